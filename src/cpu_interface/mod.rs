@@ -1,0 +1,129 @@
+//! The hypervisor's side of a physical CPU's virtual CPU interface: the `ICH_*` registers.
+//!
+//! `ich` reaches the real registers at EL2, [`software`] models them for hosts. Everything above
+//! this room works on either through [`CpuInterface`].
+
+use crate::lr::ListRegister;
+
+#[cfg(target_arch = "aarch64")]
+pub mod ich;
+pub mod software;
+
+/// What `ICH_VTR_EL2` says of an implementation (IHI 0069, 12.4.10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vtr {
+    /// List registers: 1-16.
+    pub list_registers: u8,
+    /// Bits of virtual priority: 5-8.
+    pub priority_bits: u8,
+    /// Bits of virtual preemption level: 5-7. `ICH_AP0R<n>`/`ICH_AP1R<n>` exist for
+    /// n below 2^(bits - 5).
+    pub preemption_bits: u8,
+    /// Whether `ICH_HCR_EL2.TDIR` exists (`TDS`): writes of `ICC_DIR_EL1` can be trapped alone.
+    pub traps_dir: bool,
+}
+
+impl Vtr {
+    /// Decodes the register.
+    #[must_use]
+    pub const fn decode(value: u64) -> Self {
+        Self {
+            list_registers: (value & 0x1f) as u8 + 1,
+            preemption_bits: ((value >> 26) & 7) as u8 + 1,
+            priority_bits: ((value >> 29) & 7) as u8 + 1,
+            traps_dir: value & (1 << 19) != 0,
+        }
+    }
+
+    /// Number of active-priority registers of each group: 1, 2 or 4.
+    #[must_use]
+    pub const fn apr_count(self) -> usize {
+        1 << (self.preemption_bits - 5)
+    }
+}
+
+/// Bits of `ICH_HCR_EL2` (IHI 0069, 12.4.6).
+pub mod hcr {
+    /// The virtual CPU interface is enabled.
+    pub const EN: u64 = 1 << 0;
+    /// Maintenance interrupt when none, or only one, list register is valid.
+    pub const UIE: u64 = 1 << 1;
+    /// Maintenance interrupt when `EOIcount` is not zero.
+    pub const LRENPIE: u64 = 1 << 2;
+    /// Maintenance interrupt when no list register is pending.
+    pub const NPIE: u64 = 1 << 3;
+    /// Trap EL1 accesses to the registers common to both groups.
+    pub const TC: u64 = 1 << 10;
+    /// Trap EL1 writes of `ICC_DIR_EL1`.
+    pub const TDIR: u64 = 1 << 14;
+    /// Lowest bit of the 5-bit `EOIcount`: deactivations that found no list register.
+    pub const EOI_COUNT_SHIFT: u32 = 27;
+    /// The field `EOIcount`.
+    pub const EOI_COUNT: u64 = 0x1f << EOI_COUNT_SHIFT;
+}
+
+/// Bits of `ICH_VMCR_EL2` (IHI 0069, 12.4.9), the hypervisor's view of the guest's control registers.
+pub mod vmcr {
+    /// Group 0 enabled by the guest's `ICC_IGRPEN0_EL1`.
+    pub const VENG0: u64 = 1 << 0;
+    /// Group 1 enabled by the guest's `ICC_IGRPEN1_EL1`.
+    pub const VENG1: u64 = 1 << 1;
+    /// Group 0 interrupts are signalled as FIQ. RES1 when the system-register interface is used.
+    pub const VFIQEN: u64 = 1 << 3;
+    /// The guest's `ICC_CTLR_EL1.CBPR`: one binary point for both groups.
+    pub const VCBPR: u64 = 1 << 4;
+    /// The guest's `ICC_CTLR_EL1.EOImode`.
+    pub const VEOIM: u64 = 1 << 9;
+    /// Lowest bit of the 3-bit binary point of Group 1.
+    pub const VBPR1_SHIFT: u32 = 18;
+    /// Lowest bit of the 3-bit binary point of Group 0.
+    pub const VBPR0_SHIFT: u32 = 21;
+    /// Lowest bit of the 8-bit priority mask.
+    pub const VPMR_SHIFT: u32 = 24;
+
+    /// The value of a vCPU's interface after reset, for `preemption_bits` 5-7: both groups
+    /// disabled, priority mask 0, the smallest binary points.
+    #[must_use]
+    pub const fn reset(preemption_bits: u8) -> u64 {
+        let bpr0 = 7 - preemption_bits as u64;
+        VFIQEN | (bpr0 << VBPR0_SHIFT) | ((bpr0 + 1) << VBPR1_SHIFT)
+    }
+
+    /// The guest's priority mask, 0-255.
+    #[must_use]
+    pub const fn priority_mask(vmcr: u64) -> u8 {
+        (vmcr >> VPMR_SHIFT) as u8
+    }
+}
+
+/// The `ICH_*` registers of the physical CPU that the caller runs on.
+///
+/// Methods take `&self` because the registers are banked per CPU; an implementation must not be
+/// shared between CPUs. Indices are below [`Vtr::list_registers`] or [`Vtr::apr_count`].
+pub trait CpuInterface {
+    /// `ICH_VTR_EL2`; constant.
+    fn vtr(&self) -> Vtr;
+    /// Reads `ICH_LR<index>_EL2`.
+    fn read_lr(&self, index: usize) -> ListRegister;
+    /// Writes `ICH_LR<index>_EL2`.
+    fn write_lr(&self, index: usize, value: ListRegister);
+    /// `ICH_ELRSR_EL2`: bit n set when list register n is empty and owes no EOI maintenance interrupt.
+    fn read_elrsr(&self) -> u16;
+    /// `ICH_EISR_EL2`: bit n set when list register n is empty and owes an EOI maintenance interrupt.
+    fn read_eisr(&self) -> u16;
+    /// Reads `ICH_HCR_EL2`.
+    fn read_hcr(&self) -> u64;
+    /// Writes `ICH_HCR_EL2`.
+    fn write_hcr(&self, value: u64);
+    /// Reads `ICH_VMCR_EL2`.
+    fn read_vmcr(&self) -> u64;
+    /// Writes `ICH_VMCR_EL2`.
+    fn write_vmcr(&self, value: u64);
+    /// Reads `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.
+    fn read_apr(&self, group1: bool, index: usize) -> u32;
+    /// Writes `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.
+    fn write_apr(&self, group1: bool, index: usize, value: u32);
+    /// Orders the register writes before a following context synchronisation; an `ISB` on hardware
+    /// where the caller does not return to the guest by `ERET`.
+    fn synchronize(&self);
+}

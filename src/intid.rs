@@ -1,0 +1,256 @@
+//! Typed identifiers: interrupts, vCPUs, physical CPUs, affinities, devices and events.
+
+use core::fmt;
+
+/// An interrupt identifier that is known to be in one of the architecture's ranges
+/// (IHI 0069, 2.2): SGI 0-15, PPI 16-31, SPI 32-1019, LPI 8192 and above.
+///
+/// # Invariants
+/// Never one of the special INTIDs 1020-1023, never in the reserved or extended ranges
+/// 1024-8191, and below 2^24.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IntId(u32);
+
+/// The architecture's classes of interrupts, in the order of their INTIDs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Software generated interrupt, private to a vCPU.
+    Sgi = 0,
+    /// Private peripheral interrupt.
+    Ppi = 1,
+    /// Shared peripheral interrupt, routed by `GICD_IROUTER<n>`.
+    Spi = 2,
+    /// Locality-specific peripheral interrupt, routed by an ITS.
+    Lpi = 3,
+}
+
+impl Kind {
+    /// Number of kinds, for tables indexed by `kind as usize`.
+    pub const COUNT: usize = 4;
+    /// All kinds, in INTID order.
+    pub const ALL: [Self; Self::COUNT] = [Self::Sgi, Self::Ppi, Self::Spi, Self::Lpi];
+
+    /// The name in lower case, as reports print it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sgi => "sgi",
+            Self::Ppi => "ppi",
+            Self::Spi => "spi",
+            Self::Lpi => "lpi",
+        }
+    }
+}
+
+impl IntId {
+    /// Number of INTIDs private to a vCPU (SGIs and PPIs).
+    pub const PRIVATE: u32 = 32;
+    /// First SPI.
+    pub const FIRST_SPI: u32 = 32;
+    /// One past the last SPI.
+    pub const END_SPI: u32 = 1020;
+    /// First LPI.
+    pub const FIRST_LPI: u32 = 8192;
+    /// One past the largest INTID a list register's 24-bit `vINTID` holds on every implementation.
+    pub const END: u32 = 1 << 24;
+
+    /// Checks `raw`, which may come from a guest; `None` for special, reserved and extended INTIDs.
+    #[must_use]
+    pub const fn new(raw: u32) -> Option<Self> {
+        if raw < Self::END_SPI || (raw >= Self::FIRST_LPI && raw < Self::END) {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The SGI `n`, 0-15.
+    #[must_use]
+    pub const fn sgi(n: u32) -> Option<Self> {
+        if n < 16 { Some(Self(n)) } else { None }
+    }
+
+    /// The PPI with INTID `raw`, 16-31.
+    #[must_use]
+    pub const fn ppi(raw: u32) -> Option<Self> {
+        if raw >= 16 && raw < 32 {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The SPI with INTID `raw`, 32-1019.
+    #[must_use]
+    pub const fn spi(raw: u32) -> Option<Self> {
+        if raw >= Self::FIRST_SPI && raw < Self::END_SPI {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The LPI with INTID `raw`, 8192 and above.
+    #[must_use]
+    pub const fn lpi(raw: u32) -> Option<Self> {
+        if raw >= Self::FIRST_LPI && raw < Self::END {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// The class this INTID belongs to.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self.0 {
+            0..16 => Kind::Sgi,
+            16..32 => Kind::Ppi,
+            32..1020 => Kind::Spi,
+            _ => Kind::Lpi,
+        }
+    }
+
+    /// Whether each vCPU has an interrupt of its own under this INTID (SGI or PPI).
+    #[must_use]
+    pub const fn is_private(self) -> bool {
+        self.0 < Self::PRIVATE
+    }
+}
+
+impl fmt::Debug for IntId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind().name(), self.0)
+    }
+}
+
+/// Index of a vCPU in its VM: 0 up to [`VcpuId::MAX_COUNT`], in the order the vCPUs were added. It is
+/// the processor number of `GICR_TYPER` and of the ITS commands, not an affinity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VcpuId(pub(crate) u16);
+
+impl VcpuId {
+    /// Most vCPUs that one VM may have.
+    pub const MAX_COUNT: usize = 512;
+
+    /// The vCPU with index `n`, below [`VcpuId::MAX_COUNT`].
+    #[must_use]
+    pub const fn new(n: usize) -> Option<Self> {
+        if n < Self::MAX_COUNT {
+            Some(Self(n as u16))
+        } else {
+            None
+        }
+    }
+
+    /// The index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A physical CPU, as the embedder numbers them: 0-65535.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CpuId(pub u16);
+
+/// A processor's affinity, packed as `Aff3:Aff2:Aff1:Aff0`, eight bits each (DDI 0487, `MPIDR_EL1`;
+/// IHI 0069, 2.3.2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Affinity(u32);
+
+impl Affinity {
+    /// From the four levels.
+    #[must_use]
+    pub const fn new(aff3: u8, aff2: u8, aff1: u8, aff0: u8) -> Self {
+        Self(u32::from_be_bytes([aff3, aff2, aff1, aff0]))
+    }
+
+    /// From the packed form, `Aff3` in bits 31:24, as `GICR_TYPER` bits 63:32 show it.
+    #[must_use]
+    pub const fn from_packed(packed: u32) -> Self {
+        Self(packed)
+    }
+
+    /// From the layout of `MPIDR_EL1` and `GICD_IROUTER<n>`: `Aff3` in bits 39:32, the rest in 23:0.
+    #[must_use]
+    pub const fn from_mpidr(value: u64) -> Self {
+        Self(((value >> 32) as u32) << 24 | (value as u32 & 0x00ff_ffff))
+    }
+
+    /// The packed form.
+    #[must_use]
+    pub const fn packed(self) -> u32 {
+        self.0
+    }
+
+    /// The layout of `MPIDR_EL1` and `GICD_IROUTER<n>`.
+    #[must_use]
+    pub const fn mpidr(self) -> u64 {
+        ((self.0 as u64 >> 24) << 32) | (self.0 as u64 & 0x00ff_ffff)
+    }
+
+    /// `Aff0`, the level that an SGI's target list names.
+    #[must_use]
+    pub const fn aff0(self) -> u8 {
+        self.0 as u8
+    }
+}
+
+/// A DeviceID that an ITS accepts: checked against `GITS_TYPER.Devbits`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DeviceId(pub u32);
+
+/// An EventID that an ITS accepts: checked against `GITS_TYPER.ID_bits`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EventId(pub u32);
+
+/// A collection's identifier (`ICID`), 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Icid(pub u16);
+
+/// One of a VM's ITSes, by its place in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ItsId(pub u8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_and_reserved_intids_are_refused() {
+        for raw in [1020, 1021, 1022, 1023, 1024, 4096, 8191, 1 << 24, u32::MAX] {
+            assert_eq!(IntId::new(raw), None, "{raw}");
+        }
+        for (raw, kind) in [
+            (0, Kind::Sgi),
+            (15, Kind::Sgi),
+            (16, Kind::Ppi),
+            (31, Kind::Ppi),
+            (32, Kind::Spi),
+            (1019, Kind::Spi),
+            (8192, Kind::Lpi),
+        ] {
+            assert_eq!(IntId::new(raw).map(IntId::kind), Some(kind), "{raw}");
+        }
+    }
+
+    #[test]
+    fn affinity_layouts_agree() {
+        let affinity = Affinity::new(4, 3, 2, 1);
+        assert_eq!(affinity.packed(), 0x0403_0201);
+        assert_eq!(affinity.mpidr(), 0x04_0003_0201);
+        assert_eq!(
+            Affinity::from_mpidr(0x04_8003_0201 & 0x04_0003_0201),
+            affinity
+        );
+        assert_eq!(affinity.aff0(), 1);
+    }
+}
