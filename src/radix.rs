@@ -1,0 +1,455 @@
+//! A radix table from a small integer to a pointer: lock-free lookup, epoch-reclaimed nodes.
+//!
+//! It holds the LPIs of a VM, the devices of an ITS and the events of a device. The table does not own
+//! what it points to; whoever inserts keeps it alive until it is removed and the epoch has passed.
+//!
+//! # Shape
+//! A key has `bits` bits. The root is an array indexed by the top bits and lives as long as the table.
+//! Below it, every level consumes [`NODE_BITS`] bits. 65,536 LPIs are two dependent loads away; a device
+//! with up to 256 events is a flat array.
+//!
+//! # Life of a node
+//! A node counts in `live` its non-null slots and the inserters at work in it. Whoever takes the count
+//! to zero tries to move it from 0 to [`DEAD`]; the winner unlinks the node from its parent and defers
+//! the free to the epoch. An inserter that meets a dead node helps to unlink it and starts again, so no
+//! value is ever put into a node that readers can no longer reach.
+//!
+//! # Publication
+//! A slot is written with Release (or stronger) and read with Acquire: a reader that sees a pointer sees
+//! what it points to initialised.
+#![expect(unsafe_code)]
+// UNSAFETY: dereferences nodes and values through raw pointers, protected by epoch guards.
+
+use alloc::boxed::Box;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use crossbeam_epoch::{Guard, Shared};
+
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::{AtomicPtr, AtomicUsize};
+
+/// Key bits that one level below the root consumes.
+// Two, so that loom sees growth, sharing and reclamation of nodes with a handful of keys.
+pub const NODE_BITS: u32 = if cfg!(loom) { 2 } else { 8 };
+const NODE_SLOTS: usize = 1 << NODE_BITS;
+
+/// Most levels of a table: 32 key bits.
+const MAX_LEVELS: usize = 32usize.div_ceil(NODE_BITS as usize);
+
+/// The count of a node that has been, or is about to be, unlinked.
+const DEAD: usize = usize::MAX;
+
+type Slot = AtomicPtr<()>;
+
+struct Node {
+    live: AtomicUsize,
+    slots: [Slot; NODE_SLOTS],
+}
+
+impl Node {
+    /// An empty node in which the caller is at work.
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            live: AtomicUsize::new(1),
+            slots: core::array::from_fn(|_| Slot::new(ptr::null_mut())),
+        })
+    }
+
+    /// Announces an inserter, or a child; fails when the node is dead.
+    fn enter(&self) -> bool {
+        // AcqRel/Acquire: the count orders nothing by itself, but entering must not be seen before
+        // an earlier leave: pairs with `leave`.
+        self.live
+            .fetch_update(AcqRel, Acquire, |live| (live != DEAD).then(|| live + 1))
+            .is_ok()
+    }
+
+    /// Takes back `count` entries or children; true for the one CPU whose leave killed the node.
+    fn leave(&self, count: usize) -> bool {
+        // AcqRel: all that was done inside happens before the node's death.
+        self.live.fetch_sub(count, AcqRel) == count
+            && self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok()
+    }
+}
+
+/// The way down to a slot: the nodes passed below the root, each with its slot in its parent.
+struct Path<'g> {
+    nodes: [Option<(&'g Node, &'g Slot)>; MAX_LEVELS],
+    depth: usize,
+}
+
+impl<'g> Path<'g> {
+    fn new() -> Self {
+        Self {
+            nodes: [None; MAX_LEVELS],
+            depth: 0,
+        }
+    }
+
+    fn push(&mut self, node: &'g Node, slot: &'g Slot) {
+        self.nodes[self.depth] = Some((node, slot));
+        self.depth += 1;
+    }
+
+    fn lowest(&self) -> Option<&'g Node> {
+        self.nodes[self.depth.checked_sub(1)?].map(|(node, _)| node)
+    }
+
+    /// Walks up. The lowest node loses `lowest` counts, every other `each`, and one more where the
+    /// child below it died; nodes that die of it are unlinked and freed after the epoch.
+    fn leave(&self, lowest: usize, each: usize, guard: &Guard) {
+        let mut owed = lowest;
+        for (node, slot) in self.nodes[..self.depth].iter().rev().flatten() {
+            let died = owed > 0 && node.leave(owed);
+            owed = each;
+            if died {
+                let raw = ptr::from_ref(*node).cast_mut();
+                if unlink(slot, raw) {
+                    owed += 1;
+                }
+                // SAFETY: a dead node gets no new values; it is unlinked, by us or by an inserter
+                // that helped; and only the CPU that moved it to DEAD comes here.
+                unsafe { guard.defer_destroy(Shared::from(raw.cast_const())) };
+            }
+        }
+    }
+}
+
+/// Unlinks a dead node from its parent's slot; true for the one CPU that did.
+fn unlink(slot: &Slot, node: *mut Node) -> bool {
+    // AcqRel: an inserter that sees the null also sees the node dead.
+    slot.compare_exchange(node.cast(), ptr::null_mut(), AcqRel, Relaxed)
+        .is_ok()
+}
+
+/// A table of pointers to `T` by integer key.
+pub struct Radix<T> {
+    root: Box<[Slot]>,
+    levels: u32,
+    bits: u32,
+    values: PhantomData<*const T>,
+}
+
+// SAFETY: the table hands out `&T` to any CPU and stores pointers that came from any CPU.
+unsafe impl<T: Send + Sync> Send for Radix<T> {}
+// SAFETY: as above; all shared state is atomic.
+unsafe impl<T: Send + Sync> Sync for Radix<T> {}
+
+impl<T> Radix<T> {
+    /// An empty table for keys below `2^bits`; `bits` 0-32. Allocates the root.
+    #[must_use]
+    pub fn new(bits: u32) -> Self {
+        let bits = bits.min(32);
+        let levels = bits.div_ceil(NODE_BITS).max(1);
+        let root_bits = bits - (levels - 1) * NODE_BITS;
+        Self {
+            root: (0..1_usize << root_bits)
+                .map(|_| Slot::new(ptr::null_mut()))
+                .collect(),
+            levels,
+            bits,
+            values: PhantomData,
+        }
+    }
+
+    /// One past the largest key, saturated at `u32::MAX`.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        1_u32.checked_shl(self.bits).unwrap_or(u32::MAX)
+    }
+
+    #[inline]
+    fn root_slot(&self, key: u32) -> Option<&Slot> {
+        let shift = (self.levels - 1) * NODE_BITS;
+        self.root.get(key.checked_shr(shift).unwrap_or(0) as usize)
+    }
+
+    /// The index into a node at `level` levels above the values.
+    #[inline]
+    fn index(key: u32, level: u32) -> usize {
+        (key >> (level * NODE_BITS)) as usize & (NODE_SLOTS - 1)
+    }
+
+    /// The slot of `key` if every node on its way exists.
+    #[inline]
+    fn find<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g Slot> {
+        let mut slot = self.root_slot(key)?;
+        for level in (0..self.levels - 1).rev() {
+            slot = &Self::child(slot, guard)?.slots[Self::index(key, level)];
+        }
+        Some(slot)
+    }
+
+    #[inline]
+    fn child<'g>(slot: &Slot, _guard: &'g Guard) -> Option<&'g Node> {
+        // Acquire: pairs with the AcqRel in `insert`.
+        let node = slot.load(Acquire).cast::<Node>();
+        // SAFETY: slots above the lowest level hold null or a node, and a node that was reachable
+        // after the guard was pinned is not freed while it is.
+        unsafe { node.as_ref() }
+    }
+
+    /// Looks up `key`. Two dependent loads for keys of up to 16 bits; takes no lock, writes nothing.
+    #[inline]
+    #[must_use]
+    pub fn get<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g T> {
+        // Acquire: pairs with the AcqRel in `insert` and `replace`.
+        let value = self.find(key, guard)?.load(Acquire).cast::<T>();
+        // SAFETY: by the contract of `insert`, what is reachable while the guard is pinned stays
+        // allocated as long as it is.
+        unsafe { value.as_ref() }
+    }
+
+    /// The first key at or above `from` that has a value, with the value.
+    #[must_use]
+    pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
+        let mut key = u64::from(from);
+        'keys: while key < u64::from(self.capacity()) {
+            let narrow = key as u32;
+            let mut slot = self.root_slot(narrow)?;
+            for level in (0..self.levels - 1).rev() {
+                let Some(node) = Self::child(slot, guard) else {
+                    // Skip every key below the missing node.
+                    key = ((key >> ((level + 1) * NODE_BITS)) + 1) << ((level + 1) * NODE_BITS);
+                    continue 'keys;
+                };
+                slot = &node.slots[Self::index(narrow, level)];
+            }
+            // Acquire: pairs with the AcqRel in `insert` and `replace`.
+            let value = slot.load(Acquire).cast::<T>();
+            // SAFETY: as in `get`.
+            if let Some(value) = unsafe { value.as_ref() } {
+                return Some((narrow, value));
+            }
+            key += 1;
+        }
+        None
+    }
+
+    /// Puts `value` where `key` has none. Fails with what stands there, or with `None` when `key` is
+    /// out of range. Allocates the nodes that are missing on the way.
+    ///
+    /// # Safety
+    /// `value` stays allocated until it has been removed or replaced *and* every guard pinned before
+    /// that has been dropped.
+    pub unsafe fn insert<'g>(
+        &'g self,
+        key: u32,
+        value: NonNull<T>,
+        guard: &'g Guard,
+    ) -> Result<(), Option<&'g T>> {
+        'restart: loop {
+            let mut slot = self.root_slot(key).ok_or(None)?;
+            let mut path = Path::new();
+            for level in (0..self.levels - 1).rev() {
+                let node = match Self::child(slot, guard) {
+                    Some(node) if node.enter() => node,
+                    Some(dead) => {
+                        if unlink(slot, ptr::from_ref(dead).cast_mut())
+                            && let Some(parent) = path.lowest()
+                        {
+                            // One child less; it cannot die of it while we are inside.
+                            parent.leave(1);
+                        }
+                        path.leave(1, 1, guard);
+                        continue 'restart;
+                    }
+                    None => match Self::grow(slot, path.lowest(), guard) {
+                        Some(node) => node,
+                        None => {
+                            path.leave(1, 1, guard);
+                            continue 'restart;
+                        }
+                    },
+                };
+                path.push(node, slot);
+                slot = &node.slots[Self::index(key, level)];
+            }
+            // AcqRel: publishes the value; pairs with the Acquire in `get`.
+            return match slot.compare_exchange(
+                ptr::null_mut(),
+                value.as_ptr().cast(),
+                AcqRel,
+                Acquire,
+            ) {
+                Ok(_) => {
+                    // Our entry into the lowest node stays, as the count of the value.
+                    path.leave(0, 1, guard);
+                    Ok(())
+                }
+                Err(found) => {
+                    path.leave(1, 1, guard);
+                    // SAFETY: as in `get`.
+                    Err(unsafe { found.cast::<T>().as_ref() })
+                }
+            };
+        }
+    }
+
+    /// Hangs a new node, entered by the caller, into an empty slot of `parent` (which the caller has
+    /// entered; `None` for the root). `None` if another CPU was faster.
+    fn grow<'g>(slot: &Slot, parent: Option<&Node>, _guard: &'g Guard) -> Option<&'g Node> {
+        let node = Box::into_raw(Node::new());
+        if let Some(parent) = parent {
+            // Relaxed: we are inside, so the count is neither 0 nor DEAD and orders nothing.
+            parent.live.fetch_add(1, Relaxed);
+        }
+        // AcqRel: publishes the node's slots; pairs with the Acquire in `child`.
+        let grown = slot.compare_exchange(ptr::null_mut(), node.cast(), AcqRel, Relaxed);
+        if grown.is_err() {
+            if let Some(parent) = parent {
+                parent.leave(1);
+            }
+            // SAFETY: the node was not published; it is ours alone.
+            drop(unsafe { Box::from_raw(node) });
+            return None;
+        }
+        // SAFETY: just published, and entered by us, so it is not freed before we leave it.
+        Some(unsafe { &*node })
+    }
+
+    /// Puts `new` in the place of `old`; false if `key` does not hold `old`.
+    ///
+    /// # Safety
+    /// As for [`Radix::insert`].
+    pub unsafe fn replace(&self, key: u32, old: &T, new: NonNull<T>, guard: &Guard) -> bool {
+        let old = ptr::from_ref(old).cast_mut().cast();
+        self.find(key, guard).is_some_and(|slot| {
+            // AcqRel: publishes the value; pairs with the Acquire in `get`.
+            slot.compare_exchange(old, new.as_ptr().cast(), AcqRel, Relaxed)
+                .is_ok()
+        })
+    }
+
+    /// Empties the slot of `key` if it holds `expected`; true for the one caller that did. That caller
+    /// may free the value after the epoch.
+    pub fn remove(&self, key: u32, expected: &T, guard: &Guard) -> bool {
+        let Some(mut slot) = self.root_slot(key) else {
+            return false;
+        };
+        let mut path = Path::new();
+        for level in (0..self.levels - 1).rev() {
+            let Some(node) = Self::child(slot, guard) else {
+                return false;
+            };
+            path.push(node, slot);
+            slot = &node.slots[Self::index(key, level)];
+        }
+        let expected = ptr::from_ref(expected).cast_mut().cast();
+        // AcqRel: whatever was done to the value happens before it is freed.
+        let removed = slot
+            .compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
+            .is_ok();
+        if removed {
+            path.leave(1, 0, guard);
+        }
+        removed
+    }
+}
+
+impl<T> Drop for Radix<T> {
+    /// Frees the nodes. The values are not the table's and are left alone.
+    fn drop(&mut self) {
+        fn free(slot: &Slot, levels_below: u32) {
+            if levels_below == 0 {
+                return;
+            }
+            // Relaxed: exclusive access.
+            let node = slot.load(Relaxed).cast::<Node>();
+            if node.is_null() {
+                return;
+            }
+            // SAFETY: exclusive access to the table, so its nodes are ours.
+            let node = unsafe { Box::from_raw(node) };
+            for slot in &node.slots {
+                free(slot, levels_below - 1);
+            }
+        }
+        for slot in &self.root {
+            free(slot, self.levels - 1);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+    use crossbeam_epoch::Collector;
+
+    fn leak(value: u32) -> &'static u32 {
+        Box::leak(Box::new(value))
+    }
+
+    fn insert(table: &Radix<u32>, key: u32, value: &'static u32, guard: &Guard) -> bool {
+        // SAFETY: the value is never freed.
+        unsafe { table.insert(key, NonNull::from(value), guard) }.is_ok()
+    }
+
+    #[test]
+    fn behaves_like_a_map_at_every_depth() {
+        for bits in [0, 1, 5, 8, 9, 16, 17, 32] {
+            let collector = Collector::new();
+            let handle = collector.register();
+            let guard = handle.pin();
+            let table = Radix::new(bits);
+            let mask = table.capacity() - 1;
+            let mut map = BTreeMap::new();
+            let mut random = 0x1234_5678_u32;
+            for _ in 0..2000 {
+                random ^= random << 13;
+                random ^= random >> 17;
+                random ^= random << 5;
+                let key = (random >> 3) & mask & 0x8003_03ff;
+                if random % 3 == 0 {
+                    if let Some(value) = map.remove(&key) {
+                        assert!(table.remove(key, value, &guard));
+                        assert!(!table.remove(key, value, &guard));
+                    }
+                } else {
+                    let value = leak(random);
+                    let fresh = insert(&table, key, value, &guard);
+                    assert_eq!(fresh, !map.contains_key(&key));
+                    map.entry(key).or_insert(value);
+                }
+                assert_eq!(table.get(key, &guard), map.get(&key).copied());
+                let from = random & mask;
+                let expected = map.range(from..).next().map(|(key, value)| (*key, *value));
+                if bits < 17 {
+                    assert_eq!(table.next(from, &guard), expected);
+                }
+            }
+            assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
+            for (key, value) in map {
+                assert!(table.remove(key, value, &guard));
+            }
+            for slot in &table.root {
+                assert!(table.levels == 1 || slot.load(Relaxed).is_null(), "a node is left");
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_come_and_go_under_readers() {
+        let collector = Collector::new();
+        let table = Radix::<u32>::new(16);
+        std::thread::scope(|scope| {
+            for thread in 0..3_u32 {
+                let (table, collector) = (&table, &collector);
+                scope.spawn(move || {
+                    let handle = collector.register();
+                    let value = leak(thread);
+                    for round in 0..20_000 / if cfg!(miri) { 200 } else { 1 } {
+                        let guard = handle.pin();
+                        let key = round % 3 * 256 + thread;
+                        assert!(insert(table, key, value, &guard));
+                        assert_eq!(table.get(key, &guard), Some(value));
+                        assert!(table.remove(key, value, &guard));
+                    }
+                });
+            }
+        });
+        assert!(table.root.iter().all(|slot| slot.load(Relaxed).is_null()));
+    }
+}

@@ -1,0 +1,249 @@
+//! A fair spin lock that accounts for itself.
+//!
+//! The hypervisor holds these for a few dozen instructions with interrupts masked, so waiting means
+//! spinning; tickets keep 100 CPUs that queue on one vCPU's list in order.
+#![expect(unsafe_code)]
+// UNSAFETY: hands out `&mut T` from a shared reference, on the strength of the ticket being served.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+
+use super::Counter;
+
+/// A lock's place in the lock order (module docs of [`crate::sync`]).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Rank {
+    /// Replacement of the vCPU topology.
+    Topology = 1,
+    /// An ITS's command queue and tables.
+    ItsCommand = 2,
+    /// A multi-step update of a register bank.
+    Register = 3,
+    /// One vCPU's active/pending list. Nothing is taken inside it.
+    ApList = 4,
+}
+
+/// What one physical CPU holds and has taken; every acquisition names the ledger of its CPU.
+#[derive(Default)]
+pub struct Ledger {
+    held: Cell<u8>,
+    acquired: Counter,
+}
+
+impl Ledger {
+    /// Locks this CPU has taken so far.
+    #[inline]
+    #[must_use]
+    pub fn acquired(&self) -> u64 {
+        self.acquired.get()
+    }
+
+    /// Whether this CPU holds no lock. Only kept in debug builds; true in release builds.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.get() == 0
+    }
+
+    #[inline]
+    fn enter(&self, rank: Rank) -> u8 {
+        self.acquired.add(1);
+        let outer = self.held.get();
+        if cfg!(debug_assertions) {
+            assert!(
+                outer < rank as u8,
+                "lock order: {rank:?} taken while holding rank {outer}"
+            );
+            self.held.set(rank as u8);
+        }
+        outer
+    }
+
+    #[inline]
+    fn leave(&self, outer: u8) {
+        if cfg!(debug_assertions) {
+            self.held.set(outer);
+        }
+    }
+}
+
+/// A spin lock around a `T`, served in order of arrival.
+///
+/// Whoever may be interrupted by a handler that takes the same lock must mask that interrupt first;
+/// at EL2 the vGIC is called with interrupts masked.
+#[cfg(not(loom))]
+pub struct SpinLock<T> {
+    next: super::AtomicU32,
+    serving: super::AtomicU32,
+    rank: Rank,
+    value: core::cell::UnsafeCell<T>,
+}
+
+#[cfg(loom)]
+/// A spin lock around a `T`; under loom, its mutex.
+pub struct SpinLock<T> {
+    rank: Rank,
+    value: loom::sync::Mutex<T>,
+}
+
+/// Exclusive access to what a [`SpinLock`] protects, until dropped.
+#[must_use]
+pub struct SpinGuard<'a, T> {
+    #[cfg(not(loom))]
+    lock: &'a SpinLock<T>,
+    #[cfg(loom)]
+    inner: Option<loom::sync::MutexGuard<'a, T>>,
+    ledger: &'a Ledger,
+    outer: u8,
+    // A lock is released by the CPU that took it.
+    not_send: PhantomData<*const ()>,
+}
+
+#[cfg(not(loom))]
+// SAFETY: the lock gives one CPU at a time access to the value.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+#[cfg(not(loom))]
+impl<T> SpinLock<T> {
+    /// An unlocked lock of the given rank.
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self {
+            next: super::AtomicU32::new(0),
+            serving: super::AtomicU32::new(0),
+            rank,
+            value: core::cell::UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits for the lock and takes it.
+    #[inline]
+    pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
+        use super::Ordering::{Acquire, Relaxed};
+        let outer = ledger.enter(self.rank);
+        // Relaxed: the ticket orders nothing; entering does, below.
+        let ticket = self.next.fetch_add(1, Relaxed);
+        // Acquire: pairs with the Release in `SpinGuard::drop`.
+        while self.serving.load(Acquire) != ticket {
+            core::hint::spin_loop();
+        }
+        SpinGuard {
+            lock: self,
+            ledger,
+            outer,
+            not_send: PhantomData,
+        }
+    }
+
+    /// The value, through exclusive ownership of the lock itself.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+}
+
+#[cfg(loom)]
+impl<T> SpinLock<T> {
+    /// An unlocked lock of the given rank.
+    pub fn new(rank: Rank, value: T) -> Self {
+        Self {
+            rank,
+            value: loom::sync::Mutex::new(value),
+        }
+    }
+
+    /// Waits for the lock and takes it.
+    pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
+        let outer = ledger.enter(self.rank);
+        SpinGuard {
+            inner: Some(self.value.lock().unwrap()),
+            ledger,
+            outer,
+            not_send: PhantomData,
+        }
+    }
+
+    /// The value, through exclusive ownership of the lock itself.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut().unwrap()
+    }
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        #[cfg(not(loom))]
+        // SAFETY: this guard's ticket is being served, so nobody else has access.
+        unsafe {
+            &*self.lock.value.get()
+        }
+        #[cfg(loom)]
+        self.inner.as_ref().unwrap()
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        #[cfg(not(loom))]
+        // SAFETY: this guard's ticket is being served, so nobody else has access.
+        unsafe {
+            &mut *self.lock.value.get()
+        }
+        #[cfg(loom)]
+        self.inner.as_mut().unwrap()
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.ledger.leave(self.outer);
+        #[cfg(not(loom))]
+        {
+            use super::Ordering::{Relaxed, Release};
+            // Relaxed load: only the holder writes `serving`.
+            // Release: pairs with the Acquire in `SpinLock::lock`.
+            let serving = &self.lock.serving;
+            serving.store(serving.load(Relaxed).wrapping_add(1), Release);
+        }
+        #[cfg(loom)]
+        drop(self.inner.take());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excludes_and_counts() {
+        let lock = SpinLock::new(Rank::ApList, 0_u64);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let ledger = Ledger::default();
+                    for _ in 0..1000 {
+                        *lock.lock(&ledger) += 1;
+                    }
+                    #[cfg(feature = "counters")]
+                    assert_eq!(ledger.acquired(), 1000);
+                    assert!(ledger.is_empty());
+                });
+            }
+        });
+        assert_eq!(*lock.lock(&Ledger::default()), 4000);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "lock order")]
+    fn order_is_checked() {
+        let ledger = Ledger::default();
+        let list = SpinLock::new(Rank::ApList, ());
+        let table = SpinLock::new(Rank::ItsCommand, ());
+        let _list = list.lock(&ledger);
+        let _table = table.lock(&ledger);
+    }
+}
