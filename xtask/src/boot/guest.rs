@@ -1,0 +1,156 @@
+//! What the guest consists of: its kernel, its initial RAM disk, its command line, its disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::initramfs::Initramfs;
+use super::peer;
+use crate::cli::{BootOptions, Kernel};
+use crate::provision::{busybox, cached, kernel};
+
+/// The size of the disk that the workload reads.
+const DISK_MIB: usize = 64;
+
+/// How much the workload gets over the network, and sends back.
+const NET_BYTES: usize = 16 << 20;
+
+/// A guest, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// What the report calls its kernel.
+    pub(crate) kernel_name: String,
+    /// An arm64 Image or a raw flat binary.
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub(crate) append: String,
+    pub(crate) disk: PathBuf,
+}
+
+/// Puts the guest of these options together; what is made for this boot only goes to `scratch`.
+pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
+    let (disk, disk_sum) = disk()?;
+    let (kernel_name, kernel, modules) = match &options.kernel {
+        Kernel::Debian(release) => {
+            let debian = kernel::provide(release)?;
+            (debian.version, debian.image, debian.modules)
+        }
+        Kernel::Image(path) => (
+            path.display().to_string(),
+            unwrapped(path, scratch)?,
+            Vec::new(),
+        ),
+    };
+    let initrd = if options.built_in_guest() {
+        let path = scratch.join("initramfs");
+        fs::write(
+            &path,
+            initramfs(&modules, &configuration(options, &disk_sum)?)?,
+        )?;
+        Some(path)
+    } else {
+        options.initrd.clone()
+    };
+    let append = command_line(options);
+    Ok(Guest {
+        kernel_name,
+        kernel,
+        initrd,
+        append,
+        disk,
+    })
+}
+
+/// A kernel file as the boot protocol wants it: compressed Images unpacked, all else as it is.
+fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
+    let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    match kernel::raw_image(file) {
+        Ok(image) => {
+            let unwrapped = scratch.join("Image");
+            fs::write(&unwrapped, image)?;
+            Ok(unwrapped)
+        }
+        // A raw flat binary: it has no header that we could check.
+        Err(_) => Ok(path.to_owned()),
+    }
+}
+
+/// The kernel's command line. Built in: a console from the first line on, and a panic that ends
+/// the machine at once (QEMU runs with -no-reboot).
+fn command_line(options: &BootOptions) -> String {
+    let built_in = match options.kernel {
+        Kernel::Debian(_) => "console=ttyAMA0 earlycon panic=-1",
+        Kernel::Image(_) => "",
+    };
+    let parts = [built_in, options.append.as_deref().unwrap_or_default()];
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The disk and its MD5.
+fn disk() -> Result<(PathBuf, String)> {
+    let place = cached("disk", "the workload's disk", |into| {
+        let content = peer::pattern(DISK_MIB << 20, 1);
+        fs::write(into.join("md5"), peer::md5_hex(&content))?;
+        fs::write(into.join("disk.img"), content)?;
+        Ok(())
+    })?;
+    Ok((
+        place.join("disk.img"),
+        fs::read_to_string(place.join("md5"))?,
+    ))
+}
+
+/// What /init reads at its start.
+fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
+    let payload = peer::pattern(NET_BYTES, 2);
+    let net_sum = peer::md5_hex(&payload);
+    let net_port = peer::serve(payload)?;
+    let mode = if options.interactive {
+        "shell"
+    } else {
+        "workload"
+    };
+    Ok(format!(
+        "MODE={mode}\n\
+         BLK_MIB={DISK_MIB}\n\
+         BLK_SUM={disk_sum}\n\
+         NET_PORT={net_port}\n\
+         NET_BYTES={NET_BYTES}\n\
+         NET_SUM={net_sum}\n\
+         ROUNDS={}\n",
+        rounds(options.vcpus)
+    ))
+}
+
+/// How often the workload repeats what it repeats: less where all vCPUs share one host thread.
+fn rounds(vcpus: u16) -> u16 {
+    match vcpus {
+        0..=8 => 6,
+        9..=16 => 4,
+        _ => 2,
+    }
+}
+
+fn initramfs(modules: &[PathBuf], configuration: &str) -> Result<Vec<u8>> {
+    let mut initramfs = Initramfs::default();
+    initramfs.file("init", include_bytes!("../../../hyp/guests/workload/init"))?;
+    initramfs.file(
+        "workload.sh",
+        include_bytes!("../../../hyp/guests/workload/workload.sh"),
+    )?;
+    initramfs.file("busybox", &fs::read(busybox::provide()?)?)?;
+    initramfs.directory("etc")?;
+    initramfs.file("etc/workload.conf", configuration.as_bytes())?;
+    initramfs.directory("modules")?;
+    for module in modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        initramfs.file(&format!("modules/{name}"), &fs::read(module)?)?;
+    }
+    initramfs.finish()
+}

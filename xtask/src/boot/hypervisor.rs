@@ -1,0 +1,112 @@
+//! Building `hyp` and turning its ELF file into the flat image that QEMU enters.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use object::read::elf::ProgramHeader as _;
+
+use crate::console;
+use crate::process::{self, Show};
+use crate::provision::{kernel, toolchain};
+
+/// A program whose segments lie further apart than this is no flat image.
+const LARGEST: u64 = 64 << 20;
+
+/// Builds the hypervisor and writes its flat image to `scratch`.
+pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
+    let bare_metal = toolchain::bare_metal()?;
+    console::step("Building the hypervisor");
+    let mut cargo = bare_metal.cargo("build");
+    cargo.args([
+        "--release",
+        "--package",
+        "hyp",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let finished = process::finish(&mut cargo, Show::OnFailure)?;
+    if !finished.success {
+        finished.stderr.lines().for_each(console::detail);
+        bail!("the hypervisor does not build");
+    }
+    let elf = executable(&finished.stdout).context("cargo names no executable for hyp")?;
+    let image = flatten(&fs::read(&elf)?).with_context(|| elf.display().to_string())?;
+    ensure!(
+        kernel::is_image(&image),
+        "the hypervisor has no arm64 Image header"
+    );
+    let path = scratch.join("hyp.img");
+    fs::write(&path, image)?;
+    Ok(path)
+}
+
+/// Finds the executable among cargo's JSON messages.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    };
+    messages.lines().filter_map(executable).next_back()
+}
+
+/// Lays the loadable segments of an ELF file out as they lie in memory, from the lowest physical
+/// address on. What is only zeros at the end is left out: the image's header tells its full size.
+fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)?;
+    let endian = file.endian();
+    let loaded: Vec<(u64, &[u8])> = file
+        .elf_program_headers()
+        .iter()
+        .filter(|header| header.p_type.get(endian) == object::elf::PT_LOAD)
+        .map(|header| {
+            let data = header
+                .data(endian, elf)
+                .map_err(|()| anyhow::anyhow!("truncated ELF"))?;
+            Ok((header.p_paddr.get(endian), data))
+        })
+        .collect::<Result<_>>()?;
+    lay_out(&loaded)
+}
+
+fn lay_out(loaded: &[(u64, &[u8])]) -> Result<Vec<u8>> {
+    let filled = || loaded.iter().filter(|(_, data)| !data.is_empty());
+    let base = filled()
+        .map(|&(address, _)| address)
+        .min()
+        .context("nothing to load")?;
+    let mut image = Vec::new();
+    for &(address, data) in filled() {
+        let end = (address - base) + data.len() as u64;
+        ensure!(end <= LARGEST, "segments lie {end:#x} bytes apart");
+        let (start, end) = (usize::try_from(address - base)?, usize::try_from(end)?);
+        image.resize(image.len().max(end), 0);
+        image[start..end].copy_from_slice(data);
+    }
+    Ok(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_land_at_their_addresses() {
+        let image = lay_out(&[(0x1004, b"data"), (0x1000, b"hi"), (0x9000, b"")]).unwrap();
+        assert_eq!(image, b"hi\0\0data");
+    }
+
+    #[test]
+    fn what_is_no_flat_image_is_refused() {
+        assert!(lay_out(&[]).is_err());
+        assert!(lay_out(&[(0, b"x"), (LARGEST, b"y")]).is_err());
+    }
+
+    #[test]
+    fn the_executable_is_the_last_one_named() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/hyp\"}\n\
+                        {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/hyp")));
+    }
+}

@@ -1,0 +1,158 @@
+//! The emulated machine, as QEMU's command line.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+
+use super::guest::Guest;
+use crate::cli::BootOptions;
+use crate::provision::qemu::Qemu;
+
+/// Where the RAM of QEMU's `virt` machine begins.
+const RAM: u64 = 0x4000_0000;
+
+/// Where QEMU puts the initial RAM disk and, after it, the device tree: this far into RAM where
+/// there is at least twice as much of it.
+const INITRD_OFFSET: u64 = 128 << 20;
+
+/// Room for the device tree, and the alignment of what follows.
+const MODULE_ALIGNMENT: u64 = 2 << 20;
+
+/// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
+const CPUS_PER_HOST_CPU: usize = 8;
+
+/// How the console is wired.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Console<'a> {
+    /// To QEMU's standard output; nothing is typed.
+    Output,
+    /// To the terminal, which also controls QEMU (Ctrl-A h); QEMU writes the log.
+    Terminal { log: &'a Path },
+}
+
+/// Puts QEMU's command line together. Without a hypervisor's image the guest's kernel is
+/// entered directly.
+pub(crate) fn command(
+    qemu: &Qemu,
+    options: &BootOptions,
+    guest: &Guest,
+    hypervisor: Option<&Path>,
+    console: Console<'_>,
+) -> Result<Command> {
+    let vcpus = options.vcpus;
+    let memory = options.memory.unwrap_or_else(|| memory(vcpus));
+    let mut command = qemu.command()?;
+    let virtualization = if hypervisor.is_some() { "on" } else { "off" };
+    command
+        .arg("-machine")
+        .arg(format!(
+            "virt,gic-version=3,virtualization={virtualization}"
+        ))
+        .args(["-cpu", &options.cpu])
+        .args(["-accel", accelerator(vcpus)])
+        .args(["-smp", &vcpus.to_string()])
+        .args(["-m", &format!("{memory}M")])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    match console {
+        Console::Output => command.args(["-serial", "stdio", "-monitor", "none"]),
+        Console::Terminal { log } => command
+            .arg("-chardev")
+            .arg(format!(
+                "stdio,id=console,mux=on,signal=off,logfile={}",
+                log.display()
+            ))
+            .args(["-serial", "chardev:console", "-mon", "chardev=console"]),
+    };
+
+    let initrd_size = match &guest.initrd {
+        Some(initrd) => {
+            let found = fs::metadata(initrd);
+            command.arg("-initrd").arg(initrd);
+            found
+                .with_context(|| format!("cannot read {}", initrd.display()))?
+                .len()
+        }
+        None => 0,
+    };
+    match hypervisor {
+        Some(image) => {
+            let address = module_address(initrd_size);
+            let end = address + fs::metadata(&guest.kernel)?.len();
+            ensure!(
+                end <= RAM + (u64::from(memory) << 20),
+                "{memory} MiB of RAM do not hold this guest; use --memory"
+            );
+            command.arg("-kernel").arg(image);
+            let kernel = guest.kernel.display();
+            command
+                .arg("-device")
+                .arg(format!("guest-loader,addr={address:#x},kernel={kernel}"));
+        }
+        None => {
+            command.arg("-kernel").arg(&guest.kernel);
+        }
+    }
+    if !guest.append.is_empty() {
+        command.args(["-append", &guest.append]);
+    }
+
+    let disk = guest.disk.display();
+    command
+        .arg("-drive")
+        .arg(format!(
+            "if=none,id=disk,format=raw,readonly=on,file={disk}"
+        ))
+        .args(["-device", "virtio-blk-pci,drive=disk"])
+        // No boot ROM: it comes in a package of its own, and nothing boots from here.
+        .args([
+            "-netdev",
+            "user,id=net",
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+        ])
+        .args(["-device", "virtio-rng-pci"])
+        .args(&options.qemu);
+    Ok(command)
+}
+
+/// RAM in MiB that is ample for the built-in guest.
+fn memory(vcpus: u16) -> u32 {
+    1024 + 16 * u32::from(vcpus)
+}
+
+/// Where the guest's kernel waits to be found: past everything that QEMU itself places.
+fn module_address(initrd_size: u64) -> u64 {
+    let end = RAM + INITRD_OFFSET + initrd_size + MODULE_ALIGNMENT;
+    end.next_multiple_of(MODULE_ALIGNMENT)
+}
+
+/// A thread per emulated CPU, unless the host has far too few CPUs for that: then they would
+/// mostly wait for each other's locks.
+fn accelerator(vcpus: u16) -> &'static str {
+    let host = thread::available_parallelism().map_or(1, usize::from);
+    if usize::from(vcpus) > CPUS_PER_HOST_CPU * host {
+        "tcg,thread=single"
+    } else {
+        "tcg,thread=multi"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_kernel_lies_past_the_initrd_and_the_device_tree() {
+        for size in [0, 1, MODULE_ALIGNMENT - 1, MODULE_ALIGNMENT, 300 << 20] {
+            let address = module_address(size);
+            assert_eq!(address % MODULE_ALIGNMENT, 0);
+            assert!(
+                address - (RAM + INITRD_OFFSET + size) >= MODULE_ALIGNMENT,
+                "{size:#x}"
+            );
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The other end of the guest's network: a service on the loopback interface, which QEMU's user
+//! networking shows to the guest at 10.0.2.2.
+//!
+//! A connection is one request: the line `get` is answered by the whole payload; `put N` and N
+//! bytes by their MD5 in hexadecimal.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use md5::{Digest, Md5};
+
+/// Nobody sends us more than the payload back.
+const LONGEST_PUT: u64 = 64 << 20;
+
+/// A connection that stands still this long is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Starts the service and returns its TCP port. It ends with the process.
+pub(crate) fn serve(payload: Vec<u8>) -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .context("cannot listen on the loopback interface")?;
+    let port = listener.local_addr()?.port();
+    let payload: Arc<[u8]> = payload.into();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let payload = Arc::clone(&payload);
+            // A guest that hangs up in the middle (its load is killed) is no error of ours.
+            thread::spawn(move || answer(&connection, &payload));
+        }
+    });
+    Ok(port)
+}
+
+fn answer(mut connection: &TcpStream, payload: &[u8]) -> io::Result<()> {
+    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(connection);
+    let mut request = String::new();
+    reader.by_ref().take(64).read_line(&mut request)?;
+    match request.split_whitespace().collect::<Vec<_>>()[..] {
+        ["get"] => connection.write_all(payload)?,
+        ["put", count] => {
+            let count = count.parse::<u64>().unwrap_or(0).min(LONGEST_PUT);
+            let mut received = Vec::new();
+            reader.take(count).read_to_end(&mut received)?;
+            writeln!(connection, "{}", md5_hex(&received))?;
+        }
+        _ => writeln!(connection, "unknown request")?,
+    }
+    connection.shutdown(Shutdown::Write)
+}
+
+/// `size` bytes that compress badly and repeat nowhere, the same in every run.
+pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let words = (0..size.div_ceil(8)).flat_map(|_| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).to_le_bytes()
+    });
+    words.take(size).collect()
+}
+
+/// The MD5 of some bytes as md5sum prints it.
+pub(crate) fn md5_hex(bytes: &[u8]) -> String {
+    Md5::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(port: u16, request: &[u8]) -> Vec<u8> {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        connection.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn the_payload_is_sent_and_its_return_summed() {
+        let payload = pattern(100_000, 1);
+        let port = serve(payload.clone()).unwrap();
+        assert_eq!(ask(port, b"get\n"), payload);
+
+        let mut put = b"put 100000\n".to_vec();
+        put.extend(&payload);
+        assert_eq!(
+            ask(port, &put),
+            format!("{}\n", md5_hex(&payload)).as_bytes()
+        );
+        *put.last_mut().unwrap() ^= 1;
+        assert_ne!(
+            ask(port, &put),
+            format!("{}\n", md5_hex(&payload)).as_bytes()
+        );
+    }
+
+    #[test]
+    fn sums_look_like_md5sums() {
+        assert_eq!(md5_hex(b""), "d41d8cd98f00b204e9800998ecf8427e");
+    }
+
+    #[test]
+    fn patterns_are_reproducible_and_differ_by_seed() {
+        assert_eq!(pattern(33, 5), pattern(33, 5));
+        assert_eq!(pattern(33, 5).len(), 33);
+        assert_ne!(pattern(33, 5), pattern(33, 6));
+    }
+}

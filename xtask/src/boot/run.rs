@@ -1,0 +1,229 @@
+//! One run of the machine: its console streamed and recorded, its end waited for.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{POLL, interrupted};
+
+/// How the machine's run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It powered itself off.
+    PoweredOff,
+    /// QEMU ended with an error.
+    Failed(ExitStatus),
+    /// It said that the hypervisor panicked, and we ended it.
+    Panicked,
+    /// It did not end in time, and we ended it.
+    TimedOut,
+}
+
+/// What there is to know after a run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) ended: Ended,
+    pub(crate) wall: Duration,
+    pub(crate) lines: Vec<String>,
+}
+
+/// How a panic of the hypervisor begins on the console.
+pub(crate) const PANIC: &str = "@hyp-panic";
+
+/// How long a panicking hypervisor may go on printing.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Runs the machine to its end with its console on our standard output and in the file `log`.
+pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Result<Run> {
+    let mut log = BufWriter::new(File::create(log)?);
+    let began = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // Ctrl-C is ours to answer: QEMU would end on its own.
+        .process_group(0)
+        .spawn()
+        .context("cannot start QEMU")?;
+    let output = child.stdout.take();
+    let lines = Arc::new(Mutex::new(Lines::default()));
+    let ended = thread::scope(|scope| {
+        let reader = {
+            let lines = Arc::clone(&lines);
+            scope.spawn(move || record(output, &mut log, &lines))
+        };
+        let ended = supervise(&mut child, limit, &lines);
+        // Whatever the outcome, nothing of ours goes on running.
+        let _ = child.kill();
+        let _ = child.wait();
+        reader
+            .join()
+            .unwrap_or(Ok(()))
+            .context("cannot record the console")?;
+        ended
+    })?;
+    let wall = began.elapsed();
+    let lines = Arc::into_inner(lines).context("the console's reader has not ended")?;
+    let lines = lines
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .finish();
+    Ok(Run { ended, wall, lines })
+}
+
+/// Runs the machine to its end with the terminal handed to it.
+pub(crate) fn interactive(command: &mut Command, log: &Path) -> Result<Run> {
+    let began = Instant::now();
+    let mut child = command.spawn().context("cannot start QEMU")?;
+    let lines = Mutex::new(Lines::default());
+    let ended = supervise(&mut child, Duration::MAX, &lines);
+    let _ = child.kill();
+    let _ = child.wait();
+    let ended = ended?;
+    let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
+    lines.add(&std::fs::read(log)?);
+    Ok(Run {
+        ended,
+        wall: began.elapsed(),
+        lines: lines.finish(),
+    })
+}
+
+fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result<Ended> {
+    let began = Instant::now();
+    let mut panicked: Option<Instant> = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(match panicked {
+                Some(_) => Ended::Panicked,
+                None if status.success() => Ended::PoweredOff,
+                None => Ended::Failed(status),
+            });
+        }
+        if interrupted() {
+            bail!("interrupted while the guest ran");
+        }
+        if began.elapsed() > limit {
+            return Ok(Ended::TimedOut);
+        }
+        match panicked {
+            Some(since) if since.elapsed() > LAST_WORDS => return Ok(Ended::Panicked),
+            Some(_) => {}
+            None if locked(lines).panicked => panicked = Some(Instant::now()),
+            None => {}
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Copies QEMU's output to our own, to the log, and to the lines.
+fn record(output: Option<impl Read>, log: &mut impl Write, lines: &Mutex<Lines>) -> io::Result<()> {
+    let Some(mut output) = output else {
+        return Ok(());
+    };
+    let mut buffer = [0; 4096];
+    loop {
+        let read = output.read(&mut buffer)?;
+        if read == 0 {
+            return log.flush();
+        }
+        let bytes = &buffer[..read];
+        // A reader of ours that went away is no reason to stop the run.
+        let mut terminal = io::stdout().lock();
+        let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
+        log.write_all(bytes)?;
+        locked(lines).add(bytes);
+    }
+}
+
+fn locked(lines: &Mutex<Lines>) -> std::sync::MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes cut into lines.
+#[derive(Debug, Default)]
+struct Lines {
+    complete: Vec<String>,
+    partial: Vec<u8>,
+    /// Whether a line said that the hypervisor panicked.
+    panicked: bool,
+}
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            match byte {
+                b'\n' => self.end_line(),
+                b'\r' => {}
+                _ => self.partial.push(byte),
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let text = String::from_utf8_lossy(&self.partial).into_owned();
+        self.partial.clear();
+        self.panicked |= text.contains(PANIC);
+        self.complete.push(text);
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if !self.partial.is_empty() {
+            self.end_line();
+        }
+        self.complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, limit: Duration) -> Run {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        watched(Command::new("sh").args(["-c", script]), log.path(), limit).unwrap()
+    }
+
+    fn texts(run: &Run) -> Vec<&str> {
+        run.lines.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn the_console_is_cut_into_lines() {
+        let run = sh(
+            "printf 'one\\r\\ntwo\\nrest'; echo >&2",
+            Duration::from_secs(60),
+        );
+        assert_eq!(run.ended, Ended::PoweredOff);
+        assert_eq!(texts(&run), ["one", "two", "rest"]);
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_ended() {
+        let run = sh("echo up; exec sleep 600", Duration::from_millis(300));
+        assert_eq!(run.ended, Ended::TimedOut);
+        assert_eq!(texts(&run), ["up"]);
+    }
+
+    #[test]
+    fn a_panic_ends_the_machine_after_its_last_words() {
+        let run = sh(
+            "echo '@hyp-panic at x'; echo more; exec sleep 600",
+            Duration::from_secs(60),
+        );
+        assert_eq!(run.ended, Ended::Panicked);
+        assert_eq!(texts(&run), ["@hyp-panic at x", "more"]);
+    }
+
+    #[test]
+    fn a_failing_qemu_is_told_apart() {
+        let run = sh("exit 1", Duration::from_secs(60));
+        assert!(matches!(run.ended, Ended::Failed(_)));
+    }
+}

@@ -1,0 +1,160 @@
+//! The command line.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The project's tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+/// One task.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Boot a guest under the hypervisor, run its workload, check the books
+    Boot(BootOptions),
+}
+
+/// Options of `cargo xtask boot`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The guest's console goes to the terminal and to target/reports/console.log, the outcome to
+target/reports/boot.json. The exit status is 0 only if every check holds.
+
+Examples:
+  cargo xtask boot                                 Debian's 6.12 kernel on 4 vCPUs
+  cargo xtask boot --vcpus 64 --kernel 6.1         an older kernel on many
+  cargo xtask boot --interactive                   a shell in the guest; `poweroff -f` ends it
+  cargo xtask boot --bare                          the same workload without the hypervisor
+  cargo xtask boot --kernel ./test.flat            your own image, without the workload
+  cargo xtask boot -- -device edu                  one more device for the guest")]
+pub(crate) struct BootOptions {
+    /// vCPUs, one physical CPU each
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) vcpus: u16,
+
+    /// Debian's kernel 6.1 or 6.12, or the path of an arm64 Image or raw flat binary, which then
+    /// runs without the built-in workload and its checks
+    #[arg(long, value_name = "6.1|6.12|PATH", default_value = "6.12")]
+    pub(crate) kernel: Kernel,
+
+    /// An initial RAM disk of your own, in place of the built-in workload
+    #[arg(long, value_name = "PATH")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// More of the guest kernel's command line
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub(crate) append: Option<String>,
+
+    /// The CPU that QEMU emulates
+    #[arg(long, value_name = "MODEL", default_value = "neoverse-n1")]
+    pub(crate) cpu: String,
+
+    /// The guest's RAM in MiB, what the hypervisor takes from it included [default: by vCPUs]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(256..=65536))]
+    pub(crate) memory: Option<u32>,
+
+    /// Give the terminal to the guest, with a shell in place of the workload
+    #[arg(long)]
+    pub(crate) interactive: bool,
+
+    /// Give up after so many seconds [default: by vCPUs; never when interactive]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+
+    /// Boot straight on the emulated machine's own GIC, without the hypervisor: what the workload
+    /// sees there is what it has to see under the hypervisor
+    #[arg(long)]
+    pub(crate) bare: bool,
+
+    /// Further arguments for QEMU
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) qemu: Vec<String>,
+}
+
+/// The guest's kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// A release that Debian ships, such as `6.12`.
+    Debian(&'static str),
+    /// Somebody's own image.
+    Image(PathBuf),
+}
+
+/// The releases of Debian's cloud-arm64 kernel that we know where to get.
+pub(crate) const DEBIAN_KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+impl FromStr for Kernel {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(
+            match DEBIAN_KERNELS.into_iter().find(|&release| release == text) {
+                Some(release) => Self::Debian(release),
+                None => Self::Image(text.into()),
+            },
+        )
+    }
+}
+
+impl BootOptions {
+    /// Whether the guest runs the built-in workload, or at least its set-up.
+    pub(crate) fn built_in_guest(&self) -> bool {
+        matches!(self.kernel, Kernel::Debian(_)) && self.initrd.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn boot(arguments: &[&str]) -> Result<BootOptions, clap::Error> {
+        let cli = Cli::try_parse_from(["xtask", "boot"].iter().chain(arguments))?;
+        let Task::Boot(options) = cli.task;
+        Ok(options)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn boot_has_the_promised_defaults() {
+        let options = boot(&[]).unwrap();
+        assert_eq!(options.vcpus, 4);
+        assert_eq!(options.kernel, Kernel::Debian("6.12"));
+        assert!(options.built_in_guest());
+    }
+
+    #[test]
+    fn vcpus_are_limited_to_64() {
+        assert_eq!(boot(&["--vcpus", "64"]).unwrap().vcpus, 64);
+        assert!(boot(&["--vcpus", "65"]).is_err());
+        assert!(boot(&["--vcpus", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_path_or_an_initrd_replaces_the_workload() {
+        let options = boot(&["--kernel", "./6.12"]).unwrap();
+        assert_eq!(options.kernel, Kernel::Image("./6.12".into()));
+        assert!(!options.built_in_guest());
+        assert!(!boot(&["--initrd", "x"]).unwrap().built_in_guest());
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_for_qemu() {
+        let options = boot(&["--append", "-x", "--", "-device", "edu"]).unwrap();
+        assert_eq!(options.qemu, ["-device", "edu"]);
+        assert_eq!(options.append.as_deref(), Some("-x"));
+    }
+}

@@ -1,0 +1,28 @@
+//! How xtask talks to its user: one line per step, details indented below it.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+/// Announces what is being done now.
+pub(crate) fn step(what: impl Display) {
+    say(&format!("{} {what}", paint("1;34", "==>")));
+}
+
+/// Adds a detail to the step.
+pub(crate) fn detail(what: impl Display) {
+    say(&format!("    {what}"));
+}
+
+/// Prints a line. A reader that went away (a closed pipe) is no reason to fail.
+pub(crate) fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn paint(sgr: &str, text: &str) -> String {
+    if io::stdout().is_terminal() {
+        format!("\x1b[{sgr}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}

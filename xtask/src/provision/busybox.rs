@@ -1,0 +1,30 @@
+//! The guest's user land: one static executable.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::apt::{Apt, For};
+use super::{cached, files_below};
+
+/// Returns the path of a static arm64 busybox.
+pub(crate) fn provide() -> Result<PathBuf> {
+    let place = cached("busybox-arm64", "busybox for arm64", |into| {
+        let apt = Apt::open(For::Guest)?;
+        let newest = apt.versions("busybox-static")?.into_iter().next();
+        let (package, _) = newest.context("no version of busybox-static")?;
+        let unpacked = into.join("unpacked");
+        apt.unpack(&[package], &unpacked)?;
+        // Whether /bin is /usr/bin depends on the release.
+        let is_busybox = |path: &PathBuf| path.ends_with("bin/busybox");
+        let program = files_below(&unpacked)?.into_iter().find(is_busybox);
+        fs::rename(
+            program.context("the package holds no busybox")?,
+            into.join("busybox"),
+        )?;
+        fs::remove_dir_all(unpacked)?;
+        Ok(())
+    })?;
+    Ok(place.join("busybox"))
+}

@@ -1,0 +1,166 @@
+//! QEMU: the one installed if it is recent, else one unpacked into the cache.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+
+use super::apt::{Apt, For};
+use super::cached;
+use crate::console;
+use crate::process::{self, Show};
+
+const PROGRAM: &str = "qemu-system-aarch64";
+
+/// The oldest QEMU whose GICv3 virtualization extensions and ITS we rely on.
+const OLDEST: u32 = 8;
+
+/// A QEMU that can be started.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    program: PathBuf,
+    /// Where an unpacked QEMU lies; none if it is installed.
+    unpacked: Option<PathBuf>,
+    /// Its version, as it prints it.
+    pub(crate) version: String,
+}
+
+impl Qemu {
+    /// A command that starts it.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let mut command = Command::new(&self.program);
+        if let Some(root) = &self.unpacked {
+            command.env("LD_LIBRARY_PATH", library_path(root)?);
+            command.arg("-L").arg(root.join("usr/share/qemu"));
+        }
+        Ok(command)
+    }
+
+    fn try_new(program: PathBuf, unpacked: Option<PathBuf>) -> Result<Self> {
+        let mut qemu = Self {
+            program,
+            unpacked,
+            version: String::new(),
+        };
+        let printed = process::run(qemu.command()?.arg("--version"), Show::OnFailure)?;
+        qemu.version = version(&printed)
+            .context("QEMU prints no version")?
+            .to_owned();
+        Ok(qemu)
+    }
+
+    fn is_recent(&self) -> bool {
+        let major = self
+            .version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok());
+        major.is_some_and(|major| major >= OLDEST)
+    }
+}
+
+/// Returns a QEMU that is recent enough.
+pub(crate) fn provide() -> Result<Qemu> {
+    if let Ok(qemu) = Qemu::try_new(PROGRAM.into(), None)
+        && qemu.is_recent()
+    {
+        console::detail(format!("QEMU {}: installed", qemu.version));
+        return Ok(qemu);
+    }
+    fetch().with_context(|| {
+        format!(
+            "no QEMU {OLDEST} or newer. Install one, on Debian 12 by\n  \
+             sudo apt install -t bookworm-backports qemu-system-arm\n\
+             (with bookworm-backports in apt's sources), on later releases by\n  \
+             sudo apt install qemu-system-arm\n\
+             and run this again"
+        )
+    })
+}
+
+fn fetch() -> Result<Qemu> {
+    let place = cached("qemu", "QEMU", |into| {
+        let apt = Apt::open(For::Host)?;
+        apt.unpack(&apt.missing_for("qemu-system-arm")?, into)?;
+        // Documentation, icons and the like make up half of it.
+        for unneeded in ["usr/share/doc", "usr/share/man", "usr/share/icons"] {
+            let path = into.join(unneeded);
+            if path.exists() {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    })?;
+    let program = place.join("usr/bin").join(PROGRAM);
+    let qemu = Qemu::try_new(program, Some(place.clone())).with_context(|| {
+        format!(
+            "the unpacked QEMU does not start (was it fetched for another system? then remove {})",
+            place.display()
+        )
+    })?;
+    if !qemu.is_recent() {
+        bail!(
+            "this machine's Debian mirror has QEMU {} only",
+            qemu.version
+        );
+    }
+    Ok(qemu)
+}
+
+/// The directories of an unpacked package tree that hold shared libraries.
+fn library_path(root: &Path) -> Result<OsString> {
+    let mut directories = Vec::new();
+    for lib in [root.join("lib"), root.join("usr/lib")] {
+        let Ok(entries) = fs::read_dir(&lib) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.to_string_lossy().contains("-linux-gnu") {
+                directories.push(path);
+            }
+        }
+    }
+    directories.extend(
+        env::var_os("LD_LIBRARY_PATH")
+            .iter()
+            .flat_map(env::split_paths),
+    );
+    Ok(env::join_paths(directories)?)
+}
+
+/// Finds the version in the first line of `--version`.
+fn version(printed: &str) -> Option<&str> {
+    printed
+        .lines()
+        .next()?
+        .split_once(" version ")?
+        .1
+        .split(' ')
+        .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qemu(version: &str) -> Qemu {
+        Qemu {
+            program: PROGRAM.into(),
+            unpacked: None,
+            version: version.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_version_is_found_and_judged() {
+        let printed = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright (c)\n";
+        assert_eq!(version(printed), Some("10.0.2"));
+        assert_eq!(version("something else"), None);
+        assert!(qemu("10.0.2").is_recent());
+        assert!(!qemu("7.2.17").is_recent());
+        assert!(!qemu("").is_recent());
+    }
+}
