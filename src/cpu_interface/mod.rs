@@ -1,12 +1,14 @@
 //! The hypervisor's side of a physical CPU's virtual CPU interface: the `ICH_*` registers.
 //!
 //! `ich` reaches the real registers at EL2, [`software`] models them for hosts. Everything above
-//! this room works on either through [`CpuInterface`].
+//! this room works on either through [`CpuInterface`]. [`priority`] is the arithmetic of priorities
+//! that both a model and a hypervisor need.
 
 use crate::lr::ListRegister;
 
 #[cfg(target_arch = "aarch64")]
 pub mod ich;
+pub mod priority;
 pub mod software;
 
 /// What `ICH_VTR_EL2` says of an implementation (IHI 0069, 12.4.10).
@@ -19,6 +21,8 @@ pub struct Vtr {
     /// Bits of virtual preemption level: 5-7. `ICH_AP0R<n>`/`ICH_AP1R<n>` exist for
     /// n below 2^(bits - 5).
     pub preemption_bits: u8,
+    /// Bits of a virtual INTID: 16 or 24. Many cores have 16, whatever the distributor has.
+    pub id_bits: u8,
     /// Whether `ICH_HCR_EL2.TDIR` exists (`TDS`): writes of `ICC_DIR_EL1` can be trapped alone.
     pub traps_dir: bool,
 }
@@ -29,6 +33,8 @@ impl Vtr {
     pub const fn decode(value: u64) -> Self {
         Self {
             list_registers: (value & 0x1f) as u8 + 1,
+            // 0b000 is 16 bits, 0b001 is 24, the rest is reserved.
+            id_bits: if (value >> 23) & 7 == 0 { 16 } else { 24 },
             preemption_bits: ((value >> 26) & 7) as u8 + 1,
             priority_bits: ((value >> 29) & 7) as u8 + 1,
             traps_dir: value & (1 << 19) != 0,
@@ -50,8 +56,16 @@ pub mod hcr {
     pub const UIE: u64 = 1 << 1;
     /// Maintenance interrupt when `EOIcount` is not zero.
     pub const LRENPIE: u64 = 1 << 2;
-    /// Maintenance interrupt when no list register is pending.
+    /// Maintenance interrupt when no list register's state is pending; pending and active is not.
     pub const NPIE: u64 = 1 << 3;
+    /// Maintenance interrupt while the guest has Group 0 enabled.
+    pub const VGRP0EIE: u64 = 1 << 4;
+    /// Maintenance interrupt while the guest has Group 0 disabled.
+    pub const VGRP0DIE: u64 = 1 << 5;
+    /// Maintenance interrupt while the guest has Group 1 enabled.
+    pub const VGRP1EIE: u64 = 1 << 6;
+    /// Maintenance interrupt while the guest has Group 1 disabled.
+    pub const VGRP1DIE: u64 = 1 << 7;
     /// Trap EL1 accesses to the registers common to both groups.
     pub const TC: u64 = 1 << 10;
     /// Trap EL1 writes of `ICC_DIR_EL1`.
@@ -60,6 +74,27 @@ pub mod hcr {
     pub const EOI_COUNT_SHIFT: u32 = 27;
     /// The field `EOIcount`.
     pub const EOI_COUNT: u64 = 0x1f << EOI_COUNT_SHIFT;
+}
+
+/// Bits of `ICH_MISR_EL2` (IHI 0069, 12.4): which maintenance conditions hold. The interrupt is
+/// asserted while any does and [`hcr::EN`] is set.
+pub mod misr {
+    /// A bit of `ICH_EISR_EL2` is set.
+    pub const EOI: u64 = 1 << 0;
+    /// Underflow: [`UIE`](super::hcr::UIE) and at most one valid list register.
+    pub const U: u64 = 1 << 1;
+    /// [`LRENPIE`](super::hcr::LRENPIE) and `EOIcount` is not zero.
+    pub const LRENP: u64 = 1 << 2;
+    /// [`NPIE`](super::hcr::NPIE) and no list register's state is pending.
+    pub const NP: u64 = 1 << 3;
+    /// [`VGRP0EIE`](super::hcr::VGRP0EIE) and Group 0 is enabled.
+    pub const VGRP0E: u64 = 1 << 4;
+    /// [`VGRP0DIE`](super::hcr::VGRP0DIE) and Group 0 is disabled.
+    pub const VGRP0D: u64 = 1 << 5;
+    /// [`VGRP1EIE`](super::hcr::VGRP1EIE) and Group 1 is enabled.
+    pub const VGRP1E: u64 = 1 << 6;
+    /// [`VGRP1DIE`](super::hcr::VGRP1DIE) and Group 1 is disabled.
+    pub const VGRP1D: u64 = 1 << 7;
 }
 
 /// Bits of `ICH_VMCR_EL2` (IHI 0069, 12.4.9), the hypervisor's view of the guest's control registers.
@@ -87,6 +122,12 @@ pub mod vmcr {
     pub const fn reset(preemption_bits: u8) -> u64 {
         let bpr0 = 7 - preemption_bits as u64;
         VFIQEN | (bpr0 << VBPR0_SHIFT) | ((bpr0 + 1) << VBPR1_SHIFT)
+    }
+
+    /// The bit by which the guest enables a group: [`VENG0`] or [`VENG1`].
+    #[must_use]
+    pub const fn group_enable(group1: bool) -> u64 {
+        if group1 { VENG1 } else { VENG0 }
     }
 
     /// The guest's priority mask, 0-255.

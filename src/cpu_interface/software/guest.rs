@@ -1,0 +1,351 @@
+//! The guest's side: what its `ICC_*_EL1` accesses do, that is, the `ICV_*_EL1` registers (IHI 0069, 12.3).
+//!
+//! Registers common to both groups can be trapped by `ICH_HCR_EL2.TC`, and `ICC_DIR_EL1` also by `TDIR`;
+//! their accessors return [`Trapped`] then and change nothing. `ICC_SGI<n>R_EL1` always traps and has no
+//! method here.
+
+use core::fmt;
+
+use super::SoftwareInterface;
+use crate::{
+    cpu_interface::{hcr, priority, vmcr},
+    intid::IntId,
+    lr::ListRegister,
+};
+
+/// What an acknowledge returns when nothing is to be acknowledged (IHI 0069, 2.2.1).
+pub const SPURIOUS: u32 = 1023;
+
+/// The first special INTID; an end of interrupt or deactivation of one does nothing.
+const FIRST_SPECIAL: u32 = 1020;
+
+/// The access did not happen: it trapped to EL2, where the hypervisor now has to handle it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trapped;
+
+impl fmt::Display for Trapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the access trapped to EL2")
+    }
+}
+
+impl core::error::Error for Trapped {}
+
+impl SoftwareInterface {
+    /// Whether the interface asserts the virtual IRQ: a Group 1 interrupt is to be taken.
+    #[must_use]
+    pub fn virq(&self) -> bool {
+        self.signalled().is_some_and(|(_, lr)| lr.is_group1())
+    }
+
+    /// Whether the interface asserts the virtual FIQ: a Group 0 interrupt is to be taken.
+    #[must_use]
+    pub fn vfiq(&self) -> bool {
+        self.signalled().is_some_and(|(_, lr)| !lr.is_group1())
+    }
+
+    /// Reads `ICC_IAR0_EL1`: acknowledges the signalled interrupt if it is in Group 0, else returns
+    /// [`SPURIOUS`].
+    pub fn read_iar0(&self) -> u32 {
+        self.acknowledge(false)
+    }
+
+    /// Reads `ICC_IAR1_EL1`: acknowledges the signalled interrupt if it is in Group 1, else returns
+    /// [`SPURIOUS`].
+    pub fn read_iar1(&self) -> u32 {
+        self.acknowledge(true)
+    }
+
+    /// Writes `ICC_EOIR0_EL1`: drops the running priority, and with `EOImode` = 0 deactivates `intid`.
+    pub fn write_eoir0(&self, intid: u32) {
+        self.end_of_interrupt(false, intid);
+    }
+
+    /// Writes `ICC_EOIR1_EL1`: drops the running priority, and with `EOImode` = 0 deactivates `intid`.
+    pub fn write_eoir1(&self, intid: u32) {
+        self.end_of_interrupt(true, intid);
+    }
+
+    /// Writes `ICC_DIR_EL1`: with `EOImode` = 1, deactivates `intid`.
+    ///
+    /// # Errors
+    /// [`Trapped`] while `ICH_HCR_EL2.TDIR` or `TC` is set.
+    pub fn write_dir(&self, intid: u32) -> Result<(), Trapped> {
+        self.trap(hcr::TDIR | hcr::TC)?;
+        self.assert_list_registers_agree();
+        // An LPI is deactivated by its priority drop.
+        if self.splits_deactivation() && !is_special(intid) && !is_lpi(intid) {
+            match self.find_active(intid) {
+                Some(index) => self.deactivate(index),
+                None => self.count_missed_deactivation(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `ICC_HPPIR0_EL1`: the most urgent pending interrupt, masked or not, if it is in Group 0.
+    #[must_use]
+    pub fn read_hppir0(&self) -> u32 {
+        self.most_urgent_pending_of(false)
+    }
+
+    /// Reads `ICC_HPPIR1_EL1`: the most urgent pending interrupt, masked or not, if it is in Group 1.
+    #[must_use]
+    pub fn read_hppir1(&self) -> u32 {
+        self.most_urgent_pending_of(true)
+    }
+
+    /// Reads `ICC_RPR_EL1`: the running priority, or [`priority::IDLE`].
+    ///
+    /// # Errors
+    /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
+    pub fn read_rpr(&self) -> Result<u8, Trapped> {
+        self.trap(hcr::TC)?;
+        Ok(self.active.get().running_priority())
+    }
+
+    /// Reads `ICC_PMR_EL1`: the priority mask.
+    ///
+    /// # Errors
+    /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
+    pub fn read_pmr(&self) -> Result<u8, Trapped> {
+        self.trap(hcr::TC)?;
+        Ok(vmcr::priority_mask(self.vmcr.get()))
+    }
+
+    /// Writes `ICC_PMR_EL1`; unimplemented bits stay zero.
+    ///
+    /// # Errors
+    /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
+    pub fn write_pmr(&self, mask: u8) -> Result<(), Trapped> {
+        self.trap(hcr::TC)?;
+        self.set_field(0xff, vmcr::VPMR_SHIFT, u64::from(mask));
+        Ok(())
+    }
+
+    /// Reads `ICC_CTLR_EL1`: `CBPR` (0), `EOImode` (1), `PRIbits` (10:8), `IDbits` (13:11) and `A3V` (15).
+    ///
+    /// # Errors
+    /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
+    pub fn read_ctlr(&self) -> Result<u64, Trapped> {
+        const A3V: u64 = 1 << 15;
+        self.trap(hcr::TC)?;
+        let vmcr = self.vmcr.get();
+        let priority_bits = u64::from(self.vtr.priority_bits) - 1;
+        let id_bits = u64::from(self.vtr.id_bits == 24);
+        Ok(u64::from(vmcr & vmcr::VCBPR != 0)
+            | u64::from(vmcr & vmcr::VEOIM != 0) << 1
+            | priority_bits << 8
+            | id_bits << 11
+            | A3V)
+    }
+
+    /// Writes `ICC_CTLR_EL1`, of which `CBPR` and `EOImode` are writable.
+    ///
+    /// # Errors
+    /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
+    pub fn write_ctlr(&self, value: u64) -> Result<(), Trapped> {
+        self.trap(hcr::TC)?;
+        self.set_flag(vmcr::VCBPR, value & 1 != 0);
+        self.set_flag(vmcr::VEOIM, value & 2 != 0);
+        Ok(())
+    }
+
+    /// Reads `ICC_BPR0_EL1`.
+    #[must_use]
+    pub fn read_bpr0(&self) -> u8 {
+        priority::binary_point(self.vmcr.get(), false)
+    }
+
+    /// Writes `ICC_BPR0_EL1`; a value below the minimum sets the minimum.
+    pub fn write_bpr0(&self, value: u8) {
+        self.set_field(7, vmcr::VBPR0_SHIFT, u64::from(value));
+    }
+
+    /// Reads `ICC_BPR1_EL1`; with `CBPR` set, `ICC_BPR0_EL1` plus one, saturated to 7.
+    #[must_use]
+    pub fn read_bpr1(&self) -> u8 {
+        priority::binary_point(self.vmcr.get(), true)
+    }
+
+    /// Writes `ICC_BPR1_EL1`; a value below the minimum sets the minimum, and with `CBPR` set the write
+    /// is ignored.
+    pub fn write_bpr1(&self, value: u8) {
+        if self.vmcr.get() & vmcr::VCBPR == 0 {
+            self.set_field(7, vmcr::VBPR1_SHIFT, u64::from(value));
+        }
+    }
+
+    /// Reads `ICC_IGRPEN0_EL1.Enable`.
+    #[must_use]
+    pub fn read_igrpen0(&self) -> bool {
+        self.vmcr.get() & vmcr::VENG0 != 0
+    }
+
+    /// Writes `ICC_IGRPEN0_EL1.Enable`.
+    pub fn write_igrpen0(&self, enable: bool) {
+        self.set_flag(vmcr::VENG0, enable);
+    }
+
+    /// Reads `ICC_IGRPEN1_EL1.Enable`.
+    #[must_use]
+    pub fn read_igrpen1(&self) -> bool {
+        self.vmcr.get() & vmcr::VENG1 != 0
+    }
+
+    /// Writes `ICC_IGRPEN1_EL1.Enable`.
+    pub fn write_igrpen1(&self, enable: bool) {
+        self.set_flag(vmcr::VENG1, enable);
+    }
+
+    /// Reads `ICC_AP0R<index>_EL1`.
+    #[must_use]
+    pub fn read_ap0r(&self, index: usize) -> u32 {
+        self.load_apr(false, index)
+    }
+
+    /// Writes `ICC_AP0R<index>_EL1`.
+    pub fn write_ap0r(&self, index: usize, value: u32) {
+        self.store_apr(false, index, value);
+    }
+
+    /// Reads `ICC_AP1R<index>_EL1`.
+    #[must_use]
+    pub fn read_ap1r(&self, index: usize) -> u32 {
+        self.load_apr(true, index)
+    }
+
+    /// Writes `ICC_AP1R<index>_EL1`.
+    pub fn write_ap1r(&self, index: usize, value: u32) {
+        self.store_apr(true, index, value);
+    }
+
+    fn trap(&self, enables: u64) -> Result<(), Trapped> {
+        if self.hcr.get() & enables == 0 {
+            Ok(())
+        } else {
+            Err(Trapped)
+        }
+    }
+
+    /// The most urgent interrupt among the pending ones of enabled groups. One that is also active
+    /// waits for its deactivation, and priority 0xff is never high enough.
+    fn most_urgent_pending(&self) -> Option<(usize, ListRegister)> {
+        self.assert_list_registers_agree();
+        let vmcr = self.vmcr.get();
+        self.list_registers()
+            .enumerate()
+            .filter(|(_, lr)| lr.is_pending() && !lr.is_active())
+            .filter(|(_, lr)| vmcr & vmcr::group_enable(lr.is_group1()) != 0)
+            .filter(|(_, lr)| lr.priority() != priority::IDLE)
+            .min_by_key(|(_, lr)| lr.priority())
+    }
+
+    fn most_urgent_pending_of(&self, group1: bool) -> u32 {
+        self.most_urgent_pending()
+            .filter(|(_, lr)| lr.is_group1() == group1)
+            .map_or(SPURIOUS, |(_, lr)| lr.vintid())
+    }
+
+    /// The interrupt that the interface asserts a signal for. Only the most urgent pending one counts:
+    /// if it is held back, less urgent ones are too.
+    fn signalled(&self) -> Option<(usize, ListRegister)> {
+        let running = self.active.get().running_priority();
+        self.most_urgent_pending()
+            .filter(|_| self.hcr.get() & hcr::EN != 0)
+            .filter(|(_, lr)| {
+                priority::signals(self.vmcr.get(), running, lr.priority(), lr.is_group1())
+            })
+    }
+
+    fn acknowledge(&self, group1: bool) -> u32 {
+        let Some((index, lr)) = self.signalled().filter(|(_, lr)| lr.is_group1() == group1) else {
+            return SPURIOUS;
+        };
+        self.lr[index].set(ListRegister(
+            lr.0 ^ (ListRegister::PENDING | ListRegister::ACTIVE),
+        ));
+        let mut active = self.active.get();
+        active.activate(group1, self.group_priority(group1, lr));
+        self.active.set(active);
+        lr.vintid()
+    }
+
+    fn end_of_interrupt(&self, group1: bool, intid: u32) {
+        self.assert_list_registers_agree();
+        if is_special(intid) {
+            return;
+        }
+        let mut active = self.active.get();
+        let Some(dropped) = active.drop_priority() else {
+            return;
+        };
+        self.active.set(active);
+        let deactivates = !self.splits_deactivation() || is_lpi(intid);
+        match self.find_active(intid) {
+            Some(index) => {
+                let lr = self.lr[index].get();
+                let is_the_running_one =
+                    lr.is_group1() == group1 && self.group_priority(group1, lr) == dropped;
+                if deactivates && is_the_running_one {
+                    self.deactivate(index);
+                }
+            }
+            None if deactivates && !is_lpi(intid) => self.count_missed_deactivation(),
+            None => {}
+        }
+    }
+
+    /// `EOImode` = 1: an end of interrupt only drops the priority.
+    fn splits_deactivation(&self) -> bool {
+        self.vmcr.get() & vmcr::VEOIM != 0
+    }
+
+    fn group_priority(&self, group1: bool, lr: ListRegister) -> u8 {
+        lr.priority() & priority::group_mask(self.vmcr.get(), group1)
+    }
+
+    fn find_active(&self, intid: u32) -> Option<usize> {
+        self.list_registers()
+            .position(|lr| lr.is_active() && lr.vintid() == intid)
+    }
+
+    fn deactivate(&self, index: usize) {
+        let lr = self.lr[index].get();
+        if lr.is_hw() {
+            self.deactivations.borrow_mut().push(lr.pintid());
+        }
+        self.lr[index].set(ListRegister(lr.0 & !ListRegister::ACTIVE));
+    }
+
+    /// Increments `ICH_HCR_EL2.EOIcount`.
+    fn count_missed_deactivation(&self) {
+        let hcr = self.hcr.get();
+        let count = (hcr & hcr::EOI_COUNT).wrapping_add(1 << hcr::EOI_COUNT_SHIFT);
+        self.hcr.set(hcr & !hcr::EOI_COUNT | count & hcr::EOI_COUNT);
+    }
+
+    fn load_apr(&self, group1: bool, index: usize) -> u32 {
+        assert!(
+            index < self.vtr.apr_count(),
+            "ICC_AP<x>R{index} is not implemented"
+        );
+        self.active.get().register(group1, index)
+    }
+
+    fn set_field(&self, mask: u64, shift: u32, value: u64) {
+        self.store_vmcr(self.vmcr.get() & !(mask << shift) | (value & mask) << shift);
+    }
+
+    fn set_flag(&self, flag: u64, value: bool) {
+        self.store_vmcr(self.vmcr.get() & !flag | if value { flag } else { 0 });
+    }
+}
+
+const fn is_special(intid: u32) -> bool {
+    matches!(intid, FIRST_SPECIAL..=SPURIOUS)
+}
+
+const fn is_lpi(intid: u32) -> bool {
+    intid >= IntId::FIRST_LPI
+}

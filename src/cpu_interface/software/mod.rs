@@ -1,0 +1,408 @@
+//! A model of the GICv3 virtual CPU interface, for hosts.
+//!
+//! [`SoftwareInterface`] is the registers of one physical CPU. Its hypervisor's side is the trait
+//! [`CpuInterface`]; its guest's side (`guest.rs`) is one method for each `ICC_*_EL1` access that an EL1
+//! guest makes, with `HCR_EL2.{IMO,FMO}` set and `ICC_SRE_EL1.SRE` = 1. A test plays both, and asks for
+//! the signals ([`virq`](SoftwareInterface::virq), [`vfiq`](SoftwareInterface::vfiq),
+//! [`maintenance`](SoftwareInterface::maintenance)) in between:
+//!
+//! ```
+//! use vgic::cpu_interface::{CpuInterface, hcr, software::SoftwareInterface};
+//! use vgic::lr::ListRegister;
+//!
+//! let cpu = SoftwareInterface::default();
+//! // The guest opens its interface; the hypervisor hands it INTID 42 at priority 0xa0.
+//! cpu.write_igrpen1(true);
+//! cpu.write_pmr(0xf8).unwrap();
+//! let pending = ListRegister::PENDING | ListRegister::GROUP1;
+//! cpu.write_lr(0, ListRegister(pending | 0xa0 << ListRegister::PRIORITY_SHIFT | 42));
+//! cpu.write_hcr(hcr::EN);
+//!
+//! assert!(cpu.virq());
+//! assert_eq!(cpu.read_iar1(), 42);
+//! cpu.write_eoir1(42);
+//! assert_eq!(cpu.read_elrsr(), 0b1111);
+//! assert_eq!(cpu.accesses().lr_writes, 1);
+//! ```
+//!
+//! The model follows IHI 0069, chapters 4.8 (priorities), 6 (virtual interrupts), 12.3 (`ICV_*`) and 12.4
+//! (`ICH_*`). Where they leave a choice, it takes one, and no hypervisor may rely on it:
+//! * Of equally urgent pending interrupts, the one in the lowest list register is signalled.
+//! * An end of interrupt drops a priority before it looks for its list register. It deactivates only
+//!   an interrupt of its own group and of the priority that it dropped.
+//! * An end of interrupt while no priority is active does nothing, and leaves `EOIcount` unchanged.
+//! * `EOIcount` wraps.
+//! * A write of `ICC_DIR_EL1` with `EOImode` = 0 is ignored.
+//!
+//! Where they make the *hypervisor's* programming UNPREDICTABLE or UNDEFINED, the model panics. What one
+//! register must not hold is checked when it is written; what two must not hold together (6.2.2), when
+//! the guest or a signal looks at them, because registers are written one at a time.
+//!
+//! Not modelled: GICv4 direct injection, non-maskable interrupts, the extended INTID ranges, system
+//! errors, `TALL0`/`TALL1`, and the memory-mapped interface.
+
+mod guest;
+mod maintenance;
+
+use alloc::vec::Vec;
+use core::{
+    cell::{Cell, RefCell},
+    ops::Sub,
+};
+
+use super::{CpuInterface, Vtr, hcr, priority::ActivePriorities, vmcr};
+use crate::{
+    intid::{IntId, Kind},
+    lr::{self, ListRegister},
+};
+pub use guest::{SPURIOUS, Trapped};
+
+/// What a Neoverse N1 or V1 has, but for its 16 INTID bits: 4 list registers, 5 bits of priority and of
+/// preemption, and the trap of `ICC_DIR_EL1`.
+pub const NEOVERSE: Vtr = Vtr {
+    list_registers: 4,
+    priority_bits: 5,
+    preemption_bits: 5,
+    id_bits: 24,
+    traps_dir: true,
+};
+
+/// How often the hypervisor touched each kind of register through [`CpuInterface`].
+///
+/// What an operation costs is the difference of two readings:
+///
+/// ```
+/// use vgic::cpu_interface::{CpuInterface, software::{Accesses, SoftwareInterface}};
+///
+/// let cpu = SoftwareInterface::default();
+/// let before = cpu.accesses();
+/// cpu.read_elrsr();
+/// assert_eq!(cpu.accesses() - before, Accesses { elrsr_reads: 1, ..Accesses::default() });
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Accesses {
+    /// Reads of any `ICH_LR<n>_EL2`.
+    pub lr_reads: u64,
+    /// Writes of any `ICH_LR<n>_EL2`.
+    pub lr_writes: u64,
+    /// Reads of `ICH_ELRSR_EL2`.
+    pub elrsr_reads: u64,
+    /// Reads of `ICH_EISR_EL2`.
+    pub eisr_reads: u64,
+    /// Reads of `ICH_HCR_EL2`.
+    pub hcr_reads: u64,
+    /// Writes of `ICH_HCR_EL2`.
+    pub hcr_writes: u64,
+    /// Reads of `ICH_VMCR_EL2`.
+    pub vmcr_reads: u64,
+    /// Writes of `ICH_VMCR_EL2`.
+    pub vmcr_writes: u64,
+    /// Reads of any `ICH_AP0R<n>_EL2` or `ICH_AP1R<n>_EL2`.
+    pub apr_reads: u64,
+    /// Writes of any `ICH_AP0R<n>_EL2` or `ICH_AP1R<n>_EL2`.
+    pub apr_writes: u64,
+    /// Calls of [`CpuInterface::synchronize`]; not a register access.
+    pub barriers: u64,
+}
+
+impl Accesses {
+    /// All register accesses together.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.lr_reads
+            + self.lr_writes
+            + self.elrsr_reads
+            + self.eisr_reads
+            + self.hcr_reads
+            + self.hcr_writes
+            + self.vmcr_reads
+            + self.vmcr_writes
+            + self.apr_reads
+            + self.apr_writes
+    }
+}
+
+impl Sub for Accesses {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            lr_reads: self.lr_reads - earlier.lr_reads,
+            lr_writes: self.lr_writes - earlier.lr_writes,
+            elrsr_reads: self.elrsr_reads - earlier.elrsr_reads,
+            eisr_reads: self.eisr_reads - earlier.eisr_reads,
+            hcr_reads: self.hcr_reads - earlier.hcr_reads,
+            hcr_writes: self.hcr_writes - earlier.hcr_writes,
+            vmcr_reads: self.vmcr_reads - earlier.vmcr_reads,
+            vmcr_writes: self.vmcr_writes - earlier.vmcr_writes,
+            apr_reads: self.apr_reads - earlier.apr_reads,
+            apr_writes: self.apr_writes - earlier.apr_writes,
+            barriers: self.barriers - earlier.barriers,
+        }
+    }
+}
+
+/// The virtual CPU interface of one modelled physical CPU; see the [module](self).
+///
+/// It may move between threads but serves one at a time, as the registers serve one CPU.
+#[derive(Debug)]
+pub struct SoftwareInterface {
+    vtr: Vtr,
+    /// Those beyond `vtr.list_registers` stay empty.
+    lr: [Cell<ListRegister>; lr::MAX],
+    hcr: Cell<u64>,
+    vmcr: Cell<u64>,
+    active: Cell<ActivePriorities>,
+    deactivations: RefCell<Vec<u32>>,
+    accesses: Cell<Accesses>,
+}
+
+impl Default for SoftwareInterface {
+    /// A [`NEOVERSE`] interface after reset.
+    fn default() -> Self {
+        Self::new(NEOVERSE)
+    }
+}
+
+impl SoftwareInterface {
+    /// An interface after reset: disabled, its list registers empty, the guest's registers as
+    /// [`vmcr::reset`] has them.
+    ///
+    /// # Panics
+    /// If no architected implementation looks like `vtr`.
+    #[must_use]
+    pub fn new(vtr: Vtr) -> Self {
+        assert!(
+            (1..=lr::MAX).contains(&usize::from(vtr.list_registers))
+                && (5..=8).contains(&vtr.priority_bits)
+                && (5..=7).contains(&vtr.preemption_bits)
+                && vtr.preemption_bits <= vtr.priority_bits
+                && matches!(vtr.id_bits, 16 | 24),
+            "not an architected implementation: {vtr:?}"
+        );
+        Self {
+            vtr,
+            lr: [const { Cell::new(ListRegister::EMPTY) }; lr::MAX],
+            hcr: Cell::new(0),
+            vmcr: Cell::new(vmcr::reset(vtr.preemption_bits)),
+            active: Cell::new(ActivePriorities::new(vtr.preemption_bits)),
+            deactivations: RefCell::default(),
+            accesses: Cell::default(),
+        }
+    }
+
+    /// How often the hypervisor has accessed each register. The guest's accesses and the model's own
+    /// inspection are not counted.
+    #[must_use]
+    pub fn accesses(&self) -> Accesses {
+        self.accesses.get()
+    }
+
+    /// The list registers that this implementation has, in order, without counting an access.
+    pub fn list_registers(&self) -> impl Iterator<Item = ListRegister> {
+        self.implemented().iter().map(Cell::get)
+    }
+
+    /// Takes the physical INTIDs that were deactivated through list registers with `HW` set since the
+    /// last call, oldest first. A test hands them to whatever plays the physical distributor.
+    #[must_use = "a deactivation that nobody hands on leaves its physical interrupt active"]
+    pub fn take_deactivations(&self) -> Vec<u32> {
+        self.deactivations.take()
+    }
+
+    fn implemented(&self) -> &[Cell<ListRegister>] {
+        &self.lr[..usize::from(self.vtr.list_registers)]
+    }
+
+    /// The bits of a priority that are implemented.
+    fn priority_field(&self) -> u8 {
+        0xff << (8 - self.vtr.priority_bits)
+    }
+
+    fn count(&self, access: impl FnOnce(&mut Accesses)) {
+        let mut accesses = self.accesses.get();
+        access(&mut accesses);
+        self.accesses.set(accesses);
+    }
+
+    /// Stores `ICH_VMCR_EL2`, from either side: the priority mask keeps its implemented bits, binary
+    /// points below the minimum become the minimum, `VFIQEn` is RES1, what is not a field is RES0.
+    fn store_vmcr(&self, value: u64) {
+        const FLAGS: u64 = vmcr::VENG0 | vmcr::VENG1 | vmcr::VCBPR | vmcr::VEOIM;
+        let minimum = u64::from(7 - self.vtr.preemption_bits);
+        let bpr0 = (value >> vmcr::VBPR0_SHIFT & 7).max(minimum);
+        let bpr1 = (value >> vmcr::VBPR1_SHIFT & 7).max(minimum + 1);
+        let mask = u64::from(vmcr::priority_mask(value) & self.priority_field());
+        self.vmcr.set(
+            value & FLAGS
+                | vmcr::VFIQEN
+                | bpr0 << vmcr::VBPR0_SHIFT
+                | bpr1 << vmcr::VBPR1_SHIFT
+                | mask << vmcr::VPMR_SHIFT,
+        );
+    }
+
+    fn store_apr(&self, group1: bool, index: usize, value: u32) {
+        assert!(
+            index < self.vtr.apr_count(),
+            "ICH_AP<x>R{index} is not implemented"
+        );
+        let mut active = self.active.get();
+        active.set_register(group1, index, value);
+        self.active.set(active);
+    }
+
+    /// Panics on what two list registers must not hold together (IHI 0069, 6.2.2).
+    fn assert_list_registers_agree(&self) {
+        for (index, one) in self
+            .list_registers()
+            .enumerate()
+            .filter(|(_, lr)| !lr.is_empty())
+        {
+            for other in self
+                .list_registers()
+                .take(index)
+                .filter(|lr| !lr.is_empty())
+            {
+                assert!(
+                    one.vintid() != other.vintid(),
+                    "two list registers with the same vINTID: {other:?} and {one:?}"
+                );
+                assert!(
+                    !(one.is_hw() && other.is_hw() && one.pintid() == other.pintid()),
+                    "two list registers with the same pINTID: {other:?} and {one:?}"
+                );
+            }
+        }
+    }
+
+    /// Panics on what a list register must not hold (IHI 0069, 6.2.2 and 12.4, `ICH_LR<n>_EL2`).
+    fn assert_valid(&self, value: ListRegister) {
+        const RES0: u64 = 0b1111 << 56 | 0b111 << 45;
+        const PINTID: u64 = 0x1fff << ListRegister::PINTID_SHIFT;
+        let used = if value.is_hw() {
+            PINTID
+        } else {
+            ListRegister::EOI
+        };
+        assert!(
+            value.0 & (RES0 | PINTID & !used) == 0,
+            "reserved bits are set: {:#018x}",
+            value.0
+        );
+        assert!(
+            u64::from(value.vintid()) >> self.vtr.id_bits == 0,
+            "more than {} INTID bits: {value:?}",
+            self.vtr.id_bits
+        );
+        if value.is_empty() {
+            return;
+        }
+        assert!(
+            IntId::new(value.vintid()).is_some(),
+            "a special or reserved vINTID: {value:?}"
+        );
+        if value.is_hw() {
+            assert!(
+                !(value.is_pending() && value.is_active()),
+                "pending and active belongs to the physical distributor when HW is set: {value:?}"
+            );
+            assert!(
+                IntId::new(value.pintid())
+                    .is_some_and(|p| matches!(p.kind(), Kind::Ppi | Kind::Spi)),
+                "a pINTID that cannot be deactivated: {value:?}"
+            );
+        }
+    }
+}
+
+impl CpuInterface for SoftwareInterface {
+    fn vtr(&self) -> Vtr {
+        self.vtr
+    }
+
+    fn read_lr(&self, index: usize) -> ListRegister {
+        self.count(|accesses| accesses.lr_reads += 1);
+        self.implemented()[index].get()
+    }
+
+    /// # Panics
+    /// If `value` is one that the architecture forbids.
+    fn write_lr(&self, index: usize, value: ListRegister) {
+        self.count(|accesses| accesses.lr_writes += 1);
+        self.assert_valid(value);
+        let unimplemented = u64::from(!self.priority_field()) << ListRegister::PRIORITY_SHIFT;
+        self.implemented()[index].set(ListRegister(value.0 & !unimplemented));
+    }
+
+    fn read_elrsr(&self) -> u16 {
+        self.count(|accesses| accesses.elrsr_reads += 1);
+        self.elrsr()
+    }
+
+    fn read_eisr(&self) -> u16 {
+        self.count(|accesses| accesses.eisr_reads += 1);
+        self.eisr()
+    }
+
+    fn read_hcr(&self) -> u64 {
+        self.count(|accesses| accesses.hcr_reads += 1);
+        self.hcr.get()
+    }
+
+    /// # Panics
+    /// If `value` sets a bit that is reserved, not implemented or not modelled.
+    fn write_hcr(&self, value: u64) {
+        const MODELLED: u64 = hcr::EN
+            | hcr::UIE
+            | hcr::LRENPIE
+            | hcr::NPIE
+            | hcr::VGRP0EIE
+            | hcr::VGRP0DIE
+            | hcr::VGRP1EIE
+            | hcr::VGRP1DIE
+            | hcr::TC
+            | hcr::EOI_COUNT;
+        self.count(|accesses| accesses.hcr_writes += 1);
+        let known = MODELLED | if self.vtr.traps_dir { hcr::TDIR } else { 0 };
+        assert!(
+            value & !known == 0,
+            "ICH_HCR_EL2 bits without a function here: {:#x}",
+            value & !known
+        );
+        self.hcr.set(value);
+    }
+
+    fn read_vmcr(&self) -> u64 {
+        self.count(|accesses| accesses.vmcr_reads += 1);
+        self.vmcr.get()
+    }
+
+    fn write_vmcr(&self, value: u64) {
+        self.count(|accesses| accesses.vmcr_writes += 1);
+        self.store_vmcr(value);
+    }
+
+    fn read_apr(&self, group1: bool, index: usize) -> u32 {
+        self.count(|accesses| accesses.apr_reads += 1);
+        assert!(
+            index < self.vtr.apr_count(),
+            "ICH_AP<x>R{index} is not implemented"
+        );
+        self.active.get().register(group1, index)
+    }
+
+    fn write_apr(&self, group1: bool, index: usize, value: u32) {
+        self.count(|accesses| accesses.apr_writes += 1);
+        self.store_apr(group1, index, value);
+    }
+
+    /// Checks that the list registers agree, since a hypervisor that synchronises has written them.
+    fn synchronize(&self) {
+        self.count(|accesses| accesses.barriers += 1);
+        self.assert_list_registers_agree();
+    }
+}
+
+#[cfg(test)]
+mod tests;
