@@ -2,10 +2,24 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 extern crate alloc;
 
+mod ap_list;
+pub mod config;
 pub mod cpu_interface;
 pub mod epoch;
+mod host;
 pub mod intid;
+mod irq;
+mod its;
 pub mod lr;
+mod mmio;
 pub mod radix;
 pub mod sync;
+mod topology;
 pub mod trace;
+mod vcpu;
+mod vgic;
+
+pub use config::Config;
+pub use host::{BadAddress, Host};
+pub use vcpu::{Blocked, Cpu, EntryError};
+pub use vgic::{InjectError, Injected, Remains, Vgic};

@@ -425,7 +425,10 @@ mod tests {
                 assert!(table.remove(key, value, &guard));
             }
             for slot in &table.root {
-                assert!(table.levels == 1 || slot.load(Relaxed).is_null(), "a node is left");
+                assert!(
+                    table.levels == 1 || slot.load(Relaxed).is_null(),
+                    "a node is left"
+                );
             }
         }
     }

@@ -1,0 +1,342 @@
+//! What an embedder chooses, and what a VM's description (FDT, ACPI) says of it.
+
+use alloc::vec::Vec;
+
+use crate::intid::{Affinity, IntId, ItsId, VcpuId};
+
+/// Size of the distributor's frame in bytes.
+pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
+/// Size of one vCPU's redistributor frames (`RD_base` and `SGI_base`) in bytes: the stride of a region.
+pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
+/// Size of an ITS's frames (control and translation) in bytes.
+pub const ITS_SIZE: u64 = 0x2_0000;
+/// Offset of `GITS_TRANSLATER` from an ITS's base.
+pub const GITS_TRANSLATER: u64 = 0x1_0040;
+
+/// One contiguous range of redistributor frames. The vCPUs fill the regions in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RedistributorRegion {
+    /// Guest-physical address, 64 KiB aligned.
+    pub base: u64,
+    /// vCPUs that fit, each [`REDISTRIBUTOR_STRIDE`] bytes; at least 1.
+    pub count: usize,
+}
+
+/// One ITS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ItsConfig {
+    /// Guest-physical address, 64 KiB aligned.
+    pub base: u64,
+    /// Bits of DeviceID, 1-32 (`GITS_TYPER.Devbits` + 1).
+    pub device_bits: u8,
+    /// Bits of EventID, 1-16 (`GITS_TYPER.ID_bits` + 1).
+    pub event_bits: u8,
+    /// Devices that may be mapped at once; `MAPD` beyond it fails.
+    pub max_devices: u32,
+    /// Sum of the events that mapped devices may have room for; `MAPD` beyond it fails.
+    pub max_events: u32,
+    /// Collections, 1-65536; ICIDs are below it.
+    pub collections: u32,
+}
+
+impl ItsConfig {
+    /// An ITS at `base` with 16-bit DeviceIDs and EventIDs and quotas that suit a large VM.
+    #[must_use]
+    pub const fn at(base: u64) -> Self {
+        Self {
+            base,
+            device_bits: 16,
+            event_bits: 16,
+            max_devices: 4096,
+            max_events: 0x4_0000,
+            collections: VcpuId::MAX_COUNT as u32,
+        }
+    }
+}
+
+/// One VM's interrupt controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-512.
+    pub vcpus: Vec<Affinity>,
+    /// vCPUs the VM may grow to ([`crate::Vgic::add_vcpu`]); at least `vcpus.len()`, at most 512.
+    pub max_vcpus: usize,
+    /// SPIs: a multiple of 32 up to 960, or 988. `GICD_TYPER.ITLinesNumber` follows from it.
+    pub spis: u32,
+    /// Guest-physical address of the distributor, 64 KiB aligned.
+    pub distributor: u64,
+    /// Where the redistributors are; together room for `max_vcpus`.
+    pub redistributors: Vec<RedistributorRegion>,
+    /// The ITSes; none if `lpi_bits` is 0.
+    pub its: Vec<ItsConfig>,
+    /// The VM has `2^lpi_bits` LPIs, from INTID 8192 on; 0 for none, else 5-16. It is also the quota
+    /// of LPIs mapped at once.
+    pub lpi_bits: u8,
+    /// The PPI of the maintenance interrupt that the guest is told of (it never gets it itself).
+    pub maintenance: IntId,
+}
+
+impl Config {
+    /// A VM with these vCPUs, 988 SPIs, no ITS, and the frames where QEMU's `virt` board has them, as
+    /// far as the redistributors fit there.
+    #[must_use]
+    pub fn new(vcpus: Vec<Affinity>) -> Self {
+        let count = vcpus.len();
+        let near = count.clamp(1, 123);
+        let mut redistributors = alloc::vec![RedistributorRegion {
+            base: 0x080a_0000,
+            count: near,
+        }];
+        if count > near {
+            redistributors.push(RedistributorRegion {
+                base: 0x40_0000_0000,
+                count: count - near,
+            });
+        }
+        Self {
+            vcpus,
+            max_vcpus: count,
+            spis: 988,
+            distributor: 0x0800_0000,
+            redistributors,
+            its: Vec::new(),
+            lpi_bits: 0,
+            maintenance: IntId::ppi(25).expect("25 is a PPI"),
+        }
+    }
+
+    /// The same with `2^16` LPIs and one ITS at `base`.
+    #[must_use]
+    pub fn with_its(mut self, base: u64) -> Self {
+        self.lpi_bits = 16;
+        self.its.push(ItsConfig::at(base));
+        self
+    }
+
+    /// One past the largest INTID of an SPI.
+    #[must_use]
+    pub const fn spi_end(&self) -> u32 {
+        IntId::FIRST_SPI + self.spis
+    }
+
+    /// One past the largest INTID of an LPI; 8192 when there are none.
+    #[must_use]
+    pub const fn lpi_end(&self) -> u32 {
+        if self.lpi_bits == 0 {
+            IntId::FIRST_LPI
+        } else {
+            IntId::FIRST_LPI + (1 << self.lpi_bits)
+        }
+    }
+
+    /// Bits of INTID, `GICD_TYPER.IDbits` + 1.
+    #[must_use]
+    pub const fn intid_bits(&self) -> u32 {
+        if self.lpi_bits == 0 {
+            10
+        } else {
+            u32::BITS - (self.lpi_end() - 1).leading_zeros()
+        }
+    }
+
+    /// Every frame with its size, for the VM's memory map: `(base, bytes)`.
+    pub fn frames(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        core::iter::once((self.distributor, DISTRIBUTOR_SIZE))
+            .chain(
+                self.redistributors
+                    .iter()
+                    .map(|region| (region.base, region.count as u64 * REDISTRIBUTOR_STRIDE)),
+            )
+            .chain(self.its.iter().map(|its| (its.base, ITS_SIZE)))
+    }
+
+    /// Checks every field against the architecture and the others.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let limit = VcpuId::MAX_COUNT;
+        if self.vcpus.is_empty() || self.vcpus.len() > limit {
+            return Err(ConfigError::VcpuCount(self.vcpus.len()));
+        }
+        if self.max_vcpus < self.vcpus.len() || self.max_vcpus > limit {
+            return Err(ConfigError::MaxVcpus(self.max_vcpus));
+        }
+        let mut affinities = self.vcpus.clone();
+        affinities.sort_unstable();
+        if let Some(pair) = affinities.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError::DuplicateAffinity(pair[0]));
+        }
+        if self.spis != 988 && (!self.spis.is_multiple_of(32) || self.spis > 960) {
+            return Err(ConfigError::SpiCount(self.spis));
+        }
+        if !matches!(self.lpi_bits, 0 | 5..=16) {
+            return Err(ConfigError::LpiBits(self.lpi_bits));
+        }
+        if self.lpi_bits == 0 && !self.its.is_empty() {
+            return Err(ConfigError::ItsWithoutLpis);
+        }
+        if self.its.len() > 16 {
+            return Err(ConfigError::ItsCount(self.its.len()));
+        }
+        if !matches!(self.maintenance.raw(), 16..32) {
+            return Err(ConfigError::Maintenance(self.maintenance));
+        }
+        let room: usize = self.redistributors.iter().map(|region| region.count).sum();
+        if room < self.max_vcpus || self.redistributors.iter().any(|region| region.count == 0) {
+            return Err(ConfigError::RedistributorRoom(room));
+        }
+        for (index, its) in self.its.iter().enumerate() {
+            if !matches!(its.device_bits, 1..=32)
+                || !matches!(its.event_bits, 1..=16)
+                || !matches!(its.collections, 1..=0x1_0000)
+            {
+                return Err(ConfigError::Its(ItsId(index as u8)));
+            }
+        }
+        self.validate_frames()
+    }
+
+    fn validate_frames(&self) -> Result<(), ConfigError> {
+        let mut frames: Vec<(u64, u64)> = self.frames().collect();
+        frames.sort_unstable();
+        for &(base, size) in &frames {
+            if base & 0xffff != 0 {
+                return Err(ConfigError::Unaligned(base));
+            }
+            if base.checked_add(size).is_none_or(|end| end > 1 << 52) {
+                return Err(ConfigError::Unaddressable(base));
+            }
+        }
+        match frames
+            .windows(2)
+            .find(|pair| pair[0].0 + pair[0].1 > pair[1].0)
+        {
+            Some(pair) => Err(ConfigError::Overlap(pair[0].0, pair[1].0)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a [`Config`] was refused, or a vCPU could not be added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not 1-512 vCPUs.
+    VcpuCount(usize),
+    /// `max_vcpus` is below the number of vCPUs, or above 512.
+    MaxVcpus(usize),
+    /// Two vCPUs have this affinity.
+    DuplicateAffinity(Affinity),
+    /// Not a multiple of 32 up to 960, and not 988.
+    SpiCount(u32),
+    /// Neither 0 nor 5-16.
+    LpiBits(u8),
+    /// There is an ITS but no LPIs.
+    ItsWithoutLpis,
+    /// More than 16 ITSes.
+    ItsCount(usize),
+    /// A field of this ITS is out of its range.
+    Its(ItsId),
+    /// The maintenance interrupt is not a PPI.
+    Maintenance(IntId),
+    /// The redistributor regions have room for this many vCPUs only, or one of them is empty.
+    RedistributorRoom(usize),
+    /// This frame is not 64 KiB aligned.
+    Unaligned(u64),
+    /// This frame ends above the 52-bit guest-physical address space.
+    Unaddressable(u64),
+    /// These two frames overlap.
+    Overlap(u64, u64),
+}
+
+impl core::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::VcpuCount(n) => write!(f, "{n} vCPUs; 1 to 512 are supported"),
+            Self::MaxVcpus(n) => write!(f, "max_vcpus is {n}: below the vCPUs given, or above 512"),
+            Self::DuplicateAffinity(a) => write!(f, "two vCPUs have affinity {:#010x}", a.packed()),
+            Self::SpiCount(n) => write!(f, "{n} SPIs; give a multiple of 32 up to 960, or 988"),
+            Self::LpiBits(n) => write!(f, "lpi_bits is {n}; give 0, or 5 to 16"),
+            Self::ItsWithoutLpis => write!(f, "an ITS needs LPIs: lpi_bits is 0"),
+            Self::ItsCount(n) => write!(f, "{n} ITSes; at most 16 are supported"),
+            Self::Its(id) => write!(f, "ITS {}: bits or collections out of range", id.0),
+            Self::Maintenance(id) => write!(f, "maintenance interrupt {} is not a PPI", id.raw()),
+            Self::RedistributorRoom(n) => {
+                write!(
+                    f,
+                    "redistributor regions have room for {n} vCPUs, or one is empty"
+                )
+            }
+            Self::Unaligned(base) => write!(f, "the frame at {base:#x} is not 64 KiB aligned"),
+            Self::Unaddressable(base) => write!(f, "the frame at {base:#x} ends above 2^52"),
+            Self::Overlap(a, b) => write!(f, "the frames at {a:#x} and {b:#x} overlap"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vcpus: u8) -> Config {
+        Config::new((0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000)
+    }
+
+    type Spoil = fn(&mut Config);
+
+    #[test]
+    fn defaults_are_valid_and_each_mistake_has_its_error() {
+        assert_eq!(config(4).validate(), Ok(()));
+        assert_eq!(config(200).validate(), Ok(()));
+        let cases: [(Spoil, ConfigError); 16] = [
+            (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
+            (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
+            (|c| c.max_vcpus = 513, ConfigError::MaxVcpus(513)),
+            (
+                |c| c.vcpus[1] = c.vcpus[0],
+                ConfigError::DuplicateAffinity(Affinity::new(0, 0, 0, 0)),
+            ),
+            (|c| c.spis = 33, ConfigError::SpiCount(33)),
+            (|c| c.spis = 992, ConfigError::SpiCount(992)),
+            (|c| c.lpi_bits = 17, ConfigError::LpiBits(17)),
+            (|c| c.lpi_bits = 0, ConfigError::ItsWithoutLpis),
+            (
+                |c| c.its = alloc::vec![c.its[0]; 17],
+                ConfigError::ItsCount(17),
+            ),
+            (|c| c.its[0].event_bits = 17, ConfigError::Its(ItsId(0))),
+            (
+                |c| c.maintenance = IntId::spi(32).unwrap(),
+                ConfigError::Maintenance(IntId::spi(32).unwrap()),
+            ),
+            (
+                |c| c.redistributors[0].count = 3,
+                ConfigError::RedistributorRoom(3),
+            ),
+            (
+                |c| c.distributor = 0x0800_1000,
+                ConfigError::Unaligned(0x0800_1000),
+            ),
+            (
+                |c| c.its[0].base = 0x000f_ffff_ffff_0000,
+                ConfigError::Unaddressable(0x000f_ffff_ffff_0000),
+            ),
+            (
+                |c| c.its[0].base = 0x0800_0000,
+                ConfigError::Overlap(0x0800_0000, 0x0800_0000),
+            ),
+            (
+                |c| c.its[0].base = 0x07ff_0000,
+                ConfigError::Overlap(0x07ff_0000, 0x0800_0000),
+            ),
+        ];
+        for (spoil, error) in cases {
+            let mut config = config(4);
+            spoil(&mut config);
+            assert_eq!(config.validate(), Err(error), "{error}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the library asks of its embedder.
+
+use crate::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
+use crate::trace::TracePoint;
+
+/// A guest-physical address that is not (readable or writable) RAM of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadAddress;
+
+/// The embedder, as one VM's vGIC sees it.
+///
+/// Methods are called on the CPU that called into the library, with no ap_list lock held, and must not
+/// call back into the same VM's vGIC unless they say so. They must not block.
+pub trait Host: Send + Sync {
+    /// Make physical CPU `cpu`, which is in the guest with `vcpu`, leave the guest soon: send it an
+    /// IPI. At most one such call is made per exit of that vCPU.
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId);
+
+    /// `vcpu` is blocked ([`crate::Vgic::block`]) and has something to do: make it run, or look again.
+    /// At most one such call is made per blocking.
+    fn wake(&self, vcpu: VcpuId);
+
+    /// Reads guest memory at guest-physical address `gpa` into `buffer`.
+    ///
+    /// # Errors
+    /// [`BadAddress`] if any byte of the range is not RAM of this guest.
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
+
+    /// Deactivates physical interrupt `pintid` (`ICC_DIR_EL1` or `GICD_ICACTIVER<n>`): the guest ended
+    /// a forwarded interrupt in a way that the list registers do not pass on.
+    fn deactivate(&self, pintid: u16);
+
+    /// The guest has deactivated the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`.
+    /// Lower or raise its line now if it has changed; the call may be made from here.
+    fn resample(&self, vcpu: VcpuId, intid: IntId) {
+        let _ = (vcpu, intid);
+    }
+
+    /// The guest enabled or disabled the SPI `intid` or, with a vCPU, that vCPU's PPI. An embedder that
+    /// forwards a physical interrupt follows suit.
+    fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
+        let _ = (vcpu, intid, on);
+    }
+
+    /// The guest routed the SPI `intid` to `target`, or to no vCPU of the VM.
+    fn routed(&self, intid: IntId, target: Option<VcpuId>) {
+        let _ = (intid, target);
+    }
+
+    /// The guest mapped (`MAPTI`, `MAPI`) or moved (`MOVI`, `MAPC`, `MOVALL`) an event of a device,
+    /// which now goes to `target`, or nowhere while its collection is unmapped. An embedder that passes
+    /// the device through mirrors it in the physical ITS. Called with the ITS's command lock held.
+    fn event_mapped(
+        &self,
+        its: ItsId,
+        device: DeviceId,
+        event: EventId,
+        lpi: IntId,
+        target: Option<VcpuId>,
+    ) {
+        let _ = (its, device, event, lpi, target);
+    }
+
+    /// The guest unmapped the event (`DISCARD`, `MAPD` with V=0). Called with the command lock held.
+    fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
+        let _ = (its, device, event);
+    }
+
+    /// Receives every trace point; empty unless the embedder wants them.
+    #[inline]
+    fn trace(&self, point: TracePoint) {
+        let _ = point;
+    }
+}

@@ -1,0 +1,491 @@
+//! One interrupt: its state word, the named transitions of it, its reference count and its links.
+//!
+//! # Who may touch what
+//! 1. `state` changes only through the transitions below, each one atomic read-modify-write. Any CPU,
+//!    any time.
+//! 2. `queued_on`, IN_LR and the LR bits change only under the ap_list lock of the vCPU concerned, or
+//!    (refresh and fold) on the CPU that has that vCPU's registers.
+//! 3. `links` belong to the ap_list that `queued_on` names and are touched only under its lock.
+//! 4. `hw` is written before the first forwarded interrupt is raised, and then constant.
+//! 5. `icid` is written by the ITS that maps the LPI, under its command lock.
+//!
+//! # Publication
+//! Every transition is AcqRel: whoever makes an interrupt pending publishes what it wrote before, and
+//! the fold or load that consumes the pending state acquires it, also when the injection coalesced
+//! with an earlier one. That is why a raise is never skipped after a mere load.
+
+mod state;
+
+use core::ptr;
+
+use crate::intid::{IntId, VcpuId};
+use crate::lr::ListRegister;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64};
+
+pub(crate) use state::{
+    ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
+    LR_LATCH, LR_PENDING, PENDING, REF, UNMAPPED,
+};
+pub use state::{PRIORITY_MASK, State};
+
+/// Most references an ITS's mappings may hold of one LPI, so that the count cannot overflow.
+pub(crate) const MAX_MAPPING_REFS: u16 = 0x7fff;
+
+/// What the caller of a transition owes next.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owed {
+    /// Nothing.
+    Nothing,
+    /// It wants a list and is on none: insert it.
+    Insert,
+    /// It waits on this vCPU's list and its place there may have changed: settle it under the lock.
+    Settle(VcpuId),
+    /// It is in a list register of this vCPU, which must take it back soon: leave the guest for it.
+    Recall(VcpuId),
+    /// It is in a list register of this vCPU, which must look at it before it next enters the guest.
+    Note(VcpuId),
+}
+
+/// What a raise found.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Raised {
+    /// It was pending already: this injection merged with that one.
+    pub(crate) coalesced: bool,
+    /// What the caller owes.
+    pub(crate) owed: Owed,
+}
+
+/// What became of an interrupt that was on a list but in no list register.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Settled {
+    /// It stays; the state says in which bucket.
+    Kept(State),
+    /// It left the list, and the list's reference is gone. `last` if it was the last one.
+    Unlinked {
+        /// The interrupt is dying: the caller takes it out of its table.
+        last: bool,
+    },
+    /// It left the list for another vCPU's. The list's reference went over to the caller, who inserts
+    /// it there and then puts the reference.
+    Carried,
+}
+
+/// What the guest did with an interrupt in a list register, as fold found it.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Folded {
+    /// The guest acknowledged what was pending.
+    pub(crate) delivered: bool,
+    /// What was still pending merged with an injection that arrived meanwhile.
+    pub(crate) coalesced: bool,
+    /// What was still pending was void: cleared, unmapped, or its line dropped.
+    pub(crate) withdrawn: bool,
+    /// A level-sensitive interrupt was deactivated: its line is to be sampled again.
+    pub(crate) resample: bool,
+    /// Its line was still high then: it is pending once more.
+    pub(crate) repended: bool,
+    /// A physical interrupt must be deactivated by the hypervisor: the guest's part in it is void.
+    pub(crate) deactivate: bool,
+}
+
+/// Links of an intrusive circular list, and the bucket it is in. Guarded by an ap_list lock, atomic only
+/// so that no `unsafe` is needed to touch them.
+pub(crate) struct Links {
+    pub(crate) next: AtomicPtr<Irq>,
+    pub(crate) prev: AtomicPtr<Irq>,
+    pub(crate) bucket: AtomicU8,
+}
+
+/// One virtual interrupt.
+///
+/// # Invariants
+/// * `queued_on` is a vCPU exactly while that vCPU's ap_list links it, waiting or in a list register,
+///   and exactly then the list owns one of the references.
+/// * An interrupt that is deliverable is queued, or some CPU owes its insertion.
+// A line of its own: injections of different interrupts do not share one.
+#[repr(align(64))]
+pub(crate) struct Irq {
+    state: AtomicU64,
+    intid: IntId,
+    icid: AtomicU16,
+    hw: AtomicU16,
+    pub(crate) links: Links,
+}
+
+impl Irq {
+    /// An interrupt in the given state, with one reference, which is its table's or its mapper's.
+    pub(crate) fn new(intid: IntId, flags: u64, target: Option<VcpuId>) -> Self {
+        Self {
+            state: AtomicU64::new(State::new(flags, target).0),
+            intid,
+            icid: AtomicU16::new(0),
+            hw: AtomicU16::new(0),
+            links: Links {
+                next: AtomicPtr::new(ptr::null_mut()),
+                prev: AtomicPtr::new(ptr::null_mut()),
+                bucket: AtomicU8::new(0),
+            },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn intid(&self) -> IntId {
+        self.intid
+    }
+
+    /// The physical INTID that forwarded occurrences of this interrupt deactivate.
+    #[inline]
+    pub(crate) fn pintid(&self) -> u16 {
+        // Relaxed: written before the first raise of a forwarded occurrence, which publishes it.
+        self.hw.load(Relaxed)
+    }
+
+    pub(crate) fn set_pintid(&self, pintid: u16) {
+        // Relaxed: as in `pintid`.
+        self.hw.store(pintid, Relaxed);
+    }
+
+    /// The collection that last mapped this LPI.
+    pub(crate) fn icid(&self) -> u16 {
+        // Relaxed: read under the lock that it is written under.
+        self.icid.load(Relaxed)
+    }
+
+    pub(crate) fn set_icid(&self, icid: u16) {
+        // Relaxed: as in `icid`.
+        self.icid.store(icid, Relaxed);
+    }
+
+    /// The state now; another CPU may change it at once.
+    #[inline]
+    pub(crate) fn state(&self) -> State {
+        // Acquire: pairs with every transition.
+        State(self.state.load(Acquire))
+    }
+
+    /// Applies `change` until it goes through; `None` from it gives up and returns `Err(state)`.
+    #[inline]
+    fn transition(&self, change: impl Fn(State) -> Option<State>) -> Result<(State, State), State> {
+        let mut old = self.state();
+        loop {
+            let Some(new) = change(old) else {
+                return Err(old);
+            };
+            // AcqRel/Acquire: module docs, "Publication".
+            match self
+                .state
+                .compare_exchange_weak(old.0, new.0, AcqRel, Acquire)
+            {
+                Ok(_) => return Ok((old, new)),
+                Err(now) => old = State(now),
+            }
+        }
+    }
+
+    // --- injection -------------------------------------------------------------------------------
+
+    /// Sets the pending latch: an edge, an MSI or an SGI. One atomic operation, no loop.
+    #[inline]
+    pub(crate) fn raise(&self) -> Raised {
+        self.raise_with(PENDING)
+    }
+
+    /// Sets the pending latch for a physical interrupt that is active and will be deactivated through
+    /// this one.
+    #[inline]
+    pub(crate) fn raise_hw(&self) -> Raised {
+        self.raise_with(PENDING | HW)
+    }
+
+    #[inline]
+    fn raise_with(&self, set: u64) -> Raised {
+        // AcqRel: module docs, "Publication"; also when nothing changes.
+        let old = State(self.state.fetch_or(set, AcqRel));
+        Raised {
+            coalesced: old.latch(),
+            owed: if old.latch() {
+                // Whoever set the latch owes, or has done, what follows from it.
+                Owed::Nothing
+            } else {
+                State(old.0 | set).owed_after_pending(old)
+            },
+        }
+    }
+
+    /// Sets the level of the input line. Raised tells of a rise; a fall owes at most a note.
+    #[inline]
+    pub(crate) fn set_line(&self, high: bool) -> Raised {
+        if high {
+            // AcqRel: module docs, "Publication".
+            let old = State(self.state.fetch_or(LINE, AcqRel));
+            let fresh = !old.line() && old.level() && !old.latch();
+            Raised {
+                coalesced: !fresh,
+                owed: if fresh {
+                    State(old.0 | LINE).owed_after_pending(old)
+                } else {
+                    Owed::Nothing
+                },
+            }
+        } else {
+            // AcqRel: as above.
+            let old = State(self.state.fetch_and(!LINE, AcqRel));
+            Raised {
+                coalesced: false,
+                owed: match old.queued_on() {
+                    Some(vcpu) if old.line() && old.level() => {
+                        if old.in_lr() {
+                            Owed::Note(vcpu)
+                        } else {
+                            Owed::Settle(vcpu)
+                        }
+                    }
+                    _ => Owed::Nothing,
+                },
+            }
+        }
+    }
+
+    // --- register writes -------------------------------------------------------------------------
+
+    /// Changes what a register write changes (flags, priority, target), and says what is owed.
+    /// `change` must leave `queued_on`, the LR bits and the references alone.
+    pub(crate) fn update(&self, change: impl Fn(State) -> State) -> (State, Owed) {
+        match self.transition(|old| Some(change(old))) {
+            Ok((old, new)) if old == new => (old, Owed::Nothing),
+            Ok((old, new)) => (old, new.owed_after_change()),
+            Err(old) => (old, Owed::Nothing),
+        }
+    }
+
+    /// `ICPENDR`, `CLEAR`: withdraws the latch, here and in a list register. Returns whether a physical
+    /// interrupt must be deactivated by the hypervisor, and what is owed.
+    pub(crate) fn clear_pending(&self) -> (bool, State, Owed) {
+        let (old, owed) = self.update(|old| {
+            let physical = if old.active() { 0 } else { HW };
+            let cancel = if old.in_lr() { CANCEL_P } else { 0 };
+            old.with(cancel, PENDING | physical)
+        });
+        (old.hw() && !old.active() && old.latch(), old, owed)
+    }
+
+    /// `ICACTIVER`, a trapped `ICC_DIR`, or `EOIcount`: ends the active state, here and in a list
+    /// register. Returns whether a physical interrupt must be deactivated, and what is owed.
+    pub(crate) fn clear_active(&self) -> (bool, State, Owed) {
+        let (old, owed) = self.update(|old| {
+            let physical = if old.active() { HW } else { 0 };
+            let cancel = if old.in_lr() { CANCEL_A } else { 0 };
+            old.with(cancel, ACTIVE | physical)
+        });
+        (old.hw() && old.active(), old, owed)
+    }
+
+    // --- the ap_list's transitions, under its lock -----------------------------------------------
+
+    /// Queues it on `vcpu` and takes the list's reference, in one step. Fails when it has been queued,
+    /// has moved or no longer wants a list; the state says which.
+    pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
+        self.transition(|old| {
+            (old.queued_on().is_none()
+                && old.refs() != 0
+                && old.wants_list()
+                && old.target() == Some(vcpu))
+            .then(|| State(old.with_queued_on(Some(vcpu)).0 + REF))
+        })
+        .map(|(_, new)| new)
+    }
+
+    /// Decides what becomes of it while it waits on `vcpu`'s list in no list register: prune.
+    pub(crate) fn settle(&self, vcpu: VcpuId) -> Settled {
+        let settled = self.transition(|old| {
+            if old.active() || (old.deliverable() && old.target() == Some(vcpu)) {
+                return None;
+            }
+            let unlinked = old.with_queued_on(None);
+            Some(if old.deliverable() {
+                unlinked
+            } else {
+                State(unlinked.0 - REF)
+            })
+        });
+        match settled {
+            Err(state) => Settled::Kept(state),
+            Ok((old, _)) if old.deliverable() => Settled::Carried,
+            Ok((_, new)) => Settled::Unlinked {
+                last: new.refs() == 0,
+            },
+        }
+    }
+
+    /// Moves it into a list register of `vcpu` and returns the image; `None` when it has to be settled
+    /// first.
+    pub(crate) fn load(&self, vcpu: VcpuId) -> Option<ListRegister> {
+        let (old, new) = self
+            .transition(|old| {
+                if old.active() {
+                    // Pending and active for an edge; a level waits for the deactivation, and a
+                    // register backed by hardware may not hold both.
+                    let latch = old.latch() && !old.level() && !old.hw();
+                    let set = LR_ACTIVE
+                        | if old.hw() { LR_HW } else { 0 }
+                        | if latch { LR_PENDING | LR_LATCH } else { 0 };
+                    let clear = ACTIVE | HW | if latch { PENDING } else { 0 };
+                    Some(old.with(IN_LR | set, clear))
+                } else if old.deliverable() && old.target() == Some(vcpu) {
+                    let set = LR_PENDING
+                        | if old.latch() { LR_LATCH } else { 0 }
+                        | if old.hw() { LR_HW } else { 0 };
+                    Some(old.with(IN_LR | set, PENDING | HW))
+                } else {
+                    None
+                }
+            })
+            .ok()?;
+        let mut lr =
+            u64::from(self.intid.raw()) | u64::from(old.priority()) << ListRegister::PRIORITY_SHIFT;
+        for (flag, bit) in [
+            (LR_PENDING, ListRegister::PENDING),
+            (LR_ACTIVE, ListRegister::ACTIVE),
+            (GROUP1, ListRegister::GROUP1),
+        ] {
+            if new.0 & flag != 0 {
+                lr |= bit;
+            }
+        }
+        if new.lr_hw() {
+            lr |= ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT;
+        } else if new.level() {
+            // The guest's deactivation is when the line is sampled again.
+            lr |= ListRegister::EOI;
+        }
+        Some(ListRegister(lr))
+    }
+
+    // --- the transitions of the CPU that has the registers ----------------------------------------
+
+    /// Books what the guest has done so far with an interrupt that stays in its list register.
+    pub(crate) fn refresh(&self, lr: ListRegister) -> Folded {
+        let Ok((old, _)) = self.transition(|old| {
+            let gone = if lr.is_pending() {
+                0
+            } else {
+                LR_PENDING | LR_LATCH | CANCEL_P
+            };
+            Some(
+                old.with(0, gone)
+                    .with_flag(LR_ACTIVE, lr.is_active() && !old.cancel_active()),
+            )
+        }) else {
+            return Folded::default();
+        };
+        Folded {
+            delivered: old.lr_pending() && !lr.is_pending(),
+            ..Folded::default()
+        }
+    }
+
+    /// Takes it back from its list register, which holds `lr` now. It stays on the list.
+    pub(crate) fn fold(&self, lr: ListRegister) -> Folded {
+        let lpi = self.intid.raw() >= IntId::FIRST_LPI;
+        let Ok((old, new)) = self.transition(|old| {
+            let latch = lr.is_pending() && old.lr_latch() && !old.cancel_pending();
+            // An LPI has no active state of its own, and its end would not be counted in EOIcount.
+            let active = lr.is_active() && !old.cancel_active() && !lpi;
+            let held = old.lr_hw() && (latch || active);
+            let set = if latch { PENDING } else { 0 }
+                | if active { ACTIVE } else { 0 }
+                | if held { HW } else { 0 };
+            Some(old.with(set, LR_BITS))
+        }) else {
+            return Folded::default();
+        };
+        let still = lr.is_pending();
+        Folded {
+            delivered: old.lr_pending() && !still,
+            coalesced: still && old.lr_latch() && !old.cancel_pending() && old.latch(),
+            withdrawn: still && ((old.lr_latch() && old.cancel_pending()) || !new.pending()),
+            resample: new.level() && !old.lr_hw() && lr.is_empty(),
+            repended: new.level() && new.line() && lr.is_empty(),
+            deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
+        }
+    }
+
+    // --- references ------------------------------------------------------------------------------
+
+    /// Takes a reference for a lookup, unless it is dying.
+    pub(crate) fn try_get(&self) -> bool {
+        self.transition(|old| {
+            (old.refs() != 0 && old.refs() != u16::MAX).then_some(State(old.0.wrapping_add(REF)))
+        })
+        .is_ok()
+    }
+
+    /// Gives a lookup's reference back; true if it was the last one and the interrupt is dying.
+    #[must_use]
+    pub(crate) fn put(&self) -> bool {
+        // AcqRel: the last put happens after all that was done with the other references.
+        let old = State(self.state.fetch_sub(REF, AcqRel));
+        debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
+        old.refs() == 1
+    }
+
+    /// Takes a reference for a mapping and makes the LPI mapped, in one step. Fails when it is dying
+    /// or has as many mappings as are allowed.
+    pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<Owed> {
+        let (_, new) = self
+            .transition(|old| {
+                if old.refs() == 0 || old.refs() > MAX_MAPPING_REFS {
+                    return None;
+                }
+                // Raised while it was unmapped: such a raise has no effect.
+                let stale = if old.unmapped() { PENDING } else { 0 };
+                let mapped = old.with(0, UNMAPPED | stale).with_target(target);
+                Some(State(mapped.0 + REF))
+            })
+            .ok()?;
+        Some(new.owed_after_change())
+    }
+
+    /// Ends a mapping: withdraws what is pending and, with the last mapping, lets raises have no
+    /// effect. The mapping's reference stays with the caller, who puts it.
+    pub(crate) fn unmap(&self) -> (State, Owed) {
+        self.update(|old| {
+            let lists = u16::from(old.queued_on().is_some());
+            let unmapped = if old.refs() - lists == 1 { UNMAPPED } else { 0 };
+            let cancel = if old.in_lr() { CANCEL_P } else { 0 };
+            old.with(unmapped | cancel, PENDING)
+        })
+    }
+}
+
+impl State {
+    /// What is owed once an interrupt has newly become pending; `old` is the state before.
+    #[inline]
+    fn owed_after_pending(self, old: Self) -> Owed {
+        match self.queued_on() {
+            None if self.wants_list() => Owed::Insert,
+            None => Owed::Nothing,
+            // An edge while it is in a list register: the guest may have finished with that one. A
+            // level raises a maintenance interrupt when the guest is done, and is sampled then.
+            Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => Owed::Recall(vcpu),
+            Some(_) if self.in_lr() => Owed::Nothing,
+            // It waits as pending already, or as active, and stays where it is.
+            Some(_) if old.pending() || old.active() => Owed::Nothing,
+            Some(vcpu) => Owed::Settle(vcpu),
+        }
+    }
+
+    /// What is owed after a change of anything else.
+    fn owed_after_change(self) -> Owed {
+        match self.queued_on() {
+            None if self.wants_list() => Owed::Insert,
+            None => Owed::Nothing,
+            Some(vcpu) if self.in_lr() => Owed::Recall(vcpu),
+            Some(vcpu) => Owed::Settle(vcpu),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Register frames.
+
+pub(crate) mod gicd;
+pub(crate) mod gicr;

@@ -1,0 +1,136 @@
+//! Which vCPU has which affinity, in O(1) and in the shape that SGI generation asks.
+//!
+//! `ICC_SGI1R_EL1` names up to 16 targets that share `Aff3.Aff2.Aff1` and a range of `Aff0`
+//! (IHI 0069, 12.2.19). A *group* here is exactly that: 16 consecutive `Aff0` values. Groups are found
+//! by an open-addressing hash that is at most half full, so sparse affinities cost memory for the groups
+//! that exist, and the last of 512 vCPUs is found as fast as the first.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::intid::{Affinity, VcpuId};
+
+/// vCPUs in one group.
+pub(crate) const GROUP: usize = 16;
+
+const ABSENT: u16 = u16::MAX;
+
+#[derive(Clone, Copy)]
+struct Group {
+    /// `Aff3.Aff2.Aff1.Aff0[7:4]`, or [`u32::MAX`] for an empty slot (a key has 28 bits).
+    key: u32,
+    members: [u16; GROUP],
+}
+
+/// An immutable map of the VM's vCPUs; replaced whole when a vCPU is added.
+pub(crate) struct Topology {
+    affinities: Vec<Affinity>,
+    groups: Box<[Group]>,
+}
+
+impl Topology {
+    /// The topology of these vCPUs, in [`VcpuId`] order; at most [`VcpuId::MAX_COUNT`].
+    pub(crate) fn new(affinities: Vec<Affinity>) -> Self {
+        let empty = Group {
+            key: u32::MAX,
+            members: [ABSENT; GROUP],
+        };
+        let slots = (affinities.len() * 2).next_power_of_two();
+        let mut groups = vec![empty; slots].into_boxed_slice();
+        for (index, affinity) in affinities.iter().enumerate() {
+            let key = affinity.packed() >> 4;
+            let mut slot = hash(key, slots);
+            while groups[slot].key != key && groups[slot].key != u32::MAX {
+                slot = (slot + 1) & (slots - 1);
+            }
+            groups[slot].key = key;
+            groups[slot].members[usize::from(affinity.aff0() & 0xf)] = index as u16;
+        }
+        Self { affinities, groups }
+    }
+
+    /// vCPUs present.
+    pub(crate) fn len(&self) -> usize {
+        self.affinities.len()
+    }
+
+    pub(crate) fn affinities(&self) -> &[Affinity] {
+        &self.affinities
+    }
+
+    pub(crate) fn affinity(&self, vcpu: VcpuId) -> Option<Affinity> {
+        self.affinities.get(vcpu.index()).copied()
+    }
+
+    /// The vCPU with this affinity.
+    pub(crate) fn find(&self, affinity: Affinity) -> Option<VcpuId> {
+        self.group(affinity)?[usize::from(affinity.aff0() & 0xf)]
+    }
+
+    /// The vCPUs that share all of `affinity` but the low four bits of `Aff0`, by those bits.
+    pub(crate) fn group(&self, affinity: Affinity) -> Option<[Option<VcpuId>; GROUP]> {
+        let key = affinity.packed() >> 4;
+        let mut slot = hash(key, self.groups.len());
+        loop {
+            let group = self.groups.get(slot)?;
+            if group.key == key {
+                return Some(
+                    group
+                        .members
+                        .map(|member| (member != ABSENT).then_some(VcpuId(member))),
+                );
+            }
+            // At most half of the slots are taken, so there is an empty one.
+            if group.key == u32::MAX {
+                return None;
+            }
+            slot = (slot + 1) & (self.groups.len() - 1);
+        }
+    }
+}
+
+/// Fibonacci hashing: the high bits of the product spread regular affinities well.
+fn hash(key: u32, slots: usize) -> usize {
+    (key.wrapping_mul(0x9e37_79b9) >> 7) as usize & (slots - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_sparse_affinities_and_nothing_else() {
+        let affinities: Vec<Affinity> = (0..512_u32)
+            .map(|n| {
+                Affinity::new(
+                    (n >> 8) as u8,
+                    (n >> 4) as u8 & 0xf,
+                    255,
+                    (n & 3) as u8 * 70,
+                )
+            })
+            .collect();
+        let mut unique = affinities.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        let topology = Topology::new(unique.clone());
+        for (index, affinity) in unique.iter().enumerate() {
+            assert_eq!(topology.find(*affinity), VcpuId::new(index));
+        }
+        for absent in [0, 1, 0xff01, 0xffff_ffff, 0x0000_ff47] {
+            assert_eq!(topology.find(Affinity::from_packed(absent)), None);
+        }
+    }
+
+    #[test]
+    fn vcpu_order_is_independent_of_affinity_order() {
+        let topology = Topology::new((0..40).rev().map(|n| Affinity::new(0, 0, 0, n)).collect());
+        assert_eq!(topology.len(), 40);
+        assert_eq!(topology.find(Affinity::new(0, 0, 0, 39)), VcpuId::new(0));
+        let group = topology.group(Affinity::new(0, 0, 0, 32)).unwrap();
+        assert_eq!(group.iter().flatten().count(), 8);
+        assert_eq!(group[7], VcpuId::new(0));
+        assert_eq!(group[8], None);
+    }
+}

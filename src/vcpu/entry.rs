@@ -1,0 +1,494 @@
+//! Into the guest and out of it: choosing what the list registers hold, and taking it back.
+//!
+//! # Choosing
+//! Pending interrupts go in by priority; what registers remain take active ones, the most urgent first.
+//! A pending and active interrupt ranks as active: it cannot be acknowledged before it is deactivated.
+//! * While pending interrupts wait outside, NPIE asks for a maintenance interrupt once no list register
+//!   is pending.
+//! * While active ones wait outside, LRENPIE asks for one when the guest deactivates one of them.
+//!   The hardware counts such deactivations (EOIcount); the guest ends its active interrupts from the
+//!   most urgent to the least, and those in registers are the most urgent, so the count is taken off
+//!   the waiting ones in order of priority.
+//!
+//! Maintenance interrupts make this fast, never correct: every exit looks for itself.
+//!
+//! # Taking back
+//! An exit reads ELRSR (and EISR if a level-sensitive interrupt is in a register) and folds the
+//! registers that became empty, which need not be read. Registers that are still in use stay as they
+//! are, and re-entering the same CPU finds them in place. They are read and taken back only when
+//! something about them changed (RECALL, NOTE), when a more urgent interrupt needs room, or when the
+//! vCPU leaves the CPU.
+
+use core::ptr;
+
+use crate::Vgic;
+use crate::ap_list::{ApList, Classes};
+use crate::cpu_interface::{CpuInterface, hcr};
+use crate::epoch::Pin;
+use crate::host::Host;
+use crate::intid::VcpuId;
+use crate::irq::{Folded, Irq, Settled};
+use crate::lr::{self, ListRegister};
+use crate::vgic::Leaving;
+
+use super::registers::Registers;
+use super::residency::{NEW, NOTE, RECALL};
+use super::{BASE_HCR, Cpu, Vcpu};
+
+/// Why a vCPU cannot enter, leave or block here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// The VM has no such vCPU.
+    UnknownVcpu(VcpuId),
+    /// The vCPU is powered off ([`Vgic::power_on`]).
+    PoweredOff(VcpuId),
+    /// The vCPU is in the guest already.
+    AlreadyEntered(VcpuId),
+    /// The vCPU is not in the guest on this CPU.
+    NotEntered(VcpuId),
+    /// The registers of this vCPU are on another CPU, which has to [`Vgic::put`] it first.
+    OnAnotherCpu(VcpuId),
+    /// This CPU's registers hold another vCPU, which has to be [`Vgic::put`] first.
+    CpuInUse,
+}
+
+impl core::fmt::Display for EntryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
+            Self::PoweredOff(v) => write!(f, "vCPU {} is powered off", v.index()),
+            Self::AlreadyEntered(v) => write!(f, "vCPU {} is in the guest already", v.index()),
+            Self::NotEntered(v) => write!(f, "vCPU {} is not in the guest on this CPU", v.index()),
+            Self::OnAnotherCpu(v) => {
+                write!(f, "the registers of vCPU {} are on another CPU", v.index())
+            }
+            Self::CpuInUse => write!(f, "this CPU's registers hold another vCPU"),
+        }
+    }
+}
+
+impl core::error::Error for EntryError {}
+
+/// Most interrupts that one pass takes out of the buckets, so that a pass is bounded even when other
+/// CPUs keep changing what it looks at.
+const PASS_LIMIT: usize = lr::MAX * 2;
+
+impl<H: Host> Vgic<H> {
+    /// Prepares `cpu`'s list registers for `vcpu` and marks it as in the guest. The caller drops its
+    /// pins and enters the guest with interrupts masked until the exception return.
+    ///
+    /// With nothing new this is one atomic operation and no register access.
+    ///
+    /// # Errors
+    /// [`EntryError`] when the vCPU cannot run here; nothing has changed then.
+    #[inline]
+    pub fn enter<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+    ) -> Result<(), EntryError> {
+        let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
+        let place = this.residency.get();
+        if !place.is_on() {
+            return Err(EntryError::PoweredOff(vcpu));
+        }
+        if place.in_guest() {
+            return Err(EntryError::AlreadyEntered(vcpu));
+        }
+        let mut registers = match this.registers(cpu) {
+            Some(registers) => registers,
+            None => self.take(cpu, this)?,
+        };
+        let work = this.residency.enter(cpu.id());
+        if work.has(NEW | RECALL | NOTE) || registers.refill || registers.reload {
+            let reload = work.has(RECALL | NOTE) || registers.reload;
+            self.flush(cpu, pin, this, &mut registers, reload, work.has(NEW));
+        }
+        Ok(())
+    }
+
+    /// Loads a vCPU onto a CPU that does not have it.
+    #[cold]
+    fn take<'v, I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        vcpu: &'v Vcpu,
+    ) -> Result<core::cell::RefMut<'v, Registers>, EntryError> {
+        if !cpu.loaded.get().is_null() {
+            return Err(EntryError::CpuInUse);
+        }
+        let mut registers = vcpu
+            .claim(cpu)
+            .map_err(|_| EntryError::OnAnotherCpu(vcpu.id))?;
+        registers.load(cpu.interface());
+        registers.set_hcr(BASE_HCR, cpu.interface());
+        // What was taken back when it was put, or arrived since, has to be chosen from.
+        registers.reload = true;
+        Ok(registers)
+    }
+
+    /// Takes back what the guest has done since [`Vgic::enter`]. Called first thing after an exit.
+    ///
+    /// With no list register in use this is one atomic operation and no register access; otherwise it
+    /// reads one or two registers.
+    ///
+    /// # Errors
+    /// [`EntryError::NotEntered`] if the vCPU was not in the guest on this CPU.
+    #[inline]
+    pub fn exit<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+    ) -> Result<(), EntryError> {
+        let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
+        let Some(mut registers) = this.registers(cpu) else {
+            return Err(EntryError::NotEntered(vcpu));
+        };
+        if !this.residency.get().in_guest() {
+            return Err(EntryError::NotEntered(vcpu));
+        }
+        this.residency.exit();
+        let registers = &mut *registers;
+        if registers.in_use != 0 {
+            let mut done = cpu.interface().read_elrsr();
+            if registers.wants_eoi != 0 {
+                done |= cpu.interface().read_eisr();
+            }
+            done &= registers.in_use;
+            if done != 0 {
+                self.retire(cpu, pin, this, registers, done);
+            } else if registers.hcr & hcr::NPIE != 0 {
+                // The registers may all be active by now while something pending waits.
+                registers.reload = true;
+            }
+        }
+        if registers.spilled {
+            self.take_eoi_count(cpu, pin, this, registers);
+        }
+        Ok(())
+    }
+
+    /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
+    fn retire<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+        done: u16,
+    ) {
+        let mut folded = [Folded::default(); lr::MAX];
+        for index in bits(done) {
+            let left = ListRegister(
+                registers.images[index].0 & !(ListRegister::PENDING | ListRegister::ACTIVE),
+            );
+            folded[index] = self.fold(cpu, pin, vcpu, registers, index, left);
+        }
+        let mut leaving = Leaving::new();
+        let waiting;
+        {
+            let mut list = vcpu.ap_list.lock(pin.ledger());
+            for index in bits(done) {
+                if let Some(irq) = vcpu.listed(registers, index) {
+                    self.prune(pin, vcpu, &mut list, irq, &mut leaving);
+                }
+            }
+            waiting = list.waiting() != 0;
+        }
+        registers.refill |= waiting || registers.stale != 0;
+        self.resample(vcpu, registers, done, &folded);
+        self.dispatch(pin, leaving);
+    }
+
+    /// Takes one interrupt back from its register, which holds `lr`; the register counts as vacated.
+    fn fold<I: CpuInterface>(
+        &self,
+        _cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+        index: usize,
+        lr: ListRegister,
+    ) -> Folded {
+        let Some(irq) = vcpu.listed(registers, index) else {
+            return Folded::default();
+        };
+        let folded = irq.fold(lr);
+        self.account(pin, irq, folded);
+        registers.vacate(index, lr);
+        folded
+    }
+
+    /// Tells the embedder of level-sensitive interrupts that the guest has finished with. No lock is
+    /// held; SPIs and PPIs live as long as the VM.
+    fn resample(&self, vcpu: &Vcpu, registers: &Registers, done: u16, folded: &[Folded; lr::MAX]) {
+        for index in bits(done) {
+            if folded[index].resample
+                && let Some(intid) = crate::intid::IntId::new(registers.images[index].vintid())
+            {
+                self.host().resample(vcpu.id, intid);
+            }
+        }
+    }
+
+    /// Ends active interrupts outside the list registers as often as the hardware has counted.
+    fn take_eoi_count<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+    ) {
+        let value = cpu.interface().read_hcr();
+        let count = (value & hcr::EOI_COUNT) >> hcr::EOI_COUNT_SHIFT;
+        if count == 0 {
+            return;
+        }
+        // The register differs from what we wrote, so this writes it, and the count with it.
+        registers.hcr = value;
+        registers.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
+        for _ in 0..count {
+            let mut leaving = Leaving::new();
+            let mut resample = None;
+            {
+                let mut list = vcpu.ap_list.lock(pin.ledger());
+                let Some((irq, _)) = list.first(Classes::ACTIVE) else {
+                    break;
+                };
+                let irq: *const Irq = irq;
+                // SAFETY: linked, so the list's reference keeps it alive; we hold the list's lock,
+                // under which alone it can leave.
+                let irq = unsafe { &*irq };
+                list.unlink(irq);
+                let (deactivate, state, _) = irq.clear_active();
+                if deactivate {
+                    leaving.deactivate(irq.pintid());
+                }
+                if state.level() && !state.hw() {
+                    resample = Some(irq.intid());
+                }
+                self.prune(pin, vcpu, &mut list, irq, &mut leaving);
+            }
+            self.dispatch(pin, leaving);
+            if let Some(intid) = resample {
+                self.host().resample(vcpu.id, intid);
+            }
+        }
+        registers.refill = true;
+    }
+
+    /// Settles an interrupt that is queued on `vcpu`, in no bucket and in no register: back into a
+    /// bucket, or off the list.
+    pub(crate) fn prune(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        list: &mut ApList,
+        irq: &Irq,
+        leaving: &mut Leaving,
+    ) {
+        match irq.settle(vcpu.id) {
+            Settled::Kept(state) => list.link(irq, state),
+            Settled::Unlinked { last } => {
+                self.trace_list_put(pin, irq, vcpu.id);
+                if last {
+                    leaving.dying(irq);
+                }
+            }
+            Settled::Carried => {
+                self.trace_list_put(pin, irq, vcpu.id);
+                self.trace_lookup_get(pin, irq);
+                leaving.carried(irq);
+            }
+        }
+    }
+
+    /// Fills free registers with what waits; takes all of them back first when `reload` asks for it
+    /// or when something more urgent may have come (`new`) and there is no room.
+    pub(super) fn flush<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+        reload: bool,
+        new: bool,
+    ) {
+        registers.reload = false;
+        registers.refill = false;
+        let count = usize::from(cpu.vtr().list_registers);
+        let all = (u32::MAX >> (32 - count)) as u16;
+        let open = vcpu.open_classes(self.distributor().open_groups());
+        let mut leaving = Leaving::new();
+        let mut folded = [Folded::default(); lr::MAX];
+        let mut taken = 0;
+        {
+            let mut list = vcpu.ap_list.lock(pin.ledger());
+            let room = all & !registers.in_use;
+            let crowded = new && room.count_ones() < list.waiting();
+            if (reload || crowded) && registers.in_use != 0 {
+                taken = registers.in_use;
+                for index in bits(taken) {
+                    let now = cpu.interface().read_lr(index);
+                    pin.counters().ich_lr_reads.add(1);
+                    folded[index] = self.fold(cpu, pin, vcpu, registers, index, now);
+                    if folded[index].deactivate {
+                        leaving.deactivate(now.pintid() as u16);
+                    }
+                    if let Some(irq) = vcpu.listed(registers, index) {
+                        self.prune(pin, vcpu, &mut list, irq, &mut leaving);
+                    }
+                }
+            }
+            let settled = self.choose(
+                pin,
+                vcpu,
+                &mut list,
+                registers,
+                cpu,
+                open,
+                all,
+                &mut leaving,
+            );
+            registers.clean(cpu.interface(), pin.counters());
+            registers.spilled = list.first(Classes::ACTIVE).is_some();
+            let starving = list.first(open).is_some();
+            // A pass that hit its limit goes on at the next entry.
+            registers.refill = !settled;
+            let value = BASE_HCR
+                | if starving { hcr::NPIE } else { 0 }
+                | if registers.spilled { hcr::LRENPIE } else { 0 };
+            registers.set_hcr(value, cpu.interface());
+        }
+        self.recalled(vcpu);
+        self.resample(vcpu, registers, taken, &folded);
+        self.dispatch(pin, leaving);
+    }
+
+    /// Moves the most urgent waiting interrupts into free registers. Prefers the register that holds an
+    /// interrupt's image already. False if it stopped at its limit.
+    #[expect(clippy::too_many_arguments, reason = "one step of flush, named")]
+    fn choose<I: CpuInterface>(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        list: &mut ApList,
+        registers: &mut Registers,
+        cpu: &Cpu<I>,
+        open: Classes,
+        all: u16,
+        leaving: &mut Leaving,
+    ) -> bool {
+        for _ in 0..PASS_LIMIT {
+            let free = all & !registers.in_use;
+            if free == 0 || leaving.is_full() {
+                return !leaving.is_full();
+            }
+            let Some((irq, _)) = list.first(open).or_else(|| list.first(Classes::ACTIVE)) else {
+                return true;
+            };
+            let irq: *const Irq = irq;
+            // SAFETY: linked, so the list's reference keeps it alive; we hold the list's lock, under
+            // which alone it can leave.
+            let irq = unsafe { &*irq };
+            list.unlink(irq);
+            match irq.load(vcpu.id) {
+                Some(image) => {
+                    let index = bits(free)
+                        .find(|index| ptr::eq(registers.irqs[*index], irq))
+                        .unwrap_or(free.trailing_zeros() as usize);
+                    registers.put(index, image, irq, cpu.interface(), pin.counters());
+                }
+                // It changed after it was linked; whoever changed it is on the way to settle it.
+                None => self.prune(pin, vcpu, list, irq, leaving),
+            }
+        }
+        false
+    }
+
+    /// Brings the states of what is in this CPU's registers up to date, for a register read that
+    /// shows them. Reads each register in use.
+    pub(crate) fn sync<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, vcpu: &Vcpu) {
+        let Some(registers) = vcpu.registers(cpu) else {
+            return;
+        };
+        for index in bits(registers.in_use) {
+            if let Some(irq) = vcpu.listed(&registers, index) {
+                let now = cpu.interface().read_lr(index);
+                pin.counters().ich_lr_reads.add(1);
+                let folded = irq.refresh(now);
+                self.account(pin, irq, folded);
+            }
+        }
+    }
+
+    /// Takes `vcpu` off `cpu`: all its list registers back, the rest of its state saved. Another CPU
+    /// may enter it afterwards.
+    ///
+    /// # Errors
+    /// [`EntryError::NotEntered`] if this CPU does not have it, [`EntryError::AlreadyEntered`] if it is
+    /// in the guest.
+    pub fn put<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+    ) -> Result<(), EntryError> {
+        let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
+        let Some(mut registers) = this.registers(cpu) else {
+            return Err(EntryError::NotEntered(vcpu));
+        };
+        if this.residency.get().in_guest() {
+            return Err(EntryError::AlreadyEntered(vcpu));
+        }
+        let mut leaving = Leaving::new();
+        let mut folded = [Folded::default(); lr::MAX];
+        let taken = registers.in_use;
+        {
+            let mut list = this.ap_list.lock(pin.ledger());
+            for index in bits(taken) {
+                let now = cpu.interface().read_lr(index);
+                pin.counters().ich_lr_reads.add(1);
+                folded[index] = self.fold(cpu, pin, this, &mut registers, index, now);
+                if folded[index].deactivate {
+                    leaving.deactivate(now.pintid() as u16);
+                }
+                if let Some(irq) = this.listed(&registers, index) {
+                    self.prune(pin, this, &mut list, irq, &mut leaving);
+                }
+            }
+            registers.clean(cpu.interface(), pin.counters());
+        }
+        registers.save(cpu.interface());
+        self.recalled(this);
+        self.resample(this, &registers, taken, &folded);
+        drop(registers);
+        this.release(cpu);
+        self.dispatch(pin, leaving);
+        Ok(())
+    }
+}
+
+impl Vcpu {
+    /// The interrupt that register `index` holds or has just been vacated by; still queued here.
+    fn listed<'r>(&self, registers: &'r Registers, index: usize) -> Option<&'r Irq> {
+        // SAFETY: by the invariant of `Registers` it is queued on this vCPU, so the list's reference
+        // keeps it alive; callers look only at registers in use, or at those they have just folded
+        // and not pruned yet.
+        unsafe { registers.irqs[index].as_ref() }
+    }
+}
+
+/// The indices of the bits that are set.
+pub(super) fn bits(mut set: u16) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        (set != 0).then(|| {
+            let index = set.trailing_zeros() as usize;
+            set &= set - 1;
+            index
+        })
+    })
+}

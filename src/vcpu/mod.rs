@@ -1,0 +1,211 @@
+//! One vCPU: its private interrupts, its ap_list, and where it is.
+//!
+//! * [`residency`]: where the vCPU is, and the kick protocol;
+//! * [`registers`]: what its list registers hold;
+//! * [`entry`]: choosing what goes in (enter) and taking back what the guest has done (exit, put);
+//! * [`blocking`]: whether it has something to wake up for.
+#![expect(unsafe_code)]
+// UNSAFETY: gives the CPU that owns a vCPU's registers access to what is remembered of them.
+
+mod blocking;
+pub(crate) mod entry;
+mod registers;
+pub(crate) mod residency;
+
+use core::cell::{RefCell, RefMut, UnsafeCell};
+
+use crate::ap_list::{ApList, Class, Classes};
+use crate::cpu_interface::{CpuInterface, Vtr, hcr};
+use crate::epoch::{CpuLocal, Pin};
+use crate::intid::{CpuId, IntId, VcpuId};
+use crate::irq::{ENABLED, GROUP1, Irq, LEVEL};
+use crate::lr::ListRegister;
+use crate::mmio::gicr::Redistributor;
+use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::{AtomicU8, Rank, SpinLock};
+
+pub use blocking::Blocked;
+pub use entry::EntryError;
+pub(crate) use registers::Registers;
+use residency::Residency;
+
+/// A physical CPU: its place in the epoch, and its list registers. It stays on that CPU.
+pub struct Cpu<I> {
+    local: CpuLocal,
+    interface: I,
+    vtr: Vtr,
+    /// The vCPU whose state is in the registers; compared, never followed.
+    loaded: core::cell::Cell<*const Vcpu>,
+}
+
+impl<I: CpuInterface> Cpu<I> {
+    /// The CPU that `local` was registered on, with the interface of that CPU. Empties its list registers
+    /// and turns the virtual interface off.
+    pub fn new(local: CpuLocal, interface: I) -> Self {
+        let vtr = interface.vtr();
+        interface.write_hcr(0);
+        for index in 0..usize::from(vtr.list_registers) {
+            interface.write_lr(index, ListRegister::EMPTY);
+        }
+        Self {
+            local,
+            interface,
+            vtr,
+            loaded: core::cell::Cell::new(core::ptr::null()),
+        }
+    }
+
+    /// Which physical CPU this is.
+    #[inline]
+    #[must_use]
+    pub fn id(&self) -> CpuId {
+        self.local.id()
+    }
+
+    /// Pins this CPU: see [`CpuLocal::pin`].
+    #[inline]
+    pub fn pin(&self) -> Pin<'_> {
+        self.local.pin()
+    }
+
+    /// The registers.
+    #[inline]
+    #[must_use]
+    pub fn interface(&self) -> &I {
+        &self.interface
+    }
+
+    /// The constant properties of the registers.
+    #[inline]
+    #[must_use]
+    pub fn vtr(&self) -> Vtr {
+        self.vtr
+    }
+
+    /// This CPU's epoch membership and counters.
+    #[inline]
+    #[must_use]
+    pub fn local(&self) -> &CpuLocal {
+        &self.local
+    }
+}
+
+/// What a vCPU's registers hold, accessible to the CPU that has them.
+struct Owned(UnsafeCell<RefCell<Registers>>);
+
+// SAFETY: `Vcpu::registers` gives access only to the CPU that `Residency` names as the owner, and
+// ownership is handed over by `claim` and `release`. The pointers inside are kept alive by the
+// ap_list's references.
+unsafe impl Sync for Owned {}
+// SAFETY: as above.
+unsafe impl Send for Owned {}
+
+/// `GICR_CTLR.RWP` and `GICD_CTLR.RWP`: who waits for this vCPU to take its list registers back.
+pub(crate) const AWAITED_BY_GICR: u8 = 1 << 0;
+/// The distributor waits.
+pub(crate) const AWAITED_BY_GICD: u8 = 1 << 1;
+
+/// One vCPU of a VM.
+// Two 64-byte lines, so that neighbours share neither a line nor a prefetched pair.
+#[repr(align(128))]
+pub(crate) struct Vcpu {
+    pub(crate) id: VcpuId,
+    pub(crate) residency: Residency,
+    /// Register writes that are complete only once this vCPU has taken its list registers back.
+    pub(crate) awaited: AtomicU8,
+    pub(crate) ap_list: SpinLock<ApList>,
+    registers: Owned,
+    pub(crate) redistributor: Redistributor,
+    private: [Irq; IntId::PRIVATE as usize],
+}
+
+impl Vcpu {
+    pub(crate) fn new(id: VcpuId, on: bool) -> Self {
+        Self {
+            id,
+            residency: Residency::new(on),
+            awaited: AtomicU8::new(0),
+            ap_list: SpinLock::new(Rank::ApList, ApList::new()),
+            registers: Owned(UnsafeCell::new(RefCell::new(Registers::new(
+                crate::cpu_interface::vmcr::reset(5),
+            )))),
+            redistributor: Redistributor::new(),
+            private: core::array::from_fn(|n| {
+                // SGIs are always edge-triggered and, here, always enabled-able; PPIs start as level.
+                let flags = if n < 16 { 0 } else { LEVEL };
+                Irq::new(
+                    IntId::new(n as u32).expect("below 32"),
+                    flags & !(ENABLED | GROUP1),
+                    Some(id),
+                )
+            }),
+        }
+    }
+
+    /// The SGI or PPI with this INTID.
+    #[inline]
+    pub(crate) fn private(&self, intid: IntId) -> Option<&Irq> {
+        self.private.get(intid.raw() as usize)
+    }
+
+    pub(crate) fn privates(&self) -> &[Irq] {
+        &self.private
+    }
+
+    /// What this vCPU's registers hold, if `cpu` has them and is not at it already.
+    #[inline]
+    pub(crate) fn registers<I>(&self, cpu: &Cpu<I>) -> Option<RefMut<'_, Registers>> {
+        if !core::ptr::eq(cpu.loaded.get(), self)
+            || self.residency.get().cpu() != Some(cpu.local.id())
+        {
+            return None;
+        }
+        // SAFETY: `residency` names this CPU as the owner, and only the owner changes that; `Cpu` is
+        // not `Sync`, so there is one caller at a time.
+        unsafe { &*self.registers.0.get() }.try_borrow_mut().ok()
+    }
+
+    /// Takes the vCPU's registers for `cpu`, and gives access to them.
+    fn claim<I>(&self, cpu: &Cpu<I>) -> Result<RefMut<'_, Registers>, residency::Place> {
+        self.residency.claim(cpu.local.id())?;
+        cpu.loaded.set(self);
+        self.registers(cpu).ok_or_else(|| self.residency.get())
+    }
+
+    /// Gives the registers up.
+    fn release<I>(&self, cpu: &Cpu<I>) {
+        cpu.loaded.set(core::ptr::null());
+        self.residency.release();
+    }
+
+    /// Notes that a register write is complete only once this vCPU has taken its list registers back;
+    /// true if it was not awaited so before.
+    pub(crate) fn await_recall(&self, by: u8) -> bool {
+        // AcqRel: pairs with `recalled`.
+        self.awaited.fetch_or(by, AcqRel) & by == 0
+    }
+
+    /// Ends every wait for this vCPU; returns who waited.
+    pub(crate) fn recalled(&self) -> u8 {
+        // Acquire: pairs with `await_recall`; the common case writes nothing.
+        if self.awaited.load(Acquire) == 0 {
+            return 0;
+        }
+        // AcqRel: as above.
+        self.awaited.swap(0, AcqRel)
+    }
+
+    /// Classes that may go into this vCPU's list registers while the distributor allows `groups`.
+    #[inline]
+    pub(crate) fn open_classes(&self, groups: Classes) -> Classes {
+        let lpis = groups.contains(Class::Group1) && self.redistributor.lpis_enabled();
+        groups.with(Class::Lpi, lpis)
+    }
+}
+
+/// `ICH_HCR_EL2` while a vCPU is loaded: enabled, with `ICC_DIR_EL1` trapped.
+///
+/// Trapped always, because a deactivation by `ICC_DIR_EL1` may concern an interrupt in no list register
+/// of this CPU, or in another CPU's; the architecture then only counts it, without its INTID. Guests
+/// with EOImode 0 never write the register.
+pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;

@@ -1,0 +1,222 @@
+//! Where a vCPU is, and what it must look at: one word.
+//!
+//! | bits  | field    | meaning |
+//! |-------|----------|---------|
+//! | 0     | ON       | powered on; an off vCPU collects interrupts but is never kicked |
+//! | 1     | IN_GUEST | running guest code on `cpu` |
+//! | 2     | BLOCKED  | waiting for an interrupt; the embedder has to be told |
+//! | 4     | NEW      | something was inserted into its ap_list |
+//! | 5     | RECALL   | something in its list registers has changed; they must be taken back |
+//! | 6     | NOTE     | the same, but it can wait until it next enters |
+//! | 31:16 | cpu      | physical CPU whose registers hold its state, or none |
+//!
+//! # No lost wake-up, and one kick
+//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW or
+//! RECALL here; the result of that one read-modify-write says where the vCPU is. Entering, leaving and
+//! blocking are read-modify-writes of the same word, so the two are totally ordered: either the
+//! entry's swap returns the producer's bit and the vCPU looks, or the producer sees IN_GUEST and kicks.
+//! Only the producer that finds neither NEW nor RECALL set kicks or wakes; whoever comes later rides on
+//! that, until the vCPU consumes the bits. No further fence is needed on either side.
+
+use crate::intid::CpuId;
+use crate::sync::AtomicU32;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+
+const ON: u32 = 1 << 0;
+const IN_GUEST: u32 = 1 << 1;
+const BLOCKED: u32 = 1 << 2;
+/// Something was inserted.
+pub(crate) const NEW: u32 = 1 << 4;
+/// The list registers must be taken back soon.
+pub(crate) const RECALL: u32 = 1 << 5;
+/// The list registers must be taken back before the next entry.
+pub(crate) const NOTE: u32 = 1 << 6;
+const WORK: u32 = NEW | RECALL | NOTE;
+const CPU_SHIFT: u32 = 16;
+const NO_CPU: u32 = 0xffff << CPU_SHIFT;
+
+/// What a producer has to do for the vCPU it has given work to.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kick {
+    /// Nothing: it will look by itself, or has been told already.
+    Nothing,
+    /// Send an IPI to this physical CPU.
+    Ipi(CpuId),
+    /// Tell the embedder to let it run.
+    Wake,
+}
+
+/// The word.
+pub(crate) struct Residency(AtomicU32);
+
+impl Residency {
+    pub(crate) fn new(on: bool) -> Self {
+        Self(AtomicU32::new(NO_CPU | if on { ON } else { 0 }))
+    }
+
+    /// A copy.
+    #[inline]
+    pub(crate) fn get(&self) -> Place {
+        // Acquire: pairs with the owner's transitions below.
+        Place(self.0.load(Acquire))
+    }
+
+    /// Gives the vCPU work, which is published already.
+    #[inline]
+    pub(crate) fn notify(&self, work: u32) -> Kick {
+        debug_assert!(work & !WORK == 0);
+        // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.
+        let old = Place(self.0.fetch_or(work, AcqRel));
+        if work == NOTE || old.0 & (NEW | RECALL) != 0 {
+            Kick::Nothing
+        } else if old.in_guest() {
+            // Without a CPU it cannot be in the guest.
+            old.cpu().map_or(Kick::Nothing, Kick::Ipi)
+        } else if old.0 & BLOCKED != 0 {
+            Kick::Wake
+        } else {
+            Kick::Nothing
+        }
+    }
+
+    /// Takes ownership of the vCPU's registers for `cpu`; fails if another CPU has them.
+    pub(crate) fn claim(&self, cpu: CpuId) -> Result<(), Place> {
+        // AcqRel: pairs with `release`: what the former owner saved is visible.
+        self.0
+            .fetch_update(AcqRel, Acquire, |word| {
+                (word & NO_CPU == NO_CPU).then(|| word & !NO_CPU | u32::from(cpu.0) << CPU_SHIFT)
+            })
+            .map(|_| ())
+            .map_err(Place)
+    }
+
+    /// Gives ownership up. Owner only. The work bits stay.
+    pub(crate) fn release(&self) {
+        // AcqRel: pairs with `claim`.
+        self.0.fetch_or(NO_CPU, AcqRel);
+    }
+
+    /// Into the guest, consuming the work. Owner only, after `get` said that it is on.
+    #[inline]
+    pub(crate) fn enter(&self, cpu: CpuId) -> Place {
+        // AcqRel: pairs with `notify`: what the producer published is visible. Only producers write
+        // concurrently, and only the bits that this returns.
+        Place(
+            self.0
+                .swap(ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT, AcqRel),
+        )
+    }
+
+    /// Out of the guest. Owner only.
+    #[inline]
+    pub(crate) fn exit(&self) {
+        // Relaxed: it publishes nothing; what the guest did is published by the fold's transitions.
+        self.0.fetch_and(!IN_GUEST, Relaxed);
+    }
+
+    /// Consumes the work outside the guest, and ends blocking. Owner only.
+    pub(crate) fn take_work(&self) -> Place {
+        // AcqRel: pairs with `notify`.
+        Place(self.0.fetch_and(!(WORK | BLOCKED), AcqRel))
+    }
+
+    /// To sleep, unless there is work; true if it now counts as blocked. Owner only.
+    pub(crate) fn block(&self) -> bool {
+        // AcqRel: pairs with `notify`: either we see its bit, or it sees BLOCKED.
+        let old = self.0.fetch_or(BLOCKED, AcqRel);
+        if old & WORK == 0 {
+            return true;
+        }
+        // Relaxed: takes back what the line above did.
+        self.0.fetch_and(!BLOCKED, Relaxed);
+        false
+    }
+
+    /// Powers it on or off; false if it was so already. Powering off is the owner's.
+    pub(crate) fn set_power(&self, on: bool) -> bool {
+        // AcqRel: powering on hands the vCPU's reset state to the CPU that enters it.
+        let old = if on {
+            self.0.fetch_or(ON, AcqRel)
+        } else {
+            self.0.fetch_and(!(ON | BLOCKED), AcqRel)
+        };
+        (old & ON != 0) != on
+    }
+}
+
+/// A copy of the word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place(u32);
+
+impl Place {
+    #[inline]
+    pub(crate) fn is_on(self) -> bool {
+        self.0 & ON != 0
+    }
+
+    #[inline]
+    pub(crate) fn in_guest(self) -> bool {
+        self.0 & IN_GUEST != 0
+    }
+
+    /// The CPU that has its registers.
+    #[inline]
+    pub(crate) fn cpu(self) -> Option<CpuId> {
+        (self.0 & NO_CPU != NO_CPU).then_some(CpuId((self.0 >> CPU_SHIFT) as u16))
+    }
+
+    /// Whether there is work of the given kinds.
+    #[inline]
+    pub(crate) fn has(self, work: u32) -> bool {
+        self.0 & work != 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const CPU: CpuId = CpuId(3);
+
+    #[test]
+    fn one_kick_per_stay_in_the_guest() {
+        let word = Residency::new(true);
+        assert_eq!(word.notify(NEW), Kick::Nothing);
+        word.claim(CPU).unwrap();
+        assert!(word.enter(CPU).has(NEW));
+        assert_eq!(word.notify(NOTE), Kick::Nothing);
+        assert_eq!(word.notify(NEW), Kick::Ipi(CPU));
+        assert_eq!(word.notify(RECALL), Kick::Nothing);
+        word.exit();
+        assert_eq!(word.notify(NEW), Kick::Nothing);
+        let place = word.enter(CPU);
+        assert!(place.has(NEW) && place.has(RECALL) && place.has(NOTE));
+        assert_eq!(word.notify(RECALL), Kick::Ipi(CPU));
+    }
+
+    #[test]
+    fn one_wake_per_blocking_and_none_lost() {
+        let word = Residency::new(true);
+        word.claim(CPU).unwrap();
+        assert!(word.block());
+        assert_eq!(word.notify(NEW), Kick::Wake);
+        assert_eq!(word.notify(NEW), Kick::Nothing);
+        assert!(!word.block(), "there is work");
+        assert!(word.take_work().has(NEW));
+        assert!(word.block());
+    }
+
+    #[test]
+    fn one_owner_at_a_time() {
+        let word = Residency::new(false);
+        assert!(word.claim(CPU).is_ok());
+        assert_eq!(word.claim(CpuId(4)).unwrap_err().cpu(), Some(CPU));
+        word.release();
+        assert!(word.claim(CpuId(4)).is_ok());
+        assert!(!word.get().is_on());
+        assert!(word.set_power(true));
+        assert!(!word.set_power(true));
+        assert!(word.set_power(false));
+    }
+}
