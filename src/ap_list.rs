@@ -67,6 +67,17 @@ impl Classes {
         }
     }
 
+    /// Those of Group 0, or of Group 1 (LPIs are), without the active ones.
+    pub(crate) const fn of_group(self, group1: bool) -> Self {
+        let group0 = 1 << Class::Group0 as u8;
+        let active = 1 << Class::Active as u8;
+        Self(self.0 & if group1 { !(group0 | active) } else { group0 })
+    }
+
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub(crate) const fn contains(self, class: Class) -> bool {
         self.0 & (1 << class as u8) != 0
     }

@@ -625,13 +625,6 @@ impl<H: Host> Vgic<H> {
             .is_some_and(|vcpu| vcpu.residency.set_power(true))
     }
 
-    /// Powers a vCPU off. Interrupts routed to it stay where they are, until it is on again or the guest
-    /// routes them elsewhere. Called on the CPU that runs it, after [`Vgic::put`].
-    pub fn power_off(&self, vcpu: VcpuId) -> bool {
-        self.vcpu(vcpu)
-            .is_some_and(|vcpu| vcpu.residency.set_power(false))
-    }
-
     // --- deferred work ---------------------------------------------------------------------------
 
     /// Whether [`Vgic::advance`] has something to do; one load.

@@ -23,11 +23,11 @@ use crate::lr::ListRegister;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64};
 
+pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
     LR_LATCH, LR_PENDING, PENDING, REF, UNMAPPED,
 };
-pub use state::{PRIORITY_MASK, State};
 
 /// Most references an ITS's mappings may hold of one LPI, so that the count cannot overflow.
 pub(crate) const MAX_MAPPING_REFS: u16 = 0x7fff;

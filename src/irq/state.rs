@@ -38,14 +38,14 @@ macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $get:ident;)*) => {
         $($(#[$doc])* pub(crate) const $name: u64 = 1 << $bit;)*
         impl State {
-            $($(#[$doc])* #[inline] #[must_use] pub const fn $get(self) -> bool { self.0 & $name != 0 })*
+            $($(#[$doc])* #[inline] #[must_use] pub(crate) const fn $get(self) -> bool { self.0 & $name != 0 })*
         }
     };
 }
 
 /// A copy of an interrupt's state word (module docs give the layout).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct State(pub(crate) u64);
+pub(crate) struct State(pub(crate) u64);
 
 flags! {
     /// The pending latch is set.
@@ -91,7 +91,7 @@ pub(crate) const REF: u64 = 1 << REFS_SHIFT;
 pub(crate) const LR_BITS: u64 =
     IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A;
 /// The implemented priority bits of a priority byte (32 levels).
-pub const PRIORITY_MASK: u8 = 0xf8;
+pub(crate) const PRIORITY_MASK: u8 = 0xf8;
 
 const fn vcpu_field(vcpu: Option<VcpuId>) -> u64 {
     match vcpu {
@@ -117,28 +117,28 @@ impl State {
     /// Priority, 0 the most urgent; the low three bits are 0.
     #[inline]
     #[must_use]
-    pub const fn priority(self) -> u8 {
+    pub(crate) const fn priority(self) -> u8 {
         (self.0 >> PRIORITY_SHIFT) as u8
     }
 
     /// The vCPU it is routed to.
     #[inline]
     #[must_use]
-    pub const fn target(self) -> Option<VcpuId> {
+    pub(crate) const fn target(self) -> Option<VcpuId> {
         field_vcpu(self.0 >> TARGET_SHIFT)
     }
 
     /// The vCPU whose ap_list links it.
     #[inline]
     #[must_use]
-    pub const fn queued_on(self) -> Option<VcpuId> {
+    pub(crate) const fn queued_on(self) -> Option<VcpuId> {
         field_vcpu(self.0 >> QUEUED_SHIFT)
     }
 
     /// References, the list's included.
     #[inline]
     #[must_use]
-    pub const fn refs(self) -> u16 {
+    pub(crate) const fn refs(self) -> u16 {
         (self.0 >> REFS_SHIFT) as u16
     }
 
@@ -187,14 +187,14 @@ impl State {
     /// Pending outside the list registers: the latch, or the line of a level-sensitive interrupt.
     #[inline]
     #[must_use]
-    pub const fn pending(self) -> bool {
+    pub(crate) const fn pending(self) -> bool {
         self.0 & PENDING != 0 || self.0 & (LEVEL | LINE) == LEVEL | LINE
     }
 
     /// Ready for a list register: pending, enabled, mapped, routed and not active.
     #[inline]
     #[must_use]
-    pub const fn deliverable(self) -> bool {
+    pub(crate) const fn deliverable(self) -> bool {
         self.pending()
             && self.0 & (ENABLED | UNMAPPED | ACTIVE) == ENABLED
             && self.target().is_some()
@@ -203,21 +203,21 @@ impl State {
     /// Whether it belongs on an ap_list while it is in no list register.
     #[inline]
     #[must_use]
-    pub const fn wants_list(self) -> bool {
+    pub(crate) const fn wants_list(self) -> bool {
         self.deliverable() || (self.active() && self.target().is_some())
     }
 
     /// What `GICD_ISPENDR<n>` shows.
     #[inline]
     #[must_use]
-    pub const fn shows_pending(self) -> bool {
+    pub(crate) const fn shows_pending(self) -> bool {
         self.pending() || self.0 & (LR_PENDING | CANCEL_P) == LR_PENDING
     }
 
     /// What `GICD_ISACTIVER<n>` shows.
     #[inline]
     #[must_use]
-    pub const fn shows_active(self) -> bool {
+    pub(crate) const fn shows_active(self) -> bool {
         self.active() || self.0 & (LR_ACTIVE | CANCEL_A) == LR_ACTIVE
     }
 }

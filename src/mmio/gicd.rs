@@ -55,6 +55,12 @@ impl Distributor {
             .with(Class::Group1, groups & 2 != 0)
     }
 
+    /// Both groups enabled, as a guest's `GICD_CTLR` write would.
+    #[cfg(test)]
+    pub(crate) fn open_all_groups(&self) {
+        self.groups.store(3, crate::sync::Ordering::Release);
+    }
+
     /// One vCPU fewer to wait for: `GICD_CTLR.RWP`.
     pub(crate) fn recalled(&self) {
         // AcqRel: pairs with the register writes that count up.

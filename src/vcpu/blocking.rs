@@ -5,7 +5,8 @@
 //! is computed from the interface's registers as they are now, never from copies.
 
 use crate::Vgic;
-use crate::cpu_interface::{CpuInterface, vmcr};
+use crate::cpu_interface::CpuInterface;
+use crate::cpu_interface::priority::{self, ActivePriorities};
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::VcpuId;
@@ -14,7 +15,6 @@ use super::entry::{EntryError, bits};
 use super::registers::Registers;
 use super::residency::{NEW, NOTE, RECALL};
 use super::{Cpu, Vcpu};
-use crate::ap_list::Classes;
 
 /// Whether a vCPU may sleep.
 #[must_use]
@@ -79,10 +79,19 @@ impl<H: Host> Vgic<H> {
         registers: &Registers,
     ) -> bool {
         let interface = cpu.interface();
-        let gate = Gate::read(interface);
+        let vmcr = interface.read_vmcr();
+        let mut active = ActivePriorities::new(cpu.vtr().preemption_bits);
+        for group1 in [false, true] {
+            for index in 0..cpu.vtr().apr_count() {
+                active.set_register(group1, index, interface.read_apr(group1, index));
+            }
+        }
+        let running = active.running_priority();
         let loaded = bits(registers.in_use).any(|index| {
             let lr = interface.read_lr(index);
-            lr.is_pending() && !lr.is_active() && gate.lets(lr.is_group1(), lr.priority())
+            lr.is_pending()
+                && !lr.is_active()
+                && priority::signals(vmcr, running, lr.priority(), lr.is_group1())
         });
         // Registers hold the most urgent ones, but perhaps of a group that the guest has disabled.
         loaded || {
@@ -90,54 +99,8 @@ impl<H: Host> Vgic<H> {
             let list = vcpu.ap_list.lock(pin.ledger());
             [false, true].into_iter().any(|group1| {
                 list.first(open.of_group(group1))
-                    .is_some_and(|(_, priority)| gate.lets(group1, priority))
+                    .is_some_and(|(_, level)| priority::signals(vmcr, running, level, group1))
             })
-        }
-    }
-}
-
-/// What an interrupt must pass to be signalled.
-struct Gate {
-    vmcr: u64,
-    running: u16,
-}
-
-impl Gate {
-    fn read(interface: &impl CpuInterface) -> Self {
-        let mut apr = [[0; 4]; 2];
-        for group in [false, true] {
-            for index in 0..interface.vtr().apr_count() {
-                apr[usize::from(group)][index] = interface.read_apr(group, index);
-            }
-        }
-        Self {
-            vmcr: interface.read_vmcr(),
-            running: Registers::running_priority(&apr, interface.vtr().preemption_bits),
-        }
-    }
-
-    fn lets(&self, group1: bool, priority: u8) -> bool {
-        let enabled = if group1 { vmcr::VENG1 } else { vmcr::VENG0 };
-        let own_point = group1 && self.vmcr & vmcr::VCBPR == 0;
-        // Group 0 compares the bits above its binary point, Group 1 one bit more (IHI 0069, 4.8.3).
-        let shift = if own_point {
-            self.vmcr >> vmcr::VBPR1_SHIFT & 7
-        } else {
-            (self.vmcr >> vmcr::VBPR0_SHIFT & 7) + 1
-        };
-        let group_priority = u16::from(priority) >> shift << shift;
-        self.vmcr & enabled != 0
-            && priority < vmcr::priority_mask(self.vmcr)
-            && group_priority < self.running
-    }
-}
-
-impl Classes {
-    fn of_group(self, group1: bool) -> Self {
-        if group1 {
-            Self(self.0 & !1)
-        } else {
-            Self(self.0 & 1)
         }
     }
 }

@@ -10,6 +10,9 @@
 //!   most urgent to the least, and those in registers are the most urgent, so the count is taken off
 //!   the waiting ones in order of priority.
 //!
+//! * When there are more interrupts than registers, those of a group that the guest has disabled stay
+//!   outside, and VGrp<n>EIE asks for an interrupt when it enables the group.
+//!
 //! Maintenance interrupts make this fast, never correct: every exit looks for itself.
 //!
 //! # Taking back
@@ -23,7 +26,7 @@ use core::ptr;
 
 use crate::Vgic;
 use crate::ap_list::{ApList, Classes};
-use crate::cpu_interface::{CpuInterface, hcr};
+use crate::cpu_interface::{CpuInterface, hcr, vmcr};
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::VcpuId;
@@ -159,12 +162,15 @@ impl<H: Host> Vgic<H> {
             }
             done &= registers.in_use;
             if done != 0 {
-                self.retire(cpu, pin, this, registers, done);
-            } else if registers.hcr & hcr::NPIE != 0 {
+                self.retire(pin, this, registers, done);
+            }
+            if done == 0 && registers.hcr & hcr::NPIE != 0 {
                 // The registers may all be active by now while something pending waits.
                 registers.reload = true;
             }
         }
+        // A group that was kept out of the registers may be enabled by now.
+        registers.reload |= registers.hcr & (hcr::VGRP0EIE | hcr::VGRP1EIE) != 0;
         if registers.spilled {
             self.take_eoi_count(cpu, pin, this, registers);
         }
@@ -172,20 +178,13 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
-    fn retire<I: CpuInterface>(
-        &self,
-        cpu: &Cpu<I>,
-        pin: &Pin<'_>,
-        vcpu: &Vcpu,
-        registers: &mut Registers,
-        done: u16,
-    ) {
+    fn retire(&self, pin: &Pin<'_>, vcpu: &Vcpu, registers: &mut Registers, done: u16) {
         let mut folded = [Folded::default(); lr::MAX];
         for index in bits(done) {
             let left = ListRegister(
                 registers.images[index].0 & !(ListRegister::PENDING | ListRegister::ACTIVE),
             );
-            folded[index] = self.fold(cpu, pin, vcpu, registers, index, left);
+            folded[index] = self.fold(pin, vcpu, registers, index, left);
         }
         let mut leaving = Leaving::new();
         let waiting;
@@ -204,9 +203,8 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Takes one interrupt back from its register, which holds `lr`; the register counts as vacated.
-    fn fold<I: CpuInterface>(
+    fn fold(
         &self,
-        _cpu: &Cpu<I>,
         pin: &Pin<'_>,
         vcpu: &Vcpu,
         registers: &mut Registers,
@@ -321,27 +319,18 @@ impl<H: Host> Vgic<H> {
         registers.refill = false;
         let count = usize::from(cpu.vtr().list_registers);
         let all = (u32::MAX >> (32 - count)) as u16;
-        let open = vcpu.open_classes(self.distributor().open_groups());
+        let mut open = vcpu.open_classes(self.distributor().open_groups());
+        let mut watch = 0;
         let mut leaving = Leaving::new();
-        let mut folded = [Folded::default(); lr::MAX];
-        let mut taken = 0;
         {
             let mut list = vcpu.ap_list.lock(pin.ledger());
             let room = all & !registers.in_use;
             let crowded = new && room.count_ones() < list.waiting();
+            if list.waiting() as usize + registers.in_use.count_ones() as usize > count {
+                (open, watch) = guest_groups(open, cpu.interface().read_vmcr());
+            }
             if (reload || crowded) && registers.in_use != 0 {
-                taken = registers.in_use;
-                for index in bits(taken) {
-                    let now = cpu.interface().read_lr(index);
-                    pin.counters().ich_lr_reads.add(1);
-                    folded[index] = self.fold(cpu, pin, vcpu, registers, index, now);
-                    if folded[index].deactivate {
-                        leaving.deactivate(now.pintid() as u16);
-                    }
-                    if let Some(irq) = vcpu.listed(registers, index) {
-                        self.prune(pin, vcpu, &mut list, irq, &mut leaving);
-                    }
-                }
+                self.take_back(cpu, pin, vcpu, registers, &mut list, &mut leaving);
             }
             let settled = self.choose(
                 pin,
@@ -359,13 +348,37 @@ impl<H: Host> Vgic<H> {
             // A pass that hit its limit goes on at the next entry.
             registers.refill = !settled;
             let value = BASE_HCR
+                | watch
                 | if starving { hcr::NPIE } else { 0 }
                 | if registers.spilled { hcr::LRENPIE } else { 0 };
             registers.set_hcr(value, cpu.interface());
         }
         self.recalled(vcpu);
-        self.resample(vcpu, registers, taken, &folded);
         self.dispatch(pin, leaving);
+    }
+
+    /// Takes every interrupt back from the registers, which are read, to where it waits. What the guest
+    /// had finished with was folded at the exit before, so none of these owes a resample.
+    fn take_back<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+        list: &mut ApList,
+        leaving: &mut Leaving,
+    ) {
+        for index in bits(registers.in_use) {
+            let now = cpu.interface().read_lr(index);
+            pin.counters().ich_lr_reads.add(1);
+            let folded = self.fold(pin, vcpu, registers, index, now);
+            if folded.deactivate {
+                leaving.deactivate(now.pintid() as u16);
+            }
+            if let Some(irq) = vcpu.listed(registers, index) {
+                self.prune(pin, vcpu, list, irq, leaving);
+            }
+        }
     }
 
     /// Moves the most urgent waiting interrupts into free registers. Prefers the register that holds an
@@ -437,6 +450,34 @@ impl<H: Host> Vgic<H> {
         pin: &Pin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
+        self.unload(cpu, pin, vcpu, |_, _| ())
+    }
+
+    /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::put`] does. Its CPU interface is reset;
+    /// interrupts routed to it stay where they are until it is on again ([`Vgic::power_on`]) or the
+    /// guest routes them elsewhere.
+    ///
+    /// # Errors
+    /// As for [`Vgic::put`].
+    pub fn power_off<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+    ) -> Result<(), EntryError> {
+        self.unload(cpu, pin, vcpu, |this, registers| {
+            *registers = Registers::new(vmcr::reset(cpu.vtr().preemption_bits));
+            this.residency.set_power(false);
+        })
+    }
+
+    fn unload<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+        last: impl FnOnce(&Vcpu, &mut Registers),
+    ) -> Result<(), EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
         let Some(mut registers) = this.registers(cpu) else {
             return Err(EntryError::NotEntered(vcpu));
@@ -445,26 +486,14 @@ impl<H: Host> Vgic<H> {
             return Err(EntryError::AlreadyEntered(vcpu));
         }
         let mut leaving = Leaving::new();
-        let mut folded = [Folded::default(); lr::MAX];
-        let taken = registers.in_use;
         {
             let mut list = this.ap_list.lock(pin.ledger());
-            for index in bits(taken) {
-                let now = cpu.interface().read_lr(index);
-                pin.counters().ich_lr_reads.add(1);
-                folded[index] = self.fold(cpu, pin, this, &mut registers, index, now);
-                if folded[index].deactivate {
-                    leaving.deactivate(now.pintid() as u16);
-                }
-                if let Some(irq) = this.listed(&registers, index) {
-                    self.prune(pin, this, &mut list, irq, &mut leaving);
-                }
-            }
+            self.take_back(cpu, pin, this, &mut registers, &mut list, &mut leaving);
             registers.clean(cpu.interface(), pin.counters());
         }
         registers.save(cpu.interface());
         self.recalled(this);
-        self.resample(this, &registers, taken, &folded);
+        last(this, &mut registers);
         drop(registers);
         this.release(cpu);
         self.dispatch(pin, leaving);
@@ -480,6 +509,18 @@ impl Vcpu {
         // and not pruned yet.
         unsafe { registers.irqs[index].as_ref() }
     }
+}
+
+/// Without the classes of groups that the guest has disabled, which would only take up registers; and
+/// the bits of `ICH_HCR_EL2` that make it exit when it enables them.
+fn guest_groups(open: Classes, vmcr: u64) -> (Classes, u64) {
+    let mut result = (open, 0);
+    for (group1, watch) in [(false, hcr::VGRP0EIE), (true, hcr::VGRP1EIE)] {
+        if vmcr & vmcr::group_enable(group1) == 0 && open.of_group(group1) != Classes::NONE {
+            result = (result.0.without(open.of_group(group1)), result.1 | watch);
+        }
+    }
+    result
 }
 
 /// The indices of the bits that are set.

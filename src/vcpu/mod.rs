@@ -11,6 +11,8 @@ mod blocking;
 pub(crate) mod entry;
 mod registers;
 pub(crate) mod residency;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use core::cell::{RefCell, RefMut, UnsafeCell};
 

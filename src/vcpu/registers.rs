@@ -63,7 +63,7 @@ impl Registers {
         counters: &Counters,
     ) {
         let bit = 1 << index;
-        if self.images[index] != image || self.stale & bit != 0 {
+        if self.images[index] != image {
             interface.write_lr(index, image);
             counters.ich_lr_writes.add(1);
             self.images[index] = image;
@@ -129,16 +129,5 @@ impl Registers {
             }
         }
         self.set_hcr(0, interface);
-    }
-
-    /// The running priority that the active-priority registers stand for, 0-255; 256 when idle.
-    pub(super) fn running_priority(apr: &[[u32; 4]; 2], preemption_bits: u8) -> u16 {
-        (0..4)
-            .find_map(|index| {
-                let bits = apr[0][index] | apr[1][index];
-                let level = index as u16 * 32 + bits.trailing_zeros() as u16;
-                (bits != 0).then_some(level << (8 - preemption_bits))
-            })
-            .unwrap_or(256)
     }
 }
