@@ -20,6 +20,8 @@ pub(crate) struct Cli {
 pub(crate) enum Task {
     /// Boot a guest under the hypervisor, run its workload, check the books
     Boot(BootOptions),
+    /// Run every test, a boot included, and end with one line `N passed, N failed`
+    Test(TestOptions),
 }
 
 /// Options of `cargo xtask boot`.
@@ -80,6 +82,14 @@ pub(crate) struct BootOptions {
     pub(crate) qemu: Vec<String>,
 }
 
+/// Options of `cargo xtask test`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TestOptions {
+    /// Leave out the boots
+    #[arg(long)]
+    pub(crate) no_boot: bool,
+}
+
 /// The guest's kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -105,6 +115,16 @@ impl FromStr for Kernel {
     }
 }
 
+impl Default for BootOptions {
+    /// The options of a command line without any.
+    fn default() -> Self {
+        match Cli::parse_from(["xtask", "boot"]).task {
+            Task::Boot(options) => options,
+            Task::Test(_) => unreachable!("boot was asked for"),
+        }
+    }
+}
+
 impl BootOptions {
     /// Whether the guest runs the built-in workload, or at least its set-up.
     pub(crate) fn built_in_guest(&self) -> bool {
@@ -119,8 +139,10 @@ mod tests {
 
     fn boot(arguments: &[&str]) -> Result<BootOptions, clap::Error> {
         let cli = Cli::try_parse_from(["xtask", "boot"].iter().chain(arguments))?;
-        let Task::Boot(options) = cli.task;
-        Ok(options)
+        match cli.task {
+            Task::Boot(options) => Ok(options),
+            Task::Test(_) => unreachable!("boot was asked for"),
+        }
     }
 
     #[test]

@@ -13,6 +13,16 @@ pub(crate) fn detail(what: impl Display) {
     say(&format!("    {what}"));
 }
 
+/// `text` in green where the output is a terminal.
+pub(crate) fn good(text: &str) -> String {
+    paint("1;32", text)
+}
+
+/// `text` in red where the output is a terminal.
+pub(crate) fn bad(text: &str) -> String {
+    paint("1;31", text)
+}
+
 /// Prints a line. A reader that went away (a closed pipe) is no reason to fail.
 pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();

@@ -2,8 +2,9 @@
 //!
 //! * `boot` boots a guest under `hyp` on an emulated machine and checks every interrupt's
 //!   book-keeping against what the guest saw.
+//! * `test` runs everything that has to hold before a change goes in, a boot included.
 //!
-//! A task sets up what it needs by itself ([`provision`]) and caches it in `target/cache`.
+//! Both set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
 
 mod boot;
 mod cli;
@@ -11,6 +12,7 @@ mod console;
 mod process;
 mod project;
 mod provision;
+mod test;
 
 use std::process::ExitCode;
 
@@ -20,7 +22,8 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     process::end_on_signals();
     let outcome = match cli.task {
-        cli::Task::Boot(options) => boot::boot(&options),
+        cli::Task::Boot(options) => boot::boot(&options, &project::reports()),
+        cli::Task::Test(options) => test::test(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

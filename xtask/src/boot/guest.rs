@@ -108,7 +108,7 @@ fn disk() -> Result<(PathBuf, String)> {
 
 /// What /init reads at its start.
 fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
-    let payload = peer::pattern(NET_BYTES, 2);
+    let payload = peer::text_pattern(NET_BYTES, 2);
     let net_sum = peer::md5_hex(&payload);
     let net_port = peer::serve(payload)?;
     let mode = if options.interactive {

@@ -99,13 +99,20 @@ pub(crate) fn command(
         command.args(["-append", &guest.append]);
     }
 
+    // The same disk twice: behind MSI-X, and behind a line of the PCI host bridge's.
     let disk = guest.disk.display();
+    for (serial, wiring) in [("msi", ""), ("intx", ",vectors=0")] {
+        command
+            .arg("-drive")
+            .arg(format!(
+                "if=none,id={serial},format=raw,readonly=on,file={disk}"
+            ))
+            .arg("-device")
+            .arg(format!(
+                "virtio-blk-pci,drive={serial},serial={serial}{wiring}"
+            ));
+    }
     command
-        .arg("-drive")
-        .arg(format!(
-            "if=none,id=disk,format=raw,readonly=on,file={disk}"
-        ))
-        .args(["-device", "virtio-blk-pci,drive=disk"])
         // No boot ROM: it comes in a package of its own, and nothing boots from here.
         .args([
             "-netdev",

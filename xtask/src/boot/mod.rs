@@ -1,13 +1,22 @@
-//! `cargo xtask boot`: a guest on an emulated machine, under the hypervisor or without it.
+//! `cargo xtask boot`: a guest on an emulated machine, under the hypervisor or without it, and
+//! the books checked afterwards.
 
+mod checks;
+mod counters;
 mod guest;
 mod hypervisor;
 mod initramfs;
+mod interrupts;
+mod kinds;
+mod lines;
 mod machine;
 mod peer;
+mod report;
 mod run;
+mod transcript;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,9 +24,15 @@ use anyhow::Result;
 use crate::cli::BootOptions;
 use crate::provision::qemu;
 use crate::{console, project};
+use checks::Setting;
+use report::{Machine, Report};
+use run::Run;
+use transcript::Transcript;
 
 /// Boots a guest as the options say; whether all checks hold.
-pub(crate) fn boot(options: &BootOptions) -> Result<bool> {
+///
+/// The console is recorded in `console.log` and the outcome in `boot.json`, in `reports`.
+pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
@@ -26,8 +41,8 @@ pub(crate) fn boot(options: &BootOptions) -> Result<bool> {
         true => None,
         false => Some(hypervisor::build(scratch.path())?),
     };
-    let reports = project::reports();
-    fs::create_dir_all(&reports)?;
+
+    fs::create_dir_all(reports)?;
     let log = reports.join("console.log");
     let wiring = match options.interactive {
         true => machine::Console::Terminal { log: &log },
@@ -38,30 +53,43 @@ pub(crate) fn boot(options: &BootOptions) -> Result<bool> {
         "Booting {} on {} vCPUs",
         guest.kernel_name, options.vcpus
     ));
-    let limit = Duration::from_secs(
-        options
-            .timeout
-            .unwrap_or(180 + 20 * u64::from(options.vcpus)),
-    );
-    let run = if options.interactive {
-        run::interactive(&mut command, &log)?
-    } else {
-        run::watched(&mut command, &log, limit)?
+    let Run { ended, wall, lines } = match options.interactive {
+        true => run::interactive(&mut command, &log)?,
+        false => run::watched(&mut command, &log, limit(options))?,
     };
-    let failed = run
-        .lines
-        .iter()
-        .any(|line| line.starts_with("@workload step=") && line.contains("status=fail"));
-    let finished = !options.built_in_guest()
-        || options.interactive
-        || run
-            .lines
-            .iter()
-            .any(|line| line.starts_with("@workload final"));
-    console::step(format!(
-        "{:?} after {:.1} s",
-        run.ended,
-        run.wall.as_secs_f32()
+
+    let transcript = Transcript::read(&lines);
+    let setting = Setting {
+        vcpus: options.vcpus,
+        workload: options.built_in_guest() && !options.interactive,
+        hypervisor: !options.bare,
+    };
+    let checks = checks::check(setting, ended, &transcript);
+    let machine = Machine {
+        kernel: guest.kernel_name,
+        vcpus: options.vcpus,
+        cpu: options.cpu.clone(),
+        qemu: qemu.version,
+        hypervisor: setting.hypervisor,
+        wall_seconds: wall.as_secs_f64(),
+        ended,
+    };
+    let report = Report::new(machine, transcript, checks);
+    let path = reports.join("boot.json");
+    report.write(&path)?;
+    report.print();
+    console::detail(format!(
+        "report {}, console {}",
+        path.display(),
+        log.display()
     ));
-    Ok(run.ended == run::Ended::PoweredOff && finished && !failed)
+    Ok(report.passed)
+}
+
+/// How long a run may take: the workload's time grows with the number of vCPUs.
+fn limit(options: &BootOptions) -> Duration {
+    let seconds = options
+        .timeout
+        .unwrap_or(180 + 20 * u64::from(options.vcpus));
+    Duration::from_secs(seconds)
 }

@@ -1,8 +1,8 @@
 //! The other end of the guest's network: a service on the loopback interface, which QEMU's user
 //! networking shows to the guest at 10.0.2.2.
 //!
-//! A connection is one request: the line `get` is answered by the whole payload; `put N` and N
-//! bytes by their MD5 in hexadecimal.
+//! It speaks as much HTTP as the guest's wget: a GET is answered by the whole payload, a POST by
+//! the MD5 of what was posted, in hexadecimal.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -14,7 +14,10 @@ use anyhow::{Context, Result};
 use md5::{Digest, Md5};
 
 /// Nobody sends us more than the payload back.
-const LONGEST_PUT: u64 = 64 << 20;
+const LONGEST_POST: u64 = 64 << 20;
+
+/// A request's line and headers are shorter.
+const LONGEST_HEADER: u64 = 16 << 10;
 
 /// A connection that stands still this long is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,22 +38,44 @@ pub(crate) fn serve(payload: Vec<u8>) -> Result<u16> {
     Ok(port)
 }
 
-fn answer(mut connection: &TcpStream, payload: &[u8]) -> io::Result<()> {
+fn answer(connection: &TcpStream, payload: &[u8]) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(connection);
-    let mut request = String::new();
-    reader.by_ref().take(64).read_line(&mut request)?;
-    match request.split_whitespace().collect::<Vec<_>>()[..] {
-        ["get"] => connection.write_all(payload)?,
-        ["put", count] => {
-            let count = count.parse::<u64>().unwrap_or(0).min(LONGEST_PUT);
-            let mut received = Vec::new();
-            reader.take(count).read_to_end(&mut received)?;
-            writeln!(connection, "{}", md5_hex(&received))?;
+    let mut method = String::new();
+    let mut length = 0;
+    for line in reader.by_ref().take(LONGEST_HEADER).lines() {
+        let line = line?;
+        if line.is_empty() {
+            break;
         }
-        _ => writeln!(connection, "unknown request")?,
+        match line.split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().unwrap_or(0);
+            }
+            Some(_) => {}
+            None => method = line,
+        }
     }
+    if method.starts_with("POST ") {
+        let mut posted = Vec::new();
+        reader
+            .take(length)
+            .take(LONGEST_POST)
+            .read_to_end(&mut posted)?;
+        respond(connection, md5_hex(&posted).as_bytes())
+    } else {
+        respond(connection, payload)
+    }
+}
+
+fn respond(mut connection: &TcpStream, body: &[u8]) -> io::Result<()> {
+    let length = body.len();
+    write!(
+        connection,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
+    connection.write_all(body)?;
     connection.shutdown(Shutdown::Write)
 }
 
@@ -65,6 +90,15 @@ pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
         (mixed ^ (mixed >> 31)).to_le_bytes()
     });
     words.take(size).collect()
+}
+
+/// The same as text without line ends, for programs that cannot handle every byte.
+pub(crate) fn text_pattern(size: usize, seed: u64) -> Vec<u8> {
+    let mut pattern = pattern(size, seed);
+    pattern
+        .iter_mut()
+        .for_each(|byte| *byte = b'0' + (*byte & 0x3f));
+    pattern
 }
 
 /// The MD5 of some bytes as md5sum prints it.
@@ -84,26 +118,28 @@ mod tests {
         connection.write_all(request).unwrap();
         let mut answer = Vec::new();
         connection.read_to_end(&mut answer).unwrap();
-        answer
+        let body = answer
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap()
+            + 4;
+        answer.split_off(body)
     }
 
     #[test]
     fn the_payload_is_sent_and_its_return_summed() {
         let payload = pattern(100_000, 1);
         let port = serve(payload.clone()).unwrap();
-        assert_eq!(ask(port, b"get\n"), payload);
-
-        let mut put = b"put 100000\n".to_vec();
-        put.extend(&payload);
         assert_eq!(
-            ask(port, &put),
-            format!("{}\n", md5_hex(&payload)).as_bytes()
+            ask(port, b"GET /payload HTTP/1.1\r\nHost: x\r\n\r\n"),
+            payload
         );
-        *put.last_mut().unwrap() ^= 1;
-        assert_ne!(
-            ask(port, &put),
-            format!("{}\n", md5_hex(&payload)).as_bytes()
-        );
+
+        let mut post = b"POST /sum HTTP/1.1\r\nContent-Length: 100000\r\n\r\n".to_vec();
+        post.extend(&payload);
+        assert_eq!(ask(port, &post), md5_hex(&payload).as_bytes());
+        *post.last_mut().unwrap() ^= 1;
+        assert_ne!(ask(port, &post), md5_hex(&payload).as_bytes());
     }
 
     #[test]
@@ -116,5 +152,6 @@ mod tests {
         assert_eq!(pattern(33, 5), pattern(33, 5));
         assert_eq!(pattern(33, 5).len(), 33);
         assert_ne!(pattern(33, 5), pattern(33, 6));
+        assert!(text_pattern(999, 5).iter().all(u8::is_ascii_graphic));
     }
 }

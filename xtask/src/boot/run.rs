@@ -1,16 +1,19 @@
 //! One run of the machine: its console streamed and recorded, its end waited for.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::mem;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::lines::{Line, Lines};
 use crate::process::{POLL, interrupted};
 
 /// How the machine's run ended.
@@ -26,16 +29,24 @@ pub(crate) enum Ended {
     TimedOut,
 }
 
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => write!(f, "the guest powered the machine off"),
+            Self::Failed(status) => write!(f, "QEMU failed: {status}"),
+            Self::Panicked => write!(f, "the hypervisor panicked"),
+            Self::TimedOut => write!(f, "the guest did not finish in time and was ended"),
+        }
+    }
+}
+
 /// What there is to know after a run.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) ended: Ended,
     pub(crate) wall: Duration,
-    pub(crate) lines: Vec<String>,
+    pub(crate) lines: Vec<Line>,
 }
-
-/// How a panic of the hypervisor begins on the console.
-pub(crate) const PANIC: &str = "@hyp-panic";
 
 /// How long a panicking hypervisor may go on printing.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -45,18 +56,18 @@ pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Res
     let mut log = BufWriter::new(File::create(log)?);
     let began = Instant::now();
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         // Ctrl-C is ours to answer: QEMU would end on its own.
         .process_group(0)
         .spawn()
         .context("cannot start QEMU")?;
-    let output = child.stdout.take();
-    let lines = Arc::new(Mutex::new(Lines::default()));
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let lines = Arc::new(Mutex::new(Lines::new(began)));
     let ended = thread::scope(|scope| {
         let reader = {
             let lines = Arc::clone(&lines);
-            scope.spawn(move || record(output, &mut log, &lines))
+            scope.spawn(move || record(output, input, &mut log, &lines))
         };
         let ended = supervise(&mut child, limit, &lines);
         // Whatever the outcome, nothing of ours goes on running.
@@ -81,7 +92,7 @@ pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Res
 pub(crate) fn interactive(command: &mut Command, log: &Path) -> Result<Run> {
     let began = Instant::now();
     let mut child = command.spawn().context("cannot start QEMU")?;
-    let lines = Mutex::new(Lines::default());
+    let lines = Mutex::new(Lines::new(began));
     let ended = supervise(&mut child, Duration::MAX, &lines);
     let _ = child.kill();
     let _ = child.wait();
@@ -122,9 +133,14 @@ fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result
     }
 }
 
-/// Copies QEMU's output to our own, to the log, and to the lines.
-fn record(output: Option<impl Read>, log: &mut impl Write, lines: &Mutex<Lines>) -> io::Result<()> {
-    let Some(mut output) = output else {
+/// Copies QEMU's output to our own, to the log, and to the lines, and types what is asked for.
+fn record(
+    output: Option<impl Read>,
+    input: Option<impl Write>,
+    log: &mut impl Write,
+    lines: &Mutex<Lines>,
+) -> io::Result<()> {
+    let Some((mut output, mut input)) = output.zip(input) else {
         return Ok(());
     };
     let mut buffer = [0; 4096];
@@ -138,47 +154,22 @@ fn record(output: Option<impl Read>, log: &mut impl Write, lines: &Mutex<Lines>)
         let mut terminal = io::stdout().lock();
         let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
         log.write_all(bytes)?;
-        locked(lines).add(bytes);
+        let asked = {
+            let mut lines = locked(lines);
+            lines.add(bytes);
+            mem::take(&mut lines.asked)
+        };
+        for word in asked {
+            // QEMU may be gone by now.
+            let _ = input
+                .write_all(word.as_bytes())
+                .and_then(|()| input.flush());
+        }
     }
 }
 
-fn locked(lines: &Mutex<Lines>) -> std::sync::MutexGuard<'_, Lines> {
+fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
     lines.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Bytes cut into lines.
-#[derive(Debug, Default)]
-struct Lines {
-    complete: Vec<String>,
-    partial: Vec<u8>,
-    /// Whether a line said that the hypervisor panicked.
-    panicked: bool,
-}
-
-impl Lines {
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            match byte {
-                b'\n' => self.end_line(),
-                b'\r' => {}
-                _ => self.partial.push(byte),
-            }
-        }
-    }
-
-    fn end_line(&mut self) {
-        let text = String::from_utf8_lossy(&self.partial).into_owned();
-        self.partial.clear();
-        self.panicked |= text.contains(PANIC);
-        self.complete.push(text);
-    }
-
-    fn finish(mut self) -> Vec<String> {
-        if !self.partial.is_empty() {
-            self.end_line();
-        }
-        self.complete
-    }
 }
 
 #[cfg(test)]
@@ -191,7 +182,7 @@ mod tests {
     }
 
     fn texts(run: &Run) -> Vec<&str> {
-        run.lines.iter().map(String::as_str).collect()
+        run.lines.iter().map(|line| line.text.as_str()).collect()
     }
 
     #[test]
@@ -202,6 +193,15 @@ mod tests {
         );
         assert_eq!(run.ended, Ended::PoweredOff);
         assert_eq!(texts(&run), ["one", "two", "rest"]);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_typed() {
+        let run = sh(
+            "echo '@workload ask=ping'; read word; echo got $word",
+            Duration::from_secs(60),
+        );
+        assert_eq!(texts(&run), ["@workload ask=ping", "got ping"]);
     }
 
     #[test]

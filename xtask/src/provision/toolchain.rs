@@ -67,6 +67,19 @@ pub(crate) fn bare_metal() -> Result<BareMetal> {
     )
 }
 
+/// Makes a component such as `clippy` available.
+pub(crate) fn component(name: &str, program: &str) -> Result<()> {
+    let present = process::finish(Command::new(program).arg("--version"), Show::OnFailure);
+    if present.is_ok_and(|finished| finished.success) {
+        return Ok(());
+    }
+    console::step(format!("Adding the Rust component {name} (once)"));
+    if !rustup(&["component", "add", name]) {
+        bail!("{name} is missing; run\n  rustup component add {name}\nand run this again");
+    }
+    Ok(())
+}
+
 fn rustup(arguments: &[&str]) -> bool {
     let finished = process::finish(Command::new("rustup").args(arguments), Show::Lines);
     finished.is_ok_and(|finished| finished.success)

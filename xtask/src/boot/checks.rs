@@ -1,0 +1,466 @@
+//! What has to hold after a run: the guest's counts, the hypervisor's and the library's agree.
+//!
+//! Every check is a number that has to lie in a range, most often a range of one number.
+//!
+//! The guest takes its last look a moment before it powers off, and Linux does not count every
+//! interrupt that it acknowledges. So what the guest counted is what we delivered less a few, and
+//! [`Slack`] says how many for each kind, and why.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::counters::Counters;
+use super::interrupts;
+use super::kinds::{KINDS, PerKind};
+use super::run::Ended;
+use super::transcript::{Final, Status, Step, Transcript};
+
+/// The steps of the workload, in their order. None may be missing.
+const STEPS: [&str; 9] = [
+    "uart", "blk", "intx", "net", "rng", "smp", "hotplug", "affinity", "rebind",
+];
+
+/// The steps that need a second vCPU.
+const SMP_STEPS: [&str; 3] = ["smp", "hotplug", "affinity"];
+
+/// Scheduler ticks per second of Debian's arm64 kernels.
+const HZ: f64 = 250.0;
+
+/// A number and where it has to lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Check {
+    /// What the number is.
+    pub(crate) name: String,
+    pub(crate) passed: bool,
+    pub(crate) found: u64,
+    pub(crate) at_least: u64,
+    pub(crate) at_most: u64,
+    /// What it would mean if it did not hold.
+    pub(crate) meaning: String,
+}
+
+impl Check {
+    fn within(name: impl Into<String>, found: u64, low: u64, high: u64, meaning: &str) -> Self {
+        Self {
+            name: name.into(),
+            passed: (low..=high).contains(&found),
+            found,
+            at_least: low,
+            at_most: high,
+            meaning: meaning.to_owned(),
+        }
+    }
+
+    fn equal(name: impl Into<String>, found: u64, expected: u64, meaning: &str) -> Self {
+        Self::within(name, found, expected, expected, meaning)
+    }
+
+    fn some(name: impl Into<String>, found: u64, meaning: &str) -> Self {
+        Self::within(name, found, 1, u64::MAX, meaning)
+    }
+}
+
+/// The kind of run that is checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) vcpus: u16,
+    /// The guest runs the built-in workload.
+    pub(crate) workload: bool,
+    /// It runs under the hypervisor.
+    pub(crate) hypervisor: bool,
+}
+
+/// Checks everything that can be checked in this setting.
+pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> Vec<Check> {
+    let mut checks = vec![Check::equal(
+        "the machine powered itself off",
+        u64::from(ended == Ended::PoweredOff),
+        1,
+        &format!("{ended}"),
+    )];
+    if setting.workload {
+        workload(setting, transcript, &mut checks);
+    }
+    if setting.hypervisor {
+        match &transcript.reported {
+            Some(Ok(reported)) => {
+                hypervisor(setting, &reported.counters, transcript, &mut checks);
+            }
+            other => {
+                let why = match other {
+                    Some(Err(why)) => why.as_str(),
+                    _ => "it did not get to report",
+                };
+                checks.push(Check::equal("reports of the hypervisor", 0, 1, why));
+            }
+        }
+    }
+    checks
+}
+
+/// What the guest itself says.
+fn workload(setting: Setting, transcript: &Transcript, checks: &mut Vec<Check>) {
+    for name in STEPS {
+        let step = transcript.steps.iter().find(|step| step.name == name);
+        let skipped = setting.vcpus == 1 && SMP_STEPS.contains(&name);
+        let wanted = if skipped { Status::Skip } else { Status::Ok };
+        let meaning = match step {
+            None => "the guest did not get there",
+            Some(_) => "the guest did not find what it expected",
+        };
+        let held = step.is_some_and(|step| step.status == wanted);
+        checks.push(Check::equal(
+            format!("workload step {name}"),
+            u64::from(held),
+            1,
+            meaning,
+        ));
+    }
+    let strays = transcript
+        .steps
+        .iter()
+        .filter(|step| !STEPS.contains(&step.name.as_str()));
+    checks.push(Check::equal(
+        "other failures in the guest",
+        strays.filter(|step| step.status == Status::Fail).count() as u64,
+        0,
+        "the guest could not set itself up",
+    ));
+
+    let Some(Final { taken, .. }) = transcript.last_look else {
+        let meaning = "the guest's last look at its counts is missing";
+        checks.push(Check::equal("last looks of the guest", 0, 1, meaning));
+        return;
+    };
+    // The table was printed a little earlier; counts do not run backwards.
+    let table = interrupts::by_kind(&transcript.interrupts);
+    for kind in KINDS {
+        checks.push(Check::within(
+            format!("guest's {kind}s in /proc/interrupts"),
+            table.of(kind),
+            u64::from(kind != "sgi" || setting.vcpus > 1),
+            taken.of(kind),
+            "the workload made no such interrupts, or the guest's two counts contradict",
+        ));
+    }
+}
+
+/// What the hypervisor counted, against itself and against the guest.
+fn hypervisor(
+    setting: Setting,
+    counters: &Counters,
+    transcript: &Transcript,
+    checks: &mut Vec<Check>,
+) {
+    for kind in KINDS {
+        let ends = [
+            &counters.deliveries,
+            &counters.coalesced,
+            &counters.withdrawn,
+            &counters.pending,
+        ];
+        checks.push(Check::equal(
+            format!("{kind} injections = deliveries + coalesced + withdrawn + pending"),
+            counters.injections.of(kind),
+            ends.iter().map(|count| count.of(kind)).sum(),
+            "an injected interrupt was lost or made up on its way to the guest",
+        ));
+    }
+    if let (true, Some(last_look)) = (setting.workload, transcript.last_look) {
+        let slack = Slack::of(setting, transcript, last_look);
+        for kind in KINDS {
+            let taken = last_look.taken.of(kind);
+            checks.push(Check::within(
+                format!(
+                    "{kind} deliveries = what the guest took, + {}",
+                    slack.why(kind)
+                ),
+                counters.deliveries.of(kind),
+                taken,
+                taken + slack.most.of(kind),
+                "below: delivered twice; above: acknowledged, but lost to the guest",
+            ));
+        }
+        checks.push(Check::some(
+            "lookups",
+            counters.lookups,
+            "nothing was looked up",
+        ));
+        checks.push(Check::some(
+            "ICH_LR writes",
+            counters.ich_lr_writes,
+            "nothing was listed",
+        ));
+    }
+    checks.push(Check::equal(
+        "locks taken by lookups",
+        counters.lookup_locks_taken,
+        0,
+        "a lookup took a lock",
+    ));
+    checks.push(Check::equal(
+        "list gets = list puts",
+        counters.list_gets,
+        counters.list_puts,
+        "insert and prune do not balance",
+    ));
+    checks.push(Check::equal(
+        "lookup gets = lookup puts",
+        counters.lookup_gets,
+        counters.lookup_puts,
+        "a lookup's reference was leaked or put twice",
+    ));
+    checks.push(Check::equal(
+        "references left at teardown",
+        counters.refs_at_teardown,
+        0,
+        "an interrupt outlived its VM",
+    ));
+}
+
+/// How many more interrupts we may have delivered than the guest had counted at its last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slack {
+    most: PerKind,
+}
+
+impl Slack {
+    fn of(setting: Setting, transcript: &Transcript, last_look: Final) -> Self {
+        let vcpus = u64::from(setting.vcpus);
+        let after = transcript.reported_at.saturating_sub(last_look.at);
+        let times = |step: &str, detail: &str| {
+            let step = transcript.steps.iter().find(|found| found.name == step);
+            step.map_or(0, |step: &Step| step.number(detail))
+        };
+        Self {
+            most: PerKind {
+                sgi: 16 * vcpus,
+                ppi: vcpus * ticks(after),
+                spi: transcript.console_after,
+                lpi: times("affinity", "moves")
+                    + times("hotplug", "cycles")
+                    + times("rebind", "cycles"),
+            },
+        }
+    }
+
+    /// Where they come from.
+    fn why(self, kind: &str) -> String {
+        let why = match kind {
+            // Powering off stops each vCPU by an IPI and wakes a few kernel threads on the way.
+            "sgi" => "IPIs of powering off",
+            // Between the last look and the end every vCPU's timer goes on.
+            "ppi" => "ticks since its last look",
+            // Between the last look and the end the console transmits.
+            "spi" => "characters sent since its last look",
+            // An LPI that arrives while its handler still runs on the vCPU it just moved from, or
+            // while its driver leaves, is acknowledged but not counted.
+            _ => "moves, unbindings and vCPUs gone under load",
+        };
+        format!("at most {} {why}", self.most.of(kind))
+    }
+}
+
+/// Timer interrupts that one vCPU may take in this time: each tick, and again as many for
+/// high-resolution timers.
+fn ticks(time: Duration) -> u64 {
+    // Not negative and far below 2^53: exact enough.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let ticks = (time.as_secs_f64() * HZ).ceil() as u64;
+    2 * ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::counters;
+    use crate::boot::lines::Line;
+
+    const SETTING: Setting = Setting {
+        vcpus: 4,
+        workload: true,
+        hypervisor: true,
+    };
+
+    /// The console of a run in which everything holds.
+    fn good_console() -> String {
+        let steps: String = STEPS
+            .map(|step| format!("@workload step={step} status=ok ms=1\n"))
+            .concat();
+        format!(
+            "{steps}@workload table=begin when=after\n  CPU0\nIPI0: 90 Rescheduling interrupts\n\
+             11: 190 GICv3 27 Level arch_timer\n13: 28 GICv3 33 Level uart-pl011\n\
+             20: 30 ITS-MSI 16384 Edge virtio0-config\n@workload table=end\n\
+             @workload sampling\n@workload final sgi=100 ppi=201 spi=30 lpi=35 lpi_freed=5 other=0\n\
+             {}\n",
+            counters::tests::LINE
+        )
+    }
+
+    /// The names of the checks that fail for a console whose lines are 4 ms apart.
+    fn failing(setting: Setting, ended: Ended, console: &str) -> Vec<String> {
+        let lines = console.lines().zip(1..).map(|(text, number)| Line {
+            at: Duration::from_millis(4) * number,
+            text: text.to_owned(),
+        });
+        let transcript = Transcript::read(&lines.collect::<Vec<_>>());
+        let checks = check(setting, ended, &transcript);
+        checks
+            .into_iter()
+            .filter(|check| !check.passed)
+            .map(|check| check.name)
+            .collect()
+    }
+
+    /// Replaces a text of the good console, which has to be there, and returns what then fails.
+    fn spoiled(from: &str, to: &str) -> Vec<String> {
+        let console = good_console();
+        assert!(console.contains(from), "{from}");
+        failing(SETTING, Ended::PoweredOff, &console.replacen(from, to, 1))
+    }
+
+    #[track_caller]
+    fn assert_one(failing: &[String], name: &str) {
+        assert!(
+            failing.len() == 1 && failing[0].contains(name),
+            "{name}: {failing:?}"
+        );
+    }
+
+    #[test]
+    fn a_good_run_passes() {
+        assert!(failing(SETTING, Ended::PoweredOff, &good_console()).is_empty());
+    }
+
+    #[test]
+    fn a_run_that_does_not_end_by_itself_fails() {
+        for ended in [Ended::TimedOut, Ended::Panicked] {
+            assert_one(
+                &failing(SETTING, ended, &good_console()),
+                "powered itself off",
+            );
+        }
+    }
+
+    #[test]
+    fn every_step_has_to_be_there_and_to_succeed() {
+        for step in STEPS {
+            let name = format!("workload step {step}");
+            assert_one(
+                &spoiled(&format!("step={step} status=ok"), "step=x status=ok"),
+                &name,
+            );
+            let ok = format!("step={step} status=ok");
+            assert_one(&spoiled(&ok, &format!("step={step} status=fail")), &name);
+            assert_one(&spoiled(&ok, &format!("step={step} status=skip")), &name);
+        }
+        let modules = "@workload step=modules status=fail\n@workload sampling";
+        assert_one(&spoiled("@workload sampling", modules), "other failures");
+    }
+
+    #[test]
+    fn one_vcpu_skips_what_needs_two() {
+        let one = Setting {
+            vcpus: 1,
+            ..SETTING
+        };
+        let mut console = good_console();
+        assert_eq!(
+            failing(one, Ended::PoweredOff, &console).len(),
+            SMP_STEPS.len()
+        );
+        for step in SMP_STEPS {
+            let ok = format!("step={step} status=ok");
+            console = console.replace(&ok, &format!("step={step} status=skip"));
+        }
+        assert!(failing(one, Ended::PoweredOff, &console).is_empty());
+    }
+
+    #[test]
+    fn the_guests_counts_must_not_contradict_each_other() {
+        assert_one(&spoiled("IPI0: 90", "IPI0: 101"), "guest's sgis");
+        assert_one(&spoiled("13: 28", "13: 0"), "guest's spis");
+        assert_one(&spoiled("@workload final", "@workload fin"), "last looks");
+    }
+
+    #[test]
+    fn an_injection_that_goes_nowhere_is_found() {
+        assert_one(&spoiled("\"sgi\":110", "\"sgi\":111"), "sgi injections");
+        assert_one(&spoiled("\"ppi\":205", "\"ppi\":204"), "ppi injections");
+        assert_one(&spoiled("\"spi\":30", "\"spi\":31"), "spi injections");
+        assert_one(&spoiled("\"lpi\":46", "\"lpi\":45"), "lpi injections");
+    }
+
+    #[test]
+    fn what_the_guest_took_is_what_was_delivered() {
+        // Taken twice: the guest counts one more than was delivered.
+        assert_one(&spoiled("sgi=100", "sgi=105"), "sgi deliveries");
+        assert_one(&spoiled("ppi=201", "ppi=204"), "ppi deliveries");
+        assert_one(&spoiled("spi=30", "spi=31"), "spi deliveries");
+        assert_one(&spoiled("lpi=35", "lpi=36"), "lpi deliveries");
+        // Lost: delivered, but the guest knows nothing of it.
+        assert_one(&spoiled("lpi_freed=5", "lpi_freed=4"), "lpi deliveries");
+        assert!(!spoiled("sgi=100 ppi=201", "sgi=39 ppi=201").is_empty());
+        assert!(!spoiled("ppi=201", "ppi=150").is_empty());
+    }
+
+    #[test]
+    fn what_linux_may_leave_uncounted_is_allowed_for() {
+        let console = good_console()
+            .replace("lpi_freed=5", "lpi_freed=4")
+            .replace(
+                "step=affinity status=ok ms=1",
+                "step=affinity status=ok ms=1 moves=1",
+            );
+        assert!(failing(SETTING, Ended::PoweredOff, &console).is_empty());
+    }
+
+    #[test]
+    fn references_and_locks_have_to_balance() {
+        assert_one(
+            &spoiled("\"lookup_locks_taken\":0", "\"lookup_locks_taken\":1"),
+            "locks",
+        );
+        assert_one(
+            &spoiled("\"list_puts\":300", "\"list_puts\":299"),
+            "list gets",
+        );
+        assert_one(
+            &spoiled("\"lookup_puts\":9", "\"lookup_puts\":10"),
+            "lookup gets",
+        );
+        assert_one(
+            &spoiled("\"refs_at_teardown\":0", "\"refs_at_teardown\":1"),
+            "teardown",
+        );
+        assert_one(&spoiled("\"lookups\":50", "\"lookups\":0"), "lookups");
+    }
+
+    #[test]
+    fn a_missing_or_torn_report_fails() {
+        assert_one(&spoiled("@vgic", "vgic"), "reports of the hypervisor");
+        assert_one(
+            &spoiled("\"lookups\"", "\"look"),
+            "reports of the hypervisor",
+        );
+    }
+
+    #[test]
+    fn without_workload_only_the_hypervisors_own_counts_are_checked() {
+        let setting = Setting {
+            workload: false,
+            ..SETTING
+        };
+        let report = counters::tests::LINE;
+        assert!(failing(setting, Ended::PoweredOff, report).is_empty());
+        let torn = report.replace("\"list_gets\":300", "\"list_gets\":301");
+        assert_one(&failing(setting, Ended::PoweredOff, &torn), "list gets");
+        let bare = Setting {
+            workload: false,
+            hypervisor: false,
+            ..SETTING
+        };
+        assert!(failing(bare, Ended::PoweredOff, "").is_empty());
+    }
+}

@@ -1,0 +1,97 @@
+//! What the hypervisor counted: the line `@vgic {...}` that it prints when the guest powers off.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::kinds::PerKind;
+
+/// How the line begins.
+const PREFIX: &str = "@vgic ";
+
+/// The counts that checks look at; the library's documentation of its counters defines them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Counters {
+    /// Interrupts made pending.
+    pub(crate) injections: PerKind,
+    /// Injections that merged with a pending state.
+    pub(crate) coalesced: PerKind,
+    /// Pending states that the guest acknowledged.
+    pub(crate) deliveries: PerKind,
+    /// Pending states that went away before the guest acknowledged them.
+    pub(crate) withdrawn: PerKind,
+    /// Pending states that were left when the guest powered off.
+    pub(crate) pending: PerKind,
+    pub(crate) lookups: u64,
+    pub(crate) lookup_locks_taken: u64,
+    pub(crate) lookup_gets: u64,
+    pub(crate) lookup_puts: u64,
+    pub(crate) list_gets: u64,
+    pub(crate) list_puts: u64,
+    pub(crate) ich_lr_writes: u64,
+    pub(crate) refs_at_teardown: u64,
+}
+
+/// A whole report.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reported {
+    /// What is checked.
+    pub(crate) counters: Counters,
+    /// Everything, the checked counts included.
+    pub(crate) everything: Map<String, Value>,
+}
+
+/// Reads the hypervisor's line; none if this is another line.
+pub(crate) fn parse(line: &str) -> Option<Result<Reported, String>> {
+    let (_, json) = line.split_once(PREFIX)?;
+    let read = serde_json::from_str::<Map<String, Value>>(json).and_then(|everything| {
+        let counters = Counters::deserialize(Value::Object(everything.clone()))?;
+        Ok(Reported {
+            counters,
+            everything,
+        })
+    });
+    Some(read.map_err(|error| error.to_string()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const LINE: &str = "@vgic {\
+        \"injections\":{\"sgi\":110,\"ppi\":205,\"spi\":30,\"lpi\":46},\
+        \"coalesced\":{\"sgi\":4,\"ppi\":0,\"spi\":0,\"lpi\":5},\
+        \"deliveries\":{\"sgi\":104,\"ppi\":203,\"spi\":30,\"lpi\":40},\
+        \"withdrawn\":{\"sgi\":0,\"ppi\":2,\"spi\":0,\"lpi\":1},\
+        \"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\
+        \"lookups\":50,\"lookup_locks_taken\":0,\"lookup_gets\":9,\"lookup_puts\":9,\
+        \"list_gets\":300,\"list_puts\":300,\"ich_lr_writes\":400,\"refs_at_teardown\":0,\
+        \"exits\":{\"irq\":7,\"wfi\":3}}";
+
+    #[test]
+    fn counts_and_the_rest_are_read() {
+        let Reported {
+            counters,
+            everything,
+        } = parse(LINE).unwrap().unwrap();
+        assert_eq!(
+            counters.deliveries,
+            PerKind {
+                sgi: 104,
+                ppi: 203,
+                spi: 30,
+                lpi: 40
+            }
+        );
+        assert_eq!(counters.list_gets, 300);
+        assert_eq!(everything["exits"]["wfi"], 3);
+    }
+
+    #[test]
+    fn a_missing_count_is_an_error_not_a_zero() {
+        let torn = LINE.replace("\"list_puts\":300,", "");
+        let error = parse(&torn).unwrap().unwrap_err();
+        assert!(error.contains("list_puts"), "{error}");
+        assert!(parse(&LINE[..200]).unwrap().is_err());
+        assert!(parse("[    0.1] something else").is_none());
+    }
+}

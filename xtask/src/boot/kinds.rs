@@ -1,0 +1,40 @@
+//! Counts by kind of interrupt.
+
+use serde::{Deserialize, Serialize};
+
+/// The kinds of interrupt, by the names they have in reports.
+pub(crate) const KINDS: [&str; 4] = ["sgi", "ppi", "spi", "lpi"];
+
+/// One count for each kind of interrupt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PerKind {
+    pub(crate) sgi: u64,
+    pub(crate) ppi: u64,
+    pub(crate) spi: u64,
+    pub(crate) lpi: u64,
+}
+
+impl PerKind {
+    /// The count of a kind.
+    pub(crate) fn of(&self, kind: &str) -> u64 {
+        match kind {
+            "sgi" => self.sgi,
+            "ppi" => self.ppi,
+            "spi" => self.spi,
+            "lpi" => self.lpi,
+            _ => unreachable!("kinds are those of KINDS"),
+        }
+    }
+
+    /// The count of a kind, to be changed.
+    pub(crate) fn of_mut(&mut self, kind: &str) -> &mut u64 {
+        match kind {
+            "sgi" => &mut self.sgi,
+            "ppi" => &mut self.ppi,
+            "spi" => &mut self.spi,
+            "lpi" => &mut self.lpi,
+            _ => unreachable!("kinds are those of KINDS"),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a boot leaves for its reader: `boot.json`, and a summary on the terminal.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::checks::Check;
+use super::interrupts::Row;
+use super::kinds::{KINDS, PerKind};
+use super::run::Ended;
+use super::transcript::{Step, Transcript};
+use crate::console;
+
+/// The report of one boot.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) passed: bool,
+    pub(crate) kernel: String,
+    pub(crate) vcpus: u16,
+    pub(crate) cpu: String,
+    /// QEMU's version.
+    pub(crate) qemu: String,
+    /// Whether the guest ran under the hypervisor.
+    pub(crate) hypervisor: bool,
+    pub(crate) wall_seconds: f64,
+    pub(crate) ended: String,
+    /// What the guest counted itself, by kind, at its last look.
+    pub(crate) guest_interrupts: Option<PerKind>,
+    /// The hypervisor's report as it made it: injections, deliveries, exits and so on.
+    #[serde(flatten)]
+    pub(crate) counters: Map<String, Value>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) checks: Vec<Check>,
+    /// The guest's `/proc/interrupts` after the workload.
+    pub(crate) interrupts: Vec<Row>,
+}
+
+/// What the report says about the machine itself.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) vcpus: u16,
+    pub(crate) cpu: String,
+    pub(crate) qemu: String,
+    pub(crate) hypervisor: bool,
+    pub(crate) wall_seconds: f64,
+    pub(crate) ended: Ended,
+}
+
+impl Report {
+    /// Puts the report together.
+    pub(crate) fn new(machine: Machine, transcript: Transcript, checks: Vec<Check>) -> Self {
+        Self {
+            passed: checks.iter().all(|check| check.passed),
+            kernel: machine.kernel,
+            vcpus: machine.vcpus,
+            cpu: machine.cpu,
+            qemu: machine.qemu,
+            hypervisor: machine.hypervisor,
+            wall_seconds: machine.wall_seconds,
+            ended: machine.ended.to_string(),
+            guest_interrupts: transcript.last_look.map(|last_look| last_look.taken),
+            counters: transcript
+                .reported
+                .and_then(Result::ok)
+                .unwrap_or_default()
+                .everything,
+            steps: transcript.steps,
+            checks,
+            interrupts: transcript.interrupts,
+        }
+    }
+
+    /// Writes it as JSON.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self)?;
+        fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Prints it for people.
+    pub(crate) fn print(&self) {
+        let under = if self.hypervisor {
+            "under hyp"
+        } else {
+            "without hyp"
+        };
+        console::step(format!(
+            "{} on {} vCPUs {under}: {} after {:.1} s",
+            self.kernel, self.vcpus, self.ended, self.wall_seconds
+        ));
+        if !self.steps.is_empty() {
+            let took = |step: &Step| format!("{} {:.1} s", step.name, step.ms as f64 / 1000.0);
+            let steps: Vec<_> = self.steps.iter().map(took).collect();
+            console::detail(format!("workload: {}", steps.join(", ")));
+        }
+        self.table().iter().for_each(console::detail);
+        for check in &self.checks {
+            console::detail(line(check));
+        }
+        let failed = self.checks.iter().filter(|check| !check.passed).count();
+        let all = self.checks.len();
+        console::step(match failed {
+            0 => console::good(&format!("all {all} checks hold")),
+            _ => console::bad(&format!("{failed} of {all} checks failed")),
+        });
+    }
+
+    /// The counts by kind, a row for each who counted.
+    fn table(&self) -> Vec<String> {
+        let guest = self
+            .guest_interrupts
+            .map(|counts| ("guest took".to_owned(), counts));
+        let ours = [
+            "deliveries",
+            "injections",
+            "coalesced",
+            "withdrawn",
+            "pending",
+        ];
+        let ours = ours.iter().filter_map(|&name| {
+            let counts = PerKind::deserialize(self.counters.get(name)?).ok()?;
+            Some((name.to_owned(), counts))
+        });
+        let rows: Vec<_> = guest.into_iter().chain(ours).collect();
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let mut table = vec![format!(
+            "{:12}{}",
+            "",
+            KINDS.map(|kind| format!("{kind:>11}")).concat()
+        )];
+        table.extend(rows.iter().map(|(name, counts)| {
+            let cells = KINDS.map(|kind| format!("{:>11}", counts.of(kind)));
+            format!("{name:12}{}", cells.concat())
+        }));
+        table
+    }
+}
+
+/// A check in one line.
+fn line(check: &Check) -> String {
+    let mark = if check.passed {
+        console::good("ok  ")
+    } else {
+        console::bad("FAIL")
+    };
+    let expected = match (check.at_least, check.at_most) {
+        (low, high) if low == high => format!("{low}"),
+        (low, u64::MAX) => format!("{low} or more"),
+        (low, high) => format!("{low} to {high}"),
+    };
+    let mut line = format!("{mark} {}: {} ({expected})", check.name, check.found);
+    if !check.passed {
+        line.push_str(" - ");
+        line.push_str(&check.meaning);
+    }
+    line
+}

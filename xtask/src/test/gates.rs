@@ -1,0 +1,140 @@
+//! The parts of `cargo xtask test`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::tally::Tally;
+use crate::boot;
+use crate::cli::{BootOptions, Kernel, TestOptions};
+use crate::process::{self, Show};
+use crate::provision::toolchain::{BareMetal, cargo};
+
+/// The boots: vCPUs and release of the kernel.
+const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
+
+/// One part.
+pub(crate) struct Gate {
+    pub(crate) name: String,
+    pub(crate) action: Action,
+}
+
+/// What a part does.
+pub(crate) enum Action {
+    /// Runs a command, which passes or fails as one test case.
+    Command(Command),
+    /// Runs test programs, which count their cases themselves.
+    Suite(Command),
+    /// Boots a guest, which passes or fails as one test case.
+    Boot(BootOptions),
+}
+
+impl Action {
+    /// Does it.
+    pub(crate) fn run(self, reports: &Path) -> Result<Tally> {
+        match self {
+            Self::Command(mut command) => {
+                let finished = process::finish(&mut command, Show::Lines)?;
+                Ok(Tally::of(finished.success))
+            }
+            Self::Suite(mut command) => {
+                let finished = process::finish(&mut command, Show::Lines)?;
+                Ok(Tally::of_cargo_test(&finished.stdout, finished.success))
+            }
+            Self::Boot(options) => boot::boot(&options, reports).map(Tally::of),
+        }
+    }
+}
+
+/// All parts, quick ones first.
+pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
+    let mut gates = vec![
+        command("formatting", cargo("fmt"), &["--all", "--check"]),
+        command(
+            "clippy on the host",
+            cargo("clippy"),
+            &[
+                "--workspace",
+                "--exclude",
+                "hyp",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        command(
+            "the library without std",
+            bare_metal.cargo("build"),
+            &["--package", "vgic", "--no-default-features"],
+        ),
+        command(
+            "clippy on the library without std",
+            bare_metal.cargo("clippy"),
+            &[
+                "--package",
+                "vgic",
+                "--no-default-features",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        command(
+            "clippy on the hypervisor",
+            bare_metal.cargo("clippy"),
+            &["--package", "hyp", "--", "-D", "warnings"],
+        ),
+        documentation(
+            "documentation",
+            cargo("doc"),
+            &["--workspace", "--exclude", "hyp"],
+        ),
+        documentation(
+            "documentation of the hypervisor",
+            bare_metal.cargo("doc"),
+            &["--package", "hyp", "--document-private-items"],
+        ),
+        suite(),
+    ];
+    if !options.no_boot {
+        gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
+    }
+    gates
+}
+
+fn command(name: &str, mut command: Command, arguments: &[&str]) -> Gate {
+    command.args(arguments);
+    Gate {
+        name: name.to_owned(),
+        action: Action::Command(command),
+    }
+}
+
+fn documentation(name: &str, mut doc: Command, arguments: &[&str]) -> Gate {
+    doc.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings");
+    command(name, doc, arguments)
+}
+
+/// Unit, integration and documentation tests on the host, those of these tasks included.
+fn suite() -> Gate {
+    let mut command = cargo("test");
+    command.args(["--workspace", "--exclude", "hyp", "--no-fail-fast"]);
+    Gate {
+        name: "tests on the host".to_owned(),
+        action: Action::Suite(command),
+    }
+}
+
+fn boot_gate(vcpus: u16, release: &'static str) -> Gate {
+    let options = BootOptions {
+        vcpus,
+        kernel: Kernel::Debian(release),
+        ..BootOptions::default()
+    };
+    Gate {
+        name: format!("boot {release} on {vcpus} vcpus"),
+        action: Action::Boot(options),
+    }
+}
