@@ -371,11 +371,12 @@ impl<H: Host> Vgic<H> {
     }
 
     fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
-        let raised = irq.set_line(high);
-        if high && !raised.coalesced {
+        let change = irq.set_line(high);
+        if change.injected {
             self.count_injection(pin, irq, false);
         }
-        self.pay(pin, irq, raised.owed);
+        self.count_withdrawn(pin, irq, change.withdrawn);
+        self.pay(pin, irq, change.owed);
     }
 
     /// Books a raise, and pays what it owes.

@@ -3,8 +3,9 @@
 //! # Who may touch what
 //! 1. `state` changes only through the transitions below, each one atomic read-modify-write. Any CPU,
 //!    any time.
-//! 2. `queued_on`, IN_LR and the LR bits change only under the ap_list lock of the vCPU concerned, or
-//!    (refresh and fold) on the CPU that has that vCPU's registers.
+//! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: whoever holds the
+//!    lock knows whether the interrupt is in a bucket. The other LR bits change there too, or (refresh) on
+//!    the CPU that has that vCPU's registers.
 //! 3. `links` belong to the ap_list that `queued_on` names and are touched only under its lock.
 //! 4. `hw` is written before the first forwarded interrupt is raised, and then constant.
 //! 5. `icid` is written by the ITS that maps the LPI, under its command lock.
@@ -54,6 +55,18 @@ pub(crate) enum Owed {
 pub(crate) struct Raised {
     /// It was pending already: this injection merged with that one.
     pub(crate) coalesced: bool,
+    /// What the caller owes.
+    pub(crate) owed: Owed,
+}
+
+/// What a change of an input line meant.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LineChange {
+    /// It made the interrupt pending.
+    pub(crate) injected: bool,
+    /// It ended a pending state that the guest had not seen.
+    pub(crate) withdrawn: bool,
     /// What the caller owes.
     pub(crate) owed: Owed,
 }
@@ -206,7 +219,7 @@ impl Irq {
         // AcqRel: module docs, "Publication"; also when nothing changes.
         let old = State(self.state.fetch_or(set, AcqRel));
         Raised {
-            coalesced: old.latch(),
+            coalesced: old.pending(),
             owed: if old.latch() {
                 // Whoever set the latch owes, or has done, what follows from it.
                 Owed::Nothing
@@ -216,37 +229,30 @@ impl Irq {
         }
     }
 
-    /// Sets the level of the input line. Raised tells of a rise; a fall owes at most a note.
+    /// Sets the level of the input line.
     #[inline]
-    pub(crate) fn set_line(&self, high: bool) -> Raised {
-        if high {
-            // AcqRel: module docs, "Publication".
-            let old = State(self.state.fetch_or(LINE, AcqRel));
-            let fresh = !old.line() && old.level() && !old.latch();
-            Raised {
-                coalesced: !fresh,
-                owed: if fresh {
-                    State(old.0 | LINE).owed_after_pending(old)
-                } else {
-                    Owed::Nothing
-                },
-            }
+    pub(crate) fn set_line(&self, high: bool) -> LineChange {
+        // AcqRel: module docs, "Publication".
+        let old = State(if high {
+            self.state.fetch_or(LINE, AcqRel)
         } else {
-            // AcqRel: as above.
-            let old = State(self.state.fetch_and(!LINE, AcqRel));
-            Raised {
-                coalesced: false,
-                owed: match old.queued_on() {
-                    Some(vcpu) if old.line() && old.level() => {
-                        if old.in_lr() {
-                            Owed::Note(vcpu)
-                        } else {
-                            Owed::Settle(vcpu)
-                        }
-                    }
-                    _ => Owed::Nothing,
-                },
-            }
+            self.state.fetch_and(!LINE, AcqRel)
+        });
+        let changed = old.line() != high && old.level();
+        // While it is active or in a list register its deactivation decides whether it is pending
+        // again; a latched state does not depend on the line.
+        let counts = changed && !old.latch() && !old.active() && !old.in_lr();
+        let owed = match old.queued_on() {
+            _ if !changed => Owed::Nothing,
+            _ if high => State(old.0 | LINE).owed_after_pending(old),
+            Some(vcpu) if old.in_lr() => Owed::Note(vcpu),
+            Some(vcpu) => Owed::Settle(vcpu),
+            None => Owed::Nothing,
+        };
+        LineChange {
+            injected: counts && high,
+            withdrawn: counts && !high,
+            owed,
         }
     }
 
@@ -365,7 +371,7 @@ impl Irq {
         Some(ListRegister(lr))
     }
 
-    // --- the transitions of the CPU that has the registers ----------------------------------------
+    // --- the transitions of the CPU that has the registers ---------------------------------------
 
     /// Books what the guest has done so far with an interrupt that stays in its list register.
     pub(crate) fn refresh(&self, lr: ListRegister) -> Folded {
@@ -388,7 +394,8 @@ impl Irq {
         }
     }
 
-    /// Takes it back from its list register, which holds `lr` now. It stays on the list.
+    /// Takes it back from its list register, which holds `lr` now; under the ap_list lock. It stays on
+    /// the list.
     pub(crate) fn fold(&self, lr: ListRegister) -> Folded {
         let lpi = self.intid.raw() >= IntId::FIRST_LPI;
         let Ok((old, new)) = self.transition(|old| {

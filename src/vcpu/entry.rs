@@ -29,7 +29,7 @@ use crate::ap_list::{ApList, Classes};
 use crate::cpu_interface::{CpuInterface, hcr, vmcr};
 use crate::epoch::Pin;
 use crate::host::Host;
-use crate::intid::VcpuId;
+use crate::intid::{IntId, VcpuId};
 use crate::irq::{Folded, Irq, Settled};
 use crate::lr::{self, ListRegister};
 use crate::vgic::Leaving;
@@ -179,18 +179,17 @@ impl<H: Host> Vgic<H> {
 
     /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
     fn retire(&self, pin: &Pin<'_>, vcpu: &Vcpu, registers: &mut Registers, done: u16) {
-        let mut folded = [Folded::default(); lr::MAX];
-        for index in bits(done) {
-            let left = ListRegister(
-                registers.images[index].0 & !(ListRegister::PENDING | ListRegister::ACTIVE),
-            );
-            folded[index] = self.fold(pin, vcpu, registers, index, left);
-        }
+        let mut resample = 0;
         let mut leaving = Leaving::new();
         let waiting;
         {
             let mut list = vcpu.ap_list.lock(pin.ledger());
             for index in bits(done) {
+                let left = ListRegister(
+                    registers.images[index].0 & !(ListRegister::PENDING | ListRegister::ACTIVE),
+                );
+                let folded = self.fold(pin, vcpu, registers, index, left);
+                resample |= u16::from(folded.resample) << index;
                 if let Some(irq) = vcpu.listed(registers, index) {
                     self.prune(pin, vcpu, &mut list, irq, &mut leaving);
                 }
@@ -198,7 +197,7 @@ impl<H: Host> Vgic<H> {
             waiting = list.waiting() != 0;
         }
         registers.refill |= waiting || registers.stale != 0;
-        self.resample(vcpu, registers, done, &folded);
+        self.resample(vcpu, registers, resample);
         self.dispatch(pin, leaving);
     }
 
@@ -222,11 +221,9 @@ impl<H: Host> Vgic<H> {
 
     /// Tells the embedder of level-sensitive interrupts that the guest has finished with. No lock is
     /// held; SPIs and PPIs live as long as the VM.
-    fn resample(&self, vcpu: &Vcpu, registers: &Registers, done: u16, folded: &[Folded; lr::MAX]) {
+    fn resample(&self, vcpu: &Vcpu, registers: &Registers, done: u16) {
         for index in bits(done) {
-            if folded[index].resample
-                && let Some(intid) = crate::intid::IntId::new(registers.images[index].vintid())
-            {
+            if let Some(intid) = IntId::new(registers.images[index].vintid()) {
                 self.host().resample(vcpu.id, intid);
             }
         }
