@@ -204,21 +204,28 @@ mod tests {
 
     #[test]
     fn order_is_by_priority_then_by_arrival() {
-        let irqs: Vec<Irq> = [(40, 0xa0), (41, 0x20), (8200, 0xa0), (42, 0xa0), (3, 0x20)]
-            .map(|(intid, priority)| queued(intid, priority, 0))
-            .into();
+        let irqs: Vec<Irq> = [
+            (40, 0xa0),
+            (41, 0x20),
+            (8200, 0xa0),
+            (42, 0xa0),
+            (3, 0x20),
+            (8201, 0x08),
+        ]
+        .map(|(intid, priority)| queued(intid, priority, 0))
+        .into();
         let mut list = ApList::new();
         for irq in &irqs {
             list.link(irq, irq.state());
         }
-        assert_eq!(list.waiting(), 5);
+        assert_eq!(list.waiting(), 6);
         let mut order = Vec::new();
         while let Some((irq, _)) = list.first(PENDING_CLASSES) {
             order.push(irq.intid().raw());
             let irq = irqs.iter().find(|other| other.intid() == irq.intid());
             list.unlink(irq.unwrap());
         }
-        assert_eq!(order, [41, 3, 40, 42, 8200]);
+        assert_eq!(order, [8201, 41, 3, 40, 42, 8200]);
         assert_eq!(list.waiting(), 0);
         assert!(list.bitmap.iter().all(|bits| *bits == 0));
     }

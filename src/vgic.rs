@@ -675,7 +675,9 @@ impl<H: Host> Vgic<H> {
         {
             return Err(vcpu.id);
         }
-        Ok(self.dismantle(pin))
+        let remains = self.dismantle(pin);
+        debug_assert_eq!(remains.references, 0, "references are left at teardown");
+        Ok(remains)
     }
 
     fn dismantle(&self, pin: &Pin<'_>) -> Remains {
@@ -708,7 +710,6 @@ impl<H: Host> Vgic<H> {
             remains.references += u64::from(irq.state().refs());
             from = key + 1;
         }
-        debug_assert_eq!(remains.references, 0, "references are left at teardown");
         remains
     }
 
@@ -742,10 +743,15 @@ fn physical(pintid: IntId) -> Result<u16, InjectError> {
 
 impl<H: Host> Drop for Vgic<H> {
     fn drop(&mut self) {
-        // After `teardown` there is nothing left, and this only looks.
+        // After `teardown` there is nothing left, and this only looks. Without, a vCPU may still be on
+        // a CPU: what its registers hold goes back to its list first.
         let domain = crate::epoch::Domain::new();
         let local = domain.register(crate::intid::CpuId(u16::MAX));
-        let _ = self.dismantle(&local.pin());
+        let pin = local.pin();
+        for index in 0..self.vcpus.len() {
+            self.vcpus[index].abandon_registers();
+        }
+        let _ = self.dismantle(&pin);
     }
 }
 

@@ -174,6 +174,20 @@ impl Vcpu {
         self.registers(cpu).ok_or_else(|| self.residency.get())
     }
 
+    /// Relinks what the registers hold, without reading them; for a VM that is dropped.
+    pub(crate) fn abandon_registers(&mut self) {
+        let registers = self.registers.0.get_mut().get_mut();
+        let list = self.ap_list.get_mut();
+        for index in entry::bits(core::mem::take(&mut registers.in_use)) {
+            // SAFETY: by the invariant of `Registers`, queued here and so kept alive by the list's
+            // reference; we have the vCPU to ourselves.
+            if let Some(irq) = unsafe { registers.irqs[index].as_ref() } {
+                let _ = irq.fold(ListRegister::EMPTY);
+                list.link(irq, irq.state());
+            }
+        }
+    }
+
     /// Gives the registers up.
     fn release<I>(&self, cpu: &Cpu<I>) {
         cpu.loaded.set(core::ptr::null());

@@ -275,6 +275,90 @@ fn a_forwarded_interrupt_is_deactivated_by_the_guest_or_for_it() {
     bench.finish();
 }
 
+#[test]
+fn a_forwarded_interrupt_stays_forwarded_across_cpus() {
+    let bench = Bench::new();
+    let other = bench.second_cpu();
+    let intid = bench.edge_spi(40, 0xa0);
+    bench.vm.connect_spi(intid, spi(70)).unwrap();
+    let _ = bench.vm.forward_spi(&bench.pin(), intid).unwrap();
+    bench.enter();
+    bench.exit();
+    bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap();
+    let pin = other.pin();
+    bench.vm.enter(&other, &pin, V0).unwrap();
+    assert_eq!(other.interface().read_iar1(), 40);
+    bench.vm.exit(&other, &pin, V0).unwrap();
+    bench.vm.put(&other, &pin, V0).unwrap();
+    drop(pin);
+    bench.enter();
+    bench.end(40);
+    assert_eq!(bench.guest().take_deactivations(), [70]);
+    bench.exit();
+    assert!(bench.vm.host().deactivated.lock().unwrap().is_empty());
+    bench.finish();
+}
+
+#[test]
+fn a_latched_level_leaves_no_maintenance_interrupt_behind() {
+    let bench = Bench::new();
+    bench.configure(bench.irq(spi(50)), true, 0x80);
+    bench.inject(spi(50));
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 50);
+    bench.end(50);
+    assert!(bench.guest().maintenance());
+    bench.exit();
+    bench.enter();
+    assert!(!bench.guest().maintenance());
+    bench.exit();
+    bench.finish();
+}
+
+#[test]
+fn registers_that_keep_their_value_are_not_written() {
+    let bench = Bench::new();
+    bench.inject(bench.edge_spi(40, 0x40));
+    bench.inject(bench.edge_spi(41, 0x80));
+    bench.enter();
+    bench.exit();
+    let before = bench.guest().accesses();
+    let _ = bench
+        .vm
+        .vcpu(V0)
+        .unwrap()
+        .residency
+        .notify(super::residency::NOTE);
+    bench.enter();
+    bench.exit();
+    let accesses = bench.guest().accesses() - before;
+    assert_eq!((accesses.lr_reads, accesses.lr_writes), (2, 0));
+    bench.finish();
+}
+
+#[test]
+fn a_pending_and_active_interrupt_wakes_nobody() {
+    let bench = Bench::new();
+    let intid = bench.edge_spi(40, 0xa0);
+    bench.guest().write_ctlr(1 << 1).unwrap();
+    bench.inject(intid);
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 40);
+    // EOImode 1: the running priority drops, the interrupt stays active.
+    bench.end(40);
+    bench.exit();
+    bench.inject(intid);
+    let block = || bench.vm.block(&bench.cpu, &bench.pin(), V0).unwrap();
+    assert_eq!(block(), Blocked::Yes);
+    let (_, _, owed) = bench.irq(intid).clear_active();
+    bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+    assert_eq!(block(), Blocked::No);
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 40);
+    bench.exit();
+    bench.finish();
+}
+
 /// Pending interrupts beyond the registers come in order of priority, whatever the order of arrival.
 #[test]
 fn overflow_is_served_in_order_of_priority() {
@@ -322,20 +406,20 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
         assert_eq!(bench.acknowledge(), 100 + n);
         bench.exit();
     }
-    for n in (0..depth).rev() {
+    let mut left = depth;
+    for ended in [1, 9, 2, 1, 7] {
         bench.enter();
-        bench.end(100 + n);
+        for _ in 0..ended {
+            left -= 1;
+            bench.end(100 + left);
+        }
         bench.exit();
+        bench
+            .vm
+            .sync(&bench.cpu, &bench.pin(), bench.vm.vcpu(V0).unwrap());
         for m in 0..depth {
-            let irq = bench.irq(spi(100 + m));
-            bench
-                .vm
-                .sync(&bench.cpu, &bench.pin(), bench.vm.vcpu(V0).unwrap());
-            assert_eq!(
-                irq.state().shows_active(),
-                m < n,
-                "{m} after the end of {n}"
-            );
+            let active = bench.irq(spi(100 + m)).state().shows_active();
+            assert_eq!(active, m < left, "{m} with {left} left");
         }
     }
     bench.finish();
