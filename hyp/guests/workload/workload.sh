@@ -152,7 +152,7 @@ smp() {
     done
     printf '%s' x >/tmp/ring0
     for cpu in $(seq 0 $LAST); do
-        on $cpu sh -c 'head -c 4194304 /dev/zero | md5sum' >/dev/null &
+        on $cpu sh -c "head -c $((16777216 / CPUS)) /dev/zero | md5sum" >/dev/null &
         jobs="$jobs $!"
     done
     wait $jobs

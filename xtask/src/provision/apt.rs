@@ -17,6 +17,9 @@ use crate::{console, project};
 /// The release whose kernels the guest boots.
 const GUEST_RELEASE: &str = "bookworm";
 
+/// The release whose backports follow the stable compiler.
+const COMPILER_RELEASE: &str = "trixie";
+
 /// Where Debian's archive key lies, by release of Debian.
 const KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -30,6 +33,8 @@ pub(crate) enum For {
     Host,
     /// The arm64 guest: nothing is installed.
     Guest,
+    /// This machine's compiler, which may be newer than anything else here.
+    Compiler,
 }
 
 /// A package at a version.
@@ -66,6 +71,7 @@ impl Apt {
         let release = match whose {
             For::Host => mirrors.installed.to_owned(),
             For::Guest => GUEST_RELEASE.to_owned(),
+            For::Compiler => COMPILER_RELEASE.to_owned(),
         };
         fs::write(state.path().join("sources.list"), mirrors.sources(&release))?;
         fs::write(

@@ -1,12 +1,16 @@
 //! The bare-metal target: a precompiled core library, or one built from its source.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use super::apt::{Apt, For};
+use super::cached;
 use crate::console;
-use crate::process::{self, Show};
+use crate::process::{self, Show, interrupted};
 use crate::project::{self, BARE_METAL};
 
 /// How to build for the bare-metal target.
@@ -35,7 +39,7 @@ impl BareMetal {
 
 /// A cargo command in the checkout, by the cargo that runs us.
 pub(crate) fn cargo(subcommand: &str) -> Command {
-    let mut command = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(project::root()).arg(subcommand);
     command
 }
@@ -51,20 +55,56 @@ pub(crate) fn bare_metal() -> Result<BareMetal> {
         if rustup(&["target", "add", BARE_METAL]) && has_target(&sysroot) {
             return Ok(BareMetal::Installed);
         }
-        console::detail("not available; trying the library's source instead");
-        rustup(&["component", "add", "rust-src"]);
+        console::detail("rustup does not; trying the library's source instead");
+        if !rustup(&["component", "add", "rust-src"]) && !interrupted() {
+            debian_source(&sysroot).with_context(|| {
+                format!(
+                    "no Rust core library for {BARE_METAL}. Run\n  \
+                     rustup target add {BARE_METAL}\n\
+                     and this again"
+                )
+            })?;
+        }
     }
-    if has_source(&sysroot) {
-        console::detail(format!(
-            "Rust's core library is built for {BARE_METAL} from its source"
-        ));
-        return Ok(BareMetal::FromSource);
+    ensure!(
+        has_source(&sysroot),
+        "rustup added rust-src, but its library is not there"
+    );
+    console::detail(format!(
+        "Rust's core library is built for {BARE_METAL} from its source"
+    ));
+    Ok(BareMetal::FromSource)
+}
+
+/// Fetches the library's source from Debian, at exactly the compiler's version, and links it to
+/// where the compiler's own would be.
+fn debian_source(sysroot: &Path) -> Result<()> {
+    let printed = process::run(rustc().arg("--version"), Show::OnFailure)?;
+    let version = printed
+        .split(' ')
+        .nth(1)
+        .context("rustc prints no version")?;
+    let name = format!("rust-src-{version}");
+    let place = cached(&name, &format!("Rust {version}'s library source"), |into| {
+        let apt = Apt::open(For::Compiler)?;
+        let mut versions = apt
+            .versions("rust-src")?
+            .into_iter()
+            .map(|(package, _)| package);
+        let matching = versions.find(|package| package.version.starts_with(version));
+        apt.unpack(
+            &[matching.context("Debian has no rust-src of that version")?],
+            into,
+        )
+    })?;
+    let library = place.join(format!("usr/src/rustc-{version}/library"));
+    let link = sysroot.join("lib/rustlib/src/rust/library");
+    fs::create_dir_all(link.parent().unwrap_or(sysroot))?;
+    // What is there points to a cache that is gone.
+    if link.is_symlink() {
+        fs::remove_file(&link)?;
     }
-    bail!(
-        "no Rust core library for {BARE_METAL}. Run\n  rustup target add {BARE_METAL}\n\
-         or install the source of your compiler's library (rustup component add rust-src, or the \
-         package rust-src at the compiler's version), and run this again"
-    )
+    symlink(library, &link).with_context(|| format!("cannot create {}", link.display()))
 }
 
 /// Makes a component such as `clippy` available.
@@ -85,14 +125,15 @@ fn rustup(arguments: &[&str]) -> bool {
     finished.is_ok_and(|finished| finished.success)
 }
 
+fn rustc() -> Command {
+    let mut command = Command::new("rustc");
+    command.current_dir(project::root());
+    command
+}
+
 fn sysroot() -> Result<PathBuf> {
-    let printed = process::run(
-        Command::new("rustc")
-            .current_dir(project::root())
-            .args(["--print", "sysroot"]),
-        Show::OnFailure,
-    )
-    .context("no Rust compiler")?;
+    let printed = process::run(rustc().args(["--print", "sysroot"]), Show::OnFailure)
+        .context("no Rust compiler")?;
     Ok(printed.trim_end().into())
 }
 
