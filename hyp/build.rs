@@ -1,0 +1,15 @@
+//! Tells the linker where the hypervisor's image lies in memory.
+
+use std::env;
+
+fn main() {
+    let script = "link.ld";
+    println!("cargo:rerun-if-changed={script}");
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
+        let directory =
+            env::var("CARGO_MANIFEST_DIR").expect("cargo names the package's directory");
+        println!("cargo:rustc-link-arg-bins=-T{directory}/{script}");
+        // Sections may end in the middle of what a larger page size would protect as one.
+        println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
+    }
+}

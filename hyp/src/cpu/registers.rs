@@ -1,0 +1,98 @@
+//! System registers that `aarch64-cpu` has not, in its style.
+#![expect(unsafe_code)]
+// UNSAFETY: MRS and MSR instructions.
+
+use core::arch::asm;
+
+use aarch64_cpu::registers::{Readable, Writeable};
+
+macro_rules! registers {
+    ($($(#[$doc:meta])* $name:ident = $encoding:literal;)*) => {$(
+        $(#[$doc])*
+        #[expect(non_camel_case_types, reason = "the architecture's name")]
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name;
+
+        impl Readable for $name {
+            type T = u64;
+            type R = ();
+
+            #[inline]
+            fn get(&self) -> u64 {
+                let value;
+                // SAFETY: reading these registers has no side effect on memory.
+                unsafe {
+                    asm!(
+                        concat!("mrs {}, ", $encoding),
+                        out(reg) value,
+                        options(nomem, nostack, preserves_flags)
+                    );
+                }
+                value
+            }
+        }
+
+        impl Writeable for $name {
+            type T = u64;
+            type R = ();
+
+            #[inline]
+            fn set(&self, value: u64) {
+                // SAFETY: these registers do not change how EL2 itself sees memory.
+                unsafe {
+                    asm!(
+                        concat!("msr ", $encoding, ", {}"),
+                        in(reg) value,
+                        options(nostack, preserves_flags)
+                    );
+                }
+            }
+        }
+    )*};
+}
+
+registers! {
+    /// Extended hypervisor configuration (FEAT_HCX).
+    HCRX_EL2 = "s3_4_c1_c2_2";
+    /// Traps of AArch32's system registers.
+    HSTR_EL2 = "hstr_el2";
+    /// What the guest reads as `MIDR_EL1`.
+    VPIDR_EL2 = "vpidr_el2";
+    /// What the guest reads as `MPIDR_EL1`.
+    VMPIDR_EL2 = "vmpidr_el2";
+    /// Vector lengths that the guest may use (FEAT_SVE).
+    ZCR_EL2 = "s3_4_c1_c2_0";
+    /// Streaming vector lengths that the guest may use (FEAT_SME).
+    SMCR_EL2 = "s3_4_c1_c2_6";
+    /// Fine-grained traps of register reads (FEAT_FGT).
+    HFGRTR_EL2 = "s3_4_c1_c1_4";
+    /// Fine-grained traps of register writes (FEAT_FGT).
+    HFGWTR_EL2 = "s3_4_c1_c1_5";
+    /// Fine-grained traps of instructions (FEAT_FGT).
+    HFGITR_EL2 = "s3_4_c1_c1_6";
+    /// Fine-grained traps of debug register reads (FEAT_FGT).
+    HDFGRTR_EL2 = "s3_4_c3_c1_4";
+    /// Fine-grained traps of debug register writes (FEAT_FGT).
+    HDFGWTR_EL2 = "s3_4_c3_c1_5";
+    /// Performance monitors control; `N` is the number of counters.
+    PMCR_EL0 = "pmcr_el0";
+    /// AArch64 instruction set attributes, where pointer authentication is.
+    ID_AA64ISAR1 = "id_aa64isar1_el1";
+    /// More of them.
+    ID_AA64ISAR2 = "id_aa64isar2_el1";
+    /// AArch64 memory model features.
+    ID_AA64MMFR0 = "id_aa64mmfr0_el1";
+    /// More of them.
+    ID_AA64MMFR1 = "id_aa64mmfr1_el1";
+    /// AArch64 processor features.
+    ID_AA64PFR0 = "id_aa64pfr0_el1";
+    /// More of them.
+    ID_AA64PFR1 = "id_aa64pfr1_el1";
+    /// AArch64 debug features.
+    ID_AA64DFR0 = "id_aa64dfr0_el1";
+}
+
+/// Reads the 4-bit field of an identification register that begins at bit `shift`.
+pub(crate) fn id_field(register: impl Readable<T = u64>, shift: u32) -> u64 {
+    (register.get() >> shift) & 0xf
+}

@@ -1,0 +1,9 @@
+//! Exceptions taken to EL2: exits from the guest, and faults of the hypervisor itself.
+
+mod fatal;
+pub(crate) mod frame;
+pub(crate) mod inject;
+mod sync;
+mod vectors;
+
+pub(crate) use vectors::enter_guest;

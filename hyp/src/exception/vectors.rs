@@ -1,0 +1,170 @@
+//! The exception vectors.
+//!
+//! An exit from the guest saves `x0` to `x30` where the CPU's stack ends, calls Rust once, and goes back
+//! by the same frame. `ELR_EL2` and `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so
+//! nothing overwrites them.
+//!
+//! Whatever the hypervisor itself is interrupted by is a bug or a hardware error, and is reported on the
+//! CPU's emergency stack, for its own stack may be the reason.
+#![expect(unsafe_code)]
+// UNSAFETY: assembly.
+
+use core::arch::global_asm;
+
+use super::frame::Frame;
+use crate::cpu::percpu::{PerCpu, offsets};
+
+unsafe extern "C" {
+    /// Leaves for the guest with `frame` as its registers; `ELR_EL2` and `SPSR_EL2` say where and how.
+    /// `stack_top` is where the CPU's stack ends; what is on it is forgotten.
+    fn guest_enter(frame: *const Frame, stack_top: usize) -> !;
+}
+
+/// Leaves for the guest on the calling CPU, with `frame` as its registers. The CPU's stack begins anew.
+///
+/// # Safety
+/// `ELR_EL2`, `SPSR_EL2` and the registers of EL1 are what the guest is to start with, and the CPU's
+/// translation and traps are set up.
+pub(crate) unsafe fn enter_guest(frame: &Frame) -> ! {
+    // SAFETY: the stack is this CPU's own; assembly copies the frame before it reuses the memory.
+    unsafe { guest_enter(frame, PerCpu::current().stack_top) }
+}
+
+global_asm!(
+    r#"
+    .macro save_guest
+    sub     sp, sp, #{frame}
+    stp     x0, x1, [sp]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #240]
+    mov     x0, sp
+    mov     x29, xzr                // the end of every backtrace
+    .endm
+
+    .macro exit_from_guest handler
+    .balign 0x80
+    save_guest
+    bl      \handler
+    b       guest_return
+    .endm
+
+    // x0 and x1 of the interrupted code are put aside in registers that only the guest uses: there is
+    // no going back to it. What x0 points to then is a Frame with the interrupted registers.
+    .macro fault kind
+    .balign 0x80
+    msr     tpidr_el1, x0
+    msr     tpidr_el0, x1
+    mrs     x1, tpidr_el2
+    cbz     x1, 0f
+    ldr     x1, [x1, #{emergency_top}]
+    b       1f
+0:  mov     x1, sp
+1:  mov     x0, sp
+    mov     sp, x1
+    msr     sp_el0, x0
+    mov     x0, #\kind
+    b       fault_common
+    .endm
+
+    .balign 0x800
+    .global exception_vectors
+exception_vectors:
+    // From EL2 itself, on SP_EL0, which it does not use.
+    fault   0
+    fault   1
+    fault   2
+    fault   3
+    // From EL2 itself.
+    fault   0
+    fault   1
+    fault   2
+    fault   3
+    // From the guest in AArch64.
+    exit_from_guest {sync}
+    exit_from_guest {interrupt}
+    exit_from_guest {interrupt}
+    exit_from_guest {system_error}
+    // From the guest's EL0 in AArch32.
+    exit_from_guest {sync}
+    exit_from_guest {interrupt}
+    exit_from_guest {interrupt}
+    exit_from_guest {system_error}
+
+    .global guest_enter
+guest_enter:
+    sub     x1, x1, #{frame}
+    .irp    offset, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
+    ldp     x2, x3, [x0, #\offset]
+    stp     x2, x3, [x1, #\offset]
+    .endr
+    mov     sp, x1
+guest_return:
+    ldp     x0, x1, [sp]
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x19, [sp, #144]
+    ldp     x20, x21, [sp, #160]
+    ldp     x22, x23, [sp, #176]
+    ldp     x24, x25, [sp, #192]
+    ldp     x26, x27, [sp, #208]
+    ldp     x28, x29, [sp, #224]
+    ldr     x30, [sp, #240]
+    add     sp, sp, #{frame}
+    eret
+    // No speculation past the ERET.
+    dsb     nsh
+    isb
+
+fault_common:
+    sub     sp, sp, #{frame}
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #240]
+    mov     x1, sp
+    mrs     x2, tpidr_el1
+    mrs     x3, tpidr_el0
+    stp     x2, x3, [sp]
+    mrs     x2, sp_el0
+    b       {fault}
+    "#,
+    frame = const Frame::SIZE,
+    emergency_top = const offsets::EMERGENCY_TOP,
+    sync = sym super::sync::synchronous,
+    interrupt = sym super::fatal::interrupt,
+    system_error = sym super::fatal::system_error,
+    fault = sym super::fatal::fault,
+);
+
+const _: () = assert!(core::mem::offset_of!(PerCpu, emergency_top) == offsets::EMERGENCY_TOP);
+const _: () = assert!(Frame::SIZE == 256);

@@ -1,0 +1,144 @@
+//! Whether a vCPU is on, and how it starts.
+#![expect(unsafe_code)]
+// UNSAFETY: leaves for the guest.
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use aarch64_cpu::asm;
+use aarch64_cpu::registers::{
+    CNTKCTL_EL1, CNTP_CTL_EL0, CNTV_CTL_EL0, CPACR_EL1, ELR_EL2, MDSCR_EL1, SCTLR_EL1, SPSR_EL2,
+    Writeable,
+};
+
+use super::get;
+use crate::cpu::control;
+use crate::cpu::percpu::PerCpu;
+use crate::exception::enter_guest;
+use crate::exception::frame::Frame;
+
+/// A vCPU's state, with the numbers of PSCI's `AFFINITY_INFO`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum State {
+    /// It runs.
+    On = 0,
+    /// It waits to be turned on.
+    Off = 1,
+    /// It has been turned on and will run soon.
+    OnPending = 2,
+}
+
+/// One vCPU's power.
+#[derive(Debug)]
+pub(crate) struct Power {
+    state: AtomicU8,
+    entry: AtomicU64,
+    context: AtomicU64,
+}
+
+impl Power {
+    /// A vCPU that is off.
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: AtomicU8::new(State::Off as u8),
+            entry: AtomicU64::new(0),
+            context: AtomicU64::new(0),
+        }
+    }
+
+    /// The state now.
+    pub(crate) fn state(&self) -> State {
+        // Acquire: pairs with the Release of the last change.
+        match self.state.load(Ordering::Acquire) {
+            0 => State::On,
+            1 => State::Off,
+            _ => State::OnPending,
+        }
+    }
+
+    /// Turns the vCPU on at `entry` with `context` in `x0`.
+    ///
+    /// # Errors
+    /// The state, if it was not off.
+    pub(crate) fn turn_on(&self, entry: u64, context: u64) -> Result<(), State> {
+        let pending = State::OnPending as u8;
+        // Whoever wins this exchange writes the start, and the vCPU waits for it: it is off until
+        // `entry` is published below. Acquire: pairs with the Release in `turn_off`.
+        let won = self.state.compare_exchange(
+            State::Off as u8,
+            pending,
+            Ordering::Acquire,
+            Ordering::Relaxed,
+        );
+        if won.is_err() {
+            return Err(self.state());
+        }
+        self.context.store(context, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `run_when_on`. No entry is odd, so 1 marks a new one.
+        self.entry.store(entry | 1, Ordering::Release);
+        asm::sev();
+        Ok(())
+    }
+
+    /// Takes the start that was left for the calling CPU's vCPU, if any.
+    fn take_start(&self) -> Option<(u64, u64)> {
+        // Acquire: pairs with the Release in `turn_on`.
+        let entry = self.entry.load(Ordering::Acquire);
+        if entry & 1 == 0 {
+            return None;
+        }
+        self.entry.store(0, Ordering::Relaxed);
+        let context = self.context.load(Ordering::Relaxed);
+        // Release: whoever sees the vCPU on sees its start taken.
+        self.state.store(State::On as u8, Ordering::Release);
+        Some((entry & !1, context))
+    }
+
+    /// Turns the calling CPU's vCPU off; it can be turned on at once.
+    fn turn_off(&self) {
+        // Release: pairs with the Acquire in `turn_on`.
+        self.state.store(State::Off as u8, Ordering::Release);
+    }
+}
+
+/// Waits until the calling CPU's vCPU is turned on, and runs it.
+pub(crate) fn run_when_on() -> ! {
+    let power = &PerCpu::current().power;
+    loop {
+        if let Some((entry, context)) = power.take_start() {
+            start(entry, context);
+        }
+        asm::wfe();
+    }
+}
+
+/// Turns the calling CPU's vCPU off, until it is turned on again.
+pub(crate) fn off() -> ! {
+    PerCpu::current().power.turn_off();
+    run_when_on()
+}
+
+/// Starts the calling CPU's vCPU as it comes out of reset.
+fn start(entry: u64, context: u64) -> ! {
+    control::configure();
+    get().stage2.activate();
+    // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
+    SCTLR_EL1.set(0x30d0_0800);
+    CPACR_EL1.set(0);
+    CNTKCTL_EL1.set(0);
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    MDSCR_EL1.set(0);
+    ELR_EL2.set(entry);
+    SPSR_EL2.write(
+        SPSR_EL2::M::EL1h
+            + SPSR_EL2::D::Masked
+            + SPSR_EL2::A::Masked
+            + SPSR_EL2::I::Masked
+            + SPSR_EL2::F::Masked,
+    );
+    let mut frame = Frame::new();
+    frame.x[0] = context;
+    // SAFETY: all of it has just been set up.
+    unsafe { enter_guest(&frame) }
+}

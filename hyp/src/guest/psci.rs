@@ -1,0 +1,97 @@
+//! PSCI for the guest: power of its vCPUs and of its machine (Arm DEN 0022).
+
+use smccc::psci::{self as firmware, error};
+use smccc::{Smc, psci};
+
+use super::power::State;
+use super::{find, power};
+use crate::cpu::percpu::PerCpu;
+use crate::exception::frame::Frame;
+use crate::println;
+
+/// The version that we implement: 1.1.
+const VERSION: u64 = 0x1_0001;
+
+/// `MIGRATE_INFO_TYPE`: there is no trusted operating system to migrate.
+const NO_TRUSTED_OS: u64 = 2;
+
+/// Carries out the call that the guest has made by HVC or SMC.
+pub(crate) fn call(frame: &mut Frame) {
+    let [_, a, b, c, ..] = frame.x;
+    let result = match frame.x[0] as u32 {
+        psci::PSCI_VERSION => VERSION,
+        psci::PSCI_FEATURES => features(a as u32),
+        psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
+        psci::PSCI_CPU_ON_64 => cpu_on(a, b, c),
+        psci::PSCI_CPU_ON_32 => cpu_on(low(a), low(b), low(c)),
+        psci::PSCI_AFFINITY_INFO_64 => affinity_info(a, b),
+        psci::PSCI_AFFINITY_INFO_32 => affinity_info(low(a), low(b)),
+        psci::PSCI_CPU_OFF => power::off(),
+        psci::PSCI_SYSTEM_OFF => system_off(),
+        psci::PSCI_SYSTEM_RESET => system_reset(),
+        _ => status(error::NOT_SUPPORTED),
+    };
+    frame.x[0] = result;
+}
+
+/// A status as the calling convention returns it.
+const fn status(code: i32) -> u64 {
+    code as i64 as u64
+}
+
+/// A 32-bit argument.
+const fn low(argument: u64) -> u64 {
+    argument as u32 as u64
+}
+
+fn features(function: u32) -> u64 {
+    match function {
+        psci::PSCI_VERSION
+        | psci::PSCI_FEATURES
+        | psci::PSCI_MIGRATE_INFO_TYPE
+        | psci::PSCI_CPU_ON_64
+        | psci::PSCI_CPU_ON_32
+        | psci::PSCI_AFFINITY_INFO_64
+        | psci::PSCI_AFFINITY_INFO_32
+        | psci::PSCI_CPU_OFF
+        | psci::PSCI_SYSTEM_OFF
+        | psci::PSCI_SYSTEM_RESET => status(error::SUCCESS),
+        _ => status(error::NOT_SUPPORTED),
+    }
+}
+
+fn cpu_on(affinity: u64, entry: u64, context: u64) -> u64 {
+    let Some(cpu) = find(affinity) else {
+        return status(error::INVALID_PARAMETERS);
+    };
+    if entry & 3 != 0 {
+        return status(error::INVALID_ADDRESS);
+    }
+    match cpu.power.turn_on(entry, context) {
+        Ok(()) => status(error::SUCCESS),
+        Err(State::OnPending) => status(error::ON_PENDING),
+        Err(State::On | State::Off) => status(error::ALREADY_ON),
+    }
+}
+
+fn affinity_info(affinity: u64, lowest_level: u64) -> u64 {
+    match find(affinity) {
+        Some(cpu) if lowest_level == 0 => cpu.power.state() as u64,
+        _ => status(error::INVALID_PARAMETERS),
+    }
+}
+
+fn system_off() -> ! {
+    println!(
+        "hyp: vcpu {} powers the machine off",
+        PerCpu::current().index
+    );
+    let error = firmware::system_off::<Smc>();
+    panic!("the firmware does not power off: {error:?}");
+}
+
+fn system_reset() -> ! {
+    println!("hyp: vcpu {} resets the machine", PerCpu::current().index);
+    let error = firmware::system_reset::<Smc>();
+    panic!("the firmware does not reset: {error:?}");
+}

@@ -1,0 +1,62 @@
+//! The guest's device tree: the machine's own, less what the hypervisor keeps for itself.
+//!
+//! Both edits are done in place, for they only shrink what is there: the memory of the hypervisor's home
+//! is cut off the RAM that it lies at the end of, and the module that brought the guest's kernel is
+//! removed. Everything else is as the boot loader wrote it.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use dtoolkit::fdt::Fdt;
+use dtoolkit::fdt_mut::FdtMut;
+use dtoolkit::{Node, Property};
+
+use super::tree;
+
+/// Turns the machine's tree into the guest's.
+///
+/// # Panics
+/// If `home` is not in any RAM that the tree describes.
+pub(crate) fn hide(blob: &mut [u8], home: &Range<usize>) {
+    let (memory, reg) = shortened(&parse(blob), home).expect("the hypervisor lives in RAM");
+    let module = tree::kernel(&parse(blob)).map(|(node, _)| node.name().to_string());
+
+    let mut edited = FdtMut::from_slice(blob).expect("the tree is well-formed");
+    let mut root = edited.root_mut();
+    let mut memory = root.child_mut(&memory).expect("the node was there");
+    let mut property = memory.property_mut("reg").expect("the property was there");
+    property
+        .set_value(&*reg)
+        .expect("the value is as long as before");
+    if let Some(module) = module {
+        let mut chosen = root.child_mut("chosen").expect("the node was there");
+        chosen.remove_child(&module);
+    }
+}
+
+/// Finds the memory node that `home` lies in, and what its `reg` is to be without it and what is above.
+fn shortened(tree: &Fdt<'_>, home: &Range<usize>) -> Option<(alloc::string::String, Vec<u8>)> {
+    for node in tree.root().children().filter(tree::is_memory) {
+        let mut value: Vec<u8> = node.property("reg")?.value().to_vec();
+        let mut at = 0;
+        for reg in node.reg().ok()?? {
+            let (start, size): (u64, u64) = (reg.address().ok()?, reg.size().ok()?);
+            let (address_bytes, size_bytes) =
+                (reg.address.as_ref().len() * 4, reg.size.as_ref().len() * 4);
+            let range = start as usize..(start + size) as usize;
+            if range.start <= home.start && home.end <= range.end {
+                let size = (home.start - range.start) as u64;
+                let place = &mut value[at + address_bytes..][..size_bytes];
+                place.copy_from_slice(&size.to_be_bytes()[8 - size_bytes..]);
+                return Some((node.name().to_string(), value));
+            }
+            at += address_bytes + size_bytes;
+        }
+    }
+    None
+}
+
+fn parse(blob: &[u8]) -> Fdt<'_> {
+    Fdt::new(blob).expect("the tree is well-formed")
+}

@@ -1,0 +1,113 @@
+//! Questions to a device tree that need no memory to answer.
+
+use core::ops::Range;
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Cells, Node, Property, ToCellInt};
+
+/// Whether the node is a device of this kind.
+pub(crate) fn is_compatible(node: &FdtNode<'_>, kind: &str) -> bool {
+    node.compatible()
+        .is_some_and(|mut kinds| kinds.any(|known| known == kind))
+}
+
+/// The ranges of the node's `reg`, in its parent's addresses.
+///
+/// # Panics
+/// If they do not fit the parent's cells.
+pub(crate) fn regs<'a>(node: &FdtNode<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    let regs = node.reg().expect("well-formed reg");
+    regs.into_iter()
+        .flatten()
+        .map(|reg| range(reg.address, reg.size))
+}
+
+/// The windows of the node's `ranges`, in its parent's addresses.
+///
+/// # Panics
+/// If they do not fit the cells.
+pub(crate) fn windows<'a>(node: &FdtNode<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    let windows = node.ranges().expect("well-formed ranges");
+    (windows.into_iter().flatten()).map(|window| range(window.parent_bus_address, window.length))
+}
+
+/// Whether the node is a bus whose addresses are its parent's: its `ranges` is empty.
+pub(crate) fn is_transparent(node: &FdtNode<'_>) -> bool {
+    node.property("ranges")
+        .is_some_and(|ranges| ranges.value().is_empty())
+}
+
+/// The pieces of RAM.
+pub(crate) fn memory<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    (tree.root().children())
+        .filter(is_memory)
+        .flat_map(|node| regs(&node))
+}
+
+/// Whether the node describes RAM.
+pub(crate) fn is_memory(node: &FdtNode<'_>) -> bool {
+    let kind = node
+        .property("device_type")
+        .and_then(|kind| kind.value_as::<&str>().ok());
+    kind == Some("memory")
+}
+
+/// The affinities of the CPUs, in the tree's order.
+pub(crate) fn cpus<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = u64> + use<'a> {
+    let nodes = tree
+        .find_node("/cpus")
+        .into_iter()
+        .flat_map(|cpus| cpus.children());
+    nodes
+        .filter(|node| node.name_without_address() == "cpu")
+        .map(|node| {
+            let reg = node.reg().ok().flatten().and_then(|mut regs| regs.next());
+            reg.expect("a CPU has an affinity")
+                .address()
+                .expect("it has at most 64 bits")
+        })
+}
+
+/// The registers of the PL011 that `/chosen` names as the console.
+pub(crate) fn console(tree: &Fdt<'_>) -> Option<Range<usize>> {
+    let chosen = tree.find_node("/chosen")?;
+    let path = chosen.property("stdout-path")?.value_as::<&str>().ok()?;
+    // A path may be followed by the line's settings.
+    let node = tree.find_node(path.split(':').next()?)?;
+    if is_compatible(&node, "arm,pl011") {
+        regs(&node).next()
+    } else {
+        None
+    }
+}
+
+/// Where the boot loader has put the guest's kernel: a module of `/chosen`, as multiboot describes it.
+pub(crate) fn kernel<'a>(tree: &Fdt<'a>) -> Option<(FdtNode<'a>, Range<usize>)> {
+    let module = tree.find_node("/chosen")?.children().find(is_kernel)?;
+    // QEMU writes two cells each here, whatever the parent says of its cells.
+    let mut reg = module.property("reg")?.as_prop_encoded_array([2, 2]).ok()?;
+    let [address, size] = reg.next()?;
+    Some((module, range(address, size)))
+}
+
+fn is_kernel(node: &FdtNode<'_>) -> bool {
+    is_compatible(node, "multiboot,kernel")
+}
+
+/// Where the boot loader has put the guest's initial RAM disk.
+pub(crate) fn initrd(tree: &Fdt<'_>) -> Option<Range<usize>> {
+    let chosen = tree.find_node("/chosen")?;
+    let address = |name| {
+        let value = chosen.property(name)?.value_as::<Cells<'_>>().ok()?;
+        value.to_int::<u64>().ok()
+    };
+    Some(address("linux,initrd-start")? as usize..address("linux,initrd-end")? as usize)
+}
+
+fn range(address: Cells<'_>, size: Cells<'_>) -> Range<usize> {
+    let (address, size): (u64, u64) = match (address.to_int(), size.to_int()) {
+        (Ok(address), Ok(size)) => (address, size),
+        _ => panic!("an address in the device tree has more than 64 bits"),
+    };
+    address as usize..(address + size) as usize
+}

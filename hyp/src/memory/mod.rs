@@ -1,0 +1,8 @@
+//! Memory: where the hypervisor lives, what it maps for itself and what for the guest.
+
+pub(crate) mod cache;
+pub(crate) mod heap;
+pub(crate) mod layout;
+pub(crate) mod ranges;
+pub(crate) mod stage1;
+pub(crate) mod stage2;

@@ -1,0 +1,106 @@
+//! What EL2 maps for itself.
+//!
+//! The image and the heap where they are linked, with the rights of each part; the guest's memory by
+//! identity, never executable; the devices that the hypervisor drives by identity; and the image's
+//! instructions once more by identity, for CPUs that turn their MMU on.
+
+use alloc::boxed::Box;
+use core::ops::Range;
+
+use aarch64_paging::Mapping;
+use aarch64_paging::descriptor::{El23Attributes as Attributes, PhysicalAddress};
+use aarch64_paging::linearmap::LinearTranslation;
+use aarch64_paging::paging::{Constraints, El2, MemoryRegion};
+
+use super::layout::{self, IMAGE_BASE, STACKS_BASE};
+use super::ranges::Pages;
+
+/// Bytes of a CPU's stack.
+pub(crate) const STACK_SIZE: usize = 64 << 10;
+
+/// Distance between the ends of two CPUs' stacks.
+const STACK_STRIDE: usize = 2 * STACK_SIZE;
+
+const NORMAL: Attributes = Attributes::ATTRIBUTE_INDEX_0
+    .union(Attributes::INNER_SHAREABLE)
+    .union(Attributes::ACCESSED)
+    .union(Attributes::USER_RES1)
+    .union(Attributes::VALID);
+const CODE: Attributes = NORMAL.union(Attributes::READ_ONLY);
+const CONSTANT: Attributes = CODE.union(Attributes::XN);
+const VARIABLE: Attributes = NORMAL.union(Attributes::XN);
+const DEVICE: Attributes = Attributes::ATTRIBUTE_INDEX_1
+    .union(Attributes::ACCESSED)
+    .union(Attributes::USER_RES1)
+    .union(Attributes::XN)
+    .union(Attributes::VALID);
+
+/// The tables while they are made.
+pub(crate) struct Stage1 {
+    mapping: Mapping<LinearTranslation<Attributes>, El2>,
+}
+
+impl Stage1 {
+    /// Tables that map the home.
+    pub(crate) fn new(home: &Range<usize>) -> Self {
+        let tables = LinearTranslation::new(layout::physical_offset());
+        let mut stage1 = Self {
+            mapping: Mapping::new(tables, 0, El2),
+        };
+        let image = layout::image();
+        let heap = IMAGE_BASE + layout::heap_offset()..IMAGE_BASE + home.len();
+        stage1.map(&image.text, layout::physical(image.text.start), CODE);
+        stage1.map(
+            &image.rodata,
+            layout::physical(image.rodata.start),
+            CONSTANT,
+        );
+        stage1.map(&image.data, layout::physical(image.data.start), VARIABLE);
+        stage1.map(&heap, layout::physical(heap.start), VARIABLE);
+        let text = layout::physical(image.text.start)..layout::physical(image.text.end);
+        stage1.map(&text, text.start, CODE);
+        stage1
+    }
+
+    /// Maps the guest's memory.
+    pub(crate) fn map_memory(&mut self, memory: &Pages) {
+        for range in memory.iter() {
+            self.map(range, range.start, VARIABLE);
+        }
+    }
+
+    /// Maps the registers of devices.
+    pub(crate) fn map_devices(&mut self, devices: &Pages) {
+        for range in devices.iter() {
+            self.map(range, range.start, DEVICE);
+        }
+    }
+
+    /// Gives CPU number `cpu` a stack with an unmapped gap below it, and returns where it ends.
+    pub(crate) fn add_stack(&mut self, cpu: usize) -> usize {
+        #[repr(align(4096))]
+        struct Stack(#[expect(dead_code, reason = "only its memory is used")] [u8; STACK_SIZE]);
+        let memory: &'static mut Stack = Box::leak(Box::new(Stack([0; STACK_SIZE])));
+        let end = STACKS_BASE + (cpu + 1) * STACK_STRIDE;
+        let memory = layout::physical((&raw mut *memory).addr());
+        self.map(&(end - STACK_SIZE..end), memory, VARIABLE);
+        end
+    }
+
+    /// Finishes the tables, which stay for ever, and returns the physical address of their root.
+    pub(crate) fn into_root(self) -> u64 {
+        Box::leak(Box::new(self.mapping)).root_address().0 as u64
+    }
+
+    fn map(&mut self, range: &Range<usize>, to: usize, attributes: Attributes) {
+        let region = MemoryRegion::new(range.start, range.end);
+        self.mapping
+            .map_range(
+                &region,
+                PhysicalAddress(to),
+                attributes,
+                Constraints::empty(),
+            )
+            .unwrap_or_else(|error| panic!("cannot map {range:#x?} at EL2: {error}"));
+    }
+}

@@ -1,0 +1,141 @@
+//! The end when the hypervisor is at fault: says where and how, and powers the machine off.
+//!
+//! The first line begins with `@hyp-panic`, which tells a watcher that the run has failed.
+#![expect(unsafe_code)]
+// UNSAFETY: walks stack frames by their pointers.
+
+use core::arch::asm;
+use core::fmt;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use aarch64_cpu::registers::{
+    ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, Readable, SCTLR_EL1,
+    SCTLR_EL2, SPSR_EL1, SPSR_EL2, TTBR0_EL2, VTTBR_EL2,
+};
+use smccc::{Smc, psci};
+
+use crate::console;
+use crate::cpu::percpu::PerCpu;
+use crate::exception::frame::Frame;
+use crate::memory::layout::{self, IMAGE_BASE};
+
+/// Most return addresses that a backtrace shows.
+const DEPTH: usize = 32;
+
+/// The hypervisor's own state when an exception hit it.
+pub(crate) struct Interrupted<'a> {
+    /// Its general registers.
+    pub(crate) frame: &'a Frame,
+    /// Its stack pointer.
+    pub(crate) stack: usize,
+    /// The instruction.
+    pub(crate) pc: u64,
+}
+
+macro_rules! say {
+    ($($arguments:tt)*) => {
+        console::print_at_any_cost(format_args!("{}\n", format_args!($($arguments)*)))
+    };
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    match info.location() {
+        Some(location) => report(format_args!("{location}: {}", info.message()), None),
+        None => report(format_args!("{}", info.message()), None),
+    }
+}
+
+/// Reports `message` and the state of the CPU, and powers off.
+pub(crate) fn report(message: fmt::Arguments<'_>, interrupted: Option<&Interrupted<'_>>) -> ! {
+    static PANICKING: AtomicBool = AtomicBool::new(false);
+    if !PANICKING.swap(true, Ordering::Relaxed) {
+        match PerCpu::try_current() {
+            Some(cpu) => say!("\n@hyp-panic cpu {}: {message}", cpu.index),
+            None => say!("\n@hyp-panic boot: {message}"),
+        }
+        registers(interrupted);
+        backtrace(interrupted);
+    }
+    let _ = psci::system_off::<Smc>();
+    loop {
+        aarch64_cpu::asm::wfe();
+    }
+}
+
+fn registers(interrupted: Option<&Interrupted<'_>>) {
+    if let Some(Interrupted { frame, stack, pc }) = interrupted {
+        for (row, values) in frame.x.chunks(4).enumerate() {
+            for (column, value) in values.iter().enumerate() {
+                let number = row * 4 + column;
+                console::print_at_any_cost(format_args!("  x{number:<2} {value:016x}"));
+            }
+            say!("");
+        }
+        say!("  sp  {stack:016x}  pc  {pc:016x}");
+    }
+    let system: [[(&str, u64); 3]; 5] = [
+        [
+            ("ESR_EL2", ESR_EL2.get()),
+            ("ELR_EL2", ELR_EL2.get()),
+            ("SPSR_EL2", SPSR_EL2.get()),
+        ],
+        [
+            ("FAR_EL2", FAR_EL2.get()),
+            ("HPFAR_EL2", HPFAR_EL2.get()),
+            ("HCR_EL2", HCR_EL2.get()),
+        ],
+        [
+            ("TTBR0_EL2", TTBR0_EL2.get()),
+            ("VTTBR_EL2", VTTBR_EL2.get()),
+            ("SCTLR_EL2", SCTLR_EL2.get()),
+        ],
+        [
+            ("ESR_EL1", ESR_EL1.get()),
+            ("ELR_EL1", ELR_EL1.get()),
+            ("SPSR_EL1", SPSR_EL1.get()),
+        ],
+        [
+            ("FAR_EL1", FAR_EL1.get()),
+            ("SCTLR_EL1", SCTLR_EL1.get()),
+            ("", 0),
+        ],
+    ];
+    for row in system {
+        for (name, value) in row.into_iter().filter(|(name, _)| !name.is_empty()) {
+            console::print_at_any_cost(format_args!("  {name:<9} {value:016x}"));
+        }
+        say!("");
+    }
+}
+
+/// Prints the return addresses on the stack, by the chain of frame pointers. They are the image's own
+/// addresses, so `addr2line` and the like understand them.
+fn backtrace(interrupted: Option<&Interrupted<'_>>) {
+    say!("backtrace:");
+    let mut record: usize;
+    match interrupted {
+        Some(Interrupted { frame, pc, .. }) => {
+            say!("  {pc:#x}");
+            record = frame.x[29] as usize;
+        }
+        // SAFETY: reads the frame pointer.
+        None => unsafe { asm!("mov {}, x29", out(reg) record, options(nomem, nostack)) },
+    }
+    let text = layout::image().text;
+    for _ in 0..DEPTH {
+        // Everything of ours, stacks included, is mapped above the image's base.
+        if record < IMAGE_BASE || !record.is_multiple_of(16) {
+            break;
+        }
+        // SAFETY: code is compiled with frame pointers, so this is a frame record on our stack, or the
+        // value 0 that entry code begins the chain with.
+        let [next, address] = unsafe { *(record as *const [usize; 2]) };
+        if !text.contains(&address) {
+            break;
+        }
+        say!("  {:#x}", address - 4);
+        record = next;
+    }
+}

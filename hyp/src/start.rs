@@ -1,0 +1,97 @@
+//! Makes the guest and starts the CPUs.
+#![expect(unsafe_code)]
+// UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
+
+use crate::boot::secondary;
+use crate::cpu::percpu::{self, PerCpu, affinity};
+use crate::guest::power::{self, Power};
+use crate::guest::{self, Guest, image};
+use crate::machine::{Machine, edit};
+use crate::memory::cache;
+use crate::memory::ranges::Pages;
+use crate::memory::stage1::Stage1;
+use crate::memory::stage2::Stage2;
+use crate::println;
+
+/// Bytes of the stack for reporting faults.
+const EMERGENCY_STACK_SIZE: usize = 16 << 10;
+
+/// What the boot loader has put into memory, by physical address.
+pub(crate) struct Loaded {
+    /// The device tree.
+    pub(crate) tree: Range<usize>,
+    /// The guest's kernel.
+    pub(crate) kernel: Range<usize>,
+    /// The guest's initial RAM disk.
+    pub(crate) initrd: Option<Range<usize>>,
+}
+
+/// Makes the CPUs and maps their stacks.
+pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
+    let make = |(index, &affinity): (usize, &u64)| {
+        let emergency: &mut [u128] =
+            alloc::vec![0u128; EMERGENCY_STACK_SIZE / size_of::<u128>()].leak();
+        PerCpu {
+            stack_top: stage1.add_stack(index),
+            emergency_top: emergency.as_ptr_range().end.addr(),
+            index,
+            affinity,
+            power: Power::new(),
+        }
+    };
+    machine.cpus.iter().enumerate().map(make).collect()
+}
+
+/// Goes on from [`crate::boot`], in the final place and under the final tables, to the guest.
+pub(crate) fn run(
+    machine: Machine,
+    loaded: Loaded,
+    home: Range<usize>,
+    memory: Pages,
+    cpus: Vec<PerCpu>,
+) -> ! {
+    let cpus = percpu::init(cpus);
+    let this = affinity(MPIDR_EL1.get());
+    let boot_cpu = (cpus.iter().find(|cpu| cpu.affinity == this))
+        .expect("the device tree describes the CPU that booted");
+    TPIDR_EL2.set((&raw const *boot_cpu).addr() as u64);
+    println!(
+        "hyp: {} CPUs, {} MiB at {:#x} are the hypervisor's",
+        cpus.len(),
+        home.len() >> 20,
+        home.start
+    );
+
+    // SAFETY: the boot loader's tree is in the guest's memory, and its last reader was `boot`.
+    let tree =
+        unsafe { core::slice::from_raw_parts_mut(loaded.tree.start as *mut u8, loaded.tree.len()) };
+    edit::hide(tree, &home);
+    cache::clean_and_invalidate(&loaded.tree);
+    let ram = memory.iter().next().expect("the guest has RAM").start;
+    let mut keep = alloc::vec![loaded.tree.clone(), home];
+    keep.extend(loaded.initrd);
+    // SAFETY: `keep` is all that is needed of what the boot loader has loaded.
+    let kernel = unsafe { image::load(&loaded.kernel, ram, &keep) };
+    println!(
+        "hyp: guest at {:#x}, its device tree at {:#x}",
+        kernel.start, loaded.tree.start
+    );
+
+    let mut devices = machine.devices;
+    memory.iter().for_each(|range| devices.remove(range));
+    devices.remove(&keep[1]);
+    guest::init(Guest {
+        stage2: Stage2::new(&memory, &devices),
+    });
+    secondary::start_all(cpus, boot_cpu);
+    (boot_cpu
+        .power
+        .turn_on(kernel.start as u64, loaded.tree.start as u64))
+    .expect("the boot CPU's vCPU is off");
+    power::run_when_on()
+}
