@@ -114,7 +114,7 @@ net() {
     wget -q -O /tmp/net "http://10.0.2.2:$NET_PORT/payload"
     got=$(md5 </tmp/net)
     returned=$(wget -q -O - --post-file /tmp/net "http://10.0.2.2:$NET_PORT/sum")
-    rm /tmp/net
+    rm -f /tmp/net
     DETAIL="bytes=$NET_BYTES got=$got returned=$returned"
     [ "$got" = "$NET_SUM" ] && [ "$returned" = "$NET_SUM" ]
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use super::initramfs::Initramfs;
 use super::peer;
 use crate::cli::{BootOptions, Kernel};
+use crate::provision::apt::{self, For};
 use crate::provision::{busybox, cached, kernel};
 
 /// The size of the disk that the workload reads.
@@ -31,10 +32,11 @@ pub(crate) struct Guest {
 
 /// Puts the guest of these options together; what is made for this boot only goes to `scratch`.
 pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
+    let apt = apt::Lazy::new(For::Guest);
     let (disk, disk_sum) = disk()?;
     let (kernel_name, kernel, modules) = match &options.kernel {
         Kernel::Debian(release) => {
-            let debian = kernel::provide(release)?;
+            let debian = kernel::provide(release, &apt)?;
             (debian.version, debian.image, debian.modules)
         }
         Kernel::Image(path) => (
@@ -45,10 +47,9 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     };
     let initrd = if options.built_in_guest() {
         let path = scratch.join("initramfs");
-        fs::write(
-            &path,
-            initramfs(&modules, &configuration(options, &disk_sum)?)?,
-        )?;
+        let busybox = busybox::provide(&apt)?;
+        let configuration = configuration(options, &disk_sum)?;
+        fs::write(&path, initramfs(&busybox, &modules, &configuration)?)?;
         Some(path)
     } else {
         options.initrd.clone()
@@ -137,14 +138,14 @@ fn rounds(vcpus: u16) -> u16 {
     }
 }
 
-fn initramfs(modules: &[PathBuf], configuration: &str) -> Result<Vec<u8>> {
+fn initramfs(busybox: &Path, modules: &[PathBuf], configuration: &str) -> Result<Vec<u8>> {
     let mut initramfs = Initramfs::default();
     initramfs.file("init", include_bytes!("../../../hyp/guests/workload/init"))?;
     initramfs.file(
         "workload.sh",
         include_bytes!("../../../hyp/guests/workload/workload.sh"),
     )?;
-    initramfs.file("busybox", &fs::read(busybox::provide()?)?)?;
+    initramfs.file("busybox", &fs::read(busybox)?)?;
     initramfs.directory("etc")?;
     initramfs.file("etc/workload.conf", configuration.as_bytes())?;
     initramfs.directory("modules")?;

@@ -3,6 +3,7 @@
 //! The mirrors and the keyring are those of this machine's own apt configuration; only the
 //! suites differ (a machine has no arm64 lists, and rarely backports).
 
+use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -42,6 +43,34 @@ pub(crate) enum For {
 pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) version: String,
+}
+
+/// apt, opened when something is first wanted from it.
+#[derive(Debug)]
+pub(crate) struct Lazy {
+    whose: For,
+    apt: OnceCell<Apt>,
+}
+
+impl Lazy {
+    /// Nothing yet.
+    pub(crate) fn new(whose: For) -> Self {
+        Self {
+            whose,
+            apt: OnceCell::new(),
+        }
+    }
+
+    /// Opens it, or returns it opened.
+    pub(crate) fn get(&self) -> Result<&Apt> {
+        match self.apt.get() {
+            Some(apt) => Ok(apt),
+            None => {
+                let apt = Apt::open(self.whose)?;
+                Ok(self.apt.get_or_init(|| apt))
+            }
+        }
+    }
 }
 
 /// apt with a state of its own, gone when dropped.

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::apt::{Apt, For};
+use super::apt::Lazy;
 use super::{cached, files_below};
 
 /// Returns the path of a static arm64 busybox.
-pub(crate) fn provide() -> Result<PathBuf> {
+pub(crate) fn provide(apt: &Lazy) -> Result<PathBuf> {
     let place = cached("busybox-arm64", "busybox for arm64", |into| {
-        let apt = Apt::open(For::Guest)?;
+        let apt = apt.get()?;
         let newest = apt.versions("busybox-static")?.into_iter().next();
         let (package, _) = newest.context("no version of busybox-static")?;
         let unpacked = into.join("unpacked");

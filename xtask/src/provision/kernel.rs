@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::{Apt, For, Package};
+use super::apt::{Apt, Lazy, Package};
 use super::modules::Modules;
 use super::{cached, files_below};
 use crate::console;
@@ -27,14 +27,14 @@ pub(crate) struct Kernel {
 }
 
 /// Returns Debian's cloud kernel of a release such as `6.12`.
-pub(crate) fn provide(release: &str) -> Result<Kernel> {
+pub(crate) fn provide(release: &str, apt: &Lazy) -> Result<Kernel> {
     let name = format!("linux-{release}-cloud-arm64");
     let place = cached(
         &name,
         &format!("Debian's kernel {release} for arm64"),
         |into| {
-            let apt = Apt::open(For::Guest)?;
-            let package = find(&apt, release)?;
+            let apt = apt.get()?;
+            let package = find(apt, release)?;
             console::detail(format!("{} {}", package.name, package.version));
             let unpacked = into.join("unpacked");
             apt.unpack(&[package], &unpacked)?;
