@@ -12,7 +12,7 @@ use aarch64_paging::descriptor::{El23Attributes as Attributes, PhysicalAddress};
 use aarch64_paging::linearmap::LinearTranslation;
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion};
 
-use super::layout::{self, IMAGE_BASE, STACKS_BASE};
+use super::layout::{self, IMAGE_BASE, PAGE, STACKS_BASE};
 use super::ranges::Pages;
 
 /// Bytes of a CPU's stack.
@@ -78,12 +78,16 @@ impl Stage1 {
 
     /// Gives CPU number `cpu` a stack with an unmapped gap below it, and returns where it ends.
     pub(crate) fn add_stack(&mut self, cpu: usize) -> usize {
+        #[derive(Clone)]
         #[repr(align(4096))]
-        struct Stack(#[expect(dead_code, reason = "only its memory is used")] [u8; STACK_SIZE]);
-        let memory: &'static mut Stack = Box::leak(Box::new(Stack([0; STACK_SIZE])));
+        struct Page(#[expect(dead_code, reason = "only its memory is used")] [u8; PAGE]);
+        let memory = alloc::vec![Page([0; PAGE]); STACK_SIZE / PAGE].leak();
         let end = STACKS_BASE + (cpu + 1) * STACK_STRIDE;
-        let memory = layout::physical((&raw mut *memory).addr());
-        self.map(&(end - STACK_SIZE..end), memory, VARIABLE);
+        self.map(
+            &(end - STACK_SIZE..end),
+            layout::physical(memory.as_ptr().addr()),
+            VARIABLE,
+        );
         end
     }
 
