@@ -42,9 +42,27 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid, on);
     }
 
+    /// The guest configured the SPI `intid` or, with a vCPU, that vCPU's PPI as edge-triggered or as
+    /// level-sensitive (`ICFGR`).
+    fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
+        let _ = (vcpu, intid, edge);
+    }
+
     /// The guest routed the SPI `intid` to `target`, or to no vCPU of the VM.
     fn routed(&self, intid: IntId, target: Option<VcpuId>) {
         let _ = (intid, target);
+    }
+
+    /// The guest mapped a device with room for `2^event_bits` events (`MAPD`). Called with the ITS's
+    /// command lock held, before any [`Host::event_mapped`] of the device.
+    fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
+        let _ = (its, device, event_bits);
+    }
+
+    /// The guest unmapped the device; its events have been unmapped before. Called with the command lock
+    /// held.
+    fn device_unmapped(&self, its: ItsId, device: DeviceId) {
+        let _ = (its, device);
     }
 
     /// The guest mapped (`MAPTI`, `MAPI`) or moved (`MOVI`, `MAPC`, `MOVALL`) an event of a device,

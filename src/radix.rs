@@ -204,8 +204,15 @@ impl<T> Radix<T> {
     /// The first key at or above `from` that has a value, with the value.
     #[must_use]
     pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
+        self.next_below(from, self.capacity(), guard)
+    }
+
+    /// The first key at or above `from` and below `end` that has a value, with the value. Looks at no
+    /// more than `end - from` slots.
+    #[must_use]
+    pub fn next_below<'g>(&'g self, from: u32, end: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
         let mut key = u64::from(from);
-        'keys: while key < u64::from(self.capacity()) {
+        'keys: while key < u64::from(end.min(self.capacity())) {
             let narrow = key as u32;
             let mut slot = self.root_slot(narrow)?;
             for level in (0..self.levels - 1).rev() {

@@ -29,7 +29,7 @@ use crate::config::{Config, ConfigError};
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
-use crate::irq::{Folded, Irq, Owed, Raised};
+use crate::irq::{Folded, Irq, Owed, Raised, State};
 use crate::its::Its;
 use crate::mmio::gicd::Distributor;
 use crate::radix::Radix;
@@ -60,6 +60,8 @@ pub struct Vgic<H: Host> {
 pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
 /// [`Vgic::advance`] has a pending table to read.
 pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
+/// [`Vgic::advance`] has LPI configurations to read again.
+pub(crate) const DEFERRED_SWEEP: u32 = 1 << 18;
 
 /// Why an interrupt could not be injected.
 #[must_use]
@@ -125,7 +127,7 @@ impl<H: Host> Vgic<H> {
             .collect();
         Ok(Self {
             host,
-            distributor: Distributor::new(config.spis),
+            distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
             vcpus,
             present: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
@@ -184,6 +186,7 @@ impl<H: Host> Vgic<H> {
         self.topology.store(Topology::new(affinities), pin.guard());
         // Release: pairs with the Acquire in `vcpu_count`.
         self.present.store(index as u16 + 1, Release);
+        self.route_to_new(pin, affinity, id);
         Ok(id)
     }
 
@@ -370,7 +373,7 @@ impl<H: Host> Vgic<H> {
         vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)
     }
 
-    fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
+    pub(crate) fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
         let change = irq.set_line(high);
         if change.injected {
             self.count_injection(pin, irq, false);
@@ -510,6 +513,14 @@ impl<H: Host> Vgic<H> {
         counters.coalesced[kind].add(u64::from(folded.coalesced));
         counters.withdrawn[kind].add(u64::from(folded.withdrawn));
         counters.injections[kind].add(u64::from(folded.repended));
+    }
+
+    /// Books the end of an active state outside the list registers; `old` is the state before.
+    pub(crate) fn ended(&self, pin: &Pin<'_>, irq: &Irq, old: State) {
+        if old.active() && old.level() && old.line() && !old.hw() {
+            // The line is still high: it is pending once more.
+            self.count_injection(pin, irq, false);
+        }
     }
 
     /// The vCPU has taken its list registers back: whoever waited for that goes on.
@@ -652,6 +663,9 @@ impl<H: Host> Vgic<H> {
         }
         if work & DEFERRED_PENDING_TABLE != 0 {
             self.advance_pending_tables(pin);
+        }
+        if work & DEFERRED_SWEEP != 0 {
+            self.advance_sweep(pin);
         }
         for index in 0..self.its.len() {
             if work & 1 << index != 0 {

@@ -1,15 +1,49 @@
-//! The distributor: SPIs and its registers.
+//! The distributor (IHI 0069, 12.9): SPIs and what concerns the whole VM.
+//!
+//! One security state (`GICD_CTLR.DS` = 1) and affinity routing only (`ARE` = 1, RAO/WI): the fields of
+//! SGIs and PPIs in banked registers are RAZ/WI here and live in the redistributors.
+//!
+//! `GICD_CTLR.RWP` is real: it reads 1 while a vCPU that was in the guest still has an interrupt in a list
+//! register that a write has disabled, and while vCPUs are still to be told of a change of the group
+//! enables, which happens in slices.
 
 use alloc::boxed::Box;
+use core::array;
 
 use crate::Vgic;
 use crate::ap_list::{Class, Classes};
+use crate::cpu_interface::CpuInterface;
 use crate::epoch::Pin;
 use crate::host::Host;
-use crate::intid::{IntId, VcpuId};
+use crate::intid::{Affinity, IntId, VcpuId};
 use crate::irq::{Irq, LEVEL};
-use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::vcpu::AWAITED_BY_GICD;
+use crate::vcpu::residency::RECALL;
+use crate::vgic::DEFERRED_GROUPS;
+
+use super::bank::{Bank, offset};
+use super::{Access, IIDR, Width, identification, read_half, write_half};
+
+const CTLR: u64 = 0x0000;
+const TYPER: u64 = 0x0004;
+const IIDR_OFFSET: u64 = 0x0008;
+const SETSPI_NSR: u64 = 0x0040;
+const CLRSPI_NSR: u64 = 0x0048;
+const IROUTER: u64 = 0x6000;
+const IROUTER_END: u64 = 0x8000;
+
+const CTLR_GROUPS: u32 = 0b11;
+const CTLR_ARE: u32 = 1 << 4;
+const CTLR_DS: u32 = 1 << 6;
+const CTLR_RWP: u32 = 1 << 31;
+
+/// vCPUs told of a change of `GICD_CTLR` in one slice.
+const SLICE: u32 = 64;
+
+/// Everybody has been told.
+const TOLD: u32 = u32::MAX / 2;
 
 /// State of the distributor.
 pub(crate) struct Distributor {
@@ -17,21 +51,35 @@ pub(crate) struct Distributor {
     groups: AtomicU32,
     /// vCPUs that have not yet taken their list registers back for us.
     recalls: AtomicU32,
+    /// Next vCPU to tell of a change of the group enables; at least [`TOLD`] when there is none.
+    telling: AtomicU32,
     spis: Box<[Irq]>,
     /// `GICD_IROUTER<n>` as written, by SPI.
-    pub(crate) routers: Box<[AtomicU64]>,
+    routers: Box<[AtomicU64]>,
+    /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
+    pub(crate) propbaser: AtomicU64,
+    /// Next LPI whose configuration `GICR_INVALLR` reads; see [`super::lpi_tables`].
+    pub(crate) sweep: AtomicU32,
+    /// vCPUs whose pending table is being read, a bit each.
+    pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
 }
 
 impl Distributor {
-    pub(crate) fn new(spis: u32) -> Self {
+    pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
         let intids = || (IntId::FIRST_SPI..IntId::FIRST_SPI + spis).filter_map(IntId::spi);
+        // The reset value of IROUTER is UNKNOWN; here everything goes to vCPU 0.
+        let router = first.map_or(0, Affinity::mpidr);
         Self {
             groups: AtomicU32::new(0),
             recalls: AtomicU32::new(0),
+            telling: AtomicU32::new(TOLD),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
                 .collect(),
-            routers: intids().map(|_| AtomicU64::new(0)).collect(),
+            routers: intids().map(|_| AtomicU64::new(router)).collect(),
+            propbaser: AtomicU64::new(0),
+            sweep: AtomicU32::new(u32::MAX),
+            scanning: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -61,16 +109,259 @@ impl Distributor {
         self.groups.store(3, crate::sync::Ordering::Release);
     }
 
-    /// One vCPU fewer to wait for: `GICD_CTLR.RWP`.
+    /// One vCPU more to wait for: `GICD_CTLR.RWP`.
+    pub(crate) fn awaiting(&self) {
+        // AcqRel: pairs with `recalled` and the read of RWP.
+        self.recalls.fetch_add(1, AcqRel);
+    }
+
+    /// One vCPU fewer to wait for.
     pub(crate) fn recalled(&self) {
-        // AcqRel: pairs with the register writes that count up.
+        // AcqRel: pairs with `awaiting`.
         self.recalls.fetch_sub(1, AcqRel);
+    }
+
+    /// The SPIs of a 32-bit register, numbered as the architecture does: 0 is the private ones.
+    fn bank(&self, register: u64) -> Bank<'_> {
+        let first = (register as usize).wrapping_sub(1).wrapping_mul(32);
+        let spis = self.spis.get(first..).unwrap_or_default();
+        Bank {
+            irqs: &spis[..spis.len().min(32)],
+            owner: None,
+        }
+    }
+
+    fn ctlr(&self, present: usize) -> u32 {
+        // Acquire: a guest that reads RWP as 0 sees what the recalled vCPUs did before.
+        let waiting =
+            self.recalls.load(Acquire) != 0 || self.telling.load(Acquire) < present as u32;
+        self.groups.load(Acquire) | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
+    }
+}
+
+/// Splits an offset into its register block and the place in it, in bytes.
+fn block(at: u64) -> (u64, u64) {
+    match at {
+        0x0080..0x0400 => (at & !0x7f, at & 0x7f),
+        0x0400..0x0800 => (offset::IPRIORITYR, at - offset::IPRIORITYR),
+        0x0c00..0x0d00 => (offset::ICFGR, at - offset::ICFGR),
+        _ => (at, 0),
     }
 }
 
 impl<H: Host> Vgic<H> {
-    /// Tells one slice of vCPUs of a change of `GICD_CTLR`.
+    /// `GICD_TYPER`.
+    fn gicd_typer(&self) -> u32 {
+        let config = self.config();
+        let lines = config.spi_end().div_ceil(32) - 1;
+        let lpis = if config.lpi_bits == 0 {
+            0
+        } else {
+            // num_LPIs: 2^(n + 1) of them; LPIS.
+            u32::from(config.lpi_bits - 1) << 11 | 1 << 17
+        };
+        // MBIS, A3V, No1N, RSS.
+        lines | lpis | 1 << 16 | (config.intid_bits() - 1) << 19 | 1 << 24 | 1 << 25 | 1 << 26
+    }
+
+    /// Reads a distributor register; `None` asks for the access to be tried again.
+    pub(crate) fn gicd_read<I: CpuInterface>(
+        &self,
+        access: &Access<'_, H, I>,
+        at: u64,
+        width: Width,
+    ) -> Option<u64> {
+        let distributor = self.distributor();
+        if let IROUTER..IROUTER_END = at {
+            let value = self
+                .router(at)
+                .map_or(0, |(_, router)| router.load(Acquire));
+            return Some(read_half(value, at, width));
+        }
+        let (register, place) = block(at);
+        if register == offset::IPRIORITYR {
+            return Some(match width {
+                Width::Byte | Width::Word => distributor
+                    .bank(place / 32)
+                    .priorities(place as usize % 32, width),
+                _ => 0,
+            });
+        }
+        if width != Width::Word {
+            return Some(0);
+        }
+        let bank = distributor.bank(place / 4);
+        Some(match register {
+            CTLR => {
+                // The guest polls RWP: this is where what it waits for goes on.
+                self.advance_groups(access.pin);
+                u64::from(distributor.ctlr(self.vcpu_count()))
+            }
+            TYPER => u64::from(self.gicd_typer()),
+            IIDR_OFFSET => u64::from(IIDR),
+            offset::IGROUPR => bank.bits(|state| state.group1()),
+            offset::ISENABLER | offset::ICENABLER => bank.bits(|state| state.enabled()),
+            offset::ISPENDR | offset::ICPENDR => {
+                if !access.settle_states(bank) {
+                    return None;
+                }
+                bank.bits(|state| state.shows_pending())
+            }
+            offset::ISACTIVER | offset::ICACTIVER => {
+                if !access.settle_states(bank) {
+                    return None;
+                }
+                bank.bits(|state| state.shows_active())
+            }
+            offset::ICFGR => {
+                let half = distributor.bank(place / 8);
+                Bank {
+                    irqs: half
+                        .irqs
+                        .get(place as usize / 4 % 2 * 16..)
+                        .unwrap_or_default(),
+                    owner: None,
+                }
+                .triggers()
+            }
+            0xffd0..=0xfffc => u64::from(identification(at)),
+            _ => 0,
+        })
+    }
+
+    /// Writes a distributor register.
+    pub(crate) fn gicd_write(&self, pin: &Pin<'_>, at: u64, width: Width, value: u64) {
+        let distributor = self.distributor();
+        if let IROUTER..IROUTER_END = at {
+            self.write_router(pin, at, width, value);
+            return;
+        }
+        let (register, place) = block(at);
+        match (register, width) {
+            (offset::IPRIORITYR, Width::Byte | Width::Word) => {
+                let bank = distributor.bank(place / 32);
+                self.write_priorities(pin, bank, place as usize % 32, width, value);
+            }
+            (SETSPI_NSR, Width::Half | Width::Word) => self.message_spi(pin, value, true),
+            (CLRSPI_NSR, Width::Half | Width::Word) => self.message_spi(pin, value, false),
+            (_, Width::Word) => self.gicd_write_word(pin, register, place, value),
+            _ => {}
+        }
+    }
+
+    fn gicd_write_word(&self, pin: &Pin<'_>, register: u64, place: u64, value: u64) {
+        let bank = self.distributor().bank(place / 4);
+        match register {
+            CTLR => self.write_group_enables(pin, value as u32 & CTLR_GROUPS),
+            offset::IGROUPR => self.write_groups(pin, bank, value),
+            offset::ISENABLER => self.write_enables(pin, bank, value, true),
+            offset::ICENABLER => self.write_enables(pin, bank, value, false),
+            offset::ISPENDR => self.set_pendings(pin, bank, value),
+            offset::ICPENDR => self.clear_pendings(pin, bank, value),
+            offset::ISACTIVER => self.set_actives(pin, bank, value),
+            offset::ICACTIVER => self.clear_actives(pin, bank, value),
+            offset::ICFGR => {
+                let whole = self.distributor().bank(place / 8);
+                let half = Bank {
+                    irqs: whole
+                        .irqs
+                        .get(place as usize / 4 % 2 * 16..)
+                        .unwrap_or_default(),
+                    owner: None,
+                };
+                self.write_triggers(pin, half, value);
+            }
+            _ => {}
+        }
+    }
+
+    /// `GICD_SETSPI_NSR`, `GICD_CLRSPI_NSR`: a message makes an SPI pending or ends that. On a
+    /// level-sensitive SPI the messages are the line.
+    fn message_spi(&self, pin: &Pin<'_>, value: u64, set: bool) {
+        let Some(irq) =
+            IntId::spi(value as u32 & 0x1fff).and_then(|intid| self.distributor().spi(intid))
+        else {
+            return;
+        };
+        if irq.state().level() {
+            self.set_line(pin, irq, set);
+        } else if set {
+            let _ = self.raised(pin, irq, irq.raise());
+        } else {
+            self.clear_pending(pin, irq);
+        }
+    }
+
+    fn write_group_enables(&self, pin: &Pin<'_>, groups: u32) {
+        let distributor = self.distributor();
+        // AcqRel: pairs with `open_groups`: a vCPU told after this sees the new enables.
+        if distributor.groups.swap(groups, AcqRel) != groups {
+            // AcqRel: pairs with `advance_groups`.
+            distributor.telling.swap(0, AcqRel);
+            self.advance_groups(pin);
+        }
+    }
+
+    /// Tells one slice of vCPUs of a change of the group enables.
     pub(crate) fn advance_groups(&self, pin: &Pin<'_>) {
-        let _ = pin;
+        let distributor = self.distributor();
+        let present = self.vcpu_count() as u32;
+        // Relaxed: only saves the read-modify-write.
+        if distributor.telling.load(Relaxed) >= present {
+            return;
+        }
+        // AcqRel: pairs with `write_group_enables`; each slice is told by one CPU.
+        let first = distributor.telling.fetch_add(SLICE, AcqRel);
+        for index in first..present.min(first.saturating_add(SLICE)) {
+            if let Some(vcpu) = VcpuId::new(index as usize).and_then(|id| self.vcpu(id)) {
+                self.await_recall(vcpu, AWAITED_BY_GICD);
+                self.notify(pin, vcpu.id, RECALL);
+            }
+        }
+        if first.saturating_add(SLICE) < present {
+            self.defer(DEFERRED_GROUPS);
+        }
+    }
+
+    /// The SPI whose `GICD_IROUTER<n>` is at `at`, and the register.
+    fn router(&self, at: u64) -> Option<(&Irq, &AtomicU64)> {
+        let distributor = self.distributor();
+        let intid = IntId::spi(((at - IROUTER) / 8) as u32)?;
+        let router = (intid.raw() - IntId::FIRST_SPI) as usize;
+        Some((distributor.spi(intid)?, distributor.routers.get(router)?))
+    }
+
+    fn write_router(&self, pin: &Pin<'_>, at: u64, width: Width, value: u64) {
+        let Some((irq, router)) = self.router(at) else {
+            return;
+        };
+        // Relaxed: concurrent writers of one register are the guest's race; the target follows below.
+        let old = router.load(Relaxed);
+        let Some(new) = write_half(old, at, width, value) else {
+            return;
+        };
+        // Interrupt_Routing_Mode is RAZ/WI: GICD_TYPER.No1N.
+        let affinity = Affinity::from_mpidr(new);
+        router.store(affinity.mpidr(), Relaxed);
+        self.route(pin, irq, self.find_vcpu(pin, affinity));
+    }
+
+    fn route(&self, pin: &Pin<'_>, irq: &Irq, target: Option<VcpuId>) {
+        let (old, owed) = irq.update(|state| state.with_target(target));
+        self.pay(pin, irq, owed);
+        if old.target() != target {
+            self.host().routed(irq.intid(), target);
+        }
+    }
+
+    /// Routes the SPIs that name `affinity` to its new vCPU.
+    pub(crate) fn route_to_new(&self, pin: &Pin<'_>, affinity: Affinity, vcpu: VcpuId) {
+        let distributor = self.distributor();
+        for (irq, router) in distributor.spis.iter().zip(&distributor.routers) {
+            // Relaxed: as in `write_router`.
+            if router.load(Relaxed) == affinity.mpidr() {
+                self.route(pin, irq, Some(vcpu));
+            }
+        }
     }
 }

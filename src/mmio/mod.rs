@@ -1,4 +1,228 @@
-//! Register frames.
+//! The register frames as the guest sees them: GICD, GICR and GITS (IHI 0069, chapter 12).
+//!
+//! | file | frame |
+//! |---|---|
+//! | [`gicd`] | distributor |
+//! | [`gicr`] | redistributors: `RD_base` and `SGI_base` |
+//! | [`gits`] | ITS control frame |
+//! | [`bank`] | the per-interrupt registers that GICD and GICR share, 32 interrupts at a time |
+//! | [`lpi_tables`] | the LPI configuration and pending tables in guest memory |
+//!
+//! An access of a width or alignment that the architecture does not allow for a register reads as zero
+//! and writes nothing, one of the choices that it leaves (12.1.3). So do registers that do not exist.
 
+pub(crate) mod bank;
 pub(crate) mod gicd;
 pub(crate) mod gicr;
+pub(crate) mod gits;
+pub(crate) mod lpi_tables;
+
+use crate::Vgic;
+use crate::config::{DISTRIBUTOR_SIZE, ITS_SIZE, REDISTRIBUTOR_STRIDE};
+use crate::cpu_interface::CpuInterface;
+use crate::epoch::Pin;
+use crate::host::Host;
+use crate::intid::{ItsId, VcpuId};
+use crate::vcpu::{Cpu, Vcpu};
+
+/// Width of a register access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Width {
+    /// 8 bits.
+    Byte,
+    /// 16 bits.
+    Half,
+    /// 32 bits.
+    Word,
+    /// 64 bits.
+    Double,
+}
+
+impl Width {
+    /// From a size in bytes: 1, 2, 4 or 8.
+    #[must_use]
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        match bytes {
+            1 => Some(Self::Byte),
+            2 => Some(Self::Half),
+            4 => Some(Self::Word),
+            8 => Some(Self::Double),
+            _ => None,
+        }
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Byte => 1,
+            Self::Half => 2,
+            Self::Word => 4,
+            Self::Double => 8,
+        }
+    }
+}
+
+/// What the embedder does with a trapped access.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MmioOutcome {
+    /// Done; a read gives the guest this value (0 for a write). Go on after the instruction.
+    Done(u64),
+    /// The value is with another vCPU, which has been asked for it. Enter the guest *at the same
+    /// instruction*; it will trap again.
+    Retry,
+    /// The address is in none of the vGIC's frames.
+    Unclaimed,
+}
+
+/// Where an address falls.
+enum Frame {
+    Distributor(u64),
+    Redistributor(VcpuId, u64),
+    Its(ItsId, u64),
+}
+
+/// Who makes an access, for registers whose value is partly in list registers.
+pub(crate) struct Access<'a, H: Host, I: CpuInterface> {
+    pub(crate) vm: &'a Vgic<H>,
+    pub(crate) cpu: &'a Cpu<I>,
+    pub(crate) pin: &'a Pin<'a>,
+    pub(crate) vcpu: &'a Vcpu,
+    pub(crate) gpa: u64,
+}
+
+impl<H: Host> Vgic<H> {
+    /// Whether `gpa` is in one of the vGIC's frames.
+    #[must_use]
+    pub fn claims(&self, gpa: u64) -> bool {
+        self.frame(gpa).is_some()
+    }
+
+    fn frame(&self, gpa: u64) -> Option<Frame> {
+        let config = self.config();
+        let within = |base: u64, size: u64| gpa.checked_sub(base).filter(|offset| *offset < size);
+        if let Some(offset) = within(config.distributor, DISTRIBUTOR_SIZE) {
+            return Some(Frame::Distributor(offset));
+        }
+        let mut first = 0;
+        for region in &config.redistributors {
+            let size = region.count as u64 * REDISTRIBUTOR_STRIDE;
+            if let Some(offset) = within(region.base, size) {
+                let index = first + (offset / REDISTRIBUTOR_STRIDE) as usize;
+                return Some(Frame::Redistributor(
+                    VcpuId::new(index)?,
+                    offset % REDISTRIBUTOR_STRIDE,
+                ));
+            }
+            first += region.count;
+        }
+        config.its.iter().enumerate().find_map(|(index, its)| {
+            within(its.base, ITS_SIZE).map(|offset| Frame::Its(ItsId(index as u8), offset))
+        })
+    }
+
+    /// Reads a register for `vcpu`, whose access trapped on `cpu` (after [`Vgic::exit`]). `gpa` is the
+    /// guest-physical address.
+    pub fn mmio_read<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+        gpa: u64,
+        width: Width,
+    ) -> MmioOutcome {
+        let (Some(frame), Some(vcpu)) = (self.frame(gpa), self.vcpu(vcpu)) else {
+            return MmioOutcome::Unclaimed;
+        };
+        if gpa % width.bytes() != 0 {
+            return MmioOutcome::Done(0);
+        }
+        let access = Access {
+            vm: self,
+            cpu,
+            pin,
+            vcpu,
+            gpa,
+        };
+        let value = match frame {
+            Frame::Distributor(offset) => self.gicd_read(&access, offset, width),
+            Frame::Redistributor(owner, offset) => match self.vcpu(owner) {
+                Some(owner) => self.gicr_read(&access, owner, offset, width),
+                // The frame of a vCPU that has not been added: as if nothing answered.
+                None => Some(0),
+            },
+            Frame::Its(its, offset) => Some(self.gits_read(pin, its, offset, width)),
+        };
+        value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
+    }
+
+    /// Writes a register for `vcpu`, whose access trapped on `cpu` (after [`Vgic::exit`]). Never answers
+    /// [`MmioOutcome::Retry`].
+    pub fn mmio_write<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+        gpa: u64,
+        width: Width,
+        value: u64,
+    ) -> MmioOutcome {
+        let (Some(frame), Some(vcpu)) = (self.frame(gpa), self.vcpu(vcpu)) else {
+            return MmioOutcome::Unclaimed;
+        };
+        if gpa % width.bytes() != 0 {
+            return MmioOutcome::Done(0);
+        }
+        let _ = (cpu, vcpu);
+        match frame {
+            Frame::Distributor(offset) => self.gicd_write(pin, offset, width, value),
+            Frame::Redistributor(owner, offset) => {
+                if let Some(owner) = self.vcpu(owner) {
+                    self.gicr_write(pin, owner, offset, width, value);
+                }
+            }
+            Frame::Its(its, offset) => self.gits_write(pin, its, offset, width, value),
+        }
+        MmioOutcome::Done(0)
+    }
+}
+
+/// Peripheral and component identification, 0xFFD0-0xFFFC of every frame (12.1.2).
+pub(crate) fn identification(offset: u64) -> u32 {
+    match offset {
+        0xffd0 => 0x44, // PIDR4: 64 KiB frame
+        0xffe0 => 0x92, // PIDR0
+        0xffe4 => 0xb4, // PIDR1
+        0xffe8 => 0x3b, // PIDR2: ArchRev 3, GICv3
+        0xfff0 => 0x0d, // CIDR0-3: the preamble
+        0xfff4 => 0xf0,
+        0xfff8 => 0x05,
+        0xfffc => 0xb1,
+        _ => 0,
+    }
+}
+
+/// Identification of this implementation: `GICD_IIDR`, `GICR_IIDR`, `GITS_IIDR`. No JEP106 code, product
+/// 0x76, variant 0, revision 1; no driver's quirk matches it.
+pub(crate) const IIDR: u32 = 0x7600_1000;
+
+/// The part of a 64-bit register that an access reads: all of it or a 32-bit half.
+pub(crate) fn read_half(value: u64, offset: u64, width: Width) -> u64 {
+    match (width, offset & 7) {
+        (Width::Double, 0) => value,
+        (Width::Word, 0) => value & 0xffff_ffff,
+        (Width::Word, _) => value >> 32,
+        _ => 0,
+    }
+}
+
+/// `old` with the part that an access writes replaced; `None` for a width that is not allowed.
+pub(crate) fn write_half(old: u64, offset: u64, width: Width, value: u64) -> Option<u64> {
+    match (width, offset & 7) {
+        (Width::Double, 0) => Some(value),
+        (Width::Word, 0) => Some(old & !0xffff_ffff | value & 0xffff_ffff),
+        (Width::Word, _) => Some(old & 0xffff_ffff | value << 32),
+        _ => None,
+    }
+}

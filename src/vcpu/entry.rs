@@ -259,6 +259,7 @@ impl<H: Host> Vgic<H> {
                 let irq = unsafe { &*irq };
                 list.unlink(irq);
                 let (deactivate, state, _) = irq.clear_active();
+                self.ended(pin, irq, state);
                 if deactivate {
                     leaving.deactivate(irq.pintid());
                 }
@@ -350,7 +351,9 @@ impl<H: Host> Vgic<H> {
                 | if registers.spilled { hcr::LRENPIE } else { 0 };
             registers.set_hcr(value, cpu.interface());
         }
-        self.recalled(vcpu);
+        if reload {
+            self.recalled(vcpu);
+        }
         self.dispatch(pin, leaving);
     }
 

@@ -24,7 +24,7 @@ use crate::irq::{ENABLED, GROUP1, Irq, LEVEL};
 use crate::lr::ListRegister;
 use crate::mmio::gicr::Redistributor;
 use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{AtomicU8, Rank, SpinLock};
+use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock};
 
 pub use blocking::Blocked;
 pub use entry::EntryError;
@@ -115,6 +115,9 @@ pub(crate) struct Vcpu {
     pub(crate) residency: Residency,
     /// Register writes that are complete only once this vCPU has taken its list registers back.
     pub(crate) awaited: AtomicU8,
+    /// Address of the register read that this vCPU is to try again, or all ones: it has asked another
+    /// vCPU to take its list registers back.
+    pub(crate) asked: AtomicU64,
     pub(crate) ap_list: SpinLock<ApList>,
     registers: Owned,
     pub(crate) redistributor: Redistributor,
@@ -127,6 +130,7 @@ impl Vcpu {
             id,
             residency: Residency::new(on),
             awaited: AtomicU8::new(0),
+            asked: AtomicU64::new(u64::MAX),
             ap_list: SpinLock::new(Rank::ApList, ApList::new()),
             registers: Owned(UnsafeCell::new(RefCell::new(Registers::new(
                 crate::cpu_interface::vmcr::reset(5),

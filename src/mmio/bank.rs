@@ -1,0 +1,249 @@
+//! Registers with a field for each interrupt, of up to 32 interrupts: the same in the distributor (SPIs)
+//! and in a redistributor's `SGI_base` (SGIs and PPIs).
+
+use crate::Vgic;
+use crate::cpu_interface::CpuInterface;
+use crate::epoch::Pin;
+use crate::host::Host;
+use crate::intid::{Kind, VcpuId};
+use crate::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, Owed, State};
+use crate::sync::Ordering::Relaxed;
+use crate::vcpu::residency::RECALL;
+use crate::vcpu::{AWAITED_BY_GICD, AWAITED_BY_GICR, Vcpu};
+
+use super::{Access, Width};
+
+/// The interrupts of one 32-bit register, from bit 0 up, and whose they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Bank<'a> {
+    pub(crate) irqs: &'a [Irq],
+    /// The vCPU whose SGIs and PPIs these are; `None` for SPIs.
+    pub(crate) owner: Option<VcpuId>,
+}
+
+/// Offsets from the frame's base, common to `GICD` and `GICR` `SGI_base` (12.9, 12.11).
+pub(crate) mod offset {
+    pub(crate) const IGROUPR: u64 = 0x0080;
+    pub(crate) const ISENABLER: u64 = 0x0100;
+    pub(crate) const ICENABLER: u64 = 0x0180;
+    pub(crate) const ISPENDR: u64 = 0x0200;
+    pub(crate) const ICPENDR: u64 = 0x0280;
+    pub(crate) const ISACTIVER: u64 = 0x0300;
+    pub(crate) const ICACTIVER: u64 = 0x0380;
+    pub(crate) const IPRIORITYR: u64 = 0x0400;
+    pub(crate) const ICFGR: u64 = 0x0c00;
+}
+
+impl<'a> Bank<'a> {
+    /// The word whose bit n says `what` of interrupt n.
+    pub(crate) fn bits(self, what: impl Fn(State) -> bool) -> u64 {
+        self.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
+            word | u64::from(what(irq.state())) << bit
+        })
+    }
+
+    /// The interrupts whose bits are set.
+    fn named(self, word: u64) -> impl Iterator<Item = &'a Irq> {
+        self.irqs
+            .iter()
+            .enumerate()
+            .filter(move |(bit, _)| word >> bit & 1 != 0)
+            .map(|(_, irq)| irq)
+    }
+
+    /// `IPRIORITYR`: the bytes of an access at `first`, the interrupt's place in the bank.
+    pub(crate) fn priorities(self, first: usize, width: Width) -> u64 {
+        let bytes = width.bytes() as usize;
+        self.irqs
+            .iter()
+            .skip(first)
+            .take(bytes)
+            .enumerate()
+            .fold(0, |word, (byte, irq)| {
+                word | u64::from(irq.state().priority()) << (8 * byte)
+            })
+    }
+
+    /// `ICFGR`: two bits for each of 16 interrupts, 0b10 for edge-triggered.
+    pub(crate) fn triggers(self) -> u64 {
+        self.irqs
+            .iter()
+            .take(16)
+            .enumerate()
+            .fold(0, |word, (place, irq)| {
+                let edge = !irq.state().level();
+                word | u64::from(edge) << (2 * place + 1)
+            })
+    }
+}
+
+impl<H: Host, I: CpuInterface> Access<'_, H, I> {
+    /// Makes the states of the bank's interrupts current, for registers that show what may be in list
+    /// registers. False: another vCPU has been asked, and the access is to be tried again.
+    pub(crate) fn settle_states(&self, bank: Bank<'_>) -> bool {
+        let mut synced = false;
+        let mut current = true;
+        // Relaxed: the memo is the accessing vCPU's own, read and written where it runs.
+        let asked = self.vcpu.asked.load(Relaxed) == self.gpa;
+        for irq in bank.irqs {
+            let state = irq.state();
+            let Some(on) = state.queued_on().filter(|_| state.in_lr()) else {
+                continue;
+            };
+            if on == self.vcpu.id {
+                if !synced {
+                    self.vm.sync(self.cpu, self.pin, self.vcpu);
+                    synced = true;
+                }
+            } else if let Some(other) = self.vm.vcpu(on) {
+                let place = other.residency.get();
+                if !place.in_guest() {
+                    continue;
+                }
+                if !asked {
+                    self.vm.notify(self.pin, on, RECALL);
+                    current = false;
+                } else if place.has(RECALL) {
+                    current = false;
+                }
+            }
+        }
+        self.vcpu
+            .asked
+            .store(if current { u64::MAX } else { self.gpa }, Relaxed);
+        current
+    }
+}
+
+impl<H: Host> Vgic<H> {
+    /// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
+    /// change is complete (RWP) only once that vCPU has taken it back.
+    fn pay_awaited(&self, pin: &Pin<'_>, bank: Bank<'_>, irq: &Irq, owed: Owed) {
+        if let Owed::Recall(vcpu) = owed
+            && let Some(vcpu) = self.vcpu(vcpu)
+        {
+            let by = if bank.owner.is_some() {
+                AWAITED_BY_GICR
+            } else {
+                AWAITED_BY_GICD
+            };
+            self.await_recall(vcpu, by);
+        }
+        self.pay(pin, irq, owed);
+    }
+
+    /// Notes that `vcpu` is awaited, if it is in the guest; otherwise it will take its registers back
+    /// before it enters. The recall itself is sent afterwards.
+    pub(crate) fn await_recall(&self, vcpu: &Vcpu, by: u8) {
+        if vcpu.residency.get().in_guest() && vcpu.await_recall(by) && by == AWAITED_BY_GICD {
+            self.distributor().awaiting();
+        }
+    }
+
+    pub(crate) fn write_groups(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+        for (bit, irq) in bank.irqs.iter().enumerate() {
+            let group1 = word >> bit & 1 != 0;
+            let (_, owed) = irq.update(|state| state.with_flag(GROUP1, group1));
+            self.pay_awaited(pin, bank, irq, owed);
+        }
+    }
+
+    pub(crate) fn write_enables(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64, on: bool) {
+        for irq in bank.named(word) {
+            let (old, owed) = irq.update(|state| state.with_flag(ENABLED, on));
+            self.pay_awaited(pin, bank, irq, owed);
+            if old.enabled() != on {
+                self.host().enabled(bank.owner, irq.intid(), on);
+            }
+        }
+    }
+
+    pub(crate) fn set_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+        for irq in bank.named(word) {
+            let _ = self.raised(pin, irq, irq.raise());
+        }
+    }
+
+    pub(crate) fn clear_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+        for irq in bank.named(word) {
+            self.clear_pending(pin, irq);
+        }
+    }
+
+    /// `ICPENDR` and its kin for one interrupt.
+    pub(crate) fn clear_pending(&self, pin: &Pin<'_>, irq: &Irq) {
+        let (deactivate, old, owed) = irq.clear_pending();
+        if deactivate {
+            self.host().deactivate(irq.pintid());
+        }
+        self.count_withdrawn(pin, irq, old.latch() && !old.in_lr());
+        self.pay(pin, irq, owed);
+    }
+
+    pub(crate) fn set_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+        for irq in bank.named(word) {
+            let (_, owed) = irq.update(|state| {
+                if state.shows_active() {
+                    state
+                } else {
+                    state.with(ACTIVE, 0)
+                }
+            });
+            self.pay(pin, irq, owed);
+        }
+    }
+
+    pub(crate) fn clear_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+        for irq in bank.named(word) {
+            self.deactivate(pin, irq);
+        }
+    }
+
+    /// Ends the active state of an interrupt wherever it is: `ICACTIVER`, and `ICC_DIR_EL1`.
+    pub(crate) fn deactivate(&self, pin: &Pin<'_>, irq: &Irq) {
+        let (deactivate, old, owed) = irq.clear_active();
+        if deactivate {
+            self.host().deactivate(irq.pintid());
+        }
+        self.ended(pin, irq, old);
+        self.pay(pin, irq, owed);
+        if old.active()
+            && old.level()
+            && !old.hw()
+            && let Some(vcpu) = old.queued_on().or(old.target())
+        {
+            self.host().resample(vcpu, irq.intid());
+        }
+    }
+
+    pub(crate) fn write_priorities(
+        &self,
+        pin: &Pin<'_>,
+        bank: Bank<'_>,
+        first: usize,
+        width: Width,
+        word: u64,
+    ) {
+        let bytes = width.bytes() as usize;
+        for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
+            let priority = (word >> (8 * byte)) as u8;
+            let (_, owed) = irq.update(|state| state.with_priority(priority));
+            self.pay(pin, irq, owed);
+        }
+    }
+
+    /// `ICFGR`; SGIs stay edge-triggered.
+    pub(crate) fn write_triggers(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+        for (place, irq) in bank.irqs.iter().take(16).enumerate() {
+            if irq.intid().kind() == Kind::Sgi {
+                continue;
+            }
+            let edge = word >> (2 * place + 1) & 1 != 0;
+            let (old, owed) = irq.update(|state| state.with_flag(LEVEL, !edge));
+            self.pay(pin, irq, owed);
+            if old.level() == edge {
+                self.host().configured(bank.owner, irq.intid(), edge);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The LPI tables in guest memory (IHI 0069, 5.1): configuration at `GICR_PROPBASER`, a byte for each
+//! LPI; pending state at `GICR_PENDBASER`, a bit for each INTID.
+//!
+//! The configuration of an LPI is cached in its state word and read again when the guest invalidates it.
+//! A pending table is read once, when the guest enables LPIs. Both go on in slices: `GICR_SYNCR.Busy` and
+//! `GICR_CTLR.RWP` tell the guest. The tables are never written.
+
+use crate::Vgic;
+use crate::epoch::Pin;
+use crate::host::Host;
+use crate::intid::{IntId, VcpuId};
+use crate::irq::{ENABLED, Irq};
+use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::vcpu::Vcpu;
+use crate::vgic::{DEFERRED_PENDING_TABLE, DEFERRED_SWEEP};
+
+/// No pending table is being read.
+pub(crate) const NOT_SCANNING: u32 = u32::MAX;
+
+/// Bytes of a pending table that one slice reads: eight LPIs each.
+const SCAN_BYTES: usize = 64;
+
+/// LPIs whose configuration one slice of `GICR_INVALLR` reads.
+const SWEEP_LPIS: u32 = 256;
+
+const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
+
+impl<H: Host> Vgic<H> {
+    /// Reads an LPI's configuration byte and applies it. An LPI whose byte is beyond the table or cannot
+    /// be read is disabled.
+    pub(crate) fn reload_lpi_config(&self, pin: &Pin<'_>, irq: &Irq) {
+        let byte = self.lpi_config(irq.intid()).unwrap_or(0);
+        let (_, owed) = irq.update(|state| {
+            // Bits 7:2 are the priority, of which five bits are implemented; bit 0 enables.
+            state
+                .with_priority(byte & 0xfc)
+                .with_flag(ENABLED, byte & 1 != 0)
+        });
+        self.pay(pin, irq, owed);
+    }
+
+    fn lpi_config(&self, intid: IntId) -> Option<u8> {
+        // Acquire: pairs with the write of PROPBASER.
+        let base = self.distributor().propbaser.load(Acquire);
+        let bits = (base & 0x1f) + 1;
+        let index = u64::from(intid.raw().checked_sub(IntId::FIRST_LPI)?);
+        if u64::from(intid.raw()) >= 1 << bits {
+            return None;
+        }
+        let mut byte = [0];
+        self.host()
+            .read_memory((base & BASE_MASK) + index, &mut byte)
+            .ok()?;
+        Some(byte[0])
+    }
+
+    /// `GICR_INVALLR`: reads the configuration of every LPI again.
+    pub(crate) fn start_sweep(&self, pin: &Pin<'_>) {
+        // AcqRel: pairs with `advance_sweep`.
+        self.distributor().sweep.swap(0, AcqRel);
+        self.advance_sweep(pin);
+    }
+
+    /// Goes on with `GICR_INVALLR`; whether it is still busy.
+    pub(crate) fn advance_sweep(&self, pin: &Pin<'_>) -> bool {
+        let sweep = &self.distributor().sweep;
+        let end = self.lpis().capacity();
+        // Acquire: pairs with `start_sweep`.
+        if sweep.load(Acquire) >= end {
+            return false;
+        }
+        // AcqRel: each slice is one CPU's.
+        let first = sweep.fetch_add(SWEEP_LPIS, AcqRel);
+        let last = first.saturating_add(SWEEP_LPIS).min(end);
+        let mut from = first;
+        while from < last
+            && let Some((key, irq)) = self.lpis().next_below(from, last, pin.guard())
+        {
+            self.reload_lpi_config(pin, irq);
+            from = key + 1;
+        }
+        if last < end {
+            self.defer(DEFERRED_SWEEP);
+        }
+        last < end
+    }
+
+    /// Starts reading `owner`'s pending table, unless the guest says that it is all zero (PTZ).
+    pub(crate) fn start_pending_table(&self, pin: &Pin<'_>, owner: &Vcpu) {
+        // Acquire: pairs with the write of PENDBASER.
+        if owner.redistributor.pendbaser.load(Acquire) & (1 << 62) != 0 {
+            return;
+        }
+        // AcqRel: pairs with `advance_pending_table`.
+        owner.redistributor.scan.swap(0, AcqRel);
+        let (word, bit) = scanning(owner.id);
+        self.distributor().scanning[word].fetch_or(bit, AcqRel);
+        self.advance_pending_table(pin, owner);
+    }
+
+    /// Gives up reading `owner`'s pending table: the guest has disabled LPIs again.
+    pub(crate) fn stop_pending_table(&self, owner: &Vcpu) {
+        // AcqRel: pairs with `advance_pending_table`.
+        owner.redistributor.scan.swap(NOT_SCANNING, AcqRel);
+        let (word, bit) = scanning(owner.id);
+        self.distributor().scanning[word].fetch_and(!bit, AcqRel);
+    }
+
+    /// Reads one slice of the pending table of some vCPU that has one to be read.
+    pub(crate) fn advance_pending_tables(&self, pin: &Pin<'_>) {
+        for (index, word) in self.distributor().scanning.iter().enumerate() {
+            // Acquire: pairs with `start_pending_table`.
+            let bits = word.load(Acquire);
+            if bits != 0 {
+                let id = VcpuId::new(index * 64 + bits.trailing_zeros() as usize);
+                if let Some(owner) = id.and_then(|id| self.vcpu(id)) {
+                    self.advance_pending_table(pin, owner);
+                }
+                break;
+            }
+        }
+        // Acquire: as above.
+        if self
+            .distributor()
+            .scanning
+            .iter()
+            .any(|word| word.load(Acquire) != 0)
+        {
+            self.defer(DEFERRED_PENDING_TABLE);
+        }
+    }
+
+    /// Reads one slice of `owner`'s pending table: what is pending there, mapped, and routed to it
+    /// becomes pending.
+    pub(crate) fn advance_pending_table(&self, pin: &Pin<'_>, owner: &Vcpu) {
+        let redistributor = &owner.redistributor;
+        let end = self.lpis().capacity();
+        let slice = SCAN_BYTES as u32 * 8;
+        // AcqRel: each slice is one CPU's; pairs with `start_pending_table`.
+        let Ok(first) = redistributor.scan.fetch_update(AcqRel, Acquire, |at| {
+            (at != NOT_SCANNING).then(|| {
+                let next = at.saturating_add(slice);
+                if next < end { next } else { NOT_SCANNING }
+            })
+        }) else {
+            return;
+        };
+        // Acquire: pairs with the write of PENDBASER.
+        let base = redistributor.pendbaser.load(Acquire) & BASE_MASK & !0xffff;
+        // Bits of INTIDs below 8192 come first; they are not used.
+        let at = base + u64::from((IntId::FIRST_LPI + first) / 8);
+        let mut bytes = [0; SCAN_BYTES];
+        if self.host().read_memory(at, &mut bytes).is_ok() {
+            for key in first..end.min(first + slice) {
+                let byte = bytes[(key - first) as usize / 8];
+                if byte >> (key % 8) & 1 != 0
+                    && let Some(irq) =
+                        IntId::lpi(IntId::FIRST_LPI + key).and_then(|intid| self.lpi(pin, intid))
+                    && irq.state().target() == Some(owner.id)
+                {
+                    let _ = self.raised(pin, irq, irq.raise());
+                }
+            }
+        }
+        if first.saturating_add(slice) >= end {
+            let (word, bit) = scanning(owner.id);
+            // AcqRel: pairs with `advance_pending_tables`.
+            self.distributor().scanning[word].fetch_and(!bit, AcqRel);
+        } else {
+            self.defer(DEFERRED_PENDING_TABLE);
+        }
+    }
+}
+
+/// The word and bit of a vCPU in `Distributor::scanning`.
+fn scanning(vcpu: VcpuId) -> (usize, u64) {
+    (vcpu.index() / 64, 1 << (vcpu.index() % 64))
+}
