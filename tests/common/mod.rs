@@ -1,0 +1,345 @@
+//! A VM on the software CPU interface: vCPU n runs on CPU n, and the test is the guest.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "a room that several test programs share, each using its part"
+)]
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::epoch::{Domain, Pin};
+use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::sysreg::SysReg;
+use vgic::{BadAddress, Blocked, Config, Cpu, Host, Vgic};
+
+pub const GICD: u64 = 0x0800_0000;
+pub const GICR: u64 = 0x080a_0000;
+pub const GITS: u64 = 0x0808_0000;
+/// Guest RAM of the test host: 16 MiB.
+pub const RAM: u64 = 0x4000_0000;
+pub const RAM_SIZE: u64 = 0x0100_0000;
+
+/// What the vGIC has asked of its host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Call {
+    Kick(u16, usize),
+    Wake(usize),
+    Deactivate(u16),
+    Resample(usize, u32),
+    Enabled(Option<usize>, u32, bool),
+    Configured(Option<usize>, u32, bool),
+    Routed(u32, Option<usize>),
+}
+
+/// A host with sparse RAM that records the calls.
+#[derive(Default)]
+pub struct TestHost {
+    pub calls: Mutex<Vec<Call>>,
+    pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
+}
+
+impl TestHost {
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    pub fn write_ram(&self, gpa: u64, bytes: &[u8]) {
+        assert!(gpa >= RAM && gpa + bytes.len() as u64 <= RAM + RAM_SIZE);
+        let mut pages = self.pages.lock().unwrap();
+        for (at, byte) in (gpa..).zip(bytes) {
+            let page = pages.entry(at >> 12).or_insert_with(|| Box::new([0; 4096]));
+            page[at as usize & 0xfff] = *byte;
+        }
+    }
+
+    fn call(&self, call: Call) {
+        self.calls.lock().unwrap().push(call);
+    }
+}
+
+impl Host for TestHost {
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+        self.call(Call::Kick(cpu.0, vcpu.index()));
+    }
+    fn wake(&self, vcpu: VcpuId) {
+        self.call(Call::Wake(vcpu.index()));
+    }
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let end = gpa.checked_add(buffer.len() as u64).ok_or(BadAddress)?;
+        if gpa < RAM || end > RAM + RAM_SIZE {
+            return Err(BadAddress);
+        }
+        let pages = self.pages.lock().unwrap();
+        for (at, byte) in (gpa..).zip(buffer) {
+            *byte = pages
+                .get(&(at >> 12))
+                .map_or(0, |page| page[at as usize & 0xfff]);
+        }
+        Ok(())
+    }
+    fn deactivate(&self, pintid: u16) {
+        self.call(Call::Deactivate(pintid));
+    }
+    fn resample(&self, vcpu: VcpuId, intid: IntId) {
+        self.call(Call::Resample(vcpu.index(), intid.raw()));
+    }
+    fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
+        self.call(Call::Enabled(vcpu.map(VcpuId::index), intid.raw(), on));
+    }
+    fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
+        self.call(Call::Configured(vcpu.map(VcpuId::index), intid.raw(), edge));
+    }
+    fn routed(&self, intid: IntId, target: Option<VcpuId>) {
+        self.call(Call::Routed(intid.raw(), target.map(VcpuId::index)));
+    }
+}
+
+pub struct Machine {
+    pub domain: Domain,
+    pub vm: Vgic<TestHost>,
+    pub cpus: Vec<Cpu<SoftwareInterface>>,
+}
+
+pub fn vcpu(n: usize) -> VcpuId {
+    VcpuId::new(n).unwrap()
+}
+
+/// The affinity of vCPU n where nothing else is asked for: as on QEMU's `virt`, 16 to a cluster.
+pub fn affinity(n: usize) -> Affinity {
+    Affinity::new(0, 0, (n / 16) as u8, (n % 16) as u8)
+}
+
+impl Machine {
+    /// `count` vCPUs, one ITS, and no guest set-up yet.
+    pub fn bare(count: usize) -> Self {
+        Self::from_config(Config::new((0..count).map(affinity).collect()).with_its(GITS))
+    }
+
+    pub fn from_config(config: Config) -> Self {
+        let count = config.max_vcpus;
+        let vm = Vgic::new(config, TestHost::default()).unwrap();
+        let domain = Domain::new();
+        let cpus = (0..count)
+            .map(|n| {
+                vm.power_on(vcpu(n));
+                Cpu::new(
+                    domain.register(CpuId(n as u16)),
+                    SoftwareInterface::default(),
+                )
+            })
+            .collect();
+        Self { domain, vm, cpus }
+    }
+
+    /// `count` vCPUs whose guest has set everything up: all groups enabled, all interrupts in Group 1,
+    /// nothing masked.
+    pub fn new(count: usize) -> Self {
+        let machine = Self::bare(count);
+        machine.set_up();
+        machine
+    }
+
+    pub fn set_up(&self) {
+        self.write(0, GICD, 0x13);
+        for register in 1..32 {
+            self.write(0, GICD + 0x80 + 4 * register, u32::MAX);
+        }
+        for n in 0..self.vm.vcpu_count() {
+            self.write(n, self.gicr(n) + 0x14, 0);
+            self.write(n, self.gicr(n) + 0x1_0080, u32::MAX);
+            self.enter(n);
+            self.guest(n).write_igrpen1(true);
+            self.guest(n).write_pmr(0xf8).unwrap();
+            self.exit(n);
+        }
+        self.advance();
+        self.vm.host().take_calls();
+    }
+
+    /// Does all deferred work.
+    pub fn advance(&self) -> usize {
+        let mut slices = 0;
+        while self.vm.has_deferred() {
+            self.vm.advance(&self.pin());
+            slices += 1;
+        }
+        slices
+    }
+
+    pub fn pin(&self) -> Pin<'_> {
+        self.cpus[0].pin()
+    }
+
+    /// Base of a vCPU's redistributor.
+    pub fn gicr(&self, n: usize) -> u64 {
+        let mut left = n;
+        for region in &self.vm.config().redistributors {
+            if left < region.count {
+                return region.base + left as u64 * 0x2_0000;
+            }
+            left -= region.count;
+        }
+        panic!("no redistributor {n}");
+    }
+
+    pub fn enter(&self, n: usize) {
+        let cpu = &self.cpus[n];
+        self.vm.enter(cpu, &cpu.pin(), vcpu(n)).unwrap();
+    }
+
+    pub fn exit(&self, n: usize) {
+        let cpu = &self.cpus[n];
+        self.vm.exit(cpu, &cpu.pin(), vcpu(n)).unwrap();
+    }
+
+    /// Out of the guest and in again, as any trap does.
+    pub fn bounce(&self, n: usize) {
+        self.exit(n);
+        self.enter(n);
+    }
+
+    pub fn block(&self, n: usize) -> Blocked {
+        let cpu = &self.cpus[n];
+        self.vm.block(cpu, &cpu.pin(), vcpu(n)).unwrap()
+    }
+
+    pub fn guest(&self, n: usize) -> &SoftwareInterface {
+        self.cpus[n].interface()
+    }
+
+    pub fn access(&self, n: usize, gpa: u64, width: Width, value: Option<u64>) -> MmioOutcome {
+        let cpu = &self.cpus[n];
+        match value {
+            None => self.vm.mmio_read(cpu, &cpu.pin(), vcpu(n), gpa, width),
+            Some(value) => self
+                .vm
+                .mmio_write(cpu, &cpu.pin(), vcpu(n), gpa, width, value),
+        }
+    }
+
+    pub fn read_as(&self, n: usize, gpa: u64, width: Width) -> u64 {
+        match self.access(n, gpa, width, None) {
+            MmioOutcome::Done(value) => value,
+            other => panic!("read of {gpa:#x}: {other:?}"),
+        }
+    }
+
+    pub fn write_as(&self, n: usize, gpa: u64, width: Width, value: u64) {
+        assert_eq!(
+            self.access(n, gpa, width, Some(value)),
+            MmioOutcome::Done(0),
+            "write of {gpa:#x}"
+        );
+    }
+
+    pub fn read(&self, n: usize, gpa: u64) -> u32 {
+        self.read_as(n, gpa, Width::Word) as u32
+    }
+
+    pub fn write(&self, n: usize, gpa: u64, value: u32) {
+        self.write_as(n, gpa, Width::Word, value.into());
+    }
+
+    pub fn read64(&self, n: usize, gpa: u64) -> u64 {
+        self.read_as(n, gpa, Width::Double)
+    }
+
+    pub fn write64(&self, n: usize, gpa: u64, value: u64) {
+        self.write_as(n, gpa, Width::Double, value);
+    }
+
+    pub fn sysreg(&self, n: usize, register: SysReg, value: u64) {
+        let cpu = &self.cpus[n];
+        self.vm
+            .sysreg_write(cpu, &cpu.pin(), vcpu(n), register, value);
+    }
+
+    pub fn inject_spi(&self, intid: u32) {
+        let _ = self
+            .vm
+            .inject_spi(&self.pin(), IntId::spi(intid).unwrap())
+            .unwrap();
+    }
+
+    pub fn inject_msi(&self, device: u32, event: u32) -> Result<(), vgic::InjectError> {
+        self.vm
+            .inject_msi(&self.pin(), ItsId(0), DeviceId(device), EventId(event))
+            .map(|_| ())
+    }
+
+    /// Sets an SPI's bit in a register block (`ISENABLER` and its kin).
+    pub fn set_spi(&self, n: usize, block: u64, intid: u32) {
+        self.write(
+            n,
+            GICD + block + u64::from(intid / 32) * 4,
+            1 << (intid % 32),
+        );
+    }
+
+    pub fn spi_bit(&self, n: usize, block: u64, intid: u32) -> bool {
+        self.read(n, GICD + block + u64::from(intid / 32) * 4) >> (intid % 32) & 1 != 0
+    }
+
+    /// Makes an SPI an enabled edge-triggered one for vCPU `target`.
+    pub fn edge_spi(&self, intid: u32, target: usize) {
+        let configuration = GICD + 0xc00 + u64::from(intid / 16) * 4;
+        let old = self.read(0, configuration);
+        self.write(0, configuration, old | 2 << (intid % 16 * 2));
+        let affinity = self.vm.affinity(&self.pin(), vcpu(target)).unwrap();
+        self.write64(0, GICD + 0x6000 + u64::from(intid) * 8, affinity.mpidr());
+        self.set_spi(0, 0x100, intid);
+    }
+
+    /// Enters, lets the guest take and end everything that is signalled, and exits; the INTIDs in order.
+    pub fn serve(&self, n: usize) -> Vec<u32> {
+        let mut seen = Vec::new();
+        self.enter(n);
+        loop {
+            let intid = self.guest(n).read_iar1();
+            if intid == 1023 {
+                self.exit(n);
+                if self.block(n) == Blocked::Yes {
+                    return seen;
+                }
+                self.enter(n);
+                continue;
+            }
+            seen.push(intid);
+            self.guest(n).write_eoir1(intid);
+        }
+    }
+
+    /// Takes the VM apart and checks that the books balance.
+    pub fn finish(self) {
+        let Self { domain, vm, cpus } = self;
+        for (n, cpu) in cpus.iter().enumerate() {
+            // Those that never ran have nothing to put.
+            let _ = vm.exit(cpu, &cpu.pin(), vcpu(n));
+            let _ = vm.put(cpu, &cpu.pin(), vcpu(n));
+        }
+        let before = domain.totals();
+        let pin = cpus[0].pin();
+        let remains = vm.teardown(&pin).unwrap();
+        assert_eq!(remains.references, 0);
+        for kind in Kind::ALL {
+            let index = kind as usize;
+            assert_eq!(
+                before.injections[index],
+                before.coalesced[index]
+                    + before.deliveries[index]
+                    + before.withdrawn[index]
+                    + remains.pending[index],
+                "{}: {before:?} {remains:?}",
+                kind.name()
+            );
+        }
+        let after = domain.totals();
+        assert_eq!(after.lookup_gets, after.lookup_puts);
+        assert_eq!(after.list_gets, after.list_puts);
+        assert_eq!(after.lookup_locks_taken, 0);
+    }
+}

@@ -1,0 +1,468 @@
+//! The distributor's frame and SPIs, through the library's public face.
+
+mod common;
+
+use common::{Call, GICD, GICR, Machine, affinity, vcpu};
+use vgic::intid::{Affinity, IntId};
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::{Config, sysreg::SysReg};
+
+const CTLR: u64 = GICD;
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const ISPENDR: u64 = 0x200;
+const ICPENDR: u64 = 0x280;
+const ISACTIVER: u64 = 0x300;
+const ICACTIVER: u64 = 0x380;
+const RWP: u32 = 1 << 31;
+
+#[test]
+fn identification_tells_the_truth() {
+    let machine = Machine::bare(2);
+    let typer = machine.read(0, GICD + 4);
+    assert_eq!(typer & 0x1f, 31, "ITLinesNumber: INTIDs up to 1019");
+    assert_eq!(typer >> 11 & 0x1f, 15, "num_LPIs: 2^16");
+    assert_eq!(typer >> 19 & 0x1f, 16, "IDbits: 17");
+    for (bit, name) in [
+        (16, "MBIS"),
+        (17, "LPIS"),
+        (24, "A3V"),
+        (25, "No1N"),
+        (26, "RSS"),
+    ] {
+        assert_eq!(typer >> bit & 1, 1, "{name}");
+    }
+    for (bit, name) in [(8, "ESPI"), (9, "NMI"), (10, "SecurityExtn"), (18, "DVIS")] {
+        assert_eq!(typer >> bit & 1, 0, "{name}");
+    }
+    for frame in [GICD, GICR, GICR + 0x2_0000] {
+        assert_eq!(machine.read(1, frame + 0xffe8) >> 4 & 0xf, 3, "ArchRev");
+        assert_eq!(machine.read(1, frame + 0xffd0), 0x44);
+        assert_eq!(machine.read(1, frame + 0xfff0), 0x0d);
+    }
+    assert_eq!(machine.read(0, CTLR), 0x50, "DS, ARE; groups disabled");
+    assert_eq!(
+        machine.read(0, GICD + 8),
+        machine.read(0, GICR + 4),
+        "one IIDR"
+    );
+    let few = Machine::from_config(Config {
+        spis: 64,
+        ..Config::new(vec![affinity(0)])
+    });
+    let typer = few.read(0, GICD + 4);
+    assert_eq!(typer & 0x1f, 2);
+    assert_eq!(typer >> 17 & 1, 0, "no LPIs");
+    assert_eq!(typer >> 19 & 0x1f, 9, "10 bits");
+}
+
+#[test]
+fn private_interrupts_and_unimplemented_spis_read_as_zero() {
+    let machine = Machine::from_config(Config {
+        spis: 64,
+        ..Config::new(vec![affinity(0)])
+    });
+    for register in [0, 3, 31] {
+        for block in [0x80, ISENABLER, ISPENDR, ISACTIVER] {
+            let at = GICD + block + register * 4;
+            machine.write(0, at, u32::MAX);
+            assert_eq!(machine.read(0, at), 0, "{block:#x} {register}");
+        }
+    }
+    for (at, value) in [
+        (0x400, u32::MAX),
+        (0x460, u32::MAX),
+        (0xc00, u32::MAX),
+        (0x800, u32::MAX),
+        (0xd04, u32::MAX),
+        (0xe00, u32::MAX),
+        (0xf00, u32::MAX),
+        (0xf10, u32::MAX),
+        (0xf20, u32::MAX),
+        (0x6000, u32::MAX),
+        (0x6300, u32::MAX),
+    ] {
+        machine.write(0, GICD + at, value);
+        assert_eq!(machine.read(0, GICD + at), 0, "{at:#x}");
+    }
+    machine.finish();
+}
+
+#[test]
+fn widths_that_are_not_allowed_read_as_zero_and_write_nothing() {
+    let machine = Machine::bare(1);
+    machine.write_as(0, GICD + 0x421, Width::Byte, 0xaf);
+    assert_eq!(
+        machine.read(0, GICD + 0x420),
+        0xa800,
+        "five bits of one byte"
+    );
+    assert_eq!(machine.read_as(0, GICD + 0x421, Width::Byte), 0xa8);
+    assert_eq!(machine.read_as(0, GICD + 0x420, Width::Half), 0);
+    machine.write_as(0, GICD + 0x420, Width::Half, 0xffff);
+    machine.write_as(0, GICD + 0x420, Width::Double, u64::MAX);
+    assert_eq!(machine.read(0, GICD + 0x420), 0xa800);
+    for width in [Width::Byte, Width::Half, Width::Double] {
+        machine.write_as(0, CTLR, width, 3);
+        assert_eq!(machine.read_as(0, CTLR, width), 0);
+    }
+    assert_eq!(machine.read(0, CTLR) & 3, 0);
+    assert_eq!(machine.read_as(0, GICD + 6, Width::Word), 0, "misaligned");
+    assert_eq!(
+        machine.access(0, GICD - 4, Width::Word, None),
+        MmioOutcome::Unclaimed
+    );
+    // IROUTER by halves and as a whole.
+    let router = GICD + 0x6000 + 40 * 8;
+    machine.write(0, router + 4, 0xffff_ff7f);
+    machine.write(0, router, 0x8001_0203);
+    assert_eq!(machine.read64(0, router), 0x7f_0001_0203, "IRM is RAZ/WI");
+    assert_eq!(machine.read(0, router + 4), 0x7f);
+    assert_eq!(machine.read_as(0, router, Width::Byte), 0);
+    machine.finish();
+}
+
+#[test]
+fn every_set_has_its_clear_and_the_host_hears_of_it() {
+    let machine = Machine::new(2);
+    for intid in [32, 63, 64, 500, 1019] {
+        for (set, clear) in [
+            (ISENABLER, ICENABLER),
+            (ISPENDR, ICPENDR),
+            (ISACTIVER, ICACTIVER),
+        ] {
+            assert!(!machine.spi_bit(0, set, intid));
+            machine.set_spi(1, set, intid);
+            assert!(machine.spi_bit(0, set, intid), "{set:#x} {intid}");
+            assert!(machine.spi_bit(1, clear, intid));
+            machine.set_spi(0, clear, intid);
+            assert!(!machine.spi_bit(1, set, intid), "{clear:#x} {intid}");
+        }
+        let calls = machine.vm.host().take_calls();
+        let hooks = [
+            Call::Enabled(None, intid, true),
+            Call::Enabled(None, intid, false),
+        ];
+        assert!(hooks.iter().all(|call| calls.contains(call)), "{calls:?}");
+    }
+    // Trigger configuration: two bits each, the low one RAZ/WI.
+    machine.write(0, GICD + 0xc0c, u32::MAX);
+    assert_eq!(machine.read(0, GICD + 0xc0c), 0xaaaa_aaaa);
+    machine.write(0, GICD + 0xc0c, 0);
+    assert_eq!(machine.read(0, GICD + 0xc0c), 0);
+    assert!(
+        machine
+            .vm
+            .host()
+            .take_calls()
+            .contains(&Call::Configured(None, 48, true))
+    );
+    machine.finish();
+}
+
+#[test]
+fn an_spi_needs_pending_enable_and_group() {
+    let machine = Machine::new(1);
+    machine.set_spi(0, ISPENDR, 40);
+    assert_eq!(machine.serve(0), []);
+    machine.set_spi(0, ISENABLER, 40);
+    assert_eq!(machine.serve(0), [40]);
+    assert!(!machine.spi_bit(0, ISPENDR, 40));
+    machine.write(0, CTLR, 0x11);
+    machine.advance();
+    machine.set_spi(0, ISPENDR, 40);
+    assert_eq!(machine.serve(0), [], "Group 1 is disabled");
+    machine.write(0, CTLR, 0x13);
+    assert_eq!(machine.serve(0), [40]);
+    // In Group 0 it is another enable and another acknowledge.
+    machine.write(0, GICD + 0x84, !(1 << 8));
+    machine.set_spi(0, ISPENDR, 40);
+    machine.enter(0);
+    machine.guest(0).write_igrpen0(true);
+    assert_eq!(machine.guest(0).read_iar1(), 1023);
+    assert_eq!(machine.guest(0).read_iar0(), 40);
+    machine.guest(0).write_eoir0(40);
+    machine.exit(0);
+    machine.finish();
+}
+
+#[test]
+fn messages_set_and_clear_spis() {
+    let machine = Machine::new(1);
+    machine.edge_spi(40, 0);
+    machine.set_spi(0, ISENABLER, 41);
+    machine.write(0, GICD + 0x40, 40);
+    machine.write_as(0, GICD + 0x40, Width::Half, 41);
+    assert!(machine.spi_bit(0, ISPENDR, 40) && machine.spi_bit(0, ISPENDR, 41));
+    machine.write(0, GICD + 0x48, 40);
+    assert!(!machine.spi_bit(0, ISPENDR, 40));
+    // The level stays until it is cleared.
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 41);
+    machine.guest(0).write_eoir1(41);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 41);
+    machine.exit(0);
+    machine.write(0, GICD + 0x48, 41);
+    machine.enter(0);
+    machine.guest(0).write_eoir1(41);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 1023);
+    machine.exit(0);
+    machine.write(0, GICD + 0x40, 1020);
+    machine.write(0, GICD + 0x40, 5);
+    machine.finish();
+}
+
+#[test]
+fn a_level_that_is_high_outlives_a_clear() {
+    let machine = Machine::new(1);
+    machine.set_spi(0, ISENABLER, 50);
+    let line = |high| {
+        machine
+            .vm
+            .set_spi_line(&machine.pin(), IntId::spi(50).unwrap(), high)
+            .unwrap();
+    };
+    line(true);
+    machine.set_spi(0, ICPENDR, 50);
+    assert!(machine.spi_bit(0, ISPENDR, 50));
+    line(false);
+    assert!(!machine.spi_bit(0, ISPENDR, 50));
+    machine.set_spi(0, ISPENDR, 50);
+    assert!(machine.spi_bit(0, ISPENDR, 50), "the latch");
+    machine.set_spi(0, ICPENDR, 50);
+    assert!(!machine.spi_bit(0, ISPENDR, 50));
+    machine.finish();
+}
+
+#[test]
+fn routing_follows_irouter_also_when_pending() {
+    let machine = Machine::new(3);
+    let route = |affinity: u64| machine.write64(0, GICD + 0x6000 + 60 * 8, affinity);
+    machine.edge_spi(60, 1);
+    machine.inject_spi(60);
+    assert_eq!(machine.serve(0), []);
+    route(2);
+    assert_eq!(machine.serve(1), []);
+    // To nobody: it stays pending.
+    route(0x4_0000);
+    assert_eq!(machine.serve(2), []);
+    assert!(machine.spi_bit(0, ISPENDR, 60));
+    route(2);
+    assert_eq!(machine.serve(2), [60]);
+    let calls = machine.vm.host().take_calls();
+    assert!(calls.contains(&Call::Routed(60, None)) && calls.contains(&Call::Routed(60, Some(2))));
+    // Active: it stays where it is, the next one goes to the new target.
+    machine.inject_spi(60);
+    machine.enter(2);
+    assert_eq!(machine.guest(2).read_iar1(), 60);
+    route(0);
+    machine.inject_spi(60);
+    assert_eq!(machine.serve(0), [], "active on vCPU 2");
+    machine.guest(2).write_eoir1(60);
+    machine.bounce(2);
+    assert_eq!(machine.guest(2).read_iar1(), 1023);
+    assert_eq!(machine.serve(0), [60]);
+    machine.finish();
+}
+
+#[test]
+fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    machine.enter(1);
+    machine.vm.host().take_calls();
+    machine.set_spi(0, ICENABLER, 40);
+    assert_eq!(machine.read(0, CTLR) & RWP, RWP);
+    assert_eq!(
+        machine.vm.host().take_calls(),
+        [Call::Kick(1, 1), Call::Enabled(None, 40, false)]
+    );
+    machine.exit(1);
+    assert_eq!(machine.read(0, CTLR) & RWP, RWP, "not yet taken back");
+    machine.enter(1);
+    assert_eq!(machine.read(0, CTLR) & RWP, 0);
+    assert_eq!(machine.guest(1).read_iar1(), 1023);
+    assert!(machine.spi_bit(0, ISPENDR, 40));
+    // On a vCPU that is not in the guest there is nothing to wait for.
+    machine.set_spi(0, ISENABLER, 40);
+    machine.bounce(1);
+    machine.exit(1);
+    machine.set_spi(0, ICENABLER, 40);
+    assert_eq!(machine.read(0, CTLR) & RWP, 0);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 1023);
+    // One that goes to sleep, or off, instead of entering again ends the wait too.
+    for off in [false, true] {
+        machine.set_spi(0, ISENABLER, 40);
+        machine.bounce(1);
+        machine.set_spi(0, ICENABLER, 40);
+        assert_eq!(machine.read(0, CTLR) & RWP, RWP);
+        machine.exit(1);
+        if off {
+            let cpu = &machine.cpus[1];
+            machine.vm.power_off(cpu, &cpu.pin(), vcpu(1)).unwrap();
+        } else {
+            let _ = machine.block(1);
+            assert_eq!(machine.read(0, CTLR) & RWP, 0);
+            machine.enter(1);
+        }
+    }
+    assert_eq!(machine.read(0, CTLR) & RWP, 0);
+    machine.finish();
+}
+
+#[test]
+fn a_change_of_the_group_enables_reaches_every_vcpu_in_slices() {
+    let machine = Machine::new(150);
+    for n in 0..150 {
+        machine.enter(n);
+    }
+    machine.write(0, CTLR, 0x11);
+    let kicked = || {
+        machine
+            .vm
+            .host()
+            .take_calls()
+            .iter()
+            .filter(|call| matches!(call, Call::Kick(..)))
+            .count()
+    };
+    assert_eq!(kicked(), 64, "one slice in the trap");
+    assert!(machine.vm.has_deferred());
+    machine.advance();
+    assert_eq!(kicked(), 150 - 64);
+    assert_eq!(machine.read(0, CTLR) & RWP, RWP);
+    for n in 0..150 {
+        machine.bounce(n);
+    }
+    assert_eq!(machine.read(0, CTLR), 0x51);
+    machine.finish();
+}
+
+/// The interrupt is in a list register of a running vCPU: its state is there, and is fetched.
+#[test]
+fn reading_a_state_that_another_vcpu_has_is_tried_again() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    machine.vm.host().take_calls();
+    let active = GICD + ISACTIVER + 4;
+    let read = |at| machine.access(0, at, Width::Word, None);
+    assert_eq!(read(active), MmioOutcome::Retry);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Kick(1, 1)]);
+    assert_eq!(read(active), MmioOutcome::Retry, "still in the guest");
+    assert_eq!(machine.vm.host().take_calls(), [], "asked once");
+    machine.bounce(1);
+    assert_eq!(read(active), MmioOutcome::Done(1 << 8));
+    assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Retry, "a new read");
+    machine.bounce(1);
+    assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Done(0));
+    machine.guest(1).write_eoir1(40);
+    assert_eq!(read(active), MmioOutcome::Retry);
+    machine.exit(1);
+    assert_eq!(read(active), MmioOutcome::Done(0));
+    // One's own registers are read on the spot.
+    machine.inject_spi(40);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    machine.exit(1);
+    assert_eq!(machine.read(1, active), 1 << 8);
+    machine.enter(1);
+    machine.guest(1).write_eoir1(40);
+    machine.finish();
+}
+
+#[test]
+fn clearing_reaches_into_the_registers_of_a_running_vcpu() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    machine.enter(1);
+    machine.set_spi(0, ICPENDR, 40);
+    machine.bounce(1);
+    assert_eq!(machine.guest(1).read_iar1(), 1023);
+    // A new one after the clear counts.
+    machine.inject_spi(40);
+    machine.bounce(1);
+    machine.set_spi(0, ICPENDR, 40);
+    machine.inject_spi(40);
+    machine.bounce(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    machine.set_spi(0, ICACTIVER, 40);
+    machine.bounce(1);
+    machine.exit(1);
+    assert!(!machine.spi_bit(0, ISACTIVER, 40));
+    machine.set_spi(0, ISACTIVER, 40);
+    machine.enter(1);
+    machine.exit(1);
+    assert!(machine.spi_bit(0, ISACTIVER, 40));
+    machine.finish();
+}
+
+#[test]
+fn with_eoimode_1_any_vcpu_may_deactivate() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    for n in 0..2 {
+        machine.guest(n).write_ctlr(2).unwrap();
+    }
+    machine.inject_spi(40);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    machine.guest(1).write_eoir1(40);
+    assert!(machine.guest(0).write_dir(40).is_err() || machine.guest(1).write_dir(40).is_err());
+    machine.sysreg(0, SysReg::Dir, 40);
+    machine.bounce(1);
+    machine.exit(1);
+    assert!(!machine.spi_bit(0, ISACTIVER, 40));
+    // On the vCPU that has it, and of INTIDs that nobody can deactivate.
+    machine.inject_spi(40);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    machine.guest(1).write_eoir1(40);
+    machine.exit(1);
+    for intid in [8192, 1023, 1020, 0xff_ffff, 40] {
+        machine.sysreg(1, SysReg::Dir, intid);
+    }
+    machine.enter(1);
+    machine.exit(1);
+    assert!(!machine.spi_bit(0, ISACTIVER, 40));
+    machine.finish();
+}
+
+#[test]
+fn a_vcpu_added_later_gets_the_spis_routed_to_it() {
+    let machine = Machine::from_config(Config {
+        max_vcpus: 2,
+        redistributors: vec![vgic::config::RedistributorRegion {
+            base: GICR,
+            count: 2,
+        }],
+        ..Config::new(vec![affinity(0)])
+    });
+    machine.set_up();
+    let late = Affinity::new(1, 2, 3, 4);
+    machine.write64(0, GICD + 0x6000 + 40 * 8, late.mpidr());
+    machine.set_spi(0, ISENABLER, 40);
+    machine.set_spi(0, ISPENDR, 40);
+    assert_eq!(
+        machine.read(0, GICR + 0x2_0000 + 0xffe8),
+        0,
+        "not there yet"
+    );
+    assert_eq!(machine.read(0, GICR + 8) >> 4 & 1, 1, "Last");
+    assert_eq!(machine.vm.add_vcpu(&machine.pin(), late), Ok(vcpu(1)));
+    assert!(machine.vm.add_vcpu(&machine.pin(), late).is_err());
+    assert!(machine.vm.add_vcpu(&machine.pin(), affinity(9)).is_err());
+    assert_eq!(machine.read(0, GICR + 8) >> 4 & 1, 0);
+    assert_eq!(machine.read(0, GICR + 0x2_0000 + 12), 0x0102_0304);
+    machine.vm.power_on(vcpu(1));
+    machine.set_up();
+    assert_eq!(machine.serve(1), [40]);
+    machine.finish();
+}
