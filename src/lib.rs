@@ -1,5 +1,101 @@
-//! A lock-free virtual Arm GICv3.
+//! A lock-free virtual Arm GICv3 for EL2 hypervisors with many vCPUs.
+//!
+//! A [`Vgic`] is one virtual machine's interrupt controller: distributor, redistributors, ITSes, and the
+//! hypervisor's side of the CPU interface (the list registers). It is built from a [`Config`], talks to
+//! its embedder through [`Host`], and runs vCPUs on physical CPUs that each own a [`Cpu`].
+//!
+//! # Embedding
+//! The embedder calls [`Vgic::enter`] and [`Vgic::exit`] around its guest, hands trapped accesses to
+//! [`Vgic::mmio_read`], [`Vgic::mmio_write`] and [`Vgic::sysreg_write`], and raises interrupts from any
+//! CPU with [`Vgic::inject_msi`], [`Vgic::inject_spi`], [`Vgic::set_spi_line`], [`Vgic::forward_ppi`] and
+//! their kin. On hardware the CPU interface is `cpu_interface::ich::Ich`; here it is the software model,
+//! and the test is the guest:
+//!
+//! ```
+//! use vgic::cpu_interface::software::SoftwareInterface;
+//! use vgic::epoch::Domain;
+//! use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
+//! use vgic::mmio::Width;
+//! use vgic::{BadAddress, Config, Cpu, Host, Vgic};
+//!
+//! struct Hypervisor;
+//!
+//! impl Host for Hypervisor {
+//!     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) { /* send an IPI */ }
+//!     fn wake(&self, _vcpu: VcpuId) { /* make it runnable */ }
+//!     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
+//!         Err(BadAddress) // this guest has no RAM
+//!     }
+//!     fn deactivate(&self, _pintid: u16) { /* ICC_DIR_EL1 */ }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Once per hypervisor, per VM, and per physical CPU.
+//! let domain = Domain::new();
+//! let vm = Vgic::new(Config::new(vec![Affinity::new(0, 0, 0, 0)]), Hypervisor)?;
+//! let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+//! let vcpu = VcpuId::new(0).unwrap();
+//! let spi = IntId::spi(40).unwrap();
+//!
+//! // The guest's driver sets the distributor up; each write is a trap.
+//! let gicd = vm.config().distributor;
+//! for (offset, value) in [
+//!     (0x000, 0x12),   // GICD_CTLR: affinity routing, Group 1
+//!     (0x084, 1 << 8), // GICD_IGROUPR1: SPI 40 is in Group 1
+//!     (0xc08, 2 << 16), // GICD_ICFGR2: and edge-triggered
+//!     (0x104, 1 << 8), // GICD_ISENABLER1: and enabled
+//! ] {
+//!     vm.mmio_write(&cpu, &cpu.pin(), vcpu, gicd + offset, Width::Word, value);
+//! }
+//!
+//! // A device raises the interrupt, from any CPU.
+//! vm.inject_spi(&cpu.pin(), spi)?;
+//!
+//! // Into the guest: one pin per exit, dropped before the guest runs.
+//! vm.enter(&cpu, &cpu.pin(), vcpu)?;
+//! let guest = cpu.interface();
+//! guest.write_igrpen1(true);
+//! guest.write_pmr(0xf8).unwrap();
+//! assert!(guest.virq());
+//! assert_eq!(guest.read_iar1(), 40);
+//! guest.write_eoir1(40);
+//! vm.exit(&cpu, &cpu.pin(), vcpu)?;
+//!
+//! // The vCPU leaves the CPU, and the VM is taken apart: no reference is left.
+//! vm.put(&cpu, &cpu.pin(), vcpu)?;
+//! let remains = vm.teardown(&cpu.pin()).expect("no vCPU is on a CPU");
+//! assert_eq!(remains.references, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rules for callers
+//! * Operations take a [`Pin`](epoch::Pin), the evidence that the CPU is in the epoch. Pin once per exit
+//!   ([`Cpu::pin`]; nested pins are cheap), drop the pin before the guest runs.
+//! * The library spins on short locks and is called from interrupt context too: call it with interrupts
+//!   masked, as EL2 handlers run anyway.
+//! * [`Host`] methods are called with no ap_list lock held.
+//! * What a guest does wrong has the outcome that the architecture gives it; `Result`s are for the
+//!   embedder.
+//!
+//! # Rooms
+//! | room | concept |
+//! |---|---|
+//! | [`config`], [`host`](Host), [`intid`] | what the embedder sees: choices, callbacks, identifiers |
+//! | `vgic` | one VM: injection, and how references move |
+//! | `irq` | one interrupt: state word, transitions, reference count |
+//! | `ap_list` | the interrupts of one vCPU that wait |
+//! | `vcpu` | entry and exit, blocking, residency and kick |
+//! | [`mmio`], [`sysreg`] | what the guest sees: register frames, trapped system registers |
+//! | `its` | translation, commands |
+//! | [`cpu_interface`], [`lr`] | the list registers: real ones and the model |
+//! | `topology`, [`radix`], [`epoch`], [`sync`], [`trace`] | foundations |
+//!
+//! # Features
+//! * `std` (default): hosted builds. `sync::Snapshot` is arc-swap instead of an epoch-protected pointer.
+//! * `counters` (default): the event counters of [`trace::Counters`]. Off, they compile to nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
+
 extern crate alloc;
 
 mod ap_list;
@@ -20,7 +116,7 @@ pub mod trace;
 mod vcpu;
 mod vgic;
 
-pub use config::Config;
+pub use config::{Config, ConfigError};
 pub use host::{BadAddress, Host};
 pub use vcpu::{Blocked, Cpu, EntryError};
 pub use vgic::{InjectError, Injected, Remains, Vgic};

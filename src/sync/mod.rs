@@ -35,6 +35,3 @@ pub(crate) use core::sync::atomic::{
 pub(crate) use loom::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
-
-#[cfg(not(loom))]
-pub(crate) use alloc::sync::Arc;
