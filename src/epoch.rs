@@ -81,7 +81,6 @@ impl CpuLocal {
     /// Pins this CPU in the current epoch: nothing that it can reach from now on is freed until the
     /// result is dropped. A store and a full fence; nested pins are a plain increment.
     #[inline]
-    #[must_use]
     pub fn pin(&self) -> Pin<'_> {
         Pin {
             guard: self.handle.pin(),

@@ -45,7 +45,7 @@
 //!     (0xc08, 2 << 16), // GICD_ICFGR2: and edge-triggered
 //!     (0x104, 1 << 8), // GICD_ISENABLER1: and enabled
 //! ] {
-//!     vm.mmio_write(&cpu, &cpu.pin(), vcpu, gicd + offset, Width::Word, value);
+//!     vm.mmio_write(&cpu.pin(), gicd + offset, Width::Word, value);
 //! }
 //!
 //! // A device raises the interrupt, from any CPU.

@@ -409,7 +409,7 @@ mod tests {
                 random ^= random >> 17;
                 random ^= random << 5;
                 let key = (random >> 3) & mask & 0x8003_03ff;
-                if random % 3 == 0 {
+                if random.is_multiple_of(3) {
                     if let Some(value) = map.remove(&key) {
                         assert!(table.remove(key, value, &guard));
                         assert!(!table.remove(key, value, &guard));

@@ -135,7 +135,7 @@ impl<H: Host> Vgic<H> {
         let (Some(frame), Some(vcpu)) = (self.frame(gpa), self.vcpu(vcpu)) else {
             return MmioOutcome::Unclaimed;
         };
-        if gpa % width.bytes() != 0 {
+        if !gpa.is_multiple_of(width.bytes()) {
             return MmioOutcome::Done(0);
         }
         let access = Access {
@@ -157,24 +157,15 @@ impl<H: Host> Vgic<H> {
         value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
     }
 
-    /// Writes a register for `vcpu`, whose access trapped on `cpu` (after [`Vgic::exit`]). Never answers
-    /// [`MmioOutcome::Retry`].
-    pub fn mmio_write<I: CpuInterface>(
-        &self,
-        cpu: &Cpu<I>,
-        pin: &Pin<'_>,
-        vcpu: VcpuId,
-        gpa: u64,
-        width: Width,
-        value: u64,
-    ) -> MmioOutcome {
-        let (Some(frame), Some(vcpu)) = (self.frame(gpa), self.vcpu(vcpu)) else {
+    /// Writes a register for a vCPU whose access trapped (after [`Vgic::exit`]); which vCPU makes no
+    /// difference. Never answers [`MmioOutcome::Retry`].
+    pub fn mmio_write(&self, pin: &Pin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
+        let Some(frame) = self.frame(gpa) else {
             return MmioOutcome::Unclaimed;
         };
-        if gpa % width.bytes() != 0 {
+        if !gpa.is_multiple_of(width.bytes()) {
             return MmioOutcome::Done(0);
         }
-        let _ = (cpu, vcpu);
         match frame {
             Frame::Distributor(offset) => self.gicd_write(pin, offset, width, value),
             Frame::Redistributor(owner, offset) => {

@@ -215,9 +215,7 @@ impl Machine {
         let cpu = &self.cpus[n];
         match value {
             None => self.vm.mmio_read(cpu, &cpu.pin(), vcpu(n), gpa, width),
-            Some(value) => self
-                .vm
-                .mmio_write(cpu, &cpu.pin(), vcpu(n), gpa, width, value),
+            Some(value) => self.vm.mmio_write(&cpu.pin(), gpa, width, value),
         }
     }
 
