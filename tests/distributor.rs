@@ -432,6 +432,30 @@ fn with_eoimode_1_any_vcpu_may_deactivate() {
     machine.enter(1);
     machine.exit(1);
     assert!(!machine.spi_bit(0, ISACTIVER, 40));
+    // A level is sampled again, and pending once more if it is still high.
+    let line = |high| {
+        machine
+            .vm
+            .set_spi_line(&machine.pin(), IntId::spi(50).unwrap(), high)
+            .unwrap();
+    };
+    machine.set_spi(0, ISENABLER, 50);
+    line(true);
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 50);
+    machine.guest(0).write_eoir1(50);
+    machine.exit(0);
+    machine.vm.host().take_calls();
+    machine.sysreg(0, SysReg::Dir, 50);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Resample(0, 50)]);
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 50);
+    line(false);
+    machine.guest(0).write_eoir1(50);
+    machine.exit(0);
+    machine.sysreg(0, SysReg::Dir, 50);
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 1023);
     machine.finish();
 }
 

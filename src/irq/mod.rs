@@ -411,12 +411,13 @@ impl Irq {
             return Folded::default();
         };
         let still = lr.is_pending();
+        let ended = !still && (!lr.is_active() || old.cancel_active());
         Folded {
             delivered: old.lr_pending() && !still,
             coalesced: still && old.lr_latch() && !old.cancel_pending() && old.latch(),
             withdrawn: still && ((old.lr_latch() && old.cancel_pending()) || !new.pending()),
             resample: new.level() && !old.lr_hw() && lr.is_empty(),
-            repended: new.level() && new.line() && lr.is_empty(),
+            repended: new.level() && new.line() && ended,
             deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
         }
     }

@@ -207,9 +207,10 @@ impl<H: Host> Vgic<H> {
         }
         self.ended(pin, irq, old);
         self.pay(pin, irq, owed);
-        if old.active()
+        if old.shows_active()
             && old.level()
             && !old.hw()
+            && !old.lr_hw()
             && let Some(vcpu) = old.queued_on().or(old.target())
         {
             self.host().resample(vcpu, irq.intid());
