@@ -204,15 +204,20 @@ impl<T> Radix<T> {
     /// The first key at or above `from` that has a value, with the value.
     #[must_use]
     pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.next_below(from, self.capacity(), guard)
+        self.scan(from, u64::MAX, guard)
     }
 
     /// The first key at or above `from` and below `end` that has a value, with the value. Looks at no
     /// more than `end - from` slots.
     #[must_use]
     pub fn next_below<'g>(&'g self, from: u32, end: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
+        self.scan(from, u64::from(end), guard)
+    }
+
+    fn scan<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
+        let end = end.min(1 << self.bits);
         let mut key = u64::from(from);
-        'keys: while key < u64::from(end.min(self.capacity())) {
+        'keys: while key < end {
             let narrow = key as u32;
             let mut slot = self.root_slot(narrow)?;
             for level in (0..self.levels - 1).rev() {
@@ -329,17 +334,13 @@ impl<T> Radix<T> {
         })
     }
 
-    /// Empties the slot of `key` if it holds `expected`; true for the one caller that did. That caller
-    /// may free the value after the epoch.
-    pub fn remove(&self, key: u32, expected: &T, guard: &Guard) -> bool {
-        let Some(mut slot) = self.root_slot(key) else {
-            return false;
-        };
+    /// Empties the slot of `key` if it holds `expected`, and returns the pointer that was inserted to
+    /// the one caller that did. That caller may free the value after the epoch.
+    pub fn remove(&self, key: u32, expected: &T, guard: &Guard) -> Option<NonNull<T>> {
+        let mut slot = self.root_slot(key)?;
         let mut path = Path::new();
         for level in (0..self.levels - 1).rev() {
-            let Some(node) = Self::child(slot, guard) else {
-                return false;
-            };
+            let node = Self::child(slot, guard)?;
             path.push(node, slot);
             slot = &node.slots[Self::index(key, level)];
         }
@@ -347,11 +348,9 @@ impl<T> Radix<T> {
         // AcqRel: whatever was done to the value happens before it is freed.
         let removed = slot
             .compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
-            .is_ok();
-        if removed {
-            path.leave(1, 0, guard);
-        }
-        removed
+            .ok()?;
+        path.leave(1, 0, guard);
+        NonNull::new(removed.cast())
     }
 }
 
@@ -411,8 +410,9 @@ mod tests {
                 let key = (random >> 3) & mask & 0x8003_03ff;
                 if random.is_multiple_of(3) {
                     if let Some(value) = map.remove(&key) {
-                        assert!(table.remove(key, value, &guard));
-                        assert!(!table.remove(key, value, &guard));
+                        let removed = table.remove(key, value, &guard);
+                        assert_eq!(removed, Some(NonNull::from(value)));
+                        assert_eq!(table.remove(key, value, &guard), None);
                     }
                 } else {
                     let value = leak(random);
@@ -423,13 +423,17 @@ mod tests {
                 assert_eq!(table.get(key, &guard), map.get(&key).copied());
                 let from = random & mask;
                 let expected = map.range(from..).next().map(|(key, value)| (*key, *value));
-                if bits < 17 {
-                    assert_eq!(table.next(from, &guard), expected);
-                }
+                assert_eq!(table.next(from, &guard), expected);
+            }
+            let last = u32::MAX.checked_shr(32 - bits).unwrap_or(0);
+            let value = leak(last);
+            if insert(&table, last, value, &guard) {
+                assert_eq!(table.next(last, &guard), Some((last, value)));
+                assert!(table.remove(last, value, &guard).is_some());
             }
             assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
             for (key, value) in map {
-                assert!(table.remove(key, value, &guard));
+                assert!(table.remove(key, value, &guard).is_some());
             }
             for slot in &table.root {
                 assert!(
@@ -455,7 +459,7 @@ mod tests {
                         let key = round % 3 * 256 + thread;
                         assert!(insert(table, key, value, &guard));
                         assert_eq!(table.get(key, &guard), Some(value));
-                        assert!(table.remove(key, value, &guard));
+                        assert!(table.remove(key, value, &guard).is_some());
                     }
                 });
             }

@@ -135,6 +135,25 @@ impl<T> SpinLock<T> {
         }
     }
 
+    /// Takes the lock if nobody has it or waits for it.
+    #[inline]
+    pub fn try_lock<'a>(&'a self, ledger: &'a Ledger) -> Option<SpinGuard<'a, T>> {
+        use super::Ordering::{Acquire, Relaxed};
+        // Acquire: pairs with the Release in `SpinGuard::drop`.
+        let serving = self.serving.load(Acquire);
+        // Relaxed: if the next ticket is still the one being served, the load above has synchronised
+        // with the last holder.
+        self.next
+            .compare_exchange(serving, serving.wrapping_add(1), Relaxed, Relaxed)
+            .ok()?;
+        Some(SpinGuard {
+            outer: ledger.enter(self.rank),
+            lock: self,
+            ledger,
+            not_send: PhantomData,
+        })
+    }
+
     /// The value, through exclusive ownership of the lock itself.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
@@ -160,6 +179,17 @@ impl<T> SpinLock<T> {
             outer,
             not_send: PhantomData,
         }
+    }
+
+    /// Takes the lock if nobody has it.
+    pub fn try_lock<'a>(&'a self, ledger: &'a Ledger) -> Option<SpinGuard<'a, T>> {
+        let inner = self.value.try_lock().ok()?;
+        Some(SpinGuard {
+            inner: Some(inner),
+            ledger,
+            outer: ledger.enter(self.rank),
+            not_send: PhantomData,
+        })
     }
 
     /// The value, through exclusive ownership of the lock itself.
@@ -224,8 +254,16 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let ledger = Ledger::default();
-                    for _ in 0..1000 {
+                    for _ in 0..500 {
                         *lock.lock(&ledger) += 1;
+                        let mut guard = loop {
+                            if let Some(guard) = lock.try_lock(&ledger) {
+                                break guard;
+                            }
+                            std::thread::yield_now();
+                        };
+                        assert!(lock.try_lock(&Ledger::default()).is_none());
+                        *guard += 1;
                     }
                     #[cfg(feature = "counters")]
                     assert_eq!(ledger.acquired(), 1000);
