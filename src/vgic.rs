@@ -29,7 +29,7 @@ use crate::config::{Config, ConfigError};
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
-use crate::irq::{Folded, Irq, Owed, Raised, State};
+use crate::irq::{Folded, GivenBack, Irq, Owed, Raised, State};
 use crate::its::Its;
 use crate::mmio::gicd::Distributor;
 use crate::radix::Radix;
@@ -356,7 +356,12 @@ impl<H: Host> Vgic<H> {
     ) -> Result<Injected, InjectError> {
         let its = self.its(its).ok_or(InjectError::ItsDisabled)?;
         let irq = pin.lookup(|| its.translate(device, event, pin.guard()))?;
-        Ok(self.raised(pin, irq, irq.raise()))
+        let raised = irq.raise();
+        if raised.void {
+            // Unmapped since it was looked up.
+            return Err(InjectError::UnmappedEvent);
+        }
+        Ok(self.raised(pin, irq, raised))
     }
 
     fn spi(&self, intid: IntId) -> Result<&Irq, InjectError> {
@@ -385,7 +390,9 @@ impl<H: Host> Vgic<H> {
     /// Books a raise, and pays what it owes.
     #[inline]
     pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
-        self.count_injection(pin, irq, raised.coalesced);
+        if !raised.void {
+            self.count_injection(pin, irq, raised.coalesced);
+        }
         self.pay(pin, irq, raised.owed);
         if raised.coalesced {
             Injected::Coalesced
@@ -532,12 +539,20 @@ impl<H: Host> Vgic<H> {
 
     // --- references ------------------------------------------------------------------------------
 
-    /// Gives back a reference that a lookup, a mapping or a carrier holds.
+    /// Gives back a reference that a lookup or a carrier holds.
     pub(crate) fn put_lookup(&self, pin: &Pin<'_>, irq: &Irq) {
+        self.given_back(pin, irq, irq.put());
+    }
+
+    /// Books a lookup's put, and pays what it owes; the pin keeps the interrupt allocated meanwhile.
+    fn given_back(&self, pin: &Pin<'_>, irq: &Irq, given: GivenBack) {
         pin.counters().lookup_puts.add(1);
         self.host.trace(TracePoint::LookupPut(irq.intid()));
-        if irq.put() {
+        self.count_withdrawn(pin, irq, given.withdrawn);
+        if given.last {
             self.release(pin, irq);
+        } else {
+            self.pay(pin, irq, given.owed);
         }
     }
 
@@ -619,10 +634,7 @@ impl<H: Host> Vgic<H> {
 
     /// Ends one mapping of an LPI: withdraws what is pending and puts the mapping's reference.
     pub(crate) fn unmap_lpi(&self, pin: &Pin<'_>, irq: &Irq) {
-        let (old, owed) = irq.unmap();
-        self.count_withdrawn(pin, irq, old.latch());
-        self.pay(pin, irq, owed);
-        self.put_lookup(pin, irq);
+        self.given_back(pin, irq, irq.unmap());
     }
 
     pub(crate) fn count_withdrawn(&self, pin: &Pin<'_>, irq: &Irq, withdrawn: bool) {
@@ -698,7 +710,8 @@ impl<H: Host> Vgic<H> {
         let mut remains = Remains::default();
         let mut from = 0;
         while let Some((key, irq)) = self.lpis.next(from, pin.guard()) {
-            remains.pending[Kind::Lpi as usize] += u64::from(irq.state().pending());
+            let state = irq.state();
+            remains.pending[Kind::Lpi as usize] += u64::from(state.pending() && !state.unmapped());
             from = key + 1;
         }
         for its in &self.its {

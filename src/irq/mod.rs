@@ -55,6 +55,8 @@ pub(crate) enum Owed {
 pub(crate) struct Raised {
     /// It was pending already: this injection merged with that one.
     pub(crate) coalesced: bool,
+    /// It is an LPI that is no longer mapped: nothing has happened.
+    pub(crate) void: bool,
     /// What the caller owes.
     pub(crate) owed: Owed,
 }
@@ -103,6 +105,18 @@ pub(crate) struct Folded {
     pub(crate) repended: bool,
     /// A physical interrupt must be deactivated by the hypervisor: the guest's part in it is void.
     pub(crate) deactivate: bool,
+}
+
+/// What giving a reference back came to.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GivenBack {
+    /// It was the last one: the interrupt is dying.
+    pub(crate) last: bool,
+    /// It ended a pending state that the guest had not seen.
+    pub(crate) withdrawn: bool,
+    /// What the caller owes.
+    pub(crate) owed: Owed,
 }
 
 /// Links of an intrusive circular list, and the bucket it is in. Guarded by an ap_list lock, atomic only
@@ -220,8 +234,10 @@ impl Irq {
         let old = State(self.state.fetch_or(set, AcqRel));
         Raised {
             coalesced: old.pending(),
-            owed: if old.latch() {
-                // Whoever set the latch owes, or has done, what follows from it.
+            void: old.unmapped(),
+            owed: if old.latch() || old.unmapped() {
+                // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
+                // nothing.
                 Owed::Nothing
             } else {
                 State(old.0 | set).owed_after_pending(old)
@@ -424,21 +440,9 @@ impl Irq {
 
     // --- references ------------------------------------------------------------------------------
 
-    /// Takes a reference for a lookup, unless it is dying.
-    pub(crate) fn try_get(&self) -> bool {
-        self.transition(|old| {
-            (old.refs() != 0 && old.refs() != u16::MAX).then_some(State(old.0.wrapping_add(REF)))
-        })
-        .is_ok()
-    }
-
-    /// Gives a lookup's reference back; true if it was the last one and the interrupt is dying.
-    #[must_use]
-    pub(crate) fn put(&self) -> bool {
-        // AcqRel: the last put happens after all that was done with the other references.
-        let old = State(self.state.fetch_sub(REF, AcqRel));
-        debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
-        old.refs() == 1
+    /// Gives back the reference of a lookup or carrier.
+    pub(crate) fn put(&self) -> GivenBack {
+        self.give_back(false)
     }
 
     /// Takes a reference for a mapping and makes the LPI mapped, in one step. Fails when it is dying
@@ -458,15 +462,36 @@ impl Irq {
         Some(new.owed_after_change())
     }
 
-    /// Ends a mapping: withdraws what is pending and, with the last mapping, lets raises have no
-    /// effect. The mapping's reference stays with the caller, who puts it.
-    pub(crate) fn unmap(&self) -> (State, Owed) {
-        self.update(|old| {
-            let lists = u16::from(old.queued_on().is_some());
-            let unmapped = if old.refs() - lists == 1 { UNMAPPED } else { 0 };
+    /// Ends a mapping: withdraws what is pending, and gives the mapping's reference back.
+    pub(crate) fn unmap(&self) -> GivenBack {
+        self.give_back(true)
+    }
+
+    /// Every mapping owns a reference. So when none is left but the list's, none is mapped: from then on
+    /// raises have no effect, and what was raised since the last mapping ended is withdrawn. Whoever
+    /// gives back the reference before the list's sees to it, be it a mapping's or a carrier's.
+    fn give_back(&self, withdraw: bool) -> GivenBack {
+        let result = self.transition(|old| {
+            debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
+            let kept = State(old.0.wrapping_sub(REF));
+            let unmapped = kept.refs() == u16::from(old.queued_on().is_some());
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-            old.with(unmapped | cancel, PENDING)
-        })
+            Some(match (unmapped, withdraw) {
+                (true, _) => kept.with(UNMAPPED | cancel, PENDING),
+                (false, true) => kept.with(cancel, PENDING),
+                (false, false) => kept,
+            })
+        });
+        let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
+        GivenBack {
+            last: new.refs() == 0,
+            withdrawn: old.latch() && !new.latch() && !old.unmapped(),
+            owed: if new.0 == old.0.wrapping_sub(REF) {
+                Owed::Nothing
+            } else {
+                new.owed_after_change()
+            },
+        }
     }
 }
 
