@@ -1,5 +1,6 @@
 //! What the library asks of its embedder.
 
+use crate::CommandError;
 use crate::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::trace::TracePoint;
 
@@ -65,9 +66,11 @@ pub trait Host: Send + Sync {
         let _ = (its, device);
     }
 
-    /// The guest mapped (`MAPTI`, `MAPI`) or moved (`MOVI`, `MAPC`, `MOVALL`) an event of a device,
-    /// which now goes to `target`, or nowhere while its collection is unmapped. An embedder that passes
-    /// the device through mirrors it in the physical ITS. Called with the ITS's command lock held.
+    /// The guest mapped (`MAPTI`, `MAPI`) or moved (`MOVI`, `MAPC`, or a collection table taken away) an
+    /// event of a device, which now goes to `target`, or nowhere while its collection is unmapped. An
+    /// embedder that passes the device through mirrors it in the physical ITS. `MOVALL` moves what is
+    /// pending, not where events lead, and is not reported. An event mapped to another LPI is mapped
+    /// again after a call of `event_unmapped`. Called with the ITS's command lock held.
     fn event_mapped(
         &self,
         its: ItsId,
@@ -79,9 +82,17 @@ pub trait Host: Send + Sync {
         let _ = (its, device, event, lpi, target);
     }
 
-    /// The guest unmapped the event (`DISCARD`, `MAPD` with V=0). Called with the command lock held.
+    /// The guest unmapped the event (`DISCARD`, `MAPD`, or a device table taken away), or the VM is being
+    /// torn down. Called with the command lock held.
     fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
         let _ = (its, device, event);
+    }
+
+    /// An ITS command of the guest, with this command number, failed and was skipped. The guest gets no
+    /// sign of it, as on hardware that reports no SEIs; a log might want one. Called with the command
+    /// lock held.
+    fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
+        let _ = (its, number, error);
     }
 
     /// Receives every trace point; empty unless the embedder wants them.

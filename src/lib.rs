@@ -118,5 +118,6 @@ mod vgic;
 
 pub use config::{Config, ConfigError};
 pub use host::{BadAddress, Host};
+pub use its::CommandError;
 pub use vcpu::{Blocked, Cpu, EntryError};
 pub use vgic::{InjectError, Injected, Remains, Vgic};

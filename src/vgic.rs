@@ -133,7 +133,10 @@ impl<H: Host> Vgic<H> {
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
             growth: SpinLock::new(Rank::Topology, ()),
             lpis: Radix::new(u32::from(config.lpi_bits)),
-            its: config.its.iter().map(Its::new).collect(),
+            its: (0..)
+                .zip(&config.its)
+                .map(|(id, its)| Its::new(ItsId(id), its))
+                .collect(),
             deferred: AtomicU32::new(0),
             config,
         })

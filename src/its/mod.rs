@@ -1,22 +1,144 @@
-//! Interrupt translation services.
+//! Interrupt translation services (IHI 0069, chapter 5): a device writes an EventID, and the LPI that
+//! the guest has mapped (DeviceID, EventID) to becomes pending.
+//!
+//! * this file: translation, and what an ITS is made of;
+//! * [`device`]: the tables that translation reads;
+//! * [`command`]: what the guest can ask for, and how that fails;
+//! * [`queue`]: taking commands from the guest's queue, a slice at a time;
+//! * [`execute`]: doing what a command says; [`long`]: those that are done in steps;
+//! * [`tables`]: checks against the tables that the guest has set aside in its memory.
+//!
+//! # Who may touch what
+//! 1. Translation takes no lock, reads no guest memory and writes nothing: two lookups in tables whose
+//!    nodes, devices and interrupts the epoch keeps. Any CPU that is pinned, any time.
+//! 2. The tables, and everything in [`Engine`], are changed by the holder of the command lock only. One
+//!    command is executed at a time; a long one is resumed before the next is begun.
+//! 3. `creadr`, `cwriter` and `control` are atomics beside the lock, so that a guest that polls them does
+//!    not wait for it. `creadr` is written under the lock.
+//!
+//! # Publication
+//! Mapping an event: the LPI gets its reference, target, collection and configuration, *then* the slot
+//! is filled (Release), so that whoever translates finds a complete interrupt. Unmapping: the slot is
+//! emptied, *then* the LPI's pending state is withdrawn and it stops reacting to raises, *then* its
+//! reference is put. An injector that read the slot before still holds a valid pointer, since it is
+//! pinned; its raise comes before the withdrawal and is withdrawn, or after it and has no effect, or
+//! finds the LPI mapped again and counts for the new mapping.
+//!
+//! # Bounded work
+//! A register access executes at most [`queue::SLICE`] steps. The rest is left to
+//! [`Vgic::advance`](crate::Vgic::advance) and to the guest's own polling of `GITS_CREADR`, which moves
+//! past a command once all of it is done.
+
+pub(crate) mod command;
+pub(crate) mod device;
+mod execute;
+mod long;
+pub(crate) mod queue;
+pub(crate) mod tables;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use alloc::boxed::Box;
 
 use crossbeam_epoch::Guard;
 
 use crate::Vgic;
-use crate::config::ItsConfig;
+use crate::config::{GITS_TRANSLATER, ItsConfig};
 use crate::epoch::Pin;
 use crate::host::Host;
-use crate::intid::{DeviceId, EventId, ItsId};
+use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::irq::Irq;
-use crate::vgic::InjectError;
+use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::{AtomicU32, Rank, SpinLock};
+use crate::vgic::{InjectError, Injected};
+
+pub use command::CommandError;
+use device::Devices;
+use execute::Execution;
+use long::InProgress;
+use queue::Queue;
+use tables::{Baser, TableType};
+
+/// `GITS_CTLR.Enabled`.
+const ENABLED: u32 = 1 << 0;
+/// The guest has taken a table away, and what was mapped through it is still being unmapped.
+const DROPPING: u32 = 1 << 1;
 
 /// One ITS.
-pub(crate) struct Its {}
+pub(crate) struct Its {
+    id: ItsId,
+    config: ItsConfig,
+    control: AtomicU32,
+    devices: Devices,
+    commands: Commands,
+}
+
+/// The side that commands come in by.
+// Lines of its own: injectors read what is beside it.
+#[repr(align(64))]
+struct Commands {
+    /// `GITS_CWRITER.Offset`, in bytes.
+    cwriter: AtomicU32,
+    /// `GITS_CREADR.Offset`, in bytes.
+    creadr: AtomicU32,
+    engine: SpinLock<Engine>,
+}
+
+/// What only commands, and writes of the registers that prepare for them, touch.
+struct Engine {
+    queue: Queue,
+    device_table: Baser,
+    collection_table: Baser,
+    /// Where each collection is mapped to.
+    collections: Box<[Option<VcpuId>]>,
+    /// Devices mapped.
+    devices: u32,
+    /// Events that the mapped devices have room for.
+    events: u32,
+    in_progress: Option<InProgress>,
+}
 
 impl Its {
-    pub(crate) fn new(config: &ItsConfig) -> Self {
-        let _ = config;
-        Self {}
+    pub(crate) fn new(id: ItsId, config: &ItsConfig) -> Self {
+        let engine = Engine {
+            queue: Queue::default(),
+            device_table: Baser::new(TableType::Devices),
+            collection_table: Baser::new(TableType::Collections),
+            collections: core::iter::repeat_n(None, config.collections as usize).collect(),
+            devices: 0,
+            events: 0,
+            in_progress: None,
+        };
+        Self {
+            id,
+            config: *config,
+            control: AtomicU32::new(0),
+            devices: Devices::new(config.device_bits),
+            commands: Commands {
+                cwriter: AtomicU32::new(0),
+                creadr: AtomicU32::new(0),
+                engine: SpinLock::new(Rank::ItsCommand, engine),
+            },
+        }
+    }
+
+    pub(crate) fn config(&self) -> &ItsConfig {
+        &self.config
+    }
+
+    /// `GITS_CTLR.Enabled`.
+    pub(crate) fn is_enabled(&self) -> bool {
+        // Acquire: pairs with `set_control`.
+        self.control.load(Acquire) & ENABLED != 0
+    }
+
+    fn set_control(&self, flag: u32, on: bool) {
+        // AcqRel: whoever sees the ITS enabled sees what was set up before.
+        if on {
+            self.control.fetch_or(flag, AcqRel);
+        } else {
+            self.control.fetch_and(!flag, AcqRel);
+        }
     }
 
     /// The interrupt that (device, event) is mapped to.
@@ -27,19 +149,45 @@ impl Its {
         event: EventId,
         guard: &'g Guard,
     ) -> Result<&'g Irq, InjectError> {
-        let _ = (device, event, guard);
-        Err(InjectError::UnmappedDevice)
+        // Acquire: pairs with `set_control`.
+        if self.control.load(Acquire) & (ENABLED | DROPPING) != ENABLED {
+            return Err(InjectError::ItsDisabled);
+        }
+        self.devices
+            .get(device, guard)
+            .ok_or(InjectError::UnmappedDevice)?
+            .irq(event, guard)
+            .ok_or(InjectError::UnmappedEvent)
     }
 
-    /// Ends every mapping.
+    /// Ends every mapping, whatever it takes: the VM is being torn down.
     pub(crate) fn dismantle<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
-        let _ = (vgic, pin);
+        self.set_control(ENABLED, false);
+        let mut engine = self.commands.engine.lock(pin.ledger());
+        Execution::new(vgic, pin, self, &mut engine).unmap_everything();
     }
 }
 
 impl<H: Host> Vgic<H> {
-    /// Executes one slice of an ITS's commands.
-    pub(crate) fn advance_its(&self, pin: &Pin<'_>, its: ItsId) {
-        let _ = (pin, its);
+    /// An MSI as a device on the bus makes it: `device` writes `data`, an EventID, to the guest-physical
+    /// address `doorbell`. Finds the ITS whose `GITS_TRANSLATER` that is, and goes on as
+    /// [`Vgic::inject_msi`].
+    ///
+    /// # Errors
+    /// [`InjectError::ItsDisabled`] if no ITS has its `GITS_TRANSLATER` there; else as for
+    /// [`Vgic::inject_msi`].
+    pub fn signal_msi(
+        &self,
+        pin: &Pin<'_>,
+        doorbell: u64,
+        device: DeviceId,
+        data: u32,
+    ) -> Result<Injected, InjectError> {
+        let its = self
+            .itses()
+            .iter()
+            .find(|its| its.config.base + GITS_TRANSLATER == doorbell)
+            .ok_or(InjectError::ItsDisabled)?;
+        self.inject_msi(pin, its.id, device, EventId(data))
     }
 }

@@ -1,0 +1,283 @@
+//! ITS commands as the guest writes them: 32 bytes each, four little-endian doublewords
+//! (IHI 0069, 5.3).
+
+/// Bytes of one command.
+pub(crate) const COMMAND_SIZE: usize = 32;
+
+/// A command. Its numbers are the guest's claims: nothing has been checked yet but that the fields
+/// exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Command {
+    /// Maps a device to an interrupt translation table of `event_bits`, or unmaps it.
+    Mapd {
+        device: u32,
+        event_bits: u8,
+        valid: bool,
+    },
+    /// Maps a collection to a redistributor, or unmaps it.
+    Mapc { icid: u16, rdbase: u64, valid: bool },
+    /// Maps an event to an LPI and a collection. `MAPI` is the same with the EventID as the INTID.
+    Mapti {
+        device: u32,
+        event: u32,
+        intid: u32,
+        icid: u16,
+    },
+    /// Moves an event to another collection, with its pending state.
+    Movi { device: u32, event: u32, icid: u16 },
+    /// Moves what is pending on one redistributor to another.
+    Movall { from: u64, to: u64 },
+    /// Makes an event's interrupt pending.
+    Int { device: u32, event: u32 },
+    /// Withdraws an event's pending state.
+    Clear { device: u32, event: u32 },
+    /// Unmaps an event and withdraws its pending state.
+    Discard { device: u32, event: u32 },
+    /// Reads an event's interrupt's configuration again.
+    Inv { device: u32, event: u32 },
+    /// Reads the configuration of all of a collection's interrupts again.
+    Invall { icid: u16 },
+    /// Waits for the effects of earlier commands on a redistributor.
+    Sync,
+}
+
+/// Why an ITS command failed (IHI 0069, 5.5, ITS command error encodings; the name there is given for
+/// each). A command that fails has no effect, and the queue goes on with the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// No such command in GICv3.
+    Unknown,
+    /// The command's place in the queue is not RAM of the guest.
+    Unreadable,
+    /// `DEVICE_OOR`: more bits than `GITS_TYPER.Devbits`, an ID that the guest's device table does not
+    /// cover, or more devices than [`ItsConfig::max_devices`](crate::config::ItsConfig::max_devices).
+    DeviceOutOfRange,
+    /// `ITTSIZE_OOR`: more bits than `GITS_TYPER.ID_bits`, or beyond
+    /// [`ItsConfig::max_events`](crate::config::ItsConfig::max_events).
+    IttSizeOutOfRange,
+    /// `PROCNUM_OOR`: no vCPU has this processor number.
+    ProcessorOutOfRange,
+    /// `COLLECTION_OOR`: the ITS has no such collection, or the guest's collection table does not cover
+    /// it.
+    CollectionOutOfRange,
+    /// `UNMAPPED_DEVICE`: the device is not mapped.
+    UnmappedDevice,
+    /// `ID_OOR`: the EventID has more bits than the device was mapped with.
+    EventOutOfRange,
+    /// `PHYSICALID_OOR`: the INTID is no LPI of this VM, or has been mapped too many times.
+    IntidOutOfRange,
+    /// `UNMAPPED_INTERRUPT`: the event is not mapped.
+    UnmappedInterrupt,
+    /// `UNMAPPED_COLLECTION`: the collection is not mapped.
+    UnmappedCollection,
+}
+
+impl core::fmt::Display for CommandError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "no such command",
+            Self::Unreadable => "the command queue is not in RAM",
+            Self::DeviceOutOfRange => "DeviceID out of range",
+            Self::IttSizeOutOfRange => "too many EventIDs",
+            Self::ProcessorOutOfRange => "no such processor number",
+            Self::CollectionOutOfRange => "collection out of range",
+            Self::UnmappedDevice => "device not mapped",
+            Self::EventOutOfRange => "EventID out of range",
+            Self::IntidOutOfRange => "INTID out of range",
+            Self::UnmappedInterrupt => "event not mapped",
+            Self::UnmappedCollection => "collection not mapped",
+        })
+    }
+}
+
+impl core::error::Error for CommandError {}
+
+/// The four doublewords of a command.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet([u64; 4]);
+
+impl Packet {
+    /// From guest memory.
+    pub(crate) fn new(bytes: &[u8; COMMAND_SIZE]) -> Self {
+        let (words, _) = bytes.as_chunks();
+        Self(core::array::from_fn(|n| u64::from_le_bytes(words[n])))
+    }
+
+    /// The command number.
+    pub(crate) fn number(self) -> u8 {
+        self.0[0] as u8
+    }
+
+    fn device(self) -> u32 {
+        (self.0[0] >> 32) as u32
+    }
+
+    fn event(self) -> u32 {
+        self.0[1] as u32
+    }
+
+    fn icid(self) -> u16 {
+        self.0[2] as u16
+    }
+
+    fn valid(self) -> bool {
+        self.0[2] >> 63 != 0
+    }
+
+    /// `RDbase`, bits 51:16: a processor number, since `GITS_TYPER.PTA` is 0.
+    fn rdbase(self, word: usize) -> u64 {
+        (self.0[word] >> 16) & ((1 << 36) - 1)
+    }
+
+    /// The command.
+    pub(crate) fn decode(self) -> Result<Command, CommandError> {
+        let (device, event, icid) = (self.device(), self.event(), self.icid());
+        Ok(match self.number() {
+            0x01 => Command::Movi {
+                device,
+                event,
+                icid,
+            },
+            0x03 => Command::Int { device, event },
+            0x04 => Command::Clear { device, event },
+            0x05 => Command::Sync,
+            0x08 => Command::Mapd {
+                device,
+                event_bits: (self.0[1] & 0x1f) as u8 + 1,
+                valid: self.valid(),
+            },
+            0x09 => Command::Mapc {
+                icid,
+                rdbase: self.rdbase(2),
+                valid: self.valid(),
+            },
+            0x0a => Command::Mapti {
+                device,
+                event,
+                intid: (self.0[1] >> 32) as u32,
+                icid,
+            },
+            0x0b => Command::Mapti {
+                device,
+                event,
+                intid: event,
+                icid,
+            },
+            0x0c => Command::Inv { device, event },
+            0x0d => Command::Invall { icid },
+            0x0e => Command::Movall {
+                from: self.rdbase(2),
+                to: self.rdbase(3),
+            },
+            0x0f => Command::Discard { device, event },
+            _ => return Err(CommandError::Unknown),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(words: [u64; 4]) -> Result<Command, CommandError> {
+        let mut bytes = [0; COMMAND_SIZE];
+        for (word, bytes) in words.iter().zip(bytes.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Packet::new(&bytes).decode()
+    }
+
+    #[test]
+    fn every_field_of_every_command() {
+        let dev = 0xdddd_dddd_0000_0000_u64;
+        let (device, event, icid) = (0xdddd_dddd, 0xeeee_eeee, 0xcccc);
+        let ids = 0x1111_1111_eeee_eeee;
+        // What surrounds a field is set too, where the architecture reserves it.
+        let coll = 0x7fff_ffff_ffff_cccc;
+        let cases = [
+            (
+                [dev | 0xaa01, ids, coll, !0],
+                Command::Movi {
+                    device,
+                    event,
+                    icid,
+                },
+            ),
+            ([dev | 3, ids, !0, !0], Command::Int { device, event }),
+            ([dev | 4, ids, !0, !0], Command::Clear { device, event }),
+            ([5, !0, !0, !0], Command::Sync),
+            (
+                [dev | 8, !0xf, 1 << 63, 0],
+                Command::Mapd {
+                    device,
+                    event_bits: 17,
+                    valid: true,
+                },
+            ),
+            (
+                [dev | 8, 7, !0 >> 1, 0],
+                Command::Mapd {
+                    device,
+                    event_bits: 8,
+                    valid: false,
+                },
+            ),
+            (
+                [9, !0, 0xfff0_0000_0003_cccc, !0],
+                Command::Mapc {
+                    icid,
+                    rdbase: 3,
+                    valid: true,
+                },
+            ),
+            (
+                [9, !0, coll, !0],
+                Command::Mapc {
+                    icid,
+                    rdbase: 0xf_ffff_ffff,
+                    valid: false,
+                },
+            ),
+            (
+                [dev | 0xa, ids, coll, !0],
+                Command::Mapti {
+                    device,
+                    event,
+                    intid: 0x1111_1111,
+                    icid,
+                },
+            ),
+            (
+                [dev | 0xb, ids, coll, !0],
+                Command::Mapti {
+                    device,
+                    event,
+                    intid: event,
+                    icid,
+                },
+            ),
+            ([dev | 0xc, ids, !0, !0], Command::Inv { device, event }),
+            ([0xd, !0, coll, !0], Command::Invall { icid }),
+            (
+                [0xe, !0, 0x0002_0000, 0x0001_0000],
+                Command::Movall { from: 2, to: 1 },
+            ),
+            ([dev | 0xf, ids, !0, !0], Command::Discard { device, event }),
+        ];
+        for (words, command) in cases {
+            assert_eq!(decode(words), Ok(command), "{words:x?}");
+        }
+    }
+
+    #[test]
+    fn other_numbers_are_unknown() {
+        for number in [0, 2, 6, 7, 0x10, 0x20, 0x22, 0x29, 0xff] {
+            assert_eq!(
+                decode([number, 0, 0, 0]),
+                Err(CommandError::Unknown),
+                "{number:#x}"
+            );
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The tables that a guest gives its ITS: `GITS_BASER<n>` (IHI 0069, 12.19.1).
+//!
+//! What the guest maps is kept by the host ([`super::Its`]), never in these tables; but a device or
+//! collection can only be mapped if the guest's table has room for it in RAM, as on hardware.
+//! Everything read here is the guest's claim: any value is possible.
+
+use crate::host::{BadAddress, Host};
+
+const VALID: u64 = 1 << 63;
+const INDIRECT: u64 = 1 << 62;
+const TYPE_SHIFT: u32 = 56;
+const ENTRY_SIZE_SHIFT: u32 = 48;
+const PAGE_SIZE_SHIFT: u32 = 8;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+/// Inner and outer cacheability and shareability: kept as written, without effect.
+const ATTRIBUTES: u64 = 0x7 << 59 | 0x7 << 53 | 0x3 << 10;
+const PAGE_SIZE: u64 = 0x3 << PAGE_SIZE_SHIFT;
+const SIZE: u64 = 0xff;
+
+/// Bytes of one entry, of either table and of a level-1 table.
+const ENTRY: u64 = 8;
+
+/// What a table holds: `GITS_BASER<n>.Type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum TableType {
+    /// Devices.
+    Devices = 1,
+    /// Collections.
+    Collections = 4,
+}
+
+/// One `GITS_BASER<n>`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Baser(u64);
+
+impl Baser {
+    /// As after reset: not valid.
+    pub(crate) fn new(kind: TableType) -> Self {
+        Self((kind as u64) << TYPE_SHIFT | (ENTRY - 1) << ENTRY_SIZE_SHIFT)
+    }
+
+    /// The register.
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Writes the fields that can be written; true if the table is not where it was, or no longer
+    /// there.
+    pub(crate) fn set(&mut self, value: u64) -> bool {
+        const FIELDS: u64 = VALID | INDIRECT | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
+        let old = *self;
+        self.0 = (old.0 & !FIELDS) | (value & FIELDS);
+        (old.0 ^ self.0) & !ATTRIBUTES != 0
+    }
+
+    /// Bits of an offset in a page: 4 KiB, 16 KiB or 64 KiB; the reserved size counts as 64 KiB.
+    fn page_bits(self) -> u32 {
+        match (self.0 & PAGE_SIZE) >> PAGE_SIZE_SHIFT {
+            0 => 12,
+            1 => 14,
+            _ => 16,
+        }
+    }
+
+    fn address(self) -> u64 {
+        let address = self.0 & ADDRESS;
+        if self.page_bits() == 16 {
+            // 64 KiB pages: bits 15:12 hold bits 51:48.
+            (address & !0xf000) | (address & 0xf000) << 36
+        } else {
+            address & !((1 << self.page_bits()) - 1)
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        ((self.0 & SIZE) + 1) << self.page_bits()
+    }
+
+    /// Whether the table has an entry for `id`, in the guest's RAM.
+    pub(crate) fn covers(self, id: u32, host: &impl Host) -> bool {
+        self.entry(u64::from(id), host)
+            .is_some_and(|address| read(host, address).is_ok())
+    }
+
+    /// Where the entry of `id` is, if the table reaches that far.
+    fn entry(self, id: u64, host: &impl Host) -> Option<u64> {
+        if self.0 & VALID == 0 {
+            return None;
+        }
+        let page_entries = (1 << self.page_bits()) / ENTRY;
+        let (index, within) = if self.0 & INDIRECT == 0 {
+            (id, None)
+        } else {
+            (id / page_entries, Some(id % page_entries))
+        };
+        let offset = index * ENTRY;
+        if offset >= self.bytes() {
+            return None;
+        }
+        let address = self.address() + offset;
+        let Some(within) = within else {
+            return Some(address);
+        };
+        let level1 = read(host, address).ok()?;
+        let page = level1 & 0x000f_ffff_ffff_ffff & !((1 << self.page_bits()) - 1);
+        (level1 & VALID != 0).then_some(page + within * ENTRY)
+    }
+}
+
+fn read(host: &impl Host, address: u64) -> Result<u64, BadAddress> {
+    let mut bytes = [0; ENTRY as usize];
+    host.read_memory(address, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}

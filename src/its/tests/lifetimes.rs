@@ -1,0 +1,241 @@
+//! LPIs that outlive their mapping, are mapped twice, or come back.
+
+use super::*;
+use crate::irq::Settled;
+
+/// An injector that has translated and is about to raise.
+fn in_flight<'a>(guest: &'a Guest, pin: &'a Pin<'_>, event: u32) -> &'a crate::irq::Irq {
+    let its = guest.vm.its(ITS).unwrap();
+    its.translate(DeviceId(1), EventId(event), pin.guard())
+        .unwrap()
+}
+
+#[test]
+fn a_raise_that_comes_after_discard_has_no_effect() {
+    let guest = Guest::new().with_device_1();
+    guest.run(&[mapti(1, 3, 8192, 2)]);
+    let pin = guest.pin();
+    let irq = in_flight(&guest, &pin, 3);
+    guest.run(&[discard(1, 3)]);
+    assert!(irq.raise().void);
+    assert_eq!(irq.state().queued_on(), None);
+    assert!(guest.lpi(8192).is_none());
+    drop(pin);
+    guest.finish();
+}
+
+#[test]
+fn one_of_two_mappings_keeps_the_interrupt() {
+    let guest = Guest::new().with_device_1();
+    guest.run(&[mapti(1, 3, 8192, 2), mapti(1, 4, 8192, 2), int(1, 4)]);
+    assert_eq!(guest.lpi(8192).unwrap().refs(), 3);
+    guest.run(&[discard(1, 3)]);
+    assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedEvent));
+    // What was pending is withdrawn, but the interrupt is alive.
+    assert_eq!(guest.place(8192), (Some(2), false, None));
+    assert_eq!(guest.msi(1, 4), Ok(Injected::Pending));
+    assert_eq!(guest.place(8192), (Some(2), true, Some(2)));
+    guest.run(&[discard(1, 4)]);
+    assert!(guest.lpi(8192).is_none());
+    guest.finish();
+}
+
+#[test]
+fn two_itses_may_map_the_same_lpi() {
+    let guest = Guest::with(|config| {
+        config.its.push(crate::config::ItsConfig::at(0x0900_0000));
+    })
+    .with_device_1();
+    let other = ItsId(1);
+    guest.run(&[mapti(1, 3, 8192, 2)]);
+    guest.run_on(
+        other,
+        &[mapc(0, Some(1)), mapd(9, Some(1)), mapti(9, 0, 8192, 0)],
+    );
+    assert_eq!(guest.lpi(8192).unwrap().refs(), 2);
+    guest.run(&[mapd(1, None)]);
+    assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedDevice));
+    let doorbell = 0x0900_0000 + GITS_TRANSLATER;
+    let raised = guest.vm.signal_msi(&guest.pin(), doorbell, DeviceId(9), 0);
+    assert_eq!(raised, Ok(Injected::Pending));
+    assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
+    guest.finish();
+}
+
+/// A vCPU in the guest on a CPU of its own, ready to take interrupts.
+struct Running<'a> {
+    guest: &'a Guest,
+    cpu: Cpu<SoftwareInterface>,
+    vcpu: VcpuId,
+}
+
+impl<'a> Running<'a> {
+    fn new(guest: &'a Guest, vcpu: u16) -> Self {
+        let vcpu = VcpuId(vcpu);
+        let local = guest.domain.register(CpuId(vcpu.0 + 1));
+        let cpu = Cpu::new(local, SoftwareInterface::default());
+        guest.vm.power_on(vcpu);
+        let running = Self { guest, cpu, vcpu };
+        running.enter();
+        running.cpu.interface().write_igrpen1(true);
+        running.cpu.interface().write_pmr(0xf8).unwrap();
+        running.enter_again();
+        running
+    }
+
+    fn enter(&self) {
+        let pin = self.cpu.pin();
+        self.guest.vm.enter(&self.cpu, &pin, self.vcpu).unwrap();
+    }
+
+    fn exit(&self) {
+        let pin = self.cpu.pin();
+        self.guest.vm.exit(&self.cpu, &pin, self.vcpu).unwrap();
+    }
+
+    fn enter_again(&self) {
+        self.exit();
+        self.enter();
+    }
+
+    /// Acknowledges and ends the most urgent interrupt; 1023 if there is none.
+    fn take(&self) -> u32 {
+        let intid = self.cpu.interface().read_iar1();
+        if intid != 1023 {
+            self.cpu.interface().write_eoir1(intid);
+        }
+        intid
+    }
+
+    fn leave(self) {
+        self.exit();
+        let pin = self.cpu.pin();
+        self.guest.vm.put(&self.cpu, &pin, self.vcpu).unwrap();
+    }
+}
+
+#[test]
+fn an_lpi_is_delivered_and_follows_a_move_out_of_a_list_register() {
+    let guest = Guest::new().with_device_1();
+    let (one, two) = (Running::new(&guest, 1), Running::new(&guest, 2));
+    guest.run(&[mapti(1, 3, 8192, 2), int(1, 3)]);
+    two.enter_again();
+    assert_eq!((one.take(), two.take()), (1023, 8192));
+    let _ = guest.msi(1, 3);
+    two.enter_again();
+    assert!(guest.lpi(8192).unwrap().in_lr());
+    guest.run(&[movi(1, 3, 1)]);
+    two.enter_again();
+    one.enter_again();
+    assert_eq!((one.take(), two.take()), (8192, 1023));
+    one.leave();
+    two.leave();
+    guest.finish();
+}
+
+#[test]
+fn discarded_in_a_list_register_and_mapped_again_it_is_the_same_interrupt() {
+    let guest = Guest::new().with_device_1();
+    let (one, two) = (Running::new(&guest, 1), Running::new(&guest, 2));
+    guest.run(&[mapti(1, 3, 8192, 2), int(1, 3)]);
+    two.enter_again();
+    let pin = guest.pin();
+    let irq = in_flight(&guest, &pin, 3);
+    guest.run(&[discard(1, 3)]);
+    // Only the list keeps it. A raise that comes too late stays without effect, also afterwards.
+    assert_eq!(irq.state().refs(), 1);
+    assert!(irq.state().in_lr() && irq.state().unmapped());
+    assert!(irq.raise().void);
+    guest.run(&[mapti(1, 4, 8192, 1)]);
+    assert!(core::ptr::eq(irq, in_flight(&guest, &pin, 4)));
+    assert_eq!(irq.state().refs(), 2);
+    assert!(!irq.state().shows_pending());
+    two.enter_again();
+    one.enter_again();
+    assert_eq!((one.take(), two.take()), (1023, 1023));
+    assert_eq!(irq.state().refs(), 1);
+    drop(pin);
+    assert_eq!(guest.msi(1, 4), Ok(Injected::Pending));
+    one.enter_again();
+    assert_eq!((one.take(), two.take()), (8192, 1023));
+    one.leave();
+    two.leave();
+    guest.finish();
+}
+
+#[test]
+fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
+    let guest = Guest::new().with_device_1();
+    guest.run(&[mapti(1, 3, 8192, 2), int(1, 3)]);
+    let pin = guest.pin();
+    let irq = in_flight(&guest, &pin, 3);
+    // A CPU that carries it from one list to another has got this far.
+    let vcpu = guest.vm.vcpu(VcpuId(2)).unwrap();
+    let _ = irq.update(|state| state.with_target(Some(VcpuId(1))));
+    let mut list = vcpu.ap_list.lock(pin.ledger());
+    list.unlink(irq);
+    assert_eq!(irq.settle(vcpu.id), Settled::Carried);
+    drop(list);
+    guest.vm.trace_list_put(&pin, irq, vcpu.id);
+    guest.vm.trace_lookup_get(&pin, irq);
+    guest.run(&[discard(1, 3)]);
+    // Still alive, so a late raise is kept for now ...
+    let _ = guest.vm.raised(&pin, irq, irq.raise());
+    assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
+    // ... until the carrier is done.
+    guest.vm.put_lookup(&pin, irq);
+    assert!(guest.lpi(8192).is_none());
+    drop(pin);
+    let (_, totals) = guest.finish();
+    #[cfg(feature = "counters")]
+    assert_eq!((totals.injections[3], totals.withdrawn[3]), (2, 2));
+    let _ = totals;
+}
+
+#[test]
+fn injectors_race_with_every_way_of_unmapping() {
+    let guest = Guest::new().with_device_1();
+    let (vm, domain) = (&guest.vm, &guest.domain);
+    let rounds = if cfg!(miri) { 20 } else { 2000 };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for cpu in 1..3 {
+            let done = &done;
+            scope.spawn(move || {
+                let local = domain.register(CpuId(cpu));
+                let mut n = 0;
+                while !done.load(Relaxed) {
+                    let pin = local.pin();
+                    let _ = vm.inject_msi(&pin, ITS, DeviceId(1), EventId(n % 4));
+                    n += 1;
+                }
+            });
+        }
+        let _stop = Stop(&done);
+        for round in 0..rounds {
+            let event = round % 4;
+            guest.run(&[mapti(1, event, 8192 + round % 3, (round % 4) as u16)]);
+            match round % 5 {
+                0 => guest.run(&[discard(1, event)]),
+                1 => guest.run(&[mapti(1, event, 8195, 1)]),
+                2 => guest.run(&[mapd(1, Some(5))]),
+                3 => guest.run(&[mapc(1, Some(u64::from(round % 4))), movi(1, event, 1)]),
+                _ => guest.run(&[mapd(1, None), mapd(1, Some(3))]),
+            };
+        }
+        guest.run(&[int(1, 0), mapti(1, 1, 8192, 0), int(1, 1), mapd(1, None)]);
+    });
+    // However the CPUs were interleaved: no LPI is left, and the books agree.
+    for intid in 8192..8196 {
+        assert_eq!(guest.lpi(intid), None, "{intid}");
+    }
+    let (remains, totals) = guest.finish();
+    assert_eq!(remains.pending[3], 0);
+    #[cfg(feature = "counters")]
+    {
+        let pended = totals.injections[3] - totals.coalesced[3];
+        assert!(pended > 0);
+        assert_eq!(totals.withdrawn[3], pended);
+    }
+    let _ = totals;
+}

@@ -1,0 +1,393 @@
+//! A guest that programs its ITS through the registers and guest memory, and nothing else.
+
+mod commands;
+mod lifetimes;
+mod queue;
+mod registers;
+mod tables;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::vec;
+use std::vec::Vec;
+
+use crate::config::GITS_TRANSLATER;
+use crate::cpu_interface::software::SoftwareInterface;
+use crate::epoch::{Domain, Pin};
+use crate::host::{BadAddress, Host};
+use crate::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
+use crate::irq::State;
+use crate::its::CommandError;
+use crate::mmio::{MmioOutcome, Width};
+use crate::trace::Totals;
+use crate::vgic::{InjectError, Injected};
+use crate::{Config, Cpu, Remains, Vgic};
+
+const ITS: ItsId = ItsId(0);
+
+const V0: VcpuId = VcpuId(0);
+
+const GITS_CTLR: u64 = 0;
+const GITS_CBASER: u64 = 0x80;
+const GITS_CWRITER: u64 = 0x88;
+const GITS_CREADR: u64 = 0x90;
+const GITS_BASER0: u64 = 0x100;
+const GITS_BASER1: u64 = 0x108;
+
+const VALID: u64 = 1 << 63;
+const INDIRECT: u64 = 1 << 62;
+
+/// Guest RAM, and what the tests keep where.
+const RAM: u64 = 0x4000_0000;
+const RAM_SIZE: usize = 0x40_0000;
+const QUEUE: u64 = RAM;
+/// A page: 128 commands.
+const QUEUE_SIZE: u64 = 0x1000;
+/// 512 KiB: 65,536 entries of 8 bytes.
+const DEVICE_TABLE: u64 = RAM + 0x10_0000;
+const COLLECTION_TABLE: u64 = RAM + 0x20_0000;
+const LPI_CONFIG: u64 = RAM + 0x30_0000;
+
+/// What the host was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    Mapped(u32, u32, u32, Option<u16>),
+    Unmapped(u32, u32),
+    Failed(u8, CommandError),
+}
+
+struct TestHost {
+    ram: Mutex<Vec<u8>>,
+    told: Mutex<Vec<Told>>,
+    /// Devices mapped, with their bits, and unmapped.
+    devices: Mutex<Vec<(u32, Option<u8>)>>,
+    reads: Mutex<Vec<(u64, usize)>>,
+}
+
+impl TestHost {
+    fn new() -> Self {
+        Self {
+            ram: Mutex::new(vec![0; RAM_SIZE]),
+            told: Mutex::default(),
+            devices: Mutex::default(),
+            reads: Mutex::default(),
+        }
+    }
+
+    fn write(&self, gpa: u64, bytes: &[u8]) {
+        let start = (gpa - RAM) as usize;
+        self.ram.lock().unwrap()[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn tell(&self, what: Told) {
+        self.told.lock().unwrap().push(what);
+    }
+}
+
+impl Host for TestHost {
+    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
+    fn wake(&self, _vcpu: VcpuId) {}
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.reads.lock().unwrap().push((gpa, buffer.len()));
+        let start = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let ram = self.ram.lock().unwrap();
+        let end = start.checked_add(buffer.len()).ok_or(BadAddress)?;
+        buffer.copy_from_slice(ram.get(start..end).ok_or(BadAddress)?);
+        Ok(())
+    }
+    fn deactivate(&self, _pintid: u16) {}
+    fn device_mapped(&self, _its: ItsId, device: DeviceId, event_bits: u8) {
+        let mut devices = self.devices.lock().unwrap();
+        devices.push((device.0, Some(event_bits)));
+    }
+    fn device_unmapped(&self, _its: ItsId, device: DeviceId) {
+        self.devices.lock().unwrap().push((device.0, None));
+    }
+    fn event_mapped(
+        &self,
+        _its: ItsId,
+        device: DeviceId,
+        event: EventId,
+        lpi: IntId,
+        target: Option<VcpuId>,
+    ) {
+        let target = target.map(|vcpu| vcpu.index() as u16);
+        self.tell(Told::Mapped(device.0, event.0, lpi.raw(), target));
+    }
+    fn event_unmapped(&self, _its: ItsId, device: DeviceId, event: EventId) {
+        self.tell(Told::Unmapped(device.0, event.0));
+    }
+    fn command_failed(&self, _its: ItsId, number: u8, error: CommandError) {
+        self.tell(Told::Failed(number, error));
+    }
+}
+
+/// Tells other threads to stop, also when the test has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+type Command = [u64; 4];
+
+fn command(number: u64, device: u32, word1: u64, word2: u64) -> Command {
+    [u64::from(device) << 32 | number, word1, word2, 0]
+}
+
+fn movi(device: u32, event: u32, icid: u16) -> Command {
+    command(1, device, event.into(), icid.into())
+}
+fn int(device: u32, event: u32) -> Command {
+    command(3, device, event.into(), 0)
+}
+fn clear(device: u32, event: u32) -> Command {
+    command(4, device, event.into(), 0)
+}
+fn sync(vcpu: u64) -> Command {
+    command(5, 0, 0, vcpu << 16)
+}
+/// `event_bits` 1-32; `None` to unmap.
+fn mapd(device: u32, event_bits: Option<u64>) -> Command {
+    match event_bits {
+        Some(bits) => command(8, device, bits - 1, VALID | 0x4030_0000),
+        None => command(8, device, 0, 0),
+    }
+}
+fn mapc(icid: u16, vcpu: Option<u64>) -> Command {
+    let target = vcpu.map_or(0, |vcpu| VALID | vcpu << 16);
+    command(9, 0, 0, target | u64::from(icid))
+}
+fn mapti(device: u32, event: u32, intid: u32, icid: u16) -> Command {
+    let ids = u64::from(intid) << 32 | u64::from(event);
+    command(0xa, device, ids, icid.into())
+}
+fn mapi(device: u32, event: u32, icid: u16) -> Command {
+    command(0xb, device, event.into(), icid.into())
+}
+fn inv(device: u32, event: u32) -> Command {
+    command(0xc, device, event.into(), 0)
+}
+fn invall(icid: u16) -> Command {
+    command(0xd, 0, 0, icid.into())
+}
+fn movall(from: u64, to: u64) -> Command {
+    [0xe, 0, from << 16, to << 16]
+}
+fn discard(device: u32, event: u32) -> Command {
+    command(0xf, device, event.into(), 0)
+}
+
+/// A VM with four vCPUs whose ITSes are set up but map nothing.
+struct Guest {
+    domain: Domain,
+    cpu: Cpu<SoftwareInterface>,
+    vm: Vgic<TestHost>,
+}
+
+impl Guest {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config =
+            Config::new((0..4).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000);
+        change(&mut config);
+        let domain = Domain::new();
+        let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+        let vm = Vgic::new(config, TestHost::new()).unwrap();
+        let guest = Self { domain, cpu, vm };
+        guest.set_up();
+        guest
+    }
+
+    /// What drivers do: LPIs, tables, queues, enable.
+    fn set_up(&self) {
+        let config = self.vm.config();
+        self.access(config.distributor, Width::Word, Some(2));
+        for vcpu in 0..4 {
+            let frame = config.redistributors[0].base + vcpu * 0x2_0000;
+            self.access(frame + 0x70, Width::Double, Some(LPI_CONFIG | 16));
+            self.access(frame + 0x78, Width::Double, Some(1 << 62));
+            self.access(frame, Width::Word, Some(1));
+        }
+        for index in 0..config.its.len() as u8 {
+            let its = ItsId(index);
+            let queue = QUEUE + u64::from(index) * 0x1_0000;
+            self.write_its(its, GITS_BASER0, Width::Double, VALID | DEVICE_TABLE | 127);
+            self.write_its(
+                its,
+                GITS_BASER1,
+                Width::Double,
+                VALID | COLLECTION_TABLE | 15,
+            );
+            self.write_its(its, GITS_CBASER, Width::Double, VALID | queue);
+            self.write_its(its, GITS_CTLR, Width::Word, 1);
+        }
+    }
+
+    fn pin(&self) -> Pin<'_> {
+        self.cpu.pin()
+    }
+
+    /// An access by vCPU 0: a write if there is a value.
+    fn access(&self, gpa: u64, width: Width, value: Option<u64>) -> u64 {
+        let (cpu, pin) = (&self.cpu, &self.pin());
+        let outcome = match value {
+            None => self.vm.mmio_read(cpu, pin, V0, gpa, width),
+            Some(value) => self.vm.mmio_write(pin, gpa, width, value),
+        };
+        match outcome {
+            MmioOutcome::Done(value) => value,
+            other => panic!("{gpa:#x}: {other:?}"),
+        }
+    }
+
+    fn read_its(&self, its: ItsId, offset: u64, width: Width) -> u64 {
+        let base = self.vm.config().its[usize::from(its.0)].base;
+        self.access(base + offset, width, None)
+    }
+
+    fn write_its(&self, its: ItsId, offset: u64, width: Width, value: u64) {
+        let base = self.vm.config().its[usize::from(its.0)].base;
+        self.access(base + offset, width, Some(value));
+    }
+
+    fn read(&self, offset: u64) -> u64 {
+        self.read_its(ITS, offset, Width::Double)
+    }
+
+    fn write(&self, offset: u64, value: u64) {
+        self.write_its(ITS, offset, Width::Double, value);
+    }
+
+    /// `GITS_CTLR`: enabled, and quiescent.
+    fn ctlr(&self) -> (bool, bool) {
+        let value = self.read_its(ITS, GITS_CTLR, Width::Word);
+        assert_eq!(value & !(1 | 1 << 31), 0);
+        (value & 1 != 0, value >> 31 != 0)
+    }
+
+    fn enable(&self, on: bool) {
+        self.write_its(ITS, GITS_CTLR, Width::Word, on.into());
+    }
+
+    fn write_memory(&self, gpa: u64, value: u64) {
+        self.vm.host().write(gpa, &value.to_le_bytes());
+    }
+
+    /// Puts commands into the queue, without telling the ITS; returns the new `GITS_CWRITER`.
+    fn put(&self, its: ItsId, commands: &[Command]) -> u64 {
+        let queue = self.vm.its(its).unwrap();
+        let base = self.read_its(its, GITS_CBASER, Width::Double) & 0x000f_ffff_ffff_0000;
+        let mut offset = queue.cwriter();
+        for command in commands {
+            for (word, value) in (0..).zip(command) {
+                self.write_memory(base + offset + word * 8, *value);
+            }
+            offset = (offset + 32) % QUEUE_SIZE;
+        }
+        offset
+    }
+
+    /// Gives commands to an ITS and waits until it has executed them, as a driver would. Returns how
+    /// often `GITS_CREADR` had to be read.
+    fn run_on(&self, its: ItsId, commands: &[Command]) -> u32 {
+        assert!(commands.len() < 128);
+        let cwriter = self.put(its, commands);
+        self.write_its(its, GITS_CWRITER, Width::Double, cwriter);
+        for polls in 1..1_000_000 {
+            if self.read_its(its, GITS_CREADR, Width::Double) == cwriter {
+                return polls;
+            }
+            // Another thread may be at it, and not be running.
+            std::thread::yield_now();
+        }
+        panic!("GITS_CREADR does not move");
+    }
+
+    fn run(&self, commands: &[Command]) -> u32 {
+        self.run_on(ITS, commands)
+    }
+
+    /// Runs one command, and returns how it failed.
+    fn fails(&self, command: Command) -> Option<CommandError> {
+        self.told();
+        self.run(&[command]);
+        self.told().iter().find_map(|told| match told {
+            Told::Failed(number, error) => {
+                assert_eq!(u64::from(*number), command[0] & 0xff);
+                Some(*error)
+            }
+            _ => None,
+        })
+    }
+
+    /// What the host has been told since the last time.
+    fn told(&self) -> Vec<Told> {
+        core::mem::take(&mut self.vm.host().told.lock().unwrap())
+    }
+
+    /// Collections 0-3 on vCPUs 0-3, and device 1 with 32 events.
+    fn with_device_1(self) -> Self {
+        self.configure(8192, 0xa1);
+        self.configure(8193, 0xa1);
+        let collections = (0..4).map(|n| mapc(n, Some(n.into())));
+        let commands: Vec<_> = collections.chain([mapd(1, Some(5))]).collect();
+        self.run(&commands);
+        assert_eq!(self.told(), []);
+        self
+    }
+
+    /// Writes an LPI's configuration byte: priority in 7:2, enable in 0.
+    fn configure(&self, intid: u32, byte: u8) {
+        let entry = LPI_CONFIG + u64::from(intid - IntId::FIRST_LPI);
+        self.vm.host().write(entry, &[byte]);
+    }
+
+    /// An MSI.
+    fn msi(&self, device: u32, event: u32) -> Result<Injected, InjectError> {
+        let doorbell = 0x0808_0000 + GITS_TRANSLATER;
+        self.vm
+            .signal_msi(&self.pin(), doorbell, DeviceId(device), event)
+    }
+
+    /// The state of an LPI, if it exists.
+    fn lpi(&self, intid: u32) -> Option<State> {
+        let pin = self.pin();
+        let irq = self.vm.lpi(&pin, IntId::lpi(intid).unwrap())?;
+        Some(irq.state())
+    }
+
+    /// The vCPU that an LPI targets and, if it is pending, whose list it is on.
+    fn place(&self, intid: u32) -> (Option<u16>, bool, Option<u16>) {
+        let state = self.lpi(intid).unwrap();
+        let number = |vcpu: VcpuId| vcpu.index() as u16;
+        (
+            state.target().map(number),
+            state.shows_pending(),
+            state.queued_on().map(number),
+        )
+    }
+
+    fn totals(&self) -> Totals {
+        self.domain.totals()
+    }
+
+    /// Takes the VM apart; every reference must have been given back.
+    fn finish(self) -> (Remains, Totals) {
+        let remains = self.vm.teardown(&self.cpu.pin()).unwrap();
+        let totals = self.domain.totals();
+        assert_eq!(remains.references, 0);
+        #[cfg(feature = "counters")]
+        {
+            assert_eq!(totals.lookup_gets, totals.lookup_puts);
+            assert_eq!(totals.list_gets, totals.list_puts);
+            assert_eq!(totals.lookup_locks_taken, 0);
+        }
+        (remains, totals)
+    }
+}

@@ -1,0 +1,267 @@
+//! The command queue: order, wrapping, slices, and memory that is not there.
+
+use super::*;
+use crate::its::queue::{COMMAND_STEPS, SLICE};
+
+#[test]
+fn the_queue_wraps() {
+    let guest = Guest::new().with_device_1();
+    for round in 0..50 {
+        let event = round % 32;
+        let intid = 8192 + round;
+        guest.run(&[
+            mapti(1, event, intid, 0),
+            int(1, event),
+            movi(1, event, 1),
+            [0xff; 4],
+            int(1, event),
+            inv(1, event),
+            discard(1, event),
+        ]);
+        let told = [
+            Told::Mapped(1, event, intid, Some(0)),
+            Told::Mapped(1, event, intid, Some(1)),
+            Told::Failed(0xff, CommandError::Unknown),
+            Told::Unmapped(1, event),
+        ];
+        assert_eq!(guest.told(), told, "round {round}");
+    }
+    guest.finish();
+}
+
+#[test]
+fn a_write_of_cwriter_executes_one_slice_and_advance_the_next() {
+    let guest = Guest::new().with_device_1();
+    let slice = u64::from(SLICE / COMMAND_STEPS);
+    let before = guest.read(GITS_CREADR);
+    let commands = vec![sync(0); 100];
+    let cwriter = guest.put(ITS, &commands);
+    guest.write(GITS_CWRITER, cwriter);
+    let creadr = || guest.vm.its(ITS).unwrap().creadr();
+    assert_eq!(creadr() - before, slice * 32);
+    assert!(guest.vm.has_deferred());
+    guest.vm.advance(&guest.pin());
+    assert_eq!(creadr() - before, 2 * slice * 32);
+    assert_eq!(guest.read(GITS_CREADR) - before, 3 * slice * 32);
+    guest.vm.advance(&guest.pin());
+    assert_eq!(creadr(), cwriter);
+    assert!(!guest.vm.has_deferred());
+    guest.finish();
+}
+
+#[test]
+fn a_slice_reads_the_queue_once() {
+    let guest = Guest::new().with_device_1();
+    let base = guest.read(GITS_CREADR);
+    let cwriter = guest.put(ITS, &vec![sync(0); 32]);
+    guest.vm.host().reads.lock().unwrap().clear();
+    guest.write(GITS_CWRITER, cwriter);
+    assert_eq!(guest.read(GITS_CREADR), cwriter);
+    let reads = guest.vm.host().reads.lock().unwrap().clone();
+    assert_eq!(reads, [(QUEUE + base, 32 * 32)]);
+    guest.finish();
+}
+
+#[test]
+fn what_is_not_ram_is_skipped_as_errors() {
+    let guest = Guest::new().with_device_1();
+    guest.enable(false);
+    // The queue's last page lies outside RAM; the command before it does not.
+    let end = RAM + RAM_SIZE as u64;
+    guest.write(GITS_CBASER, VALID | (end - 0x1_0000) | 0x10);
+    guest.enable(true);
+    let last = 0x1_0000 - 32;
+    for offset in (0..=last).step_by(32) {
+        guest.write_memory(end - 0x1_0000 + offset, sync(0)[0]);
+    }
+    let before = guest.totals();
+    guest.write(GITS_CWRITER, 0x1_0000 + 64);
+    for _ in 0..100 {
+        guest.read(GITS_CREADR);
+    }
+    assert_eq!(guest.read(GITS_CREADR), 0x1_0000 + 64);
+    let after = guest.totals();
+    #[cfg(feature = "counters")]
+    {
+        assert_eq!(after.its_commands - before.its_commands, 0x1_0000 / 32 + 2);
+        assert_eq!(after.its_command_errors - before.its_command_errors, 2);
+    }
+    let _ = (before, after);
+    assert_eq!(guest.told(), [Told::Failed(0, CommandError::Unreadable); 2]);
+    guest.finish();
+}
+
+#[test]
+fn cwriter_outside_the_queue_does_nothing_until_it_is_inside() {
+    let guest = Guest::new();
+    guest.write(GITS_CWRITER, 0x8000);
+    assert_eq!(guest.read(GITS_CREADR), 0);
+    assert!(!guest.vm.has_deferred());
+    guest.write(GITS_CWRITER, 0xffe0);
+    assert_eq!(guest.read(GITS_CREADR), 0);
+    guest.write(GITS_CWRITER, 0);
+    guest.run(&[mapc(0, Some(1))]);
+    assert_eq!(guest.told(), []);
+    guest.finish();
+}
+
+#[test]
+fn a_disabled_its_leaves_its_queue_alone() {
+    let guest = Guest::new().with_device_1();
+    guest.enable(false);
+    let creadr = guest.read(GITS_CREADR);
+    let cwriter = guest.put(ITS, &[mapti(1, 0, 8192, 0)]);
+    guest.write(GITS_CWRITER, cwriter);
+    assert_eq!(guest.read(GITS_CREADR), creadr);
+    assert!(!guest.vm.has_deferred());
+    guest.enable(true);
+    assert_eq!(guest.read(GITS_CREADR), cwriter);
+    assert_eq!(guest.told(), [Told::Mapped(1, 0, 8192, Some(0))]);
+    guest.finish();
+}
+
+/// 10,000 LPIs of four devices, all in collection 0.
+fn many() -> Guest {
+    let guest = Guest::new().with_device_1();
+    for device in 0..4 {
+        guest.run(&[mapd(10 + device, Some(12))]);
+        for start in (0..2500).step_by(100) {
+            let commands: Vec<_> = (start..start + 100)
+                .flat_map(|event| {
+                    let intid = 8192 + device * 2500 + event;
+                    guest.configure(intid, 0xa1);
+                    [mapti(10 + device, event, intid, 0)]
+                })
+                .collect();
+            guest.run(&commands);
+        }
+    }
+    guest.told();
+    guest
+}
+
+const MANY: u32 = 10_000;
+
+/// Gives one command and checks that it is done in slices, `GITS_CREADR` moving only at the end.
+fn in_slices(guest: &Guest, command: Command) {
+    let before = guest.read(GITS_CREADR);
+    let cwriter = guest.put(ITS, &[command]);
+    guest.write(GITS_CWRITER, cwriter);
+    let mut slices = 1;
+    while guest.vm.has_deferred() {
+        assert_eq!(guest.vm.its(ITS).unwrap().creadr(), before);
+        assert!(guest.vm.its(ITS).unwrap().is_enabled());
+        guest.vm.advance(&guest.pin());
+        slices += 1;
+    }
+    assert_eq!(guest.vm.its(ITS).unwrap().creadr(), cwriter);
+    let least = MANY / SLICE;
+    assert!((least..least + 10).contains(&slices), "{slices} slices");
+}
+
+#[test]
+fn invall_of_10_000_lpis_takes_slices() {
+    let guest = many();
+    for intid in 8192..8192 + MANY {
+        guest.configure(intid, 0x20);
+    }
+    in_slices(&guest, invall(0));
+    for intid in 8192..8192 + MANY {
+        let state = guest.lpi(intid).unwrap();
+        assert!(
+            !state.enabled() && state.priority() == 0x20,
+            "{intid} {state:?}"
+        );
+    }
+    guest.finish();
+}
+
+#[test]
+fn mapc_movall_and_mapd_of_10_000_lpis_take_slices() {
+    let guest = many();
+    for device in 0..4 {
+        for event in 0..2500 {
+            assert_eq!(guest.msi(10 + device, event), Ok(Injected::Pending));
+        }
+    }
+    in_slices(&guest, movall(0, 1));
+    assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(1), true, Some(1))));
+    in_slices(&guest, mapc(0, Some(2)));
+    assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(2), true, Some(2))));
+    assert_eq!(guest.told().len(), MANY as usize);
+    let polls = guest.run(&[mapd(10, None)]);
+    assert!(polls >= 2500 / SLICE, "{polls} polls");
+    assert_eq!(guest.told().len(), 2500);
+    let (remains, totals) = guest.finish();
+    assert_eq!(remains.pending[3], u64::from(MANY - 2500));
+    #[cfg(feature = "counters")]
+    assert_eq!(totals.withdrawn[3], u64::from(MANY));
+    let _ = totals;
+}
+
+#[test]
+fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
+    let guest = many();
+    let cwriter = guest.put(ITS, &[mapc(0, Some(2)), mapc(0, Some(3))]);
+    let before = guest.read(GITS_CREADR);
+    guest.write(GITS_CWRITER, cwriter);
+    guest.enable(false);
+    // Nothing may be prepared for a restart before it is quiescent.
+    guest.write(GITS_CBASER, VALID | QUEUE);
+    guest.write(GITS_BASER0, 0);
+    let mut polls = 0;
+    while !guest.ctlr().1 {
+        polls += 1;
+    }
+    assert!(polls > 50, "{polls} polls");
+    assert_eq!(guest.vm.its(ITS).unwrap().creadr(), before + 32);
+    assert_eq!(guest.place(8192).0, Some(2));
+    guest.vm.advance(&guest.pin());
+    assert!(!guest.vm.has_deferred());
+    guest.enable(true);
+    guest.run(&[]);
+    assert_eq!(guest.place(8192).0, Some(3));
+    guest.finish();
+}
+
+#[test]
+fn many_cpus_at_one_queue() {
+    let guest = Guest::new().with_device_1();
+    let (vm, domain) = (&guest.vm, &guest.domain);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for cpu in 1..4 {
+            let done = &done;
+            scope.spawn(move || {
+                let local = domain.register(CpuId(cpu));
+                while !done.load(Relaxed) {
+                    let pin = local.pin();
+                    vm.advance(&pin);
+                    vm.gits_read(&pin, ITS, GITS_CREADR, Width::Double);
+                    let _ = vm.inject_msi(&pin, ITS, DeviceId(1), EventId(u32::from(cpu)));
+                }
+            });
+        }
+        let _stop = Stop(&done);
+        for round in 0..200 {
+            let event = round % 4;
+            guest.run(&[
+                mapti(1, event, 8192 + event, 0),
+                int(1, event),
+                movi(1, event, 1),
+                discard(1, event),
+                mapti(1, event, 8196 + event, 1),
+                mapd(1, Some(5)),
+            ]);
+        }
+    });
+    let told = guest.told();
+    let mapped = |told: &&Told| matches!(told, Told::Mapped(..));
+    assert_eq!(told.iter().filter(mapped).count(), 3 * 200);
+    assert_eq!(
+        told.len(),
+        5 * 200,
+        "a command failed or was executed twice"
+    );
+    guest.finish();
+}
