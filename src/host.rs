@@ -27,9 +27,10 @@ pub trait Host: Send + Sync {
     /// [`BadAddress`] if any byte of the range is not RAM of this guest.
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
 
-    /// Deactivates physical interrupt `pintid` (`ICC_DIR_EL1` or `GICD_ICACTIVER<n>`): the guest ended
-    /// a forwarded interrupt in a way that the list registers do not pass on.
-    fn deactivate(&self, pintid: u16);
+    /// Deactivates physical interrupt `pintid` (`GICD_ICACTIVER<n>`, `GICR_ICACTIVER0`): the guest ended a
+    /// forwarded interrupt in a way that the list registers do not pass on. For a PPI, `vcpu` is the
+    /// one it was forwarded to, whose CPU it is active on; else `None`.
+    fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16);
 
     /// The guest has deactivated the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`.
     /// Lower or raise its line now if it has changed; the call may be made from here.

@@ -26,7 +26,7 @@
 //!     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
 //!         Err(BadAddress) // this guest has no RAM
 //!     }
-//!     fn deactivate(&self, _pintid: u16) { /* ICC_DIR_EL1 */ }
+//!     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) { /* ICC_DIR_EL1 */ }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -498,8 +498,8 @@ impl<H: Host> Vgic<H> {
 
     /// What was left over from a pass under an ap_list lock, which is released now.
     pub(crate) fn dispatch(&self, pin: &Pin<'_>, leaving: Leaving) {
-        for pintid in leaving.deactivate {
-            self.host.deactivate(pintid);
+        for (owner, pintid) in leaving.deactivate {
+            self.host.deactivate(owner, pintid);
         }
         for (irq, fate) in leaving.irqs {
             // SAFETY: carried: our reference keeps it alive; dying: it is freed below, by us alone,
@@ -797,7 +797,7 @@ enum Fate {
 /// What a pass under an ap_list lock leaves to be done once the lock is released.
 pub(crate) struct Leaving {
     irqs: ArrayVec<(NonNull<Irq>, Fate), { Self::CAPACITY }>,
-    deactivate: ArrayVec<u16, { crate::lr::MAX }>,
+    deactivate: ArrayVec<(Option<VcpuId>, u16), { crate::lr::MAX }>,
 }
 
 impl Leaving {
@@ -831,8 +831,8 @@ impl Leaving {
     }
 
     /// Notes a physical interrupt to deactivate; at most one per list register.
-    pub(crate) fn deactivate(&mut self, pintid: u16) {
+    pub(crate) fn deactivate(&mut self, irq: &Irq) {
         debug_assert!(!self.deactivate.is_full());
-        let _ = self.deactivate.try_push(pintid);
+        let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
     }
 }

@@ -171,6 +171,15 @@ impl Irq {
         self.hw.load(Relaxed)
     }
 
+    /// The vCPU whose SGI or PPI this is.
+    pub(crate) fn owner(&self) -> Option<VcpuId> {
+        if self.intid.is_private() {
+            self.state().target()
+        } else {
+            None
+        }
+    }
+
     pub(crate) fn set_pintid(&self, pintid: u16) {
         // Relaxed: as in `pintid`.
         self.hw.store(pintid, Relaxed);

@@ -211,14 +211,14 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn shows_pending(self) -> bool {
-        self.pending() || self.0 & (LR_PENDING | CANCEL_P) == LR_PENDING
+        self.pending() || (self.lr_pending() && !self.cancel_pending())
     }
 
     /// What `GICD_ISACTIVER<n>` shows.
     #[inline]
     #[must_use]
     pub(crate) const fn shows_active(self) -> bool {
-        self.active() || self.0 & (LR_ACTIVE | CANCEL_A) == LR_ACTIVE
+        self.active() || (self.lr_active() && !self.cancel_active())
     }
 }
 

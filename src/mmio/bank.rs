@@ -174,7 +174,7 @@ impl<H: Host> Vgic<H> {
     pub(crate) fn clear_pending(&self, pin: &Pin<'_>, irq: &Irq) {
         let (deactivate, old, owed) = irq.clear_pending();
         if deactivate {
-            self.host().deactivate(irq.pintid());
+            self.host().deactivate(irq.owner(), irq.pintid());
         }
         self.count_withdrawn(pin, irq, old.latch() && !old.in_lr());
         self.pay(pin, irq, owed);
@@ -203,7 +203,7 @@ impl<H: Host> Vgic<H> {
     pub(crate) fn deactivate(&self, pin: &Pin<'_>, irq: &Irq) {
         let (deactivate, old, owed) = irq.clear_active();
         if deactivate {
-            self.host().deactivate(irq.pintid());
+            self.host().deactivate(irq.owner(), irq.pintid());
         }
         self.ended(pin, irq, old);
         self.pay(pin, irq, owed);

@@ -261,7 +261,7 @@ impl<H: Host> Vgic<H> {
                 let (deactivate, state, _) = irq.clear_active();
                 self.ended(pin, irq, state);
                 if deactivate {
-                    leaving.deactivate(irq.pintid());
+                    leaving.deactivate(irq);
                 }
                 if state.level() && !state.hw() {
                     resample = Some(irq.intid());
@@ -372,10 +372,10 @@ impl<H: Host> Vgic<H> {
             let now = cpu.interface().read_lr(index);
             pin.counters().ich_lr_reads.add(1);
             let folded = self.fold(pin, vcpu, registers, index, now);
-            if folded.deactivate {
-                leaving.deactivate(now.pintid() as u16);
-            }
             if let Some(irq) = vcpu.listed(registers, index) {
+                if folded.deactivate {
+                    leaving.deactivate(irq);
+                }
                 self.prune(pin, vcpu, list, irq, leaving);
             }
         }

@@ -29,7 +29,7 @@ impl Host for Log {
     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
         Err(BadAddress)
     }
-    fn deactivate(&self, pintid: u16) {
+    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
         self.deactivated.lock().unwrap().push(pintid);
     }
     fn resample(&self, vcpu: VcpuId, intid: IntId) {

@@ -6,6 +6,8 @@
     reason = "a room that several test programs share, each using its part"
 )]
 
+pub mod its;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -81,7 +83,7 @@ impl Host for TestHost {
         }
         Ok(())
     }
-    fn deactivate(&self, pintid: u16) {
+    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
         self.call(Call::Deactivate(pintid));
     }
     fn resample(&self, vcpu: VcpuId, intid: IntId) {

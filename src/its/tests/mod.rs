@@ -95,7 +95,7 @@ impl Host for TestHost {
         buffer.copy_from_slice(ram.get(start..end).ok_or(BadAddress)?);
         Ok(())
     }
-    fn deactivate(&self, _pintid: u16) {}
+    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
     fn device_mapped(&self, _its: ItsId, device: DeviceId, event_bits: u8) {
         let mut devices = self.devices.lock().unwrap();
         devices.push((device.0, Some(event_bits)));

@@ -1,0 +1,256 @@
+//! LPIs from the device to the guest: ITS commands, the tables in guest memory, and the redistributors'
+//! LPI registers, through the library's public face.
+
+mod common;
+
+use common::its::{Driver, PROPERTIES, pending_table};
+use common::{Call, GICR, Machine, RAM, RAM_SIZE};
+use vgic::InjectError;
+
+const RWP: u32 = 1 << 3;
+
+fn pend_in_table(machine: &Machine, vcpu: usize, intid: u64) {
+    let at = pending_table(vcpu) + intid / 8;
+    machine.vm.host().write_ram(at, &[1 << (intid % 8)]);
+}
+
+#[test]
+fn an_msi_becomes_the_lpi_that_the_guest_mapped() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(7, 3);
+    its.map(7, 5, 9000, 1);
+    assert_eq!(machine.inject_msi(7, 5), Ok(()));
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [9000]);
+    its.int(7, 5);
+    assert_eq!(machine.serve(1), [9000]);
+    assert_eq!(machine.inject_msi(7, 4), Err(InjectError::UnmappedEvent));
+    assert_eq!(machine.inject_msi(8, 5), Err(InjectError::UnmappedDevice));
+    its.int(7, 5);
+    its.clear(7, 5);
+    assert_eq!(machine.serve(1), []);
+    its.discard(7, 5);
+    assert_eq!(machine.inject_msi(7, 5), Err(InjectError::UnmappedEvent));
+    its.unmap_device(7);
+    assert_eq!(machine.inject_msi(7, 5), Err(InjectError::UnmappedDevice));
+    machine.finish();
+}
+
+#[test]
+fn configuration_counts_once_it_is_invalidated() {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    for event in 0..3 {
+        its.map(0, event, 8200 + event, 0);
+    }
+    its.configure(8201, 0x10, true);
+    its.configure(8202, 0xa0, false);
+    for event in 0..3 {
+        machine.inject_msi(0, event).unwrap();
+    }
+    assert_eq!(machine.serve(0), [8200, 8201, 8202], "as mapped");
+    its.inv(0, 1);
+    its.inv(0, 2);
+    for event in 0..3 {
+        machine.inject_msi(0, event).unwrap();
+    }
+    assert_eq!(machine.serve(0), [8201, 8200], "8202 is disabled");
+    its.configure(8202, 0x08, true);
+    its.invall(0);
+    machine.inject_msi(0, 1).unwrap();
+    assert_eq!(machine.serve(0), [8202, 8201]);
+    // The same by the redistributor's registers.
+    its.configure(8202, 0, false);
+    machine.write64(0, GICR + 0xa0, 8202);
+    machine.inject_msi(0, 2).unwrap();
+    assert_eq!(machine.serve(0), []);
+    its.configure(8202, 0, true);
+    machine.write64(0, GICR + 0xb0, 0);
+    while machine.read(0, GICR + 0xc0) & 1 != 0 {}
+    assert_eq!(machine.serve(0), [8202]);
+    machine.finish();
+}
+
+#[test]
+fn moving_takes_what_is_pending_along() {
+    let machine = Machine::new(3);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    for event in 0..4 {
+        its.map(0, event, 8300 + event, 0);
+        machine.inject_msi(0, event as u32).unwrap();
+    }
+    its.movi(0, 0, 1);
+    assert_eq!(machine.serve(1), [8300]);
+    // In a list register of a running vCPU, which is kicked; and to a blocked one, which is woken.
+    machine.enter(0);
+    assert_eq!(machine.block(2), vgic::Blocked::Yes);
+    machine.vm.host().take_calls();
+    its.movi(0, 1, 2);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Kick(0, 0)]);
+    machine.bounce(0);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Wake(2)]);
+    assert_eq!(machine.serve(2), [8301]);
+    machine.exit(0);
+    its.movall(0, 1);
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [8302, 8303]);
+    // An unmapped collection keeps what is pending until it is mapped again.
+    machine.inject_msi(0, 0).unwrap();
+    its.mapc(1, None);
+    assert_eq!(machine.serve(1), []);
+    its.mapc(1, Some(2));
+    assert_eq!(machine.serve(2), [8300]);
+    machine.finish();
+}
+
+#[test]
+fn an_intid_mapped_again_while_its_interrupt_is_queued_is_one_interrupt() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    its.map(0, 0, 8192, 0);
+    machine.inject_msi(0, 0).unwrap();
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 8192);
+    machine.exit(0);
+    its.discard(0, 0);
+    its.map(0, 9, 8192, 0);
+    machine.inject_msi(0, 9).unwrap();
+    machine.enter(0);
+    assert_eq!(
+        machine.guest(0).read_iar1(),
+        1023,
+        "its priority still runs"
+    );
+    machine.guest(0).write_eoir1(8192);
+    machine.exit(0);
+    assert_eq!(machine.serve(0), [8192]);
+    // Discarded while pending: gone, and not back with the next mapping.
+    machine.inject_msi(0, 9).unwrap();
+    its.discard(0, 9);
+    its.map(0, 1, 8192, 1);
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), []);
+    machine.inject_msi(0, 1).unwrap();
+    assert_eq!(machine.serve(1), [8192]);
+    machine.finish();
+}
+
+#[test]
+fn lpis_are_held_while_a_redistributor_has_them_disabled() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    assert_eq!(machine.read(0, GICR) & 0b111, 0b111, "IR, CES, EnableLPIs");
+    its.mapd(0, 4);
+    its.map(0, 0, 8192, 1);
+    machine.inject_msi(0, 0).unwrap();
+    machine.enter(1);
+    machine.write(0, machine.gicr(1), 0);
+    assert_eq!(machine.read(0, machine.gicr(1)) & RWP, RWP, "in a register");
+    machine.bounce(1);
+    assert_eq!(machine.read(0, machine.gicr(1)), 0b110);
+    assert_eq!(machine.guest(1).read_iar1(), 1023);
+    machine.exit(1);
+    machine.inject_msi(0, 0).unwrap();
+    assert_eq!(machine.serve(1), []);
+    assert_eq!(machine.block(1), vgic::Blocked::Yes);
+    machine.vm.host().take_calls();
+    machine.write(0, machine.gicr(1), 1);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Wake(1)]);
+    machine.advance();
+    assert_eq!(machine.serve(1), [8192]);
+    // The bases do not change while LPIs are enabled.
+    machine.write64(0, machine.gicr(1) + 0x70, 0);
+    machine.write64(0, machine.gicr(1) + 0x78, 0);
+    assert_eq!(machine.read64(0, machine.gicr(1) + 0x70), PROPERTIES | 16);
+    assert_eq!(machine.read64(0, machine.gicr(1) + 0x78), pending_table(1));
+    machine.finish();
+}
+
+#[test]
+fn a_pending_table_is_read_when_lpis_are_enabled() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    its.map(0, 0, 8192, 0);
+    its.map(0, 1, 8192 + 0xffff, 0);
+    its.map(0, 2, 20_000, 1);
+    machine.write(0, GICR, 0);
+    for intid in [8192, 8192 + 0xffff, 20_000, 30_000] {
+        pend_in_table(&machine, 0, intid);
+    }
+    machine.write(0, GICR, 1);
+    assert_eq!(machine.read(0, GICR) & RWP, RWP, "in slices");
+    assert!(machine.advance() > 10);
+    assert_eq!(machine.read(0, GICR) & RWP, 0);
+    assert_eq!(machine.serve(0), [8192, 8192 + 0xffff]);
+    assert_eq!(machine.serve(1), [], "not in its table");
+    // PTZ: the guest says that there is nothing.
+    machine.write(0, GICR, 0);
+    machine.write64(0, GICR + 0x78, 1 << 62 | pending_table(0));
+    assert_eq!(machine.read64(0, GICR + 0x78), pending_table(0));
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), []);
+    machine.finish();
+}
+
+#[test]
+fn unreadable_tables_disable_and_harm_nothing() {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    machine.write(0, GICR, 0);
+    machine.write64(0, GICR + 0x70, (RAM + RAM_SIZE) | 16);
+    machine.write64(0, GICR + 0x78, 0xf_ffff_ffff_0000);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    its.mapti(0, 0, 8192, 0);
+    machine.inject_msi(0, 0).unwrap();
+    assert_eq!(
+        machine.serve(0),
+        [],
+        "without a configuration it is disabled"
+    );
+    // A table of fewer bits than the INTID has.
+    machine.write(0, GICR, 0);
+    machine.write64(0, GICR + 0x70, PROPERTIES | 13);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    its.configure(8192, 0, true);
+    its.configure(16_384, 0, true);
+    its.mapti(0, 1, 16_384, 0);
+    its.inv(0, 0);
+    machine.inject_msi(0, 1).unwrap();
+    assert_eq!(machine.serve(0), [8192]);
+    machine.finish();
+}
+
+#[test]
+fn thousands_of_lpis_are_served_each_once() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(3, 13);
+    for event in 0..5000 {
+        its.map(3, event, 8192 + event, event % 2);
+    }
+    for _ in 0..2 {
+        for event in 0..5000 {
+            machine.inject_msi(3, event).unwrap();
+        }
+    }
+    for n in 0..2 {
+        let mut seen = machine.serve(n);
+        seen.sort_unstable();
+        let expected: Vec<u32> = (8192..13_192).filter(|i| *i as usize % 2 == n).collect();
+        assert_eq!(seen, expected);
+    }
+    let totals = machine.domain.totals();
+    assert_eq!((totals.injections[3], totals.coalesced[3]), (10_000, 5000));
+    assert_eq!(totals.lookup_locks_taken, 0);
+    assert!(totals.lookups >= 10_000);
+    machine.finish();
+}
