@@ -24,6 +24,7 @@ mod boot;
 mod console;
 mod cpu;
 mod exception;
+mod gic;
 mod guest;
 mod machine;
 mod memory;

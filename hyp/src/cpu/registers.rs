@@ -90,6 +90,22 @@ registers! {
     ID_AA64PFR1 = "id_aa64pfr1_el1";
     /// AArch64 debug features.
     ID_AA64DFR0 = "id_aa64dfr0_el1";
+    /// Physical interrupt acknowledge, Group 1; reading it acknowledges.
+    ICC_IAR1_EL1 = "s3_0_c12_c12_0";
+    /// End of a physical interrupt, Group 1.
+    ICC_EOIR1_EL1 = "s3_0_c12_c12_1";
+    /// Deactivation of a physical interrupt.
+    ICC_DIR_EL1 = "s3_0_c12_c11_1";
+    /// Generation of physical SGIs, Group 1.
+    ICC_SGI1R_EL1 = "s3_0_c12_c11_5";
+    /// Priority mask of the physical CPU interface.
+    ICC_PMR_EL1 = "s3_0_c4_c6_0";
+    /// Binary point of the physical CPU interface, Group 1.
+    ICC_BPR1_EL1 = "s3_0_c12_c12_3";
+    /// Control of the physical CPU interface.
+    ICC_CTLR_EL1 = "s3_0_c12_c12_4";
+    /// Enable of Group 1 at the physical CPU interface.
+    ICC_IGRPEN1_EL1 = "s3_0_c12_c12_7";
 }
 
 /// Reads the 4-bit field of an identification register that begins at bit `shift`.

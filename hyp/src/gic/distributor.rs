@@ -1,0 +1,149 @@
+//! The distributor: shared interrupts.
+#![expect(unsafe_code)]
+// UNSAFETY: takes the registers at the address that the device tree gives.
+
+use core::ops::Range;
+
+use aarch64_cpu::registers::{Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::{register_bitfields, register_structs};
+
+use super::PRIORITIES;
+
+register_bitfields! {u32,
+    /// `GICD_CTLR`, as it is seen by non-secure software or with a single security state.
+    Control [
+        RWP OFFSET(31) NUMBITS(1) [],
+        ARE OFFSET(4) NUMBITS(1) [],
+        ENABLE_GROUP_1 OFFSET(1) NUMBITS(1) [],
+    ],
+    /// `GICD_TYPER`.
+    Type [
+        /// Bits of INTID, less one.
+        ID_BITS OFFSET(19) NUMBITS(5) [],
+        /// The controller has LPIs.
+        LPIS OFFSET(17) NUMBITS(1) [],
+        /// Number of SPIs: 32 times this, 1019 at most being usable.
+        IT_LINES_NUMBER OFFSET(0) NUMBITS(5) [],
+    ],
+}
+
+register_structs! {
+    Registers {
+        (0x0000 => control: ReadWrite<u32, Control::Register>),
+        (0x0004 => kind: ReadOnly<u32, Type::Register>),
+        (0x0008 => _reserved0),
+        (0x0080 => group: [ReadWrite<u32>; 32]),
+        (0x0100 => set_enable: [ReadWrite<u32>; 32]),
+        (0x0180 => clear_enable: [ReadWrite<u32>; 32]),
+        (0x0200 => set_pending: [ReadWrite<u32>; 32]),
+        (0x0280 => clear_pending: [ReadWrite<u32>; 32]),
+        (0x0300 => set_active: [ReadWrite<u32>; 32]),
+        (0x0380 => clear_active: [ReadWrite<u32>; 32]),
+        (0x0400 => priority: [ReadWrite<u32>; 256]),
+        (0x0800 => _reserved1),
+        (0x0c00 => configuration: [ReadWrite<u32>; 64]),
+        (0x0d00 => _reserved2),
+        (0x6000 => route: [ReadWrite<u64>; 1024]),
+        (0x8000 => _reserved3),
+        (0x1_0000 => @END),
+    }
+}
+
+/// The distributor.
+///
+/// Its registers for different interrupts may be written by different CPUs at once; two bits of one
+/// register are set and cleared by separate addresses, except for the configuration.
+pub(crate) struct Distributor {
+    registers: &'static Registers,
+}
+
+impl Distributor {
+    /// The distributor at `frame`, with every SPI disabled, inactive and not pending, and the forwarding
+    /// of Group 1 interrupts on.
+    ///
+    /// # Safety
+    /// There is one, mapped by identity for ever, and nobody else drives it.
+    pub(crate) unsafe fn start(frame: &Range<usize>) -> Self {
+        // SAFETY: by the caller's promise.
+        let registers = unsafe { &*(frame.start as *const Registers) };
+        let distributor = Self { registers };
+        registers.control.set(0);
+        distributor.wait();
+        registers.control.write(Control::ARE.val(1));
+        for word in 1..=registers.kind.read(Type::IT_LINES_NUMBER) as usize {
+            registers.clear_enable[word].set(u32::MAX);
+            registers.clear_pending[word].set(u32::MAX);
+            registers.clear_active[word].set(u32::MAX);
+            registers.group[word].set(u32::MAX);
+            registers.priority[word * 8..][..8]
+                .iter()
+                .for_each(|priority| priority.set(PRIORITIES));
+        }
+        distributor.wait();
+        registers
+            .control
+            .write(Control::ARE.val(1) + Control::ENABLE_GROUP_1.val(1));
+        distributor.wait();
+        distributor
+    }
+
+    /// Number of SPIs that can be used, from INTID 32 on.
+    pub(crate) fn spis(&self) -> u32 {
+        (self.registers.kind.read(Type::IT_LINES_NUMBER) * 32).min(988)
+    }
+
+    /// Bits of an INTID.
+    pub(crate) fn id_bits(&self) -> u32 {
+        self.registers.kind.read(Type::ID_BITS) + 1
+    }
+
+    /// Whether there are LPIs.
+    pub(crate) fn has_lpis(&self) -> bool {
+        self.registers.kind.is_set(Type::LPIS)
+    }
+
+    /// Enables or disables SPI `intid`.
+    pub(crate) fn enable(&self, intid: u32, on: bool) {
+        let (word, bit) = word_and_bit(intid);
+        if on {
+            self.registers.set_enable[word].set(bit);
+        } else {
+            self.registers.clear_enable[word].set(bit);
+            self.wait();
+        }
+    }
+
+    /// Sends SPI `intid` to the CPU with this affinity, in the layout of `MPIDR_EL1`.
+    pub(crate) fn route(&self, intid: u32, affinity: u64) {
+        self.registers.route[intid as usize].set(affinity);
+    }
+
+    /// Makes SPI `intid` edge-triggered, or level-sensitive. It must be disabled, and no other CPU may
+    /// configure an SPI at the same time.
+    pub(crate) fn configure(&self, intid: u32, edge: bool) {
+        let register = &self.registers.configuration[intid as usize / 16];
+        let bit = 2 << (intid % 16 * 2);
+        register.set(if edge {
+            register.get() | bit
+        } else {
+            register.get() & !bit
+        });
+    }
+
+    /// Ends the active state of SPI `intid`, whichever CPU it is active on.
+    pub(crate) fn deactivate(&self, intid: u32) {
+        let (word, bit) = word_and_bit(intid);
+        self.registers.clear_active[word].set(bit);
+    }
+
+    fn wait(&self) {
+        while self.registers.control.is_set(Control::RWP) {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+fn word_and_bit(intid: u32) -> (usize, u32) {
+    (intid as usize / 32, 1 << (intid % 32))
+}

@@ -1,0 +1,304 @@
+//! The physical ITS: turns the devices' messages into LPIs.
+//!
+//! Collection n is CPU number n. Commands are rare (the guest maps, moves and unmaps its devices'
+//! events) and each call waits until the ITS has executed them.
+#![expect(unsafe_code)]
+// UNSAFETY: takes the registers at the address that the device tree gives.
+
+mod command;
+
+use alloc::collections::BTreeMap;
+use core::ops::Range;
+
+use aarch64_cpu::registers::{ReadWriteable, Readable, Writeable};
+use spin::Mutex;
+use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::{register_bitfields, register_structs};
+
+use command::{Command, Queue};
+
+use super::table::Table;
+
+register_bitfields! {u32,
+    /// `GITS_CTLR`.
+    Control [
+        QUIESCENT OFFSET(31) NUMBITS(1) [],
+        ENABLED OFFSET(0) NUMBITS(1) [],
+    ],
+}
+
+register_bitfields! {u64,
+    /// `GITS_TYPER`.
+    Type [
+        /// Redistributors are named by their address, not by their number.
+        PTA OFFSET(19) NUMBITS(1) [],
+        /// Bits of DeviceID, less one.
+        DEVBITS OFFSET(13) NUMBITS(5) [],
+        /// Bits of EventID, less one.
+        ID_BITS OFFSET(8) NUMBITS(5) [],
+        /// Bytes of an entry of an interrupt translation table, less one.
+        ITT_ENTRY_SIZE OFFSET(4) NUMBITS(4) [],
+    ],
+    /// `GITS_CREADR`.
+    ReadPointer [
+        OFFSET OFFSET(5) NUMBITS(15) [],
+        STALLED OFFSET(0) NUMBITS(1) [],
+    ],
+    /// `GITS_BASER<n>`.
+    Base [
+        VALID OFFSET(63) NUMBITS(1) [],
+        INDIRECT OFFSET(62) NUMBITS(1) [],
+        INNER_CACHE OFFSET(59) NUMBITS(3) [WriteBack = 7],
+        KIND OFFSET(56) NUMBITS(3) [
+            None = 0,
+            Devices = 1,
+            Collections = 4,
+        ],
+        /// Bytes of an entry, less one.
+        ENTRY_SIZE OFFSET(48) NUMBITS(5) [],
+        /// Bits 47:12 of the address.
+        PAGE OFFSET(12) NUMBITS(36) [],
+        SHAREABILITY OFFSET(10) NUMBITS(2) [Inner = 1],
+        PAGE_SIZE OFFSET(8) NUMBITS(2) [Kib4 = 0, Kib16 = 1, Kib64 = 2],
+        /// Pages, less one.
+        SIZE OFFSET(0) NUMBITS(8) [],
+    ],
+}
+
+register_structs! {
+    Registers {
+        (0x0000 => control: ReadWrite<u32, Control::Register>),
+        (0x0004 => _reserved0),
+        (0x0008 => kind: ReadOnly<u64, Type::Register>),
+        (0x0010 => _reserved1),
+        (0x0080 => queue_base: ReadWrite<u64>),
+        (0x0088 => queue_write: ReadWrite<u64>),
+        (0x0090 => queue_read: ReadOnly<u64, ReadPointer::Register>),
+        (0x0098 => _reserved2),
+        (0x0100 => base: [ReadWrite<u64, Base::Register>; 8]),
+        (0x0140 => _reserved3),
+        (0x2_0000 => @END),
+    }
+}
+
+/// Most bits of DeviceID that tables are made for: those of a PCI segment's requester IDs.
+const DEVICE_BITS: u32 = 16;
+
+/// What an interrupt translation table is aligned to.
+const ITT_ALIGNMENT: usize = 256;
+
+/// The page sizes that `GITS_BASER<n>` can have, from the largest.
+const PAGE_SIZES: [(u64, usize); 3] = [(2, 64 << 10), (1, 16 << 10), (0, 4 << 10)];
+
+/// Why the ITS cannot do what it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ItsError {
+    /// The DeviceID is beyond what the ITS or our table has.
+    Device,
+    /// The device is not mapped, or has fewer events.
+    Event,
+}
+
+/// One ITS.
+pub(crate) struct Its {
+    registers: &'static Registers,
+    /// What names the redistributors of the CPUs, by CPU number.
+    targets: alloc::vec::Vec<u64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    queue: Queue,
+    devices: BTreeMap<u32, Device>,
+}
+
+/// A mapped device.
+struct Device {
+    event_bits: u32,
+    /// The ITS's own while the device is mapped.
+    _translations: Table,
+}
+
+impl Its {
+    /// The ITS at `frame`, turned on, with a collection for each CPU. `target` tells what names the
+    /// redistributor of a CPU, by its address or its number.
+    ///
+    /// # Safety
+    /// There is one, mapped by identity for ever, and nobody else drives it.
+    ///
+    /// # Panics
+    /// If it does not become quiet, or wants tables that we do not know.
+    pub(crate) unsafe fn start(
+        frame: &Range<usize>,
+        cpus: usize,
+        target: impl Fn(usize, bool) -> u64,
+    ) -> Self {
+        // SAFETY: by the caller's promise.
+        let registers = unsafe { &*(frame.start as *const Registers) };
+        registers.control.modify(Control::ENABLED.val(0));
+        while !registers.control.is_set(Control::QUIESCENT) {
+            core::hint::spin_loop();
+        }
+        for base in &registers.base {
+            let entries = match base.read_as_enum(Base::KIND) {
+                Some(Base::KIND::Value::Devices) => {
+                    1 << (registers.kind.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS)
+                }
+                Some(Base::KIND::Value::Collections) => cpus,
+                // None, or tables for virtual LPIs, which we do not use.
+                _ => continue,
+            };
+            install(base, entries);
+        }
+        let queue = Queue::new();
+        registers.queue_base.set(queue.base_register());
+        registers.queue_write.set(0);
+        registers.control.modify(Control::ENABLED.val(1));
+
+        let by_address = registers.kind.is_set(Type::PTA);
+        let its = Self {
+            registers,
+            targets: (0..cpus).map(|cpu| target(cpu, by_address)).collect(),
+            state: Mutex::new(State {
+                queue,
+                devices: BTreeMap::new(),
+            }),
+        };
+        for (cpu, &target) in its.targets.iter().enumerate() {
+            let map = Command::map_collection(cpu as u16, target);
+            its.state
+                .lock()
+                .queue
+                .execute(registers, &[map, Command::sync(target)]);
+        }
+        its
+    }
+
+    /// Makes room for the events below 2^`event_bits` of a device, which must not be mapped.
+    ///
+    /// # Errors
+    /// [`ItsError::Device`] if there is no such DeviceID, [`ItsError::Event`] if there are not so many
+    /// events.
+    pub(crate) fn map_device(&self, device: u32, event_bits: u32) -> Result<(), ItsError> {
+        let kind = self.registers.kind.extract();
+        if device >> (kind.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS) != 0 {
+            return Err(ItsError::Device);
+        }
+        if event_bits > kind.read(Type::ID_BITS) as u32 + 1 {
+            return Err(ItsError::Event);
+        }
+        let entry_size = kind.read(Type::ITT_ENTRY_SIZE) as usize + 1;
+        let translations = Table::new(entry_size << event_bits, ITT_ALIGNMENT);
+        let map = Command::map_device(device, event_bits, translations.physical());
+        let mut state = self.state.lock();
+        state.queue.execute(self.registers, &[map]);
+        state.devices.insert(
+            device,
+            Device {
+                event_bits,
+                _translations: translations,
+            },
+        );
+        Ok(())
+    }
+
+    /// Unmaps a device and all its events; does nothing if it is not mapped.
+    pub(crate) fn unmap_device(&self, device: u32) {
+        let mut state = self.state.lock();
+        if state.devices.contains_key(&device) {
+            self.execute_and_sync(&mut state, Command::unmap_device(device));
+            // Only now is the table ours again.
+            state.devices.remove(&device);
+        }
+    }
+
+    /// Makes an event of a device `lpi` on CPU number `cpu`.
+    ///
+    /// # Errors
+    /// [`ItsError::Event`] if the device is not mapped, or not with so many events.
+    pub(crate) fn map_event(
+        &self,
+        device: u32,
+        event: u32,
+        lpi: u32,
+        cpu: usize,
+    ) -> Result<(), ItsError> {
+        let mut state = self.state.lock();
+        match state.devices.get(&device) {
+            Some(mapped) if event >> mapped.event_bits == 0 => {}
+            _ => return Err(ItsError::Event),
+        }
+        let commands = [
+            Command::map_event(device, event, lpi, cpu as u16),
+            // The LPI's configuration has changed since the redistributor may have read it.
+            Command::invalidate(device, event),
+            Command::sync(self.targets[cpu]),
+        ];
+        state.queue.execute(self.registers, &commands);
+        Ok(())
+    }
+
+    /// Moves a mapped event, pending or not, from CPU number `from` to CPU number `to`.
+    pub(crate) fn move_event(&self, device: u32, event: u32, from: usize, to: usize) {
+        let commands = [
+            Command::move_event(device, event, to as u16),
+            Command::sync(self.targets[from]),
+            Command::sync(self.targets[to]),
+        ];
+        self.state.lock().queue.execute(self.registers, &commands);
+    }
+
+    /// Unmaps an event that goes to CPU number `cpu`, and drops it if it is pending.
+    pub(crate) fn unmap_event(&self, device: u32, event: u32, cpu: usize) {
+        let commands = [
+            Command::discard(device, event),
+            Command::sync(self.targets[cpu]),
+        ];
+        self.state.lock().queue.execute(self.registers, &commands);
+    }
+
+    fn execute_and_sync(&self, state: &mut State, command: Command) {
+        state.queue.execute(self.registers, &[command]);
+        for &target in &self.targets {
+            state
+                .queue
+                .execute(self.registers, &[Command::sync(target)]);
+        }
+    }
+}
+
+/// Gives the ITS the table that `base` asks for, with room for `entries` entries, for ever.
+///
+/// # Panics
+/// If it does not accept one.
+fn install(base: &ReadWrite<u64, Base::Register>, entries: usize) {
+    /// Most pages that the register can tell.
+    const MOST_PAGES: usize = 256;
+    let bytes = entries * (base.read(Base::ENTRY_SIZE) as usize + 1);
+    for (code, page) in PAGE_SIZES {
+        let pages = bytes.div_ceil(page).max(1);
+        if pages > MOST_PAGES {
+            break;
+        }
+        let table = Table::new(pages * page, page);
+        base.modify(
+            Base::VALID::SET
+                + Base::INDIRECT::CLEAR
+                + Base::INNER_CACHE::WriteBack
+                + Base::PAGE.val(table.physical() >> 12)
+                + Base::SHAREABILITY::Inner
+                + Base::PAGE_SIZE.val(code)
+                + Base::SIZE.val(pages as u64 - 1),
+        );
+        // The register keeps the page sizes that the ITS supports.
+        if base.read(Base::PAGE_SIZE) == code {
+            core::mem::forget(table);
+            return;
+        }
+        base.modify(Base::VALID::CLEAR);
+    }
+    panic!(
+        "the ITS has no table for {entries} entries: GITS_BASER {:#x}",
+        base.get()
+    );
+}
