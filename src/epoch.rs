@@ -145,8 +145,9 @@ impl<'c> Pin<'c> {
         result
     }
 
-    /// Leaves and re-enters the epoch, so that a long stay at EL2 does not hold up reclamation.
-    pub fn repin(&mut self) {
-        self.guard.repin();
+    /// Runs `f`, in which the CPU sleeps, outside the epoch, so that reclamation goes on meanwhile.
+    /// References obtained under the pin are gone afterwards. Without effect inside a nested pin.
+    pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.guard.repin_after(f)
     }
 }

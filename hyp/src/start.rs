@@ -7,10 +7,14 @@ use core::ops::Range;
 
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
 
+use vgic::cpu_interface::ich::Ich;
+
 use crate::boot::secondary;
+use crate::cpu::control;
 use crate::cpu::percpu::{self, PerCpu, affinity};
-use crate::guest::power::{self, Power};
-use crate::guest::{self, Guest, image};
+use crate::gic::Gic;
+use crate::guest::hardware::Hardware;
+use crate::guest::{self, image, power};
 use crate::machine::{Machine, edit};
 use crate::memory::cache;
 use crate::memory::ranges::Pages;
@@ -36,13 +40,8 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
     let make = |(index, &affinity): (usize, &u64)| {
         let emergency: &mut [u128] =
             alloc::vec![0u128; EMERGENCY_STACK_SIZE / size_of::<u128>()].leak();
-        PerCpu {
-            stack_top: stage1.add_stack(index),
-            emergency_top: emergency.as_ptr_range().end.addr(),
-            index,
-            affinity,
-            power: Power::new(),
-        }
+        let emergency_top = emergency.as_ptr_range().end.addr();
+        PerCpu::new(index, affinity, stage1.add_stack(index), emergency_top)
     };
     machine.cpus.iter().enumerate().map(make).collect()
 }
@@ -85,13 +84,27 @@ pub(crate) fn run(
     let mut devices = machine.devices;
     memory.iter().for_each(|range| devices.remove(range));
     devices.remove(&keep[1]);
-    guest::init(Guest {
-        stage2: Stage2::new(&memory, &devices),
-    });
+    // The interrupt controller's frames are left out: accesses to them trap.
+    (machine.gic.frames()).for_each(|frame| devices.remove(frame));
+    let stage2 = Stage2::new(&memory, &devices);
+    // SAFETY: the device tree describes it, the final tables map it, and it is ours.
+    let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
+    // SAFETY: this is EL2, and the interface is this CPU's.
+    let interface = unsafe { Ich::new() };
+    let machine = Machine { devices, ..machine };
+    guest::init(&machine, stage2, Hardware::new(gic, memory), &interface);
+    join(boot_cpu);
     secondary::start_all(cpus, boot_cpu);
     (boot_cpu
         .power
         .turn_on(kernel.start as u64, loaded.tree.start as u64))
     .expect("the boot CPU's vCPU is off");
     power::run_when_on()
+}
+
+/// Makes the calling CPU, which `cpu` is, one that can run its vCPU.
+pub(crate) fn join(cpu: &PerCpu) {
+    control::configure();
+    // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
+    guest::get().join(cpu, unsafe { Ich::new() });
 }

@@ -33,7 +33,10 @@ impl<T: Send + Sync + 'static> Deref for Loaded<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.inner
+        #[cfg(all(feature = "std", not(loom)))]
+        return &self.inner;
+        #[cfg(any(not(feature = "std"), loom))]
+        return self.inner;
     }
 }
 

@@ -9,6 +9,7 @@ use super::head;
 use crate::cpu::percpu::PerCpu;
 use crate::guest::power;
 use crate::memory::{cache, layout};
+use crate::start;
 
 /// CPUs that have arrived in Rust.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
@@ -36,7 +37,8 @@ pub(crate) fn start_all(cpus: &'static [PerCpu], boot_cpu: &PerCpu) {
 }
 
 /// Entered by assembly on every CPU but the boot CPU.
-pub(super) extern "C" fn secondary(_cpu: &'static PerCpu) -> ! {
+pub(super) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
+    start::join(cpu);
     // Release: pairs with the Acquire in `start_all`.
     ARRIVED.fetch_add(1, Ordering::Release);
     asm::sev();

@@ -38,7 +38,14 @@ pub(crate) fn configure() {
 }
 
 fn hypervisor_configuration() -> u64 {
-    let base = HCR_EL2::VM::Enable + HCR_EL2::RW::EL1IsAarch64 + HCR_EL2::TSC.val(1);
+    // Physical interrupts come to EL2, the guest's ICC_* accesses go to the virtual interface, and WFI
+    // traps.
+    let base = HCR_EL2::VM::Enable
+        + HCR_EL2::RW::EL1IsAarch64
+        + HCR_EL2::TSC.val(1)
+        + HCR_EL2::IMO.val(1)
+        + HCR_EL2::FMO.val(1)
+        + HCR_EL2::TWI.val(1);
     let mut value = base.value;
     let isar1_and_2 = [
         id_field(ID_AA64ISAR1, 4),

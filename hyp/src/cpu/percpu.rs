@@ -1,12 +1,18 @@
 //! What belongs to one physical CPU.
 #![expect(unsafe_code)]
-// UNSAFETY: `TPIDR_EL2` holds a reference.
+// UNSAFETY: `TPIDR_EL2` holds a reference; a CPU's own part is shared with nobody.
 
 use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
 use spin::Once;
+use vgic::Cpu;
+use vgic::cpu_interface::ich::Ich;
+use vgic::intid::VcpuId;
+use vgic::sync::Counter;
 
+use crate::guest::interrupts;
 use crate::guest::power::Power;
 
 /// Offsets of fields that assembly reads.
@@ -16,6 +22,73 @@ pub(crate) mod offsets {
     /// [`super::PerCpu::emergency_top`].
     pub(crate) const EMERGENCY_TOP: usize = 8;
 }
+
+/// Why a CPU left the guest, or woke up while its vCPU waited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Exit {
+    /// `HVC` or `SMC`.
+    Hypercall,
+    /// An access to a frame of the interrupt controller.
+    Mmio,
+    /// A system register of the interrupt controller.
+    Register,
+    /// `WFI`.
+    Wait,
+    /// Another CPU's call.
+    Call,
+    /// The list registers need attention.
+    Maintenance,
+    /// A physical PPI.
+    Ppi,
+    /// A physical SPI.
+    Spi,
+    /// A physical LPI.
+    Lpi,
+    /// Anything else.
+    Other,
+}
+
+impl Exit {
+    /// All reasons.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Hypercall,
+        Self::Mmio,
+        Self::Register,
+        Self::Wait,
+        Self::Call,
+        Self::Maintenance,
+        Self::Ppi,
+        Self::Spi,
+        Self::Lpi,
+        Self::Other,
+    ];
+
+    /// The name in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Hypercall => "hypercall",
+            Self::Mmio => "mmio",
+            Self::Register => "sysreg",
+            Self::Wait => "wfi",
+            Self::Call => "call",
+            Self::Maintenance => "maintenance",
+            Self::Ppi => "ppi",
+            Self::Spi => "spi",
+            Self::Lpi => "lpi",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What only its own CPU may touch.
+struct Own(OnceCell<Cpu<Ich>>);
+
+// SAFETY: `PerCpu::join` and `PerCpu::local` are called with the calling CPU's own `PerCpu` only, which
+// `PerCpu::current` gives.
+unsafe impl Sync for Own {}
+// SAFETY: made empty on the boot CPU, filled on its own.
+unsafe impl Send for Own {}
 
 /// One physical CPU, and the one vCPU that lives on it.
 ///
@@ -34,6 +107,8 @@ pub(crate) struct PerCpu {
     pub(crate) affinity: u64,
     /// Whether the vCPU is on.
     pub(crate) power: Power,
+    own: Own,
+    exits: [Counter; Exit::ALL.len()],
 }
 
 static ALL: Once<Vec<PerCpu>> = Once::new();
@@ -53,6 +128,19 @@ pub(crate) fn all() -> &'static [PerCpu] {
 }
 
 impl PerCpu {
+    /// A CPU that has not joined in yet, with the ends of its two stacks.
+    pub(crate) fn new(index: usize, affinity: u64, stack_top: usize, emergency_top: usize) -> Self {
+        Self {
+            stack_top,
+            emergency_top,
+            index,
+            affinity,
+            power: Power::new(),
+            own: Own(OnceCell::new()),
+            exits: Default::default(),
+        }
+    }
+
     /// The calling CPU, or `None` before it is set up.
     pub(crate) fn try_current() -> Option<&'static Self> {
         let address = TPIDR_EL2.get() as *const Self;
@@ -67,6 +155,43 @@ impl PerCpu {
         debug_assert!(!address.is_null());
         // SAFETY: by the type's invariant, and what runs a guest has been set up.
         unsafe { &*address }
+    }
+
+    /// Makes the calling CPU, which this is, one that can run its vCPU.
+    ///
+    /// # Panics
+    /// The second time.
+    pub(crate) fn join(&self, cpu: Cpu<Ich>) {
+        assert!(self.own.0.set(cpu).is_ok(), "a CPU joins once");
+    }
+
+    /// The calling CPU, which this is, as the interrupt controller knows it.
+    ///
+    /// # Panics
+    /// Before [`PerCpu::join`].
+    #[inline]
+    pub(crate) fn local(&self) -> &Cpu<Ich> {
+        self.own
+            .0
+            .get()
+            .expect("a CPU joins before it runs a guest")
+    }
+
+    /// The vCPU that lives here.
+    #[inline]
+    pub(crate) fn vcpu(&self) -> VcpuId {
+        interrupts::vcpu_of(self.index)
+    }
+
+    /// Counts an exit of the calling CPU, which this is.
+    #[inline]
+    pub(crate) fn count(&self, reason: Exit) {
+        self.exits[reason as usize].add(1);
+    }
+
+    /// Exits for this reason so far.
+    pub(crate) fn exits(&self, reason: Exit) -> u64 {
+        self.exits[reason as usize].get()
     }
 }
 

@@ -26,11 +26,3 @@ pub(super) extern "C" fn system_error(frame: &mut Frame) {
         ELR_EL2.get()
     );
 }
-
-/// An interrupt that nobody routed here.
-pub(super) extern "C" fn interrupt(frame: &mut Frame) {
-    panic!(
-        "interrupt at EL2, guest at pc {:#x}, {frame:#x?}",
-        ELR_EL2.get()
-    );
-}

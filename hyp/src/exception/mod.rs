@@ -1,5 +1,6 @@
 //! Exceptions taken to EL2: exits from the guest, and faults of the hypervisor itself.
 
+pub(crate) mod exit;
 mod fatal;
 pub(crate) mod frame;
 pub(crate) mod inject;

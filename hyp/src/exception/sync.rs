@@ -1,36 +1,66 @@
 //! Synchronous exits: what the guest did that it may not do by itself.
 
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
+use vgic::epoch::Pin;
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::sysreg::SysReg;
 
+use super::exit::Next;
 use super::frame::Frame;
 use super::inject;
-use crate::cpu::percpu::PerCpu;
-use crate::guest::psci;
+use crate::cpu::percpu::{Exit, PerCpu};
+use crate::guest::{Guest, psci};
 use crate::println;
 
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
 
-/// Entered by the vectors.
-pub(super) extern "C" fn synchronous(frame: &mut Frame) {
+/// Register number of `XZR`.
+const ZERO: usize = 31;
+
+/// Deals with it.
+pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame) -> Next {
     let syndrome = ESR_EL2.extract();
     match syndrome.read_as_enum(ESR_EL2::EC) {
-        Some(ESR_EL2::EC::Value::HVC64) => psci::call(frame),
+        Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
+            data_abort(guest, cpu, pin, frame, DataAbort(syndrome.get()));
+            Next::Resume
+        }
+        Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
+            system_register(guest, cpu, pin, frame, Move(syndrome.get()));
+            Next::Resume
+        }
+        Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
+            // Only WFI traps.
+            skip();
+            Next::Wait
+        }
+        Some(ESR_EL2::EC::Value::HVC64) => {
+            cpu.count(Exit::Hypercall);
+            psci::call(frame)
+        }
         Some(ESR_EL2::EC::Value::SMC64) => {
+            cpu.count(Exit::Hypercall);
             // A trapped SMC has not been executed yet; HVC has.
             skip();
-            psci::call(frame);
+            psci::call(frame)
         }
-        Some(ESR_EL2::EC::Value::DataAbortLowerEL) => unmapped(Access::of(syndrome.get())),
-        Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => unmapped(Access::Fetch),
+        Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
+            cpu.count(Exit::Other);
+            unmapped("instruction fetch", cpu);
+            inject::external_abort(true);
+            Next::Resume
+        }
         _ => {
+            cpu.count(Exit::Other);
             println!(
                 "hyp: vcpu {}: unexpected trap, ESR_EL2 {:#x}, at pc {:#x}: undefined instruction",
-                PerCpu::current().index,
+                cpu.index,
                 syndrome.get(),
                 ELR_EL2.get()
             );
             inject::undefined();
+            Next::Resume
         }
     }
 }
@@ -40,21 +70,48 @@ fn skip() {
     ELR_EL2.set(ELR_EL2.get() + INSTRUCTION);
 }
 
-/// A kind of access to memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    Read,
-    Write,
-    Fetch,
-}
+/// `ESR_EL2` of a data abort.
+#[derive(Clone, Copy)]
+struct DataAbort(u64);
 
-impl Access {
-    /// What a data abort with this syndrome was (`ESR_EL2.WnR`).
-    fn of(syndrome: u64) -> Self {
-        if syndrome & (1 << 6) != 0 {
-            Self::Write
+impl DataAbort {
+    /// Whether the syndrome describes the access: a load or store of one register.
+    fn is_described(self) -> bool {
+        self.0 & (1 << 24) != 0
+    }
+
+    fn width(self) -> Width {
+        match (self.0 >> 22) & 3 {
+            0 => Width::Byte,
+            1 => Width::Half,
+            2 => Width::Word,
+            _ => Width::Double,
+        }
+    }
+
+    fn register(self) -> usize {
+        (self.0 >> 16) as usize & 0x1f
+    }
+
+    fn is_write(self) -> bool {
+        self.0 & (1 << 6) != 0
+    }
+
+    /// What the register holds after a load of `value`.
+    fn loaded(self, value: u64) -> u64 {
+        let bits = self.width().bytes() as u32 * 8;
+        let unused = 64 - bits;
+        let is_signed = self.0 & (1 << 21) != 0;
+        let is_64_bit = self.0 & (1 << 15) != 0;
+        let extended = if is_signed {
+            ((value << unused).cast_signed() >> unused).cast_unsigned()
         } else {
-            Self::Read
+            value << unused >> unused
+        };
+        if is_64_bit {
+            extended
+        } else {
+            extended & 0xffff_ffff
         }
     }
 }
@@ -64,18 +121,101 @@ fn fault_address() -> u64 {
     HPFAR_EL2.read(HPFAR_EL2::FIPA) << 12 | FAR_EL2.get() & 0xfff
 }
 
-/// An access to an address where the guest has nothing.
-fn unmapped(access: Access) {
-    let name = match access {
-        Access::Read => "read",
-        Access::Write => "write",
-        Access::Fetch => "instruction fetch",
+/// An access to a frame of the interrupt controller, or to an address where the guest has nothing.
+fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, abort: DataAbort) {
+    cpu.count(Exit::Mmio);
+    let address = fault_address();
+    let register = abort.register();
+    let vgic = guest.vgic();
+    let outcome = if !abort.is_described() {
+        MmioOutcome::Unclaimed
+    } else if abort.is_write() {
+        let value = frame.x.get(register).copied().unwrap_or(0);
+        vgic.mmio_write(pin, address, abort.width(), value)
+    } else {
+        vgic.mmio_read(cpu.local(), pin, cpu.vcpu(), address, abort.width())
     };
+    match outcome {
+        MmioOutcome::Done(value) => {
+            if !abort.is_write() && register != ZERO {
+                frame.x[register] = abort.loaded(value);
+            }
+            skip();
+        }
+        MmioOutcome::Retry => {}
+        MmioOutcome::Unclaimed => {
+            unmapped(if abort.is_write() { "write" } else { "read" }, cpu);
+            inject::external_abort(false);
+        }
+    }
+}
+
+/// `ESR_EL2` of a trapped `MSR` or `MRS`.
+#[derive(Clone, Copy)]
+struct Move(u64);
+
+impl Move {
+    fn field(self, shift: u32, bits: u32) -> u8 {
+        ((self.0 >> shift) & ((1 << bits) - 1)) as u8
+    }
+
+    fn target(self) -> Option<SysReg> {
+        SysReg::decode(
+            self.field(20, 2),
+            self.field(14, 3),
+            self.field(10, 4),
+            self.field(1, 4),
+            self.field(17, 3),
+        )
+    }
+
+    fn register(self) -> usize {
+        usize::from(self.field(5, 5))
+    }
+
+    fn is_read(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// A system register that the interrupt controller imitates, or one that the guest has not.
+fn system_register(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, trapped: Move) {
+    cpu.count(Exit::Register);
+    let vgic = guest.vgic();
+    let register = trapped.register();
+    let done = match trapped.target() {
+        Some(target) if trapped.is_read() => vgic.sysreg_read(target).map(|value| {
+            if register != ZERO {
+                frame.x[register] = value;
+            }
+        }),
+        Some(target) => {
+            let value = frame.x.get(register).copied().unwrap_or(0);
+            vgic.sysreg_write(cpu.local(), pin, cpu.vcpu(), target, value);
+            Some(())
+        }
+        None => None,
+    };
+    match done {
+        Some(()) => skip(),
+        None => {
+            println!(
+                "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: undefined instruction",
+                cpu.index,
+                trapped.0,
+                ELR_EL2.get()
+            );
+            inject::undefined();
+        }
+    }
+}
+
+/// Tells of an access to an address where the guest has nothing.
+fn unmapped(name: &str, cpu: &PerCpu) {
     println!(
         "hyp: vcpu {}: {name} at unmapped address {:#x}, at pc {:#x}: external abort",
-        PerCpu::current().index,
+        cpu.index,
         fault_address(),
         ELR_EL2.get()
     );
-    inject::external_abort(access == Access::Fetch);
 }

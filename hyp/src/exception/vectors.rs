@@ -160,8 +160,8 @@ fault_common:
     "#,
     frame = const Frame::SIZE,
     emergency_top = const offsets::EMERGENCY_TOP,
-    sync = sym super::sync::synchronous,
-    interrupt = sym super::fatal::interrupt,
+    sync = sym super::exit::synchronous,
+    interrupt = sym super::exit::interrupt,
     system_error = sym super::fatal::system_error,
     fault = sym super::fatal::fault,
 );

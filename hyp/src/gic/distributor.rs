@@ -19,8 +19,6 @@ register_bitfields! {u32,
     ],
     /// `GICD_TYPER`.
     Type [
-        /// Bits of INTID, less one.
-        ID_BITS OFFSET(19) NUMBITS(5) [],
         /// The controller has LPIs.
         LPIS OFFSET(17) NUMBITS(1) [],
         /// Number of SPIs: 32 times this, 1019 at most being usable.
@@ -58,6 +56,11 @@ pub(crate) struct Distributor {
     registers: &'static Registers,
 }
 
+// SAFETY: device memory; registers for different interrupts are independent, and those that are not say who may write them.
+unsafe impl Sync for Distributor {}
+// SAFETY: as above.
+unsafe impl Send for Distributor {}
+
 impl Distributor {
     /// The distributor at `frame`, with every SPI disabled, inactive and not pending, and the forwarding
     /// of Group 1 interrupts on.
@@ -91,11 +94,6 @@ impl Distributor {
     /// Number of SPIs that can be used, from INTID 32 on.
     pub(crate) fn spis(&self) -> u32 {
         (self.registers.kind.read(Type::IT_LINES_NUMBER) * 32).min(988)
-    }
-
-    /// Bits of an INTID.
-    pub(crate) fn id_bits(&self) -> u32 {
-        self.registers.kind.read(Type::ID_BITS) + 1
     }
 
     /// Whether there are LPIs.

@@ -5,6 +5,8 @@
 //! controller until the guest deactivates them through a list register, so a level that is still high
 //! does not interrupt again in the meantime; the CPU interface therefore drops the priority and
 //! deactivates in two steps (`ICC_CTLR_EL1.EOImode` 1).
+#![expect(unsafe_code)]
+// UNSAFETY: takes the registers at the addresses that the device tree gives.
 
 pub(crate) mod cpu_interface;
 pub(crate) mod distributor;
@@ -13,8 +15,101 @@ pub(crate) mod lpi;
 pub(crate) mod redistributor;
 mod table;
 
+use alloc::vec::Vec;
+
+use crate::machine;
+use distributor::Distributor;
+use its::Its;
+use lpi::{Lpis, PendingTable};
+use redistributor::Redistributor;
+
 /// The priority of every interrupt.
 const PRIORITY: u8 = 0xa0;
 
 /// Four priorities in a register.
 const PRIORITIES: u32 = u32::from_ne_bytes([PRIORITY; 4]);
+
+/// The SGI that makes a CPU look at what it is to do: leave the guest, wake up, stop.
+pub(crate) const CALL: u32 = 0;
+
+/// The machine's controller.
+pub(crate) struct Gic {
+    /// Shared interrupts.
+    pub(crate) distributor: Distributor,
+    /// By CPU number.
+    redistributors: Vec<Redistributor>,
+    /// By place in the device tree.
+    pub(crate) its: Vec<Its>,
+    /// All LPIs.
+    pub(crate) lpis: Lpis,
+    pending: Vec<PendingTable>,
+    affinities: Vec<u64>,
+    maintenance: u32,
+}
+
+impl Gic {
+    /// Takes the controller over, with everything disabled. Called once, on the boot CPU.
+    ///
+    /// # Safety
+    /// The frames are those of a GICv3, mapped by identity for ever, and nobody else drives it.
+    ///
+    /// # Panics
+    /// If a CPU has no redistributor.
+    pub(crate) unsafe fn start(description: &machine::Gic, affinities: &[u64]) -> Self {
+        // SAFETY: by the caller's promise.
+        let distributor = unsafe { Distributor::start(&description.distributor) };
+        let find = |affinity: &u64| {
+            // SAFETY: by the caller's promise.
+            unsafe { Redistributor::find(&description.redistributors, *affinity) }
+                .unwrap_or_else(|| panic!("CPU {affinity:#x} has no redistributor"))
+        };
+        let redistributors: Vec<_> = affinities.iter().map(find).collect();
+        let has_lpis = distributor.has_lpis() && !description.its.is_empty();
+        let frames = description.its.iter().filter(|_| has_lpis);
+        let its = frames.map(|frame| {
+            let target = |cpu: usize, by_address| redistributors[cpu].its_target(by_address);
+            // SAFETY: by the caller's promise.
+            unsafe { Its::start(frame, affinities.len(), target) }
+        });
+        Self {
+            its: its.collect(),
+            lpis: Lpis::new(),
+            pending: affinities.iter().map(|_| PendingTable::new()).collect(),
+            affinities: affinities.to_vec(),
+            maintenance: description.maintenance,
+            distributor,
+            redistributors,
+        }
+    }
+
+    /// Takes CPU number `cpu`'s part over. Called once, on that CPU, which has been configured.
+    pub(crate) fn start_cpu(&self, cpu: usize) {
+        let redistributor = &self.redistributors[cpu];
+        redistributor.start(1 << CALL);
+        if !self.its.is_empty() {
+            redistributor.start_lpis(self.lpis.base_register(), &self.pending[cpu]);
+        }
+        redistributor.enable(self.maintenance, true);
+        cpu_interface::start();
+    }
+
+    /// The maintenance interrupt, a PPI.
+    pub(crate) fn maintenance(&self) -> u32 {
+        self.maintenance
+    }
+
+    /// The redistributor of CPU number `cpu`.
+    pub(crate) fn redistributor(&self, cpu: usize) -> &Redistributor {
+        &self.redistributors[cpu]
+    }
+
+    /// The affinity of CPU number `cpu`, in the layout of `MPIDR_EL1`.
+    pub(crate) fn affinity(&self, cpu: usize) -> u64 {
+        self.affinities[cpu]
+    }
+
+    /// Makes CPU number `cpu` look at what it is to do.
+    pub(crate) fn call(&self, cpu: usize) {
+        cpu_interface::send_sgi(CALL, self.affinities[cpu]);
+    }
+}

@@ -72,6 +72,11 @@ pub(crate) struct Redistributor {
     registers: &'static Registers,
 }
 
+// SAFETY: device memory; each register is written whole, and setting and clearing are separate addresses.
+unsafe impl Sync for Redistributor {}
+// SAFETY: as above.
+unsafe impl Send for Redistributor {}
+
 impl Redistributor {
     /// Finds the redistributor of the CPU with this affinity, in the layout of `MPIDR_EL1`.
     ///

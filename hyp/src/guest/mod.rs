@@ -1,33 +1,127 @@
 //! The guest: one Linux, or whatever else boots like it on this machine.
 
+pub(crate) mod hardware;
 pub(crate) mod image;
+pub(crate) mod interrupts;
 pub(crate) mod power;
 pub(crate) mod psci;
+pub(crate) mod shutdown;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use spin::Once;
+use vgic::config::{ItsConfig, RedistributorRegion};
+use vgic::cpu_interface::CpuInterface;
+use vgic::cpu_interface::ich::Ich;
+use vgic::epoch::Domain;
+use vgic::intid::{Affinity, IntId};
+use vgic::{Config, Cpu, Vgic};
 
 use crate::cpu::percpu::{self, PerCpu};
+use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
+use hardware::Hardware;
+
+/// The guest's interrupt controller.
+pub(crate) type Controller = Vgic<Hardware>;
 
 /// The guest's machine.
 pub(crate) struct Guest {
     /// Its memory and devices.
     pub(crate) stage2: Stage2,
+    /// Its interrupt controller; lives until [`shutdown`] takes it apart.
+    controller: &'static Controller,
+    /// Who may be reading what has been unlinked.
+    pub(crate) domain: Domain,
 }
 
 static GUEST: Once<Guest> = Once::new();
 
-/// Settles what the guest is.
-pub(crate) fn init(guest: Guest) {
-    GUEST.call_once(|| guest);
+/// Settles what the guest is: its memory, and its interrupt controller, which looks like the machine's.
+///
+/// # Panics
+/// If the machine's controller cannot be imitated.
+pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interface: &Ich) {
+    GUEST.call_once(|| {
+        let config = configuration(machine, &hardware, interface);
+        let controller = Vgic::new(config, hardware)
+            .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
+        connect(&controller);
+        Guest {
+            stage2,
+            controller: Box::leak(Box::new(controller)),
+            domain: Domain::new(),
+        }
+    });
+}
+
+/// The controller that the device tree describes.
+fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Config {
+    let cpus = machine.cpus.iter();
+    let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
+    let mut config = Config::new(affinities);
+    config.spis = hardware.gic.distributor.spis();
+    config.distributor = machine.gic.distributor.start as u64;
+    let stride = vgic::config::REDISTRIBUTOR_STRIDE;
+    let regions = machine.gic.redistributors.iter();
+    config.redistributors = regions
+        .map(|region| RedistributorRegion {
+            base: region.start as u64,
+            count: region.len() / stride as usize,
+        })
+        .collect();
+    config.maintenance =
+        IntId::ppi(machine.gic.maintenance).expect("the maintenance interrupt is a PPI");
+    if !hardware.gic.its.is_empty() {
+        // A list register holds INTIDs of 16 bits at least.
+        config.lpi_bits = if interface.vtr().id_bits > 16 { 16 } else { 15 };
+        let frames = machine.gic.its.iter();
+        config.its = frames
+            .map(|frame| ItsConfig::at(frame.start as u64))
+            .collect();
+    }
+    config
+}
+
+/// Every interrupt of the machine is the guest's under its own number.
+fn connect(controller: &Controller) {
+    for spi in (IntId::FIRST_SPI..controller.config().spi_end()).filter_map(IntId::spi) {
+        controller
+            .connect_spi(spi, spi)
+            .expect("the controller has as many SPIs as the machine");
+    }
+    for cpu in 0..controller.vcpu_count() {
+        for ppi in (0..IntId::PRIVATE).filter_map(IntId::ppi) {
+            controller
+                .connect_ppi(interrupts::vcpu_of(cpu), ppi, ppi)
+                .expect("every vCPU has every PPI");
+        }
+    }
 }
 
 /// The guest, once there is one.
 ///
 /// # Panics
 /// Before [`init`].
+#[inline]
 pub(crate) fn get() -> &'static Guest {
     GUEST.get().expect("the guest is made before a CPU runs it")
+}
+
+impl Guest {
+    /// Its interrupt controller.
+    #[inline]
+    pub(crate) fn vgic(&self) -> &'static Controller {
+        self.controller
+    }
+
+    /// Makes the calling CPU, number `cpu`, one that can run a vCPU.
+    pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
+        let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
+        self.vgic().host().gic.start_cpu(cpu.index);
+        cpu.join(Cpu::new(local, interface));
+    }
 }
 
 /// The CPU whose vCPU has this affinity.

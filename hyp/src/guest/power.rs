@@ -4,14 +4,12 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use aarch64_cpu::asm;
 use aarch64_cpu::registers::{
     CNTKCTL_EL1, CNTP_CTL_EL0, CNTV_CTL_EL0, CPACR_EL1, ELR_EL2, MDSCR_EL1, SCTLR_EL1, SPSR_EL2,
     Writeable,
 };
 
-use super::get;
-use crate::cpu::control;
+use super::{get, interrupts, shutdown};
 use crate::cpu::percpu::PerCpu;
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
@@ -76,7 +74,6 @@ impl Power {
         self.context.store(context, Ordering::Relaxed);
         // Release: pairs with the Acquire in `run_when_on`. No entry is odd, so 1 marks a new one.
         self.entry.store(entry | 1, Ordering::Release);
-        asm::sev();
         Ok(())
     }
 
@@ -103,24 +100,36 @@ impl Power {
 
 /// Waits until the calling CPU's vCPU is turned on, and runs it.
 pub(crate) fn run_when_on() -> ! {
-    let power = &PerCpu::current().power;
+    let cpu = PerCpu::current();
     loop {
-        if let Some((entry, context)) = power.take_start() {
-            start(entry, context);
+        if let Some((entry, context)) = cpu.power.take_start() {
+            start(cpu, entry, context);
         }
-        asm::wfe();
+        if shutdown::is_stopping() {
+            shutdown::stop();
+        }
+        interrupts::wait();
+        interrupts::take(get(), cpu, &cpu.local().pin());
     }
 }
 
 /// Turns the calling CPU's vCPU off, until it is turned on again.
 pub(crate) fn off() -> ! {
-    PerCpu::current().power.turn_off();
+    // Its timers are off with it, and interrupt no more.
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    let cpu = PerCpu::current();
+    let local = cpu.local();
+    get()
+        .vgic()
+        .power_off(local, &local.pin(), cpu.vcpu())
+        .expect("the vCPU has just left the guest here");
+    cpu.power.turn_off();
     run_when_on()
 }
 
 /// Starts the calling CPU's vCPU as it comes out of reset.
-fn start(entry: u64, context: u64) -> ! {
-    control::configure();
+fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
     get().stage2.activate();
     // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
     SCTLR_EL1.set(0x30d0_0800);
@@ -137,6 +146,11 @@ fn start(entry: u64, context: u64) -> ! {
             + SPSR_EL2::I::Masked
             + SPSR_EL2::F::Masked,
     );
+    let vgic = get().vgic();
+    let local = cpu.local();
+    vgic.power_on(cpu.vcpu());
+    vgic.enter(local, &local.pin(), cpu.vcpu())
+        .expect("the vCPU is on, and lives here");
     let mut frame = Frame::new();
     frame.x[0] = context;
     // SAFETY: all of it has just been set up.

@@ -1,11 +1,12 @@
 //! PSCI for the guest: power of its vCPUs and of its machine (Arm DEN 0022).
 
-use smccc::psci::{self as firmware, error};
-use smccc::{Smc, psci};
+use smccc::psci::{self, error};
 
 use super::power::State;
-use super::{find, power};
+use super::shutdown::How;
+use super::{find, get};
 use crate::cpu::percpu::PerCpu;
+use crate::exception::exit::Next;
 use crate::exception::frame::Frame;
 use crate::println;
 
@@ -16,7 +17,7 @@ const VERSION: u64 = 0x1_0001;
 const NO_TRUSTED_OS: u64 = 2;
 
 /// Carries out the call that the guest has made by HVC or SMC.
-pub(crate) fn call(frame: &mut Frame) {
+pub(crate) fn call(frame: &mut Frame) -> Next {
     let [_, a, b, c, ..] = frame.x;
     let result = match frame.x[0] as u32 {
         psci::PSCI_VERSION => VERSION,
@@ -26,12 +27,13 @@ pub(crate) fn call(frame: &mut Frame) {
         psci::PSCI_CPU_ON_32 => cpu_on(low(a), low(b), low(c)),
         psci::PSCI_AFFINITY_INFO_64 => affinity_info(a, b),
         psci::PSCI_AFFINITY_INFO_32 => affinity_info(low(a), low(b)),
-        psci::PSCI_CPU_OFF => power::off(),
-        psci::PSCI_SYSTEM_OFF => system_off(),
-        psci::PSCI_SYSTEM_RESET => system_reset(),
+        psci::PSCI_CPU_OFF => return Next::Off,
+        psci::PSCI_SYSTEM_OFF => return shut_down("powers the machine off", How::Off),
+        psci::PSCI_SYSTEM_RESET => return shut_down("resets the machine", How::Reset),
         _ => status(error::NOT_SUPPORTED),
     };
     frame.x[0] = result;
+    Next::Resume
 }
 
 /// A status as the calling convention returns it.
@@ -68,7 +70,10 @@ fn cpu_on(affinity: u64, entry: u64, context: u64) -> u64 {
         return status(error::INVALID_ADDRESS);
     }
     match cpu.power.turn_on(entry, context) {
-        Ok(()) => status(error::SUCCESS),
+        Ok(()) => {
+            get().vgic().host().gic.call(cpu.index);
+            status(error::SUCCESS)
+        }
         Err(State::OnPending) => status(error::ON_PENDING),
         Err(State::On | State::Off) => status(error::ALREADY_ON),
     }
@@ -81,17 +86,7 @@ fn affinity_info(affinity: u64, lowest_level: u64) -> u64 {
     }
 }
 
-fn system_off() -> ! {
-    println!(
-        "hyp: vcpu {} powers the machine off",
-        PerCpu::current().index
-    );
-    let error = firmware::system_off::<Smc>();
-    panic!("the firmware does not power off: {error:?}");
-}
-
-fn system_reset() -> ! {
-    println!("hyp: vcpu {} resets the machine", PerCpu::current().index);
-    let error = firmware::system_reset::<Smc>();
-    panic!("the firmware does not reset: {error:?}");
+fn shut_down(what: &str, how: How) -> Next {
+    println!("hyp: vcpu {} {what}", PerCpu::current().index);
+    Next::ShutDown(how)
 }

@@ -36,6 +36,8 @@ pub(crate) struct Gic {
     pub(crate) redistributors: Vec<Range<usize>>,
     /// The ITSes' registers.
     pub(crate) its: Vec<Range<usize>>,
+    /// The maintenance interrupt, a PPI.
+    pub(crate) maintenance: u32,
 }
 
 impl Machine {
@@ -76,6 +78,7 @@ impl Gic {
             distributor,
             redistributors,
             its,
+            maintenance: maintenance(&node),
         }
     }
 
@@ -85,6 +88,21 @@ impl Gic {
             .chain(&self.redistributors)
             .chain(&self.its)
     }
+}
+
+/// The interrupt that the controller itself makes: a PPI, numbered from 16 on (the binding of GICv3).
+///
+/// # Panics
+/// If the node does not name one.
+fn maintenance(node: &FdtNode<'_>) -> u32 {
+    const FIRST_PPI: u32 = 16;
+    let interrupts = node
+        .property("interrupts")
+        .expect("the GIC has a maintenance interrupt");
+    let cells = interrupts.value();
+    // Kind (1: PPI), number, flags.
+    let number = cells.get(4..8).and_then(|cell| cell.try_into().ok());
+    FIRST_PPI + u32::from_be_bytes(number.expect("three cells"))
 }
 
 /// Everything at the root that has registers or is a window to another bus.

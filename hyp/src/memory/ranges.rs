@@ -38,6 +38,12 @@ impl Pages {
         self.0 = self.0.drain(..).flat_map(cut).collect();
     }
 
+    /// Whether every byte of `range` is in the set.
+    pub(crate) fn contains(&self, range: &Range<usize>) -> bool {
+        let place = self.0.partition_point(|known| known.end < range.end);
+        (self.0.get(place)).is_some_and(|known| known.start <= range.start)
+    }
+
     /// The ranges, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Range<usize>> {
         self.0.iter()

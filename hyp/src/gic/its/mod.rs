@@ -119,6 +119,11 @@ struct Device {
     _translations: Table,
 }
 
+// SAFETY: device memory; the registers that change are written under the lock of `state`.
+unsafe impl Sync for Its {}
+// SAFETY: as above.
+unsafe impl Send for Its {}
+
 impl Its {
     /// The ITS at `frame`, turned on, with a collection for each CPU. `target` tells what names the
     /// redistributor of a CPU, by its address or its number.

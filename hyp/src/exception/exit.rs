@@ -1,0 +1,89 @@
+//! From an exit to the next entry.
+//!
+//! First the vGIC takes back what the guest has done with its list registers, then the reason for the
+//! exit is dealt with, then the list registers are prepared again. The CPU is pinned in the epoch from
+//! the exit to the entry, once.
+
+use vgic::Blocked;
+
+use super::frame::Frame;
+use super::sync;
+use crate::cpu::percpu::{Exit, PerCpu};
+use crate::guest::shutdown::{self, How};
+use crate::guest::{self, interrupts, power};
+
+/// What follows an exit.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// The guest goes on.
+    Resume,
+    /// The vCPU waits for an interrupt.
+    Wait,
+    /// The vCPU turns itself off.
+    Off,
+    /// The guest's machine goes down.
+    ShutDown(How),
+}
+
+/// A synchronous exit; entered by the vectors.
+pub(super) extern "C" fn synchronous(frame: &mut Frame) {
+    leave_and_enter(|guest, cpu, pin| sync::handle(guest, cpu, pin, frame));
+}
+
+/// A physical interrupt; entered by the vectors.
+pub(super) extern "C" fn interrupt(_frame: &mut Frame) {
+    leave_and_enter(|guest, cpu, pin| {
+        interrupts::take(guest, cpu, pin);
+        Next::Resume
+    });
+}
+
+#[inline]
+fn leave_and_enter(handle: impl FnOnce(&guest::Guest, &PerCpu, &vgic::epoch::Pin<'_>) -> Next) {
+    let cpu = PerCpu::current();
+    let guest = guest::get();
+    let vgic = guest.vgic();
+    let local = cpu.local();
+    let mut pin = local.pin();
+    vgic.exit(local, &pin, cpu.vcpu())
+        .expect("the vCPU has been in the guest here");
+    match handle(guest, cpu, &pin) {
+        Next::Resume => {}
+        Next::Wait => wait(cpu, &mut pin),
+        Next::Off => {
+            drop(pin);
+            power::off();
+        }
+        Next::ShutDown(how) => {
+            drop(pin);
+            shutdown::shut_down(how);
+        }
+    }
+    if vgic.has_deferred() {
+        vgic.advance(&pin);
+    }
+    if shutdown::is_stopping() {
+        drop(pin);
+        shutdown::stop();
+    }
+    vgic.enter(local, &pin, cpu.vcpu())
+        .expect("the vCPU is on, and lives here");
+}
+
+/// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
+fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::Pin<'_>) {
+    let guest = guest::get();
+    let vgic = guest.vgic();
+    cpu.count(Exit::Wait);
+    loop {
+        let blocked = vgic
+            .block(cpu.local(), pin, cpu.vcpu())
+            .expect("the vCPU lives here");
+        if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
+            return;
+        }
+        pin.unpinned(interrupts::wait);
+        interrupts::take(guest, cpu, pin);
+    }
+}

@@ -1,0 +1,189 @@
+//! What the guest's interrupt controller asks of the machine: the embedder's side of the vGIC.
+//!
+//! vCPU n lives on CPU n, and every interrupt of the machine is the guest's under its own INTID. What
+//! the guest enables, configures and routes is enabled, configured and routed in the physical controller;
+//! what it maps in a virtual ITS is mapped in the physical one, with an LPI of ours.
+#![expect(unsafe_code)]
+// UNSAFETY: reads the guest's memory, which the guest writes.
+
+use alloc::collections::BTreeMap;
+
+use spin::Mutex;
+use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
+use vgic::{BadAddress, Host};
+
+use crate::gic::Gic;
+use crate::gic::lpi::Source;
+use crate::memory::ranges::Pages;
+use crate::println;
+
+/// First PPI.
+const FIRST_PPI: u32 = 16;
+
+/// The machine, as the vGIC uses it.
+pub(crate) struct Hardware {
+    /// The physical controller.
+    pub(crate) gic: Gic,
+    /// The guest's RAM, mapped by identity.
+    memory: Pages,
+    /// What is mapped in the physical ITSes, by ITS, DeviceID and EventID.
+    mirror: Mutex<BTreeMap<(u8, u32, u32), Mirrored>>,
+    /// Of a configuration register with the fields of several SPIs.
+    configuration: Mutex<()>,
+}
+
+/// An event in a physical ITS.
+#[derive(Clone, Copy)]
+struct Mirrored {
+    lpi: u32,
+    cpu: usize,
+}
+
+impl Hardware {
+    /// The machine with this controller, of which the guest has this memory.
+    pub(crate) fn new(gic: Gic, memory: Pages) -> Self {
+        Self {
+            gic,
+            memory,
+            mirror: Mutex::new(BTreeMap::new()),
+            configuration: Mutex::new(()),
+        }
+    }
+
+    /// Whether the vGIC may have the physical PPI: the CPU's own are not the guest's.
+    fn is_guests(&self, ppi: u32) -> bool {
+        ppi >= FIRST_PPI && ppi != self.gic.maintenance()
+    }
+}
+
+impl Host for Hardware {
+    fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
+        self.gic.call(usize::from(cpu.0));
+    }
+
+    fn wake(&self, vcpu: VcpuId) {
+        self.gic.call(vcpu.index());
+    }
+
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let start = usize::try_from(gpa).map_err(|_| BadAddress)?;
+        let end = start.checked_add(buffer.len()).ok_or(BadAddress)?;
+        if !self.memory.contains(&(start..end)) {
+            return Err(BadAddress);
+        }
+        for (address, byte) in (start..end).zip(buffer) {
+            // SAFETY: RAM that belongs to the guest alone and is mapped by identity; volatile, because
+            // the guest may write it at the same time, and then any value will do.
+            *byte = unsafe { (address as *const u8).read_volatile() };
+        }
+        Ok(())
+    }
+
+    fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16) {
+        match vcpu {
+            Some(vcpu) => (self.gic.redistributor(vcpu.index())).deactivate(pintid.into()),
+            None => self.gic.distributor.deactivate(pintid.into()),
+        }
+    }
+
+    fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
+        match vcpu {
+            None => self.gic.distributor.enable(intid.raw(), on),
+            Some(vcpu) if self.is_guests(intid.raw()) => {
+                self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
+        // The trigger of a PPI is the CPU's design, and the guest writes what it is.
+        if vcpu.is_none() {
+            let _one_at_a_time = self.configuration.lock();
+            self.gic.distributor.configure(intid.raw(), edge);
+        }
+    }
+
+    fn routed(&self, intid: IntId, target: Option<VcpuId>) {
+        if let Some(target) = target {
+            let affinity = self.gic.affinity(target.index());
+            self.gic.distributor.route(intid.raw(), affinity);
+        }
+    }
+
+    fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
+        if let Some(physical) = self.gic.its.get(usize::from(its.0))
+            && let Err(error) = physical.map_device(device.0, event_bits.into())
+        {
+            // The guest has mapped a device that the machine cannot have.
+            println!(
+                "hyp: device {:#x} is not passed through: {error:?}",
+                device.0
+            );
+        }
+    }
+
+    fn device_unmapped(&self, its: ItsId, device: DeviceId) {
+        if let Some(physical) = self.gic.its.get(usize::from(its.0)) {
+            physical.unmap_device(device.0);
+        }
+    }
+
+    fn event_mapped(
+        &self,
+        its: ItsId,
+        device: DeviceId,
+        event: EventId,
+        _lpi: IntId,
+        target: Option<VcpuId>,
+    ) {
+        let Some(physical) = self.gic.its.get(usize::from(its.0)) else {
+            return;
+        };
+        let mut mirror = self.mirror.lock();
+        let key = (its.0, device.0, event.0);
+        let old = mirror.get(&key).copied();
+        // While the guest has it go nowhere, it may arrive anywhere: the vGIC keeps it.
+        let cpu = target.map_or_else(|| old.map_or(0, |old| old.cpu), VcpuId::index);
+        let lpi = match old {
+            Some(old) => {
+                if old.cpu != cpu {
+                    physical.move_event(device.0, event.0, old.cpu, cpu);
+                }
+                old.lpi
+            }
+            None => {
+                let source = Source {
+                    its: its.0,
+                    device: device.0,
+                    event: event.0,
+                };
+                let Some(lpi) = self.gic.lpis.allocate(source) else {
+                    println!("hyp: no LPI left for device {:#x}", device.0);
+                    return;
+                };
+                if let Err(error) = physical.map_event(device.0, event.0, lpi, cpu) {
+                    self.gic.lpis.release(lpi);
+                    println!(
+                        "hyp: event {} of device {:#x} is not passed through: {error:?}",
+                        event.0, device.0
+                    );
+                    return;
+                }
+                lpi
+            }
+        };
+        mirror.insert(key, Mirrored { lpi, cpu });
+    }
+
+    fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
+        let key = (its.0, device.0, event.0);
+        let Some(old) = self.mirror.lock().remove(&key) else {
+            return;
+        };
+        if let Some(physical) = self.gic.its.get(usize::from(its.0)) {
+            physical.unmap_event(device.0, event.0, old.cpu);
+        }
+        self.gic.lpis.release(old.lpi);
+    }
+}

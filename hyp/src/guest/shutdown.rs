@@ -1,0 +1,141 @@
+//! The guest powers its machine off or resets it: every vCPU leaves its CPU, the interrupt controller is
+//! taken apart, and the books are closed.
+#![expect(unsafe_code)]
+// UNSAFETY: takes the controller back from the reference that all CPUs shared.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use aarch64_cpu::asm;
+use smccc::Smc;
+use smccc::psci;
+use vgic::intid::Kind;
+use vgic::trace::Totals;
+
+use super::{Controller, get};
+use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::println;
+
+/// The guest's machine is going down: every CPU takes its vCPU off and stops.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// CPUs that have stopped.
+static STOPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// How the machine goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    /// `SYSTEM_OFF`.
+    Off,
+    /// `SYSTEM_RESET`.
+    Reset,
+}
+
+/// Whether the calling CPU is to [`stop`].
+#[inline]
+pub(crate) fn is_stopping() -> bool {
+    // Acquire: pairs with the swap in `shut_down`.
+    STOPPING.load(Ordering::Acquire)
+}
+
+/// Takes the calling CPU's vCPU off, and stops for good.
+pub(crate) fn stop() -> ! {
+    leave(PerCpu::current());
+    // Release: pairs with the Acquire in `shut_down`.
+    STOPPED.fetch_add(1, Ordering::Release);
+    loop {
+        asm::wfe();
+    }
+}
+
+fn leave(cpu: &PerCpu) {
+    let local = cpu.local();
+    // Not on this CPU if it is off.
+    let _ = get().vgic().put(local, &local.pin(), cpu.vcpu());
+}
+
+/// Carries out the guest's `SYSTEM_OFF` or `SYSTEM_RESET`.
+pub(crate) fn shut_down(how: How) -> ! {
+    // AcqRel: pairs with `is_stopping`. Of two vCPUs that ask at once, one is served.
+    if STOPPING.swap(true, Ordering::AcqRel) {
+        stop();
+    }
+    let this = PerCpu::current();
+    leave(this);
+    let others = || percpu::all().iter().filter(|cpu| cpu.index != this.index);
+    for cpu in others() {
+        get().vgic().host().gic.call(cpu.index);
+    }
+    // Acquire: pairs with the Release in `stop`.
+    while STOPPED.load(Ordering::Acquire) < others().count() {
+        core::hint::spin_loop();
+    }
+    close_books(this);
+    let error = match how {
+        How::Off => psci::system_off::<Smc>(),
+        How::Reset => psci::system_reset::<Smc>(),
+    };
+    panic!("the firmware does not carry out {how:?}: {error:?}");
+}
+
+/// Takes the controller apart and prints what has been counted, as one line that begins with `@vgic`.
+fn close_books(this: &PerCpu) {
+    let guest = get();
+    let lists = guest.domain.totals();
+    let controller: *const Controller = guest.vgic();
+    // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
+    let controller = unsafe { Box::from_raw(controller.cast_mut()) };
+    let local = this.local();
+    let remains = match controller.teardown(&local.pin()) {
+        Ok(remains) => remains,
+        Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
+    };
+    let after = guest.domain.totals();
+    let mut report = String::new();
+    let written = write_report(&mut report, &lists, &after, &remains);
+    debug_assert!(written.is_ok(), "a string takes what is written");
+    println!("\n@vgic {report}");
+}
+
+fn write_report(
+    report: &mut String,
+    before: &Totals,
+    after: &Totals,
+    remains: &vgic::Remains,
+) -> core::fmt::Result {
+    write!(report, "{{")?;
+    for (name, counts) in [
+        ("injections", &before.injections),
+        ("coalesced", &before.coalesced),
+        ("deliveries", &before.deliveries),
+        ("withdrawn", &before.withdrawn),
+        ("pending", &remains.pending),
+    ] {
+        write!(report, "\"{name}\":{{")?;
+        for (place, kind) in Kind::ALL.into_iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(
+                report,
+                "{comma}\"{}\":{}",
+                kind.name(),
+                counts[kind as usize]
+            )?;
+        }
+        write!(report, "}},")?;
+    }
+    // After the teardown: what it unmaps and unlinks belongs to the balance.
+    let mut result = Ok(());
+    after.for_each(|name, count| {
+        result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
+    });
+    result?;
+    write!(report, "\"exits\":{{")?;
+    for (place, reason) in Exit::ALL.into_iter().enumerate() {
+        let comma = if place == 0 { "" } else { "," };
+        let count: u64 = percpu::all().iter().map(|cpu| cpu.exits(reason)).sum();
+        write!(report, "{comma}\"{}\":{count}", reason.name())?;
+    }
+    write!(report, "}},\"refs_at_teardown\":{}}}", remains.references)
+}
