@@ -11,7 +11,7 @@
 //!   the waiting ones in order of priority.
 //!
 //! * When there are more interrupts than registers, those of a group that the guest has disabled stay
-//!   outside, and VGrp<n>EIE asks for an interrupt when it enables the group.
+//!   outside, and `VGrp<n>EIE` asks for an interrupt when it enables the group.
 //!
 //! Maintenance interrupts make this fast, never correct: every exit looks for itself.
 //!

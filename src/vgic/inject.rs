@@ -1,0 +1,226 @@
+//! How interrupts come in: edges, lines, forwarded physical interrupts, and MSIs.
+
+use crate::Vgic;
+use crate::epoch::Pin;
+use crate::host::Host;
+use crate::intid::{DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use crate::irq::{Irq, Raised};
+
+/// Why an interrupt could not be injected.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum InjectError {
+    /// The VM has no such vCPU.
+    UnknownVcpu,
+    /// The VM has no such interrupt, or it is not of the kind that the call is for.
+    UnknownInterrupt,
+    /// The VM has no such ITS, or the guest has it disabled.
+    ItsDisabled,
+    /// The guest has not mapped the device.
+    UnmappedDevice,
+    /// The guest has not mapped the event.
+    UnmappedEvent,
+}
+
+impl core::fmt::Display for InjectError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::UnknownVcpu => "the VM has no such vCPU",
+            Self::UnknownInterrupt => "the VM has no such interrupt of this kind",
+            Self::ItsDisabled => "the ITS does not exist or is disabled",
+            Self::UnmappedDevice => "the guest has not mapped the device",
+            Self::UnmappedEvent => "the guest has not mapped the event",
+        })
+    }
+}
+
+impl core::error::Error for InjectError {}
+
+/// What an injection came to.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Injected {
+    /// It made the interrupt pending.
+    Pending,
+    /// The interrupt was pending already; the guest will see the two as one.
+    Coalesced,
+}
+
+impl<H: Host> Vgic<H> {
+    /// An edge on the SPI `intid`.
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
+    pub fn inject_spi(&self, pin: &Pin<'_>, intid: IntId) -> Result<Injected, InjectError> {
+        let irq = self.spi(intid)?;
+        Ok(self.raised(pin, irq, irq.raise()))
+    }
+
+    /// Sets the level of the line of SPI `intid`. Interrupts configured as edge-triggered ignore it.
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
+    pub fn set_spi_line(&self, pin: &Pin<'_>, intid: IntId, high: bool) -> Result<(), InjectError> {
+        let irq = self.spi(intid)?;
+        self.set_line(pin, irq, high);
+        Ok(())
+    }
+
+    /// Forwards a physical interrupt, active on this or another CPU, as the SPI `intid`: the guest's
+    /// deactivation will deactivate it ([`Vgic::connect_spi`] says which one).
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
+    pub fn forward_spi(&self, pin: &Pin<'_>, intid: IntId) -> Result<Injected, InjectError> {
+        let irq = self.spi(intid)?;
+        Ok(self.raised(pin, irq, irq.raise_hw()))
+    }
+
+    /// Says which physical interrupt, 16-1019, [`Vgic::forward_spi`] of `intid` stands for. Before the
+    /// first one.
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownInterrupt`] if either is out of range.
+    pub fn connect_spi(&self, intid: IntId, pintid: IntId) -> Result<(), InjectError> {
+        self.spi(intid)?.set_pintid(physical(pintid)?);
+        Ok(())
+    }
+
+    /// An edge on the PPI `intid` of `vcpu`.
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if it is not a PPI.
+    pub fn inject_ppi(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+        intid: IntId,
+    ) -> Result<Injected, InjectError> {
+        let irq = self.ppi(vcpu, intid)?;
+        Ok(self.raised(pin, irq, irq.raise()))
+    }
+
+    /// Sets the level of the line of PPI `intid` of `vcpu`.
+    ///
+    /// # Errors
+    /// As for [`Vgic::inject_ppi`].
+    pub fn set_ppi_line(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+        intid: IntId,
+        high: bool,
+    ) -> Result<(), InjectError> {
+        let irq = self.ppi(vcpu, intid)?;
+        self.set_line(pin, irq, high);
+        Ok(())
+    }
+
+    /// Forwards a physical PPI, active on the CPU that has `vcpu`, as the PPI `intid` of `vcpu`: the
+    /// guest's deactivation will deactivate it. The virtual timer comes this way.
+    ///
+    /// # Errors
+    /// As for [`Vgic::inject_ppi`].
+    pub fn forward_ppi(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+        intid: IntId,
+    ) -> Result<Injected, InjectError> {
+        let irq = self.ppi(vcpu, intid)?;
+        Ok(self.raised(pin, irq, irq.raise_hw()))
+    }
+
+    /// Says which physical interrupt, 16-1019, [`Vgic::forward_ppi`] of `intid` stands for. Before the
+    /// first one.
+    ///
+    /// # Errors
+    /// As for [`Vgic::inject_ppi`], and if `pintid` is out of range.
+    pub fn connect_ppi(
+        &self,
+        vcpu: VcpuId,
+        intid: IntId,
+        pintid: IntId,
+    ) -> Result<(), InjectError> {
+        self.ppi(vcpu, intid)?.set_pintid(physical(pintid)?);
+        Ok(())
+    }
+
+    /// An MSI: `device` writes `event` to the translation register of ITS `its`. Looks the interrupt
+    /// up without a lock and without guest memory; from interrupt context too.
+    ///
+    /// # Errors
+    /// [`InjectError`] when the guest has not mapped it; nothing has happened then.
+    #[inline]
+    pub fn inject_msi(
+        &self,
+        pin: &Pin<'_>,
+        its: ItsId,
+        device: DeviceId,
+        event: EventId,
+    ) -> Result<Injected, InjectError> {
+        let its = self.its(its).ok_or(InjectError::ItsDisabled)?;
+        let irq = pin.lookup(|| its.translate(device, event, pin.guard()))?;
+        let raised = irq.raise();
+        if raised.void {
+            // Unmapped since it was looked up.
+            return Err(InjectError::UnmappedEvent);
+        }
+        Ok(self.raised(pin, irq, raised))
+    }
+
+    fn spi(&self, intid: IntId) -> Result<&Irq, InjectError> {
+        self.distributor
+            .spi(intid)
+            .ok_or(InjectError::UnknownInterrupt)
+    }
+
+    fn ppi(&self, vcpu: VcpuId, intid: IntId) -> Result<&Irq, InjectError> {
+        let vcpu = self.vcpu(vcpu).ok_or(InjectError::UnknownVcpu)?;
+        if intid.kind() != Kind::Ppi {
+            return Err(InjectError::UnknownInterrupt);
+        }
+        vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)
+    }
+
+    pub(crate) fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
+        let change = irq.set_line(high);
+        if change.injected {
+            self.count_injection(pin, irq, false);
+        }
+        self.count_withdrawn(pin, irq, change.withdrawn);
+        self.pay(pin, irq, change.owed);
+    }
+
+    /// Books a raise, and pays what it owes.
+    #[inline]
+    pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
+        if !raised.void {
+            self.count_injection(pin, irq, raised.coalesced);
+        }
+        self.pay(pin, irq, raised.owed);
+        if raised.coalesced {
+            Injected::Coalesced
+        } else {
+            Injected::Pending
+        }
+    }
+
+    #[inline]
+    pub(super) fn count_injection(&self, pin: &Pin<'_>, irq: &Irq, coalesced: bool) {
+        let kind = irq.intid().kind() as usize;
+        pin.counters().injections[kind].add(1);
+        if coalesced {
+            pin.counters().coalesced[kind].add(1);
+        }
+    }
+}
+
+fn physical(pintid: IntId) -> Result<u16, InjectError> {
+    if matches!(pintid.kind(), Kind::Ppi | Kind::Spi) {
+        Ok(pintid.raw() as u16)
+    } else {
+        Err(InjectError::UnknownInterrupt)
+    }
+}

@@ -1,0 +1,195 @@
+//! Paying what a transition owes: onto a list, off it, to another; and telling the vCPU.
+#![expect(unsafe_code)]
+// UNSAFETY: follows pointers to interrupts that have left a list and are kept by who carries them.
+
+use core::ptr::NonNull;
+
+use arrayvec::ArrayVec;
+
+use crate::Vgic;
+use crate::epoch::Pin;
+use crate::host::Host;
+use crate::intid::VcpuId;
+use crate::irq::{Folded, Irq, Owed, State};
+use crate::trace::TracePoint;
+use crate::vcpu::residency::{Kick, NEW, NOTE, RECALL};
+use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
+
+impl<H: Host> Vgic<H> {
+    /// Does what a transition of `irq` owes.
+    #[inline]
+    pub(crate) fn pay(&self, pin: &Pin<'_>, irq: &Irq, owed: Owed) {
+        match owed {
+            Owed::Nothing => {}
+            Owed::Insert => self.insert(pin, irq),
+            Owed::Settle(vcpu) => self.settle(pin, irq, vcpu),
+            Owed::Recall(vcpu) => self.notify(pin, vcpu, RECALL),
+            Owed::Note(vcpu) => self.notify(pin, vcpu, NOTE),
+        }
+    }
+
+    /// Queues `irq` on its target, takes the list's reference, and tells the vCPU. Nothing happens if it
+    /// is queued already, dying, or wants no list any more.
+    pub(crate) fn insert(&self, pin: &Pin<'_>, irq: &Irq) {
+        let mut state = irq.state();
+        // Another round only if another CPU moved the interrupt to another vCPU meanwhile.
+        while state.queued_on().is_none() && state.refs() != 0 && state.wants_list() {
+            let Some(vcpu) = state.target().and_then(|target| self.vcpu(target)) else {
+                return;
+            };
+            let mut list = vcpu.ap_list.lock(pin.ledger());
+            match irq.link(vcpu.id) {
+                Ok(linked) => {
+                    list.link(irq, linked);
+                    drop(list);
+                    pin.counters().list_gets.add(1);
+                    self.host.trace(TracePoint::ListGet(irq.intid(), vcpu.id));
+                    self.notify(pin, vcpu.id, NEW);
+                    return;
+                }
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Reconsiders the place of `irq`, last seen waiting on the list of `on`.
+    fn settle(&self, pin: &Pin<'_>, irq: &Irq, on: VcpuId) {
+        let mut on = Some(on);
+        // Another round only if another CPU moved the interrupt to another list meanwhile.
+        while let Some(vcpu) = on.and_then(|on| self.vcpu(on)) {
+            let mut leaving = Leaving::new();
+            let mut list = vcpu.ap_list.lock(pin.ledger());
+            let state = irq.state();
+            if state.queued_on() == Some(vcpu.id) {
+                if state.in_lr() {
+                    drop(list);
+                    self.notify(pin, vcpu.id, RECALL);
+                } else {
+                    list.unlink(irq);
+                    self.prune(pin, vcpu, &mut list, irq, &mut leaving);
+                    drop(list);
+                    self.notify(pin, vcpu.id, NEW);
+                    self.dispatch(pin, leaving);
+                }
+                return;
+            }
+            drop(list);
+            on = state.queued_on();
+        }
+        self.insert(pin, irq);
+    }
+
+    /// Gives a vCPU work and tells it if need be. No lock is held.
+    pub(crate) fn notify(&self, pin: &Pin<'_>, vcpu: VcpuId, work: u32) {
+        let Some(this) = self.vcpu(vcpu) else {
+            return;
+        };
+        match this.residency.notify(work) {
+            Kick::Nothing => {}
+            Kick::Ipi(cpu) => {
+                pin.counters().kicks.add(1);
+                self.host.kick(cpu, vcpu);
+            }
+            Kick::Wake => {
+                pin.counters().wakes.add(1);
+                self.host.wake(vcpu);
+            }
+        }
+    }
+
+    /// What was left over from a pass under an ap_list lock, which is released now.
+    pub(crate) fn dispatch(&self, pin: &Pin<'_>, leaving: Leaving) {
+        for (owner, pintid) in leaving.deactivate {
+            self.host.deactivate(owner, pintid);
+        }
+        for (irq, fate) in leaving.irqs {
+            // SAFETY: carried: our reference keeps it alive; dying: it is freed below, by us alone,
+            // and not before our pin is dropped.
+            let irq = unsafe { irq.as_ref() };
+            match fate {
+                Fate::Carried => {
+                    self.insert(pin, irq);
+                    self.put_lookup(pin, irq);
+                }
+                Fate::Dying => self.release(pin, irq),
+            }
+        }
+    }
+
+    /// Books what a fold found.
+    pub(crate) fn account(&self, pin: &Pin<'_>, irq: &Irq, folded: Folded) {
+        let kind = irq.intid().kind() as usize;
+        let counters = pin.counters();
+        counters.deliveries[kind].add(u64::from(folded.delivered));
+        counters.coalesced[kind].add(u64::from(folded.coalesced));
+        counters.withdrawn[kind].add(u64::from(folded.withdrawn));
+        counters.injections[kind].add(u64::from(folded.repended));
+    }
+
+    /// Books the end of an active state outside the list registers; `old` is the state before.
+    pub(crate) fn ended(&self, pin: &Pin<'_>, irq: &Irq, old: State) {
+        if old.active() && old.level() && old.line() && !old.hw() {
+            // The line is still high: it is pending once more.
+            self.count_injection(pin, irq, false);
+        }
+    }
+
+    /// The vCPU has taken its list registers back: whoever waited for that goes on.
+    pub(crate) fn recalled(&self, vcpu: &Vcpu) {
+        if vcpu.recalled() & AWAITED_BY_GICD != 0 {
+            self.distributor.recalled();
+        }
+    }
+}
+
+/// What becomes of an interrupt that has left a list.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It goes to another vCPU's list; the reference is ours until it is there.
+    Carried,
+    /// Its last reference is gone.
+    Dying,
+}
+
+/// What a pass under an ap_list lock leaves to be done once the lock is released.
+pub(crate) struct Leaving {
+    irqs: ArrayVec<(NonNull<Irq>, Fate), { Self::CAPACITY }>,
+    deactivate: ArrayVec<(Option<VcpuId>, u16), { crate::lr::MAX }>,
+}
+
+impl Leaving {
+    /// Every list register's interrupt, and as many from the buckets.
+    const CAPACITY: usize = 3 * crate::lr::MAX;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            irqs: ArrayVec::new_const(),
+            deactivate: ArrayVec::new_const(),
+        }
+    }
+
+    /// Whether another interrupt might not fit.
+    pub(crate) fn is_full(&self) -> bool {
+        self.irqs.is_full()
+    }
+
+    pub(crate) fn carried(&mut self, irq: &Irq) {
+        self.push(irq, Fate::Carried);
+    }
+
+    pub(crate) fn dying(&mut self, irq: &Irq) {
+        self.push(irq, Fate::Dying);
+    }
+
+    fn push(&mut self, irq: &Irq, fate: Fate) {
+        debug_assert!(!self.irqs.is_full());
+        // Bounded by the passes that fill it: checked by `is_full` before each interrupt.
+        let _ = self.irqs.try_push((NonNull::from(irq), fate));
+    }
+
+    /// Notes a physical interrupt to deactivate; at most one per list register.
+    pub(crate) fn deactivate(&mut self, irq: &Irq) {
+        debug_assert!(!self.deactivate.is_full());
+        let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
+    }
+}
