@@ -176,7 +176,7 @@ impl<H: Host> Vgic<H> {
         if deactivate {
             self.host().deactivate(irq.owner(), irq.pintid());
         }
-        self.count_withdrawn(pin, irq, old.latch() && !old.in_lr());
+        self.count_withdrawn(pin, irq, old.latch());
         self.pay(pin, irq, owed);
     }
 
