@@ -98,6 +98,11 @@
 
 extern crate alloc;
 
+/// The examples of README.md are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
+
 mod ap_list;
 pub mod config;
 pub mod cpu_interface;

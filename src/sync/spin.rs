@@ -2,7 +2,7 @@
 //!
 //! The hypervisor holds these for a few dozen instructions with interrupts masked, so waiting means
 //! spinning; tickets keep 100 CPUs that queue on one vCPU's list in order.
-#![expect(unsafe_code)]
+#![cfg_attr(not(loom), expect(unsafe_code))]
 // UNSAFETY: hands out `&mut T` from a shared reference, on the strength of the ticket being served.
 
 use core::cell::Cell;
