@@ -494,7 +494,7 @@ impl Irq {
         let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
         GivenBack {
             last: new.refs() == 0,
-            withdrawn: old.latch() && !new.latch() && !old.unmapped(),
+            withdrawn: old.latch() && !new.latch(),
             owed: if new.0 == old.0.wrapping_sub(REF) {
                 Owed::Nothing
             } else {

@@ -80,9 +80,7 @@ impl<'a, H: Host> Execution<'a, H> {
             } => self.movi(device, event, icid)?,
             Command::Movall { from, to } => {
                 let (from, to) = (self.processor(from)?, self.processor(to)?);
-                if from != to {
-                    return Ok(Outcome::Begun(Work::move_all(from, to)));
-                }
+                return Ok(Outcome::Begun(Work::move_all(from, to)));
             }
             Command::Int { device, event } => {
                 let irq = self.find(device, event)?.irq;

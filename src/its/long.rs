@@ -56,7 +56,8 @@ enum Task {
     UnmapDevices,
 }
 
-/// Where a walk goes on: at `event` of device `key`, or at LPI `key`; past the last key if `None`.
+/// Where a walk goes on: at `event` of the first device from `key` on, or at the first LPI from `key` on;
+/// past the last key if `None`.
 struct Cursor {
     key: Option<u32>,
     event: u32,
@@ -216,12 +217,6 @@ impl<'a, H: Host> Execution<'a, H> {
         else {
             return Visit::End;
         };
-        if cursor.key != Some(id.0) {
-            *cursor = Cursor {
-                key: Some(id.0),
-                event: 0,
-            };
-        }
         match device.next(cursor.event, guard) {
             Some((event, irq)) => {
                 cursor.event = event.0 + 1;

@@ -162,7 +162,6 @@ impl Its {
 
     /// Ends every mapping, whatever it takes: the VM is being torn down.
     pub(crate) fn dismantle<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
-        self.set_control(ENABLED, false);
         let mut engine = self.commands.engine.lock(pin.ledger());
         Execution::new(vgic, pin, self, &mut engine).unmap_everything();
     }

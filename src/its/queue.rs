@@ -65,7 +65,7 @@ impl<H: Host> Execution<'_, H> {
         let (commands, _) = bytes[..count * COMMAND_SIZE].as_chunks_mut();
         let whole = self.read(commands.as_flattened_mut()).is_ok();
         for command in commands {
-            if budget < COMMAND_STEPS || !self.its.is_enabled() {
+            if budget < COMMAND_STEPS {
                 break;
             }
             budget -= COMMAND_STEPS;

@@ -44,8 +44,7 @@ impl<H: Host> Vgic<H> {
         let mut remains = Remains::default();
         let mut from = 0;
         while let Some((key, irq)) = self.lpis.next(from, pin.guard()) {
-            let state = irq.state();
-            remains.pending[Kind::Lpi as usize] += u64::from(state.pending() && !state.unmapped());
+            remains.pending[Kind::Lpi as usize] += u64::from(irq.state().pending());
             from = key + 1;
         }
         for its in &self.its {

@@ -75,6 +75,8 @@ fn what_is_not_ram_is_skipped_as_errors() {
         guest.write_memory(end - 0x1_0000 + offset, sync(0)[0]);
     }
     let before = guest.totals();
+    // So that what is read in one piece reaches from RAM to where none is.
+    guest.write(GITS_CWRITER, 5 * 32);
     guest.write(GITS_CWRITER, 0x1_0000 + 64);
     for _ in 0..100 {
         guest.read(GITS_CREADR);
@@ -88,6 +90,25 @@ fn what_is_not_ram_is_skipped_as_errors() {
     }
     let _ = (before, after);
     assert_eq!(guest.told(), [Told::Failed(0, CommandError::Unreadable); 2]);
+    guest.finish();
+}
+
+#[test]
+fn long_and_short_commands_share_a_slice() {
+    let guest = Guest::new().with_device_1();
+    let events: Vec<_> = (0..32).map(|n| mapti(1, n, 8192 + n, 0)).collect();
+    guest.run(&events);
+    let before = guest.read(GITS_CREADR);
+    // Each takes 32 steps for the events, and two to see that there are no more.
+    let cwriter = guest.put(ITS, &[[invall(0), sync(0)]; 20].concat());
+    guest.write(GITS_CWRITER, cwriter);
+    let executed = (guest.vm.its(ITS).unwrap().creadr() - before) / 32;
+    assert_eq!(executed, 6, "three of each");
+    let polls = guest.run(&[]);
+    assert_eq!(
+        polls, 5,
+        "and seven slices in all, with two writes of GITS_CWRITER"
+    );
     guest.finish();
 }
 
@@ -221,6 +242,22 @@ fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
     guest.enable(true);
     guest.run(&[]);
     assert_eq!(guest.place(8192).0, Some(3));
+    guest.finish();
+}
+
+#[test]
+fn who_finds_another_cpu_at_it_leaves_the_work_to_advance() {
+    let guest = Guest::new().with_device_1();
+    let its = guest.vm.its(ITS).unwrap();
+    let other = guest.domain.register(CpuId(1));
+    let cwriter = guest.put(ITS, &[mapti(1, 0, 8192, 0)]);
+    let busy = its.commands.engine.lock(other.pin().ledger());
+    guest.write(GITS_CWRITER, cwriter);
+    assert_ne!(guest.read(GITS_CREADR), cwriter);
+    drop(busy);
+    assert!(guest.vm.has_deferred());
+    guest.vm.advance(&guest.pin());
+    assert_eq!(its.creadr(), cwriter);
     guest.finish();
 }
 

@@ -63,6 +63,8 @@ fn an_indirect_table_needs_a_valid_level_1_entry_and_its_page() {
     assert!(!maps(&guest, baser, 512 * 3 + 5), "level-1 entry not valid");
     guest.write_memory(entry(3), VALID | RAM);
     assert!(maps(&guest, baser, 512 * 3 + 5));
+    let reads = guest.vm.host().reads.lock().unwrap().clone();
+    assert!(reads.contains(&(RAM + 5 * 8, 8)));
     assert!(!maps(&guest, baser, 512 * 4));
     guest.write_memory(entry(3), RAM);
     assert!(!maps(&guest, baser, 512 * 3 + 5), "valid bit taken back");
