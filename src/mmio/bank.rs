@@ -78,9 +78,31 @@ impl<'a> Bank<'a> {
 }
 
 impl<H: Host, I: CpuInterface> Access<'_, H, I> {
+    /// Reads a register with a bit for each interrupt, by its offset from [`offset`]; others read as
+    /// zero. `None` asks for the access to be tried again.
+    pub(crate) fn read_bits(&self, bank: Bank<'_>, register: u64) -> Option<u64> {
+        Some(match register {
+            offset::IGROUPR => bank.bits(|state| state.group1()),
+            offset::ISENABLER | offset::ICENABLER => bank.bits(|state| state.enabled()),
+            offset::ISPENDR | offset::ICPENDR => {
+                if !self.settle_states(bank) {
+                    return None;
+                }
+                bank.bits(|state| state.shows_pending())
+            }
+            offset::ISACTIVER | offset::ICACTIVER => {
+                if !self.settle_states(bank) {
+                    return None;
+                }
+                bank.bits(|state| state.shows_active())
+            }
+            _ => 0,
+        })
+    }
+
     /// Makes the states of the bank's interrupts current, for registers that show what may be in list
     /// registers. False: another vCPU has been asked, and the access is to be tried again.
-    pub(crate) fn settle_states(&self, bank: Bank<'_>) -> bool {
+    fn settle_states(&self, bank: Bank<'_>) -> bool {
         let mut synced = false;
         let mut current = true;
         // Relaxed: the memo is the accessing vCPU's own, read and written where it runs.
@@ -140,7 +162,21 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    pub(crate) fn write_groups(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    /// Writes a register with a bit for each interrupt, by its offset from [`offset`]; others ignore it.
+    pub(crate) fn write_bits(&self, pin: &Pin<'_>, bank: Bank<'_>, register: u64, word: u64) {
+        match register {
+            offset::IGROUPR => self.write_groups(pin, bank, word),
+            offset::ISENABLER => self.write_enables(pin, bank, word, true),
+            offset::ICENABLER => self.write_enables(pin, bank, word, false),
+            offset::ISPENDR => self.set_pendings(pin, bank, word),
+            offset::ICPENDR => self.clear_pendings(pin, bank, word),
+            offset::ISACTIVER => self.set_actives(pin, bank, word),
+            offset::ICACTIVER => self.clear_actives(pin, bank, word),
+            _ => {}
+        }
+    }
+
+    fn write_groups(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for (bit, irq) in bank.irqs.iter().enumerate() {
             let group1 = word >> bit & 1 != 0;
             let (_, owed) = irq.update(|state| state.with_flag(GROUP1, group1));
@@ -148,7 +184,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    pub(crate) fn write_enables(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64, on: bool) {
+    fn write_enables(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64, on: bool) {
         for irq in bank.named(word) {
             let (old, owed) = irq.update(|state| state.with_flag(ENABLED, on));
             self.pay_awaited(pin, bank, irq, owed);
@@ -158,13 +194,13 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    pub(crate) fn set_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn set_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             let _ = self.raised(pin, irq, irq.raise());
         }
     }
 
-    pub(crate) fn clear_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn clear_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             self.clear_pending(pin, irq);
         }
@@ -180,7 +216,7 @@ impl<H: Host> Vgic<H> {
         self.pay(pin, irq, owed);
     }
 
-    pub(crate) fn set_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn set_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             let (_, owed) = irq.update(|state| {
                 if state.shows_active() {
@@ -193,7 +229,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    pub(crate) fn clear_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn clear_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             self.deactivate(pin, irq);
         }

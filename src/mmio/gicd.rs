@@ -199,20 +199,6 @@ impl<H: Host> Vgic<H> {
             }
             TYPER => u64::from(self.gicd_typer()),
             IIDR_OFFSET => u64::from(IIDR),
-            offset::IGROUPR => bank.bits(|state| state.group1()),
-            offset::ISENABLER | offset::ICENABLER => bank.bits(|state| state.enabled()),
-            offset::ISPENDR | offset::ICPENDR => {
-                if !access.settle_states(bank) {
-                    return None;
-                }
-                bank.bits(|state| state.shows_pending())
-            }
-            offset::ISACTIVER | offset::ICACTIVER => {
-                if !access.settle_states(bank) {
-                    return None;
-                }
-                bank.bits(|state| state.shows_active())
-            }
             offset::ICFGR => {
                 let half = distributor.bank(place / 8);
                 Bank {
@@ -225,7 +211,7 @@ impl<H: Host> Vgic<H> {
                 .triggers()
             }
             0xffd0..=0xfffc => u64::from(identification(at)),
-            _ => 0,
+            _ => return access.read_bits(bank, register),
         })
     }
 
@@ -253,13 +239,6 @@ impl<H: Host> Vgic<H> {
         let bank = self.distributor().bank(place / 4);
         match register {
             CTLR => self.write_group_enables(pin, value as u32 & CTLR_GROUPS),
-            offset::IGROUPR => self.write_groups(pin, bank, value),
-            offset::ISENABLER => self.write_enables(pin, bank, value, true),
-            offset::ICENABLER => self.write_enables(pin, bank, value, false),
-            offset::ISPENDR => self.set_pendings(pin, bank, value),
-            offset::ICPENDR => self.clear_pendings(pin, bank, value),
-            offset::ISACTIVER => self.set_actives(pin, bank, value),
-            offset::ICACTIVER => self.clear_actives(pin, bank, value),
             offset::ICFGR => {
                 let whole = self.distributor().bank(place / 8);
                 let half = Bank {
@@ -271,7 +250,7 @@ impl<H: Host> Vgic<H> {
                 };
                 self.write_triggers(pin, half, value);
             }
-            _ => {}
+            _ => self.write_bits(pin, bank, register, value),
         }
     }
 

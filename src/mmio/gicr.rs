@@ -167,23 +167,9 @@ impl<H: Host> Vgic<H> {
             return Some(0);
         }
         Some(match at {
-            offset::IGROUPR => bank.bits(|state| state.group1()),
-            offset::ISENABLER | offset::ICENABLER => bank.bits(|state| state.enabled()),
-            offset::ISPENDR | offset::ICPENDR => {
-                if !access.settle_states(bank) {
-                    return None;
-                }
-                bank.bits(|state| state.shows_pending())
-            }
-            offset::ISACTIVER | offset::ICACTIVER => {
-                if !access.settle_states(bank) {
-                    return None;
-                }
-                bank.bits(|state| state.shows_active())
-            }
             offset::ICFGR => bank.triggers(),
             ICFGR1 => ppi_half(bank).triggers(),
-            _ => 0,
+            _ => return access.read_bits(bank, at),
         })
     }
 
@@ -269,14 +255,8 @@ impl<H: Host> Vgic<H> {
                 let first = (at - offset::IPRIORITYR) as usize;
                 self.write_priorities(pin, bank, first, width, value);
             }
-            (offset::IGROUPR, Width::Word) => self.write_groups(pin, bank, value),
-            (offset::ISENABLER, Width::Word) => self.write_enables(pin, bank, value, true),
-            (offset::ICENABLER, Width::Word) => self.write_enables(pin, bank, value, false),
-            (offset::ISPENDR, Width::Word) => self.set_pendings(pin, bank, value),
-            (offset::ICPENDR, Width::Word) => self.clear_pendings(pin, bank, value),
-            (offset::ISACTIVER, Width::Word) => self.set_actives(pin, bank, value),
-            (offset::ICACTIVER, Width::Word) => self.clear_actives(pin, bank, value),
             (ICFGR1, Width::Word) => self.write_triggers(pin, ppi_half(bank), value),
+            (_, Width::Word) => self.write_bits(pin, bank, at, value),
             _ => {}
         }
     }
