@@ -9,6 +9,7 @@ use super::tally::Tally;
 use crate::boot;
 use crate::cli::{BootOptions, Kernel, TestOptions};
 use crate::process::{self, Show};
+use crate::project;
 use crate::provision::toolchain::{BareMetal, cargo};
 
 /// The boots: vCPUs and release of the kernel.
@@ -97,6 +98,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
             &["--package", "hyp", "--document-private-items"],
         ),
         suite(),
+        models(),
     ];
     if !options.no_boot {
         gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
@@ -123,6 +125,19 @@ fn suite() -> Gate {
     command.args(["--workspace", "--exclude", "hyp", "--no-fail-fast"]);
     Gate {
         name: "tests on the host".to_owned(),
+        action: Action::Suite(command),
+    }
+}
+
+/// loom's exploration of the concurrent protocols. Its builds have other atomics, and a place of their own.
+fn models() -> Gate {
+    let mut command = cargo("test");
+    command
+        .args(["--package", "loom-tests", "--release", "--no-fail-fast"])
+        .env("RUSTFLAGS", "--cfg loom --cfg crossbeam_loom -D warnings")
+        .env("CARGO_TARGET_DIR", project::root().join("target/loom"));
+    Gate {
+        name: "loom models".to_owned(),
         action: Action::Suite(command),
     }
 }
