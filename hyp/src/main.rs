@@ -14,7 +14,7 @@
 //! * [`exception`]: the vectors, what traps, exceptions for the guest.
 //! * [`guest`]: loading it, its interrupt controller, its vCPUs' power, PSCI, the report at its end.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
-//! * [`panic`]: the report when something is wrong with the hypervisor.
+//! * [`mod@panic`]: the report when something is wrong with the hypervisor.
 //!
 //! Devices write memory without asking the hypervisor (there is no SMMU), so the guest is trusted not to
 //! point one at the hypervisor's.
