@@ -33,7 +33,8 @@ target/reports/boot.json. The exit status is 0 only if every check holds.
 Examples:
   cargo xtask boot                                 Debian's 6.12 kernel on 4 vCPUs
   cargo xtask boot --vcpus 64 --kernel 6.1         an older kernel on many
-  cargo xtask boot --interactive                   a shell in the guest; `poweroff -f` ends it
+  cargo xtask boot --interactive                   a shell in the guest; type once its prompt is
+                                                   there; `poweroff -f` ends it
   cargo xtask boot --bare                          the same workload without the hypervisor
   cargo xtask boot --kernel ./test.flat            your own image, without the workload
   cargo xtask boot -- -device edu                  one more device for the guest")]
