@@ -35,26 +35,6 @@ pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
     // The line settings are valid constants.
     let _ = uart.enable(line, LINE.0, LINE.1);
     *CONSOLE.lock() = Some(uart);
-    // SAFETY: by the caller's promise.
-    unsafe { transmit_only(address) };
-}
-
-/// Leaves the device able to send, without FIFOs. Nobody reads what is received before the guest's
-/// driver starts, and a receive FIFO that is full by then would never interrupt it.
-///
-/// # Safety
-/// As for [`start`].
-unsafe fn transmit_only(address: NonNull<PL011Registers>) {
-    /// `UARTLCR_H` and its field WLEN: 8 bits.
-    const LINE_CONTROL: (usize, u32) = (0x02c, 3 << 5);
-    const CONTROL: usize = 0x030;
-    /// UARTEN and TXE.
-    const SEND: u32 = 1 | 1 << 8;
-    let registers = address.cast::<u32>();
-    for (offset, value) in [(CONTROL, 0), LINE_CONTROL, (CONTROL, SEND)] {
-        // SAFETY: registers of the PL011, by the caller's promise.
-        unsafe { registers.byte_add(offset).write_volatile(value) };
-    }
 }
 
 /// Prints, if there is a console.
