@@ -111,10 +111,10 @@ intx() {
 
 # The payload comes from the peer and goes back to it. It is text: wget posts no NUL.
 net() {
-    wget -q -O /tmp/net "http://10.0.2.2:$NET_PORT/payload"
-    got=$(md5 </tmp/net)
-    returned=$(wget -q -O - --post-file /tmp/net "http://10.0.2.2:$NET_PORT/sum")
-    rm -f /tmp/net
+    wget -q -O /run/net "http://10.0.2.2:$NET_PORT/payload"
+    got=$(md5 </run/net)
+    returned=$(wget -q -O - --post-file /run/net "http://10.0.2.2:$NET_PORT/sum")
+    rm -f /run/net
     DETAIL="bytes=$NET_BYTES got=$got returned=$returned"
     [ "$got" = "$NET_SUM" ] && [ "$returned" = "$NET_SUM" ]
 }
@@ -142,21 +142,21 @@ smp() {
     calls=$(ipis 'Function call interrupts')
     laps=$((ROUNDS * 400 / CPUS + 20))
     for cpu in $(seq 0 $LAST); do
-        mkfifo /tmp/ring$cpu
+        mkfifo /run/ring$cpu
     done
     jobs=
     for cpu in $(seq 0 $LAST); do
         next=$(((cpu + 1) % CPUS))
-        on $cpu dd bs=1 count=$laps 0<>/tmp/ring$cpu 1<>/tmp/ring$next 2>/dev/null &
+        on $cpu dd bs=1 count=$laps 0<>/run/ring$cpu 1<>/run/ring$next 2>/dev/null &
         jobs="$jobs $!"
     done
-    printf '%s' x >/tmp/ring0
+    printf '%s' x >/run/ring0
     for cpu in $(seq 0 $LAST); do
         on $cpu sh -c "head -c $((16777216 / CPUS)) /dev/zero | md5sum" >/dev/null &
         jobs="$jobs $!"
     done
     wait $jobs
-    rm /tmp/ring*
+    rm /run/ring*
     resched=$(($(ipis 'Rescheduling interrupts') - resched))
     calls=$(($(ipis 'Function call interrupts') - calls))
     DETAIL="laps=$laps reschedule=$resched calls=$calls"

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 /// How a panic of the hypervisor begins on the console.
 const PANIC: &str = "@hyp-panic";
 
+/// What says that the machine was reset: the hypervisor, or a Linux that did not survive. QEMU ends the
+/// same way for a reset as for power-off.
+const RESET: [&str; 2] = [" resets the machine", "Kernel panic - not syncing"];
+
 /// How the guest asks for a word to be typed on its console.
 const ASK: &str = "@workload ask=";
 
@@ -25,6 +29,8 @@ pub(crate) struct Lines {
     pub(crate) asked: Vec<String>,
     /// Whether a line said that the hypervisor panicked.
     pub(crate) panicked: bool,
+    /// Whether a line said that the machine is reset.
+    pub(crate) reset: bool,
 }
 
 impl Lines {
@@ -35,6 +41,7 @@ impl Lines {
             partial: Vec::new(),
             asked: Vec::new(),
             panicked: false,
+            reset: false,
         }
     }
 
@@ -52,6 +59,7 @@ impl Lines {
         let text = String::from_utf8_lossy(&self.partial).into_owned();
         self.partial.clear();
         self.panicked |= text.contains(PANIC);
+        self.reset |= RESET.iter().any(|words| text.contains(words));
         if let Some(word) = text.strip_prefix(ASK) {
             self.asked.push(format!("{word}\n"));
         }

@@ -21,6 +21,8 @@ use crate::process::{POLL, interrupted};
 pub(crate) enum Ended {
     /// It powered itself off.
     PoweredOff,
+    /// It was reset.
+    Reset,
     /// QEMU ended with an error.
     Failed(ExitStatus),
     /// It said that the hypervisor panicked, and we ended it.
@@ -33,6 +35,7 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PoweredOff => write!(f, "the guest powered the machine off"),
+            Self::Reset => write!(f, "the guest reset the machine"),
             Self::Failed(status) => write!(f, "QEMU failed: {status}"),
             Self::Panicked => write!(f, "the hypervisor panicked"),
             Self::TimedOut => write!(f, "the guest did not finish in time and was ended"),
@@ -81,11 +84,8 @@ pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Res
     })?;
     let wall = began.elapsed();
     let lines = Arc::into_inner(lines).context("the console's reader has not ended")?;
-    let lines = lines
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-        .finish();
-    Ok(Run { ended, wall, lines })
+    let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(finished(ended, wall, lines))
 }
 
 /// Runs the machine to its end with the terminal handed to it.
@@ -99,11 +99,16 @@ pub(crate) fn interactive(command: &mut Command, log: &Path) -> Result<Run> {
     let ended = ended?;
     let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
     lines.add(&std::fs::read(log)?);
-    Ok(Run {
-        ended,
-        wall: began.elapsed(),
-        lines: lines.finish(),
-    })
+    Ok(finished(ended, began.elapsed(), lines))
+}
+
+fn finished(ended: Ended, wall: Duration, lines: Lines) -> Run {
+    let ended = match ended {
+        Ended::PoweredOff if lines.reset => Ended::Reset,
+        other => other,
+    };
+    let lines = lines.finish();
+    Run { ended, wall, lines }
 }
 
 fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result<Ended> {
@@ -219,6 +224,17 @@ mod tests {
         );
         assert_eq!(run.ended, Ended::Panicked);
         assert_eq!(texts(&run), ["@hyp-panic at x", "more"]);
+    }
+
+    #[test]
+    fn a_reset_is_no_power_off() {
+        for line in [
+            "hyp: vcpu 1 resets the machine",
+            "[ 1.4] Kernel panic - not syncing: VFS",
+        ] {
+            let run = sh(&format!("echo '{line}'"), Duration::from_secs(60));
+            assert_eq!(run.ended, Ended::Reset);
+        }
     }
 
     #[test]
