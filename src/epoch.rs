@@ -79,7 +79,9 @@ impl CpuLocal {
     }
 
     /// Pins this CPU in the current epoch: nothing that it can reach from now on is freed until the
-    /// result is dropped. A store and a full fence; nested pins are a plain increment.
+    /// result is dropped. A store and a full fence; nested pins are a plain increment. Every 128th pin
+    /// also frees a bounded number of things that nobody can reach any more, and allocates a node of the
+    /// epoch's queue once in some thousand of those.
     #[inline]
     pub fn pin(&self) -> Pin<'_> {
         Pin {

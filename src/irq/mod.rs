@@ -6,7 +6,8 @@
 //! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: whoever holds the
 //!    lock knows whether the interrupt is in a bucket. The other LR bits change there too, or (refresh) on
 //!    the CPU that has that vCPU's registers.
-//! 3. `links` belong to the ap_list that `queued_on` names and are touched only under its lock.
+//! 3. `links` belong to the ap_list that `queued_on` names and are touched only under its lock. Those of an
+//!    interrupt without references belong to the stack of the dying.
 //! 4. `hw` is written before the first forwarded interrupt is raised, and then constant.
 //! 5. `icid` is written by the ITS that maps the LPI, under its command lock.
 //!

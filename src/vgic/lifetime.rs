@@ -1,4 +1,10 @@
 //! References: who keeps an interrupt, and an LPI's way in and out of the table.
+//!
+//! Whoever puts the last reference of an LPI has to free it, which may allocate: the epoch keeps lists of
+//! what it defers. Injection, entry and exit must not allocate, so they only bury the interrupt among the
+//! [`Dying`], one compare-and-swap, and [`Vgic::advance`] frees those, a slice at a time. The table may
+//! hold a dying interrupt meanwhile; nobody can take a reference to it any more, and a new mapping of its
+//! INTID takes its place.
 #![expect(unsafe_code)]
 // UNSAFETY: hands LPIs to the table and to the epoch by raw pointer.
 
@@ -12,23 +18,103 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::irq::{GivenBack, Irq};
+use crate::sync::AtomicPtr;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::trace::TracePoint;
+
+use super::DEFERRED_DYING;
+
+/// Dying interrupts that one call of [`Vgic::advance`] frees.
+const SLICE: usize = 64;
+
+/// LPIs whose last reference is gone, until they are freed: a stack through their links, which no list
+/// needs any more.
+///
+/// # Invariants
+/// Whatever is reachable from here has no references, was buried once, and is freed by whoever digs it
+/// out. A CPU that is pinned may follow the pointers: what is dug out meanwhile is freed only after it,
+/// and not until then can an interrupt at the same address be buried.
+pub(super) struct Dying(AtomicPtr<Irq>);
+
+impl Dying {
+    pub(super) fn new() -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    fn bury(&self, irq: &Irq) {
+        debug_assert!(irq.state().refs() == 0, "{:?} is alive", irq.intid());
+        let this = core::ptr::from_ref(irq).cast_mut();
+        // Relaxed: only compared, and passed on through the link.
+        let mut top = self.0.load(Relaxed);
+        loop {
+            // Relaxed: published by the exchange.
+            irq.links.next.store(top, Relaxed);
+            // Release: pairs with the Acquire in `dig`. Relaxed: as for `top` above.
+            match self.0.compare_exchange_weak(top, this, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    fn dig<'g>(&self, _pin: &'g Pin<'_>) -> Option<&'g Irq> {
+        // Acquire, here and below: pairs with the Release in `bury`, which published the link.
+        let mut top = self.0.load(Acquire);
+        loop {
+            // SAFETY: by the type invariant, pinned as we are.
+            let irq = unsafe { top.as_ref() }?;
+            // Relaxed: never written again once it was published.
+            let next = irq.links.next.load(Relaxed);
+            match self.0.compare_exchange_weak(top, next, Acquire, Acquire) {
+                Ok(_) => return Some(irq),
+                Err(now) => top = now,
+            }
+        }
+    }
+}
 
 impl<H: Host> Vgic<H> {
     /// Gives back a reference that a lookup or a carrier holds.
     pub(crate) fn put_lookup(&self, pin: &Pin<'_>, irq: &Irq) {
-        self.given_back(pin, irq, irq.put());
+        if self.given_back(pin, irq, irq.put()) {
+            self.bury(irq);
+        }
     }
 
-    /// Books a lookup's put, and pays what it owes; the pin keeps the interrupt allocated meanwhile.
-    fn given_back(&self, pin: &Pin<'_>, irq: &Irq, given: GivenBack) {
+    /// Books a lookup's put, and pays what it owes; the pin keeps the interrupt allocated meanwhile. True
+    /// if it was the last reference: the caller frees the interrupt or buries it.
+    #[must_use]
+    fn given_back(&self, pin: &Pin<'_>, irq: &Irq, given: GivenBack) -> bool {
         pin.counters().lookup_puts.add(1);
         self.host.trace(TracePoint::LookupPut(irq.intid()));
         self.count_withdrawn(pin, irq, given.withdrawn);
-        if given.last {
-            self.release(pin, irq);
-        } else {
+        if !given.last {
             self.pay(pin, irq, given.owed);
+        }
+        given.last
+    }
+
+    /// Leaves an interrupt whose last reference the caller has put to [`Vgic::advance`]. Allocates nothing.
+    pub(super) fn bury(&self, irq: &Irq) {
+        self.dying.bury(irq);
+        self.defer(DEFERRED_DYING);
+    }
+
+    /// Frees a slice of the dying.
+    pub(super) fn advance_dying(&self, pin: &Pin<'_>) {
+        for _ in 0..SLICE {
+            let Some(irq) = self.dying.dig(pin) else {
+                return;
+            };
+            self.release(pin, irq);
+        }
+        self.defer(DEFERRED_DYING);
+    }
+
+    /// Frees all of the dying; for a VM that ends.
+    pub(super) fn release_dying(&self, pin: &Pin<'_>) {
+        while let Some(irq) = self.dying.dig(pin) {
+            self.release(pin, irq);
         }
     }
 
@@ -44,7 +130,7 @@ impl<H: Host> Vgic<H> {
 
     /// Frees an LPI whose last reference the caller has put: out of the table if it is still there, and
     /// to the epoch.
-    pub(super) fn release(&self, pin: &Pin<'_>, irq: &Irq) {
+    fn release(&self, pin: &Pin<'_>, irq: &Irq) {
         let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
             debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
             return;
@@ -53,7 +139,7 @@ impl<H: Host> Vgic<H> {
         self.lpis.remove(key, irq, pin.guard());
         let raw: *const Irq = irq;
         // SAFETY: allocated as a `Box` in `map_lpi`; out of the table; the last reference is gone, and
-        // only the caller that put it comes here.
+        // only the caller that put it, or dug the interrupt out, comes here.
         unsafe { pin.guard().defer_destroy(Shared::from(raw)) };
     }
 
@@ -110,7 +196,9 @@ impl<H: Host> Vgic<H> {
 
     /// Ends one mapping of an LPI: withdraws what is pending and puts the mapping's reference.
     pub(crate) fn unmap_lpi(&self, pin: &Pin<'_>, irq: &Irq) {
-        self.given_back(pin, irq, irq.unmap());
+        if self.given_back(pin, irq, irq.unmap()) {
+            self.release(pin, irq);
+        }
     }
 
     pub(crate) fn count_withdrawn(&self, pin: &Pin<'_>, irq: &Irq, withdrawn: bool) {

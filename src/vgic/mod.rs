@@ -37,6 +37,7 @@ use crate::topology::Topology;
 use crate::vcpu::Vcpu;
 
 pub use inject::{InjectError, Injected};
+use lifetime::Dying;
 pub(crate) use queueing::Leaving;
 pub use teardown::Remains;
 
@@ -51,6 +52,7 @@ pub struct Vgic<H: Host> {
     topology: Snapshot<Topology>,
     growth: SpinLock<()>,
     lpis: Radix<Irq>,
+    dying: Dying,
     its: Box<[Its]>,
     /// Bounded work left over for [`Vgic::advance`]: bit n for ITS n, and the bits below.
     deferred: AtomicU32,
@@ -62,6 +64,8 @@ pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
 pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
 /// [`Vgic::advance`] has LPI configurations to read again.
 pub(crate) const DEFERRED_SWEEP: u32 = 1 << 18;
+/// [`Vgic::advance`] has LPIs to free.
+const DEFERRED_DYING: u32 = 1 << 19;
 
 impl<H: Host> Vgic<H> {
     /// Builds the controller of a VM; vCPU 0 is powered on, the others wait for [`Vgic::power_on`].
@@ -83,6 +87,7 @@ impl<H: Host> Vgic<H> {
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
             growth: SpinLock::new(Rank::Topology, ()),
             lpis: Radix::new(u32::from(config.lpi_bits)),
+            dying: Dying::new(),
             its: (0..)
                 .zip(&config.its)
                 .map(|(id, its)| Its::new(ItsId(id), its))
@@ -188,7 +193,9 @@ impl<H: Host> Vgic<H> {
     /// The LPI with this INTID, if it is mapped or still on a list. Takes no lock.
     pub(crate) fn lpi<'g>(&'g self, pin: &'g Pin<'_>, intid: IntId) -> Option<&'g Irq> {
         let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
-        pin.lookup(|| self.lpis.get(key, pin.guard()))
+        let irq = pin.lookup(|| self.lpis.get(key, pin.guard()))?;
+        // The table may still hold one that is dying.
+        (irq.state().refs() != 0).then_some(irq)
     }
 
     /// Powers a vCPU on, so that it may be entered; false if it was on already or does not exist.
@@ -211,8 +218,8 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Does one bounded slice of what guests' register writes have left over: ITS commands, vCPUs to
-    /// tell of a change of `GICD_CTLR`, pending tables to read. The embedder calls it on exits while
-    /// [`Vgic::has_deferred`]; any CPU may, several at once.
+    /// tell of a change of `GICD_CTLR`, pending tables to read, LPIs to free. The embedder calls it on
+    /// exits while [`Vgic::has_deferred`]; any CPU may, several at once.
     pub fn advance(&self, pin: &Pin<'_>) {
         // AcqRel: pairs with `defer`.
         let work = self.deferred.swap(0, AcqRel);
@@ -224,6 +231,9 @@ impl<H: Host> Vgic<H> {
         }
         if work & DEFERRED_SWEEP != 0 {
             self.advance_sweep(pin);
+        }
+        if work & DEFERRED_DYING != 0 {
+            self.advance_dying(pin);
         }
         for index in 0..self.its.len() {
             if work & 1 << index != 0 {

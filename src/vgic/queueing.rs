@@ -103,15 +103,15 @@ impl<H: Host> Vgic<H> {
             self.host.deactivate(owner, pintid);
         }
         for (irq, fate) in leaving.irqs {
-            // SAFETY: carried: our reference keeps it alive; dying: it is freed below, by us alone,
-            // and not before our pin is dropped.
+            // SAFETY: carried: our reference keeps it alive; dying: it is buried below, by us alone, and
+            // not freed before our pin is dropped.
             let irq = unsafe { irq.as_ref() };
             match fate {
                 Fate::Carried => {
                     self.insert(pin, irq);
                     self.put_lookup(pin, irq);
                 }
-                Fate::Dying => self.release(pin, irq),
+                Fate::Dying => self.bury(irq),
             }
         }
     }

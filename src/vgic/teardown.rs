@@ -61,6 +61,7 @@ impl<H: Host> Vgic<H> {
         for vcpu in &self.vcpus {
             self.empty_list(pin, vcpu);
         }
+        self.release_dying(pin);
         let private = self.vcpus.iter().flat_map(Vcpu::privates);
         for irq in private.chain(self.distributor.spis()) {
             remains.references += u64::from(irq.state().refs()) - 1;
