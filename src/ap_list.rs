@@ -9,11 +9,16 @@
 //! All of it is protected by the list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)). Linking in
 //! a bucket and taking the reference are two faces of `queued_on`, which [`Irq::link`] and
 //! [`Irq::settle`] change under the same lock.
+//!
+//! Debug builds check at every link and unlink that what is touched, and its neighbours, are queued on
+//! this list's vCPU, in no list register, and linked to each other; and the whole list when a vCPU leaves
+//! its CPU.
 #![expect(unsafe_code)]
 // UNSAFETY: follows intrusive links to interrupts that the list's references keep alive.
 
 use core::ptr;
 
+use crate::intid::VcpuId;
 use crate::irq::{Irq, State};
 use crate::sync::Ordering::Relaxed;
 
@@ -93,17 +98,24 @@ pub(crate) struct ApList {
     bitmap: [u32; Class::COUNT],
     heads: [[*const Irq; LEVELS]; Class::COUNT],
     waiting: u32,
+    /// Whose list it is, for the checks of debug builds.
+    #[cfg(debug_assertions)]
+    vcpu: VcpuId,
 }
 
 // SAFETY: the list owns references to what it links; `Irq` itself is shared freely between CPUs.
 unsafe impl Send for ApList {}
 
 impl ApList {
-    pub(crate) const fn new() -> Self {
+    /// The empty list of `vcpu`.
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    pub(crate) const fn new(vcpu: VcpuId) -> Self {
         Self {
             bitmap: [0; Class::COUNT],
             heads: [[ptr::null(); LEVELS]; Class::COUNT],
             waiting: 0,
+            #[cfg(debug_assertions)]
+            vcpu,
         }
     }
 
@@ -114,7 +126,12 @@ impl ApList {
 
     /// Links a queued interrupt at the end of its bucket.
     pub(crate) fn link(&mut self, irq: &Irq, state: State) {
-        debug_assert!(state.queued_on().is_some() && !state.in_lr());
+        self.check_membership(irq);
+        debug_assert!(
+            irq.links.next.load(Relaxed).is_null() && irq.links.prev.load(Relaxed).is_null(),
+            "{:?} is linked twice",
+            irq.intid()
+        );
         let class = Class::of(irq, state) as usize;
         let level = usize::from(state.priority() >> 3);
         let this = ptr::from_ref(irq).cast_mut();
@@ -141,12 +158,13 @@ impl ApList {
 
     /// Takes a waiting interrupt out of its bucket.
     pub(crate) fn unlink(&mut self, irq: &Irq) {
+        self.check_membership(irq);
+        self.check_links(irq);
         let bucket = usize::from(irq.links.bucket.load(Relaxed));
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let this = ptr::from_ref(irq);
         let next = irq.links.next.swap(ptr::null_mut(), Relaxed);
         let prev = irq.links.prev.swap(ptr::null_mut(), Relaxed);
-        debug_assert!(!next.is_null() && !prev.is_null(), "not linked");
         if ptr::eq(next, this) {
             self.heads[class][level] = ptr::null();
             self.bitmap[class] &= !(1 << level);
@@ -179,12 +197,90 @@ impl ApList {
         let irq = unsafe { self.heads[class][level].as_ref() }?;
         Some((irq, (level << 3) as u8))
     }
+
+    /// Panics in debug builds unless `irq` belongs in a bucket of this list: `queued_on` names it, the
+    /// list's reference is held, and it is in no list register.
+    #[inline]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    fn check_membership(&self, irq: &Irq) {
+        #[cfg(debug_assertions)]
+        {
+            let (state, vcpu) = (irq.state(), self.vcpu);
+            assert!(
+                state.queued_on() == Some(vcpu) && !state.in_lr() && state.refs() != 0,
+                "{:?} is not for the list of {vcpu:?}: {state:?}",
+                irq.intid()
+            );
+        }
+    }
+
+    /// Panics in debug builds unless the neighbours of `irq` are linked to it, and in its bucket.
+    #[inline]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    fn check_links(&self, irq: &Irq) {
+        #[cfg(debug_assertions)]
+        {
+            let links = &irq.links;
+            let (next, prev) = (links.next.load(Relaxed), links.prev.load(Relaxed));
+            let intid = irq.intid();
+            assert!(
+                !next.is_null() && !prev.is_null(),
+                "{intid:?} is not linked"
+            );
+            // SAFETY: by the type invariant, links lead to live interrupts.
+            let (next, prev) = unsafe { (&*next, &*prev) };
+            assert!(
+                ptr::eq(next.links.prev.load(Relaxed), irq)
+                    && ptr::eq(prev.links.next.load(Relaxed), irq),
+                "the links around {intid:?} are broken"
+            );
+            let bucket = links.bucket.load(Relaxed);
+            assert!(
+                bucket == next.links.bucket.load(Relaxed),
+                "{intid:?} is linked to another bucket"
+            );
+        }
+    }
+
+    /// Panics in debug builds unless every interrupt in the buckets belongs there, and all are counted.
+    /// Walks the list: not for where many may wait and time matters.
+    #[inline]
+    pub(crate) fn check(&self) {
+        #[cfg(debug_assertions)]
+        {
+            let mut counted = 0;
+            for (bucket, head) in self.heads.as_flattened().iter().enumerate() {
+                let used = self.bitmap[bucket / LEVELS] >> (bucket % LEVELS) & 1 != 0;
+                assert_eq!(
+                    used,
+                    !head.is_null(),
+                    "bucket {bucket} and its bit disagree"
+                );
+                let mut next = *head;
+                // SAFETY: by the type invariant, heads and links lead to live interrupts.
+                while let Some(irq) = unsafe { next.as_ref() } {
+                    self.check_membership(irq);
+                    self.check_links(irq);
+                    counted += 1;
+                    next = irq.links.next.load(Relaxed);
+                    if ptr::eq(next, *head) {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(
+                counted, self.waiting,
+                "interrupts in the list of {:?}",
+                self.vcpu
+            );
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intid::{IntId, VcpuId};
+    use crate::intid::IntId;
     use crate::irq::{ENABLED, GROUP1, PENDING};
     use alloc::vec::Vec;
 
@@ -214,7 +310,7 @@ mod tests {
         ]
         .map(|(intid, priority)| queued(intid, priority, 0))
         .into();
-        let mut list = ApList::new();
+        let mut list = ApList::new(VcpuId(0));
         for irq in &irqs {
             list.link(irq, irq.state());
         }
@@ -234,7 +330,7 @@ mod tests {
     fn classes_are_held_back_as_a_whole() {
         let lpi = queued(8192, 0, 0);
         let spi = queued(32, 0x80, 0);
-        let mut list = ApList::new();
+        let mut list = ApList::new(VcpuId(0));
         list.link(&lpi, lpi.state());
         list.link(&spi, spi.state());
         let group1 = Classes::NONE.with(Class::Group1, true);
@@ -244,5 +340,46 @@ mod tests {
             lpi.intid()
         );
         assert!(list.first(Classes::ACTIVE).is_none());
+        list.check();
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not for the list of VcpuId(1)")]
+    fn another_vcpus_interrupt_is_refused() {
+        let irq = queued(40, 0, 0);
+        ApList::new(VcpuId(1)).link(&irq, irq.state());
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is linked twice")]
+    fn an_interrupt_is_linked_once() {
+        let irq = queued(40, 0, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&irq, irq.state());
+        list.link(&irq, irq.state());
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not linked")]
+    fn an_interrupt_is_unlinked_once() {
+        let irq = queued(40, 0, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&irq, irq.state());
+        list.unlink(&irq);
+        list.unlink(&irq);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not for the list of VcpuId(0)")]
+    fn a_member_that_lost_its_place_is_found() {
+        let irq = queued(40, 0, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&irq, irq.state());
+        let _ = irq.update(|state| state.with_queued_on(None));
+        list.check();
     }
 }

@@ -181,6 +181,12 @@ impl<T> Radix<T> {
         Some(slot)
     }
 
+    /// Panics in debug builds unless `guard` pins a CPU: `crossbeam_epoch::unprotected` does not.
+    #[inline]
+    fn check_pinned(guard: &Guard) {
+        debug_assert!(guard.collector().is_some(), "a lookup outside the epoch");
+    }
+
     #[inline]
     fn child<'g>(slot: &Slot, _guard: &'g Guard) -> Option<&'g Node> {
         // Acquire: pairs with the AcqRel in `insert`.
@@ -194,6 +200,7 @@ impl<T> Radix<T> {
     #[inline]
     #[must_use]
     pub fn get<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g T> {
+        Self::check_pinned(guard);
         // Acquire: pairs with the AcqRel in `insert` and `replace`.
         let value = self.find(key, guard)?.load(Acquire).cast::<T>();
         // SAFETY: by the contract of `insert`, what is reachable while the guard is pinned stays
@@ -215,6 +222,7 @@ impl<T> Radix<T> {
     }
 
     fn scan<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
+        Self::check_pinned(guard);
         let end = end.min(1 << self.bits);
         let mut key = u64::from(from);
         'keys: while key < end {
@@ -251,6 +259,7 @@ impl<T> Radix<T> {
         value: NonNull<T>,
         guard: &'g Guard,
     ) -> Result<(), Option<&'g T>> {
+        Self::check_pinned(guard);
         'restart: loop {
             let mut slot = self.root_slot(key).ok_or(None)?;
             let mut path = Path::new();
@@ -326,6 +335,7 @@ impl<T> Radix<T> {
     /// # Safety
     /// As for [`Radix::insert`].
     pub unsafe fn replace(&self, key: u32, old: &T, new: NonNull<T>, guard: &Guard) -> bool {
+        Self::check_pinned(guard);
         let old = ptr::from_ref(old).cast_mut().cast();
         self.find(key, guard).is_some_and(|slot| {
             // AcqRel: publishes the value; pairs with the Acquire in `get`.
@@ -337,6 +347,7 @@ impl<T> Radix<T> {
     /// Empties the slot of `key` if it holds `expected`, and returns the pointer that was inserted to
     /// the one caller that did. That caller may free the value after the epoch.
     pub fn remove(&self, key: u32, expected: &T, guard: &Guard) -> Option<NonNull<T>> {
+        Self::check_pinned(guard);
         let mut slot = self.root_slot(key)?;
         let mut path = Path::new();
         for level in (0..self.levels - 1).rev() {
@@ -442,6 +453,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a lookup outside the epoch")]
+    fn a_lookup_needs_the_epoch() {
+        // SAFETY: the table is not shared.
+        let nobody = unsafe { crossbeam_epoch::unprotected() };
+        let _ = Radix::<u32>::new(9).get(0, nobody);
     }
 
     #[test]

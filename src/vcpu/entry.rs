@@ -490,6 +490,7 @@ impl<H: Host> Vgic<H> {
             let mut list = this.ap_list.lock(pin.ledger());
             self.take_back(cpu, pin, this, &mut registers, &mut list, &mut leaving);
             registers.clean(cpu.interface(), pin.counters());
+            list.check();
         }
         registers.save(cpu.interface());
         self.recalled(this);

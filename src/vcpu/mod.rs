@@ -131,7 +131,7 @@ impl Vcpu {
             residency: Residency::new(on),
             awaited: AtomicU8::new(0),
             asked: AtomicU64::new(u64::MAX),
-            ap_list: SpinLock::new(Rank::ApList, ApList::new()),
+            ap_list: SpinLock::new(Rank::ApList, ApList::new(id)),
             registers: Owned(UnsafeCell::new(RefCell::new(Registers::new(
                 crate::cpu_interface::vmcr::reset(5),
             )))),

@@ -63,6 +63,7 @@ impl Registers {
         counters: &Counters,
     ) {
         let bit = 1 << index;
+        self.check(index, image);
         if self.images[index] != image {
             interface.write_lr(index, image);
             counters.ich_lr_writes.add(1);
@@ -73,6 +74,35 @@ impl Registers {
         self.stale &= !bit;
         if image.wants_eoi() {
             self.wants_eoi |= bit;
+        }
+    }
+
+    /// Panics in debug builds on what the architecture forbids (IHI 0069, 6.2.2): a special INTID, a
+    /// register in use overwritten, or two registers with the same vINTID or pINTID.
+    #[inline]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    fn check(&self, index: usize, image: ListRegister) {
+        #[cfg(debug_assertions)]
+        {
+            let (vintid, pintid) = (image.vintid(), image.pintid());
+            assert!(
+                crate::intid::IntId::new(vintid).is_some(),
+                "{image:?} has a special vINTID"
+            );
+            assert!(
+                self.in_use >> index & 1 == 0,
+                "{image:?} overwrites another"
+            );
+            for other in super::entry::bits(self.in_use).map(|other| self.images[other]) {
+                assert!(
+                    other.vintid() != vintid,
+                    "vINTID {vintid} is in two list registers: {other:?}, {image:?}"
+                );
+                assert!(
+                    !(other.is_hw() && image.is_hw() && other.pintid() == pintid),
+                    "pINTID {pintid} is in two list registers: {other:?}, {image:?}"
+                );
+            }
         }
     }
 
@@ -129,5 +159,46 @@ impl Registers {
             }
         }
         self.set_hcr(0, interface);
+    }
+}
+
+#[cfg(all(test, debug_assertions, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::cpu_interface::software::SoftwareInterface;
+    use crate::intid::IntId;
+
+    fn put(images: &[u64]) {
+        let mut registers = Registers::new(0);
+        let irq = Irq::new(IntId::spi(40).unwrap(), 0, None);
+        let (interface, counters) = (SoftwareInterface::default(), Counters::default());
+        for (index, image) in images.iter().enumerate() {
+            let image = ListRegister(ListRegister::PENDING | image);
+            registers.put(index, image, &irq, &interface, &counters);
+        }
+    }
+
+    #[test]
+    fn different_interrupts_are_in_order() {
+        put(&[40, 41, ListRegister::HW | 33 << 32 | 42, 16384]);
+    }
+
+    #[test]
+    #[should_panic(expected = "vINTID 40 is in two list registers")]
+    fn one_register_for_a_vintid() {
+        put(&[40, 41, 40]);
+    }
+
+    #[test]
+    #[should_panic(expected = "pINTID 33 is in two list registers")]
+    fn one_register_for_a_pintid() {
+        let hw = ListRegister::HW | 33 << ListRegister::PINTID_SHIFT;
+        put(&[hw | 40, hw | 41]);
+    }
+
+    #[test]
+    #[should_panic(expected = "has a special vINTID")]
+    fn no_register_for_a_special_intid() {
+        put(&[1020]);
     }
 }
