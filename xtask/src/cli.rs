@@ -22,6 +22,8 @@ pub(crate) enum Task {
     Boot(BootOptions),
     /// Run every test, a boot included, and end with one line `N passed, N failed`
     Test(TestOptions),
+    /// Measure, hold the figures against their targets, and write target/reports/perf.json
+    Perf(crate::perf::PerfOptions),
 }
 
 /// Options of `cargo xtask boot`.
@@ -121,7 +123,7 @@ impl Default for BootOptions {
     fn default() -> Self {
         match Cli::parse_from(["xtask", "boot"]).task {
             Task::Boot(options) => options,
-            Task::Test(_) => unreachable!("boot was asked for"),
+            Task::Test(_) | Task::Perf(_) => unreachable!("boot was asked for"),
         }
     }
 }
@@ -142,7 +144,7 @@ mod tests {
         let cli = Cli::try_parse_from(["xtask", "boot"].iter().chain(arguments))?;
         match cli.task {
             Task::Boot(options) => Ok(options),
-            Task::Test(_) => unreachable!("boot was asked for"),
+            Task::Test(_) | Task::Perf(_) => unreachable!("boot was asked for"),
         }
     }
 

@@ -3,12 +3,14 @@
 //! * `boot` boots a guest under `hyp` on an emulated machine and checks every interrupt's
 //!   book-keeping against what the guest saw.
 //! * `test` runs everything that has to hold before a change goes in, a boot included.
+//! * `perf` measures, and holds the figures against their targets.
 //!
-//! Both set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
+//! All set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
 
 mod boot;
 mod cli;
 mod console;
+mod perf;
 mod process;
 mod project;
 mod provision;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let outcome = match cli.task {
         cli::Task::Boot(options) => boot::boot(&options, &project::reports()),
         cli::Task::Test(options) => test::test(&options),
+        cli::Task::Perf(options) => perf::perf(&options, &project::reports()),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 /// The bare-metal target that `hyp` and the library are built for.
 pub(crate) const BARE_METAL: &str = "aarch64-unknown-none-softfloat";
 
+/// The target of programs that run on Linux inside the emulated machine.
+pub(crate) const ARM64_LINUX: &str = "aarch64-unknown-linux-musl";
+
 /// The root of the checkout.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::read::elf::ProgramHeader as _;
@@ -15,22 +16,16 @@ const LARGEST: u64 = 64 << 20;
 
 /// Builds the hypervisor and writes its flat image to `scratch`.
 pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
+    build_with_elf(scratch).map(|(image, _)| image)
+}
+
+/// As [`build`], and returns the ELF file's path too.
+pub(crate) fn build_with_elf(scratch: &Path) -> Result<(PathBuf, PathBuf)> {
     let bare_metal = toolchain::bare_metal()?;
     console::step("Building the hypervisor");
     let mut cargo = bare_metal.cargo("build");
-    cargo.args([
-        "--release",
-        "--package",
-        "hyp",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    let finished = process::finish(&mut cargo, Show::OnFailure)?;
-    if !finished.success {
-        finished.stderr.lines().for_each(console::detail);
-        bail!("the hypervisor does not build");
-    }
-    let elf = executable(&finished.stdout).context("cargo names no executable for hyp")?;
+    cargo.args(["--release", "--package", "hyp"]);
+    let elf = built(&mut cargo, "the hypervisor")?;
     let image = flatten(&fs::read(&elf)?).with_context(|| elf.display().to_string())?;
     ensure!(
         kernel::is_image(&image),
@@ -38,21 +33,38 @@ pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
     );
     let path = scratch.join("hyp.img");
     fs::write(&path, image)?;
-    Ok(path)
+    Ok((path, elf))
 }
 
-/// Finds the executable among cargo's JSON messages.
+/// Runs `cargo build` for one program, called `what` in messages, and returns the program's path.
+pub(crate) fn built(cargo: &mut Command, what: &str) -> Result<PathBuf> {
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let finished = process::finish(cargo, Show::OnFailure)?;
+    if !finished.success {
+        finished.stderr.lines().for_each(console::detail);
+        bail!("{what} does not build");
+    }
+    executable(&finished.stdout).with_context(|| format!("cargo names no executable for {what}"))
+}
+
+/// Finds the executable, or the shared library, among cargo's JSON messages.
 fn executable(messages: &str) -> Option<PathBuf> {
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message.get("executable")?.as_str()?))
+        let named = message.get("executable")?.as_str();
+        let library = || {
+            let files = message.get("filenames")?.as_array()?;
+            let mut names = files.iter().filter_map(|file| file.as_str());
+            names.find(|name| name.ends_with(".so"))
+        };
+        named.or_else(library).map(PathBuf::from)
     };
     messages.lines().filter_map(executable).next_back()
 }
 
 /// Lays the loadable segments of an ELF file out as they lie in memory, from the lowest physical
 /// address on. What is only zeros at the end is left out: the image's header tells its full size.
-fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)?;
     let endian = file.endian();
     let loaded: Vec<(u64, &[u8])> = file

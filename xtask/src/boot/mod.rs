@@ -4,8 +4,8 @@
 mod checks;
 mod counters;
 mod guest;
-mod hypervisor;
-mod initramfs;
+pub(crate) mod hypervisor;
+pub(crate) mod initramfs;
 mod interrupts;
 mod kinds;
 mod lines;

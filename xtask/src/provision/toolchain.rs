@@ -11,7 +11,7 @@ use super::apt::{Apt, For};
 use super::cached;
 use crate::console;
 use crate::process::{self, Show, interrupted};
-use crate::project::{self, BARE_METAL};
+use crate::project::{self, ARM64_LINUX, BARE_METAL};
 
 /// How to build for the bare-metal target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +47,12 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
 /// Makes the bare-metal target available, by what this machine has.
 pub(crate) fn bare_metal() -> Result<BareMetal> {
     let sysroot = sysroot()?;
-    if has_target(&sysroot) {
+    if has_target(&sysroot, BARE_METAL) {
         return Ok(BareMetal::Installed);
     }
     if !has_source(&sysroot) {
         console::step(format!("Adding the Rust target {BARE_METAL} (once)"));
-        if rustup(&["target", "add", BARE_METAL]) && has_target(&sysroot) {
+        if rustup(&["target", "add", BARE_METAL]) && has_target(&sysroot, BARE_METAL) {
             return Ok(BareMetal::Installed);
         }
         console::detail("rustup does not; trying the library's source instead");
@@ -74,6 +74,22 @@ pub(crate) fn bare_metal() -> Result<BareMetal> {
         "Rust's core library is built for {BARE_METAL} from its source"
     ));
     Ok(BareMetal::FromSource)
+}
+
+/// Makes the target for Linux programs inside the emulated machine available.
+pub(crate) fn linux() -> Result<()> {
+    let sysroot = sysroot()?;
+    if has_target(&sysroot, ARM64_LINUX) {
+        return Ok(());
+    }
+    console::step(format!("Adding the Rust target {ARM64_LINUX} (once)"));
+    ensure!(
+        rustup(&["target", "add", ARM64_LINUX]) && has_target(&sysroot, ARM64_LINUX),
+        "no Rust standard library for {ARM64_LINUX}. Run\n  \
+         rustup target add {ARM64_LINUX}\n\
+         and this again"
+    );
+    Ok(())
 }
 
 /// Fetches the library's source from Debian, at exactly the compiler's version, and links it to
@@ -137,10 +153,10 @@ fn sysroot() -> Result<PathBuf> {
     Ok(printed.trim_end().into())
 }
 
-fn has_target(sysroot: &Path) -> bool {
+fn has_target(sysroot: &Path, target: &str) -> bool {
     sysroot
         .join("lib/rustlib")
-        .join(BARE_METAL)
+        .join(target)
         .join("lib")
         .is_dir()
 }

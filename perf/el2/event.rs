@@ -1,0 +1,85 @@
+//! The events that are measured, and the markers that enclose each of them.
+//!
+//! A marker is `MOVZ XZR, #n`: it does nothing, nobody traps it, and only the plugin looks for it. One
+//! begins an event and one ends it; what all CPUs execute at EL2 in between is counted for the event.
+//! This file is part of the guest, of the client, of the plugin and of the report.
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u16)]
+#[allow(dead_code, reason = "each program that includes this uses its part")]
+pub(crate) enum Event {
+    /// `PSCI_VERSION` by `HVC`, with no interrupt pending.
+    Hypercall = 1,
+    /// A read of `GICD_TYPER`.
+    Read,
+    /// A write of `GICD_ISENABLER<n>` that enables an SPI.
+    Enable,
+    /// An SGI to the vCPU that sends it, until it is handled.
+    SgiSelf,
+    /// An SGI to another vCPU, which runs, until it is handled.
+    SgiRunning,
+    /// An SPI made pending by `GICD_ISPENDR<n>`, routed to another vCPU, until it is handled.
+    Spi,
+    /// An LPI by the ITS's INT command, until it is handled by another vCPU.
+    Lpi,
+    /// An SGI to a vCPU that has just executed `WFI`, until it is handled.
+    SgiWaiting,
+    /// An SGI to a vCPU that executed `WFI` long ago, until it is handled.
+    SgiAsleep,
+    /// The virtual timer, from being set to 50 us ahead until it is handled.
+    Timer,
+    /// An MSI that the host injects for a vCPU that is not running.
+    Msi,
+    /// An MSI that the host injects for a vCPU that runs, until it is handled.
+    MsiRunning,
+}
+
+#[allow(dead_code, reason = "each program that includes this uses its part")]
+impl Event {
+    /// All events, in the order of the report.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Hypercall,
+        Self::Read,
+        Self::Enable,
+        Self::SgiSelf,
+        Self::SgiRunning,
+        Self::Spi,
+        Self::Lpi,
+        Self::SgiWaiting,
+        Self::SgiAsleep,
+        Self::Timer,
+        Self::Msi,
+        Self::MsiRunning,
+    ];
+
+    /// One more than the largest number of an event.
+    pub(crate) const END: usize = Self::ALL.len() + 1;
+
+    /// The immediate of the marker that begins the event.
+    pub(crate) const fn begin(self) -> u16 {
+        BEGIN | self as u16
+    }
+
+    /// The immediate of the marker that ends any event.
+    pub(crate) const fn end() -> u16 {
+        BEGIN
+    }
+}
+
+/// Marks an immediate as a marker's; the number of the event in the low byte, none to end one.
+const BEGIN: u16 = 0xe200;
+
+/// What the instruction `word` marks: the number of the event that begins, or 0 where one ends.
+#[allow(dead_code, reason = "only the plugin looks for markers")]
+pub(crate) const fn marked(word: u32) -> Option<usize> {
+    const MOVZ_XZR: u32 = 0xd280_001f;
+    const IMMEDIATE: u32 = 0xffff << 5;
+    let immediate = (word & IMMEDIATE) >> 5;
+    let number = (immediate & 0xff) as usize;
+    if word & !IMMEDIATE == MOVZ_XZR && immediate & 0xff00 == BEGIN as u32 && number < Event::END {
+        Some(number)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,121 @@
+//! The CPU: its interrupt interface, its timer, calls to the hypervisor.
+#![expect(unsafe_code)]
+// UNSAFETY: system registers and hypervisor calls.
+
+use core::arch::asm;
+
+/// The virtual timer's PPI.
+pub(crate) const TIMER: u32 = 27;
+
+macro_rules! read {
+    ($register:literal) => {{
+        let value: u64;
+        // SAFETY: these registers may be read at any time at EL1.
+        unsafe { asm!(concat!("mrs {}, ", $register), out(reg) value, options(nostack)) };
+        value
+    }};
+}
+
+macro_rules! write {
+    ($register:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: none of the registers written here changes how memory is seen.
+        unsafe { asm!(concat!("msr ", $register, ", {}"), in(reg) value, options(nostack)) };
+    }};
+}
+
+/// Marks the beginning or the end of an event for the plugin.
+#[inline(always)]
+pub(crate) fn mark<const IMMEDIATE: u16>() {
+    // SAFETY: no operation.
+    unsafe { asm!("movz xzr, #{}", const IMMEDIATE, options(nostack, preserves_flags)) };
+}
+
+/// Lets other CPUs go on while this one spins.
+#[inline(always)]
+pub(crate) fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nostack, preserves_flags)) };
+}
+
+/// Sleeps until an interrupt is pending.
+#[inline(always)]
+pub(crate) fn wait_for_interrupt() {
+    // SAFETY: a hint.
+    unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+}
+
+/// Makes what was written to memory visible to devices and other CPUs.
+pub(crate) fn synchronize() {
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Opens the CPU interface for Group 1 interrupts of every priority.
+pub(crate) fn open_interface() {
+    write!("icc_sre_el1", 7);
+    // SAFETY: a barrier: the registers below are there from now on.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+    write!("icc_pmr_el1", 0xff);
+    write!("icc_ctlr_el1", 0);
+    write!("icc_igrpen1_el1", 1);
+    // SAFETY: as above.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
+/// Handles a pending interrupt, if there is one: acknowledges it, silences the timer if it is the
+/// timer's, and ends it.
+#[inline(always)]
+pub(crate) fn handle() -> Option<u32> {
+    const SPECIAL: u32 = 1020;
+    let intid = read!("icc_iar1_el1") as u32;
+    if (SPECIAL..SPECIAL + 4).contains(&intid) {
+        return None;
+    }
+    if intid == TIMER {
+        write!("cntv_ctl_el0", 0);
+    }
+    write!("icc_eoir1_el1", u64::from(intid));
+    Some(intid)
+}
+
+/// Sends SGI `intid` to the vCPU `target`, below 16.
+#[inline(always)]
+pub(crate) fn send_sgi(intid: u32, target: u32) {
+    write!("icc_sgi1r_el1", u64::from(intid) << 24 | 1 << target);
+}
+
+/// Sets the virtual timer.
+#[inline(always)]
+pub(crate) fn set_timer(microseconds: u64) {
+    let ticks = microseconds * read!("cntfrq_el0") / 1_000_000;
+    write!("cntv_cval_el0", read!("cntvct_el0") + ticks);
+    write!("cntv_ctl_el0", 1);
+}
+
+/// Spins for a while.
+pub(crate) fn spin(microseconds: u64) {
+    let end = read!("cntvct_el0") + microseconds * read!("cntfrq_el0") / 1_000_000;
+    while read!("cntvct_el0") < end {
+        relax();
+    }
+}
+
+/// Calls the hypervisor.
+#[inline(always)]
+pub(crate) fn hypercall(function: u32, a: u64, b: u64, c: u64) -> u64 {
+    let result;
+    // SAFETY: the calling convention for calls to the hypervisor (Arm DEN 0028): x0 to x17 may change.
+    unsafe {
+        asm!(
+            "hvc #0",
+            inout("x0") u64::from(function) => result,
+            inout("x1") a => _, inout("x2") b => _, inout("x3") c => _,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+            out("x16") _, out("x17") _,
+            options(nostack)
+        );
+    }
+    result
+}

@@ -1,0 +1,150 @@
+//! The interrupt translation service.
+
+use core::cell::Cell;
+use core::sync::atomic::AtomicU8;
+
+use crate::cpu::synchronize;
+use crate::gic::{LPI_BITS, PRIORITY, enable_lpis};
+use crate::mmio::{read_64, write_8, write_32, write_64};
+
+const GITS: usize = 0x0808_0000;
+const GITS_CTLR: usize = GITS;
+const GITS_CBASER: usize = GITS + 0x80;
+const GITS_CWRITER: usize = GITS + 0x88;
+const GITS_CREADR: usize = GITS + 0x90;
+const GITS_BASER: usize = GITS + 0x100;
+
+/// Where devices write their messages.
+pub(crate) const GITS_TRANSLATER: u64 = GITS as u64 + 0x1_0040;
+
+const PAGE: usize = 0x1_0000;
+const VALID: u64 = 1 << 63;
+/// Size of a command.
+const COMMAND: usize = 32;
+
+/// Interrupt translation tables that this guest uses, one for each device.
+const DEVICES: usize = 2;
+
+/// vCPUs with LPIs.
+pub(crate) const TARGETS: usize = 3;
+
+/// Memory, written by address.
+type Memory<const BYTES: usize> = [AtomicU8; BYTES];
+
+/// What the interrupt controller is given; zero at first.
+#[repr(C, align(65536))]
+struct Tables {
+    queue: Memory<PAGE>,
+    devices: Memory<PAGE>,
+    collections: Memory<PAGE>,
+    pending: [Memory<PAGE>; TARGETS],
+    translations: [Memory<PAGE>; DEVICES],
+    configuration: Memory<{ (1 << LPI_BITS) - FIRST_LPI as usize }>,
+}
+
+/// The first LPI.
+pub(crate) const FIRST_LPI: u32 = 8192;
+
+static TABLES: Tables = Tables {
+    queue: [const { AtomicU8::new(0) }; PAGE],
+    devices: [const { AtomicU8::new(0) }; PAGE],
+    collections: [const { AtomicU8::new(0) }; PAGE],
+    pending: [const { [const { AtomicU8::new(0) }; PAGE] }; TARGETS],
+    translations: [const { [const { AtomicU8::new(0) }; PAGE] }; DEVICES],
+    configuration: [const { AtomicU8::new(0) }; (1 << LPI_BITS) - FIRST_LPI as usize],
+};
+
+/// The address of a table.
+macro_rules! table {
+    ($($field:tt)*) => { (&raw const TABLES.$($field)*).addr() };
+}
+
+/// The ITS, and where its queue is written next.
+pub(crate) struct Its {
+    next: Cell<usize>,
+    devices: Cell<usize>,
+}
+
+impl Its {
+    /// Turns the ITS on, and LPIs on [`TARGETS`] vCPUs, each with the collection of its number.
+    pub(crate) fn open() -> Self {
+        const DEVICE: u64 = 1;
+        const COLLECTION: u64 = 4;
+        for vcpu in 0..TARGETS {
+            enable_lpis(vcpu, table!(configuration), table!(pending[vcpu]));
+        }
+        for register in (0..8).map(|n| GITS_BASER + n * 8) {
+            let table = match read_64(register) >> 56 & 7 {
+                DEVICE => table!(devices),
+                COLLECTION => table!(collections),
+                _ => continue,
+            };
+            // One page of 64 KiB.
+            write_64(register, VALID | 2 << 8 | table as u64);
+        }
+        write_64(
+            GITS_CBASER,
+            VALID | table!(queue) as u64 | (PAGE / 4096 - 1) as u64,
+        );
+        write_64(GITS_CWRITER, 0);
+        write_32(GITS_CTLR, 1);
+        let its = Self {
+            next: Cell::new(0),
+            devices: Cell::new(0),
+        };
+        for vcpu in 0..TARGETS as u64 {
+            its.command([0x9, 0, VALID | vcpu << 16 | vcpu, 0]);
+        }
+        its
+    }
+
+    /// Maps a device with 32 events.
+    pub(crate) fn map_device(&self, device: u32) {
+        let number = self.devices.replace(self.devices.get() + 1);
+        let table = table!(translations[number]) as u64;
+        self.command([0x8 | u64::from(device) << 32, 4, VALID | table, 0]);
+    }
+
+    /// Maps an event of a device to an LPI of the vCPU `target`, and enables it.
+    pub(crate) fn map_event(&self, device: u32, event: u32, lpi: u32, target: u64) {
+        write_8(
+            table!(configuration) + (lpi - FIRST_LPI) as usize,
+            PRIORITY | 1,
+        );
+        let words = [0xa, 0, target, 0];
+        self.command(Self::event(words, device, event, lpi));
+        self.command(Self::event([0xc, 0, 0, 0], device, event, 0));
+        self.command([0x5, 0, target << 16, 0]);
+    }
+
+    /// Makes an event's LPI pending. Returns once the command has been executed.
+    #[inline(always)]
+    pub(crate) fn raise(&self, device: u32, event: u32) {
+        self.command(Self::event([0x3, 0, 0, 0], device, event, 0));
+    }
+
+    /// Makes an event's LPI not pending.
+    pub(crate) fn clear(&self, device: u32, event: u32) {
+        self.command(Self::event([0x4, 0, 0, 0], device, event, 0));
+    }
+
+    #[inline(always)]
+    fn event(mut words: [u64; 4], device: u32, event: u32, lpi: u32) -> [u64; 4] {
+        words[0] |= u64::from(device) << 32;
+        words[1] = u64::from(event) | u64::from(lpi) << 32;
+        words
+    }
+
+    /// Executes a command: queues it, tells the ITS, and waits until it has read it.
+    #[inline(always)]
+    fn command(&self, words: [u64; 4]) {
+        let at = table!(queue) + self.next.get();
+        for (place, word) in words.into_iter().enumerate() {
+            write_64(at + place * 8, word);
+        }
+        self.next.set((self.next.get() + COMMAND) % PAGE);
+        synchronize();
+        write_64(GITS_CWRITER, self.next.get() as u64);
+        while read_64(GITS_CREADR) != self.next.get() as u64 {}
+    }
+}

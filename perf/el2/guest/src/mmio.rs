@@ -1,0 +1,35 @@
+//! Device registers.
+#![expect(unsafe_code)]
+// UNSAFETY: accesses addresses of the machine that the guest is written for.
+
+macro_rules! accesses {
+    ($($read:ident, $write:ident, $type:ty, $load:literal, $store:literal;)*) => {$(
+        /// Reads a register. One plain load, which a hypervisor that traps it can decode.
+        #[inline(always)]
+        pub(crate) fn $read(address: usize) -> $type {
+            let value;
+            // SAFETY: a device register of this machine; the guest has no memory there.
+            unsafe {
+                core::arch::asm!($load, address = in(reg) address, value = out(reg) value,
+                                 options(nostack, preserves_flags));
+            }
+            value
+        }
+
+        /// Writes a register. One plain store, which a hypervisor that traps it can decode.
+        #[inline(always)]
+        pub(crate) fn $write(address: usize, value: $type) {
+            // SAFETY: as above.
+            unsafe {
+                core::arch::asm!($store, address = in(reg) address, value = in(reg) value,
+                                 options(nostack, preserves_flags));
+            }
+        }
+    )*};
+}
+
+accesses! {
+    read_8, write_8, u8, "ldrb {value:w}, [{address}]", "strb {value:w}, [{address}]";
+    read_32, write_32, u32, "ldr {value:w}, [{address}]", "str {value:w}, [{address}]";
+    read_64, write_64, u64, "ldr {value}, [{address}]", "str {value}, [{address}]";
+}

@@ -1,0 +1,179 @@
+//! What the plugin counted, added up by event.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use super::code::{self, Kind};
+use super::event::Event;
+
+/// Says of each instruction whose it is.
+pub(crate) trait Attribute {
+    /// The instruction at this address.
+    fn owner(&self, address: u64) -> Owner<'_>;
+
+    /// Whether a run of instructions that begins here is the first of an exit from the guest.
+    fn is_exit(&self, address: u64) -> bool;
+}
+
+/// Whose an instruction is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner<'a> {
+    /// Whether it belongs to the virtual interrupt controller.
+    pub(crate) vgic: bool,
+    /// The function.
+    pub(crate) function: &'a str,
+}
+
+/// What one event costs: sums over all rounds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) rounds: u64,
+    pub(crate) exits: u64,
+    pub(crate) instructions: u64,
+    /// Of which the virtual interrupt controller's.
+    pub(crate) vgic: u64,
+    /// Accesses to system registers, `ICH_*` included.
+    pub(crate) system_registers: u64,
+    pub(crate) ich: u64,
+    pub(crate) barriers: u64,
+    pub(crate) functions: BTreeMap<String, u64>,
+}
+
+impl Sums {
+    /// A sum's share of one round.
+    pub(crate) fn each(&self, sum: u64) -> f64 {
+        sum as f64 / self.rounds.max(1) as f64
+    }
+}
+
+/// What all events cost, by number.
+#[derive(Debug)]
+pub(crate) struct Counts([Sums; Event::END]);
+
+impl Counts {
+    /// Reads the plugin's output.
+    pub(crate) fn read(text: &str, code: &impl Attribute) -> Result<Self> {
+        let mut counts = Self(Default::default());
+        for line in text.lines() {
+            let bad = || format!("unexpected line: {line}");
+            match line.split_once(' ') {
+                Some(("event", rest)) => counts.add_event(rest).with_context(bad)?,
+                Some(("code", rest)) => counts.add_code(rest, code).with_context(bad)?,
+                _ => anyhow::bail!(bad()),
+            }
+        }
+        for event in Event::ALL {
+            ensure!(counts.of(event).rounds != 0, "{event:?} was not measured");
+        }
+        Ok(counts)
+    }
+
+    /// The sums of an event.
+    pub(crate) fn of(&self, event: Event) -> &Sums {
+        &self.0[event as usize]
+    }
+
+    fn sums(&mut self, number: &str) -> Result<&mut Sums> {
+        let number: usize = number.parse()?;
+        self.0.get_mut(number).context("no such event")
+    }
+
+    fn add_event(&mut self, line: &str) -> Result<()> {
+        let (number, rounds) = line.split_once(' ').context("no rounds")?;
+        self.sums(number)?.rounds = rounds.parse()?;
+        Ok(())
+    }
+
+    fn add_code(&mut self, line: &str, code: &impl Attribute) -> Result<()> {
+        let (place, counts) = line.split_once(" : ").context("no counts")?;
+        let mut place = place.split(' ');
+        let address = u64::from_str_radix(place.next().context("no address")?, 16)?;
+        let words: Vec<u32> = place
+            .map(|word| u32::from_str_radix(word, 16))
+            .collect::<Result<_, _>>()?;
+        for count in counts.split(' ') {
+            let (number, times) = count.split_once('=').context("no number")?;
+            let times: u64 = times.parse()?;
+            let sums = self.sums(number)?;
+            if code.is_exit(address) {
+                sums.exits += times;
+            }
+            for (&word, at) in words.iter().zip((address..).step_by(4)) {
+                sums.add(word, times, code.owner(at));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sums {
+    fn add(&mut self, word: u32, times: u64, owner: Owner<'_>) {
+        self.instructions += times;
+        if owner.vgic {
+            self.vgic += times;
+        }
+        match code::kind(word) {
+            Kind::Ich => {
+                self.ich += times;
+                self.system_registers += times;
+            }
+            Kind::SystemRegister => self.system_registers += times,
+            Kind::Barrier => self.barriers += times,
+            Kind::Other => {}
+        }
+        if let Some(sum) = self.functions.get_mut(owner.function) {
+            *sum += times;
+        } else {
+            self.functions.insert(owner.function.to_owned(), times);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Split;
+
+    impl Attribute for Split {
+        fn owner(&self, address: u64) -> Owner<'_> {
+            let vgic = address >= 0x1004;
+            let function = if vgic { "fold" } else { "vectors" };
+            Owner { vgic, function }
+        }
+
+        fn is_exit(&self, address: u64) -> bool {
+            address == 0x1000
+        }
+    }
+
+    fn complete(more: &str) -> String {
+        let numbers = 1..Event::END;
+        let events: String = numbers
+            .map(|number| format!("event {number} 2\n"))
+            .collect();
+        events + more
+    }
+
+    #[test]
+    fn instructions_are_added_up_by_event_owner_and_kind() {
+        let text = complete("code 1000 d503201f d53ccba0 d5033f9f : 1=4 2=1\n");
+        let counts = Counts::read(&text, &Split).unwrap();
+        let sums = counts.of(Event::Hypercall);
+        assert_eq!((sums.instructions, sums.exits, sums.vgic), (12, 4, 8));
+        assert_eq!((sums.ich, sums.system_registers, sums.barriers), (4, 4, 4));
+        assert_eq!(sums.each(sums.instructions), 6.0);
+        assert_eq!(sums.functions["fold"], 8);
+        assert_eq!(counts.of(Event::Read).instructions, 3);
+        assert_eq!(counts.of(Event::Enable).instructions, 0);
+    }
+
+    #[test]
+    fn what_is_not_the_plugins_is_refused() {
+        assert!(Counts::read("", &Split).is_err(), "nothing was measured");
+        assert!(Counts::read(&complete("code x : 1=1\n"), &Split).is_err());
+        assert!(Counts::read(&complete("code 10 1 : 99=1\n"), &Split).is_err());
+        assert!(Counts::read(&complete("other\n"), &Split).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The emulated machine: the same for both hypervisors, and a run of it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::build::Programs;
+use crate::console;
+use crate::process::{POLL, interrupted};
+use crate::provision::qemu::Qemu;
+
+/// What the machine is, for the report.
+pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \
+     -accel tcg,thread=single -icount shift=0,sleep=off -smp 4 -m 512M";
+
+/// Where hyp's boot loader puts the guest; hyp moves it to its place.
+const MODULE: u64 = 0x4840_0000;
+
+/// A run takes a minute at most on a machine that is not busy.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// Lines of the console that tell how far the run is begin like this.
+const PROGRESS: &str = "guest: ";
+
+/// What is common to the runs.
+pub(crate) struct Run<'a> {
+    qemu: &'a Qemu,
+    plugin: &'a Path,
+    scratch: &'a Path,
+}
+
+/// What a run left behind.
+pub(crate) struct Counted {
+    /// The plugin's counts, as it wrote them.
+    pub(crate) counts: String,
+    /// The lines of the console.
+    pub(crate) console: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    /// Runs with this plugin, whose output goes to `scratch`.
+    pub(crate) fn new(qemu: &'a Qemu, plugin: &'a Path, scratch: &'a Path) -> Self {
+        Self {
+            qemu,
+            plugin,
+            scratch,
+        }
+    }
+
+    /// Runs the guest under hyp. A device that sends messages when it is told to stands for the
+    /// devices of a machine.
+    pub(crate) fn under_hyp(&self, programs: &Programs) -> Result<Counted> {
+        let guest = programs.guest.display();
+        let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}");
+        self.run(|command| {
+            command
+                .arg("-kernel")
+                .arg(&programs.hyp)
+                .args(["-device", &module, "-device", "edu"])
+        })
+    }
+
+    /// Runs the guest under the KVM of a Linux kernel, whose initial RAM disk holds guest and client.
+    pub(crate) fn under_kvm(&self, kernel: &Path, initramfs: &Path) -> Result<Counted> {
+        self.run(|command| {
+            command
+                .arg("-kernel")
+                .arg(kernel)
+                .arg("-initrd")
+                .arg(initramfs)
+                // nokaslr: the plugin's addresses are the symbols'.
+                .args(["-append", "console=ttyAMA0 quiet nokaslr panic=-1"])
+        })
+    }
+
+    fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<Counted> {
+        let out = self.scratch.join("counts");
+        let mut command = self.qemu.command()?;
+        command
+            .args(FLAGS.split_whitespace())
+            .args(["-nodefaults", "-display", "none", "-no-reboot"])
+            .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
+            .arg(plugin_argument(self.plugin, &out));
+        add(&mut command);
+        let console = watch(&mut command)?;
+        let failed = |line: &&String| line.contains("failed") || line.contains("panic");
+        if let Some(line) = console.iter().find(failed) {
+            bail!("the run failed: {line}");
+        }
+        ensure!(
+            console.iter().any(|line| line == "guest: done"),
+            "the guest did not come to its end: {}",
+            console.last().map_or("it printed nothing", String::as_str)
+        );
+        let counts = fs::read_to_string(&out).context("the plugin left no counts")?;
+        fs::remove_file(&out)?;
+        Ok(Counted { counts, console })
+    }
+}
+
+/// QEMU splits the argument at commas; doubled, they are part of a value.
+fn plugin_argument(plugin: &Path, out: &Path) -> String {
+    let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
+    format!("{},out={}", quoted(plugin), quoted(out))
+}
+
+/// Runs the machine to its end, shows how far it is, and returns the lines of its console.
+fn watch(command: &mut Command) -> Result<Vec<String>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // Ctrl-C is ours to answer: QEMU would end on its own.
+        .process_group(0)
+        .spawn()
+        .context("cannot start QEMU")?;
+    let output = child.stdout.take().context("QEMU has no output")?;
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
+            let text = lines.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+            text.inspect(|line| {
+                if let Some(progress) = line.strip_prefix(PROGRESS) {
+                    console::detail(progress);
+                }
+            })
+            .collect::<Vec<_>>()
+        });
+        let ended = supervise(&mut child);
+        // Whatever the outcome, nothing of ours goes on running.
+        let _ = child.kill();
+        let _ = child.wait();
+        let lines = reader.join().unwrap_or_default();
+        ended.map(|()| lines)
+    })
+}
+
+fn supervise(child: &mut Child) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            ensure!(
+                status.success(),
+                "QEMU failed: {status} (it has to be 9.1 or later to load the plugin)"
+            );
+            return Ok(());
+        }
+        if interrupted() {
+            bail!("interrupted while the guest ran");
+        }
+        ensure!(
+            began.elapsed() < LIMIT,
+            "the guest did not finish in {} s",
+            LIMIT.as_secs()
+        );
+        thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_are_kept() {
+        let argument = plugin_argument(Path::new("/a,b/p.so"), Path::new("/c"));
+        assert_eq!(argument, "/a,,b/p.so,out=/c");
+    }
+
+    #[test]
+    fn the_console_is_read_and_a_failure_told() {
+        let lines = watch(Command::new("sh").args(["-c", "printf 'a\\r\\nguest: b\\n'"]));
+        assert_eq!(lines.unwrap(), ["a", "guest: b"]);
+        assert!(watch(Command::new("sh").args(["-c", "exit 1"])).is_err());
+    }
+}

@@ -1,0 +1,69 @@
+//! Instructions at EL2: what each kind of exit costs, under hyp and under Linux KVM.
+//!
+//! The same guest (`perf/el2/guest`) does each event many times on the same emulated machine, first
+//! under hyp, then under Linux KVM; a plugin of QEMU's (`perf/el2/plugin`) counts what is executed at
+//! EL2 meanwhile, on all CPUs. With `-icount` one instruction is one nanosecond of the machine's time,
+//! so a run is repeatable to a few instructions.
+//!
+//! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
+//! * [`counts`]: what the plugin counted; [`code`]: what an instruction is; [`symbols`]: whose it is;
+//! * [`table`]: the comparison.
+
+mod build;
+mod code;
+mod counts;
+#[path = "../../../../perf/el2/event.rs"]
+mod event;
+mod machine;
+mod symbols;
+mod table;
+
+use anyhow::{Context, Result};
+
+use crate::provision::apt::{self, For};
+use crate::provision::{kernel, qemu};
+use crate::{console, project};
+use counts::Counts;
+use symbols::{Hypervisor, Kernel};
+use table::Outcome;
+
+/// The release of the kernel whose KVM is compared with.
+const RELEASE: &str = "6.12";
+
+/// Counts under hyp, and under KVM if `compare` asks for it, and prints the table.
+pub(crate) fn measure(compare: bool, profile: bool) -> Result<Outcome> {
+    let scratch = project::scratch()?;
+    let scratch = scratch.path();
+    let qemu = qemu::provide()?;
+    let programs = build::programs(scratch)?;
+
+    console::step("Counting instructions at EL2 under hyp");
+    let run = machine::Run::new(&qemu, &programs.plugin, scratch);
+    let counted = run.under_hyp(&programs)?;
+    let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
+    let ours = Counts::read(&counted.counts, &hypervisor).context("the plugin's counts")?;
+
+    let (theirs, version) = if compare {
+        let kernel = kernel::provide(RELEASE, &apt::Lazy::new(For::Guest))?;
+        let initramfs = build::initramfs(&programs, scratch)?;
+        console::step(format!(
+            "Counting instructions at EL2 under KVM of {}",
+            kernel.version
+        ));
+        let counted = run.under_kvm(&kernel.image, &initramfs)?;
+        let symbols = Kernel::read(&counted.console);
+        let counts = Counts::read(&counted.counts, &symbols).context("the plugin's counts")?;
+        (Some(counts), Some(kernel.version))
+    } else {
+        (None, None)
+    };
+    let outcome = Outcome::new(&ours, theirs.as_ref(), qemu.version, version);
+    outcome.print();
+    if profile {
+        table::print_profile("hyp", &ours);
+        theirs
+            .iter()
+            .for_each(|counts| table::print_profile("KVM", counts));
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,207 @@
+//! Whose an instruction is: of hyp by the source line that it came from, of Linux by its function.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use addr2line::Loader;
+use anyhow::{Context, Result, anyhow};
+use object::{Object, ObjectSymbol};
+
+use super::counts::{Attribute, Owner};
+use crate::project;
+
+/// In a table of vectors (2 KiB): where those for exceptions from a lower level begin and end, and the
+/// size of one.
+const FROM_LOWER: std::ops::Range<u64> = 0x400..0x800;
+const VECTOR: u64 = 0x80;
+const VECTORS: u64 = 0x800;
+
+/// Whether `address` is the first of a vector for an exit, in tables that lie at a multiple of their
+/// size.
+fn is_exit_vector(address: u64) -> bool {
+    FROM_LOWER.contains(&(address % VECTORS)) && address.is_multiple_of(VECTOR)
+}
+
+/// hyp, by its debug information.
+///
+/// The library is inlined into hyp's exit path, so a symbol says little. An instruction belongs to the
+/// innermost inlined function whose source is in the checkout; what was inlined from elsewhere
+/// (atomics, crossbeam) belongs to whoever called it.
+pub(crate) struct Hypervisor {
+    loader: Loader,
+    /// The high half that debug information and symbols leave out.
+    vectors: std::ops::Range<u64>,
+    known: RefCell<HashMap<u64, &'static Place>>,
+}
+
+struct Place {
+    vgic: bool,
+    function: String,
+}
+
+impl Hypervisor {
+    /// Reads the ELF file.
+    pub(crate) fn load(elf: &Path) -> Result<Self> {
+        let file = fs::read(elf)?;
+        let object = object::File::parse(file.as_slice())?;
+        let vectors = object
+            .symbol_by_name("exception_vectors")
+            .context("hyp has no symbol exception_vectors")?
+            .address();
+        let loader = Loader::new(elf).map_err(|error| anyhow!("{}: {error}", elf.display()))?;
+        Ok(Self {
+            loader,
+            vectors: vectors..vectors + VECTORS,
+            known: RefCell::default(),
+        })
+    }
+
+    fn find(&self, address: u64) -> Place {
+        let root = project::root();
+        let mut outermost = None;
+        if let Ok(mut frames) = self.loader.find_frames(address) {
+            while let Ok(Some(frame)) = frames.next() {
+                let file = frame.location.and_then(|location| location.file);
+                let function = frame
+                    .function
+                    .map(|name| short(&name.demangle().unwrap_or_default()));
+                let Some(function) = function else { continue };
+                let inside = file.and_then(|file| Path::new(file).strip_prefix(root).ok());
+                if let Some(inside) = inside {
+                    let vgic = inside.starts_with("src");
+                    return Place { vgic, function };
+                }
+                outermost = Some(function);
+            }
+        }
+        // Not inlined into anything of ours: assembly, memcpy, crossbeam's collection.
+        let symbol = || self.loader.find_symbol(address).map(short);
+        let function = outermost.or_else(symbol).unwrap_or_else(|| "?".to_owned());
+        Place {
+            // The library alone uses it.
+            vgic: function.contains("crossbeam"),
+            function,
+        }
+    }
+}
+
+impl Attribute for Hypervisor {
+    fn owner(&self, address: u64) -> Owner<'_> {
+        let mut known = self.known.borrow_mut();
+        let place = *known
+            .entry(address)
+            .or_insert_with(|| Box::leak(Box::new(self.find(address))));
+        Owner {
+            vgic: place.vgic,
+            function: &place.function,
+        }
+    }
+
+    fn is_exit(&self, address: u64) -> bool {
+        self.vectors.contains(&address) && is_exit_vector(address)
+    }
+}
+
+/// A demangled name without its hash and generic arguments.
+fn short(name: &str) -> String {
+    let mut depth = 0_u32;
+    let mut text: String = name
+        .chars()
+        .filter(|&character| {
+            depth += u32::from(character == '<');
+            let keep = depth == 0;
+            depth -= u32::from(character == '>' && depth > 0);
+            keep
+        })
+        .collect();
+    if let Some(at) = text.rfind("::h")
+        && text.len() - at == 19
+    {
+        text.truncate(at);
+    }
+    let parts: Vec<&str> = text.split("::").filter(|part| !part.is_empty()).collect();
+    parts[parts.len().saturating_sub(3)..].join("::")
+}
+
+/// A Linux kernel, by the symbols that the client of /dev/kvm printed: `sym ADDRESS NAME`, those of
+/// the virtual interrupt controller and the vectors and whatever follows each.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// Sorted by address.
+    symbols: Vec<(u64, String)>,
+}
+
+impl Kernel {
+    /// Reads the console's lines.
+    pub(crate) fn read(lines: &[String]) -> Self {
+        let parse = |line: &String| {
+            let (address, name) = line.strip_prefix("sym ")?.split_once(' ')?;
+            Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
+        };
+        let mut symbols: Vec<_> = lines.iter().filter_map(parse).collect();
+        symbols.sort();
+        Self { symbols }
+    }
+
+    fn name(&self, address: u64) -> &str {
+        let after = self.symbols.partition_point(|symbol| symbol.0 <= address);
+        let symbol = after.checked_sub(1).map(|before| &self.symbols[before]);
+        symbol.map_or("", |symbol| symbol.1.as_str())
+    }
+}
+
+/// Whether a function of Linux belongs to its virtual interrupt controller.
+fn is_kvm_vgic(name: &str) -> bool {
+    ["vgic_", "kvm_vgic_", "__vgic_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+impl Attribute for Kernel {
+    fn owner(&self, address: u64) -> Owner<'_> {
+        let name = self.name(address);
+        let vgic = is_kvm_vgic(name);
+        Owner {
+            vgic,
+            function: name,
+        }
+    }
+
+    fn is_exit(&self, address: u64) -> bool {
+        // The vectors while a guest runs; the second are those of CPUs with speculation workarounds.
+        let name = self.name(address);
+        matches!(name, "__kvm_hyp_vector" | "__bp_harden_hyp_vecs") && is_exit_vector(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shortened() {
+        assert_eq!(
+            short("vgic::vcpu::entry::<impl vgic::vgic::Vgic<H>>::exit::h0123456789abcdef"),
+            "vcpu::entry::exit"
+        );
+        assert_eq!(short("memcpy"), "memcpy");
+    }
+
+    #[test]
+    fn functions_of_linux_end_where_the_next_begins() {
+        let lines = [
+            "x",
+            "sym 1000 vgic_put_irq",
+            "sym 1010 kfree",
+            "sym 2000 __kvm_hyp_vector",
+        ];
+        let kernel = Kernel::read(&lines.map(str::to_owned));
+        assert!(kernel.owner(0x100c).vgic);
+        assert!(!kernel.owner(0x1010).vgic);
+        assert!(!kernel.owner(0x10).vgic);
+        assert!(kernel.is_exit(0x2400) && kernel.is_exit(0x2480));
+        assert!(!kernel.is_exit(0x2404) && !kernel.is_exit(0x2000) && !kernel.is_exit(0x1400));
+    }
+}
