@@ -19,6 +19,7 @@ target that was measured is met.
 
 Examples:
   cargo xtask perf                 everything
+  cargo xtask perf                 everything
   cargo xtask perf --el2           instructions at EL2 of each kind of exit, under hyp
   cargo xtask perf --el2 --kvm     the same beside Linux KVM, with the ratios")]
 pub(crate) struct PerfOptions {
@@ -46,7 +47,7 @@ impl PerfOptions {
 pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     let mut met = true;
     if options.el2 || options.everything() {
-        let compare = options.kvm;
+        let compare = options.kvm || options.everything();
         let outcome = el2::measure(compare, options.profile)?;
         report::write_section(reports, "el2", &outcome)?;
         met &= outcome.met();

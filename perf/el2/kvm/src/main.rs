@@ -1,0 +1,35 @@
+//! A client of /dev/kvm that runs the measured guest, as the first process of an arm64 Linux.
+//!
+//! The machine that it makes is what the guest finds under `hyp`: RAM, distributor, redistributors and ITS
+//! at the same addresses, the console, two vCPUs that run, each pinned to a CPU, and one that never does.
+//! Two things differ: a guest without a device tree has no device that sends MSIs, so they are sent from
+//! here, when the guest asks for it; and before it starts, the client prints where the kernel's
+//! functions lie that the report has to tell apart.
+
+#[cfg(target_arch = "aarch64")]
+mod console;
+#[cfg(target_arch = "aarch64")]
+#[path = "../../event.rs"]
+mod event;
+#[cfg(target_arch = "aarch64")]
+mod run;
+#[cfg(target_arch = "aarch64")]
+mod symbols;
+#[cfg(target_arch = "aarch64")]
+mod system;
+#[cfg(target_arch = "aarch64")]
+mod vm;
+
+#[cfg(target_arch = "aarch64")]
+fn main() {
+    system::mount_all();
+    if let Err(error) = symbols::print().and_then(|()| run::guest("/guest")) {
+        console::say(&format!("client: failed: {error:#}"));
+    }
+    system::power_off();
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn main() {
+    eprintln!("this runs on arm64 Linux only");
+}

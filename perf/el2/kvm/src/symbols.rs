@@ -1,0 +1,39 @@
+//! Where the kernel's functions lie: those of its virtual interrupt controller and its vectors for guests,
+//! and, so that their ends are known, whatever follows each.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::console;
+
+const WANTED: [&str; 5] = [
+    "vgic_",
+    "kvm_vgic_",
+    "__vgic_",
+    "__kvm_hyp_vector",
+    "__bp_harden_hyp_vecs",
+];
+
+/// Prints them, a line `sym ADDRESS NAME` each.
+pub(crate) fn print() -> Result<()> {
+    let listing = fs::read_to_string("/proc/kallsyms").context("cannot read /proc/kallsyms")?;
+    let mut printed = 0;
+    let mut ends = false;
+    for line in listing.lines() {
+        let mut words = line.split(' ');
+        let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let wanted =
+            matches!(kind, "t" | "T" | "W") && WANTED.iter().any(|prefix| name.starts_with(prefix));
+        if wanted || ends {
+            console::say(&format!("sym {address} {name}"));
+            printed += 1;
+        }
+        ends = wanted;
+    }
+    ensure!(printed != 0, "/proc/kallsyms has no functions of KVM's");
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What a first process has to do, and what only system calls can.
+#![expect(unsafe_code)]
+// UNSAFETY: system calls.
+
+use std::ffi::CStr;
+use std::mem;
+use std::ptr;
+
+use anyhow::{Context, Result, ensure};
+
+/// Mounts /dev and /proc. What fails shows when it is used.
+pub(crate) fn mount_all() {
+    for (kind, place) in [(c"devtmpfs", c"/dev"), (c"proc", c"/proc")] {
+        let (kind, place): (&CStr, &CStr) = (kind, place);
+        // SAFETY: the strings are C strings, and these file systems take no data.
+        unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
+    }
+}
+
+/// Turns the machine off.
+pub(crate) fn power_off() {
+    // SAFETY: nothing that this machine keeps is lost.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_POWER_OFF);
+    }
+}
+
+/// Keeps the calling thread on one CPU.
+pub(crate) fn pin_to(cpu: usize) -> Result<()> {
+    // SAFETY: a set of CPUs may be all zeros; the call reads as much as it is told.
+    let failed = unsafe {
+        let mut set: libc::cpu_set_t = mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    ensure!(failed == 0, "there is no CPU {cpu}");
+    Ok(())
+}
+
+/// Memory for a guest: mapped for ever, read and written through raw pointers only.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the pointer is to memory that is never unmapped, and every access is volatile or before the
+// guest starts.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Maps it.
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        // SAFETY: a new mapping wherever there is room.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
+        ensure!(start != libc::MAP_FAILED, "no memory for the guest");
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
+    }
+
+    /// Its address and size.
+    pub(crate) fn range(self) -> (u64, u64) {
+        (self.start.addr() as u64, self.len as u64)
+    }
+
+    /// Writes `content` at `offset`, before the guest starts.
+    pub(crate) fn write(self, offset: usize, content: &[u8]) -> Result<()> {
+        let end = offset.checked_add(content.len()).context("too long")?;
+        ensure!(end <= self.len, "the guest does not fit into its memory");
+        // SAFETY: inside the mapping, of which nobody else knows yet.
+        unsafe {
+            ptr::copy_nonoverlapping(content.as_ptr(), self.start.add(offset), content.len())
+        };
+        Ok(())
+    }
+
+    /// The 32-bit word at `offset`, which the guest may be writing.
+    pub(crate) fn word(self, offset: usize) -> Result<u32> {
+        ensure!(
+            offset.is_multiple_of(4) && offset + 4 <= self.len,
+            "the guest has no memory at offset {offset:#x}"
+        );
+        // SAFETY: aligned and inside the mapping.
+        Ok(unsafe { self.start.add(offset).cast::<u32>().read_volatile() })
+    }
+}
+
+/// Marks the beginning or the end of an event for the plugin.
+#[inline(always)]
+pub(crate) fn mark<const IMMEDIATE: u16>() {
+    // SAFETY: no operation.
+    unsafe { core::arch::asm!("movz xzr, #{}", const IMMEDIATE, options(nostack)) };
+}
+
+/// Lets other CPUs go on while this one spins.
+pub(crate) fn relax() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack)) };
+}

@@ -1,0 +1,149 @@
+//! The virtual machine, laid out as QEMU's `virt` is.
+#![expect(unsafe_code)]
+// UNSAFETY: hands memory to a virtual machine and addresses to the kernel.
+
+use std::ptr;
+
+use anyhow::{Context, Result};
+use kvm_bindings as kvm;
+use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
+
+use crate::system::Memory;
+
+/// Where RAM begins, and how much there is.
+pub(crate) const RAM: u64 = 0x4000_0000;
+const RAM_SIZE: usize = 64 << 20;
+
+/// Where the guest is loaded and entered, from the start of RAM.
+const ENTRY: u64 = 0x8_0000;
+
+const GICD: u64 = 0x0800_0000;
+const GICR: u64 = 0x080a_0000;
+const GITS: u64 = 0x0808_0000;
+
+/// INTIDs below the LPIs.
+const INTERRUPTS: u32 = 256;
+
+/// `x0` and the program counter, as KVM numbers registers.
+const X0: u64 = 0x6030_0000_0010_0000;
+const PC: u64 = 0x6030_0000_0010_0040;
+
+/// A virtual machine, ready to run.
+pub(crate) struct Machine {
+    pub(crate) vm: VmFd,
+    pub(crate) memory: Memory,
+    /// vCPU 0 is on, the others wait until they are turned on.
+    pub(crate) vcpus: Vec<VcpuFd>,
+    /// Kept open for as long as the machine.
+    _devices: [DeviceFd; 2],
+}
+
+impl Machine {
+    /// Makes one with so many vCPUs, and loads the guest.
+    pub(crate) fn new(vcpus: u64, guest: &[u8]) -> Result<Self> {
+        let vm = (Kvm::new().and_then(|kvm| kvm.create_vm())).context("cannot make a VM")?;
+        let memory = Memory::new(RAM_SIZE)?;
+        memory.write(ENTRY as usize, guest)?;
+        let (userspace_addr, memory_size) = memory.range();
+        let region = kvm::kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: RAM,
+            memory_size,
+            userspace_addr,
+        };
+        // SAFETY: the memory stays mapped for ever, and nobody takes references into it.
+        unsafe { vm.set_user_memory_region(region) }.context("no memory")?;
+        let vcpus = (0..vcpus)
+            .map(|number| vcpu(&vm, number))
+            .collect::<Result<Vec<_>>>()?;
+        let devices = [controller(&vm)?, its(&vm)?];
+        vcpus[0].set_one_reg(PC, &(RAM + ENTRY).to_le_bytes())?;
+        // No device tree.
+        vcpus[0].set_one_reg(X0, &0_u64.to_le_bytes())?;
+        Ok(Self {
+            vm,
+            memory,
+            vcpus,
+            _devices: devices,
+        })
+    }
+}
+
+fn vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(number).context("no vCPU")?;
+    let mut target = kvm::kvm_vcpu_init::default();
+    vm.get_preferred_target(&mut target)?;
+    target.features[0] |= 1 << kvm::KVM_ARM_VCPU_PSCI_0_2;
+    if number != 0 {
+        target.features[0] |= 1 << kvm::KVM_ARM_VCPU_POWER_OFF;
+    }
+    vcpu.vcpu_init(&target).context("vCPU not initialised")?;
+    Ok(vcpu)
+}
+
+fn controller(vm: &VmFd) -> Result<DeviceFd> {
+    let device = device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
+    let interrupts = INTERRUPTS;
+    let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
+    set(
+        &device,
+        address,
+        kvm::KVM_VGIC_V3_ADDR_TYPE_DIST,
+        Some(&GICD),
+    )?;
+    set(
+        &device,
+        address,
+        kvm::KVM_VGIC_V3_ADDR_TYPE_REDIST,
+        Some(&GICR),
+    )?;
+    set(
+        &device,
+        kvm::KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
+        0,
+        Some(&interrupts),
+    )?;
+    initialise(&device)?;
+    Ok(device)
+}
+
+fn its(vm: &VmFd) -> Result<DeviceFd> {
+    let device = device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
+    let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
+    set(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
+    initialise(&device)?;
+    Ok(device)
+}
+
+fn device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
+    let mut device = kvm::kvm_create_device {
+        type_,
+        fd: 0,
+        flags: 0,
+    };
+    vm.create_device(&mut device)
+        .with_context(|| format!("no device of type {type_}"))
+}
+
+fn initialise(device: &DeviceFd) -> Result<()> {
+    let (group, attribute) = (
+        kvm::KVM_DEV_ARM_VGIC_GRP_CTRL,
+        kvm::KVM_DEV_ARM_VGIC_CTRL_INIT,
+    );
+    set::<u64>(device, group, attribute, None)
+}
+
+/// Sets an attribute to what `value` points to.
+fn set<T>(device: &DeviceFd, group: u32, attribute: u32, value: Option<&T>) -> Result<()> {
+    let addr = value.map_or(ptr::null(), ptr::from_ref).addr() as u64;
+    let attribute = kvm::kvm_device_attr {
+        group,
+        attr: attribute.into(),
+        addr,
+        flags: 0,
+    };
+    device
+        .set_device_attr(&attribute)
+        .with_context(|| format!("attribute {group}/{}", attribute.attr))
+}
