@@ -1,67 +1,130 @@
-//! `inject`: injection against injection of the same interrupt, against entry, and against disabling.
+//! `inject`: injection against injection of the same interrupt, against entry and exit, and against what
+//! changes its place. There is one link and one list reference, and nothing is lost.
 #![cfg(loom)]
 
 use loom::sync::Arc;
-use loom::thread;
-use loom_tests::{Machine, V0, check, take};
-use vgic::intid::CpuId;
-use vgic::mmio::Width;
+use loom::sync::atomic::AtomicUsize;
+use loom::sync::atomic::Ordering::Relaxed;
+use loom_tests::{Machine, PPI, V0, V1, check, movi, sole, spawn, take};
+use vgic::Injected;
 
 /// From two CPUs at once: one link, one reference, taken once.
 #[test]
 fn injection_against_injection() {
     check(3, || {
         let machine = Arc::new(Machine::new(1));
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || machine.inject(&machine.domain.register(CpuId(1)).pin())
-        });
         let cpu = machine.cpu(0);
-        machine.inject(&cpu.pin());
-        other.join().unwrap();
+        let other = spawn(&machine, 1, |machine, cpu| machine.inject(&cpu.pin()));
+        let mine = machine.inject(&cpu.pin());
+        let theirs = other.join();
+        assert_ne!(mine, theirs, "one came first, the other merged with it");
+        assert_eq!(machine.listed(), 1);
         assert_eq!(machine.serve(&cpu, V0), 1);
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        assert_eq!(machine.listed(), 0);
+        sole(machine).finish(&cpu);
     });
 }
 
 /// While the vCPU enters, runs and leaves: nothing is lost, nothing is taken twice.
 #[test]
 fn injection_against_entry_and_exit() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
-        machine.inject(&cpu.pin());
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || machine.inject(&machine.domain.register(CpuId(1)).pin())
-        });
+        let _ = machine.inject(&cpu.pin());
+        let other = spawn(&machine, 1, |machine, cpu| machine.inject(&cpu.pin()));
         let early = machine.serve(&cpu, V0);
-        other.join().unwrap();
+        let second = other.join();
+        let merged = usize::from(second == Injected::Coalesced);
         let late = machine.serve(&cpu, V0);
         assert!(matches!(early + late, 1 | 2), "{early} + {late}");
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        assert!(early + late + merged >= 2, "an edge is lost");
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// What a device wrote before its interrupt is seen by whoever takes the interrupt, also when it merged
+/// with an earlier one.
+#[test]
+fn injection_publishes_what_came_before() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let buffer = Arc::new(AtomicUsize::new(0));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        let other = spawn(&machine, 1, {
+            let buffer = buffer.clone();
+            move |machine, cpu| {
+                // Relaxed: the interrupt is what orders it.
+                buffer.store(1, Relaxed);
+                machine.inject(&cpu.pin())
+            }
+        });
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 1);
+        let seen = buffer.load(Relaxed);
+        let second = other.join();
+        machine.exit(&cpu, V0);
+        let late = machine.serve(&cpu, V0);
+        // No interrupt comes after this one: it has to stand for both.
+        if late == 0 {
+            assert_eq!(second, Injected::Coalesced);
+            assert_eq!(seen, 1, "the guest took the interrupt and missed the data");
+        }
+        sole(machine).finish(&cpu);
     });
 }
 
 /// An interrupt that is disabled meanwhile stays pending and is on no list.
 #[test]
 fn injection_against_disable() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::new(1));
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || machine.inject(&machine.domain.register(CpuId(1)).pin())
-        });
         let cpu = machine.cpu(0);
-        let icenabler = machine.vm.config().redistributors[0].base + 0x1_0180;
-        let _ = machine
-            .vm
-            .mmio_write(&cpu.pin(), icenabler, Width::Word, 1 << 20);
-        other.join().unwrap();
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << PPI);
+        other.join();
         assert_eq!(machine.serve(&cpu, V0), 0);
-        let totals = machine.domain.totals();
-        assert_eq!(totals.list_gets, totals.list_puts, "it is on a list");
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        assert_eq!(machine.listed(), 0, "it is on a list");
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Enabled and injected at once: both find that it wants a list, one puts it there.
+#[test]
+fn injection_against_enable() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << PPI);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        machine.gicr(&cpu.pin(), V0, 0x1_0100, 1 << PPI);
+        other.join();
+        assert_eq!(machine.listed(), 1);
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// An MSI against `MOVI`: taken once, and on the new vCPU.
+#[test]
+fn injection_against_movi() {
+    check(2, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.msi(&cpu.pin(), 0, 0).expect("it is mapped")
+        });
+        machine.command(&cpu.pin(), 0, movi(1));
+        assert_eq!(other.join(), Injected::Pending);
+        assert_eq!(machine.listed(), 1);
+        assert_eq!(machine.serve(&cpu, V0), 0, "routed away by now");
+        assert_eq!(machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
     });
 }
 
@@ -69,27 +132,21 @@ fn injection_against_disable() {
 /// register: whoever has the lock knows where it is.
 #[test]
 fn register_write_against_exit() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
-        machine.inject(&cpu.pin());
-        machine.vm.enter(&cpu, &cpu.pin(), V0).unwrap();
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 1);
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || {
-                let local = machine.domain.register(CpuId(1));
-                let priority = machine.vm.config().redistributors[0].base + 0x1_0400 + 20;
-                let _ = machine
-                    .vm
-                    .mmio_write(&local.pin(), priority, Width::Byte, 0x80);
-                machine.inject(&local.pin());
-            }
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            machine.gicr(&pin, V0, 0x1_0414, 0x8080_8080);
+            let _ = machine.inject(&pin);
         });
-        machine.vm.exit(&cpu, &cpu.pin(), V0).unwrap();
+        machine.exit(&cpu, V0);
         let late = machine.serve(&cpu, V0);
-        other.join().unwrap();
+        other.join();
         assert_eq!(late + machine.serve(&cpu, V0), 1);
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        sole(machine).finish(&cpu);
     });
 }

@@ -1,34 +1,42 @@
 //! `lpi_lifetime`: translation and injection against unmapping; unmapping and mapping of the same INTID while
-//! its interrupt is queued or in a list register.
+//! its interrupt is queued or in a list register. The weak slot of the table is cleared once, by whoever
+//! gave the last reference back, and never with the next interrupt of that INTID in it.
+//!
+//! CVE-2026-74568, CVE-2026-72288 and CVE-2024-26598 are races of this protocol, re-created here as
+//! mutants: the releaser that erases its successor from the table, the interrupt that is put on a list
+//! after it was freed, and the translation whose interrupt is freed under it.
 #![cfg(loom)]
 
 use loom::sync::Arc;
-use loom::thread;
-use loom_tests::{Machine, V0, check};
-use vgic::intid::{CpuId, DeviceId, EventId, ItsId};
+use loom_tests::{Machine, V0, check, discard, mapti, sole, spawn, take};
+use vgic::Injected;
+use vgic::epoch::Pin;
 
-fn inject(machine: &Machine, cpu: u16, event: u32) {
-    let local = machine.domain.register(CpuId(cpu));
-    // An error means that it was unmapped first.
-    let _ = machine
-        .vm
-        .inject_msi(&local.pin(), ItsId(0), DeviceId(0), EventId(event));
+/// Both events are mapped to the LPI, and one object stands for it: what one makes pending, the other
+/// merges with.
+fn one_object(machine: &Machine, pin: &Pin<'_>) {
+    assert_eq!(machine.msi(pin, 0, 0), Some(Injected::Pending));
+    assert_eq!(
+        machine.msi(pin, 0, 1),
+        Some(Injected::Coalesced),
+        "two interrupts of one INTID"
+    );
 }
 
 /// An MSI against `DISCARD`: delivered or void, never a freed interrupt, never one that comes later.
 #[test]
 fn injection_against_discard() {
-    check(2, || {
-        let machine = Arc::new(Machine::with_lpi());
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || inject(&machine, 1, 0)
-        });
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
-        machine.command(&cpu.pin(), 3, Machine::discard(0));
-        other.join().unwrap();
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+        });
+        machine.command(&cpu.pin(), 0, discard(0));
+        other.join();
+        assert_eq!(machine.listed(), 0, "it is unmapped, and on a list");
         assert_eq!(machine.serve(&cpu, V0), 0, "it is unmapped");
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        sole(machine).finish(&cpu);
     });
 }
 
@@ -36,41 +44,107 @@ fn injection_against_discard() {
 #[test]
 fn injection_against_remap() {
     check(2, || {
-        let machine = Arc::new(Machine::with_lpi());
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || inject(&machine, 1, 0)
-        });
+        let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
-        machine.command(&cpu.pin(), 3, Machine::discard(0));
-        machine.command(&cpu.pin(), 4, Machine::mapti(1));
-        inject(&machine, 2, 1);
-        other.join().unwrap();
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+        });
+        let pin = cpu.pin();
+        machine.command(&pin, 0, discard(0));
+        machine.command(&pin, 0, mapti(1));
+        assert!(machine.msi(&pin, 0, 1).is_some());
+        drop(pin);
+        other.join();
         assert_eq!(machine.serve(&cpu, V0), 1);
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        sole(machine).finish(&cpu);
     });
 }
 
-/// Discarded, and mapped again, while the vCPU takes it: the list's last put against the revival.
+/// Unmapped while it is queued, and the vCPU enters: it is taken before, or not at all.
+#[test]
+fn discard_while_queued() {
+    check(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, discard(0));
+        });
+        let early = machine.serve(&cpu, V0);
+        other.join();
+        assert!(early <= 1);
+        assert_eq!(machine.serve(&cpu, V0), 0, "it is unmapped");
+        assert_eq!(machine.listed(), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Unmapped while it is in a list register, which the vCPU gives back at the same time: the last reference
+/// is the list's, and then the table is empty, so that the INTID can be mapped anew.
+#[test]
+fn discard_in_a_list_register() {
+    check(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, discard(0));
+        });
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+        assert_eq!(machine.serve(&cpu, V0), 0, "it is unmapped");
+        assert_eq!(machine.listed(), 0);
+        machine.command(&cpu.pin(), 0, mapti(0));
+        machine.command(&cpu.pin(), 0, mapti(1));
+        one_object(&machine, &cpu.pin());
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Discarded, and mapped again, while the vCPU gives it back: the list's last put against the revival.
+/// The new mapping gets the old interrupt or a new one, and the table knows it.
+#[test]
+fn remap_against_the_last_put() {
+    check(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 1);
+        machine.command(&cpu.pin(), 0, discard(0));
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, mapti(1));
+        });
+        machine.exit(&cpu, V0);
+        other.join();
+        machine.put(&cpu, V0);
+        machine.command(&cpu.pin(), 0, mapti(0));
+        one_object(&machine, &cpu.pin());
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Discarded, mapped again and raised, while the vCPU takes it.
 #[test]
 fn remap_against_the_guest() {
     check(2, || {
-        let machine = Arc::new(Machine::with_lpi());
-        inject(&machine, 2, 0);
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || {
-                let local = machine.domain.register(CpuId(1));
-                machine.command(&local.pin(), 3, Machine::discard(0));
-                machine.command(&local.pin(), 4, Machine::mapti(1));
-                inject(&machine, 3, 1);
-            }
-        });
+        let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            machine.command(&pin, 0, discard(0));
+            machine.command(&pin, 0, mapti(1));
+            assert!(machine.msi(&pin, 0, 1).is_some());
+        });
         let early = machine.serve(&cpu, V0);
-        other.join().unwrap();
+        other.join();
         let late = machine.serve(&cpu, V0);
         assert!(matches!(early + late, 1 | 2), "{early} + {late}");
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        sole(machine).finish(&cpu);
     });
 }

@@ -1,44 +1,151 @@
-//! `retarget`: routing an SPI elsewhere against its injection and against the old vCPU's entry.
+//! `retarget`: `GICD_IROUTER`, `MOVI` and `MOVALL` against injection, with the old vCPU in the guest,
+//! blocked, and off; and against the old vCPU's taking it.
+//!
+//! Of what went wrong elsewhere: an interrupt that was moved while it was queued, and whose new vCPU
+//! nobody told; an old vCPU that was blocked, off or gone, and for which the move waited.
 #![cfg(loom)]
 
 use loom::sync::Arc;
-use loom::thread;
-use loom_tests::{Machine, V0, V1, check};
-use vgic::intid::CpuId;
+use loom_tests::{Machine, V0, V1, check, movall, movi, sole, spawn, take};
+use vgic::Blocked;
 
-/// Whoever gets it, it is one vCPU, once.
-#[test]
-fn retarget_against_injection() {
-    check(2, || {
-        let machine = Arc::new(Machine::new(2));
-        let cpu = machine.cpu(0);
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || machine.route(&machine.domain.register(CpuId(1)).pin(), 1)
+/// Where the old vCPU is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    InGuest,
+    Blocked,
+    Off,
+}
+
+/// How the guest moves the interrupt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Move {
+    /// An SPI, by its routing register.
+    Router,
+    /// An LPI, by its event.
+    Movi,
+    /// An LPI, with all that is pending.
+    Movall,
+}
+
+/// Moves the interrupt to vCPU 1, which is blocked, while it is injected. Whoever has it in the end has
+/// been told, and takes it once.
+fn moved_while_injected(how: Move, old: Old) {
+    check(3, move || {
+        let machine = match how {
+            Move::Router => Machine::new(2),
+            Move::Movi | Move::Movall => Machine::with_lpi(2, 1),
+        };
+        let machine = Arc::new(machine);
+        let (cpu, new) = (machine.cpu(0), machine.cpu(1));
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0);
+        match old {
+            Old::InGuest => {}
+            Old::Blocked => {
+                machine.exit(&cpu, V0);
+                assert_eq!(machine.block(&cpu, V0), Blocked::Yes);
+            }
+            Old::Off => {
+                machine.exit(&cpu, V0);
+                machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
+            }
+        }
+        machine.enter(&new, V1);
+        assert_eq!(take(&new), 0);
+        machine.exit(&new, V1);
+        assert_eq!(machine.block(&new, V1), Blocked::Yes);
+        let other = spawn(&machine, 2, move |machine, cpu| {
+            let _ = match how {
+                Move::Router => Some(machine.inject_spi(&cpu.pin())),
+                Move::Movi | Move::Movall => machine.msi(&cpu.pin(), 0, 0),
+            };
         });
-        machine.inject_spi(&cpu.pin());
-        other.join().unwrap();
-        assert_eq!(machine.serve(&cpu, V0), 0, "routed away by now");
-        assert_eq!(machine.serve(&cpu, V1), 1);
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        match how {
+            Move::Router => machine.route(&cpu.pin(), V1),
+            Move::Movi => machine.command(&cpu.pin(), 0, movi(1)),
+            Move::Movall => machine.command(&cpu.pin(), 0, movall()),
+        }
+        other.join();
+        // MOVALL moves what is pending when it is executed; what comes later goes where it went before.
+        let (wakes, kicks) = (machine.wakes(), machine.kicks());
+        machine.exit_or_power_on(&cpu, V0);
+        let with_old = machine.serve(&cpu, V0);
+        let with_new = machine.serve(&new, V1);
+        assert_eq!(with_old + with_new, 1);
+        if how == Move::Movall {
+            let told = wakes + kicks + usize::from(old == Old::Off);
+            assert!(with_new == 0 || wakes >= 1, "the new vCPU sleeps on");
+            assert!(with_old == 0 || told >= 1, "the old vCPU was not told");
+        } else {
+            assert_eq!(with_new, 1, "it was routed away");
+            assert!(wakes >= 1, "the new vCPU sleeps on");
+        }
+        sole(machine).finish(&cpu);
     });
+}
+
+macro_rules! models {
+    ($($(#[$doc:meta])* $name:ident: $how:ident, $old:ident;)*) => {
+        $($(#[$doc])* #[test] fn $name() { moved_while_injected(Move::$how, Old::$old); })*
+    };
+}
+
+models! {
+    /// `GICD_IROUTER`, the old vCPU in the guest.
+    router_from_a_running_vcpu: Router, InGuest;
+    /// `GICD_IROUTER`, the old vCPU in WFI.
+    router_from_a_blocked_vcpu: Router, Blocked;
+    /// `GICD_IROUTER`, the old vCPU off.
+    router_from_a_vcpu_that_is_off: Router, Off;
+    /// `MOVI`, the old vCPU in the guest.
+    movi_from_a_running_vcpu: Movi, InGuest;
+    /// `MOVI`, the old vCPU in WFI.
+    movi_from_a_blocked_vcpu: Movi, Blocked;
+    /// `MOVI`, the old vCPU off.
+    movi_from_a_vcpu_that_is_off: Movi, Off;
+    /// `MOVALL`, the old vCPU in the guest.
+    movall_from_a_running_vcpu: Movall, InGuest;
+    /// `MOVALL`, the old vCPU in WFI.
+    movall_from_a_blocked_vcpu: Movall, Blocked;
+    /// `MOVALL`, the old vCPU off.
+    movall_from_a_vcpu_that_is_off: Movall, Off;
 }
 
 /// The old vCPU takes it, or gives it up: never both, never neither.
 #[test]
 fn retarget_against_the_old_vcpu() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject_spi(&cpu.pin());
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.route(&cpu.pin(), V1);
+        });
+        let old = machine.serve(&cpu, V0);
+        other.join();
+        let late = machine.serve(&cpu, V0);
+        assert_eq!(old + late + machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Routed there and back by two CPUs while it is queued: it is on one list, whichever comes last.
+#[test]
+fn retarget_against_retarget() {
     check(2, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
-        machine.inject_spi(&cpu.pin());
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || machine.route(&machine.domain.register(CpuId(1)).pin(), 1)
+        let _ = machine.inject_spi(&cpu.pin());
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.route(&cpu.pin(), V1);
         });
-        let old = machine.serve(&cpu, V0);
-        other.join().unwrap();
-        let late = machine.serve(&cpu, V0);
-        assert_eq!(old + late + machine.serve(&cpu, V1), 1);
-        Arc::try_unwrap(machine).ok().unwrap().finish(&cpu);
+        machine.route(&cpu.pin(), V0);
+        machine.route(&cpu.pin(), V1);
+        machine.route(&cpu.pin(), V0);
+        other.join();
+        assert_eq!(machine.listed(), 1);
+        assert_eq!(machine.serve(&cpu, V0) + machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
     });
 }

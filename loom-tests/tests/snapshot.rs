@@ -2,41 +2,40 @@
 #![cfg(loom)]
 
 use loom::sync::Arc;
-use loom::thread;
-use loom_tests::{Machine, check};
+use loom_tests::{Machine, V0, V1, check, sole, spawn};
 use vgic::Config;
 use vgic::config::RedistributorRegion;
-use vgic::intid::{Affinity, CpuId, VcpuId};
+use vgic::intid::Affinity;
 
 /// A reader finds the vCPUs that were there, and the new one only as it is.
 #[test]
 fn readers_see_the_old_or_the_new() {
-    check(2, || {
+    check(3, || {
         let first = Affinity::new(0, 0, 0, 0);
         let second = Affinity::new(7, 0, 0, 1);
         let mut config = Config::new(vec![first]);
-        config.spis = 0;
         config.max_vcpus = 2;
         config.redistributors = vec![RedistributorRegion {
             base: 0x080a_0000,
             count: 2,
         }];
         let machine = Arc::new(Machine::from_config(config));
-        let other = thread::spawn({
-            let machine = machine.clone();
-            move || {
-                let local = machine.domain.register(CpuId(1));
-                let added = machine.vm.add_vcpu(&local.pin(), second);
-                assert_eq!(added, Ok(VcpuId::new(1).unwrap()));
-            }
+        let cpu = machine.cpu(0);
+        let other = spawn(&machine, 1, move |machine, cpu| {
+            let added = machine.vm.add_vcpu(&cpu.pin(), second);
+            assert_eq!(added, Ok(V1));
         });
-        let local = machine.domain.register(CpuId(0));
+        let mut before = None;
         for _ in 0..2 {
-            let pin = local.pin();
-            assert_eq!(machine.vm.find_vcpu(&pin, first), VcpuId::new(0));
+            let pin = cpu.pin();
+            assert_eq!(machine.vm.find_vcpu(&pin, first), Some(V0));
             let found = machine.vm.find_vcpu(&pin, second);
-            assert!(found.is_none() || found == VcpuId::new(1));
+            assert!(found.is_none() || found == Some(V1));
+            assert!(before.is_none() || found == before, "it is gone again");
+            before = found;
         }
-        other.join().unwrap();
+        other.join();
+        assert_eq!(machine.vm.find_vcpu(&cpu.pin(), second), Some(V1));
+        sole(machine).finish(&cpu);
     });
 }

@@ -1,0 +1,402 @@
+//! A VM, its host, and what the models do with them.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use vgic::config::ItsConfig;
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::epoch::{Domain, Pin};
+use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::sysreg::SysReg;
+use vgic::{BadAddress, Blocked, Config, Cpu, Host, Injected, Vgic};
+
+use crate::{LEVEL, PPI, SGI, SPI, V0};
+
+/// The frames of ITS 0; those of the others follow.
+const GITS: u64 = 0x0c00_0000;
+const GITS_STRIDE: u64 = 0x2_0000;
+/// The command queue of ITS 0 in guest memory; those of the others follow.
+const QUEUE: usize = 0x1_0000;
+const QUEUE_STRIDE: usize = 0x1_0000;
+
+/// A host that does nothing but count. Its counters are not loom's: they are observations, not part of
+/// the protocol.
+#[derive(Default)]
+pub struct Quiet {
+    /// Kicks.
+    pub kicks: AtomicUsize,
+    /// Wakes.
+    pub wakes: AtomicUsize,
+    /// Resamples.
+    pub resamples: AtomicUsize,
+    /// Guest memory at address 0: the ITSes' command queues and tables.
+    ram: Mutex<Vec<u8>>,
+}
+
+impl Host for Quiet {
+    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {
+        self.kicks.fetch_add(1, Relaxed);
+    }
+    fn wake(&self, _vcpu: VcpuId) {
+        self.wakes.fetch_add(1, Relaxed);
+    }
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let ram = self.ram.lock().unwrap();
+        let bytes = ram.get(gpa as usize..).ok_or(BadAddress)?;
+        buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(BadAddress)?);
+        Ok(())
+    }
+    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
+    fn resample(&self, _vcpu: VcpuId, _intid: IntId) {
+        self.resamples.fetch_add(1, Relaxed);
+    }
+}
+
+/// A VM and the epoch of its hypervisor.
+pub struct Machine {
+    /// The epoch.
+    pub domain: Domain,
+    /// The VM.
+    pub vm: Vgic<Quiet>,
+    /// Commands placed in each ITS's queue so far.
+    placed: [AtomicUsize; 2],
+}
+
+impl Machine {
+    /// So many vCPUs, all powered on. The SPI, PPI and SGI of the models are enabled in Group 1, the SPI
+    /// goes to vCPU 0.
+    #[must_use]
+    pub fn new(vcpus: u8) -> Self {
+        Self::from_config(Config::new(affinities(vcpus)))
+    }
+
+    /// As the configuration says, with the same interrupts set up.
+    #[must_use]
+    pub fn from_config(mut config: Config) -> Self {
+        // As few as there can be, for the sake of speed.
+        config.spis = 32;
+        let vcpus = config.vcpus.len();
+        let machine = Self {
+            domain: Domain::new(),
+            vm: Vgic::new(config, Quiet::default()).unwrap(),
+            placed: [const { AtomicUsize::new(0) }; 2],
+        };
+        machine.on(99, |pin| {
+            let spi = 1 << (SPI - 32);
+            machine.gicd(pin, 0x000, 0x12); // CTLR
+            machine.gicd(pin, 0x084, spi); // IGROUPR1
+            machine.gicd(pin, 0xc08, 2 << (2 * (SPI - 32))); // ICFGR2
+            machine.gicd(pin, 0x104, spi); // ISENABLER1
+            let private = 1 << PPI | 1 << LEVEL | 1 << SGI;
+            for vcpu in (0..vcpus).filter_map(VcpuId::new) {
+                machine.gicr(pin, vcpu, 0x1_0080, private); // IGROUPR0
+                machine.gicr(pin, vcpu, 0x1_0c04, 2 << (2 * (PPI - 16))); // ICFGR1
+                machine.gicr(pin, vcpu, 0x1_0100, private); // ISENABLER0
+                machine.vm.power_on(vcpu);
+            }
+        });
+        machine
+    }
+
+    /// So many vCPUs, with LPIs enabled, and ITSes. Collection n of each ITS is vCPU n's, and event 0 of
+    /// device 0, which has two events, is LPI 8192 in collection 0.
+    #[must_use]
+    pub fn with_lpi(vcpus: u8, itses: usize) -> Self {
+        let mut config = Config::new(affinities(vcpus));
+        config.lpi_bits = 5;
+        for its in 0..itses {
+            let mut its = ItsConfig::at(GITS + its as u64 * GITS_STRIDE);
+            its.device_bits = 1;
+            its.collections = u32::from(vcpus);
+            config.its.push(its);
+        }
+        let machine = Self::from_config(config);
+        // Configuration bytes say enabled, priority 0xa0; table entries say valid.
+        *machine.vm.host().ram.lock().unwrap() = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
+        machine.on(98, |pin| {
+            for vcpu in (0..usize::from(vcpus)).filter_map(VcpuId::new) {
+                if vcpu == V0 {
+                    machine.gicr_double(pin, vcpu, 0x70, 0x4000 | 13); // PROPBASER
+                }
+                machine.gicr_double(pin, vcpu, 0x78, 1 << 62); // PENDBASER, all zero
+                machine.gicr(pin, vcpu, 0, 1); // CTLR.EnableLPIs
+            }
+            for its in 0..itses {
+                machine.gits(pin, its, 0x100, Width::Double, 1 << 63 | 0x1000);
+                machine.gits(pin, its, 0x108, Width::Double, 1 << 63 | 0x2000);
+                let queue = (QUEUE + its * QUEUE_STRIDE) as u64;
+                machine.gits(pin, its, 0x80, Width::Double, 1 << 63 | queue);
+                machine.gits(pin, its, 0, Width::Word, 1);
+                machine.command(pin, its, mapd(true));
+                for vcpu in 0..u64::from(vcpus) {
+                    machine.command(pin, its, [0x09, 0, 1 << 63 | vcpu << 16 | vcpu, 0]); // MAPC
+                }
+                machine.command(pin, its, mapti(0));
+            }
+        });
+        machine
+    }
+
+    /// Runs `work` pinned on a CPU that joins for it.
+    pub fn on<R>(&self, cpu: u16, work: impl FnOnce(&Pin<'_>) -> R) -> R {
+        let local = self.domain.register(CpuId(cpu));
+        let pin = local.pin();
+        work(&pin)
+    }
+
+    /// A CPU.
+    #[must_use]
+    pub fn cpu(&self, n: u16) -> Cpu<SoftwareInterface> {
+        Cpu::new(self.domain.register(CpuId(n)), SoftwareInterface::default())
+    }
+
+    // --- what a guest writes ---------------------------------------------------------------------
+
+    /// Writes a word of the distributor's frame.
+    pub fn gicd(&self, pin: &Pin<'_>, offset: u64, value: u64) {
+        let gpa = self.vm.config().distributor + offset;
+        let _ = self.vm.mmio_write(pin, gpa, Width::Word, value);
+    }
+
+    fn redistributor(&self, vcpu: VcpuId, offset: u64) -> u64 {
+        self.vm.config().redistributors[0].base + vcpu.index() as u64 * 0x2_0000 + offset
+    }
+
+    /// Writes a word of a vCPU's redistributor frames.
+    pub fn gicr(&self, pin: &Pin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
+        let gpa = self.redistributor(vcpu, offset);
+        let _ = self.vm.mmio_write(pin, gpa, Width::Word, value);
+    }
+
+    fn gicr_double(&self, pin: &Pin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
+        let gpa = self.redistributor(vcpu, offset);
+        let _ = self.vm.mmio_write(pin, gpa, Width::Double, value);
+    }
+
+    /// Reads a word of vCPU 0's redistributor frames, as `vcpu`, which is on `cpu`.
+    pub fn read_gicr(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64) -> u64 {
+        let gpa = self.redistributor(V0, offset);
+        match self.vm.mmio_read(cpu, &cpu.pin(), vcpu, gpa, Width::Word) {
+            MmioOutcome::Done(value) => value,
+            other => panic!("{offset:#x} reads as {other:?}"),
+        }
+    }
+
+    /// Writes `GICD_IROUTER` of the SPI.
+    pub fn route(&self, pin: &Pin<'_>, vcpu: VcpuId) {
+        let router = self.vm.config().distributor + 0x6000 + 8 * u64::from(SPI);
+        let affinity = vcpu.index() as u64;
+        let _ = self.vm.mmio_write(pin, router, Width::Double, affinity);
+    }
+
+    /// `ICC_SGI1R_EL1` by `vcpu`, which is on `cpu`: the SGI for all others.
+    pub fn broadcast(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
+        let value = 1 << 40 | u64::from(SGI) << 24;
+        self.vm
+            .sysreg_write(cpu, &cpu.pin(), vcpu, SysReg::Sgi1r, value);
+    }
+
+    fn gits(&self, pin: &Pin<'_>, its: usize, offset: u64, width: Width, value: u64) {
+        let gpa = GITS + its as u64 * GITS_STRIDE + offset;
+        let _ = self.vm.mmio_write(pin, gpa, width, value);
+    }
+
+    /// Places a command in an ITS's queue, and executes it unless another CPU is at the queue.
+    pub fn command(&self, pin: &Pin<'_>, its: usize, command: [u64; 4]) {
+        self.place(its, command);
+        self.execute(pin, its);
+    }
+
+    /// Places a command in an ITS's queue.
+    pub fn place(&self, its: usize, command: [u64; 4]) {
+        let place = self.placed[its].fetch_add(1, Relaxed);
+        let mut ram = self.vm.host().ram.lock().unwrap();
+        let first = QUEUE + its * QUEUE_STRIDE + place * 32;
+        for (word, at) in command.iter().zip((first..).step_by(8)) {
+            ram[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    /// Writes `GITS_CWRITER`: what has been placed is executed, unless another CPU is at the queue.
+    pub fn execute(&self, pin: &Pin<'_>, its: usize) {
+        let end = self.placed[its].load(Relaxed) as u64 * 32;
+        self.gits(pin, its, 0x88, Width::Double, end);
+    }
+
+    // --- what devices do -------------------------------------------------------------------------
+
+    /// An edge on the PPI of vCPU 0.
+    pub fn inject(&self, pin: &Pin<'_>) -> Injected {
+        let ppi = IntId::ppi(PPI).unwrap();
+        self.vm.inject_ppi(pin, V0, ppi).unwrap()
+    }
+
+    /// An edge on the SPI.
+    pub fn inject_spi(&self, pin: &Pin<'_>) -> Injected {
+        self.vm.inject_spi(pin, IntId::spi(SPI).unwrap()).unwrap()
+    }
+
+    /// The line of vCPU 0's level-sensitive PPI.
+    pub fn set_line(&self, pin: &Pin<'_>, high: bool) {
+        let ppi = IntId::ppi(LEVEL).unwrap();
+        self.vm.set_ppi_line(pin, V0, ppi, high).unwrap();
+    }
+
+    /// An MSI: an event of device 0. `None` if it is not mapped.
+    pub fn msi(&self, pin: &Pin<'_>, its: u8, event: u32) -> Option<Injected> {
+        let (its, event) = (ItsId(its), EventId(event));
+        self.vm.inject_msi(pin, its, DeviceId(0), event).ok()
+    }
+
+    // --- what a CPU does with a vCPU -------------------------------------------------------------
+
+    /// Into the guest.
+    pub fn enter(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
+        self.vm.enter(cpu, &cpu.pin(), vcpu).unwrap();
+    }
+
+    /// Out of the guest.
+    pub fn exit(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
+        self.vm.exit(cpu, &cpu.pin(), vcpu).unwrap();
+    }
+
+    /// Off the CPU.
+    pub fn put(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
+        self.vm.put(cpu, &cpu.pin(), vcpu).unwrap();
+    }
+
+    /// Out of the guest if it is there, and on if it is off.
+    pub fn exit_or_power_on(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
+        if self.vm.exit(cpu, &cpu.pin(), vcpu).is_err() {
+            self.vm.power_on(vcpu);
+        }
+    }
+
+    /// WFI.
+    pub fn block(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) -> Blocked {
+        self.vm.block(cpu, &cpu.pin(), vcpu).unwrap()
+    }
+
+    /// Enters, lets the guest set its interface up and take everything, exits and puts; how many it took.
+    pub fn serve(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) -> usize {
+        let mut taken = 0;
+        loop {
+            self.enter(cpu, vcpu);
+            let before = taken;
+            taken += take(cpu);
+            self.exit(cpu, vcpu);
+            if taken == before {
+                break;
+            }
+        }
+        self.put(cpu, vcpu);
+        taken
+    }
+
+    // --- the books -------------------------------------------------------------------------------
+
+    /// References that the lists hold.
+    #[must_use]
+    pub fn listed(&self) -> u64 {
+        let totals = self.domain.totals();
+        totals.list_gets - totals.list_puts
+    }
+
+    /// Kicks so far.
+    #[must_use]
+    pub fn kicks(&self) -> usize {
+        self.vm.host().kicks.load(Relaxed)
+    }
+
+    /// Wakes so far.
+    #[must_use]
+    pub fn wakes(&self) -> usize {
+        self.vm.host().wakes.load(Relaxed)
+    }
+
+    /// Resamples so far.
+    #[must_use]
+    pub fn resamples(&self) -> usize {
+        self.vm.host().resamples.load(Relaxed)
+    }
+
+    /// Takes the VM apart: no reference is left, and every injection was taken, merged, withdrawn or is
+    /// still pending.
+    pub fn finish(self, cpu: &Cpu<SoftwareInterface>) {
+        // What is pending now is withdrawn below.
+        let totals = self.domain.totals();
+        let remains = self.vm.teardown(&cpu.pin()).unwrap();
+        assert_eq!(remains.references, 0, "references are left");
+        let end = self.domain.totals();
+        assert_eq!(end.list_gets, end.list_puts, "references of lists");
+        assert_eq!(end.lookup_gets, end.lookup_puts, "other references");
+        for kind in Kind::ALL.map(|kind| kind as usize) {
+            assert_eq!(
+                totals.injections[kind],
+                totals.coalesced[kind]
+                    + totals.deliveries[kind]
+                    + totals.withdrawn[kind]
+                    + remains.pending[kind],
+                "the books of injections"
+            );
+        }
+    }
+}
+
+fn affinities(vcpus: u8) -> Vec<Affinity> {
+    (0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()
+}
+
+/// `MAPD` of device 0, with one bit of EventID, or of none.
+#[must_use]
+pub fn mapd(valid: bool) -> [u64; 4] {
+    [0x08, 0, u64::from(valid) << 63, 0]
+}
+
+/// `MAPTI` of an event of device 0 as LPI 8192, in collection 0.
+#[must_use]
+pub fn mapti(event: u64) -> [u64; 4] {
+    [0x0a, event | 8192 << 32, 0, 0]
+}
+
+/// `DISCARD` of an event of device 0.
+#[must_use]
+pub fn discard(event: u64) -> [u64; 4] {
+    [0x0f, event, 0, 0]
+}
+
+/// `CLEAR` of an event of device 0.
+#[must_use]
+pub fn clear(event: u64) -> [u64; 4] {
+    [0x04, event, 0, 0]
+}
+
+/// `MOVI` of event 0 of device 0 to a collection.
+#[must_use]
+pub fn movi(collection: u64) -> [u64; 4] {
+    [0x01, 0, collection, 0]
+}
+
+/// `MOVALL` from vCPU 0 to vCPU 1.
+#[must_use]
+pub fn movall() -> [u64; 4] {
+    [0x0e, 0, 0, 1 << 16]
+}
+
+/// The guest sets its interface up and takes everything that is signalled.
+pub fn take(cpu: &Cpu<SoftwareInterface>) -> usize {
+    let guest = cpu.interface();
+    guest.write_igrpen1(true);
+    guest.write_pmr(0xf8).unwrap();
+    let mut taken = 0;
+    loop {
+        let intid = guest.read_iar1();
+        if intid == 1023 {
+            return taken;
+        }
+        taken += 1;
+        guest.write_eoir1(intid);
+    }
+}

@@ -1,0 +1,150 @@
+//! `enable_lpis`: `GICR_CTLR.EnableLPIs` = 0 on a vCPU against its prune, and against retargeting and mapping
+//! its LPIs anew. Its LPIs are held back, not lost, and what else happens to them happens once.
+//!
+//! CVE-2026-72289 is a race of this protocol, re-created here as a mutant: an interrupt that is moved is
+//! unlinked, the list's lock is let go, and another CPU unlinks it a second time.
+#![cfg(loom)]
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use loom::sync::Arc;
+use loom_tests::{Machine, V0, V1, check, discard, mapti, movi, sole, spawn, take};
+
+/// `GICR_CTLR`.
+const CTLR: u64 = 0;
+const RWP: u64 = 1 << 3;
+
+/// The LPI is in a list register. Once `RWP` reads as zero, the guest does not get it any more; when LPIs
+/// are enabled again, it does.
+#[test]
+fn disable_against_reentry() {
+    check(4, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        // An observation in the order in which things happen, not a part of the protocol.
+        let disabled = std::sync::Arc::new(AtomicBool::new(false));
+        let other = spawn(&machine, 1, {
+            let disabled = disabled.clone();
+            move |machine, cpu| {
+                machine.gicr(&cpu.pin(), V0, CTLR, 0);
+                let waiting = machine.read_gicr(cpu, V1, CTLR) & RWP != 0;
+                disabled.store(!waiting, Relaxed);
+            }
+        });
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        let held_back = disabled.load(Relaxed);
+        let early = take(&cpu);
+        assert!(early == 0 || !held_back, "an LPI with EnableLPIs = 0");
+        other.join();
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0);
+        assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
+        machine.exit(&cpu, V0);
+        machine.gicr(&cpu.pin(), V0, CTLR, 1);
+        machine.put(&cpu, V0);
+        assert_eq!(early + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// `MOVI` moves the LPI to another vCPU while its own takes it back because LPIs are disabled there.
+#[test]
+fn disable_against_retarget() {
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, movi(1));
+        });
+        machine.exit(&cpu, V0);
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+        assert_eq!(machine.serve(&cpu, V1), 1);
+        assert_eq!(machine.listed(), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// `MOVI` and a new configuration (`GICR_INVLPIR`) both reconsider where the LPI is, on two CPUs, while it
+/// waits on the list of a vCPU that is disabling LPIs: it is unlinked once.
+#[test]
+fn disable_against_two_moves() {
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, movi(1));
+        });
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        machine.gicr(&cpu.pin(), V0, 0xa0, 8192); // INVLPIR
+        other.join();
+        assert_eq!(machine.listed(), 1);
+        assert_eq!(machine.serve(&cpu, V0), 0);
+        assert_eq!(machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Unmapped and mapped again while its vCPU takes it back because LPIs are disabled there.
+#[test]
+fn disable_against_remap() {
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            machine.command(&pin, 0, discard(0));
+            machine.command(&pin, 0, mapti(1));
+        });
+        machine.exit(&cpu, V0);
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+        machine.gicr(&cpu.pin(), V0, CTLR, 1);
+        assert_eq!(machine.serve(&cpu, V0), 0, "it was unmapped");
+        assert!(machine.msi(&cpu.pin(), 0, 1).is_some());
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Enabled while an MSI comes: it is delivered.
+#[test]
+fn enable_against_injection() {
+    check(4, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+        });
+        machine.exit(&cpu, V0);
+        machine.gicr(&cpu.pin(), V0, CTLR, 1);
+        machine.enter(&cpu, V0);
+        let found = take(&cpu);
+        other.join();
+        assert!(found + machine.kicks() >= 1, "the guest would run for ever");
+        machine.exit(&cpu, V0);
+        assert_eq!(found + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
