@@ -281,7 +281,11 @@ fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
         [Call::Kick(1, 1), Call::Enabled(None, 40, false)]
     );
     machine.exit(1);
-    assert_eq!(machine.read(0, CTLR) & RWP, RWP, "not yet taken back");
+    assert_eq!(
+        machine.read(0, CTLR) & RWP,
+        0,
+        "taken back before it enters"
+    );
     machine.enter(1);
     assert_eq!(machine.read(0, CTLR) & RWP, 0);
     assert_eq!(machine.guest(1).read_iar1(), 1023);

@@ -141,6 +141,7 @@ impl<H: Host> Vgic<H> {
     /// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
     /// change is complete (RWP) only once that vCPU has taken it back.
     fn pay_awaited(&self, pin: &Pin<'_>, bank: Bank<'_>, irq: &Irq, owed: Owed) {
+        self.pay(pin, irq, owed);
         if let Owed::Recall(vcpu) = owed
             && let Some(vcpu) = self.vcpu(vcpu)
         {
@@ -151,13 +152,12 @@ impl<H: Host> Vgic<H> {
             };
             self.await_recall(vcpu, by);
         }
-        self.pay(pin, irq, owed);
     }
 
-    /// Notes that `vcpu` is awaited, if it is in the guest; otherwise it will take its registers back
-    /// before it enters. The recall itself is sent afterwards.
+    /// Notes that `vcpu`, to which a recall was sent, is awaited, if it is in the guest; otherwise it will
+    /// take its registers back before it enters.
     pub(crate) fn await_recall(&self, vcpu: &Vcpu, by: u8) {
-        if vcpu.residency.get().in_guest() && vcpu.await_recall(by) && by == AWAITED_BY_GICD {
+        if vcpu.await_recall(by) && by == AWAITED_BY_GICD {
             self.distributor().awaiting();
         }
     }

@@ -19,8 +19,8 @@ use crate::intid::{Affinity, IntId, VcpuId};
 use crate::irq::{Irq, LEVEL};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU32, AtomicU64};
-use crate::vcpu::AWAITED_BY_GICD;
 use crate::vcpu::residency::RECALL;
+use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 use crate::vgic::DEFERRED_GROUPS;
 
 use super::bank::{Bank, offset};
@@ -49,7 +49,7 @@ const TOLD: u32 = u32::MAX / 2;
 pub(crate) struct Distributor {
     /// `GICD_CTLR.EnableGrp0` and `EnableGrp1`.
     groups: AtomicU32,
-    /// vCPUs that have not yet taken their list registers back for us.
+    /// vCPUs that may not have taken their list registers back for us.
     recalls: AtomicU32,
     /// Next vCPU to tell of a change of the group enables; at least [`TOLD`] when there is none.
     telling: AtomicU32,
@@ -109,13 +109,13 @@ impl Distributor {
         self.groups.store(3, crate::sync::Ordering::Release);
     }
 
-    /// One vCPU more to wait for: `GICD_CTLR.RWP`.
+    /// One vCPU more that `GICD_CTLR.RWP` may wait for.
     pub(crate) fn awaiting(&self) {
         // AcqRel: pairs with `recalled` and the read of RWP.
         self.recalls.fetch_add(1, AcqRel);
     }
 
-    /// One vCPU fewer to wait for.
+    /// One vCPU fewer.
     pub(crate) fn recalled(&self) {
         // AcqRel: pairs with `awaiting`.
         self.recalls.fetch_sub(1, AcqRel);
@@ -131,10 +131,12 @@ impl Distributor {
         }
     }
 
-    fn ctlr(&self, present: usize) -> u32 {
-        // Acquire: a guest that reads RWP as 0 sees what the recalled vCPUs did before.
-        let waiting =
-            self.recalls.load(Acquire) != 0 || self.telling.load(Acquire) < present as u32;
+    /// `GICD_CTLR`. Looks at the vCPUs one by one only while one of them may be awaited.
+    fn ctlr(&self, vcpus: &[Vcpu]) -> u32 {
+        // Acquire: pairs with `awaiting`, and with whoever tells the vCPUs.
+        let waiting = self.telling.load(Acquire) < vcpus.len() as u32
+            || self.recalls.load(Acquire) != 0
+                && vcpus.iter().any(|vcpu| vcpu.awaits(AWAITED_BY_GICD));
         self.groups.load(Acquire) | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
     }
 }
@@ -195,7 +197,7 @@ impl<H: Host> Vgic<H> {
             CTLR => {
                 // The guest polls RWP: this is where what it waits for goes on.
                 self.advance_groups(access.pin);
-                u64::from(distributor.ctlr(self.vcpu_count()))
+                u64::from(distributor.ctlr(self.present_vcpus()))
             }
             TYPER => u64::from(self.gicd_typer()),
             IIDR_OFFSET => u64::from(IIDR),
@@ -293,8 +295,8 @@ impl<H: Host> Vgic<H> {
         let first = distributor.telling.fetch_add(SLICE, AcqRel);
         for index in first..present.min(first.saturating_add(SLICE)) {
             if let Some(vcpu) = VcpuId::new(index as usize).and_then(|id| self.vcpu(id)) {
-                self.await_recall(vcpu, AWAITED_BY_GICD);
                 self.notify(pin, vcpu.id, RECALL);
+                self.await_recall(vcpu, AWAITED_BY_GICD);
             }
         }
         if first.saturating_add(SLICE) < present {

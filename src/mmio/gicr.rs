@@ -137,8 +137,7 @@ impl<H: Host> Vgic<H> {
         if scanning {
             self.advance_pending_table(pin, owner);
         }
-        // Acquire: a guest that reads RWP as 0 sees what the recalled vCPU did before.
-        let waiting = scanning || owner.awaited.load(Acquire) & AWAITED_BY_GICR != 0;
+        let waiting = scanning || owner.awaits(AWAITED_BY_GICR);
         let lpis = if self.config().lpi_bits == 0 {
             0
         } else {
@@ -241,11 +240,13 @@ impl<H: Host> Vgic<H> {
         if new == 0 {
             // LPIs are held back from now on; those in list registers must come out.
             self.stop_pending_table(owner);
-            self.await_recall(owner, AWAITED_BY_GICR);
         } else {
             self.start_pending_table(pin, owner);
         }
         self.notify(pin, owner.id, RECALL);
+        if new == 0 {
+            self.await_recall(owner, AWAITED_BY_GICR);
+        }
     }
 
     fn gicr_write_sgi(&self, pin: &Pin<'_>, owner: &Vcpu, at: u64, width: Width, value: u64) {

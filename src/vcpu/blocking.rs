@@ -64,6 +64,7 @@ impl<H: Host> Vgic<H> {
         let Some(mut registers) = this.registers(cpu) else {
             return Err(EntryError::NotEntered(vcpu));
         };
+        self.recalled(this, this.residency.get());
         let work = this.residency.take_work();
         if work.has(NEW | RECALL | NOTE) || registers.refill || registers.reload {
             self.flush(cpu, pin, this, &mut registers, true, true);

@@ -104,6 +104,7 @@ impl<H: Host> Vgic<H> {
             Some(registers) => registers,
             None => self.take(cpu, this)?,
         };
+        self.recalled(this, place);
         let work = this.residency.enter(cpu.id());
         if work.has(NEW | RECALL | NOTE) || registers.refill || registers.reload {
             let reload = work.has(RECALL | NOTE) || registers.reload;
@@ -351,9 +352,6 @@ impl<H: Host> Vgic<H> {
                 | if registers.spilled { hcr::LRENPIE } else { 0 };
             registers.set_hcr(value, cpu.interface());
         }
-        if reload {
-            self.recalled(vcpu);
-        }
         self.dispatch(pin, leaving);
     }
 
@@ -493,7 +491,7 @@ impl<H: Host> Vgic<H> {
             list.check();
         }
         registers.save(cpu.interface());
-        self.recalled(this);
+        self.recalled(this, this.residency.get());
         last(this, &mut registers);
         drop(registers);
         this.release(cpu);

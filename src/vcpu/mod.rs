@@ -29,7 +29,7 @@ use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock};
 pub use blocking::Blocked;
 pub use entry::EntryError;
 pub(crate) use registers::Registers;
-use residency::Residency;
+use residency::{Place, RECALL, Residency};
 
 /// A physical CPU: its place in the epoch, and its list registers. It stays on that CPU.
 pub struct Cpu<I> {
@@ -102,9 +102,9 @@ unsafe impl Sync for Owned {}
 // SAFETY: as above.
 unsafe impl Send for Owned {}
 
-/// `GICR_CTLR.RWP` and `GICD_CTLR.RWP`: who waits for this vCPU to take its list registers back.
+/// `GICR_CTLR.RWP` waits for this vCPU to take its list registers back.
 pub(crate) const AWAITED_BY_GICR: u8 = 1 << 0;
-/// The distributor waits.
+/// `GICD_CTLR.RWP` does.
 pub(crate) const AWAITED_BY_GICD: u8 = 1 << 1;
 
 /// One vCPU of a VM.
@@ -113,8 +113,8 @@ pub(crate) const AWAITED_BY_GICD: u8 = 1 << 1;
 pub(crate) struct Vcpu {
     pub(crate) id: VcpuId,
     pub(crate) residency: Residency,
-    /// Register writes that are complete only once this vCPU has taken its list registers back.
-    pub(crate) awaited: AtomicU8,
+    /// Whose writes may be incomplete: see [`Vcpu::awaits`].
+    awaited: AtomicU8,
     /// Address of the register read that this vCPU is to try again, or all ones: it has asked another
     /// vCPU to take its list registers back.
     pub(crate) asked: AtomicU64,
@@ -198,17 +198,32 @@ impl Vcpu {
         self.residency.release();
     }
 
-    /// Notes that a register write is complete only once this vCPU has taken its list registers back;
-    /// true if it was not awaited so before.
-    pub(crate) fn await_recall(&self, by: u8) -> bool {
-        // AcqRel: pairs with `recalled`.
-        self.awaited.fetch_or(by, AcqRel) & by == 0
+    /// Whether a write of the distributor's or redistributor's registers, `by`, is incomplete because this
+    /// vCPU is in the guest and has not taken its list registers back since.
+    ///
+    /// What decides is the residency word: RECALL was set after the write's change, and an entry consumes
+    /// it before it takes the registers back, before the guest runs. `awaited` only says for whom that
+    /// may be, so that nobody else waits. It is cleared before RECALL is consumed: one that is set later
+    /// is for a later RECALL, or stays behind without effect until the next.
+    pub(crate) fn awaits(&self, by: u8) -> bool {
+        // Acquire: pairs with `await_recall`.
+        let place = self.residency.get();
+        self.awaited.load(Acquire) & by != 0 && place.in_guest() && place.has(RECALL)
     }
 
-    /// Ends every wait for this vCPU; returns who waited.
-    pub(crate) fn recalled(&self) -> u8 {
+    /// Notes that a write waits for this vCPU, if it does; after its recall was sent. True if none of
+    /// the same register was noted before.
+    pub(crate) fn await_recall(&self, by: u8) -> bool {
+        let place = self.residency.get();
+        // AcqRel: pairs with `recalled` and `awaits`.
+        place.in_guest() && place.has(RECALL) && self.awaited.fetch_or(by, AcqRel) & by == 0
+    }
+
+    /// Forgets who waited for this vCPU, which is out of the guest and about to consume the RECALL in
+    /// `place`; returns who it was.
+    pub(crate) fn recalled(&self, place: Place) -> u8 {
         // Acquire: pairs with `await_recall`; the common case writes nothing.
-        if self.awaited.load(Acquire) == 0 {
+        if !place.has(RECALL) || self.awaited.load(Acquire) == 0 {
             return 0;
         }
         // AcqRel: as above.

@@ -155,6 +155,10 @@ impl<H: Host> Vgic<H> {
             .filter(|_| id.index() < self.vcpu_count())
     }
 
+    pub(crate) fn present_vcpus(&self) -> &[Vcpu] {
+        &self.vcpus[..self.vcpu_count()]
+    }
+
     pub(crate) fn topology(&self) -> &Snapshot<Topology> {
         &self.topology
     }

@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::irq::{Folded, Irq, Owed, State};
 use crate::trace::TracePoint;
-use crate::vcpu::residency::{Kick, NEW, NOTE, RECALL};
+use crate::vcpu::residency::{Kick, NEW, NOTE, Place, RECALL};
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 
 impl<H: Host> Vgic<H> {
@@ -134,9 +134,10 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    /// The vCPU has taken its list registers back: whoever waited for that goes on.
-    pub(crate) fn recalled(&self, vcpu: &Vcpu) {
-        if vcpu.recalled() & AWAITED_BY_GICD != 0 {
+    /// The vCPU is out of the guest and about to take its list registers back, if the work in `place` asks
+    /// for it: whoever waited for that need not wait any more.
+    pub(crate) fn recalled(&self, vcpu: &Vcpu, place: Place) {
+        if vcpu.recalled(place) & AWAITED_BY_GICD != 0 {
             self.distributor.recalled();
         }
     }
