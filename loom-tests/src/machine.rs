@@ -175,12 +175,20 @@ impl Machine {
         let _ = self.vm.mmio_write(pin, gpa, Width::Double, value);
     }
 
-    /// Reads a word of vCPU 0's redistributor frames, as `vcpu`, which is on `cpu`.
+    /// Reads a word of the distributor's frame, as `vcpu`, on `cpu`.
+    pub fn read_gicd(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64) -> u64 {
+        self.read(cpu, vcpu, self.vm.config().distributor + offset)
+    }
+
+    /// Reads a word of vCPU 0's redistributor frames, as `vcpu`, on `cpu`.
     pub fn read_gicr(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64) -> u64 {
-        let gpa = self.redistributor(V0, offset);
+        self.read(cpu, vcpu, self.redistributor(V0, offset))
+    }
+
+    fn read(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, gpa: u64) -> u64 {
         match self.vm.mmio_read(cpu, &cpu.pin(), vcpu, gpa, Width::Word) {
             MmioOutcome::Done(value) => value,
-            other => panic!("{offset:#x} reads as {other:?}"),
+            other => panic!("{gpa:#x} reads as {other:?}"),
         }
     }
 
@@ -293,6 +301,13 @@ impl Machine {
         }
         self.put(cpu, vcpu);
         taken
+    }
+
+    /// Does all that was left over.
+    pub fn advance(&self, pin: &Pin<'_>) {
+        while self.vm.has_deferred() {
+            self.vm.advance(pin);
+        }
     }
 
     // --- the books -------------------------------------------------------------------------------

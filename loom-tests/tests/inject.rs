@@ -2,10 +2,12 @@
 //! changes its place. There is one link and one list reference, and nothing is lost.
 #![cfg(loom)]
 
+use std::sync::atomic::AtomicBool;
+
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom_tests::{Machine, PPI, V0, V1, check, movi, sole, spawn, take};
+use loom_tests::{Machine, PPI, SPI, V0, V1, check, movi, sole, spawn, take};
 use vgic::Injected;
 
 /// From two CPUs at once: one link, one reference, taken once.
@@ -88,6 +90,37 @@ fn injection_against_disable() {
         other.join();
         assert_eq!(machine.serve(&cpu, V0), 0);
         assert_eq!(machine.listed(), 0, "it is on a list");
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Disabled while the vCPU that has it in a list register goes back into the guest: once `GICD_CTLR.RWP`
+/// reads as zero, the guest does not get it any more.
+#[test]
+fn disable_against_reentry() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject_spi(&cpu.pin());
+        machine.enter(&cpu, V0);
+        // An observation in the order in which things happen, not a part of the protocol.
+        let disabled = std::sync::Arc::new(AtomicBool::new(false));
+        let other = spawn(&machine, 1, {
+            let disabled = disabled.clone();
+            move |machine, cpu| {
+                machine.gicd(&cpu.pin(), 0x184, 1 << (SPI - 32));
+                let waiting = machine.read_gicd(cpu, V1, 0) >> 31 != 0;
+                disabled.store(!waiting, Relaxed);
+            }
+        });
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        let was_disabled = disabled.load(Relaxed);
+        let taken = take(&cpu);
+        assert!(taken == 0 || !was_disabled, "it is disabled");
+        other.join();
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 0);
         sole(machine).finish(&cpu);
     });
 }

@@ -96,6 +96,7 @@ fn discard_in_a_list_register() {
         other.join();
         assert_eq!(machine.serve(&cpu, V0), 0, "it is unmapped");
         assert_eq!(machine.listed(), 0);
+        machine.advance(&cpu.pin());
         machine.command(&cpu.pin(), 0, mapti(0));
         machine.command(&cpu.pin(), 0, mapti(1));
         one_object(&machine, &cpu.pin());
@@ -119,8 +120,37 @@ fn remap_against_the_last_put() {
             machine.command(&cpu.pin(), 0, mapti(1));
         });
         machine.exit(&cpu, V0);
+        machine.advance(&cpu.pin());
         other.join();
         machine.put(&cpu, V0);
+        machine.advance(&cpu.pin());
+        machine.command(&cpu.pin(), 0, mapti(0));
+        one_object(&machine, &cpu.pin());
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// The list's last put leaves the interrupt to whoever advances the VM, and two CPUs do, while the INTID
+/// is mapped anew: it is freed once, and its successor stays in the table.
+#[test]
+fn remap_against_the_dying() {
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 1);
+        machine.command(&cpu.pin(), 0, discard(0));
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            machine.vm.advance(&pin);
+            machine.command(&pin, 0, mapti(1));
+        });
+        machine.vm.advance(&cpu.pin());
+        other.join();
         machine.command(&cpu.pin(), 0, mapti(0));
         one_object(&machine, &cpu.pin());
         assert_eq!(machine.serve(&cpu, V0), 1);
