@@ -46,7 +46,7 @@ fn growth_and_reclamation() {
             assert!(found.is_none() || found == Some(&11));
             assert!(table.remove(2, &VALUES[2], pin.guard()).is_some());
         }
-        other.join();
+        other.join().unwrap();
         let pin = local.pin();
         assert!(table.next(0, pin.guard()).is_none());
     });
