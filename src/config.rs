@@ -22,6 +22,14 @@ pub struct RedistributorRegion {
     pub count: usize,
 }
 
+impl RedistributorRegion {
+    /// Size in bytes.
+    const fn size(&self) -> u64 {
+        // A count that saturates here is refused by `Config::validate`: it ends nowhere.
+        (self.count as u64).saturating_mul(REDISTRIBUTOR_STRIDE)
+    }
+}
+
 /// One ITS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ItsConfig {
@@ -145,7 +153,7 @@ impl Config {
             .chain(
                 self.redistributors
                     .iter()
-                    .map(|region| (region.base, region.count as u64 * REDISTRIBUTOR_STRIDE)),
+                    .map(|region| (region.base, region.size())),
             )
             .chain(self.its.iter().map(|its| (its.base, ITS_SIZE)))
     }
@@ -182,7 +190,10 @@ impl Config {
         if !matches!(self.maintenance.raw(), 16..32) {
             return Err(ConfigError::Maintenance(self.maintenance));
         }
-        let room: usize = self.redistributors.iter().map(|region| region.count).sum();
+        let room = self
+            .redistributors
+            .iter()
+            .fold(0usize, |room, region| room.saturating_add(region.count));
         if room < self.max_vcpus || self.redistributors.iter().any(|region| region.count == 0) {
             return Err(ConfigError::RedistributorRoom(room));
         }
@@ -291,7 +302,7 @@ mod tests {
     fn defaults_are_valid_and_each_mistake_has_its_error() {
         assert_eq!(config(4).validate(), Ok(()));
         assert_eq!(config(200).validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 16] = [
+        let cases: [(Spoil, ConfigError); 17] = [
             (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
             (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
             (|c| c.max_vcpus = 513, ConfigError::MaxVcpus(513)),
@@ -315,6 +326,13 @@ mod tests {
             (
                 |c| c.redistributors[0].count = 3,
                 ConfigError::RedistributorRoom(3),
+            ),
+            (
+                |c| {
+                    c.redistributors =
+                        alloc::vec![RedistributorRegion { base: 0x1_0000, count: usize::MAX }; 2]
+                },
+                ConfigError::Unaddressable(0x1_0000),
             ),
             (
                 |c| c.distributor = 0x0800_1000,
