@@ -494,3 +494,47 @@ fn a_vcpu_added_later_gets_the_spis_routed_to_it() {
     assert_eq!(machine.serve(1), [40]);
     machine.finish();
 }
+
+/// A line that stays high behind an active interrupt is one occurrence more only when that ends; one that
+/// is latched on top of it is another.
+#[test]
+fn the_books_balance_with_a_line_held_behind_an_active_interrupt() {
+    for latch in [false, true] {
+        for end in [false, true] {
+            let machine = Machine::new(1);
+            machine.set_spi(0, 0x100, 40);
+            let line = |high| {
+                let spi = IntId::spi(40).unwrap();
+                machine.vm.set_spi_line(&machine.pin(), spi, high).unwrap();
+            };
+            line(true);
+            machine.enter(0);
+            assert_eq!(machine.guest(0).read_iar1(), 40);
+            machine.exit(0);
+            if latch {
+                machine.set_spi(0, 0x200, 40);
+            }
+            if end {
+                machine.enter(0);
+                machine.guest(0).write_eoir1(40);
+                machine.exit(0);
+            }
+            machine.set_spi(0, 0x380, 40);
+            machine.set_spi(0, 0x280, 40);
+            machine.set_spi(0, 0x300, 40);
+            machine.finish();
+        }
+    }
+}
+
+/// A trigger mode that changes under a high line makes or ends an occurrence.
+#[test]
+fn the_books_balance_when_the_trigger_changes() {
+    let machine = Machine::new(1);
+    let spi = IntId::spi(40).unwrap();
+    machine.vm.set_spi_line(&machine.pin(), spi, true).unwrap();
+    for configuration in [2 << 16, 0, 2 << 16] {
+        machine.write(0, GICD + 0xc08, configuration);
+    }
+    machine.finish();
+}

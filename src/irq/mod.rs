@@ -62,14 +62,14 @@ pub(crate) struct Raised {
     pub(crate) owed: Owed,
 }
 
-/// What a change of an input line meant.
+/// A change by a line, a register, or an ITS command.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct LineChange {
-    /// It made the interrupt pending.
-    pub(crate) injected: bool,
-    /// It ended a pending state that the guest had not seen.
-    pub(crate) withdrawn: bool,
+pub(crate) struct Changed {
+    /// The state before.
+    pub(crate) old: State,
+    /// The state after.
+    pub(crate) new: State,
     /// What the caller owes.
     pub(crate) owed: Owed,
 }
@@ -114,10 +114,8 @@ pub(crate) struct Folded {
 pub(crate) struct GivenBack {
     /// It was the last one: the interrupt is dying.
     pub(crate) last: bool,
-    /// It ended a pending state that the guest had not seen.
-    pub(crate) withdrawn: bool,
-    /// What the caller owes.
-    pub(crate) owed: Owed,
+    /// What went with it.
+    pub(crate) changed: Changed,
 }
 
 /// Links of an intrusive circular list, and the bucket it is in. Guarded by an ap_list lock, atomic only
@@ -243,7 +241,7 @@ impl Irq {
         // AcqRel: module docs, "Publication"; also when nothing changes.
         let old = State(self.state.fetch_or(set, AcqRel));
         Raised {
-            coalesced: old.pending(),
+            coalesced: old.booked_outside(),
             void: old.unmapped(),
             owed: if old.latch() || old.unmapped() {
                 // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
@@ -257,63 +255,62 @@ impl Irq {
 
     /// Sets the level of the input line.
     #[inline]
-    pub(crate) fn set_line(&self, high: bool) -> LineChange {
+    pub(crate) fn set_line(&self, high: bool) -> Changed {
         // AcqRel: module docs, "Publication".
         let old = State(if high {
             self.state.fetch_or(LINE, AcqRel)
         } else {
             self.state.fetch_and(!LINE, AcqRel)
         });
+        let new = old.with_flag(LINE, high);
         let changed = old.line() != high && old.level();
-        // While it is active or in a list register its deactivation decides whether it is pending
-        // again; a latched state does not depend on the line.
-        let counts = changed && !old.latch() && !old.active() && !old.in_lr();
         let owed = match old.queued_on() {
             _ if !changed => Owed::Nothing,
-            _ if high => State(old.0 | LINE).owed_after_pending(old),
+            _ if high => new.owed_after_pending(old),
             Some(vcpu) if old.in_lr() => Owed::Note(vcpu),
             Some(vcpu) => Owed::Settle(vcpu),
             None => Owed::Nothing,
         };
-        LineChange {
-            injected: counts && high,
-            withdrawn: counts && !high,
-            owed,
-        }
+        Changed { old, new, owed }
     }
 
     // --- register writes -------------------------------------------------------------------------
 
     /// Changes what a register write changes (flags, priority, target), and says what is owed.
     /// `change` must leave `queued_on`, the LR bits and the references alone.
-    pub(crate) fn update(&self, change: impl Fn(State) -> State) -> (State, Owed) {
-        match self.transition(|old| Some(change(old))) {
-            Ok((old, new)) if old == new => (old, Owed::Nothing),
-            Ok((old, new)) => (old, new.owed_after_change()),
-            Err(old) => (old, Owed::Nothing),
-        }
+    pub(crate) fn update(&self, change: impl Fn(State) -> State) -> Changed {
+        let result = self.transition(|old| Some(change(old)));
+        let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
+        let owed = if old == new {
+            Owed::Nothing
+        } else {
+            new.owed_after_change()
+        };
+        Changed { old, new, owed }
     }
 
     /// `ICPENDR`, `CLEAR`: withdraws the latch, here and in a list register. Returns whether a physical
-    /// interrupt must be deactivated by the hypervisor, and what is owed.
-    pub(crate) fn clear_pending(&self) -> (bool, State, Owed) {
-        let (old, owed) = self.update(|old| {
+    /// interrupt must be deactivated by the hypervisor.
+    pub(crate) fn clear_pending(&self) -> (bool, Changed) {
+        let changed = self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
             old.with(cancel, PENDING | physical)
         });
-        (old.hw() && !old.active() && old.latch(), old, owed)
+        let old = changed.old;
+        (old.hw() && !old.active() && old.latch(), changed)
     }
 
     /// `ICACTIVER`, a trapped `ICC_DIR`, or `EOIcount`: ends the active state, here and in a list
-    /// register. Returns whether a physical interrupt must be deactivated, and what is owed.
-    pub(crate) fn clear_active(&self) -> (bool, State, Owed) {
-        let (old, owed) = self.update(|old| {
+    /// register. Returns whether a physical interrupt must be deactivated by the hypervisor.
+    pub(crate) fn clear_active(&self) -> (bool, Changed) {
+        let changed = self.update(|old| {
             let physical = if old.active() { HW } else { 0 };
             let cancel = if old.in_lr() { CANCEL_A } else { 0 };
             old.with(cancel, ACTIVE | physical)
         });
-        (old.hw() && old.active(), old, owed)
+        let old = changed.old;
+        (old.hw() && old.active(), changed)
     }
 
     // --- the ap_list's transitions, under its lock -----------------------------------------------
@@ -436,14 +433,17 @@ impl Irq {
         }) else {
             return Folded::default();
         };
-        let still = lr.is_pending();
-        let ended = !still && (!lr.is_active() || old.cancel_active());
+        let delivered = old.lr_pending() && !lr.is_pending();
+        // Of what was pending, in the register and outside, at most one state is pending now.
+        let before = old.booked() - u64::from(delivered);
+        let merged = before > new.booked();
+        let coalesced = merged && old.latch() && !old.cancel_pending();
         Folded {
-            delivered: old.lr_pending() && !still,
-            coalesced: still && old.lr_latch() && !old.cancel_pending() && old.latch(),
-            withdrawn: still && ((old.lr_latch() && old.cancel_pending()) || !new.pending()),
+            delivered,
+            coalesced,
+            withdrawn: merged && !coalesced,
             resample: new.level() && !old.lr_hw() && lr.is_empty(),
-            repended: new.level() && new.line() && ended,
+            repended: before < new.booked(),
             deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
         }
     }
@@ -493,14 +493,14 @@ impl Irq {
             })
         });
         let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
+        let owed = if new.0 == old.0.wrapping_sub(REF) {
+            Owed::Nothing
+        } else {
+            new.owed_after_change()
+        };
         GivenBack {
             last: new.refs() == 0,
-            withdrawn: old.latch() && !new.latch(),
-            owed: if new.0 == old.0.wrapping_sub(REF) {
-                Owed::Nothing
-            } else {
-                new.owed_after_change()
-            },
+            changed: Changed { old, new, owed },
         }
     }
 }

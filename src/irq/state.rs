@@ -207,6 +207,22 @@ impl State {
         self.deliverable() || (self.active() && self.target().is_some())
     }
 
+    /// Pending outside the list registers, as the books have it: injected, and not yet delivered, merged
+    /// or withdrawn. A level that waits for a deactivation is injected by that; a void raise is not.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn booked_outside(self) -> bool {
+        self.0 & (PENDING | UNMAPPED) == PENDING
+            || self.0 & (LEVEL | LINE | ACTIVE | IN_LR) == LEVEL | LINE
+    }
+
+    /// Pending states that the books have: at most one in a list register and one outside.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn booked(self) -> u64 {
+        self.lr_pending() as u64 + self.booked_outside() as u64
+    }
+
     /// What `GICD_ISPENDR<n>` shows.
     #[inline]
     #[must_use]

@@ -93,9 +93,8 @@ impl<'a, H: Host> Execution<'a, H> {
             Command::Clear { device, event } => {
                 let irq = self.find(device, event)?.irq;
                 // An LPI is never forwarded: there is no physical interrupt to deactivate.
-                let (_, old, owed) = irq.clear_pending();
-                self.vgic.count_withdrawn(self.pin, irq, old.latch());
-                self.vgic.pay(self.pin, irq, owed);
+                let (_, changed) = irq.clear_pending();
+                self.vgic.settle_up(self.pin, irq, changed);
             }
             Command::Discard { device, event } => {
                 let found = self.find(device, event)?;
@@ -252,8 +251,8 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     fn retarget(&self, irq: &Irq, target: Option<VcpuId>) {
-        let (_, owed) = irq.update(|state| state.with_target(target));
-        self.vgic.pay(self.pin, irq, owed);
+        let changed = irq.update(|state| state.with_target(target));
+        self.vgic.pay(self.pin, irq, changed.owed);
     }
 
     // --- checking what the guest claims ----------------------------------------------------------

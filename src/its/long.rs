@@ -246,14 +246,14 @@ impl<'a, H: Host> Execution<'a, H> {
         };
         cursor.key = Some(key + 1);
         debug_assert!(irq.intid().raw() == IntId::FIRST_LPI + key);
-        let (_, owed) = irq.update(|state| {
+        let changed = irq.update(|state| {
             if state.shows_pending() && state.target() == Some(from) {
                 state.with_target(Some(to))
             } else {
                 state
             }
         });
-        self.vgic.pay(self.pin, irq, owed);
+        self.vgic.pay(self.pin, irq, changed.owed);
         None
     }
 

@@ -179,16 +179,16 @@ impl<H: Host> Vgic<H> {
     fn write_groups(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for (bit, irq) in bank.irqs.iter().enumerate() {
             let group1 = word >> bit & 1 != 0;
-            let (_, owed) = irq.update(|state| state.with_flag(GROUP1, group1));
-            self.pay_awaited(pin, bank, irq, owed);
+            let changed = irq.update(|state| state.with_flag(GROUP1, group1));
+            self.pay_awaited(pin, bank, irq, changed.owed);
         }
     }
 
     fn write_enables(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64, on: bool) {
         for irq in bank.named(word) {
-            let (old, owed) = irq.update(|state| state.with_flag(ENABLED, on));
-            self.pay_awaited(pin, bank, irq, owed);
-            if old.enabled() != on {
+            let changed = irq.update(|state| state.with_flag(ENABLED, on));
+            self.pay_awaited(pin, bank, irq, changed.owed);
+            if changed.old.enabled() != on {
                 self.host().enabled(bank.owner, irq.intid(), on);
             }
         }
@@ -208,24 +208,23 @@ impl<H: Host> Vgic<H> {
 
     /// `ICPENDR` and its kin for one interrupt.
     pub(crate) fn clear_pending(&self, pin: &Pin<'_>, irq: &Irq) {
-        let (deactivate, old, owed) = irq.clear_pending();
+        let (deactivate, changed) = irq.clear_pending();
         if deactivate {
             self.host().deactivate(irq.owner(), irq.pintid());
         }
-        self.count_withdrawn(pin, irq, old.latch());
-        self.pay(pin, irq, owed);
+        self.settle_up(pin, irq, changed);
     }
 
     fn set_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
-            let (_, owed) = irq.update(|state| {
+            let changed = irq.update(|state| {
                 if state.shows_active() {
                     state
                 } else {
                     state.with(ACTIVE, 0)
                 }
             });
-            self.pay(pin, irq, owed);
+            self.settle_up(pin, irq, changed);
         }
     }
 
@@ -237,12 +236,12 @@ impl<H: Host> Vgic<H> {
 
     /// Ends the active state of an interrupt wherever it is: `ICACTIVER`, and `ICC_DIR_EL1`.
     pub(crate) fn deactivate(&self, pin: &Pin<'_>, irq: &Irq) {
-        let (deactivate, old, owed) = irq.clear_active();
+        let (deactivate, changed) = irq.clear_active();
+        let old = changed.old;
         if deactivate {
             self.host().deactivate(irq.owner(), irq.pintid());
         }
-        self.ended(pin, irq, old);
-        self.pay(pin, irq, owed);
+        self.settle_up(pin, irq, changed);
         if old.shows_active()
             && old.level()
             && !old.hw()
@@ -264,8 +263,8 @@ impl<H: Host> Vgic<H> {
         let bytes = width.bytes() as usize;
         for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
             let priority = (word >> (8 * byte)) as u8;
-            let (_, owed) = irq.update(|state| state.with_priority(priority));
-            self.pay(pin, irq, owed);
+            let changed = irq.update(|state| state.with_priority(priority));
+            self.pay(pin, irq, changed.owed);
         }
     }
 
@@ -276,9 +275,9 @@ impl<H: Host> Vgic<H> {
                 continue;
             }
             let edge = word >> (2 * place + 1) & 1 != 0;
-            let (old, owed) = irq.update(|state| state.with_flag(LEVEL, !edge));
-            self.pay(pin, irq, owed);
-            if old.level() == edge {
+            let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
+            self.settle_up(pin, irq, changed);
+            if changed.old.level() == edge {
                 self.host().configured(bank.owner, irq.intid(), edge);
             }
         }

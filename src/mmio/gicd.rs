@@ -328,9 +328,9 @@ impl<H: Host> Vgic<H> {
     }
 
     fn route(&self, pin: &Pin<'_>, irq: &Irq, target: Option<VcpuId>) {
-        let (old, owed) = irq.update(|state| state.with_target(target));
-        self.pay(pin, irq, owed);
-        if old.target() != target {
+        let changed = irq.update(|state| state.with_target(target));
+        self.pay(pin, irq, changed.owed);
+        if changed.old.target() != target {
             self.host().routed(irq.intid(), target);
         }
     }

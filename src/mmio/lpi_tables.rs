@@ -30,13 +30,13 @@ impl<H: Host> Vgic<H> {
     /// be read is disabled.
     pub(crate) fn reload_lpi_config(&self, pin: &Pin<'_>, irq: &Irq) {
         let byte = self.lpi_config(irq.intid()).unwrap_or(0);
-        let (_, owed) = irq.update(|state| {
+        let changed = irq.update(|state| {
             // Bits 7:2 are the priority, of which five bits are implemented; bit 0 enables.
             state
                 .with_priority(byte & 0xfc)
                 .with_flag(ENABLED, byte & 1 != 0)
         });
-        self.pay(pin, irq, owed);
+        self.pay(pin, irq, changed.owed);
     }
 
     fn lpi_config(&self, intid: IntId) -> Option<u8> {

@@ -259,8 +259,9 @@ impl<H: Host> Vgic<H> {
                 // under which alone it can leave.
                 let irq = unsafe { &*irq };
                 list.unlink(irq);
-                let (deactivate, state, _) = irq.clear_active();
-                self.ended(pin, irq, state);
+                let (deactivate, changed) = irq.clear_active();
+                let state = changed.old;
+                self.book(pin, irq, changed);
                 if deactivate {
                     leaving.deactivate(irq);
                 }

@@ -8,7 +8,7 @@ use crate::cpu_interface::software::SoftwareInterface;
 use crate::epoch::{Domain, Pin};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
-use crate::irq::{ENABLED, GROUP1, Irq, LEVEL};
+use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL};
 use crate::{Blocked, Config, Cpu, EntryError, Vgic};
 
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl Bench {
 
     /// Enabled, Group 1, at `priority`; level-sensitive or edge-triggered.
     fn configure(&self, irq: &Irq, level: bool, priority: u8) {
-        let (_, owed) = irq.update(|state| {
+        let Changed { owed, .. } = irq.update(|state| {
             state
                 .with(ENABLED | GROUP1, 0)
                 .with_flag(LEVEL, level)
@@ -264,10 +264,9 @@ fn a_forwarded_interrupt_is_deactivated_by_the_guest_or_for_it() {
     bench.enter();
     bench.exit();
     let irq = bench.vm.vcpu(V0).unwrap().private(timer).unwrap();
-    let (deactivate, old, owed) = irq.clear_pending();
+    let (deactivate, changed) = irq.clear_pending();
     assert!(!deactivate, "the register has it");
-    bench.vm.count_withdrawn(&bench.pin(), irq, old.latch());
-    bench.vm.pay(&bench.pin(), irq, owed);
+    bench.vm.settle_up(&bench.pin(), irq, changed);
     bench.enter();
     assert_eq!(bench.acknowledge(), 1023);
     bench.exit();
@@ -350,7 +349,7 @@ fn a_pending_and_active_interrupt_wakes_nobody() {
     bench.inject(intid);
     let block = || bench.vm.block(&bench.cpu, &bench.pin(), V0).unwrap();
     assert_eq!(block(), Blocked::Yes);
-    let (_, _, owed) = bench.irq(intid).clear_active();
+    let (_, Changed { owed, .. }) = bench.irq(intid).clear_active();
     bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
     assert_eq!(block(), Blocked::No);
     bench.enter();
@@ -447,7 +446,7 @@ fn a_disabled_group_does_not_hog_the_registers() {
     let bench = Bench::new();
     for n in 0..8 {
         let intid = bench.edge_spi(80 + n, 0);
-        let (_, owed) = bench.irq(intid).update(|state| state.with(0, GROUP1));
+        let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, GROUP1));
         bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
         bench.inject(intid);
     }
@@ -477,7 +476,7 @@ fn retargeting_moves_what_waits_and_kicks_both() {
     bench.inject(intid);
     bench.enter();
     // In a register of vCPU 0, which runs: it must give it up, then vCPU 1 must get it.
-    let (_, owed) = bench.irq(intid).update(|state| state.with_target(Some(V1)));
+    let Changed { owed, .. } = bench.irq(intid).update(|state| state.with_target(Some(V1)));
     bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
     assert_eq!(*bench.vm.host().kicks.lock().unwrap(), [(CpuId(0), V0)]);
     bench.exit();
@@ -588,7 +587,7 @@ fn a_disabled_interrupt_leaves_the_register() {
     bench.inject(intid);
     bench.enter();
     bench.exit();
-    let (_, owed) = bench.irq(intid).update(|state| state.with(0, ENABLED));
+    let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, ENABLED));
     bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
     bench.enter();
     assert_eq!(bench.acknowledge(), 1023);
@@ -626,13 +625,13 @@ fn random_sequences_lose_and_double_nothing() {
                 3 => {
                     let irq = bench.irq(intids[next(8) as usize]);
                     let on = next(2) == 0;
-                    let (_, owed) = irq.update(|state| state.with_flag(ENABLED, on));
+                    let Changed { owed, .. } = irq.update(|state| state.with_flag(ENABLED, on));
                     bench.vm.pay(&bench.pin(), irq, owed);
                 }
                 4 => {
                     let irq = bench.irq(intids[next(8) as usize]);
                     let priority = next(31) as u8 * 8;
-                    let (_, owed) = irq.update(|state| state.with_priority(priority));
+                    let Changed { owed, .. } = irq.update(|state| state.with_priority(priority));
                     bench.vm.pay(&bench.pin(), irq, owed);
                 }
                 5 => bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap_or(()),

@@ -185,34 +185,24 @@ impl<H: Host> Vgic<H> {
     }
 
     pub(crate) fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
-        let change = irq.set_line(high);
-        if change.injected {
-            self.count_injection(pin, irq, false);
-        }
-        self.count_withdrawn(pin, irq, change.withdrawn);
-        self.pay(pin, irq, change.owed);
+        self.settle_up(pin, irq, irq.set_line(high));
     }
 
     /// Books a raise, and pays what it owes.
     #[inline]
     pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
         if !raised.void {
-            self.count_injection(pin, irq, raised.coalesced);
+            let kind = irq.intid().kind() as usize;
+            pin.counters().injections[kind].add(1);
+            if raised.coalesced {
+                pin.counters().coalesced[kind].add(1);
+            }
         }
         self.pay(pin, irq, raised.owed);
         if raised.coalesced {
             Injected::Coalesced
         } else {
             Injected::Pending
-        }
-    }
-
-    #[inline]
-    pub(super) fn count_injection(&self, pin: &Pin<'_>, irq: &Irq, coalesced: bool) {
-        let kind = irq.intid().kind() as usize;
-        pin.counters().injections[kind].add(1);
-        if coalesced {
-            pin.counters().coalesced[kind].add(1);
         }
     }
 }

@@ -87,9 +87,9 @@ impl<H: Host> Vgic<H> {
     fn given_back(&self, pin: &Pin<'_>, irq: &Irq, given: GivenBack) -> bool {
         pin.counters().lookup_puts.add(1);
         self.host.trace(TracePoint::LookupPut(irq.intid()));
-        self.count_withdrawn(pin, irq, given.withdrawn);
+        self.book(pin, irq, given.changed);
         if !given.last {
-            self.pay(pin, irq, given.owed);
+            self.pay(pin, irq, given.changed.owed);
         }
         given.last
     }
@@ -199,9 +199,5 @@ impl<H: Host> Vgic<H> {
         if self.given_back(pin, irq, irq.unmap()) {
             self.release(pin, irq);
         }
-    }
-
-    pub(crate) fn count_withdrawn(&self, pin: &Pin<'_>, irq: &Irq, withdrawn: bool) {
-        pin.counters().withdrawn[irq.intid().kind() as usize].add(u64::from(withdrawn));
     }
 }

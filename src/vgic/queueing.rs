@@ -10,7 +10,7 @@ use crate::Vgic;
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::VcpuId;
-use crate::irq::{Folded, Irq, Owed, State};
+use crate::irq::{Changed, Folded, Irq, Owed};
 use crate::trace::TracePoint;
 use crate::vcpu::residency::{Kick, NEW, NOTE, Place, RECALL};
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
@@ -126,12 +126,22 @@ impl<H: Host> Vgic<H> {
         counters.injections[kind].add(u64::from(folded.repended));
     }
 
-    /// Books the end of an active state outside the list registers; `old` is the state before.
-    pub(crate) fn ended(&self, pin: &Pin<'_>, irq: &Irq, old: State) {
-        if old.active() && old.level() && old.line() && !old.hw() {
-            // The line is still high: it is pending once more.
-            self.count_injection(pin, irq, false);
+    /// Books what a change made pending, or no longer pending.
+    #[inline]
+    pub(crate) fn book(&self, pin: &Pin<'_>, irq: &Irq, changed: Changed) {
+        let kind = irq.intid().kind() as usize;
+        let (before, after) = (changed.old.booked(), changed.new.booked());
+        if after > before {
+            pin.counters().injections[kind].add(after - before);
+        } else if before > after {
+            pin.counters().withdrawn[kind].add(before - after);
         }
+    }
+
+    /// Books a change and pays what it owes.
+    pub(crate) fn settle_up(&self, pin: &Pin<'_>, irq: &Irq, changed: Changed) {
+        self.book(pin, irq, changed);
+        self.pay(pin, irq, changed.owed);
     }
 
     /// The vCPU is out of the guest and about to take its list registers back, if the work in `place` asks

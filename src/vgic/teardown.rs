@@ -44,7 +44,7 @@ impl<H: Host> Vgic<H> {
         let mut remains = Remains::default();
         let mut from = 0;
         while let Some((key, irq)) = self.lpis.next(from, pin.guard()) {
-            remains.pending[Kind::Lpi as usize] += u64::from(irq.state().pending());
+            remains.pending[Kind::Lpi as usize] += irq.state().booked();
             from = key + 1;
         }
         for its in &self.its {
@@ -52,11 +52,11 @@ impl<H: Host> Vgic<H> {
         }
         for vcpu in &self.vcpus {
             for irq in vcpu.privates() {
-                remains.pending[irq.intid().kind() as usize] += u64::from(irq.state().pending());
+                remains.pending[irq.intid().kind() as usize] += irq.state().booked();
             }
         }
         for irq in self.distributor.spis() {
-            remains.pending[Kind::Spi as usize] += u64::from(irq.state().pending());
+            remains.pending[Kind::Spi as usize] += irq.state().booked();
         }
         for vcpu in &self.vcpus {
             self.empty_list(pin, vcpu);
