@@ -1,0 +1,79 @@
+//! Configurations of a careless embedder: each is refused with an error, or makes a VM that works.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use vgic::config::{ItsConfig, RedistributorRegion};
+use vgic::intid::{Affinity, IntId};
+use vgic::{Config, Vgic};
+use vgic_fuzz::HostileHost;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    affinities: Vec<u32>,
+    max_vcpus: usize,
+    spis: u32,
+    distributor: u64,
+    regions: Vec<(u64, usize)>,
+    its: Vec<(u64, u8, u8, u32, u32, u32)>,
+    lpi_bits: u8,
+    maintenance: u32,
+    /// Which fields keep a value that works.
+    sane: u8,
+}
+
+fuzz_target!(|input: Input| {
+    let affinities = input.affinities.iter().map(|&a| Affinity::from_packed(a));
+    let mut config = Config::new(affinities.collect()).with_its(0x0808_0000);
+    let wild = |bit: u32| input.sane >> bit & 1 == 0;
+    if wild(0) {
+        config.max_vcpus = input.max_vcpus;
+    }
+    if wild(1) {
+        config.spis = input.spis;
+    }
+    if wild(2) {
+        config.distributor = input.distributor;
+    }
+    if wild(3) {
+        let regions = input.regions.iter();
+        config.redistributors = regions
+            .map(|&(base, count)| RedistributorRegion { base, count })
+            .collect();
+    }
+    if wild(4) {
+        config.its = input
+            .its
+            .iter()
+            .map(
+                |&(base, device_bits, event_bits, max_devices, max_events, collections)| {
+                    ItsConfig {
+                        base,
+                        device_bits,
+                        event_bits,
+                        max_devices,
+                        max_events,
+                        collections,
+                    }
+                },
+            )
+            .collect();
+    }
+    if wild(5) {
+        config.lpi_bits = input.lpi_bits;
+    }
+    if let (true, Some(intid)) = (wild(6), IntId::new(input.maintenance)) {
+        config.maintenance = intid;
+    }
+    let frames = config.frames().count();
+    let verdict = config.validate();
+    let description = verdict.map_err(|error| error.to_string());
+    match Vgic::new(config, HostileHost::default()) {
+        Ok(vm) => {
+            assert_eq!(description, Ok(()));
+            assert!(vm.config().frames().all(|(base, _)| vm.claims(base)));
+            assert!(frames >= 2);
+        }
+        Err(error) => assert_eq!(description, Err(error.to_string())),
+    }
+});
