@@ -1,6 +1,8 @@
 //! The only place that names atomics and cells.
 //!
-//! Everything else imports them from here, so that `--cfg loom` model-checks the library's own code.
+//! Everything else imports them from here, so that `--cfg loom` model-checks the library's own code, and
+//! `--cfg shuttle` schedules it at random (crossbeam-epoch takes no turns there, and needs none: shuttle
+//! runs one thread at a time and changes only at accesses of ours).
 //! This room also holds the few primitives the library is built on: a spin lock that accounts for
 //! itself ([`SpinLock`], [`Ledger`]), event counters with one writer ([`Counter`]) and the read-mostly
 //! cell ([`Snapshot`]).
@@ -27,7 +29,7 @@ pub use counter::Counter;
 pub use snapshot::Snapshot;
 pub use spin::{Ledger, Rank, SpinGuard, SpinLock};
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
@@ -35,3 +37,13 @@ pub(crate) use core::sync::atomic::{
 pub(crate) use loom::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{
+    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+
+/// What a CPU does while it waits for another.
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use core::hint::spin_loop;
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread::yield_now as spin_loop;

@@ -125,7 +125,7 @@ impl<T> SpinLock<T> {
         let ticket = self.next.fetch_add(1, Relaxed);
         // Acquire: pairs with the Release in `SpinGuard::drop`.
         while self.serving.load(Acquire) != ticket {
-            core::hint::spin_loop();
+            super::spin_loop();
         }
         SpinGuard {
             lock: self,

@@ -22,6 +22,10 @@ pub(crate) enum Task {
     Boot(BootOptions),
     /// Run every test, a boot included, and end with one line `N passed, N failed`
     Test(TestOptions),
+    /// Run whole VMs under random schedules that their seeds repeat
+    Schedules(ScheduleOptions),
+    /// Run whole VMs with real threads, also under a sanitizer
+    Stress(StressOptions),
     /// Measure, hold the figures against their targets, and write target/reports/perf.json
     Perf(crate::perf::PerfOptions),
 }
@@ -93,6 +97,78 @@ pub(crate) struct TestOptions {
     pub(crate) no_boot: bool,
 }
 
+/// Options of `cargo xtask schedules`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Threads run one at a time and change at every atomic access of the library, as the schedule's seed
+says: an even one at random, an odd one by priorities. The same seed gives the same run.
+
+Examples:
+  cargo xtask schedules                            a minute of them
+  cargo xtask schedules --schedules 100000         so many, however long it takes
+  cargo xtask schedules --seed 4711 --schedules 1  one that failed, once more
+  cargo xtask schedules --seed $RANDOM             others than last time")]
+pub(crate) struct ScheduleOptions {
+    /// The first schedule's seed; those after it count up
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// How many [default: as many as there is time for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) schedules: Option<u64>,
+
+    /// For how long at most [default: 60, or without a limit if --schedules is given]
+    #[arg(long, value_name = "N")]
+    pub(crate) seconds: Option<u64>,
+
+    /// Schedules run at the same time
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: u16,
+
+    /// Say each seed before it is run
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+/// Options of `cargo xtask stress`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Every two seconds a VM is torn down, its books are checked, and the next one is built. The sanitizers
+need Rust's nightly toolchain with rust-src, which is added through rustup where it is missing.
+
+Examples:
+  cargo xtask stress --seconds 600
+  cargo xtask stress --sanitizer thread
+  cargo xtask stress --sanitizer address --threads 32 --seed 7")]
+pub(crate) struct StressOptions {
+    /// For how long
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) seconds: u64,
+
+    /// Have every memory access watched
+    #[arg(long, value_name = "thread|address")]
+    pub(crate) sanitizer: Option<Sanitizer>,
+
+    /// Determines what the threads do, though not when
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// CPUs, devices and drivers together
+    #[arg(long, value_name = "N", default_value_t = 12,
+          value_parser = clap::value_parser!(u16).range(8..=64))]
+    pub(crate) threads: u16,
+}
+
+/// What watches every memory access of a stress run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sanitizer {
+    /// Data races.
+    Thread,
+    /// Accesses outside what is allocated, or after it was freed.
+    Address,
+}
+
 /// The guest's kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -123,7 +199,7 @@ impl Default for BootOptions {
     fn default() -> Self {
         match Cli::parse_from(["xtask", "boot"]).task {
             Task::Boot(options) => options,
-            Task::Test(_) | Task::Perf(_) => unreachable!("boot was asked for"),
+            _ => unreachable!("boot was asked for"),
         }
     }
 }
@@ -144,7 +220,7 @@ mod tests {
         let cli = Cli::try_parse_from(["xtask", "boot"].iter().chain(arguments))?;
         match cli.task {
             Task::Boot(options) => Ok(options),
-            Task::Test(_) | Task::Perf(_) => unreachable!("boot was asked for"),
+            _ => unreachable!("boot was asked for"),
         }
     }
 

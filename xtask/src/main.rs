@@ -3,6 +3,7 @@
 //! * `boot` boots a guest under `hyp` on an emulated machine and checks every interrupt's
 //!   book-keeping against what the guest saw.
 //! * `test` runs everything that has to hold before a change goes in, a boot included.
+//! * `schedules` and `stress` run whole VMs under random load.
 //! * `perf` measures, and holds the figures against their targets.
 //!
 //! All set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
@@ -14,6 +15,7 @@ mod perf;
 mod process;
 mod project;
 mod provision;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
     let outcome = match cli.task {
         cli::Task::Boot(options) => boot::boot(&options, &project::reports()),
         cli::Task::Test(options) => test::test(&options),
+        cli::Task::Schedules(options) => soak::schedules(&options),
+        cli::Task::Stress(options) => soak::stress(&options),
         cli::Task::Perf(options) => perf::perf(&options, &project::reports()),
     };
     match outcome {

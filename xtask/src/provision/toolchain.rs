@@ -136,6 +136,53 @@ pub(crate) fn component(name: &str, program: &str) -> Result<()> {
     Ok(())
 }
 
+/// The nightly toolchain.
+pub(crate) struct Nightly(());
+
+impl Nightly {
+    /// A cargo command in the checkout, by that toolchain.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = Command::new("rustup");
+        command
+            .current_dir(project::root())
+            .args(["run", "nightly", "cargo", subcommand]);
+        command
+    }
+}
+
+/// Makes the nightly toolchain available, with these components.
+pub(crate) fn nightly(components: &[&str]) -> Result<Nightly> {
+    let list = ["component", "list", "--toolchain", "nightly", "--installed"];
+    let listed = process::finish(Command::new("rustup").args(list), Show::OnFailure);
+    let installed = listed.map_or(String::new(), |listed| listed.stdout);
+    // A name may be followed by the machine it is for: miri-x86_64-unknown-linux-gnu.
+    let is_there = |component: &&str| installed.lines().any(|name| name.starts_with(*component));
+    if components.iter().all(is_there) {
+        return Ok(Nightly(()));
+    }
+    let components = components.join(",");
+    console::step(format!(
+        "Adding Rust's nightly toolchain with {components} (once)"
+    ));
+    let mut arguments = vec!["toolchain", "install", "nightly", "--profile", "minimal"];
+    arguments.extend(["--no-self-update", "--component", &components]);
+    if !rustup(&arguments) {
+        bail!(
+            "this needs Rust's nightly toolchain, and rustup did not add it; run\n  \
+             rustup {}\nand this again",
+            arguments.join(" ")
+        );
+    }
+    Ok(Nightly(()))
+}
+
+/// The machine that the compiler runs on, such as `x86_64-unknown-linux-gnu`.
+pub(crate) fn host() -> Result<String> {
+    let printed = process::run(rustc().arg("-vV"), Show::OnFailure).context("no Rust compiler")?;
+    let host = printed.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names no host")?.to_owned())
+}
+
 fn rustup(arguments: &[&str]) -> bool {
     let finished = process::finish(Command::new("rustup").args(arguments), Show::Lines);
     finished.is_ok_and(|finished| finished.success)

@@ -11,6 +11,7 @@ use crate::cli::{BootOptions, Kernel, TestOptions};
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{BareMetal, cargo};
+use crate::soak;
 
 /// The boots: vCPUs and release of the kernel.
 const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
@@ -99,6 +100,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         ),
         suite(),
         models(),
+        schedules(),
     ];
     if !options.no_boot {
         gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
@@ -139,6 +141,16 @@ fn models() -> Gate {
     Gate {
         name: "loom models".to_owned(),
         action: Action::Suite(command),
+    }
+}
+
+/// Whole VMs under random schedules, the same ones every time, as far as the time goes.
+fn schedules() -> Gate {
+    let mut command = soak::scheduled(2);
+    command.args(["seed=1", "seconds=40"]);
+    Gate {
+        name: "random schedules".to_owned(),
+        action: Action::Command(command),
     }
 }
 

@@ -1,0 +1,197 @@
+//! A physical CPU: it takes vCPUs from the pool, runs them for a while, and puts them back.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::sysreg::SysReg;
+use vgic::{Blocked, Cpu};
+
+use crate::guest::Guest;
+use crate::random::Random;
+use crate::threads::yield_now;
+use crate::vm::{GICD, Machine, SGIS, VCPUS, sgi_base, vcpu};
+use crate::world::World;
+
+/// How often a guest that waits for an interrupt looks whether it has been interrupted.
+const PATIENCE: usize = if cfg!(shuttle) { 20 } else { 2000 };
+
+/// Runs vCPUs until all actors are done; then comes to rest.
+pub(crate) fn run(world: &World, number: usize) {
+    let cpu = world.machine.cpu(number as u16);
+    let mut random = Random::of_thread(world.plan.seed, number);
+    while !world.is_calm() {
+        match world.take(|guest| world.is_runnable(guest)) {
+            Some(mut guest) => {
+                guest.blocked = false;
+                stay(world, &cpu, &mut guest, &mut random);
+                world.give(guest);
+            }
+            None => yield_now(),
+        }
+    }
+    rest(world, &cpu);
+}
+
+/// A vCPU's stay on a CPU.
+fn stay(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, random: &mut Random) {
+    let machine = &world.machine;
+    let (vm, host, id) = (&machine.vm, machine.vm.host(), vcpu(guest.vcpu));
+    for _ in 0..=random.below(6) {
+        if vm.has_deferred() {
+            vm.advance(&cpu.pin());
+        }
+        enter(machine, cpu, guest);
+        guest.run(machine, cpu, random);
+        if random.one_in(4) {
+            wait_in_guest(world, cpu);
+        }
+        exit(machine, cpu, guest);
+        if random.one_in(3) {
+            send_sgi(machine, cpu, guest.vcpu, random);
+        }
+        if random.one_in(4) {
+            read_states(machine, cpu, guest, random);
+        }
+        if random.one_in(3) {
+            host.forget_wakes(guest.vcpu);
+            guest.blocked = vm.block(cpu, &cpu.pin(), id) == Ok(Blocked::Yes);
+            if guest.blocked {
+                break;
+            }
+        }
+        yield_now();
+    }
+    if !guest.blocked && random.one_in(8) {
+        enter(machine, cpu, guest);
+        guest.end_all(machine, cpu);
+        exit(machine, cpu, guest);
+        assert_eq!(vm.power_off(cpu, &cpu.pin(), id), Ok(()));
+        guest.reset();
+    } else {
+        assert_eq!(vm.put(cpu, &cpu.pin(), id), Ok(()));
+    }
+}
+
+fn enter(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest) {
+    machine.vm.host().forget_kicks(cpu.id());
+    let entered = machine.vm.enter(cpu, &cpu.pin(), vcpu(guest.vcpu));
+    assert_eq!(entered, Ok(()));
+    guest.start(cpu);
+}
+
+fn exit(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &Guest) {
+    let exited = machine.vm.exit(cpu, &cpu.pin(), vcpu(guest.vcpu));
+    assert_eq!(exited, Ok(()));
+}
+
+/// The guest computes until something interrupts it.
+fn wait_in_guest(world: &World, cpu: &Cpu<SoftwareInterface>) {
+    for _ in 0..PATIENCE {
+        if is_interrupted(&world.machine, cpu) || cpu.interface().virq() || world.is_calm() {
+            return;
+        }
+        yield_now();
+    }
+}
+
+/// Whether hardware would leave the guest: an IPI, or the maintenance interrupt.
+fn is_interrupted(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> bool {
+    machine.vm.host().is_kicked(cpu.id()) || cpu.interface().maintenance()
+}
+
+/// An SGI to one vCPU, or to all others.
+fn send_sgi(machine: &Machine, cpu: &Cpu<SoftwareInterface>, from: usize, random: &mut Random) {
+    let sgi = random.below(u64::from(SGIS));
+    let (target, value) = if random.one_in(4) {
+        (None, 1 << 40)
+    } else {
+        let target = random.below(VCPUS as u64);
+        (Some(target as usize), 1 << target)
+    };
+    for to in (0..VCPUS).filter(|to| target.map_or(*to != from, |target| target == *to)) {
+        machine.oracle.raising(to, sgi as u32);
+    }
+    let value = value | sgi << 24;
+    machine
+        .vm
+        .sysreg_write(cpu, &cpu.pin(), vcpu(from), SysReg::Sgi1r, value);
+}
+
+/// The guest reads what is pending or active, which may be in another vCPU's list registers.
+fn read_states(
+    machine: &Machine,
+    cpu: &Cpu<SoftwareInterface>,
+    guest: &mut Guest,
+    random: &mut Random,
+) {
+    let gpa = match random.below(4) {
+        0 => GICD + 0x204,
+        1 => GICD + 0x304,
+        _ => sgi_base(random.below(VCPUS as u64) as usize) + 0x200,
+    };
+    for _ in 0..PATIENCE {
+        let id = vcpu(guest.vcpu);
+        let read = machine.vm.mmio_read(cpu, &cpu.pin(), id, gpa, Width::Word);
+        if let MmioOutcome::Done(_) = read {
+            return;
+        }
+        // The other vCPU has been asked; the instruction is executed again.
+        assert_eq!(read, MmioOutcome::Retry);
+        enter(machine, cpu, guest);
+        exit(machine, cpu, guest);
+        yield_now();
+    }
+}
+
+/// All actors are done: waits in the guest until every CPU does. Then nothing moves any more, and each in
+/// turn looks whether something is pending that it was not told of.
+fn rest(world: &World, cpu: &Cpu<SoftwareInterface>) {
+    let machine = &world.machine;
+    let mut guest = world.take(|guest| world.is_runnable(guest));
+    if let Some(guest) = &mut guest {
+        guest.blocked = false;
+        enter(machine, cpu, guest);
+        guest.take_all(machine, cpu);
+    }
+    world.resting.fetch_add(1, SeqCst);
+    while world.resting.load(SeqCst) < world.cpus
+        || world.turn.load(SeqCst) != usize::from(cpu.id().0)
+    {
+        yield_now();
+    }
+    if let Some(mut guest) = guest {
+        let told = is_interrupted(machine, cpu);
+        exit(machine, cpu, &guest);
+        enter(machine, cpu, &mut guest);
+        assert!(
+            told || !cpu.interface().virq(),
+            "vCPU {} was not kicked",
+            guest.vcpu
+        );
+        exit(machine, cpu, &guest);
+        let put = machine.vm.put(cpu, &cpu.pin(), vcpu(guest.vcpu));
+        assert_eq!(put, Ok(()));
+        world.give(guest);
+    }
+    world.turn.fetch_add(1, SeqCst);
+}
+
+/// Runs a vCPU until it blocks; whether an interrupt was signalled to it from the start.
+pub(crate) fn serve(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest) -> bool {
+    let id = vcpu(guest.vcpu);
+    let mut signalled = None;
+    loop {
+        machine.vm.host().forget_wakes(guest.vcpu);
+        enter(machine, cpu, guest);
+        signalled = signalled.or(Some(cpu.interface().virq()));
+        guest.take_all(machine, cpu);
+        exit(machine, cpu, guest);
+        if machine.vm.block(cpu, &cpu.pin(), id) == Ok(Blocked::Yes) {
+            break;
+        }
+    }
+    guest.blocked = true;
+    assert_eq!(machine.vm.put(cpu, &cpu.pin(), id), Ok(()));
+    signalled == Some(true)
+}

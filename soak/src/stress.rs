@@ -1,0 +1,72 @@
+//! One long run with real threads, or several after each other.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::world::{Plan, World};
+
+/// How long one VM lives: teardown is soaked too.
+const LIFE: Duration = Duration::from_secs(2);
+
+/// `seconds=LENGTH seed=FIRST threads=COUNT`, each with a default.
+pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
+    let deliveries = soak(
+        Duration::from_secs(arguments.number("seconds").unwrap_or(10)),
+        arguments.number("seed").unwrap_or(1),
+        arguments.number("threads").unwrap_or(12).clamp(8, 64) as usize,
+    );
+    assert!(deliveries > 1000, "hardly anything happened");
+    ExitCode::SUCCESS
+}
+
+/// Runs one VM after the other; how many interrupts were delivered.
+fn soak(length: Duration, first: u64, threads: usize) -> u64 {
+    let began = Instant::now();
+    let end = began + length;
+    let mut deliveries = 0;
+    let mut seed = first;
+    while Instant::now() < end {
+        let world = World::new(Plan {
+            seed,
+            threads,
+            operations: None,
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _stopping = Stopping(&world);
+                thread::sleep(LIFE.min(end.saturating_duration_since(Instant::now())));
+            });
+            world.run();
+        });
+        deliveries += world.deliveries();
+        world.finish();
+        println!(
+            "{:.0} of {:.0} s: {} VMs, {deliveries} interrupts delivered",
+            began.elapsed().as_secs_f64(),
+            length.as_secs_f64(),
+            seed - first + 1,
+        );
+        seed += 1;
+    }
+    deliveries
+}
+
+/// Stops a run when it is dropped.
+struct Stopping<'a>(&'a World);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_or_doubled_under_load() {
+        assert!(soak(Duration::from_secs(4), 1, 12) > 1000);
+    }
+}

@@ -1,0 +1,368 @@
+//! The VM that is soaked: small, so that everything meets everything else, with two ITSes.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::epoch::{CpuLocal, Domain};
+use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::{BadAddress, Config, Cpu, Host, Vgic};
+
+use crate::oracle::Oracle;
+use crate::threads::yield_now;
+
+/// vCPUs.
+pub(crate) const VCPUS: usize = 6;
+/// Most physical CPUs that run them; CPU numbers above are for set-up and for coming to rest.
+pub(crate) const CPUS: usize = 32;
+/// SGIs that are used: the first ones.
+pub(crate) const SGIS: u32 = 4;
+/// The PPI that is used; edge-triggered.
+pub(crate) const PPI: u32 = 20;
+/// SPIs that are edge-triggered, always enabled, and never cleared.
+pub(crate) const STEADY_SPIS: std::ops::Range<u32> = 32..36;
+/// SPIs that are edge-triggered and that the guest disables, clears and deactivates.
+pub(crate) const EDGES: std::ops::Range<u32> = 36..40;
+/// SPIs that are level-sensitive and always enabled.
+pub(crate) const LEVELS: std::ops::Range<u32> = 40..42;
+/// LPIs that are always mapped, by ITS 0, and enabled.
+pub(crate) const STEADY_LPIS: std::ops::Range<u32> = 8192..8196;
+/// LPIs that both ITSes map and unmap.
+pub(crate) const LOOSE_LPIS: std::ops::Range<u32> = 8196..8200;
+/// LPIs that exist.
+pub(crate) const LPIS: u32 = 32;
+
+/// Distributor.
+pub(crate) const GICD: u64 = 0x0800_0000;
+const GICR: u64 = 0x080a_0000;
+/// The two ITSes.
+pub(crate) const GITS: [u64; 2] = [0x0808_0000, 0x0900_0000];
+
+// Guest memory: two command queues, the LPI tables.
+const QUEUES: [u64; 2] = [0, 0x1_0000];
+const PROPERTIES: u64 = 0x2000;
+/// All zero, and the same for every vCPU.
+const PENDING: u64 = 0x2_0000;
+const TABLES: u64 = 0x3000;
+const RAM: usize = 0x2_1000;
+/// Commands in a queue of 4 KiB.
+const QUEUE_COMMANDS: u64 = 128;
+const VALID: u64 = 1 << 63;
+
+/// The SGI and PPI registers of a vCPU.
+pub(crate) fn sgi_base(vcpu: usize) -> u64 {
+    redistributor(vcpu) + 0x1_0000
+}
+
+/// The redistributor of a vCPU.
+pub(crate) fn redistributor(vcpu: usize) -> u64 {
+    GICR + vcpu as u64 * 0x2_0000
+}
+
+/// vCPU n.
+pub(crate) fn vcpu(n: usize) -> VcpuId {
+    VcpuId::new(n).expect("a vCPU of the VM")
+}
+
+/// The embedder: remembers whom it was asked to kick and to wake.
+pub(crate) struct Embedder {
+    ram: Mutex<Vec<u8>>,
+    kicked: Vec<AtomicBool>,
+    woken: Vec<AtomicBool>,
+}
+
+impl Embedder {
+    fn new() -> Self {
+        let flags = |count| (0..count).map(|_| AtomicBool::new(false)).collect();
+        Self {
+            ram: Mutex::new(vec![0; RAM]),
+            kicked: flags(CPUS + 2),
+            woken: flags(VCPUS),
+        }
+    }
+
+    /// Forgets kicks of a CPU that is about to enter a guest.
+    pub(crate) fn forget_kicks(&self, cpu: CpuId) {
+        self.kicked[usize::from(cpu.0)].store(false, SeqCst);
+    }
+
+    /// Whether a CPU has been kicked since.
+    pub(crate) fn is_kicked(&self, cpu: CpuId) -> bool {
+        self.kicked[usize::from(cpu.0)].load(SeqCst)
+    }
+
+    /// Forgets wakes of a vCPU that is about to block.
+    pub(crate) fn forget_wakes(&self, vcpu: usize) {
+        self.woken[vcpu].store(false, SeqCst);
+    }
+
+    /// Whether a vCPU has been woken since.
+    pub(crate) fn is_woken(&self, vcpu: usize) -> bool {
+        self.woken[vcpu].load(SeqCst)
+    }
+}
+
+impl Host for Embedder {
+    fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
+        self.kicked[usize::from(cpu.0)].store(true, SeqCst);
+    }
+
+    fn wake(&self, vcpu: VcpuId) {
+        self.woken[vcpu.index()].store(true, SeqCst);
+    }
+
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let ram = self.ram.lock().expect("no panic while locked");
+        let bytes = ram.get(gpa as usize..).ok_or(BadAddress)?;
+        buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(BadAddress)?);
+        Ok(())
+    }
+
+    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
+        panic!("no interrupt is forwarded, and {pintid} is to be deactivated");
+    }
+}
+
+/// The VM, its hypervisor's epoch, and the oracle.
+pub(crate) struct Machine {
+    pub(crate) vm: Vgic<Embedder>,
+    pub(crate) domain: Domain,
+    pub(crate) oracle: Oracle,
+}
+
+impl Machine {
+    /// A VM whose guest has set up its interrupts: spread over the vCPUs, of different priorities.
+    pub(crate) fn new() -> Self {
+        let affinities = (0..VCPUS as u8)
+            .map(|n| Affinity::new(0, 0, 0, n))
+            .collect();
+        let mut config = Config::new(affinities).with_its(GITS[0]).with_its(GITS[1]);
+        config.spis = 32;
+        config.lpi_bits = 5;
+        for its in &mut config.its {
+            its.device_bits = 1;
+            its.event_bits = 2;
+            its.collections = VCPUS as u32;
+        }
+        let vm = Vgic::new(config, Embedder::new()).expect("a valid configuration");
+        let machine = Self {
+            vm,
+            domain: Domain::new(),
+            oracle: Oracle::new(),
+        };
+        machine.set_up();
+        machine
+    }
+
+    fn set_up(&self) {
+        let cpu = self.cpu(CPUS as u16);
+        for n in 0..VCPUS {
+            self.vm.power_on(vcpu(n));
+            self.write(cpu.local(), sgi_base(n) + 0x080, 1 << PPI | 0xf);
+            self.write(cpu.local(), sgi_base(n) + 0xc04, 2 << (PPI % 16 * 2));
+            self.write(cpu.local(), sgi_base(n) + 0x400, 0x2060_a0e0);
+            self.write(cpu.local(), sgi_base(n) + 0x400 + u64::from(PPI), 0x40);
+            self.write(cpu.local(), sgi_base(n) + 0x100, 1 << PPI | 0xf);
+            self.write64(cpu.local(), redistributor(n) + 0x70, PROPERTIES | 13);
+            self.write64(cpu.local(), redistributor(n) + 0x78, PENDING);
+        }
+        let spis = (1 << (LEVELS.end - 32)) - 1;
+        self.write(cpu.local(), GICD + 0x084, spis);
+        self.write(cpu.local(), GICD + 0xc08, 0xaaaa);
+        for (word, priorities) in (0..).zip([0x80c0_1050, 0x3090_7000, 0x0000_4098]) {
+            self.write(cpu.local(), GICD + 0x420 + 4 * word, priorities);
+        }
+        for (n, lpi) in (STEADY_LPIS.start..LOOSE_LPIS.end).enumerate() {
+            self.configure_lpi(lpi, 0x20 * (n as u8 % 8), true);
+        }
+        for (id, its) in GITS.into_iter().enumerate() {
+            self.write64(cpu.local(), its + 0x100, VALID | TABLES);
+            self.write64(cpu.local(), its + 0x108, VALID | TABLES);
+            self.write64(cpu.local(), its + 0x80, VALID | QUEUES[id]);
+            self.write(cpu.local(), its, 1);
+        }
+        self.restore(&cpu);
+        for id in 0..2 {
+            let mut its = Its::new(self, &cpu, id);
+            for n in 0..VCPUS as u64 {
+                its.mapc(n, n);
+            }
+            for device in 0..2 {
+                its.mapd(device, Some(2));
+            }
+            if id == 0 {
+                for (event, lpi) in (0..).zip(STEADY_LPIS) {
+                    its.mapti(0, event, lpi, event % VCPUS as u64);
+                }
+            }
+            for (event, lpi) in (0..).zip(LOOSE_LPIS) {
+                its.mapti(1, event, lpi, event % VCPUS as u64);
+            }
+        }
+    }
+
+    /// A CPU to run vCPUs or to make register accesses on.
+    pub(crate) fn cpu(&self, number: u16) -> Cpu<SoftwareInterface> {
+        Cpu::new(
+            self.domain.register(CpuId(number)),
+            SoftwareInterface::default(),
+        )
+    }
+
+    /// Enables what the guest may have disabled: groups, SPIs, LPIs; and routes every SPI to a vCPU.
+    pub(crate) fn restore(&self, cpu: &Cpu<SoftwareInterface>) {
+        let local = cpu.local();
+        self.write(local, GICD, 0x12);
+        for (n, spi) in (STEADY_SPIS.start..LEVELS.end).enumerate() {
+            self.route(local, spi, (n % VCPUS) as u64);
+        }
+        self.write(local, GICD + 0x104, (1 << (LEVELS.end - 32)) - 1);
+        for lpi in LOOSE_LPIS {
+            self.configure_lpi(lpi, 0x20, true);
+        }
+        for n in 0..VCPUS {
+            self.write(local, redistributor(n), 1);
+        }
+        self.write64(local, redistributor(0) + 0xb0, 0);
+        self.advance(local);
+    }
+
+    /// Does all deferred work.
+    pub(crate) fn advance(&self, local: &CpuLocal) {
+        while self.vm.has_deferred() {
+            self.vm.advance(&local.pin());
+        }
+    }
+
+    /// A write of a 32-bit register.
+    pub(crate) fn write(&self, local: &CpuLocal, gpa: u64, value: u32) {
+        let done = self
+            .vm
+            .mmio_write(&local.pin(), gpa, Width::Word, value.into());
+        assert_eq!(done, MmioOutcome::Done(0), "write of {gpa:#x}");
+    }
+
+    /// A write of a 64-bit register.
+    pub(crate) fn write64(&self, local: &CpuLocal, gpa: u64, value: u64) {
+        let done = self.vm.mmio_write(&local.pin(), gpa, Width::Double, value);
+        assert_eq!(done, MmioOutcome::Done(0), "write of {gpa:#x}");
+    }
+
+    /// Routes an SPI to the vCPU with this affinity, if there is one.
+    pub(crate) fn route(&self, local: &CpuLocal, spi: u32, affinity: u64) {
+        self.write64(local, GICD + 0x6000 + 8 * u64::from(spi), affinity);
+    }
+
+    /// Writes an LPI's configuration byte; the guest has yet to invalidate it.
+    pub(crate) fn configure_lpi(&self, lpi: u32, priority: u8, enabled: bool) {
+        let at = (PROPERTIES + u64::from(lpi - 8192)) as usize;
+        self.vm.host().ram.lock().expect("no panic while locked")[at] =
+            priority | u8::from(enabled);
+    }
+
+    /// An edge on a steady or loose SPI.
+    pub(crate) fn inject_spi(&self, local: &CpuLocal, spi: u32) {
+        self.oracle.raising(0, spi);
+        let intid = IntId::spi(spi).expect("an SPI");
+        let _ = self
+            .vm
+            .inject_spi(&local.pin(), intid)
+            .expect("an SPI of the VM");
+    }
+}
+
+/// A guest's driver of one ITS.
+pub(crate) struct Its<'a> {
+    machine: &'a Machine,
+    cpu: &'a Cpu<SoftwareInterface>,
+    base: u64,
+    queue: u64,
+    next: u64,
+}
+
+impl<'a> Its<'a> {
+    /// The driver of ITS `id`, taking over where the last one left off.
+    pub(crate) fn new(machine: &'a Machine, cpu: &'a Cpu<SoftwareInterface>, id: usize) -> Self {
+        let mut driver = Self {
+            machine,
+            cpu,
+            base: GITS[id],
+            queue: QUEUES[id],
+            next: 0,
+        };
+        driver.next = driver.creadr() / 32;
+        driver
+    }
+
+    fn creadr(&self) -> u64 {
+        let (vm, cpu) = (&self.machine.vm, self.cpu);
+        match vm.mmio_read(cpu, &cpu.pin(), vcpu(0), self.base + 0x90, Width::Double) {
+            MmioOutcome::Done(value) => value,
+            other => panic!("GITS_CREADR: {other:?}"),
+        }
+    }
+
+    /// Queues a command and polls until the ITS has done it.
+    fn send(&mut self, command: [u64; 4]) {
+        let at = (self.queue + self.next * 32) as usize;
+        {
+            let host = self.machine.vm.host();
+            let mut ram = host.ram.lock().expect("no panic while locked");
+            for (word, at) in command.iter().zip((at..).step_by(8)) {
+                ram[at..at + 8].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        self.next = (self.next + 1) % QUEUE_COMMANDS;
+        self.machine
+            .write64(self.cpu.local(), self.base + 0x88, self.next * 32);
+        for _ in 0..100_000 {
+            if self.creadr() == self.next * 32 {
+                return;
+            }
+            yield_now();
+        }
+        panic!("the queue of the ITS at {:#x} is stuck", self.base);
+    }
+
+    pub(crate) fn mapd(&mut self, device: u64, event_bits: Option<u64>) {
+        let map = event_bits.map_or([0, 0], |bits| [bits - 1, VALID | TABLES]);
+        self.send([0x08 | device << 32, map[0], map[1], 0]);
+    }
+
+    pub(crate) fn mapc(&mut self, icid: u64, vcpu: u64) {
+        self.send([0x09, 0, VALID | vcpu << 16 | icid, 0]);
+    }
+
+    pub(crate) fn mapti(&mut self, device: u64, event: u64, intid: u32, icid: u64) {
+        self.send([0x0a | device << 32, event | u64::from(intid) << 32, icid, 0]);
+    }
+
+    pub(crate) fn movi(&mut self, device: u64, event: u64, icid: u64) {
+        self.send([0x01 | device << 32, event, icid, 0]);
+    }
+
+    pub(crate) fn movall(&mut self, from: u64, to: u64) {
+        self.send([0x0e, 0, from << 16, to << 16]);
+    }
+
+    pub(crate) fn int(&mut self, device: u64, event: u64) {
+        self.send([0x03 | device << 32, event, 0, 0]);
+    }
+
+    pub(crate) fn clear(&mut self, device: u64, event: u64) {
+        self.send([0x04 | device << 32, event, 0, 0]);
+    }
+
+    pub(crate) fn discard(&mut self, device: u64, event: u64) {
+        self.send([0x0f | device << 32, event, 0, 0]);
+    }
+
+    pub(crate) fn inv(&mut self, device: u64, event: u64) {
+        self.send([0x0c | device << 32, event, 0, 0]);
+    }
+
+    pub(crate) fn invall(&mut self, icid: u64) {
+        self.send([0x0d, 0, icid, 0]);
+    }
+}
