@@ -4,6 +4,7 @@
 //!   book-keeping against what the guest saw.
 //! * `test` runs everything that has to hold before a change goes in, a boot included.
 //! * `schedules` and `stress` run whole VMs under random load.
+//! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
 //! * `perf` measures, and holds the figures against their targets.
 //!
 //! All set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
@@ -11,6 +12,7 @@
 mod boot;
 mod cli;
 mod console;
+mod fuzz;
 mod perf;
 mod process;
 mod project;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         cli::Task::Test(options) => test::test(&options),
         cli::Task::Schedules(options) => soak::schedules(&options),
         cli::Task::Stress(options) => soak::stress(&options),
+        cli::Task::Fuzz(options) => fuzz::fuzz_all(&options),
         cli::Task::Perf(options) => perf::perf(&options, &project::reports()),
     };
     match outcome {

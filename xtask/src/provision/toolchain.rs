@@ -1,5 +1,6 @@
 //! The bare-metal target: a precompiled core library, or one built from its source.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -142,10 +143,18 @@ pub(crate) struct Nightly(());
 impl Nightly {
     /// A cargo command in the checkout, by that toolchain.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = self.program("cargo");
+        command.arg(subcommand);
+        command
+    }
+
+    /// A program in the checkout that finds that toolchain's cargo.
+    pub(crate) fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("rustup");
         command
             .current_dir(project::root())
-            .args(["run", "nightly", "cargo", subcommand]);
+            .args(["run", "nightly"])
+            .arg(program);
         command
     }
 }

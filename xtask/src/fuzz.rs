@@ -1,0 +1,223 @@
+//! `cargo xtask fuzz`: the library against hostile guests, by libFuzzer.
+//!
+//! Inputs that reach new code are kept in `target/cache/fuzz` for the next run. What made the library fail is
+//! left in `fuzz/artifacts`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::process::{self, Show};
+use crate::provision::cached;
+use crate::provision::toolchain::{Nightly, nightly};
+use crate::{console, project};
+
+/// The version of cargo-fuzz that is installed where none is cached.
+const CARGO_FUZZ: &str = "0.13.2";
+
+/// Longest input, in bytes: some hundred operations.
+const LONGEST: usize = 4096;
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_secs(15);
+
+/// Options of `cargo xtask fuzz`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The exit status is 0 only if no input made the library panic, lose count, or work too long for one trap.
+
+Examples:
+  cargo xtask fuzz                          two minutes of each target
+  cargo xtask fuzz --target its --seconds 3600")]
+pub(crate) struct FuzzOptions {
+    /// Only this target
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<Target>,
+
+    /// How long to try each target
+    #[arg(long, value_name = "SECONDS", default_value_t = 120,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: u32,
+}
+
+/// What is attacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    /// Accesses of the register frames
+    Mmio,
+    /// ITS commands and tables
+    Its,
+    /// Trapped system registers and the CPU interface
+    Sysreg,
+    /// The embedder's configuration
+    Config,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mmio => "mmio",
+            Self::Its => "its",
+            Self::Sysreg => "sysreg",
+            Self::Config => "config",
+        }
+    }
+}
+
+/// Fuzzes what the options say, as many targets at a time as there are CPUs; the targets that failed.
+pub(crate) fn failures(options: &FuzzOptions) -> Result<Vec<&'static str>> {
+    let targets = match options.target {
+        Some(target) => vec![target],
+        None => Target::value_variants().to_vec(),
+    };
+    let tool = Tool::new()?;
+    console::step("Building the fuzz targets");
+    process::run(&mut tool.command("build"), Show::Lines)?;
+    let width = thread::available_parallelism().map_or(1, usize::from);
+    let mut failed = Vec::new();
+    for batch in targets.chunks(width) {
+        let names = batch.iter().map(|target| target.name());
+        console::step(format!(
+            "Fuzzing {} for {} s",
+            names.collect::<Vec<_>>().join(" and "),
+            options.seconds
+        ));
+        let outcomes = with_progress(options.seconds, || {
+            thread::scope(|scope| {
+                let runs: Vec<_> = batch
+                    .iter()
+                    .map(|&target| {
+                        let tool = &tool;
+                        scope.spawn(move || attack(tool, target, options.seconds))
+                    })
+                    .collect();
+                runs.into_iter()
+                    .map(|run| run.join().unwrap_or_else(|_| Ok(false)))
+                    .collect::<Result<Vec<_>>>()
+            })
+        })?;
+        for (target, held) in batch.iter().zip(outcomes) {
+            if !held {
+                failed.push(target.name());
+            }
+        }
+    }
+    Ok(failed)
+}
+
+/// Fuzzes what the options say; whether everything held.
+pub(crate) fn fuzz_all(options: &FuzzOptions) -> Result<bool> {
+    let failed = failures(options)?;
+    for name in &failed {
+        console::detail(format!("{}: {name}", console::bad("FAILED")));
+    }
+    Ok(failed.is_empty())
+}
+
+/// One target; whether it held.
+fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
+    let name = target.name();
+    let corpus = project::cache().join("fuzz").join(name);
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
+    let mut command = tool.command("run");
+    command.arg(name).arg(&corpus).arg("--").args([
+        format!("-max_total_time={seconds}"),
+        format!("-max_len={LONGEST}"),
+        // Long inputs from the start: what goes wrong here takes several operations.
+        "-len_control=0".to_owned(),
+        "-print_final_stats=1".to_owned(),
+    ]);
+    let finished = process::finish(&mut command, Show::OnFailure)?;
+    if finished.success {
+        let executed = statistic(&finished.stderr, "number_of_executed_units");
+        let kept = fs::read_dir(&corpus)?.count();
+        console::detail(format!("{name}: {executed} inputs held, {kept} kept"));
+        return Ok(true);
+    }
+    let what = finished.stderr.lines();
+    for line in what.skip_while(|line| !line.contains("panicked at") && !line.contains("ERROR")) {
+        console::detail(line);
+    }
+    Ok(false)
+}
+
+/// The value in one of libFuzzer's final lines, such as `stat::number_of_executed_units: 1234`.
+fn statistic<'a>(printed: &'a str, name: &str) -> &'a str {
+    printed
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("stat::")?
+                .strip_prefix(name)?
+                .strip_prefix(':')
+        })
+        .map_or("?", str::trim)
+}
+
+/// Tells how far `work` is while it runs.
+fn with_progress<T>(seconds: u32, work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let (done, waiting) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while waiting.recv_timeout(PROGRESS) == Err(mpsc::RecvTimeoutError::Timeout) {
+                console::detail(format!("{} of {seconds} s", began.elapsed().as_secs()));
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// cargo-fuzz, and the compiler that it needs.
+struct Tool {
+    nightly: Nightly,
+    program: PathBuf,
+}
+
+impl Tool {
+    /// Installs it where it is not cached.
+    fn new() -> Result<Self> {
+        let nightly = nightly(&[])?;
+        let name = format!("cargo-fuzz-{CARGO_FUZZ}");
+        let place = cached(&name, &format!("cargo-fuzz {CARGO_FUZZ}"), |into| {
+            let build = into.join("build");
+            let mut install = nightly.cargo("install");
+            install
+                .args(["cargo-fuzz", "--locked", "--version", CARGO_FUZZ, "--root"])
+                .arg(into)
+                .env("CARGO_TARGET_DIR", &build);
+            process::run(&mut install, Show::Lines)?;
+            Ok(fs::remove_dir_all(build)?)
+        })?;
+        let program = place.join("bin/cargo-fuzz");
+        Ok(Self { nightly, program })
+    }
+
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = self.nightly.program(&self.program);
+        // Its builds have a place of their own: they share nothing with the others.
+        command
+            .arg(subcommand)
+            .env("CARGO_TARGET_DIR", project::root().join("target/fuzz"));
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn final_statistics_are_found() {
+        let printed = "Done\nstat::number_of_executed_units: 1234\nstat::x: 5\n";
+        assert_eq!(statistic(printed, "number_of_executed_units"), "1234");
+        assert_eq!(statistic(printed, "peak_rss_mb"), "?");
+    }
+}
