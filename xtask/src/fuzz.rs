@@ -46,6 +46,16 @@ pub(crate) struct FuzzOptions {
     pub(crate) seconds: u32,
 }
 
+impl FuzzOptions {
+    /// The targets that are meant.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        match self.target {
+            Some(target) => vec![target],
+            None => Target::value_variants().to_vec(),
+        }
+    }
+}
+
 /// What is attacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
@@ -72,10 +82,7 @@ impl Target {
 
 /// Fuzzes what the options say, as many targets at a time as there are CPUs; the targets that failed.
 pub(crate) fn failures(options: &FuzzOptions) -> Result<Vec<&'static str>> {
-    let targets = match options.target {
-        Some(target) => vec![target],
-        None => Target::value_variants().to_vec(),
-    };
+    let targets = options.targets();
     let tool = Tool::new()?;
     console::step("Building the fuzz targets");
     process::run(&mut tool.command("build"), Show::Lines)?;

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::tally::Tally;
 use crate::boot;
 use crate::cli::{BootOptions, Kernel, TestOptions};
+use crate::fuzz::{self, FuzzOptions};
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{BareMetal, cargo};
@@ -15,6 +16,9 @@ use crate::soak;
 
 /// The boots: vCPUs and release of the kernel.
 const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
+
+/// Seconds of fuzzing for each target: enough to find again what it found before.
+const FUZZING: u32 = 40;
 
 /// One part.
 pub(crate) struct Gate {
@@ -28,6 +32,8 @@ pub(crate) enum Action {
     Command(Command),
     /// Runs test programs, which count their cases themselves.
     Suite(Command),
+    /// Fuzzes each target, which passes or fails as one test case.
+    Fuzz(FuzzOptions),
     /// Boots a guest, which passes or fails as one test case.
     Boot(BootOptions),
 }
@@ -43,6 +49,13 @@ impl Action {
             Self::Suite(mut command) => {
                 let finished = process::finish(&mut command, Show::Lines)?;
                 Ok(Tally::of_cargo_test(&finished.stdout, finished.success))
+            }
+            Self::Fuzz(options) => {
+                let failed = fuzz::failures(&options)?.len();
+                Ok(Tally {
+                    passed: (options.targets().len() - failed) as u64,
+                    failed: failed as u64,
+                })
             }
             Self::Boot(options) => boot::boot(&options, reports).map(Tally::of),
         }
@@ -102,6 +115,13 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         models(),
         schedules(),
     ];
+    gates.push(Gate {
+        name: "fuzzing".to_owned(),
+        action: Action::Fuzz(FuzzOptions {
+            target: None,
+            seconds: FUZZING,
+        }),
+    });
     if !options.no_boot {
         gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
     }
