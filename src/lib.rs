@@ -107,6 +107,7 @@ mod ap_list;
 pub mod config;
 pub mod cpu_interface;
 pub mod epoch;
+mod fixed;
 mod host;
 pub mod intid;
 mod irq;

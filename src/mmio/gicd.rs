@@ -14,6 +14,7 @@ use crate::Vgic;
 use crate::ap_list::{Class, Classes};
 use crate::cpu_interface::CpuInterface;
 use crate::epoch::Pin;
+use crate::fixed::Fixed;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::irq::{Irq, LEVEL};
@@ -53,7 +54,7 @@ pub(crate) struct Distributor {
     recalls: AtomicU32,
     /// Next vCPU to tell of a change of the group enables; at least [`TOLD`] when there is none.
     telling: AtomicU32,
-    spis: Box<[Irq]>,
+    spis: Fixed<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
     routers: Box<[AtomicU64]>,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).

@@ -179,12 +179,18 @@ impl Vcpu {
     }
 
     /// Relinks what the registers hold, without reading them; for a VM that is dropped.
-    pub(crate) fn abandon_registers(&mut self) {
-        let registers = self.registers.0.get_mut().get_mut();
-        let list = self.ap_list.get_mut();
+    ///
+    /// # Safety
+    /// No CPU runs this vCPU, or will.
+    pub(crate) unsafe fn abandon_registers(&self, pin: &Pin<'_>) {
+        // SAFETY: the caller's promise. Not by a unique reference to the vCPU, whose own interrupts the
+        // list points to.
+        let registers = unsafe { &*self.registers.0.get() };
+        let mut registers = registers.borrow_mut();
+        let mut list = self.ap_list.lock(pin.ledger());
         for index in entry::bits(core::mem::take(&mut registers.in_use)) {
             // SAFETY: by the invariant of `Registers`, queued here and so kept alive by the list's
-            // reference; we have the vCPU to ourselves.
+            // reference; nobody else takes it off.
             if let Some(irq) = unsafe { registers.irqs[index].as_ref() } {
                 let _ = irq.fold(ListRegister::EMPTY);
                 list.link(irq, irq.state());

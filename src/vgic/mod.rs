@@ -25,6 +25,7 @@ use alloc::vec::Vec;
 
 use crate::config::{Config, ConfigError};
 use crate::epoch::Pin;
+use crate::fixed::Fixed;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::irq::Irq;
@@ -47,7 +48,7 @@ pub struct Vgic<H: Host> {
     config: Config,
     distributor: Distributor,
     /// Room for `max_vcpus`, of which `present` are there.
-    vcpus: Box<[Vcpu]>,
+    vcpus: Fixed<Vcpu>,
     present: AtomicU16,
     topology: Snapshot<Topology>,
     growth: SpinLock<()>,

@@ -101,8 +101,9 @@ impl<H: Host> Drop for Vgic<H> {
         let domain = crate::epoch::Domain::new();
         let local = domain.register(crate::intid::CpuId(u16::MAX));
         let pin = local.pin();
-        for index in 0..self.vcpus.len() {
-            self.vcpus[index].abandon_registers();
+        for vcpu in &self.vcpus {
+            // SAFETY: the VM is ours alone, so nobody runs the vCPU.
+            unsafe { vcpu.abandon_registers(&pin) };
         }
         let _ = self.dismantle(&pin);
     }
