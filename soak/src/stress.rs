@@ -65,7 +65,23 @@ impl Drop for Stopping<'_> {
 mod tests {
     use super::*;
 
+    /// The shortest lives, so that Miri can watch one.
     #[test]
+    fn short_lives() {
+        let (seeds, operations) = if cfg!(miri) { (1, 2) } else { (20, 50) };
+        for seed in 1..=seeds {
+            let world = World::new(Plan {
+                seed,
+                threads: 9,
+                operations: Some(operations),
+            });
+            world.run();
+            world.finish();
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes real time")]
     fn nothing_is_lost_or_doubled_under_load() {
         assert!(soak(Duration::from_secs(4), 1, 12) > 1000);
     }

@@ -195,6 +195,9 @@ impl Guest {
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config =
             Config::new((0..4).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000);
+        if cfg!(miri) {
+            config.spis = 32;
+        }
         change(&mut config);
         let domain = Domain::new();
         let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
