@@ -96,7 +96,13 @@
 //! * `counters` (default): the event counters of [`trace::Counters`]. Off, they compile to nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+#[cfg(all(vgic_mutants, not(loom)))]
+compile_error!("vgic_mutants is for model checking: it needs --cfg loom");
+
 extern crate alloc;
+// loom's, to know a failing model's end.
+#[cfg(loom)]
+extern crate std;
 
 /// The examples of README.md are tests too.
 #[cfg(doctest)]

@@ -27,7 +27,7 @@ use core::ptr::{self, NonNull};
 use crossbeam_epoch::{Guard, Shared};
 
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicPtr, AtomicUsize};
+use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, relaxed_by};
 
 /// Key bits that one level below the root consumes.
 // Two, so that loom sees growth, sharing and reclamation of nodes with a handful of keys.
@@ -45,6 +45,7 @@ type Slot = AtomicPtr<()>;
 struct Node {
     live: AtomicUsize,
     slots: [Slot; NODE_SLOTS],
+    watched: Watched,
 }
 
 impl Node {
@@ -53,6 +54,7 @@ impl Node {
         Box::new(Self {
             live: AtomicUsize::new(1),
             slots: core::array::from_fn(|_| Slot::new(ptr::null_mut())),
+            watched: Watched::default(),
         })
     }
 
@@ -61,7 +63,9 @@ impl Node {
         // AcqRel/Acquire: the count orders nothing by itself, but entering must not be seen before
         // an earlier leave: pairs with `leave`.
         self.live
-            .fetch_update(AcqRel, Acquire, |live| (live != DEAD).then(|| live + 1))
+            .fetch_update(AcqRel, Acquire, |live| {
+                (live != DEAD || mutant(Mutant::DeadNodeEntered)).then(|| live.wrapping_add(1))
+            })
             .is_ok()
     }
 
@@ -69,7 +73,8 @@ impl Node {
     fn leave(&self, count: usize) -> bool {
         // AcqRel: all that was done inside happens before the node's death.
         self.live.fetch_sub(count, AcqRel) == count
-            && self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok()
+            && (mutant(Mutant::NodeDiesUnchecked)
+                || self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok())
     }
 }
 
@@ -108,6 +113,11 @@ impl<'g> Path<'g> {
                 if unlink(slot, raw) {
                     owed += 1;
                 }
+                if mutant(Mutant::NodeFreedAtOnce) {
+                    node.watched.end();
+                    continue;
+                }
+                node.watched.retire();
                 // SAFETY: a dead node gets no new values; it is unlinked, by us or by an inserter
                 // that helped; and only the CPU that moved it to DEAD comes here.
                 unsafe { guard.defer_destroy(Shared::from(raw.cast_const())) };
@@ -193,7 +203,9 @@ impl<T> Radix<T> {
         let node = slot.load(Acquire).cast::<Node>();
         // SAFETY: slots above the lowest level hold null or a node, and a node that was reachable
         // after the guard was pinned is not freed while it is.
-        unsafe { node.as_ref() }
+        let node = unsafe { node.as_ref() }?;
+        node.watched.read();
+        Some(node)
     }
 
     /// Looks up `key`. Two dependent loads for keys of up to 16 bits; takes no lock, writes nothing.
@@ -288,10 +300,11 @@ impl<T> Radix<T> {
                 slot = &node.slots[Self::index(key, level)];
             }
             // AcqRel: publishes the value; pairs with the Acquire in `get`.
+            let order = relaxed_by(Mutant::SlotFilledRelaxed, AcqRel);
             return match slot.compare_exchange(
                 ptr::null_mut(),
                 value.as_ptr().cast(),
-                AcqRel,
+                order,
                 Acquire,
             ) {
                 Ok(_) => {
@@ -357,9 +370,12 @@ impl<T> Radix<T> {
         }
         let expected = ptr::from_ref(expected).cast_mut().cast();
         // AcqRel: whatever was done to the value happens before it is freed.
-        let removed = slot
-            .compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
-            .ok()?;
+        let removed = if mutant(Mutant::ReleaserErasesSuccessor) {
+            slot.swap(ptr::null_mut(), AcqRel)
+        } else {
+            slot.compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
+                .ok()?
+        };
         path.leave(1, 0, guard);
         NonNull::new(removed.cast())
     }

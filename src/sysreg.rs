@@ -9,6 +9,7 @@ use crate::cpu_interface::{CpuInterface, vmcr};
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, Kind, VcpuId};
+use crate::sync::{Mutant, mutant};
 use crate::vcpu::{Cpu, Vcpu};
 
 /// A system register whose accesses the vGIC handles.
@@ -116,6 +117,7 @@ impl<H: Host> Vgic<H> {
     fn send_sgi(&self, pin: &Pin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
         if let Some(irq) = target.private(intid)
             && irq.state().group1() == group1
+            && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
         {
             let _ = self.raised(pin, irq, irq.raise());
         }

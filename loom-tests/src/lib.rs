@@ -2,7 +2,10 @@
 #![cfg(loom)]
 
 mod machine;
+#[cfg(vgic_mutants)]
+mod mutants;
 
+use std::sync::Once;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -14,6 +17,8 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::VcpuId;
 
 pub use machine::{Machine, Quiet, clear, discard, mapd, mapti, movall, movi, take};
+#[cfg(vgic_mutants)]
+pub use mutants::list;
 
 /// vCPU 0.
 pub const V0: VcpuId = match VcpuId::new(0) {
@@ -46,12 +51,15 @@ static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
 /// # Panics
 /// When the model fails under one of them.
 pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    #[cfg(vgic_mutants)]
+    mutants::select();
     let mut builder = loom::model::Builder::new();
     let deep = usize::from(std::env::var_os("LOOM_DEEP").is_some());
     let bound = builder.preemption_bound.unwrap_or(preemptions + deep);
     builder.preemption_bound = Some(bound);
     builder.max_branches = 100_000;
     EXECUTIONS.store(0, Relaxed);
+    tell_of_failures();
     let began = Instant::now();
     builder.check(move || {
         EXECUTIONS.fetch_add(1, Relaxed);
@@ -62,6 +70,23 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
         .is_none_or(|most| began.elapsed() < most);
     let executions = EXECUTIONS.load(Relaxed);
     println!("loom: executions={executions} preemptions={bound} complete={complete}");
+}
+
+/// Prints why the model failed, and in which execution, in a line for the runner.
+fn tell_of_failures() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let executions = EXECUTIONS.load(Relaxed);
+            let payload = panic.payload();
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+            let why = text.unwrap_or("?").replace('\n', " ");
+            println!("loom: failed={executions} {why}");
+            before(panic);
+        }));
+    });
 }
 
 /// Another CPU, at work on the same VM. It has joined the epoch before it begins and leaves it once it

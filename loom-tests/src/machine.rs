@@ -17,6 +17,8 @@ use crate::{LEVEL, PPI, SGI, SPI, V0};
 /// The frames of ITS 0; those of the others follow.
 const GITS: u64 = 0x0c00_0000;
 const GITS_STRIDE: u64 = 0x2_0000;
+/// The LPI configuration table in guest memory.
+const PROPERTIES: u64 = 0x4000;
 /// The command queue of ITS 0 in guest memory; those of the others follow.
 const QUEUE: usize = 0x1_0000;
 const QUEUE_STRIDE: usize = 0x1_0000;
@@ -118,7 +120,7 @@ impl Machine {
         machine.on(98, |pin| {
             for vcpu in (0..usize::from(vcpus)).filter_map(VcpuId::new) {
                 if vcpu == V0 {
-                    machine.gicr_double(pin, vcpu, 0x70, 0x4000 | 13); // PROPBASER
+                    machine.gicr_double(pin, vcpu, 0x70, PROPERTIES | 13); // PROPBASER
                 }
                 machine.gicr_double(pin, vcpu, 0x78, 1 << 62); // PENDBASER, all zero
                 machine.gicr(pin, vcpu, 0, 1); // CTLR.EnableLPIs
@@ -225,6 +227,11 @@ impl Machine {
         for (word, at) in command.iter().zip((first..).step_by(8)) {
             ram[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
+    }
+
+    /// Changes the LPI's byte in the configuration table.
+    pub fn configure_lpi(&self, byte: u8) {
+        self.vm.host().ram.lock().unwrap()[PROPERTIES as usize] = byte;
     }
 
     /// Writes `GITS_CWRITER`: what has been placed is executed, unless another CPU is at the queue.

@@ -66,6 +66,10 @@ fn icpendr_and_injection_against_put() {
         machine.put(&cpu, V0);
         other.join();
         assert_eq!(machine.listed(), 1);
+        // Into a list register and back unseen once more.
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
         assert_eq!(machine.serve(&cpu, V0), 1, "the new edge is lost");
         sole(machine).finish(&cpu);
     });

@@ -88,6 +88,7 @@ fn disable_against_two_moves() {
             machine.command(&cpu.pin(), 0, movi(1));
         });
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        machine.configure_lpi(0x81);
         machine.gicr(&cpu.pin(), V0, 0xa0, 8192); // INVLPIR
         other.join();
         assert_eq!(machine.listed(), 1);

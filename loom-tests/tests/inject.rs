@@ -57,9 +57,11 @@ fn injection_publishes_what_came_before() {
         let other = spawn(&machine, 1, {
             let buffer = buffer.clone();
             move |machine, cpu| {
+                // Pinned before: a pin is a fence, and would order it by itself.
+                let pin = cpu.pin();
                 // Relaxed: the interrupt is what orders it.
                 buffer.store(1, Relaxed);
-                machine.inject(&cpu.pin())
+                machine.inject(&pin)
             }
         });
         machine.enter(&cpu, V0);

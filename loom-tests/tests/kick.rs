@@ -30,6 +30,29 @@ fn publish_against_entry() {
     });
 }
 
+/// The same for a vCPU that has been in the guest on this CPU, and looks at its list only if it is told to.
+#[test]
+fn publish_against_reentry() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0);
+        machine.exit(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        machine.enter(&cpu, V0);
+        let found = take(&cpu);
+        other.join();
+        let kicks = machine.kicks();
+        assert!(found + kicks >= 1, "the guest would run for ever");
+        machine.exit(&cpu, V0);
+        assert_eq!(found + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Two producers of different interrupts: one IPI.
 #[test]
 fn one_ipi_for_two() {

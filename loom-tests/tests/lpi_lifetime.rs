@@ -105,6 +105,30 @@ fn discard_in_a_list_register() {
     });
 }
 
+/// Unmapped and mapped again while it is in a list register, unseen, which the vCPU gives back at the same
+/// time: what was pending for the old mapping is not pending for the new one.
+#[test]
+fn remap_in_a_list_register() {
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            machine.command(&pin, 0, discard(0));
+            machine.command(&pin, 0, mapti(1));
+        });
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+        assert_eq!(machine.serve(&cpu, V0), 0, "it was unmapped");
+        assert!(machine.msi(&cpu.pin(), 0, 1).is_some());
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Discarded, and mapped again, while the vCPU gives it back: the list's last put against the revival.
 /// The new mapping gets the old interrupt or a new one, and the table knows it.
 #[test]

@@ -22,8 +22,9 @@ use core::ptr;
 
 use crate::intid::{IntId, VcpuId};
 use crate::lr::ListRegister;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64};
+use crate::sync::{Mutant, Watched, mutant, relaxed_by};
 
 pub(crate) use state::State;
 pub(crate) use state::{
@@ -140,6 +141,7 @@ pub(crate) struct Irq {
     icid: AtomicU16,
     hw: AtomicU16,
     pub(crate) links: Links,
+    pub(crate) watched: Watched,
 }
 
 impl Irq {
@@ -155,6 +157,7 @@ impl Irq {
                 prev: AtomicPtr::new(ptr::null_mut()),
                 bucket: AtomicU8::new(0),
             },
+            watched: Watched::default(),
         }
     }
 
@@ -198,6 +201,7 @@ impl Irq {
     /// The state now; another CPU may change it at once.
     #[inline]
     pub(crate) fn state(&self) -> State {
+        self.watched.read();
         // Acquire: pairs with every transition.
         State(self.state.load(Acquire))
     }
@@ -210,6 +214,10 @@ impl Irq {
             let Some(new) = change(old) else {
                 return Err(old);
             };
+            if mutant(Mutant::StoredTransition) {
+                self.state.store(new.0, Release);
+                return Ok((old, new));
+            }
             // AcqRel/Acquire: module docs, "Publication".
             match self
                 .state
@@ -238,8 +246,17 @@ impl Irq {
 
     #[inline]
     fn raise_with(&self, set: u64) -> Raised {
+        self.watched.read();
+        if mutant(Mutant::RaiseLooksFirst) && self.state().latch() {
+            return Raised {
+                coalesced: true,
+                void: false,
+                owed: Owed::Nothing,
+            };
+        }
         // AcqRel: module docs, "Publication"; also when nothing changes.
-        let old = State(self.state.fetch_or(set, AcqRel));
+        let order = relaxed_by(Mutant::RaiseRelaxed, AcqRel);
+        let old = State(self.state.fetch_or(set, order));
         Raised {
             coalesced: old.booked_outside(),
             void: old.unmapped(),
@@ -267,6 +284,7 @@ impl Irq {
         let owed = match old.queued_on() {
             _ if !changed => Owed::Nothing,
             _ if high => new.owed_after_pending(old),
+            Some(_) if old.in_lr() && mutant(Mutant::DropNotNoted) => Owed::Nothing,
             Some(vcpu) if old.in_lr() => Owed::Note(vcpu),
             Some(vcpu) => Owed::Settle(vcpu),
             None => Owed::Nothing,
@@ -294,7 +312,8 @@ impl Irq {
     pub(crate) fn clear_pending(&self) -> (bool, Changed) {
         let changed = self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
-            let cancel = if old.in_lr() { CANCEL_P } else { 0 };
+            let reached = old.in_lr() && !mutant(Mutant::ClearMissesListRegister);
+            let cancel = if reached { CANCEL_P } else { 0 };
             old.with(cancel, PENDING | physical)
         });
         let old = changed.old;
@@ -319,11 +338,10 @@ impl Irq {
     /// has moved or no longer wants a list; the state says which.
     pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
         self.transition(|old| {
-            (old.queued_on().is_none()
-                && old.refs() != 0
-                && old.wants_list()
-                && old.target() == Some(vcpu))
-            .then(|| State(old.with_queued_on(Some(vcpu)).0 + REF))
+            let free = old.queued_on().is_none() || mutant(Mutant::LinkedTwice);
+            let alive = old.refs() != 0 && old.wants_list() || mutant(Mutant::InsertedAfterFree);
+            (free && alive && old.target() == Some(vcpu))
+                .then(|| State(old.with_queued_on(Some(vcpu)).0 + REF))
         })
         .map(|(_, new)| new)
     }
@@ -331,7 +349,8 @@ impl Irq {
     /// Decides what becomes of it while it waits on `vcpu`'s list in no list register: prune.
     pub(crate) fn settle(&self, vcpu: VcpuId) -> Settled {
         let settled = self.transition(|old| {
-            if old.active() || (old.deliverable() && old.target() == Some(vcpu)) {
+            let here = old.target() == Some(vcpu) || mutant(Mutant::StaysOnTheOldList);
+            if old.active() || (old.deliverable() && here) {
                 return None;
             }
             let unlinked = old.with_queued_on(None);
@@ -422,14 +441,28 @@ impl Irq {
     pub(crate) fn fold(&self, lr: ListRegister) -> Folded {
         let lpi = self.intid.raw() >= IntId::FIRST_LPI;
         let Ok((old, new)) = self.transition(|old| {
-            let latch = lr.is_pending() && old.lr_latch() && !old.cancel_pending();
+            let latched = old.lr_latch() || mutant(Mutant::LineFoldedAsLatch);
+            let latch = lr.is_pending() && latched && !old.cancel_pending();
             // An LPI has no active state of its own, and its end would not be counted in EOIcount.
             let active = lr.is_active() && !old.cancel_active() && !lpi;
             let held = old.lr_hw() && (latch || active);
             let set = if latch { PENDING } else { 0 }
                 | if active { ACTIVE } else { 0 }
                 | if held { HW } else { 0 };
-            Some(old.with(set, LR_BITS))
+            if mutant(Mutant::FoldDropsReference) {
+                return Some(State(old.with(set, LR_BITS).0 - REF));
+            }
+            let kept = if mutant(Mutant::CancelOutlivesFold) {
+                CANCEL_P
+            } else {
+                0
+            };
+            let lost = if mutant(Mutant::FoldOverwritesLatch) {
+                PENDING
+            } else {
+                0
+            };
+            Some(old.with(set, (LR_BITS | lost) & !kept & !set))
         }) else {
             return Folded::default();
         };
@@ -460,7 +493,8 @@ impl Irq {
     pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<Owed> {
         let (_, new) = self
             .transition(|old| {
-                if old.refs() == 0 || old.refs() > MAX_MAPPING_REFS {
+                let dying = old.refs() == 0 && !mutant(Mutant::DyingRevived);
+                if dying || old.refs() > MAX_MAPPING_REFS {
                     return None;
                 }
                 // Raised while it was unmapped: such a raise has no effect.
@@ -484,8 +518,13 @@ impl Irq {
         let result = self.transition(|old| {
             debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
             let kept = State(old.0.wrapping_sub(REF));
-            let unmapped = kept.refs() == u16::from(old.queued_on().is_some());
-            let cancel = if old.in_lr() { CANCEL_P } else { 0 };
+            let unmapped = kept.refs() == u16::from(old.queued_on().is_some())
+                || withdraw && mutant(Mutant::UnmappedForAll);
+            let reached = old.in_lr() && !mutant(Mutant::UnmapMissesListRegister);
+            let cancel = if reached { CANCEL_P } else { 0 };
+            if mutant(Mutant::UnmappedStaysPending) {
+                return Some(kept);
+            }
             Some(match (unmapped, withdraw) {
                 (true, _) => kept.with(UNMAPPED | cancel, PENDING),
                 (false, true) => kept.with(cancel, PENDING),
@@ -498,8 +537,13 @@ impl Irq {
         } else {
             new.owed_after_change()
         };
+        let seen = if mutant(Mutant::LastPutByLook) {
+            self.state()
+        } else {
+            new
+        };
         GivenBack {
-            last: new.refs() == 0,
+            last: seen.refs() == 0,
             changed: Changed { old, new, owed },
         }
     }
@@ -514,6 +558,7 @@ impl State {
             None => Owed::Nothing,
             // An edge while it is in a list register: the guest may have finished with that one. A
             // level raises a maintenance interrupt when the guest is done, and is sampled then.
+            Some(_) if self.in_lr() && mutant(Mutant::RaisedAgainWithoutKick) => Owed::Nothing,
             Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => Owed::Recall(vcpu),
             Some(_) if self.in_lr() => Owed::Nothing,
             // It waits as pending already, or as active, and stays where it is.

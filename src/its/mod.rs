@@ -160,6 +160,16 @@ impl Its {
             .ok_or(InjectError::UnmappedEvent)
     }
 
+    /// [`Mutant::DrainedTwice`](crate::sync::Mutant): ends device 0's mappings without the command lock.
+    #[cfg(vgic_mutants)]
+    fn drain_beside_the_lock<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
+        let device = self.devices.get(DeviceId(0), pin.guard());
+        while let Some((event, irq)) = device.and_then(|device| device.next(0, pin.guard())) {
+            vgic.unmap_lpi(pin, irq);
+            device.inspect(|device| device.unmap(event, irq, pin.guard()));
+        }
+    }
+
     /// Ends every mapping, whatever it takes: the VM is being torn down.
     pub(crate) fn dismantle<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
         let mut engine = self.commands.engine.lock(pin.ledger());

@@ -5,6 +5,8 @@ use crate::epoch::Pin;
 use crate::host::{BadAddress, Host};
 use crate::intid::ItsId;
 use crate::sync::Ordering::{Acquire, Release};
+#[cfg(vgic_mutants)]
+use crate::sync::{Mutant, mutant};
 
 use super::command::{COMMAND_SIZE, CommandError, Packet};
 use super::execute::{Execution, Outcome};
@@ -189,6 +191,11 @@ impl<H: Host> Vgic<H> {
         };
         let more = match its.commands.engine.try_lock(pin.ledger()) {
             Some(mut engine) => Execution::new(self, pin, its, &mut engine).slice(),
+            #[cfg(vgic_mutants)]
+            None if mutant(Mutant::DrainedTwice) => {
+                its.drain_beside_the_lock(self, pin);
+                true
+            }
             // Whoever is at it may have looked at GITS_CWRITER before our caller wrote it.
             None => true,
         };

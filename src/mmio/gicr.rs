@@ -10,7 +10,7 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Mutant, mutant};
 use crate::vcpu::residency::RECALL;
 use crate::vcpu::{AWAITED_BY_GICR, Vcpu};
 
@@ -243,7 +243,9 @@ impl<H: Host> Vgic<H> {
         } else {
             self.start_pending_table(pin, owner);
         }
-        self.notify(pin, owner.id, RECALL);
+        if new != 0 || !mutant(Mutant::DisabledWithoutRecall) {
+            self.notify(pin, owner.id, RECALL);
+        }
         if new == 0 {
             self.await_recall(owner, AWAITED_BY_GICR);
         }

@@ -22,12 +22,21 @@
 //! Callbacks into the embedder happen with no lock of rank [`Rank::ApList`] held.
 
 mod counter;
+mod mutant;
 mod snapshot;
 mod spin;
+mod watched;
 
 pub use counter::Counter;
 pub use snapshot::Snapshot;
 pub use spin::{Ledger, Rank, SpinGuard, SpinLock};
+
+#[cfg(not(vgic_mutants))]
+pub(crate) use mutant::Mutant;
+#[cfg(vgic_mutants)]
+pub use mutant::{Fault, MUTANTS, Mutant, select};
+pub(crate) use mutant::{mutant, relaxed_by};
+pub(crate) use watched::Watched;
 
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{

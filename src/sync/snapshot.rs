@@ -10,12 +10,31 @@ use core::ops::Deref;
 
 use crossbeam_epoch::Guard;
 
+#[cfg(any(not(feature = "std"), loom))]
+use super::{Mutant, Watched, mutant, relaxed_by};
+
 /// A cell holding a `T` that is read far more often than it is replaced.
 pub struct Snapshot<T: Send + Sync + 'static> {
     #[cfg(all(feature = "std", not(loom)))]
     inner: arc_swap::ArcSwap<T>,
     #[cfg(any(not(feature = "std"), loom))]
-    inner: crossbeam_epoch::Atomic<T>,
+    inner: crossbeam_epoch::Atomic<Value<T>>,
+}
+
+#[cfg(any(not(feature = "std"), loom))]
+struct Value<T> {
+    value: T,
+    watched: Watched,
+}
+
+#[cfg(any(not(feature = "std"), loom))]
+impl<T> Value<T> {
+    fn new(value: T) -> Self {
+        Self {
+            value,
+            watched: Watched::default(),
+        }
+    }
 }
 
 /// What [`Snapshot::load`] read, usable as a `&T` while the epoch guard lives.
@@ -47,7 +66,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
             #[cfg(all(feature = "std", not(loom)))]
             inner: arc_swap::ArcSwap::from_pointee(value),
             #[cfg(any(not(feature = "std"), loom))]
-            inner: crossbeam_epoch::Atomic::new(value),
+            inner: crossbeam_epoch::Atomic::new(Value::new(value)),
         }
     }
 
@@ -66,11 +85,11 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
         {
             // Acquire: pairs with the AcqRel swap in `store`.
             let shared = self.inner.load(crate::sync::Ordering::Acquire, guard);
-            Loaded {
-                // SAFETY: the pointer is never null, and what it points to is freed only after
-                // `guard` has been dropped, because `store` defers the destruction to the epoch.
-                inner: unsafe { shared.deref() },
-            }
+            // SAFETY: the pointer is never null, and what it points to is freed only after `guard` has
+            // been dropped, because `store` defers the destruction to the epoch.
+            let Value { value, watched } = unsafe { shared.deref() };
+            watched.read();
+            Loaded { inner: value }
         }
     }
 
@@ -84,11 +103,15 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
         #[cfg(any(not(feature = "std"), loom))]
         {
             // AcqRel: pairs with the Acquire in `load`, and with the previous `store`.
-            let old = self.inner.swap(
-                crossbeam_epoch::Owned::new(value),
-                crate::sync::Ordering::AcqRel,
-                guard,
-            );
+            let order = crate::sync::Ordering::AcqRel;
+            let order = relaxed_by(Mutant::TopologyPublishedRelaxed, order);
+            let new = crossbeam_epoch::Owned::new(Value::new(value));
+            let old = self.inner.swap(new, order, guard);
+            if mutant(Mutant::TopologyFreedAtOnce) {
+                // SAFETY: as in `load`.
+                unsafe { old.deref() }.watched.end();
+                return;
+            }
             // SAFETY: `old` is unreachable now and nobody else retires it: the swap returned it once.
             unsafe { guard.defer_destroy(old) };
         }

@@ -32,6 +32,7 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::irq::{Folded, Irq, Settled};
 use crate::lr::{self, ListRegister};
+use crate::sync::{Mutant, mutant};
 use crate::vgic::Leaving;
 
 use super::registers::Registers;
@@ -487,7 +488,9 @@ impl<H: Host> Vgic<H> {
         let mut leaving = Leaving::new();
         {
             let mut list = this.ap_list.lock(pin.ledger());
-            self.take_back(cpu, pin, this, &mut registers, &mut list, &mut leaving);
+            if !mutant(Mutant::RegistersForgotten) {
+                self.take_back(cpu, pin, this, &mut registers, &mut list, &mut leaving);
+            }
             registers.clean(cpu.interface(), pin.counters());
             list.check();
         }

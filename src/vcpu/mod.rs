@@ -24,7 +24,7 @@ use crate::irq::{ENABLED, GROUP1, Irq, LEVEL};
 use crate::lr::ListRegister;
 use crate::mmio::gicr::Redistributor;
 use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock};
+use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock, Watched};
 
 pub use blocking::Blocked;
 pub use entry::EntryError;
@@ -93,7 +93,10 @@ impl<I: CpuInterface> Cpu<I> {
 }
 
 /// What a vCPU's registers hold, accessible to the CPU that has them.
-struct Owned(UnsafeCell<RefCell<Registers>>);
+struct Owned {
+    registers: UnsafeCell<RefCell<Registers>>,
+    watched: Watched,
+}
 
 // SAFETY: `Vcpu::registers` gives access only to the CPU that `Residency` names as the owner, and
 // ownership is handed over by `claim` and `release`. The pointers inside are kept alive by the
@@ -132,9 +135,12 @@ impl Vcpu {
             awaited: AtomicU8::new(0),
             asked: AtomicU64::new(u64::MAX),
             ap_list: SpinLock::new(Rank::ApList, ApList::new(id)),
-            registers: Owned(UnsafeCell::new(RefCell::new(Registers::new(
-                crate::cpu_interface::vmcr::reset(5),
-            )))),
+            registers: Owned {
+                registers: UnsafeCell::new(RefCell::new(Registers::new(
+                    crate::cpu_interface::vmcr::reset(5),
+                ))),
+                watched: Watched::default(),
+            },
             redistributor: Redistributor::new(),
             private: core::array::from_fn(|n| {
                 // SGIs are always edge-triggered and, here, always enabled-able; PPIs start as level.
@@ -166,9 +172,12 @@ impl Vcpu {
         {
             return None;
         }
+        self.registers.watched.write();
         // SAFETY: `residency` names this CPU as the owner, and only the owner changes that; `Cpu` is
         // not `Sync`, so there is one caller at a time.
-        unsafe { &*self.registers.0.get() }.try_borrow_mut().ok()
+        unsafe { &*self.registers.registers.get() }
+            .try_borrow_mut()
+            .ok()
     }
 
     /// Takes the vCPU's registers for `cpu`, and gives access to them.
@@ -185,7 +194,7 @@ impl Vcpu {
     pub(crate) unsafe fn abandon_registers(&self, pin: &Pin<'_>) {
         // SAFETY: the caller's promise. Not by a unique reference to the vCPU, whose own interrupts the
         // list points to.
-        let registers = unsafe { &*self.registers.0.get() };
+        let registers = unsafe { &*self.registers.registers.get() };
         let mut registers = registers.borrow_mut();
         let mut list = self.ap_list.lock(pin.ledger());
         for index in entry::bits(core::mem::take(&mut registers.in_use)) {

@@ -19,8 +19,8 @@
 //! that, until the vCPU consumes the bits. No further fence is needed on either side.
 
 use crate::intid::CpuId;
-use crate::sync::AtomicU32;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::{AtomicU32, Mutant, mutant, relaxed_by};
 
 const ON: u32 = 1 << 0;
 const IN_GUEST: u32 = 1 << 1;
@@ -66,9 +66,12 @@ impl Residency {
     #[inline]
     pub(crate) fn notify(&self, work: u32) -> Kick {
         debug_assert!(work & !WORK == 0);
+        let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
         // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.
         let old = Place(self.0.fetch_or(work, AcqRel));
-        if work == NOTE || old.0 & (NEW | RECALL) != 0 {
+        let old = early.unwrap_or(old);
+        let told = old.0 & (NEW | RECALL) != 0 && !mutant(Mutant::EveryProducerKicks);
+        if work == NOTE || told {
             Kick::Nothing
         } else if old.in_guest() {
             // Without a CPU it cannot be in the guest.
@@ -94,18 +97,22 @@ impl Residency {
     /// Gives ownership up. Owner only. The work bits stay.
     pub(crate) fn release(&self) {
         // AcqRel: pairs with `claim`.
-        self.0.fetch_or(NO_CPU, AcqRel);
+        let order = relaxed_by(Mutant::HandedOverRelaxed, AcqRel);
+        self.0.fetch_or(NO_CPU, order);
     }
 
     /// Into the guest, consuming the work. Owner only, after `get` said that it is on.
     #[inline]
     pub(crate) fn enter(&self, cpu: CpuId) -> Place {
+        let entered = ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT;
+        if mutant(Mutant::EntryDropsWork) {
+            let work = self.get();
+            self.0.swap(entered, AcqRel);
+            return work;
+        }
         // AcqRel: pairs with `notify`: what the producer published is visible. Only producers write
         // concurrently, and only the bits that this returns.
-        Place(
-            self.0
-                .swap(ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT, AcqRel),
-        )
+        Place(self.0.swap(entered, AcqRel))
     }
 
     /// Out of the guest. Owner only.
@@ -125,7 +132,7 @@ impl Residency {
     pub(crate) fn block(&self) -> bool {
         // AcqRel: pairs with `notify`: either we see its bit, or it sees BLOCKED.
         let old = self.0.fetch_or(BLOCKED, AcqRel);
-        if old & WORK == 0 {
+        if old & WORK == 0 || mutant(Mutant::SleepsWithoutLooking) {
             return true;
         }
         // Relaxed: takes back what the line above did.

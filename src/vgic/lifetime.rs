@@ -18,8 +18,8 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::irq::{GivenBack, Irq};
-use crate::sync::AtomicPtr;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{AtomicPtr, Mutant, mutant};
 use crate::trace::TracePoint;
 
 use super::DEFERRED_DYING;
@@ -135,8 +135,13 @@ impl<H: Host> Vgic<H> {
             debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
             return;
         };
+        irq.watched.retire();
         // False if the INTID was mapped again meanwhile and the new interrupt took the slot.
         self.lpis.remove(key, irq, pin.guard());
+        if mutant(Mutant::TranslationWithoutReference) {
+            irq.watched.end();
+            return;
+        }
         let raw: *const Irq = irq;
         // SAFETY: allocated as a `Box` in `map_lpi`; out of the table; the last reference is gone, and
         // only the caller that put it, or dug the interrupt out, comes here.

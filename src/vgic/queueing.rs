@@ -11,6 +11,7 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::irq::{Changed, Folded, Irq, Owed};
+use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
 use crate::vcpu::residency::{Kick, NEW, NOTE, Place, RECALL};
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
@@ -44,7 +45,9 @@ impl<H: Host> Vgic<H> {
                     drop(list);
                     pin.counters().list_gets.add(1);
                     self.host.trace(TracePoint::ListGet(irq.intid(), vcpu.id));
-                    self.notify(pin, vcpu.id, NEW);
+                    if !mutant(Mutant::NewTargetNotTold) {
+                        self.notify(pin, vcpu.id, NEW);
+                    }
                     return;
                 }
                 Err(now) => state = now,
@@ -66,6 +69,10 @@ impl<H: Host> Vgic<H> {
                     self.notify(pin, vcpu.id, RECALL);
                 } else {
                     list.unlink(irq);
+                    if mutant(Mutant::UnlinkedTwice) {
+                        drop(list);
+                        list = vcpu.ap_list.lock(pin.ledger());
+                    }
                     self.prune(pin, vcpu, &mut list, irq, &mut leaving);
                     drop(list);
                     self.notify(pin, vcpu.id, NEW);
@@ -108,7 +115,9 @@ impl<H: Host> Vgic<H> {
             let irq = unsafe { irq.as_ref() };
             match fate {
                 Fate::Carried => {
-                    self.insert(pin, irq);
+                    if !mutant(Mutant::CarriedAndForgotten) {
+                        self.insert(pin, irq);
+                    }
                     self.put_lookup(pin, irq);
                 }
                 Fate::Dying => self.bury(irq),
