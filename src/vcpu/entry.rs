@@ -11,7 +11,7 @@
 //!   the waiting ones in order of priority.
 //!
 //! * When there are more interrupts than registers, those of a group that the guest has disabled stay
-//!   outside, and `VGrp<n>EIE` asks for an interrupt when it enables the group.
+//!   outside, and `VGrp<n>EIE` and `VGrp<n>DIE` ask for an interrupt when it enables or disables a group.
 //!
 //! Maintenance interrupts make this fast, never correct: every exit looks for itself.
 //!
@@ -171,8 +171,9 @@ impl<H: Host> Vgic<H> {
                 registers.reload = true;
             }
         }
-        // A group that was kept out of the registers may be enabled by now.
-        registers.reload |= registers.hcr & (hcr::VGRP0EIE | hcr::VGRP1EIE) != 0;
+        if registers.hcr & WATCHES != 0 {
+            registers.reload |= groups_changed(registers.hcr, cpu.interface().read_vmcr());
+        }
         if registers.spilled {
             self.take_eoi_count(cpu, pin, this, registers);
         }
@@ -514,16 +515,42 @@ impl Vcpu {
     }
 }
 
+/// Maintenance interrupts for the guest's enabling or disabling a group.
+const WATCHES: u64 = hcr::VGRP0EIE | hcr::VGRP0DIE | hcr::VGRP1EIE | hcr::VGRP1DIE;
+
 /// Without the classes of groups that the guest has disabled, which would only take up registers; and
-/// the bits of `ICH_HCR_EL2` that make it exit when it enables them.
-fn guest_groups(open: Classes, vmcr: u64) -> (Classes, u64) {
-    let mut result = (open, 0);
-    for (group1, watch) in [(false, hcr::VGRP0EIE), (true, hcr::VGRP1EIE)] {
-        if vmcr & vmcr::group_enable(group1) == 0 && open.of_group(group1) != Classes::NONE {
-            result = (result.0.without(open.of_group(group1)), result.1 | watch);
+/// the bits of `ICH_HCR_EL2` that make it exit when it enables or disables a group.
+fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
+    let mut watch = 0;
+    for (group1, enabling, disabling) in [
+        (false, hcr::VGRP0EIE, hcr::VGRP0DIE),
+        (true, hcr::VGRP1EIE, hcr::VGRP1DIE),
+    ] {
+        let classes = open.of_group(group1);
+        if classes == Classes::NONE {
+            continue;
+        }
+        if vmcr & vmcr::group_enable(group1) == 0 {
+            open = open.without(classes);
+            watch |= enabling;
+        } else {
+            watch |= disabling;
         }
     }
-    result
+    (open, watch)
+}
+
+/// Whether the guest has enabled or disabled a group that `hcr` watches.
+fn groups_changed(hcr: u64, vmcr: u64) -> bool {
+    [
+        (false, hcr::VGRP0EIE, hcr::VGRP0DIE),
+        (true, hcr::VGRP1EIE, hcr::VGRP1DIE),
+    ]
+    .into_iter()
+    .any(|(group1, enabling, disabling)| {
+        let enabled = vmcr & vmcr::group_enable(group1) != 0;
+        hcr & if enabled { enabling } else { disabling } != 0
+    })
 }
 
 /// The indices of the bits that are set.
