@@ -370,14 +370,20 @@ impl Irq {
     }
 
     /// Moves it into a list register of `vcpu` and returns the image; `None` when it has to be settled
-    /// first.
-    pub(crate) fn load(&self, vcpu: VcpuId) -> Option<ListRegister> {
+    /// first. `open` says which groups may be signalled: what is pending on top of active is left out if
+    /// it could not be delivered after the deactivation, which happens without our hearing of it.
+    pub(crate) fn load(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
         let (old, new) = self
             .transition(|old| {
                 if old.active() {
                     // Pending and active for an edge; a level waits for the deactivation, and a
                     // register backed by hardware may not hold both.
-                    let latch = old.latch() && !old.level() && !old.hw();
+                    let latch = old.latch()
+                        && !old.level()
+                        && !old.hw()
+                        && old.enabled()
+                        && old.target() == Some(vcpu)
+                        && open[usize::from(old.group1())];
                     let set = LR_ACTIVE
                         | if old.hw() { LR_HW } else { 0 }
                         | if latch { LR_PENDING | LR_LATCH } else { 0 };

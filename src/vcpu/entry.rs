@@ -396,6 +396,7 @@ impl<H: Host> Vgic<H> {
         all: u16,
         leaving: &mut Leaving,
     ) -> bool {
+        let groups = [false, true].map(|group1| open.of_group(group1) != Classes::NONE);
         for _ in 0..PASS_LIMIT {
             let free = all & !registers.in_use;
             if free == 0 || leaving.is_full() {
@@ -409,7 +410,7 @@ impl<H: Host> Vgic<H> {
             // which alone it can leave.
             let irq = unsafe { &*irq };
             list.unlink(irq);
-            match irq.load(vcpu.id) {
+            match irq.load(vcpu.id, groups) {
                 Some(image) => {
                     let index = bits(free)
                         .find(|index| ptr::eq(registers.irqs[*index], irq))
