@@ -215,15 +215,11 @@ impl<H: Host> Vgic<H> {
         self.settle_up(pin, irq, changed);
     }
 
+    /// Also for one that counts as active in a list register: the guest may have ended it there since, and
+    /// if not, the two merge when it is taken back.
     fn set_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
-            let changed = irq.update(|state| {
-                if state.shows_active() {
-                    state
-                } else {
-                    state.with(ACTIVE, 0)
-                }
-            });
+            let changed = irq.update(|state| state.with(ACTIVE, 0));
             self.settle_up(pin, irq, changed);
         }
     }
