@@ -5,7 +5,7 @@ mod common;
 use common::{Call, GICD, GICR, Machine, affinity, vcpu};
 use vgic::intid::{Affinity, IntId};
 use vgic::mmio::{MmioOutcome, Width};
-use vgic::{Config, sysreg::SysReg};
+use vgic::{Blocked, Config, sysreg::SysReg};
 
 const CTLR: u64 = GICD;
 const ISENABLER: u64 = 0x100;
@@ -381,6 +381,38 @@ fn reading_a_state_that_another_vcpu_has_is_tried_again() {
     machine.finish();
 }
 
+/// Out of the guest for a trap or to sleep, a vCPU still has what it acknowledged in its list registers.
+#[test]
+fn the_state_of_a_vcpu_that_is_out_of_the_guest_is_shown_as_it_is() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    let active = GICD + ISACTIVER + 4;
+    let read = |at| machine.access(0, at, Width::Word, None);
+    machine.exit(1);
+    assert_eq!(read(active), MmioOutcome::Retry);
+    assert_eq!(read(active), MmioOutcome::Retry, "not looked at yet");
+    machine.enter(1);
+    assert_eq!(read(active), MmioOutcome::Done(1 << 8));
+    machine.inject_spi(40);
+    machine.bounce(1);
+    machine.exit(1);
+    assert_eq!(machine.block(1), Blocked::Yes, "it is active");
+    assert_eq!(read(active), MmioOutcome::Done(1 << 8));
+    assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Done(1 << 8));
+    machine.enter(1);
+    machine.guest(1).write_eoir1(40);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    machine.exit(1);
+    assert_eq!(machine.block(1), Blocked::Yes, "it is active again");
+    assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Done(0));
+    machine.enter(1);
+    machine.guest(1).write_eoir1(40);
+    machine.finish();
+}
+
 #[test]
 fn clearing_reaches_into_the_registers_of_a_running_vcpu() {
     let machine = Machine::new(2);
@@ -404,6 +436,7 @@ fn clearing_reaches_into_the_registers_of_a_running_vcpu() {
     machine.set_spi(0, ISACTIVER, 40);
     machine.enter(1);
     machine.exit(1);
+    assert_eq!(machine.block(1), Blocked::Yes);
     assert!(machine.spi_bit(0, ISACTIVER, 40));
     machine.finish();
 }

@@ -119,7 +119,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
                 let place = other.residency.get();
-                if !place.in_guest() {
+                if place.is_settled() {
                     continue;
                 }
                 if !asked {

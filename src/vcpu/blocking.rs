@@ -43,10 +43,16 @@ impl<H: Host> Vgic<H> {
         if this.residency.get().in_guest() {
             return Err(EntryError::AlreadyEntered(vcpu));
         }
-        if self.has_pending(cpu, pin, vcpu)? || !this.residency.block() {
+        if self.has_pending(cpu, pin, vcpu)? {
             return Ok(Blocked::No);
         }
-        Ok(Blocked::Yes)
+        // Others read the states of what is in its list registers while it sleeps.
+        self.sync(cpu, pin, this);
+        Ok(if this.residency.block() {
+            Blocked::Yes
+        } else {
+            Blocked::No
+        })
     }
 
     /// Whether the vCPU's virtual IRQ or FIQ is asserted: honours enables, groups, the priority mask

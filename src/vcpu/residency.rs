@@ -167,6 +167,12 @@ impl Place {
         self.0 & IN_GUEST != 0
     }
 
+    /// Whether nothing can be in its list registers that has not been read: it is on no CPU, or blocked.
+    /// Out of the guest for a trap, it keeps there what the guest has not finished with.
+    pub(crate) fn is_settled(self) -> bool {
+        self.0 & BLOCKED != 0 || self.cpu().is_none()
+    }
+
     /// The CPU that has its registers.
     #[inline]
     pub(crate) fn cpu(self) -> Option<CpuId> {
