@@ -223,11 +223,12 @@ impl State {
         self.lr_pending() as u64 + self.booked_outside() as u64
     }
 
-    /// What `GICD_ISPENDR<n>` shows.
+    /// What `GICD_ISPENDR<n>` shows. What is pending in a list register because of the line is pending only
+    /// as long as the line is high.
     #[inline]
     #[must_use]
     pub(crate) const fn shows_pending(self) -> bool {
-        self.pending() || (self.lr_pending() && !self.cancel_pending())
+        self.pending() || (self.lr_pending() && self.lr_latch() && !self.cancel_pending())
     }
 
     /// What `GICD_ISACTIVER<n>` shows.
