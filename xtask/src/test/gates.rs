@@ -112,6 +112,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
             &["--package", "hyp", "--document-private-items"],
         ),
         suite(),
+        reference(),
         models(),
         schedules(),
     ];
@@ -147,6 +148,18 @@ fn suite() -> Gate {
     command.args(["--workspace", "--exclude", "hyp", "--no-fail-fast"]);
     Gate {
         name: "tests on the host".to_owned(),
+        action: Action::Suite(command),
+    }
+}
+
+/// The library against its reference model: a million operations in sequences of a hundred, give or take.
+fn reference() -> Gate {
+    let mut command = cargo("test");
+    command
+        .args(["--package", "vgic", "--profile", "loom", "--test", "model"])
+        .env("PROPTEST_CASES", "10000");
+    Gate {
+        name: "the library against the reference model".to_owned(),
         action: Action::Suite(command),
     }
 }

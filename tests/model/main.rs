@@ -1,0 +1,43 @@
+//! The library against a reference model: random operations are done to both, and what a guest can
+//! observe is compared after each.
+//!
+//! 256 sequences unless `PROPTEST_CASES` says otherwise; `cargo xtask test` asks for a million operations, with
+//! an optimised build. A counter-example is shrunk, printed, kept in `tests/proptest-regressions`, and
+//! understood: then it gets a name in `regressions.rs`.
+#![cfg(not(miri))]
+#![allow(unreachable_pub, reason = "rooms of one program")]
+
+mod machine;
+mod operation;
+#[path = "../reference/mod.rs"]
+mod reference;
+mod regressions;
+
+use machine::Machine;
+use operation::Operation;
+use proptest::prelude::*;
+
+/// Operations in a sequence, at most; half as many on average.
+const LENGTH: usize = 200;
+
+/// Does them all, comparing after each, and every register at the end.
+fn check(operations: &[Operation]) {
+    let mut machine = Machine::new();
+    for operation in operations {
+        machine.apply(operation);
+    }
+    machine.apply(&Operation::Compare(0));
+    machine.finish();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_library_does_what_the_reference_does(operations in operation::sequence(LENGTH)) {
+        check(&operations);
+    }
+}

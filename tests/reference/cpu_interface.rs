@@ -1,0 +1,220 @@
+//! `ICC_*` (IHI 0069, 4.8 and 12.2): what a PE is signalled, acknowledges and ends; and the SGIs it sends.
+
+use super::{FIRST_LPI, Gic, Interrupt, SPURIOUS};
+
+/// Bits of preemption: five, so that the smallest binary point of Group 0 is 2, of Group 1 is 3.
+const PREEMPTION_BITS: u8 = 5;
+
+/// The CPU interface of one PE.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// `ICC_IGRPEN0_EL1`, `ICC_IGRPEN1_EL1`.
+    pub enabled: [bool; 2],
+    /// `ICC_PMR_EL1`.
+    pub mask: u8,
+    /// `ICC_BPR0_EL1`, `ICC_BPR1_EL1` without regard to CBPR.
+    points: [u8; 2],
+    /// `ICC_CTLR_EL1.CBPR`.
+    common_point: bool,
+    /// `ICC_CTLR_EL1.EOImode`.
+    pub splits: bool,
+    /// Group priorities being handled, and of which group.
+    active: Vec<(u8, bool)>,
+}
+
+impl Default for Interface {
+    /// After reset.
+    fn default() -> Self {
+        Self {
+            enabled: [false; 2],
+            mask: 0,
+            points: [7 - PREEMPTION_BITS, 8 - PREEMPTION_BITS],
+            common_point: false,
+            splits: false,
+            active: Vec::new(),
+        }
+    }
+}
+
+impl Interface {
+    pub fn write_pmr(&mut self, value: u8) {
+        self.mask = value & 0xf8;
+    }
+
+    pub fn read_bpr(&self, group1: bool) -> u8 {
+        match (group1, self.common_point) {
+            (true, true) => (self.points[0] + 1).min(7),
+            (group1, _) => self.points[usize::from(group1)],
+        }
+    }
+
+    pub fn write_bpr(&mut self, group1: bool, value: u8) {
+        if !(group1 && self.common_point) {
+            let least = 7 - PREEMPTION_BITS + u8::from(group1);
+            self.points[usize::from(group1)] = (value & 7).max(least);
+        }
+    }
+
+    /// CBPR and EOImode.
+    pub fn read_ctlr(&self) -> u64 {
+        u64::from(self.common_point) | u64::from(self.splits) << 1
+    }
+
+    pub fn write_ctlr(&mut self, value: u64) {
+        self.common_point = value & 1 != 0;
+        self.splits = value & 2 != 0;
+    }
+
+    /// `ICC_RPR_EL1`.
+    pub fn running_priority(&self) -> u8 {
+        self.active
+            .iter()
+            .map(|(priority, _)| *priority)
+            .min()
+            .unwrap_or(0xff)
+    }
+
+    /// Whether anything is being handled.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// The tables of 4.8.2: which bits of a priority are the group priority.
+    fn group_priority(&self, priority: u8, group1: bool) -> u8 {
+        let subpriority_bits = if group1 && !self.common_point {
+            self.points[1]
+        } else {
+            self.points[0] + 1
+        };
+        (u32::from(priority) >> subpriority_bits << subpriority_bits) as u8
+    }
+
+    /// Whether an interrupt of this priority and group is signalled to the PE.
+    fn signals(&self, interrupt: &Interrupt) -> bool {
+        let running = self.running_priority();
+        let mine = self.group_priority(interrupt.priority, interrupt.group1);
+        interrupt.priority < self.mask
+            && (running == 0xff || mine < self.group_priority(running, interrupt.group1))
+    }
+
+    /// The priority drop of an end of interrupt.
+    fn drop_priority(&mut self) -> bool {
+        let running = self.running_priority();
+        let most_urgent = self
+            .active
+            .iter()
+            .position(|(priority, _)| *priority == running);
+        most_urgent.map(|at| self.active.remove(at)).is_some()
+    }
+}
+
+/// What the architecture allows a read to return: of equally urgent interrupts any may be the most urgent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Choice(pub Vec<u32>);
+
+impl Choice {
+    pub fn allows(&self, intid: u32) -> bool {
+        self.0.contains(&intid)
+    }
+}
+
+impl Gic {
+    /// The most urgent pending interrupts of PE `pe`: of equal priority, of groups enabled everywhere.
+    fn most_urgent(&self, pe: usize) -> Vec<(u32, Interrupt)> {
+        let interface = &self.interfaces[pe];
+        let candidates: Vec<(u32, Interrupt)> = self
+            .routed_to(pe)
+            .filter(|(_, i)| i.pending() && i.enabled && !i.active)
+            .filter(|(_, i)| self.distributor.forwards(i.group1))
+            .filter(|(_, i)| interface.enabled[usize::from(i.group1)])
+            .map(|(intid, interrupt)| (intid, *interrupt))
+            .collect();
+        let most = candidates.iter().map(|(_, i)| i.priority).min();
+        let ties = |(_, i): &(u32, Interrupt)| Some(i.priority) == most;
+        candidates.into_iter().filter(ties).collect()
+    }
+
+    /// What `choose` allows of the most urgent interrupts; 1023 if one of them, or none, is not it.
+    fn choice(&self, pe: usize, choose: impl Fn(&Interrupt) -> bool) -> Choice {
+        let ties = self.most_urgent(pe);
+        let (these, others): (Vec<_>, Vec<_>) = ties.into_iter().partition(|(_, i)| choose(i));
+        let mut intids: Vec<u32> = these.into_iter().map(|(intid, _)| intid).collect();
+        if intids.is_empty() || !others.is_empty() {
+            intids.push(SPURIOUS);
+        }
+        Choice(intids)
+    }
+
+    /// `ICC_HPPIR<n>_EL1`.
+    pub fn highest_pending(&self, pe: usize, group1: bool) -> Choice {
+        self.choice(pe, |interrupt| interrupt.group1 == group1)
+    }
+
+    /// What a read of `ICC_IAR<n>_EL1` may return now.
+    pub fn acknowledgeable(&self, pe: usize, group1: bool) -> Choice {
+        let interface = &self.interfaces[pe];
+        self.choice(pe, |interrupt| {
+            interrupt.group1 == group1 && interface.signals(interrupt)
+        })
+    }
+
+    /// Whether the IRQ (Group 1) or FIQ (Group 0) signal is asserted; `None` where either is allowed.
+    pub fn signalled(&self, pe: usize, group1: bool) -> Option<bool> {
+        match self.acknowledgeable(pe, group1) {
+            Choice(intids) if intids == [SPURIOUS] => Some(false),
+            choice if choice.allows(SPURIOUS) => None,
+            _ => Some(true),
+        }
+    }
+
+    /// PE `pe` has read `intid`, one of [`Gic::acknowledgeable`], from `ICC_IAR<n>_EL1`.
+    pub fn acknowledge(&mut self, pe: usize, intid: u32) {
+        let interrupt = if intid >= FIRST_LPI {
+            // An LPI has no active state.
+            let lpi = self.its.lpis.get_mut(&intid).expect("a mapped LPI");
+            lpi.interrupt.latch = false;
+            lpi.interrupt
+        } else {
+            let interrupt = self.interrupt(pe, intid).expect("an interrupt");
+            interrupt.latch = false;
+            interrupt.active = true;
+            *interrupt
+        };
+        let interface = &mut self.interfaces[pe];
+        let priority = interface.group_priority(interrupt.priority, interrupt.group1);
+        interface.active.push((priority, interrupt.group1));
+    }
+
+    /// PE `pe` writes `intid`, which it acknowledged last, to `ICC_EOIR<n>_EL1`.
+    pub fn end(&mut self, pe: usize, intid: u32) {
+        if self.interfaces[pe].drop_priority() && !self.interfaces[pe].splits {
+            self.deactivate(pe, intid);
+        }
+    }
+
+    /// `ICC_DIR_EL1`, with EOImode 1.
+    pub fn deactivate(&mut self, pe: usize, intid: u32) {
+        if let Some(interrupt) = self.interrupt(pe, intid) {
+            interrupt.active = false;
+        }
+    }
+
+    /// PE `pe` writes `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1` (12.2.19).
+    pub fn send_sgi(&mut self, pe: usize, value: u64, group1: bool) {
+        let intid = (value >> 24 & 0xf) as usize;
+        let to_others = value >> 40 & 1 != 0;
+        let range = value >> 44 & 0xf;
+        let cluster =
+            (value >> 48 & 0xff) << 32 | (value >> 32 & 0xff) << 16 | (value >> 16 & 0xff) << 8;
+        for (target, redistributor) in self.redistributors.iter_mut().enumerate() {
+            let aff0 = redistributor.affinity & 0xff;
+            let named = redistributor.affinity & !0xff == cluster
+                && aff0 >> 4 == range
+                && value >> (aff0 & 0xf) & 1 != 0;
+            let sgi = &mut redistributor.private[intid];
+            if (if to_others { target != pe } else { named }) && sgi.group1 == group1 {
+                sgi.latch = true;
+            }
+        }
+    }
+}

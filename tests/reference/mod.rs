@@ -1,0 +1,237 @@
+//! A reference model of a GICv3, written from the specification (IHI 0069) and from nothing else: simple,
+//! sequential, and slow. It shares no code with the library.
+//!
+//! | file | concept |
+//! |---|---|
+//! | this file | an interrupt, and the whole GIC |
+//! | [`distributor`] | `GICD_*` |
+//! | [`redistributor`] | `GICR_*` |
+//! | [`cpu_interface`] | `ICC_*`: acknowledgement, priorities, ends |
+//! | [`its`] | translation and commands |
+//!
+//! Every change takes effect at once, on every PE. What the architecture leaves open is answered by the
+//! *set* of what it allows ([`cpu_interface::Choice`]). The configuration is the one that the library
+//! offers: one security state, affinity routing, no 1-of-N, five bits of priority.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "a room that several test programs share, each using its part"
+)]
+
+pub mod cpu_interface;
+pub mod distributor;
+pub mod its;
+pub mod redistributor;
+
+use cpu_interface::Interface;
+use distributor::Distributor;
+use its::Its;
+use redistributor::Redistributor;
+
+/// What `ICC_IAR<n>_EL1` returns when there is nothing to acknowledge.
+pub const SPURIOUS: u32 = 1023;
+pub const FIRST_LPI: u32 = 8192;
+
+/// One SGI, PPI, SPI or LPI.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Interrupt {
+    /// Pending by an edge, a message or a register write, until it is acknowledged or cleared.
+    pub latch: bool,
+    /// The input line is high.
+    pub line: bool,
+    pub active: bool,
+    pub enabled: bool,
+    pub group1: bool,
+    /// Level-sensitive.
+    pub level: bool,
+    pub priority: u8,
+}
+
+impl Interrupt {
+    pub fn pending(&self) -> bool {
+        self.latch || self.level && self.line
+    }
+}
+
+/// Where a register is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame {
+    Distributor,
+    /// `RD_base` at 0, `SGI_base` at 64 KiB, of this PE.
+    Redistributor(usize),
+    Its,
+}
+
+/// The whole of it.
+pub struct Gic {
+    pub distributor: Distributor,
+    pub redistributors: Vec<Redistributor>,
+    pub interfaces: Vec<Interface>,
+    pub its: Its,
+}
+
+impl Gic {
+    /// A GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`).
+    pub fn new(affinities: &[u64], spis: u32, lpi_bits: u32) -> Self {
+        Self {
+            distributor: Distributor::new(spis, lpi_bits, affinities[0]),
+            redistributors: affinities
+                .iter()
+                .map(|affinity| Redistributor::new(*affinity, lpi_bits != 0))
+                .collect(),
+            interfaces: affinities.iter().map(|_| Interface::default()).collect(),
+            its: Its::new(lpi_bits),
+        }
+    }
+
+    pub fn pes(&self) -> usize {
+        self.redistributors.len()
+    }
+
+    /// A register as the guest reads it.
+    pub fn read(&self, frame: Frame, offset: u64, bytes: u64) -> u64 {
+        if !offset.is_multiple_of(bytes) {
+            return 0;
+        }
+        match frame {
+            Frame::Distributor => self.distributor.read(offset, bytes),
+            Frame::Redistributor(pe) => {
+                let last = pe + 1 == self.pes();
+                self.redistributors[pe].read(offset, bytes, pe, last)
+            }
+            Frame::Its => self.its.read(offset, bytes),
+        }
+    }
+
+    pub fn write(&mut self, frame: Frame, offset: u64, bytes: u64, value: u64) {
+        if !offset.is_multiple_of(bytes) {
+            return;
+        }
+        match frame {
+            Frame::Distributor => self.distributor.write(offset, bytes, value),
+            Frame::Redistributor(pe) => self.redistributors[pe].write(offset, bytes, value),
+            Frame::Its => {}
+        }
+    }
+
+    /// The PE with this affinity (`MPIDR_EL1` layout).
+    pub fn find(&self, affinity: u64) -> Option<usize> {
+        self.redistributors
+            .iter()
+            .position(|redistributor| redistributor.affinity == affinity)
+    }
+
+    /// An SGI, PPI or SPI as PE `pe` sees it.
+    pub fn interrupt(&mut self, pe: usize, intid: u32) -> Option<&mut Interrupt> {
+        match intid {
+            0..32 => self.redistributors[pe].private.get_mut(intid as usize),
+            _ => self.distributor.spi(intid),
+        }
+    }
+
+    /// Everything that may be pending on PE `pe`, with its INTID.
+    pub fn routed_to(&self, pe: usize) -> impl Iterator<Item = (u32, &Interrupt)> {
+        let redistributor = &self.redistributors[pe];
+        let spis = (32..).zip(&self.distributor.spis);
+        let spis =
+            spis.filter(move |(intid, _)| self.find(self.distributor.router(*intid)) == Some(pe));
+        let lpis = self
+            .its
+            .lpis
+            .iter()
+            .filter(move |(_, lpi)| redistributor.lpis_enabled && lpi.at == Some(pe));
+        (0..)
+            .zip(&redistributor.private)
+            .chain(spis)
+            .chain(lpis.map(|(intid, lpi)| (*intid, &lpi.interrupt)))
+    }
+}
+
+/// The word whose bit n says `what` of interrupt n.
+fn bits(interrupts: &[Interrupt], what: impl Fn(&Interrupt) -> bool) -> u64 {
+    (0..).zip(interrupts).fold(0, |word, (n, interrupt)| {
+        word | u64::from(what(interrupt)) << n
+    })
+}
+
+/// Reads one of the registers with a bit for each of 32 interrupts; `block` is the first of its kind.
+fn read_bits(interrupts: &[Interrupt], block: u64) -> u64 {
+    match block {
+        0x080 => bits(interrupts, |interrupt| interrupt.group1),
+        0x100 | 0x180 => bits(interrupts, |interrupt| interrupt.enabled),
+        0x200 | 0x280 => bits(interrupts, Interrupt::pending),
+        0x300 | 0x380 => bits(interrupts, |interrupt| interrupt.active),
+        _ => 0,
+    }
+}
+
+fn write_bits(interrupts: &mut [Interrupt], block: u64, word: u64) {
+    for (n, interrupt) in (0..).zip(interrupts) {
+        let bit = word >> n & 1 != 0;
+        match block {
+            0x080 => interrupt.group1 = bit,
+            0x100 => interrupt.enabled |= bit,
+            0x180 => interrupt.enabled &= !bit,
+            0x200 => interrupt.latch |= bit,
+            0x280 => interrupt.latch &= !bit,
+            0x300 => interrupt.active |= bit,
+            0x380 => interrupt.active &= !bit,
+            _ => {}
+        }
+    }
+}
+
+/// Reads `IPRIORITYR` bytes: byte and word accesses.
+fn read_priorities(interrupts: &[Interrupt], first: usize, bytes: u64) -> u64 {
+    if !matches!(bytes, 1 | 4) {
+        return 0;
+    }
+    let named = interrupts.iter().skip(first).take(bytes as usize);
+    (0..).zip(named).fold(0, |word, (byte, interrupt)| {
+        word | u64::from(interrupt.priority) << (8 * byte)
+    })
+}
+
+fn write_priorities(interrupts: &mut [Interrupt], first: usize, bytes: u64, value: u64) {
+    if matches!(bytes, 1 | 4) {
+        let named = interrupts.iter_mut().skip(first).take(bytes as usize);
+        for (byte, interrupt) in (0..).zip(named) {
+            // Five bits are implemented.
+            interrupt.priority = (value >> (8 * byte)) as u8 & 0xf8;
+        }
+    }
+}
+
+/// `ICFGR`: 0b10 is edge-triggered.
+fn read_triggers(interrupts: &[Interrupt]) -> u64 {
+    let edges = |n: u64, interrupt: &Interrupt| u64::from(!interrupt.level) << (2 * n + 1);
+    (0..)
+        .zip(interrupts.iter().take(16))
+        .fold(0, |word, (n, interrupt)| word | edges(n, interrupt))
+}
+
+fn write_triggers(interrupts: &mut [Interrupt], word: u64) {
+    for (n, interrupt) in (0..).zip(interrupts.iter_mut().take(16)) {
+        interrupt.level = word >> (2 * n + 1) & 1 == 0;
+    }
+}
+
+/// The part of a 64-bit register that an access of 4 or 8 bytes names.
+fn read_half(register: u64, offset: u64, bytes: u64) -> u64 {
+    match (bytes, offset % 8) {
+        (8, 0) => register,
+        (4, 0) => register & 0xffff_ffff,
+        (4, 4) => register >> 32,
+        _ => 0,
+    }
+}
+
+fn write_half(register: &mut u64, offset: u64, bytes: u64, value: u64) {
+    match (bytes, offset % 8) {
+        (8, 0) => *register = value,
+        (4, 0) => *register = *register >> 32 << 32 | value & 0xffff_ffff,
+        (4, 4) => *register = value << 32 | *register & 0xffff_ffff,
+        _ => {}
+    }
+}

@@ -1,0 +1,83 @@
+//! `GICR_*` (IHI 0069, 12.10 and 12.11): one PE's SGIs and PPIs, and its part of LPIs.
+
+use super::{
+    Interrupt, read_bits, read_half, read_priorities, read_triggers, write_bits, write_priorities,
+    write_triggers,
+};
+
+pub struct Redistributor {
+    /// In the layout of `MPIDR_EL1`.
+    pub affinity: u64,
+    /// SGIs 0-15 and PPIs 16-31.
+    pub private: [Interrupt; 32],
+    /// `GICR_CTLR.EnableLPIs`.
+    pub lpis_enabled: bool,
+    has_lpis: bool,
+    /// `GICR_WAKER.ProcessorSleep`.
+    sleeps: bool,
+}
+
+impl Redistributor {
+    pub fn new(affinity: u64, has_lpis: bool) -> Self {
+        Self {
+            affinity,
+            private: std::array::from_fn(|n| Interrupt {
+                level: n >= 16,
+                ..Interrupt::default()
+            }),
+            lpis_enabled: false,
+            has_lpis,
+            sleeps: true,
+        }
+    }
+
+    fn typer(&self, number: usize, last: bool) -> u64 {
+        let packed = self.affinity >> 32 << 24 | self.affinity & 0xff_ffff;
+        packed << 32 | (number as u64) << 8 | u64::from(last) << 4 | u64::from(self.has_lpis)
+    }
+
+    pub fn read(&self, offset: u64, bytes: u64, number: usize, last: bool) -> u64 {
+        if let Some(offset) = offset.checked_sub(0x1_0000) {
+            return self.read_private(offset, bytes);
+        }
+        match (offset, bytes) {
+            // CES and IR with LPIs; RWP is never seen set, since everything takes effect at once.
+            (0x0, 4) if self.has_lpis => u64::from(self.lpis_enabled) | 0b110,
+            (0x8 | 0xc, 4 | 8) => read_half(self.typer(number, last), offset, bytes),
+            // ProcessorSleep and ChildrenAsleep.
+            (0x14, 4) if self.sleeps => 0b110,
+            _ => 0,
+        }
+    }
+
+    fn read_private(&self, offset: u64, bytes: u64) -> u64 {
+        match (offset, bytes) {
+            (0x400..0x420, _) => read_priorities(&self.private, (offset - 0x400) as usize, bytes),
+            (0x80..0x400, 4) if offset.is_multiple_of(0x80) => read_bits(&self.private, offset),
+            (0xc00, 4) => read_triggers(&self.private),
+            (0xc04, 4) => read_triggers(&self.private[16..]),
+            _ => 0,
+        }
+    }
+
+    pub fn write(&mut self, offset: u64, bytes: u64, value: u64) {
+        match (offset, bytes) {
+            (0x0, 4) => self.lpis_enabled = self.has_lpis && value & 1 != 0,
+            (0x14, 4) => self.sleeps = value & 2 != 0,
+            (0x1_0400..0x1_0420, _) => {
+                write_priorities(
+                    &mut self.private,
+                    (offset - 0x1_0400) as usize,
+                    bytes,
+                    value,
+                );
+            }
+            (0x1_0080..0x1_0400, 4) if offset.is_multiple_of(0x80) => {
+                write_bits(&mut self.private, offset - 0x1_0000, value);
+            }
+            // SGIs are always edge-triggered.
+            (0x1_0c04, 4) => write_triggers(&mut self.private[16..], value),
+            _ => {}
+        }
+    }
+}
