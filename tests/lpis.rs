@@ -74,6 +74,27 @@ fn configuration_counts_once_it_is_invalidated() {
 }
 
 #[test]
+fn what_is_mapped_before_lpis_are_enabled_has_the_configuration_that_they_are_enabled_with() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    for vcpu in 0..2 {
+        machine.write(0, machine.gicr(vcpu), 0);
+        machine.write64(0, machine.gicr(vcpu) + 0x70, 0);
+    }
+    its.mapd(0, 4);
+    for (event, intid) in [(0, 8192), (1, 60_000), (2, 8193)] {
+        its.configure(intid, 0, intid != 8193);
+        its.mapti(0, event, intid, 1);
+        machine.inject_msi(0, event as u32).unwrap();
+    }
+    machine.write64(0, machine.gicr(1) + 0x70, PROPERTIES | 16);
+    machine.write(0, machine.gicr(1), 1);
+    machine.advance();
+    assert_eq!(machine.serve(1), [8192, 60_000], "8193 is disabled");
+    machine.finish();
+}
+
+#[test]
 fn moving_takes_what_is_pending_along() {
     let machine = Machine::new(3);
     let its = Driver::new(&machine);

@@ -241,6 +241,8 @@ impl<H: Host> Vgic<H> {
             // LPIs are held back from now on; those in list registers must come out.
             self.stop_pending_table(owner);
         } else {
+            // Only now is the configuration table where the guest says, for what was mapped before too.
+            self.start_sweep(pin);
             self.start_pending_table(pin, owner);
         }
         if new != 0 || !mutant(Mutant::DisabledWithoutRecall) {

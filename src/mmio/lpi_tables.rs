@@ -1,8 +1,8 @@
 //! The LPI tables in guest memory (IHI 0069, 5.1): configuration at `GICR_PROPBASER`, a byte for each
 //! LPI; pending state at `GICR_PENDBASER`, a bit for each INTID.
 //!
-//! The configuration of an LPI is cached in its state word and read again when the guest invalidates it.
-//! A pending table is read once, when the guest enables LPIs. Both go on in slices: `GICR_SYNCR.Busy` and
+//! The configuration of an LPI is cached in its state word and read again when the guest invalidates it, or
+//! enables LPIs. A pending table is read once, when the guest enables LPIs. Both go on in slices: `GICR_SYNCR.Busy` and
 //! `GICR_CTLR.RWP` tell the guest. The tables are never written.
 
 use crate::Vgic;
@@ -20,7 +20,7 @@ pub(crate) const NOT_SCANNING: u32 = u32::MAX;
 /// Bytes of a pending table that one slice reads: eight LPIs each.
 const SCAN_BYTES: usize = 64;
 
-/// LPIs whose configuration one slice of `GICR_INVALLR` reads.
+/// LPIs whose configuration one slice of a sweep over all reads.
 const SWEEP_LPIS: u32 = 256;
 
 const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
@@ -54,14 +54,14 @@ impl<H: Host> Vgic<H> {
         Some(byte[0])
     }
 
-    /// `GICR_INVALLR`: reads the configuration of every LPI again.
+    /// `GICR_INVALLR` and `GICR_CTLR.EnableLPIs`: reads the configuration of every LPI again.
     pub(crate) fn start_sweep(&self, pin: &Pin<'_>) {
         // AcqRel: pairs with `advance_sweep`.
         self.distributor().sweep.swap(0, AcqRel);
         self.advance_sweep(pin);
     }
 
-    /// Goes on with `GICR_INVALLR`; whether it is still busy.
+    /// Goes on with reading them; whether there is more to read.
     pub(crate) fn advance_sweep(&self, pin: &Pin<'_>) -> bool {
         let sweep = &self.distributor().sweep;
         let end = self.lpis().capacity();

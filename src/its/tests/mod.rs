@@ -217,6 +217,10 @@ impl Guest {
             self.access(frame + 0x78, Width::Double, Some(1 << 62));
             self.access(frame, Width::Word, Some(1));
         }
+        // Enabling LPIs has all configurations read.
+        while self.vm.has_deferred() {
+            self.vm.advance(&self.pin());
+        }
         for index in 0..config.its.len() as u8 {
             let its = ItsId(index);
             let queue = QUEUE + u64::from(index) * 0x1_0000;
