@@ -33,3 +33,4 @@ mod machine;
 mod memory;
 mod panic;
 mod start;
+mod tenants;

@@ -1,7 +1,8 @@
-//! Makes the guest and starts the CPUs.
+//! Makes the guest, or the tenants, and starts the CPUs.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -21,6 +22,7 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::Stage2;
 use crate::println;
+use crate::tenants::{self, schedule};
 
 /// Bytes of the stack for reporting faults.
 const EMERGENCY_STACK_SIZE: usize = 16 << 10;
@@ -29,10 +31,18 @@ const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 pub(crate) struct Loaded {
     /// The device tree.
     pub(crate) tree: Range<usize>,
-    /// The guest's kernel.
-    pub(crate) kernel: Range<usize>,
+    /// The guest's kernel, or several tenants', by address; one at least.
+    pub(crate) kernels: Vec<Kernel>,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<Range<usize>>,
+}
+
+/// A guest's kernel.
+pub(crate) struct Kernel {
+    /// Where it is.
+    pub(crate) image: Range<usize>,
+    /// What it is to be told.
+    pub(crate) arguments: String,
 }
 
 /// Makes the CPUs and maps their stacks.
@@ -46,7 +56,8 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
     machine.cpus.iter().enumerate().map(make).collect()
 }
 
-/// Goes on from [`crate::boot`], in the final place and under the final tables, to the guest.
+/// Goes on from [`crate::boot`], in the final place and under the final tables, to the guest or, if the
+/// boot loader has put more than one kernel into memory, to the tenants.
 pub(crate) fn run(
     machine: Machine,
     loaded: Loaded,
@@ -66,6 +77,27 @@ pub(crate) fn run(
         home.start
     );
 
+    // SAFETY: the device tree describes it, the final tables map it, and it is ours.
+    let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
+    if loaded.kernels.len() > 1 {
+        tenants::init(&machine, gic, &loaded, memory);
+    } else {
+        make_guest(machine, gic, &loaded, home, memory, boot_cpu);
+    }
+    join(boot_cpu);
+    secondary::start_all(cpus, boot_cpu);
+    live(boot_cpu)
+}
+
+/// Makes the guest, which has the whole machine, with its first vCPU on `boot_cpu`.
+fn make_guest(
+    machine: Machine,
+    gic: Gic,
+    loaded: &Loaded,
+    home: Range<usize>,
+    memory: Pages,
+    boot_cpu: &PerCpu,
+) {
     // SAFETY: the boot loader's tree is in the guest's memory, and its last reader was `boot`.
     let tree =
         unsafe { core::slice::from_raw_parts_mut(loaded.tree.start as *mut u8, loaded.tree.len()) };
@@ -73,9 +105,9 @@ pub(crate) fn run(
     cache::clean_and_invalidate(&loaded.tree);
     let ram = memory.iter().next().expect("the guest has RAM").start;
     let mut keep = alloc::vec![loaded.tree.clone(), home];
-    keep.extend(loaded.initrd);
+    keep.extend(loaded.initrd.clone());
     // SAFETY: `keep` is all that is needed of what the boot loader has loaded.
-    let kernel = unsafe { image::load(&loaded.kernel, ram, &keep) };
+    let kernel = unsafe { image::load(&loaded.kernels[0].image, ram, &keep) };
     println!(
         "hyp: guest at {:#x}, its device tree at {:#x}",
         kernel.start, loaded.tree.start
@@ -86,25 +118,32 @@ pub(crate) fn run(
     devices.remove(&keep[1]);
     // The interrupt controller's frames are left out: accesses to them trap.
     (machine.gic.frames()).for_each(|frame| devices.remove(frame));
-    let stage2 = Stage2::new(&memory, &devices);
-    // SAFETY: the device tree describes it, the final tables map it, and it is ours.
-    let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
+    let stage2 = Stage2::identity(&memory, &devices);
     // SAFETY: this is EL2, and the interface is this CPU's.
     let interface = unsafe { Ich::new() };
     let machine = Machine { devices, ..machine };
     guest::init(&machine, stage2, Hardware::new(gic, memory), &interface);
-    join(boot_cpu);
-    secondary::start_all(cpus, boot_cpu);
     (boot_cpu
         .power
         .turn_on(kernel.start as u64, loaded.tree.start as u64))
     .expect("the boot CPU's vCPU is off");
-    power::run_when_on()
 }
 
-/// Makes the calling CPU, which `cpu` is, one that can run its vCPU.
+/// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
 pub(crate) fn join(cpu: &PerCpu) {
     control::configure();
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
-    guest::get().join(cpu, unsafe { Ich::new() });
+    let interface = unsafe { Ich::new() };
+    match tenants::get() {
+        Some(tenants) => tenants.join(cpu, interface),
+        None => guest::get().join(cpu, interface),
+    }
+}
+
+/// Runs vCPUs on the calling CPU, which `cpu` is and which has joined, for ever.
+pub(crate) fn live(cpu: &'static PerCpu) -> ! {
+    match tenants::get() {
+        Some(tenants) => schedule::run(cpu, tenants),
+        None => power::run_when_on(),
+    }
 }

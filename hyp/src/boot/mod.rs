@@ -11,6 +11,7 @@ mod early;
 mod head;
 pub(crate) mod secondary;
 
+use alloc::vec::Vec;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
@@ -23,7 +24,7 @@ use crate::memory::layout::{self, BLOCK, COPY_WINDOW, IMAGE_BASE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::{cache, heap};
-use crate::start::{self, Loaded};
+use crate::start::{self, Kernel, Loaded};
 
 /// Bytes of a device tree's header up to and including its size.
 const TREE_SIZE_END: usize = 8;
@@ -40,25 +41,33 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
         unsafe { console::start(registers) };
     }
 
-    let loaded = Loaded {
-        tree: tree..tree + blob.len(),
-        kernel: tree::kernel(&fdt).map(|(_, range)| range).expect(
-            "no guest: the device tree has no module that is compatible with multiboot,kernel",
-        ),
-        initrd: tree::initrd(&fdt),
-    };
-    let old = image..image + layout::image_size();
-    let home = choose_home(
-        &fdt,
-        &[&loaded.tree, &loaded.kernel, &old],
-        loaded.initrd.as_ref(),
+    assert!(
+        tree::kernels(&fdt).next().is_some(),
+        "no guest: the device tree has no module that is compatible with multiboot,kernel"
     );
+    let tree = tree..tree + blob.len();
+    let initrd = tree::initrd(&fdt);
+    let old = image..image + layout::image_size();
+    let used = [tree.clone(), old.clone()].into_iter();
+    let kernels = tree::kernels(&fdt).map(|(_, range)| range);
+    let home = choose_home(&fdt, used.chain(kernels).chain(initrd.clone()));
     layout::set_home(home.start);
     let heap = IMAGE_BASE + layout::heap_offset()..IMAGE_BASE + home.len();
     early::map_memory(heap.start, home.start + layout::heap_offset(), heap.len());
     // SAFETY: it has just been mapped, and the home is nobody else's.
     unsafe { heap::start(heap.start, heap.len()) };
 
+    let kernels = tree::kernels(&fdt).map(|(module, image)| Kernel {
+        image,
+        arguments: tree::arguments(&module).into(),
+    });
+    let mut kernels: Vec<Kernel> = kernels.collect();
+    kernels.sort_by_key(|kernel| kernel.image.start);
+    let loaded = Loaded {
+        tree,
+        kernels,
+        initrd,
+    };
     let machine = Machine::read(&fdt);
     let mut guest_memory = machine.memory.clone();
     guest_memory.remove(&home);
@@ -100,11 +109,7 @@ unsafe fn tree_at(address: usize) -> &'static [u8] {
 }
 
 /// Chooses the memory to live in: the top of the highest piece of RAM.
-fn choose_home(
-    tree: &Fdt<'_>,
-    used: &[&Range<usize>],
-    initrd: Option<&Range<usize>>,
-) -> Range<usize> {
+fn choose_home(tree: &Fdt<'_>, used: impl Iterator<Item = Range<usize>>) -> Range<usize> {
     let ram = tree::memory(tree)
         .max_by_key(|range| range.end)
         .expect("the machine has RAM");
@@ -115,7 +120,7 @@ fn choose_home(
         start >= ram.start,
         "the hypervisor needs {size:#x} bytes, of {ram:#x?}"
     );
-    for other in used.iter().copied().chain(initrd) {
+    for other in used {
         assert!(
             other.end <= start || end <= other.start,
             "no room: the hypervisor's {start:#x}..{end:#x} would overwrite {other:#x?}"

@@ -1,4 +1,4 @@
-//! The other CPUs: started through the firmware, each waits until its vCPU is turned on.
+//! The other CPUs, started through the firmware.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,7 +7,6 @@ use smccc::{Smc, psci};
 
 use super::head;
 use crate::cpu::percpu::PerCpu;
-use crate::guest::power;
 use crate::memory::{cache, layout};
 use crate::start;
 
@@ -42,5 +41,5 @@ pub(super) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     // Release: pairs with the Acquire in `start_all`.
     ARRIVED.fetch_add(1, Ordering::Release);
     asm::sev();
-    power::run_when_on()
+    start::live(cpu)
 }

@@ -1,13 +1,16 @@
 //! The registers of EL2 that decide what the guest may do on this CPU without asking.
 //!
-//! A vCPU never leaves its physical CPU, so there is nothing to switch, and the guest has every feature
-//! that the CPU has: what an extension's EL2 controls can allow, they allow. What traps is the little
-//! that the hypervisor must see.
+//! A guest that has the machine for itself never leaves its CPUs, so there is nothing to switch, and it
+//! has every feature that the CPU has: what an extension's EL2 controls can allow, they allow. What traps
+//! is the little that the hypervisor must see ([`configure`]).
+//!
+//! Tenants share the CPUs, so it is the other way round: they have what is switched between them, and
+//! all else traps ([`confine`]).
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, HCR_EL2, ICC_SRE_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1,
-    Readable, Writeable,
+    ReadWriteable, Readable, Writeable,
 };
 
 use super::registers::{
@@ -34,6 +37,55 @@ pub(crate) fn configure() {
     vectors();
     debug_and_profiling();
     extensions();
+    barrier::isb(barrier::SY);
+}
+
+/// Sets the calling CPU, which has been configured, up for tenants: what is not in their
+/// [`Context`](crate::tenants::context::Context) they have not.
+pub(crate) fn confine() {
+    // Besides what always traps: system errors, the auxiliary control registers, what the architecture
+    // leaves to implementations, and cache maintenance by set and way. Pointer authentication keys,
+    // allocation tags and the registers of CSV2 are not let through.
+    HCR_EL2.write(
+        HCR_EL2::VM::Enable
+            + HCR_EL2::RW::EL1IsAarch64
+            + HCR_EL2::TSC.val(1)
+            + HCR_EL2::IMO.val(1)
+            + HCR_EL2::FMO.val(1)
+            + HCR_EL2::AMO.val(1)
+            + HCR_EL2::TWI.val(1)
+            + HCR_EL2::TACR.val(1)
+            + HCR_EL2::TIDCP.val(1)
+            + HCR_EL2::TSW.val(1),
+    );
+    // Tenants know the time by the virtual counter and timer alone.
+    CNTHCTL_EL2.set(0);
+    /// Everything that is RES1 without the extension that it traps: SVE and SME among them.
+    const RES1: u64 = 0x33ff;
+    const FLOATING_POINT: u64 = 1 << 10;
+    const TRACE: u64 = 1 << 20;
+    const ACTIVITY_MONITORS: u64 = 1 << 30;
+    CPTR_EL2.set(RES1 | FLOATING_POINT | TRACE | ACTIVITY_MONITORS);
+    MDCR_EL2.modify(
+        MDCR_EL2::TDRA.val(1)
+            + MDCR_EL2::TDOSA.val(1)
+            + MDCR_EL2::TDA.val(1)
+            + MDCR_EL2::TPM.val(1)
+            + MDCR_EL2::TPMCR.val(1)
+            + MDCR_EL2::TPMS.val(1)
+            + MDCR_EL2::E2PB.val(0)
+            + MDCR_EL2::E2TB.val(0),
+    );
+    if id_field(ID_AA64MMFR1, 40) != 0 {
+        HCRX_EL2.set(0);
+    }
+    if id_field(ID_AA64MMFR0, 56) != 0 {
+        HFGRTR_EL2.set(0);
+        HFGWTR_EL2.set(0);
+        HFGITR_EL2.set(0);
+        HDFGRTR_EL2.set(0);
+        HDFGWTR_EL2.set(0);
+    }
     barrier::isb(barrier::SY);
 }
 

@@ -127,6 +127,13 @@ pub(crate) fn all() -> &'static [PerCpu] {
     ALL.get().map_or(&[], Vec::as_slice)
 }
 
+/// The CPU with this affinity.
+pub(crate) fn find(affinity: u64) -> Option<&'static PerCpu> {
+    // The usual tree numbers the CPUs in order, and then the first guess is right.
+    let guess = (all().get(affinity as usize)).filter(|cpu| cpu.affinity == affinity);
+    guess.or_else(|| all().iter().find(|cpu| cpu.affinity == affinity))
+}
+
 impl PerCpu {
     /// A CPU that has not joined in yet, with the ends of its two stacks.
     pub(crate) fn new(index: usize, affinity: u64, stack_top: usize, emergency_top: usize) -> Self {

@@ -74,6 +74,8 @@ registers! {
     HDFGRTR_EL2 = "s3_4_c3_c1_4";
     /// Fine-grained traps of debug register writes (FEAT_FGT).
     HDFGWTR_EL2 = "s3_4_c3_c1_5";
+    /// When the hypervisor's physical timer fires.
+    CNTHP_CVAL_EL2 = "cnthp_cval_el2";
     /// Performance monitors control; `N` is the number of counters.
     PMCR_EL0 = "pmcr_el0";
     /// AArch64 instruction set attributes, where pointer authentication is.

@@ -4,7 +4,7 @@ pub(crate) mod exit;
 mod fatal;
 pub(crate) mod frame;
 pub(crate) mod inject;
-mod sync;
+pub(crate) mod sync;
 mod vectors;
 
 pub(crate) use vectors::enter_guest;

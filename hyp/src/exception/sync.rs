@@ -16,7 +16,7 @@ use crate::println;
 const INSTRUCTION: u64 = 4;
 
 /// Register number of `XZR`.
-const ZERO: usize = 31;
+pub(crate) const ZERO: usize = 31;
 
 /// Deals with it.
 pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame) -> Next {
@@ -37,13 +37,13 @@ pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Fra
         }
         Some(ESR_EL2::EC::Value::HVC64) => {
             cpu.count(Exit::Hypercall);
-            psci::call(frame)
+            psci::call(frame, guest)
         }
         Some(ESR_EL2::EC::Value::SMC64) => {
             cpu.count(Exit::Hypercall);
             // A trapped SMC has not been executed yet; HVC has.
             skip();
-            psci::call(frame)
+            psci::call(frame, guest)
         }
         Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
             cpu.count(Exit::Other);
@@ -66,21 +66,22 @@ pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Fra
 }
 
 /// Goes on after the trapped instruction.
-fn skip() {
+pub(crate) fn skip() {
     ELR_EL2.set(ELR_EL2.get() + INSTRUCTION);
 }
 
 /// `ESR_EL2` of a data abort.
 #[derive(Clone, Copy)]
-struct DataAbort(u64);
+pub(crate) struct DataAbort(pub(crate) u64);
 
 impl DataAbort {
     /// Whether the syndrome describes the access: a load or store of one register.
-    fn is_described(self) -> bool {
+    pub(crate) fn is_described(self) -> bool {
         self.0 & (1 << 24) != 0
     }
 
-    fn width(self) -> Width {
+    /// How much is loaded or stored.
+    pub(crate) fn width(self) -> Width {
         match (self.0 >> 22) & 3 {
             0 => Width::Byte,
             1 => Width::Half,
@@ -89,16 +90,18 @@ impl DataAbort {
         }
     }
 
-    fn register(self) -> usize {
+    /// The number of the general register.
+    pub(crate) fn register(self) -> usize {
         (self.0 >> 16) as usize & 0x1f
     }
 
-    fn is_write(self) -> bool {
+    /// Whether it is a store.
+    pub(crate) fn is_write(self) -> bool {
         self.0 & (1 << 6) != 0
     }
 
     /// What the register holds after a load of `value`.
-    fn loaded(self, value: u64) -> u64 {
+    pub(crate) fn loaded(self, value: u64) -> u64 {
         let bits = self.width().bytes() as u32 * 8;
         let unused = 64 - bits;
         let is_signed = self.0 & (1 << 21) != 0;
@@ -117,7 +120,7 @@ impl DataAbort {
 }
 
 /// The guest-physical address that the trapped access went to.
-fn fault_address() -> u64 {
+pub(crate) fn fault_address() -> u64 {
     HPFAR_EL2.read(HPFAR_EL2::FIPA) << 12 | FAR_EL2.get() & 0xfff
 }
 
@@ -152,14 +155,15 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, abo
 
 /// `ESR_EL2` of a trapped `MSR` or `MRS`.
 #[derive(Clone, Copy)]
-struct Move(u64);
+pub(crate) struct Move(pub(crate) u64);
 
 impl Move {
     fn field(self, shift: u32, bits: u32) -> u8 {
         ((self.0 >> shift) & ((1 << bits) - 1)) as u8
     }
 
-    fn target(self) -> Option<SysReg> {
+    /// The system register, if the interrupt controller imitates it.
+    pub(crate) fn target(self) -> Option<SysReg> {
         SysReg::decode(
             self.field(20, 2),
             self.field(14, 3),
@@ -169,11 +173,13 @@ impl Move {
         )
     }
 
-    fn register(self) -> usize {
+    /// The number of the general register.
+    pub(crate) fn register(self) -> usize {
         usize::from(self.field(5, 5))
     }
 
-    fn is_read(self) -> bool {
+    /// Whether it is a read.
+    pub(crate) fn is_read(self) -> bool {
         self.0 & 1 != 0
     }
 }

@@ -22,6 +22,7 @@ use crate::cpu::percpu::{self, PerCpu};
 use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
 use hardware::Hardware;
+use power::Power;
 
 /// The guest's interrupt controller.
 pub(crate) type Controller = Vgic<Hardware>;
@@ -124,12 +125,12 @@ impl Guest {
     }
 }
 
-/// The CPU whose vCPU has this affinity.
-pub(crate) fn find(affinity: u64) -> Option<&'static PerCpu> {
-    // The usual tree numbers the CPUs in order, and then the first guess is right.
-    let all = percpu::all();
-    let guess = all
-        .get(affinity as usize)
-        .filter(|cpu| cpu.affinity == affinity);
-    guess.or_else(|| all.iter().find(|cpu| cpu.affinity == affinity))
+impl psci::Vcpus for Guest {
+    fn find(&self, affinity: u64) -> Option<(usize, &Power)> {
+        percpu::find(affinity).map(|cpu| (cpu.index, &cpu.power))
+    }
+
+    fn call(&self, cpu: usize) {
+        self.vgic().host().gic.call(cpu);
+    }
 }

@@ -77,8 +77,9 @@ impl Power {
         Ok(())
     }
 
-    /// Takes the start that was left for the calling CPU's vCPU, if any.
-    fn take_start(&self) -> Option<(u64, u64)> {
+    /// Takes the start that was left for the vCPU, if any: its entry and its `x0`. For the CPU that it
+    /// lives on.
+    pub(crate) fn take_start(&self) -> Option<(u64, u64)> {
         // Acquire: pairs with the Release in `turn_on`.
         let entry = self.entry.load(Ordering::Acquire);
         if entry & 1 == 0 {
@@ -91,8 +92,8 @@ impl Power {
         Some((entry & !1, context))
     }
 
-    /// Turns the calling CPU's vCPU off; it can be turned on at once.
-    fn turn_off(&self) {
+    /// Turns the vCPU off; it can be turned on at once. For the CPU that it lives on.
+    pub(crate) fn turn_off(&self) {
         // Release: pairs with the Acquire in `turn_on`.
         self.state.store(State::Off as u8, Ordering::Release);
     }

@@ -1,10 +1,9 @@
-//! PSCI for the guest: power of its vCPUs and of its machine (Arm DEN 0022).
+//! PSCI for guests: power of their vCPUs and of their machine (Arm DEN 0022).
 
 use smccc::psci::{self, error};
 
-use super::power::State;
+use super::power::{Power, State};
 use super::shutdown::How;
-use super::{find, get};
 use crate::cpu::percpu::PerCpu;
 use crate::exception::exit::Next;
 use crate::exception::frame::Frame;
@@ -16,17 +15,26 @@ const VERSION: u64 = 0x1_0001;
 /// `MIGRATE_INFO_TYPE`: there is no trusted operating system to migrate.
 const NO_TRUSTED_OS: u64 = 2;
 
+/// The vCPUs of a guest, each on a CPU of its own number.
+pub(crate) trait Vcpus {
+    /// The power of the vCPU with this affinity, and its CPU's number.
+    fn find(&self, affinity: u64) -> Option<(usize, &Power)>;
+
+    /// Makes a CPU look at the power of the vCPU.
+    fn call(&self, cpu: usize);
+}
+
 /// Carries out the call that the guest has made by HVC or SMC.
-pub(crate) fn call(frame: &mut Frame) -> Next {
+pub(crate) fn call(frame: &mut Frame, vcpus: &impl Vcpus) -> Next {
     let [_, a, b, c, ..] = frame.x;
     let result = match frame.x[0] as u32 {
         psci::PSCI_VERSION => VERSION,
         psci::PSCI_FEATURES => features(a as u32),
         psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
-        psci::PSCI_CPU_ON_64 => cpu_on(a, b, c),
-        psci::PSCI_CPU_ON_32 => cpu_on(low(a), low(b), low(c)),
-        psci::PSCI_AFFINITY_INFO_64 => affinity_info(a, b),
-        psci::PSCI_AFFINITY_INFO_32 => affinity_info(low(a), low(b)),
+        psci::PSCI_CPU_ON_64 => cpu_on(vcpus, a, b, c),
+        psci::PSCI_CPU_ON_32 => cpu_on(vcpus, low(a), low(b), low(c)),
+        psci::PSCI_AFFINITY_INFO_64 => affinity_info(vcpus, a, b),
+        psci::PSCI_AFFINITY_INFO_32 => affinity_info(vcpus, low(a), low(b)),
         psci::PSCI_CPU_OFF => return Next::Off,
         psci::PSCI_SYSTEM_OFF => return shut_down("powers the machine off", How::Off),
         psci::PSCI_SYSTEM_RESET => return shut_down("resets the machine", How::Reset),
@@ -62,16 +70,16 @@ fn features(function: u32) -> u64 {
     }
 }
 
-fn cpu_on(affinity: u64, entry: u64, context: u64) -> u64 {
-    let Some(cpu) = find(affinity) else {
+fn cpu_on(vcpus: &impl Vcpus, affinity: u64, entry: u64, context: u64) -> u64 {
+    let Some((cpu, power)) = vcpus.find(affinity) else {
         return status(error::INVALID_PARAMETERS);
     };
     if entry & 3 != 0 {
         return status(error::INVALID_ADDRESS);
     }
-    match cpu.power.turn_on(entry, context) {
+    match power.turn_on(entry, context) {
         Ok(()) => {
-            get().vgic().host().gic.call(cpu.index);
+            vcpus.call(cpu);
             status(error::SUCCESS)
         }
         Err(State::OnPending) => status(error::ON_PENDING),
@@ -79,9 +87,9 @@ fn cpu_on(affinity: u64, entry: u64, context: u64) -> u64 {
     }
 }
 
-fn affinity_info(affinity: u64, lowest_level: u64) -> u64 {
-    match find(affinity) {
-        Some(cpu) if lowest_level == 0 => cpu.power.state() as u64,
+fn affinity_info(vcpus: &impl Vcpus, affinity: u64, lowest_level: u64) -> u64 {
+    match vcpus.find(affinity) {
+        Some((_, power)) if lowest_level == 0 => power.state() as u64,
         _ => status(error::INVALID_PARAMETERS),
     }
 }

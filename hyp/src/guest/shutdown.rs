@@ -106,25 +106,8 @@ fn write_report(
     remains: &vgic::Remains,
 ) -> core::fmt::Result {
     write!(report, "{{")?;
-    for (name, counts) in [
-        ("injections", &before.injections),
-        ("coalesced", &before.coalesced),
-        ("deliveries", &before.deliveries),
-        ("withdrawn", &before.withdrawn),
-        ("pending", &remains.pending),
-    ] {
-        write!(report, "\"{name}\":{{")?;
-        for (place, kind) in Kind::ALL.into_iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            write!(
-                report,
-                "{comma}\"{}\":{}",
-                kind.name(),
-                counts[kind as usize]
-            )?;
-        }
-        write!(report, "}},")?;
-    }
+    write_counts(report, before)?;
+    write_kinds(report, "pending", &remains.pending)?;
     // After the teardown: what it unmaps and unlinks belongs to the balance.
     let mut result = Ok(());
     after.for_each(|name, count| {
@@ -138,4 +121,27 @@ fn write_report(
         write!(report, "{comma}\"{}\":{count}", reason.name())?;
     }
     write!(report, "}},\"refs_at_teardown\":{}}}", remains.references)
+}
+
+/// Writes what has been counted by kind of interrupt, as members of an object, each with a comma after it.
+pub(crate) fn write_counts(report: &mut String, totals: &Totals) -> core::fmt::Result {
+    write_kinds(report, "injections", &totals.injections)?;
+    write_kinds(report, "coalesced", &totals.coalesced)?;
+    write_kinds(report, "deliveries", &totals.deliveries)?;
+    write_kinds(report, "withdrawn", &totals.withdrawn)
+}
+
+/// Writes counts by kind of interrupt, as a member of an object with a comma after it.
+pub(crate) fn write_kinds(
+    report: &mut String,
+    name: &str,
+    counts: &[u64; Kind::COUNT],
+) -> core::fmt::Result {
+    write!(report, "\"{name}\":{{")?;
+    for (place, kind) in Kind::ALL.into_iter().enumerate() {
+        let comma = if place == 0 { "" } else { "," };
+        let count = counts[kind as usize];
+        write!(report, "{comma}\"{}\":{count}", kind.name())?;
+    }
+    write!(report, "}},")
 }

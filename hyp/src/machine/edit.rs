@@ -20,7 +20,9 @@ use super::tree;
 /// If `home` is not in any RAM that the tree describes.
 pub(crate) fn hide(blob: &mut [u8], home: &Range<usize>) {
     let (memory, reg) = shortened(&parse(blob), home).expect("the hypervisor lives in RAM");
-    let module = tree::kernel(&parse(blob)).map(|(node, _)| node.name().to_string());
+    let module = tree::kernels(&parse(blob))
+        .next()
+        .map(|(node, _)| node.name().to_string());
 
     let mut edited = FdtMut::from_slice(blob).expect("the tree is well-formed");
     let mut root = edited.root_mut();

@@ -81,13 +81,26 @@ pub(crate) fn console(tree: &Fdt<'_>) -> Option<Range<usize>> {
     }
 }
 
-/// Where the boot loader has put the guest's kernel: a module of `/chosen`, as multiboot describes it.
-pub(crate) fn kernel<'a>(tree: &Fdt<'a>) -> Option<(FdtNode<'a>, Range<usize>)> {
-    let module = tree.find_node("/chosen")?.children().find(is_kernel)?;
-    // QEMU writes two cells each here, whatever the parent says of its cells.
-    let mut reg = module.property("reg")?.as_prop_encoded_array([2, 2]).ok()?;
-    let [address, size] = reg.next()?;
-    Some((module, range(address, size)))
+/// Where the boot loader has put guests' kernels: modules of `/chosen`, as multiboot describes them.
+pub(crate) fn kernels<'a>(
+    tree: &Fdt<'a>,
+) -> impl Iterator<Item = (FdtNode<'a>, Range<usize>)> + use<'a> {
+    let chosen = tree.find_node("/chosen").into_iter();
+    let modules = chosen
+        .flat_map(|chosen| chosen.children())
+        .filter(is_kernel);
+    modules.filter_map(|module| {
+        // QEMU writes two cells each here, whatever the parent says of its cells.
+        let mut reg = module.property("reg")?.as_prop_encoded_array([2, 2]).ok()?;
+        let [address, size] = reg.next()?;
+        Some((module, range(address, size)))
+    })
+}
+
+/// What the boot loader wants the kernel of this module to be told.
+pub(crate) fn arguments<'a>(module: &FdtNode<'a>) -> &'a str {
+    let arguments = module.property("bootargs");
+    arguments.map_or("", |property| property.value_as().unwrap_or_default())
 }
 
 fn is_kernel(node: &FdtNode<'_>) -> bool {

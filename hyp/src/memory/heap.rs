@@ -20,3 +20,8 @@ pub(crate) unsafe fn start(start: usize, length: usize) {
     let claimed = unsafe { HEAP.lock().claim(start as *mut u8, length) };
     assert!(claimed.is_some(), "no room for a heap");
 }
+
+/// Bytes that are allocated.
+pub(crate) fn used() -> usize {
+    HEAP.lock().counters().allocated_bytes
+}

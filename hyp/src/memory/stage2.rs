@@ -1,12 +1,15 @@
-//! What the guest's physical addresses mean: themselves.
+//! What a guest's physical addresses mean.
 //!
-//! The guest has its memory and its devices by identity. What it has not (the hypervisor's home, the
-//! frames of the interrupt controller, addresses where there is nothing) is not mapped, and traps.
+//! The one guest that has the whole machine has its memory and its devices by identity; a tenant has a
+//! piece of memory where QEMU's `virt` board has its RAM, and nothing else. What a guest has not (the
+//! hypervisor's home, the frames of the interrupt controller, addresses where there is nothing) is not
+//! mapped, and traps.
 //!
 //! Memory is write-back here and devices are non-cacheable, so that the guest's own tables choose the
 //! type of every access within those limits, as on the bare machine.
 
 use alloc::boxed::Box;
+use core::ops::Range;
 
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
 use aarch64_paging::Mapping;
@@ -30,36 +33,51 @@ const DEVICE: Attributes = Attributes::MEMATTR_NORMAL_INNER_NC
     .union(Attributes::XN)
     .union(Attributes::VALID);
 
-/// The identifier of the one guest in the TLBs.
-const VMID: u64 = 1;
+/// The identifier in the TLBs of a guest that has the whole machine, and of the first tenant.
+const FIRST_VMID: u16 = 1;
 
 /// A guest's tables.
 pub(crate) struct Stage2 {
-    root: u64,
+    /// What `VTTBR_EL2` is while the guest runs.
+    base: u64,
 }
 
 impl Stage2 {
-    /// Tables that map `memory` and `devices`; they stay for ever.
-    pub(crate) fn new(memory: &Pages, devices: &Pages) -> Self {
+    /// Tables that map `memory` and `devices` by identity; they stay for ever.
+    pub(crate) fn identity(memory: &Pages, devices: &Pages) -> Self {
+        let memory = memory.iter().map(|range| (range, range.start, MEMORY));
+        let devices = devices.iter().map(|range| (range, range.start, DEVICE));
+        Self::new(FIRST_VMID, memory.chain(devices))
+    }
+
+    /// Tables of tenant number `index`, that map `memory` to guest-physical address `at`; they stay for
+    /// ever.
+    pub(crate) fn tenant(index: usize, memory: &Range<usize>, at: usize) -> Self {
+        Self::new(
+            FIRST_VMID + index as u16,
+            [(memory, at, MEMORY)].into_iter(),
+        )
+    }
+
+    fn new<'a>(
+        vmid: u16,
+        pieces: impl Iterator<Item = (&'a Range<usize>, usize, Attributes)>,
+    ) -> Self {
         let tables = LinearTranslation::new(layout::physical_offset());
         let mut mapping = Mapping::new(tables, 0, Regime);
-        let sets = [(memory, MEMORY), (devices, DEVICE)];
-        for (range, attributes) in sets
-            .into_iter()
-            .flat_map(|(set, attributes)| set.iter().map(move |r| (r, attributes)))
-        {
-            let region = MemoryRegion::new(range.start, range.end);
+        for (physical, at, attributes) in pieces {
             mapping
                 .map_range(
-                    &region,
-                    PhysicalAddress(range.start),
+                    &MemoryRegion::new(at, at + physical.len()),
+                    PhysicalAddress(physical.start),
                     attributes,
                     Constraints::empty(),
                 )
-                .unwrap_or_else(|error| panic!("cannot map {range:#x?} for the guest: {error}"));
+                .unwrap_or_else(|error| panic!("cannot map {physical:#x?} for a guest: {error}"));
         }
+        let root = Box::leak(Box::new(mapping)).root_address().0 as u64;
         Self {
-            root: Box::leak(Box::new(mapping)).root_address().0 as u64,
+            base: root | u64::from(vmid) << 48,
         }
     }
 
@@ -85,6 +103,6 @@ impl Stage2 {
                 + VTCR_EL2::SL0.val(2)
                 + VTCR_EL2::T0SZ.val(64 - bits),
         );
-        VTTBR_EL2.set(self.root | VMID << 48);
+        VTTBR_EL2.set(self.base);
     }
 }

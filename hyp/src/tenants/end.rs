@@ -1,0 +1,138 @@
+//! The end of the run: every vCPU leaves its CPU, the interrupt controllers are taken apart, and the books
+//! are closed.
+#![expect(unsafe_code)]
+// UNSAFETY: takes the controllers back from the references that all CPUs shared.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use aarch64_cpu::asm;
+use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
+use smccc::Smc;
+use smccc::psci;
+
+use super::schedule::SLICE;
+use super::{Controller, Tenant, Tenants};
+use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::guest::shutdown;
+use crate::memory::heap;
+use crate::println;
+
+/// Every CPU is to stop.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// CPUs that have stopped.
+static STOPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of the heap in use when the first CPU was ready to run tenants, and the most seen since.
+static HEAP_BEFORE: AtomicUsize = AtomicUsize::new(0);
+static HEAP_MOST: AtomicUsize = AtomicUsize::new(0);
+
+/// Looks at the heap, on the first CPU, at the end of a turn. The first time, nobody has run.
+pub(super) fn note_heap(cpu: &PerCpu) {
+    if cpu.index == 0 {
+        let used = heap::used();
+        // Relaxed, here and below: one writer, and a reader that comes after it.
+        HEAP_MOST.fetch_max(used, Ordering::Relaxed);
+        let _ = HEAP_BEFORE.compare_exchange(0, used, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// Whether the calling CPU is to [`stop`].
+pub(super) fn is_stopping() -> bool {
+    // Acquire: pairs with the Release in `request`.
+    STOPPING.load(Ordering::Acquire)
+}
+
+/// Asks every CPU to stop.
+pub(super) fn request() {
+    STOPPING.store(true, Ordering::Release);
+}
+
+/// The calling CPU, which `this` is and has no vCPU, stops for good; the first one closes the books.
+pub(super) fn stop(this: &PerCpu, tenants: &Tenants) -> ! {
+    for cpu in percpu::all().iter().filter(|cpu| cpu.index != this.index) {
+        tenants.gic.call(cpu.index);
+    }
+    // Release: pairs with the Acquire below.
+    STOPPED.fetch_add(1, Ordering::Release);
+    if this.index != 0 {
+        loop {
+            asm::wfe();
+        }
+    }
+    while STOPPED.load(Ordering::Acquire) < percpu::all().len() {
+        core::hint::spin_loop();
+    }
+    println!(
+        "\n@tenants {}",
+        report(this, tenants).expect("a string takes what is written")
+    );
+    let error = psci::system_off::<Smc>();
+    panic!("the firmware does not power the machine off: {error:?}");
+}
+
+/// Takes the controllers apart, and writes down what has been counted.
+fn report(this: &PerCpu, tenants: &Tenants) -> Result<String, core::fmt::Error> {
+    let end = heap::used();
+    let before = tenants.domain.totals();
+    let mut report = String::new();
+    write!(report, "{{\"slice_us\":{SLICE},\"vms\":[")?;
+    for tenant in &tenants.all {
+        let comma = if tenant.index == 0 { "" } else { "," };
+        write!(report, "{comma}{{")?;
+        write_tenant(&mut report, this, tenant)?;
+        write!(report, "}}")?;
+    }
+    write!(report, "],")?;
+    shutdown::write_counts(&mut report, &before)?;
+    let mut result = Ok(());
+    // After the teardown: what it unmaps and unlinks belongs to the balance.
+    tenants.domain.totals().for_each(|name, count| {
+        result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
+    });
+    result?;
+    write!(
+        report,
+        "\"heap\":{{\"before\":{},\"most\":{},\"end\":{end},\"after\":{}}}}}",
+        HEAP_BEFORE.load(Ordering::Relaxed),
+        HEAP_MOST.load(Ordering::Relaxed),
+        heap::used()
+    )?;
+    Ok(report)
+}
+
+fn write_tenant(report: &mut String, this: &PerCpu, tenant: &Tenant) -> core::fmt::Result {
+    let controller: *const Controller = tenant.controller;
+    // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
+    let controller = unsafe { Box::from_raw(controller.cast_mut()) };
+    let remains = match controller.teardown(&this.local().pin()) {
+        Ok(remains) => remains,
+        Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
+    };
+    write!(report, "\"refs_at_teardown\":{},", remains.references)?;
+    shutdown::write_kinds(report, "pending", &remains.pending)?;
+    let longest = tenant
+        .vcpus
+        .iter()
+        .map(|vcpu| vcpu.longest_exit.load(Ordering::Relaxed));
+    let longest = longest.max().unwrap_or(0);
+    let nanoseconds = longest * 1_000_000_000 / CNTFRQ_EL0.get();
+    write!(report, "\"longest_exit_ns\":{nanoseconds},\"exits\":{{")?;
+    for (place, reason) in Exit::ALL.into_iter().enumerate() {
+        let comma = if place == 0 { "" } else { "," };
+        let counts = tenant
+            .vcpus
+            .iter()
+            .map(|vcpu| vcpu.exits[reason as usize].get());
+        write!(
+            report,
+            "{comma}\"{}\":{}",
+            reason.name(),
+            counts.sum::<u64>()
+        )?;
+    }
+    write!(report, "}}")
+}

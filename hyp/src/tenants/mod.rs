@@ -1,0 +1,250 @@
+//! Tenants: guests with memory of their own that share the CPUs.
+//!
+//! Where the boot loader has put more than one kernel into memory, each becomes a tenant: a machine with
+//! a piece of RAM, an interrupt controller with an ITS, a console to write on and, for each CPU, a vCPU
+//! that shares it with the other tenants' ([`schedule`]). Tenants have no device of the machine's, and
+//! trust neither each other nor do we trust them: what they have is switched between them ([`context`],
+//! [`switch`]), all else traps ([`trap`]).
+//!
+//! The first tenant is the one that counts: when it powers its machine off, the run is over ([`end`]).
+#![expect(unsafe_code)]
+// UNSAFETY: takes the tenants' memory, and sets the address of the vectors.
+
+mod console;
+pub(crate) mod context;
+mod end;
+mod host;
+pub(crate) mod schedule;
+mod seat;
+mod switch;
+mod trap;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use spin::Once;
+use vgic::config::ItsConfig;
+use vgic::cpu_interface::ich::Ich;
+use vgic::epoch::Domain;
+use vgic::intid::{Affinity, CpuId, VcpuId};
+use vgic::sync::Counter;
+use vgic::{Config, Cpu, Vgic};
+
+use crate::cpu::control;
+use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::gic::Gic;
+use crate::guest::power::Power;
+use crate::guest::{image, psci};
+use crate::machine::Machine;
+use crate::memory::cache;
+use crate::memory::layout::BLOCK;
+use crate::memory::ranges::Pages;
+use crate::memory::stage2::Stage2;
+use crate::println;
+use crate::start::{Kernel, Loaded};
+use console::Console;
+use host::Machinery;
+
+/// Where a tenant's RAM begins for itself.
+const RAM: usize = 0x4000_0000;
+
+/// How much RAM a tenant has.
+const RAM_SIZE: usize = 16 << 20;
+
+/// Where a tenant's ITS is, as on QEMU's `virt` board; the other frames are there too by
+/// [`Config::new`].
+const ITS: u64 = 0x0808_0000;
+
+/// What a tenant may make the hypervisor allocate for its ITS.
+const QUOTA: ItsConfig = ItsConfig {
+    max_devices: 64,
+    max_events: 4096,
+    collections: 64,
+    ..ItsConfig::at(ITS)
+};
+
+/// Bits of LPIs.
+const LPI_BITS: u8 = 13;
+
+/// A tenant's interrupt controller.
+type Controller = Vgic<Machinery>;
+
+/// A tenant's machine.
+pub(crate) struct Tenant {
+    /// Place among the tenants.
+    index: usize,
+    stage2: Stage2,
+    /// Lives until [`end`] takes it apart.
+    controller: &'static Controller,
+    console: Console,
+    vcpus: Vec<Vcpu>,
+    /// It has powered its machine off.
+    ended: AtomicBool,
+}
+
+/// What all CPUs may know of a vCPU, whose number is that of the CPU that it lives on.
+struct Vcpu {
+    power: Power,
+    exits: [Counter; Exit::ALL.len()],
+    /// The longest time from an exit to the entry that followed it, in ticks of the system counter. Only
+    /// its own CPU writes it.
+    longest_exit: core::sync::atomic::AtomicU64,
+}
+
+/// All of them, and what they share.
+pub(crate) struct Tenants {
+    all: Vec<Tenant>,
+    gic: &'static Gic,
+    /// Who may be reading what has been unlinked.
+    domain: Domain,
+}
+
+static TENANTS: Once<Tenants> = Once::new();
+
+/// The tenants, if there are any.
+pub(crate) fn get() -> Option<&'static Tenants> {
+    TENANTS.get()
+}
+
+/// Makes a tenant of every kernel, with memory from `memory`. The first vCPU of each is to be turned on.
+///
+/// # Panics
+/// If there is not enough memory.
+pub(crate) fn init(machine: &Machine, gic: Gic, loaded: &Loaded, memory: Pages) {
+    let gic = &*Box::leak(Box::new(gic));
+    let mut free = memory;
+    free.remove(&loaded.tree);
+    (loaded.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
+    let kernels = loaded.kernels.iter().enumerate();
+    let all = kernels.map(|(index, kernel)| {
+        let ram = take(&mut free);
+        Tenant::new(index, kernel, ram, machine, gic)
+    });
+    let all = all.collect();
+    TENANTS.call_once(|| Tenants {
+        all,
+        gic,
+        domain: Domain::new(),
+    });
+}
+
+/// Takes RAM for a tenant out of what is free.
+fn take(free: &mut Pages) -> Range<usize> {
+    let pieces = free.iter().map(|piece| {
+        let end = piece.end / BLOCK * BLOCK;
+        end.saturating_sub(RAM_SIZE).max(piece.start)..end
+    });
+    let ram = pieces.filter(|piece| piece.len() == RAM_SIZE).last();
+    let ram = ram.expect("there is RAM for every tenant");
+    free.remove(&ram);
+    ram
+}
+
+impl Tenant {
+    fn new(
+        index: usize,
+        kernel: &Kernel,
+        ram: Range<usize>,
+        machine: &Machine,
+        gic: &'static Gic,
+    ) -> Self {
+        let entry = fill(&ram, kernel);
+        println!(
+            "hyp: vm{index} has {} MiB at {:#x}: {}",
+            ram.len() >> 20,
+            ram.start,
+            kernel.arguments
+        );
+        let cpus = machine.cpus.iter();
+        let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
+        config.its.push(QUOTA);
+        config.lpi_bits = LPI_BITS;
+        let stage2 = Stage2::tenant(index, &ram, RAM);
+        let machinery = Machinery::new(gic, ram, machine.cpus.len());
+        let controller = Vgic::new(config, machinery)
+            .unwrap_or_else(|error| panic!("no interrupt controller for vm{index}: {error}"));
+        let tenant = Self {
+            index,
+            stage2,
+            controller: Box::leak(Box::new(controller)),
+            console: Console::new(index),
+            vcpus: machine.cpus.iter().map(|_| Vcpu::new()).collect(),
+            ended: AtomicBool::new(false),
+        };
+        let first = &tenant.vcpus[0].power;
+        (first.turn_on(entry as u64, RAM as u64)).expect("the first vCPU is off");
+        tenant
+    }
+
+    /// Whether it has powered its machine off.
+    fn has_ended(&self) -> bool {
+        // Acquire: pairs with the Release in `power_off`.
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The tenant's machine is off: none of its vCPUs runs any more.
+    fn power_off(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+/// Puts a tenant's kernel and its arguments into its RAM, and nothing else. Returns the entry, as the
+/// tenant knows it.
+fn fill(ram: &Range<usize>, kernel: &Kernel) -> usize {
+    // SAFETY: the RAM is mapped and nobody's yet, and the arguments end in a zero.
+    unsafe { (ram.start as *mut u8).write_bytes(0, ram.len()) };
+    // SAFETY: the image is the boot loader's, and the RAM is the tenant's alone.
+    let place = unsafe { image::load(&kernel.image, ram.start, &[]) };
+    let arguments = kernel.arguments.as_bytes();
+    assert!(
+        place.end <= ram.end && ram.start + arguments.len() < place.start,
+        "{place:#x?} does not fit into {ram:#x?}"
+    );
+    // SAFETY: as above.
+    unsafe { (ram.start as *mut u8).copy_from(arguments.as_ptr(), arguments.len()) };
+    cache::clean_and_invalidate(ram);
+    place.start - ram.start + RAM
+}
+
+impl Vcpu {
+    fn new() -> Self {
+        Self {
+            power: Power::new(),
+            exits: Default::default(),
+            longest_exit: core::sync::atomic::AtomicU64::new(0),
+        }
+    }
+}
+
+impl Tenants {
+    /// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
+    pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
+        control::confine();
+        switch::set_vectors();
+        let local = self.domain.register(CpuId(cpu.index as u16));
+        self.gic.start_cpu(cpu.index);
+        seat::start_timers(self.gic.redistributor(cpu.index));
+        cpu.join(Cpu::new(local, interface));
+    }
+}
+
+/// How a tenant's vCPUs are known to PSCI.
+struct Calls<'a>(&'a Tenants, &'a Tenant);
+
+impl psci::Vcpus for Calls<'_> {
+    fn find(&self, affinity: u64) -> Option<(usize, &Power)> {
+        let index = percpu::find(affinity)?.index;
+        Some((index, &self.1.vcpus[index].power))
+    }
+
+    fn call(&self, cpu: usize) {
+        self.0.gic.call(cpu);
+    }
+}
+
+/// The vCPU of any tenant that lives on CPU number `cpu`.
+fn vcpu_of(cpu: usize) -> VcpuId {
+    crate::guest::interrupts::vcpu_of(cpu)
+}

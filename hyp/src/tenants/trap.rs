@@ -1,0 +1,99 @@
+//! What a tenant did that it may not do by itself. Nothing is printed: a tenant may do it all day.
+
+use aarch64_cpu::registers::{ESR_EL2, Readable};
+use vgic::epoch::Pin;
+use vgic::mmio::MmioOutcome;
+
+use super::seat::Seat;
+use super::{Calls, Tenants};
+use crate::cpu::percpu::{Exit, PerCpu};
+use crate::exception::exit::Next;
+use crate::exception::inject;
+use crate::exception::sync::{DataAbort, Move, ZERO, fault_address, skip};
+use crate::guest::psci;
+
+/// Deals with it.
+pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>) -> Next {
+    let syndrome = ESR_EL2.extract();
+    let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
+        Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
+            data_abort(seat, cpu, pin, DataAbort(syndrome.get()));
+            (Exit::Mmio, Next::Resume)
+        }
+        Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
+            system_register(seat, cpu, pin, Move(syndrome.get()));
+            (Exit::Register, Next::Resume)
+        }
+        Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
+            // Only WFI traps.
+            skip();
+            (Exit::Wait, Next::Wait)
+        }
+        Some(ESR_EL2::EC::Value::HVC64) => {
+            let calls = Calls(tenants, seat.tenant);
+            (Exit::Hypercall, psci::call(seat.frame(), &calls))
+        }
+        Some(ESR_EL2::EC::Value::SMC64) => {
+            // A trapped SMC has not been executed yet; HVC has.
+            skip();
+            let calls = Calls(tenants, seat.tenant);
+            (Exit::Hypercall, psci::call(seat.frame(), &calls))
+        }
+        Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
+            inject::external_abort(true);
+            (Exit::Other, Next::Resume)
+        }
+        _ => {
+            inject::undefined();
+            (Exit::Other, Next::Resume)
+        }
+    };
+    seat.count(reason);
+    next
+}
+
+/// An access to a frame of the interrupt controller, to the console, or where the tenant has nothing.
+fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>, abort: DataAbort) {
+    let address = fault_address();
+    let (register, width) = (abort.register(), abort.width());
+    let vgic = seat.tenant.controller;
+    let console = &seat.tenant.console;
+    let value = seat.frame().x.get(register).copied().unwrap_or(0);
+    let outcome = match (abort.is_described(), abort.is_write()) {
+        (false, _) => MmioOutcome::Unclaimed,
+        (true, true) if console.claims(address) => {
+            console.write(address, value);
+            MmioOutcome::Done(0)
+        }
+        (true, false) if console.claims(address) => MmioOutcome::Done(console.read(address)),
+        (true, true) => vgic.mmio_write(pin, address, width, value),
+        (true, false) => vgic.mmio_read(cpu.local(), pin, seat.vcpu, address, width),
+    };
+    match outcome {
+        MmioOutcome::Done(value) => {
+            if !abort.is_write() && register != ZERO {
+                seat.frame().x[register] = abort.loaded(value);
+            }
+            skip();
+        }
+        MmioOutcome::Retry => {}
+        MmioOutcome::Unclaimed => inject::external_abort(false),
+    }
+}
+
+/// A system register that the interrupt controller imitates, or one that the tenant has not.
+fn system_register(seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>, trapped: Move) {
+    let vgic = seat.tenant.controller;
+    let register = trapped.register();
+    let value = seat.frame().x.get(register).copied().unwrap_or(0);
+    match trapped.target() {
+        Some(target) if trapped.is_read() => match vgic.sysreg_read(target) {
+            Some(_) if register == ZERO => {}
+            Some(value) => seat.frame().x[register] = value,
+            None => return inject::undefined(),
+        },
+        Some(target) => vgic.sysreg_write(cpu.local(), pin, seat.vcpu, target, value),
+        None => return inject::undefined(),
+    }
+    skip();
+}
