@@ -28,6 +28,8 @@ pub(crate) enum Task {
     Stress(StressOptions),
     /// Measure, hold the figures against their targets, and write target/reports/perf.json
     Perf(crate::perf::PerfOptions),
+    /// Let one guest attack while another measures its own interrupts
+    Isolation(crate::isolation::IsolationOptions),
     /// Let a fuzzer play hostile guests and careless embedders
     Fuzz(crate::fuzz::FuzzOptions),
 }

@@ -5,6 +5,7 @@
 //! * `test` runs everything that has to hold before a change goes in, a boot included.
 //! * `schedules` and `stress` run whole VMs under random load.
 //! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
+//! * `isolation` has one guest attack while another measures its interrupts.
 //! * `perf` measures, and holds the figures against their targets.
 //!
 //! All set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
@@ -13,6 +14,7 @@ mod boot;
 mod cli;
 mod console;
 mod fuzz;
+mod isolation;
 mod perf;
 mod process;
 mod project;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         cli::Task::Schedules(options) => soak::schedules(&options),
         cli::Task::Stress(options) => soak::stress(&options),
         cli::Task::Fuzz(options) => fuzz::fuzz_all(&options),
+        cli::Task::Isolation(options) => isolation::isolation(&options, &project::reports()),
         cli::Task::Perf(options) => perf::perf(&options, &project::reports()),
     };
     match outcome {

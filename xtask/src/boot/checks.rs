@@ -41,7 +41,13 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    fn within(name: impl Into<String>, found: u64, low: u64, high: u64, meaning: &str) -> Self {
+    pub(crate) fn within(
+        name: impl Into<String>,
+        found: u64,
+        low: u64,
+        high: u64,
+        meaning: &str,
+    ) -> Self {
         Self {
             name: name.into(),
             passed: (low..=high).contains(&found),
@@ -52,12 +58,16 @@ impl Check {
         }
     }
 
-    fn equal(name: impl Into<String>, found: u64, expected: u64, meaning: &str) -> Self {
+    pub(crate) fn equal(name: impl Into<String>, found: u64, expected: u64, meaning: &str) -> Self {
         Self::within(name, found, expected, expected, meaning)
     }
 
+    pub(crate) fn at_least(name: impl Into<String>, found: u64, low: u64, meaning: &str) -> Self {
+        Self::within(name, found, low, u64::MAX, meaning)
+    }
+
     fn some(name: impl Into<String>, found: u64, meaning: &str) -> Self {
-        Self::within(name, found, 1, u64::MAX, meaning)
+        Self::at_least(name, found, 1, meaning)
     }
 }
 

@@ -1,18 +1,18 @@
 //! `cargo xtask boot`: a guest on an emulated machine, under the hypervisor or without it, and
 //! the books checked afterwards.
 
-mod checks;
+pub(crate) mod checks;
 mod counters;
 mod guest;
 pub(crate) mod hypervisor;
 pub(crate) mod initramfs;
 mod interrupts;
 mod kinds;
-mod lines;
+pub(crate) mod lines;
 mod machine;
 mod peer;
-mod report;
-mod run;
+pub(crate) mod report;
+pub(crate) mod run;
 mod transcript;
 
 use std::fs;

@@ -97,15 +97,7 @@ impl Report {
             console::detail(format!("workload: {}", steps.join(", ")));
         }
         self.table().iter().for_each(console::detail);
-        for check in &self.checks {
-            console::detail(line(check));
-        }
-        let failed = self.checks.iter().filter(|check| !check.passed).count();
-        let all = self.checks.len();
-        console::step(match failed {
-            0 => console::good(&format!("all {all} checks hold")),
-            _ => console::bad(&format!("{failed} of {all} checks failed")),
-        });
+        print_checks(&self.checks);
     }
 
     /// The counts by kind, a row for each who counted.
@@ -139,6 +131,19 @@ impl Report {
         }));
         table
     }
+}
+
+/// Prints checks, and what they come to.
+pub(crate) fn print_checks(checks: &[Check]) {
+    for check in checks {
+        console::detail(line(check));
+    }
+    let failed = checks.iter().filter(|check| !check.passed).count();
+    let all = checks.len();
+    console::step(match failed {
+        0 => console::good(&format!("all {all} checks hold")),
+        _ => console::bad(&format!("{failed} of {all} checks failed")),
+    });
 }
 
 /// A check in one line.

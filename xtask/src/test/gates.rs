@@ -9,6 +9,7 @@ use super::tally::Tally;
 use crate::boot;
 use crate::cli::{BootOptions, Kernel, TestOptions};
 use crate::fuzz::{self, FuzzOptions};
+use crate::isolation::{self, IsolationOptions};
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{BareMetal, cargo};
@@ -36,6 +37,8 @@ pub(crate) enum Action {
     Fuzz(FuzzOptions),
     /// Boots a guest, which passes or fails as one test case.
     Boot(BootOptions),
+    /// Lets one guest attack another, which passes or fails as one test case.
+    Isolation(IsolationOptions),
 }
 
 impl Action {
@@ -58,6 +61,7 @@ impl Action {
                 })
             }
             Self::Boot(options) => boot::boot(&options, reports).map(Tally::of),
+            Self::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
         }
     }
 }
@@ -73,6 +77,8 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
                 "--workspace",
                 "--exclude",
                 "hyp",
+                "--exclude",
+                "isolation",
                 "--all-targets",
                 "--",
                 "-D",
@@ -99,12 +105,20 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         command(
             "clippy on the hypervisor",
             bare_metal.cargo("clippy"),
-            &["--package", "hyp", "--", "-D", "warnings"],
+            &[
+                "--package",
+                "hyp",
+                "--package",
+                "isolation",
+                "--",
+                "-D",
+                "warnings",
+            ],
         ),
         documentation(
             "documentation",
             cargo("doc"),
-            &["--workspace", "--exclude", "hyp"],
+            &["--workspace", "--exclude", "hyp", "--exclude", "isolation"],
         ),
         documentation(
             "documentation of the hypervisor",
@@ -124,6 +138,14 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         }),
     });
     if !options.no_boot {
+        gates.push(Gate {
+            name: "two guests".to_owned(),
+            action: Action::Isolation(IsolationOptions {
+                seconds: 10,
+                seed: Some(1),
+                cpus: 2,
+            }),
+        });
         gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
     }
     gates
@@ -145,7 +167,14 @@ fn documentation(name: &str, mut doc: Command, arguments: &[&str]) -> Gate {
 /// Unit, integration and documentation tests on the host, those of these tasks included.
 fn suite() -> Gate {
     let mut command = cargo("test");
-    command.args(["--workspace", "--exclude", "hyp", "--no-fail-fast"]);
+    command.args([
+        "--workspace",
+        "--exclude",
+        "hyp",
+        "--exclude",
+        "isolation",
+        "--no-fail-fast",
+    ]);
     Gate {
         name: "tests on the host".to_owned(),
         action: Action::Suite(command),

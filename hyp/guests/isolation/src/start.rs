@@ -1,0 +1,240 @@
+//! From the first instruction of a vCPU to Rust, and exceptions.
+#![expect(unsafe_code)]
+// UNSAFETY: assembly.
+
+use core::arch::global_asm;
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::cpu::MOST;
+use crate::{attacker, mrs, msr, psci, victim};
+
+const STACK_SIZE: usize = 16 << 10;
+
+/// The stacks of all vCPUs.
+#[repr(C, align(16))]
+struct Stacks(core::cell::UnsafeCell<[[u8; STACK_SIZE]; MOST]>);
+
+// SAFETY: each vCPU uses its own, as its stack.
+unsafe impl Sync for Stacks {}
+
+static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new([[0; STACK_SIZE]; MOST]));
+
+/// The translation table: blocks of 1 GiB by identity, RAM in the second and devices, or nothing, elsewhere.
+#[repr(C, align(4096))]
+struct Table([u64; 512]);
+
+static TABLE: Table = Table({
+    /// Accessed, a block; inner shareable, attribute 0; attribute 1.
+    const BLOCK: u64 = 1 << 10 | 1;
+    const RAM: u64 = BLOCK | 3 << 8;
+    const DEVICE: u64 = BLOCK | 1 << 2;
+    let mut table = [0; 512];
+    let mut index = 0;
+    while index < 512 {
+        table[index] = (index as u64) << 30 | if index == 1 { RAM } else { DEVICE };
+        index += 1;
+    }
+    table
+});
+
+/// What the vCPUs but the first run.
+static OTHERS: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" {
+    fn start_other() -> !;
+}
+
+/// Turns vCPU number `index` on, to run `entry`.
+pub(crate) fn turn_on(index: usize, entry: fn() -> !) -> u64 {
+    OTHERS.store(entry as usize, Ordering::Release);
+    crate::cpu::publish();
+    let address = start_other as *const () as u64;
+    psci::cpu_on(crate::cpu::affinity(index), address)
+}
+
+extern "C" fn first(arguments: *const c_char) -> ! {
+    // SAFETY: what the guest is entered with.
+    let arguments = unsafe { CStr::from_ptr(arguments) };
+    crate::main(arguments.to_str().expect("the arguments are text"))
+}
+
+extern "C" fn other() -> ! {
+    let entry = OTHERS.load(Ordering::Acquire);
+    // SAFETY: `turn_on` has stored it.
+    let entry: fn() -> ! = unsafe { core::mem::transmute(entry) };
+    entry()
+}
+
+/// The interrupted registers that a handler looks at.
+#[repr(C)]
+pub(crate) struct Frame {
+    /// `x0` to `x18`, and `x30`.
+    x: [u64; 20],
+    elr: u64,
+    spsr: u64,
+}
+
+impl Frame {
+    const SIZE: usize = size_of::<Self>();
+}
+
+extern "C" fn interrupt(_frame: &mut Frame) {
+    if attacker::is_running() {
+        attacker::interrupt();
+    } else {
+        victim::interrupt();
+    }
+}
+
+/// An attacker goes on behind what it may not do; whoever else gets here has failed.
+extern "C" fn exception(frame: &mut Frame) {
+    const INSTRUCTION_ABORT: u64 = 0x21;
+    let syndrome = mrs!("esr_el1");
+    if !attacker::is_running() {
+        let address = mrs!("far_el1");
+        panic!(
+            "exception {syndrome:#x} at {:#x}, address {address:#x}",
+            frame.elr
+        );
+    }
+    attacker::count_exception();
+    frame.elr = match syndrome >> 26 {
+        // It has jumped to where nothing is: it goes back to where it came from.
+        INSTRUCTION_ABORT => frame.x[19],
+        _ => frame.elr + 4,
+    };
+}
+
+/// Sets the calling vCPU's vectors; an attack may have lost them.
+pub(crate) fn set_vectors() {
+    unsafe extern "C" {
+        static vectors: u8;
+    }
+    msr!("vbar_el1", (&raw const vectors).addr() as u64);
+}
+
+global_asm!(
+    r#"
+    .section .head, "ax"
+    .global start
+start:
+    adr     x19, first_argument
+    str     x0, [x19]
+    adr     x20, {first}
+    b       set_up
+    .balign 8
+first_argument:
+    .quad   0
+
+    .global start_other
+start_other:
+    adrp    x20, {other}
+    add     x20, x20, :lo12:{other}
+
+set_up:
+    mrs     x0, mpidr_el1
+    and     x1, x0, #0xff
+    ubfx    x0, x0, #8, #8
+    add     x0, x1, x0, lsl #4
+    msr     tpidr_el1, x0
+    adrp    x1, {stacks}
+    add     x1, x1, :lo12:{stacks}
+    add     x0, x0, #1
+    mov     x2, #{stack_size}
+    madd    x1, x0, x2, x1
+    mov     sp, x1
+    adrp    x0, vectors
+    add     x0, x0, :lo12:vectors
+    msr     vbar_el1, x0
+    // Attribute 0 is normal write-back memory, attribute 1 Device-nGnRE; 39 bits, 4 KiB pages, walks
+    // cacheable and shareable, 40 bits of physical address, no second table.
+    mov     x0, #0x04ff
+    msr     mair_el1, x0
+    ldr     x0, =0x200803519
+    msr     tcr_el1, x0
+    adrp    x0, {table}
+    msr     ttbr0_el1, x0
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    mrs     x0, sctlr_el1
+    mov     x1, #0x1005             // MMU, data and instruction caches
+    orr     x0, x0, x1
+    msr     sctlr_el1, x0
+    isb
+    adr     x0, first_argument
+    ldr     x0, [x0]
+    mov     x29, xzr
+    mov     x30, xzr
+    br      x20
+    .ltorg
+
+    .macro enter handler
+    .balign 0x80
+    sub     sp, sp, #{frame}
+    stp     x0, x1, [sp]
+    adr     x0, \handler
+    b       handle
+    .endm
+
+    .text
+    .balign 0x800
+vectors:
+    .rept 2
+    enter   {exception}
+    enter   {interrupt}
+    enter   {interrupt}
+    enter   {exception}
+    .endr
+    .rept 2
+    enter   {exception}
+    enter   {exception}
+    enter   {exception}
+    enter   {exception}
+    .endr
+
+handle:
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x30, [sp, #144]
+    mrs     x2, elr_el1
+    mrs     x3, spsr_el1
+    stp     x2, x3, [sp, #160]
+    mov     x1, x0
+    mov     x0, sp
+    blr     x1
+    ldp     x2, x3, [sp, #160]
+    msr     elr_el1, x2
+    msr     spsr_el1, x3
+    ldp     x0, x1, [sp]
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x30, [sp, #144]
+    add     sp, sp, #{frame}
+    eret
+    "#,
+    first = sym first,
+    other = sym other,
+    stacks = sym STACKS,
+    stack_size = const STACK_SIZE,
+    table = sym TABLE,
+    frame = const Frame::SIZE,
+    exception = sym exception,
+    interrupt = sym interrupt,
+);
+
+const _: () = assert!(Frame::SIZE == 176);

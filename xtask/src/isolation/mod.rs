@@ -1,0 +1,169 @@
+//! `cargo xtask isolation`: two guests share the CPUs of one emulated machine under the hypervisor. One
+//! measures its own interrupts, the other attacks.
+//!
+//! It is done twice: with a thread for each emulated CPU, so that things happen at the same time; and on one
+//! CPU whose time is the instructions that it executes, so that times mean something whatever else the
+//! host is doing, and the same seed gives the same run.
+
+mod verdict;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::boot::hypervisor::{self, built, flatten};
+use crate::boot::run;
+use crate::provision::qemu::{self, Qemu};
+use crate::provision::toolchain;
+use crate::{console, project};
+use verdict::Verdict;
+
+/// Options of `cargo xtask isolation`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The first guest sends itself interrupts of every kind between all its vCPUs, and counts what arrives; the
+second does what it can to disturb that: random accesses to its GIC, random ITS commands, interrupt storms,
+lines that never go low, calls and traps. None of the first guest's interrupts may be lost, none may be
+foreign, and none may come late. The outcome goes to target/reports/isolation.json. The exit status is 0
+only if every check holds.
+
+Examples:
+  cargo xtask isolation                       other attacks every time
+  cargo xtask isolation --seed 7              the attacks of a run that told its seed
+  cargo xtask isolation --cpus 8 --seconds 300")]
+pub(crate) struct IsolationOptions {
+    /// Seconds of the run with a thread for each CPU; the other one has a tenth, in instructions
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: u32,
+
+    /// What the attacks follow from [default: by the clock]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u32>,
+
+    /// Emulated CPUs, each with a vCPU of either guest
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub(crate) cpus: u16,
+}
+
+/// One run of the machine.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    name: &'static str,
+    /// How QEMU runs the CPUs.
+    accelerator: &'static [&'static str],
+    /// Whether an instruction takes a nanosecond, no more and no less.
+    counted: bool,
+    cpus: u16,
+    seconds: u32,
+    seed: u32,
+}
+
+impl Setting {
+    /// How long the run may take on a slow host.
+    fn limit(self) -> Duration {
+        let pace = if self.counted { 120 } else { 10 };
+        Duration::from_secs(120 + pace * u64::from(self.seconds))
+    }
+}
+
+/// Runs both guests in both settings; whether all checks hold.
+pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bool> {
+    console::step("Preparing");
+    let scratch = project::scratch()?;
+    let qemu = qemu::provide()?;
+    let hypervisor = hypervisor::build(scratch.path())?;
+    let guest = build_guest(scratch.path())?;
+    fs::create_dir_all(reports)?;
+    let clock = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(1, |now| now.subsec_nanos())
+    };
+    let seed = options.seed.unwrap_or_else(clock);
+    let settings = [
+        Setting {
+            name: "parallel",
+            accelerator: &["-accel", "tcg,thread=multi"],
+            counted: false,
+            cpus: options.cpus,
+            seconds: options.seconds,
+            seed,
+        },
+        Setting {
+            name: "counted",
+            accelerator: &["-accel", "tcg", "-icount", "shift=0,sleep=off"],
+            counted: true,
+            cpus: 1,
+            seconds: options.seconds.div_ceil(10),
+            seed,
+        },
+    ];
+    let mut verdicts = Vec::new();
+    for setting in settings {
+        console::step(format!(
+            "Two guests on {} CPUs for {} s, seed {seed}",
+            setting.cpus, setting.seconds
+        ));
+        let log = reports.join(format!("isolation-{}.log", setting.name));
+        let mut command = machine(&qemu, &hypervisor, &guest, setting)?;
+        let run = run::watched(&mut command, &log, setting.limit())?;
+        let verdict = Verdict::new(setting, &run);
+        verdict.print();
+        verdicts.push(verdict);
+    }
+    let path = reports.join("isolation.json");
+    let json = serde_json::to_string_pretty(&verdicts)?;
+    fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    console::detail(format!("report {}", path.display()));
+    Ok(verdicts.iter().all(|verdict| verdict.passed))
+}
+
+/// Builds the program that is both guests.
+fn build_guest(scratch: &Path) -> Result<PathBuf> {
+    console::step("Building the guests");
+    let mut cargo = toolchain::bare_metal()?.cargo("build");
+    cargo.args(["--release", "--package", "isolation"]);
+    let elf = built(&mut cargo, "the guest")?;
+    let path = scratch.join("isolation.bin");
+    fs::write(&path, flatten(&fs::read(elf)?)?)?;
+    Ok(path)
+}
+
+/// The emulated machine: no devices but the console, and two kernels for the hypervisor to find, out of the
+/// way of what QEMU itself places.
+fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Result<Command> {
+    const KERNELS: [u64; 2] = [0x4820_0000, 0x4840_0000];
+    let Setting {
+        cpus,
+        seconds,
+        seed,
+        ..
+    } = setting;
+    let mut command = qemu.command()?;
+    command
+        .args(["-machine", "virt,gic-version=3,virtualization=on"])
+        .args(["-cpu", "neoverse-n1", "-m", "256M"])
+        .args(setting.accelerator)
+        .args(["-smp", &cpus.to_string()])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-serial", "stdio", "-monitor", "none"])
+        .arg("-kernel")
+        .arg(hypervisor);
+    let roles = [
+        format!("victim seconds={seconds} seed={seed}"),
+        format!("attacker seed={seed}"),
+    ];
+    for (address, role) in KERNELS.into_iter().zip(roles) {
+        let guest = guest.display();
+        command.arg("-device").arg(format!(
+            "guest-loader,addr={address:#x},kernel={guest},bootargs={role}"
+        ));
+    }
+    Ok(command)
+}

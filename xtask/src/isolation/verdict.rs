@@ -1,0 +1,362 @@
+//! What a run with two guests came to: what they and the hypervisor print at the end, and what has to hold.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Setting;
+use crate::boot::checks::Check;
+use crate::boot::report;
+use crate::boot::run::{Ended, Run};
+use crate::console;
+
+const KINDS: [&str; 4] = ["sgi", "ppi", "spi", "lpi"];
+
+/// Interrupts of each kind that a run is to have at least for each second, so that it says something.
+const ENOUGH: u64 = 20;
+
+/// Things that the attacker is to do at least for each second.
+const ATTACKS: u64 = 20;
+
+/// Instructions that the hypervisor may execute from an exit to the next entry, in nanoseconds where
+/// instructions are counted.
+const LONGEST_EXIT_NS: u64 = 500_000;
+
+/// Bytes that the guests may make the hypervisor's heap grow by: what their quotas of devices, events and
+/// LPIs come to, twice.
+const HEAP_GROWTH: u64 = 4 << 20;
+
+/// Numbers by name.
+type Numbers = BTreeMap<String, u64>;
+
+/// What one run came to.
+#[derive(Debug, Serialize)]
+pub(super) struct Verdict {
+    pub(super) passed: bool,
+    name: &'static str,
+    cpus: u16,
+    seconds: u32,
+    seed: u32,
+    wall_seconds: f64,
+    /// What the victim counted, by kind, and over all.
+    victim: BTreeMap<String, Numbers>,
+    /// What the attacker had done when it last told.
+    attacker: Numbers,
+    /// The hypervisor's report as it made it.
+    hypervisor: Value,
+    checks: Vec<Check>,
+}
+
+impl Verdict {
+    pub(super) fn new(setting: Setting, run: &Run) -> Self {
+        let texts = run.lines.iter().map(|line| line.text.as_str());
+        let mut verdict = Self {
+            passed: false,
+            name: setting.name,
+            cpus: setting.cpus,
+            seconds: setting.seconds,
+            seed: setting.seed,
+            wall_seconds: run.wall.as_secs_f64(),
+            victim: BTreeMap::new(),
+            attacker: Numbers::new(),
+            hypervisor: Value::Null,
+            checks: Vec::new(),
+        };
+        texts.for_each(|text| verdict.read(text));
+        verdict.checks = verdict.check(setting, run.ended);
+        verdict.passed = verdict.checks.iter().all(|check| check.passed);
+        verdict
+    }
+
+    /// Takes what there is to know from a line of the console.
+    fn read(&mut self, text: &str) {
+        if let Some(rest) = text.strip_prefix("vm0: @victim ") {
+            let name = rest.split(' ').next().unwrap_or_default();
+            self.victim.insert(name.to_owned(), numbers(rest));
+        } else if let Some(rest) = text.strip_prefix("vm1: @attacker ") {
+            self.attacker = numbers(rest);
+        } else if let Some(json) = text.strip_prefix("@tenants ") {
+            self.hypervisor = serde_json::from_str(json).unwrap_or_default();
+        }
+    }
+
+    fn check(&self, setting: Setting, ended: Ended) -> Vec<Check> {
+        let mut checks = vec![Check::equal(
+            "the machine powered itself off",
+            u64::from(ended == Ended::PoweredOff),
+            1,
+            &format!("{ended}"),
+        )];
+        let slice = self.number("/slice_us") * 1000;
+        let enough = ENOUGH * u64::from(setting.seconds);
+        for kind in KINDS {
+            let of = |name| self.victim(kind, name);
+            let sent = of("sent");
+            checks.extend([
+                Check::at_least(
+                    format!("{kind}: sent"),
+                    sent,
+                    enough,
+                    "there was not enough to see",
+                ),
+                Check::equal(
+                    format!("{kind}: received"),
+                    of("received"),
+                    sent,
+                    "an interrupt was lost",
+                ),
+                Check::equal(
+                    format!("{kind}: lost"),
+                    of("lost"),
+                    0,
+                    "it did not come in time",
+                ),
+            ]);
+            if setting.counted {
+                checks.push(Check::within(
+                    format!("{kind}: longest wait in ns"),
+                    of("worst_ns"),
+                    1,
+                    slice + LONGEST_EXIT_NS,
+                    "it waited for more than the other guest's turn",
+                ));
+            }
+        }
+        for (name, meaning) in [
+            (
+                "foreign",
+                "an interrupt came that was not sent, or not there",
+            ),
+            ("spurious", "an interrupt was gone when it was acknowledged"),
+            ("memory_changed", "somebody wrote to the guest's memory"),
+        ] {
+            let found = self.victim("total", name);
+            checks.push(Check::equal(name, found, 0, meaning));
+        }
+        let done = self.attacker.get("done").copied().unwrap_or(0);
+        let attacks = ATTACKS * u64::from(setting.seconds);
+        checks.push(Check::at_least(
+            "attacks",
+            done,
+            attacks,
+            "the attacker was idle",
+        ));
+        self.check_hypervisor(setting, &mut checks);
+        checks
+    }
+
+    fn check_hypervisor(&self, setting: Setting, checks: &mut Vec<Check>) {
+        for kind in KINDS {
+            let of = |name: &str| self.number(&format!("/{name}/{kind}"));
+            let pending = |vm: usize| self.number(&format!("/vms/{vm}/pending/{kind}"));
+            let gone = of("coalesced") + of("deliveries") + of("withdrawn");
+            checks.push(Check::equal(
+                format!("{kind} injections = coalesced + deliveries + withdrawn + pending"),
+                of("injections"),
+                gone + pending(0) + pending(1),
+                "an interrupt of either guest was lost, or delivered twice",
+            ));
+        }
+        let of = |name: &str| self.number(&format!("/{name}"));
+        checks.push(Check::equal(
+            "locks taken by lookups",
+            of("lookup_locks_taken"),
+            0,
+            "a lookup waited",
+        ));
+        for list in ["list", "lookup"] {
+            checks.push(Check::equal(
+                format!("{list} gets = {list} puts"),
+                of(&format!("{list}_gets")),
+                of(&format!("{list}_puts")),
+                "references were not given back",
+            ));
+        }
+        for vm in 0..2 {
+            checks.push(Check::equal(
+                format!("vm{vm}: references left at teardown"),
+                of(&format!("vms/{vm}/refs_at_teardown")),
+                0,
+                "an interrupt is referred to though its machine is gone",
+            ));
+            if setting.counted {
+                checks.push(Check::within(
+                    format!("vm{vm}: longest exit in instructions"),
+                    of(&format!("vms/{vm}/longest_exit_ns")),
+                    1,
+                    LONGEST_EXIT_NS,
+                    "a guest kept the hypervisor busy",
+                ));
+            }
+        }
+        let before = of("heap/before");
+        checks.push(Check::within(
+            "heap: most bytes",
+            of("heap/most"),
+            1,
+            before + HEAP_GROWTH,
+            "a guest took memory beyond its quotas",
+        ));
+        checks.push(Check::within(
+            "heap: bytes after the guests",
+            of("heap/after"),
+            1,
+            before,
+            "memory was not given back",
+        ));
+    }
+
+    fn victim(&self, kind: &str, name: &str) -> u64 {
+        // What is missing is no good number in any check.
+        let counted = self.victim.get(kind).and_then(|numbers| numbers.get(name));
+        counted.copied().unwrap_or(u64::MAX)
+    }
+
+    /// A number of the hypervisor's report, by JSON pointer.
+    fn number(&self, pointer: &str) -> u64 {
+        let number = self.hypervisor.pointer(pointer).and_then(Value::as_u64);
+        number.unwrap_or(0)
+    }
+
+    /// Prints it for people.
+    pub(super) fn print(&self) {
+        let columns = ["sent", "received", "lost", "mean_ns", "worst_ns"];
+        let header = columns.map(|column| format!("{column:>12}")).concat();
+        console::detail(format!("{:8}{header}", ""));
+        for kind in KINDS {
+            let cells = columns.map(|column| match self.victim(kind, column) {
+                u64::MAX => format!("{:>12}", "-"),
+                number => format!("{number:>12}"),
+            });
+            console::detail(format!("{kind:8}{}", cells.concat()));
+        }
+        let attacker: Vec<_> = (self.attacker.iter())
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        console::detail(format!("attacker: {}", attacker.join(", ")));
+        for vm in 0..2 {
+            console::detail(format!(
+                "vm{vm}: the hypervisor was at work for {} us at most between an exit and the next entry",
+                self.number(&format!("/vms/{vm}/longest_exit_ns")) / 1000
+            ));
+        }
+        console::detail(format!(
+            "heap of the hypervisor: {} bytes before, {} at most, {} at the end, {} without the guests",
+            self.number("/heap/before"),
+            self.number("/heap/most"),
+            self.number("/heap/end"),
+            self.number("/heap/after")
+        ));
+        report::print_checks(&self.checks);
+    }
+}
+
+/// Reads `name a=1 b=2`.
+fn numbers(text: &str) -> Numbers {
+    let pairs = text.split(' ').filter_map(|word| word.split_once('='));
+    pairs
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::boot::lines::Line;
+
+    const SETTING: Setting = Setting {
+        name: "counted",
+        accelerator: &[],
+        counted: true,
+        cpus: 1,
+        seconds: 1,
+        seed: 1,
+    };
+
+    const CONSOLE: &str = "\
+vm1: @attacker done=207 interrupts=1186 exceptions=40
+vm0: @victim sgi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
+vm0: @victim ppi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
+vm0: @victim spi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
+vm0: @victim lpi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
+vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
+@tenants {\"slice_us\":2000,\"vms\":[\
+{\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":83216},\
+{\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":129904}],\
+\"injections\":{\"sgi\":10,\"ppi\":4,\"spi\":4,\"lpi\":4},\
+\"coalesced\":{\"sgi\":1,\"ppi\":1,\"spi\":1,\"lpi\":1},\
+\"deliveries\":{\"sgi\":4,\"ppi\":1,\"spi\":1,\"lpi\":1},\
+\"withdrawn\":{\"sgi\":2,\"ppi\":2,\"spi\":2,\"lpi\":2},\
+\"lookup_locks_taken\":0,\"lookup_gets\":9,\"lookup_puts\":9,\"list_gets\":300,\"list_puts\":300,\
+\"heap\":{\"before\":1000,\"most\":1500,\"end\":1200,\"after\":900}}";
+
+    /// The names of the checks that fail on this console.
+    fn failed(console: &str) -> Vec<String> {
+        let lines = console.lines().map(|text| Line {
+            at: Duration::ZERO,
+            text: text.to_owned(),
+        });
+        let run = Run {
+            ended: Ended::PoweredOff,
+            wall: Duration::ZERO,
+            lines: lines.collect(),
+        };
+        let verdict = Verdict::new(SETTING, &run);
+        assert_eq!(
+            verdict.passed,
+            verdict.checks.iter().all(|check| check.passed)
+        );
+        let failed = verdict.checks.into_iter().filter(|check| !check.passed);
+        failed.map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn a_good_run_passes() {
+        assert_eq!(failed(CONSOLE), [""; 0]);
+    }
+
+    #[test]
+    fn every_number_counts() {
+        for (good, bad, check) in [
+            (
+                "lpi sent=100 received=100",
+                "lpi sent=100 received=99",
+                "lpi: received",
+            ),
+            (
+                "spi sent=100 received=100 lost=0",
+                "spi sent=100 received=100 lost=1",
+                "spi: lost",
+            ),
+            ("foreign=0", "foreign=1", "foreign"),
+            ("memory_changed=0", "memory_changed=1", "memory_changed"),
+            ("done=207", "done=0", "attacks"),
+            ("129904", "529904", "vm1: longest exit in instructions"),
+            ("\"most\":1500", "\"most\":9000000", "heap: most bytes"),
+            (
+                "\"after\":900",
+                "\"after\":1001",
+                "heap: bytes after the guests",
+            ),
+            (
+                "\"list_puts\":300",
+                "\"list_puts\":299",
+                "list gets = list puts",
+            ),
+        ] {
+            assert!(CONSOLE.contains(good));
+            assert_eq!(failed(&CONSOLE.replacen(good, bad, 1)), [check]);
+        }
+        let late = CONSOLE.replacen("worst_ns=2000400", "worst_ns=2600000", 1);
+        assert_eq!(failed(&late), ["sgi: longest wait in ns"]);
+    }
+
+    #[test]
+    fn what_is_not_told_is_no_good() {
+        let silent = failed("");
+        assert!(silent.len() > 15, "{silent:?}");
+    }
+}
