@@ -263,6 +263,8 @@ impl<H: Host> Vgic<H> {
                 list.unlink(irq);
                 let (deactivate, changed) = irq.clear_active();
                 let state = changed.old;
+                // Pending again, it may be more urgent than what the registers hold.
+                registers.reload |= changed.new.deliverable();
                 self.book(pin, irq, changed);
                 if deactivate {
                     leaving.deactivate(irq);
