@@ -125,40 +125,43 @@ impl<'a, H: Host> Execution<'a, H> {
                 return Err(CommandError::DeviceOutOfRange);
             }
         }
-        if self.its.devices.get(device, self.pin.guard()).is_some() {
+        let mapped = self.its.devices.get(device, self.pin.guard());
+        if let Some(event_bits) = event_bits {
+            self.check_quotas(mapped, event_bits)?;
+        }
+        if mapped.is_some() {
             return Ok(Outcome::Begun(Work::unmap_device(device, event_bits)));
         }
         if let Some(event_bits) = event_bits {
-            self.map_device(device, event_bits)?;
+            self.map_device(device, event_bits);
         }
         Ok(Outcome::Done)
     }
 
-    /// Maps a device that is not mapped, if there is room for it.
-    pub(super) fn map_device(
-        &mut self,
-        device: DeviceId,
-        event_bits: u8,
-    ) -> Result<(), CommandError> {
-        let room = 1 << event_bits;
-        if self.engine.devices >= self.its.config.max_devices {
+    /// Whether there is room for a device with so many events, in place of `old`.
+    fn check_quotas(&self, old: Option<&Device>, event_bits: u8) -> Result<(), CommandError> {
+        let config = &self.its.config;
+        let others = self.engine.devices.saturating_sub(u32::from(old.is_some()));
+        if others >= config.max_devices {
             return Err(CommandError::DeviceOutOfRange);
         }
-        if room
-            > self
-                .its
-                .config
-                .max_events
-                .saturating_sub(self.engine.events)
-        {
+        let taken = self
+            .engine
+            .events
+            .saturating_sub(old.map_or(0, Device::room));
+        if 1 << event_bits > config.max_events.saturating_sub(taken) {
             return Err(CommandError::IttSizeOutOfRange);
         }
+        Ok(())
+    }
+
+    /// Maps a device that is not mapped and has been found room for.
+    pub(super) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
         self.engine.devices += 1;
-        self.engine.events += room;
+        self.engine.events += 1 << event_bits;
         let host = self.vgic.host();
         host.device_mapped(self.its.id, device, event_bits);
         self.its.devices.map(device, event_bits, self.pin.guard());
-        Ok(())
     }
 
     /// Unmaps a device, whose events are unmapped already.

@@ -194,7 +194,12 @@ impl<'a, H: Host> Execution<'a, H> {
                 // Only commands unmap devices, and this one is not done.
                 let emptied =
                     device.is_none_or(|device| self.step_unmap(&mut work.cursor, id, device));
-                emptied.then(|| remap.map_or(Ok(()), |bits| self.map_device(id, bits)))
+                emptied.then(|| {
+                    if let Some(event_bits) = remap {
+                        self.map_device(id, event_bits);
+                    }
+                    Ok(())
+                })
             }
             Task::UnmapDevices => {
                 let Some((id, device)) = self.its.devices.next(0, self.pin.guard()) else {

@@ -292,13 +292,14 @@ fn quotas_hold_and_are_given_back() {
     );
     assert_eq!(guest.fails(mapd(3, None)), None);
     assert_eq!(guest.fails(mapd(4, Some(1))), None);
-    // A device that is mapped anew gives up what it had, even if there is no room for what it wants.
+    // A device that is mapped anew keeps what it had if there is no room for what it wants.
     guest.run(&[mapti(2, 0, 8192, 0)]);
     assert_eq!(
         guest.fails(mapd(2, Some(8))),
         Some(CommandError::IttSizeOutOfRange)
     );
-    assert_eq!(guest.msi(2, 0), Err(InjectError::UnmappedDevice));
+    assert_eq!(guest.msi(2, 0), Ok(Injected::Pending));
     assert_eq!(guest.fails(mapd(2, Some(6))), None);
+    assert_eq!(guest.msi(2, 0), Err(InjectError::UnmappedEvent));
     guest.finish();
 }
