@@ -59,6 +59,8 @@ pub(crate) struct Raised {
     pub(crate) coalesced: bool,
     /// It is an LPI that is no longer mapped: nothing has happened.
     pub(crate) void: bool,
+    /// It leads to no vCPU.
+    pub(crate) stranded: bool,
     /// What the caller owes.
     pub(crate) owed: Owed,
 }
@@ -251,6 +253,7 @@ impl Irq {
             return Raised {
                 coalesced: true,
                 void: false,
+                stranded: false,
                 owed: Owed::Nothing,
             };
         }
@@ -260,6 +263,7 @@ impl Irq {
         Raised {
             coalesced: old.booked_outside(),
             void: old.unmapped(),
+            stranded: old.target().is_none(),
             owed: if old.latch() || old.unmapped() {
                 // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
                 // nothing.

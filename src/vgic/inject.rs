@@ -21,6 +21,8 @@ pub enum InjectError {
     UnmappedDevice,
     /// The guest has not mapped the event.
     UnmappedEvent,
+    /// The guest has not mapped the event's collection.
+    UnmappedCollection,
 }
 
 impl core::fmt::Display for InjectError {
@@ -31,6 +33,7 @@ impl core::fmt::Display for InjectError {
             Self::ItsDisabled => "the ITS does not exist or is disabled",
             Self::UnmappedDevice => "the guest has not mapped the device",
             Self::UnmappedEvent => "the guest has not mapped the event",
+            Self::UnmappedCollection => "the guest has not mapped the event's collection",
         })
     }
 }
@@ -167,7 +170,22 @@ impl<H: Host> Vgic<H> {
             // Unmapped since it was looked up.
             return Err(InjectError::UnmappedEvent);
         }
-        Ok(self.raised(pin, irq, raised))
+        let injected = self.raised(pin, irq, raised);
+        if raised.stranded {
+            return Err(self.refuse(pin, irq, injected));
+        }
+        Ok(injected)
+    }
+
+    /// Takes an MSI back whose collection is not mapped: as for the `INT` command, nothing is kept, but for
+    /// what was pending before.
+    #[cold]
+    fn refuse(&self, pin: &Pin<'_>, irq: &Irq, injected: Injected) -> InjectError {
+        if injected == Injected::Pending {
+            let (_, changed) = irq.clear_pending();
+            self.settle_up(pin, irq, changed);
+        }
+        InjectError::UnmappedCollection
     }
 
     fn spi(&self, intid: IntId) -> Result<&Irq, InjectError> {
