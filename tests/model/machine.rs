@@ -16,23 +16,37 @@
 //! # What is left out
 //! Operations whose outcome the architecture does not define: changing the group, priority or trigger of
 //! an interrupt that is active (or, of the trigger, pending), the binary points while anything is being
-//! handled, ends of interrupt out of order. And one limit of virtualisation (README.md): with EOImode 0
+//! handled, ends of interrupt out of order; two events with one LPI, a collection with pending interrupts that
+//! is mapped elsewhere. And limits of the library (README.md): with EOImode 0
 //! and more interrupts than list registers, an end of interrupt is only attempted while all active ones
-//! are those that the PE is handling.
+//! are those that the PE is handling. MOVALL is followed by MAPC of the collections concerned, which is what
+//! it is for; until then the library sends the interrupts that it moved to where it moved them.
 
 use std::sync::Mutex;
 
+use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{Domain, Pin};
-use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
+use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Blocked, Config, Cpu, Host, Vgic};
+use vgic::{BadAddress, Blocked, CommandError, Config, Cpu, Host, Vgic};
 
-use crate::operation::{CPUS, Operation, PES, SPIS};
-use crate::reference::{Frame, Gic, Interrupt, SPURIOUS};
+use crate::operation::{CPUS, ITS, Operation, PES, SPIS};
+use crate::reference::{FIRST_LPI, Frame, Gic, Interrupt, SPURIOUS};
 
 const LIST_REGISTERS: usize = 4;
+
+/// Guest memory: the ITS's tables and queue, the LPI configuration, a pending table for each PE.
+const RAM: u64 = 0x4000_0000;
+const DEVICES: u64 = RAM;
+const COLLECTIONS: u64 = RAM + 0x1000;
+const PROPERTIES: u64 = RAM + 0x2000;
+const QUEUE: u64 = RAM + 0x1_0000;
+const QUEUE_SIZE: u64 = 0x1000;
+const PENDING: u64 = RAM + 0x2_0000;
+const RAM_SIZE: u64 = 0x2_0000 + PES as u64 * 0x1_0000;
+const VALID: u64 = 1 << 63;
 
 /// Where a PE is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +62,8 @@ enum Place {
 struct Embedder {
     kicks: Mutex<Vec<(usize, usize)>>,
     wakes: Mutex<Vec<usize>>,
+    memory: Mutex<Vec<u8>>,
+    faults: Mutex<Vec<(u8, CommandError)>>,
 }
 
 impl Host for Embedder {
@@ -58,8 +74,15 @@ impl Host for Embedder {
     fn wake(&self, vcpu: VcpuId) {
         self.wakes.lock().unwrap().push(vcpu.index());
     }
-    fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
-        Err(BadAddress)
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let memory = self.memory.lock().unwrap();
+        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let bytes = memory.get(at..at + buffer.len()).ok_or(BadAddress)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+    fn command_failed(&self, _its: ItsId, number: u8, error: CommandError) {
+        self.faults.lock().unwrap().push((number, error));
     }
     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {
         unreachable!("nothing is forwarded");
@@ -71,6 +94,8 @@ pub struct Machine {
     cpus: Vec<Cpu<SoftwareInterface>>,
     reference: Gic,
     places: [Place; PES],
+    /// Commands given to the ITS.
+    queued: u64,
     /// What each PE has acknowledged and not ended, in order: INTID, group.
     handling: [Vec<(u32, bool)>; PES],
 }
@@ -86,6 +111,15 @@ impl Machine {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
+            lpi_bits: ITS.lpi_bits as u8,
+            its: vec![ItsConfig {
+                device_bits: ITS.device_bits as u8,
+                event_bits: ITS.event_bits as u8,
+                collections: ITS.collections as u32,
+                max_devices: ITS.devices as u32,
+                max_events: ITS.events as u32,
+                ..ItsConfig::at(0x0808_0000)
+            }],
             ..Config::new(affinities.clone().collect())
         };
         let mpidrs: Vec<u64> = affinities.map(Affinity::mpidr).collect();
@@ -97,11 +131,20 @@ impl Machine {
         let mut machine = Self {
             vm: Vgic::new(config, Embedder::default()).unwrap(),
             cpus: cpus.collect(),
-            reference: Gic::new(&mpidrs, SPIS, 0),
+            reference: Gic::new(&mpidrs, SPIS, ITS),
+            queued: 0,
             places: [Place::Away, Place::Off, Place::Off],
             handling: Default::default(),
         };
+        machine
+            .vm
+            .host()
+            .memory
+            .lock()
+            .unwrap()
+            .resize(RAM_SIZE as usize, 0);
         machine.compare_registers(0);
+        machine.set_up_its();
         for pe in 0..PES {
             machine.apply(&Operation::PowerOn(pe));
             let frame = Frame::Redistributor(pe);
@@ -129,7 +172,48 @@ impl Machine {
                 u64::MAX,
             ));
         }
+        machine.map_lpis();
         machine
+    }
+
+    /// Tables, queue and EnableLPIs; nothing is mapped yet.
+    fn set_up_its(&mut self) {
+        let config = self.vm.config();
+        let (gits, gicr) = (config.its[0].base, config.redistributors[0].base);
+        let cpu = &self.cpus[0];
+        let write = |gpa, value| {
+            let _ = self.vm.mmio_write(&cpu.pin(), gpa, Width::Double, value);
+        };
+        for pe in 0..PES as u64 {
+            write(gicr + pe * 0x2_0000 + 0x70, PROPERTIES | 13);
+            write(gicr + pe * 0x2_0000 + 0x78, PENDING + pe * 0x1_0000);
+        }
+        write(gits + 0x100, VALID | DEVICES);
+        write(gits + 0x108, VALID | COLLECTIONS);
+        write(gits + 0x80, VALID | QUEUE);
+        let _ = self.vm.mmio_write(&cpu.pin(), gits, Width::Word, 1);
+        for pe in 0..PES {
+            self.apply(&Operation::Write(0, Frame::Redistributor(pe), 0, 4, 1));
+        }
+    }
+
+    /// A collection for each PE, and a device with eight LPIs among them.
+    fn map_lpis(&mut self) {
+        for pe in 0..PES as u64 {
+            self.apply(&Operation::Command(0, [0x09, 0, VALID | pe << 16 | pe, 0]));
+        }
+        self.apply(&Operation::Command(0, [0x08, 2, VALID, 0]));
+        for n in 0..8 {
+            self.apply(&Operation::Configure(
+                0,
+                FIRST_LPI + n,
+                (n as u8) << 5 | 1,
+                3,
+            ));
+            let (n, intid) = (u64::from(n), u64::from(FIRST_LPI + n));
+            let mapti = [0x0a, n | intid << 32, n % PES as u64, 0];
+            self.apply(&Operation::Command(0, mapti));
+        }
     }
 
     /// Does one operation to both and compares.
@@ -144,6 +228,7 @@ impl Machine {
             Operation::PowerOn(pe) => self.power_on(pe),
             Operation::Line(pe, intid, high) => self.line(pe, intid, high),
             Operation::Edge(pe, intid) => self.edge(pe, intid),
+            Operation::Msi(device, event) => self.msi(device, event),
             Operation::Move(pe, cpu) => self.run_on(pe, cpu),
             Operation::Away(pe) => self.take_away(pe),
             Operation::Compare(pe) => self.compare_registers(pe),
@@ -158,6 +243,8 @@ impl Machine {
                 | Operation::Mask(pe, ..)
                 | Operation::BinaryPoint(pe, ..)
                 | Operation::Control(pe, ..)
+                | Operation::Command(pe, ..)
+                | Operation::Configure(pe, ..)
                 | Operation::Wait(pe)
                 | Operation::PowerOff(pe)) = *operation
                 else {
@@ -221,6 +308,13 @@ impl Machine {
                 self.guest(pe).write_ctlr(value).unwrap();
                 self.reference.interfaces[pe].write_ctlr(value);
             }
+            Operation::Command(pe, command) => {
+                self.command(pe, command);
+                if command[0] & 0xff == 0x0e {
+                    self.map_after_movall(pe, command);
+                }
+            }
+            Operation::Configure(pe, intid, byte, how) => self.configure(pe, intid, byte, how),
             Operation::Wait(pe) => self.wait(pe),
             Operation::PowerOff(pe) => self.power_off(pe),
             _ => {}
@@ -443,6 +537,13 @@ impl Machine {
         self.reference.interrupt(pe, intid).unwrap().latch = true;
     }
 
+    fn msi(&mut self, device: u64, event: u64) {
+        let (id, event_id) = (DeviceId(device as u32), EventId(event as u32));
+        let found = self.vm.inject_msi(&self.pin(), ItsId(0), id, event_id);
+        let accepted = self.reference.its.translate(device, event);
+        assert_eq!(found.is_ok(), accepted, "MSI {device}:{event}: {found:?}");
+    }
+
     // --- the guest -------------------------------------------------------------------------------
 
     fn gpa(&self, frame: Frame, at: u64) -> u64 {
@@ -450,7 +551,6 @@ impl Machine {
         match frame {
             Frame::Distributor => config.distributor + at,
             Frame::Redistributor(pe) => config.redistributors[0].base + pe as u64 * 0x2_0000 + at,
-            Frame::Its => config.its[0].base + at,
         }
     }
 
@@ -526,6 +626,93 @@ impl Machine {
             })
     }
 
+    /// A command, by way of the queue in memory and the ITS's registers.
+    fn command(&mut self, pe: usize, command: [u64; 4]) {
+        if !self.is_defined(command) {
+            return;
+        }
+        let at = (QUEUE - RAM + self.queued * 32 % QUEUE_SIZE) as usize;
+        let bytes: Vec<u8> = command.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.vm.host().memory.lock().unwrap()[at..at + 32].copy_from_slice(&bytes);
+        self.queued += 1;
+        let (gits, next) = (self.vm.config().its[0].base, self.queued * 32 % QUEUE_SIZE);
+        let _ = self.trap(pe, |vm, _, pin| {
+            vm.mmio_write(pin, gits + 0x88, Width::Double, next)
+        });
+        self.settle();
+        let creadr = self.trap(pe, |vm, cpu, pin| {
+            vm.mmio_read(cpu, pin, vcpu(pe), gits + 0x90, Width::Double)
+        });
+        assert_eq!(creadr, MmioOutcome::Done(next), "CREADR");
+        let faults = std::mem::take(&mut *self.vm.host().faults.lock().unwrap());
+        let found = faults.first().map(|(_, error)| format!("{error:?}"));
+        let expected = self.reference.its.execute(command).err();
+        assert_eq!(
+            found,
+            expected.map(|fault| format!("{fault:?}")),
+            "{command:x?}"
+        );
+    }
+
+    /// After MOVALL the collections follow: module docs.
+    fn map_after_movall(&mut self, pe: usize, command: [u64; 4]) {
+        let (from, to) = (command[2] >> 16, command[3] >> 16);
+        for icid in 0..ITS.collections {
+            if self.reference.its.collection(icid) == Some(from as usize) {
+                self.command(pe, [0x09, 0, VALID | to << 16 | icid, 0]);
+            }
+        }
+    }
+
+    /// Whether the architecture says what the command does.
+    fn is_defined(&self, command: [u64; 4]) -> bool {
+        let its = &self.reference.its;
+        let (device, event) = (command[0] >> 32, command[1] & 0xffff_ffff);
+        match command[0] & 0xff {
+            // One LPI, two events.
+            number @ (0x0a | 0x0b) => {
+                let intid = if number == 0x0a {
+                    command[1] >> 32
+                } else {
+                    event
+                };
+                let mapping = its.mapping(intid as u32);
+                mapping.is_none_or(|(d, e, _)| (d, e) == (device, event))
+            }
+            // Pending interrupts of a collection that is mapped elsewhere without MOVALL.
+            0x09 => {
+                let (icid, pe) = (command[2] & 0xffff, command[2] >> 16 & 0xffff);
+                let pe = (command[2] >> 63 != 0).then_some(pe as usize);
+                pe == its.collection(icid) || its.pending(icid).all(|at| at == pe)
+            }
+            _ => true,
+        }
+    }
+
+    /// A guest's driver changes an LPI's priority and enable.
+    fn configure(&mut self, pe: usize, intid: u32, byte: u8, how: u8) {
+        let at = (PROPERTIES - RAM) as usize + intid as usize - 8192;
+        self.vm.host().memory.lock().unwrap()[at] = byte;
+        self.reference.its.table[intid as usize - 8192] = byte;
+        let mapping = self.reference.its.mapping(intid);
+        let gicr = self.vm.config().redistributors[0].base;
+        match (how, mapping) {
+            (0, Some((device, event, _))) => self.command(pe, [0x0c | device << 32, event, 0, 0]),
+            (1, Some((_, _, icid))) if self.reference.its.collection(icid).is_some() => {
+                self.command(pe, [0x0d, 0, icid, 0]);
+            }
+            _ => {
+                // GICR_INVLPIR or GICR_INVALLR.
+                let (at, value) = if how == 2 { (0xb0, 0) } else { (0xa0, intid) };
+                let value = value.into();
+                let _ = self.trap(pe, |vm, _, pin| {
+                    vm.mmio_write(pin, gicr + at, Width::Double, value)
+                });
+                self.reference.its.invalidate(intid);
+            }
+        }
+    }
+
     fn acknowledge(&mut self, pe: usize, group1: bool) {
         let allowed = self.reference.acknowledgeable(pe, group1);
         let intid = match group1 {
@@ -553,7 +740,18 @@ impl Machine {
         let all = (0..)
             .zip(&private)
             .chain((32..).zip(&self.reference.distributor.spis));
-        let (mut valid, mut foreign) = (0, false);
+        if intid >= FIRST_LPI {
+            return true;
+        }
+        let lpis = self
+            .reference
+            .its
+            .lpis
+            .values()
+            .filter(|lpi| lpi.interrupt.latch)
+            .count()
+            + handling.iter().filter(|intid| **intid >= FIRST_LPI).count();
+        let (mut valid, mut foreign) = (lpis, false);
         for (other, interrupt) in all {
             valid += usize::from(interrupt.active || interrupt.pending());
             foreign |= interrupt.active && !handling.contains(&other);

@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 
-use crate::reference::Frame;
+use crate::reference::{Frame, its::Size};
 
 /// PEs of the VM; physical CPUs are [`CPUS`].
 pub const PES: usize = 3;
@@ -13,6 +13,16 @@ pub const PES: usize = 3;
 pub const CPUS: usize = 2;
 /// SPIs of the VM: INTIDs 32-95.
 pub const SPIS: u32 = 64;
+/// The ITS: 32 LPIs, 16 DeviceIDs, quotas that are soon reached.
+pub const ITS: Size = Size {
+    lpi_bits: 5,
+    device_bits: 4,
+    event_bits: 5,
+    collections: 4,
+    devices: 3,
+    events: 48,
+    pes: PES,
+};
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -41,6 +51,12 @@ pub enum Operation {
     Line(usize, u32, bool),
     /// A device sends an edge.
     Edge(usize, u32),
+    /// A device writes `GITS_TRANSLATER`: DeviceID, EventID.
+    Msi(u64, u64),
+    /// The guest gives its ITS a command.
+    Command(usize, [u64; 4]),
+    /// The guest changes the configuration of an LPI, and has it read again in one of several ways.
+    Configure(usize, u32, u8, u8),
     /// The PE executes WFI.
     Wait(usize),
     /// The hypervisor runs the PE on this CPU.
@@ -76,6 +92,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (pe(), 0..4_u64).prop_map(|(pe, value)| Control(pe, value)),
         6 => (pe(), wired(), group()).prop_map(|(pe, intid, high)| Line(pe, intid, high)),
         6 => (pe(), wired()).prop_map(|(pe, intid)| Edge(pe, intid)),
+        12 => (device(), event()).prop_map(|(device, event)| Msi(device, event)),
+        12 => (pe(), command()).prop_map(|(pe, command)| Command(pe, command)),
+        4 => (pe(), 8192..8192 + 12_u32, any::<u8>(), 0..4_u8)
+            .prop_map(|(pe, intid, byte, how)| Configure(pe, intid, byte | byte >> 7, how)),
         3 => pe().prop_map(Wait),
         2 => (pe(), 0..CPUS).prop_map(|(pe, cpu)| Move(pe, cpu)),
         1 => pe().prop_map(Away),
@@ -99,6 +119,56 @@ fn sgi() -> impl Strategy<Value = u64> {
             u64::from(list) | intid << 24 | u64::from(others) << 40 | range << 44 | cluster
         },
     )
+}
+
+/// DeviceIDs: two of them often, some that are out of range.
+fn device() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 0..2_u64, 2 => 2..5_u64, 1 => Just(100)]
+}
+
+fn event() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 0..8_u64, 1 => 8..40_u64]
+}
+
+/// Commands whose numbers are mostly in range.
+fn command() -> impl Strategy<Value = [u64; 4]> {
+    let lpi = prop_oneof![12 => 8192..8204_u64, 1 => 8191..8300_u64];
+    let icid = prop_oneof![12 => 0..3_u64, 1 => 3..6_u64];
+    let pe = prop_oneof![12 => 0..PES as u64, 1 => Just(PES as u64)];
+    let valid = prop::bool::weighted(0.85).prop_map(|valid| u64::from(valid) << 63);
+    let mapd = (
+        device(),
+        prop_oneof![9 => 2..5_u64, 1 => 0..32_u64],
+        valid.clone(),
+    )
+        .prop_map(|(device, size, valid)| [0x08 | device << 32, size, valid, 0]);
+    let mapc = (icid.clone(), pe.clone(), valid)
+        .prop_map(|(icid, pe, valid)| [0x09, 0, valid | pe << 16 | icid, 0]);
+    let mapti = (device(), event(), lpi.clone(), icid.clone())
+        .prop_map(|(device, event, lpi, icid)| [0x0a | device << 32, event | lpi << 32, icid, 0]);
+    let mapi = (device(), lpi, icid.clone())
+        .prop_map(|(device, lpi, icid)| [0x0b | device << 32, lpi, icid, 0]);
+    let of_event = (
+        prop::sample::select(vec![0x01, 0x01, 0x03, 0x04, 0x0c, 0x0f_u64]),
+        device(),
+        event(),
+        icid.clone(),
+    )
+        .prop_map(|(number, device, event, icid)| [number | device << 32, event, icid, 0]);
+    let movall = (pe.clone(), pe).prop_map(|(from, to)| [0x0e, 0, from << 16, to << 16]);
+    prop_oneof![
+        2 => mapd,
+        4 => mapc,
+        8 => mapti,
+        1 => mapi,
+        6 => of_event,
+        2 => movall,
+        1 => icid.prop_map(|icid| [0x0d, 0, icid, 0]),
+        1 => (0..256_u64).prop_map(|number| [number, 0, 0, 0]),
+    ]
+    .prop_filter("out of range on purpose is done by the fields", |c| {
+        c[0] & 0xff != 0x08 || c[1] < 32
+    })
 }
 
 /// An offset with the accesses that it is for, and now and then another one.

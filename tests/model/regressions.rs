@@ -1,8 +1,9 @@
 //! Counter-examples that were found, shrunk and named.
 
 use crate::check;
+use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, Enable, End, Line, Mask, Move, Read, Sgi, Wait, Write,
+    Acknowledge, Command, Enable, End, Line, Mask, Move, Msi, Read, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 
@@ -67,4 +68,42 @@ fn a_line_that_falls_is_seen_while_the_pe_sleeps() {
         Line(0, 36, false),
         Read(1, Frame::Distributor, 0x204, 4),
     ]);
+}
+
+const fn mapd(device: u64, size: u64) -> Operation {
+    Command(0, [0x08 | device << 32, size, 1 << 63, 0])
+}
+
+/// An MSI whose collection is not mapped is lost, not kept until it is.
+#[test]
+fn an_msi_for_an_unmapped_collection_is_ignored() {
+    check(&[
+        Command(0, [0x09, 0, 1, 0]),
+        Msi(0, 1),
+        Command(0, [0x09, 0, 1 << 63 | 1, 0]),
+        Acknowledge(0, true),
+    ]);
+}
+
+/// MAPD of a mapped device with more events than the quota leaves: it fails, and the device stays as it was.
+#[test]
+fn a_device_that_has_no_room_to_grow_stays_mapped() {
+    check(&[mapd(3, 2), mapd(1, 3), mapd(3, 4), mapd(0, 4), Msi(0, 1)]);
+}
+
+/// The most urgent interrupt was active, outside the list registers; ended with its line still high, it is the
+/// next one to be signalled, before those that fill the registers.
+#[test]
+fn a_spilled_interrupt_that_is_pending_again_comes_first() {
+    let priority = |intid: u64, priority| Write(0, Frame::Distributor, 0x400 + intid, 1, priority);
+    let mut operations: Vec<_> = (41..45).map(|intid| priority(intid, 0x80)).collect();
+    operations.extend((40..45).map(|intid| Line(0, intid, true)));
+    operations.extend([
+        Acknowledge(0, true),
+        // A trap makes room for what is pending.
+        Read(0, Frame::Distributor, 0, 4),
+        End(0),
+        Acknowledge(0, true),
+    ]);
+    check(&operations);
 }

@@ -26,7 +26,7 @@ pub mod redistributor;
 
 use cpu_interface::Interface;
 use distributor::Distributor;
-use its::Its;
+use its::{Its, Size};
 use redistributor::Redistributor;
 
 /// What `ICC_IAR<n>_EL1` returns when there is nothing to acknowledge.
@@ -60,7 +60,6 @@ pub enum Frame {
     Distributor,
     /// `RD_base` at 0, `SGI_base` at 64 KiB, of this PE.
     Redistributor(usize),
-    Its,
 }
 
 /// The whole of it.
@@ -73,7 +72,8 @@ pub struct Gic {
 
 impl Gic {
     /// A GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`).
-    pub fn new(affinities: &[u64], spis: u32, lpi_bits: u32) -> Self {
+    pub fn new(affinities: &[u64], spis: u32, its: Size) -> Self {
+        let lpi_bits = its.lpi_bits;
         Self {
             distributor: Distributor::new(spis, lpi_bits, affinities[0]),
             redistributors: affinities
@@ -81,7 +81,7 @@ impl Gic {
                 .map(|affinity| Redistributor::new(*affinity, lpi_bits != 0))
                 .collect(),
             interfaces: affinities.iter().map(|_| Interface::default()).collect(),
-            its: Its::new(lpi_bits),
+            its: Its::new(its),
         }
     }
 
@@ -100,7 +100,6 @@ impl Gic {
                 let last = pe + 1 == self.pes();
                 self.redistributors[pe].read(offset, bytes, pe, last)
             }
-            Frame::Its => self.its.read(offset, bytes),
         }
     }
 
@@ -111,7 +110,6 @@ impl Gic {
         match frame {
             Frame::Distributor => self.distributor.write(offset, bytes, value),
             Frame::Redistributor(pe) => self.redistributors[pe].write(offset, bytes, value),
-            Frame::Its => {}
         }
     }
 
