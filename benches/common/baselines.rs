@@ -22,7 +22,7 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    fn new(key: u32) -> Self {
+    pub(crate) fn new(key: u32) -> Self {
         Self {
             state: AtomicU64::new(key.into()),
             references: AtomicU64::new(1),
