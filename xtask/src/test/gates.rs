@@ -126,6 +126,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
             &["--package", "hyp", "--document-private-items"],
         ),
         suite(),
+        benchmarks(),
         reference(),
         models(),
         schedules(),
@@ -179,6 +180,15 @@ fn suite() -> Gate {
         name: "tests on the host".to_owned(),
         action: Action::Suite(command),
     }
+}
+
+/// Every benchmark once: that they work, not how fast.
+fn benchmarks() -> Gate {
+    command(
+        "benchmarks",
+        cargo("test"),
+        &["--package", "vgic", "--benches"],
+    )
 }
 
 /// The library against its reference model: a million operations in sequences of a hundred, give or take.
