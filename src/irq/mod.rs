@@ -416,8 +416,9 @@ impl Irq {
         }
         if new.lr_hw() {
             lr |= ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT;
-        } else if new.level() {
-            // The guest's deactivation is when the line is sampled again.
+        } else if new.level() || (old.active() && new.latch()) {
+            // The guest's deactivation is when the line is sampled again, or when an edge that is not to
+            // be delivered here may go where it is.
             lr |= ListRegister::EOI;
         }
         Some(ListRegister(lr))

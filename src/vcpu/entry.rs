@@ -248,6 +248,11 @@ impl<H: Host> Vgic<H> {
         // The register differs from what we wrote, so this writes it, and the count with it.
         registers.hcr = value;
         registers.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
+        // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority
+        // drops all the same.
+        if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
+            return;
+        }
         for _ in 0..count {
             let mut leaving = Leaving::new();
             let mut resample = None;

@@ -5,10 +5,12 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::cpu_interface::software::SoftwareInterface;
+use crate::cpu_interface::{CpuInterface, hcr};
 use crate::epoch::{Domain, Pin};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
 use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL};
+use crate::mmio::Width;
 use crate::{Blocked, Config, Cpu, EntryError, Vgic};
 
 #[derive(Default)]
@@ -427,6 +429,40 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
     bench.finish();
 }
 
+/// QEMU counts priority drops of interrupts in no list register in EOIcount too. Deactivations of EOImode 1
+/// trap: whatever was counted, nothing has been deactivated.
+#[test]
+fn priority_drops_that_are_counted_end_nothing() {
+    let bench = Bench::new();
+    let depth = 6_u32;
+    bench.enter();
+    bench.guest().write_ctlr(2).unwrap();
+    bench.exit();
+    for n in 0..depth {
+        bench.inject(bench.edge_spi(100 + n, 0xa0));
+        bench.enter();
+        assert_eq!(bench.acknowledge(), 100 + n);
+        bench.end(100 + n);
+        bench.exit();
+    }
+    bench.enter();
+    let count = 2 << hcr::EOI_COUNT_SHIFT;
+    bench.guest().write_hcr(bench.guest().read_hcr() | count);
+    bench.exit();
+    bench
+        .vm
+        .sync(&bench.cpu, &bench.pin(), bench.vm.vcpu(V0).unwrap());
+    for n in 0..depth {
+        let state = bench.irq(spi(100 + n)).state();
+        assert!(state.shows_active(), "{n}: {state:?}");
+    }
+    assert_eq!(bench.guest().read_hcr() & hcr::EOI_COUNT, 0);
+    for n in 0..depth {
+        bench.vm.deactivate(&bench.pin(), bench.irq(spi(100 + n)));
+    }
+    bench.finish();
+}
+
 #[test]
 fn a_more_urgent_interrupt_finds_room() {
     let bench = Bench::new();
@@ -493,6 +529,36 @@ fn retargeting_moves_what_waits_and_kicks_both() {
     bench.vm.exit(&other, &pin, V1).unwrap();
     bench.vm.put(&other, &pin, V1).unwrap();
     bench.exit();
+    drop(pin);
+    bench.finish();
+}
+
+#[test]
+fn an_active_and_pending_interrupt_that_is_rerouted_goes_there_when_it_ends() {
+    let bench = Bench::new();
+    let other = bench.second_cpu();
+    let pin = other.pin();
+    bench.vm.enter(&other, &pin, V1).unwrap();
+    bench.open(&other);
+    let intid = bench.edge_spi(40, 0xa0);
+    bench.inject(intid);
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 40);
+    bench.exit();
+    let Changed { owed, .. } = bench.irq(intid).update(|state| state.with_target(Some(V1)));
+    bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+    bench.inject(intid);
+    bench.enter();
+    bench.end(40);
+    assert_eq!(bench.acknowledge(), 1023, "it is the other vCPU's");
+    assert!(bench.guest().maintenance(), "nothing else makes it exit");
+    bench.exit();
+    bench.vm.exit(&other, &pin, V1).unwrap();
+    bench.vm.enter(&other, &pin, V1).unwrap();
+    assert_eq!(other.interface().read_iar1(), 40);
+    other.interface().write_eoir1(40);
+    bench.vm.exit(&other, &pin, V1).unwrap();
+    bench.vm.put(&other, &pin, V1).unwrap();
     drop(pin);
     bench.finish();
 }
