@@ -10,7 +10,6 @@ use crate::epoch::{Domain, Pin};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
 use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL};
-use crate::mmio::Width;
 use crate::{Blocked, Config, Cpu, EntryError, Vgic};
 
 #[derive(Default)]

@@ -26,6 +26,8 @@ pub(crate) enum Task {
     Schedules(ScheduleOptions),
     /// Run whole VMs with real threads, also under a sanitizer
     Stress(StressOptions),
+    /// Test the interrupt controller from inside a guest, rule by rule, beside QEMU's own
+    Conformance(crate::conformance::ConformanceOptions),
     /// Measure, hold the figures against their targets, and write target/reports/perf.json
     Perf(crate::perf::PerfOptions),
     /// Let one guest attack while another measures its own interrupts

@@ -6,12 +6,14 @@
 //! * `schedules` and `stress` run whole VMs under random load.
 //! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
 //! * `isolation` has one guest attack while another measures its interrupts.
+//! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
 //! * `perf` measures, and holds the figures against their targets.
 //!
 //! All set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
 
 mod boot;
 mod cli;
+mod conformance;
 mod console;
 mod fuzz;
 mod isolation;
@@ -36,6 +38,9 @@ fn main() -> ExitCode {
         cli::Task::Stress(options) => soak::stress(&options),
         cli::Task::Fuzz(options) => fuzz::fuzz_all(&options),
         cli::Task::Isolation(options) => isolation::isolation(&options, &project::reports()),
+        cli::Task::Conformance(options) => {
+            conformance::conformance(&options, &project::reports()).map(|counts| counts.failed == 0)
+        }
         cli::Task::Perf(options) => perf::perf(&options, &project::reports()),
     };
     match outcome {

@@ -2,14 +2,14 @@
 //! the books checked afterwards.
 
 pub(crate) mod checks;
-mod counters;
-mod guest;
+pub(crate) mod counters;
+pub(crate) mod guest;
 pub(crate) mod hypervisor;
 pub(crate) mod initramfs;
 mod interrupts;
 mod kinds;
 pub(crate) mod lines;
-mod machine;
+pub(crate) mod machine;
 mod peer;
 pub(crate) mod report;
 pub(crate) mod run;

@@ -56,6 +56,20 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs the machine to its end with its console on our standard output and in the file `log`.
 pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Result<Run> {
+    observed(command, log, limit, |bytes| {
+        // A reader of ours that went away is no reason to stop the run.
+        let mut terminal = io::stdout().lock();
+        let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
+    })
+}
+
+/// Runs the machine to its end with its console in the file `log`, and handed to `show` as it comes.
+pub(crate) fn observed(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    mut show: impl FnMut(&[u8]) + Send,
+) -> Result<Run> {
     let mut log = BufWriter::new(File::create(log)?);
     let began = Instant::now();
     let mut child = command
@@ -70,7 +84,8 @@ pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Res
     let ended = thread::scope(|scope| {
         let reader = {
             let lines = Arc::clone(&lines);
-            scope.spawn(move || record(output, input, &mut log, &lines))
+            let show = &mut show;
+            scope.spawn(move || record(output, input, &mut log, &lines, show))
         };
         let ended = supervise(&mut child, limit, &lines);
         // Whatever the outcome, nothing of ours goes on running.
@@ -138,12 +153,13 @@ fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result
     }
 }
 
-/// Copies QEMU's output to our own, to the log, and to the lines, and types what is asked for.
+/// Hands QEMU's output to `show`, to the log, and to the lines, and types what is asked for.
 fn record(
     output: Option<impl Read>,
     input: Option<impl Write>,
     log: &mut impl Write,
     lines: &Mutex<Lines>,
+    show: &mut impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let Some((mut output, mut input)) = output.zip(input) else {
         return Ok(());
@@ -155,9 +171,7 @@ fn record(
             return log.flush();
         }
         let bytes = &buffer[..read];
-        // A reader of ours that went away is no reason to stop the run.
-        let mut terminal = io::stdout().lock();
-        let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
+        show(bytes);
         log.write_all(bytes)?;
         let asked = {
             let mut lines = locked(lines);

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::tally::Tally;
 use crate::boot;
 use crate::cli::{BootOptions, Kernel, TestOptions};
+use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
 use crate::isolation::{self, IsolationOptions};
 use crate::process::{self, Show};
@@ -20,6 +21,8 @@ const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
 
 /// Seconds of fuzzing for each target: enough to find again what it found before.
 const FUZZING: u32 = 40;
+/// The runs of the conformance guest: vCPUs, and whether QEMU's own GIC is the oracle beside it.
+const CONFORMANCE: [(u16, bool); 3] = [(4, true), (1, false), (8, false)];
 
 /// One part.
 pub(crate) struct Gate {
@@ -39,6 +42,8 @@ pub(crate) enum Action {
     Boot(BootOptions),
     /// Lets one guest attack another, which passes or fails as one test case.
     Isolation(IsolationOptions),
+    /// Runs the conformance guest, whose cases count.
+    Conformance(ConformanceOptions),
 }
 
 impl Action {
@@ -60,6 +65,13 @@ impl Action {
                     failed: failed as u64,
                 })
             }
+            Self::Conformance(options) => {
+                let counts = conformance::conformance(&options, reports)?;
+                Ok(Tally {
+                    passed: counts.passed,
+                    failed: counts.failed,
+                })
+            }
             Self::Boot(options) => boot::boot(&options, reports).map(Tally::of),
             Self::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
         }
@@ -79,6 +91,8 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
                 "hyp",
                 "--exclude",
                 "isolation",
+                "--exclude",
+                "conformance",
                 "--all-targets",
                 "--",
                 "-D",
@@ -103,13 +117,15 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
             ],
         ),
         command(
-            "clippy on the hypervisor",
+            "clippy on the hypervisor and its guest",
             bare_metal.cargo("clippy"),
             &[
                 "--package",
                 "hyp",
                 "--package",
                 "isolation",
+                "--package",
+                "conformance",
                 "--",
                 "-D",
                 "warnings",
@@ -118,12 +134,26 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         documentation(
             "documentation",
             cargo("doc"),
-            &["--workspace", "--exclude", "hyp", "--exclude", "isolation"],
+            &[
+                "--workspace",
+                "--exclude",
+                "hyp",
+                "--exclude",
+                "isolation",
+                "--exclude",
+                "conformance",
+            ],
         ),
         documentation(
-            "documentation of the hypervisor",
+            "documentation of the hypervisor and its guest",
             bare_metal.cargo("doc"),
-            &["--package", "hyp", "--document-private-items"],
+            &[
+                "--package",
+                "hyp",
+                "--package",
+                "conformance",
+                "--document-private-items",
+            ],
         ),
         suite(),
         benchmarks(),
@@ -147,6 +177,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
                 cpus: 2,
             }),
         });
+        gates.extend(CONFORMANCE.map(|(vcpus, oracle)| conformance_gate(vcpus, oracle)));
         gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
     }
     gates
@@ -174,6 +205,8 @@ fn suite() -> Gate {
         "hyp",
         "--exclude",
         "isolation",
+        "--exclude",
+        "conformance",
         "--no-fail-fast",
     ]);
     Gate {
@@ -235,5 +268,17 @@ fn boot_gate(vcpus: u16, release: &'static str) -> Gate {
     Gate {
         name: format!("boot {release} on {vcpus} vcpus"),
         action: Action::Boot(options),
+    }
+}
+
+fn conformance_gate(vcpus: u16, oracle: bool) -> Gate {
+    let options = ConformanceOptions {
+        vcpus,
+        hyp: !oracle,
+        ..ConformanceOptions::default()
+    };
+    Gate {
+        name: format!("conformance on {vcpus} vcpus"),
+        action: Action::Conformance(options),
     }
 }

@@ -1,0 +1,55 @@
+//! The cases, a file for each topic.
+
+mod ident;
+mod interface;
+mod overflow;
+mod registers;
+mod sgi;
+mod spi;
+mod timer;
+
+use crate::harness::{Case, Stop};
+use crate::machine::Machine;
+
+/// All of them, by topic.
+pub(crate) const ALL: &[&[Case]] = &[
+    ident::CASES,
+    registers::CASES,
+    sgi::CASES,
+    spi::CASES,
+    timer::VIRTUAL,
+    timer::PHYSICAL,
+    timer::CASES,
+    interface::CASES,
+    overflow::FIVE,
+    overflow::SIXTEEN,
+    overflow::SIXTY_FOUR,
+    overflow::TWO_HUNDRED,
+];
+
+/// A case that some bits of a register read as given.
+macro_rules! reads {
+    ($name:literal, $rule:literal, $frame:ident, $offset:expr, $mask:expr, $value:expr) => {
+        Case::new($name, $rule, |m| {
+            equal($rule, read_32(m.$frame($offset)) & $mask, $value)
+        })
+    };
+}
+use reads;
+
+/// The base of the ITS, which a machine need not have.
+fn gits(machine: &Machine) -> Result<usize, Stop> {
+    machine.gits.ok_or(Stop::Skip("the machine has no ITS"))
+}
+
+impl Machine {
+    /// Address of a register of CPU 0's redistributor.
+    fn gicr_0(&self, offset: usize) -> usize {
+        self.gicr(0, offset)
+    }
+
+    /// Address of a register of CPU 0's SGIs and PPIs.
+    fn sgi_0(&self, offset: usize) -> usize {
+        self.sgi_base(0, offset)
+    }
+}

@@ -1,0 +1,197 @@
+//! More interrupts at once than an implementation may have list registers, in every order.
+
+use crate::gic::interface::{self, EOI_MODE, deactivate, end, running, set_ctlr};
+use crate::gic::{FREE_SPI, bank};
+use crate::harness::{Case, Cpus, Outcome, equal, expect, expect_none, holds};
+use crate::machine::Machine;
+use crate::mmio::write_32;
+use crate::{cpu, cpus};
+
+/// The cases for one number of interrupts.
+macro_rules! cases {
+    ($count:literal) => {
+        [
+            Case::new(concat!("overflow.pending_", $count), "4.1, 4.8", |m| {
+                pending(m, $count)
+            }),
+            Case::new(
+                concat!("overflow.active_ended_in_order_", $count),
+                "ICC_DIR_EL1, 4.1",
+                |m| active(m, $count, |place| place, deactivate),
+            ),
+            Case::new(
+                concat!("overflow.active_ended_in_reverse_", $count),
+                "ICC_DIR_EL1, 4.1",
+                |m| active(m, $count, |place| $count - 1 - place, deactivate),
+            ),
+            Case::new(
+                concat!("overflow.active_ended_in_disorder_", $count),
+                "ICC_DIR_EL1, 4.1",
+                // Any step without a common factor visits each.
+                |m| active(m, $count, |place| (place * 7 + 3) % $count, deactivate),
+            ),
+            Case::new(
+                concat!("overflow.active_ended_by_register_", $count),
+                "GICD_ICACTIVER<n>, 4.1",
+                |m| {
+                    active(
+                        m,
+                        $count,
+                        |place| place,
+                        |intid| m.shared(intid).clear_active(),
+                    )
+                },
+            ),
+            Case::new(
+                concat!("overflow.active_ended_elsewhere_", $count),
+                "ICC_DIR_EL1 from another CPU, 4.1",
+                |m| {
+                    cpus::on(1, || set_ctlr(EOI_MODE));
+                    active(
+                        m,
+                        $count,
+                        |place| (place * 7 + 3) % $count,
+                        |intid| cpus::on(1, || deactivate(intid)),
+                    )
+                },
+            )
+            .on(Cpus::Two),
+            Case::new(
+                concat!("overflow.active_and_pending_", $count),
+                "4.1 active and pending",
+                |m| active_and_pending(m, $count),
+            ),
+            Case::new(
+                concat!("overflow.raised_while_taken_", $count),
+                "4.1, 4.8",
+                |m| raised_while_taken(m, $count),
+            ),
+        ]
+    };
+}
+
+pub(super) const FIVE: &[Case] = &cases!(5);
+pub(super) const SIXTEEN: &[Case] = &cases!(16);
+pub(super) const SIXTY_FOUR: &[Case] = &cases!(64);
+pub(super) const TWO_HUNDRED: &[Case] = &cases!(200);
+
+/// Makes interrupt `place` one of 4 priorities, edge-triggered and enabled.
+fn prepare(m: &Machine, count: u32) {
+    for place in 0..count {
+        m.edge(place).set_priority(priority(place));
+    }
+}
+
+fn priority(place: u32) -> u8 {
+    (0x40 + place % 4 * 0x20) as u8
+}
+
+/// Makes all of them pending, at once where they share a register.
+fn raise(m: &Machine, count: u32) {
+    let (first, end) = (FREE_SPI, FREE_SPI + count);
+    for word in first / 32..end.div_ceil(32) {
+        let bits = (0..32).filter(|bit| (first..end).contains(&(word * 32 + bit)));
+        let bits = bits.fold(0, |bits, bit| bits | 1u32 << bit);
+        write_32(m.gicd(bank::ISPENDR + word as usize * 4), bits);
+    }
+}
+
+/// Takes the next one, which must be none of `seen`, and notes it.
+fn take(seen: &mut [bool]) -> Result<u32, crate::harness::Stop> {
+    let intid = interface::take();
+    let place = intid.wrapping_sub(FREE_SPI) as usize;
+    holds("one of those that are pending", place < seen.len())?;
+    equal("taken before", seen[place], false)?;
+    seen[place] = true;
+    Ok(intid)
+}
+
+/// All pending; each taken and ended, the more urgent ones first.
+fn pending(m: &Machine, count: u32) -> Outcome {
+    m.enable_groups(0);
+    prepare(m, count);
+    raise(m, count);
+    m.enable_groups(crate::gic::GROUP_1);
+    holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
+    let mut seen = [false; 256];
+    let seen = &mut seen[..count as usize];
+    let mut last = 0;
+    for _ in 0..count {
+        let intid = take(seen)?;
+        let priority = priority(intid - FREE_SPI);
+        holds("not more urgent than the one before", priority >= last)?;
+        last = priority;
+        end(intid);
+    }
+    expect_none()
+}
+
+/// All active at once, then ended by `finish` in the given order.
+fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u32)) -> Outcome {
+    set_ctlr(EOI_MODE);
+    prepare(m, count);
+    raise(m, count);
+    let mut seen = [false; 256];
+    for _ in 0..count {
+        let intid = take(&mut seen[..count as usize])?;
+        end(intid);
+    }
+    equal("RPR", running(), 0xff)?;
+    let is_active = |place| m.shared(FREE_SPI + place).is_active();
+    for place in 0..count {
+        holds("active", is_active(place))?;
+    }
+    for step in 0..count {
+        let place = order(step);
+        finish(FREE_SPI + place);
+        equal("active once it is ended", is_active(place), false)?;
+        if step + 1 < count {
+            holds("the next one is active yet", is_active(order(step + 1)))?;
+        }
+    }
+    expect_none()
+}
+
+/// All active and pending again; each is taken once more when it is deactivated.
+fn active_and_pending(m: &Machine, count: u32) -> Outcome {
+    set_ctlr(EOI_MODE);
+    prepare(m, count);
+    raise(m, count);
+    let mut seen = [false; 256];
+    for _ in 0..count {
+        end(take(&mut seen[..count as usize])?);
+    }
+    raise(m, count);
+    expect_none()?;
+    for step in 0..count {
+        let intid = FREE_SPI + (step * 3 + 1) % count;
+        let irq = m.shared(intid);
+        holds("active and pending", irq.is_active() && irq.is_pending())?;
+        deactivate(intid);
+        expect(intid)?;
+        end(intid);
+        equal("pending once it is taken", irq.is_pending(), false)?;
+        deactivate(intid);
+    }
+    expect_none()
+}
+
+/// A few more become pending whenever one is taken.
+fn raised_while_taken(m: &Machine, count: u32) -> Outcome {
+    prepare(m, count);
+    let mut seen = [false; 256];
+    let mut raised = 0;
+    let mut taken = 0;
+    while taken < count {
+        for _ in 0..3 {
+            if raised < count {
+                m.shared(FREE_SPI + raised).set_pending();
+                raised += 1;
+            }
+        }
+        let intid = take(&mut seen[..count as usize])?;
+        end(intid);
+        taken += 1;
+    }
+    expect_none()
+}

@@ -1,0 +1,636 @@
+//! SPIs: edges and levels, pending and active states, enables, messages, routing.
+
+use crate::gic::interface::{
+    self, EOI_MODE, NONE, acknowledge, deactivate, end, highest, running, set_ctlr, set_pmr,
+};
+use crate::gic::{FREE_SPI, FREE_SPI_END, gicd};
+use crate::harness::{
+    Case, Cpus, Outcome, Stop, equal, expect, expect_and_end, expect_none, given, holds,
+};
+use crate::machine::{Clock, Machine};
+use crate::mmio::{read_32, write_16, write_32};
+use crate::{cpu, cpus};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("spi.pending_by_register", "GICD_ISPENDR<n> (12.9)", |m| {
+        let spi = m.edge(0);
+        spi.set_pending();
+        holds("pending", spi.is_pending())?;
+        expect(spi.intid)?;
+        equal("pending once taken", spi.is_pending(), false)?;
+        holds("active once taken", spi.is_active())?;
+        end(spi.intid);
+        equal("active once ended", spi.is_active(), false)?;
+        expect_none()
+    }),
+    Case::new("spi.every_free_one", "GICD_ISPENDR<n>, ICC_IAR1_EL1", |m| {
+        for number in 0..FREE_SPI_END - FREE_SPI {
+            m.edge(number).set_pending();
+            expect_and_end(FREE_SPI + number)?;
+        }
+        expect_none()
+    }),
+    Case::new(
+        "spi.pending_while_disabled",
+        "GICD_ISENABLER<n> (12.9)",
+        |m| {
+            let spi = m.edge(0);
+            spi.disable();
+            spi.set_pending();
+            expect_none()?;
+            holds("pending", spi.is_pending())?;
+            spi.enable();
+            expect_and_end(spi.intid)
+        },
+    ),
+    Case::new(
+        "spi.disabled_while_pending",
+        "GICD_ICENABLER<n>, GICD_CTLR.RWP",
+        |m| {
+            let spi = m.edge(0);
+            spi.set_pending();
+            holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
+            spi.disable();
+            equal("what there is once RWP is clear", acknowledge(), NONE)?;
+            holds("still pending", spi.is_pending())?;
+            spi.enable();
+            expect_and_end(spi.intid)
+        },
+    ),
+    Case::new("spi.disabled_while_active", "GICD_ICENABLER<n>, 4.1", |m| {
+        let spi = m.edge(0);
+        spi.set_pending();
+        expect(spi.intid)?;
+        spi.disable();
+        holds("still active", spi.is_active())?;
+        end(spi.intid);
+        equal("active", spi.is_active(), false)?;
+        equal("RPR", running(), 0xff)
+    }),
+    Case::new(
+        "spi.disabled_while_active_and_pending",
+        "GICD_ICENABLER<n>, 4.1",
+        |m| {
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            spi.set_pending();
+            spi.disable();
+            end(spi.intid);
+            expect_none()?;
+            holds("still pending", spi.is_pending())?;
+            spi.enable();
+            expect_and_end(spi.intid)
+        },
+    ),
+    Case::new(
+        "spi.pending_while_active_and_disabled",
+        "GICD_ISPENDR<n>, 4.1",
+        |m| {
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            spi.disable();
+            spi.set_pending();
+            end(spi.intid);
+            expect_none()?;
+            spi.enable();
+            expect_and_end(spi.intid)
+        },
+    ),
+    Case::new(
+        "spi.distributor_disabled_while_active_and_pending",
+        "GICD_CTLR.EnableGrp1, 4.1",
+        |m| {
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            spi.set_pending();
+            m.enable_groups(0);
+            end(spi.intid);
+            expect_none()?;
+            m.enable_groups(crate::gic::GROUP_1);
+            expect_and_end(spi.intid)
+        },
+    ),
+    Case::new("spi.cleared_while_pending", "GICD_ICPENDR<n> (12.9)", |m| {
+        let spi = m.edge(0);
+        set_pmr(0);
+        spi.set_pending();
+        equal("HPPIR1", highest(), spi.intid)?;
+        spi.clear_pending();
+        equal("pending", spi.is_pending(), false)?;
+        set_pmr(interface::OPEN);
+        expect_none()
+    }),
+    Case::new(
+        "spi.raised_twice_is_taken_once",
+        "4.1 interrupt lifecycle",
+        |m| {
+            let spi = m.edge(0);
+            set_pmr(0);
+            spi.set_pending();
+            spi.set_pending();
+            set_pmr(interface::OPEN);
+            expect_and_end(spi.intid)?;
+            expect_none()
+        },
+    ),
+    Case::new("spi.raised_while_active", "4.1 active and pending", |m| {
+        let spi = m.edge(0);
+        spi.set_pending();
+        expect(spi.intid)?;
+        spi.set_pending();
+        holds("active and pending", spi.is_active() && spi.is_pending())?;
+        expect_none()?;
+        end(spi.intid);
+        expect_and_end(spi.intid)?;
+        expect_none()
+    }),
+    Case::new(
+        "spi.active_and_pending_cleared",
+        "GICD_ICPENDR<n>, 4.1",
+        |m| {
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            spi.set_pending();
+            spi.clear_pending();
+            holds("still active", spi.is_active())?;
+            equal("pending", spi.is_pending(), false)?;
+            end(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.deactivated_by_register",
+        "GICD_ICACTIVER<n> (12.9)",
+        |m| {
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            spi.clear_active();
+            equal("active", spi.is_active(), false)?;
+            equal("the priority has not dropped", running(), 0xa0)?;
+            end(spi.intid);
+            equal("RPR", running(), 0xff)?;
+            spi.set_pending();
+            expect_and_end(spi.intid)
+        },
+    ),
+    Case::new(
+        "spi.deactivated_by_register_goes_on",
+        "GICD_ICACTIVER<n>, 4.1",
+        |m| {
+            set_ctlr(EOI_MODE);
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            end(spi.intid);
+            spi.set_pending();
+            expect_none()?;
+            spi.clear_active();
+            expect(spi.intid)?;
+            end(spi.intid);
+            deactivate(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new("spi.trigger", "GICD_ICFGR<n> (12.9)", |m| {
+        let spi = m.edge(0);
+        holds("edge-triggered", spi.is_edge())?;
+        spi.disable();
+        spi.set_edge(false);
+        equal("edge-triggered", spi.is_edge(), false)
+    }),
+    Case::new(
+        "spi.level_latched_by_register",
+        "GICD_ISPENDR<n>, level-sensitive",
+        |m| {
+            let spi = m.level(0);
+            spi.set_pending();
+            holds("pending", spi.is_pending())?;
+            expect_and_end(spi.intid)?;
+            equal("pending", spi.is_pending(), false)?;
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.level_unlatched_by_register",
+        "GICD_ICPENDR<n>, level-sensitive",
+        |m| {
+            let spi = m.level(0);
+            set_pmr(0);
+            spi.set_pending();
+            spi.clear_pending();
+            equal("pending", spi.is_pending(), false)?;
+            set_pmr(interface::OPEN);
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.line_stays_pending",
+        "4.1 level-sensitive interrupts",
+        |m| {
+            let (clock, spi) = line(m)?;
+            clock.raise();
+            expect(spi.intid)?;
+            holds("active", spi.is_active())?;
+            end(spi.intid);
+            expect(spi.intid)?;
+            clock.lower();
+            end(spi.intid);
+            expect_none()?;
+            equal("pending", spi.is_pending(), false)
+        },
+    ),
+    Case::new(
+        "spi.line_falls_before_it_is_taken",
+        "4.1 level-sensitive interrupts",
+        |m| {
+            let (clock, spi) = line(m)?;
+            spi.disable();
+            clock.raise();
+            holds("pending while it is high", spi.becomes_pending(true))?;
+            clock.lower();
+            holds("not pending once it is low", spi.becomes_pending(false))?;
+            spi.enable();
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.line_is_not_cleared_by_register",
+        "GICD_ICPENDR<n>, level-sensitive",
+        |m| {
+            let (clock, spi) = line(m)?;
+            spi.disable();
+            clock.raise();
+            holds("pending while it is high", spi.becomes_pending(true))?;
+            spi.clear_pending();
+            holds("still pending", spi.becomes_pending(true))?;
+            spi.enable();
+            expect(spi.intid)?;
+            clock.lower();
+            end(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new("spi.line_while_active", "4.1 active and pending", |m| {
+        let (clock, spi) = line(m)?;
+        clock.raise();
+        expect(spi.intid)?;
+        clock.lower();
+        clock.raise();
+        end(spi.intid);
+        expect(spi.intid)?;
+        clock.lower();
+        end(spi.intid);
+        expect_none()
+    }),
+    Case::new(
+        "spi.line_again_and_again",
+        "4.1 level-sensitive interrupts",
+        |m| {
+            let (clock, spi) = line(m)?;
+            for _ in 0..50 {
+                clock.raise();
+                expect(spi.intid)?;
+                clock.lower();
+                end(spi.intid);
+                expect_none_now(&spi)?;
+            }
+            Ok(())
+        },
+    ),
+    Case::new(
+        "spi.line_with_split_end",
+        "ICC_DIR_EL1, level-sensitive",
+        |m| {
+            set_ctlr(EOI_MODE);
+            let (clock, spi) = line(m)?;
+            clock.raise();
+            expect(spi.intid)?;
+            end(spi.intid);
+            expect_none()?;
+            deactivate(spi.intid);
+            expect(spi.intid)?;
+            clock.lower();
+            end(spi.intid);
+            deactivate(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.line_on_another_cpu",
+        "GICD_IROUTER<n>, level-sensitive",
+        |m| {
+            let (clock, spi) = line(m)?;
+            spi.route(1);
+            clock.raise();
+            let taken = cpus::on(1, || {
+                let taken = interface::take();
+                clock.lower();
+                end(taken);
+                taken
+            });
+            equal("what CPU 1 takes", taken, spi.intid)?;
+            expect_none()
+        },
+    )
+    .on(Cpus::Two),
+    Case::new("spi.setspi_edge", "GICD_SETSPI_NSR (12.9)", |m| {
+        messages(m)?;
+        let spi = m.edge(1);
+        write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
+        expect_and_end(spi.intid)?;
+        expect_none()
+    }),
+    Case::new("spi.setspi_by_halfword", "GICD_SETSPI_NSR (12.9)", |m| {
+        messages(m)?;
+        let spi = m.edge(2);
+        write_16(m.gicd(gicd::SETSPI_NSR), spi.intid as u16);
+        expect_and_end(spi.intid)
+    }),
+    Case::new("spi.clrspi_edge", "GICD_CLRSPI_NSR (12.9)", |m| {
+        messages(m)?;
+        let spi = m.edge(1);
+        set_pmr(0);
+        write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
+        holds("pending", spi.is_pending())?;
+        write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
+        equal("pending", spi.is_pending(), false)?;
+        set_pmr(interface::OPEN);
+        expect_none()
+    }),
+    Case::new(
+        "spi.setspi_level",
+        "GICD_SETSPI_NSR, GICD_CLRSPI_NSR, level-sensitive",
+        |m| {
+            messages(m)?;
+            let spi = m.level(1);
+            write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
+            expect(spi.intid)?;
+            end(spi.intid);
+            // Until it is cleared it is a line that is high.
+            expect(spi.intid)?;
+            write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
+            end(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.setspi_of_a_special_intid",
+        "GICD_SETSPI_NSR, 2.2",
+        |m| {
+            messages(m)?;
+            for intid in [0, 31, 1020, 1023, 0x1fff] {
+                write_32(m.gicd(gicd::SETSPI_NSR), intid);
+            }
+            expect_none()
+        },
+    ),
+    Case::new("spi.routed_to_each", "GICD_IROUTER<n> (12.9), 3.2", |m| {
+        for target in 0..m.cpus {
+            let spi = m.edge(target as u32);
+            spi.route(target);
+            spi.set_pending();
+            equal(
+                "what the target takes",
+                cpus::on(target, take_and_end),
+                spi.intid,
+            )?;
+        }
+        for cpu in 0..m.cpus {
+            equal("what is left", cpus::on(cpu, acknowledge), NONE)?;
+        }
+        Ok(())
+    })
+    .on(Cpus::All),
+    Case::new(
+        "spi.raised_from_each",
+        "GICD_ISPENDR<n> from any CPU, 12.1",
+        |m| {
+            let spi = m.edge(0);
+            for cpu in 0..m.cpus {
+                cpus::on(cpu, || spi.set_pending());
+                expect_and_end(spi.intid)?;
+            }
+            expect_none()
+        },
+    )
+    .on(Cpus::All),
+    Case::new(
+        "spi.around_the_ring",
+        "GICD_IROUTER<n>, GICD_ISPENDR<n>",
+        |m| {
+            for round in 0..20 {
+                let spi = m.edge(round);
+                for target in 0..m.cpus {
+                    spi.route(target);
+                    spi.set_pending();
+                    equal(
+                        "what the target takes",
+                        cpus::on(target, take_and_end),
+                        spi.intid,
+                    )?;
+                }
+            }
+            Ok(())
+        },
+    )
+    .on(Cpus::All),
+    Case::new(
+        "spi.retargeted_while_pending",
+        "GICD_IROUTER<n> (12.9)",
+        |m| {
+            let spi = m.edge(0);
+            set_pmr(0);
+            spi.set_pending();
+            holds(
+                "pending on CPU 0",
+                cpu::spin_until(1_000_000, || highest() == spi.intid),
+            )?;
+            spi.route(1);
+            equal("what CPU 1 takes", cpus::on(1, take_and_end), spi.intid)?;
+            set_pmr(interface::OPEN);
+            expect_none()
+        },
+    )
+    .on(Cpus::Two),
+    Case::new(
+        "spi.retargeted_while_disabled",
+        "GICD_IROUTER<n> (12.9)",
+        |m| {
+            let spi = m.edge(0);
+            spi.disable();
+            spi.set_pending();
+            spi.route(1);
+            spi.enable();
+            equal("what CPU 1 takes", cpus::on(1, take_and_end), spi.intid)?;
+            expect_none()
+        },
+    )
+    .on(Cpus::Two),
+    Case::new("spi.retargeted_while_active", "GICD_IROUTER<n>, 4.1", |m| {
+        let spi = m.edge(0);
+        spi.set_pending();
+        expect(spi.intid)?;
+        spi.route(1);
+        spi.set_pending();
+        holds("active and pending", spi.is_active() && spi.is_pending())?;
+        let early = cpus::on(1, || {
+            cpu::spin(300);
+            acknowledge()
+        });
+        equal("what CPU 1 takes while it is active", early, NONE)?;
+        end(spi.intid);
+        equal(
+            "what CPU 1 takes then",
+            cpus::on(1, take_and_end),
+            spi.intid,
+        )?;
+        equal("active", spi.is_active(), false)
+    })
+    .on(Cpus::Two),
+    Case::new("spi.routed_to_nobody", "GICD_IROUTER<n>, 3.2", |m| {
+        let spi = m.edge(0);
+        spi.route_to(0x7f_007f_7f7f);
+        spi.set_pending();
+        expect_none()?;
+        holds("pending", spi.is_pending())?;
+        spi.route(0);
+        expect_and_end(spi.intid)
+    }),
+    Case::new("spi.ended_by_its_cpu_only", "ICC_EOIR1_EL1, 4.1", |m| {
+        let spi = m.edge(0);
+        spi.set_pending();
+        expect(spi.intid)?;
+        let active = cpus::on(1, || spi.is_active());
+        holds("active, as another CPU sees it", active)?;
+        end(spi.intid);
+        equal("then", cpus::on(1, || spi.is_active()), false)
+    })
+    .on(Cpus::Two),
+    Case::new(
+        "spi.deactivated_from_elsewhere",
+        "GICD_ICACTIVER<n> from any CPU",
+        |m| {
+            set_ctlr(EOI_MODE);
+            let spi = m.edge(0);
+            spi.set_pending();
+            expect(spi.intid)?;
+            end(spi.intid);
+            cpus::on(1, || spi.clear_active());
+            spi.set_pending();
+            expect(spi.intid)?;
+            end(spi.intid);
+            deactivate(spi.intid);
+            Ok(())
+        },
+    )
+    .on(Cpus::Two),
+    Case::new(
+        "spi.pending_elsewhere_is_seen",
+        "GICD_ISPENDR<n> from any CPU",
+        |m| {
+            let spi = m.edge(0);
+            set_pmr(0);
+            spi.set_pending();
+            holds("as CPU 1 sees it", cpus::on(1, || spi.is_pending()))?;
+            cpus::on(1, || spi.clear_pending());
+            set_pmr(interface::OPEN);
+            expect_none()
+        },
+    )
+    .on(Cpus::Two),
+    Case::new("spi.storm_between_two", "GICD_ISPENDR<n>, 4.1", |m| {
+        const ROUNDS: u32 = 300;
+        let (mine, other) = (m.edge(0), m.edge(1));
+        other.route(1);
+        let (there, back) = cpus::beside(
+            1,
+            || {
+                let rounds = (0..ROUNDS).take_while(|_| {
+                    let taken = take_and_end() == other.intid;
+                    mine.set_pending();
+                    taken
+                });
+                rounds.count()
+            },
+            || {
+                let rounds = (0..ROUNDS).take_while(|_| {
+                    other.set_pending();
+                    take_and_end() == mine.intid
+                });
+                rounds.count()
+            },
+        );
+        equal("rounds there", there, ROUNDS)?;
+        equal("rounds back", back, ROUNDS)
+    })
+    .on(Cpus::Two),
+    Case::new(
+        "spi.to_a_cpu_that_is_off",
+        "GICD_IROUTER<n>, DEN 0022",
+        |m| {
+            let spi = m.edge(0);
+            spi.route(1);
+            cpus::turn_off(m, 1);
+            spi.set_pending();
+            let pending = spi.is_pending();
+            cpus::turn_on(m, 1);
+            holds("pending", pending)?;
+            let taken = cpus::on(1, || {
+                interface::reset();
+                take_and_end()
+            });
+            equal("what it takes when it is on", taken, spi.intid)
+        },
+    )
+    .on(Cpus::Two),
+    Case::new(
+        "spi.taken_away_from_a_cpu_that_is_off",
+        "GICD_IROUTER<n>, DEN 0022",
+        |m| {
+            let spi = m.edge(0);
+            spi.route(1);
+            cpus::turn_off(m, 1);
+            spi.set_pending();
+            spi.route(0);
+            let taken = take_and_end();
+            cpus::turn_on(m, 1);
+            equal("what CPU 0 takes", taken, spi.intid)
+        },
+    )
+    .on(Cpus::Two),
+];
+
+/// Cases of message-based SPIs need them.
+fn messages(m: &Machine) -> Outcome {
+    let typer = read_32(m.gicd(gicd::TYPER));
+    given("GICD_TYPER.MBIS is 0", typer & 1 << 16 != 0)
+}
+
+/// A line that the machine drives, and its SPI, enabled and routed to CPU 0.
+fn line(m: &Machine) -> Result<(Clock, crate::gic::irq::Irq<'_>), Stop> {
+    let clock = m.clock.ok_or(Stop::Skip("there is no PL031"))?;
+    let spi = m.shared(clock.intid).at(0xa0);
+    spi.set_edge(false);
+    spi.route(0);
+    spi.enable();
+    Ok((clock, spi))
+}
+
+/// It is neither pending nor active, without waiting long for that to change.
+fn expect_none_now(spi: &crate::gic::irq::Irq<'_>) -> Outcome {
+    holds("no longer pending", spi.becomes_pending(false))?;
+    equal("active", spi.is_active(), false)
+}
+
+fn take_and_end() -> u32 {
+    let intid = interface::take();
+    if intid != NONE {
+        end(intid);
+    }
+    intid
+}

@@ -1,0 +1,49 @@
+//! The console: a PL011 that whoever started us has set up.
+
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::mmio::{read_32, write_8};
+
+const FLAGS: usize = 0x18;
+const TRANSMIT_FULL: u32 = 1 << 5;
+
+/// QEMU's `virt` has it here; the device tree says so too.
+static UART: AtomicUsize = AtomicUsize::new(0x0900_0000);
+
+/// Uses the PL011 at this address from now on.
+pub(crate) fn use_uart(address: usize) {
+    UART.store(address, Relaxed);
+}
+
+/// The console.
+pub(crate) struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let uart = UART.load(Relaxed);
+        for byte in text.bytes() {
+            while read_32(uart + FLAGS) & TRANSMIT_FULL != 0 {}
+            write_8(uart, byte);
+        }
+        Ok(())
+    }
+}
+
+/// Prints.
+macro_rules! print {
+    ($($argument:tt)*) => {{
+        // The console never fails.
+        let _ = core::fmt::Write::write_fmt(&mut $crate::console::Console, format_args!($($argument)*));
+    }};
+}
+
+/// Prints a line.
+macro_rules! println {
+    ($($argument:tt)*) => {{
+        $crate::console::print!($($argument)*);
+        $crate::console::print!("\n");
+    }};
+}
+
+pub(crate) use {print, println};

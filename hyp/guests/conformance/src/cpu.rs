@@ -1,0 +1,176 @@
+//! The CPU itself: barriers, time, the interrupt masks, and its timers.
+#![expect(unsafe_code)]
+// UNSAFETY: system registers.
+
+use core::arch::asm;
+
+/// Reads a system register.
+macro_rules! read {
+    ($register:literal) => {{
+        let value: u64;
+        // SAFETY: these registers may be read at any time at EL1.
+        unsafe { core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value, options(nostack)) };
+        value
+    }};
+}
+
+/// Writes a system register, and makes the write take effect.
+macro_rules! write {
+    ($register:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: none of the registers written here changes how memory is seen.
+        unsafe {
+            core::arch::asm!(concat!("msr ", $register, ", {}"), "isb", in(reg) value, options(nostack));
+        };
+    }};
+}
+
+pub(crate) use {read, write};
+
+/// The number of the calling CPU.
+pub(crate) fn number() -> usize {
+    read!("tpidr_el1") as usize
+}
+
+/// The calling CPU's `MPIDR_EL1`.
+pub(crate) fn mpidr() -> u64 {
+    read!("mpidr_el1")
+}
+
+/// Makes what was written to memory visible to devices and other CPUs.
+pub(crate) fn synchronize() {
+    // SAFETY: barriers.
+    unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Lets other CPUs go on while this one spins.
+pub(crate) fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nostack, preserves_flags)) };
+}
+
+/// Sleeps until an interrupt is pending.
+pub(crate) fn wait_for_interrupt() {
+    // SAFETY: a barrier and a hint.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+}
+
+/// Runs `f` with IRQs and FIQs taken as exceptions.
+pub(crate) fn unmasked<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: the vectors handle interrupts.
+    unsafe { asm!("msr daifclr, #3", "isb", options(nostack)) };
+    let result = f();
+    // SAFETY: masks them.
+    unsafe { asm!("msr daifset, #3", "isb", options(nostack)) };
+    result
+}
+
+/// Whether an IRQ is asserted, masked or not.
+pub(crate) fn irq() -> bool {
+    read!("isr_el1") & 1 << 7 != 0
+}
+
+/// Whether an FIQ is asserted, masked or not.
+pub(crate) fn fiq() -> bool {
+    read!("isr_el1") & 1 << 6 != 0
+}
+
+/// Time in ticks of the counter.
+pub(crate) fn now() -> u64 {
+    read!("cntvct_el0")
+}
+
+/// Ticks of the counter in so many microseconds.
+pub(crate) fn ticks(microseconds: u64) -> u64 {
+    microseconds * read!("cntfrq_el0") / 1_000_000
+}
+
+/// Spins until `done`, or until so many microseconds are over; whether it was done.
+pub(crate) fn spin_until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let end = now() + ticks(microseconds);
+    loop {
+        if done() {
+            return true;
+        }
+        if now() >= end {
+            return done();
+        }
+        relax();
+    }
+}
+
+/// Spins for so many microseconds.
+pub(crate) fn spin(microseconds: u64) {
+    spin_until(microseconds, || false);
+}
+
+/// A timer of the CPU, whose interrupt is a PPI.
+#[derive(Clone, Copy)]
+pub(crate) enum Timer {
+    /// `CNTV_*`.
+    Virtual,
+    /// `CNTP_*`.
+    Physical,
+}
+
+impl Timer {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Virtual, Self::Physical];
+
+    const ENABLE: u64 = 1 << 0;
+    const IMASK: u64 = 1 << 1;
+    const ISTATUS: u64 = 1 << 2;
+
+    /// The INTID of its PPI.
+    pub(crate) const fn intid(self) -> u32 {
+        match self {
+            Self::Virtual => 27,
+            Self::Physical => 30,
+        }
+    }
+
+    fn control(self, value: u64) {
+        match self {
+            Self::Virtual => write!("cntv_ctl_el0", value),
+            Self::Physical => write!("cntp_ctl_el0", value),
+        }
+    }
+
+    fn due(self, microseconds: u64) {
+        match self {
+            Self::Virtual => write!("cntv_cval_el0", read!("cntvct_el0") + ticks(microseconds)),
+            Self::Physical => write!("cntp_cval_el0", read!("cntpct_el0") + ticks(microseconds)),
+        }
+    }
+
+    /// Interrupts in so many microseconds, until it is stopped.
+    pub(crate) fn set(self, microseconds: u64) {
+        self.due(microseconds);
+        self.control(Self::ENABLE);
+    }
+
+    /// The same, but does not interrupt.
+    pub(crate) fn set_masked(self, microseconds: u64) {
+        self.due(microseconds);
+        self.control(Self::ENABLE | Self::IMASK);
+    }
+
+    /// Interrupts when it is due.
+    pub(crate) fn unmask(self) {
+        self.control(Self::ENABLE);
+    }
+
+    /// Whether it is due.
+    pub(crate) fn status(self) -> bool {
+        let control = match self {
+            Self::Virtual => read!("cntv_ctl_el0"),
+            Self::Physical => read!("cntp_ctl_el0"),
+        };
+        control & Self::ISTATUS != 0
+    }
+
+    /// Interrupts no more.
+    pub(crate) fn stop(self) {
+        self.control(0);
+    }
+}

@@ -1,0 +1,181 @@
+//! The exception vectors: faults that a case provokes, and interrupts that it takes.
+//!
+//! A synchronous exception is recorded and the instruction skipped, so that the harness can say which
+//! case it happened in and go on. An interrupt is acknowledged, recorded and ended.
+#![expect(unsafe_code)]
+// UNSAFETY: assembly.
+
+use core::arch::global_asm;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+
+use crate::console::println;
+use crate::cpu::Timer;
+use crate::cpus::MAX_CPUS;
+use crate::gic::interface;
+use crate::{cpu, psci};
+
+/// Bytes of an instruction.
+const INSTRUCTION: u64 = 4;
+
+/// Interrupts that are remembered.
+const TAKEN: usize = 64;
+
+/// Exceptions of one CPU since it was last looked at.
+struct Record {
+    faults: AtomicU32,
+    syndrome: AtomicU64,
+    pc: AtomicU64,
+    count: AtomicUsize,
+    taken: [AtomicU32; TAKEN],
+}
+
+static RECORDS: [Record; MAX_CPUS] = [const {
+    Record {
+        faults: AtomicU32::new(0),
+        syndrome: AtomicU64::new(0),
+        pc: AtomicU64::new(0),
+        count: AtomicUsize::new(0),
+        taken: [const { AtomicU32::new(0) }; TAKEN],
+    }
+}; MAX_CPUS];
+
+/// A synchronous exception or an SError.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// `ESR_EL1`.
+    pub(crate) syndrome: u64,
+    /// Where it happened.
+    pub(crate) pc: u64,
+}
+
+/// The last fault of a CPU since the last call, if there was one.
+pub(crate) fn take_fault(cpu: usize) -> Option<Fault> {
+    let record = &RECORDS[cpu];
+    (record.faults.swap(0, Relaxed) != 0).then(|| Fault {
+        syndrome: record.syndrome.load(Relaxed),
+        pc: record.pc.load(Relaxed),
+    })
+}
+
+/// Forgets the interrupts that the calling CPU has taken.
+pub(crate) fn forget_taken() {
+    RECORDS[cpu::number()].count.store(0, Relaxed);
+}
+
+/// Interrupts that a CPU has taken.
+pub(crate) fn taken(cpu: usize) -> usize {
+    RECORDS[cpu].count.load(Relaxed)
+}
+
+/// The interrupt that the calling CPU took as number `index`; bit 31 says that it was an FIQ.
+pub(crate) fn taken_at(index: usize) -> u32 {
+    RECORDS[cpu::number()].taken[index].load(Relaxed)
+}
+
+/// Marks an interrupt taken as an FIQ.
+pub(crate) const BY_FIQ: u32 = 1 << 31;
+
+/// Kinds of exceptions, in the order of the vectors.
+const SYNCHRONOUS: u64 = 0;
+const IRQ: u64 = 1;
+const FIQ: u64 = 2;
+
+/// Entered by the vectors. `kind` is the place among the four vectors of each source.
+extern "C" fn exception(kind: u64) {
+    let record = &RECORDS[cpu::number()];
+    match kind {
+        IRQ | FIQ => {
+            let (intid, by) = if kind == IRQ {
+                let intid = interface::acknowledge();
+                (intid, 0)
+            } else {
+                (interface::acknowledge_0(), BY_FIQ)
+            };
+            let count = record.count.load(Relaxed);
+            if let Some(place) = record.taken.get(count) {
+                place.store(intid | by, Relaxed);
+                record.count.store(count + 1, Relaxed);
+            }
+            if intid != interface::NONE {
+                // A level that stayed high would interrupt for ever.
+                Timer::ALL
+                    .iter()
+                    .filter(|timer| timer.intid() == intid)
+                    .for_each(|timer| timer.stop());
+                if kind == IRQ {
+                    interface::end(intid);
+                } else {
+                    interface::end_0(intid);
+                }
+            }
+        }
+        _ => {
+            let pc = cpu::read!("elr_el1");
+            let syndrome = cpu::read!("esr_el1");
+            record.syndrome.store(syndrome, Relaxed);
+            record.pc.store(pc, Relaxed);
+            let faults = record.faults.fetch_add(1, Relaxed);
+            let fetch = matches!(syndrome >> 26 & 0x3f, 0x20 | 0x21);
+            if fetch || faults > 10_000 {
+                println!("Bail out! exception at {pc:#x}, ESR_EL1 {syndrome:#x}");
+                psci::system_off();
+            }
+            if kind == SYNCHRONOUS {
+                cpu::write!("elr_el1", pc + INSTRUCTION);
+            }
+        }
+    }
+}
+
+global_asm!(
+    r#"
+    .macro vector kind
+    .balign 0x80
+    sub     sp, sp, #192
+    stp     x0, x1, [sp]
+    mov     x0, #\kind
+    b       exception_entry
+    .endm
+
+    .balign 0x800
+    .global vectors
+vectors:
+    .rept   4
+    vector  0
+    vector  1
+    vector  2
+    vector  3
+    .endr
+
+exception_entry:
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x30, [sp, #144]
+    mrs     x1, elr_el1
+    mrs     x2, spsr_el1
+    stp     x29, x2, [sp, #160]
+    bl      {exception}
+    ldp     x29, x2, [sp, #160]
+    msr     spsr_el1, x2
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x30, [sp, #144]
+    ldp     x0, x1, [sp]
+    add     sp, sp, #192
+    eret
+    "#,
+    exception = sym exception,
+);

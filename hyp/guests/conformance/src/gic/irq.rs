@@ -1,0 +1,178 @@
+//! One interrupt, as its registers show it: the same for SGIs and PPIs in a redistributor and for SPIs in
+//! the distributor.
+
+use super::{bank, gicd};
+use crate::cpu::spin_until;
+use crate::machine::Machine;
+use crate::mmio::{read_8, read_32, write_8, write_32, write_64};
+
+/// How long a state that has to come may take.
+const ARRIVAL: u64 = 3_000_000;
+
+/// An SGI or PPI of one CPU, or an SPI.
+#[derive(Clone, Copy)]
+pub(crate) struct Irq<'a> {
+    machine: &'a Machine,
+    /// Whose it is, if it is private.
+    cpu: Option<usize>,
+    /// Its number.
+    pub(crate) intid: u32,
+    /// The frame with its registers.
+    base: usize,
+}
+
+impl Machine {
+    /// An SGI or PPI of a CPU, as it is.
+    pub(crate) fn private(&self, cpu: usize, intid: u32) -> Irq<'_> {
+        Irq {
+            machine: self,
+            cpu: Some(cpu),
+            intid,
+            base: self.sgi_base(cpu, 0),
+        }
+    }
+
+    /// An SPI, as it is.
+    pub(crate) fn shared(&self, intid: u32) -> Irq<'_> {
+        Irq {
+            machine: self,
+            cpu: None,
+            intid,
+            base: self.gicd,
+        }
+    }
+
+    /// An enabled SGI of a CPU.
+    pub(crate) fn sgi(&self, cpu: usize, intid: u32) -> Irq<'_> {
+        self.private(cpu, intid).enabled()
+    }
+
+    /// An enabled edge-triggered SPI that no device drives, the `number`th of them, routed to CPU 0.
+    pub(crate) fn edge(&self, number: u32) -> Irq<'_> {
+        let irq = self.shared(super::FREE_SPI + number);
+        irq.set_edge(true);
+        irq.enabled()
+    }
+
+    /// The same, level-sensitive.
+    pub(crate) fn level(&self, number: u32) -> Irq<'_> {
+        self.shared(super::FREE_SPI + number).enabled()
+    }
+}
+
+impl Irq<'_> {
+    fn word(&self, register: usize) -> usize {
+        self.base + register + self.intid as usize / 32 * 4
+    }
+
+    fn write(&self, register: usize) {
+        write_32(self.word(register), 1 << (self.intid % 32));
+    }
+
+    fn read(&self, register: usize) -> bool {
+        read_32(self.word(register)) >> (self.intid % 32) & 1 != 0
+    }
+
+    /// Waits until the write before has taken effect.
+    pub(crate) fn settle(&self) -> bool {
+        match self.cpu {
+            Some(cpu) => self.machine.settle_private(cpu),
+            None => self.machine.settle(),
+        }
+    }
+
+    /// Enables it.
+    pub(crate) fn enable(&self) {
+        self.write(bank::ISENABLER);
+    }
+
+    /// Enables it, and returns it.
+    pub(crate) fn enabled(self) -> Self {
+        self.enable();
+        self
+    }
+
+    /// Disables it, and waits until that has taken effect.
+    pub(crate) fn disable(&self) {
+        self.write(bank::ICENABLER);
+        self.settle();
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.read(bank::ISENABLER)
+    }
+
+    pub(crate) fn set_pending(&self) {
+        self.write(bank::ISPENDR);
+    }
+
+    pub(crate) fn clear_pending(&self) {
+        self.write(bank::ICPENDR);
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.read(bank::ISPENDR)
+    }
+
+    /// Waits until it is pending or not, as asked for; whether it came to be so.
+    pub(crate) fn becomes_pending(&self, pending: bool) -> bool {
+        spin_until(ARRIVAL, || self.is_pending() == pending)
+    }
+
+    pub(crate) fn set_active(&self) {
+        self.write(bank::ISACTIVER);
+    }
+
+    pub(crate) fn clear_active(&self) {
+        self.write(bank::ICACTIVER);
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.read(bank::ISACTIVER)
+    }
+
+    pub(crate) fn set_priority(&self, priority: u8) {
+        write_8(self.base + bank::IPRIORITYR + self.intid as usize, priority);
+    }
+
+    /// Sets the priority, and returns it.
+    pub(crate) fn at(self, priority: u8) -> Self {
+        self.set_priority(priority);
+        self
+    }
+
+    pub(crate) fn priority(&self) -> u8 {
+        read_8(self.base + bank::IPRIORITYR + self.intid as usize)
+    }
+
+    /// Puts it into Group 0 or 1.
+    pub(crate) fn set_group(&self, group: u32) {
+        let (word, bit) = (self.word(bank::IGROUPR), 1 << (self.intid % 32));
+        let old = read_32(word);
+        write_32(word, if group == 0 { old & !bit } else { old | bit });
+    }
+
+    /// Makes it edge-triggered or level-sensitive.
+    pub(crate) fn set_edge(&self, edge: bool) {
+        let word = self.base + bank::ICFGR + self.intid as usize / 16 * 4;
+        let bit = 2 << (self.intid % 16 * 2);
+        let old = read_32(word);
+        write_32(word, if edge { old | bit } else { old & !bit });
+    }
+
+    pub(crate) fn is_edge(&self) -> bool {
+        let word = read_32(self.base + bank::ICFGR + self.intid as usize / 16 * 4);
+        word >> (self.intid % 16 * 2 + 1) & 1 != 0
+    }
+
+    /// Routes an SPI to a CPU.
+    pub(crate) fn route(&self, cpu: usize) {
+        self.route_to(self.machine.affinity(cpu));
+    }
+
+    /// Writes an SPI's `GICD_IROUTER<n>`.
+    pub(crate) fn route_to(&self, value: u64) {
+        let register = gicd::IROUTER + self.intid as usize * 8;
+        write_64(self.machine.gicd(register), value);
+    }
+}

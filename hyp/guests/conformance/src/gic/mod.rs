@@ -1,0 +1,111 @@
+//! The GIC: its frames, and the registers of one interrupt.
+
+pub(crate) mod interface;
+pub(crate) mod irq;
+pub(crate) mod reset;
+
+use crate::cpu::spin_until;
+use crate::machine::Machine;
+use crate::mmio::{read_32, write_32};
+
+/// Offsets in `GICD` (12.9).
+pub(crate) mod gicd {
+    pub(crate) const CTLR: usize = 0x0;
+    pub(crate) const TYPER: usize = 0x4;
+    pub(crate) const IIDR: usize = 0x8;
+    pub(crate) const SETSPI_NSR: usize = 0x40;
+    pub(crate) const CLRSPI_NSR: usize = 0x48;
+    pub(crate) const ITARGETSR: usize = 0x800;
+    pub(crate) const IGRPMODR: usize = 0xd00;
+    pub(crate) const SGIR: usize = 0xf00;
+    pub(crate) const CPENDSGIR: usize = 0xf10;
+    pub(crate) const SPENDSGIR: usize = 0xf20;
+    pub(crate) const IROUTER: usize = 0x6000;
+}
+
+/// Offsets in `GICR` `RD_base` (12.10).
+pub(crate) mod gicr {
+    pub(crate) const CTLR: usize = 0x0;
+    pub(crate) const IIDR: usize = 0x4;
+    pub(crate) const TYPER: usize = 0x8;
+    pub(crate) const WAKER: usize = 0x14;
+    pub(crate) const PROPBASER: usize = 0x70;
+    pub(crate) const PENDBASER: usize = 0x78;
+    /// `SGI_base` (12.11), where the registers of SGIs and PPIs are.
+    pub(crate) const SGI_BASE: usize = 0x1_0000;
+    /// From one redistributor to the next.
+    pub(crate) const STRIDE: usize = 0x2_0000;
+}
+
+/// Offsets that `GICD` and `SGI_base` share: a bit, a byte or two bits for each interrupt.
+pub(crate) mod bank {
+    pub(crate) const IGROUPR: usize = 0x80;
+    pub(crate) const ISENABLER: usize = 0x100;
+    pub(crate) const ICENABLER: usize = 0x180;
+    pub(crate) const ISPENDR: usize = 0x200;
+    pub(crate) const ICPENDR: usize = 0x280;
+    pub(crate) const ISACTIVER: usize = 0x300;
+    pub(crate) const ICACTIVER: usize = 0x380;
+    pub(crate) const IPRIORITYR: usize = 0x400;
+    pub(crate) const ICFGR: usize = 0xc00;
+}
+
+/// `RWP` of `GICD_CTLR`.
+const GICD_RWP: u32 = 1 << 31;
+/// `RWP` of `GICR_CTLR`.
+const GICR_RWP: u32 = 1 << 3;
+/// `GICD_CTLR.ARE`.
+pub(crate) const ARE: u32 = 1 << 4;
+/// `GICD_CTLR.EnableGrp0`.
+pub(crate) const GROUP_0: u32 = 1 << 0;
+/// `GICD_CTLR.EnableGrp1`.
+pub(crate) const GROUP_1: u32 = 1 << 1;
+
+/// How long a write may be pending.
+const SETTLING: u64 = 3_000_000;
+
+/// The first SPI that no device of the machine drives.
+pub(crate) const FREE_SPI: u32 = 80;
+/// One past the last of them.
+pub(crate) const FREE_SPI_END: u32 = 288;
+
+impl Machine {
+    /// Address of a register of the distributor.
+    pub(crate) fn gicd(&self, offset: usize) -> usize {
+        self.gicd + offset
+    }
+
+    /// Address of a register of a CPU's redistributor.
+    pub(crate) fn gicr(&self, cpu: usize, offset: usize) -> usize {
+        self.gicr + cpu * gicr::STRIDE + offset
+    }
+
+    /// Address of a register of a CPU's SGIs and PPIs.
+    pub(crate) fn sgi_base(&self, cpu: usize, offset: usize) -> usize {
+        self.gicr(cpu, gicr::SGI_BASE + offset)
+    }
+
+    /// Waits until the distributor's writes have taken effect; whether they have.
+    pub(crate) fn settle(&self) -> bool {
+        spin_until(SETTLING, || read_32(self.gicd(gicd::CTLR)) & GICD_RWP == 0)
+    }
+
+    /// Waits until a redistributor's writes have taken effect; whether they have.
+    pub(crate) fn settle_private(&self, cpu: usize) -> bool {
+        spin_until(SETTLING, || {
+            read_32(self.gicr(cpu, gicr::CTLR)) & GICR_RWP == 0
+        })
+    }
+
+    /// Writes `GICD_CTLR`, and waits until that has taken effect.
+    pub(crate) fn enable_groups(&self, groups: u32) {
+        write_32(self.gicd(gicd::CTLR), ARE | groups);
+        self.settle();
+    }
+
+    /// Interrupt lines of the distributor, SGIs and PPIs included.
+    pub(crate) fn lines(&self) -> u32 {
+        let typer = read_32(self.gicd(gicd::TYPER));
+        (32 * ((typer & 0x1f) + 1)).min(1020)
+    }
+}

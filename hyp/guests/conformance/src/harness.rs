@@ -1,0 +1,270 @@
+//! Cases, what they may find, and the run of all of them, printed as TAP.
+//!
+//! A case's line is `ok 3 - name [rule]`, and `{QEMU: reason}` after it if QEMU's own GIC is known to do
+//! otherwise than the rule says.
+
+use core::panic::Location;
+
+use crate::console::{print, println};
+use crate::gic::interface::{self, NONE};
+use crate::gic::reset::reset;
+use crate::machine::Machine;
+use crate::{cases, cpu, cpus, exception};
+
+/// How long a case looks for what must not come, in microseconds.
+const SILENCE: u64 = 400;
+
+/// One rule.
+pub(crate) struct Case {
+    /// What it is called: `topic.rule`.
+    pub(crate) name: &'static str,
+    /// The register or section of IHI 0069 that says so.
+    pub(crate) rule: &'static str,
+    /// CPUs that it needs to be on.
+    pub(crate) cpus: Cpus,
+    /// Why QEMU's own GIC fails, if it does.
+    pub(crate) deviation: Option<&'static str>,
+    /// The test.
+    pub(crate) run: fn(&Machine) -> Outcome,
+}
+
+/// CPUs that a case uses.
+#[derive(Clone, Copy)]
+pub(crate) enum Cpus {
+    /// CPU 0.
+    One,
+    /// CPUs 0 and 1.
+    Two,
+    /// All, which are two at least.
+    All,
+}
+
+impl Cpus {
+    fn count(self, machine: &Machine) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::All => machine.cpus.max(2),
+        }
+    }
+}
+
+impl Case {
+    /// A case on CPU 0.
+    pub(crate) const fn new(
+        name: &'static str,
+        rule: &'static str,
+        run: fn(&Machine) -> Outcome,
+    ) -> Self {
+        Self {
+            name,
+            rule,
+            cpus: Cpus::One,
+            deviation: None,
+            run,
+        }
+    }
+
+    /// The same on several CPUs.
+    pub(crate) const fn on(mut self, cpus: Cpus) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// The same, which QEMU's own GIC is known to fail.
+    pub(crate) const fn unlike_qemu(mut self, reason: &'static str) -> Self {
+        self.deviation = Some(reason);
+        self
+    }
+}
+
+/// Why a case did not pass.
+pub(crate) enum Stop {
+    /// It found something else than the rule says.
+    Fail(Failure),
+    /// It makes no sense on this machine.
+    Skip(&'static str),
+}
+
+/// What was found.
+pub(crate) struct Failure {
+    what: &'static str,
+    found: u64,
+    expected: u64,
+    place: &'static Location<'static>,
+}
+
+/// How a case ends.
+pub(crate) type Outcome = Result<(), Stop>;
+
+/// What registers and states are compared as.
+pub(crate) trait Value {
+    /// The number.
+    fn number(self) -> u64;
+}
+
+macro_rules! values {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn number(self) -> u64 {
+                self as u64
+            }
+        }
+    )*};
+}
+
+values!(bool, u8, u16, u32, u64, usize, i32);
+
+/// Fails unless what was found is what was expected.
+#[track_caller]
+pub(crate) fn equal(what: &'static str, found: impl Value, expected: impl Value) -> Outcome {
+    let (found, expected) = (found.number(), expected.number());
+    if found == expected {
+        return Ok(());
+    }
+    Err(Stop::Fail(Failure {
+        what,
+        found,
+        expected,
+        place: Location::caller(),
+    }))
+}
+
+/// Fails unless it holds.
+#[track_caller]
+pub(crate) fn holds(what: &'static str, found: bool) -> Outcome {
+    equal(what, found, true)
+}
+
+/// The case makes no sense here unless this holds.
+pub(crate) fn given(reason: &'static str, holds: bool) -> Outcome {
+    if holds {
+        Ok(())
+    } else {
+        Err(Stop::Skip(reason))
+    }
+}
+
+/// Takes the interrupt that has to arrive now.
+#[track_caller]
+pub(crate) fn expect(intid: u32) -> Outcome {
+    equal("the interrupt that is taken", interface::take(), intid)
+}
+
+/// Takes and ends the interrupt that has to arrive now.
+#[track_caller]
+pub(crate) fn expect_and_end(intid: u32) -> Outcome {
+    expect(intid)?;
+    interface::end(intid);
+    Ok(())
+}
+
+/// Takes the interrupt of Group 0 that has to arrive now.
+#[track_caller]
+pub(crate) fn expect_0(intid: u32) -> Outcome {
+    equal(
+        "the Group 0 interrupt that is taken",
+        interface::take_0(),
+        intid,
+    )
+}
+
+/// Fails if there is an interrupt to take, now or a little later.
+#[track_caller]
+pub(crate) fn expect_none() -> Outcome {
+    let mut intid = NONE;
+    cpu::spin_until(SILENCE, || {
+        intid = interface::acknowledge();
+        intid != NONE
+    });
+    equal("the interrupt that must not be taken", intid, NONE)
+}
+
+/// What the cases came to.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+/// Runs or lists the cases that the command line asks for.
+pub(crate) fn run(machine: &Machine) {
+    let filter = machine.argument("filter").unwrap_or("");
+    let listing = machine.argument("list").is_some();
+    let chosen = || {
+        let all = cases::ALL.iter().flat_map(|topic| topic.iter());
+        all.filter(|case| case.name.contains(filter) || case.rule.contains(filter))
+    };
+    println!("TAP version 14");
+    println!("1..{}", chosen().count());
+    let mut tally = Tally::default();
+    for (number, case) in (1..).zip(chosen()) {
+        if listing {
+            print_result("ok", number, case);
+            println!(" # SKIP listed only");
+        } else {
+            run_one(machine, number, case, &mut tally);
+        }
+    }
+    cpus::keep_on(machine, 1);
+    println!(
+        "# passed {}, failed {}, skipped {}",
+        tally.passed, tally.failed, tally.skipped
+    );
+}
+
+fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
+    let needed = case.cpus.count(machine);
+    let began = cpu::now();
+    let outcome = if needed > machine.cpus {
+        Err(Stop::Skip("needs more CPUs"))
+    } else {
+        cpus::keep_on(machine, needed);
+        reset(machine, needed);
+        exception::forget_taken();
+        (case.run)(machine)
+    };
+    let faults = (0..machine.cpus).map(exception::take_fault);
+    let fault = faults.fold(None, Option::or);
+    let microseconds = (cpu::now() - began) / cpu::ticks(1).max(1);
+    match outcome {
+        Ok(()) if fault.is_none() => {
+            tally.passed += 1;
+            print_result("ok", number, case);
+            println!(" # time={microseconds}us");
+        }
+        Err(Stop::Skip(reason)) => {
+            tally.skipped += 1;
+            print_result("ok", number, case);
+            println!(" # SKIP {reason}");
+        }
+        outcome => {
+            tally.failed += 1;
+            print_result("not ok", number, case);
+            println!(" # time={microseconds}us");
+            if let Err(Stop::Fail(failure)) = outcome {
+                let Failure {
+                    what,
+                    found,
+                    expected,
+                    place,
+                } = failure;
+                println!("  # {what}: {found:#x}, not {expected:#x}");
+                println!("  # {}:{}", place.file(), place.line());
+            }
+            if let Some(fault) = fault {
+                let (syndrome, pc) = (fault.syndrome, fault.pc);
+                println!("  # unexpected exception: ESR_EL1 {syndrome:#x} at {pc:#x}");
+            }
+        }
+    }
+}
+
+fn print_result(result: &str, number: u32, case: &Case) {
+    let Case { name, rule, .. } = case;
+    print!("{result} {number} - {name} [{rule}]");
+    if let Some(reason) = case.deviation {
+        print!(" {{QEMU: {reason}}}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The machine, as its device tree describes it.
+#![expect(unsafe_code)]
+// UNSAFETY: reads the tree at the address that the boot loader gives.
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+
+use crate::cpus::MAX_CPUS;
+use crate::gic::{bank, gicd, gicr, interface};
+use crate::mmio::{read_32, read_64, write_32};
+use crate::{console, psci};
+
+/// Longest text that may be asked for.
+const TEXT: usize = 128;
+
+/// What the cases need to know of the machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    affinities: [u64; MAX_CPUS],
+    /// CPUs, [`MAX_CPUS`] at most.
+    pub(crate) cpus: usize,
+    /// Base of `GICD`.
+    pub(crate) gicd: usize,
+    /// Base of the first redistributor.
+    pub(crate) gicr: usize,
+    /// Base of the first ITS, if there is one.
+    pub(crate) gits: Option<usize>,
+    /// A level that the machine drives and we control, if there is one.
+    pub(crate) clock: Option<Clock>,
+    /// Registers before anything was written.
+    pub(crate) at_reset: AtReset,
+    arguments: [u8; TEXT],
+}
+
+/// Registers as the machine was handed to us.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AtReset {
+    pub(crate) gicd_ctlr: u32,
+    pub(crate) isenabler: u32,
+    pub(crate) icfgr: u32,
+    pub(crate) gicr_ctlr: u32,
+    pub(crate) waker: u32,
+    pub(crate) gits_ctlr: u32,
+    pub(crate) gits_cbaser: u64,
+    pub(crate) igrpen_0: u64,
+    pub(crate) igrpen_1: u64,
+    pub(crate) pmr: u64,
+}
+
+impl AtReset {
+    fn read(machine: &Machine) -> Self {
+        interface::set_sre(7);
+        Self {
+            gicd_ctlr: read_32(machine.gicd(gicd::CTLR)),
+            isenabler: read_32(machine.gicd(bank::ISENABLER + 4)),
+            icfgr: read_32(machine.gicd(bank::ICFGR + 8)),
+            gicr_ctlr: read_32(machine.gicr(0, gicr::CTLR)),
+            waker: read_32(machine.gicr(0, gicr::WAKER)),
+            gits_ctlr: machine.gits.map_or(0, read_32),
+            gits_cbaser: machine.gits.map_or(0, |gits| read_64(gits + 0x80)),
+            igrpen_0: interface::igrpen_0(),
+            igrpen_1: interface::igrpen_1(),
+            pmr: interface::pmr(),
+        }
+    }
+}
+
+impl Machine {
+    /// Reads the tree at `tree`, and sets the console and PSCI up as it says.
+    pub(crate) fn read(tree: usize) -> Self {
+        // SAFETY: the boot loader has put a tree there, and nobody writes it.
+        let tree = unsafe { Fdt::from_raw(tree as *const u8) }
+            .expect("x0 is the address of a well-formed device tree");
+        let root = tree.root();
+        let compatible = |kind: &'static str| {
+            let mut children = root.children();
+            children.find(move |node| is_compatible(node, kind))
+        };
+        if let Some(uart) = compatible("arm,pl011") {
+            console::use_uart(frame(&uart, 0));
+        }
+        let by_smc = tree
+            .find_node("/psci")
+            .and_then(|node| node.property("method"))
+            .is_some_and(|method| method.value().starts_with(b"smc"));
+        if by_smc {
+            psci::use_smc();
+        }
+        let gic = compatible("arm,gic-v3").expect("the machine has a GICv3");
+        let its = gic
+            .children()
+            .find(|node| is_compatible(node, "arm,gic-v3-its"));
+        let mut machine = Self {
+            affinities: [0; MAX_CPUS],
+            cpus: 0,
+            gicd: frame(&gic, 0),
+            gicr: frame(&gic, 1),
+            gits: its.map(|its| frame(&its, 0)),
+            clock: compatible("arm,pl031").and_then(|node| Clock::read(&node)),
+            at_reset: AtReset::default(),
+            arguments: [0; TEXT],
+        };
+        for node in tree
+            .find_node("/cpus")
+            .into_iter()
+            .flat_map(|cpus| cpus.children())
+        {
+            if node.name_without_address() == "cpu" && machine.cpus < MAX_CPUS {
+                let reg = node.reg().ok().flatten().and_then(|mut regs| regs.next());
+                let affinity = reg.and_then(|reg| reg.address().ok());
+                machine.affinities[machine.cpus] = affinity.expect("a CPU has an affinity");
+                machine.cpus += 1;
+            }
+        }
+        let arguments = tree
+            .find_node("/chosen")
+            .and_then(|chosen| chosen.property("bootargs"));
+        if let Some(arguments) = arguments {
+            let value = arguments.value();
+            let value = &value[..value.len().min(TEXT)];
+            machine.arguments[..value.len()].copy_from_slice(value);
+        }
+        machine.at_reset = AtReset::read(&machine);
+        machine
+    }
+
+    /// The affinity of a CPU, as in `MPIDR_EL1`.
+    pub(crate) fn affinity(&self, cpu: usize) -> u64 {
+        self.affinities[cpu]
+    }
+
+    /// The value of `name=value` on the command line, or an empty one for `name` alone.
+    pub(crate) fn argument(&self, name: &str) -> Option<&str> {
+        let end = self.arguments.iter().position(|&byte| byte == 0)?;
+        let text = core::str::from_utf8(&self.arguments[..end]).ok()?;
+        text.split(' ').find_map(|word| {
+            let rest = word.strip_prefix(name)?;
+            if rest.is_empty() {
+                Some(rest)
+            } else {
+                rest.strip_prefix('=')
+            }
+        })
+    }
+}
+
+fn is_compatible(node: &FdtNode<'_>, kind: &str) -> bool {
+    node.compatible()
+        .is_some_and(|mut kinds| kinds.any(|known| known == kind))
+}
+
+/// The address of one of a device's frames.
+fn frame(node: &FdtNode<'_>, index: usize) -> usize {
+    let reg = node
+        .reg()
+        .ok()
+        .flatten()
+        .and_then(|mut regs| regs.nth(index));
+    let address: Option<u64> = reg.and_then(|reg| reg.address().ok());
+    address.expect("a device has registers") as usize
+}
+
+/// The alarm of the machine's real-time clock, a PL031: the line of an SPI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    base: usize,
+    /// The SPI.
+    pub(crate) intid: u32,
+}
+
+impl Clock {
+    const DATA: usize = 0x0;
+    const MATCH: usize = 0x4;
+    const MASK: usize = 0x10;
+    const RAW_STATUS: usize = 0x14;
+    const CLEAR: usize = 0x1c;
+
+    /// Reads its node, whose interrupt is a kind (0 for SPIs), a number, and flags.
+    fn read(node: &FdtNode<'_>) -> Option<Self> {
+        const FIRST_SPI: u32 = 32;
+        let interrupts = node.property("interrupts")?;
+        let cells = interrupts.value();
+        let number = u32::from_be_bytes(cells.get(4..8)?.try_into().ok()?);
+        Some(Self {
+            base: frame(node, 0),
+            intid: FIRST_SPI + number,
+        })
+    }
+
+    /// Takes the line up: the alarm is set to the present second, and not masked.
+    pub(crate) fn raise(self) {
+        while read_32(self.base + Self::RAW_STATUS) & 1 == 0 {
+            write_32(self.base + Self::MATCH, read_32(self.base + Self::DATA));
+        }
+        write_32(self.base + Self::MASK, 1);
+    }
+
+    /// Takes the line down.
+    pub(crate) fn lower(self) {
+        write_32(self.base + Self::MASK, 0);
+        write_32(self.base + Self::CLEAR, 1);
+    }
+}

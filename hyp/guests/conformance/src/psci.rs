@@ -1,0 +1,74 @@
+//! Calls to whoever owns the machine's power (Arm DEN 0022), by HVC or SMC as the device tree says.
+#![expect(unsafe_code)]
+// UNSAFETY: the calls' instructions.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::start::secondary_start;
+
+const CPU_OFF: u32 = 0x8400_0002;
+const SYSTEM_OFF: u32 = 0x8400_0008;
+const CPU_ON: u32 = 0xc400_0003;
+const AFFINITY_INFO: u32 = 0xc400_0004;
+
+/// A CPU's power, as `AFFINITY_INFO` returns it.
+pub(crate) const OFF: u64 = 1;
+
+static BY_SMC: AtomicBool = AtomicBool::new(false);
+
+/// Calls are made by SMC from now on.
+pub(crate) fn use_smc() {
+    BY_SMC.store(true, Relaxed);
+}
+
+fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
+    let result;
+    macro_rules! call {
+        ($instruction:literal) => {
+            // SAFETY: the calling convention (Arm DEN 0028): x0 to x17 may change.
+            unsafe {
+                asm!(
+                    $instruction,
+                    inout("x0") u64::from(function) => result,
+                    inout("x1") a => _, inout("x2") b => _, inout("x3") c => _,
+                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+                    out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+                    out("x15") _, out("x16") _, out("x17") _,
+                    options(nostack)
+                )
+            }
+        };
+    }
+    if BY_SMC.load(Relaxed) {
+        call!("smc #0");
+    } else {
+        call!("hvc #0");
+    }
+    result
+}
+
+/// Turns a CPU on; it begins with its number in `x0`.
+pub(crate) fn cpu_on(affinity: u64, number: usize) -> bool {
+    let entry = secondary_start as *const () as u64;
+    call(CPU_ON, affinity, entry, number as u64) == 0
+}
+
+/// Turns the calling CPU off.
+pub(crate) fn cpu_off() -> ! {
+    call(CPU_OFF, 0, 0, 0);
+    panic!("the CPU cannot be turned off");
+}
+
+/// Whether a CPU is on.
+pub(crate) fn affinity_info(affinity: u64) -> u64 {
+    call(AFFINITY_INFO, affinity, 0, 0)
+}
+
+/// Turns the machine off.
+pub(crate) fn system_off() -> ! {
+    call(SYSTEM_OFF, 0, 0, 0);
+    loop {
+        crate::cpu::relax();
+    }
+}

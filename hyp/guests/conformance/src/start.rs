@@ -1,0 +1,127 @@
+//! The first instructions of each CPU: from reset with the MMU off to Rust with it on.
+//!
+//! The image starts with the header of an arm64 Linux `Image`. Memory is mapped by identity, in blocks of
+//! 1 GiB: devices below RAM, and the RAM that the image is in as write-back memory, so that exclusive
+//! accesses work as the architecture promises.
+#![expect(unsafe_code)]
+// UNSAFETY: assembly, and the declaration of what it defines.
+
+use core::arch::global_asm;
+
+use crate::cpus::MAX_CPUS;
+
+/// Bytes of each CPU's stack.
+const STACK: usize = 64 << 10;
+
+/// `MAIR_EL1`: attribute 0 is Device-nGnRnE, attribute 1 normal write-back memory.
+const MAIR: u64 = 0xff00;
+
+/// `TCR_EL1`: 39-bit addresses in `TTBR0_EL1` only, 4 KiB pages, cacheable and inner shareable walks,
+/// 40-bit physical addresses.
+const TCR: u64 = 2 << 32 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 25;
+
+/// `SCTLR_EL1`: MMU and caches on, and the bits that are RES1 in Armv8.0.
+const SCTLR: u64 = 0x30d0_0800 | 1 << 12 | 1 << 2 | 1;
+
+/// A block of 1 GiB of device memory: never executed, accessed.
+const DEVICE: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 1;
+
+/// A block of 1 GiB of RAM, where it begins: accessed, inner shareable, attribute 1.
+const RAM: u64 = 0x4000_0000 | 1 << 10 | 3 << 8 | 1 << 2 | 1;
+
+unsafe extern "C" {
+    /// Where CPUs that are turned on begin, with their number in `x0`.
+    pub(crate) fn secondary_start() -> !;
+}
+
+global_asm!(
+    r#"
+    .section .head, "ax"
+image_start:
+    b       primary_start
+    .long   0
+    .quad   0                       // text_offset: at a 2 MiB boundary
+    .quad   image_size
+    .quad   0x2                     // little endian, 4 KiB pages
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+primary_start:
+    mov     x20, x0                 // the device tree
+    adrp    x1, bss_start
+    add     x1, x1, :lo12:bss_start
+    adrp    x2, image_end
+    add     x2, x2, :lo12:image_end
+0:  cmp     x1, x2
+    b.hs    1f
+    stp     xzr, xzr, [x1], #16
+    b       0b
+1:  mov     x19, xzr
+    bl      set_up
+    mov     x0, x20
+    bl      {first}
+
+    .global secondary_start
+secondary_start:
+    mov     x19, x0
+    bl      set_up
+    mov     x0, x19
+    bl      {secondary}
+
+    // With the CPU's number in x19.
+set_up:
+    msr     daifset, #0xf
+    msr     spsel, #1
+    adrp    x1, stacks
+    add     x1, x1, :lo12:stacks
+    add     x2, x19, #1
+    mov     x3, #{stack}
+    madd    x1, x2, x3, x1
+    mov     sp, x1
+    mov     x29, xzr
+    msr     tpidr_el1, x19
+    adrp    x1, vectors
+    add     x1, x1, :lo12:vectors
+    msr     vbar_el1, x1
+    ldr     x1, ={mair}
+    msr     mair_el1, x1
+    ldr     x1, ={tcr}
+    msr     tcr_el1, x1
+    adrp    x1, translation
+    add     x1, x1, :lo12:translation
+    msr     ttbr0_el1, x1
+    dsb     ish
+    tlbi    vmalle1
+    ic      iallu
+    dsb     ish
+    isb
+    ldr     x1, ={sctlr}
+    msr     sctlr_el1, x1
+    isb
+    ret
+    .ltorg
+
+    .section .rodata.translation, "a"
+    .balign 4096
+translation:
+    .quad   {device}
+    .quad   {ram}
+    .zero   510 * 8
+
+    .section .bss.stacks, "aw", @nobits
+    .balign 16
+stacks:
+    .space  {cpus} * {stack}
+    .text
+    "#,
+    first = sym crate::first,
+    secondary = sym crate::cpus::secondary,
+    stack = const STACK,
+    cpus = const MAX_CPUS,
+    mair = const MAIR,
+    tcr = const TCR,
+    sctlr = const SCTLR,
+    device = const DEVICE,
+    ram = const RAM,
+);

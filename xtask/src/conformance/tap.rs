@@ -1,0 +1,182 @@
+//! What the guest prints: TAP, a line for each case, and what failed below it.
+
+use serde::Serialize;
+
+use crate::console;
+
+/// A line of progress after so many cases.
+const STRIDE: u32 = 50;
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "outcome", content = "reason")]
+pub(super) enum Outcome {
+    Pass,
+    /// It makes no sense on that machine, for this reason.
+    Skip(String),
+    /// What was found.
+    Fail(String),
+}
+
+/// A case, as one run of the guest printed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Case {
+    pub(super) name: String,
+    /// The register or section of IHI 0069.
+    pub(super) rule: String,
+    /// Why QEMU's own GIC is known to fail.
+    pub(super) deviation: Option<String>,
+    pub(super) outcome: Outcome,
+}
+
+/// Everything that a run printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Transcript {
+    /// Cases that the run announced.
+    pub(super) planned: usize,
+    pub(super) cases: Vec<Case>,
+    /// Why the guest gave up, if it did.
+    pub(super) bail_out: Option<String>,
+}
+
+impl Transcript {
+    /// Reads a run's console.
+    pub(super) fn read(lines: &[&str]) -> Self {
+        let mut transcript = Self::default();
+        for line in lines {
+            if let Some(planned) = line.strip_prefix("1..") {
+                transcript.planned = planned.parse().unwrap_or(0);
+            } else if let Some(reason) = line.strip_prefix("Bail out! ") {
+                transcript.bail_out = Some(reason.to_owned());
+            } else if let Some(case) = case(line) {
+                transcript.cases.push(case);
+            } else if let Some(found) = line.strip_prefix("  # ")
+                && let Some(Case {
+                    outcome: Outcome::Fail(reason),
+                    ..
+                }) = transcript.cases.last_mut()
+            {
+                if !reason.is_empty() {
+                    reason.push_str("; ");
+                }
+                reason.push_str(found);
+            }
+        }
+        transcript
+    }
+}
+
+/// Reads `ok 3 - name [rule] {QEMU: deviation} # SKIP reason`.
+fn case(line: &str) -> Option<Case> {
+    let (passed, rest) = match line.strip_prefix("not ok ") {
+        Some(rest) => (false, rest),
+        None => (true, line.strip_prefix("ok ")?),
+    };
+    let (_, rest) = rest.split_once(" - ")?;
+    let (name, rest) = rest.split_once(" [")?;
+    let (rule, rest) = rest.split_once(']')?;
+    let deviation = rest
+        .split_once("{QEMU: ")
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map(|(reason, _)| reason.to_owned());
+    let skipped = rest.split_once("# SKIP ").map(|(_, reason)| reason.trim());
+    Some(Case {
+        name: name.to_owned(),
+        rule: rule.to_owned(),
+        deviation,
+        outcome: match skipped {
+            Some(reason) => Outcome::Skip(reason.to_owned()),
+            None if passed => Outcome::Pass,
+            None => Outcome::Fail(String::new()),
+        },
+    })
+}
+
+/// Shows how far a run is: what fails as it fails, and now and then the number of cases.
+pub(super) struct Watcher {
+    partial: Vec<u8>,
+    count: u32,
+    /// Whether failures that are known of QEMU's own GIC are none.
+    bare: bool,
+    /// Whether the lines that follow belong to a failure that is shown.
+    shown: bool,
+    silent: bool,
+}
+
+impl Watcher {
+    pub(super) fn new(bare: bool, silent: bool) -> Self {
+        Self {
+            partial: Vec::new(),
+            count: 0,
+            bare,
+            shown: false,
+            silent,
+        }
+    }
+
+    /// More of the console.
+    pub(super) fn see(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.partial).trim_end().to_owned();
+                self.partial.clear();
+                self.line(&line);
+            } else {
+                self.partial.push(byte);
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        if self.silent {
+            return;
+        }
+        if let Some(case) = case(line) {
+            self.count += 1;
+            let excused = self.bare && case.deviation.is_some();
+            self.shown = matches!(case.outcome, Outcome::Fail(_)) && !excused;
+            if self.shown {
+                console::detail(console::bad(line));
+            }
+            if self.count.is_multiple_of(STRIDE) {
+                console::detail(format!("{} cases, the last one {}", self.count, case.name));
+            }
+        } else if line.starts_with("Bail out!") || (self.shown && line.starts_with("  # ")) {
+            console::detail(line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_read() {
+        let transcript = Transcript::read(&[
+            "hyp: 2 CPUs",
+            "TAP version 14",
+            "1..4",
+            "ok 1 - a.b [GICD_X] # time=3us",
+            "not ok 2 - c [5.3] {QEMU: it forgets} # time=9us",
+            "  # the pending state: 0x0, not 0x1",
+            "  # src/cases/c.rs:9",
+            "ok 3 - d [ICC_Y] # SKIP needs more CPUs",
+            "Bail out! panicked",
+        ]);
+        assert_eq!(transcript.planned, 4);
+        assert_eq!(transcript.bail_out.as_deref(), Some("panicked"));
+        let outcomes: Vec<_> = transcript.cases.iter().map(|case| &case.outcome).collect();
+        let found = "the pending state: 0x0, not 0x1; src/cases/c.rs:9";
+        assert_eq!(
+            outcomes,
+            [
+                &Outcome::Pass,
+                &Outcome::Fail(found.to_owned()),
+                &Outcome::Skip("needs more CPUs".to_owned())
+            ]
+        );
+        assert_eq!(transcript.cases[1].deviation.as_deref(), Some("it forgets"));
+        assert_eq!(transcript.cases[2].rule, "ICC_Y");
+    }
+}
