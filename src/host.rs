@@ -32,6 +32,15 @@ pub trait Host: Send + Sync {
     /// one it was forwarded to, whose CPU it is active on; else `None`.
     fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16);
 
+    /// Whether physical interrupt `pintid`, which forwards a level-sensitive interrupt
+    /// ([`crate::Vgic::connect_spi`], [`crate::Vgic::connect_ppi`]), is pending (`GICD_ISPENDR<n>`,
+    /// `GICR_ISPENDR0`): its line is high, though it may be disabled, or active on the guest's behalf. For
+    /// a PPI, `vcpu` is the one it is forwarded to. Asked when the guest reads whether it is pending.
+    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
+        let _ = (vcpu, pintid);
+        false
+    }
+
     /// The guest has deactivated the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`.
     /// Lower or raise its line now if it has changed; the call may be made from here.
     fn resample(&self, vcpu: VcpuId, intid: IntId) {

@@ -88,7 +88,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                 if !self.settle_states(bank) {
                     return None;
                 }
-                bank.bits(|state| state.shows_pending())
+                bank.bits(|state| state.shows_pending()) | self.lines(bank)
             }
             offset::ISACTIVER | offset::ICACTIVER => {
                 if !self.settle_states(bank) {
@@ -97,6 +97,17 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                 bank.bits(|state| state.shows_active())
             }
             _ => 0,
+        })
+    }
+
+    /// The level-sensitive interrupts whose physical lines are high; while one is disabled or active its
+    /// physical interrupt does not arrive, and says so only when it is asked.
+    fn lines(&self, bank: Bank<'_>) -> u64 {
+        bank.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
+            let high = irq.state().level()
+                && irq.pintid() != 0
+                && self.vm.host().is_pending(bank.owner, irq.pintid());
+            word | u64::from(high) << bit
         })
     }
 

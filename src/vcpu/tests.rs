@@ -10,6 +10,7 @@ use crate::epoch::{Domain, Pin};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
 use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL};
+use crate::mmio::{MmioOutcome, Width};
 use crate::{Blocked, Config, Cpu, EntryError, Vgic};
 
 #[derive(Default)]
@@ -18,6 +19,8 @@ struct Log {
     wakes: Mutex<Vec<VcpuId>>,
     deactivated: Mutex<Vec<u16>>,
     resampled: Mutex<Vec<(VcpuId, IntId)>>,
+    /// Physical interrupts whose lines are high.
+    high: Mutex<Vec<(Option<VcpuId>, u16)>>,
 }
 
 impl Host for Log {
@@ -32,6 +35,9 @@ impl Host for Log {
     }
     fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
         self.deactivated.lock().unwrap().push(pintid);
+    }
+    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
+        self.high.lock().unwrap().contains(&(vcpu, pintid))
     }
     fn resample(&self, vcpu: VcpuId, intid: IntId) {
         self.resampled.lock().unwrap().push((vcpu, intid));
@@ -459,6 +465,32 @@ fn priority_drops_that_are_counted_end_nothing() {
     for n in 0..depth {
         bench.vm.deactivate(&bench.pin(), bench.irq(spi(100 + n)));
     }
+    bench.finish();
+}
+
+/// The physical interrupt that would be forwarded is disabled with the guest's, or active for it.
+#[test]
+fn a_forwarded_line_is_shown_as_pending_while_it_is_disabled() {
+    let bench = Bench::new();
+    let (vm, pin) = (&bench.vm, bench.pin());
+    let gicd = vm.config().distributor;
+    let sgi_base = vm.config().redistributors[0].base + 0x1_0000;
+    vm.connect_spi(spi(40), spi(70)).unwrap();
+    vm.connect_ppi(V0, ppi(27), ppi(30)).unwrap();
+    let read = |gpa| vm.mmio_read(&bench.cpu, &pin, V1, gpa, Width::Word);
+    assert_eq!(read(gicd + 0x204), MmioOutcome::Done(0));
+    *vm.host().high.lock().unwrap() = std::vec![(None, 70), (Some(V0), 30)];
+    for register in [0x200, 0x280] {
+        assert_eq!(read(gicd + register + 4), MmioOutcome::Done(1 << 8));
+        assert_eq!(read(sgi_base + register), MmioOutcome::Done(1 << 27));
+    }
+    let _ = vm.mmio_write(&pin, gicd + 0xc08, Width::Word, 2 << 16);
+    assert_eq!(
+        read(gicd + 0x204),
+        MmioOutcome::Done(0),
+        "an edge is no line"
+    );
+    drop(pin);
     bench.finish();
 }
 

@@ -129,6 +129,12 @@ impl Distributor {
         });
     }
 
+    /// Whether SPI `intid` is pending, enabled or not.
+    pub(crate) fn is_pending(&self, intid: u32) -> bool {
+        let (word, bit) = word_and_bit(intid);
+        self.registers.set_pending[word].get() & bit != 0
+    }
+
     /// Ends the active state of SPI `intid`, whichever CPU it is active on.
     pub(crate) fn deactivate(&self, intid: u32) {
         let (word, bit) = word_and_bit(intid);

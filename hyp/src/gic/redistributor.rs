@@ -57,12 +57,14 @@ register_structs! {
         (0x1_0104 => _reserved6),
         (0x1_0180 => private_clear_enable: ReadWrite<u32>),
         (0x1_0184 => _reserved7),
+        (0x1_0200 => private_set_pending: ReadWrite<u32>),
+        (0x1_0204 => _reserved8),
         (0x1_0280 => private_clear_pending: ReadWrite<u32>),
-        (0x1_0284 => _reserved8),
+        (0x1_0284 => _reserved9),
         (0x1_0380 => private_clear_active: ReadWrite<u32>),
-        (0x1_0384 => _reserved9),
+        (0x1_0384 => _reserved10),
         (0x1_0400 => private_priority: [ReadWrite<u32>; 8]),
-        (0x1_0420 => _reserved10),
+        (0x1_0420 => _reserved11),
         (0x2_0000 => @END),
     }
 }
@@ -131,6 +133,11 @@ impl Redistributor {
             self.registers.private_clear_enable.set(1 << intid);
             self.wait();
         }
+    }
+
+    /// Whether PPI `intid` is pending, enabled or not.
+    pub(crate) fn is_pending(&self, intid: u32) -> bool {
+        self.registers.private_set_pending.get() & 1 << intid != 0
     }
 
     /// Ends the active state of PPI `intid`.

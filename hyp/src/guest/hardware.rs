@@ -86,6 +86,16 @@ impl Host for Hardware {
         }
     }
 
+    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
+        let intid = u32::from(pintid);
+        match vcpu {
+            None => self.gic.distributor.is_pending(intid),
+            Some(vcpu) => {
+                self.is_guests(intid) && self.gic.redistributor(vcpu.index()).is_pending(intid)
+            }
+        }
+    }
+
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         match vcpu {
             None => self.gic.distributor.enable(intid.raw(), on),
