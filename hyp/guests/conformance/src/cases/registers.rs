@@ -4,7 +4,7 @@ use super::gits;
 use crate::gic::{bank, gicd, gicr};
 use crate::harness::{Case, Cpus, Outcome, equal, given, holds};
 use crate::machine::Machine;
-use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
+use crate::mmio::{read_8, read_16, read_32, read_64, write_8, write_32, write_64};
 
 /// A case that a register reads as zero and ignores writes.
 macro_rules! raz_wi {
@@ -371,6 +371,7 @@ pub(super) const CASES: &[Case] = &[
         let spi = m.edge(0);
         read_64(m.gicd(bank::ISENABLER));
         read_8(m.gicd(gicd::TYPER));
+        read_16(m.gicd(bank::IGROUPR + 4 * WORD));
         read_64(m.sgi_0(bank::ISENABLER));
         let _ = crate::exception::take_fault(0);
         holds("still enabled", spi.is_enabled())

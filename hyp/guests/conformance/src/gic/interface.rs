@@ -47,10 +47,13 @@ registers! {
     igrpen_0, set_igrpen_0, "icc_igrpen0_el1";
     /// `ICC_IGRPEN1_EL1`.
     igrpen_1, set_igrpen_1, "icc_igrpen1_el1";
-    /// `ICC_AP0R0_EL1`.
-    ap_0, set_ap_0, "icc_ap0r0_el1";
     /// `ICC_AP1R0_EL1`.
     ap_1, set_ap_1, "icc_ap1r0_el1";
+}
+
+/// `ICC_AP0R0_EL1`: no priority of Group 0 is active any more.
+fn clear_ap_0() {
+    write!("icc_ap0r0_el1", 0);
 }
 
 /// `ICC_RPR_EL1`: the running priority.
@@ -140,7 +143,7 @@ pub(crate) fn reset() {
     set_sre(7);
     set_igrpen_0(0);
     set_igrpen_1(0);
-    set_ap_0(0);
+    clear_ap_0();
     set_ap_1(0);
     set_ctlr(0);
     set_bpr_0(0);
