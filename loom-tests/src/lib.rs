@@ -83,7 +83,8 @@ fn tell_of_failures() {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
             let why = text.unwrap_or("?").replace('\n', " ");
-            println!("loom: failed={executions} {why}");
+            let at = panic.location().map_or(String::new(), ToString::to_string);
+            println!("loom: failed={executions} at={at} {why}");
             before(panic);
         }));
     });

@@ -22,6 +22,8 @@ pub(crate) enum Task {
     Boot(BootOptions),
     /// Run every test, a boot included, and end with one line `N passed, N failed`
     Test(TestOptions),
+    /// Model-check the concurrent protocols, and show that deliberate faults in them are noticed
+    Loom(crate::loom::LoomOptions),
     /// Run whole VMs under random schedules that their seeds repeat
     Schedules(ScheduleOptions),
     /// Run whole VMs with real threads, also under a sanitizer

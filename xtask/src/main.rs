@@ -4,6 +4,7 @@
 //!   book-keeping against what the guest saw.
 //! * `test` runs everything that has to hold before a change goes in, a boot included.
 //! * `schedules` and `stress` run whole VMs under random load.
+//! * `loom` model-checks the concurrent protocols, and shows that it notices faults in them.
 //! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
 //! * `isolation` has one guest attack while another measures its interrupts.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
@@ -17,6 +18,7 @@ mod conformance;
 mod console;
 mod fuzz;
 mod isolation;
+mod loom;
 mod perf;
 mod process;
 mod project;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match cli.task {
         cli::Task::Boot(options) => boot::boot(&options, &project::reports()),
         cli::Task::Test(options) => test::test(&options),
+        cli::Task::Loom(options) => loom::loom(&options),
         cli::Task::Schedules(options) => soak::schedules(&options),
         cli::Task::Stress(options) => soak::stress(&options),
         cli::Task::Fuzz(options) => fuzz::fuzz_all(&options),

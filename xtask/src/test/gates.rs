@@ -11,8 +11,8 @@ use crate::cli::{BootOptions, Kernel, TestOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
 use crate::isolation::{self, IsolationOptions};
+use crate::loom::{self, LoomOptions};
 use crate::process::{self, Show};
-use crate::project;
 use crate::provision::toolchain::{BareMetal, cargo};
 use crate::soak;
 
@@ -36,6 +36,8 @@ pub(crate) enum Action {
     Command(Command),
     /// Runs test programs, which count their cases themselves.
     Suite(Command),
+    /// Explores the models of the concurrent protocols, and runs the mutants: a test case each.
+    Loom,
     /// Fuzzes each target, which passes or fails as one test case.
     Fuzz(FuzzOptions),
     /// Boots a guest, which passes or fails as one test case.
@@ -57,6 +59,13 @@ impl Action {
             Self::Suite(mut command) => {
                 let finished = process::finish(&mut command, Show::Lines)?;
                 Ok(Tally::of_cargo_test(&finished.stdout, finished.success))
+            }
+            Self::Loom => {
+                let report = loom::explore(&LoomOptions::default())?;
+                Ok(Tally {
+                    passed: report.succeeded() as u64,
+                    failed: report.failed() as u64,
+                })
             }
             Self::Fuzz(options) => {
                 let failed = fuzz::failures(&options)?.len();
@@ -158,7 +167,10 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         suite(),
         benchmarks(),
         reference(),
-        models(),
+        Gate {
+            name: "loom models and mutants".to_owned(),
+            action: Action::Loom,
+        },
         schedules(),
     ];
     gates.push(Gate {
@@ -232,19 +244,6 @@ fn reference() -> Gate {
         .env("PROPTEST_CASES", "10000");
     Gate {
         name: "the library against the reference model".to_owned(),
-        action: Action::Suite(command),
-    }
-}
-
-/// loom's exploration of the concurrent protocols. Its builds have other atomics, and a place of their own.
-fn models() -> Gate {
-    let mut command = cargo("test");
-    command
-        .args(["--package", "loom-tests", "--release", "--no-fail-fast"])
-        .env("RUSTFLAGS", "--cfg loom --cfg crossbeam_loom -D warnings")
-        .env("CARGO_TARGET_DIR", project::root().join("target/loom"));
-    Gate {
-        name: "loom models".to_owned(),
         action: Action::Suite(command),
     }
 }

@@ -1,0 +1,240 @@
+//! `cargo xtask loom`: the library's own code under every interleaving, up to a bound; and the same with
+//! deliberate faults in it, each of which a model has to notice.
+
+mod programs;
+mod report;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::console;
+use crate::process::interrupted;
+use programs::{Outcome, Programs};
+use report::{Model, Mutant, Report};
+
+/// For how long a single model is explored at most with `--deep`.
+const DEEP: Duration = Duration::from_secs(300);
+
+/// After how long a model that does not notice its fault gives up.
+const MUTANT: Duration = Duration::from_secs(120);
+
+/// Options of `cargo xtask loom`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "\
+Without options, every model is explored up to its own bound of preemptions, and every mutant is run
+against the model that has to catch it. The outcome goes to target/reports/loom.json as well. The exit
+status is 0 only if every model holds and every mutant is caught.
+
+Examples:
+  cargo xtask loom                            everything, in a few minutes
+  cargo xtask loom --protocol lpi_lifetime    one protocol and its mutants
+  cargo xtask loom --mutants                  the mutants alone
+  cargo xtask loom --preemptions 2            with this bound for all models
+  cargo xtask loom --deep                     one more preemption each, for the night")]
+pub(crate) struct LoomOptions {
+    /// Only this protocol: a file of loom-tests/tests
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<String>,
+
+    /// Preemptions explored in each model [default: the model's own bound, 2 to 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    preemptions: Option<u8>,
+
+    /// Only the mutants
+    #[arg(long)]
+    mutants: bool,
+
+    /// One preemption more in each model, and no mutants
+    #[arg(long, conflicts_with_all = ["mutants", "preemptions"])]
+    deep: bool,
+}
+
+/// Something to run: a model, by its program's and its own name, with a fault or without.
+struct Job<'a> {
+    protocol: &'a str,
+    model: &'a str,
+    mutant: Option<&'a programs::Fault>,
+}
+
+/// Runs it; whether all models hold and all mutants are caught.
+pub(crate) fn loom(options: &LoomOptions) -> Result<bool> {
+    Ok(explore(options)?.failed() == 0)
+}
+
+/// Runs it, and gives the report.
+pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
+    let began = Instant::now();
+    let wanted = |protocol: &str| {
+        options
+            .protocol
+            .as_deref()
+            .is_none_or(|only| only == protocol)
+    };
+    let models = if options.mutants {
+        None
+    } else {
+        Some(Programs::build(false)?)
+    };
+    let mutated = if options.deep {
+        None
+    } else {
+        Some(Programs::build(true)?)
+    };
+    if let Some(only) = &options.protocol {
+        let known = models.iter().chain(&mutated).flat_map(Programs::protocols);
+        let mut known: Vec<_> = known.collect();
+        known.dedup();
+        if !known.contains(&only.as_str()) {
+            bail!("there is no protocol {only}: {}", known.join(", "));
+        }
+    }
+    let plain = models.iter().flat_map(|programs| {
+        programs
+            .models()
+            .filter(|(protocol, _)| wanted(protocol))
+            .map(|(protocol, model)| Job {
+                protocol,
+                model,
+                mutant: None,
+            })
+    });
+    let faulty = mutated.iter().flat_map(|programs| {
+        programs
+            .faults
+            .iter()
+            .filter(|fault| wanted(&fault.protocol))
+            .map(|fault| Job {
+                protocol: &fault.protocol,
+                model: &fault.test,
+                mutant: Some(fault),
+            })
+    });
+    let jobs: Vec<Job<'_>> = plain.chain(faulty).collect();
+    announce(options, &jobs);
+    let outcomes = run_all(&jobs, |job| {
+        let (programs, most) = match job.mutant {
+            None => (&models, options.deep.then_some(DEEP)),
+            Some(_) => (&mutated, Some(MUTANT)),
+        };
+        let programs = programs.as_ref().expect("built for the jobs that it has");
+        let mut command = programs.command(job.protocol, job.model)?;
+        if let Some(most) = most {
+            command.env("LOOM_MAX_DURATION", most.as_secs().to_string());
+        }
+        if let Some(bound) = options.preemptions.filter(|_| job.mutant.is_none()) {
+            command.env("LOOM_MAX_PREEMPTIONS", bound.to_string());
+        }
+        if options.deep {
+            command.env("LOOM_DEEP", "1");
+        }
+        if let Some(fault) = job.mutant {
+            command.env("VGIC_MUTANT", &fault.name);
+        }
+        Outcome::of(&mut command)
+    })?;
+    let mut report = Report::default();
+    for (job, outcome) in jobs.iter().zip(outcomes) {
+        match job.mutant {
+            None => report
+                .models
+                .push(Model::new(job.protocol, job.model, outcome)),
+            Some(fault) => report.mutants.push(Mutant::new(fault, outcome)),
+        }
+    }
+    report.finish(began.elapsed(), options.deep)?;
+    Ok(report)
+}
+
+fn announce(options: &LoomOptions, jobs: &[Job<'_>]) {
+    let mutants = jobs.iter().filter(|job| job.mutant.is_some()).count();
+    let models = jobs.len() - mutants;
+    let what = match (models, mutants) {
+        (models, 0) => format!("{models} models"),
+        (0, mutants) => format!("{mutants} mutants"),
+        (models, mutants) => format!("{models} models and {mutants} mutants"),
+    };
+    console::step(format!("Exploring {what}, {} at a time", workers()));
+    if options.deep {
+        let longest = DEEP * jobs.len() as u32 / workers() as u32;
+        console::detail(format!(
+            "one preemption more than usual, each model for {} minutes at most: at most {} minutes",
+            DEEP.as_secs() / 60,
+            longest.as_secs().div_ceil(60)
+        ));
+    }
+}
+
+/// Models explored at the same time: as many as there are CPUs.
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs the jobs side by side, says how each went, and gives the outcomes in their order.
+fn run_all<'a>(
+    jobs: &[Job<'a>],
+    run: impl Fn(&Job<'a>) -> Result<Outcome> + Sync,
+) -> Result<Vec<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let done = AtomicUsize::new(0);
+    let results: Mutex<Vec<Option<Result<Outcome>>>> =
+        Mutex::new(jobs.iter().map(|_| None).collect());
+    thread::scope(|scope| {
+        for _ in 0..workers().min(jobs.len()) {
+            scope.spawn(|| {
+                while !interrupted() {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(index) else {
+                        return;
+                    };
+                    let result = run(job);
+                    if let Ok(outcome) = &result {
+                        let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+                        console::detail(format!("[{count}/{}] {}", jobs.len(), line(job, outcome)));
+                    }
+                    if let Ok(mut results) = results.lock() {
+                        results[index] = Some(result);
+                    }
+                }
+            });
+        }
+    });
+    if interrupted() {
+        bail!("interrupted while exploring");
+    }
+    let results = results.into_inner().unwrap_or_default();
+    results.into_iter().flatten().collect()
+}
+
+/// How a job went.
+fn line(job: &Job<'_>, outcome: &Outcome) -> String {
+    let (protocol, model) = (job.protocol, job.model);
+    let count = format!(
+        "{} executions, {:.1} s",
+        outcome.executions, outcome.seconds
+    );
+    match (job.mutant, outcome.failed()) {
+        (None, false) => format!("{protocol}::{model}: {count}"),
+        (None, true) => format!(
+            "{} {protocol}::{model} in execution {}: {}",
+            console::bad("FAILED"),
+            outcome.executions,
+            outcome.message
+        ),
+        (Some(fault), true) => format!(
+            "{} {} by {protocol}::{model}: {count}",
+            console::good("caught"),
+            fault.name
+        ),
+        (Some(fault), false) => format!(
+            "{} {} {protocol}::{model}: {count} {}",
+            console::bad("SURVIVED"),
+            fault.name,
+            outcome.message
+        ),
+    }
+}

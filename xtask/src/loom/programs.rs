@@ -1,0 +1,274 @@
+//! The programs that `loom-tests` makes, and what comes of running one model of theirs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::console;
+use crate::process::{self, Show};
+use crate::project;
+use crate::provision::toolchain::cargo;
+
+/// Flags of every such build: the library's atomics, and crossbeam-epoch's, are loom's.
+const FLAGS: &str = "--cfg loom --cfg crossbeam_loom -D warnings";
+
+/// A deliberate fault in the library, as its list there describes it.
+pub(super) struct Fault {
+    pub(super) name: String,
+    pub(super) protocol: String,
+    pub(super) test: String,
+    /// The public record that it re-creates, or empty.
+    pub(super) record: String,
+    pub(super) what: String,
+}
+
+/// What was built: a program for each protocol, with its models.
+pub(super) struct Programs {
+    programs: BTreeMap<String, (PathBuf, Vec<String>)>,
+    /// The faults that these programs can be told to make; none in an ordinary build.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Programs {
+    /// Builds them, able to make faults or not. Each of the two has a place of its own.
+    pub(super) fn build(mutants: bool) -> Result<Self> {
+        let (what, place, flags) = if mutants {
+            ("the mutants", "target/loom-mutants", " --cfg vgic_mutants")
+        } else {
+            ("the models", "target/loom", "")
+        };
+        console::step(format!("Building {what}"));
+        let mut build = cargo("test");
+        build
+            .args(["--package", "loom-tests", "--profile", "loom"])
+            .args([
+                "--tests",
+                "--bins",
+                "--no-run",
+                "--message-format=json-render-diagnostics",
+            ])
+            .env("RUSTFLAGS", format!("{FLAGS}{flags}"))
+            .env("CARGO_TARGET_DIR", project::root().join(place));
+        let artifacts = process::run(&mut build, Show::OnFailure)?;
+        let mut built = Self {
+            programs: BTreeMap::new(),
+            faults: Vec::new(),
+        };
+        for artifact in artifacts
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+        {
+            let Some((kind, name, path)) = executable(&artifact) else {
+                continue;
+            };
+            match kind.as_str() {
+                "test" => {
+                    let models = models(&path)?;
+                    built.programs.insert(name, (path, models));
+                }
+                "bin" if mutants => built.faults = faults(&path)?,
+                _ => {}
+            }
+        }
+        built.check()?;
+        Ok(built)
+    }
+
+    /// Every fault names a model that exists.
+    fn check(&self) -> Result<()> {
+        for Fault {
+            name,
+            protocol,
+            test,
+            ..
+        } in &self.faults
+        {
+            if !self.models().any(|model| model == (protocol, test)) {
+                bail!("{name} is to be caught by {protocol}::{test}, which does not exist");
+            }
+        }
+        Ok(())
+    }
+
+    /// The protocols.
+    pub(super) fn protocols(&self) -> impl Iterator<Item = &str> {
+        self.programs.keys().map(String::as_str)
+    }
+
+    /// The models, each with its protocol.
+    pub(super) fn models(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.programs.iter().flat_map(|(protocol, (_, models))| {
+            models
+                .iter()
+                .map(move |model| (protocol.as_str(), model.as_str()))
+        })
+    }
+
+    /// Runs one model.
+    pub(super) fn command(&self, protocol: &str, model: &str) -> Result<Command> {
+        let (path, _) = self.programs.get(protocol).context("no such protocol")?;
+        let mut command = Command::new(path);
+        command.args([model, "--exact", "--test-threads=1", "--nocapture"]);
+        Ok(command)
+    }
+}
+
+/// An executable that cargo reports: kind, name, path.
+fn executable(artifact: &Value) -> Option<(String, String, PathBuf)> {
+    let path = artifact.get("executable")?.as_str()?;
+    let target = artifact.get("target")?;
+    let kind = target.get("kind")?.get(0)?.as_str()?;
+    // A program is reported once as itself and once with its unit tests, if it has any.
+    if kind == "bin" && artifact.get("profile")?.get("test")?.as_bool()? {
+        return None;
+    }
+    Some((
+        kind.to_owned(),
+        target.get("name")?.as_str()?.to_owned(),
+        path.into(),
+    ))
+}
+
+/// The models in a program.
+fn models(path: &PathBuf) -> Result<Vec<String>> {
+    let mut list = Command::new(path);
+    list.args(["--list", "--format", "terse"]);
+    let listed = process::run(&mut list, Show::OnFailure)?;
+    let names = listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// The faults that a build can make, as its program `mutants` prints them.
+fn faults(path: &PathBuf) -> Result<Vec<Fault>> {
+    let listed = process::run(&mut Command::new(path), Show::OnFailure)?;
+    listed
+        .lines()
+        .filter_map(|line| line.strip_prefix("mutant: "))
+        .map(|line| {
+            let mut fields = line.splitn(5, '|').map(str::to_owned);
+            let mut field = || fields.next().context("a fault is not described in full");
+            Ok(Fault {
+                name: field()?,
+                protocol: field()?,
+                test: field()?,
+                record: field()?,
+                what: field()?,
+            })
+        })
+        .collect()
+}
+
+/// What came of running one model.
+pub(super) struct Outcome {
+    /// Executions explored, up to the one that failed if one did.
+    pub(super) executions: u64,
+    /// The bound.
+    pub(super) preemptions: u64,
+    /// Everything within the bound was explored.
+    pub(super) complete: bool,
+    /// Why it failed; empty if it did not.
+    pub(super) message: String,
+    /// Whether it ended as a model ends, well or not: with a line that says so.
+    told: bool,
+    success: bool,
+    pub(super) seconds: f64,
+}
+
+impl Outcome {
+    /// Runs the model and reads what it says.
+    pub(super) fn of(command: &mut Command) -> Result<Self> {
+        let began = Instant::now();
+        let finished = process::finish(command, Show::OnFailure)?;
+        let mut outcome = Self::read(&finished.stdout, finished.success);
+        outcome.seconds = began.elapsed().as_secs_f64();
+        if !outcome.told {
+            let last = finished
+                .stderr
+                .lines()
+                .rfind(|line| !line.trim().is_empty());
+            outcome.message = format!("it did not run: {}", last.unwrap_or("it says nothing"));
+        }
+        Ok(outcome)
+    }
+
+    /// Reads the line `loom: executions=1 preemptions=2 complete=true`, or the first of those that tell
+    /// of a failure, `loom: failed=1 at=FILE:LINE why`.
+    fn read(printed: &str, success: bool) -> Self {
+        let mut lines = printed.lines().filter_map(|line| line.split_once("loom: "));
+        let text = lines.next().map(|(_, text)| text);
+        let number = |name: &str| {
+            let text = text?.split_once(name)?.1;
+            text.split(' ').next()?.parse().ok()
+        };
+        let failed = text.and_then(|text| text.strip_prefix("failed="));
+        let message = failed.and_then(|text| Some(text.split_once(" at=")?.1));
+        // The exploration itself is not what is explored.
+        let astray = message.is_some_and(|why| why.starts_with("loom-tests/src/lib.rs"));
+        Self {
+            executions: number("executions=").or(number("failed=")).unwrap_or(0),
+            preemptions: number("preemptions=").unwrap_or(0),
+            complete: text.is_some_and(|text| text.contains("complete=true")),
+            message: message.unwrap_or_default().to_owned(),
+            told: text.is_some() && success != failed.is_some() && !astray,
+            success,
+            seconds: 0.0,
+        }
+    }
+
+    /// The model held.
+    pub(super) fn passed(&self) -> bool {
+        self.told && self.success
+    }
+
+    /// The model failed, as a model fails.
+    pub(super) fn failed(&self) -> bool {
+        self.told && !self.success
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_holds() {
+        let outcome = Outcome::read(
+            "test a ... loom: executions=12 preemptions=3 complete=true\nok\n",
+            true,
+        );
+        assert!(outcome.passed() && !outcome.failed() && outcome.complete);
+        assert_eq!((outcome.executions, outcome.preemptions), (12, 3));
+    }
+
+    #[test]
+    fn a_model_that_fails_says_why() {
+        let printed =
+            "test a ... loom: failed=7 at=src/radix.rs:1 freed twice\nloom: failed=7 at=x:1 y";
+        let outcome = Outcome::read(printed, false);
+        assert!(outcome.failed() && !outcome.passed());
+        assert_eq!(outcome.executions, 7);
+        assert_eq!(outcome.message, "src/radix.rs:1 freed twice");
+    }
+
+    #[test]
+    fn a_program_that_ends_otherwise_is_neither() {
+        for (printed, success) in [
+            ("", false),
+            ("running 0 tests", true),
+            ("loom: executions=1 preemptions=1 complete=true", false),
+            (
+                "loom: failed=1 at=loom-tests/src/lib.rs:9 no such thing",
+                false,
+            ),
+        ] {
+            let outcome = Outcome::read(printed, success);
+            assert!(!outcome.failed() && !outcome.passed(), "{printed}");
+        }
+    }
+}
