@@ -37,7 +37,7 @@ Examples:
   cargo xtask loom --preemptions 2            with this bound for all models
   cargo xtask loom --deep                     one more preemption each, for the night")]
 pub(crate) struct LoomOptions {
-    /// Only this protocol: a file of loom-tests/tests
+    /// Only this protocol: a file of loom-tests/tests/models
     #[arg(long, value_name = "NAME")]
     protocol: Option<String>,
 
@@ -54,7 +54,7 @@ pub(crate) struct LoomOptions {
     deep: bool,
 }
 
-/// Something to run: a model, by its program's and its own name, with a fault or without.
+/// Something to run: a protocol's model, with a fault or without.
 struct Job<'a> {
     protocol: &'a str,
     model: &'a str,
@@ -88,6 +88,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
     if let Some(only) = &options.protocol {
         let known = models.iter().chain(&mutated).flat_map(Programs::protocols);
         let mut known: Vec<_> = known.collect();
+        known.sort_unstable();
         known.dedup();
         if !known.contains(&only.as_str()) {
             bail!("there is no protocol {only}: {}", known.join(", "));
@@ -122,7 +123,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
             Some(_) => (&mutated, Some(MUTANT)),
         };
         let programs = programs.as_ref().expect("built for the jobs that it has");
-        let mut command = programs.command(job.protocol, job.model)?;
+        let mut command = programs.command(job.protocol, job.model);
         if let Some(most) = most {
             command.env("LOOM_MAX_DURATION", most.as_secs().to_string());
         }

@@ -1,6 +1,5 @@
-//! The programs that `loom-tests` makes, and what comes of running one model of theirs.
+//! The program that `loom-tests` makes, and what comes of running one of its models.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
@@ -26,10 +25,12 @@ pub(super) struct Fault {
     pub(super) what: String,
 }
 
-/// What was built: a program for each protocol, with its models.
+/// What was built: the models, and what faults can be made under them.
 pub(super) struct Programs {
-    programs: BTreeMap<String, (PathBuf, Vec<String>)>,
-    /// The faults that these programs can be told to make; none in an ordinary build.
+    program: PathBuf,
+    /// Protocol and name.
+    models: Vec<(String, String)>,
+    /// None in an ordinary build.
     pub(super) faults: Vec<Fault>,
 }
 
@@ -45,35 +46,33 @@ impl Programs {
         let mut build = cargo("test");
         build
             .args(["--package", "loom-tests", "--profile", "loom"])
-            .args([
-                "--tests",
-                "--bins",
-                "--no-run",
-                "--message-format=json-render-diagnostics",
-            ])
+            // The package's program comes with its tests.
+            .args(["--test", "models", "--no-run"])
+            .arg("--message-format=json-render-diagnostics")
             .env("RUSTFLAGS", format!("{FLAGS}{flags}"))
             .env("CARGO_TARGET_DIR", project::root().join(place));
         let artifacts = process::run(&mut build, Show::OnFailure)?;
-        let mut built = Self {
-            programs: BTreeMap::new(),
-            faults: Vec::new(),
+        let find = |wanted: &str| {
+            let found = artifacts
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .filter_map(|artifact| executable(&artifact))
+                .find(|(name, _)| name == wanted);
+            found
+                .map(|(_, path)| path)
+                .with_context(|| format!("cargo did not build {wanted}"))
         };
-        for artifact in artifacts
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-        {
-            let Some((kind, name, path)) = executable(&artifact) else {
-                continue;
-            };
-            match kind.as_str() {
-                "test" => {
-                    let models = models(&path)?;
-                    built.programs.insert(name, (path, models));
-                }
-                "bin" if mutants => built.faults = faults(&path)?,
-                _ => {}
-            }
-        }
+        let faults = if mutants {
+            faults(&find("mutants")?)?
+        } else {
+            Vec::new()
+        };
+        let program = find("models")?;
+        let built = Self {
+            models: models(&program)?,
+            program,
+            faults,
+        };
         built.check()?;
         Ok(built)
     }
@@ -94,54 +93,48 @@ impl Programs {
         Ok(())
     }
 
-    /// The protocols.
+    /// The protocols, as often as they have models.
     pub(super) fn protocols(&self) -> impl Iterator<Item = &str> {
-        self.programs.keys().map(String::as_str)
+        self.models().map(|(protocol, _)| protocol)
     }
 
     /// The models, each with its protocol.
     pub(super) fn models(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.programs.iter().flat_map(|(protocol, (_, models))| {
-            models
-                .iter()
-                .map(move |model| (protocol.as_str(), model.as_str()))
-        })
+        let names = self.models.iter();
+        names.map(|(protocol, model)| (protocol.as_str(), model.as_str()))
     }
 
     /// Runs one model.
-    pub(super) fn command(&self, protocol: &str, model: &str) -> Result<Command> {
-        let (path, _) = self.programs.get(protocol).context("no such protocol")?;
-        let mut command = Command::new(path);
-        command.args([model, "--exact", "--test-threads=1", "--nocapture"]);
-        Ok(command)
+    pub(super) fn command(&self, protocol: &str, model: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(format!("{protocol}::{model}")).args([
+            "--exact",
+            "--test-threads=1",
+            "--nocapture",
+        ]);
+        command
     }
 }
 
-/// An executable that cargo reports: kind, name, path.
-fn executable(artifact: &Value) -> Option<(String, String, PathBuf)> {
+/// An executable that cargo reports: name and path.
+fn executable(artifact: &Value) -> Option<(String, PathBuf)> {
     let path = artifact.get("executable")?.as_str()?;
-    let target = artifact.get("target")?;
-    let kind = target.get("kind")?.get(0)?.as_str()?;
-    // A program is reported once as itself and once with its unit tests, if it has any.
-    if kind == "bin" && artifact.get("profile")?.get("test")?.as_bool()? {
-        return None;
-    }
-    Some((
-        kind.to_owned(),
-        target.get("name")?.as_str()?.to_owned(),
-        path.into(),
-    ))
+    let name = artifact.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), path.into()))
 }
 
-/// The models in a program.
-fn models(path: &PathBuf) -> Result<Vec<String>> {
+/// The models in a program: `PROTOCOL::NAME: test`.
+fn models(path: &PathBuf) -> Result<Vec<(String, String)>> {
     let mut list = Command::new(path);
     list.args(["--list", "--format", "terse"]);
     let listed = process::run(&mut list, Show::OnFailure)?;
     let names = listed
         .lines()
         .filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.map(str::to_owned).collect())
+    let models = names.filter_map(|name| name.split_once("::"));
+    Ok(models
+        .map(|(protocol, model)| (protocol.to_owned(), model.to_owned()))
+        .collect())
 }
 
 /// The faults that a build can make, as its program `mutants` prints them.

@@ -3,7 +3,6 @@
 //!
 //! Of what went wrong elsewhere: a producer that looks where the vCPU is before it publishes; a WFI
 //! decided on a stale view of what is pending.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, check, sole, spawn, take};

@@ -1,6 +1,5 @@
 //! `radix`: lookup against insertion, removal, growth and reclamation of nodes. No reader sees freed
 //! memory, no value is put where readers cannot find it, and what a reader finds is initialised.
-#![cfg(loom)]
 #![allow(unsafe_code, reason = "the table takes raw pointers")]
 
 use std::ptr::NonNull;

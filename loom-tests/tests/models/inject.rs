@@ -1,6 +1,5 @@
 //! `inject`: injection against injection of the same interrupt, against entry and exit, and against what
 //! changes its place. There is one link and one list reference, and nothing is lost.
-#![cfg(loom)]
 
 use std::sync::atomic::AtomicBool;
 

@@ -3,7 +3,6 @@
 //!
 //! Of what went wrong elsewhere: a vCPU destroyed with interrupts on its list; a teardown over what was
 //! in flight.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, discard, sole, spawn, take};

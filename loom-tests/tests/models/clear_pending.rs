@@ -1,6 +1,5 @@
 //! `clear_pending`: `ICPENDR` and `CLEAR` against injection, entry and fold. Once the write is done, what was
 //! pending before it is gone, wherever it was, and what comes after it is not.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, PPI, V0, check, clear, sole, spawn, take};

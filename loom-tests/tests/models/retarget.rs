@@ -3,7 +3,6 @@
 //!
 //! Of what went wrong elsewhere: an interrupt that was moved while it was queued, and whose new vCPU
 //! nobody told; an old vCPU that was blocked, off or gone, and for which the move waited.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, movall, movi, sole, spawn, take};

@@ -4,7 +4,6 @@
 //!
 //! Of what went wrong elsewhere: the list's reference dropped in fold, while the interrupt was still
 //! listed; an edge raised again while the vCPU was in the guest with the last one, and no kick for it.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, Other, V0, check, discard, sole, spawn, take};

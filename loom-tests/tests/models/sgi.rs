@@ -1,6 +1,5 @@
 //! `sgi`: SGIs to all other vCPUs against those vCPUs' entry, acknowledgement and blocking, and against one
 //! another. Every target gets it, is told once, and the sender does not get it.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, sole, spawn, take};

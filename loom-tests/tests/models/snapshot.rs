@@ -1,5 +1,4 @@
 //! `snapshot`: replacing the topology against its readers.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, sole, spawn};

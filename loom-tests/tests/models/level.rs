@@ -3,7 +3,6 @@
 //!
 //! Of what went wrong elsewhere: the level kept in software and stale after the deactivation; an
 //! interrupt that comes again and again after its line has dropped.
-#![cfg(loom)]
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;

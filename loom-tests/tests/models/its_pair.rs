@@ -4,7 +4,6 @@
 //! CVE-2026-46316 is a race of this protocol, re-created here as a mutant: two drains of the same
 //! mappings at the same time, each of which gives back the one reference. Of what else went wrong: a
 //! lookup by INTID that found nothing, because the other ITS had unmapped the LPI.
-#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, discard, mapd, mapti, movall, sole, spawn};

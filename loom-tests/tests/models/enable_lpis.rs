@@ -3,7 +3,6 @@
 //!
 //! CVE-2026-72289 is a race of this protocol, re-created here as a mutant: an interrupt that is moved is
 //! unlinked, the list's lock is let go, and another CPU unlinks it a second time.
-#![cfg(loom)]
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,0 +1,16 @@
+//! The models, a module for each protocol. One program, because they all build the same VM.
+#![cfg(loom)]
+
+mod clear_pending;
+mod enable_lpis;
+mod fold_prune;
+mod inject;
+mod its_pair;
+mod kick;
+mod level;
+mod lpi_lifetime;
+mod radix;
+mod retarget;
+mod sgi;
+mod snapshot;
+mod teardown;
