@@ -58,28 +58,19 @@ pub(super) fn stop_alarm() {
     CNTHP_CTL_EL2.set(0);
 }
 
-/// What physical interrupts were about.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Taken {
-    /// The alarm went off.
-    pub(super) alarm: bool,
-    /// The virtual timer's output has risen; the interrupt is still active.
-    timer: bool,
-}
-
-/// Takes the physical interrupts that are pending on the calling CPU. None is a tenant's: a call or a
-/// maintenance interrupt has done its work by bringing the CPU here.
-pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> Taken {
-    let mut taken = Taken::default();
+/// Takes the physical interrupts that are pending on the calling CPU. None is a tenant's: what brought the
+/// CPU here has done its work by that. True if the virtual timer's output has risen; its interrupt is
+/// still active then.
+pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
+    let mut timer = false;
     while let Some(intid) = cpu_interface::acknowledge() {
         cpu_interface::drop_priority(intid);
         if intid == VIRTUAL_TIMER {
-            taken.timer = true;
+            timer = true;
             count(Exit::Ppi);
             continue;
         }
         if intid == HYPERVISOR_TIMER {
-            taken.alarm = true;
             stop_alarm();
         }
         cpu_interface::deactivate(intid);
@@ -94,7 +85,7 @@ pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> Taken {
             }
         }
     }
-    taken
+    timer
 }
 
 /// What a vCPU is doing.
@@ -198,15 +189,15 @@ impl Seat {
             self.note_stay(left_at);
             // SAFETY: stage 2 and all that is in the context are the vCPU's.
             let why = unsafe { switch::run(self.frame()) };
-            left_at = Some(now());
+            let now = now();
+            left_at = Some(now);
             let pin = local.pin();
             vgic.exit(local, &pin, self.vcpu)
                 .expect("the vCPU has been in the guest here");
-            let mut taken = Taken::default();
             let next = match why {
                 Why::Trap => trap::handle(tenants, self, cpu, &pin),
                 Why::Interrupt => {
-                    taken = take_interrupts(|reason| self.count(reason));
+                    timer_is_active |= take_interrupts(|reason| self.count(reason));
                     Next::Resume
                 }
                 Why::Error => {
@@ -215,13 +206,13 @@ impl Seat {
                     Next::Resume
                 }
             };
-            timer_is_active |= taken.timer;
             self.set_line(&pin, timer_output());
             if timer_is_active && !self.line {
                 cpu_interface::deactivate(VIRTUAL_TIMER);
                 timer_is_active = false;
             }
-            let is_over = taken.alarm || self.tenant.has_ended() || end::is_stopping();
+            // By the time, not by the alarm: another interrupt that does not cease would come before it.
+            let is_over = now >= end || self.tenant.has_ended() || end::is_stopping();
             match next {
                 Next::Resume if !is_over => {}
                 Next::Wait if !is_over && !self.falls_asleep(cpu, &pin) => {}
