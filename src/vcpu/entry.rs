@@ -529,6 +529,7 @@ const WATCHES: u64 = hcr::VGRP0EIE | hcr::VGRP0DIE | hcr::VGRP1EIE | hcr::VGRP1D
 /// Without the classes of groups that the guest has disabled, which would only take up registers; and
 /// the bits of `ICH_HCR_EL2` that make it exit when it enables or disables a group.
 fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
+    let enabled = |group1| vmcr & vmcr::group_enable(group1) != 0;
     let mut watch = 0;
     for (group1, enabling, disabling) in [
         (false, hcr::VGRP0EIE, hcr::VGRP0DIE),
@@ -538,10 +539,12 @@ fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
         if classes == Classes::NONE {
             continue;
         }
-        if vmcr & vmcr::group_enable(group1) == 0 {
+        if !enabled(group1) {
             open = open.without(classes);
             watch |= enabling;
-        } else {
+        } else if enabled(!group1) {
+            // Else nothing is signalled any more, and nobody needs to know. (QEMU 10.0 takes Group 0 for
+            // disabled while Group 1 is, and would interrupt without end.)
             watch |= disabling;
         }
     }

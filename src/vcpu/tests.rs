@@ -512,6 +512,30 @@ fn a_more_urgent_interrupt_finds_room() {
 
 /// Group 0 is enabled in the distributor but not by the guest's interface.
 #[test]
+fn disabling_the_last_group_brings_no_exit() {
+    let bench = Bench::new();
+    for n in 40..46 {
+        let intid = bench.edge_spi(n, 0xa0);
+        if n % 2 == 0 {
+            let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, GROUP1));
+            bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+        }
+        bench.inject(intid);
+    }
+    let watched = || bench.guest().read_hcr() & (hcr::VGRP0DIE | hcr::VGRP1DIE);
+    bench.guest().write_igrpen0(true);
+    bench.enter();
+    assert_eq!(watched(), hcr::VGRP0DIE | hcr::VGRP1DIE);
+    // What waits in Group 0 waited for this; what waits in Group 1 can wait.
+    bench.guest().write_igrpen1(false);
+    bench.exit();
+    bench.enter();
+    assert_eq!(watched(), 0);
+    bench.exit();
+    bench.finish();
+}
+
+#[test]
 fn a_disabled_group_does_not_hog_the_registers() {
     let bench = Bench::new();
     for n in 0..8 {
