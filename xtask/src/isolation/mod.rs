@@ -107,8 +107,8 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
     let mut verdicts = Vec::new();
     for setting in settings {
         console::step(format!(
-            "Two guests on {} CPUs for {} s, seed {seed}",
-            setting.cpus, setting.seconds
+            "Two guests, {}: CPUs {}, seconds {}, seed {seed}",
+            setting.name, setting.cpus, setting.seconds
         ));
         let log = reports.join(format!("isolation-{}.log", setting.name));
         let mut command = machine(&qemu, &hypervisor, &guest, setting)?;

@@ -88,6 +88,18 @@ impl Verdict {
             1,
             &format!("{ended}"),
         )];
+        checks.push(Check::equal(
+            "reports of the victim",
+            self.victim.len() as u64,
+            KINDS.len() as u64 + 1,
+            "it did not get to its end",
+        ));
+        checks.push(Check::equal(
+            "reports of the hypervisor",
+            u64::from(self.hypervisor.is_object()),
+            1,
+            "it did not get to its end",
+        ));
         let slice = self.number("/slice_us") * 1000;
         let enough = ENOUGH * u64::from(setting.seconds);
         for kind in KINDS {
@@ -208,9 +220,8 @@ impl Verdict {
     }
 
     fn victim(&self, kind: &str, name: &str) -> u64 {
-        // What is missing is no good number in any check.
         let counted = self.victim.get(kind).and_then(|numbers| numbers.get(name));
-        counted.copied().unwrap_or(u64::MAX)
+        counted.copied().unwrap_or(0)
     }
 
     /// A number of the hypervisor's report, by JSON pointer.
@@ -225,10 +236,7 @@ impl Verdict {
         let header = columns.map(|column| format!("{column:>12}")).concat();
         console::detail(format!("{:8}{header}", ""));
         for kind in KINDS {
-            let cells = columns.map(|column| match self.victim(kind, column) {
-                u64::MAX => format!("{:>12}", "-"),
-                number => format!("{number:>12}"),
-            });
+            let cells = columns.map(|column| format!("{:>12}", self.victim(kind, column)));
             console::detail(format!("{kind:8}{}", cells.concat()));
         }
         let attacker: Vec<_> = (self.attacker.iter())
@@ -357,6 +365,13 @@ vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
     #[test]
     fn what_is_not_told_is_no_good() {
         let silent = failed("");
-        assert!(silent.len() > 15, "{silent:?}");
+        for check in [
+            "reports of the victim",
+            "reports of the hypervisor",
+            "sgi: sent",
+            "attacks",
+        ] {
+            assert!(silent.iter().any(|failed| failed == check), "{silent:?}");
+        }
     }
 }
