@@ -196,7 +196,7 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
 fn injectors_race_with_every_way_of_unmapping() {
     let guest = Guest::new().with_device_1();
     let (vm, domain) = (&guest.vm, &guest.domain);
-    let rounds = if cfg!(miri) { 20 } else { 2000 };
+    let rounds = if cfg!(miri) { 5 } else { 2000 };
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for cpu in 1..3 {
