@@ -166,15 +166,15 @@ pub(crate) fn nightly(components: &[&str]) -> Result<Nightly> {
     let installed = listed.map_or(String::new(), |listed| listed.stdout);
     // A name may be followed by the machine it is for: miri-x86_64-unknown-linux-gnu.
     let is_there = |component: &&str| installed.lines().any(|name| name.starts_with(*component));
-    if components.iter().all(is_there) {
+    if !installed.is_empty() && components.iter().all(is_there) {
         return Ok(Nightly(()));
     }
-    let components = components.join(",");
-    console::step(format!(
-        "Adding Rust's nightly toolchain with {components} (once)"
-    ));
+    console::step("Adding Rust's nightly toolchain (once)");
     let mut arguments = vec!["toolchain", "install", "nightly", "--profile", "minimal"];
-    arguments.extend(["--no-self-update", "--component", &components]);
+    arguments.push("--no-self-update");
+    for component in components {
+        arguments.extend(["--component", component]);
+    }
     if !rustup(&arguments) {
         bail!(
             "this needs Rust's nightly toolchain, and rustup did not add it; run\n  \

@@ -13,7 +13,8 @@ use crate::fuzz::{self, FuzzOptions};
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::process::{self, Show};
-use crate::provision::toolchain::{BareMetal, cargo};
+use crate::project;
+use crate::provision::toolchain::{BareMetal, cargo, nightly};
 use crate::soak;
 
 /// The boots: vCPUs and release of the kernel.
@@ -38,6 +39,8 @@ pub(crate) enum Action {
     Suite(Command),
     /// Explores the models of the concurrent protocols, and runs the mutants: a test case each.
     Loom,
+    /// The same by a toolchain that has to be provided first.
+    Provided(fn() -> Result<Command>),
     /// Fuzzes each target, which passes or fails as one test case.
     Fuzz(FuzzOptions),
     /// Boots a guest, which passes or fails as one test case.
@@ -67,6 +70,7 @@ impl Action {
                     failed: report.failed() as u64,
                 })
             }
+            Self::Provided(command) => Self::Suite(command()?).run(reports),
             Self::Fuzz(options) => {
                 let failed = fuzz::failures(&options)?.len();
                 Ok(Tally {
@@ -172,6 +176,10 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
             action: Action::Loom,
         },
         schedules(),
+        Gate {
+            name: "Miri".to_owned(),
+            action: Action::Provided(miri),
+        },
     ];
     gates.push(Gate {
         name: "fuzzing".to_owned(),
@@ -256,6 +264,51 @@ fn schedules() -> Gate {
         name: "random schedules".to_owned(),
         action: Action::Command(command),
     }
+}
+
+/// The interpreter that knows what is undefined, over the tests of what is `unsafe` and over one short run
+/// of a whole VM with threads. Few and short ones: it is some hundred times slower than the machine.
+fn miri() -> Result<Command> {
+    let flags = [
+        // crossbeam-epoch is not made for the stricter model, stacked borrows.
+        "-Zmiri-tree-borrows",
+        // A list in crossbeam-epoch reaches a whole object by a reference to its part that is atomic.
+        "-Zmiri-tree-borrows-no-precise-interior-mut",
+        // It keeps marks in the low bits of pointers, and so makes pointers of integers.
+        "-Zmiri-permissive-provenance",
+        // What the epoch has deferred at the end is not freed; and tests leak what others point to.
+        "-Zmiri-ignore-leaks",
+    ];
+    let mut command = nightly(&["miri", "rust-src"])?.cargo("miri");
+    command
+        .args([
+            "test",
+            "--package",
+            "vgic",
+            "--package",
+            "soak",
+            "--lib",
+            "--bins",
+            "--",
+        ])
+        .args([
+            "ap_list::",
+            "radix::",
+            "sync::",
+            "vcpu::registers",
+            "vcpu::residency",
+        ])
+        .args([
+            "a_vm_may_be_moved",
+            "lifetimes::injectors",
+            "lifetimes::discarded",
+        ])
+        .arg("short_lives")
+        .env("MIRIFLAGS", flags.join(" "))
+        // Of tests that are to panic: slow, and of no interest.
+        .env("RUST_BACKTRACE", "0")
+        .env("CARGO_TARGET_DIR", project::root().join("target/miri"));
+    Ok(command)
 }
 
 fn boot_gate(vcpus: u16, release: &'static str) -> Gate {
