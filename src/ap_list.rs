@@ -127,6 +127,7 @@ impl ApList {
     /// Links a queued interrupt at the end of its bucket.
     pub(crate) fn link(&mut self, irq: &Irq, state: State) {
         self.check_membership(irq);
+        // Relaxed: as below.
         debug_assert!(
             irq.links.next.load(Relaxed).is_null() && irq.links.prev.load(Relaxed).is_null(),
             "{:?} is linked twice",
@@ -160,6 +161,7 @@ impl ApList {
     pub(crate) fn unlink(&mut self, irq: &Irq) {
         self.check_membership(irq);
         self.check_links(irq);
+        // Relaxed, all of them: guarded by the list's lock.
         let bucket = usize::from(irq.links.bucket.load(Relaxed));
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let this = ptr::from_ref(irq);
@@ -220,6 +222,7 @@ impl ApList {
     fn check_links(&self, irq: &Irq) {
         #[cfg(debug_assertions)]
         {
+            // Relaxed, all of them: guarded by the list's lock.
             let links = &irq.links;
             let (next, prev) = (links.next.load(Relaxed), links.prev.load(Relaxed));
             let intid = irq.intid();
@@ -234,6 +237,7 @@ impl ApList {
                     && ptr::eq(prev.links.next.load(Relaxed), irq),
                 "the links around {intid:?} are broken"
             );
+            // Relaxed: as above.
             let bucket = links.bucket.load(Relaxed);
             assert!(
                 bucket == next.links.bucket.load(Relaxed),
@@ -262,6 +266,7 @@ impl ApList {
                     self.check_membership(irq);
                     self.check_links(irq);
                     counted += 1;
+                    // Relaxed: as above.
                     next = irq.links.next.load(Relaxed);
                     if ptr::eq(next, *head) {
                         break;

@@ -71,7 +71,8 @@ impl Node {
 
     /// Takes back `count` entries or children; true for the one CPU whose leave killed the node.
     fn leave(&self, count: usize) -> bool {
-        // AcqRel: all that was done inside happens before the node's death.
+        // AcqRel: all that was done inside happens before the node's death: pairs with the other leaves,
+        // and with `enter`.
         self.live.fetch_sub(count, AcqRel) == count
             && (mutant(Mutant::NodeDiesUnchecked)
                 || self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok())
@@ -128,7 +129,7 @@ impl<'g> Path<'g> {
 
 /// Unlinks a dead node from its parent's slot; true for the one CPU that did.
 fn unlink(slot: &Slot, node: *mut Node) -> bool {
-    // AcqRel: an inserter that sees the null also sees the node dead.
+    // AcqRel: pairs with the Acquire in `child` and `grow`: who sees the null also sees the node dead.
     slot.compare_exchange(node.cast(), ptr::null_mut(), AcqRel, Relaxed)
         .is_ok()
 }
@@ -369,7 +370,8 @@ impl<T> Radix<T> {
             slot = &node.slots[Self::index(key, level)];
         }
         let expected = ptr::from_ref(expected).cast_mut().cast();
-        // AcqRel: whatever was done to the value happens before it is freed.
+        // AcqRel: pairs with `insert` and `replace`: whatever was done to the value happens before it is
+        // freed.
         let removed = if mutant(Mutant::ReleaserErasesSuccessor) {
             slot.swap(ptr::null_mut(), AcqRel)
         } else {

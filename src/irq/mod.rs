@@ -204,7 +204,7 @@ impl Irq {
     #[inline]
     pub(crate) fn state(&self) -> State {
         self.watched.read();
-        // Acquire: pairs with every transition.
+        // Acquire: pairs with the AcqRel of every transition.
         State(self.state.load(Acquire))
     }
 

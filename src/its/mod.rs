@@ -133,7 +133,8 @@ impl Its {
     }
 
     fn set_control(&self, flag: u32, on: bool) {
-        // AcqRel: whoever sees the ITS enabled sees what was set up before.
+        // AcqRel: pairs with `is_enabled` and `translate`: who sees the ITS enabled sees what was set up
+        // before.
         if on {
             self.control.fetch_or(flag, AcqRel);
         } else {

@@ -141,6 +141,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                 }
             }
         }
+        // Relaxed: as above.
         self.vcpu
             .asked
             .store(if current { u64::MAX } else { self.gpa }, Relaxed);

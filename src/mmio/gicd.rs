@@ -18,8 +18,8 @@ use crate::fixed::Fixed;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::irq::{Irq, LEVEL};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::{AtomicU32, AtomicU64, fence};
 use crate::vcpu::residency::RECALL;
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 use crate::vgic::DEFERRED_GROUPS;
@@ -97,7 +97,7 @@ impl Distributor {
     /// The classes that `GICD_CTLR` lets through to list registers.
     #[inline]
     pub(crate) fn open_groups(&self) -> Classes {
-        // Acquire: pairs with the write of GICD_CTLR.
+        // Acquire: pairs with `write_group_enables`.
         let groups = self.groups.load(Acquire);
         Classes::NONE
             .with(Class::Group0, groups & 1 != 0)
@@ -107,6 +107,7 @@ impl Distributor {
     /// Both groups enabled, as a guest's `GICD_CTLR` write would.
     #[cfg(test)]
     pub(crate) fn open_all_groups(&self) {
+        // Release: pairs with `open_groups`.
         self.groups.store(3, crate::sync::Ordering::Release);
     }
 
@@ -134,10 +135,12 @@ impl Distributor {
 
     /// `GICD_CTLR`. Looks at the vCPUs one by one only while one of them may be awaited.
     fn ctlr(&self, vcpus: &[Vcpu]) -> u32 {
-        // Acquire: pairs with `awaiting`, and with whoever tells the vCPUs.
+        // Acquire: pairs with `recalled` and with `advance_groups`: a guest that reads RWP as 0 sees what
+        // those who were awaited did before.
         let waiting = self.telling.load(Acquire) < vcpus.len() as u32
             || self.recalls.load(Acquire) != 0
                 && vcpus.iter().any(|vcpu| vcpu.awaits(AWAITED_BY_GICD));
+        // Acquire: pairs with `write_group_enables`.
         self.groups.load(Acquire) | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
     }
 }
@@ -176,9 +179,10 @@ impl<H: Host> Vgic<H> {
     ) -> Option<u64> {
         let distributor = self.distributor();
         if let IROUTER..IROUTER_END = at {
+            // Relaxed: what the guest wrote, for the guest; where the SPI goes is in its state word.
             let value = self
                 .router(at)
-                .map_or(0, |(_, router)| router.load(Acquire));
+                .map_or(0, |(_, router)| router.load(Relaxed));
             return Some(read_half(value, at, width));
         }
         let (register, place) = block(at);
@@ -317,15 +321,29 @@ impl<H: Host> Vgic<H> {
         let Some((irq, router)) = self.router(at) else {
             return;
         };
-        // Relaxed: concurrent writers of one register are the guest's race; the target follows below.
+        // Relaxed: concurrent writers of one register are the guest's race.
         let old = router.load(Relaxed);
         let Some(new) = write_half(old, at, width, value) else {
             return;
         };
         // Interrupt_Routing_Mode is RAZ/WI: GICD_TYPER.No1N.
         let affinity = Affinity::from_mpidr(new);
+        // Relaxed: as above; the fence orders it.
         router.store(affinity.mpidr(), Relaxed);
-        self.route(pin, irq, self.find_vcpu(pin, affinity));
+        // SeqCst: pairs with the fence in `Vgic::add_vcpu`: if we do not see a vCPU that is being added,
+        // whoever adds it sees what we wrote.
+        fence(SeqCst);
+        let mut target = self.find_vcpu(pin, affinity);
+        loop {
+            self.route(pin, irq, target);
+            // Whoever adds the vCPU may have routed the SPI to it before we did to nobody; then our
+            // transition, which followed, lets us see the new topology.
+            let now = self.find_vcpu(pin, affinity);
+            if now == target {
+                return;
+            }
+            target = now;
+        }
     }
 
     fn route(&self, pin: &Pin<'_>, irq: &Irq, target: Option<VcpuId>) {
@@ -340,7 +358,7 @@ impl<H: Host> Vgic<H> {
     pub(crate) fn route_to_new(&self, pin: &Pin<'_>, affinity: Affinity, vcpu: VcpuId) {
         let distributor = self.distributor();
         for (irq, router) in distributor.spis.iter().zip(&distributor.routers) {
-            // Relaxed: as in `write_router`.
+            // Relaxed: as in `write_router`; the fence in `Vgic::add_vcpu` orders it.
             if router.load(Relaxed) == affinity.mpidr() {
                 self.route(pin, irq, Some(vcpu));
             }

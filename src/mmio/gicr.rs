@@ -72,7 +72,7 @@ impl Redistributor {
     /// `GICR_CTLR.EnableLPIs`.
     #[inline]
     pub(crate) fn lpis_enabled(&self) -> bool {
-        // Acquire: pairs with the write of GICR_CTLR.
+        // Acquire: pairs with `write_gicr_ctlr`.
         self.ctlr.load(Acquire) & CTLR_ENABLE_LPIS != 0
     }
 }
@@ -117,10 +117,11 @@ impl<H: Host> Vgic<H> {
                 u64::from(sleep | if asleep { WAKER_CHILDREN_ASLEEP } else { 0 })
             }
             (PROPBASER | PROPBASER_HIGH, _) => {
-                read_half(self.distributor().propbaser.load(Acquire), at, width)
+                // Relaxed: what the guest wrote, for the guest; so PENDBASER below.
+                read_half(self.distributor().propbaser.load(Relaxed), at, width)
             }
             (PENDBASER | PENDBASER_HIGH, _) => read_half(
-                redistributor.pendbaser.load(Acquire) & !PENDBASER_PTZ,
+                redistributor.pendbaser.load(Relaxed) & !PENDBASER_PTZ,
                 at,
                 width,
             ),
@@ -133,6 +134,7 @@ impl<H: Host> Vgic<H> {
 
     fn gicr_ctlr(&self, pin: &Pin<'_>, owner: &Vcpu) -> u32 {
         let redistributor = &owner.redistributor;
+        // Acquire: pairs with `advance_pending_table`: what a finished scan found pending is visible.
         let scanning = redistributor.scan.load(Acquire) != NOT_SCANNING;
         if scanning {
             self.advance_pending_table(pin, owner);
@@ -141,6 +143,7 @@ impl<H: Host> Vgic<H> {
         let lpis = if self.config().lpi_bits == 0 {
             0
         } else {
+            // Acquire: pairs with `write_gicr_ctlr`.
             redistributor.ctlr.load(Acquire) | CTLR_CES | CTLR_IR
         };
         lpis | if waiting { CTLR_RWP } else { 0 }
@@ -221,7 +224,8 @@ impl<H: Host> Vgic<H> {
     fn write_base(&self, register: &AtomicU64, mask: u64, at: u64, width: Width, value: u64) {
         // Relaxed load: concurrent writers of one register are the guest's race.
         if let Some(new) = write_half(register.load(Relaxed), at, width, value) {
-            // Release, by AcqRel's half: pairs with the Acquire of whoever reads the tables.
+            // AcqRel: its Release pairs with the Acquire in `lpi_config`, `start_pending_table` and
+            // `advance_pending_table`, which read the tables.
             register.swap(new & mask, AcqRel);
         }
     }

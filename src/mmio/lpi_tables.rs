@@ -40,7 +40,7 @@ impl<H: Host> Vgic<H> {
     }
 
     fn lpi_config(&self, intid: IntId) -> Option<u8> {
-        // Acquire: pairs with the write of PROPBASER.
+        // Acquire: pairs with the AcqRel in `write_base`.
         let base = self.distributor().propbaser.load(Acquire);
         let bits = (base & 0x1f) + 1;
         let index = u64::from(intid.raw().checked_sub(IntId::FIRST_LPI)?);
@@ -87,7 +87,7 @@ impl<H: Host> Vgic<H> {
 
     /// Starts reading `owner`'s pending table, unless the guest says that it is all zero (PTZ).
     pub(crate) fn start_pending_table(&self, pin: &Pin<'_>, owner: &Vcpu) {
-        // Acquire: pairs with the write of PENDBASER.
+        // Acquire: pairs with the AcqRel in `write_base`.
         if owner.redistributor.pendbaser.load(Acquire) & (1 << 62) != 0 {
             return;
         }
@@ -145,7 +145,7 @@ impl<H: Host> Vgic<H> {
         }) else {
             return;
         };
-        // Acquire: pairs with the write of PENDBASER.
+        // Acquire: pairs with the AcqRel in `write_base`.
         let base = redistributor.pendbaser.load(Acquire) & BASE_MASK & !0xffff;
         // Bits of INTIDs below 8192 come first; they are not used.
         let at = base + u64::from((IntId::FIRST_LPI + first) / 8);

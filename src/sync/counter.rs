@@ -17,7 +17,7 @@ impl Counter {
         #[cfg(feature = "counters")]
         {
             use core::sync::atomic::Ordering::Relaxed;
-            // A load and a store instead of a read-modify-write: there is one writer.
+            // Relaxed: statistics. A load and a store instead of a read-modify-write: there is one writer.
             self.value
                 .store(self.value.load(Relaxed).wrapping_add(n), Relaxed);
         }
@@ -31,6 +31,7 @@ impl Counter {
     pub fn get(&self) -> u64 {
         #[cfg(feature = "counters")]
         {
+            // Relaxed: as above.
             self.value.load(core::sync::atomic::Ordering::Relaxed)
         }
         #[cfg(not(feature = "counters"))]

@@ -19,10 +19,8 @@ pub enum Rank {
     Topology = 1,
     /// An ITS's command queue and tables.
     ItsCommand = 2,
-    /// A multi-step update of a register bank.
-    Register = 3,
     /// One vCPU's active/pending list. Nothing is taken inside it.
-    ApList = 4,
+    ApList = 3,
 }
 
 /// What one physical CPU holds and has taken; every acquisition names the ledger of its CPU.

@@ -58,7 +58,7 @@ impl Residency {
     /// A copy.
     #[inline]
     pub(crate) fn get(&self) -> Place {
-        // Acquire: pairs with the owner's transitions below.
+        // Acquire: pairs with the read-modify-writes below, which are AcqRel where they publish.
         Place(self.0.load(Acquire))
     }
 
@@ -142,7 +142,8 @@ impl Residency {
 
     /// Powers it on or off; false if it was so already. Powering off is the owner's.
     pub(crate) fn set_power(&self, on: bool) -> bool {
-        // AcqRel: powering on hands the vCPU's reset state to the CPU that enters it.
+        // AcqRel: pairs with `get` and `claim`: powering on hands the vCPU's reset state to the CPU that
+        // enters it.
         let old = if on {
             self.0.fetch_or(ON, AcqRel)
         } else {

@@ -32,8 +32,8 @@ use crate::irq::Irq;
 use crate::its::Its;
 use crate::mmio::gicd::Distributor;
 use crate::radix::Radix;
-use crate::sync::Ordering::{AcqRel, Acquire, Release};
-use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock};
+use crate::sync::Ordering::{AcqRel, Acquire, Release, SeqCst};
+use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock, fence};
 use crate::topology::Topology;
 use crate::vcpu::Vcpu;
 
@@ -142,9 +142,13 @@ impl<H: Host> Vgic<H> {
             .ok_or(ConfigError::MaxVcpus(self.vcpus.len()))?;
         let mut affinities: Vec<Affinity> = topology.affinities().to_vec();
         affinities.push(affinity);
-        self.topology.store(Topology::new(affinities), pin.guard());
-        // Release: pairs with the Acquire in `vcpu_count`.
+        // Release: pairs with the Acquire in `vcpu_count`. Before the topology: whoever finds the vCPU there
+        // can insert into its list.
         self.present.store(index as u16 + 1, Release);
+        self.topology.store(Topology::new(affinities), pin.guard());
+        // SeqCst: pairs with the fence in `write_router`: if that did not see the topology, we see what it
+        // wrote.
+        fence(SeqCst);
         self.route_to_new(pin, affinity, id);
         Ok(id)
     }
@@ -218,7 +222,7 @@ impl<H: Host> Vgic<H> {
     }
 
     pub(crate) fn defer(&self, work: u32) {
-        // AcqRel: pairs with `has_deferred` and `take_deferred`.
+        // AcqRel: pairs with `has_deferred` and `advance`.
         self.deferred.fetch_or(work, AcqRel);
     }
 

@@ -38,3 +38,31 @@ fn readers_see_the_old_or_the_new() {
         sole(machine).finish(&cpu);
     });
 }
+
+/// The guest routes a pending SPI to a vCPU while it is being added: whichever comes first, the SPI gets
+/// there. Neither may miss the other: the write of IROUTER that finds no such vCPU yet, and the new vCPU
+/// that looks for SPIs that name it.
+#[test]
+fn an_spi_routed_to_the_vcpu_that_is_added() {
+    check(3, || {
+        let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
+        config.spis = 32;
+        config.max_vcpus = 2;
+        config.redistributors = vec![RedistributorRegion {
+            base: 0x080a_0000,
+            count: 2,
+        }];
+        let machine = Arc::new(Machine::from_config(config));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject_spi(&cpu.pin());
+        let other = spawn(&machine, 1, move |machine, cpu| {
+            machine.route(&cpu.pin(), V1);
+        });
+        let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
+        assert_eq!(added, Ok(V1));
+        other.join();
+        assert!(machine.vm.power_on(V1));
+        assert_eq!(machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
+    });
+}
