@@ -5,7 +5,8 @@
 //! runs one thread at a time and changes only at accesses of ours).
 //! This room also holds the few primitives the library is built on: a spin lock that accounts for
 //! itself ([`SpinLock`], [`Ledger`]), event counters with one writer ([`Counter`]) and the read-mostly
-//! cell ([`Snapshot`]).
+//! cell ([`Snapshot`]). For the models it holds what tells loom of a structure's life (`watched`) and the
+//! list of deliberate faults that they have to notice (`mutant`); neither is there in other builds.
 //!
 //! # Lock order
 //! A lock has a [`Rank`]; a CPU may only take locks of strictly rising rank, and takes none while it

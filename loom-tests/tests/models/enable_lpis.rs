@@ -2,7 +2,8 @@
 //! its LPIs anew. Its LPIs are held back, not lost, and what else happens to them happens once.
 //!
 //! CVE-2026-72289 is a race of this protocol, re-created here as a mutant: an interrupt that is moved is
-//! unlinked, the list's lock is let go, and another CPU unlinks it a second time.
+//! unlinked, the list's lock is let go, and another CPU unlinks it a second time. Of what else went wrong
+//! elsewhere: LPIs that a guest got with EnableLPIs = 0.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;

@@ -4,7 +4,8 @@
 //!
 //! CVE-2026-74568, CVE-2026-72288 and CVE-2024-26598 are races of this protocol, re-created here as
 //! mutants: the releaser that erases its successor from the table, the interrupt that is put on a list
-//! after it was freed, and the translation whose interrupt is freed under it.
+//! after it was freed, and the translation whose interrupt is freed under it. Of what else went wrong
+//! elsewhere: a last put that needed a lock which its caller held; loom reports such a deadlock.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, check, discard, mapti, sole, spawn, take};
