@@ -1,0 +1,544 @@
+//! Every operation that is measured, by name, with its sizes.
+
+use std::hint::black_box;
+use std::rc::Rc;
+
+use vgic::mmio::Width;
+
+use super::baselines::{self, Table};
+use super::operation::{Entry, Operation, operation};
+use super::vm::{Command, FIRST_LPI, GICD, GITS, QUEUE_COMMANDS, SoftCpu, Vm};
+
+/// Keys of a round of lookups, in an order that no prefetcher guesses.
+const KEYS: usize = 4096;
+/// MSIs of a batch.
+const MSIS: u32 = 256;
+/// vCPUs that enter or leave in a batch.
+const ENTERING: usize = 4;
+/// Commands and register accesses in a batch.
+const FEW: u64 = 64;
+
+/// All of them.
+pub fn all() -> Vec<Entry> {
+    let mut entries = lookups();
+    entries.extend(injections());
+    entries.extend(entries_and_exits());
+    entries.extend(sgis());
+    entries.extend(commands());
+    entries.extend(registers());
+    entries
+}
+
+/// Where the operations of a group come from: a VM, and the physical CPUs of this thread.
+struct Bench {
+    vm: Vm,
+    cpus: Vec<SoftCpu>,
+}
+
+impl Bench {
+    fn new(vcpus: usize, cpus: u16) -> Self {
+        let vm = Vm::new(vcpus);
+        let cpus = (0..cpus).map(|n| vm.cpu(n + 1)).collect();
+        Self { vm, cpus }
+    }
+
+    fn cpu(&self) -> &SoftCpu {
+        &self.cpus[0]
+    }
+}
+
+/// `count` pseudo-random numbers below `limit`.
+pub fn scattered(count: usize, limit: u32) -> Vec<u32> {
+    let mut state = 0x9e37_79b9_u64;
+    (0..count)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            ((state >> 33) as u32) % limit
+        })
+        .collect()
+}
+
+fn lookups() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for name in baselines::TABLES {
+        for (size, lpis) in [("1", 1), ("1k", 1 << 10), ("64k", 1 << 16)] {
+            for what in ["borrowed", "owned", "miss"] {
+                // A walk of a long list takes long.
+                let list = name == "spin_list";
+                let looked_up = if list && lpis > 1 { 16 } else { KEYS };
+                let needless = match what {
+                    "owned" => name == "two_loads",
+                    // A full table misses nothing.
+                    "miss" => lpis == 1 << 16,
+                    _ => false,
+                };
+                if needless {
+                    continue;
+                }
+                let entry = Entry::new(
+                    format!("lpi_lookup/{size}/{what}/{name}"),
+                    looked_up as u64,
+                    move || lookup(name, lpis, what, looked_up),
+                );
+                entries.push(match name {
+                    "radix" => entry,
+                    _ => entry.baseline(),
+                });
+            }
+        }
+    }
+    entries
+}
+
+fn lookup(name: &str, lpis: u32, what: &'static str, count: usize) -> Box<dyn Operation> {
+    // The tables that readers borrow live as long as the program; there is one for each measurement.
+    let table: &'static dyn Table =
+        Box::leak(baselines::table(name, &(0..lpis).collect::<Vec<_>>()));
+    let mut keys = scattered(count, lpis);
+    if what == "miss" {
+        keys.iter_mut().for_each(|key| *key += lpis);
+    }
+    operation(
+        (table.reader(), keys),
+        |_| {},
+        move |(reader, keys)| {
+            for &key in keys.iter() {
+                black_box(match what {
+                    "owned" => reader.owned(key),
+                    _ => reader.borrowed(key),
+                });
+            }
+        },
+    )
+}
+
+fn injections() -> Vec<Entry> {
+    fn bench() -> Bench {
+        let bench = Bench::new(2, 1);
+        bench
+            .vm
+            .map(bench.cpu(), 1, MSIS.into(), FIRST_LPI.into(), |_| 0);
+        bench
+    }
+    fn inject(bench: &mut Bench, count: u32) {
+        for event in 0..count {
+            bench.vm.inject(bench.cpu(), 1, event);
+        }
+    }
+    vec![
+        Entry::new("inject_msi/new", MSIS.into(), || {
+            let drain = |bench: &mut Bench| {
+                bench.vm.drain(bench.cpu(), 0);
+            };
+            operation(bench(), drain, |bench| inject(bench, MSIS))
+        }),
+        Entry::new("inject_msi/pending", MSIS.into(), || {
+            let mut bench = bench();
+            inject(&mut bench, MSIS);
+            operation(bench, |_| {}, |bench| inject(bench, MSIS))
+        }),
+        // As a CPU does that injects several on the way of one exit.
+        Entry::new("inject_msi/pending_under_one_pin", MSIS.into(), || {
+            let mut bench = bench();
+            inject(&mut bench, MSIS);
+            operation(
+                bench,
+                |_| {},
+                |bench| {
+                    let _pin = bench.cpu().pin();
+                    inject(bench, MSIS);
+                },
+            )
+        }),
+        // In a list register, taken and ended by the guest: queued, and not pending.
+        Entry::new("inject_msi/in_list_register", 4, || {
+            let mut inside = false;
+            operation(
+                bench(),
+                move |bench| {
+                    if inside {
+                        bench.vm.exit(bench.cpu(), 0);
+                    }
+                    bench.vm.drain(bench.cpu(), 0);
+                    inject(bench, 4);
+                    bench.vm.enter(bench.cpu(), 0);
+                    bench.vm.guest(bench.cpu(), |_| {});
+                    inside = true;
+                },
+                |bench| inject(bench, 4),
+            )
+        }),
+        Entry::new("inject_spi/new", 32, || {
+            let bench = Bench::new(1, 1);
+            (32..64).for_each(|spi| bench.vm.edge_spi(bench.cpu(), spi));
+            let drain = |bench: &mut Bench| {
+                bench.vm.drain(bench.cpu(), 0);
+            };
+            operation(bench, drain, |bench| {
+                for spi in 32..64 {
+                    let spi = vgic::intid::IntId::spi(spi).expect("an SPI");
+                    let _ = bench.vm.vgic.inject_spi(&bench.cpu().pin(), spi);
+                }
+            })
+        }),
+    ]
+}
+
+/// Pending interrupts that entry and exit are measured with.
+pub const PENDING: [u64; 7] = [0, 1, 4, 5, 64, 1024, 10_000];
+
+/// vCPUs in and out of the guest, each on a CPU of its own, with some LPIs pending on each.
+struct Runners {
+    bench: Bench,
+    pending: u64,
+    /// In the guest now.
+    inside: bool,
+    /// What each guest took at last, as events of its device.
+    taken: Vec<Vec<u32>>,
+}
+
+impl Runners {
+    fn new(pending: u64) -> Self {
+        let bench = Bench::new(ENTERING, ENTERING as u16);
+        for n in 0..ENTERING {
+            bench.vm.enter(&bench.cpus[n], n);
+            bench.vm.exit(&bench.cpus[n], n);
+            if pending > 0 {
+                let first = u64::from(FIRST_LPI) + n as u64 * pending;
+                (bench.vm).map(bench.cpu(), n as u64, pending, first, |_| n as u64);
+            }
+            for event in 0..pending as u32 {
+                bench.vm.inject(bench.cpu(), n as u32, event);
+            }
+        }
+        Self {
+            bench,
+            pending,
+            inside: false,
+            taken: vec![Vec::new(); ENTERING],
+        }
+    }
+
+    fn enter(&mut self) {
+        for n in 0..ENTERING {
+            self.bench.vm.enter(&self.bench.cpus[n], n);
+        }
+        self.inside = true;
+    }
+
+    fn exit(&mut self) {
+        for n in 0..ENTERING {
+            self.bench.vm.exit(&self.bench.cpus[n], n);
+        }
+        self.inside = false;
+    }
+
+    /// The guests take and end all that is in their list registers.
+    fn guests(&mut self) {
+        for (n, taken) in self.taken.iter_mut().enumerate() {
+            let first = FIRST_LPI + n as u32 * self.pending as u32;
+            let cpu = &self.bench.cpus[n];
+            self.bench.vm.guest(cpu, |intid| taken.push(intid - first));
+        }
+    }
+
+    /// As many are pending as before.
+    fn replenish(&mut self) {
+        for (n, taken) in self.taken.iter_mut().enumerate() {
+            for event in taken.drain(..) {
+                self.bench.vm.inject(&self.bench.cpus[n], n as u32, event);
+            }
+        }
+    }
+}
+
+fn entries_and_exits() -> Vec<Entry> {
+    let batch = ENTERING as u64;
+    let mut entries = Vec::new();
+    for pending in PENDING {
+        // Into free registers: the guest has finished with what it had.
+        entries.push(Entry::new(
+            format!("vcpu_enter/{pending}"),
+            batch,
+            move || {
+                let prepare = |runners: &mut Runners| {
+                    if runners.inside {
+                        runners.guests();
+                        runners.exit();
+                        runners.replenish();
+                    }
+                };
+                operation(Runners::new(pending), prepare, Runners::enter)
+            },
+        ));
+        // The guest has finished with all that was in the registers.
+        entries.push(Entry::new(
+            format!("vcpu_exit/{pending}"),
+            batch,
+            move || {
+                let prepare = |runners: &mut Runners| {
+                    runners.replenish();
+                    runners.enter();
+                    runners.guests();
+                };
+                operation(Runners::new(pending), prepare, Runners::exit)
+            },
+        ));
+        // A trap that has nothing to do with interrupts: the registers stay as they are.
+        entries.push(Entry::new(
+            format!("vcpu_reenter/{pending}"),
+            batch,
+            move || {
+                let mut runners = Runners::new(pending);
+                runners.enter();
+                operation(
+                    runners,
+                    |_| {},
+                    |runners| {
+                        runners.exit();
+                        runners.enter();
+                    },
+                )
+            },
+        ));
+    }
+    // Two vCPUs take turns on one CPU, with pending interrupts each.
+    for pending in [0, 4] {
+        entries.push(Entry::new(format!("vcpu_switch/{pending}"), 2, move || {
+            let mut runners = Runners::new(pending);
+            for n in 0..2 {
+                runners.bench.vm.put(&runners.bench.cpus[n], n);
+            }
+            runners.inside = false;
+            operation(
+                runners,
+                |_| {},
+                |runners| {
+                    for n in 0..2 {
+                        let (vm, cpu) = (&runners.bench.vm, &runners.bench.cpus[0]);
+                        vm.enter(cpu, n);
+                        vm.exit(cpu, n);
+                        vm.put(cpu, n);
+                    }
+                },
+            )
+        }));
+    }
+    entries
+}
+
+/// `ICC_SGI1R_EL1` for SGI `intid` to vCPU `n`.
+fn to_one(n: usize, intid: u64) -> u64 {
+    intid << 24 | (n as u64 / 16) << 16 | 1 << (n % 16)
+}
+
+/// `ICC_SGI1R_EL1` for SGI 1 to all but the sender.
+const TO_OTHERS: u64 = 1 << 40 | 1 << 24;
+
+fn sgis() -> Vec<Entry> {
+    /// Every SGI there is, to one of 512 vCPUs.
+    fn unicast(target: usize) -> Box<dyn Operation> {
+        operation(
+            Bench::new(512, 1),
+            move |bench| {
+                bench.vm.drain(bench.cpu(), target);
+            },
+            move |bench| {
+                for intid in 0..16 {
+                    bench.vm.sgi(bench.cpu(), 0, to_one(target, intid));
+                }
+            },
+        )
+    }
+    let mut entries = vec![
+        Entry::new("sgi/unicast/first_of_512", 16, || unicast(1)),
+        Entry::new("sgi/unicast/last_of_512", 16, || unicast(511)),
+        // One write for each of 511 others: what the broadcast saves.
+        Entry::new("sgi/unicast/each_of_512", 511, || {
+            operation(
+                Bench::new(512, 1),
+                |bench| {
+                    for target in 1..512 {
+                        bench.vm.drain(bench.cpu(), target);
+                    }
+                },
+                |bench| {
+                    for target in 1..512 {
+                        bench.vm.sgi(bench.cpu(), 0, to_one(target, 1));
+                    }
+                },
+            )
+        }),
+    ];
+    for vcpus in [8, 64, 512] {
+        let batch = vcpus as u64 - 1;
+        entries.push(Entry::new(
+            format!("sgi/broadcast/{vcpus}"),
+            batch,
+            move || {
+                operation(
+                    Bench::new(vcpus, 1),
+                    move |bench| {
+                        for target in 1..vcpus {
+                            bench.vm.drain(bench.cpu(), target);
+                        }
+                    },
+                    |bench| bench.vm.sgi(bench.cpu(), 0, TO_OTHERS),
+                )
+            },
+        ));
+    }
+    entries
+}
+
+fn commands() -> Vec<Entry> {
+    const DEVICE: u64 = 1;
+    type Commands = fn(u64) -> Command;
+    /// Sends `run` for each of a device's events, in one batch, after `prepare` for each.
+    fn each(prepare: Option<Commands>, run: Commands) -> Box<dyn Operation> {
+        let bench = Bench::new(4, 1);
+        bench
+            .vm
+            .map(bench.cpu(), DEVICE, FEW, FIRST_LPI.into(), |_| 0);
+        operation(
+            bench,
+            move |bench| {
+                if let Some(prepare) = prepare {
+                    (0..FEW).for_each(|n| bench.vm.send(bench.cpu(), prepare(n)));
+                }
+                bench.vm.drain(bench.cpu(), 0);
+            },
+            move |bench| {
+                (0..FEW).for_each(|n| bench.vm.queue(run(n)));
+                bench.vm.run_queue(bench.cpu());
+            },
+        )
+    }
+    fn lpi(n: u64) -> u64 {
+        u64::from(FIRST_LPI) + n
+    }
+    let map: Commands = |n| Command::mapti(DEVICE, n, lpi(n), 0);
+    let discard: Commands = |n| Command::discard(DEVICE, n);
+    let map_device: Commands = |n| Command::mapd(100 + n, 5);
+    let unmap_device: Commands = |n| Command::unmap_device(100 + n);
+    let single: [(&str, Option<Commands>, Commands); 14] = [
+        ("mapd", Some(unmap_device), map_device),
+        ("mapd_unmap", Some(map_device), unmap_device),
+        ("mapc", None, |n| Command::mapc(3, n % 4)),
+        ("mapti", Some(discard), map),
+        ("mapi", None, |_| Command::mapi(DEVICE, 0, 0)),
+        ("movi", None, |n| Command::movi(DEVICE, n, n % 2)),
+        ("movall", None, |_| Command::movall(2, 3)),
+        ("int", None, |n| Command::int(DEVICE, n)),
+        ("clear", None, |n| Command::clear(DEVICE, n)),
+        ("discard", Some(map), discard),
+        ("inv", None, |n| Command::inv(DEVICE, n)),
+        ("invall", None, |_| Command::invall(0)),
+        ("sync", None, |_| Command::sync(0)),
+        ("unmapped", None, |n| Command::int(DEVICE + 1, n)),
+    ];
+    let mut entries: Vec<Entry> = single
+        .into_iter()
+        .map(|(name, prepare, run)| {
+            Entry::new(format!("its_commands/{name}"), FEW, move || {
+                each(prepare, run)
+            })
+        })
+        .collect();
+    entries.push(Entry::new(
+        "its_commands/full_queue",
+        QUEUE_COMMANDS - 1,
+        || {
+            let bench = Bench::new(4, 1);
+            bench
+                .vm
+                .map(bench.cpu(), DEVICE, FEW, FIRST_LPI.into(), |_| 0);
+            operation(
+                bench,
+                |_| {},
+                |bench| {
+                    for n in 1..QUEUE_COMMANDS {
+                        bench.vm.queue(Command::movi(DEVICE, n % FEW, n % 3));
+                    }
+                    bench.vm.run_queue(bench.cpu());
+                },
+            )
+        },
+    ));
+    entries
+}
+
+fn registers() -> Vec<Entry> {
+    /// The register's name, its address (a redistributor's counts from that), its width, and what is
+    /// written; nothing is read.
+    type Access = (&'static str, u64, Width, Option<u64>);
+    const REDISTRIBUTOR: u64 = 0;
+    let accesses: [Access; 13] = [
+        ("GICD_CTLR_read", GICD, Width::Word, None),
+        ("GICD_TYPER_read", GICD + 0x4, Width::Word, None),
+        ("GICD_ISENABLER_read", GICD + 0x104, Width::Word, None),
+        (
+            "GICD_ISENABLER_write",
+            GICD + 0x104,
+            Width::Word,
+            Some(1 << 8),
+        ),
+        ("GICD_ISPENDR_read", GICD + 0x204, Width::Word, None),
+        (
+            "GICD_ICACTIVER_write",
+            GICD + 0x384,
+            Width::Word,
+            Some(1 << 8),
+        ),
+        (
+            "GICD_IPRIORITYR_write",
+            GICD + 0x428,
+            Width::Byte,
+            Some(0xa0),
+        ),
+        ("GICD_IROUTER_write", GICD + 0x6140, Width::Double, Some(1)),
+        ("GICR_TYPER_read", REDISTRIBUTOR + 0x8, Width::Double, None),
+        (
+            "GICR_ISENABLER0_write",
+            REDISTRIBUTOR + 0x1_0100,
+            Width::Word,
+            Some(1 << 20),
+        ),
+        ("GICR_SYNCR_read", REDISTRIBUTOR + 0xc0, Width::Word, None),
+        ("GITS_CREADR_read", GITS + 0x90, Width::Double, None),
+        ("GITS_CWRITER_write", GITS + 0x88, Width::Double, Some(0)),
+    ];
+    accesses
+        .into_iter()
+        .map(|(name, address, width, value)| {
+            Entry::new(format!("mmio/{name}"), FEW, move || {
+                let bench = Rc::new(Bench::new(2, 1));
+                // GITS_CWRITER is written as it is.
+                let value = match name {
+                    "GITS_CWRITER_write" => Some(bench.vm.read(bench.cpu(), 0, address, width)),
+                    _ => value,
+                };
+                let address = match address {
+                    0..0x2_0000 => bench.vm.gicr(1) + address,
+                    _ => address,
+                };
+                operation(
+                    bench,
+                    |_| {},
+                    move |bench| {
+                        for _ in 0..FEW {
+                            match value {
+                                None => {
+                                    black_box(bench.vm.read(bench.cpu(), 0, address, width));
+                                }
+                                Some(value) => bench.vm.write(bench.cpu(), address, width, value),
+                            }
+                        }
+                    },
+                )
+            })
+        })
+        .collect()
+}

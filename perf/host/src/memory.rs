@@ -1,0 +1,71 @@
+//! What a VM costs in bytes of the heap.
+
+#![expect(unsafe_code)]
+// UNSAFETY: a global allocator is an unsafe trait; this one counts and passes everything on.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use perf_host::vm::{FIRST_LPI, Vm};
+
+/// Bytes that are allocated now.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+struct Heap;
+
+// SAFETY: the system's allocator does the work.
+unsafe impl GlobalAlloc for Heap {
+    // The other methods come here too, by their default implementations.
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above; what we are given came from `alloc`.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Heap = Heap;
+
+/// Bytes that what `make` returns occupies.
+fn bytes<T>(make: impl FnOnce() -> T) -> (usize, T) {
+    let before = LIVE.load(Relaxed);
+    let made = black_box(make());
+    (LIVE.load(Relaxed).saturating_sub(before), made)
+}
+
+/// What is measured, and bytes of it.
+pub(crate) fn sizes() -> Vec<(&'static str, f64)> {
+    const DEVICES: u64 = 128;
+    const EVENTS: u64 = 256;
+    const VCPUS: usize = 64;
+    let (one, small) = bytes(|| Vm::new(1));
+    let (many, _large) = bytes(|| Vm::new(1 + VCPUS));
+    let cpu = small.cpu(1);
+    let (mapped, ()) = bytes(|| {
+        for device in 0..DEVICES {
+            let first = u64::from(FIRST_LPI) + device * EVENTS;
+            small.map(&cpu, device, EVENTS, first, |_| 0);
+        }
+    });
+    let (single, ()) = bytes(|| small.map(&cpu, DEVICES, 1, 60_000, |_| 0));
+    vec![
+        (
+            "a mapped LPI, of 256 to a device",
+            mapped as f64 / (DEVICES * EVENTS) as f64,
+        ),
+        ("the first LPI of a device, far from others", single as f64),
+        ("a vCPU", (many - one) as f64 / VCPUS as f64),
+        (
+            "a VM with one vCPU and one ITS",
+            (one - Vm::host_bytes()) as f64,
+        ),
+    ]
+}

@@ -1,0 +1,332 @@
+//! Loads that several threads make at once, and what each thread got done in the CPU time that it had.
+//!
+//! Rates are by the threads' own CPU time, not by the clock on the wall: waiting for one another and for
+//! cache lines counts, waiting for a CPU on a busy machine does not.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::baselines::{self, Table};
+use super::catalog::scattered;
+use super::vm::{Command, FIRST_LPI, Vm};
+
+/// MSIs between two looks at whether it is time to stop.
+const BATCH: u32 = 64;
+
+/// What the threads of one kind got done.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Done {
+    pub operations: u64,
+    pub cpu: Duration,
+    pub threads: u32,
+    /// Sum of the threads' rates, in operations per second of their CPU time.
+    pub rate: f64,
+}
+
+impl Done {
+    fn add(&mut self, operations: u64, cpu: Duration) {
+        self.operations += operations;
+        self.cpu += cpu;
+        self.threads += 1;
+        self.rate += operations as f64 / cpu.as_secs_f64().max(1e-9);
+    }
+}
+
+/// What a load got done.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sample {
+    /// Injected or looked up.
+    pub accepted: Done,
+    /// Taken and ended by guests.
+    pub delivered: Done,
+    /// ITS commands meanwhile.
+    pub commands: Done,
+    pub wall: Duration,
+}
+
+/// What a thread does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Accept,
+    Deliver,
+    Command,
+}
+
+/// A thread: its role, and what it does until `stop`; returns how often.
+pub type Worker<'a> = (Role, Box<dyn FnOnce(&AtomicBool) -> u64 + Send + 'a>);
+
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+pub fn run(time: Duration, workers: Vec<Worker<'_>>) -> Sample {
+    let stop = AtomicBool::new(false);
+    let ready = Barrier::new(workers.len() + 1);
+    let mut sample = Sample::default();
+    thread::scope(|scope| {
+        let threads: Vec<_> = workers
+            .into_iter()
+            .map(|(role, work)| {
+                let (stop, ready) = (&stop, &ready);
+                scope.spawn(move || {
+                    ready.wait();
+                    let start = cpu_time();
+                    let operations = work(stop);
+                    (role, operations, cpu_time() - start)
+                })
+            })
+            .collect();
+        ready.wait();
+        let start = Instant::now();
+        thread::sleep(time);
+        stop.store(true, Relaxed);
+        sample.wall = start.elapsed();
+        for thread in threads {
+            let (role, operations, cpu) = thread.join().expect("a worker");
+            match role {
+                Role::Accept => sample.accepted.add(operations, cpu),
+                Role::Deliver => sample.delivered.add(operations, cpu),
+                Role::Command => sample.commands.add(operations, cpu),
+            }
+        }
+    });
+    sample
+}
+
+/// Something that threads do at once.
+pub struct Load {
+    pub name: String,
+    pub threads: usize,
+    make: Box<dyn Fn() -> Box<dyn Fn(Duration) -> Sample>>,
+}
+
+impl Load {
+    pub fn new(
+        name: String,
+        threads: usize,
+        make: impl Fn() -> Box<dyn Fn(Duration) -> Sample> + 'static,
+    ) -> Self {
+        Self {
+            name,
+            threads,
+            make: Box::new(make),
+        }
+    }
+
+    /// Sets it up; each call of the result runs it for so long.
+    pub fn make(&self) -> Box<dyn Fn(Duration) -> Sample> {
+        (self.make)()
+    }
+}
+
+/// The loads of a group, with up to `threads` threads of a kind.
+pub fn loads(group: &str, threads: usize) -> Vec<Load> {
+    let counts = || (0..).map(|n| 1 << n).take_while(move |&n| n <= threads);
+    match group {
+        "lpi_lookup" => (baselines::TABLES.iter())
+            .filter(|name| **name != "spin_list")
+            .flat_map(|name| counts().map(move |n| lookup(name, n)))
+            .collect(),
+        "inject_msi" => ["to_one_vcpu", "to_distinct_vcpus", "while_remapping"]
+            .iter()
+            .flat_map(|target| counts().map(move |n| injection(target, n)))
+            .collect(),
+        "lpi_stress" => {
+            let shapes = [
+                (1, 1, 1),
+                (16, 16, 16),
+                (16, 16, 17),
+                (32, 32, 1),
+                (256, 256, 16),
+            ];
+            shapes
+                .into_iter()
+                .flat_map(|shape| {
+                    ["all_to_one", "spread", "spread_and_movi"].map(|target| (shape, target))
+                })
+                .map(|(shape, target)| stress(shape, target, (threads / 2).max(1)))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Lookups among 64k LPIs.
+fn lookup(table: &'static str, threads: usize) -> Load {
+    Load::new(
+        format!("64k/borrowed/{table}/{threads}_threads"),
+        threads,
+        move || {
+            let table: &'static dyn Table =
+                Box::leak(baselines::table(table, &(0..1 << 16).collect::<Vec<_>>()));
+            Box::new(move |time| {
+                let workers = (0..threads).map(|_| -> Worker<'_> {
+                    let work = |stop: &AtomicBool| {
+                        let reader = table.reader();
+                        let keys = scattered(4096, 1 << 16);
+                        let mut done = 0;
+                        while !stop.load(Relaxed) {
+                            for &key in &keys {
+                                black_box(reader.borrowed(key));
+                            }
+                            done += keys.len() as u64;
+                        }
+                        done
+                    };
+                    (Role::Accept, Box::new(work))
+                });
+                run(time, workers.collect())
+            })
+        },
+    )
+}
+
+/// Injects the events of `device` in turn, all of them over and over.
+fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, events: u32) -> Worker<'a> {
+    let work = move |stop: &AtomicBool| {
+        let cpu = vm.cpu(cpu);
+        let mut done = 0;
+        while !stop.load(Relaxed) {
+            for _ in 0..(BATCH / events / devices.len() as u32).max(1) {
+                for device in devices.clone() {
+                    for event in 0..events {
+                        vm.inject(&cpu, device, event);
+                    }
+                }
+                done += u64::from(events) * devices.len() as u64;
+            }
+        }
+        done
+    };
+    (Role::Accept, Box::new(work))
+}
+
+/// Moves the events of `device` between vCPU 0 and the last one without a pause, as irqbalance would.
+fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
+    let work = move |stop: &AtomicBool| {
+        let cpu = vm.cpu(u16::MAX - 1);
+        let mut done = 0;
+        while !stop.load(Relaxed) {
+            for event in 0..events {
+                vm.queue(Command::movi(device, event, last * (done & 1)));
+            }
+            vm.run_queue(&cpu);
+            done += 1;
+        }
+        done * events
+    };
+    (Role::Command, Box::new(work))
+}
+
+/// MSIs that stay pending: what a device signals faster than its guest can take.
+fn injection(target: &'static str, threads: usize) -> Load {
+    let name = format!("pending/{target}/{threads}_threads");
+    Load::new(name, threads, move || {
+        let vm = Vm::new(threads.max(2));
+        let cpu = vm.cpu(0);
+        // A device for each thread, and one more that is remapped.
+        for device in 0..=threads as u64 {
+            let first = u64::from(FIRST_LPI) + device * u64::from(BATCH);
+            let vcpu = if target == "to_one_vcpu" {
+                0
+            } else {
+                device % threads as u64
+            };
+            vm.map(&cpu, device, BATCH.into(), first, |_| vcpu);
+        }
+        drop(cpu);
+        Box::new(move |time| {
+            let mut workers: Vec<Worker<'_>> = (0..threads as u32)
+                .map(|n| injector(&vm, n as u16 + 1, n..n + 1, BATCH))
+                .collect();
+            if target == "while_remapping" {
+                workers.push(mover(&vm, threads as u64, BATCH.into(), 1));
+            }
+            run(time, workers)
+        })
+    })
+}
+
+/// Runs the guests of `vcpus` as fast as it can; how many interrupts they took.
+fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> {
+    let work = move |stop: &AtomicBool| {
+        let cpus: Vec<_> = vcpus
+            .clone()
+            .map(|n| (vm.cpu(first_cpu + n as u16), n))
+            .collect();
+        let mut taken = 0;
+        while !stop.load(Relaxed) {
+            let before = taken;
+            for (cpu, n) in &cpus {
+                vm.enter(cpu, *n);
+                vm.guest(cpu, |_| taken += 1);
+                vm.exit(cpu, *n);
+            }
+            if taken == before {
+                thread::yield_now();
+            }
+        }
+        cpus.iter().for_each(|(cpu, n)| vm.put(cpu, *n));
+        taken
+    };
+    (Role::Deliver, Box::new(work))
+}
+
+/// KVM's selftest vgic_lpi_stress: devices that signal all their events over and over, and vCPUs that take
+/// and end them. At most `threads` threads share the devices, and as many the vCPUs.
+fn stress(
+    (vcpus, devices, events): (usize, u32, u32),
+    target: &'static str,
+    threads: usize,
+) -> Load {
+    Load::new(
+        format!("{vcpus}/{devices}/{events}/{target}"),
+        threads,
+        move || {
+            let vm = Vm::new(vcpus);
+            let cpu = vm.cpu(0);
+            for device in 0..devices {
+                let first = u64::from(FIRST_LPI) + u64::from(device * events);
+                vm.map(&cpu, device.into(), events.into(), first, |event| {
+                    if target == "all_to_one" {
+                        0
+                    } else {
+                        (u64::from(device * events) + event) % vcpus as u64
+                    }
+                });
+            }
+            let storm = target == "spread_and_movi";
+            if storm {
+                let first = u64::from(FIRST_LPI) + u64::from(devices * events);
+                vm.map(&cpu, devices.into(), BATCH.into(), first, |_| 0);
+            }
+            drop(cpu);
+            Box::new(move |time| {
+                let mut workers: Vec<Worker<'_>> = shares(devices as usize, threads)
+                    .map(|share| {
+                        let devices = share.start as u32..share.end as u32;
+                        injector(&vm, 1000 + share.start as u16, devices, events)
+                    })
+                    .collect();
+                workers.extend(shares(vcpus, threads).map(|share| guests(&vm, 1, share)));
+                if storm {
+                    workers.push(mover(&vm, devices.into(), BATCH.into(), vcpus as u64 - 1));
+                }
+                run(time, workers)
+            })
+        },
+    )
+}
+
+/// `total` things in at most `parts` shares.
+fn shares(total: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let parts = parts.min(total);
+    (0..parts).map(move |part| total * part / parts..total * (part + 1) / parts)
+}
