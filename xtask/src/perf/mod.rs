@@ -1,28 +1,72 @@
 //! `cargo xtask perf`: measures, and holds the figures against their targets.
 //!
 //! Each part is a module of its own and writes one section of `perf.json`:
+//! * [`host`]: what the library costs on this machine, in instructions, time and memory;
+//! * [`peers`]: the same beside another published virtual GIC;
 //! * [`el2`]: what an exit costs in instructions at EL2, beside Linux KVM.
+//!
+//! [`results`] sums a run up in `perf/RESULTS.md`, [`page`] draws it.
 
 mod el2;
+pub(crate) mod host;
+mod page;
+mod peers;
 mod report;
+mod results;
 
 use std::path::Path;
+use std::thread;
 
 use anyhow::Result;
 use clap::Args;
 
+use host::machine::Machine;
+use host::{counters, figures, instructions};
+
 /// Options of `cargo xtask perf`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-The figures go to the terminal and to target/reports/perf.json. The exit status is 0 only if every
-target that was measured is met.
+The figures go to the terminal, to target/reports/perf.json and perf.html; a run without options also
+writes the summary perf/RESULTS.md. The exit status is 0 only if every target that was measured is met.
 
 Examples:
-  cargo xtask perf                 everything
-  cargo xtask perf                 everything
-  cargo xtask perf --el2           instructions at EL2 of each kind of exit, under hyp
-  cargo xtask perf --el2 --kvm     the same beside Linux KVM, with the ratios")]
+  cargo xtask perf                             everything
+  cargo xtask perf --host --threads 64         times and rates on this machine, with scaling curves
+  cargo xtask perf --instructions              instruction counts against perf/instructions.json
+  cargo xtask perf --instructions --update     a new table, after a change that is meant
+  cargo xtask perf --peers                     the same work by vgic and by arm_vgic
+  cargo xtask perf --counters                  under perf stat and perf c2c, where the CPU has counters
+  cargo xtask perf --el2                       instructions at EL2 of each kind of exit, under hyp
+  cargo xtask perf --el2 --kvm                 the same beside Linux KVM, with the ratios")]
 pub(crate) struct PerfOptions {
+    /// Time the library's operations and loads on this machine
+    #[arg(long)]
+    pub(crate) host: bool,
+
+    /// Count the instructions of its operations by callgrind
+    #[arg(long)]
+    pub(crate) instructions: bool,
+
+    /// With --instructions: write the committed table anew
+    #[arg(long, requires = "instructions")]
+    pub(crate) update: bool,
+
+    /// Compare with another published virtual GIC in the same run
+    #[arg(long)]
+    pub(crate) peers: bool,
+
+    /// Run the figures under the CPU's own counters
+    #[arg(long)]
+    pub(crate) counters: bool,
+
+    /// Threads of a kind, at most [default: this machine's CPUs, at least 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) threads: Option<u16>,
+
+    /// How long to time, for each of --host, --peers and --counters
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(crate) seconds: u64,
+
     /// Count instructions at EL2 on an emulated machine
     #[arg(long)]
     pub(crate) el2: bool,
@@ -39,18 +83,72 @@ pub(crate) struct PerfOptions {
 impl PerfOptions {
     /// Whether no part was named: all of them are meant.
     fn everything(&self) -> bool {
-        !self.el2
+        !(self.el2 || self.host || self.instructions || self.peers || self.counters)
+    }
+
+    fn threads(&self) -> usize {
+        match self.threads {
+            Some(threads) => threads.into(),
+            None => thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2)),
+        }
     }
 }
 
 /// Measures what the options say; whether all targets are met.
 pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
+    let everything = options.everything();
+    let machine = Machine::here();
+    let threads = options.threads();
     let mut met = true;
-    if options.el2 || options.everything() {
-        let compare = options.kvm || options.everything();
+
+    let counted = if options.instructions || everything {
+        let outcome = instructions::check(options.update)?;
+        report::write_section(reports, "instructions", &outcome)?;
+        met &= outcome.regressed() == 0;
+        Some(outcome)
+    } else {
+        None
+    };
+    let peers = if options.peers || everything {
+        let peers = peers::measure(threads, options.seconds)?;
+        report::write_section(reports, "peers", &peers)?;
+        Some(peers)
+    } else {
+        None
+    };
+    let host = if options.host || everything {
+        let figures = figures::measure(threads, options.seconds)?;
+        let outcome = figures::judge(machine.clone(), figures, peers.as_ref());
+        report::write_section(reports, "host", &outcome)?;
+        met &= outcome.met();
+        Some(outcome)
+    } else {
+        None
+    };
+    if options.counters || everything {
+        let counters = counters::drive(threads, options.seconds)?;
+        report::write_section(reports, "hardware_counters", &counters)?;
+    }
+    if options.el2 || everything {
+        let compare = options.kvm || everything;
         let outcome = el2::measure(compare, options.profile)?;
         report::write_section(reports, "el2", &outcome)?;
         met &= outcome.met();
+    }
+    if everything {
+        let el2 = report::section(reports, "el2");
+        results::write(
+            &machine,
+            &results::Summary {
+                host: host.as_ref(),
+                instructions: counted.as_ref(),
+                peers: peers.as_ref(),
+                el2: el2.as_ref(),
+            },
+        )?;
+    }
+    if let Some(host) = &host {
+        page::write(reports, &host.figures)?;
     }
     Ok(met)
 }

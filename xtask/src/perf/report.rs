@@ -21,6 +21,11 @@ pub(crate) fn write_section(reports: &Path, name: &str, section: &impl Serialize
     Ok(())
 }
 
+/// A section that was written, by this run or an earlier one.
+pub(crate) fn section(reports: &Path, name: &str) -> Option<Value> {
+    read(&reports.join("perf.json")).remove(name)
+}
+
 /// The sections that are there; none if the file is missing or not ours.
 fn read(path: &Path) -> Map<String, Value> {
     fs::read(path)

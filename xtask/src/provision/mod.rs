@@ -1,5 +1,5 @@
-//! Everything a run needs that is not in the checkout: QEMU, Debian's kernels, busybox, the
-//! bare-metal target.
+//! Everything a run needs that is not in the checkout: QEMU, Debian's kernels, busybox, valgrind,
+//! the bare-metal target.
 //!
 //! Each thing is one directory of `target/cache`, made in a scratch directory and moved to its
 //! place by a rename, so that it is there completely or not at all. Its manifest lists every
@@ -11,6 +11,7 @@ pub(crate) mod kernel;
 mod modules;
 pub(crate) mod qemu;
 pub(crate) mod toolchain;
+pub(crate) mod valgrind;
 
 use std::collections::BTreeMap;
 use std::fs;

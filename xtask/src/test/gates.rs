@@ -12,6 +12,7 @@ use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
+use crate::perf::host::instructions;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{BareMetal, cargo, nightly};
@@ -43,6 +44,8 @@ pub(crate) enum Action {
     Provided(fn() -> Result<Command>),
     /// Fuzzes each target, which passes or fails as one test case.
     Fuzz(FuzzOptions),
+    /// Counts instructions; each operation passes or fails as one test case.
+    Instructions,
     /// Boots a guest, which passes or fails as one test case.
     Boot(BootOptions),
     /// Lets one guest attack another, which passes or fails as one test case.
@@ -83,6 +86,14 @@ impl Action {
                 Ok(Tally {
                     passed: counts.passed,
                     failed: counts.failed,
+                })
+            }
+            Self::Instructions => {
+                let outcome = instructions::check(false)?;
+                let failed = outcome.regressed();
+                Ok(Tally {
+                    passed: (outcome.rows.len() - failed) as u64,
+                    failed: failed as u64,
                 })
             }
             Self::Boot(options) => boot::boot(&options, reports).map(Tally::of),
@@ -181,6 +192,10 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
             action: Action::Provided(miri),
         },
     ];
+    gates.push(Gate {
+        name: "instruction counts".to_owned(),
+        action: Action::Instructions,
+    });
     gates.push(Gate {
         name: "fuzzing".to_owned(),
         action: Action::Fuzz(FuzzOptions {

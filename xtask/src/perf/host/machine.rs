@@ -1,0 +1,63 @@
+//! What a run was measured on.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use serde::Serialize;
+
+use crate::process::{self, Show};
+use crate::project;
+
+/// The machine, the code, and how it was built.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cpus: usize,
+    pub(crate) kernel: String,
+    /// Processes that wanted a CPU when the run began: more than `cpus` means that it was disturbed.
+    pub(crate) load: String,
+    pub(crate) compiler: String,
+    pub(crate) flags: &'static str,
+    pub(crate) commit: String,
+}
+
+impl Machine {
+    /// This one, now.
+    pub(crate) fn here() -> Self {
+        let printed = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(arguments).current_dir(project::root());
+            process::run(&mut command, Show::OnFailure)
+                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+        };
+        let first_word = |path: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.split_whitespace()
+                .next()
+                .unwrap_or("unknown")
+                .to_owned()
+        };
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpuinfo
+            .lines()
+            .find(|line| line.starts_with("model name") || line.starts_with("CPU part"))
+            .and_then(|line| line.split_once(':'))
+            .map_or("unknown", |(_, name)| name.trim());
+        Self {
+            cpu: cpu.to_owned(),
+            cpus: thread::available_parallelism().map_or(1, usize::from),
+            kernel: first_word("/proc/sys/kernel/osrelease"),
+            load: first_word("/proc/loadavg"),
+            compiler: compiler(),
+            flags: "release: opt-level 3, lto fat, codegen-units 1",
+            commit: printed("git", &["describe", "--always", "--dirty"]),
+        }
+    }
+}
+
+/// What rustc says it is.
+pub(crate) fn compiler() -> String {
+    process::run(Command::new("rustc").arg("--version"), Show::OnFailure)
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}

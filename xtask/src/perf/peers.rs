@@ -1,0 +1,69 @@
+//! The same MSIs through another published virtual GIC, by `perf/peers`, in the same run.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::host::figures::Rates;
+use crate::process::{self, Show};
+use crate::provision::toolchain::cargo;
+use crate::{console, project};
+
+/// What the program printed: loads by name, the last part of which says whose.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Peers {
+    pub(crate) arm_vgic: String,
+    pub(crate) loads: BTreeMap<String, Rates>,
+}
+
+impl Peers {
+    /// Loads that both did: ours and theirs.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &Rates, &Rates)> {
+        self.loads.iter().filter_map(|(name, ours)| {
+            let load = name.strip_suffix("/vgic")?;
+            let theirs = self.loads.get(&format!("{load}/arm_vgic"))?;
+            Some((load, ours, theirs))
+        })
+    }
+
+    /// Their nanoseconds for one of ours.
+    pub(crate) fn ratio(&self, load: &str) -> Option<f64> {
+        self.pairs()
+            .find(|(name, ..)| *name == load)
+            .map(|(_, ours, theirs)| theirs.nanoseconds() / ours.nanoseconds())
+    }
+}
+
+/// Builds and runs it, for about `seconds`.
+pub(crate) fn measure(threads: usize, seconds: u64) -> Result<Peers> {
+    console::step("Building the peers");
+    let place = project::root().join("target/peers");
+    let folder = project::root().join("perf/peers");
+    let mut command = cargo("build");
+    command
+        .arg("--release")
+        .current_dir(&folder)
+        // The peer needs features that are not stable.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_DIR", &place);
+    process::run(&mut command, Show::Lines)?;
+    console::step(format!("The same work by each, about {seconds} s"));
+    let mut command = Command::new(place.join("release/perf-peers"));
+    command.args([threads.to_string(), seconds.to_string()]);
+    let printed = process::run(&mut command, Show::OnFailure)?;
+    let peers: Peers = serde_json::from_str(&printed).context("the peers' figures")?;
+    console::say(&format!(
+        "{:<58} {:>8} {:>10} {:>7}",
+        "ns of a thread for one MSI", "vgic", "arm_vgic", "ratio"
+    ));
+    for (load, ours, theirs) in peers.pairs() {
+        let (ours, theirs) = (ours.nanoseconds(), theirs.nanoseconds());
+        console::say(&format!(
+            "{load:<58} {ours:>8.1} {theirs:>10.1} {:>6.1}x",
+            theirs / ours
+        ));
+    }
+    Ok(peers)
+}
