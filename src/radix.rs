@@ -26,6 +26,7 @@ use core::ptr::{self, NonNull};
 
 use crossbeam_epoch::{Guard, Shared};
 
+use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, relaxed_by};
 
@@ -200,6 +201,7 @@ impl<T> Radix<T> {
 
     #[inline]
     fn child<'g>(slot: &Slot, _guard: &'g Guard) -> Option<&'g Node> {
+        step();
         // Acquire: pairs with the AcqRel in `insert`.
         let node = slot.load(Acquire).cast::<Node>();
         // SAFETY: slots above the lowest level hold null or a node, and a node that was reachable
@@ -249,6 +251,7 @@ impl<T> Radix<T> {
                 };
                 slot = &node.slots[Self::index(narrow, level)];
             }
+            step();
             // Acquire: pairs with the AcqRel in `insert` and `replace`.
             let value = slot.load(Acquire).cast::<T>();
             // SAFETY: as in `get`.

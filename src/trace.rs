@@ -8,6 +8,8 @@
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::Counter;
 
+pub use crate::steps::steps;
+
 /// A point where an interrupt's reference count changes, as [`crate::Host::trace`] receives it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

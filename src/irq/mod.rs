@@ -22,6 +22,7 @@ use core::ptr;
 
 use crate::intid::{IntId, VcpuId};
 use crate::lr::ListRegister;
+use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64};
 use crate::sync::{Mutant, Watched, mutant, relaxed_by};
@@ -203,6 +204,7 @@ impl Irq {
     /// The state now; another CPU may change it at once.
     #[inline]
     pub(crate) fn state(&self) -> State {
+        step();
         self.watched.read();
         // Acquire: pairs with the AcqRel of every transition.
         State(self.state.load(Acquire))
@@ -248,6 +250,7 @@ impl Irq {
 
     #[inline]
     fn raise_with(&self, set: u64) -> Raised {
+        step();
         self.watched.read();
         if mutant(Mutant::RaiseLooksFirst) && self.state().latch() {
             return Raised {
@@ -277,6 +280,7 @@ impl Irq {
     /// Sets the level of the input line.
     #[inline]
     pub(crate) fn set_line(&self, high: bool) -> Changed {
+        step();
         // AcqRel: module docs, "Publication".
         let old = State(if high {
             self.state.fetch_or(LINE, AcqRel)

@@ -40,21 +40,68 @@ pub struct Cpu<I> {
     loaded: core::cell::Cell<*const Vcpu>,
 }
 
+/// Why a physical CPU cannot run vCPUs: what its `ICH_VTR_EL2` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// Not 1-16 list registers.
+    ListRegisters(u8),
+    /// Not 5-7 bits of preemption.
+    PreemptionBits(u8),
+    /// `ICH_HCR_EL2.TDIR` does not exist.
+    NoDirTrap,
+}
+
+impl core::fmt::Display for CpuError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ListRegisters(n) => write!(f, "{n} list registers; the architecture has 1 to 16"),
+            Self::PreemptionBits(n) => write!(f, "{n} bits of preemption; supported are 5 to 7"),
+            Self::NoDirTrap => write!(f, "ICC_DIR_EL1 cannot be trapped (ICH_VTR_EL2.TDS is 0)"),
+        }
+    }
+}
+
+impl core::error::Error for CpuError {}
+
 impl<I: CpuInterface> Cpu<I> {
+    /// As [`Cpu::try_new`].
+    ///
+    /// # Panics
+    /// If this CPU cannot run vCPUs.
+    pub fn new(local: CpuLocal, interface: I) -> Self {
+        match Self::try_new(local, interface) {
+            Ok(cpu) => cpu,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// The CPU that `local` was registered on, with the interface of that CPU. Empties its list registers
     /// and turns the virtual interface off.
-    pub fn new(local: CpuLocal, interface: I) -> Self {
+    ///
+    /// # Errors
+    /// [`CpuError`] if it cannot run vCPUs; its registers have not been touched then.
+    pub fn try_new(local: CpuLocal, interface: I) -> Result<Self, CpuError> {
         let vtr = interface.vtr();
+        if !(1..=crate::lr::MAX).contains(&usize::from(vtr.list_registers)) {
+            return Err(CpuError::ListRegisters(vtr.list_registers));
+        }
+        if !(5..=7).contains(&vtr.preemption_bits) {
+            return Err(CpuError::PreemptionBits(vtr.preemption_bits));
+        }
+        if !vtr.traps_dir {
+            return Err(CpuError::NoDirTrap);
+        }
         interface.write_hcr(0);
         for index in 0..usize::from(vtr.list_registers) {
             interface.write_lr(index, ListRegister::EMPTY);
         }
-        Self {
+        Ok(Self {
             local,
             interface,
             vtr,
             loaded: core::cell::Cell::new(core::ptr::null()),
-        }
+        })
     }
 
     /// Which physical CPU this is.

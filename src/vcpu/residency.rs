@@ -19,6 +19,7 @@
 //! that, until the vCPU consumes the bits. No further fence is needed on either side.
 
 use crate::intid::CpuId;
+use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU32, Mutant, mutant, relaxed_by};
 
@@ -58,6 +59,7 @@ impl Residency {
     /// A copy.
     #[inline]
     pub(crate) fn get(&self) -> Place {
+        step();
         // Acquire: pairs with the read-modify-writes below, which are AcqRel where they publish.
         Place(self.0.load(Acquire))
     }
@@ -65,6 +67,7 @@ impl Residency {
     /// Gives the vCPU work, which is published already.
     #[inline]
     pub(crate) fn notify(&self, work: u32) -> Kick {
+        step();
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
         // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.

@@ -10,6 +10,7 @@ pub mod its;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{Domain, Pin};
@@ -42,6 +43,8 @@ pub enum Call {
 pub struct TestHost {
     pub calls: Mutex<Vec<Call>>,
     pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
+    /// Reads of RAM so far.
+    pub reads: AtomicU64,
 }
 
 impl TestHost {
@@ -71,6 +74,7 @@ impl Host for TestHost {
         self.call(Call::Wake(vcpu.index()));
     }
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let end = gpa.checked_add(buffer.len() as u64).ok_or(BadAddress)?;
         if gpa < RAM || end > RAM + RAM_SIZE {
             return Err(BadAddress);

@@ -1,0 +1,306 @@
+//! Bounded time: the most that one trap, entry or slice does, in the library's own steps and in reads of guest
+//! memory, whatever the guest has prepared. The bounds are those of SECURITY.md.
+#![cfg(all(debug_assertions, not(miri)))]
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use common::its::{Driver, PROPERTIES};
+use common::{GICD, GITS, Machine, RAM, affinity, vcpu};
+use vgic::Config;
+use vgic::sysreg::SysReg;
+use vgic::trace::steps;
+
+/// Steps and reads of guest memory that an operation may take.
+const BOUNDS: [(&str, u64, u64); 10] = [
+    ("register of 32 interrupts", 400, 0),
+    ("IPRIORITYR, IROUTER, other registers", 50, 0),
+    ("GICD_CTLR", 1_000, 0),
+    ("SGI to all", 5_000, 0),
+    ("ITS register, or a slice of its commands", 140_000, 160),
+    ("GICR_INVALLR, or a slice of it", 4_000, 256),
+    ("GICR_CTLR, or a slice of a pending table", 9_000, 257),
+    ("injection", 30, 0),
+    ("entry", 200, 0),
+    ("exit", 100, 0),
+];
+
+const SPIS: u64 = 988;
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const ISPENDR: u64 = 0x200;
+const QUEUE: u64 = RAM + 0x40_0000;
+const QUEUE_COMMANDS: u64 = 0x10_0000 / 32;
+const VALID: u64 = 1 << 63;
+
+/// Keeps the most that each kind of operation took.
+#[derive(Default)]
+struct Meter(RefCell<BTreeMap<&'static str, (u64, u64)>>);
+
+impl Meter {
+    fn measure<R>(
+        &self,
+        machine: &Machine,
+        kind: &'static str,
+        operation: impl FnOnce() -> R,
+    ) -> R {
+        let reads = &machine.vm.host().reads;
+        let before = (steps(), reads.load(Ordering::Relaxed));
+        let result = operation();
+        let (taken, read) = (steps() - before.0, reads.load(Ordering::Relaxed) - before.1);
+        let (_, most, most_read) = BOUNDS.into_iter().find(|(name, ..)| *name == kind).unwrap();
+        assert!(taken <= most, "{kind}: {taken} steps, at most {most}");
+        assert!(
+            read <= most_read,
+            "{kind}: {read} reads, at most {most_read}"
+        );
+        let mut worst = self.0.borrow_mut();
+        let worst = worst.entry(kind).or_default();
+        *worst = (worst.0.max(taken), worst.1.max(read));
+        machine.vm.host().take_calls();
+        result
+    }
+
+    /// A trap: out of the guest, a write, into it.
+    fn write(&self, machine: &Machine, kind: &'static str, gpa: u64, value: u64) {
+        self.measure(machine, kind, || machine.write(0, gpa, value as u32));
+    }
+
+    fn report(&self) {
+        for (kind, (steps, reads)) in self.0.borrow().iter() {
+            println!("{kind}: at most {steps} steps, {reads} reads");
+        }
+    }
+}
+
+/// Slices of deferred work, at most `limit`; true if it is done then.
+fn advance(meter: &Meter, machine: &Machine, kind: &'static str, limit: usize) -> bool {
+    for _ in 0..limit {
+        if !machine.vm.has_deferred() {
+            return true;
+        }
+        meter.measure(machine, kind, || machine.vm.advance(&machine.pin()));
+    }
+    false
+}
+
+/// Fills a 1 MiB queue with what `command` says of each place, and has it executed from the start.
+fn fill_queue(machine: &Machine, command: impl Fn(u64) -> [u64; 4]) {
+    for n in 0..QUEUE_COMMANDS - 1 {
+        let bytes: Vec<u8> = command(n)
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        machine.vm.host().write_ram(QUEUE + n * 32, &bytes);
+    }
+    machine.write(0, GITS, 0);
+    machine.write64(0, GITS + 0x80, VALID | QUEUE | 0xff);
+    machine.write(0, GITS, 1);
+}
+
+const ITS: &str = "ITS register, or a slice of its commands";
+
+/// Rings the doorbell of a full queue and lets the guest poll and the hypervisor advance.
+fn run_queue(meter: &Meter, machine: &Machine, slices: usize) -> bool {
+    let end = (QUEUE_COMMANDS - 1) * 32;
+    meter.measure(machine, ITS, || machine.write64(0, GITS + 0x88, end));
+    for _ in 0..20 {
+        meter.measure(machine, ITS, || machine.read64(0, GITS + 0x90));
+    }
+    advance(meter, machine, ITS, slices)
+}
+
+#[test]
+fn storms_on_the_distributor_of_512_vcpus() {
+    let meter = Meter::default();
+    let machine = Machine::from_config(Config::new((0..512).map(affinity).collect()));
+    machine.set_up();
+    for n in 0..512 {
+        machine.enter(n);
+    }
+    let banks = 1..SPIS / 32 + 1;
+    // All SPIs pending, all over the vCPUs.
+    for intid in 32..32 + SPIS {
+        let router = GICD + 0x6000 + intid * 8;
+        let target = affinity(intid as usize % 512).mpidr();
+        let kind = "IPRIORITYR, IROUTER, other registers";
+        meter.measure(&machine, kind, || machine.write64(0, router, target));
+        meter.write(&machine, kind, GICD + 0x400 + (intid & !3), intid << 3);
+    }
+    let kind = "register of 32 interrupts";
+    for block in [ISENABLER, ISPENDR, 0x300] {
+        banks
+            .clone()
+            .for_each(|n| meter.write(&machine, kind, GICD + block + 4 * n, u64::MAX));
+    }
+    for round in 0..8 {
+        for n in 0..512 {
+            machine.exit(n);
+            meter.measure(&machine, "entry", || machine.enter(n));
+        }
+        for n in banks.clone() {
+            for at in [
+                0x80 + 4 * n,
+                0xc00 + 8 * n,
+                ISENABLER + 4 * n,
+                ISPENDR + 4 * n,
+                ICENABLER + 4 * n,
+            ] {
+                let value = if round % 2 == 0 {
+                    u64::MAX
+                } else {
+                    0xaaaa_aaaa
+                };
+                meter.write(&machine, kind, GICD + at, value);
+                let _ = meter.measure(&machine, kind, || {
+                    machine.access(0, GICD + at, vgic::mmio::Width::Word, None)
+                });
+            }
+            for at in [0x280, 0x380] {
+                meter.write(&machine, kind, GICD + at + 4 * n, u64::MAX);
+            }
+        }
+        let groups = round % 4;
+        meter.write(&machine, "GICD_CTLR", GICD, groups);
+        meter.measure(&machine, "GICD_CTLR", || machine.read(0, GICD));
+        assert!(advance(&meter, &machine, "GICD_CTLR", 100));
+        for intid in 0..16 {
+            let value = intid << 24 | 1 << 40;
+            meter.measure(&machine, "SGI to all", || {
+                machine.sysreg(0, SysReg::Sgi1r, value)
+            });
+        }
+    }
+    meter.report();
+    machine.finish();
+}
+
+/// Devices as far apart as they can be, with events as far apart as they can be.
+#[test]
+fn full_queues_of_the_longest_commands() {
+    let meter = Meter::default();
+    let machine = Machine::new(4);
+    let _driver = Driver::new(&machine);
+    machine.write(0, GITS, 0);
+    // 64 KiB pages, so that the device table has room for 16 bits of DeviceID.
+    machine.write64(0, GITS + 0x100, VALID | 0x200 | (RAM + 0x80_0000) | 7);
+    machine.write(0, GITS, 1);
+    machine.advance();
+    let device = |n: u64| n * 257 % 0x1_0000;
+    fill_queue(&machine, |n| match n {
+        0 => [0x09, 0, VALID, 0],
+        1..255 => [0x08 | device(n) << 32, 9, VALID, 0],
+        _ => {
+            let (n, event) = (1 + n % 254, n / 254 * 7 % 1024);
+            [
+                0x0a | device(n) << 32,
+                event | (8192 + (n * 251 + event) % 0x1_0000) << 32,
+                0,
+                0,
+            ]
+        }
+    });
+    assert!(
+        run_queue(&meter, &machine, 20_000),
+        "some thousands of events are mapped"
+    );
+    for n in 0..254 {
+        let _ = machine.inject_msi(device(n) as u32, 7);
+    }
+    for n in 0..4 {
+        machine.enter(n);
+    }
+    // These have to visit every event for each command: they are not done soon, but nobody waits.
+    for command in [
+        [0x0d, 0, 0, 0],
+        [0x0e, 0, 0, 1 << 16],
+        [0x09, 0, VALID, 0],
+        [0x03 | device(3) << 32, 7, 0, 0],
+    ] {
+        // A new queue is accepted once the command in progress is done.
+        machine.write(0, GITS, 0);
+        advance(&meter, &machine, ITS, 2_000);
+        fill_queue(&machine, |_| command);
+        run_queue(&meter, &machine, 200);
+    }
+    // A collection that moves with every command.
+    machine.write(0, GITS, 0);
+    advance(&meter, &machine, ITS, 2_000);
+    fill_queue(&machine, |n| [0x09, 0, VALID | (n % 4) << 16, 0]);
+    run_queue(&meter, &machine, 200);
+    // All is taken away at once.
+    machine.write(0, GITS, 0);
+    advance(&meter, &machine, ITS, 2_000);
+    meter.measure(&machine, ITS, || machine.write64(0, GITS + 0x100, 0));
+    assert!(advance(&meter, &machine, ITS, 5_000));
+    meter.report();
+    machine.finish();
+}
+
+#[test]
+fn a_vcpu_with_65536_pending_lpis() {
+    let meter = Meter::default();
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    for intid in 0..0x1_0000 {
+        let byte = ((intid % 32) as u8) << 3 | 1;
+        machine.vm.host().write_ram(PROPERTIES + intid, &[byte]);
+    }
+    driver.mapd(0, 16);
+    for half in 0..3 {
+        machine.write(0, GITS, 0);
+        machine.advance();
+        fill_queue(&machine, |n| {
+            let event = (half * (QUEUE_COMMANDS - 1) + n) % 0x1_0000;
+            [0x0a, event | (8192 + event) << 32, 0, 0]
+        });
+        assert!(run_queue(&meter, &machine, 10_000));
+    }
+    machine.enter(0);
+    for event in 0..0x1_0000 {
+        meter.measure(&machine, "injection", || {
+            machine.inject_msi(0, event).unwrap()
+        });
+    }
+    for _ in 0..200 {
+        meter.measure(&machine, "exit", || machine.exit(0));
+        meter.measure(&machine, "entry", || machine.enter(0));
+        let intid = machine.guest(0).read_iar1();
+        assert!(intid >= 8192);
+        machine.guest(0).write_eoir1(intid);
+    }
+    let kind = "GICR_CTLR, or a slice of a pending table";
+    for enable in [0, 1] {
+        meter.write(&machine, kind, machine.gicr(0), enable);
+        assert!(advance(&meter, &machine, kind, 1_000));
+        meter.measure(&machine, "exit", || machine.exit(0));
+        meter.measure(&machine, "entry", || machine.enter(0));
+    }
+    let kind = "GICR_INVALLR, or a slice of it";
+    // Everything changes its priority, and then is disabled.
+    for shift in [1, 0] {
+        for intid in 0..0x1_0000 {
+            let byte = ((intid % 31) as u8) << 3 | shift;
+            machine.vm.host().write_ram(PROPERTIES + intid, &[byte]);
+        }
+        meter.write(&machine, kind, machine.gicr(0) + 0xb0, 0);
+        assert!(advance(&meter, &machine, kind, 1_000));
+        meter.measure(&machine, "exit", || machine.exit(0));
+        meter.measure(&machine, "entry", || machine.enter(0));
+    }
+    // The device goes, and all of its interrupts.
+    machine.exit(0);
+    machine
+        .vm
+        .put(&machine.cpus[0], &machine.pin(), vcpu(0))
+        .unwrap();
+    machine.write(0, GITS, 0);
+    machine.advance();
+    fill_queue(&machine, |_| [0x08, 0, 0, 0]);
+    assert!(run_queue(&meter, &machine, 10_000));
+    meter.report();
+    machine.finish();
+}

@@ -1,0 +1,227 @@
+//! An embedder's mistakes: each is refused with an error that says what it was, and changes nothing. Those of a
+//! configuration are tested beside `Config::validate`.
+
+mod common;
+
+use common::{Machine, affinity, vcpu};
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
+use vgic::cpu_interface::{CpuInterface, Vtr};
+use vgic::epoch::Domain;
+use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId};
+use vgic::lr::ListRegister;
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::{ConfigError, Cpu, CpuError, EntryError, InjectError};
+
+#[test]
+fn a_vcpu_is_entered_once_where_its_registers_are() {
+    let machine = Machine::new(2);
+    let [first, second] = [&machine.cpus[0], &machine.cpus[1]];
+    let enter = |cpu: &Cpu<_>, n| machine.vm.enter(cpu, &cpu.pin(), vcpu(n));
+    let put = |cpu: &Cpu<_>, n| machine.vm.put(cpu, &cpu.pin(), vcpu(n));
+    assert_eq!(enter(first, 0), Ok(()));
+    assert_eq!(enter(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
+    assert_eq!(enter(second, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
+    assert_eq!(put(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
+    let block = |cpu: &Cpu<_>, n| machine.vm.block(cpu, &cpu.pin(), vcpu(n));
+    assert_eq!(block(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
+    let power_off = |cpu: &Cpu<_>, n| machine.vm.power_off(cpu, &cpu.pin(), vcpu(n));
+    assert_eq!(
+        power_off(first, 0),
+        Err(EntryError::AlreadyEntered(vcpu(0)))
+    );
+    machine.exit(0);
+    let exit = |cpu: &Cpu<_>, n| machine.vm.exit(cpu, &cpu.pin(), vcpu(n));
+    assert_eq!(exit(first, 0), Err(EntryError::NotEntered(vcpu(0))));
+    assert_eq!(put(second, 0), Err(EntryError::NotEntered(vcpu(0))));
+    assert_eq!(block(second, 0), Err(EntryError::NotEntered(vcpu(0))));
+    // vCPU 1 has been on the second CPU since it was set up.
+    assert_eq!(enter(first, 1), Err(EntryError::CpuInUse));
+    assert_eq!(put(second, 1), Ok(()));
+    assert_eq!(enter(second, 0), Err(EntryError::OnAnotherCpu(vcpu(0))));
+    assert_eq!(power_off(first, 0), Ok(()));
+    assert_eq!(enter(first, 0), Err(EntryError::PoweredOff(vcpu(0))));
+    assert!(machine.vm.power_on(vcpu(0)));
+    assert!(!machine.vm.power_on(vcpu(0)), "it is on");
+    assert_eq!(enter(second, 0), Ok(()));
+    assert_eq!(exit(second, 0), Ok(()));
+    assert_eq!(put(second, 0), Ok(()));
+    machine.finish();
+}
+
+#[test]
+fn an_unknown_vcpu_is_refused_everywhere() {
+    let machine = Machine::new(1);
+    let (cpu, none) = (&machine.cpus[0], vcpu(1));
+    let pin = cpu.pin();
+    let unknown = EntryError::UnknownVcpu(none);
+    assert_eq!(machine.vm.enter(cpu, &pin, none), Err(unknown));
+    assert_eq!(machine.vm.exit(cpu, &pin, none), Err(unknown));
+    assert_eq!(machine.vm.put(cpu, &pin, none), Err(unknown));
+    assert_eq!(machine.vm.power_off(cpu, &pin, none), Err(unknown));
+    assert_eq!(machine.vm.block(cpu, &pin, none), Err(unknown));
+    assert!(!machine.vm.power_on(none));
+    let read = machine
+        .vm
+        .mmio_read(cpu, &pin, none, common::GICD, Width::Word);
+    assert_eq!(read, MmioOutcome::Unclaimed);
+    let ppi = IntId::ppi(27).unwrap();
+    for error in [
+        machine.vm.inject_ppi(&pin, none, ppi).err(),
+        machine.vm.forward_ppi(&pin, none, ppi).err(),
+        machine.vm.set_ppi_line(&pin, none, ppi, true).err(),
+        machine.vm.connect_ppi(none, ppi, ppi).err(),
+    ] {
+        assert_eq!(error, Some(InjectError::UnknownVcpu));
+    }
+    drop(pin);
+    machine.finish();
+}
+
+#[test]
+fn an_interrupt_of_another_kind_is_refused() {
+    let machine = Machine::new(1);
+    let pin = machine.pin();
+    let vm = &machine.vm;
+    let [sgi, ppi, spi, lpi] = [3, 27, 40, 8192].map(|raw| IntId::new(raw).unwrap());
+    for wrong in [sgi, ppi, lpi] {
+        let errors = [
+            vm.inject_spi(&pin, wrong).err(),
+            vm.forward_spi(&pin, wrong).err(),
+            vm.set_spi_line(&pin, wrong, true).err(),
+            vm.connect_spi(wrong, spi).err(),
+        ];
+        assert_eq!(
+            errors,
+            [Some(InjectError::UnknownInterrupt); 4],
+            "{wrong:?}"
+        );
+    }
+    for wrong in [sgi, spi, lpi] {
+        let error = vm.inject_ppi(&pin, vcpu(0), wrong).err();
+        assert_eq!(error, Some(InjectError::UnknownInterrupt), "{wrong:?}");
+    }
+    for physical in [sgi, lpi] {
+        let error = vm.connect_spi(spi, physical).err();
+        assert_eq!(error, Some(InjectError::UnknownInterrupt), "{physical:?}");
+    }
+    let none = vm.inject_msi(&pin, ItsId(1), DeviceId(0), EventId(0));
+    assert_eq!(none.err(), Some(InjectError::ItsDisabled));
+    drop(pin);
+    machine.finish();
+}
+
+#[test]
+fn a_vcpu_too_many_or_one_twice_is_refused() {
+    let machine = Machine::new(1);
+    let add = |affinity| machine.vm.add_vcpu(&machine.pin(), affinity);
+    assert_eq!(
+        add(affinity(0)),
+        Err(ConfigError::DuplicateAffinity(affinity(0)))
+    );
+    assert_eq!(
+        add(Affinity::new(0, 0, 0, 9)),
+        Err(ConfigError::MaxVcpus(1))
+    );
+    machine.finish();
+}
+
+#[test]
+fn a_vm_with_a_vcpu_on_a_cpu_is_not_taken_apart() {
+    let machine = Machine::new(2);
+    machine.enter(1);
+    let cpu = &machine.cpus[0];
+    machine.vm.put(cpu, &cpu.pin(), vcpu(0)).unwrap();
+    let torn = machine.vm.teardown(&cpu.pin());
+    assert_eq!(torn.err(), Some(vcpu(1)));
+}
+
+/// The registers of a CPU that says this of itself.
+struct Odd(Vtr, SoftwareInterface);
+
+impl CpuInterface for Odd {
+    fn vtr(&self) -> Vtr {
+        self.0
+    }
+    fn read_lr(&self, index: usize) -> ListRegister {
+        self.1.read_lr(index)
+    }
+    fn write_lr(&self, index: usize, value: ListRegister) {
+        self.1.write_lr(index, value);
+    }
+    fn read_elrsr(&self) -> u16 {
+        self.1.read_elrsr()
+    }
+    fn read_eisr(&self) -> u16 {
+        self.1.read_eisr()
+    }
+    fn read_hcr(&self) -> u64 {
+        self.1.read_hcr()
+    }
+    fn write_hcr(&self, value: u64) {
+        self.1.write_hcr(value);
+    }
+    fn read_vmcr(&self) -> u64 {
+        self.1.read_vmcr()
+    }
+    fn write_vmcr(&self, value: u64) {
+        self.1.write_vmcr(value);
+    }
+    fn read_apr(&self, group1: bool, index: usize) -> u32 {
+        self.1.read_apr(group1, index)
+    }
+    fn write_apr(&self, group1: bool, index: usize, value: u32) {
+        self.1.write_apr(group1, index, value);
+    }
+    fn synchronize(&self) {
+        self.1.synchronize();
+    }
+}
+
+#[test]
+fn a_cpu_that_cannot_run_vcpus_is_refused() {
+    let domain = Domain::new();
+    let cases = [
+        (
+            Vtr {
+                list_registers: 0,
+                ..NEOVERSE
+            },
+            CpuError::ListRegisters(0),
+        ),
+        (
+            Vtr {
+                list_registers: 17,
+                ..NEOVERSE
+            },
+            CpuError::ListRegisters(17),
+        ),
+        (
+            Vtr {
+                preemption_bits: 4,
+                ..NEOVERSE
+            },
+            CpuError::PreemptionBits(4),
+        ),
+        (
+            Vtr {
+                preemption_bits: 8,
+                ..NEOVERSE
+            },
+            CpuError::PreemptionBits(8),
+        ),
+        (
+            Vtr {
+                traps_dir: false,
+                ..NEOVERSE
+            },
+            CpuError::NoDirTrap,
+        ),
+    ];
+    for (vtr, error) in cases {
+        let odd = Odd(vtr, SoftwareInterface::default());
+        let cpu = Cpu::try_new(domain.register(CpuId(0)), odd);
+        assert_eq!(cpu.err(), Some(error), "{error}");
+    }
+    let sound = Odd(NEOVERSE, SoftwareInterface::default());
+    assert!(Cpu::try_new(domain.register(CpuId(0)), sound).is_ok());
+}
