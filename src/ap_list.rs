@@ -16,7 +16,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: follows intrusive links to interrupts that the list's references keep alive.
 
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 use crate::intid::VcpuId;
 use crate::irq::{Irq, State};
@@ -158,6 +158,7 @@ impl ApList {
     }
 
     /// Takes a waiting interrupt out of its bucket.
+    #[inline(always)]
     pub(crate) fn unlink(&mut self, irq: &Irq) {
         self.check_membership(irq);
         self.check_links(irq);
@@ -182,19 +183,38 @@ impl ApList {
         self.waiting -= 1;
     }
 
-    /// The most urgent waiting interrupt of the given classes, and its priority as it was linked.
-    pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
-        let mut best = None;
-        for class in 0..Class::COUNT {
-            if classes.0 & 1 << class == 0 {
-                continue;
-            }
-            let level = self.bitmap[class].trailing_zeros() as usize;
-            if level < LEVELS && best.is_none_or(|(_, least)| level < least) {
-                best = Some((class, level));
-            }
+    /// Takes the waiting interrupt out of its bucket if it is the only one and of the given classes.
+    #[inline]
+    pub(crate) fn take_only(&mut self, classes: Classes) -> Option<NonNull<Irq>> {
+        if self.waiting != 1 {
+            return None;
         }
-        let (class, level) = best?;
+        let irq: *const Irq = self.first(classes)?.0;
+        // SAFETY: linked, so the list's reference keeps it alive.
+        let irq = unsafe { &*irq };
+        self.unlink(irq);
+        Some(NonNull::from(irq))
+    }
+
+    /// The most urgent waiting interrupt of the given classes, and its priority as it was linked.
+    #[inline]
+    pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        // A level in use by any of the classes is in the union of their bitmaps.
+        let maps: [u32; Class::COUNT] = core::array::from_fn(|class| {
+            let wanted = u32::from(classes.0 >> class & 1);
+            self.bitmap[class] & wanted.wrapping_neg()
+        });
+        let level = maps
+            .iter()
+            .fold(0, |union, map| union | map)
+            .trailing_zeros() as usize;
+        if level >= LEVELS {
+            return None;
+        }
+        let class = maps.iter().position(|map| map >> level & 1 != 0)?;
         // SAFETY: by the type invariant, a head whose bit is set leads to a live interrupt.
         let irq = unsafe { self.heads[class][level].as_ref() }?;
         Some((irq, (level << 3) as u8))
@@ -345,6 +365,11 @@ mod tests {
             lpi.intid()
         );
         assert!(list.first(Classes::ACTIVE).is_none());
+        assert!(list.take_only(group1).is_none(), "there are two");
+        list.unlink(&lpi);
+        assert!(list.take_only(Classes::ACTIVE).is_none());
+        assert_eq!(list.take_only(group1), Some(NonNull::from(&spi)));
+        assert!(list.take_only(group1).is_none());
         list.check();
     }
 

@@ -28,6 +28,31 @@ pub enum SysReg {
 }
 
 impl SysReg {
+    /// From the syndrome of a trapped `MSR`/`MRS` (DDI 0487, `ESR_EL2.ISS` of EC 0x18): its fields without
+    /// the general register and the direction.
+    #[inline]
+    #[must_use]
+    pub const fn from_syndrome(iss: u32) -> Option<Self> {
+        /// Op0 in 21:20, Op2 in 19:17, Op1 in 16:14, CRn in 13:10, CRm in 4:1.
+        const FIELDS: u32 = 0x3f_fc1e;
+        const fn icc(crm: u32, op2: u32) -> u32 {
+            3 << 20 | op2 << 17 | 12 << 10 | crm << 1
+        }
+        const DIR: u32 = icc(11, 1);
+        const SGI1R: u32 = icc(11, 5);
+        const ASGI1R: u32 = icc(11, 6);
+        const SGI0R: u32 = icc(11, 7);
+        const SRE: u32 = icc(12, 5);
+        match iss & FIELDS {
+            SGI1R => Some(Self::Sgi1r),
+            DIR => Some(Self::Dir),
+            ASGI1R => Some(Self::Asgi1r),
+            SGI0R => Some(Self::Sgi0r),
+            SRE => Some(Self::Sre),
+            _ => None,
+        }
+    }
+
     /// From the fields of an `MSR`/`MRS`, as the syndrome of a trap gives them (DDI 0487,
     /// `ESR_EL2.ISS` of EC 0x18); `None` for any other register.
     #[must_use]
@@ -82,13 +107,7 @@ impl<H: Host> Vgic<H> {
             return;
         };
         if value & 1 << 40 != 0 {
-            for index in 0..self.vcpu_count() {
-                if index != sender.id.index()
-                    && let Some(target) = VcpuId::new(index).and_then(|id| self.vcpu(id))
-                {
-                    self.send_sgi(pin, target, intid, group1);
-                }
-            }
+            self.broadcast_sgi(pin, sender, intid, group1);
             return;
         }
         let range = ((value >> 44) as u8 & 0xf) << 4;
@@ -106,14 +125,24 @@ impl<H: Host> Vgic<H> {
         while list != 0 {
             let place = list.trailing_zeros() as usize;
             list &= list - 1;
-            if let Some(target) = group[place].and_then(|id| self.vcpu(id)) {
+            if let Some(target) = group.member(place).and_then(|id| self.vcpu(id)) {
+                self.send_sgi(pin, target, intid, group1);
+            }
+        }
+    }
+
+    /// To all vCPUs but the sender.
+    #[cold]
+    fn broadcast_sgi(&self, pin: &Pin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
+        for target in self.present_vcpus() {
+            if target.id != sender.id {
                 self.send_sgi(pin, target, intid, group1);
             }
         }
     }
 
     /// Delivers an SGI if the target has it configured in the group it is generated for.
-    #[inline]
+    #[inline(always)]
     fn send_sgi(&self, pin: &Pin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
         if let Some(irq) = target.private(intid)
             && irq.state().group1() == group1
@@ -139,6 +168,26 @@ impl<H: Host> Vgic<H> {
             // What this vCPU has in its registers may have become active since they were loaded.
             self.sync(cpu, pin, vcpu);
             self.deactivate(pin, irq);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syndrome_and_its_fields_name_the_same_register() {
+        for encoding in 0_u32..1 << 16 {
+            let [op0, op1] = [encoding >> 14, encoding >> 11 & 7];
+            let [crn, crm, op2] = [encoding >> 7 & 15, encoding >> 3 & 15, encoding & 7];
+            let fields = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1;
+            let [op0, op1, crn, crm, op2] = [op0, op1, crn, crm, op2].map(|field| field as u8);
+            let register = SysReg::decode(op0, op1, crn, crm, op2);
+            // Whatever the general register and the direction are.
+            for rest in [0, 1, 31 << 5 | 1] {
+                assert_eq!(SysReg::from_syndrome(fields | rest), register);
+            }
         }
     }
 }

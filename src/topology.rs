@@ -12,15 +12,25 @@ use alloc::vec::Vec;
 use crate::intid::{Affinity, VcpuId};
 
 /// vCPUs in one group.
-pub(crate) const GROUP: usize = 16;
+const GROUP: usize = 16;
 
 const ABSENT: u16 = u16::MAX;
 
+/// vCPUs that differ in the low four bits of `Aff0` only.
 #[derive(Clone, Copy)]
-struct Group {
+pub(crate) struct Group {
     /// `Aff3.Aff2.Aff1.Aff0[7:4]`, or [`u32::MAX`] for an empty slot (a key has 28 bits).
     key: u32,
     members: [u16; GROUP],
+}
+
+impl Group {
+    /// The vCPU with these low four bits; higher ones are ignored.
+    #[inline]
+    pub(crate) fn member(&self, bits: usize) -> Option<VcpuId> {
+        let member = self.members[bits % GROUP];
+        (member != ABSENT).then_some(VcpuId(member))
+    }
 }
 
 /// An immutable map of the VM's vCPUs; replaced whole when a vCPU is added.
@@ -65,21 +75,18 @@ impl Topology {
 
     /// The vCPU with this affinity.
     pub(crate) fn find(&self, affinity: Affinity) -> Option<VcpuId> {
-        self.group(affinity)?[usize::from(affinity.aff0() & 0xf)]
+        self.group(affinity)?.member(usize::from(affinity.aff0()))
     }
 
-    /// The vCPUs that share all of `affinity` but the low four bits of `Aff0`, by those bits.
-    pub(crate) fn group(&self, affinity: Affinity) -> Option<[Option<VcpuId>; GROUP]> {
+    /// The vCPUs that share all of `affinity` but the low four bits of `Aff0`.
+    #[inline]
+    pub(crate) fn group(&self, affinity: Affinity) -> Option<&Group> {
         let key = affinity.packed() >> 4;
         let mut slot = hash(key, self.groups.len());
         loop {
             let group = self.groups.get(slot)?;
             if group.key == key {
-                return Some(
-                    group
-                        .members
-                        .map(|member| (member != ABSENT).then_some(VcpuId(member))),
-                );
+                return Some(group);
             }
             // At most half of the slots are taken, so there is an empty one.
             if group.key == u32::MAX {
@@ -129,8 +136,8 @@ mod tests {
         assert_eq!(topology.len(), 40);
         assert_eq!(topology.find(Affinity::new(0, 0, 0, 39)), VcpuId::new(0));
         let group = topology.group(Affinity::new(0, 0, 0, 32)).unwrap();
-        assert_eq!(group.iter().flatten().count(), 8);
-        assert_eq!(group[7], VcpuId::new(0));
-        assert_eq!(group[8], None);
+        assert_eq!((0..GROUP).filter_map(|bits| group.member(bits)).count(), 8);
+        assert_eq!(group.member(7), VcpuId::new(0));
+        assert_eq!(group.member(8), None);
     }
 }

@@ -41,6 +41,13 @@ impl Vtr {
         }
     }
 
+    /// A bit for each list register.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn all(self) -> u16 {
+        (u32::MAX >> (32 - self.list_registers as u32)) as u16
+    }
+
     /// Number of active-priority registers of each group: 1, 2 or 4.
     #[must_use]
     pub const fn apr_count(self) -> usize {

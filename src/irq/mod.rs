@@ -78,6 +78,18 @@ pub(crate) struct Changed {
     pub(crate) owed: Owed,
 }
 
+/// What a fold and prune in one step found.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Finished {
+    /// The guest acknowledged the pending state.
+    pub(crate) delivered: bool,
+    /// It is pending again, and stays on the list with this state.
+    pub(crate) again: Option<State>,
+    /// The list's reference was the last one: the interrupt is dying.
+    pub(crate) last: bool,
+}
+
 /// What became of an interrupt that was on a list but in no list register.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -347,8 +359,10 @@ impl Irq {
     pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
         self.transition(|old| {
             let free = old.queued_on().is_none() || mutant(Mutant::LinkedTwice);
-            let alive = old.refs() != 0 && old.wants_list() || mutant(Mutant::InsertedAfterFree);
-            (free && alive && old.target() == Some(vcpu))
+            let alive = old.refs() != 0
+                && (old.is_plain(vcpu) || (old.wants_list() && old.target() == Some(vcpu)));
+            let here = old.target() == Some(vcpu);
+            (free && (alive || mutant(Mutant::InsertedAfterFree) && here))
                 .then(|| State(old.with_queued_on(Some(vcpu)).0 + REF))
         })
         .map(|(_, new)| new)
@@ -356,25 +370,85 @@ impl Irq {
 
     /// Decides what becomes of it while it waits on `vcpu`'s list in no list register: prune.
     pub(crate) fn settle(&self, vcpu: VcpuId) -> Settled {
-        let settled = self.transition(|old| {
-            let here = old.target() == Some(vcpu) || mutant(Mutant::StaysOnTheOldList);
-            if old.active() || (old.deliverable() && here) {
-                return None;
-            }
-            let unlinked = old.with_queued_on(None);
-            Some(if old.deliverable() {
-                unlinked
-            } else {
-                State(unlinked.0 - REF)
-            })
-        });
-        match settled {
+        match self.transition(|old| old.settled(vcpu)) {
             Err(state) => Settled::Kept(state),
-            Ok((old, _)) if old.deliverable() => Settled::Carried,
-            Ok((_, new)) => Settled::Unlinked {
-                last: new.refs() == 0,
-            },
+            Ok((old, new)) => Settled::of(old, new),
         }
+    }
+
+    /// Takes it back from a list register of `vcpu` that the guest has finished with: fold and prune in
+    /// one step, under the ap_list lock. Either nothing is left of it and it leaves the list, or another
+    /// edge has come and it stays; `None` if it is neither, or somebody has to be told.
+    #[inline]
+    pub(crate) fn finish(&self, vcpu: VcpuId) -> Option<Finished> {
+        // Faults of folding and settling are made where that is done in general.
+        const FAULTS: [Mutant; 5] = [
+            Mutant::FoldDropsReference,
+            Mutant::FoldOverwritesLatch,
+            Mutant::LineFoldedAsLatch,
+            Mutant::CancelOutlivesFold,
+            Mutant::StaysOnTheOldList,
+        ];
+        if FAULTS.into_iter().any(mutant) {
+            return None;
+        }
+        let (old, new) = self
+            .transition(|old| {
+                let folded = old.with(0, LR_BITS);
+                if old.ends_in_register() {
+                    Some(State(folded.with_queued_on(None).0 - REF))
+                } else {
+                    old.is_plain(vcpu).then_some(folded)
+                }
+            })
+            .ok()?;
+        Some(Finished {
+            delivered: old.lr_pending(),
+            again: old.latch().then_some(new),
+            last: new.refs() == 0,
+        })
+    }
+
+    /// As [`Irq::finish`], whatever there is to it.
+    pub(crate) fn retire(&self, vcpu: VcpuId) -> (Folded, Settled) {
+        const LEFT: ListRegister = ListRegister::EMPTY;
+        let result = self.transition(|old| {
+            let folded = old.folded(LEFT, false);
+            Some(folded.settled(vcpu).unwrap_or(folded))
+        });
+        let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
+        let folded = old.folded(LEFT, false);
+        (Folded::of(old, folded, LEFT), Settled::of(folded, new))
+    }
+
+    /// As [`Irq::load`], if it is a plain matter ([`State::is_plain`]); `None`, and nothing has happened, if
+    /// it is not.
+    #[inline]
+    pub(crate) fn load_plain(&self, vcpu: VcpuId) -> Option<ListRegister> {
+        let (old, _) = self
+            .transition(|old| {
+                let backed = if old.hw() { LR_HW } else { 0 };
+                let loaded = old.with(IN_LR | LR_PENDING | LR_LATCH | backed, PENDING | HW);
+                old.is_plain(vcpu).then_some(loaded)
+            })
+            .ok()?;
+        let group = if old.group1() {
+            ListRegister::GROUP1
+        } else {
+            0
+        };
+        let physical = if old.hw() {
+            ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT
+        } else {
+            0
+        };
+        Some(ListRegister(
+            ListRegister::PENDING
+                | u64::from(self.intid.raw())
+                | u64::from(old.priority()) << ListRegister::PRIORITY_SHIFT
+                | group
+                | physical,
+        ))
     }
 
     /// Moves it into a list register of `vcpu` and returns the image; `None` when it has to be settled
@@ -455,44 +529,9 @@ impl Irq {
     /// the list.
     pub(crate) fn fold(&self, lr: ListRegister) -> Folded {
         let lpi = self.intid.raw() >= IntId::FIRST_LPI;
-        let Ok((old, new)) = self.transition(|old| {
-            let latched = old.lr_latch() || mutant(Mutant::LineFoldedAsLatch);
-            let latch = lr.is_pending() && latched && !old.cancel_pending();
-            // An LPI has no active state of its own, and its end would not be counted in EOIcount.
-            let active = lr.is_active() && !old.cancel_active() && !lpi;
-            let held = old.lr_hw() && (latch || active);
-            let set = if latch { PENDING } else { 0 }
-                | if active { ACTIVE } else { 0 }
-                | if held { HW } else { 0 };
-            if mutant(Mutant::FoldDropsReference) {
-                return Some(State(old.with(set, LR_BITS).0 - REF));
-            }
-            let kept = if mutant(Mutant::CancelOutlivesFold) {
-                CANCEL_P
-            } else {
-                0
-            };
-            let lost = if mutant(Mutant::FoldOverwritesLatch) {
-                PENDING
-            } else {
-                0
-            };
-            Some(old.with(set, (LR_BITS | lost) & !kept & !set))
-        }) else {
-            return Folded::default();
-        };
-        let delivered = old.lr_pending() && !lr.is_pending();
-        // Of what was pending, in the register and outside, at most one state is pending now.
-        let before = old.booked() - u64::from(delivered);
-        let merged = before > new.booked();
-        let coalesced = merged && old.latch() && !old.cancel_pending();
-        Folded {
-            delivered,
-            coalesced,
-            withdrawn: merged && !coalesced,
-            resample: new.level() && !old.lr_hw() && lr.is_empty(),
-            repended: before < new.booked(),
-            deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
+        match self.transition(|old| Some(old.folded(lr, lpi))) {
+            Ok((old, new)) => Folded::of(old, new, lr),
+            Err(_) => Folded::default(),
         }
     }
 
@@ -564,7 +603,86 @@ impl Irq {
     }
 }
 
+impl Folded {
+    /// What taking `old` back to `new` from a list register with `lr` in it means.
+    #[inline]
+    fn of(old: State, new: State, lr: ListRegister) -> Self {
+        let delivered = old.lr_pending() && !lr.is_pending();
+        // Of what was pending, in the register and outside, at most one state is pending now.
+        let before = old.booked() - u64::from(delivered);
+        let merged = before > new.booked();
+        let coalesced = merged && old.latch() && !old.cancel_pending();
+        Self {
+            delivered,
+            coalesced,
+            withdrawn: merged && !coalesced,
+            resample: new.level() && !old.lr_hw() && lr.is_empty(),
+            repended: before < new.booked(),
+            deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
+        }
+    }
+}
+
+impl Settled {
+    /// What settling `old`, which was queued, to `new` means.
+    #[inline]
+    fn of(old: State, new: State) -> Self {
+        if new.queued_on().is_some() {
+            Self::Kept(new)
+        } else if old.deliverable() {
+            Self::Carried
+        } else {
+            Self::Unlinked {
+                last: new.refs() == 0,
+            }
+        }
+    }
+}
+
 impl State {
+    /// Taken back from a list register that holds `lr`.
+    #[inline]
+    fn folded(self, lr: ListRegister, lpi: bool) -> Self {
+        let latched = self.lr_latch() || mutant(Mutant::LineFoldedAsLatch);
+        let latch = lr.is_pending() && latched && !self.cancel_pending();
+        // An LPI has no active state of its own, and its end would not be counted in EOIcount.
+        let active = lr.is_active() && !self.cancel_active() && !lpi;
+        let held = self.lr_hw() && (latch || active);
+        let set = if latch { PENDING } else { 0 }
+            | if active { ACTIVE } else { 0 }
+            | if held { HW } else { 0 };
+        if mutant(Mutant::FoldDropsReference) {
+            return State(self.with(set, LR_BITS).0 - REF);
+        }
+        let kept = if mutant(Mutant::CancelOutlivesFold) {
+            CANCEL_P
+        } else {
+            0
+        };
+        let lost = if mutant(Mutant::FoldOverwritesLatch) {
+            PENDING
+        } else {
+            0
+        };
+        self.with(set, (LR_BITS | lost) & !kept & !set)
+    }
+
+    /// Off `vcpu`'s list, if it belongs there no more. What is deliverable elsewhere keeps the list's
+    /// reference, for whoever carries it there.
+    #[inline]
+    fn settled(self, vcpu: VcpuId) -> Option<Self> {
+        let here = self.target() == Some(vcpu) || mutant(Mutant::StaysOnTheOldList);
+        if self.active() || (self.deliverable() && here) {
+            return None;
+        }
+        let unlinked = self.with_queued_on(None);
+        Some(if self.deliverable() {
+            unlinked
+        } else {
+            State(unlinked.0 - REF)
+        })
+    }
+
     /// What is owed once an interrupt has newly become pending; `old` is the state before.
     #[inline]
     fn owed_after_pending(self, old: Self) -> Owed {

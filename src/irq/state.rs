@@ -200,6 +200,24 @@ impl State {
             && self.target().is_some()
     }
 
+    /// Deliverable to `vcpu` by its latch, an edge or a forwarded interrupt, and nothing else to be said of
+    /// it: what most interrupts are on their way into a list register.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_plain(self, vcpu: VcpuId) -> bool {
+        const LOOKED_AT: u64 = PENDING | ENABLED | UNMAPPED | ACTIVE | NONE << TARGET_SHIFT;
+        self.0 & LOOKED_AT == PENDING | ENABLED | (vcpu.0 as u64) << TARGET_SHIFT
+            && (!self.level() || self.hw())
+    }
+
+    /// In a list register, and nothing has come up since it was loaded that would keep it on the list
+    /// once the guest is done, nor is anybody to be told then. One comparison for an edge.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn ends_in_register(self) -> bool {
+        self.0 & (PENDING | LINE | ACTIVE | HW) == 0 && (!self.level() || self.lr_hw())
+    }
+
     /// Whether it belongs on an ap_list while it is in no list register.
     #[inline]
     #[must_use]

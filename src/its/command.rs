@@ -93,6 +93,18 @@ impl core::fmt::Display for CommandError {
 
 impl core::error::Error for CommandError {}
 
+/// Room for commands as they lie in guest memory.
+#[repr(align(8))]
+pub(crate) struct Raw<const ROOM: usize>(pub(crate) [[u8; COMMAND_SIZE]; ROOM]);
+
+impl<const ROOM: usize> Raw<ROOM> {
+    /// All zeros.
+    #[inline]
+    pub(crate) const fn new() -> Self {
+        Self([[0; COMMAND_SIZE]; ROOM])
+    }
+}
+
 /// The four doublewords of a command.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet([u64; 4]);

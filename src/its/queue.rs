@@ -8,7 +8,7 @@ use crate::sync::Ordering::{Acquire, Release};
 #[cfg(vgic_mutants)]
 use crate::sync::{Mutant, mutant};
 
-use super::command::{COMMAND_SIZE, CommandError, Packet};
+use super::command::{COMMAND_SIZE, CommandError, Packet, Raw};
 use super::execute::{Execution, Outcome};
 use super::long::InProgress;
 use super::tables::TableType;
@@ -56,15 +56,33 @@ impl<H: Host> Execution<'_, H> {
     /// Executes one slice; true if there is more to do.
     fn slice(&mut self) -> bool {
         let mut budget = SLICE;
-        if !self.proceed(&mut budget) {
+        if self.engine.in_progress.is_some() && !self.proceed(&mut budget) {
             return true;
         }
         let count = self.available().min((budget / COMMAND_STEPS) as usize);
-        if count == 0 {
-            return self.available() > 0;
+        match count {
+            0 => self.available() > 0,
+            // Most guests wait for each command.
+            1 => self.run(&mut Raw::<1>::new(), 1, budget),
+            _ => self.run_batch(count, budget),
         }
-        let mut bytes = [0; BATCH * COMMAND_SIZE];
-        let (commands, _) = bytes[..count * COMMAND_SIZE].as_chunks_mut();
+    }
+
+    /// Room for a whole slice is cleared only where it is needed.
+    #[inline(never)]
+    fn run_batch(&mut self, count: usize, budget: u32) -> bool {
+        self.run(&mut Raw::<BATCH>::new(), count, budget)
+    }
+
+    /// Reads `count` commands and executes them; true if there is more to do.
+    #[inline]
+    fn run<const ROOM: usize>(
+        &mut self,
+        raw: &mut Raw<ROOM>,
+        count: usize,
+        mut budget: u32,
+    ) -> bool {
+        let commands = &mut raw.0[..count];
         let whole = self.read(commands.as_flattened_mut()).is_ok();
         for command in commands {
             if budget < COMMAND_STEPS {
@@ -90,7 +108,7 @@ impl<H: Host> Execution<'_, H> {
                 Err(error) => self.retire(packet.number(), Err(error)),
             }
         }
-        self.available() > 0
+        self.its.is_behind() && self.available() > 0
     }
 
     /// Commands that may be executed now and lie in one piece in the queue.
@@ -136,6 +154,11 @@ impl Its {
     pub(crate) fn creadr(&self) -> u64 {
         // Acquire: pairs with `Execution::retire`.
         u64::from(self.commands.creadr.load(Acquire))
+    }
+
+    /// Whether `GITS_CREADR` has still to move: a command waits, or is being executed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.creadr() != self.cwriter()
     }
 
     /// `GITS_CWRITER`.

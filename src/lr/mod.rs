@@ -53,6 +53,13 @@ impl ListRegister {
         self.0 & Self::ACTIVE != 0
     }
 
+    /// The same without the pending and the active state: what the guest leaves once it is done.
+    #[inline]
+    #[must_use]
+    pub const fn without_state(self) -> Self {
+        Self(self.0 & !(Self::PENDING | Self::ACTIVE))
+    }
+
     /// Whether the state is invalid: the register holds no interrupt.
     #[must_use]
     pub const fn is_empty(self) -> bool {

@@ -42,13 +42,15 @@ impl<'a> Bank<'a> {
         })
     }
 
-    /// The interrupts whose bits are set.
+    /// The interrupts whose bits are set; usually one or a few.
     fn named(self, word: u64) -> impl Iterator<Item = &'a Irq> {
-        self.irqs
-            .iter()
-            .enumerate()
-            .filter(move |(bit, _)| word >> bit & 1 != 0)
-            .map(|(_, irq)| irq)
+        let mut left = word;
+        core::iter::from_fn(move || {
+            let bit = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            // Bits beyond the bank are the highest, and past the last one `bit` is 64.
+            self.irqs.get(bit)
+        })
     }
 
     /// `IPRIORITYR`: the bytes of an access at `first`, the interrupt's place in the bank.

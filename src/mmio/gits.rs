@@ -72,7 +72,9 @@ impl<H: Host> Vgic<H> {
             (CBASER | CBASER_HIGH, _) => read_half(its.cbaser(pin), at, width),
             (CWRITER | CWRITER_HIGH, _) => read_half(its.cwriter(), at, width),
             (CREADR | CREADR_HIGH, _) => {
-                self.advance_its(pin, id);
+                if its.is_behind() {
+                    self.advance_its(pin, id);
+                }
                 read_half(its.creadr(), at, width)
             }
             (BASER0 | BASER0_HIGH | BASER1 | BASER1_HIGH, _) => {

@@ -72,8 +72,11 @@ impl<H: Host> Vgic<H> {
         };
         self.recalled(this, this.residency.get());
         let work = this.residency.take_work();
-        if work.has(NEW | RECALL | NOTE) || registers.refill || registers.reload {
-            self.flush(cpu, pin, this, &mut registers, true, true);
+        if work.has(NEW | RECALL | NOTE) || !registers.is_settled() {
+            if registers.in_use != 0 || !self.add(cpu, pin, this, &mut registers) {
+                self.flush(cpu, pin, this, &mut registers, true, true);
+            }
+            registers.reload = false;
         }
         Ok(self.signals(cpu, pin, this, &registers))
     }
@@ -85,6 +88,10 @@ impl<H: Host> Vgic<H> {
         vcpu: &Vcpu,
         registers: &Registers,
     ) -> bool {
+        // What most vCPUs that wait have: nothing.
+        if registers.in_use == 0 && vcpu.ap_list.lock(pin.ledger()).waiting() == 0 {
+            return false;
+        }
         let interface = cpu.interface();
         let vmcr = interface.read_vmcr();
         let mut active = ActivePriorities::new(cpu.vtr().preemption_bits);

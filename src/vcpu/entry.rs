@@ -36,7 +36,7 @@ use crate::sync::{Mutant, mutant};
 use crate::vgic::Leaving;
 
 use super::registers::Registers;
-use super::residency::{NEW, NOTE, RECALL};
+use super::residency::{NEW, NOTE, Place, RECALL, Whereabouts};
 use super::{BASE_HCR, Cpu, Vcpu};
 
 /// Why a vCPU cannot enter, leave or block here.
@@ -93,6 +93,28 @@ impl<H: Host> Vgic<H> {
         pin: &Pin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
+        if let Some(this) = self.loaded(cpu, vcpu)
+            && let Some((place, quiet)) = this.glance(cpu, Whereabouts::Out, Registers::is_settled)
+        {
+            self.recalled(this, place);
+            let work = this.residency.enter(cpu.id());
+            if work.has(NEW | RECALL | NOTE) || !quiet {
+                // SAFETY: by the glance, and we are the CPU that it was about.
+                unsafe { self.prepare(cpu, pin, this, work) };
+            }
+            return Ok(());
+        }
+        self.enter_first(cpu, pin, vcpu)
+    }
+
+    /// Enters a vCPU that `cpu` does not have yet, or says why it cannot.
+    #[cold]
+    fn enter_first<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: VcpuId,
+    ) -> Result<(), EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
         let place = this.residency.get();
         if !place.is_on() {
@@ -101,26 +123,85 @@ impl<H: Host> Vgic<H> {
         if place.in_guest() {
             return Err(EntryError::AlreadyEntered(vcpu));
         }
-        let mut registers = match this.registers(cpu) {
-            Some(registers) => registers,
-            None => self.take(cpu, this)?,
-        };
+        if this.registers(cpu).is_none() {
+            self.take(cpu, this)?;
+        }
         self.recalled(this, place);
         let work = this.residency.enter(cpu.id());
-        if work.has(NEW | RECALL | NOTE) || registers.refill || registers.reload {
-            let reload = work.has(RECALL | NOTE) || registers.reload;
-            self.flush(cpu, pin, this, &mut registers, reload, work.has(NEW));
-        }
+        // SAFETY: `registers` or `take` has found that this CPU has them.
+        unsafe { self.prepare(cpu, pin, this, work) };
         Ok(())
+    }
+
+    /// Brings the list registers up to date on the way into the guest; `work` is what came up.
+    ///
+    /// # Safety
+    /// `cpu` has the vCPU's registers.
+    #[inline(never)]
+    unsafe fn prepare<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        work: Place,
+    ) {
+        // SAFETY: by the caller's promise.
+        if let Some(mut registers) = unsafe { vcpu.registers_here() } {
+            let reload = work.has(RECALL | NOTE) || registers.reload;
+            let recall = reload && registers.in_use != 0;
+            if recall || !self.add(cpu, pin, vcpu, &mut registers) {
+                self.flush(cpu, pin, vcpu, &mut registers, reload, work.has(NEW));
+            } else if reload {
+                // All that was to be taken back the guest has finished with.
+                registers.reload = false;
+            }
+        }
+    }
+
+    /// Most entries with news: one interrupt waits, and there is a register for it. False if there is
+    /// more to do than to load that one.
+    #[inline]
+    pub(super) fn add<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+    ) -> bool {
+        let free = cpu.vtr().all() & !registers.in_use;
+        // With any other HCR something was left outside, or watched for.
+        if free == 0 || registers.stale != 0 || registers.hcr != BASE_HCR {
+            return false;
+        }
+        let open = vcpu.open_classes(self.distributor().open_groups());
+        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let Some(irq) = list.take_only(open) else {
+            return false;
+        };
+        // SAFETY: still queued, so the list's reference keeps it alive; we hold the list's lock, under
+        // which alone it can leave.
+        let irq = unsafe { irq.as_ref() };
+        let Some(image) = irq.load_plain(vcpu.id) else {
+            // A level, or it changed after it was linked.
+            list.link(irq, irq.state());
+            return false;
+        };
+        let index = free.trailing_zeros() as usize;
+        registers.put(index, image, irq, cpu.interface(), pin.counters());
+        registers.refill = false;
+        true
+    }
+
+    /// The vCPU with this number, if it is the one that `cpu` has.
+    #[inline]
+    fn loaded<I>(&self, cpu: &Cpu<I>, vcpu: VcpuId) -> Option<&Vcpu> {
+        let this = self.vcpus().get(vcpu.index())?;
+        ptr::eq(cpu.loaded.get(), this).then_some(this)
     }
 
     /// Loads a vCPU onto a CPU that does not have it.
     #[cold]
-    fn take<'v, I: CpuInterface>(
-        &self,
-        cpu: &Cpu<I>,
-        vcpu: &'v Vcpu,
-    ) -> Result<core::cell::RefMut<'v, Registers>, EntryError> {
+    fn take<I: CpuInterface>(&self, cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), EntryError> {
         if !cpu.loaded.get().is_null() {
             return Err(EntryError::CpuInUse);
         }
@@ -131,7 +212,7 @@ impl<H: Host> Vgic<H> {
         registers.set_hcr(BASE_HCR, cpu.interface());
         // What was taken back when it was put, or arrived since, has to be chosen from.
         registers.reload = true;
-        Ok(registers)
+        Ok(())
     }
 
     /// Takes back what the guest has done since [`Vgic::enter`]. Called first thing after an exit.
@@ -148,21 +229,100 @@ impl<H: Host> Vgic<H> {
         pin: &Pin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
-        let Some(mut registers) = this.registers(cpu) else {
-            return Err(EntryError::NotEntered(vcpu));
-        };
-        if !this.residency.get().in_guest() {
-            return Err(EntryError::NotEntered(vcpu));
-        }
-        this.residency.exit();
-        let registers = &mut *registers;
-        if registers.in_use != 0 {
-            let mut done = cpu.interface().read_elrsr();
-            if registers.wants_eoi != 0 {
-                done |= cpu.interface().read_eisr();
+        if let Some(this) = self.loaded(cpu, vcpu)
+            && let Some((_, empty)) =
+                this.glance(cpu, Whereabouts::InGuest, Registers::is_untouched)
+        {
+            this.residency.exit();
+            if !empty {
+                // SAFETY: by the glance, and we are the CPU that it was about.
+                unsafe { self.take_stock(cpu, pin, this) };
             }
-            done &= registers.in_use;
+            return Ok(());
+        }
+        Err(match self.vcpu(vcpu) {
+            Some(_) => EntryError::NotEntered(vcpu),
+            None => EntryError::UnknownVcpu(vcpu),
+        })
+    }
+
+    /// Finds out what the guest has done with the list registers.
+    ///
+    /// # Safety
+    /// `cpu` has the vCPU's registers.
+    #[inline(never)]
+    unsafe fn take_stock<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, this: &Vcpu) {
+        // SAFETY: by the caller's promise.
+        let Some(mut registers) = (unsafe { this.registers_here() }) else {
+            return;
+        };
+        let registers = &mut *registers;
+        let done = cpu.interface().read_elrsr() & registers.in_use;
+        // With any other HCR there is more to look at than what is in the registers.
+        let plain = registers.wants_eoi == 0 && registers.hcr == BASE_HCR;
+        if !plain || !self.retire_only(pin, this, registers, done) {
+            self.take_stock_of(cpu, pin, this, registers, done);
+        }
+    }
+
+    /// Most exits after an interrupt: the guest has finished with one, which may have come again. False, and
+    /// nothing has happened, if there is more to it.
+    #[inline]
+    fn retire_only(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+        done: u16,
+    ) -> bool {
+        if !done.is_power_of_two() {
+            // None is all there is to know, too.
+            return done == 0;
+        }
+        let index = done.trailing_zeros() as usize;
+        let Some(irq) = vcpu.listed(registers, index) else {
+            return false;
+        };
+        let irq: *const Irq = irq;
+        // SAFETY: as in `listed`; its last reference is given back below.
+        let irq = unsafe { &*irq };
+        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let Some(finished) = irq.finish(vcpu.id) else {
+            return false;
+        };
+        if let Some(state) = finished.again {
+            list.link(irq, state);
+        }
+        registers.refill |= list.waiting() != 0;
+        drop(list);
+        registers.vacate(index, registers.images[index].without_state());
+        let kind = irq.intid().kind() as usize;
+        pin.counters().deliveries[kind].add(u64::from(finished.delivered));
+        if finished.again.is_none() {
+            self.trace_list_put(pin, irq, vcpu.id);
+        }
+        if finished.last {
+            let mut leaving = Leaving::new();
+            leaving.dying(irq);
+            self.dispatch(pin, &mut leaving);
+        }
+        true
+    }
+
+    /// As [`Vgic::take_stock`], whatever there is to it; the registers of `done` are empty.
+    #[inline(never)]
+    fn take_stock_of<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        this: &Vcpu,
+        registers: &mut Registers,
+        mut done: u16,
+    ) {
+        if registers.in_use != 0 {
+            if registers.wants_eoi != 0 {
+                done |= cpu.interface().read_eisr() & registers.in_use;
+            }
             if done != 0 {
                 self.retire(pin, this, registers, done);
             }
@@ -177,7 +337,6 @@ impl<H: Host> Vgic<H> {
         if registers.spilled {
             self.take_eoi_count(cpu, pin, this, registers);
         }
-        Ok(())
     }
 
     /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
@@ -188,20 +347,20 @@ impl<H: Host> Vgic<H> {
         {
             let mut list = vcpu.ap_list.lock(pin.ledger());
             for index in bits(done) {
-                let left = ListRegister(
-                    registers.images[index].0 & !(ListRegister::PENDING | ListRegister::ACTIVE),
-                );
-                let folded = self.fold(pin, vcpu, registers, index, left);
+                let Some(irq) = vcpu.listed(registers, index) else {
+                    continue;
+                };
+                let (folded, settled) = irq.retire(vcpu.id);
+                self.account(pin, irq, folded);
+                self.settled(pin, vcpu, &mut list, irq, settled, &mut leaving);
                 resample |= u16::from(folded.resample) << index;
-                if let Some(irq) = vcpu.listed(registers, index) {
-                    self.prune(pin, vcpu, &mut list, irq, &mut leaving);
-                }
+                registers.vacate(index, registers.images[index].without_state());
             }
             waiting = list.waiting() != 0;
         }
         registers.refill |= waiting || registers.stale != 0;
         self.resample(vcpu, registers, resample);
-        self.dispatch(pin, leaving);
+        self.dispatch(pin, &mut leaving);
     }
 
     /// Takes one interrupt back from its register, which holds `lr`; the register counts as vacated.
@@ -279,7 +438,7 @@ impl<H: Host> Vgic<H> {
                 }
                 self.prune(pin, vcpu, &mut list, irq, &mut leaving);
             }
-            self.dispatch(pin, leaving);
+            self.dispatch(pin, &mut leaving);
             if let Some(intid) = resample {
                 self.host().resample(vcpu.id, intid);
             }
@@ -297,7 +456,21 @@ impl<H: Host> Vgic<H> {
         irq: &Irq,
         leaving: &mut Leaving,
     ) {
-        match irq.settle(vcpu.id) {
+        self.settled(pin, vcpu, list, irq, irq.settle(vcpu.id), leaving);
+    }
+
+    /// Carries out what was decided about an interrupt that was queued on `vcpu`.
+    #[inline]
+    fn settled(
+        &self,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        list: &mut ApList,
+        irq: &Irq,
+        settled: Settled,
+        leaving: &mut Leaving,
+    ) {
+        match settled {
             Settled::Kept(state) => list.link(irq, state),
             Settled::Unlinked { last } => {
                 self.trace_list_put(pin, irq, vcpu.id);
@@ -327,7 +500,7 @@ impl<H: Host> Vgic<H> {
         registers.reload = false;
         registers.refill = false;
         let count = usize::from(cpu.vtr().list_registers);
-        let all = (u32::MAX >> (32 - count)) as u16;
+        let all = cpu.vtr().all();
         let mut open = vcpu.open_classes(self.distributor().open_groups());
         let mut watch = 0;
         let mut leaving = Leaving::new();
@@ -362,7 +535,7 @@ impl<H: Host> Vgic<H> {
                 | if registers.spilled { hcr::LRENPIE } else { 0 };
             registers.set_hcr(value, cpu.interface());
         }
-        self.dispatch(pin, leaving);
+        self.dispatch(pin, &mut leaving);
     }
 
     /// Takes every interrupt back from the registers, which are read, to where it waits. What the guest
@@ -508,7 +681,7 @@ impl<H: Host> Vgic<H> {
         last(this, &mut registers);
         drop(registers);
         this.release(cpu);
-        self.dispatch(pin, leaving);
+        self.dispatch(pin, &mut leaving);
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock, Watched};
 pub use blocking::Blocked;
 pub use entry::EntryError;
 pub(crate) use registers::Registers;
-use residency::{Place, RECALL, Residency};
+use residency::{Place, RECALL, Residency, Whereabouts};
 
 /// A physical CPU: its place in the epoch, and its list registers. It stays on that CPU.
 pub struct Cpu<I> {
@@ -227,6 +227,39 @@ impl Vcpu {
             .ok()
     }
 
+    /// Says whether `what` holds of this vCPU's registers, if `cpu` has them, is not at them already, and
+    /// the vCPU is there; and where it is. One look, for what most exits and entries need to know.
+    #[inline]
+    fn glance<I>(
+        &self,
+        cpu: &Cpu<I>,
+        there: Whereabouts,
+        what: fn(&Registers) -> bool,
+    ) -> Option<(Place, bool)> {
+        let place = self.residency.get();
+        if !core::ptr::eq(cpu.loaded.get(), self) || !place.is(there, cpu.local.id()) {
+            return None;
+        }
+        self.registers.watched.read();
+        // SAFETY: as in `registers`; `what`, which is not given the vCPU, borrows nothing while it looks.
+        unsafe { (*self.registers.registers.get()).try_borrow_unguarded() }
+            .ok()
+            .map(|registers| (place, what(registers)))
+    }
+
+    /// What this vCPU's registers hold, if nobody is at them already.
+    ///
+    /// # Safety
+    /// [`Vcpu::glance`] has just said that the calling CPU has them.
+    #[inline]
+    unsafe fn registers_here(&self) -> Option<RefMut<'_, Registers>> {
+        self.registers.watched.write();
+        // SAFETY: as in `registers`, by the caller's promise.
+        unsafe { &*self.registers.registers.get() }
+            .try_borrow_mut()
+            .ok()
+    }
+
     /// Takes the vCPU's registers for `cpu`, and gives access to them.
     fn claim<I>(&self, cpu: &Cpu<I>) -> Result<RefMut<'_, Registers>, residency::Place> {
         self.residency.claim(cpu.local.id())?;
@@ -283,6 +316,7 @@ impl Vcpu {
 
     /// Forgets who waited for this vCPU, which is out of the guest and about to consume the RECALL in
     /// `place`; returns who it was.
+    #[inline]
     pub(crate) fn recalled(&self, place: Place) -> u8 {
         // Acquire: pairs with `await_recall`; the common case writes nothing.
         if !place.has(RECALL) || self.awaited.load(Acquire) == 0 {

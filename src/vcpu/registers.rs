@@ -8,6 +8,8 @@ use crate::irq::Irq;
 use crate::lr::{self, ListRegister};
 use crate::trace::Counters;
 
+use super::BASE_HCR;
+
 /// What is in the registers of the CPU that has the vCPU, or will be loaded into them.
 ///
 /// # Invariants
@@ -50,6 +52,19 @@ impl Registers {
             vmcr,
             apr: [[0; 4]; 2],
         }
+    }
+
+    /// Whether an exit has nothing to take back: no register is in use, and, as HCR says, nothing outside
+    /// them depends on what the guest does.
+    #[inline]
+    pub(super) fn is_untouched(&self) -> bool {
+        self.in_use == 0 && self.hcr == BASE_HCR
+    }
+
+    /// Whether an entry that brings no news has nothing to choose.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        !self.refill && !self.reload
     }
 
     /// Puts an image into register `index` for `irq`; writes the register only if it differs.

@@ -156,6 +156,15 @@ impl Residency {
     }
 }
 
+/// Where a vCPU that is on may be found on the CPU that has its registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whereabouts {
+    /// Running the guest's code.
+    InGuest,
+    /// Out of the guest, and not blocked.
+    Out,
+}
+
 /// A copy of the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place(u32);
@@ -175,6 +184,16 @@ impl Place {
     /// Out of the guest for a trap, it keeps there what the guest has not finished with.
     pub(crate) fn is_settled(self) -> bool {
         self.0 & BLOCKED != 0 || self.cpu().is_none()
+    }
+
+    /// Whether it is on, and there, on `cpu`.
+    #[inline]
+    pub(crate) fn is(self, there: Whereabouts, cpu: CpuId) -> bool {
+        let there = match there {
+            Whereabouts::InGuest => ON | IN_GUEST,
+            Whereabouts::Out => ON,
+        };
+        self.0 & !WORK == there | u32::from(cpu.0) << CPU_SHIFT
     }
 
     /// The CPU that has its registers.

@@ -207,7 +207,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Books a raise, and pays what it owes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
         if !raised.void {
             let kind = irq.intid().kind() as usize;

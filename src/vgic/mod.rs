@@ -164,6 +164,12 @@ impl<H: Host> Vgic<H> {
         &self.vcpus[..self.vcpu_count()]
     }
 
+    /// Room for every vCPU that the VM may have, present or not.
+    #[inline]
+    pub(crate) fn vcpus(&self) -> &[Vcpu] {
+        &self.vcpus
+    }
+
     pub(crate) fn topology(&self) -> &Snapshot<Topology> {
         &self.topology
     }

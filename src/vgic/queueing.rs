@@ -32,12 +32,9 @@ impl<H: Host> Vgic<H> {
     /// Queues `irq` on its target, takes the list's reference, and tells the vCPU. Nothing happens if it
     /// is queued already, dying, or wants no list any more.
     pub(crate) fn insert(&self, pin: &Pin<'_>, irq: &Irq) {
-        let mut state = irq.state();
+        let mut target = irq.state().target();
         // Another round only if another CPU moved the interrupt to another vCPU meanwhile.
-        while state.queued_on().is_none() && state.refs() != 0 && state.wants_list() {
-            let Some(vcpu) = state.target().and_then(|target| self.vcpu(target)) else {
-                return;
-            };
+        while let Some(vcpu) = target.and_then(|target| self.vcpu(target)) {
             let mut list = vcpu.ap_list.lock(pin.ledger());
             match irq.link(vcpu.id) {
                 Ok(linked) => {
@@ -46,11 +43,14 @@ impl<H: Host> Vgic<H> {
                     pin.counters().list_gets.add(1);
                     self.host.trace(TracePoint::ListGet(irq.intid(), vcpu.id));
                     if !mutant(Mutant::NewTargetNotTold) {
-                        self.notify(pin, vcpu.id, NEW);
+                        self.notify_vcpu(pin, vcpu, NEW);
                     }
                     return;
                 }
-                Err(now) => state = now,
+                Err(now) => {
+                    let wants = now.queued_on().is_none() && now.refs() != 0 && now.wants_list();
+                    target = now.target().filter(|_| wants);
+                }
             }
         }
     }
@@ -76,7 +76,7 @@ impl<H: Host> Vgic<H> {
                     self.prune(pin, vcpu, &mut list, irq, &mut leaving);
                     drop(list);
                     self.notify(pin, vcpu.id, NEW);
-                    self.dispatch(pin, leaving);
+                    self.dispatch(pin, &mut leaving);
                 }
                 return;
             }
@@ -88,28 +88,42 @@ impl<H: Host> Vgic<H> {
 
     /// Gives a vCPU work and tells it if need be. No lock is held.
     pub(crate) fn notify(&self, pin: &Pin<'_>, vcpu: VcpuId, work: u32) {
-        let Some(this) = self.vcpu(vcpu) else {
-            return;
-        };
-        match this.residency.notify(work) {
+        if let Some(vcpu) = self.vcpu(vcpu) {
+            self.notify_vcpu(pin, vcpu, work);
+        }
+    }
+
+    /// As [`Vgic::notify`].
+    #[inline]
+    fn notify_vcpu(&self, pin: &Pin<'_>, vcpu: &Vcpu, work: u32) {
+        match vcpu.residency.notify(work) {
             Kick::Nothing => {}
             Kick::Ipi(cpu) => {
                 pin.counters().kicks.add(1);
-                self.host.kick(cpu, vcpu);
+                self.host.kick(cpu, vcpu.id);
             }
             Kick::Wake => {
                 pin.counters().wakes.add(1);
-                self.host.wake(vcpu);
+                self.host.wake(vcpu.id);
             }
         }
     }
 
     /// What was left over from a pass under an ap_list lock, which is released now.
-    pub(crate) fn dispatch(&self, pin: &Pin<'_>, leaving: Leaving) {
-        for (owner, pintid) in leaving.deactivate {
+    #[inline]
+    pub(crate) fn dispatch(&self, pin: &Pin<'_>, leaving: &mut Leaving) {
+        if !leaving.is_empty() {
+            self.dispatch_all(pin, leaving);
+        }
+    }
+
+    /// The uncommon part, and the large one: it is handed over by reference and not inlined.
+    #[cold]
+    fn dispatch_all(&self, pin: &Pin<'_>, leaving: &mut Leaving) {
+        for (owner, pintid) in leaving.deactivate.drain(..) {
             self.host.deactivate(owner, pintid);
         }
-        for (irq, fate) in leaving.irqs {
+        for (irq, fate) in leaving.irqs.drain(..) {
             // SAFETY: carried: our reference keeps it alive; dying: it is buried below, by us alone, and
             // not freed before our pin is dropped.
             let irq = unsafe { irq.as_ref() };
@@ -126,13 +140,20 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Books what a fold found.
+    #[inline]
     pub(crate) fn account(&self, pin: &Pin<'_>, irq: &Irq, folded: Folded) {
         let kind = irq.intid().kind() as usize;
         let counters = pin.counters();
-        counters.deliveries[kind].add(u64::from(folded.delivered));
-        counters.coalesced[kind].add(u64::from(folded.coalesced));
-        counters.withdrawn[kind].add(u64::from(folded.withdrawn));
-        counters.injections[kind].add(u64::from(folded.repended));
+        for (happened, counter) in [
+            (folded.delivered, &counters.deliveries),
+            (folded.coalesced, &counters.coalesced),
+            (folded.withdrawn, &counters.withdrawn),
+            (folded.repended, &counters.injections),
+        ] {
+            if happened {
+                counter[kind].add(1);
+            }
+        }
     }
 
     /// Books what a change made pending, or no longer pending.
@@ -155,6 +176,7 @@ impl<H: Host> Vgic<H> {
 
     /// The vCPU is out of the guest and about to take its list registers back, if the work in `place` asks
     /// for it: whoever waited for that need not wait any more.
+    #[inline]
     pub(crate) fn recalled(&self, vcpu: &Vcpu, place: Place) {
         if vcpu.recalled(place) & AWAITED_BY_GICD != 0 {
             self.distributor.recalled();
@@ -186,6 +208,12 @@ impl Leaving {
             irqs: ArrayVec::new_const(),
             deactivate: ArrayVec::new_const(),
         }
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.irqs.is_empty() && self.deactivate.is_empty()
     }
 
     /// Whether another interrupt might not fit.

@@ -95,7 +95,7 @@ impl<H: Host> Vgic<H> {
             list.unlink(irq);
             self.prune(pin, vcpu, &mut list, irq, &mut leaving);
             drop(list);
-            self.dispatch(pin, leaving);
+            self.dispatch(pin, &mut leaving);
         }
     }
 }
