@@ -7,9 +7,12 @@
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
 
+use aarch64_cpu::asm;
 use arm_pl011_uart::{DataBits, LineConfig, PL011Registers, Parity, StopBits, Uart};
 use safe_mmio::UniqueMmioPointer;
 use spin::Mutex;
+
+use crate::cpu::registers::{ID_AA64ISAR0, id_field};
 
 static CONSOLE: Mutex<Option<Uart<'static>>> = Mutex::new(None);
 
@@ -34,7 +37,20 @@ pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
     };
     // The line settings are valid constants.
     let _ = uart.enable(line, LINE.0, LINE.1);
+    require_atomics(&mut uart);
     *CONSOLE.lock() = Some(uart);
+}
+
+/// Stops where the CPU lacks the atomic instructions that this program is compiled with: here, because
+/// any lock, the console's first of all, is made of them.
+fn require_atomics(uart: &mut Uart<'_>) {
+    const ATOMIC_SHIFT: u32 = 20;
+    if id_field(ID_AA64ISAR0, ATOMIC_SHIFT) == 0 {
+        let _ = uart.write_str("hyp: this CPU has no FEAT_LSE (Armv8.1), which hyp needs\r\n");
+        loop {
+            asm::wfe();
+        }
+    }
 }
 
 /// Prints, if there is a console.

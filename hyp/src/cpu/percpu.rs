@@ -103,6 +103,8 @@ pub(crate) struct PerCpu {
     pub(crate) emergency_top: usize,
     /// Place among the CPUs, and among the vCPUs: the order of the device tree.
     pub(crate) index: usize,
+    /// The vCPU that lives here.
+    pub(crate) vcpu: VcpuId,
     /// The affinity fields of `MPIDR_EL1`.
     pub(crate) affinity: u64,
     /// Whether the vCPU is on.
@@ -141,6 +143,7 @@ impl PerCpu {
             stack_top,
             emergency_top,
             index,
+            vcpu: interrupts::vcpu_of(index),
             affinity,
             power: Power::new(),
             own: Own(OnceCell::new()),
@@ -182,12 +185,6 @@ impl PerCpu {
             .0
             .get()
             .expect("a CPU joins before it runs a guest")
-    }
-
-    /// The vCPU that lives here.
-    #[inline]
-    pub(crate) fn vcpu(&self) -> VcpuId {
-        interrupts::vcpu_of(self.index)
     }
 
     /// Counts an exit of the calling CPU, which this is.

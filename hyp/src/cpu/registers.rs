@@ -78,7 +78,9 @@ registers! {
     CNTHP_CVAL_EL2 = "cnthp_cval_el2";
     /// Performance monitors control; `N` is the number of counters.
     PMCR_EL0 = "pmcr_el0";
-    /// AArch64 instruction set attributes, where pointer authentication is.
+    /// AArch64 instruction set attributes, where the atomic instructions are.
+    ID_AA64ISAR0 = "id_aa64isar0_el1";
+    /// More of them, where pointer authentication is.
     ID_AA64ISAR1 = "id_aa64isar1_el1";
     /// More of them.
     ID_AA64ISAR2 = "id_aa64isar2_el1";

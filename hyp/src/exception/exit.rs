@@ -8,6 +8,7 @@ use vgic::Blocked;
 
 use super::frame::Frame;
 use super::sync;
+use super::vectors::resume;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::guest::shutdown::{self, How};
 use crate::guest::{self, interrupts, power};
@@ -26,48 +27,65 @@ pub(crate) enum Next {
     ShutDown(How),
 }
 
-/// A synchronous exit; entered by the vectors.
-pub(super) extern "C" fn synchronous(frame: &mut Frame) {
-    leave_and_enter(|guest, cpu, pin| sync::handle(guest, cpu, pin, frame));
+/// A synchronous exit; entered by the vectors, with the guest's registers where the stack ends.
+pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
+    leave_and_enter(
+        |guest, cpu, pin| match sync::handle(guest, cpu, pin, frame) {
+            Next::Wait => {
+                wait(cpu, pin);
+                After::Interrupts
+            }
+            Next::Resume => After::Trap,
+            Next::Off => After::Gone(power::off),
+            Next::ShutDown(How::Off) => After::Gone(|| shutdown::shut_down(How::Off)),
+            Next::ShutDown(How::Reset) => After::Gone(|| shutdown::shut_down(How::Reset)),
+        },
+    );
+    resume(frame)
 }
 
-/// A physical interrupt; entered by the vectors.
-pub(super) extern "C" fn interrupt(_frame: &mut Frame) {
+/// A physical interrupt; entered by the vectors, with the guest's registers where the stack ends.
+pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
     leave_and_enter(|guest, cpu, pin| {
         interrupts::take(guest, cpu, pin);
-        Next::Resume
+        After::Interrupts
     });
+    resume(frame)
 }
 
-#[inline]
-fn leave_and_enter(handle: impl FnOnce(&guest::Guest, &PerCpu, &vgic::epoch::Pin<'_>) -> Next) {
+/// What an exit was about.
+enum After {
+    /// What the guest did.
+    Trap,
+    /// Interrupts, among which may have been a call: whoever shuts the machine down calls every CPU.
+    Interrupts,
+    /// The vCPU does not go on, but this does.
+    Gone(fn() -> !),
+}
+
+#[inline(always)]
+fn leave_and_enter(
+    handle: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::Pin<'_>) -> After,
+) {
     let cpu = PerCpu::current();
     let guest = guest::get();
     let vgic = guest.vgic();
     let local = cpu.local();
     let mut pin = local.pin();
-    vgic.exit(local, &pin, cpu.vcpu())
+    vgic.exit(local, &pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
-    match handle(guest, cpu, &pin) {
-        Next::Resume => {}
-        Next::Wait => wait(cpu, &mut pin),
-        Next::Off => {
-            drop(pin);
-            power::off();
-        }
-        Next::ShutDown(how) => {
-            drop(pin);
-            shutdown::shut_down(how);
-        }
+    let after = match handle(guest, cpu, &mut pin) {
+        After::Interrupts if shutdown::is_stopping() => After::Gone(shutdown::stop),
+        after => after,
+    };
+    if let After::Gone(leave) = after {
+        drop(pin);
+        leave();
     }
     if vgic.has_deferred() {
         vgic.advance(&pin);
     }
-    if shutdown::is_stopping() {
-        drop(pin);
-        shutdown::stop();
-    }
-    vgic.enter(local, &pin, cpu.vcpu())
+    vgic.enter(local, &pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");
 }
 
@@ -78,7 +96,7 @@ fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::Pin<'_>) {
     cpu.count(Exit::Wait);
     loop {
         let blocked = vgic
-            .block(cpu.local(), pin, cpu.vcpu())
+            .block(cpu.local(), pin, cpu.vcpu)
             .expect("the vCPU lives here");
         if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
             return;

@@ -20,7 +20,7 @@ pub(super) extern "C" fn fault(kind: usize, frame: &Frame, stack: usize) -> ! {
 }
 
 /// A system error while the guest ran that the guest does not get itself.
-pub(super) extern "C" fn system_error(frame: &mut Frame) {
+pub(super) extern "C" fn system_error(frame: &mut Frame) -> ! {
     panic!(
         "system error, guest at pc {:#x}, {frame:#x?}",
         ELR_EL2.get()

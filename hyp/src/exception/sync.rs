@@ -136,7 +136,7 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, abo
         let value = frame.x.get(register).copied().unwrap_or(0);
         vgic.mmio_write(pin, address, abort.width(), value)
     } else {
-        vgic.mmio_read(cpu.local(), pin, cpu.vcpu(), address, abort.width())
+        vgic.mmio_read(cpu.local(), pin, cpu.vcpu, address, abort.width())
     };
     match outcome {
         MmioOutcome::Done(value) => {
@@ -158,24 +158,14 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, abo
 pub(crate) struct Move(pub(crate) u64);
 
 impl Move {
-    fn field(self, shift: u32, bits: u32) -> u8 {
-        ((self.0 >> shift) & ((1 << bits) - 1)) as u8
-    }
-
     /// The system register, if the interrupt controller imitates it.
     pub(crate) fn target(self) -> Option<SysReg> {
-        SysReg::decode(
-            self.field(20, 2),
-            self.field(14, 3),
-            self.field(10, 4),
-            self.field(1, 4),
-            self.field(17, 3),
-        )
+        SysReg::from_syndrome(self.0 as u32)
     }
 
     /// The number of the general register.
     pub(crate) fn register(self) -> usize {
-        usize::from(self.field(5, 5))
+        (self.0 >> 5) as usize & 0x1f
     }
 
     /// Whether it is a read.
@@ -197,7 +187,7 @@ fn system_register(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame
         }),
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
-            vgic.sysreg_write(cpu.local(), pin, cpu.vcpu(), target, value);
+            vgic.sysreg_write(cpu.local(), pin, cpu.vcpu, target, value);
             Some(())
         }
         None => None,

@@ -1,7 +1,7 @@
 //! The exception vectors.
 //!
-//! An exit from the guest saves `x0` to `x30` where the CPU's stack ends, calls Rust once, and goes back
-//! by the same frame. `ELR_EL2` and `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so
+//! An exit from the guest saves `x0` to `x30` where the CPU's stack ends and goes on in Rust, which does
+//! not return, and so restores nothing, but resumes the guest from the same frame. `ELR_EL2` and `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so
 //! nothing overwrites them.
 //!
 //! Whatever the hypervisor itself is interrupted by is a bug or a hardware error, and is reported on the
@@ -18,6 +18,9 @@ unsafe extern "C" {
     /// Leaves for the guest with `frame` as its registers; `ELR_EL2` and `SPSR_EL2` say where and how.
     /// `stack_top` is where the CPU's stack ends; what is on it is forgotten.
     fn guest_enter(frame: *const Frame, stack_top: usize) -> !;
+
+    /// Goes back to the guest with the registers in `frame`, which is where the CPU's stack ends.
+    fn guest_resume(frame: *const Frame) -> !;
 }
 
 /// Leaves for the guest on the calling CPU, with `frame` as its registers. The CPU's stack begins anew.
@@ -28,6 +31,15 @@ unsafe extern "C" {
 pub(crate) unsafe fn enter_guest(frame: &Frame) -> ! {
     // SAFETY: the stack is this CPU's own; assembly copies the frame before it reuses the memory.
     unsafe { guest_enter(frame, PerCpu::current().stack_top) }
+}
+
+/// Goes back to the guest with the registers in `frame`, which the vectors have saved at the end of the
+/// calling CPU's stack. What is on the stack below is forgotten.
+#[inline]
+pub(super) fn resume(frame: &mut Frame) -> ! {
+    // SAFETY: only the vectors make a frame that can be borrowed exclusively here, and `ELR_EL2` and
+    // `SPSR_EL2` are those of the exit, or what its handler has made of them.
+    unsafe { guest_resume(frame) }
 }
 
 global_asm!(
@@ -57,8 +69,7 @@ global_asm!(
     .macro exit_from_guest handler
     .balign 0x80
     save_guest
-    bl      \handler
-    b       guest_return
+    b       \handler
     .endm
 
     // x0 and x1 of the interrupted code are put aside in registers that only the guest uses: there is
@@ -104,14 +115,16 @@ exception_vectors:
     exit_from_guest {system_error}
 
     .global guest_enter
+    .global guest_resume
 guest_enter:
     sub     x1, x1, #{frame}
     .irp    offset, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240
     ldp     x2, x3, [x0, #\offset]
     stp     x2, x3, [x1, #\offset]
     .endr
-    mov     sp, x1
-guest_return:
+    mov     x0, x1
+guest_resume:
+    mov     sp, x0
     ldp     x0, x1, [sp]
     ldp     x2, x3, [sp, #16]
     ldp     x4, x5, [sp, #32]

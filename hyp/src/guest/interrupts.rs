@@ -19,7 +19,7 @@ pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>) {
         };
         cpu_interface::drop_priority(intid);
         let vgic = guest.vgic();
-        let vcpu = cpu.vcpu();
+        let vcpu = cpu.vcpu;
         let reason = match IntId::new(intid) {
             Some(id) => match id.kind() {
                 // A call: whoever made it has left word of what it is about.

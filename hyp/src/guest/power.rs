@@ -123,7 +123,7 @@ pub(crate) fn off() -> ! {
     let local = cpu.local();
     get()
         .vgic()
-        .power_off(local, &local.pin(), cpu.vcpu())
+        .power_off(local, &local.pin(), cpu.vcpu)
         .expect("the vCPU has just left the guest here");
     cpu.power.turn_off();
     run_when_on()
@@ -149,8 +149,8 @@ fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
     );
     let vgic = get().vgic();
     let local = cpu.local();
-    vgic.power_on(cpu.vcpu());
-    vgic.enter(local, &local.pin(), cpu.vcpu())
+    vgic.power_on(cpu.vcpu);
+    vgic.enter(local, &local.pin(), cpu.vcpu)
         .expect("the vCPU is on, and lives here");
     let mut frame = Frame::new();
     frame.x[0] = context;
