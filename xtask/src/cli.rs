@@ -92,6 +92,10 @@ pub(crate) struct BootOptions {
     #[arg(long)]
     pub(crate) bare: bool,
 
+    /// One thread for all emulated CPUs: faster where they mostly wait for each other
+    #[arg(skip)]
+    pub(crate) one_thread: bool,
+
     /// Further arguments for QEMU
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) qemu: Vec<String>,

@@ -52,7 +52,7 @@ pub(crate) fn command(
             "virt,gic-version=3,virtualization={virtualization}"
         ))
         .args(["-cpu", &options.cpu])
-        .args(["-accel", accelerator(vcpus)])
+        .args(["-accel", accelerator(vcpus, options.one_thread)])
         .args(["-smp", &vcpus.to_string()])
         .args(["-m", &format!("{memory}M")])
         .args(["-nodefaults", "-display", "none", "-no-reboot"]);
@@ -138,9 +138,9 @@ fn module_address(initrd_size: u64) -> u64 {
 
 /// A thread per emulated CPU, unless the host has far too few CPUs for that: then they would
 /// mostly wait for each other's locks.
-fn accelerator(vcpus: u16) -> &'static str {
+fn accelerator(vcpus: u16, one_thread: bool) -> &'static str {
     let host = thread::available_parallelism().map_or(1, usize::from);
-    if usize::from(vcpus) > CPUS_PER_HOST_CPU * host {
+    if one_thread || usize::from(vcpus) > CPUS_PER_HOST_CPU * host {
         "tcg,thread=single"
     } else {
         "tcg,thread=multi"

@@ -6,6 +6,7 @@ mod tap;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +26,9 @@ use tap::Watcher;
 
 /// RAM in MiB that is ample.
 const MEMORY: u32 = 512;
+
+/// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
+const CPUS_PER_HOST_CPU: usize = 2;
 
 /// A case takes milliseconds, and seconds if what it waits for does not come.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -122,6 +126,10 @@ pub(crate) fn conformance(options: &ConformanceOptions, reports: &Path) -> Resul
     Ok(report.counts())
 }
 
+fn host_cpus() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Builds the guest, and returns its image in `scratch`.
 fn build(scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guest");
@@ -159,6 +167,8 @@ impl Bench<'_> {
             append: Some(words.join(" ")),
             memory: Some(MEMORY),
             bare,
+            // CPUs without a task spin, and say so: one thread goes on with the next one then.
+            one_thread: usize::from(self.options.vcpus) > CPUS_PER_HOST_CPU * host_cpus(),
             ..BootOptions::default()
         };
         let guest: Guest = guest::prepare(&options, self.scratch)?;

@@ -2,6 +2,8 @@
 
 mod ident;
 mod interface;
+mod its;
+mod lpi;
 mod overflow;
 mod registers;
 mod sgi;
@@ -25,6 +27,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     overflow::SIXTEEN,
     overflow::SIXTY_FOUR,
     overflow::TWO_HUNDRED,
+    its::CASES,
+    lpi::CASES,
 ];
 
 /// A case that some bits of a register read as given.

@@ -2,6 +2,7 @@
 
 pub(crate) mod interface;
 pub(crate) mod irq;
+pub(crate) mod its;
 pub(crate) mod reset;
 
 use crate::cpu::spin_until;

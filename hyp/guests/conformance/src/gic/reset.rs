@@ -3,7 +3,7 @@
 //! Interrupts are disabled, inactive, not pending, in Group 1, of priority 0xa0, level-sensitive, and routed to
 //! CPU 0; LPIs are off; every CPU that is on takes Group 1 of every priority.
 
-use super::{FREE_SPI, FREE_SPI_END, GROUP_1, bank, gicd, gicr, interface};
+use super::{FREE_SPI, FREE_SPI_END, GROUP_1, bank, gicd, gicr, interface, its};
 use crate::cpu::Timer;
 use crate::cpus;
 use crate::machine::Machine;
@@ -17,6 +17,7 @@ const ASLEEP: u32 = 1 << 2;
 
 /// Brings the GIC into that state. `on` CPUs are on.
 pub(crate) fn reset(machine: &Machine, on: usize) {
+    its::turn_off(machine);
     if let Some(clock) = machine.clock {
         clock.lower();
     }

@@ -1,0 +1,312 @@
+//! An ITS, its tables, and the LPI tables of the redistributors.
+
+use core::cell::Cell;
+use core::sync::atomic::AtomicU64;
+
+use super::gicr;
+use crate::cpu::{spin_until, synchronize};
+use crate::cpus::MAX_CPUS;
+use crate::harness::{Outcome, Stop, holds};
+use crate::machine::Machine;
+use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
+
+/// Offsets in the control frame (12.19).
+pub(crate) mod gits {
+    pub(crate) const CTLR: usize = 0x0;
+    pub(crate) const TYPER: usize = 0x8;
+    pub(crate) const CBASER: usize = 0x80;
+    pub(crate) const CWRITER: usize = 0x88;
+    pub(crate) const CREADR: usize = 0x90;
+    pub(crate) const BASER: usize = 0x100;
+}
+
+/// The first LPI.
+pub(crate) const FIRST_LPI: u32 = 8192;
+/// One past the last LPI that the configuration table has room for.
+pub(crate) const LPI_END: u32 = 1 << LPI_BITS;
+const LPI_BITS: u32 = 14;
+
+/// Devices that have a small translation table here, and the bits of their EventIDs.
+pub(crate) const DEVICES: u32 = 8;
+pub(crate) const EVENT_BITS: u32 = 5;
+/// The device with room for thousands of events.
+pub(crate) const BIG: u32 = DEVICES;
+pub(crate) const BIG_EVENT_BITS: u32 = 12;
+
+/// An LPI's configuration: enabled.
+pub(crate) const ENABLED: u8 = 1;
+/// The configuration of every LPI at first.
+const CONFIGURED: u8 = 0xa0 | ENABLED;
+
+const ENABLE_LPIS: u32 = 1;
+const VALID: u64 = 1 << 63;
+const QUIESCENT: u32 = 1 << 31;
+/// `GICR_PENDBASER.PTZ`: the pending table is zero.
+const PTZ: u64 = 1 << 62;
+
+const PAGE: usize = 0x1_0000;
+/// Bytes of a command.
+const COMMAND: usize = 32;
+/// How long the ITS may take for what is in its queue.
+const PATIENCE: u64 = 5_000_000;
+
+/// A page that the controller reads and writes, accessed by address.
+type Page = [AtomicU64; PAGE / 8];
+
+const fn zero() -> Page {
+    [const { AtomicU64::new(0) }; PAGE / 8]
+}
+
+/// What the controller is given.
+#[repr(C, align(65536))]
+struct Tables {
+    queue: Page,
+    devices: Page,
+    collections: Page,
+    /// Translations of the small devices, 4 KiB each.
+    translations: Page,
+    big_translations: [Page; 4],
+    configuration: Page,
+    pending: [Page; MAX_CPUS],
+}
+
+static TABLES: Tables = Tables {
+    queue: zero(),
+    devices: zero(),
+    collections: zero(),
+    translations: zero(),
+    big_translations: [const { zero() }; 4],
+    configuration: zero(),
+    pending: [const { zero() }; MAX_CPUS],
+};
+
+/// The address of a table.
+macro_rules! table {
+    ($($field:tt)*) => { (&raw const TABLES.$($field)*).addr() };
+}
+
+/// The ITS, and where its queue is written next.
+pub(crate) struct Its<'a> {
+    machine: &'a Machine,
+    base: usize,
+    next: Cell<usize>,
+}
+
+/// Turns LPIs and the ITS off, if there is one.
+pub(crate) fn turn_off(machine: &Machine) {
+    let Some(base) = machine.gits else { return };
+    write_32(base + gits::CTLR, 0);
+    spin_until(PATIENCE, || read_32(base + gits::CTLR) & QUIESCENT != 0);
+    for cpu in 0..machine.cpus {
+        write_32(machine.gicr(cpu, gicr::CTLR), 0);
+        machine.settle_private(cpu);
+    }
+}
+
+impl<'a> Its<'a> {
+    /// The ITS with nothing mapped but a collection for each CPU, of its number, and LPIs on.
+    pub(crate) fn open(machine: &'a Machine) -> Result<Self, Stop> {
+        let its = Self::prepare(machine)?;
+        (0..machine.cpus).for_each(|cpu| its.enable_lpis(cpu, true));
+        its.start()?;
+        Ok(its)
+    }
+
+    /// The same before LPIs and the ITS are on.
+    pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, Stop> {
+        let base = machine.gits.ok_or(Stop::Skip("the machine has no ITS"))?;
+        let start = (&raw const TABLES).addr();
+        for address in (start..start + size_of::<Tables>()).step_by(8) {
+            write_64(address, 0);
+        }
+        for lpi in FIRST_LPI..LPI_END {
+            write_8(configuration(lpi), CONFIGURED);
+        }
+        synchronize();
+        Ok(Self {
+            machine,
+            base,
+            next: Cell::new(0),
+        })
+    }
+
+    /// Gives the ITS its tables, turns it on and maps the collections.
+    pub(crate) fn start(&self) -> Outcome {
+        const DEVICE: u64 = 1;
+        const COLLECTION: u64 = 4;
+        for register in (0..8).map(|n| self.base + gits::BASER + n * 8) {
+            let table = match read_64(register) >> 56 & 7 {
+                DEVICE => table!(devices),
+                COLLECTION => table!(collections),
+                _ => continue,
+            };
+            write_64(register, 0);
+            // One page of 64 KiB.
+            write_64(register, VALID | 2 << 8 | table as u64);
+        }
+        let queue = VALID | table!(queue) as u64 | (PAGE / 4096 - 1) as u64;
+        write_64(self.base + gits::CBASER, queue);
+        write_64(self.base + gits::CWRITER, 0);
+        write_32(self.base + gits::CTLR, 1);
+        for cpu in 0..self.machine.cpus {
+            self.map_collection(cpu as u64, cpu)?;
+        }
+        Ok(())
+    }
+
+    /// The address of a register.
+    pub(crate) fn register(&self, offset: usize) -> usize {
+        self.base + offset
+    }
+
+    /// Gives a CPU its LPI tables and turns LPIs on; `zero` says that its pending table is zero.
+    pub(crate) fn enable_lpis(&self, cpu: usize, zero: bool) {
+        let configuration = table!(configuration) as u64 | u64::from(LPI_BITS - 1);
+        let pending = table!(pending[cpu]) as u64 | if zero { PTZ } else { 0 };
+        write_64(self.machine.gicr(cpu, gicr::PROPBASER), configuration);
+        write_64(self.machine.gicr(cpu, gicr::PENDBASER), pending);
+        write_32(self.machine.gicr(cpu, gicr::CTLR), ENABLE_LPIS);
+        self.machine.settle_private(cpu);
+    }
+
+    /// Turns a CPU's LPIs off.
+    pub(crate) fn disable_lpis(&self, cpu: usize) {
+        write_32(self.machine.gicr(cpu, gicr::CTLR), 0);
+        self.machine.settle_private(cpu);
+    }
+
+    /// Sets an LPI's bit in a CPU's pending table.
+    pub(crate) fn set_in_pending_table(&self, cpu: usize, lpi: u32) {
+        let byte = table!(pending[cpu]) + lpi as usize / 8;
+        write_8(byte, read_8(byte) | 1 << (lpi % 8));
+        synchronize();
+    }
+
+    /// Writes an LPI's configuration; the ITS is not told.
+    pub(crate) fn configure(&self, lpi: u32, byte: u8) {
+        write_8(configuration(lpi), byte);
+        synchronize();
+    }
+
+    /// How a command names a CPU.
+    pub(crate) fn target(&self, cpu: usize) -> u64 {
+        (read_64(self.machine.gicr(cpu, gicr::TYPER)) >> 8 & 0xffff) << 16
+    }
+
+    /// `MAPC`: maps a collection to a CPU.
+    pub(crate) fn map_collection(&self, icid: u64, cpu: usize) -> Outcome {
+        self.command([0x9, 0, VALID | self.target(cpu) | icid, 0])
+    }
+
+    /// `MAPC`: unmaps a collection.
+    pub(crate) fn unmap_collection(&self, icid: u64) -> Outcome {
+        self.command([0x9, 0, icid, 0])
+    }
+
+    /// `MAPD`: maps one of the devices that have a table here.
+    pub(crate) fn map_device(&self, device: u32) -> Outcome {
+        let (table, bits) = if device == BIG {
+            (table!(big_translations), BIG_EVENT_BITS)
+        } else {
+            (table!(translations) + device as usize * 4096, EVENT_BITS)
+        };
+        let word = 0x8 | u64::from(device) << 32;
+        self.command([word, u64::from(bits - 1), VALID | table as u64, 0])
+    }
+
+    /// `MAPD`: unmaps a device.
+    pub(crate) fn unmap_device(&self, device: u32) -> Outcome {
+        self.command([0x8 | u64::from(device) << 32, 0, 0, 0])
+    }
+
+    /// `MAPTI`: maps an event to an LPI and a collection.
+    pub(crate) fn map(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
+        self.command([
+            0xa | u64::from(device) << 32,
+            u64::from(event) | u64::from(lpi) << 32,
+            icid,
+            0,
+        ])
+    }
+
+    /// A command that names an event.
+    pub(crate) fn event(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
+        let word = number | u64::from(device) << 32;
+        self.command([word, u64::from(event), icid, 0])
+    }
+
+    /// `INT`: makes an event's LPI pending.
+    pub(crate) fn raise(&self, device: u32, event: u32) -> Outcome {
+        self.event(0x3, device, event, 0)
+    }
+
+    /// `CLEAR`: withdraws that.
+    pub(crate) fn clear(&self, device: u32, event: u32) -> Outcome {
+        self.event(0x4, device, event, 0)
+    }
+
+    /// `INV`: has an LPI's configuration read again.
+    pub(crate) fn invalidate(&self, device: u32, event: u32) -> Outcome {
+        self.event(0xc, device, event, 0)
+    }
+
+    /// `INVALL`: that of all LPIs of a collection.
+    pub(crate) fn invalidate_all(&self, icid: u64) -> Outcome {
+        self.command([0xd, 0, icid, 0])
+    }
+
+    /// `MOVI`: moves an event to another collection.
+    pub(crate) fn move_event(&self, device: u32, event: u32, icid: u64) -> Outcome {
+        self.event(0x1, device, event, icid)
+    }
+
+    /// `MOVALL`: moves what is pending from one CPU to another.
+    pub(crate) fn move_all(&self, from: usize, to: usize) -> Outcome {
+        self.command([0xe, 0, self.target(from), self.target(to)])
+    }
+
+    /// `DISCARD`: unmaps an event.
+    pub(crate) fn discard(&self, device: u32, event: u32) -> Outcome {
+        self.event(0xf, device, event, 0)
+    }
+
+    /// Queues a command and a `SYNC`, and waits until the ITS has read both.
+    #[track_caller]
+    pub(crate) fn command(&self, words: [u64; 4]) -> Outcome {
+        self.queue(words);
+        self.queue([0x5, 0, self.target(0), 0]);
+        self.submit();
+        holds("the queue is read to its end", self.is_done())
+    }
+
+    /// Writes a command into the queue; the ITS is not told.
+    pub(crate) fn queue(&self, words: [u64; 4]) {
+        let at = table!(queue) + self.next.get();
+        for (place, word) in words.into_iter().enumerate() {
+            write_64(at + place * 8, word);
+        }
+        self.next.set((self.next.get() + COMMAND) % PAGE);
+    }
+
+    /// Tells the ITS of what has been queued.
+    pub(crate) fn submit(&self) {
+        synchronize();
+        write_64(self.base + gits::CWRITER, self.next.get() as u64);
+    }
+
+    /// Waits until the ITS has read its queue; whether it has.
+    pub(crate) fn is_done(&self) -> bool {
+        let end = self.next.get() as u64;
+        spin_until(PATIENCE, || read_64(self.base + gits::CREADR) == end)
+    }
+}
+
+/// The translation table of [`BIG`].
+pub(crate) fn big_table() -> u64 {
+    table!(big_translations) as u64
+}
+
+/// The address of an LPI's configuration byte.
+fn configuration(lpi: u32) -> usize {
+    table!(configuration) + (lpi - FIRST_LPI) as usize
+}
