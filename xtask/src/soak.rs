@@ -13,9 +13,13 @@ use crate::{console, project};
 
 /// Runs schedules of shuttle's; whether all went well.
 pub(crate) fn schedules(options: &ScheduleOptions) -> Result<bool> {
+    let flags = "--cfg shuttle -D warnings";
+    let mut command = built(cargo("build"), "shuttle", flags, None)?;
     console::step("Whole VMs under random schedules");
-    let mut command = scheduled(options.jobs);
-    command.arg(format!("seed={}", options.seed));
+    command.args([
+        format!("seed={}", options.seed),
+        format!("jobs={}", options.jobs),
+    ]);
     if let Some(schedules) = options.schedules {
         command.arg(format!("schedules={schedules}"));
     }
@@ -35,23 +39,10 @@ pub(crate) fn schedules(options: &ScheduleOptions) -> Result<bool> {
     Ok(finished.success)
 }
 
-/// The command that runs schedules, without what it is to run.
-pub(crate) fn scheduled(jobs: u16) -> Command {
-    let mut command = cargo("run");
-    soak(&mut command, "shuttle", "--cfg shuttle -D warnings");
-    command.args(["--", &format!("jobs={jobs}")]);
-    command
-}
-
 /// Runs VMs with real threads; whether all went well.
 pub(crate) fn stress(options: &StressOptions) -> Result<bool> {
     let mut command = match options.sanitizer {
-        None => {
-            console::step("Whole VMs with real threads");
-            let mut command = cargo("run");
-            soak(&mut command, "threads", "");
-            command
-        }
+        None => built(cargo("build"), "threads", "", None)?,
         Some(sanitizer) => {
             let (name, flags) = match sanitizer {
                 // ThreadSanitizer does not understand the fences that crossbeam-epoch uses otherwise.
@@ -61,19 +52,15 @@ pub(crate) fn stress(options: &StressOptions) -> Result<bool> {
                 ),
                 Sanitizer::Address => ("address", "-Zsanitizer=address"),
             };
-            let nightly = nightly(&["rust-src"])?;
-            console::step(format!(
-                "Whole VMs with real threads, under the {name} sanitizer"
-            ));
-            let mut command = nightly.cargo("run");
-            soak(&mut command, name, flags);
-            // The standard library has to be watched too, and only what is not built for this machine's own
-            // use, as build scripts are.
-            command.args(["-Zbuild-std", "--target", &toolchain::host()?]);
-            command
+            let mut build = nightly(&["rust-src"])?.cargo("build");
+            // The standard library has to be watched too; and not what only runs in the build, which is
+            // for no target that is named.
+            build.arg("-Zbuild-std");
+            built(build, name, flags, Some(&toolchain::host()?))?
         }
     };
-    command.arg("--").args([
+    console::step("Whole VMs with real threads");
+    command.args([
         format!("seconds={}", options.seconds),
         format!("seed={}", options.seed),
         format!("threads={}", options.threads),
@@ -81,12 +68,19 @@ pub(crate) fn stress(options: &StressOptions) -> Result<bool> {
     Ok(process::finish(&mut command, Show::Lines)?.success)
 }
 
-fn soak(command: &mut Command, place: &str, flags: &str) {
-    command
+/// Builds the program with `flags`, by the cargo command `build`, in a place of its own; the command that
+/// runs it.
+fn built(mut build: Command, place: &str, flags: &str, target: Option<&str>) -> Result<Command> {
+    console::step(format!("Building whole VMs for {place}"));
+    let place = project::root().join("target/soak").join(place);
+    build
         .args(["--package", "soak", "--profile", "checked"])
         .env("RUSTFLAGS", flags)
-        .env(
-            "CARGO_TARGET_DIR",
-            project::root().join("target/soak").join(place),
-        );
+        .env("CARGO_TARGET_DIR", &place);
+    if let Some(target) = target {
+        build.args(["--target", target]);
+    }
+    process::run(&mut build, Show::Lines)?;
+    let program = place.join(target.unwrap_or_default()).join("checked/soak");
+    Ok(Command::new(program))
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::tally::Tally;
 use crate::boot;
-use crate::cli::{BootOptions, Kernel, TestOptions};
+use crate::cli::{BootOptions, Kernel, ScheduleOptions, TestOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
 use crate::isolation::{self, IsolationOptions};
@@ -42,6 +42,8 @@ pub(crate) enum Action {
     Loom,
     /// The same by a toolchain that has to be provided first.
     Provided(fn() -> Result<Command>),
+    /// Runs schedules of whole VMs, which pass or fail as one test case.
+    Schedules(ScheduleOptions),
     /// Fuzzes each target, which passes or fails as one test case.
     Fuzz(FuzzOptions),
     /// Counts instructions; each operation passes or fails as one test case.
@@ -73,6 +75,7 @@ impl Action {
                     failed: report.failed() as u64,
                 })
             }
+            Self::Schedules(options) => soak::schedules(&options).map(Tally::of),
             Self::Provided(command) => Self::Suite(command()?).run(reports),
             Self::Fuzz(options) => {
                 let failed = fuzz::failures(&options)?.len();
@@ -273,11 +276,15 @@ fn reference() -> Gate {
 
 /// Whole VMs under random schedules, the same ones every time, as far as the time goes.
 fn schedules() -> Gate {
-    let mut command = soak::scheduled(2);
-    command.args(["seed=1", "seconds=40"]);
     Gate {
         name: "random schedules".to_owned(),
-        action: Action::Command(command),
+        action: Action::Schedules(ScheduleOptions {
+            seed: 1,
+            schedules: None,
+            seconds: Some(40),
+            jobs: 2,
+            verbose: false,
+        }),
     }
 }
 
