@@ -158,6 +158,21 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
                 "warnings",
             ],
         ),
+        nested(
+            "formatting of what counts at EL2",
+            cargo("fmt"),
+            &["--all", "--check"],
+        ),
+        nested(
+            "clippy on the plugin that counts at EL2",
+            cargo("clippy"),
+            &["--package", "el2-plugin", "--", "-D", "warnings"],
+        ),
+        nested(
+            "clippy on the guest that is counted",
+            bare_metal.cargo("clippy"),
+            &["--package", "el2-guest", "--", "-D", "warnings"],
+        ),
         documentation(
             "documentation",
             cargo("doc"),
@@ -219,6 +234,14 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
     }
     gates
+}
+
+/// A command on the workspace of `perf/el2`.
+fn nested(name: &str, mut cargo: Command, arguments: &[&str]) -> Gate {
+    cargo
+        .arg("--manifest-path")
+        .arg(project::root().join("perf/el2/Cargo.toml"));
+    command(name, cargo, arguments)
 }
 
 fn command(name: &str, mut command: Command, arguments: &[&str]) -> Gate {
