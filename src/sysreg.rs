@@ -3,6 +3,16 @@
 //! With `HCR_EL2.IMO` and `FMO` set, a guest's `ICC_*` accesses reach the virtual CPU interface without a
 //! trap, except for the SGI registers; `ICC_DIR_EL1` traps because the vGIC sets `ICH_HCR_EL2.TDIR`, and
 //! `ICC_SRE_EL1` where the embedder traps it.
+// What a guest says is a claim: nothing here may stop the hypervisor over it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 use crate::Vgic;
 use crate::cpu_interface::{CpuInterface, vmcr};

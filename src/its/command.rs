@@ -112,8 +112,12 @@ pub(crate) struct Packet([u64; 4]);
 impl Packet {
     /// From guest memory.
     pub(crate) fn new(bytes: &[u8; COMMAND_SIZE]) -> Self {
-        let (words, _) = bytes.as_chunks();
-        Self(core::array::from_fn(|n| u64::from_le_bytes(words[n])))
+        let mut words = [0; 4];
+        let (chunks, _) = bytes.as_chunks();
+        for (word, chunk) in words.iter_mut().zip(chunks) {
+            *word = u64::from_le_bytes(*chunk);
+        }
+        Self(words)
     }
 
     /// The command number.
@@ -138,8 +142,8 @@ impl Packet {
     }
 
     /// `RDbase`, bits 51:16: a processor number, since `GITS_TYPER.PTA` is 0.
-    fn rdbase(self, word: usize) -> u64 {
-        (self.0[word] >> 16) & ((1 << 36) - 1)
+    fn rdbase(word: u64) -> u64 {
+        (word >> 16) & ((1 << 36) - 1)
     }
 
     /// The command.
@@ -161,7 +165,7 @@ impl Packet {
             },
             0x09 => Command::Mapc {
                 icid,
-                rdbase: self.rdbase(2),
+                rdbase: Self::rdbase(self.0[2]),
                 valid: self.valid(),
             },
             0x0a => Command::Mapti {
@@ -179,8 +183,8 @@ impl Packet {
             0x0c => Command::Inv { device, event },
             0x0d => Command::Invall { icid },
             0x0e => Command::Movall {
-                from: self.rdbase(2),
-                to: self.rdbase(3),
+                from: Self::rdbase(self.0[2]),
+                to: Self::rdbase(self.0[3]),
             },
             0x0f => Command::Discard { device, event },
             _ => return Err(CommandError::Unknown),

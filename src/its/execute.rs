@@ -184,7 +184,9 @@ impl<'a, H: Host> Execution<'a, H> {
                 Some(self.processor(rdbase)?)
             }
         };
-        self.engine.collections[usize::from(icid.0)] = target;
+        if let Some(collection) = self.engine.collections.get_mut(usize::from(icid.0)) {
+            *collection = target;
+        }
         Ok(if old == target {
             Outcome::Done
         } else {

@@ -28,6 +28,16 @@
 //! A register access executes at most [`queue::SLICE`] steps. The rest is left to
 //! [`Vgic::advance`](crate::Vgic::advance) and to the guest's own polling of `GITS_CREADR`, which moves
 //! past a command once all of it is done.
+// What a guest says is a claim: nothing here may stop the hypervisor over it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 pub(crate) mod command;
 pub(crate) mod device;

@@ -82,7 +82,7 @@ impl<H: Host> Execution<'_, H> {
         count: usize,
         mut budget: u32,
     ) -> bool {
-        let commands = &mut raw.0[..count];
+        let commands = raw.0.get_mut(..count).unwrap_or_default();
         let whole = self.read(commands.as_flattened_mut()).is_ok();
         for command in commands {
             if budget < COMMAND_STEPS {

@@ -128,7 +128,7 @@ impl Distributor {
         let first = (register as usize).wrapping_sub(1).wrapping_mul(32);
         let spis = self.spis.get(first..).unwrap_or_default();
         Bank {
-            irqs: &spis[..spis.len().min(32)],
+            irqs: spis.get(..32).unwrap_or(spis),
             owner: None,
         }
     }

@@ -93,8 +93,7 @@ impl<H: Host> Vgic<H> {
         }
         // AcqRel: pairs with `advance_pending_table`.
         owner.redistributor.scan.swap(0, AcqRel);
-        let (word, bit) = scanning(owner.id);
-        self.distributor().scanning[word].fetch_or(bit, AcqRel);
+        self.set_scanning(owner, true);
         self.advance_pending_table(pin, owner);
     }
 
@@ -102,8 +101,7 @@ impl<H: Host> Vgic<H> {
     pub(crate) fn stop_pending_table(&self, owner: &Vcpu) {
         // AcqRel: pairs with `advance_pending_table`.
         owner.redistributor.scan.swap(NOT_SCANNING, AcqRel);
-        let (word, bit) = scanning(owner.id);
-        self.distributor().scanning[word].fetch_and(!bit, AcqRel);
+        self.set_scanning(owner, false);
     }
 
     /// Reads one slice of the pending table of some vCPU that has one to be read.
@@ -151,9 +149,11 @@ impl<H: Host> Vgic<H> {
         let at = base + u64::from((IntId::FIRST_LPI + first) / 8);
         let mut bytes = [0; SCAN_BYTES];
         if self.host().read_memory(at, &mut bytes).is_ok() {
-            for key in first..end.min(first + slice) {
-                let byte = bytes[(key - first) as usize / 8];
-                if byte >> (key % 8) & 1 != 0
+            let bits = bytes
+                .iter()
+                .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
+            for (key, bit) in (first..end).zip(bits) {
+                if bit != 0
                     && let Some(irq) =
                         IntId::lpi(IntId::FIRST_LPI + key).and_then(|intid| self.lpi(pin, intid))
                     && irq.state().target() == Some(owner.id)
@@ -163,16 +163,22 @@ impl<H: Host> Vgic<H> {
             }
         }
         if first.saturating_add(slice) >= end {
-            let (word, bit) = scanning(owner.id);
-            // AcqRel: pairs with `advance_pending_tables`.
-            self.distributor().scanning[word].fetch_and(!bit, AcqRel);
+            self.set_scanning(owner, false);
         } else {
             self.defer(DEFERRED_PENDING_TABLE);
         }
     }
-}
 
-/// The word and bit of a vCPU in `Distributor::scanning`.
-fn scanning(vcpu: VcpuId) -> (usize, u64) {
-    (vcpu.index() / 64, 1 << (vcpu.index() % 64))
+    /// Notes whether a vCPU's pending table is being read.
+    fn set_scanning(&self, owner: &Vcpu, on: bool) {
+        let (word, bit) = (owner.id.index() / 64, 1 << (owner.id.index() % 64));
+        if let Some(word) = self.distributor().scanning.get(word) {
+            // AcqRel: pairs with `advance_pending_tables`.
+            if on {
+                word.fetch_or(bit, AcqRel);
+            } else {
+                word.fetch_and(!bit, AcqRel);
+            }
+        }
+    }
 }

@@ -10,6 +10,16 @@
 //!
 //! An access of a width or alignment that the architecture does not allow for a register reads as zero
 //! and writes nothing, one of the choices that it leaves (12.1.3). So do registers that do not exist.
+// What a guest says is a claim: nothing here may stop the hypervisor over it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 pub(crate) mod bank;
 pub(crate) mod gicd;
