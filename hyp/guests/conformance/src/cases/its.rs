@@ -16,6 +16,8 @@ const EVENT: u32 = 5;
 const UNMAPPED: u64 = 0x20;
 /// A device that no case maps.
 const ABSENT: u32 = 0x60;
+/// A device beyond every ITS.
+const BEYOND: u32 = u32::MAX;
 
 /// A case that a command with an error in it does no harm: the queue goes on, and nothing is raised by it.
 macro_rules! error {
@@ -486,6 +488,109 @@ pub(super) const CASES: &[Case] = &[
     error!("its.error_unknown_command", "5.3 the commands", |its| {
         its.command([0x7f, u64::MAX, u64::MAX, u64::MAX])
     }),
+    error!(
+        "its.error_int_device_out_of_range",
+        "5.5 INT_DEVICE_OOR",
+        |its| its.raise(BEYOND, 0)
+    ),
+    error!(
+        "its.error_clear_device_out_of_range",
+        "5.5 CLEAR_DEVICE_OOR",
+        |its| { its.clear(BEYOND, 0) }
+    ),
+    error!(
+        "its.error_clear_event_out_of_range",
+        "5.5 CLEAR_ID_OOR",
+        |its| { its.clear(DEVICE, 1 << EVENT_BITS) }
+    ),
+    error!(
+        "its.error_discard_device_out_of_range",
+        "5.5 DISCARD_DEVICE_OOR",
+        |its| { its.discard(BEYOND, 0) }
+    ),
+    error!(
+        "its.error_discard_event_out_of_range",
+        "5.5 DISCARD_ID_OOR",
+        |its| { its.discard(DEVICE, 1 << EVENT_BITS) }
+    ),
+    error!(
+        "its.error_inv_device_out_of_range",
+        "5.5 INV_DEVICE_OOR",
+        |its| { its.invalidate(BEYOND, 0) }
+    ),
+    error!(
+        "its.error_inv_event_out_of_range",
+        "5.5 INV_ID_OOR",
+        |its| { its.invalidate(DEVICE, 1 << EVENT_BITS) }
+    ),
+    error!(
+        "its.error_invall_collection_out_of_range",
+        "5.5 INVALL_COLLECTION_OOR",
+        |its| { its.invalidate_all(0xffff) }
+    ),
+    error!(
+        "its.error_mapi_unmapped_device",
+        "5.5 MAPI_UNMAPPED_DEVICE",
+        |its| {
+            its.event(0xb, ABSENT, LPI, 0)?;
+            its.raise(ABSENT, LPI)
+        }
+    ),
+    error!(
+        "its.error_mapi_event_out_of_range",
+        "5.5 MAPI_ID_OOR",
+        |its| {
+            its.event(0xb, DEVICE, LPI, 0)?;
+            its.raise(DEVICE, LPI)
+        }
+    ),
+    error!(
+        "its.error_mapi_intid_out_of_range",
+        "5.5 MAPI_PHYSICALID_OOR",
+        |its| {
+            // The EventID is the INTID, and no LPI's.
+            its.event(0xb, DEVICE, EVENT + 1, 0)?;
+            its.raise(DEVICE, EVENT + 1)
+        }
+    ),
+    error!(
+        "its.error_mapti_device_out_of_range",
+        "5.5 MAPTI_DEVICE_OOR",
+        |its| { its.map(BEYOND, 0, LPI + 1, 0) }
+    ),
+    error!(
+        "its.error_mapti_collection_out_of_range",
+        "5.5 MAPTI_COLLECTION_OOR",
+        |its| {
+            its.map(DEVICE, EVENT + 1, LPI + 1, 0xffff)?;
+            its.raise(DEVICE, EVENT + 1)
+        }
+    ),
+    error!(
+        "its.error_movi_device_out_of_range",
+        "5.5 MOVI_DEVICE_OOR",
+        |its| { its.move_event(BEYOND, 0, 0) }
+    ),
+    error!(
+        "its.error_movi_event_out_of_range",
+        "5.5 MOVI_ID_OOR",
+        |its| { its.move_event(DEVICE, 1 << EVENT_BITS, 0) }
+    ),
+    error!(
+        "its.error_movi_collection_out_of_range",
+        "5.5 MOVI_COLLECTION_OOR",
+        |its| { its.move_event(DEVICE, EVENT, 0xffff) }
+    ),
+    error!(
+        "its.error_movall_source_out_of_range",
+        "5.5 MOVALL_PROCNUM_OOR",
+        |its| { its.command([0xe, 0, its.target(0), 0xffff << 16]) }
+    ),
+    error!(
+        "its.error_sync_target_out_of_range",
+        "5.5 SYNC_PROCNUM_OOR",
+        |its| { its.command([0x5, 0, 0xffff << 16, 0]) }
+    ),
 ];
 
 /// The ITS with one event mapped to CPU 0.

@@ -194,6 +194,33 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new(
+        "lpi.off_and_on_again",
+        "GICR_CTLR.EnableLPIs (12.10), 5.1",
+        |m| {
+            let its = several(m, 4)?;
+            set_pmr(0);
+            its.raise(DEVICE, 1)?;
+            its.raise(DEVICE, 3)?;
+            its.disable_lpis(0);
+            given(
+                "EnableLPIs cannot be cleared",
+                read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
+            )?;
+            its.enable_lpis(0, false);
+            set_pmr(OPEN);
+            let mut taken = 0u32;
+            for _ in 0..2 {
+                let lpi = take_and_end();
+                holds("one of them", (FIRST_LPI..FIRST_LPI + 4).contains(&lpi))?;
+                taken |= 1 << (lpi - FIRST_LPI);
+            }
+            equal("what was pending is pending again", taken, 1 << 1 | 1 << 3)?;
+            its.raise(DEVICE, 0)?;
+            expect_and_end(FIRST_LPI)?;
+            expect_none()
+        },
+    ),
+    Case::new(
         "lpi.pending_table",
         "GICR_PENDBASER, 5.1 LPI pending table",
         |m| {
