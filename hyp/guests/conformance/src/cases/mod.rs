@@ -8,6 +8,7 @@ mod overflow;
 mod registers;
 mod sgi;
 mod spi;
+mod tables;
 mod timer;
 
 use crate::harness::{Case, Stop};
@@ -29,6 +30,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     overflow::TWO_HUNDRED,
     its::CASES,
     lpi::CASES,
+    tables::CASES,
 ];
 
 /// A case that some bits of a register read as given.
