@@ -1,4 +1,5 @@
-//! `hyp`, a small hypervisor at EL2 that boots one guest with the whole machine.
+//! `hyp`, a small hypervisor at EL2 that boots one guest with the whole machine, or several that share its
+//! CPUs.
 //!
 //! It is entered like a Linux kernel, with the machine's device tree; moves to the top of RAM; and starts
 //! the guest's kernel, which the boot loader has put into memory as a module, at EL1 as if there were no
@@ -13,6 +14,7 @@
 //! * [`gic`]: the physical interrupt controller.
 //! * [`exception`]: the vectors, what traps, exceptions for the guest.
 //! * [`guest`]: loading it, its interrupt controller, its vCPUs' power, PSCI, the report at its end.
+//! * [`tenants`]: several guests in its place, without devices: what becomes of more than one kernel.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report when something is wrong with the hypervisor.
 //!
