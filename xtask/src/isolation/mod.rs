@@ -59,6 +59,9 @@ struct Setting {
     accelerator: &'static [&'static str],
     /// Whether an instruction takes a nanosecond, no more and no less.
     counted: bool,
+    /// Interrupts of each kind, and attacks, that there are to be at least for each second, so that the run
+    /// says something: few where the host's load decides.
+    enough: u64,
     cpus: u16,
     seconds: u32,
     seed: u32,
@@ -91,6 +94,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
             name: "parallel",
             accelerator: &["-accel", "tcg,thread=multi"],
             counted: false,
+            enough: 5,
             cpus: options.cpus,
             seconds: options.seconds,
             seed,
@@ -99,6 +103,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
             name: "counted",
             accelerator: &["-accel", "tcg", "-icount", "shift=0,sleep=off"],
             counted: true,
+            enough: 500,
             cpus: 1,
             seconds: options.seconds.div_ceil(10),
             seed,

@@ -13,12 +13,6 @@ use crate::console;
 
 const KINDS: [&str; 4] = ["sgi", "ppi", "spi", "lpi"];
 
-/// Interrupts of each kind that a run is to have at least for each second, so that it says something.
-const ENOUGH: u64 = 20;
-
-/// Things that the attacker is to do at least for each second.
-const ATTACKS: u64 = 20;
-
 /// Instructions that the hypervisor may execute from an exit to the next entry, in nanoseconds where
 /// instructions are counted.
 const LONGEST_EXIT_NS: u64 = 500_000;
@@ -101,7 +95,7 @@ impl Verdict {
             "it did not get to its end",
         ));
         let slice = self.number("/slice_us") * 1000;
-        let enough = ENOUGH * u64::from(setting.seconds);
+        let enough = setting.enough * u64::from(setting.seconds);
         for kind in KINDS {
             let of = |name| self.victim(kind, name);
             let sent = of("sent");
@@ -147,11 +141,10 @@ impl Verdict {
             checks.push(Check::equal(name, found, 0, meaning));
         }
         let done = self.attacker.get("done").copied().unwrap_or(0);
-        let attacks = ATTACKS * u64::from(setting.seconds);
         checks.push(Check::at_least(
             "attacks",
             done,
-            attacks,
+            enough,
             "the attacker was idle",
         ));
         self.check_hypervisor(setting, &mut checks);
@@ -279,6 +272,7 @@ mod tests {
         name: "counted",
         accelerator: &[],
         counted: true,
+        enough: 20,
         cpus: 1,
         seconds: 1,
         seed: 1,

@@ -290,8 +290,7 @@ pub(crate) fn interrupt() {
     if intid == TIMER {
         let deadline = counts.deadline.load(Ordering::Relaxed);
         if now < deadline {
-            add(&counts.foreign, 1);
-            println!("@foreign vcpu={me} intid={intid} early={}", deadline - now);
+            foreign(intid, format_args!("early={}", deadline - now));
         } else {
             receive(Kind::Ppi, now - deadline);
             arm(now);
@@ -306,14 +305,21 @@ pub(crate) fn interrupt() {
         if sent & 0xff == (me << 1 | 1) as u64 {
             receive(kind, now.saturating_sub(sent >> 8));
         } else {
-            add(&counts.foreign, 1);
-            println!("@foreign vcpu={me} intid={intid} sent={sent:#x}");
+            foreign(intid, format_args!("sent={sent:#x}"));
         }
     }
     gic::end(intid, eoi_mode());
     // Not before: until then the interrupt would merge with itself, were it sent again.
     if let Some(slot) = slot(intid, me as u64) {
         UNDER_WAY[slot].store(0, Ordering::Release);
+    }
+}
+
+/// Counts an interrupt that should not be there, and tells of the first ones.
+fn foreign(intid: u64, why: core::fmt::Arguments<'_>) {
+    let me = cpu::index();
+    if COUNTS[me].foreign.fetch_add(1, Ordering::Relaxed) < 8 {
+        println!("@foreign vcpu={me} intid={intid} {why}");
     }
 }
 
