@@ -23,6 +23,9 @@ use crate::println;
 /// Every CPU is to stop.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
+/// Rounds in which the garbage of every CPU is freed; each frees several of its bags.
+const FLUSHES: usize = 256;
+
 /// CPUs that have stopped.
 static STOPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -56,6 +59,8 @@ pub(super) fn stop(this: &PerCpu, tenants: &Tenants) -> ! {
     for cpu in percpu::all().iter().filter(|cpu| cpu.index != this.index) {
         tenants.gic.call(cpu.index);
     }
+    // What this CPU has left to the epoch is anyone's to free.
+    this.local().pin().guard().flush();
     // Release: pairs with the Acquire below.
     STOPPED.fetch_add(1, Ordering::Release);
     if this.index != 0 {
@@ -88,6 +93,8 @@ fn report(this: &PerCpu, tenants: &Tenants) -> Result<String, core::fmt::Error> 
     }
     write!(report, "],")?;
     shutdown::write_counts(&mut report, &before)?;
+    // Frees what nobody can reach any more: a few rounds, each of which may begin an epoch.
+    (0..FLUSHES).for_each(|_| this.local().pin().guard().flush());
     let mut result = Ok(());
     // After the teardown: what it unmaps and unlinks belongs to the balance.
     tenants.domain.totals().for_each(|name, count| {
