@@ -10,7 +10,8 @@
         clippy::unwrap_used,
         clippy::expect_used,
         clippy::panic,
-        clippy::indexing_slicing
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
     )
 )]
 
@@ -134,7 +135,7 @@ impl<H: Host> Vgic<H> {
         let mut list = value as u16;
         while list != 0 {
             let place = list.trailing_zeros() as usize;
-            list &= list - 1;
+            list &= list.wrapping_sub(1);
             if let Some(target) = group.member(place).and_then(|id| self.vcpu(id)) {
                 self.send_sgi(pin, target, intid, group1);
             }

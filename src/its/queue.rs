@@ -1,4 +1,6 @@
 //! The command queue: `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR` (IHI 0069, 5.3.1), consumed in slices.
+// Numbers here come straight from the guest.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::Vgic;
 use crate::epoch::Pin;
@@ -43,7 +45,7 @@ impl Queue {
         if self.0 & VALID == 0 {
             0
         } else {
-            ((self.0 & SIZE) + 1) << 12
+            (self.0 & SIZE).wrapping_add(1) << 12
         }
     }
 
@@ -88,7 +90,7 @@ impl<H: Host> Execution<'_, H> {
             if budget < COMMAND_STEPS {
                 break;
             }
-            budget -= COMMAND_STEPS;
+            budget = budget.saturating_sub(COMMAND_STEPS);
             // What could not be read in one piece may be readable here and there.
             let readable = whole || self.read(command).is_ok();
             let packet = Packet::new(command);
@@ -120,12 +122,13 @@ impl<H: Host> Execution<'_, H> {
             return 0;
         }
         let end = if cwriter < creadr { bytes } else { cwriter };
-        (end - creadr) as usize / COMMAND_SIZE
+        end.saturating_sub(creadr) as usize / COMMAND_SIZE
     }
 
     /// Reads guest memory from `GITS_CREADR` on.
     fn read(&self, buffer: &mut [u8]) -> Result<(), BadAddress> {
-        let address = self.engine.queue.address() + self.its.creadr();
+        let queue = self.engine.queue;
+        let address = queue.address().saturating_add(self.its.creadr());
         self.vgic.host().read_memory(address, buffer)
     }
 
@@ -138,7 +141,7 @@ impl<H: Host> Execution<'_, H> {
             let host = self.vgic.host();
             host.command_failed(self.its.id, number, error);
         }
-        let next = self.its.creadr() + COMMAND_SIZE as u64;
+        let next = self.its.creadr().saturating_add(COMMAND_SIZE as u64);
         let wrapped = if next < self.engine.queue.bytes() {
             next
         } else {

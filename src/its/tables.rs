@@ -3,6 +3,8 @@
 //! What the guest maps is kept by the host ([`super::Its`]), never in these tables; but a device or
 //! collection can only be mapped if the guest's table has room for it in RAM, as on hardware.
 //! Everything read here is the guest's claim: any value is possible.
+// Numbers here come straight from the guest.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::host::{BadAddress, Host};
 
@@ -63,18 +65,23 @@ impl Baser {
         }
     }
 
+    /// The bits of an address that name a page.
+    fn page_mask(self) -> u64 {
+        u64::MAX << self.page_bits()
+    }
+
     fn address(self) -> u64 {
         let address = self.0 & ADDRESS;
         if self.page_bits() == 16 {
             // 64 KiB pages: bits 15:12 hold bits 51:48.
             (address & !0xf000) | (address & 0xf000) << 36
         } else {
-            address & !((1 << self.page_bits()) - 1)
+            address & self.page_mask()
         }
     }
 
     fn bytes(self) -> u64 {
-        ((self.0 & SIZE) + 1) << self.page_bits()
+        (self.0 & SIZE).wrapping_add(1) << self.page_bits()
     }
 
     /// Whether the table has an entry for `id`, in the guest's RAM.
@@ -88,23 +95,23 @@ impl Baser {
         if self.0 & VALID == 0 {
             return None;
         }
-        let page_entries = (1 << self.page_bits()) / ENTRY;
+        let entry_bits = self.page_bits().saturating_sub(ENTRY.trailing_zeros());
         let (index, within) = if self.0 & INDIRECT == 0 {
             (id, None)
         } else {
-            (id / page_entries, Some(id % page_entries))
+            (id >> entry_bits, Some(id & !(u64::MAX << entry_bits)))
         };
-        let offset = index * ENTRY;
+        let offset = index.saturating_mul(ENTRY);
         if offset >= self.bytes() {
             return None;
         }
-        let address = self.address() + offset;
+        let address = self.address().saturating_add(offset);
         let Some(within) = within else {
             return Some(address);
         };
         let level1 = read(host, address).ok()?;
-        let page = level1 & 0x000f_ffff_ffff_ffff & !((1 << self.page_bits()) - 1);
-        (level1 & VALID != 0).then_some(page + within * ENTRY)
+        let page = level1 & 0x000f_ffff_ffff_ffff & self.page_mask();
+        (level1 & VALID != 0).then_some(page.saturating_add(within.saturating_mul(ENTRY)))
     }
 }
 
