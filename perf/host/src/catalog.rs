@@ -353,8 +353,8 @@ fn sgis() -> Vec<Entry> {
         )
     }
     let mut entries = vec![
-        Entry::new("sgi/unicast/first_of_512", 16, || unicast(1)),
-        Entry::new("sgi/unicast/last_of_512", 16, || unicast(511)),
+        Entry::new("sgi_unicast/first_of_512", 16, || unicast(1)),
+        Entry::new("sgi_unicast/last_of_512", 16, || unicast(511)),
         // One write for each of 511 others: what the broadcast saves.
         Entry::new("sgi/unicast/each_of_512", 511, || {
             operation(

@@ -26,8 +26,8 @@ use host::{counters, figures, instructions};
 /// Options of `cargo xtask perf`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-The figures go to the terminal, to target/reports/perf.json and perf.html; a run without options also
-writes the summary perf/RESULTS.md. The exit status is 0 only if every target that was measured is met.
+The figures go to the terminal, to target/reports/perf.json and perf.html, and the summary to
+perf/RESULTS.md. The exit status is 0 only if every target that was measured is met.
 
 Examples:
   cargo xtask perf                             everything
@@ -97,18 +97,14 @@ impl PerfOptions {
 /// Measures what the options say; whether all targets are met.
 pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     let everything = options.everything();
-    let machine = Machine::here();
     let threads = options.threads();
     let mut met = true;
 
-    let counted = if options.instructions || everything {
+    if options.instructions || everything {
         let outcome = instructions::check(options.update)?;
         report::write_section(reports, "instructions", &outcome)?;
         met &= outcome.regressed() == 0;
-        Some(outcome)
-    } else {
-        None
-    };
+    }
     let peers = if options.peers || everything {
         let peers = peers::measure(threads, options.seconds)?;
         report::write_section(reports, "peers", &peers)?;
@@ -118,7 +114,7 @@ pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     };
     let host = if options.host || everything {
         let figures = figures::measure(threads, options.seconds)?;
-        let outcome = figures::judge(machine.clone(), figures, peers.as_ref());
+        let outcome = figures::judge(Machine::here(), figures, peers.as_ref());
         report::write_section(reports, "host", &outcome)?;
         met &= outcome.met();
         Some(outcome)
@@ -135,18 +131,7 @@ pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         report::write_section(reports, "el2", &outcome)?;
         met &= outcome.met();
     }
-    if everything {
-        let el2 = report::section(reports, "el2");
-        results::write(
-            &machine,
-            &results::Summary {
-                host: host.as_ref(),
-                instructions: counted.as_ref(),
-                peers: peers.as_ref(),
-                el2: el2.as_ref(),
-            },
-        )?;
-    }
+    results::write(reports)?;
     if let Some(host) = &host {
         page::write(reports, &host.figures)?;
     }

@@ -46,7 +46,7 @@ pub(crate) struct Figures {
 }
 
 /// A target and what was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) target: String,
@@ -55,7 +55,7 @@ pub(crate) struct Target {
 }
 
 /// The section of the report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) machine: Machine,
     pub(crate) figures: Figures,
@@ -223,7 +223,7 @@ impl Targets<'_> {
             1.2,
             " x",
         );
-        let ratio = self.ratio("sgi/unicast/last_of_512", "sgi/unicast/first_of_512");
+        let ratio = self.ratio("sgi_unicast/last_of_512", "sgi_unicast/first_of_512");
         self.at_most(
             "SGI to the last of 512 vCPUs, to the first",
             ratio,

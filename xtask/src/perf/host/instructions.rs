@@ -25,7 +25,7 @@ pub(crate) struct Table {
 }
 
 /// An operation beside the table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) operation: String,
     pub(crate) instructions: f64,
@@ -35,7 +35,7 @@ pub(crate) struct Row {
 }
 
 /// The section of the report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     valgrind: String,
     pub(crate) compiler: String,

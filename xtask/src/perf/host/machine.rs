@@ -4,13 +4,13 @@ use std::fs;
 use std::process::Command;
 use std::thread;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::process::{self, Show};
 use crate::project;
 
 /// The machine, the code, and how it was built.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Machine {
     /// Processes that wanted a CPU when the run began: more than `cpus` means that it was disturbed.
     pub(crate) load: String,
     pub(crate) compiler: String,
-    pub(crate) flags: &'static str,
+    pub(crate) flags: String,
     pub(crate) commit: String,
 }
 
@@ -50,7 +50,7 @@ impl Machine {
             kernel: first_word("/proc/sys/kernel/osrelease"),
             load: first_word("/proc/loadavg"),
             compiler: compiler(),
-            flags: "release: opt-level 3, lto fat, codegen-units 1",
+            flags: "release: opt-level 3, lto fat, codegen-units 1".to_owned(),
             commit: printed("git", &["describe", "--always", "--dirty"]),
         }
     }
