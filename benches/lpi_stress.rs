@@ -135,7 +135,7 @@ fn storm(bed: &Bed, spread: Spread, count: Count, goal: u64, moving: bool) -> Du
 /// A physical CPU that runs its vCPUs in turn.
 fn run(bed: &Bed, mine: &[usize], number: u16, stop: &AtomicBool, delivered: &AtomicU64) {
     let cpu = bed.cpu(number);
-    while !stop.load(Ordering::Relaxed) {
+    loop {
         for &n in mine {
             let taken = bed.drain(&cpu, n);
             delivered.fetch_add(taken, Ordering::Relaxed);
@@ -145,6 +145,9 @@ fn run(bed: &Bed, mine: &[usize], number: u16, stop: &AtomicBool, delivered: &At
         }
         if mine.is_empty() {
             thread::sleep(Duration::from_millis(1));
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
         }
     }
     if let [n] = *mine {
