@@ -1,4 +1,4 @@
-//! `cargo xtask schedules` and `cargo xtask stress`: whole VMs under random load, by the package `soak`.
+//! `cargo xtask schedules` and `cargo xtask stress`: whole VMs under random load, by the package `loom-tests/soak`.
 //!
 //! Each way of running it has other code generated, and so a place of its own in `target/soak`.
 
