@@ -137,7 +137,7 @@ fn run(bed: &Bed, mine: &[usize], number: u16, stop: &AtomicBool, delivered: &At
     let cpu = bed.cpu(number);
     loop {
         for &n in mine {
-            let taken = bed.drain(&cpu, n);
+            let taken = bed.visit(&cpu, n);
             delivered.fetch_add(taken, Ordering::Relaxed);
             if mine.len() > 1 {
                 bed.put(&cpu, n);

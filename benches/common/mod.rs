@@ -250,17 +250,16 @@ impl Bed {
         }
     }
 
-    /// The guest takes everything there is for this vCPU.
-    pub fn drain(&self, cpu: &Cpu<SoftwareInterface>, n: usize) -> u64 {
-        let mut taken = 0;
-        loop {
-            self.enter(cpu, n);
-            let now = self.take(cpu);
-            self.exit(cpu, n);
-            taken += now;
-            if now == 0 {
-                return taken;
-            }
-        }
+    /// Into the guest, which takes what its registers hold, and out again; how many those were.
+    pub fn visit(&self, cpu: &Cpu<SoftwareInterface>, n: usize) -> u64 {
+        self.enter(cpu, n);
+        let taken = self.take(cpu);
+        self.exit(cpu, n);
+        taken
+    }
+
+    /// The guest takes everything there is for this vCPU, while nobody injects.
+    pub fn drain(&self, cpu: &Cpu<SoftwareInterface>, n: usize) {
+        while self.visit(cpu, n) != 0 {}
     }
 }
