@@ -4,7 +4,8 @@
 //! they are remembered by the registers' side and are in no bucket. Those that wait are in buckets by
 //! [`Class`] and priority, first come first served inside a bucket, with a bitmap of the buckets in use:
 //! finding the most urgent of 10,000 costs the same as of 5. Links are intrusive; linking allocates
-//! nothing.
+//! nothing. Mostly no more than one waits: what comes to an empty list is kept beside the buckets, and moves
+//! into its own when another comes.
 //!
 //! All of it is protected by the list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)). Linking in
 //! a bucket and taking the reference are two faces of `queued_on`, which [`Irq::link`] and
@@ -92,9 +93,11 @@ impl Classes {
 ///
 /// # Invariants
 /// Every interrupt reachable from `heads` has `queued_on` naming this list's vCPU, is in no list
-/// register, and is kept alive by the list's reference. `bitmap` has a bit exactly for each bucket
-/// that is not empty.
+/// register, and is kept alive by the list's reference; so has `alone`, if it is not null, and then the buckets
+/// are empty. `bitmap` has a bit exactly for each bucket that is not empty.
 pub(crate) struct ApList {
+    /// The only one that waits, if it came to an empty list. Its links are null.
+    alone: *const Irq,
     bitmap: [u32; Class::COUNT],
     heads: [[*const Irq; LEVELS]; Class::COUNT],
     waiting: u32,
@@ -111,6 +114,7 @@ impl ApList {
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
     pub(crate) const fn new(vcpu: VcpuId) -> Self {
         Self {
+            alone: ptr::null(),
             bitmap: [0; Class::COUNT],
             heads: [[ptr::null(); LEVELS]; Class::COUNT],
             waiting: 0,
@@ -125,20 +129,58 @@ impl ApList {
     }
 
     /// Links a queued interrupt at the end of its bucket.
+    #[inline]
     pub(crate) fn link(&mut self, irq: &Irq, state: State) {
         self.check_membership(irq);
         // Relaxed: as below.
         debug_assert!(
-            irq.links.next.load(Relaxed).is_null() && irq.links.prev.load(Relaxed).is_null(),
+            irq.links.next.load(Relaxed).is_null()
+                && irq.links.prev.load(Relaxed).is_null()
+                && !ptr::eq(irq, self.alone),
             "{:?} is linked twice",
             irq.intid()
         );
         let class = Class::of(irq, state) as usize;
         let level = usize::from(state.priority() >> 3);
+        // Relaxed, here and below: the links are guarded by the list's lock.
+        let bucket = (class * LEVELS + level) as u8;
+        irq.links.bucket.store(bucket, Relaxed);
+        if self.waiting == 0 {
+            self.alone = irq;
+        } else {
+            self.link_beside_others(irq);
+        }
+        self.waiting += 1;
+    }
+
+    /// Links a queued interrupt at the head of its bucket: it is where it was, before all that came since.
+    pub(crate) fn link_again(&mut self, irq: &Irq, state: State) {
+        self.link(irq, state);
+        if self.alone.is_null() {
+            // Relaxed: as above.
+            let bucket = usize::from(irq.links.bucket.load(Relaxed));
+            // The list is circular: what is before the head is at the end.
+            self.heads[bucket / LEVELS][bucket % LEVELS] = irq;
+        }
+    }
+
+    /// Links it in its bucket, and the one that has been alone in its own.
+    #[cold]
+    fn link_beside_others(&mut self, irq: &Irq) {
+        let alone = core::mem::replace(&mut self.alone, ptr::null());
+        // SAFETY: by the type invariant, it is alive.
+        if let Some(alone) = unsafe { alone.as_ref() } {
+            self.link_in_bucket(alone);
+        }
+        self.link_in_bucket(irq);
+    }
+
+    fn link_in_bucket(&mut self, irq: &Irq) {
         let this = ptr::from_ref(irq).cast_mut();
         let links = &irq.links;
-        // Relaxed, here and below: the links are guarded by the list's lock.
-        links.bucket.store((class * LEVELS + level) as u8, Relaxed);
+        // Relaxed, all of them: guarded by the list's lock.
+        let bucket = usize::from(links.bucket.load(Relaxed));
+        let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let head = self.heads[class][level];
         // SAFETY: by the type invariant, heads and links lead to live interrupts.
         if let Some(first) = unsafe { head.as_ref() } {
@@ -154,24 +196,36 @@ impl ApList {
             self.heads[class][level] = this;
             self.bitmap[class] |= 1 << level;
         }
-        self.waiting += 1;
     }
 
     /// Takes a waiting interrupt out of its bucket.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn unlink(&mut self, irq: &Irq) {
+        if ptr::eq(irq, self.alone) {
+            self.check_membership(irq);
+            self.alone = ptr::null();
+        } else {
+            self.unlink_from_bucket(irq);
+        }
+        self.waiting -= 1;
+    }
+
+    fn unlink_from_bucket(&mut self, irq: &Irq) {
         self.check_membership(irq);
         self.check_links(irq);
         // Relaxed, all of them: guarded by the list's lock.
         let bucket = usize::from(irq.links.bucket.load(Relaxed));
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let this = ptr::from_ref(irq);
-        let next = irq.links.next.swap(ptr::null_mut(), Relaxed);
-        let prev = irq.links.prev.swap(ptr::null_mut(), Relaxed);
+        let next = irq.links.next.load(Relaxed);
+        let prev = irq.links.prev.load(Relaxed);
+        irq.links.next.store(ptr::null_mut(), Relaxed);
+        irq.links.prev.store(ptr::null_mut(), Relaxed);
         if ptr::eq(next, this) {
             self.heads[class][level] = ptr::null();
             self.bitmap[class] &= !(1 << level);
         } else {
+            // Relaxed: as above.
             // SAFETY: by the type invariant, links lead to live interrupts.
             unsafe { &*next }.links.prev.store(prev, Relaxed);
             // SAFETY: as above.
@@ -180,7 +234,6 @@ impl ApList {
                 self.heads[class][level] = next;
             }
         }
-        self.waiting -= 1;
     }
 
     /// Takes the waiting interrupt out of its bucket if it is the only one and of the given classes.
@@ -199,9 +252,20 @@ impl ApList {
     /// The most urgent waiting interrupt of the given classes, and its priority as it was linked.
     #[inline]
     pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
+        // SAFETY: by the type invariant, it is alive.
+        if let Some(alone) = unsafe { self.alone.as_ref() } {
+            // Relaxed: guarded by the list's lock.
+            let bucket = alone.links.bucket.load(Relaxed);
+            let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
+            return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
+        }
         if self.waiting == 0 {
             return None;
         }
+        self.first_in_buckets(classes)
+    }
+
+    fn first_in_buckets(&self, classes: Classes) -> Option<(&Irq, u8)> {
         // A level in use by any of the classes is in the union of their bitmaps.
         let maps: [u32; Class::COUNT] = core::array::from_fn(|class| {
             let wanted = u32::from(classes.0 >> class & 1);
@@ -273,6 +337,11 @@ impl ApList {
         #[cfg(debug_assertions)]
         {
             let mut counted = 0;
+            // SAFETY: by the type invariant, it is alive.
+            if let Some(alone) = unsafe { self.alone.as_ref() } {
+                self.check_membership(alone);
+                counted += 1;
+            }
             for (bucket, head) in self.heads.as_flattened().iter().enumerate() {
                 let used = self.bitmap[bucket / LEVELS] >> (bucket % LEVELS) & 1 != 0;
                 assert_eq!(

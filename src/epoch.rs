@@ -1,12 +1,17 @@
 //! Epochs: who may still be reading what has been unlinked.
 //!
 //! One [`Domain`] serves a whole hypervisor. Every physical CPU registers once and owns the
-//! [`CpuLocal`] it gets; it pins once per exit from the guest and unpins before it enters again, so
-//! nobody is pinned while in a guest, and a nested pin costs next to nothing. A [`Pin`] is the
-//! evidence that every operation of the library asks for.
+//! [`CpuLocal`] it gets. A [`Pin`] is what every operation of the library asks for: one for each exit
+//! from the guest, dropped before the next entry, so that nobody is in the epoch while in a guest.
+//!
+//! Entering the epoch is a store and a full barrier, and most exits look nothing up. So a pin enters it
+//! when it is first asked for its guard, and at most once: whoever follows a pointer that others may
+//! retire (an LPI, a device, a topology) got it by that guard. SPIs, PPIs, SGIs and vCPUs live as long as
+//! their VM, and an interrupt on a list as long as it is there: for those nobody has to be in the epoch.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::{Cell, OnceCell};
 
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
@@ -41,6 +46,7 @@ impl Domain {
     pub fn register(&self, id: CpuId) -> CpuLocal {
         let local = CpuLocal {
             id,
+            loaded: Cell::new(core::ptr::null()),
             handle: self.collector.register(),
             ledger: Ledger::default(),
             counters: Arc::new(Counters::default()),
@@ -65,6 +71,8 @@ impl Domain {
 /// What one physical CPU owns in a [`Domain`]. It stays on that CPU (`!Send`, `!Sync`).
 pub struct CpuLocal {
     id: CpuId,
+    /// The vCPU whose state is in this CPU's registers; compared, never followed.
+    loaded: Cell<*const ()>,
     handle: LocalHandle,
     ledger: Ledger,
     counters: Arc<Counters>,
@@ -78,16 +86,31 @@ impl CpuLocal {
         self.id
     }
 
-    /// Pins this CPU in the current epoch: nothing that it can reach from now on is freed until the
-    /// result is dropped. A store and a full fence; nested pins are a plain increment. Every 128th pin
-    /// also frees a bounded number of things that nobody can reach any more, and allocates a node of the
-    /// epoch's queue once in some thousand of those.
+    /// Begins what this CPU does between an exit and the next entry. Costs nothing until something is
+    /// looked up: see [`Pin::guard`].
     #[inline]
     pub fn pin(&self) -> Pin<'_> {
         Pin {
-            guard: self.handle.pin(),
+            guard: OnceCell::new(),
             local: self,
         }
+    }
+
+    /// Whether the state of `vcpu` is in this CPU's registers.
+    #[inline]
+    pub(crate) fn has<V>(&self, vcpu: &V) -> bool {
+        core::ptr::eq(self.loaded.get(), core::ptr::from_ref(vcpu).cast())
+    }
+
+    /// Whether the state of any vCPU is in this CPU's registers.
+    pub(crate) fn is_loaded(&self) -> bool {
+        !self.loaded.get().is_null()
+    }
+
+    /// Notes whose state is in this CPU's registers.
+    pub(crate) fn set_loaded<V>(&self, vcpu: Option<&V>) {
+        self.loaded
+            .set(vcpu.map_or(core::ptr::null(), core::ptr::from_ref).cast());
     }
 
     /// This CPU's counters.
@@ -98,22 +121,31 @@ impl CpuLocal {
     }
 }
 
-/// Evidence that the calling CPU is pinned, and which CPU it is.
+/// What one CPU does between an exit and the next entry: which CPU it is, and its stay in the epoch.
 #[must_use]
 pub struct Pin<'c> {
-    guard: Guard,
+    guard: OnceCell<Guard>,
     local: &'c CpuLocal,
 }
 
 impl<'c> Pin<'c> {
-    /// The epoch guard.
+    /// The epoch guard: nothing that this CPU reaches by it is freed until the pin is dropped. The first
+    /// call enters the epoch, a store and a full barrier; pins inside one that has are a plain increment.
+    /// Every 128th entry also frees a bounded number of things that nobody can reach any more, and
+    /// allocates a node of the epoch's queue once in some thousand of those.
     #[inline]
     #[must_use]
     pub fn guard(&self) -> &Guard {
-        &self.guard
+        self.guard.get_or_init(|| self.local.handle.pin())
     }
 
-    /// The physical CPU that is pinned.
+    /// The calling CPU's part in the domain.
+    #[inline]
+    pub(crate) fn local(&self) -> &'c CpuLocal {
+        self.local
+    }
+
+    /// The physical CPU.
     #[inline]
     #[must_use]
     pub fn cpu(&self) -> CpuId {
@@ -148,8 +180,10 @@ impl<'c> Pin<'c> {
     }
 
     /// Runs `f`, in which the CPU sleeps, outside the epoch, so that reclamation goes on meanwhile.
-    /// References obtained under the pin are gone afterwards. Without effect inside a nested pin.
+    /// References obtained under the pin are gone afterwards. Without effect inside another pin that is in
+    /// the epoch.
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        self.guard.repin_after(f)
+        self.guard.take();
+        f()
     }
 }

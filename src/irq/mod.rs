@@ -20,7 +20,7 @@ mod state;
 
 use core::ptr;
 
-use crate::intid::{IntId, VcpuId};
+use crate::intid::{IntId, Kind, VcpuId};
 use crate::lr::ListRegister;
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -56,14 +56,48 @@ pub(crate) enum Owed {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Raised {
+    /// The state before.
+    old: State,
+    /// The state after.
+    new: State,
+}
+
+impl Raised {
+    /// What most raises are: news of an interrupt that is on no list and wants one. Where to?
+    #[inline]
+    pub(crate) fn news_for(self) -> Option<VcpuId> {
+        self.old.is_idle().then(|| self.old.target()).flatten()
+    }
+
     /// It was pending already: this injection merged with that one.
-    pub(crate) coalesced: bool,
+    #[inline]
+    pub(crate) fn coalesced(self) -> bool {
+        self.old.booked_outside()
+    }
+
     /// It is an LPI that is no longer mapped: nothing has happened.
-    pub(crate) void: bool,
+    #[inline]
+    pub(crate) fn void(self) -> bool {
+        self.old.unmapped()
+    }
+
     /// It leads to no vCPU.
-    pub(crate) stranded: bool,
+    #[inline]
+    pub(crate) fn stranded(self) -> bool {
+        self.old.target().is_none()
+    }
+
     /// What the caller owes.
-    pub(crate) owed: Owed,
+    #[inline]
+    pub(crate) fn owed(self) -> Owed {
+        if self.old.latch() || self.old.unmapped() {
+            // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
+            // nothing.
+            Owed::Nothing
+        } else {
+            self.new.owed_after_pending(self.old)
+        }
+    }
 }
 
 /// A change by a line, a register, or an ITS command.
@@ -153,6 +187,7 @@ pub(crate) struct Links {
 pub(crate) struct Irq {
     state: AtomicU64,
     intid: IntId,
+    kind: Kind,
     icid: AtomicU16,
     hw: AtomicU16,
     pub(crate) links: Links,
@@ -165,6 +200,7 @@ impl Irq {
         Self {
             state: AtomicU64::new(State::new(flags, target).0),
             intid,
+            kind: intid.kind(),
             icid: AtomicU16::new(0),
             hw: AtomicU16::new(0),
             links: Links {
@@ -179,6 +215,11 @@ impl Irq {
     #[inline]
     pub(crate) fn intid(&self) -> IntId {
         self.intid
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The physical INTID that forwarded occurrences of this interrupt deactivate.
@@ -264,28 +305,18 @@ impl Irq {
     fn raise_with(&self, set: u64) -> Raised {
         step();
         self.watched.read();
-        if mutant(Mutant::RaiseLooksFirst) && self.state().latch() {
-            return Raised {
-                coalesced: true,
-                void: false,
-                stranded: false,
-                owed: Owed::Nothing,
-            };
+        if mutant(Mutant::RaiseLooksFirst)
+            && let old = self.state()
+            && old.latch()
+        {
+            return Raised { old, new: old };
         }
         // AcqRel: module docs, "Publication"; also when nothing changes.
         let order = relaxed_by(Mutant::RaiseRelaxed, AcqRel);
         let old = State(self.state.fetch_or(set, order));
         Raised {
-            coalesced: old.booked_outside(),
-            void: old.unmapped(),
-            stranded: old.target().is_none(),
-            owed: if old.latch() || old.unmapped() {
-                // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
-                // nothing.
-                Owed::Nothing
-            } else {
-                State(old.0 | set).owed_after_pending(old)
-            },
+            old,
+            new: State(old.0 | set),
         }
     }
 
@@ -426,29 +457,40 @@ impl Irq {
     #[inline]
     pub(crate) fn load_plain(&self, vcpu: VcpuId) -> Option<ListRegister> {
         let (old, _) = self
+            .transition(|old| old.is_plain(vcpu).then(|| old.loaded_plain()))
+            .ok()?;
+        Some(self.plain_image(old))
+    }
+
+    /// [`Irq::link`] and [`Irq::load_plain`] in one step: it is queued on `vcpu` and in a list register of
+    /// it at once, if that may signal its group (`open`).
+    #[inline]
+    pub(crate) fn link_loaded(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
+        let (old, _) = self
             .transition(|old| {
-                let backed = if old.hw() { LR_HW } else { 0 };
-                let loaded = old.with(IN_LR | LR_PENDING | LR_LATCH | backed, PENDING | HW);
-                old.is_plain(vcpu).then_some(loaded)
+                let free = old.queued_on().is_none() || mutant(Mutant::PostedTwice);
+                let fit = old.is_plain(vcpu) && old.refs() != 0 && open[usize::from(old.group1())];
+                (free && fit).then(|| State(old.loaded_plain().with_queued_on(Some(vcpu)).0 + REF))
             })
             .ok()?;
-        let group = if old.group1() {
-            ListRegister::GROUP1
-        } else {
-            0
-        };
+        Some(self.plain_image(old))
+    }
+
+    /// The list register for a plain state.
+    #[inline]
+    fn plain_image(&self, old: State) -> ListRegister {
         let physical = if old.hw() {
             ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT
         } else {
             0
         };
-        Some(ListRegister(
+        ListRegister(
             ListRegister::PENDING
                 | u64::from(self.intid.raw())
                 | u64::from(old.priority()) << ListRegister::PRIORITY_SHIFT
-                | group
+                | u64::from(old.group1()) << ListRegister::GROUP1.trailing_zeros()
                 | physical,
-        ))
+        )
     }
 
     /// Moves it into a list register of `vcpu` and returns the image; `None` when it has to be settled
@@ -528,7 +570,7 @@ impl Irq {
     /// Takes it back from its list register, which holds `lr` now; under the ap_list lock. It stays on
     /// the list.
     pub(crate) fn fold(&self, lr: ListRegister) -> Folded {
-        let lpi = self.intid.raw() >= IntId::FIRST_LPI;
+        let lpi = self.kind == Kind::Lpi;
         match self.transition(|old| Some(old.folded(lr, lpi))) {
             Ok((old, new)) => Folded::of(old, new, lr),
             Err(_) => Folded::default(),
@@ -640,6 +682,13 @@ impl Settled {
 }
 
 impl State {
+    /// A plain pending state, moved into a list register.
+    #[inline]
+    fn loaded_plain(self) -> Self {
+        let backed = if self.hw() { LR_HW } else { 0 };
+        self.with(IN_LR | LR_PENDING | LR_LATCH | backed, PENDING | HW)
+    }
+
     /// Taken back from a list register that holds `lr`.
     #[inline]
     fn folded(self, lr: ListRegister, lpi: bool) -> Self {

@@ -200,6 +200,14 @@ impl State {
             && self.target().is_some()
     }
 
+    /// On no list, not pending, and deliverable as soon as its latch is set. One comparison.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_idle(self) -> bool {
+        const LOOKED_AT: u64 = PENDING | LINE | ACTIVE | ENABLED | UNMAPPED | NONE << QUEUED_SHIFT;
+        self.0 & LOOKED_AT == ENABLED | NONE << QUEUED_SHIFT
+    }
+
     /// Deliverable to `vcpu` by its latch, an edge or a forwarded interrupt, and nothing else to be said of
     /// it: what most interrupts are on their way into a list register.
     #[inline]

@@ -73,6 +73,8 @@ mutants! {
 
     /// Insertion does not check under the lock whether the interrupt has been queued.
     LinkedTwice: "inject", "injection_against_movi", "";
+    /// A CPU puts an interrupt into a list register of its own vCPU without looking whether it is queued.
+    PostedTwice: "inject", "posting_against_two_moves", "";
     /// A raise is skipped after a look at a latch that is set.
     RaiseLooksFirst: "inject", "injection_publishes_what_came_before", "";
     /// A raise is Relaxed instead of AcqRel.

@@ -67,17 +67,19 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
     ) -> Result<bool, EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
-        let Some(mut registers) = this.registers(cpu) else {
-            return Err(EntryError::NotEntered(vcpu));
+        let settled = match this.registers(cpu.local()) {
+            Some(registers) => registers.is_settled(),
+            None => return Err(EntryError::NotEntered(vcpu)),
         };
         self.recalled(this, this.residency.get());
         let work = this.residency.take_work();
-        if work.has(NEW | RECALL | NOTE) || !registers.is_settled() {
-            if registers.in_use != 0 || !self.add(cpu, pin, this, &mut registers) {
-                self.flush(cpu, pin, this, &mut registers, true, true);
-            }
-            registers.reload = false;
+        if work.has(NEW | RECALL | NOTE) || !settled {
+            // SAFETY: it has just been found that this CPU has the registers.
+            unsafe { self.prepare(cpu, pin, this, work) };
         }
+        let registers = this
+            .registers(cpu.local())
+            .ok_or(EntryError::NotEntered(vcpu))?;
         Ok(self.signals(cpu, pin, this, &registers))
     }
 
@@ -102,7 +104,7 @@ impl<H: Host> Vgic<H> {
         }
         let running = active.running_priority();
         let loaded = bits(registers.in_use).any(|index| {
-            let lr = interface.read_lr(index);
+            let lr = registers.read(index, interface, pin.counters());
             lr.is_pending()
                 && !lr.is_active()
                 && priority::signals(vmcr, running, lr.priority(), lr.is_group1())

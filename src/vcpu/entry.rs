@@ -93,13 +93,14 @@ impl<H: Host> Vgic<H> {
         pin: &Pin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        if let Some(this) = self.loaded(cpu, vcpu)
-            && let Some((place, quiet)) = this.glance(cpu, Whereabouts::Out, Registers::is_settled)
+        if let Some(this) = self.vcpus().get(vcpu.index())
+            && let Some((place, settled)) =
+                this.glance(cpu.local(), Whereabouts::Out, Registers::is_settled)
         {
             self.recalled(this, place);
             let work = this.residency.enter(cpu.id());
-            if work.has(NEW | RECALL | NOTE) || !quiet {
-                // SAFETY: by the glance, and we are the CPU that it was about.
+            if work.has(NEW | RECALL | NOTE) || !settled {
+                // SAFETY: by the glance.
                 unsafe { self.prepare(cpu, pin, this, work) };
             }
             return Ok(());
@@ -123,7 +124,7 @@ impl<H: Host> Vgic<H> {
         if place.in_guest() {
             return Err(EntryError::AlreadyEntered(vcpu));
         }
-        if this.registers(cpu).is_none() {
+        if this.registers(cpu.local()).is_none() {
             self.take(cpu, this)?;
         }
         self.recalled(this, place);
@@ -138,7 +139,7 @@ impl<H: Host> Vgic<H> {
     /// # Safety
     /// `cpu` has the vCPU's registers.
     #[inline(never)]
-    unsafe fn prepare<I: CpuInterface>(
+    pub(super) unsafe fn prepare<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
         pin: &Pin<'_>,
@@ -146,16 +147,35 @@ impl<H: Host> Vgic<H> {
         work: Place,
     ) {
         // SAFETY: by the caller's promise.
-        if let Some(mut registers) = unsafe { vcpu.registers_here() } {
-            let reload = work.has(RECALL | NOTE) || registers.reload;
-            let recall = reload && registers.in_use != 0;
-            if recall || !self.add(cpu, pin, vcpu, &mut registers) {
-                self.flush(cpu, pin, vcpu, &mut registers, reload, work.has(NEW));
-            } else if reload {
-                // All that was to be taken back the guest has finished with.
-                registers.reload = false;
-            }
+        let Some(mut registers) = (unsafe { vcpu.borrow() }) else {
+            return;
+        };
+        let registers = &mut *registers;
+        let reload = work.has(RECALL | NOTE) || registers.reload;
+        let choose = work.has(NEW) || registers.refill;
+        if reload || (choose && !self.add(cpu, pin, vcpu, registers)) {
+            self.prepare_anew(cpu, pin, vcpu, registers, work);
         }
+        registers.write_posted(cpu.interface(), pin.counters());
+    }
+
+    /// As [`Vgic::prepare`], when there is more to do than to load the one interrupt that waits.
+    #[cold]
+    fn prepare_anew<I: CpuInterface>(
+        &self,
+        cpu: &Cpu<I>,
+        pin: &Pin<'_>,
+        vcpu: &Vcpu,
+        registers: &mut Registers,
+        work: Place,
+    ) {
+        let reload = work.has(RECALL | NOTE) || registers.reload;
+        if reload && registers.in_use == 0 && self.add(cpu, pin, vcpu, registers) {
+            // All that was to be taken back the guest has finished with.
+            registers.reload = false;
+            return;
+        }
+        self.flush(cpu, pin, vcpu, registers, reload, work.has(NEW));
     }
 
     /// Most entries with news: one interrupt waits, and there is a register for it. False if there is
@@ -168,11 +188,9 @@ impl<H: Host> Vgic<H> {
         vcpu: &Vcpu,
         registers: &mut Registers,
     ) -> bool {
-        let free = cpu.vtr().all() & !registers.in_use;
-        // With any other HCR something was left outside, or watched for.
-        if free == 0 || registers.stale != 0 || registers.hcr != BASE_HCR {
+        let Some(index) = registers.free_while_simple() else {
             return false;
-        }
+        };
         let open = vcpu.open_classes(self.distributor().open_groups());
         let mut list = vcpu.ap_list.lock(pin.ledger());
         let Some(irq) = list.take_only(open) else {
@@ -186,23 +204,16 @@ impl<H: Host> Vgic<H> {
             list.link(irq, irq.state());
             return false;
         };
-        let index = free.trailing_zeros() as usize;
+        drop(list);
         registers.put(index, image, irq, cpu.interface(), pin.counters());
         registers.refill = false;
         true
     }
 
-    /// The vCPU with this number, if it is the one that `cpu` has.
-    #[inline]
-    fn loaded<I>(&self, cpu: &Cpu<I>, vcpu: VcpuId) -> Option<&Vcpu> {
-        let this = self.vcpus().get(vcpu.index())?;
-        ptr::eq(cpu.loaded.get(), this).then_some(this)
-    }
-
     /// Loads a vCPU onto a CPU that does not have it.
     #[cold]
     fn take<I: CpuInterface>(&self, cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), EntryError> {
-        if !cpu.loaded.get().is_null() {
+        if cpu.local().is_loaded() {
             return Err(EntryError::CpuInUse);
         }
         let mut registers = vcpu
@@ -229,13 +240,13 @@ impl<H: Host> Vgic<H> {
         pin: &Pin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        if let Some(this) = self.loaded(cpu, vcpu)
-            && let Some((_, empty)) =
-                this.glance(cpu, Whereabouts::InGuest, Registers::is_untouched)
+        if let Some(this) = self.vcpus().get(vcpu.index())
+            && let Some((_, untouched)) =
+                this.glance(cpu.local(), Whereabouts::InGuest, Registers::is_untouched)
         {
             this.residency.exit();
-            if !empty {
-                // SAFETY: by the glance, and we are the CPU that it was about.
+            if !untouched {
+                // SAFETY: by the glance.
                 unsafe { self.take_stock(cpu, pin, this) };
             }
             return Ok(());
@@ -253,7 +264,7 @@ impl<H: Host> Vgic<H> {
     #[inline(never)]
     unsafe fn take_stock<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, this: &Vcpu) {
         // SAFETY: by the caller's promise.
-        let Some(mut registers) = (unsafe { this.registers_here() }) else {
+        let Some(mut registers) = (unsafe { this.borrow() }) else {
             return;
         };
         let registers = &mut *registers;
@@ -283,8 +294,9 @@ impl<H: Host> Vgic<H> {
         let Some(irq) = vcpu.listed(registers, index) else {
             return false;
         };
-        let irq: *const Irq = irq;
-        // SAFETY: as in `listed`; its last reference is given back below.
+        let (irq, kind): (*const Irq, _) = (irq, irq.kind());
+        // SAFETY: as in `listed`. From the end of `finish` on it is looked at only if the list still has it,
+        // or if its last reference is gone, and then it is ours to bury.
         let irq = unsafe { &*irq };
         let mut list = vcpu.ap_list.lock(pin.ledger());
         let Some(finished) = irq.finish(vcpu.id) else {
@@ -295,16 +307,18 @@ impl<H: Host> Vgic<H> {
         }
         registers.refill |= list.waiting() != 0;
         drop(list);
-        registers.vacate(index, registers.images[index].without_state());
-        let kind = irq.intid().kind() as usize;
-        pin.counters().deliveries[kind].add(u64::from(finished.delivered));
-        if finished.again.is_none() {
-            self.trace_list_put(pin, irq, vcpu.id);
+        let left = registers.images[index].without_state();
+        registers.vacate(index, left);
+        if finished.delivered {
+            pin.counters().deliveries[kind as usize].add(1);
+        }
+        if finished.again.is_none()
+            && let Some(intid) = IntId::new(left.vintid())
+        {
+            self.trace_list_put(pin, intid, vcpu.id);
         }
         if finished.last {
-            let mut leaving = Leaving::new();
-            leaving.dying(irq);
-            self.dispatch(pin, &mut leaving);
+            self.bury(irq);
         }
         true
     }
@@ -341,6 +355,7 @@ impl<H: Host> Vgic<H> {
 
     /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
     fn retire(&self, pin: &Pin<'_>, vcpu: &Vcpu, registers: &mut Registers, done: u16) {
+        let _entered = pin.guard();
         let mut resample = 0;
         let mut leaving = Leaving::new();
         let waiting;
@@ -372,12 +387,12 @@ impl<H: Host> Vgic<H> {
         index: usize,
         lr: ListRegister,
     ) -> Folded {
+        registers.vacate(index, lr);
         let Some(irq) = vcpu.listed(registers, index) else {
             return Folded::default();
         };
         let folded = irq.fold(lr);
         self.account(pin, irq, folded);
-        registers.vacate(index, lr);
         folded
     }
 
@@ -412,6 +427,7 @@ impl<H: Host> Vgic<H> {
         if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
             return;
         }
+        let _entered = pin.guard();
         for _ in 0..count {
             let mut leaving = Leaving::new();
             let mut resample = None;
@@ -447,7 +463,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Settles an interrupt that is queued on `vcpu`, in no bucket and in no register: back into a
-    /// bucket, or off the list.
+    /// bucket, or off the list. The caller is in the epoch, if it can be an LPI: off the list it may be gone.
     pub(crate) fn prune(
         &self,
         pin: &Pin<'_>,
@@ -473,13 +489,13 @@ impl<H: Host> Vgic<H> {
         match settled {
             Settled::Kept(state) => list.link(irq, state),
             Settled::Unlinked { last } => {
-                self.trace_list_put(pin, irq, vcpu.id);
+                self.trace_list_put(pin, irq.intid(), vcpu.id);
                 if last {
                     leaving.dying(irq);
                 }
             }
             Settled::Carried => {
-                self.trace_list_put(pin, irq, vcpu.id);
+                self.trace_list_put(pin, irq.intid(), vcpu.id);
                 self.trace_lookup_get(pin, irq);
                 leaving.carried(irq);
             }
@@ -497,6 +513,7 @@ impl<H: Host> Vgic<H> {
         reload: bool,
         new: bool,
     ) {
+        let _entered = pin.guard();
         registers.reload = false;
         registers.refill = false;
         let count = usize::from(cpu.vtr().list_registers);
@@ -549,15 +566,26 @@ impl<H: Host> Vgic<H> {
         list: &mut ApList,
         leaving: &mut Leaving,
     ) {
+        let mut kept = 0_u16;
         for index in bits(registers.in_use) {
-            let now = cpu.interface().read_lr(index);
-            pin.counters().ich_lr_reads.add(1);
+            let now = registers.read(index, cpu.interface(), pin.counters());
             let folded = self.fold(pin, vcpu, registers, index, now);
-            if let Some(irq) = vcpu.listed(registers, index) {
-                if folded.deactivate {
-                    leaving.deactivate(irq);
-                }
-                self.prune(pin, vcpu, list, irq, leaving);
+            let Some(irq) = vcpu.listed(registers, index) else {
+                continue;
+            };
+            if folded.deactivate {
+                leaving.deactivate(irq);
+            }
+            match irq.settle(vcpu.id) {
+                Settled::Kept(_) => kept |= 1 << index,
+                settled => self.settled(pin, vcpu, list, irq, settled, leaving),
+            }
+        }
+        // Before those that came while they were there; the first register's before all.
+        while let Some(index) = kept.checked_ilog2() {
+            kept &= !(1 << index);
+            if let Some(irq) = vcpu.listed(registers, index as usize) {
+                list.link_again(irq, irq.state());
             }
         }
     }
@@ -607,13 +635,12 @@ impl<H: Host> Vgic<H> {
     /// Brings the states of what is in this CPU's registers up to date, for a register read that
     /// shows them. Reads each register in use.
     pub(crate) fn sync<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, vcpu: &Vcpu) {
-        let Some(registers) = vcpu.registers(cpu) else {
+        let Some(registers) = vcpu.registers(cpu.local()) else {
             return;
         };
         for index in bits(registers.in_use) {
             if let Some(irq) = vcpu.listed(&registers, index) {
-                let now = cpu.interface().read_lr(index);
-                pin.counters().ich_lr_reads.add(1);
+                let now = registers.read(index, cpu.interface(), pin.counters());
                 let folded = irq.refresh(now);
                 self.account(pin, irq, folded);
             }
@@ -661,12 +688,13 @@ impl<H: Host> Vgic<H> {
         last: impl FnOnce(&Vcpu, &mut Registers),
     ) -> Result<(), EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
-        let Some(mut registers) = this.registers(cpu) else {
+        let Some(mut registers) = this.registers(cpu.local()) else {
             return Err(EntryError::NotEntered(vcpu));
         };
         if this.residency.get().in_guest() {
             return Err(EntryError::AlreadyEntered(vcpu));
         }
+        let _entered = pin.guard();
         let mut leaving = Leaving::new();
         {
             let mut list = this.ap_list.lock(pin.ledger());

@@ -36,8 +36,6 @@ pub struct Cpu<I> {
     local: CpuLocal,
     interface: I,
     vtr: Vtr,
-    /// The vCPU whose state is in the registers; compared, never followed.
-    loaded: core::cell::Cell<*const Vcpu>,
 }
 
 /// Why a physical CPU cannot run vCPUs: what its `ICH_VTR_EL2` says.
@@ -100,7 +98,6 @@ impl<I: CpuInterface> Cpu<I> {
             local,
             interface,
             vtr,
-            loaded: core::cell::Cell::new(core::ptr::null()),
         })
     }
 
@@ -211,60 +208,62 @@ impl Vcpu {
         &self.private
     }
 
-    /// What this vCPU's registers hold, if `cpu` has them and is not at it already.
+    /// What this vCPU's registers hold, if they are the calling CPU's and nobody is at them already.
     #[inline]
-    pub(crate) fn registers<I>(&self, cpu: &Cpu<I>) -> Option<RefMut<'_, Registers>> {
-        if !core::ptr::eq(cpu.loaded.get(), self)
-            || self.residency.get().cpu() != Some(cpu.local.id())
-        {
-            return None;
-        }
+    pub(crate) fn registers(&self, local: &CpuLocal) -> Option<RefMut<'_, Registers>> {
+        let here = local.has(self) && self.residency.get().cpu() == Some(local.id());
+        // SAFETY: they are.
+        here.then(|| unsafe { self.borrow() }).flatten()
+    }
+
+    /// As [`Vcpu::registers`], if the vCPU is out of the guest, and not blocked.
+    #[inline]
+    pub(crate) fn registers_at_home(&self, local: &CpuLocal) -> Option<RefMut<'_, Registers>> {
+        let here = local.has(self) && self.residency.get().is(Whereabouts::Out, local.id());
+        // SAFETY: they are.
+        here.then(|| unsafe { self.borrow() }).flatten()
+    }
+
+    /// As [`Vcpu::registers`], once [`Vcpu::glance`] or the like has found whose they are.
+    ///
+    /// # Safety
+    /// They are the calling CPU's.
+    #[inline]
+    unsafe fn borrow(&self) -> Option<RefMut<'_, Registers>> {
         self.registers.watched.write();
-        // SAFETY: `residency` names this CPU as the owner, and only the owner changes that; `Cpu` is
-        // not `Sync`, so there is one caller at a time.
+        // SAFETY: `residency` names the calling CPU as the owner, and only the owner changes that;
+        // `CpuLocal` is not `Sync`, so there is one caller at a time.
         unsafe { &*self.registers.registers.get() }
             .try_borrow_mut()
             .ok()
     }
 
     /// Says whether `what` holds of this vCPU's registers, if `cpu` has them, is not at them already, and
-    /// the vCPU is there; and where it is. One look, for what most exits and entries need to know.
+    /// the vCPU is there. One look, for what most exits and entries need to know.
     #[inline]
-    fn glance<I>(
+    fn glance(
         &self,
-        cpu: &Cpu<I>,
+        local: &CpuLocal,
         there: Whereabouts,
         what: fn(&Registers) -> bool,
     ) -> Option<(Place, bool)> {
         let place = self.residency.get();
-        if !core::ptr::eq(cpu.loaded.get(), self) || !place.is(there, cpu.local.id()) {
+        if !local.has(self) || !place.is(there, local.id()) {
             return None;
         }
         self.registers.watched.read();
-        // SAFETY: as in `registers`; `what`, which is not given the vCPU, borrows nothing while it looks.
+        // SAFETY: as in `borrow`; `what`, which is not given the vCPU, borrows nothing while it looks.
         unsafe { (*self.registers.registers.get()).try_borrow_unguarded() }
             .ok()
             .map(|registers| (place, what(registers)))
     }
 
-    /// What this vCPU's registers hold, if nobody is at them already.
-    ///
-    /// # Safety
-    /// [`Vcpu::glance`] has just said that the calling CPU has them.
-    #[inline]
-    unsafe fn registers_here(&self) -> Option<RefMut<'_, Registers>> {
-        self.registers.watched.write();
-        // SAFETY: as in `registers`, by the caller's promise.
-        unsafe { &*self.registers.registers.get() }
-            .try_borrow_mut()
-            .ok()
-    }
-
     /// Takes the vCPU's registers for `cpu`, and gives access to them.
     fn claim<I>(&self, cpu: &Cpu<I>) -> Result<RefMut<'_, Registers>, residency::Place> {
         self.residency.claim(cpu.local.id())?;
-        cpu.loaded.set(self);
-        self.registers(cpu).ok_or_else(|| self.residency.get())
+        cpu.local.set_loaded(Some(self));
+        self.registers(&cpu.local)
+            .ok_or_else(|| self.residency.get())
     }
 
     /// Relinks what the registers hold, without reading them; for a VM that is dropped.
@@ -289,7 +288,7 @@ impl Vcpu {
 
     /// Gives the registers up.
     fn release<I>(&self, cpu: &Cpu<I>) {
-        cpu.loaded.set(core::ptr::null());
+        cpu.local.set_loaded(None::<&Self>);
         self.residency.release();
     }
 

@@ -13,13 +13,19 @@ use super::BASE_HCR;
 /// What is in the registers of the CPU that has the vCPU, or will be loaded into them.
 ///
 /// # Invariants
-/// `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of `in_use` is
-/// set. While the vCPU is on no CPU, `in_use` is 0.
+/// * `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of `in_use` is
+///   set. While the vCPU is on no CPU, `in_use` is 0.
+/// * `posted` is a part of `in_use`, and 0 while the vCPU is in the guest.
 pub(crate) struct Registers {
-    /// Last image written to or read from each list register; for the empty ones without state.
+    /// Image of each list register: last written to or read from it, or to be written; for the empty ones
+    /// without state.
     pub(super) images: [ListRegister; lr::MAX],
     pub(super) irqs: [*const Irq; lr::MAX],
+    /// The list registers that the CPU has, a bit each.
+    pub(super) usable: u16,
     pub(super) in_use: u16,
+    /// Registers whose image has still to be written.
+    pub(super) posted: u16,
     /// Registers in use whose deactivation raises EISR instead of ELRSR.
     pub(super) wants_eoi: u16,
     /// Empty registers that still assert EISR and must be overwritten.
@@ -42,7 +48,9 @@ impl Registers {
         Self {
             images: [ListRegister::EMPTY; lr::MAX],
             irqs: [ptr::null(); lr::MAX],
+            usable: 0,
             in_use: 0,
+            posted: 0,
             wants_eoi: 0,
             stale: 0,
             refill: false,
@@ -64,7 +72,57 @@ impl Registers {
     /// Whether an entry that brings no news has nothing to choose.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        !self.refill && !self.reload
+        !self.refill && !self.reload && self.posted == 0
+    }
+
+    /// The first free register, while nothing waits outside the registers or is watched for: with any other
+    /// HCR there is more to an interrupt than to put it into one.
+    #[inline]
+    pub(crate) fn free_while_simple(&self) -> Option<usize> {
+        let free = self.usable & !self.in_use;
+        let simple = self.stale == 0 && self.hcr == BASE_HCR;
+        (free != 0 && simple).then_some(free.trailing_zeros() as usize)
+    }
+
+    /// Notes that register `index`, which is free, is to hold an interrupt that is pending; it is written on
+    /// the way into the guest.
+    #[inline]
+    pub(crate) fn post(&mut self, index: usize, image: ListRegister, irq: &Irq) {
+        self.check(index, image);
+        debug_assert!(!image.wants_eoi(), "{image:?} is not a plain one");
+        let bit = 1 << index;
+        if self.images[index] != image {
+            self.images[index] = image;
+            self.posted |= bit;
+        }
+        self.irqs[index] = irq;
+        self.in_use |= bit;
+    }
+
+    /// Writes what has been posted.
+    #[inline]
+    pub(super) fn write_posted(&mut self, interface: &impl CpuInterface, counters: &Counters) {
+        while self.posted != 0 {
+            let index = self.posted.trailing_zeros() as usize;
+            self.posted &= self.posted - 1;
+            interface.write_lr(index, self.images[index]);
+            counters.ich_lr_writes.add(1);
+        }
+    }
+
+    /// What register `index` holds, or is to hold.
+    #[inline]
+    pub(super) fn read(
+        &self,
+        index: usize,
+        interface: &impl CpuInterface,
+        counters: &Counters,
+    ) -> ListRegister {
+        if self.posted >> index & 1 != 0 {
+            return self.images[index];
+        }
+        counters.ich_lr_reads.add(1);
+        interface.read_lr(index)
     }
 
     /// Puts an image into register `index` for `irq`; writes the register only if it differs.
@@ -121,10 +179,17 @@ impl Registers {
         }
     }
 
-    /// Notes that register `index` holds no interrupt; `image` is what is left in it.
+    /// Notes that register `index` holds no interrupt; `image` is what is left in it, unless it has not been
+    /// written.
     #[inline]
     pub(super) fn vacate(&mut self, index: usize, image: ListRegister) {
         let bit = 1 << index;
+        let image = if self.posted & bit == 0 {
+            image
+        } else {
+            ListRegister::EMPTY
+        };
+        self.posted &= !bit;
         self.images[index] = image;
         self.in_use &= !bit;
         if self.wants_eoi & bit != 0 || !image.is_empty() {
@@ -155,6 +220,7 @@ impl Registers {
 
     /// Loads what is not in list registers.
     pub(super) fn load(&mut self, interface: &impl CpuInterface) {
+        self.usable = interface.vtr().all();
         interface.write_vmcr(self.vmcr);
         for group in [false, true] {
             for index in 0..interface.vtr().apr_count() {

@@ -166,12 +166,12 @@ impl<H: Host> Vgic<H> {
         let its = self.its(its).ok_or(InjectError::ItsDisabled)?;
         let irq = pin.lookup(|| its.translate(device, event, pin.guard()))?;
         let raised = irq.raise();
-        if raised.void {
+        if raised.void() {
             // Unmapped since it was looked up.
             return Err(InjectError::UnmappedEvent);
         }
         let injected = self.raised(pin, irq, raised);
-        if raised.stranded {
+        if raised.stranded() {
             return Err(self.refuse(pin, irq, injected));
         }
         Ok(injected)
@@ -207,17 +207,30 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Books a raise, and pays what it owes.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
-        if !raised.void {
-            let kind = irq.intid().kind() as usize;
+        match raised.news_for() {
+            Some(target) => {
+                pin.counters().injections[irq.kind() as usize].add(1);
+                self.insert_on(pin, irq, target);
+                Injected::Pending
+            }
+            None => self.raised_again(pin, irq, raised),
+        }
+    }
+
+    /// As [`Vgic::raised`], for an interrupt that is queued, or that may not be delivered.
+    fn raised_again(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
+        let coalesced = raised.coalesced();
+        if !raised.void() {
+            let kind = irq.kind() as usize;
             pin.counters().injections[kind].add(1);
-            if raised.coalesced {
+            if coalesced {
                 pin.counters().coalesced[kind].add(1);
             }
         }
-        self.pay(pin, irq, raised.owed);
-        if raised.coalesced {
+        self.pay(pin, irq, raised.owed());
+        if coalesced {
             Injected::Coalesced
         } else {
             Injected::Pending

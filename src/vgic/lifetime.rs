@@ -32,7 +32,7 @@ const SLICE: usize = 64;
 ///
 /// # Invariants
 /// Whatever is reachable from here has no references, was buried once, and is freed by whoever digs it
-/// out. A CPU that is pinned may follow the pointers: what is dug out meanwhile is freed only after it,
+/// out. A CPU that is in the epoch may follow the pointers: what is dug out meanwhile is freed only after it,
 /// and not until then can an interrupt at the same address be buried.
 pub(super) struct Dying(AtomicPtr<Irq>);
 
@@ -57,11 +57,12 @@ impl Dying {
         }
     }
 
-    fn dig<'g>(&self, _pin: &'g Pin<'_>) -> Option<&'g Irq> {
+    fn dig<'g>(&self, pin: &'g Pin<'_>) -> Option<&'g Irq> {
+        let _entered = pin.guard();
         // Acquire, here and below: pairs with the Release in `bury`, which published the link.
         let mut top = self.0.load(Acquire);
         loop {
-            // SAFETY: by the type invariant, pinned as we are.
+            // SAFETY: by the type invariant, in the epoch as we are.
             let irq = unsafe { top.as_ref() }?;
             // Relaxed: never written again once it was published.
             let next = irq.links.next.load(Relaxed);
@@ -95,7 +96,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Leaves an interrupt whose last reference the caller has put to [`Vgic::advance`]. Allocates nothing.
-    pub(super) fn bury(&self, irq: &Irq) {
+    pub(crate) fn bury(&self, irq: &Irq) {
         self.dying.bury(irq);
         self.defer(DEFERRED_DYING);
     }
@@ -123,9 +124,17 @@ impl<H: Host> Vgic<H> {
         self.host.trace(TracePoint::LookupGet(irq.intid()));
     }
 
-    pub(crate) fn trace_list_put(&self, pin: &Pin<'_>, irq: &Irq, vcpu: VcpuId) {
+    #[inline]
+    pub(crate) fn trace_list_get(&self, pin: &Pin<'_>, irq: &Irq, vcpu: VcpuId) {
+        pin.counters().list_gets.add(1);
+        self.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
+    }
+
+    /// An interrupt that has left a list may be gone already, but for its INTID.
+    #[inline]
+    pub(crate) fn trace_list_put(&self, pin: &Pin<'_>, intid: IntId, vcpu: VcpuId) {
         pin.counters().list_puts.add(1);
-        self.host.trace(TracePoint::ListPut(irq.intid(), vcpu));
+        self.host.trace(TracePoint::ListPut(intid, vcpu));
     }
 
     /// Frees an LPI whose last reference the caller has put: out of the table if it is still there, and

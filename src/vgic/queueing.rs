@@ -7,12 +7,12 @@ use core::ptr::NonNull;
 use arrayvec::ArrayVec;
 
 use crate::Vgic;
+use crate::ap_list::{ApList, Class};
 use crate::epoch::Pin;
 use crate::host::Host;
-use crate::intid::VcpuId;
+use crate::intid::{Kind, VcpuId};
 use crate::irq::{Changed, Folded, Irq, Owed};
 use crate::sync::{Mutant, mutant};
-use crate::trace::TracePoint;
 use crate::vcpu::residency::{Kick, NEW, NOTE, Place, RECALL};
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 
@@ -32,16 +32,28 @@ impl<H: Host> Vgic<H> {
     /// Queues `irq` on its target, takes the list's reference, and tells the vCPU. Nothing happens if it
     /// is queued already, dying, or wants no list any more.
     pub(crate) fn insert(&self, pin: &Pin<'_>, irq: &Irq) {
-        let mut target = irq.state().target();
+        if let Some(target) = irq.state().target() {
+            self.insert_on(pin, irq, target);
+        }
+    }
+
+    /// As [`Vgic::insert`], for an interrupt whose target was this one a moment ago.
+    pub(crate) fn insert_on(&self, pin: &Pin<'_>, irq: &Irq, target: VcpuId) {
+        let mut target = Some(target);
         // Another round only if another CPU moved the interrupt to another vCPU meanwhile.
-        while let Some(vcpu) = target.and_then(|target| self.vcpu(target)) {
+        while let Some(vcpu) = target.and_then(|target| self.vcpus().get(target.index())) {
             let mut list = vcpu.ap_list.lock(pin.ledger());
+            if self.post(pin, vcpu, &list, irq) {
+                drop(list);
+                self.trace_list_get(pin, irq, vcpu.id);
+                // It is in a list register when we next enter the guest, which is where we go.
+                return;
+            }
             match irq.link(vcpu.id) {
                 Ok(linked) => {
                     list.link(irq, linked);
                     drop(list);
-                    pin.counters().list_gets.add(1);
-                    self.host.trace(TracePoint::ListGet(irq.intid(), vcpu.id));
+                    self.trace_list_get(pin, irq, vcpu.id);
                     if !mutant(Mutant::NewTargetNotTold) {
                         self.notify_vcpu(pin, vcpu, NEW);
                     }
@@ -53,6 +65,32 @@ impl<H: Host> Vgic<H> {
                 }
             }
         }
+    }
+
+    /// Puts `irq` straight into a free list register, if `vcpu` is the one that the calling CPU has and is
+    /// out of the guest, nothing more urgent waits, and there is nothing special about it. The list's lock
+    /// is held; the list takes its reference as ever.
+    #[inline]
+    fn post(&self, pin: &Pin<'_>, vcpu: &Vcpu, list: &ApList, irq: &Irq) -> bool {
+        if list.waiting() != 0 {
+            return false;
+        }
+        let Some(mut registers) = vcpu.registers_at_home(pin.local()) else {
+            return false;
+        };
+        let Some(index) = registers.free_while_simple() else {
+            return false;
+        };
+        // A group that is closed after this look is closed by somebody who then has the vCPU take its
+        // registers back.
+        let open = self.distributor.open_groups();
+        let held_back = irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled();
+        let group1 = open.contains(Class::Group1) && !held_back;
+        let Some(image) = irq.link_loaded(vcpu.id, [open.contains(Class::Group0), group1]) else {
+            return false;
+        };
+        registers.post(index, image, irq);
+        true
     }
 
     /// Reconsiders the place of `irq`, last seen waiting on the list of `on`.
@@ -120,12 +158,14 @@ impl<H: Host> Vgic<H> {
     /// The uncommon part, and the large one: it is handed over by reference and not inlined.
     #[cold]
     fn dispatch_all(&self, pin: &Pin<'_>, leaving: &mut Leaving) {
+        // What is carried may be freed as soon as our reference is given back.
+        let _entered = pin.guard();
         for (owner, pintid) in leaving.deactivate.drain(..) {
             self.host.deactivate(owner, pintid);
         }
         for (irq, fate) in leaving.irqs.drain(..) {
-            // SAFETY: carried: our reference keeps it alive; dying: it is buried below, by us alone, and
-            // not freed before our pin is dropped.
+            // SAFETY: carried: our reference keeps it alive; dying: it is buried below, by us alone, and not
+            // freed before.
             let irq = unsafe { irq.as_ref() };
             match fate {
                 Fate::Carried => {
@@ -142,7 +182,7 @@ impl<H: Host> Vgic<H> {
     /// Books what a fold found.
     #[inline]
     pub(crate) fn account(&self, pin: &Pin<'_>, irq: &Irq, folded: Folded) {
-        let kind = irq.intid().kind() as usize;
+        let kind = irq.kind() as usize;
         let counters = pin.counters();
         for (happened, counter) in [
             (folded.delivered, &counters.deliveries),
@@ -159,7 +199,7 @@ impl<H: Host> Vgic<H> {
     /// Books what a change made pending, or no longer pending.
     #[inline]
     pub(crate) fn book(&self, pin: &Pin<'_>, irq: &Irq, changed: Changed) {
-        let kind = irq.intid().kind() as usize;
+        let kind = irq.kind() as usize;
         let (before, after) = (changed.old.booked(), changed.new.booked());
         if after > before {
             pin.counters().injections[kind].add(after - before);

@@ -162,6 +162,59 @@ fn injection_against_movi() {
     });
 }
 
+/// An MSI on the CPU that has the vCPU out of the guest, which goes straight into a list register, against
+/// `MOVI` away and back: it is on one list, and taken once.
+#[test]
+fn posting_against_two_moves() {
+    check(2, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, movi(1));
+            machine.command(&cpu.pin(), 0, movi(0));
+        });
+        let _ = machine.msi(&cpu.pin(), 0, 0).expect("it is mapped");
+        other.join();
+        assert_eq!(machine.listed(), 1);
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        assert_eq!(machine.serve(&cpu, V1), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// A CPU that puts an interrupt into a list register of its own vCPU, which then goes back into the guest,
+/// while another disables it: once `GICD_CTLR.RWP` reads as zero, the guest does not get it any more.
+#[test]
+fn posting_against_disable() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        // An observation in the order in which things happen, not a part of the protocol.
+        let disabled = std::sync::Arc::new(AtomicBool::new(false));
+        let other = spawn(&machine, 1, {
+            let disabled = disabled.clone();
+            move |machine, cpu| {
+                machine.gicd(&cpu.pin(), 0x184, 1 << (SPI - 32));
+                let waiting = machine.read_gicd(cpu, V1, 0) >> 31 != 0;
+                disabled.store(!waiting, Relaxed);
+            }
+        });
+        let _ = machine.inject_spi(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let was_disabled = disabled.load(Relaxed);
+        let taken = take(&cpu);
+        assert!(taken == 0 || !was_disabled, "it is disabled");
+        other.join();
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// A register write that reconsiders the interrupt's place, while the vCPU takes it back from its list
 /// register: whoever has the lock knows where it is.
 #[test]
