@@ -197,6 +197,14 @@ impl Affinity {
         ((self.0 as u64 >> 24) << 32) | (self.0 as u64 & 0x00ff_ffff)
     }
 
+    /// `Aff3`, `Aff2`, `Aff1` and `RS` as `ICC_SGI<n>R_EL1` names them (IHI 0069, 12.2.19): what the up to
+    /// 16 targets of an SGI share.
+    #[must_use]
+    pub(crate) const fn sgi_group(self) -> u64 {
+        let [aff3, aff2, aff1, aff0] = self.0.to_be_bytes();
+        (aff3 as u64) << 48 | (aff0 as u64 >> 4) << 44 | (aff2 as u64) << 32 | (aff1 as u64) << 16
+    }
+
     /// `Aff0`, the level that an SGI's target list names.
     #[must_use]
     pub const fn aff0(self) -> u8 {

@@ -19,7 +19,7 @@ use crate::Vgic;
 use crate::cpu_interface::{CpuInterface, vmcr};
 use crate::epoch::Pin;
 use crate::host::Host;
-use crate::intid::{Affinity, IntId, Kind, VcpuId};
+use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::{Mutant, mutant};
 use crate::vcpu::{Cpu, Vcpu};
 
@@ -113,23 +113,27 @@ impl<H: Host> Vgic<H> {
 
     /// The SGI registers (12.2.19): INTID in 27:24, and either all vCPUs but the sender (IRM) or those of
     /// a target list of 16, which `RS` and the affinity fields place.
+    #[inline]
     fn generate_sgi(&self, pin: &Pin<'_>, sender: &Vcpu, value: u64, group1: bool) {
-        let Some(intid) = IntId::sgi((value >> 24) as u32 & 0xf) else {
+        const INTID_SHIFT: u32 = 24;
+        const INTID: u64 = 0xf << INTID_SHIFT;
+        let Some(intid) = IntId::sgi(((value & INTID) >> INTID_SHIFT) as u32) else {
             return;
         };
-        if value & 1 << 40 != 0 {
+        if value & !INTID == sender.sgi_to_itself() {
+            // Nobody has to be looked up.
+            self.send_sgi(pin, sender, intid, group1);
+        } else if value & 1 << 40 != 0 {
             self.broadcast_sgi(pin, sender, intid, group1);
-            return;
+        } else {
+            self.send_sgis(pin, value, intid, group1);
         }
-        let range = ((value >> 44) as u8 & 0xf) << 4;
-        let affinity = Affinity::new(
-            (value >> 48) as u8,
-            (value >> 32) as u8,
-            (value >> 16) as u8,
-            range,
-        );
+    }
+
+    /// To the vCPUs of a target list.
+    fn send_sgis(&self, pin: &Pin<'_>, value: u64, intid: IntId, group1: bool) {
         let topology = self.topology().load(pin.guard());
-        let Some(group) = topology.group(affinity) else {
+        let Some(group) = topology.group(value) else {
             return;
         };
         let mut list = value as u16;

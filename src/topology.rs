@@ -16,11 +16,17 @@ const GROUP: usize = 16;
 
 const ABSENT: u16 = u16::MAX;
 
+/// The fields of `ICC_SGI<n>R_EL1` that name a group: `Aff3`, `RS`, `Aff2`, `Aff1`.
+const KEY: u64 = 0xff << 48 | 0xf << 44 | 0xff << 32 | 0xff << 16;
+
+/// The key of an empty slot.
+const EMPTY: u64 = u64::MAX;
+
 /// vCPUs that differ in the low four bits of `Aff0` only.
 #[derive(Clone, Copy)]
 pub(crate) struct Group {
-    /// `Aff3.Aff2.Aff1.Aff0[7:4]`, or [`u32::MAX`] for an empty slot (a key has 28 bits).
-    key: u32,
+    /// As `ICC_SGI<n>R_EL1` has it, so that a write of that is looked up as it is; or [`EMPTY`].
+    key: u64,
     members: [u16; GROUP],
 }
 
@@ -43,15 +49,15 @@ impl Topology {
     /// The topology of these vCPUs, in [`VcpuId`] order; at most [`VcpuId::MAX_COUNT`].
     pub(crate) fn new(affinities: Vec<Affinity>) -> Self {
         let empty = Group {
-            key: u32::MAX,
+            key: EMPTY,
             members: [ABSENT; GROUP],
         };
         let slots = (affinities.len() * 2).next_power_of_two();
         let mut groups = vec![empty; slots].into_boxed_slice();
         for (index, affinity) in affinities.iter().enumerate() {
-            let key = affinity.packed() >> 4;
+            let key = affinity.sgi_group();
             let mut slot = hash(key, slots);
-            while groups[slot].key != key && groups[slot].key != u32::MAX {
+            while groups[slot].key != key && groups[slot].key != EMPTY {
                 slot = (slot + 1) & (slots - 1);
             }
             groups[slot].key = key;
@@ -75,13 +81,14 @@ impl Topology {
 
     /// The vCPU with this affinity.
     pub(crate) fn find(&self, affinity: Affinity) -> Option<VcpuId> {
-        self.group(affinity)?.member(usize::from(affinity.aff0()))
+        self.group(affinity.sgi_group())?
+            .member(usize::from(affinity.aff0()))
     }
 
-    /// The vCPUs that share all of `affinity` but the low four bits of `Aff0`.
+    /// The vCPUs that a value of `ICC_SGI<n>R_EL1` may name, or [`Affinity::sgi_group`].
     #[inline]
-    pub(crate) fn group(&self, affinity: Affinity) -> Option<&Group> {
-        let key = affinity.packed() >> 4;
+    pub(crate) fn group(&self, value: u64) -> Option<&Group> {
+        let key = value & KEY;
         let mut slot = hash(key, self.groups.len());
         loop {
             let group = self.groups.get(slot)?;
@@ -89,7 +96,7 @@ impl Topology {
                 return Some(group);
             }
             // At most half of the slots are taken, so there is an empty one.
-            if group.key == u32::MAX {
+            if group.key == EMPTY {
                 return None;
             }
             slot = (slot + 1) & (self.groups.len() - 1);
@@ -98,8 +105,11 @@ impl Topology {
 }
 
 /// Fibonacci hashing: the high bits of the product spread regular affinities well.
-fn hash(key: u32, slots: usize) -> usize {
-    (key.wrapping_mul(0x9e37_79b9) >> 7) as usize & (slots - 1)
+#[inline]
+fn hash(key: u64, slots: usize) -> usize {
+    // Aff1 and Aff2 beside RS and Aff3.
+    let folded = (key >> 16) as u32 ^ (key >> 44) as u32;
+    (folded.wrapping_mul(0x9e37_79b9) >> 7) as usize & (slots - 1)
 }
 
 #[cfg(test)]
@@ -135,7 +145,9 @@ mod tests {
         let topology = Topology::new((0..40).rev().map(|n| Affinity::new(0, 0, 0, n)).collect());
         assert_eq!(topology.len(), 40);
         assert_eq!(topology.find(Affinity::new(0, 0, 0, 39)), VcpuId::new(0));
-        let group = topology.group(Affinity::new(0, 0, 0, 32)).unwrap();
+        let group = topology
+            .group(Affinity::new(0, 0, 0, 32).sgi_group())
+            .unwrap();
         assert_eq!((0..GROUP).filter_map(|bits| group.member(bits)).count(), 8);
         assert_eq!(group.member(7), VcpuId::new(0));
         assert_eq!(group.member(8), None);

@@ -463,14 +463,17 @@ impl Irq {
     }
 
     /// [`Irq::link`] and [`Irq::load_plain`] in one step: it is queued on `vcpu` and in a list register of
-    /// it at once, if that may signal its group (`open`).
+    /// it at once, if its group is among those that may be signalled (`groups`, a bit each).
     #[inline]
-    pub(crate) fn link_loaded(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
+    pub(crate) fn link_loaded(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
         let (old, _) = self
             .transition(|old| {
-                let free = old.queued_on().is_none() || mutant(Mutant::PostedTwice);
-                let fit = old.is_plain(vcpu) && old.refs() != 0 && open[usize::from(old.group1())];
-                (free && fit).then(|| State(old.loaded_plain().with_queued_on(Some(vcpu)).0 + REF))
+                let free = old.is_plain_and_free(vcpu)
+                    || (mutant(Mutant::PostedTwice) && old.is_plain(vcpu));
+                // Nobody maps what is dying.
+                debug_assert!(!free || old.refs() != 0);
+                (free && groups >> u32::from(old.group1()) & 1 != 0)
+                    .then(|| State(old.loaded_plain().with_queued_on(Some(vcpu)).0 + REF))
             })
             .ok()?;
         Some(self.plain_image(old))

@@ -218,6 +218,16 @@ impl State {
             && (!self.level() || self.hw())
     }
 
+    /// [`State::is_plain`], and on no list. It is mapped, if it is an LPI, so that there is a reference.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_plain_and_free(self, vcpu: VcpuId) -> bool {
+        const LOOKED_AT: u64 =
+            PENDING | ENABLED | UNMAPPED | ACTIVE | NONE << TARGET_SHIFT | NONE << QUEUED_SHIFT;
+        let wanted = PENDING | ENABLED | (vcpu.0 as u64) << TARGET_SHIFT | NONE << QUEUED_SHIFT;
+        self.0 & LOOKED_AT == wanted && (!self.level() || self.hw())
+    }
+
     /// In a list register, and nothing has come up since it was loaded that would keep it on the list
     /// once the guest is done, nor is anybody to be told then. One comparison for an edge.
     #[inline]

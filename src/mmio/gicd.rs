@@ -94,11 +94,17 @@ impl Distributor {
         &self.spis
     }
 
+    /// `GICD_CTLR.EnableGrp0` in bit 0, and `EnableGrp1` in bit 1.
+    #[inline]
+    pub(crate) fn group_enables(&self) -> u32 {
+        // Acquire: pairs with `write_group_enables`.
+        self.groups.load(Acquire)
+    }
+
     /// The classes that `GICD_CTLR` lets through to list registers.
     #[inline]
     pub(crate) fn open_groups(&self) -> Classes {
-        // Acquire: pairs with `write_group_enables`.
-        let groups = self.groups.load(Acquire);
+        let groups = self.group_enables();
         Classes::NONE
             .with(Class::Group0, groups & 1 != 0)
             .with(Class::Group1, groups & 2 != 0)
@@ -140,8 +146,7 @@ impl Distributor {
         let waiting = self.telling.load(Acquire) < vcpus.len() as u32
             || self.recalls.load(Acquire) != 0
                 && vcpus.iter().any(|vcpu| vcpu.awaits(AWAITED_BY_GICD));
-        // Acquire: pairs with `write_group_enables`.
-        self.groups.load(Acquire) | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
+        self.group_enables() | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
     }
 }
 

@@ -151,8 +151,8 @@ impl<H: Host> Vgic<H> {
             return;
         };
         let registers = &mut *registers;
-        let reload = work.has(RECALL | NOTE) || registers.reload;
-        let choose = work.has(NEW) || registers.refill;
+        let reload = work.has(RECALL | NOTE) || registers.due.reload();
+        let choose = work.has(NEW) || registers.due.refill();
         if reload || (choose && !self.add(cpu, pin, vcpu, registers)) {
             self.prepare_anew(cpu, pin, vcpu, registers, work);
         }
@@ -169,10 +169,9 @@ impl<H: Host> Vgic<H> {
         registers: &mut Registers,
         work: Place,
     ) {
-        let reload = work.has(RECALL | NOTE) || registers.reload;
+        let reload = work.has(RECALL | NOTE) || registers.due.reload();
+        // All that was to be taken back the guest may have finished with.
         if reload && registers.in_use == 0 && self.add(cpu, pin, vcpu, registers) {
-            // All that was to be taken back the guest has finished with.
-            registers.reload = false;
             return;
         }
         self.flush(cpu, pin, vcpu, registers, reload, work.has(NEW));
@@ -206,7 +205,7 @@ impl<H: Host> Vgic<H> {
         };
         drop(list);
         registers.put(index, image, irq, cpu.interface(), pin.counters());
-        registers.refill = false;
+        registers.due.chosen();
         true
     }
 
@@ -222,7 +221,7 @@ impl<H: Host> Vgic<H> {
         registers.load(cpu.interface());
         registers.set_hcr(BASE_HCR, cpu.interface());
         // What was taken back when it was put, or arrived since, has to be chosen from.
-        registers.reload = true;
+        registers.due.add_reload(true);
         Ok(())
     }
 
@@ -286,7 +285,7 @@ impl<H: Host> Vgic<H> {
         registers: &mut Registers,
         done: u16,
     ) -> bool {
-        if !done.is_power_of_two() {
+        if done & done.wrapping_sub(1) != 0 || done == 0 {
             // None is all there is to know, too.
             return done == 0;
         }
@@ -294,7 +293,8 @@ impl<H: Host> Vgic<H> {
         let Some(irq) = vcpu.listed(registers, index) else {
             return false;
         };
-        let (irq, kind): (*const Irq, _) = (irq, irq.kind());
+        let (intid, kind) = (irq.intid(), irq.kind());
+        let irq: *const Irq = irq;
         // SAFETY: as in `listed`. From the end of `finish` on it is looked at only if the list still has it,
         // or if its last reference is gone, and then it is ours to bury.
         let irq = unsafe { &*irq };
@@ -305,16 +305,16 @@ impl<H: Host> Vgic<H> {
         if let Some(state) = finished.again {
             list.link(irq, state);
         }
-        registers.refill |= list.waiting() != 0;
+        let waiting = list.waiting() != 0;
         drop(list);
-        let left = registers.images[index].without_state();
-        registers.vacate(index, left);
+        registers.vacate_finished(index);
+        if waiting {
+            registers.due.add_refill(true);
+        }
         if finished.delivered {
             pin.counters().deliveries[kind as usize].add(1);
         }
-        if finished.again.is_none()
-            && let Some(intid) = IntId::new(left.vintid())
-        {
+        if finished.again.is_none() {
             self.trace_list_put(pin, intid, vcpu.id);
         }
         if finished.last {
@@ -342,11 +342,12 @@ impl<H: Host> Vgic<H> {
             }
             if done == 0 && registers.hcr & hcr::NPIE != 0 {
                 // The registers may all be active by now while something pending waits.
-                registers.reload = true;
+                registers.due.add_reload(true);
             }
         }
         if registers.hcr & WATCHES != 0 {
-            registers.reload |= groups_changed(registers.hcr, cpu.interface().read_vmcr());
+            let changed = groups_changed(registers.hcr, cpu.interface().read_vmcr());
+            registers.due.add_reload(changed);
         }
         if registers.spilled {
             self.take_eoi_count(cpu, pin, this, registers);
@@ -373,7 +374,7 @@ impl<H: Host> Vgic<H> {
             }
             waiting = list.waiting() != 0;
         }
-        registers.refill |= waiting || registers.stale != 0;
+        registers.due.add_refill(waiting || registers.stale != 0);
         self.resample(vcpu, registers, resample);
         self.dispatch(pin, &mut leaving);
     }
@@ -444,7 +445,7 @@ impl<H: Host> Vgic<H> {
                 let (deactivate, changed) = irq.clear_active();
                 let state = changed.old;
                 // Pending again, it may be more urgent than what the registers hold.
-                registers.reload |= changed.new.deliverable();
+                registers.due.add_reload(changed.new.deliverable());
                 self.book(pin, irq, changed);
                 if deactivate {
                     leaving.deactivate(irq);
@@ -459,7 +460,7 @@ impl<H: Host> Vgic<H> {
                 self.host().resample(vcpu.id, intid);
             }
         }
-        registers.refill = true;
+        registers.due.add_refill(true);
     }
 
     /// Settles an interrupt that is queued on `vcpu`, in no bucket and in no register: back into a
@@ -514,8 +515,7 @@ impl<H: Host> Vgic<H> {
         new: bool,
     ) {
         let _entered = pin.guard();
-        registers.reload = false;
-        registers.refill = false;
+        registers.due.chosen();
         let count = usize::from(cpu.vtr().list_registers);
         let all = cpu.vtr().all();
         let mut open = vcpu.open_classes(self.distributor().open_groups());
@@ -545,7 +545,7 @@ impl<H: Host> Vgic<H> {
             registers.spilled = list.first(Classes::ACTIVE).is_some();
             let starving = list.first(open).is_some();
             // A pass that hit its limit goes on at the next entry.
-            registers.refill = !settled;
+            registers.due.add_refill(!settled);
             let value = BASE_HCR
                 | watch
                 | if starving { hcr::NPIE } else { 0 }

@@ -19,11 +19,11 @@ use core::cell::{RefCell, RefMut, UnsafeCell};
 use crate::ap_list::{ApList, Class, Classes};
 use crate::cpu_interface::{CpuInterface, Vtr, hcr};
 use crate::epoch::{CpuLocal, Pin};
-use crate::intid::{CpuId, IntId, VcpuId};
+use crate::intid::{Affinity, CpuId, IntId, VcpuId};
 use crate::irq::{ENABLED, GROUP1, Irq, LEVEL};
 use crate::lr::ListRegister;
 use crate::mmio::gicr::Redistributor;
-use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock, Watched};
 
 pub use blocking::Blocked;
@@ -162,6 +162,9 @@ pub(crate) struct Vcpu {
     pub(crate) residency: Residency,
     /// Whose writes may be incomplete: see [`Vcpu::awaits`].
     awaited: AtomicU8,
+    /// What `ICC_SGI<n>R_EL1` is written with for an SGI to this vCPU alone, but for its INTID; all ones
+    /// while the vCPU is absent.
+    sgi_to_itself: AtomicU64,
     /// Address of the register read that this vCPU is to try again, or all ones: it has asked another
     /// vCPU to take its list registers back.
     pub(crate) asked: AtomicU64,
@@ -177,6 +180,7 @@ impl Vcpu {
             id,
             residency: Residency::new(on),
             awaited: AtomicU8::new(0),
+            sgi_to_itself: AtomicU64::new(u64::MAX),
             asked: AtomicU64::new(u64::MAX),
             ap_list: SpinLock::new(Rank::ApList, ApList::new(id)),
             registers: Owned {
@@ -196,6 +200,20 @@ impl Vcpu {
                 )
             }),
         }
+    }
+
+    /// Tells the vCPU, which is about to be present, its affinity.
+    pub(crate) fn set_affinity(&self, affinity: Affinity) {
+        let target = affinity.sgi_group() | 1 << (affinity.aff0() & 0xf);
+        // Relaxed: written once, before the vCPU is present, which publishes it.
+        self.sgi_to_itself.store(target, Relaxed);
+    }
+
+    /// What `ICC_SGI<n>R_EL1` holds for an SGI to this vCPU alone, without its INTID.
+    #[inline]
+    pub(crate) fn sgi_to_itself(&self) -> u64 {
+        // Relaxed: as in `set_affinity`.
+        self.sgi_to_itself.load(Relaxed)
     }
 
     /// The SGI or PPI with this INTID.

@@ -10,12 +10,57 @@ use crate::trace::Counters;
 
 use super::BASE_HCR;
 
+/// What has to be done before the next entry: in bits 15:0, the registers whose image has still to be
+/// written (*posted*); and the bits below.
+#[derive(Clone, Copy)]
+pub(super) struct Due(u32);
+
+/// A list register came free while interrupts waited.
+const REFILL: u32 = 1 << 16;
+/// The list registers must be chosen anew.
+const RELOAD: u32 = 1 << 17;
+
+impl Due {
+    #[inline]
+    pub(super) fn posted(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    pub(super) fn refill(self) -> bool {
+        self.0 & REFILL != 0
+    }
+
+    #[inline]
+    pub(super) fn reload(self) -> bool {
+        self.0 & RELOAD != 0
+    }
+
+    /// Asks for a refill if `on`.
+    #[inline]
+    pub(super) fn add_refill(&mut self, on: bool) {
+        self.0 |= if on { REFILL } else { 0 };
+    }
+
+    /// Asks for a reload if `on`.
+    #[inline]
+    pub(super) fn add_reload(&mut self, on: bool) {
+        self.0 |= if on { RELOAD } else { 0 };
+    }
+
+    /// Neither is needed any more.
+    #[inline]
+    pub(super) fn chosen(&mut self) {
+        self.0 &= !(REFILL | RELOAD);
+    }
+}
+
 /// What is in the registers of the CPU that has the vCPU, or will be loaded into them.
 ///
 /// # Invariants
 /// * `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of `in_use` is
 ///   set. While the vCPU is on no CPU, `in_use` is 0.
-/// * `posted` is a part of `in_use`, and 0 while the vCPU is in the guest.
+/// * What is posted is a part of `in_use`, and nothing is while the vCPU is in the guest.
 pub(crate) struct Registers {
     /// Image of each list register: last written to or read from it, or to be written; for the empty ones
     /// without state.
@@ -24,16 +69,12 @@ pub(crate) struct Registers {
     /// The list registers that the CPU has, a bit each.
     pub(super) usable: u16,
     pub(super) in_use: u16,
-    /// Registers whose image has still to be written.
-    pub(super) posted: u16,
     /// Registers in use whose deactivation raises EISR instead of ELRSR.
     pub(super) wants_eoi: u16,
     /// Empty registers that still assert EISR and must be overwritten.
     pub(super) stale: u16,
-    /// A list register came free while interrupts waited.
-    pub(super) refill: bool,
-    /// The list registers must be chosen anew.
-    pub(super) reload: bool,
+    /// What has to be done before the next entry.
+    pub(super) due: Due,
     /// Active interrupts wait outside the list registers: EOIcount has to be looked at.
     pub(super) spilled: bool,
     pub(super) hcr: u64,
@@ -50,11 +91,9 @@ impl Registers {
             irqs: [ptr::null(); lr::MAX],
             usable: 0,
             in_use: 0,
-            posted: 0,
             wants_eoi: 0,
             stale: 0,
-            refill: false,
-            reload: false,
+            due: Due(0),
             spilled: false,
             hcr: 0,
             vmcr,
@@ -72,7 +111,7 @@ impl Registers {
     /// Whether an entry that brings no news has nothing to choose.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        !self.refill && !self.reload && self.posted == 0
+        self.due.0 == 0
     }
 
     /// The first free register, while nothing waits outside the registers or is watched for: with any other
@@ -90,21 +129,20 @@ impl Registers {
     pub(crate) fn post(&mut self, index: usize, image: ListRegister, irq: &Irq) {
         self.check(index, image);
         debug_assert!(!image.wants_eoi(), "{image:?} is not a plain one");
-        let bit = 1 << index;
         if self.images[index] != image {
             self.images[index] = image;
-            self.posted |= bit;
+            self.due.0 |= 1 << index;
         }
         self.irqs[index] = irq;
-        self.in_use |= bit;
+        self.in_use |= 1 << index;
     }
 
     /// Writes what has been posted.
     #[inline]
     pub(super) fn write_posted(&mut self, interface: &impl CpuInterface, counters: &Counters) {
-        while self.posted != 0 {
-            let index = self.posted.trailing_zeros() as usize;
-            self.posted &= self.posted - 1;
+        while self.due.posted() != 0 {
+            let index = self.due.posted().trailing_zeros() as usize;
+            self.due.0 &= self.due.0 - 1;
             interface.write_lr(index, self.images[index]);
             counters.ich_lr_writes.add(1);
         }
@@ -118,7 +156,7 @@ impl Registers {
         interface: &impl CpuInterface,
         counters: &Counters,
     ) -> ListRegister {
-        if self.posted >> index & 1 != 0 {
+        if self.due.posted() >> index & 1 != 0 {
             return self.images[index];
         }
         counters.ich_lr_reads.add(1);
@@ -184,18 +222,28 @@ impl Registers {
     #[inline]
     pub(super) fn vacate(&mut self, index: usize, image: ListRegister) {
         let bit = 1 << index;
-        let image = if self.posted & bit == 0 {
+        let image = if self.due.posted() & bit == 0 {
             image
         } else {
             ListRegister::EMPTY
         };
-        self.posted &= !bit;
+        self.due.0 &= !u32::from(bit);
         self.images[index] = image;
         self.in_use &= !bit;
         if self.wants_eoi & bit != 0 || !image.is_empty() {
             self.stale |= bit;
         }
         self.wants_eoi &= !bit;
+    }
+
+    /// As [`Registers::vacate`], of a register that the guest has finished with, and that asked for nothing
+    /// more.
+    #[inline]
+    pub(super) fn vacate_finished(&mut self, index: usize) {
+        let bit = 1 << index;
+        debug_assert!((self.due.posted() | self.wants_eoi) & bit == 0);
+        self.images[index] = self.images[index].without_state();
+        self.in_use &= !bit;
     }
 
     /// Overwrites vacated registers that would still act.

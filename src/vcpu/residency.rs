@@ -193,7 +193,7 @@ impl Place {
             Whereabouts::InGuest => ON | IN_GUEST,
             Whereabouts::Out => ON,
         };
-        self.0 & !WORK == there | u32::from(cpu.0) << CPU_SHIFT
+        (self.0 ^ u32::from(cpu.0) << CPU_SHIFT) & !WORK == there
     }
 
     /// The CPU that has its registers.

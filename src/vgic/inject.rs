@@ -207,7 +207,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Books a raise, and pays what it owes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
         match raised.news_for() {
             Some(target) => {
@@ -219,7 +219,8 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    /// As [`Vgic::raised`], for an interrupt that is queued, or that may not be delivered.
+    /// As [`Vgic::raised`], for an interrupt that is pending or queued, or may not be delivered.
+    #[inline(never)]
     fn raised_again(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
         let coalesced = raised.coalesced();
         if !raised.void() {

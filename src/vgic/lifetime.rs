@@ -124,12 +124,6 @@ impl<H: Host> Vgic<H> {
         self.host.trace(TracePoint::LookupGet(irq.intid()));
     }
 
-    #[inline]
-    pub(crate) fn trace_list_get(&self, pin: &Pin<'_>, irq: &Irq, vcpu: VcpuId) {
-        pin.counters().list_gets.add(1);
-        self.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
-    }
-
     /// An interrupt that has left a list may be gone already, but for its INTID.
     #[inline]
     pub(crate) fn trace_list_put(&self, pin: &Pin<'_>, intid: IntId, vcpu: VcpuId) {

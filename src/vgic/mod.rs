@@ -76,10 +76,13 @@ impl<H: Host> Vgic<H> {
     /// [`ConfigError`] if the configuration is not valid.
     pub fn new(config: Config, host: H) -> Result<Self, ConfigError> {
         config.validate()?;
-        let vcpus = (0..config.max_vcpus)
+        let vcpus: Fixed<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
             .map(|id| Vcpu::new(id, id.index() == 0))
             .collect();
+        for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
+            vcpu.set_affinity(*affinity);
+        }
         Ok(Self {
             host,
             distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
@@ -142,6 +145,7 @@ impl<H: Host> Vgic<H> {
             .ok_or(ConfigError::MaxVcpus(self.vcpus.len()))?;
         let mut affinities: Vec<Affinity> = topology.affinities().to_vec();
         affinities.push(affinity);
+        self.vcpus[index].set_affinity(affinity);
         // Release: pairs with the Acquire in `vcpu_count`. Before the topology: whoever finds the vCPU there
         // can insert into its list.
         self.present.store(index as u16 + 1, Release);

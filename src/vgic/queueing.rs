@@ -7,12 +7,13 @@ use core::ptr::NonNull;
 use arrayvec::ArrayVec;
 
 use crate::Vgic;
-use crate::ap_list::{ApList, Class};
+use crate::ap_list::ApList;
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
-use crate::irq::{Changed, Folded, Irq, Owed};
+use crate::irq::{Changed, Folded, Irq, Owed, State};
 use crate::sync::{Mutant, mutant};
+use crate::trace::TracePoint;
 use crate::vcpu::residency::{Kick, NEW, NOTE, Place, RECALL};
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 
@@ -39,32 +40,48 @@ impl<H: Host> Vgic<H> {
 
     /// As [`Vgic::insert`], for an interrupt whose target was this one a moment ago.
     pub(crate) fn insert_on(&self, pin: &Pin<'_>, irq: &Irq, target: VcpuId) {
-        let mut target = Some(target);
+        // A target is a vCPU that is, or was when it was found, present.
+        if let Some(vcpu) = self.vcpus().get(target.index())
+            && let Err(now) = self.insert_at(pin, irq, vcpu)
+        {
+            self.insert_elsewhere(pin, irq, now);
+        }
+    }
+
+    /// As [`Vgic::insert`], for an interrupt that was just found in this state, not to be inserted where it
+    /// had been.
+    #[cold]
+    fn insert_elsewhere(&self, pin: &Pin<'_>, irq: &Irq, mut now: State) {
         // Another round only if another CPU moved the interrupt to another vCPU meanwhile.
-        while let Some(vcpu) = target.and_then(|target| self.vcpus().get(target.index())) {
-            let mut list = vcpu.ap_list.lock(pin.ledger());
-            if self.post(pin, vcpu, &list, irq) {
-                drop(list);
-                self.trace_list_get(pin, irq, vcpu.id);
-                // It is in a list register when we next enter the guest, which is where we go.
-                return;
-            }
-            match irq.link(vcpu.id) {
-                Ok(linked) => {
-                    list.link(irq, linked);
-                    drop(list);
-                    self.trace_list_get(pin, irq, vcpu.id);
-                    if !mutant(Mutant::NewTargetNotTold) {
-                        self.notify_vcpu(pin, vcpu, NEW);
-                    }
-                    return;
-                }
-                Err(now) => {
-                    let wants = now.queued_on().is_none() && now.refs() != 0 && now.wants_list();
-                    target = now.target().filter(|_| wants);
-                }
+        while now.queued_on().is_none()
+            && now.refs() != 0
+            && now.wants_list()
+            && let Some(vcpu) = now.target().and_then(|id| self.vcpus().get(id.index()))
+        {
+            match self.insert_at(pin, irq, vcpu) {
+                Ok(()) => return,
+                Err(state) => now = state,
             }
         }
+    }
+
+    /// Inserts `irq` on this vCPU, or says in which state it is that it cannot be.
+    #[inline(always)]
+    fn insert_at(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
+        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let posted = self.post(pin, vcpu, &list, irq);
+        if !posted {
+            let linked = irq.link(vcpu.id)?;
+            list.link(irq, linked);
+        }
+        drop(list);
+        pin.counters().list_gets.add(1);
+        self.host.trace(TracePoint::ListGet(irq.intid(), vcpu.id));
+        // What is posted is in a list register when we next enter the guest, which is where we go.
+        if !posted && !mutant(Mutant::NewTargetNotTold) {
+            self.notify_vcpu(pin, vcpu, NEW);
+        }
+        Ok(())
     }
 
     /// Puts `irq` straight into a free list register, if `vcpu` is the one that the calling CPU has and is
@@ -83,10 +100,10 @@ impl<H: Host> Vgic<H> {
         };
         // A group that is closed after this look is closed by somebody who then has the vCPU take its
         // registers back.
-        let open = self.distributor.open_groups();
-        let held_back = irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled();
-        let group1 = open.contains(Class::Group1) && !held_back;
-        let Some(image) = irq.link_loaded(vcpu.id, [open.contains(Class::Group0), group1]) else {
+        if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
+            return false;
+        }
+        let Some(image) = irq.link_loaded(vcpu.id, self.distributor.group_enables()) else {
             return false;
         };
         registers.post(index, image, irq);

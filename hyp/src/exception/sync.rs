@@ -12,6 +12,19 @@ use crate::cpu::percpu::{Exit, PerCpu};
 use crate::guest::{Guest, psci};
 use crate::println;
 
+/// Exception classes (`ESR_EL2.EC`), as numbers: a look-up of the enumeration's value would cost more than
+/// the comparisons.
+mod class {
+    use aarch64_cpu::registers::ESR_EL2::EC::Value;
+
+    pub(super) const DATA_ABORT: u64 = Value::DataAbortLowerEL as u64;
+    pub(super) const SYSTEM_REGISTER: u64 = Value::TrappedMsrMrs as u64;
+    pub(super) const WAIT: u64 = Value::TrappedWFIorWFE as u64;
+    pub(super) const HVC: u64 = Value::HVC64 as u64;
+    pub(super) const SMC: u64 = Value::SMC64 as u64;
+    pub(super) const INSTRUCTION_ABORT: u64 = Value::InstrAbortLowerEL as u64;
+}
+
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
 
@@ -21,31 +34,31 @@ pub(crate) const ZERO: usize = 31;
 /// Deals with it.
 pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame) -> Next {
     let syndrome = ESR_EL2.extract();
-    match syndrome.read_as_enum(ESR_EL2::EC) {
-        Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
+    match syndrome.read(ESR_EL2::EC) {
+        class::DATA_ABORT => {
             data_abort(guest, cpu, pin, frame, DataAbort(syndrome.get()));
             Next::Resume
         }
-        Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
+        class::SYSTEM_REGISTER => {
             system_register(guest, cpu, pin, frame, Move(syndrome.get()));
             Next::Resume
         }
-        Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
+        class::WAIT => {
             // Only WFI traps.
             skip();
             Next::Wait
         }
-        Some(ESR_EL2::EC::Value::HVC64) => {
+        class::HVC => {
             cpu.count(Exit::Hypercall);
             psci::call(frame, guest)
         }
-        Some(ESR_EL2::EC::Value::SMC64) => {
+        class::SMC => {
             cpu.count(Exit::Hypercall);
             // A trapped SMC has not been executed yet; HVC has.
             skip();
             psci::call(frame, guest)
         }
-        Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
+        class::INSTRUCTION_ABORT => {
             cpu.count(Exit::Other);
             unmapped("instruction fetch", cpu);
             inject::external_abort(true);

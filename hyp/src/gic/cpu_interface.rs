@@ -48,16 +48,21 @@ pub(crate) fn deactivate(intid: u32) {
     ICC_DIR_EL1.set(intid.into());
 }
 
-/// Sends SGI `intid` to the CPU with this affinity, in the layout of `MPIDR_EL1`.
-#[inline]
-pub(crate) fn send_sgi(intid: u32, affinity: u64) {
+/// The value of `ICC_SGI1R_EL1` that sends SGI `intid` to the CPU with this affinity, in the layout of
+/// `MPIDR_EL1`.
+pub(crate) fn sgi(intid: u32, affinity: u64) -> u64 {
     let [aff0, aff1, aff2, _, aff3, ..] = affinity.to_le_bytes().map(u64::from);
-    let value = aff3 << 48
+    aff3 << 48
         | (aff0 >> 4) << 44
         | aff2 << 32
         | u64::from(intid) << 24
         | aff1 << 16
-        | 1 << (aff0 & 0xf);
+        | 1 << (aff0 & 0xf)
+}
+
+/// Sends the SGI that [`sgi`] has given the value of.
+#[inline]
+pub(crate) fn send_sgi(value: u64) {
     // Whatever the receiver is to see has been written before.
     barrier::dsb(barrier::ISHST);
     ICC_SGI1R_EL1.set(value);

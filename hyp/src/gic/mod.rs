@@ -44,6 +44,8 @@ pub(crate) struct Gic {
     pub(crate) lpis: Lpis,
     pending: Vec<PendingTable>,
     affinities: Vec<u64>,
+    /// By CPU number: the SGI that calls it.
+    calls: Vec<u64>,
     maintenance: u32,
 }
 
@@ -76,6 +78,9 @@ impl Gic {
             lpis: Lpis::new(),
             pending: affinities.iter().map(|_| PendingTable::new()).collect(),
             affinities: affinities.to_vec(),
+            calls: (affinities.iter())
+                .map(|&affinity| cpu_interface::sgi(CALL, affinity))
+                .collect(),
             maintenance: description.maintenance,
             distributor,
             redistributors,
@@ -109,7 +114,8 @@ impl Gic {
     }
 
     /// Makes CPU number `cpu` look at what it is to do.
+    #[inline]
     pub(crate) fn call(&self, cpu: usize) {
-        cpu_interface::send_sgi(CALL, self.affinities[cpu]);
+        cpu_interface::send_sgi(self.calls[cpu]);
     }
 }

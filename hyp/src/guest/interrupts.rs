@@ -8,47 +8,44 @@ use super::Guest;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::gic::cpu_interface;
 
-/// Most interrupts that are taken at once; what is still pending then makes the CPU exit again.
-const BATCH: usize = 8;
-
-/// Takes what is pending on the calling CPU, and makes it pending for the guest.
+/// Takes the interrupt that is pending on the calling CPU, if one is, and makes it pending for the guest.
+/// Another one makes the CPU exit again: asking for it each time would cost every exit a look in vain.
+#[inline]
 pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>) {
-    for _ in 0..BATCH {
-        let Some(intid) = cpu_interface::acknowledge() else {
-            return;
-        };
-        cpu_interface::drop_priority(intid);
-        let vgic = guest.vgic();
-        let vcpu = cpu.vcpu;
-        let reason = match IntId::new(intid) {
-            Some(id) => match id.kind() {
-                // A call: whoever made it has left word of what it is about.
-                Kind::Sgi => {
-                    cpu_interface::deactivate(intid);
-                    Exit::Call
-                }
-                Kind::Ppi if intid == vgic.host().gic.maintenance() => {
-                    // Leaving the guest and entering it does what it asks for.
-                    cpu_interface::deactivate(intid);
-                    Exit::Maintenance
-                }
-                Kind::Ppi => {
-                    forward(vgic.forward_ppi(pin, vcpu, id));
-                    Exit::Ppi
-                }
-                Kind::Spi => {
-                    forward(vgic.forward_spi(pin, id));
-                    Exit::Spi
-                }
-                Kind::Lpi => {
-                    message(guest, pin, intid);
-                    Exit::Lpi
-                }
-            },
-            None => Exit::Other,
-        };
-        cpu.count(reason);
-    }
+    let Some(intid) = cpu_interface::acknowledge() else {
+        return;
+    };
+    cpu_interface::drop_priority(intid);
+    let vgic = guest.vgic();
+    let vcpu = cpu.vcpu;
+    let reason = match IntId::new(intid) {
+        Some(id) => match id.kind() {
+            // A call: whoever made it has left word of what it is about.
+            Kind::Sgi => {
+                cpu_interface::deactivate(intid);
+                Exit::Call
+            }
+            Kind::Ppi if intid == vgic.host().gic.maintenance() => {
+                // Leaving the guest and entering it does what it asks for.
+                cpu_interface::deactivate(intid);
+                Exit::Maintenance
+            }
+            Kind::Ppi => {
+                forward(vgic.forward_ppi(pin, vcpu, id));
+                Exit::Ppi
+            }
+            Kind::Spi => {
+                forward(vgic.forward_spi(pin, id));
+                Exit::Spi
+            }
+            Kind::Lpi => {
+                message(guest, pin, intid);
+                Exit::Lpi
+            }
+        },
+        None => Exit::Other,
+    };
+    cpu.count(reason);
 }
 
 /// The vGIC has every SPI and PPI of the machine.
