@@ -138,6 +138,8 @@ fn unlink(slot: &Slot, node: *mut Node) -> bool {
 /// A table of pointers to `T` by integer key.
 pub struct Radix<T> {
     root: Box<[Slot]>,
+    /// Key bits that the levels below the root consume; below 32.
+    below_root: u32,
     levels: u32,
     bits: u32,
     values: PhantomData<*const T>,
@@ -159,6 +161,7 @@ impl<T> Radix<T> {
             root: (0..1_usize << root_bits)
                 .map(|_| Slot::new(ptr::null_mut()))
                 .collect(),
+            below_root: (levels - 1) * NODE_BITS,
             levels,
             bits,
             values: PhantomData,
@@ -173,22 +176,29 @@ impl<T> Radix<T> {
 
     #[inline]
     fn root_slot(&self, key: u32) -> Option<&Slot> {
-        let shift = (self.levels - 1) * NODE_BITS;
-        self.root.get(key.checked_shr(shift).unwrap_or(0) as usize)
+        self.root.get((key >> (self.below_root & 31)) as usize)
     }
 
     /// The index into a node at `level` levels above the values.
     #[inline]
     fn index(key: u32, level: u32) -> usize {
-        (key >> (level * NODE_BITS)) as usize & (NODE_SLOTS - 1)
+        Self::index_by(key, level * NODE_BITS)
+    }
+
+    /// The index into a node above `below` key bits; below 32.
+    #[inline]
+    fn index_by(key: u32, below: u32) -> usize {
+        (key >> (below & 31)) as usize & (NODE_SLOTS - 1)
     }
 
     /// The slot of `key` if every node on its way exists.
     #[inline]
     fn find<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g Slot> {
         let mut slot = self.root_slot(key)?;
-        for level in (0..self.levels - 1).rev() {
-            slot = &Self::child(slot, guard)?.slots[Self::index(key, level)];
+        let mut below = self.below_root;
+        while below != 0 {
+            below -= NODE_BITS;
+            slot = &Self::child(slot, guard)?.slots[Self::index_by(key, below)];
         }
         Some(slot)
     }

@@ -100,7 +100,7 @@ impl<H: Host> Vgic<H> {
         register: SysReg,
         value: u64,
     ) {
-        let Some(vcpu) = self.vcpu(vcpu) else {
+        let Some(vcpu) = self.vcpus().get(vcpu.index()) else {
             return;
         };
         match register {
@@ -131,6 +131,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// To the vCPUs of a target list.
+    #[inline(never)]
     fn send_sgis(&self, pin: &Pin<'_>, value: u64, intid: IntId, group1: bool) {
         let topology = self.topology().load(pin.guard());
         let Some(group) = topology.group(value) else {

@@ -264,7 +264,7 @@ impl Irq {
     }
 
     /// Applies `change` until it goes through; `None` from it gives up and returns `Err(state)`.
-    #[inline]
+    #[inline(always)]
     fn transition(&self, change: impl Fn(State) -> Option<State>) -> Result<(State, State), State> {
         let mut old = self.state();
         loop {
@@ -387,14 +387,17 @@ impl Irq {
 
     /// Queues it on `vcpu` and takes the list's reference, in one step. Fails when it has been queued,
     /// has moved or no longer wants a list; the state says which.
+    #[inline]
     pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
         self.transition(|old| {
+            let linked = || State(old.with_queued_on(Some(vcpu)).0 + REF);
+            if old.is_plain_and_free(vcpu) {
+                return Some(linked());
+            }
             let free = old.queued_on().is_none() || mutant(Mutant::LinkedTwice);
-            let alive = old.refs() != 0
-                && (old.is_plain(vcpu) || (old.wants_list() && old.target() == Some(vcpu)));
+            let alive = old.refs() != 0 && old.wants_list();
             let here = old.target() == Some(vcpu);
-            (free && (alive || mutant(Mutant::InsertedAfterFree) && here))
-                .then(|| State(old.with_queued_on(Some(vcpu)).0 + REF))
+            (free && (alive || mutant(Mutant::InsertedAfterFree)) && here).then(linked)
         })
         .map(|(_, new)| new)
     }

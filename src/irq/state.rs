@@ -5,11 +5,11 @@
 //! | 0     | PENDING    | pending latch: an edge, an MSI, `ISPENDR`, or a forwarded physical interrupt |
 //! | 1     | LINE       | level of the input line |
 //! | 2     | ACTIVE     | active, and in no list register |
-//! | 3     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
-//! | 4     | GROUP1     | `IGROUPR` |
-//! | 5     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
-//! | 6     | HW         | a physical interrupt is active on our behalf and owes its deactivation |
-//! | 7     | UNMAPPED   | LPI without a mapping: raising it has no effect |
+//! | 3     | HW         | a physical interrupt is active on our behalf and owes its deactivation |
+//! | 4     | UNMAPPED   | LPI without a mapping: raising it has no effect |
+//! | 5     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
+//! | 6     | GROUP1     | `IGROUPR` |
+//! | 7     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
 //! | 8     | IN_LR      | loaded into a list register of `queued_on` |
 //! | 9     | LR_PENDING | last known: pending in that list register |
 //! | 10    | LR_ACTIVE  | last known: active in that list register |
@@ -17,13 +17,16 @@
 //! | 12    | LR_HW      | the list register is backed by the physical interrupt |
 //! | 13    | CANCEL_P   | a pending state found in the list register is void (`ICPENDR`) |
 //! | 14    | CANCEL_A   | an active state found in the list register is void (`ICACTIVER`) |
-//! | 23:16 | priority   | 0 the most urgent; five bits are implemented, 23:19 |
-//! | 35:24 | target     | vCPU it is routed to, or none |
-//! | 47:36 | queued_on  | vCPU whose ap_list holds it, or none |
+//! | 27:16 | queued_on  | one more than the vCPU whose ap_list holds it, or 0 |
+//! | 39:28 | target     | one more than the vCPU it is routed to, or 0 |
+//! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
+//! What is looked at or cleared together lies side by side, so that the common transitions compare and mask
+//! with constants that fit into an instruction.
+//!
 //! Loading into a list register *moves* the latch, the active state and the physical interrupt there;
-//! folding moves back what the guest left. So whatever is set in bits 0, 2 and 6 while IN_LR arrived
+//! folding moves back what the guest left. So whatever is set in bits 0, 2 and 3 while IN_LR arrived
 //! after the load, and nothing that arrives is lost or doubled.
 //!
 //! `queued_on` and the list's reference change in the same compare-and-swap: the list cannot hold an
@@ -31,8 +34,8 @@
 
 use crate::intid::VcpuId;
 
-/// No vCPU, in `target` and `queued_on`.
-const NONE: u64 = 0xfff;
+/// The width of `target` and `queued_on`.
+const VCPU: u64 = 0xfff;
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $get:ident;)*) => {
@@ -54,16 +57,16 @@ flags! {
     LINE = 1, line;
     /// Active outside the list registers.
     ACTIVE = 2, active;
-    /// Enabled.
-    ENABLED = 3, enabled;
-    /// In Group 1.
-    GROUP1 = 4, group1;
-    /// Level-sensitive.
-    LEVEL = 5, level;
     /// A physical interrupt is active on its behalf, outside the list registers.
-    HW = 6, hw;
+    HW = 3, hw;
     /// An LPI without a mapping.
-    UNMAPPED = 7, unmapped;
+    UNMAPPED = 4, unmapped;
+    /// Enabled.
+    ENABLED = 5, enabled;
+    /// In Group 1.
+    GROUP1 = 6, group1;
+    /// Level-sensitive.
+    LEVEL = 7, level;
     /// In a list register.
     IN_LR = 8, in_lr;
     /// Last known to be pending in its list register.
@@ -80,9 +83,9 @@ flags! {
     CANCEL_A = 14, cancel_active;
 }
 
-const PRIORITY_SHIFT: u32 = 16;
-const TARGET_SHIFT: u32 = 24;
-const QUEUED_SHIFT: u32 = 36;
+const QUEUED_SHIFT: u32 = 16;
+const TARGET_SHIFT: u32 = 28;
+const PRIORITY_SHIFT: u32 = 40;
 const REFS_SHIFT: u32 = 48;
 
 /// One reference.
@@ -95,23 +98,22 @@ pub(crate) const PRIORITY_MASK: u8 = 0xf8;
 
 const fn vcpu_field(vcpu: Option<VcpuId>) -> u64 {
     match vcpu {
-        Some(vcpu) => vcpu.0 as u64,
-        None => NONE,
+        Some(vcpu) => vcpu.0 as u64 + 1,
+        None => 0,
     }
 }
 
 const fn field_vcpu(field: u64) -> Option<VcpuId> {
-    if field & NONE == NONE {
-        None
-    } else {
-        Some(VcpuId((field & NONE) as u16))
+    match (field & VCPU) as u16 {
+        0 => None,
+        field => Some(VcpuId(field - 1)),
     }
 }
 
 impl State {
     /// Nothing set, routed to `target`, on no list, with one reference.
     pub(crate) const fn new(flags: u64, target: Option<VcpuId>) -> Self {
-        Self(flags | vcpu_field(target) << TARGET_SHIFT | NONE << QUEUED_SHIFT | REF)
+        Self(flags | vcpu_field(target) << TARGET_SHIFT | REF)
     }
 
     /// Priority, 0 the most urgent; the low three bits are 0.
@@ -174,14 +176,14 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn with_target(self, target: Option<VcpuId>) -> Self {
-        self.with(vcpu_field(target) << TARGET_SHIFT, NONE << TARGET_SHIFT)
+        self.with(vcpu_field(target) << TARGET_SHIFT, VCPU << TARGET_SHIFT)
     }
 
     /// Linked in another ap_list, or in none. The reference is the caller's to account for.
     #[inline]
     #[must_use]
     pub(crate) const fn with_queued_on(self, vcpu: Option<VcpuId>) -> Self {
-        self.with(vcpu_field(vcpu) << QUEUED_SHIFT, NONE << QUEUED_SHIFT)
+        self.with(vcpu_field(vcpu) << QUEUED_SHIFT, VCPU << QUEUED_SHIFT)
     }
 
     /// Pending outside the list registers: the latch, or the line of a level-sensitive interrupt.
@@ -204,8 +206,9 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn is_idle(self) -> bool {
-        const LOOKED_AT: u64 = PENDING | LINE | ACTIVE | ENABLED | UNMAPPED | NONE << QUEUED_SHIFT;
-        self.0 & LOOKED_AT == ENABLED | NONE << QUEUED_SHIFT
+        const LOOKED_AT: u64 =
+            PENDING | LINE | ACTIVE | HW | UNMAPPED | ENABLED | VCPU << QUEUED_SHIFT;
+        self.0 & LOOKED_AT == ENABLED
     }
 
     /// Deliverable to `vcpu` by its latch, an edge or a forwarded interrupt, and nothing else to be said of
@@ -213,9 +216,9 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn is_plain(self, vcpu: VcpuId) -> bool {
-        const LOOKED_AT: u64 = PENDING | ENABLED | UNMAPPED | ACTIVE | NONE << TARGET_SHIFT;
-        self.0 & LOOKED_AT == PENDING | ENABLED | (vcpu.0 as u64) << TARGET_SHIFT
-            && (!self.level() || self.hw())
+        const LOOKED_AT: u64 = PENDING | ACTIVE | UNMAPPED | ENABLED | VCPU << TARGET_SHIFT;
+        let wanted = PENDING | ENABLED | vcpu_field(Some(vcpu)) << TARGET_SHIFT;
+        self.0 & LOOKED_AT == wanted && (!self.level() || self.hw())
     }
 
     /// [`State::is_plain`], and on no list. It is mapped, if it is an LPI, so that there is a reference.
@@ -223,8 +226,8 @@ impl State {
     #[must_use]
     pub(crate) const fn is_plain_and_free(self, vcpu: VcpuId) -> bool {
         const LOOKED_AT: u64 =
-            PENDING | ENABLED | UNMAPPED | ACTIVE | NONE << TARGET_SHIFT | NONE << QUEUED_SHIFT;
-        let wanted = PENDING | ENABLED | (vcpu.0 as u64) << TARGET_SHIFT | NONE << QUEUED_SHIFT;
+            PENDING | ACTIVE | UNMAPPED | ENABLED | VCPU << TARGET_SHIFT | VCPU << QUEUED_SHIFT;
+        let wanted = PENDING | ENABLED | vcpu_field(Some(vcpu)) << TARGET_SHIFT;
         self.0 & LOOKED_AT == wanted && (!self.level() || self.hw())
     }
 
@@ -277,7 +280,7 @@ impl State {
 
 impl core::fmt::Debug for State {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let letters = b"PLAEGlHUrpafhxy";
+        let letters = b"PLAHUEGlrpafhxy";
         write!(f, "State(")?;
         for (bit, letter) in letters.iter().enumerate().take(15) {
             if self.0 >> bit & 1 != 0 {

@@ -87,7 +87,7 @@ impl<H: Host> Vgic<H> {
     /// Puts `irq` straight into a free list register, if `vcpu` is the one that the calling CPU has and is
     /// out of the guest, nothing more urgent waits, and there is nothing special about it. The list's lock
     /// is held; the list takes its reference as ever.
-    #[inline]
+    #[inline(always)]
     fn post(&self, pin: &Pin<'_>, vcpu: &Vcpu, list: &ApList, irq: &Irq) -> bool {
         if list.waiting() != 0 {
             return false;

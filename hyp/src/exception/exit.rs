@@ -1,8 +1,10 @@
 //! From an exit to the next entry.
 //!
 //! First the vGIC takes back what the guest has done with its list registers, then the reason for the
-//! exit is dealt with, then the list registers are prepared again. The CPU is pinned in the epoch from
-//! the exit to the entry, once.
+//! exit is dealt with, then the list registers are prepared again. One pin serves all of it, which enters
+//! the epoch if something has to be looked up.
+#![expect(unsafe_code)]
+// UNSAFETY: does not look whether the guest that it left has been made.
 
 use vgic::Blocked;
 
@@ -68,7 +70,8 @@ fn leave_and_enter(
     handle: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::Pin<'_>) -> After,
 ) {
     let cpu = PerCpu::current();
-    let guest = guest::get();
+    // SAFETY: this CPU comes from it.
+    let guest = unsafe { guest::left() };
     let vgic = guest.vgic();
     let local = cpu.local();
     let mut pin = local.pin();

@@ -2,11 +2,14 @@
 
 use aarch64_cpu::asm;
 use vgic::epoch::Pin;
-use vgic::intid::{DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
 use crate::cpu::percpu::{Exit, PerCpu};
-use crate::gic::cpu_interface;
+use crate::gic::{cpu_interface, lpi};
+
+/// The first PPI.
+const FIRST_PPI: u32 = 16;
 
 /// Takes the interrupt that is pending on the calling CPU, if one is, and makes it pending for the guest.
 /// Another one makes the CPU exit again: asking for it each time would cost every exit a look in vain.
@@ -17,40 +20,41 @@ pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>) {
     };
     cpu_interface::drop_priority(intid);
     let vgic = guest.vgic();
-    let vcpu = cpu.vcpu;
-    let reason = match IntId::new(intid) {
-        Some(id) => match id.kind() {
-            // A call: whoever made it has left word of what it is about.
-            Kind::Sgi => {
-                cpu_interface::deactivate(intid);
-                Exit::Call
-            }
-            Kind::Ppi if intid == vgic.host().gic.maintenance() => {
-                // Leaving the guest and entering it does what it asks for.
-                cpu_interface::deactivate(intid);
-                Exit::Maintenance
-            }
-            Kind::Ppi => {
-                forward(vgic.forward_ppi(pin, vcpu, id));
-                Exit::Ppi
-            }
-            Kind::Spi => {
-                forward(vgic.forward_spi(pin, id));
-                Exit::Spi
-            }
-            Kind::Lpi => {
-                message(guest, pin, intid);
-                Exit::Lpi
-            }
-        },
-        None => Exit::Other,
+    let reason = match intid {
+        // A call: whoever made it has left word of what it is about.
+        0..FIRST_PPI => {
+            cpu_interface::deactivate(intid);
+            Exit::Call
+        }
+        lpi::FIRST.. => {
+            message(guest, pin, intid);
+            Exit::Lpi
+        }
+        _ if intid == vgic.host().gic.maintenance() => {
+            // Leaving the guest and entering it does what it asks for.
+            cpu_interface::deactivate(intid);
+            Exit::Maintenance
+        }
+        IntId::FIRST_SPI.. => {
+            forward(IntId::spi(intid), |id| vgic.forward_spi(pin, id));
+            Exit::Spi
+        }
+        _ => {
+            forward(IntId::ppi(intid), |id| vgic.forward_ppi(pin, cpu.vcpu, id));
+            Exit::Ppi
+        }
     };
     cpu.count(reason);
 }
 
 /// The vGIC has every SPI and PPI of the machine.
-fn forward(result: Result<vgic::Injected, vgic::InjectError>) {
-    debug_assert!(result.is_ok());
+#[inline]
+fn forward(
+    intid: Option<IntId>,
+    forward: impl FnOnce(IntId) -> Result<vgic::Injected, vgic::InjectError>,
+) {
+    let forwarded = intid.map(forward);
+    debug_assert!(matches!(forwarded, Some(Ok(_))));
 }
 
 /// A device's message, under the LPI that we have given it.

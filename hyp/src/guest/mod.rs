@@ -1,4 +1,6 @@
 //! The guest: one Linux, or whatever else boots like it on this machine.
+#![expect(unsafe_code)]
+// UNSAFETY: an exit does not look whether the guest that it left has been made.
 
 pub(crate) mod hardware;
 pub(crate) mod image;
@@ -108,6 +110,16 @@ fn connect(controller: &Controller) {
 #[inline]
 pub(crate) fn get() -> &'static Guest {
     GUEST.get().expect("the guest is made before a CPU runs it")
+}
+
+/// The guest, for a CPU that has left it.
+///
+/// # Safety
+/// It has been made.
+#[inline]
+pub(crate) unsafe fn left() -> &'static Guest {
+    // SAFETY: by the caller's promise.
+    unsafe { GUEST.get_unchecked() }
 }
 
 impl Guest {

@@ -16,15 +16,17 @@ const LARGEST: u64 = 64 << 20;
 
 /// Builds the hypervisor and writes its flat image to `scratch`.
 pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
-    build_with_elf(scratch).map(|(image, _)| image)
+    build_with(scratch, &[]).map(|(image, _)| image)
 }
 
-/// As [`build`], and returns the ELF file's path too.
-pub(crate) fn build_with_elf(scratch: &Path) -> Result<(PathBuf, PathBuf)> {
+/// As [`build`], with more arguments for cargo, and returns the ELF file's path too.
+pub(crate) fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBuf)> {
     let bare_metal = toolchain::bare_metal()?;
     console::step("Building the hypervisor");
     let mut cargo = bare_metal.cargo("build");
-    cargo.args(["--release", "--package", "hyp"]);
+    cargo
+        .args(["--release", "--package", "hyp"])
+        .args(arguments);
     let elf = built(&mut cargo, "the hypervisor")?;
     let image = flatten(&fs::read(&elf)?).with_context(|| elf.display().to_string())?;
     ensure!(

@@ -29,7 +29,8 @@ pub(crate) struct Programs {
 /// Builds them; what is not cargo's goes to `scratch`.
 pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
     let bare_metal = toolchain::bare_metal()?;
-    let (hyp, hyp_elf) = hypervisor::build_with_elf(scratch)?;
+    // Without the books, which nobody keeps in production.
+    let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
     console::step("Building the guest and the plugin that counts");
     let plugin = built(&mut ours(cargo("build"), "el2-plugin"), "the plugin")?;
     let elf = built(
