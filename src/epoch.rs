@@ -8,10 +8,12 @@
 //! when it is first asked for its guard, and at most once: whoever follows a pointer that others may
 //! retire (an LPI, a device, a topology) got it by that guard. SPIs, PPIs, SGIs and vCPUs live as long as
 //! their VM, and an interrupt on a list as long as it is there: for those nobody has to be in the epoch.
+#![expect(unsafe_code)]
+// UNSAFETY: a pin's guard is written through a shared reference, once.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::{Cell, OnceCell};
+use core::cell::{Cell, UnsafeCell};
 
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
@@ -91,7 +93,7 @@ impl CpuLocal {
     #[inline]
     pub fn pin(&self) -> Pin<'_> {
         Pin {
-            guard: OnceCell::new(),
+            guard: UnsafeCell::new(None),
             local: self,
         }
     }
@@ -124,7 +126,8 @@ impl CpuLocal {
 /// What one CPU does between an exit and the next entry: which CPU it is, and its stay in the epoch.
 #[must_use]
 pub struct Pin<'c> {
-    guard: OnceCell<Guard>,
+    /// Written once, by [`Pin::enter`]. A `OnceCell` would look twice whether it has been.
+    guard: UnsafeCell<Option<Guard>>,
     local: &'c CpuLocal,
 }
 
@@ -136,7 +139,20 @@ impl<'c> Pin<'c> {
     #[inline]
     #[must_use]
     pub fn guard(&self) -> &Guard {
-        self.guard.get_or_init(|| self.local.handle.pin())
+        // SAFETY: a pin stays on its CPU (`!Sync`), and `enter`, which alone writes to it, does so before
+        // there is a reference to what it writes.
+        match unsafe { &*self.guard.get() } {
+            Some(guard) => guard,
+            None => self.enter(),
+        }
+    }
+
+    #[inline(never)]
+    fn enter(&self) -> &Guard {
+        let guard = self.local.handle.pin();
+        // SAFETY: as in `guard`, which has found nothing there. What the epoch frees meanwhile is not given
+        // this pin.
+        unsafe { (*self.guard.get()).insert(guard) }
     }
 
     /// The calling CPU's part in the domain.
@@ -183,7 +199,7 @@ impl<'c> Pin<'c> {
     /// References obtained under the pin are gone afterwards. Without effect inside another pin that is in
     /// the epoch.
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        self.guard.take();
+        *self.guard.get_mut() = None;
         f()
     }
 }

@@ -54,8 +54,12 @@ impl SysReg {
         const ASGI1R: u32 = icc(11, 6);
         const SGI0R: u32 = icc(11, 7);
         const SRE: u32 = icc(12, 5);
-        match iss & FIELDS {
-            SGI1R => Some(Self::Sgi1r),
+        let fields = iss & FIELDS;
+        // Nearly all of them.
+        if fields == SGI1R {
+            return Some(Self::Sgi1r);
+        }
+        match fields {
             DIR => Some(Self::Dir),
             ASGI1R => Some(Self::Asgi1r),
             SGI0R => Some(Self::Sgi0r),
@@ -164,7 +168,7 @@ impl<H: Host> Vgic<H> {
             && irq.state().group1() == group1
             && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
         {
-            let _ = self.raised(pin, irq, irq.raise());
+            let _ = self.raised_on(pin, target, irq, irq.raise());
         }
     }
 

@@ -48,6 +48,9 @@ pub(crate) enum Owed {
     Settle(VcpuId),
     /// It is in a list register of this vCPU, which must take it back soon: leave the guest for it.
     Recall(VcpuId),
+    /// It has come again while it is in a list register of this vCPU: leave the guest, for the guest may have
+    /// finished with the first one.
+    Again(VcpuId),
     /// It is in a list register of this vCPU, which must look at it before it next enters the guest.
     Note(VcpuId),
 }
@@ -63,10 +66,16 @@ pub(crate) struct Raised {
 }
 
 impl Raised {
-    /// What most raises are: news of an interrupt that is on no list and wants one. Where to?
+    /// What most raises are: news of an interrupt that is on no list and wants one, if it leads to a vCPU.
     #[inline]
-    pub(crate) fn news_for(self) -> Option<VcpuId> {
-        self.old.is_idle().then(|| self.old.target()).flatten()
+    pub(crate) fn is_news(self) -> bool {
+        self.old.is_idle()
+    }
+
+    /// The index of the vCPU that it leads to; beyond all of them for none.
+    #[inline]
+    pub(crate) fn target_index(self) -> usize {
+        self.old.target_index()
     }
 
     /// It was pending already: this injection merged with that one.
@@ -118,8 +127,8 @@ pub(crate) struct Changed {
 pub(crate) struct Finished {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// It is pending again, and stays on the list with this state.
-    pub(crate) again: Option<State>,
+    /// It has come again, and stays where it is, with this image.
+    pub(crate) again: Option<ListRegister>,
     /// The list's reference was the last one: the interrupt is dying.
     pub(crate) last: bool,
 }
@@ -410,11 +419,12 @@ impl Irq {
         }
     }
 
-    /// Takes it back from a list register of `vcpu` that the guest has finished with: fold and prune in
-    /// one step, under the ap_list lock. Either nothing is left of it and it leaves the list, or another
-    /// edge has come and it stays; `None` if it is neither, or somebody has to be told.
+    /// Takes it back from a list register of `vcpu` that the guest has finished with: fold and prune in one
+    /// step, under the ap_list lock. Nothing is left of it and it leaves the list, or, unless others wait,
+    /// another edge has come and goes into the register in place of the first; `None` if it is neither, or
+    /// somebody has to be told.
     #[inline]
-    pub(crate) fn finish(&self, vcpu: VcpuId) -> Option<Finished> {
+    pub(crate) fn finish(&self, vcpu: VcpuId, others_wait: bool) -> Option<Finished> {
         // Faults of folding and settling are made where that is done in general.
         const FAULTS: [Mutant; 5] = [
             Mutant::FoldDropsReference,
@@ -432,13 +442,13 @@ impl Irq {
                 if old.ends_in_register() {
                     Some(State(folded.with_queued_on(None).0 - REF))
                 } else {
-                    old.is_plain(vcpu).then_some(folded)
+                    (old.is_plain(vcpu) && !others_wait).then(|| folded.loaded_plain())
                 }
             })
             .ok()?;
         Some(Finished {
             delivered: old.lr_pending(),
-            again: old.latch().then_some(new),
+            again: old.latch().then(|| self.plain_image(old)),
             last: new.refs() == 0,
         })
     }
@@ -747,7 +757,7 @@ impl State {
             // An edge while it is in a list register: the guest may have finished with that one. A
             // level raises a maintenance interrupt when the guest is done, and is sampled then.
             Some(_) if self.in_lr() && mutant(Mutant::RaisedAgainWithoutKick) => Owed::Nothing,
-            Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => Owed::Recall(vcpu),
+            Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => Owed::Again(vcpu),
             Some(_) if self.in_lr() => Owed::Nothing,
             // It waits as pending already, or as active, and stays where it is.
             Some(_) if old.pending() || old.active() => Owed::Nothing,

@@ -130,6 +130,13 @@ impl State {
         field_vcpu(self.0 >> TARGET_SHIFT)
     }
 
+    /// The index of the vCPU it is routed to; beyond all of them for none.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn target_index(self) -> usize {
+        ((self.0 >> TARGET_SHIFT & VCPU) as usize).wrapping_sub(1)
+    }
+
     /// The vCPU whose ap_list links it.
     #[inline]
     #[must_use]

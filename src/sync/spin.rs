@@ -45,23 +45,24 @@ impl Ledger {
     }
 
     #[inline]
-    fn enter(&self, rank: Rank) -> u8 {
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    fn enter(&self, rank: Rank) -> Held<'_> {
         self.acquired.add(1);
-        let outer = self.held.get();
-        if cfg!(debug_assertions) {
+        #[cfg(debug_assertions)]
+        {
+            let outer = self.held.replace(rank as u8);
             assert!(
                 outer < rank as u8,
                 "lock order: {rank:?} taken while holding rank {outer}"
             );
-            self.held.set(rank as u8);
+            Held {
+                ledger: self,
+                outer,
+            }
         }
-        outer
-    }
-
-    #[inline]
-    fn leave(&self, outer: u8) {
-        if cfg!(debug_assertions) {
-            self.held.set(outer);
+        #[cfg(not(debug_assertions))]
+        Held {
+            ledger: PhantomData,
         }
     }
 }
@@ -90,12 +91,31 @@ pub struct SpinLock<T> {
 pub struct SpinGuard<'a, T> {
     #[cfg(not(loom))]
     lock: &'a SpinLock<T>,
+    #[cfg(not(loom))]
+    ticket: u32,
     #[cfg(loom)]
     inner: Option<loom::sync::MutexGuard<'a, T>>,
-    ledger: &'a Ledger,
-    outer: u8,
+    _held: Held<'a>,
     // A lock is released by the CPU that took it.
     not_send: PhantomData<*const ()>,
+}
+
+/// That a ledger shows a lock as held; in debug builds only, where the order is checked.
+struct Held<'a> {
+    #[cfg(debug_assertions)]
+    ledger: &'a Ledger,
+    #[cfg(debug_assertions)]
+    outer: u8,
+    #[cfg(not(debug_assertions))]
+    ledger: PhantomData<&'a Ledger>,
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        self.ledger.held.set(self.outer);
+    }
 }
 
 #[cfg(not(loom))]
@@ -118,7 +138,7 @@ impl<T> SpinLock<T> {
     #[inline]
     pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
         use super::Ordering::{Acquire, Relaxed};
-        let outer = ledger.enter(self.rank);
+        let held = ledger.enter(self.rank);
         // Relaxed: the ticket orders nothing; entering does, below.
         let ticket = self.next.fetch_add(1, Relaxed);
         // Acquire: pairs with the Release in `SpinGuard::drop`.
@@ -127,8 +147,8 @@ impl<T> SpinLock<T> {
         }
         SpinGuard {
             lock: self,
-            ledger,
-            outer,
+            ticket,
+            _held: held,
             not_send: PhantomData,
         }
     }
@@ -145,9 +165,9 @@ impl<T> SpinLock<T> {
             .compare_exchange(serving, serving.wrapping_add(1), Relaxed, Relaxed)
             .ok()?;
         Some(SpinGuard {
-            outer: ledger.enter(self.rank),
+            _held: ledger.enter(self.rank),
             lock: self,
-            ledger,
+            ticket: serving,
             not_send: PhantomData,
         })
     }
@@ -165,11 +185,10 @@ impl<T> SpinLock<T> {
 
     /// Waits for the lock and takes it.
     pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
-        let outer = ledger.enter(self.rank);
+        let held = ledger.enter(self.rank);
         SpinGuard {
             inner: Some(self.value.lock().unwrap()),
-            ledger,
-            outer,
+            _held: held,
             not_send: PhantomData,
         }
     }
@@ -179,8 +198,7 @@ impl<T> SpinLock<T> {
         let inner = self.value.try_lock().ok()?;
         Some(SpinGuard {
             inner: Some(inner),
-            ledger,
-            outer: ledger.enter(self.rank),
+            _held: ledger.enter(self.rank),
             not_send: PhantomData,
         })
     }
@@ -217,14 +235,11 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.ledger.leave(self.outer);
         #[cfg(not(loom))]
         {
-            use super::Ordering::{Relaxed, Release};
-            // Relaxed load: only the holder writes `serving`.
-            // Release: pairs with the Acquire in `SpinLock::lock`.
-            let serving = &self.lock.serving;
-            serving.store(serving.load(Relaxed).wrapping_add(1), Release);
+            // Release: pairs with the Acquire in `SpinLock::lock`. Only the holder writes `serving`.
+            let next = self.ticket.wrapping_add(1);
+            self.lock.serving.store(next, super::Ordering::Release);
         }
         #[cfg(loom)]
         drop(self.inner.take());

@@ -13,7 +13,7 @@ use crate::intid::VcpuId;
 
 use super::entry::{EntryError, bits};
 use super::registers::Registers;
-use super::residency::{NEW, NOTE, RECALL};
+use super::residency::WORK;
 use super::{Cpu, Vcpu};
 
 /// Whether a vCPU may sleep.
@@ -73,7 +73,7 @@ impl<H: Host> Vgic<H> {
         };
         self.recalled(this, this.residency.get());
         let work = this.residency.take_work();
-        if work.has(NEW | RECALL | NOTE) || !settled {
+        if work.has(WORK) || !settled {
             // SAFETY: it has just been found that this CPU has the registers.
             unsafe { self.prepare(cpu, pin, this, work) };
         }

@@ -22,6 +22,7 @@
 //! something about them changed (RECALL, NOTE), when a more urgent interrupt needs room, or when the
 //! vCPU leaves the CPU.
 
+use core::cell::RefMut;
 use core::ptr;
 
 use crate::Vgic;
@@ -36,7 +37,7 @@ use crate::sync::{Mutant, mutant};
 use crate::vgic::Leaving;
 
 use super::registers::Registers;
-use super::residency::{NEW, NOTE, Place, RECALL, Whereabouts};
+use super::residency::{AGAIN, NEW, NOTE, Place, RECALL, WORK, Whereabouts};
 use super::{BASE_HCR, Cpu, Vcpu};
 
 /// Why a vCPU cannot enter, leave or block here.
@@ -99,7 +100,7 @@ impl<H: Host> Vgic<H> {
         {
             self.recalled(this, place);
             let work = this.residency.enter(cpu.id());
-            if work.has(NEW | RECALL | NOTE) || !settled {
+            if work.has(WORK) || !settled {
                 // SAFETY: by the glance.
                 unsafe { self.prepare(cpu, pin, this, work) };
             }
@@ -150,31 +151,34 @@ impl<H: Host> Vgic<H> {
         let Some(mut registers) = (unsafe { vcpu.borrow() }) else {
             return;
         };
-        let registers = &mut *registers;
-        let reload = work.has(RECALL | NOTE) || registers.due.reload();
-        let choose = work.has(NEW) || registers.due.refill();
-        if reload || (choose && !self.add(cpu, pin, vcpu, registers)) {
-            self.prepare_anew(cpu, pin, vcpu, registers, work);
+        if work.has(NEW | RECALL | NOTE)
+            || registers.due.choose()
+            || work.has(AGAIN) && vcpu.waits_behind_itself(&registers)
+        {
+            self.prepare_lists(cpu, pin, vcpu, registers, work);
+        } else {
+            registers.write_posted(cpu.interface(), pin.counters());
         }
-        registers.write_posted(cpu.interface(), pin.counters());
     }
 
-    /// As [`Vgic::prepare`], when there is more to do than to load the one interrupt that waits.
-    #[cold]
-    fn prepare_anew<I: CpuInterface>(
+    /// As [`Vgic::prepare`], when there is more to do than to write what has been posted.
+    #[inline(never)]
+    fn prepare_lists<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
         pin: &Pin<'_>,
         vcpu: &Vcpu,
-        registers: &mut Registers,
+        mut registers: RefMut<'_, Registers>,
         work: Place,
     ) {
-        let reload = work.has(RECALL | NOTE) || registers.due.reload();
-        // All that was to be taken back the guest may have finished with.
-        if reload && registers.in_use == 0 && self.add(cpu, pin, vcpu, registers) {
-            return;
+        let registers = &mut *registers;
+        let again = work.has(AGAIN) && vcpu.waits_behind_itself(registers);
+        let reload = work.has(RECALL | NOTE) || registers.due.reload() || again;
+        let recall = reload && registers.in_use != 0;
+        if recall || !self.add(cpu, pin, vcpu, registers) {
+            self.flush(cpu, pin, vcpu, registers, reload, work.has(NEW));
         }
-        self.flush(cpu, pin, vcpu, registers, reload, work.has(NEW));
+        registers.write_posted(cpu.interface(), pin.counters());
     }
 
     /// Most entries with news: one interrupt waits, and there is a register for it. False if there is
@@ -263,64 +267,65 @@ impl<H: Host> Vgic<H> {
     #[inline(never)]
     unsafe fn take_stock<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, this: &Vcpu) {
         // SAFETY: by the caller's promise.
-        let Some(mut registers) = (unsafe { this.borrow() }) else {
+        let Some(registers) = (unsafe { this.borrow() }) else {
             return;
         };
-        let registers = &mut *registers;
         let done = cpu.interface().read_elrsr() & registers.in_use;
         // With any other HCR there is more to look at than what is in the registers.
-        let plain = registers.wants_eoi == 0 && registers.hcr == BASE_HCR;
-        if !plain || !self.retire_only(pin, this, registers, done) {
+        if registers.wants_eoi == 0 && registers.hcr == BASE_HCR {
+            self.retire_only(cpu, pin, this, registers, done);
+        } else {
             self.take_stock_of(cpu, pin, this, registers, done);
         }
     }
 
-    /// Most exits after an interrupt: the guest has finished with one, which may have come again. False, and
-    /// nothing has happened, if there is more to it.
+    /// Most exits after an interrupt: the guest has finished with one, which may have come again.
     #[inline]
-    fn retire_only(
+    fn retire_only<I: CpuInterface>(
         &self,
+        cpu: &Cpu<I>,
         pin: &Pin<'_>,
         vcpu: &Vcpu,
-        registers: &mut Registers,
+        mut registers: RefMut<'_, Registers>,
         done: u16,
-    ) -> bool {
-        if done & done.wrapping_sub(1) != 0 || done == 0 {
-            // None is all there is to know, too.
-            return done == 0;
+    ) {
+        if done == 0 {
+            // That is all there is to know.
+            return;
         }
         let index = done.trailing_zeros() as usize;
-        let Some(irq) = vcpu.listed(registers, index) else {
-            return false;
+        let irq = match vcpu.listed(&registers, index) {
+            Some(irq) if done & (done - 1) == 0 => irq,
+            _ => return self.take_stock_of(cpu, pin, vcpu, registers, done),
         };
         let (intid, kind) = (irq.intid(), irq.kind());
         let irq: *const Irq = irq;
         // SAFETY: as in `listed`. From the end of `finish` on it is looked at only if the list still has it,
         // or if its last reference is gone, and then it is ours to bury.
         let irq = unsafe { &*irq };
-        let mut list = vcpu.ap_list.lock(pin.ledger());
-        let Some(finished) = irq.finish(vcpu.id) else {
-            return false;
-        };
-        if let Some(state) = finished.again {
-            list.link(irq, state);
-        }
-        let waiting = list.waiting() != 0;
+        let list = vcpu.ap_list.lock(pin.ledger());
+        let others_wait = list.waiting() != 0;
+        let finished = irq.finish(vcpu.id, others_wait);
         drop(list);
-        registers.vacate_finished(index);
-        if waiting {
-            registers.due.add_refill(true);
-        }
+        let Some(finished) = finished else {
+            return self.take_stock_of(cpu, pin, vcpu, registers, done);
+        };
         if finished.delivered {
             pin.counters().deliveries[kind as usize].add(1);
         }
-        if finished.again.is_none() {
-            self.trace_list_put(pin, intid, vcpu.id);
+        if let Some(image) = finished.again {
+            registers.post_again(index, image);
+            return;
         }
+        registers.vacate_finished(index);
+        if others_wait {
+            registers.due.add_refill(true);
+        }
+        self.trace_list_put(pin, intid, vcpu.id);
         if finished.last {
+            drop(registers);
             self.bury(irq);
         }
-        true
     }
 
     /// As [`Vgic::take_stock`], whatever there is to it; the registers of `done` are empty.
@@ -330,9 +335,10 @@ impl<H: Host> Vgic<H> {
         cpu: &Cpu<I>,
         pin: &Pin<'_>,
         this: &Vcpu,
-        registers: &mut Registers,
+        mut registers: RefMut<'_, Registers>,
         mut done: u16,
     ) {
+        let registers = &mut *registers;
         if registers.in_use != 0 {
             if registers.wants_eoi != 0 {
                 done |= cpu.interface().read_eisr() & registers.in_use;
@@ -715,6 +721,15 @@ impl<H: Host> Vgic<H> {
 }
 
 impl Vcpu {
+    /// Whether an interrupt has come again while it is in a list register, which the guest has not finished
+    /// with.
+    #[cold]
+    fn waits_behind_itself(&self, registers: &Registers) -> bool {
+        bits(registers.in_use)
+            .filter_map(|index| self.listed(registers, index))
+            .any(|irq| irq.state().latch())
+    }
+
     /// The interrupt that register `index` holds or has just been vacated by; still queued here.
     fn listed<'r>(&self, registers: &'r Registers, index: usize) -> Option<&'r Irq> {
         // SAFETY: by the invariant of `Registers` it is queued on this vCPU, so the list's reference

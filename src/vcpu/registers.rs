@@ -27,13 +27,14 @@ impl Due {
     }
 
     #[inline]
-    pub(super) fn refill(self) -> bool {
-        self.0 & REFILL != 0
-    }
-
-    #[inline]
     pub(super) fn reload(self) -> bool {
         self.0 & RELOAD != 0
+    }
+
+    /// Whether there is more to do than to write what has been posted.
+    #[inline]
+    pub(super) fn choose(self) -> bool {
+        self.0 & (REFILL | RELOAD) != 0
     }
 
     /// Asks for a refill if `on`.
@@ -128,13 +129,18 @@ impl Registers {
     #[inline]
     pub(crate) fn post(&mut self, index: usize, image: ListRegister, irq: &Irq) {
         self.check(index, image);
-        debug_assert!(!image.wants_eoi(), "{image:?} is not a plain one");
-        if self.images[index] != image {
-            self.images[index] = image;
-            self.due.0 |= 1 << index;
-        }
         self.irqs[index] = irq;
         self.in_use |= 1 << index;
+        self.post_again(index, image);
+    }
+
+    /// As [`Registers::post`], for the interrupt that the register held last.
+    #[inline]
+    pub(super) fn post_again(&mut self, index: usize, image: ListRegister) {
+        debug_assert!(!image.wants_eoi(), "{image:?} is not a plain one");
+        // What is left of the last one in the register is not pending.
+        self.images[index] = image;
+        self.due.0 |= 1 << index;
     }
 
     /// Writes what has been posted.

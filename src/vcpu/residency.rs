@@ -8,14 +8,15 @@
 //! | 4     | NEW      | something was inserted into its ap_list |
 //! | 5     | RECALL   | something in its list registers has changed; they must be taken back |
 //! | 6     | NOTE     | the same, but it can wait until it next enters |
+//! | 7     | AGAIN    | something in its list registers has come again |
 //! | 31:16 | cpu      | physical CPU whose registers hold its state, or none |
 //!
 //! # No lost wake-up, and one kick
-//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW or
+//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW, AGAIN or
 //! RECALL here; the result of that one read-modify-write says where the vCPU is. Entering, leaving and
 //! blocking are read-modify-writes of the same word, so the two are totally ordered: either the
 //! entry's swap returns the producer's bit and the vCPU looks, or the producer sees IN_GUEST and kicks.
-//! Only the producer that finds neither NEW nor RECALL set kicks or wakes; whoever comes later rides on
+//! Only the producer that finds none of them set kicks or wakes; whoever comes later rides on
 //! that, until the vCPU consumes the bits. No further fence is needed on either side.
 
 use crate::intid::CpuId;
@@ -32,7 +33,11 @@ pub(crate) const NEW: u32 = 1 << 4;
 pub(crate) const RECALL: u32 = 1 << 5;
 /// The list registers must be taken back before the next entry.
 pub(crate) const NOTE: u32 = 1 << 6;
-const WORK: u32 = NEW | RECALL | NOTE;
+/// An edge of what is in a list register has come. If the guest has finished with the first one, the exit
+/// deals with it; else the registers must be taken back.
+pub(crate) const AGAIN: u32 = 1 << 7;
+/// All of them.
+pub(crate) const WORK: u32 = NEW | RECALL | NOTE | AGAIN;
 const CPU_SHIFT: u32 = 16;
 const NO_CPU: u32 = 0xffff << CPU_SHIFT;
 
@@ -73,7 +78,7 @@ impl Residency {
         // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.
         let old = Place(self.0.fetch_or(work, AcqRel));
         let old = early.unwrap_or(old);
-        let told = old.0 & (NEW | RECALL) != 0 && !mutant(Mutant::EveryProducerKicks);
+        let told = old.0 & (NEW | RECALL | AGAIN) != 0 && !mutant(Mutant::EveryProducerKicks);
         if work == NOTE || told {
             Kick::Nothing
         } else if old.in_guest() {
@@ -226,8 +231,16 @@ mod tests {
         assert_eq!(word.notify(RECALL), Kick::Nothing);
         word.exit();
         assert_eq!(word.notify(NEW), Kick::Nothing);
+        assert_eq!(word.notify(AGAIN), Kick::Nothing);
         let place = word.enter(CPU);
-        assert!(place.has(NEW) && place.has(RECALL) && place.has(NOTE));
+        assert!(
+            [NEW, RECALL, NOTE, AGAIN]
+                .iter()
+                .all(|work| place.has(*work))
+        );
+        assert_eq!(word.notify(AGAIN), Kick::Ipi(CPU));
+        word.exit();
+        let _ = word.enter(CPU);
         assert_eq!(word.notify(RECALL), Kick::Ipi(CPU));
     }
 

@@ -5,6 +5,7 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use crate::irq::{Irq, Raised};
+use crate::vcpu::Vcpu;
 
 /// Why an interrupt could not be injected.
 #[must_use]
@@ -100,8 +101,8 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
-        let irq = self.ppi(vcpu, intid)?;
-        Ok(self.raised(pin, irq, irq.raise()))
+        let (owner, irq) = self.ppi(vcpu, intid)?;
+        Ok(self.raised_on(pin, owner, irq, irq.raise()))
     }
 
     /// Sets the level of the line of PPI `intid` of `vcpu`.
@@ -115,7 +116,7 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         high: bool,
     ) -> Result<(), InjectError> {
-        let irq = self.ppi(vcpu, intid)?;
+        let (_, irq) = self.ppi(vcpu, intid)?;
         self.set_line(pin, irq, high);
         Ok(())
     }
@@ -131,8 +132,8 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
-        let irq = self.ppi(vcpu, intid)?;
-        Ok(self.raised(pin, irq, irq.raise_hw()))
+        let (owner, irq) = self.ppi(vcpu, intid)?;
+        Ok(self.raised_on(pin, owner, irq, irq.raise_hw()))
     }
 
     /// Says which physical interrupt, 16-1019, [`Vgic::forward_ppi`] of `intid` stands for. Before the
@@ -146,7 +147,7 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         pintid: IntId,
     ) -> Result<(), InjectError> {
-        self.ppi(vcpu, intid)?.set_pintid(physical(pintid)?);
+        self.ppi(vcpu, intid)?.1.set_pintid(physical(pintid)?);
         Ok(())
     }
 
@@ -163,14 +164,30 @@ impl<H: Host> Vgic<H> {
         device: DeviceId,
         event: EventId,
     ) -> Result<Injected, InjectError> {
+        // First of all: the less there is to keep meanwhile.
+        let guard = pin.guard();
         let its = self.its(its).ok_or(InjectError::ItsDisabled)?;
-        let irq = pin.lookup(|| its.translate(device, event, pin.guard()))?;
+        let irq = pin.lookup(|| its.translate(device, event, guard))?;
         let raised = irq.raise();
+        match self.news_for(raised) {
+            Some(vcpu) => Ok(self.raised_first(pin, irq, vcpu)),
+            None => self.msi_raised_again(pin, irq, raised),
+        }
+    }
+
+    /// Of an MSI whose interrupt is pending or queued, disabled, unmapped, or leads to no vCPU.
+    #[inline(never)]
+    fn msi_raised_again(
+        &self,
+        pin: &Pin<'_>,
+        irq: &Irq,
+        raised: Raised,
+    ) -> Result<Injected, InjectError> {
         if raised.void() {
             // Unmapped since it was looked up.
             return Err(InjectError::UnmappedEvent);
         }
-        let injected = self.raised(pin, irq, raised);
+        let injected = self.raised_again(pin, irq, raised);
         if raised.stranded() {
             return Err(self.refuse(pin, irq, injected));
         }
@@ -194,12 +211,13 @@ impl<H: Host> Vgic<H> {
             .ok_or(InjectError::UnknownInterrupt)
     }
 
-    fn ppi(&self, vcpu: VcpuId, intid: IntId) -> Result<&Irq, InjectError> {
+    fn ppi(&self, vcpu: VcpuId, intid: IntId) -> Result<(&Vcpu, &Irq), InjectError> {
         let vcpu = self.vcpu(vcpu).ok_or(InjectError::UnknownVcpu)?;
         if intid.kind() != Kind::Ppi {
             return Err(InjectError::UnknownInterrupt);
         }
-        vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)
+        let irq = vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)?;
+        Ok((vcpu, irq))
     }
 
     pub(crate) fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
@@ -209,14 +227,42 @@ impl<H: Host> Vgic<H> {
     /// Books a raise, and pays what it owes.
     #[inline(always)]
     pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
-        match raised.news_for() {
-            Some(target) => {
-                pin.counters().injections[irq.kind() as usize].add(1);
-                self.insert_on(pin, irq, target);
-                Injected::Pending
-            }
+        match self.news_for(raised) {
+            Some(vcpu) => self.raised_first(pin, irq, vcpu),
             None => self.raised_again(pin, irq, raised),
         }
+    }
+
+    /// As [`Vgic::raised`], for an SGI or PPI of `owner`.
+    #[inline(always)]
+    pub(crate) fn raised_on(
+        &self,
+        pin: &Pin<'_>,
+        owner: &Vcpu,
+        irq: &Irq,
+        raised: Raised,
+    ) -> Injected {
+        if raised.is_news() {
+            self.raised_first(pin, irq, owner)
+        } else {
+            self.raised_again(pin, irq, raised)
+        }
+    }
+
+    /// Whom a raise that is news is for.
+    #[inline(always)]
+    fn news_for(&self, raised: Raised) -> Option<&Vcpu> {
+        // A target is a vCPU that is, or was when it was found, present.
+        let target = self.vcpus().get(raised.target_index());
+        target.filter(|_| raised.is_news())
+    }
+
+    /// Books a raise that is news for `vcpu`, and inserts the interrupt there.
+    #[inline(always)]
+    fn raised_first(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) -> Injected {
+        pin.counters().injections[irq.kind() as usize].add(1);
+        self.insert_first(pin, irq, vcpu);
+        Injected::Pending
     }
 
     /// As [`Vgic::raised`], for an interrupt that is pending or queued, or may not be delivered.

@@ -14,7 +14,7 @@ use crate::intid::{Kind, VcpuId};
 use crate::irq::{Changed, Folded, Irq, Owed, State};
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
-use crate::vcpu::residency::{Kick, NEW, NOTE, Place, RECALL};
+use crate::vcpu::residency::{AGAIN, Kick, NEW, NOTE, Place, RECALL};
 use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 
 impl<H: Host> Vgic<H> {
@@ -26,6 +26,7 @@ impl<H: Host> Vgic<H> {
             Owed::Insert => self.insert(pin, irq),
             Owed::Settle(vcpu) => self.settle(pin, irq, vcpu),
             Owed::Recall(vcpu) => self.notify(pin, vcpu, RECALL),
+            Owed::Again(vcpu) => self.notify(pin, vcpu, AGAIN),
             Owed::Note(vcpu) => self.notify(pin, vcpu, NOTE),
         }
     }
@@ -33,17 +34,14 @@ impl<H: Host> Vgic<H> {
     /// Queues `irq` on its target, takes the list's reference, and tells the vCPU. Nothing happens if it
     /// is queued already, dying, or wants no list any more.
     pub(crate) fn insert(&self, pin: &Pin<'_>, irq: &Irq) {
-        if let Some(target) = irq.state().target() {
-            self.insert_on(pin, irq, target);
+        if let Some(vcpu) = self.vcpus().get(irq.state().target_index()) {
+            self.insert_first(pin, irq, vcpu);
         }
     }
 
-    /// As [`Vgic::insert`], for an interrupt whose target was this one a moment ago.
-    pub(crate) fn insert_on(&self, pin: &Pin<'_>, irq: &Irq, target: VcpuId) {
-        // A target is a vCPU that is, or was when it was found, present.
-        if let Some(vcpu) = self.vcpus().get(target.index())
-            && let Err(now) = self.insert_at(pin, irq, vcpu)
-        {
+    /// As [`Vgic::insert`], for an interrupt whose target was this vCPU a moment ago.
+    pub(crate) fn insert_first(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) {
+        if let Err(now) = self.insert_at(pin, irq, vcpu) {
             self.insert_elsewhere(pin, irq, now);
         }
     }
@@ -56,7 +54,7 @@ impl<H: Host> Vgic<H> {
         while now.queued_on().is_none()
             && now.refs() != 0
             && now.wants_list()
-            && let Some(vcpu) = now.target().and_then(|id| self.vcpus().get(id.index()))
+            && let Some(vcpu) = self.vcpus().get(now.target_index())
         {
             match self.insert_at(pin, irq, vcpu) {
                 Ok(()) => return,
@@ -69,19 +67,26 @@ impl<H: Host> Vgic<H> {
     #[inline(always)]
     fn insert_at(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
         let mut list = vcpu.ap_list.lock(pin.ledger());
-        let posted = self.post(pin, vcpu, &list, irq);
-        if !posted {
-            let linked = irq.link(vcpu.id)?;
-            list.link(irq, linked);
+        if self.post(pin, vcpu, &list, irq) {
+            drop(list);
+            // It is in a list register when we next enter the guest, which is where we go.
+            self.trace_list_get(pin, irq, vcpu.id);
+            return Ok(());
         }
+        let linked = irq.link(vcpu.id)?;
+        list.link(irq, linked);
         drop(list);
-        pin.counters().list_gets.add(1);
-        self.host.trace(TracePoint::ListGet(irq.intid(), vcpu.id));
-        // What is posted is in a list register when we next enter the guest, which is where we go.
-        if !posted && !mutant(Mutant::NewTargetNotTold) {
+        self.trace_list_get(pin, irq, vcpu.id);
+        if !mutant(Mutant::NewTargetNotTold) {
             self.notify_vcpu(pin, vcpu, NEW);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn trace_list_get(&self, pin: &Pin<'_>, irq: &Irq, vcpu: VcpuId) {
+        pin.counters().list_gets.add(1);
+        self.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
     }
 
     /// Puts `irq` straight into a free list register, if `vcpu` is the one that the calling CPU has and is

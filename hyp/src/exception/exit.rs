@@ -71,7 +71,7 @@ fn leave_and_enter(
 ) {
     let cpu = PerCpu::current();
     // SAFETY: this CPU comes from it.
-    let guest = unsafe { guest::left() };
+    let guest = unsafe { guest::here() };
     let vgic = guest.vgic();
     let local = cpu.local();
     let mut pin = local.pin();

@@ -112,12 +112,12 @@ pub(crate) fn get() -> &'static Guest {
     GUEST.get().expect("the guest is made before a CPU runs it")
 }
 
-/// The guest, for a CPU that has left it.
+/// The guest, for a CPU that runs one of its vCPUs or waits to.
 ///
 /// # Safety
 /// It has been made.
 #[inline]
-pub(crate) unsafe fn left() -> &'static Guest {
+pub(crate) unsafe fn here() -> &'static Guest {
     // SAFETY: by the caller's promise.
     unsafe { GUEST.get_unchecked() }
 }

@@ -102,6 +102,7 @@ impl Power {
 /// Waits until the calling CPU's vCPU is turned on, and runs it.
 pub(crate) fn run_when_on() -> ! {
     let cpu = PerCpu::current();
+    let (guest, local) = (get(), cpu.local());
     loop {
         if let Some((entry, context)) = cpu.power.take_start() {
             start(cpu, entry, context);
@@ -110,7 +111,7 @@ pub(crate) fn run_when_on() -> ! {
             shutdown::stop();
         }
         interrupts::wait();
-        interrupts::take(get(), cpu, &cpu.local().pin());
+        interrupts::take(guest, cpu, &local.pin());
     }
 }
 
