@@ -4,6 +4,7 @@
 mod machine;
 #[cfg(vgic_mutants)]
 mod mutants;
+mod observation;
 
 use std::sync::Once;
 use std::sync::atomic::AtomicUsize;
@@ -19,6 +20,7 @@ use vgic::intid::VcpuId;
 pub use machine::{Machine, Quiet, clear, discard, mapd, mapti, movall, movi, take};
 #[cfg(vgic_mutants)]
 pub use mutants::list;
+pub use observation::Observation;
 
 /// vCPU 0.
 pub const V0: VcpuId = match VcpuId::new(0) {

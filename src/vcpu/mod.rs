@@ -307,6 +307,8 @@ impl Vcpu {
     /// Gives the registers up.
     fn release<I>(&self, cpu: &Cpu<I>) {
         cpu.local.set_loaded(None::<&Self>);
+        // The last of what this CPU did to them.
+        self.registers.watched.write();
         self.residency.release();
     }
 

@@ -5,11 +5,8 @@
 //! unlinked, the list's lock is let go, and another CPU unlinks it a second time. Of what else went wrong
 //! elsewhere: LPIs that a guest got with EnableLPIs = 0.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
-
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check, discard, mapti, movi, sole, spawn, take};
+use loom_tests::{Machine, Observation, V0, V1, check, discard, mapti, movi, sole, spawn, take};
 
 /// `GICR_CTLR`.
 const CTLR: u64 = 0;
@@ -24,19 +21,18 @@ fn disable_against_reentry() {
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
-        // An observation in the order in which things happen, not a part of the protocol.
-        let disabled = std::sync::Arc::new(AtomicBool::new(false));
+        let disabled = Observation::default();
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
                 machine.gicr(&cpu.pin(), V0, CTLR, 0);
                 let waiting = machine.read_gicr(cpu, V1, CTLR) & RWP != 0;
-                disabled.store(!waiting, Relaxed);
+                disabled.make(!waiting);
             }
         });
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
-        let held_back = disabled.load(Relaxed);
+        let held_back = disabled.is_made();
         let early = take(&cpu);
         assert!(early == 0 || !held_back, "an LPI with EnableLPIs = 0");
         other.join();

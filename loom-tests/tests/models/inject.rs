@@ -1,12 +1,10 @@
 //! `inject`: injection against injection of the same interrupt, against entry and exit, and against what
 //! changes its place. There is one link and one list reference, and nothing is lost.
 
-use std::sync::atomic::AtomicBool;
-
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom_tests::{Machine, PPI, SPI, V0, V1, check, movi, sole, spawn, take};
+use loom_tests::{Machine, Observation, PPI, SPI, V0, V1, check, movi, sole, spawn, take};
 use vgic::Injected;
 
 /// From two CPUs at once: one link, one reference, taken once.
@@ -56,7 +54,7 @@ fn injection_publishes_what_came_before() {
         let other = spawn(&machine, 1, {
             let buffer = buffer.clone();
             move |machine, cpu| {
-                // Pinned before: a pin is a fence, and would order it by itself.
+                // Of what lives as long as the VM: a lookup's pin is a fence, and would order it by itself.
                 let pin = cpu.pin();
                 // Relaxed: the interrupt is what orders it.
                 buffer.store(1, Relaxed);
@@ -104,19 +102,18 @@ fn disable_against_reentry() {
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
         machine.enter(&cpu, V0);
-        // An observation in the order in which things happen, not a part of the protocol.
-        let disabled = std::sync::Arc::new(AtomicBool::new(false));
+        let disabled = Observation::default();
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
                 machine.gicd(&cpu.pin(), 0x184, 1 << (SPI - 32));
                 let waiting = machine.read_gicd(cpu, V1, 0) >> 31 != 0;
-                disabled.store(!waiting, Relaxed);
+                disabled.make(!waiting);
             }
         });
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
-        let was_disabled = disabled.load(Relaxed);
+        let was_disabled = disabled.is_made();
         let taken = take(&cpu);
         assert!(taken == 0 || !was_disabled, "it is disabled");
         other.join();
@@ -193,19 +190,18 @@ fn posting_against_disable() {
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
-        // An observation in the order in which things happen, not a part of the protocol.
-        let disabled = std::sync::Arc::new(AtomicBool::new(false));
+        let disabled = Observation::default();
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
                 machine.gicd(&cpu.pin(), 0x184, 1 << (SPI - 32));
                 let waiting = machine.read_gicd(cpu, V1, 0) >> 31 != 0;
-                disabled.store(!waiting, Relaxed);
+                disabled.make(!waiting);
             }
         });
         let _ = machine.inject_spi(&cpu.pin());
         machine.enter(&cpu, V0);
-        let was_disabled = disabled.load(Relaxed);
+        let was_disabled = disabled.is_made();
         let taken = take(&cpu);
         assert!(taken == 0 || !was_disabled, "it is disabled");
         other.join();

@@ -4,11 +4,8 @@
 //! Of what went wrong elsewhere: the level kept in software and stale after the deactivation; an
 //! interrupt that comes again and again after its line has dropped.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
-
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, check, sole, spawn, take};
+use loom_tests::{Machine, Observation, V0, check, sole, spawn, take};
 
 /// The guest is done with it, and the device lowers its line: no interrupt after that.
 #[test]
@@ -41,18 +38,17 @@ fn drop_against_entry() {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
-        // An observation in the order in which things happen, not a part of the protocol.
-        let low = std::sync::Arc::new(AtomicBool::new(false));
+        let low = Observation::default();
         let other = spawn(&machine, 1, {
             let low = low.clone();
             move |machine, cpu| {
                 machine.set_line(&cpu.pin(), false);
-                low.store(true, Relaxed);
+                low.make(true);
             }
         });
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
-        let before = low.load(Relaxed);
+        let before = low.is_made();
         machine.enter(&cpu, V0);
         let taken = take(&cpu);
         assert!(taken <= usize::from(!before), "the line is low");

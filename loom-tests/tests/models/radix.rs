@@ -130,8 +130,9 @@ fn publication() {
             let found = shared.get(1, &local.pin());
             assert!(found.is_none_or(|found| found == 7));
         });
-        // Pinned before: a pin is a fence, and would publish the value by itself.
+        // In the epoch before: entering it is a fence, and would publish the value by itself.
         let pin = local.pin();
+        let _entered = pin.guard();
         // SAFETY: loom checks that nobody reads it meanwhile.
         shared.values[1].0.with_mut(|value| unsafe { *value = 7 });
         shared.insert(1, &pin);
