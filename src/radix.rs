@@ -135,6 +135,28 @@ fn unlink(slot: &Slot, node: *mut Node) -> bool {
         .is_ok()
 }
 
+/// How far a walk over a table has come: the next key to look at.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Cursor(u64);
+
+impl Cursor {
+    /// Leaves a key behind.
+    pub fn pass(&mut self, key: u32) {
+        self.0 = u64::from(key) + 1;
+    }
+}
+
+/// What a walk over a table has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Search<'g, T> {
+    /// A key with its value.
+    Found(u32, &'g T),
+    /// The end of the steps that it was given.
+    Paused,
+    /// The end of the table.
+    Exhausted,
+}
+
 /// A table of pointers to `T` by integer key.
 pub struct Radix<T> {
     root: Box<[Slot]>,
@@ -226,41 +248,98 @@ impl<T> Radix<T> {
     /// The first key at or above `from` that has a value, with the value.
     #[must_use]
     pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.scan(from, u64::MAX, guard)
+        self.first(from, u64::MAX, guard)
     }
 
     /// The first key at or above `from` and below `end` that has a value, with the value. Looks at no
-    /// more than `end - from` slots.
+    /// more than `end - from` slots, and the nodes that they are in.
     #[must_use]
     pub fn next_below<'g>(&'g self, from: u32, end: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.scan(from, u64::from(end), guard)
+        self.first(from, end.into(), guard)
     }
 
-    fn scan<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
+    fn first<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
+        let (mut cursor, mut steps) = (Cursor(from.into()), u32::MAX);
+        match self.scan(&mut cursor, end, &mut steps, guard) {
+            Search::Found(key, value) => Some((key, value)),
+            Search::Paused | Search::Exhausted => None,
+        }
+    }
+
+    /// Moves `cursor` on to the first key that has a value, where it stays until [`Cursor::pass`]. Takes one
+    /// of `steps` for each slot and node on the way, and pauses once none is left. With one or more to start
+    /// with it gets on.
+    pub fn search<'g>(
+        &'g self,
+        cursor: &mut Cursor,
+        steps: &mut u32,
+        guard: &'g Guard,
+    ) -> Search<'g, T> {
+        self.scan(cursor, u64::MAX, steps, guard)
+    }
+
+    fn scan<'g>(
+        &'g self,
+        cursor: &mut Cursor,
+        end: u64,
+        steps: &mut u32,
+        guard: &'g Guard,
+    ) -> Search<'g, T> {
         Self::check_pinned(guard);
         let end = end.min(1 << self.bits);
-        let mut key = u64::from(from);
-        'keys: while key < end {
-            let narrow = key as u32;
-            let mut slot = self.root_slot(narrow)?;
-            for level in (0..self.levels - 1).rev() {
-                let Some(node) = Self::child(slot, guard) else {
-                    // Skip every key below the missing node.
-                    key = ((key >> ((level + 1) * NODE_BITS)) + 1) << ((level + 1) * NODE_BITS);
-                    continue 'keys;
-                };
-                slot = &node.slots[Self::index(narrow, level)];
+        while cursor.0 < end {
+            if *steps == 0 {
+                return Search::Paused;
             }
-            step();
-            // Acquire: pairs with the AcqRel in `insert` and `replace`.
-            let value = slot.load(Acquire).cast::<T>();
-            // SAFETY: as in `get`.
-            if let Some(value) = unsafe { value.as_ref() } {
-                return Some((narrow, value));
+            *steps = steps.saturating_sub(self.levels - 1);
+            let slots = match self.slots_from(cursor.0 as u32, guard) {
+                Ok(slots) => slots,
+                Err(below) => {
+                    // Past every key below the missing node.
+                    cursor.0 = ((cursor.0 >> below) + 1) << below;
+                    continue;
+                }
+            };
+            for slot in slots.iter().take((end - cursor.0) as usize) {
+                step();
+                *steps = steps.saturating_sub(1);
+                // Acquire: pairs with the AcqRel in `insert` and `replace`.
+                let value = slot.load(Acquire).cast::<T>();
+                // SAFETY: as in `get`.
+                if let Some(value) = unsafe { value.as_ref() } {
+                    return Search::Found(cursor.0 as u32, value);
+                }
+                cursor.0 += 1;
+                if *steps == 0 {
+                    return Search::Paused;
+                }
             }
-            key += 1;
         }
-        None
+        Search::Exhausted
+    }
+
+    /// The slots from `key`'s to the last one of its node; where a node on the way is missing, the number of
+    /// key bits below its slot.
+    fn slots_from<'g>(&'g self, key: u32, guard: &'g Guard) -> Result<&'g [Slot], u32> {
+        let shift = (self.levels - 1) * NODE_BITS;
+        let mut slots = self
+            .root
+            .get(key.checked_shr(shift).unwrap_or(0) as usize..)
+            .unwrap_or_default();
+        for level in (0..self.levels - 1).rev() {
+            let below = (level + 1) * NODE_BITS;
+            let slot = slots.first().ok_or(below)?;
+            let node = Self::child(slot, guard).ok_or(below)?;
+            slots = &node.slots[Self::index(key, level)..];
+        }
+        Ok(slots)
+    }
+
+    /// Whether no key has a value, as far as no other CPU changes that.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: the answer is of now. A node goes with the last value in it.
+        self.root.iter().all(|slot| slot.load(Relaxed).is_null())
     }
 
     /// Puts `value` where `key` has none. Fails with what stands there, or with `None` when `key` is
@@ -414,6 +493,7 @@ impl<T> Drop for Radix<T> {
 mod tests {
     use super::*;
     use alloc::collections::BTreeMap;
+    use alloc::vec::Vec;
     use crossbeam_epoch::Collector;
 
     fn leak(value: u32) -> &'static u32 {
@@ -423,6 +503,26 @@ mod tests {
     fn insert(table: &Radix<u32>, key: u32, value: &'static u32, guard: &Guard) -> bool {
         // SAFETY: the value is never freed.
         unsafe { table.insert(key, NonNull::from(value), guard) }.is_ok()
+    }
+
+    /// All that a walk finds which takes so many steps at a time.
+    fn walk<'g>(table: &'g Radix<u32>, at_once: u32, guard: &'g Guard) -> Vec<(u32, &'g u32)> {
+        let (mut cursor, mut found) = (Cursor::default(), Vec::new());
+        loop {
+            let (before, mut steps) = (cursor, at_once);
+            let taken = crate::steps::steps();
+            let search = table.search(&mut cursor, &mut steps, guard);
+            let taken = crate::steps::steps() - taken;
+            assert!(taken <= u64::from(at_once + table.levels), "{taken} steps");
+            match search {
+                Search::Found(key, value) => {
+                    found.push((key, value));
+                    cursor.pass(key);
+                }
+                Search::Paused => assert!(cursor != before, "it does not get on"),
+                Search::Exhausted => return found,
+            }
+        }
     }
 
     #[test]
@@ -461,6 +561,10 @@ mod tests {
                 let from = random & mask;
                 let expected = map.range(from..).next().map(|(key, value)| (*key, *value));
                 assert_eq!(table.next(from, &guard), expected);
+            }
+            for steps in [1, 3, 100] {
+                let walked = walk(&table, steps, &guard);
+                assert!(walked.into_iter().eq(map.iter().map(|(k, v)| (*k, *v))));
             }
             let last = u32::MAX.checked_shr(32 - bits).unwrap_or(0);
             let value = leak(last);

@@ -9,7 +9,7 @@ use crossbeam_epoch::{Guard, Shared};
 
 use crate::intid::{DeviceId, EventId};
 use crate::irq::Irq;
-use crate::radix::Radix;
+use crate::radix::{Cursor, Radix, Search};
 
 /// A mapped device.
 ///
@@ -44,11 +44,14 @@ impl Device {
         self.events.get(event.0, guard)
     }
 
-    /// The first mapped event at or above `from`.
-    pub(crate) fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(EventId, &'g Irq)> {
-        self.events
-            .next(from, guard)
-            .map(|(event, irq)| (EventId(event), irq))
+    /// Moves on to the next mapped event: [`Radix::search`].
+    pub(crate) fn search<'g>(
+        &'g self,
+        cursor: &mut Cursor,
+        steps: &mut u32,
+        guard: &'g Guard,
+    ) -> Search<'g, Irq> {
+        self.events.search(cursor, steps, guard)
     }
 
     /// Maps an event that the device has and that is not mapped; the caller's mapping reference of `irq`
@@ -84,15 +87,14 @@ impl Devices {
         self.0.get(device.0, guard)
     }
 
-    /// The first mapped device at or above `from`.
-    pub(crate) fn next<'g>(
+    /// Moves on to the next mapped device: [`Radix::search`].
+    pub(crate) fn search<'g>(
         &'g self,
-        from: u32,
+        cursor: &mut Cursor,
+        steps: &mut u32,
         guard: &'g Guard,
-    ) -> Option<(DeviceId, &'g Device)> {
-        self.0
-            .next(from, guard)
-            .map(|(device, found)| (DeviceId(device), found))
+    ) -> Search<'g, Device> {
+        self.0.search(cursor, steps, guard)
     }
 
     /// Maps a device that is not mapped, with room for `2^event_bits` events.
@@ -112,7 +114,7 @@ impl Devices {
 
     /// Unmaps a device none of whose events is mapped. Injectors that found it before go on in peace.
     pub(crate) fn unmap(&self, device: DeviceId, found: &Device, guard: &Guard) {
-        debug_assert!(found.next(0, guard).is_none(), "an event is still mapped");
+        debug_assert!(found.events.is_empty(), "an event is still mapped");
         if let Some(unlinked) = self.0.remove(device.0, found, guard) {
             // SAFETY: allocated as a `Box` in `map`; only the remover that emptied the slot comes here.
             unsafe { guard.defer_destroy(Shared::from(unlinked.as_ptr().cast_const())) };

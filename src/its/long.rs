@@ -1,18 +1,20 @@
 //! Commands whose work grows with what the guest has mapped, done in steps.
 //!
-//! Each step looks at one device, event or LPI, past at most the empty slots of the table nodes between
-//! it and the one before. What is left over waits in [`Engine::in_progress`](super::Engine) as a cursor.
-//! No other command is begun before, so what lies ahead of the cursor does not change, except that
-//! another ITS may map or unmap LPIs that `MOVALL` walks.
+//! Each step moves on to the next device, event or LPI and does what is to be done with it, and is paid for
+//! from the slice's budget: so much for each table slot passed on the way, full or empty, and for each event.
+//! What is left over waits in [`Engine::in_progress`](super::Engine) with its cursors. No other command is
+//! begun before, so what lies ahead of a cursor does not change, except that another ITS may map or unmap
+//! LPIs that `MOVALL` walks.
 
 use crate::host::Host;
-use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
+use crate::intid::{DeviceId, EventId, Icid, VcpuId};
 use crate::irq::Irq;
+use crate::radix::{Cursor, Search};
 
 use super::command::CommandError;
 use super::device::Device;
 use super::execute::Execution;
-use super::queue::SLICE;
+use super::queue::{EVENT_STEPS, SLICE};
 use super::tables::TableType;
 use super::{DROPPING, Engine};
 
@@ -39,7 +41,7 @@ impl InProgress {
 /// A task, and how far it has come.
 pub(super) struct Work {
     task: Task,
-    cursor: Cursor,
+    place: Place,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,18 +58,22 @@ enum Task {
     UnmapDevices,
 }
 
-/// Where a walk goes on: at `event` of the first device from `key` on, or at the first LPI from `key` on;
-/// past the last key if `None`.
-struct Cursor {
-    key: Option<u32>,
-    event: u32,
+/// Where a walk goes on.
+#[derive(Default)]
+struct Place {
+    /// In the table of devices; of LPIs for `MOVALL`.
+    outer: Cursor,
+    /// In the events of the device that `outer` is at.
+    event: Cursor,
 }
 
-/// One step of a walk over all events.
+/// One step of a walk over the events of one device or of all.
 enum Visit<'a> {
-    Event(DeviceId, EventId, &'a Irq),
-    /// A device has no more events.
-    Nothing,
+    Event(DeviceId, &'a Device, EventId, &'a Irq),
+    /// The budget is used up on the way.
+    Paused,
+    /// The device has no more events.
+    LastEvent(DeviceId, &'a Device),
     /// There are no more devices.
     End,
 }
@@ -76,10 +82,7 @@ impl Work {
     fn new(task: Task) -> Self {
         Self {
             task,
-            cursor: Cursor {
-                key: Some(0),
-                event: 0,
-            },
+            place: Place::default(),
         }
     }
 
@@ -110,14 +113,13 @@ impl Engine {
 }
 
 impl<'a, H: Host> Execution<'a, H> {
-    /// Goes on with what is in progress, for at most `budget` steps; true once nothing is.
+    /// Goes on with what is in progress, as far as `budget` goes; true once nothing is.
     pub(super) fn proceed(&mut self, budget: &mut u32) -> bool {
         let Some(mut in_progress) = self.engine.in_progress.take() else {
             return true;
         };
         while *budget > 0 {
-            *budget -= 1;
-            if let Some(result) = self.step(&mut in_progress.work) {
+            if let Some(result) = self.step(&mut in_progress.work, budget) {
                 match in_progress.command {
                     Some(number) => self.retire(number, result),
                     None => self.its.set_control(DROPPING, false),
@@ -164,93 +166,110 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// One step; the command's result with the last one.
-    fn step(&mut self, work: &mut Work) -> Option<Result<(), CommandError>> {
+    fn step(&mut self, work: &mut Work, budget: &mut u32) -> Option<Result<(), CommandError>> {
         match work.task {
-            Task::Retarget(icid) => match self.visit(&mut work.cursor) {
-                Visit::Event(device, event, irq) => {
-                    if icid.is_none_or(|icid| irq.icid() == icid.0) {
-                        let collections = &self.engine.collections;
-                        let target = collections.get(usize::from(irq.icid())).copied();
-                        self.retarget_event(device, event, irq, target.flatten());
-                    }
-                    None
-                }
-                Visit::Nothing => None,
-                Visit::End => Some(Ok(())),
-            },
-            Task::Invalidate(icid) => match self.visit(&mut work.cursor) {
-                Visit::Event(_, _, irq) => {
-                    if irq.icid() == icid.0 {
-                        self.vgic.reload_lpi_config(self.pin, irq);
-                    }
-                    None
-                }
-                Visit::Nothing => None,
-                Visit::End => Some(Ok(())),
-            },
-            Task::MoveAll { from, to } => self.step_move_all(&mut work.cursor, from, to),
-            Task::UnmapDevice(id, remap) => {
-                let device = self.its.devices.get(id, self.pin.guard());
-                // Only commands unmap devices, and this one is not done.
-                let emptied =
-                    device.is_none_or(|device| self.step_unmap(&mut work.cursor, id, device));
-                emptied.then(|| {
-                    if let Some(event_bits) = remap {
-                        self.map_device(id, event_bits);
-                    }
-                    Ok(())
-                })
-            }
-            Task::UnmapDevices => {
-                let Some((id, device)) = self.its.devices.next(0, self.pin.guard()) else {
-                    return Some(Ok(()));
+            Task::Retarget(icid) => {
+                let (device, event, irq) = match self.visit(&mut work.place, budget) {
+                    Visit::Event(device, _, event, irq) => (device, event, irq),
+                    Visit::End => return Some(Ok(())),
+                    Visit::Paused | Visit::LastEvent(..) => return None,
                 };
-                if self.step_unmap(&mut work.cursor, id, device) {
-                    work.cursor.event = 0;
+                if icid.is_none_or(|icid| irq.icid() == icid.0) {
+                    let collections = &self.engine.collections;
+                    let target = collections.get(usize::from(irq.icid())).copied();
+                    self.retarget_event(device, event, irq, target.flatten());
                 }
                 None
             }
+            Task::Invalidate(icid) => {
+                let irq = match self.visit(&mut work.place, budget) {
+                    Visit::Event(_, _, _, irq) => irq,
+                    Visit::End => return Some(Ok(())),
+                    Visit::Paused | Visit::LastEvent(..) => return None,
+                };
+                if irq.icid() == icid.0 {
+                    self.vgic.reload_lpi_config(self.pin, irq);
+                }
+                None
+            }
+            Task::MoveAll { from, to } => self.step_move_all(&mut work.place, budget, from, to),
+            Task::UnmapDevice(id, remap) => {
+                // Only commands unmap devices, and this one is not done.
+                if let Some(device) = self.its.devices.get(id, self.pin.guard()) {
+                    let visit = self.visit_device(&mut work.place, budget, id, device);
+                    if !self.unmap_visited(visit) {
+                        return None;
+                    }
+                }
+                if let Some(event_bits) = remap {
+                    self.map_device(id, event_bits);
+                }
+                Some(Ok(()))
+            }
+            Task::UnmapDevices => match self.visit(&mut work.place, budget) {
+                Visit::End => Some(Ok(())),
+                visit => {
+                    self.unmap_visited(visit);
+                    None
+                }
+            },
         }
     }
 
     /// Moves on to the next event of any device.
-    fn visit(&self, cursor: &mut Cursor) -> Visit<'a> {
-        let guard = self.pin.guard();
-        let Some((id, device)) = cursor
-            .key
-            .and_then(|from| self.its.devices.next(from, guard))
-        else {
-            return Visit::End;
-        };
-        match device.next(cursor.event, guard) {
-            Some((event, irq)) => {
-                cursor.event = event.0 + 1;
-                Visit::Event(id, event, irq)
-            }
-            None => {
-                *cursor = Cursor {
-                    key: id.0.checked_add(1),
-                    event: 0,
-                };
-                Visit::Nothing
-            }
+    fn visit(&self, place: &mut Place, budget: &mut u32) -> Visit<'a> {
+        let devices = &self.its.devices;
+        match devices.search(&mut place.outer, budget, self.pin.guard()) {
+            Search::Found(id, device) => self.visit_device(place, budget, DeviceId(id), device),
+            Search::Paused => Visit::Paused,
+            Search::Exhausted => Visit::End,
         }
+    }
+
+    /// Moves on to the next event of this device, and past the device once it has none.
+    fn visit_device(
+        &self,
+        place: &mut Place,
+        budget: &mut u32,
+        id: DeviceId,
+        device: &'a Device,
+    ) -> Visit<'a> {
+        if *budget == 0 {
+            return Visit::Paused;
+        }
+        let found = device.search(&mut place.event, budget, self.pin.guard());
+        if let Search::Paused = found {
+            return Visit::Paused;
+        }
+        *budget = budget.saturating_sub(EVENT_STEPS);
+        if let Search::Found(event, irq) = found {
+            place.event.pass(event);
+            return Visit::Event(id, device, EventId(event), irq);
+        }
+        place.outer.pass(id.0);
+        place.event = Cursor::default();
+        Visit::LastEvent(id, device)
     }
 
     /// The redistributor's part: what is pending there goes, whichever ITS mapped it; where the mappings
     /// lead does not change.
     fn step_move_all(
         &self,
-        cursor: &mut Cursor,
+        place: &mut Place,
+        budget: &mut u32,
         from: VcpuId,
         to: VcpuId,
     ) -> Option<Result<(), CommandError>> {
-        let key = cursor.key.unwrap_or(u32::MAX);
-        let Some((key, irq)) = self.vgic.lpis().next(key, self.pin.guard()) else {
-            return Some(Ok(()));
+        let lpis = self.vgic.lpis();
+        let irq = match lpis.search(&mut place.outer, budget, self.pin.guard()) {
+            Search::Found(key, irq) => {
+                place.outer.pass(key);
+                irq
+            }
+            Search::Paused => return None,
+            Search::Exhausted => return Some(Ok(())),
         };
-        cursor.key = Some(key + 1);
-        debug_assert!(irq.intid().raw() == IntId::FIRST_LPI + key);
+        *budget = budget.saturating_sub(EVENT_STEPS);
         let changed = irq.update(|state| {
             if state.shows_pending() && state.target() == Some(from) {
                 state.with_target(Some(to))
@@ -262,18 +281,18 @@ impl<'a, H: Host> Execution<'a, H> {
         None
     }
 
-    /// Unmaps one event of a device, or the device once it has none: then true.
-    fn step_unmap(&mut self, cursor: &mut Cursor, id: DeviceId, device: &Device) -> bool {
-        match device.next(cursor.event, self.pin.guard()) {
-            Some((event, irq)) => {
-                cursor.event = event.0 + 1;
+    /// Unmaps the event that a walk has come to, or the device if that was its last one: then true.
+    fn unmap_visited(&mut self, visit: Visit<'_>) -> bool {
+        match visit {
+            Visit::Event(id, device, event, irq) => {
                 self.unmap_event(id, device, event, irq);
                 false
             }
-            None => {
+            Visit::LastEvent(id, device) => {
                 self.unmap_device(id, device);
                 true
             }
+            Visit::Paused | Visit::End => false,
         }
     }
 }
