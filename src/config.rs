@@ -24,7 +24,7 @@ pub struct RedistributorRegion {
 
 impl RedistributorRegion {
     /// Size in bytes.
-    pub(crate) const fn size(&self) -> u64 {
+    const fn size(&self) -> u64 {
         // A count that saturates here is refused by `Config::validate`: it ends nowhere.
         (self.count as u64).saturating_mul(REDISTRIBUTOR_STRIDE)
     }

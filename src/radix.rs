@@ -6,7 +6,7 @@
 //! # Shape
 //! A key has `bits` bits. The root is an array indexed by the top bits and lives as long as the table.
 //! Below it, every level consumes [`NODE_BITS`] bits. 65,536 LPIs are two dependent loads away; a device
-//! with up to 256 events is a flat array.
+//! with up to 256 events is a flat array. [`walk`] is about going through all of it.
 //!
 //! # Life of a node
 //! A node counts in `live` its non-null slots and the inserters at work in it. Whoever takes the count
@@ -20,6 +20,8 @@
 #![expect(unsafe_code)]
 // UNSAFETY: dereferences nodes and values through raw pointers, protected by epoch guards.
 
+mod walk;
+
 use alloc::boxed::Box;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
@@ -29,6 +31,8 @@ use crossbeam_epoch::{Guard, Shared};
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, relaxed_by};
+
+pub use walk::Cursor;
 
 /// Key bits that one level below the root consumes.
 // Two, so that loom sees growth, sharing and reclamation of nodes with a handful of keys.
@@ -135,28 +139,6 @@ fn unlink(slot: &Slot, node: *mut Node) -> bool {
         .is_ok()
 }
 
-/// How far a walk over a table has come: the next key to look at.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Cursor(u64);
-
-impl Cursor {
-    /// Leaves a key behind.
-    pub fn pass(&mut self, key: u32) {
-        self.0 = u64::from(key) + 1;
-    }
-}
-
-/// What a walk over a table has come to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Search<'g, T> {
-    /// A key with its value.
-    Found(u32, &'g T),
-    /// The end of the steps that it was given.
-    Paused,
-    /// The end of the table.
-    Exhausted,
-}
-
 /// A table of pointers to `T` by integer key.
 pub struct Radix<T> {
     root: Box<[Slot]>,
@@ -243,96 +225,6 @@ impl<T> Radix<T> {
         // SAFETY: by the contract of `insert`, what is reachable while the guard is pinned stays
         // allocated as long as it is.
         unsafe { value.as_ref() }
-    }
-
-    /// The first key at or above `from` that has a value, with the value.
-    #[must_use]
-    pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.first(from, u64::MAX, guard)
-    }
-
-    /// The first key at or above `from` and below `end` that has a value, with the value. Looks at no
-    /// more than `end - from` slots, and the nodes that they are in.
-    #[must_use]
-    pub fn next_below<'g>(&'g self, from: u32, end: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.first(from, end.into(), guard)
-    }
-
-    fn first<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        let (mut cursor, mut steps) = (Cursor(from.into()), u32::MAX);
-        match self.scan(&mut cursor, end, &mut steps, guard) {
-            Search::Found(key, value) => Some((key, value)),
-            Search::Paused | Search::Exhausted => None,
-        }
-    }
-
-    /// Moves `cursor` on to the first key that has a value, where it stays until [`Cursor::pass`]. Takes one
-    /// of `steps` for each slot and node on the way, and pauses once none is left. With one or more to start
-    /// with it gets on.
-    pub fn search<'g>(
-        &'g self,
-        cursor: &mut Cursor,
-        steps: &mut u32,
-        guard: &'g Guard,
-    ) -> Search<'g, T> {
-        self.scan(cursor, u64::MAX, steps, guard)
-    }
-
-    fn scan<'g>(
-        &'g self,
-        cursor: &mut Cursor,
-        end: u64,
-        steps: &mut u32,
-        guard: &'g Guard,
-    ) -> Search<'g, T> {
-        Self::check_pinned(guard);
-        let end = end.min(1 << self.bits);
-        while cursor.0 < end {
-            if *steps == 0 {
-                return Search::Paused;
-            }
-            *steps = steps.saturating_sub(self.levels - 1);
-            let slots = match self.slots_from(cursor.0 as u32, guard) {
-                Ok(slots) => slots,
-                Err(below) => {
-                    // Past every key below the missing node.
-                    cursor.0 = ((cursor.0 >> below) + 1) << below;
-                    continue;
-                }
-            };
-            for slot in slots.iter().take((end - cursor.0) as usize) {
-                step();
-                *steps = steps.saturating_sub(1);
-                // Acquire: pairs with the AcqRel in `insert` and `replace`.
-                let value = slot.load(Acquire).cast::<T>();
-                // SAFETY: as in `get`.
-                if let Some(value) = unsafe { value.as_ref() } {
-                    return Search::Found(cursor.0 as u32, value);
-                }
-                cursor.0 += 1;
-                if *steps == 0 {
-                    return Search::Paused;
-                }
-            }
-        }
-        Search::Exhausted
-    }
-
-    /// The slots from `key`'s to the last one of its node; where a node on the way is missing, the number of
-    /// key bits below its slot.
-    fn slots_from<'g>(&'g self, key: u32, guard: &'g Guard) -> Result<&'g [Slot], u32> {
-        let shift = (self.levels - 1) * NODE_BITS;
-        let mut slots = self
-            .root
-            .get(key.checked_shr(shift).unwrap_or(0) as usize..)
-            .unwrap_or_default();
-        for level in (0..self.levels - 1).rev() {
-            let below = (level + 1) * NODE_BITS;
-            let slot = slots.first().ok_or(below)?;
-            let node = Self::child(slot, guard).ok_or(below)?;
-            slots = &node.slots[Self::index(key, level)..];
-        }
-        Ok(slots)
     }
 
     /// Whether no key has a value, as far as no other CPU changes that.
@@ -493,7 +385,6 @@ impl<T> Drop for Radix<T> {
 mod tests {
     use super::*;
     use alloc::collections::BTreeMap;
-    use alloc::vec::Vec;
     use crossbeam_epoch::Collector;
 
     fn leak(value: u32) -> &'static u32 {
@@ -503,26 +394,6 @@ mod tests {
     fn insert(table: &Radix<u32>, key: u32, value: &'static u32, guard: &Guard) -> bool {
         // SAFETY: the value is never freed.
         unsafe { table.insert(key, NonNull::from(value), guard) }.is_ok()
-    }
-
-    /// All that a walk finds which takes so many steps at a time.
-    fn walk<'g>(table: &'g Radix<u32>, at_once: u32, guard: &'g Guard) -> Vec<(u32, &'g u32)> {
-        let (mut cursor, mut found) = (Cursor::default(), Vec::new());
-        loop {
-            let (before, mut steps) = (cursor, at_once);
-            let taken = crate::steps::steps();
-            let search = table.search(&mut cursor, &mut steps, guard);
-            let taken = crate::steps::steps() - taken;
-            assert!(taken <= u64::from(at_once + table.levels), "{taken} steps");
-            match search {
-                Search::Found(key, value) => {
-                    found.push((key, value));
-                    cursor.pass(key);
-                }
-                Search::Paused => assert!(cursor != before, "it does not get on"),
-                Search::Exhausted => return found,
-            }
-        }
     }
 
     #[test]
@@ -563,25 +434,23 @@ mod tests {
                 assert_eq!(table.next(from, &guard), expected);
             }
             for steps in [1, 3, 100] {
-                let walked = walk(&table, steps, &guard);
+                let walked = walk::tests::walk(&table, steps, &guard);
                 assert!(walked.into_iter().eq(map.iter().map(|(k, v)| (*k, *v))));
             }
             let last = u32::MAX.checked_shr(32 - bits).unwrap_or(0);
             let value = leak(last);
             if insert(&table, last, value, &guard) {
-                assert_eq!(table.next(last, &guard), Some((last, value)));
+                assert_eq!(
+                    walk::tests::walk(&table, 100, &guard).last(),
+                    Some(&(last, value))
+                );
                 assert!(table.remove(last, value, &guard).is_some());
             }
             assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
             for (key, value) in map {
                 assert!(table.remove(key, value, &guard).is_some());
             }
-            for slot in &table.root {
-                assert!(
-                    table.levels == 1 || slot.load(Relaxed).is_null(),
-                    "a node is left"
-                );
-            }
+            assert!(table.is_empty(), "a node is left");
         }
     }
 
@@ -614,6 +483,6 @@ mod tests {
                 });
             }
         });
-        assert!(table.root.iter().all(|slot| slot.load(Relaxed).is_null()));
+        assert!(table.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use crossbeam_epoch::{Guard, Shared};
 
 use crate::intid::{DeviceId, EventId};
 use crate::irq::Irq;
-use crate::radix::{Cursor, Radix, Search};
+use crate::radix::{Cursor, Radix};
 
 /// A mapped device.
 ///
@@ -44,14 +44,17 @@ impl Device {
         self.events.get(event.0, guard)
     }
 
-    /// Moves on to the next mapped event: [`Radix::search`].
-    pub(crate) fn search<'g>(
+    /// Visits the mapped events: [`Radix::walk`].
+    pub(crate) fn walk<'g>(
         &'g self,
         cursor: &mut Cursor,
         steps: &mut u32,
         guard: &'g Guard,
-    ) -> Search<'g, Irq> {
-        self.events.search(cursor, steps, guard)
+        mut visit: impl FnMut(EventId, &'g Irq, &mut u32) -> bool,
+    ) -> bool {
+        self.events.walk(cursor, steps, guard, |event, irq, steps| {
+            visit(EventId(event), irq, steps)
+        })
     }
 
     /// Maps an event that the device has and that is not mapped; the caller's mapping reference of `irq`
@@ -87,14 +90,17 @@ impl Devices {
         self.0.get(device.0, guard)
     }
 
-    /// Moves on to the next mapped device: [`Radix::search`].
-    pub(crate) fn search<'g>(
+    /// Visits the mapped devices: [`Radix::walk`].
+    pub(crate) fn walk<'g>(
         &'g self,
         cursor: &mut Cursor,
         steps: &mut u32,
         guard: &'g Guard,
-    ) -> Search<'g, Device> {
-        self.0.search(cursor, steps, guard)
+        mut visit: impl FnMut(DeviceId, &'g Device, &mut u32) -> bool,
+    ) -> bool {
+        self.0.walk(cursor, steps, guard, |id, device, steps| {
+            visit(DeviceId(id), device, steps)
+        })
     }
 
     /// Maps a device that is not mapped, with room for `2^event_bits` events.

@@ -1,17 +1,15 @@
 //! Commands whose work grows with what the guest has mapped, done in steps.
 //!
-//! Each step moves on to the next device, event or LPI and does what is to be done with it, and is paid for
-//! from the slice's budget: so much for each table slot passed on the way, full or empty, and for each event.
-//! What is left over waits in [`Engine::in_progress`](super::Engine) with its cursors. No other command is
-//! begun before, so what lies ahead of a cursor does not change, except that another ITS may map or unmap
-//! LPIs that `MOVALL` walks.
+//! They walk over devices, events or LPIs, and pay from the slice's budget: for each table slot that they pass,
+//! full or empty, and for each event. What is left over waits in [`Engine::in_progress`](super::Engine) with
+//! its cursors. No other command is begun before, so what lies ahead of a cursor does not change, except that
+//! another ITS may map or unmap LPIs that `MOVALL` walks.
 
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, Icid, VcpuId};
 use crate::irq::Irq;
-use crate::radix::{Cursor, Search};
+use crate::radix::Cursor;
 
-use super::command::CommandError;
 use super::device::Device;
 use super::execute::Execution;
 use super::queue::{EVENT_STEPS, SLICE};
@@ -67,17 +65,6 @@ struct Place {
     event: Cursor,
 }
 
-/// One step of a walk over the events of one device or of all.
-enum Visit<'a> {
-    Event(DeviceId, &'a Device, EventId, &'a Irq),
-    /// The budget is used up on the way.
-    Paused,
-    /// The device has no more events.
-    LastEvent(DeviceId, &'a Device),
-    /// There are no more devices.
-    End,
-}
-
 impl Work {
     fn new(task: Task) -> Self {
         Self {
@@ -118,17 +105,16 @@ impl<'a, H: Host> Execution<'a, H> {
         let Some(mut in_progress) = self.engine.in_progress.take() else {
             return true;
         };
-        while *budget > 0 {
-            if let Some(result) = self.step(&mut in_progress.work, budget) {
-                match in_progress.command {
-                    Some(number) => self.retire(number, result),
-                    None => self.its.set_control(DROPPING, false),
-                }
-                return true;
+        let done = self.work(&mut in_progress.work, budget);
+        if done {
+            match in_progress.command {
+                Some(number) => self.retire(number, Ok(())),
+                None => self.its.set_control(DROPPING, false),
             }
+        } else {
+            self.engine.in_progress = Some(in_progress);
         }
-        self.engine.in_progress = Some(in_progress);
-        false
+        done
     }
 
     /// Begins to unmap what was mapped through a table that is no longer there. Nothing is translated
@@ -165,134 +151,107 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// One step; the command's result with the last one.
-    fn step(&mut self, work: &mut Work, budget: &mut u32) -> Option<Result<(), CommandError>> {
+    /// Goes on as far as `budget` goes; true once all is done.
+    fn work(&mut self, work: &mut Work, budget: &mut u32) -> bool {
+        let (its, vgic, pin) = (self.its, self.vgic, self.pin);
+        let place = &mut work.place;
         match work.task {
-            Task::Retarget(icid) => {
-                let (device, event, irq) = match self.visit(&mut work.place, budget) {
-                    Visit::Event(device, _, event, irq) => (device, event, irq),
-                    Visit::End => return Some(Ok(())),
-                    Visit::Paused | Visit::LastEvent(..) => return None,
-                };
+            Task::Retarget(icid) => self.visit_events(place, budget, |device, event, irq| {
                 if icid.is_none_or(|icid| irq.icid() == icid.0) {
                     let collections = &self.engine.collections;
                     let target = collections.get(usize::from(irq.icid())).copied();
                     self.retarget_event(device, event, irq, target.flatten());
                 }
-                None
-            }
-            Task::Invalidate(icid) => {
-                let irq = match self.visit(&mut work.place, budget) {
-                    Visit::Event(_, _, _, irq) => irq,
-                    Visit::End => return Some(Ok(())),
-                    Visit::Paused | Visit::LastEvent(..) => return None,
-                };
+            }),
+            Task::Invalidate(icid) => self.visit_events(place, budget, |_, _, irq| {
                 if irq.icid() == icid.0 {
-                    self.vgic.reload_lpi_config(self.pin, irq);
+                    vgic.reload_lpi_config(pin, irq);
                 }
-                None
+            }),
+            // The redistributor's part: what is pending there goes, whichever ITS mapped it; where the
+            // mappings lead does not change.
+            Task::MoveAll { from, to } => {
+                let lpis = vgic.lpis();
+                lpis.walk(&mut place.outer, budget, pin.guard(), |_, irq, budget| {
+                    pay_for_event(budget);
+                    let changed = irq.update(|state| {
+                        if state.shows_pending() && state.target() == Some(from) {
+                            state.with_target(Some(to))
+                        } else {
+                            state
+                        }
+                    });
+                    vgic.pay(pin, irq, changed.owed);
+                    true
+                })
             }
-            Task::MoveAll { from, to } => self.step_move_all(&mut work.place, budget, from, to),
             Task::UnmapDevice(id, remap) => {
                 // Only commands unmap devices, and this one is not done.
-                if let Some(device) = self.its.devices.get(id, self.pin.guard()) {
-                    let visit = self.visit_device(&mut work.place, budget, id, device);
-                    if !self.unmap_visited(visit) {
-                        return None;
-                    }
+                if let Some(device) = its.devices.get(id, pin.guard())
+                    && !self.unmap_device_and_events(&mut place.event, budget, id, device)
+                {
+                    return false;
                 }
                 if let Some(event_bits) = remap {
                     self.map_device(id, event_bits);
                 }
-                Some(Ok(()))
-            }
-            Task::UnmapDevices => match self.visit(&mut work.place, budget) {
-                Visit::End => Some(Ok(())),
-                visit => {
-                    self.unmap_visited(visit);
-                    None
-                }
-            },
-        }
-    }
-
-    /// Moves on to the next event of any device.
-    fn visit(&self, place: &mut Place, budget: &mut u32) -> Visit<'a> {
-        let devices = &self.its.devices;
-        match devices.search(&mut place.outer, budget, self.pin.guard()) {
-            Search::Found(id, device) => self.visit_device(place, budget, DeviceId(id), device),
-            Search::Paused => Visit::Paused,
-            Search::Exhausted => Visit::End,
-        }
-    }
-
-    /// Moves on to the next event of this device, and past the device once it has none.
-    fn visit_device(
-        &self,
-        place: &mut Place,
-        budget: &mut u32,
-        id: DeviceId,
-        device: &'a Device,
-    ) -> Visit<'a> {
-        if *budget == 0 {
-            return Visit::Paused;
-        }
-        let found = device.search(&mut place.event, budget, self.pin.guard());
-        if let Search::Paused = found {
-            return Visit::Paused;
-        }
-        *budget = budget.saturating_sub(EVENT_STEPS);
-        if let Search::Found(event, irq) = found {
-            place.event.pass(event);
-            return Visit::Event(id, device, EventId(event), irq);
-        }
-        place.outer.pass(id.0);
-        place.event = Cursor::default();
-        Visit::LastEvent(id, device)
-    }
-
-    /// The redistributor's part: what is pending there goes, whichever ITS mapped it; where the mappings
-    /// lead does not change.
-    fn step_move_all(
-        &self,
-        place: &mut Place,
-        budget: &mut u32,
-        from: VcpuId,
-        to: VcpuId,
-    ) -> Option<Result<(), CommandError>> {
-        let lpis = self.vgic.lpis();
-        let irq = match lpis.search(&mut place.outer, budget, self.pin.guard()) {
-            Search::Found(key, irq) => {
-                place.outer.pass(key);
-                irq
-            }
-            Search::Paused => return None,
-            Search::Exhausted => return Some(Ok(())),
-        };
-        *budget = budget.saturating_sub(EVENT_STEPS);
-        let changed = irq.update(|state| {
-            if state.shows_pending() && state.target() == Some(from) {
-                state.with_target(Some(to))
-            } else {
-                state
-            }
-        });
-        self.vgic.pay(self.pin, irq, changed.owed);
-        None
-    }
-
-    /// Unmaps the event that a walk has come to, or the device if that was its last one: then true.
-    fn unmap_visited(&mut self, visit: Visit<'_>) -> bool {
-        match visit {
-            Visit::Event(id, device, event, irq) => {
-                self.unmap_event(id, device, event, irq);
-                false
-            }
-            Visit::LastEvent(id, device) => {
-                self.unmap_device(id, device);
                 true
             }
-            Visit::Paused | Visit::End => false,
+            Task::UnmapDevices => {
+                let Place { outer, event } = place;
+                its.devices
+                    .walk(outer, budget, pin.guard(), |id, device, budget| {
+                        self.unmap_device_and_events(event, budget, id, device)
+                    })
+            }
         }
     }
+
+    /// Visits the events of all devices; true once those were all.
+    fn visit_events(
+        &self,
+        place: &mut Place,
+        budget: &mut u32,
+        mut visit: impl FnMut(DeviceId, EventId, &'a Irq),
+    ) -> bool {
+        let guard = self.pin.guard();
+        let Place { outer, event } = place;
+        let devices = &self.its.devices;
+        devices.walk(outer, budget, guard, |id, device, budget| {
+            let all = device.walk(event, budget, guard, |event, irq, budget| {
+                pay_for_event(budget);
+                visit(id, event, irq);
+                true
+            });
+            if all {
+                *event = Cursor::default();
+            }
+            all
+        })
+    }
+
+    /// Unmaps the events of a device, and then the device; true once it is.
+    fn unmap_device_and_events(
+        &mut self,
+        place: &mut Cursor,
+        budget: &mut u32,
+        id: DeviceId,
+        device: &Device,
+    ) -> bool {
+        let all = device.walk(place, budget, self.pin.guard(), |event, irq, budget| {
+            pay_for_event(budget);
+            self.unmap_event(id, device, event, irq);
+            true
+        });
+        if all {
+            pay_for_event(budget);
+            self.unmap_device(id, device);
+            *place = Cursor::default();
+        }
+        all
+    }
+}
+
+fn pay_for_event(budget: &mut u32) {
+    *budget = budget.saturating_sub(EVENT_STEPS);
 }

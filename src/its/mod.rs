@@ -61,7 +61,7 @@ use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::irq::Irq;
 #[cfg(vgic_mutants)]
-use crate::radix::{Cursor, Search};
+use crate::radix::Cursor;
 use crate::sync::Ordering::{AcqRel, Acquire};
 use crate::sync::{AtomicU32, Rank, SpinLock};
 use crate::vgic::{InjectError, Injected};
@@ -174,14 +174,13 @@ impl Its {
     /// [`Mutant::DrainedTwice`](crate::sync::Mutant): ends device 0's mappings without the command lock.
     #[cfg(vgic_mutants)]
     fn drain_beside_the_lock<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
-        let device = self.devices.get(DeviceId(0), pin.guard());
-        let mut cursor = Cursor::default();
-        while let Some(device) = device
-            && let Search::Found(event, irq) =
-                device.search(&mut cursor, &mut u32::MAX, pin.guard())
-        {
-            vgic.unmap_lpi(pin, irq);
-            device.unmap(EventId(event), irq, pin.guard());
+        let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
+        if let Some(device) = self.devices.get(DeviceId(0), pin.guard()) {
+            device.walk(&mut cursor, &mut steps, pin.guard(), |event, irq, _| {
+                vgic.unmap_lpi(pin, irq);
+                device.unmap(event, irq, pin.guard());
+                true
+            });
         }
     }
 

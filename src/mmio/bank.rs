@@ -274,8 +274,8 @@ impl<H: Host> Vgic<H> {
         word: u64,
     ) {
         let bytes = width.bytes() as usize;
-        let named = bank.irqs.iter().skip(first).take(bytes);
-        for (irq, priority) in named.zip(word.to_le_bytes()) {
+        for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
+            let priority = (word >> (byte << 3)) as u8;
             let changed = irq.update(|state| state.with_priority(priority));
             self.pay(pin, irq, changed.owed);
         }

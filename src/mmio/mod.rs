@@ -118,14 +118,17 @@ impl<H: Host> Vgic<H> {
         }
         let mut first = 0_usize;
         for region in &config.redistributors {
-            if let Some(offset) = within(region.base, region.size()) {
-                let index = first.saturating_add((offset / REDISTRIBUTOR_STRIDE) as usize);
+            if let Some(offset) = gpa.checked_sub(region.base)
+                && let place = (offset / REDISTRIBUTOR_STRIDE) as usize
+                && place < region.count
+            {
                 return Some(Frame::Redistributor(
-                    VcpuId::new(index)?,
+                    VcpuId::new(first.wrapping_add(place))?,
                     offset % REDISTRIBUTOR_STRIDE,
                 ));
             }
-            first = first.saturating_add(region.count);
+            // A region is less than 2^52 bytes.
+            first = first.wrapping_add(region.count);
         }
         config.its.iter().enumerate().find_map(|(index, its)| {
             within(its.base, ITS_SIZE).map(|offset| Frame::Its(ItsId(index as u8), offset))
@@ -210,7 +213,7 @@ pub(crate) const IIDR: u32 = 0x7600_1000;
 
 /// The field of a `TYPER` that holds one less than `count`, which is at least 1.
 pub(crate) fn one_less(count: impl Into<u64>) -> u64 {
-    count.into().saturating_sub(1)
+    count.into().wrapping_sub(1)
 }
 
 /// The part of a 64-bit register that an access reads: all of it or a 32-bit half.
