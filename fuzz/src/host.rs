@@ -20,7 +20,14 @@ pub struct HostileHost {
     pub memory: Memory,
     quotas: Vec<ItsConfig>,
     calls: AtomicU64,
+    /// The vCPU that each CPU has in the guest, until it is asked to leave.
+    stays: Mutex<BTreeMap<usize, Stay>>,
     mapped: Mutex<Mapped>,
+}
+
+struct Stay {
+    vcpu: VcpuId,
+    kicked: bool,
 }
 
 #[derive(Default)]
@@ -38,7 +45,23 @@ impl HostileHost {
             quotas,
             memory: Memory::default(),
             calls: AtomicU64::default(),
+            stays: Mutex::default(),
             mapped: Mutex::default(),
+        }
+    }
+
+    /// The vCPU that a CPU has in the guest.
+    pub fn inside(&self, cpu: usize) -> Option<VcpuId> {
+        self.stays.lock().unwrap().get(&cpu).map(|stay| stay.vcpu)
+    }
+
+    /// A CPU enters the guest with a vCPU, or leaves it.
+    pub fn set_inside(&self, cpu: usize, vcpu: Option<VcpuId>) {
+        let mut stays = self.stays.lock().unwrap();
+        stays.remove(&cpu);
+        if let Some(vcpu) = vcpu {
+            let kicked = false;
+            stays.insert(cpu, Stay { vcpu, kicked });
         }
     }
 
@@ -62,8 +85,11 @@ impl Drop for HostileHost {
 }
 
 impl Host for HostileHost {
-    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {
-        self.called();
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+        let mut stays = self.stays.lock().unwrap();
+        let stay = stays.get_mut(&usize::from(cpu.0));
+        let stay = stay.filter(|stay| stay.vcpu == vcpu && !stay.kicked);
+        stay.expect("once, while it is in the guest there").kicked = true;
     }
 
     fn wake(&self, _vcpu: VcpuId) {

@@ -2,7 +2,7 @@
 //!
 //! * [`input`]: how an input is read: a byte chooses, small numbers are common, and everything can be said;
 //! * [`operation`]: what can happen, and which of it each target lets happen;
-//! * [`machine`]: the VM that it happens to; [`guest`]: what runs on its vCPUs;
+//! * [`machine`]: the VM that it happens to, of one [`shape`] or another; [`guest`]: what runs on its vCPUs;
 //! * [`host`]: the embedder, which keeps the quotas' books; [`memory`]: the guest's memory, hostile;
 //! * [`bounds`]: how long each thing may take; [`heap`]: how much the library may allocate.
 //!
@@ -17,10 +17,12 @@ pub mod input;
 pub mod machine;
 pub mod memory;
 pub mod operation;
+pub mod shape;
 
 use input::Input;
-use machine::{Machine, Shape};
+use machine::Machine;
 use operation::{Attack, Operation};
+use shape::Shape;
 
 /// Most operations of one run: an input of small ones would not end for long.
 const OPERATIONS: usize = 600;

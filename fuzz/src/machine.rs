@@ -1,12 +1,11 @@
 //! The VM that it happens to.
 
-use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{Domain, Pin};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{Blocked, Config, Cpu, Vgic};
+use vgic::{Blocked, Cpu, Vgic};
 
 use crate::bounds::{self, Bound, within};
 use crate::guest::Guest;
@@ -14,11 +13,12 @@ use crate::heap;
 use crate::host::HostileHost;
 use crate::memory::BASE;
 use crate::operation::{Command, Operation};
+use crate::shape::{DEVICE_TABLE, INDIRECT, Shape, VALID, allowed};
 
 const CPUS: usize = 2;
-const VALID: u64 = 1 << 63;
-const DEVICE_TABLE: u64 = BASE + 0x8000;
 const COLLECTION_TABLE: u64 = BASE + 0x9000;
+/// What the device table leads to if it is indirect.
+const DEVICE_PAGE: u64 = BASE + 0xa000;
 /// Queues, 64 KiB apart.
 const QUEUES: u64 = BASE + 0x1_0000;
 const PENDING_TABLES: u64 = BASE + 0x3_0000;
@@ -31,65 +31,14 @@ const GITS_BASER: u64 = 0x0100;
 const COMMAND: u64 = 32;
 /// Slices after which deferred work that no new request feeds must be done.
 const SLICES: u64 = 200_000;
-/// What of the heap no quota bounds: the epoch's garbage, the host's books, and what a run keeps.
-const SLACK: isize = 2 << 20;
-
-/// How large a VM.
-pub struct Shape(Config);
-
-impl Shape {
-    /// The one with this number.
-    #[must_use]
-    pub fn new(number: u8) -> Self {
-        let affinity = |n: usize| Affinity::new(0, 0, (n / 32) as u8, (n % 32) as u8);
-        let vcpus = match number {
-            0x7f => 512,
-            _ if number % 4 == 2 => 1,
-            _ => 3,
-        };
-        // vCPU 2 is beyond the first 16 of Aff0.
-        let affinities =
-            (0..vcpus).map(|n| affinity(if n == 2 { 18 } else { n + usize::from(n >= 18) }));
-        let mut config = Config::new(affinities.collect());
-        let its = |base, bits, max_devices, max_events, collections| ItsConfig {
-            device_bits: bits,
-            event_bits: bits.min(16),
-            max_devices,
-            max_events,
-            collections,
-            ..ItsConfig::at(base)
-        };
-        let bases = [0x0808_0000, 0x1808_0000];
-        (config.spis, config.lpi_bits) = (64, 8);
-        config.its = bases.map(|base| its(base, 16, 4, 64, 4)).to_vec();
-        match number % 4 {
-            1 => {
-                (config.spis, config.lpi_bits) = (988, 16);
-                config.its = bases.map(|base| its(base, 32, 64, 0x2_0000, 512)).to_vec();
-            }
-            2 => {
-                (config.spis, config.lpi_bits) = (32, 5);
-                config.its = vec![its(bases[0], 1, 1, 2, 1)];
-            }
-            3 if number != 0x7f => {
-                (config.spis, config.lpi_bits) = (0, 0);
-                config.its.clear();
-            }
-            _ => {}
-        }
-        if number != 0x7f {
-            config.max_vcpus += 2;
-            config.redistributors[0].count += 2;
-        }
-        Self(config)
-    }
-}
-
 /// The VM, and what of it the fuzzer needs to know.
 pub struct Machine {
     domain: Domain,
     vm: Vgic<HostileHost>,
+    /// Those that run vCPUs, and one that devices interrupt.
     cpus: Vec<Cpu<SoftwareInterface>>,
+    /// `GITS_BASER0` as the driver writes it.
+    device_table: u64,
     /// The CPU that has a vCPU's registers.
     places: Vec<Option<usize>>,
     on: Vec<bool>,
@@ -101,13 +50,13 @@ pub struct Machine {
 impl Machine {
     /// All vCPUs are on.
     #[must_use]
-    pub fn new(Shape(config): Shape) -> Self {
+    pub fn new(Shape(config, device_table): Shape) -> Self {
         let allowed = allowed(&config);
         let host = HostileHost::new(config.its.clone());
         let domain = Domain::new();
         let (present, most) = (config.vcpus.len(), config.max_vcpus);
         let vm = Vgic::new(config, host).unwrap();
-        let cpus = (0..CPUS).map(|n| {
+        let cpus = (0..=CPUS).map(|n| {
             let local = domain.register(CpuId(n as u16));
             Cpu::new(local, SoftwareInterface::default())
         });
@@ -115,6 +64,7 @@ impl Machine {
             cpus: cpus.collect(),
             domain,
             vm,
+            device_table,
             places: vec![None; most],
             on: (0..most).map(|n| n == 0).collect(),
             acknowledged: Vec::new(),
@@ -145,9 +95,15 @@ impl Machine {
             self.write_double(gicr + 0x78, PENDING_TABLES);
             self.write(gicr, 1);
         }
-        self.vm.host().memory.write(BASE, &[0xa1; 0x100]);
+        let memory = &self.vm.host().memory;
+        memory.write(BASE, &[0xa1; 0x100]);
+        // Half of the LPIs are pending from the start.
+        memory.write(PENDING_TABLES + 8192 / 8, &[0x55; 0x20]);
+        if self.device_table & INDIRECT != 0 {
+            memory.write(DEVICE_TABLE, &(VALID | DEVICE_PAGE).to_le_bytes());
+        }
         for (n, its) in (0..).zip(&config.its) {
-            self.write_double(its.base + GITS_BASER, VALID | DEVICE_TABLE);
+            self.write_double(its.base + GITS_BASER, self.device_table);
             self.write_double(its.base + GITS_BASER + 8, VALID | COLLECTION_TABLE);
             self.write_double(its.base + GITS_CBASER, VALID | (QUEUES + n * 0x1_0000));
             self.write(its.base, 1);
@@ -168,7 +124,7 @@ impl Machine {
                 Guest::Group(true, true),
                 Guest::Group(false, true),
             ];
-            self.run(0, n, &enable);
+            self.run(0, n, &enable, false);
             self.put(n);
         }
     }
@@ -197,7 +153,9 @@ impl Machine {
             Operation::Unsettle(seed) => self.vm.host().memory.unsettle(seed.into()),
             Operation::FlipPage(page) => self.vm.host().memory.flip_page(page),
             Operation::Advance => self.advance(),
-            Operation::Run(cpu, n, ref guest) => self.run(cpu.into(), self.vcpu(n), guest),
+            Operation::Run(cpu, n, ref guest, stay) => {
+                self.run(cpu.into(), self.vcpu(n), guest, stay);
+            }
             Operation::Put(n) => self.put(self.vcpu(n)),
             Operation::Power(n, on) => self.power(self.vcpu(n), on),
             Operation::AddVcpu(n) => self.add_vcpu(n),
@@ -225,7 +183,7 @@ impl Machine {
             domain, vm, cpus, ..
         } = self;
         let before = domain.totals();
-        let remains = vm.teardown(&cpus[0].pin()).expect("no vCPU is on a CPU");
+        let remains = vm.teardown(&cpus[CPUS].pin()).expect("no vCPU is on a CPU");
         assert_eq!(remains.references, 0);
         for kind in Kind::ALL.map(|kind| kind as usize) {
             assert_eq!(
@@ -243,7 +201,7 @@ impl Machine {
     }
 
     fn pin(&self) -> Pin<'_> {
-        self.cpus[0].pin()
+        self.cpus[CPUS].pin()
     }
 
     /// A vCPU that is present.
@@ -280,10 +238,11 @@ impl Machine {
     }
 
     fn trap(&self, n: usize, gpa: u64, width: Width, write: Option<u64>) -> MmioOutcome {
+        self.leave(n);
         within(self.bound(gpa), || match write {
             Some(value) => self.vm.mmio_write(&self.pin(), gpa, width, value),
             None => {
-                let cpu = &self.cpus[self.places[n].unwrap_or(0)];
+                let cpu = &self.cpus[self.places[n].unwrap_or(CPUS)];
                 self.vm.mmio_read(cpu, &cpu.pin(), id(n), gpa, width)
             }
         })
@@ -340,8 +299,9 @@ impl Machine {
     }
 
     fn sysreg(&self, n: usize, register: SysReg, value: u64) {
-        let cpu = &self.cpus[self.places[n].unwrap_or(0)];
+        let cpu = &self.cpus[self.places[n].unwrap_or(CPUS)];
         let _ = self.vm.sysreg_read(register);
+        self.leave(n);
         within(bounds::SGI, || {
             self.vm
                 .sysreg_write(cpu, &cpu.pin(), id(n), register, value);
@@ -475,7 +435,35 @@ impl Machine {
 
     // --- vCPUs -----------------------------------------------------------------------------------
 
-    fn run(&mut self, cpu: usize, n: usize, guest: &[Guest]) {
+    /// Out of the guest, if the vCPU is in it.
+    fn leave(&self, n: usize) {
+        let Some(cpu) = self.places[n].filter(|cpu| self.vm.host().inside(*cpu) == Some(id(n)))
+        else {
+            return;
+        };
+        self.vm.host().set_inside(cpu, None);
+        let cpu = &self.cpus[cpu];
+        within(bounds::EXIT, || {
+            self.vm.exit(cpu, &cpu.pin(), id(n)).unwrap();
+        });
+    }
+
+    /// Into the guest, unless it is there already; false if it is off.
+    fn enter(&mut self, n: usize) -> bool {
+        let cpu = self.places[n].unwrap_or(0);
+        if self.vm.host().inside(cpu) == Some(id(n)) {
+            return true;
+        }
+        let this = &self.cpus[cpu];
+        let entered = within(bounds::ENTRY, || self.vm.enter(this, &this.pin(), id(n)));
+        assert_eq!(entered.is_ok(), self.on[n]);
+        if self.on[n] {
+            self.vm.host().set_inside(cpu, Some(id(n)));
+        }
+        self.on[n]
+    }
+
+    fn run(&mut self, cpu: usize, n: usize, guest: &[Guest], stay: bool) {
         let cpu = *self.places[n].get_or_insert(cpu % CPUS);
         // The CPU may have another vCPU's registers.
         for other in 0..self.places.len() {
@@ -483,25 +471,23 @@ impl Machine {
                 self.put(other);
             }
         }
-        let (this, vm) = (&self.cpus[cpu], &self.vm);
-        let enter = || within(bounds::ENTRY, || vm.enter(this, &this.pin(), id(n)));
-        let exit = || within(bounds::EXIT, || vm.exit(this, &this.pin(), id(n)));
-        if enter().is_err() {
-            assert!(!self.on[n]);
+        if !self.enter(n) {
             self.places[n] = None;
             return;
         }
         for access in guest {
-            let done = access.access(this.interface(), &mut self.acknowledged);
+            let interface = self.cpus[cpu].interface();
+            let done = access.access(interface, &mut self.acknowledged);
             if let (false, &Guest::Deactivate(intid)) = (done, access) {
-                exit().unwrap();
-                within(bounds::SGI, || {
-                    vm.sysreg_write(this, &this.pin(), id(n), SysReg::Dir, intid.into());
-                });
-                enter().unwrap();
+                self.sysreg(n, SysReg::Dir, intid.into());
+                self.enter(n);
             }
         }
-        exit().unwrap();
+        if stay {
+            return;
+        }
+        self.leave(n);
+        let (this, vm) = (&self.cpus[cpu], &self.vm);
         within(bounds::ENTRY, || {
             let pending = vm.has_pending(this, &this.pin(), id(n)).unwrap();
             if vm.block(this, &this.pin(), id(n)).unwrap() == Blocked::Yes {
@@ -511,6 +497,7 @@ impl Machine {
     }
 
     fn put(&mut self, n: usize) {
+        self.leave(n);
         if let Some(cpu) = self.places[n].take() {
             let cpu = &self.cpus[cpu];
             within(bounds::ENTRY, || {
@@ -520,6 +507,7 @@ impl Machine {
     }
 
     fn power(&mut self, n: usize, on: bool) {
+        self.leave(n);
         if on {
             let changed = within(bounds::ENTRY, || self.vm.power_on(id(n)));
             assert_eq!(changed, !self.on[n]);
@@ -544,16 +532,4 @@ impl Machine {
 
 fn id(n: usize) -> VcpuId {
     VcpuId::new(n).unwrap()
-}
-
-/// What a guest may make the library allocate: the formula of SECURITY.md.
-fn allowed(config: &Config) -> isize {
-    const NODE: isize = 2048 + 64;
-    let itses = config.its.iter().map(|its| {
-        let levels = isize::from(its.device_bits.div_ceil(8));
-        let (devices, events) = (its.max_devices as isize, its.max_events as isize);
-        devices * (256 + (levels - 1) * NODE) + events * 16
-    });
-    let lpis = 1_isize << config.lpi_bits;
-    SLACK + itses.sum::<isize>() + lpis * 160 + (lpis / 256 + 1) * NODE
 }

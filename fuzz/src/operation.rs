@@ -62,8 +62,8 @@ pub enum Operation {
     PpiLine(u8, u8, bool),
     /// A PPI's edge; or a physical one that is forwarded.
     Ppi(u8, u8, bool),
-    /// A CPU runs a vCPU for a while; what the guest does meanwhile.
-    Run(u8, u8, Vec<Guest>),
+    /// A CPU runs a vCPU for a while; what the guest does meanwhile, and whether it stays.
+    Run(u8, u8, Vec<Guest>, bool),
     /// A vCPU leaves its CPU.
     Put(u8),
     /// A vCPU is powered off, or on.
@@ -263,8 +263,9 @@ pub(crate) fn intid(input: &mut Input<'_>) -> u32 {
 
 fn run(input: &mut Input<'_>) -> Operation {
     let (cpu, vcpu) = (input.byte(), input.byte());
-    let count = input.byte() % 16;
-    Operation::Run(cpu, vcpu, (0..count).map(|_| Guest::read(input)).collect())
+    let count = input.byte();
+    let guest = (0..count % 16).map(|_| Guest::read(input)).collect();
+    Operation::Run(cpu, vcpu, guest, count & 0x80 != 0)
 }
 
 fn msi(input: &mut Input<'_>) -> Operation {

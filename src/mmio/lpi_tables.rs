@@ -148,16 +148,17 @@ impl<H: Host> Vgic<H> {
         let at = base.saturating_add(u64::from(IntId::FIRST_LPI.saturating_add(first) / 8));
         let mut bytes = [0; SCAN_BYTES];
         if self.host().read_memory(at, &mut bytes).is_ok() {
-            let bits = bytes
-                .iter()
-                .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
-            for (key, bit) in (first..end).zip(bits) {
-                if bit != 0
-                    && let Some(irq) = IntId::lpi(IntId::FIRST_LPI.saturating_add(key))
+            for (eight, byte) in (first..end).step_by(8).zip(bytes) {
+                let mut left = byte;
+                while left != 0 {
+                    let key = eight | left.trailing_zeros();
+                    left &= left.wrapping_sub(1);
+                    if let Some(irq) = IntId::lpi(IntId::FIRST_LPI.saturating_add(key))
                         .and_then(|intid| self.lpi(pin, intid))
-                    && irq.state().target() == Some(owner.id)
-                {
-                    let _ = self.raised(pin, irq, irq.raise());
+                        && irq.state().target() == Some(owner.id)
+                    {
+                        let _ = self.raised(pin, irq, irq.raise());
+                    }
                 }
             }
         }
