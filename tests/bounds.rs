@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 
 use common::its::{Driver, PROPERTIES};
 use common::{GICD, GITS, Machine, RAM, affinity, vcpu};
-use vgic::Config;
 use vgic::sysreg::SysReg;
 use vgic::trace::steps;
+use vgic::{Blocked, Config};
 
 /// Steps and reads of guest memory that an operation may take.
-const BOUNDS: [(&str, u64, u64); 10] = [
+const BOUNDS: [(&str, u64, u64); 14] = [
     ("register of 32 interrupts", 400, 0),
     ("IPRIORITYR, IROUTER, other registers", 50, 0),
     ("GICD_CTLR", 1_000, 0),
@@ -26,7 +26,16 @@ const BOUNDS: [(&str, u64, u64); 10] = [
     ("injection", 30, 0),
     ("entry", 200, 0),
     ("exit", 100, 0),
+    ("ICC_DIR_EL1", 50, 0),
+    ("put, block, power", 100, 0),
+    ("add_vcpu", 8_000, 0),
+    (ADVANCE, 17_500, 673),
 ];
+
+const ITS: &str = "ITS register, or a slice of its commands";
+const LIFE: &str = "put, block, power";
+/// Of a VM with one ITS.
+const ADVANCE: &str = "advance, with everything deferred";
 
 const SPIS: u64 = 988;
 const ISENABLER: u64 = 0x100;
@@ -103,8 +112,6 @@ fn fill_queue(machine: &Machine, command: impl Fn(u64) -> [u64; 4]) {
     machine.write(0, GITS, 1);
 }
 
-const ITS: &str = "ITS register, or a slice of its commands";
-
 /// Rings the doorbell of a full queue and lets the guest poll and the hypervisor advance.
 fn run_queue(meter: &Meter, machine: &Machine, slices: usize) -> bool {
     let end = (QUEUE_COMMANDS - 1) * 32;
@@ -175,6 +182,60 @@ fn storms_on_the_distributor_of_512_vcpus() {
                 machine.sysreg(0, SysReg::Sgi1r, value)
             });
         }
+    }
+    // Everybody sleeps, leaves and is turned off.
+    for n in 0..512 {
+        machine.exit(n);
+        let (cpu, vm) = (&machine.cpus[n], &machine.vm);
+        // Debug builds check the list of who leaves, so it is a short one here.
+        let life: [&dyn Fn() -> bool; 6] = [
+            &|| vm.block(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.put(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.enter(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.exit(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.power_off(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.power_on(vcpu(n)),
+        ];
+        for step in life {
+            assert!(meter.measure(&machine, LIFE, step));
+        }
+    }
+    meter.report();
+    machine.finish();
+}
+
+/// Every SPI waits for a vCPU that is not there yet.
+#[test]
+fn a_vcpu_is_added_and_ends_what_it_likes() {
+    let meter = Meter::default();
+    let mut config = Config::new(vec![affinity(0)]);
+    config.max_vcpus = 2;
+    config.redistributors[0].count = 2;
+    let machine = Machine::from_config(config);
+    machine.set_up();
+    for register in 1..SPIS / 32 + 1 {
+        machine.write(0, GICD + ISENABLER + 4 * register, u32::MAX);
+        machine.write(0, GICD + ISPENDR + 4 * register, u32::MAX);
+    }
+    for intid in 32..32 + SPIS {
+        machine.write64(0, GICD + 0x6000 + intid * 8, affinity(1).mpidr());
+    }
+    let added = meter.measure(&machine, "add_vcpu", || {
+        machine.vm.add_vcpu(&machine.pin(), affinity(1))
+    });
+    assert_eq!(added, Ok(vcpu(1)));
+    machine.enter(0);
+    // EOImode 1: an end is not a deactivation.
+    machine.guest(0).write_ctlr(2).unwrap();
+    machine.exit(0);
+    // Active and pending, as many as there are.
+    for register in 0..SPIS / 32 + 1 {
+        machine.write(0, GICD + 0x300 + 4 * register, u32::MAX);
+    }
+    for intid in 0..SPIS + 32 {
+        meter.measure(&machine, "ICC_DIR_EL1", || {
+            machine.sysreg(0, SysReg::Dir, intid)
+        });
     }
     meter.report();
     machine.finish();
@@ -307,6 +368,34 @@ fn a_vcpu_with_65536_pending_lpis() {
         assert!(intid >= 8192);
         machine.guest(0).write_eoir1(intid);
     }
+    // All of them go to another vCPU, and come back.
+    let stop = || {
+        machine.write(0, GITS, 0);
+        assert!(advance(&meter, &machine, ITS, 10_000));
+    };
+    stop();
+    fill_queue(&machine, |n| [0x0e, 0, (n & 1) << 16, (n & 1 ^ 1) << 16]);
+    run_queue(&meter, &machine, 1_300);
+    stop();
+    // The vCPU would like to sleep.
+    meter.measure(&machine, "exit", || machine.exit(0));
+    let cpu = &machine.cpus[0];
+    let blocked = meter.measure(&machine, LIFE, || {
+        machine.vm.block(cpu, &cpu.pin(), vcpu(0))
+    });
+    assert_eq!(blocked, Ok(Blocked::No));
+    meter.measure(&machine, "entry", || machine.enter(0));
+    // Every kind of long work at once.
+    fill_queue(&machine, |_| [0x0d, 0, 0, 0]);
+    machine.write64(0, GITS + 0x88, (QUEUE_COMMANDS - 1) * 32);
+    for n in [0, 1] {
+        machine.write(n, machine.gicr(n), 0);
+        machine.write(n, machine.gicr(n), 1);
+    }
+    for _ in 0..300 {
+        meter.measure(&machine, ADVANCE, || machine.vm.advance(&machine.pin()));
+    }
+    stop();
     let kind = "GICR_CTLR, or a slice of a pending table";
     for enable in [0, 1] {
         meter.write(&machine, kind, machine.gicr(0), enable);

@@ -26,6 +26,8 @@ pub const PENDING_TABLE: Bound = Bound(9_000, 257);
 pub const INJECTION: Bound = Bound(30, 0);
 /// An entry, or any other of the calls that a vCPU's life is made of.
 pub const ENTRY: Bound = Bound(200, 0);
+/// A vCPU leaves its CPU: builds with debug assertions check all of its list then, and may count thousands.
+pub const LEAVE: Bound = Bound(10_000, 0);
 /// An exit.
 pub const EXIT: Bound = Bound(100, 0);
 /// A vCPU that is added: every SPI may be routed to it already.

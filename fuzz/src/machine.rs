@@ -500,7 +500,7 @@ impl Machine {
         self.leave(n);
         if let Some(cpu) = self.places[n].take() {
             let cpu = &self.cpus[cpu];
-            within(bounds::ENTRY, || {
+            within(bounds::LEAVE, || {
                 self.vm.put(cpu, &cpu.pin(), id(n)).unwrap();
             });
         }
@@ -514,7 +514,7 @@ impl Machine {
             self.on[n] = true;
         } else if let Some(cpu) = self.places[n].take() {
             let cpu = &self.cpus[cpu];
-            within(bounds::ENTRY, || {
+            within(bounds::LEAVE, || {
                 self.vm.power_off(cpu, &cpu.pin(), id(n)).unwrap();
             });
             self.on[n] = false;
