@@ -127,6 +127,14 @@ impl Machine {
             self.run(0, n, &enable, false);
             self.put(n);
         }
+        // The first two stay in the guest, with something to do.
+        for n in 0..vcpus.min(2) {
+            self.inject(&Operation::Spi(n as u16, false));
+            self.inject(&Operation::SpiLine(16 + n as u16, true));
+            self.inject(&Operation::PpiLine(n as u8, 11, true));
+            self.inject(&Operation::Msi(0, 0, n as u32));
+            self.run(n, n, &[Guest::Acknowledge(true)], true);
+        }
     }
 
     /// Does one thing, and checks that it was soon done and took no more than it may.

@@ -226,19 +226,24 @@ fn command(input: &mut Input<'_>) -> Command {
     };
     let valid = u64::from(input.byte() & 7 != 7) << 63;
     let icid = u64::from(input.id() & 0xffff);
-    let target = u64::from(input.id()) << 16;
+    let target = rdbase(input);
     let third = match number {
         0x08 => valid | input.table(),
         0x09 => valid | target | icid,
         0x0e => target,
         _ => icid,
     };
-    let fourth = if number == 0x0e {
-        u64::from(input.id()) << 16
-    } else {
-        0
-    };
+    let fourth = if number == 0x0e { rdbase(input) } else { 0 };
     [first, second | lpi << 32, third, fourth]
+}
+
+/// A redistributor: mostly of a vCPU that exists.
+fn rdbase(input: &mut Input<'_>) -> u64 {
+    let processor = match input.byte() {
+        few @ 0..0xe0 => u32::from(few & 3),
+        _ => input.id(),
+    };
+    u64::from(processor) << 16
 }
 
 /// A value for an SGI register that names vCPUs which exist.

@@ -42,7 +42,7 @@ impl Shape {
         };
         let bases = [0x0808_0000, 0x1808_0000];
         (config.spis, config.lpi_bits) = (64, 8);
-        config.its = bases.map(|base| its(base, 16, 4, 64, 4)).to_vec();
+        config.its = bases.map(|base| its(base, 16, 3, 256, 4)).to_vec();
         match number % 4 {
             1 => {
                 (config.spis, config.lpi_bits) = (988, 16);
