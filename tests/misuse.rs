@@ -145,7 +145,6 @@ fn an_msi_that_leads_nowhere_is_refused() {
         Some(InjectError::ItsDisabled)
     );
     assert_eq!(signal(0), Some(InjectError::ItsDisabled));
-    drop(driver);
     machine.finish();
 }
 
