@@ -302,7 +302,7 @@ mod tests {
     fn defaults_are_valid_and_each_mistake_has_its_error() {
         assert_eq!(config(4).validate(), Ok(()));
         assert_eq!(config(200).validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 17] = [
+        let cases: [(Spoil, ConfigError); 24] = [
             (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
             (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
             (|c| c.max_vcpus = 513, ConfigError::MaxVcpus(513)),
@@ -318,7 +318,19 @@ mod tests {
                 |c| c.its = alloc::vec![c.its[0]; 17],
                 ConfigError::ItsCount(17),
             ),
+            (
+                |c| c.vcpus = config(250).vcpus.repeat(3),
+                ConfigError::VcpuCount(750),
+            ),
+            (|c| c.lpi_bits = 4, ConfigError::LpiBits(4)),
             (|c| c.its[0].event_bits = 17, ConfigError::Its(ItsId(0))),
+            (|c| c.its[0].event_bits = 0, ConfigError::Its(ItsId(0))),
+            (|c| c.its[0].device_bits = 33, ConfigError::Its(ItsId(0))),
+            (|c| c.its[0].collections = 0, ConfigError::Its(ItsId(0))),
+            (
+                |c| c.its[0].collections = 0x1_0001,
+                ConfigError::Its(ItsId(0)),
+            ),
             (
                 |c| c.maintenance = IntId::spi(32).unwrap(),
                 ConfigError::Maintenance(IntId::spi(32).unwrap()),
@@ -326,6 +338,15 @@ mod tests {
             (
                 |c| c.redistributors[0].count = 3,
                 ConfigError::RedistributorRoom(3),
+            ),
+            (
+                |c| {
+                    c.redistributors.push(RedistributorRegion {
+                        base: 0x1_0000,
+                        count: 0,
+                    })
+                },
+                ConfigError::RedistributorRoom(4),
             ),
             (
                 |c| {

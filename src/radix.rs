@@ -6,7 +6,7 @@
 //! # Shape
 //! A key has `bits` bits. The root is an array indexed by the top bits and lives as long as the table.
 //! Below it, every level consumes [`NODE_BITS`] bits. 65,536 LPIs are two dependent loads away; a device
-//! with up to 256 events is a flat array.
+//! with up to 256 events is a flat array. [`walk`] is about going through all of it.
 //!
 //! # Life of a node
 //! A node counts in `live` its non-null slots and the inserters at work in it. Whoever takes the count
@@ -20,6 +20,8 @@
 #![expect(unsafe_code)]
 // UNSAFETY: dereferences nodes and values through raw pointers, protected by epoch guards.
 
+mod walk;
+
 use alloc::boxed::Box;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
@@ -29,6 +31,8 @@ use crossbeam_epoch::{Guard, Shared};
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, relaxed_by};
+
+pub use walk::Cursor;
 
 /// Key bits that one level below the root consumes.
 // Two, so that loom sees growth, sharing and reclamation of nodes with a handful of keys.
@@ -233,44 +237,11 @@ impl<T> Radix<T> {
         unsafe { value.as_ref() }
     }
 
-    /// The first key at or above `from` that has a value, with the value.
+    /// Whether no key has a value, as far as no other CPU changes that.
     #[must_use]
-    pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.scan(from, u64::MAX, guard)
-    }
-
-    /// The first key at or above `from` and below `end` that has a value, with the value. Looks at no
-    /// more than `end - from` slots.
-    #[must_use]
-    pub fn next_below<'g>(&'g self, from: u32, end: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        self.scan(from, u64::from(end), guard)
-    }
-
-    fn scan<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
-        Self::check_pinned(guard);
-        let end = end.min(1 << self.bits);
-        let mut key = u64::from(from);
-        'keys: while key < end {
-            let narrow = key as u32;
-            let mut slot = self.root_slot(narrow)?;
-            for level in (0..self.levels - 1).rev() {
-                let Some(node) = Self::child(slot, guard) else {
-                    // Skip every key below the missing node.
-                    key = ((key >> ((level + 1) * NODE_BITS)) + 1) << ((level + 1) * NODE_BITS);
-                    continue 'keys;
-                };
-                slot = &node.slots[Self::index(narrow, level)];
-            }
-            step();
-            // Acquire: pairs with the AcqRel in `insert` and `replace`.
-            let value = slot.load(Acquire).cast::<T>();
-            // SAFETY: as in `get`.
-            if let Some(value) = unsafe { value.as_ref() } {
-                return Some((narrow, value));
-            }
-            key += 1;
-        }
-        None
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: the answer is of now. A node goes with the last value in it.
+        self.root.iter().all(|slot| slot.load(Relaxed).is_null())
     }
 
     /// Puts `value` where `key` has none. Fails with what stands there, or with `None` when `key` is
@@ -472,22 +443,24 @@ mod tests {
                 let expected = map.range(from..).next().map(|(key, value)| (*key, *value));
                 assert_eq!(table.next(from, &guard), expected);
             }
+            for steps in [1, 3, 100] {
+                let walked = walk::tests::walk(&table, steps, &guard);
+                assert!(walked.into_iter().eq(map.iter().map(|(k, v)| (*k, *v))));
+            }
             let last = u32::MAX.checked_shr(32 - bits).unwrap_or(0);
             let value = leak(last);
             if insert(&table, last, value, &guard) {
-                assert_eq!(table.next(last, &guard), Some((last, value)));
+                assert_eq!(
+                    walk::tests::walk(&table, 100, &guard).last(),
+                    Some(&(last, value))
+                );
                 assert!(table.remove(last, value, &guard).is_some());
             }
             assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
             for (key, value) in map {
                 assert!(table.remove(key, value, &guard).is_some());
             }
-            for slot in &table.root {
-                assert!(
-                    table.levels == 1 || slot.load(Relaxed).is_null(),
-                    "a node is left"
-                );
-            }
+            assert!(table.is_empty(), "a node is left");
         }
     }
 
@@ -520,6 +493,6 @@ mod tests {
                 });
             }
         });
-        assert!(table.root.iter().all(|slot| slot.load(Relaxed).is_null()));
+        assert!(table.is_empty());
     }
 }

@@ -10,23 +10,32 @@ use std::sync::atomic::Ordering;
 
 use common::its::{Driver, PROPERTIES};
 use common::{GICD, GITS, Machine, RAM, affinity, vcpu};
-use vgic::Config;
 use vgic::sysreg::SysReg;
 use vgic::trace::steps;
+use vgic::{Blocked, Config};
 
 /// Steps and reads of guest memory that an operation may take.
-const BOUNDS: [(&str, u64, u64); 10] = [
+const BOUNDS: [(&str, u64, u64); 14] = [
     ("register of 32 interrupts", 400, 0),
     ("IPRIORITYR, IROUTER, other registers", 50, 0),
     ("GICD_CTLR", 1_000, 0),
     ("SGI to all", 5_000, 0),
-    ("ITS register, or a slice of its commands", 140_000, 160),
+    ("ITS register, or a slice of its commands", 2_500, 160),
     ("GICR_INVALLR, or a slice of it", 4_000, 256),
     ("GICR_CTLR, or a slice of a pending table", 9_000, 257),
     ("injection", 30, 0),
     ("entry", 200, 0),
     ("exit", 100, 0),
+    ("ICC_DIR_EL1", 50, 0),
+    ("put, block, power", 100, 0),
+    ("add_vcpu", 8_000, 0),
+    (ADVANCE, 17_500, 673),
 ];
+
+const ITS: &str = "ITS register, or a slice of its commands";
+const LIFE: &str = "put, block, power";
+/// Of a VM with one ITS.
+const ADVANCE: &str = "advance, with everything deferred";
 
 const SPIS: u64 = 988;
 const ISENABLER: u64 = 0x100;
@@ -34,6 +43,8 @@ const ICENABLER: u64 = 0x180;
 const ISPENDR: u64 = 0x200;
 const QUEUE: u64 = RAM + 0x40_0000;
 const QUEUE_COMMANDS: u64 = 0x10_0000 / 32;
+/// A device table, with room for the largest.
+const DEVICES: u64 = RAM + 0x80_0000;
 const VALID: u64 = 1 << 63;
 
 /// Keeps the most that each kind of operation took.
@@ -100,8 +111,6 @@ fn fill_queue(machine: &Machine, command: impl Fn(u64) -> [u64; 4]) {
     machine.write64(0, GITS + 0x80, VALID | QUEUE | 0xff);
     machine.write(0, GITS, 1);
 }
-
-const ITS: &str = "ITS register, or a slice of its commands";
 
 /// Rings the doorbell of a full queue and lets the guest poll and the hypervisor advance.
 fn run_queue(meter: &Meter, machine: &Machine, slices: usize) -> bool {
@@ -174,6 +183,60 @@ fn storms_on_the_distributor_of_512_vcpus() {
             });
         }
     }
+    // Everybody sleeps, leaves and is turned off.
+    for n in 0..512 {
+        machine.exit(n);
+        let (cpu, vm) = (&machine.cpus[n], &machine.vm);
+        // Debug builds check the list of who leaves, so it is a short one here.
+        let life: [&dyn Fn() -> bool; 6] = [
+            &|| vm.block(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.put(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.enter(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.exit(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.power_off(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.power_on(vcpu(n)),
+        ];
+        for step in life {
+            assert!(meter.measure(&machine, LIFE, step));
+        }
+    }
+    meter.report();
+    machine.finish();
+}
+
+/// Every SPI waits for a vCPU that is not there yet.
+#[test]
+fn a_vcpu_is_added_and_ends_what_it_likes() {
+    let meter = Meter::default();
+    let mut config = Config::new(vec![affinity(0)]);
+    config.max_vcpus = 2;
+    config.redistributors[0].count = 2;
+    let machine = Machine::from_config(config);
+    machine.set_up();
+    for register in 1..SPIS / 32 + 1 {
+        machine.write(0, GICD + ISENABLER + 4 * register, u32::MAX);
+        machine.write(0, GICD + ISPENDR + 4 * register, u32::MAX);
+    }
+    for intid in 32..32 + SPIS {
+        machine.write64(0, GICD + 0x6000 + intid * 8, affinity(1).mpidr());
+    }
+    let added = meter.measure(&machine, "add_vcpu", || {
+        machine.vm.add_vcpu(&machine.pin(), affinity(1))
+    });
+    assert_eq!(added, Ok(vcpu(1)));
+    machine.enter(0);
+    // EOImode 1: an end is not a deactivation.
+    machine.guest(0).write_ctlr(2).unwrap();
+    machine.exit(0);
+    // Active and pending, as many as there are.
+    for register in 0..SPIS / 32 + 1 {
+        machine.write(0, GICD + 0x300 + 4 * register, u32::MAX);
+    }
+    for intid in 0..SPIS + 32 {
+        meter.measure(&machine, "ICC_DIR_EL1", || {
+            machine.sysreg(0, SysReg::Dir, intid)
+        });
+    }
     meter.report();
     machine.finish();
 }
@@ -181,15 +244,46 @@ fn storms_on_the_distributor_of_512_vcpus() {
 /// Devices as far apart as they can be, with events as far apart as they can be.
 #[test]
 fn full_queues_of_the_longest_commands() {
-    let meter = Meter::default();
     let machine = Machine::new(4);
     let _driver = Driver::new(&machine);
     machine.write(0, GITS, 0);
     // 64 KiB pages, so that the device table has room for 16 bits of DeviceID.
-    machine.write64(0, GITS + 0x100, VALID | 0x200 | (RAM + 0x80_0000) | 7);
+    machine.write64(0, GITS + 0x100, VALID | 0x200 | DEVICES | 7);
     machine.write(0, GITS, 1);
     machine.advance();
-    let device = |n: u64| n * 257 % 0x1_0000;
+    run_longest_commands(machine, |n| n * 257 % 0x1_0000);
+}
+
+/// The same where every device has a path of three table nodes to itself.
+#[test]
+fn full_queues_of_the_longest_commands_with_32_bit_device_ids() {
+    let mut config = Config::new((0..4).map(affinity).collect()).with_its(GITS);
+    config.its[0].device_bits = 32;
+    let machine = Machine::from_config(config);
+    machine.set_up();
+    let _driver = Driver::new(&machine);
+    machine.write(0, GITS, 0);
+    // A page of the second level has 2^13 entries; here they all share one.
+    let device = |n: u64| n * 0x0101_0101 % 0x1_0000_0000;
+    for n in 0..255 {
+        let entry = VALID | (DEVICES + 0x40_0000);
+        let at = DEVICES + (device(n) >> 13) * 8;
+        machine.vm.host().write_ram(at, &entry.to_le_bytes());
+    }
+    machine.write64(0, GITS + 0x100, VALID | 1 << 62 | 0x200 | DEVICES | 63);
+    machine.write(0, GITS, 1);
+    machine.advance();
+    run_longest_commands(machine, device);
+}
+
+fn run_longest_commands(machine: Machine, device: impl Fn(u64) -> u64) {
+    let meter = Meter::default();
+    let stop = || {
+        // A new queue is accepted once the command in progress is done.
+        machine.write(0, GITS, 0);
+        assert!(advance(&meter, &machine, ITS, 10_000));
+    };
+    stop();
     fill_queue(&machine, |n| match n {
         0 => [0x09, 0, VALID, 0],
         1..255 => [0x08 | device(n) << 32, 9, VALID, 0],
@@ -207,8 +301,8 @@ fn full_queues_of_the_longest_commands() {
         run_queue(&meter, &machine, 20_000),
         "some thousands of events are mapped"
     );
-    for n in 0..254 {
-        let _ = machine.inject_msi(device(n) as u32, 7);
+    for n in 2..255 {
+        machine.inject_msi(device(n) as u32, 7).unwrap();
     }
     for n in 0..4 {
         machine.enter(n);
@@ -220,20 +314,22 @@ fn full_queues_of_the_longest_commands() {
         [0x09, 0, VALID, 0],
         [0x03 | device(3) << 32, 7, 0, 0],
     ] {
-        // A new queue is accepted once the command in progress is done.
-        machine.write(0, GITS, 0);
-        advance(&meter, &machine, ITS, 2_000);
+        stop();
         fill_queue(&machine, |_| command);
         run_queue(&meter, &machine, 200);
     }
     // A collection that moves with every command.
-    machine.write(0, GITS, 0);
-    advance(&meter, &machine, ITS, 2_000);
+    stop();
     fill_queue(&machine, |n| [0x09, 0, VALID | (n % 4) << 16, 0]);
     run_queue(&meter, &machine, 200);
+    // Devices that are mapped afresh: all of their events are looked for.
+    stop();
+    fill_queue(&machine, |n| {
+        [0x08 | device(1 + n % 254) << 32, 9, VALID, 0]
+    });
+    run_queue(&meter, &machine, 200);
     // All is taken away at once.
-    machine.write(0, GITS, 0);
-    advance(&meter, &machine, ITS, 2_000);
+    stop();
     meter.measure(&machine, ITS, || machine.write64(0, GITS + 0x100, 0));
     assert!(advance(&meter, &machine, ITS, 5_000));
     meter.report();
@@ -272,6 +368,34 @@ fn a_vcpu_with_65536_pending_lpis() {
         assert!(intid >= 8192);
         machine.guest(0).write_eoir1(intid);
     }
+    // All of them go to another vCPU, and come back.
+    let stop = || {
+        machine.write(0, GITS, 0);
+        assert!(advance(&meter, &machine, ITS, 10_000));
+    };
+    stop();
+    fill_queue(&machine, |n| [0x0e, 0, (n & 1) << 16, (n & 1 ^ 1) << 16]);
+    run_queue(&meter, &machine, 1_300);
+    stop();
+    // The vCPU would like to sleep.
+    meter.measure(&machine, "exit", || machine.exit(0));
+    let cpu = &machine.cpus[0];
+    let blocked = meter.measure(&machine, LIFE, || {
+        machine.vm.block(cpu, &cpu.pin(), vcpu(0))
+    });
+    assert_eq!(blocked, Ok(Blocked::No));
+    meter.measure(&machine, "entry", || machine.enter(0));
+    // Every kind of long work at once.
+    fill_queue(&machine, |_| [0x0d, 0, 0, 0]);
+    machine.write64(0, GITS + 0x88, (QUEUE_COMMANDS - 1) * 32);
+    for n in [0, 1] {
+        machine.write(n, machine.gicr(n), 0);
+        machine.write(n, machine.gicr(n), 1);
+    }
+    for _ in 0..300 {
+        meter.measure(&machine, ADVANCE, || machine.vm.advance(&machine.pin()));
+    }
+    stop();
     let kind = "GICR_CTLR, or a slice of a pending table";
     for enable in [0, 1] {
         meter.write(&machine, kind, machine.gicr(0), enable);

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Machine, affinity, vcpu};
+use common::its::Driver;
+use common::{GITS, Machine, affinity, vcpu};
+use vgic::config::GITS_TRANSLATER;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::cpu_interface::{CpuInterface, Vtr};
 use vgic::epoch::Domain;
@@ -108,6 +110,70 @@ fn an_interrupt_of_another_kind_is_refused() {
     assert_eq!(none.err(), Some(InjectError::ItsDisabled));
     drop(pin);
     machine.finish();
+}
+
+#[test]
+fn an_msi_that_leads_nowhere_is_refused() {
+    let machine = Machine::new(2);
+    let msi = |device, event| {
+        let (device, event) = (DeviceId(device), EventId(event));
+        machine
+            .vm
+            .inject_msi(&machine.pin(), ItsId(0), device, event)
+            .err()
+    };
+    let signal = |doorbell| {
+        let pin = machine.pin();
+        machine.vm.signal_msi(&pin, doorbell, DeviceId(1), 3).err()
+    };
+    assert_eq!(msi(1, 3), Some(InjectError::ItsDisabled));
+    let driver = Driver::new(&machine);
+    assert_eq!(msi(1, 3), Some(InjectError::UnmappedDevice));
+    // A DeviceID of more bits than the ITS has.
+    assert_eq!(msi(0x1_0000, 3), Some(InjectError::UnmappedDevice));
+    driver.mapd(1, 4);
+    assert_eq!(msi(1, 3), Some(InjectError::UnmappedEvent));
+    assert_eq!(msi(1, 16), Some(InjectError::UnmappedEvent));
+    driver.mapti(1, 3, 8200, 1);
+    driver.mapc(1, None);
+    assert_eq!(msi(1, 3), Some(InjectError::UnmappedCollection));
+    driver.mapc(1, Some(0));
+    assert_eq!(msi(1, 3), None);
+    assert_eq!(signal(GITS + GITS_TRANSLATER), None);
+    assert_eq!(
+        signal(GITS + GITS_TRANSLATER + 8),
+        Some(InjectError::ItsDisabled)
+    );
+    assert_eq!(signal(0), Some(InjectError::ItsDisabled));
+    machine.finish();
+}
+
+/// An error is one or two words in a register, and says what is wrong.
+#[test]
+fn errors_are_small_and_speak() {
+    let unknown = EntryError::UnknownVcpu(vcpu(7));
+    let entry = [
+        unknown,
+        EntryError::PoweredOff(vcpu(7)),
+        EntryError::AlreadyEntered(vcpu(7)),
+        EntryError::NotEntered(vcpu(7)),
+        EntryError::OnAnotherCpu(vcpu(7)),
+    ];
+    for error in entry {
+        assert!(error.to_string().contains('7'), "{error}");
+    }
+    assert!(EntryError::CpuInUse.to_string().contains("another vCPU"));
+    let inject = [
+        InjectError::UnknownVcpu,
+        InjectError::UnknownInterrupt,
+        InjectError::ItsDisabled,
+        InjectError::UnmappedDevice,
+        InjectError::UnmappedEvent,
+        InjectError::UnmappedCollection,
+    ];
+    let told: std::collections::BTreeSet<_> = inject.map(|error| error.to_string()).into();
+    assert_eq!(told.len(), inject.len());
+    assert!(size_of::<EntryError>() <= 8 && size_of::<InjectError>() == 1);
 }
 
 #[test]

@@ -6,10 +6,12 @@ use libfuzzer_sys::fuzz_target;
 use vgic::config::{ItsConfig, RedistributorRegion};
 use vgic::intid::{Affinity, IntId};
 use vgic::{Config, Vgic};
-use vgic_fuzz::HostileHost;
+use vgic_fuzz::host::HostileHost;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
+    /// So many vCPUs with affinities of their own, before those given.
+    count: u16,
     affinities: Vec<u32>,
     max_vcpus: usize,
     spis: u32,
@@ -23,8 +25,10 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
-    let affinities = input.affinities.iter().map(|&a| Affinity::from_packed(a));
-    let mut config = Config::new(affinities.collect()).with_its(0x0808_0000);
+    let counted = (0..u32::from(input.count) % 600).map(|n| (n & !0xf) << 4 | n & 0xf);
+    let affinities = counted.chain(input.affinities.iter().copied());
+    let mut config =
+        Config::new(affinities.map(Affinity::from_packed).collect()).with_its(0x1808_0000);
     let wild = |bit: u32| input.sane >> bit & 1 == 0;
     if wild(0) {
         config.max_vcpus = input.max_vcpus;

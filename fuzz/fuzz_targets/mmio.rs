@@ -2,10 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vgic_fuzz::{Op, run};
+use vgic_fuzz::operation::Attack;
+use vgic_fuzz::run;
 
-fuzz_target!(|input: (bool, Vec<Op>)| {
-    run(input.0, &input.1, |op| {
-        !matches!(op, Op::Command { .. } | Op::RawCommand { .. })
-    });
-});
+fuzz_target!(|data: &[u8]| run(Attack::Mmio, data));

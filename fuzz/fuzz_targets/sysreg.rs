@@ -3,13 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vgic_fuzz::{Op, run};
+use vgic_fuzz::operation::Attack;
+use vgic_fuzz::run;
 
-fuzz_target!(|ops: Vec<Op>| {
-    run(true, &ops, |op| {
-        !matches!(
-            op,
-            Op::Access { .. } | Op::Command { .. } | Op::RawCommand { .. } | Op::Poke { .. }
-        )
-    });
-});
+fuzz_target!(|data: &[u8]| run(Attack::Sysreg, data));

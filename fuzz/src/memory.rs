@@ -9,30 +9,34 @@ use vgic::BadAddress;
 pub const BASE: u64 = 0x4000_0000;
 /// Its bytes: room for each table and a queue, little enough for them to overlap.
 pub const SIZE: usize = 0x4_0000;
+/// Bytes of a page, of which some may be gone.
+const PAGE: usize = 0x1000;
 
-/// A little memory that may change as it is read. Everything around it is unreadable.
+/// A little memory with holes that may change as it is read. Everything around it is unreadable.
 pub struct Memory(Mutex<Inner>);
 
 struct Inner {
     bytes: Vec<u8>,
+    /// Pages that are no memory, a bit each.
+    holes: u64,
     /// While not 0, every read changes a byte that it has just read: a table that changes underfoot.
     restless: u64,
 }
 
 thread_local! {
-    /// Bytes read since [`take_bytes_read`].
-    static READ: Cell<u64> = const { Cell::new(0) };
+    static READS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How much guest memory was read since the last call: the work that guests can ask for shows in it.
-pub fn take_bytes_read() -> u64 {
-    READ.take()
+/// Reads of guest memory by this thread so far.
+pub fn reads() -> u64 {
+    READS.get()
 }
 
 impl Default for Memory {
     fn default() -> Self {
         Self(Mutex::new(Inner {
             bytes: vec![0; SIZE],
+            holes: 0,
             restless: 0,
         }))
     }
@@ -52,18 +56,29 @@ impl Memory {
         self.0.lock().unwrap().restless = seed;
     }
 
+    /// A page goes, or comes back.
+    pub fn flip_page(&self, page: u8) {
+        self.0.lock().unwrap().holes ^= 1 << (page & 63);
+    }
+
     /// Reads.
     ///
     /// # Errors
     /// [`BadAddress`] outside the memory.
     pub fn read(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-        READ.set(READ.get() + buffer.len() as u64);
+        READS.set(READS.get() + 1);
         let mut inner = self.0.lock().unwrap();
         let at = gpa.checked_sub(BASE).ok_or(BadAddress)? as usize;
         let end = at.checked_add(buffer.len()).ok_or(BadAddress)?;
         let bytes = inner.bytes.get(at..end).ok_or(BadAddress)?;
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        if (at / PAGE..=(end - 1) / PAGE).any(|page| inner.holes >> page & 1 != 0) {
+            return Err(BadAddress);
+        }
         buffer.copy_from_slice(bytes);
-        if inner.restless != 0 && !buffer.is_empty() {
+        if inner.restless != 0 {
             let mut next = inner.restless;
             next ^= next << 13;
             next ^= next >> 7;

@@ -1,7 +1,5 @@
 //! ITS commands as the guest writes them: 32 bytes each, four little-endian doublewords
 //! (IHI 0069, 5.3).
-// Numbers here come straight from the guest.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 /// Bytes of one command.
 pub(crate) const COMMAND_SIZE: usize = 32;

@@ -9,7 +9,7 @@ use crossbeam_epoch::{Guard, Shared};
 
 use crate::intid::{DeviceId, EventId};
 use crate::irq::Irq;
-use crate::radix::Radix;
+use crate::radix::{Cursor, Radix};
 
 /// A mapped device.
 ///
@@ -44,11 +44,17 @@ impl Device {
         self.events.get(event.0, guard)
     }
 
-    /// The first mapped event at or above `from`.
-    pub(crate) fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(EventId, &'g Irq)> {
-        self.events
-            .next(from, guard)
-            .map(|(event, irq)| (EventId(event), irq))
+    /// Visits the mapped events: [`Radix::walk`].
+    pub(crate) fn walk<'g>(
+        &'g self,
+        cursor: &mut Cursor,
+        steps: &mut u32,
+        guard: &'g Guard,
+        mut visit: impl FnMut(EventId, &'g Irq, &mut u32) -> bool,
+    ) -> bool {
+        self.events.walk(cursor, steps, guard, |event, irq, steps| {
+            visit(EventId(event), irq, steps)
+        })
     }
 
     /// Maps an event that the device has and that is not mapped; the caller's mapping reference of `irq`
@@ -84,15 +90,17 @@ impl Devices {
         self.0.get(device.0, guard)
     }
 
-    /// The first mapped device at or above `from`.
-    pub(crate) fn next<'g>(
+    /// Visits the mapped devices: [`Radix::walk`].
+    pub(crate) fn walk<'g>(
         &'g self,
-        from: u32,
+        cursor: &mut Cursor,
+        steps: &mut u32,
         guard: &'g Guard,
-    ) -> Option<(DeviceId, &'g Device)> {
-        self.0
-            .next(from, guard)
-            .map(|(device, found)| (DeviceId(device), found))
+        mut visit: impl FnMut(DeviceId, &'g Device, &mut u32) -> bool,
+    ) -> bool {
+        self.0.walk(cursor, steps, guard, |id, device, steps| {
+            visit(DeviceId(id), device, steps)
+        })
     }
 
     /// Maps a device that is not mapped, with room for `2^event_bits` events.
@@ -112,7 +120,7 @@ impl Devices {
 
     /// Unmaps a device none of whose events is mapped. Injectors that found it before go on in peace.
     pub(crate) fn unmap(&self, device: DeviceId, found: &Device, guard: &Guard) {
-        debug_assert!(found.next(0, guard).is_none(), "an event is still mapped");
+        debug_assert!(found.events.is_empty(), "an event is still mapped");
         if let Some(unlinked) = self.0.remove(device.0, found, guard) {
             // SAFETY: allocated as a `Box` in `map`; only the remover that emptied the slot comes here.
             unsafe { guard.defer_destroy(Shared::from(unlinked.as_ptr().cast_const())) };

@@ -31,6 +31,30 @@ pub(super) enum Outcome {
     Begun(Work),
 }
 
+/// What the mapped devices take of the quotas.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Usage {
+    devices: u32,
+    /// Events that they have room for.
+    events: u32,
+}
+
+impl Usage {
+    /// One device more, with room for so many events: the quotas, which are `u32`s, have been found to
+    /// allow it.
+    fn take(&mut self, room: u32) {
+        self.devices = self.devices.saturating_add(1);
+        self.events = self.events.saturating_add(room);
+    }
+
+    /// One device less.
+    fn give_back(&mut self, room: u32) {
+        debug_assert!(self.devices > 0 && self.events >= room, "given back twice");
+        self.devices = self.devices.saturating_sub(1);
+        self.events = self.events.saturating_sub(room);
+    }
+}
+
 /// An event as a command names it, once it has been found.
 struct Found<'a> {
     device_id: DeviceId,
@@ -141,15 +165,14 @@ impl<'a, H: Host> Execution<'a, H> {
     /// Whether there is room for a device with so many events, in place of `old`.
     fn check_quotas(&self, old: Option<&Device>, event_bits: u8) -> Result<(), CommandError> {
         let config = &self.its.config;
-        let others = self.engine.devices.saturating_sub(u32::from(old.is_some()));
-        if others >= config.max_devices {
+        let mut others = self.engine.usage;
+        if let Some(old) = old {
+            others.give_back(old.room());
+        }
+        if others.devices >= config.max_devices {
             return Err(CommandError::DeviceOutOfRange);
         }
-        let taken = self
-            .engine
-            .events
-            .saturating_sub(old.map_or(0, Device::room));
-        if 1 << event_bits > config.max_events.saturating_sub(taken) {
+        if 1 << event_bits > config.max_events.saturating_sub(others.events) {
             return Err(CommandError::IttSizeOutOfRange);
         }
         Ok(())
@@ -157,8 +180,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Maps a device that is not mapped and has been found room for.
     pub(super) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
-        self.engine.devices += 1;
-        self.engine.events += 1 << event_bits;
+        self.engine.usage.take(1 << event_bits);
         let host = self.vgic.host();
         host.device_mapped(self.its.id, device, event_bits);
         self.its.devices.map(device, event_bits, self.pin.guard());
@@ -166,8 +188,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Unmaps a device, whose events are unmapped already.
     pub(super) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
-        self.engine.devices -= 1;
-        self.engine.events -= device.room();
+        self.engine.usage.give_back(device.room());
         self.its.devices.unmap(id, device, self.pin.guard());
         self.vgic.host().device_unmapped(self.its.id, id);
     }

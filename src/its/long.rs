@@ -1,18 +1,18 @@
 //! Commands whose work grows with what the guest has mapped, done in steps.
 //!
-//! Each step looks at one device, event or LPI, past at most the empty slots of the table nodes between
-//! it and the one before. What is left over waits in [`Engine::in_progress`](super::Engine) as a cursor.
-//! No other command is begun before, so what lies ahead of the cursor does not change, except that
+//! They walk over devices, events or LPIs, and pay from the slice's budget: for each table slot that they pass,
+//! full or empty, and for each event. What is left over waits in [`Engine::in_progress`](super::Engine) with
+//! its cursors. No other command is begun before, so what lies ahead of a cursor does not change, except that
 //! another ITS may map or unmap LPIs that `MOVALL` walks.
 
 use crate::host::Host;
-use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
+use crate::intid::{DeviceId, EventId, Icid, VcpuId};
 use crate::irq::Irq;
+use crate::radix::Cursor;
 
-use super::command::CommandError;
 use super::device::Device;
 use super::execute::Execution;
-use super::queue::SLICE;
+use super::queue::{EVENT_STEPS, SLICE};
 use super::tables::TableType;
 use super::{DROPPING, Engine};
 
@@ -39,7 +39,7 @@ impl InProgress {
 /// A task, and how far it has come.
 pub(super) struct Work {
     task: Task,
-    cursor: Cursor,
+    place: Place,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,30 +56,20 @@ enum Task {
     UnmapDevices,
 }
 
-/// Where a walk goes on: at `event` of the first device from `key` on, or at the first LPI from `key` on;
-/// past the last key if `None`.
-struct Cursor {
-    key: Option<u32>,
-    event: u32,
-}
-
-/// One step of a walk over all events.
-enum Visit<'a> {
-    Event(DeviceId, EventId, &'a Irq),
-    /// A device has no more events.
-    Nothing,
-    /// There are no more devices.
-    End,
+/// Where a walk goes on.
+#[derive(Default)]
+struct Place {
+    /// In the table of devices; of LPIs for `MOVALL`.
+    outer: Cursor,
+    /// In the events of the device that `outer` is at.
+    event: Cursor,
 }
 
 impl Work {
     fn new(task: Task) -> Self {
         Self {
             task,
-            cursor: Cursor {
-                key: Some(0),
-                event: 0,
-            },
+            place: Place::default(),
         }
     }
 
@@ -110,23 +100,21 @@ impl Engine {
 }
 
 impl<'a, H: Host> Execution<'a, H> {
-    /// Goes on with what is in progress, for at most `budget` steps; true once nothing is.
+    /// Goes on with what is in progress, as far as `budget` goes; true once nothing is.
     pub(super) fn proceed(&mut self, budget: &mut u32) -> bool {
         let Some(mut in_progress) = self.engine.in_progress.take() else {
             return true;
         };
-        while *budget > 0 {
-            *budget -= 1;
-            if let Some(result) = self.step(&mut in_progress.work) {
-                match in_progress.command {
-                    Some(number) => self.retire(number, result),
-                    None => self.its.set_control(DROPPING, false),
-                }
-                return true;
+        let done = self.work(&mut in_progress.work, budget);
+        if done {
+            match in_progress.command {
+                Some(number) => self.retire(number, Ok(())),
+                None => self.its.set_control(DROPPING, false),
             }
+        } else {
+            self.engine.in_progress = Some(in_progress);
         }
-        self.engine.in_progress = Some(in_progress);
-        false
+        done
     }
 
     /// Begins to unmap what was mapped through a table that is no longer there. Nothing is translated
@@ -163,117 +151,107 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// One step; the command's result with the last one.
-    fn step(&mut self, work: &mut Work) -> Option<Result<(), CommandError>> {
+    /// Goes on as far as `budget` goes; true once all is done.
+    fn work(&mut self, work: &mut Work, budget: &mut u32) -> bool {
+        let (its, vgic, pin) = (self.its, self.vgic, self.pin);
+        let place = &mut work.place;
         match work.task {
-            Task::Retarget(icid) => match self.visit(&mut work.cursor) {
-                Visit::Event(device, event, irq) => {
-                    if icid.is_none_or(|icid| irq.icid() == icid.0) {
-                        let collections = &self.engine.collections;
-                        let target = collections.get(usize::from(irq.icid())).copied();
-                        self.retarget_event(device, event, irq, target.flatten());
-                    }
-                    None
+            Task::Retarget(icid) => self.visit_events(place, budget, |device, event, irq| {
+                if icid.is_none_or(|icid| irq.icid() == icid.0) {
+                    let collections = &self.engine.collections;
+                    let target = collections.get(usize::from(irq.icid())).copied();
+                    self.retarget_event(device, event, irq, target.flatten());
                 }
-                Visit::Nothing => None,
-                Visit::End => Some(Ok(())),
-            },
-            Task::Invalidate(icid) => match self.visit(&mut work.cursor) {
-                Visit::Event(_, _, irq) => {
-                    if irq.icid() == icid.0 {
-                        self.vgic.reload_lpi_config(self.pin, irq);
-                    }
-                    None
+            }),
+            Task::Invalidate(icid) => self.visit_events(place, budget, |_, _, irq| {
+                if irq.icid() == icid.0 {
+                    vgic.reload_lpi_config(pin, irq);
                 }
-                Visit::Nothing => None,
-                Visit::End => Some(Ok(())),
-            },
-            Task::MoveAll { from, to } => self.step_move_all(&mut work.cursor, from, to),
-            Task::UnmapDevice(id, remap) => {
-                let device = self.its.devices.get(id, self.pin.guard());
-                // Only commands unmap devices, and this one is not done.
-                let emptied =
-                    device.is_none_or(|device| self.step_unmap(&mut work.cursor, id, device));
-                emptied.then(|| {
-                    if let Some(event_bits) = remap {
-                        self.map_device(id, event_bits);
-                    }
-                    Ok(())
+            }),
+            // The redistributor's part: what is pending there goes, whichever ITS mapped it; where the
+            // mappings lead does not change.
+            Task::MoveAll { from, to } => {
+                let lpis = vgic.lpis();
+                lpis.walk(&mut place.outer, budget, pin.guard(), |_, irq, budget| {
+                    pay_for_event(budget);
+                    let changed = irq.update(|state| {
+                        if state.shows_pending() && state.target() == Some(from) {
+                            state.with_target(Some(to))
+                        } else {
+                            state
+                        }
+                    });
+                    vgic.pay(pin, irq, changed.owed);
+                    true
                 })
             }
-            Task::UnmapDevices => {
-                let Some((id, device)) = self.its.devices.next(0, self.pin.guard()) else {
-                    return Some(Ok(()));
-                };
-                if self.step_unmap(&mut work.cursor, id, device) {
-                    work.cursor.event = 0;
+            Task::UnmapDevice(id, remap) => {
+                // Only commands unmap devices, and this one is not done.
+                if let Some(device) = its.devices.get(id, pin.guard())
+                    && !self.unmap_device_and_events(&mut place.event, budget, id, device)
+                {
+                    return false;
                 }
-                None
-            }
-        }
-    }
-
-    /// Moves on to the next event of any device.
-    fn visit(&self, cursor: &mut Cursor) -> Visit<'a> {
-        let guard = self.pin.guard();
-        let Some((id, device)) = cursor
-            .key
-            .and_then(|from| self.its.devices.next(from, guard))
-        else {
-            return Visit::End;
-        };
-        match device.next(cursor.event, guard) {
-            Some((event, irq)) => {
-                cursor.event = event.0 + 1;
-                Visit::Event(id, event, irq)
-            }
-            None => {
-                *cursor = Cursor {
-                    key: id.0.checked_add(1),
-                    event: 0,
-                };
-                Visit::Nothing
-            }
-        }
-    }
-
-    /// The redistributor's part: what is pending there goes, whichever ITS mapped it; where the mappings
-    /// lead does not change.
-    fn step_move_all(
-        &self,
-        cursor: &mut Cursor,
-        from: VcpuId,
-        to: VcpuId,
-    ) -> Option<Result<(), CommandError>> {
-        let key = cursor.key.unwrap_or(u32::MAX);
-        let Some((key, irq)) = self.vgic.lpis().next(key, self.pin.guard()) else {
-            return Some(Ok(()));
-        };
-        cursor.key = Some(key + 1);
-        debug_assert!(irq.intid().raw() == IntId::FIRST_LPI + key);
-        let changed = irq.update(|state| {
-            if state.shows_pending() && state.target() == Some(from) {
-                state.with_target(Some(to))
-            } else {
-                state
-            }
-        });
-        self.vgic.pay(self.pin, irq, changed.owed);
-        None
-    }
-
-    /// Unmaps one event of a device, or the device once it has none: then true.
-    fn step_unmap(&mut self, cursor: &mut Cursor, id: DeviceId, device: &Device) -> bool {
-        match device.next(cursor.event, self.pin.guard()) {
-            Some((event, irq)) => {
-                cursor.event = event.0 + 1;
-                self.unmap_event(id, device, event, irq);
-                false
-            }
-            None => {
-                self.unmap_device(id, device);
+                if let Some(event_bits) = remap {
+                    self.map_device(id, event_bits);
+                }
                 true
             }
+            Task::UnmapDevices => {
+                let Place { outer, event } = place;
+                its.devices
+                    .walk(outer, budget, pin.guard(), |id, device, budget| {
+                        self.unmap_device_and_events(event, budget, id, device)
+                    })
+            }
         }
     }
+
+    /// Visits the events of all devices; true once those were all.
+    fn visit_events(
+        &self,
+        place: &mut Place,
+        budget: &mut u32,
+        mut visit: impl FnMut(DeviceId, EventId, &'a Irq),
+    ) -> bool {
+        let guard = self.pin.guard();
+        let Place { outer, event } = place;
+        let devices = &self.its.devices;
+        devices.walk(outer, budget, guard, |id, device, budget| {
+            let all = device.walk(event, budget, guard, |event, irq, budget| {
+                pay_for_event(budget);
+                visit(id, event, irq);
+                true
+            });
+            if all {
+                *event = Cursor::default();
+            }
+            all
+        })
+    }
+
+    /// Unmaps the events of a device, and then the device; true once it is.
+    fn unmap_device_and_events(
+        &mut self,
+        place: &mut Cursor,
+        budget: &mut u32,
+        id: DeviceId,
+        device: &Device,
+    ) -> bool {
+        let all = device.walk(place, budget, self.pin.guard(), |event, irq, budget| {
+            pay_for_event(budget);
+            self.unmap_event(id, device, event, irq);
+            true
+        });
+        if all {
+            pay_for_event(budget);
+            self.unmap_device(id, device);
+            *place = Cursor::default();
+        }
+        all
+    }
+}
+
+fn pay_for_event(budget: &mut u32) {
+    *budget = budget.saturating_sub(EVENT_STEPS);
 }

@@ -25,7 +25,8 @@
 //! finds the LPI mapped again and counts for the new mapping.
 //!
 //! # Bounded work
-//! A register access executes at most [`queue::SLICE`] steps. The rest is left to
+//! A register access takes at most [`queue::SLICE`] steps: slots of tables passed, and what commands and
+//! events count for. The rest is left to
 //! [`Vgic::advance`](crate::Vgic::advance) and to the guest's own polling of `GITS_CREADR`, which moves
 //! past a command once all of it is done.
 // What a guest says is a claim: nothing here may stop the hypervisor over it.
@@ -35,7 +36,8 @@
         clippy::unwrap_used,
         clippy::expect_used,
         clippy::panic,
-        clippy::indexing_slicing
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
     )
 )]
 
@@ -58,13 +60,15 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::irq::Irq;
+#[cfg(vgic_mutants)]
+use crate::radix::Cursor;
 use crate::sync::Ordering::{AcqRel, Acquire};
 use crate::sync::{AtomicU32, Rank, SpinLock};
 use crate::vgic::{InjectError, Injected};
 
 pub use command::CommandError;
 use device::Devices;
-use execute::Execution;
+use execute::{Execution, Usage};
 use long::InProgress;
 use queue::Queue;
 use tables::{Baser, TableType};
@@ -101,10 +105,7 @@ struct Engine {
     collection_table: Baser,
     /// Where each collection is mapped to.
     collections: Box<[Option<VcpuId>]>,
-    /// Devices mapped.
-    devices: u32,
-    /// Events that the mapped devices have room for.
-    events: u32,
+    usage: Usage,
     in_progress: Option<InProgress>,
 }
 
@@ -115,8 +116,7 @@ impl Its {
             device_table: Baser::new(TableType::Devices),
             collection_table: Baser::new(TableType::Collections),
             collections: core::iter::repeat_n(None, config.collections as usize).collect(),
-            devices: 0,
-            events: 0,
+            usage: Usage::default(),
             in_progress: None,
         };
         Self {
@@ -174,10 +174,13 @@ impl Its {
     /// [`Mutant::DrainedTwice`](crate::sync::Mutant): ends device 0's mappings without the command lock.
     #[cfg(vgic_mutants)]
     fn drain_beside_the_lock<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
-        let device = self.devices.get(DeviceId(0), pin.guard());
-        while let Some((event, irq)) = device.and_then(|device| device.next(0, pin.guard())) {
-            vgic.unmap_lpi(pin, irq);
-            device.inspect(|device| device.unmap(event, irq, pin.guard()));
+        let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
+        if let Some(device) = self.devices.get(DeviceId(0), pin.guard()) {
+            device.walk(&mut cursor, &mut steps, pin.guard(), |event, irq, _| {
+                vgic.unmap_lpi(pin, irq);
+                device.unmap(event, irq, pin.guard());
+                true
+            });
         }
     }
 
@@ -206,7 +209,7 @@ impl<H: Host> Vgic<H> {
         let its = self
             .itses()
             .iter()
-            .find(|its| its.config.base + GITS_TRANSLATER == doorbell)
+            .find(|its| doorbell.checked_sub(its.config.base) == Some(GITS_TRANSLATER))
             .ok_or(InjectError::ItsDisabled)?;
         self.inject_msi(pin, its.id, device, EventId(data))
     }

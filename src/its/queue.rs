@@ -1,6 +1,4 @@
 //! The command queue: `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR` (IHI 0069, 5.3.1), consumed in slices.
-// Numbers here come straight from the guest.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::Vgic;
 use crate::epoch::Pin;
@@ -16,12 +14,15 @@ use super::long::InProgress;
 use super::tables::TableType;
 use super::{ENABLED, Its};
 
-/// Steps that one trap, or one call of [`Vgic::advance`], may take: one of a long command, or a
-/// [`COMMAND_STEPS`]th of a short one.
-pub(crate) const SLICE: u32 = 128;
+/// Steps that one trap, or one call of [`Vgic::advance`], may take, but for what the last thing done takes
+/// more than is left. One step passes one slot of a table.
+pub(crate) const SLICE: u32 = 2048;
 
-/// What a short command counts for: it is read from guest memory, decoded and checked.
-pub(super) const COMMAND_STEPS: u32 = 4;
+/// What an event counts for, or a device: its state changes, and it may move to another list.
+pub(super) const EVENT_STEPS: u32 = 12;
+
+/// What a short command counts for: it is read from guest memory, decoded, checked, and done.
+pub(super) const COMMAND_STEPS: u32 = 64;
 
 /// Commands read from guest memory at once: as many as fit into a slice.
 const BATCH: usize = (SLICE / COMMAND_STEPS) as usize;

@@ -3,8 +3,6 @@
 //! What the guest maps is kept by the host ([`super::Its`]), never in these tables; but a device or
 //! collection can only be mapped if the guest's table has room for it in RAM, as on hardware.
 //! Everything read here is the guest's claim: any value is possible.
-// Numbers here come straight from the guest.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::host::{BadAddress, Host};
 

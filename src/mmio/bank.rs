@@ -60,22 +60,25 @@ impl<'a> Bank<'a> {
             .iter()
             .skip(first)
             .take(bytes)
-            .enumerate()
-            .fold(0, |word, (byte, irq)| {
-                word | u64::from(irq.state().priority()) << (8 * byte)
-            })
+            .rev()
+            .fold(0, |word, irq| word << 8 | u64::from(irq.state().priority()))
     }
 
     /// `ICFGR`: two bits for each of 16 interrupts, 0b10 for edge-triggered.
     pub(crate) fn triggers(self) -> u64 {
-        self.irqs
-            .iter()
-            .take(16)
-            .enumerate()
-            .fold(0, |word, (place, irq)| {
-                let edge = !irq.state().level();
-                word | u64::from(edge) << (2 * place + 1)
-            })
+        self.irqs.iter().take(16).rev().fold(0, |word, irq| {
+            let edge = !irq.state().level();
+            word << 2 | u64::from(edge) << 1
+        })
+    }
+
+    /// The interrupts of one `ICFGR`: the upper 16, or all from the lower 16 up.
+    pub(crate) fn half(self, upper: bool) -> Self {
+        let first = if upper { 16 } else { 0 };
+        Self {
+            irqs: self.irqs.get(first..).unwrap_or_default(),
+            ..self
+        }
     }
 }
 
@@ -272,7 +275,7 @@ impl<H: Host> Vgic<H> {
     ) {
         let bytes = width.bytes() as usize;
         for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
-            let priority = (word >> (8 * byte)) as u8;
+            let priority = (word >> (byte << 3)) as u8;
             let changed = irq.update(|state| state.with_priority(priority));
             self.pay(pin, irq, changed.owed);
         }
@@ -284,7 +287,7 @@ impl<H: Host> Vgic<H> {
             if irq.intid().kind() == Kind::Sgi {
                 continue;
             }
-            let edge = word >> (2 * place + 1) & 1 != 0;
+            let edge = word >> (place << 1) & 0b10 != 0;
             let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
             self.settle_up(pin, irq, changed);
             if changed.old.level() == edge {

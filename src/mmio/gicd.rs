@@ -25,7 +25,7 @@ use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 use crate::vgic::DEFERRED_GROUPS;
 
 use super::bank::{Bank, offset};
-use super::{Access, IIDR, Width, identification, read_half, write_half};
+use super::{Access, IIDR, Width, identification, one_less, read_half, write_half};
 
 const CTLR: u64 = 0x0000;
 const TYPER: u64 = 0x0004;
@@ -34,6 +34,7 @@ const SETSPI_NSR: u64 = 0x0040;
 const CLRSPI_NSR: u64 = 0x0048;
 const IROUTER: u64 = 0x6000;
 const IROUTER_END: u64 = 0x8000;
+const IROUTER_PLACE: u64 = 0x1fff;
 
 const CTLR_GROUPS: u32 = 0b11;
 const CTLR_ARE: u32 = 1 << 4;
@@ -67,7 +68,8 @@ pub(crate) struct Distributor {
 
 impl Distributor {
     pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
-        let intids = || (IntId::FIRST_SPI..IntId::FIRST_SPI + spis).filter_map(IntId::spi);
+        let intids =
+            || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
         // The reset value of IROUTER is UNKNOWN; here everything goes to vCPU 0.
         let router = first.map_or(0, Affinity::mpidr);
         Self {
@@ -86,8 +88,13 @@ impl Distributor {
 
     #[inline]
     pub(crate) fn spi(&self, intid: IntId) -> Option<&Irq> {
-        let index = intid.raw().checked_sub(IntId::FIRST_SPI)?;
-        self.spis.get(index as usize)
+        self.spis.get(Self::index(intid)?)
+    }
+
+    /// Where an SPI is in `spis` and `routers`.
+    #[inline]
+    fn index(intid: IntId) -> Option<usize> {
+        Some(intid.raw().checked_sub(IntId::FIRST_SPI)? as usize)
     }
 
     pub(crate) fn spis(&self) -> &[Irq] {
@@ -154,25 +161,25 @@ impl Distributor {
 fn block(at: u64) -> (u64, u64) {
     match at {
         0x0080..0x0400 => (at & !0x7f, at & 0x7f),
-        0x0400..0x0800 => (offset::IPRIORITYR, at - offset::IPRIORITYR),
-        0x0c00..0x0d00 => (offset::ICFGR, at - offset::ICFGR),
+        0x0400..0x0800 => (offset::IPRIORITYR, at & 0x3ff),
+        0x0c00..0x0d00 => (offset::ICFGR, at & 0xff),
         _ => (at, 0),
     }
 }
 
 impl<H: Host> Vgic<H> {
     /// `GICD_TYPER`.
-    fn gicd_typer(&self) -> u32 {
+    fn gicd_typer(&self) -> u64 {
         let config = self.config();
-        let lines = config.spi_end().div_ceil(32) - 1;
+        let lines = one_less(config.spi_end().div_ceil(32));
         let lpis = if config.lpi_bits == 0 {
             0
         } else {
             // num_LPIs: 2^(n + 1) of them; LPIS.
-            u32::from(config.lpi_bits - 1) << 11 | 1 << 17
+            one_less(config.lpi_bits) << 11 | 1 << 17
         };
         // MBIS, A3V, No1N, RSS.
-        lines | lpis | 1 << 16 | (config.intid_bits() - 1) << 19 | 1 << 24 | 1 << 25 | 1 << 26
+        lines | lpis | 1 << 16 | one_less(config.intid_bits()) << 19 | 1 << 24 | 1 << 25 | 1 << 26
     }
 
     /// Reads a distributor register; `None` asks for the access to be tried again.
@@ -209,19 +216,9 @@ impl<H: Host> Vgic<H> {
                 self.advance_groups(access.pin);
                 u64::from(distributor.ctlr(self.present_vcpus()))
             }
-            TYPER => u64::from(self.gicd_typer()),
+            TYPER => self.gicd_typer(),
             IIDR_OFFSET => u64::from(IIDR),
-            offset::ICFGR => {
-                let half = distributor.bank(place / 8);
-                Bank {
-                    irqs: half
-                        .irqs
-                        .get(place as usize / 4 % 2 * 16..)
-                        .unwrap_or_default(),
-                    owner: None,
-                }
-                .triggers()
-            }
+            offset::ICFGR => distributor.bank(place / 8).half(place & 4 != 0).triggers(),
             0xffd0..=0xfffc => u64::from(identification(at)),
             _ => return access.read_bits(bank, register),
         })
@@ -252,15 +249,8 @@ impl<H: Host> Vgic<H> {
         match register {
             CTLR => self.write_group_enables(pin, value as u32 & CTLR_GROUPS),
             offset::ICFGR => {
-                let whole = self.distributor().bank(place / 8);
-                let half = Bank {
-                    irqs: whole
-                        .irqs
-                        .get(place as usize / 4 % 2 * 16..)
-                        .unwrap_or_default(),
-                    owner: None,
-                };
-                self.write_triggers(pin, half, value);
+                let bank = self.distributor().bank(place / 8);
+                self.write_triggers(pin, bank.half(place & 4 != 0), value);
             }
             _ => self.write_bits(pin, bank, register, value),
         }
@@ -317,9 +307,13 @@ impl<H: Host> Vgic<H> {
     /// The SPI whose `GICD_IROUTER<n>` is at `at`, and the register.
     fn router(&self, at: u64) -> Option<(&Irq, &AtomicU64)> {
         let distributor = self.distributor();
-        let intid = IntId::spi(((at - IROUTER) / 8) as u32)?;
-        let router = (intid.raw() - IntId::FIRST_SPI) as usize;
-        Some((distributor.spi(intid)?, distributor.routers.get(router)?))
+        // Registers of 8 bytes, numbered as the INTIDs are.
+        let intid = IntId::spi(((at & IROUTER_PLACE) / 8) as u32)?;
+        let index = Distributor::index(intid)?;
+        Some((
+            distributor.spis.get(index)?,
+            distributor.routers.get(index)?,
+        ))
     }
 
     fn write_router(&self, pin: &Pin<'_>, at: u64, width: Width, value: u64) {

@@ -81,12 +81,13 @@ impl<H: Host> Vgic<H> {
     fn gicr_typer(&self, pin: &Pin<'_>, owner: &Vcpu) -> u64 {
         let affinity = self.affinity(pin, owner.id).map_or(0, |a| a.packed());
         let index = owner.id.index();
-        let mut end = 0;
+        let next = index.saturating_add(1);
+        let mut end = 0_usize;
         let region_end = self.config().redistributors.iter().any(|region| {
-            end += region.count;
-            index + 1 == end
+            end = end.saturating_add(region.count);
+            next == end
         });
-        let last = region_end || index + 1 == self.vcpu_count();
+        let last = region_end || next == self.vcpu_count();
         u64::from(affinity) << 32
             | (index as u64) << 8
             | u64::from(last) << 4
@@ -103,8 +104,8 @@ impl<H: Host> Vgic<H> {
         width: Width,
     ) -> Option<u64> {
         let redistributor = &owner.redistributor;
-        if at >= SGI_BASE {
-            return self.gicr_read_sgi(access, owner, at - SGI_BASE, width);
+        if let Some(at) = at.checked_sub(SGI_BASE) {
+            return self.gicr_read_sgi(access, owner, at, width);
         }
         Some(match (at, width) {
             (CTLR, Width::Word) => u64::from(self.gicr_ctlr(access.pin, owner)),
@@ -159,9 +160,7 @@ impl<H: Host> Vgic<H> {
         let bank = private_bank(owner);
         if let 0x0400..0x0420 = at {
             return Some(match width {
-                Width::Byte | Width::Word => {
-                    bank.priorities((at - offset::IPRIORITYR) as usize, width)
-                }
+                Width::Byte | Width::Word => bank.priorities(at as usize & 0x1f, width),
                 _ => 0,
             });
         }
@@ -170,7 +169,7 @@ impl<H: Host> Vgic<H> {
         }
         Some(match at {
             offset::ICFGR => bank.triggers(),
-            ICFGR1 => ppi_half(bank).triggers(),
+            ICFGR1 => bank.half(true).triggers(),
             _ => return access.read_bits(bank, at),
         })
     }
@@ -184,8 +183,8 @@ impl<H: Host> Vgic<H> {
         width: Width,
         value: u64,
     ) {
-        if at >= SGI_BASE {
-            self.gicr_write_sgi(pin, owner, at - SGI_BASE, width, value);
+        if let Some(at) = at.checked_sub(SGI_BASE) {
+            self.gicr_write_sgi(pin, owner, at, width, value);
             return;
         }
         let redistributor = &owner.redistributor;
@@ -261,10 +260,9 @@ impl<H: Host> Vgic<H> {
         let bank = private_bank(owner);
         match (at, width) {
             (0x0400..0x0420, Width::Byte | Width::Word) => {
-                let first = (at - offset::IPRIORITYR) as usize;
-                self.write_priorities(pin, bank, first, width, value);
+                self.write_priorities(pin, bank, at as usize & 0x1f, width, value);
             }
-            (ICFGR1, Width::Word) => self.write_triggers(pin, ppi_half(bank), value),
+            (ICFGR1, Width::Word) => self.write_triggers(pin, bank.half(true), value),
             (_, Width::Word) => self.write_bits(pin, bank, at, value),
             _ => {}
         }
@@ -278,12 +276,5 @@ fn private_bank(owner: &Vcpu) -> Bank<'_> {
     Bank {
         irqs: owner.privates(),
         owner: Some(VcpuId(owner.id.0)),
-    }
-}
-
-fn ppi_half(bank: Bank<'_>) -> Bank<'_> {
-    Bank {
-        irqs: bank.irqs.get(16..).unwrap_or_default(),
-        owner: bank.owner,
     }
 }

@@ -7,7 +7,7 @@ use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::tables::TableType;
 
-use super::{IIDR, Width, identification, read_half, write_half};
+use super::{IIDR, Width, identification, one_less, read_half, write_half};
 
 const CTLR: u64 = 0x0000;
 const IIDR_OFFSET: u64 = 0x0004;
@@ -36,12 +36,15 @@ const ITT_ENTRY_SIZE: u64 = 8;
 fn typer(config: &ItsConfig) -> u64 {
     const PHYSICAL: u64 = 1 << 0;
     const CIL: u64 = 1 << 36;
-    let icid_bits = (u32::BITS - (config.collections - 1).leading_zeros()).max(1);
+    // The bits of the largest ICID.
+    let icid_bits = one_less(config.collections)
+        .checked_ilog2()
+        .map_or(1, |log| log.saturating_add(1));
     PHYSICAL
-        | (ITT_ENTRY_SIZE - 1) << 4
-        | u64::from(config.event_bits - 1) << 8
-        | u64::from(config.device_bits - 1) << 13
-        | u64::from(icid_bits - 1) << 32
+        | one_less(ITT_ENTRY_SIZE) << 4
+        | one_less(config.event_bits) << 8
+        | one_less(config.device_bits) << 13
+        | one_less(icid_bits) << 32
         | CIL
 }
 

@@ -19,6 +19,7 @@ pub(crate) const NOT_SCANNING: u32 = u32::MAX;
 
 /// Bytes of a pending table that one slice reads: eight LPIs each.
 const SCAN_BYTES: usize = 64;
+const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
 
 /// LPIs whose configuration one slice of a sweep over all reads.
 const SWEEP_LPIS: u32 = 256;
@@ -42,15 +43,14 @@ impl<H: Host> Vgic<H> {
     fn lpi_config(&self, intid: IntId) -> Option<u8> {
         // Acquire: pairs with the AcqRel in `write_base`.
         let base = self.distributor().propbaser.load(Acquire);
-        let bits = (base & 0x1f) + 1;
         let index = u64::from(intid.raw().checked_sub(IntId::FIRST_LPI)?);
-        if u64::from(intid.raw()) >= 1 << bits {
+        // IDbits is one less than the bits of the largest INTID.
+        if u64::from(intid.raw()) >> (base & 0x1f) > 1 {
             return None;
         }
         let mut byte = [0];
-        self.host()
-            .read_memory((base & BASE_MASK) + index, &mut byte)
-            .ok()?;
+        let at = (base & BASE_MASK).saturating_add(index);
+        self.host().read_memory(at, &mut byte).ok()?;
         Some(byte[0])
     }
 
@@ -77,7 +77,7 @@ impl<H: Host> Vgic<H> {
             && let Some((key, irq)) = self.lpis().next_below(from, last, pin.guard())
         {
             self.reload_lpi_config(pin, irq);
-            from = key + 1;
+            from = key.saturating_add(1);
         }
         if last < end {
             self.defer(DEFERRED_SWEEP);
@@ -110,7 +110,7 @@ impl<H: Host> Vgic<H> {
             // Acquire: pairs with `start_pending_table`.
             let bits = word.load(Acquire);
             if bits != 0 {
-                let id = VcpuId::new(index * 64 + bits.trailing_zeros() as usize);
+                let id = VcpuId::new(index << 6 | bits.trailing_zeros() as usize);
                 if let Some(owner) = id.and_then(|id| self.vcpu(id)) {
                     self.advance_pending_table(pin, owner);
                 }
@@ -133,11 +133,10 @@ impl<H: Host> Vgic<H> {
     pub(crate) fn advance_pending_table(&self, pin: &Pin<'_>, owner: &Vcpu) {
         let redistributor = &owner.redistributor;
         let end = self.lpis().capacity();
-        let slice = SCAN_BYTES as u32 * 8;
         // AcqRel: each slice is one CPU's; pairs with `start_pending_table`.
         let Ok(first) = redistributor.scan.fetch_update(AcqRel, Acquire, |at| {
             (at != NOT_SCANNING).then(|| {
-                let next = at.saturating_add(slice);
+                let next = at.saturating_add(SCAN_LPIS);
                 if next < end { next } else { NOT_SCANNING }
             })
         }) else {
@@ -146,23 +145,24 @@ impl<H: Host> Vgic<H> {
         // Acquire: pairs with the AcqRel in `write_base`.
         let base = redistributor.pendbaser.load(Acquire) & BASE_MASK & !0xffff;
         // Bits of INTIDs below 8192 come first; they are not used.
-        let at = base + u64::from((IntId::FIRST_LPI + first) / 8);
+        let at = base.saturating_add(u64::from(IntId::FIRST_LPI.saturating_add(first) / 8));
         let mut bytes = [0; SCAN_BYTES];
         if self.host().read_memory(at, &mut bytes).is_ok() {
-            let bits = bytes
-                .iter()
-                .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
-            for (key, bit) in (first..end).zip(bits) {
-                if bit != 0
-                    && let Some(irq) =
-                        IntId::lpi(IntId::FIRST_LPI + key).and_then(|intid| self.lpi(pin, intid))
-                    && irq.state().target() == Some(owner.id)
-                {
-                    let _ = self.raised(pin, irq, irq.raise());
+            for (eight, byte) in (first..end).step_by(8).zip(bytes) {
+                let mut left = byte;
+                while left != 0 {
+                    let key = eight | left.trailing_zeros();
+                    left &= left.wrapping_sub(1);
+                    if let Some(irq) = IntId::lpi(IntId::FIRST_LPI.saturating_add(key))
+                        .and_then(|intid| self.lpi(pin, intid))
+                        && irq.state().target() == Some(owner.id)
+                    {
+                        let _ = self.raised(pin, irq, irq.raise());
+                    }
                 }
             }
         }
-        if first.saturating_add(slice) >= end {
+        if first.saturating_add(SCAN_LPIS) >= end {
             self.set_scanning(owner, false);
         } else {
             self.defer(DEFERRED_PENDING_TABLE);

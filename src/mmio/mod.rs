@@ -17,7 +17,8 @@
         clippy::unwrap_used,
         clippy::expect_used,
         clippy::panic,
-        clippy::indexing_slicing
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
     )
 )]
 
@@ -115,17 +116,19 @@ impl<H: Host> Vgic<H> {
         if let Some(offset) = within(config.distributor, DISTRIBUTOR_SIZE) {
             return Some(Frame::Distributor(offset));
         }
-        let mut first = 0;
+        let mut first = 0_usize;
         for region in &config.redistributors {
-            let size = region.count as u64 * REDISTRIBUTOR_STRIDE;
-            if let Some(offset) = within(region.base, size) {
-                let index = first + (offset / REDISTRIBUTOR_STRIDE) as usize;
+            if let Some(offset) = gpa.checked_sub(region.base)
+                && let place = (offset / REDISTRIBUTOR_STRIDE) as usize
+                && place < region.count
+            {
                 return Some(Frame::Redistributor(
-                    VcpuId::new(index)?,
+                    VcpuId::new(first.wrapping_add(place))?,
                     offset % REDISTRIBUTOR_STRIDE,
                 ));
             }
-            first += region.count;
+            // A region is less than 2^52 bytes.
+            first = first.wrapping_add(region.count);
         }
         config.its.iter().enumerate().find_map(|(index, its)| {
             within(its.base, ITS_SIZE).map(|offset| Frame::Its(ItsId(index as u8), offset))
@@ -207,6 +210,11 @@ pub(crate) fn identification(offset: u64) -> u32 {
 /// Identification of this implementation: `GICD_IIDR`, `GICR_IIDR`, `GITS_IIDR`. No JEP106 code, product
 /// 0x76, variant 0, revision 1; no driver's quirk matches it.
 pub(crate) const IIDR: u32 = 0x7600_1000;
+
+/// The field of a `TYPER` that holds one less than `count`, which is at least 1.
+pub(crate) fn one_less(count: impl Into<u64>) -> u64 {
+    count.into().wrapping_sub(1)
+}
 
 /// The part of a 64-bit register that an access reads: all of it or a 32-bit half.
 pub(crate) fn read_half(value: u64, offset: u64, width: Width) -> u64 {

@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz`: the library against hostile guests, by libFuzzer.
 //!
-//! Inputs that reach new code are kept in `target/cache/fuzz` for the next run. What made the library fail is
-//! left in `fuzz/artifacts`.
+//! It begins with the inputs in `fuzz/corpus`. Those that reach new code are kept in `target/cache/fuzz` for the
+//! next run; `--minimize` makes the smallest set of both that reaches all of it the new `fuzz/corpus`. What made
+//! the library fail is left in `fuzz/artifacts`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -34,7 +35,8 @@ The exit status is 0 only if no input made the library panic, lose count, or wor
 
 Examples:
   cargo xtask fuzz                          two minutes of each target
-  cargo xtask fuzz --target its --seconds 3600")]
+  cargo xtask fuzz --target its --seconds 3600
+  cargo xtask fuzz --minimize               the fewest inputs that reach the same, as fuzz/corpus")]
 pub(crate) struct FuzzOptions {
     /// Only this target
     #[arg(long, value_name = "NAME")]
@@ -44,6 +46,10 @@ pub(crate) struct FuzzOptions {
     #[arg(long, value_name = "SECONDS", default_value_t = 120,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: u32,
+
+    /// Try nothing new: replace fuzz/corpus by the fewest inputs that reach all that is reached so far
+    #[arg(long)]
+    pub(crate) minimize: bool,
 }
 
 impl FuzzOptions {
@@ -86,6 +92,12 @@ pub(crate) fn failures(options: &FuzzOptions) -> Result<Vec<&'static str>> {
     let tool = Tool::new()?;
     console::step("Building the fuzz targets");
     process::run(&mut tool.command("build"), Show::Lines)?;
+    if options.minimize {
+        for target in targets {
+            minimize(&tool, target)?;
+        }
+        return Ok(Vec::new());
+    }
     let width = thread::available_parallelism().map_or(1, usize::from);
     let mut failed = Vec::new();
     for batch in targets.chunks(width) {
@@ -130,10 +142,10 @@ pub(crate) fn fuzz_all(options: &FuzzOptions) -> Result<bool> {
 /// One target; whether it held.
 fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
     let name = target.name();
-    let corpus = project::cache().join("fuzz").join(name);
-    fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
+    let (found, kept) = corpora(target)?;
     let mut command = tool.command("run");
-    command.arg(name).arg(&corpus).arg("--").args([
+    // What is new goes to the first.
+    command.arg(name).args([&found, &kept]).arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={LONGEST}"),
         // Long inputs from the start: what goes wrong here takes several operations.
@@ -143,7 +155,7 @@ fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
     let finished = process::finish(&mut command, Show::OnFailure)?;
     if finished.success {
         let executed = statistic(&finished.stderr, "number_of_executed_units");
-        let kept = fs::read_dir(&corpus)?.count();
+        let kept = fs::read_dir(&found)?.count();
         console::detail(format!("{name}: {executed} inputs held, {kept} kept"));
         return Ok(true);
     }
@@ -152,6 +164,38 @@ fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
         console::detail(line);
     }
     Ok(false)
+}
+
+/// Where inputs are that earlier runs on this machine have found, and where those of the repository are.
+fn corpora(target: Target) -> Result<(PathBuf, PathBuf)> {
+    let found = project::cache().join("fuzz").join(target.name());
+    let kept = project::root().join("fuzz/corpus").join(target.name());
+    for corpus in [&found, &kept] {
+        fs::create_dir_all(corpus)
+            .with_context(|| format!("cannot create {}", corpus.display()))?;
+    }
+    Ok((found, kept))
+}
+
+/// Makes the fewest inputs that reach what all of them reach the repository's.
+fn minimize(tool: &Tool, target: Target) -> Result<()> {
+    let name = target.name();
+    let (found, kept) = corpora(target)?;
+    let fewest = project::root().join("target/fuzz/fewest").join(name);
+    if fewest.exists() {
+        fs::remove_dir_all(&fewest)?;
+    }
+    fs::create_dir_all(&fewest)?;
+    console::step(format!("Minimizing the inputs of {name}"));
+    let mut command = tool.command("run");
+    command.arg(name).args([&fewest, &kept, &found]).arg("--");
+    // What is reached counts, not how often.
+    command.args(["-set_cover_merge=1", "-use_counters=0"]);
+    process::run(&mut command, Show::OnFailure)?;
+    fs::remove_dir_all(&kept)?;
+    fs::rename(&fewest, &kept)?;
+    console::detail(format!("{} inputs", fs::read_dir(&kept)?.count()));
+    Ok(())
 }
 
 /// The value in one of libFuzzer's final lines, such as `stat::number_of_executed_units: 1234`.
@@ -209,9 +253,11 @@ impl Tool {
 
     fn command(&self, subcommand: &str) -> Command {
         let mut command = self.nightly.program(&self.program);
-        // Its builds have a place of their own: they share nothing with the others.
+        // Its builds have a place of their own: they share nothing with the others. What is freed is kept away
+        // from reuse for the length of some runs, no longer: that costs a third of the speed.
         command
             .arg(subcommand)
+            .env("ASAN_OPTIONS", "quarantine_size_mb=8:malloc_context_size=4")
             .env("CARGO_TARGET_DIR", project::root().join("target/fuzz"));
         command
     }

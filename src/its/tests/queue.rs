@@ -1,7 +1,7 @@
 //! The command queue: order, wrapping, slices, and memory that is not there.
 
 use super::*;
-use crate::its::queue::{COMMAND_STEPS, SLICE};
+use crate::its::queue::{COMMAND_STEPS, EVENT_STEPS, SLICE};
 
 #[test]
 fn the_queue_wraps() {
@@ -99,16 +99,13 @@ fn long_and_short_commands_share_a_slice() {
     let events: Vec<_> = (0..32).map(|n| mapti(1, n, 8192 + n, 0)).collect();
     guest.run(&events);
     let before = guest.read(GITS_CREADR);
-    // Each takes 32 steps for the events, and two to see that there are no more.
+    // An INVALL counts for about 1,000 steps: its 32 events, and the slots in which there is no device.
     let cwriter = guest.put(ITS, &[[invall(0), sync(0)]; 20].concat());
     guest.write(GITS_CWRITER, cwriter);
     let executed = (guest.vm.its(ITS).unwrap().creadr() - before) / 32;
-    assert_eq!(executed, 6, "three of each");
+    assert_eq!(executed, 3, "and a fourth is begun");
     let polls = guest.run(&[]);
-    assert_eq!(
-        polls, 5,
-        "and seven slices in all, with two writes of GITS_CWRITER"
-    );
+    assert!((7..12).contains(&polls), "{polls}: the next slice goes on");
     guest.finish();
 }
 
@@ -176,8 +173,10 @@ fn in_slices(guest: &Guest, command: Command) {
         slices += 1;
     }
     assert_eq!(guest.vm.its(ITS).unwrap().creadr(), cwriter);
-    let least = MANY / SLICE;
-    assert!((least..least + 10).contains(&slices), "{slices} slices");
+    // The slots of 16-bit IDs on the way count too, once for each event and each device.
+    let least = MANY * EVENT_STEPS / SLICE;
+    let most = MANY * (EVENT_STEPS + 4) / SLICE + 2;
+    assert!((least..=most).contains(&slices), "{slices} slices");
 }
 
 #[test]
@@ -211,7 +210,7 @@ fn mapc_movall_and_mapd_of_10_000_lpis_take_slices() {
     assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(2), true, Some(2))));
     assert_eq!(guest.told().len(), MANY as usize);
     let polls = guest.run(&[mapd(10, None)]);
-    assert!(polls >= 2500 / SLICE, "{polls} polls");
+    assert!(polls >= 2500 * EVENT_STEPS / SLICE, "{polls} polls");
     assert_eq!(guest.told().len(), 2500);
     let (remains, totals) = guest.finish();
     assert_eq!(remains.pending[3], u64::from(MANY - 2500));

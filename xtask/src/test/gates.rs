@@ -21,8 +21,9 @@ use crate::soak;
 /// The boots: vCPUs and release of the kernel.
 const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
 
-/// Seconds of fuzzing for each target: enough to find again what it found before.
-const FUZZING: u32 = 40;
+/// Seconds of fuzzing for each target: enough to find again what it found before, and more.
+const FUZZING: u32 = 120;
+
 /// The runs of the conformance guest: vCPUs, and whether QEMU's own GIC is the oracle beside it.
 const CONFORMANCE: [(u16, bool); 3] = [(4, true), (1, false), (8, false)];
 
@@ -219,6 +220,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
         action: Action::Fuzz(FuzzOptions {
             target: None,
             seconds: FUZZING,
+            minimize: false,
         }),
     });
     if !options.no_boot {

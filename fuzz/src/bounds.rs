@@ -1,0 +1,51 @@
+//! How long things may take: the table of SECURITY.md, in steps of the library and reads of guest memory.
+
+use vgic::trace::steps;
+
+use crate::memory;
+
+/// Most steps, and most reads of guest memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound(pub u64, pub u64);
+
+/// A register with a field for each of 32 interrupts.
+pub const BITS: Bound = Bound(400, 0);
+/// Any register of the distributor or a redistributor that has no bound of its own.
+pub const REGISTER: Bound = Bound(50, 1);
+/// `GICD_CTLR`.
+pub const GROUPS: Bound = Bound(1_000, 0);
+/// A trapped system register.
+pub const SGI: Bound = Bound(5_000, 0);
+/// A register of an ITS, or a slice of its commands.
+pub const ITS: Bound = Bound(2_500, 160);
+/// `GICR_INVALLR`, `GICR_SYNCR`, or a slice of what they are about.
+pub const SWEEP: Bound = Bound(4_000, 256);
+/// `GICR_CTLR`, or a slice of a pending table and the configurations.
+pub const PENDING_TABLE: Bound = Bound(9_000, 257);
+/// An injection.
+pub const INJECTION: Bound = Bound(30, 0);
+/// An entry, or any other of the calls that a vCPU's life is made of.
+pub const ENTRY: Bound = Bound(200, 0);
+/// A vCPU leaves its CPU: builds with debug assertions check all of its list then, and may count thousands.
+pub const LEAVE: Bound = Bound(10_000, 0);
+/// An exit.
+pub const EXIT: Bound = Bound(100, 0);
+/// A vCPU that is added: every SPI may be routed to it already.
+pub const ADDED: Bound = Bound(10_000, 0);
+/// One call of `Vgic::advance`: a slice of each, of two ITSes.
+pub const ADVANCE: Bound = Bound(
+    GROUPS.0 + SWEEP.0 + PENDING_TABLE.0 + 2 * ITS.0 + 1_000,
+    SWEEP.1 + PENDING_TABLE.1 + 2 * ITS.1,
+);
+
+/// Does something that must not take longer.
+pub fn within<R>(bound: Bound, work: impl FnOnce() -> R) -> R {
+    let before = (steps(), memory::reads());
+    let result = work();
+    let taken = Bound(steps() - before.0, memory::reads() - before.1);
+    assert!(
+        taken.0 <= bound.0 && taken.1 <= bound.1,
+        "{taken:?} of {bound:?}"
+    );
+    result
+}

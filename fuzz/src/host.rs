@@ -1,0 +1,153 @@
+//! The embedder of a hostile guest: keeps books of what the guest has mapped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use vgic::config::ItsConfig;
+use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
+use vgic::{BadAddress, Host};
+
+use crate::memory::Memory;
+
+/// A device of an ITS.
+type Device = (ItsId, DeviceId);
+
+/// The memory, and the books.
+#[derive(Default)]
+pub struct HostileHost {
+    /// The memory.
+    pub memory: Memory,
+    quotas: Vec<ItsConfig>,
+    calls: AtomicU64,
+    /// The vCPU that each CPU has in the guest, until it is asked to leave.
+    stays: Mutex<BTreeMap<usize, Stay>>,
+    mapped: Mutex<Mapped>,
+}
+
+struct Stay {
+    vcpu: VcpuId,
+    kicked: bool,
+}
+
+#[derive(Default)]
+struct Mapped {
+    /// Events that each mapped device has room for.
+    devices: BTreeMap<Device, u64>,
+    events: BTreeSet<(Device, EventId)>,
+}
+
+impl HostileHost {
+    /// For a VM with these ITSes.
+    #[must_use]
+    pub fn new(quotas: Vec<ItsConfig>) -> Self {
+        Self {
+            quotas,
+            memory: Memory::default(),
+            calls: AtomicU64::default(),
+            stays: Mutex::default(),
+            mapped: Mutex::default(),
+        }
+    }
+
+    /// The vCPU that a CPU has in the guest.
+    pub fn inside(&self, cpu: usize) -> Option<VcpuId> {
+        self.stays.lock().unwrap().get(&cpu).map(|stay| stay.vcpu)
+    }
+
+    /// A CPU enters the guest with a vCPU, or leaves it.
+    pub fn set_inside(&self, cpu: usize, vcpu: Option<VcpuId>) {
+        let mut stays = self.stays.lock().unwrap();
+        stays.remove(&cpu);
+        if let Some(vcpu) = vcpu {
+            let kicked = false;
+            stays.insert(cpu, Stay { vcpu, kicked });
+        }
+    }
+
+    fn called(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn mapped(&self) -> MutexGuard<'_, Mapped> {
+        self.mapped.lock().unwrap()
+    }
+}
+
+impl Drop for HostileHost {
+    /// Whatever the guest had mapped has been unmapped by now.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let mapped = self.mapped();
+            assert!(mapped.devices.is_empty() && mapped.events.is_empty());
+        }
+    }
+}
+
+impl Host for HostileHost {
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+        let mut stays = self.stays.lock().unwrap();
+        let stay = stays.get_mut(&usize::from(cpu.0));
+        let stay = stay.filter(|stay| stay.vcpu == vcpu && !stay.kicked);
+        stay.expect("once, while it is in the guest there").kicked = true;
+    }
+
+    fn wake(&self, _vcpu: VcpuId) {
+        self.called();
+    }
+
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.memory.read(gpa, buffer)
+    }
+
+    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {
+        self.called();
+    }
+
+    fn is_pending(&self, _vcpu: Option<VcpuId>, _pintid: u16) -> bool {
+        self.called().is_multiple_of(3)
+    }
+
+    fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
+        let mut mapped = self.mapped();
+        let fresh = mapped.devices.insert((its, device), 1 << event_bits);
+        assert!(fresh.is_none(), "{device:?} is mapped twice");
+        let rooms = mapped.devices.iter().filter(|((of, _), _)| *of == its);
+        let (devices, events) = rooms.fold((0, 0), |(n, sum), (_, room)| (n + 1, sum + room));
+        let quota = &self.quotas[usize::from(its.0)];
+        assert!(devices <= quota.max_devices, "{devices} devices");
+        assert!(events <= u64::from(quota.max_events), "{events} events");
+        assert!(event_bits <= quota.event_bits, "{event_bits} bits");
+        assert!(u64::from(device.0) >> quota.device_bits == 0, "{device:?}");
+    }
+
+    fn device_unmapped(&self, its: ItsId, device: DeviceId) {
+        let mut mapped = self.mapped();
+        let room = mapped.devices.remove(&(its, device));
+        assert!(room.is_some(), "{device:?} was not mapped");
+        let device = (its, device);
+        assert!(!mapped.events.iter().any(|(of, _)| *of == device));
+    }
+
+    fn event_mapped(
+        &self,
+        its: ItsId,
+        device: DeviceId,
+        event: EventId,
+        _lpi: IntId,
+        _target: Option<VcpuId>,
+    ) {
+        let mut mapped = self.mapped();
+        let room = mapped.devices.get(&(its, device)).copied();
+        assert!(
+            room.is_some_and(|room| u64::from(event.0) < room),
+            "{event:?}"
+        );
+        mapped.events.insert(((its, device), event));
+    }
+
+    fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
+        let known = self.mapped().events.remove(&((its, device), event));
+        assert!(known, "{event:?} was not mapped");
+    }
+}
