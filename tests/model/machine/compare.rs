@@ -1,0 +1,99 @@
+//! What can be observed, of both.
+
+use super::{Machine, Place};
+use crate::operation::{PES, SPIS};
+use crate::reference::Frame;
+
+impl Machine {
+    /// Whether an interrupt is signalled to the PE; `None` if it depends on an order that is open.
+    pub(super) fn signalled(&self, pe: usize) -> Option<bool> {
+        let group0 = self.reference.signalled(pe, false)?;
+        Some(group0 || self.reference.signalled(pe, true)?)
+    }
+
+    /// What the PEs in the guest see without a trap; and that those that wait have nothing to wake up for.
+    pub(super) fn compare_interfaces(&mut self) {
+        for pe in 0..PES {
+            match self.places[pe] {
+                Place::InGuest(_) => self.compare_interface(pe),
+                Place::Waiting(_) => {
+                    assert_ne!(self.signalled(pe), Some(true), "PE {pe} waits for ever");
+                }
+                Place::Off | Place::Away => {}
+            }
+        }
+    }
+
+    pub(super) fn compare_interface(&self, pe: usize) {
+        let (guest, reference) = (self.guest(pe), &self.reference.interfaces[pe]);
+        assert_eq!(
+            guest.read_rpr().unwrap(),
+            reference.running_priority(),
+            "RPR of PE {pe}"
+        );
+        assert_eq!(guest.read_pmr().unwrap(), reference.mask, "PMR of PE {pe}");
+        assert_eq!(
+            guest.read_bpr0(),
+            reference.read_bpr(false),
+            "BPR0 of PE {pe}"
+        );
+        assert_eq!(
+            guest.read_bpr1(),
+            reference.read_bpr(true),
+            "BPR1 of PE {pe}"
+        );
+        assert_eq!(
+            guest.read_ctlr().unwrap() & 3,
+            reference.read_ctlr(),
+            "CTLR of PE {pe}"
+        );
+        assert_eq!(guest.read_igrpen0(), reference.enabled[0]);
+        assert_eq!(guest.read_igrpen1(), reference.enabled[1]);
+        for (group1, signal, hppir) in [
+            (false, guest.vfiq(), guest.read_hppir0()),
+            (true, guest.virq(), guest.read_hppir1()),
+        ] {
+            let group = u8::from(group1);
+            if let Some(expected) = self.reference.signalled(pe, group1) {
+                assert_eq!(
+                    signal,
+                    expected,
+                    "signal of Group {group} to PE {pe}: {:?}",
+                    self.reference.acknowledgeable(pe, group1)
+                );
+            }
+            let allowed = self.reference.highest_pending(pe, group1);
+            assert!(
+                allowed.allows(hppir),
+                "HPPIR{group} of PE {pe} is {hppir}, not one of {allowed:?}"
+            );
+        }
+    }
+
+    /// Every register, as PE `pe` or one that is on reads it.
+    pub(super) fn compare_registers(&mut self, pe: usize) {
+        let on = (0..PES)
+            .map(|n| (pe + n) % PES)
+            .find(|pe| self.places[*pe] != Place::Off);
+        let pe = on.expect("one stays on");
+        self.run(pe);
+        self.settle();
+        let blocks = [0x80, 0x100, 0x200, 0x300, 0x380_u64];
+        let mut registers = vec![(Frame::Distributor, 0), (Frame::Distributor, 4)];
+        registers
+            .extend((0..4).flat_map(|n| blocks.map(|block| (Frame::Distributor, block + 4 * n))));
+        registers.extend((0..0x1c).map(|n| (Frame::Distributor, 0x400 + 4 * n)));
+        registers.extend((0..7).map(|n| (Frame::Distributor, 0xc00 + 4 * n)));
+        registers.extend((0..SPIS).map(|n| (Frame::Distributor, 0x6100 + 8 * u64::from(n))));
+        for owner in 0..PES {
+            let frame = Frame::Redistributor(owner);
+            registers.extend([0, 8, 0xc, 0x14].map(|at| (frame, at)));
+            registers.extend(blocks.map(|block| (frame, 0x1_0000 + block)));
+            registers.extend((0..8).map(|n| (frame, 0x1_0400 + 4 * n)));
+            registers.extend([0, 4].map(|at| (frame, 0x1_0c00 + at)));
+        }
+        for (frame, at) in registers {
+            self.read(pe, frame, at, 4);
+        }
+    }
+}

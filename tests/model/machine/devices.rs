@@ -1,0 +1,47 @@
+//! What devices do: lines, edges, MSIs.
+
+use vgic::intid::{DeviceId, EventId, IntId, ItsId};
+
+use super::{Machine, vcpu};
+
+impl Machine {
+    pub(super) fn line(&mut self, pe: usize, intid: u32, high: bool) {
+        let pin = self.pin();
+        match intid {
+            16..32 => {
+                let ppi = IntId::ppi(intid).unwrap();
+                self.vm.set_ppi_line(&pin, vcpu(pe), ppi, high).unwrap();
+            }
+            _ => {
+                let spi = IntId::spi(intid).unwrap();
+                self.vm.set_spi_line(&pin, spi, high).unwrap();
+            }
+        }
+        drop(pin);
+        self.reference.interrupt(pe, intid).unwrap().line = high;
+        if !high {
+            self.settle();
+            self.bounce_everybody();
+        }
+    }
+
+    pub(super) fn edge(&mut self, pe: usize, intid: u32) {
+        let pin = self.pin();
+        let _ = match intid {
+            16..32 => self
+                .vm
+                .inject_ppi(&pin, vcpu(pe), IntId::ppi(intid).unwrap()),
+            _ => self.vm.inject_spi(&pin, IntId::spi(intid).unwrap()),
+        }
+        .unwrap();
+        drop(pin);
+        self.reference.interrupt(pe, intid).unwrap().latch = true;
+    }
+
+    pub(super) fn msi(&mut self, device: u64, event: u64) {
+        let (id, event_id) = (DeviceId(device as u32), EventId(event as u32));
+        let found = self.vm.inject_msi(&self.pin(), ItsId(0), id, event_id);
+        let accepted = self.reference.its.translate(device, event);
+        assert_eq!(found.is_ok(), accepted, "MSI {device}:{event}: {found:?}");
+    }
+}
