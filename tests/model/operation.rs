@@ -13,16 +13,28 @@ pub const PES: usize = 3;
 pub const CPUS: usize = 2;
 /// SPIs of the VM: INTIDs 32-95.
 pub const SPIS: u32 = 64;
-/// The ITS: 32 LPIs, 16 DeviceIDs, quotas that are soon reached.
-pub const ITS: Size = Size {
-    lpi_bits: 5,
-    device_bits: 4,
-    event_bits: 5,
-    collections: 4,
-    devices: 3,
-    events: 48,
-    pes: PES,
-};
+/// 32 LPIs, of which the first [`LPIS`] are used often.
+pub const LPI_BITS: u32 = 5;
+pub const LPIS: u32 = 12;
+/// The ITSes: a few DeviceIDs, and quotas that are soon reached.
+pub const ITSES: [Size; 2] = [
+    Size {
+        device_bits: 4,
+        event_bits: 5,
+        collections: 4,
+        devices: 3,
+        events: 48,
+        pes: PES,
+    },
+    Size {
+        device_bits: 3,
+        event_bits: 4,
+        collections: 5,
+        devices: 2,
+        events: 24,
+        pes: PES,
+    },
+];
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -51,10 +63,14 @@ pub enum Operation {
     Line(usize, u32, bool),
     /// A device sends an edge.
     Edge(usize, u32),
-    /// A device writes `GITS_TRANSLATER`: DeviceID, EventID.
-    Msi(u64, u64),
-    /// The guest gives its ITS a command.
-    Command(usize, [u64; 4]),
+    /// A device writes `GITS_TRANSLATER` of an ITS: DeviceID, EventID.
+    Msi(usize, u64, u64),
+    /// The guest gives an ITS a command.
+    Command(usize, usize, [u64; 4]),
+    /// `GITS_CTLR.Enabled` of an ITS.
+    EnableIts(usize, usize, bool),
+    /// `GICR_CTLR.EnableLPIs` of the second PE; set with these bits in the pending table, from LPI 8192 on.
+    EnableLpis(usize, usize, Option<u32>),
     /// The guest changes the configuration of an LPI, and has it read again in one of several ways.
     Configure(usize, u32, u8, u8),
     /// The PE executes WFI.
@@ -92,9 +108,11 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (pe(), 0..4_u64).prop_map(|(pe, value)| Control(pe, value)),
         6 => (pe(), wired(), group()).prop_map(|(pe, intid, high)| Line(pe, intid, high)),
         6 => (pe(), wired()).prop_map(|(pe, intid)| Edge(pe, intid)),
-        12 => (device(), event()).prop_map(|(device, event)| Msi(device, event)),
-        12 => (pe(), command()).prop_map(|(pe, command)| Command(pe, command)),
-        4 => (pe(), 8192..8192 + 12_u32, any::<u8>(), 0..4_u8)
+        12 => (its(), device(), event()).prop_map(|(its, device, event)| Msi(its, device, event)),
+        14 => (pe(), its(), command()).prop_map(|(pe, its, command)| Command(pe, its, command)),
+        1 => (pe(), its(), prop::bool::weighted(0.7)).prop_map(|(pe, its, on)| EnableIts(pe, its, on)),
+        2 => (pe(), pe(), table()).prop_map(|(pe, of, table)| EnableLpis(pe, of, table)),
+        4 => (pe(), 8192..8192 + LPIS, any::<u8>(), 0..5_u8)
             .prop_map(|(pe, intid, byte, how)| Configure(pe, intid, byte | byte >> 7, how)),
         3 => pe().prop_map(Wait),
         2 => (pe(), 0..CPUS).prop_map(|(pe, cpu)| Move(pe, cpu)),
@@ -108,6 +126,15 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// PPIs and SPIs, a few of them often.
 fn wired() -> impl Strategy<Value = u32> {
     prop_oneof![3 => 28..40_u32, 1 => 16..32 + SPIS]
+}
+
+fn its() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => Just(0_usize), 2 => Just(1)]
+}
+
+/// LPIs off; or on, with nothing in the pending table or with something.
+fn table() -> impl Strategy<Value = Option<u32>> {
+    prop_oneof![2 => Just(None), 2 => Just(Some(0)), 1 => (0..1_u32 << LPIS).prop_map(Some)]
 }
 
 fn sgi() -> impl Strategy<Value = u64> {
@@ -132,7 +159,7 @@ fn event() -> impl Strategy<Value = u64> {
 
 /// Commands whose numbers are mostly in range.
 fn command() -> impl Strategy<Value = [u64; 4]> {
-    let lpi = prop_oneof![12 => 8192..8204_u64, 1 => 8191..8300_u64];
+    let lpi = prop_oneof![12 => 8192..8192 + u64::from(LPIS), 1 => 8191..8300_u64];
     let icid = prop_oneof![12 => 0..3_u64, 1 => 3..6_u64];
     let pe = prop_oneof![12 => 0..PES as u64, 1 => Just(PES as u64)];
     let valid = prop::bool::weighted(0.85).prop_map(|valid| u64::from(valid) << 63);

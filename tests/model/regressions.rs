@@ -71,16 +71,16 @@ fn a_line_that_falls_is_seen_while_the_pe_sleeps() {
 }
 
 const fn mapd(device: u64, size: u64) -> Operation {
-    Command(0, [0x08 | device << 32, size, 1 << 63, 0])
+    Command(0, 0, [0x08 | device << 32, size, 1 << 63, 0])
 }
 
 /// An MSI whose collection is not mapped is lost, not kept until it is.
 #[test]
 fn an_msi_for_an_unmapped_collection_is_ignored() {
     check(&[
-        Command(0, [0x09, 0, 1, 0]),
-        Msi(0, 1),
-        Command(0, [0x09, 0, 1 << 63 | 1, 0]),
+        Command(0, 0, [0x09, 0, 1, 0]),
+        Msi(0, 0, 1),
+        Command(0, 0, [0x09, 0, 1 << 63 | 1, 0]),
         Acknowledge(0, true),
     ]);
 }
@@ -88,7 +88,7 @@ fn an_msi_for_an_unmapped_collection_is_ignored() {
 /// MAPD of a mapped device with more events than the quota leaves: it fails, and the device stays as it was.
 #[test]
 fn a_device_that_has_no_room_to_grow_stays_mapped() {
-    check(&[mapd(3, 2), mapd(1, 3), mapd(3, 4), mapd(0, 4), Msi(0, 1)]);
+    check(&[mapd(3, 2), mapd(1, 3), mapd(3, 4), mapd(0, 4), Msi(0, 0, 1)]);
 }
 
 /// The most urgent interrupt was active, outside the list registers; ended with its line still high, it is the

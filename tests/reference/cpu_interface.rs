@@ -171,7 +171,7 @@ impl Gic {
     pub fn acknowledge(&mut self, pe: usize, intid: u32) {
         let interrupt = if intid >= FIRST_LPI {
             // An LPI has no active state.
-            let lpi = self.its.lpis.get_mut(&intid).expect("a mapped LPI");
+            let lpi = self.lpis.mapped.get_mut(&intid).expect("a mapped LPI");
             lpi.interrupt.latch = false;
             lpi.interrupt
         } else {

@@ -38,10 +38,24 @@ impl Machine {
         self.reference.interrupt(pe, intid).unwrap().latch = true;
     }
 
-    pub(super) fn msi(&mut self, device: u64, event: u64) {
+    pub(super) fn msi(&mut self, its: usize, device: u64, event: u64) {
+        // An MSI that is to be ignored where LPIs are disabled: module docs.
+        if let Some((intid, icid)) = self.reference.itses[its].event(device, event)
+            && let Some(pe) = self.reference.itses[its].collection(icid)
+            && self.lpis_are_off(pe)
+            && !self.reference.lpis.mapped[&intid].interrupt.latch
+        {
+            return;
+        }
         let (id, event_id) = (DeviceId(device as u32), EventId(event as u32));
-        let found = self.vm.inject_msi(&self.pin(), ItsId(0), id, event_id);
-        let accepted = self.reference.its.translate(device, event);
-        assert_eq!(found.is_ok(), accepted, "MSI {device}:{event}: {found:?}");
+        let found = self
+            .vm
+            .inject_msi(&self.pin(), ItsId(its as u8), id, event_id);
+        let accepted = self.reference.translate(its, device, event);
+        assert_eq!(
+            found.is_ok(),
+            accepted,
+            "MSI {device}:{event} of ITS {its}: {found:?}"
+        );
     }
 }

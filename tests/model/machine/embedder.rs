@@ -6,24 +6,36 @@ use std::sync::Mutex;
 use vgic::intid::{CpuId, ItsId, VcpuId};
 use vgic::{BadAddress, CommandError, Host};
 
-use crate::operation::PES;
+use crate::operation::{ITSES, PES};
 
-/// Guest memory: the ITS's tables and queue, the LPI configuration, a pending table for each PE.
+/// Guest memory: the ITSes' tables and queues, the LPI configuration, a pending table for each PE.
 pub(super) const RAM: u64 = 0x4000_0000;
-pub(super) const DEVICES: u64 = RAM;
-pub(super) const COLLECTIONS: u64 = RAM + 0x1000;
-pub(super) const PROPERTIES: u64 = RAM + 0x2000;
-pub(super) const QUEUE: u64 = RAM + 0x1_0000;
+pub(super) const PROPERTIES: u64 = RAM + 0x8000;
 pub(super) const QUEUE_SIZE: u64 = 0x1000;
-pub(super) const PENDING: u64 = RAM + 0x2_0000;
-pub(super) const RAM_SIZE: u64 = 0x2_0000 + PES as u64 * 0x1_0000;
+pub(super) const RAM_SIZE: u64 = pending_table(PES) - RAM;
+
+pub(super) const fn device_table(its: usize) -> u64 {
+    RAM + its as u64 * 0x2000
+}
+
+pub(super) const fn collection_table(its: usize) -> u64 {
+    device_table(its) + 0x1000
+}
+
+pub(super) const fn queue(its: usize) -> u64 {
+    RAM + (its as u64 + 1) * 0x1_0000
+}
+
+pub(super) const fn pending_table(pe: usize) -> u64 {
+    queue(ITSES.len()) + pe as u64 * 0x1_0000
+}
 
 #[derive(Default)]
 pub(super) struct Embedder {
     pub(super) kicks: Mutex<Vec<(usize, usize)>>,
     pub(super) wakes: Mutex<Vec<usize>>,
     pub(super) memory: Mutex<Vec<u8>>,
-    pub(super) faults: Mutex<Vec<(u8, CommandError)>>,
+    pub(super) faults: Mutex<Vec<(u8, u8, CommandError)>>,
 }
 
 impl Host for Embedder {
@@ -41,10 +53,17 @@ impl Host for Embedder {
         buffer.copy_from_slice(bytes);
         Ok(())
     }
-    fn command_failed(&self, _its: ItsId, number: u8, error: CommandError) {
-        self.faults.lock().unwrap().push((number, error));
+    fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
+        self.faults.lock().unwrap().push((its.0, number, error));
     }
     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {
         unreachable!("nothing is forwarded");
+    }
+}
+
+impl Embedder {
+    pub(super) fn write_memory(&self, gpa: u64, bytes: &[u8]) {
+        let at = (gpa - RAM) as usize;
+        self.memory.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }

@@ -38,8 +38,8 @@ impl Machine {
         }
         let lpis = self
             .reference
-            .its
             .lpis
+            .mapped
             .values()
             .filter(|lpi| lpi.interrupt.latch)
             .count()

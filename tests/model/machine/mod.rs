@@ -14,13 +14,21 @@
 //! one, so the comparison is exact up to the order among equal priorities, where the reference gives a set.
 //!
 //! # What is left out
-//! Operations whose outcome the architecture does not define: changing the group, priority or trigger of
-//! an interrupt that is active (or, of the trigger, pending), the binary points while anything is being
-//! handled, ends of interrupt out of order; two events with one LPI, a collection with pending interrupts that
-//! is mapped elsewhere. And limits of the library (README.md): with EOImode 0
-//! and more interrupts than list registers, an end of interrupt is only attempted while all active ones
-//! are those that the PE is handling. MOVALL is followed by MAPC of the collections concerned, which is what
-//! it is for; until then the library sends the interrupts that it moved to where it moved them.
+//! Operations whose outcome the architecture does not define:
+//! * changing the group, priority or trigger of an interrupt that is active (or, of the trigger, pending); the
+//!   binary points while anything is being handled; ends of interrupt out of order;
+//! * events of one LPI that lead to different PEs; a collection with pending interrupts that is mapped
+//!   elsewhere; mapping by an ITS that is disabled;
+//! * moving, clearing or unmapping an LPI that is pending where LPIs are disabled; a pending table that says
+//!   something of LPIs that are not mapped, or that the guest has not written since it was last read.
+//!
+//! And limits of the library (README.md):
+//! * with EOImode 0 and more interrupts than list registers, an end of interrupt is only attempted while all
+//!   active ones are those that the PE is handling;
+//! * MOVALL is followed by MAPC of the collections concerned, which is what it is for; until then the library
+//!   sends the interrupts that it moved to where it moved them;
+//! * an MSI for a PE that has LPIs disabled, which the architecture ignores, is kept;
+//! * events of one LPI have collections with one number.
 
 mod compare;
 mod cpus;
@@ -29,19 +37,19 @@ mod embedder;
 mod interface;
 mod lpis;
 mod registers;
+mod tables;
 
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, VcpuId};
-use vgic::mmio::Width;
 use vgic::sysreg::SysReg;
 use vgic::{Config, Cpu, Vgic};
 
-use embedder::{COLLECTIONS, DEVICES, Embedder, PENDING, PROPERTIES, QUEUE, RAM_SIZE};
+use embedder::{Embedder, RAM_SIZE};
 
-use crate::operation::{CPUS, ITS, Operation, PES, SPIS};
-use crate::reference::{FIRST_LPI, Frame, Gic};
+use crate::operation::{CPUS, ITSES, LPI_BITS, Operation, PES, SPIS};
+use crate::reference::{Frame, Gic};
 
 const LIST_REGISTERS: usize = 4;
 const VALID: u64 = 1 << 63;
@@ -61,8 +69,10 @@ pub struct Machine {
     cpus: Vec<Cpu<SoftwareInterface>>,
     reference: Gic,
     places: [Place; PES],
-    /// Commands given to the ITS.
-    queued: u64,
+    /// Commands given to each ITS.
+    queued: [u64; ITSES.len()],
+    /// Those of them that wait for it to be enabled.
+    waiting: [Vec<[u64; 4]>; ITSES.len()],
     /// What each PE has acknowledged and not ended, in order: INTID, group.
     handling: [Vec<(u32, bool)>; PES],
 }
@@ -78,15 +88,19 @@ impl Machine {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
-            lpi_bits: ITS.lpi_bits as u8,
-            its: vec![ItsConfig {
-                device_bits: ITS.device_bits as u8,
-                event_bits: ITS.event_bits as u8,
-                collections: ITS.collections as u32,
-                max_devices: ITS.devices as u32,
-                max_events: ITS.events as u32,
-                ..ItsConfig::at(0x0808_0000)
-            }],
+            lpi_bits: LPI_BITS as u8,
+            its: [0x0808_0000, 0x0810_0000]
+                .into_iter()
+                .zip(ITSES)
+                .map(|(base, size)| ItsConfig {
+                    device_bits: size.device_bits as u8,
+                    event_bits: size.event_bits as u8,
+                    collections: size.collections as u32,
+                    max_devices: size.devices as u32,
+                    max_events: size.events as u32,
+                    ..ItsConfig::at(base)
+                })
+                .collect(),
             ..Config::new(affinities.clone().collect())
         };
         let mpidrs: Vec<u64> = affinities.map(Affinity::mpidr).collect();
@@ -98,8 +112,9 @@ impl Machine {
         let mut machine = Self {
             vm: Vgic::new(config, Embedder::default()).unwrap(),
             cpus: cpus.collect(),
-            reference: Gic::new(&mpidrs, SPIS, ITS),
-            queued: 0,
+            reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
+            queued: Default::default(),
+            waiting: Default::default(),
             places: [Place::Away, Place::Off, Place::Off],
             handling: Default::default(),
         };
@@ -111,7 +126,7 @@ impl Machine {
             .unwrap()
             .resize(RAM_SIZE as usize, 0);
         machine.compare_registers(0);
-        machine.set_up_its();
+        machine.set_up_lpis();
         for pe in 0..PES {
             machine.apply(&Operation::PowerOn(pe));
             let frame = Frame::Redistributor(pe);
@@ -143,46 +158,6 @@ impl Machine {
         machine
     }
 
-    /// Tables, queue and EnableLPIs; nothing is mapped yet.
-    fn set_up_its(&mut self) {
-        let config = self.vm.config();
-        let (gits, gicr) = (config.its[0].base, config.redistributors[0].base);
-        let cpu = &self.cpus[0];
-        let write = |gpa, value| {
-            let _ = self.vm.mmio_write(&cpu.pin(), gpa, Width::Double, value);
-        };
-        for pe in 0..PES as u64 {
-            write(gicr + pe * 0x2_0000 + 0x70, PROPERTIES | 13);
-            write(gicr + pe * 0x2_0000 + 0x78, PENDING + pe * 0x1_0000);
-        }
-        write(gits + 0x100, VALID | DEVICES);
-        write(gits + 0x108, VALID | COLLECTIONS);
-        write(gits + 0x80, VALID | QUEUE);
-        let _ = self.vm.mmio_write(&cpu.pin(), gits, Width::Word, 1);
-        for pe in 0..PES {
-            self.apply(&Operation::Write(0, Frame::Redistributor(pe), 0, 4, 1));
-        }
-    }
-
-    /// A collection for each PE, and a device with eight LPIs among them.
-    fn map_lpis(&mut self) {
-        for pe in 0..PES as u64 {
-            self.apply(&Operation::Command(0, [0x09, 0, VALID | pe << 16 | pe, 0]));
-        }
-        self.apply(&Operation::Command(0, [0x08, 2, VALID, 0]));
-        for n in 0..8 {
-            self.apply(&Operation::Configure(
-                0,
-                FIRST_LPI + n,
-                (n as u8) << 5 | 1,
-                3,
-            ));
-            let (n, intid) = (u64::from(n), u64::from(FIRST_LPI + n));
-            let mapti = [0x0a, n | intid << 32, n % PES as u64, 0];
-            self.apply(&Operation::Command(0, mapti));
-        }
-    }
-
     /// Does one operation to both and compares.
     pub fn apply(&mut self, operation: &Operation) {
         self.perform(operation);
@@ -195,7 +170,7 @@ impl Machine {
             Operation::PowerOn(pe) => self.power_on(pe),
             Operation::Line(pe, intid, high) => self.line(pe, intid, high),
             Operation::Edge(pe, intid) => self.edge(pe, intid),
-            Operation::Msi(device, event) => self.msi(device, event),
+            Operation::Msi(its, device, event) => self.msi(its, device, event),
             Operation::Move(pe, cpu) => self.run_on(pe, cpu),
             Operation::Away(pe) => self.take_away(pe),
             Operation::Compare(pe) => self.compare_registers(pe),
@@ -211,6 +186,8 @@ impl Machine {
                 | Operation::BinaryPoint(pe, ..)
                 | Operation::Control(pe, ..)
                 | Operation::Command(pe, ..)
+                | Operation::EnableIts(pe, ..)
+                | Operation::EnableLpis(pe, ..)
                 | Operation::Configure(pe, ..)
                 | Operation::Wait(pe)
                 | Operation::PowerOff(pe)) = *operation
@@ -275,12 +252,10 @@ impl Machine {
                 self.guest(pe).write_ctlr(value).unwrap();
                 self.reference.interfaces[pe].write_ctlr(value);
             }
-            Operation::Command(pe, command) => {
-                self.command(pe, command);
-                if command[0] & 0xff == 0x0e {
-                    self.map_after_movall(pe, command);
-                }
-            }
+            Operation::Command(pe, its, command) => self.order(pe, its, command),
+            Operation::EnableIts(pe, its, on) => self.enable_its(pe, its, on),
+            Operation::EnableLpis(pe, of, Some(table)) => self.enable_lpis(pe, of, table),
+            Operation::EnableLpis(pe, of, None) => self.disable_lpis(pe, of),
             Operation::Configure(pe, intid, byte, how) => self.configure(pe, intid, byte, how),
             Operation::Wait(pe) => self.wait(pe),
             Operation::PowerOff(pe) => self.power_off(pe),
