@@ -13,6 +13,8 @@ pub const PES: usize = 3;
 pub const CPUS: usize = 2;
 /// SPIs of the VM: INTIDs 32-95.
 pub const SPIS: u32 = 64;
+/// Interrupts that forward physical ones, as INTID and physical INTID: a PPI of each PE, and SPIs.
+pub const FORWARDED: [(u32, u16); 4] = [(30, 27), (33, 64), (34, 100), (38, 38)];
 /// 32 LPIs, of which the first [`LPIS`] are used often.
 pub const LPI_BITS: u32 = 5;
 pub const LPIS: u32 = 12;
@@ -59,9 +61,9 @@ pub enum Operation {
     BinaryPoint(usize, bool, u8),
     /// `ICC_CTLR_EL1`.
     Control(usize, u64),
-    /// A device drives the line of a PPI (of that PE) or an SPI.
+    /// A device drives the line of a PPI (of that PE) or an SPI; of a physical one if it is forwarded.
     Line(usize, u32, bool),
-    /// A device sends an edge.
+    /// A device sends an edge, likewise.
     Edge(usize, u32),
     /// A device writes `GITS_TRANSLATER` of an ITS: DeviceID, EventID.
     Msi(usize, u64, u64),

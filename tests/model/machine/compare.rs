@@ -95,5 +95,23 @@ impl Machine {
         for (frame, at) in registers {
             self.read(pe, frame, at, 4);
         }
+        self.compare_notices();
+    }
+
+    /// What the library has told the embedder of the guest's configuration.
+    fn compare_notices(&mut self) {
+        let host = self.vm.host();
+        for (&(owner, intid), &on) in &*host.enabled.lock().unwrap() {
+            let interrupt = self.reference.interrupt(owner.unwrap_or(0), intid).unwrap();
+            assert_eq!(on, interrupt.enabled, "enabled: {intid} of {owner:?}");
+        }
+        for (&(owner, intid), &edge) in &*host.edges.lock().unwrap() {
+            let interrupt = self.reference.interrupt(owner.unwrap_or(0), intid).unwrap();
+            assert_eq!(edge, !interrupt.level, "configured: {intid} of {owner:?}");
+        }
+        for (&intid, &target) in &*host.routes.lock().unwrap() {
+            let router = self.reference.distributor.router(intid);
+            assert_eq!(target, self.reference.find(router), "routed: {intid}");
+        }
     }
 }

@@ -106,6 +106,7 @@ impl Machine {
         for _ in 0..100 {
             let mut busy = self.vm.has_deferred();
             self.vm.advance(&self.pin());
+            busy |= self.forward_all();
             let kicks = std::mem::take(&mut *self.vm.host().kicks.lock().unwrap());
             for (cpu, pe) in kicks {
                 if self.places[pe] == Place::InGuest(cpu) {

@@ -6,6 +6,9 @@ use super::{Machine, vcpu};
 
 impl Machine {
     pub(super) fn line(&mut self, pe: usize, intid: u32, high: bool) {
+        if self.physical_line(pe, intid, high) {
+            return;
+        }
         let pin = self.pin();
         match intid {
             16..32 => {
@@ -26,6 +29,9 @@ impl Machine {
     }
 
     pub(super) fn edge(&mut self, pe: usize, intid: u32) {
+        if self.physical_edge(pe, intid) {
+            return;
+        }
         let pin = self.pin();
         let _ = match intid {
             16..32 => self

@@ -68,6 +68,10 @@ impl Machine {
             false => self.guest(pe).write_eoir0(intid),
             true => self.guest(pe).write_eoir1(intid),
         }
+        for pintid in self.guest(pe).take_deactivations() {
+            let owner = (pintid < 32).then_some(pe);
+            self.vm.host().deactivated((owner, pintid as u16));
+        }
         self.reference.end(pe, intid);
     }
 

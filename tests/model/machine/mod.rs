@@ -13,6 +13,11 @@
 //! them. What a guest can ask its interface (`IAR`, `HPPIR`, `RPR`, the signals) is about the most urgent
 //! one, so the comparison is exact up to the order among equal priorities, where the reference gives a set.
 //!
+//! # Forwarded interrupts
+//! The embedder plays the physical distributor: an interrupt of [`crate::operation::FORWARDED`] whose line is high, which is
+//! enabled and not active, becomes active and is forwarded. It must become inactive once, when the guest
+//! deactivates what was forwarded, or clears it.
+//!
 //! # What is left out
 //! Operations whose outcome the architecture does not define:
 //! * changing the group, priority or trigger of an interrupt that is active (or, of the trigger, pending); the
@@ -20,7 +25,9 @@
 //! * events of one LPI that lead to different PEs; a collection with pending interrupts that is mapped
 //!   elsewhere; mapping by an ITS that is disabled;
 //! * moving, clearing or unmapping an LPI that is pending where LPIs are disabled; a pending table that says
-//!   something of LPIs that are not mapped, or that the guest has not written since it was last read.
+//!   something of LPIs that are not mapped, or that the guest has not written since it was last read;
+//! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt, which has a line of its own; edges of a physical
+//!   interrupt that is disabled or active, which wait in the physical distributor.
 //!
 //! And limits of the library (README.md):
 //! * with EOImode 0 and more interrupts than list registers, an end of interrupt is only attempted while all
@@ -34,10 +41,13 @@ mod compare;
 mod cpus;
 mod devices;
 mod embedder;
+mod forwarded;
 mod interface;
 mod lpis;
 mod registers;
 mod tables;
+
+use std::collections::BTreeSet;
 
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -46,7 +56,7 @@ use vgic::intid::{Affinity, CpuId, VcpuId};
 use vgic::sysreg::SysReg;
 use vgic::{Config, Cpu, Vgic};
 
-use embedder::{Embedder, RAM_SIZE};
+use embedder::{Embedder, RAM_SIZE, Virtual};
 
 use crate::operation::{CPUS, ITSES, LPI_BITS, Operation, PES, SPIS};
 use crate::reference::{Frame, Gic};
@@ -73,6 +83,8 @@ pub struct Machine {
     queued: [u64; ITSES.len()],
     /// Those of them that wait for it to be enabled.
     waiting: [Vec<[u64; 4]>; ITSES.len()],
+    /// Forwarded interrupts that the guest has made pending or active itself since they were last idle.
+    meddled: BTreeSet<Virtual>,
     /// What each PE has acknowledged and not ended, in order: INTID, group.
     handling: [Vec<(u32, bool)>; PES],
 }
@@ -115,6 +127,7 @@ impl Machine {
             reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
             queued: Default::default(),
             waiting: Default::default(),
+            meddled: BTreeSet::new(),
             places: [Place::Away, Place::Off, Place::Off],
             handling: Default::default(),
         };
@@ -125,6 +138,7 @@ impl Machine {
             .lock()
             .unwrap()
             .resize(RAM_SIZE as usize, 0);
+        machine.connect();
         machine.compare_registers(0);
         machine.set_up_lpis();
         for pe in 0..PES {
@@ -163,6 +177,7 @@ impl Machine {
         self.perform(operation);
         self.settle();
         self.compare_interfaces();
+        self.compare_physical();
     }
 
     fn perform(&mut self, operation: &Operation) {
@@ -207,8 +222,11 @@ impl Machine {
     fn perform_in_guest(&mut self, operation: &Operation) {
         match *operation {
             Operation::Read(pe, frame, at, bytes) => self.read(pe, frame, at, bytes),
+            Operation::Write(_, frame, at, _, value)
+                if Self::is_message_for_forwarded(frame, at, value) => {}
             Operation::Write(pe, frame, at, bytes, value) => {
                 let value = self.defined(frame, at, bytes, value);
+                self.note_meddling(frame, at, bytes, value);
                 self.access(pe, frame, at, bytes, Some(value));
                 self.reference.write(frame, at, bytes, value);
                 // A message may have lowered a line.
