@@ -2,23 +2,26 @@
 //! observe is compared after each.
 //!
 //! 256 sequences unless `PROPTEST_CASES` says otherwise; `cargo xtask test` asks for a million operations, with
-//! an optimised build. A counter-example is shrunk, printed, kept in `tests/proptest-regressions`, and
+//! an optimised build, after which [`coverage`] must have seen everything on its list (`-- --nocapture` shows
+//! it). A counter-example is shrunk, printed, kept in `tests/proptest-regressions`, and
 //! understood: then it gets a name in `regressions.rs`.
 #![cfg(not(miri))]
 #![allow(unreachable_pub, reason = "rooms of one program")]
 
+mod coverage;
 mod machine;
 mod operation;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod regressions;
+mod strategies;
 
 use machine::Machine;
 use operation::Operation;
 use proptest::prelude::*;
 
 /// Operations in a sequence, at most; half as many on average.
-const LENGTH: usize = 200;
+const LENGTH: usize = 400;
 
 /// Does them all, comparing after each, and every register at the end.
 fn check(operations: &[Operation]) {
@@ -30,14 +33,14 @@ fn check(operations: &[Operation]) {
     machine.finish();
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
+#[test]
+fn the_library_does_what_the_reference_does() {
+    let config = ProptestConfig {
         max_shrink_iters: 20_000,
+        source_file: Some(file!()),
+        test_name: Some("the_library_does_what_the_reference_does"),
         ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn the_library_does_what_the_reference_does(operations in operation::sequence(LENGTH)) {
-        check(&operations);
-    }
+    };
+    proptest!(config, |(operations in strategies::sequence(LENGTH))| check(&operations));
+    coverage::report();
 }

@@ -3,7 +3,8 @@
 use crate::check;
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, Command, Enable, End, Line, Mask, Move, Msi, Read, Sgi, Wait, Write,
+    Acknowledge, Command, Control, Deactivate, Edge, Enable, End, Line, Mask, Move, Msi, Read, Sgi,
+    Wait, Write,
 };
 use crate::reference::Frame;
 
@@ -106,4 +107,30 @@ fn a_spilled_interrupt_that_is_pending_again_comes_first() {
         Acknowledge(0, true),
     ]);
     check(&operations);
+}
+
+/// A level-sensitive interrupt that one PE has acknowledged, in its list register, is deactivated by another: its
+/// line is sampled again.
+#[test]
+fn a_level_that_another_pe_deactivates_is_sampled_again() {
+    check(&[
+        Write(0, Frame::Distributor, 0x6100, 8, 1),
+        Control(2, 2),
+        Line(0, 32, true),
+        Acknowledge(1, true),
+        Deactivate(2, 0),
+    ]);
+}
+
+/// A forwarded interrupt is active in a list register, backed by the physical one, and made pending by the guest:
+/// its end is noticed.
+#[test]
+fn a_forwarded_interrupt_that_is_pending_again_is_taken_again() {
+    check(&[
+        Edge(0, 34),
+        Acknowledge(0, true),
+        Write(0, Frame::Distributor, 0x204, 4, 1 << 2),
+        End(0),
+        Acknowledge(0, true),
+    ]);
 }

@@ -15,6 +15,12 @@ pub struct Lpi {
     mappings: usize,
 }
 
+impl Lpi {
+    pub fn mappings(&self) -> usize {
+        self.mappings
+    }
+}
+
 /// All of them.
 pub struct Lpis {
     /// By INTID.

@@ -37,7 +37,7 @@ pub const SPURIOUS: u32 = 1023;
 pub const FIRST_LPI: u32 = 8192;
 
 /// One SGI, PPI, SPI or LPI.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interrupt {
     /// Pending by an edge, a message or a register write, until it is acknowledged or cleared.
     pub latch: bool,

@@ -6,7 +6,8 @@ use vgic::{Blocked, Cpu, Vgic};
 
 use super::embedder::Embedder;
 use super::{Machine, Place, vcpu};
-use crate::operation::{CPUS, PES};
+use crate::coverage::{note, note_if};
+use crate::operation::{CPUS, FORWARDED, PES};
 
 impl Machine {
     pub(super) fn pin(&self) -> Pin<'_> {
@@ -97,6 +98,25 @@ impl Machine {
             self.exit(pe);
         }
         let cpu = &self.cpus[on];
+        note_if(
+            cpu.interface().list_registers().any(|lr| !lr.is_empty()),
+            "a PE leaves its CPU with interrupts in list registers",
+        );
+        note_if(
+            !self.handling[pe].is_empty(),
+            "a PE moves while it handles an interrupt",
+        );
+        let physical = self.vm.host().active.lock().unwrap().clone();
+        note_if(
+            FORWARDED
+                .iter()
+                .filter(|(intid, _)| *intid < 32)
+                .any(|(intid, pintid)| {
+                    let private = &self.reference.redistributors[pe].private;
+                    private[*intid as usize].active && physical.contains(&(Some(pe), *pintid))
+                }),
+            "forwarded and active, the PE leaves its CPU",
+        );
         self.vm.put(cpu, &cpu.pin(), vcpu(pe)).unwrap();
         self.places[pe] = Place::Away;
     }
@@ -117,7 +137,7 @@ impl Machine {
             let wakes = std::mem::take(&mut *self.vm.host().wakes.lock().unwrap());
             for pe in wakes {
                 if let Place::Waiting(cpu) = self.places[pe] {
-                    self.wait_on(pe, cpu);
+                    note_if(!self.wait_on(pe, cpu), "a PE is woken");
                     busy = true;
                 }
             }
@@ -138,6 +158,12 @@ impl Machine {
 
     pub(super) fn power_on(&mut self, pe: usize) {
         if self.places[pe] == Place::Off {
+            note_if(
+                self.reference
+                    .routed_to(pe)
+                    .any(|(_, irq)| irq.pending() && irq.enabled),
+                "a PE comes on with interrupts pending",
+            );
             self.vm.power_on(vcpu(pe));
             self.places[pe] = Place::Away;
         }
@@ -153,6 +179,10 @@ impl Machine {
             > 1
         {
             let cpu = self.exit(pe);
+            note_if(
+                cpu.interface().list_registers().any(|lr| !lr.is_empty()),
+                "a PE goes off with interrupts in list registers",
+            );
             self.vm.power_off(cpu, &cpu.pin(), vcpu(pe)).unwrap();
             self.places[pe] = Place::Off;
             self.handling[pe].clear();
@@ -169,6 +199,15 @@ impl Machine {
             self.exit(pe);
             self.wait_on(pe, cpu)
         };
+        note(match blocked {
+            true => "a PE sleeps",
+            false => "a PE does not sleep",
+        });
+        let interface = self.cpus[cpu].interface();
+        note_if(
+            blocked && interface.list_registers().any(|lr| !lr.is_empty()),
+            "a PE sleeps with interrupts in list registers",
+        );
         if let Some(expected) = expected {
             assert_eq!(blocked, !expected, "PE {pe} in WFI");
         }

@@ -3,6 +3,7 @@
 use vgic::intid::{DeviceId, EventId, IntId, ItsId};
 
 use super::{Machine, vcpu};
+use crate::coverage::note;
 
 impl Machine {
     pub(super) fn line(&mut self, pe: usize, intid: u32, high: bool) {
@@ -57,7 +58,17 @@ impl Machine {
         let found = self
             .vm
             .inject_msi(&self.pin(), ItsId(its as u8), id, event_id);
+        let on = self.reference.itses[its].enabled;
+        let mapped = self.reference.itses[its].event(device, event);
+        let pending =
+            mapped.is_some_and(|(intid, _)| self.reference.lpis.mapped[&intid].interrupt.latch);
         let accepted = self.reference.translate(its, device, event);
+        note(match accepted {
+            true if pending => "an MSI merges",
+            true => "an MSI is taken",
+            false if !on && mapped.is_some() => "an MSI is refused by an ITS that is disabled",
+            false => "an MSI is refused",
+        });
         assert_eq!(
             found.is_ok(),
             accepted,

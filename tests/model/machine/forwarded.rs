@@ -4,6 +4,7 @@ use vgic::intid::IntId;
 
 use super::embedder::{Physical, Virtual};
 use super::{Machine, Place, vcpu};
+use crate::coverage::note;
 use crate::operation::{FORWARDED, PES};
 use crate::reference::{Frame, Interrupt};
 
@@ -25,6 +26,12 @@ fn find(pe: usize, intid: u32) -> Option<(Virtual, Physical)> {
     all()
         .find(|(of, (owner, n), _)| *n == intid && (owner.is_none() || *of == pe))
         .map(|(_, of, physical)| (of, physical))
+}
+
+/// The physical interrupt that is forwarded as this one.
+pub(super) fn physical(of: Virtual) -> Option<Physical> {
+    let (_, pintid) = FORWARDED.iter().find(|(intid, _)| *intid == of.1)?;
+    Some((of.0, *pintid))
 }
 
 impl Machine {
@@ -67,6 +74,7 @@ impl Machine {
         };
         let interrupt = *self.reference.interrupt(pe, intid).unwrap();
         if !interrupt.level && self.is_open(pe, of, physical) {
+            note("an edge is forwarded");
             self.forward(pe, of, physical);
         }
         true
@@ -78,6 +86,11 @@ impl Machine {
         for (pe, of, physical) in all() {
             let interrupt = *self.reference.interrupt(pe, of.1).unwrap();
             if interrupt.level && interrupt.line && self.is_open(pe, of, physical) {
+                note(if of.0.is_some() {
+                    "a PPI is forwarded"
+                } else {
+                    "an SPI is forwarded"
+                });
                 self.forward(pe, of, physical);
                 any = true;
             }
@@ -111,6 +124,13 @@ impl Machine {
         self.reference.interrupt(pe, of.1).unwrap().latch = true;
     }
 
+    /// Whether this interrupt is a forwarded one, whose physical one is active.
+    pub(super) fn physical_is_active(&self, pe: usize, intid: u32) -> bool {
+        let found = find(pe, intid);
+        let active = self.vm.host().active.lock().unwrap();
+        found.is_some_and(|(_, physical)| active.contains(&physical))
+    }
+
     /// Whether a write is a message for a forwarded interrupt.
     pub(super) fn is_message_for_forwarded(frame: Frame, at: u64, value: u64) -> bool {
         frame == Frame::Distributor
@@ -133,6 +153,7 @@ impl Machine {
             let (register, bit) = (of.1 / 32 * 4, of.1 % 32);
             if at % 0x80 == register.into() && value >> bit & 1 != 0 {
                 self.meddled.insert(of);
+                note("a forwarded one is made pending or active by the guest");
             }
         }
     }

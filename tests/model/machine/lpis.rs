@@ -7,6 +7,7 @@ use vgic::mmio::{MmioOutcome, Width};
 
 use super::embedder::{QUEUE_SIZE, queue};
 use super::{Machine, VALID, vcpu};
+use crate::coverage::{note, note_if};
 use crate::operation::ITSES;
 use crate::reference::its::Fault;
 
@@ -40,8 +41,9 @@ impl Machine {
             return;
         }
         self.command(pe, its, command);
-        for (its, command) in followers {
-            self.command(pe, its, command);
+        for (other, command) in followers {
+            note_if(number == MOVI && other != its, "an LPI of two ITSes moves");
+            self.command(pe, other, command);
         }
     }
 
@@ -58,6 +60,10 @@ impl Machine {
         let next = self.queued[its] * 32 % QUEUE_SIZE;
         self.write_gits(pe, its, 0x88, Width::Double, next);
         self.waiting[its].push(command);
+        note_if(
+            !self.reference.itses[its].enabled,
+            "a command waits for the ITS to be enabled",
+        );
         self.settle();
         self.commands_done(pe, its);
     }
@@ -95,8 +101,13 @@ impl Machine {
     }
 
     fn fault_of(&mut self, its: usize, command: [u64; 4]) -> Option<String> {
-        let fault: Fault = self.reference.execute(its, command).err()?;
-        Some(format!("({its}, {}, {fault:?})", command[0] & 0xff))
+        let number = command[0] & 0xff;
+        let result = self.reference.execute(its, command);
+        note(match result {
+            Ok(()) => command_name(number),
+            Err(fault) => fault_name(fault),
+        });
+        Some(format!("({its}, {number}, {:?})", result.err()?))
     }
 
     fn gits(&self, its: usize, at: u64) -> u64 {
@@ -264,4 +275,37 @@ fn names(command: [u64; 4]) -> (u64, u64, u64) {
         command[1] & 0xffff_ffff,
         command[2] & 0xffff,
     )
+}
+
+fn command_name(number: u64) -> &'static str {
+    match number {
+        MOVI => "MOVI",
+        INT => "INT",
+        CLEAR => "CLEAR",
+        0x05 => "SYNC",
+        MAPD => "MAPD",
+        MAPC => "MAPC",
+        MAPTI => "MAPTI",
+        MAPI => "MAPI",
+        0x0c => "INV",
+        0x0d => "INVALL",
+        MOVALL => "MOVALL",
+        DISCARD => "DISCARD",
+        _ => unreachable!("{number:#x} succeeds"),
+    }
+}
+
+const fn fault_name(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Unknown => "fails: Unknown",
+        Fault::DeviceOutOfRange => "fails: DeviceOutOfRange",
+        Fault::IttSizeOutOfRange => "fails: IttSizeOutOfRange",
+        Fault::ProcessorOutOfRange => "fails: ProcessorOutOfRange",
+        Fault::CollectionOutOfRange => "fails: CollectionOutOfRange",
+        Fault::UnmappedDevice => "fails: UnmappedDevice",
+        Fault::EventOutOfRange => "fails: EventOutOfRange",
+        Fault::IntidOutOfRange => "fails: IntidOutOfRange",
+        Fault::UnmappedInterrupt => "fails: UnmappedInterrupt",
+        Fault::UnmappedCollection => "fails: UnmappedCollection",
+    }
 }

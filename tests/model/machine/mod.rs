@@ -14,9 +14,9 @@
 //! one, so the comparison is exact up to the order among equal priorities, where the reference gives a set.
 //!
 //! # Forwarded interrupts
-//! The embedder plays the physical distributor: an interrupt of [`crate::operation::FORWARDED`] whose line is high, which is
-//! enabled and not active, becomes active and is forwarded. It must become inactive once, when the guest
-//! deactivates what was forwarded, or clears it.
+//! The embedder plays the physical distributor: an interrupt of [`crate::operation::FORWARDED`] whose line is
+//! high, which is enabled and not active, becomes active and is forwarded. It must become inactive once, when
+//! the guest deactivates what was forwarded, or clears it.
 //!
 //! # What is left out
 //! Operations whose outcome the architecture does not define:
@@ -45,21 +45,23 @@ mod forwarded;
 mod interface;
 mod lpis;
 mod registers;
+mod setup;
+mod situations;
 mod tables;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::Domain;
-use vgic::intid::{Affinity, CpuId, VcpuId};
+use vgic::intid::VcpuId;
 use vgic::sysreg::SysReg;
-use vgic::{Config, Cpu, Vgic};
+use vgic::{Cpu, Vgic};
 
-use embedder::{Embedder, RAM_SIZE, Virtual};
+use embedder::{Embedder, Virtual};
+use situations::Shot;
 
-use crate::operation::{CPUS, ITSES, LPI_BITS, Operation, PES, SPIS};
-use crate::reference::{Frame, Gic};
+use crate::coverage::{note, note_if};
+use crate::operation::{ITSES, Operation, PES};
+use crate::reference::Gic;
 
 const LIST_REGISTERS: usize = 4;
 const VALID: u64 = 1 << 63;
@@ -85,6 +87,10 @@ pub struct Machine {
     waiting: [Vec<[u64; 4]>; ITSES.len()],
     /// Forwarded interrupts that the guest has made pending or active itself since they were last idle.
     meddled: BTreeSet<Virtual>,
+    /// What there was before the operation, once both are set up.
+    last: Option<Shot>,
+    /// The PE that has acknowledged an SPI that is active.
+    taker: BTreeMap<u32, usize>,
     /// What each PE has acknowledged and not ended, in order: INTID, group.
     handling: [Vec<(u32, bool)>; PES],
 }
@@ -94,90 +100,16 @@ fn vcpu(pe: usize) -> VcpuId {
 }
 
 impl Machine {
-    /// Both after reset, and then set up as a guest does: everything in Group 1 and enabled, nothing
-    /// masked, every PE on.
-    pub fn new() -> Self {
-        let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
-        let config = Config {
-            spis: SPIS,
-            lpi_bits: LPI_BITS as u8,
-            its: [0x0808_0000, 0x0810_0000]
-                .into_iter()
-                .zip(ITSES)
-                .map(|(base, size)| ItsConfig {
-                    device_bits: size.device_bits as u8,
-                    event_bits: size.event_bits as u8,
-                    collections: size.collections as u32,
-                    max_devices: size.devices as u32,
-                    max_events: size.events as u32,
-                    ..ItsConfig::at(base)
-                })
-                .collect(),
-            ..Config::new(affinities.clone().collect())
-        };
-        let mpidrs: Vec<u64> = affinities.map(Affinity::mpidr).collect();
-        let domain = Domain::new();
-        let cpus = (0..CPUS as u16).map(|n| {
-            let local = domain.register(CpuId(n));
-            Cpu::new(local, SoftwareInterface::default())
-        });
-        let mut machine = Self {
-            vm: Vgic::new(config, Embedder::default()).unwrap(),
-            cpus: cpus.collect(),
-            reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
-            queued: Default::default(),
-            waiting: Default::default(),
-            meddled: BTreeSet::new(),
-            places: [Place::Away, Place::Off, Place::Off],
-            handling: Default::default(),
-        };
-        machine
-            .vm
-            .host()
-            .memory
-            .lock()
-            .unwrap()
-            .resize(RAM_SIZE as usize, 0);
-        machine.connect();
-        machine.compare_registers(0);
-        machine.set_up_lpis();
-        for pe in 0..PES {
-            machine.apply(&Operation::PowerOn(pe));
-            let frame = Frame::Redistributor(pe);
-            machine.apply(&Operation::Write(pe, frame, 0x1_0080, 4, 0xffff_ff0f));
-            machine.apply(&Operation::Write(pe, frame, 0x1_0100, 4, u64::MAX));
-            for group1 in [false, true] {
-                machine.apply(&Operation::Enable(pe, group1, true));
-            }
-            machine.apply(&Operation::Mask(pe, 0xf8));
-        }
-        machine.apply(&Operation::Write(0, Frame::Distributor, 0, 4, 3));
-        for n in [1, 2] {
-            machine.apply(&Operation::Write(
-                0,
-                Frame::Distributor,
-                0x80 + 4 * n,
-                4,
-                u64::MAX,
-            ));
-            machine.apply(&Operation::Write(
-                0,
-                Frame::Distributor,
-                0x100 + 4 * n,
-                4,
-                u64::MAX,
-            ));
-        }
-        machine.map_lpis();
-        machine
-    }
-
     /// Does one operation to both and compares.
     pub fn apply(&mut self, operation: &Operation) {
         self.perform(operation);
         self.settle();
         self.compare_interfaces();
         self.compare_physical();
+        self.look_back(operation);
+        let spis = &self.reference.distributor.spis;
+        self.taker
+            .retain(|intid, _| spis[*intid as usize - 32].active);
     }
 
     fn perform(&mut self, operation: &Operation) {
@@ -237,7 +169,14 @@ impl Machine {
                 self.trap(pe, |vm, cpu, pin| {
                     vm.sysreg_write(cpu, pin, vcpu(pe), register, value)
                 });
-                self.reference.send_sgi(pe, value, group1);
+                let (reached, deaf) = self.reference.send_sgi(pe, value, group1);
+                note_if(deaf > 0, "an SGI of the other group");
+                note(match reached {
+                    _ if value >> 40 & 1 != 0 => "an SGI to all others",
+                    0 if deaf == 0 => "an SGI to nobody",
+                    0 | 1 => "an SGI to one PE",
+                    _ => "an SGI to several PEs",
+                });
             }
             Operation::Acknowledge(pe, group1) => self.acknowledge(pe, group1),
             Operation::End(pe) => self.end(pe),
@@ -256,6 +195,10 @@ impl Machine {
             Operation::BinaryPoint(pe, group1, point)
                 if self.reference.interfaces[pe].is_idle() =>
             {
+                note_if(
+                    self.reference.interfaces[pe].read_bpr(group1) != point,
+                    "ICC_BPR changes the group priority",
+                );
                 match group1 {
                     false => self.guest(pe).write_bpr0(point),
                     true => self.guest(pe).write_bpr1(point),
