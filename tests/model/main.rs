@@ -1,7 +1,7 @@
 //! The library against a reference model: random operations are done to both, and what a guest can
 //! observe is compared after each.
 //!
-//! 256 sequences unless `PROPTEST_CASES` says otherwise; `cargo xtask test` asks for a million operations, with
+//! 64 sequences unless `PROPTEST_CASES` says otherwise; `cargo xtask test` asks for a million operations, with
 //! an optimised build, after which [`coverage`] must have seen everything on its list (`-- --nocapture` shows
 //! it). A counter-example is shrunk, printed, kept in `tests/proptest-regressions`, and
 //! understood: then it gets a name in `regressions.rs`.
@@ -35,11 +35,17 @@ fn check(operations: &[Operation]) {
 
 #[test]
 fn the_library_does_what_the_reference_does() {
+    let config = ProptestConfig::default();
     let config = ProptestConfig {
+        // The default is for smaller ones.
+        cases: match std::env::var_os("PROPTEST_CASES") {
+            Some(_) => config.cases,
+            None => 64,
+        },
         max_shrink_iters: 20_000,
         source_file: Some(file!()),
         test_name: Some("the_library_does_what_the_reference_does"),
-        ..ProptestConfig::default()
+        ..config
     };
     proptest!(config, |(operations in strategies::sequence(LENGTH))| check(&operations));
     coverage::report();

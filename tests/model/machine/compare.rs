@@ -1,6 +1,8 @@
 //! What can be observed, of both.
 
-use super::{Machine, Place};
+use vgic::mmio::{MmioOutcome, Width};
+
+use super::{Machine, Place, vcpu};
 use crate::operation::{PES, SPIS};
 use crate::reference::Frame;
 
@@ -70,6 +72,25 @@ impl Machine {
         }
     }
 
+    /// After a write, the registers that nothing but writes change; nobody has to leave the guest for them.
+    /// Those that show pending and active states are read by operations, and all of them at the end: reading
+    /// them more often would bring every PE out of the guest all the time.
+    pub(super) fn compare_configuration(&self) {
+        let cpu = &self.cpus[0];
+        let pin = cpu.pin();
+        for (frame, at) in configuration() {
+            let outcome = self
+                .vm
+                .mmio_read(cpu, &pin, vcpu(0), self.gpa(frame, at), Width::Word);
+            let expected = self.reference.read(frame, at, 4);
+            assert_eq!(
+                outcome,
+                MmioOutcome::Done(expected),
+                "{frame:?} {at:#x}: {expected:#x}"
+            );
+        }
+    }
+
     /// Every register, as PE `pe` or one that is on reads it.
     pub(super) fn compare_registers(&mut self, pe: usize) {
         let on = (0..PES)
@@ -78,21 +99,13 @@ impl Machine {
         let pe = on.expect("one stays on");
         self.run(pe);
         self.settle();
-        let blocks = [0x80, 0x100, 0x200, 0x300, 0x380_u64];
-        let mut registers = vec![(Frame::Distributor, 0), (Frame::Distributor, 4)];
-        registers
-            .extend((0..4).flat_map(|n| blocks.map(|block| (Frame::Distributor, block + 4 * n))));
-        registers.extend((0..0x1c).map(|n| (Frame::Distributor, 0x400 + 4 * n)));
-        registers.extend((0..7).map(|n| (Frame::Distributor, 0xc00 + 4 * n)));
-        registers.extend((0..SPIS).map(|n| (Frame::Distributor, 0x6100 + 8 * u64::from(n))));
-        for owner in 0..PES {
-            let frame = Frame::Redistributor(owner);
-            registers.extend([0, 8, 0xc, 0x14].map(|at| (frame, at)));
-            registers.extend(blocks.map(|block| (frame, 0x1_0000 + block)));
-            registers.extend((0..8).map(|n| (frame, 0x1_0400 + 4 * n)));
-            registers.extend([0, 4].map(|at| (frame, 0x1_0c00 + at)));
-        }
-        for (frame, at) in registers {
+        let states = [0x200, 0x280, 0x300, 0x380_u64];
+        let distributor =
+            (0..4).flat_map(|n| states.map(|block| (Frame::Distributor, block + 4 * n)));
+        let redistributors = (0..PES).map(Frame::Redistributor);
+        let redistributors =
+            redistributors.flat_map(|frame| states.map(|block| (frame, 0x1_0000 + block)));
+        for (frame, at) in configuration().chain(distributor).chain(redistributors) {
             self.read(pe, frame, at, 4);
         }
         self.compare_notices();
@@ -114,4 +127,29 @@ impl Machine {
             assert_eq!(target, self.reference.find(router), "routed: {intid}");
         }
     }
+}
+
+/// Every register but those of pending and active states, as words.
+fn configuration() -> impl Iterator<Item = (Frame, u64)> {
+    let bits = [0x80, 0x100, 0x180_u64];
+    let control = [0, 4].into_iter();
+    let banks = (0..4).flat_map(move |n| bits.map(|block| block + 4 * n));
+    let priorities = (0..0x1c).map(|n| 0x400 + 4 * n);
+    let triggers = (0..7).map(|n| 0xc00 + 4 * n);
+    let routers = (0..=u64::from(SPIS)).flat_map(|n| [0x6100 + 8 * n, 0x6104 + 8 * n]);
+    let distributor = control
+        .chain(banks)
+        .chain(priorities)
+        .chain(triggers)
+        .chain(routers)
+        .map(|at| (Frame::Distributor, at));
+    let redistributors = (0..PES).map(Frame::Redistributor).flat_map(move |frame| {
+        let control = [0, 8, 0xc, 0x14].into_iter();
+        let banks = bits.into_iter().map(|block| 0x1_0000 + block);
+        let priorities = (0..8).map(|n| 0x1_0400 + 4 * n);
+        let triggers = [0, 4].into_iter().map(|at| 0x1_0c00 + at);
+        let all = control.chain(banks).chain(priorities).chain(triggers);
+        all.map(move |at| (frame, at))
+    });
+    distributor.chain(redistributors)
 }

@@ -87,6 +87,8 @@ impl Machine {
         if let Some(other) = other {
             self.take_away(other);
         }
+        note_if(self.last_cpu[pe] != cpu, "a PE comes to another CPU");
+        self.last_cpu[pe] = cpu;
         self.enter(pe, cpu);
     }
 

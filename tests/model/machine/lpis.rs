@@ -102,7 +102,16 @@ impl Machine {
 
     fn fault_of(&mut self, its: usize, command: [u64; 4]) -> Option<String> {
         let number = command[0] & 0xff;
+        let (_, _, icid) = names(command);
+        let before = self.reference.itses[its].collection(icid);
         let result = self.reference.execute(its, command);
+        let after = self.reference.itses[its].collection(icid);
+        if number == MAPC && before.is_some() && before != after {
+            note(match after {
+                Some(_) => "a collection moves to another PE",
+                None => "a collection is unmapped",
+            });
+        }
         note(match result {
             Ok(()) => command_name(number),
             Err(fault) => fault_name(fault),

@@ -81,6 +81,8 @@ pub struct Machine {
     cpus: Vec<Cpu<SoftwareInterface>>,
     reference: Gic,
     places: [Place; PES],
+    /// Where each PE was last.
+    last_cpu: [usize; PES],
     /// Commands given to each ITS.
     queued: [u64; ITSES.len()],
     /// Those of them that wait for it to be enabled.
@@ -106,6 +108,9 @@ impl Machine {
         self.settle();
         self.compare_interfaces();
         self.compare_physical();
+        if let Operation::Write(..) = operation {
+            self.compare_configuration();
+        }
         self.look_back(operation);
         let spis = &self.reference.distributor.spis;
         self.taker

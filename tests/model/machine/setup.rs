@@ -48,6 +48,7 @@ impl Machine {
             vm: Vgic::new(config, Embedder::default()).unwrap(),
             cpus: cpus.collect(),
             reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
+            last_cpu: [0; PES],
             queued: Default::default(),
             waiting: Default::default(),
             meddled: BTreeSet::new(),
