@@ -2,7 +2,7 @@
 
 use vgic::sysreg::SysReg;
 
-use super::{LIST_REGISTERS, Machine, vcpu};
+use super::{Machine, vcpu};
 use crate::coverage::{note, note_if};
 use crate::reference::{FIRST_LPI, SPURIOUS};
 
@@ -51,8 +51,14 @@ impl Machine {
             .map(|(intid, _)| intid)
             .collect();
         let lpis = handling.iter().filter(|intid| **intid >= FIRST_LPI).count();
+        // One that this PE has taken and deactivated, and another one has taken since, is not its to end.
+        let spis = &self.reference.distributor.spis;
+        let elsewhere = (intid as usize)
+            .checked_sub(32)
+            .is_some_and(|index| spis[index].active && self.taker.get(&intid) != Some(&pe));
         let foreign = active.iter().any(|other| !handling.contains(other));
-        pending + active.len() + lpis <= LIST_REGISTERS || active.contains(&intid) && !foreign
+        let fits = pending + active.len() + lpis <= self.list_registers;
+        !elsewhere && (fits || active.contains(&intid) && !foreign)
     }
 
     pub(super) fn end(&mut self, pe: usize) {

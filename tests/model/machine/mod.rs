@@ -31,7 +31,7 @@
 //!
 //! And limits of the library (README.md):
 //! * with EOImode 0 and more interrupts than list registers, an end of interrupt is only attempted while all
-//!   active ones are those that the PE is handling;
+//!   active ones are those that the PE is handling, and never of one that another PE has taken since;
 //! * MOVALL is followed by MAPC of the collections concerned, which is what it is for; until then the library
 //!   sends the interrupts that it moved to where it moved them;
 //! * an MSI for a PE that has LPIs disabled, which the architecture ignores, is kept;
@@ -63,7 +63,6 @@ use crate::coverage::{note, note_if};
 use crate::operation::{ITSES, Operation, PES};
 use crate::reference::Gic;
 
-const LIST_REGISTERS: usize = 4;
 const VALID: u64 = 1 << 63;
 
 /// Where a PE is.
@@ -81,6 +80,8 @@ pub struct Machine {
     cpus: Vec<Cpu<SoftwareInterface>>,
     reference: Gic,
     places: [Place; PES],
+    /// List registers of each CPU.
+    list_registers: usize,
     /// Where each PE was last.
     last_cpu: [usize; PES],
     /// Commands given to each ITS.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vgic::config::ItsConfig;
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId};
 use vgic::mmio::Width;
@@ -18,8 +19,8 @@ use crate::operation::{CPUS, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS};
 use crate::reference::{FIRST_LPI, Frame, Gic};
 
 impl Machine {
-    /// Both, set up.
-    pub fn new() -> Self {
+    /// Both, set up; each CPU has so many list registers.
+    pub fn new(list_registers: u8) -> Self {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
@@ -42,12 +43,17 @@ impl Machine {
         let domain = Domain::new();
         let cpus = (0..CPUS as u16).map(|n| {
             let local = domain.register(CpuId(n));
-            Cpu::new(local, SoftwareInterface::default())
+            let vtr = Vtr {
+                list_registers,
+                ..NEOVERSE
+            };
+            Cpu::new(local, SoftwareInterface::new(vtr))
         });
         let mut machine = Self {
             vm: Vgic::new(config, Embedder::default()).unwrap(),
             cpus: cpus.collect(),
             reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
+            list_registers: list_registers.into(),
             last_cpu: [0; PES],
             queued: Default::default(),
             waiting: Default::default(),

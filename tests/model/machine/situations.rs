@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::embedder::{Physical, Virtual};
-use super::{LIST_REGISTERS, Machine, Place};
+use super::{Machine, Place};
 use crate::coverage::{note, note_if};
 use crate::operation::{Operation, PES};
 use crate::reference::{Frame, Interrupt};
@@ -158,10 +158,10 @@ impl Machine {
                 (lpis, "more pending LPIs than list registers"),
                 (active, "more active than list registers"),
             ] {
-                note_if(count > LIST_REGISTERS, what);
+                note_if(count > self.list_registers, what);
             }
             note_if(
-                pending.min(active) > 0 && pending + active > LIST_REGISTERS,
+                pending.min(active) > 0 && pending + active > self.list_registers,
                 "more pending and active than list registers",
             );
         }
