@@ -85,7 +85,8 @@ impl Machine {
             let frame = Frame::Redistributor(pe);
             self.apply(&Operation::PowerOn(pe));
             let mut write = |at, value| self.apply(&Operation::Write(pe, frame, at, 4, value));
-            write(0x1_0080, 0xffff_ff0f);
+            // Two of the SGIs that are sent often are in Group 0.
+            write(0x1_0080, 0xffff_ff3f);
             write(0x1_0100, u64::MAX);
             write(0x1_0c04, 0x8800_0000);
             for n in 0..8 {
