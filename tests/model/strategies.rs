@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use crate::operation::{CPUS, ITSES, LPIS, Operation, PES, SPIS};
+use crate::operation::{CPUS, FORWARDED, ITSES, LPIS, Operation, PES, SPIS};
 use crate::reference::Frame;
 
 /// A sequence of at most `length` of them.
@@ -49,7 +49,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// PPIs and SPIs, a few of them often.
 fn wired() -> impl Strategy<Value = u32> {
-    prop_oneof![4 => 28..40_u32, 1 => 16..32 + SPIS]
+    let forwarded = prop::sample::select(FORWARDED.map(|(intid, _)| intid).to_vec());
+    prop_oneof![4 => 28..40_u32, 2 => forwarded, 1 => 16..32 + SPIS]
 }
 
 fn mask() -> impl Strategy<Value = u8> {
