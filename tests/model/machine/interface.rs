@@ -1,5 +1,6 @@
 //! The guest's CPU interface: acknowledgement, end, deactivation.
 
+use vgic::intid::IntId;
 use vgic::sysreg::SysReg;
 
 use super::{Machine, vcpu};
@@ -21,6 +22,8 @@ impl Machine {
         self.note_acknowledgement(pe, intid, group1);
         if intid != SPURIOUS {
             self.reference.acknowledge(pe, intid);
+            let kind = IntId::new(intid).unwrap().kind();
+            self.acknowledged[kind as usize] += 1;
             self.handling[pe].push((intid, group1));
             if (32..FIRST_LPI).contains(&intid) {
                 self.taker.insert(intid, pe);

@@ -52,7 +52,8 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::intid::VcpuId;
+use vgic::epoch::Domain;
+use vgic::intid::{Kind, VcpuId};
 use vgic::sysreg::SysReg;
 use vgic::{Cpu, Vgic};
 
@@ -78,6 +79,7 @@ enum Place {
 pub struct Machine {
     vm: Vgic<Embedder>,
     cpus: Vec<Cpu<SoftwareInterface>>,
+    domain: Domain,
     reference: Gic,
     places: [Place; PES],
     /// List registers of each CPU.
@@ -94,6 +96,8 @@ pub struct Machine {
     last: Option<Shot>,
     /// The PE that has acknowledged an SPI that is active.
     taker: BTreeMap<u32, usize>,
+    /// Interrupts that PEs have acknowledged, by kind.
+    acknowledged: [u64; Kind::COUNT],
     /// What each PE has acknowledged and not ended, in order: INTID, group.
     handling: [Vec<(u32, bool)>; PES],
 }
@@ -230,12 +234,29 @@ impl Machine {
         }
     }
 
-    /// Takes the VM apart; every reference must have been given back.
+    /// Takes the VM apart: every reference has been given back, what was delivered is what PEs have
+    /// acknowledged, and every injection was delivered, merged, withdrawn or is pending.
     pub fn finish(mut self) {
         for pe in 0..PES {
             self.take_away(pe);
         }
+        let before = self.domain.totals();
         let remains = self.vm.teardown(&self.cpus[0].pin()).unwrap();
         assert_eq!(remains.references, 0);
+        for kind in Kind::ALL.map(|kind| kind as usize) {
+            assert_eq!(before.deliveries[kind], self.acknowledged[kind], "{kind}");
+            let ends = [
+                before.coalesced,
+                before.deliveries,
+                before.withdrawn,
+                remains.pending,
+            ];
+            let sum: u64 = ends.iter().map(|count| count[kind]).sum();
+            assert_eq!(before.injections[kind], sum, "{kind}: {ends:?}");
+        }
+        let after = self.domain.totals();
+        assert_eq!(after.list_gets, after.list_puts);
+        assert_eq!(after.lookup_gets, after.lookup_puts);
+        assert_eq!(after.lookup_locks_taken, 0);
     }
 }

@@ -49,9 +49,12 @@ impl Machine {
             };
             Cpu::new(local, SoftwareInterface::new(vtr))
         });
+        let cpus = cpus.collect();
         let mut machine = Self {
             vm: Vgic::new(config, Embedder::default()).unwrap(),
-            cpus: cpus.collect(),
+            cpus,
+            domain,
+            acknowledged: Default::default(),
             reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
             list_registers: list_registers.into(),
             last_cpu: [0; PES],
