@@ -524,10 +524,14 @@ impl Irq {
                         && old.enabled()
                         && old.target() == Some(vcpu)
                         && open[usize::from(old.group1())];
+                    // Of an end of what is backed by hardware we hear nothing. With something pending
+                    // behind it, the physical interrupt waits for the end of that.
+                    let backed = old.hw() && !old.latch();
                     let set = LR_ACTIVE
-                        | if old.hw() { LR_HW } else { 0 }
+                        | if backed { LR_HW } else { 0 }
                         | if latch { LR_PENDING | LR_LATCH } else { 0 };
-                    let clear = ACTIVE | HW | if latch { PENDING } else { 0 };
+                    let clear =
+                        ACTIVE | if backed { HW } else { 0 } | if latch { PENDING } else { 0 };
                     Some(old.with(IN_LR | set, clear))
                 } else if old.deliverable() && old.target() == Some(vcpu) {
                     let set = LR_PENDING

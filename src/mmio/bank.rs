@@ -255,7 +255,9 @@ impl<H: Host> Vgic<H> {
             self.host().deactivate(irq.owner(), irq.pintid());
         }
         self.settle_up(pin, irq, changed);
-        if old.shows_active()
+        // In another vCPU's list register it may be active without our knowing; one sample too many does
+        // no harm.
+        if (old.shows_active() || old.in_lr())
             && old.level()
             && !old.hw()
             && !old.lr_hw()

@@ -3,7 +3,8 @@
 use crate::check;
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, Command, Enable, End, Line, Mask, Move, Msi, Read, Sgi, Wait, Write,
+    Acknowledge, Command, Control, Deactivate, Edge, Enable, End, Line, Mask, Move, Msi, Read, Sgi,
+    Wait, Write,
 };
 use crate::reference::Frame;
 
@@ -71,16 +72,16 @@ fn a_line_that_falls_is_seen_while_the_pe_sleeps() {
 }
 
 const fn mapd(device: u64, size: u64) -> Operation {
-    Command(0, [0x08 | device << 32, size, 1 << 63, 0])
+    Command(0, 0, [0x08 | device << 32, size, 1 << 63, 0])
 }
 
 /// An MSI whose collection is not mapped is lost, not kept until it is.
 #[test]
 fn an_msi_for_an_unmapped_collection_is_ignored() {
     check(&[
-        Command(0, [0x09, 0, 1, 0]),
-        Msi(0, 1),
-        Command(0, [0x09, 0, 1 << 63 | 1, 0]),
+        Command(0, 0, [0x09, 0, 1, 0]),
+        Msi(0, 0, 1),
+        Command(0, 0, [0x09, 0, 1 << 63 | 1, 0]),
         Acknowledge(0, true),
     ]);
 }
@@ -88,7 +89,7 @@ fn an_msi_for_an_unmapped_collection_is_ignored() {
 /// MAPD of a mapped device with more events than the quota leaves: it fails, and the device stays as it was.
 #[test]
 fn a_device_that_has_no_room_to_grow_stays_mapped() {
-    check(&[mapd(3, 2), mapd(1, 3), mapd(3, 4), mapd(0, 4), Msi(0, 1)]);
+    check(&[mapd(3, 2), mapd(1, 3), mapd(3, 4), mapd(0, 4), Msi(0, 0, 1)]);
 }
 
 /// The most urgent interrupt was active, outside the list registers; ended with its line still high, it is the
@@ -106,4 +107,30 @@ fn a_spilled_interrupt_that_is_pending_again_comes_first() {
         Acknowledge(0, true),
     ]);
     check(&operations);
+}
+
+/// A level-sensitive interrupt that one PE has acknowledged, in its list register, is deactivated by another: its
+/// line is sampled again.
+#[test]
+fn a_level_that_another_pe_deactivates_is_sampled_again() {
+    check(&[
+        Write(0, Frame::Distributor, 0x6100, 8, 1),
+        Control(2, 2),
+        Line(0, 32, true),
+        Acknowledge(1, true),
+        Deactivate(2, 0),
+    ]);
+}
+
+/// A forwarded interrupt is active in a list register, backed by the physical one, and made pending by the guest:
+/// its end is noticed.
+#[test]
+fn a_forwarded_interrupt_that_is_pending_again_is_taken_again() {
+    check(&[
+        Edge(0, 34),
+        Acknowledge(0, true),
+        Write(0, Frame::Distributor, 0x204, 4, 1 << 2),
+        End(0),
+        Acknowledge(0, true),
+    ]);
 }

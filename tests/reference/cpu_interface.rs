@@ -171,7 +171,7 @@ impl Gic {
     pub fn acknowledge(&mut self, pe: usize, intid: u32) {
         let interrupt = if intid >= FIRST_LPI {
             // An LPI has no active state.
-            let lpi = self.its.lpis.get_mut(&intid).expect("a mapped LPI");
+            let lpi = self.lpis.mapped.get_mut(&intid).expect("a mapped LPI");
             lpi.interrupt.latch = false;
             lpi.interrupt
         } else {
@@ -199,8 +199,10 @@ impl Gic {
         }
     }
 
-    /// PE `pe` writes `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1` (12.2.19).
-    pub fn send_sgi(&mut self, pe: usize, value: u64, group1: bool) {
+    /// PE `pe` writes `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1` (12.2.19). Says how many PEs it
+    /// reached, and how many have the SGI in the other group.
+    pub fn send_sgi(&mut self, pe: usize, value: u64, group1: bool) -> (usize, usize) {
+        let (mut reached, mut deaf) = (0, 0);
         let intid = (value >> 24 & 0xf) as usize;
         let to_others = value >> 40 & 1 != 0;
         let range = value >> 44 & 0xf;
@@ -212,9 +214,15 @@ impl Gic {
                 && aff0 >> 4 == range
                 && value >> (aff0 & 0xf) & 1 != 0;
             let sgi = &mut redistributor.private[intid];
-            if (if to_others { target != pe } else { named }) && sgi.group1 == group1 {
-                sgi.latch = true;
+            if if to_others { target != pe } else { named } {
+                if sgi.group1 == group1 {
+                    sgi.latch = true;
+                    reached += 1;
+                } else {
+                    deaf += 1;
+                }
             }
         }
+        (reached, deaf)
     }
 }

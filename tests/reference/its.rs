@@ -1,13 +1,12 @@
-//! An ITS and its LPIs (IHI 0069, chapter 5).
+//! An ITS (IHI 0069, chapter 5).
 
 use std::collections::BTreeMap;
 
-use super::{FIRST_LPI, Interrupt};
+use super::lpis::Lpis;
 
 /// What an ITS has room for: `GITS_TYPER`, and the implementation's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    pub lpi_bits: u32,
     pub device_bits: u32,
     pub event_bits: u64,
     pub collections: u64,
@@ -33,15 +32,6 @@ pub enum Fault {
     UnmappedCollection,
 }
 
-/// An LPI that is mapped.
-#[derive(Clone, Debug)]
-pub struct Lpi {
-    /// Its pending state and configuration; never active.
-    pub interrupt: Interrupt,
-    /// The PE on whose redistributor it is pending, or was last.
-    pub at: Option<usize>,
-}
-
 #[derive(Clone, Debug, Default)]
 struct Device {
     /// Events it has room for.
@@ -52,10 +42,8 @@ struct Device {
 
 /// One ITS.
 pub struct Its {
-    /// By INTID.
-    pub lpis: BTreeMap<u32, Lpi>,
-    /// The LPI configuration table in memory, a byte for each, from INTID 8192 on.
-    pub table: Vec<u8>,
+    /// `GITS_CTLR.Enabled`.
+    pub enabled: bool,
     size: Size,
     devices: BTreeMap<u64, Device>,
     /// The PE of each, by ICID.
@@ -65,23 +53,11 @@ pub struct Its {
 impl Its {
     pub fn new(size: Size) -> Self {
         Self {
-            lpis: BTreeMap::new(),
-            table: vec![
-                0;
-                if size.lpi_bits == 0 {
-                    0
-                } else {
-                    1 << size.lpi_bits
-                }
-            ],
+            enabled: false,
             size,
             devices: BTreeMap::new(),
             collections: BTreeMap::new(),
         }
-    }
-
-    pub fn lpi_bits(&self) -> u32 {
-        self.size.lpi_bits
     }
 
     /// INTID and collection of a mapped event.
@@ -89,12 +65,18 @@ impl Its {
         self.devices.get(&device)?.events.get(&event).copied()
     }
 
-    /// The event that an INTID is mapped to: device, event and collection.
-    pub fn mapping(&self, intid: u32) -> Option<(u64, u64, u64)> {
-        self.devices.iter().find_map(|(device, mapped)| {
-            let mut events = mapped.events.iter();
-            let (event, (_, icid)) = events.find(|(_, (mapped, _))| *mapped == intid)?;
-            Some((*device, *event, *icid))
+    /// The events that an INTID is mapped to: device, event and collection.
+    pub fn mappings(&self, intid: u32) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.events()
+            .filter(move |(_, _, mapped, _)| *mapped == intid)
+            .map(|(device, event, _, icid)| (device, event, icid))
+    }
+
+    /// All mapped events: device, event, INTID and collection.
+    pub fn events(&self) -> impl Iterator<Item = (u64, u64, u32, u64)> {
+        self.devices.iter().flat_map(|(device, mapped)| {
+            let events = mapped.events.iter();
+            events.map(|(event, (intid, icid))| (*device, *event, *intid, *icid))
         })
     }
 
@@ -102,44 +84,22 @@ impl Its {
         self.collections.get(&icid).copied()
     }
 
-    /// Where interrupts of the collection are pending.
-    pub fn pending(&self, icid: u64) -> impl Iterator<Item = Option<usize>> {
-        let pending = self.lpis.iter().filter(|(_, lpi)| lpi.interrupt.latch);
-        pending
-            .filter(move |(intid, _)| self.mapping(**intid).is_some_and(|(_, _, of)| of == icid))
-            .map(|(_, lpi)| lpi.at)
-    }
-
     /// A device writes `GITS_TRANSLATER`: whether that makes, or keeps, an interrupt pending.
-    pub fn translate(&mut self, device: u64, event: u64) -> bool {
-        let found = self.event(device, event);
-        let Some((intid, icid)) = found else {
-            return false;
-        };
-        self.pend(intid, icid).is_ok()
+    pub fn translate(&self, device: u64, event: u64, lpis: &mut Lpis) -> bool {
+        match self.event(device, event) {
+            Some((intid, icid)) if self.enabled => self.pend(intid, icid, lpis).is_ok(),
+            _ => false,
+        }
     }
 
-    fn pend(&mut self, intid: u32, icid: u64) -> Result<(), Fault> {
+    fn pend(&self, intid: u32, icid: u64, lpis: &mut Lpis) -> Result<(), Fault> {
         let pe = self.collection(icid).ok_or(Fault::UnmappedCollection)?;
-        let lpi = self.lpis.get_mut(&intid).expect("mapped");
-        if !lpi.interrupt.latch {
-            lpi.at = Some(pe);
-        }
-        lpi.interrupt.latch = true;
+        lpis.pend(intid, pe);
         Ok(())
     }
 
-    /// Reads the configuration of an LPI from memory, if it is mapped.
-    pub fn invalidate(&mut self, intid: u32) {
-        if let Some(lpi) = self.lpis.get_mut(&intid) {
-            let byte = self.table[(intid - FIRST_LPI) as usize];
-            lpi.interrupt.priority = byte & 0xf8;
-            lpi.interrupt.enabled = byte & 1 != 0;
-        }
-    }
-
     /// Executes a command of four doublewords (5.3).
-    pub fn execute(&mut self, command: [u64; 4]) -> Result<(), Fault> {
+    pub fn execute(&mut self, command: [u64; 4], lpis: &mut Lpis) -> Result<(), Fault> {
         let (device, event) = (command[0] >> 32, command[1] & 0xffff_ffff);
         let (icid, valid) = (command[2] & 0xffff, command[2] >> 63 != 0);
         let processor = |word: u64| {
@@ -149,7 +109,7 @@ impl Its {
                 .ok_or(Fault::ProcessorOutOfRange)
         };
         match command[0] & 0xff {
-            0x08 => self.mapd(device, (command[1] & 0x1f) + 1, valid),
+            0x08 => self.mapd(device, (command[1] & 0x1f) + 1, valid, lpis),
             0x09 => {
                 self.check_icid(icid)?;
                 if valid {
@@ -158,26 +118,30 @@ impl Its {
                 } else {
                     self.collections.remove(&icid);
                 }
+                let at = self.collection(icid);
+                self.of_collection(icid)
+                    .into_iter()
+                    .for_each(|intid| lpis.move_to(intid, at));
                 Ok(())
             }
-            0x0a => self.mapti(device, event, command[1] >> 32, icid),
-            0x0b => self.mapti(device, event, event, icid),
+            0x0a => self.mapti(device, event, command[1] >> 32, icid, lpis),
+            0x0b => self.mapti(device, event, event, icid, lpis),
             0x01 => {
                 let (intid, _) = self.find(device, event)?;
                 self.check_icid(icid)?;
                 let pe = self.collection(icid).ok_or(Fault::UnmappedCollection)?;
                 let mapped = self.devices.get_mut(&device).expect("found");
                 mapped.events.insert(event, (intid, icid));
-                self.lpis.get_mut(&intid).expect("mapped").at = Some(pe);
+                lpis.move_to(intid, Some(pe));
                 Ok(())
             }
             0x03 => {
                 let (intid, icid) = self.find(device, event)?;
-                self.pend(intid, icid)
+                self.pend(intid, icid, lpis)
             }
             0x04 => {
                 let (intid, _) = self.find(device, event)?;
-                self.lpis.get_mut(&intid).expect("mapped").interrupt.latch = false;
+                lpis.clear(intid);
                 Ok(())
             }
             0x0f => {
@@ -187,40 +151,38 @@ impl Its {
                     .expect("found")
                     .events
                     .remove(&event);
-                self.lpis.remove(&intid);
+                lpis.unmap(intid);
                 Ok(())
             }
             0x0c => {
                 let (intid, _) = self.find(device, event)?;
-                self.invalidate(intid);
+                lpis.invalidate(intid);
                 Ok(())
             }
             0x0d => {
                 self.check_icid(icid)?;
                 self.collection(icid).ok_or(Fault::UnmappedCollection)?;
-                let devices = self
-                    .devices
-                    .values()
-                    .flat_map(|device| device.events.values());
-                let these: Vec<u32> = devices
-                    .filter(|(_, of)| *of == icid)
-                    .map(|(n, _)| *n)
-                    .collect();
-                these.into_iter().for_each(|intid| self.invalidate(intid));
+                self.of_collection(icid)
+                    .into_iter()
+                    .for_each(|intid| lpis.invalidate(intid));
                 Ok(())
             }
             0x0e => {
                 let (from, to) = (processor(command[2])?, processor(command[3])?);
-                for lpi in self.lpis.values_mut() {
-                    if lpi.interrupt.latch && lpi.at == Some(from) {
-                        lpi.at = Some(to);
-                    }
-                }
+                lpis.move_all(from, to);
                 Ok(())
             }
             0x05 => Ok(()),
             _ => Err(Fault::Unknown),
         }
+    }
+
+    /// The INTIDs of a collection's events.
+    fn of_collection(&self, icid: u64) -> Vec<u32> {
+        self.events()
+            .filter(|(_, _, _, of)| *of == icid)
+            .map(|(_, _, intid, _)| intid)
+            .collect()
     }
 
     fn check_device(&self, device: u64) -> Result<(), Fault> {
@@ -248,7 +210,13 @@ impl Its {
         self.event(device, event).ok_or(Fault::UnmappedInterrupt)
     }
 
-    fn mapd(&mut self, device: u64, event_bits: u64, valid: bool) -> Result<(), Fault> {
+    fn mapd(
+        &mut self,
+        device: u64,
+        event_bits: u64,
+        valid: bool,
+        lpis: &mut Lpis,
+    ) -> Result<(), Fault> {
         self.check_device(device)?;
         if valid {
             let others = self.devices.iter().filter(|(id, _)| **id != device);
@@ -271,7 +239,7 @@ impl Its {
             .events
             .values()
         {
-            self.lpis.remove(intid);
+            lpis.unmap(*intid);
         }
         if valid {
             let room = 1 << event_bits;
@@ -281,26 +249,34 @@ impl Its {
         Ok(())
     }
 
-    fn mapti(&mut self, device: u64, event: u64, intid: u64, icid: u64) -> Result<(), Fault> {
+    fn mapti(
+        &mut self,
+        device: u64,
+        event: u64,
+        intid: u64,
+        icid: u64,
+        lpis: &mut Lpis,
+    ) -> Result<(), Fault> {
         self.device(device, event)?;
         self.check_icid(icid)?;
-        let last = u64::from(FIRST_LPI) + (1 << self.size.lpi_bits);
-        if !(u64::from(FIRST_LPI)..last).contains(&intid) {
+        if !lpis.exists(intid) {
             return Err(Fault::IntidOutOfRange);
         }
         let (intid, at) = (intid as u32, self.collection(icid));
         let mapped = self.devices.get_mut(&device).expect("checked");
         let old = mapped.events.insert(event, (intid, icid));
-        if let Some((old, _)) = old.filter(|(old, _)| *old != intid) {
-            self.lpis.remove(&old);
+        match old {
+            Some((old, _)) if old == intid => {
+                lpis.move_to(intid, at);
+                lpis.invalidate(intid);
+            }
+            old => {
+                lpis.map(intid, at);
+                if let Some((old, _)) = old {
+                    lpis.unmap(old);
+                }
+            }
         }
-        let interrupt = Interrupt {
-            group1: true,
-            ..Interrupt::default()
-        };
-        let lpi = self.lpis.entry(intid).or_insert(Lpi { interrupt, at });
-        lpi.at = at;
-        self.invalidate(intid);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //! | [`redistributor`] | `GICR_*` |
 //! | [`cpu_interface`] | `ICC_*`: acknowledgement, priorities, ends |
 //! | [`its`] | translation and commands |
+//! | [`lpis`] | LPIs, and their tables in memory |
 //!
 //! Every change takes effect at once, on every PE. What the architecture leaves open is answered by the
 //! *set* of what it allows ([`cpu_interface::Choice`]). The configuration is the one that the library
@@ -22,11 +23,13 @@
 pub mod cpu_interface;
 pub mod distributor;
 pub mod its;
+pub mod lpis;
 pub mod redistributor;
 
 use cpu_interface::Interface;
 use distributor::Distributor;
-use its::{Its, Size};
+use its::{Fault, Its, Size};
+use lpis::Lpis;
 use redistributor::Redistributor;
 
 /// What `ICC_IAR<n>_EL1` returns when there is nothing to acknowledge.
@@ -34,7 +37,7 @@ pub const SPURIOUS: u32 = 1023;
 pub const FIRST_LPI: u32 = 8192;
 
 /// One SGI, PPI, SPI or LPI.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interrupt {
     /// Pending by an edge, a message or a register write, until it is acknowledged or cleared.
     pub latch: bool,
@@ -67,13 +70,14 @@ pub struct Gic {
     pub distributor: Distributor,
     pub redistributors: Vec<Redistributor>,
     pub interfaces: Vec<Interface>,
-    pub its: Its,
+    pub itses: Vec<Its>,
+    pub lpis: Lpis,
 }
 
 impl Gic {
-    /// A GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`).
-    pub fn new(affinities: &[u64], spis: u32, its: Size) -> Self {
-        let lpi_bits = its.lpi_bits;
+    /// A GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`) and an ITS for each
+    /// size.
+    pub fn new(affinities: &[u64], spis: u32, lpi_bits: u32, itses: &[Size]) -> Self {
         Self {
             distributor: Distributor::new(spis, lpi_bits, affinities[0]),
             redistributors: affinities
@@ -81,8 +85,19 @@ impl Gic {
                 .map(|affinity| Redistributor::new(*affinity, lpi_bits != 0))
                 .collect(),
             interfaces: affinities.iter().map(|_| Interface::default()).collect(),
-            its: Its::new(its),
+            itses: itses.iter().map(|size| Its::new(*size)).collect(),
+            lpis: Lpis::new(lpi_bits, affinities.len()),
         }
+    }
+
+    /// Executes a command of ITS `its`.
+    pub fn execute(&mut self, its: usize, command: [u64; 4]) -> Result<(), Fault> {
+        self.itses[its].execute(command, &mut self.lpis)
+    }
+
+    /// A device writes an EventID to `GITS_TRANSLATER` of ITS `its`: whether that has an effect.
+    pub fn translate(&mut self, its: usize, device: u64, event: u64) -> bool {
+        self.itses[its].translate(device, event, &mut self.lpis)
     }
 
     pub fn pes(&self) -> usize {
@@ -109,7 +124,13 @@ impl Gic {
         }
         match frame {
             Frame::Distributor => self.distributor.write(offset, bytes, value),
-            Frame::Redistributor(pe) => self.redistributors[pe].write(offset, bytes, value),
+            Frame::Redistributor(pe) => {
+                let before = self.redistributors[pe].lpis_enabled;
+                self.redistributors[pe].write(offset, bytes, value);
+                if self.redistributors[pe].lpis_enabled && !before {
+                    self.lpis.enable(pe);
+                }
+            }
         }
     }
 
@@ -135,8 +156,8 @@ impl Gic {
         let spis =
             spis.filter(move |(intid, _)| self.find(self.distributor.router(*intid)) == Some(pe));
         let lpis = self
-            .its
             .lpis
+            .mapped
             .iter()
             .filter(move |(_, lpi)| redistributor.lpis_enabled && lpi.at == Some(pe));
         (0..)

@@ -287,12 +287,12 @@ fn benchmarks() -> Gate {
     )
 }
 
-/// The library against its reference model: a million operations in sequences of a hundred, give or take.
+/// The library against its reference model: a million operations in sequences of two hundred, give or take.
 fn reference() -> Gate {
     let mut command = cargo("test");
     command
         .args(["--package", "vgic", "--profile", "loom", "--test", "model"])
-        .env("PROPTEST_CASES", "10000");
+        .env("PROPTEST_CASES", "5000");
     Gate {
         name: "the library against the reference model".to_owned(),
         action: Action::Suite(command),

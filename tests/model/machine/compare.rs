@@ -1,0 +1,155 @@
+//! What can be observed, of both.
+
+use vgic::mmio::{MmioOutcome, Width};
+
+use super::{Machine, Place, vcpu};
+use crate::operation::{PES, SPIS};
+use crate::reference::Frame;
+
+impl Machine {
+    /// Whether an interrupt is signalled to the PE; `None` if it depends on an order that is open.
+    pub(super) fn signalled(&self, pe: usize) -> Option<bool> {
+        let group0 = self.reference.signalled(pe, false)?;
+        Some(group0 || self.reference.signalled(pe, true)?)
+    }
+
+    /// What the PEs in the guest see without a trap; and that those that wait have nothing to wake up for.
+    pub(super) fn compare_interfaces(&mut self) {
+        for pe in 0..PES {
+            match self.places[pe] {
+                Place::InGuest(_) => self.compare_interface(pe),
+                Place::Waiting(_) => {
+                    assert_ne!(self.signalled(pe), Some(true), "PE {pe} waits for ever");
+                }
+                Place::Off | Place::Away => {}
+            }
+        }
+    }
+
+    pub(super) fn compare_interface(&self, pe: usize) {
+        let (guest, reference) = (self.guest(pe), &self.reference.interfaces[pe]);
+        assert_eq!(
+            guest.read_rpr().unwrap(),
+            reference.running_priority(),
+            "RPR of PE {pe}"
+        );
+        assert_eq!(guest.read_pmr().unwrap(), reference.mask, "PMR of PE {pe}");
+        assert_eq!(
+            guest.read_bpr0(),
+            reference.read_bpr(false),
+            "BPR0 of PE {pe}"
+        );
+        assert_eq!(
+            guest.read_bpr1(),
+            reference.read_bpr(true),
+            "BPR1 of PE {pe}"
+        );
+        assert_eq!(
+            guest.read_ctlr().unwrap() & 3,
+            reference.read_ctlr(),
+            "CTLR of PE {pe}"
+        );
+        assert_eq!(guest.read_igrpen0(), reference.enabled[0]);
+        assert_eq!(guest.read_igrpen1(), reference.enabled[1]);
+        for (group1, signal, hppir) in [
+            (false, guest.vfiq(), guest.read_hppir0()),
+            (true, guest.virq(), guest.read_hppir1()),
+        ] {
+            let group = u8::from(group1);
+            if let Some(expected) = self.reference.signalled(pe, group1) {
+                assert_eq!(
+                    signal,
+                    expected,
+                    "signal of Group {group} to PE {pe}: {:?}",
+                    self.reference.acknowledgeable(pe, group1)
+                );
+            }
+            let allowed = self.reference.highest_pending(pe, group1);
+            assert!(
+                allowed.allows(hppir),
+                "HPPIR{group} of PE {pe} is {hppir}, not one of {allowed:?}"
+            );
+        }
+    }
+
+    /// After a write, the registers that nothing but writes change; nobody has to leave the guest for them.
+    /// Those that show pending and active states are read by operations, and all of them at the end: reading
+    /// them more often would bring every PE out of the guest all the time.
+    pub(super) fn compare_configuration(&self) {
+        let cpu = &self.cpus[0];
+        let pin = cpu.pin();
+        for (frame, at) in configuration() {
+            let outcome = self
+                .vm
+                .mmio_read(cpu, &pin, vcpu(0), self.gpa(frame, at), Width::Word);
+            let expected = self.reference.read(frame, at, 4);
+            assert_eq!(
+                outcome,
+                MmioOutcome::Done(expected),
+                "{frame:?} {at:#x}: {expected:#x}"
+            );
+        }
+    }
+
+    /// Every register, as PE `pe` or one that is on reads it.
+    pub(super) fn compare_registers(&mut self, pe: usize) {
+        let on = (0..PES)
+            .map(|n| (pe + n) % PES)
+            .find(|pe| self.places[*pe] != Place::Off);
+        let pe = on.expect("one stays on");
+        self.run(pe);
+        self.settle();
+        let states = [0x200, 0x280, 0x300, 0x380_u64];
+        let distributor =
+            (0..4).flat_map(|n| states.map(|block| (Frame::Distributor, block + 4 * n)));
+        let redistributors = (0..PES).map(Frame::Redistributor);
+        let redistributors =
+            redistributors.flat_map(|frame| states.map(|block| (frame, 0x1_0000 + block)));
+        for (frame, at) in configuration().chain(distributor).chain(redistributors) {
+            self.read(pe, frame, at, 4);
+        }
+        self.compare_notices();
+    }
+
+    /// What the library has told the embedder of the guest's configuration.
+    fn compare_notices(&mut self) {
+        let host = self.vm.host();
+        for (&(owner, intid), &on) in &*host.enabled.lock().unwrap() {
+            let interrupt = self.reference.interrupt(owner.unwrap_or(0), intid).unwrap();
+            assert_eq!(on, interrupt.enabled, "enabled: {intid} of {owner:?}");
+        }
+        for (&(owner, intid), &edge) in &*host.edges.lock().unwrap() {
+            let interrupt = self.reference.interrupt(owner.unwrap_or(0), intid).unwrap();
+            assert_eq!(edge, !interrupt.level, "configured: {intid} of {owner:?}");
+        }
+        for (&intid, &target) in &*host.routes.lock().unwrap() {
+            let router = self.reference.distributor.router(intid);
+            assert_eq!(target, self.reference.find(router), "routed: {intid}");
+        }
+    }
+}
+
+/// Every register but those of pending and active states, as words.
+fn configuration() -> impl Iterator<Item = (Frame, u64)> {
+    let bits = [0x80, 0x100, 0x180_u64];
+    let control = [0, 4].into_iter();
+    let banks = (0..4).flat_map(move |n| bits.map(|block| block + 4 * n));
+    let priorities = (0..0x1c).map(|n| 0x400 + 4 * n);
+    let triggers = (0..7).map(|n| 0xc00 + 4 * n);
+    let routers = (0..=u64::from(SPIS)).flat_map(|n| [0x6100 + 8 * n, 0x6104 + 8 * n]);
+    let distributor = control
+        .chain(banks)
+        .chain(priorities)
+        .chain(triggers)
+        .chain(routers)
+        .map(|at| (Frame::Distributor, at));
+    let redistributors = (0..PES).map(Frame::Redistributor).flat_map(move |frame| {
+        let control = [0, 8, 0xc, 0x14].into_iter();
+        let banks = bits.into_iter().map(|block| 0x1_0000 + block);
+        let priorities = (0..8).map(|n| 0x1_0400 + 4 * n);
+        let triggers = [0, 4].into_iter().map(|at| 0x1_0c00 + at);
+        let all = control.chain(banks).chain(priorities).chain(triggers);
+        all.map(move |at| (frame, at))
+    });
+    distributor.chain(redistributors)
+}

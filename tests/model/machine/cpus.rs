@@ -1,0 +1,232 @@
+//! PEs on CPUs: into the guest and out of it, asleep, off; and what the library asks for in between.
+
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::epoch::Pin;
+use vgic::{Blocked, Cpu, Vgic};
+
+use super::embedder::Embedder;
+use super::{Machine, Place, vcpu};
+use crate::coverage::{note, note_if};
+use crate::operation::{CPUS, FORWARDED, PES};
+
+impl Machine {
+    pub(super) fn pin(&self) -> Pin<'_> {
+        self.cpus[0].pin()
+    }
+
+    pub(super) fn cpu_of(&self, pe: usize) -> usize {
+        match self.places[pe] {
+            Place::InGuest(cpu) | Place::Waiting(cpu) => cpu,
+            place => panic!("PE {pe} is {place:?}"),
+        }
+    }
+
+    pub(super) fn guest(&self, pe: usize) -> &SoftwareInterface {
+        assert!(matches!(self.places[pe], Place::InGuest(_)));
+        self.cpus[self.cpu_of(pe)].interface()
+    }
+
+    pub(super) fn enter(&mut self, pe: usize, on: usize) {
+        let cpu = &self.cpus[on];
+        self.vm.enter(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        self.places[pe] = Place::InGuest(on);
+    }
+
+    pub(super) fn exit(&self, pe: usize) -> &Cpu<SoftwareInterface> {
+        let cpu = &self.cpus[self.cpu_of(pe)];
+        self.vm.exit(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        cpu
+    }
+
+    pub(super) fn bounce(&mut self, pe: usize) {
+        self.exit(pe);
+        self.enter(pe, self.cpu_of(pe));
+    }
+
+    pub(super) fn bounce_everybody(&mut self) {
+        for pe in 0..PES {
+            if let Place::InGuest(_) = self.places[pe] {
+                self.bounce(pe);
+            }
+        }
+    }
+
+    /// A trap of `pe`: out of the guest, `handle`, into it.
+    pub(super) fn trap<R>(
+        &mut self,
+        pe: usize,
+        handle: impl FnOnce(&Vgic<Embedder>, &Cpu<SoftwareInterface>, &Pin<'_>) -> R,
+    ) -> R {
+        let cpu = self.exit(pe);
+        let result = handle(&self.vm, cpu, &cpu.pin());
+        self.enter(pe, self.cpu_of(pe));
+        result
+    }
+
+    /// Makes `pe` run in the guest, where it was last or on a CPU of its own choice; false if it is off.
+    pub(super) fn run(&mut self, pe: usize) -> bool {
+        match self.places[pe] {
+            Place::Off => return false,
+            Place::Away => self.run_on(pe, pe % CPUS),
+            Place::Waiting(cpu) => self.enter(pe, cpu),
+            Place::InGuest(_) => {}
+        }
+        true
+    }
+
+    pub(super) fn run_on(&mut self, pe: usize, cpu: usize) {
+        match self.places[pe] {
+            Place::Off => return,
+            Place::InGuest(on) if on == cpu => return,
+            _ => self.take_away(pe),
+        }
+        let other = (0..PES).find(|other| match self.places[*other] {
+            Place::InGuest(on) | Place::Waiting(on) => on == cpu,
+            _ => false,
+        });
+        if let Some(other) = other {
+            self.take_away(other);
+        }
+        note_if(self.last_cpu[pe] != cpu, "a PE comes to another CPU");
+        self.last_cpu[pe] = cpu;
+        self.enter(pe, cpu);
+    }
+
+    pub(super) fn take_away(&mut self, pe: usize) {
+        let (Place::InGuest(on) | Place::Waiting(on)) = self.places[pe] else {
+            return;
+        };
+        if let Place::InGuest(_) = self.places[pe] {
+            self.exit(pe);
+        }
+        let cpu = &self.cpus[on];
+        note_if(
+            cpu.interface().list_registers().any(|lr| !lr.is_empty()),
+            "a PE leaves its CPU with interrupts in list registers",
+        );
+        note_if(
+            !self.handling[pe].is_empty(),
+            "a PE moves while it handles an interrupt",
+        );
+        let physical = self.vm.host().active.lock().unwrap().clone();
+        note_if(
+            FORWARDED
+                .iter()
+                .filter(|(intid, _)| *intid < 32)
+                .any(|(intid, pintid)| {
+                    let private = &self.reference.redistributors[pe].private;
+                    private[*intid as usize].active && physical.contains(&(Some(pe), *pintid))
+                }),
+            "forwarded and active, the PE leaves its CPU",
+        );
+        self.vm.put(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        self.places[pe] = Place::Away;
+    }
+
+    /// Does what the library has asked for, until it asks for nothing more.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..100 {
+            let mut busy = self.vm.has_deferred();
+            self.vm.advance(&self.pin());
+            busy |= self.forward_all();
+            let kicks = std::mem::take(&mut *self.vm.host().kicks.lock().unwrap());
+            for (cpu, pe) in kicks {
+                if self.places[pe] == Place::InGuest(cpu) {
+                    self.bounce(pe);
+                    busy = true;
+                }
+            }
+            let wakes = std::mem::take(&mut *self.vm.host().wakes.lock().unwrap());
+            for pe in wakes {
+                if let Place::Waiting(cpu) = self.places[pe] {
+                    note_if(!self.wait_on(pe, cpu), "a PE is woken");
+                    busy = true;
+                }
+            }
+            for pe in 0..PES {
+                if let Place::InGuest(cpu) = self.places[pe]
+                    && self.cpus[cpu].interface().maintenance()
+                {
+                    self.bounce(pe);
+                    busy = true;
+                }
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("kicks or maintenance interrupts without end");
+    }
+
+    pub(super) fn power_on(&mut self, pe: usize) {
+        if self.places[pe] == Place::Off {
+            note_if(
+                self.reference
+                    .routed_to(pe)
+                    .any(|(_, irq)| irq.pending() && irq.enabled),
+                "a PE comes on with interrupts pending",
+            );
+            self.vm.power_on(vcpu(pe));
+            self.places[pe] = Place::Away;
+        }
+    }
+
+    pub(super) fn power_off(&mut self, pe: usize) {
+        // One stays, for somebody has to go on.
+        if self
+            .places
+            .iter()
+            .filter(|place| **place != Place::Off)
+            .count()
+            > 1
+        {
+            let cpu = self.exit(pe);
+            note_if(
+                cpu.interface().list_registers().any(|lr| !lr.is_empty()),
+                "a PE goes off with interrupts in list registers",
+            );
+            self.vm.power_off(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+            self.places[pe] = Place::Off;
+            self.handling[pe].clear();
+            self.reference.interfaces[pe] = Default::default();
+        }
+    }
+
+    pub(super) fn wait(&mut self, pe: usize) {
+        let cpu = self.cpu_of(pe);
+        self.exit(pe);
+        let expected = self.signalled(pe);
+        // "No" may also mean that there was news to look at; the second answer is about interrupts.
+        let blocked = self.wait_on(pe, cpu) || {
+            self.exit(pe);
+            self.wait_on(pe, cpu)
+        };
+        note(match blocked {
+            true => "a PE sleeps",
+            false => "a PE does not sleep",
+        });
+        let interface = self.cpus[cpu].interface();
+        note_if(
+            blocked && interface.list_registers().any(|lr| !lr.is_empty()),
+            "a PE sleeps with interrupts in list registers",
+        );
+        if let Some(expected) = expected {
+            assert_eq!(blocked, !expected, "PE {pe} in WFI");
+        }
+    }
+
+    /// To sleep, or into the guest.
+    pub(super) fn wait_on(&mut self, pe: usize, on: usize) -> bool {
+        let cpu = &self.cpus[on];
+        match self.vm.block(cpu, &cpu.pin(), vcpu(pe)).unwrap() {
+            Blocked::Yes => {
+                self.places[pe] = Place::Waiting(on);
+                true
+            }
+            Blocked::No => {
+                self.enter(pe, on);
+                false
+            }
+        }
+    }
+}

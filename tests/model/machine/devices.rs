@@ -1,0 +1,78 @@
+//! What devices do: lines, edges, MSIs.
+
+use vgic::intid::{DeviceId, EventId, IntId, ItsId};
+
+use super::{Machine, vcpu};
+use crate::coverage::note;
+
+impl Machine {
+    pub(super) fn line(&mut self, pe: usize, intid: u32, high: bool) {
+        if self.physical_line(pe, intid, high) {
+            return;
+        }
+        let pin = self.pin();
+        match intid {
+            16..32 => {
+                let ppi = IntId::ppi(intid).unwrap();
+                self.vm.set_ppi_line(&pin, vcpu(pe), ppi, high).unwrap();
+            }
+            _ => {
+                let spi = IntId::spi(intid).unwrap();
+                self.vm.set_spi_line(&pin, spi, high).unwrap();
+            }
+        }
+        drop(pin);
+        self.reference.interrupt(pe, intid).unwrap().line = high;
+        if !high {
+            self.settle();
+            self.bounce_everybody();
+        }
+    }
+
+    pub(super) fn edge(&mut self, pe: usize, intid: u32) {
+        if self.physical_edge(pe, intid) {
+            return;
+        }
+        let pin = self.pin();
+        let _ = match intid {
+            16..32 => self
+                .vm
+                .inject_ppi(&pin, vcpu(pe), IntId::ppi(intid).unwrap()),
+            _ => self.vm.inject_spi(&pin, IntId::spi(intid).unwrap()),
+        }
+        .unwrap();
+        drop(pin);
+        self.reference.interrupt(pe, intid).unwrap().latch = true;
+    }
+
+    pub(super) fn msi(&mut self, its: usize, device: u64, event: u64) {
+        // An MSI that is to be ignored where LPIs are disabled: module docs.
+        if let Some((intid, icid)) = self.reference.itses[its].event(device, event)
+            && let Some(pe) = self.reference.itses[its].collection(icid)
+            && self.lpis_are_off(pe)
+            && !self.reference.lpis.mapped[&intid].interrupt.latch
+        {
+            return;
+        }
+        let (id, event_id) = (DeviceId(device as u32), EventId(event as u32));
+        let found = self
+            .vm
+            .inject_msi(&self.pin(), ItsId(its as u8), id, event_id);
+        let on = self.reference.itses[its].enabled;
+        let mapped = self.reference.itses[its].event(device, event);
+        let pending =
+            mapped.is_some_and(|(intid, _)| self.reference.lpis.mapped[&intid].interrupt.latch);
+        let accepted = self.reference.translate(its, device, event);
+        note(match accepted {
+            true if pending => "an MSI merges",
+            true => "an MSI is taken",
+            false if !on && mapped.is_some() => "an MSI is refused by an ITS that is disabled",
+            false => "an MSI is refused",
+        });
+        assert_eq!(
+            found.is_ok(),
+            accepted,
+            "MSI {device}:{event} of ITS {its}: {found:?}"
+        );
+    }
+}

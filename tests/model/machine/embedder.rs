@@ -1,0 +1,118 @@
+//! The embedder: what the library asks for, noted until [`Machine::settle`](super::Machine) does it; and the
+//! guest's memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use vgic::intid::{CpuId, IntId, ItsId, VcpuId};
+use vgic::{BadAddress, CommandError, Host};
+
+use crate::operation::{ITSES, PES};
+
+/// Guest memory: the ITSes' tables and queues, the LPI configuration, a pending table for each PE.
+pub(super) const RAM: u64 = 0x4000_0000;
+pub(super) const PROPERTIES: u64 = RAM + 0x8000;
+pub(super) const QUEUE_SIZE: u64 = 0x1000;
+pub(super) const RAM_SIZE: u64 = pending_table(PES) - RAM;
+
+pub(super) const fn device_table(its: usize) -> u64 {
+    RAM + its as u64 * 0x2000
+}
+
+pub(super) const fn collection_table(its: usize) -> u64 {
+    device_table(its) + 0x1000
+}
+
+pub(super) const fn queue(its: usize) -> u64 {
+    RAM + (its as u64 + 1) * 0x1_0000
+}
+
+pub(super) const fn pending_table(pe: usize) -> u64 {
+    queue(ITSES.len()) + pe as u64 * 0x1_0000
+}
+
+/// A physical interrupt: the PE that a PPI is for, and its INTID.
+pub(super) type Physical = (Option<usize>, u16);
+
+/// An interrupt of the VM: the PE that an SGI or PPI is for, and its INTID.
+pub(super) type Virtual = (Option<usize>, u32);
+
+#[derive(Default)]
+pub(super) struct Embedder {
+    pub(super) kicks: Mutex<Vec<(usize, usize)>>,
+    pub(super) wakes: Mutex<Vec<usize>>,
+    pub(super) memory: Mutex<Vec<u8>>,
+    /// Commands that have failed: ITS, number, why.
+    pub(super) faults: Mutex<Vec<(u8, u8, CommandError)>>,
+    /// Physical interrupts that are active because they were forwarded.
+    pub(super) active: Mutex<BTreeSet<Physical>>,
+    /// Those whose lines are high.
+    pub(super) lines: Mutex<BTreeSet<Physical>>,
+    /// What the library has said of interrupts, last.
+    pub(super) enabled: Mutex<BTreeMap<Virtual, bool>>,
+    pub(super) edges: Mutex<BTreeMap<Virtual, bool>>,
+    pub(super) routes: Mutex<BTreeMap<u32, Option<usize>>>,
+    /// Level-sensitive interrupts whose lines are to be sampled.
+    pub(super) resamples: Mutex<BTreeSet<u32>>,
+}
+
+impl Embedder {
+    pub(super) fn write_memory(&self, gpa: u64, bytes: &[u8]) {
+        let at = (gpa - RAM) as usize;
+        self.memory.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// A physical interrupt is deactivated, by the guest through a list register or by the hypervisor. One
+    /// that is not active must not be: it might lose a pending one.
+    pub(super) fn deactivated(&self, physical: Physical) {
+        let was_active = self.active.lock().unwrap().remove(&physical);
+        assert!(was_active, "{physical:?} is deactivated and not active");
+    }
+}
+
+fn owner(vcpu: Option<VcpuId>) -> Option<usize> {
+    vcpu.map(VcpuId::index)
+}
+
+impl Host for Embedder {
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+        let kick = (usize::from(cpu.0), vcpu.index());
+        self.kicks.lock().unwrap().push(kick);
+    }
+    fn wake(&self, vcpu: VcpuId) {
+        self.wakes.lock().unwrap().push(vcpu.index());
+    }
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let memory = self.memory.lock().unwrap();
+        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let bytes = memory.get(at..at + buffer.len()).ok_or(BadAddress)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+    fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
+        self.faults.lock().unwrap().push((its.0, number, error));
+    }
+    fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16) {
+        self.deactivated((owner(vcpu), pintid));
+    }
+    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
+        self.lines.lock().unwrap().contains(&(owner(vcpu), pintid))
+    }
+    fn resample(&self, _vcpu: VcpuId, intid: IntId) {
+        self.resamples.lock().unwrap().insert(intid.raw());
+    }
+    fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
+        let of = (owner(vcpu), intid.raw());
+        self.enabled.lock().unwrap().insert(of, on);
+    }
+    fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
+        let of = (owner(vcpu), intid.raw());
+        self.edges.lock().unwrap().insert(of, edge);
+    }
+    fn routed(&self, intid: IntId, target: Option<VcpuId>) {
+        self.routes
+            .lock()
+            .unwrap()
+            .insert(intid.raw(), owner(target));
+    }
+}

@@ -1,0 +1,210 @@
+//! The guest's CPU interface: acknowledgement, end, deactivation.
+
+use vgic::intid::IntId;
+use vgic::sysreg::SysReg;
+
+use super::{Machine, vcpu};
+use crate::coverage::{note, note_if};
+use crate::reference::{FIRST_LPI, SPURIOUS};
+
+impl Machine {
+    pub(super) fn acknowledge(&mut self, pe: usize, group1: bool) {
+        let allowed = self.reference.acknowledgeable(pe, group1);
+        let intid = match group1 {
+            false => self.guest(pe).read_iar0(),
+            true => self.guest(pe).read_iar1(),
+        };
+        assert!(
+            allowed.allows(intid),
+            "PE {pe} acknowledges {intid} of Group {}, not one of {allowed:?}",
+            u8::from(group1)
+        );
+        self.note_acknowledgement(pe, intid, group1);
+        if intid != SPURIOUS {
+            self.reference.acknowledge(pe, intid);
+            let kind = IntId::new(intid).unwrap().kind();
+            self.acknowledged[kind as usize] += 1;
+            self.handling[pe].push((intid, group1));
+            if (32..FIRST_LPI).contains(&intid) {
+                self.taker.insert(intid, pe);
+            }
+        }
+    }
+
+    /// Whether an end of interrupt has a defined outcome: module docs.
+    fn may_end(&self, pe: usize, intid: u32) -> bool {
+        if self.reference.interfaces[pe].splits {
+            return true;
+        }
+        let handling: Vec<u32> = self.handling[pe].iter().map(|(intid, _)| *intid).collect();
+        if intid >= FIRST_LPI {
+            return true;
+        }
+        let routed = self.reference.routed_to(pe);
+        let pending = routed
+            .filter(|(_, irq)| irq.pending() && !irq.active)
+            .count();
+        // Those that may be on the library's list of this PE, be it their acknowledgement or their routing
+        // that has brought them there.
+        let private = (0..).zip(&self.reference.redistributors[pe].private);
+        let spis = (32..).zip(&self.reference.distributor.spis);
+        let active: Vec<u32> = private
+            .chain(spis.filter(|(n, _)| self.taker.get(n).is_none_or(|by| *by == pe)))
+            .filter(|(_, irq)| irq.active)
+            .map(|(intid, _)| intid)
+            .collect();
+        let lpis = handling.iter().filter(|intid| **intid >= FIRST_LPI).count();
+        // One that this PE has taken and deactivated, and another one has taken since, is not its to end.
+        let spis = &self.reference.distributor.spis;
+        let elsewhere = (intid as usize)
+            .checked_sub(32)
+            .is_some_and(|index| spis[index].active && self.taker.get(&intid) != Some(&pe));
+        let foreign = active.iter().any(|other| !handling.contains(other));
+        let fits = pending + active.len() + lpis <= self.list_registers;
+        !elsewhere && (fits || active.contains(&intid) && !foreign)
+    }
+
+    pub(super) fn end(&mut self, pe: usize) {
+        let Some(&(intid, group1)) = self.handling[pe].last() else {
+            return;
+        };
+        if !self.may_end(pe, intid) {
+            return;
+        }
+        self.handling[pe].pop();
+        self.note_end(pe, intid);
+        match group1 {
+            false => self.guest(pe).write_eoir0(intid),
+            true => self.guest(pe).write_eoir1(intid),
+        }
+        for pintid in self.guest(pe).take_deactivations() {
+            let owner = (pintid < 32).then_some(pe);
+            self.vm.host().deactivated((owner, pintid as u16));
+        }
+        self.reference.end(pe, intid);
+    }
+
+    pub(super) fn deactivate(&mut self, pe: usize, nth: usize) {
+        if !self.reference.interfaces[pe].splits {
+            return;
+        }
+        let private = self.reference.redistributors[pe].private;
+        let all = (0..)
+            .zip(&private)
+            .chain((32..).zip(&self.reference.distributor.spis));
+        let active: Vec<u32> = all
+            .filter(|(_, i)| i.active)
+            .map(|(intid, _)| intid)
+            .collect();
+        let Some(&intid) = active.get(nth % active.len().max(1)) else {
+            return;
+        };
+        self.note_deactivation(pe, intid);
+        assert!(
+            self.guest(pe).write_dir(intid).is_err(),
+            "ICC_DIR_EL1 traps"
+        );
+        self.trap(pe, |vm, cpu, pin| {
+            vm.sysreg_write(cpu, pin, vcpu(pe), SysReg::Dir, intid.into())
+        });
+        self.reference.deactivate(pe, intid);
+    }
+
+    // --- what was met ----------------------------------------------------------------------------
+
+    fn note_acknowledgement(&self, pe: usize, intid: u32, group1: bool) {
+        let handled = self.handling[pe].len();
+        note(match intid {
+            0..16 => "an SGI is acknowledged",
+            16..32 => "a PPI is acknowledged",
+            32..1020 => "an SPI is acknowledged",
+            FIRST_LPI.. => "an LPI is acknowledged",
+            _ => "nothing is acknowledged",
+        });
+        if intid == SPURIOUS {
+            let mask = self.reference.interfaces[pe].mask;
+            let all = self.reference.highest_pending(pe, group1);
+            note_if(
+                !all.allows(SPURIOUS) && mask < 0xf8 && handled == 0,
+                "nothing is acknowledged while the mask holds something back",
+            );
+            return;
+        }
+        note_if(!group1, "Group 0 is acknowledged");
+        note_if(handled > 0, "one preempts another");
+        note_if(handled > 1, "three or more are handled at once");
+        let maps = |its: usize| self.reference.itses[its].mappings(intid).next().is_some();
+        note_if(
+            intid >= FIRST_LPI && maps(0) && maps(1),
+            "an LPI of two ITSes is acknowledged",
+        );
+    }
+
+    /// Whether an interrupt is active in a list register of this PE.
+    fn is_in_register(&self, pe: usize, intid: u32) -> bool {
+        let mut registers = self.guest(pe).list_registers();
+        registers.any(|lr| lr.is_active() && lr.vintid() == intid)
+    }
+
+    fn is_routed_to(&self, pe: usize, intid: u32) -> bool {
+        let mut here = self.reference.routed_to(pe);
+        here.any(|(other, _)| other == intid)
+    }
+
+    fn note_end(&mut self, pe: usize, intid: u32) {
+        let loaded = self.is_in_register(pe, intid);
+        let elsewhere = !self.is_routed_to(pe, intid);
+        let physical = self.physical_is_active(pe, intid);
+        if self.reference.interfaces[pe].splits {
+            note("a priority drop with EOImode 1");
+            return;
+        }
+        if intid >= FIRST_LPI {
+            note_if(!loaded, "an end of an LPI outside the list registers");
+            return;
+        }
+        let interrupt = *self.reference.interrupt(pe, intid).unwrap();
+        if !interrupt.active {
+            note("an end of what is inactive");
+            return;
+        }
+        note(match loaded {
+            true => "an end in a list register",
+            false => "an end outside the list registers",
+        });
+        if physical {
+            note(match loaded {
+                true => "a forwarded one is ended in a list register",
+                false => "a forwarded one is ended outside the list registers",
+            });
+            note_if(
+                interrupt.level && interrupt.line && interrupt.enabled,
+                "it is forwarded again, its line still being high",
+            );
+        }
+        note_if(elsewhere, "an end of what is routed elsewhere by now");
+        note_if(
+            interrupt.level && interrupt.line,
+            "an end with the line still high",
+        );
+        note_if(interrupt.latch, "an end with another edge pending");
+    }
+
+    fn note_deactivation(&self, pe: usize, intid: u32) {
+        note("a deactivation with EOImode 1");
+        let handles = |of: usize| self.handling[of].iter().any(|(other, _)| *other == intid);
+        let by_another = (0..self.handling.len()).any(|of| of != pe && handles(of));
+        note_if(
+            intid >= 32 && by_another && !handles(pe),
+            "a deactivation by another PE",
+        );
+        note_if(
+            !self.is_in_register(pe, intid),
+            "a deactivation outside the list registers",
+        );
+        note_if(
+            self.physical_is_active(pe, intid),
+            "a forwarded one is deactivated by a trap",
+        );
+    }
+}

@@ -1,0 +1,173 @@
+//! Both after reset, and set up as a guest does it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vgic::config::ItsConfig;
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
+use vgic::epoch::Domain;
+use vgic::intid::{Affinity, CpuId};
+use vgic::mmio::Width;
+use vgic::{Config, Cpu, Vgic};
+
+use super::embedder::{
+    Embedder, PROPERTIES, QUEUE_SIZE, RAM_SIZE, collection_table, device_table, pending_table,
+    queue,
+};
+use super::{Machine, Place, VALID};
+use crate::operation::{CPUS, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS};
+use crate::reference::{FIRST_LPI, Frame, Gic};
+
+impl Machine {
+    /// Both, set up; each CPU has so many list registers.
+    pub fn new(list_registers: u8) -> Self {
+        let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
+        let config = Config {
+            spis: SPIS,
+            lpi_bits: LPI_BITS as u8,
+            its: [0x0808_0000, 0x0810_0000]
+                .into_iter()
+                .zip(ITSES)
+                .map(|(base, size)| ItsConfig {
+                    device_bits: size.device_bits as u8,
+                    event_bits: size.event_bits as u8,
+                    collections: size.collections as u32,
+                    max_devices: size.devices as u32,
+                    max_events: size.events as u32,
+                    ..ItsConfig::at(base)
+                })
+                .collect(),
+            ..Config::new(affinities.clone().collect())
+        };
+        let mpidrs: Vec<u64> = affinities.map(Affinity::mpidr).collect();
+        let domain = Domain::new();
+        let cpus = (0..CPUS as u16).map(|n| {
+            let local = domain.register(CpuId(n));
+            let vtr = Vtr {
+                list_registers,
+                ..NEOVERSE
+            };
+            Cpu::new(local, SoftwareInterface::new(vtr))
+        });
+        let cpus = cpus.collect();
+        let mut machine = Self {
+            vm: Vgic::new(config, Embedder::default()).unwrap(),
+            cpus,
+            domain,
+            acknowledged: Default::default(),
+            reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
+            list_registers: list_registers.into(),
+            last_cpu: [0; PES],
+            queued: Default::default(),
+            waiting: Default::default(),
+            meddled: BTreeSet::new(),
+            taker: BTreeMap::new(),
+            last: None,
+            places: [Place::Away, Place::Off, Place::Off],
+            handling: Default::default(),
+        };
+        machine
+            .vm
+            .host()
+            .memory
+            .lock()
+            .unwrap()
+            .resize(RAM_SIZE as usize, 0);
+        machine.connect();
+        machine.compare_registers(0);
+        machine.set_up_lpis();
+        machine.set_up_wired();
+        machine.map_lpis();
+        machine.last = Some(machine.shot());
+        machine
+    }
+
+    /// Every PE on, everything in Group 1, enabled and not masked; some more urgent than others, some edges.
+    fn set_up_wired(&mut self) {
+        for pe in 0..PES {
+            let frame = Frame::Redistributor(pe);
+            self.apply(&Operation::PowerOn(pe));
+            let mut write = |at, value| self.apply(&Operation::Write(pe, frame, at, 4, value));
+            // Two of the SGIs that are sent often are in Group 0.
+            write(0x1_0080, 0xffff_ff3f);
+            write(0x1_0100, u64::MAX);
+            write(0x1_0c04, 0x8800_0000);
+            for n in 0..8 {
+                write(0x1_0400 + 4 * n, priorities(n));
+            }
+            for group1 in [false, true] {
+                self.apply(&Operation::Enable(pe, group1, true));
+            }
+            self.apply(&Operation::Mask(pe, 0xf8));
+        }
+        let mut write =
+            |at, value| self.apply(&Operation::Write(0, Frame::Distributor, at, 4, value));
+        write(0, 3);
+        for n in [1, 2] {
+            write(0x80 + 4 * n, u64::MAX);
+            write(0x100 + 4 * n, u64::MAX);
+        }
+        for n in 0..u64::from(SPIS) / 4 {
+            write(0x420 + 4 * n, priorities(n));
+        }
+        write(0xc08, 0xaaaa_8a20);
+    }
+
+    /// Tables, queues, EnableLPIs, and the ITSes enabled; nothing is mapped yet.
+    fn set_up_lpis(&mut self) {
+        const { assert!(QUEUE_SIZE == 0x1000, "a page, as GITS_CBASER says below") };
+        let gicr = self.vm.config().redistributors[0].base;
+        let write = |gpa, value| {
+            let cpu = &self.cpus[0];
+            let _ = self.vm.mmio_write(&cpu.pin(), gpa, Width::Double, value);
+        };
+        for pe in 0..PES {
+            let gicr = gicr + pe as u64 * 0x2_0000;
+            write(gicr + 0x70, PROPERTIES | 13);
+            write(gicr + 0x78, pending_table(pe));
+        }
+        for (its, config) in self.vm.config().its.iter().enumerate() {
+            write(config.base + 0x100, VALID | device_table(its));
+            write(config.base + 0x108, VALID | collection_table(its));
+            write(config.base + 0x80, VALID | queue(its));
+        }
+        for pe in 0..PES {
+            self.apply(&Operation::EnableLpis(0, pe, Some(0)));
+        }
+        for its in 0..ITSES.len() {
+            self.apply(&Operation::EnableIts(0, its, true));
+        }
+    }
+
+    /// A collection for each PE, and a device with eight LPIs among them on each ITS, of which some are
+    /// the same.
+    fn map_lpis(&mut self) {
+        for n in 0..LPIS {
+            let byte = (n as u8) << 5 | 1;
+            self.apply(&Operation::Configure(0, FIRST_LPI + n, byte, 3));
+        }
+        for its in 0..ITSES.len() {
+            for pe in 0..PES as u64 {
+                self.apply(&Operation::Command(
+                    0,
+                    its,
+                    [0x09, 0, VALID | pe << 16 | pe, 0],
+                ));
+            }
+            self.apply(&Operation::Command(0, its, [0x08, 2, VALID, 0]));
+            for n in 0..8 {
+                let intid = u64::from(FIRST_LPI) + n + 5 * its as u64;
+                let mapti = [0x0a, n | intid << 32, intid % PES as u64, 0];
+                self.apply(&Operation::Command(0, its, mapti));
+            }
+        }
+    }
+}
+
+/// Priorities of the `n`th four interrupts.
+fn priorities(n: u64) -> u64 {
+    (0..4).fold(0, |word, byte| {
+        let priority = (4 * n + byte) * 0x28 % 0x100;
+        word | priority << (8 * byte)
+    })
+}

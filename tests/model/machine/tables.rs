@@ -1,0 +1,89 @@
+//! The LPI tables in guest memory: configuration and pending state, and when they are read.
+
+use super::Machine;
+use super::embedder::{PROPERTIES, pending_table};
+use crate::coverage::note_if;
+use crate::operation::{ITSES, LPIS};
+use crate::reference::{FIRST_LPI, Frame};
+
+/// `GICR_PENDBASER.PTZ`: the table is all zero.
+const PTZ: u64 = 1 << 62;
+
+impl Machine {
+    /// Changes an LPI's priority and enable, and has them read again in one of several ways.
+    pub(super) fn configure(&mut self, pe: usize, intid: u32, byte: u8, how: u8) {
+        let index = (intid - FIRST_LPI) as usize;
+        self.vm
+            .host()
+            .write_memory(PROPERTIES + index as u64, &[byte]);
+        self.reference.lpis.configuration[index] = byte;
+        let mapping = (0..ITSES.len())
+            .filter(|its| self.reference.itses[*its].enabled)
+            .find_map(|its| Some((its, self.reference.itses[its].mappings(intid).next()?)));
+        let at = self
+            .reference
+            .lpis
+            .mapped
+            .get(&intid)
+            .and_then(|lpi| lpi.at);
+        match (how, mapping) {
+            (0, Some((its, (device, event, _)))) => {
+                self.command(pe, its, [0x0c | device << 32, event, 0, 0]);
+            }
+            (1, Some((its, (_, _, icid))))
+                if self.reference.itses[its].collection(icid).is_some() =>
+            {
+                self.command(pe, its, [0x0d, 0, icid, 0]);
+            }
+            (2, _) if let Some(of) = at => {
+                self.disable_lpis(pe, of);
+                self.enable_lpis(pe, of, 0);
+            }
+            // GICR_INVALLR or GICR_INVLPIR.
+            _ => {
+                let (at, value) = if how == 3 { (0xb0, 0) } else { (0xa0, intid) };
+                let frame = Frame::Redistributor(0);
+                self.access(pe, frame, at, 8, Some(value.into()));
+                self.reference.lpis.invalidate(intid);
+            }
+        }
+    }
+
+    /// `GICR_CTLR.EnableLPIs` of PE `of`, if it is not set. Nobody else writes the pending table, so the
+    /// guest says what is in it now; PTZ if there is nothing, and nothing that was pending before.
+    pub(super) fn enable_lpis(&mut self, pe: usize, of: usize, table: u32) {
+        if !self.lpis_are_off(of) {
+            return;
+        }
+        let at = pending_table(of) + u64::from(FIRST_LPI / 8);
+        self.vm.host().write_memory(at, &table.to_le_bytes());
+        self.reference.lpis.pending[of] = (0..LPIS)
+            .filter(|n| table >> n & 1 != 0)
+            .map(|n| FIRST_LPI + n)
+            .collect();
+        let mut lpis = self.reference.lpis.mapped.values();
+        let pending = lpis.any(|lpi| lpi.interrupt.latch && lpi.at == Some(of));
+        note_if(pending, "LPI on: one was pending");
+        let zero = if table == 0 && !pending { PTZ } else { 0 };
+        let frame = Frame::Redistributor(of);
+        self.access(pe, frame, 0x78, 8, Some(pending_table(of) | zero));
+        note_if(zero != 0, "LPI on: the pending table is all zero");
+        let before = self.shot();
+        self.write_enable_lpis(pe, of, true);
+        self.note_enabling(&before);
+    }
+
+    pub(super) fn disable_lpis(&mut self, pe: usize, of: usize) {
+        self.note_disabling(of);
+        self.write_enable_lpis(pe, of, false);
+    }
+
+    fn write_enable_lpis(&mut self, pe: usize, of: usize, on: bool) {
+        let frame = Frame::Redistributor(of);
+        self.access(pe, frame, 0, 4, Some(on.into()));
+        self.reference.write(frame, 0, 4, on.into());
+        self.settle();
+        // What the guest waits for: RWP.
+        self.read(pe, frame, 0, 4);
+    }
+}

@@ -1,0 +1,272 @@
+//! Random operations: mostly what guests and devices do, so that interrupts get through; and now and then
+//! anything.
+//!
+//! Numbers are drawn from small ranges, so that operations meet. What may be unbalanced by this shows in
+//! [`crate::coverage`].
+
+use proptest::prelude::*;
+
+use crate::operation::{CPUS, FORWARDED, ITSES, LPIS, Operation, PES, SPIS};
+use crate::reference::Frame;
+
+/// A sequence of at most `length` of them.
+pub fn sequence(length: usize) -> impl Strategy<Value = Vec<Operation>> {
+    prop::collection::vec(operation(), 1..length)
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    let pe = || 0..PES;
+    let group = || prop::bool::weighted(0.85);
+    let on = prop::bool::weighted;
+    prop_oneof![
+        12 => write(),
+        4 => read(),
+        4 => (pe(), sgi(), group()).prop_map(|(pe, value, group1)| Sgi(pe, value, group1)),
+        18 => (pe(), group()).prop_map(|(pe, group1)| Acknowledge(pe, group1)),
+        14 => pe().prop_map(End),
+        4 => (pe(), 0..8_usize).prop_map(|(pe, nth)| Deactivate(pe, nth)),
+        1 => (pe(), group(), on(0.9)).prop_map(|(pe, group1, on)| Enable(pe, group1, on)),
+        1 => (pe(), mask()).prop_map(|(pe, mask)| Mask(pe, mask)),
+        1 => (pe(), group(), 0..8_u8).prop_map(|(pe, group1, point)| BinaryPoint(pe, group1, point)),
+        1 => (pe(), 0..4_u64).prop_map(|(pe, value)| Control(pe, value)),
+        7 => (pe(), wired(), any::<bool>()).prop_map(|(pe, intid, high)| Line(pe, intid, high)),
+        6 => (pe(), wired()).prop_map(|(pe, intid)| Edge(pe, intid)),
+        10 => (its(), device(), event()).prop_map(|(its, device, event)| Msi(its, device, event)),
+        14 => (pe(), its(), command()).prop_map(|(pe, its, command)| Command(pe, its, command)),
+        1 => (pe(), its(), on(0.85)).prop_map(|(pe, its, on)| EnableIts(pe, its, on)),
+        2 => (pe(), pe(), table()).prop_map(|(pe, of, table)| EnableLpis(pe, of, table)),
+        3 => (pe(), 8192..8192 + LPIS, configuration(), 0..5_u8)
+            .prop_map(|(pe, intid, byte, how)| Configure(pe, intid, byte, how)),
+        3 => pe().prop_map(Wait),
+        2 => (pe(), 0..CPUS).prop_map(|(pe, cpu)| Move(pe, cpu)),
+        1 => pe().prop_map(Away),
+        1 => pe().prop_map(PowerOff),
+        4 => pe().prop_map(PowerOn),
+        1 => pe().prop_map(Compare),
+    ]
+}
+
+/// PPIs and SPIs, a few of them often.
+fn wired() -> impl Strategy<Value = u32> {
+    let forwarded = prop::sample::select(FORWARDED.map(|(intid, _)| intid).to_vec());
+    prop_oneof![4 => 28..40_u32, 2 => forwarded, 1 => 16..32 + SPIS]
+}
+
+fn mask() -> impl Strategy<Value = u8> {
+    prop_oneof![2 => Just(0xf8), 1 => any::<u8>().prop_map(|mask| mask | 0x40)]
+}
+
+/// A byte of the LPI configuration table: mostly enabled.
+fn configuration() -> impl Strategy<Value = u8> {
+    (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(byte, on)| byte & !1 | u8::from(on))
+}
+
+fn its() -> impl Strategy<Value = usize> {
+    0..ITSES.len()
+}
+
+/// LPIs off; or on, with nothing in the pending table or with something.
+fn table() -> impl Strategy<Value = Option<u32>> {
+    prop_oneof![2 => Just(None), 3 => Just(Some(0)), 2 => (0..1_u32 << LPIS).prop_map(Some)]
+}
+
+fn sgi() -> impl Strategy<Value = u64> {
+    let list = prop_oneof![any::<u16>(), (0..PES as u16).prop_map(|n| 1 << n)];
+    let intid = prop_oneof![3 => 4..8_u64, 1 => 0..16_u64];
+    let range = prop_oneof![12 => Just(0_u64), 1 => 0..16_u64];
+    let cluster = prop_oneof![12 => Just(0_u64), 1 => Just(1 << 16), 1 => Just(1 << 48)];
+    (list, intid, range, cluster, prop::bool::weighted(0.2)).prop_map(
+        |(list, intid, range, cluster, others)| {
+            u64::from(list) | intid << 24 | u64::from(others) << 40 | range << 44 | cluster
+        },
+    )
+}
+
+/// DeviceIDs: two of them often, some that are out of range.
+fn device() -> impl Strategy<Value = u64> {
+    prop_oneof![16 => Just(0_u64), 8 => Just(1), 2 => 2..5_u64, 1 => Just(100)]
+}
+
+fn event() -> impl Strategy<Value = u64> {
+    prop_oneof![16 => 0..8_u64, 1 => 8..40_u64, 1 => lpi()]
+}
+
+fn lpi() -> impl Strategy<Value = u64> {
+    prop_oneof![16 => 8192..8192 + u64::from(LPIS), 1 => 8191..8300_u64]
+}
+
+/// Commands whose numbers are mostly in range.
+fn command() -> impl Strategy<Value = [u64; 4]> {
+    let icid = prop_oneof![16 => 0..3_u64, 1 => 3..6_u64];
+    let pe = prop_oneof![16 => 0..PES as u64, 1 => Just(PES as u64)];
+    let valid = prop::bool::weighted(0.9).prop_map(|valid| u64::from(valid) << 63);
+    // As many events as there are INTIDs of LPIs, so that MAPI has something to map.
+    let bits = prop_oneof![6 => 2..5_u64, 3 => Just(13), 1 => 0..32_u64];
+    let mapd = (device(), bits, valid.clone())
+        .prop_map(|(device, size, valid)| [0x08 | device << 32, size, valid, 0]);
+    let mapc = (icid.clone(), pe.clone(), valid)
+        .prop_map(|(icid, pe, valid)| [0x09, 0, valid | pe << 16 | icid, 0]);
+    let mapti = (device(), event(), lpi(), icid.clone())
+        .prop_map(|(device, event, lpi, icid)| [0x0a | device << 32, event | lpi << 32, icid, 0]);
+    let mapi = (device(), lpi(), icid.clone())
+        .prop_map(|(device, lpi, icid)| [0x0b | device << 32, lpi, icid, 0]);
+    let of_event = (
+        prop::sample::select(vec![0x01, 0x01, 0x03, 0x03, 0x04, 0x0c, 0x0f_u64]),
+        device(),
+        event(),
+        icid.clone(),
+    )
+        .prop_map(|(number, device, event, icid)| [number | device << 32, event, icid, 0]);
+    let movall = (pe.clone(), pe).prop_map(|(from, to)| [0x0e, 0, from << 16, to << 16]);
+    prop_oneof![
+        1 => mapd,
+        3 => mapc,
+        10 => mapti,
+        4 => mapi,
+        10 => of_event,
+        2 => movall,
+        1 => icid.prop_map(|icid| [0x0d, 0, icid, 0]),
+        1 => prop_oneof![Just(5_u64), 0..256_u64].prop_map(|number| [number, 0, 0, 0]),
+    ]
+    .prop_filter("out of range on purpose is done by the fields", |c| {
+        c[0] & 0xff != 0x08 || c[1] < 32
+    })
+}
+
+// --- registers -----------------------------------------------------------------------------------
+
+type Place = (Frame, u64, u64);
+
+/// The register of a block with a bit (`bits` = 1) or two for an interrupt, and the interrupt's place in it.
+fn field(intid: u32, pe: usize, block: u64, bits: u64) -> (Place, u64) {
+    let (frame, base) = match intid {
+        0..32 => (Frame::Redistributor(pe), 0x1_0000),
+        _ => (Frame::Distributor, 0),
+    };
+    let at = u64::from(intid) * bits / 32 * 4;
+    ((frame, base + block + at, 4), u64::from(intid) * bits % 32)
+}
+
+/// SGIs, PPIs and SPIs, a few of them often.
+fn any_intid() -> impl Strategy<Value = u32> {
+    prop_oneof![1 => 4..8_u32, 6 => wired(), 1 => 0..32 + SPIS]
+}
+
+/// One interrupt's bit in one of the registers where a one does something and a zero nothing, and now and
+/// then everybody's.
+fn single_bit() -> impl Strategy<Value = (Place, u64)> {
+    let block = prop_oneof![
+        8 => Just(0x100_u64),
+        5 => Just(0x180),
+        6 => Just(0x200),
+        4 => Just(0x280),
+        1 => Just(0x300),
+        4 => Just(0x380),
+    ];
+    let all = prop::bool::weighted(0.08);
+    (block, any_intid(), 0..PES, all).prop_map(|(block, intid, pe, all)| {
+        let (place, bit) = field(intid, pe, block, 1);
+        // Few ever come back from being active or disabled all at once.
+        let all = all && !matches!(block, 0x180 | 0x300);
+        (place, if all { u64::MAX } else { 1 << bit })
+    })
+}
+
+/// `IGROUPR`: almost all in Group 1.
+fn groups() -> impl Strategy<Value = (Place, u64)> {
+    (any_intid(), 0..PES, prop::bool::ANY).prop_map(|(intid, pe, group1)| {
+        let (place, bit) = field(intid, pe, 0x80, 1);
+        (place, if group1 { u64::MAX } else { !(1 << bit) })
+    })
+}
+
+/// `ICFGR`: some edges, some levels.
+fn triggers() -> impl Strategy<Value = (Place, u64)> {
+    (any_intid(), 0..PES, any::<u64>()).prop_map(|(intid, pe, value)| {
+        let (place, _) = field(intid, pe, 0xc00, 2);
+        (place, value)
+    })
+}
+
+/// `IPRIORITYR`, a byte or a word.
+fn priorities() -> impl Strategy<Value = (Place, u64)> {
+    let bytes = prop_oneof![3 => Just(1_u64), 1 => Just(4)];
+    (any_intid(), 0..PES, bytes, any::<u64>()).prop_map(|(intid, pe, bytes, value)| {
+        let at = 0x400 + (u64::from(intid) & !(bytes - 1));
+        let place = match intid {
+            0..32 => (Frame::Redistributor(pe), 0x1_0000 + at, bytes),
+            _ => (Frame::Distributor, at, bytes),
+        };
+        (place, value)
+    })
+}
+
+/// `IROUTER`, whole or half: to a PE, to nobody.
+fn router() -> impl Strategy<Value = (Place, u64)> {
+    let affinity = prop_oneof![10 => 0..PES as u64, 1 => Just(PES as u64), 1 => any::<u64>()];
+    let spi = prop_oneof![6 => 32..40_u64, 1 => 32..100_u64];
+    let half = prop_oneof![6 => Just(None), 1 => any::<bool>().prop_map(Some)];
+    (spi, half, affinity).prop_map(|(spi, half, affinity)| {
+        let at = 0x6000 + 8 * spi;
+        match half {
+            None => ((Frame::Distributor, at, 8), affinity),
+            Some(false) => ((Frame::Distributor, at, 4), affinity),
+            Some(true) => ((Frame::Distributor, at + 4, 4), affinity >> 32),
+        }
+    })
+}
+
+/// `GICD_CTLR`, messages, `GICR_WAKER` and `GICR_TYPER`.
+fn control() -> impl Strategy<Value = (Place, u64)> {
+    let groups = prop_oneof![3 => Just(3_u64), 1 => any::<u64>()];
+    let message = prop::sample::select(vec![0x40, 0x48_u64]);
+    let spi = prop_oneof![6 => 32..40_u64, 1 => 30..100_u64];
+    let of_a_pe = prop::sample::select(vec![(0x14, 4), (0x8, 8), (0xc, 4_u64)]);
+    prop_oneof![
+        2 => groups.prop_map(|value| ((Frame::Distributor, 0, 4), value)),
+        4 => (message, spi).prop_map(|(at, spi)| ((Frame::Distributor, at, 4), spi)),
+        1 => (of_a_pe, 0..PES, any::<u64>())
+            .prop_map(|((at, bytes), pe, value)| ((Frame::Redistributor(pe), at, bytes), value)),
+        1 => any::<u64>().prop_map(|value| ((Frame::Distributor, 4, 4), value)),
+    ]
+}
+
+/// Any access at all, but to the registers that say who made the GIC, and to `GICR_CTLR` and what must not be
+/// written while LPIs are enabled, for which there are operations.
+fn anything() -> impl Strategy<Value = (Place, u64)> {
+    let width = || prop::sample::select(vec![1, 2, 4, 8_u64]);
+    let place = prop_oneof![
+        2 => (0..0x1000_u64, width()).prop_map(|(at, bytes)| (Frame::Distributor, at, bytes)),
+        1 => (0..PES, 0x1_0000..0x1_0e00_u64, width())
+            .prop_map(|(pe, at, bytes)| (Frame::Redistributor(pe), at, bytes)),
+    ];
+    let place = place.prop_filter(
+        "identification is the implementation's",
+        |(frame, at, _)| !matches!((frame, at & !3), (Frame::Distributor, 8)),
+    );
+    let value = prop_oneof![any::<u64>(), (0..32_u32).prop_map(|bit| 1 << bit), Just(0)];
+    (place, value)
+}
+
+fn access() -> impl Strategy<Value = (Place, u64)> {
+    prop_oneof![
+        14 => single_bit(),
+        2 => groups(),
+        2 => triggers(),
+        4 => priorities(),
+        5 => router(),
+        3 => control(),
+        1 => anything(),
+    ]
+}
+
+fn read() -> impl Strategy<Value = Operation> {
+    (0..PES, access())
+        .prop_map(|(pe, ((frame, at, bytes), _))| Operation::Read(pe, frame, at, bytes))
+}
+
+fn write() -> impl Strategy<Value = Operation> {
+    (0..PES, access())
+        .prop_map(|(pe, ((frame, at, bytes), value))| Operation::Write(pe, frame, at, bytes, value))
+}
