@@ -57,12 +57,11 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interf
     });
 }
 
-/// The controller that the device tree describes.
+/// The controller that the device tree describes, with all SPIs that the architecture has room for.
 fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
-    config.spis = hardware.gic.distributor.spis();
     config.distributor = machine.gic.distributor.start as u64;
     let stride = vgic::config::REDISTRIBUTOR_STRIDE;
     let regions = machine.gic.redistributors.iter();
@@ -85,12 +84,18 @@ fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Con
     config
 }
 
-/// Every interrupt of the machine is the guest's under its own number.
+/// Every interrupt of the machine is the guest's under its own number; SPIs beyond are the guest's alone.
 fn connect(controller: &Controller) {
-    for spi in (IntId::FIRST_SPI..controller.config().spi_end()).filter_map(IntId::spi) {
+    for spi in controller
+        .host()
+        .gic
+        .distributor
+        .spis()
+        .filter_map(IntId::spi)
+    {
         controller
             .connect_spi(spi, spi)
-            .expect("the controller has as many SPIs as the machine");
+            .expect("the controller has every SPI");
     }
     for cpu in 0..controller.vcpu_count() {
         for ppi in (0..IntId::PRIVATE).filter_map(IntId::ppi) {

@@ -9,6 +9,7 @@ mod registers;
 mod sgi;
 mod spi;
 mod tables;
+mod thousand;
 mod timer;
 
 use crate::harness::{Case, Stop};
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     overflow::SIXTEEN,
     overflow::SIXTY_FOUR,
     overflow::TWO_HUNDRED,
+    thousand::CASES,
     its::CASES,
     lpi::CASES,
     tables::CASES,
