@@ -27,6 +27,9 @@ use tap::Watcher;
 /// RAM in MiB that is ample.
 const MEMORY: u32 = 512;
 
+/// What has the hypervisor give its guest a second ITS.
+const SECOND_ITS: &str = "hyp.its=2";
+
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
 
@@ -154,7 +157,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Runs the guest on QEMU's own GIC if `bare`, else under the hypervisor.
     fn run(&self, bare: bool) -> Result<OnMachine> {
-        let mut words = Vec::new();
+        let mut words = vec![SECOND_ITS.to_owned()];
         if self.options.list {
             words.push("list".to_owned());
         }

@@ -11,6 +11,7 @@ mod spi;
 mod tables;
 mod thousand;
 mod timer;
+mod two_its;
 
 use crate::harness::{Case, Stop};
 use crate::machine::Machine;
@@ -33,6 +34,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     its::CASES,
     lpi::CASES,
     tables::CASES,
+    two_its::CASES,
 ];
 
 /// A case that some bits of a register read as given.
