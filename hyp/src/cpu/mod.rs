@@ -3,3 +3,4 @@
 pub(crate) mod control;
 pub(crate) mod percpu;
 pub(crate) mod registers;
+pub(crate) mod stay;

@@ -71,6 +71,7 @@ fn leave_and_enter(
     let guest = guest::get();
     let vgic = guest.vgic();
     let local = cpu.local();
+    cpu.stay.begin();
     let mut pin = local.pin();
     vgic.exit(local, &pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
@@ -87,6 +88,7 @@ fn leave_and_enter(
     }
     vgic.enter(local, &pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");
+    cpu.stay.end();
 }
 
 /// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
@@ -101,7 +103,9 @@ fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::Pin<'_>) {
         if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
             return;
         }
+        cpu.stay.end();
         pin.unpinned(interrupts::wait);
+        cpu.stay.begin();
         interrupts::take(guest, cpu, pin);
     }
 }

@@ -70,7 +70,7 @@ fn describe(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
         // A handle has one owner.
         let value = match property.name() {
             "phandle" | "linux,phandle" => continue,
-            "reg" => moved(other, &property.value().to_vec(), frames.start),
+            "reg" => moved(other, property.value(), frames.start),
             _ => property.value().to_vec(),
         };
         let property = DeviceTreeProperty::new(property.name().to_string(), value);

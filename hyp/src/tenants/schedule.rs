@@ -11,6 +11,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use super::seat::{self, Seat, set_alarm, stop_alarm};
 use super::{Tenants, end};
 use crate::cpu::percpu::PerCpu;
+use crate::cpu::stay;
 use crate::guest::interrupts;
 
 /// How long a turn is: in microseconds.
@@ -25,7 +26,7 @@ pub(crate) fn run(cpu: &'static PerCpu, tenants: &'static Tenants) -> ! {
     loop {
         let mut someone = false;
         for index in 0..seats.len() {
-            let now = seat::now();
+            let now = stay::now();
             {
                 let pin = cpu.local().pin();
                 for seat in &mut seats {

@@ -9,10 +9,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: leaves for the tenant.
 
-use core::sync::atomic::Ordering;
-
-use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{CNTHP_CTL_EL2, CNTPCT_EL0, CNTV_CTL_EL0, Readable, Writeable};
+use aarch64_cpu::registers::{CNTHP_CTL_EL2, CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
 use vgic::epoch::Pin;
 use vgic::intid::{IntId, VcpuId};
@@ -22,6 +19,7 @@ use super::switch::{self, Why};
 use super::{Controller, Tenant, Tenants, end, trap, vcpu_of};
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::cpu::registers::CNTHP_CVAL_EL2;
+use crate::cpu::stay::now;
 use crate::exception::exit::Next;
 use crate::exception::frame::Frame;
 use crate::gic::redistributor::Redistributor;
@@ -39,12 +37,6 @@ pub(super) fn start_timers(redistributor: &Redistributor) {
     CNTV_CTL_EL0.set(0);
     redistributor.enable(HYPERVISOR_TIMER, true);
     redistributor.enable(VIRTUAL_TIMER, true);
-}
-
-/// The time, in ticks of the system counter.
-pub(super) fn now() -> u64 {
-    barrier::isb(barrier::SY);
-    CNTPCT_EL0.get()
 }
 
 /// Interrupts the calling CPU at this time.
@@ -277,12 +269,7 @@ impl Seat {
     /// Notes how long the hypervisor was at work since `left_at`.
     fn note_stay(&self, left_at: Option<u64>) {
         if let Some(left_at) = left_at {
-            let longest = &self.shared().longest_exit;
-            let stay = now() - left_at;
-            // Relaxed: a statistic with one writer.
-            if stay > longest.load(Ordering::Relaxed) {
-                longest.store(stay, Ordering::Relaxed);
-            }
+            self.shared().longest_exit.note(now() - left_at);
         }
     }
 }

@@ -19,12 +19,23 @@ pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
     build_with_elf(scratch).map(|(image, _)| image)
 }
 
+/// As [`build`], and notes how long it is at work between an exit and the next entry.
+pub(crate) fn build_noting_stays(scratch: &Path) -> Result<PathBuf> {
+    build_with(scratch, &["--features", "stays"]).map(|(image, _)| image)
+}
+
 /// As [`build`], and returns the ELF file's path too.
 pub(crate) fn build_with_elf(scratch: &Path) -> Result<(PathBuf, PathBuf)> {
+    build_with(scratch, &[])
+}
+
+fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBuf)> {
     let bare_metal = toolchain::bare_metal()?;
     console::step("Building the hypervisor");
     let mut cargo = bare_metal.cargo("build");
-    cargo.args(["--release", "--package", "hyp"]);
+    cargo
+        .args(["--release", "--package", "hyp"])
+        .args(arguments);
     let elf = built(&mut cargo, "the hypervisor")?;
     let image = flatten(&fs::read(&elf)?).with_context(|| elf.display().to_string())?;
     ensure!(

@@ -3,7 +3,7 @@
 use super::its::take_and_end;
 use crate::gic::interface::{self, OPEN, acknowledge, end, set_pmr};
 use crate::gic::its::{ENABLED, FIRST_LPI, Its, gits};
-use crate::harness::{Case, Cpus, Outcome, Stop, equal, expect_and_end, expect_none, holds};
+use crate::harness::{Case, Cpus, Stop, equal, expect_and_end, expect_none, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_32, write_64};
 use crate::{cpu, cpus};
