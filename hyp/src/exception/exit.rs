@@ -11,7 +11,7 @@ use super::sync;
 use super::vectors::resume;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::guest::shutdown::{self, How};
-use crate::guest::{self, interrupts, power};
+use crate::guest::{self, deferred, interrupts, power};
 
 /// What follows an exit.
 #[must_use]
@@ -84,7 +84,7 @@ fn leave_and_enter(
         leave();
     }
     if vgic.has_deferred() {
-        vgic.advance(&pin);
+        deferred::advance(vgic, &pin);
     }
     vgic.enter(local, &pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");

@@ -12,6 +12,7 @@ use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host};
 
+use crate::cpu::alarm;
 use crate::gic::Gic;
 use crate::gic::lpi::Source;
 use crate::memory::ranges::Pages;
@@ -55,9 +56,9 @@ impl Hardware {
         self.gic.distributor.spis().contains(&intid.raw())
     }
 
-    /// Whether the vGIC may have the physical PPI: the CPU's own are not the guest's.
+    /// Whether the vGIC may have the physical PPI: what the hypervisor uses itself is not the guest's.
     fn is_guests(&self, ppi: u32) -> bool {
-        ppi >= FIRST_PPI && ppi != self.gic.maintenance()
+        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != alarm::INTERRUPT
     }
 }
 

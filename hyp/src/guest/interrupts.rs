@@ -5,6 +5,7 @@ use vgic::epoch::Pin;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 
 use super::Guest;
+use crate::cpu::alarm;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::gic::cpu_interface;
 
@@ -28,9 +29,16 @@ pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>) {
                     Exit::Call
                 }
                 Kind::Ppi if intid == vgic.host().gic.maintenance() => {
-                    // Leaving the guest and entering it does what it asks for.
+                    // Leaving the guest and entering it does what it asks for. Its line stays high until the
+                    // list registers are prepared for that; what else is pending makes the CPU exit again.
                     cpu_interface::deactivate(intid);
-                    Exit::Maintenance
+                    cpu.count(Exit::Maintenance);
+                    return;
+                }
+                Kind::Ppi if intid == alarm::INTERRUPT => {
+                    alarm::stop();
+                    cpu_interface::deactivate(intid);
+                    Exit::Ppi
                 }
                 Kind::Ppi => {
                     forward(vgic.forward_ppi(pin, vcpu, id));

@@ -1,5 +1,6 @@
 //! The guest: one Linux, or whatever else boots like it on this machine.
 
+pub(crate) mod deferred;
 pub(crate) mod hardware;
 pub(crate) mod image;
 pub(crate) mod interrupts;
@@ -18,6 +19,7 @@ use vgic::epoch::Domain;
 use vgic::intid::{Affinity, IntId};
 use vgic::{Config, Cpu, Vgic};
 
+use crate::cpu::alarm;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
@@ -125,7 +127,10 @@ impl Guest {
     /// Makes the calling CPU, number `cpu`, one that can run a vCPU.
     pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
         let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
-        self.vgic().host().gic.start_cpu(cpu.index);
+        let gic = &self.vgic().host().gic;
+        gic.start_cpu(cpu.index);
+        alarm::stop();
+        (gic.redistributor(cpu.index)).enable(alarm::INTERRUPT, true);
         cpu.join(Cpu::new(local, interface));
     }
 }

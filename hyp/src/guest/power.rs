@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{
     Writeable,
 };
 
-use super::{get, interrupts, shutdown};
+use super::{deferred, get, interrupts, shutdown};
 use crate::cpu::percpu::PerCpu;
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
@@ -110,7 +110,11 @@ pub(crate) fn run_when_on() -> ! {
             shutdown::stop();
         }
         interrupts::wait();
-        interrupts::take(get(), cpu, &cpu.local().pin());
+        let pin = cpu.local().pin();
+        interrupts::take(get(), cpu, &pin);
+        if get().vgic().has_deferred() {
+            deferred::advance(get().vgic(), &pin);
+        }
     }
 }
 

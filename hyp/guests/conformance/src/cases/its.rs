@@ -313,6 +313,17 @@ pub(super) const CASES: &[Case] = &[
         }
         expect_none()
     }),
+    Case::new("its.goes_on_by_itself", "5.2 the command queue", |m| {
+        // Nothing but the interrupt is looked at, which the last of many commands raises.
+        let its = one(m)?;
+        for _ in 0..1500 {
+            its.queue([0xd, 0, 0, 0]);
+        }
+        its.queue_raise(DEVICE, EVENT);
+        its.submit();
+        expect_and_end(LPI)?;
+        holds("the queue is read to its end", its.is_done())
+    }),
     Case::new("its.many_commands_at_once", "5.3 the command queue", |m| {
         let its = several(m, 32)?;
         for event in 0..32 {

@@ -8,10 +8,12 @@ mod overflow;
 mod registers;
 mod sgi;
 mod spi;
+mod storm;
 mod tables;
 mod thousand;
 mod timer;
 mod two_its;
+mod worst;
 
 use crate::harness::{Case, Stop};
 use crate::machine::Machine;
@@ -35,6 +37,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     lpi::CASES,
     tables::CASES,
     two_its::CASES,
+    storm::CASES,
+    worst::CASES,
 ];
 
 /// A case that some bits of a register read as given.

@@ -12,7 +12,7 @@ use crate::mmio::{read_32, write_32, write_64};
 const PRIVATE: u32 = 20;
 const FIRST_SPI: u32 = 40;
 const END: u32 = 1020;
-const COUNT: u32 = PRIVATE + END - FIRST_SPI;
+pub(super) const COUNT: u32 = PRIVATE + END - FIRST_SPI;
 const _: () = assert!(COUNT == 1000);
 
 /// Registers with a bit for each interrupt.
@@ -169,13 +169,13 @@ const fn shuffled(step: u32) -> u32 {
 }
 
 /// All of them, edge-triggered where they have a choice, enabled, on CPU 0.
-struct Crowd<'a> {
+pub(super) struct Crowd<'a> {
     machine: &'a Machine,
 }
 
 /// Runs a case with the crowd while Group 1 is disabled at the distributor, and puts the SPIs that devices drive
 /// back into the state that other cases expect.
-fn with_crowd(m: &Machine, run: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
+pub(super) fn with_crowd(m: &Machine, run: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
     given("there are fewer SPIs", m.lines() == END)?;
     m.enable_groups(0);
     let crowd = Crowd { machine: m };
@@ -183,9 +183,7 @@ fn with_crowd(m: &Machine, run: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
     for intid in (FIRST_SPI / 16 * 16..END).step_by(16) {
         write_32(place(intid), 0xaaaa_aaaa_u32);
     }
-    for intid in FIRST_SPI..END {
-        write_64(m.gicd(gicd::IROUTER + intid as usize * 8), m.affinity(0));
-    }
+    crowd.route(0);
     crowd.prioritize(|intid| (0x40 + intid % 4 * 0x20) as u8);
     crowd.write(bank::ISENABLER);
     let outcome = run(&crowd);
@@ -213,7 +211,7 @@ impl Crowd<'_> {
     }
 
     /// Writes ones for all of them.
-    fn write(&self, register: usize) {
+    pub(super) fn write(&self, register: usize) {
         for word in 0..WORDS {
             let (address, bits) = self.word(register, word);
             write_32(address, bits);
@@ -222,20 +220,41 @@ impl Crowd<'_> {
 
     /// Fails unless all of them, or none, have a one in this bank.
     #[track_caller]
-    fn all(&self, what: &'static str, register: usize, ones: bool) -> Outcome {
+    pub(super) fn all(&self, what: &'static str, register: usize, ones: bool) -> Outcome {
         (0..WORDS).try_for_each(|word| {
             let (address, bits) = self.word(register, word);
             equal(what, read_32(address) & bits, if ones { bits } else { 0 })
         })
     }
 
+    /// Puts all of them into Group 0.
+    pub(super) fn clear_groups(&self) {
+        for word in 0..WORDS {
+            write_32(self.word(bank::IGROUPR, word).0, 0);
+        }
+    }
+
+    /// Routes the SPIs to a CPU.
+    pub(super) fn route(&self, cpu: usize) {
+        let affinity = self.machine.affinity(cpu);
+        for intid in FIRST_SPI..END {
+            let register = gicd::IROUTER + intid as usize * 8;
+            write_64(self.machine.gicd(register), affinity);
+        }
+    }
+
+    /// Goes on with each, in order.
+    pub(super) fn each(&self, then: impl FnMut(u32) -> Outcome) -> Outcome {
+        (0..COUNT).map(intid_at).try_for_each(then)
+    }
+
     /// Makes all of them pending.
-    fn raise(&self) {
+    pub(super) fn raise(&self) {
         self.write(bank::ISPENDR);
     }
 
     /// Gives each its priority.
-    fn prioritize(&self, priority: impl Fn(u32) -> u8) {
+    pub(super) fn prioritize(&self, priority: impl Fn(u32) -> u8) {
         for intid in (0..PRIVATE).chain(FIRST_SPI..END).step_by(4) {
             let bytes = [0, 1, 2, 3].map(|next| priority(intid + next));
             let offset = bank::IPRIORITYR + intid as usize;
@@ -252,7 +271,7 @@ impl Crowd<'_> {
     }
 
     /// Takes all of them, each once, and has `then` go on with it.
-    fn take_each(&self, mut then: impl FnMut(u32) -> Outcome) -> Outcome {
+    pub(super) fn take_each(&self, mut then: impl FnMut(u32) -> Outcome) -> Outcome {
         let mut seen = Seen::default();
         for _ in 0..COUNT {
             let intid = interface::take();

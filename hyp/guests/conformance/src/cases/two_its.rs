@@ -1,12 +1,12 @@
 //! Two ITSes: what is each one's own, and the LPIs that they share.
 
 use super::its::take_and_end;
+use crate::cpus;
 use crate::gic::interface::{self, OPEN, acknowledge, end, set_pmr};
 use crate::gic::its::{ENABLED, FIRST_LPI, Its, gits};
 use crate::harness::{Case, Cpus, Stop, equal, expect_and_end, expect_none, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_32, write_64};
-use crate::{cpu, cpus};
 
 /// The device and event that a case maps in both.
 const DEVICE: u32 = 2;
@@ -40,8 +40,7 @@ pub(super) const CASES: &[Case] = &[
         for (one, other) in [(&first, &second), (&second, &first)] {
             let before = [gits::CBASER, gits::CWRITER, gits::BASER]
                 .map(|offset| read_64(other.register(offset)));
-            write_32(one.register(gits::CTLR), 0);
-            holds("Quiescent", rests(one))?;
+            holds("Quiescent", one.rest())?;
             write_64(one.register(gits::BASER), 0);
             write_64(one.register(gits::CBASER), 0);
             let after = [gits::CBASER, gits::CWRITER, gits::BASER]
@@ -208,8 +207,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("two.one_disabled", "GITS_CTLR.Enabled (12.19)", |m| {
         let (first, second) = sharing(m)?;
         for (off, on) in [(&first, &second), (&second, &first)] {
-            write_32(off.register(gits::CTLR), 0);
-            holds("Quiescent", rests(off))?;
+            holds("Quiescent", off.rest())?;
             let stands = read_64(off.register(gits::CREADR));
             off.queue_raise(DEVICE, EVENT);
             off.submit();
@@ -367,9 +365,4 @@ fn take_all(count: u32) -> u32 {
         let bit = take_and_end().wrapping_sub(FIRST_LPI);
         taken | 1u32.checked_shl(bit).unwrap_or(0)
     })
-}
-
-/// Waits until the ITS rests; whether it does.
-fn rests(its: &Its<'_>) -> bool {
-    cpu::spin_until(5_000_000, || read_32(its.register(gits::CTLR)) >> 31 == 1)
 }

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use super::gicr;
-use super::tables::{OF_ITS, OF_LPIS, OfIts, PAGE, clear, table};
+use super::tables::{GREAT_QUEUE, GREAT_TABLES, OF_ITS, OF_LPIS, OfIts, PAGE, clear, table};
 use crate::cpu::{spin_until, synchronize};
 use crate::harness::{Outcome, Stop, holds};
 use crate::machine::Machine;
@@ -44,7 +44,7 @@ const QUIESCENT: u32 = 1 << 31;
 const PTZ: u64 = 1 << 62;
 
 /// Bytes of a command.
-const COMMAND: usize = 32;
+pub(crate) const COMMAND: usize = 32;
 /// How long the ITS may take for what is in its queue.
 const PATIENCE: u64 = 5_000_000;
 
@@ -53,6 +53,8 @@ pub(crate) struct Its<'a> {
     machine: &'a Machine,
     base: usize,
     tables: &'static OfIts,
+    /// Where the queue is, and how many bytes it has.
+    queue: Cell<(usize, usize)>,
     next: Cell<usize>,
 }
 
@@ -105,6 +107,7 @@ impl<'a> Its<'a> {
             machine,
             base,
             tables,
+            queue: Cell::new((table!(tables, queue), PAGE)),
             next: Cell::new(0),
         }
     }
@@ -123,14 +126,33 @@ impl<'a> Its<'a> {
             // One page of 64 KiB.
             write_64(register, VALID | 2 << 8 | table as u64);
         }
-        let queue = VALID | table!(self.tables, queue) as u64 | (PAGE / 4096 - 1) as u64;
-        write_64(self.base + gits::CBASER, queue);
-        write_64(self.base + gits::CWRITER, 0);
-        write_32(self.base + gits::CTLR, 1);
+        self.give_queue(table!(self.tables, queue), PAGE);
         for cpu in 0..self.machine.cpus {
             self.map_collection(cpu as u64, cpu)?;
         }
         Ok(())
+    }
+
+    /// Has the ITS, which rests, read its commands from an empty queue of 1 MiB, and turns it on.
+    pub(crate) fn give_great_queue(&self) {
+        self.give_queue(table!(GREAT_TABLES, queue), GREAT_QUEUE);
+    }
+
+    fn give_queue(&self, address: usize, bytes: usize) {
+        self.queue.set((address, bytes));
+        self.next.set(0);
+        let register = VALID | address as u64 | (bytes / 4096 - 1) as u64;
+        write_64(self.base + gits::CBASER, register);
+        write_64(self.base + gits::CWRITER, 0);
+        write_32(self.base + gits::CTLR, 1);
+    }
+
+    /// Turns the ITS off, and waits until it rests; whether it does.
+    pub(crate) fn rest(&self) -> bool {
+        write_32(self.base + gits::CTLR, 0);
+        spin_until(PATIENCE, || {
+            read_32(self.base + gits::CTLR) & QUIESCENT != 0
+        })
     }
 
     /// The address of a register.
@@ -194,6 +216,13 @@ impl<'a> Its<'a> {
         };
         let word = 0x8 | u64::from(device) << 32;
         self.command([word, u64::from(bits - 1), VALID | table as u64, 0])
+    }
+
+    /// `MAPD`: maps a device with as many events as the ITS has.
+    pub(crate) fn map_largest_device(&self, device: u32) -> Outcome {
+        let bits = read_64(self.base + gits::TYPER) >> 8 & 0x1f;
+        let table = table!(GREAT_TABLES, translations) as u64;
+        self.command([0x8 | u64::from(device) << 32, bits, VALID | table, 0])
     }
 
     /// `MAPD`: unmaps a device.
@@ -263,11 +292,12 @@ impl<'a> Its<'a> {
 
     /// Writes a command into the queue; the ITS is not told.
     pub(crate) fn queue(&self, words: [u64; 4]) {
-        let at = table!(self.tables, queue) + self.next.get();
+        let (queue, bytes) = self.queue.get();
+        let at = queue + self.next.get();
         for (place, word) in words.into_iter().enumerate() {
             write_64(at + place * 8, word);
         }
-        self.next.set((self.next.get() + COMMAND) % PAGE);
+        self.next.set((self.next.get() + COMMAND) % bytes);
     }
 
     /// Queues an `INT`.
@@ -283,8 +313,12 @@ impl<'a> Its<'a> {
 
     /// Waits until the ITS has read its queue; whether it has.
     pub(crate) fn is_done(&self) -> bool {
-        let end = self.next.get() as u64;
-        spin_until(PATIENCE, || read_64(self.base + gits::CREADR) == end)
+        spin_until(PATIENCE, || self.is_read())
+    }
+
+    /// Whether the ITS has read its queue.
+    pub(crate) fn is_read(&self) -> bool {
+        read_64(self.base + gits::CREADR) == self.next.get() as u64
     }
 }
 

@@ -36,6 +36,25 @@ pub(super) struct OfLpis {
     pub(super) pending: [Page; MAX_CPUS],
 }
 
+/// Pages of the largest queue.
+const GREAT: usize = 16;
+
+/// What only a few cases need: the largest queue that `GITS_CBASER` may describe, and translations for as many
+/// events as a device may have.
+#[repr(C, align(65536))]
+pub(super) struct Great {
+    pub(super) queue: [Page; GREAT],
+    pub(super) translations: [Page; GREAT],
+}
+
+pub(super) static GREAT_TABLES: Great = Great {
+    queue: [const { zero() }; GREAT],
+    translations: [const { zero() }; GREAT],
+};
+
+/// Bytes of the largest queue.
+pub(crate) const GREAT_QUEUE: usize = GREAT * PAGE;
+
 pub(super) static OF_ITS: [OfIts; ITSES] = [const {
     OfIts {
         queue: zero(),
