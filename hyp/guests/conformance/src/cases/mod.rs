@@ -3,9 +3,12 @@
 mod ident;
 mod interface;
 mod its;
+mod its_errors;
 mod lpi;
+mod mixed;
 mod overflow;
 mod registers;
+mod routing;
 mod sgi;
 mod spi;
 mod storm;
@@ -24,6 +27,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     registers::CASES,
     sgi::CASES,
     spi::CASES,
+    routing::CASES,
     timer::VIRTUAL,
     timer::PHYSICAL,
     timer::CASES,
@@ -33,7 +37,9 @@ pub(crate) const ALL: &[&[Case]] = &[
     overflow::SIXTY_FOUR,
     overflow::TWO_HUNDRED,
     thousand::CASES,
+    mixed::CASES,
     its::CASES,
+    its_errors::CASES,
     lpi::CASES,
     tables::CASES,
     two_its::CASES,
