@@ -16,7 +16,7 @@ use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::gic::Gic;
 use crate::guest::hardware::Hardware;
 use crate::guest::{self, image, power};
-use crate::machine::{Machine, edit};
+use crate::machine::{Machine, edit, second_its};
 use crate::memory::cache;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
@@ -91,7 +91,7 @@ pub(crate) fn run(
 
 /// Makes the guest, which has the whole machine, with its first vCPU on `boot_cpu`.
 fn make_guest(
-    machine: Machine,
+    mut machine: Machine,
     gic: Gic,
     loaded: &Loaded,
     home: Range<usize>,
@@ -102,6 +102,7 @@ fn make_guest(
     let tree =
         unsafe { core::slice::from_raw_parts_mut(loaded.tree.start as *mut u8, loaded.tree.len()) };
     edit::hide(tree, &home);
+    machine.gic.its.extend(second_its::add(tree, &machine));
     cache::clean_and_invalidate(&loaded.tree);
     let ram = memory.iter().next().expect("the guest has RAM").start;
     let mut keep = alloc::vec![loaded.tree.clone(), home];

@@ -12,6 +12,7 @@ use vgic::cpu_interface::ich::Ich;
 use vgic::intid::VcpuId;
 use vgic::sync::Counter;
 
+use super::stay::Stay;
 use crate::guest::interrupts;
 use crate::guest::power::Power;
 
@@ -109,6 +110,8 @@ pub(crate) struct PerCpu {
     pub(crate) affinity: u64,
     /// Whether the vCPU is on.
     pub(crate) power: Power,
+    /// How long exits take.
+    pub(crate) stay: Stay,
     own: Own,
     exits: [Counter; Exit::ALL.len()],
 }
@@ -146,6 +149,7 @@ impl PerCpu {
             vcpu: interrupts::vcpu_of(index),
             affinity,
             power: Power::new(),
+            stay: Stay::default(),
             own: Own(OnceCell::new()),
             exits: Default::default(),
         }

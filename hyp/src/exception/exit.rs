@@ -13,7 +13,7 @@ use super::sync;
 use super::vectors::resume;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::guest::shutdown::{self, How};
-use crate::guest::{self, interrupts, power};
+use crate::guest::{self, deferred, interrupts, power};
 
 /// What follows an exit.
 #[must_use]
@@ -74,6 +74,7 @@ fn leave_and_enter(
     let guest = unsafe { guest::here() };
     let vgic = guest.vgic();
     let local = cpu.local();
+    cpu.stay.begin();
     let mut pin = local.pin();
     vgic.exit(local, &pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
@@ -86,10 +87,11 @@ fn leave_and_enter(
         leave();
     }
     if vgic.has_deferred() {
-        vgic.advance(&pin);
+        deferred::advance(vgic, &pin);
     }
     vgic.enter(local, &pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");
+    cpu.stay.end();
 }
 
 /// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
@@ -104,7 +106,9 @@ fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::Pin<'_>) {
         if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
             return;
         }
+        cpu.stay.end();
         pin.unpinned(interrupts::wait);
+        cpu.stay.begin();
         interrupts::take(guest, cpu, pin);
     }
 }

@@ -10,6 +10,9 @@ use tock_registers::{register_bitfields, register_structs};
 
 use super::PRIORITIES;
 
+/// The INTID of the first SPI.
+const FIRST_SPI: u32 = 32;
+
 register_bitfields! {u32,
     /// `GICD_CTLR`, as it is seen by non-secure software or with a single security state.
     Control [
@@ -54,6 +57,8 @@ register_structs! {
 /// register are set and cleared by separate addresses, except for the configuration.
 pub(crate) struct Distributor {
     registers: &'static Registers,
+    /// Number of SPIs that can be used.
+    spis: u32,
 }
 
 // SAFETY: device memory; registers for different interrupts are independent, and those that are not say who may write them.
@@ -70,11 +75,13 @@ impl Distributor {
     pub(crate) unsafe fn start(frame: &Range<usize>) -> Self {
         // SAFETY: by the caller's promise.
         let registers = unsafe { &*(frame.start as *const Registers) };
-        let distributor = Self { registers };
+        let lines = registers.kind.read(Type::IT_LINES_NUMBER);
+        let spis = (lines * 32).min(988);
+        let distributor = Self { registers, spis };
         registers.control.set(0);
         distributor.wait();
         registers.control.write(Control::ARE.val(1));
-        for word in 1..=registers.kind.read(Type::IT_LINES_NUMBER) as usize {
+        for word in 1..=lines as usize {
             registers.clear_enable[word].set(u32::MAX);
             registers.clear_pending[word].set(u32::MAX);
             registers.clear_active[word].set(u32::MAX);
@@ -91,9 +98,10 @@ impl Distributor {
         distributor
     }
 
-    /// Number of SPIs that can be used, from INTID 32 on.
-    pub(crate) fn spis(&self) -> u32 {
-        (self.registers.kind.read(Type::IT_LINES_NUMBER) * 32).min(988)
+    /// The INTIDs of the SPIs that can be used.
+    #[inline]
+    pub(crate) fn spis(&self) -> Range<u32> {
+        FIRST_SPI..FIRST_SPI + self.spis
     }
 
     /// Whether there are LPIs.

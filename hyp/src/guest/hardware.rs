@@ -12,6 +12,7 @@ use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host};
 
+use crate::cpu::alarm;
 use crate::gic::Gic;
 use crate::gic::lpi::Source;
 use crate::memory::ranges::Pages;
@@ -50,9 +51,14 @@ impl Hardware {
         }
     }
 
-    /// Whether the vGIC may have the physical PPI: the CPU's own are not the guest's.
+    /// Whether the machine has an SPI of this number; the guest has more.
+    fn has_spi(&self, intid: IntId) -> bool {
+        self.gic.distributor.spis().contains(&intid.raw())
+    }
+
+    /// Whether the vGIC may have the physical PPI: what the hypervisor uses itself is not the guest's.
     fn is_guests(&self, ppi: u32) -> bool {
-        ppi >= FIRST_PPI && ppi != self.gic.maintenance()
+        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != alarm::INTERRUPT
     }
 }
 
@@ -109,24 +115,24 @@ impl Host for Hardware {
 
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         match vcpu {
-            None => self.gic.distributor.enable(intid.raw(), on),
+            None if self.has_spi(intid) => self.gic.distributor.enable(intid.raw(), on),
             Some(vcpu) if self.is_guests(intid.raw()) => {
                 self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
             }
-            Some(_) => {}
+            _ => {}
         }
     }
 
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         // The trigger of a PPI is the CPU's design, and the guest writes what it is.
-        if vcpu.is_none() {
+        if vcpu.is_none() && self.has_spi(intid) {
             let _one_at_a_time = self.configuration.lock();
             self.gic.distributor.configure(intid.raw(), edge);
         }
     }
 
     fn routed(&self, intid: IntId, target: Option<VcpuId>) {
-        if let Some(target) = target {
+        if let Some(target) = target.filter(|_| self.has_spi(intid)) {
             let affinity = self.gic.affinity(target.index());
             self.gic.distributor.route(intid.raw(), affinity);
         }

@@ -5,6 +5,7 @@ use vgic::epoch::Pin;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
+use crate::cpu::alarm;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::gic::{cpu_interface, lpi};
 
@@ -31,13 +32,19 @@ pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>) {
             Exit::Lpi
         }
         _ if intid == vgic.host().gic.maintenance() => {
-            // Leaving the guest and entering it does what it asks for.
+            // Leaving the guest and entering it does what it asks for. Its line stays high until the list
+            // registers are prepared for that.
             cpu_interface::deactivate(intid);
             Exit::Maintenance
         }
         IntId::FIRST_SPI.. => {
             forward(IntId::spi(intid), |id| vgic.forward_spi(pin, id));
             Exit::Spi
+        }
+        alarm::INTERRUPT => {
+            alarm::stop();
+            cpu_interface::deactivate(intid);
+            Exit::Ppi
         }
         _ => {
             forward(IntId::ppi(intid), |id| vgic.forward_ppi(pin, cpu.vcpu, id));

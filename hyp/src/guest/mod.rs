@@ -2,6 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: an exit does not look whether the guest that it left has been made.
 
+pub(crate) mod deferred;
 pub(crate) mod hardware;
 pub(crate) mod image;
 pub(crate) mod interrupts;
@@ -20,6 +21,7 @@ use vgic::epoch::Domain;
 use vgic::intid::{Affinity, IntId};
 use vgic::{Config, Cpu, Vgic};
 
+use crate::cpu::alarm;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
@@ -59,12 +61,11 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interf
     });
 }
 
-/// The controller that the device tree describes.
+/// The controller that the device tree describes, with all SPIs that the architecture has room for.
 fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
-    config.spis = hardware.gic.distributor.spis();
     config.distributor = machine.gic.distributor.start as u64;
     let stride = vgic::config::REDISTRIBUTOR_STRIDE;
     let regions = machine.gic.redistributors.iter();
@@ -87,12 +88,18 @@ fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Con
     config
 }
 
-/// Every interrupt of the machine is the guest's under its own number.
+/// Every interrupt of the machine is the guest's under its own number; SPIs beyond are the guest's alone.
 fn connect(controller: &Controller) {
-    for spi in (IntId::FIRST_SPI..controller.config().spi_end()).filter_map(IntId::spi) {
+    for spi in controller
+        .host()
+        .gic
+        .distributor
+        .spis()
+        .filter_map(IntId::spi)
+    {
         controller
             .connect_spi(spi, spi)
-            .expect("the controller has as many SPIs as the machine");
+            .expect("the controller has every SPI");
     }
     for cpu in 0..controller.vcpu_count() {
         for ppi in (0..IntId::PRIVATE).filter_map(IntId::ppi) {
@@ -132,7 +139,10 @@ impl Guest {
     /// Makes the calling CPU, number `cpu`, one that can run a vCPU.
     pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
         let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
-        self.vgic().host().gic.start_cpu(cpu.index);
+        let gic = &self.vgic().host().gic;
+        gic.start_cpu(cpu.index);
+        alarm::stop();
+        (gic.redistributor(cpu.index)).enable(alarm::INTERRUPT, true);
         cpu.join(Cpu::new(local, interface));
     }
 }

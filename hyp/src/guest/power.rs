@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{
     Writeable,
 };
 
-use super::{get, interrupts, shutdown};
+use super::{deferred, get, interrupts, shutdown};
 use crate::cpu::percpu::PerCpu;
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
@@ -111,7 +111,11 @@ pub(crate) fn run_when_on() -> ! {
             shutdown::stop();
         }
         interrupts::wait();
-        interrupts::take(guest, cpu, &local.pin());
+        let pin = local.pin();
+        interrupts::take(guest, cpu, &pin);
+        if guest.vgic().has_deferred() {
+            deferred::advance(guest.vgic(), &pin);
+        }
     }
 }
 

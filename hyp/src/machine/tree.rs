@@ -103,6 +103,13 @@ pub(crate) fn arguments<'a>(module: &FdtNode<'a>) -> &'a str {
     arguments.map_or("", |property| property.value_as().unwrap_or_default())
 }
 
+/// What the boot loader wants the one guest to be told.
+pub(crate) fn command_line<'a>(tree: &Fdt<'a>) -> &'a str {
+    let chosen = tree.find_node("/chosen");
+    let arguments = chosen.and_then(|chosen| chosen.property("bootargs"));
+    arguments.map_or("", |property| property.value_as().unwrap_or_default())
+}
+
 fn is_kernel(node: &FdtNode<'_>) -> bool {
     is_compatible(node, "multiboot,kernel")
 }

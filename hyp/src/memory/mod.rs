@@ -4,5 +4,6 @@ pub(crate) mod cache;
 pub(crate) mod heap;
 pub(crate) mod layout;
 pub(crate) mod ranges;
+mod small;
 pub(crate) mod stage1;
 pub(crate) mod stage2;

@@ -9,7 +9,6 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aarch64_cpu::asm;
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use smccc::Smc;
 use smccc::psci;
 
@@ -124,9 +123,8 @@ fn write_tenant(report: &mut String, this: &PerCpu, tenant: &Tenant) -> core::fm
     let longest = tenant
         .vcpus
         .iter()
-        .map(|vcpu| vcpu.longest_exit.load(Ordering::Relaxed));
-    let longest = longest.max().unwrap_or(0);
-    let nanoseconds = longest * 1_000_000_000 / CNTFRQ_EL0.get();
+        .map(|vcpu| vcpu.longest_exit.nanoseconds());
+    let nanoseconds = longest.max().unwrap_or(0);
     write!(report, "\"longest_exit_ns\":{nanoseconds},\"exits\":{{")?;
     for (place, reason) in Exit::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };

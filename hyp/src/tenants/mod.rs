@@ -34,6 +34,7 @@ use vgic::{Config, Cpu, Vgic};
 
 use crate::cpu::control;
 use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::cpu::stay::Longest;
 use crate::gic::Gic;
 use crate::guest::power::Power;
 use crate::guest::{image, psci};
@@ -90,7 +91,7 @@ struct Vcpu {
     exits: [Counter; Exit::ALL.len()],
     /// The longest time from an exit to the entry that followed it, in ticks of the system counter. Only
     /// its own CPU writes it.
-    longest_exit: core::sync::atomic::AtomicU64,
+    longest_exit: Longest,
 }
 
 /// All of them, and what they share.
@@ -213,7 +214,7 @@ impl Vcpu {
         Self {
             power: Power::new(),
             exits: Default::default(),
-            longest_exit: core::sync::atomic::AtomicU64::new(0),
+            longest_exit: Longest::default(),
         }
     }
 }

@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 
-use super::seat::{self, Seat, set_alarm, stop_alarm};
+use super::seat::{self, Seat};
 use super::{Tenants, end};
 use crate::cpu::percpu::PerCpu;
+use crate::cpu::{alarm, stay};
 use crate::guest::interrupts;
 
 /// How long a turn is: in microseconds.
@@ -25,7 +26,7 @@ pub(crate) fn run(cpu: &'static PerCpu, tenants: &'static Tenants) -> ! {
     loop {
         let mut someone = false;
         for index in 0..seats.len() {
-            let now = seat::now();
+            let now = stay::now();
             {
                 let pin = cpu.local().pin();
                 for seat in &mut seats {
@@ -50,9 +51,9 @@ pub(crate) fn run(cpu: &'static PerCpu, tenants: &'static Tenants) -> ! {
 /// Sleeps until there is something to look at.
 fn sleep(seats: &[Seat]) {
     if let Some(first) = seats.iter().filter_map(Seat::deadline).min() {
-        set_alarm(first);
+        alarm::set(first);
     }
     interrupts::wait();
-    stop_alarm();
+    alarm::stop();
     seat::take_interrupts(|_| ());
 }

@@ -9,10 +9,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: leaves for the tenant.
 
-use core::sync::atomic::Ordering;
-
-use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{CNTHP_CTL_EL2, CNTPCT_EL0, CNTV_CTL_EL0, Readable, Writeable};
+use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
 use vgic::epoch::Pin;
 use vgic::intid::{IntId, VcpuId};
@@ -20,42 +17,24 @@ use vgic::intid::{IntId, VcpuId};
 use super::context::Context;
 use super::switch::{self, Why};
 use super::{Controller, Tenant, Tenants, end, trap, vcpu_of};
+use crate::cpu::alarm;
 use crate::cpu::percpu::{Exit, PerCpu};
-use crate::cpu::registers::CNTHP_CVAL_EL2;
+use crate::cpu::stay::now;
 use crate::exception::exit::Next;
 use crate::exception::frame::Frame;
 use crate::gic::redistributor::Redistributor;
 use crate::gic::{CALL, cpu_interface};
 use crate::println;
 
-/// The hypervisor's timer, and the tenants': PPIs by the numbers that Arm's Base System Architecture gives
-/// them.
-const HYPERVISOR_TIMER: u32 = 26;
+/// The tenants' timer: a PPI by the number that Arm's Base System Architecture gives it.
 const VIRTUAL_TIMER: u32 = 27;
 
 /// Enables the timers' interrupts on the calling CPU.
 pub(super) fn start_timers(redistributor: &Redistributor) {
-    stop_alarm();
+    alarm::stop();
     CNTV_CTL_EL0.set(0);
-    redistributor.enable(HYPERVISOR_TIMER, true);
+    redistributor.enable(alarm::INTERRUPT, true);
     redistributor.enable(VIRTUAL_TIMER, true);
-}
-
-/// The time, in ticks of the system counter.
-pub(super) fn now() -> u64 {
-    barrier::isb(barrier::SY);
-    CNTPCT_EL0.get()
-}
-
-/// Interrupts the calling CPU at this time.
-pub(super) fn set_alarm(at: u64) {
-    CNTHP_CVAL_EL2.set(at);
-    CNTHP_CTL_EL2.write(CNTHP_CTL_EL2::ENABLE::SET);
-}
-
-/// Does not.
-pub(super) fn stop_alarm() {
-    CNTHP_CTL_EL2.set(0);
 }
 
 /// Takes the physical interrupts that are pending on the calling CPU. None is a tenant's: what brought the
@@ -70,13 +49,13 @@ pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
             count(Exit::Ppi);
             continue;
         }
-        if intid == HYPERVISOR_TIMER {
-            stop_alarm();
+        if intid == alarm::INTERRUPT {
+            alarm::stop();
         }
         cpu_interface::deactivate(intid);
         match intid {
             CALL => count(Exit::Call),
-            HYPERVISOR_TIMER => count(Exit::Ppi),
+            alarm::INTERRUPT => count(Exit::Ppi),
             _ => {
                 // The maintenance interrupt's line stays high until the list registers are prepared for
                 // the next entry. What else is pending makes the CPU exit again.
@@ -174,7 +153,7 @@ impl Seat {
         let vgic = self.vgic();
         self.tenant.stage2.activate();
         self.context.restore();
-        set_alarm(end);
+        alarm::set(end);
         let mut timer_is_active = false;
         let mut left_at = None;
         let next = loop {
@@ -277,12 +256,7 @@ impl Seat {
     /// Notes how long the hypervisor was at work since `left_at`.
     fn note_stay(&self, left_at: Option<u64>) {
         if let Some(left_at) = left_at {
-            let longest = &self.shared().longest_exit;
-            let stay = now() - left_at;
-            // Relaxed: a statistic with one writer.
-            if stay > longest.load(Ordering::Relaxed) {
-                longest.store(stay, Ordering::Relaxed);
-            }
+            self.shared().longest_exit.note(now() - left_at);
         }
     }
 }

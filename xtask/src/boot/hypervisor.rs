@@ -19,6 +19,11 @@ pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
     build_with(scratch, &[]).map(|(image, _)| image)
 }
 
+/// As [`build`], and notes how long it is at work between an exit and the next entry.
+pub(crate) fn build_noting_stays(scratch: &Path) -> Result<PathBuf> {
+    build_with(scratch, &["--features", "stays"]).map(|(image, _)| image)
+}
+
 /// As [`build`], with more arguments for cargo, and returns the ELF file's path too.
 pub(crate) fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBuf)> {
     let bare_metal = toolchain::bare_metal()?;

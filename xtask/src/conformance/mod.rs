@@ -2,8 +2,10 @@
 //! hypervisor and on QEMU's own GIC, and what both came to side by side.
 
 mod report;
+mod stay;
 mod tap;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde::Serialize;
 
 use crate::boot::guest::{self, Guest};
 use crate::boot::hypervisor::{self, built, flatten};
@@ -27,8 +30,17 @@ use tap::Watcher;
 /// RAM in MiB that is ample.
 const MEMORY: u32 = 512;
 
+/// What has the hypervisor give its guest a second ITS.
+const SECOND_ITS: &str = "hyp.its=2";
+
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
+
+/// Emulated CPUs where instructions are counted: enough for every case, and all run on one thread there.
+const COUNTED_CPUS: u16 = 2;
+
+/// Has QEMU make an instruction a nanosecond.
+const COUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 
 /// A case takes milliseconds, and seconds if what it waits for does not come.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -37,7 +49,8 @@ const LIMIT: Duration = Duration::from_secs(400);
 #[derive(Clone, Debug, Default, Args)]
 #[command(after_help = "\
 Every case names the register or section of IHI 0069 that it tests. The same program runs under hyp and
-on the GIC that QEMU emulates. The outcome goes to target/reports/conformance.json. The exit status is 0
+on the GIC that QEMU emulates, and once more under hyp with an instruction a nanosecond, where no stay at EL2
+may be longer than its bound. The outcome goes to target/reports/conformance.json. The exit status is 0
 only if every case passes under hyp, and those that fail on QEMU's GIC are known to, with the reason.
 
 Examples:
@@ -63,6 +76,10 @@ pub(crate) struct ConformanceOptions {
     #[arg(long)]
     pub(crate) hyp: bool,
 
+    /// Only under the hypervisor on CPUs whose time is the instructions that they execute
+    #[arg(long, conflicts_with_all = ["hyp", "bare"])]
+    pub(crate) counted: bool,
+
     /// Name the cases and their rules, and run none
     #[arg(long)]
     pub(crate) list: bool,
@@ -74,6 +91,43 @@ fn filter(text: &str) -> Result<String, String> {
         "" => Err("it is empty".to_owned()),
         _ if text.contains(char::is_whitespace) => Err("names contain no spaces".to_owned()),
         _ => Ok(text.to_owned()),
+    }
+}
+
+/// Where the cases run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    /// Under the hypervisor.
+    Hyp,
+    /// On QEMU's own GIC.
+    Qemu,
+    /// Under the hypervisor, where an instruction takes a nanosecond.
+    Counted,
+}
+
+impl Place {
+    const fn has_hypervisor(self) -> bool {
+        !matches!(self, Self::Qemu)
+    }
+
+    /// The name of its log.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Hyp => "hyp",
+            Self::Qemu => "qemu",
+            Self::Counted => "counted",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hyp => "under hyp",
+            Self::Qemu => "on QEMU's own GIC",
+            Self::Counted => "under hyp, counted",
+        })
     }
 }
 
@@ -98,22 +152,21 @@ pub(crate) fn conformance(options: &ConformanceOptions, reports: &Path) -> Resul
     };
     fs::create_dir_all(reports)?;
     if options.list {
-        let listed = bench.run(true)?;
+        let listed = bench.run(Place::Qemu)?;
         listed.print_list();
         return Ok(Counts {
             passed: 0,
             failed: u64::from(!listed.is_complete()),
         });
     }
-    let hyp = match options.bare {
-        true => None,
-        false => Some(bench.run(false)?),
+    let places = match options {
+        ConformanceOptions { bare: true, .. } => &[Place::Qemu][..],
+        ConformanceOptions { hyp: true, .. } => &[Place::Hyp],
+        ConformanceOptions { counted: true, .. } => &[Place::Counted],
+        _ => &[Place::Hyp, Place::Qemu, Place::Counted],
     };
-    let qemu = match options.hyp {
-        true => None,
-        false => Some(bench.run(true)?),
-    };
-    let report = Report::new(options.vcpus, bench.qemu.version, hyp, qemu);
+    let runs: Result<Vec<_>> = places.iter().map(|place| bench.run(*place)).collect();
+    let report = Report::new(bench.qemu.version, runs?);
     ensure!(
         !report.cases.is_empty(),
         "no case's name or rule contains `{}`; see --list",
@@ -142,7 +195,7 @@ fn build(scratch: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What both runs have in common.
+/// What the runs have in common.
 struct Bench<'a> {
     qemu: Qemu,
     options: &'a ConformanceOptions,
@@ -152,9 +205,18 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Runs the guest on QEMU's own GIC if `bare`, else under the hypervisor.
-    fn run(&self, bare: bool) -> Result<OnMachine> {
-        let mut words = Vec::new();
+    /// Runs the guest.
+    fn run(&self, place: Place) -> Result<OnMachine> {
+        let counted = place == Place::Counted;
+        let vcpus = match counted {
+            true => self.options.vcpus.min(COUNTED_CPUS),
+            false => self.options.vcpus,
+        };
+        let mut words = vec![SECOND_ITS.to_owned()];
+        if counted {
+            // A CPU's time includes the turns that the others have meanwhile.
+            words.push("alone".to_owned());
+        }
         if self.options.list {
             words.push("list".to_owned());
         }
@@ -162,38 +224,37 @@ impl Bench<'_> {
             words.push(format!("filter={filter}"));
         }
         let options = BootOptions {
-            vcpus: self.options.vcpus,
+            vcpus,
             kernel: Kernel::Image(self.program.clone()),
             append: Some(words.join(" ")),
             memory: Some(MEMORY),
-            bare,
+            bare: !place.has_hypervisor(),
             // CPUs without a task spin, and say so: one thread goes on with the next one then.
-            one_thread: usize::from(self.options.vcpus) > CPUS_PER_HOST_CPU * host_cpus(),
+            one_thread: counted || usize::from(vcpus) > CPUS_PER_HOST_CPU * host_cpus(),
+            qemu: match counted {
+                true => COUNT.map(str::to_owned).to_vec(),
+                false => Vec::new(),
+            },
             ..BootOptions::default()
         };
         let guest: Guest = guest::prepare(&options, self.scratch)?;
-        let hypervisor = match bare {
-            true => None,
-            false => Some(hypervisor::build(self.scratch)?),
+        let hypervisor = match place {
+            Place::Qemu => None,
+            Place::Hyp => Some(hypervisor::build(self.scratch)?),
+            Place::Counted => Some(hypervisor::build_noting_stays(self.scratch)?),
         };
-        let name = if bare { "qemu" } else { "hyp" };
+        let name = place.name();
         let log = self.reports.join(format!("conformance-{name}.log"));
         let wiring = machine::Console::Output;
         let mut command =
             machine::command(&self.qemu, &options, &guest, hypervisor.as_deref(), wiring)?;
         if !self.options.list {
-            let place = if bare {
-                "on QEMU's own GIC"
-            } else {
-                "under hyp"
-            };
-            let vcpus = self.options.vcpus;
             console::step(format!("Running the cases {place}, {vcpus} vCPUs"));
         }
-        let mut watcher = Watcher::new(bare, self.options.list);
+        let mut watcher = Watcher::new(place == Place::Qemu, self.options.list);
         let Run { ended, wall, lines } =
             run::observed(&mut command, &log, LIMIT, |bytes| watcher.see(bytes))?;
         let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
-        Ok(OnMachine::read(!bare, ended, wall, &texts))
+        Ok(OnMachine::read(place, vcpus, ended, wall, &texts))
     }
 }

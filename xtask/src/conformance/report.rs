@@ -1,5 +1,6 @@
 //! The outcome on both GICs: `conformance.json`, and a summary on the terminal.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,16 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::Counts;
+use super::stay::{BOUND, Stay};
 use super::tap::{Case, Outcome, Transcript};
-use crate::boot::counters;
+use super::{Counts, Place};
+use crate::boot::counters::{self, Counters, Reported};
 use crate::boot::run::Ended;
 use crate::console;
 
 /// A run of the guest.
 #[derive(Debug, Serialize)]
 pub(super) struct OnMachine {
-    hypervisor: bool,
+    place: Place,
+    vcpus: u16,
     ended: String,
     wall_seconds: f64,
     passed: usize,
@@ -24,13 +27,22 @@ pub(super) struct OnMachine {
     skipped: usize,
     /// What is wrong with the run as a whole.
     faults: Vec<String>,
+    /// Where instructions are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longest_stay: Option<Stay>,
     #[serde(skip)]
     cases: Vec<Case>,
 }
 
 impl OnMachine {
     /// Reads a run's console.
-    pub(super) fn read(hypervisor: bool, ended: Ended, wall: Duration, lines: &[&str]) -> Self {
+    pub(super) fn read(
+        place: Place,
+        vcpus: u16,
+        ended: Ended,
+        wall: Duration,
+        lines: &[&str],
+    ) -> Self {
         let transcript = Transcript::read(lines);
         let mut faults = Vec::new();
         if ended != Ended::PoweredOff {
@@ -41,21 +53,36 @@ impl OnMachine {
         if planned != found {
             faults.push(format!("{found} of {planned} cases ended"));
         }
-        if hypervisor {
-            faults.extend(books(lines));
+        let mut longest_stay = None;
+        if place.has_hypervisor() {
+            match reported(lines) {
+                Ok(reported) => {
+                    faults.extend(books(&reported.counters));
+                    longest_stay = Stay::read(&reported.everything);
+                }
+                Err(error) => faults.push(error),
+            }
+        }
+        if place == Place::Counted {
+            faults.extend(match &longest_stay {
+                Some(stay) => stay.fault(),
+                None => Some("the hypervisor noted no stay".to_owned()),
+            });
         }
         let count = |is: fn(&Outcome) -> bool| {
             let cases = transcript.cases.iter();
             cases.filter(|case| is(&case.outcome)).count()
         };
         Self {
-            hypervisor,
+            place,
+            vcpus,
             ended: ended.to_string(),
             wall_seconds: wall.as_secs_f64(),
             passed: count(|outcome| *outcome == Outcome::Pass),
             failed: count(|outcome| matches!(outcome, Outcome::Fail(_))),
             skipped: count(|outcome| matches!(outcome, Outcome::Skip(_))),
             faults,
+            longest_stay,
             cases: transcript.cases,
         }
     }
@@ -78,13 +105,14 @@ impl OnMachine {
     }
 }
 
+/// The hypervisor's report.
+fn reported(lines: &[&str]) -> Result<Reported, String> {
+    let reported = lines.iter().find_map(|line| counters::parse(line));
+    reported.unwrap_or_else(|| Err("the hypervisor did not report".to_owned()))
+}
+
 /// What the hypervisor's books say at the end, if it is not what they have to say.
-fn books(lines: &[&str]) -> Vec<String> {
-    let counters = match lines.iter().find_map(|line| counters::parse(line)) {
-        Some(Ok(reported)) => reported.counters,
-        Some(Err(error)) => return vec![error],
-        None => return vec!["the hypervisor did not report".to_owned()],
-    };
+fn books(counters: &Counters) -> Vec<String> {
     let checks = [
         ("references at teardown", counters.refs_at_teardown, 0),
         ("list puts", counters.list_puts, counters.list_gets),
@@ -99,17 +127,13 @@ fn books(lines: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A case on both GICs.
+/// A case, wherever it ran.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     name: String,
     rule: String,
-    /// Under the hypervisor.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hyp: Option<Outcome>,
-    /// On QEMU's own GIC.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    qemu: Option<Outcome>,
+    #[serde(flatten)]
+    outcomes: BTreeMap<Place, Outcome>,
     /// Why QEMU's own GIC is known to fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     deviation: Option<String>,
@@ -118,8 +142,10 @@ pub(super) struct Row {
 impl Row {
     /// Whether it failed without an excuse.
     fn failed(&self) -> bool {
-        let failed = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Fail(_)));
-        failed(&self.hyp) || (failed(&self.qemu) && self.deviation.is_none())
+        self.outcomes.iter().any(|(place, outcome)| {
+            let excused = !place.has_hypervisor() && self.deviation.is_some();
+            matches!(outcome, Outcome::Fail(_)) && !excused
+        })
     }
 }
 
@@ -127,7 +153,6 @@ impl Row {
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) passed: bool,
-    vcpus: u16,
     /// QEMU's version.
     qemu: String,
     runs: Vec<OnMachine>,
@@ -135,15 +160,9 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Puts both runs side by side; either may be missing.
-    pub(super) fn new(
-        vcpus: u16,
-        qemu_version: String,
-        hyp: Option<OnMachine>,
-        qemu: Option<OnMachine>,
-    ) -> Self {
+    /// Puts the runs side by side.
+    pub(super) fn new(qemu_version: String, runs: Vec<OnMachine>) -> Self {
         let mut cases: Vec<Row> = Vec::new();
-        let runs: Vec<_> = hyp.into_iter().chain(qemu).collect();
         for run in &runs {
             for case in &run.cases {
                 let known = cases.iter().position(|row| row.name == case.name);
@@ -151,23 +170,17 @@ impl Report {
                     cases.push(Row {
                         name: case.name.clone(),
                         rule: case.rule.clone(),
-                        hyp: None,
-                        qemu: None,
+                        outcomes: BTreeMap::new(),
                         deviation: case.deviation.clone(),
                     });
                     cases.len() - 1
                 });
-                let outcome = Some(case.outcome.clone());
-                if run.hypervisor {
-                    cases[place].hyp = outcome;
-                } else {
-                    cases[place].qemu = outcome;
-                }
+                let outcomes = &mut cases[place].outcomes;
+                outcomes.insert(run.place, case.outcome.clone());
             }
         }
         Self {
             passed: runs.iter().all(OnMachine::is_complete) && !cases.iter().any(Row::failed),
-            vcpus,
             qemu: qemu_version,
             runs,
             cases,
@@ -193,39 +206,42 @@ impl Report {
     pub(super) fn print(&self) {
         for run in &self.runs {
             let OnMachine {
+                place,
+                vcpus,
                 passed,
                 failed,
                 skipped,
                 ..
             } = run;
-            let place = if run.hypervisor {
-                "under hyp"
-            } else {
-                "on QEMU's own GIC"
-            };
             console::step(format!(
-                "{passed} passed, {failed} failed, {skipped} skipped {place}, {} vCPUs, after {:.1} s",
-                self.vcpus, run.wall_seconds
+                "{passed} passed, {failed} failed, {skipped} skipped {place}, {vcpus} vCPUs, after {:.1} s",
+                run.wall_seconds
             ));
+            if let Some(stay) = &run.longest_stay {
+                console::detail(format!(
+                    "{} instructions at EL2 at most between an exit and the next entry, {}; {BOUND} are allowed",
+                    stay.instructions, stay.about
+                ));
+            }
             for fault in &run.faults {
                 console::detail(console::bad(fault));
             }
         }
         for row in &self.cases {
-            for (place, outcome) in [("hyp", &row.hyp), ("QEMU's own GIC", &row.qemu)] {
+            for (place, outcome) in &row.outcomes {
                 let name = &row.name;
                 match (outcome, &row.deviation) {
-                    (Some(Outcome::Fail(_)), Some(reason)) if place != "hyp" => {
-                        console::detail(format!("{name} fails on {place}: {reason}"));
+                    (Outcome::Fail(_), Some(reason)) if !place.has_hypervisor() => {
+                        console::detail(format!("{name} fails {place}: {reason}"));
                     }
-                    (Some(Outcome::Fail(reason)), _) => {
+                    (Outcome::Fail(reason), _) => {
                         let failed = console::bad("FAILED");
-                        console::detail(format!("{failed} {name} on {place}: {reason}"));
+                        console::detail(format!("{failed} {name} {place}: {reason}"));
                     }
-                    (Some(Outcome::Skip(reason)), _) => {
-                        console::detail(format!("{name} is skipped on {place}: {reason}"));
+                    (Outcome::Skip(reason), _) => {
+                        console::detail(format!("{name} is skipped {place}: {reason}"));
                     }
-                    _ => {}
+                    (Outcome::Pass, _) => {}
                 }
             }
         }
@@ -242,17 +258,17 @@ mod tests {
 
     const OFF: Ended = Ended::PoweredOff;
 
-    fn run(hypervisor: bool, lines: &[&str]) -> OnMachine {
+    fn run(place: Place, lines: &[&str]) -> OnMachine {
         let mut lines = lines.to_vec();
-        if hypervisor {
+        if place.has_hypervisor() {
             lines.push(counters::tests::LINE);
         }
-        OnMachine::read(hypervisor, OFF, Duration::ZERO, &lines)
+        OnMachine::read(place, 4, OFF, Duration::ZERO, &lines)
     }
 
     fn passed(hyp: &[&str], qemu: &[&str]) -> bool {
-        let (hyp, qemu) = (run(true, hyp), run(false, qemu));
-        Report::new(4, String::new(), Some(hyp), Some(qemu)).passed
+        let runs = vec![run(Place::Hyp, hyp), run(Place::Qemu, qemu)];
+        Report::new(String::new(), runs).passed
     }
 
     #[test]
@@ -273,9 +289,11 @@ mod tests {
         let whole = ["1..1", "ok 1 - a [R]"];
         assert!(!passed(&["1..2", "ok 1 - a [R]"], &whole));
         assert!(!passed(&whole, &["1..1", "ok 1 - a [R]", "Bail out! x"]));
-        let reset = OnMachine::read(false, Ended::Reset, Duration::ZERO, &whole);
+        let reset = OnMachine::read(Place::Qemu, 4, Ended::Reset, Duration::ZERO, &whole);
         assert!(!reset.is_complete());
-        let silent = OnMachine::read(true, OFF, Duration::ZERO, &whole);
+        let silent = OnMachine::read(Place::Hyp, 4, OFF, Duration::ZERO, &whole);
         assert!(!silent.is_complete(), "no report of the hypervisor's");
+        let counted = run(Place::Counted, &whole);
+        assert!(!counted.is_complete(), "no stay in the report");
     }
 }

@@ -219,6 +219,8 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
     let began = cpu::now();
     let outcome = if needed > machine.cpus {
         Err(Stop::Skip("needs more CPUs"))
+    } else if needed > 1 && machine.argument("alone").is_some() {
+        Err(Stop::Skip("needs CPUs that run at the same time"))
     } else {
         cpus::keep_on(machine, needed);
         reset(machine, needed);

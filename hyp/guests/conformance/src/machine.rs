@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) gicr: usize,
     /// Base of the first ITS, if there is one.
     pub(crate) gits: Option<usize>,
+    /// Base of the second one.
+    pub(crate) second_gits: Option<usize>,
     /// A level that the machine drives and we control, if there is one.
     pub(crate) clock: Option<Clock>,
     /// Registers before anything was written.
@@ -87,15 +89,17 @@ impl Machine {
             psci::use_smc();
         }
         let gic = compatible("arm,gic-v3").expect("the machine has a GICv3");
-        let its = gic
+        let mut itses = gic
             .children()
-            .find(|node| is_compatible(node, "arm,gic-v3-its"));
+            .filter(|node| is_compatible(node, "arm,gic-v3-its"))
+            .map(|its| frame(&its, 0));
         let mut machine = Self {
             affinities: [0; MAX_CPUS],
             cpus: 0,
             gicd: frame(&gic, 0),
             gicr: frame(&gic, 1),
-            gits: its.map(|its| frame(&its, 0)),
+            gits: itses.next(),
+            second_gits: itses.next(),
             clock: compatible("arm,pl031").and_then(|node| Clock::read(&node)),
             at_reset: AtReset::default(),
             arguments: [0; TEXT],

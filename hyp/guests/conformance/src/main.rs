@@ -3,7 +3,7 @@
 //!
 //! It cannot tell whether a hypervisor imitates the controller, and runs the same on an emulator's own,
 //! which is the oracle for its cases. The command line in the device tree chooses: `filter=TEXT` for
-//! the cases whose name or rule contains it, `list` to name them only.
+//! the cases whose name or rule contains it, `list` to name them only, `alone` for those that one CPU runs.
 #![no_std]
 #![no_main]
 

@@ -3,13 +3,20 @@
 mod ident;
 mod interface;
 mod its;
+mod its_errors;
 mod lpi;
+mod mixed;
 mod overflow;
 mod registers;
+mod routing;
 mod sgi;
 mod spi;
+mod storm;
 mod tables;
+mod thousand;
 mod timer;
+mod two_its;
+mod worst;
 
 use crate::harness::{Case, Stop};
 use crate::machine::Machine;
@@ -20,6 +27,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     registers::CASES,
     sgi::CASES,
     spi::CASES,
+    routing::CASES,
     timer::VIRTUAL,
     timer::PHYSICAL,
     timer::CASES,
@@ -28,9 +36,15 @@ pub(crate) const ALL: &[&[Case]] = &[
     overflow::SIXTEEN,
     overflow::SIXTY_FOUR,
     overflow::TWO_HUNDRED,
+    thousand::CASES,
+    mixed::CASES,
     its::CASES,
+    its_errors::CASES,
     lpi::CASES,
     tables::CASES,
+    two_its::CASES,
+    storm::CASES,
+    worst::CASES,
 ];
 
 /// A case that some bits of a register read as given.

@@ -1,11 +1,10 @@
-//! An ITS, its tables, and the LPI tables of the redistributors.
+//! An ITS and its commands, and the LPIs of the redistributors.
 
 use core::cell::Cell;
-use core::sync::atomic::AtomicU64;
 
 use super::gicr;
+use super::tables::{GREAT_QUEUE, GREAT_TABLES, OF_ITS, OF_LPIS, OfIts, PAGE, clear, table};
 use crate::cpu::{spin_until, synchronize};
-use crate::cpus::MAX_CPUS;
 use crate::harness::{Outcome, Stop, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
@@ -44,59 +43,30 @@ const QUIESCENT: u32 = 1 << 31;
 /// `GICR_PENDBASER.PTZ`: the pending table is zero.
 const PTZ: u64 = 1 << 62;
 
-const PAGE: usize = 0x1_0000;
 /// Bytes of a command.
-const COMMAND: usize = 32;
+pub(crate) const COMMAND: usize = 32;
 /// How long the ITS may take for what is in its queue.
 const PATIENCE: u64 = 5_000_000;
 
-/// A page that the controller reads and writes, accessed by address.
-type Page = [AtomicU64; PAGE / 8];
-
-const fn zero() -> Page {
-    [const { AtomicU64::new(0) }; PAGE / 8]
-}
-
-/// What the controller is given.
-#[repr(C, align(65536))]
-struct Tables {
-    queue: Page,
-    devices: Page,
-    collections: Page,
-    /// Translations of the small devices, 4 KiB each.
-    translations: Page,
-    big_translations: [Page; 4],
-    configuration: Page,
-    pending: [Page; MAX_CPUS],
-}
-
-static TABLES: Tables = Tables {
-    queue: zero(),
-    devices: zero(),
-    collections: zero(),
-    translations: zero(),
-    big_translations: [const { zero() }; 4],
-    configuration: zero(),
-    pending: [const { zero() }; MAX_CPUS],
-};
-
-/// The address of a table.
-macro_rules! table {
-    ($($field:tt)*) => { (&raw const TABLES.$($field)*).addr() };
-}
-
-/// The ITS, and where its queue is written next.
+/// An ITS, and where its queue is written next.
 pub(crate) struct Its<'a> {
     machine: &'a Machine,
     base: usize,
+    tables: &'static OfIts,
+    /// Where the queue is, and how many bytes it has.
+    queue: Cell<(usize, usize)>,
     next: Cell<usize>,
 }
 
-/// Turns LPIs and the ITS off, if there is one.
+/// Turns LPIs and the ITSes off, if there are any.
 pub(crate) fn turn_off(machine: &Machine) {
-    let Some(base) = machine.gits else { return };
-    write_32(base + gits::CTLR, 0);
-    spin_until(PATIENCE, || read_32(base + gits::CTLR) & QUIESCENT != 0);
+    if machine.gits.is_none() {
+        return;
+    }
+    for base in [machine.gits, machine.second_gits].into_iter().flatten() {
+        write_32(base + gits::CTLR, 0);
+        spin_until(PATIENCE, || read_32(base + gits::CTLR) & QUIESCENT != 0);
+    }
     for cpu in 0..machine.cpus {
         write_32(machine.gicr(cpu, gicr::CTLR), 0);
         machine.settle_private(cpu);
@@ -115,19 +85,31 @@ impl<'a> Its<'a> {
     /// The same before LPIs and the ITS are on.
     pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, Stop> {
         let base = machine.gits.ok_or(Stop::Skip("the machine has no ITS"))?;
-        let start = (&raw const TABLES).addr();
-        for address in (start..start + size_of::<Tables>()).step_by(8) {
-            write_64(address, 0);
-        }
+        clear(&OF_LPIS);
         for lpi in FIRST_LPI..LPI_END {
             write_8(configuration(lpi), CONFIGURED);
         }
+        Ok(Self::new(machine, base, &OF_ITS[0]))
+    }
+
+    /// The second ITS, once the first one has been opened: nothing mapped but a collection for each CPU.
+    pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, Stop> {
+        let base = (machine.second_gits).ok_or(Stop::Skip("the machine has one ITS"))?;
+        let its = Self::new(machine, base, &OF_ITS[1]);
+        its.start()?;
+        Ok(its)
+    }
+
+    fn new(machine: &'a Machine, base: usize, tables: &'static OfIts) -> Self {
+        clear(tables);
         synchronize();
-        Ok(Self {
+        Self {
             machine,
             base,
+            tables,
+            queue: Cell::new((table!(tables, queue), PAGE)),
             next: Cell::new(0),
-        })
+        }
     }
 
     /// Gives the ITS its tables, turns it on and maps the collections.
@@ -136,22 +118,41 @@ impl<'a> Its<'a> {
         const COLLECTION: u64 = 4;
         for register in (0..8).map(|n| self.base + gits::BASER + n * 8) {
             let table = match read_64(register) >> 56 & 7 {
-                DEVICE => table!(devices),
-                COLLECTION => table!(collections),
+                DEVICE => table!(self.tables, devices),
+                COLLECTION => table!(self.tables, collections),
                 _ => continue,
             };
             write_64(register, 0);
             // One page of 64 KiB.
             write_64(register, VALID | 2 << 8 | table as u64);
         }
-        let queue = VALID | table!(queue) as u64 | (PAGE / 4096 - 1) as u64;
-        write_64(self.base + gits::CBASER, queue);
-        write_64(self.base + gits::CWRITER, 0);
-        write_32(self.base + gits::CTLR, 1);
+        self.give_queue(table!(self.tables, queue), PAGE);
         for cpu in 0..self.machine.cpus {
             self.map_collection(cpu as u64, cpu)?;
         }
         Ok(())
+    }
+
+    /// Has the ITS, which rests, read its commands from an empty queue of 1 MiB, and turns it on.
+    pub(crate) fn give_great_queue(&self) {
+        self.give_queue(table!(GREAT_TABLES, queue), GREAT_QUEUE);
+    }
+
+    fn give_queue(&self, address: usize, bytes: usize) {
+        self.queue.set((address, bytes));
+        self.next.set(0);
+        let register = VALID | address as u64 | (bytes / 4096 - 1) as u64;
+        write_64(self.base + gits::CBASER, register);
+        write_64(self.base + gits::CWRITER, 0);
+        write_32(self.base + gits::CTLR, 1);
+    }
+
+    /// Turns the ITS off, and waits until it rests; whether it does.
+    pub(crate) fn rest(&self) -> bool {
+        write_32(self.base + gits::CTLR, 0);
+        spin_until(PATIENCE, || {
+            read_32(self.base + gits::CTLR) & QUIESCENT != 0
+        })
     }
 
     /// The address of a register.
@@ -161,8 +162,8 @@ impl<'a> Its<'a> {
 
     /// Gives a CPU its LPI tables and turns LPIs on; `zero` says that its pending table is zero.
     pub(crate) fn enable_lpis(&self, cpu: usize, zero: bool) {
-        let configuration = table!(configuration) as u64 | u64::from(LPI_BITS - 1);
-        let pending = table!(pending[cpu]) as u64 | if zero { PTZ } else { 0 };
+        let configuration = table!(OF_LPIS, configuration) as u64 | u64::from(LPI_BITS - 1);
+        let pending = table!(OF_LPIS, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
         write_64(self.machine.gicr(cpu, gicr::PROPBASER), configuration);
         write_64(self.machine.gicr(cpu, gicr::PENDBASER), pending);
         write_32(self.machine.gicr(cpu, gicr::CTLR), ENABLE_LPIS);
@@ -177,7 +178,7 @@ impl<'a> Its<'a> {
 
     /// Sets an LPI's bit in a CPU's pending table.
     pub(crate) fn set_in_pending_table(&self, cpu: usize, lpi: u32) {
-        let byte = table!(pending[cpu]) + lpi as usize / 8;
+        let byte = table!(OF_LPIS, pending[cpu]) + lpi as usize / 8;
         write_8(byte, read_8(byte) | 1 << (lpi % 8));
         synchronize();
     }
@@ -206,12 +207,22 @@ impl<'a> Its<'a> {
     /// `MAPD`: maps one of the devices that have a table here.
     pub(crate) fn map_device(&self, device: u32) -> Outcome {
         let (table, bits) = if device == BIG {
-            (table!(big_translations), BIG_EVENT_BITS)
+            (table!(self.tables, big_translations), BIG_EVENT_BITS)
         } else {
-            (table!(translations) + device as usize * 4096, EVENT_BITS)
+            (
+                table!(self.tables, translations) + device as usize * 4096,
+                EVENT_BITS,
+            )
         };
         let word = 0x8 | u64::from(device) << 32;
         self.command([word, u64::from(bits - 1), VALID | table as u64, 0])
+    }
+
+    /// `MAPD`: maps a device with as many events as the ITS has.
+    pub(crate) fn map_largest_device(&self, device: u32) -> Outcome {
+        let bits = read_64(self.base + gits::TYPER) >> 8 & 0x1f;
+        let table = table!(GREAT_TABLES, translations) as u64;
+        self.command([0x8 | u64::from(device) << 32, bits, VALID | table, 0])
     }
 
     /// `MAPD`: unmaps a device.
@@ -281,11 +292,17 @@ impl<'a> Its<'a> {
 
     /// Writes a command into the queue; the ITS is not told.
     pub(crate) fn queue(&self, words: [u64; 4]) {
-        let at = table!(queue) + self.next.get();
+        let (queue, bytes) = self.queue.get();
+        let at = queue + self.next.get();
         for (place, word) in words.into_iter().enumerate() {
             write_64(at + place * 8, word);
         }
-        self.next.set((self.next.get() + COMMAND) % PAGE);
+        self.next.set((self.next.get() + COMMAND) % bytes);
+    }
+
+    /// Queues an `INT`.
+    pub(crate) fn queue_raise(&self, device: u32, event: u32) {
+        self.queue([0x3 | u64::from(device) << 32, event.into(), 0, 0]);
     }
 
     /// Tells the ITS of what has been queued.
@@ -296,17 +313,21 @@ impl<'a> Its<'a> {
 
     /// Waits until the ITS has read its queue; whether it has.
     pub(crate) fn is_done(&self) -> bool {
-        let end = self.next.get() as u64;
-        spin_until(PATIENCE, || read_64(self.base + gits::CREADR) == end)
+        spin_until(PATIENCE, || self.is_read())
+    }
+
+    /// Whether the ITS has read its queue.
+    pub(crate) fn is_read(&self) -> bool {
+        read_64(self.base + gits::CREADR) == self.next.get() as u64
     }
 }
 
-/// The translation table of [`BIG`].
+/// The translation table of [`BIG`] in the first ITS.
 pub(crate) fn big_table() -> u64 {
-    table!(big_translations) as u64
+    table!(OF_ITS[0], big_translations) as u64
 }
 
 /// The address of an LPI's configuration byte.
 fn configuration(lpi: u32) -> usize {
-    table!(configuration) + (lpi - FIRST_LPI) as usize
+    table!(OF_LPIS, configuration) + (lpi - FIRST_LPI) as usize
 }

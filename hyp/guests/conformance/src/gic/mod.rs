@@ -4,6 +4,7 @@ pub(crate) mod interface;
 pub(crate) mod irq;
 pub(crate) mod its;
 pub(crate) mod reset;
+pub(crate) mod tables;
 
 use crate::cpu::spin_until;
 use crate::machine::Machine;

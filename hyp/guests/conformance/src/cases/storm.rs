@@ -1,0 +1,140 @@
+//! Registers of 32 interrupts written again and again while as many interrupts as there may be are pending:
+//! nothing may be lost.
+
+use super::thousand::{COUNT, Crowd, with_crowd};
+use crate::cpus;
+use crate::gic::interface::{EOI_MODE, NONE, OPEN, deactivate, end, send, set_ctlr, set_pmr};
+use crate::gic::{GROUP_0, GROUP_1, bank};
+use crate::harness::{Case, Cpus, Outcome, equal, expect_none};
+use crate::machine::Machine;
+
+/// How often each register is written.
+const ROUNDS: u32 = 20;
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("storm.igroupr", "GICD_IGROUPR<n>, 4.6", |m| {
+        pending(m, |crowd| {
+            crowd.clear_groups();
+            crowd.write(bank::IGROUPR);
+        })
+    }),
+    Case::new(
+        "storm.isenabler",
+        "GICD_ISENABLER<n>, GICD_ICENABLER<n>",
+        |m| {
+            pending(m, |crowd| {
+                crowd.write(bank::ICENABLER);
+                crowd.write(bank::ISENABLER);
+            })
+        },
+    ),
+    Case::new("storm.ispendr", "GICD_ISPENDR<n>, GICD_ICPENDR<n>", |m| {
+        pending(m, |crowd| {
+            crowd.write(bank::ICPENDR);
+            crowd.write(bank::ISPENDR);
+        })
+    }),
+    Case::new(
+        "storm.isactiver",
+        "GICD_ISACTIVER<n>, GICD_ICACTIVER<n>",
+        |m| {
+            pending(m, |crowd| {
+                crowd.write(bank::ISACTIVER);
+                crowd.write(bank::ICACTIVER);
+            })
+        },
+    ),
+    Case::new("storm.ipriorityr", "GICD_IPRIORITYR<n>, 4.8", |m| {
+        pending(m, |crowd| {
+            crowd.prioritize(|intid| (intid % 16 * 0x10) as u8);
+            crowd.prioritize(|intid| 0xf0 - (intid % 16 * 0x10) as u8);
+        })
+    }),
+    Case::new("storm.gicd_ctlr", "GICD_CTLR.EnableGrp<n> (12.9)", |m| {
+        pending(m, |_| {
+            m.enable_groups(GROUP_0);
+            m.enable_groups(GROUP_1);
+        })
+    }),
+    Case::new("storm.irouter", "GICD_IROUTER<n>, 3.2", |m| {
+        cpus::on(1, || set_pmr(0));
+        pending(m, |crowd| {
+            crowd.route(1);
+            crowd.route(0);
+        })
+    })
+    .on(Cpus::Two),
+    Case::new("storm.routed_while_active", "GICD_IROUTER<n>, 4.1", |m| {
+        with_crowd(m, |crowd| {
+            set_ctlr(EOI_MODE);
+            crowd.raise();
+            m.enable_groups(GROUP_1);
+            let mut place = 0;
+            crowd.take_each(|intid| {
+                end(intid);
+                place += 1;
+                if place % 100 == 0 {
+                    crowd.route(1);
+                    crowd.route(0);
+                }
+                Ok(())
+            })?;
+            crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
+            crowd.each(|intid| {
+                deactivate(intid);
+                Ok(())
+            })?;
+            crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+            expect_none()
+        })
+    })
+    .on(Cpus::Two),
+    Case::new(
+        "storm.sgis_to_all_others",
+        "ICC_SGI1R_EL1.IRM (12.2)",
+        |m| {
+            const ALL_BUT_SELF: u64 = 1 << 40;
+            for cpu in 1..m.cpus {
+                (0..16).for_each(|intid| m.sgi(cpu, intid).set_priority(0xa0));
+                cpus::on(cpu, || set_pmr(0));
+            }
+            for _ in 0..ROUNDS {
+                (0..16).for_each(|intid| send(ALL_BUT_SELF | intid << 24));
+            }
+            for cpu in 1..m.cpus {
+                let taken = cpus::on(cpu, || {
+                    set_pmr(OPEN);
+                    (0..16).fold(0u32, |taken, _| {
+                        let intid = super::its::take_and_end();
+                        taken | 1u32.checked_shl(intid).unwrap_or(0)
+                    })
+                });
+                equal("each of them", taken, 0xffff)?;
+                cpus::on(cpu, || {
+                    equal("and no more", crate::gic::interface::acknowledge(), NONE)
+                })?;
+            }
+            Ok(())
+        },
+    )
+    .on(Cpus::All),
+];
+
+/// All pending and masked while the registers are written; then each is taken once.
+fn pending(m: &Machine, write: impl Fn(&Crowd<'_>)) -> Outcome {
+    with_crowd(m, |crowd| {
+        set_pmr(0);
+        m.enable_groups(GROUP_1);
+        crowd.raise();
+        (0..ROUNDS).for_each(|_| write(crowd));
+        set_pmr(OPEN);
+        let mut taken = 0;
+        crowd.take_each(|intid| {
+            end(intid);
+            taken += 1;
+            Ok(())
+        })?;
+        equal("those that are taken", taken, COUNT)?;
+        expect_none()
+    })
+}

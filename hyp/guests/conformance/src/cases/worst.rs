@@ -1,0 +1,234 @@
+//! The most work that a guest can ask of an ITS and its LPIs: it has to come to an end, nothing may be lost, and
+//! meanwhile the guest goes on.
+
+use super::its::take_and_end;
+use crate::gic::gicr;
+use crate::gic::interface::{OPEN, set_pmr};
+use crate::gic::its::{COMMAND, FIRST_LPI, Its, LPI_END, gits};
+use crate::gic::tables::GREAT_QUEUE;
+use crate::harness::{Case, Outcome, Stop, equal, expect_and_end, expect_none, given, holds};
+use crate::machine::Machine;
+use crate::mmio::{read_32, read_64, write_64};
+
+/// The device with as many events as the ITS has.
+const DEVICE: u32 = 2;
+/// Its LPIs that are used: all that there are.
+const COUNT: u32 = LPI_END - FIRST_LPI;
+/// From one of its events to the next: as scattered as they can be.
+const STEP: u32 = 8;
+
+/// Commands that fill the queue.
+const FULL: u32 = (GREAT_QUEUE / COMMAND) as u32 - 1;
+/// Accesses that the guest makes while the ITS is busy.
+const MEANWHILE: u32 = 600;
+
+const INVALLR: usize = 0xb0;
+const SYNCR: usize = 0xc0;
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "worst.queue_of_invall",
+        "5.3 INVALL, GITS_CBASER.Size",
+        |m| {
+            let its = scattered(m)?;
+            raise_all(&its)?;
+            goes_on_beside(m, &its, |_| [0xd, 0, 0, 0])?;
+            take_each(COUNT)
+        },
+    ),
+    Case::new(
+        "worst.queue_of_movall",
+        "5.3 MOVALL, GITS_CBASER.Size",
+        |m| {
+            let its = scattered(m)?;
+            raise_all(&its)?;
+            let [here, there] = targets(m, &its)?;
+            goes_on_beside(m, &its, |place| match place % 2 {
+                0 => [0xe, 0, here, there],
+                _ => [0xe, 0, there, here],
+            })?;
+            // Wherever each is now, it is somewhere.
+            its.give_great_queue();
+            its.move_all(1, 0)?;
+            take_each(COUNT)
+        },
+    ),
+    Case::new("worst.queue_of_mapc", "5.3 MAPC, GITS_CBASER.Size", |m| {
+        let its = scattered(m)?;
+        let targets = targets(m, &its)?;
+        goes_on_beside(m, &its, |place| {
+            [0x9, 0, 1 << 63 | targets[place as usize % 2], 0]
+        })?;
+        its.give_great_queue();
+        its.map_collection(0, 0)?;
+        raise_all(&its)?;
+        take_each(COUNT)
+    }),
+    Case::new("worst.queue_of_int", "5.3 INT, GITS_CBASER.Size", |m| {
+        let its = scattered(m)?;
+        set_pmr(0);
+        for place in 0..FULL {
+            its.queue_raise(DEVICE, place % COUNT * STEP);
+        }
+        its.submit();
+        holds("the queue is read to its end", reads_to_its_end(&its))?;
+        take_each(COUNT)
+    }),
+    Case::new("worst.queue_of_errors", "5.5, GITS_CBASER.Size", |m| {
+        let its = scattered(m)?;
+        for place in 0..FULL - 1 {
+            // Events that are not mapped, devices and collections that there are not.
+            its.queue(match place % 3 {
+                0 => [0x3 | u64::from(DEVICE) << 32, 1, 0, 0],
+                1 => [0xf | 0x60 << 32, 0, 0, 0],
+                _ => [0xd, 0, 0xffff, 0],
+            });
+        }
+        its.queue_raise(DEVICE, 0);
+        its.submit();
+        expect_and_end(FIRST_LPI)?;
+        holds("the queue is read to its end", reads_to_its_end(&its))?;
+        expect_none()
+    }),
+    Case::new("worst.largest_device", "5.3 MAPD, DISCARD", |m| {
+        let its = scattered(m)?;
+        for _ in 0..2 {
+            raise_all(&its)?;
+            // Those that are pending when they are unmapped are gone: discarded one by one, as software has to.
+            for place in 0..COUNT {
+                its.queue([0xf | u64::from(DEVICE) << 32, (place * STEP).into(), 0, 0]);
+            }
+            its.submit();
+            holds("the queue is read to its end", reads_to_its_end(&its))?;
+            its.unmap_device(DEVICE)?;
+            set_pmr(OPEN);
+            expect_none()?;
+            map_all(&its)?;
+        }
+        // And with all its events mapped.
+        its.unmap_device(DEVICE)?;
+        its.raise(DEVICE, 0)?;
+        expect_none()?;
+        its.map_device(DEVICE)?;
+        its.map(DEVICE, 0, FIRST_LPI, 0)?;
+        its.raise(DEVICE, 0)?;
+        expect_and_end(FIRST_LPI)
+    }),
+    Case::new("worst.every_lpi_pending", "5.1, ICC_IAR1_EL1", |m| {
+        let its = scattered(m)?;
+        raise_all(&its)?;
+        take_each(COUNT)
+    }),
+    Case::new(
+        "worst.lpis_off_and_on",
+        "GICR_CTLR.EnableLPIs (12.10), 5.1",
+        |m| {
+            let its = scattered(m)?;
+            raise_all(&its)?;
+            for _ in 0..2 {
+                its.disable_lpis(0);
+                given(
+                    "EnableLPIs cannot be cleared",
+                    read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
+                )?;
+                its.enable_lpis(0, false);
+            }
+            take_each(COUNT)
+        },
+    ),
+    Case::new(
+        "worst.invalidated_directly",
+        "GICR_INVALLR, GICR_SYNCR",
+        |m| {
+            const IR: u32 = 1 << 2;
+            let its = scattered(m)?;
+            given(
+                "GICR_CTLR.IR is 0",
+                read_32(m.gicr(0, gicr::CTLR)) & IR != 0,
+            )?;
+            raise_all(&its)?;
+            for _ in 0..20 {
+                write_64(m.gicr(0, INVALLR), 0);
+            }
+            let is_done = crate::cpu::spin_until(5_000_000, || read_32(m.gicr(0, SYNCR)) & 1 == 0);
+            holds("not busy", is_done)?;
+            take_each(COUNT)
+        },
+    ),
+];
+
+/// The ITS with an empty queue of 1 MiB, and a device with as many events as there may be, of which every LPI's is
+/// mapped to it, on CPU 0.
+fn scattered(m: &Machine) -> Result<Its<'_>, Stop> {
+    let its = Its::open(m)?;
+    holds("Quiescent", its.rest())?;
+    its.give_great_queue();
+    let bits = (read_64(its.register(gits::TYPER)) >> 8 & 0x1f) + 1;
+    given("devices have fewer events", 1 << bits >= COUNT * STEP)?;
+    map_all(&its)?;
+    Ok(its)
+}
+
+fn map_all(its: &Its<'_>) -> Outcome {
+    its.map_largest_device(DEVICE)?;
+    for place in 0..COUNT {
+        let event = u64::from(place * STEP);
+        let lpi = u64::from(FIRST_LPI + place);
+        its.queue([0xa | u64::from(DEVICE) << 32, event | lpi << 32, 0, 0]);
+    }
+    its.submit();
+    holds("the queue is read to its end", reads_to_its_end(its))
+}
+
+/// Makes them all pending, masked.
+fn raise_all(its: &Its<'_>) -> Outcome {
+    set_pmr(0);
+    for place in 0..COUNT {
+        its.queue_raise(DEVICE, place * STEP);
+    }
+    its.submit();
+    holds("the queue is read to its end", reads_to_its_end(its))
+}
+
+/// The redistributors of CPU 0, and of CPU 1, which is off: what it is given stays there.
+fn targets(m: &Machine, its: &Its<'_>) -> Result<[u64; 2], Stop> {
+    given("needs more CPUs", m.cpus > 1)?;
+    Ok([its.target(0), its.target(1)])
+}
+
+/// Waits for the end of a long queue; whether it is read to it.
+fn reads_to_its_end(its: &Its<'_>) -> bool {
+    (0..4).any(|_| its.is_done())
+}
+
+/// Fills the queue, and while it is read, which is stopped before it would be done, the guest goes on: its accesses
+/// are served, and the ITS comes on, too.
+fn goes_on_beside(m: &Machine, its: &Its<'_>, command: impl Fn(u32) -> [u64; 4]) -> Outcome {
+    (0..64).for_each(|place| its.queue(command(place)));
+    its.submit();
+    given("it reads its queue at once", !its.is_read())?;
+    holds("the queue is read to its end", reads_to_its_end(its))?;
+    (0..FULL).for_each(|place| its.queue(command(place)));
+    its.submit();
+    let begin = read_64(its.register(gits::CREADR));
+    for _ in 0..MEANWHILE {
+        equal("GICD_PIDR2", read_32(m.gicd(0xffe8)) & 0xf0, 0x30)?;
+    }
+    let reached = read_64(its.register(gits::CREADR));
+    holds("the ITS reads its queue", reached != begin)?;
+    holds("the ITS rests once it is disabled", its.rest())
+}
+
+/// Takes so many, each once, and no more.
+fn take_each(count: u32) -> Outcome {
+    set_pmr(OPEN);
+    let mut seen = [0u32; (COUNT / 32) as usize];
+    for _ in 0..count {
+        let place = take_and_end().wrapping_sub(FIRST_LPI);
+        holds("one of them", place < COUNT)?;
+        let (word, bit) = (&mut seen[place as usize / 32], 1 << (place % 32));
+        equal("taken before", *word & bit != 0, false)?;
+        *word |= bit;
+    }
+    expect_none()
+}

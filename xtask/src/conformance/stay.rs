@@ -1,0 +1,92 @@
+//! The longest stay at EL2, where instructions are counted.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Instructions that the hypervisor may execute from an exit to the next entry, whatever the guest does. As
+/// SECURITY.md says.
+pub(super) const BOUND: u64 = 1_000_000;
+
+/// The longest stay that the hypervisor saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Stay {
+    /// How long, where an instruction takes a nanosecond.
+    pub(super) instructions: u64,
+    /// What it may be at most.
+    bound: u64,
+    /// What the exit was about.
+    pub(super) about: String,
+}
+
+/// As the hypervisor reports it.
+#[derive(Deserialize)]
+struct Reported {
+    ns: u64,
+    syndrome: u64,
+    address: u64,
+}
+
+impl Stay {
+    /// Finds it in the hypervisor's report.
+    pub(super) fn read(report: &Map<String, Value>) -> Option<Self> {
+        let reported = Reported::deserialize(report.get("longest_stay")?).ok()?;
+        Some(Self {
+            instructions: reported.ns,
+            bound: BOUND,
+            about: about(reported.syndrome, reported.address),
+        })
+    }
+
+    /// What is wrong with it, if anything.
+    pub(super) fn fault(&self) -> Option<String> {
+        let Self {
+            instructions,
+            bound,
+            about,
+        } = self;
+        (instructions > bound).then(|| {
+            format!(
+                "{instructions} instructions at EL2 from an exit ({about}) to the next entry, more than {bound}"
+            )
+        })
+    }
+}
+
+/// What `ESR_EL2` says of a trap. An interrupt leaves that of the trap before.
+fn about(syndrome: u64, address: u64) -> String {
+    const DATA_ABORT: u64 = 0x24;
+    const SYSTEM_REGISTER: u64 = 0x18;
+    const HYPERCALL: u64 = 0x16;
+    match syndrome >> 26 & 0x3f {
+        DATA_ABORT if syndrome & 1 << 6 != 0 => format!("after a write of {address:#x}"),
+        DATA_ABORT => format!("after a read of {address:#x}"),
+        SYSTEM_REGISTER => "after an access to a system register".to_owned(),
+        HYPERCALL => "after a call".to_owned(),
+        class => format!("after a trap of class {class:#x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stay(ns: u64) -> Option<Stay> {
+        let text = format!(
+            "{{\"longest_stay\":{{\"ns\":{ns},\"syndrome\":{},\"address\":4096}}}}",
+            0x9380_0046_u64
+        );
+        Stay::read(&serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn a_stay_is_held_against_the_bound() {
+        assert_eq!(stay(BOUND).unwrap().fault(), None);
+        let fault = stay(BOUND + 1).unwrap().fault().unwrap();
+        assert!(fault.contains("a write of 0x1000"), "{fault}");
+    }
+
+    #[test]
+    fn a_report_without_one_has_none() {
+        assert_eq!(Stay::read(&Map::new()), None);
+    }
+}
