@@ -37,7 +37,10 @@ Examples:
   cargo xtask perf --peers                     the same work by vgic and by arm_vgic
   cargo xtask perf --counters                  under perf stat and perf c2c, where the CPU has counters
   cargo xtask perf --el2                       instructions at EL2 of each kind of exit, under hyp
-  cargo xtask perf --el2 --kvm                 the same beside Linux KVM, with the ratios")]
+  cargo xtask perf --el2 --kvm                 the same beside Linux KVM, with the ratios
+  cargo xtask perf --el2 --profile sgi-self    the functions that an event's instructions are in,
+                                               and target/reports/el2-sgi-self.txt: each of them
+  cargo xtask perf --el2 --profile             the same for every event")]
 pub(crate) struct PerfOptions {
     /// Time the library's operations and loads on this machine
     #[arg(long)]
@@ -75,9 +78,10 @@ pub(crate) struct PerfOptions {
     #[arg(long, requires = "el2")]
     pub(crate) kvm: bool,
 
-    /// With --el2: also list the functions that the instructions of each event are in
-    #[arg(long, requires = "el2")]
-    pub(crate) profile: bool,
+    /// With --el2: also list the functions that the instructions of an event are in, or of every
+    /// event, and leave perf/RESULTS.md as it is
+    #[arg(long, requires = "el2", value_name = "EVENT")]
+    pub(crate) profile: Option<Option<el2::Event>>,
 }
 
 impl PerfOptions {
@@ -127,9 +131,12 @@ pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     }
     if options.el2 || everything {
         let compare = options.kvm || everything;
-        let outcome = el2::measure(compare, options.profile)?;
+        let outcome = el2::measure(compare, options.profile, reports)?;
         report::write_section(reports, "el2", &outcome)?;
         met &= outcome.met();
+    }
+    if options.profile.is_some() {
+        return Ok(met);
     }
     results::write(reports)?;
     if let Some(host) = &host {
