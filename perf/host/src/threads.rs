@@ -128,7 +128,7 @@ impl Load {
 
 /// The loads of a group, with up to `threads` threads of a kind.
 pub fn loads(group: &str, threads: usize) -> Vec<Load> {
-    let counts = || (0..).map(|n| 1 << n).take_while(move |&n| n <= threads);
+    let counts = || counts(threads).into_iter();
     match group {
         "lpi_lookup" => (baselines::TABLES.iter())
             .filter(|name| **name != "spin_list")
@@ -139,23 +139,40 @@ pub fn loads(group: &str, threads: usize) -> Vec<Load> {
             .flat_map(|target| counts().map(move |n| injection(target, n)))
             .collect(),
         "lpi_stress" => {
-            let shapes = [
-                (1, 1, 1),
-                (16, 16, 16),
-                (16, 16, 17),
-                (32, 32, 1),
-                (256, 256, 16),
-            ];
-            shapes
-                .into_iter()
-                .flat_map(|shape| {
-                    ["all_to_one", "spread", "spread_and_movi"].map(|target| (shape, target))
+            let at_once = (threads / 2).max(1);
+            let each = SHAPES.into_iter().flat_map(|shape| {
+                TARGETS.map(|target| {
+                    let name = format!("{}/{}/{}/{target}", shape.0, shape.1, shape.2);
+                    stress(name, shape, target, at_once)
                 })
-                .map(|(shape, target)| stress(shape, target, (threads / 2).max(1)))
-                .collect()
+            });
+            let (shape, target) = (SHAPES[4], TARGETS[1]);
+            let wide = counts().map(|n| {
+                let name = format!("{}/{}/{}/{target}/{n}_threads", shape.0, shape.1, shape.2);
+                stress(name, shape, target, n)
+            });
+            each.chain(wide).collect()
         }
         _ => Vec::new(),
     }
+}
+
+/// vCPUs, devices, and events of each device.
+const SHAPES: [(usize, u32, u32); 5] = [
+    (1, 1, 1),
+    (16, 16, 16),
+    (16, 16, 17),
+    (32, 32, 1),
+    (256, 256, 16),
+];
+
+/// Where the LPIs go.
+const TARGETS: [&str; 3] = ["all_to_one", "spread", "spread_and_movi"];
+
+/// Numbers of threads to measure with: the powers of two, and `most`.
+pub fn counts(most: usize) -> Vec<usize> {
+    let powers = (0..).map(|bit| 1 << bit).take_while(|&n| n < most);
+    powers.chain([most]).collect()
 }
 
 /// Lookups among 64k LPIs.
@@ -282,47 +299,44 @@ fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> 
 /// KVM's selftest vgic_lpi_stress: devices that signal all their events over and over, and vCPUs that take
 /// and end them. At most `threads` threads share the devices, and as many the vCPUs.
 fn stress(
+    name: String,
     (vcpus, devices, events): (usize, u32, u32),
     target: &'static str,
     threads: usize,
 ) -> Load {
-    Load::new(
-        format!("{vcpus}/{devices}/{events}/{target}"),
-        threads,
-        move || {
-            let vm = Vm::new(vcpus);
-            let cpu = vm.cpu(0);
-            for device in 0..devices {
-                let first = u64::from(FIRST_LPI) + u64::from(device * events);
-                vm.map(&cpu, device.into(), events.into(), first, |event| {
-                    if target == "all_to_one" {
-                        0
-                    } else {
-                        (u64::from(device * events) + event) % vcpus as u64
-                    }
-                });
-            }
-            let storm = target == "spread_and_movi";
-            if storm {
-                let first = u64::from(FIRST_LPI) + u64::from(devices * events);
-                vm.map(&cpu, devices.into(), BATCH.into(), first, |_| 0);
-            }
-            drop(cpu);
-            Box::new(move |time| {
-                let mut workers: Vec<Worker<'_>> = shares(devices as usize, threads)
-                    .map(|share| {
-                        let devices = share.start as u32..share.end as u32;
-                        injector(&vm, 1000 + share.start as u16, devices, events)
-                    })
-                    .collect();
-                workers.extend(shares(vcpus, threads).map(|share| guests(&vm, 1, share)));
-                if storm {
-                    workers.push(mover(&vm, devices.into(), BATCH.into(), vcpus as u64 - 1));
+    Load::new(name, threads, move || {
+        let vm = Vm::new(vcpus);
+        let cpu = vm.cpu(0);
+        for device in 0..devices {
+            let first = u64::from(FIRST_LPI) + u64::from(device * events);
+            vm.map(&cpu, device.into(), events.into(), first, |event| {
+                if target == "all_to_one" {
+                    0
+                } else {
+                    (u64::from(device * events) + event) % vcpus as u64
                 }
-                run(time, workers)
-            })
-        },
-    )
+            });
+        }
+        let storm = target == "spread_and_movi";
+        if storm {
+            let first = u64::from(FIRST_LPI) + u64::from(devices * events);
+            vm.map(&cpu, devices.into(), BATCH.into(), first, |_| 0);
+        }
+        drop(cpu);
+        Box::new(move |time| {
+            let mut workers: Vec<Worker<'_>> = shares(devices as usize, threads)
+                .map(|share| {
+                    let devices = share.start as u32..share.end as u32;
+                    injector(&vm, 1000 + share.start as u16, devices, events)
+                })
+                .collect();
+            workers.extend(shares(vcpus, threads).map(|share| guests(&vm, 1, share)));
+            if storm {
+                workers.push(mover(&vm, devices.into(), BATCH.into(), vcpus as u64 - 1));
+            }
+            run(time, workers)
+        })
+    })
 }
 
 /// `total` things in at most `parts` shares.

@@ -7,7 +7,8 @@
 //!
 //! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
 //! * [`counts`]: what the plugin counted; [`code`]: what an instruction is; [`symbols`]: whose it is;
-//! * [`table`]: the comparison; [`profile`]: where the instructions of one event are.
+//! * [`table`]: the comparison; [`profile`]: where the instructions of one event are;
+//! * [`summary`], [`plot`]: what is published.
 
 mod build;
 mod code;
@@ -17,7 +18,9 @@ mod event;
 mod machine;
 #[path = "../../../../perf/el2/names.rs"]
 mod names;
+pub(crate) mod plot;
 mod profile;
+pub(crate) mod summary;
 mod symbols;
 pub(crate) mod table;
 

@@ -213,6 +213,12 @@ impl Row {
         }
     }
 
+    /// The targets that are not met.
+    pub(crate) fn missed(&self) -> impl Iterator<Item = &str> {
+        let missed = self.targets.iter().filter(|target| !target.met);
+        missed.map(|target| target.what.as_str())
+    }
+
     fn print(&self) {
         let Cost {
             exits, all, vgic, ..
@@ -237,10 +243,7 @@ impl Row {
                 kvm.all.ich_accesses,
             );
         }
-        let missed: Vec<&str> = (self.targets.iter())
-            .filter(|target| !target.met)
-            .map(|target| target.what.as_str())
-            .collect();
+        let missed: Vec<&str> = self.missed().collect();
         if self.targets.is_empty() {
         } else if missed.is_empty() {
             line += &format!("  {}", good("met"));
@@ -291,16 +294,38 @@ impl Outcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// SGIs, with vGIC instructions that miss their target.
+    pub(in super::super) fn outcome() -> Outcome {
+        let sums = |vgic, rest| Sums {
+            rounds: 1,
+            exits: 1,
+            vgic: tally(vgic),
+            rest: tally(rest),
+            ..Sums::default()
+        };
+        let row = Row::new(Event::SgiSelf, &sums(400, 100), Some(&sums(800, 1700)));
+        Outcome {
+            qemu: "10".to_owned(),
+            flags: FLAGS.to_owned(),
+            kvm: Some("6.12".to_owned()),
+            events: vec![row],
+        }
+    }
+
+    fn tally(instructions: u64) -> Tally {
+        Tally {
+            instructions,
+            ..Tally::default()
+        }
+    }
 
     fn sums(instructions: u64) -> Sums {
         Sums {
             rounds: 2,
-            rest: Tally {
-                instructions,
-                ..Tally::default()
-            },
+            rest: tally(instructions),
             ..Sums::default()
         }
     }

@@ -6,7 +6,6 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::machine::Machine;
 use crate::console::{self, bad, good};
 use crate::perf::peers::Peers;
 use crate::process::{self, Show};
@@ -57,7 +56,6 @@ pub(crate) struct Target {
 /// The section of the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    pub(crate) machine: Machine,
     pub(crate) figures: Figures,
     pub(crate) targets: Vec<Target>,
 }
@@ -73,7 +71,7 @@ pub(crate) fn measure(threads: usize, seconds: u64) -> Result<Figures> {
 }
 
 /// Holds the figures against the targets.
-pub(crate) fn judge(machine: Machine, figures: Figures, peers: Option<&Peers>) -> Outcome {
+pub(crate) fn judge(figures: Figures, peers: Option<&Peers>) -> Outcome {
     let mut targets = Targets {
         figures: &figures,
         rows: Vec::new(),
@@ -81,11 +79,7 @@ pub(crate) fn judge(machine: Machine, figures: Figures, peers: Option<&Peers>) -
     targets.all(peers);
     let targets = targets.rows;
     print(&targets);
-    Outcome {
-        machine,
-        figures,
-        targets,
-    }
+    Outcome { figures, targets }
 }
 
 fn print(targets: &[Target]) {
