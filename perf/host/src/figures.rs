@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::memory;
 use perf_host::operation::{Entry, Operation};
 use perf_host::vm::{FIRST_LPI, Vm};
-use perf_host::{catalog, threads};
+use perf_host::{catalog, memory, threads};
 
 /// How long a load runs at a time.
 const SLICE: Duration = Duration::from_millis(40);

@@ -8,12 +8,15 @@
 mod counted;
 mod figures;
 mod instructions;
-mod memory;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use counted::Switch;
+use perf_host::memory::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 /// How the program is called.
 const USAGE: &str = "usage: perf-host instructions [FILTER] | figures THREADS SECONDS

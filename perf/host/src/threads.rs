@@ -134,10 +134,15 @@ pub fn loads(group: &str, threads: usize) -> Vec<Load> {
             .filter(|name| **name != "spin_list")
             .flat_map(|name| counts().map(move |n| lookup(name, n)))
             .collect(),
-        "inject_msi" => ["to_one_vcpu", "to_distinct_vcpus", "while_remapping"]
-            .iter()
-            .flat_map(|target| counts().map(move |n| injection(target, n)))
-            .collect(),
+        "inject_msi" => [
+            "to_one_vcpu",
+            "to_distinct_vcpus",
+            "while_moving",
+            "while_remapping",
+        ]
+        .iter()
+        .flat_map(|target| counts().map(move |n| injection(target, n)))
+        .collect(),
         "lpi_stress" => {
             let at_once = (threads / 2).max(1);
             let each = SHAPES.into_iter().flat_map(|shape| {
@@ -242,6 +247,24 @@ fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
     (Role::Command, Box::new(work))
 }
 
+/// Takes the events of `device` away and maps them again to the LPIs from `first` on, without a pause.
+fn remapper(vm: &Vm, device: u64, events: u64, first: u64) -> Worker<'_> {
+    let work = move |stop: &AtomicBool| {
+        let cpu = vm.cpu(u16::MAX - 1);
+        let mut done = 0;
+        while !stop.load(Relaxed) {
+            for event in 0..events {
+                vm.queue(Command::discard(device, event));
+                vm.queue(Command::mapti(device, event, first + event, 0));
+            }
+            vm.run_queue(&cpu);
+            done += 2 * events;
+        }
+        done
+    };
+    (Role::Command, Box::new(work))
+}
+
 /// MSIs that stay pending: what a device signals faster than its guest can take.
 fn injection(target: &'static str, threads: usize) -> Load {
     let name = format!("pending/{target}/{threads}_threads");
@@ -263,8 +286,14 @@ fn injection(target: &'static str, threads: usize) -> Load {
             let mut workers: Vec<Worker<'_>> = (0..threads as u32)
                 .map(|n| injector(&vm, n as u16 + 1, n..n + 1, BATCH))
                 .collect();
-            if target == "while_remapping" {
-                workers.push(mover(&vm, threads as u64, BATCH.into(), 1));
+            let (other, events) = (threads as u64, u64::from(BATCH));
+            match target {
+                "while_moving" => workers.push(mover(&vm, other, events, 1)),
+                "while_remapping" => {
+                    let first = u64::from(FIRST_LPI) + other * events;
+                    workers.push(remapper(&vm, other, events, first));
+                }
+                _ => {}
             }
             run(time, workers)
         })

@@ -79,7 +79,8 @@ fn plots(figures: &Figures) -> Vec<Plot> {
     let injections = [
         ("to_distinct_vcpus", "each thread to a vCPU of its own"),
         ("to_one_vcpu", "all to one vCPU"),
-        ("while_remapping", "while MOVI moves other LPIs"),
+        ("while_moving", "while MOVI moves other LPIs"),
+        ("while_remapping", "while other LPIs are mapped anew"),
     ]
     .map(|(target, name)| loads(figures, name, &format!("inject_msi/pending/{target}")));
     let stress = "lpi_stress/256/256/16/spread";

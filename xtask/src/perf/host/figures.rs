@@ -208,7 +208,7 @@ impl Targets<'_> {
         );
         let ratio = self.ratio("vcpu_enter/10000", "vcpu_enter/5");
         self.at_most("vcpu_enter: 10000 pending to 5", ratio, 1.2, " x");
-        let storm = per_time(self.rates("inject_msi/pending/while_remapping/1_threads"));
+        let storm = per_time(self.rates("inject_msi/pending/while_moving/1_threads"));
         let calm = per_time(self.rates("inject_msi/pending/to_distinct_vcpus/1_threads"));
         let ratio = storm.zip(calm).map(|(storm, calm)| storm / calm);
         self.at_most(
