@@ -37,8 +37,11 @@ fn loads(threads: usize) -> impl Iterator<Item = (String, Load)> {
     })
 }
 
-/// Does what is called `name`, and prints how often it was counted. `switch` turns the counters on and
-/// off; without one, what runs is recorded as a whole.
+/// What switching the counters itself costs, called like an operation.
+const NOTHING: &str = "nothing";
+
+/// Does what is called `name`, and prints how often it was done and how often the counters were switched on.
+/// `switch` does that; without one, what runs is recorded as a whole.
 pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io::Result<()> {
     let mut counted = |work: &mut dyn FnMut() -> u64| -> io::Result<u64> {
         if let Some(switch) = &mut switch {
@@ -50,13 +53,20 @@ pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io:
         }
         Ok(done)
     };
+    if name == NOTHING {
+        for _ in 0..ROUNDS {
+            counted(&mut || 0)?;
+        }
+        println!("{ROUNDS} {ROUNDS}");
+        return Ok(());
+    }
     if let Some((_, load)) = loads(threads).find(|(other, _)| other == name) {
         let run = load.make();
         let done = counted(&mut || {
             let sample = run(TIME);
             sample.accepted.operations + sample.delivered.operations
         })?;
-        println!("{done}");
+        println!("{done} 1");
         return Ok(());
     }
     let named = |entry: &Entry| entry.name == name;
@@ -74,7 +84,7 @@ pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io:
             0
         })?;
     }
-    println!("{}", ROUNDS * entry.batch);
+    println!("{} {ROUNDS}", ROUNDS * entry.batch);
     Ok(())
 }
 

@@ -70,9 +70,13 @@ fn by_perf(program: &Path, events: &[&str], threads: usize) -> Result<Outcome> {
     let threads = threads.to_string();
     let mut list = Command::new(program);
     let names = process::run(list.args(["list", &threads]), Show::OnFailure)?;
+    let counted = |name: &str| {
+        perf_stat::count(events, program, &[name, &threads], scratch.path())
+            .with_context(|| format!("cannot count {name}"))
+    };
+    let nothing = counted("nothing")?;
     let rows = names.lines().map(|name| {
-        let counts = perf_stat::count(events, program, &[name, &threads], scratch.path())
-            .with_context(|| format!("cannot count {name}"))?;
+        let counts = counted(name)?.each(&nothing);
         let count = |index: usize| counts.get(index).copied().flatten();
         Ok(Row {
             name: name.to_owned(),

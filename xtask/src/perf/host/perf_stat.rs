@@ -79,14 +79,36 @@ pub(super) fn read(text: &str) -> Result<Vec<Count>> {
         .collect()
 }
 
-/// Runs `program counted ARGUMENTS CONTROL ACKNOWLEDGE` with counters that it switches; what they counted, in
-/// the order of `events`, for each time that the program says it did its work.
+/// What was counted of something.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    /// In the order of the events, None where one could not be counted.
+    values: Vec<Option<f64>>,
+    /// How often it was done, and how often the counters were switched on for that.
+    times: f64,
+    switches: f64,
+}
+
+impl Counted {
+    /// Of one time, without what switching the counters costs, which `nothing` tells.
+    pub(super) fn each(&self, nothing: &Self) -> Vec<Option<f64>> {
+        let values = self.values.iter().zip(&nothing.values);
+        values
+            .map(|(value, switch)| {
+                let switching = switch.unwrap_or(0.0) / nothing.switches * self.switches;
+                value.map(|value| (value - switching).max(0.0) / self.times)
+            })
+            .collect()
+    }
+}
+
+/// Runs `program counted ARGUMENTS CONTROL ACKNOWLEDGE` with counters that it switches.
 pub(super) fn count(
     events: &[&str],
     program: &Path,
     arguments: &[&str],
     scratch: &Path,
-) -> Result<Vec<Option<f64>>> {
+) -> Result<Counted> {
     let [control, acknowledged, out] =
         ["control", "acknowledged", "stat"].map(|name| scratch.join(name));
     for pipe in [&control, &acknowledged] {
@@ -110,7 +132,7 @@ pub(super) fn count(
         .args(arguments)
         .args([&control, &acknowledged]);
     let printed = process::run(&mut perf, Show::OnFailure)?;
-    let times: f64 = printed.trim().parse().context("how often it was done")?;
+    let (times, switches) = printed.trim().split_once(' ').context("two numbers")?;
     let counts = read(&fs::read_to_string(&out)?)?;
     ensure!(
         counts.len() == events.len(),
@@ -118,8 +140,11 @@ pub(super) fn count(
         counts.len(),
         events.len()
     );
-    let each = |count: Count| count.value.map(|value| value / times);
-    Ok(counts.into_iter().map(each).collect())
+    Ok(Counted {
+        values: counts.into_iter().map(|count| count.value).collect(),
+        times: times.parse().context("how often it was done")?,
+        switches: switches.parse().context("how often it was switched on")?,
+    })
 }
 
 #[cfg(test)]
@@ -144,6 +169,18 @@ mod tests {
         let counts = read(text).unwrap();
         assert!(counts.iter().all(|count| count.value.is_none()));
         assert_eq!(counts.len(), 2);
+    }
+
+    #[test]
+    fn switching_the_counters_is_taken_off() {
+        let counted = |value, times, switches| Counted {
+            values: vec![value, None],
+            times,
+            switches,
+        };
+        let nothing = counted(Some(3000.0), 100.0, 100.0);
+        let each = counted(Some(43_000.0), 400.0, 100.0).each(&nothing);
+        assert_eq!(each, [Some(100.0), None]);
     }
 
     #[test]
