@@ -5,6 +5,7 @@ mod common;
 
 fn main() {
     let mut criterion = common::criterion();
+    common::operations(&mut criterion, "lpi_stress/");
     common::loads(&mut criterion, "lpi_stress");
     criterion.final_summary();
 }

@@ -25,6 +25,9 @@ pub fn all() -> Vec<Entry> {
     entries.extend(sgis());
     entries.extend(commands());
     entries.extend(registers());
+    // What an allocation costs depends on those before it: new groups come last, and the counts of the others
+    // stay as they are.
+    entries.extend(storms());
     entries
 }
 
@@ -183,6 +186,41 @@ fn injections() -> Vec<Entry> {
             })
         }),
     ]
+}
+
+/// What a device of `lpi_stress` does, alone: each event twice, the second time while it is pending.
+fn storms() -> Vec<Entry> {
+    [(1_u32, 1_u32, 1_u32), (16, 16, 16)]
+        .map(|(vcpus, devices, events)| {
+            let name = format!("lpi_stress/{vcpus}/{devices}/{events}/accepted");
+            let each = u64::from(devices * events);
+            Entry::new(name, 2 * each, move || {
+                let bench = Bench::new(vcpus as usize, 1);
+                for device in 0..devices {
+                    let first = u64::from(FIRST_LPI + device * events);
+                    bench
+                        .vm
+                        .map(bench.cpu(), device.into(), events.into(), first, |event| {
+                            event % u64::from(vcpus)
+                        });
+                }
+                let drain = move |bench: &mut Bench| {
+                    for n in 0..vcpus as usize {
+                        bench.vm.drain(bench.cpu(), n);
+                    }
+                };
+                operation(bench, drain, move |bench| {
+                    for _ in 0..2 {
+                        for device in 0..devices {
+                            for event in 0..events {
+                                bench.vm.inject(bench.cpu(), device, event);
+                            }
+                        }
+                    }
+                })
+            })
+        })
+        .into()
 }
 
 /// `ICC_SGI1R_EL1` for SGI `intid` to vCPU `n`.

@@ -8,6 +8,7 @@
 mod counted;
 mod figures;
 mod instructions;
+mod pairs;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -5,8 +5,8 @@
 
 use std::hint::black_box;
 use std::sync::Barrier;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,18 @@ pub struct Done {
     pub threads: u32,
     /// Sum of the threads' rates, in operations per second of their CPU time.
     pub rate: f64,
+}
+
+impl Sample {
+    /// Whether every thread had a CPU nearly all the time, so that they really ran at once.
+    pub fn undisturbed(&self) -> bool {
+        let had = |done: &Done| {
+            done.cpu.as_secs_f64() >= 0.8 * self.wall.as_secs_f64() * f64::from(done.threads)
+        };
+        [&self.accepted, &self.delivered, &self.commands]
+            .into_iter()
+            .all(had)
+    }
 }
 
 impl Done {
@@ -156,7 +168,9 @@ pub fn loads(group: &str, threads: usize) -> Vec<Load> {
                 let name = format!("{}/{}/{}/{target}/{n}_threads", shape.0, shape.1, shape.2);
                 stress(name, shape, target, n)
             });
-            each.chain(wide).collect()
+            each.chain(wide)
+                .chain([true, false].map(one_word))
+                .collect()
         }
         _ => Vec::new(),
     }
@@ -362,6 +376,49 @@ fn stress(
             workers.extend(shares(vcpus, threads).map(|share| guests(&vm, 1, share)));
             if storm {
                 workers.push(mover(&vm, devices.into(), BATCH.into(), vcpus as u64 - 1));
+            }
+            run(time, workers)
+        })
+    })
+}
+
+/// A cache line of its own, also where lines come in pairs.
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// The yardstick of lpi_stress 1/1/1: a device that sets a bit of one word, and a guest that clears it in two
+/// steps now and then, as entry and exit do; or, not `shared`, the device alone.
+fn one_word(shared: bool) -> Load {
+    /// About what a visit of a guest takes, in turns of an empty loop.
+    const VISIT: u32 = 400;
+    let name = if shared { "shared" } else { "alone" };
+    Load::new(format!("one_word/{name}"), 1, move || {
+        let word = Line(AtomicU64::new(0));
+        Box::new(move |time| {
+            let device = |stop: &AtomicBool| {
+                let mut done = 0;
+                while !stop.load(Relaxed) {
+                    for _ in 0..BATCH {
+                        black_box(word.0.fetch_or(1, AcqRel));
+                    }
+                    done += u64::from(BATCH);
+                }
+                done
+            };
+            let guest = |stop: &AtomicBool| {
+                let mut taken = 0;
+                while !stop.load(Relaxed) {
+                    taken += word.0.fetch_xor(2, AcqRel) & 1;
+                    (0..VISIT).for_each(|turn| {
+                        black_box(turn);
+                    });
+                    word.0.fetch_and(!3, AcqRel);
+                }
+                taken
+            };
+            let mut workers: Vec<Worker<'_>> = vec![(Role::Accept, Box::new(device))];
+            if shared {
+                workers.push((Role::Deliver, Box::new(guest)));
             }
             run(time, workers)
         })

@@ -210,6 +210,7 @@ mod tests {
             counts: BTreeMap::new(),
             memory: Vec::new(),
             operations: BTreeMap::from([("vcpu_enter/5".to_owned(), 100.0)]),
+            pairs: BTreeMap::new(),
             loads: (loads.into_iter())
                 .map(|(name, threads, rate)| (name.to_owned(), rates(threads, rate)))
                 .collect(),
