@@ -322,12 +322,16 @@ fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> 
             .map(|n| (vm.cpu(first_cpu + n as u16), n))
             .collect();
         let mut taken = 0;
-        while !stop.load(Relaxed) {
+        // At least once, so that each has been entered: with many threads the time may be over before.
+        loop {
             let before = taken;
             for (cpu, n) in &cpus {
                 vm.enter(cpu, *n);
                 vm.guest(cpu, |_| taken += 1);
                 vm.exit(cpu, *n);
+            }
+            if stop.load(Relaxed) {
+                break;
             }
             if taken == before {
                 thread::yield_now();
@@ -429,4 +433,24 @@ fn one_word(shared: bool) -> Load {
 fn shares(total: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let parts = parts.min(total);
     (0..parts).map(move |part| total * part / parts..total * (part + 1) / parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_threads_are_powers_of_two_and_the_last_one() {
+        assert_eq!(counts(1), [1]);
+        assert_eq!(counts(6), [1, 2, 4, 6]);
+        assert_eq!(counts(64).last(), Some(&64));
+        assert_eq!(counts(64).len(), 7);
+    }
+
+    #[test]
+    fn a_load_that_is_over_before_it_began_ends_all_the_same() {
+        let load = stress("x".to_owned(), (16, 16, 1), "spread", 8);
+        let sample = load.make()(Duration::ZERO);
+        assert_eq!((sample.accepted.threads, sample.delivered.threads), (8, 8));
+    }
 }
