@@ -47,12 +47,16 @@ impl Plot {
     }
 
     fn draw(&self, backend: SVGBackend<'_>) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
-        let (across, up) = (self.range(|point| point.0), self.range(|point| point.1));
+        let (across, up) = (
+            self.range(2.0, |point| point.0),
+            self.range(10.0, |point| point.1),
+        );
         let area = backend.into_drawing_area();
         area.fill(&WHITE)?;
-        // Room for the names above the curves, a line each, in proportion to what the axis spans.
-        let names = self.curves.len() as i32;
-        let room = (up.1 / up.0).powf(0.09 * f64::from(names));
+        // The names are above the curves, a line each: that part of the axis' height is left to them.
+        let curves = || self.curves.iter().filter(|curve| !curve.points.is_empty());
+        let names = (16.0 * curves().count() as f64 + 16.0) / 270.0;
+        let room = (up.1 / up.0).powf(names / (1.0 - names));
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, ("sans-serif", 18))
             .margin(12)
@@ -73,7 +77,7 @@ impl Plot {
             .bold_line_style(BLACK.mix(0.15))
             .light_line_style(BLACK.mix(0.04))
             .draw()?;
-        for (curve, color) in self.curves.iter().zip(COLORS.into_iter().cycle()) {
+        for (curve, color) in curves().zip(COLORS.into_iter().cycle()) {
             let points = || curve.points.iter().copied();
             chart
                 .draw_series(LineSeries::new(points(), color.stroke_width(2)))?
@@ -93,13 +97,13 @@ impl Plot {
         area.present()
     }
 
-    /// The least and the largest of a coordinate, at least a factor of four apart.
-    fn range(&self, of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
+    /// The least and the largest of a coordinate, so far apart at least that the axis has numbers on it.
+    fn range(&self, apart: f64, of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
         let values = self.curves.iter().flat_map(|curve| &curve.points).map(of);
         let (least, most) = values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| {
             (least.min(value), most.max(value))
         });
-        let missing = (4.0 * least / most).max(1.0).sqrt();
+        let missing = (apart * least / most).max(1.0).sqrt();
         (least / missing / 1.1, most * missing * 1.1)
     }
 }
