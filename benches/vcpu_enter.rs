@@ -1,41 +1,46 @@
-//! Entering the guest with so many LPIs pending.
+//! Entering the guest with so many LPIs pending: into free list registers, again with the same, and in turns
+//! of two vCPUs. The accesses of `ICH_*` registers are counted and asserted.
 
 mod common;
 
-use common::{Bed, Spread};
-use criterion::{BenchmarkId, Criterion};
-
-fn enter(c: &mut Criterion) {
-    let mut group = c.benchmark_group("vcpu_enter");
-    for pending in [0, 1, 4, 5, 64, 1024, 10_000] {
-        let bed = Bed::new(1, 10, 1000, Spread::One);
-        let cpu = bed.cpu(0);
-        for n in 0..pending {
-            bed.msi(&cpu.pin(), n / 1000, n % 1000);
-        }
-        // The registers are filled and taken back: on a CPU that ran something else before.
-        group.bench_function(BenchmarkId::new("after_a_switch", pending), |b| {
-            b.iter(|| {
-                bed.enter(&cpu, 0);
-                bed.exit(&cpu, 0);
-                bed.put(&cpu, 0);
-            });
-        });
-        // The registers hold what they should: what most exits are like.
-        bed.enter(&cpu, 0);
-        group.bench_function(BenchmarkId::new("again", pending), |b| {
-            b.iter(|| {
-                bed.exit(&cpu, 0);
-                bed.enter(&cpu, 0);
-            });
-        });
-        bed.exit(&cpu, 0);
-    }
-    group.finish();
-}
+use perf_host::runners::{PENDING, accesses};
+use vgic::cpu_interface::software::Accesses;
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    enter(&mut criterion);
+    for pending in PENDING {
+        let counted = accesses(pending);
+        // More than the registers hold: which groups the guest has enabled, and that it is to come back.
+        let overflows = u64::from(pending > 4);
+        let enter = Accesses {
+            lr_writes: pending.min(4),
+            vmcr_reads: overflows,
+            hcr_writes: overflows,
+            ..Accesses::default()
+        };
+        assert_eq!(counted.enter, enter, "entry with {pending} pending");
+        // The registers are looked at once. With more pending than they hold, which are the most urgent
+        // is found out anew: all are taken out and put back.
+        let reenter = counted.reenter.total();
+        let most = match pending {
+            0 => 0,
+            1..=4 => 1,
+            _ => 1 + 2 * 4 + 2,
+        };
+        assert!(
+            reenter <= most,
+            "re-entry with {pending} pending: {:?}",
+            counted.reenter
+        );
+        println!(
+            "vcpu_enter/{pending}: {} ICH writes, {} reads; re-entry: {} of both",
+            enter.lr_writes + enter.hcr_writes,
+            enter.vmcr_reads,
+            reenter
+        );
+    }
+    let mut criterion = common::criterion();
+    for group in ["vcpu_enter/", "vcpu_reenter/", "vcpu_switch/"] {
+        common::operations(&mut criterion, group);
+    }
     criterion.final_summary();
 }

@@ -30,6 +30,8 @@ pub(crate) enum Task {
     Stress(StressOptions),
     /// Test the interrupt controller from inside a guest, rule by rule, beside QEMU's own
     Conformance(crate::conformance::ConformanceOptions),
+    /// Run the benchmarks, or each once
+    Bench(crate::bench::BenchOptions),
     /// Measure, hold the figures against their targets, and write target/reports/perf.json
     Perf(crate::perf::PerfOptions),
     /// Let one guest attack while another measures its own interrupts

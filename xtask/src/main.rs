@@ -8,10 +8,12 @@
 //! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
 //! * `isolation` has one guest attack while another measures its interrupts.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
+//! * `bench` runs the benchmarks.
 //! * `perf` measures, and holds the figures against their targets.
 //!
 //! All set up what they need by themselves ([`provision`]) and cache it in `target/cache`.
 
+mod bench;
 mod boot;
 mod cli;
 mod conformance;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         cli::Task::Conformance(options) => {
             conformance::conformance(&options, &project::reports()).map(|counts| counts.failed == 0)
         }
+        cli::Task::Bench(options) => bench::bench(&options),
         cli::Task::Perf(options) => perf::perf(&options, &project::reports()),
     };
     match outcome {

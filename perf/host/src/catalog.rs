@@ -7,14 +7,13 @@ use vgic::mmio::Width;
 
 use super::baselines::{self, Table};
 use super::operation::{Entry, Operation, operation};
+use super::runners;
 use super::vm::{Command, FIRST_LPI, GICD, GITS, QUEUE_COMMANDS, SoftCpu, Vm};
 
 /// Keys of a round of lookups, in an order that no prefetcher guesses.
 const KEYS: usize = 4096;
 /// MSIs of a batch.
 const MSIS: u32 = 256;
-/// vCPUs that enter or leave in a batch.
-const ENTERING: usize = 4;
 /// Commands and register accesses in a batch.
 const FEW: u64 = 64;
 
@@ -22,27 +21,30 @@ const FEW: u64 = 64;
 pub fn all() -> Vec<Entry> {
     let mut entries = lookups();
     entries.extend(injections());
-    entries.extend(entries_and_exits());
+    entries.extend(runners::operations());
     entries.extend(sgis());
     entries.extend(commands());
     entries.extend(registers());
+    // What an allocation costs depends on those before it: new groups come last, and the counts of the others
+    // stay as they are.
+    entries.extend(storms());
     entries
 }
 
 /// Where the operations of a group come from: a VM, and the physical CPUs of this thread.
-struct Bench {
-    vm: Vm,
-    cpus: Vec<SoftCpu>,
+pub(crate) struct Bench {
+    pub(crate) vm: Vm,
+    pub(crate) cpus: Vec<SoftCpu>,
 }
 
 impl Bench {
-    fn new(vcpus: usize, cpus: u16) -> Self {
+    pub(crate) fn new(vcpus: usize, cpus: u16) -> Self {
         let vm = Vm::new(vcpus);
         let cpus = (0..cpus).map(|n| vm.cpu(n + 1)).collect();
         Self { vm, cpus }
     }
 
-    fn cpu(&self) -> &SoftCpu {
+    pub(crate) fn cpu(&self) -> &SoftCpu {
         &self.cpus[0]
     }
 }
@@ -186,147 +188,39 @@ fn injections() -> Vec<Entry> {
     ]
 }
 
-/// Pending interrupts that entry and exit are measured with.
-pub const PENDING: [u64; 7] = [0, 1, 4, 5, 64, 1024, 10_000];
-
-/// vCPUs in and out of the guest, each on a CPU of its own, with some LPIs pending on each.
-struct Runners {
-    bench: Bench,
-    pending: u64,
-    /// In the guest now.
-    inside: bool,
-    /// What each guest took at last, as events of its device.
-    taken: Vec<Vec<u32>>,
-}
-
-impl Runners {
-    fn new(pending: u64) -> Self {
-        let bench = Bench::new(ENTERING, ENTERING as u16);
-        for n in 0..ENTERING {
-            bench.vm.enter(&bench.cpus[n], n);
-            bench.vm.exit(&bench.cpus[n], n);
-            if pending > 0 {
-                let first = u64::from(FIRST_LPI) + n as u64 * pending;
-                (bench.vm).map(bench.cpu(), n as u64, pending, first, |_| n as u64);
-            }
-            for event in 0..pending as u32 {
-                bench.vm.inject(bench.cpu(), n as u32, event);
-            }
-        }
-        Self {
-            bench,
-            pending,
-            inside: false,
-            taken: vec![Vec::new(); ENTERING],
-        }
-    }
-
-    fn enter(&mut self) {
-        for n in 0..ENTERING {
-            self.bench.vm.enter(&self.bench.cpus[n], n);
-        }
-        self.inside = true;
-    }
-
-    fn exit(&mut self) {
-        for n in 0..ENTERING {
-            self.bench.vm.exit(&self.bench.cpus[n], n);
-        }
-        self.inside = false;
-    }
-
-    /// The guests take and end all that is in their list registers.
-    fn guests(&mut self) {
-        for (n, taken) in self.taken.iter_mut().enumerate() {
-            let first = FIRST_LPI + n as u32 * self.pending as u32;
-            let cpu = &self.bench.cpus[n];
-            self.bench.vm.guest(cpu, |intid| taken.push(intid - first));
-        }
-    }
-
-    /// As many are pending as before.
-    fn replenish(&mut self) {
-        for (n, taken) in self.taken.iter_mut().enumerate() {
-            for event in taken.drain(..) {
-                self.bench.vm.inject(&self.bench.cpus[n], n as u32, event);
-            }
-        }
-    }
-}
-
-fn entries_and_exits() -> Vec<Entry> {
-    let batch = ENTERING as u64;
-    let mut entries = Vec::new();
-    for pending in PENDING {
-        // Into free registers: the guest has finished with what it had.
-        entries.push(Entry::new(
-            format!("vcpu_enter/{pending}"),
-            batch,
-            move || {
-                let prepare = |runners: &mut Runners| {
-                    if runners.inside {
-                        runners.guests();
-                        runners.exit();
-                        runners.replenish();
+/// What a device of `lpi_stress` does, alone: each event twice, the second time while it is pending.
+fn storms() -> Vec<Entry> {
+    [(1_u32, 1_u32, 1_u32), (16, 16, 16)]
+        .map(|(vcpus, devices, events)| {
+            let name = format!("lpi_stress/{vcpus}/{devices}/{events}/accepted");
+            let each = u64::from(devices * events);
+            Entry::new(name, 2 * each, move || {
+                let bench = Bench::new(vcpus as usize, 1);
+                for device in 0..devices {
+                    let first = u64::from(FIRST_LPI + device * events);
+                    bench
+                        .vm
+                        .map(bench.cpu(), device.into(), events.into(), first, |event| {
+                            event % u64::from(vcpus)
+                        });
+                }
+                let drain = move |bench: &mut Bench| {
+                    for n in 0..vcpus as usize {
+                        bench.vm.drain(bench.cpu(), n);
                     }
                 };
-                operation(Runners::new(pending), prepare, Runners::enter)
-            },
-        ));
-        // The guest has finished with all that was in the registers.
-        entries.push(Entry::new(
-            format!("vcpu_exit/{pending}"),
-            batch,
-            move || {
-                let prepare = |runners: &mut Runners| {
-                    runners.replenish();
-                    runners.enter();
-                    runners.guests();
-                };
-                operation(Runners::new(pending), prepare, Runners::exit)
-            },
-        ));
-        // A trap that has nothing to do with interrupts: the registers stay as they are.
-        entries.push(Entry::new(
-            format!("vcpu_reenter/{pending}"),
-            batch,
-            move || {
-                let mut runners = Runners::new(pending);
-                runners.enter();
-                operation(
-                    runners,
-                    |_| {},
-                    |runners| {
-                        runners.exit();
-                        runners.enter();
-                    },
-                )
-            },
-        ));
-    }
-    // Two vCPUs take turns on one CPU, with pending interrupts each.
-    for pending in [0, 4] {
-        entries.push(Entry::new(format!("vcpu_switch/{pending}"), 2, move || {
-            let mut runners = Runners::new(pending);
-            for n in 0..2 {
-                runners.bench.vm.put(&runners.bench.cpus[n], n);
-            }
-            runners.inside = false;
-            operation(
-                runners,
-                |_| {},
-                |runners| {
-                    for n in 0..2 {
-                        let (vm, cpu) = (&runners.bench.vm, &runners.bench.cpus[0]);
-                        vm.enter(cpu, n);
-                        vm.exit(cpu, n);
-                        vm.put(cpu, n);
+                operation(bench, drain, move |bench| {
+                    for _ in 0..2 {
+                        for device in 0..devices {
+                            for event in 0..events {
+                                bench.vm.inject(bench.cpu(), device, event);
+                            }
+                        }
                     }
-                },
-            )
-        }));
-    }
-    entries
+                })
+            })
+        })
+        .into()
 }
 
 /// `ICC_SGI1R_EL1` for SGI `intid` to vCPU `n`.

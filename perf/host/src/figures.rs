@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::memory;
+use crate::pairs;
 use perf_host::operation::{Entry, Operation};
 use perf_host::vm::{FIRST_LPI, Vm};
-use perf_host::{catalog, threads};
+use perf_host::{catalog, memory, threads};
 
 /// How long a load runs at a time.
 const SLICE: Duration = Duration::from_millis(40);
@@ -20,8 +20,9 @@ pub(crate) fn run(threads: usize, seconds: u64) {
         .into_iter()
         .map(|(what, bytes)| json!({ "what": what, "bytes": bytes }))
         .collect();
-    let operations = operations(time / 2);
-    let loads = loads(threads, time / 2);
+    let operations = operations(time / 3);
+    let loads = loads(threads, time / 3);
+    let pairs = pairs::compare(time / 3);
     println!(
         "{}",
         json!({
@@ -30,6 +31,7 @@ pub(crate) fn run(threads: usize, seconds: u64) {
             "memory": memory,
             "operations": operations,
             "loads": loads,
+            "pairs": pairs,
         })
     );
 }

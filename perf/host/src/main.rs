@@ -1,36 +1,53 @@
 //! Measures the library on the host, for `cargo xtask perf`, which judges what this prints.
 //!
 //! * `perf-host instructions` does each of them in a function that callgrind is told to count;
+//! * `perf-host counted` does one of them for `perf` to count, `perf-host list` says which there are;
 //! * `perf-host figures` times them in turns, round after round, so that what disturbs one disturbs all,
 //!   and prints JSON.
 
+mod counted;
 mod figures;
 mod instructions;
-mod memory;
+mod pairs;
 
+use std::path::Path;
 use std::process::ExitCode;
+
+use counted::Switch;
+use perf_host::memory::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 /// How the program is called.
 const USAGE: &str = "usage: perf-host instructions [FILTER] | figures THREADS SECONDS
+       | list THREADS | counted NAME THREADS [CONTROL-PIPE ACKNOWLEDGE-PIPE]
 Run by `cargo xtask perf`.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments[..] {
-        ["instructions"] => instructions::run(""),
-        ["instructions", filter] => instructions::run(filter),
-        ["figures", threads, seconds] => match (threads.parse(), seconds.parse()) {
-            (Ok(threads), Ok(seconds)) => figures::run(threads, seconds),
-            _ => {
-                eprintln!("{USAGE}");
-                return ExitCode::FAILURE;
-            }
-        },
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::FAILURE;
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
+}
+
+fn run(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    match *arguments {
+        ["instructions"] => instructions::run(""),
+        ["instructions", filter] => instructions::run(filter),
+        ["figures", threads, seconds] => figures::run(threads.parse()?, seconds.parse()?),
+        ["list", threads] => counted::list(threads.parse()?),
+        ["counted", name, threads] => counted::run(name, threads.parse()?, None)?,
+        ["counted", name, threads, control, acknowledged] => {
+            let switch = Switch::open(Path::new(control), Path::new(acknowledged))?;
+            counted::run(name, threads.parse()?, Some(switch))?;
+        }
+        _ => return Err(USAGE.into()),
+    }
+    Ok(())
 }

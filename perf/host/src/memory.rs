@@ -8,12 +8,13 @@ use std::hint::black_box;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use perf_host::vm::{FIRST_LPI, Vm};
+use super::vm::{FIRST_LPI, Vm};
 
 /// Bytes that are allocated now.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-struct Heap;
+/// The system's heap, counted: a program that asks for [`sizes`] makes it its `#[global_allocator]`.
+pub struct Heap;
 
 // SAFETY: the system's allocator does the work.
 unsafe impl GlobalAlloc for Heap {
@@ -31,9 +32,6 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-#[global_allocator]
-static HEAP: Heap = Heap;
-
 /// Bytes that what `make` returns occupies.
 fn bytes<T>(make: impl FnOnce() -> T) -> (usize, T) {
     let before = LIVE.load(Relaxed);
@@ -42,7 +40,7 @@ fn bytes<T>(make: impl FnOnce() -> T) -> (usize, T) {
 }
 
 /// What is measured, and bytes of it.
-pub(crate) fn sizes() -> Vec<(&'static str, f64)> {
+pub fn sizes() -> Vec<(&'static str, f64)> {
     const DEVICES: u64 = 128;
     const EVENTS: u64 = 256;
     const VCPUS: usize = 64;

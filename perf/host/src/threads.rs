@@ -5,8 +5,8 @@
 
 use std::hint::black_box;
 use std::sync::Barrier;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,18 @@ pub struct Done {
     pub threads: u32,
     /// Sum of the threads' rates, in operations per second of their CPU time.
     pub rate: f64,
+}
+
+impl Sample {
+    /// Whether every thread had a CPU nearly all the time, so that they really ran at once.
+    pub fn undisturbed(&self) -> bool {
+        let had = |done: &Done| {
+            done.cpu.as_secs_f64() >= 0.8 * self.wall.as_secs_f64() * f64::from(done.threads)
+        };
+        [&self.accepted, &self.delivered, &self.commands]
+            .into_iter()
+            .all(had)
+    }
 }
 
 impl Done {
@@ -128,34 +140,58 @@ impl Load {
 
 /// The loads of a group, with up to `threads` threads of a kind.
 pub fn loads(group: &str, threads: usize) -> Vec<Load> {
-    let counts = || (0..).map(|n| 1 << n).take_while(move |&n| n <= threads);
+    let counts = || counts(threads).into_iter();
     match group {
         "lpi_lookup" => (baselines::TABLES.iter())
             .filter(|name| **name != "spin_list")
             .flat_map(|name| counts().map(move |n| lookup(name, n)))
             .collect(),
-        "inject_msi" => ["to_one_vcpu", "to_distinct_vcpus", "while_remapping"]
-            .iter()
-            .flat_map(|target| counts().map(move |n| injection(target, n)))
-            .collect(),
+        "inject_msi" => [
+            "to_one_vcpu",
+            "to_distinct_vcpus",
+            "while_moving",
+            "while_remapping",
+        ]
+        .iter()
+        .flat_map(|target| counts().map(move |n| injection(target, n)))
+        .collect(),
         "lpi_stress" => {
-            let shapes = [
-                (1, 1, 1),
-                (16, 16, 16),
-                (16, 16, 17),
-                (32, 32, 1),
-                (256, 256, 16),
-            ];
-            shapes
-                .into_iter()
-                .flat_map(|shape| {
-                    ["all_to_one", "spread", "spread_and_movi"].map(|target| (shape, target))
+            let at_once = (threads / 2).max(1);
+            let each = SHAPES.into_iter().flat_map(|shape| {
+                TARGETS.map(|target| {
+                    let name = format!("{}/{}/{}/{target}", shape.0, shape.1, shape.2);
+                    stress(name, shape, target, at_once)
                 })
-                .map(|(shape, target)| stress(shape, target, (threads / 2).max(1)))
+            });
+            let (shape, target) = (SHAPES[4], TARGETS[1]);
+            let wide = counts().map(|n| {
+                let name = format!("{}/{}/{}/{target}/{n}_threads", shape.0, shape.1, shape.2);
+                stress(name, shape, target, n)
+            });
+            each.chain(wide)
+                .chain([true, false].map(one_word))
                 .collect()
         }
         _ => Vec::new(),
     }
+}
+
+/// vCPUs, devices, and events of each device.
+const SHAPES: [(usize, u32, u32); 5] = [
+    (1, 1, 1),
+    (16, 16, 16),
+    (16, 16, 17),
+    (32, 32, 1),
+    (256, 256, 16),
+];
+
+/// Where the LPIs go.
+const TARGETS: [&str; 3] = ["all_to_one", "spread", "spread_and_movi"];
+
+/// Numbers of threads to measure with: the powers of two, and `most`.
+pub fn counts(most: usize) -> Vec<usize> {
+    let powers = (0..).map(|bit| 1 << bit).take_while(|&n| n < most);
+    powers.chain([most]).collect()
 }
 
 /// Lookups among 64k LPIs.
@@ -225,6 +261,24 @@ fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
     (Role::Command, Box::new(work))
 }
 
+/// Takes the events of `device` away and maps them again to the LPIs from `first` on, without a pause.
+fn remapper(vm: &Vm, device: u64, events: u64, first: u64) -> Worker<'_> {
+    let work = move |stop: &AtomicBool| {
+        let cpu = vm.cpu(u16::MAX - 1);
+        let mut done = 0;
+        while !stop.load(Relaxed) {
+            for event in 0..events {
+                vm.queue(Command::discard(device, event));
+                vm.queue(Command::mapti(device, event, first + event, 0));
+            }
+            vm.run_queue(&cpu);
+            done += 2 * events;
+        }
+        done
+    };
+    (Role::Command, Box::new(work))
+}
+
 /// MSIs that stay pending: what a device signals faster than its guest can take.
 fn injection(target: &'static str, threads: usize) -> Load {
     let name = format!("pending/{target}/{threads}_threads");
@@ -246,8 +300,14 @@ fn injection(target: &'static str, threads: usize) -> Load {
             let mut workers: Vec<Worker<'_>> = (0..threads as u32)
                 .map(|n| injector(&vm, n as u16 + 1, n..n + 1, BATCH))
                 .collect();
-            if target == "while_remapping" {
-                workers.push(mover(&vm, threads as u64, BATCH.into(), 1));
+            let (other, events) = (threads as u64, u64::from(BATCH));
+            match target {
+                "while_moving" => workers.push(mover(&vm, other, events, 1)),
+                "while_remapping" => {
+                    let first = u64::from(FIRST_LPI) + other * events;
+                    workers.push(remapper(&vm, other, events, first));
+                }
+                _ => {}
             }
             run(time, workers)
         })
@@ -262,12 +322,16 @@ fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> 
             .map(|n| (vm.cpu(first_cpu + n as u16), n))
             .collect();
         let mut taken = 0;
-        while !stop.load(Relaxed) {
+        // At least once, so that each has been entered: with many threads the time may be over before.
+        loop {
             let before = taken;
             for (cpu, n) in &cpus {
                 vm.enter(cpu, *n);
                 vm.guest(cpu, |_| taken += 1);
                 vm.exit(cpu, *n);
+            }
+            if stop.load(Relaxed) {
+                break;
             }
             if taken == before {
                 thread::yield_now();
@@ -282,51 +346,111 @@ fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> 
 /// KVM's selftest vgic_lpi_stress: devices that signal all their events over and over, and vCPUs that take
 /// and end them. At most `threads` threads share the devices, and as many the vCPUs.
 fn stress(
+    name: String,
     (vcpus, devices, events): (usize, u32, u32),
     target: &'static str,
     threads: usize,
 ) -> Load {
-    Load::new(
-        format!("{vcpus}/{devices}/{events}/{target}"),
-        threads,
-        move || {
-            let vm = Vm::new(vcpus);
-            let cpu = vm.cpu(0);
-            for device in 0..devices {
-                let first = u64::from(FIRST_LPI) + u64::from(device * events);
-                vm.map(&cpu, device.into(), events.into(), first, |event| {
-                    if target == "all_to_one" {
-                        0
-                    } else {
-                        (u64::from(device * events) + event) % vcpus as u64
-                    }
-                });
-            }
-            let storm = target == "spread_and_movi";
-            if storm {
-                let first = u64::from(FIRST_LPI) + u64::from(devices * events);
-                vm.map(&cpu, devices.into(), BATCH.into(), first, |_| 0);
-            }
-            drop(cpu);
-            Box::new(move |time| {
-                let mut workers: Vec<Worker<'_>> = shares(devices as usize, threads)
-                    .map(|share| {
-                        let devices = share.start as u32..share.end as u32;
-                        injector(&vm, 1000 + share.start as u16, devices, events)
-                    })
-                    .collect();
-                workers.extend(shares(vcpus, threads).map(|share| guests(&vm, 1, share)));
-                if storm {
-                    workers.push(mover(&vm, devices.into(), BATCH.into(), vcpus as u64 - 1));
+    Load::new(name, threads, move || {
+        let vm = Vm::new(vcpus);
+        let cpu = vm.cpu(0);
+        for device in 0..devices {
+            let first = u64::from(FIRST_LPI) + u64::from(device * events);
+            vm.map(&cpu, device.into(), events.into(), first, |event| {
+                if target == "all_to_one" {
+                    0
+                } else {
+                    (u64::from(device * events) + event) % vcpus as u64
                 }
-                run(time, workers)
-            })
-        },
-    )
+            });
+        }
+        let storm = target == "spread_and_movi";
+        if storm {
+            let first = u64::from(FIRST_LPI) + u64::from(devices * events);
+            vm.map(&cpu, devices.into(), BATCH.into(), first, |_| 0);
+        }
+        drop(cpu);
+        Box::new(move |time| {
+            let mut workers: Vec<Worker<'_>> = shares(devices as usize, threads)
+                .map(|share| {
+                    let devices = share.start as u32..share.end as u32;
+                    injector(&vm, 1000 + share.start as u16, devices, events)
+                })
+                .collect();
+            workers.extend(shares(vcpus, threads).map(|share| guests(&vm, 1, share)));
+            if storm {
+                workers.push(mover(&vm, devices.into(), BATCH.into(), vcpus as u64 - 1));
+            }
+            run(time, workers)
+        })
+    })
+}
+
+/// A cache line of its own, also where lines come in pairs.
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// The yardstick of lpi_stress 1/1/1: a device that sets a bit of one word, and a guest that clears it in two
+/// steps now and then, as entry and exit do; or, not `shared`, the device alone.
+fn one_word(shared: bool) -> Load {
+    /// About what a visit of a guest takes, in turns of an empty loop.
+    const VISIT: u32 = 400;
+    let name = if shared { "shared" } else { "alone" };
+    Load::new(format!("one_word/{name}"), 1, move || {
+        let word = Line(AtomicU64::new(0));
+        Box::new(move |time| {
+            let device = |stop: &AtomicBool| {
+                let mut done = 0;
+                while !stop.load(Relaxed) {
+                    for _ in 0..BATCH {
+                        black_box(word.0.fetch_or(1, AcqRel));
+                    }
+                    done += u64::from(BATCH);
+                }
+                done
+            };
+            let guest = |stop: &AtomicBool| {
+                let mut taken = 0;
+                while !stop.load(Relaxed) {
+                    taken += word.0.fetch_xor(2, AcqRel) & 1;
+                    (0..VISIT).for_each(|turn| {
+                        black_box(turn);
+                    });
+                    word.0.fetch_and(!3, AcqRel);
+                }
+                taken
+            };
+            let mut workers: Vec<Worker<'_>> = vec![(Role::Accept, Box::new(device))];
+            if shared {
+                workers.push((Role::Deliver, Box::new(guest)));
+            }
+            run(time, workers)
+        })
+    })
 }
 
 /// `total` things in at most `parts` shares.
 fn shares(total: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let parts = parts.min(total);
     (0..parts).map(move |part| total * part / parts..total * (part + 1) / parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_threads_are_powers_of_two_and_the_last_one() {
+        assert_eq!(counts(1), [1]);
+        assert_eq!(counts(6), [1, 2, 4, 6]);
+        assert_eq!(counts(64).last(), Some(&64));
+        assert_eq!(counts(64).len(), 7);
+    }
+
+    #[test]
+    fn a_load_that_is_over_before_it_began_ends_all_the_same() {
+        let load = stress("x".to_owned(), (16, 16, 1), "spread", 8);
+        let sample = load.make()(Duration::ZERO);
+        assert_eq!((sample.accepted.threads, sample.delivered.threads), (8, 8));
+    }
 }

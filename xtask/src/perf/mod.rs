@@ -5,8 +5,9 @@
 //! * [`peers`]: the same beside another published virtual GIC;
 //! * [`el2`]: what an exit costs in instructions at EL2, beside Linux KVM.
 //!
-//! [`results`] sums a run up in `perf/RESULTS.md`, [`page`] draws it.
+//! [`report`] keeps `perf.json`, [`results`] sums a run up in `perf/RESULTS.md`, [`page`] draws it with [`curves`].
 
+mod curves;
 mod el2;
 pub(crate) mod host;
 mod page;
@@ -22,6 +23,7 @@ use clap::Args;
 
 use host::machine::Machine;
 use host::{counters, figures, instructions};
+use peers::Peers;
 
 /// Options of `cargo xtask perf`.
 #[derive(Clone, Debug, Args)]
@@ -35,9 +37,12 @@ Examples:
   cargo xtask perf --instructions              instruction counts against perf/instructions.json
   cargo xtask perf --instructions --update     a new table, after a change that is meant
   cargo xtask perf --peers                     the same work by vgic and by arm_vgic
-  cargo xtask perf --counters                  under perf stat and perf c2c, where the CPU has counters
+  cargo xtask perf --counters                  by perf stat and perf c2c, or callgrind in their place
   cargo xtask perf --el2                       instructions at EL2 of each kind of exit, under hyp
-  cargo xtask perf --el2 --kvm                 the same beside Linux KVM, with the ratios")]
+  cargo xtask perf --el2 --kvm                 the same beside Linux KVM, with the ratios
+  cargo xtask perf --el2 --profile sgi-self    the functions that an event's instructions are in,
+                                               and target/reports/el2-sgi-self.txt: each of them
+  cargo xtask perf --el2 --profile             the same for every event")]
 pub(crate) struct PerfOptions {
     /// Time the library's operations and loads on this machine
     #[arg(long)]
@@ -55,7 +60,7 @@ pub(crate) struct PerfOptions {
     #[arg(long)]
     pub(crate) peers: bool,
 
-    /// Run the figures under the CPU's own counters
+    /// Count cycles, instructions and transfers of cache lines by the CPU's own counters
     #[arg(long)]
     pub(crate) counters: bool,
 
@@ -63,7 +68,7 @@ pub(crate) struct PerfOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) threads: Option<u16>,
 
-    /// How long to time, for each of --host, --peers and --counters
+    /// How long to time, for each of --host and --peers
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub(crate) seconds: u64,
 
@@ -75,9 +80,10 @@ pub(crate) struct PerfOptions {
     #[arg(long, requires = "el2")]
     pub(crate) kvm: bool,
 
-    /// With --el2: also list the functions that the instructions of each event are in
-    #[arg(long, requires = "el2")]
-    pub(crate) profile: bool,
+    /// With --el2: also list the functions that the instructions of an event are in, or of every
+    /// event, and leave perf/RESULTS.md as it is
+    #[arg(long, requires = "el2", value_name = "EVENT")]
+    pub(crate) profile: Option<Option<el2::Event>>,
 }
 
 impl PerfOptions {
@@ -94,46 +100,68 @@ impl PerfOptions {
     }
 }
 
+/// What a run has measured.
+pub(crate) struct Run {
+    machine: Machine,
+    host: Option<figures::Outcome>,
+    peers: Option<Peers>,
+    el2: Option<el2::table::Outcome>,
+    instructions: Option<instructions::Outcome>,
+    counters: Option<counters::Outcome>,
+}
+
 /// Measures what the options say; whether all targets are met.
 pub(crate) fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     let everything = options.everything();
     let threads = options.threads();
     let mut met = true;
+    let mut run = Run {
+        machine: Machine::here(),
+        host: None,
+        peers: None,
+        el2: None,
+        instructions: None,
+        counters: None,
+    };
 
     if options.instructions || everything {
         let outcome = instructions::check(options.update)?;
-        report::write_section(reports, "instructions", &outcome)?;
+        report::write_section(reports, "instructions", &run.machine, &outcome)?;
         met &= outcome.regressed() == 0;
+        run.instructions = Some(outcome);
     }
-    let peers = if options.peers || everything {
+    if options.peers || everything {
         let peers = peers::measure(threads, options.seconds)?;
-        report::write_section(reports, "peers", &peers)?;
-        Some(peers)
-    } else {
-        None
-    };
-    let host = if options.host || everything {
+        report::write_section(reports, "peers", &run.machine, &peers)?;
+        run.peers = Some(peers);
+    }
+    if options.host || everything {
         let figures = figures::measure(threads, options.seconds)?;
-        let outcome = figures::judge(Machine::here(), figures, peers.as_ref());
-        report::write_section(reports, "host", &outcome)?;
+        let outcome = figures::judge(figures, run.peers.as_ref());
+        report::write_section(reports, "host", &run.machine, &outcome)?;
         met &= outcome.met();
-        Some(outcome)
-    } else {
-        None
-    };
+        run.host = Some(outcome);
+    }
     if options.counters || everything {
-        let counters = counters::drive(threads, options.seconds)?;
-        report::write_section(reports, "hardware_counters", &counters)?;
+        let counters = counters::drive(threads, run.instructions.as_ref(), reports)?;
+        report::write_section(reports, "hardware_counters", &run.machine, &counters)?;
+        run.counters = Some(counters);
     }
     if options.el2 || everything {
         let compare = options.kvm || everything;
-        let outcome = el2::measure(compare, options.profile)?;
-        report::write_section(reports, "el2", &outcome)?;
+        let outcome = el2::measure(compare, options.profile, reports)?;
         met &= outcome.met();
+        if options.profile.is_some() {
+            return Ok(met);
+        }
+        let name = if compare { "el2" } else { "el2_without_kvm" };
+        report::write_section(reports, name, &run.machine, &outcome)?;
+        if compare {
+            el2::summary::publish(&outcome)?;
+        }
+        run.el2 = Some(outcome);
     }
-    results::write(reports)?;
-    if let Some(host) = &host {
-        page::write(reports, &host.figures)?;
-    }
+    results::write(&run)?;
+    page::write(reports)?;
     Ok(met)
 }

@@ -1,166 +1,225 @@
-//! `perf.html`: one self-contained page with the plots of what was measured, and the summary below them.
+//! `perf.html`: one self-contained page with plots of what was measured last, and the summary below them.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
-use plotters::coord::combinators::IntoLogRange;
-use plotters::prelude::*;
+use anyhow::{Context, Result};
+use pulldown_cmark::{Options, Parser, html};
 
-use super::host::figures::Figures;
+use super::curves::{Curve, Plot};
+use super::el2;
+use super::host::figures::{self, Figures};
+use super::report;
 use crate::{console, project};
 
-/// Width and height of a plot.
-const SIZE: (u32, u32) = (640, 360);
-
-/// A curve: its name, and its points.
-type Curve = (String, Vec<(f64, f64)>);
+/// Nothing is loaded from anywhere, and it is light wherever it is read.
+const HEAD: &str = "<!DOCTYPE html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><title>vgic: performance</title>
+<meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light\">
+<style>
+body { font: 15px/1.5 sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem;
+       color: #24292f; background: #fff }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem }
+svg { border: 1px solid #d8dee4; border-radius: 4px; max-width: 100%; height: auto }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
+th, td { border: 1px solid #d8dee4; padding: .2rem .6rem }
+th { background: #f6f8fa; text-align: left }
+tr:nth-child(even) td { background: #fafbfc }
+code { background: #f6f8fa; padding: 0 .2rem }
+</style></head><body>
+";
 
 /// Writes the page.
-pub(crate) fn write(reports: &Path, figures: &Figures) -> Result<()> {
-    let summary = fs::read_to_string(project::root().join("perf/RESULTS.md")).unwrap_or_default();
-    let mut page = String::from(
-        "<!DOCTYPE html><html lang=\"en\"><meta charset=\"utf-8\"><title>vgic: performance</title>\
-         <style>body{font:15px/1.5 sans-serif;max-width:82rem;margin:2rem auto}svg{margin:.5rem}\
-         pre{background:#f6f6f6;padding:1rem;overflow:auto}</style><h1>vgic: performance</h1>",
-    );
-    for (title, x, curves) in plots(figures) {
-        page += &plot(title, x, &curves)?;
+pub(crate) fn write(reports: &Path) -> Result<()> {
+    let mut page = HEAD.to_owned();
+    page += "<h1>vgic: performance</h1>\n";
+    if let Some(el2) = report::section::<el2::table::Outcome>(reports, "el2") {
+        page += "<h2>An exit, beside Linux KVM</h2>\n";
+        page += &el2::plot::bars(&el2.outcome)?;
     }
-    let escaped = summary.replace('&', "&amp;").replace('<', "&lt;");
-    page += &format!("<pre>{escaped}</pre></html>\n");
+    if let Some(host) = report::section::<figures::Outcome>(reports, "host") {
+        page += "<h2>The library on the host</h2>\n<div class=\"plots\">\n";
+        for plot in plots(&host.outcome.figures) {
+            page += &plot.svg()?;
+        }
+        page += "</div>\n";
+    }
+    let summary = fs::read_to_string(project::root().join("perf/RESULTS.md")).unwrap_or_default();
+    html::push_html(&mut page, Parser::new_ext(&summary, Options::ENABLE_TABLES));
+    page += "</body></html>\n";
+    fs::create_dir_all(reports)?;
     let path = reports.join("perf.html");
     fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
     console::detail(format!("page {}", path.display()));
     Ok(())
 }
 
-/// Title, what is on the horizontal axis, and curves; nanoseconds are on the vertical one.
-fn plots(figures: &Figures) -> Vec<(&'static str, &'static str, Vec<Curve>)> {
+/// Cost against LPIs, threads, pending interrupts and vCPUs.
+fn plots(figures: &Figures) -> Vec<Plot> {
+    const ALONE: &str = "ns for one, the best of many";
+    const TOGETHER: &str = "ns of a thread's CPU time for one";
     let tables = [
-        "radix",
-        "two_loads",
-        "arc_swap",
-        "rwlock_btree",
-        "mutex_hashmap",
+        ("radix", "vgic: radix under an epoch"),
+        ("two_loads", "two loads, nothing reclaimed"),
+        ("arc_swap", "arc-swap for each"),
+        ("rwlock_btree", "RwLock, B-tree"),
+        ("mutex_hashmap", "Mutex, hash table"),
+        ("spin_list", "spin lock, list"),
     ];
-    let operation = |name: &str| figures.operations.get(name).copied();
-    let by_lpis = |table: &&str| -> Curve {
+    let by_lpis = tables.map(|(table, name)| {
         let sizes = [("1", 1.0), ("1k", 1024.0), ("64k", 65536.0)];
-        let point = |(size, lpis): (&str, f64)| {
-            operation(&format!("lpi_lookup/{size}/borrowed/{table}")).map(|ns| (lpis, ns))
-        };
-        (
-            table.to_string(),
-            sizes.into_iter().filter_map(point).collect(),
+        operations(
+            figures,
+            name,
+            sizes.map(|(size, lpis)| (format!("lpi_lookup/{size}/borrowed/{table}"), lpis)),
         )
+    });
+    let lookups = tables
+        .map(|(table, name)| loads(figures, name, &format!("lpi_lookup/64k/borrowed/{table}")));
+    let injections = [
+        ("to_distinct_vcpus", "each thread to a vCPU of its own"),
+        ("to_one_vcpu", "all to one vCPU"),
+        ("while_moving", "while MOVI moves other LPIs"),
+        ("while_remapping", "while other LPIs are mapped anew"),
+    ]
+    .map(|(target, name)| loads(figures, name, &format!("inject_msi/pending/{target}")));
+    let stress = "lpi_stress/256/256/16/spread";
+    let delivered = Curve {
+        name: "delivered".to_owned(),
+        points: rates(figures, stress, |rates| rates.delivered),
     };
-    let by_pending = |what: &&str| -> Curve {
-        let point = |pending: u32| {
-            operation(&format!("{what}/{pending}")).map(|ns| (f64::from(pending.max(1)), ns))
-        };
-        let pending = [1, 4, 5, 64, 1024, 10_000];
-        (
-            what.to_string(),
-            pending.into_iter().filter_map(point).collect(),
+    let by_pending = [
+        ("vcpu_enter", "enter, registers free"),
+        ("vcpu_exit", "exit, all handled"),
+        ("vcpu_reenter", "exit and enter, nothing handled"),
+    ]
+    .map(|(what, name)| {
+        let pending = [1_u32, 4, 5, 64, 1024, 10_000];
+        operations(
+            figures,
+            name,
+            pending.map(|pending| (format!("{what}/{pending}"), f64::from(pending))),
         )
+    });
+    let broadcast = operations(
+        figures,
+        "to all others, for each target",
+        [8_u32, 64, 512].map(|vcpus| (format!("sgi/broadcast/{vcpus}"), f64::from(vcpus))),
+    );
+    let unicast = operations(
+        figures,
+        "one write for each target",
+        [("sgi/unicast/each_of_512".to_owned(), 512.0)],
+    );
+    let plot = |title, x, y, curves: Vec<Curve>| Plot {
+        title,
+        x,
+        y,
+        curves,
     };
-    let by_vcpus = || -> Curve {
-        let point = |vcpus: u32| {
-            operation(&format!("sgi/broadcast/{vcpus}")).map(|ns| (f64::from(vcpus), ns))
-        };
-        (
-            "broadcast, for each target".to_owned(),
-            [8, 64, 512].into_iter().filter_map(point).collect(),
-        )
-    };
-    let by_threads = |load: &str| -> Curve {
-        let points = (0..)
-            .map(|bit| 1_u32 << bit)
-            .take_while(|&threads| threads as usize <= figures.threads)
-            .filter_map(|threads| {
-                let rates = figures.loads.get(&format!("{load}/{threads}_threads"))?;
-                Some((f64::from(threads), rates.nanoseconds()))
-            });
-        let name = load.rsplit('/').next().unwrap_or(load);
-        (name.to_owned(), points.collect())
-    };
-    let lookups = tables.map(|table| by_threads(&format!("lpi_lookup/64k/borrowed/{table}")));
-    let injections = ["to_one_vcpu", "to_distinct_vcpus", "while_remapping"]
-        .map(|target| by_threads(&format!("inject_msi/pending/{target}")));
-    let entries = ["vcpu_enter", "vcpu_exit", "vcpu_reenter"];
+    let devices = "threads that inject, and as many that run vCPUs";
     vec![
-        (
+        plot(
             "Looking up an LPI",
-            "LPIs",
-            tables.iter().map(by_lpis).collect(),
+            "LPIs in the table",
+            ALONE,
+            by_lpis.into(),
         ),
-        ("Looking up one of 64k LPIs", "threads", lookups.into()),
-        (
+        plot(
+            "Looking up one of 64k LPIs",
+            "threads",
+            TOGETHER,
+            lookups.into(),
+        ),
+        plot(
             "Injecting an MSI that is queued",
             "threads",
+            TOGETHER,
             injections.into(),
         ),
-        (
-            "Entering and leaving the guest",
-            "interrupts pending",
-            entries.iter().map(by_pending).collect(),
+        plot(
+            "256 devices of 16 events to 256 vCPUs",
+            devices,
+            TOGETHER,
+            vec![loads(figures, "accepted", stress), delivered],
         ),
-        ("SGI", "vCPUs", vec![by_vcpus()]),
+        plot(
+            "Entering and leaving the guest",
+            "LPIs pending",
+            ALONE,
+            by_pending.into(),
+        ),
+        plot("Sending an SGI", "vCPUs", ALONE, vec![broadcast, unicast]),
     ]
 }
 
-fn plot(title: &str, x: &str, curves: &[Curve]) -> Result<String> {
-    let points = || curves.iter().flat_map(|(_, points)| points);
-    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(1.0, f64::max);
-    let (right, top) = (most(|point| point.0) * 1.2, most(|point| point.1) * 1.4);
-    let mut svg = String::new();
-    let broken = |error| anyhow!("cannot draw {title}: {error}");
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        area.fill(&WHITE)
-            .map_err(|error| broken(error.to_string()))?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 18))
-            .margin(10)
-            .x_label_area_size(40)
-            .y_label_area_size(60)
-            .build_cartesian_2d((0.9..right).log_scale(), (1.0..top).log_scale())
-            .map_err(|error| broken(error.to_string()))?;
-        chart
-            .configure_mesh()
-            .x_desc(x)
-            .y_desc("ns")
-            .draw()
-            .map_err(|error| broken(error.to_string()))?;
-        for (number, (name, points)) in curves.iter().enumerate() {
-            let color = Palette99::pick(number).to_rgba();
-            chart
-                .draw_series(LineSeries::new(points.iter().copied(), color).point_size(3))
-                .map_err(|error| broken(error.to_string()))?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
-        }
-        chart
-            .configure_series_labels()
-            .border_style(BLACK)
-            .background_style(WHITE.mix(0.8))
-            .draw()
-            .map_err(|error| broken(error.to_string()))?;
-        area.present().map_err(|error| broken(error.to_string()))?;
+/// A curve through the times of operations that were measured.
+fn operations<const N: usize>(figures: &Figures, name: &str, at: [(String, f64); N]) -> Curve {
+    let point = |(operation, x): (String, f64)| Some((x, *figures.operations.get(&operation)?));
+    Curve {
+        name: name.to_owned(),
+        points: at.into_iter().filter_map(point).collect(),
     }
-    Ok(svg)
+}
+
+/// A curve through the times of a load by so many threads.
+fn loads(figures: &Figures, name: &str, load: &str) -> Curve {
+    Curve {
+        name: name.to_owned(),
+        points: rates(figures, load, |rates| rates.accepted),
+    }
+}
+
+/// Nanoseconds of one thread, by numbers of threads.
+fn rates(figures: &Figures, load: &str, of: fn(&figures::Rates) -> f64) -> Vec<(f64, f64)> {
+    let named = |(name, rates): (&String, &figures::Rates)| {
+        let threads = name.strip_prefix(load)?.strip_prefix('/')?;
+        let threads: u32 = threads.strip_suffix("_threads")?.parse().ok()?;
+        let rate = of(rates);
+        (rate > 0.0).then(|| (f64::from(threads), f64::from(threads) * 1e9 / rate))
+    };
+    let mut points: Vec<_> = figures.loads.iter().filter_map(named).collect();
+    points.sort_by(|one, other| one.0.total_cmp(&other.0));
+    points
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use figures::Rates;
+
+    fn rates(threads: u32, accepted: f64) -> Rates {
+        Rates {
+            threads,
+            accepted,
+            delivered: 0.0,
+        }
+    }
 
     #[test]
-    fn a_plot_is_an_svg_with_every_curve() {
-        let curves = [("ours".to_owned(), vec![(1.0, 2.0), (2.0, 3.0)])];
-        let svg = plot("A title", "threads", &curves).unwrap();
-        assert!(svg.starts_with("<svg") && svg.contains("polyline"));
-        assert!(svg.contains("ours") && svg.contains("A title"));
+    fn curves_have_a_point_for_each_number_of_threads() {
+        let loads = [
+            ("inject_msi/pending/to_one_vcpu/16_threads", 16, 16e7),
+            ("inject_msi/pending/to_one_vcpu/2_threads", 2, 1e8),
+            ("inject_msi/pending/to_one_vcpu_more/4_threads", 4, 1e8),
+        ];
+        let figures = Figures {
+            threads: 16,
+            counts: BTreeMap::new(),
+            memory: Vec::new(),
+            operations: BTreeMap::from([("vcpu_enter/5".to_owned(), 100.0)]),
+            pairs: BTreeMap::new(),
+            loads: (loads.into_iter())
+                .map(|(name, threads, rate)| (name.to_owned(), rates(threads, rate)))
+                .collect(),
+        };
+        let curve = super::loads(&figures, "x", "inject_msi/pending/to_one_vcpu");
+        assert_eq!(curve.points, [(2.0, 20.0), (16.0, 100.0)]);
+        let plots = plots(&figures);
+        let points = |plot: &Plot| plot.curves.iter().map(|curve| curve.points.len()).sum();
+        let points: Vec<usize> = plots.iter().map(points).collect();
+        assert_eq!(points, [0, 0, 2, 0, 1, 0]);
     }
 }

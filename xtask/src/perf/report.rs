@@ -1,19 +1,39 @@
-//! `perf.json`: one section for each part that was measured, kept when other parts are measured later.
+//! `perf.json`: one section for each part that was measured, with what it was measured on, kept when other
+//! parts are measured later.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::host::machine::Machine;
 use crate::console;
 
+/// A section: what was measured, and on what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Measured<T> {
+    pub(crate) machine: Machine,
+    #[serde(flatten)]
+    pub(crate) outcome: T,
+}
+
 /// Writes one section.
-pub(crate) fn write_section(reports: &Path, name: &str, section: &impl Serialize) -> Result<()> {
+pub(crate) fn write_section(
+    reports: &Path,
+    name: &str,
+    machine: &Machine,
+    outcome: &impl Serialize,
+) -> Result<()> {
     fs::create_dir_all(reports)?;
     let path = reports.join("perf.json");
     let mut sections = read(&path);
+    let section = Measured {
+        machine: machine.clone(),
+        outcome,
+    };
     sections.insert(name.to_owned(), serde_json::to_value(section)?);
     let json = serde_json::to_string_pretty(&sections)?;
     fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
@@ -22,8 +42,9 @@ pub(crate) fn write_section(reports: &Path, name: &str, section: &impl Serialize
 }
 
 /// A section that was written, by this run or an earlier one.
-pub(crate) fn section(reports: &Path, name: &str) -> Option<Value> {
-    read(&reports.join("perf.json")).remove(name)
+pub(crate) fn section<T: DeserializeOwned>(reports: &Path, name: &str) -> Option<Measured<T>> {
+    let section = read(&reports.join("perf.json")).remove(name)?;
+    serde_json::from_value(section).ok()
 }
 
 /// The sections that are there; none if the file is missing or not ours.
@@ -38,14 +59,30 @@ fn read(path: &Path) -> Map<String, Value> {
 mod tests {
     use super::*;
 
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Count {
+        count: u32,
+    }
+
     #[test]
     fn sections_are_replaced_one_by_one() {
         let reports = tempfile::tempdir().unwrap();
-        write_section(reports.path(), "a", &1).unwrap();
-        write_section(reports.path(), "b", &2).unwrap();
-        write_section(reports.path(), "a", &3).unwrap();
-        let sections = read(&reports.path().join("perf.json"));
-        assert_eq!(sections.get("a"), Some(&Value::from(3)));
-        assert_eq!(sections.get("b"), Some(&Value::from(2)));
+        let machine = Machine {
+            commit: "abc".to_owned(),
+            ..Machine::default()
+        };
+        for (name, count) in [("a", 1), ("b", 2), ("a", 3)] {
+            write_section(reports.path(), name, &machine, &Count { count }).unwrap();
+        }
+        let count = |name| {
+            section::<Count>(reports.path(), name)
+                .unwrap()
+                .outcome
+                .count
+        };
+        assert_eq!((count("a"), count("b")), (3, 2));
+        let section = section::<Count>(reports.path(), "b").unwrap();
+        assert_eq!(section.machine.commit, "abc");
+        assert!(super::section::<Count>(reports.path(), "c").is_none());
     }
 }

@@ -1,83 +1,103 @@
-//! `perf/RESULTS.md`: the last full run's summary, with what it was measured on.
+//! `perf/RESULTS.md`: the summary of the last run of each part, with what it was measured on.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::host::figures;
-use super::host::instructions;
+use super::host::{counters, figures, instructions};
 use super::peers::Peers;
-use super::report;
+use super::{Run, el2};
 use crate::{console, project};
 
-/// Writes it, from the sections of `perf.json`: what has not been measured is left out.
-pub(crate) fn write(reports: &Path) -> Result<()> {
+const HEAD: &str = "# Results\n
+Written by `cargo xtask perf`, which measures all of it again; each part says what it was measured on. Times
+are nanoseconds of CPU time of the thread that works: a busy machine makes a run longer, not the figures
+worse. Instruction counts are exact.\n";
+
+/// The sections, in their order.
+const SECTIONS: [&str; 7] = [
+    "Targets on the host",
+    "Loads",
+    "Operations",
+    "Beside the crate arm_vgic",
+    "Instructions at EL2",
+    "Instructions on the host",
+    "The CPU's own counters",
+];
+
+/// Writes it: what this run has measured anew, the rest as it is.
+pub(crate) fn write(run: &Run) -> Result<()> {
     let path = project::root().join("perf/RESULTS.md");
-    fs::write(&path, text(reports)).context("cannot write perf/RESULTS.md")?;
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(&path, updated(&before, &sections(run))).context("cannot write perf/RESULTS.md")?;
     console::detail(format!("summary {}", path.display()));
     Ok(())
 }
 
-fn section<T: DeserializeOwned>(reports: &Path, name: &str) -> Option<T> {
-    serde_json::from_value(report::section(reports, name)?).ok()
-}
-
-fn text(reports: &Path) -> String {
-    let host = section::<figures::Outcome>(reports, "host");
-    let peers = section::<Peers>(reports, "peers");
-    let el2 = section::<Value>(reports, "el2");
-    let instructions = section::<instructions::Outcome>(reports, "instructions");
-    let mut text = String::from(
-        "# Results\n\nWritten by `cargo xtask perf`, which measures all of it again. Times are nanoseconds \
-         of CPU time of the\nthread that works: a busy machine makes a run longer, not the figures worse. \
-         Instruction counts are exact.\n\n",
-    );
-    if let Some(host) = &host {
-        let machine = &host.machine;
-        let mut line = |what: &str, value: &str| {
-            let _ = writeln!(text, "* {what}: {value}");
-        };
-        line("commit", &machine.commit);
-        line("CPU", &format!("{}, {} CPUs", machine.cpu, machine.cpus));
-        line("load when it began", &machine.load);
-        line("kernel", &machine.kernel);
-        line("compiler", &machine.compiler);
-        line("flags", &machine.flags);
-        targets(&mut text, host);
-        loads(&mut text, host);
-    }
-    if let Some(peers) = peers {
-        text += &format!(
-            "\n## Beside the crate arm_vgic {}\n\nNanoseconds of a thread for one MSI that was accepted, by \
-             the same threads in the same run.\n\n| load | vgic | arm_vgic | ratio |\n|---|---:|---:|---:|\n",
-            peers.arm_vgic
-        );
-        for (load, ours, theirs) in peers.pairs() {
-            let (ours, theirs) = (ours.nanoseconds(), theirs.nanoseconds());
-            let ratio = theirs / ours;
-            let _ = writeln!(text, "| {load} | {ours:.1} | {theirs:.1} | {ratio:.1} |");
-        }
-    }
-    if let Some(el2) = el2 {
-        exits(&mut text, &el2);
-    }
-    if let Some(instructions) = instructions {
-        text += "\n## Instructions on the host\n\nOf one operation, by callgrind; `cargo xtask test` fails \
-                 when one grows by more than 2 %. They include\nthe software CPU interface where a guest is \
-                 entered or left.\n\n| operation | instructions |\n|---|---:|\n";
-        for row in &instructions.rows {
-            let _ = writeln!(text, "| {} | {:.1} |", row.operation, row.instructions);
+/// The text with these sections replaced, each a title and what is below it.
+fn updated(before: &str, sections: &[(&str, String)]) -> String {
+    let mut text = HEAD.to_owned();
+    for title in SECTIONS {
+        let new = sections.iter().find(|(name, _)| *name == title);
+        let old = || section(before, title);
+        if let Some(body) = new.map(|(_, body)| body.as_str()).or_else(old) {
+            let _ = write!(text, "\n## {title}\n\n{}\n", body.trim());
         }
     }
     text
 }
 
-fn targets(text: &mut String, host: &figures::Outcome) {
-    *text += "\n## Targets on the host\n\n| what | target | measured | |\n|---|---|---|---|\n";
+/// What is below a title.
+fn section<'a>(text: &'a str, title: &str) -> Option<&'a str> {
+    let head = format!("\n## {title}\n");
+    let start = text.find(&head)? + head.len();
+    let rest = &text[start..];
+    Some(&rest[..rest.find("\n## ").unwrap_or(rest.len())])
+}
+
+fn sections(run: &Run) -> Vec<(&'static str, String)> {
+    let line = run.machine.line();
+    let mut sections = Vec::new();
+    let mut add = |title, body: String| sections.push((title, format!("{line}\n\n{body}")));
+    if let Some(host) = &run.host {
+        add(SECTIONS[0], targets(host));
+        add(SECTIONS[1], loads(host));
+        add(SECTIONS[2], operations(host));
+    }
+    if let Some(peers) = &run.peers {
+        add(SECTIONS[3], beside(peers));
+    }
+    if let Some(el2) = run.el2.as_ref().filter(|el2| el2.kvm.is_some()) {
+        add(SECTIONS[4], el2::summary::results(el2));
+    }
+    if let Some(instructions) = &run.instructions {
+        add(SECTIONS[5], counts(instructions));
+    }
+    if let Some(counters) = &run.counters {
+        add(SECTIONS[6], counters::summary(counters));
+    }
+    sections
+}
+
+/// How ratios of loads come about, and what bounds the one that has a bound.
+const PAIRS: &str = "
+Loads are compared in pairs, each 25 ms right after the other: the median of the ratios, and between what it
+lies with a confidence of 95 %. A target counts as missed when all of that is beyond it. Pairs in which a thread
+had to wait for a CPU are left out; a machine that is too busy for others is called so, and threads of one load
+then rarely ran at once.
+
+In lpi_stress 1/1/1 every MSI is for the one LPI whose word the guest changes at each entry and exit, so that the
+word's cache line travels between two CPUs, in 16/16/16 it is one of 256. The yardstick is `one_word`: a bare
+atomic that one thread sets bits of, while another clears them, or none does. Where threads run at once, that line
+is what bounds 1/1/1; the code is the same, and the instruction counts below show it.
+
+| one | other | ns | ns | ratio | median between | pairs |
+|---|---|---:|---:|---:|---|---|
+";
+
+fn targets(host: &figures::Outcome) -> String {
+    let mut text = String::from("| what | target | measured | |\n|---|---|---|---|\n");
     for target in &host.targets {
         let verdict = if target.met { "met" } else { "**missed**" };
         let figures::Target {
@@ -88,19 +108,38 @@ fn targets(text: &mut String, host: &figures::Outcome) {
         } = target;
         let _ = writeln!(text, "| {what} | {target} | {measured} | {verdict} |");
     }
-    *text += "\nAn injection of a queued LPI is one atomic read-modify-write (`Irq::raise`); a CPU that is \
-              not pinned yet\nadds the store and fence of its pin, which the times above include.\n\nIn lpi_stress 1/1/1 the device and \
-              the guest share the line of the one LPI, in 16/16/16 they mostly do not; runs\ndiffer by 3 % \
-              either way.\n";
-    *text += "\n| bytes of the heap | |\n|---|---:|\n";
+    text += "\nAn injection of a queued LPI is one atomic read-modify-write (`Irq::raise`); a CPU that is not \
+             pinned yet\nadds the store and fence of its pin, which the times above include.\n";
+    text += PAIRS;
+    for (name, pair) in &host.figures.pairs {
+        let (one, other) = name.split_once(" to ").unwrap_or((name, ""));
+        let figures::Pair {
+            ratio,
+            low,
+            high,
+            nanoseconds,
+            pairs,
+            disturbed,
+        } = pair;
+        let [ours, others] = nanoseconds;
+        let busy = if *disturbed { ", busy" } else { "" };
+        let _ = writeln!(
+            text,
+            "| {one} | {other} | {ours:.1} | {others:.1} | {ratio:.2} | {low:.2} to {high:.2} | {pairs}{busy} |"
+        );
+    }
+    text += "\n| bytes of the heap | |\n|---|---:|\n";
     for size in &host.figures.memory {
         let _ = writeln!(text, "| {} | {:.1} |", size.what, size.bytes);
     }
+    text
 }
 
-fn loads(text: &mut String, host: &figures::Outcome) {
-    *text += "\n## Loads\n\nMillions for each second of the threads' CPU time, all threads of a kind \
-              together.\n\n| load | threads | accepted | delivered |\n|---|---:|---:|---:|\n";
+fn loads(host: &figures::Outcome) -> String {
+    let mut text = String::from(
+        "Millions for each second of the threads' CPU time, all threads of a kind together.\n\n\
+         | load | threads | accepted | delivered |\n|---|---:|---:|---:|\n",
+    );
     for (name, rates) in &host.figures.loads {
         let (accepted, delivered) = (rates.accepted / 1e6, rates.delivered / 1e6);
         let delivered = if delivered > 0.0 {
@@ -108,49 +147,65 @@ fn loads(text: &mut String, host: &figures::Outcome) {
         } else {
             String::new()
         };
-        let _ = writeln!(
-            text,
-            "| {name} | {} | {accepted:.1} | {delivered} |",
-            rates.threads
-        );
+        let threads = rates.threads;
+        let _ = writeln!(text, "| {name} | {threads} | {accepted:.1} | {delivered} |");
     }
+    text
 }
 
-/// The comparison with KVM, from its section of `perf.json`.
-fn exits(text: &mut String, el2: &Value) {
-    let Some(events) = el2["events"].as_array() else {
-        return;
-    };
-    let _ = writeln!(
-        text,
-        "\n## Instructions at EL2\n\nOf one event, on all CPUs together, on QEMU {} with `{}`, beside \
-         KVM of Linux {}.\n\n| event | exits | KVM | hyp | ratio | missed |\n|---|---:|---:|---:|---:|---|",
-        el2["qemu"].as_str().unwrap_or("?"),
-        el2["flags"].as_str().unwrap_or("?"),
-        el2["kvm"].as_str().unwrap_or("(not measured)"),
+fn operations(host: &figures::Outcome) -> String {
+    let mut text = String::from(
+        "Nanoseconds of one, the best of many batches on one thread. What stands in for another design is \
+         its last name:\n`radix` is the library's table, `two_loads` the least that one of two levels can \
+         cost.\n\n| operation | ns |\n|---|---:|\n",
     );
-    for event in events {
-        let number = |value: &Value, digits: usize| {
-            value
-                .as_f64()
-                .map_or(String::new(), |value| format!("{value:.digits$}"))
-        };
-        let missed: Vec<&str> = event["targets"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|target| target["met"] == false)
-            .filter_map(|target| target["what"].as_str())
-            .collect();
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} | {} | {} |",
-            event["event"].as_str().unwrap_or("?"),
-            number(&event["hyp"]["exits"], 1),
-            number(&event["kvm"]["instructions"], 0),
-            number(&event["hyp"]["instructions"], 0),
-            number(&event["ratio"], 1),
-            missed.join(", ")
-        );
+    for (name, nanoseconds) in &host.figures.operations {
+        let _ = writeln!(text, "| {name} | {nanoseconds:.1} |");
+    }
+    text
+}
+
+fn beside(peers: &Peers) -> String {
+    let mut text = format!(
+        "Version {}. Nanoseconds of a thread for one MSI that was accepted. Both are driven by the same \
+         threads in turns,\nwith the same devices, events, vCPUs and list registers, built alike. Where they \
+         differ, the peer has less to do: it\nreads no LPI configuration of the guest, and its guest takes all \
+         of its list registers at once where ours\nacknowledges and ends each interrupt on a software CPU \
+         interface. Its spin locks are ours to provide: test and\nset, then wait reading. In lpi_stress 1/1/1 \
+         both change one word that the guest changes too, so that the line it is\nin bounds both.\n\n| load | vgic | arm_vgic | ratio |\n|---|---:|---:|---:|\n",
+        peers.arm_vgic
+    );
+    for (load, ours, theirs) in peers.pairs() {
+        let (ours, theirs) = (ours.nanoseconds(), theirs.nanoseconds());
+        let ratio = theirs / ours;
+        let _ = writeln!(text, "| {load} | {ours:.1} | {theirs:.1} | {ratio:.1} |");
+    }
+    text
+}
+
+fn counts(instructions: &instructions::Outcome) -> String {
+    let mut text = String::from(
+        "Of one operation, by callgrind; `cargo xtask test` fails when one grows by more than 2 %. They \
+         include\nthe software CPU interface where a guest is entered or left.\n\n\
+         | operation | instructions |\n|---|---:|\n",
+    );
+    for row in &instructions.rows {
+        let _ = writeln!(text, "| {} | {:.1} |", row.operation, row.instructions);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_measured_stays() {
+        let first = updated("", &[("Loads", "one".into()), (SECTIONS[4], "two".into())]);
+        let second = updated(&first, &[("Loads", "three\n".into())]);
+        assert_eq!(section(&second, "Loads").map(str::trim), Some("three"));
+        assert_eq!(section(&second, SECTIONS[4]).map(str::trim), Some("two"));
+        assert_eq!(section(&second, SECTIONS[0]), None);
+        assert_eq!(updated(&second, &[]), second);
     }
 }

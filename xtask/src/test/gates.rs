@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::tally::Tally;
+use crate::bench::{self, BenchOptions};
 use crate::boot;
 use crate::cli::{BootOptions, Kernel, ScheduleOptions, TestOptions};
 use crate::conformance::{self, ConformanceOptions};
@@ -292,11 +293,14 @@ fn suite() -> Gate {
 
 /// Every benchmark once: that they work, not how fast.
 fn benchmarks() -> Gate {
-    command(
-        "benchmarks",
-        cargo("test"),
-        &["--package", "vgic", "--benches"],
-    )
+    let quick = BenchOptions {
+        quick: true,
+        filter: None,
+    };
+    Gate {
+        name: "benchmarks".to_owned(),
+        action: Action::Command(bench::command(&quick)),
+    }
 }
 
 /// The library against its reference model: a million operations in sequences of two hundred, give or take.

@@ -12,6 +12,9 @@ mod console;
 #[path = "../../event.rs"]
 mod event;
 #[cfg(target_arch = "aarch64")]
+#[path = "../../names.rs"]
+mod names;
+#[cfg(target_arch = "aarch64")]
 mod run;
 #[cfg(target_arch = "aarch64")]
 mod symbols;

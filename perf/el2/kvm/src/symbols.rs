@@ -6,14 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use crate::console;
-
-const WANTED: [&str; 5] = [
-    "vgic_",
-    "kvm_vgic_",
-    "__vgic_",
-    "__kvm_hyp_vector",
-    "__bp_harden_hyp_vecs",
-];
+use crate::names::{VECTORS, VGIC};
 
 /// Prints them, a line `sym ADDRESS NAME` each.
 pub(crate) fn print() -> Result<()> {
@@ -26,8 +19,9 @@ pub(crate) fn print() -> Result<()> {
         else {
             continue;
         };
+        let mut names = VGIC.iter().chain(&VECTORS);
         let wanted =
-            matches!(kind, "t" | "T" | "W") && WANTED.iter().any(|prefix| name.starts_with(prefix));
+            matches!(kind, "t" | "T" | "W") && names.any(|prefix| name.starts_with(prefix));
         if wanted || ends {
             console::say(&format!("sym {address} {name}"));
             printed += 1;

@@ -21,8 +21,35 @@ pub(crate) trait Attribute {
 pub(crate) struct Owner<'a> {
     /// Whether it belongs to the virtual interrupt controller.
     pub(crate) vgic: bool,
-    /// The function.
+    /// The function, inlined ones included where that is known.
     pub(crate) function: &'a str,
+    /// `file:line`, where that is known.
+    pub(crate) line: &'a str,
+}
+
+/// What is counted of some part of the code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) instructions: u64,
+    /// Accesses to system registers, `ICH_*` included.
+    pub(crate) system_registers: u64,
+    pub(crate) ich: u64,
+    pub(crate) barriers: u64,
+}
+
+/// A function's part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Function {
+    /// Whether it belongs to the virtual interrupt controller.
+    pub(crate) vgic: bool,
+    pub(crate) tally: Tally,
+}
+
+/// An instruction and how often it was executed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Executed {
+    pub(crate) word: u32,
+    pub(crate) times: u64,
 }
 
 /// What one event costs: sums over all rounds.
@@ -30,14 +57,13 @@ pub(crate) struct Owner<'a> {
 pub(crate) struct Sums {
     pub(crate) rounds: u64,
     pub(crate) exits: u64,
-    pub(crate) instructions: u64,
-    /// Of which the virtual interrupt controller's.
-    pub(crate) vgic: u64,
-    /// Accesses to system registers, `ICH_*` included.
-    pub(crate) system_registers: u64,
-    pub(crate) ich: u64,
-    pub(crate) barriers: u64,
-    pub(crate) functions: BTreeMap<String, u64>,
+    /// The virtual interrupt controller's.
+    pub(crate) vgic: Tally,
+    /// What the hypervisor does beside it.
+    pub(crate) rest: Tally,
+    pub(crate) functions: BTreeMap<String, Function>,
+    /// By address.
+    pub(crate) code: BTreeMap<u64, Executed>,
 }
 
 impl Sums {
@@ -100,7 +126,7 @@ impl Counts {
                 sums.exits += times;
             }
             for (&word, at) in words.iter().zip((address..).step_by(4)) {
-                sums.add(word, times, code.owner(at));
+                sums.add(at, word, times, code.owner(at));
             }
         }
         Ok(())
@@ -108,11 +134,31 @@ impl Counts {
 }
 
 impl Sums {
-    fn add(&mut self, word: u32, times: u64, owner: Owner<'_>) {
-        self.instructions += times;
-        if owner.vgic {
-            self.vgic += times;
+    fn add(&mut self, address: u64, word: u32, times: u64, owner: Owner<'_>) {
+        let part = if owner.vgic {
+            &mut self.vgic
+        } else {
+            &mut self.rest
+        };
+        part.add(word, times);
+        if !self.functions.contains_key(owner.function) {
+            let function = Function {
+                vgic: owner.vgic,
+                ..Function::default()
+            };
+            self.functions.insert(owner.function.to_owned(), function);
         }
+        if let Some(function) = self.functions.get_mut(owner.function) {
+            function.tally.add(word, times);
+        }
+        let executed = Executed { word, times: 0 };
+        self.code.entry(address).or_insert(executed).times += times;
+    }
+}
+
+impl Tally {
+    fn add(&mut self, word: u32, times: u64) {
+        self.instructions += times;
         match code::kind(word) {
             Kind::Ich => {
                 self.ich += times;
@@ -121,11 +167,6 @@ impl Sums {
             Kind::SystemRegister => self.system_registers += times,
             Kind::Barrier => self.barriers += times,
             Kind::Other => {}
-        }
-        if let Some(sum) = self.functions.get_mut(owner.function) {
-            *sum += times;
-        } else {
-            self.functions.insert(owner.function.to_owned(), times);
         }
     }
 }
@@ -140,7 +181,11 @@ mod tests {
         fn owner(&self, address: u64) -> Owner<'_> {
             let vgic = address >= 0x1004;
             let function = if vgic { "fold" } else { "vectors" };
-            Owner { vgic, function }
+            Owner {
+                vgic,
+                function,
+                line: "",
+            }
         }
 
         fn is_exit(&self, address: u64) -> bool {
@@ -161,12 +206,22 @@ mod tests {
         let text = complete("code 1000 d503201f d53ccba0 d5033f9f : 1=4 2=1\n");
         let counts = Counts::read(&text, &Split).unwrap();
         let sums = counts.of(Event::Hypercall);
-        assert_eq!((sums.instructions, sums.exits, sums.vgic), (12, 4, 8));
-        assert_eq!((sums.ich, sums.system_registers, sums.barriers), (4, 4, 4));
-        assert_eq!(sums.each(sums.instructions), 6.0);
-        assert_eq!(sums.functions["fold"], 8);
-        assert_eq!(counts.of(Event::Read).instructions, 3);
-        assert_eq!(counts.of(Event::Enable).instructions, 0);
+        let vgic = Tally {
+            instructions: 8,
+            system_registers: 4,
+            ich: 4,
+            barriers: 4,
+        };
+        let rest = Tally {
+            instructions: 4,
+            ..Tally::default()
+        };
+        assert_eq!((sums.exits, sums.vgic, sums.rest), (4, vgic, rest));
+        assert_eq!(sums.each(sums.vgic.instructions), 4.0);
+        assert_eq!(sums.functions["fold"].tally, vgic);
+        assert_eq!(sums.code[&0x1004].times, 4);
+        assert_eq!(counts.of(Event::Read).vgic.instructions, 2);
+        assert!(counts.of(Event::Enable).code.is_empty());
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!
 //! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
 //! * [`counts`]: what the plugin counted; [`code`]: what an instruction is; [`symbols`]: whose it is;
-//! * [`table`]: the comparison.
+//! * [`table`]: the comparison; [`profile`]: where the instructions of one event are;
+//! * [`summary`], [`plot`]: what is published.
 
 mod build;
 mod code;
@@ -15,8 +16,15 @@ mod counts;
 #[path = "../../../../perf/el2/event.rs"]
 mod event;
 mod machine;
+#[path = "../../../../perf/el2/names.rs"]
+mod names;
+pub(crate) mod plot;
+mod profile;
+pub(crate) mod summary;
 mod symbols;
-mod table;
+pub(crate) mod table;
+
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -24,6 +32,7 @@ use crate::provision::apt::{self, For};
 use crate::provision::{kernel, qemu};
 use crate::{console, project};
 use counts::Counts;
+pub(crate) use event::Event;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
 
@@ -31,7 +40,13 @@ use table::Outcome;
 const RELEASE: &str = "6.12";
 
 /// Counts under hyp, and under KVM if `compare` asks for it, and prints the table.
-pub(crate) fn measure(compare: bool, profile: bool) -> Result<Outcome> {
+///
+/// With `profile`, also shows where the instructions of one event, or of each, are.
+pub(crate) fn measure(
+    compare: bool,
+    profile: Option<Option<Event>>,
+    reports: &Path,
+) -> Result<Outcome> {
     let scratch = project::scratch()?;
     let scratch = scratch.path();
     let qemu = qemu::provide()?;
@@ -59,11 +74,17 @@ pub(crate) fn measure(compare: bool, profile: bool) -> Result<Outcome> {
     };
     let outcome = Outcome::new(&ours, theirs.as_ref(), qemu.version, version);
     outcome.print();
-    if profile {
-        table::print_profile("hyp", &ours);
-        theirs
-            .iter()
-            .for_each(|counts| table::print_profile("KVM", counts));
+    let profiled = match profile {
+        None => &[],
+        Some(Some(ref event)) => std::slice::from_ref(event),
+        Some(None) => &Event::ALL[..],
+    };
+    for &event in profiled {
+        profile::print("hyp", event, ours.of(event));
+        if let Some(theirs) = &theirs {
+            profile::print("KVM", event, theirs.of(event));
+        }
+        profile::write_listing(event, ours.of(event), &hypervisor, reports)?;
     }
     Ok(outcome)
 }

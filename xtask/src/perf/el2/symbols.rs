@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use object::{Object, ObjectSymbol};
 
 use super::counts::{Attribute, Owner};
+use super::names;
 use crate::project;
 
 /// In a table of vectors (2 KiB): where those for exceptions from a lower level begin and end, and the
@@ -39,6 +40,7 @@ pub(crate) struct Hypervisor {
 struct Place {
     vgic: bool,
     function: String,
+    line: String,
 }
 
 impl Hypervisor {
@@ -63,26 +65,32 @@ impl Hypervisor {
         let mut outermost = None;
         if let Ok(mut frames) = self.loader.find_frames(address) {
             while let Ok(Some(frame)) = frames.next() {
-                let file = frame.location.and_then(|location| location.file);
-                let function = frame
-                    .function
-                    .map(|name| short(&name.demangle().unwrap_or_default()));
-                let Some(function) = function else { continue };
-                let inside = file.and_then(|file| Path::new(file).strip_prefix(root).ok());
-                if let Some(inside) = inside {
-                    let vgic = inside.starts_with("src");
-                    return Place { vgic, function };
+                let name = frame.function.as_ref();
+                let Some(name) = name.and_then(|name| name.demangle().ok()) else {
+                    continue;
+                };
+                let location = frame.location.as_ref();
+                let (file, line) =
+                    location.map_or(("", None), |place| (place.file.unwrap_or(""), place.line));
+                if let Ok(inside) = Path::new(file).strip_prefix(root) {
+                    let line = line.unwrap_or(0);
+                    return Place {
+                        vgic: inside.starts_with("src"),
+                        function: short(&name),
+                        line: format!("{}:{line}", inside.display()),
+                    };
                 }
-                outermost = Some(function);
+                outermost = Some(name.into_owned());
             }
         }
         // Not inlined into anything of ours: assembly, memcpy, crossbeam's collection.
-        let symbol = || self.loader.find_symbol(address).map(short);
+        let symbol = || self.loader.find_symbol(address).map(str::to_owned);
         let function = outermost.or_else(symbol).unwrap_or_else(|| "?".to_owned());
         Place {
             // The library alone uses it.
             vgic: function.contains("crossbeam"),
-            function,
+            function: short(&function),
+            line: String::new(),
         }
     }
 }
@@ -96,6 +104,7 @@ impl Attribute for Hypervisor {
         Owner {
             vgic: place.vgic,
             function: &place.function,
+            line: &place.line,
         }
     }
 
@@ -152,27 +161,26 @@ impl Kernel {
     }
 }
 
-/// Whether a function of Linux belongs to its virtual interrupt controller.
-fn is_kvm_vgic(name: &str) -> bool {
-    ["vgic_", "kvm_vgic_", "__vgic_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-}
+/// What everything else of Linux is called in a profile: the symbols do not tell more.
+const OTHERS: &str = "(other functions of the kernel)";
 
 impl Attribute for Kernel {
     fn owner(&self, address: u64) -> Owner<'_> {
         let name = self.name(address);
-        let vgic = is_kvm_vgic(name);
+        let vgic = names::VGIC.iter().any(|prefix| name.starts_with(prefix));
         Owner {
             vgic,
-            function: name,
+            function: if vgic || names::VECTORS.contains(&name) {
+                name
+            } else {
+                OTHERS
+            },
+            line: "",
         }
     }
 
     fn is_exit(&self, address: u64) -> bool {
-        // The vectors while a guest runs; the second are those of CPUs with speculation workarounds.
-        let name = self.name(address);
-        matches!(name, "__kvm_hyp_vector" | "__bp_harden_hyp_vecs") && is_exit_vector(address)
+        names::VECTORS.contains(&self.name(address)) && is_exit_vector(address)
     }
 }
 
@@ -200,6 +208,7 @@ mod tests {
         let kernel = Kernel::read(&lines.map(str::to_owned));
         assert!(kernel.owner(0x100c).vgic);
         assert!(!kernel.owner(0x1010).vgic);
+        assert_eq!(kernel.owner(0x1010).function, OTHERS);
         assert!(!kernel.owner(0x10).vgic);
         assert!(kernel.is_exit(0x2400) && kernel.is_exit(0x2480));
         assert!(!kernel.is_exit(0x2404) && !kernel.is_exit(0x2000) && !kernel.is_exit(0x1400));

@@ -1,19 +1,16 @@
 //! The comparison, and what it has to show.
 
-use std::cmp::Reverse;
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::{Deserialize, Serialize};
 
-use serde::Serialize;
-
-use super::counts::{Counts, Sums};
+use super::counts::{Counts, Sums, Tally};
 use super::event::Event;
 use super::machine::FLAGS;
 use crate::console::{self, bad, good};
 
-/// Functions of an event that a profile shows.
-const PROFILED: usize = 24;
-
 /// What an event is called in reports.
-const fn name(event: Event) -> &'static str {
+pub(crate) const fn name(event: Event) -> &'static str {
     match event {
         Event::Hypercall => "hypercall, nothing pending",
         Event::Read => "read of a GICD register",
@@ -27,6 +24,34 @@ const fn name(event: Event) -> &'static str {
         Event::Timer => "virtual timer, 50 us",
         Event::Msi => "MSI injected by the host",
         Event::MsiRunning => "the same, to a running vCPU",
+    }
+}
+
+/// What an event is called on the command line.
+pub(crate) const fn keyword(event: Event) -> &'static str {
+    match event {
+        Event::Hypercall => "hypercall",
+        Event::Read => "read",
+        Event::Enable => "enable",
+        Event::SgiSelf => "sgi-self",
+        Event::SgiRunning => "sgi-running",
+        Event::Spi => "spi",
+        Event::Lpi => "lpi",
+        Event::SgiWaiting => "sgi-waiting",
+        Event::SgiAsleep => "sgi-asleep",
+        Event::Timer => "timer",
+        Event::Msi => "msi",
+        Event::MsiRunning => "msi-running",
+    }
+}
+
+impl ValueEnum for Event {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(keyword(*self)).help(name(*self)))
     }
 }
 
@@ -62,57 +87,89 @@ const fn ich_limit(event: Event) -> Option<f64> {
     }
 }
 
+/// What one round of an event costs in some part of the code.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) instructions: f64,
+    /// `ICH_*` included.
+    pub(crate) system_registers: f64,
+    pub(crate) ich_accesses: f64,
+    pub(crate) barriers: f64,
+}
+
+impl Part {
+    fn of(sums: &Sums, tally: Tally) -> Self {
+        Self {
+            instructions: sums.each(tally.instructions),
+            system_registers: sums.each(tally.system_registers),
+            ich_accesses: sums.each(tally.ich),
+            barriers: sums.each(tally.barriers),
+        }
+    }
+}
+
 /// What one round of an event costs under one hypervisor.
-#[derive(Debug, Serialize)]
-struct Cost {
-    rounds: u64,
-    exits: f64,
-    instructions: f64,
-    vgic_instructions: f64,
-    system_registers: f64,
-    ich_accesses: f64,
-    barriers: f64,
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    pub(crate) rounds: u64,
+    pub(crate) exits: f64,
+    /// All of it.
+    #[serde(flatten)]
+    pub(crate) all: Part,
+    /// The virtual interrupt controller: of hyp, the library.
+    pub(crate) vgic: Part,
+    /// The rest of the hypervisor.
+    pub(crate) rest: Part,
 }
 
 impl Cost {
     fn of(sums: &Sums) -> Self {
+        let (vgic, rest) = (Part::of(sums, sums.vgic), Part::of(sums, sums.rest));
         Self {
             rounds: sums.rounds,
             exits: sums.each(sums.exits),
-            instructions: sums.each(sums.instructions),
-            vgic_instructions: sums.each(sums.vgic),
-            system_registers: sums.each(sums.system_registers),
-            ich_accesses: sums.each(sums.ich),
-            barriers: sums.each(sums.barriers),
+            all: Part {
+                instructions: vgic.instructions + rest.instructions,
+                system_registers: vgic.system_registers + rest.system_registers,
+                ich_accesses: vgic.ich_accesses + rest.ich_accesses,
+                barriers: vgic.barriers + rest.barriers,
+            },
+            vgic,
+            rest,
         }
     }
 }
 
 /// One condition.
-#[derive(Debug, Serialize)]
-struct Target {
-    what: String,
-    met: bool,
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Target {
+    pub(crate) what: String,
+    pub(crate) met: bool,
 }
 
 /// One event.
-#[derive(Debug, Serialize)]
-struct Row {
-    event: &'static str,
-    hyp: Cost,
-    kvm: Option<Cost>,
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) event: String,
+    pub(crate) hyp: Cost,
+    pub(crate) kvm: Option<Cost>,
     /// KVM's instructions for one of ours.
-    ratio: Option<f64>,
-    targets: Vec<Target>,
+    pub(crate) ratio: Option<f64>,
+    /// The same of the virtual interrupt controllers alone.
+    pub(crate) vgic_ratio: Option<f64>,
+    /// Our instructions are to be at most one such part of KVM's.
+    pub(crate) part: u32,
+    pub(crate) targets: Vec<Target>,
 }
 
 /// The section of the report.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    qemu: String,
-    flags: &'static str,
-    kvm: Option<String>,
-    events: Vec<Row>,
+    pub(crate) qemu: String,
+    pub(crate) flags: String,
+    /// The kernel's version, if it was compared with.
+    pub(crate) kvm: Option<String>,
+    pub(crate) events: Vec<Row>,
 }
 
 impl Row {
@@ -130,54 +187,63 @@ impl Row {
             part_of_kvm(
                 "instructions",
                 target(event),
-                hyp.instructions,
-                kvm.instructions,
+                hyp.all.instructions,
+                kvm.all.instructions,
             );
             if let Some(part) = vgic_target(event) {
-                let (ours, theirs) = (hyp.vgic_instructions, kvm.vgic_instructions);
+                let (ours, theirs) = (hyp.vgic.instructions, kvm.vgic.instructions);
                 part_of_kvm("vGIC instructions", part, ours, theirs);
             }
         }
         if let Some(limit) = ich_limit(event) {
             targets.push(Target {
                 what: format!("ICH accesses <= {limit}"),
-                met: hyp.ich_accesses <= limit,
+                met: hyp.all.ich_accesses <= limit,
             });
         }
+        let ratio = |of: fn(&Cost) -> f64| kvm.as_ref().map(|kvm| of(kvm) / of(&hyp));
         Self {
-            event: name(event),
-            ratio: kvm.as_ref().map(|kvm| kvm.instructions / hyp.instructions),
+            event: name(event).to_owned(),
+            ratio: ratio(|cost| cost.all.instructions),
+            vgic_ratio: ratio(|cost| cost.vgic.instructions),
+            part: target(event),
             hyp,
             kvm,
             targets,
         }
     }
 
+    /// The targets that are not met.
+    pub(crate) fn missed(&self) -> impl Iterator<Item = &str> {
+        let missed = self.targets.iter().filter(|target| !target.met);
+        missed.map(|target| target.what.as_str())
+    }
+
     fn print(&self) {
         let Cost {
-            exits,
-            instructions,
-            vgic_instructions,
-            system_registers,
-            ich_accesses,
-            barriers,
-            ..
+            exits, all, vgic, ..
         } = self.hyp;
         let mut line = format!(
-            "{:<31} {exits:>5.1} {instructions:>7.0} {vgic_instructions:>6.0} \
-             {system_registers:>7.1} {ich_accesses:>5.1} {barriers:>8.1}",
-            self.event
+            "{:<31} {exits:>5.1} {:>7.0} {:>6.0} {:>7.1} {:>5.1} {:>8.1}",
+            self.event,
+            all.instructions,
+            vgic.instructions,
+            all.system_registers,
+            all.ich_accesses,
+            all.barriers
         );
-        if let (Some(kvm), Some(ratio)) = (&self.kvm, self.ratio) {
+        if let (Some(kvm), Some(ratio), Some(vgic_ratio)) = (&self.kvm, self.ratio, self.vgic_ratio)
+        {
             line += &format!(
-                " {:>7.0} {:>6.0} {:>5.1} {ratio:>6.1}",
-                kvm.instructions, kvm.vgic_instructions, kvm.exits
+                " {:>7.0} {:>6.0} {:>5.1} {:>7.1} {:>5.1} {ratio:>6.1} {vgic_ratio:>5.1}",
+                kvm.all.instructions,
+                kvm.vgic.instructions,
+                kvm.exits,
+                kvm.all.system_registers,
+                kvm.all.ich_accesses,
             );
         }
-        let missed: Vec<&str> = (self.targets.iter())
-            .filter(|target| !target.met)
-            .map(|target| target.what.as_str())
-            .collect();
+        let missed: Vec<&str> = self.missed().collect();
         if self.targets.is_empty() {
         } else if missed.is_empty() {
             line += &format!("  {}", good("met"));
@@ -199,7 +265,7 @@ impl Outcome {
         let row = |event| Row::new(event, ours.of(event), theirs.map(|counts| counts.of(event)));
         Self {
             qemu,
-            flags: FLAGS,
+            flags: FLAGS.to_owned(),
             kvm,
             events: Event::ALL.map(row).into(),
         }
@@ -217,34 +283,49 @@ impl Outcome {
             "at EL2, for one event", "exits", "us", "vGIC", "sysregs", "ICH", "barriers"
         );
         if self.kvm.is_some() {
-            head += &format!(" {:>7} {:>6} {:>5} {:>6}", "KVM", "vGIC", "exits", "ratio");
+            head += &format!(
+                " {:>7} {:>6} {:>5} {:>7} {:>5} {:>6} {:>5}",
+                "KVM", "vGIC", "exits", "sysregs", "ICH", "ratio", "vGIC"
+            );
         }
         console::say(&head);
         self.events.iter().for_each(Row::print);
     }
 }
 
-/// Prints which functions the instructions of each event are in.
-pub(crate) fn print_profile(hypervisor: &str, counts: &Counts) {
-    for event in Event::ALL {
-        let sums = counts.of(event);
-        console::step(format!("{hypervisor}: {}", name(event)));
-        let mut functions: Vec<_> = sums.functions.iter().collect();
-        functions.sort_by_key(|&(_, &count)| Reverse(count));
-        for (function, &count) in functions.into_iter().take(PROFILED) {
-            console::detail(format!("{:>8.1} {function}", sums.each(count)));
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// SGIs, with vGIC instructions that miss their target.
+    pub(in super::super) fn outcome() -> Outcome {
+        let sums = |vgic, rest| Sums {
+            rounds: 1,
+            exits: 1,
+            vgic: tally(vgic),
+            rest: tally(rest),
+            ..Sums::default()
+        };
+        let row = Row::new(Event::SgiSelf, &sums(400, 100), Some(&sums(800, 1700)));
+        Outcome {
+            qemu: "10".to_owned(),
+            flags: FLAGS.to_owned(),
+            kvm: Some("6.12".to_owned()),
+            events: vec![row],
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn tally(instructions: u64) -> Tally {
+        Tally {
+            instructions,
+            ..Tally::default()
+        }
+    }
 
     fn sums(instructions: u64) -> Sums {
         Sums {
             rounds: 2,
-            instructions,
+            rest: tally(instructions),
             ..Sums::default()
         }
     }
@@ -262,7 +343,7 @@ mod tests {
     #[test]
     fn ich_accesses_are_limited_without_kvm_too() {
         let mut costly = sums(10);
-        costly.ich = 1;
+        costly.vgic.ich = 1;
         let row = Row::new(Event::Hypercall, &costly, None);
         assert!(row.targets.iter().any(|target| !target.met));
     }

@@ -9,8 +9,16 @@ use serde::{Deserialize, Serialize};
 use crate::process::{self, Show};
 use crate::project;
 
+/// The files of the checkout that a run writes.
+const WRITTEN: [&str; 4] = [
+    "perf/RESULTS.md",
+    "perf/el2.svg",
+    "perf/instructions.json",
+    "README.md",
+];
+
 /// The machine, the code, and how it was built.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
@@ -23,6 +31,23 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// In one line.
+    pub(crate) fn line(&self) -> String {
+        let Self {
+            cpu,
+            cpus,
+            kernel,
+            load,
+            compiler,
+            flags,
+            commit,
+        } = self;
+        format!(
+            "Commit {commit}; {cpu}, {cpus} CPUs, load {load} when it began, kernel {kernel}; {compiler}, \
+             {flags}."
+        )
+    }
+
     /// This one, now.
     pub(crate) fn here() -> Self {
         let printed = |program: &str, arguments: &[&str]| {
@@ -51,8 +76,20 @@ impl Machine {
             load: first_word("/proc/loadavg"),
             compiler: compiler(),
             flags: "release: opt-level 3, lto fat, codegen-units 1".to_owned(),
-            commit: printed("git", &["describe", "--always", "--dirty"]),
+            commit: printed("git", &["rev-parse", "--short", "HEAD"]) + changed(),
         }
+    }
+}
+
+/// A mark for a checkout that is not as it was committed; what a run itself writes does not count.
+fn changed() -> &'static str {
+    let mut diff = Command::new("git");
+    diff.args(["diff", "--quiet", "HEAD", "--", "."])
+        .args(WRITTEN.map(|path| format!(":!{path}")))
+        .current_dir(project::root());
+    match process::finish(&mut diff, Show::OnFailure) {
+        Ok(finished) if finished.success => "",
+        _ => "-dirty",
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! * [`instructions`]: exact counts by callgrind, held against a committed table;
 //! * [`figures`]: times and rates, held against the targets;
-//! * [`counters`]: the CPU's own counters, where there are any;
+//! * [`counters`], [`perf_stat`]: the CPU's own counters, where there are any;
 //! * [`machine`]: what it was measured on.
 
 pub(crate) mod counters;
 pub(crate) mod figures;
 pub(crate) mod instructions;
 pub(crate) mod machine;
+mod perf_stat;
 
 use std::path::PathBuf;
 

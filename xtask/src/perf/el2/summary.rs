@@ -1,0 +1,155 @@
+//! The comparison in Markdown: all of it for `perf/RESULTS.md`, the headline figures for the README, whose
+//! plot is written beside it.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::plot;
+use super::table::{Outcome, Row};
+use crate::{console, project};
+
+/// What encloses the figures in the README.
+const BEGIN: &str = "<!-- written by cargo xtask perf --el2 --kvm -->\n";
+const END: &str = "<!-- end of what is written -->\n";
+
+/// The section of `perf/RESULTS.md`.
+pub(crate) fn results(outcome: &Outcome) -> String {
+    let mut text = format!(
+        "Instructions of one event, on all CPUs together, on QEMU {} with\n`{}`,\nbeside KVM of Linux {}. \
+         The columns vGIC are the part of the virtual interrupt controllers.\n\n\
+         | event | exits, KVM | hyp | KVM | hyp | ratio | KVM's vGIC | hyp's vGIC | ratio | targets |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+        outcome.qemu,
+        outcome.flags,
+        outcome.kvm.as_deref().unwrap_or("(not measured)"),
+    );
+    for row in &outcome.events {
+        let Some(kvm) = &row.kvm else { continue };
+        let missed: Vec<&str> = row.missed().collect();
+        let verdict = match missed[..] {
+            [] => "met".to_owned(),
+            _ => format!("**missed**: {}", missed.join(", ")),
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.1} | {:.0} | {:.0} | {:.1} | {:.0} | {:.0} | {:.1} | {verdict} |",
+            row.event,
+            kvm.exits,
+            row.hyp.exits,
+            kvm.all.instructions,
+            row.hyp.all.instructions,
+            row.ratio.unwrap_or(0.0),
+            kvm.vgic.instructions,
+            row.hyp.vgic.instructions,
+            row.vgic_ratio.unwrap_or(0.0),
+        );
+    }
+    text += "\nAn instruction of hyp is the library's if the innermost function of this checkout that it was \
+             inlined from\nis, by the debug information: locks, counters, epochs and table walks count as the \
+             library. KVM's are told by\nthe symbol that they lie in (`vgic_*`, `kvm_vgic_*`, `__vgic_*`, \
+             `__gic_v3_*`, `access_gic_*` and a few more,\n`perf/el2/names.rs`): what those functions call \
+             elsewhere, spin locks, the xarray, the bus that dispatches MMIO,\nis not among them, since it \
+             has other users, and what was inlined into them is. So KVM's vGIC is counted low\nbeside ours.\n\n";
+    text += "System-register accesses (`ICH_*` among them), `ICH_*` accesses and barriers of one event, by \
+             whose they are:\n\n\
+             | event | KVM: registers | ICH | barriers | library: registers | ICH | barriers \
+             | rest of hyp: instructions | registers | barriers |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+    for row in &outcome.events {
+        let Some(kvm) = &row.kvm else { continue };
+        let (vgic, rest) = (&row.hyp.vgic, &row.hyp.rest);
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {:.1} | {:.1} |",
+            row.event,
+            kvm.all.system_registers,
+            kvm.all.ich_accesses,
+            kvm.all.barriers,
+            vgic.system_registers,
+            vgic.ich_accesses,
+            vgic.barriers,
+            rest.instructions,
+            rest.system_registers,
+            rest.barriers,
+        );
+    }
+    text
+}
+
+/// Writes the plot, and the figures into the README.
+pub(crate) fn publish(outcome: &Outcome) -> Result<()> {
+    let root = project::root();
+    let path = root.join("perf/el2.svg");
+    fs::write(&path, plot::bars(outcome)? + "\n").context("cannot write perf/el2.svg")?;
+    console::detail(format!("plot {}", path.display()));
+    let path = root.join("README.md");
+    let readme = fs::read_to_string(&path).context("cannot read the README")?;
+    let readme = replaced(&readme, &headline(outcome))?;
+    fs::write(&path, readme).context("cannot write the README")
+}
+
+fn headline(outcome: &Outcome) -> String {
+    let mut text = format!(
+        "\n| event | hyp | Linux KVM {} | ratio |\n|---|--:|--:|--:|\n",
+        super::RELEASE
+    );
+    let compared = |row: &&Row| row.ratio.is_some();
+    for row in outcome.events.iter().filter(compared) {
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.1} |",
+            row.event,
+            row.hyp.all.instructions,
+            row.kvm.as_ref().map_or(0.0, |kvm| kvm.all.instructions),
+            row.ratio.unwrap_or(0.0),
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// The README with what is between the marks replaced.
+fn replaced(readme: &str, figures: &str) -> Result<String> {
+    let missing = "the README has lost the marks around its figures";
+    let (before, rest) = readme.split_once(BEGIN).context(missing)?;
+    let (_, after) = rest.split_once(END).context(missing)?;
+    Ok([before, BEGIN, figures, END, after].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::outcome;
+    use super::*;
+
+    #[test]
+    fn figures_are_replaced_between_their_marks() {
+        let readme = format!("a\n{BEGIN}old\n{END}b\n");
+        let expected = format!("a\n{BEGIN}new\n{END}b\n");
+        assert_eq!(replaced(&readme, "new\n").unwrap(), expected);
+        assert!(replaced("a\n", "new\n").is_err());
+    }
+
+    #[test]
+    fn the_readme_has_the_marks() {
+        let readme = fs::read_to_string(project::root().join("README.md")).unwrap();
+        assert!(replaced(&readme, "").is_ok());
+    }
+
+    #[test]
+    fn both_tables_have_both_sides() {
+        let outcome = outcome();
+        let row = headline(&outcome);
+        assert!(
+            row.contains("| SGI to itself | 500 | 2500 | 5.0 |"),
+            "{row}"
+        );
+        let text = results(&outcome);
+        assert!(
+            text.contains("| 2500 | 500 | 5.0 | 800 | 400 | 2.0 |"),
+            "{text}"
+        );
+        assert!(text.contains("**missed**: vGIC instructions"), "{text}");
+    }
+}

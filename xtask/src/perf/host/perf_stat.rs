@@ -1,0 +1,191 @@
+//! `perf stat`: whether it can count here, and what it counted.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{self, Show};
+
+/// What is counted of every operation, user mode only: the switching of the counters is not ours.
+const ALWAYS: [&str; 2] = ["cycles:u", "instructions:u"];
+
+/// Events that tell of cache lines which come from another CPU's cache, the most telling first: of Intel's
+/// and AMD's CPUs, of Neoverse with its mesh, of Arm's in general; at last what every CPU has.
+const TRANSFERS: [&str; 6] = [
+    "mem_load_l3_hit_retired.xsnp_fwd:u",
+    "mem_load_l3_hit_retired.xsnp_hitm:u",
+    "ls_dmnd_fills_from_sys.local_ccx:u",
+    "remote_access:u",
+    "l2d_cache_refill:u",
+    "cache-misses:u",
+];
+
+/// The events that this machine can count: those of [`ALWAYS`], then the one for transfers.
+pub(super) fn events() -> Result<Vec<&'static str>, String> {
+    for event in ALWAYS {
+        probe(event)?;
+    }
+    let transfers = TRANSFERS.into_iter().find(|event| probe(event).is_ok());
+    Ok(ALWAYS.into_iter().chain(transfers).collect())
+}
+
+/// Whether `perf` can count an event here.
+fn probe(event: &str) -> Result<(), String> {
+    let mut perf = Command::new("perf");
+    perf.args(["stat", "-x,", "--event", event, "--", "true"]);
+    let Ok(counted) = process::finish(&mut perf, Show::OnFailure) else {
+        return Err("there is no `perf` (Debian: linux-perf)".to_owned());
+    };
+    if !counted.success {
+        let why = counted.stderr.lines().next().unwrap_or("it failed");
+        return Err(format!("`perf stat` may not count here ({})", why.trim()));
+    }
+    match read(&counted.stderr).as_deref() {
+        Ok([count]) if count.value.is_some() => Ok(()),
+        _ => Err(format!("this machine has no hardware counter for {event}")),
+    }
+}
+
+/// A counted event.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Count {
+    pub(super) event: String,
+    /// None where it was not supported or never scheduled.
+    pub(super) value: Option<f64>,
+}
+
+/// Reads what `perf stat -x,` wrote: the value, its unit, the event, and more that is not needed.
+pub(super) fn read(text: &str) -> Result<Vec<Count>> {
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let mut fields = line.split(',');
+            let value = fields.next().unwrap_or_default();
+            let event = fields.nth(1).context("no event")?;
+            let value = match value {
+                "<not supported>" | "<not counted>" => None,
+                number => Some(
+                    number
+                        .parse()
+                        .with_context(|| format!("no count: {line}"))?,
+                ),
+            };
+            let event = event.to_owned();
+            Ok(Count { event, value })
+        })
+        .collect()
+}
+
+/// What was counted of something.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    /// In the order of the events, None where one could not be counted.
+    values: Vec<Option<f64>>,
+    /// How often it was done, and how often the counters were switched on for that.
+    times: f64,
+    switches: f64,
+}
+
+impl Counted {
+    /// Of one time, without what switching the counters costs, which `nothing` tells.
+    pub(super) fn each(&self, nothing: &Self) -> Vec<Option<f64>> {
+        let values = self.values.iter().zip(&nothing.values);
+        values
+            .map(|(value, switch)| {
+                let switching = switch.unwrap_or(0.0) / nothing.switches * self.switches;
+                value.map(|value| (value - switching).max(0.0) / self.times)
+            })
+            .collect()
+    }
+}
+
+/// Runs `program counted ARGUMENTS CONTROL ACKNOWLEDGE` with counters that it switches.
+pub(super) fn count(
+    events: &[&str],
+    program: &Path,
+    arguments: &[&str],
+    scratch: &Path,
+) -> Result<Counted> {
+    let [control, acknowledged, out] =
+        ["control", "acknowledged", "stat"].map(|name| scratch.join(name));
+    for pipe in [&control, &acknowledged] {
+        if !pipe.exists() {
+            process::run(Command::new("mkfifo").arg(pipe), Show::OnFailure)?;
+        }
+    }
+    let mut perf = Command::new("perf");
+    perf.args(["stat", "-x,", "--delay", "-1", "--control"])
+        .arg(format!(
+            "fifo:{},{}",
+            control.display(),
+            acknowledged.display()
+        ))
+        .arg("--output")
+        .arg(&out)
+        .args(["--event", &events.join(",")])
+        .arg("--")
+        .arg(program)
+        .arg("counted")
+        .args(arguments)
+        .args([&control, &acknowledged]);
+    let printed = process::run(&mut perf, Show::OnFailure)?;
+    let (times, switches) = printed.trim().split_once(' ').context("two numbers")?;
+    let counts = read(&fs::read_to_string(&out)?)?;
+    ensure!(
+        counts.len() == events.len(),
+        "perf counted {} events of {}",
+        counts.len(),
+        events.len()
+    );
+    Ok(Counted {
+        values: counts.into_iter().map(|count| count.value).collect(),
+        times: times.parse().context("how often it was done")?,
+        switches: switches.parse().context("how often it was switched on")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_as_perf_writes_them() {
+        let text = "# started on Thu Nov 26 10:00:00 2026\n\n\
+                    1824590,,cycles:u,1203344,100.00,,\n\
+                    2411378,,instructions:u,1203344,100.00,1.32,insn per cycle\n\
+                    5120,,cache-misses:u,601672,50.00,,\n";
+        let counts = read(text).unwrap();
+        let values: Vec<_> = counts.iter().map(|count| count.value).collect();
+        assert_eq!(values, [Some(1_824_590.0), Some(2_411_378.0), Some(5120.0)]);
+        assert_eq!(counts[1].event, "instructions:u");
+    }
+
+    #[test]
+    fn what_a_machine_cannot_count_has_no_value() {
+        let text = "<not supported>,,cycles:u,0,100.00,,\n<not counted>,,instructions:u,0,0.00,,\n";
+        let counts = read(text).unwrap();
+        assert!(counts.iter().all(|count| count.value.is_none()));
+        assert_eq!(counts.len(), 2);
+    }
+
+    #[test]
+    fn switching_the_counters_is_taken_off() {
+        let counted = |value, times, switches| Counted {
+            values: vec![value, None],
+            times,
+            switches,
+        };
+        let nothing = counted(Some(3000.0), 100.0, 100.0);
+        let each = counted(Some(43_000.0), 400.0, 100.0).each(&nothing);
+        assert_eq!(each, [Some(100.0), None]);
+    }
+
+    #[test]
+    fn what_perf_does_not_write_is_refused() {
+        assert!(read("Error: no permission\n").is_err());
+        assert!(read("many,,cycles:u,0,100.00,,\n").is_err());
+    }
+}
