@@ -147,8 +147,23 @@ impl<'c> Pin<'c> {
         }
     }
 
+    /// As [`Pin::guard`], for where it is mostly the first call.
+    #[inline(always)]
+    pub(crate) fn first_guard(&self) -> &Guard {
+        // SAFETY: as in `guard`.
+        match unsafe { &*self.guard.get() } {
+            Some(guard) => guard,
+            None => self.enter_here(),
+        }
+    }
+
     #[inline(never)]
     fn enter(&self) -> &Guard {
+        self.enter_here()
+    }
+
+    #[inline(always)]
+    fn enter_here(&self) -> &Guard {
         let guard = self.local.handle.pin();
         // SAFETY: as in `guard`, which has found nothing there. What the epoch frees meanwhile is not given
         // this pin.

@@ -95,6 +95,26 @@ fn what_is_mapped_before_lpis_are_enabled_has_the_configuration_that_they_are_en
 }
 
 #[test]
+fn enabling_lpis_passes_over_what_is_not_mapped() {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    let swept_at_once = || {
+        machine.write(0, machine.gicr(0) + 0xb0, 0);
+        !machine.vm.has_deferred()
+    };
+    assert!(swept_at_once(), "there is no LPI");
+    its.mapd(0, 1);
+    its.map(0, 0, 8192, 0);
+    its.map(0, 1, 60_000, 0);
+    its.configure(60_000, 0x40, false);
+    assert!(!swept_at_once(), "there are two, far from each other");
+    assert!(machine.advance() <= 2, "more slices than LPIs");
+    machine.inject_msi(0, 1).unwrap();
+    assert_eq!(machine.serve(0), [], "60000 is disabled by now");
+    machine.finish();
+}
+
+#[test]
 fn moving_takes_what_is_pending_along() {
     let machine = Machine::new(3);
     let its = Driver::new(&machine);

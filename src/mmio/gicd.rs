@@ -25,6 +25,7 @@ use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 use crate::vgic::DEFERRED_GROUPS;
 
 use super::bank::{Bank, offset};
+use super::lpi_tables::NOT_SWEEPING;
 use super::{Access, IIDR, Width, identification, one_less, read_half, write_half};
 
 const CTLR: u64 = 0x0000;
@@ -60,8 +61,8 @@ pub(crate) struct Distributor {
     routers: Box<[AtomicU64]>,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
     pub(crate) propbaser: AtomicU64,
-    /// Next LPI whose configuration `GICR_INVALLR` reads; see [`super::lpi_tables`].
-    pub(crate) sweep: AtomicU32,
+    /// How far `GICR_INVALLR` has come; see [`super::lpi_tables`].
+    pub(crate) sweep: AtomicU64,
     /// vCPUs whose pending table is being read, a bit each.
     pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
 }
@@ -81,7 +82,7 @@ impl Distributor {
                 .collect(),
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
-            sweep: AtomicU32::new(u32::MAX),
+            sweep: AtomicU64::new(NOT_SWEEPING),
             scanning: array::from_fn(|_| AtomicU64::new(0)),
         }
     }

@@ -5,6 +5,8 @@
 //! enables LPIs. A pending table is read once, when the guest enables LPIs. Both go on in slices: `GICR_SYNCR.Busy` and
 //! `GICR_CTLR.RWP` tell the guest. The tables are never written.
 
+use core::cell::Cell;
+
 use crate::Vgic;
 use crate::epoch::Pin;
 use crate::host::Host;
@@ -23,6 +25,23 @@ const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
 
 /// LPIs whose configuration one slice of a sweep over all reads.
 const SWEEP_LPIS: u32 = 256;
+
+/// No sweep is going on.
+pub(crate) const NOT_SWEEPING: u64 = u32::MAX as u64;
+
+/// The next LPI that a sweep looks at: the low half of its word.
+const fn swept(sweep: u64) -> u32 {
+    sweep as u32
+}
+
+const fn with_swept(sweep: u64, at: u32) -> u64 {
+    sweep & !NOT_SWEEPING | at as u64
+}
+
+/// The next sweep, which begins with LPI 0; the high half of the word is its number.
+const fn next_sweep(sweep: u64) -> u64 {
+    (sweep | NOT_SWEEPING).wrapping_add(1)
+}
 
 const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
 
@@ -56,25 +75,38 @@ impl<H: Host> Vgic<H> {
 
     /// `GICR_INVALLR` and `GICR_CTLR.EnableLPIs`: reads the configuration of every LPI again.
     pub(crate) fn start_sweep(&self, pin: &Pin<'_>) {
-        // AcqRel: pairs with `advance_sweep`.
-        self.distributor().sweep.swap(0, AcqRel);
+        // AcqRel: pairs with `advance_sweep`. Always another number, so that no CPU goes on with an old sweep.
+        let _ = self
+            .distributor()
+            .sweep
+            .fetch_update(AcqRel, Acquire, |sweep| Some(next_sweep(sweep)));
         self.advance_sweep(pin);
     }
 
     /// Goes on with reading them; whether there is more to read.
     pub(crate) fn advance_sweep(&self, pin: &Pin<'_>) -> bool {
-        let sweep = &self.distributor().sweep;
-        let end = self.lpis().capacity();
-        // Acquire: pairs with `start_sweep`.
-        if sweep.load(Acquire) >= end {
+        let (lpis, guard) = (self.lpis(), pin.guard());
+        let end = lpis.capacity();
+        // Where this slice begins: with the next LPI that is mapped.
+        let first = Cell::new(end);
+        // AcqRel: each slice is one CPU's. Acquire: pairs with `start_sweep`.
+        let sweep = self
+            .distributor()
+            .sweep
+            .fetch_update(AcqRel, Acquire, |sweep| {
+                let at = swept(sweep);
+                (at < end).then(|| {
+                    first.set(lpis.next(at, guard).map_or(end, |(key, _)| key));
+                    with_swept(sweep, first.get().saturating_add(SWEEP_LPIS))
+                })
+            });
+        if sweep.is_err() {
             return false;
         }
-        // AcqRel: each slice is one CPU's.
-        let first = sweep.fetch_add(SWEEP_LPIS, AcqRel);
-        let last = first.saturating_add(SWEEP_LPIS).min(end);
-        let mut from = first;
+        let mut from = first.get();
+        let last = from.saturating_add(SWEEP_LPIS).min(end);
         while from < last
-            && let Some((key, irq)) = self.lpis().next_below(from, last, pin.guard())
+            && let Some((key, irq)) = lpis.next_below(from, last, guard)
         {
             self.reload_lpi_config(pin, irq);
             from = key.saturating_add(1);

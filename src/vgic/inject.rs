@@ -165,7 +165,7 @@ impl<H: Host> Vgic<H> {
         event: EventId,
     ) -> Result<Injected, InjectError> {
         // First of all: the less there is to keep meanwhile.
-        let guard = pin.guard();
+        let guard = pin.first_guard();
         let its = self.its(its).ok_or(InjectError::ItsDisabled)?;
         let irq = pin.lookup(|| its.translate(device, event, guard))?;
         let raised = irq.raise();

@@ -103,6 +103,7 @@ impl Power {
 pub(crate) fn run_when_on() -> ! {
     let cpu = PerCpu::current();
     let (guest, local) = (get(), cpu.local());
+    let vgic = guest.vgic();
     loop {
         if let Some((entry, context)) = cpu.power.take_start() {
             start(cpu, entry, context);
@@ -113,8 +114,8 @@ pub(crate) fn run_when_on() -> ! {
         interrupts::wait();
         let pin = local.pin();
         interrupts::take(guest, cpu, &pin);
-        if guest.vgic().has_deferred() {
-            deferred::advance(guest.vgic(), &pin);
+        if vgic.has_deferred() {
+            deferred::advance(vgic, &pin);
         }
     }
 }
