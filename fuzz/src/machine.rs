@@ -132,6 +132,8 @@ impl Machine {
             self.inject(&Operation::Spi(n as u16, false));
             self.inject(&Operation::SpiLine(16 + n as u16, true));
             self.inject(&Operation::PpiLine(n as u8, 11, true));
+            self.inject(&Operation::Spi(2 + n as u16, true));
+            self.inject(&Operation::Ppi(n as u8, 14, true));
             self.inject(&Operation::Msi(0, 0, n as u32));
             self.run(n, n, &[Guest::Acknowledge(true)], true);
         }
