@@ -132,6 +132,8 @@ impl Machine {
             self.inject(&Operation::Spi(n as u16, false));
             self.inject(&Operation::SpiLine(16 + n as u16, true));
             self.inject(&Operation::PpiLine(n as u8, 11, true));
+            self.inject(&Operation::Spi(2 + n as u16, true));
+            self.inject(&Operation::Ppi(n as u8, 14, true));
             self.inject(&Operation::Msi(0, 0, n as u32));
             self.run(n, n, &[Guest::Acknowledge(true)], true);
         }
@@ -187,6 +189,7 @@ impl Machine {
             slices += 1;
             assert!(slices < SLICES, "deferred work does not end");
         }
+        self.check_queues();
         let Self {
             domain, vm, cpus, ..
         } = self;
@@ -332,6 +335,23 @@ impl Machine {
     fn queue(&self, gits: u64) -> (u64, u64) {
         let cbaser = self.read(gits + GITS_CBASER);
         (cbaser & 0x000f_ffff_ffff_0000, ((cbaser & 0xff) + 1) << 12)
+    }
+
+    /// Whatever was in the queues has been done: nothing a guest puts there stops them.
+    fn check_queues(&self) {
+        for its in &self.vm.config().its {
+            let enabled = self.trap(0, its.base, Width::Word, None);
+            let valid = self.read(its.base + GITS_CBASER) & VALID != 0;
+            let (_, bytes) = self.queue(its.base);
+            let creadr = self.read(its.base + GITS_CREADR);
+            let cwriter = self.read(its.base + GITS_CWRITER);
+            if matches!(enabled, MmioOutcome::Done(ctlr) if ctlr & 1 != 0)
+                && valid
+                && cwriter < bytes
+            {
+                assert_eq!(creadr, cwriter, "a queue of {bytes} bytes is stuck");
+            }
+        }
     }
 
     fn put_command(&self, at: u64, command: &Command) {
