@@ -85,9 +85,6 @@ impl Machine {
             true => std::mem::take(&mut self.waiting[its]),
             false => Vec::new(),
         };
-        let done = self.queued[its] - self.waiting[its].len() as u64;
-        let creadr = self.read_gits(pe, its, 0x90, Width::Double);
-        assert_eq!(creadr, done * 32 % QUEUE_SIZE, "CREADR of ITS {its}");
         let found = std::mem::take(&mut *self.vm.host().faults.lock().unwrap());
         let found: Vec<String> = found
             .into_iter()
@@ -98,6 +95,11 @@ impl Machine {
             .filter_map(|command| self.fault_of(its, *command))
             .collect();
         assert_eq!(found, expected, "{waiting:x?}");
+        self.compare_interfaces();
+        // Not before: an ITS also goes on because the guest looks how far it is.
+        let done = self.queued[its] - self.waiting[its].len() as u64;
+        let creadr = self.read_gits(pe, its, 0x90, Width::Double);
+        assert_eq!(creadr, done * 32 % QUEUE_SIZE, "CREADR of ITS {its}");
     }
 
     fn fault_of(&mut self, its: usize, command: [u64; 4]) -> Option<String> {
