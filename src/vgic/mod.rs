@@ -238,7 +238,8 @@ impl<H: Host> Vgic<H> {
 
     /// Does one bounded slice of what guests' register writes have left over: ITS commands, vCPUs to
     /// tell of a change of `GICD_CTLR`, pending tables to read, LPIs to free. The embedder calls it on
-    /// exits while [`Vgic::has_deferred`]; any CPU may, several at once.
+    /// exits while [`Vgic::has_deferred`]; any CPU may, several at once. It has to see to it that there is an
+    /// exit, by a timer for one: a guest may wait for the interrupt of a command without any access.
     pub fn advance(&self, pin: &Pin<'_>) {
         // AcqRel: pairs with `defer`.
         let work = self.deferred.swap(0, AcqRel);

@@ -227,6 +227,7 @@ impl Report {
                 console::detail(console::bad(fault));
             }
         }
+        let mut skipped = BTreeMap::<(Place, &str), Vec<&str>>::new();
         for row in &self.cases {
             for (place, outcome) in &row.outcomes {
                 let name = &row.name;
@@ -239,11 +240,20 @@ impl Report {
                         console::detail(format!("{failed} {name} {place}: {reason}"));
                     }
                     (Outcome::Skip(reason), _) => {
-                        console::detail(format!("{name} is skipped {place}: {reason}"));
+                        let names = skipped.entry((*place, reason)).or_default();
+                        names.push(name);
                     }
                     (Outcome::Pass, _) => {}
                 }
             }
+        }
+        for ((place, reason), names) in skipped {
+            let (first, others) = (names[0], names.len() - 1);
+            let which = match others {
+                0 => format!("{first} is"),
+                _ => format!("{first} and {others} more are"),
+            };
+            console::detail(format!("{which} skipped {place}: {reason}"));
         }
         console::step(match self.passed {
             true => console::good(&format!("{} cases conform", self.cases.len())),

@@ -206,6 +206,7 @@ fn pending_while_off(m: &Machine) -> Outcome {
         for _ in 0..COUNT + 16 {
             match super::its::take_and_end() {
                 intid @ 0..16 => sgis |= 1 << intid,
+                NONE => break,
                 intid => spis |= 1u32.checked_shl(intid.wrapping_sub(FREE_SPI)).unwrap_or(0),
             }
         }
