@@ -23,6 +23,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) vgic: bool,
     /// The function, inlined ones included where that is known.
     pub(crate) function: &'a str,
+    /// The functions of this checkout that it was inlined into.
+    pub(crate) within: &'a [String],
     /// `file:line`, where that is known.
     pub(crate) line: &'a str,
 }
@@ -42,7 +44,10 @@ pub(crate) struct Tally {
 pub(crate) struct Function {
     /// Whether it belongs to the virtual interrupt controller.
     pub(crate) vgic: bool,
+    /// Its own.
     pub(crate) tally: Tally,
+    /// Instructions of functions that were inlined into it.
+    pub(crate) inlined: u64,
 }
 
 /// An instruction and how often it was executed.
@@ -142,14 +147,16 @@ impl Sums {
         };
         part.add(word, times);
         if !self.functions.contains_key(owner.function) {
-            let function = Function {
-                vgic: owner.vgic,
-                ..Function::default()
-            };
-            self.functions.insert(owner.function.to_owned(), function);
+            self.functions
+                .insert(owner.function.to_owned(), Function::default());
         }
         if let Some(function) = self.functions.get_mut(owner.function) {
+            function.vgic = owner.vgic;
             function.tally.add(word, times);
+        }
+        for function in owner.within {
+            // Whose it is comes with the first instruction of its own, if there is any.
+            self.functions.entry(function.clone()).or_default().inlined += times;
         }
         let executed = Executed { word, times: 0 };
         self.code.entry(address).or_insert(executed).times += times;
@@ -184,6 +191,7 @@ mod tests {
             Owner {
                 vgic,
                 function,
+                within: &[],
                 line: "",
             }
         }

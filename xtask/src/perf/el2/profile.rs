@@ -14,20 +14,22 @@ use super::event::Event;
 use super::table::{keyword, name};
 use crate::console;
 
-/// Prints what an event executes in each function, those that execute most first.
+/// Prints what an event executes in each function, those that execute most first: its own instructions, and
+/// those of functions that were inlined into it.
 pub(crate) fn print(hypervisor: &str, event: Event, sums: &Sums) {
     console::step(format!("{hypervisor}: {}", name(event)));
     console::detail(format!(
-        "{:>8} {:>7} {:>5} {:>8}  {:<4} function",
-        "instr", "sysregs", "ICH", "barriers", ""
+        "{:>8} {:>8} {:>7} {:>5} {:>8}  {:<4} function",
+        "instr", "inlined", "sysregs", "ICH", "barriers", ""
     ));
     let mut functions: Vec<_> = sums.functions.iter().collect();
     functions.sort_by_key(|(_, function)| Reverse(function.tally.instructions));
     for (name, function) in functions {
         let tally = function.tally;
         console::detail(format!(
-            "{:>8.1} {:>7} {:>5} {:>8}  {:<4} {name}",
+            "{:>8.1} {:>8} {:>7} {:>5} {:>8}  {:<4} {name}",
             sums.each(tally.instructions),
+            unless_zero(sums.each(function.inlined)),
             unless_zero(sums.each(tally.system_registers)),
             unless_zero(sums.each(tally.ich)),
             unless_zero(sums.each(tally.barriers)),
@@ -102,6 +104,7 @@ mod tests {
             Owner {
                 vgic: true,
                 function: "fold",
+                within: &[],
                 line: "src/vcpu/entry.rs:7",
             }
         }

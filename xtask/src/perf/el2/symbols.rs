@@ -40,6 +40,7 @@ pub(crate) struct Hypervisor {
 struct Place {
     vgic: bool,
     function: String,
+    within: Vec<String>,
     line: String,
 }
 
@@ -63,35 +64,48 @@ impl Hypervisor {
     fn find(&self, address: u64) -> Place {
         let root = project::root();
         let mut outermost = None;
+        let mut librarys = false;
+        let mut place: Option<Place> = None;
         if let Ok(mut frames) = self.loader.find_frames(address) {
             while let Ok(Some(frame)) = frames.next() {
                 let name = frame.function.as_ref();
                 let Some(name) = name.and_then(|name| name.demangle().ok()) else {
                     continue;
                 };
+                librarys |= is_librarys(&name);
                 let location = frame.location.as_ref();
                 let (file, line) =
                     location.map_or(("", None), |place| (place.file.unwrap_or(""), place.line));
-                if let Ok(inside) = Path::new(file).strip_prefix(root) {
-                    let line = line.unwrap_or(0);
-                    return Place {
-                        vgic: inside.starts_with("src"),
-                        function: short(&name),
-                        line: format!("{}:{line}", inside.display()),
-                    };
+                match (Path::new(file).strip_prefix(root), &mut place) {
+                    (Ok(_), Some(place)) => {
+                        let name = short(&name);
+                        if name != place.function && !place.within.contains(&name) {
+                            place.within.push(name);
+                        }
+                    }
+                    (Ok(inside), None) => {
+                        place = Some(Place {
+                            vgic: inside.starts_with("src"),
+                            function: short(&name),
+                            within: Vec::new(),
+                            line: format!("{}:{}", inside.display(), line.unwrap_or(0)),
+                        });
+                    }
+                    (Err(_), _) => outermost = Some(name.into_owned()),
                 }
-                outermost = Some(name.into_owned());
             }
         }
-        // Not inlined into anything of ours: assembly, memcpy, crossbeam's collection.
-        let symbol = || self.loader.find_symbol(address).map(str::to_owned);
-        let function = outermost.or_else(symbol).unwrap_or_else(|| "?".to_owned());
-        Place {
-            // The library alone uses it.
-            vgic: function.contains("crossbeam"),
-            function: short(&function),
-            line: String::new(),
-        }
+        place.unwrap_or_else(|| {
+            // Not inlined into anything of ours: assembly, memcpy, crossbeam's collection.
+            let symbol = || self.loader.find_symbol(address).map(str::to_owned);
+            let function = outermost.or_else(symbol).unwrap_or_else(|| "?".to_owned());
+            Place {
+                vgic: librarys || is_librarys(&function),
+                function: short(&function),
+                within: Vec::new(),
+                line: String::new(),
+            }
+        })
     }
 }
 
@@ -104,6 +118,7 @@ impl Attribute for Hypervisor {
         Owner {
             vgic: place.vgic,
             function: &place.function,
+            within: &place.within,
             line: &place.line,
         }
     }
@@ -111,6 +126,12 @@ impl Attribute for Hypervisor {
     fn is_exit(&self, address: u64) -> bool {
         self.vectors.contains(&address) && is_exit_vector(address)
     }
+}
+
+/// Whether a function from elsewhere is one that the library alone uses: crossbeam's, or one of core's for a
+/// type of the library's, such as the end of a pin.
+fn is_librarys(name: &str) -> bool {
+    name.contains("crossbeam") || name.contains("<vgic::")
 }
 
 /// A demangled name without its hash and generic arguments.
@@ -175,6 +196,7 @@ impl Attribute for Kernel {
             } else {
                 OTHERS
             },
+            within: &[],
             line: "",
         }
     }
@@ -195,6 +217,14 @@ mod tests {
             "vcpu::entry::exit"
         );
         assert_eq!(short("memcpy"), "memcpy");
+    }
+
+    #[test]
+    fn functions_from_elsewhere_belong_to_the_library_that_alone_uses_them() {
+        assert!(is_librarys("core::ptr::drop_in_place<vgic::epoch::Pin>"));
+        assert!(is_librarys("crossbeam_epoch::internal::Global::collect"));
+        assert!(!is_librarys("core::ptr::drop_in_place<hyp::guest::Guest>"));
+        assert!(!is_librarys("memcpy"));
     }
 
     #[test]
