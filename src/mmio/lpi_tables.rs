@@ -204,13 +204,19 @@ impl<H: Host> Vgic<H> {
     /// Notes whether a vCPU's pending table is being read.
     fn set_scanning(&self, owner: &Vcpu, on: bool) {
         let (word, bit) = (owner.id.index() / 64, 1 << (owner.id.index() % 64));
-        if let Some(word) = self.distributor().scanning.get(word) {
+        let Some(word) = self.distributor().scanning.get(word) else {
+            return;
+        };
+        if !on {
+            // AcqRel: pairs with `start_pending_table`: if another CPU has begun anew and noted that before us,
+            // we see it below; else its note stays.
+            word.fetch_and(!bit, AcqRel);
+        }
+        // Acquire: as above.
+        if on || owner.redistributor.scan.load(Acquire) != NOT_SCANNING {
             // AcqRel: pairs with `advance_pending_tables`.
-            if on {
-                word.fetch_or(bit, AcqRel);
-            } else {
-                word.fetch_and(!bit, AcqRel);
-            }
+            word.fetch_or(bit, AcqRel);
+            self.defer(DEFERRED_PENDING_TABLE);
         }
     }
 }

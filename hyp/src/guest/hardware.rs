@@ -13,6 +13,7 @@ use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host};
 
 use crate::cpu::alarm;
+use crate::cpu::percpu::PerCpu;
 use crate::gic::Gic;
 use crate::gic::lpi::Source;
 use crate::memory::ranges::Pages;
@@ -68,7 +69,10 @@ impl Host for Hardware {
     }
 
     fn wake(&self, vcpu: VcpuId) {
-        self.gic.call(vcpu.index());
+        // What waits on this CPU has been woken by the interrupt that led here, and looks again.
+        if vcpu != PerCpu::current().vcpu {
+            self.gic.call(vcpu.index());
+        }
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
