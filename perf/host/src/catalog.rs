@@ -188,13 +188,16 @@ fn injections() -> Vec<Entry> {
     ]
 }
 
-/// What a device of `lpi_stress` does, alone: each event twice, the second time while it is pending.
+/// How often a device of `lpi_stress` signals an event while its guest takes it once.
+const SIGNALS: u64 = 16;
+
+/// What the devices of `lpi_stress` do, alone: each event many times, all but the first while it is pending.
 fn storms() -> Vec<Entry> {
     [(1_u32, 1_u32, 1_u32), (16, 16, 16)]
         .map(|(vcpus, devices, events)| {
             let name = format!("lpi_stress/{vcpus}/{devices}/{events}/accepted");
             let each = u64::from(devices * events);
-            Entry::new(name, 2 * each, move || {
+            Entry::new(name, SIGNALS * each, move || {
                 let bench = Bench::new(vcpus as usize, 1);
                 for device in 0..devices {
                     let first = u64::from(FIRST_LPI + device * events);
@@ -210,7 +213,7 @@ fn storms() -> Vec<Entry> {
                     }
                 };
                 operation(bench, drain, move |bench| {
-                    for _ in 0..2 {
+                    for _ in 0..SIGNALS {
                         for device in 0..devices {
                             for event in 0..events {
                                 bench.vm.inject(bench.cpu(), device, event);

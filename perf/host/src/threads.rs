@@ -224,20 +224,27 @@ fn lookup(table: &'static str, threads: usize) -> Load {
     )
 }
 
-/// Injects the events of `device` in turn, all of them over and over.
-fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, events: u32) -> Worker<'a> {
+/// The events of these devices in turn, all of them over and over until there are enough for a batch: the
+/// loop around one costs the same whatever there are.
+pub fn events(devices: std::ops::Range<u32>, events: u32) -> Vec<(u32, u32)> {
+    let all: Vec<_> = devices
+        .flat_map(|device| (0..events).map(move |event| (device, event)))
+        .collect();
+    let times = (BATCH as usize).div_ceil(all.len().max(1));
+    all.repeat(times)
+}
+
+/// Injects the events of devices in turn, all of them over and over.
+fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, count: u32) -> Worker<'a> {
     let work = move |stop: &AtomicBool| {
         let cpu = vm.cpu(cpu);
+        let events = events(devices, count);
         let mut done = 0;
         while !stop.load(Relaxed) {
-            for _ in 0..(BATCH / events / devices.len() as u32).max(1) {
-                for device in devices.clone() {
-                    for event in 0..events {
-                        vm.inject(&cpu, device, event);
-                    }
-                }
-                done += u64::from(events) * devices.len() as u64;
+            for &(device, event) in &events {
+                vm.inject(&cpu, device, event);
             }
+            done += events.len() as u64;
         }
         done
     };
@@ -445,6 +452,16 @@ mod tests {
         assert_eq!(counts(6), [1, 2, 4, 6]);
         assert_eq!(counts(64).last(), Some(&64));
         assert_eq!(counts(64).len(), 7);
+    }
+
+    #[test]
+    fn a_batch_is_whole_rounds_of_all_events() {
+        assert_eq!(events(0..1, 1), [(0, 0); BATCH as usize]);
+        assert_eq!(
+            events(3..5, 2)[..5],
+            [(3, 0), (3, 1), (4, 0), (4, 1), (3, 0)]
+        );
+        assert_eq!(events(0..16, 16).len(), 256);
     }
 
     #[test]

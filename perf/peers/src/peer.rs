@@ -13,7 +13,7 @@ use arm_vgic::{
 };
 use axvm_types::AccessWidth;
 
-use perf_host::threads::{Load, Role, Worker, run};
+use perf_host::threads::{Load, Role, Worker, events, run};
 use perf_host::vm::{Command, FIRST_LPI};
 
 /// The peer's version, as Cargo.toml asks for it.
@@ -215,18 +215,17 @@ impl Gic {
     }
 }
 
-fn injector(gic: &Gic, devices: std::ops::Range<u32>, events: u32) -> Worker<'_> {
+fn injector(gic: &Gic, devices: std::ops::Range<u32>, count: u32) -> Worker<'_> {
     let work = move |stop: &AtomicBool| {
+        let events = events(devices, count);
         let mut done = 0;
         while !stop.load(Relaxed) {
-            for device in devices.clone() {
-                for event in 0..events {
-                    (gic.controller)
-                        .signal_msi(ItsDeviceId::new(device), EventId::new(event))
-                        .expect("mapped");
-                }
+            for &(device, event) in &events {
+                (gic.controller)
+                    .signal_msi(ItsDeviceId::new(device), EventId::new(event))
+                    .expect("mapped");
             }
-            done += u64::from(events) * devices.len() as u64;
+            done += events.len() as u64;
         }
         done
     };
