@@ -12,7 +12,7 @@ fn main() {
         let expected = Accesses {
             elrsr_reads: u64::from(pending > 0),
             // Whether the guest has enabled a group whose interrupts had to stay outside.
-            vmcr_reads: u64::from(pending > 4),
+            misr_reads: u64::from(pending > 4),
             ..Accesses::default()
         };
         assert_eq!(exit, expected, "exit with {pending} pending");

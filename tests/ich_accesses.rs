@@ -95,6 +95,29 @@ fn registers_that_stay_are_only_looked_at() {
     machine.finish();
 }
 
+/// Also while more waits than fits: what was watched for has not happened.
+#[test]
+fn registers_that_are_not_enough_are_only_looked_at() {
+    let machine = machine();
+    inject(&machine, 64);
+    machine.enter(0);
+    let expected = Accesses {
+        elrsr_reads: 1,
+        misr_reads: 1,
+        ..Accesses::default()
+    };
+    let again = accesses(&machine, || machine.bounce(0));
+    assert_eq!(again, expected);
+    let mut taken = 0;
+    while let now @ 1.. = guest(&machine) {
+        taken += now;
+        machine.bounce(0);
+    }
+    assert_eq!(taken, 64);
+    machine.exit(0);
+    machine.finish();
+}
+
 /// The cost does not grow with what waits: the registers, and what asks for a maintenance interrupt.
 #[test]
 fn entry_and_exit_cost_what_the_list_registers_cost() {
@@ -116,7 +139,7 @@ fn entry_and_exit_cost_what_the_list_registers_cost() {
         let expected = Accesses {
             elrsr_reads: u64::from(loaded > 0),
             // Whether the guest has enabled a group whose interrupts had to stay outside.
-            vmcr_reads: overflows,
+            misr_reads: overflows,
             ..Accesses::default()
         };
         let left = accesses(&machine, || machine.exit(0));

@@ -220,6 +220,9 @@ impl CpuInterface for Odd {
     fn read_eisr(&self) -> u16 {
         self.1.read_eisr()
     }
+    fn read_misr(&self) -> u64 {
+        self.1.read_misr()
+    }
     fn read_hcr(&self) -> u64 {
         self.1.read_hcr()
     }

@@ -109,14 +109,6 @@ impl Ich {
             not_send: PhantomData,
         }
     }
-
-    /// Reads `ICH_MISR_EL2`: why the maintenance interrupt is asserted, as bits of
-    /// [`misr`](super::misr).
-    #[inline]
-    #[must_use]
-    pub fn read_misr(&self) -> u64 {
-        ICH_MISR_EL2.get()
-    }
 }
 
 impl fmt::Debug for Ich {
@@ -192,6 +184,11 @@ impl CpuInterface for Ich {
     #[inline]
     fn read_eisr(&self) -> u16 {
         ICH_EISR_EL2.read(ICH_EISR_EL2::Status) as u16
+    }
+
+    #[inline]
+    fn read_misr(&self) -> u64 {
+        ICH_MISR_EL2.get()
     }
 
     #[inline]

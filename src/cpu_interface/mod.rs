@@ -159,6 +159,8 @@ pub trait CpuInterface {
     fn read_elrsr(&self) -> u16;
     /// `ICH_EISR_EL2`: bit n set when list register n is empty and owes an EOI maintenance interrupt.
     fn read_eisr(&self) -> u16;
+    /// `ICH_MISR_EL2`: which maintenance conditions hold, as bits of [`misr`].
+    fn read_misr(&self) -> u64;
     /// Reads `ICH_HCR_EL2`.
     fn read_hcr(&self) -> u64;
     /// Writes `ICH_HCR_EL2`.

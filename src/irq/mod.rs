@@ -72,6 +72,12 @@ impl Raised {
         self.old.is_idle()
     }
 
+    /// Its latch was set already, and it is mapped and leads to a vCPU: nothing is owed.
+    #[inline]
+    pub(crate) fn is_merged(self) -> bool {
+        self.old.latch() && !self.void() && !self.stranded()
+    }
+
     /// The index of the vCPU that it leads to; beyond all of them for none.
     #[inline]
     pub(crate) fn target_index(self) -> usize {

@@ -85,8 +85,12 @@ impl<H: Host> Vgic<H> {
 
     /// Goes on with reading them; whether there is more to read.
     pub(crate) fn advance_sweep(&self, pin: &Pin<'_>) -> bool {
+        let end = self.lpis().capacity();
+        // Acquire: as below; what guests that poll mostly find.
+        if swept(self.distributor().sweep.load(Acquire)) >= end {
+            return false;
+        }
         let (lpis, guard) = (self.lpis(), pin.guard());
-        let end = lpis.capacity();
         // Where this slice begins: with the next LPI that is mapped.
         let first = Cell::new(end);
         // AcqRel: each slice is one CPU's. Acquire: pairs with `start_sweep`.

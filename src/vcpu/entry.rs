@@ -27,7 +27,7 @@ use core::ptr;
 
 use crate::Vgic;
 use crate::ap_list::{ApList, Classes};
-use crate::cpu_interface::{CpuInterface, hcr, vmcr};
+use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
 use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
@@ -346,17 +346,18 @@ impl<H: Host> Vgic<H> {
             if done != 0 {
                 self.retire(pin, this, registers, done);
             }
-            if done == 0 && registers.hcr & hcr::NPIE != 0 {
-                // The registers may all be active by now while something pending waits.
-                registers.due.add_reload(true);
+        }
+        if registers.hcr != BASE_HCR {
+            // The guest has done something that was watched for: enabled or disabled a group, or made all
+            // registers active while something pending waits. What it has finished with is room enough.
+            let misr = cpu.interface().read_misr();
+            let crowded_out = misr & misr::NP != 0 && done == 0;
+            registers
+                .due
+                .add_reload(crowded_out || misr & GROUPS_CHANGED != 0);
+            if misr & misr::LRENP != 0 {
+                self.take_eoi_count(cpu, pin, this, registers);
             }
-        }
-        if registers.hcr & WATCHES != 0 {
-            let changed = groups_changed(registers.hcr, cpu.interface().read_vmcr());
-            registers.due.add_reload(changed);
-        }
-        if registers.spilled {
-            self.take_eoi_count(cpu, pin, this, registers);
         }
     }
 
@@ -548,14 +549,14 @@ impl<H: Host> Vgic<H> {
                 &mut leaving,
             );
             registers.clean(cpu.interface(), pin.counters());
-            registers.spilled = list.first(Classes::ACTIVE).is_some();
+            let spilled = list.first(Classes::ACTIVE).is_some();
             let starving = list.first(open).is_some();
             // A pass that hit its limit goes on at the next entry.
             registers.due.add_refill(!settled);
             let value = BASE_HCR
                 | watch
                 | if starving { hcr::NPIE } else { 0 }
-                | if registers.spilled { hcr::LRENPIE } else { 0 };
+                | if spilled { hcr::LRENPIE } else { 0 };
             registers.set_hcr(value, cpu.interface());
         }
         self.dispatch(pin, &mut leaving);
@@ -739,8 +740,8 @@ impl Vcpu {
     }
 }
 
-/// Maintenance interrupts for the guest's enabling or disabling a group.
-const WATCHES: u64 = hcr::VGRP0EIE | hcr::VGRP0DIE | hcr::VGRP1EIE | hcr::VGRP1DIE;
+/// The guest has enabled or disabled a group, as [`guest_groups`] has asked to be told.
+const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1E | misr::VGRP1D;
 
 /// Without the classes of groups that the guest has disabled, which would only take up registers; and
 /// the bits of `ICH_HCR_EL2` that make it exit when it enables or disables a group.
@@ -765,19 +766,6 @@ fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
         }
     }
     (open, watch)
-}
-
-/// Whether the guest has enabled or disabled a group that `hcr` watches.
-fn groups_changed(hcr: u64, vmcr: u64) -> bool {
-    [
-        (false, hcr::VGRP0EIE, hcr::VGRP0DIE),
-        (true, hcr::VGRP1EIE, hcr::VGRP1DIE),
-    ]
-    .into_iter()
-    .any(|(group1, enabling, disabling)| {
-        let enabled = vmcr & vmcr::group_enable(group1) != 0;
-        hcr & if enabled { enabling } else { disabling } != 0
-    })
 }
 
 /// The indices of the bits that are set.

@@ -76,8 +76,6 @@ pub(crate) struct Registers {
     pub(super) stale: u16,
     /// What has to be done before the next entry.
     pub(super) due: Due,
-    /// Active interrupts wait outside the list registers: EOIcount has to be looked at.
-    pub(super) spilled: bool,
     pub(super) hcr: u64,
     pub(super) vmcr: u64,
     /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
@@ -95,7 +93,6 @@ impl Registers {
             wants_eoi: 0,
             stale: 0,
             due: Due(0),
-            spilled: false,
             hcr: 0,
             vmcr,
             apr: [[0; 4]; 2],

@@ -171,11 +171,12 @@ impl<H: Host> Vgic<H> {
         let raised = irq.raise();
         match self.news_for(raised) {
             Some(vcpu) => Ok(self.raised_first(pin, irq, vcpu)),
+            None if raised.is_merged() => Ok(self.merged(pin, irq)),
             None => self.msi_raised_again(pin, irq, raised),
         }
     }
 
-    /// Of an MSI whose interrupt is pending or queued, disabled, unmapped, or leads to no vCPU.
+    /// Of an MSI whose interrupt is in a list register, disabled, unmapped, or leads to no vCPU.
     #[inline(never)]
     fn msi_raised_again(
         &self,
@@ -263,6 +264,15 @@ impl<H: Host> Vgic<H> {
         pin.counters().injections[irq.kind() as usize].add(1);
         self.insert_first(pin, irq, vcpu);
         Injected::Pending
+    }
+
+    /// Books a raise that merged with an earlier one, and that is all.
+    #[inline(always)]
+    fn merged(&self, pin: &Pin<'_>, irq: &Irq) -> Injected {
+        let kind = irq.kind() as usize;
+        pin.counters().injections[kind].add(1);
+        pin.counters().coalesced[kind].add(1);
+        Injected::Coalesced
     }
 
     /// As [`Vgic::raised`], for an interrupt that is pending or queued, or may not be delivered.

@@ -149,7 +149,8 @@ fn injections() -> Vec<Entry> {
                 bench,
                 |_| {},
                 |bench| {
-                    let _pin = bench.cpu().pin();
+                    let pin = bench.cpu().pin();
+                    let _entered = pin.guard();
                     inject(bench, MSIS);
                 },
             )

@@ -89,6 +89,8 @@ pub struct Accesses {
     pub elrsr_reads: u64,
     /// Reads of `ICH_EISR_EL2`.
     pub eisr_reads: u64,
+    /// Reads of `ICH_MISR_EL2`.
+    pub misr_reads: u64,
     /// Reads of `ICH_HCR_EL2`.
     pub hcr_reads: u64,
     /// Writes of `ICH_HCR_EL2`.
@@ -113,6 +115,7 @@ impl Accesses {
             + self.lr_writes
             + self.elrsr_reads
             + self.eisr_reads
+            + self.misr_reads
             + self.hcr_reads
             + self.hcr_writes
             + self.vmcr_reads
@@ -131,6 +134,7 @@ impl Sub for Accesses {
             lr_writes: self.lr_writes - earlier.lr_writes,
             elrsr_reads: self.elrsr_reads - earlier.elrsr_reads,
             eisr_reads: self.eisr_reads - earlier.eisr_reads,
+            misr_reads: self.misr_reads - earlier.misr_reads,
             hcr_reads: self.hcr_reads - earlier.hcr_reads,
             hcr_writes: self.hcr_writes - earlier.hcr_writes,
             vmcr_reads: self.vmcr_reads - earlier.vmcr_reads,
@@ -343,6 +347,11 @@ impl CpuInterface for SoftwareInterface {
     fn read_eisr(&self) -> u16 {
         self.count(|accesses| accesses.eisr_reads += 1);
         self.eisr()
+    }
+
+    fn read_misr(&self) -> u64 {
+        self.count(|accesses| accesses.misr_reads += 1);
+        self.misr()
     }
 
     fn read_hcr(&self) -> u64 {

@@ -295,6 +295,7 @@ fn only_the_hypervisors_accesses_are_counted() {
     cpu.read_lr(1);
     cpu.read_elrsr();
     cpu.read_eisr();
+    cpu.read_misr();
     cpu.read_hcr();
     cpu.write_hcr(hcr::EN);
     cpu.write_vmcr(cpu.read_vmcr());
@@ -305,6 +306,7 @@ fn only_the_hypervisors_accesses_are_counted() {
         lr_writes: 2,
         elrsr_reads: 1,
         eisr_reads: 1,
+        misr_reads: 1,
         hcr_reads: 1,
         hcr_writes: 1,
         vmcr_reads: 1,
@@ -314,7 +316,7 @@ fn only_the_hypervisors_accesses_are_counted() {
         barriers: 1,
     };
     assert_eq!(cpu.accesses() - before, expected);
-    assert_eq!(expected.total(), 11);
+    assert_eq!(expected.total(), 12);
     // The guest's side and the model's own inspection.
     let intid = cpu.read_iar1();
     cpu.write_eoir1(intid);
