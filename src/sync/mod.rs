@@ -54,13 +54,13 @@
 //!    for. Zero is final: no transition leads away from it.
 //! 2. What makes an interrupt exist owns one: the VM for each SPI, PPI and SGI; every mapped event for its
 //!    LPI. The table of LPIs owns none: its slot is weak.
-//! 3. The ap_list owns one exactly while `queued_on` names it. `Irq::link` takes it in the same
-//!    compare-and-swap that sets `queued_on`, `Irq::settle` gives it back in the one that clears it, both
-//!    under the list's lock. A fold gives none back: what it folds is still on the list.
+//! 3. The ap_list owns one exactly while `queued_on` names it. `Irq::link` and `link_loaded` take it in the same
+//!    compare-and-swap that sets `queued_on`, `Irq::settle` and `finish` give it back in the one that clears it,
+//!    all under the list's lock. A fold gives none back: what it folds is still on the list.
 //! 4. An interrupt on its way to another list is kept by the reference that the old list had; whoever
 //!    carries it gives that back after inserting it.
-//! 5. A lookup takes none. The epoch guard keeps what it found allocated, not alive: inserting it fails if
-//!    it is dying, and a raise of an LPI that nothing maps any more has no effect.
+//! 5. A lookup takes none. The epoch guard, which the lookup cannot do without, keeps what it found allocated,
+//!    not alive: inserting it fails if it is dying, and a raise of an LPI that nothing maps any more has no effect.
 //! 6. Whoever gives the last one back frees the interrupt: out of its slot if it is still there (another
 //!    may have taken it), and to the epoch. Where that must not allocate, the interrupt waits among
 //!    `Dying`.

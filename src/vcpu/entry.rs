@@ -13,14 +13,21 @@
 //! * When there are more interrupts than registers, those of a group that the guest has disabled stay
 //!   outside, and `VGrp<n>EIE` and `VGrp<n>DIE` ask for an interrupt when it enables or disables a group.
 //!
-//! Maintenance interrupts make this fast, never correct: every exit looks for itself.
+//! Maintenance interrupts make this fast, never correct: every exit asks MISR for itself what of this has
+//! come about.
+//!
+//! # Posting
+//! An interrupt that a CPU raises for the vCPU that it has out of the guest, while a register is free and
+//! nothing waits, is put into that register in the step that queues it ([`Vgic::insert`]). Only its image
+//! is noted then; the register is written on the way into the guest.
 //!
 //! # Taking back
 //! An exit reads ELRSR (and EISR if a level-sensitive interrupt is in a register) and folds the
-//! registers that became empty, which need not be read. Registers that are still in use stay as they
-//! are, and re-entering the same CPU finds them in place. They are read and taken back only when
-//! something about them changed (RECALL, NOTE), when a more urgent interrupt needs room, or when the
-//! vCPU leaves the CPU.
+//! registers that became empty, which need not be read. If the interrupt of one has come again meanwhile, it
+//! is posted there. Registers that are still in use stay as they are, and re-entering the same CPU finds
+//! them in place. They are read and taken back only when something about them changed (RECALL, NOTE, or
+//! AGAIN if the guest has not finished with the first one), when a more urgent interrupt needs room, or when
+//! the vCPU leaves the CPU.
 
 use core::cell::RefMut;
 use core::ptr;

@@ -12,8 +12,8 @@
 //! * The ap_list owns one from [`Vgic::insert`] to [`Vgic::prune`].
 //! * An interrupt on its way from one list to another is kept by the CPU that carries it.
 //!
-//! Borrowing an interrupt for one operation takes none: the epoch guard keeps it allocated, and
-//! inserting it fails if it is dying.
+//! Borrowing an interrupt for one operation takes none: the epoch guard that it was looked up by keeps it
+//! allocated, and inserting it fails if it is dying. SPIs, PPIs and SGIs need no guard.
 
 mod inject;
 mod lifetime;
