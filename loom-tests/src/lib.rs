@@ -43,6 +43,9 @@ pub const LEVEL: u32 = 21;
 /// The SGI that models use.
 pub const SGI: u32 = 3;
 
+/// Words of a model's stack.
+const STACK: usize = 1 << 14;
+
 /// Executions that the running [`check`] has begun.
 static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
 
@@ -63,9 +66,13 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     EXECUTIONS.store(0, Relaxed);
     tell_of_failures();
     let began = Instant::now();
+    let model = std::sync::Arc::new(model);
     builder.check(move || {
         EXECUTIONS.fetch_add(1, Relaxed);
-        model();
+        let model = model.clone();
+        // The first thread's stack is too small for a whole VM, and has no other size.
+        let roomy = thread::Builder::new().stack_size(STACK);
+        roomy.spawn(move || model()).unwrap().join().unwrap();
     });
     let complete = builder
         .max_duration

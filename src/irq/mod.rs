@@ -426,11 +426,11 @@ impl Irq {
     }
 
     /// Takes it back from a list register of `vcpu` that the guest has finished with: fold and prune in one
-    /// step, under the ap_list lock. Nothing is left of it and it leaves the list, or, unless others wait,
-    /// another edge has come and goes into the register in place of the first; `None` if it is neither, or
-    /// somebody has to be told.
+    /// step, under the ap_list lock. Nothing is left of it and it leaves the list, or another edge has come, of
+    /// one of the `groups` that may be signalled, and goes into the register in place of the first; `None` if
+    /// it is neither, or somebody has to be told.
     #[inline]
-    pub(crate) fn finish(&self, vcpu: VcpuId, others_wait: bool) -> Option<Finished> {
+    pub(crate) fn finish(&self, vcpu: VcpuId, groups: impl Fn() -> u32) -> Option<Finished> {
         // Faults of folding and settling are made where that is done in general.
         const FAULTS: [Mutant; 5] = [
             Mutant::FoldDropsReference,
@@ -448,7 +448,8 @@ impl Irq {
                 if old.ends_in_register() {
                     Some(State(folded.with_queued_on(None).0 - REF))
                 } else {
-                    (old.is_plain(vcpu) && !others_wait).then(|| folded.loaded_plain())
+                    let open = old.is_plain(vcpu) && old.is_in(groups());
+                    open.then(|| folded.loaded_plain())
                 }
             })
             .ok()?;
@@ -491,7 +492,7 @@ impl Irq {
                     || (mutant(Mutant::PostedTwice) && old.is_plain(vcpu));
                 // Nobody maps what is dying.
                 debug_assert!(!free || old.refs() != 0);
-                (free && groups >> u32::from(old.group1()) & 1 != 0)
+                (free && old.is_in(groups))
                     .then(|| State(old.loaded_plain().with_queued_on(Some(vcpu)).0 + REF))
             })
             .ok()?;

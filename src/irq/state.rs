@@ -238,6 +238,13 @@ impl State {
         self.0 & LOOKED_AT == wanted && (!self.level() || self.hw())
     }
 
+    /// Whether its group is one of `groups`, a bit each.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_in(self, groups: u32) -> bool {
+        groups >> self.group1() as u32 & 1 != 0
+    }
+
     /// In a list register, and nothing has come up since it was loaded that would keep it on the list
     /// once the guest is done, nor is anybody to be told then. One comparison for an edge.
     #[inline]

@@ -312,7 +312,14 @@ impl<H: Host> Vgic<H> {
         let irq = unsafe { &*irq };
         let list = vcpu.ap_list.lock(pin.ledger());
         let others_wait = list.waiting() != 0;
-        let finished = irq.finish(vcpu.id, others_wait);
+        let groups = || {
+            if others_wait {
+                0
+            } else {
+                self.groups_open_to(vcpu, irq)
+            }
+        };
+        let finished = irq.finish(vcpu.id, groups);
         drop(list);
         let Some(finished) = finished else {
             return self.take_stock_of(cpu, pin, vcpu, registers, done);

@@ -83,6 +83,17 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
+    /// The groups, a bit each, in which `irq` may be signalled to `vcpu`. Whoever closes one after this look
+    /// has the vCPU take its registers back.
+    #[inline]
+    pub(crate) fn groups_open_to(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
+        if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
+            0
+        } else {
+            self.distributor.group_enables()
+        }
+    }
+
     #[inline]
     fn trace_list_get(&self, pin: &Pin<'_>, irq: &Irq, vcpu: VcpuId) {
         pin.counters().list_gets.add(1);
@@ -103,12 +114,8 @@ impl<H: Host> Vgic<H> {
         let Some(index) = registers.free_while_simple() else {
             return false;
         };
-        // A group that is closed after this look is closed by somebody who then has the vCPU take its
-        // registers back.
-        if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
-            return false;
-        }
-        let Some(image) = irq.link_loaded(vcpu.id, self.distributor.group_enables()) else {
+        let groups = self.groups_open_to(vcpu, irq);
+        let Some(image) = irq.link_loaded(vcpu.id, groups) else {
             return false;
         };
         registers.post(index, image, irq);

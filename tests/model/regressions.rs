@@ -134,3 +134,15 @@ fn a_forwarded_interrupt_that_is_pending_again_is_taken_again() {
         Acknowledge(0, true),
     ]);
 }
+
+/// A level that the guest is about to end when the distributor stops forwarding its group: its line is still
+/// high then, and it is not signalled.
+#[test]
+fn the_end_of_a_level_does_not_let_a_closed_group_through() {
+    check(&[
+        Line(2, 30, true),
+        Acknowledge(2, true),
+        Write(0, Frame::Distributor, 0, 4, 0),
+        End(2),
+    ]);
+}
