@@ -49,6 +49,7 @@ impl Domain {
         let local = CpuLocal {
             id,
             loaded: Cell::new(core::ptr::null()),
+            garbage: Cell::new(false),
             handle: self.collector.register(),
             ledger: Ledger::default(),
             counters: Arc::new(Counters::default()),
@@ -75,6 +76,8 @@ pub struct CpuLocal {
     id: CpuId,
     /// The vCPU whose state is in this CPU's registers; compared, never followed.
     loaded: Cell<*const ()>,
+    /// Something has been left to the epoch since [`Pin::collect`].
+    garbage: Cell<bool>,
     handle: LocalHandle,
     ledger: Ledger,
     counters: Arc<Counters>,
@@ -174,6 +177,28 @@ impl<'c> Pin<'c> {
     #[inline]
     pub(crate) fn local(&self) -> &'c CpuLocal {
         self.local
+    }
+
+    /// Notes that what has been unlinked was left to the epoch.
+    #[inline]
+    pub(crate) fn leaves_garbage(&self) {
+        self.local.garbage.set(true);
+    }
+
+    /// Frees what was left to the epoch before, and that nobody can reach any more, if anything has been left to
+    /// it since the last time: whoever leaves something sees to it that it does not pile up. Allocates a node of
+    /// the epoch's queue. No lock is held.
+    #[inline]
+    pub(crate) fn collect(&self) {
+        if self.local.garbage.get() {
+            self.collect_now();
+        }
+    }
+
+    #[cold]
+    fn collect_now(&self) {
+        self.local.garbage.set(false);
+        self.guard().flush();
     }
 
     /// The physical CPU.

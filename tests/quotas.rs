@@ -167,3 +167,20 @@ fn storms_allocate_nothing() {
     assert!(grown <= 64 * 1024, "{grown} bytes");
     machine.finish();
 }
+
+/// What is unmapped is left to the epoch, which frees it as fast as it comes.
+#[test]
+fn what_is_unmapped_does_not_pile_up() {
+    let machine = machine();
+    let driver = Driver::new(&machine);
+    let round = || {
+        // Each needs a node of its own.
+        (0..8).for_each(|n| driver.mapd(n << 8, 1));
+        (0..8).for_each(|n| driver.unmap_device(n << 8));
+        machine.vm.host().take_calls();
+    };
+    (0..300).for_each(|_| round());
+    let grown = growth(|| (0..100).for_each(|_| round()));
+    assert!(grown <= 64 * 1024, "{grown} bytes");
+    machine.finish();
+}

@@ -190,6 +190,7 @@ impl<'a, H: Host> Execution<'a, H> {
     pub(super) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
         self.engine.usage.give_back(device.room());
         self.its.devices.unmap(id, device, self.pin.guard());
+        self.pin.leaves_garbage();
         self.vgic.host().device_unmapped(self.its.id, id);
     }
 
@@ -259,6 +260,7 @@ impl<'a, H: Host> Execution<'a, H> {
     /// Ends the mapping of an event: module docs of [`super`], "Publication".
     pub(super) fn unmap_event(&self, id: DeviceId, device: &Device, event: EventId, irq: &Irq) {
         device.unmap(event, irq, self.pin.guard());
+        self.pin.leaves_garbage();
         self.vgic.host().event_unmapped(self.its.id, id, event);
         self.vgic.unmap_lpi(self.pin, irq);
     }

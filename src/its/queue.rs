@@ -226,6 +226,8 @@ impl<H: Host> Vgic<H> {
             // Whoever is at it may have looked at GITS_CWRITER before our caller wrote it.
             None => true,
         };
+        // Outside the command lock, which the match has let go.
+        pin.collect();
         if more {
             self.defer(1 << id.0);
         }

@@ -57,6 +57,11 @@ impl Dying {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        // Relaxed: only looked at, by the CPU that has just dug; whoever buries asks for the next time.
+        self.0.load(Relaxed).is_null()
+    }
+
     fn dig<'g>(&self, pin: &'g Pin<'_>) -> Option<&'g Irq> {
         let _entered = pin.guard();
         // Acquire, here and below: pairs with the Release in `bury`, which published the link.
@@ -105,11 +110,14 @@ impl<H: Host> Vgic<H> {
     pub(super) fn advance_dying(&self, pin: &Pin<'_>) {
         for _ in 0..SLICE {
             let Some(irq) = self.dying.dig(pin) else {
-                return;
+                break;
             };
             self.release(pin, irq);
         }
-        self.defer(DEFERRED_DYING);
+        pin.collect();
+        if !self.dying.is_empty() {
+            self.defer(DEFERRED_DYING);
+        }
     }
 
     /// Frees all of the dying; for a VM that ends.
@@ -139,6 +147,7 @@ impl<H: Host> Vgic<H> {
             return;
         };
         irq.watched.retire();
+        pin.leaves_garbage();
         // False if the INTID was mapped again meanwhile and the new interrupt took the slot.
         self.lpis.remove(key, irq, pin.guard());
         if mutant(Mutant::TranslationWithoutReference) {
