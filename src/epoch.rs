@@ -21,6 +21,9 @@ use crate::intid::CpuId;
 use crate::sync::{Ledger, Rank, SpinLock};
 use crate::trace::{Counters, Totals};
 
+/// What a CPU leaves to the epoch before it collects: interrupts, devices, nodes of tables.
+const PILE: u32 = 64;
+
 /// The epoch collector of one hypervisor, shared by all its VMs.
 pub struct Domain {
     collector: Collector,
@@ -49,7 +52,7 @@ impl Domain {
         let local = CpuLocal {
             id,
             loaded: Cell::new(core::ptr::null()),
-            garbage: Cell::new(false),
+            garbage: Cell::new(0),
             handle: self.collector.register(),
             ledger: Ledger::default(),
             counters: Arc::new(Counters::default()),
@@ -76,8 +79,8 @@ pub struct CpuLocal {
     id: CpuId,
     /// The vCPU whose state is in this CPU's registers; compared, never followed.
     loaded: Cell<*const ()>,
-    /// Something has been left to the epoch since [`Pin::collect`].
-    garbage: Cell<bool>,
+    /// What has been left to the epoch since [`Pin::collect`].
+    garbage: Cell<u32>,
     handle: LocalHandle,
     ledger: Ledger,
     counters: Arc<Counters>,
@@ -182,22 +185,23 @@ impl<'c> Pin<'c> {
     /// Notes that what has been unlinked was left to the epoch.
     #[inline]
     pub(crate) fn leaves_garbage(&self) {
-        self.local.garbage.set(true);
+        let garbage = &self.local.garbage;
+        garbage.set(garbage.get().saturating_add(1));
     }
 
-    /// Frees what was left to the epoch before, and that nobody can reach any more, if anything has been left to
-    /// it since the last time: whoever leaves something sees to it that it does not pile up. Allocates a node of
-    /// the epoch's queue. No lock is held.
+    /// Frees what was left to the epoch before, and that nobody can reach any more, if more than a little has
+    /// been left to it since the last time: whoever leaves something sees to it that it does not pile up.
+    /// Allocates a node of the epoch's queue. No lock is held.
     #[inline]
     pub(crate) fn collect(&self) {
-        if self.local.garbage.get() {
+        if self.local.garbage.get() >= PILE {
             self.collect_now();
         }
     }
 
     #[cold]
     fn collect_now(&self) {
-        self.local.garbage.set(false);
+        self.local.garbage.set(0);
         self.guard().flush();
     }
 

@@ -48,7 +48,12 @@ impl<'a> Driver<'a> {
 
     /// Queues a command and lets the ITS work until it has been done.
     pub fn send(&self, command: [u64; 4]) {
-        self.queue(command);
+        self.send_all(&[command]);
+    }
+
+    /// Queues commands and lets the ITS work until they have been done.
+    pub fn send_all(&self, commands: &[[u64; 4]]) {
+        commands.iter().for_each(|command| self.queue(*command));
         self.machine
             .write64(0, GITS + 0x88, self.next.get() % QUEUE_COMMANDS * 32);
         self.wait();
