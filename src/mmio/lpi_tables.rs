@@ -176,6 +176,8 @@ impl<H: Host> Vgic<H> {
                 if next < end { next } else { NOT_SCANNING }
             })
         }) else {
+            // Stopped, or read to its end, before whoever started it noted it.
+            self.set_scanning(owner, false);
             return;
         };
         // Acquire: pairs with the AcqRel in `write_base`.
