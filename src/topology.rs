@@ -107,8 +107,9 @@ impl Topology {
 /// Fibonacci hashing: the high bits of the product spread regular affinities well.
 #[inline]
 fn hash(key: u64, slots: usize) -> usize {
-    // Aff1 and Aff2 beside RS and Aff3.
+    // Aff1, Aff2 and RS beside Aff3; and Aff2 once more so far down that the bits taken below depend on it.
     let folded = (key >> 16) as u32 ^ (key >> 44) as u32;
+    let folded = folded ^ folded >> 8;
     (folded.wrapping_mul(0x9e37_79b9) >> 7) as usize & (slots - 1)
 }
 
@@ -137,6 +138,48 @@ mod tests {
         }
         for absent in [0, 1, 0xff01, 0xffff_ffff, 0x0000_ff47] {
             assert_eq!(topology.find(Affinity::from_packed(absent)), None);
+        }
+    }
+
+    /// Slots looked at for the last group found, if every group is looked for.
+    fn longest_search(affinities: Vec<Affinity>) -> usize {
+        let keys: Vec<u64> = affinities.iter().map(|one| one.sgi_group()).collect();
+        let topology = Topology::new(affinities);
+        let slots = topology.groups.len();
+        keys.into_iter()
+            .map(|key| {
+                let first = hash(key, slots);
+                let found = topology.groups.iter().position(|group| group.key == key);
+                (found.unwrap().wrapping_sub(first) & (slots - 1)) + 1
+            })
+            .max()
+            .unwrap()
+    }
+
+    #[test]
+    fn machines_of_every_shape_are_spread() {
+        // How vCPU n's Aff3, Aff2, Aff1 and Aff0 are made.
+        type Fields = fn(u32) -> [u32; 4];
+        let shapes: [(u32, Fields); 9] = [
+            (512, |n| [0, 0, n >> 4, n & 15]),
+            (512, |n| [0, n >> 8, n & 255, 0]),
+            (80, |n| [0, n >> 1, n & 1, 0]),
+            (256, |n| [0, n, 0, 0]),
+            (512, |n| [0, n >> 2, n & 3, 0]),
+            (256, |n| [n, 0, 0, 0]),
+            (256, |n| [n >> 4, n & 15, 0, 0]),
+            (128, |n| [n >> 6, n & 63, 0, 0]),
+            (512, |n| [0, 0, n >> 8, n & 255]),
+        ];
+        for (shape, (count, fields)) in shapes.into_iter().enumerate() {
+            let affinities = (0..count)
+                .map(|n| {
+                    let [aff3, aff2, aff1, aff0] = fields(n).map(|field| field as u8);
+                    Affinity::new(aff3, aff2, aff1, aff0)
+                })
+                .collect();
+            let longest = longest_search(affinities);
+            assert!(longest <= 4, "shape {shape}: {longest}");
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Distributor {
     recalls: AtomicU32,
     /// Next vCPU to tell of a change of the group enables; at least [`TOLD`] when there is none.
     telling: AtomicU32,
+    /// CPUs that are telling a slice of them.
+    tellers: AtomicU32,
     spis: Fixed<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
     routers: Box<[AtomicU64]>,
@@ -63,6 +65,8 @@ pub(crate) struct Distributor {
     pub(crate) propbaser: AtomicU64,
     /// How far `GICR_INVALLR` has come; see [`super::lpi_tables`].
     pub(crate) sweep: AtomicU64,
+    /// CPUs that are reading a slice of them.
+    pub(crate) sweepers: AtomicU32,
     /// vCPUs whose pending table is being read, a bit each.
     pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
 }
@@ -77,12 +81,14 @@ impl Distributor {
             groups: AtomicU32::new(0),
             recalls: AtomicU32::new(0),
             telling: AtomicU32::new(TOLD),
+            tellers: AtomicU32::new(0),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
                 .collect(),
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
             sweep: AtomicU64::new(NOT_SWEEPING),
+            sweepers: AtomicU32::new(0),
             scanning: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -152,6 +158,7 @@ impl Distributor {
         // Acquire: pairs with `recalled` and with `advance_groups`: a guest that reads RWP as 0 sees what
         // those who were awaited did before.
         let waiting = self.telling.load(Acquire) < vcpus.len() as u32
+            || self.tellers.load(Acquire) != 0
             || self.recalls.load(Acquire) != 0
                 && vcpus.iter().any(|vcpu| vcpu.awaits(AWAITED_BY_GICD));
         self.group_enables() | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
@@ -292,6 +299,8 @@ impl<H: Host> Vgic<H> {
         if distributor.telling.load(Relaxed) >= present {
             return;
         }
+        // AcqRel: before the slice is claimed, so that whoever finds nobody left to tell finds us.
+        distributor.tellers.fetch_add(1, AcqRel);
         // AcqRel: pairs with `write_group_enables`; each slice is told by one CPU.
         let first = distributor.telling.fetch_add(SLICE, AcqRel);
         for index in first..present.min(first.saturating_add(SLICE)) {
@@ -300,6 +309,8 @@ impl<H: Host> Vgic<H> {
                 self.await_recall(vcpu, AWAITED_BY_GICD);
             }
         }
+        // AcqRel: whoever does not find us finds the recalls.
+        distributor.tellers.fetch_sub(1, AcqRel);
         if first.saturating_add(SLICE) < present {
             self.defer(DEFERRED_GROUPS);
         }

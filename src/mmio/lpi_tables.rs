@@ -83,13 +83,25 @@ impl<H: Host> Vgic<H> {
         self.advance_sweep(pin);
     }
 
-    /// Goes on with reading them; whether there is more to read.
+    /// Goes on with reading them; whether there is more to read, or another CPU is still at it.
     pub(crate) fn advance_sweep(&self, pin: &Pin<'_>) -> bool {
+        let distributor = self.distributor();
+        // Acquire: as in `sweep_slice`; what guests that poll mostly find.
+        let more = swept(distributor.sweep.load(Acquire)) < self.lpis().capacity() && {
+            // AcqRel: before the slice is claimed, so that whoever finds nothing left to claim finds us.
+            distributor.sweepers.fetch_add(1, AcqRel);
+            let more = self.sweep_slice(pin);
+            // AcqRel: whoever does not find us finds what we have done.
+            distributor.sweepers.fetch_sub(1, AcqRel);
+            more
+        };
+        // Acquire: as above.
+        more || distributor.sweepers.load(Acquire) != 0
+    }
+
+    /// Reads a slice of them; whether there is more to read.
+    fn sweep_slice(&self, pin: &Pin<'_>) -> bool {
         let end = self.lpis().capacity();
-        // Acquire: as below; what guests that poll mostly find.
-        if swept(self.distributor().sweep.load(Acquire)) >= end {
-            return false;
-        }
         let (lpis, guard) = (self.lpis(), pin.guard());
         // Where this slice begins: with the next LPI that is mapped.
         let first = Cell::new(end);
@@ -176,6 +188,8 @@ impl<H: Host> Vgic<H> {
                 if next < end { next } else { NOT_SCANNING }
             })
         }) else {
+            // Stopped, or read to its end, before whoever started it noted it.
+            self.set_scanning(owner, false);
             return;
         };
         // Acquire: pairs with the AcqRel in `write_base`.

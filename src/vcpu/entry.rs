@@ -366,9 +366,12 @@ impl<H: Host> Vgic<H> {
             // registers active while something pending waits. What it has finished with is room enough.
             let misr = cpu.interface().read_misr();
             let crowded_out = misr & misr::NP != 0 && done == 0;
+            // QEMU (10.0) shows VGrp0D by the enable of Group 1. It is asked for only while both are enabled.
+            let group0_is_disabled = registers.hcr & hcr::VGRP0DIE != 0
+                && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
             registers
                 .due
-                .add_reload(crowded_out || misr & GROUPS_CHANGED != 0);
+                .add_reload(crowded_out || group0_is_disabled || misr & GROUPS_CHANGED != 0);
             if misr & misr::LRENP != 0 {
                 self.take_eoi_count(cpu, pin, this, registers);
             }

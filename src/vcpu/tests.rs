@@ -5,7 +5,7 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::cpu_interface::software::SoftwareInterface;
-use crate::cpu_interface::{CpuInterface, hcr};
+use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
 use crate::epoch::{Domain, Pin};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
@@ -797,4 +797,88 @@ fn random_sequences_lose_and_double_nothing() {
         bench.exit();
         bench.finish();
     }
+}
+
+/// QEMU's `ICH_MISR_EL2` (10.0 and later): VGrp0D goes by the enable of Group 1.
+#[derive(Default)]
+struct Qemu(SoftwareInterface);
+
+impl CpuInterface for Qemu {
+    fn vtr(&self) -> crate::cpu_interface::Vtr {
+        self.0.vtr()
+    }
+    fn read_lr(&self, index: usize) -> crate::lr::ListRegister {
+        self.0.read_lr(index)
+    }
+    fn write_lr(&self, index: usize, value: crate::lr::ListRegister) {
+        self.0.write_lr(index, value);
+    }
+    fn read_elrsr(&self) -> u16 {
+        self.0.read_elrsr()
+    }
+    fn read_eisr(&self) -> u16 {
+        self.0.read_eisr()
+    }
+    fn read_misr(&self) -> u64 {
+        let disabled = self.0.read_vmcr() & vmcr::VENG1 == 0;
+        let watched = self.0.read_hcr() & hcr::VGRP0DIE != 0;
+        let shown = if watched && disabled { misr::VGRP0D } else { 0 };
+        self.0.read_misr() & !misr::VGRP0D | shown
+    }
+    fn read_hcr(&self) -> u64 {
+        self.0.read_hcr()
+    }
+    fn write_hcr(&self, value: u64) {
+        self.0.write_hcr(value);
+    }
+    fn read_vmcr(&self) -> u64 {
+        self.0.read_vmcr()
+    }
+    fn write_vmcr(&self, value: u64) {
+        self.0.write_vmcr(value);
+    }
+    fn read_apr(&self, group1: bool, index: usize) -> u32 {
+        self.0.read_apr(group1, index)
+    }
+    fn write_apr(&self, group1: bool, index: usize, value: u32) {
+        self.0.write_apr(group1, index, value);
+    }
+    fn synchronize(&self) {
+        self.0.synchronize();
+    }
+}
+
+/// Group 0 fills the registers, the guest disables it, and Group 1 gets them at the next exit of any kind.
+#[test]
+fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
+    let bench = Bench::new();
+    bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap();
+    let cpu = Cpu::new(bench.domain.register(CpuId(7)), Qemu::default());
+    let pin = cpu.pin();
+    for n in 80..84 {
+        let intid = bench.edge_spi(n, 0);
+        let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, GROUP1));
+        bench.vm.pay(&pin, bench.irq(intid), owed);
+        bench.inject(intid);
+    }
+    bench.inject(bench.edge_spi(90, 0xa0));
+    bench.vm.enter(&cpu, &pin, V0).unwrap();
+    let guest = &cpu.interface().0;
+    guest.write_igrpen0(true);
+    bench.vm.exit(&cpu, &pin, V0).unwrap();
+    bench.vm.enter(&cpu, &pin, V0).unwrap();
+    assert!(guest.vfiq());
+    guest.write_igrpen0(false);
+    for _ in 0..3 {
+        bench.vm.exit(&cpu, &pin, V0).unwrap();
+        bench.vm.enter(&cpu, &pin, V0).unwrap();
+    }
+    assert_eq!(guest.read_iar1(), 90);
+    guest.write_eoir1(90);
+    bench.vm.exit(&cpu, &pin, V0).unwrap();
+    bench.vm.put(&cpu, &pin, V0).unwrap();
+    drop(pin);
+    bench.enter();
+    bench.exit();
+    bench.finish();
 }

@@ -11,6 +11,7 @@ use loom_tests::{Machine, Observation, V0, V1, check, discard, mapti, movi, sole
 /// `GICR_CTLR`.
 const CTLR: u64 = 0;
 const RWP: u64 = 1 << 3;
+const PENDBASER_HIGH: u64 = 0x7c;
 
 /// The LPI is in a list register. Once `RWP` reads as zero, the guest does not get it any more; when LPIs
 /// are enabled again, it does.
@@ -142,6 +143,29 @@ fn enable_against_injection() {
         assert!(found + machine.kicks() >= 1, "the guest would run for ever");
         machine.exit(&cpu, V0);
         assert_eq!(found + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// LPIs are disabled by another CPU while they are being enabled: nothing is left to do for ever.
+#[test]
+fn disable_against_enable() {
+    check(4, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, 0); // There is a table to read.
+        machine.advance(&cpu.pin());
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, CTLR, 1);
+        });
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        other.join();
+        machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        for _ in 0..8 {
+            machine.vm.advance(&cpu.pin());
+        }
+        assert!(!machine.vm.has_deferred(), "work that does not end");
         sole(machine).finish(&cpu);
     });
 }

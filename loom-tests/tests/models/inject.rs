@@ -233,3 +233,62 @@ fn register_write_against_exit() {
         sole(machine).finish(&cpu);
     });
 }
+
+/// A group is disabled in the distributor while a CPU puts an interrupt of it into a list register of its
+/// own vCPU: once `GICD_CTLR.RWP` reads as zero, the guest does not get it.
+#[test]
+fn posting_against_a_closed_group() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        let disabled = loom_tests::Observation::default();
+        let other = spawn(&machine, 1, {
+            let disabled = disabled.clone();
+            move |machine, cpu| {
+                machine.gicd(&cpu.pin(), 0, 0x10); // CTLR
+                let waiting = machine.read_gicd(cpu, V1, 0) >> 31 & 1 != 0;
+                disabled.make(!waiting);
+            }
+        });
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let held_back = disabled.is_made();
+        let early = loom_tests::take(&cpu);
+        assert!(early == 0 || !held_back, "an interrupt of a disabled group");
+        other.join();
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        assert_eq!(loom_tests::take(&cpu), 0, "an interrupt of a disabled group");
+        machine.exit(&cpu, V0);
+        machine.gicd(&cpu.pin(), 0, 0x12);
+        machine.put(&cpu, V0);
+        assert_eq!(early + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// An edge comes again, twice, while the guest ends the first one, and its CPU goes to sleep.
+#[test]
+fn again_against_sleep() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        let mut taken = loom_tests::take(&cpu);
+        machine.exit(&cpu, V0);
+        let slept = machine.block(&cpu, V0) == vgic::Blocked::Yes;
+        other.join();
+        // It has been raised by now: whoever sleeps through it has been woken.
+        assert!(taken == 2 || !slept || machine.wakes() > 0, "sleeps for ever");
+        machine.put(&cpu, V0);
+        taken += machine.serve(&cpu, V0);
+        assert!(taken == 1 || taken == 2);
+        sole(machine).finish(&cpu);
+    });
+}
