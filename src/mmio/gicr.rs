@@ -135,12 +135,12 @@ impl<H: Host> Vgic<H> {
 
     fn gicr_ctlr(&self, pin: &Pin<'_>, owner: &Vcpu) -> u32 {
         let redistributor = &owner.redistributor;
-        // Acquire: pairs with `advance_pending_table`: what a finished scan found pending is visible.
-        let scanning = redistributor.scan.load(Acquire) != NOT_SCANNING;
-        if scanning {
+        // Acquire: pairs with `advance_pending_table`.
+        if redistributor.scan.load(Acquire) != NOT_SCANNING {
             self.advance_pending_table(pin, owner);
         }
-        let waiting = scanning || owner.awaits(AWAITED_BY_GICR);
+        // Another CPU may still be at the last slice.
+        let waiting = self.is_scanning(owner) || owner.awaits(AWAITED_BY_GICR);
         let lpis = if self.config().lpi_bits == 0 {
             0
         } else {

@@ -219,6 +219,14 @@ impl<H: Host> Vgic<H> {
         }
     }
 
+    /// Whether a vCPU's pending table is being read; if not, what was found pending there is pending.
+    pub(crate) fn is_scanning(&self, owner: &Vcpu) -> bool {
+        let (word, bit) = (owner.id.index() / 64, 1 << (owner.id.index() % 64));
+        let word = self.distributor().scanning.get(word);
+        // Acquire: pairs with `set_scanning`.
+        word.is_some_and(|word| word.load(Acquire) & bit != 0)
+    }
+
     /// Notes whether a vCPU's pending table is being read.
     fn set_scanning(&self, owner: &Vcpu, on: bool) {
         let (word, bit) = (owner.id.index() / 64, 1 << (owner.id.index() % 64));

@@ -260,7 +260,11 @@ fn posting_against_a_closed_group() {
         other.join();
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
-        assert_eq!(loom_tests::take(&cpu), 0, "an interrupt of a disabled group");
+        assert_eq!(
+            loom_tests::take(&cpu),
+            0,
+            "an interrupt of a disabled group"
+        );
         machine.exit(&cpu, V0);
         machine.gicd(&cpu.pin(), 0, 0x12);
         machine.put(&cpu, V0);
@@ -285,7 +289,10 @@ fn again_against_sleep() {
         let slept = machine.block(&cpu, V0) == vgic::Blocked::Yes;
         other.join();
         // It has been raised by now: whoever sleeps through it has been woken.
-        assert!(taken == 2 || !slept || machine.wakes() > 0, "sleeps for ever");
+        assert!(
+            taken == 2 || !slept || machine.wakes() > 0,
+            "sleeps for ever"
+        );
         machine.put(&cpu, V0);
         taken += machine.serve(&cpu, V0);
         assert!(taken == 1 || taken == 2);
