@@ -239,11 +239,58 @@ impl<'c> Pin<'c> {
         result
     }
 
+    /// Begins anew, as if the pin had been dropped and another one made: for a CPU that goes on at once with
+    /// something else, such as a thread that injects in a loop. What was obtained under the pin is gone. A pin
+    /// that is in the epoch stays in it, with two loads and no barrier; without effect inside another one.
+    #[inline]
+    pub fn renew(&mut self) {
+        if let Some(guard) = self.guard.get_mut() {
+            guard.repin();
+        }
+    }
+
     /// Runs `f`, in which the CPU sleeps, outside the epoch, so that reclamation goes on meanwhile.
     /// References obtained under the pin are gone afterwards. Without effect inside another pin that is in
     /// the epoch.
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
         *self.guard.get_mut() = None;
         f()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::AtomicU8;
+    use crate::sync::Ordering::Relaxed;
+
+    /// Whether something that `cpu` leaves to the epoch is freed while `between` is done again and again.
+    fn is_freed(cpu: &CpuLocal, mut between: impl FnMut()) -> bool {
+        let freed = Arc::new(AtomicU8::new(0));
+        let mark = freed.clone();
+        cpu.pin().guard().defer(move || mark.store(1, Relaxed));
+        for _ in 0..16 {
+            between();
+            cpu.pin().guard().flush();
+        }
+        // Relaxed, both: one thread.
+        freed.load(Relaxed) != 0
+    }
+
+    #[test]
+    fn a_pin_holds_back_what_it_may_have_reached_until_it_is_renewed() {
+        let domain = Domain::new();
+        let [one, other] = [0, 1].map(|n| domain.register(CpuId(n)));
+        let mut pin = other.pin();
+        assert!(is_freed(&one, || ()), "nothing has been looked up");
+        let _ = pin.guard();
+        assert!(!is_freed(&one, || ()));
+        assert!(is_freed(&one, || pin.renew()));
+        // Inside another pin it would be the other's as well.
+        let mut inner = other.pin();
+        let _ = inner.guard();
+        assert!(!is_freed(&one, || inner.renew()));
+        drop(inner);
+        assert!(is_freed(&one, || pin.renew()));
     }
 }

@@ -71,7 +71,8 @@
 //!
 //! # Rules for callers
 //! * Operations take a [`Pin`](epoch::Pin): what the CPU does between an exit and the next entry. Make one per
-//!   exit ([`Cpu::pin`]; it costs nothing until something is looked up), drop it before the guest runs.
+//!   exit ([`Cpu::pin`]; it costs nothing until something is looked up), drop it before the guest runs. A thread
+//!   that injects in a loop keeps one and renews it ([`Pin::renew`](epoch::Pin::renew)).
 //! * The library spins on short locks and is called from interrupt context too: call it with interrupts
 //!   masked, as EL2 handlers run anyway.
 //! * [`Host`] methods are called with no ap_list lock held.

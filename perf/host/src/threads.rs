@@ -240,9 +240,12 @@ fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, count: u32)
         let cpu = vm.cpu(cpu);
         let events = events(devices, count);
         let mut done = 0;
+        let mut pin = cpu.pin();
         while !stop.load(Relaxed) {
             for &(device, event) in &events {
-                vm.inject(&cpu, device, event);
+                // Nothing that is unmapped has to wait for longer than one MSI takes.
+                pin.renew();
+                vm.inject_by(&pin, device, event);
             }
             done += events.len() as u64;
         }

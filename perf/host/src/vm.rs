@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::Domain;
+use vgic::epoch::{Domain, Pin};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -239,8 +239,12 @@ impl Vm {
 
     #[inline]
     pub fn inject(&self, cpu: &SoftCpu, device: u32, event: u32) {
-        let pin = cpu.pin();
-        let injected = (self.vgic).inject_msi(&pin, ItsId(0), DeviceId(device), EventId(event));
+        self.inject_by(&cpu.pin(), device, event);
+    }
+
+    #[inline]
+    pub fn inject_by(&self, pin: &Pin<'_>, device: u32, event: u32) {
+        let injected = (self.vgic).inject_msi(pin, ItsId(0), DeviceId(device), EventId(event));
         let _ = std::hint::black_box(injected.expect("mapped"));
     }
 
