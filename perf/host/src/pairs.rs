@@ -11,7 +11,7 @@ use perf_host::threads::{self, Load, Sample};
 const SLICE: Duration = Duration::from_millis(25);
 
 /// Two loads whose costs are compared: nanoseconds of a thread for one that was accepted.
-const PAIRS: [(&str, &str); 5] = [
+const PAIRS: [(&str, &str); 6] = [
     ("lpi_stress/1/1/1/spread", "lpi_stress/16/16/16/spread"),
     ("lpi_stress/one_word/shared", "lpi_stress/one_word/alone"),
     (
@@ -25,6 +25,11 @@ const PAIRS: [(&str, &str); 5] = [
     (
         "lpi_lookup/64k/borrowed/radix/2_threads",
         "lpi_lookup/64k/borrowed/radix/1_threads",
+    ),
+    // What the machine itself makes of two threads that only read.
+    (
+        "lpi_lookup/64k/borrowed/two_loads/2_threads",
+        "lpi_lookup/64k/borrowed/two_loads/1_threads",
     ),
 ];
 

@@ -87,6 +87,9 @@ lies with a confidence of 95 %. A target counts as missed when all of that is be
 had to wait for a CPU are left out; a machine that is too busy for others is called so, and threads of one load
 then rarely ran at once.
 
+Two threads at `two_loads`, bare dependent loads, are the yardstick of two at `radix`: neither writes anything, so
+what is lost is the machine's, caches that are shared or a clock that falls.
+
 In lpi_stress 1/1/1 every MSI is for the one LPI whose word the guest changes at each entry and exit, so that the
 word's cache line travels between two CPUs, in 16/16/16 it is one of 256. The yardstick is `one_word`: a bare
 atomic that one thread sets bits of, while another clears them, or none does. Where threads run at once, that line
