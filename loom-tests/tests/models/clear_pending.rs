@@ -10,7 +10,7 @@ const ICPENDR: u64 = 0x1_0280;
 /// While it is in a list register, unseen, and the vCPU leaves the guest and its CPU.
 #[test]
 fn icpendr_against_put() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -30,7 +30,7 @@ fn icpendr_against_put() {
 /// While the vCPU enters, takes it, and leaves: taken before, or gone.
 #[test]
 fn icpendr_against_the_guest() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -51,7 +51,7 @@ fn icpendr_against_the_guest() {
 /// edge is not cleared with the old one.
 #[test]
 fn icpendr_and_injection_against_put() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -77,7 +77,7 @@ fn icpendr_and_injection_against_put() {
 /// Against an injection: before or after it, and the lists agree.
 #[test]
 fn icpendr_against_injection() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -94,7 +94,7 @@ fn icpendr_against_injection() {
 /// `CLEAR` of an LPI while the vCPU enters and leaves its CPU without having seen it.
 #[test]
 fn clear_against_entry_and_put() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

@@ -17,7 +17,7 @@ const PENDBASER_HIGH: u64 = 0x7c;
 /// are enabled again, it does.
 #[test]
 fn disable_against_reentry() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -52,7 +52,7 @@ fn disable_against_reentry() {
 /// `MOVI` moves the LPI to another vCPU while its own takes it back because LPIs are disabled there.
 #[test]
 fn disable_against_retarget() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -77,7 +77,7 @@ fn disable_against_retarget() {
 /// waits on the list of a vCPU that is disabling LPIs: it is unlinked once.
 #[test]
 fn disable_against_two_moves() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -98,7 +98,7 @@ fn disable_against_two_moves() {
 /// Unmapped and mapped again while its vCPU takes it back because LPIs are disabled there.
 #[test]
 fn disable_against_remap() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -126,7 +126,7 @@ fn disable_against_remap() {
 /// Enabled while an MSI comes: it is delivered.
 #[test]
 fn enable_against_injection() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
@@ -150,7 +150,7 @@ fn enable_against_injection() {
 /// LPIs are disabled by another CPU while they are being enabled: nothing is left to do for ever.
 #[test]
 fn disable_against_enable() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.gicr(&cpu.pin(), V0, CTLR, 0);

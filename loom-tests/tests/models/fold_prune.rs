@@ -12,7 +12,7 @@ use vgic::Injected;
 /// The guest has finished with it and exits, another edge comes: it is one more.
 #[test]
 fn exit_against_injection() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -34,7 +34,7 @@ fn exit_against_injection() {
 /// it.
 #[test]
 fn reentry_against_injection() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -56,7 +56,7 @@ fn reentry_against_injection() {
 /// else would.
 #[test]
 fn injection_while_in_the_guest() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -79,7 +79,7 @@ fn injection_while_in_the_guest() {
 /// injections are one.
 #[test]
 fn put_against_injection() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -99,7 +99,7 @@ fn put_against_injection() {
 /// it up before changes nothing about that.
 #[test]
 fn last_reference_in_prune() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

@@ -10,7 +10,7 @@ use vgic::Injected;
 /// From two CPUs at once: one link, one reference, taken once.
 #[test]
 fn injection_against_injection() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| machine.inject(&cpu.pin()));
@@ -27,7 +27,7 @@ fn injection_against_injection() {
 /// While the vCPU enters, runs and leaves: nothing is lost, nothing is taken twice.
 #[test]
 fn injection_against_entry_and_exit() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -46,7 +46,7 @@ fn injection_against_entry_and_exit() {
 /// with an earlier one.
 #[test]
 fn injection_publishes_what_came_before() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let buffer = Arc::new(AtomicUsize::new(0));
         let cpu = machine.cpu(0);
@@ -79,7 +79,7 @@ fn injection_publishes_what_came_before() {
 /// An interrupt that is disabled meanwhile stays pending and is on no list.
 #[test]
 fn injection_against_disable() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -97,7 +97,7 @@ fn injection_against_disable() {
 /// reads as zero, the guest does not get it any more.
 #[test]
 fn disable_against_reentry() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
@@ -126,7 +126,7 @@ fn disable_against_reentry() {
 /// Enabled and injected at once: both find that it wants a list, one puts it there.
 #[test]
 fn injection_against_enable() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << PPI);
@@ -144,7 +144,7 @@ fn injection_against_enable() {
 /// An MSI against `MOVI`: taken once, and on the new vCPU.
 #[test]
 fn injection_against_movi() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -163,7 +163,7 @@ fn injection_against_movi() {
 /// `MOVI` away and back: it is on one list, and taken once.
 #[test]
 fn posting_against_two_moves() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -185,7 +185,7 @@ fn posting_against_two_moves() {
 /// while another disables it: once `GICD_CTLR.RWP` reads as zero, the guest does not get it any more.
 #[test]
 fn posting_against_disable() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -215,7 +215,7 @@ fn posting_against_disable() {
 /// register: whoever has the lock knows where it is.
 #[test]
 fn register_write_against_exit() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -238,7 +238,7 @@ fn register_write_against_exit() {
 /// own vCPU: once `GICD_CTLR.RWP` reads as zero, the guest does not get it.
 #[test]
 fn posting_against_a_closed_group() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -276,7 +276,7 @@ fn posting_against_a_closed_group() {
 /// An edge comes again, twice, while the guest ends the first one, and its CPU goes to sleep.
 #[test]
 fn again_against_sleep() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());

@@ -12,7 +12,7 @@ use vgic::Injected;
 /// Both unmap it: it is gone, and can be mapped anew.
 #[test]
 fn discard_against_discard() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -36,7 +36,7 @@ fn discard_against_discard() {
 /// One unmaps it, and a device of the other raises it: it is delivered, since one mapping is left.
 #[test]
 fn discard_against_injection() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -58,7 +58,7 @@ fn discard_against_injection() {
 /// One unmaps its last mapping while the other maps it: there is one interrupt of that INTID afterwards.
 #[test]
 fn discard_against_mapping() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
         machine.command(&cpu.pin(), 1, discard(0));
@@ -82,7 +82,7 @@ fn discard_against_mapping() {
 /// `MOVALL` walks the LPIs while the other ITS, whose device goes, unmaps what it finds.
 #[test]
 fn movall_against_unmapping() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 2));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -103,7 +103,7 @@ fn movall_against_unmapping() {
 /// them, once, and the other ITS's mapping of the LPI lives on.
 #[test]
 fn drain_against_drain() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
         machine.place(0, mapd(false));

@@ -11,7 +11,7 @@ use vgic::{Blocked, EntryError};
 /// Either the entry finds the interrupt, or the producer kicks.
 #[test]
 fn publish_against_entry() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -32,7 +32,7 @@ fn publish_against_entry() {
 /// The same for a vCPU that has been in the guest on this CPU, and looks at its list only if it is told to.
 #[test]
 fn publish_against_reentry() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -55,7 +55,7 @@ fn publish_against_reentry() {
 /// Two producers of different interrupts: one IPI.
 #[test]
 fn one_ipi_for_two() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -74,7 +74,7 @@ fn one_ipi_for_two() {
 /// While the vCPU leaves and enters again: an IPI for each stay at most, and no interrupt is left behind.
 #[test]
 fn one_ipi_for_each_stay() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -99,7 +99,7 @@ fn one_ipi_for_each_stay() {
 /// Either the vCPU does not go to sleep, or it is woken.
 #[test]
 fn publish_against_block() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
@@ -120,7 +120,7 @@ fn publish_against_block() {
 /// saved is what the second loads.
 #[test]
 fn put_against_entry_elsewhere() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);

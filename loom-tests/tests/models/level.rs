@@ -10,7 +10,7 @@ use loom_tests::{Machine, Observation, V0, check, sole, spawn, take};
 /// The guest is done with it, and the device lowers its line: no interrupt after that.
 #[test]
 fn drop_against_fold() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
@@ -34,7 +34,7 @@ fn drop_against_fold() {
 /// The line drops before the guest has seen it: taken once at most, and not once it is low.
 #[test]
 fn drop_against_entry() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
@@ -63,7 +63,7 @@ fn drop_against_entry() {
 /// The line drops while the interrupt waits in a list register, unseen: the next entry takes it back.
 #[test]
 fn drop_against_put() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
@@ -84,7 +84,7 @@ fn drop_against_put() {
 /// once more, and the device is asked to look.
 #[test]
 fn new_occurrence_against_fold() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);

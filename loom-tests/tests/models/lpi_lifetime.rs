@@ -26,7 +26,7 @@ fn one_object(machine: &Machine, pin: &Pin<'_>) {
 /// An MSI against `DISCARD`: delivered or void, never a freed interrupt, never one that comes later.
 #[test]
 fn injection_against_discard() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -43,7 +43,7 @@ fn injection_against_discard() {
 /// The same INTID is mapped again while the old interrupt may still be on its way.
 #[test]
 fn injection_against_remap() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -63,7 +63,7 @@ fn injection_against_remap() {
 /// Unmapped while it is queued, and the vCPU enters: it is taken before, or not at all.
 #[test]
 fn discard_while_queued() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -83,7 +83,7 @@ fn discard_while_queued() {
 /// is the list's, and then the table is empty, so that the INTID can be mapped anew.
 #[test]
 fn discard_in_a_list_register() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -109,7 +109,7 @@ fn discard_in_a_list_register() {
 /// time: what was pending for the old mapping is not pending for the new one.
 #[test]
 fn remap_in_a_list_register() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -133,7 +133,7 @@ fn remap_in_a_list_register() {
 /// The new mapping gets the old interrupt or a new one, and the table knows it.
 #[test]
 fn remap_against_the_last_put() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -159,7 +159,7 @@ fn remap_against_the_last_put() {
 /// is mapped anew: it is freed once, and its successor stays in the table.
 #[test]
 fn remap_against_the_dying() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -185,7 +185,7 @@ fn remap_against_the_dying() {
 /// Discarded, mapped again and raised, while the vCPU takes it.
 #[test]
 fn remap_against_the_guest() {
-    check(2, || {
+    check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

@@ -8,7 +8,7 @@ use vgic::Blocked;
 /// The target enters: it finds the SGI, or is kicked out for it.
 #[test]
 fn broadcast_against_entry() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(2));
         let (cpu, target) = (machine.cpu(0), machine.cpu(1));
         let other = spawn(&machine, 2, |machine, cpu| machine.broadcast(cpu, V0));
@@ -26,7 +26,7 @@ fn broadcast_against_entry() {
 /// The target goes to sleep: it stays awake for the SGI, or is woken.
 #[test]
 fn broadcast_against_block() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(2));
         let (cpu, target) = (machine.cpu(0), machine.cpu(1));
         machine.enter(&target, V1);
@@ -44,7 +44,7 @@ fn broadcast_against_block() {
 /// The target has taken one SGI, which the vGIC has not seen yet: the next one is another.
 #[test]
 fn broadcast_against_acknowledgement() {
-    check(4, || {
+    check(5, || {
         let machine = Arc::new(Machine::new(2));
         let (cpu, target) = (machine.cpu(0), machine.cpu(1));
         machine.broadcast(&cpu, V0);
@@ -62,7 +62,7 @@ fn broadcast_against_acknowledgement() {
 /// one.
 #[test]
 fn broadcast_against_broadcast() {
-    check(3, || {
+    check(4, || {
         let machine = Arc::new(Machine::new(3));
         let v2 = vgic::intid::VcpuId::new(2).unwrap();
         let cpu = machine.cpu(0);
