@@ -16,6 +16,7 @@
 //! the fold or load that consumes the pending state acquires it, also when the injection coalesced
 //! with an earlier one. That is why a raise is never skipped after a mere load.
 
+mod outcome;
 mod state;
 
 use core::ptr;
@@ -27,6 +28,7 @@ use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64};
 use crate::sync::{Mutant, Watched, mutant, relaxed_by};
 
+pub(crate) use outcome::{Changed, Finished, Folded, GivenBack, Owed, Raised, Settled};
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
@@ -35,153 +37,6 @@ pub(crate) use state::{
 
 /// Most references an ITS's mappings may hold of one LPI, so that the count cannot overflow.
 pub(crate) const MAX_MAPPING_REFS: u16 = 0x7fff;
-
-/// What the caller of a transition owes next.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Owed {
-    /// Nothing.
-    Nothing,
-    /// It wants a list and is on none: insert it.
-    Insert,
-    /// It waits on this vCPU's list and its place there may have changed: settle it under the lock.
-    Settle(VcpuId),
-    /// It is in a list register of this vCPU, which must take it back soon: leave the guest for it.
-    Recall(VcpuId),
-    /// It has come again while it is in a list register of this vCPU: leave the guest, for the guest may have
-    /// finished with the first one.
-    Again(VcpuId),
-    /// It is in a list register of this vCPU, which must look at it before it next enters the guest.
-    Note(VcpuId),
-}
-
-/// What a raise found.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Raised {
-    /// The state before.
-    old: State,
-    /// The state after.
-    new: State,
-}
-
-impl Raised {
-    /// What most raises are: news of an interrupt that is on no list and wants one, if it leads to a vCPU.
-    #[inline]
-    pub(crate) fn is_news(self) -> bool {
-        self.old.is_idle()
-    }
-
-    /// Its latch was set already, and it is mapped and leads to a vCPU: nothing is owed.
-    #[inline]
-    pub(crate) fn is_merged(self) -> bool {
-        self.old.latch() && !self.void() && !self.stranded()
-    }
-
-    /// The index of the vCPU that it leads to; beyond all of them for none.
-    #[inline]
-    pub(crate) fn target_index(self) -> usize {
-        self.old.target_index()
-    }
-
-    /// It was pending already: this injection merged with that one.
-    #[inline]
-    pub(crate) fn coalesced(self) -> bool {
-        self.old.booked_outside()
-    }
-
-    /// It is an LPI that is no longer mapped: nothing has happened.
-    #[inline]
-    pub(crate) fn void(self) -> bool {
-        self.old.unmapped()
-    }
-
-    /// It leads to no vCPU.
-    #[inline]
-    pub(crate) fn stranded(self) -> bool {
-        self.old.target().is_none()
-    }
-
-    /// What the caller owes.
-    #[inline]
-    pub(crate) fn owed(self) -> Owed {
-        if self.old.latch() || self.old.unmapped() {
-            // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
-            // nothing.
-            Owed::Nothing
-        } else {
-            self.new.owed_after_pending(self.old)
-        }
-    }
-}
-
-/// A change by a line, a register, or an ITS command.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Changed {
-    /// The state before.
-    pub(crate) old: State,
-    /// The state after.
-    pub(crate) new: State,
-    /// What the caller owes.
-    pub(crate) owed: Owed,
-}
-
-/// What a fold and prune in one step found.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Finished {
-    /// The guest acknowledged the pending state.
-    pub(crate) delivered: bool,
-    /// It has come again, and stays where it is, with this image.
-    pub(crate) again: Option<ListRegister>,
-    /// The list's reference was the last one: the interrupt is dying.
-    pub(crate) last: bool,
-}
-
-/// What became of an interrupt that was on a list but in no list register.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Settled {
-    /// It stays; the state says in which bucket.
-    Kept(State),
-    /// It left the list, and the list's reference is gone. `last` if it was the last one.
-    Unlinked {
-        /// The interrupt is dying: the caller takes it out of its table.
-        last: bool,
-    },
-    /// It left the list for another vCPU's. The list's reference went over to the caller, who inserts
-    /// it there and then puts the reference.
-    Carried,
-}
-
-/// What the guest did with an interrupt in a list register, as fold found it.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Folded {
-    /// The guest acknowledged what was pending.
-    pub(crate) delivered: bool,
-    /// What was still pending merged with an injection that arrived meanwhile.
-    pub(crate) coalesced: bool,
-    /// What was still pending was void: cleared, unmapped, or its line dropped.
-    pub(crate) withdrawn: bool,
-    /// A level-sensitive interrupt was deactivated: its line is to be sampled again.
-    pub(crate) resample: bool,
-    /// Its line was still high then: it is pending once more.
-    pub(crate) repended: bool,
-    /// A physical interrupt must be deactivated by the hypervisor: the guest's part in it is void.
-    pub(crate) deactivate: bool,
-}
-
-/// What giving a reference back came to.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct GivenBack {
-    /// It was the last one: the interrupt is dying.
-    pub(crate) last: bool,
-    /// What went with it.
-    pub(crate) changed: Changed,
-}
 
 /// Links of an intrusive circular list, and the bucket it is in. Guarded by an ap_list lock, atomic only
 /// so that no `unsafe` is needed to touch them.
@@ -672,42 +527,6 @@ impl Irq {
     }
 }
 
-impl Folded {
-    /// What taking `old` back to `new` from a list register with `lr` in it means.
-    #[inline]
-    fn of(old: State, new: State, lr: ListRegister) -> Self {
-        let delivered = old.lr_pending() && !lr.is_pending();
-        // Of what was pending, in the register and outside, at most one state is pending now.
-        let before = old.booked() - u64::from(delivered);
-        let merged = before > new.booked();
-        let coalesced = merged && old.latch() && !old.cancel_pending();
-        Self {
-            delivered,
-            coalesced,
-            withdrawn: merged && !coalesced,
-            resample: new.level() && !old.lr_hw() && lr.is_empty(),
-            repended: before < new.booked(),
-            deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
-        }
-    }
-}
-
-impl Settled {
-    /// What settling `old`, which was queued, to `new` means.
-    #[inline]
-    fn of(old: State, new: State) -> Self {
-        if new.queued_on().is_some() {
-            Self::Kept(new)
-        } else if old.deliverable() {
-            Self::Carried
-        } else {
-            Self::Unlinked {
-                last: new.refs() == 0,
-            }
-        }
-    }
-}
-
 impl State {
     /// A plain pending state, moved into a list register.
     #[inline]
@@ -757,32 +576,5 @@ impl State {
         } else {
             State(unlinked.0 - REF)
         })
-    }
-
-    /// What is owed once an interrupt has newly become pending; `old` is the state before.
-    #[inline]
-    fn owed_after_pending(self, old: Self) -> Owed {
-        match self.queued_on() {
-            None if self.wants_list() => Owed::Insert,
-            None => Owed::Nothing,
-            // An edge while it is in a list register: the guest may have finished with that one. A
-            // level raises a maintenance interrupt when the guest is done, and is sampled then.
-            Some(_) if self.in_lr() && mutant(Mutant::RaisedAgainWithoutKick) => Owed::Nothing,
-            Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => Owed::Again(vcpu),
-            Some(_) if self.in_lr() => Owed::Nothing,
-            // It waits as pending already, or as active, and stays where it is.
-            Some(_) if old.pending() || old.active() => Owed::Nothing,
-            Some(vcpu) => Owed::Settle(vcpu),
-        }
-    }
-
-    /// What is owed after a change of anything else.
-    fn owed_after_change(self) -> Owed {
-        match self.queued_on() {
-            None if self.wants_list() => Owed::Insert,
-            None => Owed::Nothing,
-            Some(vcpu) if self.in_lr() => Owed::Recall(vcpu),
-            Some(vcpu) => Owed::Settle(vcpu),
-        }
     }
 }
