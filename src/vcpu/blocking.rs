@@ -11,8 +11,9 @@ use crate::epoch::Pin;
 use crate::host::Host;
 use crate::intid::VcpuId;
 
-use super::entry::{EntryError, bits};
+use super::entry::EntryError;
 use super::registers::Registers;
+use super::registers::bits;
 use super::residency::WORK;
 use super::{Cpu, Vcpu};
 

@@ -2,13 +2,17 @@
 //!
 //! * [`residency`]: where the vCPU is, and the kick protocol;
 //! * [`registers`]: what its list registers hold;
-//! * [`entry`]: choosing what goes in (enter) and taking back what the guest has done (exit, put);
+//! * [`entry`]: into the guest and out of it, onto a CPU and off it;
+//! * [`flush`]: choosing what the list registers hold;
+//! * [`fold`]: taking back what the guest has done with them;
 //! * [`blocking`]: whether it has something to wake up for.
 #![expect(unsafe_code)]
 // UNSAFETY: gives the CPU that owns a vCPU's registers access to what is remembered of them.
 
 mod blocking;
-pub(crate) mod entry;
+mod entry;
+mod flush;
+mod fold;
 mod registers;
 pub(crate) mod residency;
 #[cfg(all(test, not(loom)))]
@@ -294,7 +298,7 @@ impl Vcpu {
         let registers = unsafe { &*self.registers.registers.get() };
         let mut registers = registers.borrow_mut();
         let mut list = self.ap_list.lock(pin.ledger());
-        for index in entry::bits(core::mem::take(&mut registers.in_use)) {
+        for index in registers::bits(core::mem::take(&mut registers.in_use)) {
             // SAFETY: by the invariant of `Registers`, queued here and so kept alive by the list's
             // reference; nobody else takes it off.
             if let Some(irq) = unsafe { registers.irqs[index].as_ref() } {

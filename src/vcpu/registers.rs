@@ -207,7 +207,7 @@ impl Registers {
                 self.in_use >> index & 1 == 0,
                 "{image:?} overwrites another"
             );
-            for other in super::entry::bits(self.in_use).map(|other| self.images[other]) {
+            for other in bits(self.in_use).map(|other| self.images[other]) {
                 assert!(
                     other.vintid() != vintid,
                     "vINTID {vintid} is in two list registers: {other:?}, {image:?}"
@@ -333,4 +333,15 @@ mod tests {
     fn no_register_for_a_special_intid() {
         put(&[1020]);
     }
+}
+
+/// The indices of the bits that are set.
+pub(super) fn bits(mut set: u16) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        (set != 0).then(|| {
+            let index = set.trailing_zeros() as usize;
+            set &= set - 1;
+            index
+        })
+    })
 }
