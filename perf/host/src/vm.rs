@@ -242,7 +242,8 @@ impl Vm {
         self.inject_by(&cpu.pin(), device, event);
     }
 
-    #[inline]
+    // Not inlined: what an MSI costs must not depend on how many loops here inject.
+    #[inline(never)]
     pub fn inject_by(&self, pin: &Pin<'_>, device: u32, event: u32) {
         let injected = (self.vgic).inject_msi(pin, ItsId(0), DeviceId(device), EventId(event));
         let _ = std::hint::black_box(injected.expect("mapped"));
