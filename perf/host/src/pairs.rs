@@ -10,6 +10,10 @@ use perf_host::threads::{self, Load, Sample};
 /// How long a load runs at a time.
 const SLICE: Duration = Duration::from_millis(25);
 
+/// Pairs after which both loads are made anew, at other addresses: where in memory something lies is chance, and
+/// can be worth a fifth. Even, so that each is first as often as the other.
+const PAIRS_OF_A_PLACE: usize = 2;
+
 /// Two loads whose costs are compared: nanoseconds of a thread for one that was accepted.
 const PAIRS: [(&str, &str); 6] = [
     ("lpi_stress/1/1/1/spread", "lpi_stress/16/16/16/spread"),
@@ -45,7 +49,8 @@ pub(crate) fn compare(time: Duration) -> Map<String, Value> {
     let mut pairs = Map::new();
     for (one, other) in PAIRS {
         eprintln!("{one} to {other}");
-        let runs = [one, other].map(|name| load(name).make());
+        // Kept until all is done, so that what is made next lies elsewhere.
+        let mut places = Vec::new();
         let began = Instant::now();
         let share = time / PAIRS.len() as u32;
         let (mut undisturbed, mut all) = (Vec::new(), Vec::new());
@@ -55,8 +60,20 @@ pub(crate) fn compare(time: Duration) -> Map<String, Value> {
             || (undisturbed.len() < ENOUGH && began.elapsed() < 3 * share)
         {
             // Whichever is first has the colder caches: they take turns in that too.
-            let mut samples = [Sample::default(); 2];
             let first = all.len() % 2;
+            if all.len().is_multiple_of(PAIRS_OF_A_PLACE) {
+                // They take turns in being made first, too.
+                let place = match places.len() % 2 {
+                    0 => [one, other].map(|name| load(name).make()),
+                    _ => {
+                        let [second, first] = [other, one].map(|name| load(name).make());
+                        [first, second]
+                    }
+                };
+                places.push(place);
+            }
+            let runs = places.last().expect("one is made before the first pair");
+            let mut samples = [Sample::default(); 2];
             for turn in [first, 1 - first] {
                 samples[turn] = runs[turn](SLICE);
             }

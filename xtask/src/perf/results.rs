@@ -82,10 +82,11 @@ fn sections(run: &Run) -> Vec<(&'static str, String)> {
 
 /// How ratios of loads come about, and what bounds the one that has a bound.
 const PAIRS: &str = "
-Loads are compared in pairs, each 25 ms right after the other: the median of the ratios, and between what it
-lies with a confidence of 95 %. A target counts as missed when all of that is beyond it. Pairs in which a thread
-had to wait for a CPU are left out; a machine that is too busy for others is called so, and threads of one load
-then rarely ran at once.
+Loads are compared in pairs, each 25 ms right after the other, and every second time both are made anew at other
+addresses, for that alone can be worth a fifth: the median of the ratios, and between what it lies with a
+confidence of 95 %. A target counts as missed when all of that is beyond it. Pairs in which a thread had to wait
+for a CPU are left out; a machine that is too busy for others is called so, and threads of one load then rarely
+ran at once.
 
 Two threads at `two_loads`, bare dependent loads, are the yardstick of two at `radix`: neither writes anything, so
 what is lost is the machine's, caches that are shared or a clock that falls.
