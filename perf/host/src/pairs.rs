@@ -63,13 +63,15 @@ pub(crate) fn compare(time: Duration) -> Map<String, Value> {
             let first = all.len() % 2;
             if all.len().is_multiple_of(PAIRS_OF_A_PLACE) {
                 // They take turns in being made first, too.
-                let place = match places.len() % 2 {
-                    0 => [one, other].map(|name| load(name).make()),
-                    _ => {
-                        let [second, first] = [other, one].map(|name| load(name).make());
-                        [first, second]
-                    }
-                };
+                let other_first = places.len() % 2 == 1;
+                let mut names = [one, other];
+                if other_first {
+                    names.reverse();
+                }
+                let mut place = names.map(|name| load(name).make());
+                if other_first {
+                    place.reverse();
+                }
                 places.push(place);
             }
             let runs = places.last().expect("one is made before the first pair");

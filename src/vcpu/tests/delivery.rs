@@ -4,7 +4,7 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::intid::IntId;
-use crate::irq::{Changed, ENABLED};
+use crate::irq::ENABLED;
 use crate::mmio::{MmioOutcome, Width};
 use crate::vcpu::residency::NOTE;
 
@@ -223,8 +223,7 @@ fn a_disabled_interrupt_leaves_the_register() {
     bench.inject(intid);
     bench.enter();
     bench.exit();
-    let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, ENABLED));
-    bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+    bench.change(intid, |state| state.with(0, ENABLED));
     bench.enter();
     assert_eq!(bench.acknowledge(), 1023);
     bench.exit();
@@ -257,16 +256,14 @@ fn random_sequences_lose_and_double_nothing() {
             match next(8) {
                 0..3 => bench.inject(intids[next(8) as usize]),
                 3 => {
-                    let irq = bench.irq(intids[next(8) as usize]);
+                    let intid = intids[next(8) as usize];
                     let on = next(2) == 0;
-                    let Changed { owed, .. } = irq.update(|state| state.with_flag(ENABLED, on));
-                    bench.vm.pay(&bench.pin(), irq, owed);
+                    bench.change(intid, |state| state.with_flag(ENABLED, on));
                 }
                 4 => {
-                    let irq = bench.irq(intids[next(8) as usize]);
+                    let intid = intids[next(8) as usize];
                     let priority = next(31) as u8 * 8;
-                    let Changed { owed, .. } = irq.update(|state| state.with_priority(priority));
-                    bench.vm.pay(&bench.pin(), irq, owed);
+                    bench.change(intid, |state| state.with_priority(priority));
                 }
                 5 => bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap_or(()),
                 _ => {

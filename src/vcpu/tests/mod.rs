@@ -11,7 +11,7 @@ use crate::cpu_interface::software::SoftwareInterface;
 use crate::epoch::{Domain, Pin};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
-use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL};
+use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, State};
 use crate::{Config, Cpu, Vgic};
 
 #[derive(Default)]
@@ -121,6 +121,12 @@ impl Bench {
     fn edge_spi(&self, n: u32, priority: u8) -> IntId {
         self.configure(self.vm.distributor().spi(spi(n)).unwrap(), false, priority);
         spi(n)
+    }
+
+    /// Changes an SPI as a write of a GICD register does.
+    fn change(&self, intid: IntId, change: impl Fn(State) -> State) {
+        let Changed { owed, .. } = self.irq(intid).update(change);
+        self.vm.pay(&self.pin(), self.irq(intid), owed);
     }
 
     fn inject(&self, intid: IntId) {

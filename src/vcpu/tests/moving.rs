@@ -40,8 +40,7 @@ fn retargeting_moves_what_waits_and_kicks_both() {
     bench.inject(intid);
     bench.enter();
     // In a register of vCPU 0, which runs: it must give it up, then vCPU 1 must get it.
-    let Changed { owed, .. } = bench.irq(intid).update(|state| state.with_target(Some(V1)));
-    bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+    bench.change(intid, |state| state.with_target(Some(V1)));
     assert_eq!(*bench.vm.host().kicks.lock().unwrap(), [(CpuId(0), V0)]);
     bench.exit();
     bench.enter();
@@ -70,8 +69,7 @@ fn an_active_and_pending_interrupt_that_is_rerouted_goes_there_when_it_ends() {
     bench.enter();
     assert_eq!(bench.acknowledge(), 40);
     bench.exit();
-    let Changed { owed, .. } = bench.irq(intid).update(|state| state.with_target(Some(V1)));
-    bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+    bench.change(intid, |state| state.with_target(Some(V1)));
     bench.inject(intid);
     bench.enter();
     bench.end(40);

@@ -6,7 +6,7 @@ use crate::Cpu;
 use crate::cpu_interface::software::SoftwareInterface;
 use crate::cpu_interface::{CpuInterface, Vtr, hcr, misr, vmcr};
 use crate::intid::CpuId;
-use crate::irq::{Changed, GROUP1};
+use crate::irq::GROUP1;
 use crate::lr::ListRegister;
 
 use super::{Bench, V0, spi};
@@ -134,8 +134,7 @@ fn disabling_the_last_group_brings_no_exit() {
     for n in 40..46 {
         let intid = bench.edge_spi(n, 0xa0);
         if n % 2 == 0 {
-            let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, GROUP1));
-            bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+            bench.change(intid, |state| state.with(0, GROUP1));
         }
         bench.inject(intid);
     }
@@ -157,8 +156,7 @@ fn a_disabled_group_does_not_hog_the_registers() {
     let bench = Bench::new();
     for n in 0..8 {
         let intid = bench.edge_spi(80 + n, 0);
-        let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, GROUP1));
-        bench.vm.pay(&bench.pin(), bench.irq(intid), owed);
+        bench.change(intid, |state| state.with(0, GROUP1));
         bench.inject(intid);
     }
     bench.inject(bench.edge_spi(90, 0xa0));
@@ -234,8 +232,7 @@ fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
     let pin = cpu.pin();
     for n in 80..84 {
         let intid = bench.edge_spi(n, 0);
-        let Changed { owed, .. } = bench.irq(intid).update(|state| state.with(0, GROUP1));
-        bench.vm.pay(&pin, bench.irq(intid), owed);
+        bench.change(intid, |state| state.with(0, GROUP1));
         bench.inject(intid);
     }
     bench.inject(bench.edge_spi(90, 0xa0));
