@@ -123,7 +123,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What a guest's drivers write at boot: distributor, redistributors, and an ITS with one device.
-fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::Pin<'_>) {
+fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
     let write = |gpa, value: u64| {
         let _ = vm.mmio_write(pin, gpa, Width::Double, value);
     };
@@ -184,7 +184,8 @@ fn run(vm: &Vgic<Hypervisor>, domain: &Domain, n: usize, done: &AtomicBool, hand
             thread::park_timeout(Duration::from_secs(1));
         }
     }
-    vm.put(&cpu, &cpu.pin(), vcpu).expect("it is on this CPU");
+    vm.vcpu_put(&cpu, &cpu.pin(), vcpu)
+        .expect("it is on this CPU");
 }
 
 /// The guest: takes what its CPU interface signals until nothing is left, or an IPI arrives.

@@ -1,7 +1,7 @@
 //! Epochs: who may still be reading what has been unlinked.
 //!
 //! One [`Domain`] serves a whole hypervisor. Every physical CPU registers once and owns the
-//! [`CpuLocal`] it gets. A [`Pin`] is what every operation of the library asks for: one for each exit
+//! [`CpuLocal`] it gets. A [`CpuPin`] is what every operation of the library asks for: one for each exit
 //! from the guest, dropped before the next entry, so that nobody is in the epoch while in a guest.
 //!
 //! Entering the epoch is a store and a full barrier, and most exits look nothing up. So a pin enters it
@@ -79,7 +79,7 @@ pub struct CpuLocal {
     id: CpuId,
     /// The vCPU whose state is in this CPU's registers; compared, never followed.
     loaded: Cell<*const ()>,
-    /// What has been left to the epoch since [`Pin::collect`].
+    /// What has been left to the epoch since [`CpuPin::collect`].
     garbage: Cell<u32>,
     handle: LocalHandle,
     ledger: Ledger,
@@ -95,10 +95,10 @@ impl CpuLocal {
     }
 
     /// Begins what this CPU does between an exit and the next entry. Costs nothing until something is
-    /// looked up: see [`Pin::guard`].
+    /// looked up: see [`CpuPin::guard`].
     #[inline]
-    pub fn pin(&self) -> Pin<'_> {
-        Pin {
+    pub fn pin(&self) -> CpuPin<'_> {
+        CpuPin {
             guard: UnsafeCell::new(None),
             local: self,
         }
@@ -131,13 +131,13 @@ impl CpuLocal {
 
 /// What one CPU does between an exit and the next entry: which CPU it is, and its stay in the epoch.
 #[must_use]
-pub struct Pin<'c> {
-    /// Written once, by [`Pin::enter`]. A `OnceCell` would look twice whether it has been.
+pub struct CpuPin<'c> {
+    /// Written once, by [`CpuPin::enter`]. A `OnceCell` would look twice whether it has been.
     guard: UnsafeCell<Option<Guard>>,
     local: &'c CpuLocal,
 }
 
-impl<'c> Pin<'c> {
+impl<'c> CpuPin<'c> {
     /// The epoch guard: nothing that this CPU reaches by it is freed until the pin is dropped. The first
     /// call enters the epoch, a store and a full barrier; pins inside one that has are a plain increment.
     /// Every 128th entry also frees a bounded number of things that nobody can reach any more, and
@@ -153,7 +153,7 @@ impl<'c> Pin<'c> {
         }
     }
 
-    /// As [`Pin::guard`], for where it is mostly the first call.
+    /// As [`CpuPin::guard`], for where it is mostly the first call.
     #[inline(always)]
     pub(crate) fn first_guard(&self) -> &Guard {
         // SAFETY: as in `guard`.

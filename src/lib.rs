@@ -62,7 +62,7 @@
 //! vm.exit(&cpu, &cpu.pin(), vcpu)?;
 //!
 //! // The vCPU leaves the CPU, and the VM is taken apart: no reference is left.
-//! vm.put(&cpu, &cpu.pin(), vcpu)?;
+//! vm.vcpu_put(&cpu, &cpu.pin(), vcpu)?;
 //! let remains = vm.teardown(&cpu.pin()).expect("no vCPU is on a CPU");
 //! assert_eq!(remains.references, 0);
 //! # Ok(())
@@ -70,9 +70,9 @@
 //! ```
 //!
 //! # Rules for callers
-//! * Operations take a [`Pin`](epoch::Pin): what the CPU does between an exit and the next entry. Make one per
+//! * Operations take a [`CpuPin`](epoch::CpuPin): what the CPU does between an exit and the next entry. Make one per
 //!   exit ([`Cpu::pin`]; it costs nothing until something is looked up), drop it before the guest runs. A thread
-//!   that injects in a loop keeps one and renews it ([`Pin::renew`](epoch::Pin::renew)).
+//!   that injects in a loop keeps one and renews it ([`CpuPin::renew`](epoch::CpuPin::renew)).
 //! * The library spins on short locks and is called from interrupt context too: call it with interrupts
 //!   masked, as EL2 handlers run anyway.
 //! * [`Host`] methods are called with no ap_list lock held.
@@ -134,4 +134,4 @@ pub use config::{Config, ConfigError};
 pub use host::{BadAddress, Host};
 pub use its::CommandError;
 pub use vcpu::{Blocked, Cpu, CpuError, EntryError};
-pub use vgic::{InjectError, Injected, Remains, Vgic};
+pub use vgic::{InjectError, Injected, TeardownReport, Vgic};

@@ -17,7 +17,7 @@
 
 use crate::Vgic;
 use crate::cpu_interface::{CpuInterface, vmcr};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::{Mutant, mutant};
@@ -99,7 +99,7 @@ impl<H: Host> Vgic<H> {
     pub fn sysreg_write<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         register: SysReg,
         value: u64,
@@ -118,7 +118,7 @@ impl<H: Host> Vgic<H> {
     /// The SGI registers (12.2.19): INTID in 27:24, and either all vCPUs but the sender (IRM) or those of
     /// a target list of 16, which `RS` and the affinity fields place.
     #[inline]
-    fn generate_sgi(&self, pin: &Pin<'_>, sender: &Vcpu, value: u64, group1: bool) {
+    fn generate_sgi(&self, pin: &CpuPin<'_>, sender: &Vcpu, value: u64, group1: bool) {
         const INTID_SHIFT: u32 = 24;
         const INTID: u64 = 0xf << INTID_SHIFT;
         let Some(intid) = IntId::sgi(((value & INTID) >> INTID_SHIFT) as u32) else {
@@ -136,7 +136,7 @@ impl<H: Host> Vgic<H> {
 
     /// To the vCPUs of a target list.
     #[inline(never)]
-    fn send_sgis(&self, pin: &Pin<'_>, value: u64, intid: IntId, group1: bool) {
+    fn send_sgis(&self, pin: &CpuPin<'_>, value: u64, intid: IntId, group1: bool) {
         let topology = self.topology().load(pin.guard());
         let Some(group) = topology.group(value) else {
             return;
@@ -153,7 +153,7 @@ impl<H: Host> Vgic<H> {
 
     /// To all vCPUs but the sender.
     #[cold]
-    fn broadcast_sgi(&self, pin: &Pin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
+    fn broadcast_sgi(&self, pin: &CpuPin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
         for target in self.present_vcpus() {
             if target.id != sender.id {
                 self.send_sgi(pin, target, intid, group1);
@@ -163,7 +163,7 @@ impl<H: Host> Vgic<H> {
 
     /// Delivers an SGI if the target has it configured in the group it is generated for.
     #[inline(always)]
-    fn send_sgi(&self, pin: &Pin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
+    fn send_sgi(&self, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
         if let Some(irq) = target.private(intid)
             && irq.state().group1() == group1
             && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
@@ -174,7 +174,7 @@ impl<H: Host> Vgic<H> {
 
     /// `ICC_DIR_EL1` (12.2.10): ends an active state, wherever the interrupt is. Ignored with EOImode 0,
     /// and for INTIDs that cannot be deactivated.
-    fn write_dir<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, vcpu: &Vcpu, value: u64) {
+    fn write_dir<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vcpu, value: u64) {
         if cpu.interface().read_vmcr() & vmcr::VEOIM == 0 {
             return;
         }

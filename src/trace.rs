@@ -1,9 +1,9 @@
 //! Trace points and counters.
 //!
-//! References to an interrupt are taken for two reasons, and the two are never mixed: a *lookup*
-//! borrows the interrupt for one operation and gives it back itself; a *list* reference belongs to
-//! the ap_list from insert to prune. A trace that shows a lookup's get without its put, or a list's
-//! put outside prune, shows the bug.
+//! A reference to an interrupt has one of three owners, each traced and counted apart: an ITS
+//! *mapping*, an ap_*list*, or a *migration* between two ap_lists. [`crate::irq`] has the table of all
+//! transitions that take or put one. A lookup takes none. After a VM is torn down, the gets and puts of
+//! each owner are equal.
 
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::Counter;
@@ -14,14 +14,18 @@ pub use crate::steps::steps;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TracePoint {
-    /// A lookup that outlives its epoch guard's protection took a reference: an ITS mapping, or the
-    /// carrier of an interrupt between two lists.
-    LookupGet(IntId),
-    /// That reference was given back.
-    LookupPut(IntId),
-    /// The ap_list of the vCPU took its reference: insert.
+    /// An ITS mapping took a reference of the LPI: `MAPTI`, `MAPI`.
+    MappingGet(IntId),
+    /// An ITS mapping put its reference: `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown.
+    MappingPut(IntId),
+    /// A CPU that moves the interrupt to another ap_list took over the old list's reference.
+    MigrationGet(IntId),
+    /// That CPU put the reference, after the new ap_list had taken one of its own.
+    MigrationPut(IntId),
+    /// The ap_list of the vCPU took its reference when the interrupt was linked.
     ListGet(IntId, VcpuId),
-    /// The ap_list of the vCPU dropped its reference: prune.
+    /// The ap_list of the vCPU put its reference, or handed it to a migration, when the interrupt was
+    /// unlinked.
     ListPut(IntId, VcpuId),
 }
 
@@ -82,13 +86,17 @@ counters! {
     lookups,
     /// Locks that this CPU took while it looked something up: 0 unless the design is broken.
     lookup_locks_taken,
-    /// References taken for lookups.
-    lookup_gets,
-    /// References of lookups given back.
-    lookup_puts,
-    /// References taken by ap_list insertion.
+    /// References taken by ITS mappings.
+    mapping_gets,
+    /// References put by ITS mappings.
+    mapping_puts,
+    /// References that changed from an ap_list to the CPU that moves the interrupt to another one.
+    migration_gets,
+    /// References put by a CPU that has moved an interrupt to another ap_list.
+    migration_puts,
+    /// References taken by ap_lists.
     list_gets,
-    /// References dropped by ap_list prune.
+    /// References that ap_lists put or handed to a migration.
     list_puts,
     /// `ICH_LR<n>_EL2` writes.
     ich_lr_writes,

@@ -190,7 +190,7 @@ fn storms_on_the_distributor_of_512_vcpus() {
         // Debug builds check the list of who leaves, so it is a short one here.
         let life: [&dyn Fn() -> bool; 6] = [
             &|| vm.block(cpu, &cpu.pin(), vcpu(n)).is_ok(),
-            &|| vm.put(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.vcpu_put(cpu, &cpu.pin(), vcpu(n)).is_ok(),
             &|| vm.enter(cpu, &cpu.pin(), vcpu(n)).is_ok(),
             &|| vm.exit(cpu, &cpu.pin(), vcpu(n)).is_ok(),
             &|| vm.power_off(cpu, &cpu.pin(), vcpu(n)).is_ok(),
@@ -419,7 +419,7 @@ fn a_vcpu_with_65536_pending_lpis() {
     machine.exit(0);
     machine
         .vm
-        .put(&machine.cpus[0], &machine.pin(), vcpu(0))
+        .vcpu_put(&machine.cpus[0], &machine.pin(), vcpu(0))
         .unwrap();
     machine.write(0, GITS, 0);
     machine.advance();

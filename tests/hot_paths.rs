@@ -134,7 +134,9 @@ fn inject_enter_and_exit_allocate_nothing() {
             assert!(taken >= [256, 2, 2][n], "{taken} on vCPU {n}");
             if round % 3 == 0 {
                 let cpu = &machine.cpus[n];
-                hot("put", || machine.vm.put(cpu, &cpu.pin(), vcpu(n)).unwrap());
+                hot("put", || {
+                    machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(n)).unwrap()
+                });
             } else {
                 let _ = hot("block", || machine.block(n));
             }

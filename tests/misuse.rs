@@ -19,7 +19,7 @@ fn a_vcpu_is_entered_once_where_its_registers_are() {
     let machine = Machine::new(2);
     let [first, second] = [&machine.cpus[0], &machine.cpus[1]];
     let enter = |cpu: &Cpu<_>, n| machine.vm.enter(cpu, &cpu.pin(), vcpu(n));
-    let put = |cpu: &Cpu<_>, n| machine.vm.put(cpu, &cpu.pin(), vcpu(n));
+    let put = |cpu: &Cpu<_>, n| machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(n));
     assert_eq!(enter(first, 0), Ok(()));
     assert_eq!(enter(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
     assert_eq!(enter(second, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
@@ -58,7 +58,7 @@ fn an_unknown_vcpu_is_refused_everywhere() {
     let unknown = EntryError::UnknownVcpu(none);
     assert_eq!(machine.vm.enter(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.exit(cpu, &pin, none), Err(unknown));
-    assert_eq!(machine.vm.put(cpu, &pin, none), Err(unknown));
+    assert_eq!(machine.vm.vcpu_put(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.power_off(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.block(cpu, &pin, none), Err(unknown));
     assert!(!machine.vm.power_on(none));
@@ -196,7 +196,7 @@ fn a_vm_with_a_vcpu_on_a_cpu_is_not_taken_apart() {
     let machine = Machine::new(2);
     machine.enter(1);
     let cpu = &machine.cpus[0];
-    machine.vm.put(cpu, &cpu.pin(), vcpu(0)).unwrap();
+    machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(0)).unwrap();
     let torn = machine.vm.teardown(&cpu.pin());
     assert_eq!(torn.err(), Some(vcpu(1)));
 }

@@ -157,6 +157,6 @@ fn rwp_is_set_while_another_cpu_is_telling_the_vcpus() {
     });
     assert!(rwp(), "it still runs");
     vm.exit(&cpu_69, &pin, v69).unwrap();
-    vm.put(&cpu_69, &pin, v69).unwrap();
+    vm.vcpu_put(&cpu_69, &pin, v69).unwrap();
     assert!(!rwp());
 }

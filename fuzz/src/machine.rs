@@ -1,7 +1,7 @@
 //! The VM that it happens to.
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{Domain, Pin};
+use vgic::epoch::{Domain, CpuPin};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -207,11 +207,12 @@ impl Machine {
             );
         }
         let after = domain.totals();
-        assert_eq!(after.lookup_gets, after.lookup_puts);
+        assert_eq!(after.mapping_gets, after.mapping_puts);
+        assert_eq!(after.migration_gets, after.migration_puts);
         assert_eq!(after.list_gets, after.list_puts);
     }
 
-    fn pin(&self) -> Pin<'_> {
+    fn pin(&self) -> CpuPin<'_> {
         self.cpus[CPUS].pin()
     }
 
@@ -529,7 +530,7 @@ impl Machine {
         if let Some(cpu) = self.places[n].take() {
             let cpu = &self.cpus[cpu];
             within(bounds::LEAVE, || {
-                self.vm.put(cpu, &cpu.pin(), id(n)).unwrap();
+                self.vm.vcpu_put(cpu, &cpu.pin(), id(n)).unwrap();
             });
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{Domain, Pin};
+use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -142,7 +142,7 @@ impl Machine {
     }
 
     /// Runs `work` pinned on a CPU that joins for it.
-    pub fn on<R>(&self, cpu: u16, work: impl FnOnce(&Pin<'_>) -> R) -> R {
+    pub fn on<R>(&self, cpu: u16, work: impl FnOnce(&CpuPin<'_>) -> R) -> R {
         let local = self.domain.register(CpuId(cpu));
         let pin = local.pin();
         work(&pin)
@@ -157,7 +157,7 @@ impl Machine {
     // --- what a guest writes ---------------------------------------------------------------------
 
     /// Writes a word of the distributor's frame.
-    pub fn gicd(&self, pin: &Pin<'_>, offset: u64, value: u64) {
+    pub fn gicd(&self, pin: &CpuPin<'_>, offset: u64, value: u64) {
         let gpa = self.vm.config().distributor + offset;
         let _ = self.vm.mmio_write(pin, gpa, Width::Word, value);
     }
@@ -167,12 +167,12 @@ impl Machine {
     }
 
     /// Writes a word of a vCPU's redistributor frames.
-    pub fn gicr(&self, pin: &Pin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
+    pub fn gicr(&self, pin: &CpuPin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
         let gpa = self.redistributor(vcpu, offset);
         let _ = self.vm.mmio_write(pin, gpa, Width::Word, value);
     }
 
-    fn gicr_double(&self, pin: &Pin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
+    fn gicr_double(&self, pin: &CpuPin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
         let gpa = self.redistributor(vcpu, offset);
         let _ = self.vm.mmio_write(pin, gpa, Width::Double, value);
     }
@@ -195,7 +195,7 @@ impl Machine {
     }
 
     /// Writes `GICD_IROUTER` of the SPI.
-    pub fn route(&self, pin: &Pin<'_>, vcpu: VcpuId) {
+    pub fn route(&self, pin: &CpuPin<'_>, vcpu: VcpuId) {
         let router = self.vm.config().distributor + 0x6000 + 8 * u64::from(SPI);
         let affinity = vcpu.index() as u64;
         let _ = self.vm.mmio_write(pin, router, Width::Double, affinity);
@@ -208,13 +208,13 @@ impl Machine {
             .sysreg_write(cpu, &cpu.pin(), vcpu, SysReg::Sgi1r, value);
     }
 
-    fn gits(&self, pin: &Pin<'_>, its: usize, offset: u64, width: Width, value: u64) {
+    fn gits(&self, pin: &CpuPin<'_>, its: usize, offset: u64, width: Width, value: u64) {
         let gpa = GITS + its as u64 * GITS_STRIDE + offset;
         let _ = self.vm.mmio_write(pin, gpa, width, value);
     }
 
     /// Places a command in an ITS's queue, and executes it unless another CPU is at the queue.
-    pub fn command(&self, pin: &Pin<'_>, its: usize, command: [u64; 4]) {
+    pub fn command(&self, pin: &CpuPin<'_>, its: usize, command: [u64; 4]) {
         self.place(its, command);
         self.execute(pin, its);
     }
@@ -235,7 +235,7 @@ impl Machine {
     }
 
     /// Writes `GITS_CWRITER`: what has been placed is executed, unless another CPU is at the queue.
-    pub fn execute(&self, pin: &Pin<'_>, its: usize) {
+    pub fn execute(&self, pin: &CpuPin<'_>, its: usize) {
         let end = self.placed[its].load(Relaxed) as u64 * 32;
         self.gits(pin, its, 0x88, Width::Double, end);
     }
@@ -243,24 +243,24 @@ impl Machine {
     // --- what devices do -------------------------------------------------------------------------
 
     /// An edge on the PPI of vCPU 0.
-    pub fn inject(&self, pin: &Pin<'_>) -> Injected {
+    pub fn inject(&self, pin: &CpuPin<'_>) -> Injected {
         let ppi = IntId::ppi(PPI).unwrap();
         self.vm.inject_ppi(pin, V0, ppi).unwrap()
     }
 
     /// An edge on the SPI.
-    pub fn inject_spi(&self, pin: &Pin<'_>) -> Injected {
+    pub fn inject_spi(&self, pin: &CpuPin<'_>) -> Injected {
         self.vm.inject_spi(pin, IntId::spi(SPI).unwrap()).unwrap()
     }
 
     /// The line of vCPU 0's level-sensitive PPI.
-    pub fn set_line(&self, pin: &Pin<'_>, high: bool) {
+    pub fn set_line(&self, pin: &CpuPin<'_>, high: bool) {
         let ppi = IntId::ppi(LEVEL).unwrap();
         self.vm.set_ppi_line(pin, V0, ppi, high).unwrap();
     }
 
     /// An MSI: an event of device 0. `None` if it is not mapped.
-    pub fn msi(&self, pin: &Pin<'_>, its: u8, event: u32) -> Option<Injected> {
+    pub fn msi(&self, pin: &CpuPin<'_>, its: u8, event: u32) -> Option<Injected> {
         let (its, event) = (ItsId(its), EventId(event));
         self.vm.inject_msi(pin, its, DeviceId(0), event).ok()
     }
@@ -279,7 +279,7 @@ impl Machine {
 
     /// Off the CPU.
     pub fn put(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
-        self.vm.put(cpu, &cpu.pin(), vcpu).unwrap();
+        self.vm.vcpu_put(cpu, &cpu.pin(), vcpu).unwrap();
     }
 
     /// Out of the guest if it is there, and on if it is off.
@@ -311,7 +311,7 @@ impl Machine {
     }
 
     /// Does all that was left over.
-    pub fn advance(&self, pin: &Pin<'_>) {
+    pub fn advance(&self, pin: &CpuPin<'_>) {
         while self.vm.has_deferred() {
             self.vm.advance(pin);
         }
@@ -353,7 +353,8 @@ impl Machine {
         assert_eq!(remains.references, 0, "references are left");
         let end = self.domain.totals();
         assert_eq!(end.list_gets, end.list_puts, "references of lists");
-        assert_eq!(end.lookup_gets, end.lookup_puts, "other references");
+        assert_eq!(end.mapping_gets, end.mapping_puts, "mappings");
+        assert_eq!(end.migration_gets, end.migration_puts, "migrations");
         for kind in Kind::ALL.map(|kind| kind as usize) {
             assert_eq!(
                 totals.injections[kind],

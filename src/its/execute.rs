@@ -4,7 +4,7 @@
 //! collection, INTID. A command that fails has changed nothing.
 
 use crate::Vgic;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
 use crate::irq::Irq;
@@ -17,7 +17,7 @@ use super::{Engine, Its};
 /// The holder of an ITS's command lock, at work.
 pub(super) struct Execution<'a, H: Host> {
     pub(super) vgic: &'a Vgic<H>,
-    pub(super) pin: &'a Pin<'a>,
+    pub(super) pin: &'a CpuPin<'a>,
     pub(super) its: &'a Its,
     pub(super) engine: &'a mut Engine,
 }
@@ -66,7 +66,7 @@ struct Found<'a> {
 impl<'a, H: Host> Execution<'a, H> {
     pub(super) fn new(
         vgic: &'a Vgic<H>,
-        pin: &'a Pin<'a>,
+        pin: &'a CpuPin<'a>,
         its: &'a Its,
         engine: &'a mut Engine,
     ) -> Self {

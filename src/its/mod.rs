@@ -56,7 +56,7 @@ use crossbeam_epoch::Guard;
 
 use crate::Vgic;
 use crate::config::{GITS_TRANSLATER, ItsConfig};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::irq::Irq;
@@ -173,7 +173,7 @@ impl Its {
 
     /// [`Mutant::DrainedTwice`](crate::sync::Mutant): ends device 0's mappings without the command lock.
     #[cfg(vgic_mutants)]
-    fn drain_beside_the_lock<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
+    fn drain_beside_the_lock<H: Host>(&self, vgic: &Vgic<H>, pin: &CpuPin<'_>) {
         let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
         if let Some(device) = self.devices.get(DeviceId(0), pin.guard()) {
             device.walk(&mut cursor, &mut steps, pin.guard(), |event, irq, _| {
@@ -185,7 +185,7 @@ impl Its {
     }
 
     /// Ends every mapping, whatever it takes: the VM is being torn down.
-    pub(crate) fn dismantle<H: Host>(&self, vgic: &Vgic<H>, pin: &Pin<'_>) {
+    pub(crate) fn dismantle<H: Host>(&self, vgic: &Vgic<H>, pin: &CpuPin<'_>) {
         let mut engine = self.commands.engine.lock(pin.ledger());
         Execution::new(vgic, pin, self, &mut engine).unmap_everything();
     }
@@ -201,7 +201,7 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::inject_msi`].
     pub fn signal_msi(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         doorbell: u64,
         device: DeviceId,
         data: u32,

@@ -1,7 +1,7 @@
 //! The command queue: `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR` (IHI 0069, 5.3.1), consumed in slices.
 
 use crate::Vgic;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::{BadAddress, Host};
 use crate::intid::ItsId;
 use crate::sync::Ordering::{Acquire, Release};
@@ -185,7 +185,7 @@ impl Its {
     }
 
     /// `GITS_CTLR.Quiescent`: disabled, and no command is being executed, nor anything unmapped.
-    pub(crate) fn is_quiescent(&self, pin: &Pin<'_>) -> bool {
+    pub(crate) fn is_quiescent(&self, pin: &CpuPin<'_>) -> bool {
         !self.is_enabled()
             && self
                 .commands
@@ -195,12 +195,12 @@ impl Its {
     }
 
     /// `GITS_CBASER`.
-    pub(crate) fn cbaser(&self, pin: &Pin<'_>) -> u64 {
+    pub(crate) fn cbaser(&self, pin: &CpuPin<'_>) -> u64 {
         self.commands.engine.lock(pin.ledger()).queue.0
     }
 
     /// `GITS_BASER0` (devices) or `GITS_BASER1` (collections).
-    pub(crate) fn baser(&self, pin: &Pin<'_>, table: TableType) -> u64 {
+    pub(crate) fn baser(&self, pin: &CpuPin<'_>, table: TableType) -> u64 {
         let engine = self.commands.engine.lock(pin.ledger());
         match table {
             TableType::Devices => engine.device_table.get(),
@@ -212,7 +212,7 @@ impl Its {
 impl<H: Host> Vgic<H> {
     /// Executes one slice of an ITS's commands, unless another CPU is at it; what is left over is
     /// deferred.
-    pub(crate) fn advance_its(&self, pin: &Pin<'_>, id: ItsId) {
+    pub(crate) fn advance_its(&self, pin: &CpuPin<'_>, id: ItsId) {
         let Some(its) = self.its(id) else {
             return;
         };
@@ -238,7 +238,7 @@ impl<H: Host> Vgic<H> {
     /// leaves it UNPREDICTABLE.
     pub(crate) fn set_cbaser(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         its: &Its,
         change: impl FnOnce(u64) -> Option<u64>,
     ) {
@@ -259,7 +259,7 @@ impl<H: Host> Vgic<H> {
     /// that is moved or taken away is unmapped; the caller executes the first slice of that.
     pub(crate) fn set_baser(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         its: &Its,
         table: TableType,
         change: impl FnOnce(u64) -> Option<u64>,

@@ -3,7 +3,7 @@
 
 use crate::Vgic;
 use crate::cpu_interface::CpuInterface;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, Owed, State};
@@ -157,7 +157,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
 impl<H: Host> Vgic<H> {
     /// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
     /// change is complete (RWP) only once that vCPU has taken it back.
-    fn pay_awaited(&self, pin: &Pin<'_>, bank: Bank<'_>, irq: &Irq, owed: Owed) {
+    fn pay_awaited(&self, pin: &CpuPin<'_>, bank: Bank<'_>, irq: &Irq, owed: Owed) {
         self.pay(pin, irq, owed);
         if let Owed::Recall(vcpu) = owed
             && let Some(vcpu) = self.vcpu(vcpu)
@@ -180,7 +180,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Writes a register with a bit for each interrupt, by its offset from [`offset`]; others ignore it.
-    pub(crate) fn write_bits(&self, pin: &Pin<'_>, bank: Bank<'_>, register: u64, word: u64) {
+    pub(crate) fn write_bits(&self, pin: &CpuPin<'_>, bank: Bank<'_>, register: u64, word: u64) {
         match register {
             offset::IGROUPR => self.write_groups(pin, bank, word),
             offset::ISENABLER => self.write_enables(pin, bank, word, true),
@@ -193,7 +193,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn write_groups(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn write_groups(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
         for (bit, irq) in bank.irqs.iter().enumerate() {
             let group1 = word >> bit & 1 != 0;
             let changed = irq.update(|state| state.with_flag(GROUP1, group1));
@@ -201,7 +201,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn write_enables(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64, on: bool) {
+    fn write_enables(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
         for irq in bank.named(word) {
             let changed = irq.update(|state| state.with_flag(ENABLED, on));
             self.pay_awaited(pin, bank, irq, changed.owed);
@@ -211,20 +211,20 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn set_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn set_pendings(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             let _ = self.raised(pin, irq, irq.raise());
         }
     }
 
-    fn clear_pendings(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn clear_pendings(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             self.clear_pending(pin, irq);
         }
     }
 
     /// `ICPENDR` and its kin for one interrupt.
-    pub(crate) fn clear_pending(&self, pin: &Pin<'_>, irq: &Irq) {
+    pub(crate) fn clear_pending(&self, pin: &CpuPin<'_>, irq: &Irq) {
         let (deactivate, changed) = irq.clear_pending();
         if deactivate {
             self.host().deactivate(irq.owner(), irq.pintid());
@@ -234,21 +234,21 @@ impl<H: Host> Vgic<H> {
 
     /// Also for one that counts as active in a list register: the guest may have ended it there since, and
     /// if not, the two merge when it is taken back.
-    fn set_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn set_actives(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             let changed = irq.update(|state| state.with(ACTIVE, 0));
             self.settle_up(pin, irq, changed);
         }
     }
 
-    fn clear_actives(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    fn clear_actives(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
         for irq in bank.named(word) {
             self.deactivate(pin, irq);
         }
     }
 
     /// Ends the active state of an interrupt wherever it is: `ICACTIVER`, and `ICC_DIR_EL1`.
-    pub(crate) fn deactivate(&self, pin: &Pin<'_>, irq: &Irq) {
+    pub(crate) fn deactivate(&self, pin: &CpuPin<'_>, irq: &Irq) {
         let (deactivate, changed) = irq.clear_active();
         let old = changed.old;
         if deactivate {
@@ -269,7 +269,7 @@ impl<H: Host> Vgic<H> {
 
     pub(crate) fn write_priorities(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         bank: Bank<'_>,
         first: usize,
         width: Width,
@@ -284,7 +284,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// `ICFGR`; SGIs stay edge-triggered.
-    pub(crate) fn write_triggers(&self, pin: &Pin<'_>, bank: Bank<'_>, word: u64) {
+    pub(crate) fn write_triggers(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
         for (place, irq) in bank.irqs.iter().take(16).enumerate() {
             if irq.intid().kind() == Kind::Sgi {
                 continue;

@@ -13,7 +13,7 @@ use core::array;
 use crate::Vgic;
 use crate::ap_list::{Class, Classes};
 use crate::cpu_interface::CpuInterface;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::fixed::Fixed;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, VcpuId};
@@ -233,7 +233,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Writes a distributor register.
-    pub(crate) fn gicd_write(&self, pin: &Pin<'_>, at: u64, width: Width, value: u64) {
+    pub(crate) fn gicd_write(&self, pin: &CpuPin<'_>, at: u64, width: Width, value: u64) {
         let distributor = self.distributor();
         if let IROUTER..IROUTER_END = at {
             self.write_router(pin, at, width, value);
@@ -252,7 +252,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn gicd_write_word(&self, pin: &Pin<'_>, register: u64, place: u64, value: u64) {
+    fn gicd_write_word(&self, pin: &CpuPin<'_>, register: u64, place: u64, value: u64) {
         let bank = self.distributor().bank(place / 4);
         match register {
             CTLR => self.write_group_enables(pin, value as u32 & CTLR_GROUPS),
@@ -266,7 +266,7 @@ impl<H: Host> Vgic<H> {
 
     /// `GICD_SETSPI_NSR`, `GICD_CLRSPI_NSR`: a message makes an SPI pending or ends that. On a
     /// level-sensitive SPI the messages are the line.
-    fn message_spi(&self, pin: &Pin<'_>, value: u64, set: bool) {
+    fn message_spi(&self, pin: &CpuPin<'_>, value: u64, set: bool) {
         let Some(irq) =
             IntId::spi(value as u32 & 0x1fff).and_then(|intid| self.distributor().spi(intid))
         else {
@@ -281,7 +281,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn write_group_enables(&self, pin: &Pin<'_>, groups: u32) {
+    fn write_group_enables(&self, pin: &CpuPin<'_>, groups: u32) {
         let distributor = self.distributor();
         // AcqRel: pairs with `open_groups`: a vCPU told after this sees the new enables.
         if distributor.groups.swap(groups, AcqRel) != groups {
@@ -292,7 +292,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Tells one slice of vCPUs of a change of the group enables.
-    pub(crate) fn advance_groups(&self, pin: &Pin<'_>) {
+    pub(crate) fn advance_groups(&self, pin: &CpuPin<'_>) {
         let distributor = self.distributor();
         let present = self.vcpu_count() as u32;
         // Relaxed: only saves the read-modify-write.
@@ -328,7 +328,7 @@ impl<H: Host> Vgic<H> {
         ))
     }
 
-    fn write_router(&self, pin: &Pin<'_>, at: u64, width: Width, value: u64) {
+    fn write_router(&self, pin: &CpuPin<'_>, at: u64, width: Width, value: u64) {
         let Some((irq, router)) = self.router(at) else {
             return;
         };
@@ -357,7 +357,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn route(&self, pin: &Pin<'_>, irq: &Irq, target: Option<VcpuId>) {
+    fn route(&self, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
         let changed = irq.update(|state| state.with_target(target));
         self.pay(pin, irq, changed.owed);
         if changed.old.target() != target {
@@ -366,7 +366,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Routes the SPIs that name `affinity` to its new vCPU.
-    pub(crate) fn route_to_new(&self, pin: &Pin<'_>, affinity: Affinity, vcpu: VcpuId) {
+    pub(crate) fn route_to_new(&self, pin: &CpuPin<'_>, affinity: Affinity, vcpu: VcpuId) {
         let distributor = self.distributor();
         for (irq, router) in distributor.spis.iter().zip(&distributor.routers) {
             // Relaxed: as in `write_router`; the fence in `Vgic::add_vcpu` orders it.

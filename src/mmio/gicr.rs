@@ -6,7 +6,7 @@
 
 use crate::Vgic;
 use crate::cpu_interface::CpuInterface;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
@@ -78,7 +78,7 @@ impl Redistributor {
 }
 
 impl<H: Host> Vgic<H> {
-    fn gicr_typer(&self, pin: &Pin<'_>, owner: &Vcpu) -> u64 {
+    fn gicr_typer(&self, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
         let affinity = self.affinity(pin, owner.id).map_or(0, |a| a.packed());
         let index = owner.id.index();
         let next = index.saturating_add(1);
@@ -133,7 +133,7 @@ impl<H: Host> Vgic<H> {
         })
     }
 
-    fn gicr_ctlr(&self, pin: &Pin<'_>, owner: &Vcpu) -> u32 {
+    fn gicr_ctlr(&self, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
         let redistributor = &owner.redistributor;
         // Acquire: pairs with `advance_pending_table`.
         if redistributor.scan.load(Acquire) != NOT_SCANNING {
@@ -177,7 +177,7 @@ impl<H: Host> Vgic<H> {
     /// Writes a register of `owner`'s redistributor.
     pub(crate) fn gicr_write(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         owner: &Vcpu,
         at: u64,
         width: Width,
@@ -229,7 +229,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn write_gicr_ctlr(&self, pin: &Pin<'_>, owner: &Vcpu, value: u32) {
+    fn write_gicr_ctlr(&self, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) {
         if self.config().lpi_bits == 0 {
             return;
         }
@@ -256,7 +256,7 @@ impl<H: Host> Vgic<H> {
         }
     }
 
-    fn gicr_write_sgi(&self, pin: &Pin<'_>, owner: &Vcpu, at: u64, width: Width, value: u64) {
+    fn gicr_write_sgi(&self, pin: &CpuPin<'_>, owner: &Vcpu, at: u64, width: Width, value: u64) {
         let bank = private_bank(owner);
         match (at, width) {
             (0x0400..0x0420, Width::Byte | Width::Word) => {

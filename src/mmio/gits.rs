@@ -2,7 +2,7 @@
 
 use crate::Vgic;
 use crate::config::ItsConfig;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::tables::TableType;
@@ -60,7 +60,7 @@ fn table(at: u64) -> TableType {
 impl<H: Host> Vgic<H> {
     /// Reads a register of an ITS. A guest that polls `GITS_CREADR` or `GITS_CTLR` executes a slice of
     /// the commands that it waits for.
-    pub(crate) fn gits_read(&self, pin: &Pin<'_>, id: ItsId, at: u64, width: Width) -> u64 {
+    pub(crate) fn gits_read(&self, pin: &CpuPin<'_>, id: ItsId, at: u64, width: Width) -> u64 {
         let Some(its) = self.its(id) else {
             return 0;
         };
@@ -90,7 +90,14 @@ impl<H: Host> Vgic<H> {
 
     /// Writes a register of an ITS. A vCPU's write of `GITS_TRANSLATER` is ignored, since it carries no
     /// DeviceID; those of devices come through [`Vgic::signal_msi`].
-    pub(crate) fn gits_write(&self, pin: &Pin<'_>, id: ItsId, at: u64, width: Width, value: u64) {
+    pub(crate) fn gits_write(
+        &self,
+        pin: &CpuPin<'_>,
+        id: ItsId,
+        at: u64,
+        width: Width,
+        value: u64,
+    ) {
         let Some(its) = self.its(id) else {
             return;
         };

@@ -8,7 +8,7 @@
 use core::cell::Cell;
 
 use crate::Vgic;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::irq::{ENABLED, Irq};
@@ -48,7 +48,7 @@ const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
 impl<H: Host> Vgic<H> {
     /// Reads an LPI's configuration byte and applies it. An LPI whose byte is beyond the table or cannot
     /// be read is disabled.
-    pub(crate) fn reload_lpi_config(&self, pin: &Pin<'_>, irq: &Irq) {
+    pub(crate) fn reload_lpi_config(&self, pin: &CpuPin<'_>, irq: &Irq) {
         let byte = self.lpi_config(irq.intid()).unwrap_or(0);
         let changed = irq.update(|state| {
             // Bits 7:2 are the priority, of which five bits are implemented; bit 0 enables.
@@ -74,7 +74,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// `GICR_INVALLR` and `GICR_CTLR.EnableLPIs`: reads the configuration of every LPI again.
-    pub(crate) fn start_sweep(&self, pin: &Pin<'_>) {
+    pub(crate) fn start_sweep(&self, pin: &CpuPin<'_>) {
         // AcqRel: pairs with `advance_sweep`. Always another number, so that no CPU goes on with an old sweep.
         let _ = self
             .distributor()
@@ -84,7 +84,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Goes on with reading them; whether there is more to read, or another CPU is still at it.
-    pub(crate) fn advance_sweep(&self, pin: &Pin<'_>) -> bool {
+    pub(crate) fn advance_sweep(&self, pin: &CpuPin<'_>) -> bool {
         let distributor = self.distributor();
         // Acquire: as in `sweep_slice`; what guests that poll mostly find.
         let more = swept(distributor.sweep.load(Acquire)) < self.lpis().capacity() && {
@@ -100,7 +100,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Reads a slice of them; whether there is more to read.
-    fn sweep_slice(&self, pin: &Pin<'_>) -> bool {
+    fn sweep_slice(&self, pin: &CpuPin<'_>) -> bool {
         let end = self.lpis().capacity();
         let (lpis, guard) = (self.lpis(), pin.guard());
         // Where this slice begins: with the next LPI that is mapped.
@@ -134,7 +134,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Starts reading `owner`'s pending table, unless the guest says that it is all zero (PTZ).
-    pub(crate) fn start_pending_table(&self, pin: &Pin<'_>, owner: &Vcpu) {
+    pub(crate) fn start_pending_table(&self, pin: &CpuPin<'_>, owner: &Vcpu) {
         // Acquire: pairs with the AcqRel in `write_base`.
         if owner.redistributor.pendbaser.load(Acquire) & (1 << 62) != 0 {
             return;
@@ -153,7 +153,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Reads one slice of the pending table of some vCPU that has one to be read.
-    pub(crate) fn advance_pending_tables(&self, pin: &Pin<'_>) {
+    pub(crate) fn advance_pending_tables(&self, pin: &CpuPin<'_>) {
         for (index, word) in self.distributor().scanning.iter().enumerate() {
             // Acquire: pairs with `start_pending_table`.
             let bits = word.load(Acquire);
@@ -178,7 +178,7 @@ impl<H: Host> Vgic<H> {
 
     /// Reads one slice of `owner`'s pending table: what is pending there, mapped, and routed to it
     /// becomes pending.
-    pub(crate) fn advance_pending_table(&self, pin: &Pin<'_>, owner: &Vcpu) {
+    pub(crate) fn advance_pending_table(&self, pin: &CpuPin<'_>, owner: &Vcpu) {
         let redistributor = &owner.redistributor;
         let end = self.lpis().capacity();
         // AcqRel: each slice is one CPU's; pairs with `start_pending_table`.

@@ -31,7 +31,7 @@ pub(crate) mod lpi_tables;
 use crate::Vgic;
 use crate::config::{DISTRIBUTOR_SIZE, ITS_SIZE, REDISTRIBUTOR_STRIDE};
 use crate::cpu_interface::CpuInterface;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{ItsId, VcpuId};
 use crate::vcpu::{Cpu, Vcpu};
@@ -98,7 +98,7 @@ enum Frame {
 pub(crate) struct Access<'a, H: Host, I: CpuInterface> {
     pub(crate) vm: &'a Vgic<H>,
     pub(crate) cpu: &'a Cpu<I>,
-    pub(crate) pin: &'a Pin<'a>,
+    pub(crate) pin: &'a CpuPin<'a>,
     pub(crate) vcpu: &'a Vcpu,
     pub(crate) gpa: u64,
 }
@@ -140,7 +140,7 @@ impl<H: Host> Vgic<H> {
     pub fn mmio_read<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         gpa: u64,
         width: Width,
@@ -172,7 +172,7 @@ impl<H: Host> Vgic<H> {
 
     /// Writes a register for a vCPU whose access trapped (after [`Vgic::exit`]); which vCPU makes no
     /// difference. Never answers [`MmioOutcome::Retry`].
-    pub fn mmio_write(&self, pin: &Pin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
+    pub fn mmio_write(&self, pin: &CpuPin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
         let Some(frame) = self.frame(gpa) else {
             return MmioOutcome::Unclaimed;
         };

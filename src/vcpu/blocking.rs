@@ -7,7 +7,7 @@
 use crate::Vgic;
 use crate::cpu_interface::CpuInterface;
 use crate::cpu_interface::priority::{self, ActivePriorities};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::VcpuId;
 
@@ -30,14 +30,14 @@ pub enum Blocked {
 impl<H: Host> Vgic<H> {
     /// Marks a vCPU that executed WFI as blocked, unless an interrupt is waiting for it. Call it again
     /// after [`Host::wake`], or just enter. While a vCPU is blocked its registers stay on this CPU;
-    /// [`Vgic::put`] them to let it be entered elsewhere.
+    /// [`Vgic::vcpu_put`] them to let it be entered elsewhere.
     ///
     /// # Errors
     /// [`EntryError`] if this CPU does not have the vCPU's registers, or it is in the guest.
     pub fn block<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<Blocked, EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
@@ -64,7 +64,7 @@ impl<H: Host> Vgic<H> {
     pub fn has_pending<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<bool, EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
@@ -87,7 +87,7 @@ impl<H: Host> Vgic<H> {
     fn signals<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         registers: &Registers,
     ) -> bool {

@@ -12,7 +12,7 @@ use core::cell::RefMut;
 
 use crate::Vgic;
 use crate::cpu_interface::{CpuInterface, vmcr};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::sync::{Mutant, mutant};
@@ -34,9 +34,9 @@ pub enum EntryError {
     AlreadyEntered(VcpuId),
     /// The vCPU is not in the guest on this CPU.
     NotEntered(VcpuId),
-    /// The registers of this vCPU are on another CPU, which has to [`Vgic::put`] it first.
+    /// The registers of this vCPU are on another CPU, which has to [`Vgic::vcpu_put`] it first.
     OnAnotherCpu(VcpuId),
-    /// This CPU's registers hold another vCPU, which has to be [`Vgic::put`] first.
+    /// This CPU's registers hold another vCPU, which has to be [`Vgic::vcpu_put`] first.
     CpuInUse,
 }
 
@@ -69,7 +69,7 @@ impl<H: Host> Vgic<H> {
     pub fn enter<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
         if let Some(this) = self.vcpus().get(vcpu.index())
@@ -92,7 +92,7 @@ impl<H: Host> Vgic<H> {
     fn enter_first<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
         let this = self.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
@@ -121,7 +121,7 @@ impl<H: Host> Vgic<H> {
     pub(super) unsafe fn prepare<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         work: Place,
     ) {
@@ -144,7 +144,7 @@ impl<H: Host> Vgic<H> {
     fn prepare_lists<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         mut registers: RefMut<'_, Registers>,
         work: Place,
@@ -186,7 +186,7 @@ impl<H: Host> Vgic<H> {
     pub fn exit<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
         if let Some(this) = self.vcpus().get(vcpu.index())
@@ -211,7 +211,7 @@ impl<H: Host> Vgic<H> {
     /// # Safety
     /// `cpu` has the vCPU's registers.
     #[inline(never)]
-    unsafe fn take_stock<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, this: &Vcpu) {
+    unsafe fn take_stock<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &CpuPin<'_>, this: &Vcpu) {
         // SAFETY: by the caller's promise.
         let Some(registers) = (unsafe { this.borrow() }) else {
             return;
@@ -231,25 +231,25 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`EntryError::NotEntered`] if this CPU does not have it, [`EntryError::AlreadyEntered`] if it is
     /// in the guest.
-    pub fn put<I: CpuInterface>(
+    pub fn vcpu_put<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
         self.unload(cpu, pin, vcpu, |_, _| ())
     }
 
-    /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::put`] does. Its CPU interface is reset;
+    /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::vcpu_put`] does. Its CPU interface is reset;
     /// interrupts routed to it stay where they are until it is on again ([`Vgic::power_on`]) or the
     /// guest routes them elsewhere.
     ///
     /// # Errors
-    /// As for [`Vgic::put`].
+    /// As for [`Vgic::vcpu_put`].
     pub fn power_off<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
         self.unload(cpu, pin, vcpu, |this, registers| {
@@ -261,7 +261,7 @@ impl<H: Host> Vgic<H> {
     fn unload<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         last: impl FnOnce(&Vcpu, &mut Registers),
     ) -> Result<(), EntryError> {

@@ -19,7 +19,7 @@ use core::ptr;
 use crate::Vgic;
 use crate::ap_list::{ApList, Classes};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::irq::{Irq, Settled};
 use crate::lr;
@@ -42,7 +42,7 @@ impl<H: Host> Vgic<H> {
     pub(super) fn add<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         registers: &mut Registers,
     ) -> bool {
@@ -73,7 +73,7 @@ impl<H: Host> Vgic<H> {
     pub(super) fn flush<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         registers: &mut Registers,
         reload: bool,
@@ -125,7 +125,7 @@ impl<H: Host> Vgic<H> {
     #[expect(clippy::too_many_arguments, reason = "one step of flush, named")]
     fn choose<I: CpuInterface>(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         list: &mut ApList,
         registers: &mut Registers,
@@ -166,7 +166,7 @@ impl<H: Host> Vgic<H> {
     /// bucket, or off the list. The caller is in the epoch, if it can be an LPI: off the list it may be gone.
     pub(crate) fn prune(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         list: &mut ApList,
         irq: &Irq,
@@ -179,7 +179,7 @@ impl<H: Host> Vgic<H> {
     #[inline]
     pub(super) fn settled(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         list: &mut ApList,
         irq: &Irq,
@@ -196,7 +196,7 @@ impl<H: Host> Vgic<H> {
             }
             Settled::Carried => {
                 self.trace_list_put(pin, irq.intid(), vcpu.id);
-                self.trace_lookup_get(pin, irq);
+                self.trace_migration_get(pin, irq);
                 leaving.carried(irq);
             }
         }

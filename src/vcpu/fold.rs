@@ -12,7 +12,7 @@ use core::cell::RefMut;
 use crate::Vgic;
 use crate::ap_list::{ApList, Classes};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::IntId;
 use crate::irq::{Folded, Irq, Settled};
@@ -29,7 +29,7 @@ impl<H: Host> Vgic<H> {
     pub(super) fn retire_only<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         mut registers: RefMut<'_, Registers>,
         done: u16,
@@ -85,7 +85,7 @@ impl<H: Host> Vgic<H> {
     pub(super) fn take_stock_of<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         this: &Vcpu,
         mut registers: RefMut<'_, Registers>,
         mut done: u16,
@@ -117,7 +117,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
-    fn retire(&self, pin: &Pin<'_>, vcpu: &Vcpu, registers: &mut Registers, done: u16) {
+    fn retire(&self, pin: &CpuPin<'_>, vcpu: &Vcpu, registers: &mut Registers, done: u16) {
         let _entered = pin.guard();
         let mut resample = 0;
         let mut leaving = Leaving::new();
@@ -146,7 +146,7 @@ impl<H: Host> Vgic<H> {
     pub(super) fn take_back<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         registers: &mut Registers,
         list: &mut ApList,
@@ -179,7 +179,7 @@ impl<H: Host> Vgic<H> {
     /// Takes one interrupt back from its register, which holds `lr`; the register counts as vacated.
     fn fold(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         registers: &mut Registers,
         index: usize,
@@ -208,7 +208,7 @@ impl<H: Host> Vgic<H> {
     fn take_eoi_count<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: &Vcpu,
         registers: &mut Registers,
     ) {
@@ -262,7 +262,7 @@ impl<H: Host> Vgic<H> {
 
     /// Brings the states of what is in this CPU's registers up to date, for a register read that
     /// shows them. Reads each register in use.
-    pub(crate) fn sync<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &Pin<'_>, vcpu: &Vcpu) {
+    pub(crate) fn sync<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         let Some(registers) = vcpu.registers(cpu.local()) else {
             return;
         };

@@ -22,7 +22,7 @@ use core::cell::{RefCell, RefMut, UnsafeCell};
 
 use crate::ap_list::{ApList, Class, Classes};
 use crate::cpu_interface::{CpuInterface, Vtr, hcr};
-use crate::epoch::{CpuLocal, Pin};
+use crate::epoch::{CpuLocal, CpuPin};
 use crate::intid::{Affinity, CpuId, IntId, VcpuId};
 use crate::irq::{ENABLED, GROUP1, Irq, LEVEL};
 use crate::lr::ListRegister;
@@ -114,7 +114,7 @@ impl<I: CpuInterface> Cpu<I> {
 
     /// Pins this CPU: see [`CpuLocal::pin`].
     #[inline]
-    pub fn pin(&self) -> Pin<'_> {
+    pub fn pin(&self) -> CpuPin<'_> {
         self.local.pin()
     }
 
@@ -292,7 +292,7 @@ impl Vcpu {
     ///
     /// # Safety
     /// No CPU runs this vCPU, or will.
-    pub(crate) unsafe fn abandon_registers(&self, pin: &Pin<'_>) {
+    pub(crate) unsafe fn abandon_registers(&self, pin: &CpuPin<'_>) {
         // SAFETY: the caller's promise. Not by a unique reference to the vCPU, whose own interrupts the
         // list points to.
         let registers = unsafe { &*self.registers.registers.get() };

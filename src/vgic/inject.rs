@@ -1,7 +1,7 @@
 //! How interrupts come in: edges, lines, forwarded physical interrupts, and MSIs.
 
 use crate::Vgic;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use crate::irq::{Irq, Raised};
@@ -56,7 +56,7 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
-    pub fn inject_spi(&self, pin: &Pin<'_>, intid: IntId) -> Result<Injected, InjectError> {
+    pub fn inject_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
         let irq = self.spi(intid)?;
         Ok(self.raised(pin, irq, irq.raise()))
     }
@@ -65,7 +65,12 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
-    pub fn set_spi_line(&self, pin: &Pin<'_>, intid: IntId, high: bool) -> Result<(), InjectError> {
+    pub fn set_spi_line(
+        &self,
+        pin: &CpuPin<'_>,
+        intid: IntId,
+        high: bool,
+    ) -> Result<(), InjectError> {
         let irq = self.spi(intid)?;
         self.set_line(pin, irq, high);
         Ok(())
@@ -76,7 +81,7 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
-    pub fn forward_spi(&self, pin: &Pin<'_>, intid: IntId) -> Result<Injected, InjectError> {
+    pub fn forward_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
         let irq = self.spi(intid)?;
         Ok(self.raised(pin, irq, irq.raise_hw()))
     }
@@ -97,7 +102,7 @@ impl<H: Host> Vgic<H> {
     /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if it is not a PPI.
     pub fn inject_ppi(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
@@ -111,7 +116,7 @@ impl<H: Host> Vgic<H> {
     /// As for [`Vgic::inject_ppi`].
     pub fn set_ppi_line(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         intid: IntId,
         high: bool,
@@ -128,7 +133,7 @@ impl<H: Host> Vgic<H> {
     /// As for [`Vgic::inject_ppi`].
     pub fn forward_ppi(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
@@ -159,7 +164,7 @@ impl<H: Host> Vgic<H> {
     #[inline]
     pub fn inject_msi(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         its: ItsId,
         device: DeviceId,
         event: EventId,
@@ -180,7 +185,7 @@ impl<H: Host> Vgic<H> {
     #[inline(never)]
     fn msi_raised_again(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         irq: &Irq,
         raised: Raised,
     ) -> Result<Injected, InjectError> {
@@ -198,7 +203,7 @@ impl<H: Host> Vgic<H> {
     /// Takes an MSI back whose collection is not mapped: as for the `INT` command, nothing is kept, but for
     /// what was pending before.
     #[cold]
-    fn refuse(&self, pin: &Pin<'_>, irq: &Irq, injected: Injected) -> InjectError {
+    fn refuse(&self, pin: &CpuPin<'_>, irq: &Irq, injected: Injected) -> InjectError {
         if injected == Injected::Pending {
             let (_, changed) = irq.clear_pending();
             self.settle_up(pin, irq, changed);
@@ -221,13 +226,13 @@ impl<H: Host> Vgic<H> {
         Ok((vcpu, irq))
     }
 
-    pub(crate) fn set_line(&self, pin: &Pin<'_>, irq: &Irq, high: bool) {
+    pub(crate) fn set_line(&self, pin: &CpuPin<'_>, irq: &Irq, high: bool) {
         self.settle_up(pin, irq, irq.set_line(high));
     }
 
     /// Books a raise, and pays what it owes.
     #[inline(always)]
-    pub(crate) fn raised(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
+    pub(crate) fn raised(&self, pin: &CpuPin<'_>, irq: &Irq, raised: Raised) -> Injected {
         match self.news_for(raised) {
             Some(vcpu) => self.raised_first(pin, irq, vcpu),
             None => self.raised_again(pin, irq, raised),
@@ -238,7 +243,7 @@ impl<H: Host> Vgic<H> {
     #[inline(always)]
     pub(crate) fn raised_on(
         &self,
-        pin: &Pin<'_>,
+        pin: &CpuPin<'_>,
         owner: &Vcpu,
         irq: &Irq,
         raised: Raised,
@@ -260,7 +265,7 @@ impl<H: Host> Vgic<H> {
 
     /// Books a raise that is news for `vcpu`, and inserts the interrupt there.
     #[inline(always)]
-    fn raised_first(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) -> Injected {
+    fn raised_first(&self, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Injected {
         pin.counters().injections[irq.kind() as usize].add(1);
         self.insert_first(pin, irq, vcpu);
         Injected::Pending
@@ -268,7 +273,7 @@ impl<H: Host> Vgic<H> {
 
     /// Books a raise that merged with an earlier one, and that is all.
     #[inline(always)]
-    fn merged(&self, pin: &Pin<'_>, irq: &Irq) -> Injected {
+    fn merged(&self, pin: &CpuPin<'_>, irq: &Irq) -> Injected {
         let kind = irq.kind() as usize;
         pin.counters().injections[kind].add(1);
         pin.counters().coalesced[kind].add(1);
@@ -277,7 +282,7 @@ impl<H: Host> Vgic<H> {
 
     /// As [`Vgic::raised`], for an interrupt that is pending or queued, or may not be delivered.
     #[inline(never)]
-    fn raised_again(&self, pin: &Pin<'_>, irq: &Irq, raised: Raised) -> Injected {
+    fn raised_again(&self, pin: &CpuPin<'_>, irq: &Irq, raised: Raised) -> Injected {
         let coalesced = raised.coalesced();
         if !raised.void() {
             let kind = irq.kind() as usize;

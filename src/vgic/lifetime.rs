@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use crossbeam_epoch::Shared;
 
 use crate::Vgic;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::irq::{GivenBack, Irq};
@@ -62,7 +62,7 @@ impl Dying {
         self.0.load(Relaxed).is_null()
     }
 
-    fn dig<'g>(&self, pin: &'g Pin<'_>) -> Option<&'g Irq> {
+    fn dig<'g>(&self, pin: &'g CpuPin<'_>) -> Option<&'g Irq> {
         let _entered = pin.guard();
         // Acquire, here and below: pairs with the Release in `bury`, which published the link.
         let mut top = self.0.load(Acquire);
@@ -80,19 +80,19 @@ impl Dying {
 }
 
 impl<H: Host> Vgic<H> {
-    /// Gives back a reference that a lookup or a carrier holds.
-    pub(crate) fn put_lookup(&self, pin: &Pin<'_>, irq: &Irq) {
+    /// Puts the reference of a migration, after the interrupt is on its new list.
+    pub(crate) fn put_migration(&self, pin: &CpuPin<'_>, irq: &Irq) {
+        pin.counters().migration_puts.add(1);
+        self.host.trace(TracePoint::MigrationPut(irq.intid()));
         if self.given_back(pin, irq, irq.put()) {
             self.bury(irq);
         }
     }
 
-    /// Books a lookup's put, and pays what it owes; the pin keeps the interrupt allocated meanwhile. True
-    /// if it was the last reference: the caller frees the interrupt or buries it.
+    /// Counts what a put changed, and pays what it owes; the pin keeps the interrupt allocated meanwhile.
+    /// True if it was the last reference: the caller frees the interrupt or buries it.
     #[must_use]
-    fn given_back(&self, pin: &Pin<'_>, irq: &Irq, given: GivenBack) -> bool {
-        pin.counters().lookup_puts.add(1);
-        self.host.trace(TracePoint::LookupPut(irq.intid()));
+    fn given_back(&self, pin: &CpuPin<'_>, irq: &Irq, given: GivenBack) -> bool {
         self.book(pin, irq, given.changed);
         if !given.last {
             self.pay(pin, irq, given.changed.owed);
@@ -107,7 +107,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Frees a slice of the dying.
-    pub(super) fn advance_dying(&self, pin: &Pin<'_>) {
+    pub(super) fn advance_dying(&self, pin: &CpuPin<'_>) {
         for _ in 0..SLICE {
             let Some(irq) = self.dying.dig(pin) else {
                 break;
@@ -121,27 +121,32 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Frees all of the dying; for a VM that ends.
-    pub(super) fn release_dying(&self, pin: &Pin<'_>) {
+    pub(super) fn release_dying(&self, pin: &CpuPin<'_>) {
         while let Some(irq) = self.dying.dig(pin) {
             self.release(pin, irq);
         }
     }
 
-    pub(crate) fn trace_lookup_get(&self, pin: &Pin<'_>, irq: &Irq) {
-        pin.counters().lookup_gets.add(1);
-        self.host.trace(TracePoint::LookupGet(irq.intid()));
+    fn trace_mapping_get(&self, pin: &CpuPin<'_>, irq: &Irq) {
+        pin.counters().mapping_gets.add(1);
+        self.host.trace(TracePoint::MappingGet(irq.intid()));
+    }
+
+    pub(crate) fn trace_migration_get(&self, pin: &CpuPin<'_>, irq: &Irq) {
+        pin.counters().migration_gets.add(1);
+        self.host.trace(TracePoint::MigrationGet(irq.intid()));
     }
 
     /// An interrupt that has left a list may be gone already, but for its INTID.
     #[inline]
-    pub(crate) fn trace_list_put(&self, pin: &Pin<'_>, intid: IntId, vcpu: VcpuId) {
+    pub(crate) fn trace_list_put(&self, pin: &CpuPin<'_>, intid: IntId, vcpu: VcpuId) {
         pin.counters().list_puts.add(1);
         self.host.trace(TracePoint::ListPut(intid, vcpu));
     }
 
     /// Frees an LPI whose last reference the caller has put: out of the table if it is still there, and
     /// to the epoch.
-    fn release(&self, pin: &Pin<'_>, irq: &Irq) {
+    fn release(&self, pin: &CpuPin<'_>, irq: &Irq) {
         let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
             debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
             return;
@@ -165,7 +170,7 @@ impl<H: Host> Vgic<H> {
     /// VM has no such LPI, or it has too many mappings.
     pub(crate) fn map_lpi<'g>(
         &self,
-        pin: &'g Pin<'_>,
+        pin: &'g CpuPin<'_>,
         intid: IntId,
         target: Option<VcpuId>,
     ) -> Option<&'g Irq> {
@@ -181,7 +186,7 @@ impl<H: Host> Vgic<H> {
                 // SAFETY: lives as long as the table holds it or the guard is pinned.
                 let irq: &'g Irq = unsafe { &*core::ptr::from_ref(irq) };
                 if let Some(owed) = irq.map(target) {
-                    self.trace_lookup_get(pin, irq);
+                    self.trace_mapping_get(pin, irq);
                     self.pay(pin, irq, owed);
                     return Some(irq);
                 }
@@ -203,7 +208,7 @@ impl<H: Host> Vgic<H> {
             if put {
                 // SAFETY: as above; the mapping's reference, which `Irq::new` counts, keeps it.
                 let irq: &'g Irq = unsafe { new.as_ref() };
-                self.trace_lookup_get(pin, irq);
+                self.trace_mapping_get(pin, irq);
                 return Some(irq);
             }
             // SAFETY: it was not published: still ours alone.
@@ -212,7 +217,9 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Ends one mapping of an LPI: withdraws what is pending and puts the mapping's reference.
-    pub(crate) fn unmap_lpi(&self, pin: &Pin<'_>, irq: &Irq) {
+    pub(crate) fn unmap_lpi(&self, pin: &CpuPin<'_>, irq: &Irq) {
+        pin.counters().mapping_puts.add(1);
+        self.host.trace(TracePoint::MappingPut(irq.intid()));
         if self.given_back(pin, irq, irq.unmap()) {
             self.release(pin, irq);
         }

@@ -24,7 +24,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::config::{Config, ConfigError};
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::fixed::Fixed;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
@@ -40,7 +40,7 @@ use crate::vcpu::Vcpu;
 pub use inject::{InjectError, Injected};
 use lifetime::Dying;
 pub(crate) use queueing::Leaving;
-pub use teardown::Remains;
+pub use teardown::TeardownReport;
 
 /// A virtual GICv3 for one VM.
 pub struct Vgic<H: Host> {
@@ -119,13 +119,13 @@ impl<H: Host> Vgic<H> {
 
     /// The affinity of a vCPU.
     #[must_use]
-    pub fn affinity(&self, pin: &Pin<'_>, vcpu: VcpuId) -> Option<Affinity> {
+    pub fn affinity(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Option<Affinity> {
         self.topology.load(pin.guard()).affinity(vcpu)
     }
 
     /// The vCPU with this affinity, in O(1).
     #[must_use]
-    pub fn find_vcpu(&self, pin: &Pin<'_>, affinity: Affinity) -> Option<VcpuId> {
+    pub fn find_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Option<VcpuId> {
         self.topology.load(pin.guard()).find(affinity)
     }
 
@@ -133,7 +133,7 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`ConfigError::MaxVcpus`] when the VM is full, [`ConfigError::DuplicateAffinity`].
-    pub fn add_vcpu(&self, pin: &Pin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
+    pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         let _growth = self.growth.lock(pin.ledger());
         let topology = self.topology.load(pin.guard());
         if topology.find(affinity).is_some() {
@@ -198,7 +198,7 @@ impl<H: Host> Vgic<H> {
     /// The interrupt that `intid` names on `vcpu`; LPIs only while they are mapped. Takes no lock.
     pub(crate) fn irq<'g>(
         &'g self,
-        pin: &'g Pin<'_>,
+        pin: &'g CpuPin<'_>,
         vcpu: &'g Vcpu,
         intid: IntId,
     ) -> Option<&'g Irq> {
@@ -210,7 +210,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// The LPI with this INTID, if it is mapped or still on a list. Takes no lock.
-    pub(crate) fn lpi<'g>(&'g self, pin: &'g Pin<'_>, intid: IntId) -> Option<&'g Irq> {
+    pub(crate) fn lpi<'g>(&'g self, pin: &'g CpuPin<'_>, intid: IntId) -> Option<&'g Irq> {
         let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
         let irq = pin.lookup(|| self.lpis.get(key, pin.guard()))?;
         // The table may still hold one that is dying.
@@ -240,7 +240,7 @@ impl<H: Host> Vgic<H> {
     /// tell of a change of `GICD_CTLR`, pending tables to read, LPIs to free. The embedder calls it on
     /// exits while [`Vgic::has_deferred`]; any CPU may, several at once. It has to see to it that there is an
     /// exit, by a timer for one: a guest may wait for the interrupt of a command without any access.
-    pub fn advance(&self, pin: &Pin<'_>) {
+    pub fn advance(&self, pin: &CpuPin<'_>) {
         // AcqRel: pairs with `defer`.
         let work = self.deferred.swap(0, AcqRel);
         if work & DEFERRED_GROUPS != 0 {

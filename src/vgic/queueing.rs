@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 
 use crate::Vgic;
 use crate::ap_list::ApList;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::irq::{Changed, Folded, Irq, Owed, State};
@@ -20,7 +20,7 @@ use crate::vcpu::{AWAITED_BY_GICD, Vcpu};
 impl<H: Host> Vgic<H> {
     /// Does what a transition of `irq` owes.
     #[inline]
-    pub(crate) fn pay(&self, pin: &Pin<'_>, irq: &Irq, owed: Owed) {
+    pub(crate) fn pay(&self, pin: &CpuPin<'_>, irq: &Irq, owed: Owed) {
         match owed {
             Owed::Nothing => {}
             Owed::Insert => self.insert(pin, irq),
@@ -33,14 +33,14 @@ impl<H: Host> Vgic<H> {
 
     /// Queues `irq` on its target, takes the list's reference, and tells the vCPU. Nothing happens if it
     /// is queued already, dying, or wants no list any more.
-    pub(crate) fn insert(&self, pin: &Pin<'_>, irq: &Irq) {
+    pub(crate) fn insert(&self, pin: &CpuPin<'_>, irq: &Irq) {
         if let Some(vcpu) = self.vcpus().get(irq.state().target_index()) {
             self.insert_first(pin, irq, vcpu);
         }
     }
 
     /// As [`Vgic::insert`], for an interrupt whose target was this vCPU a moment ago.
-    pub(crate) fn insert_first(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) {
+    pub(crate) fn insert_first(&self, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) {
         if let Err(now) = self.insert_at(pin, irq, vcpu) {
             self.insert_elsewhere(pin, irq, now);
         }
@@ -49,7 +49,7 @@ impl<H: Host> Vgic<H> {
     /// As [`Vgic::insert`], for an interrupt that was just found in this state, not to be inserted where it
     /// had been.
     #[cold]
-    fn insert_elsewhere(&self, pin: &Pin<'_>, irq: &Irq, mut now: State) {
+    fn insert_elsewhere(&self, pin: &CpuPin<'_>, irq: &Irq, mut now: State) {
         // Another round only if another CPU moved the interrupt to another vCPU meanwhile.
         while now.queued_on().is_none()
             && now.refs() != 0
@@ -65,7 +65,7 @@ impl<H: Host> Vgic<H> {
 
     /// Inserts `irq` on this vCPU, or says in which state it is that it cannot be.
     #[inline(always)]
-    fn insert_at(&self, pin: &Pin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
+    fn insert_at(&self, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
         let mut list = vcpu.ap_list.lock(pin.ledger());
         if self.post(pin, vcpu, &list, irq) {
             drop(list);
@@ -95,7 +95,7 @@ impl<H: Host> Vgic<H> {
     }
 
     #[inline]
-    fn trace_list_get(&self, pin: &Pin<'_>, irq: &Irq, vcpu: VcpuId) {
+    fn trace_list_get(&self, pin: &CpuPin<'_>, irq: &Irq, vcpu: VcpuId) {
         pin.counters().list_gets.add(1);
         self.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
     }
@@ -104,7 +104,7 @@ impl<H: Host> Vgic<H> {
     /// out of the guest, nothing more urgent waits, and there is nothing special about it. The list's lock
     /// is held; the list takes its reference as ever.
     #[inline(always)]
-    fn post(&self, pin: &Pin<'_>, vcpu: &Vcpu, list: &ApList, irq: &Irq) -> bool {
+    fn post(&self, pin: &CpuPin<'_>, vcpu: &Vcpu, list: &ApList, irq: &Irq) -> bool {
         if list.waiting() != 0 {
             return false;
         }
@@ -123,7 +123,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Reconsiders the place of `irq`, last seen waiting on the list of `on`.
-    fn settle(&self, pin: &Pin<'_>, irq: &Irq, on: VcpuId) {
+    fn settle(&self, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
         let mut on = Some(on);
         // Another round only if another CPU moved the interrupt to another list meanwhile.
         while let Some(vcpu) = on.and_then(|on| self.vcpu(on)) {
@@ -154,7 +154,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Gives a vCPU work and tells it if need be. No lock is held.
-    pub(crate) fn notify(&self, pin: &Pin<'_>, vcpu: VcpuId, work: u32) {
+    pub(crate) fn notify(&self, pin: &CpuPin<'_>, vcpu: VcpuId, work: u32) {
         if let Some(vcpu) = self.vcpu(vcpu) {
             self.notify_vcpu(pin, vcpu, work);
         }
@@ -162,7 +162,7 @@ impl<H: Host> Vgic<H> {
 
     /// As [`Vgic::notify`].
     #[inline]
-    fn notify_vcpu(&self, pin: &Pin<'_>, vcpu: &Vcpu, work: u32) {
+    fn notify_vcpu(&self, pin: &CpuPin<'_>, vcpu: &Vcpu, work: u32) {
         match vcpu.residency.notify(work) {
             Kick::Nothing => {}
             Kick::Ipi(cpu) => {
@@ -178,7 +178,7 @@ impl<H: Host> Vgic<H> {
 
     /// What was left over from a pass under an ap_list lock, which is released now.
     #[inline]
-    pub(crate) fn dispatch(&self, pin: &Pin<'_>, leaving: &mut Leaving) {
+    pub(crate) fn dispatch(&self, pin: &CpuPin<'_>, leaving: &mut Leaving) {
         if !leaving.is_empty() {
             self.dispatch_all(pin, leaving);
         }
@@ -186,7 +186,7 @@ impl<H: Host> Vgic<H> {
 
     /// The uncommon part, and the large one: it is handed over by reference and not inlined.
     #[cold]
-    fn dispatch_all(&self, pin: &Pin<'_>, leaving: &mut Leaving) {
+    fn dispatch_all(&self, pin: &CpuPin<'_>, leaving: &mut Leaving) {
         // What is carried may be freed as soon as our reference is given back.
         let _entered = pin.guard();
         for (owner, pintid) in leaving.deactivate.drain(..) {
@@ -201,7 +201,7 @@ impl<H: Host> Vgic<H> {
                     if !mutant(Mutant::CarriedAndForgotten) {
                         self.insert(pin, irq);
                     }
-                    self.put_lookup(pin, irq);
+                    self.put_migration(pin, irq);
                 }
                 Fate::Dying => self.bury(irq),
             }
@@ -210,7 +210,7 @@ impl<H: Host> Vgic<H> {
 
     /// Books what a fold found.
     #[inline]
-    pub(crate) fn account(&self, pin: &Pin<'_>, irq: &Irq, folded: Folded) {
+    pub(crate) fn account(&self, pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
         let kind = irq.kind() as usize;
         let counters = pin.counters();
         for (happened, counter) in [
@@ -227,7 +227,7 @@ impl<H: Host> Vgic<H> {
 
     /// Books what a change made pending, or no longer pending.
     #[inline]
-    pub(crate) fn book(&self, pin: &Pin<'_>, irq: &Irq, changed: Changed) {
+    pub(crate) fn book(&self, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
         let kind = irq.kind() as usize;
         let (before, after) = (changed.old.booked(), changed.new.booked());
         if after > before {
@@ -238,7 +238,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Books a change and pays what it owes.
-    pub(crate) fn settle_up(&self, pin: &Pin<'_>, irq: &Irq, changed: Changed) {
+    pub(crate) fn settle_up(&self, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
         self.book(pin, irq, changed);
         self.pay(pin, irq, changed.owed);
     }

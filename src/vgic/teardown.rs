@@ -4,7 +4,7 @@
 
 use crate::Vgic;
 use crate::ap_list::Classes;
-use crate::epoch::Pin;
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::irq::Irq;
@@ -15,7 +15,7 @@ use super::Leaving;
 
 /// What was left of a VM when it was torn down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Remains {
+pub struct TeardownReport {
     /// References beyond the one of each SPI, PPI and SGI; 0 unless the library lost count.
     pub references: u64,
     /// Interrupts that were pending, by [`Kind`].
@@ -27,8 +27,8 @@ impl<H: Host> Vgic<H> {
     /// registers may be on a CPU.
     ///
     /// # Errors
-    /// The first vCPU that has not been [`Vgic::put`].
-    pub fn teardown(self, pin: &Pin<'_>) -> Result<Remains, VcpuId> {
+    /// The first vCPU that has not been [`Vgic::vcpu_put`].
+    pub fn teardown(self, pin: &CpuPin<'_>) -> Result<TeardownReport, VcpuId> {
         if let Some(vcpu) = self
             .vcpus
             .iter()
@@ -41,8 +41,8 @@ impl<H: Host> Vgic<H> {
         Ok(remains)
     }
 
-    fn dismantle(&self, pin: &Pin<'_>) -> Remains {
-        let mut remains = Remains::default();
+    fn dismantle(&self, pin: &CpuPin<'_>) -> TeardownReport {
+        let mut remains = TeardownReport::default();
         let mut from = 0;
         while let Some((key, irq)) = self.lpis.next(from, pin.guard()) {
             remains.pending[Kind::Lpi as usize] += irq.state().booked();
@@ -76,7 +76,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Takes every interrupt off a vCPU's list, through prune like any other.
-    fn empty_list(&self, pin: &Pin<'_>, vcpu: &Vcpu) {
+    fn empty_list(&self, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         loop {
             let mut leaving = Leaving::new();
             let mut list = vcpu.ap_list.lock(pin.ledger());

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{Domain, Pin};
+use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -176,7 +176,7 @@ impl Machine {
         slices
     }
 
-    pub fn pin(&self) -> Pin<'_> {
+    pub fn pin(&self) -> CpuPin<'_> {
         self.cpus[0].pin()
     }
 
@@ -323,7 +323,7 @@ impl Machine {
         for (n, cpu) in cpus.iter().enumerate() {
             // Those that never ran have nothing to put.
             let _ = vm.exit(cpu, &cpu.pin(), vcpu(n));
-            let _ = vm.put(cpu, &cpu.pin(), vcpu(n));
+            let _ = vm.vcpu_put(cpu, &cpu.pin(), vcpu(n));
         }
         let before = domain.totals();
         let pin = cpus[0].pin();
@@ -342,7 +342,8 @@ impl Machine {
             );
         }
         let after = domain.totals();
-        assert_eq!(after.lookup_gets, after.lookup_puts);
+        assert_eq!(after.mapping_gets, after.mapping_puts);
+        assert_eq!(after.migration_gets, after.migration_puts);
         assert_eq!(after.list_gets, after.list_puts);
         assert_eq!(after.lookup_locks_taken, 0);
     }

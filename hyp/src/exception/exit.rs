@@ -67,7 +67,7 @@ enum After {
 
 #[inline(always)]
 fn leave_and_enter(
-    handle: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::Pin<'_>) -> After,
+    handle: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::CpuPin<'_>) -> After,
 ) {
     let cpu = PerCpu::current();
     // SAFETY: this CPU comes from it.
@@ -95,7 +95,7 @@ fn leave_and_enter(
 }
 
 /// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
-fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::Pin<'_>) {
+fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::CpuPin<'_>) {
     let guest = guest::get();
     let vgic = guest.vgic();
     cpu.count(Exit::Wait);

@@ -1,7 +1,7 @@
 //! Synchronous exits: what the guest did that it may not do by itself.
 
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
 
@@ -32,7 +32,7 @@ const INSTRUCTION: u64 = 4;
 pub(crate) const ZERO: usize = 31;
 
 /// Deals with it.
-pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame) -> Next {
+pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame) -> Next {
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
         class::DATA_ABORT => {
@@ -138,7 +138,7 @@ pub(crate) fn fault_address() -> u64 {
 }
 
 /// An access to a frame of the interrupt controller, or to an address where the guest has nothing.
-fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, abort: DataAbort) {
+fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, abort: DataAbort) {
     cpu.count(Exit::Mmio);
     let address = fault_address();
     let register = abort.register();
@@ -188,7 +188,13 @@ impl Move {
 }
 
 /// A system register that the interrupt controller imitates, or one that the guest has not.
-fn system_register(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>, frame: &mut Frame, trapped: Move) {
+fn system_register(
+    guest: &Guest,
+    cpu: &PerCpu,
+    pin: &CpuPin<'_>,
+    frame: &mut Frame,
+    trapped: Move,
+) {
     cpu.count(Exit::Register);
     let vgic = guest.vgic();
     let register = trapped.register();

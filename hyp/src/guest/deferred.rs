@@ -1,7 +1,7 @@
 //! What the guest has asked its interrupt controller for at length: done a slice at a time, on exits.
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 
 use super::Controller;
 use crate::cpu::{alarm, stay};
@@ -12,7 +12,7 @@ const INTERVAL: u64 = 50;
 /// Does a slice. If there is more, the alarm makes the guest exit for the next: it may wait for the outcome
 /// without a single access.
 #[cold]
-pub(crate) fn advance(vgic: &Controller, pin: &Pin<'_>) {
+pub(crate) fn advance(vgic: &Controller, pin: &CpuPin<'_>) {
     vgic.advance(pin);
     if vgic.has_deferred() {
         alarm::set(stay::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);

@@ -1,7 +1,7 @@
 //! Physical interrupts: whose they are, and how they become the guest's.
 
 use aarch64_cpu::asm;
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
@@ -15,7 +15,7 @@ const FIRST_PPI: u32 = 16;
 /// Takes the interrupt that is pending on the calling CPU, if one is, and makes it pending for the guest.
 /// Another one makes the CPU exit again: asking for it each time would cost every exit a look in vain.
 #[inline]
-pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &Pin<'_>) {
+pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
         return;
     };
@@ -65,7 +65,7 @@ fn forward(
 }
 
 /// A device's message, under the LPI that we have given it.
-fn message(guest: &Guest, pin: &Pin<'_>, lpi: u32) {
+fn message(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
     let vgic = guest.vgic();
     if let Some(source) = vgic.host().gic.lpis.source(lpi) {
         // An error means that the guest has unmapped the event since: as without a hypervisor, the

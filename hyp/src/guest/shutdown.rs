@@ -53,7 +53,7 @@ pub(crate) fn stop() -> ! {
 fn leave(cpu: &PerCpu) {
     let local = cpu.local();
     // Not on this CPU if it is off.
-    let _ = get().vgic().put(local, &local.pin(), cpu.vcpu);
+    let _ = get().vgic().vcpu_put(local, &local.pin(), cpu.vcpu);
 }
 
 /// Carries out the guest's `SYSTEM_OFF` or `SYSTEM_RESET`.
@@ -103,7 +103,7 @@ fn write_report(
     report: &mut String,
     before: &Totals,
     after: &Totals,
-    remains: &vgic::Remains,
+    remains: &vgic::TeardownReport,
 ) -> core::fmt::Result {
     write!(report, "{{")?;
     write_counts(report, before)?;

@@ -11,7 +11,7 @@
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 use vgic::intid::{IntId, VcpuId};
 
 use super::context::Context;
@@ -119,7 +119,7 @@ impl Seat {
     }
 
     /// Finds out whether the vCPU, which is not on the CPU, would run.
-    pub(super) fn is_ready(&mut self, pin: &Pin<'_>, now: u64) -> bool {
+    pub(super) fn is_ready(&mut self, pin: &CpuPin<'_>, now: u64) -> bool {
         if self.tenant.has_ended() {
             return false;
         }
@@ -206,7 +206,7 @@ impl Seat {
     }
 
     /// Whether the vCPU, which has executed WFI, has nothing to do.
-    fn falls_asleep(&mut self, cpu: &PerCpu, pin: &Pin<'_>) -> bool {
+    fn falls_asleep(&mut self, cpu: &PerCpu, pin: &CpuPin<'_>) -> bool {
         let blocked =
             (self.vgic().block(cpu.local(), pin, self.vcpu)).expect("the vCPU lives here");
         let sleeps = blocked == Blocked::Yes && !self.vgic().has_deferred();
@@ -224,7 +224,7 @@ impl Seat {
         CNTV_CTL_EL0.set(0);
         let gone = match next {
             Next::Off => self.vgic().power_off(local, &pin, self.vcpu),
-            _ => self.vgic().put(local, &pin, self.vcpu),
+            _ => self.vgic().vcpu_put(local, &pin, self.vcpu),
         };
         gone.expect("the vCPU has just left the guest here");
         match next {
@@ -243,7 +243,7 @@ impl Seat {
         }
     }
 
-    fn set_line(&mut self, pin: &Pin<'_>, high: bool) {
+    fn set_line(&mut self, pin: &CpuPin<'_>, high: bool) {
         if high != self.line {
             self.line = high;
             let timer = IntId::ppi(VIRTUAL_TIMER).expect("it is a PPI");

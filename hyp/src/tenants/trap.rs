@@ -1,7 +1,7 @@
 //! What a tenant did that it may not do by itself. Nothing is printed: a tenant may do it all day.
 
 use aarch64_cpu::registers::{ESR_EL2, Readable};
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 use vgic::mmio::MmioOutcome;
 
 use super::seat::Seat;
@@ -13,7 +13,7 @@ use crate::exception::sync::{DataAbort, Move, ZERO, fault_address, skip};
 use crate::guest::psci;
 
 /// Deals with it.
-pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>) -> Next {
+pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>) -> Next {
     let syndrome = ESR_EL2.extract();
     let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
         Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
@@ -53,7 +53,7 @@ pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &Pin
 }
 
 /// An access to a frame of the interrupt controller, to the console, or where the tenant has nothing.
-fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>, abort: DataAbort) {
+fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort) {
     let address = fault_address();
     let (register, width) = (abort.register(), abort.width());
     let vgic = seat.tenant.controller;
@@ -82,7 +82,7 @@ fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>, abort: DataAbort) {
 }
 
 /// A system register that the interrupt controller imitates, or one that the tenant has not.
-fn system_register(seat: &mut Seat, cpu: &PerCpu, pin: &Pin<'_>, trapped: Move) {
+fn system_register(seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: Move) {
     let vgic = seat.tenant.controller;
     let register = trapped.register();
     let value = seat.frame().x.get(register).copied().unwrap_or(0);

@@ -69,7 +69,7 @@ fn stay(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, random: 
         assert_eq!(vm.power_off(cpu, &cpu.pin(), id), Ok(()));
         guest.reset();
     } else {
-        assert_eq!(vm.put(cpu, &cpu.pin(), id), Ok(()));
+        assert_eq!(vm.vcpu_put(cpu, &cpu.pin(), id), Ok(()));
     }
 }
 
@@ -170,7 +170,7 @@ fn rest(world: &World, cpu: &Cpu<SoftwareInterface>) {
             guest.vcpu
         );
         exit(machine, cpu, &guest);
-        let put = machine.vm.put(cpu, &cpu.pin(), vcpu(guest.vcpu));
+        let put = machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(guest.vcpu));
         assert_eq!(put, Ok(()));
         world.give(guest);
     }
@@ -192,6 +192,6 @@ pub(crate) fn serve(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut
         }
     }
     guest.blocked = true;
-    assert_eq!(machine.vm.put(cpu, &cpu.pin(), id), Ok(()));
+    assert_eq!(machine.vm.vcpu_put(cpu, &cpu.pin(), id), Ok(()));
     signalled == Some(true)
 }

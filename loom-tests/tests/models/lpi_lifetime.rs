@@ -10,11 +10,11 @@
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, check, discard, mapti, sole, spawn, take};
 use vgic::Injected;
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 
 /// Both events are mapped to the LPI, and one object stands for it: what one makes pending, the other
 /// merges with.
-fn one_object(machine: &Machine, pin: &Pin<'_>) {
+fn one_object(machine: &Machine, pin: &CpuPin<'_>) {
     assert_eq!(machine.msi(pin, 0, 0), Some(Injected::Pending));
     assert_eq!(
         machine.msi(pin, 0, 1),

@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use loom_tests::check;
-use vgic::epoch::{CpuLocal, Domain, Pin};
+use vgic::epoch::{CpuLocal, CpuPin, Domain};
 use vgic::intid::CpuId;
 use vgic::radix::Radix;
 
@@ -43,18 +43,18 @@ impl Shared {
         (Arc::new(shared), locals)
     }
 
-    fn insert(&self, key: u32, pin: &Pin<'_>) {
+    fn insert(&self, key: u32, pin: &CpuPin<'_>) {
         let value = NonNull::from(&self.values[key as usize]);
         // SAFETY: the values live as long as the table.
         let inserted = unsafe { self.table.insert(key, value, pin.guard()) }.is_ok();
         assert!(inserted, "{key} is there already");
     }
 
-    fn get(&self, key: u32, pin: &Pin<'_>) -> Option<u32> {
+    fn get(&self, key: u32, pin: &CpuPin<'_>) -> Option<u32> {
         self.table.get(key, pin.guard()).map(Value::read)
     }
 
-    fn remove(&self, key: u32, pin: &Pin<'_>) {
+    fn remove(&self, key: u32, pin: &CpuPin<'_>) {
         let removed = self
             .table
             .remove(key, &self.values[key as usize], pin.guard());

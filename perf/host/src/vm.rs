@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{Domain, Pin};
+use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -207,7 +207,7 @@ impl Vm {
     }
 
     pub fn put(&self, cpu: &SoftCpu, n: usize) {
-        self.vgic.put(cpu, &cpu.pin(), vcpu(n)).expect("put");
+        self.vgic.vcpu_put(cpu, &cpu.pin(), vcpu(n)).expect("put");
     }
 
     /// The guest takes and ends what is in the list registers.
@@ -244,7 +244,7 @@ impl Vm {
 
     // Not inlined: what an MSI costs must not depend on how many loops here inject.
     #[inline(never)]
-    pub fn inject_by(&self, pin: &Pin<'_>, device: u32, event: u32) {
+    pub fn inject_by(&self, pin: &CpuPin<'_>, device: u32, event: u32) {
         let injected = (self.vgic).inject_msi(pin, ItsId(0), DeviceId(device), EventId(event));
         let _ = std::hint::black_box(injected.expect("mapped"));
     }

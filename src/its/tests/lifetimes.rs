@@ -4,7 +4,7 @@ use super::*;
 use crate::irq::Settled;
 
 /// An injector that has translated and is about to raise.
-fn in_flight<'a>(guest: &'a Guest, pin: &'a Pin<'_>, event: u32) -> &'a crate::irq::Irq {
+fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::irq::Irq {
     let its = guest.vm.its(ITS).unwrap();
     its.translate(DeviceId(1), EventId(event), pin.guard())
         .unwrap()
@@ -110,7 +110,7 @@ impl<'a> Running<'a> {
     fn leave(self) {
         self.exit();
         let pin = self.cpu.pin();
-        self.guest.vm.put(&self.cpu, &pin, self.vcpu).unwrap();
+        self.guest.vm.vcpu_put(&self.cpu, &pin, self.vcpu).unwrap();
     }
 }
 
@@ -177,13 +177,13 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     assert_eq!(irq.settle(vcpu.id), Settled::Carried);
     drop(list);
     guest.vm.trace_list_put(&pin, irq.intid(), vcpu.id);
-    guest.vm.trace_lookup_get(&pin, irq);
+    guest.vm.trace_migration_get(&pin, irq);
     guest.run(&[discard(1, 3)]);
     // Still alive, so a late raise is kept for now ...
     let _ = guest.vm.raised(&pin, irq, irq.raise());
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
     // ... until the carrier is done.
-    guest.vm.put_lookup(&pin, irq);
+    guest.vm.put_migration(&pin, irq);
     assert!(guest.lpi(8192).is_none());
     drop(pin);
     let (_, totals) = guest.finish();

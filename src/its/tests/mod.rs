@@ -13,7 +13,7 @@ use std::vec::Vec;
 
 use crate::config::GITS_TRANSLATER;
 use crate::cpu_interface::software::SoftwareInterface;
-use crate::epoch::{Domain, Pin};
+use crate::epoch::{CpuPin, Domain};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::irq::State;
@@ -21,7 +21,7 @@ use crate::its::CommandError;
 use crate::mmio::{MmioOutcome, Width};
 use crate::trace::Totals;
 use crate::vgic::{InjectError, Injected};
-use crate::{Config, Cpu, Remains, Vgic};
+use crate::{Config, Cpu, TeardownReport, Vgic};
 
 const ITS: ItsId = ItsId(0);
 
@@ -236,7 +236,7 @@ impl Guest {
         }
     }
 
-    fn pin(&self) -> Pin<'_> {
+    fn pin(&self) -> CpuPin<'_> {
         self.cpu.pin()
     }
 
@@ -385,13 +385,13 @@ impl Guest {
     }
 
     /// Takes the VM apart; every reference must have been given back.
-    fn finish(self) -> (Remains, Totals) {
+    fn finish(self) -> (TeardownReport, Totals) {
         let remains = self.vm.teardown(&self.cpu.pin()).unwrap();
         let totals = self.domain.totals();
         assert_eq!(remains.references, 0);
         #[cfg(feature = "counters")]
         {
-            assert_eq!(totals.lookup_gets, totals.lookup_puts);
+            assert_eq!(totals.mapping_gets, totals.mapping_puts);
             assert_eq!(totals.list_gets, totals.list_puts);
             assert_eq!(totals.lookup_locks_taken, 0);
         }

@@ -143,12 +143,12 @@ fn a_forwarded_interrupt_stays_forwarded_across_cpus() {
     let _ = bench.vm.forward_spi(&bench.pin(), intid).unwrap();
     bench.enter();
     bench.exit();
-    bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap();
+    bench.vm.vcpu_put(&bench.cpu, &bench.pin(), V0).unwrap();
     let pin = other.pin();
     bench.vm.enter(&other, &pin, V0).unwrap();
     assert_eq!(other.interface().read_iar1(), 40);
     bench.vm.exit(&other, &pin, V0).unwrap();
-    bench.vm.put(&other, &pin, V0).unwrap();
+    bench.vm.vcpu_put(&other, &pin, V0).unwrap();
     drop(pin);
     bench.enter();
     bench.end(40);
@@ -265,7 +265,10 @@ fn random_sequences_lose_and_double_nothing() {
                     let priority = next(31) as u8 * 8;
                     bench.change(intid, |state| state.with_priority(priority));
                 }
-                5 => bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap_or(()),
+                5 => bench
+                    .vm
+                    .vcpu_put(&bench.cpu, &bench.pin(), V0)
+                    .unwrap_or(()),
                 _ => {
                     bench.enter();
                     for _ in 0..next(4) {

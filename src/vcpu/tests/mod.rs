@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::vec::Vec;
 
 use crate::cpu_interface::software::SoftwareInterface;
-use crate::epoch::{Domain, Pin};
+use crate::epoch::{CpuPin, Domain};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
 use crate::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, State};
@@ -91,7 +91,7 @@ impl Bench {
         Cpu::new(self.domain.register(CpuId(1)), SoftwareInterface::default())
     }
 
-    fn pin(&self) -> Pin<'_> {
+    fn pin(&self) -> CpuPin<'_> {
         self.cpu.pin()
     }
 
@@ -148,7 +148,7 @@ impl Bench {
     /// Takes the VM apart and checks that nothing is left but what the counters say.
     fn finish(self) {
         let pin = self.cpu.pin();
-        self.vm.put(&self.cpu, &pin, V0).unwrap();
+        self.vm.vcpu_put(&self.cpu, &pin, V0).unwrap();
         let totals = self.domain.totals();
         let remains = self.vm.teardown(&pin).unwrap();
         assert_eq!(remains.references, 0);
@@ -163,6 +163,6 @@ impl Bench {
             );
         }
         let totals = self.domain.totals();
-        assert_eq!(totals.lookup_gets, totals.lookup_puts);
+        assert_eq!(totals.mapping_gets, totals.mapping_puts);
     }
 }

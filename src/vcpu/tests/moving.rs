@@ -51,7 +51,7 @@ fn retargeting_moves_what_waits_and_kicks_both() {
     assert_eq!(other.interface().read_iar1(), 40);
     other.interface().write_eoir1(40);
     bench.vm.exit(&other, &pin, V1).unwrap();
-    bench.vm.put(&other, &pin, V1).unwrap();
+    bench.vm.vcpu_put(&other, &pin, V1).unwrap();
     bench.exit();
     drop(pin);
     bench.finish();
@@ -81,7 +81,7 @@ fn an_active_and_pending_interrupt_that_is_rerouted_goes_there_when_it_ends() {
     assert_eq!(other.interface().read_iar1(), 40);
     other.interface().write_eoir1(40);
     bench.vm.exit(&other, &pin, V1).unwrap();
-    bench.vm.put(&other, &pin, V1).unwrap();
+    bench.vm.vcpu_put(&other, &pin, V1).unwrap();
     drop(pin);
     bench.finish();
 }
@@ -101,7 +101,7 @@ fn a_vcpu_moves_between_cpus_with_all_its_state() {
         bench.vm.enter(&other, &pin, V0),
         Err(EntryError::OnAnotherCpu(V0))
     );
-    bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap();
+    bench.vm.vcpu_put(&bench.cpu, &bench.pin(), V0).unwrap();
     bench.vm.enter(&other, &pin, V0).unwrap();
     let guest = other.interface();
     assert_eq!(guest.read_rpr(), Ok(0x40));
@@ -110,7 +110,7 @@ fn a_vcpu_moves_between_cpus_with_all_its_state() {
     assert_eq!(guest.read_iar1(), 41);
     guest.write_eoir1(41);
     bench.vm.exit(&other, &pin, V0).unwrap();
-    bench.vm.put(&other, &pin, V0).unwrap();
+    bench.vm.vcpu_put(&other, &pin, V0).unwrap();
     bench.enter();
     bench.exit();
     drop(pin);
@@ -159,10 +159,13 @@ fn misuse_is_a_typed_error() {
     assert_eq!(vm.enter(cpu, &pin, V1), Err(EntryError::CpuInUse));
     vm.enter(cpu, &pin, V0).unwrap();
     assert_eq!(vm.enter(cpu, &pin, V0), Err(EntryError::AlreadyEntered(V0)));
-    assert_eq!(vm.put(cpu, &pin, V0), Err(EntryError::AlreadyEntered(V0)));
+    assert_eq!(
+        vm.vcpu_put(cpu, &pin, V0),
+        Err(EntryError::AlreadyEntered(V0))
+    );
     vm.exit(cpu, &pin, V0).unwrap();
     vm.power_off(cpu, &pin, V0).unwrap();
-    assert_eq!(vm.put(cpu, &pin, V0), Err(EntryError::NotEntered(V0)));
+    assert_eq!(vm.vcpu_put(cpu, &pin, V0), Err(EntryError::NotEntered(V0)));
     assert_eq!(vm.enter(cpu, &pin, V0), Err(EntryError::PoweredOff(V0)));
     assert!(vm.power_on(V0));
     vm.enter(cpu, &pin, V0).unwrap();

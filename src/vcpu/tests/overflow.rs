@@ -227,7 +227,7 @@ impl CpuInterface for Qemu {
 #[test]
 fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
     let bench = Bench::new();
-    bench.vm.put(&bench.cpu, &bench.pin(), V0).unwrap();
+    bench.vm.vcpu_put(&bench.cpu, &bench.pin(), V0).unwrap();
     let cpu = Cpu::new(bench.domain.register(CpuId(7)), Qemu::default());
     let pin = cpu.pin();
     for n in 80..84 {
@@ -250,7 +250,7 @@ fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
     assert_eq!(guest.read_iar1(), 90);
     guest.write_eoir1(90);
     bench.vm.exit(&cpu, &pin, V0).unwrap();
-    bench.vm.put(&cpu, &pin, V0).unwrap();
+    bench.vm.vcpu_put(&cpu, &pin, V0).unwrap();
     drop(pin);
     bench.enter();
     bench.exit();

@@ -1,7 +1,7 @@
 //! PEs on CPUs: into the guest and out of it, asleep, off; and what the library asks for in between.
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::Pin;
+use vgic::epoch::CpuPin;
 use vgic::{Blocked, Cpu, Vgic};
 
 use super::embedder::Embedder;
@@ -10,7 +10,7 @@ use crate::coverage::{note, note_if};
 use crate::operation::{CPUS, FORWARDED, PES};
 
 impl Machine {
-    pub(super) fn pin(&self) -> Pin<'_> {
+    pub(super) fn pin(&self) -> CpuPin<'_> {
         self.cpus[0].pin()
     }
 
@@ -55,7 +55,7 @@ impl Machine {
     pub(super) fn trap<R>(
         &mut self,
         pe: usize,
-        handle: impl FnOnce(&Vgic<Embedder>, &Cpu<SoftwareInterface>, &Pin<'_>) -> R,
+        handle: impl FnOnce(&Vgic<Embedder>, &Cpu<SoftwareInterface>, &CpuPin<'_>) -> R,
     ) -> R {
         let cpu = self.exit(pe);
         let result = handle(&self.vm, cpu, &cpu.pin());
@@ -119,7 +119,7 @@ impl Machine {
                 }),
             "forwarded and active, the PE leaves its CPU",
         );
-        self.vm.put(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        self.vm.vcpu_put(cpu, &cpu.pin(), vcpu(pe)).unwrap();
         self.places[pe] = Place::Away;
     }
 

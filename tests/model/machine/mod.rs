@@ -256,7 +256,8 @@ impl Machine {
         }
         let after = self.domain.totals();
         assert_eq!(after.list_gets, after.list_puts);
-        assert_eq!(after.lookup_gets, after.lookup_puts);
+        assert_eq!(after.mapping_gets, after.mapping_puts);
+        assert_eq!(after.migration_gets, after.migration_puts);
         assert_eq!(after.lookup_locks_taken, 0);
     }
 }

@@ -216,10 +216,16 @@ fn hypervisor(
         "insert and prune do not balance",
     ));
     checks.push(Check::equal(
-        "lookup gets = lookup puts",
-        counters.lookup_gets,
-        counters.lookup_puts,
-        "a lookup's reference was leaked or put twice",
+        "mapping gets = mapping puts",
+        counters.mapping_gets,
+        counters.mapping_puts,
+        "an ITS mapping's reference was leaked or put twice",
+    ));
+    checks.push(Check::equal(
+        "migration gets = migration puts",
+        counters.migration_gets,
+        counters.migration_puts,
+        "the reference of an interrupt between two lists was leaked or put twice",
     ));
     checks.push(Check::equal(
         "references left at teardown",
@@ -437,8 +443,12 @@ mod tests {
             "list gets",
         );
         assert_one(
-            &spoiled("\"lookup_puts\":9", "\"lookup_puts\":10"),
-            "lookup gets",
+            &spoiled("\"mapping_puts\":9", "\"mapping_puts\":10"),
+            "mapping gets",
+        );
+        assert_one(
+            &spoiled("\"migration_puts\":3", "\"migration_puts\":4"),
+            "migration gets",
         );
         assert_one(
             &spoiled("\"refs_at_teardown\":0", "\"refs_at_teardown\":1"),

@@ -23,8 +23,10 @@ pub(crate) struct Counters {
     pub(crate) pending: PerKind,
     pub(crate) lookups: u64,
     pub(crate) lookup_locks_taken: u64,
-    pub(crate) lookup_gets: u64,
-    pub(crate) lookup_puts: u64,
+    pub(crate) mapping_gets: u64,
+    pub(crate) mapping_puts: u64,
+    pub(crate) migration_gets: u64,
+    pub(crate) migration_puts: u64,
     pub(crate) list_gets: u64,
     pub(crate) list_puts: u64,
     pub(crate) ich_lr_writes: u64,
@@ -63,7 +65,8 @@ pub(crate) mod tests {
         \"deliveries\":{\"sgi\":104,\"ppi\":203,\"spi\":30,\"lpi\":40},\
         \"withdrawn\":{\"sgi\":0,\"ppi\":2,\"spi\":0,\"lpi\":1},\
         \"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\
-        \"lookups\":50,\"lookup_locks_taken\":0,\"lookup_gets\":9,\"lookup_puts\":9,\
+        \"lookups\":50,\"lookup_locks_taken\":0,\"mapping_gets\":9,\"mapping_puts\":9,\
+        \"migration_gets\":3,\"migration_puts\":3,\
         \"list_gets\":300,\"list_puts\":300,\"ich_lr_writes\":400,\"refs_at_teardown\":0,\
         \"exits\":{\"irq\":7,\"wfi\":3}}";
 

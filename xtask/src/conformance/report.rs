@@ -116,7 +116,12 @@ fn books(counters: &Counters) -> Vec<String> {
     let checks = [
         ("references at teardown", counters.refs_at_teardown, 0),
         ("list puts", counters.list_puts, counters.list_gets),
-        ("lookup puts", counters.lookup_puts, counters.lookup_gets),
+        ("mapping puts", counters.mapping_puts, counters.mapping_gets),
+        (
+            "migration puts",
+            counters.migration_puts,
+            counters.migration_gets,
+        ),
         ("locks taken by lookups", counters.lookup_locks_taken, 0),
     ];
     let wrong = checks

@@ -292,7 +292,8 @@ vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
 \"coalesced\":{\"sgi\":1,\"ppi\":1,\"spi\":1,\"lpi\":1},\
 \"deliveries\":{\"sgi\":4,\"ppi\":1,\"spi\":1,\"lpi\":1},\
 \"withdrawn\":{\"sgi\":2,\"ppi\":2,\"spi\":2,\"lpi\":2},\
-\"lookup_locks_taken\":0,\"lookup_gets\":9,\"lookup_puts\":9,\"list_gets\":300,\"list_puts\":300,\
+\"lookup_locks_taken\":0,\"mapping_gets\":9,\"mapping_puts\":9,\
+\"migration_gets\":3,\"migration_puts\":3,\"list_gets\":300,\"list_puts\":300,\
 \"heap\":{\"before\":1000,\"most\":1500,\"end\":1200,\"after\":900}}";
 
     /// The names of the checks that fail on this console.

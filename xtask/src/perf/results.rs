@@ -114,7 +114,7 @@ fn targets(host: &figures::Outcome) -> String {
         let _ = writeln!(text, "| {what} | {target} | {measured} | {verdict} |");
     }
     text += "\nAn injection of a queued LPI is one atomic read-modify-write (`Irq::raise`). In the loads a thread \
-             keeps one pin and\nrenews it for each MSI (`Pin::renew`), as one that injects in a loop does. A pin \
+             keeps one pin and\nrenews it for each MSI (`CpuPin::renew`), as one that injects in a loop does. A pin \
              of its own for each, as in the\noperation `inject_msi/pending`, adds a store and a full barrier, \
              and every 128th a look at the other CPUs' lines.\n";
     text += PAIRS;

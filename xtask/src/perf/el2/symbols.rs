@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn functions_from_elsewhere_belong_to_the_library_that_alone_uses_them() {
-        assert!(is_librarys("core::ptr::drop_in_place<vgic::epoch::Pin>"));
+        assert!(is_librarys("core::ptr::drop_in_place<vgic::epoch::CpuPin>"));
         assert!(is_librarys("crossbeam_epoch::internal::Global::collect"));
         assert!(!is_librarys("core::ptr::drop_in_place<hyp::guest::Guest>"));
         assert!(!is_librarys("memcpy"));
