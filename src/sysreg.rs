@@ -3,7 +3,6 @@
 //! With `HCR_EL2.IMO` and `FMO` set, a guest's `ICC_*` accesses reach the virtual CPU interface without a
 //! trap, except for the SGI registers; `ICC_DIR_EL1` traps because the vGIC sets `ICH_HCR_EL2.TDIR`, and
 //! `ICC_SRE_EL1` where the embedder traps it.
-// What a guest says is a claim: nothing here may stop the hypervisor over it.
 #![cfg_attr(
     not(test),
     deny(
@@ -15,13 +14,16 @@
     )
 )]
 
-use crate::Vgic;
+use crate::cpu::Cpu;
 use crate::cpu_interface::{CpuInterface, vmcr};
+use crate::delivery::{change, inject};
+use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::{Mutant, mutant};
-use crate::vcpu::{Cpu, Vcpu};
+use crate::vm::Vm;
+use crate::vm::vcpu::Vcpu;
 
 /// A system register whose accesses the vGIC handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,109 +88,113 @@ impl SysReg {
 /// `ICC_SRE_EL1`: SRE, DFB and DIB are RAO/WI.
 const SRE: u64 = 0b111;
 
-impl<H: Host> Vgic<H> {
-    /// The value a guest reads from `register`; `None` for a write-only register, whose read is UNDEFINED.
-    #[must_use]
-    pub fn sysreg_read(&self, register: SysReg) -> Option<u64> {
-        (register == SysReg::Sre).then_some(SRE)
-    }
+/// The value a guest reads from `register`; `None` for a write-only register, whose read is UNDEFINED.
+#[must_use]
+pub(crate) fn sysreg_read(register: SysReg) -> Option<u64> {
+    (register == SysReg::Sre).then_some(SRE)
+}
 
-    /// A guest's write of `register`, by `vcpu`, which trapped on `cpu` (after [`Vgic::exit`]). An unknown
-    /// vCPU is ignored.
-    #[inline]
-    pub fn sysreg_write<I: CpuInterface>(
-        &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
-        vcpu: VcpuId,
-        register: SysReg,
-        value: u64,
-    ) {
-        let Some(vcpu) = self.vcpus().get(vcpu.index()) else {
-            return;
-        };
-        match register {
-            SysReg::Sgi1r => self.generate_sgi(pin, vcpu, value, true),
-            SysReg::Sgi0r | SysReg::Asgi1r => self.generate_sgi(pin, vcpu, value, false),
-            SysReg::Dir => self.write_dir(cpu, pin, vcpu, value),
-            SysReg::Sre => {}
-        }
+/// A guest's write of `register`, by `vcpu`, which trapped on `cpu` (after [`Vgic::exit`]). An unknown
+/// vCPU is ignored.
+#[inline]
+pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+    register: SysReg,
+    value: u64,
+) {
+    let Some(vcpu) = vm.vcpus.get(vcpu.index()) else {
+        return;
+    };
+    match register {
+        SysReg::Sgi1r => generate_sgi(vm, pin, vcpu, value, true),
+        SysReg::Sgi0r | SysReg::Asgi1r => generate_sgi(vm, pin, vcpu, value, false),
+        SysReg::Dir => write_dir(vm, cpu, pin, vcpu, value),
+        SysReg::Sre => {}
     }
+}
 
-    /// The SGI registers (12.2.19): INTID in 27:24, and either all vCPUs but the sender (IRM) or those of
-    /// a target list of 16, which `RS` and the affinity fields place.
-    #[inline]
-    fn generate_sgi(&self, pin: &CpuPin<'_>, sender: &Vcpu, value: u64, group1: bool) {
-        const INTID_SHIFT: u32 = 24;
-        const INTID: u64 = 0xf << INTID_SHIFT;
-        let Some(intid) = IntId::sgi(((value & INTID) >> INTID_SHIFT) as u32) else {
-            return;
-        };
-        if value & !INTID == sender.sgi_to_itself() {
-            // Nobody has to be looked up.
-            self.send_sgi(pin, sender, intid, group1);
-        } else if value & 1 << 40 != 0 {
-            self.broadcast_sgi(pin, sender, intid, group1);
-        } else {
-            self.send_sgis(pin, value, intid, group1);
-        }
+/// The SGI registers (12.2.19): INTID in 27:24, and either all vCPUs but the sender (IRM) or those of
+/// a target list of 16, which `RS` and the affinity fields place.
+#[inline]
+fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64, group1: bool) {
+    const INTID_SHIFT: u32 = 24;
+    const INTID: u64 = 0xf << INTID_SHIFT;
+    let Some(intid) = IntId::sgi(((value & INTID) >> INTID_SHIFT) as u32) else {
+        return;
+    };
+    if value & !INTID == sender.sgi_to_itself() {
+        // Nobody has to be looked up.
+        send_sgi(vm, pin, sender, intid, group1);
+    } else if value & 1 << 40 != 0 {
+        broadcast_sgi(vm, pin, sender, intid, group1);
+    } else {
+        send_sgis(vm, pin, value, intid, group1);
     }
+}
 
-    /// To the vCPUs of a target list.
-    #[inline(never)]
-    fn send_sgis(&self, pin: &CpuPin<'_>, value: u64, intid: IntId, group1: bool) {
-        let topology = self.topology().load(pin.guard());
-        let Some(group) = topology.group(value) else {
-            return;
-        };
-        let mut list = value as u16;
-        while list != 0 {
-            let place = list.trailing_zeros() as usize;
-            list &= list.wrapping_sub(1);
-            if let Some(target) = group.member(place).and_then(|id| self.vcpu(id)) {
-                self.send_sgi(pin, target, intid, group1);
-            }
+/// To the vCPUs of a target list.
+#[inline(never)]
+fn send_sgis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, intid: IntId, group1: bool) {
+    let topology = vm.topology.load(pin.guard());
+    let Some(group) = topology.group(value) else {
+        return;
+    };
+    let mut list = value as u16;
+    while list != 0 {
+        let place = list.trailing_zeros() as usize;
+        list &= list.wrapping_sub(1);
+        if let Some(target) = group.member(place).and_then(|id| vm.vcpu(id)) {
+            send_sgi(vm, pin, target, intid, group1);
         }
     }
+}
 
-    /// To all vCPUs but the sender.
-    #[cold]
-    fn broadcast_sgi(&self, pin: &CpuPin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
-        for target in self.present_vcpus() {
-            if target.id != sender.id {
-                self.send_sgi(pin, target, intid, group1);
-            }
+/// To all vCPUs but the sender.
+#[cold]
+fn broadcast_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
+    for target in vm.present_vcpus() {
+        if target.id != sender.id {
+            send_sgi(vm, pin, target, intid, group1);
         }
     }
+}
 
-    /// Delivers an SGI if the target has it configured in the group it is generated for.
-    #[inline(always)]
-    fn send_sgi(&self, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
-        if let Some(irq) = target.private(intid)
-            && irq.state().group1() == group1
-            && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
-        {
-            let _ = self.raised_on(pin, target, irq, irq.raise());
-        }
+/// Delivers an SGI if the target has it configured in the group it is generated for.
+#[inline(always)]
+fn send_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
+    if let Some(irq) = target.private(intid)
+        && irq.state().group1() == group1
+        && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
+    {
+        let _ = inject::raised_on(vm, pin, target, irq, irq.raise());
     }
+}
 
-    /// `ICC_DIR_EL1` (12.2.10): ends an active state, wherever the interrupt is. Ignored with EOImode 0,
-    /// and for INTIDs that cannot be deactivated.
-    fn write_dir<I: CpuInterface>(&self, cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vcpu, value: u64) {
-        if cpu.interface().read_vmcr() & vmcr::VEOIM == 0 {
-            return;
-        }
-        let Some(intid) = IntId::new(value as u32 & 0x00ff_ffff) else {
-            return;
-        };
-        if intid.kind() == Kind::Lpi {
-            return;
-        }
-        if let Some(irq) = self.irq(pin, vcpu, intid) {
-            // What this vCPU has in its registers may have become active since they were loaded.
-            self.sync(cpu, pin, vcpu);
-            self.deactivate(pin, irq);
-        }
+/// `ICC_DIR_EL1` (12.2.10): ends an active state, wherever the interrupt is. Ignored with EOImode 0,
+/// and for INTIDs that cannot be deactivated.
+pub(crate) fn write_dir<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    value: u64,
+) {
+    if cpu.interface().read_vmcr() & vmcr::VEOIM == 0 {
+        return;
+    }
+    let Some(intid) = IntId::new(value as u32 & 0x00ff_ffff) else {
+        return;
+    };
+    if intid.kind() == Kind::Lpi {
+        return;
+    }
+    if let Some(irq) = vm.irq(pin, vcpu, intid) {
+        // What this vCPU has in its registers may have become active since they were loaded.
+        fold::sync(vm, cpu, pin, vcpu);
+        change::deactivate(vm, pin, irq);
     }
 }
 

@@ -1,6 +1,8 @@
 //! ITS commands as the guest writes them: 32 bytes each, four little-endian doublewords
 //! (IHI 0069, 5.3).
 
+use crate::error::CommandError;
+
 /// Bytes of one command.
 pub(crate) const COMMAND_SIZE: usize = 32;
 
@@ -40,58 +42,6 @@ pub(crate) enum Command {
     /// Waits for the effects of earlier commands on a redistributor.
     Sync,
 }
-
-/// Why an ITS command failed (IHI 0069, 5.5, ITS command error encodings; the name there is given for
-/// each). A command that fails has no effect, and the queue goes on with the next one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
-pub enum CommandError {
-    /// No such command in GICv3.
-    Unknown,
-    /// The command's place in the queue is not RAM of the guest.
-    Unreadable,
-    /// `DEVICE_OOR`: more bits than `GITS_TYPER.Devbits`, an ID that the guest's device table does not
-    /// cover, or more devices than [`ItsConfig::max_devices`](crate::config::ItsConfig::max_devices).
-    DeviceOutOfRange,
-    /// `ITTSIZE_OOR`: more bits than `GITS_TYPER.ID_bits`, or beyond
-    /// [`ItsConfig::max_events`](crate::config::ItsConfig::max_events).
-    IttSizeOutOfRange,
-    /// `PROCNUM_OOR`: no vCPU has this processor number.
-    ProcessorOutOfRange,
-    /// `COLLECTION_OOR`: the ITS has no such collection, or the guest's collection table does not cover
-    /// it.
-    CollectionOutOfRange,
-    /// `UNMAPPED_DEVICE`: the device is not mapped.
-    UnmappedDevice,
-    /// `ID_OOR`: the EventID has more bits than the device was mapped with.
-    EventOutOfRange,
-    /// `PHYSICALID_OOR`: the INTID is no LPI of this VM, or has been mapped too many times.
-    IntidOutOfRange,
-    /// `UNMAPPED_INTERRUPT`: the event is not mapped.
-    UnmappedInterrupt,
-    /// `UNMAPPED_COLLECTION`: the collection is not mapped.
-    UnmappedCollection,
-}
-
-impl core::fmt::Display for CommandError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "no such command",
-            Self::Unreadable => "the command queue is not in RAM",
-            Self::DeviceOutOfRange => "DeviceID out of range",
-            Self::IttSizeOutOfRange => "too many EventIDs",
-            Self::ProcessorOutOfRange => "no such processor number",
-            Self::CollectionOutOfRange => "collection out of range",
-            Self::UnmappedDevice => "device not mapped",
-            Self::EventOutOfRange => "EventID out of range",
-            Self::IntidOutOfRange => "INTID out of range",
-            Self::UnmappedInterrupt => "event not mapped",
-            Self::UnmappedCollection => "collection not mapped",
-        })
-    }
-}
-
-impl core::error::Error for CommandError {}
 
 /// Room for commands as they lie in guest memory.
 #[repr(align(8))]

@@ -3,56 +3,33 @@
 //! The guest's numbers are checked here, in the order of the architecture's pseudocode: device, event,
 //! collection, INTID. A command that fails has changed nothing.
 
-use crate::Vgic;
+use crate::delivery::{inject, lpi_lifetime, lpi_tables, queue};
 use crate::epoch::CpuPin;
+use crate::error::CommandError;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
-use crate::irq::Irq;
-
-use super::command::{Command, CommandError};
-use super::device::Device;
-use super::long::Work;
-use super::{Engine, Its};
+use crate::its::command::Command;
+use crate::vm::Vm;
+use crate::vm::irq::Irq;
+use crate::vm::its::device::Device;
+use crate::vm::its::progress::Work;
+use crate::vm::its::{Engine, Its};
 
 /// The holder of an ITS's command lock, at work.
-pub(super) struct Execution<'a, H: Host> {
-    pub(super) vgic: &'a Vgic<H>,
-    pub(super) pin: &'a CpuPin<'a>,
-    pub(super) its: &'a Its,
-    pub(super) engine: &'a mut Engine,
+pub(crate) struct Execution<'a, H: Host> {
+    pub(crate) vm: &'a Vm<H>,
+    pub(crate) pin: &'a CpuPin<'a>,
+    pub(crate) its: &'a Its,
+    pub(crate) engine: &'a mut Engine,
 }
 
 /// What is left of a command that has been begun.
 #[must_use]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Nothing: all of it is done.
     Done,
     /// This much.
     Begun(Work),
-}
-
-/// What the mapped devices take of the quotas.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Usage {
-    devices: u32,
-    /// Events that they have room for.
-    events: u32,
-}
-
-impl Usage {
-    /// One device more, with room for so many events: the quotas, which are `u32`s, have been found to
-    /// allow it.
-    fn take(&mut self, room: u32) {
-        self.devices = self.devices.saturating_add(1);
-        self.events = self.events.saturating_add(room);
-    }
-
-    /// One device less.
-    fn give_back(&mut self, room: u32) {
-        debug_assert!(self.devices > 0 && self.events >= room, "given back twice");
-        self.devices = self.devices.saturating_sub(1);
-        self.events = self.events.saturating_sub(room);
-    }
 }
 
 /// An event as a command names it, once it has been found.
@@ -64,14 +41,14 @@ struct Found<'a> {
 }
 
 impl<'a, H: Host> Execution<'a, H> {
-    pub(super) fn new(
-        vgic: &'a Vgic<H>,
+    pub(crate) fn new(
+        vm: &'a Vm<H>,
         pin: &'a CpuPin<'a>,
         its: &'a Its,
         engine: &'a mut Engine,
     ) -> Self {
         Self {
-            vgic,
+            vm,
             pin,
             its,
             engine,
@@ -79,7 +56,7 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// Executes a command, or begins it.
-    pub(super) fn execute(&mut self, command: Command) -> Result<Outcome, CommandError> {
+    pub(crate) fn execute(&mut self, command: Command) -> Result<Outcome, CommandError> {
         match command {
             Command::Mapd {
                 device,
@@ -112,13 +89,13 @@ impl<'a, H: Host> Execution<'a, H> {
                 self.collection(irq.icid())?
                     .1
                     .ok_or(CommandError::UnmappedCollection)?;
-                let _ = self.vgic.raised(self.pin, irq, irq.raise());
+                let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
             }
             Command::Clear { device, event } => {
                 let irq = self.find(device, event)?.irq;
                 // An LPI is never forwarded: there is no physical interrupt to deactivate.
                 let (_, changed) = irq.clear_pending();
-                self.vgic.settle_up(self.pin, irq, changed);
+                queue::settle_up(self.vm, self.pin, irq, changed);
             }
             Command::Discard { device, event } => {
                 let found = self.find(device, event)?;
@@ -126,7 +103,7 @@ impl<'a, H: Host> Execution<'a, H> {
             }
             Command::Inv { device, event } => {
                 let irq = self.find(device, event)?.irq;
-                self.vgic.reload_lpi_config(self.pin, irq);
+                lpi_tables::reload_lpi_config(self.vm, self.pin, irq);
             }
             Command::Invall { icid } => {
                 let (icid, target) = self.collection(icid)?;
@@ -145,7 +122,7 @@ impl<'a, H: Host> Execution<'a, H> {
             if event_bits > self.its.config.event_bits {
                 return Err(CommandError::IttSizeOutOfRange);
             }
-            if !self.engine.device_table.covers(device.0, self.vgic.host()) {
+            if !self.engine.device_table.covers(device.0, &self.vm.host) {
                 return Err(CommandError::DeviceOutOfRange);
             }
         }
@@ -179,19 +156,19 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// Maps a device that is not mapped and has been found room for.
-    pub(super) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
+    pub(crate) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
         self.engine.usage.take(1 << event_bits);
-        let host = self.vgic.host();
+        let host = &self.vm.host;
         host.device_mapped(self.its.id, device, event_bits);
         self.its.devices.map(device, event_bits, self.pin.guard());
     }
 
     /// Unmaps a device, whose events are unmapped already.
-    pub(super) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
+    pub(crate) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
         self.engine.usage.give_back(device.room());
         self.its.devices.unmap(id, device, self.pin.guard());
         self.pin.leaves_garbage();
-        self.vgic.host().device_unmapped(self.its.id, id);
+        self.vm.host.device_unmapped(self.its.id, id);
     }
 
     fn mapc(&mut self, icid: u16, rdbase: Option<u64>) -> Result<Outcome, CommandError> {
@@ -199,7 +176,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let target = match rdbase {
             None => None,
             Some(rdbase) => {
-                let host = self.vgic.host();
+                let host = &self.vm.host;
                 if !self.engine.collection_table.covers(u32::from(icid.0), host) {
                     return Err(CommandError::CollectionOutOfRange);
                 }
@@ -226,24 +203,24 @@ impl<'a, H: Host> Execution<'a, H> {
         let (device_id, device, event) = self.event(device, event)?;
         let (icid, target) = self.collection(icid)?;
         let intid = IntId::lpi(intid).ok_or(CommandError::IntidOutOfRange)?;
-        let (vgic, pin) = (self.vgic, self.pin);
+        let (vm, pin) = (self.vm, self.pin);
         // Mapping a mapped event is UNPREDICTABLE; as in a table in memory, the new entry counts. With
         // the same INTID the interrupt is the same one, and stays pending if it is.
         let old = device.irq(event, pin.guard());
         let same = old.filter(|old| old.intid() == intid);
         let irq = same
-            .or_else(|| vgic.map_lpi(pin, intid, target))
+            .or_else(|| lpi_lifetime::map_lpi(vm, pin, intid, target))
             .ok_or(CommandError::IntidOutOfRange)?;
         irq.set_icid(icid.0);
         self.retarget(irq, target);
-        vgic.reload_lpi_config(pin, irq);
+        lpi_tables::reload_lpi_config(vm, pin, irq);
         if same.is_none() {
             if let Some(old) = old {
                 self.unmap_event(device_id, device, event, old);
             }
             device.map(event, irq, pin.guard());
         }
-        vgic.host()
+        vm.host
             .event_mapped(self.its.id, device_id, event, intid, target);
         Ok(())
     }
@@ -258,15 +235,15 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// Ends the mapping of an event: module docs of [`super`], "Publication".
-    pub(super) fn unmap_event(&self, id: DeviceId, device: &Device, event: EventId, irq: &Irq) {
+    pub(crate) fn unmap_event(&self, id: DeviceId, device: &Device, event: EventId, irq: &Irq) {
         device.unmap(event, irq, self.pin.guard());
         self.pin.leaves_garbage();
-        self.vgic.host().event_unmapped(self.its.id, id, event);
-        self.vgic.unmap_lpi(self.pin, irq);
+        self.vm.host.event_unmapped(self.its.id, id, event);
+        lpi_lifetime::unmap_lpi(self.vm, self.pin, irq);
     }
 
     /// Moves an event's interrupt, pending or not.
-    pub(super) fn retarget_event(
+    pub(crate) fn retarget_event(
         &self,
         device: DeviceId,
         event: EventId,
@@ -274,17 +251,16 @@ impl<'a, H: Host> Execution<'a, H> {
         target: Option<VcpuId>,
     ) {
         self.retarget(irq, target);
-        let host = self.vgic.host();
+        let host = &self.vm.host;
         host.event_mapped(self.its.id, device, event, irq.intid(), target);
     }
 
     fn retarget(&self, irq: &Irq, target: Option<VcpuId>) {
         let changed = irq.update(|state| state.with_target(target));
-        self.vgic.pay(self.pin, irq, changed.owed);
+        queue::pay(self.vm, self.pin, irq, changed.owed);
     }
 
     // --- checking what the guest claims ----------------------------------------------------------
-
     fn device_id(&self, device: u32) -> Result<DeviceId, CommandError> {
         if u64::from(device) >> self.its.config.device_bits == 0 {
             Ok(DeviceId(device))
@@ -340,7 +316,7 @@ impl<'a, H: Host> Execution<'a, H> {
         usize::try_from(rdbase)
             .ok()
             .and_then(VcpuId::new)
-            .filter(|vcpu| self.vgic.vcpu(*vcpu).is_some())
+            .filter(|vcpu| self.vm.vcpu(*vcpu).is_some())
             .ok_or(CommandError::ProcessorOutOfRange)
     }
 }

@@ -1,15 +1,17 @@
 //! Registers with a field for each interrupt, of up to 32 interrupts: the same in the distributor (SPIs)
 //! and in a redistributor's `SGI_base` (SGIs and PPIs).
 
-use crate::Vgic;
 use crate::cpu_interface::CpuInterface;
+use crate::delivery::{change, inject, queue};
+use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
-use crate::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, Owed, State};
 use crate::sync::Ordering::Relaxed;
-use crate::vcpu::residency::RECALL;
-use crate::vcpu::{AWAITED_BY_GICD, AWAITED_BY_GICR, Vcpu};
+use crate::vm::Vm;
+use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, State};
+use crate::vm::residency::RECALL;
+use crate::vm::rwp::{AWAITED_BY_GICD, AWAITED_BY_GICR};
 
 use super::{Access, Width};
 
@@ -72,6 +74,15 @@ impl<'a> Bank<'a> {
         })
     }
 
+    /// Whose RWP tells that a write of these registers is complete.
+    fn awaited_by(self) -> u8 {
+        if self.owner.is_some() {
+            AWAITED_BY_GICR
+        } else {
+            AWAITED_BY_GICD
+        }
+    }
+
     /// The interrupts of one `ICFGR`: the upper 16, or all from the lower 16 up.
     pub(crate) fn half(self, upper: bool) -> Self {
         let first = if upper { 16 } else { 0 };
@@ -111,7 +122,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
         bank.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
             let high = irq.state().level()
                 && irq.pintid() != 0
-                && self.vm.host().is_pending(bank.owner, irq.pintid());
+                && self.vm.host.is_pending(bank.owner, irq.pintid());
             word | u64::from(high) << bit
         })
     }
@@ -130,7 +141,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
             };
             if on == self.vcpu.id {
                 if !synced {
-                    self.vm.sync(self.cpu, self.pin, self.vcpu);
+                    fold::sync(self.vm, self.cpu, self.pin, self.vcpu);
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
@@ -139,7 +150,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                     continue;
                 }
                 if !asked {
-                    self.vm.notify(self.pin, on, RECALL);
+                    queue::notify(self.vm, self.pin, on, RECALL);
                     current = false;
                 } else if place.has(RECALL) {
                     current = false;
@@ -154,147 +165,98 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
     }
 }
 
-impl<H: Host> Vgic<H> {
-    /// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
-    /// change is complete (RWP) only once that vCPU has taken it back.
-    fn pay_awaited(&self, pin: &CpuPin<'_>, bank: Bank<'_>, irq: &Irq, owed: Owed) {
-        self.pay(pin, irq, owed);
-        if let Owed::Recall(vcpu) = owed
-            && let Some(vcpu) = self.vcpu(vcpu)
-        {
-            let by = if bank.owner.is_some() {
-                AWAITED_BY_GICR
-            } else {
-                AWAITED_BY_GICD
-            };
-            self.await_recall(vcpu, by);
+/// Writes a register with a bit for each interrupt, by its offset from [`offset`]; others ignore it.
+pub(crate) fn write_bits<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    bank: Bank<'_>,
+    register: u64,
+    word: u64,
+) {
+    match register {
+        offset::IGROUPR => write_groups(vm, pin, bank, word),
+        offset::ISENABLER => write_enables(vm, pin, bank, word, true),
+        offset::ICENABLER => write_enables(vm, pin, bank, word, false),
+        offset::ISPENDR => set_pendings(vm, pin, bank, word),
+        offset::ICPENDR => clear_pendings(vm, pin, bank, word),
+        offset::ISACTIVER => set_actives(vm, pin, bank, word),
+        offset::ICACTIVER => clear_actives(vm, pin, bank, word),
+        _ => {}
+    }
+}
+
+fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
+    for (bit, irq) in bank.irqs.iter().enumerate() {
+        let group1 = word >> bit & 1 != 0;
+        let changed = irq.update(|state| state.with_flag(GROUP1, group1));
+        change::pay_awaited(vm, pin, bank.awaited_by(), irq, changed.owed);
+    }
+}
+
+fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
+    for irq in bank.named(word) {
+        let changed = irq.update(|state| state.with_flag(ENABLED, on));
+        change::pay_awaited(vm, pin, bank.awaited_by(), irq, changed.owed);
+        if changed.old.enabled() != on {
+            vm.host.enabled(bank.owner, irq.intid(), on);
         }
     }
+}
 
-    /// Notes that `vcpu`, to which a recall was sent, is awaited, if it is in the guest; otherwise it will
-    /// take its registers back before it enters.
-    pub(crate) fn await_recall(&self, vcpu: &Vcpu, by: u8) {
-        if vcpu.await_recall(by) && by == AWAITED_BY_GICD {
-            self.distributor().awaiting();
-        }
+fn set_pendings<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
+    for irq in bank.named(word) {
+        let _ = inject::raised(vm, pin, irq, irq.raise());
     }
+}
 
-    /// Writes a register with a bit for each interrupt, by its offset from [`offset`]; others ignore it.
-    pub(crate) fn write_bits(&self, pin: &CpuPin<'_>, bank: Bank<'_>, register: u64, word: u64) {
-        match register {
-            offset::IGROUPR => self.write_groups(pin, bank, word),
-            offset::ISENABLER => self.write_enables(pin, bank, word, true),
-            offset::ICENABLER => self.write_enables(pin, bank, word, false),
-            offset::ISPENDR => self.set_pendings(pin, bank, word),
-            offset::ICPENDR => self.clear_pendings(pin, bank, word),
-            offset::ISACTIVER => self.set_actives(pin, bank, word),
-            offset::ICACTIVER => self.clear_actives(pin, bank, word),
-            _ => {}
-        }
+fn clear_pendings<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
+    for irq in bank.named(word) {
+        change::clear_pending(vm, pin, irq);
     }
+}
 
-    fn write_groups(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
-        for (bit, irq) in bank.irqs.iter().enumerate() {
-            let group1 = word >> bit & 1 != 0;
-            let changed = irq.update(|state| state.with_flag(GROUP1, group1));
-            self.pay_awaited(pin, bank, irq, changed.owed);
-        }
+/// Also for one that counts as active in a list register: the guest may have ended it there since, and
+/// if not, the two merge when it is taken back.
+fn set_actives<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
+    for irq in bank.named(word) {
+        let changed = irq.update(|state| state.with(ACTIVE, 0));
+        queue::settle_up(vm, pin, irq, changed);
     }
+}
 
-    fn write_enables(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
-        for irq in bank.named(word) {
-            let changed = irq.update(|state| state.with_flag(ENABLED, on));
-            self.pay_awaited(pin, bank, irq, changed.owed);
-            if changed.old.enabled() != on {
-                self.host().enabled(bank.owner, irq.intid(), on);
-            }
-        }
+fn clear_actives<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
+    for irq in bank.named(word) {
+        change::deactivate(vm, pin, irq);
     }
+}
 
-    fn set_pendings(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
-        for irq in bank.named(word) {
-            let _ = self.raised(pin, irq, irq.raise());
-        }
+pub(crate) fn write_priorities<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    bank: Bank<'_>,
+    first: usize,
+    width: Width,
+    word: u64,
+) {
+    let bytes = width.bytes() as usize;
+    for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
+        let priority = (word >> (byte << 3)) as u8;
+        let changed = irq.update(|state| state.with_priority(priority));
+        queue::pay(vm, pin, irq, changed.owed);
     }
+}
 
-    fn clear_pendings(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
-        for irq in bank.named(word) {
-            self.clear_pending(pin, irq);
+/// `ICFGR`; SGIs stay edge-triggered.
+pub(crate) fn write_triggers<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
+    for (place, irq) in bank.irqs.iter().take(16).enumerate() {
+        if irq.intid().kind() == Kind::Sgi {
+            continue;
         }
-    }
-
-    /// `ICPENDR` and its kin for one interrupt.
-    pub(crate) fn clear_pending(&self, pin: &CpuPin<'_>, irq: &Irq) {
-        let (deactivate, changed) = irq.clear_pending();
-        if deactivate {
-            self.host().deactivate(irq.owner(), irq.pintid());
-        }
-        self.settle_up(pin, irq, changed);
-    }
-
-    /// Also for one that counts as active in a list register: the guest may have ended it there since, and
-    /// if not, the two merge when it is taken back.
-    fn set_actives(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
-        for irq in bank.named(word) {
-            let changed = irq.update(|state| state.with(ACTIVE, 0));
-            self.settle_up(pin, irq, changed);
-        }
-    }
-
-    fn clear_actives(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
-        for irq in bank.named(word) {
-            self.deactivate(pin, irq);
-        }
-    }
-
-    /// Ends the active state of an interrupt wherever it is: `ICACTIVER`, and `ICC_DIR_EL1`.
-    pub(crate) fn deactivate(&self, pin: &CpuPin<'_>, irq: &Irq) {
-        let (deactivate, changed) = irq.clear_active();
-        let old = changed.old;
-        if deactivate {
-            self.host().deactivate(irq.owner(), irq.pintid());
-        }
-        self.settle_up(pin, irq, changed);
-        // In another vCPU's list register it may be active without our knowing; one sample too many does
-        // no harm.
-        if (old.shows_active() || old.in_lr())
-            && old.level()
-            && !old.hw()
-            && !old.lr_hw()
-            && let Some(vcpu) = old.queued_on().or(old.target())
-        {
-            self.host().resample(vcpu, irq.intid());
-        }
-    }
-
-    pub(crate) fn write_priorities(
-        &self,
-        pin: &CpuPin<'_>,
-        bank: Bank<'_>,
-        first: usize,
-        width: Width,
-        word: u64,
-    ) {
-        let bytes = width.bytes() as usize;
-        for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
-            let priority = (word >> (byte << 3)) as u8;
-            let changed = irq.update(|state| state.with_priority(priority));
-            self.pay(pin, irq, changed.owed);
-        }
-    }
-
-    /// `ICFGR`; SGIs stay edge-triggered.
-    pub(crate) fn write_triggers(&self, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
-        for (place, irq) in bank.irqs.iter().take(16).enumerate() {
-            if irq.intid().kind() == Kind::Sgi {
-                continue;
-            }
-            let edge = word >> (place << 1) & 0b10 != 0;
-            let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
-            self.settle_up(pin, irq, changed);
-            if changed.old.level() == edge {
-                self.host().configured(bank.owner, irq.intid(), edge);
-            }
+        let edge = word >> (place << 1) & 0b10 != 0;
+        let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
+        queue::settle_up(vm, pin, irq, changed);
+        if changed.old.level() == edge {
+            vm.host.configured(bank.owner, irq.intid(), edge);
         }
     }
 }

@@ -10,7 +10,6 @@
 //!
 //! An access of a width or alignment that the architecture does not allow for a register reads as zero
 //! and writes nothing, one of the choices that it leaves (12.1.3). So do registers that do not exist.
-// What a guest says is a claim: nothing here may stop the hypervisor over it.
 #![cfg_attr(
     not(test),
     deny(
@@ -26,15 +25,15 @@ pub(crate) mod bank;
 pub(crate) mod gicd;
 pub(crate) mod gicr;
 pub(crate) mod gits;
-pub(crate) mod lpi_tables;
 
-use crate::Vgic;
 use crate::config::{DISTRIBUTOR_SIZE, ITS_SIZE, REDISTRIBUTOR_STRIDE};
+use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{ItsId, VcpuId};
-use crate::vcpu::{Cpu, Vcpu};
+use crate::vm::Vm;
+use crate::vm::vcpu::Vcpu;
 
 /// Width of a register access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,100 +95,104 @@ enum Frame {
 
 /// Who makes an access, for registers whose value is partly in list registers.
 pub(crate) struct Access<'a, H: Host, I: CpuInterface> {
-    pub(crate) vm: &'a Vgic<H>,
+    pub(crate) vm: &'a Vm<H>,
     pub(crate) cpu: &'a Cpu<I>,
     pub(crate) pin: &'a CpuPin<'a>,
     pub(crate) vcpu: &'a Vcpu,
     pub(crate) gpa: u64,
 }
 
-impl<H: Host> Vgic<H> {
-    /// Whether `gpa` is in one of the vGIC's frames.
-    #[must_use]
-    pub fn claims(&self, gpa: u64) -> bool {
-        self.frame(gpa).is_some()
-    }
+/// Whether `gpa` is in one of the vGIC's frames.
+#[must_use]
+pub(crate) fn claims<H: Host>(vm: &Vm<H>, gpa: u64) -> bool {
+    frame(vm, gpa).is_some()
+}
 
-    fn frame(&self, gpa: u64) -> Option<Frame> {
-        let config = self.config();
-        let within = |base: u64, size: u64| gpa.checked_sub(base).filter(|offset| *offset < size);
-        if let Some(offset) = within(config.distributor, DISTRIBUTOR_SIZE) {
-            return Some(Frame::Distributor(offset));
+fn frame<H: Host>(vm: &Vm<H>, gpa: u64) -> Option<Frame> {
+    let config = &vm.config;
+    let within = |base: u64, size: u64| gpa.checked_sub(base).filter(|offset| *offset < size);
+    if let Some(offset) = within(config.distributor, DISTRIBUTOR_SIZE) {
+        return Some(Frame::Distributor(offset));
+    }
+    let mut first = 0_usize;
+    for region in &config.redistributors {
+        if let Some(offset) = gpa.checked_sub(region.base)
+            && let place = (offset / REDISTRIBUTOR_STRIDE) as usize
+            && place < region.count
+        {
+            return Some(Frame::Redistributor(
+                VcpuId::new(first.wrapping_add(place))?,
+                offset % REDISTRIBUTOR_STRIDE,
+            ));
         }
-        let mut first = 0_usize;
-        for region in &config.redistributors {
-            if let Some(offset) = gpa.checked_sub(region.base)
-                && let place = (offset / REDISTRIBUTOR_STRIDE) as usize
-                && place < region.count
-            {
-                return Some(Frame::Redistributor(
-                    VcpuId::new(first.wrapping_add(place))?,
-                    offset % REDISTRIBUTOR_STRIDE,
-                ));
+        // A region is less than 2^52 bytes.
+        first = first.wrapping_add(region.count);
+    }
+    config.its.iter().enumerate().find_map(|(index, its)| {
+        within(its.base, ITS_SIZE).map(|offset| Frame::Its(ItsId(index as u8), offset))
+    })
+}
+
+/// Reads a register for `vcpu`, whose access trapped on `cpu` (after [`Vgic::exit`]). `gpa` is the
+/// guest-physical address.
+pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+    gpa: u64,
+    width: Width,
+) -> MmioOutcome {
+    let (Some(frame), Some(vcpu)) = (frame(vm, gpa), vm.vcpu(vcpu)) else {
+        return MmioOutcome::Unclaimed;
+    };
+    if !gpa.is_multiple_of(width.bytes()) {
+        return MmioOutcome::Done(0);
+    }
+    let access = Access {
+        vm,
+        cpu,
+        pin,
+        vcpu,
+        gpa,
+    };
+    let value = match frame {
+        Frame::Distributor(offset) => gicd::gicd_read(vm, &access, offset, width),
+        Frame::Redistributor(owner, offset) => match vm.vcpu(owner) {
+            Some(owner) => gicr::gicr_read(vm, &access, owner, offset, width),
+            // The frame of a vCPU that has not been added: as if nothing answered.
+            None => Some(0),
+        },
+        Frame::Its(its, offset) => Some(gits::gits_read(vm, pin, its, offset, width)),
+    };
+    value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
+}
+
+/// Writes a register for a vCPU whose access trapped (after [`Vgic::exit`]); which vCPU makes no
+/// difference. Never answers [`MmioOutcome::Retry`].
+pub(crate) fn mmio_write<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    gpa: u64,
+    width: Width,
+    value: u64,
+) -> MmioOutcome {
+    let Some(frame) = frame(vm, gpa) else {
+        return MmioOutcome::Unclaimed;
+    };
+    if !gpa.is_multiple_of(width.bytes()) {
+        return MmioOutcome::Done(0);
+    }
+    match frame {
+        Frame::Distributor(offset) => gicd::gicd_write(vm, pin, offset, width, value),
+        Frame::Redistributor(owner, offset) => {
+            if let Some(owner) = vm.vcpu(owner) {
+                gicr::gicr_write(vm, pin, owner, offset, width, value);
             }
-            // A region is less than 2^52 bytes.
-            first = first.wrapping_add(region.count);
         }
-        config.its.iter().enumerate().find_map(|(index, its)| {
-            within(its.base, ITS_SIZE).map(|offset| Frame::Its(ItsId(index as u8), offset))
-        })
+        Frame::Its(its, offset) => gits::gits_write(vm, pin, its, offset, width, value),
     }
-
-    /// Reads a register for `vcpu`, whose access trapped on `cpu` (after [`Vgic::exit`]). `gpa` is the
-    /// guest-physical address.
-    pub fn mmio_read<I: CpuInterface>(
-        &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
-        vcpu: VcpuId,
-        gpa: u64,
-        width: Width,
-    ) -> MmioOutcome {
-        let (Some(frame), Some(vcpu)) = (self.frame(gpa), self.vcpu(vcpu)) else {
-            return MmioOutcome::Unclaimed;
-        };
-        if !gpa.is_multiple_of(width.bytes()) {
-            return MmioOutcome::Done(0);
-        }
-        let access = Access {
-            vm: self,
-            cpu,
-            pin,
-            vcpu,
-            gpa,
-        };
-        let value = match frame {
-            Frame::Distributor(offset) => self.gicd_read(&access, offset, width),
-            Frame::Redistributor(owner, offset) => match self.vcpu(owner) {
-                Some(owner) => self.gicr_read(&access, owner, offset, width),
-                // The frame of a vCPU that has not been added: as if nothing answered.
-                None => Some(0),
-            },
-            Frame::Its(its, offset) => Some(self.gits_read(pin, its, offset, width)),
-        };
-        value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
-    }
-
-    /// Writes a register for a vCPU whose access trapped (after [`Vgic::exit`]); which vCPU makes no
-    /// difference. Never answers [`MmioOutcome::Retry`].
-    pub fn mmio_write(&self, pin: &CpuPin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
-        let Some(frame) = self.frame(gpa) else {
-            return MmioOutcome::Unclaimed;
-        };
-        if !gpa.is_multiple_of(width.bytes()) {
-            return MmioOutcome::Done(0);
-        }
-        match frame {
-            Frame::Distributor(offset) => self.gicd_write(pin, offset, width, value),
-            Frame::Redistributor(owner, offset) => {
-                if let Some(owner) = self.vcpu(owner) {
-                    self.gicr_write(pin, owner, offset, width, value);
-                }
-            }
-            Frame::Its(its, offset) => self.gits_write(pin, its, offset, width, value),
-        }
-        MmioOutcome::Done(0)
-    }
+    MmioOutcome::Done(0)
 }
 
 /// Peripheral and component identification, 0xFFD0-0xFFFC of every frame (12.1.2).

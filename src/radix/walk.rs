@@ -6,9 +6,10 @@
 
 use crossbeam_epoch::Guard;
 
-use super::{NODE_BITS, Radix, Slot};
 use crate::steps::step;
 use crate::sync::Ordering::{Acquire, Relaxed};
+
+use super::{NODE_BITS, Radix, Slot};
 
 /// How far a walk over a table has come: the next key to look at.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

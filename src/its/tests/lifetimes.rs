@@ -1,11 +1,11 @@
 //! LPIs that outlive their mapping, are mapped twice, or come back.
 
 use super::*;
-use crate::irq::Settled;
+use crate::vm::irq::Settled;
 
 /// An injector that has translated and is about to raise.
-fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::irq::Irq {
-    let its = guest.vm.its(ITS).unwrap();
+fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::vm::irq::Irq {
+    let its = guest.vm.vm().its(ITS).unwrap();
     its.translate(DeviceId(1), EventId(event), pin.guard())
         .unwrap()
 }
@@ -170,20 +170,20 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     let pin = guest.pin();
     let irq = in_flight(&guest, &pin, 3);
     // A CPU that carries it from one list to another has got this far.
-    let vcpu = guest.vm.vcpu(VcpuId(2)).unwrap();
+    let vcpu = guest.vm.vm().vcpu(VcpuId(2)).unwrap();
     let _ = irq.update(|state| state.with_target(Some(VcpuId(1))));
     let mut list = vcpu.ap_list.lock(pin.ledger());
     list.unlink(irq);
     assert_eq!(irq.settle(vcpu.id), Settled::Carried);
     drop(list);
-    guest.vm.trace_list_put(&pin, irq.intid(), vcpu.id);
-    guest.vm.trace_migration_get(&pin, irq);
+    crate::delivery::queue::trace_list_put(guest.vm.vm(), &pin, irq.intid(), vcpu.id);
+    crate::delivery::prune::trace_migration_get(guest.vm.vm(), &pin, irq);
     guest.run(&[discard(1, 3)]);
     // Still alive, so a late raise is kept for now ...
-    let _ = guest.vm.raised(&pin, irq, irq.raise());
+    let _ = crate::delivery::inject::raised(guest.vm.vm(), &pin, irq, irq.raise());
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
     // ... until the carrier is done.
-    guest.vm.put_migration(&pin, irq);
+    crate::delivery::lpi_lifetime::put_migration(guest.vm.vm(), &pin, irq);
     assert!(guest.lpi(8192).is_none());
     drop(pin);
     let (_, totals) = guest.finish();

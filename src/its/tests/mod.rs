@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::vec;
 use std::vec::Vec;
 
+use crate::CommandError;
 use crate::config::GITS_TRANSLATER;
 use crate::cpu_interface::software::SoftwareInterface;
 use crate::epoch::{CpuPin, Domain};
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
-use crate::irq::State;
-use crate::its::CommandError;
 use crate::mmio::{MmioOutcome, Width};
 use crate::trace::Totals;
-use crate::vgic::{InjectError, Injected};
+use crate::vm::irq::State;
 use crate::{Config, Cpu, TeardownReport, Vgic};
+use crate::{InjectError, Injected};
 
 const ITS: ItsId = ItsId(0);
 
@@ -288,7 +288,7 @@ impl Guest {
 
     /// Puts commands into the queue, without telling the ITS; returns the new `GITS_CWRITER`.
     fn put(&self, its: ItsId, commands: &[Command]) -> u64 {
-        let queue = self.vm.its(its).unwrap();
+        let queue = self.vm.vm().its(its).unwrap();
         let base = self.read_its(its, GITS_CBASER, Width::Double) & 0x000f_ffff_ffff_0000;
         let mut offset = queue.cwriter();
         for command in commands {
@@ -365,7 +365,7 @@ impl Guest {
     /// The state of an LPI, if it exists.
     fn lpi(&self, intid: u32) -> Option<State> {
         let pin = self.pin();
-        let irq = self.vm.lpi(&pin, IntId::lpi(intid).unwrap())?;
+        let irq = self.vm.vm().lpi(&pin, IntId::lpi(intid).unwrap())?;
         Some(irq.state())
     }
 

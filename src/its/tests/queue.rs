@@ -37,7 +37,7 @@ fn a_write_of_cwriter_executes_one_slice_and_advance_the_next() {
     let commands = vec![sync(0); 100];
     let cwriter = guest.put(ITS, &commands);
     guest.write(GITS_CWRITER, cwriter);
-    let creadr = || guest.vm.its(ITS).unwrap().creadr();
+    let creadr = || guest.vm.vm().its(ITS).unwrap().creadr();
     assert_eq!(creadr() - before, slice * 32);
     assert!(guest.vm.has_deferred());
     guest.vm.advance(&guest.pin());
@@ -102,7 +102,7 @@ fn long_and_short_commands_share_a_slice() {
     // An INVALL counts for about 1,000 steps: its 32 events, and the slots in which there is no device.
     let cwriter = guest.put(ITS, &[[invall(0), sync(0)]; 20].concat());
     guest.write(GITS_CWRITER, cwriter);
-    let executed = (guest.vm.its(ITS).unwrap().creadr() - before) / 32;
+    let executed = (guest.vm.vm().its(ITS).unwrap().creadr() - before) / 32;
     assert_eq!(executed, 3, "and a fourth is begun");
     let polls = guest.run(&[]);
     assert!((7..12).contains(&polls), "{polls}: the next slice goes on");
@@ -167,12 +167,12 @@ fn in_slices(guest: &Guest, command: Command) {
     guest.write(GITS_CWRITER, cwriter);
     let mut slices = 1;
     while guest.vm.has_deferred() {
-        assert_eq!(guest.vm.its(ITS).unwrap().creadr(), before);
-        assert!(guest.vm.its(ITS).unwrap().is_enabled());
+        assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), before);
+        assert!(guest.vm.vm().its(ITS).unwrap().is_enabled());
         guest.vm.advance(&guest.pin());
         slices += 1;
     }
-    assert_eq!(guest.vm.its(ITS).unwrap().creadr(), cwriter);
+    assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), cwriter);
     // The slots of 16-bit IDs on the way count too, once for each event and each device.
     let least = MANY * EVENT_STEPS / SLICE;
     let most = MANY * (EVENT_STEPS + 4) / SLICE + 2;
@@ -234,7 +234,7 @@ fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
         polls += 1;
     }
     assert!(polls > 50, "{polls} polls");
-    assert_eq!(guest.vm.its(ITS).unwrap().creadr(), before + 32);
+    assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), before + 32);
     assert_eq!(guest.place(8192).0, Some(2));
     guest.vm.advance(&guest.pin());
     assert!(!guest.vm.has_deferred());
@@ -247,7 +247,7 @@ fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
 #[test]
 fn who_finds_another_cpu_at_it_leaves_the_work_to_advance() {
     let guest = Guest::new().with_device_1();
-    let its = guest.vm.its(ITS).unwrap();
+    let its = guest.vm.vm().its(ITS).unwrap();
     let other = guest.domain.register(CpuId(1));
     let cwriter = guest.put(ITS, &[mapti(1, 0, 8192, 0)]);
     let busy = its.commands.engine.lock(other.pin().ledger());
@@ -273,7 +273,7 @@ fn many_cpus_at_one_queue() {
                 while !done.load(Relaxed) {
                     let pin = local.pin();
                     vm.advance(&pin);
-                    vm.gits_read(&pin, ITS, GITS_CREADR, Width::Double);
+                    crate::mmio::gits::gits_read(vm.vm(), &pin, ITS, GITS_CREADR, Width::Double);
                     let _ = vm.inject_msi(&pin, ITS, DeviceId(1), EventId(u32::from(cpu)));
                 }
             });

@@ -1,0 +1,31 @@
+//! Deferred work: what a guest's register writes ask for and one trap may not take.
+
+use crate::delivery::{group_enables, lpi_lifetime, lpi_tables};
+use crate::epoch::CpuPin;
+use crate::host::Host;
+use crate::intid::ItsId;
+use crate::its::queue;
+use crate::vm::{DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, DEFERRED_SWEEP, Vm};
+
+/// Does one bounded slice of each kind of work that is deferred.
+pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    let work = vm.take_deferred();
+
+    if work & DEFERRED_GROUPS != 0 {
+        group_enables::advance_groups(vm, pin);
+    }
+    if work & DEFERRED_PENDING_TABLE != 0 {
+        lpi_tables::advance_pending_tables(vm, pin);
+    }
+    if work & DEFERRED_SWEEP != 0 {
+        lpi_tables::advance_sweep(vm, pin);
+    }
+    if work & DEFERRED_FREE != 0 {
+        lpi_lifetime::advance_dying(vm, pin);
+    }
+    for index in 0..vm.its.len() {
+        if work & 1 << index != 0 {
+            queue::advance_its(vm, pin, ItsId(index as u8));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Entry, exit and blocking, with the software CPU interface as the guest.
+
+mod delivery;
+mod moving;
+mod overflow;
+
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use crate::cpu_interface::software::SoftwareInterface;
+use crate::epoch::{CpuPin, Domain};
+use crate::host::{BadAddress, Host};
+use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
+use crate::vm::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, State};
+use crate::{Config, Cpu, Vgic};
+
+#[derive(Default)]
+struct Log {
+    kicks: Mutex<Vec<(CpuId, VcpuId)>>,
+    wakes: Mutex<Vec<VcpuId>>,
+    deactivated: Mutex<Vec<u16>>,
+    resampled: Mutex<Vec<(VcpuId, IntId)>>,
+    /// Physical interrupts whose lines are high.
+    high: Mutex<Vec<(Option<VcpuId>, u16)>>,
+}
+
+impl Host for Log {
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+        self.kicks.lock().unwrap().push((cpu, vcpu));
+    }
+    fn wake(&self, vcpu: VcpuId) {
+        self.wakes.lock().unwrap().push(vcpu);
+    }
+    fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
+        Err(BadAddress)
+    }
+    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
+        self.deactivated.lock().unwrap().push(pintid);
+    }
+    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
+        self.high.lock().unwrap().contains(&(vcpu, pintid))
+    }
+    fn resample(&self, vcpu: VcpuId, intid: IntId) {
+        self.resampled.lock().unwrap().push((vcpu, intid));
+    }
+}
+
+const V0: VcpuId = VcpuId(0);
+const V1: VcpuId = VcpuId(1);
+
+struct Bench {
+    domain: Domain,
+    vm: Vgic<Log>,
+    cpu: Cpu<SoftwareInterface>,
+}
+
+fn spi(n: u32) -> IntId {
+    IntId::spi(n).unwrap()
+}
+
+fn ppi(n: u32) -> IntId {
+    IntId::ppi(n).unwrap()
+}
+
+impl Bench {
+    /// Two vCPUs, of which 0 is on CPU 0 with its groups enabled and nothing masked.
+    fn new() -> Self {
+        let domain = Domain::new();
+        let mut config =
+            Config::new((0..2).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000);
+        if cfg!(miri) {
+            config.spis = 64;
+        }
+        let vm = Vgic::new(config, Log::default()).unwrap();
+        vm.power_on(V1);
+        vm.vm().distributor.open_all_groups();
+        let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+        let bench = Self { domain, vm, cpu };
+        bench.enter();
+        bench.open(&bench.cpu);
+        bench.exit();
+        bench
+    }
+
+    fn open(&self, cpu: &Cpu<SoftwareInterface>) {
+        cpu.interface().write_igrpen1(true);
+        cpu.interface().write_pmr(0xf8).unwrap();
+    }
+
+    fn second_cpu(&self) -> Cpu<SoftwareInterface> {
+        Cpu::new(self.domain.register(CpuId(1)), SoftwareInterface::default())
+    }
+
+    fn pin(&self) -> CpuPin<'_> {
+        self.cpu.pin()
+    }
+
+    fn enter(&self) {
+        self.vm.enter(&self.cpu, &self.pin(), V0).unwrap();
+    }
+
+    fn exit(&self) {
+        self.vm.exit(&self.cpu, &self.pin(), V0).unwrap();
+    }
+
+    fn guest(&self) -> &SoftwareInterface {
+        self.cpu.interface()
+    }
+
+    /// Enabled, Group 1, at `priority`; level-sensitive or edge-triggered.
+    fn configure(&self, irq: &Irq, level: bool, priority: u8) {
+        let Changed { owed, .. } = irq.update(|state| {
+            state
+                .with(ENABLED | GROUP1, 0)
+                .with_flag(LEVEL, level)
+                .with_priority(priority)
+        });
+        crate::delivery::queue::pay(self.vm.vm(), &self.pin(), irq, owed);
+    }
+
+    fn edge_spi(&self, n: u32, priority: u8) -> IntId {
+        self.configure(
+            self.vm.vm().distributor.spi(spi(n)).unwrap(),
+            false,
+            priority,
+        );
+        spi(n)
+    }
+
+    /// Changes an SPI as a write of a GICD register does.
+    fn change(&self, intid: IntId, change: impl Fn(State) -> State) {
+        let Changed { owed, .. } = self.irq(intid).update(change);
+        crate::delivery::queue::pay(self.vm.vm(), &self.pin(), self.irq(intid), owed);
+    }
+
+    fn inject(&self, intid: IntId) {
+        let _ = self.vm.inject_spi(&self.pin(), intid).unwrap();
+    }
+
+    fn acknowledge(&self) -> u32 {
+        self.guest().read_iar1()
+    }
+
+    fn end(&self, intid: u32) {
+        self.guest().write_eoir1(intid);
+    }
+
+    fn irq(&self, intid: IntId) -> &Irq {
+        self.vm.vm().distributor.spi(intid).unwrap()
+    }
+
+    /// Takes the VM apart and checks that nothing is left but what the counters say.
+    fn finish(self) {
+        let pin = self.cpu.pin();
+        self.vm.vcpu_put(&self.cpu, &pin, V0).unwrap();
+        let totals = self.domain.totals();
+        let remains = self.vm.teardown(&pin).unwrap();
+        assert_eq!(remains.references, 0);
+        for kind in Kind::ALL.map(|kind| kind as usize) {
+            assert_eq!(
+                totals.injections[kind],
+                totals.coalesced[kind]
+                    + totals.deliveries[kind]
+                    + totals.withdrawn[kind]
+                    + remains.pending[kind],
+                "kind {kind}: {totals:?}"
+            );
+        }
+        let totals = self.domain.totals();
+        assert_eq!(totals.mapping_gets, totals.mapping_puts);
+    }
+}

@@ -1,0 +1,484 @@
+//! The active/pending list of one vCPU: every interrupt that is deliverable to it or active on it.
+//!
+//! Interrupts in list registers belong to the list too (`queued_on` names it, its reference is held);
+//! they are remembered by the registers' side and are in no bucket. Those that wait are in buckets by
+//! [`Class`] and priority, first come first served inside a bucket, with a bitmap of the buckets in use:
+//! finding the most urgent of 10,000 costs the same as of 5. Links are intrusive; linking allocates
+//! nothing. Mostly no more than one waits: what comes to an empty list is kept beside the buckets, and moves
+//! into its own when another comes.
+//!
+//! All of it is protected by the list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)). Linking in
+//! a bucket and taking the reference are two faces of `queued_on`, which [`Irq::link`] and
+//! [`Irq::settle`] change under the same lock.
+//!
+//! Debug builds check at every link and unlink that what is touched, and its neighbours, are queued on
+//! this list's vCPU, in no list register, and linked to each other; and the whole list when a vCPU leaves
+//! its CPU.
+#![expect(unsafe_code)]
+// UNSAFETY: follows intrusive links to interrupts that the list's references keep alive.
+
+use core::ptr::{self, NonNull};
+
+use crate::intid::VcpuId;
+use crate::sync::Ordering::Relaxed;
+use crate::vm::irq::{Irq, State};
+
+/// Priority levels that are implemented: five bits.
+const LEVELS: usize = 32;
+
+/// What decides, together with its priority, when a waiting interrupt may go into a list register.
+/// Each class can be held back as a whole, without touching its interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Class {
+    /// Pending, Group 0; held back while `GICD_CTLR.EnableGrp0` is 0.
+    Group0 = 0,
+    /// Pending, Group 1, not an LPI; held back while `GICD_CTLR.EnableGrp1` is 0.
+    Group1 = 1,
+    /// Pending LPI; held back also while the vCPU's `GICR_CTLR.EnableLPIs` is 0.
+    Lpi = 2,
+    /// Active, perhaps pending as well.
+    Active = 3,
+}
+
+impl Class {
+    const COUNT: usize = 4;
+
+    fn of(irq: &Irq, state: State) -> Self {
+        if state.active() {
+            Self::Active
+        } else if !irq.intid().is_private() && irq.intid().raw() >= crate::intid::IntId::FIRST_LPI {
+            Self::Lpi
+        } else if state.group1() {
+            Self::Group1
+        } else {
+            Self::Group0
+        }
+    }
+}
+
+/// A set of [`Class`]es.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Classes(pub(crate) u8);
+
+impl Classes {
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const ACTIVE: Self = Self(1 << Class::Active as u8);
+
+    pub(crate) const fn with(self, class: Class, on: bool) -> Self {
+        if on {
+            Self(self.0 | 1 << class as u8)
+        } else {
+            self
+        }
+    }
+
+    /// Those of Group 0, or of Group 1 (LPIs are), without the active ones.
+    pub(crate) const fn of_group(self, group1: bool) -> Self {
+        let group0 = 1 << Class::Group0 as u8;
+        let active = 1 << Class::Active as u8;
+        Self(self.0 & if group1 { !(group0 | active) } else { group0 })
+    }
+
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    pub(crate) const fn contains(self, class: Class) -> bool {
+        self.0 & (1 << class as u8) != 0
+    }
+}
+
+/// The waiting interrupts of one vCPU, by class and priority.
+///
+/// # Invariants
+/// Every interrupt reachable from `heads` has `queued_on` naming this list's vCPU, is in no list
+/// register, and is kept alive by the list's reference; so has `alone`, if it is not null, and then the buckets
+/// are empty. `bitmap` has a bit exactly for each bucket that is not empty.
+pub(crate) struct ApList {
+    /// The only one that waits, if it came to an empty list. Its links are null.
+    alone: *const Irq,
+    bitmap: [u32; Class::COUNT],
+    heads: [[*const Irq; LEVELS]; Class::COUNT],
+    waiting: u32,
+    /// Whose list it is, for the checks of debug builds.
+    #[cfg(debug_assertions)]
+    vcpu: VcpuId,
+}
+
+// SAFETY: the list owns references to what it links; `Irq` itself is shared freely between CPUs.
+unsafe impl Send for ApList {}
+
+impl ApList {
+    /// The empty list of `vcpu`.
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    pub(crate) const fn new(vcpu: VcpuId) -> Self {
+        Self {
+            alone: ptr::null(),
+            bitmap: [0; Class::COUNT],
+            heads: [[ptr::null(); LEVELS]; Class::COUNT],
+            waiting: 0,
+            #[cfg(debug_assertions)]
+            vcpu,
+        }
+    }
+
+    /// Interrupts in the buckets.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// Links a queued interrupt at the end of its bucket.
+    #[inline]
+    pub(crate) fn link(&mut self, irq: &Irq, state: State) {
+        self.check_membership(irq);
+        // Relaxed: as below.
+        debug_assert!(
+            irq.links.next.load(Relaxed).is_null()
+                && irq.links.prev.load(Relaxed).is_null()
+                && !ptr::eq(irq, self.alone),
+            "{:?} is linked twice",
+            irq.intid()
+        );
+        let class = Class::of(irq, state) as usize;
+        let level = usize::from(state.priority() >> 3);
+        // Relaxed, here and below: the links are guarded by the list's lock.
+        let bucket = (class * LEVELS + level) as u8;
+        irq.links.bucket.store(bucket, Relaxed);
+        if self.waiting == 0 {
+            self.alone = irq;
+        } else {
+            self.link_beside_others(irq);
+        }
+        self.waiting += 1;
+    }
+
+    /// Links a queued interrupt at the head of its bucket: it is where it was, before all that came since.
+    pub(crate) fn link_again(&mut self, irq: &Irq, state: State) {
+        self.link(irq, state);
+        if self.alone.is_null() {
+            // Relaxed: as above.
+            let bucket = usize::from(irq.links.bucket.load(Relaxed));
+            // The list is circular: what is before the head is at the end.
+            self.heads[bucket / LEVELS][bucket % LEVELS] = irq;
+        }
+    }
+
+    /// Links it in its bucket, and the one that has been alone in its own.
+    #[cold]
+    fn link_beside_others(&mut self, irq: &Irq) {
+        let alone = core::mem::replace(&mut self.alone, ptr::null());
+        // SAFETY: by the type invariant, it is alive.
+        if let Some(alone) = unsafe { alone.as_ref() } {
+            self.link_in_bucket(alone);
+        }
+        self.link_in_bucket(irq);
+    }
+
+    fn link_in_bucket(&mut self, irq: &Irq) {
+        let this = ptr::from_ref(irq).cast_mut();
+        let links = &irq.links;
+        // Relaxed, all of them: guarded by the list's lock.
+        let bucket = usize::from(links.bucket.load(Relaxed));
+        let (class, level) = (bucket / LEVELS, bucket % LEVELS);
+        let head = self.heads[class][level];
+        // SAFETY: by the type invariant, heads and links lead to live interrupts.
+        if let Some(first) = unsafe { head.as_ref() } {
+            let last = first.links.prev.load(Relaxed);
+            links.next.store(head.cast_mut(), Relaxed);
+            links.prev.store(last, Relaxed);
+            first.links.prev.store(this, Relaxed);
+            // SAFETY: as above.
+            unsafe { &*last }.links.next.store(this, Relaxed);
+        } else {
+            links.next.store(this, Relaxed);
+            links.prev.store(this, Relaxed);
+            self.heads[class][level] = this;
+            self.bitmap[class] |= 1 << level;
+        }
+    }
+
+    /// Takes a waiting interrupt out of its bucket.
+    #[inline]
+    pub(crate) fn unlink(&mut self, irq: &Irq) {
+        if ptr::eq(irq, self.alone) {
+            self.check_membership(irq);
+            self.alone = ptr::null();
+        } else {
+            self.unlink_from_bucket(irq);
+        }
+        self.waiting -= 1;
+    }
+
+    fn unlink_from_bucket(&mut self, irq: &Irq) {
+        self.check_membership(irq);
+        self.check_links(irq);
+        // Relaxed, all of them: guarded by the list's lock.
+        let bucket = usize::from(irq.links.bucket.load(Relaxed));
+        let (class, level) = (bucket / LEVELS, bucket % LEVELS);
+        let this = ptr::from_ref(irq);
+        let next = irq.links.next.load(Relaxed);
+        let prev = irq.links.prev.load(Relaxed);
+        irq.links.next.store(ptr::null_mut(), Relaxed);
+        irq.links.prev.store(ptr::null_mut(), Relaxed);
+        if ptr::eq(next, this) {
+            self.heads[class][level] = ptr::null();
+            self.bitmap[class] &= !(1 << level);
+        } else {
+            // Relaxed: as above.
+            // SAFETY: by the type invariant, links lead to live interrupts.
+            unsafe { &*next }.links.prev.store(prev, Relaxed);
+            // SAFETY: as above.
+            unsafe { &*prev }.links.next.store(next, Relaxed);
+            if ptr::eq(self.heads[class][level], this) {
+                self.heads[class][level] = next;
+            }
+        }
+    }
+
+    /// Takes the waiting interrupt out of its bucket if it is the only one and of the given classes.
+    #[inline]
+    pub(crate) fn take_only(&mut self, classes: Classes) -> Option<NonNull<Irq>> {
+        if self.waiting != 1 {
+            return None;
+        }
+        let irq: *const Irq = self.first(classes)?.0;
+        // SAFETY: linked, so the list's reference keeps it alive.
+        let irq = unsafe { &*irq };
+        self.unlink(irq);
+        Some(NonNull::from(irq))
+    }
+
+    /// The most urgent waiting interrupt of the given classes, and its priority as it was linked.
+    #[inline]
+    pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
+        // SAFETY: by the type invariant, it is alive.
+        if let Some(alone) = unsafe { self.alone.as_ref() } {
+            // Relaxed: guarded by the list's lock.
+            let bucket = alone.links.bucket.load(Relaxed);
+            let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
+            return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
+        }
+        if self.waiting == 0 {
+            return None;
+        }
+        self.first_in_buckets(classes)
+    }
+
+    fn first_in_buckets(&self, classes: Classes) -> Option<(&Irq, u8)> {
+        // A level in use by any of the classes is in the union of their bitmaps.
+        let maps: [u32; Class::COUNT] = core::array::from_fn(|class| {
+            let wanted = u32::from(classes.0 >> class & 1);
+            self.bitmap[class] & wanted.wrapping_neg()
+        });
+        let level = maps
+            .iter()
+            .fold(0, |union, map| union | map)
+            .trailing_zeros() as usize;
+        if level >= LEVELS {
+            return None;
+        }
+        let class = maps.iter().position(|map| map >> level & 1 != 0)?;
+        // SAFETY: by the type invariant, a head whose bit is set leads to a live interrupt.
+        let irq = unsafe { self.heads[class][level].as_ref() }?;
+        Some((irq, (level << 3) as u8))
+    }
+
+    /// Panics in debug builds unless `irq` belongs in a bucket of this list: `queued_on` names it, the
+    /// list's reference is held, and it is in no list register.
+    #[inline]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    fn check_membership(&self, irq: &Irq) {
+        #[cfg(debug_assertions)]
+        {
+            let (state, vcpu) = (irq.state(), self.vcpu);
+            assert!(
+                state.queued_on() == Some(vcpu) && !state.in_lr() && state.refs() != 0,
+                "{:?} is not for the list of {vcpu:?}: {state:?}",
+                irq.intid()
+            );
+        }
+    }
+
+    /// Panics in debug builds unless the neighbours of `irq` are linked to it, and in its bucket.
+    #[inline]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    fn check_links(&self, irq: &Irq) {
+        #[cfg(debug_assertions)]
+        {
+            // Relaxed, all of them: guarded by the list's lock.
+            let links = &irq.links;
+            let (next, prev) = (links.next.load(Relaxed), links.prev.load(Relaxed));
+            let intid = irq.intid();
+            assert!(
+                !next.is_null() && !prev.is_null(),
+                "{intid:?} is not linked"
+            );
+            // SAFETY: by the type invariant, links lead to live interrupts.
+            let (next, prev) = unsafe { (&*next, &*prev) };
+            assert!(
+                ptr::eq(next.links.prev.load(Relaxed), irq)
+                    && ptr::eq(prev.links.next.load(Relaxed), irq),
+                "the links around {intid:?} are broken"
+            );
+            // Relaxed: as above.
+            let bucket = links.bucket.load(Relaxed);
+            assert!(
+                bucket == next.links.bucket.load(Relaxed),
+                "{intid:?} is linked to another bucket"
+            );
+        }
+    }
+
+    /// Panics in debug builds unless every interrupt in the buckets belongs there, and all are counted.
+    /// Walks the list: not for where many may wait and time matters.
+    #[inline]
+    pub(crate) fn check(&self) {
+        #[cfg(debug_assertions)]
+        {
+            let mut counted = 0;
+            // SAFETY: by the type invariant, it is alive.
+            if let Some(alone) = unsafe { self.alone.as_ref() } {
+                self.check_membership(alone);
+                counted += 1;
+            }
+            for (bucket, head) in self.heads.as_flattened().iter().enumerate() {
+                let used = self.bitmap[bucket / LEVELS] >> (bucket % LEVELS) & 1 != 0;
+                assert_eq!(
+                    used,
+                    !head.is_null(),
+                    "bucket {bucket} and its bit disagree"
+                );
+                let mut next = *head;
+                // SAFETY: by the type invariant, heads and links lead to live interrupts.
+                while let Some(irq) = unsafe { next.as_ref() } {
+                    self.check_membership(irq);
+                    self.check_links(irq);
+                    counted += 1;
+                    // Relaxed: as above.
+                    next = irq.links.next.load(Relaxed);
+                    if ptr::eq(next, *head) {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(
+                counted, self.waiting,
+                "interrupts in the list of {:?}",
+                self.vcpu
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intid::IntId;
+    use crate::vm::irq::{ENABLED, GROUP1, PENDING};
+    use alloc::vec::Vec;
+
+    const PENDING_CLASSES: Classes = Classes(0b111);
+
+    fn queued(intid: u32, priority: u8, flags: u64) -> Irq {
+        let vcpu = VcpuId::new(0);
+        let irq = Irq::new(
+            IntId::new(intid).unwrap(),
+            PENDING | ENABLED | GROUP1 | flags,
+            vcpu,
+        );
+        let _ = irq.update(|state| state.with_priority(priority));
+        assert!(irq.link(VcpuId::new(0).unwrap()).is_ok());
+        irq
+    }
+
+    #[test]
+    fn order_is_by_priority_then_by_arrival() {
+        let irqs: Vec<Irq> = [
+            (40, 0xa0),
+            (41, 0x20),
+            (8200, 0xa0),
+            (42, 0xa0),
+            (3, 0x20),
+            (8201, 0x08),
+        ]
+        .map(|(intid, priority)| queued(intid, priority, 0))
+        .into();
+        let mut list = ApList::new(VcpuId(0));
+        for irq in &irqs {
+            list.link(irq, irq.state());
+        }
+        assert_eq!(list.waiting(), 6);
+        let mut order = Vec::new();
+        while let Some((irq, _)) = list.first(PENDING_CLASSES) {
+            order.push(irq.intid().raw());
+            let irq = irqs.iter().find(|other| other.intid() == irq.intid());
+            list.unlink(irq.unwrap());
+        }
+        assert_eq!(order, [8201, 41, 3, 40, 42, 8200]);
+        assert_eq!(list.waiting(), 0);
+        assert!(list.bitmap.iter().all(|bits| *bits == 0));
+    }
+
+    #[test]
+    fn classes_are_held_back_as_a_whole() {
+        let lpi = queued(8192, 0, 0);
+        let spi = queued(32, 0x80, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&lpi, lpi.state());
+        list.link(&spi, spi.state());
+        let group1 = Classes::NONE.with(Class::Group1, true);
+        assert_eq!(list.first(group1).unwrap().0.intid(), spi.intid());
+        assert_eq!(
+            list.first(group1.with(Class::Lpi, true)).unwrap().0.intid(),
+            lpi.intid()
+        );
+        assert!(list.first(Classes::ACTIVE).is_none());
+        assert!(list.take_only(group1).is_none(), "there are two");
+        list.unlink(&lpi);
+        assert!(list.take_only(Classes::ACTIVE).is_none());
+        assert_eq!(list.take_only(group1), Some(NonNull::from(&spi)));
+        assert!(list.take_only(group1).is_none());
+        list.check();
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not for the list of VcpuId(1)")]
+    fn another_vcpus_interrupt_is_refused() {
+        let irq = queued(40, 0, 0);
+        ApList::new(VcpuId(1)).link(&irq, irq.state());
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is linked twice")]
+    fn an_interrupt_is_linked_once() {
+        let irq = queued(40, 0, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&irq, irq.state());
+        list.link(&irq, irq.state());
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not linked")]
+    fn an_interrupt_is_unlinked_once() {
+        let irq = queued(40, 0, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&irq, irq.state());
+        list.unlink(&irq);
+        list.unlink(&irq);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not for the list of VcpuId(0)")]
+    fn a_member_that_lost_its_place_is_found() {
+        let irq = queued(40, 0, 0);
+        let mut list = ApList::new(VcpuId(0));
+        list.link(&irq, irq.state());
+        let _ = irq.update(|state| state.with_queued_on(None));
+        list.check();
+    }
+}

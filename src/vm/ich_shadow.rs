@@ -1,0 +1,307 @@
+//! What the hypervisor remembers of the list registers and the rest of a vCPU's `ICH_*` state, so that
+//! it touches a register only when its value has to change.
+use core::ptr;
+
+use crate::cpu::BASE_HCR;
+use crate::cpu_interface::CpuInterface;
+use crate::lr::{self, ListRegister};
+use crate::trace::Counters;
+use crate::vm::irq::Irq;
+
+/// What has to be done before the next entry: in bits 15:0, the registers whose image has still to be
+/// written (*posted*); and the bits below.
+#[derive(Clone, Copy)]
+pub(crate) struct Due(pub(crate) u32);
+
+/// A list register came free while interrupts waited.
+const REFILL: u32 = 1 << 16;
+
+/// The list registers must be chosen anew.
+const RELOAD: u32 = 1 << 17;
+
+impl Due {
+    #[inline]
+    pub(crate) fn posted(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    pub(crate) fn reload(self) -> bool {
+        self.0 & RELOAD != 0
+    }
+
+    /// Whether there is more to do than to write what has been posted.
+    #[inline]
+    pub(crate) fn choose(self) -> bool {
+        self.0 & (REFILL | RELOAD) != 0
+    }
+
+    /// Asks for a refill if `on`.
+    #[inline]
+    pub(crate) fn add_refill(&mut self, on: bool) {
+        self.0 |= if on { REFILL } else { 0 };
+    }
+
+    /// Asks for a reload if `on`.
+    #[inline]
+    pub(crate) fn add_reload(&mut self, on: bool) {
+        self.0 |= if on { RELOAD } else { 0 };
+    }
+
+    /// Neither is needed any more.
+    #[inline]
+    pub(crate) fn chosen(&mut self) {
+        self.0 &= !(REFILL | RELOAD);
+    }
+}
+
+/// What is in the registers of the CPU that has the vCPU, or will be loaded into them.
+///
+/// # Invariants
+/// * `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of `in_use` is
+///   set. While the vCPU is on no CPU, `in_use` is 0.
+/// * What is posted is a part of `in_use`, and nothing is while the vCPU is in the guest.
+pub(crate) struct Registers {
+    /// Image of each list register: last written to or read from it, or to be written; for the empty ones
+    /// without state.
+    pub(crate) images: [ListRegister; lr::MAX],
+    pub(crate) irqs: [*const Irq; lr::MAX],
+    /// The list registers that the CPU has, a bit each.
+    pub(crate) usable: u16,
+    pub(crate) in_use: u16,
+    /// Registers in use whose deactivation raises EISR instead of ELRSR.
+    pub(crate) wants_eoi: u16,
+    /// Empty registers that still assert EISR and must be overwritten.
+    pub(crate) stale: u16,
+    /// What has to be done before the next entry.
+    pub(crate) due: Due,
+    pub(crate) hcr: u64,
+    pub(crate) vmcr: u64,
+    /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
+    apr: [[u32; 4]; 2],
+}
+
+impl Registers {
+    /// Of a vCPU after reset.
+    pub(crate) const fn new(vmcr: u64) -> Self {
+        Self {
+            images: [ListRegister::EMPTY; lr::MAX],
+            irqs: [ptr::null(); lr::MAX],
+            usable: 0,
+            in_use: 0,
+            wants_eoi: 0,
+            stale: 0,
+            due: Due(0),
+            hcr: 0,
+            vmcr,
+            apr: [[0; 4]; 2],
+        }
+    }
+
+    /// Whether an exit has nothing to take back: no register is in use, and, as HCR says, nothing outside
+    /// them depends on what the guest does.
+    #[inline]
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.in_use == 0 && self.hcr == BASE_HCR
+    }
+
+    /// Whether an entry that brings no news has nothing to choose.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.due.0 == 0
+    }
+
+    /// What register `index` holds, or is to hold.
+    #[inline]
+    pub(crate) fn read(
+        &self,
+        index: usize,
+        interface: &impl CpuInterface,
+        counters: &Counters,
+    ) -> ListRegister {
+        if self.due.posted() >> index & 1 != 0 {
+            return self.images[index];
+        }
+        counters.ich_lr_reads.add(1);
+        interface.read_lr(index)
+    }
+
+    /// Puts an image into register `index` for `irq`; writes the register only if it differs.
+    #[inline]
+    pub(crate) fn put(
+        &mut self,
+        index: usize,
+        image: ListRegister,
+        irq: &Irq,
+        interface: &impl CpuInterface,
+        counters: &Counters,
+    ) {
+        let bit = 1 << index;
+        self.check(index, image);
+        if self.images[index] != image {
+            interface.write_lr(index, image);
+            counters.ich_lr_writes.add(1);
+            self.images[index] = image;
+        }
+        self.irqs[index] = irq;
+        self.in_use |= bit;
+        self.stale &= !bit;
+        if image.wants_eoi() {
+            self.wants_eoi |= bit;
+        }
+    }
+
+    /// Panics in debug builds on what the architecture forbids (IHI 0069, 6.2.2): a special INTID, a
+    /// register in use overwritten, or two registers with the same vINTID or pINTID.
+    #[inline]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    pub(crate) fn check(&self, index: usize, image: ListRegister) {
+        #[cfg(debug_assertions)]
+        {
+            let (vintid, pintid) = (image.vintid(), image.pintid());
+            assert!(
+                crate::intid::IntId::new(vintid).is_some(),
+                "{image:?} has a special vINTID"
+            );
+            assert!(
+                self.in_use >> index & 1 == 0,
+                "{image:?} overwrites another"
+            );
+            for other in bits(self.in_use).map(|other| self.images[other]) {
+                assert!(
+                    other.vintid() != vintid,
+                    "vINTID {vintid} is in two list registers: {other:?}, {image:?}"
+                );
+                assert!(
+                    !(other.is_hw() && image.is_hw() && other.pintid() == pintid),
+                    "pINTID {pintid} is in two list registers: {other:?}, {image:?}"
+                );
+            }
+        }
+    }
+
+    /// Notes that register `index` holds no interrupt; `image` is what is left in it, unless it has not been
+    /// written.
+    #[inline]
+    pub(crate) fn vacate(&mut self, index: usize, image: ListRegister) {
+        let bit = 1 << index;
+        let image = if self.due.posted() & bit == 0 {
+            image
+        } else {
+            ListRegister::EMPTY
+        };
+        self.due.0 &= !u32::from(bit);
+        self.images[index] = image;
+        self.in_use &= !bit;
+        if self.wants_eoi & bit != 0 || !image.is_empty() {
+            self.stale |= bit;
+        }
+        self.wants_eoi &= !bit;
+    }
+
+    /// As [`Registers::vacate`], of a register that the guest has finished with, and that asked for nothing
+    /// more.
+    #[inline]
+    pub(crate) fn vacate_finished(&mut self, index: usize) {
+        let bit = 1 << index;
+        debug_assert!((self.due.posted() | self.wants_eoi) & bit == 0);
+        self.images[index] = self.images[index].without_state();
+        self.in_use &= !bit;
+    }
+
+    /// Overwrites vacated registers that would still act.
+    pub(crate) fn clean(&mut self, interface: &impl CpuInterface, counters: &Counters) {
+        while self.stale != 0 {
+            let index = self.stale.trailing_zeros() as usize;
+            self.stale &= self.stale - 1;
+            interface.write_lr(index, ListRegister::EMPTY);
+            counters.ich_lr_writes.add(1);
+            self.images[index] = ListRegister::EMPTY;
+        }
+    }
+
+    /// Writes `ICH_HCR_EL2` if it has to change.
+    #[inline]
+    pub(crate) fn set_hcr(&mut self, value: u64, interface: &impl CpuInterface) {
+        if self.hcr != value {
+            self.hcr = value;
+            interface.write_hcr(value);
+        }
+    }
+
+    /// Loads what is not in list registers.
+    pub(crate) fn load(&mut self, interface: &impl CpuInterface) {
+        self.usable = interface.vtr().all();
+        interface.write_vmcr(self.vmcr);
+        for group in [false, true] {
+            for index in 0..interface.vtr().apr_count() {
+                interface.write_apr(group, index, self.apr[usize::from(group)][index]);
+            }
+        }
+        self.images = [ListRegister::EMPTY; lr::MAX];
+        self.hcr = 0;
+    }
+
+    /// Saves what is not in list registers, which are empty, and turns the interface off.
+    pub(crate) fn save(&mut self, interface: &impl CpuInterface) {
+        self.vmcr = interface.read_vmcr();
+        for group in [false, true] {
+            for index in 0..interface.vtr().apr_count() {
+                self.apr[usize::from(group)][index] = interface.read_apr(group, index);
+            }
+        }
+        self.set_hcr(0, interface);
+    }
+}
+
+/// The indices of the bits that are set.
+pub(crate) fn bits(mut set: u16) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        (set != 0).then(|| {
+            let index = set.trailing_zeros() as usize;
+            set &= set - 1;
+            index
+        })
+    })
+}
+
+#[cfg(all(test, debug_assertions, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::cpu_interface::software::SoftwareInterface;
+    use crate::intid::IntId;
+
+    fn put(images: &[u64]) {
+        let mut registers = Registers::new(0);
+        let irq = Irq::new(IntId::spi(40).unwrap(), 0, None);
+        let (interface, counters) = (SoftwareInterface::default(), Counters::default());
+        for (index, image) in images.iter().enumerate() {
+            let image = ListRegister(ListRegister::PENDING | image);
+            registers.put(index, image, &irq, &interface, &counters);
+        }
+    }
+
+    #[test]
+    fn different_interrupts_are_in_order() {
+        put(&[40, 41, ListRegister::HW | 33 << 32 | 42, 16384]);
+    }
+
+    #[test]
+    #[should_panic(expected = "vINTID 40 is in two list registers")]
+    fn one_register_for_a_vintid() {
+        put(&[40, 41, 40]);
+    }
+
+    #[test]
+    #[should_panic(expected = "pINTID 33 is in two list registers")]
+    fn one_register_for_a_pintid() {
+        let hw = ListRegister::HW | 33 << ListRegister::PINTID_SHIFT;
+        put(&[hw | 40, hw | 41]);
+    }
+
+    #[test]
+    #[should_panic(expected = "has a special vINTID")]
+    fn no_register_for_a_special_intid() {
+        put(&[1020]);
+    }
+}

@@ -1,0 +1,213 @@
+//! The state of one VM's interrupt controller, and the lookups in it.
+//!
+//! | file | state |
+//! |---|---|
+//! | [`irq`] | one interrupt: its state word, and the transitions of it |
+//! | [`ap_list`] | the interrupts that wait for one vCPU |
+//! | [`vcpu`] | one vCPU: its SGIs and PPIs, its ap_list, its redistributor |
+//! | [`residency`] | where a vCPU is, and what work it has been given |
+//! | [`ich_shadow`] | what a vCPU's `ICH_*` registers hold |
+//! | [`staging`] | an interrupt that goes straight into a free list register |
+//! | [`rwp`] | which writes wait for a vCPU to fold its list registers |
+//! | [`distributor`], [`redistributor`] | what a guest has written to GICD and GICR |
+//! | [`topology`] | which vCPU has which affinity |
+//! | [`its`] | ITSes: devices, events, collections, command queues |
+//! | [`free_list`] | LPIs that are to be freed |
+
+pub(crate) mod ap_list;
+pub(crate) mod distributor;
+pub(crate) mod free_list;
+pub(crate) mod ich_shadow;
+pub(crate) mod irq;
+pub(crate) mod its;
+pub(crate) mod redistributor;
+pub(crate) mod residency;
+pub(crate) mod rwp;
+pub(crate) mod staging;
+pub(crate) mod topology;
+pub(crate) mod vcpu;
+
+use alloc::boxed::Box;
+
+use distributor::Distributor;
+use free_list::FreeList;
+use irq::Irq;
+use its::Its;
+use topology::Topology;
+use vcpu::Vcpu;
+
+use crate::config::{Config, ConfigError};
+use crate::epoch::CpuPin;
+use crate::error::InjectError;
+use crate::fixed::Fixed;
+use crate::host::Host;
+use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
+use crate::radix::Radix;
+use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock};
+
+/// One VM.
+pub(crate) struct Vm<H: Host> {
+    pub(crate) host: H,
+    pub(crate) config: Config,
+    pub(crate) distributor: Distributor,
+    /// Room for `max_vcpus`, of which `present` have been added.
+    pub(crate) vcpus: Fixed<Vcpu>,
+    pub(crate) present: AtomicU16,
+    pub(crate) topology: Snapshot<Topology>,
+    /// Held while a vCPU is added.
+    pub(crate) growth: SpinLock<()>,
+    pub(crate) lpis: Radix<Irq>,
+    pub(crate) free_list: FreeList,
+    pub(crate) its: Box<[Its]>,
+    /// Work for [`Vgic::advance`](crate::Vgic::advance): bit n for ITS n, and the `DEFERRED_*` bits.
+    deferred: AtomicU32,
+}
+
+/// vCPUs have to be told of a write of `GICD_CTLR`.
+pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
+/// A pending table has to be read.
+pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
+/// LPI configurations have to be read again.
+pub(crate) const DEFERRED_SWEEP: u32 = 1 << 18;
+/// LPIs have to be freed.
+pub(crate) const DEFERRED_FREE: u32 = 1 << 19;
+
+impl<H: Host> Vm<H> {
+    /// Builds a VM; vCPU 0 is powered on. Allocates the state of `config.max_vcpus` vCPUs.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the configuration is not valid.
+    pub(crate) fn new(config: Config, host: H) -> Result<Self, ConfigError> {
+        config.validate()?;
+
+        let vcpus: Fixed<Vcpu> = (0..config.max_vcpus)
+            .filter_map(VcpuId::new)
+            .map(|id| Vcpu::new(id, id.index() == 0))
+            .collect();
+        for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
+            vcpu.set_affinity(*affinity);
+        }
+
+        Ok(Self {
+            host,
+            distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
+            vcpus,
+            present: AtomicU16::new(config.vcpus.len() as u16),
+            topology: Snapshot::new(Topology::new(config.vcpus.clone())),
+            growth: SpinLock::new(Rank::Topology, ()),
+            lpis: Radix::new(u32::from(config.lpi_bits)),
+            free_list: FreeList::new(),
+            its: (0..)
+                .zip(&config.its)
+                .map(|(id, its)| Its::new(ItsId(id), its))
+                .collect(),
+            deferred: AtomicU32::new(0),
+            config,
+        })
+    }
+
+    /// Returns how many vCPUs have been added.
+    pub(crate) fn vcpu_count(&self) -> usize {
+        // Acquire: pairs with the Release in `add_vcpu`.
+        usize::from(self.present.load(Acquire))
+    }
+
+    /// Returns the vCPU `id`, if it has been added.
+    #[inline]
+    pub(crate) fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
+        self.vcpus
+            .get(id.index())
+            .filter(|_| id.index() < self.vcpu_count())
+    }
+
+    /// Returns the vCPUs that have been added.
+    pub(crate) fn present_vcpus(&self) -> &[Vcpu] {
+        &self.vcpus[..self.vcpu_count()]
+    }
+
+    /// Returns the affinity of a vCPU.
+    pub(crate) fn affinity(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Option<Affinity> {
+        self.topology.load(pin.guard()).affinity(vcpu)
+    }
+
+    /// Finds the vCPU with an affinity, in constant time.
+    pub(crate) fn find_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Option<VcpuId> {
+        self.topology.load(pin.guard()).find(affinity)
+    }
+
+    /// Returns the ITS `id`, if the VM has it.
+    pub(crate) fn its(&self, id: ItsId) -> Option<&Its> {
+        self.its.get(usize::from(id.0))
+    }
+
+    /// Finds the interrupt that `intid` names on `vcpu`; an LPI only while a reference to it is left.
+    /// Takes no lock.
+    pub(crate) fn irq<'g>(
+        &'g self,
+        pin: &'g CpuPin<'_>,
+        vcpu: &'g Vcpu,
+        intid: IntId,
+    ) -> Option<&'g Irq> {
+        match intid.kind() {
+            Kind::Sgi | Kind::Ppi => vcpu.private(intid),
+            Kind::Spi => self.distributor.spi(intid),
+            Kind::Lpi => self.lpi(pin, intid),
+        }
+    }
+
+    /// Finds the LPI `intid`, if it is mapped or still on a list. Takes no lock.
+    pub(crate) fn lpi<'g>(&'g self, pin: &'g CpuPin<'_>, intid: IntId) -> Option<&'g Irq> {
+        let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
+        let irq = pin.lookup(|| self.lpis.get(key, pin.guard()))?;
+        // The table may still hold one whose last reference is gone.
+        (irq.state().refs() != 0).then_some(irq)
+    }
+
+    /// Finds the SPI `intid`, for an injection.
+    pub(crate) fn spi(&self, intid: IntId) -> Result<&Irq, InjectError> {
+        self.distributor
+            .spi(intid)
+            .ok_or(InjectError::UnknownInterrupt)
+    }
+
+    /// Finds the PPI `intid` of a vCPU, for an injection.
+    pub(crate) fn ppi(&self, vcpu: VcpuId, intid: IntId) -> Result<(&Vcpu, &Irq), InjectError> {
+        let vcpu = self.vcpu(vcpu).ok_or(InjectError::UnknownVcpu)?;
+        if intid.kind() != Kind::Ppi {
+            return Err(InjectError::UnknownInterrupt);
+        }
+        let irq = vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)?;
+        Ok((vcpu, irq))
+    }
+
+    /// Returns the groups, a bit each, in which `irq` may be signalled to `vcpu`. A CPU that closes a
+    /// group after this look recalls the vCPU.
+    #[inline]
+    pub(crate) fn groups_open_to(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
+        if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
+            0
+        } else {
+            self.distributor.group_enables()
+        }
+    }
+
+    /// Returns whether there is deferred work; one load.
+    #[inline]
+    pub(crate) fn has_deferred(&self) -> bool {
+        // Acquire: pairs with `defer`.
+        self.deferred.load(Acquire) != 0
+    }
+
+    /// Leaves work to [`Vgic::advance`](crate::Vgic::advance): `DEFERRED_*` bits, or ITSes.
+    pub(crate) fn defer(&self, work: u32) {
+        // AcqRel: pairs with `has_deferred` and `take_deferred`.
+        self.deferred.fetch_or(work, AcqRel);
+    }
+
+    /// Takes all deferred work over.
+    pub(crate) fn take_deferred(&self) -> u32 {
+        // AcqRel: pairs with `defer`.
+        self.deferred.swap(0, AcqRel)
+    }
+}
