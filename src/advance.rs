@@ -21,7 +21,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         lpi_tables::advance_sweep(vm, pin);
     }
     if work & DEFERRED_FREE != 0 {
-        lpi_lifetime::advance_dying(vm, pin);
+        lpi_lifetime::advance_free_list(vm, pin);
     }
     for index in 0..vm.its.len() {
         if work & 1 << index != 0 {

@@ -64,9 +64,9 @@ impl Node {
     }
 
     /// Announces an inserter, or a child; fails when the node is dead.
-    fn enter(&self) -> bool {
+    fn join(&self) -> bool {
         // AcqRel/Acquire: the count orders nothing by itself, but entering must not be seen before
-        // an earlier leave: pairs with `leave`.
+        // an earlier leave: pairs with `part`.
         self.live
             .fetch_update(AcqRel, Acquire, |live| {
                 (live != DEAD || mutant(Mutant::DeadNodeEntered)).then(|| live.wrapping_add(1))
@@ -75,9 +75,9 @@ impl Node {
     }
 
     /// Takes back `count` entries or children; true for the one CPU whose leave killed the node.
-    fn leave(&self, count: usize) -> bool {
+    fn part(&self, count: usize) -> bool {
         // AcqRel: all that was done inside happens before the node's death: pairs with the other leaves,
-        // and with `enter`.
+        // and with `join`.
         self.live.fetch_sub(count, AcqRel) == count
             && (mutant(Mutant::NodeDiesUnchecked)
                 || self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok())
@@ -109,21 +109,21 @@ impl<'g> Path<'g> {
 
     /// Walks up. The lowest node loses `lowest` counts, every other `each`, and one more where the
     /// child below it died; nodes that die of it are unlinked and freed after the epoch.
-    fn leave(&self, lowest: usize, each: usize, guard: &Guard) {
-        let mut owed = lowest;
+    fn part(&self, lowest: usize, each: usize, guard: &Guard) {
+        let mut follow_up = lowest;
         for (node, slot) in self.nodes[..self.depth].iter().rev().flatten() {
-            let died = owed > 0 && node.leave(owed);
-            owed = each;
+            let died = follow_up > 0 && node.part(follow_up);
+            follow_up = each;
             if died {
                 let raw = ptr::from_ref(*node).cast_mut();
                 if unlink(slot, raw) {
-                    owed += 1;
+                    follow_up += 1;
                 }
                 if mutant(Mutant::NodeFreedAtOnce) {
                     node.watched.end();
                     continue;
                 }
-                node.watched.retire();
+                node.watched.defer();
                 // SAFETY: a dead node gets no new values; it is unlinked, by us or by an inserter
                 // that helped; and only the CPU that moved it to DEAD comes here.
                 unsafe { guard.defer_destroy(Shared::from(raw.cast_const())) };
@@ -262,21 +262,21 @@ impl<T> Radix<T> {
             let mut path = Path::new();
             for level in (0..self.levels - 1).rev() {
                 let node = match Self::child(slot, guard) {
-                    Some(node) if node.enter() => node,
+                    Some(node) if node.join() => node,
                     Some(dead) => {
                         if unlink(slot, ptr::from_ref(dead).cast_mut())
                             && let Some(parent) = path.lowest()
                         {
                             // One child less; it cannot die of it while we are inside.
-                            parent.leave(1);
+                            parent.part(1);
                         }
-                        path.leave(1, 1, guard);
+                        path.part(1, 1, guard);
                         continue 'restart;
                     }
                     None => match Self::grow(slot, path.lowest(), guard) {
                         Some(node) => node,
                         None => {
-                            path.leave(1, 1, guard);
+                            path.part(1, 1, guard);
                             continue 'restart;
                         }
                     },
@@ -294,11 +294,11 @@ impl<T> Radix<T> {
             ) {
                 Ok(_) => {
                     // Our entry into the lowest node stays, as the count of the value.
-                    path.leave(0, 1, guard);
+                    path.part(0, 1, guard);
                     Ok(())
                 }
                 Err(found) => {
-                    path.leave(1, 1, guard);
+                    path.part(1, 1, guard);
                     // SAFETY: as in `get`.
                     Err(unsafe { found.cast::<T>().as_ref() })
                 }
@@ -318,7 +318,7 @@ impl<T> Radix<T> {
         let grown = slot.compare_exchange(ptr::null_mut(), node.cast(), AcqRel, Relaxed);
         if grown.is_err() {
             if let Some(parent) = parent {
-                parent.leave(1);
+                parent.part(1);
             }
             // SAFETY: the node was not published; it is ours alone.
             drop(unsafe { Box::from_raw(node) });
@@ -362,7 +362,7 @@ impl<T> Radix<T> {
             slot.compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
                 .ok()?
         };
-        path.leave(1, 0, guard);
+        path.part(1, 0, guard);
         NonNull::new(removed.cast())
     }
 }

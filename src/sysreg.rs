@@ -193,7 +193,7 @@ pub(crate) fn write_dir<H: Host, I: CpuInterface>(
     }
     if let Some(irq) = vm.irq(pin, vcpu, intid) {
         // What this vCPU has in its registers may have become active since they were loaded.
-        fold::sync(vm, cpu, pin, vcpu);
+        fold::refresh(vm, cpu, pin, vcpu);
         change::deactivate(vm, pin, irq);
     }
 }

@@ -1,7 +1,7 @@
 //! The end of a VM: every list is emptied, every mapping ended, every count checked.
 #![expect(unsafe_code)]
 
-use crate::delivery::queue::Leaving;
+use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_lifetime, prune, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -48,7 +48,7 @@ pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
     let pin = local.pin();
     for vcpu in &vm.vcpus {
         // SAFETY: the VM is ours alone, so nobody runs the vCPU.
-        unsafe { vcpu.abandon_registers(&pin) };
+        unsafe { vcpu.abandon(&pin) };
     }
     let _ = dismantle(vm, &pin);
 }
@@ -57,7 +57,7 @@ pub(crate) fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport
     let mut remains = TeardownReport::default();
     let mut from = 0;
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
-        remains.pending[Kind::Lpi as usize] += irq.state().booked();
+        remains.pending[Kind::Lpi as usize] += irq.state().pending_count();
         from = key + 1;
     }
     for its in &vm.its {
@@ -65,16 +65,16 @@ pub(crate) fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport
     }
     for vcpu in &vm.vcpus {
         for irq in vcpu.privates() {
-            remains.pending[irq.intid().kind() as usize] += irq.state().booked();
+            remains.pending[irq.intid().kind() as usize] += irq.state().pending_count();
         }
     }
     for irq in vm.distributor.spis() {
-        remains.pending[Kind::Spi as usize] += irq.state().booked();
+        remains.pending[Kind::Spi as usize] += irq.state().pending_count();
     }
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
     }
-    lpi_lifetime::release_dying(vm, pin);
+    lpi_lifetime::free_all(vm, pin);
     let private = vm.vcpus.iter().flat_map(Vcpu::privates);
     for irq in private.chain(vm.distributor.spis()) {
         remains.references += u64::from(irq.state().refs()) - 1;
@@ -90,7 +90,7 @@ pub(crate) fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport
 /// Takes every interrupt off a vCPU's list, through prune like any other.
 fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     loop {
-        let mut leaving = Leaving::new();
+        let mut after = AfterUnlock::new();
         let mut list = vcpu.ap_list.lock(pin.ledger());
         let all = if mutant(Mutant::ListsForgotten) {
             0
@@ -105,8 +105,8 @@ fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         let irq = unsafe { &*irq };
         let _ = irq.update(|state| state.with(0, crate::vm::irq::ACTIVE | crate::vm::irq::ENABLED));
         list.unlink(irq);
-        prune::prune(vm, pin, vcpu, &mut list, irq, &mut leaving);
+        prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
         drop(list);
-        queue::dispatch(vm, pin, &mut leaving);
+        queue::run_after_unlock(vm, pin, &mut after);
     }
 }

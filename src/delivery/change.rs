@@ -3,11 +3,11 @@
 use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::vm::irq::{Irq, Owed};
-use crate::vm::{Vm, rwp};
+use crate::vm::Vm;
+use crate::vm::irq::Irq;
 
 pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: bool) {
-    queue::settle_up(vm, pin, irq, irq.set_line(high));
+    queue::complete(vm, pin, irq, irq.set_line(high));
 }
 
 /// `ICPENDR` and its kin for one interrupt.
@@ -16,7 +16,7 @@ pub(crate) fn clear_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if deactivate {
         vm.host.deactivate(irq.owner(), irq.pintid());
     }
-    queue::settle_up(vm, pin, irq, changed);
+    queue::complete(vm, pin, irq, changed);
 }
 
 /// Ends the active state of an interrupt wherever it is: `ICACTIVER`, and `ICC_DIR_EL1`.
@@ -26,7 +26,7 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if deactivate {
         vm.host.deactivate(irq.owner(), irq.pintid());
     }
-    queue::settle_up(vm, pin, irq, changed);
+    queue::complete(vm, pin, irq, changed);
     // In another vCPU's list register it may be active without our knowing; one sample too many does
     // no harm.
     if (old.shows_active() || old.in_lr())
@@ -36,16 +36,5 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
         && let Some(vcpu) = old.queued_on().or(old.target())
     {
         vm.host.resample(vcpu, irq.intid());
-    }
-}
-
-/// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
-/// change is complete (RWP) only once that vCPU has taken it back.
-pub(crate) fn pay_awaited<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, by: u8, irq: &Irq, owed: Owed) {
-    queue::pay(vm, pin, irq, owed);
-    if let Owed::Recall(vcpu) = owed
-        && let Some(vcpu) = vm.vcpu(vcpu)
-    {
-        rwp::await_recall(vm, vcpu, by);
     }
 }

@@ -7,7 +7,7 @@ use crate::vm::irq::{Changed, Folded, Irq};
 
 /// Books what a fold found.
 #[inline]
-pub(crate) fn account<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
+pub(crate) fn fold<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
     let kind = irq.kind() as usize;
     let counters = pin.counters();
     for (happened, counter) in [
@@ -24,9 +24,9 @@ pub(crate) fn account<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, folded:
 
 /// Books what a change made pending, or no longer pending.
 #[inline]
-pub(crate) fn book<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
+pub(crate) fn change<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
     let kind = irq.kind() as usize;
-    let (before, after) = (changed.old.booked(), changed.new.booked());
+    let (before, after) = (changed.old.pending_count(), changed.new.pending_count());
     if after > before {
         pin.counters().injections[kind].add(after - before);
     } else if before > after {

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::sync::Ordering::{AcqRel, Relaxed};
 use crate::vm::residency::RECALL;
-use crate::vm::rwp::AWAITED_BY_GICD;
+use crate::vm::rwp::RWP_GICD;
 use crate::vm::{DEFERRED_GROUPS, Vm, rwp};
 
 /// vCPUs told of a change of `GICD_CTLR` in one slice.
@@ -37,7 +37,7 @@ pub(crate) fn advance_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for index in first..present.min(first.saturating_add(SLICE)) {
         if let Some(vcpu) = VcpuId::new(index as usize).and_then(|id| vm.vcpu(id)) {
             queue::notify(vm, pin, vcpu.id, RECALL);
-            rwp::await_recall(vm, vcpu, AWAITED_BY_GICD);
+            rwp::expect(vm, vcpu, RWP_GICD);
         }
     }
     // AcqRel: whoever does not find us finds the recalls.

@@ -155,7 +155,7 @@ pub(crate) fn inject_msi<H: Host>(
     let raised = irq.raise();
     match news_for(vm, raised) {
         Some(vcpu) => Ok(raised_first(vm, pin, irq, vcpu)),
-        None if raised.is_merged() => Ok(merged(vm, pin, irq)),
+        None if raised.needs_nothing() => Ok(merged(vm, pin, irq)),
         None => msi_raised_again(vm, pin, irq, raised),
     }
 }
@@ -190,12 +190,12 @@ fn msi_raised_again<H: Host>(
     irq: &Irq,
     raised: Raised,
 ) -> Result<Injected, InjectError> {
-    if raised.void() {
+    if raised.unmapped() {
         // Unmapped since it was looked up.
         return Err(InjectError::UnmappedEvent);
     }
     let injected = raised_again(vm, pin, irq, raised);
-    if raised.stranded() {
+    if raised.without_target() {
         return Err(refuse(vm, pin, irq, injected));
     }
     Ok(injected)
@@ -207,7 +207,7 @@ fn msi_raised_again<H: Host>(
 fn refuse<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, injected: Injected) -> InjectError {
     if injected == Injected::Pending {
         let (_, changed) = irq.clear_pending();
-        queue::settle_up(vm, pin, irq, changed);
+        queue::complete(vm, pin, irq, changed);
     }
     InjectError::UnmappedCollection
 }
@@ -230,7 +230,7 @@ pub(crate) fn raised_on<H: Host>(
     irq: &Irq,
     raised: Raised,
 ) -> Injected {
-    if raised.is_news() {
+    if raised.was_idle() {
         raised_first(vm, pin, irq, owner)
     } else {
         raised_again(vm, pin, irq, raised)
@@ -242,14 +242,14 @@ pub(crate) fn raised_on<H: Host>(
 fn news_for<H: Host>(vm: &Vm<H>, raised: Raised) -> Option<&Vcpu> {
     // A target is a vCPU that is, or was when it was found, present.
     let target = vm.vcpus.get(raised.target_index());
-    target.filter(|_| raised.is_news())
+    target.filter(|_| raised.was_idle())
 }
 
 /// Books a raise that is news for `vcpu`, and inserts the interrupt there.
 #[inline(always)]
 fn raised_first<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Injected {
     pin.counters().injections[irq.kind() as usize].add(1);
-    queue::insert_first(vm, pin, irq, vcpu);
+    queue::insert_on(vm, pin, irq, vcpu);
     Injected::Pending
 }
 
@@ -266,14 +266,14 @@ pub(crate) fn merged<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> Injec
 #[inline(never)]
 fn raised_again<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised) -> Injected {
     let coalesced = raised.coalesced();
-    if !raised.void() {
+    if !raised.unmapped() {
         let kind = irq.kind() as usize;
         pin.counters().injections[kind].add(1);
         if coalesced {
             pin.counters().coalesced[kind].add(1);
         }
     }
-    queue::pay(vm, pin, irq, raised.owed());
+    queue::follow_up(vm, pin, irq, raised.follow_up());
     if coalesced {
         Injected::Coalesced
     } else {

@@ -1,7 +1,7 @@
 //! References: who keeps an interrupt, and an LPI's way in and out of the table.
 //!
 //! Whoever puts the last reference of an LPI has to free it, which may allocate: the epoch keeps lists of
-//! what it defers. Injection, entry and exit must not allocate, so they only bury the interrupt among the
+//! what it defers. Injection, entry and exit must not allocate, so they only defer_free the interrupt among the
 //! [`FreeList`], one compare-and-swap, and [`Vgic::advance`] frees those, a slice at a time. The table may
 //! hold a dying interrupt meanwhile; nobody can take a reference to it any more, and a new mapping of its
 //! INTID takes its place.
@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
-use crate::vm::irq::{GivenBack, Irq};
+use crate::vm::irq::{Irq, Put};
 use crate::vm::{DEFERRED_FREE, Vm};
 
 /// FreeList interrupts that one call of [`Vgic::advance`] frees.
@@ -28,34 +28,34 @@ pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.counters().migration_puts.add(1);
     vm.host.trace(TracePoint::MigrationPut(irq.intid()));
     if given_back(vm, pin, irq, irq.put()) {
-        bury(vm, irq);
+        defer_free(vm, irq);
     }
 }
 
 /// Counts what a put changed, and pays what it owes; the pin keeps the interrupt allocated meanwhile.
 /// True if it was the last reference: the caller frees the interrupt or buries it.
 #[must_use]
-fn given_back<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, given: GivenBack) -> bool {
-    count::book(vm, pin, irq, given.changed);
+fn given_back<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, given: Put) -> bool {
+    count::change(vm, pin, irq, given.changed);
     if !given.last {
-        queue::pay(vm, pin, irq, given.changed.owed);
+        queue::follow_up(vm, pin, irq, given.changed.follow_up);
     }
     given.last
 }
 
 /// Leaves an interrupt whose last reference the caller has put to [`Vgic::advance`]. Allocates nothing.
-pub(crate) fn bury<H: Host>(vm: &Vm<H>, irq: &Irq) {
-    vm.free_list.bury(irq);
+pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
+    vm.free_list.push(irq);
     vm.defer(DEFERRED_FREE);
 }
 
 /// Frees a slice of the dying.
-pub(crate) fn advance_dying<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for _ in 0..SLICE {
-        let Some(irq) = vm.free_list.dig(pin) else {
+        let Some(irq) = vm.free_list.pop(pin) else {
             break;
         };
-        release(vm, pin, irq);
+        free(vm, pin, irq);
     }
     pin.collect();
     if !vm.free_list.is_empty() {
@@ -64,9 +64,9 @@ pub(crate) fn advance_dying<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 }
 
 /// Frees all of the dying; for a VM that ends.
-pub(crate) fn release_dying<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    while let Some(irq) = vm.free_list.dig(pin) {
-        release(vm, pin, irq);
+pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    while let Some(irq) = vm.free_list.pop(pin) {
+        free(vm, pin, irq);
     }
 }
 
@@ -77,12 +77,12 @@ fn trace_mapping_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 
 /// Frees an LPI whose last reference the caller has put: out of the table if it is still there, and
 /// to the epoch.
-pub(crate) fn release<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+pub(crate) fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
         debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
         return;
     };
-    irq.watched.retire();
+    irq.watched.defer();
     pin.leaves_garbage();
     // False if the INTID was mapped again meanwhile and the new interrupt took the slot.
     vm.lpis.remove(key, irq, pin.guard());
@@ -116,9 +116,9 @@ pub(crate) fn map_lpi<'g, H: Host>(
         if let Some(irq) = found {
             // SAFETY: lives as long as the table holds it or the guard is pinned.
             let irq: &'g Irq = unsafe { &*core::ptr::from_ref(irq) };
-            if let Some(owed) = irq.map(target) {
+            if let Some(follow_up) = irq.map(target) {
                 trace_mapping_get(vm, pin, irq);
-                queue::pay(vm, pin, irq, owed);
+                queue::follow_up(vm, pin, irq, follow_up);
                 return Some(irq);
             }
             if irq.state().refs() != 0 {
@@ -129,7 +129,7 @@ pub(crate) fn map_lpi<'g, H: Host>(
             NonNull::from(Box::leak(fresh.take().unwrap_or_else(|| {
                 Box::new(Irq::new(intid, crate::vm::irq::GROUP1, target))
             })));
-        // SAFETY: freed only by `release`, after it has left the table, through the epoch.
+        // SAFETY: freed only by `free`, after it has left the table, through the epoch.
         let put = unsafe {
             match found {
                 None => vm.lpis.insert(key, new, pin.guard()).is_ok(),
@@ -152,6 +152,6 @@ pub(crate) fn unmap_lpi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.counters().mapping_puts.add(1);
     vm.host.trace(TracePoint::MappingPut(irq.intid()));
     if given_back(vm, pin, irq, irq.unmap()) {
-        release(vm, pin, irq);
+        free(vm, pin, irq);
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn reload_lpi_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq
             .with_priority(byte & 0xfc)
             .with_flag(ENABLED, byte & 1 != 0)
     });
-    queue::pay(vm, pin, irq, changed.owed);
+    queue::follow_up(vm, pin, irq, changed.follow_up);
 }
 
 fn lpi_config<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {

@@ -1,13 +1,13 @@
 //! Prune.
 
 use crate::delivery::queue;
-use crate::delivery::queue::Leaving;
+use crate::delivery::queue::AfterUnlock;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::trace::TracePoint;
 use crate::vm::Vm;
 use crate::vm::ap_list::ApList;
-use crate::vm::irq::{Irq, Settled};
+use crate::vm::irq::{Irq, Pruned};
 use crate::vm::vcpu::Vcpu;
 
 /// Settles an interrupt that is queued on `vcpu`, in no bucket and in no register: back into a
@@ -18,34 +18,34 @@ pub(crate) fn prune<H: Host>(
     vcpu: &Vcpu,
     list: &mut ApList,
     irq: &Irq,
-    leaving: &mut Leaving,
+    after: &mut AfterUnlock,
 ) {
-    settled(vm, pin, vcpu, list, irq, irq.settle(vcpu.id), leaving);
+    apply(vm, pin, vcpu, list, irq, irq.unlink(vcpu.id), after);
 }
 
 /// Carries out what was decided about an interrupt that was queued on `vcpu`.
 #[inline]
-pub(crate) fn settled<H: Host>(
+pub(crate) fn apply<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     list: &mut ApList,
     irq: &Irq,
-    settled: Settled,
-    leaving: &mut Leaving,
+    pruned: Pruned,
+    after: &mut AfterUnlock,
 ) {
-    match settled {
-        Settled::Kept(state) => list.link(irq, state),
-        Settled::Unlinked { last } => {
+    match pruned {
+        Pruned::Kept(state) => list.link(irq, state),
+        Pruned::Removed { last } => {
             queue::trace_list_put(vm, pin, irq.intid(), vcpu.id);
             if last {
-                leaving.dying(irq);
+                after.dying(irq);
             }
         }
-        Settled::Carried => {
+        Pruned::Migrating => {
             queue::trace_list_put(vm, pin, irq.intid(), vcpu.id);
             trace_migration_get(vm, pin, irq);
-            leaving.carried(irq);
+            after.migrating(irq);
         }
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn write_router<H: Host>(
 
 fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
     let changed = irq.update(|state| state.with_target(target));
-    queue::pay(vm, pin, irq, changed.owed);
+    queue::follow_up(vm, pin, irq, changed.follow_up);
     if changed.old.target() != target {
         vm.host.routed(irq.intid(), target);
     }

@@ -14,7 +14,7 @@ use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
 use crate::intid::VcpuId;
-use crate::vm::ich_shadow::{Registers, bits};
+use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::residency::WORK;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
@@ -49,7 +49,7 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
         return Ok(Blocked::No);
     }
     // Others read the states of what is in its list registers while it sleeps.
-    fold::sync(vm, cpu, pin, this);
+    fold::refresh(vm, cpu, pin, this);
     Ok(if this.residency.block() {
         Blocked::Yes
     } else {
@@ -69,20 +69,20 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     vcpu: VcpuId,
 ) -> Result<bool, EntryError> {
     let this = vm.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
-    let settled = match this.registers(cpu.local()) {
-        Some(registers) => registers.is_settled(),
+    let settled = match this.shadow(cpu.local()) {
+        Some(shadow) => shadow.nothing_due(),
         None => return Err(EntryError::NotEntered(vcpu)),
     };
-    rwp::recalled(vm, this, this.residency.get());
+    rwp::done(vm, this, this.residency.get());
     let work = this.residency.take_work();
     if work.has(WORK) || !settled {
         // SAFETY: it has just been found that this CPU has the registers.
-        unsafe { enter::prepare(vm, cpu, pin, this, work) };
+        unsafe { enter::update_lrs(vm, cpu, pin, this, work) };
     }
-    let registers = this
-        .registers(cpu.local())
+    let shadow = this
+        .shadow(cpu.local())
         .ok_or(EntryError::NotEntered(vcpu))?;
-    Ok(signals(vm, cpu, pin, this, &registers))
+    Ok(signals(vm, cpu, pin, this, &shadow))
 }
 
 pub(crate) fn signals<H: Host, I: CpuInterface>(
@@ -90,10 +90,10 @@ pub(crate) fn signals<H: Host, I: CpuInterface>(
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    registers: &Registers,
+    shadow: &IchShadow,
 ) -> bool {
     // What most vCPUs that wait have: nothing.
-    if registers.in_use == 0 && vcpu.ap_list.lock(pin.ledger()).waiting() == 0 {
+    if shadow.in_use == 0 && vcpu.ap_list.lock(pin.ledger()).waiting() == 0 {
         return false;
     }
     let interface = cpu.interface();
@@ -105,13 +105,13 @@ pub(crate) fn signals<H: Host, I: CpuInterface>(
         }
     }
     let running = active.running_priority();
-    let loaded = bits(registers.in_use).any(|index| {
-        let lr = registers.read(index, interface, pin.counters());
+    let loaded = bits(shadow.in_use).any(|index| {
+        let lr = shadow.read_lr(index, interface, pin.counters());
         lr.is_pending()
             && !lr.is_active()
             && priority::signals(vmcr, running, lr.priority(), lr.is_group1())
     });
-    // Registers hold the most urgent ones, but perhaps of a group that the guest has disabled.
+    // IchShadow hold the most urgent ones, but perhaps of a group that the guest has disabled.
     loaded || {
         let open = vcpu.open_classes(vm.distributor.open_groups());
         let list = vcpu.ap_list.lock(pin.ledger());

@@ -18,8 +18,8 @@ use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
 use crate::intid::VcpuId;
-use crate::vm::ich_shadow::Registers;
-use crate::vm::residency::{AGAIN, NEW, NOTE, Place, RECALL, WORK, Whereabouts};
+use crate::vm::ich_shadow::IchShadow;
+use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RERAISED, ResidencyBits, WORK, Whereabouts};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
@@ -39,22 +39,22 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
 ) -> Result<(), EntryError> {
     if let Some(this) = vm.vcpus.get(vcpu.index())
         && let Some((place, settled)) =
-            this.glance(cpu.local(), Whereabouts::Out, Registers::is_settled)
+            this.peek(cpu.local(), Whereabouts::Out, IchShadow::nothing_due)
     {
-        rwp::recalled(vm, this, place);
+        rwp::done(vm, this, place);
         let work = this.residency.enter(cpu.id());
         if work.has(WORK) || !settled {
-            // SAFETY: by the glance.
-            unsafe { prepare(vm, cpu, pin, this, work) };
+            // SAFETY: by the peek.
+            unsafe { update_lrs(vm, cpu, pin, this, work) };
         }
         return Ok(());
     }
-    enter_first(vm, cpu, pin, vcpu)
+    enter_slow(vm, cpu, pin, vcpu)
 }
 
 /// Enters a vCPU that `cpu` does not have yet, or says why it cannot.
 #[cold]
-fn enter_first<H: Host, I: CpuInterface>(
+fn enter_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
@@ -68,13 +68,13 @@ fn enter_first<H: Host, I: CpuInterface>(
     if place.in_guest() {
         return Err(EntryError::AlreadyEntered(vcpu));
     }
-    if this.registers(cpu.local()).is_none() {
-        load::take(vm, cpu, this)?;
+    if this.shadow(cpu.local()).is_none() {
+        load::load(vm, cpu, this)?;
     }
-    rwp::recalled(vm, this, place);
+    rwp::done(vm, this, place);
     let work = this.residency.enter(cpu.id());
     // SAFETY: `registers` or `take` has found that this CPU has them.
-    unsafe { prepare(vm, cpu, pin, this, work) };
+    unsafe { update_lrs(vm, cpu, pin, this, work) };
     Ok(())
 }
 
@@ -83,43 +83,43 @@ fn enter_first<H: Host, I: CpuInterface>(
 /// # Safety
 /// `cpu` has the vCPU's registers.
 #[inline(never)]
-pub(crate) unsafe fn prepare<H: Host, I: CpuInterface>(
+pub(crate) unsafe fn update_lrs<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    work: Place,
+    work: ResidencyBits,
 ) {
     // SAFETY: by the caller's promise.
-    let Some(mut registers) = (unsafe { vcpu.borrow() }) else {
+    let Some(mut shadow) = (unsafe { vcpu.borrow() }) else {
         return;
     };
-    if work.has(NEW | RECALL | NOTE)
-        || registers.due.choose()
-        || work.has(AGAIN) && vcpu.waits_behind_itself(&registers)
+    if work.has(NEW | RECALL | RECALL_LATER)
+        || shadow.due.fill()
+        || work.has(RERAISED) && vcpu.waits_behind_itself(&shadow)
     {
-        prepare_lists(vm, cpu, pin, vcpu, registers, work);
+        update_lrs_slow(vm, cpu, pin, vcpu, shadow, work);
     } else {
-        registers.write_posted(cpu.interface(), pin.counters());
+        shadow.write_staged(cpu.interface(), pin.counters());
     }
 }
 
-/// As [`Vgic::prepare`], when there is more to do than to write what has been posted.
+/// As [`Vgic::prepare`], when there is more to do than to write what has been staged.
 #[inline(never)]
-fn prepare_lists<H: Host, I: CpuInterface>(
+fn update_lrs_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    mut registers: RefMut<'_, Registers>,
-    work: Place,
+    mut shadow: RefMut<'_, IchShadow>,
+    work: ResidencyBits,
 ) {
-    let registers = &mut *registers;
-    let again = work.has(AGAIN) && vcpu.waits_behind_itself(registers);
-    let reload = work.has(RECALL | NOTE) || registers.due.reload() || again;
-    let recall = reload && registers.in_use != 0;
-    if recall || !flush::add(vm, cpu, pin, vcpu, registers) {
-        flush::flush(vm, cpu, pin, vcpu, registers, reload, work.has(NEW));
+    let shadow = &mut *shadow;
+    let again = work.has(RERAISED) && vcpu.waits_behind_itself(shadow);
+    let reload = work.has(RECALL | RECALL_LATER) || shadow.due.reload() || again;
+    let recall = reload && shadow.in_use != 0;
+    if recall || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
+        flush::flush(vm, cpu, pin, vcpu, shadow, reload, work.has(NEW));
     }
-    registers.write_posted(cpu.interface(), pin.counters());
+    shadow.write_staged(cpu.interface(), pin.counters());
 }

@@ -6,7 +6,7 @@ use core::cell::RefMut;
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
-use crate::delivery::queue::Leaving;
+use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{count, lpi_lifetime, prune, queue};
 use crate::entry::flush::GROUPS_CHANGED;
 use crate::epoch::CpuPin;
@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::vm::Vm;
 use crate::vm::ap_list::Classes;
-use crate::vm::ich_shadow::{Registers, bits};
+use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::Irq;
 use crate::vm::residency::Whereabouts;
 use crate::vm::vcpu::Vcpu;
@@ -36,12 +36,12 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
 ) -> Result<(), EntryError> {
     if let Some(this) = vm.vcpus.get(vcpu.index())
         && let Some((_, untouched)) =
-            this.glance(cpu.local(), Whereabouts::InGuest, Registers::is_untouched)
+            this.peek(cpu.local(), Whereabouts::InGuest, IchShadow::is_untouched)
     {
         this.residency.exit();
         if !untouched {
-            // SAFETY: by the glance.
-            unsafe { take_stock(vm, cpu, pin, this) };
+            // SAFETY: by the peek.
+            unsafe { fold_exit(vm, cpu, pin, this) };
         }
         return Ok(());
     }
@@ -56,33 +56,33 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
 /// # Safety
 /// `cpu` has the vCPU's registers.
 #[inline(never)]
-unsafe fn take_stock<H: Host, I: CpuInterface>(
+unsafe fn fold_exit<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     this: &Vcpu,
 ) {
     // SAFETY: by the caller's promise.
-    let Some(registers) = (unsafe { this.borrow() }) else {
+    let Some(shadow) = (unsafe { this.borrow() }) else {
         return;
     };
-    let done = cpu.interface().read_elrsr() & registers.in_use;
+    let done = cpu.interface().read_elrsr() & shadow.in_use;
     // With any other HCR there is more to look at than what is in the registers.
-    if registers.wants_eoi == 0 && registers.hcr == BASE_HCR {
-        retire_only(vm, cpu, pin, this, registers, done);
+    if shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
+        fold_one(vm, cpu, pin, this, shadow, done);
     } else {
-        take_stock_of(vm, cpu, pin, this, registers, done);
+        fold_exit_slow(vm, cpu, pin, this, shadow, done);
     }
 }
 
 /// Most exits after an interrupt: the guest has finished with one, which may have come again.
 #[inline]
-fn retire_only<H: Host, I: CpuInterface>(
+fn fold_one<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    mut registers: RefMut<'_, Registers>,
+    mut shadow: RefMut<'_, IchShadow>,
     done: u16,
 ) {
     if done == 0 {
@@ -90,14 +90,14 @@ fn retire_only<H: Host, I: CpuInterface>(
         return;
     }
     let index = done.trailing_zeros() as usize;
-    let irq = match vcpu.listed(&registers, index) {
+    let irq = match vcpu.listed(&shadow, index) {
         Some(irq) if done & (done - 1) == 0 => irq,
-        _ => return take_stock_of(vm, cpu, pin, vcpu, registers, done),
+        _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, done),
     };
     let (intid, kind) = (irq.intid(), irq.kind());
     let irq: *const Irq = irq;
     // SAFETY: as in `listed`. From the end of `finish` on it is looked at only if the list still has it,
-    // or if its last reference is gone, and then it is ours to bury.
+    // or if its last reference is gone, and then it is ours to defer_free.
     let irq = unsafe { &*irq };
     let list = vcpu.ap_list.lock(pin.ledger());
     let others_wait = list.waiting() != 0;
@@ -108,113 +108,113 @@ fn retire_only<H: Host, I: CpuInterface>(
             vm.groups_open_to(vcpu, irq)
         }
     };
-    let finished = irq.finish(vcpu.id, groups);
+    let folded = irq.fold_unlink_plain(vcpu.id, groups);
     drop(list);
-    let Some(finished) = finished else {
-        return take_stock_of(vm, cpu, pin, vcpu, registers, done);
+    let Some(folded) = folded else {
+        return fold_exit_slow(vm, cpu, pin, vcpu, shadow, done);
     };
-    if finished.delivered {
+    if folded.delivered {
         pin.counters().deliveries[kind as usize].add(1);
     }
-    if let Some(image) = finished.again {
-        registers.post_again(index, image);
+    if let Some(image) = folded.reloaded {
+        shadow.restage(index, image);
         return;
     }
-    registers.vacate_finished(index);
+    shadow.vacate_finished(index);
     if others_wait {
-        registers.due.add_refill(true);
+        shadow.due.add_refill(true);
     }
     queue::trace_list_put(vm, pin, intid, vcpu.id);
-    if finished.last {
-        drop(registers);
-        lpi_lifetime::bury(vm, irq);
+    if folded.last {
+        drop(shadow);
+        lpi_lifetime::defer_free(vm, irq);
     }
 }
 
-/// As [`Vgic::take_stock`], whatever there is to it; the registers of `done` are empty.
+/// As [`Vgic::fold_exit`], whatever there is to it; the registers of `done` are empty.
 #[inline(never)]
-fn take_stock_of<H: Host, I: CpuInterface>(
+fn fold_exit_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     this: &Vcpu,
-    mut registers: RefMut<'_, Registers>,
+    mut shadow: RefMut<'_, IchShadow>,
     mut done: u16,
 ) {
-    let registers = &mut *registers;
-    if registers.in_use != 0 {
-        if registers.wants_eoi != 0 {
-            done |= cpu.interface().read_eisr() & registers.in_use;
+    let shadow = &mut *shadow;
+    if shadow.in_use != 0 {
+        if shadow.wants_eoi != 0 {
+            done |= cpu.interface().read_eisr() & shadow.in_use;
         }
         if done != 0 {
-            retire(vm, pin, this, registers, done);
+            fold_finished(vm, pin, this, shadow, done);
         }
     }
-    if registers.hcr != BASE_HCR {
+    if shadow.hcr != BASE_HCR {
         // The guest has done something that was watched for: enabled or disabled a group, or made all
         // registers active while something pending waits. What it has finished with is room enough.
         let misr = cpu.interface().read_misr();
         let crowded_out = misr & misr::NP != 0 && done == 0;
         // QEMU (10.0) shows VGrp0D by the enable of Group 1. It is asked for only while both are enabled.
         let group0_is_disabled =
-            registers.hcr & hcr::VGRP0DIE != 0 && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
-        registers
+            shadow.hcr & hcr::VGRP0DIE != 0 && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
+        shadow
             .due
             .add_reload(crowded_out || group0_is_disabled || misr & GROUPS_CHANGED != 0);
         if misr & misr::LRENP != 0 {
-            take_eoi_count(vm, cpu, pin, this, registers);
+            fold_eoi_count(vm, cpu, pin, this, shadow);
         }
     }
 }
 
 /// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
-pub(crate) fn retire<H: Host>(
+pub(crate) fn fold_finished<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    registers: &mut Registers,
+    shadow: &mut IchShadow,
     done: u16,
 ) {
     let _entered = pin.guard();
     let mut ended = 0;
-    let mut leaving = Leaving::new();
+    let mut after = AfterUnlock::new();
     let waiting;
     {
         let mut list = vcpu.ap_list.lock(pin.ledger());
         for index in bits(done) {
-            let Some(irq) = vcpu.listed(registers, index) else {
+            let Some(irq) = vcpu.listed(shadow, index) else {
                 continue;
             };
-            let (folded, settled) = irq.retire(vcpu.id);
-            count::account(vm, pin, irq, folded);
-            prune::settled(vm, pin, vcpu, &mut list, irq, settled, &mut leaving);
+            let (folded, settled) = irq.fold_unlink(vcpu.id);
+            count::fold(vm, pin, irq, folded);
+            prune::apply(vm, pin, vcpu, &mut list, irq, settled, &mut after);
             ended |= u16::from(folded.resample) << index;
-            registers.vacate(index, registers.images[index].without_state());
+            shadow.vacate(index, shadow.images[index].without_state());
         }
         waiting = list.waiting() != 0;
     }
-    registers.due.add_refill(waiting || registers.stale != 0);
-    resample(vm, vcpu, registers, ended);
-    queue::dispatch(vm, pin, &mut leaving);
+    shadow.due.add_refill(waiting || shadow.stale != 0);
+    resample(vm, vcpu, shadow, ended);
+    queue::run_after_unlock(vm, pin, &mut after);
 }
 
 /// Tells the embedder of level-sensitive interrupts that the guest has finished with. No lock is
 /// held; SPIs and PPIs live as long as the VM.
-pub(crate) fn resample<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, registers: &Registers, done: u16) {
+pub(crate) fn resample<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, shadow: &IchShadow, done: u16) {
     for index in bits(done) {
-        if let Some(intid) = IntId::new(registers.images[index].vintid()) {
+        if let Some(intid) = IntId::new(shadow.images[index].vintid()) {
             vm.host.resample(vcpu.id, intid);
         }
     }
 }
 
 /// Ends active interrupts outside the list registers as often as the hardware has counted.
-fn take_eoi_count<H: Host, I: CpuInterface>(
+fn fold_eoi_count<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    registers: &mut Registers,
+    shadow: &mut IchShadow,
 ) {
     let value = cpu.interface().read_hcr();
     let count = (value & hcr::EOI_COUNT) >> hcr::EOI_COUNT_SHIFT;
@@ -222,8 +222,8 @@ fn take_eoi_count<H: Host, I: CpuInterface>(
         return;
     }
     // The register differs from what we wrote, so this writes it, and the count with it.
-    registers.hcr = value;
-    registers.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
+    shadow.hcr = value;
+    shadow.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
     // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority
     // drops all the same.
     if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
@@ -231,7 +231,7 @@ fn take_eoi_count<H: Host, I: CpuInterface>(
     }
     let _entered = pin.guard();
     for _ in 0..count {
-        let mut leaving = Leaving::new();
+        let mut after = AfterUnlock::new();
         let mut resample = None;
         {
             let mut list = vcpu.ap_list.lock(pin.ledger());
@@ -246,20 +246,20 @@ fn take_eoi_count<H: Host, I: CpuInterface>(
             let (deactivate, changed) = irq.clear_active();
             let state = changed.old;
             // Pending again, it may be more urgent than what the registers hold.
-            registers.due.add_reload(changed.new.deliverable());
-            count::book(vm, pin, irq, changed);
+            shadow.due.add_reload(changed.new.deliverable());
+            count::change(vm, pin, irq, changed);
             if deactivate {
-                leaving.deactivate(irq);
+                after.deactivate(irq);
             }
             if state.level() && !state.hw() {
                 resample = Some(irq.intid());
             }
-            prune::prune(vm, pin, vcpu, &mut list, irq, &mut leaving);
+            prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
         }
-        queue::dispatch(vm, pin, &mut leaving);
+        queue::run_after_unlock(vm, pin, &mut after);
         if let Some(intid) = resample {
             vm.host.resample(vcpu.id, intid);
         }
     }
-    registers.due.add_refill(true);
+    shadow.due.add_refill(true);
 }

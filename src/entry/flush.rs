@@ -19,7 +19,7 @@ use core::ptr;
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
-use crate::delivery::queue::Leaving;
+use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{prune, queue};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -27,7 +27,7 @@ use crate::host::Host;
 use crate::lr;
 use crate::vm::Vm;
 use crate::vm::ap_list::{ApList, Classes};
-use crate::vm::ich_shadow::{Registers, bits};
+use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::Irq;
 use crate::vm::vcpu::Vcpu;
 
@@ -41,14 +41,14 @@ pub(crate) const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1
 /// Most entries with news: one interrupt waits, and there is a register for it. False if there is
 /// more to do than to load that one.
 #[inline]
-pub(crate) fn add<H: Host, I: CpuInterface>(
+pub(crate) fn flush_one<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    registers: &mut Registers,
+    shadow: &mut IchShadow,
 ) -> bool {
-    let Some(index) = registers.free_while_simple() else {
+    let Some(index) = shadow.free_lr() else {
         return false;
     };
     let open = vcpu.open_classes(vm.distributor.open_groups());
@@ -59,14 +59,14 @@ pub(crate) fn add<H: Host, I: CpuInterface>(
     // SAFETY: still queued, so the list's reference keeps it alive; we hold the list's lock, under
     // which alone it can leave.
     let irq = unsafe { irq.as_ref() };
-    let Some(image) = irq.load_plain(vcpu.id) else {
+    let Some(image) = irq.fill_lr_plain(vcpu.id) else {
         // A level, or it changed after it was linked.
         list.link(irq, irq.state());
         return false;
     };
     drop(list);
-    registers.put(index, image, irq, cpu.interface(), pin.counters());
-    registers.due.chosen();
+    shadow.set_lr(index, image, irq, cpu.interface(), pin.counters());
+    shadow.due.filled();
     true
 }
 
@@ -77,71 +77,61 @@ pub(crate) fn flush<H: Host, I: CpuInterface>(
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    registers: &mut Registers,
+    shadow: &mut IchShadow,
     reload: bool,
     new: bool,
 ) {
     let _entered = pin.guard();
-    registers.due.chosen();
+    shadow.due.filled();
     let count = usize::from(cpu.vtr().list_registers);
     let all = cpu.vtr().all();
     let mut open = vcpu.open_classes(vm.distributor.open_groups());
     let mut watch = 0;
-    let mut leaving = Leaving::new();
+    let mut after = AfterUnlock::new();
     {
         let mut list = vcpu.ap_list.lock(pin.ledger());
-        let room = all & !registers.in_use;
+        let room = all & !shadow.in_use;
         let crowded = new && room.count_ones() < list.waiting();
-        if list.waiting() as usize + registers.in_use.count_ones() as usize > count {
+        if list.waiting() as usize + shadow.in_use.count_ones() as usize > count {
             (open, watch) = guest_groups(open, cpu.interface().read_vmcr());
         }
-        if (reload || crowded) && registers.in_use != 0 {
-            fold::take_back(vm, cpu, pin, vcpu, registers, &mut list, &mut leaving);
+        if (reload || crowded) && shadow.in_use != 0 {
+            fold::fold_all(vm, cpu, pin, vcpu, shadow, &mut list, &mut after);
         }
-        let settled = choose(
-            vm,
-            pin,
-            vcpu,
-            &mut list,
-            registers,
-            cpu,
-            open,
-            all,
-            &mut leaving,
-        );
-        registers.clean(cpu.interface(), pin.counters());
+        let settled = fill(vm, pin, vcpu, &mut list, shadow, cpu, open, all, &mut after);
+        shadow.clean(cpu.interface(), pin.counters());
         let spilled = list.first(Classes::ACTIVE).is_some();
         let starving = list.first(open).is_some();
         // A pass that hit its limit goes on at the next entry.
-        registers.due.add_refill(!settled);
+        shadow.due.add_refill(!settled);
         let value = BASE_HCR
             | watch
             | if starving { hcr::NPIE } else { 0 }
             | if spilled { hcr::LRENPIE } else { 0 };
-        registers.set_hcr(value, cpu.interface());
+        shadow.set_hcr(value, cpu.interface());
     }
-    queue::dispatch(vm, pin, &mut leaving);
+    queue::run_after_unlock(vm, pin, &mut after);
 }
 
 /// Moves the most urgent waiting interrupts into free registers. Prefers the register that holds an
 /// interrupt's image already. False if it stopped at its limit.
 #[expect(clippy::too_many_arguments, reason = "one step of flush, named")]
-pub(crate) fn choose<H: Host, I: CpuInterface>(
+pub(crate) fn fill<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     list: &mut ApList,
-    registers: &mut Registers,
+    shadow: &mut IchShadow,
     cpu: &Cpu<I>,
     open: Classes,
     all: u16,
-    leaving: &mut Leaving,
+    after: &mut AfterUnlock,
 ) -> bool {
     let groups = [false, true].map(|group1| open.of_group(group1) != Classes::NONE);
     for _ in 0..PASS_LIMIT {
-        let free = all & !registers.in_use;
-        if free == 0 || leaving.is_full() {
-            return !leaving.is_full();
+        let free = all & !shadow.in_use;
+        if free == 0 || after.is_full() {
+            return !after.is_full();
         }
         let Some((irq, _)) = list.first(open).or_else(|| list.first(Classes::ACTIVE)) else {
             return true;
@@ -151,15 +141,15 @@ pub(crate) fn choose<H: Host, I: CpuInterface>(
         // which alone it can leave.
         let irq = unsafe { &*irq };
         list.unlink(irq);
-        match irq.load(vcpu.id, groups) {
+        match irq.fill_lr(vcpu.id, groups) {
             Some(image) => {
                 let index = bits(free)
-                    .find(|index| ptr::eq(registers.irqs[*index], irq))
+                    .find(|index| ptr::eq(shadow.irqs[*index], irq))
                     .unwrap_or(free.trailing_zeros() as usize);
-                registers.put(index, image, irq, cpu.interface(), pin.counters());
+                shadow.set_lr(index, image, irq, cpu.interface(), pin.counters());
             }
             // It changed after it was linked; whoever changed it is on the way to settle it.
-            None => prune::prune(vm, pin, vcpu, list, irq, leaving),
+            None => prune::prune(vm, pin, vcpu, list, irq, after),
         }
     }
     false

@@ -3,20 +3,20 @@
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, vmcr};
 use crate::delivery::queue;
-use crate::delivery::queue::Leaving;
+use crate::delivery::queue::AfterUnlock;
 use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::sync::{Mutant, mutant};
-use crate::vm::ich_shadow::Registers;
+use crate::vm::ich_shadow::IchShadow;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
 /// Loads a vCPU onto a CPU that does not have it.
 #[cold]
-pub(crate) fn take<H: Host, I: CpuInterface>(
+pub(crate) fn load<H: Host, I: CpuInterface>(
     _vm: &Vm<H>,
     cpu: &Cpu<I>,
     vcpu: &Vcpu,
@@ -24,13 +24,13 @@ pub(crate) fn take<H: Host, I: CpuInterface>(
     if cpu.local().is_loaded() {
         return Err(EntryError::CpuInUse);
     }
-    let mut registers = vcpu
-        .claim(cpu)
+    let mut shadow = vcpu
+        .load(cpu)
         .map_err(|_| EntryError::OnAnotherCpu(vcpu.id))?;
-    registers.load(cpu.interface());
-    registers.set_hcr(BASE_HCR, cpu.interface());
+    shadow.restore(cpu.interface());
+    shadow.set_hcr(BASE_HCR, cpu.interface());
     // What was taken back when it was put, or arrived since, has to be chosen from.
-    registers.due.add_reload(true);
+    shadow.due.add_reload(true);
     Ok(())
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn vcpu_put<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
 ) -> Result<(), EntryError> {
-    unload(vm, cpu, pin, vcpu, |_, _| ())
+    put(vm, cpu, pin, vcpu, |_, _| ())
 }
 
 /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::vcpu_put`] does. Its CPU interface is reset;
@@ -61,42 +61,42 @@ pub(crate) fn power_off<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
 ) -> Result<(), EntryError> {
-    unload(vm, cpu, pin, vcpu, |this, registers| {
-        *registers = Registers::new(vmcr::reset(cpu.vtr().preemption_bits));
+    put(vm, cpu, pin, vcpu, |this, shadow| {
+        *shadow = IchShadow::new(vmcr::reset(cpu.vtr().preemption_bits));
         this.residency.set_power(false);
     })
 }
 
-fn unload<H: Host, I: CpuInterface>(
+fn put<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
-    last: impl FnOnce(&Vcpu, &mut Registers),
+    last: impl FnOnce(&Vcpu, &mut IchShadow),
 ) -> Result<(), EntryError> {
     let this = vm.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
-    let Some(mut registers) = this.registers(cpu.local()) else {
+    let Some(mut shadow) = this.shadow(cpu.local()) else {
         return Err(EntryError::NotEntered(vcpu));
     };
     if this.residency.get().in_guest() {
         return Err(EntryError::AlreadyEntered(vcpu));
     }
     let _entered = pin.guard();
-    let mut leaving = Leaving::new();
+    let mut after = AfterUnlock::new();
     {
         let mut list = this.ap_list.lock(pin.ledger());
         if !mutant(Mutant::RegistersForgotten) {
-            fold::take_back(vm, cpu, pin, this, &mut registers, &mut list, &mut leaving);
+            fold::fold_all(vm, cpu, pin, this, &mut shadow, &mut list, &mut after);
         }
-        registers.clean(cpu.interface(), pin.counters());
+        shadow.clean(cpu.interface(), pin.counters());
         list.check();
     }
-    registers.save(cpu.interface());
-    rwp::recalled(vm, this, this.residency.get());
-    last(this, &mut registers);
-    drop(registers);
-    this.release(cpu);
-    queue::dispatch(vm, pin, &mut leaving);
+    shadow.save(cpu.interface());
+    rwp::done(vm, this, this.residency.get());
+    last(this, &mut shadow);
+    drop(shadow);
+    this.put(cpu);
+    queue::run_after_unlock(vm, pin, &mut after);
     Ok(())
 }
 

@@ -95,7 +95,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 let irq = self.find(device, event)?.irq;
                 // An LPI is never forwarded: there is no physical interrupt to deactivate.
                 let (_, changed) = irq.clear_pending();
-                queue::settle_up(self.vm, self.pin, irq, changed);
+                queue::complete(self.vm, self.pin, irq, changed);
             }
             Command::Discard { device, event } => {
                 let found = self.find(device, event)?;
@@ -144,7 +144,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let config = &self.its.config;
         let mut others = self.engine.usage;
         if let Some(old) = old {
-            others.give_back(old.room());
+            others.remove(old.room());
         }
         if others.devices >= config.max_devices {
             return Err(CommandError::DeviceOutOfRange);
@@ -157,7 +157,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Maps a device that is not mapped and has been found room for.
     pub(crate) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
-        self.engine.usage.take(1 << event_bits);
+        self.engine.usage.add(1 << event_bits);
         let host = &self.vm.host;
         host.device_mapped(self.its.id, device, event_bits);
         self.its.devices.map(device, event_bits, self.pin.guard());
@@ -165,7 +165,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Unmaps a device, whose events are unmapped already.
     pub(crate) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
-        self.engine.usage.give_back(device.room());
+        self.engine.usage.remove(device.room());
         self.its.devices.unmap(id, device, self.pin.guard());
         self.pin.leaves_garbage();
         self.vm.host.device_unmapped(self.its.id, id);
@@ -257,7 +257,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     fn retarget(&self, irq: &Irq, target: Option<VcpuId>) {
         let changed = irq.update(|state| state.with_target(target));
-        queue::pay(self.vm, self.pin, irq, changed.owed);
+        queue::follow_up(self.vm, self.pin, irq, changed.follow_up);
     }
 
     // --- checking what the guest claims ----------------------------------------------------------

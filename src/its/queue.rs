@@ -78,14 +78,14 @@ impl<H: Host> Execution<'_, H> {
                 Err(CommandError::Unreadable)
             };
             match outcome {
-                Ok(Outcome::Done) => self.retire(packet.number(), Ok(())),
+                Ok(Outcome::Done) => self.complete(packet.number(), Ok(())),
                 Ok(Outcome::Begun(work)) => {
                     self.engine.in_progress = Some(InProgress::command(packet.number(), work));
                     if !self.proceed(&mut budget) {
                         return true;
                     }
                 }
-                Err(error) => self.retire(packet.number(), Err(error)),
+                Err(error) => self.complete(packet.number(), Err(error)),
             }
         }
         self.its.is_behind() && self.available() > 0
@@ -111,7 +111,7 @@ impl<H: Host> Execution<'_, H> {
     }
 
     /// A command is done: books it, and moves `GITS_CREADR` past it.
-    pub(crate) fn retire(&mut self, number: u8, result: Result<(), CommandError>) {
+    pub(crate) fn complete(&mut self, number: u8, result: Result<(), CommandError>) {
         let counters = self.pin.counters();
         counters.its_commands.add(1);
         if let Err(error) = result {
@@ -170,7 +170,7 @@ pub(crate) fn set_cbaser<H: Host>(
         return;
     };
     engine.queue.set(new);
-    // Release: as in `retire` and `set_cwriter`.
+    // Release: as in `complete` and `set_cwriter`.
     its.commands.creadr.store(0, Release);
     its.commands.cwriter.store(0, Release);
 }

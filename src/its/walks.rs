@@ -28,7 +28,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let done = self.work(&mut in_progress.work, budget);
         if done {
             match in_progress.command {
-                Some(number) => self.retire(number, Ok(())),
+                Some(number) => self.complete(number, Ok(())),
                 None => self.its.set_control(DROPPING, false),
             }
         } else {
@@ -93,7 +93,7 @@ impl<'a, H: Host> Execution<'a, H> {
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
                 lpis.walk(&mut place.outer, budget, pin.guard(), |_, irq, budget| {
-                    pay_for_event(budget);
+                    spend_on_event(budget);
                     let changed = irq.update(|state| {
                         if state.shows_pending() && state.target() == Some(from) {
                             state.with_target(Some(to))
@@ -101,7 +101,7 @@ impl<'a, H: Host> Execution<'a, H> {
                             state
                         }
                     });
-                    queue::pay(vm, pin, irq, changed.owed);
+                    queue::follow_up(vm, pin, irq, changed.follow_up);
                     true
                 })
             }
@@ -139,7 +139,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let devices = &self.its.devices;
         devices.walk(outer, budget, guard, |id, device, budget| {
             let all = device.walk(event, budget, guard, |event, irq, budget| {
-                pay_for_event(budget);
+                spend_on_event(budget);
                 visit(id, event, irq);
                 true
             });
@@ -159,12 +159,12 @@ impl<'a, H: Host> Execution<'a, H> {
         device: &Device,
     ) -> bool {
         let all = device.walk(place, budget, self.pin.guard(), |event, irq, budget| {
-            pay_for_event(budget);
+            spend_on_event(budget);
             self.unmap_event(id, device, event, irq);
             true
         });
         if all {
-            pay_for_event(budget);
+            spend_on_event(budget);
             self.unmap_device(id, device);
             *place = Cursor::default();
         }
@@ -172,7 +172,7 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 }
 
-fn pay_for_event(budget: &mut u32) {
+fn spend_on_event(budget: &mut u32) {
     *budget = budget.saturating_sub(EVENT_STEPS);
 }
 

@@ -8,10 +8,10 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::sync::Ordering::Relaxed;
-use crate::vm::Vm;
-use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, State};
+use crate::vm::irq::{ACTIVE, ENABLED, FollowUp, GROUP1, Irq, LEVEL, State};
 use crate::vm::residency::RECALL;
-use crate::vm::rwp::{AWAITED_BY_GICD, AWAITED_BY_GICR};
+use crate::vm::rwp::{RWP_GICD, RWP_GICR};
+use crate::vm::{Vm, rwp};
 
 use super::{Access, Width};
 
@@ -75,11 +75,11 @@ impl<'a> Bank<'a> {
     }
 
     /// Whose RWP tells that a write of these registers is complete.
-    fn awaited_by(self) -> u8 {
+    fn rwp_register(self) -> u8 {
         if self.owner.is_some() {
-            AWAITED_BY_GICR
+            RWP_GICR
         } else {
-            AWAITED_BY_GICD
+            RWP_GICD
         }
     }
 
@@ -101,13 +101,13 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
             offset::IGROUPR => bank.bits(|state| state.group1()),
             offset::ISENABLER | offset::ICENABLER => bank.bits(|state| state.enabled()),
             offset::ISPENDR | offset::ICPENDR => {
-                if !self.settle_states(bank) {
+                if !self.sync_states(bank) {
                     return None;
                 }
                 bank.bits(|state| state.shows_pending()) | self.lines(bank)
             }
             offset::ISACTIVER | offset::ICACTIVER => {
-                if !self.settle_states(bank) {
+                if !self.sync_states(bank) {
                     return None;
                 }
                 bank.bits(|state| state.shows_active())
@@ -129,11 +129,11 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
 
     /// Makes the states of the bank's interrupts current, for registers that show what may be in list
     /// registers. False: another vCPU has been asked, and the access is to be tried again.
-    fn settle_states(&self, bank: Bank<'_>) -> bool {
+    fn sync_states(&self, bank: Bank<'_>) -> bool {
         let mut synced = false;
         let mut current = true;
         // Relaxed: the memo is the accessing vCPU's own, read and written where it runs.
-        let asked = self.vcpu.asked.load(Relaxed) == self.gpa;
+        let asked = self.vcpu.retry_gpa.load(Relaxed) == self.gpa;
         for irq in bank.irqs {
             let state = irq.state();
             let Some(on) = state.queued_on().filter(|_| state.in_lr()) else {
@@ -141,12 +141,12 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
             };
             if on == self.vcpu.id {
                 if !synced {
-                    fold::sync(self.vm, self.cpu, self.pin, self.vcpu);
+                    fold::refresh(self.vm, self.cpu, self.pin, self.vcpu);
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
                 let place = other.residency.get();
-                if place.is_settled() {
+                if place.lrs_are_known() {
                     continue;
                 }
                 if !asked {
@@ -159,7 +159,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
         }
         // Relaxed: as above.
         self.vcpu
-            .asked
+            .retry_gpa
             .store(if current { u64::MAX } else { self.gpa }, Relaxed);
         current
     }
@@ -185,18 +185,35 @@ pub(crate) fn write_bits<H: Host>(
     }
 }
 
+/// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
+/// change is complete (RWP) only once that vCPU has taken it back.
+fn follow_up_rwp<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    bank: Bank<'_>,
+    irq: &Irq,
+    follow_up: FollowUp,
+) {
+    queue::follow_up(vm, pin, irq, follow_up);
+    if let FollowUp::Recall(vcpu) = follow_up
+        && let Some(vcpu) = vm.vcpu(vcpu)
+    {
+        rwp::expect(vm, vcpu, bank.rwp_register());
+    }
+}
+
 fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for (bit, irq) in bank.irqs.iter().enumerate() {
         let group1 = word >> bit & 1 != 0;
         let changed = irq.update(|state| state.with_flag(GROUP1, group1));
-        change::pay_awaited(vm, pin, bank.awaited_by(), irq, changed.owed);
+        follow_up_rwp(vm, pin, bank, irq, changed.follow_up);
     }
 }
 
 fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
     for irq in bank.named(word) {
         let changed = irq.update(|state| state.with_flag(ENABLED, on));
-        change::pay_awaited(vm, pin, bank.awaited_by(), irq, changed.owed);
+        follow_up_rwp(vm, pin, bank, irq, changed.follow_up);
         if changed.old.enabled() != on {
             vm.host.enabled(bank.owner, irq.intid(), on);
         }
@@ -220,7 +237,7 @@ fn clear_pendings<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u
 fn set_actives<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for irq in bank.named(word) {
         let changed = irq.update(|state| state.with(ACTIVE, 0));
-        queue::settle_up(vm, pin, irq, changed);
+        queue::complete(vm, pin, irq, changed);
     }
 }
 
@@ -242,7 +259,7 @@ pub(crate) fn write_priorities<H: Host>(
     for (byte, irq) in bank.irqs.iter().skip(first).take(bytes).enumerate() {
         let priority = (word >> (byte << 3)) as u8;
         let changed = irq.update(|state| state.with_priority(priority));
-        queue::pay(vm, pin, irq, changed.owed);
+        queue::follow_up(vm, pin, irq, changed.follow_up);
     }
 }
 
@@ -254,7 +271,7 @@ pub(crate) fn write_triggers<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'
         }
         let edge = word >> (place << 1) & 0b10 != 0;
         let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
-        queue::settle_up(vm, pin, irq, changed);
+        queue::complete(vm, pin, irq, changed);
         if changed.old.level() == edge {
             vm.host.configured(bank.owner, irq.intid(), edge);
         }

@@ -18,7 +18,7 @@ use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::vm::Vm;
 use crate::vm::distributor::Distributor;
 use crate::vm::irq::Irq;
-use crate::vm::rwp::AWAITED_BY_GICD;
+use crate::vm::rwp::RWP_GICD;
 use crate::vm::vcpu::Vcpu;
 
 use super::bank::{Bank, offset};
@@ -65,8 +65,8 @@ impl Distributor {
         // those who were awaited did before.
         let waiting = self.telling.load(Acquire) < vcpus.len() as u32
             || self.tellers.load(Acquire) != 0
-            || self.recalls.load(Acquire) != 0
-                && vcpus.iter().any(|vcpu| vcpu.awaits(AWAITED_BY_GICD));
+            || self.rwp_vcpus.load(Acquire) != 0
+                && vcpus.iter().any(|vcpu| vcpu.rwp_pending(RWP_GICD));
         self.group_enables() | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
     }
 }

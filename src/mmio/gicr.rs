@@ -14,7 +14,7 @@ use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU64, Mutant, mutant};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, NOT_SCANNING, WAKER_PROCESSOR_SLEEP};
 use crate::vm::residency::RECALL;
-use crate::vm::rwp::AWAITED_BY_GICR;
+use crate::vm::rwp::RWP_GICR;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
@@ -127,7 +127,7 @@ fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
         lpi_tables::advance_pending_table(vm, pin, owner);
     }
     // Another CPU may still be at the last slice.
-    let waiting = lpi_tables::is_scanning(vm, owner) || owner.awaits(AWAITED_BY_GICR);
+    let waiting = lpi_tables::is_scanning(vm, owner) || owner.rwp_pending(RWP_GICR);
     let lpis = if vm.config.lpi_bits == 0 {
         0
     } else {
@@ -247,7 +247,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
         queue::notify(vm, pin, owner.id, RECALL);
     }
     if new == 0 {
-        rwp::await_recall(vm, owner, AWAITED_BY_GICR);
+        rwp::expect(vm, owner, RWP_GICR);
     }
 }
 

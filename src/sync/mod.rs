@@ -54,7 +54,7 @@
 //!    for. Zero is final: no transition leads away from it.
 //! 2. What makes an interrupt exist owns one: the VM for each SPI, PPI and SGI; every mapped event for its
 //!    LPI. The table of LPIs owns none: its slot is weak.
-//! 3. The ap_list owns one exactly while `queued_on` names it. `Irq::link` and `link_loaded` take it in the same
+//! 3. The ap_list owns one exactly while `queued_on` names it. `Irq::link` and `link_and_fill_lr` take it in the same
 //!    compare-and-swap that sets `queued_on`, `Irq::settle` and `finish` give it back in the one that clears it,
 //!    all under the list's lock. A fold gives none back: what it folds is still on the list.
 //! 4. An interrupt on its way to another list is kept by the reference that the old list had; whoever

@@ -74,7 +74,7 @@ mutants! {
     /// Insertion does not check under the lock whether the interrupt has been queued.
     LinkedTwice: "inject", "injection_against_movi", "";
     /// A CPU puts an interrupt into a list register of its own vCPU without looking whether it is queued.
-    PostedTwice: "inject", "posting_against_two_moves", "";
+    StagedTwice: "inject", "staging_against_two_moves", "";
     /// A raise is skipped after a look at a latch that is set.
     RaiseLooksFirst: "inject", "injection_publishes_what_came_before", "";
     /// A raise is Relaxed instead of AcqRel.
@@ -92,7 +92,7 @@ mutants! {
     /// A queued interrupt that was routed away stays on the old vCPU's list.
     StaysOnTheOldList: "retarget", "retarget_against_the_old_vcpu", "";
     /// An interrupt that is carried to another vCPU is not inserted there.
-    CarriedAndForgotten: "retarget", "movi_from_a_blocked_vcpu", "";
+    MigrationForgotten: "retarget", "movi_from_a_blocked_vcpu", "";
     /// The vCPU that an interrupt is inserted on is not told.
     NewTargetNotTold: "retarget", "router_from_a_blocked_vcpu", "a new target that was not kicked";
 
@@ -105,7 +105,7 @@ mutants! {
     /// Every producer sends an IPI.
     EveryProducerKicks: "kick", "one_ipi_for_two", "";
     /// A CPU gives a vCPU's registers up with Relaxed instead of Release.
-    HandedOverRelaxed: "kick", "put_against_entry_elsewhere", "";
+    PutRelaxed: "kick", "put_against_entry_elsewhere", "";
 
     /// Fold takes what came from the line for a latch.
     LineFoldedAsLatch: "level", "drop_against_put", "a level kept in software";

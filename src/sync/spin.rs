@@ -46,7 +46,7 @@ impl Ledger {
 
     #[inline]
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
-    fn enter(&self, rank: Rank) -> Held<'_> {
+    fn acquire(&self, rank: Rank) -> Held<'_> {
         self.acquired.add(1);
         #[cfg(debug_assertions)]
         {
@@ -138,7 +138,7 @@ impl<T> SpinLock<T> {
     #[inline]
     pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
         use super::Ordering::{Acquire, Relaxed};
-        let held = ledger.enter(self.rank);
+        let held = ledger.acquire(self.rank);
         // Relaxed: the ticket orders nothing; entering does, below.
         let ticket = self.next.fetch_add(1, Relaxed);
         // Acquire: pairs with the Release in `SpinGuard::drop`.
@@ -165,7 +165,7 @@ impl<T> SpinLock<T> {
             .compare_exchange(serving, serving.wrapping_add(1), Relaxed, Relaxed)
             .ok()?;
         Some(SpinGuard {
-            _held: ledger.enter(self.rank),
+            _held: ledger.acquire(self.rank),
             lock: self,
             ticket: serving,
             not_send: PhantomData,
@@ -185,7 +185,7 @@ impl<T> SpinLock<T> {
 
     /// Waits for the lock and takes it.
     pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
-        let held = ledger.enter(self.rank);
+        let held = ledger.acquire(self.rank);
         SpinGuard {
             inner: Some(self.value.lock().unwrap()),
             _held: held,
@@ -198,7 +198,7 @@ impl<T> SpinLock<T> {
         let inner = self.value.try_lock().ok()?;
         Some(SpinGuard {
             inner: Some(inner),
-            _held: ledger.enter(self.rank),
+            _held: ledger.acquire(self.rank),
             not_send: PhantomData,
         })
     }

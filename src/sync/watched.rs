@@ -46,7 +46,7 @@ impl Watched {
 
     /// The structure is handed to the epoch, once.
     #[inline]
-    pub(crate) fn retire(&self) {
+    pub(crate) fn defer(&self) {
         #[cfg(loom)]
         assert_eq!(self.fate.swap(RETIRED, Relaxed), LIVE, "freed twice");
     }

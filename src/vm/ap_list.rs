@@ -9,7 +9,7 @@
 //!
 //! All of it is protected by the list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)). Linking in
 //! a bucket and taking the reference are two faces of `queued_on`, which [`Irq::link`] and
-//! [`Irq::settle`] change under the same lock.
+//! [`Irq::unlink`] change under the same lock.
 //!
 //! Debug builds check at every link and unlink that what is touched, and its neighbours, are queued on
 //! this list's vCPU, in no list register, and linked to each other; and the whole list when a vCPU leaves

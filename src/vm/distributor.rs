@@ -20,7 +20,7 @@ pub(crate) struct Distributor {
     /// `GICD_CTLR.EnableGrp0` and `EnableGrp1`.
     pub(crate) groups: AtomicU32,
     /// vCPUs that may not have taken their list registers back for us.
-    pub(crate) recalls: AtomicU32,
+    pub(crate) rwp_vcpus: AtomicU32,
     /// Next vCPU to tell of a change of the group enables; at least [`TOLD`] when there is none.
     pub(crate) telling: AtomicU32,
     /// CPUs that are telling a slice of them.
@@ -46,7 +46,7 @@ impl Distributor {
         let router = first.map_or(0, Affinity::mpidr);
         Self {
             groups: AtomicU32::new(0),
-            recalls: AtomicU32::new(0),
+            rwp_vcpus: AtomicU32::new(0),
             telling: AtomicU32::new(TOLD),
             tellers: AtomicU32::new(0),
             spis: intids()

@@ -21,7 +21,7 @@ impl FreeList {
         Self(AtomicPtr::new(core::ptr::null_mut()))
     }
 
-    pub(crate) fn bury(&self, irq: &Irq) {
+    pub(crate) fn push(&self, irq: &Irq) {
         debug_assert!(irq.state().refs() == 0, "{:?} is alive", irq.intid());
         let this = core::ptr::from_ref(irq).cast_mut();
         // Relaxed: only compared, and passed on through the link.
@@ -29,7 +29,7 @@ impl FreeList {
         loop {
             // Relaxed: published by the exchange.
             irq.links.next.store(top, Relaxed);
-            // Release: pairs with the Acquire in `dig`. Relaxed: as for `top` above.
+            // Release: pairs with the Acquire in `pop`. Relaxed: as for `top` above.
             match self.0.compare_exchange_weak(top, this, Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => top = now,
@@ -42,9 +42,9 @@ impl FreeList {
         self.0.load(Relaxed).is_null()
     }
 
-    pub(crate) fn dig<'g>(&self, pin: &'g CpuPin<'_>) -> Option<&'g Irq> {
+    pub(crate) fn pop<'g>(&self, pin: &'g CpuPin<'_>) -> Option<&'g Irq> {
         let _entered = pin.guard();
-        // Acquire, here and below: pairs with the Release in `bury`, which published the link.
+        // Acquire, here and below: pairs with the Release in `push`, which published the link.
         let mut top = self.0.load(Acquire);
         loop {
             // SAFETY: by the type invariant, in the epoch as we are.

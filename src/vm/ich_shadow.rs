@@ -9,7 +9,7 @@ use crate::trace::Counters;
 use crate::vm::irq::Irq;
 
 /// What has to be done before the next entry: in bits 15:0, the registers whose image has still to be
-/// written (*posted*); and the bits below.
+/// written (*staged*); and the bits below.
 #[derive(Clone, Copy)]
 pub(crate) struct Due(pub(crate) u32);
 
@@ -21,7 +21,7 @@ const RELOAD: u32 = 1 << 17;
 
 impl Due {
     #[inline]
-    pub(crate) fn posted(self) -> u16 {
+    pub(crate) fn staged(self) -> u16 {
         self.0 as u16
     }
 
@@ -30,9 +30,9 @@ impl Due {
         self.0 & RELOAD != 0
     }
 
-    /// Whether there is more to do than to write what has been posted.
+    /// Whether there is more to do than to write what has been staged.
     #[inline]
-    pub(crate) fn choose(self) -> bool {
+    pub(crate) fn fill(self) -> bool {
         self.0 & (REFILL | RELOAD) != 0
     }
 
@@ -50,7 +50,7 @@ impl Due {
 
     /// Neither is needed any more.
     #[inline]
-    pub(crate) fn chosen(&mut self) {
+    pub(crate) fn filled(&mut self) {
         self.0 &= !(REFILL | RELOAD);
     }
 }
@@ -60,8 +60,8 @@ impl Due {
 /// # Invariants
 /// * `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of `in_use` is
 ///   set. While the vCPU is on no CPU, `in_use` is 0.
-/// * What is posted is a part of `in_use`, and nothing is while the vCPU is in the guest.
-pub(crate) struct Registers {
+/// * What is staged is a part of `in_use`, and nothing is while the vCPU is in the guest.
+pub(crate) struct IchShadow {
     /// Image of each list register: last written to or read from it, or to be written; for the empty ones
     /// without state.
     pub(crate) images: [ListRegister; lr::MAX],
@@ -69,7 +69,7 @@ pub(crate) struct Registers {
     /// The list registers that the CPU has, a bit each.
     pub(crate) usable: u16,
     pub(crate) in_use: u16,
-    /// Registers in use whose deactivation raises EISR instead of ELRSR.
+    /// IchShadow in use whose deactivation raises EISR instead of ELRSR.
     pub(crate) wants_eoi: u16,
     /// Empty registers that still assert EISR and must be overwritten.
     pub(crate) stale: u16,
@@ -81,7 +81,7 @@ pub(crate) struct Registers {
     apr: [[u32; 4]; 2],
 }
 
-impl Registers {
+impl IchShadow {
     /// Of a vCPU after reset.
     pub(crate) const fn new(vmcr: u64) -> Self {
         Self {
@@ -107,19 +107,19 @@ impl Registers {
 
     /// Whether an entry that brings no news has nothing to choose.
     #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn nothing_due(&self) -> bool {
         self.due.0 == 0
     }
 
     /// What register `index` holds, or is to hold.
     #[inline]
-    pub(crate) fn read(
+    pub(crate) fn read_lr(
         &self,
         index: usize,
         interface: &impl CpuInterface,
         counters: &Counters,
     ) -> ListRegister {
-        if self.due.posted() >> index & 1 != 0 {
+        if self.due.staged() >> index & 1 != 0 {
             return self.images[index];
         }
         counters.ich_lr_reads.add(1);
@@ -128,7 +128,7 @@ impl Registers {
 
     /// Puts an image into register `index` for `irq`; writes the register only if it differs.
     #[inline]
-    pub(crate) fn put(
+    pub(crate) fn set_lr(
         &mut self,
         index: usize,
         image: ListRegister,
@@ -185,7 +185,7 @@ impl Registers {
     #[inline]
     pub(crate) fn vacate(&mut self, index: usize, image: ListRegister) {
         let bit = 1 << index;
-        let image = if self.due.posted() & bit == 0 {
+        let image = if self.due.staged() & bit == 0 {
             image
         } else {
             ListRegister::EMPTY
@@ -199,12 +199,12 @@ impl Registers {
         self.wants_eoi &= !bit;
     }
 
-    /// As [`Registers::vacate`], of a register that the guest has finished with, and that asked for nothing
+    /// As [`IchShadow::vacate`], of a register that the guest has finished with, and that asked for nothing
     /// more.
     #[inline]
     pub(crate) fn vacate_finished(&mut self, index: usize) {
         let bit = 1 << index;
-        debug_assert!((self.due.posted() | self.wants_eoi) & bit == 0);
+        debug_assert!((self.due.staged() | self.wants_eoi) & bit == 0);
         self.images[index] = self.images[index].without_state();
         self.in_use &= !bit;
     }
@@ -230,7 +230,7 @@ impl Registers {
     }
 
     /// Loads what is not in list registers.
-    pub(crate) fn load(&mut self, interface: &impl CpuInterface) {
+    pub(crate) fn restore(&mut self, interface: &impl CpuInterface) {
         self.usable = interface.vtr().all();
         interface.write_vmcr(self.vmcr);
         for group in [false, true] {
@@ -272,12 +272,12 @@ mod tests {
     use crate::intid::IntId;
 
     fn put(images: &[u64]) {
-        let mut registers = Registers::new(0);
+        let mut shadow = IchShadow::new(0);
         let irq = Irq::new(IntId::spi(40).unwrap(), 0, None);
         let (interface, counters) = (SoftwareInterface::default(), Counters::default());
         for (index, image) in images.iter().enumerate() {
             let image = ListRegister(ListRegister::PENDING | image);
-            registers.put(index, image, &irq, &interface, &counters);
+            shadow.set_lr(index, image, &irq, &interface, &counters);
         }
     }
 

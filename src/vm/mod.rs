@@ -182,7 +182,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Returns the groups, a bit each, in which `irq` may be signalled to `vcpu`. A CPU that closes a
-    /// group after this look recalls the vCPU.
+    /// group after this look rwp_vcpus the vCPU.
     #[inline]
     pub(crate) fn groups_open_to(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
         if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {

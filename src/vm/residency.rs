@@ -7,13 +7,13 @@
 //! | 2     | BLOCKED  | waiting for an interrupt; the embedder has to be told |
 //! | 4     | NEW      | something was inserted into its ap_list |
 //! | 5     | RECALL   | something in its list registers has changed; they must be taken back |
-//! | 6     | NOTE     | the same, but it can wait until it next enters |
-//! | 7     | AGAIN    | something in its list registers has come again |
+//! | 6     | RECALL_LATER     | the same, but it can wait until it next enters |
+//! | 7     | RERAISED    | something in its list registers has come again |
 //! | 31:16 | cpu      | physical CPU whose registers hold its state, or none |
 //!
 //! # No lost wake-up, and one kick
-//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW, AGAIN or
-//! RECALL here; the result of that one read-modify-write says where the vCPU is. Entering, leaving and
+//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW, RERAISED or
+//! RECALL here; the result of that one read-modify-write says where the vCPU is. Entering, after and
 //! blocking are read-modify-writes of the same word, so the two are totally ordered: either the
 //! entry's swap returns the producer's bit and the vCPU looks, or the producer sees IN_GUEST and kicks.
 //! Only the producer that finds none of them set kicks or wakes; whoever comes later rides on
@@ -32,12 +32,12 @@ pub(crate) const NEW: u32 = 1 << 4;
 /// The list registers must be taken back soon.
 pub(crate) const RECALL: u32 = 1 << 5;
 /// The list registers must be taken back before the next entry.
-pub(crate) const NOTE: u32 = 1 << 6;
+pub(crate) const RECALL_LATER: u32 = 1 << 6;
 /// An edge of what is in a list register has come. If the guest has finished with the first one, the exit
 /// deals with it; else the registers must be taken back.
-pub(crate) const AGAIN: u32 = 1 << 7;
+pub(crate) const RERAISED: u32 = 1 << 7;
 /// All of them.
-pub(crate) const WORK: u32 = NEW | RECALL | NOTE | AGAIN;
+pub(crate) const WORK: u32 = NEW | RECALL | RECALL_LATER | RERAISED;
 const CPU_SHIFT: u32 = 16;
 const NO_CPU: u32 = 0xffff << CPU_SHIFT;
 
@@ -63,10 +63,10 @@ impl Residency {
 
     /// A copy.
     #[inline]
-    pub(crate) fn get(&self) -> Place {
+    pub(crate) fn get(&self) -> ResidencyBits {
         step();
         // Acquire: pairs with the read-modify-writes below, which are AcqRel where they publish.
-        Place(self.0.load(Acquire))
+        ResidencyBits(self.0.load(Acquire))
     }
 
     /// Gives the vCPU work, which is published already.
@@ -76,10 +76,10 @@ impl Residency {
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
         // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.
-        let old = Place(self.0.fetch_or(work, AcqRel));
+        let old = ResidencyBits(self.0.fetch_or(work, AcqRel));
         let old = early.unwrap_or(old);
-        let told = old.0 & (NEW | RECALL | AGAIN) != 0 && !mutant(Mutant::EveryProducerKicks);
-        if work == NOTE || told {
+        let told = old.0 & (NEW | RECALL | RERAISED) != 0 && !mutant(Mutant::EveryProducerKicks);
+        if work == RECALL_LATER || told {
             Kick::Nothing
         } else if old.in_guest() {
             // Without a CPU it cannot be in the guest.
@@ -92,26 +92,26 @@ impl Residency {
     }
 
     /// Takes ownership of the vCPU's registers for `cpu`; fails if another CPU has them.
-    pub(crate) fn claim(&self, cpu: CpuId) -> Result<(), Place> {
-        // AcqRel: pairs with `release`: what the former owner saved is visible.
+    pub(crate) fn load(&self, cpu: CpuId) -> Result<(), ResidencyBits> {
+        // AcqRel: pairs with `put`: what the former owner saved is visible.
         self.0
             .fetch_update(AcqRel, Acquire, |word| {
                 (word & NO_CPU == NO_CPU).then(|| word & !NO_CPU | u32::from(cpu.0) << CPU_SHIFT)
             })
             .map(|_| ())
-            .map_err(Place)
+            .map_err(ResidencyBits)
     }
 
     /// Gives ownership up. Owner only. The work bits stay.
-    pub(crate) fn release(&self) {
-        // AcqRel: pairs with `claim`.
-        let order = relaxed_by(Mutant::HandedOverRelaxed, AcqRel);
+    pub(crate) fn put(&self) {
+        // AcqRel: pairs with `load`.
+        let order = relaxed_by(Mutant::PutRelaxed, AcqRel);
         self.0.fetch_or(NO_CPU, order);
     }
 
     /// Into the guest, consuming the work. Owner only, after `get` said that it is on.
     #[inline]
-    pub(crate) fn enter(&self, cpu: CpuId) -> Place {
+    pub(crate) fn enter(&self, cpu: CpuId) -> ResidencyBits {
         let entered = ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT;
         if mutant(Mutant::EntryDropsWork) {
             let work = self.get();
@@ -120,7 +120,7 @@ impl Residency {
         }
         // AcqRel: pairs with `notify`: what the producer published is visible. Only producers write
         // concurrently, and only the bits that this returns.
-        Place(self.0.swap(entered, AcqRel))
+        ResidencyBits(self.0.swap(entered, AcqRel))
     }
 
     /// Out of the guest. Owner only.
@@ -131,9 +131,9 @@ impl Residency {
     }
 
     /// Consumes the work outside the guest, and ends blocking. Owner only.
-    pub(crate) fn take_work(&self) -> Place {
+    pub(crate) fn take_work(&self) -> ResidencyBits {
         // AcqRel: pairs with `notify`.
-        Place(self.0.fetch_and(!(WORK | BLOCKED), AcqRel))
+        ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), AcqRel))
     }
 
     /// To sleep, unless there is work; true if it now counts as blocked. Owner only.
@@ -150,7 +150,7 @@ impl Residency {
 
     /// Powers it on or off; false if it was so already. Powering off is the owner's.
     pub(crate) fn set_power(&self, on: bool) -> bool {
-        // AcqRel: pairs with `get` and `claim`: powering on hands the vCPU's reset state to the CPU that
+        // AcqRel: pairs with `get` and `load`: powering on hands the vCPU's reset state to the CPU that
         // enters it.
         let old = if on {
             self.0.fetch_or(ON, AcqRel)
@@ -172,9 +172,9 @@ pub(crate) enum Whereabouts {
 
 /// A copy of the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place(u32);
+pub(crate) struct ResidencyBits(u32);
 
-impl Place {
+impl ResidencyBits {
     #[inline]
     pub(crate) fn is_on(self) -> bool {
         self.0 & ON != 0
@@ -187,7 +187,7 @@ impl Place {
 
     /// Whether nothing can be in its list registers that has not been read: it is on no CPU, or blocked.
     /// Out of the guest for a trap, it keeps there what the guest has not finished with.
-    pub(crate) fn is_settled(self) -> bool {
+    pub(crate) fn lrs_are_known(self) -> bool {
         self.0 & BLOCKED != 0 || self.cpu().is_none()
     }
 
@@ -224,21 +224,21 @@ mod tests {
     fn one_kick_per_stay_in_the_guest() {
         let word = Residency::new(true);
         assert_eq!(word.notify(NEW), Kick::Nothing);
-        word.claim(CPU).unwrap();
+        word.load(CPU).unwrap();
         assert!(word.enter(CPU).has(NEW));
-        assert_eq!(word.notify(NOTE), Kick::Nothing);
+        assert_eq!(word.notify(RECALL_LATER), Kick::Nothing);
         assert_eq!(word.notify(NEW), Kick::Ipi(CPU));
         assert_eq!(word.notify(RECALL), Kick::Nothing);
         word.exit();
         assert_eq!(word.notify(NEW), Kick::Nothing);
-        assert_eq!(word.notify(AGAIN), Kick::Nothing);
+        assert_eq!(word.notify(RERAISED), Kick::Nothing);
         let place = word.enter(CPU);
         assert!(
-            [NEW, RECALL, NOTE, AGAIN]
+            [NEW, RECALL, RECALL_LATER, RERAISED]
                 .iter()
                 .all(|work| place.has(*work))
         );
-        assert_eq!(word.notify(AGAIN), Kick::Ipi(CPU));
+        assert_eq!(word.notify(RERAISED), Kick::Ipi(CPU));
         word.exit();
         let _ = word.enter(CPU);
         assert_eq!(word.notify(RECALL), Kick::Ipi(CPU));
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn one_wake_per_blocking_and_none_lost() {
         let word = Residency::new(true);
-        word.claim(CPU).unwrap();
+        word.load(CPU).unwrap();
         assert!(word.block());
         assert_eq!(word.notify(NEW), Kick::Wake);
         assert_eq!(word.notify(NEW), Kick::Nothing);
@@ -259,10 +259,10 @@ mod tests {
     #[test]
     fn one_owner_at_a_time() {
         let word = Residency::new(false);
-        assert!(word.claim(CPU).is_ok());
-        assert_eq!(word.claim(CpuId(4)).unwrap_err().cpu(), Some(CPU));
-        word.release();
-        assert!(word.claim(CpuId(4)).is_ok());
+        assert!(word.load(CPU).is_ok());
+        assert_eq!(word.load(CpuId(4)).unwrap_err().cpu(), Some(CPU));
+        word.put();
+        assert!(word.load(CpuId(4)).is_ok());
         assert!(!word.get().is_on());
         assert!(word.set_power(true));
         assert!(!word.set_power(true));

@@ -162,7 +162,7 @@ fn injection_against_movi() {
 /// An MSI on the CPU that has the vCPU out of the guest, which goes straight into a list register, against
 /// `MOVI` away and back: it is on one list, and taken once.
 #[test]
-fn posting_against_two_moves() {
+fn staging_against_two_moves() {
     check(3, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);

@@ -1,4 +1,4 @@
-//! What the list registers tell the hypervisor: empty ones, owed ends of interrupt, and the conditions of
+//! What the list registers tell the hypervisor: empty ones, follow_up ends of interrupt, and the conditions of
 //! the maintenance interrupt (IHI 0069, chapter 6 and 12.4).
 
 use super::SoftwareInterface;

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use crate::intid::IntId;
 use crate::mmio::{MmioOutcome, Width};
 use crate::vm::irq::ENABLED;
-use crate::vm::residency::NOTE;
+use crate::vm::residency::RECALL_LATER;
 
 use super::{Bench, V0, V1, ppi, spi};
 
@@ -130,7 +130,7 @@ fn a_forwarded_interrupt_is_deactivated_by_the_guest_or_for_it() {
     let irq = bench.vm.vm().vcpu(V0).unwrap().private(timer).unwrap();
     let (deactivate, changed) = irq.clear_pending();
     assert!(!deactivate, "the register has it");
-    crate::delivery::queue::settle_up(bench.vm.vm(), &bench.pin(), irq, changed);
+    crate::delivery::queue::complete(bench.vm.vm(), &bench.pin(), irq, changed);
     bench.enter();
     assert_eq!(bench.acknowledge(), 1023);
     bench.exit();
@@ -186,7 +186,13 @@ fn registers_that_keep_their_value_are_not_written() {
     bench.enter();
     bench.exit();
     let before = bench.guest().accesses();
-    let _ = bench.vm.vm().vcpu(V0).unwrap().residency.notify(NOTE);
+    let _ = bench
+        .vm
+        .vm()
+        .vcpu(V0)
+        .unwrap()
+        .residency
+        .notify(RECALL_LATER);
     bench.enter();
     bench.exit();
     let accesses = bench.guest().accesses() - before;

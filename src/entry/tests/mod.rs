@@ -109,13 +109,13 @@ impl Bench {
 
     /// Enabled, Group 1, at `priority`; level-sensitive or edge-triggered.
     fn configure(&self, irq: &Irq, level: bool, priority: u8) {
-        let Changed { owed, .. } = irq.update(|state| {
+        let Changed { follow_up, .. } = irq.update(|state| {
             state
                 .with(ENABLED | GROUP1, 0)
                 .with_flag(LEVEL, level)
                 .with_priority(priority)
         });
-        crate::delivery::queue::pay(self.vm.vm(), &self.pin(), irq, owed);
+        crate::delivery::queue::follow_up(self.vm.vm(), &self.pin(), irq, follow_up);
     }
 
     fn edge_spi(&self, n: u32, priority: u8) -> IntId {
@@ -129,8 +129,8 @@ impl Bench {
 
     /// Changes an SPI as a write of a GICD register does.
     fn change(&self, intid: IntId, change: impl Fn(State) -> State) {
-        let Changed { owed, .. } = self.irq(intid).update(change);
-        crate::delivery::queue::pay(self.vm.vm(), &self.pin(), self.irq(intid), owed);
+        let Changed { follow_up, .. } = self.irq(intid).update(change);
+        crate::delivery::queue::follow_up(self.vm.vm(), &self.pin(), self.irq(intid), follow_up);
     }
 
     fn inject(&self, intid: IntId) {

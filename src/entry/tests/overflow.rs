@@ -66,7 +66,7 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
             bench.end(100 + left);
         }
         bench.exit();
-        crate::entry::fold::sync(
+        crate::entry::fold::refresh(
             bench.vm.vm(),
             &bench.cpu,
             &bench.pin(),
@@ -100,7 +100,7 @@ fn priority_drops_that_are_counted_end_nothing() {
     let count = 2 << hcr::EOI_COUNT_SHIFT;
     bench.guest().write_hcr(bench.guest().read_hcr() | count);
     bench.exit();
-    crate::entry::fold::sync(
+    crate::entry::fold::refresh(
         bench.vm.vm(),
         &bench.cpu,
         &bench.pin(),

@@ -1,7 +1,7 @@
 //! LPIs that outlive their mapping, are mapped twice, or come back.
 
 use super::*;
-use crate::vm::irq::Settled;
+use crate::vm::irq::Pruned;
 
 /// An injector that has translated and is about to raise.
 fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::vm::irq::Irq {
@@ -17,7 +17,7 @@ fn a_raise_that_comes_after_discard_has_no_effect() {
     let pin = guest.pin();
     let irq = in_flight(&guest, &pin, 3);
     guest.run(&[discard(1, 3)]);
-    assert!(irq.raise().void());
+    assert!(irq.raise().unmapped());
     assert_eq!(irq.state().queued_on(), None);
     assert!(guest.lpi(8192).is_none());
     drop(pin);
@@ -145,7 +145,7 @@ fn discarded_in_a_list_register_and_mapped_again_it_is_the_same_interrupt() {
     // Only the list keeps it. A raise that comes too late stays without effect, also afterwards.
     assert_eq!(irq.state().refs(), 1);
     assert!(irq.state().in_lr() && irq.state().unmapped());
-    assert!(irq.raise().void());
+    assert!(irq.raise().unmapped());
     guest.run(&[mapti(1, 4, 8192, 1)]);
     assert!(core::ptr::eq(irq, in_flight(&guest, &pin, 4)));
     assert_eq!(irq.state().refs(), 2);
@@ -174,7 +174,7 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     let _ = irq.update(|state| state.with_target(Some(VcpuId(1))));
     let mut list = vcpu.ap_list.lock(pin.ledger());
     list.unlink(irq);
-    assert_eq!(irq.settle(vcpu.id), Settled::Carried);
+    assert_eq!(irq.unlink(vcpu.id), Pruned::Migrating);
     drop(list);
     crate::delivery::queue::trace_list_put(guest.vm.vm(), &pin, irq.intid(), vcpu.id);
     crate::delivery::prune::trace_migration_get(guest.vm.vm(), &pin, irq);

@@ -27,7 +27,7 @@ use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Mutant, Watched, mutant, relaxed_by};
 
-pub(crate) use outcome::{Changed, Finished, Folded, GivenBack, Owed, Raised, Settled};
+pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, Put, Raised};
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
@@ -201,30 +201,38 @@ impl Irq {
         });
         let new = old.with_flag(LINE, high);
         let changed = old.line() != high && old.level();
-        let owed = match old.queued_on() {
-            _ if !changed => Owed::Nothing,
-            _ if high => new.owed_after_pending(old),
-            Some(_) if old.in_lr() && mutant(Mutant::DropNotNoted) => Owed::Nothing,
-            Some(vcpu) if old.in_lr() => Owed::Note(vcpu),
-            Some(vcpu) => Owed::Settle(vcpu),
-            None => Owed::Nothing,
+        let follow_up = match old.queued_on() {
+            _ if !changed => FollowUp::Nothing,
+            _ if high => new.follow_up_pending(old),
+            Some(_) if old.in_lr() && mutant(Mutant::DropNotNoted) => FollowUp::Nothing,
+            Some(vcpu) if old.in_lr() => FollowUp::RecallLater(vcpu),
+            Some(vcpu) => FollowUp::Requeue(vcpu),
+            None => FollowUp::Nothing,
         };
-        Changed { old, new, owed }
+        Changed {
+            old,
+            new,
+            follow_up,
+        }
     }
 
     // --- register writes -------------------------------------------------------------------------
 
-    /// Changes what a register write changes (flags, priority, target), and says what is owed.
+    /// Changes what a register write changes (flags, priority, target), and says what is follow_up.
     /// `change` must leave `queued_on`, the LR bits and the references alone.
     pub(crate) fn update(&self, change: impl Fn(State) -> State) -> Changed {
         let result = self.transition(|old| Some(change(old)));
         let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
-        let owed = if old == new {
-            Owed::Nothing
+        let follow_up = if old == new {
+            FollowUp::Nothing
         } else {
-            new.owed_after_change()
+            new.follow_up_change()
         };
-        Changed { old, new, owed }
+        Changed {
+            old,
+            new,
+            follow_up,
+        }
     }
 
     /// `ICPENDR`, `CLEAR`: withdraws the latch, here and in a list register. Returns whether a physical
@@ -272,10 +280,10 @@ impl Irq {
     }
 
     /// Decides what becomes of it while it waits on `vcpu`'s list in no list register: prune.
-    pub(crate) fn settle(&self, vcpu: VcpuId) -> Settled {
-        match self.transition(|old| old.settled(vcpu)) {
-            Err(state) => Settled::Kept(state),
-            Ok((old, new)) => Settled::of(old, new),
+    pub(crate) fn unlink(&self, vcpu: VcpuId) -> Pruned {
+        match self.transition(|old| old.pruned(vcpu)) {
+            Err(state) => Pruned::Kept(state),
+            Ok((old, new)) => Pruned::of(old, new),
         }
     }
 
@@ -284,7 +292,11 @@ impl Irq {
     /// one of the `groups` that may be signalled, and goes into the register in place of the first; `None` if
     /// it is neither, or somebody has to be told.
     #[inline]
-    pub(crate) fn finish(&self, vcpu: VcpuId, groups: impl Fn() -> u32) -> Option<Finished> {
+    pub(crate) fn fold_unlink_plain(
+        &self,
+        vcpu: VcpuId,
+        groups: impl Fn() -> u32,
+    ) -> Option<FastFold> {
         // Faults of folding and settling are made where that is done in general.
         const FAULTS: [Mutant; 5] = [
             Mutant::FoldDropsReference,
@@ -299,55 +311,55 @@ impl Irq {
         let (old, new) = self
             .transition(|old| {
                 let folded = old.with(0, LR_BITS);
-                if old.ends_in_register() {
+                if old.ends_in_lr() {
                     Some(State(folded.with_queued_on(None).0 - REF))
                 } else {
                     let open = old.is_plain(vcpu) && old.is_in(groups());
-                    open.then(|| folded.loaded_plain())
+                    open.then(|| folded.filled_plain())
                 }
             })
             .ok()?;
-        Some(Finished {
+        Some(FastFold {
             delivered: old.lr_pending(),
-            again: old.latch().then(|| self.plain_image(old)),
+            reloaded: old.latch().then(|| self.plain_image(old)),
             last: new.refs() == 0,
         })
     }
 
-    /// As [`Irq::finish`], whatever there is to it.
-    pub(crate) fn retire(&self, vcpu: VcpuId) -> (Folded, Settled) {
+    /// As [`Irq::fold_unlink_plain`], whatever there is to it.
+    pub(crate) fn fold_unlink(&self, vcpu: VcpuId) -> (Folded, Pruned) {
         const LEFT: ListRegister = ListRegister::EMPTY;
         let result = self.transition(|old| {
             let folded = old.folded(LEFT, false);
-            Some(folded.settled(vcpu).unwrap_or(folded))
+            Some(folded.pruned(vcpu).unwrap_or(folded))
         });
         let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
         let folded = old.folded(LEFT, false);
-        (Folded::of(old, folded, LEFT), Settled::of(folded, new))
+        (Folded::of(old, folded, LEFT), Pruned::of(folded, new))
     }
 
-    /// As [`Irq::load`], if it is a plain matter ([`State::is_plain`]); `None`, and nothing has happened, if
+    /// As [`Irq::fill_lr`], if it is a plain matter ([`State::is_plain`]); `None`, and nothing has happened, if
     /// it is not.
     #[inline]
-    pub(crate) fn load_plain(&self, vcpu: VcpuId) -> Option<ListRegister> {
+    pub(crate) fn fill_lr_plain(&self, vcpu: VcpuId) -> Option<ListRegister> {
         let (old, _) = self
-            .transition(|old| old.is_plain(vcpu).then(|| old.loaded_plain()))
+            .transition(|old| old.is_plain(vcpu).then(|| old.filled_plain()))
             .ok()?;
         Some(self.plain_image(old))
     }
 
-    /// [`Irq::link`] and [`Irq::load_plain`] in one step: it is queued on `vcpu` and in a list register of
+    /// [`Irq::link`] and [`Irq::fill_lr_plain`] in one step: it is queued on `vcpu` and in a list register of
     /// it at once, if its group is among those that may be signalled (`groups`, a bit each).
     #[inline]
-    pub(crate) fn link_loaded(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
+    pub(crate) fn link_and_fill_lr(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
         let (old, _) = self
             .transition(|old| {
                 let free = old.is_plain_and_free(vcpu)
-                    || (mutant(Mutant::PostedTwice) && old.is_plain(vcpu));
+                    || (mutant(Mutant::StagedTwice) && old.is_plain(vcpu));
                 // Nobody maps what is dying.
                 debug_assert!(!free || old.refs() != 0);
                 (free && old.is_in(groups))
-                    .then(|| State(old.loaded_plain().with_queued_on(Some(vcpu)).0 + REF))
+                    .then(|| State(old.filled_plain().with_queued_on(Some(vcpu)).0 + REF))
             })
             .ok()?;
         Some(self.plain_image(old))
@@ -373,7 +385,7 @@ impl Irq {
     /// Moves it into a list register of `vcpu` and returns the image; `None` when it has to be settled
     /// first. `open` says which groups may be signalled: what is pending on top of active is left out if
     /// it could not be delivered after the deactivation, which happens without our hearing of it.
-    pub(crate) fn load(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
+    pub(crate) fn fill_lr(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
         let (old, new) = self
             .transition(|old| {
                 if old.active() {
@@ -461,13 +473,13 @@ impl Irq {
     // --- references ------------------------------------------------------------------------------
 
     /// Gives back the reference of a lookup or carrier.
-    pub(crate) fn put(&self) -> GivenBack {
-        self.give_back(false)
+    pub(crate) fn put(&self) -> Put {
+        self.put_ref(false)
     }
 
     /// Takes a reference for a mapping and makes the LPI mapped, in one step. Fails when it is dying
     /// or has as many mappings as are allowed.
-    pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<Owed> {
+    pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<FollowUp> {
         let (_, new) = self
             .transition(|old| {
                 let dying = old.refs() == 0 && !mutant(Mutant::DyingRevived);
@@ -480,18 +492,18 @@ impl Irq {
                 Some(State(mapped.0 + REF))
             })
             .ok()?;
-        Some(new.owed_after_change())
+        Some(new.follow_up_change())
     }
 
     /// Ends a mapping: withdraws what is pending, and gives the mapping's reference back.
-    pub(crate) fn unmap(&self) -> GivenBack {
-        self.give_back(true)
+    pub(crate) fn unmap(&self) -> Put {
+        self.put_ref(true)
     }
 
     /// Every mapping owns a reference. So when none is left but the list's, none is mapped: from then on
     /// raises have no effect, and what was raised since the last mapping ended is withdrawn. Whoever
     /// gives back the reference before the list's sees to it, be it a mapping's or a carrier's.
-    fn give_back(&self, withdraw: bool) -> GivenBack {
+    fn put_ref(&self, withdraw: bool) -> Put {
         let result = self.transition(|old| {
             debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
             let kept = State(old.0.wrapping_sub(REF));
@@ -509,19 +521,23 @@ impl Irq {
             })
         });
         let (Ok((old, new)) | Err((old, new))) = result.map_err(|state| (state, state));
-        let owed = if new.0 == old.0.wrapping_sub(REF) {
-            Owed::Nothing
+        let follow_up = if new.0 == old.0.wrapping_sub(REF) {
+            FollowUp::Nothing
         } else {
-            new.owed_after_change()
+            new.follow_up_change()
         };
         let seen = if mutant(Mutant::LastPutByLook) {
             self.state()
         } else {
             new
         };
-        GivenBack {
+        Put {
             last: seen.refs() == 0,
-            changed: Changed { old, new, owed },
+            changed: Changed {
+                old,
+                new,
+                follow_up,
+            },
         }
     }
 }
@@ -529,7 +545,7 @@ impl Irq {
 impl State {
     /// A plain pending state, moved into a list register.
     #[inline]
-    fn loaded_plain(self) -> Self {
+    fn filled_plain(self) -> Self {
         let backed = if self.hw() { LR_HW } else { 0 };
         self.with(IN_LR | LR_PENDING | LR_LATCH | backed, PENDING | HW)
     }
@@ -564,7 +580,7 @@ impl State {
     /// Off `vcpu`'s list, if it belongs there no more. What is deliverable elsewhere keeps the list's
     /// reference, for whoever carries it there.
     #[inline]
-    fn settled(self, vcpu: VcpuId) -> Option<Self> {
+    fn pruned(self, vcpu: VcpuId) -> Option<Self> {
         let here = self.target() == Some(vcpu) || mutant(Mutant::StaysOnTheOldList);
         if self.active() || (self.deliverable() && here) {
             return None;

@@ -9,20 +9,20 @@ use super::State;
 /// What the caller of a transition owes next.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Owed {
+pub(crate) enum FollowUp {
     /// Nothing.
     Nothing,
     /// It wants a list and is on none: insert it.
     Insert,
     /// It waits on this vCPU's list and its place there may have changed: settle it under the lock.
-    Settle(VcpuId),
+    Requeue(VcpuId),
     /// It is in a list register of this vCPU, which must take it back soon: leave the guest for it.
     Recall(VcpuId),
     /// It has come again while it is in a list register of this vCPU: leave the guest, for the guest may have
     /// finished with the first one.
-    Again(VcpuId),
+    Reraised(VcpuId),
     /// It is in a list register of this vCPU, which must look at it before it next enters the guest.
-    Note(VcpuId),
+    RecallLater(VcpuId),
 }
 
 /// What a raise found.
@@ -38,14 +38,14 @@ pub(crate) struct Raised {
 impl Raised {
     /// What most raises are: news of an interrupt that is on no list and wants one, if it leads to a vCPU.
     #[inline]
-    pub(crate) fn is_news(self) -> bool {
+    pub(crate) fn was_idle(self) -> bool {
         self.old.is_idle()
     }
 
-    /// Its latch was set already, and it is mapped and leads to a vCPU: nothing is owed.
+    /// Its latch was set already, and it is mapped and leads to a vCPU: nothing is follow_up.
     #[inline]
-    pub(crate) fn is_merged(self) -> bool {
-        self.old.latch() && !self.void() && !self.stranded()
+    pub(crate) fn needs_nothing(self) -> bool {
+        self.old.latch() && !self.unmapped() && !self.without_target()
     }
 
     /// The index of the vCPU that it leads to; beyond all of them for none.
@@ -57,30 +57,30 @@ impl Raised {
     /// It was pending already: this injection merged with that one.
     #[inline]
     pub(crate) fn coalesced(self) -> bool {
-        self.old.booked_outside()
+        self.old.pending_outside()
     }
 
     /// It is an LPI that is no longer mapped: nothing has happened.
     #[inline]
-    pub(crate) fn void(self) -> bool {
+    pub(crate) fn unmapped(self) -> bool {
         self.old.unmapped()
     }
 
     /// It leads to no vCPU.
     #[inline]
-    pub(crate) fn stranded(self) -> bool {
+    pub(crate) fn without_target(self) -> bool {
         self.old.target().is_none()
     }
 
     /// What the caller owes.
     #[inline]
-    pub(crate) fn owed(self) -> Owed {
+    pub(crate) fn follow_up(self) -> FollowUp {
         if self.old.latch() || self.old.unmapped() {
             // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
             // nothing.
-            Owed::Nothing
+            FollowUp::Nothing
         } else {
-            self.new.owed_after_pending(self.old)
+            self.new.follow_up_pending(self.old)
         }
     }
 }
@@ -94,17 +94,17 @@ pub(crate) struct Changed {
     /// The state after.
     pub(crate) new: State,
     /// What the caller owes.
-    pub(crate) owed: Owed,
+    pub(crate) follow_up: FollowUp,
 }
 
 /// What a fold and prune in one step found.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Finished {
+pub(crate) struct FastFold {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
     /// It has come again, and stays where it is, with this image.
-    pub(crate) again: Option<ListRegister>,
+    pub(crate) reloaded: Option<ListRegister>,
     /// The list's reference was the last one: the interrupt is dying.
     pub(crate) last: bool,
 }
@@ -112,17 +112,17 @@ pub(crate) struct Finished {
 /// What became of an interrupt that was on a list but in no list register.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Settled {
+pub(crate) enum Pruned {
     /// It stays; the state says in which bucket.
     Kept(State),
     /// It left the list, and the list's reference is gone. `last` if it was the last one.
-    Unlinked {
+    Removed {
         /// The interrupt is dying: the caller takes it out of its table.
         last: bool,
     },
     /// It left the list for another vCPU's. The list's reference went over to the caller, who inserts
     /// it there and then puts the reference.
-    Carried,
+    Migrating,
 }
 
 /// What the guest did with an interrupt in a list register, as fold found it.
@@ -146,7 +146,7 @@ pub(crate) struct Folded {
 /// What giving a reference back came to.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct GivenBack {
+pub(crate) struct Put {
     /// It was the last one: the interrupt is dying.
     pub(crate) last: bool,
     /// What went with it.
@@ -159,30 +159,30 @@ impl Folded {
     pub(super) fn of(old: State, new: State, lr: ListRegister) -> Self {
         let delivered = old.lr_pending() && !lr.is_pending();
         // Of what was pending, in the register and outside, at most one state is pending now.
-        let before = old.booked() - u64::from(delivered);
-        let merged = before > new.booked();
+        let before = old.pending_count() - u64::from(delivered);
+        let merged = before > new.pending_count();
         let coalesced = merged && old.latch() && !old.cancel_pending();
         Self {
             delivered,
             coalesced,
             withdrawn: merged && !coalesced,
             resample: new.level() && !old.lr_hw() && lr.is_empty(),
-            repended: before < new.booked(),
+            repended: before < new.pending_count(),
             deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
         }
     }
 }
 
-impl Settled {
+impl Pruned {
     /// What settling `old`, which was queued, to `new` means.
     #[inline]
     pub(super) fn of(old: State, new: State) -> Self {
         if new.queued_on().is_some() {
             Self::Kept(new)
         } else if old.deliverable() {
-            Self::Carried
+            Self::Migrating
         } else {
-            Self::Unlinked {
+            Self::Removed {
                 last: new.refs() == 0,
             }
         }
@@ -190,30 +190,30 @@ impl Settled {
 }
 
 impl State {
-    /// What is owed once an interrupt has newly become pending; `old` is the state before.
+    /// What is follow_up once an interrupt has newly become pending; `old` is the state before.
     #[inline]
-    pub(super) fn owed_after_pending(self, old: Self) -> Owed {
+    pub(super) fn follow_up_pending(self, old: Self) -> FollowUp {
         match self.queued_on() {
-            None if self.wants_list() => Owed::Insert,
-            None => Owed::Nothing,
+            None if self.wants_list() => FollowUp::Insert,
+            None => FollowUp::Nothing,
             // An edge while it is in a list register: the guest may have finished with that one. A
             // level raises a maintenance interrupt when the guest is done, and is sampled then.
-            Some(_) if self.in_lr() && mutant(Mutant::RaisedAgainWithoutKick) => Owed::Nothing,
-            Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => Owed::Again(vcpu),
-            Some(_) if self.in_lr() => Owed::Nothing,
+            Some(_) if self.in_lr() && mutant(Mutant::RaisedAgainWithoutKick) => FollowUp::Nothing,
+            Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => FollowUp::Reraised(vcpu),
+            Some(_) if self.in_lr() => FollowUp::Nothing,
             // It waits as pending already, or as active, and stays where it is.
-            Some(_) if old.pending() || old.active() => Owed::Nothing,
-            Some(vcpu) => Owed::Settle(vcpu),
+            Some(_) if old.pending() || old.active() => FollowUp::Nothing,
+            Some(vcpu) => FollowUp::Requeue(vcpu),
         }
     }
 
-    /// What is owed after a change of anything else.
-    pub(super) fn owed_after_change(self) -> Owed {
+    /// What is follow_up after a change of anything else.
+    pub(super) fn follow_up_change(self) -> FollowUp {
         match self.queued_on() {
-            None if self.wants_list() => Owed::Insert,
-            None => Owed::Nothing,
-            Some(vcpu) if self.in_lr() => Owed::Recall(vcpu),
-            Some(vcpu) => Owed::Settle(vcpu),
+            None if self.wants_list() => FollowUp::Insert,
+            None => FollowUp::Nothing,
+            Some(vcpu) if self.in_lr() => FollowUp::Recall(vcpu),
+            Some(vcpu) => FollowUp::Requeue(vcpu),
         }
     }
 }

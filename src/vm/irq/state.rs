@@ -249,7 +249,7 @@ impl State {
     /// once the guest is done, nor is anybody to be told then. One comparison for an edge.
     #[inline]
     #[must_use]
-    pub(crate) const fn ends_in_register(self) -> bool {
+    pub(crate) const fn ends_in_lr(self) -> bool {
         self.0 & (PENDING | LINE | ACTIVE | HW) == 0 && (!self.level() || self.lr_hw())
     }
 
@@ -264,7 +264,7 @@ impl State {
     /// or withdrawn. A level that waits for a deactivation is injected by that; a void raise is not.
     #[inline]
     #[must_use]
-    pub(crate) const fn booked_outside(self) -> bool {
+    pub(crate) const fn pending_outside(self) -> bool {
         self.0 & (PENDING | UNMAPPED) == PENDING
             || self.0 & (LEVEL | LINE | ACTIVE | IN_LR) == LEVEL | LINE
     }
@@ -272,8 +272,8 @@ impl State {
     /// Pending states that the books have: at most one in a list register and one outside.
     #[inline]
     #[must_use]
-    pub(crate) const fn booked(self) -> u64 {
-        self.lr_pending() as u64 + self.booked_outside() as u64
+    pub(crate) const fn pending_count(self) -> u64 {
+        self.lr_pending() as u64 + self.pending_outside() as u64
     }
 
     /// What `GICD_ISPENDR<n>` shows. What is pending in a list register because of the line is pending only

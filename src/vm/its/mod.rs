@@ -108,13 +108,13 @@ pub(crate) struct Usage {
 impl Usage {
     /// One device more, with room for so many events: the quotas, which are `u32`s, have been found to
     /// allow it.
-    pub(crate) fn take(&mut self, room: u32) {
+    pub(crate) fn add(&mut self, room: u32) {
         self.devices = self.devices.saturating_add(1);
         self.events = self.events.saturating_add(room);
     }
 
     /// One device less.
-    pub(crate) fn give_back(&mut self, room: u32) {
+    pub(crate) fn remove(&mut self, room: u32) {
         debug_assert!(self.devices > 0 && self.events >= room, "given back twice");
         self.devices = self.devices.saturating_sub(1);
         self.events = self.events.saturating_sub(room);

@@ -154,20 +154,20 @@ fn each_maintenance_condition_has_its_enable() {
     let count = 1 << hcr::EOI_COUNT_SHIFT;
     let one = [lr(P | G1, 32, 0)];
     let two = [lr(P | G1, 32, 0), lr(A | G1, 33, 0)];
-    let owed = [lr(P, 32, 0), lr(ListRegister::EOI, 33, 0)];
+    let follow_up = [lr(P, 32, 0), lr(ListRegister::EOI, 33, 0)];
     let again = [lr(P | A, 32, 0), lr(A, 33, 0)];
     type Row<'a> = (u64, &'a [ListRegister], (bool, bool), u64);
     let rows: &[Row] = &[
         (0, &one, (true, true), 0),
         (0, &[], (false, false), 0),
         // EOI needs no enable in HCR but its register's.
-        (0, &owed, (true, true), misr::EOI),
+        (0, &follow_up, (true, true), misr::EOI),
         // Underflow: at most one valid register.
         (hcr::UIE, &[], (true, true), misr::U),
         (hcr::UIE, &one, (true, true), misr::U),
         (hcr::UIE, &two, (true, true), 0),
-        // An owed EOI is not a valid register.
-        (hcr::UIE, &owed, (true, true), misr::U | misr::EOI),
+        // An follow_up EOI is not a valid register.
+        (hcr::UIE, &follow_up, (true, true), misr::U | misr::EOI),
         // Nothing pending; pending and active does not count as pending.
         (hcr::NPIE, &[], (true, true), misr::NP),
         (hcr::NPIE, &one, (true, true), 0),
