@@ -1,6 +1,9 @@
 //! Rules about the code itself that no compiler checks.
 
+mod allowed;
 mod atomics;
+mod comments;
+mod prose;
 mod source;
 
 use source::{Source, project, tree};

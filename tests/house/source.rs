@@ -79,7 +79,21 @@ impl Source {
         self.lines.iter().filter(move |l| !l.in_tests && !whole)
     }
 
-    /// Returns the number of the line that byte `at` of `code` stands on.
+    /// Returns the code outside of tests as one text. Lines of tests are empty in it, so that
+    /// [`Source::line_at`] finds the way back.
+    pub(crate) fn shipped_code(&self) -> String {
+        let whole = self.is_tests();
+        let mut code = String::new();
+        for line in &self.lines {
+            if !line.in_tests && !whole {
+                code.push_str(&line.code);
+            }
+            code.push('\n');
+        }
+        code
+    }
+
+    /// Returns the number of the line that byte `at` of [`Source::shipped_code`] stands on.
     pub(crate) fn line_at(code: &str, at: usize) -> usize {
         code[..at].matches('\n').count() + 1
     }
@@ -298,7 +312,7 @@ fn ends_text(rest: &[char], hashes: Option<usize>) -> Option<usize> {
     (closed && rest[1..=hashes].iter().all(|c| *c == '#')).then_some(1 + hashes)
 }
 
-/// Root of the project.
+/// Returns the root of the project.
 pub(crate) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
