@@ -3,6 +3,7 @@
 mod allowed;
 mod atomics;
 mod comments;
+mod figures;
 mod prose;
 mod source;
 
