@@ -1,9 +1,12 @@
 //! Rules about the code itself that no compiler checks.
 
 mod allowed;
+mod arrows;
 mod atomics;
 mod comments;
 mod figures;
+mod layers;
+mod paths;
 mod prose;
 mod source;
 
