@@ -104,10 +104,14 @@ fn differences(allowed: &Counts, found: &[Violation], list: &str) -> Vec<String>
     for (key, most) in allowed {
         let now = counts.get(key).copied().unwrap_or(0);
         if now < *most {
-            let mend = if now == 0 { "delete" } else { "lower" };
+            let mend = if now == 0 {
+                "delete the line"
+            } else {
+                "lower the number"
+            };
             complaints.push(format!(
-                "{}: {}: only {now}, where {list} allows {most}; {mend} the number in the list \
-                 (HOUSE_WRITE=1 cargo test --test house allow_lists does)\n",
+                "{}: {}: only {now}, where {list} allows {most}; {mend} \
+                 (HOUSE_WRITE=1 cargo test --test house allow_lists does)",
                 key.1, key.0
             ));
         }
@@ -216,9 +220,9 @@ mod tests {
     fn less_than_allowed_fails_too() {
         let found = of("// What one.\n");
         let complaints = differences(&parse("no-what-openings src/a.rs 2\n"), &found, "list");
-        assert!(complaints[0].contains("only 1, where list allows 2; lower"));
+        assert!(complaints[0].contains("only 1, where list allows 2; lower the number"));
         let complaints = differences(&parse("columns src/gone.rs 2\n"), &[], "list");
-        assert!(complaints[0].contains("only 0, where list allows 2; delete"));
+        assert!(complaints[0].contains("only 0, where list allows 2; delete the line"));
     }
 
     #[test]
