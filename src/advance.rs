@@ -5,20 +5,20 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::queue;
-use crate::vm::{DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, DEFERRED_SWEEP, Vm};
+use crate::vm::{DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, DEFERRED_RELOAD, Vm};
 
 /// Does one bounded slice of each kind of work that is deferred.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let work = vm.take_deferred();
 
     if work & DEFERRED_GROUPS != 0 {
-        group_enables::advance_groups(vm, pin);
+        group_enables::advance(vm, pin);
     }
     if work & DEFERRED_PENDING_TABLE != 0 {
-        lpi_tables::advance_pending_tables(vm, pin);
+        lpi_tables::advance_scans(vm, pin);
     }
-    if work & DEFERRED_SWEEP != 0 {
-        lpi_tables::advance_sweep(vm, pin);
+    if work & DEFERRED_RELOAD != 0 {
+        lpi_tables::advance_reload(vm, pin);
     }
     if work & DEFERRED_FREE != 0 {
         lpi_lifetime::advance_free_list(vm, pin);

@@ -8,9 +8,9 @@ use crate::lr::ListRegister;
 
 /// A physical CPU: its place in the epoch, and its list registers. It stays on that CPU.
 pub struct Cpu<I> {
-    pub(crate) local: CpuLocal,
-    pub(crate) interface: I,
-    pub(crate) vtr: Vtr,
+    local: CpuLocal,
+    interface: I,
+    vtr: Vtr,
 }
 
 impl<I: CpuInterface> Cpu<I> {

@@ -169,7 +169,7 @@ fn send_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, 
         && irq.state().group1() == group1
         && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
     {
-        let _ = inject::raised_on(vm, pin, target, irq, irq.raise());
+        let _ = inject::raised_for(vm, pin, irq, irq.raise(), Some(target));
     }
 }
 
@@ -193,7 +193,7 @@ pub(crate) fn write_dir<H: Host, I: CpuInterface>(
     }
     if let Some(irq) = vm.irq(pin, vcpu, intid) {
         // What this vCPU has in its registers may have become active since they were loaded.
-        fold::refresh(vm, cpu, pin, vcpu);
+        fold::refresh(cpu, pin, vcpu);
         change::deactivate(vm, pin, irq);
     }
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code)]
 
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{lpi_lifetime, prune, queue};
+use crate::delivery::{lpi_lifetime, prune};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{CpuId, Kind, VcpuId};
@@ -107,6 +107,6 @@ fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
         list.unlink(irq);
         prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
         drop(list);
-        queue::run_after_unlock(vm, pin, &mut after);
+        after.run(vm, pin);
     }
 }

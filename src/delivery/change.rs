@@ -1,16 +1,30 @@
-//! Changes of one interrupt by a line, a register or a system register.
+//! Changes of one interrupt by a register, a line, or an ITS command, with their follow-up.
 
 use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
+use crate::intid::VcpuId;
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
 
+/// Sets the level of the input line.
 pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: bool) {
     queue::complete(vm, pin, irq, irq.set_line(high));
 }
 
-/// `ICPENDR` and its kin for one interrupt.
+/// Routes the interrupt to another vCPU, or to none, with its pending state.
+pub(crate) fn retarget<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    target: Option<VcpuId>,
+) -> Option<VcpuId> {
+    let changed = irq.update(|state| state.with_target(target));
+    queue::follow_up(vm, pin, irq, changed.follow_up);
+    changed.old.target()
+}
+
+/// Withdraws the pending state, in a list register too: `ICPENDR`, `GICD_CLRSPI_NSR`, `CLEAR`.
 pub(crate) fn clear_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let (deactivate, changed) = irq.clear_pending();
     if deactivate {
@@ -19,7 +33,7 @@ pub(crate) fn clear_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     queue::complete(vm, pin, irq, changed);
 }
 
-/// Ends the active state of an interrupt wherever it is: `ICACTIVER`, and `ICC_DIR_EL1`.
+/// Ends the active state, in a list register too: `ICACTIVER`, `ICC_DIR_EL1`.
 pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let (deactivate, changed) = irq.clear_active();
     let old = changed.old;
@@ -27,8 +41,9 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
         vm.host.deactivate(irq.owner(), irq.pintid());
     }
     queue::complete(vm, pin, irq, changed);
-    // In another vCPU's list register it may be active without our knowing; one sample too many does
-    // no harm.
+
+    // In another vCPU's list register the interrupt may have become active unnoticed. One sample too many
+    // does no harm.
     if (old.shows_active() || old.in_lr())
         && old.level()
         && !old.hw()

@@ -1,13 +1,11 @@
-//! Counting what transitions have done.
+//! The counters of pending states: every injection is delivered, coalesced, withdrawn, or still pending.
 
 use crate::epoch::CpuPin;
-use crate::host::Host;
-use crate::vm::Vm;
 use crate::vm::irq::{Changed, Folded, Irq};
 
-/// Books what a fold found.
+/// Counts the result of a fold.
 #[inline]
-pub(crate) fn fold<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
+pub(crate) fn fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
     let kind = irq.kind() as usize;
     let counters = pin.counters();
     for (happened, counter) in [
@@ -22,9 +20,9 @@ pub(crate) fn fold<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, folded: Fo
     }
 }
 
-/// Books what a change made pending, or no longer pending.
+/// Counts the pending states that a change has made or withdrawn.
 #[inline]
-pub(crate) fn change<H: Host>(_vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
+pub(crate) fn change(pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
     let kind = irq.kind() as usize;
     let (before, after) = (changed.old.pending_count(), changed.new.pending_count());
     if after > before {

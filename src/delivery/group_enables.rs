@@ -1,48 +1,45 @@
-//! `GICD_CTLR.EnableGrp0` and `EnableGrp1`.
+//! `GICD_CTLR.EnableGrp0` and `EnableGrp1`: a write recalls every vCPU, in slices.
 
 use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::VcpuId;
-use crate::sync::Ordering::{AcqRel, Relaxed};
+use crate::sync::Ordering::AcqRel;
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::RWP_GICD;
 use crate::vm::{DEFERRED_GROUPS, Vm, rwp};
 
-/// vCPUs told of a change of `GICD_CTLR` in one slice.
+/// vCPUs that one slice notifies.
 const SLICE: u32 = 64;
 
-pub(crate) fn write_group_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
-    let distributor = &vm.distributor;
-    // AcqRel: pairs with `open_groups`: a vCPU told after this sees the new enables.
-    if distributor.groups.swap(groups, AcqRel) != groups {
-        // AcqRel: pairs with `advance_groups`.
-        distributor.telling.swap(0, AcqRel);
-        advance_groups(vm, pin);
+/// Writes the group enables, as [`Distributor::group_enables`](crate::vm::distributor::Distributor) returns
+/// them, and notifies the first slice of vCPUs if they have changed.
+pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
+    // AcqRel: pairs with the Acquire in `group_enables`: a vCPU that is notified later sees the new value.
+    if vm.distributor.groups.swap(groups, AcqRel) != groups {
+        vm.distributor.notifications.start();
+        advance(vm, pin);
     }
 }
 
-/// Tells one slice of vCPUs of a change of the group enables.
-pub(crate) fn advance_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    let distributor = &vm.distributor;
+/// Notifies one slice of vCPUs.
+pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let present = vm.vcpu_count() as u32;
-    // Relaxed: only saves the read-modify-write.
-    if distributor.telling.load(Relaxed) >= present {
+    let Some(slice) = vm.distributor.notifications.claim(present, SLICE, |at| at) else {
         return;
-    }
-    // AcqRel: before the slice is claimed, so that whoever finds nobody left to tell finds us.
-    distributor.tellers.fetch_add(1, AcqRel);
-    // AcqRel: pairs with `write_group_enables`; each slice is told by one CPU.
-    let first = distributor.telling.fetch_add(SLICE, AcqRel);
-    for index in first..present.min(first.saturating_add(SLICE)) {
+    };
+    for index in slice.first..slice.end {
         if let Some(vcpu) = VcpuId::new(index as usize).and_then(|id| vm.vcpu(id)) {
             queue::notify(vm, pin, vcpu.id, RECALL);
             rwp::expect(vm, vcpu, RWP_GICD);
         }
     }
-    // AcqRel: whoever does not find us finds the recalls.
-    distributor.tellers.fetch_sub(1, AcqRel);
-    if first.saturating_add(SLICE) < present {
+    if slice.end < present {
         vm.defer(DEFERRED_GROUPS);
     }
+}
+
+/// Returns whether `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no vCPU is waited for.
+pub(crate) fn is_complete<H: Host>(vm: &Vm<H>) -> bool {
+    vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_pending(vm)
 }

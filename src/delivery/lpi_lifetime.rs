@@ -1,11 +1,12 @@
-//! References: who keeps an interrupt, and an LPI's way in and out of the table.
+//! An LPI's way into the table and out of it: mapping, unmapping, freeing.
 //!
-//! Whoever puts the last reference of an LPI has to free it, which may allocate: the epoch keeps lists of
-//! what it defers. Injection, entry and exit must not allocate, so they only defer_free the interrupt among the
-//! [`FreeList`], one compare-and-swap, and [`Vgic::advance`] frees those, a slice at a time. The table may
-//! hold a dying interrupt meanwhile; nobody can take a reference to it any more, and a new mapping of its
-//! INTID takes its place.
+//! An LPI exists while a reference to it is left; [`irq`](crate::vm::irq) has the table of references. The
+//! table of LPIs owns none: its slot is weak. A CPU that puts the last reference empties the slot, unless
+//! another LPI of this INTID has taken it, and leaves the memory to the epoch. Injection, entry and exit must
+//! not allocate, and push the LPI onto the [`FreeList`](crate::vm::free_list::FreeList) instead.
 #![expect(unsafe_code)]
+// UNSAFETY: hands LPIs to the table and to the epoch by raw pointer.
+
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 
@@ -17,39 +18,109 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
-use crate::vm::irq::{Irq, Put};
+use crate::vm::irq::{GROUP1, Irq, Put};
 use crate::vm::{DEFERRED_FREE, Vm};
 
-/// FreeList interrupts that one call of [`Vgic::advance`] frees.
+/// LPIs that one slice frees.
 const SLICE: usize = 64;
 
-/// Puts the reference of a migration, after the interrupt is on its new list.
+/// Maps an LPI to `target` for one more event, and takes the mapping's reference: of the LPI of this INTID
+/// if one still has references, else of a new one, which is disabled. Returns `None` if the VM has no such
+/// LPI, or the LPI has too many mappings. Under the ITS's command lock. Allocates.
+pub(crate) fn map<'g, H: Host>(
+    vm: &Vm<H>,
+    pin: &'g CpuPin<'_>,
+    intid: IntId,
+    target: Option<VcpuId>,
+) -> Option<&'g Irq> {
+    let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
+    if intid.raw() >= vm.config.lpi_end() {
+        return None;
+    }
+
+    let mut fresh: Option<Box<Irq>> = None;
+    // Another round only if another CPU has mapped or freed an LPI of this INTID meanwhile.
+    loop {
+        let found = vm.lpis.get(key, pin.guard());
+        if let Some(irq) = found {
+            // SAFETY: the pin's guard keeps the LPI allocated for `'g`.
+            let irq: &'g Irq = unsafe { &*core::ptr::from_ref(irq) };
+            if let Some(follow_up) = irq.map(target) {
+                trace_mapping_get(vm, pin, irq);
+                queue::follow_up(vm, pin, irq, follow_up);
+                return Some(irq);
+            }
+            if irq.state().refs() != 0 {
+                return None;
+            }
+        }
+
+        let new = fresh
+            .take()
+            .unwrap_or_else(|| Box::new(Irq::new(intid, GROUP1, target)));
+        let new = NonNull::from(Box::leak(new));
+        // SAFETY: the LPI is freed only by `free`, through the epoch, after it has left the table.
+        let published = unsafe {
+            match found {
+                None => vm.lpis.insert(key, new, pin.guard()).is_ok(),
+                Some(dying) => vm.lpis.replace(key, dying, new, pin.guard()),
+            }
+        };
+        if published {
+            // SAFETY: the mapping's reference, which `Irq::new` counts, and the pin's guard keep the LPI.
+            let irq: &'g Irq = unsafe { new.as_ref() };
+            trace_mapping_get(vm, pin, irq);
+            return Some(irq);
+        }
+        // SAFETY: the LPI was not published: this CPU alone has it.
+        fresh = Some(unsafe { Box::from_raw(new.as_ptr()) });
+    }
+}
+
+/// Traces and counts the take of a mapping's reference.
+fn trace_mapping_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    pin.counters().mapping_gets.add(1);
+    vm.host.trace(TracePoint::MappingGet(irq.intid()));
+}
+
+/// Ends one mapping of an LPI: withdraws the pending state and puts the mapping's reference. Under the ITS's
+/// command lock. May allocate.
+pub(crate) fn unmap<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    pin.counters().mapping_puts.add(1);
+    vm.host.trace(TracePoint::MappingPut(irq.intid()));
+    if complete_put(vm, pin, irq, irq.unmap()) {
+        free(vm, pin, irq);
+    }
+}
+
+/// Puts the reference of a migration, after the interrupt has been inserted on its new list.
 pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.counters().migration_puts.add(1);
     vm.host.trace(TracePoint::MigrationPut(irq.intid()));
-    if given_back(vm, pin, irq, irq.put()) {
+    if complete_put(vm, pin, irq, irq.put()) {
         defer_free(vm, irq);
     }
 }
 
-/// Counts what a put changed, and pays what it owes; the pin keeps the interrupt allocated meanwhile.
-/// True if it was the last reference: the caller frees the interrupt or buries it.
+/// Counts the change of a put and does its follow-up. The pin keeps the interrupt allocated meanwhile.
+/// Returns whether the reference was the last one: the caller frees the interrupt.
 #[must_use]
-fn given_back<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, given: Put) -> bool {
-    count::change(vm, pin, irq, given.changed);
-    if !given.last {
-        queue::follow_up(vm, pin, irq, given.changed.follow_up);
+fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: Put) -> bool {
+    count::change(pin, irq, put.changed);
+    if !put.last {
+        queue::follow_up(vm, pin, irq, put.changed.follow_up);
     }
-    given.last
+    put.last
 }
 
-/// Leaves an interrupt whose last reference the caller has put to [`Vgic::advance`]. Allocates nothing.
+/// Leaves an LPI whose last reference the caller has put to [`Vgic::advance`](crate::Vgic::advance).
+/// Allocates nothing.
 pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
     vm.free_list.push(irq);
     vm.defer(DEFERRED_FREE);
 }
 
-/// Frees a slice of the dying.
+/// Frees a slice of the LPIs in the free list. Allocates.
 pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for _ in 0..SLICE {
         let Some(irq) = vm.free_list.pop(pin) else {
@@ -63,95 +134,30 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Frees all of the dying; for a VM that ends.
+/// Frees all LPIs in the free list, of a VM that ends.
 pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     while let Some(irq) = vm.free_list.pop(pin) {
         free(vm, pin, irq);
     }
 }
 
-fn trace_mapping_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    pin.counters().mapping_gets.add(1);
-    vm.host.trace(TracePoint::MappingGet(irq.intid()));
-}
-
-/// Frees an LPI whose last reference the caller has put: out of the table if it is still there, and
-/// to the epoch.
-pub(crate) fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+/// Frees an LPI whose last reference the caller has put: removes it from the table, if it is still there,
+/// and leaves it to the epoch. Allocates.
+fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
         debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
         return;
     };
     irq.watched.defer();
     pin.leaves_garbage();
-    // False if the INTID was mapped again meanwhile and the new interrupt took the slot.
+    // Finds nothing if another LPI of this INTID has taken the slot.
     vm.lpis.remove(key, irq, pin.guard());
     if mutant(Mutant::TranslationWithoutReference) {
         irq.watched.end();
         return;
     }
     let raw: *const Irq = irq;
-    // SAFETY: allocated as a `Box` in `map_lpi`; out of the table; the last reference is gone, and
-    // only the caller that put it, or dug the interrupt out, comes here.
+    // SAFETY: allocated as a `Box` in `map`, and out of the table. The last reference has been put, and only
+    // the CPU that put it, or popped the LPI from the free list, comes here.
     unsafe { pin.guard().defer_destroy(Shared::from(raw)) };
-}
-
-/// Maps an LPI to `target` for one more event, and takes the mapping's reference: revives the
-/// interrupt of that INTID if it still lives on a list, else makes a new one, disabled. `None` if the
-/// VM has no such LPI, or it has too many mappings.
-pub(crate) fn map_lpi<'g, H: Host>(
-    vm: &Vm<H>,
-    pin: &'g CpuPin<'_>,
-    intid: IntId,
-    target: Option<VcpuId>,
-) -> Option<&'g Irq> {
-    let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
-    if intid.raw() >= vm.config.lpi_end() {
-        return None;
-    }
-    let mut fresh: Option<Box<Irq>> = None;
-    // Another round only if another CPU maps or frees the same INTID meanwhile.
-    loop {
-        let found = vm.lpis.get(key, pin.guard());
-        if let Some(irq) = found {
-            // SAFETY: lives as long as the table holds it or the guard is pinned.
-            let irq: &'g Irq = unsafe { &*core::ptr::from_ref(irq) };
-            if let Some(follow_up) = irq.map(target) {
-                trace_mapping_get(vm, pin, irq);
-                queue::follow_up(vm, pin, irq, follow_up);
-                return Some(irq);
-            }
-            if irq.state().refs() != 0 {
-                return None;
-            }
-        }
-        let new =
-            NonNull::from(Box::leak(fresh.take().unwrap_or_else(|| {
-                Box::new(Irq::new(intid, crate::vm::irq::GROUP1, target))
-            })));
-        // SAFETY: freed only by `free`, after it has left the table, through the epoch.
-        let put = unsafe {
-            match found {
-                None => vm.lpis.insert(key, new, pin.guard()).is_ok(),
-                Some(dying) => vm.lpis.replace(key, dying, new, pin.guard()),
-            }
-        };
-        if put {
-            // SAFETY: as above; the mapping's reference, which `Irq::new` counts, keeps it.
-            let irq: &'g Irq = unsafe { new.as_ref() };
-            trace_mapping_get(vm, pin, irq);
-            return Some(irq);
-        }
-        // SAFETY: it was not published: still ours alone.
-        fresh = Some(unsafe { Box::from_raw(new.as_ptr()) });
-    }
-}
-
-/// Ends one mapping of an LPI: withdraws what is pending and puts the mapping's reference.
-pub(crate) fn unmap_lpi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    pin.counters().mapping_puts.add(1);
-    vm.host.trace(TracePoint::MappingPut(irq.intid()));
-    if given_back(vm, pin, irq, irq.unmap()) {
-        free(vm, pin, irq);
-    }
 }

@@ -1,17 +1,18 @@
-//! Prune.
+//! Prune: unlinking interrupts that no longer belong on a list.
 
-use crate::delivery::queue;
 use crate::delivery::queue::AfterUnlock;
 use crate::epoch::CpuPin;
 use crate::host::Host;
+use crate::intid::{IntId, VcpuId};
 use crate::trace::TracePoint;
 use crate::vm::Vm;
 use crate::vm::ap_list::ApList;
 use crate::vm::irq::{Irq, Pruned};
 use crate::vm::vcpu::Vcpu;
 
-/// Settles an interrupt that is queued on `vcpu`, in no bucket and in no register: back into a
-/// bucket, or off the list. The caller is in the epoch, if it can be an LPI: off the list it may be gone.
+/// Prunes an interrupt that is queued on `vcpu`, in no bucket and in no list register: links it in a bucket
+/// again, or unlinks it. The caller holds the list's lock, and is in the epoch if the interrupt can be an
+/// LPI, which may be freed once it is unlinked.
 pub(crate) fn prune<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -23,7 +24,7 @@ pub(crate) fn prune<H: Host>(
     apply(vm, pin, vcpu, list, irq, irq.unlink(vcpu.id), after);
 }
 
-/// Carries out what was decided about an interrupt that was queued on `vcpu`.
+/// Applies the result of a prune to the list, the trace and the work after the lock.
 #[inline]
 pub(crate) fn apply<H: Host>(
     vm: &Vm<H>,
@@ -37,20 +38,24 @@ pub(crate) fn apply<H: Host>(
     match pruned {
         Pruned::Kept(state) => list.link(irq, state),
         Pruned::Removed { last } => {
-            queue::trace_list_put(vm, pin, irq.intid(), vcpu.id);
+            trace_list_put(vm, pin, irq.intid(), vcpu.id);
             if last {
-                after.dying(irq);
+                after.free(irq);
             }
         }
         Pruned::Migrating => {
-            queue::trace_list_put(vm, pin, irq.intid(), vcpu.id);
-            trace_migration_get(vm, pin, irq);
-            after.migrating(irq);
+            trace_list_put(vm, pin, irq.intid(), vcpu.id);
+            pin.counters().migration_gets.add(1);
+            vm.host.trace(TracePoint::MigrationGet(irq.intid()));
+            after.migrate(irq);
         }
     }
 }
 
-pub(crate) fn trace_migration_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    pin.counters().migration_gets.add(1);
-    vm.host.trace(TracePoint::MigrationGet(irq.intid()));
+/// Traces and counts the put of a list's reference. Takes the INTID, because an unlinked interrupt may have
+/// been freed.
+#[inline]
+pub(crate) fn trace_list_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId, vcpu: VcpuId) {
+    pin.counters().list_puts.add(1);
+    vm.host.trace(TracePoint::ListPut(intid, vcpu));
 }

@@ -1,5 +1,8 @@
-//! Paying what a transition owes: onto a list, off it, to another; and telling the vCPU.
+//! Queueing: insert, requeue, notify; the follow-up of every transition.
 #![expect(unsafe_code)]
+// UNSAFETY: follows pointers to unlinked interrupts that a migration's reference keeps alive, or that this
+// CPU frees.
+
 use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
@@ -7,7 +10,8 @@ use arrayvec::ArrayVec;
 use crate::delivery::{count, lpi_lifetime, prune};
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::intid::{IntId, VcpuId};
+use crate::intid::VcpuId;
+use crate::lr;
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
 use crate::vm::irq::{Changed, FollowUp, Irq, State};
@@ -15,7 +19,7 @@ use crate::vm::residency::{Kick, NEW, RECALL, RECALL_LATER, RERAISED};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, staging};
 
-/// Does what a transition of `irq` owes.
+/// Does the follow-up of a transition of `irq`. No ap_list lock is held.
 #[inline]
 pub(crate) fn follow_up<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, follow_up: FollowUp) {
     match follow_up {
@@ -28,32 +32,31 @@ pub(crate) fn follow_up<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, follow
     }
 }
 
-/// Books a change and pays what it owes.
+/// Counts a change of `irq` and does its follow-up. No ap_list lock is held.
 pub(crate) fn complete<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
-    count::change(vm, pin, irq, changed);
+    count::change(pin, irq, changed);
     follow_up(vm, pin, irq, changed.follow_up);
 }
 
-/// Queues `irq` on its target, takes the list's reference, and tells the vCPU. Nothing happens if it
-/// is queued already, dying, or wants no list any more.
+/// Links `irq` on its target's list, or stages it, and notifies the vCPU. Does nothing if `irq` is queued
+/// already, has no reference left, or wants no list any more.
 pub(crate) fn insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if let Some(vcpu) = vm.vcpus.get(irq.state().target_index()) {
         insert_on(vm, pin, irq, vcpu);
     }
 }
 
-/// As [`Vgic::insert`], for an interrupt whose target was this vCPU a moment ago.
+/// Inserts `irq`, whose target was `vcpu` a moment ago.
 pub(crate) fn insert_on<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) {
     if let Err(now) = try_insert(vm, pin, irq, vcpu) {
         insert_retry(vm, pin, irq, now);
     }
 }
 
-/// As [`Vgic::insert`], for an interrupt that was just found in this state, not to be inserted where it
-/// had been.
+/// Inserts `irq`, which was found in state `now` when it could not be inserted on its former target.
 #[cold]
 fn insert_retry<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, mut now: State) {
-    // Another round only if another CPU moved the interrupt to another vCPU meanwhile.
+    // Another round only if another CPU has moved the interrupt to another vCPU meanwhile.
     while now.queued_on().is_none()
         && now.refs() != 0
         && now.wants_list()
@@ -66,19 +69,20 @@ fn insert_retry<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, mut now: State
     }
 }
 
-/// Inserts `irq` on this vCPU, or says in which state it is that it cannot be.
+/// Inserts `irq` on `vcpu`, or returns the state that does not allow it.
 #[inline(always)]
 fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
     let mut list = vcpu.ap_list.lock(pin.ledger());
     if staging::stage(vm, pin, vcpu, &list, irq) {
         drop(list);
-        // It is in a list register when we next enter the guest, which is where we go.
+        // Staged on the calling CPU, which will enter the guest: no vCPU has to be notified.
         trace_list_get(vm, pin, irq, vcpu.id);
         return Ok(());
     }
     let linked = irq.link(vcpu.id)?;
     list.link(irq, linked);
     drop(list);
+
     trace_list_get(vm, pin, irq, vcpu.id);
     if !mutant(Mutant::NewTargetNotTold) {
         notify_vcpu(vm, pin, vcpu, NEW);
@@ -86,23 +90,18 @@ fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> 
     Ok(())
 }
 
+/// Traces and counts the take of a list's reference.
 #[inline]
 fn trace_list_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: VcpuId) {
     pin.counters().list_gets.add(1);
     vm.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
 }
 
-/// An interrupt that has left a list may be gone already, but for its INTID.
-#[inline]
-pub(crate) fn trace_list_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId, vcpu: VcpuId) {
-    pin.counters().list_puts.add(1);
-    vm.host.trace(TracePoint::ListPut(intid, vcpu));
-}
-
-/// Reconsiders the place of `irq`, last seen waiting on the list of `on`.
-pub(crate) fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
+/// Requeues `irq`, last seen waiting on the list of `on`: prunes it there, or inserts it if it is on no
+/// list.
+fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
     let mut on = Some(on);
-    // Another round only if another CPU moved the interrupt to another list meanwhile.
+    // Another round only if another CPU has moved the interrupt to another list meanwhile.
     while let Some(vcpu) = on.and_then(|on| vm.vcpu(on)) {
         let mut after = AfterUnlock::new();
         let mut list = vcpu.ap_list.lock(pin.ledger());
@@ -110,7 +109,7 @@ pub(crate) fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: Vcpu
         if state.queued_on() == Some(vcpu.id) {
             if state.in_lr() {
                 drop(list);
-                notify(vm, pin, vcpu.id, RECALL);
+                notify_vcpu(vm, pin, vcpu, RECALL);
             } else {
                 list.unlink(irq);
                 if mutant(Mutant::UnlinkedTwice) {
@@ -119,8 +118,8 @@ pub(crate) fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: Vcpu
                 }
                 prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
                 drop(list);
-                notify(vm, pin, vcpu.id, NEW);
-                run_after_unlock(vm, pin, &mut after);
+                notify_vcpu(vm, pin, vcpu, NEW);
+                after.run(vm, pin);
             }
             return;
         }
@@ -130,14 +129,15 @@ pub(crate) fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: Vcpu
     insert(vm, pin, irq);
 }
 
-/// Gives a vCPU work and tells it if need be. No lock is held.
+/// Gives the vCPU `vcpu` work, if it has been added, and kicks or wakes it if need be. No ap_list lock is
+/// held.
 pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: u32) {
     if let Some(vcpu) = vm.vcpu(vcpu) {
         notify_vcpu(vm, pin, vcpu, work);
     }
 }
 
-/// As [`Vgic::notify`].
+/// Gives a vCPU work, and kicks or wakes it if need be. No ap_list lock is held.
 #[inline]
 fn notify_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, work: u32) {
     match vcpu.residency.notify(work) {
@@ -153,57 +153,26 @@ fn notify_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, work: u32) {
     }
 }
 
-/// What was left over from a pass under an ap_list lock, which is released now.
-#[inline]
-pub(crate) fn run_after_unlock<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, after: &mut AfterUnlock) {
-    if !after.is_empty() {
-        run_after_unlock_slow(vm, pin, after);
-    }
-}
-
-/// The uncommon part, and the large one: it is handed over by reference and not inlined.
-#[cold]
-fn run_after_unlock_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, after: &mut AfterUnlock) {
-    // What is carried may be freed as soon as our reference is given back.
-    let _entered = pin.guard();
-    for (owner, pintid) in after.deactivate.drain(..) {
-        vm.host.deactivate(owner, pintid);
-    }
-    for (irq, fate) in after.irqs.drain(..) {
-        // SAFETY: carried: our reference keeps it alive; dying: it is buried below, by us alone, and not
-        // freed before.
-        let irq = unsafe { irq.as_ref() };
-        match fate {
-            Unlinked::Migrating => {
-                if !mutant(Mutant::MigrationForgotten) {
-                    insert(vm, pin, irq);
-                }
-                lpi_lifetime::put_migration(vm, pin, irq);
-            }
-            Unlinked::Dying => lpi_lifetime::defer_free(vm, irq),
-        }
-    }
-}
-
-/// What becomes of an interrupt that has left a list.
+/// Fate of an interrupt that a pass under an ap_list lock has unlinked.
 #[derive(Clone, Copy)]
 enum Unlinked {
-    /// It goes to another vCPU's list; the reference is ours until it is there.
+    /// It goes to another vCPU's list. The migration owns the reference until it is there.
     Migrating,
-    /// Its last reference is gone.
+    /// Its last reference has been put.
     Dying,
 }
 
-/// What a pass under an ap_list lock leaves to be done once the lock is released.
+/// Work that a pass under an ap_list lock leaves for after the lock.
 pub(crate) struct AfterUnlock {
     irqs: ArrayVec<(NonNull<Irq>, Unlinked), { Self::CAPACITY }>,
-    deactivate: ArrayVec<(Option<VcpuId>, u16), { crate::lr::MAX }>,
+    deactivate: ArrayVec<(Option<VcpuId>, u16), { lr::MAX }>,
 }
 
 impl AfterUnlock {
-    /// Every list register's interrupt, and as many from the buckets.
-    const CAPACITY: usize = 3 * crate::lr::MAX;
+    /// Every list register's interrupt, and twice as many from the buckets.
+    const CAPACITY: usize = 3 * lr::MAX;
 
+    /// Makes an empty collection, on the stack.
     pub(crate) fn new() -> Self {
         Self {
             irqs: ArrayVec::new_const(),
@@ -211,34 +180,62 @@ impl AfterUnlock {
         }
     }
 
-    /// Whether nothing is left.
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.irqs.is_empty() && self.deactivate.is_empty()
-    }
-
-    /// Whether another interrupt might not fit.
+    /// Returns whether another interrupt might not fit.
     pub(crate) fn is_full(&self) -> bool {
         self.irqs.is_full()
     }
 
-    pub(crate) fn migrating(&mut self, irq: &Irq) {
+    /// Adds an interrupt that goes to another vCPU's list.
+    pub(crate) fn migrate(&mut self, irq: &Irq) {
         self.push(irq, Unlinked::Migrating);
     }
 
-    pub(crate) fn dying(&mut self, irq: &Irq) {
+    /// Adds an interrupt whose last reference has been put.
+    pub(crate) fn free(&mut self, irq: &Irq) {
         self.push(irq, Unlinked::Dying);
     }
 
-    fn push(&mut self, irq: &Irq, fate: Unlinked) {
+    fn push(&mut self, irq: &Irq, unlinked: Unlinked) {
         debug_assert!(!self.irqs.is_full());
-        // Bounded by the passes that fill it: checked by `is_full` before each interrupt.
-        let _ = self.irqs.try_push((NonNull::from(irq), fate));
+        // A pass checks `is_full` before each interrupt.
+        let _ = self.irqs.try_push((NonNull::from(irq), unlinked));
     }
 
-    /// Notes a physical interrupt to deactivate; at most one per list register.
+    /// Adds a physical interrupt that the hypervisor has to deactivate; at most one for each list register.
     pub(crate) fn deactivate(&mut self, irq: &Irq) {
         debug_assert!(!self.deactivate.is_full());
         let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
+    }
+
+    /// Does the work. The lock has been released.
+    #[inline]
+    pub(crate) fn run<H: Host>(&mut self, vm: &Vm<H>, pin: &CpuPin<'_>) {
+        if !self.irqs.is_empty() || !self.deactivate.is_empty() {
+            self.run_slow(vm, pin);
+        }
+    }
+
+    /// Does the work if there is any. Not inlined, because it is large and rarely needed.
+    #[cold]
+    fn run_slow<H: Host>(&mut self, vm: &Vm<H>, pin: &CpuPin<'_>) {
+        // A migrated interrupt may be freed as soon as the migration's reference is put.
+        let _entered = pin.guard();
+        for (owner, pintid) in self.deactivate.drain(..) {
+            vm.host.deactivate(owner, pintid);
+        }
+        for (irq, unlinked) in self.irqs.drain(..) {
+            // SAFETY: a migrating interrupt is kept alive by the migration's reference; a dying one is freed
+            // by this CPU alone, below.
+            let irq = unsafe { irq.as_ref() };
+            match unlinked {
+                Unlinked::Migrating => {
+                    if !mutant(Mutant::MigrationForgotten) {
+                        insert(vm, pin, irq);
+                    }
+                    lpi_lifetime::put_migration(vm, pin, irq);
+                }
+                Unlinked::Dying => lpi_lifetime::defer_free(vm, irq),
+            }
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! `GICD_IROUTER<n>`, and vCPUs that are added.
+//!
+//! A write of `GICD_IROUTER<n>` and an addition of the vCPU that it names may race. The write stores the
+//! router and then reads the topology; the addition stores the topology and then reads the routers. With a
+//! full fence between the two steps of each, one of them sees the other.
 
 use alloc::vec::Vec;
 
 use crate::config::ConfigError;
-use crate::delivery::queue;
+use crate::delivery::change;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, VcpuId};
@@ -13,10 +17,7 @@ use crate::vm::Vm;
 use crate::vm::irq::Irq;
 use crate::vm::topology::Topology;
 
-/// Adds a vCPU, powered off, and returns its index. Readers of the topology go on undisturbed.
-///
-/// # Errors
-/// [`ConfigError::MaxVcpus`] when the VM is full, [`ConfigError::DuplicateAffinity`].
+/// Adds a vCPU: [`Vgic::add_vcpu`](crate::Vgic::add_vcpu). Readers of the topology are not disturbed.
 pub(crate) fn add_vcpu<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -31,20 +32,28 @@ pub(crate) fn add_vcpu<H: Host>(
     let id = VcpuId::new(index)
         .filter(|_| index < vm.vcpus.len())
         .ok_or(ConfigError::MaxVcpus(vm.vcpus.len()))?;
+
     let mut affinities: Vec<Affinity> = topology.affinities().to_vec();
     affinities.push(affinity);
     vm.vcpus[index].set_affinity(affinity);
-    // Release: pairs with the Acquire in `vcpu_count`. Before the topology: whoever finds the vCPU there
-    // can insert into its list.
+    // Release: pairs with the Acquire in `vcpu_count`. Before the topology: a CPU that finds the vCPU there
+    // may insert into its list.
     vm.present.store(index as u16 + 1, Release);
     vm.topology.store(Topology::new(affinities), pin.guard());
-    // SeqCst: pairs with the fence in `write_router`: if that did not see the topology, we see what it
-    // wrote.
+
+    // SeqCst: pairs with the fence in `write_router`: if that write did not see the topology, the loads
+    // below see the router.
     fence(SeqCst);
-    route_to_new(vm, pin, affinity, id);
+    for (irq, router) in vm.distributor.routed() {
+        // Relaxed: the fence above orders it.
+        if router.load(Relaxed) == affinity.mpidr() {
+            route(vm, pin, irq, Some(id));
+        }
+    }
     Ok(id)
 }
 
+/// Writes `GICD_IROUTER<n>` of `irq`, and routes the SPI to the vCPU with this affinity, or to none.
 pub(crate) fn write_router<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -52,16 +61,17 @@ pub(crate) fn write_router<H: Host>(
     router: &AtomicU64,
     affinity: Affinity,
 ) {
-    // Relaxed: concurrent writers of one register are the guest's race; the fence orders it.
+    // Relaxed: concurrent writes of one register are the guest's race; the fence below orders it.
     router.store(affinity.mpidr(), Relaxed);
-    // SeqCst: pairs with the fence in `Vgic::add_vcpu`: if we do not see a vCPU that is being added,
-    // whoever adds it sees what we wrote.
+    // SeqCst: pairs with the fence in `add_vcpu`: if the lookup below does not see a vCPU that is being
+    // added, the CPU that adds it sees the router.
     fence(SeqCst);
+
     let mut target = vm.find_vcpu(pin, affinity);
     loop {
         route(vm, pin, irq, target);
-        // Whoever adds the vCPU may have routed the SPI to it before we did to nobody; then our
-        // transition, which followed, lets us see the new topology.
+        // The CPU that adds the vCPU may have routed the SPI to it before this CPU routed it to none. The
+        // transition just made followed that one, so this lookup sees the new topology.
         let now = vm.find_vcpu(pin, affinity);
         if now == target {
             return;
@@ -70,21 +80,9 @@ pub(crate) fn write_router<H: Host>(
     }
 }
 
+/// Routes an SPI, and informs the embedder if its target has changed.
 fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
-    let changed = irq.update(|state| state.with_target(target));
-    queue::follow_up(vm, pin, irq, changed.follow_up);
-    if changed.old.target() != target {
+    if change::retarget(vm, pin, irq, target) != target {
         vm.host.routed(irq.intid(), target);
-    }
-}
-
-/// Routes the SPIs that name `affinity` to its new vCPU.
-fn route_to_new<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, affinity: Affinity, vcpu: VcpuId) {
-    let distributor = &vm.distributor;
-    for (irq, router) in distributor.spis.iter().zip(&distributor.routers) {
-        // Relaxed: as in `write_router`; the fence in `Vgic::add_vcpu` orders it.
-        if router.load(Relaxed) == affinity.mpidr() {
-            route(vm, pin, irq, Some(vcpu));
-        }
     }
 }

@@ -1,14 +1,7 @@
-//! Into the guest and out of it, onto a CPU and off it.
-//!
-//! Most entries and exits touch no register: the vCPU is on this CPU, and nothing has come or gone. What
-//! else there is to do, [`super::flush`] does on the way in and [`super::fold`] on the way out.
-//!
-//! # Posting
-//! An interrupt that a CPU raises for the vCPU that it has out of the guest, while a register is free and
-//! nothing waits, is put into that register in the step that queues it ([`Vgic::insert`]). Only its image
-//! is noted then; the register is written on the way into the guest.
+//! Into the guest.
 #![expect(unsafe_code)]
-// UNSAFETY: follows pointers to interrupts that a list keeps alive.
+// UNSAFETY: borrows the shadow of a vCPU that this CPU has been found to have.
+
 use core::cell::RefMut;
 
 use crate::cpu::Cpu;
@@ -23,13 +16,8 @@ use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RERAISED, ResidencyBits, W
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
-/// Prepares `cpu`'s list registers for `vcpu` and marks it as in the guest. The caller drops its
-/// pins and enters the guest with interrupts masked until the exception return.
-///
-/// With nothing new this is one atomic operation and no register access.
-///
-/// # Errors
-/// [`EntryError`] when the vCPU cannot run here; nothing has changed then.
+/// Updates the list registers and marks the vCPU as in the guest:
+/// [`Vgic::enter`](crate::Vgic::enter).
 #[inline]
 pub(crate) fn enter<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -37,66 +25,68 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: VcpuId,
 ) -> Result<(), EntryError> {
-    if let Some(this) = vm.vcpus.get(vcpu.index())
-        && let Some((place, settled)) =
-            this.peek(cpu.local(), Whereabouts::Out, IchShadow::nothing_due)
+    if let Some(vcpu) = vm.vcpus.get(vcpu.index())
+        && let Some((residency, nothing_due)) =
+            vcpu.peek(cpu.local(), Whereabouts::Out, IchShadow::nothing_due)
     {
-        rwp::done(vm, this, place);
-        let work = this.residency.enter(cpu.id());
-        if work.has(WORK) || !settled {
-            // SAFETY: by the peek.
-            unsafe { update_lrs(vm, cpu, pin, this, work) };
+        rwp::done(vm, vcpu, residency);
+        let work = vcpu.residency.enter(cpu.id());
+        if work.has(WORK) || !nothing_due {
+            // SAFETY: `peek` has found that this CPU has the vCPU.
+            unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
         }
         return Ok(());
     }
     enter_slow(vm, cpu, pin, vcpu)
 }
 
-/// Enters a vCPU that `cpu` does not have yet, or says why it cannot.
+/// Enters a vCPU that `cpu` does not have yet, or returns why it cannot.
 #[cold]
 fn enter_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
-    vcpu: VcpuId,
+    id: VcpuId,
 ) -> Result<(), EntryError> {
-    let this = vm.vcpu(vcpu).ok_or(EntryError::UnknownVcpu(vcpu))?;
-    let place = this.residency.get();
-    if !place.is_on() {
-        return Err(EntryError::PoweredOff(vcpu));
+    let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
+    let residency = vcpu.residency.get();
+    if !residency.is_on() {
+        return Err(EntryError::PoweredOff(id));
     }
-    if place.in_guest() {
-        return Err(EntryError::AlreadyEntered(vcpu));
+    if residency.in_guest() {
+        return Err(EntryError::AlreadyEntered(id));
     }
-    if this.shadow(cpu.local()).is_none() {
-        load::load(vm, cpu, this)?;
+    if vcpu.shadow(cpu.local()).is_none() {
+        load::load(cpu, vcpu)?;
     }
-    rwp::done(vm, this, place);
-    let work = this.residency.enter(cpu.id());
-    // SAFETY: `registers` or `take` has found that this CPU has them.
-    unsafe { update_lrs(vm, cpu, pin, this, work) };
+
+    rwp::done(vm, vcpu, residency);
+    let work = vcpu.residency.enter(cpu.id());
+    // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
+    unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
     Ok(())
 }
 
-/// Brings the list registers up to date on the way into the guest; `work` is what came up.
+/// Updates the list registers on the way into the guest, for `work` that the vCPU was given and for the
+/// work that is due.
 ///
 /// # Safety
-/// `cpu` has the vCPU's registers.
+/// `cpu` has the vCPU.
 #[inline(never)]
-pub(crate) unsafe fn update_lrs<H: Host, I: CpuInterface>(
+pub(super) unsafe fn update_lrs<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     work: ResidencyBits,
 ) {
-    // SAFETY: by the caller's promise.
-    let Some(mut shadow) = (unsafe { vcpu.borrow() }) else {
+    // SAFETY: the caller promises that `cpu` has the vCPU.
+    let Some(mut shadow) = (unsafe { vcpu.borrow_shadow() }) else {
         return;
     };
     if work.has(NEW | RECALL | RECALL_LATER)
         || shadow.due.fill()
-        || work.has(RERAISED) && vcpu.waits_behind_itself(&shadow)
+        || work.has(RERAISED) && vcpu.has_reraised(&shadow)
     {
         update_lrs_slow(vm, cpu, pin, vcpu, shadow, work);
     } else {
@@ -104,7 +94,7 @@ pub(crate) unsafe fn update_lrs<H: Host, I: CpuInterface>(
     }
 }
 
-/// As [`Vgic::prepare`], when there is more to do than to write what has been staged.
+/// Flushes: the list registers change by more than the staged images.
 #[inline(never)]
 fn update_lrs_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -115,10 +105,11 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     work: ResidencyBits,
 ) {
     let shadow = &mut *shadow;
-    let again = work.has(RERAISED) && vcpu.waits_behind_itself(shadow);
-    let reload = work.has(RECALL | RECALL_LATER) || shadow.due.reload() || again;
-    let recall = reload && shadow.in_use != 0;
-    if recall || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
+    let reraised = work.has(RERAISED) && vcpu.has_reraised(shadow);
+    let reload = work.has(RECALL | RECALL_LATER) || shadow.due.reload() || reraised;
+
+    let fold = reload && shadow.in_use != 0;
+    if fold || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
         flush::flush(vm, cpu, pin, vcpu, shadow, reload, work.has(NEW));
     }
     shadow.write_staged(cpu.interface(), pin.counters());

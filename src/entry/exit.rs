@@ -1,13 +1,20 @@
-//! Out of the guest.
+//! Out of the guest: folding what the guest has ended.
+//!
+//! An exit reads ELRSR, and EISR if a level-sensitive interrupt is in a list register, and folds the
+//! interrupts whose list registers are empty; those need not be read. An interrupt whose next edge has come
+//! is restaged. List registers in use stay as they are, and a re-entry on the same CPU finds them in place.
+//! [`fold`](super::fold) empties them only if something about them has changed (RECALL, RECALL_LATER, or
+//! RERAISED while the guest has not ended the first edge), if a more urgent interrupt needs room, or if the
+//! vCPU leaves the CPU.
 #![expect(unsafe_code)]
-// UNSAFETY: follows pointers to interrupts that a list keeps alive.
+// UNSAFETY: follows pointers to interrupts that the ap_list's reference keeps alive.
 
 use core::cell::RefMut;
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{count, lpi_lifetime, prune, queue};
+use crate::delivery::{count, lpi_lifetime, prune};
 use crate::entry::flush::GROUPS_CHANGED;
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -20,62 +27,57 @@ use crate::vm::irq::Irq;
 use crate::vm::residency::Whereabouts;
 use crate::vm::vcpu::Vcpu;
 
-/// Takes back what the guest has done since [`Vgic::enter`]. Called first thing after an exit.
-///
-/// With no list register in use this is one atomic operation and no register access; otherwise it
-/// reads one or two registers.
-///
-/// # Errors
-/// [`EntryError::NotEntered`] if the vCPU was not in the guest on this CPU.
+/// Folds what the guest has ended: [`Vgic::exit`](crate::Vgic::exit).
 #[inline]
 pub(crate) fn exit<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
-    vcpu: VcpuId,
+    id: VcpuId,
 ) -> Result<(), EntryError> {
-    if let Some(this) = vm.vcpus.get(vcpu.index())
+    if let Some(vcpu) = vm.vcpus.get(id.index())
         && let Some((_, untouched)) =
-            this.peek(cpu.local(), Whereabouts::InGuest, IchShadow::is_untouched)
+            vcpu.peek(cpu.local(), Whereabouts::InGuest, IchShadow::is_untouched)
     {
-        this.residency.exit();
+        vcpu.residency.exit();
         if !untouched {
-            // SAFETY: by the peek.
-            unsafe { fold_exit(vm, cpu, pin, this) };
+            // SAFETY: `peek` has found that this CPU has the vCPU.
+            unsafe { fold_exit(vm, cpu, pin, vcpu) };
         }
         return Ok(());
     }
-    Err(match vm.vcpu(vcpu) {
-        Some(_) => EntryError::NotEntered(vcpu),
-        None => EntryError::UnknownVcpu(vcpu),
+    Err(match vm.vcpu(id) {
+        Some(_) => EntryError::NotEntered(id),
+        None => EntryError::UnknownVcpu(id),
     })
 }
 
-/// Finds out what the guest has done with the list registers.
+/// Finds and folds the interrupts that the guest has ended.
 ///
 /// # Safety
-/// `cpu` has the vCPU's registers.
+/// `cpu` has the vCPU.
 #[inline(never)]
 unsafe fn fold_exit<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
-    this: &Vcpu,
+    vcpu: &Vcpu,
 ) {
-    // SAFETY: by the caller's promise.
-    let Some(shadow) = (unsafe { this.borrow() }) else {
+    // SAFETY: the caller promises that `cpu` has the vCPU.
+    let Some(shadow) = (unsafe { vcpu.borrow_shadow() }) else {
         return;
     };
-    let done = cpu.interface().read_elrsr() & shadow.in_use;
-    // With any other HCR there is more to look at than what is in the registers.
+    let ended = cpu.interface().read_elrsr() & shadow.in_use;
+    // With any other HCR a maintenance condition may hold as well.
     if shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
-        fold_one(vm, cpu, pin, this, shadow, done);
+        fold_one(vm, cpu, pin, vcpu, shadow, ended);
     } else {
-        fold_exit_slow(vm, cpu, pin, this, shadow, done);
+        fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
     }
 }
 
-/// Most exits after an interrupt: the guest has finished with one, which may have come again.
+/// Folds the one interrupt that the guest has ended, if `ended` has one bit and the state is plain: most
+/// exits after an interrupt. Falls back to [`fold_exit_slow`].
 #[inline]
 fn fold_one<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -83,22 +85,23 @@ fn fold_one<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     mut shadow: RefMut<'_, IchShadow>,
-    done: u16,
+    ended: u16,
 ) {
-    if done == 0 {
-        // That is all there is to know.
+    if ended == 0 {
         return;
     }
-    let index = done.trailing_zeros() as usize;
+    let index = ended.trailing_zeros() as usize;
     let irq = match vcpu.listed(&shadow, index) {
-        Some(irq) if done & (done - 1) == 0 => irq,
-        _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, done),
+        Some(irq) if ended & (ended - 1) == 0 => irq,
+        _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended),
     };
     let (intid, kind) = (irq.intid(), irq.kind());
     let irq: *const Irq = irq;
-    // SAFETY: as in `listed`. From the end of `finish` on it is looked at only if the list still has it,
-    // or if its last reference is gone, and then it is ours to defer_free.
+    // SAFETY: the list's reference keeps the interrupt alive until `fold_unlink_plain` has put it. From
+    // then on `irq` is used only if the list still has the interrupt, or if the reference was the last one
+    // and this CPU frees it.
     let irq = unsafe { &*irq };
+
     let list = vcpu.ap_list.lock(pin.ledger());
     let others_wait = list.waiting() != 0;
     let groups = || {
@@ -110,8 +113,9 @@ fn fold_one<H: Host, I: CpuInterface>(
     };
     let folded = irq.fold_unlink_plain(vcpu.id, groups);
     drop(list);
+
     let Some(folded) = folded else {
-        return fold_exit_slow(vm, cpu, pin, vcpu, shadow, done);
+        return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
     };
     if folded.delivered {
         pin.counters().deliveries[kind as usize].add(1);
@@ -120,96 +124,101 @@ fn fold_one<H: Host, I: CpuInterface>(
         shadow.restage(index, image);
         return;
     }
-    shadow.vacate_finished(index);
+
+    shadow.vacate_plain(index);
     if others_wait {
         shadow.due.add_refill(true);
     }
-    queue::trace_list_put(vm, pin, intid, vcpu.id);
+    prune::trace_list_put(vm, pin, intid, vcpu.id);
     if folded.last {
         drop(shadow);
         lpi_lifetime::defer_free(vm, irq);
     }
 }
 
-/// As [`Vgic::fold_exit`], whatever there is to it; the registers of `done` are empty.
+/// Folds the interrupts of the list registers in `ended`, which are empty, and of those that EISR names,
+/// and handles the maintenance conditions that hold.
 #[inline(never)]
 fn fold_exit_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
-    this: &Vcpu,
+    vcpu: &Vcpu,
     mut shadow: RefMut<'_, IchShadow>,
-    mut done: u16,
+    mut ended: u16,
 ) {
     let shadow = &mut *shadow;
     if shadow.in_use != 0 {
         if shadow.wants_eoi != 0 {
-            done |= cpu.interface().read_eisr() & shadow.in_use;
+            ended |= cpu.interface().read_eisr() & shadow.in_use;
         }
-        if done != 0 {
-            fold_finished(vm, pin, this, shadow, done);
+        if ended != 0 {
+            fold_ended(vm, pin, vcpu, shadow, ended);
         }
     }
+
     if shadow.hcr != BASE_HCR {
-        // The guest has done something that was watched for: enabled or disabled a group, or made all
-        // registers active while something pending waits. What it has finished with is room enough.
+        // The guest may have enabled or disabled a group, or made all list registers active while pending
+        // interrupts wait. A list register that the guest has ended is room enough.
         let misr = cpu.interface().read_misr();
-        let crowded_out = misr & misr::NP != 0 && done == 0;
-        // QEMU (10.0) shows VGrp0D by the enable of Group 1. It is asked for only while both are enabled.
+        let crowded_out = misr & misr::NP != 0 && ended == 0;
+        // QEMU (10.0) shows VGrp0D by the enable of Group 1. VGrp0DIE is set only while both are enabled.
         let group0_is_disabled =
             shadow.hcr & hcr::VGRP0DIE != 0 && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
         shadow
             .due
             .add_reload(crowded_out || group0_is_disabled || misr & GROUPS_CHANGED != 0);
         if misr & misr::LRENP != 0 {
-            fold_eoi_count(vm, cpu, pin, this, shadow);
+            end_by_eoi_count(vm, cpu, pin, vcpu, shadow);
         }
     }
 }
 
-/// Folds and prunes the interrupts in the registers of `done`, which the guest has finished with.
-pub(crate) fn fold_finished<H: Host>(
+/// Folds and prunes the interrupts of the list registers in `ended`.
+fn fold_ended<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     shadow: &mut IchShadow,
-    done: u16,
+    ended: u16,
 ) {
     let _entered = pin.guard();
-    let mut ended = 0;
+    let mut to_resample = 0;
     let mut after = AfterUnlock::new();
     let waiting;
     {
         let mut list = vcpu.ap_list.lock(pin.ledger());
-        for index in bits(done) {
+        for index in bits(ended) {
             let Some(irq) = vcpu.listed(shadow, index) else {
                 continue;
             };
-            let (folded, settled) = irq.fold_unlink(vcpu.id);
-            count::fold(vm, pin, irq, folded);
-            prune::apply(vm, pin, vcpu, &mut list, irq, settled, &mut after);
-            ended |= u16::from(folded.resample) << index;
+            let (folded, pruned) = irq.fold_unlink_ended(vcpu.id);
+            count::fold(pin, irq, folded);
+            prune::apply(vm, pin, vcpu, &mut list, irq, pruned, &mut after);
+            to_resample |= u16::from(folded.resample) << index;
             shadow.vacate(index, shadow.images[index].without_state());
         }
         waiting = list.waiting() != 0;
     }
+
     shadow.due.add_refill(waiting || shadow.stale != 0);
-    resample(vm, vcpu, shadow, ended);
-    queue::run_after_unlock(vm, pin, &mut after);
+    resample(vm, vcpu, shadow, to_resample);
+    after.run(vm, pin);
 }
 
-/// Tells the embedder of level-sensitive interrupts that the guest has finished with. No lock is
-/// held; SPIs and PPIs live as long as the VM.
-pub(crate) fn resample<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, shadow: &IchShadow, done: u16) {
-    for index in bits(done) {
+/// Informs the embedder of level-sensitive interrupts that the guest has deactivated, by their list
+/// registers. No lock is held; SPIs and PPIs live as long as the VM.
+fn resample<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, shadow: &IchShadow, registers: u16) {
+    for index in bits(registers) {
         if let Some(intid) = IntId::new(shadow.images[index].vintid()) {
             vm.host.resample(vcpu.id, intid);
         }
     }
 }
 
-/// Ends active interrupts outside the list registers as often as the hardware has counted.
-fn fold_eoi_count<H: Host, I: CpuInterface>(
+/// Ends as many active interrupts outside the list registers as `EOIcount` says (IHI 0069, 12.4.6), the
+/// most urgent first.
+fn end_by_eoi_count<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
@@ -217,47 +226,48 @@ fn fold_eoi_count<H: Host, I: CpuInterface>(
     shadow: &mut IchShadow,
 ) {
     let value = cpu.interface().read_hcr();
-    let count = (value & hcr::EOI_COUNT) >> hcr::EOI_COUNT_SHIFT;
-    if count == 0 {
+    let eoi_count = (value & hcr::EOI_COUNT) >> hcr::EOI_COUNT_SHIFT;
+    if eoi_count == 0 {
         return;
     }
-    // The register differs from what we wrote, so this writes it, and the count with it.
+    // The register differs from the shadow, so `set_hcr` writes it, and clears the count.
     shadow.hcr = value;
     shadow.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
-    // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority
-    // drops all the same.
+    // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority drops.
     if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
         return;
     }
+
     let _entered = pin.guard();
-    for _ in 0..count {
+    for _ in 0..eoi_count {
         let mut after = AfterUnlock::new();
-        let mut resample = None;
+        let mut to_resample = None;
         {
             let mut list = vcpu.ap_list.lock(pin.ledger());
             let Some((irq, _)) = list.first(Classes::ACTIVE) else {
                 break;
             };
             let irq: *const Irq = irq;
-            // SAFETY: linked, so the list's reference keeps it alive; we hold the list's lock,
-            // under which alone it can leave.
+            // SAFETY: the list's reference keeps the interrupt alive; this CPU holds the list's lock,
+            // under which alone the interrupt can be unlinked.
             let irq = unsafe { &*irq };
             list.unlink(irq);
+
             let (deactivate, changed) = irq.clear_active();
-            let state = changed.old;
-            // Pending again, it may be more urgent than what the registers hold.
+            // An interrupt that is pending again may be more urgent than those in the list registers.
             shadow.due.add_reload(changed.new.deliverable());
-            count::change(vm, pin, irq, changed);
+            count::change(pin, irq, changed);
             if deactivate {
                 after.deactivate(irq);
             }
-            if state.level() && !state.hw() {
-                resample = Some(irq.intid());
+            if changed.old.level() && !changed.old.hw() {
+                to_resample = Some(irq.intid());
             }
             prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
         }
-        queue::run_after_unlock(vm, pin, &mut after);
-        if let Some(intid) = resample {
+
+        after.run(vm, pin);
+        if let Some(intid) = to_resample {
             vm.host.resample(vcpu.id, intid);
         }
     }

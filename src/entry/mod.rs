@@ -1,9 +1,20 @@
 //! Into the guest and out of it, onto a CPU and off it.
+//!
+//! | file | concern |
+//! |---|---|
+//! | [`enter`] | into the guest |
+//! | [`flush`] | choosing the interrupts that fill the list registers |
+//! | [`exit`] | out of the guest: folding what the guest has ended |
+//! | [`fold`] | folding all list registers, or reading them |
+//! | [`load`] | a vCPU onto a CPU and off it, on and off |
+//! | [`block`] | WFI |
+//!
+//! Most entries and exits touch no `ICH_*` register: the vCPU is on this CPU, and nothing has come or gone.
 
 pub(crate) mod block;
 pub(crate) mod enter;
 pub(crate) mod exit;
-pub(crate) mod flush;
+mod flush;
 pub(crate) mod fold;
 pub(crate) mod load;
 #[cfg(all(test, not(loom)))]

@@ -103,7 +103,7 @@ impl<'a, H: Host> Execution<'a, H> {
             }
             Command::Inv { device, event } => {
                 let irq = self.find(device, event)?.irq;
-                lpi_tables::reload_lpi_config(self.vm, self.pin, irq);
+                lpi_tables::reload_config(self.vm, self.pin, irq);
             }
             Command::Invall { icid } => {
                 let (icid, target) = self.collection(icid)?;
@@ -209,11 +209,11 @@ impl<'a, H: Host> Execution<'a, H> {
         let old = device.irq(event, pin.guard());
         let same = old.filter(|old| old.intid() == intid);
         let irq = same
-            .or_else(|| lpi_lifetime::map_lpi(vm, pin, intid, target))
+            .or_else(|| lpi_lifetime::map(vm, pin, intid, target))
             .ok_or(CommandError::IntidOutOfRange)?;
         irq.set_icid(icid.0);
         self.retarget(irq, target);
-        lpi_tables::reload_lpi_config(vm, pin, irq);
+        lpi_tables::reload_config(vm, pin, irq);
         if same.is_none() {
             if let Some(old) = old {
                 self.unmap_event(device_id, device, event, old);
@@ -239,7 +239,7 @@ impl<'a, H: Host> Execution<'a, H> {
         device.unmap(event, irq, self.pin.guard());
         self.pin.leaves_garbage();
         self.vm.host.event_unmapped(self.its.id, id, event);
-        lpi_lifetime::unmap_lpi(self.vm, self.pin, irq);
+        lpi_lifetime::unmap(self.vm, self.pin, irq);
     }
 
     /// Moves an event's interrupt, pending or not.

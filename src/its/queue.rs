@@ -205,7 +205,7 @@ fn drain_beside_the_lock<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
     let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
     if let Some(device) = its.devices.get(DeviceId(0), pin.guard()) {
         device.walk(&mut cursor, &mut steps, pin.guard(), |event, irq, _| {
-            lpi_lifetime::unmap_lpi(vm, pin, irq);
+            lpi_lifetime::unmap(vm, pin, irq);
             device.unmap(event, irq, pin.guard());
             true
         });

@@ -85,7 +85,7 @@ impl<'a, H: Host> Execution<'a, H> {
             }),
             Task::Invalidate(icid) => self.visit_events(place, budget, |_, _, irq| {
                 if irq.icid() == icid.0 {
-                    lpi_tables::reload_lpi_config(vm, pin, irq);
+                    lpi_tables::reload_config(vm, pin, irq);
                 }
             }),
             // The redistributor's part: what is pending there goes, whichever ITS mapped it; where the

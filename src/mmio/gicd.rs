@@ -14,12 +14,10 @@ use crate::host::Host;
 use crate::intid::{Affinity, IntId};
 use crate::mmio::bank;
 use crate::sync::AtomicU64;
-use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::sync::Ordering::Relaxed;
 use crate::vm::Vm;
 use crate::vm::distributor::Distributor;
 use crate::vm::irq::Irq;
-use crate::vm::rwp::RWP_GICD;
-use crate::vm::vcpu::Vcpu;
 
 use super::bank::{Bank, offset};
 use super::{Access, IIDR, Width, identification, one_less, read_half, write_half};
@@ -52,23 +50,19 @@ impl Distributor {
     /// The SPIs of a 32-bit register, numbered as the architecture does: 0 is the private ones.
     fn bank(&self, register: u64) -> Bank<'_> {
         let first = (register as usize).wrapping_sub(1).wrapping_mul(32);
-        let spis = self.spis.get(first..).unwrap_or_default();
+        let spis = self.spis().get(first..).unwrap_or_default();
         Bank {
             irqs: spis.get(..32).unwrap_or(spis),
             owner: None,
         }
     }
+}
 
-    /// `GICD_CTLR`. Looks at the vCPUs one by one only while one of them may be awaited.
-    fn ctlr(&self, vcpus: &[Vcpu]) -> u32 {
-        // Acquire: pairs with `recalled` and with `advance_groups`: a guest that reads RWP as 0 sees what
-        // those who were awaited did before.
-        let waiting = self.telling.load(Acquire) < vcpus.len() as u32
-            || self.tellers.load(Acquire) != 0
-            || self.rwp_vcpus.load(Acquire) != 0
-                && vcpus.iter().any(|vcpu| vcpu.rwp_pending(RWP_GICD));
-        self.group_enables() | CTLR_ARE | CTLR_DS | if waiting { CTLR_RWP } else { 0 }
-    }
+/// Returns `GICD_CTLR`.
+fn ctlr<H: Host>(vm: &Vm<H>) -> u32 {
+    let complete = group_enables::is_complete(vm);
+    let rwp = if complete { 0 } else { CTLR_RWP };
+    vm.distributor.group_enables() | CTLR_ARE | CTLR_DS | rwp
 }
 
 /// Splits an offset into its register block and the place in it, in bytes.
@@ -124,8 +118,8 @@ pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
     Some(match register {
         CTLR => {
             // The guest polls RWP: this is where what it waits for goes on.
-            group_enables::advance_groups(vm, access.pin);
-            u64::from(distributor.ctlr(vm.present_vcpus()))
+            group_enables::advance(vm, access.pin);
+            u64::from(ctlr(vm))
         }
         TYPER => gicd_typer(vm),
         IIDR_OFFSET => u64::from(IIDR),
@@ -164,7 +158,7 @@ pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: 
 fn gicd_write_word<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, register: u64, place: u64, value: u64) {
     let bank = vm.distributor.bank(place / 4);
     match register {
-        CTLR => group_enables::write_group_enables(vm, pin, value as u32 & CTLR_GROUPS),
+        CTLR => group_enables::write(vm, pin, value as u32 & CTLR_GROUPS),
         offset::ICFGR => {
             let bank = vm.distributor.bank(place / 8);
             bank::write_triggers(vm, pin, bank.half(place & 4 != 0), value);
@@ -189,14 +183,9 @@ fn message_spi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, set: bool) {
     }
 }
 
-/// The SPI whose `GICD_IROUTER<n>` is at `at`, and the register.
-pub(crate) fn router<H: Host>(vm: &Vm<H>, at: u64) -> Option<(&Irq, &AtomicU64)> {
-    let distributor = &vm.distributor;
+/// Returns the SPI whose `GICD_IROUTER<n>` is at offset `at`, and the register.
+fn router<H: Host>(vm: &Vm<H>, at: u64) -> Option<(&Irq, &AtomicU64)> {
     // Registers of 8 bytes, numbered as the INTIDs are.
     let intid = IntId::spi(((at & IROUTER_PLACE) / 8) as u32)?;
-    let index = Distributor::index(intid)?;
-    Some((
-        distributor.spis.get(index)?,
-        distributor.routers.get(index)?,
-    ))
+    vm.distributor.router(intid)
 }

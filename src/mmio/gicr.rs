@@ -12,7 +12,7 @@ use crate::intid::{IntId, VcpuId};
 use crate::mmio::bank;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU64, Mutant, mutant};
-use crate::vm::redistributor::{CTLR_ENABLE_LPIS, NOT_SCANNING, WAKER_PROCESSOR_SLEEP};
+use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::RWP_GICR;
 use crate::vm::vcpu::Vcpu;
@@ -114,7 +114,13 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
             width,
         ),
         // Busy.
-        (SYNCR, Width::Word) => u64::from(lpi_tables::advance_sweep(vm, access.pin)),
+        (SYNCR, Width::Word) => {
+            let busy = lpi_tables::is_reloading(vm) && {
+                lpi_tables::advance_reload(vm, access.pin);
+                lpi_tables::is_reloading(vm)
+            };
+            u64::from(busy)
+        }
         (0xffd0..=0xfffc, Width::Word) => u64::from(identification(at)),
         _ => 0,
     })
@@ -122,12 +128,11 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
 
 fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
     let redistributor = &owner.redistributor;
-    // Acquire: pairs with `advance_pending_table`.
-    if redistributor.scan.load(Acquire) != NOT_SCANNING {
-        lpi_tables::advance_pending_table(vm, pin, owner);
+    if redistributor.scan.has_more(vm.lpis.capacity()) {
+        lpi_tables::advance_scan_of(vm, pin, owner);
     }
     // Another CPU may still be at the last slice.
-    let waiting = lpi_tables::is_scanning(vm, owner) || owner.rwp_pending(RWP_GICR);
+    let waiting = lpi_tables::is_scanning(vm, owner) || rwp::pending(owner, RWP_GICR);
     let lpis = if vm.config.lpi_bits == 0 {
         0
     } else {
@@ -200,10 +205,10 @@ pub(crate) fn gicr_write<H: Host>(
             if let Some(intid) = IntId::lpi(value as u32)
                 && let Some(irq) = vm.lpi(pin, intid)
             {
-                lpi_tables::reload_lpi_config(vm, pin, irq);
+                lpi_tables::reload_config(vm, pin, irq);
             }
         }
-        (INVALLR, Width::Word | Width::Double) => lpi_tables::start_sweep(vm, pin),
+        (INVALLR, Width::Word | Width::Double) => lpi_tables::start_reload(vm, pin),
         _ => {}
     }
 }
@@ -237,11 +242,11 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     }
     if new == 0 {
         // LPIs are held back from now on; those in list registers must come out.
-        lpi_tables::stop_pending_table(vm, owner);
+        lpi_tables::stop_scan(vm, owner);
     } else {
         // Only now is the configuration table where the guest says, for what was mapped before too.
-        lpi_tables::start_sweep(vm, pin);
-        lpi_tables::start_pending_table(vm, pin, owner);
+        lpi_tables::start_reload(vm, pin);
+        lpi_tables::start_scan(vm, pin, owner);
     }
     if new != 0 || !mutant(Mutant::DisabledWithoutRecall) {
         queue::notify(vm, pin, owner.id, RECALL);

@@ -69,11 +69,13 @@
 
 mod counter;
 mod mutant;
+mod slices;
 mod snapshot;
 mod spin;
 mod watched;
 
 pub use counter::Counter;
+pub use slices::{Slice, Slices};
 pub use snapshot::Snapshot;
 pub use spin::{Ledger, Rank, SpinGuard, SpinLock};
 

@@ -135,6 +135,11 @@ mutants! {
     /// EnableLPIs = 0 does not call back what is in list registers.
     DisabledWithoutRecall: "enable_lpis", "disable_against_reentry", "LPIs delivered with EnableLPIs = 0";
 
+    /// A CPU counts as busy only once it has claimed its slice.
+    BusyAfterTheClaim: "slices", "done_against_two_claims", "";
+    /// A new round of slices cannot be told from the old one.
+    RoundWithoutNumber: "slices", "start_against_a_claim", "";
+
     /// Two CPUs drain the same mappings at once, and each gives back the one reference.
     DrainedTwice: "its_pair", "drain_against_drain", "CVE-2026-46316";
     /// Whether a put was the last is looked up after it, and may be found by two.

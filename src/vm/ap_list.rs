@@ -154,7 +154,7 @@ impl ApList {
     }
 
     /// Links a queued interrupt at the head of its bucket: it is where it was, before all that came since.
-    pub(crate) fn link_again(&mut self, irq: &Irq, state: State) {
+    pub(crate) fn relink(&mut self, irq: &Irq, state: State) {
         self.link(irq, state);
         if self.alone.is_null() {
             // Relaxed: as above.

@@ -1,88 +1,92 @@
-//! State of the distributor.
+//! State of the distributor (IHI 0069, 12.9). [`crate::mmio::gicd`] has its registers.
 
 use alloc::boxed::Box;
+use core::array;
 
 use crate::fixed::Fixed;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::Acquire;
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::irq::{Irq, LEVEL};
 
-/// Everybody has been told.
-const TOLD: u32 = u32::MAX / 2;
-
-/// No sweep is going on.
-pub(crate) const NOT_SWEEPING: u64 = u32::MAX as u64;
-
-/// State of the distributor.
+/// State of the distributor, and of the redistributors' registers that the VM has only one of.
 pub(crate) struct Distributor {
-    /// `GICD_CTLR.EnableGrp0` and `EnableGrp1`.
+    /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1.
     pub(crate) groups: AtomicU32,
-    /// vCPUs that may not have taken their list registers back for us.
+    /// vCPUs that have to be notified of a write of `groups`.
+    pub(crate) notifications: Slices,
+    /// vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: AtomicU32,
-    /// Next vCPU to tell of a change of the group enables; at least [`TOLD`] when there is none.
-    pub(crate) telling: AtomicU32,
-    /// CPUs that are telling a slice of them.
-    pub(crate) tellers: AtomicU32,
-    pub(crate) spis: Fixed<Irq>,
+    /// The SPIs, from INTID 32 on.
+    spis: Fixed<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
-    pub(crate) routers: Box<[AtomicU64]>,
+    routers: Box<[AtomicU64]>,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
     pub(crate) propbaser: AtomicU64,
-    /// How far `GICR_INVALLR` has come; see [`super::lpi_tables`].
-    pub(crate) sweep: AtomicU64,
-    /// CPUs that are reading a slice of them.
-    pub(crate) sweepers: AtomicU32,
-    /// vCPUs whose pending table is being read, a bit each.
+    /// LPIs whose configuration has to be read again (`GICR_INVALLR`).
+    pub(crate) reload: Slices,
+    /// vCPUs whose pending table may have slices to claim, a bit each.
     pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
 }
 
 impl Distributor {
+    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, whose affinity is `first`.
     pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
         let intids =
             || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
-        // The reset value of IROUTER is UNKNOWN; here everything goes to vCPU 0.
+        // The reset value of GICD_IROUTER<n> is UNKNOWN.
         let router = first.map_or(0, Affinity::mpidr);
         Self {
             groups: AtomicU32::new(0),
+            notifications: Slices::new(),
             rwp_vcpus: AtomicU32::new(0),
-            telling: AtomicU32::new(TOLD),
-            tellers: AtomicU32::new(0),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
                 .collect(),
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
-            sweep: AtomicU64::new(NOT_SWEEPING),
-            sweepers: AtomicU32::new(0),
-            scanning: core::array::from_fn(|_| AtomicU64::new(0)),
+            reload: Slices::new(),
+            scanning: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
+    /// Returns the SPI `intid`.
     #[inline]
     pub(crate) fn spi(&self, intid: IntId) -> Option<&Irq> {
         self.spis.get(Self::index(intid)?)
     }
 
-    /// Where an SPI is in `spis` and `routers`.
+    /// Returns the SPI `intid` and its `GICD_IROUTER<n>`.
+    pub(crate) fn router(&self, intid: IntId) -> Option<(&Irq, &AtomicU64)> {
+        let index = Self::index(intid)?;
+        Some((self.spis.get(index)?, self.routers.get(index)?))
+    }
+
+    /// Returns the index of an SPI in `spis` and `routers`.
     #[inline]
-    pub(crate) fn index(intid: IntId) -> Option<usize> {
+    fn index(intid: IntId) -> Option<usize> {
         Some(intid.raw().checked_sub(IntId::FIRST_SPI)? as usize)
     }
 
+    /// Returns the SPIs, from INTID 32 on.
     pub(crate) fn spis(&self) -> &[Irq] {
         &self.spis
     }
 
-    /// `GICD_CTLR.EnableGrp0` in bit 0, and `EnableGrp1` in bit 1.
+    /// Returns each SPI with its `GICD_IROUTER<n>`.
+    pub(crate) fn routed(&self) -> impl Iterator<Item = (&Irq, &AtomicU64)> {
+        self.spis.iter().zip(&self.routers)
+    }
+
+    /// Returns `GICD_CTLR.EnableGrp0` in bit 0 and `EnableGrp1` in bit 1.
     #[inline]
     pub(crate) fn group_enables(&self) -> u32 {
-        // Acquire: pairs with `write_group_enables`.
+        // Acquire: pairs with the AcqRel in `group_enables::write`.
         self.groups.load(Acquire)
     }
 
-    /// The classes that `GICD_CTLR` lets through to list registers.
+    /// Returns the classes of the groups that `GICD_CTLR` enables.
     #[inline]
     pub(crate) fn open_groups(&self) -> Classes {
         let groups = self.group_enables();
@@ -91,10 +95,10 @@ impl Distributor {
             .with(Class::Group1, groups & 2 != 0)
     }
 
-    /// Both groups enabled, as a guest's `GICD_CTLR` write would.
+    /// Enables both groups, as a guest's write of `GICD_CTLR` would.
     #[cfg(test)]
     pub(crate) fn open_all_groups(&self) {
-        // Release: pairs with `open_groups`.
+        // Release: pairs with the Acquire in `group_enables`.
         self.groups.store(3, crate::sync::Ordering::Release);
     }
 }

@@ -69,7 +69,7 @@ pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
 /// A pending table has to be read.
 pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
 /// LPI configurations have to be read again.
-pub(crate) const DEFERRED_SWEEP: u32 = 1 << 18;
+pub(crate) const DEFERRED_RELOAD: u32 = 1 << 18;
 /// LPIs have to be freed.
 pub(crate) const DEFERRED_FREE: u32 = 1 << 19;
 

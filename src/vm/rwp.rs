@@ -1,80 +1,71 @@
-//! `GICD_CTLR.RWP` and `GICR_CTLR.RWP`: who waits for list registers to be taken back.
+//! `GICD_CTLR.RWP` and `GICR_CTLR.RWP`: register writes that are complete once a vCPU has folded its list
+//! registers.
+//!
+//! A write that disables an interrupt in a list register of a vCPU in the guest recalls that vCPU. Until the
+//! vCPU has left the guest and folded, the guest may still take the interrupt, and RWP reads 1 (IHI 0069,
+//! 12.9.4 and 12.10.3).
+//!
+//! The residency word decides: RECALL is set after the write's change, and an entry consumes RECALL before
+//! it folds the list registers, before the guest runs. `Vcpu::rwp` only says which register waits, so that
+//! no other register's RWP reads 1. It is cleared before RECALL is consumed: a bit that is set later is for
+//! a later RECALL, or stays without effect until the next.
 
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire};
 use crate::vm::Vm;
-use crate::vm::distributor::Distributor;
 use crate::vm::residency::{RECALL, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
 
-/// `GICR_CTLR.RWP` waits for this vCPU to take its list registers back.
+/// A write of this vCPU's redistributor waits: `GICR_CTLR.RWP`.
 pub(crate) const RWP_GICR: u8 = 1 << 0;
-
-/// `GICD_CTLR.RWP` does.
+/// A write of the distributor waits: `GICD_CTLR.RWP`.
 pub(crate) const RWP_GICD: u8 = 1 << 1;
 
-impl Vcpu {
-    /// Whether a write of the distributor's or redistributor's registers, `by`, is incomplete because this
-    /// vCPU is in the guest and has not taken its list registers back since.
-    ///
-    /// What decides is the residency word: RECALL was set after the write's change, and an entry consumes
-    /// it before it takes the registers back, before the guest runs. `rwp` only says for whom that
-    /// may be, so that nobody else waits. It is cleared before RECALL is consumed: one that is set later
-    /// is for a later RECALL, or stays behind without effect until the next.
-    pub(crate) fn rwp_pending(&self, by: u8) -> bool {
-        // Acquire: pairs with `await_recall`.
-        let place = self.residency.get();
-        self.rwp.load(Acquire) & by != 0 && place.in_guest() && place.has(RECALL)
-    }
+/// Returns whether a write of `register` waits for this vCPU, which is in the guest and has not folded its
+/// list registers since.
+pub(crate) fn pending(vcpu: &Vcpu, register: u8) -> bool {
+    let residency = vcpu.residency.get();
+    // Acquire: pairs with the AcqRel in `expect`.
+    vcpu.rwp.load(Acquire) & register != 0 && residency.in_guest() && residency.has(RECALL)
+}
 
-    /// Notes that a write waits for this vCPU, if it does; after its recall was sent. True if none of
-    /// the same register was noted before.
-    fn rwp_expect(&self, by: u8) -> bool {
-        let place = self.residency.get();
-        // AcqRel: pairs with `recalled` and `rwp_pending`.
-        place.in_guest() && place.has(RECALL) && self.rwp.fetch_or(by, AcqRel) & by == 0
-    }
+/// Returns whether a write of the distributor waits for any vCPU. Visits the vCPUs only while one of them
+/// may be waited for.
+pub(crate) fn gicd_pending<H: Host>(vm: &Vm<H>) -> bool {
+    // Acquire: pairs with the AcqRel in `done`: a guest that reads RWP as 0 sees the effects of the folds.
+    vm.distributor.rwp_vcpus.load(Acquire) != 0
+        && vm
+            .present_vcpus()
+            .iter()
+            .any(|vcpu| pending(vcpu, RWP_GICD))
+}
 
-    /// Forgets who waited for this vCPU, which is out of the guest and about to consume the RECALL in
-    /// `place`; returns who it was.
-    #[inline]
-    pub(crate) fn rwp_done(&self, place: ResidencyBits) -> u8 {
-        // Acquire: pairs with `await_recall`; the common case writes nothing.
-        if !place.has(RECALL) || self.rwp.load(Acquire) == 0 {
-            return 0;
-        }
-        // AcqRel: as above.
-        self.rwp.swap(0, AcqRel)
+/// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is in the guest. A vCPU
+/// that is not in the guest folds its list registers before it enters.
+pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
+    let residency = vcpu.residency.get();
+    if residency.in_guest()
+        && residency.has(RECALL)
+        // AcqRel: pairs with the swap in `done` and the load in `pending`.
+        && vcpu.rwp.fetch_or(register, AcqRel) & register == 0
+        && register == RWP_GICD
+    {
+        // AcqRel: pairs with the decrement in `done` and the load in `gicd_pending`.
+        vm.distributor.rwp_vcpus.fetch_add(1, AcqRel);
     }
 }
 
-impl Distributor {
-    /// One vCPU more that `GICD_CTLR.RWP` may wait for.
-    fn rwp_add(&self) {
-        // AcqRel: pairs with `recalled` and the read of RWP.
-        self.rwp_vcpus.fetch_add(1, AcqRel);
-    }
-
-    /// One vCPU fewer.
-    pub(crate) fn rwp_remove(&self) {
-        // AcqRel: pairs with `awaiting`.
-        self.rwp_vcpus.fetch_sub(1, AcqRel);
-    }
-}
-
-/// Notes that `vcpu`, to which a recall was sent, is rwp, if it is in the guest; otherwise it will
-/// take its registers back before it enters.
-pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, by: u8) {
-    if vcpu.rwp_expect(by) && by == RWP_GICD {
-        vm.distributor.rwp_add();
-    }
-}
-
-/// The vCPU is out of the guest and about to take its list registers back, if the work in `place` asks
-/// for it: whoever waited for that need not wait any more.
+/// Ends all waiting for `vcpu`, which is out of the guest and about to fold its list registers, if
+/// `residency` has RECALL. The common case writes nothing.
 #[inline]
-pub(crate) fn done<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, place: ResidencyBits) {
-    if vcpu.rwp_done(place) & RWP_GICD != 0 {
-        vm.distributor.rwp_remove();
+pub(crate) fn done<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, residency: ResidencyBits) {
+    // Acquire: pairs with the AcqRel in `expect`.
+    if !residency.has(RECALL) || vcpu.rwp.load(Acquire) == 0 {
+        return;
+    }
+    // AcqRel: pairs with the AcqRel in `expect`.
+    if vcpu.rwp.swap(0, AcqRel) & RWP_GICD != 0 {
+        // AcqRel: pairs with the increment in `expect` and the load in `gicd_pending`.
+        vm.distributor.rwp_vcpus.fetch_sub(1, AcqRel);
     }
 }

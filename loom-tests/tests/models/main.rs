@@ -12,5 +12,6 @@ mod lpi_lifetime;
 mod radix;
 mod retarget;
 mod sgi;
+mod slices;
 mod snapshot;
 mod teardown;

@@ -176,8 +176,8 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     list.unlink(irq);
     assert_eq!(irq.unlink(vcpu.id), Pruned::Migrating);
     drop(list);
-    crate::delivery::queue::trace_list_put(guest.vm.vm(), &pin, irq.intid(), vcpu.id);
-    crate::delivery::prune::trace_migration_get(guest.vm.vm(), &pin, irq);
+    crate::delivery::prune::trace_list_put(guest.vm.vm(), &pin, irq.intid(), vcpu.id);
+    pin.counters().migration_gets.add(1);
     guest.run(&[discard(1, 3)]);
     // Still alive, so a late raise is kept for now ...
     let _ = crate::delivery::inject::raised(guest.vm.vm(), &pin, irq, irq.raise());

@@ -1,4 +1,4 @@
-//! What a transition of the state word found, and what its caller owes for it.
+//! Results of transitions of the state word, and what they leave to the caller.
 
 use crate::intid::VcpuId;
 use crate::lr::ListRegister;
@@ -6,26 +6,27 @@ use crate::sync::{Mutant, mutant};
 
 use super::State;
 
-/// What the caller of a transition owes next.
+/// Work that a transition leaves to its caller.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FollowUp {
-    /// Nothing.
+    /// No work.
     Nothing,
-    /// It wants a list and is on none: insert it.
+    /// The interrupt wants a list and is on none: insert it.
     Insert,
-    /// It waits on this vCPU's list and its place there may have changed: settle it under the lock.
+    /// The interrupt waits on this vCPU's list and its place there may have changed: requeue it.
     Requeue(VcpuId),
-    /// It is in a list register of this vCPU, which must take it back soon: leave the guest for it.
+    /// The interrupt is in a list register of this vCPU, which has to fold its list registers soon.
     Recall(VcpuId),
-    /// It has come again while it is in a list register of this vCPU: leave the guest, for the guest may have
-    /// finished with the first one.
+    /// An edge has come while the interrupt is in a list register of this vCPU. The vCPU leaves the guest,
+    /// because the guest may have ended the first one.
     Reraised(VcpuId),
-    /// It is in a list register of this vCPU, which must look at it before it next enters the guest.
+    /// The interrupt is in a list register of this vCPU, which has to fold its list registers before it
+    /// next enters the guest.
     RecallLater(VcpuId),
 }
 
-/// What a raise found.
+/// Result of a raise.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Raised {
@@ -36,48 +37,49 @@ pub(crate) struct Raised {
 }
 
 impl Raised {
-    /// What most raises are: news of an interrupt that is on no list and wants one, if it leads to a vCPU.
+    /// Returns whether the interrupt was on no list, not pending, and wants a list now if it has a target.
+    /// Most raises are of this kind.
     #[inline]
     pub(crate) fn was_idle(self) -> bool {
         self.old.is_idle()
     }
 
-    /// Its latch was set already, and it is mapped and leads to a vCPU: nothing is follow_up.
+    /// Returns whether the raise asks for nothing: the latch was set, and the interrupt is mapped and has a
+    /// target.
     #[inline]
     pub(crate) fn needs_nothing(self) -> bool {
         self.old.latch() && !self.unmapped() && !self.without_target()
     }
 
-    /// The index of the vCPU that it leads to; beyond all of them for none.
+    /// Returns the index of the target; beyond all vCPUs for none.
     #[inline]
     pub(crate) fn target_index(self) -> usize {
         self.old.target_index()
     }
 
-    /// It was pending already: this injection merged with that one.
+    /// Returns whether the interrupt was pending already, so that this injection coalesced.
     #[inline]
     pub(crate) fn coalesced(self) -> bool {
         self.old.pending_outside()
     }
 
-    /// It is an LPI that is no longer mapped: nothing has happened.
+    /// Returns whether this is an LPI without a mapping: the raise has had no effect.
     #[inline]
     pub(crate) fn unmapped(self) -> bool {
         self.old.unmapped()
     }
 
-    /// It leads to no vCPU.
+    /// Returns whether the interrupt is routed to no vCPU.
     #[inline]
     pub(crate) fn without_target(self) -> bool {
         self.old.target().is_none()
     }
 
-    /// What the caller owes.
+    /// Returns the work left to the caller. The CPU that set the latch does the follow-up; raising an
+    /// unmapped LPI has none.
     #[inline]
     pub(crate) fn follow_up(self) -> FollowUp {
         if self.old.latch() || self.old.unmapped() {
-            // Whoever set the latch owes, or has done, what follows from it; a void raise asks for
-            // nothing.
             FollowUp::Nothing
         } else {
             self.new.follow_up_pending(self.old)
@@ -85,7 +87,7 @@ impl Raised {
     }
 }
 
-/// A change by a line, a register, or an ITS command.
+/// Result of a change by a line, a register, or an ITS command.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Changed {
@@ -93,79 +95,79 @@ pub(crate) struct Changed {
     pub(crate) old: State,
     /// The state after.
     pub(crate) new: State,
-    /// What the caller owes.
+    /// The work left to the caller.
     pub(crate) follow_up: FollowUp,
 }
 
-/// What a fold and prune in one step found.
+/// Result of a fold and prune of an interrupt whose list register is empty, in one step.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FastFold {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// It has come again, and stays where it is, with this image.
+    /// The image with which the interrupt stays in its list register, for an edge that has come meanwhile.
     pub(crate) reloaded: Option<ListRegister>,
-    /// The list's reference was the last one: the interrupt is dying.
+    /// The list's reference was the last one.
     pub(crate) last: bool,
 }
 
-/// What became of an interrupt that was on a list but in no list register.
+/// Result of pruning an interrupt that was on a list and in no list register.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pruned {
-    /// It stays; the state says in which bucket.
+    /// The interrupt stays on the list, in the bucket that the state says.
     Kept(State),
-    /// It left the list, and the list's reference is gone. `last` if it was the last one.
+    /// The interrupt was unlinked, and the list's reference was put.
     Removed {
-        /// The interrupt is dying: the caller takes it out of its table.
+        /// The list's reference was the last one: the caller frees the interrupt.
         last: bool,
     },
-    /// It left the list for another vCPU's. The list's reference went over to the caller, who inserts
-    /// it there and then puts the reference.
+    /// The interrupt was unlinked and goes to another vCPU's list. The list's reference was handed to the
+    /// caller, who inserts the interrupt there and then puts the reference.
     Migrating,
 }
 
-/// What the guest did with an interrupt in a list register, as fold found it.
+/// Result of folding a list register: the guest's part, and what the fold made of it.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Folded {
-    /// The guest acknowledged what was pending.
+    /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// What was still pending merged with an injection that arrived meanwhile.
+    /// The pending state of the register coalesced with an injection that came meanwhile.
     pub(crate) coalesced: bool,
-    /// What was still pending was void: cleared, unmapped, or its line dropped.
+    /// The pending state of the register was withdrawn: cleared, unmapped, or its line dropped.
     pub(crate) withdrawn: bool,
-    /// A level-sensitive interrupt was deactivated: its line is to be sampled again.
+    /// The guest deactivated a level-sensitive interrupt: its line has to be sampled again.
     pub(crate) resample: bool,
-    /// Its line was still high then: it is pending once more.
+    /// The line was still high at the deactivation: the interrupt is pending once more.
     pub(crate) repended: bool,
-    /// A physical interrupt must be deactivated by the hypervisor: the guest's part in it is void.
+    /// The hypervisor has to deactivate a physical interrupt, because the guest's part in it was cancelled.
     pub(crate) deactivate: bool,
 }
 
-/// What giving a reference back came to.
+/// Result of putting a reference.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Put {
-    /// It was the last one: the interrupt is dying.
+    /// The reference was the last one: the caller frees the interrupt.
     pub(crate) last: bool,
-    /// What went with it.
+    /// The change that went with the put.
     pub(crate) changed: Changed,
 }
 
 impl Folded {
-    /// What taking `old` back to `new` from a list register with `lr` in it means.
+    /// Compares the states before and after a fold of a list register that holds `lr`.
     #[inline]
     pub(super) fn of(old: State, new: State, lr: ListRegister) -> Self {
         let delivered = old.lr_pending() && !lr.is_pending();
-        // Of what was pending, in the register and outside, at most one state is pending now.
+        // Of the pending states in the register and outside, at most one is left.
         let before = old.pending_count() - u64::from(delivered);
-        let merged = before > new.pending_count();
-        let coalesced = merged && old.latch() && !old.cancel_pending();
+        let fewer = before > new.pending_count();
+        let coalesced = fewer && old.latch() && !old.cancel_pending();
         Self {
             delivered,
             coalesced,
-            withdrawn: merged && !coalesced,
+            withdrawn: fewer && !coalesced,
             resample: new.level() && !old.lr_hw() && lr.is_empty(),
             repended: before < new.pending_count(),
             deactivate: old.lr_hw() && !lr.is_empty() && !new.hw(),
@@ -174,7 +176,7 @@ impl Folded {
 }
 
 impl Pruned {
-    /// What settling `old`, which was queued, to `new` means.
+    /// Compares the states before and after the prune of a queued interrupt.
     #[inline]
     pub(super) fn of(old: State, new: State) -> Self {
         if new.queued_on().is_some() {
@@ -190,24 +192,24 @@ impl Pruned {
 }
 
 impl State {
-    /// What is follow_up once an interrupt has newly become pending; `old` is the state before.
+    /// Returns the follow-up of an interrupt that has become pending; `old` is the state before.
     #[inline]
     pub(super) fn follow_up_pending(self, old: Self) -> FollowUp {
         match self.queued_on() {
             None if self.wants_list() => FollowUp::Insert,
             None => FollowUp::Nothing,
-            // An edge while it is in a list register: the guest may have finished with that one. A
-            // level raises a maintenance interrupt when the guest is done, and is sampled then.
             Some(_) if self.in_lr() && mutant(Mutant::RaisedAgainWithoutKick) => FollowUp::Nothing,
+            // The guest may have ended the edge in the list register. A level raises a maintenance
+            // interrupt at the guest's deactivation, and is sampled then.
             Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => FollowUp::Reraised(vcpu),
             Some(_) if self.in_lr() => FollowUp::Nothing,
-            // It waits as pending already, or as active, and stays where it is.
+            // It waits as pending already, or as active, and keeps its place.
             Some(_) if old.pending() || old.active() => FollowUp::Nothing,
             Some(vcpu) => FollowUp::Requeue(vcpu),
         }
     }
 
-    /// What is follow_up after a change of anything else.
+    /// Returns the follow-up of an interrupt after a change of anything but its pending state.
     pub(super) fn follow_up_change(self) -> FollowUp {
         match self.queued_on() {
             None if self.wants_list() => FollowUp::Insert,

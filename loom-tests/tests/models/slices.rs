@@ -1,0 +1,168 @@
+//! `slices`: claiming slices of a task against starting, finishing and waiting for it.
+
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU32;
+use loom::sync::atomic::Ordering::Relaxed;
+use loom::thread;
+use loom_tests::check;
+use vgic::sync::Slices;
+
+/// Items of the task.
+const ITEMS: u32 = 4;
+
+/// A task, and the marks that its CPUs leave. The marks are Relaxed, so that the order of their effects comes
+/// from [`Slices`] alone.
+struct Task {
+    slices: Slices,
+    /// Reasons that have been given so far, a bit each.
+    reasons: AtomicU32,
+    /// The reasons that each item was done for.
+    items: [AtomicU32; ITEMS as usize],
+}
+
+impl Task {
+    fn new() -> Self {
+        Self {
+            slices: Slices::new(),
+            reasons: AtomicU32::new(0),
+            items: core::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
+
+    /// Gives a reason and starts the task.
+    fn start(&self, reason: u32) {
+        self.reasons.fetch_or(reason, Relaxed);
+        self.slices.start();
+    }
+
+    /// Does one slice of two items; returns whether one was left.
+    fn advance(&self) -> bool {
+        let Some(slice) = self.slices.claim(ITEMS, 2, |at| at) else {
+            return false;
+        };
+        let reasons = self.reasons.load(Relaxed);
+        for item in &self.items[slice.first as usize..slice.end as usize] {
+            item.fetch_or(reasons, Relaxed);
+        }
+        true
+    }
+
+    /// Asserts, if the task is done, that every item was done for `reason`.
+    fn check_done(&self, reason: u32) {
+        if self.slices.is_done(ITEMS) {
+            for item in &self.items {
+                assert!(item.load(Relaxed) & reason != 0, "an item is not done");
+            }
+        }
+    }
+}
+
+/// Two CPUs do the slices. A third one, which waits, sees all effects once the task is done.
+#[test]
+fn done_against_two_claims() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        task.start(1);
+        let claimer = {
+            let task = task.clone();
+            thread::spawn(move || {
+                task.advance();
+            })
+        };
+        let waiter = {
+            let task = task.clone();
+            thread::spawn(move || task.check_done(1))
+        };
+        task.advance();
+        claimer.join().unwrap();
+        waiter.join().unwrap();
+        assert!(!task.slices.has_more(ITEMS));
+        assert!(task.slices.is_done(ITEMS));
+        task.check_done(1);
+    });
+}
+
+/// Two CPUs start the task for reasons of their own and do its slices. Each sees every item done for its
+/// reason once the task is done, whichever of them did the item.
+#[test]
+fn done_against_two_starts() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        let other = {
+            let task = task.clone();
+            thread::spawn(move || {
+                task.start(2);
+                while task.advance() {}
+                task.check_done(2);
+            })
+        };
+        task.start(1);
+        while task.advance() {}
+        task.check_done(1);
+        other.join().unwrap();
+        assert!(task.slices.is_done(ITEMS));
+        task.check_done(1);
+        task.check_done(2);
+    });
+}
+
+/// A CPU stops the task while two others do its slices: nothing is left to claim, and the task is done once
+/// they are.
+#[test]
+fn stop_against_two_claims() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        task.start(1);
+        let others = [0, 1].map(|_| {
+            let task = task.clone();
+            thread::spawn(move || {
+                task.advance();
+            })
+        });
+        task.slices.stop();
+        assert!(!task.advance(), "a slice is left");
+        for other in others {
+            other.join().unwrap();
+        }
+        assert!(task.slices.is_done(ITEMS));
+    });
+}
+
+/// An item appears, and the task is started for it, while two CPUs look for the first item: the new round
+/// does not skip it.
+#[test]
+fn start_against_a_claim() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        task.start(1);
+        // The only item there may be.
+        let appeared = Arc::new(AtomicU32::new(0));
+        let visit = |task: &Task, appeared: &AtomicU32| {
+            let first = |at: u32| {
+                if at == 0 && appeared.load(Relaxed) != 0 {
+                    0
+                } else {
+                    ITEMS
+                }
+            };
+            if let Some(slice) = task.slices.claim(ITEMS, 1, first)
+                && slice.first == 0
+            {
+                task.items[0].store(1, Relaxed);
+            }
+        };
+        let others = [0, 1].map(|_| {
+            let (task, appeared) = (task.clone(), appeared.clone());
+            thread::spawn(move || visit(&task, &appeared))
+        });
+        appeared.store(1, Relaxed);
+        task.slices.start();
+        for other in others {
+            other.join().unwrap();
+        }
+        while task.slices.has_more(ITEMS) {
+            visit(&task, &appeared);
+        }
+        assert_eq!(task.items[0].load(Relaxed), 1, "the item was skipped");
+    });
+}

@@ -1,0 +1,112 @@
+//! Transitions by an injection, a line or a register write. Any CPU, any time, no lock.
+
+use crate::steps::step;
+use crate::sync::Ordering::AcqRel;
+use crate::sync::{Mutant, mutant, relaxed_by};
+
+use super::{
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State, fault,
+};
+
+impl Irq {
+    /// Sets the pending latch: an edge, an MSI or an SGI. One atomic operation, no loop.
+    #[inline]
+    pub(crate) fn raise(&self) -> Raised {
+        self.raise_with(PENDING)
+    }
+
+    /// Sets the pending latch on behalf of a physical interrupt that is active, and that the guest's
+    /// deactivation of this interrupt will deactivate.
+    #[inline]
+    pub(crate) fn raise_hw(&self) -> Raised {
+        self.raise_with(PENDING | HW)
+    }
+
+    #[inline]
+    fn raise_with(&self, set: u64) -> Raised {
+        step();
+        self.watched.read();
+        if mutant(Mutant::RaiseLooksFirst)
+            && let old = self.state()
+            && old.latch()
+        {
+            return Raised { old, new: old };
+        }
+
+        // AcqRel: module docs of `irq`, "Publication"; also if nothing changes.
+        let order = relaxed_by(Mutant::RaiseRelaxed, AcqRel);
+        let old = State(self.state.fetch_or(set, order));
+        Raised {
+            old,
+            new: State(old.0 | set),
+        }
+    }
+
+    /// Sets the level of the input line.
+    #[inline]
+    pub(crate) fn set_line(&self, high: bool) -> Changed {
+        step();
+        // AcqRel: module docs of `irq`, "Publication".
+        let old = State(if high {
+            self.state.fetch_or(LINE, AcqRel)
+        } else {
+            self.state.fetch_and(!LINE, AcqRel)
+        });
+        let new = old.with_flag(LINE, high);
+
+        let changed = old.line() != high && old.level();
+        let follow_up = match old.queued_on() {
+            _ if !changed => FollowUp::Nothing,
+            _ if high => new.follow_up_pending(old),
+            Some(_) if old.in_lr() && mutant(Mutant::DropNotNoted) => FollowUp::Nothing,
+            Some(vcpu) if old.in_lr() => FollowUp::RecallLater(vcpu),
+            Some(vcpu) => FollowUp::Requeue(vcpu),
+            None => FollowUp::Nothing,
+        };
+        Changed {
+            old,
+            new,
+            follow_up,
+        }
+    }
+
+    /// Applies a register write to flags, priority or target. `change` leaves `queued_on`, the LR bits and
+    /// the references alone.
+    pub(crate) fn update(&self, change: impl Fn(State) -> State) -> Changed {
+        let (old, new) = self.always(change);
+        let follow_up = if old == new {
+            FollowUp::Nothing
+        } else {
+            new.follow_up_change()
+        };
+        Changed {
+            old,
+            new,
+            follow_up,
+        }
+    }
+
+    /// Withdraws the latch, here and in a list register: `ICPENDR`, `CLEAR`. Returns whether the
+    /// hypervisor has to deactivate a physical interrupt.
+    pub(crate) fn clear_pending(&self) -> (bool, Changed) {
+        let changed = self.update(|old| {
+            let physical = if old.active() { 0 } else { HW };
+            let cancel = if old.in_lr() { CANCEL_P } else { 0 };
+            fault::of_clear_pending(old, old.with(cancel, PENDING | physical))
+        });
+        let old = changed.old;
+        (old.hw() && !old.active() && old.latch(), changed)
+    }
+
+    /// Ends the active state, here and in a list register: `ICACTIVER`, a trapped `ICC_DIR_EL1`, or
+    /// `EOIcount`. Returns whether the hypervisor has to deactivate a physical interrupt.
+    pub(crate) fn clear_active(&self) -> (bool, Changed) {
+        let changed = self.update(|old| {
+            let physical = if old.active() { HW } else { 0 };
+            let cancel = if old.in_lr() { CANCEL_A } else { 0 };
+            old.with(cancel, ACTIVE | physical)
+        });
+        let old = changed.old;
+        (old.hw() && old.active(), changed)
+    }
+}

@@ -1,0 +1,81 @@
+//! Deliberate faults of the transitions ([`Mutant`]), each a function of the right outcome. In builds
+//! without mutants these functions are the identity, or constant.
+
+use crate::lr::ListRegister;
+use crate::sync::{Mutant, mutant};
+
+use super::{CANCEL_P, PENDING, REF, State, UNMAPPED};
+
+/// Returns whether a fault links an interrupt that must not be linked.
+#[inline]
+pub(super) fn of_link(free: bool, alive: bool, here: bool) -> bool {
+    mutant(Mutant::LinkedTwice) && alive && here
+        || mutant(Mutant::InsertedAfterFree) && free && here
+}
+
+/// Returns whether a fault stages an interrupt that is queued.
+#[inline]
+pub(super) fn of_staging() -> bool {
+    mutant(Mutant::StagedTwice)
+}
+
+/// Returns whether a fault takes every target for the list's vCPU.
+#[inline]
+pub(super) fn of_prune() -> bool {
+    mutant(Mutant::StaysOnTheOldList)
+}
+
+/// Returns whether the selected fault is one of folding or pruning, which are made in the general path.
+#[inline]
+pub(super) fn is_of_fold() -> bool {
+    [
+        Mutant::FoldDropsReference,
+        Mutant::FoldOverwritesLatch,
+        Mutant::LineFoldedAsLatch,
+        Mutant::CancelOutlivesFold,
+        Mutant::StaysOnTheOldList,
+    ]
+    .into_iter()
+    .any(mutant)
+}
+
+/// Returns the result of folding `old` from `lr`: `right`, or what a fault makes of it.
+#[inline]
+pub(super) fn of_fold(old: State, lr: ListRegister, right: State) -> State {
+    let pending = lr.is_pending() && !old.cancel_pending();
+    if mutant(Mutant::FoldDropsReference) {
+        State(right.0 - REF)
+    } else if mutant(Mutant::FoldOverwritesLatch) {
+        right.with_flag(PENDING, pending && old.lr_latch())
+    } else if mutant(Mutant::LineFoldedAsLatch) && pending {
+        right.with(PENDING, 0)
+    } else if mutant(Mutant::CancelOutlivesFold) {
+        right.with(old.0 & CANCEL_P, 0)
+    } else {
+        right
+    }
+}
+
+/// Returns the result of `clear_pending`: `right`, or what a fault makes of it.
+#[inline]
+pub(super) fn of_clear_pending(old: State, right: State) -> State {
+    if mutant(Mutant::ClearMissesListRegister) {
+        right.with(0, CANCEL_P & !old.0)
+    } else {
+        right
+    }
+}
+
+/// Returns the result of a put: `right`, or what a fault makes of it.
+#[inline]
+pub(super) fn of_put(old: State, withdraw: bool, right: State) -> State {
+    if mutant(Mutant::UnmappedStaysPending) {
+        State(old.0.wrapping_sub(REF))
+    } else if mutant(Mutant::UnmappedForAll) && withdraw {
+        right.with(UNMAPPED, PENDING)
+    } else if mutant(Mutant::UnmapMissesListRegister) {
+        right.with(0, CANCEL_P & !old.0)
+    } else {
+        right
+    }
+}

@@ -1,0 +1,269 @@
+//! Transitions of an interrupt on an ap_list, under that list's lock: link, unlink, fill, fold.
+
+use core::cell::Cell;
+
+use crate::intid::{Kind, VcpuId};
+use crate::lr::ListRegister;
+
+use super::{
+    ACTIVE, FastFold, Folded, GROUP1, HW, IN_LR, Irq, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH,
+    LR_PENDING, PENDING, Pruned, REF, State, fault,
+};
+
+/// Link and unlink.
+impl Irq {
+    /// Links the interrupt on `vcpu`'s list and takes the list's reference. Returns `Err(state)` if the
+    /// interrupt has been queued, has moved, has no reference left, or no longer wants a list.
+    #[inline]
+    pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
+        self.transition(|old| {
+            let free = old.queued_on().is_none();
+            // A plain state is mapped, so a reference is left. Saves 17 of the 139 instructions of
+            // sgi/broadcast/8.
+            if free && old.is_plain(vcpu) {
+                return Some(old.linked(vcpu));
+            }
+            let alive = old.refs() != 0 && old.wants_list();
+            let here = old.target() == Some(vcpu);
+            let right = free && alive && here;
+            (right || fault::of_link(free, alive, here)).then(|| old.linked(vcpu))
+        })
+        .map(|(_, new)| new)
+    }
+
+    /// Unlinks the interrupt, which is in no list register, from `vcpu`'s list unless it belongs there.
+    pub(crate) fn unlink(&self, vcpu: VcpuId) -> Pruned {
+        match self.transition(|old| old.pruned(vcpu)) {
+            Err(state) => Pruned::Kept(state),
+            Ok((old, new)) => Pruned::of(old, new),
+        }
+    }
+}
+
+/// Fill: into a list register.
+impl Irq {
+    /// Moves the interrupt into a list register of `vcpu` and returns the register's image. Returns `None`
+    /// if the interrupt has to be pruned. `open` says which groups may be signalled: a pending state on top
+    /// of an active one is left out if its group is closed, because the guest's deactivation would let the
+    /// pending state through unnoticed.
+    pub(crate) fn fill_lr(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
+        let (old, new) = self
+            .transition(|old| {
+                if old.active() {
+                    // Pending and active for an edge. A level waits for the deactivation, and a list
+                    // register backed by hardware may not hold both (IHI 0069, 12.4.8).
+                    let latch = old.latch()
+                        && !old.level()
+                        && !old.hw()
+                        && old.enabled()
+                        && old.target() == Some(vcpu)
+                        && open[usize::from(old.group1())];
+                    // The end of an interrupt that is backed by hardware is not reported. With a pending
+                    // state behind it, the physical interrupt waits for the end of that state.
+                    let backed = old.hw() && !old.latch();
+                    let set = LR_ACTIVE
+                        | if backed { LR_HW } else { 0 }
+                        | if latch { LR_PENDING | LR_LATCH } else { 0 };
+                    let clear =
+                        ACTIVE | if backed { HW } else { 0 } | if latch { PENDING } else { 0 };
+                    Some(old.with(IN_LR | set, clear))
+                } else if old.deliverable() && old.target() == Some(vcpu) {
+                    let set = LR_PENDING
+                        | if old.latch() { LR_LATCH } else { 0 }
+                        | if old.hw() { LR_HW } else { 0 };
+                    Some(old.with(IN_LR | set, PENDING | HW))
+                } else {
+                    None
+                }
+            })
+            .ok()?;
+
+        let mut lr =
+            u64::from(self.intid.raw()) | u64::from(old.priority()) << ListRegister::PRIORITY_SHIFT;
+        for (flag, bit) in [
+            (LR_PENDING, ListRegister::PENDING),
+            (LR_ACTIVE, ListRegister::ACTIVE),
+            (GROUP1, ListRegister::GROUP1),
+        ] {
+            if new.0 & flag != 0 {
+                lr |= bit;
+            }
+        }
+        if new.lr_hw() {
+            lr |= ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT;
+        } else if new.level() || (old.active() && new.latch()) {
+            // At the guest's deactivation the line is sampled again, or an edge that could not be
+            // delivered here may move.
+            lr |= ListRegister::EOI;
+        }
+        Some(ListRegister(lr))
+    }
+
+    /// Moves the interrupt into a list register of `vcpu` and returns the register's image, if the state is
+    /// plain ([`State::is_plain`]). Returns `None`, changing nothing, otherwise.
+    #[inline]
+    pub(crate) fn fill_lr_plain(&self, vcpu: VcpuId) -> Option<ListRegister> {
+        let (old, _) = self
+            .transition(|old| old.is_plain(vcpu).then(|| old.filled_plain()))
+            .ok()?;
+        Some(self.plain_image(old))
+    }
+
+    /// Links the interrupt on `vcpu`'s list and moves it into a list register in one compare-and-swap, if
+    /// the state is plain, on no list, and of one of the `groups` (a bit each). Takes the list's reference.
+    #[inline]
+    pub(crate) fn link_and_fill_lr(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
+        let (old, _) = self
+            .transition(|old| {
+                let free = old.queued_on().is_none() || fault::of_staging();
+                let plain = free && old.is_plain(vcpu);
+                // Plain includes mapped, and a mapping is a reference.
+                debug_assert!(!plain || old.refs() != 0);
+                (plain && old.is_in(groups)).then(|| old.filled_plain().linked(vcpu))
+            })
+            .ok()?;
+        Some(self.plain_image(old))
+    }
+
+    /// Returns the list register for a plain state.
+    #[inline]
+    fn plain_image(&self, old: State) -> ListRegister {
+        let physical = if old.hw() {
+            ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT
+        } else {
+            0
+        };
+        ListRegister(
+            ListRegister::PENDING
+                | u64::from(self.intid.raw())
+                | u64::from(old.priority()) << ListRegister::PRIORITY_SHIFT
+                | u64::from(old.group1()) << ListRegister::GROUP1.trailing_zeros()
+                | physical,
+        )
+    }
+}
+
+/// Fold: back from a list register.
+impl Irq {
+    /// Folds the interrupt from its list register, which holds `lr`, and unlinks it from `vcpu`'s list
+    /// unless it belongs there.
+    pub(crate) fn fold_unlink(&self, vcpu: VcpuId, lr: ListRegister) -> (Folded, Pruned) {
+        self.fold_unlink_from(vcpu, lr)
+    }
+
+    /// Folds the interrupt from its list register, which is empty, and unlinks it from `vcpu`'s list unless
+    /// it belongs there.
+    pub(crate) fn fold_unlink_ended(&self, vcpu: VcpuId) -> (Folded, Pruned) {
+        self.fold_unlink_from(vcpu, ListRegister::EMPTY)
+    }
+
+    #[inline(always)]
+    fn fold_unlink_from(&self, vcpu: VcpuId, lr: ListRegister) -> (Folded, Pruned) {
+        let lpi = self.kind == Kind::Lpi;
+        let folded = Cell::new(State(0));
+        let (old, new) = self.always(|old| {
+            folded.set(old.folded(lr, lpi));
+            folded.get().pruned(vcpu).unwrap_or(folded.get())
+        });
+        let folded = folded.get();
+        (Folded::of(old, folded, lr), Pruned::of(folded, new))
+    }
+
+    /// Folds and prunes, in one compare-and-swap, an interrupt whose list register is empty. If nothing is
+    /// pending, the interrupt is unlinked. If a new edge is pending in one of the `groups` (a bit each), the
+    /// interrupt is reloaded into the same register. Returns `None`, changing nothing, otherwise.
+    #[inline]
+    pub(crate) fn fold_unlink_plain(
+        &self,
+        vcpu: VcpuId,
+        groups: impl Fn() -> u32,
+    ) -> Option<FastFold> {
+        if fault::is_of_fold() {
+            return None;
+        }
+
+        let (old, new) = self
+            .transition(|old| {
+                let folded = old.with(0, LR_BITS);
+                if old.ends_in_lr() {
+                    Some(State(folded.with_queued_on(None).0 - REF))
+                } else {
+                    let open = old.is_plain(vcpu) && old.is_in(groups());
+                    open.then(|| folded.filled_plain())
+                }
+            })
+            .ok()?;
+        Some(FastFold {
+            delivered: old.lr_pending(),
+            reloaded: old.latch().then(|| self.plain_image(old)),
+            last: new.refs() == 0,
+        })
+    }
+
+    /// Folds the interrupt from its list register, which nobody has read. The interrupt stays on the list.
+    pub(crate) fn fold_unread(&self) {
+        let _ = self.always(|old| old.folded(ListRegister::EMPTY, false));
+    }
+
+    /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On the CPU
+    /// that has the vCPU; without the list's lock.
+    pub(crate) fn refresh(&self, lr: ListRegister) -> Folded {
+        let (old, _) = self.always(|old| {
+            let gone = if lr.is_pending() {
+                0
+            } else {
+                LR_PENDING | LR_LATCH | super::CANCEL_P
+            };
+            old.with(0, gone)
+                .with_flag(LR_ACTIVE, lr.is_active() && !old.cancel_active())
+        });
+        Folded {
+            delivered: old.lr_pending() && !lr.is_pending(),
+            ..Folded::default()
+        }
+    }
+}
+
+impl State {
+    /// Returns the state linked on `vcpu`'s list, with the list's reference.
+    #[inline]
+    fn linked(self, vcpu: VcpuId) -> Self {
+        Self(self.with_queued_on(Some(vcpu)).0 + REF)
+    }
+
+    /// Returns a plain state moved into a list register.
+    #[inline]
+    fn filled_plain(self) -> Self {
+        let backed = if self.hw() { LR_HW } else { 0 };
+        self.with(IN_LR | LR_PENDING | LR_LATCH | backed, PENDING | HW)
+    }
+
+    /// Returns the state folded from a list register that holds `lr`.
+    #[inline]
+    fn folded(self, lr: ListRegister, lpi: bool) -> Self {
+        let latch = lr.is_pending() && self.lr_latch() && !self.cancel_pending();
+        // An LPI has no active state of its own, and EOIcount would not count its end.
+        let active = lr.is_active() && !self.cancel_active() && !lpi;
+        let held = self.lr_hw() && (latch || active);
+        let set = if latch { PENDING } else { 0 }
+            | if active { ACTIVE } else { 0 }
+            | if held { HW } else { 0 };
+        fault::of_fold(self, lr, self.with(set, LR_BITS))
+    }
+
+    /// Returns the state off `vcpu`'s list; `None` if the interrupt belongs there. A state that is
+    /// deliverable to another vCPU keeps the list's reference, for the migration.
+    #[inline]
+    fn pruned(self, vcpu: VcpuId) -> Option<Self> {
+        let here = self.target() == Some(vcpu) || fault::of_prune();
+        if self.active() || (self.deliverable() && here) {
+            return None;
+        }
+        let unlinked = self.with_queued_on(None);
+        Some(if self.deliverable() {
+            unlinked
+        } else {
+            Self(unlinked.0 - REF)
+        })
+    }
+}

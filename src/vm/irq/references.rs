@@ -1,0 +1,77 @@
+//! Transitions of the references that are not a list's: mappings and migrations.
+
+use crate::intid::VcpuId;
+use crate::sync::{Mutant, mutant};
+
+use super::{CANCEL_P, Changed, FollowUp, Irq, PENDING, Put, REF, State, UNMAPPED, fault};
+
+/// Most references that ITS mappings may hold of one LPI, so that the count cannot overflow.
+const MAX_MAPPING_REFS: u16 = 0x7fff;
+
+impl Irq {
+    /// Takes a reference for a mapping and makes the LPI mapped to `target`. Returns `None` if the LPI has
+    /// no reference left, or as many mappings as are allowed.
+    pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<FollowUp> {
+        let (_, new) = self
+            .transition(|old| {
+                let dying = old.refs() == 0 && !mutant(Mutant::DyingRevived);
+                if dying || old.refs() > MAX_MAPPING_REFS {
+                    return None;
+                }
+                // A raise of an unmapped LPI has no effect.
+                let stale = if old.unmapped() { PENDING } else { 0 };
+                let mapped = old.with(0, UNMAPPED | stale).with_target(target);
+                Some(State(mapped.0 + REF))
+            })
+            .ok()?;
+        Some(new.follow_up_change())
+    }
+
+    /// Puts a mapping's reference and withdraws the pending state.
+    pub(crate) fn unmap(&self) -> Put {
+        self.put_reference(true)
+    }
+
+    /// Puts the reference of a migration.
+    pub(crate) fn put(&self) -> Put {
+        self.put_reference(false)
+    }
+
+    /// Puts a reference that is not a list's. Every mapping owns a reference, so an LPI of which only the
+    /// list's reference is left is unmapped: from then on raises have no effect, and a raise since the last
+    /// mapping ended is withdrawn. The put before the list's marks the LPI so, be it a mapping's or a
+    /// migration's.
+    fn put_reference(&self, withdraw: bool) -> Put {
+        let (old, new) = self.always(|old| {
+            debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
+            let kept = State(old.0.wrapping_sub(REF));
+            let unmapped = kept.refs() == u16::from(old.queued_on().is_some());
+            let cancel = if old.in_lr() { CANCEL_P } else { 0 };
+            let right = match (unmapped, withdraw) {
+                (true, _) => kept.with(UNMAPPED | cancel, PENDING),
+                (false, true) => kept.with(cancel, PENDING),
+                (false, false) => kept,
+            };
+            fault::of_put(old, withdraw, right)
+        });
+
+        let follow_up = if new.0 == old.0.wrapping_sub(REF) {
+            FollowUp::Nothing
+        } else {
+            new.follow_up_change()
+        };
+        let seen = if mutant(Mutant::LastPutByLook) {
+            self.state()
+        } else {
+            new
+        };
+        Put {
+            last: seen.refs() == 0,
+            changed: Changed {
+                old,
+                new,
+                follow_up,
+            },
+        }
+    }
+}
