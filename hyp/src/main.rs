@@ -14,7 +14,7 @@
 //! * [`gic`]: the physical interrupt controller.
 //! * [`exception`]: the vectors, what traps, exceptions for the guest.
 //! * [`guest`]: loading it, its interrupt controller, its vCPUs' power, PSCI, the report at its end.
-//! * [`tenants`]: several guests in its place, without devices: what becomes of more than one kernel.
+//! * [`vms`]: several guests in its place, without devices: what becomes of more than one kernel.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report when something is wrong with the hypervisor.
 //!
@@ -35,4 +35,4 @@ mod machine;
 mod memory;
 mod panic;
 mod start;
-mod tenants;
+mod vms;

@@ -1,4 +1,4 @@
-//! Makes the guest, or the tenants, and starts the CPUs.
+//! Makes the guest, or the VMs, and starts the CPUs.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
 
@@ -14,7 +14,7 @@ use crate::boot::secondary;
 use crate::cpu::control;
 use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::gic::Gic;
-use crate::guest::hardware::Hardware;
+use crate::guest::passthrough_host::PassthroughHost;
 use crate::guest::{self, image, power};
 use crate::machine::{Machine, edit, second_its};
 use crate::memory::cache;
@@ -22,7 +22,7 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::Stage2;
 use crate::println;
-use crate::tenants::{self, schedule};
+use crate::vms::{self, schedule};
 
 /// Bytes of the stack for reporting faults.
 const EMERGENCY_STACK_SIZE: usize = 16 << 10;
@@ -31,7 +31,7 @@ const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 pub(crate) struct Loaded {
     /// The device tree.
     pub(crate) tree: Range<usize>,
-    /// The guest's kernel, or several tenants', by address; one at least.
+    /// The guest's kernel, or several VMs', by address; one at least.
     pub(crate) kernels: Vec<Kernel>,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<Range<usize>>,
@@ -57,7 +57,7 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
 }
 
 /// Goes on from [`crate::boot`], in the final place and under the final tables, to the guest or, if the
-/// boot loader has put more than one kernel into memory, to the tenants.
+/// boot loader has put more than one kernel into memory, to the vms.
 pub(crate) fn run(
     machine: Machine,
     loaded: Loaded,
@@ -80,7 +80,7 @@ pub(crate) fn run(
     // SAFETY: the device tree describes it, the final tables map it, and it is ours.
     let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
     if loaded.kernels.len() > 1 {
-        tenants::init(&machine, gic, &loaded, memory);
+        vms::init(&machine, gic, &loaded, memory);
     } else {
         make_guest(machine, gic, &loaded, home, memory, boot_cpu);
     }
@@ -123,7 +123,12 @@ fn make_guest(
     // SAFETY: this is EL2, and the interface is this CPU's.
     let interface = unsafe { Ich::new() };
     let machine = Machine { devices, ..machine };
-    guest::init(&machine, stage2, Hardware::new(gic, memory), &interface);
+    guest::init(
+        &machine,
+        stage2,
+        PassthroughHost::new(gic, memory),
+        &interface,
+    );
     (boot_cpu
         .power
         .turn_on(kernel.start as u64, loaded.tree.start as u64))
@@ -135,16 +140,16 @@ pub(crate) fn join(cpu: &PerCpu) {
     control::configure();
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };
-    match tenants::get() {
-        Some(tenants) => tenants.join(cpu, interface),
+    match vms::get() {
+        Some(vms) => vms.join(cpu, interface),
         None => guest::get().join(cpu, interface),
     }
 }
 
 /// Runs vCPUs on the calling CPU, which `cpu` is and which has joined, for ever.
 pub(crate) fn live(cpu: &'static PerCpu) -> ! {
-    match tenants::get() {
-        Some(tenants) => schedule::run(cpu, tenants),
+    match vms::get() {
+        Some(vms) => schedule::run(cpu, vms),
         None => power::run_when_on(),
     }
 }

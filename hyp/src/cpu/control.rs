@@ -4,7 +4,7 @@
 //! has every feature that the CPU has: what an extension's EL2 controls can allow, they allow. What traps
 //! is the little that the hypervisor must see ([`configure`]).
 //!
-//! Tenants share the CPUs, so it is the other way round: they have what is switched between them, and
+//! Vms share the CPUs, so it is the other way round: they have what is switched between them, and
 //! all else traps ([`confine`]).
 
 use aarch64_cpu::asm::barrier;
@@ -40,8 +40,8 @@ pub(crate) fn configure() {
     barrier::isb(barrier::SY);
 }
 
-/// Sets the calling CPU, which has been configured, up for tenants: what is not in their
-/// [`Context`](crate::tenants::context::Context) they have not.
+/// Sets the calling CPU, which has been configured, up for vms: what is not in their
+/// [`Context`](crate::vms::context::Context) they have not.
 pub(crate) fn confine() {
     // Besides what always traps: system errors, the auxiliary control registers, what the architecture
     // leaves to implementations, and cache maintenance by set and way. Pointer authentication keys,
@@ -58,7 +58,7 @@ pub(crate) fn confine() {
             + HCR_EL2::TIDCP.val(1)
             + HCR_EL2::TSW.val(1),
     );
-    // Tenants know the time by the virtual counter and timer alone.
+    // Vms know the time by the virtual counter and timer alone.
     CNTHCTL_EL2.set(0);
     /// Everything that is RES1 without the extension that it traps: SVE and SME among them.
     const RES1: u64 = 0x33ff;

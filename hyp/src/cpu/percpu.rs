@@ -12,7 +12,7 @@ use vgic::cpu_interface::ich::Ich;
 use vgic::intid::VcpuId;
 use vgic::sync::Counter;
 
-use super::stay::Stay;
+use super::el2_time::El2Time;
 use crate::guest::interrupts;
 use crate::guest::power::Power;
 
@@ -111,7 +111,7 @@ pub(crate) struct PerCpu {
     /// Whether the vCPU is on.
     pub(crate) power: Power,
     /// How long exits take.
-    pub(crate) stay: Stay,
+    pub(crate) el2_time: El2Time,
     own: Own,
     exits: [Counter; Exit::ALL.len()],
 }
@@ -149,7 +149,7 @@ impl PerCpu {
             vcpu: interrupts::vcpu_of(index),
             affinity,
             power: Power::new(),
-            stay: Stay::default(),
+            el2_time: El2Time::default(),
             own: Own(OnceCell::new()),
             exits: Default::default(),
         }

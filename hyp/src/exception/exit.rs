@@ -74,7 +74,7 @@ fn leave_and_enter(
     let guest = unsafe { guest::here() };
     let vgic = guest.vgic();
     let local = cpu.local();
-    cpu.stay.begin();
+    cpu.el2_time.begin();
     let mut pin = local.pin();
     vgic.exit(local, &pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
@@ -91,7 +91,7 @@ fn leave_and_enter(
     }
     vgic.enter(local, &pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");
-    cpu.stay.end();
+    cpu.el2_time.end();
 }
 
 /// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
@@ -106,9 +106,9 @@ fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::CpuPin<'_>) {
         if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
             return;
         }
-        cpu.stay.end();
+        cpu.el2_time.end();
         pin.unpinned(interrupts::wait);
-        cpu.stay.begin();
+        cpu.el2_time.begin();
         interrupts::take(guest, cpu, pin);
     }
 }

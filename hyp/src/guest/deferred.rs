@@ -4,7 +4,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use vgic::epoch::CpuPin;
 
 use super::Controller;
-use crate::cpu::{alarm, stay};
+use crate::cpu::{el2_time, hyp_timer};
 
 /// How long the guest has the CPU between two slices, in microseconds, if nothing else makes it exit.
 const INTERVAL: u64 = 50;
@@ -15,6 +15,6 @@ const INTERVAL: u64 = 50;
 pub(crate) fn advance(vgic: &Controller, pin: &CpuPin<'_>) {
     vgic.advance(pin);
     if vgic.has_deferred() {
-        alarm::set(stay::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
+        hyp_timer::set(el2_time::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
     }
 }

@@ -5,7 +5,7 @@ use vgic::epoch::CpuPin;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
-use crate::cpu::alarm;
+use crate::cpu::hyp_timer;
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::gic::{cpu_interface, lpi};
 
@@ -41,8 +41,8 @@ pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
             forward(IntId::spi(intid), |id| vgic.forward_spi(pin, id));
             Exit::Spi
         }
-        alarm::INTERRUPT => {
-            alarm::stop();
+        hyp_timer::PPI => {
+            hyp_timer::stop();
             cpu_interface::deactivate(intid);
             Exit::Ppi
         }

@@ -3,9 +3,9 @@
 // UNSAFETY: an exit does not look whether the guest that it left has been made.
 
 pub(crate) mod deferred;
-pub(crate) mod hardware;
 pub(crate) mod image;
 pub(crate) mod interrupts;
+pub(crate) mod passthrough_host;
 pub(crate) mod power;
 pub(crate) mod psci;
 pub(crate) mod shutdown;
@@ -21,15 +21,15 @@ use vgic::epoch::Domain;
 use vgic::intid::{Affinity, IntId};
 use vgic::{Config, Cpu, Vgic};
 
-use crate::cpu::alarm;
+use crate::cpu::hyp_timer;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
-use hardware::Hardware;
+use passthrough_host::PassthroughHost;
 use power::Power;
 
 /// The guest's interrupt controller.
-pub(crate) type Controller = Vgic<Hardware>;
+pub(crate) type Controller = Vgic<PassthroughHost>;
 
 /// The guest's machine.
 pub(crate) struct Guest {
@@ -47,10 +47,10 @@ static GUEST: Once<Guest> = Once::new();
 ///
 /// # Panics
 /// If the machine's controller cannot be imitated.
-pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interface: &Ich) {
+pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, interface: &Ich) {
     GUEST.call_once(|| {
-        let config = configuration(machine, &hardware, interface);
-        let controller = Vgic::new(config, hardware)
+        let config = configuration(machine, &host, interface);
+        let controller = Vgic::new(config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
         connect(&controller);
         Guest {
@@ -62,7 +62,7 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interf
 }
 
 /// The controller that the device tree describes, with all SPIs that the architecture has room for.
-fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Config {
+fn configuration(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
@@ -77,7 +77,7 @@ fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Con
         .collect();
     config.maintenance =
         IntId::ppi(machine.gic.maintenance).expect("the maintenance interrupt is a PPI");
-    if !hardware.gic.its.is_empty() {
+    if !host.gic.its.is_empty() {
         // A list register holds INTIDs of 16 bits at least.
         config.lpi_bits = if interface.vtr().id_bits > 16 { 16 } else { 15 };
         let frames = machine.gic.its.iter();
@@ -141,8 +141,8 @@ impl Guest {
         let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
         let gic = &self.vgic().host().gic;
         gic.start_cpu(cpu.index);
-        alarm::stop();
-        (gic.redistributor(cpu.index)).enable(alarm::INTERRUPT, true);
+        hyp_timer::stop();
+        (gic.redistributor(cpu.index)).enable(hyp_timer::PPI, true);
         cpu.join(Cpu::new(local, interface));
     }
 }

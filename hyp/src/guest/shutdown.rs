@@ -114,8 +114,8 @@ fn write_report(
         result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
     });
     result?;
-    #[cfg(feature = "stays")]
-    crate::cpu::stay::noted::write(report)?;
+    #[cfg(feature = "el2-time")]
+    crate::cpu::el2_time::noted::write(report)?;
     write!(report, "\"exits\":{{")?;
     for (place, reason) in Exit::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };

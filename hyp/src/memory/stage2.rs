@@ -1,6 +1,6 @@
 //! What a guest's physical addresses mean.
 //!
-//! The one guest that has the whole machine has its memory and its devices by identity; a tenant has a
+//! The one guest that has the whole machine has its memory and its devices by identity; a VM has a
 //! piece of memory where QEMU's `virt` board has its RAM, and nothing else. What a guest has not (the
 //! hypervisor's home, the frames of the interrupt controller, addresses where there is nothing) is not
 //! mapped, and traps.
@@ -33,7 +33,7 @@ const DEVICE: Attributes = Attributes::MEMATTR_NORMAL_INNER_NC
     .union(Attributes::XN)
     .union(Attributes::VALID);
 
-/// The identifier in the TLBs of a guest that has the whole machine, and of the first tenant.
+/// The identifier in the TLBs of a guest that has the whole machine, and of the first VM.
 const FIRST_VMID: u16 = 1;
 
 /// A guest's tables.
@@ -50,9 +50,9 @@ impl Stage2 {
         Self::new(FIRST_VMID, memory.chain(devices))
     }
 
-    /// Tables of tenant number `index`, that map `memory` to guest-physical address `at`; they stay for
+    /// Tables of VM number `index`, that map `memory` to guest-physical address `at`; they stay for
     /// ever.
-    pub(crate) fn tenant(index: usize, memory: &Range<usize>, at: usize) -> Self {
+    pub(crate) fn vm(index: usize, memory: &Range<usize>, at: usize) -> Self {
         Self::new(
             FIRST_VMID + index as u16,
             [(memory, at, MEMORY)].into_iter(),

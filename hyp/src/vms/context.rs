@@ -1,4 +1,4 @@
-//! What a vCPU leaves behind when another takes its CPU: every register of EL1 and EL0 that a tenant may
+//! What a vCPU leaves behind when another takes its CPU: every register of EL1 and EL0 that a VM may
 //! touch, its timer, and where it was. Its general registers are in the [`Frame`].
 
 use aarch64_cpu::registers::{

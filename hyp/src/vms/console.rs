@@ -1,6 +1,6 @@
-//! A tenant's console: the part of a PL011 that writing needs (Arm DDI 0183).
+//! A VM's console: the part of a PL011 that writing needs (Arm DDI 0183).
 //!
-//! Whole lines come out on the machine's console, each with the tenant's name, so many and no more.
+//! Whole lines come out on the machine's console, each with the VM's name, so many and no more.
 
 use alloc::string::String;
 
@@ -21,12 +21,12 @@ const IDLE: u64 = 1 << 7 | 1 << 4;
 /// Bytes after which a line ends by itself.
 const WIDTH: usize = 240;
 
-/// Lines that a tenant may write; what follows is dropped, for writing takes time that all share.
+/// Lines that a VM may write; what follows is dropped, for writing takes time that all share.
 const QUOTA: u32 = 500;
 
-/// One tenant's console.
+/// One VM's console.
 pub(super) struct Console {
-    /// The tenant's.
+    /// The VM's.
     index: usize,
     text: Mutex<Text>,
 }
@@ -39,7 +39,7 @@ struct Text {
 impl Console {
     pub(super) fn new(index: usize) -> Self {
         let text = Text {
-            // All that it ever needs: nothing is allocated on a tenant's request.
+            // All that it ever needs: nothing is allocated on a VM's request.
             line: String::with_capacity(WIDTH),
             left: QUOTA,
         };

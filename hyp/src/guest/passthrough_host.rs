@@ -12,7 +12,7 @@ use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host};
 
-use crate::cpu::alarm;
+use crate::cpu::hyp_timer;
 use crate::cpu::percpu::PerCpu;
 use crate::gic::Gic;
 use crate::gic::lpi::Source;
@@ -23,7 +23,7 @@ use crate::println;
 const FIRST_PPI: u32 = 16;
 
 /// The machine, as the vGIC uses it.
-pub(crate) struct Hardware {
+pub(crate) struct PassthroughHost {
     /// The physical controller.
     pub(crate) gic: Gic,
     /// The guest's RAM, mapped by identity.
@@ -41,7 +41,7 @@ struct Mirrored {
     cpu: usize,
 }
 
-impl Hardware {
+impl PassthroughHost {
     /// The machine with this controller, of which the guest has this memory.
     pub(crate) fn new(gic: Gic, memory: Pages) -> Self {
         Self {
@@ -59,11 +59,11 @@ impl Hardware {
 
     /// Whether the vGIC may have the physical PPI: what the hypervisor uses itself is not the guest's.
     fn is_guests(&self, ppi: u32) -> bool {
-        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != alarm::INTERRUPT
+        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
     }
 }
 
-impl Host for Hardware {
+impl Host for PassthroughHost {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
         self.gic.call(usize::from(cpu.0));
     }

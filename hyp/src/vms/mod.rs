@@ -1,23 +1,23 @@
-//! Tenants: guests with memory of their own that share the CPUs.
+//! Vms: guests with memory of their own that share the CPUs.
 //!
-//! Where the boot loader has put more than one kernel into memory, each becomes a tenant: a machine with
+//! Where the boot loader has put more than one kernel into memory, each becomes a vm: a machine with
 //! a piece of RAM, an interrupt controller with an ITS, a console to write on and, for each CPU, a vCPU
-//! that shares it with the other tenants' ([`schedule`]). Tenants have no device of the machine's, and
+//! that shares it with the other VMs' ([`schedule`]). Vms have no device of the machine's, and
 //! trust neither each other nor do we trust them: what they have is switched between them ([`context`],
-//! [`switch`]), all else traps ([`trap`]).
+//! [`world_switch`]), all else traps ([`trap`]).
 //!
-//! The first tenant is the one that counts: when it powers its machine off, the run is over ([`end`]).
+//! The first VM is the one that counts: when it powers its machine off, the run is over ([`shutdown`]).
 #![expect(unsafe_code)]
-// UNSAFETY: takes the tenants' memory, and sets the address of the vectors.
+// UNSAFETY: takes the VMs' memory, and sets the address of the vectors.
 
 mod console;
 pub(crate) mod context;
-mod end;
 mod host;
 pub(crate) mod schedule;
-mod seat;
-mod switch;
+mod shutdown;
 mod trap;
+mod vcpu_run;
+mod world_switch;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -33,8 +33,8 @@ use vgic::sync::Counter;
 use vgic::{Config, Cpu, Vgic};
 
 use crate::cpu::control;
+use crate::cpu::el2_time::Longest;
 use crate::cpu::percpu::{self, Exit, PerCpu};
-use crate::cpu::stay::Longest;
 use crate::gic::Gic;
 use crate::guest::power::Power;
 use crate::guest::{image, psci};
@@ -46,19 +46,19 @@ use crate::memory::stage2::Stage2;
 use crate::println;
 use crate::start::{Kernel, Loaded};
 use console::Console;
-use host::Machinery;
+use host::VmHost;
 
-/// Where a tenant's RAM begins for itself.
+/// Where a VM's RAM begins for itself.
 const RAM: usize = 0x4000_0000;
 
-/// How much RAM a tenant has.
+/// How much RAM a VM has.
 const RAM_SIZE: usize = 16 << 20;
 
-/// Where a tenant's ITS is, as on QEMU's `virt` board; the other frames are there too by
+/// Where a VM's ITS is, as on QEMU's `virt` board; the other frames are there too by
 /// [`Config::new`].
 const ITS: u64 = 0x0808_0000;
 
-/// What a tenant may make the hypervisor allocate for its ITS.
+/// What a VM may make the hypervisor allocate for its ITS.
 const QUOTA: ItsConfig = ItsConfig {
     max_devices: 64,
     max_events: 4096,
@@ -69,15 +69,15 @@ const QUOTA: ItsConfig = ItsConfig {
 /// Bits of LPIs.
 const LPI_BITS: u8 = 13;
 
-/// A tenant's interrupt controller.
-type Controller = Vgic<Machinery>;
+/// A VM's interrupt controller.
+type Controller = Vgic<VmHost>;
 
-/// A tenant's machine.
-pub(crate) struct Tenant {
-    /// Place among the tenants.
+/// A VM's machine.
+pub(crate) struct Vm {
+    /// Place among the vms.
     index: usize,
     stage2: Stage2,
-    /// Lives until [`end`] takes it apart.
+    /// Lives until [`shutdown`] takes it apart.
     controller: &'static Controller,
     console: Console,
     vcpus: Vec<Vcpu>,
@@ -95,21 +95,21 @@ struct Vcpu {
 }
 
 /// All of them, and what they share.
-pub(crate) struct Tenants {
-    all: Vec<Tenant>,
+pub(crate) struct Vms {
+    all: Vec<Vm>,
     gic: &'static Gic,
     /// Who may be reading what has been unlinked.
     domain: Domain,
 }
 
-static TENANTS: Once<Tenants> = Once::new();
+static VMS: Once<Vms> = Once::new();
 
-/// The tenants, if there are any.
-pub(crate) fn get() -> Option<&'static Tenants> {
-    TENANTS.get()
+/// The VMs, if there are any.
+pub(crate) fn get() -> Option<&'static Vms> {
+    VMS.get()
 }
 
-/// Makes a tenant of every kernel, with memory from `memory`. The first vCPU of each is to be turned on.
+/// Makes a VM of every kernel, with memory from `memory`. The first vCPU of each is to be turned on.
 ///
 /// # Panics
 /// If there is not enough memory.
@@ -121,29 +121,29 @@ pub(crate) fn init(machine: &Machine, gic: Gic, loaded: &Loaded, memory: Pages) 
     let kernels = loaded.kernels.iter().enumerate();
     let all = kernels.map(|(index, kernel)| {
         let ram = take(&mut free);
-        Tenant::new(index, kernel, ram, machine, gic)
+        Vm::new(index, kernel, ram, machine, gic)
     });
     let all = all.collect();
-    TENANTS.call_once(|| Tenants {
+    VMS.call_once(|| Vms {
         all,
         gic,
         domain: Domain::new(),
     });
 }
 
-/// Takes RAM for a tenant out of what is free.
+/// Takes RAM for a VM out of what is free.
 fn take(free: &mut Pages) -> Range<usize> {
     let pieces = free.iter().map(|piece| {
         let end = piece.end / BLOCK * BLOCK;
         end.saturating_sub(RAM_SIZE).max(piece.start)..end
     });
     let ram = pieces.filter(|piece| piece.len() == RAM_SIZE).last();
-    let ram = ram.expect("there is RAM for every tenant");
+    let ram = ram.expect("there is RAM for every vm");
     free.remove(&ram);
     ram
 }
 
-impl Tenant {
+impl Vm {
     fn new(
         index: usize,
         kernel: &Kernel,
@@ -162,11 +162,11 @@ impl Tenant {
         let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
         config.its.push(QUOTA);
         config.lpi_bits = LPI_BITS;
-        let stage2 = Stage2::tenant(index, &ram, RAM);
-        let machinery = Machinery::new(gic, ram, machine.cpus.len());
-        let controller = Vgic::new(config, machinery)
+        let stage2 = Stage2::vm(index, &ram, RAM);
+        let host = VmHost::new(gic, ram, machine.cpus.len());
+        let controller = Vgic::new(config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for vm{index}: {error}"));
-        let tenant = Self {
+        let vm = Self {
             index,
             stage2,
             controller: Box::leak(Box::new(controller)),
@@ -174,9 +174,9 @@ impl Tenant {
             vcpus: machine.cpus.iter().map(|_| Vcpu::new()).collect(),
             ended: AtomicBool::new(false),
         };
-        let first = &tenant.vcpus[0].power;
+        let first = &vm.vcpus[0].power;
         (first.turn_on(entry as u64, RAM as u64)).expect("the first vCPU is off");
-        tenant
+        vm
     }
 
     /// Whether it has powered its machine off.
@@ -185,18 +185,18 @@ impl Tenant {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// The tenant's machine is off: none of its vCPUs runs any more.
+    /// The VM's machine is off: none of its vCPUs runs any more.
     fn power_off(&self) {
         self.ended.store(true, Ordering::Release);
     }
 }
 
-/// Puts a tenant's kernel and its arguments into its RAM, and nothing else. Returns the entry, as the
-/// tenant knows it.
+/// Puts a VM's kernel and its arguments into its RAM, and nothing else. Returns the entry, as the
+/// VM knows it.
 fn fill(ram: &Range<usize>, kernel: &Kernel) -> usize {
     // SAFETY: the RAM is mapped and nobody's yet, and the arguments end in a zero.
     unsafe { (ram.start as *mut u8).write_bytes(0, ram.len()) };
-    // SAFETY: the image is the boot loader's, and the RAM is the tenant's alone.
+    // SAFETY: the image is the boot loader's, and the RAM is the VM's alone.
     let place = unsafe { image::load(&kernel.image, ram.start, &[]) };
     let arguments = kernel.arguments.as_bytes();
     assert!(
@@ -219,20 +219,20 @@ impl Vcpu {
     }
 }
 
-impl Tenants {
+impl Vms {
     /// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
     pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
         control::confine();
-        switch::set_vectors();
+        world_switch::set_vectors();
         let local = self.domain.register(CpuId(cpu.index as u16));
         self.gic.start_cpu(cpu.index);
-        seat::start_timers(self.gic.redistributor(cpu.index));
+        vcpu_run::start_timers(self.gic.redistributor(cpu.index));
         cpu.join(Cpu::new(local, interface));
     }
 }
 
-/// How a tenant's vCPUs are known to PSCI.
-struct Calls<'a>(&'a Tenants, &'a Tenant);
+/// How a VM's vCPUs are known to PSCI.
+struct Calls<'a>(&'a Vms, &'a Vm);
 
 impl psci::Vcpus for Calls<'_> {
     fn find(&self, affinity: u64) -> Option<(usize, &Power)> {
@@ -245,7 +245,7 @@ impl psci::Vcpus for Calls<'_> {
     }
 }
 
-/// The vCPU of any tenant that lives on CPU number `cpu`.
+/// The vCPU of any VM that lives on CPU number `cpu`.
 fn vcpu_of(cpu: usize) -> VcpuId {
     crate::guest::interrupts::vcpu_of(cpu)
 }

@@ -13,9 +13,9 @@ use smccc::Smc;
 use smccc::psci;
 
 use super::schedule::SLICE;
-use super::{Controller, Tenant, Tenants};
+use super::{Controller, Vm, Vms};
 use crate::cpu::percpu::{self, Exit, PerCpu};
-use crate::guest::shutdown;
+use crate::guest;
 use crate::memory::heap;
 use crate::println;
 
@@ -28,7 +28,7 @@ const FLUSHES: usize = 256;
 /// CPUs that have stopped.
 static STOPPED: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes of the heap in use when the first CPU was ready to run tenants, and the most seen since.
+/// Bytes of the heap in use when the first CPU was ready to run VMs, and the most seen since.
 static HEAP_BEFORE: AtomicUsize = AtomicUsize::new(0);
 static HEAP_MOST: AtomicUsize = AtomicUsize::new(0);
 
@@ -54,9 +54,9 @@ pub(super) fn request() {
 }
 
 /// The calling CPU, which `this` is and has no vCPU, stops for good; the first one closes the books.
-pub(super) fn stop(this: &PerCpu, tenants: &Tenants) -> ! {
+pub(super) fn stop(this: &PerCpu, vms: &Vms) -> ! {
     for cpu in percpu::all().iter().filter(|cpu| cpu.index != this.index) {
-        tenants.gic.call(cpu.index);
+        vms.gic.call(cpu.index);
     }
     // What this CPU has left to the epoch is anyone's to free.
     this.local().pin().guard().flush();
@@ -71,32 +71,32 @@ pub(super) fn stop(this: &PerCpu, tenants: &Tenants) -> ! {
         core::hint::spin_loop();
     }
     println!(
-        "\n@tenants {}",
-        report(this, tenants).expect("a string takes what is written")
+        "\n@vms {}",
+        report(this, vms).expect("a string takes what is written")
     );
     let error = psci::system_off::<Smc>();
     panic!("the firmware does not power the machine off: {error:?}");
 }
 
 /// Takes the controllers apart, and writes down what has been counted.
-fn report(this: &PerCpu, tenants: &Tenants) -> Result<String, core::fmt::Error> {
+fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     let end = heap::used();
-    let before = tenants.domain.totals();
+    let before = vms.domain.totals();
     let mut report = String::new();
     write!(report, "{{\"slice_us\":{SLICE},\"vms\":[")?;
-    for tenant in &tenants.all {
-        let comma = if tenant.index == 0 { "" } else { "," };
+    for vm in &vms.all {
+        let comma = if vm.index == 0 { "" } else { "," };
         write!(report, "{comma}{{")?;
-        write_tenant(&mut report, this, tenant)?;
+        write_vm(&mut report, this, vm)?;
         write!(report, "}}")?;
     }
     write!(report, "],")?;
-    shutdown::write_counts(&mut report, &before)?;
+    guest::shutdown::write_counts(&mut report, &before)?;
     // Frees what nobody can reach any more: a few rounds, each of which may begin an epoch.
     (0..FLUSHES).for_each(|_| this.local().pin().guard().flush());
     let mut result = Ok(());
     // After the teardown: what it unmaps and unlinks belongs to the balance.
-    tenants.domain.totals().for_each(|name, count| {
+    vms.domain.totals().for_each(|name, count| {
         result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
     });
     result?;
@@ -110,8 +110,8 @@ fn report(this: &PerCpu, tenants: &Tenants) -> Result<String, core::fmt::Error> 
     Ok(report)
 }
 
-fn write_tenant(report: &mut String, this: &PerCpu, tenant: &Tenant) -> core::fmt::Result {
-    let controller: *const Controller = tenant.controller;
+fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
+    let controller: *const Controller = vm.controller;
     // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
     let controller = unsafe { Box::from_raw(controller.cast_mut()) };
     let remains = match controller.teardown(&this.local().pin()) {
@@ -119,16 +119,13 @@ fn write_tenant(report: &mut String, this: &PerCpu, tenant: &Tenant) -> core::fm
         Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
     };
     write!(report, "\"refs_at_teardown\":{},", remains.references)?;
-    shutdown::write_kinds(report, "pending", &remains.pending)?;
-    let longest = tenant
-        .vcpus
-        .iter()
-        .map(|vcpu| vcpu.longest_exit.nanoseconds());
+    guest::shutdown::write_kinds(report, "pending", &remains.pending)?;
+    let longest = vm.vcpus.iter().map(|vcpu| vcpu.longest_exit.nanoseconds());
     let nanoseconds = longest.max().unwrap_or(0);
     write!(report, "\"longest_exit_ns\":{nanoseconds},\"exits\":{{")?;
     for (place, reason) in Exit::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
-        let counts = tenant
+        let counts = vm
             .vcpus
             .iter()
             .map(|vcpu| vcpu.exits[reason as usize].get());

@@ -5,7 +5,7 @@ use aarch64_cpu::registers::{CNTHP_CTL_EL2, Writeable};
 use super::registers::CNTHP_CVAL_EL2;
 
 /// Its interrupt: a PPI by the number that Arm's Base System Architecture gives it.
-pub(crate) const INTERRUPT: u32 = 26;
+pub(crate) const PPI: u32 = 26;
 
 /// Interrupts the calling CPU at this time, in ticks of the system counter.
 pub(crate) fn set(at: u64) {

@@ -1,11 +1,11 @@
-//! What a tenant did that it may not do by itself. Nothing is printed: a tenant may do it all day.
+//! What a VM did that it may not do by itself. Nothing is printed: a VM may do it all day.
 
 use aarch64_cpu::registers::{ESR_EL2, Readable};
 use vgic::epoch::CpuPin;
 use vgic::mmio::MmioOutcome;
 
-use super::seat::Seat;
-use super::{Calls, Tenants};
+use super::vcpu_run::VcpuRun;
+use super::{Calls, Vms};
 use crate::cpu::percpu::{Exit, PerCpu};
 use crate::exception::exit::Next;
 use crate::exception::inject;
@@ -13,15 +13,15 @@ use crate::exception::sync::{DataAbort, Move, ZERO, fault_address, skip};
 use crate::guest::psci;
 
 /// Deals with it.
-pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>) -> Next {
+pub(super) fn handle(vms: &Vms, vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>) -> Next {
     let syndrome = ESR_EL2.extract();
     let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
         Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
-            data_abort(seat, cpu, pin, DataAbort(syndrome.get()));
+            data_abort(vcpu, cpu, pin, DataAbort(syndrome.get()));
             (Exit::Mmio, Next::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
-            system_register(seat, cpu, pin, Move(syndrome.get()));
+            system_register(vcpu, cpu, pin, Move(syndrome.get()));
             (Exit::Register, Next::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
@@ -30,14 +30,14 @@ pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &Cpu
             (Exit::Wait, Next::Wait)
         }
         Some(ESR_EL2::EC::Value::HVC64) => {
-            let calls = Calls(tenants, seat.tenant);
-            (Exit::Hypercall, psci::call(seat.frame(), &calls))
+            let calls = Calls(vms, vcpu.vm);
+            (Exit::Hypercall, psci::call(vcpu.frame(), &calls))
         }
         Some(ESR_EL2::EC::Value::SMC64) => {
             // A trapped SMC has not been executed yet; HVC has.
             skip();
-            let calls = Calls(tenants, seat.tenant);
-            (Exit::Hypercall, psci::call(seat.frame(), &calls))
+            let calls = Calls(vms, vcpu.vm);
+            (Exit::Hypercall, psci::call(vcpu.frame(), &calls))
         }
         Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
             inject::external_abort(true);
@@ -48,17 +48,17 @@ pub(super) fn handle(tenants: &Tenants, seat: &mut Seat, cpu: &PerCpu, pin: &Cpu
             (Exit::Other, Next::Resume)
         }
     };
-    seat.count(reason);
+    vcpu.count(reason);
     next
 }
 
-/// An access to a frame of the interrupt controller, to the console, or where the tenant has nothing.
-fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort) {
+/// An access to a frame of the interrupt controller, to the console, or where the VM has nothing.
+fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort) {
     let address = fault_address();
     let (register, width) = (abort.register(), abort.width());
-    let vgic = seat.tenant.controller;
-    let console = &seat.tenant.console;
-    let value = seat.frame().x.get(register).copied().unwrap_or(0);
+    let vgic = vcpu.vm.controller;
+    let console = &vcpu.vm.console;
+    let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
     let outcome = match (abort.is_described(), abort.is_write()) {
         (false, _) => MmioOutcome::Unclaimed,
         (true, true) if console.claims(address) => {
@@ -67,12 +67,12 @@ fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort)
         }
         (true, false) if console.claims(address) => MmioOutcome::Done(console.read(address)),
         (true, true) => vgic.mmio_write(pin, address, width, value),
-        (true, false) => vgic.mmio_read(cpu.local(), pin, seat.vcpu, address, width),
+        (true, false) => vgic.mmio_read(cpu.local(), pin, vcpu.vcpu, address, width),
     };
     match outcome {
         MmioOutcome::Done(value) => {
             if !abort.is_write() && register != ZERO {
-                seat.frame().x[register] = abort.loaded(value);
+                vcpu.frame().x[register] = abort.loaded(value);
             }
             skip();
         }
@@ -81,18 +81,18 @@ fn data_abort(seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort)
     }
 }
 
-/// A system register that the interrupt controller imitates, or one that the tenant has not.
-fn system_register(seat: &mut Seat, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: Move) {
-    let vgic = seat.tenant.controller;
+/// A system register that the interrupt controller imitates, or one that the VM has not.
+fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: Move) {
+    let vgic = vcpu.vm.controller;
     let register = trapped.register();
-    let value = seat.frame().x.get(register).copied().unwrap_or(0);
+    let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
     match trapped.target() {
         Some(target) if trapped.is_read() => match vgic.sysreg_read(target) {
             Some(_) if register == ZERO => {}
-            Some(value) => seat.frame().x[register] = value,
+            Some(value) => vcpu.frame().x[register] = value,
             None => return inject::undefined(),
         },
-        Some(target) => vgic.sysreg_write(cpu.local(), pin, seat.vcpu, target, value),
+        Some(target) => vgic.sysreg_write(cpu.local(), pin, vcpu.vcpu, target, value),
         None => return inject::undefined(),
     }
     skip();

@@ -33,31 +33,31 @@ impl Longest {
     }
 }
 
-/// The stays of the one guest's vCPU, for its CPU: nothing unless hyp is built with the feature `stays`, for
+/// The stays of the one guest's vCPU, for its CPU: nothing unless hyp is built with the feature `el2-time`, for
 /// reading the clock twice costs as much as a short exit's work.
 #[derive(Default)]
-pub(crate) struct Stay {
-    #[cfg(feature = "stays")]
+pub(crate) struct El2Time {
+    #[cfg(feature = "el2-time")]
     noted: noted::Noted,
 }
 
-impl Stay {
+impl El2Time {
     /// It begins.
     #[inline(always)]
     pub(crate) fn begin(&self) {
-        #[cfg(feature = "stays")]
+        #[cfg(feature = "el2-time")]
         self.noted.begin();
     }
 
     /// It ends.
     #[inline(always)]
     pub(crate) fn end(&self) {
-        #[cfg(feature = "stays")]
+        #[cfg(feature = "el2-time")]
         self.noted.end();
     }
 }
 
-#[cfg(feature = "stays")]
+#[cfg(feature = "el2-time")]
 pub(crate) mod noted {
     //! What is noted of them.
 
@@ -98,13 +98,13 @@ pub(crate) mod noted {
     /// Writes the longest stay on any CPU, as a member of an object with a comma after it. The syndrome and the
     /// address are those of the exit if it was a trap, else of an earlier one.
     pub(crate) fn write(report: &mut impl Write) -> fmt::Result {
-        let all = percpu::all().iter().map(|cpu| &cpu.stay.noted);
+        let all = percpu::all().iter().map(|cpu| &cpu.el2_time.noted);
         let Some(noted) = all.max_by_key(|noted| noted.longest.nanoseconds()) else {
             return Ok(());
         };
         write!(
             report,
-            "\"longest_stay\":{{\"ns\":{},\"syndrome\":{},\"address\":{}}},",
+            "\"longest_el2_time\":{{\"ns\":{},\"syndrome\":{},\"address\":{}}},",
             noted.longest.nanoseconds(),
             noted.syndrome.load(Ordering::Relaxed),
             noted.address.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! Into a tenant's vCPU and back, as a function call.
+//! Into a VM's vCPU and back, as a function call.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
@@ -21,25 +21,25 @@ pub(super) enum Why {
 }
 
 unsafe extern "C" {
-    static tenant_vectors: u8;
+    static vm_vectors: u8;
 
     /// Runs the vCPU until it leaves.
-    fn tenant_run(frame: *mut Frame) -> Why;
+    fn vm_run(frame: *mut Frame) -> Why;
 }
 
 /// Makes exceptions on the calling CPU come here.
 pub(super) fn set_vectors() {
-    VBAR_EL2.set((&raw const tenant_vectors).addr() as u64);
+    VBAR_EL2.set((&raw const vm_vectors).addr() as u64);
 }
 
 /// Runs the vCPU whose context the calling CPU has been given, with `frame` as its general registers, until
 /// it leaves.
 ///
 /// # Safety
-/// The CPU's other registers are the vCPU's, and its translation and traps are set up for the tenant.
+/// The CPU's other registers are the vCPU's, and its translation and traps are set up for the VM.
 pub(super) unsafe fn run(frame: &mut Frame) -> Why {
     // SAFETY: by the caller's promise; what a callee must preserve is preserved on our stack.
-    unsafe { tenant_run(frame) }
+    unsafe { vm_run(frame) }
 }
 
 global_asm!(
@@ -49,7 +49,7 @@ global_asm!(
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
     mov     x1, #\why
-    b       tenant_left
+    b       vm_left
     .endm
 
     // A fault of the hypervisor itself is the other vectors' business.
@@ -59,7 +59,7 @@ global_asm!(
     .endm
 
     .balign 0x800
-tenant_vectors:
+vm_vectors:
     fault_at 0x000
     fault_at 0x080
     fault_at 0x100
@@ -77,8 +77,8 @@ tenant_vectors:
     leave   {interrupt}
     leave   {error}
 
-    .global tenant_run
-tenant_run:
+    .global vm_run
+vm_run:
     stp     x29, x30, [sp, #-112]!
     mov     x29, sp
     stp     x19, x20, [sp, #16]
@@ -108,7 +108,7 @@ tenant_run:
     dsb     nsh
     isb
 
-tenant_left:
+vm_left:
     ldr     x0, [sp, #(16 + 96)]
     stp     x2, x3, [x0, #16]
     stp     x4, x5, [x0, #32]

@@ -1,13 +1,13 @@
 //! A vCPU on the CPU that it lives on and shares: its turns.
 //!
 //! # The timer
-//! A tenant programs the CPU's virtual timer itself; to its interrupt controller the timer is a
+//! A VM programs the CPU's virtual timer itself; to its interrupt controller the timer is a
 //! level-sensitive line. While the vCPU has the CPU, every exit looks at the timer's output and sets the
 //! line accordingly, and the physical interrupt, which brings the exit when the output rises, stays active
 //! until the output is low again, so that it comes once. While another vCPU has the CPU, the line rises
 //! when the scheduler finds that the deadline has passed.
 #![expect(unsafe_code)]
-// UNSAFETY: leaves for the tenant.
+// UNSAFETY: leaves for the VM.
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
@@ -15,29 +15,29 @@ use vgic::epoch::CpuPin;
 use vgic::intid::{IntId, VcpuId};
 
 use super::context::Context;
-use super::switch::{self, Why};
-use super::{Controller, Tenant, Tenants, end, trap, vcpu_of};
-use crate::cpu::alarm;
+use super::world_switch::{self, Why};
+use super::{Controller, Vm, Vms, shutdown, trap, vcpu_of};
+use crate::cpu::el2_time::now;
+use crate::cpu::hyp_timer;
 use crate::cpu::percpu::{Exit, PerCpu};
-use crate::cpu::stay::now;
 use crate::exception::exit::Next;
 use crate::exception::frame::Frame;
 use crate::gic::redistributor::Redistributor;
 use crate::gic::{CALL, cpu_interface};
 use crate::println;
 
-/// The tenants' timer: a PPI by the number that Arm's Base System Architecture gives it.
+/// The VMs' timer: a PPI by the number that Arm's Base System Architecture gives it.
 const VIRTUAL_TIMER: u32 = 27;
 
 /// Enables the timers' interrupts on the calling CPU.
 pub(super) fn start_timers(redistributor: &Redistributor) {
-    alarm::stop();
+    hyp_timer::stop();
     CNTV_CTL_EL0.set(0);
-    redistributor.enable(alarm::INTERRUPT, true);
+    redistributor.enable(hyp_timer::PPI, true);
     redistributor.enable(VIRTUAL_TIMER, true);
 }
 
-/// Takes the physical interrupts that are pending on the calling CPU. None is a tenant's: what brought the
+/// Takes the physical interrupts that are pending on the calling CPU. None is a VM's: what brought the
 /// CPU here has done its work by that. True if the virtual timer's output has risen; its interrupt is
 /// still active then.
 pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
@@ -49,13 +49,13 @@ pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
             count(Exit::Ppi);
             continue;
         }
-        if intid == alarm::INTERRUPT {
-            alarm::stop();
+        if intid == hyp_timer::PPI {
+            hyp_timer::stop();
         }
         cpu_interface::deactivate(intid);
         match intid {
             CALL => count(Exit::Call),
-            alarm::INTERRUPT => count(Exit::Ppi),
+            hyp_timer::PPI => count(Exit::Ppi),
             _ => {
                 // The maintenance interrupt's line stays high until the list registers are prepared for
                 // the next entry. What else is pending makes the CPU exit again.
@@ -79,8 +79,8 @@ enum State {
 }
 
 /// A vCPU, for the CPU that it lives on.
-pub(super) struct Seat {
-    pub(super) tenant: &'static Tenant,
+pub(super) struct VcpuRun {
+    pub(super) vm: &'static Vm,
     pub(super) vcpu: VcpuId,
     context: Context,
     state: State,
@@ -88,11 +88,11 @@ pub(super) struct Seat {
     line: bool,
 }
 
-impl Seat {
-    /// The vCPU of `tenant` on CPU number `cpu`, which is off.
-    pub(super) fn new(tenant: &'static Tenant, cpu: usize) -> Self {
+impl VcpuRun {
+    /// The vCPU of `vm` on CPU number `cpu`, which is off.
+    pub(super) fn new(vm: &'static Vm, cpu: usize) -> Self {
         Self {
-            tenant,
+            vm,
             vcpu: vcpu_of(cpu),
             context: Context::reset(0, 0),
             state: State::Off,
@@ -106,11 +106,11 @@ impl Seat {
     }
 
     fn vgic(&self) -> &'static Controller {
-        self.tenant.controller
+        self.vm.controller
     }
 
     fn shared(&self) -> &'static super::Vcpu {
-        &self.tenant.vcpus[self.vcpu.index()]
+        &self.vm.vcpus[self.vcpu.index()]
     }
 
     /// Counts an exit.
@@ -120,7 +120,7 @@ impl Seat {
 
     /// Finds out whether the vCPU, which is not on the CPU, would run.
     pub(super) fn is_ready(&mut self, pin: &CpuPin<'_>, now: u64) -> bool {
-        if self.tenant.has_ended() {
+        if self.vm.has_ended() {
             return false;
         }
         if self.state == State::Off {
@@ -132,7 +132,7 @@ impl Seat {
             self.vgic().power_on(self.vcpu);
         }
         self.set_line(pin, self.context.deadline().is_some_and(|at| at <= now));
-        // Work that is left over is the tenant's to do, in its own time.
+        // Work that is left over is the VM's to do, in its own time.
         let woken = self.vgic().host().take_woken(self.vcpu);
         if woken || self.vgic().has_deferred() {
             self.state = State::Ready;
@@ -142,18 +142,18 @@ impl Seat {
 
     /// When it has to be looked at though nobody wakes it.
     pub(super) fn deadline(&self) -> Option<u64> {
-        let waits = self.state == State::Asleep && !self.line && !self.tenant.has_ended();
+        let waits = self.state == State::Asleep && !self.line && !self.vm.has_ended();
         self.context.deadline().filter(|_| waits)
     }
 
     /// Runs the vCPU on the calling CPU, which `cpu` is, until `end` of its turn, or until it has nothing to
     /// do.
-    pub(super) fn take_turn(&mut self, tenants: &Tenants, cpu: &PerCpu, end: u64) {
+    pub(super) fn take_turn(&mut self, vms: &Vms, cpu: &PerCpu, end: u64) {
         let local = cpu.local();
         let vgic = self.vgic();
-        self.tenant.stage2.activate();
+        self.vm.stage2.activate();
         self.context.restore();
-        alarm::set(end);
+        hyp_timer::set(end);
         let mut timer_is_active = false;
         let mut left_at = None;
         let next = loop {
@@ -165,23 +165,23 @@ impl Seat {
                 vgic.enter(local, &pin, self.vcpu)
                     .expect("the vCPU is on, and lives here");
             }
-            self.note_stay(left_at);
+            self.note_el2_time(left_at);
             // SAFETY: stage 2 and all that is in the context are the vCPU's.
-            let why = unsafe { switch::run(self.frame()) };
+            let why = unsafe { world_switch::run(self.frame()) };
             let now = now();
             left_at = Some(now);
             let pin = local.pin();
             vgic.exit(local, &pin, self.vcpu)
                 .expect("the vCPU has been in the guest here");
             let next = match why {
-                Why::Trap => trap::handle(tenants, self, cpu, &pin),
+                Why::Trap => trap::handle(vms, self, cpu, &pin),
                 Why::Interrupt => {
                     timer_is_active |= take_interrupts(|reason| self.count(reason));
                     Next::Resume
                 }
                 Why::Error => {
-                    println!("hyp: vm{}: system error", self.tenant.index);
-                    self.tenant.power_off();
+                    println!("hyp: vm{}: system error", self.vm.index);
+                    self.vm.power_off();
                     Next::Resume
                 }
             };
@@ -191,7 +191,7 @@ impl Seat {
                 timer_is_active = false;
             }
             // By the time, not by the alarm: another interrupt that does not cease would come before it.
-            let is_over = now >= end || self.tenant.has_ended() || end::is_stopping();
+            let is_over = now >= end || self.vm.has_ended() || shutdown::is_stopping();
             match next {
                 Next::Resume if !is_over => {}
                 Next::Wait if !is_over && !self.falls_asleep(cpu, &pin) => {}
@@ -202,7 +202,7 @@ impl Seat {
         if timer_is_active {
             cpu_interface::deactivate(VIRTUAL_TIMER);
         }
-        self.note_stay(left_at);
+        self.note_el2_time(left_at);
     }
 
     /// Whether the vCPU, which has executed WFI, has nothing to do.
@@ -234,9 +234,9 @@ impl Seat {
                 self.shared().power.turn_off();
             }
             Next::ShutDown(_) => {
-                self.tenant.power_off();
-                if self.tenant.index == 0 {
-                    end::request();
+                self.vm.power_off();
+                if self.vm.index == 0 {
+                    shutdown::request();
                 }
             }
             Next::Resume | Next::Wait => {}
@@ -254,7 +254,7 @@ impl Seat {
     }
 
     /// Notes how long the hypervisor was at work since `left_at`.
-    fn note_stay(&self, left_at: Option<u64>) {
+    fn note_el2_time(&self, left_at: Option<u64>) {
         if let Some(left_at) = left_at {
             self.shared().longest_exit.note(now() - left_at);
         }
