@@ -28,7 +28,7 @@ use crate::vms::{self, schedule};
 const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 
 /// What the boot loader has put into memory, by physical address.
-pub(crate) struct Loaded {
+pub(crate) struct BootModules {
     /// The device tree.
     pub(crate) tree: Range<usize>,
     /// The guest's kernel, or several VMs', by address; one at least.
@@ -60,7 +60,7 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
 /// boot loader has put more than one kernel into memory, to the vms.
 pub(crate) fn run(
     machine: Machine,
-    loaded: Loaded,
+    modules: BootModules,
     home: Range<usize>,
     memory: Pages,
     cpus: Vec<PerCpu>,
@@ -79,39 +79,40 @@ pub(crate) fn run(
 
     // SAFETY: the device tree describes it, the final tables map it, and it is ours.
     let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
-    if loaded.kernels.len() > 1 {
-        vms::init(&machine, gic, &loaded, memory);
+    if modules.kernels.len() > 1 {
+        vms::init(&machine, gic, &modules, memory);
     } else {
-        make_guest(machine, gic, &loaded, home, memory, boot_cpu);
+        make_guest(machine, gic, &modules, home, memory, boot_cpu);
     }
-    join(boot_cpu);
+    bring_up_cpu(boot_cpu);
     secondary::start_all(cpus, boot_cpu);
-    live(boot_cpu)
+    run_vcpus(boot_cpu)
 }
 
 /// Makes the guest, which has the whole machine, with its first vCPU on `boot_cpu`.
 fn make_guest(
     mut machine: Machine,
     gic: Gic,
-    loaded: &Loaded,
+    modules: &BootModules,
     home: Range<usize>,
     memory: Pages,
     boot_cpu: &PerCpu,
 ) {
     // SAFETY: the boot loader's tree is in the guest's memory, and its last reader was `boot`.
-    let tree =
-        unsafe { core::slice::from_raw_parts_mut(loaded.tree.start as *mut u8, loaded.tree.len()) };
-    edit::hide(tree, &home);
+    let tree = unsafe {
+        core::slice::from_raw_parts_mut(modules.tree.start as *mut u8, modules.tree.len())
+    };
+    edit::hide_hypervisor(tree, &home);
     machine.gic.its.extend(second_its::add(tree, &machine));
-    cache::clean_and_invalidate(&loaded.tree);
+    cache::clean_and_invalidate(&modules.tree);
     let ram = memory.iter().next().expect("the guest has RAM").start;
-    let mut keep = alloc::vec![loaded.tree.clone(), home];
-    keep.extend(loaded.initrd.clone());
+    let mut keep = alloc::vec![modules.tree.clone(), home];
+    keep.extend(modules.initrd.clone());
     // SAFETY: `keep` is all that is needed of what the boot loader has loaded.
-    let kernel = unsafe { image::load(&loaded.kernels[0].image, ram, &keep) };
+    let kernel = unsafe { image::load(&modules.kernels[0].image, ram, &keep) };
     println!(
         "hyp: guest at {:#x}, its device tree at {:#x}",
-        kernel.start, loaded.tree.start
+        kernel.start, modules.tree.start
     );
 
     let mut devices = machine.devices;
@@ -131,25 +132,25 @@ fn make_guest(
     );
     (boot_cpu
         .power
-        .turn_on(kernel.start as u64, loaded.tree.start as u64))
+        .power_on(kernel.start as u64, modules.tree.start as u64))
     .expect("the boot CPU's vCPU is off");
 }
 
 /// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
-pub(crate) fn join(cpu: &PerCpu) {
+pub(crate) fn bring_up_cpu(cpu: &PerCpu) {
     control::configure();
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };
     match vms::get() {
-        Some(vms) => vms.join(cpu, interface),
-        None => guest::get().join(cpu, interface),
+        Some(vms) => vms.bring_up_cpu(cpu, interface),
+        None => guest::get().bring_up_cpu(cpu, interface),
     }
 }
 
 /// Runs vCPUs on the calling CPU, which `cpu` is and which has joined, for ever.
-pub(crate) fn live(cpu: &'static PerCpu) -> ! {
+pub(crate) fn run_vcpus(cpu: &'static PerCpu) -> ! {
     match vms::get() {
         Some(vms) => schedule::run(cpu, vms),
-        None => power::run_when_on(),
+        None => power::wait_for_power_on(),
     }
 }

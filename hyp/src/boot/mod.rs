@@ -24,7 +24,7 @@ use crate::memory::layout::{self, BLOCK, COPY_WINDOW, IMAGE_BASE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::{cache, heap};
-use crate::start::{self, Kernel, Loaded};
+use crate::start::{self, BootModules, Kernel};
 
 /// Bytes of a device tree's header up to and including its size.
 const TREE_SIZE_END: usize = 8;
@@ -63,7 +63,7 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     });
     let mut kernels: Vec<Kernel> = kernels.collect();
     kernels.sort_by_key(|kernel| kernel.image.start);
-    let loaded = Loaded {
+    let modules = BootModules {
         tree,
         kernels,
         initrd,
@@ -73,7 +73,7 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     guest_memory.remove(&home);
     let mut stage1 = Stage1::new(&home);
     stage1.map_memory(&guest_memory);
-    stage1.map_devices(&driven(&machine));
+    stage1.map_devices(&hypervisor_devices(&machine));
     let cpus = start::make_cpus(&machine, &mut stage1);
     let root = stage1.into_root();
     head::FINAL_ROOT.store(root, Ordering::Relaxed);
@@ -85,11 +85,11 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     // What the cache holds of the old place must not be written over what the guest puts there.
     cache::clean_and_invalidate(&old);
 
-    start::run(machine, loaded, home, guest_memory, cpus)
+    start::run(machine, modules, home, guest_memory, cpus)
 }
 
 /// The devices that the hypervisor itself drives.
-fn driven(machine: &Machine) -> Pages {
+fn hypervisor_devices(machine: &Machine) -> Pages {
     let mut devices = Pages::default();
     devices.add(&machine.console);
     machine.gic.frames().for_each(|frame| devices.add(frame));

@@ -37,9 +37,9 @@ pub(crate) fn start_all(cpus: &'static [PerCpu], boot_cpu: &PerCpu) {
 
 /// Entered by assembly on every CPU but the boot CPU.
 pub(super) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
-    start::join(cpu);
+    start::bring_up_cpu(cpu);
     // Release: pairs with the Acquire in `start_all`.
     ARRIVED.fetch_add(1, Ordering::Release);
     asm::sev();
-    start::live(cpu)
+    start::run_vcpus(cpu)
 }

@@ -5,7 +5,7 @@
 //! is the little that the hypervisor must see ([`configure`]).
 //!
 //! Vms share the CPUs, so it is the other way round: they have what is switched between them, and
-//! all else traps ([`confine`]).
+//! all else traps ([`configure_for_vms`]).
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
@@ -21,7 +21,7 @@ use super::registers::{
 
 /// Sets the calling CPU up to run a guest.
 pub(crate) fn configure() {
-    HCR_EL2.set(hypervisor_configuration());
+    HCR_EL2.set(guest_hcr());
     VPIDR_EL2.set(MIDR_EL1.get());
     VMPIDR_EL2.set(MPIDR_EL1.get());
     HSTR_EL2.set(0);
@@ -34,15 +34,15 @@ pub(crate) fn configure() {
             + ICC_SRE_EL2::DFB.val(1)
             + ICC_SRE_EL2::SRE.val(1),
     );
-    vectors();
-    debug_and_profiling();
-    extensions();
+    enable_vector_extensions();
+    give_debug_and_profiling();
+    enable_extensions();
     barrier::isb(barrier::SY);
 }
 
 /// Sets the calling CPU, which has been configured, up for vms: what is not in their
 /// [`Context`](crate::vms::context::Context) they have not.
-pub(crate) fn confine() {
+pub(crate) fn configure_for_vms() {
     // Besides what always traps: system errors, the auxiliary control registers, what the architecture
     // leaves to implementations, and cache maintenance by set and way. Pointer authentication keys,
     // allocation tags and the registers of CSV2 are not let through.
@@ -89,7 +89,7 @@ pub(crate) fn confine() {
     barrier::isb(barrier::SY);
 }
 
-fn hypervisor_configuration() -> u64 {
+fn guest_hcr() -> u64 {
     // Physical interrupts come to EL2, the guest's ICC_* accesses go to the virtual interface, and WFI
     // traps.
     let base = HCR_EL2::VM::Enable
@@ -123,7 +123,7 @@ fn hypervisor_configuration() -> u64 {
 }
 
 /// Floating point, SVE and SME: nothing traps, and the vectors are as long as the CPU has them.
-fn vectors() {
+fn enable_vector_extensions() {
     /// The bits that are RES1 without SVE and SME: the trap bits of these two among them.
     const RES1: u64 = 0x33ff;
     const TZ: u64 = 1 << 8;
@@ -143,7 +143,7 @@ fn vectors() {
 }
 
 /// The guest owns every counter, and the profiling and trace buffers.
-fn debug_and_profiling() {
+fn give_debug_and_profiling() {
     let monitors = id_field(ID_AA64DFR0, 8);
     let counters = if matches!(monitors, 0 | 0xf) {
         0
@@ -158,7 +158,7 @@ fn debug_and_profiling() {
 }
 
 /// Later extensions whose EL2 controls trap unless they are set.
-fn extensions() {
+fn enable_extensions() {
     if id_field(ID_AA64MMFR1, 40) != 0 {
         // FEAT_HCX: EnIDCP128, MSCEn, TCR2En, SCTLR2En, PTTWI, D128En, GCSEn, each RES0 where the
         // extension it belongs to is missing.

@@ -18,7 +18,7 @@ pub(crate) struct Longest(AtomicU64);
 
 impl Longest {
     /// Notes one of so many ticks; whether it is the longest so far.
-    pub(crate) fn note(&self, ticks: u64) -> bool {
+    pub(crate) fn record(&self, ticks: u64) -> bool {
         // Relaxed: a statistic with one writer.
         let is_longer = ticks > self.0.load(Ordering::Relaxed);
         if is_longer {
@@ -38,7 +38,7 @@ impl Longest {
 #[derive(Default)]
 pub(crate) struct El2Time {
     #[cfg(feature = "el2-time")]
-    noted: noted::Noted,
+    recorded: recorded::Recorded,
 }
 
 impl El2Time {
@@ -46,20 +46,20 @@ impl El2Time {
     #[inline(always)]
     pub(crate) fn begin(&self) {
         #[cfg(feature = "el2-time")]
-        self.noted.begin();
+        self.recorded.begin();
     }
 
     /// It ends.
     #[inline(always)]
     pub(crate) fn end(&self) {
         #[cfg(feature = "el2-time")]
-        self.noted.end();
+        self.recorded.end();
     }
 }
 
 #[cfg(feature = "el2-time")]
-pub(crate) mod noted {
-    //! What is noted of them.
+pub(crate) mod recorded {
+    //! What is recorded of them.
 
     use core::fmt::{self, Write};
     use core::sync::atomic::{AtomicU64, Ordering};
@@ -72,14 +72,14 @@ pub(crate) mod noted {
 
     /// The longest stay, and what it was about. All is written by one CPU: relaxed.
     #[derive(Default)]
-    pub(super) struct Noted {
+    pub(super) struct Recorded {
         since: AtomicU64,
         longest: Longest,
         syndrome: AtomicU64,
         address: AtomicU64,
     }
 
-    impl Noted {
+    impl Recorded {
         pub(super) fn begin(&self) {
             self.since.store(now(), Ordering::Relaxed);
         }
@@ -87,7 +87,7 @@ pub(crate) mod noted {
         pub(super) fn end(&self) {
             if self
                 .longest
-                .note(now() - self.since.load(Ordering::Relaxed))
+                .record(now() - self.since.load(Ordering::Relaxed))
             {
                 self.syndrome.store(ESR_EL2.get(), Ordering::Relaxed);
                 self.address.store(fault_address(), Ordering::Relaxed);
@@ -97,17 +97,17 @@ pub(crate) mod noted {
 
     /// Writes the longest stay on any CPU, as a member of an object with a comma after it. The syndrome and the
     /// address are those of the exit if it was a trap, else of an earlier one.
-    pub(crate) fn write(report: &mut impl Write) -> fmt::Result {
-        let all = percpu::all().iter().map(|cpu| &cpu.el2_time.noted);
-        let Some(noted) = all.max_by_key(|noted| noted.longest.nanoseconds()) else {
+    pub(crate) fn write_json(report: &mut impl Write) -> fmt::Result {
+        let all = percpu::all().iter().map(|cpu| &cpu.el2_time.recorded);
+        let Some(recorded) = all.max_by_key(|recorded| recorded.longest.nanoseconds()) else {
             return Ok(());
         };
         write!(
             report,
             "\"longest_el2_time\":{{\"ns\":{},\"syndrome\":{},\"address\":{}}},",
-            noted.longest.nanoseconds(),
-            noted.syndrome.load(Ordering::Relaxed),
-            noted.address.load(Ordering::Relaxed)
+            recorded.longest.nanoseconds(),
+            recorded.syndrome.load(Ordering::Relaxed),
+            recorded.address.load(Ordering::Relaxed)
         )
     }
 }

@@ -27,17 +27,17 @@ pub(crate) mod offsets {
 /// Why a CPU left the guest, or woke up while its vCPU waited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
-pub(crate) enum Exit {
+pub(crate) enum ExitReason {
     /// `HVC` or `SMC`.
     Hypercall,
     /// An access to a frame of the interrupt controller.
     Mmio,
     /// A system register of the interrupt controller.
-    Register,
+    SystemRegister,
     /// `WFI`.
-    Wait,
+    Wfi,
     /// Another CPU's call.
-    Call,
+    Kick,
     /// The list registers need attention.
     Maintenance,
     /// A physical PPI.
@@ -50,14 +50,14 @@ pub(crate) enum Exit {
     Other,
 }
 
-impl Exit {
+impl ExitReason {
     /// All reasons.
     pub(crate) const ALL: [Self; 10] = [
         Self::Hypercall,
         Self::Mmio,
-        Self::Register,
-        Self::Wait,
-        Self::Call,
+        Self::SystemRegister,
+        Self::Wfi,
+        Self::Kick,
         Self::Maintenance,
         Self::Ppi,
         Self::Spi,
@@ -70,9 +70,9 @@ impl Exit {
         match self {
             Self::Hypercall => "hypercall",
             Self::Mmio => "mmio",
-            Self::Register => "sysreg",
-            Self::Wait => "wfi",
-            Self::Call => "call",
+            Self::SystemRegister => "sysreg",
+            Self::Wfi => "wfi",
+            Self::Kick => "kick",
             Self::Maintenance => "maintenance",
             Self::Ppi => "ppi",
             Self::Spi => "spi",
@@ -83,13 +83,13 @@ impl Exit {
 }
 
 /// What only its own CPU may touch.
-struct Own(OnceCell<Cpu<Ich>>);
+struct CpuLocal(OnceCell<Cpu<Ich>>);
 
-// SAFETY: `PerCpu::join` and `PerCpu::local` are called with the calling CPU's own `PerCpu` only, which
+// SAFETY: `PerCpu::set_vgic_cpu` and `PerCpu::vgic_cpu` are called with the calling CPU's own `PerCpu` only, which
 // `PerCpu::current` gives.
-unsafe impl Sync for Own {}
+unsafe impl Sync for CpuLocal {}
 // SAFETY: made empty on the boot CPU, filled on its own.
-unsafe impl Send for Own {}
+unsafe impl Send for CpuLocal {}
 
 /// One physical CPU, and the one vCPU that lives on it.
 ///
@@ -112,8 +112,8 @@ pub(crate) struct PerCpu {
     pub(crate) power: Power,
     /// How long exits take.
     pub(crate) el2_time: El2Time,
-    own: Own,
-    exits: [Counter; Exit::ALL.len()],
+    vgic_cpu: CpuLocal,
+    exits: [Counter; ExitReason::ALL.len()],
 }
 
 static ALL: Once<Vec<PerCpu>> = Once::new();
@@ -150,7 +150,7 @@ impl PerCpu {
             affinity,
             power: Power::new(),
             el2_time: El2Time::default(),
-            own: Own(OnceCell::new()),
+            vgic_cpu: CpuLocal(OnceCell::new()),
             exits: Default::default(),
         }
     }
@@ -175,17 +175,17 @@ impl PerCpu {
     ///
     /// # Panics
     /// The second time.
-    pub(crate) fn join(&self, cpu: Cpu<Ich>) {
-        assert!(self.own.0.set(cpu).is_ok(), "a CPU joins once");
+    pub(crate) fn set_vgic_cpu(&self, cpu: Cpu<Ich>) {
+        assert!(self.vgic_cpu.0.set(cpu).is_ok(), "a CPU joins once");
     }
 
     /// The calling CPU, which this is, as the interrupt controller knows it.
     ///
     /// # Panics
-    /// Before [`PerCpu::join`].
+    /// Before [`PerCpu::set_vgic_cpu`].
     #[inline]
-    pub(crate) fn local(&self) -> &Cpu<Ich> {
-        self.own
+    pub(crate) fn vgic_cpu(&self) -> &Cpu<Ich> {
+        self.vgic_cpu
             .0
             .get()
             .expect("a CPU joins before it runs a guest")
@@ -193,12 +193,12 @@ impl PerCpu {
 
     /// Counts an exit of the calling CPU, which this is.
     #[inline]
-    pub(crate) fn count(&self, reason: Exit) {
+    pub(crate) fn count(&self, reason: ExitReason) {
         self.exits[reason as usize].add(1);
     }
 
     /// Exits for this reason so far.
-    pub(crate) fn exits(&self, reason: Exit) -> u64 {
+    pub(crate) fn exits(&self, reason: ExitReason) -> u64 {
         self.exits[reason as usize].get()
     }
 }

@@ -41,12 +41,12 @@ pub(crate) fn external_abort(instruction: bool) {
     };
     let same = if from_el0() { 0 } else { esr::SAME_LEVEL };
     FAR_EL1.set(FAR_EL2.get());
-    synchronous((class + same) << esr::EC_SHIFT | esr::IL | esr::EXTERNAL);
+    take_to_el1((class + same) << esr::EC_SHIFT | esr::IL | esr::EXTERNAL);
 }
 
 /// Makes the guest take an Undefined Instruction exception.
 pub(crate) fn undefined() {
-    synchronous(esr::EC_UNKNOWN << esr::EC_SHIFT | esr::IL);
+    take_to_el1(esr::EC_UNKNOWN << esr::EC_SHIFT | esr::IL);
 }
 
 fn from_el0() -> bool {
@@ -55,7 +55,7 @@ fn from_el0() -> bool {
 }
 
 /// What the CPU would do to take a synchronous exception to EL1 (DDI 0487, `AArch64.TakeException`).
-fn synchronous(syndrome: u64) {
+fn take_to_el1(syndrome: u64) {
     /// `SCTLR_EL1.DSSBS`.
     const DSSBS: u64 = 1 << 44;
     /// `SCTLR_EL1.SPAN`.

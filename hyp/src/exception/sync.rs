@@ -5,21 +5,21 @@ use vgic::epoch::CpuPin;
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
 
-use super::exit::Next;
+use super::exit::TrapOutcome;
 use super::frame::Frame;
 use super::inject;
-use crate::cpu::percpu::{Exit, PerCpu};
+use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::guest::{Guest, psci};
 use crate::println;
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: a look-up of the enumeration's value would cost more than
 /// the comparisons.
-mod class {
+mod exception_class {
     use aarch64_cpu::registers::ESR_EL2::EC::Value;
 
     pub(super) const DATA_ABORT: u64 = Value::DataAbortLowerEL as u64;
     pub(super) const SYSTEM_REGISTER: u64 = Value::TrappedMsrMrs as u64;
-    pub(super) const WAIT: u64 = Value::TrappedWFIorWFE as u64;
+    pub(super) const WFX: u64 = Value::TrappedWFIorWFE as u64;
     pub(super) const HVC: u64 = Value::HVC64 as u64;
     pub(super) const SMC: u64 = Value::SMC64 as u64;
     pub(super) const INSTRUCTION_ABORT: u64 = Value::InstrAbortLowerEL as u64;
@@ -29,43 +29,48 @@ mod class {
 const INSTRUCTION: u64 = 4;
 
 /// Register number of `XZR`.
-pub(crate) const ZERO: usize = 31;
+pub(crate) const XZR: usize = 31;
 
 /// Deals with it.
-pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame) -> Next {
+pub(super) fn handle_trap(
+    guest: &Guest,
+    cpu: &PerCpu,
+    pin: &CpuPin<'_>,
+    frame: &mut Frame,
+) -> TrapOutcome {
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
-        class::DATA_ABORT => {
+        exception_class::DATA_ABORT => {
             data_abort(guest, cpu, pin, frame, DataAbort(syndrome.get()));
-            Next::Resume
+            TrapOutcome::Resume
         }
-        class::SYSTEM_REGISTER => {
-            system_register(guest, cpu, pin, frame, Move(syndrome.get()));
-            Next::Resume
+        exception_class::SYSTEM_REGISTER => {
+            system_register(guest, cpu, pin, frame, SysRegTrap(syndrome.get()));
+            TrapOutcome::Resume
         }
-        class::WAIT => {
+        exception_class::WFX => {
             // Only WFI traps.
             skip();
-            Next::Wait
+            TrapOutcome::Block
         }
-        class::HVC => {
-            cpu.count(Exit::Hypercall);
-            psci::call(frame, guest)
+        exception_class::HVC => {
+            cpu.count(ExitReason::Hypercall);
+            psci::handle_call(frame, guest)
         }
-        class::SMC => {
-            cpu.count(Exit::Hypercall);
+        exception_class::SMC => {
+            cpu.count(ExitReason::Hypercall);
             // A trapped SMC has not been executed yet; HVC has.
             skip();
-            psci::call(frame, guest)
+            psci::handle_call(frame, guest)
         }
-        class::INSTRUCTION_ABORT => {
-            cpu.count(Exit::Other);
-            unmapped("instruction fetch", cpu);
+        exception_class::INSTRUCTION_ABORT => {
+            cpu.count(ExitReason::Other);
+            report_unmapped("instruction fetch", cpu);
             inject::external_abort(true);
-            Next::Resume
+            TrapOutcome::Resume
         }
         _ => {
-            cpu.count(Exit::Other);
+            cpu.count(ExitReason::Other);
             println!(
                 "hyp: vcpu {}: unexpected trap, ESR_EL2 {:#x}, at pc {:#x}: undefined instruction",
                 cpu.index,
@@ -73,7 +78,7 @@ pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut 
                 ELR_EL2.get()
             );
             inject::undefined();
-            Next::Resume
+            TrapOutcome::Resume
         }
     }
 }
@@ -114,7 +119,7 @@ impl DataAbort {
     }
 
     /// What the register holds after a load of `value`.
-    pub(crate) fn loaded(self, value: u64) -> u64 {
+    pub(crate) fn load_result(self, value: u64) -> u64 {
         let bits = self.width().bytes() as u32 * 8;
         let unused = 64 - bits;
         let is_signed = self.0 & (1 << 21) != 0;
@@ -139,7 +144,7 @@ pub(crate) fn fault_address() -> u64 {
 
 /// An access to a frame of the interrupt controller, or to an address where the guest has nothing.
 fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, abort: DataAbort) {
-    cpu.count(Exit::Mmio);
+    cpu.count(ExitReason::Mmio);
     let address = fault_address();
     let register = abort.register();
     let vgic = guest.vgic();
@@ -149,18 +154,18 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, 
         let value = frame.x.get(register).copied().unwrap_or(0);
         vgic.mmio_write(pin, address, abort.width(), value)
     } else {
-        vgic.mmio_read(cpu.local(), pin, cpu.vcpu, address, abort.width())
+        vgic.mmio_read(cpu.vgic_cpu(), pin, cpu.vcpu, address, abort.width())
     };
     match outcome {
         MmioOutcome::Done(value) => {
-            if !abort.is_write() && register != ZERO {
-                frame.x[register] = abort.loaded(value);
+            if !abort.is_write() && register != XZR {
+                frame.x[register] = abort.load_result(value);
             }
             skip();
         }
         MmioOutcome::Retry => {}
         MmioOutcome::Unclaimed => {
-            unmapped(if abort.is_write() { "write" } else { "read" }, cpu);
+            report_unmapped(if abort.is_write() { "write" } else { "read" }, cpu);
             inject::external_abort(false);
         }
     }
@@ -168,11 +173,11 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, 
 
 /// `ESR_EL2` of a trapped `MSR` or `MRS`.
 #[derive(Clone, Copy)]
-pub(crate) struct Move(pub(crate) u64);
+pub(crate) struct SysRegTrap(pub(crate) u64);
 
-impl Move {
+impl SysRegTrap {
     /// The system register, if the interrupt controller imitates it.
-    pub(crate) fn target(self) -> Option<SysReg> {
+    pub(crate) fn sysreg(self) -> Option<SysReg> {
         SysReg::from_syndrome(self.0 as u32)
     }
 
@@ -193,20 +198,20 @@ fn system_register(
     cpu: &PerCpu,
     pin: &CpuPin<'_>,
     frame: &mut Frame,
-    trapped: Move,
+    trapped: SysRegTrap,
 ) {
-    cpu.count(Exit::Register);
+    cpu.count(ExitReason::SystemRegister);
     let vgic = guest.vgic();
     let register = trapped.register();
-    let done = match trapped.target() {
+    let done = match trapped.sysreg() {
         Some(target) if trapped.is_read() => vgic.sysreg_read(target).map(|value| {
-            if register != ZERO {
+            if register != XZR {
                 frame.x[register] = value;
             }
         }),
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
-            vgic.sysreg_write(cpu.local(), pin, cpu.vcpu, target, value);
+            vgic.sysreg_write(cpu.vgic_cpu(), pin, cpu.vcpu, target, value);
             Some(())
         }
         None => None,
@@ -226,7 +231,7 @@ fn system_register(
 }
 
 /// Tells of an access to an address where the guest has nothing.
-fn unmapped(name: &str, cpu: &PerCpu) {
+fn report_unmapped(name: &str, cpu: &PerCpu) {
     println!(
         "hyp: vcpu {}: {name} at unmapped address {:#x}, at pc {:#x}: external abort",
         cpu.index,

@@ -50,7 +50,7 @@ pub(crate) fn deactivate(intid: u32) {
 
 /// The value of `ICC_SGI1R_EL1` that sends SGI `intid` to the CPU with this affinity, in the layout of
 /// `MPIDR_EL1`.
-pub(crate) fn sgi(intid: u32, affinity: u64) -> u64 {
+pub(crate) fn sgi_value(intid: u32, affinity: u64) -> u64 {
     let [aff0, aff1, aff2, _, aff3, ..] = affinity.to_le_bytes().map(u64::from);
     aff3 << 48
         | (aff0 >> 4) << 44
@@ -60,7 +60,7 @@ pub(crate) fn sgi(intid: u32, affinity: u64) -> u64 {
         | 1 << (aff0 & 0xf)
 }
 
-/// Sends the SGI that [`sgi`] has given the value of.
+/// Sends the SGI that [`sgi_value`] has given the value of.
 #[inline]
 pub(crate) fn send_sgi(value: u64) {
     // Whatever the receiver is to see has been written before.

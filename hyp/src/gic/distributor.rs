@@ -31,21 +31,21 @@ register_bitfields! {u32,
 
 register_structs! {
     Registers {
-        (0x0000 => control: ReadWrite<u32, Control::Register>),
-        (0x0004 => kind: ReadOnly<u32, Type::Register>),
+        (0x0000 => ctlr: ReadWrite<u32, Control::Register>),
+        (0x0004 => typer: ReadOnly<u32, Type::Register>),
         (0x0008 => _reserved0),
-        (0x0080 => group: [ReadWrite<u32>; 32]),
-        (0x0100 => set_enable: [ReadWrite<u32>; 32]),
-        (0x0180 => clear_enable: [ReadWrite<u32>; 32]),
-        (0x0200 => set_pending: [ReadWrite<u32>; 32]),
-        (0x0280 => clear_pending: [ReadWrite<u32>; 32]),
-        (0x0300 => set_active: [ReadWrite<u32>; 32]),
-        (0x0380 => clear_active: [ReadWrite<u32>; 32]),
-        (0x0400 => priority: [ReadWrite<u32>; 256]),
+        (0x0080 => igroupr: [ReadWrite<u32>; 32]),
+        (0x0100 => isenabler: [ReadWrite<u32>; 32]),
+        (0x0180 => icenabler: [ReadWrite<u32>; 32]),
+        (0x0200 => ispendr: [ReadWrite<u32>; 32]),
+        (0x0280 => icpendr: [ReadWrite<u32>; 32]),
+        (0x0300 => isactiver: [ReadWrite<u32>; 32]),
+        (0x0380 => icactiver: [ReadWrite<u32>; 32]),
+        (0x0400 => ipriorityr: [ReadWrite<u32>; 256]),
         (0x0800 => _reserved1),
-        (0x0c00 => configuration: [ReadWrite<u32>; 64]),
+        (0x0c00 => icfgr: [ReadWrite<u32>; 64]),
         (0x0d00 => _reserved2),
-        (0x6000 => route: [ReadWrite<u64>; 1024]),
+        (0x6000 => irouter: [ReadWrite<u64>; 1024]),
         (0x8000 => _reserved3),
         (0x1_0000 => @END),
     }
@@ -75,26 +75,26 @@ impl Distributor {
     pub(crate) unsafe fn start(frame: &Range<usize>) -> Self {
         // SAFETY: by the caller's promise.
         let registers = unsafe { &*(frame.start as *const Registers) };
-        let lines = registers.kind.read(Type::IT_LINES_NUMBER);
+        let lines = registers.typer.read(Type::IT_LINES_NUMBER);
         let spis = (lines * 32).min(988);
         let distributor = Self { registers, spis };
-        registers.control.set(0);
-        distributor.wait();
-        registers.control.write(Control::ARE.val(1));
+        registers.ctlr.set(0);
+        distributor.wait_rwp();
+        registers.ctlr.write(Control::ARE.val(1));
         for word in 1..=lines as usize {
-            registers.clear_enable[word].set(u32::MAX);
-            registers.clear_pending[word].set(u32::MAX);
-            registers.clear_active[word].set(u32::MAX);
-            registers.group[word].set(u32::MAX);
-            registers.priority[word * 8..][..8]
+            registers.icenabler[word].set(u32::MAX);
+            registers.icpendr[word].set(u32::MAX);
+            registers.icactiver[word].set(u32::MAX);
+            registers.igroupr[word].set(u32::MAX);
+            registers.ipriorityr[word * 8..][..8]
                 .iter()
                 .for_each(|priority| priority.set(PRIORITIES));
         }
-        distributor.wait();
+        distributor.wait_rwp();
         registers
-            .control
+            .ctlr
             .write(Control::ARE.val(1) + Control::ENABLE_GROUP_1.val(1));
-        distributor.wait();
+        distributor.wait_rwp();
         distributor
     }
 
@@ -106,29 +106,29 @@ impl Distributor {
 
     /// Whether there are LPIs.
     pub(crate) fn has_lpis(&self) -> bool {
-        self.registers.kind.is_set(Type::LPIS)
+        self.registers.typer.is_set(Type::LPIS)
     }
 
     /// Enables or disables SPI `intid`.
     pub(crate) fn enable(&self, intid: u32, on: bool) {
         let (word, bit) = word_and_bit(intid);
         if on {
-            self.registers.set_enable[word].set(bit);
+            self.registers.isenabler[word].set(bit);
         } else {
-            self.registers.clear_enable[word].set(bit);
-            self.wait();
+            self.registers.icenabler[word].set(bit);
+            self.wait_rwp();
         }
     }
 
     /// Sends SPI `intid` to the CPU with this affinity, in the layout of `MPIDR_EL1`.
     pub(crate) fn route(&self, intid: u32, affinity: u64) {
-        self.registers.route[intid as usize].set(affinity);
+        self.registers.irouter[intid as usize].set(affinity);
     }
 
     /// Makes SPI `intid` edge-triggered, or level-sensitive. It must be disabled, and no other CPU may
     /// configure an SPI at the same time.
     pub(crate) fn configure(&self, intid: u32, edge: bool) {
-        let register = &self.registers.configuration[intid as usize / 16];
+        let register = &self.registers.icfgr[intid as usize / 16];
         let bit = 2 << (intid % 16 * 2);
         register.set(if edge {
             register.get() | bit
@@ -140,17 +140,17 @@ impl Distributor {
     /// Whether SPI `intid` is pending, enabled or not.
     pub(crate) fn is_pending(&self, intid: u32) -> bool {
         let (word, bit) = word_and_bit(intid);
-        self.registers.set_pending[word].get() & bit != 0
+        self.registers.ispendr[word].get() & bit != 0
     }
 
     /// Ends the active state of SPI `intid`, whichever CPU it is active on.
     pub(crate) fn deactivate(&self, intid: u32) {
         let (word, bit) = word_and_bit(intid);
-        self.registers.clear_active[word].set(bit);
+        self.registers.icactiver[word].set(bit);
     }
 
-    fn wait(&self) {
-        while self.registers.control.is_set(Control::RWP) {
+    fn wait_rwp(&self) {
+        while self.registers.ctlr.is_set(Control::RWP) {
             core::hint::spin_loop();
         }
     }

@@ -48,7 +48,7 @@ impl PendingTable {
 
 /// An event of a device, as an ITS numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
+pub(crate) struct MsiSource {
     /// The ITS, by its place in the device tree.
     pub(crate) its: u8,
     /// Its DeviceID, below 2^24 by the width of this table.
@@ -57,7 +57,7 @@ pub(crate) struct Source {
     pub(crate) event: u32,
 }
 
-impl Source {
+impl MsiSource {
     /// What a free LPI has instead.
     const NONE: u64 = u64::MAX;
 
@@ -91,7 +91,9 @@ impl Lpis {
         let configuration = Table::new(COUNT, TABLE_ALIGNMENT);
         Self {
             configuration,
-            sources: (0..COUNT).map(|_| AtomicU64::new(Source::NONE)).collect(),
+            sources: (0..COUNT)
+                .map(|_| AtomicU64::new(MsiSource::NONE))
+                .collect(),
             free: Mutex::new((FIRST..FIRST + COUNT as u32).rev().collect()),
         }
     }
@@ -103,7 +105,7 @@ impl Lpis {
 
     /// Takes a free LPI for `source` and enables it; the ITS has to be told by a MAPTI. `None` if
     /// there is none left.
-    pub(crate) fn allocate(&self, source: Source) -> Option<u32> {
+    pub(crate) fn allocate(&self, source: MsiSource) -> Option<u32> {
         let lpi = self.free.lock().pop()?;
         let index = (lpi - FIRST) as usize;
         // Release: an interrupt may find it on another CPU, which the ITS's commands order too.
@@ -116,15 +118,15 @@ impl Lpis {
     pub(crate) fn release(&self, lpi: u32) {
         let index = (lpi - FIRST) as usize;
         self.configuration.write(index, &[PRIORITY]);
-        self.sources[index].store(Source::NONE, Ordering::Release);
+        self.sources[index].store(MsiSource::NONE, Ordering::Release);
         self.free.lock().push(lpi);
     }
 
     /// What `lpi` stands for; `None` if it has been released while it was pending.
     #[inline]
-    pub(crate) fn source(&self, lpi: u32) -> Option<Source> {
+    pub(crate) fn source(&self, lpi: u32) -> Option<MsiSource> {
         let slot = self.sources.get(lpi.checked_sub(FIRST)? as usize)?;
         // Acquire: pairs with the Release in `allocate`.
-        Source::unpack(slot.load(Ordering::Acquire))
+        MsiSource::unpack(slot.load(Ordering::Acquire))
     }
 }

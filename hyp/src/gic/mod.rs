@@ -30,7 +30,7 @@ const PRIORITY: u8 = 0xa0;
 const PRIORITIES: u32 = u32::from_ne_bytes([PRIORITY; 4]);
 
 /// The SGI that makes a CPU look at what it is to do: leave the guest, wake up, stop.
-pub(crate) const CALL: u32 = 0;
+pub(crate) const KICK_SGI: u32 = 0;
 
 /// The machine's controller.
 pub(crate) struct Gic {
@@ -45,7 +45,7 @@ pub(crate) struct Gic {
     pending: Vec<PendingTable>,
     affinities: Vec<u64>,
     /// By CPU number: the SGI that calls it.
-    calls: Vec<u64>,
+    kick_sgis: Vec<u64>,
     maintenance: u32,
 }
 
@@ -78,8 +78,8 @@ impl Gic {
             lpis: Lpis::new(),
             pending: affinities.iter().map(|_| PendingTable::new()).collect(),
             affinities: affinities.to_vec(),
-            calls: (affinities.iter())
-                .map(|&affinity| cpu_interface::sgi(CALL, affinity))
+            kick_sgis: (affinities.iter())
+                .map(|&affinity| cpu_interface::sgi_value(KICK_SGI, affinity))
                 .collect(),
             maintenance: description.maintenance,
             distributor,
@@ -90,7 +90,7 @@ impl Gic {
     /// Takes CPU number `cpu`'s part over. Called once, on that CPU, which has been configured.
     pub(crate) fn start_cpu(&self, cpu: usize) {
         let redistributor = &self.redistributors[cpu];
-        redistributor.start(1 << CALL);
+        redistributor.start(1 << KICK_SGI);
         if !self.its.is_empty() {
             redistributor.start_lpis(self.lpis.base_register(), &self.pending[cpu]);
         }
@@ -115,7 +115,7 @@ impl Gic {
 
     /// Makes CPU number `cpu` look at what it is to do.
     #[inline]
-    pub(crate) fn call(&self, cpu: usize) {
-        cpu_interface::send_sgi(self.calls[cpu]);
+    pub(crate) fn kick(&self, cpu: usize) {
+        cpu_interface::send_sgi(self.kick_sgis[cpu]);
     }
 }

@@ -40,30 +40,30 @@ register_bitfields! {u64,
 
 register_structs! {
     Registers {
-        (0x0000 => control: ReadWrite<u32, Control::Register>),
+        (0x0000 => ctlr: ReadWrite<u32, Control::Register>),
         (0x0004 => _reserved0),
-        (0x0008 => kind: ReadOnly<u64, Type::Register>),
+        (0x0008 => typer: ReadOnly<u64, Type::Register>),
         (0x0010 => _reserved1),
         (0x0014 => waker: ReadWrite<u32, Waker::Register>),
         (0x0018 => _reserved2),
-        (0x0070 => properties: ReadWrite<u64>),
-        (0x0078 => pending: ReadWrite<u64>),
+        (0x0070 => propbaser: ReadWrite<u64>),
+        (0x0078 => pendbaser: ReadWrite<u64>),
         (0x0080 => _reserved3),
         // The second frame: SGIs and PPIs.
         (0x1_0000 => _reserved4),
-        (0x1_0080 => private_group: ReadWrite<u32>),
+        (0x1_0080 => igroupr0: ReadWrite<u32>),
         (0x1_0084 => _reserved5),
-        (0x1_0100 => private_set_enable: ReadWrite<u32>),
+        (0x1_0100 => isenabler0: ReadWrite<u32>),
         (0x1_0104 => _reserved6),
-        (0x1_0180 => private_clear_enable: ReadWrite<u32>),
+        (0x1_0180 => icenabler0: ReadWrite<u32>),
         (0x1_0184 => _reserved7),
-        (0x1_0200 => private_set_pending: ReadWrite<u32>),
+        (0x1_0200 => ispendr0: ReadWrite<u32>),
         (0x1_0204 => _reserved8),
-        (0x1_0280 => private_clear_pending: ReadWrite<u32>),
+        (0x1_0280 => icpendr0: ReadWrite<u32>),
         (0x1_0284 => _reserved9),
-        (0x1_0380 => private_clear_active: ReadWrite<u32>),
+        (0x1_0380 => icactiver0: ReadWrite<u32>),
         (0x1_0384 => _reserved10),
-        (0x1_0400 => private_priority: [ReadWrite<u32>; 8]),
+        (0x1_0400 => ipriorityr: [ReadWrite<u32>; 8]),
         (0x1_0420 => _reserved11),
         (0x2_0000 => @END),
     }
@@ -91,7 +91,7 @@ impl Redistributor {
             while frame < region.end {
                 // SAFETY: by the caller's promise.
                 let registers = unsafe { &*(frame as *const Registers) };
-                let kind = registers.kind.extract();
+                let kind = registers.typer.extract();
                 if kind.read(Type::AFFINITY) == packed {
                     return Some(Self { registers });
                 }
@@ -113,36 +113,36 @@ impl Redistributor {
         while registers.waker.is_set(Waker::CHILDREN_ASLEEP) {
             core::hint::spin_loop();
         }
-        registers.private_clear_enable.set(u32::MAX);
-        registers.private_clear_pending.set(u32::MAX);
-        registers.private_clear_active.set(u32::MAX);
-        registers.private_group.set(u32::MAX);
+        registers.icenabler0.set(u32::MAX);
+        registers.icpendr0.set(u32::MAX);
+        registers.icactiver0.set(u32::MAX);
+        registers.igroupr0.set(u32::MAX);
         registers
-            .private_priority
+            .ipriorityr
             .iter()
             .for_each(|priority| priority.set(PRIORITIES));
-        self.wait();
-        registers.private_set_enable.set(sgis.into());
+        self.wait_rwp();
+        registers.isenabler0.set(sgis.into());
     }
 
     /// Enables or disables PPI `intid`.
     pub(crate) fn enable(&self, intid: u32, on: bool) {
         if on {
-            self.registers.private_set_enable.set(1 << intid);
+            self.registers.isenabler0.set(1 << intid);
         } else {
-            self.registers.private_clear_enable.set(1 << intid);
-            self.wait();
+            self.registers.icenabler0.set(1 << intid);
+            self.wait_rwp();
         }
     }
 
     /// Whether PPI `intid` is pending, enabled or not.
     pub(crate) fn is_pending(&self, intid: u32) -> bool {
-        self.registers.private_set_pending.get() & 1 << intid != 0
+        self.registers.ispendr0.get() & 1 << intid != 0
     }
 
     /// Ends the active state of PPI `intid`.
     pub(crate) fn deactivate(&self, intid: u32) {
-        self.registers.private_clear_active.set(1 << intid);
+        self.registers.icactiver0.set(1 << intid);
     }
 
     /// Turns LPIs on: `properties` is the value of `GICR_PROPBASER`.
@@ -150,12 +150,12 @@ impl Redistributor {
     /// # Panics
     /// If a boot loader has turned them on, with tables that we do not know.
     pub(crate) fn start_lpis(&self, properties: u64, pending: &PendingTable) {
-        let enabled = self.registers.control.is_set(Control::ENABLE_LPIS);
+        let enabled = self.registers.ctlr.is_set(Control::ENABLE_LPIS);
         assert!(!enabled, "LPIs are on already");
-        self.registers.properties.set(properties);
-        self.registers.pending.set(pending.base_register());
+        self.registers.propbaser.set(properties);
+        self.registers.pendbaser.set(pending.base_register());
         barrier::dsb(barrier::SY);
-        self.registers.control.modify(Control::ENABLE_LPIS.val(1));
+        self.registers.ctlr.modify(Control::ENABLE_LPIS.val(1));
         barrier::dsb(barrier::SY);
     }
 
@@ -165,12 +165,12 @@ impl Redistributor {
         if by_address {
             (&raw const *self.registers).addr() as u64
         } else {
-            self.registers.kind.read(Type::PROCESSOR_NUMBER) << 16
+            self.registers.typer.read(Type::PROCESSOR_NUMBER) << 16
         }
     }
 
-    fn wait(&self) {
-        while self.registers.control.is_set(Control::RWP) {
+    fn wait_rwp(&self) {
+        while self.registers.ctlr.is_set(Control::RWP) {
             core::hint::spin_loop();
         }
     }

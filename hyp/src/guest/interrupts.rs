@@ -6,7 +6,7 @@ use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
 use crate::cpu::hyp_timer;
-use crate::cpu::percpu::{Exit, PerCpu};
+use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::gic::{cpu_interface, lpi};
 
 /// The first PPI.
@@ -15,7 +15,7 @@ const FIRST_PPI: u32 = 16;
 /// Takes the interrupt that is pending on the calling CPU, if one is, and makes it pending for the guest.
 /// Another one makes the CPU exit again: asking for it each time would cost every exit a look in vain.
 #[inline]
-pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
+pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
         return;
     };
@@ -25,30 +25,30 @@ pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
         // A call: whoever made it has left word of what it is about.
         0..FIRST_PPI => {
             cpu_interface::deactivate(intid);
-            Exit::Call
+            ExitReason::Kick
         }
         lpi::FIRST.. => {
-            message(guest, pin, intid);
-            Exit::Lpi
+            inject_lpi(guest, pin, intid);
+            ExitReason::Lpi
         }
         _ if intid == vgic.host().gic.maintenance() => {
             // Leaving the guest and entering it does what it asks for. Its line stays high until the list
             // registers are prepared for that.
             cpu_interface::deactivate(intid);
-            Exit::Maintenance
+            ExitReason::Maintenance
         }
         IntId::FIRST_SPI.. => {
             forward(IntId::spi(intid), |id| vgic.forward_spi(pin, id));
-            Exit::Spi
+            ExitReason::Spi
         }
         hyp_timer::PPI => {
             hyp_timer::stop();
             cpu_interface::deactivate(intid);
-            Exit::Ppi
+            ExitReason::Ppi
         }
         _ => {
             forward(IntId::ppi(intid), |id| vgic.forward_ppi(pin, cpu.vcpu, id));
-            Exit::Ppi
+            ExitReason::Ppi
         }
     };
     cpu.count(reason);
@@ -65,7 +65,7 @@ fn forward(
 }
 
 /// A device's message, under the LPI that we have given it.
-fn message(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
+fn inject_lpi(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
     let vgic = guest.vgic();
     if let Some(source) = vgic.host().gic.lpis.source(lpi) {
         // An error means that the guest has unmapped the event since: as without a hypervisor, the
@@ -80,7 +80,7 @@ fn message(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
 }
 
 /// Sleeps until an interrupt is pending on the calling CPU. Interrupts stay masked.
-pub(crate) fn wait() {
+pub(crate) fn wait_for_interrupt() {
     asm::wfi();
 }
 

@@ -49,10 +49,10 @@ static GUEST: Once<Guest> = Once::new();
 /// If the machine's controller cannot be imitated.
 pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, interface: &Ich) {
     GUEST.call_once(|| {
-        let config = configuration(machine, &host, interface);
+        let config = vgic_config(machine, &host, interface);
         let controller = Vgic::new(config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
-        connect(&controller);
+        connect_interrupts(&controller);
         Guest {
             stage2,
             controller: Box::leak(Box::new(controller)),
@@ -62,7 +62,7 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, int
 }
 
 /// The controller that the device tree describes, with all SPIs that the architecture has room for.
-fn configuration(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Config {
+fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
@@ -89,7 +89,7 @@ fn configuration(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> 
 }
 
 /// Every interrupt of the machine is the guest's under its own number; SPIs beyond are the guest's alone.
-fn connect(controller: &Controller) {
+fn connect_interrupts(controller: &Controller) {
     for spi in controller
         .host()
         .gic
@@ -124,7 +124,7 @@ pub(crate) fn get() -> &'static Guest {
 /// # Safety
 /// It has been made.
 #[inline]
-pub(crate) unsafe fn here() -> &'static Guest {
+pub(crate) unsafe fn get_unchecked() -> &'static Guest {
     // SAFETY: by the caller's promise.
     unsafe { GUEST.get_unchecked() }
 }
@@ -137,13 +137,13 @@ impl Guest {
     }
 
     /// Makes the calling CPU, number `cpu`, one that can run a vCPU.
-    pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
+    pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
         let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
         let gic = &self.vgic().host().gic;
         gic.start_cpu(cpu.index);
         hyp_timer::stop();
         (gic.redistributor(cpu.index)).enable(hyp_timer::PPI, true);
-        cpu.join(Cpu::new(local, interface));
+        cpu.set_vgic_cpu(Cpu::new(local, interface));
     }
 }
 
@@ -152,7 +152,7 @@ impl psci::Vcpus for Guest {
         percpu::find(affinity).map(|cpu| (cpu.index, &cpu.power))
     }
 
-    fn call(&self, cpu: usize) {
-        self.vgic().host().gic.call(cpu);
+    fn kick(&self, cpu: usize) {
+        self.vgic().host().gic.kick(cpu);
     }
 }

@@ -15,7 +15,7 @@ use vgic::{BadAddress, Host};
 use crate::cpu::hyp_timer;
 use crate::cpu::percpu::PerCpu;
 use crate::gic::Gic;
-use crate::gic::lpi::Source;
+use crate::gic::lpi::MsiSource;
 use crate::memory::ranges::Pages;
 use crate::println;
 
@@ -58,20 +58,20 @@ impl PassthroughHost {
     }
 
     /// Whether the vGIC may have the physical PPI: what the hypervisor uses itself is not the guest's.
-    fn is_guests(&self, ppi: u32) -> bool {
+    fn is_guest_ppi(&self, ppi: u32) -> bool {
         ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
     }
 }
 
 impl Host for PassthroughHost {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
-        self.gic.call(usize::from(cpu.0));
+        self.gic.kick(usize::from(cpu.0));
     }
 
     fn wake(&self, vcpu: VcpuId) {
         // What waits on this CPU has been woken by the interrupt that led here, and looks again.
         if vcpu != PerCpu::current().vcpu {
-            self.gic.call(vcpu.index());
+            self.gic.kick(vcpu.index());
         }
     }
 
@@ -112,7 +112,7 @@ impl Host for PassthroughHost {
         match vcpu {
             None => self.gic.distributor.is_pending(intid),
             Some(vcpu) => {
-                self.is_guests(intid) && self.gic.redistributor(vcpu.index()).is_pending(intid)
+                self.is_guest_ppi(intid) && self.gic.redistributor(vcpu.index()).is_pending(intid)
             }
         }
     }
@@ -120,7 +120,7 @@ impl Host for PassthroughHost {
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         match vcpu {
             None if self.has_spi(intid) => self.gic.distributor.enable(intid.raw(), on),
-            Some(vcpu) if self.is_guests(intid.raw()) => {
+            Some(vcpu) if self.is_guest_ppi(intid.raw()) => {
                 self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
             }
             _ => {}
@@ -184,7 +184,7 @@ impl Host for PassthroughHost {
                 old.lpi
             }
             None => {
-                let source = Source {
+                let source = MsiSource {
                     its: its.0,
                     device: device.0,
                     event: event.0,

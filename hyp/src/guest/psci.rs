@@ -2,10 +2,10 @@
 
 use smccc::psci::{self, error};
 
-use super::power::{Power, State};
-use super::shutdown::How;
+use super::power::{Power, PowerState};
+use super::shutdown::SystemEvent;
 use crate::cpu::percpu::PerCpu;
-use crate::exception::exit::Next;
+use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
 
@@ -21,11 +21,11 @@ pub(crate) trait Vcpus {
     fn find(&self, affinity: u64) -> Option<(usize, &Power)>;
 
     /// Makes a CPU look at the power of the vCPU.
-    fn call(&self, cpu: usize);
+    fn kick(&self, cpu: usize);
 }
 
 /// Carries out the call that the guest has made by HVC or SMC.
-pub(crate) fn call(frame: &mut Frame, vcpus: &impl Vcpus) -> Next {
+pub(crate) fn handle_call(frame: &mut Frame, vcpus: &impl Vcpus) -> TrapOutcome {
     let [_, a, b, c, ..] = frame.x;
     let result = match frame.x[0] as u32 {
         psci::PSCI_VERSION => VERSION,
@@ -35,13 +35,13 @@ pub(crate) fn call(frame: &mut Frame, vcpus: &impl Vcpus) -> Next {
         psci::PSCI_CPU_ON_32 => cpu_on(vcpus, low(a), low(b), low(c)),
         psci::PSCI_AFFINITY_INFO_64 => affinity_info(vcpus, a, b),
         psci::PSCI_AFFINITY_INFO_32 => affinity_info(vcpus, low(a), low(b)),
-        psci::PSCI_CPU_OFF => return Next::Off,
-        psci::PSCI_SYSTEM_OFF => return shut_down("powers the machine off", How::Off),
-        psci::PSCI_SYSTEM_RESET => return shut_down("resets the machine", How::Reset),
+        psci::PSCI_CPU_OFF => return TrapOutcome::PowerOff,
+        psci::PSCI_SYSTEM_OFF => return shut_down("powers the machine off", SystemEvent::Off),
+        psci::PSCI_SYSTEM_RESET => return shut_down("resets the machine", SystemEvent::Reset),
         _ => status(error::NOT_SUPPORTED),
     };
     frame.x[0] = result;
-    Next::Resume
+    TrapOutcome::Resume
 }
 
 /// A status as the calling convention returns it.
@@ -77,13 +77,13 @@ fn cpu_on(vcpus: &impl Vcpus, affinity: u64, entry: u64, context: u64) -> u64 {
     if entry & 3 != 0 {
         return status(error::INVALID_ADDRESS);
     }
-    match power.turn_on(entry, context) {
+    match power.power_on(entry, context) {
         Ok(()) => {
-            vcpus.call(cpu);
+            vcpus.kick(cpu);
             status(error::SUCCESS)
         }
-        Err(State::OnPending) => status(error::ON_PENDING),
-        Err(State::On | State::Off) => status(error::ALREADY_ON),
+        Err(PowerState::OnPending) => status(error::ON_PENDING),
+        Err(PowerState::On | PowerState::Off) => status(error::ALREADY_ON),
     }
 }
 
@@ -94,7 +94,7 @@ fn affinity_info(vcpus: &impl Vcpus, affinity: u64, lowest_level: u64) -> u64 {
     }
 }
 
-fn shut_down(what: &str, how: How) -> Next {
+fn shut_down(what: &str, how: SystemEvent) -> TrapOutcome {
     println!("hyp: vcpu {} {what}", PerCpu::current().index);
-    Next::ShutDown(how)
+    TrapOutcome::System(how)
 }

@@ -15,7 +15,7 @@ use vgic::intid::Kind;
 use vgic::trace::Totals;
 
 use super::{Controller, get};
-use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::println;
 
 /// The guest's machine is going down: every CPU takes its vCPU off and stops.
@@ -26,14 +26,14 @@ static STOPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// How the machine goes down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum How {
+pub(crate) enum SystemEvent {
     /// `SYSTEM_OFF`.
     Off,
     /// `SYSTEM_RESET`.
     Reset,
 }
 
-/// Whether the calling CPU is to [`stop`].
+/// Whether the calling CPU is to [`stop_cpu`].
 #[inline]
 pub(crate) fn is_stopping() -> bool {
     // Acquire: pairs with the swap in `shut_down`.
@@ -41,8 +41,8 @@ pub(crate) fn is_stopping() -> bool {
 }
 
 /// Takes the calling CPU's vCPU off, and stops for good.
-pub(crate) fn stop() -> ! {
-    leave(PerCpu::current());
+pub(crate) fn stop_cpu() -> ! {
+    put_vcpu(PerCpu::current());
     // Release: pairs with the Acquire in `shut_down`.
     STOPPED.fetch_add(1, Ordering::Release);
     loop {
@@ -50,44 +50,44 @@ pub(crate) fn stop() -> ! {
     }
 }
 
-fn leave(cpu: &PerCpu) {
-    let local = cpu.local();
+fn put_vcpu(cpu: &PerCpu) {
+    let local = cpu.vgic_cpu();
     // Not on this CPU if it is off.
     let _ = get().vgic().vcpu_put(local, &local.pin(), cpu.vcpu);
 }
 
 /// Carries out the guest's `SYSTEM_OFF` or `SYSTEM_RESET`.
-pub(crate) fn shut_down(how: How) -> ! {
+pub(crate) fn shut_down(how: SystemEvent) -> ! {
     // AcqRel: pairs with `is_stopping`. Of two vCPUs that ask at once, one is served.
     if STOPPING.swap(true, Ordering::AcqRel) {
-        stop();
+        stop_cpu();
     }
     let this = PerCpu::current();
-    leave(this);
+    put_vcpu(this);
     let others = || percpu::all().iter().filter(|cpu| cpu.index != this.index);
     for cpu in others() {
-        get().vgic().host().gic.call(cpu.index);
+        get().vgic().host().gic.kick(cpu.index);
     }
-    // Acquire: pairs with the Release in `stop`.
+    // Acquire: pairs with the Release in `stop_cpu`.
     while STOPPED.load(Ordering::Acquire) < others().count() {
         core::hint::spin_loop();
     }
-    close_books(this);
+    tear_down_and_report(this);
     let error = match how {
-        How::Off => psci::system_off::<Smc>(),
-        How::Reset => psci::system_reset::<Smc>(),
+        SystemEvent::Off => psci::system_off::<Smc>(),
+        SystemEvent::Reset => psci::system_reset::<Smc>(),
     };
     panic!("the firmware does not carry out {how:?}: {error:?}");
 }
 
 /// Takes the controller apart and prints what has been counted, as one line that begins with `@vgic`.
-fn close_books(this: &PerCpu) {
+fn tear_down_and_report(this: &PerCpu) {
     let guest = get();
     let lists = guest.domain.totals();
     let controller: *const Controller = guest.vgic();
     // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
     let controller = unsafe { Box::from_raw(controller.cast_mut()) };
-    let local = this.local();
+    let local = this.vgic_cpu();
     let remains = match controller.teardown(&local.pin()) {
         Ok(remains) => remains,
         Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
@@ -115,9 +115,9 @@ fn write_report(
     });
     result?;
     #[cfg(feature = "el2-time")]
-    crate::cpu::el2_time::noted::write(report)?;
+    crate::cpu::el2_time::recorded::write_json(report)?;
     write!(report, "\"exits\":{{")?;
-    for (place, reason) in Exit::ALL.into_iter().enumerate() {
+    for (place, reason) in ExitReason::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
         let count: u64 = percpu::all().iter().map(|cpu| cpu.exits(reason)).sum();
         write!(report, "{comma}\"{}\":{count}", reason.name())?;

@@ -18,8 +18,8 @@ use super::tree;
 ///
 /// # Panics
 /// If `home` is not in any RAM that the tree describes.
-pub(crate) fn hide(blob: &mut [u8], home: &Range<usize>) {
-    let (memory, reg) = shortened(&parse(blob), home).expect("the hypervisor lives in RAM");
+pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>) {
+    let (memory, reg) = shortened_memory(&parse(blob), home).expect("the hypervisor lives in RAM");
     let module = tree::kernels(&parse(blob))
         .next()
         .map(|(node, _)| node.name().to_string());
@@ -38,7 +38,10 @@ pub(crate) fn hide(blob: &mut [u8], home: &Range<usize>) {
 }
 
 /// Finds the memory node that `home` lies in, and what its `reg` is to be without it and what is above.
-fn shortened(tree: &Fdt<'_>, home: &Range<usize>) -> Option<(alloc::string::String, Vec<u8>)> {
+fn shortened_memory(
+    tree: &Fdt<'_>,
+    home: &Range<usize>,
+) -> Option<(alloc::string::String, Vec<u8>)> {
     for node in tree.root().children().filter(tree::is_memory) {
         let mut value: Vec<u8> = node.property("reg")?.value().to_vec();
         let mut at = 0;

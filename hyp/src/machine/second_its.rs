@@ -34,7 +34,7 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
     );
 
     let (gic, its) = nodes(&fdt).expect("the tree has the ITS");
-    let node = describe(&its, &frames);
+    let node = its_node_like(&its, &frames);
     let mut edited = DeviceTree::from_fdt(&fdt);
     (edited.root.child_mut(gic.name()))
         .expect("the node was there")
@@ -63,14 +63,14 @@ fn nodes<'a>(fdt: &Fdt<'a>) -> Option<(FdtNode<'a>, FdtNode<'a>)> {
 }
 
 /// The node of an ITS like `other`.
-fn describe(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
+fn its_node_like(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
     let mut node = DeviceTreeNode::new(alloc::format!("its@{:x}", frames.start))
         .expect("the name is well-formed");
     for property in other.properties() {
         // A handle has one owner.
         let value = match property.name() {
             "phandle" | "linux,phandle" => continue,
-            "reg" => moved(other, property.value(), frames.start),
+            "reg" => reg_with_address(other, property.value(), frames.start),
             _ => property.value().to_vec(),
         };
         let property = DeviceTreeProperty::new(property.name().to_string(), value);
@@ -80,7 +80,7 @@ fn describe(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
 }
 
 /// The `reg` of `node` with another address and the same size.
-fn moved(node: &FdtNode<'_>, reg: &[u8], to: usize) -> Vec<u8> {
+fn reg_with_address(node: &FdtNode<'_>, reg: &[u8], to: usize) -> Vec<u8> {
     let first = node.reg().ok().flatten().and_then(|mut regs| regs.next());
     let bytes = first.map_or(0, |reg| reg.address.as_ref().len() * 4);
     let address = (to as u64).to_be_bytes();

@@ -11,17 +11,17 @@ use spin::Mutex;
 use talc::TalcLock;
 use talc::source::Manual;
 
-use super::small::{CHUNK, Class, Small};
+use super::small::{CHUNK, SizeClass, SmallBlocks};
 
 #[global_allocator]
 static HEAP: Heap = Heap {
-    small: Mutex::new(Small::new()),
+    small: Mutex::new(SmallBlocks::new()),
     large: TalcLock::new(Manual),
 };
 
 struct Heap {
     /// Its lock is taken before that of `large`.
-    small: Mutex<Small>,
+    small: Mutex<SmallBlocks>,
     large: TalcLock<Mutex<()>, Manual>,
 }
 
@@ -29,7 +29,7 @@ struct Heap {
 // caller has at a time.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match Class::of(layout) {
+        match SizeClass::of(layout) {
             Some(class) => {
                 // SAFETY: a chunk has a size.
                 let chunk = || unsafe { self.large.alloc(CHUNK) };
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match Class::of(layout) {
+        match SizeClass::of(layout) {
             // SAFETY: by the caller's promise, `alloc` took it from there.
             Some(class) => unsafe { self.small.lock().free(block, class, layout.size()) },
             // SAFETY: forwarded to the caller.

@@ -23,13 +23,13 @@ pub(super) const CHUNK: Layout = match Layout::from_size_align(16 << 10, LARGEST
     Err(_) => panic!("the alignment is a power of two"),
 };
 
-const _: () = assert!(Class(CLASSES - 1).size() == LARGEST);
+const _: () = assert!(SizeClass(CLASSES - 1).size() == LARGEST);
 
 /// The sizes that blocks come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Class(usize);
+pub(super) struct SizeClass(usize);
 
-impl Class {
+impl SizeClass {
     /// The smallest one that holds `layout`; none if that is too large.
     pub(super) fn of(layout: Layout) -> Option<Self> {
         // Blocks of a chunk lie at multiples of their size: a multiple of the alignment is aligned.
@@ -59,20 +59,20 @@ impl Class {
 }
 
 /// A block that is free: the next one.
-struct Free(*mut Free);
+struct FreeBlock(*mut FreeBlock);
 
 /// Blocks of one size.
-struct List {
+struct BlockList {
     /// Those that have been freed.
-    free: *mut Free,
+    free: *mut FreeBlock,
     /// What has not been used of the last chunk.
     rest: *mut u8,
     bytes: usize,
 }
 
 /// All of them.
-pub(super) struct Small {
-    lists: [List; CLASSES],
+pub(super) struct SmallBlocks {
+    lists: [BlockList; CLASSES],
     /// Bytes asked for and not freed.
     used: usize,
     /// Bytes of chunks.
@@ -80,14 +80,14 @@ pub(super) struct Small {
 }
 
 // SAFETY: it owns the blocks that it points to.
-unsafe impl Send for Small {}
+unsafe impl Send for SmallBlocks {}
 
-impl Small {
+impl SmallBlocks {
     /// Without a chunk.
     pub(super) const fn new() -> Self {
         Self {
             lists: [const {
-                List {
+                BlockList {
                     free: ptr::null_mut(),
                     rest: ptr::null_mut(),
                     bytes: 0,
@@ -102,7 +102,7 @@ impl Small {
     /// nobody else's, or null.
     pub(super) fn allocate(
         &mut self,
-        class: Class,
+        class: SizeClass,
         size: usize,
         chunk: impl FnOnce() -> *mut u8,
     ) -> *mut u8 {
@@ -134,11 +134,11 @@ impl Small {
     ///
     /// # Safety
     /// `allocate` gave it for this class and size, and nobody uses it any more.
-    pub(super) unsafe fn free(&mut self, block: *mut u8, class: Class, size: usize) {
+    pub(super) unsafe fn free(&mut self, block: *mut u8, class: SizeClass, size: usize) {
         let list = &mut self.lists[class.0];
-        let block = block.cast::<Free>();
+        let block = block.cast::<FreeBlock>();
         // SAFETY: it is ours, and large and aligned enough.
-        unsafe { block.write(Free(list.free)) };
+        unsafe { block.write(FreeBlock(list.free)) };
         list.free = block;
         self.used -= size;
     }

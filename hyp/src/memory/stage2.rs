@@ -52,7 +52,7 @@ impl Stage2 {
 
     /// Tables of VM number `index`, that map `memory` to guest-physical address `at`; they stay for
     /// ever.
-    pub(crate) fn vm(index: usize, memory: &Range<usize>, at: usize) -> Self {
+    pub(crate) fn for_vm(index: usize, memory: &Range<usize>, at: usize) -> Self {
         Self::new(
             FIRST_VMID + index as u16,
             [(memory, at, MEMORY)].into_iter(),

@@ -39,13 +39,13 @@ impl VmHost {
 
 impl Host for VmHost {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
-        self.gic.call(usize::from(cpu.0));
+        self.gic.kick(usize::from(cpu.0));
     }
 
     /// The call matters to a CPU that is idle; one that runs another VM goes on when it has looked.
     fn wake(&self, vcpu: VcpuId) {
         self.woken[vcpu.index()].store(true, Ordering::Release);
-        self.gic.call(vcpu.index());
+        self.gic.kick(vcpu.index());
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {

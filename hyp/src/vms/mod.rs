@@ -34,7 +34,7 @@ use vgic::{Config, Cpu, Vgic};
 
 use crate::cpu::control;
 use crate::cpu::el2_time::Longest;
-use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::gic::Gic;
 use crate::guest::power::Power;
 use crate::guest::{image, psci};
@@ -44,7 +44,7 @@ use crate::memory::layout::BLOCK;
 use crate::memory::ranges::Pages;
 use crate::memory::stage2::Stage2;
 use crate::println;
-use crate::start::{Kernel, Loaded};
+use crate::start::{BootModules, Kernel};
 use console::Console;
 use host::VmHost;
 
@@ -82,16 +82,16 @@ pub(crate) struct Vm {
     console: Console,
     vcpus: Vec<Vcpu>,
     /// It has powered its machine off.
-    ended: AtomicBool,
+    powered_off: AtomicBool,
 }
 
 /// What all CPUs may know of a vCPU, whose number is that of the CPU that it lives on.
 struct Vcpu {
     power: Power,
-    exits: [Counter; Exit::ALL.len()],
+    exits: [Counter; ExitReason::ALL.len()],
     /// The longest time from an exit to the entry that followed it, in ticks of the system counter. Only
     /// its own CPU writes it.
-    longest_exit: Longest,
+    longest_el2_time: Longest,
 }
 
 /// All of them, and what they share.
@@ -113,14 +113,14 @@ pub(crate) fn get() -> Option<&'static Vms> {
 ///
 /// # Panics
 /// If there is not enough memory.
-pub(crate) fn init(machine: &Machine, gic: Gic, loaded: &Loaded, memory: Pages) {
+pub(crate) fn init(machine: &Machine, gic: Gic, modules: &BootModules, memory: Pages) {
     let gic = &*Box::leak(Box::new(gic));
     let mut free = memory;
-    free.remove(&loaded.tree);
-    (loaded.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
-    let kernels = loaded.kernels.iter().enumerate();
+    free.remove(&modules.tree);
+    (modules.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
+    let kernels = modules.kernels.iter().enumerate();
     let all = kernels.map(|(index, kernel)| {
-        let ram = take(&mut free);
+        let ram = take_ram(&mut free);
         Vm::new(index, kernel, ram, machine, gic)
     });
     let all = all.collect();
@@ -132,7 +132,7 @@ pub(crate) fn init(machine: &Machine, gic: Gic, loaded: &Loaded, memory: Pages) 
 }
 
 /// Takes RAM for a VM out of what is free.
-fn take(free: &mut Pages) -> Range<usize> {
+fn take_ram(free: &mut Pages) -> Range<usize> {
     let pieces = free.iter().map(|piece| {
         let end = piece.end / BLOCK * BLOCK;
         end.saturating_sub(RAM_SIZE).max(piece.start)..end
@@ -151,7 +151,7 @@ impl Vm {
         machine: &Machine,
         gic: &'static Gic,
     ) -> Self {
-        let entry = fill(&ram, kernel);
+        let entry = load_kernel(&ram, kernel);
         println!(
             "hyp: vm{index} has {} MiB at {:#x}: {}",
             ram.len() >> 20,
@@ -162,7 +162,7 @@ impl Vm {
         let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
         config.its.push(QUOTA);
         config.lpi_bits = LPI_BITS;
-        let stage2 = Stage2::vm(index, &ram, RAM);
+        let stage2 = Stage2::for_vm(index, &ram, RAM);
         let host = VmHost::new(gic, ram, machine.cpus.len());
         let controller = Vgic::new(config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for vm{index}: {error}"));
@@ -172,28 +172,28 @@ impl Vm {
             controller: Box::leak(Box::new(controller)),
             console: Console::new(index),
             vcpus: machine.cpus.iter().map(|_| Vcpu::new()).collect(),
-            ended: AtomicBool::new(false),
+            powered_off: AtomicBool::new(false),
         };
         let first = &vm.vcpus[0].power;
-        (first.turn_on(entry as u64, RAM as u64)).expect("the first vCPU is off");
+        (first.power_on(entry as u64, RAM as u64)).expect("the first vCPU is off");
         vm
     }
 
     /// Whether it has powered its machine off.
-    fn has_ended(&self) -> bool {
+    fn is_powered_off(&self) -> bool {
         // Acquire: pairs with the Release in `power_off`.
-        self.ended.load(Ordering::Acquire)
+        self.powered_off.load(Ordering::Acquire)
     }
 
     /// The VM's machine is off: none of its vCPUs runs any more.
     fn power_off(&self) {
-        self.ended.store(true, Ordering::Release);
+        self.powered_off.store(true, Ordering::Release);
     }
 }
 
 /// Puts a VM's kernel and its arguments into its RAM, and nothing else. Returns the entry, as the
 /// VM knows it.
-fn fill(ram: &Range<usize>, kernel: &Kernel) -> usize {
+fn load_kernel(ram: &Range<usize>, kernel: &Kernel) -> usize {
     // SAFETY: the RAM is mapped and nobody's yet, and the arguments end in a zero.
     unsafe { (ram.start as *mut u8).write_bytes(0, ram.len()) };
     // SAFETY: the image is the boot loader's, and the RAM is the VM's alone.
@@ -214,34 +214,34 @@ impl Vcpu {
         Self {
             power: Power::new(),
             exits: Default::default(),
-            longest_exit: Longest::default(),
+            longest_el2_time: Longest::default(),
         }
     }
 }
 
 impl Vms {
     /// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
-    pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
-        control::confine();
+    pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
+        control::configure_for_vms();
         world_switch::set_vectors();
         let local = self.domain.register(CpuId(cpu.index as u16));
         self.gic.start_cpu(cpu.index);
         vcpu_run::start_timers(self.gic.redistributor(cpu.index));
-        cpu.join(Cpu::new(local, interface));
+        cpu.set_vgic_cpu(Cpu::new(local, interface));
     }
 }
 
 /// How a VM's vCPUs are known to PSCI.
-struct Calls<'a>(&'a Vms, &'a Vm);
+struct VmPsci<'a>(&'a Vms, &'a Vm);
 
-impl psci::Vcpus for Calls<'_> {
+impl psci::Vcpus for VmPsci<'_> {
     fn find(&self, affinity: u64) -> Option<(usize, &Power)> {
         let index = percpu::find(affinity)?.index;
         Some((index, &self.1.vcpus[index].power))
     }
 
-    fn call(&self, cpu: usize) {
-        self.0.gic.call(cpu);
+    fn kick(&self, cpu: usize) {
+        self.0.gic.kick(cpu);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A CPU that several vCPUs share, one of each VM's: who runs when.
 //!
-//! They take turns of [`SLICE`] each. One that waits for an interrupt gives up the rest of its turn, and
+//! They take turns of [`TIME_SLICE_US`] each. One that waits for an interrupt gives up the rest of its turn, and
 //! one that wakes up waits for its next: nobody cuts another's turn short, for that is what a VM
 //! would do to the others all day.
 
@@ -15,30 +15,30 @@ use crate::cpu::{el2_time, hyp_timer};
 use crate::guest::interrupts;
 
 /// How long a turn is: in microseconds.
-pub(super) const SLICE: u64 = 2000;
+pub(super) const TIME_SLICE_US: u64 = 2000;
 
 /// Shares the calling CPU, which `cpu` is, among the vCPUs that live on it.
 pub(crate) fn run(cpu: &'static PerCpu, vms: &'static Vms) -> ! {
-    let slice = CNTFRQ_EL0.get() * SLICE / 1_000_000;
+    let slice = CNTFRQ_EL0.get() * TIME_SLICE_US / 1_000_000;
     let vcpus = vms.all.iter();
     let mut vcpus: Vec<VcpuRun> = vcpus.map(|vm| VcpuRun::new(vm, cpu.index)).collect();
-    shutdown::note_heap(cpu);
+    shutdown::sample_heap(cpu);
     loop {
         let mut someone = false;
         for index in 0..vcpus.len() {
             let now = el2_time::now();
             {
-                let pin = cpu.local().pin();
+                let pin = cpu.vgic_cpu().pin();
                 for vcpu in &mut vcpus {
-                    vcpu.is_ready(&pin, now);
+                    vcpu.poll_runnable(&pin, now);
                 }
             }
             if shutdown::is_stopping() {
-                shutdown::stop(cpu, vms);
+                shutdown::stop_cpu(cpu, vms);
             }
-            if vcpus[index].is_ready(&cpu.local().pin(), now) {
-                vcpus[index].take_turn(vms, cpu, now + slice);
-                shutdown::note_heap(cpu);
+            if vcpus[index].poll_runnable(&cpu.vgic_cpu().pin(), now) {
+                vcpus[index].run_time_slice(vms, cpu, now + slice);
+                shutdown::sample_heap(cpu);
                 someone = true;
             }
         }
@@ -53,7 +53,7 @@ fn sleep(vcpus: &[VcpuRun]) {
     if let Some(first) = vcpus.iter().filter_map(VcpuRun::deadline).min() {
         hyp_timer::set(first);
     }
-    interrupts::wait();
+    interrupts::wait_for_interrupt();
     hyp_timer::stop();
-    vcpu_run::take_interrupts(|_| ());
+    vcpu_run::handle_physical_interrupts(|_| ());
 }

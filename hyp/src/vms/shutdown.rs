@@ -12,9 +12,9 @@ use aarch64_cpu::asm;
 use smccc::Smc;
 use smccc::psci;
 
-use super::schedule::SLICE;
+use super::schedule::TIME_SLICE_US;
 use super::{Controller, Vm, Vms};
-use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::guest;
 use crate::memory::heap;
 use crate::println;
@@ -33,7 +33,7 @@ static HEAP_BEFORE: AtomicUsize = AtomicUsize::new(0);
 static HEAP_MOST: AtomicUsize = AtomicUsize::new(0);
 
 /// Looks at the heap, on the first CPU, at the end of a turn. The first time, nobody has run.
-pub(super) fn note_heap(cpu: &PerCpu) {
+pub(super) fn sample_heap(cpu: &PerCpu) {
     if cpu.index == 0 {
         let used = heap::used();
         // Relaxed, here and below: one writer, and a reader that comes after it.
@@ -42,24 +42,24 @@ pub(super) fn note_heap(cpu: &PerCpu) {
     }
 }
 
-/// Whether the calling CPU is to [`stop`].
+/// Whether the calling CPU is to [`stop_cpu`].
 pub(super) fn is_stopping() -> bool {
-    // Acquire: pairs with the Release in `request`.
+    // Acquire: pairs with the Release in `request_stop`.
     STOPPING.load(Ordering::Acquire)
 }
 
 /// Asks every CPU to stop.
-pub(super) fn request() {
+pub(super) fn request_stop() {
     STOPPING.store(true, Ordering::Release);
 }
 
 /// The calling CPU, which `this` is and has no vCPU, stops for good; the first one closes the books.
-pub(super) fn stop(this: &PerCpu, vms: &Vms) -> ! {
+pub(super) fn stop_cpu(this: &PerCpu, vms: &Vms) -> ! {
     for cpu in percpu::all().iter().filter(|cpu| cpu.index != this.index) {
-        vms.gic.call(cpu.index);
+        vms.gic.kick(cpu.index);
     }
     // What this CPU has left to the epoch is anyone's to free.
-    this.local().pin().guard().flush();
+    this.vgic_cpu().pin().guard().flush();
     // Release: pairs with the Acquire below.
     STOPPED.fetch_add(1, Ordering::Release);
     if this.index != 0 {
@@ -83,7 +83,7 @@ fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     let end = heap::used();
     let before = vms.domain.totals();
     let mut report = String::new();
-    write!(report, "{{\"slice_us\":{SLICE},\"vms\":[")?;
+    write!(report, "{{\"slice_us\":{TIME_SLICE_US},\"vms\":[")?;
     for vm in &vms.all {
         let comma = if vm.index == 0 { "" } else { "," };
         write!(report, "{comma}{{")?;
@@ -93,7 +93,7 @@ fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     write!(report, "],")?;
     guest::shutdown::write_counts(&mut report, &before)?;
     // Frees what nobody can reach any more: a few rounds, each of which may begin an epoch.
-    (0..FLUSHES).for_each(|_| this.local().pin().guard().flush());
+    (0..FLUSHES).for_each(|_| this.vgic_cpu().pin().guard().flush());
     let mut result = Ok(());
     // After the teardown: what it unmaps and unlinks belongs to the balance.
     vms.domain.totals().for_each(|name, count| {
@@ -114,16 +114,19 @@ fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
     let controller: *const Controller = vm.controller;
     // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
     let controller = unsafe { Box::from_raw(controller.cast_mut()) };
-    let remains = match controller.teardown(&this.local().pin()) {
+    let remains = match controller.teardown(&this.vgic_cpu().pin()) {
         Ok(remains) => remains,
         Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
     };
     write!(report, "\"refs_at_teardown\":{},", remains.references)?;
     guest::shutdown::write_kinds(report, "pending", &remains.pending)?;
-    let longest = vm.vcpus.iter().map(|vcpu| vcpu.longest_exit.nanoseconds());
+    let longest = vm
+        .vcpus
+        .iter()
+        .map(|vcpu| vcpu.longest_el2_time.nanoseconds());
     let nanoseconds = longest.max().unwrap_or(0);
     write!(report, "\"longest_exit_ns\":{nanoseconds},\"exits\":{{")?;
-    for (place, reason) in Exit::ALL.into_iter().enumerate() {
+    for (place, reason) in ExitReason::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
         let counts = vm
             .vcpus

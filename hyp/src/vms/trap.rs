@@ -5,47 +5,58 @@ use vgic::epoch::CpuPin;
 use vgic::mmio::MmioOutcome;
 
 use super::vcpu_run::VcpuRun;
-use super::{Calls, Vms};
-use crate::cpu::percpu::{Exit, PerCpu};
-use crate::exception::exit::Next;
+use super::{VmPsci, Vms};
+use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::exception::exit::TrapOutcome;
 use crate::exception::inject;
-use crate::exception::sync::{DataAbort, Move, ZERO, fault_address, skip};
+use crate::exception::sync::{DataAbort, SysRegTrap, XZR, fault_address, skip};
 use crate::guest::psci;
 
 /// Deals with it.
-pub(super) fn handle(vms: &Vms, vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>) -> Next {
+pub(super) fn handle_trap(
+    vms: &Vms,
+    vcpu: &mut VcpuRun,
+    cpu: &PerCpu,
+    pin: &CpuPin<'_>,
+) -> TrapOutcome {
     let syndrome = ESR_EL2.extract();
     let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
         Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
             data_abort(vcpu, cpu, pin, DataAbort(syndrome.get()));
-            (Exit::Mmio, Next::Resume)
+            (ExitReason::Mmio, TrapOutcome::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
-            system_register(vcpu, cpu, pin, Move(syndrome.get()));
-            (Exit::Register, Next::Resume)
+            system_register(vcpu, cpu, pin, SysRegTrap(syndrome.get()));
+            (ExitReason::SystemRegister, TrapOutcome::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
             // Only WFI traps.
             skip();
-            (Exit::Wait, Next::Wait)
+            (ExitReason::Wfi, TrapOutcome::Block)
         }
         Some(ESR_EL2::EC::Value::HVC64) => {
-            let calls = Calls(vms, vcpu.vm);
-            (Exit::Hypercall, psci::call(vcpu.frame(), &calls))
+            let psci_vcpus = VmPsci(vms, vcpu.vm);
+            (
+                ExitReason::Hypercall,
+                psci::handle_call(vcpu.frame(), &psci_vcpus),
+            )
         }
         Some(ESR_EL2::EC::Value::SMC64) => {
             // A trapped SMC has not been executed yet; HVC has.
             skip();
-            let calls = Calls(vms, vcpu.vm);
-            (Exit::Hypercall, psci::call(vcpu.frame(), &calls))
+            let psci_vcpus = VmPsci(vms, vcpu.vm);
+            (
+                ExitReason::Hypercall,
+                psci::handle_call(vcpu.frame(), &psci_vcpus),
+            )
         }
         Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
             inject::external_abort(true);
-            (Exit::Other, Next::Resume)
+            (ExitReason::Other, TrapOutcome::Resume)
         }
         _ => {
             inject::undefined();
-            (Exit::Other, Next::Resume)
+            (ExitReason::Other, TrapOutcome::Resume)
         }
     };
     vcpu.count(reason);
@@ -67,12 +78,12 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
         }
         (true, false) if console.claims(address) => MmioOutcome::Done(console.read(address)),
         (true, true) => vgic.mmio_write(pin, address, width, value),
-        (true, false) => vgic.mmio_read(cpu.local(), pin, vcpu.vcpu, address, width),
+        (true, false) => vgic.mmio_read(cpu.vgic_cpu(), pin, vcpu.vcpu, address, width),
     };
     match outcome {
         MmioOutcome::Done(value) => {
-            if !abort.is_write() && register != ZERO {
-                vcpu.frame().x[register] = abort.loaded(value);
+            if !abort.is_write() && register != XZR {
+                vcpu.frame().x[register] = abort.load_result(value);
             }
             skip();
         }
@@ -82,17 +93,17 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
 }
 
 /// A system register that the interrupt controller imitates, or one that the VM has not.
-fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: Move) {
+fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: SysRegTrap) {
     let vgic = vcpu.vm.controller;
     let register = trapped.register();
     let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
-    match trapped.target() {
+    match trapped.sysreg() {
         Some(target) if trapped.is_read() => match vgic.sysreg_read(target) {
-            Some(_) if register == ZERO => {}
+            Some(_) if register == XZR => {}
             Some(value) => vcpu.frame().x[register] = value,
             None => return inject::undefined(),
         },
-        Some(target) => vgic.sysreg_write(cpu.local(), pin, vcpu.vcpu, target, value),
+        Some(target) => vgic.sysreg_write(cpu.vgic_cpu(), pin, vcpu.vcpu, target, value),
         None => return inject::undefined(),
     }
     skip();

@@ -15,15 +15,15 @@ use vgic::epoch::CpuPin;
 use vgic::intid::{IntId, VcpuId};
 
 use super::context::Context;
-use super::world_switch::{self, Why};
+use super::world_switch::{self, ExitKind};
 use super::{Controller, Vm, Vms, shutdown, trap, vcpu_of};
 use crate::cpu::el2_time::now;
 use crate::cpu::hyp_timer;
-use crate::cpu::percpu::{Exit, PerCpu};
-use crate::exception::exit::Next;
+use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::gic::redistributor::Redistributor;
-use crate::gic::{CALL, cpu_interface};
+use crate::gic::{KICK_SGI, cpu_interface};
 use crate::println;
 
 /// The VMs' timer: a PPI by the number that Arm's Base System Architecture gives it.
@@ -40,13 +40,13 @@ pub(super) fn start_timers(redistributor: &Redistributor) {
 /// Takes the physical interrupts that are pending on the calling CPU. None is a VM's: what brought the
 /// CPU here has done its work by that. True if the virtual timer's output has risen; its interrupt is
 /// still active then.
-pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
+pub(super) fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> bool {
     let mut timer = false;
     while let Some(intid) = cpu_interface::acknowledge() {
         cpu_interface::drop_priority(intid);
         if intid == VIRTUAL_TIMER {
             timer = true;
-            count(Exit::Ppi);
+            count(ExitReason::Ppi);
             continue;
         }
         if intid == hyp_timer::PPI {
@@ -54,12 +54,12 @@ pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
         }
         cpu_interface::deactivate(intid);
         match intid {
-            CALL => count(Exit::Call),
-            hyp_timer::PPI => count(Exit::Ppi),
+            KICK_SGI => count(ExitReason::Kick),
+            hyp_timer::PPI => count(ExitReason::Ppi),
             _ => {
                 // The maintenance interrupt's line stays high until the list registers are prepared for
                 // the next entry. What else is pending makes the CPU exit again.
-                count(Exit::Maintenance);
+                count(ExitReason::Maintenance);
                 break;
             }
         }
@@ -69,13 +69,13 @@ pub(super) fn take_interrupts(mut count: impl FnMut(Exit)) -> bool {
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum RunState {
     /// It is off.
     Off,
     /// It would run.
-    Ready,
+    Runnable,
     /// It waits for an interrupt.
-    Asleep,
+    Blocked,
 }
 
 /// A vCPU, for the CPU that it lives on.
@@ -83,9 +83,9 @@ pub(super) struct VcpuRun {
     pub(super) vm: &'static Vm,
     pub(super) vcpu: VcpuId,
     context: Context,
-    state: State,
+    state: RunState,
     /// The level of its timer's line.
-    line: bool,
+    timer_line: bool,
 }
 
 impl VcpuRun {
@@ -95,8 +95,8 @@ impl VcpuRun {
             vm,
             vcpu: vcpu_of(cpu),
             context: Context::reset(0, 0),
-            state: State::Off,
-            line: false,
+            state: RunState::Off,
+            timer_line: false,
         }
     }
 
@@ -114,48 +114,49 @@ impl VcpuRun {
     }
 
     /// Counts an exit.
-    pub(super) fn count(&self, reason: Exit) {
+    pub(super) fn count(&self, reason: ExitReason) {
         self.shared().exits[reason as usize].add(1);
     }
 
     /// Finds out whether the vCPU, which is not on the CPU, would run.
-    pub(super) fn is_ready(&mut self, pin: &CpuPin<'_>, now: u64) -> bool {
-        if self.vm.has_ended() {
+    pub(super) fn poll_runnable(&mut self, pin: &CpuPin<'_>, now: u64) -> bool {
+        if self.vm.is_powered_off() {
             return false;
         }
-        if self.state == State::Off {
-            let Some((entry, argument)) = self.shared().power.take_start() else {
+        if self.state == RunState::Off {
+            let Some((entry, argument)) = self.shared().power.take_power_on() else {
                 return false;
             };
             self.context = Context::reset(entry, argument);
-            self.state = State::Ready;
+            self.state = RunState::Runnable;
             self.vgic().power_on(self.vcpu);
         }
-        self.set_line(pin, self.context.deadline().is_some_and(|at| at <= now));
+        self.set_timer_line(pin, self.context.deadline().is_some_and(|at| at <= now));
         // Work that is left over is the VM's to do, in its own time.
         let woken = self.vgic().host().take_woken(self.vcpu);
         if woken || self.vgic().has_deferred() {
-            self.state = State::Ready;
+            self.state = RunState::Runnable;
         }
-        self.state == State::Ready
+        self.state == RunState::Runnable
     }
 
     /// When it has to be looked at though nobody wakes it.
     pub(super) fn deadline(&self) -> Option<u64> {
-        let waits = self.state == State::Asleep && !self.line && !self.vm.has_ended();
+        let waits =
+            self.state == RunState::Blocked && !self.timer_line && !self.vm.is_powered_off();
         self.context.deadline().filter(|_| waits)
     }
 
     /// Runs the vCPU on the calling CPU, which `cpu` is, until `end` of its turn, or until it has nothing to
     /// do.
-    pub(super) fn take_turn(&mut self, vms: &Vms, cpu: &PerCpu, end: u64) {
-        let local = cpu.local();
+    pub(super) fn run_time_slice(&mut self, vms: &Vms, cpu: &PerCpu, end: u64) {
+        let local = cpu.vgic_cpu();
         let vgic = self.vgic();
         self.vm.stage2.activate();
         self.context.restore();
         hyp_timer::set(end);
         let mut timer_is_active = false;
-        let mut left_at = None;
+        let mut exited_at = None;
         let next = loop {
             {
                 let pin = local.pin();
@@ -165,87 +166,87 @@ impl VcpuRun {
                 vgic.enter(local, &pin, self.vcpu)
                     .expect("the vCPU is on, and lives here");
             }
-            self.note_el2_time(left_at);
+            self.record_el2_time(exited_at);
             // SAFETY: stage 2 and all that is in the context are the vCPU's.
             let why = unsafe { world_switch::run(self.frame()) };
             let now = now();
-            left_at = Some(now);
+            exited_at = Some(now);
             let pin = local.pin();
             vgic.exit(local, &pin, self.vcpu)
                 .expect("the vCPU has been in the guest here");
             let next = match why {
-                Why::Trap => trap::handle(vms, self, cpu, &pin),
-                Why::Interrupt => {
-                    timer_is_active |= take_interrupts(|reason| self.count(reason));
-                    Next::Resume
+                ExitKind::Synchronous => trap::handle_trap(vms, self, cpu, &pin),
+                ExitKind::Interrupt => {
+                    timer_is_active |= handle_physical_interrupts(|reason| self.count(reason));
+                    TrapOutcome::Resume
                 }
-                Why::Error => {
+                ExitKind::SystemError => {
                     println!("hyp: vm{}: system error", self.vm.index);
                     self.vm.power_off();
-                    Next::Resume
+                    TrapOutcome::Resume
                 }
             };
-            self.set_line(&pin, timer_output());
-            if timer_is_active && !self.line {
+            self.set_timer_line(&pin, timer_output());
+            if timer_is_active && !self.timer_line {
                 cpu_interface::deactivate(VIRTUAL_TIMER);
                 timer_is_active = false;
             }
             // By the time, not by the alarm: another interrupt that does not cease would come before it.
-            let is_over = now >= end || self.vm.has_ended() || shutdown::is_stopping();
+            let is_over = now >= end || self.vm.is_powered_off() || shutdown::is_stopping();
             match next {
-                Next::Resume if !is_over => {}
-                Next::Wait if !is_over && !self.falls_asleep(cpu, &pin) => {}
+                TrapOutcome::Resume if !is_over => {}
+                TrapOutcome::Block if !is_over && !self.try_block(cpu, &pin) => {}
                 next => break next,
             }
         };
-        self.leave(cpu, next);
+        self.put(cpu, next);
         if timer_is_active {
             cpu_interface::deactivate(VIRTUAL_TIMER);
         }
-        self.note_el2_time(left_at);
+        self.record_el2_time(exited_at);
     }
 
     /// Whether the vCPU, which has executed WFI, has nothing to do.
-    fn falls_asleep(&mut self, cpu: &PerCpu, pin: &CpuPin<'_>) -> bool {
+    fn try_block(&mut self, cpu: &PerCpu, pin: &CpuPin<'_>) -> bool {
         let blocked =
-            (self.vgic().block(cpu.local(), pin, self.vcpu)).expect("the vCPU lives here");
+            (self.vgic().block(cpu.vgic_cpu(), pin, self.vcpu)).expect("the vCPU lives here");
         let sleeps = blocked == Blocked::Yes && !self.vgic().has_deferred();
         if sleeps {
-            self.state = State::Asleep;
+            self.state = RunState::Blocked;
         }
         sleeps
     }
 
     /// Takes the vCPU off the CPU.
-    fn leave(&mut self, cpu: &PerCpu, next: Next) {
-        let local = cpu.local();
+    fn put(&mut self, cpu: &PerCpu, next: TrapOutcome) {
+        let local = cpu.vgic_cpu();
         let pin = local.pin();
         self.context.save();
         CNTV_CTL_EL0.set(0);
         let gone = match next {
-            Next::Off => self.vgic().power_off(local, &pin, self.vcpu),
+            TrapOutcome::PowerOff => self.vgic().power_off(local, &pin, self.vcpu),
             _ => self.vgic().vcpu_put(local, &pin, self.vcpu),
         };
         gone.expect("the vCPU has just left the guest here");
         match next {
-            Next::Off => {
-                self.state = State::Off;
-                self.set_line(&pin, false);
-                self.shared().power.turn_off();
+            TrapOutcome::PowerOff => {
+                self.state = RunState::Off;
+                self.set_timer_line(&pin, false);
+                self.shared().power.power_off();
             }
-            Next::ShutDown(_) => {
+            TrapOutcome::System(_) => {
                 self.vm.power_off();
                 if self.vm.index == 0 {
-                    shutdown::request();
+                    shutdown::request_stop();
                 }
             }
-            Next::Resume | Next::Wait => {}
+            TrapOutcome::Resume | TrapOutcome::Block => {}
         }
     }
 
-    fn set_line(&mut self, pin: &CpuPin<'_>, high: bool) {
-        if high != self.line {
-            self.line = high;
+    fn set_timer_line(&mut self, pin: &CpuPin<'_>, high: bool) {
+        if high != self.timer_line {
+            self.timer_line = high;
             let timer = IntId::ppi(VIRTUAL_TIMER).expect("it is a PPI");
             self.vgic()
                 .set_ppi_line(pin, self.vcpu, timer, high)
@@ -253,10 +254,10 @@ impl VcpuRun {
         }
     }
 
-    /// Notes how long the hypervisor was at work since `left_at`.
-    fn note_el2_time(&self, left_at: Option<u64>) {
-        if let Some(left_at) = left_at {
-            self.shared().longest_exit.note(now() - left_at);
+    /// Notes how long the hypervisor was at work since `exited_at`.
+    fn record_el2_time(&self, exited_at: Option<u64>) {
+        if let Some(exited_at) = exited_at {
+            self.shared().longest_el2_time.record(now() - exited_at);
         }
     }
 }

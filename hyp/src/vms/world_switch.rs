@@ -11,20 +11,20 @@ use crate::exception::frame::Frame;
 /// Why the vCPU left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
-pub(super) enum Why {
+pub(super) enum ExitKind {
     /// A synchronous exception.
-    Trap = 0,
+    Synchronous = 0,
     /// A physical interrupt.
     Interrupt = 1,
     /// A system error.
-    Error = 2,
+    SystemError = 2,
 }
 
 unsafe extern "C" {
     static vm_vectors: u8;
 
     /// Runs the vCPU until it leaves.
-    fn vm_run(frame: *mut Frame) -> Why;
+    fn vm_run(frame: *mut Frame) -> ExitKind;
 }
 
 /// Makes exceptions on the calling CPU come here.
@@ -37,7 +37,7 @@ pub(super) fn set_vectors() {
 ///
 /// # Safety
 /// The CPU's other registers are the vCPU's, and its translation and traps are set up for the VM.
-pub(super) unsafe fn run(frame: &mut Frame) -> Why {
+pub(super) unsafe fn run(frame: &mut Frame) -> ExitKind {
     // SAFETY: by the caller's promise; what a callee must preserve is preserved on our stack.
     unsafe { vm_run(frame) }
 }
@@ -45,11 +45,11 @@ pub(super) unsafe fn run(frame: &mut Frame) -> Why {
 global_asm!(
     r#"
     // x0 and x1 of the vCPU wait on the stack until the frame's address is known.
-    .macro leave why
+    .macro vm_exit kind
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
-    mov     x1, #\why
-    b       vm_left
+    mov     x1, #\kind
+    b       vm_exited
     .endm
 
     // A fault of the hypervisor itself is the other vectors' business.
@@ -68,14 +68,14 @@ vm_vectors:
     fault_at 0x280
     fault_at 0x300
     fault_at 0x380
-    leave   {trap}
-    leave   {interrupt}
-    leave   {interrupt}
-    leave   {error}
-    leave   {trap}
-    leave   {interrupt}
-    leave   {interrupt}
-    leave   {error}
+    vm_exit {synchronous}
+    vm_exit {interrupt}
+    vm_exit {interrupt}
+    vm_exit {system_error}
+    vm_exit {synchronous}
+    vm_exit {interrupt}
+    vm_exit {interrupt}
+    vm_exit {system_error}
 
     .global vm_run
 vm_run:
@@ -108,7 +108,7 @@ vm_run:
     dsb     nsh
     isb
 
-vm_left:
+vm_exited:
     ldr     x0, [sp, #(16 + 96)]
     stp     x2, x3, [x0, #16]
     stp     x4, x5, [x0, #32]
@@ -136,7 +136,7 @@ vm_left:
     ldp     x29, x30, [sp], #112
     ret
     "#,
-    trap = const Why::Trap as u64,
-    interrupt = const Why::Interrupt as u64,
-    error = const Why::Error as u64,
+    synchronous = const ExitKind::Synchronous as u64,
+    interrupt = const ExitKind::Interrupt as u64,
+    system_error = const ExitKind::SystemError as u64,
 );

@@ -84,13 +84,13 @@ impl Command {
 }
 
 /// The command queue.
-pub(super) struct Queue {
+pub(super) struct CommandQueue {
     memory: Table,
     /// Where the next command goes, in bytes.
     write: usize,
 }
 
-impl Queue {
+impl CommandQueue {
     const SIZE: usize = 64 << 10;
 
     /// An empty queue.
@@ -107,7 +107,7 @@ impl Queue {
         const WRITE_BACK: u64 = 7 << 59;
         const INNER_SHAREABLE: u64 = 1 << 10;
         /// The size is in 4 KiB pages, less one.
-        const PAGES: u64 = (Queue::SIZE as u64 >> 12) - 1;
+        const PAGES: u64 = (CommandQueue::SIZE as u64 >> 12) - 1;
         VALID | WRITE_BACK | self.memory.physical() | INNER_SHAREABLE | PAGES
     }
 
@@ -122,10 +122,10 @@ impl Queue {
             self.write = (self.write + size_of::<Command>()) % Self::SIZE;
         }
         barrier::dsb(barrier::SY);
-        registers.queue_write.set(self.write as u64);
+        registers.cwriter.set(self.write as u64);
         let position = self.write as u64 / size_of::<Command>() as u64;
         loop {
-            let read = registers.queue_read.extract();
+            let read = registers.creadr.extract();
             if read.read(ReadPointer::OFFSET) == position {
                 return;
             }

@@ -15,7 +15,7 @@ use spin::Mutex;
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
-use command::{Command, Queue};
+use command::{Command, CommandQueue};
 
 use super::table::Table;
 
@@ -67,15 +67,15 @@ register_bitfields! {u64,
 
 register_structs! {
     Registers {
-        (0x0000 => control: ReadWrite<u32, Control::Register>),
+        (0x0000 => ctlr: ReadWrite<u32, Control::Register>),
         (0x0004 => _reserved0),
-        (0x0008 => kind: ReadOnly<u64, Type::Register>),
+        (0x0008 => typer: ReadOnly<u64, Type::Register>),
         (0x0010 => _reserved1),
-        (0x0080 => queue_base: ReadWrite<u64>),
-        (0x0088 => queue_write: ReadWrite<u64>),
-        (0x0090 => queue_read: ReadOnly<u64, ReadPointer::Register>),
+        (0x0080 => cbaser: ReadWrite<u64>),
+        (0x0088 => cwriter: ReadWrite<u64>),
+        (0x0090 => creadr: ReadOnly<u64, ReadPointer::Register>),
         (0x0098 => _reserved2),
-        (0x0100 => base: [ReadWrite<u64, Base::Register>; 8]),
+        (0x0100 => baser: [ReadWrite<u64, Base::Register>; 8]),
         (0x0140 => _reserved3),
         (0x2_0000 => @END),
     }
@@ -108,7 +108,7 @@ pub(crate) struct Its {
 }
 
 struct State {
-    queue: Queue,
+    queue: CommandQueue,
     devices: BTreeMap<u32, Device>,
 }
 
@@ -140,27 +140,27 @@ impl Its {
     ) -> Self {
         // SAFETY: by the caller's promise.
         let registers = unsafe { &*(frame.start as *const Registers) };
-        registers.control.modify(Control::ENABLED.val(0));
-        while !registers.control.is_set(Control::QUIESCENT) {
+        registers.ctlr.modify(Control::ENABLED.val(0));
+        while !registers.ctlr.is_set(Control::QUIESCENT) {
             core::hint::spin_loop();
         }
-        for base in &registers.base {
+        for base in &registers.baser {
             let entries = match base.read_as_enum(Base::KIND) {
                 Some(Base::KIND::Value::Devices) => {
-                    1 << (registers.kind.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS)
+                    1 << (registers.typer.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS)
                 }
                 Some(Base::KIND::Value::Collections) => cpus,
                 // None, or tables for virtual LPIs, which we do not use.
                 _ => continue,
             };
-            install(base, entries);
+            install_table(base, entries);
         }
-        let queue = Queue::new();
-        registers.queue_base.set(queue.base_register());
-        registers.queue_write.set(0);
-        registers.control.modify(Control::ENABLED.val(1));
+        let queue = CommandQueue::new();
+        registers.cbaser.set(queue.base_register());
+        registers.cwriter.set(0);
+        registers.ctlr.modify(Control::ENABLED.val(1));
 
-        let by_address = registers.kind.is_set(Type::PTA);
+        let by_address = registers.typer.is_set(Type::PTA);
         let its = Self {
             registers,
             targets: (0..cpus).map(|cpu| target(cpu, by_address)).collect(),
@@ -185,7 +185,7 @@ impl Its {
     /// [`ItsError::Device`] if there is no such DeviceID, [`ItsError::Event`] if there are not so many
     /// events.
     pub(crate) fn map_device(&self, device: u32, event_bits: u32) -> Result<(), ItsError> {
-        let kind = self.registers.kind.extract();
+        let kind = self.registers.typer.extract();
         if device >> (kind.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS) != 0 {
             return Err(ItsError::Device);
         }
@@ -276,7 +276,7 @@ impl Its {
 ///
 /// # Panics
 /// If it does not accept one.
-fn install(base: &ReadWrite<u64, Base::Register>, entries: usize) {
+fn install_table(base: &ReadWrite<u64, Base::Register>, entries: usize) {
     /// Most pages that the register can tell.
     const MOST_PAGES: usize = 256;
     let bytes = entries * (base.read(Base::ENTRY_SIZE) as usize + 1);
