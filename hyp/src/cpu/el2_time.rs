@@ -1,23 +1,23 @@
-//! How long the hypervisor is at work between an exit and the next entry, in time of the system counter: where
-//! the emulator makes an instruction a nanosecond, in instructions.
+//! Time at EL2 between an exit and the next entry, by the system counter. The time is the number of
+//! instructions if the emulator makes an instruction a nanosecond.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 
-/// The time, in ticks of the system counter.
+/// Returns the time, in ticks of the system counter.
 pub(crate) fn now() -> u64 {
     barrier::isb(barrier::SY);
     CNTPCT_EL0.get()
 }
 
-/// The longest of many stays; written by one CPU.
+/// Longest of several times. Written by one CPU.
 #[derive(Default)]
 pub(crate) struct Longest(AtomicU64);
 
 impl Longest {
-    /// Notes one of so many ticks; whether it is the longest so far.
+    /// Records a time of `ticks`. Returns true if it is the longest so far.
     pub(crate) fn record(&self, ticks: u64) -> bool {
         // Relaxed: a statistic with one writer.
         let is_longer = ticks > self.0.load(Ordering::Relaxed);
@@ -27,14 +27,14 @@ impl Longest {
         is_longer
     }
 
-    /// It, in nanoseconds.
+    /// Returns the longest time, in nanoseconds.
     pub(crate) fn nanoseconds(&self) -> u64 {
         self.0.load(Ordering::Relaxed) * 1_000_000_000 / CNTFRQ_EL0.get()
     }
 }
 
-/// The stays of the one guest's vCPU, for its CPU: nothing unless hyp is built with the feature `el2-time`, for
-/// reading the clock twice costs as much as a short exit's work.
+/// Time at EL2 of one CPU's exits from the guest. Empty without the feature `el2-time`, because
+/// reading the clock twice costs as much as a short exit.
 #[derive(Default)]
 pub(crate) struct El2Time {
     #[cfg(feature = "el2-time")]
@@ -42,14 +42,14 @@ pub(crate) struct El2Time {
 }
 
 impl El2Time {
-    /// It begins.
+    /// Records the beginning of an exit's time at EL2.
     #[inline(always)]
     pub(crate) fn begin(&self) {
         #[cfg(feature = "el2-time")]
         self.recorded.begin();
     }
 
-    /// It ends.
+    /// Records the end of an exit's time at EL2.
     #[inline(always)]
     pub(crate) fn end(&self) {
         #[cfg(feature = "el2-time")]
@@ -59,7 +59,7 @@ impl El2Time {
 
 #[cfg(feature = "el2-time")]
 pub(crate) mod recorded {
-    //! What is recorded of them.
+    //! Recorded times, with the feature `el2-time`.
 
     use core::fmt::{self, Write};
     use core::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +70,7 @@ pub(crate) mod recorded {
     use crate::cpu::percpu;
     use crate::exception::sync::fault_address;
 
-    /// The longest stay, and what it was about. All is written by one CPU: relaxed.
+    /// Longest time, and the exit that took it. One CPU writes all fields: relaxed.
     #[derive(Default)]
     pub(super) struct Recorded {
         since: AtomicU64,
@@ -95,8 +95,8 @@ pub(crate) mod recorded {
         }
     }
 
-    /// Writes the longest stay on any CPU, as a member of an object with a comma after it. The syndrome and the
-    /// address are those of the exit if it was a trap, else of an earlier one.
+    /// Writes the longest time on any CPU, as a member of an object with a comma after it. Syndrome
+    /// and address are those of the exit if it was a trap, otherwise those of an earlier trap.
     pub(crate) fn write_json(report: &mut impl Write) -> fmt::Result {
         let all = percpu::all().iter().map(|cpu| &cpu.el2_time.recorded);
         let Some(recorded) = all.max_by_key(|recorded| recorded.longest.nanoseconds()) else {

@@ -1,4 +1,4 @@
-//! A physical CPU: what it is to the hypervisor, and how its EL2 registers are set.
+//! A physical CPU: its data in the hypervisor, and its EL2 registers.
 
 pub(crate) mod control;
 pub(crate) mod el2_time;

@@ -1,10 +1,10 @@
 //! From an exit to the next entry.
 //!
-//! First the vGIC takes back what the guest has done with its list registers, then the reason for the
-//! exit is dealt with, then the list registers are prepared again. One pin serves all of it, which enters
-//! the epoch if something has to be looked up.
+//! The vGIC first folds what the guest has done with its list registers. Then the reason for the
+//! exit is handled. Then the vGIC prepares the list registers for entry. One pin serves all three,
+//! and enters the epoch only if something has to be looked up.
 #![expect(unsafe_code)]
-// UNSAFETY: does not look whether the guest that it left has been made.
+// UNSAFETY: assumes, without a check, that the guest has been created.
 
 use vgic::Blocked;
 
@@ -15,21 +15,22 @@ use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::guest::shutdown::{self, SystemEvent};
 use crate::guest::{self, deferred, interrupts, power};
 
-/// What follows an exit.
+/// Action after a trap.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TrapOutcome {
-    /// The guest goes on.
+    /// The guest continues.
     Resume,
     /// The vCPU waits for an interrupt.
     Block,
-    /// The vCPU turns itself off.
+    /// The vCPU powers itself off.
     PowerOff,
     /// The guest's machine goes down.
     System(SystemEvent),
 }
 
-/// A synchronous exit; entered by the vectors, with the guest's registers where the stack ends.
+/// Handles a synchronous exit. Entered by the vectors, with the guest's registers at the top of the
+/// stack.
 pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
     handle_exit(
         |guest, cpu, pin| match sync::handle_trap(guest, cpu, pin, frame) {
@@ -50,7 +51,8 @@ pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
     resume(frame)
 }
 
-/// A physical interrupt; entered by the vectors, with the guest's registers where the stack ends.
+/// Handles a physical interrupt. Entered by the vectors, with the guest's registers at the top of
+/// the stack.
 pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
     handle_exit(|guest, cpu, pin| {
         interrupts::handle_physical(guest, cpu, pin);
@@ -59,29 +61,33 @@ pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
     resume(frame)
 }
 
-/// What an exit was about.
+/// Result of handling an exit's reason.
 enum HandledExit {
-    /// What the guest did.
+    /// A trap was handled.
     Trap,
-    /// Interrupts, among which may have been a call: whoever shuts the machine down calls every CPU.
+    /// Interrupts were taken, perhaps a kick: a CPU that shuts the machine down kicks every other
+    /// CPU.
     Interrupts,
-    /// The vCPU does not go on, but this does.
+    /// The vCPU does not run any more. The function continues instead.
     NeverResumes(fn() -> !),
 }
 
+/// Takes the calling CPU's vCPU from an exit to the next entry. `handle_reason` handles the reason.
 #[inline(always)]
 fn handle_exit(
     handle_reason: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::CpuPin<'_>) -> HandledExit,
 ) {
     let cpu = PerCpu::current();
-    // SAFETY: this CPU comes from it.
+    // SAFETY: this CPU has just left the guest.
     let guest = unsafe { guest::get_unchecked() };
     let vgic = guest.vgic();
     let local = cpu.vgic_cpu();
     cpu.el2_time.begin();
+
     let mut pin = local.pin();
     vgic.exit(local, &pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
+
     let handled = match handle_reason(guest, cpu, &mut pin) {
         HandledExit::Interrupts if shutdown::is_stopping() => {
             HandledExit::NeverResumes(shutdown::stop_cpu)
@@ -92,6 +98,7 @@ fn handle_exit(
         drop(pin);
         never_resume();
     }
+
     if vgic.has_deferred() {
         deferred::advance(vgic, &pin);
     }

@@ -1,4 +1,4 @@
-//! Synchronous exits: what the guest did that it may not do by itself.
+//! Synchronous exits: actions of the guest that trap.
 
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
 use vgic::epoch::CpuPin;
@@ -12,8 +12,8 @@ use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::guest::{Guest, psci};
 use crate::println;
 
-/// Exception classes (`ESR_EL2.EC`), as numbers: a look-up of the enumeration's value would cost more than
-/// the comparisons.
+/// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
+/// more than the comparisons.
 mod exception_class {
     use aarch64_cpu::registers::ESR_EL2::EC::Value;
 
@@ -31,7 +31,7 @@ const INSTRUCTION: u64 = 4;
 /// Register number of `XZR`.
 pub(crate) const XZR: usize = 31;
 
-/// Deals with it.
+/// Handles the trap that `ESR_EL2` describes.
 pub(super) fn handle_trap(
     guest: &Guest,
     cpu: &PerCpu,
@@ -83,7 +83,7 @@ pub(super) fn handle_trap(
     }
 }
 
-/// Goes on after the trapped instruction.
+/// Advances the guest past the trapped instruction.
 pub(crate) fn skip() {
     ELR_EL2.set(ELR_EL2.get() + INSTRUCTION);
 }
@@ -93,12 +93,12 @@ pub(crate) fn skip() {
 pub(crate) struct DataAbort(pub(crate) u64);
 
 impl DataAbort {
-    /// Whether the syndrome describes the access: a load or store of one register.
+    /// Returns true if the syndrome describes the access: a load or store of one register.
     pub(crate) fn is_described(self) -> bool {
         self.0 & (1 << 24) != 0
     }
 
-    /// How much is loaded or stored.
+    /// Returns the width of the access.
     pub(crate) fn width(self) -> Width {
         match (self.0 >> 22) & 3 {
             0 => Width::Byte,
@@ -108,17 +108,17 @@ impl DataAbort {
         }
     }
 
-    /// The number of the general register.
+    /// Returns the number of the general register.
     pub(crate) fn register(self) -> usize {
         (self.0 >> 16) as usize & 0x1f
     }
 
-    /// Whether it is a store.
+    /// Returns true for a store.
     pub(crate) fn is_write(self) -> bool {
         self.0 & (1 << 6) != 0
     }
 
-    /// What the register holds after a load of `value`.
+    /// Returns the register's value after a load of `value`.
     pub(crate) fn load_result(self, value: u64) -> u64 {
         let bits = self.width().bytes() as u32 * 8;
         let unused = 64 - bits;
@@ -137,17 +137,19 @@ impl DataAbort {
     }
 }
 
-/// The guest-physical address that the trapped access went to.
+/// Returns the guest-physical address of the trapped access.
 pub(crate) fn fault_address() -> u64 {
     HPFAR_EL2.read(HPFAR_EL2::FIPA) << 12 | FAR_EL2.get() & 0xfff
 }
 
-/// An access to a frame of the interrupt controller, or to an address where the guest has nothing.
+/// Emulates an access to a frame of the interrupt controller, or injects an external abort where
+/// the guest has no device.
 fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, abort: DataAbort) {
     cpu.count(ExitReason::Mmio);
     let address = fault_address();
     let register = abort.register();
     let vgic = guest.vgic();
+
     let outcome = if !abort.is_described() {
         MmioOutcome::Unclaimed
     } else if abort.is_write() {
@@ -156,6 +158,7 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, 
     } else {
         vgic.mmio_read(cpu.vgic_cpu(), pin, cpu.vcpu, address, abort.width())
     };
+
     match outcome {
         MmioOutcome::Done(value) => {
             if !abort.is_write() && register != XZR {
@@ -176,23 +179,24 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, 
 pub(crate) struct SysRegTrap(pub(crate) u64);
 
 impl SysRegTrap {
-    /// The system register, if the interrupt controller imitates it.
+    /// Returns the system register, if the vGIC emulates it.
     pub(crate) fn sysreg(self) -> Option<SysReg> {
         SysReg::from_syndrome(self.0 as u32)
     }
 
-    /// The number of the general register.
+    /// Returns the number of the general register.
     pub(crate) fn register(self) -> usize {
         (self.0 >> 5) as usize & 0x1f
     }
 
-    /// Whether it is a read.
+    /// Returns true for a read.
     pub(crate) fn is_read(self) -> bool {
         self.0 & 1 != 0
     }
 }
 
-/// A system register that the interrupt controller imitates, or one that the guest has not.
+/// Emulates an access to a system register of the interrupt controller, or injects an Undefined
+/// Instruction exception for any other register.
 fn system_register(
     guest: &Guest,
     cpu: &PerCpu,
@@ -203,6 +207,7 @@ fn system_register(
     cpu.count(ExitReason::SystemRegister);
     let vgic = guest.vgic();
     let register = trapped.register();
+
     let done = match trapped.sysreg() {
         Some(target) if trapped.is_read() => vgic.sysreg_read(target).map(|value| {
             if register != XZR {
@@ -216,11 +221,13 @@ fn system_register(
         }
         None => None,
     };
+
     match done {
         Some(()) => skip(),
         None => {
             println!(
-                "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: undefined instruction",
+                "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: \
+                 undefined instruction",
                 cpu.index,
                 trapped.0,
                 ELR_EL2.get()
@@ -230,7 +237,7 @@ fn system_register(
     }
 }
 
-/// Tells of an access to an address where the guest has nothing.
+/// Prints an access to an address where the guest has no device.
 fn report_unmapped(name: &str, cpu: &PerCpu) {
     println!(
         "hyp: vcpu {}: {name} at unmapped address {:#x}, at pc {:#x}: external abort",

@@ -1,6 +1,6 @@
-//! A CPU's redistributor: its private interrupts, and its end of the LPIs.
+//! A CPU's redistributor: SGIs and PPIs, and the CPU's LPI tables.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the registers at the address that the device tree gives.
+// UNSAFETY: accesses registers at the address that the device tree gives.
 
 use core::ops::Range;
 
@@ -31,9 +31,9 @@ register_bitfields! {u64,
         /// `Aff3.Aff2.Aff1.Aff0`.
         AFFINITY OFFSET(32) NUMBITS(32) [],
         PROCESSOR_NUMBER OFFSET(8) NUMBITS(16) [],
-        /// The last redistributor of its region.
+        /// Set in the last redistributor of its region.
         LAST OFFSET(4) NUMBITS(1) [],
-        /// There are two more frames, for virtual LPIs.
+        /// Set if there are two more frames, for virtual LPIs.
         VLPIS OFFSET(1) NUMBITS(1) [],
     ],
 }
@@ -69,32 +69,36 @@ register_structs! {
     }
 }
 
-/// One CPU's redistributor.
+/// Redistributor of one CPU.
 pub(crate) struct Redistributor {
     registers: &'static Registers,
 }
 
-// SAFETY: device memory; each register is written whole, and setting and clearing are separate addresses.
+// SAFETY: the registers are device memory. Each write sets a whole register, and bits are set and
+// cleared by separate addresses.
 unsafe impl Sync for Redistributor {}
-// SAFETY: as above.
+// SAFETY: the registers are device memory, which belongs to no CPU.
 unsafe impl Send for Redistributor {}
 
 impl Redistributor {
     /// Finds the redistributor of the CPU with this affinity, in the layout of `MPIDR_EL1`.
     ///
     /// # Safety
-    /// The regions hold redistributors, are mapped by identity for ever, and nobody else drives them.
+    /// The regions hold redistributors, are mapped by identity for ever, and nobody else drives
+    /// them.
     pub(crate) unsafe fn find(regions: &[Range<usize>], affinity: u64) -> Option<Self> {
         let packed = (affinity >> 32) << 24 | affinity & 0xff_ffff;
         for region in regions {
             let mut frame = region.start;
             while frame < region.end {
-                // SAFETY: by the caller's promise.
+                // SAFETY: by the caller's promise, redistributors fill the region up to the last
+                // one.
                 let registers = unsafe { &*(frame as *const Registers) };
                 let kind = registers.typer.extract();
                 if kind.read(Type::AFFINITY) == packed {
                     return Some(Self { registers });
                 }
+
                 if kind.is_set(Type::LAST) {
                     break;
                 }
@@ -105,14 +109,15 @@ impl Redistributor {
         None
     }
 
-    /// Wakes the redistributor, with the SGIs in `sgis` enabled and every PPI disabled. Called on its
-    /// own CPU.
+    /// Wakes the redistributor, with the SGIs in `sgis` enabled and every PPI disabled. Called by
+    /// its own CPU.
     pub(crate) fn start(&self, sgis: u16) {
         let registers = self.registers;
         registers.waker.modify(Waker::PROCESSOR_SLEEP.val(0));
         while registers.waker.is_set(Waker::CHILDREN_ASLEEP) {
             core::hint::spin_loop();
         }
+
         registers.icenabler0.set(u32::MAX);
         registers.icpendr0.set(u32::MAX);
         registers.icactiver0.set(u32::MAX);
@@ -135,20 +140,20 @@ impl Redistributor {
         }
     }
 
-    /// Whether PPI `intid` is pending, enabled or not.
+    /// Returns true if PPI `intid` is pending, enabled or not.
     pub(crate) fn is_pending(&self, intid: u32) -> bool {
         self.registers.ispendr0.get() & 1 << intid != 0
     }
 
-    /// Ends the active state of PPI `intid`.
+    /// Deactivates PPI `intid`.
     pub(crate) fn deactivate(&self, intid: u32) {
         self.registers.icactiver0.set(1 << intid);
     }
 
-    /// Turns LPIs on: `properties` is the value of `GICR_PROPBASER`.
+    /// Enables LPIs. `properties` is the value of `GICR_PROPBASER`.
     ///
     /// # Panics
-    /// If a boot loader has turned them on, with tables that we do not know.
+    /// If a boot loader has enabled LPIs, with tables of its own.
     pub(crate) fn start_lpis(&self, properties: u64, pending: &PendingTable) {
         let enabled = self.registers.ctlr.is_set(Control::ENABLE_LPIS);
         assert!(!enabled, "LPIs are on already");
@@ -159,8 +164,8 @@ impl Redistributor {
         barrier::dsb(barrier::SY);
     }
 
-    /// What names this redistributor in an ITS's commands: its address or its number, as
-    /// `GITS_TYPER.PTA` says.
+    /// Returns the redistributor's name in the commands of an ITS: its address if `by_address`,
+    /// otherwise its number (`GITS_TYPER.PTA`).
     pub(crate) fn its_target(&self, by_address: bool) -> u64 {
         if by_address {
             (&raw const *self.registers).addr() as u64
@@ -169,6 +174,7 @@ impl Redistributor {
         }
     }
 
+    /// Waits until the effects of register writes are visible (`GICR_CTLR.RWP`).
     fn wait_rwp(&self) {
         while self.registers.ctlr.is_set(Control::RWP) {
             core::hint::spin_loop();

@@ -1,4 +1,4 @@
-//! Physical interrupts: whose they are, and how they become the guest's.
+//! Physical interrupts, and their delivery to the guest.
 
 use aarch64_cpu::asm;
 use vgic::epoch::CpuPin;
@@ -12,8 +12,9 @@ use crate::gic::{cpu_interface, lpi};
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
 
-/// Takes the interrupt that is pending on the calling CPU, if one is, and makes it pending for the guest.
-/// Another one makes the CPU exit again: asking for it each time would cost every exit a look in vain.
+/// Acknowledges the interrupt that is pending on the calling CPU, if any, and makes it pending for
+/// the guest. A second pending interrupt causes another exit: a loop here would cost every exit a
+/// second acknowledge.
 #[inline]
 pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
@@ -21,8 +22,9 @@ pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
     };
     cpu_interface::drop_priority(intid);
     let vgic = guest.vgic();
+
     let reason = match intid {
-        // A call: whoever made it has left word of what it is about.
+        // A kick: the sender has published the reason.
         0..FIRST_PPI => {
             cpu_interface::deactivate(intid);
             ExitReason::Kick
@@ -32,8 +34,8 @@ pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
             ExitReason::Lpi
         }
         _ if intid == vgic.host().gic.maintenance() => {
-            // Leaving the guest and entering it does what it asks for. Its line stays high until the list
-            // registers are prepared for that.
+            // An exit and an entry handle the maintenance interrupt. Its line stays high until the
+            // list registers are prepared.
             cpu_interface::deactivate(intid);
             ExitReason::Maintenance
         }
@@ -51,10 +53,11 @@ pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
             ExitReason::Ppi
         }
     };
+
     cpu.count(reason);
 }
 
-/// The vGIC has every SPI and PPI of the machine.
+/// Forwards a physical SPI or PPI. The vGIC has every SPI and PPI of the machine.
 #[inline]
 fn forward(
     intid: Option<IntId>,
@@ -64,12 +67,12 @@ fn forward(
     debug_assert!(matches!(forwarded, Some(Ok(_))));
 }
 
-/// A device's message, under the LPI that we have given it.
+/// Injects the MSI whose physical LPI is `lpi`.
 fn inject_lpi(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
     let vgic = guest.vgic();
     if let Some(source) = vgic.host().gic.lpis.source(lpi) {
-        // An error means that the guest has unmapped the event since: as without a hypervisor, the
-        // message is lost.
+        // An error means that the guest has unmapped the event since. The message is lost, as it
+        // would be without a hypervisor.
         let _ = vgic.inject_msi(
             pin,
             ItsId(source.its),
@@ -84,7 +87,7 @@ pub(crate) fn wait_for_interrupt() {
     asm::wfi();
 }
 
-/// The vCPU that lives on CPU number `cpu`.
+/// Returns the vCPU on CPU number `cpu`.
 pub(crate) fn vcpu_of(cpu: usize) -> VcpuId {
     VcpuId::new(cpu).expect("the vGIC has been made for this many vCPUs")
 }

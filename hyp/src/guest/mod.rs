@@ -1,6 +1,6 @@
-//! The guest: one Linux, or whatever else boots like it on this machine.
+//! The guest: one Linux, or another kernel that boots like Linux on this machine.
 #![expect(unsafe_code)]
-// UNSAFETY: an exit does not look whether the guest that it left has been made.
+// UNSAFETY: the exit path assumes, without a check, that the guest has been created.
 
 pub(crate) mod deferred;
 pub(crate) mod image;
@@ -33,20 +33,20 @@ pub(crate) type Controller = Vgic<PassthroughHost>;
 
 /// The guest's machine.
 pub(crate) struct Guest {
-    /// Its memory and devices.
+    /// Memory and devices.
     pub(crate) stage2: Stage2,
-    /// Its interrupt controller; lives until [`shutdown`] takes it apart.
+    /// Interrupt controller. Lives until [`shutdown`] takes it apart.
     controller: &'static Controller,
-    /// Who may be reading what has been unlinked.
+    /// Epoch domain of the readers of unlinked objects.
     pub(crate) domain: Domain,
 }
 
 static GUEST: Once<Guest> = Once::new();
 
-/// Settles what the guest is: its memory, and its interrupt controller, which looks like the machine's.
+/// Creates the guest: its memory, and an interrupt controller that looks like the machine's.
 ///
 /// # Panics
-/// If the machine's controller cannot be imitated.
+/// If the machine's controller cannot be emulated.
 pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, interface: &Ich) {
     GUEST.call_once(|| {
         let config = vgic_config(machine, &host, interface);
@@ -61,11 +61,13 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, int
     });
 }
 
-/// The controller that the device tree describes, with all SPIs that the architecture has room for.
+/// Returns a configuration like the controller in the device tree, with every SPI of the
+/// architecture.
 fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
+
     config.distributor = machine.gic.distributor.start as u64;
     let stride = vgic::config::REDISTRIBUTOR_STRIDE;
     let regions = machine.gic.redistributors.iter();
@@ -75,10 +77,11 @@ fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Co
             count: region.len() / stride as usize,
         })
         .collect();
+
     config.maintenance =
         IntId::ppi(machine.gic.maintenance).expect("the maintenance interrupt is a PPI");
     if !host.gic.its.is_empty() {
-        // A list register holds INTIDs of 16 bits at least.
+        // A list register holds INTIDs of at least 16 bits.
         config.lpi_bits = if interface.vtr().id_bits > 16 { 16 } else { 15 };
         let frames = machine.gic.its.iter();
         config.its = frames
@@ -88,7 +91,8 @@ fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Co
     config
 }
 
-/// Every interrupt of the machine is the guest's under its own number; SPIs beyond are the guest's alone.
+/// Connects every SPI and PPI of the machine to the guest's interrupt of the same number. The
+/// guest's other SPIs have no physical counterpart.
 fn connect_interrupts(controller: &Controller) {
     for spi in controller
         .host()
@@ -101,6 +105,7 @@ fn connect_interrupts(controller: &Controller) {
             .connect_spi(spi, spi)
             .expect("the controller has every SPI");
     }
+
     for cpu in 0..controller.vcpu_count() {
         for ppi in (0..IntId::PRIVATE).filter_map(IntId::ppi) {
             controller
@@ -110,33 +115,35 @@ fn connect_interrupts(controller: &Controller) {
     }
 }
 
-/// The guest, once there is one.
+/// Returns the guest.
 ///
 /// # Panics
 /// Before [`init`].
 #[inline]
 pub(crate) fn get() -> &'static Guest {
-    GUEST.get().expect("the guest is made before a CPU runs it")
+    GUEST
+        .get()
+        .expect("the guest is created before a CPU runs it")
 }
 
-/// The guest, for a CPU that runs one of its vCPUs or waits to.
+/// Returns the guest, on a CPU that runs one of its vCPUs.
 ///
 /// # Safety
-/// It has been made.
+/// [`init`] has been called.
 #[inline]
 pub(crate) unsafe fn get_unchecked() -> &'static Guest {
-    // SAFETY: by the caller's promise.
+    // SAFETY: by the caller's promise, the guest has been created.
     unsafe { GUEST.get_unchecked() }
 }
 
 impl Guest {
-    /// Its interrupt controller.
+    /// Returns the guest's interrupt controller.
     #[inline]
     pub(crate) fn vgic(&self) -> &'static Controller {
         self.controller
     }
 
-    /// Makes the calling CPU, number `cpu`, one that can run a vCPU.
+    /// Prepares the calling CPU, whose data is `cpu`, to run a vCPU.
     pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
         let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
         let gic = &self.vgic().host().gic;

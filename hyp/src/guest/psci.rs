@@ -1,4 +1,4 @@
-//! PSCI for guests: power of their vCPUs and of their machine (Arm DEN 0022).
+//! PSCI for guests: power of vCPUs and of the machine (Arm DEN 0022).
 
 use smccc::psci::{self, error};
 
@@ -9,22 +9,22 @@ use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
 
-/// The version that we implement: 1.1.
+/// Implemented version: 1.1.
 const VERSION: u64 = 0x1_0001;
 
 /// `MIGRATE_INFO_TYPE`: there is no trusted operating system to migrate.
 const NO_TRUSTED_OS: u64 = 2;
 
-/// The vCPUs of a guest, each on a CPU of its own number.
+/// vCPUs of a guest, each on the CPU of its number.
 pub(crate) trait Vcpus {
-    /// The power of the vCPU with this affinity, and its CPU's number.
+    /// Returns the number of the CPU with this affinity, and its vCPU's power.
     fn find(&self, affinity: u64) -> Option<(usize, &Power)>;
 
-    /// Makes a CPU look at the power of the vCPU.
+    /// Makes CPU number `cpu` check the power of its vCPU.
     fn kick(&self, cpu: usize);
 }
 
-/// Carries out the call that the guest has made by HVC or SMC.
+/// Handles a PSCI call that the guest has made by HVC or SMC.
 pub(crate) fn handle_call(frame: &mut Frame, vcpus: &impl Vcpus) -> TrapOutcome {
     let [_, a, b, c, ..] = frame.x;
     let result = match frame.x[0] as u32 {
@@ -44,12 +44,12 @@ pub(crate) fn handle_call(frame: &mut Frame, vcpus: &impl Vcpus) -> TrapOutcome 
     TrapOutcome::Resume
 }
 
-/// A status as the calling convention returns it.
+/// Returns a status as the calling convention encodes it.
 const fn status(code: i32) -> u64 {
     code as i64 as u64
 }
 
-/// A 32-bit argument.
+/// Returns the low half, for a 32-bit argument.
 const fn low(argument: u64) -> u64 {
     argument as u32 as u64
 }

@@ -1,4 +1,4 @@
-//! What a VM's interrupt controller asks of the machine: to call a CPU, and to read memory.
+//! The [`Host`] of a VM's vGIC: kicks CPUs and reads guest memory.
 #![expect(unsafe_code)]
 // UNSAFETY: reads the VM's memory, which the VM writes.
 
@@ -17,7 +17,7 @@ pub(super) struct VmHost {
     gic: &'static Gic,
     /// The VM's RAM.
     memory: Range<usize>,
-    /// By vCPU: it slept, and is to look again.
+    /// Wake-up requests, by vCPU.
     woken: Box<[AtomicBool]>,
 }
 
@@ -30,7 +30,7 @@ impl VmHost {
         }
     }
 
-    /// Whether the vCPU has been woken since this was last asked.
+    /// Returns true if the vCPU has been woken since the last call.
     pub(super) fn take_woken(&self, vcpu: VcpuId) -> bool {
         // Acquire: pairs with the Release in `wake`.
         self.woken[vcpu.index()].swap(false, Ordering::Acquire)
@@ -42,8 +42,10 @@ impl Host for VmHost {
         self.gic.kick(usize::from(cpu.0));
     }
 
-    /// The call matters to a CPU that is idle; one that runs another VM goes on when it has looked.
+    /// Wakes a blocked vCPU. The kick matters to an idle CPU; a CPU that runs another VM continues
+    /// with that VM.
     fn wake(&self, vcpu: VcpuId) {
+        // Release: pairs with the Acquire in `take_woken`.
         self.woken[vcpu.index()].store(true, Ordering::Release);
         self.gic.kick(vcpu.index());
     }
@@ -55,14 +57,14 @@ impl Host for VmHost {
             return Err(BadAddress);
         }
         for (address, byte) in (self.memory.start + offset..).zip(buffer) {
-            // SAFETY: RAM that belongs to the VM alone and is mapped by identity; volatile, because
-            // the VM may write it at the same time, and then any value will do.
+            // SAFETY: the address is in the VM's own RAM, mapped by identity. The read is volatile
+            // because the VM may write at the same time; then any value will do.
             *byte = unsafe { (address as *const u8).read_volatile() };
         }
         Ok(())
     }
 
-    /// Never asked for: no physical interrupt is forwarded to a VM.
+    /// Does nothing, and is never called: no physical interrupt is forwarded to a VM.
     fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
         debug_assert!(false, "interrupt {pintid} is not a vm's");
     }

@@ -1,14 +1,14 @@
-//! Vms: guests with memory of their own that share the CPUs.
+//! VMs with memory of their own that share the CPUs.
 //!
-//! Where the boot loader has put more than one kernel into memory, each becomes a vm: a machine with
-//! a piece of RAM, an interrupt controller with an ITS, a console to write on and, for each CPU, a vCPU
-//! that shares it with the other VMs' ([`schedule`]). Vms have no device of the machine's, and
-//! trust neither each other nor do we trust them: what they have is switched between them ([`context`],
-//! [`world_switch`]), all else traps ([`trap`]).
+//! If the boot loader passes more than one kernel, each becomes a VM: a machine with RAM, an
+//! interrupt controller with an ITS, a write-only console and, for each CPU, a vCPU. The vCPUs of
+//! one CPU run in turns ([`schedule`]). VMs have no device of the machine. They trust neither each
+//! other nor are they trusted: the registers that they may use are switched ([`context`],
+//! [`world_switch`]), all others trap ([`trap`]).
 //!
-//! The first VM is the one that counts: when it powers its machine off, the run is over ([`shutdown`]).
+//! When the first VM powers its machine off, the run ends ([`shutdown`]).
 #![expect(unsafe_code)]
-// UNSAFETY: takes the VMs' memory, and sets the address of the vectors.
+// UNSAFETY: writes the VMs' memory, and sets the address of the vectors.
 
 mod console;
 pub(crate) mod context;
@@ -48,17 +48,17 @@ use crate::start::{BootModules, Kernel};
 use console::Console;
 use host::VmHost;
 
-/// Where a VM's RAM begins for itself.
+/// Guest-physical address of a VM's RAM.
 const RAM: usize = 0x4000_0000;
 
-/// How much RAM a VM has.
+/// Bytes of a VM's RAM.
 const RAM_SIZE: usize = 16 << 20;
 
-/// Where a VM's ITS is, as on QEMU's `virt` board; the other frames are there too by
-/// [`Config::new`].
+/// Address of a VM's ITS, as on QEMU's `virt` board. The addresses of the other frames, from
+/// [`Config::new`], are that board's too.
 const ITS: u64 = 0x0808_0000;
 
-/// What a VM may make the hypervisor allocate for its ITS.
+/// Limits on the memory that the hypervisor allocates for a VM's ITS.
 const QUOTA: ItsConfig = ItsConfig {
     max_devices: 64,
     max_events: 4096,
@@ -66,50 +66,49 @@ const QUOTA: ItsConfig = ItsConfig {
     ..ItsConfig::at(ITS)
 };
 
-/// Bits of LPIs.
+/// INTID bits of LPIs.
 const LPI_BITS: u8 = 13;
 
 /// A VM's interrupt controller.
 type Controller = Vgic<VmHost>;
 
-/// A VM's machine.
+/// A VM.
 pub(crate) struct Vm {
-    /// Place among the vms.
+    /// Index among the VMs.
     index: usize,
     stage2: Stage2,
-    /// Lives until [`shutdown`] takes it apart.
+    /// Interrupt controller. Lives until [`shutdown`] takes it apart.
     controller: &'static Controller,
     console: Console,
     vcpus: Vec<Vcpu>,
-    /// It has powered its machine off.
+    /// Set when the VM has powered its machine off.
     powered_off: AtomicBool,
 }
 
-/// What all CPUs may know of a vCPU, whose number is that of the CPU that it lives on.
+/// Data of a vCPU that all CPUs may use. The vCPU's number is that of its CPU.
 struct Vcpu {
     power: Power,
     exits: [Counter; ExitReason::ALL.len()],
-    /// The longest time from an exit to the entry that followed it, in ticks of the system counter. Only
-    /// its own CPU writes it.
+    /// Longest time from an exit to the next entry. Written by the vCPU's own CPU.
     longest_el2_time: Longest,
 }
 
-/// All of them, and what they share.
+/// All VMs, and their common data.
 pub(crate) struct Vms {
     all: Vec<Vm>,
     gic: &'static Gic,
-    /// Who may be reading what has been unlinked.
+    /// Epoch domain of the readers of unlinked objects.
     domain: Domain,
 }
 
 static VMS: Once<Vms> = Once::new();
 
-/// The VMs, if there are any.
+/// Returns the VMs, if there are any.
 pub(crate) fn get() -> Option<&'static Vms> {
     VMS.get()
 }
 
-/// Makes a VM of every kernel, with memory from `memory`. The first vCPU of each is to be turned on.
+/// Creates a VM for every kernel, with RAM from `memory`, and powers its first vCPU on.
 ///
 /// # Panics
 /// If there is not enough memory.
@@ -118,11 +117,13 @@ pub(crate) fn init(machine: &Machine, gic: Gic, modules: &BootModules, memory: P
     let mut free = memory;
     free.remove(&modules.tree);
     (modules.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
+
     let kernels = modules.kernels.iter().enumerate();
     let all = kernels.map(|(index, kernel)| {
         let ram = take_ram(&mut free);
         Vm::new(index, kernel, ram, machine, gic)
     });
+
     let all = all.collect();
     VMS.call_once(|| Vms {
         all,
@@ -131,7 +132,7 @@ pub(crate) fn init(machine: &Machine, gic: Gic, modules: &BootModules, memory: P
     });
 }
 
-/// Takes RAM for a VM out of what is free.
+/// Removes RAM for one VM from the free memory, and returns it.
 fn take_ram(free: &mut Pages) -> Range<usize> {
     let pieces = free.iter().map(|piece| {
         let end = piece.end / BLOCK * BLOCK;
@@ -158,14 +159,17 @@ impl Vm {
             ram.start,
             kernel.arguments
         );
+
         let cpus = machine.cpus.iter();
         let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
         config.its.push(QUOTA);
         config.lpi_bits = LPI_BITS;
+
         let stage2 = Stage2::for_vm(index, &ram, RAM);
         let host = VmHost::new(gic, ram, machine.cpus.len());
         let controller = Vgic::new(config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for vm{index}: {error}"));
+
         let vm = Self {
             index,
             stage2,
@@ -179,31 +183,37 @@ impl Vm {
         vm
     }
 
-    /// Whether it has powered its machine off.
+    /// Returns true if the VM has powered its machine off.
     fn is_powered_off(&self) -> bool {
         // Acquire: pairs with the Release in `power_off`.
         self.powered_off.load(Ordering::Acquire)
     }
 
-    /// The VM's machine is off: none of its vCPUs runs any more.
+    /// Powers the VM's machine off: none of its vCPUs runs any more.
     fn power_off(&self) {
+        // Release: pairs with the Acquire in `is_powered_off`.
         self.powered_off.store(true, Ordering::Release);
     }
 }
 
-/// Puts a VM's kernel and its arguments into its RAM, and nothing else. Returns the entry, as the
-/// VM knows it.
+/// Fills a VM's RAM with zeros, its kernel and the kernel's arguments. Returns the entry point, as
+/// a guest-physical address.
+///
+/// # Panics
+/// If the RAM is too small.
 fn load_kernel(ram: &Range<usize>, kernel: &Kernel) -> usize {
-    // SAFETY: the RAM is mapped and nobody's yet, and the arguments end in a zero.
+    // A zero ends the arguments: memory behind them is not written again.
+    // SAFETY: the RAM is mapped, and nobody uses it yet.
     unsafe { (ram.start as *mut u8).write_bytes(0, ram.len()) };
     // SAFETY: the image is the boot loader's, and the RAM is the VM's alone.
     let place = unsafe { image::load(&kernel.image, ram.start, &[]) };
+
     let arguments = kernel.arguments.as_bytes();
     assert!(
         place.end <= ram.end && ram.start + arguments.len() < place.start,
         "{place:#x?} does not fit into {ram:#x?}"
     );
-    // SAFETY: as above.
+    // SAFETY: the RAM is mapped and nobody uses it yet. The arguments fit before the kernel.
     unsafe { (ram.start as *mut u8).copy_from(arguments.as_ptr(), arguments.len()) };
     cache::clean_and_invalidate(ram);
     place.start - ram.start + RAM
@@ -220,7 +230,7 @@ impl Vcpu {
 }
 
 impl Vms {
-    /// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
+    /// Prepares the calling CPU, whose data is `cpu`, to run vCPUs.
     pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
         control::configure_for_vms();
         world_switch::set_vectors();
@@ -231,7 +241,7 @@ impl Vms {
     }
 }
 
-/// How a VM's vCPUs are known to PSCI.
+/// vCPUs of one VM, for PSCI.
 struct VmPsci<'a>(&'a Vms, &'a Vm);
 
 impl psci::Vcpus for VmPsci<'_> {
@@ -245,7 +255,7 @@ impl psci::Vcpus for VmPsci<'_> {
     }
 }
 
-/// The vCPU of any VM that lives on CPU number `cpu`.
+/// Returns the vCPU on CPU number `cpu`, of any VM.
 fn vcpu_of(cpu: usize) -> VcpuId {
     crate::guest::interrupts::vcpu_of(cpu)
 }

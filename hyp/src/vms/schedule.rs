@@ -1,8 +1,8 @@
-//! A CPU that several vCPUs share, one of each VM's: who runs when.
+//! The scheduler of a CPU that several vCPUs share, one of each VM.
 //!
-//! They take turns of [`TIME_SLICE_US`] each. One that waits for an interrupt gives up the rest of its turn, and
-//! one that wakes up waits for its next: nobody cuts another's turn short, for that is what a VM
-//! would do to the others all day.
+//! vCPUs run in turns of [`TIME_SLICE_US`]. A vCPU that waits for an interrupt gives up the rest of
+//! its time slice. A vCPU that wakes up waits for its next time slice: if it could cut another's
+//! short, a VM would do so all day.
 
 use alloc::vec::Vec;
 
@@ -14,10 +14,10 @@ use crate::cpu::percpu::PerCpu;
 use crate::cpu::{el2_time, hyp_timer};
 use crate::guest::interrupts;
 
-/// How long a turn is: in microseconds.
+/// Length of a time slice, in microseconds.
 pub(super) const TIME_SLICE_US: u64 = 2000;
 
-/// Shares the calling CPU, which `cpu` is, among the vCPUs that live on it.
+/// Runs the vCPUs of the calling CPU, whose data is `cpu`, for ever.
 pub(crate) fn run(cpu: &'static PerCpu, vms: &'static Vms) -> ! {
     let slice = CNTFRQ_EL0.get() * TIME_SLICE_US / 1_000_000;
     let vcpus = vms.all.iter();
@@ -33,22 +33,25 @@ pub(crate) fn run(cpu: &'static PerCpu, vms: &'static Vms) -> ! {
                     vcpu.poll_runnable(&pin, now);
                 }
             }
+
             if shutdown::is_stopping() {
                 shutdown::stop_cpu(cpu, vms);
             }
             if vcpus[index].poll_runnable(&cpu.vgic_cpu().pin(), now) {
                 vcpus[index].run_time_slice(vms, cpu, now + slice);
+
                 shutdown::sample_heap(cpu);
                 someone = true;
             }
         }
+
         if !someone {
             sleep(&vcpus);
         }
     }
 }
 
-/// Sleeps until there is something to look at.
+/// Sleeps until an interrupt, or the first deadline of a blocked vCPU's timer.
 fn sleep(vcpus: &[VcpuRun]) {
     if let Some(first) = vcpus.iter().filter_map(VcpuRun::deadline).min() {
         hyp_timer::set(first);

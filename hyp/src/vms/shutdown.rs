@@ -1,5 +1,5 @@
-//! The end of the run: every vCPU leaves its CPU, the interrupt controllers are taken apart, and the books
-//! are closed.
+//! The end of the run: every vCPU is put, the interrupt controllers are taken apart, and the
+//! counters are printed.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the controllers back from the references that all CPUs shared.
 
@@ -19,30 +19,32 @@ use crate::guest;
 use crate::memory::heap;
 use crate::println;
 
-/// Every CPU is to stop.
+/// Set when every CPU has to stop.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// Rounds in which the garbage of every CPU is freed; each frees several of its bags.
+/// Calls that free the garbage of every CPU. Each frees several bags.
 const FLUSHES: usize = 256;
 
-/// CPUs that have stopped.
+/// Number of CPUs that have stopped.
 static STOPPED: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes of the heap in use when the first CPU was ready to run VMs, and the most seen since.
+/// Bytes of the heap in use before the first time slice.
 static HEAP_BEFORE: AtomicUsize = AtomicUsize::new(0);
+/// Most bytes of the heap seen in use.
 static HEAP_MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Looks at the heap, on the first CPU, at the end of a turn. The first time, nobody has run.
+/// Samples the heap, on the first CPU, after a time slice. The first call precedes every time
+/// slice.
 pub(super) fn sample_heap(cpu: &PerCpu) {
     if cpu.index == 0 {
         let used = heap::used();
-        // Relaxed, here and below: one writer, and a reader that comes after it.
+        // Relaxed, here and in `report`: one writer, and a reader that comes after all writes.
         HEAP_MOST.fetch_max(used, Ordering::Relaxed);
         let _ = HEAP_BEFORE.compare_exchange(0, used, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
-/// Whether the calling CPU is to [`stop_cpu`].
+/// Returns true if the calling CPU has to [`stop_cpu`].
 pub(super) fn is_stopping() -> bool {
     // Acquire: pairs with the Release in `request_stop`.
     STOPPING.load(Ordering::Acquire)
@@ -50,23 +52,26 @@ pub(super) fn is_stopping() -> bool {
 
 /// Asks every CPU to stop.
 pub(super) fn request_stop() {
+    // Release: pairs with the Acquire in `is_stopping`.
     STOPPING.store(true, Ordering::Release);
 }
 
-/// The calling CPU, which `this` is and has no vCPU, stops for good; the first one closes the books.
+/// Stops the calling CPU for good. Its data is `this`, and no vCPU is loaded. The first CPU prints
+/// the report and powers the machine off.
 pub(super) fn stop_cpu(this: &PerCpu, vms: &Vms) -> ! {
     for cpu in percpu::all().iter().filter(|cpu| cpu.index != this.index) {
         vms.gic.kick(cpu.index);
     }
-    // What this CPU has left to the epoch is anyone's to free.
+    // Passes this CPU's garbage on, so that the first CPU can free it.
     this.vgic_cpu().pin().guard().flush();
-    // Release: pairs with the Acquire below.
+    // Release: pairs with the Acquire in the loop of the first CPU.
     STOPPED.fetch_add(1, Ordering::Release);
     if this.index != 0 {
         loop {
             asm::wfe();
         }
     }
+
     while STOPPED.load(Ordering::Acquire) < percpu::all().len() {
         core::hint::spin_loop();
     }
@@ -78,28 +83,31 @@ pub(super) fn stop_cpu(this: &PerCpu, vms: &Vms) -> ! {
     panic!("the firmware does not power the machine off: {error:?}");
 }
 
-/// Takes the controllers apart, and writes down what has been counted.
+/// Takes the controllers apart and returns the counters as an object.
 fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     let end = heap::used();
     let before = vms.domain.totals();
     let mut report = String::new();
     write!(report, "{{\"slice_us\":{TIME_SLICE_US},\"vms\":[")?;
+
     for vm in &vms.all {
         let comma = if vm.index == 0 { "" } else { "," };
         write!(report, "{comma}{{")?;
         write_vm(&mut report, this, vm)?;
         write!(report, "}}")?;
     }
+
     write!(report, "],")?;
     guest::shutdown::write_counts(&mut report, &before)?;
-    // Frees what nobody can reach any more: a few rounds, each of which may begin an epoch.
+    // Frees the unreachable objects. Several rounds, because each may begin an epoch.
     (0..FLUSHES).for_each(|_| this.vgic_cpu().pin().guard().flush());
     let mut result = Ok(());
-    // After the teardown: what it unmaps and unlinks belongs to the balance.
+    // Counted after the teardown, whose unmapping and unlinking belongs to the balance.
     vms.domain.totals().for_each(|name, count| {
         result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
     });
     result?;
+
     write!(
         report,
         "\"heap\":{{\"before\":{},\"most\":{},\"end\":{end},\"after\":{}}}}}",
@@ -110,9 +118,11 @@ fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     Ok(report)
 }
 
+/// Takes the VM's controller apart and writes its counters, as members of an object.
 fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
     let controller: *const Controller = vm.controller;
-    // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
+    // SAFETY: the controller was leaked from a box. Every other CPU has stopped, and this CPU does
+    // not use the old reference any more.
     let controller = unsafe { Box::from_raw(controller.cast_mut()) };
     let remains = match controller.teardown(&this.vgic_cpu().pin()) {
         Ok(remains) => remains,
@@ -120,10 +130,12 @@ fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
     };
     write!(report, "\"refs_at_teardown\":{},", remains.references)?;
     guest::shutdown::write_kinds(report, "pending", &remains.pending)?;
+
     let longest = vm
         .vcpus
         .iter()
         .map(|vcpu| vcpu.longest_el2_time.nanoseconds());
+
     let nanoseconds = longest.max().unwrap_or(0);
     write!(report, "\"longest_exit_ns\":{nanoseconds},\"exits\":{{")?;
     for (place, reason) in ExitReason::ALL.into_iter().enumerate() {

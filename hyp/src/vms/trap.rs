@@ -1,4 +1,4 @@
-//! What a VM did that it may not do by itself. Nothing is printed: a VM may do it all day.
+//! Traps of VMs. Nothing is printed: a VM may trap all day.
 
 use aarch64_cpu::registers::{ESR_EL2, Readable};
 use vgic::epoch::CpuPin;
@@ -12,7 +12,7 @@ use crate::exception::inject;
 use crate::exception::sync::{DataAbort, SysRegTrap, XZR, fault_address, skip};
 use crate::guest::psci;
 
-/// Deals with it.
+/// Handles the trap that `ESR_EL2` describes.
 pub(super) fn handle_trap(
     vms: &Vms,
     vcpu: &mut VcpuRun,
@@ -59,17 +59,20 @@ pub(super) fn handle_trap(
             (ExitReason::Other, TrapOutcome::Resume)
         }
     };
+
     vcpu.count(reason);
     next
 }
 
-/// An access to a frame of the interrupt controller, to the console, or where the VM has nothing.
+/// Emulates an access to a frame of the interrupt controller or to the console, or injects an
+/// external abort where the VM has no device.
 fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort) {
     let address = fault_address();
     let (register, width) = (abort.register(), abort.width());
     let vgic = vcpu.vm.controller;
     let console = &vcpu.vm.console;
     let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
+
     let outcome = match (abort.is_described(), abort.is_write()) {
         (false, _) => MmioOutcome::Unclaimed,
         (true, true) if console.claims(address) => {
@@ -80,6 +83,7 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
         (true, true) => vgic.mmio_write(pin, address, width, value),
         (true, false) => vgic.mmio_read(cpu.vgic_cpu(), pin, vcpu.vcpu, address, width),
     };
+
     match outcome {
         MmioOutcome::Done(value) => {
             if !abort.is_write() && register != XZR {
@@ -92,7 +96,8 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
     }
 }
 
-/// A system register that the interrupt controller imitates, or one that the VM has not.
+/// Emulates an access to a system register of the interrupt controller, or injects an Undefined
+/// Instruction exception for any other register.
 fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: SysRegTrap) {
     let vgic = vcpu.vm.controller;
     let register = trapped.register();

@@ -1,13 +1,13 @@
-//! A vCPU on the CPU that it lives on and shares: its turns.
+//! A vCPU on its CPU: its run loop for one time slice.
 //!
 //! # The timer
-//! A VM programs the CPU's virtual timer itself; to its interrupt controller the timer is a
-//! level-sensitive line. While the vCPU has the CPU, every exit looks at the timer's output and sets the
-//! line accordingly, and the physical interrupt, which brings the exit when the output rises, stays active
-//! until the output is low again, so that it comes once. While another vCPU has the CPU, the line rises
-//! when the scheduler finds that the deadline has passed.
+//! A VM programs the CPU's virtual timer without a trap. To the VM's interrupt controller the timer
+//! is a level-sensitive line. While the vCPU is loaded, every exit copies the timer's output to the
+//! line. A rising output brings the exit by a physical interrupt, which stays active until the
+//! output is low, so that it is taken once. While another vCPU is loaded, the scheduler raises the
+//! line once the deadline has passed.
 #![expect(unsafe_code)]
-// UNSAFETY: leaves for the VM.
+// UNSAFETY: enters the VM.
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
@@ -26,7 +26,7 @@ use crate::gic::redistributor::Redistributor;
 use crate::gic::{KICK_SGI, cpu_interface};
 use crate::println;
 
-/// The VMs' timer: a PPI by the number that Arm's Base System Architecture gives it.
+/// PPI of the virtual timer, by Arm's Base System Architecture.
 const VIRTUAL_TIMER: u32 = 27;
 
 /// Enables the timers' interrupts on the calling CPU.
@@ -37,9 +37,9 @@ pub(super) fn start_timers(redistributor: &Redistributor) {
     redistributor.enable(VIRTUAL_TIMER, true);
 }
 
-/// Takes the physical interrupts that are pending on the calling CPU. None is a VM's: what brought the
-/// CPU here has done its work by that. True if the virtual timer's output has risen; its interrupt is
-/// still active then.
+/// Acknowledges the physical interrupts that are pending on the calling CPU. None of them is a
+/// VM's: bringing the CPU to EL2 is all that they have to do. Returns true if the virtual timer's
+/// output has risen; then its interrupt stays active.
 pub(super) fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> bool {
     let mut timer = false;
     while let Some(intid) = cpu_interface::acknowledge() {
@@ -49,6 +49,7 @@ pub(super) fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> b
             count(ExitReason::Ppi);
             continue;
         }
+
         if intid == hyp_timer::PPI {
             hyp_timer::stop();
         }
@@ -57,8 +58,8 @@ pub(super) fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> b
             KICK_SGI => count(ExitReason::Kick),
             hyp_timer::PPI => count(ExitReason::Ppi),
             _ => {
-                // The maintenance interrupt's line stays high until the list registers are prepared for
-                // the next entry. What else is pending makes the CPU exit again.
+                // The maintenance interrupt's line stays high until the list registers are prepared
+                // for the next entry. Other pending interrupts make the CPU exit again.
                 count(ExitReason::Maintenance);
                 break;
             }
@@ -67,29 +68,29 @@ pub(super) fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> b
     timer
 }
 
-/// What a vCPU is doing.
+/// Scheduling state of a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum RunState {
-    /// It is off.
+    /// The vCPU is off.
     Off,
-    /// It would run.
+    /// The vCPU can run.
     Runnable,
-    /// It waits for an interrupt.
+    /// The vCPU waits for an interrupt.
     Blocked,
 }
 
-/// A vCPU, for the CPU that it lives on.
+/// A vCPU, for its own CPU.
 pub(super) struct VcpuRun {
     pub(super) vm: &'static Vm,
     pub(super) vcpu: VcpuId,
     context: Context,
     state: RunState,
-    /// The level of its timer's line.
+    /// Level of the timer's line.
     timer_line: bool,
 }
 
 impl VcpuRun {
-    /// The vCPU of `vm` on CPU number `cpu`, which is off.
+    /// Returns the vCPU of `vm` on CPU number `cpu`, powered off.
     pub(super) fn new(vm: &'static Vm, cpu: usize) -> Self {
         Self {
             vm,
@@ -100,15 +101,17 @@ impl VcpuRun {
         }
     }
 
-    /// Its general registers.
+    /// Returns the general registers.
     pub(super) fn frame(&mut self) -> &mut Frame {
         &mut self.context.frame
     }
 
+    /// Returns the VM's interrupt controller.
     fn vgic(&self) -> &'static Controller {
         self.vm.controller
     }
 
+    /// Returns the data that all CPUs may use.
     fn shared(&self) -> &'static super::Vcpu {
         &self.vm.vcpus[self.vcpu.index()]
     }
@@ -118,7 +121,8 @@ impl VcpuRun {
         self.shared().exits[reason as usize].add(1);
     }
 
-    /// Finds out whether the vCPU, which is not on the CPU, would run.
+    /// Updates the state of the vCPU, which is not loaded, at time `now`. Returns true if the vCPU
+    /// can run.
     pub(super) fn poll_runnable(&mut self, pin: &CpuPin<'_>, now: u64) -> bool {
         if self.vm.is_powered_off() {
             return false;
@@ -131,8 +135,10 @@ impl VcpuRun {
             self.state = RunState::Runnable;
             self.vgic().power_on(self.vcpu);
         }
+
         self.set_timer_line(pin, self.context.deadline().is_some_and(|at| at <= now));
-        // Work that is left over is the VM's to do, in its own time.
+
+        // A VM's deferred work is done in its own time slices.
         let woken = self.vgic().host().take_woken(self.vcpu);
         if woken || self.vgic().has_deferred() {
             self.state = RunState::Runnable;
@@ -140,21 +146,22 @@ impl VcpuRun {
         self.state == RunState::Runnable
     }
 
-    /// When it has to be looked at though nobody wakes it.
+    /// Returns the time at which a blocked vCPU has to be polled even if nothing wakes it.
     pub(super) fn deadline(&self) -> Option<u64> {
         let waits =
             self.state == RunState::Blocked && !self.timer_line && !self.vm.is_powered_off();
         self.context.deadline().filter(|_| waits)
     }
 
-    /// Runs the vCPU on the calling CPU, which `cpu` is, until `end` of its turn, or until it has nothing to
-    /// do.
+    /// Runs the vCPU on the calling CPU, whose data is `cpu`, until `end`, or until the vCPU is
+    /// blocked or off.
     pub(super) fn run_time_slice(&mut self, vms: &Vms, cpu: &PerCpu, end: u64) {
         let local = cpu.vgic_cpu();
         let vgic = self.vgic();
         self.vm.stage2.activate();
         self.context.restore();
         hyp_timer::set(end);
+
         let mut timer_is_active = false;
         let mut exited_at = None;
         let next = loop {
@@ -167,13 +174,15 @@ impl VcpuRun {
                     .expect("the vCPU is on, and lives here");
             }
             self.record_el2_time(exited_at);
-            // SAFETY: stage 2 and all that is in the context are the vCPU's.
+            // SAFETY: stage 2 and the registers of the context are the vCPU's.
             let why = unsafe { world_switch::run(self.frame()) };
+
             let now = now();
             exited_at = Some(now);
             let pin = local.pin();
             vgic.exit(local, &pin, self.vcpu)
                 .expect("the vCPU has been in the guest here");
+
             let next = match why {
                 ExitKind::Synchronous => trap::handle_trap(vms, self, cpu, &pin),
                 ExitKind::Interrupt => {
@@ -186,12 +195,14 @@ impl VcpuRun {
                     TrapOutcome::Resume
                 }
             };
+
             self.set_timer_line(&pin, timer_output());
             if timer_is_active && !self.timer_line {
                 cpu_interface::deactivate(VIRTUAL_TIMER);
                 timer_is_active = false;
             }
-            // By the time, not by the alarm: another interrupt that does not cease would come before it.
+            // The clock decides, not the timer: another interrupt that does not cease would come
+            // first.
             let is_over = now >= end || self.vm.is_powered_off() || shutdown::is_stopping();
             match next {
                 TrapOutcome::Resume if !is_over => {}
@@ -199,6 +210,7 @@ impl VcpuRun {
                 next => break next,
             }
         };
+
         self.put(cpu, next);
         if timer_is_active {
             cpu_interface::deactivate(VIRTUAL_TIMER);
@@ -206,7 +218,8 @@ impl VcpuRun {
         self.record_el2_time(exited_at);
     }
 
-    /// Whether the vCPU, which has executed WFI, has nothing to do.
+    /// Blocks the vCPU, which has executed WFI. Returns false if an interrupt or other work is
+    /// there.
     fn try_block(&mut self, cpu: &PerCpu, pin: &CpuPin<'_>) -> bool {
         let blocked =
             (self.vgic().block(cpu.vgic_cpu(), pin, self.vcpu)).expect("the vCPU lives here");
@@ -217,17 +230,20 @@ impl VcpuRun {
         sleeps
     }
 
-    /// Takes the vCPU off the CPU.
+    /// Puts the vCPU, and executes `next`.
     fn put(&mut self, cpu: &PerCpu, next: TrapOutcome) {
         let local = cpu.vgic_cpu();
         let pin = local.pin();
         self.context.save();
         CNTV_CTL_EL0.set(0);
+
         let gone = match next {
             TrapOutcome::PowerOff => self.vgic().power_off(local, &pin, self.vcpu),
             _ => self.vgic().vcpu_put(local, &pin, self.vcpu),
         };
+
         gone.expect("the vCPU has just left the guest here");
+
         match next {
             TrapOutcome::PowerOff => {
                 self.state = RunState::Off;
@@ -244,6 +260,7 @@ impl VcpuRun {
         }
     }
 
+    /// Sets the level of the timer's line.
     fn set_timer_line(&mut self, pin: &CpuPin<'_>, high: bool) {
         if high != self.timer_line {
             self.timer_line = high;
@@ -254,7 +271,7 @@ impl VcpuRun {
         }
     }
 
-    /// Notes how long the hypervisor was at work since `exited_at`.
+    /// Records the time at EL2 since `exited_at`.
     fn record_el2_time(&self, exited_at: Option<u64>) {
         if let Some(exited_at) = exited_at {
             self.shared().longest_el2_time.record(now() - exited_at);
@@ -262,7 +279,7 @@ impl VcpuRun {
     }
 }
 
-/// The output of the virtual timer on the calling CPU.
+/// Returns the output of the virtual timer on the calling CPU.
 fn timer_output() -> bool {
     const ENABLED_UNMASKED_FIRED: u64 = 0b101;
     CNTV_CTL_EL0.get() & 0b111 == ENABLED_UNMASKED_FIRED

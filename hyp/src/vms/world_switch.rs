@@ -1,4 +1,4 @@
-//! Into a VM's vCPU and back, as a function call.
+//! The world switch: enters a VM's vCPU and returns at its exit, as a function call.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
@@ -8,7 +8,7 @@ use aarch64_cpu::registers::{VBAR_EL2, Writeable};
 
 use crate::exception::frame::Frame;
 
-/// Why the vCPU left.
+/// Kind of an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub(super) enum ExitKind {
@@ -23,28 +23,28 @@ pub(super) enum ExitKind {
 unsafe extern "C" {
     static vm_vectors: u8;
 
-    /// Runs the vCPU until it leaves.
+    /// Enters the vCPU and returns at its exit.
     fn vm_run(frame: *mut Frame) -> ExitKind;
 }
 
-/// Makes exceptions on the calling CPU come here.
+/// Sets the calling CPU's vectors to this module's.
 pub(super) fn set_vectors() {
     VBAR_EL2.set((&raw const vm_vectors).addr() as u64);
 }
 
-/// Runs the vCPU whose context the calling CPU has been given, with `frame` as its general registers, until
-/// it leaves.
+/// Enters the vCPU whose context the calling CPU holds, with `frame` as its general registers, and
+/// returns at its exit.
 ///
 /// # Safety
 /// The CPU's other registers are the vCPU's, and its translation and traps are set up for the VM.
 pub(super) unsafe fn run(frame: &mut Frame) -> ExitKind {
-    // SAFETY: by the caller's promise; what a callee must preserve is preserved on our stack.
+    // SAFETY: by the caller's promise. Callee-saved registers are preserved on this CPU's stack.
     unsafe { vm_run(frame) }
 }
 
 global_asm!(
     r#"
-    // x0 and x1 of the vCPU wait on the stack until the frame's address is known.
+    // x0 and x1 of the vCPU are on the stack until the frame's address is loaded.
     .macro vm_exit kind
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
@@ -52,7 +52,7 @@ global_asm!(
     b       vm_exited
     .endm
 
-    // A fault of the hypervisor itself is the other vectors' business.
+    // Faults of the hypervisor go to the vectors of `exception`.
     .macro fault_at offset
     .balign 0x80
     b       exception_vectors + \offset
