@@ -129,14 +129,14 @@ impl Timer {
         }
     }
 
-    fn control(self, value: u64) {
+    fn write_control(self, value: u64) {
         match self {
             Self::Virtual => write!("cntv_ctl_el0", value),
             Self::Physical => write!("cntp_ctl_el0", value),
         }
     }
 
-    fn due(self, microseconds: u64) {
+    fn set_deadline(self, microseconds: u64) {
         match self {
             Self::Virtual => write!("cntv_cval_el0", read!("cntvct_el0") + ticks(microseconds)),
             Self::Physical => write!("cntp_cval_el0", read!("cntpct_el0") + ticks(microseconds)),
@@ -145,19 +145,19 @@ impl Timer {
 
     /// Interrupts in so many microseconds, until it is stopped.
     pub(crate) fn set(self, microseconds: u64) {
-        self.due(microseconds);
-        self.control(Self::ENABLE);
+        self.set_deadline(microseconds);
+        self.write_control(Self::ENABLE);
     }
 
     /// The same, but does not interrupt.
     pub(crate) fn set_masked(self, microseconds: u64) {
-        self.due(microseconds);
-        self.control(Self::ENABLE | Self::IMASK);
+        self.set_deadline(microseconds);
+        self.write_control(Self::ENABLE | Self::IMASK);
     }
 
     /// Interrupts when it is due.
     pub(crate) fn unmask(self) {
-        self.control(Self::ENABLE);
+        self.write_control(Self::ENABLE);
     }
 
     /// Whether it is due.
@@ -171,6 +171,6 @@ impl Timer {
 
     /// Interrupts no more.
     pub(crate) fn stop(self) {
-        self.control(0);
+        self.write_control(0);
     }
 }

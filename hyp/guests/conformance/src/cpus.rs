@@ -59,7 +59,7 @@ unsafe fn run<F: FnOnce() -> R, R>(task: *mut ()) {
 ///
 /// # Panics
 /// If that CPU does not come to an end.
-pub(crate) fn beside<R: Send, L>(
+pub(crate) fn run_beside<R: Send, L>(
     number: usize,
     remote: impl FnOnce() -> R + Send,
     local: impl FnOnce() -> L,
@@ -91,7 +91,7 @@ pub(crate) fn on<R: Send>(number: usize, function: impl FnOnce() -> R + Send) ->
     if number == cpu::number() {
         function()
     } else {
-        beside(number, function, || ()).0
+        run_beside(number, function, || ()).0
     }
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn on<R: Send>(number: usize, function: impl FnOnce() -> R + Send) ->
 pub(crate) extern "C" fn secondary(number: usize) -> ! {
     let mailbox = &MAILBOXES[number];
     loop {
-        // Acquire: pairs with the Release in `beside`.
+        // Acquire: pairs with the Release in `run_beside`.
         let task = mailbox.task.load(Acquire);
         if task.is_null() {
             cpu::relax();
@@ -111,11 +111,11 @@ pub(crate) extern "C" fn secondary(number: usize) -> ! {
             mailbox.task.store(ptr::null_mut(), Release);
             psci::cpu_off();
         }
-        // SAFETY: `beside` stored a function of this type.
+        // SAFETY: `run_beside` stored a function of this type.
         let run: unsafe fn(*mut ()) = unsafe { core::mem::transmute(entry) };
-        // SAFETY: `beside` gives the task to us until the mailbox is empty.
+        // SAFETY: `run_beside` gives the task to us until the mailbox is empty.
         unsafe { run(task) };
-        // Release: pairs with the Acquire in `beside`.
+        // Release: pairs with the Acquire in `run_beside`.
         mailbox.task.store(ptr::null_mut(), Release);
     }
 }

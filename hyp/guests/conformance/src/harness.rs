@@ -79,11 +79,11 @@ impl Case {
 }
 
 /// Why a case did not pass.
-pub(crate) enum Stop {
+pub(crate) enum NotPassed {
     /// It found something else than the rule says.
-    Fail(Failure),
+    Failed(Failure),
     /// It makes no sense on this machine.
-    Skip(&'static str),
+    Skipped(&'static str),
 }
 
 /// What was found.
@@ -95,7 +95,7 @@ pub(crate) struct Failure {
 }
 
 /// How a case ends.
-pub(crate) type Outcome = Result<(), Stop>;
+pub(crate) type Outcome = Result<(), NotPassed>;
 
 /// What registers and states are compared as.
 pub(crate) trait Value {
@@ -122,7 +122,7 @@ pub(crate) fn equal(what: &'static str, found: impl Value, expected: impl Value)
     if found == expected {
         return Ok(());
     }
-    Err(Stop::Fail(Failure {
+    Err(NotPassed::Failed(Failure {
         what,
         found,
         expected,
@@ -137,11 +137,11 @@ pub(crate) fn holds(what: &'static str, found: bool) -> Outcome {
 }
 
 /// The case makes no sense here unless this holds.
-pub(crate) fn given(reason: &'static str, holds: bool) -> Outcome {
+pub(crate) fn skip_unless(reason: &'static str, holds: bool) -> Outcome {
     if holds {
         Ok(())
     } else {
-        Err(Stop::Skip(reason))
+        Err(NotPassed::Skipped(reason))
     }
 }
 
@@ -218,9 +218,9 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
     let needed = case.cpus.count(machine);
     let began = cpu::now();
     let outcome = if needed > machine.cpus {
-        Err(Stop::Skip("needs more CPUs"))
+        Err(NotPassed::Skipped("needs more CPUs"))
     } else if needed > 1 && machine.argument("alone").is_some() {
-        Err(Stop::Skip("needs CPUs that run at the same time"))
+        Err(NotPassed::Skipped("needs CPUs that run at the same time"))
     } else {
         cpus::keep_on(machine, needed);
         reset(machine, needed);
@@ -236,7 +236,7 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
             print_result("ok", number, case);
             println!(" # time={microseconds}us");
         }
-        Err(Stop::Skip(reason)) => {
+        Err(NotPassed::Skipped(reason)) => {
             tally.skipped += 1;
             print_result("ok", number, case);
             println!(" # SKIP {reason}");
@@ -245,7 +245,7 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
             tally.failed += 1;
             print_result("not ok", number, case);
             println!(" # time={microseconds}us");
-            if let Err(Stop::Fail(failure)) = outcome {
+            if let Err(NotPassed::Failed(failure)) = outcome {
                 let Failure {
                     what,
                     found,

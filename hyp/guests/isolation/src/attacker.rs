@@ -9,7 +9,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::cpu::{self, MOST};
+use crate::cpu::{self, MAX_VCPUS};
 use crate::gic::{self, GICD, GICR, GICR_SIZE, GITS, GITS_SIZE, LPIS, redistributor};
 use crate::its::{self, Command, QUEUE_SIZE};
 use crate::memory::{self, read8, read16, read32, read64, write8, write16, write32, write64};
@@ -17,7 +17,7 @@ use crate::random::Random;
 use crate::{mrs, msr, println, psci, start};
 
 /// Things done between two set-ups.
-const EPISODE: usize = 300;
+const ACTIONS_PER_SET_UP: usize = 300;
 
 /// Interrupts of a level that does not drop, in a row: then the vCPU does something else.
 const STORM: u64 = 200;
@@ -31,10 +31,10 @@ static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static EXCEPTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// By vCPU: timer interrupts in a row.
-static TICKS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+static TICKS: [AtomicU64; MAX_VCPUS] = [const { AtomicU64::new(0) }; MAX_VCPUS];
 
 /// Instructions that are written before they are executed, by vCPU.
-static CODE: [[AtomicU64; 8]; MOST] = [const { [const { AtomicU64::new(0) }; 8] }; MOST];
+static CODE: [[AtomicU64; 8]; MAX_VCPUS] = [const { [const { AtomicU64::new(0) }; 8] }; MAX_VCPUS];
 
 /// Whether this guest is the attacker.
 pub(crate) fn is_running() -> bool {
@@ -68,7 +68,7 @@ fn attack() -> ! {
     let mut told = 0;
     loop {
         attack.set_up();
-        for _ in 0..EPISODE {
+        for _ in 0..ACTIONS_PER_SET_UP {
             attack.act();
             DONE.fetch_add(1, Ordering::Relaxed);
             let now = cpu::now();
@@ -127,13 +127,13 @@ impl Attack {
             gic::start_distributor(|_| 0);
         }
         if self.random.one_in(2) {
-            self.set_its_up();
+            self.set_up_its();
         }
         cpu::unmask();
     }
 
     /// A full queue of what an ITS takes longest for.
-    fn set_its_up(&mut self) {
+    fn set_up_its(&mut self) {
         write32(its::CTLR, 0);
         // If another vCPU has turned it on again, so be it.
         for (register, value) in [
@@ -158,7 +158,7 @@ impl Attack {
             at = its::put(at, its::int(device, event));
         }
         while at != 0 && at < QUEUE_SIZE / 8 {
-            let command = self.command();
+            let command = self.random_command();
             at = its::put(at, command);
         }
         cpu::publish();
@@ -167,7 +167,7 @@ impl Attack {
     }
 
     /// A command that is likely to mean something.
-    fn command(&mut self) -> Command {
+    fn random_command(&mut self) -> Command {
         let random = &mut self.random;
         let device = random.below(6);
         let event = random.below(1024);
@@ -198,36 +198,36 @@ impl Attack {
     /// Does something.
     fn act(&mut self) {
         match self.random.below(64) {
-            0..=19 => self.any_register(),
-            20 => self.storm(),
-            21 => self.groups(),
-            22 => self.routes_and_priorities(),
-            23..=26 => self.sgis(),
-            27..=31 => self.commands(),
+            0..=19 => self.access_registers(),
+            20 => self.raise_everything(),
+            21 => self.change_groups(),
+            22 => self.change_routes_and_priorities(),
+            23..=26 => self.send_sgis(),
+            27..=31 => self.queue_commands(),
             32 => write64(
                 its::CWRITER,
                 read64(its::CREADR).wrapping_sub(32) % QUEUE_SIZE,
             ),
-            33..=34 => self.lpi_tables(),
-            35 => self.its_tables(),
-            36..=37 => self.endless_level(),
-            38..=41 => self.nowhere(),
-            42..=43 => self.odd_accesses(),
-            44 => self.jump(),
-            45..=47 => self.calls(),
-            48..=50 => self.any_system_register(),
-            51..=54 => self.cpu_interface(),
+            33..=34 => self.change_lpi_tables(),
+            35 => self.change_its_tables(),
+            36..=37 => self.raise_endless_level(),
+            38..=41 => self.access_unmapped(),
+            42..=43 => self.access_without_syndrome(),
+            44 => self.jump_to_unmapped(),
+            45..=47 => self.call_firmware(),
+            48..=50 => self.read_system_register(),
+            51..=54 => self.write_cpu_interface(),
             55..=57 => self.sleep(),
-            58 => self.hog(),
+            58 => self.hog_cpu(),
             59 => write32(GICD + gic::CTLR, gic::GICD_ENABLED),
-            60 => self.floating_point(),
+            60 => self.use_floating_point(),
             61 if self.index != 0 && self.random.one_in(20) => psci::cpu_off(),
-            _ => self.wake_others(),
+            _ => self.power_on_other(),
         }
     }
 
     /// A value as a register's writer might choose it.
-    fn value(&mut self) -> u64 {
+    fn random_value(&mut self) -> u64 {
         let random = self.random.next();
         match self.random.below(5) {
             0 => 0,
@@ -239,7 +239,7 @@ impl Attack {
     }
 
     /// An address in one of the controller's frames.
-    fn frame(&mut self) -> u64 {
+    fn random_register(&mut self) -> u64 {
         let redistributors = GICR_SIZE * self.vcpus as u64;
         let (base, size) = self.random.of(&[
             (GICD, 0x1000),
@@ -254,7 +254,7 @@ impl Attack {
     }
 
     fn access(&mut self, address: u64) {
-        let (value, words) = (self.value(), self.random.one_in(2));
+        let (value, words) = (self.random_value(), self.random.one_in(2));
         match (self.random.below(8), words) {
             (0, _) => write8(address, value as u32),
             (1, _) => write16(address & !1, value as u32),
@@ -267,15 +267,15 @@ impl Attack {
         }
     }
 
-    fn any_register(&mut self) {
+    fn access_registers(&mut self) {
         for _ in 0..8 {
-            let address = self.frame();
+            let address = self.random_register();
             self.access(address);
         }
     }
 
     /// Every SPI, SGI and PPI at once.
-    fn storm(&mut self) {
+    fn raise_everything(&mut self) {
         for word in gic::spi_words() {
             write32(GICD + gic::ISENABLER + word * 4, u32::MAX);
             write32(GICD + gic::ISPENDR + word * 4, u32::MAX);
@@ -287,9 +287,9 @@ impl Attack {
     }
 
     /// Groups, one by one and all together.
-    fn groups(&mut self) {
+    fn change_groups(&mut self) {
         for word in gic::spi_words() {
-            let value = self.value() as u32;
+            let value = self.random_value() as u32;
             write32(GICD + gic::IGROUPR + word * 4, value);
         }
         for _ in 0..8 {
@@ -299,18 +299,18 @@ impl Attack {
         write32(GICD + gic::CTLR, gic::GICD_ENABLED);
     }
 
-    fn routes_and_priorities(&mut self) {
+    fn change_routes_and_priorities(&mut self) {
         for _ in 0..64 {
             let spi = self.random.below(1020);
             let target = self.random.below(self.vcpus as u64 + 1) as usize;
             write64(GICD + gic::IROUTER + spi * 8, cpu::affinity(target));
-            let value = self.value() as u32;
+            let value = self.random_value() as u32;
             write32(GICD + gic::IPRIORITYR + (spi & !3), value);
         }
     }
 
     /// To some, to all, to nobody.
-    fn sgis(&mut self) {
+    fn send_sgis(&mut self) {
         for _ in 0..16 {
             let value = match self.random.below(3) {
                 // Everybody else.
@@ -327,10 +327,10 @@ impl Attack {
     }
 
     /// A few commands, wherever the queue is.
-    fn commands(&mut self) {
+    fn queue_commands(&mut self) {
         let mut at = (read64(its::CWRITER) % QUEUE_SIZE) & !31;
         for _ in 0..self.random.below(64) {
-            let command = self.command();
+            let command = self.random_command();
             at = its::put(at, command);
         }
         cpu::publish();
@@ -338,11 +338,11 @@ impl Attack {
     }
 
     /// LPIs on and off, with tables anywhere.
-    fn lpi_tables(&mut self) {
+    fn change_lpi_tables(&mut self) {
         let frame = redistributor(self.random.below(self.vcpus as u64) as usize);
         write32(frame + gic::GICR_CTLR, 0);
         if self.random.one_in(2) {
-            let (properties, pending) = (self.address(), self.address());
+            let (properties, pending) = (self.random_address(), self.random_address());
             write64(
                 frame + gic::GICR_PROPBASER,
                 properties & !0xfff | self.random.below(32),
@@ -355,23 +355,23 @@ impl Attack {
         write32(frame + gic::GICR_CTLR, 1);
     }
 
-    fn its_tables(&mut self) {
+    fn change_its_tables(&mut self) {
         write32(its::CTLR, 0);
         let (register, value) = (
             self.random.of(&[its::BASER0, its::BASER1, its::CBASER]),
-            self.value(),
+            self.random_value(),
         );
         let value = if self.random.one_in(2) {
             value
         } else {
-            self.address() | 1 << 63 | value & 0xfff
+            self.random_address() | 1 << 63 | value & 0xfff
         };
         write64(register, value);
         write32(its::CTLR, 1);
     }
 
     /// An address in RAM, or anywhere.
-    fn address(&mut self) -> u64 {
+    fn random_address(&mut self) -> u64 {
         if self.random.one_in(2) {
             memory::RAM + self.random.below(memory::RAM_SIZE)
         } else {
@@ -380,13 +380,13 @@ impl Attack {
     }
 
     /// The timer's line goes up, and nobody takes it down; see [`interrupt`].
-    fn endless_level(&mut self) {
+    fn raise_endless_level(&mut self) {
         self.make_timer_work();
         gic::set_timer(0);
     }
 
     /// Where the machine has nothing.
-    fn nowhere(&mut self) {
+    fn access_unmapped(&mut self) {
         let address = self.random.below(1 << 39);
         if !(memory::RAM..memory::RAM + memory::RAM_SIZE).contains(&address) {
             self.access(address);
@@ -394,8 +394,8 @@ impl Attack {
     }
 
     /// Accesses that no syndrome describes.
-    fn odd_accesses(&mut self) {
-        let address = self.frame() & !15;
+    fn access_without_syndrome(&mut self) {
+        let address = self.random_register() & !15;
         // SAFETY: there is no memory at the address, and what the instructions load is not used.
         unsafe {
             match self.random.below(5) {
@@ -409,14 +409,14 @@ impl Attack {
     }
 
     /// To where nothing is; [`start`] comes back.
-    fn jump(&mut self) {
+    fn jump_to_unmapped(&mut self) {
         let address = (0x80_0000_0000 - self.random.below(1 << 30)) & !3;
         // SAFETY: the exception goes on behind the call.
         unsafe { asm!("blr {}", in(reg) address, out("x30") _, clobber_abi("C")) };
     }
 
     /// Calls of the firmware, but for those that end the attack.
-    fn calls(&mut self) {
+    fn call_firmware(&mut self) {
         let function = self
             .random
             .of(&[0x8400_0000, 0xc400_0000, 0x8000_0000, 0x8600_0000])
@@ -425,13 +425,17 @@ impl Attack {
         let off = 2;
         let number = function & 0xffff;
         if !ENDS.contains(&number) && number != off {
-            let arguments = [self.random.below(8), self.value(), self.value()];
+            let arguments = [
+                self.random.below(8),
+                self.random_value(),
+                self.random_value(),
+            ];
             psci::call(function, arguments);
         }
     }
 
     /// Reads a system register by a random encoding.
-    fn any_system_register(&mut self) {
+    fn read_system_register(&mut self) {
         const MRS_X0: u64 = 0xd530_0000;
         const RET: u64 = 0xd65f_03c0;
         let encoding = self.random.below(1 << 15) << 5;
@@ -453,8 +457,8 @@ impl Attack {
         }
     }
 
-    fn cpu_interface(&mut self) {
-        let value = self.value();
+    fn write_cpu_interface(&mut self) {
+        let value = self.random_value();
         let intid = self.random.of(&[0, 5, 27, 40, 500, 1020, 1023, 8192, 9000]);
         match self.random.below(12) {
             0 => msr!("S3_0_C4_C6_0", value & 0xff), // ICC_PMR_EL1
@@ -503,7 +507,7 @@ impl Attack {
     }
 
     /// Uses its turn up with interrupts masked.
-    fn hog(&mut self) {
+    fn hog_cpu(&mut self) {
         cpu::mask();
         for _ in 0..self.random.below(10_000) {
             core::hint::spin_loop();
@@ -511,18 +515,18 @@ impl Attack {
         cpu::unmask();
     }
 
-    fn floating_point(&mut self) {
+    fn use_floating_point(&mut self) {
         // SAFETY: `fmov d0, x0` changes no register that is ours: it traps.
         unsafe { asm!(".inst 0x9e670000") };
     }
 
     /// Turns another vCPU on if it is off, rarely at an address of no use.
-    fn wake_others(&mut self) {
+    fn power_on_other(&mut self) {
         let other = self.random.below(self.vcpus as u64) as usize;
         if self.index == 0 && self.random.one_in(200) {
-            let entry = self.address() & !3;
+            let entry = self.random_address() & !3;
             psci::cpu_on(cpu::affinity(other), entry);
         }
-        start::turn_on(other, attack);
+        start::power_on(other, attack);
     }
 }

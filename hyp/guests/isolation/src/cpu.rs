@@ -5,7 +5,7 @@
 use core::arch::asm;
 
 /// Most vCPUs that the guest uses.
-pub(crate) const MOST: usize = 8;
+pub(crate) const MAX_VCPUS: usize = 8;
 
 /// Reads a system register.
 #[macro_export]

@@ -66,9 +66,9 @@ pub(crate) fn redistributor(index: usize) -> u64 {
 pub(crate) fn count_redistributors() -> usize {
     const LAST: u64 = 1 << 4;
     let is_last = |&index: &usize| read64(redistributor(index) + GICR_TYPER) & LAST != 0;
-    (0..cpu::MOST)
+    (0..cpu::MAX_VCPUS)
         .find(is_last)
-        .map_or(cpu::MOST, |last| last + 1)
+        .map_or(cpu::MAX_VCPUS, |last| last + 1)
 }
 
 /// Words of 32 SPIs: their numbers.

@@ -6,19 +6,19 @@ use core::arch::global_asm;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cpu::MOST;
+use crate::cpu::MAX_VCPUS;
 use crate::{attacker, mrs, msr, psci, victim};
 
 const STACK_SIZE: usize = 16 << 10;
 
 /// The stacks of all vCPUs.
 #[repr(C, align(16))]
-struct Stacks(core::cell::UnsafeCell<[[u8; STACK_SIZE]; MOST]>);
+struct Stacks(core::cell::UnsafeCell<[[u8; STACK_SIZE]; MAX_VCPUS]>);
 
 // SAFETY: each vCPU uses its own, as its stack.
 unsafe impl Sync for Stacks {}
 
-static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new([[0; STACK_SIZE]; MOST]));
+static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new([[0; STACK_SIZE]; MAX_VCPUS]));
 
 /// The translation table: blocks of 1 GiB by identity, RAM in the second and devices, or nothing, elsewhere.
 #[repr(C, align(4096))]
@@ -46,7 +46,7 @@ unsafe extern "C" {
 }
 
 /// Turns vCPU number `index` on, to run `entry`.
-pub(crate) fn turn_on(index: usize, entry: fn() -> !) -> u64 {
+pub(crate) fn power_on(index: usize, entry: fn() -> !) -> u64 {
     OTHERS.store(entry as usize, Ordering::Release);
     crate::cpu::publish();
     let address = start_other as *const () as u64;
@@ -61,7 +61,7 @@ extern "C" fn first(arguments: *const c_char) -> ! {
 
 extern "C" fn other() -> ! {
     let entry = OTHERS.load(Ordering::Acquire);
-    // SAFETY: `turn_on` has stored it.
+    // SAFETY: `power_on` has stored it.
     let entry: fn() -> ! = unsafe { core::mem::transmute(entry) };
     entry()
 }

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::cpu::{self, MOST};
+use crate::cpu::{self, MAX_VCPUS};
 use crate::gic::{self, FIRST_LPI, FIRST_SPI, SPECIAL, TIMER};
 use crate::its;
 use crate::memory::{self, read64, write32, write64};
@@ -64,7 +64,7 @@ struct Counts {
     deadline: AtomicU64,
 }
 
-static COUNTS: [Counts; MOST] = [const {
+static COUNTS: [Counts; MAX_VCPUS] = [const {
     Counts {
         kinds: [const {
             Tally {
@@ -79,11 +79,11 @@ static COUNTS: [Counts; MOST] = [const {
         spurious: AtomicU64::new(0),
         deadline: AtomicU64::new(0),
     }
-}; MOST];
+}; MAX_VCPUS];
 
 /// What is under way: when it was sent and to which vCPU, by [`slot`]; 0 if nothing is.
-static UNDER_WAY: [AtomicU64; (MOST * SGIS as usize) + SPECIAL as usize + EVENTS as usize] =
-    [const { AtomicU64::new(0) }; (MOST * SGIS as usize) + SPECIAL as usize + EVENTS as usize];
+static IN_FLIGHT: [AtomicU64; (MAX_VCPUS * SGIS as usize) + SPECIAL as usize + EVENTS as usize] =
+    [const { AtomicU64::new(0) }; (MAX_VCPUS * SGIS as usize) + SPECIAL as usize + EVENTS as usize];
 
 /// vCPUs that have got so far: ready to send, done with sending, at their end.
 static READY: AtomicUsize = AtomicUsize::new(0);
@@ -108,7 +108,7 @@ pub(crate) fn run(seconds: u64, seed: u64) -> ! {
     for at in pattern_places() {
         write64(at, pattern(at));
     }
-    let mut random = Random::new(seed, MOST as u64);
+    let mut random = Random::new(seed, MAX_VCPUS as u64);
     // Every other interrupt of a word, at random, is level-sensitive; what is made pending by a write is
     // so once in either case.
     gic::start_distributor(|_| random.next() as u32 & 0xaaaa_aaaa);
@@ -125,7 +125,7 @@ pub(crate) fn run(seconds: u64, seed: u64) -> ! {
         its::execute(&[its::mapti(DEVICE, event, FIRST_LPI + event, 0)]);
     }
     for index in 1..vcpus {
-        assert_eq!(start::turn_on(index, measure), 0, "vCPU {index} starts");
+        assert_eq!(start::power_on(index, measure), 0, "vCPU {index} starts");
     }
     measure()
 }
@@ -144,11 +144,11 @@ fn measure() -> ! {
     while READY.load(Ordering::Acquire) < vcpus {
         core::hint::spin_loop();
     }
-    arm(cpu::now());
+    arm_timer(cpu::now());
     cpu::unmask();
     let end = cpu::now() + SECONDS.load(Ordering::Relaxed) * cpu::frequency();
     while cpu::now() < end {
-        burst(vcpus as u64, &mut random);
+        send_burst(vcpus as u64, &mut random);
     }
     // The others may still send here. What comes too late, or a second time, comes in the tenth of a
     // second after that.
@@ -183,7 +183,7 @@ fn sleep_until(happened: impl Fn() -> bool) {
 }
 
 /// Sends a few interrupts, and waits until they have arrived.
-fn burst(vcpus: u64, random: &mut Random) {
+fn send_burst(vcpus: u64, random: &mut Random) {
     let me = cpu::index();
     let timeout = 10 * cpu::frequency();
     let mut sent = [None; BURST];
@@ -191,13 +191,13 @@ fn burst(vcpus: u64, random: &mut Random) {
     sent[..count].fill_with(|| send(vcpus, random));
     let sleeps = random.one_in(2);
     for (kind, slot) in sent.into_iter().flatten() {
-        let is_there = || UNDER_WAY[slot].load(Ordering::Acquire) == 0;
+        let is_there = || IN_FLIGHT[slot].load(Ordering::Acquire) == 0;
         let began = cpu::now();
         while !is_there() {
             if sleeps {
                 sleep_until(is_there);
             }
-            if cpu::now() - began > timeout && UNDER_WAY[slot].swap(0, Ordering::AcqRel) != 0 {
+            if cpu::now() - began > timeout && IN_FLIGHT[slot].swap(0, Ordering::AcqRel) != 0 {
                 add(&COUNTS[me].kinds[kind as usize].lost, 1);
                 println!(
                     "@lost kind={} vcpu={me} slot={slot}",
@@ -213,7 +213,7 @@ fn burst(vcpus: u64, random: &mut Random) {
     if now > deadline + timeout {
         add(&COUNTS[me].kinds[Kind::Ppi as usize].lost, 1);
         println!("@lost kind=ppi vcpu={me}");
-        arm(now);
+        arm_timer(now);
     }
     cpu::unmask();
 }
@@ -231,13 +231,13 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
         _ => FIRST_LPI + mine(EVENTS, random),
     };
     let slot = slot(number, target)?;
-    if UNDER_WAY[slot].load(Ordering::Acquire) != 0 {
+    if IN_FLIGHT[slot].load(Ordering::Acquire) != 0 {
         return None;
     }
-    let note = || UNDER_WAY[slot].store(cpu::now() << 8 | target << 1 | 1, Ordering::Release);
+    let mark_sent = || IN_FLIGHT[slot].store(cpu::now() << 8 | target << 1 | 1, Ordering::Release);
     match kind {
         Kind::Sgi => {
-            note();
+            mark_sent();
             let affinity = cpu::affinity(target as usize);
             gic::send_sgi(number << 24 | affinity >> 8 << 16 | 1 << (affinity & 0xf));
         }
@@ -246,7 +246,7 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
                 gic::GICD + gic::IROUTER + number * 8,
                 cpu::affinity(target as usize),
             );
-            note();
+            mark_sent();
             let bit = 1 << (number % 32);
             write32(gic::GICD + gic::ISPENDR + number / 32 * 4, bit);
         }
@@ -256,7 +256,7 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
                 core::hint::spin_loop();
             }
             its::execute(&[its::movi(DEVICE, event, target), its::sync(target)]);
-            note();
+            mark_sent();
             its::execute(&[its::int(DEVICE, event), its::sync(target)]);
             ITS_LOCK.store(false, Ordering::Release);
         }
@@ -267,14 +267,14 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
 
 /// Where it is noted that interrupt `intid` is under way to vCPU `target`.
 fn slot(intid: u64, target: u64) -> Option<usize> {
-    let sgis = MOST as u64 * SGIS;
+    let sgis = MAX_VCPUS as u64 * SGIS;
     let slot = match intid {
         0..SGIS => target * SGIS + intid,
         FIRST_SPI..SPECIAL => sgis + intid,
         FIRST_LPI.. => sgis + SPECIAL + (intid - FIRST_LPI),
         _ => return None,
     };
-    (slot < UNDER_WAY.len() as u64).then_some(slot as usize)
+    (slot < IN_FLIGHT.len() as u64).then_some(slot as usize)
 }
 
 /// An interrupt, on the vCPU that takes it.
@@ -290,10 +290,10 @@ pub(crate) fn interrupt() {
     if intid == TIMER {
         let deadline = counts.deadline.load(Ordering::Relaxed);
         if now < deadline {
-            foreign(intid, format_args!("early={}", deadline - now));
+            count_foreign(intid, format_args!("early={}", deadline - now));
         } else {
-            receive(Kind::Ppi, now - deadline);
-            arm(now);
+            count_received(Kind::Ppi, now - deadline);
+            arm_timer(now);
         }
     } else {
         let kind = match intid {
@@ -301,29 +301,29 @@ pub(crate) fn interrupt() {
             FIRST_LPI.. => Kind::Lpi,
             _ => Kind::Spi,
         };
-        let sent = slot(intid, me as u64).map_or(0, |slot| UNDER_WAY[slot].load(Ordering::Acquire));
+        let sent = slot(intid, me as u64).map_or(0, |slot| IN_FLIGHT[slot].load(Ordering::Acquire));
         if sent & 0xff == (me << 1 | 1) as u64 {
-            receive(kind, now.saturating_sub(sent >> 8));
+            count_received(kind, now.saturating_sub(sent >> 8));
         } else {
-            foreign(intid, format_args!("sent={sent:#x}"));
+            count_foreign(intid, format_args!("sent={sent:#x}"));
         }
     }
     gic::end(intid, eoi_mode());
     // Not before: until then the interrupt would merge with itself, were it sent again.
     if let Some(slot) = slot(intid, me as u64) {
-        UNDER_WAY[slot].store(0, Ordering::Release);
+        IN_FLIGHT[slot].store(0, Ordering::Release);
     }
 }
 
 /// Counts an interrupt that should not be there, and tells of the first ones.
-fn foreign(intid: u64, why: core::fmt::Arguments<'_>) {
+fn count_foreign(intid: u64, why: core::fmt::Arguments<'_>) {
     let me = cpu::index();
     if COUNTS[me].foreign.fetch_add(1, Ordering::Relaxed) < 8 {
         println!("@foreign vcpu={me} intid={intid} {why}");
     }
 }
 
-fn receive(kind: Kind, latency: u64) {
+fn count_received(kind: Kind, latency: u64) {
     let tally = &COUNTS[cpu::index()].kinds[kind as usize];
     add(&tally.received, 1);
     add(&tally.total, latency);
@@ -331,7 +331,7 @@ fn receive(kind: Kind, latency: u64) {
 }
 
 /// Makes the calling vCPU's timer fire in about a millisecond.
-fn arm(now: u64) {
+fn arm_timer(now: u64) {
     let counts = &COUNTS[cpu::index()];
     let millisecond = cpu::frequency() / 1000;
     let deadline = now + millisecond / 2 + now % millisecond;

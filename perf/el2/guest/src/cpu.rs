@@ -66,7 +66,7 @@ pub(crate) fn open_interface() {
 /// Handles a pending interrupt, if there is one: acknowledges it, silences the timer if it is the
 /// timer's, and ends it.
 #[inline(always)]
-pub(crate) fn handle() -> Option<u32> {
+pub(crate) fn handle_interrupt() -> Option<u32> {
     const SPECIAL: u32 = 1020;
     let intid = read!("icc_iar1_el1") as u32;
     if (SPECIAL..SPECIAL + 4).contains(&intid) {

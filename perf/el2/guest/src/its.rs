@@ -112,24 +112,24 @@ impl Its {
             PRIORITY | 1,
         );
         let words = [0xa, 0, target, 0];
-        self.command(Self::event(words, device, event, lpi));
-        self.command(Self::event([0xc, 0, 0, 0], device, event, 0));
+        self.command(Self::with_event(words, device, event, lpi));
+        self.command(Self::with_event([0xc, 0, 0, 0], device, event, 0));
         self.command([0x5, 0, target << 16, 0]);
     }
 
     /// Makes an event's LPI pending. Returns once the command has been executed.
     #[inline(always)]
     pub(crate) fn raise(&self, device: u32, event: u32) {
-        self.command(Self::event([0x3, 0, 0, 0], device, event, 0));
+        self.command(Self::with_event([0x3, 0, 0, 0], device, event, 0));
     }
 
     /// Makes an event's LPI not pending.
     pub(crate) fn clear(&self, device: u32, event: u32) {
-        self.command(Self::event([0x4, 0, 0, 0], device, event, 0));
+        self.command(Self::with_event([0x4, 0, 0, 0], device, event, 0));
     }
 
     #[inline(always)]
-    fn event(mut words: [u64; 4], device: u32, event: u32, lpi: u32) -> [u64; 4] {
+    fn with_event(mut words: [u64; 4], device: u32, event: u32, lpi: u32) -> [u64; 4] {
         words[0] |= u64::from(device) << 32;
         words[1] = u64::from(event) | u64::from(lpi) << 32;
         words

@@ -21,7 +21,7 @@ mod pci;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use cpu::{handle, mark, relax};
+use cpu::{handle_interrupt, mark, relax};
 use event::Event;
 use host::{Console, Sender};
 use its::{FIRST_LPI, Its};
@@ -37,7 +37,7 @@ const SPARE_SPI: u32 = 64;
 const SPI: u32 = 65;
 const SGI: u32 = 3;
 /// The device that the INT commands name.
-const COMMANDED: u32 = 100;
+const COMMAND_DEVICE: u32 = 100;
 /// The vCPU that never runs.
 const OFF: u64 = 2;
 
@@ -67,14 +67,14 @@ extern "C" fn first(tree: u64) -> ! {
     } else {
         Sender::Device(pci::Edu::find().expect("the machine has a device that sends MSIs"))
     };
-    its.map_device(COMMANDED);
-    its.map_event(COMMANDED, 0, FIRST_LPI, 1);
+    its.map_device(COMMAND_DEVICE);
+    its.map_event(COMMAND_DEVICE, 0, FIRST_LPI, 1);
     its.map_device(sender.device());
     its.map_event(sender.device(), Event::Msi as u32, FIRST_LPI + 1, OFF);
     its.map_event(sender.device(), Event::MsiRunning as u32, FIRST_LPI + 2, 1);
     host::start_vcpu_1();
     // It has come up once it answers.
-    answered(|| cpu::send_sgi(SGI, 1));
+    interrupt_and_wait(|| cpu::send_sgi(SGI, 1));
     measure_all(&its, &sender);
     let _ = writeln!(Console, "guest: done");
     host::power_off()
@@ -87,36 +87,42 @@ fn measure_all(its: &Its, sender: &Sender) {
     measure::<{ Event::Read.begin() }>(Event::Read, || {
         mmio::read_32(gic::GICD_TYPER);
     });
-    repeat(Event::Enable, ROUNDS, |round| {
-        marked::<{ Event::Enable.begin() }>(round, || gic::enable(SPARE_SPI));
+    repeat_event(Event::Enable, ROUNDS, |round| {
+        with_markers::<{ Event::Enable.begin() }>(round, || gic::enable(SPARE_SPI));
         gic::disable(SPARE_SPI);
     });
     measure::<{ Event::SgiSelf.begin() }>(Event::SgiSelf, || {
         cpu::send_sgi(SGI, 0);
-        while handle() != Some(SGI) {}
+        while handle_interrupt() != Some(SGI) {}
     });
     measure::<{ Event::SgiRunning.begin() }>(Event::SgiRunning, || {
-        answered(|| cpu::send_sgi(SGI, 1));
+        interrupt_and_wait(|| cpu::send_sgi(SGI, 1));
     });
-    measure::<{ Event::Spi.begin() }>(Event::Spi, || answered(|| gic::set_pending(SPI)));
-    measure::<{ Event::Lpi.begin() }>(Event::Lpi, || answered(|| its.raise(COMMANDED, 0)));
+    measure::<{ Event::Spi.begin() }>(Event::Spi, || interrupt_and_wait(|| gic::set_pending(SPI)));
+    measure::<{ Event::Lpi.begin() }>(Event::Lpi, || {
+        interrupt_and_wait(|| its.raise(COMMAND_DEVICE, 0))
+    });
     measure::<{ Event::Timer.begin() }>(Event::Timer, || {
         cpu::set_timer(50);
-        while handle() != Some(cpu::TIMER) {}
+        while handle_interrupt() != Some(cpu::TIMER) {}
     });
     measure_msis(its, sender);
 
     MODE.store(SLEEP, Relaxed);
-    answered(|| cpu::send_sgi(SGI, 1));
-    repeat(Event::SgiWaiting, ROUNDS, |round| {
-        until_asleep();
+    interrupt_and_wait(|| cpu::send_sgi(SGI, 1));
+    repeat_event(Event::SgiWaiting, ROUNDS, |round| {
+        wait_until_asleep();
         cpu::spin(20);
-        marked::<{ Event::SgiWaiting.begin() }>(round, || answered(|| cpu::send_sgi(SGI, 1)));
+        with_markers::<{ Event::SgiWaiting.begin() }>(round, || {
+            interrupt_and_wait(|| cpu::send_sgi(SGI, 1))
+        });
     });
-    repeat(Event::SgiAsleep, FEW_ROUNDS, |round| {
-        until_asleep();
+    repeat_event(Event::SgiAsleep, FEW_ROUNDS, |round| {
+        wait_until_asleep();
         sleep(3000);
-        marked::<{ Event::SgiAsleep.begin() }>(round, || answered(|| cpu::send_sgi(SGI, 1)));
+        with_markers::<{ Event::SgiAsleep.begin() }>(round, || {
+            interrupt_and_wait(|| cpu::send_sgi(SGI, 1))
+        });
     });
 }
 
@@ -142,7 +148,7 @@ fn measure_msis(its: &Its, sender: &Sender) {
 /// Does the event again and again between markers.
 #[inline(always)]
 fn measure<const MARKER: u16>(event: Event, act: impl Fn()) {
-    repeat(event, ROUNDS, |round| marked::<MARKER>(round, &act));
+    repeat_event(event, ROUNDS, |round| with_markers::<MARKER>(round, &act));
 }
 
 /// Says how far we are.
@@ -151,14 +157,14 @@ fn announce(event: Event) {
 }
 
 #[inline(always)]
-fn repeat(event: Event, rounds: u32, act: impl Fn(u32)) {
+fn repeat_event(event: Event, rounds: u32, act: impl Fn(u32)) {
     announce(event);
     (0..WARM_UP + rounds).for_each(act);
 }
 
 /// Does the event between markers, unless the round is one to warm up.
 #[inline(always)]
-fn marked<const EVENT: u16>(round: u32, event: impl FnOnce()) {
+fn with_markers<const EVENT: u16>(round: u32, event: impl FnOnce()) {
     if round < WARM_UP {
         event();
     } else {
@@ -170,7 +176,7 @@ fn marked<const EVENT: u16>(round: u32, event: impl FnOnce()) {
 
 /// Has vCPU 1 interrupted, and waits until it has handled that.
 #[inline(always)]
-fn answered(interrupt: impl FnOnce()) {
+fn interrupt_and_wait(interrupt: impl FnOnce()) {
     let before = HANDLED.load(Relaxed);
     interrupt();
     while HANDLED.load(Relaxed) == before {
@@ -179,7 +185,7 @@ fn answered(interrupt: impl FnOnce()) {
 }
 
 /// Waits until vCPU 1 is about to sleep after the last interrupt that it handled.
-fn until_asleep() {
+fn wait_until_asleep() {
     while ASLEEP.load(Relaxed) != HANDLED.load(Relaxed) {
         relax();
     }
@@ -188,7 +194,7 @@ fn until_asleep() {
 /// Sleeps.
 fn sleep(microseconds: u64) {
     cpu::set_timer(microseconds);
-    while handle() != Some(cpu::TIMER) {
+    while handle_interrupt() != Some(cpu::TIMER) {
         cpu::wait_for_interrupt();
     }
 }
@@ -197,7 +203,7 @@ fn sleep(microseconds: u64) {
 extern "C" fn second() -> ! {
     cpu::open_interface();
     loop {
-        if handle().is_some() {
+        if handle_interrupt().is_some() {
             HANDLED.store(HANDLED.load(Relaxed) + 1, Relaxed);
         } else if MODE.load(Relaxed) == SLEEP {
             ASLEEP.store(HANDLED.load(Relaxed), Relaxed);

@@ -26,7 +26,7 @@ mod vm;
 #[cfg(target_arch = "aarch64")]
 fn main() {
     system::mount_all();
-    if let Err(error) = symbols::print().and_then(|()| run::guest("/guest")) {
+    if let Err(error) = symbols::print().and_then(|()| run::run_guest("/guest")) {
         console::say(&format!("client: failed: {error:#}"));
     }
     system::power_off();

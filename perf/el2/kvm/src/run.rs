@@ -28,7 +28,7 @@ const DEVICE: u32 = 8;
 const GITS_TRANSLATER: u32 = 0x0809_0040;
 
 /// Runs the guest in this file to its end.
-pub(crate) fn guest(path: &str) -> Result<()> {
+pub(crate) fn run_guest(path: &str) -> Result<()> {
     let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     let mut machine = Machine::new(VCPUS, &image)?;
     // The last one is never turned on, and is kept for the machine's life.
@@ -38,11 +38,11 @@ pub(crate) fn guest(path: &str) -> Result<()> {
     let (vm, memory) = (&machine.vm, machine.memory);
     thread::scope(|scope| {
         scope.spawn(move || {
-            if let Err(error) = run(other, 2, vm, memory) {
+            if let Err(error) = run_vcpu(other, 2, vm, memory) {
                 console::say(&format!("client: vCPU 1 failed: {error:#}"));
             }
         });
-        let ended = scope.spawn(move || run(first, 1, vm, memory));
+        let ended = scope.spawn(move || run_vcpu(first, 1, vm, memory));
         let ended = ended.join();
         if let Ok(Err(error)) = ended {
             console::say(&format!("client: vCPU 0 failed: {error:#}"));
@@ -54,14 +54,14 @@ pub(crate) fn guest(path: &str) -> Result<()> {
 }
 
 /// Runs a vCPU on a CPU of its own until the guest turns its machine off.
-fn run(mut vcpu: VcpuFd, cpu: usize, vm: &VmFd, memory: Memory) -> Result<()> {
+fn run_vcpu(mut vcpu: VcpuFd, cpu: usize, vm: &VmFd, memory: Memory) -> Result<()> {
     pin_to(cpu)?;
     loop {
         match vcpu.run()? {
             VcpuExit::MmioWrite(UART_DATA, bytes) => console::write(&bytes[..1]),
             VcpuExit::MmioWrite(DOORBELL, bytes) => {
                 let request = u64::from_le_bytes(bytes.try_into().context("a double word")?);
-                send(request, vm, memory)?;
+                send_msi(request, vm, memory)?;
             }
             VcpuExit::SystemEvent(..) => return Ok(()),
             VcpuExit::Intr => {}
@@ -71,7 +71,7 @@ fn run(mut vcpu: VcpuFd, cpu: usize, vm: &VmFd, memory: Memory) -> Result<()> {
 }
 
 /// Sends the MSI that the guest has asked for, between the event's markers.
-fn send(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
+fn send_msi(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
     let (number, counter) = (request & 0xff, request >> 8);
     let msi = kvm_msi {
         address_lo: GITS_TRANSLATER,
@@ -87,10 +87,10 @@ fn send(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
         delivered
     } else {
         let offset = counter.checked_sub(RAM).context("not in RAM")? as usize;
-        let before = memory.word(offset)?;
+        let before = memory.read_word(offset)?;
         mark::<{ Event::MsiRunning.begin() }>();
         let delivered = vm.signal_msi(msi);
-        while memory.word(offset)? == before {
+        while memory.read_word(offset)? == before {
             relax();
         }
         mark::<{ Event::end() }>();

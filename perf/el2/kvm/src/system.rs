@@ -82,7 +82,7 @@ impl Memory {
     }
 
     /// The 32-bit word at `offset`, which the guest may be writing.
-    pub(crate) fn word(self, offset: usize) -> Result<u32> {
+    pub(crate) fn read_word(self, offset: usize) -> Result<u32> {
         ensure!(
             offset.is_multiple_of(4) && offset + 4 <= self.len,
             "the guest has no memory at offset {offset:#x}"

@@ -55,9 +55,9 @@ impl Machine {
         // SAFETY: the memory stays mapped for ever, and nobody takes references into it.
         unsafe { vm.set_user_memory_region(region) }.context("no memory")?;
         let vcpus = (0..vcpus)
-            .map(|number| vcpu(&vm, number))
+            .map(|number| create_vcpu(&vm, number))
             .collect::<Result<Vec<_>>>()?;
-        let devices = [controller(&vm)?, its(&vm)?];
+        let devices = [create_gic(&vm)?, create_its(&vm)?];
         vcpus[0].set_one_reg(PC, &(RAM + ENTRY).to_le_bytes())?;
         // No device tree.
         vcpus[0].set_one_reg(X0, &0_u64.to_le_bytes())?;
@@ -70,7 +70,7 @@ impl Machine {
     }
 }
 
-fn vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
+fn create_vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(number).context("no vCPU")?;
     let mut target = kvm::kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target)?;
@@ -82,41 +82,41 @@ fn vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
-fn controller(vm: &VmFd) -> Result<DeviceFd> {
-    let device = device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
+fn create_gic(vm: &VmFd) -> Result<DeviceFd> {
+    let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
     let interrupts = INTERRUPTS;
     let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-    set(
+    set_attribute(
         &device,
         address,
         kvm::KVM_VGIC_V3_ADDR_TYPE_DIST,
         Some(&GICD),
     )?;
-    set(
+    set_attribute(
         &device,
         address,
         kvm::KVM_VGIC_V3_ADDR_TYPE_REDIST,
         Some(&GICR),
     )?;
-    set(
+    set_attribute(
         &device,
         kvm::KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
         0,
         Some(&interrupts),
     )?;
-    initialise(&device)?;
+    init_device(&device)?;
     Ok(device)
 }
 
-fn its(vm: &VmFd) -> Result<DeviceFd> {
-    let device = device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
+fn create_its(vm: &VmFd) -> Result<DeviceFd> {
+    let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
     let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-    set(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
-    initialise(&device)?;
+    set_attribute(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
+    init_device(&device)?;
     Ok(device)
 }
 
-fn device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
+fn create_device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
     let mut device = kvm::kvm_create_device {
         type_,
         fd: 0,
@@ -126,16 +126,21 @@ fn device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
         .with_context(|| format!("no device of type {type_}"))
 }
 
-fn initialise(device: &DeviceFd) -> Result<()> {
+fn init_device(device: &DeviceFd) -> Result<()> {
     let (group, attribute) = (
         kvm::KVM_DEV_ARM_VGIC_GRP_CTRL,
         kvm::KVM_DEV_ARM_VGIC_CTRL_INIT,
     );
-    set::<u64>(device, group, attribute, None)
+    set_attribute::<u64>(device, group, attribute, None)
 }
 
 /// Sets an attribute to what `value` points to.
-fn set<T>(device: &DeviceFd, group: u32, attribute: u32, value: Option<&T>) -> Result<()> {
+fn set_attribute<T>(
+    device: &DeviceFd,
+    group: u32,
+    attribute: u32,
+    value: Option<&T>,
+) -> Result<()> {
     let addr = value.map_or(ptr::null(), ptr::from_ref).addr() as u64;
     let attribute = kvm::kvm_device_attr {
         group,

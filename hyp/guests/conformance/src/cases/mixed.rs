@@ -1,8 +1,8 @@
 //! More interrupts than list registers, of several kinds at once.
 
-use super::its::several;
+use super::its::open_with_events;
 use crate::gic::interface::{
-    self, EOI_MODE, NONE, deactivate, end, end_0, running, set_ctlr, set_igrpen_0,
+    self, EOI_MODE, NONE, deactivate, end, end_0, running_priority, set_ctlr, set_igrpen_0,
 };
 use crate::gic::its::{ENABLED, FIRST_LPI};
 use crate::gic::{FREE_SPI, GROUP_0, GROUP_1};
@@ -10,7 +10,7 @@ use crate::harness::{Case, Cpus, Outcome, equal, expect, expect_and_end, expect_
 use crate::machine::Machine;
 use crate::{cpu, cpus};
 
-/// The device that [`several`] maps.
+/// The device that [`open_with_events`] maps.
 const DEVICE: u32 = 2;
 
 pub(super) const CASES: &[Case] = &[
@@ -47,7 +47,7 @@ pub(super) const CASES: &[Case] = &[
 fn lpis_among_active(m: &Machine) -> Outcome {
     const SPIS: u32 = 64;
     const LPIS: u32 = 32;
-    let its = several(m, LPIS)?;
+    let its = open_with_events(m, LPIS)?;
     set_ctlr(EOI_MODE);
     for place in 0..SPIS {
         m.edge(place).set_pending();
@@ -77,7 +77,7 @@ fn lpis_among_active(m: &Machine) -> Outcome {
 fn nested(m: &Machine) -> Outcome {
     const LEVELS: u32 = 31;
     let priority = |level: u32| 0xf0 - (level * 8) as u8;
-    let its = several(m, LEVELS)?;
+    let its = open_with_events(m, LEVELS)?;
     let is_lpi = |level: u32| level % 2 == 1;
     let intid = |level| match is_lpi(level) {
         true => FIRST_LPI + level,
@@ -93,12 +93,12 @@ fn nested(m: &Machine) -> Outcome {
                 m.edge(level).at(priority(level)).set_pending();
             }
             expect(intid(level))?;
-            equal("RPR", running(), priority(level))?;
+            equal("RPR", running_priority(), priority(level))?;
         }
         for level in (0..LEVELS).rev() {
             end(intid(level));
             let outer = level.checked_sub(1).map_or(0xff, priority);
-            equal("RPR of the outer one", running(), outer)?;
+            equal("RPR of the outer one", running_priority(), outer)?;
             if !is_lpi(level) {
                 let is_active = m.shared(intid(level)).is_active();
                 equal("active once it is ended", is_active, false)?;

@@ -18,7 +18,7 @@ mod timer;
 mod two_its;
 mod worst;
 
-use crate::harness::{Case, Stop};
+use crate::harness::{Case, NotPassed};
 use crate::machine::Machine;
 
 /// All of them, by topic.
@@ -58,8 +58,10 @@ macro_rules! reads {
 use reads;
 
 /// The base of the ITS, which a machine need not have.
-fn gits(machine: &Machine) -> Result<usize, Stop> {
-    machine.gits.ok_or(Stop::Skip("the machine has no ITS"))
+fn gits(machine: &Machine) -> Result<usize, NotPassed> {
+    machine
+        .gits
+        .ok_or(NotPassed::Skipped("the machine has no ITS"))
 }
 
 impl Machine {

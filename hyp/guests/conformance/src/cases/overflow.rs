@@ -1,6 +1,6 @@
 //! More interrupts at once than an implementation may have list registers, in every order.
 
-use crate::gic::interface::{self, EOI_MODE, deactivate, end, running, set_ctlr};
+use crate::gic::interface::{self, EOI_MODE, deactivate, end, running_priority, set_ctlr};
 use crate::gic::{FREE_SPI, bank};
 use crate::harness::{Case, Cpus, Outcome, equal, expect, expect_none, holds};
 use crate::machine::Machine;
@@ -76,18 +76,18 @@ pub(super) const SIXTY_FOUR: &[Case] = &cases!(64);
 pub(super) const TWO_HUNDRED: &[Case] = &cases!(200);
 
 /// Makes interrupt `place` one of 4 priorities, edge-triggered and enabled.
-fn prepare(m: &Machine, count: u32) {
+fn prioritize(m: &Machine, count: u32) {
     for place in 0..count {
-        m.edge(place).set_priority(priority(place));
+        m.edge(place).set_priority(priority_at(place));
     }
 }
 
-fn priority(place: u32) -> u8 {
+fn priority_at(place: u32) -> u8 {
     (0x40 + place % 4 * 0x20) as u8
 }
 
 /// Makes all of them pending, at once where they share a register.
-fn raise(m: &Machine, count: u32) {
+fn raise_all(m: &Machine, count: u32) {
     let (first, end) = (FREE_SPI, FREE_SPI + count);
     for word in first / 32..end.div_ceil(32) {
         let bits = (0..32).filter(|bit| (first..end).contains(&(word * 32 + bit)));
@@ -97,7 +97,7 @@ fn raise(m: &Machine, count: u32) {
 }
 
 /// Takes the next one, which must be none of `seen`, and notes it.
-fn take(seen: &mut [bool]) -> Result<u32, crate::harness::Stop> {
+fn take_unseen(seen: &mut [bool]) -> Result<u32, crate::harness::NotPassed> {
     let intid = interface::take();
     let place = intid.wrapping_sub(FREE_SPI) as usize;
     holds("one of those that are pending", place < seen.len())?;
@@ -109,16 +109,16 @@ fn take(seen: &mut [bool]) -> Result<u32, crate::harness::Stop> {
 /// All pending; each taken and ended, the more urgent ones first.
 fn pending(m: &Machine, count: u32) -> Outcome {
     m.enable_groups(0);
-    prepare(m, count);
-    raise(m, count);
+    prioritize(m, count);
+    raise_all(m, count);
     m.enable_groups(crate::gic::GROUP_1);
     holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
     let mut seen = [false; 256];
     let seen = &mut seen[..count as usize];
     let mut last = 0;
     for _ in 0..count {
-        let intid = take(seen)?;
-        let priority = priority(intid - FREE_SPI);
+        let intid = take_unseen(seen)?;
+        let priority = priority_at(intid - FREE_SPI);
         holds("not more urgent than the one before", priority >= last)?;
         last = priority;
         end(intid);
@@ -129,14 +129,14 @@ fn pending(m: &Machine, count: u32) -> Outcome {
 /// All active at once, then ended by `finish` in the given order.
 fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u32)) -> Outcome {
     set_ctlr(EOI_MODE);
-    prepare(m, count);
-    raise(m, count);
+    prioritize(m, count);
+    raise_all(m, count);
     let mut seen = [false; 256];
     for _ in 0..count {
-        let intid = take(&mut seen[..count as usize])?;
+        let intid = take_unseen(&mut seen[..count as usize])?;
         end(intid);
     }
-    equal("RPR", running(), 0xff)?;
+    equal("RPR", running_priority(), 0xff)?;
     let is_active = |place| m.shared(FREE_SPI + place).is_active();
     for place in 0..count {
         holds("active", is_active(place))?;
@@ -155,13 +155,13 @@ fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u
 /// All active and pending again; each is taken once more when it is deactivated.
 fn active_and_pending(m: &Machine, count: u32) -> Outcome {
     set_ctlr(EOI_MODE);
-    prepare(m, count);
-    raise(m, count);
+    prioritize(m, count);
+    raise_all(m, count);
     let mut seen = [false; 256];
     for _ in 0..count {
-        end(take(&mut seen[..count as usize])?);
+        end(take_unseen(&mut seen[..count as usize])?);
     }
-    raise(m, count);
+    raise_all(m, count);
     expect_none()?;
     for step in 0..count {
         let intid = FREE_SPI + (step * 3 + 1) % count;
@@ -178,7 +178,7 @@ fn active_and_pending(m: &Machine, count: u32) -> Outcome {
 
 /// A few more become pending whenever one is taken.
 fn raised_while_taken(m: &Machine, count: u32) -> Outcome {
-    prepare(m, count);
+    prioritize(m, count);
     let mut seen = [false; 256];
     let mut raised = 0;
     let mut taken = 0;
@@ -189,7 +189,7 @@ fn raised_while_taken(m: &Machine, count: u32) -> Outcome {
                 raised += 1;
             }
         }
-        let intid = take(&mut seen[..count as usize])?;
+        let intid = take_unseen(&mut seen[..count as usize])?;
         end(intid);
         taken += 1;
     }

@@ -2,9 +2,9 @@
 //! have but a few of the first.
 
 use crate::cpus;
-use crate::gic::interface::{self, EOI_MODE, NONE, deactivate, end, running, set_ctlr};
+use crate::gic::interface::{self, EOI_MODE, NONE, deactivate, end, running_priority, set_ctlr};
 use crate::gic::{GROUP_1, bank, gicd};
-use crate::harness::{Case, Cpus, Outcome, equal, expect_none, given, holds};
+use crate::harness::{Case, Cpus, Outcome, equal, expect_none, holds, skip_unless};
 use crate::machine::Machine;
 use crate::mmio::{read_32, write_32, write_64};
 
@@ -24,12 +24,12 @@ const LEVELS: u32 = 31;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("overflow.pending_1000", "4.1, 4.8", |m| {
-        with_crowd(m, |crowd| {
-            crowd.raise();
+        with_thousand(m, |thousand| {
+            thousand.raise();
             m.enable_groups(GROUP_1);
             let mut last = 0;
-            crowd.take_each(|intid| {
-                let priority = crowd.priority(intid);
+            thousand.take_each(|intid| {
+                let priority = thousand.priority(intid);
                 holds("not more urgent than the one before", priority >= last)?;
                 last = priority;
                 end(intid);
@@ -57,7 +57,7 @@ pub(super) const CASES: &[Case] = &[
         "overflow.active_ended_elsewhere_1000",
         "ICC_DIR_EL1 from another CPU, 4.1",
         |m| {
-            active(m, shuffled, |crowd, order| {
+            active(m, shuffled, |thousand, order| {
                 // SGIs and PPIs are each CPU's own.
                 let of = |shared: bool| {
                     let all = (0..COUNT).map(order).map(intid_at);
@@ -65,9 +65,9 @@ pub(super) const CASES: &[Case] = &[
                 };
                 cpus::on(1, || {
                     set_ctlr(EOI_MODE);
-                    of(true).try_for_each(|intid| crowd.deactivate(intid))
+                    of(true).try_for_each(|intid| thousand.deactivate(intid))
                 })?;
-                of(false).try_for_each(|intid| crowd.deactivate(intid))
+                of(false).try_for_each(|intid| thousand.deactivate(intid))
             })
         },
     )
@@ -79,8 +79,8 @@ pub(super) const CASES: &[Case] = &[
             active(
                 m,
                 |place| place,
-                |crowd, _| {
-                    crowd.write(bank::ICACTIVER);
+                |thousand, _| {
+                    thousand.write(bank::ICACTIVER);
                     Ok(())
                 },
             )
@@ -107,9 +107,9 @@ pub(super) const CASES: &[Case] = &[
         "overflow.active_and_pending_ended_by_register_1000",
         "4.1 active and pending, GICD_ICACTIVER<n>",
         |m| {
-            active_and_pending(m, |crowd| {
-                crowd.write(bank::ICACTIVER);
-                crowd.take_each(|intid| {
+            active_and_pending(m, |thousand| {
+                thousand.write(bank::ICACTIVER);
+                thousand.take_each(|intid| {
                     end(intid);
                     deactivate(intid);
                     Ok(())
@@ -126,26 +126,26 @@ pub(super) const CASES: &[Case] = &[
         "overflow.active_set_by_register_1000",
         "GICD_ISACTIVER<n>, GICR_ISACTIVER0, 4.1",
         |m| {
-            with_crowd(m, |crowd| {
+            with_thousand(m, |thousand| {
                 set_ctlr(EOI_MODE);
-                crowd.write(bank::ISACTIVER);
-                crowd.raise();
+                thousand.write(bank::ISACTIVER);
+                thousand.raise();
                 m.enable_groups(GROUP_1);
-                crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
+                thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
                 expect_none()?;
-                crowd.write(bank::ICACTIVER);
-                crowd.take_each(|intid| {
+                thousand.write(bank::ICACTIVER);
+                thousand.take_each(|intid| {
                     end(intid);
                     deactivate(intid);
                     Ok(())
                 })?;
-                crowd.all("ISACTIVER", bank::ISACTIVER, false)
+                thousand.all("ISACTIVER", bank::ISACTIVER, false)
             })
         },
     ),
 ];
 
-/// The interrupt at a place in the crowd.
+/// The interrupt at a place in the thousand.
 const fn intid_at(place: u32) -> u32 {
     if place < PRIVATE {
         place
@@ -154,7 +154,7 @@ const fn intid_at(place: u32) -> u32 {
     }
 }
 
-/// The place of an interrupt in the crowd, [`COUNT`] or more if it is none of it.
+/// The place of an interrupt in the thousand, [`COUNT`] or more if it is none of it.
 const fn place_of(intid: u32) -> u32 {
     match intid {
         0..PRIVATE => intid,
@@ -169,37 +169,37 @@ const fn shuffled(step: u32) -> u32 {
 }
 
 /// All of them, edge-triggered where they have a choice, enabled, on CPU 0.
-pub(super) struct Crowd<'a> {
+pub(super) struct Thousand<'a> {
     machine: &'a Machine,
 }
 
-/// Runs a case with the crowd while Group 1 is disabled at the distributor, and puts the SPIs that devices drive
+/// Runs a case with the thousand while Group 1 is disabled at the distributor, and puts the SPIs that devices drive
 /// back into the state that other cases expect.
-pub(super) fn with_crowd(m: &Machine, run: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
-    given("there are fewer SPIs", m.lines() == END)?;
+pub(super) fn with_thousand(m: &Machine, run: impl FnOnce(&Thousand<'_>) -> Outcome) -> Outcome {
+    skip_unless("there are fewer SPIs", m.lines() == END)?;
     m.enable_groups(0);
-    let crowd = Crowd { machine: m };
+    let thousand = Thousand { machine: m };
     let place = |register| m.gicd(bank::ICFGR + register as usize / 16 * 4);
     for intid in (FIRST_SPI / 16 * 16..END).step_by(16) {
         write_32(place(intid), 0xaaaa_aaaa_u32);
     }
-    crowd.route(0);
-    crowd.prioritize(|intid| (0x40 + intid % 4 * 0x20) as u8);
-    crowd.write(bank::ISENABLER);
-    let outcome = run(&crowd);
+    thousand.route(0);
+    thousand.prioritize(|intid| (0x40 + intid % 4 * 0x20) as u8);
+    thousand.write(bank::ISENABLER);
+    let outcome = run(&thousand);
     // Level-sensitive again, once nothing of it is pending.
     m.enable_groups(0);
-    crowd.write(bank::ICENABLER);
-    crowd.write(bank::ICPENDR);
+    thousand.write(bank::ICENABLER);
+    thousand.write(bank::ICPENDR);
     for intid in (FIRST_SPI / 16 * 16..END).step_by(16) {
         write_32(place(intid), 0);
     }
-    crowd.prioritize(|_| 0xa0);
+    thousand.prioritize(|_| 0xa0);
     outcome
 }
 
-impl Crowd<'_> {
-    /// The address of a register of one bank, and the bits in it that are the crowd's.
+impl Thousand<'_> {
+    /// The address of a register of one bank, and the bits in it that are the thousand's.
     fn word(&self, register: usize, word: usize) -> (usize, u32) {
         let bits = (0..32).filter(|bit| place_of(word as u32 * 32 + bit) < COUNT);
         let bits = bits.fold(0, |bits, bit| bits | 1u32 << bit);
@@ -311,7 +311,7 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Fails if it is none of the crowd, or was taken before.
+    /// Fails if it is none of the thousand, or was taken before.
     fn note(&mut self, intid: u32) -> Outcome {
         if place_of(intid) >= COUNT {
             return equal("one of those that are pending", intid, FIRST_SPI);
@@ -324,51 +324,51 @@ impl Seen {
 }
 
 /// Deactivates each in this order, and looks at each before and after.
-fn deactivate_each(crowd: &Crowd<'_>, order: fn(u32) -> u32) -> Outcome {
+fn deactivate_each(thousand: &Thousand<'_>, order: fn(u32) -> u32) -> Outcome {
     (0..COUNT)
         .map(order)
-        .try_for_each(|place| crowd.deactivate(intid_at(place)))
+        .try_for_each(|place| thousand.deactivate(intid_at(place)))
 }
 
 /// All active at once, then ended by `finish`, in this order if it is one by one.
 fn active(
     m: &Machine,
     order: fn(u32) -> u32,
-    finish: impl FnOnce(&Crowd<'_>, fn(u32) -> u32) -> Outcome,
+    finish: impl FnOnce(&Thousand<'_>, fn(u32) -> u32) -> Outcome,
 ) -> Outcome {
-    with_crowd(m, |crowd| {
-        activate(crowd)?;
-        finish(crowd, order)?;
-        crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+    with_thousand(m, |thousand| {
+        activate(thousand)?;
+        finish(thousand, order)?;
+        thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
         expect_none()
     })
 }
 
 /// All taken and none deactivated.
-fn activate(crowd: &Crowd<'_>) -> Outcome {
+fn activate(thousand: &Thousand<'_>) -> Outcome {
     set_ctlr(EOI_MODE);
-    crowd.raise();
-    crowd.machine.enable_groups(GROUP_1);
-    crowd.take_each(|intid| {
+    thousand.raise();
+    thousand.machine.enable_groups(GROUP_1);
+    thousand.take_each(|intid| {
         end(intid);
         Ok(())
     })?;
-    equal("RPR", running(), 0xff)?;
-    crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
-    crowd.all("ISPENDR", bank::ISPENDR, false)
+    equal("RPR", running_priority(), 0xff)?;
+    thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
+    thousand.all("ISPENDR", bank::ISPENDR, false)
 }
 
 /// All active, and pending again, then ended by `finish`, which takes each once more.
-fn active_and_pending(m: &Machine, finish: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
-    with_crowd(m, |crowd| {
-        activate(crowd)?;
-        crowd.raise();
-        crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
-        crowd.all("ISPENDR", bank::ISPENDR, true)?;
+fn active_and_pending(m: &Machine, finish: impl FnOnce(&Thousand<'_>) -> Outcome) -> Outcome {
+    with_thousand(m, |thousand| {
+        activate(thousand)?;
+        thousand.raise();
+        thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
+        thousand.all("ISPENDR", bank::ISPENDR, true)?;
         expect_none()?;
-        finish(crowd)?;
-        crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
-        crowd.all("ISPENDR once they are taken", bank::ISPENDR, false)?;
+        finish(thousand)?;
+        thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+        thousand.all("ISPENDR once they are taken", bank::ISPENDR, false)?;
         expect_none()
     })
 }
@@ -380,9 +380,9 @@ fn nested(m: &Machine) -> Outcome {
     fn priority(level: u32) -> u8 {
         0xf0 - (level * 8) as u8
     }
-    with_crowd(m, |crowd| {
+    with_thousand(m, |thousand| {
         let level_of = |intid| place_of(intid) % LEVELS;
-        crowd.prioritize(|intid| priority(level_of(intid)));
+        thousand.prioritize(|intid| priority(level_of(intid)));
         m.enable_groups(GROUP_1);
         let mut seen = Seen::default();
         let mut active = [NONE; LEVELS as usize];
@@ -392,7 +392,7 @@ fn nested(m: &Machine) -> Outcome {
             let intid = interface::take();
             seen.note(intid)?;
             equal("its level", level_of(intid), level)?;
-            equal("RPR", running(), priority(level))?;
+            equal("RPR", running_priority(), priority(level))?;
             active[level as usize] = intid;
         }
         for level in (0..LEVELS).rev() {
@@ -405,8 +405,8 @@ fn nested(m: &Machine) -> Outcome {
                 end(intid);
             }
         }
-        equal("RPR", running(), 0xff)?;
-        crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+        equal("RPR", running_priority(), 0xff)?;
+        thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
         expect_none()
     })
 }

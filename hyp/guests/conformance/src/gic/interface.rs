@@ -57,17 +57,17 @@ fn clear_ap_0() {
 }
 
 /// `ICC_RPR_EL1`: the running priority.
-pub(crate) fn running() -> u64 {
+pub(crate) fn running_priority() -> u64 {
     read!("icc_rpr_el1")
 }
 
 /// `ICC_HPPIR1_EL1`: the highest-priority pending interrupt.
-pub(crate) fn highest() -> u32 {
+pub(crate) fn highest_pending() -> u32 {
     read!("icc_hppir1_el1") as u32
 }
 
 /// `ICC_HPPIR0_EL1`.
-pub(crate) fn highest_0() -> u32 {
+pub(crate) fn highest_pending_0() -> u32 {
     read!("icc_hppir0_el1") as u32
 }
 

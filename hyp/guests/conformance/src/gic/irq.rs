@@ -74,10 +74,10 @@ impl Irq<'_> {
     }
 
     /// Waits until the write before has taken effect.
-    pub(crate) fn settle(&self) -> bool {
+    pub(crate) fn wait_rwp(&self) -> bool {
         match self.cpu {
-            Some(cpu) => self.machine.settle_private(cpu),
-            None => self.machine.settle(),
+            Some(cpu) => self.machine.wait_rwp_private(cpu),
+            None => self.machine.wait_rwp(),
         }
     }
 
@@ -95,7 +95,7 @@ impl Irq<'_> {
     /// Disables it, and waits until that has taken effect.
     pub(crate) fn disable(&self) {
         self.write(bank::ICENABLER);
-        self.settle();
+        self.wait_rwp();
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

@@ -3,9 +3,11 @@
 use core::cell::Cell;
 
 use super::gicr;
-use super::tables::{GREAT_QUEUE, GREAT_TABLES, OF_ITS, OF_LPIS, OfIts, PAGE, clear, table};
+use super::tables::{
+    ITS_TABLES, ItsTables, LARGEST_QUEUE, LARGEST_TABLES, LPI_TABLES, PAGE, clear, table,
+};
 use crate::cpu::{spin_until, synchronize};
-use crate::harness::{Outcome, Stop, holds};
+use crate::harness::{NotPassed, Outcome, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
 
@@ -52,7 +54,7 @@ const PATIENCE: u64 = 5_000_000;
 pub(crate) struct Its<'a> {
     machine: &'a Machine,
     base: usize,
-    tables: &'static OfIts,
+    tables: &'static ItsTables,
     /// Where the queue is, and how many bytes it has.
     queue: Cell<(usize, usize)>,
     next: Cell<usize>,
@@ -69,13 +71,13 @@ pub(crate) fn turn_off(machine: &Machine) {
     }
     for cpu in 0..machine.cpus {
         write_32(machine.gicr(cpu, gicr::CTLR), 0);
-        machine.settle_private(cpu);
+        machine.wait_rwp_private(cpu);
     }
 }
 
 impl<'a> Its<'a> {
     /// The ITS with nothing mapped but a collection for each CPU, of its number, and LPIs on.
-    pub(crate) fn open(machine: &'a Machine) -> Result<Self, Stop> {
+    pub(crate) fn open(machine: &'a Machine) -> Result<Self, NotPassed> {
         let its = Self::prepare(machine)?;
         (0..machine.cpus).for_each(|cpu| its.enable_lpis(cpu, true));
         its.start()?;
@@ -83,24 +85,26 @@ impl<'a> Its<'a> {
     }
 
     /// The same before LPIs and the ITS are on.
-    pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, Stop> {
-        let base = machine.gits.ok_or(Stop::Skip("the machine has no ITS"))?;
-        clear(&OF_LPIS);
+    pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, NotPassed> {
+        let base = machine
+            .gits
+            .ok_or(NotPassed::Skipped("the machine has no ITS"))?;
+        clear(&LPI_TABLES);
         for lpi in FIRST_LPI..LPI_END {
             write_8(configuration(lpi), CONFIGURED);
         }
-        Ok(Self::new(machine, base, &OF_ITS[0]))
+        Ok(Self::new(machine, base, &ITS_TABLES[0]))
     }
 
     /// The second ITS, once the first one has been opened: nothing mapped but a collection for each CPU.
-    pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, Stop> {
-        let base = (machine.second_gits).ok_or(Stop::Skip("the machine has one ITS"))?;
-        let its = Self::new(machine, base, &OF_ITS[1]);
+    pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, NotPassed> {
+        let base = (machine.second_gits).ok_or(NotPassed::Skipped("the machine has one ITS"))?;
+        let its = Self::new(machine, base, &ITS_TABLES[1]);
         its.start()?;
         Ok(its)
     }
 
-    fn new(machine: &'a Machine, base: usize, tables: &'static OfIts) -> Self {
+    fn new(machine: &'a Machine, base: usize, tables: &'static ItsTables) -> Self {
         clear(tables);
         synchronize();
         Self {
@@ -126,7 +130,7 @@ impl<'a> Its<'a> {
             // One page of 64 KiB.
             write_64(register, VALID | 2 << 8 | table as u64);
         }
-        self.give_queue(table!(self.tables, queue), PAGE);
+        self.use_queue(table!(self.tables, queue), PAGE);
         for cpu in 0..self.machine.cpus {
             self.map_collection(cpu as u64, cpu)?;
         }
@@ -134,11 +138,11 @@ impl<'a> Its<'a> {
     }
 
     /// Has the ITS, which rests, read its commands from an empty queue of 1 MiB, and turns it on.
-    pub(crate) fn give_great_queue(&self) {
-        self.give_queue(table!(GREAT_TABLES, queue), GREAT_QUEUE);
+    pub(crate) fn use_largest_queue(&self) {
+        self.use_queue(table!(LARGEST_TABLES, queue), LARGEST_QUEUE);
     }
 
-    fn give_queue(&self, address: usize, bytes: usize) {
+    fn use_queue(&self, address: usize, bytes: usize) {
         self.queue.set((address, bytes));
         self.next.set(0);
         let register = VALID | address as u64 | (bytes / 4096 - 1) as u64;
@@ -148,7 +152,7 @@ impl<'a> Its<'a> {
     }
 
     /// Turns the ITS off, and waits until it rests; whether it does.
-    pub(crate) fn rest(&self) -> bool {
+    pub(crate) fn quiesce(&self) -> bool {
         write_32(self.base + gits::CTLR, 0);
         spin_until(PATIENCE, || {
             read_32(self.base + gits::CTLR) & QUIESCENT != 0
@@ -162,23 +166,23 @@ impl<'a> Its<'a> {
 
     /// Gives a CPU its LPI tables and turns LPIs on; `zero` says that its pending table is zero.
     pub(crate) fn enable_lpis(&self, cpu: usize, zero: bool) {
-        let configuration = table!(OF_LPIS, configuration) as u64 | u64::from(LPI_BITS - 1);
-        let pending = table!(OF_LPIS, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
+        let configuration = table!(LPI_TABLES, configuration) as u64 | u64::from(LPI_BITS - 1);
+        let pending = table!(LPI_TABLES, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
         write_64(self.machine.gicr(cpu, gicr::PROPBASER), configuration);
         write_64(self.machine.gicr(cpu, gicr::PENDBASER), pending);
         write_32(self.machine.gicr(cpu, gicr::CTLR), ENABLE_LPIS);
-        self.machine.settle_private(cpu);
+        self.machine.wait_rwp_private(cpu);
     }
 
     /// Turns a CPU's LPIs off.
     pub(crate) fn disable_lpis(&self, cpu: usize) {
         write_32(self.machine.gicr(cpu, gicr::CTLR), 0);
-        self.machine.settle_private(cpu);
+        self.machine.wait_rwp_private(cpu);
     }
 
     /// Sets an LPI's bit in a CPU's pending table.
     pub(crate) fn set_in_pending_table(&self, cpu: usize, lpi: u32) {
-        let byte = table!(OF_LPIS, pending[cpu]) + lpi as usize / 8;
+        let byte = table!(LPI_TABLES, pending[cpu]) + lpi as usize / 8;
         write_8(byte, read_8(byte) | 1 << (lpi % 8));
         synchronize();
     }
@@ -221,7 +225,7 @@ impl<'a> Its<'a> {
     /// `MAPD`: maps a device with as many events as the ITS has.
     pub(crate) fn map_largest_device(&self, device: u32) -> Outcome {
         let bits = read_64(self.base + gits::TYPER) >> 8 & 0x1f;
-        let table = table!(GREAT_TABLES, translations) as u64;
+        let table = table!(LARGEST_TABLES, translations) as u64;
         self.command([0x8 | u64::from(device) << 32, bits, VALID | table, 0])
     }
 
@@ -231,7 +235,7 @@ impl<'a> Its<'a> {
     }
 
     /// `MAPTI`: maps an event to an LPI and a collection.
-    pub(crate) fn map(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
+    pub(crate) fn map_event(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
         self.command([
             0xa | u64::from(device) << 32,
             u64::from(event) | u64::from(lpi) << 32,
@@ -241,24 +245,24 @@ impl<'a> Its<'a> {
     }
 
     /// A command that names an event.
-    pub(crate) fn event(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
+    pub(crate) fn event_command(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
         let word = number | u64::from(device) << 32;
         self.command([word, u64::from(event), icid, 0])
     }
 
     /// `INT`: makes an event's LPI pending.
     pub(crate) fn raise(&self, device: u32, event: u32) -> Outcome {
-        self.event(0x3, device, event, 0)
+        self.event_command(0x3, device, event, 0)
     }
 
     /// `CLEAR`: withdraws that.
     pub(crate) fn clear(&self, device: u32, event: u32) -> Outcome {
-        self.event(0x4, device, event, 0)
+        self.event_command(0x4, device, event, 0)
     }
 
     /// `INV`: has an LPI's configuration read again.
     pub(crate) fn invalidate(&self, device: u32, event: u32) -> Outcome {
-        self.event(0xc, device, event, 0)
+        self.event_command(0xc, device, event, 0)
     }
 
     /// `INVALL`: that of all LPIs of a collection.
@@ -268,7 +272,7 @@ impl<'a> Its<'a> {
 
     /// `MOVI`: moves an event to another collection.
     pub(crate) fn move_event(&self, device: u32, event: u32, icid: u64) -> Outcome {
-        self.event(0x1, device, event, icid)
+        self.event_command(0x1, device, event, icid)
     }
 
     /// `MOVALL`: moves what is pending from one CPU to another.
@@ -278,20 +282,20 @@ impl<'a> Its<'a> {
 
     /// `DISCARD`: unmaps an event.
     pub(crate) fn discard(&self, device: u32, event: u32) -> Outcome {
-        self.event(0xf, device, event, 0)
+        self.event_command(0xf, device, event, 0)
     }
 
     /// Queues a command and a `SYNC`, and waits until the ITS has read both.
     #[track_caller]
     pub(crate) fn command(&self, words: [u64; 4]) -> Outcome {
-        self.queue(words);
-        self.queue([0x5, 0, self.target(0), 0]);
+        self.queue_command(words);
+        self.queue_command([0x5, 0, self.target(0), 0]);
         self.submit();
-        holds("the queue is read to its end", self.is_done())
+        holds("the queue is read to its end", self.wait_until_read())
     }
 
     /// Writes a command into the queue; the ITS is not told.
-    pub(crate) fn queue(&self, words: [u64; 4]) {
+    pub(crate) fn queue_command(&self, words: [u64; 4]) {
         let (queue, bytes) = self.queue.get();
         let at = queue + self.next.get();
         for (place, word) in words.into_iter().enumerate() {
@@ -302,7 +306,7 @@ impl<'a> Its<'a> {
 
     /// Queues an `INT`.
     pub(crate) fn queue_raise(&self, device: u32, event: u32) {
-        self.queue([0x3 | u64::from(device) << 32, event.into(), 0, 0]);
+        self.queue_command([0x3 | u64::from(device) << 32, event.into(), 0, 0]);
     }
 
     /// Tells the ITS of what has been queued.
@@ -312,7 +316,7 @@ impl<'a> Its<'a> {
     }
 
     /// Waits until the ITS has read its queue; whether it has.
-    pub(crate) fn is_done(&self) -> bool {
+    pub(crate) fn wait_until_read(&self) -> bool {
         spin_until(PATIENCE, || self.is_read())
     }
 
@@ -324,10 +328,10 @@ impl<'a> Its<'a> {
 
 /// The translation table of [`BIG`] in the first ITS.
 pub(crate) fn big_table() -> u64 {
-    table!(OF_ITS[0], big_translations) as u64
+    table!(ITS_TABLES[0], big_translations) as u64
 }
 
 /// The address of an LPI's configuration byte.
 fn configuration(lpi: u32) -> usize {
-    table!(OF_LPIS, configuration) + (lpi - FIRST_LPI) as usize
+    table!(LPI_TABLES, configuration) + (lpi - FIRST_LPI) as usize
 }

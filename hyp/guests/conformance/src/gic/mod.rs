@@ -64,7 +64,7 @@ pub(crate) const GROUP_0: u32 = 1 << 0;
 pub(crate) const GROUP_1: u32 = 1 << 1;
 
 /// How long a write may be pending.
-const SETTLING: u64 = 3_000_000;
+const RWP_TIMEOUT: u64 = 3_000_000;
 
 /// The first SPI that no device of the machine drives.
 pub(crate) const FREE_SPI: u32 = 80;
@@ -88,13 +88,15 @@ impl Machine {
     }
 
     /// Waits until the distributor's writes have taken effect; whether they have.
-    pub(crate) fn settle(&self) -> bool {
-        spin_until(SETTLING, || read_32(self.gicd(gicd::CTLR)) & GICD_RWP == 0)
+    pub(crate) fn wait_rwp(&self) -> bool {
+        spin_until(RWP_TIMEOUT, || {
+            read_32(self.gicd(gicd::CTLR)) & GICD_RWP == 0
+        })
     }
 
     /// Waits until a redistributor's writes have taken effect; whether they have.
-    pub(crate) fn settle_private(&self, cpu: usize) -> bool {
-        spin_until(SETTLING, || {
+    pub(crate) fn wait_rwp_private(&self, cpu: usize) -> bool {
+        spin_until(RWP_TIMEOUT, || {
             read_32(self.gicr(cpu, gicr::CTLR)) & GICR_RWP == 0
         })
     }
@@ -102,7 +104,7 @@ impl Machine {
     /// Writes `GICD_CTLR`, and waits until that has taken effect.
     pub(crate) fn enable_groups(&self, groups: u32) {
         write_32(self.gicd(gicd::CTLR), ARE | groups);
-        self.settle();
+        self.wait_rwp();
     }
 
     /// Interrupt lines of the distributor, SGIs and PPIs included.

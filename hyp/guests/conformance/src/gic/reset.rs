@@ -62,5 +62,5 @@ fn reset_private(machine: &Machine, cpu: usize) {
     for intid in (0..32).step_by(4) {
         write_32(machine.sgi_base(cpu, bank::IPRIORITYR + intid), PRIORITIES);
     }
-    machine.settle_private(cpu);
+    machine.wait_rwp_private(cpu);
 }

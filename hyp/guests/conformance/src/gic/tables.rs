@@ -20,7 +20,7 @@ const fn zero() -> Page {
 
 /// What one ITS is given.
 #[repr(C, align(65536))]
-pub(super) struct OfIts {
+pub(super) struct ItsTables {
     pub(super) queue: Page,
     pub(super) devices: Page,
     pub(super) collections: Page,
@@ -31,32 +31,32 @@ pub(super) struct OfIts {
 
 /// What the redistributors are given.
 #[repr(C, align(65536))]
-pub(super) struct OfLpis {
+pub(super) struct LpiTables {
     pub(super) configuration: Page,
     pub(super) pending: [Page; MAX_CPUS],
 }
 
 /// Pages of the largest queue.
-const GREAT: usize = 16;
+const LARGEST_PAGES: usize = 16;
 
 /// What only a few cases need: the largest queue that `GITS_CBASER` may describe, and translations for as many
 /// events as a device may have.
 #[repr(C, align(65536))]
-pub(super) struct Great {
-    pub(super) queue: [Page; GREAT],
-    pub(super) translations: [Page; GREAT],
+pub(super) struct LargestTables {
+    pub(super) queue: [Page; LARGEST_PAGES],
+    pub(super) translations: [Page; LARGEST_PAGES],
 }
 
-pub(super) static GREAT_TABLES: Great = Great {
-    queue: [const { zero() }; GREAT],
-    translations: [const { zero() }; GREAT],
+pub(super) static LARGEST_TABLES: LargestTables = LargestTables {
+    queue: [const { zero() }; LARGEST_PAGES],
+    translations: [const { zero() }; LARGEST_PAGES],
 };
 
 /// Bytes of the largest queue.
-pub(crate) const GREAT_QUEUE: usize = GREAT * PAGE;
+pub(crate) const LARGEST_QUEUE: usize = LARGEST_PAGES * PAGE;
 
-pub(super) static OF_ITS: [OfIts; ITSES] = [const {
-    OfIts {
+pub(super) static ITS_TABLES: [ItsTables; ITSES] = [const {
+    ItsTables {
         queue: zero(),
         devices: zero(),
         collections: zero(),
@@ -65,7 +65,7 @@ pub(super) static OF_ITS: [OfIts; ITSES] = [const {
     }
 }; ITSES];
 
-pub(super) static OF_LPIS: OfLpis = OfLpis {
+pub(super) static LPI_TABLES: LpiTables = LpiTables {
     configuration: zero(),
     pending: [const { zero() }; MAX_CPUS],
 };
