@@ -1,8 +1,8 @@
-//! A guest that means harm.
+//! A hostile guest.
 //!
-//! All its vCPUs do one thing after the other, at random but as the seed says: to the registers of its
-//! interrupt controller, to its ITS, to its vCPUs, to the hypervisor's calls and traps. Now and then each
-//! sets its controller up anew, so that there is something to spoil again. It ends when the machine does.
+//! All its vCPUs act at random, as the seed says, on the registers of the interrupt controller, the
+//! ITS, the vCPUs, and the hypervisor's calls and traps. From time to time each vCPU sets its
+//! controller up anew, so that there is something to spoil again. The attack ends with the machine.
 #![expect(unsafe_code)]
 // UNSAFETY: instructions that a well-behaved guest has no use for.
 
@@ -16,37 +16,39 @@ use crate::memory::{self, read8, read16, read32, read64, write8, write16, write3
 use crate::random::Random;
 use crate::{mrs, msr, println, psci, start};
 
-/// Things done between two set-ups.
+/// Actions between two set-ups.
 const ACTIONS_PER_SET_UP: usize = 300;
 
-/// Interrupts of a level that does not drop, in a row: then the vCPU does something else.
+/// Interrupts of an unchanging level after which the vCPU continues with another action.
 const STORM: u64 = 200;
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
 static SEED: AtomicU64 = AtomicU64::new(0);
 
-/// What all vCPUs have done and got.
+/// Actions of all vCPUs.
 static DONE: AtomicU64 = AtomicU64::new(0);
+/// Interrupts of all vCPUs.
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+/// Exceptions of all vCPUs.
 static EXCEPTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// By vCPU: timer interrupts in a row.
+/// Timer interrupts in a row, by vCPU.
 static TICKS: [AtomicU64; MAX_VCPUS] = [const { AtomicU64::new(0) }; MAX_VCPUS];
 
 /// Instructions that are written before they are executed, by vCPU.
 static CODE: [[AtomicU64; 8]; MAX_VCPUS] = [const { [const { AtomicU64::new(0) }; 8] }; MAX_VCPUS];
 
-/// Whether this guest is the attacker.
+/// Returns true if this guest is the attacker.
 pub(crate) fn is_running() -> bool {
     RUNNING.load(Ordering::Relaxed)
 }
 
-/// Counts an exception that the calling vCPU got for what it did.
+/// Counts an exception of the calling vCPU.
 pub(crate) fn count_exception() {
     EXCEPTIONS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Attacks, for ever.
+/// Attacks for ever.
 pub(crate) fn run(seed: u64) -> ! {
     SEED.store(seed, Ordering::Relaxed);
     RUNNING.store(true, Ordering::Relaxed);
@@ -54,17 +56,18 @@ pub(crate) fn run(seed: u64) -> ! {
     attack()
 }
 
-/// What every vCPU does.
+/// Attacks on the calling vCPU.
 fn attack() -> ! {
     let index = cpu::index();
     let vcpus = gic::count_redistributors();
-    // One that is turned off and on again does something else than before.
+    // A vCPU that is turned off and on again does something else than before.
     let stream = index as u64 | DONE.load(Ordering::Relaxed) << 8;
     let mut attack = Attack {
         random: Random::new(SEED.load(Ordering::Relaxed), stream),
         index,
         vcpus,
     };
+
     let mut told = 0;
     loop {
         attack.set_up();
@@ -82,7 +85,7 @@ fn attack() -> ! {
     }
 }
 
-/// An interrupt, on the vCPU that takes it: sometimes ended as it should be.
+/// Takes an interrupt, and does not always end it as it should be ended.
 pub(crate) fn interrupt() {
     INTERRUPTS.fetch_add(1, Ordering::Relaxed);
     let dice = cpu::now();
@@ -92,6 +95,7 @@ pub(crate) fn interrupt() {
         msr!("S3_0_C12_C8_1", intid); // ICC_EOIR0_EL1
         return;
     }
+
     let ticks = &TICKS[cpu::index()];
     if intid == gic::TIMER {
         if ticks.fetch_add(1, Ordering::Relaxed) > STORM {
@@ -102,6 +106,7 @@ pub(crate) fn interrupt() {
         gic::deactivate(intid);
         return;
     }
+
     if !dice.is_multiple_of(16) {
         msr!("S3_0_C12_C12_1", intid); // ICC_EOIR1_EL1
     }
@@ -110,7 +115,7 @@ pub(crate) fn interrupt() {
     }
 }
 
-/// One vCPU at work.
+/// Attack of one vCPU.
 struct Attack {
     random: Random,
     index: usize,
@@ -118,7 +123,7 @@ struct Attack {
 }
 
 impl Attack {
-    /// Makes everything work, for the sake of what follows.
+    /// Makes everything work, for the actions that follow.
     fn set_up(&mut self) {
         cpu::mask();
         start::set_vectors();
@@ -132,10 +137,10 @@ impl Attack {
         cpu::unmask();
     }
 
-    /// A full queue of what an ITS takes longest for.
+    /// Fills the command queue with the commands that take an ITS longest.
     fn set_up_its(&mut self) {
         write32(its::CTLR, 0);
-        // If another vCPU has turned it on again, so be it.
+        // Another vCPU may turn the ITS on again at the same time.
         for (register, value) in [
             (its::BASER0, 1 << 63 | its::DEVICES | 2 << 8),
             (its::BASER1, 1 << 63 | its::COLLECTIONS | 2 << 8),
@@ -144,6 +149,7 @@ impl Attack {
             write64(register, value);
         }
         let mut at = 0;
+
         let devices = 4;
         for device in 0..devices {
             at = its::put(at, its::mapd(device, 10, true));
@@ -157,6 +163,7 @@ impl Attack {
             at = its::put(at, its::mapti(device, event, lpi, event % 2));
             at = its::put(at, its::int(device, event));
         }
+
         while at != 0 && at < QUEUE_SIZE / 8 {
             let command = self.random_command();
             at = its::put(at, command);
@@ -166,7 +173,7 @@ impl Attack {
         write64(its::CWRITER, at);
     }
 
-    /// A command that is likely to mean something.
+    /// Returns a command that is likely to be valid.
     fn random_command(&mut self) -> Command {
         let random = &mut self.random;
         let device = random.below(6);
@@ -174,6 +181,7 @@ impl Attack {
         let lpi = gic::FIRST_LPI + random.below(LPIS);
         let collection = random.below(6);
         let target = random.below(self.vcpus as u64 + 1);
+
         match random.below(16) {
             0 => its::mapd(device, 1 + random.below(16), random.one_in(2)),
             1 => its::mapc(collection, target, !random.one_in(4)),
@@ -195,7 +203,7 @@ impl Attack {
         }
     }
 
-    /// Does something.
+    /// Performs one action.
     fn act(&mut self) {
         match self.random.below(64) {
             0..=19 => self.access_registers(),
@@ -226,7 +234,7 @@ impl Attack {
         }
     }
 
-    /// A value as a register's writer might choose it.
+    /// Returns a value that a register's writer might choose.
     fn random_value(&mut self) -> u64 {
         let random = self.random.next();
         match self.random.below(5) {
@@ -238,7 +246,7 @@ impl Attack {
         }
     }
 
-    /// An address in one of the controller's frames.
+    /// Returns an address in one of the controller's frames.
     fn random_register(&mut self) -> u64 {
         let redistributors = GICR_SIZE * self.vcpus as u64;
         let (base, size) = self.random.of(&[
@@ -253,6 +261,7 @@ impl Attack {
         base + self.random.below(size)
     }
 
+    /// Reads or writes an address, by an access of a random width.
     fn access(&mut self, address: u64) {
         let (value, words) = (self.random_value(), self.random.one_in(2));
         match (self.random.below(8), words) {
@@ -267,6 +276,7 @@ impl Attack {
         }
     }
 
+    /// Accesses some registers.
     fn access_registers(&mut self) {
         for _ in 0..8 {
             let address = self.random_register();
@@ -274,7 +284,7 @@ impl Attack {
         }
     }
 
-    /// Every SPI, SGI and PPI at once.
+    /// Makes every SPI pending, and every SGI and PPI of one vCPU.
     fn raise_everything(&mut self) {
         for word in gic::spi_words() {
             write32(GICD + gic::ISENABLER + word * 4, u32::MAX);
@@ -286,7 +296,7 @@ impl Attack {
         write32(private + gic::ISPENDR, u32::MAX);
     }
 
-    /// Groups, one by one and all together.
+    /// Changes the groups of SPIs, and the group enables.
     fn change_groups(&mut self) {
         for word in gic::spi_words() {
             let value = self.random_value() as u32;
@@ -299,6 +309,7 @@ impl Attack {
         write32(GICD + gic::CTLR, gic::GICD_ENABLED);
     }
 
+    /// Changes routes and priorities of SPIs.
     fn change_routes_and_priorities(&mut self) {
         for _ in 0..64 {
             let spi = self.random.below(1020);
@@ -309,11 +320,11 @@ impl Attack {
         }
     }
 
-    /// To some, to all, to nobody.
+    /// Sends SGIs to some vCPUs, to all, to none.
     fn send_sgis(&mut self) {
         for _ in 0..16 {
             let value = match self.random.below(3) {
-                // Everybody else.
+                // All other vCPUs.
                 0 => 1 << 40 | self.random.below(16) << 24,
                 1 => self.random.below(16) << 24 | 0xffff,
                 _ => self.random.next(),
@@ -326,7 +337,7 @@ impl Attack {
         }
     }
 
-    /// A few commands, wherever the queue is.
+    /// Appends a few commands, wherever the queue is.
     fn queue_commands(&mut self) {
         let mut at = (read64(its::CWRITER) % QUEUE_SIZE) & !31;
         for _ in 0..self.random.below(64) {
@@ -337,7 +348,7 @@ impl Attack {
         write64(its::CWRITER, at);
     }
 
-    /// LPIs on and off, with tables anywhere.
+    /// Turns LPIs off and on, with tables anywhere.
     fn change_lpi_tables(&mut self) {
         let frame = redistributor(self.random.below(self.vcpus as u64) as usize);
         write32(frame + gic::GICR_CTLR, 0);
@@ -355,6 +366,7 @@ impl Attack {
         write32(frame + gic::GICR_CTLR, 1);
     }
 
+    /// Gives the ITS another table or queue.
     fn change_its_tables(&mut self) {
         write32(its::CTLR, 0);
         let (register, value) = (
@@ -370,7 +382,7 @@ impl Attack {
         write32(its::CTLR, 1);
     }
 
-    /// An address in RAM, or anywhere.
+    /// Returns an address, half of the time in RAM.
     fn random_address(&mut self) -> u64 {
         if self.random.one_in(2) {
             memory::RAM + self.random.below(memory::RAM_SIZE)
@@ -379,13 +391,13 @@ impl Attack {
         }
     }
 
-    /// The timer's line goes up, and nobody takes it down; see [`interrupt`].
+    /// Raises the timer's line, which only [`interrupt`] lowers.
     fn raise_endless_level(&mut self) {
         self.make_timer_work();
         gic::set_timer(0);
     }
 
-    /// Where the machine has nothing.
+    /// Accesses an address without a device.
     fn access_unmapped(&mut self) {
         let address = self.random.below(1 << 39);
         if !(memory::RAM..memory::RAM + memory::RAM_SIZE).contains(&address) {
@@ -393,7 +405,7 @@ impl Attack {
         }
     }
 
-    /// Accesses that no syndrome describes.
+    /// Accesses registers by instructions that no syndrome describes.
     fn access_without_syndrome(&mut self) {
         let address = self.random_register() & !15;
         // SAFETY: there is no memory at the address, and what the instructions load is not used.
@@ -408,14 +420,14 @@ impl Attack {
         }
     }
 
-    /// To where nothing is; [`start`] comes back.
+    /// Jumps to an unmapped address. The exception handler returns behind the jump.
     fn jump_to_unmapped(&mut self) {
         let address = (0x80_0000_0000 - self.random.below(1 << 30)) & !3;
-        // SAFETY: the exception goes on behind the call.
+        // SAFETY: the exception handler continues behind the call.
         unsafe { asm!("blr {}", in(reg) address, out("x30") _, clobber_abi("C")) };
     }
 
-    /// Calls of the firmware, but for those that end the attack.
+    /// Calls the firmware, except for calls that end the attack.
     fn call_firmware(&mut self) {
         let function = self
             .random
@@ -439,6 +451,7 @@ impl Attack {
         const MRS_X0: u64 = 0xd530_0000;
         const RET: u64 = 0xd65f_03c0;
         let encoding = self.random.below(1 << 15) << 5;
+
         let code = &CODE[self.index][0];
         code.store(MRS_X0 | encoding | RET << 32, Ordering::Relaxed);
         // SAFETY: the code is a read of a system register, and a return.
@@ -457,6 +470,7 @@ impl Attack {
         }
     }
 
+    /// Writes a register of the CPU interface.
     fn write_cpu_interface(&mut self) {
         let value = self.random_value();
         let intid = self.random.of(&[0, 5, 27, 40, 500, 1020, 1023, 8192, 9000]);
@@ -474,6 +488,7 @@ impl Attack {
             10 => msr!("S3_0_C12_C8_4", value), // ICC_AP0R0_EL1
             _ => drop(gic::acknowledge()),
         }
+
         if self.random.one_in(4) {
             msr!("S3_0_C4_C6_0", 0xff);
             msr!("S3_0_C12_C12_7", 1);
@@ -481,9 +496,10 @@ impl Attack {
         cpu::synchronize();
     }
 
-    /// Waits for an interrupt, which will come.
+    /// Waits for a timer interrupt.
     fn sleep(&mut self) {
-        // Masked, so that the timer is not found to be a storm, and stopped, before it is waited for.
+        // Masked: the handler might otherwise take the timer for a storm and stop it before the
+        // wait.
         cpu::mask();
         self.make_timer_work();
         gic::set_timer(cpu::now() + self.random.below(cpu::frequency() / 1000));
@@ -491,7 +507,7 @@ impl Attack {
         cpu::unmask();
     }
 
-    /// Whatever has been done to the calling vCPU's timer interrupt, it gets through.
+    /// Undoes all changes that keep the calling vCPU's timer interrupt from arriving.
     fn make_timer_work(&mut self) {
         let private = redistributor(self.index) + gic::SGI_FRAME;
         write32(private + gic::IGROUPR, u32::MAX);
@@ -506,7 +522,7 @@ impl Attack {
         cpu::synchronize();
     }
 
-    /// Uses its turn up with interrupts masked.
+    /// Uses the time slice up with interrupts masked.
     fn hog_cpu(&mut self) {
         cpu::mask();
         for _ in 0..self.random.below(10_000) {
@@ -515,12 +531,13 @@ impl Attack {
         cpu::unmask();
     }
 
+    /// Executes a floating-point instruction, which traps.
     fn use_floating_point(&mut self) {
-        // SAFETY: `fmov d0, x0` changes no register that is ours: it traps.
+        // SAFETY: `fmov d0, x0` traps, and changes no register that the compiler uses.
         unsafe { asm!(".inst 0x9e670000") };
     }
 
-    /// Turns another vCPU on if it is off, rarely at an address of no use.
+    /// Turns another vCPU on if it is off, rarely at a useless address.
     fn power_on_other(&mut self) {
         let other = self.random.below(self.vcpus as u64) as usize;
         if self.index == 0 && self.random.one_in(200) {

@@ -8,7 +8,8 @@ macro_rules! accesses {
         #[inline(always)]
         pub(crate) fn $read(address: usize) -> $type {
             let value;
-            // SAFETY: a device register of this machine; the guest has no memory there.
+            // SAFETY: the address is a device register of this machine, where the guest has no
+            // memory.
             unsafe {
                 core::arch::asm!($load, address = in(reg) address, value = out(reg) value,
                                  options(nostack, preserves_flags));
@@ -19,7 +20,8 @@ macro_rules! accesses {
         /// Writes a register. One plain store, which a hypervisor that traps it can decode.
         #[inline(always)]
         pub(crate) fn $write(address: usize, value: $type) {
-            // SAFETY: as above.
+            // SAFETY: the address is a device register of this machine, where the guest has no
+            // memory.
             unsafe {
                 core::arch::asm!($store, address = in(reg) address, value = in(reg) value,
                                  options(nostack, preserves_flags));

@@ -1,4 +1,4 @@
-//! Running the guest: its console, and the MSIs that it asks for.
+//! The run of the guest: its console, and the MSIs that it asks for.
 
 use std::fs;
 use std::thread;
@@ -12,29 +12,31 @@ use crate::event::Event;
 use crate::system::{Memory, mark, pin_to, relax};
 use crate::vm::{Machine, RAM};
 
-/// vCPUs that run, and one that does not.
+/// Number of vCPUs that run.
 const RUNNING: usize = 2;
+/// Number of vCPUs.
 const VCPUS: u64 = 3;
 
-/// The data register of the PL011 and its flags.
+/// Data register of the PL011.
 const UART_DATA: u64 = 0x0900_0000;
 
-/// Where the guest asks for an MSI: the number of the event in the low byte, and above it the address of
-/// a counter that goes up when it has been handled.
+/// Register by which the guest asks for an MSI: the number of the event in the low byte, and above
+/// it the address of a counter that goes up when the interrupt has been handled.
 const DOORBELL: u64 = 0x0b00_0000;
 
-/// What we send MSIs as, and to.
+/// DeviceID of the MSIs.
 const DEVICE: u32 = 8;
 const GITS_TRANSLATER: u32 = 0x0809_0040;
 
-/// Runs the guest in this file to its end.
+/// Runs the guest in the file `path` to its end.
 pub(crate) fn run_guest(path: &str) -> Result<()> {
     let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     let mut machine = Machine::new(VCPUS, &image)?;
-    // The last one is never turned on, and is kept for the machine's life.
+    // The last vCPU is never turned on, and is kept for the machine's life.
     let mut vcpus: Vec<VcpuFd> = machine.vcpus.drain(..RUNNING).collect();
     let other = vcpus.pop().context("two vCPUs")?;
     let first = vcpus.pop().context("two vCPUs")?;
+
     let (vm, memory) = (&machine.vm, machine.memory);
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -80,6 +82,7 @@ fn send_msi(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
         devid: DEVICE,
         ..kvm_msi::default()
     };
+
     let delivered = if number == Event::Msi as u64 {
         mark::<{ Event::Msi.begin() }>();
         let delivered = vm.signal_msi(msi);
@@ -96,6 +99,7 @@ fn send_msi(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
         mark::<{ Event::end() }>();
         delivered
     };
+
     let delivered = delivered.context("KVM_SIGNAL_MSI")?;
     if delivered == 0 {
         bail!("the guest has not mapped event {number}");

@@ -178,7 +178,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new("reset.secondary_interface", "ICC_IGRPEN1_EL1 (12.2)", |m| {
-        // It comes out of reset again when it is turned off and on.
+        // A CPU comes out of reset again when it is turned off and on.
         crate::cpus::on(1, || crate::gic::interface::set_igrpen_1(1));
         crate::cpus::turn_off(m, 1);
         crate::cpus::turn_on(m, 1);
@@ -188,7 +188,7 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::Two),
 ];
 
-/// The preamble that all Arm peripherals have.
+/// Checks the preamble of all Arm peripherals.
 fn check_component_id(address: usize) -> Outcome {
     for (place, byte) in [0x0d_u32, 0xf0, 0x05, 0xb1].into_iter().enumerate() {
         equal("CIDR", read_32(address + 4 * place), byte)?;
@@ -196,6 +196,7 @@ fn check_component_id(address: usize) -> Outcome {
     Ok(())
 }
 
+/// Checks that a write does not change a register.
 fn check_read_only(address: usize) -> Outcome {
     let before = read_32(address);
     write_32(address, !before);
@@ -204,6 +205,7 @@ fn check_read_only(address: usize) -> Outcome {
     equal("the value after a write", after, before)
 }
 
+/// Checks `GICR_TYPER` of every CPU.
 fn check_redistributors(m: &Machine) -> Outcome {
     let mut numbers = 0u64;
     for cpu in 0..m.cpus {

@@ -14,7 +14,7 @@ use crate::harness::{
 use crate::machine::Machine;
 use crate::{cpu, cpus};
 
-/// What `RPR` reads when nothing is active.
+/// Running priority without an active interrupt.
 const IDLE: u64 = 0xff;
 
 pub(super) const CASES: &[Case] = &[
@@ -55,7 +55,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("cpu.by_priority", "4.8 prioritization", |m| {
         m.enable_groups(0);
         for number in 0..8 {
-            // 3, 6, 1, 4, 7, 2, 5, 0: as the priorities say, not as the INTIDs.
+            // Priority order: 3, 6, 1, 4, 7, 2, 5, 0, unlike the order of INTIDs.
             m.edge(number)
                 .at((number * 3 % 8 * 0x20) as u8)
                 .set_pending();
@@ -333,7 +333,7 @@ pub(super) const CASES: &[Case] = &[
             expect(second.intid)?;
             end(second.intid);
             holds("both active", first.is_active() && second.is_active())?;
-            // Not in the order in which they were taken.
+            // The order differs from that of the acknowledges.
             deactivate(first.intid);
             equal("the first", first.is_active(), false)?;
             holds("the second", second.is_active())?;
@@ -426,7 +426,7 @@ pub(super) const CASES: &[Case] = &[
             zero.set_group(0);
             zero.set_pending();
             one.set_pending();
-            // Group 0 is closed at the interface: it does not stand in the way.
+            // Group 0 is disabled at the interface, and does not block Group 1.
             expect_and_end(one.intid)?;
             equal("no FIQ", cpu::fiq(), false)?;
             interface::set_igrpen_0(1);

@@ -1,4 +1,4 @@
-//! The ITS: what it tells of itself, and its commands.
+//! The ITS: identification and commands.
 
 use crate::cpus;
 use crate::gic::interface::{self, NONE, OPEN, end, set_pmr};
@@ -9,10 +9,11 @@ use crate::harness::{
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_32, write_64};
 
-/// The LPI of a case's one event.
+/// LPI of a case with one event.
 pub(super) const LPI: u32 = FIRST_LPI + 3;
-/// The device and event that it is mapped from.
+/// Device of the one event.
 pub(super) const DEVICE: u32 = 2;
+/// EventID of the one event.
 pub(super) const EVENT: u32 = 5;
 
 pub(super) const CASES: &[Case] = &[
@@ -127,7 +128,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("its.mapi", "5.3 MAPI", |m| {
         let its = Its::open(m)?;
         skip_unless("EventIDs do not reach LPIs", event_bits(&its) > 13)?;
-        // The EventID is the INTID: the device needs room for that many.
+        // The EventID is the INTID: the device needs room for it.
         let word = 0x8 | u64::from(BIG) << 32;
         its.command([word, 13, 1 << 63 | big_table(), 0])?;
         its.event_command(0xb, BIG, LPI, 0)?;
@@ -295,7 +296,7 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     }),
     Case::new("its.goes_on_by_itself", "5.2 the command queue", |m| {
-        // Nothing but the interrupt is looked at, which the last of many commands raises.
+        // Only the interrupt is polled, which the last of many commands raises.
         let its = open_with_one_event(m)?;
         for _ in 0..1500 {
             its.queue_command([0xd, 0, 0, 0]);
@@ -364,7 +365,7 @@ pub(super) const CASES: &[Case] = &[
     }),
 ];
 
-/// The ITS with one event mapped to CPU 0.
+/// Opens the ITS with one event mapped to CPU 0.
 pub(super) fn open_with_one_event(m: &Machine) -> Result<Its<'_>, NotPassed> {
     let its = Its::open(m)?;
     its.map_device(DEVICE)?;
@@ -372,7 +373,7 @@ pub(super) fn open_with_one_event(m: &Machine) -> Result<Its<'_>, NotPassed> {
     Ok(its)
 }
 
-/// The ITS with so many events of one device mapped to CPU 0, each to the LPI of its number.
+/// Opens the ITS with `count` events of one device mapped to CPU 0, each to the LPI of its number.
 pub(super) fn open_with_events(m: &Machine, count: u32) -> Result<Its<'_>, NotPassed> {
     let its = Its::open(m)?;
     its.map_device(DEVICE)?;
@@ -382,10 +383,12 @@ pub(super) fn open_with_events(m: &Machine, count: u32) -> Result<Its<'_>, NotPa
     Ok(its)
 }
 
+/// Returns the number of EventID bits.
 fn event_bits(its: &Its<'_>) -> u64 {
     (read_64(its.register(gits::TYPER)) >> 8 & 0x1f) + 1
 }
 
+/// Acknowledges and ends the next interrupt. Returns its INTID, or [`NONE`].
 pub(super) fn take_and_end() -> u32 {
     let intid = interface::take();
     if intid != NONE {

@@ -1,17 +1,18 @@
-//! Errors that the ITS's commands may have: each is found, and harms nobody.
+//! Errors in commands of the ITS: each is detected, and does no harm.
 
 use super::its::{DEVICE, EVENT, LPI, open_with_one_event};
 use crate::gic::its::{BIG, EVENT_BITS, Its, big_table};
 use crate::harness::{Case, Outcome, expect_and_end, expect_none};
 
-/// A collection that no case maps.
+/// Collection that no case maps.
 const UNMAPPED: u64 = 0x20;
-/// A device that no case maps.
+/// Device that no case maps.
 const ABSENT: u32 = 0x60;
-/// A device beyond every ITS.
+/// Device beyond every ITS.
 const BEYOND: u32 = u32::MAX;
 
-/// A case that a command with an error in it does no harm: the queue goes on, and nothing is raised by it.
+/// Case that a command with an error does no harm: the ITS reads on in its queue, and the command
+/// raises nothing.
 macro_rules! error {
     ($name:literal, $rule:literal, $command:expr) => {
         Case::new($name, $rule, |m| {
@@ -208,7 +209,7 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapi_intid_out_of_range",
         "5.5 MAPI_PHYSICALID_OOR",
         |its| {
-            // The EventID is the INTID, and no LPI's.
+            // The EventID is the INTID, but no LPI.
             its.event_command(0xb, DEVICE, EVENT + 1, 0)?;
             its.raise(DEVICE, EVENT + 1)
         }
@@ -260,7 +261,7 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapi_collection_out_of_range",
         "5.5 MAPI_COLLECTION_OOR",
         |its| {
-            // The EventID is the INTID: the device needs room for that many.
+            // The EventID is the INTID: the device needs room for it.
             its.command([0x8 | u64::from(BIG) << 32, 13, 1 << 63 | big_table(), 0])?;
             its.event_command(0xb, BIG, LPI, 0xffff)?;
             its.raise(BIG, LPI)

@@ -1,4 +1,4 @@
-//! LPIs: pending states without active ones, their tables, thousands of them.
+//! LPIs: pending states without active ones, tables, thousands of LPIs.
 
 use super::its::{open_with_events, take_and_end};
 use crate::gic::gicr;
@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_64};
 use crate::{cpu, cpus};
 
-/// The device that [`open_with_events`] maps.
+/// Device of [`open_with_events`].
 const DEVICE: u32 = 2;
 
 /// `GICR_CTLR.IR`: `GICR_INVLPIR` and `GICR_INVALLR` exist.
@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
             its.raise(DEVICE, 0)?;
             expect(FIRST_LPI)?;
             its.raise(DEVICE, 0)?;
-            // Its own priority keeps it back.
+            // The LPI's own priority masks it.
             expect_none()?;
             end(FIRST_LPI);
             expect_and_end(FIRST_LPI)?;
@@ -225,7 +225,7 @@ pub(super) const CASES: &[Case] = &[
         "GICR_PENDBASER, 5.1 LPI pending table",
         |m| {
             let its = Its::prepare(m)?;
-            // Mapped and routed before LPIs are on; then the table says what is pending.
+            // The events are mapped before LPIs are on. Then the table holds the pending LPIs.
             for cpu in 1..m.cpus {
                 its.enable_lpis(cpu, true);
             }
@@ -401,7 +401,8 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// The ITS with so many events of one device, each mapped to the LPI of its number.
+/// Opens the ITS with `count` events of one device, each mapped to the LPI of its number and to the
+/// collection that `icid` returns.
 fn open_with_big_device(
     m: &Machine,
     count: u32,
@@ -415,7 +416,7 @@ fn open_with_big_device(
     Ok(its)
 }
 
-/// So many pending on one CPU; each is taken once.
+/// Makes `count` LPIs of one CPU pending; each is taken once.
 fn take_all_at_once(m: &Machine, count: u32) -> Outcome {
     let its = open_with_big_device(m, count, |_| 0)?;
     set_pmr(0);
@@ -435,7 +436,7 @@ fn take_all_at_once(m: &Machine, count: u32) -> Outcome {
     expect_none()
 }
 
-/// Waits until `GICR_SYNCR` says that invalidations are complete; whether they are.
+/// Waits until `GICR_SYNCR` says that invalidations are complete. Returns false on a timeout.
 fn wait_until_invalidated(m: &Machine) -> bool {
     cpu::spin_until(3_000_000, || read_32(m.gicr(0, SYNCR)) & 1 == 0)
 }

@@ -21,7 +21,7 @@ mod worst;
 use crate::harness::{Case, NotPassed};
 use crate::machine::Machine;
 
-/// All of them, by topic.
+/// All cases, by topic.
 pub(crate) const ALL: &[&[Case]] = &[
     ident::CASES,
     registers::CASES,
@@ -47,7 +47,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     worst::CASES,
 ];
 
-/// A case that some bits of a register read as given.
+/// Case that some bits of a register read as given.
 macro_rules! reads {
     ($name:literal, $rule:literal, $frame:ident, $offset:expr, $mask:expr, $value:expr) => {
         Case::new($name, $rule, |m| {
@@ -57,7 +57,7 @@ macro_rules! reads {
 }
 use reads;
 
-/// The base of the ITS, which a machine need not have.
+/// Returns the base of the ITS, or skips the case if the machine has none.
 fn gits(machine: &Machine) -> Result<usize, NotPassed> {
     machine
         .gits
@@ -65,12 +65,12 @@ fn gits(machine: &Machine) -> Result<usize, NotPassed> {
 }
 
 impl Machine {
-    /// Address of a register of CPU 0's redistributor.
+    /// Returns the address of a register of CPU 0's redistributor.
     fn gicr_0(&self, offset: usize) -> usize {
         self.gicr(0, offset)
     }
 
-    /// Address of a register of CPU 0's SGIs and PPIs.
+    /// Returns the address of a register of CPU 0's SGIs and PPIs.
     fn sgi_0(&self, offset: usize) -> usize {
         self.sgi_base(0, offset)
     }

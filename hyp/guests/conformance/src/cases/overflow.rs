@@ -1,4 +1,4 @@
-//! More interrupts at once than an implementation may have list registers, in every order.
+//! More interrupts at once than an implementation has list registers, in every order.
 
 use crate::gic::interface::{self, EOI_MODE, deactivate, end, running_priority, set_ctlr};
 use crate::gic::{FREE_SPI, bank};
@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::mmio::write_32;
 use crate::{cpu, cpus};
 
-/// The cases for one number of interrupts.
+/// Cases for one number of interrupts.
 macro_rules! cases {
     ($count:literal) => {
         [
@@ -27,7 +27,7 @@ macro_rules! cases {
             Case::new(
                 concat!("overflow.active_ended_in_disorder_", $count),
                 "ICC_DIR_EL1, 4.1",
-                // Any step without a common factor visits each.
+                // A step without a common factor visits each place.
                 |m| active(m, $count, |place| (place * 7 + 3) % $count, deactivate),
             ),
             Case::new(
@@ -75,18 +75,19 @@ pub(super) const SIXTEEN: &[Case] = &cases!(16);
 pub(super) const SIXTY_FOUR: &[Case] = &cases!(64);
 pub(super) const TWO_HUNDRED: &[Case] = &cases!(200);
 
-/// Makes interrupt `place` one of 4 priorities, edge-triggered and enabled.
+/// Prepares `count` interrupts of 4 priorities, edge-triggered and enabled.
 fn prioritize(m: &Machine, count: u32) {
     for place in 0..count {
         m.edge(place).set_priority(priority_at(place));
     }
 }
 
+/// Returns the priority of the interrupt at `place`.
 fn priority_at(place: u32) -> u8 {
     (0x40 + place % 4 * 0x20) as u8
 }
 
-/// Makes all of them pending, at once where they share a register.
+/// Makes `count` interrupts pending, by one write for each register.
 fn raise_all(m: &Machine, count: u32) {
     let (first, end) = (FREE_SPI, FREE_SPI + count);
     for word in first / 32..end.div_ceil(32) {
@@ -96,7 +97,7 @@ fn raise_all(m: &Machine, count: u32) {
     }
 }
 
-/// Takes the next one, which must be none of `seen`, and notes it.
+/// Acknowledges the next interrupt, which must not be in `seen`, and adds it.
 fn take_unseen(seen: &mut [bool]) -> Result<u32, crate::harness::NotPassed> {
     let intid = interface::take();
     let place = intid.wrapping_sub(FREE_SPI) as usize;
@@ -106,7 +107,7 @@ fn take_unseen(seen: &mut [bool]) -> Result<u32, crate::harness::NotPassed> {
     Ok(intid)
 }
 
-/// All pending; each taken and ended, the more urgent ones first.
+/// Takes and ends `count` pending interrupts, in order of priority.
 fn pending(m: &Machine, count: u32) -> Outcome {
     m.enable_groups(0);
     prioritize(m, count);
@@ -126,16 +127,18 @@ fn pending(m: &Machine, count: u32) -> Outcome {
     expect_none()
 }
 
-/// All active at once, then ended by `finish` in the given order.
+/// Activates `count` interrupts, then ends them by `finish` in the given order.
 fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u32)) -> Outcome {
     set_ctlr(EOI_MODE);
     prioritize(m, count);
+
     raise_all(m, count);
     let mut seen = [false; 256];
     for _ in 0..count {
         let intid = take_unseen(&mut seen[..count as usize])?;
         end(intid);
     }
+
     equal("RPR", running_priority(), 0xff)?;
     let is_active = |place| m.shared(FREE_SPI + place).is_active();
     for place in 0..count {
@@ -152,7 +155,7 @@ fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u
     expect_none()
 }
 
-/// All active and pending again; each is taken once more when it is deactivated.
+/// Makes `count` active interrupts pending again. Each is taken once more when it is deactivated.
 fn active_and_pending(m: &Machine, count: u32) -> Outcome {
     set_ctlr(EOI_MODE);
     prioritize(m, count);
@@ -162,6 +165,7 @@ fn active_and_pending(m: &Machine, count: u32) -> Outcome {
         end(take_unseen(&mut seen[..count as usize])?);
     }
     raise_all(m, count);
+
     expect_none()?;
     for step in 0..count {
         let intid = FREE_SPI + (step * 3 + 1) % count;
@@ -176,7 +180,7 @@ fn active_and_pending(m: &Machine, count: u32) -> Outcome {
     expect_none()
 }
 
-/// A few more become pending whenever one is taken.
+/// Makes a few more interrupts pending whenever one is taken.
 fn raised_while_taken(m: &Machine, count: u32) -> Outcome {
     prioritize(m, count);
     let mut seen = [false; 256];

@@ -1,4 +1,5 @@
-//! What registers keep, by which accesses: RAZ/WI, reserved INTIDs, widths, halves of 64-bit registers.
+//! Registers: RAZ/WI, reserved INTIDs, access widths, halves of 64-bit registers, values that read
+//! back.
 
 use super::gits;
 use crate::gic::{bank, gicd, gicr};
@@ -6,7 +7,7 @@ use crate::harness::{Case, Cpus, Outcome, equal, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_16, read_32, read_64, write_8, write_32, write_64};
 
-/// A case that a register reads as zero and ignores writes.
+/// Case that a register reads as zero and ignores writes.
 macro_rules! raz_wi {
     ($name:literal, $rule:literal, $frame:ident, $offset:expr) => {
         Case::new($name, $rule, |m| expect_raz_wi(m.$frame($offset)))
@@ -367,7 +368,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new("keep.unsupported_widths", "12.1 access sizes", |m| {
-        // What such an access does is left open, but everything is as it was afterwards.
+        // The result of such an access is left open, but it changes no state.
         let spi = m.edge(0);
         read_64(m.gicd(bank::ISENABLER));
         read_8(m.gicd(gicd::TYPER));
@@ -378,9 +379,10 @@ pub(super) const CASES: &[Case] = &[
     }),
 ];
 
-/// A word of SPIs that no device drives, numbered as in the registers.
+/// Number of a word of SPIs that no device drives.
 const WORD: usize = 5;
 
+/// Fails unless the register reads as zero and ignores writes.
 fn expect_raz_wi(address: usize) -> Outcome {
     equal("the value at first", read_32(address), 0)?;
     write_32(address, u32::MAX);
@@ -389,8 +391,8 @@ fn expect_raz_wi(address: usize) -> Outcome {
     equal("the value after a write of ones", after, 0)
 }
 
-/// The fields of lines that are not implemented, in the first register that has any; each 32-bit register
-/// has so many `fields`.
+/// Fails unless the fields of unimplemented lines are RAZ/WI, in the first register with such
+/// fields. Each 32-bit register has `fields` fields.
 fn expect_raz_wi_beyond(m: &Machine, register: usize, fields: u32) -> Outcome {
     let lines = m.lines();
     let address = m.gicd(register + (lines / fields * 4) as usize);
@@ -400,6 +402,7 @@ fn expect_raz_wi_beyond(m: &Machine, register: usize, fields: u32) -> Outcome {
     equal("what was written to them", read_32(address) & missing, 0)
 }
 
+/// Checks a pair of registers that set and clear bits.
 fn check_set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
     let (set, clear) = (m.gicd(set + 4 * WORD), m.gicd(clear + 4 * WORD));
     // Nothing is delivered meanwhile.
@@ -407,6 +410,7 @@ fn check_set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
     for word in 0..m.lines() as usize / 16 {
         write_32(m.gicd(bank::ICFGR + 4 * word), 0xaaaa_aaaa_u32);
     }
+
     write_32(set, 0xffff_0000_u32);
     equal("what was set", read_32(set), 0xffff_0000_u32)?;
     equal(
@@ -416,6 +420,7 @@ fn check_set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
     )?;
     write_32(set, 0x0000_0001);
     equal("zeros have no effect", read_32(set), 0xffff_0001_u32)?;
+
     write_32(clear, 0xff00_0000_u32);
     m.wait_rwp();
     equal("what is left", read_32(clear), 0x00ff_0001)?;
@@ -423,6 +428,7 @@ fn check_set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
     equal("zeros have no effect", read_32(set), 0x00ff_0001)
 }
 
+/// Checks accesses to priorities by words and by bytes.
 fn check_priority_bytes(register: usize) -> Outcome {
     write_32(register, 0xe0c0_a080_u32);
     for (place, priority) in [0x80u8, 0xa0, 0xc0, 0xe0].into_iter().enumerate() {
@@ -450,12 +456,14 @@ fn check_halves(register: usize, mask: u64) -> Outcome {
     equal("the high half alone", upper, pattern & !0xffff_ffff)
 }
 
+/// Checks reads of a 64-bit register by halves.
 fn check_halves_read(register: usize) -> Outcome {
     let whole = read_64(register);
     equal("the low half", read_32(register), whole as u32)?;
     equal("the high half", read_32(register + 4), (whole >> 32) as u32)
 }
 
+/// Checks that `GICR_WAKER.ChildrenAsleep` follows `ProcessorSleep`.
 fn check_waker(m: &Machine) -> Outcome {
     const PROCESSOR_SLEEP: u32 = 2;
     const CHILDREN_ASLEEP: u32 = 4;

@@ -1,4 +1,4 @@
-//! Which CPU an SPI goes to, and from where it may be raised and ended.
+//! Routes of SPIs, and SPIs that are raised and ended by other CPUs.
 
 use super::its::take_and_end;
 use crate::gic::interface::{

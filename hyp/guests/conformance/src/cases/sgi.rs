@@ -1,4 +1,4 @@
-//! SGIs: who gets them, in which group, and what becomes of them until they are taken.
+//! SGIs: targets, groups, and states until they are taken.
 
 use crate::gic::interface::{self, NONE, acknowledge, end, send, send_0, send_other};
 use crate::gic::{GROUP_0, GROUP_1, gicd};
@@ -86,7 +86,7 @@ pub(super) const CASES: &[Case] = &[
                 read_32(m.gicd(gicd::TYPER)) & 1 << 26 != 0,
             )?;
             m.sgi(0, 3);
-            // Affinity 0 of 16 and more: no such CPU.
+            // Aff0 of 16 and more: no such CPU.
             send(1 << 44 | sgi_value(m, 0, 3));
             expect_none()?;
             send(sgi_value(m, 0, 3));
@@ -321,7 +321,7 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::Two),
 ];
 
-/// The value of `ICC_SGI1R_EL1` for one target.
+/// Returns the value of `ICC_SGI1R_EL1` for one target.
 fn sgi_value(m: &Machine, cpu: usize, intid: u32) -> u64 {
     let affinity = m.affinity(cpu);
     let level = |n: u32| affinity >> (8 * n) & 0xff;
@@ -334,18 +334,20 @@ fn sgi_value(m: &Machine, cpu: usize, intid: u32) -> u64 {
         | 1 << (affinity & 0xf)
 }
 
+/// Enables an SGI on all CPUs.
 fn enable_on_all_cpus(m: &Machine, intid: u32) {
     for cpu in 0..m.cpus {
         m.sgi(cpu, intid);
     }
 }
 
-/// Both groups are let through, to both CPU interfaces.
+/// Enables both groups in the distributor and at the calling CPU's interface.
 pub(super) fn enable_both_groups(m: &Machine) {
     m.enable_groups(GROUP_0 | GROUP_1);
     interface::set_igrpen_0(1);
 }
 
+/// Acknowledges and ends the next interrupt. Returns its INTID, or [`NONE`].
 fn take_and_end() -> u32 {
     let intid = interface::take();
     if intid != NONE {

@@ -372,7 +372,7 @@ pub(super) const CASES: &[Case] = &[
             write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
             expect(spi.intid)?;
             end(spi.intid);
-            // Until it is cleared it is a line that is high.
+            // Until it is cleared, the message acts as a line that is high.
             expect(spi.intid)?;
             write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
             end(spi.intid);
@@ -392,13 +392,13 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// Cases of message-based SPIs need them.
+/// Skips the case unless there are message-based SPIs.
 fn require_message_spis(m: &Machine) -> Outcome {
     let typer = read_32(m.gicd(gicd::TYPER));
     skip_unless("GICD_TYPER.MBIS is 0", typer & 1 << 16 != 0)
 }
 
-/// A line that the machine drives, and its SPI, enabled and routed to CPU 0.
+/// Returns a line that cases can drive, and its SPI, enabled and routed to CPU 0.
 fn clock_line(m: &Machine) -> Result<(Clock, crate::gic::irq::Irq<'_>), NotPassed> {
     let clock = m.clock.ok_or(NotPassed::Skipped("there is no PL031"))?;
     let spi = m.shared(clock.intid).at(0xa0);
@@ -408,7 +408,7 @@ fn clock_line(m: &Machine) -> Result<(Clock, crate::gic::irq::Irq<'_>), NotPasse
     Ok((clock, spi))
 }
 
-/// It is neither pending nor active, without waiting long for that to change.
+/// Fails unless the SPI becomes neither pending nor active.
 fn expect_inactive(spi: &crate::gic::irq::Irq<'_>) -> Outcome {
     holds("no longer pending", spi.becomes_pending(false))?;
     equal("active", spi.is_active(), false)

@@ -1,5 +1,5 @@
-//! Registers of 32 interrupts written again and again while as many interrupts as there may be are pending:
-//! nothing may be lost.
+//! Many writes to registers of 32 interrupts, while as many interrupts as possible are pending. No
+//! interrupt may be lost.
 
 use super::thousand::{COUNT, Thousand, with_thousand};
 use crate::cpus;
@@ -8,7 +8,7 @@ use crate::gic::{GROUP_0, GROUP_1, bank};
 use crate::harness::{Case, Cpus, Outcome, equal, expect_none};
 use crate::machine::Machine;
 
-/// How often each register is written.
+/// Writes of each register.
 const ROUNDS: u32 = 20;
 
 pub(super) const CASES: &[Case] = &[
@@ -120,7 +120,7 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::All),
 ];
 
-/// All pending and masked while the registers are written; then each is taken once.
+/// Writes registers while all interrupts are pending and masked. Then each interrupt is taken once.
 fn pending(m: &Machine, write: impl Fn(&Thousand<'_>)) -> Outcome {
     with_thousand(m, |thousand| {
         set_pmr(0);

@@ -1,6 +1,6 @@
-//! How far the tables of the ITS and of LPIs reach, and commands that must change nothing.
+//! Ranges of the tables of the ITS and of LPIs, and commands that must not change anything.
 //!
-//! Without SErrors (`GITS_TYPER.SEIS`) an ITS ignores a command with an error in it, and goes on with its
+//! Without SErrors (`GITS_TYPER.SEIS`) an ITS ignores a command with an error, and reads on in its
 //! queue.
 
 use super::its::open_with_events;
@@ -12,21 +12,21 @@ use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_32, write_64};
 use crate::{cpu, cpus};
 
-/// The device that [`open_with_events`] maps events of.
+/// Device of [`open_with_events`].
 const DEVICE: u32 = 2;
-/// An event that is not mapped.
+/// Event that is not mapped.
 const FREE_EVENT: u32 = 4;
-/// A device that is not mapped.
+/// Device that is not mapped.
 const ABSENT: u32 = 0x60;
-/// A processor that is not there, in its place in a command.
+/// Processor number without a processor, as a field of a command.
 const FAR_TARGET: u64 = 0xffff << 16;
 
 const VALID: u64 = 1 << 63;
 const INDIRECT: u64 = 1 << 62;
 const MAPD: u64 = 0x8;
 
-/// A case that a command has no effect, whether it is one command or several: what was mapped before works
-/// afterwards, pending states are as they were, and nothing else arrives.
+/// Case that commands have no effect: earlier mappings work, pending states are unchanged, and no
+/// other interrupt arrives.
 macro_rules! refused {
     ($name:literal, $rule:literal, $commands:expr) => {
         Case::new($name, $rule, |m| {
@@ -186,17 +186,17 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::Two),
 ];
 
-/// How many devices the device table reaches: the first that it does not.
+/// Returns the number of devices in the device table.
 fn count_devices(its: &Its<'_>) -> u32 {
     let register = read_64(device_table_register(its));
     let entry = (register >> 48 & 0x1f) + 1;
     ((PAGE << (register & 0xff).count_ones()) / entry) as u32
 }
 
-/// Bytes of the page that the device table is.
+/// Bytes of the device table's page.
 const PAGE: u64 = 0x1_0000;
 
-/// The address of the device table's `GITS_BASER<n>`.
+/// Returns the address of the device table's `GITS_BASER<n>`.
 fn device_table_register(its: &Its<'_>) -> usize {
     const DEVICES: u64 = 1;
     let mut registers = (0..8).map(|n| its.register(gits::BASER + 8 * n));
@@ -205,12 +205,12 @@ fn device_table_register(its: &Its<'_>) -> usize {
         .unwrap_or_else(|| its.register(gits::BASER))
 }
 
-/// Waits until the ITS rests; whether it does.
+/// Waits until the ITS is quiescent. Returns false on a timeout.
 fn wait_until_quiescent(its: &Its<'_>) -> bool {
     cpu::spin_until(5_000_000, || read_32(its.register(gits::CTLR)) >> 31 == 1)
 }
 
-/// A device table in two levels: a device is mapped only where the second level has a page for it.
+/// Uses a device table of two levels: a device is mapped only if the first level has a page for it.
 fn two_levels(m: &Machine) -> Outcome {
     let its = open_with_events(m, 1)?;
     write_32(its.register(gits::CTLR), 0);
@@ -221,6 +221,7 @@ fn two_levels(m: &Machine) -> Outcome {
     holds("Quiescent", wait_until_quiescent(&its))?;
     write_64(register, flat | INDIRECT);
     skip_unless("tables have one level", read_64(register) & INDIRECT != 0)?;
+
     let level_1 = (flat & 0xffff_ffff_0000) as usize;
     let page = |number| big_table() + number * PAGE;
     write_64(level_1, VALID | page(2));

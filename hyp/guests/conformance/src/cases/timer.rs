@@ -1,4 +1,4 @@
-//! PPIs, those of the timers above all, and WFI.
+//! PPIs, above all the timers', and WFI.
 
 use crate::cpu::{self, Timer};
 use crate::cpus;
@@ -8,10 +8,10 @@ use crate::harness::{Case, Cpus, equal, expect, expect_and_end, expect_none, hol
 use crate::machine::Machine;
 use crate::mmio::read_32;
 
-/// A PPI that nothing drives.
+/// PPI that no device drives.
 const FREE_PPI: u32 = 20;
 
-/// The cases that hold of both timers.
+/// Cases for one timer.
 macro_rules! cases {
     ($name:literal, $timer:expr) => {
         [
@@ -202,7 +202,7 @@ pub(super) const CASES: &[Case] = &[
             cpu::unmasked(|| {
                 for round in 1..=20 {
                     timer.set(100);
-                    // The handler stops it.
+                    // The handler stops the timer.
                     cpu::spin_until(2_000_000, || crate::exception::taken(0) == round);
                 }
             });
@@ -321,7 +321,7 @@ pub(super) const CASES: &[Case] = &[
         "ppi.deactivation_is_the_cpus_own",
         "ICC_DIR_EL1, PPI",
         |m| {
-            // The same INTID is another interrupt on another CPU.
+            // The INTID is another interrupt on another CPU.
             set_ctlr(EOI_MODE);
             let ppi = free_ppi(m);
             ppi.set_pending();
@@ -342,7 +342,7 @@ pub(super) const CASES: &[Case] = &[
         equal("RES0 bits", before & 0x5555_5555, 0)
     }),
     Case::new("wfi.ends_for_what_is_pending", "DDI 0487 D1, WFI", |m| {
-        // Nothing wakes it afterwards: it must not sleep at all.
+        // Nothing would wake the CPU afterwards: it must not sleep at all.
         free_ppi(m).set_pending();
         holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
         cpu::wait_for_interrupt();
@@ -372,7 +372,7 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// The enabled PPI of CPU 0 that nothing drives.
+/// Returns the enabled PPI of CPU 0 that no device drives.
 fn free_ppi(m: &Machine) -> crate::gic::irq::Irq<'_> {
     let ppi = m.private(0, FREE_PPI);
     ppi.enable();

@@ -1,4 +1,4 @@
-//! Two ITSes: what is each one's own, and the LPIs that they share.
+//! Two ITSes: registers and mappings of each, and LPIs of both.
 
 use super::its::take_and_end;
 use crate::cpus;
@@ -8,14 +8,15 @@ use crate::harness::{Case, Cpus, NotPassed, equal, expect_and_end, expect_none, 
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_32, write_64};
 
-/// The device and event that a case maps in both.
+/// Device that a case maps in both ITSes.
 const DEVICE: u32 = 2;
+/// Event that a case maps in both ITSes.
 const EVENT: u32 = 5;
 const LPI: u32 = FIRST_LPI + 3;
 
-/// Identification registers.
+/// Offset of `GITS_PIDR2`.
 const PIDR2: usize = 0xffe8;
-/// The fields of `GITS_PIDR2` and `GITS_TYPER` that say GICv3 and what commands look like.
+/// `ArchRev` of `GITS_PIDR2`.
 const ARCHITECTURE: u32 = 0xf0;
 
 pub(super) const CASES: &[Case] = &[
@@ -84,7 +85,7 @@ pub(super) const CASES: &[Case] = &[
         first.raise(DEVICE, EVENT)?;
         second.raise(DEVICE, EVENT)?;
         set_pmr(OPEN);
-        // It was one pending state.
+        // There was one pending state.
         expect_and_end(LPI)?;
         expect_none()?;
         second.raise(DEVICE, EVENT)?;
@@ -144,7 +145,7 @@ pub(super) const CASES: &[Case] = &[
             set_pmr(0);
             cpus::on(1, || set_pmr(0));
             raised.raise(DEVICE, EVENT)?;
-            // Through the one that did not raise it first.
+            // Both ITSes move their event, the second one first.
             second.move_event(DEVICE, EVENT, cpu as u64)?;
             first.move_event(DEVICE, EVENT, cpu as u64)?;
             set_pmr(OPEN);
@@ -293,7 +294,7 @@ pub(super) const CASES: &[Case] = &[
         drain();
         ours?;
         theirs?;
-        // Once for each of ours already.
+        // Each of this CPU's own raises has been taken already.
         holds("taken no more often than raised", more <= ROUNDS)?;
         expect_none()
     })
@@ -342,14 +343,14 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// Both, with nothing mapped but a collection for each CPU in each.
+/// Opens both ITSes, each with a collection for each CPU.
 fn open_both(m: &Machine) -> Result<(Its<'_>, Its<'_>), NotPassed> {
     let first = Its::open(m)?;
     let second = Its::open_second(m)?;
     Ok((first, second))
 }
 
-/// Both, with one event each mapped to one LPI on CPU 0.
+/// Opens both ITSes, with one event of each mapped to one LPI on CPU 0.
 fn open_sharing_lpi(m: &Machine) -> Result<(Its<'_>, Its<'_>), NotPassed> {
     let (first, second) = open_both(m)?;
     for its in [&first, &second] {
@@ -359,7 +360,8 @@ fn open_sharing_lpi(m: &Machine) -> Result<(Its<'_>, Its<'_>), NotPassed> {
     Ok((first, second))
 }
 
-/// Takes and ends so many interrupts; a bit for each of the first 32 LPIs among them.
+/// Acknowledges and ends `count` interrupts. Returns a bit for each of the first 32 LPIs among
+/// them.
 fn take_all(count: u32) -> u32 {
     (0..count).fold(0, |taken, _| {
         let bit = take_and_end().wrapping_sub(FIRST_LPI);

@@ -1,5 +1,5 @@
-//! The most work that a guest can ask of an ITS and its LPIs: it has to come to an end, nothing may be lost, and
-//! meanwhile the guest goes on.
+//! The most work that a guest can ask of an ITS and its LPIs. The work has to come to an end
+//! without a lost interrupt, and the guest has to make progress meanwhile.
 
 use super::its::take_and_end;
 use crate::gic::gicr;
@@ -12,16 +12,16 @@ use crate::harness::{
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_64};
 
-/// The device with as many events as the ITS has.
+/// Device with as many events as the ITS supports.
 const DEVICE: u32 = 2;
-/// Its LPIs that are used: all that there are.
+/// Number of LPIs in use: all that there are.
 const COUNT: u32 = LPI_END - FIRST_LPI;
-/// From one of its events to the next: as scattered as they can be.
+/// Distance of the mapped EventIDs, as large as possible.
 const STEP: u32 = 8;
 
-/// Commands that fill the queue.
+/// Number of commands that fill the queue.
 const QUEUE_COMMANDS: u32 = (LARGEST_QUEUE / COMMAND) as u32 - 1;
-/// Commands that are more than an ITS does on one access if it does not do all.
+/// Number of commands larger than one slice of an ITS that executes its queue in slices.
 const SLICE_COMMANDS: u32 = 200;
 /// Accesses that the guest makes while the ITS is busy.
 const ACCESSES: u32 = 600;
@@ -51,7 +51,7 @@ pub(super) const CASES: &[Case] = &[
                 0 => [0xe, 0, here, there],
                 _ => [0xe, 0, there, here],
             })?;
-            // Wherever each is now, it is somewhere.
+            // Each LPI is on one of the two CPUs now.
             its.use_largest_queue();
             its.move_all(0, 1)?;
             bring_back(&its)
@@ -81,7 +81,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("worst.queue_of_errors", "5.5, GITS_CBASER.Size", |m| {
         let its = open_scattered(m)?;
         for place in 0..QUEUE_COMMANDS - 1 {
-            // Events that are not mapped, devices and collections that there are not.
+            // Events that are not mapped, absent devices and collections.
             its.queue_command(match place % 3 {
                 0 => [0x3 | u64::from(DEVICE) << 32, 1, 0, 0],
                 1 => [0xf | 0x60 << 32, 0, 0, 0],
@@ -98,7 +98,8 @@ pub(super) const CASES: &[Case] = &[
         let its = open_scattered(m)?;
         for _ in 0..2 {
             raise_all(&its)?;
-            // Those that are pending when they are unmapped are gone: discarded one by one, as software has to.
+            // LPIs that are pending when they are unmapped are gone. Software has to discard them
+            // one by one.
             for place in 0..COUNT {
                 its.queue_command([0xf | u64::from(DEVICE) << 32, (place * STEP).into(), 0, 0]);
             }
@@ -109,7 +110,7 @@ pub(super) const CASES: &[Case] = &[
             its.unmap_device(DEVICE)?;
             map_all(&its)?;
         }
-        // And with all its events mapped.
+        // Now with all its events mapped.
         its.unmap_device(DEVICE)?;
         its.raise(DEVICE, 0)?;
         expect_none()?;
@@ -161,8 +162,8 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// The ITS with an empty queue of 1 MiB, and a device with as many events as there may be, of which every LPI's is
-/// mapped to it, on CPU 0.
+/// Opens the ITS with an empty queue of 1 MiB, and with a device of as many events as possible.
+/// Events of that device are mapped to every LPI, on CPU 0.
 fn open_scattered(m: &Machine) -> Result<Its<'_>, NotPassed> {
     let its = Its::open(m)?;
     holds("Quiescent", its.quiesce())?;
@@ -173,6 +174,7 @@ fn open_scattered(m: &Machine) -> Result<Its<'_>, NotPassed> {
     Ok(its)
 }
 
+/// Maps the events.
 fn map_all(its: &Its<'_>) -> Outcome {
     its.map_largest_device(DEVICE)?;
     for place in 0..COUNT {
@@ -184,7 +186,7 @@ fn map_all(its: &Its<'_>) -> Outcome {
     holds("the queue is read to its end", wait_for_long_queue(its))
 }
 
-/// Makes them all pending, masked.
+/// Makes all LPIs pending, masked.
 fn raise_all(its: &Its<'_>) -> Outcome {
     set_pmr(0);
     for place in 0..COUNT {
@@ -194,13 +196,13 @@ fn raise_all(its: &Its<'_>) -> Outcome {
     holds("the queue is read to its end", wait_for_long_queue(its))
 }
 
-/// The redistributors of CPU 0, and of CPU 1, which is off: what it is given stays there.
+/// Returns the names of CPU 0, and of CPU 1, which is off: LPIs that it is given stay there.
 fn target_pair(m: &Machine, its: &Its<'_>) -> Result<[u64; 2], NotPassed> {
     skip_unless("needs more CPUs", m.cpus > 1)?;
     Ok([its.target(0), its.target(1)])
 }
 
-/// All are pending on CPU 1, which is off; then on CPU 0, which takes them.
+/// Moves all LPIs, pending on CPU 1, which is off, to CPU 0, and takes them.
 fn bring_back(its: &Its<'_>) -> Outcome {
     set_pmr(OPEN);
     expect_none()?;
@@ -209,13 +211,13 @@ fn bring_back(its: &Its<'_>) -> Outcome {
     take_each(COUNT)
 }
 
-/// Waits for the end of a long queue; whether it is read to it.
+/// Waits for the end of a long queue. Returns false on a timeout.
 fn wait_for_long_queue(its: &Its<'_>) -> bool {
     (0..4).any(|_| its.wait_until_read())
 }
 
-/// Fills the queue, and while it is read, which is stopped before it would be done, the guest goes on: its accesses
-/// are served, and the ITS comes on, too.
+/// Fills the queue, and runs while the ITS reads it: the guest's accesses are served, and the ITS
+/// makes progress. Then stops the ITS before the end of the queue.
 fn run_beside_busy_its(m: &Machine, its: &Its<'_>, command: impl Fn(u32) -> [u64; 4]) -> Outcome {
     (0..SLICE_COMMANDS).for_each(|place| its.queue_command(command(place)));
     its.submit();
@@ -232,7 +234,7 @@ fn run_beside_busy_its(m: &Machine, its: &Its<'_>, command: impl Fn(u32) -> [u64
     holds("the ITS rests once it is disabled", its.quiesce())
 }
 
-/// Takes so many, each once, and no more.
+/// Takes `count` LPIs, each once, and no more.
 fn take_each(count: u32) -> Outcome {
     set_pmr(OPEN);
     let mut seen = [0u32; (COUNT / 32) as usize];

@@ -23,20 +23,21 @@ pub(crate) mod gits {
 
 /// The first LPI.
 pub(crate) const FIRST_LPI: u32 = 8192;
-/// One past the last LPI that the configuration table has room for.
+/// First INTID behind the configuration table.
 pub(crate) const LPI_END: u32 = 1 << LPI_BITS;
 const LPI_BITS: u32 = 14;
 
-/// Devices that have a small translation table here, and the bits of their EventIDs.
+/// Number of devices with a small translation table.
 pub(crate) const DEVICES: u32 = 8;
+/// EventID bits of a small translation table.
 pub(crate) const EVENT_BITS: u32 = 5;
-/// The device with room for thousands of events.
+/// Device with room for thousands of events.
 pub(crate) const BIG: u32 = DEVICES;
 pub(crate) const BIG_EVENT_BITS: u32 = 12;
 
-/// An LPI's configuration: enabled.
+/// Enable bit in an LPI's configuration.
 pub(crate) const ENABLED: u8 = 1;
-/// The configuration of every LPI at first.
+/// Configuration of every LPI at first.
 const CONFIGURED: u8 = 0xa0 | ENABLED;
 
 const ENABLE_LPIS: u32 = 1;
@@ -47,15 +48,15 @@ const PTZ: u64 = 1 << 62;
 
 /// Bytes of a command.
 pub(crate) const COMMAND: usize = 32;
-/// How long the ITS may take for what is in its queue.
+/// Microseconds that the ITS may take for its queue.
 const PATIENCE: u64 = 5_000_000;
 
-/// An ITS, and where its queue is written next.
+/// An ITS, and the position in its queue.
 pub(crate) struct Its<'a> {
     machine: &'a Machine,
     base: usize,
     tables: &'static ItsTables,
-    /// Where the queue is, and how many bytes it has.
+    /// Address and bytes of the queue.
     queue: Cell<(usize, usize)>,
     next: Cell<usize>,
 }
@@ -76,7 +77,7 @@ pub(crate) fn turn_off(machine: &Machine) {
 }
 
 impl<'a> Its<'a> {
-    /// The ITS with nothing mapped but a collection for each CPU, of its number, and LPIs on.
+    /// Returns the ITS with a collection for each CPU, of the CPU's number, and LPIs on.
     pub(crate) fn open(machine: &'a Machine) -> Result<Self, NotPassed> {
         let its = Self::prepare(machine)?;
         (0..machine.cpus).for_each(|cpu| its.enable_lpis(cpu, true));
@@ -84,7 +85,7 @@ impl<'a> Its<'a> {
         Ok(its)
     }
 
-    /// The same before LPIs and the ITS are on.
+    /// Returns the ITS before LPIs and the ITS are on.
     pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, NotPassed> {
         let base = machine
             .gits
@@ -96,7 +97,7 @@ impl<'a> Its<'a> {
         Ok(Self::new(machine, base, &ITS_TABLES[0]))
     }
 
-    /// The second ITS, once the first one has been opened: nothing mapped but a collection for each CPU.
+    /// Returns the second ITS, with a collection for each CPU. The first ITS has been opened.
     pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, NotPassed> {
         let base = (machine.second_gits).ok_or(NotPassed::Skipped("the machine has one ITS"))?;
         let its = Self::new(machine, base, &ITS_TABLES[1]);
@@ -130,6 +131,7 @@ impl<'a> Its<'a> {
             // One page of 64 KiB.
             write_64(register, VALID | 2 << 8 | table as u64);
         }
+
         self.use_queue(table!(self.tables, queue), PAGE);
         for cpu in 0..self.machine.cpus {
             self.map_collection(cpu as u64, cpu)?;
@@ -137,7 +139,7 @@ impl<'a> Its<'a> {
         Ok(())
     }
 
-    /// Has the ITS, which rests, read its commands from an empty queue of 1 MiB, and turns it on.
+    /// Gives the ITS, which is quiescent, an empty queue of 1 MiB, and turns it on.
     pub(crate) fn use_largest_queue(&self) {
         self.use_queue(table!(LARGEST_TABLES, queue), LARGEST_QUEUE);
     }
@@ -151,7 +153,7 @@ impl<'a> Its<'a> {
         write_32(self.base + gits::CTLR, 1);
     }
 
-    /// Turns the ITS off, and waits until it rests; whether it does.
+    /// Turns the ITS off, and waits until it is quiescent. Returns false on a timeout.
     pub(crate) fn quiesce(&self) -> bool {
         write_32(self.base + gits::CTLR, 0);
         spin_until(PATIENCE, || {
@@ -159,12 +161,12 @@ impl<'a> Its<'a> {
         })
     }
 
-    /// The address of a register.
+    /// Returns the address of a register.
     pub(crate) fn register(&self, offset: usize) -> usize {
         self.base + offset
     }
 
-    /// Gives a CPU its LPI tables and turns LPIs on; `zero` says that its pending table is zero.
+    /// Gives a CPU its LPI tables and turns LPIs on. `zero` says that the pending table is zero.
     pub(crate) fn enable_lpis(&self, cpu: usize, zero: bool) {
         let configuration = table!(LPI_TABLES, configuration) as u64 | u64::from(LPI_BITS - 1);
         let pending = table!(LPI_TABLES, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
@@ -187,28 +189,28 @@ impl<'a> Its<'a> {
         synchronize();
     }
 
-    /// Writes an LPI's configuration; the ITS is not told.
+    /// Writes an LPI's configuration, without a command to the ITS.
     pub(crate) fn configure(&self, lpi: u32, byte: u8) {
         write_8(configuration(lpi), byte);
         synchronize();
     }
 
-    /// How a command names a CPU.
+    /// Returns the name of a CPU in commands.
     pub(crate) fn target(&self, cpu: usize) -> u64 {
         (read_64(self.machine.gicr(cpu, gicr::TYPER)) >> 8 & 0xffff) << 16
     }
 
-    /// `MAPC`: maps a collection to a CPU.
+    /// Maps a collection to a CPU (MAPC).
     pub(crate) fn map_collection(&self, icid: u64, cpu: usize) -> Outcome {
         self.command([0x9, 0, VALID | self.target(cpu) | icid, 0])
     }
 
-    /// `MAPC`: unmaps a collection.
+    /// Unmaps a collection (MAPC).
     pub(crate) fn unmap_collection(&self, icid: u64) -> Outcome {
         self.command([0x9, 0, icid, 0])
     }
 
-    /// `MAPD`: maps one of the devices that have a table here.
+    /// Maps a device with a small translation table, or [`BIG`] (MAPD).
     pub(crate) fn map_device(&self, device: u32) -> Outcome {
         let (table, bits) = if device == BIG {
             (table!(self.tables, big_translations), BIG_EVENT_BITS)
@@ -222,19 +224,19 @@ impl<'a> Its<'a> {
         self.command([word, u64::from(bits - 1), VALID | table as u64, 0])
     }
 
-    /// `MAPD`: maps a device with as many events as the ITS has.
+    /// Maps a device with as many events as the ITS supports (MAPD).
     pub(crate) fn map_largest_device(&self, device: u32) -> Outcome {
         let bits = read_64(self.base + gits::TYPER) >> 8 & 0x1f;
         let table = table!(LARGEST_TABLES, translations) as u64;
         self.command([0x8 | u64::from(device) << 32, bits, VALID | table, 0])
     }
 
-    /// `MAPD`: unmaps a device.
+    /// Unmaps a device (MAPD).
     pub(crate) fn unmap_device(&self, device: u32) -> Outcome {
         self.command([0x8 | u64::from(device) << 32, 0, 0, 0])
     }
 
-    /// `MAPTI`: maps an event to an LPI and a collection.
+    /// Maps an event to an LPI and a collection (MAPTI).
     pub(crate) fn map_event(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
         self.command([
             0xa | u64::from(device) << 32,
@@ -244,43 +246,43 @@ impl<'a> Its<'a> {
         ])
     }
 
-    /// A command that names an event.
+    /// Executes a command that names an event.
     pub(crate) fn event_command(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
         let word = number | u64::from(device) << 32;
         self.command([word, u64::from(event), icid, 0])
     }
 
-    /// `INT`: makes an event's LPI pending.
+    /// Makes an event's LPI pending (INT).
     pub(crate) fn raise(&self, device: u32, event: u32) -> Outcome {
         self.event_command(0x3, device, event, 0)
     }
 
-    /// `CLEAR`: withdraws that.
+    /// Clears the pending state of an event's LPI (CLEAR).
     pub(crate) fn clear(&self, device: u32, event: u32) -> Outcome {
         self.event_command(0x4, device, event, 0)
     }
 
-    /// `INV`: has an LPI's configuration read again.
+    /// Makes the ITS read an LPI's configuration again (INV).
     pub(crate) fn invalidate(&self, device: u32, event: u32) -> Outcome {
         self.event_command(0xc, device, event, 0)
     }
 
-    /// `INVALL`: that of all LPIs of a collection.
+    /// Makes the ITS read the configuration of a collection's LPIs again (INVALL).
     pub(crate) fn invalidate_all(&self, icid: u64) -> Outcome {
         self.command([0xd, 0, icid, 0])
     }
 
-    /// `MOVI`: moves an event to another collection.
+    /// Moves an event to another collection (MOVI).
     pub(crate) fn move_event(&self, device: u32, event: u32, icid: u64) -> Outcome {
         self.event_command(0x1, device, event, icid)
     }
 
-    /// `MOVALL`: moves what is pending from one CPU to another.
+    /// Moves pending LPIs from one CPU to another (MOVALL).
     pub(crate) fn move_all(&self, from: usize, to: usize) -> Outcome {
         self.command([0xe, 0, self.target(from), self.target(to)])
     }
 
-    /// `DISCARD`: unmaps an event.
+    /// Unmaps an event (DISCARD).
     pub(crate) fn discard(&self, device: u32, event: u32) -> Outcome {
         self.event_command(0xf, device, event, 0)
     }
@@ -294,7 +296,7 @@ impl<'a> Its<'a> {
         holds("the queue is read to its end", self.wait_until_read())
     }
 
-    /// Writes a command into the queue; the ITS is not told.
+    /// Writes a command into the queue, without telling the ITS.
     pub(crate) fn queue_command(&self, words: [u64; 4]) {
         let (queue, bytes) = self.queue.get();
         let at = queue + self.next.get();
@@ -309,29 +311,29 @@ impl<'a> Its<'a> {
         self.queue_command([0x3 | u64::from(device) << 32, event.into(), 0, 0]);
     }
 
-    /// Tells the ITS of what has been queued.
+    /// Tells the ITS of the queued commands.
     pub(crate) fn submit(&self) {
         synchronize();
         write_64(self.base + gits::CWRITER, self.next.get() as u64);
     }
 
-    /// Waits until the ITS has read its queue; whether it has.
+    /// Waits until the ITS has read its queue. Returns false on a timeout.
     pub(crate) fn wait_until_read(&self) -> bool {
         spin_until(PATIENCE, || self.is_read())
     }
 
-    /// Whether the ITS has read its queue.
+    /// Returns true if the ITS has read its queue.
     pub(crate) fn is_read(&self) -> bool {
         read_64(self.base + gits::CREADR) == self.next.get() as u64
     }
 }
 
-/// The translation table of [`BIG`] in the first ITS.
+/// Returns the translation table of [`BIG`] in the first ITS.
 pub(crate) fn big_table() -> u64 {
     table!(ITS_TABLES[0], big_translations) as u64
 }
 
-/// The address of an LPI's configuration byte.
+/// Returns the address of an LPI's configuration byte.
 fn configuration(lpi: u32) -> usize {
     table!(LPI_TABLES, configuration) + (lpi - FIRST_LPI) as usize
 }

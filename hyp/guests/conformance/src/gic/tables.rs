@@ -1,35 +1,35 @@
-//! Memory that the controller is given: command queues, tables of ITSes and of redistributors.
+//! Memory of the controller: command queues, tables of ITSes and of redistributors.
 
 use core::sync::atomic::AtomicU64;
 
 use crate::cpus::MAX_CPUS;
 use crate::mmio::write_64;
 
-/// Bytes of most of them.
+/// Bytes of a page.
 pub(crate) const PAGE: usize = 0x1_0000;
 
-/// ITSes that have tables here.
+/// Number of ITSes with tables.
 pub(super) const ITSES: usize = 2;
 
-/// A page that the controller reads and writes, accessed by address.
+/// Page that the controller reads and writes, accessed by address.
 type Page = [AtomicU64; PAGE / 8];
 
 const fn zero() -> Page {
     [const { AtomicU64::new(0) }; PAGE / 8]
 }
 
-/// What one ITS is given.
+/// Tables of one ITS.
 #[repr(C, align(65536))]
 pub(super) struct ItsTables {
     pub(super) queue: Page,
     pub(super) devices: Page,
     pub(super) collections: Page,
-    /// Translations of the small devices, 4 KiB each.
+    /// Translation tables of the small devices, 4 KiB each.
     pub(super) translations: Page,
     pub(super) big_translations: [Page; 4],
 }
 
-/// What the redistributors are given.
+/// Tables of the redistributors.
 #[repr(C, align(65536))]
 pub(super) struct LpiTables {
     pub(super) configuration: Page,
@@ -39,8 +39,8 @@ pub(super) struct LpiTables {
 /// Pages of the largest queue.
 const LARGEST_PAGES: usize = 16;
 
-/// What only a few cases need: the largest queue that `GITS_CBASER` may describe, and translations for as many
-/// events as a device may have.
+/// The largest queue that `GITS_CBASER` can describe, and translations for as many events as a
+/// device can have.
 #[repr(C, align(65536))]
 pub(super) struct LargestTables {
     pub(super) queue: [Page; LARGEST_PAGES],
@@ -70,13 +70,13 @@ pub(super) static LPI_TABLES: LpiTables = LpiTables {
     pending: [const { zero() }; MAX_CPUS],
 };
 
-/// The address of a table.
+/// Returns the address of a table.
 macro_rules! table {
     ($tables:expr, $($field:tt)*) => { (&raw const $tables.$($field)*).addr() };
 }
 pub(super) use table;
 
-/// Fills all of some tables with zeros.
+/// Fills tables with zeros.
 pub(super) fn clear<T>(tables: &'static T) {
     let start = (&raw const *tables).addr();
     for address in (start..start + size_of::<T>()).step_by(8) {
