@@ -70,7 +70,7 @@ pub(crate) mod recorded {
     use crate::cpu::percpu;
     use crate::exception::sync::fault_address;
 
-    /// Longest time, and the exit that took it. One CPU writes all fields: relaxed.
+    /// Longest time, and the exit that took it. Only its own CPU writes the fields: relaxed.
     #[derive(Default)]
     pub(super) struct Recorded {
         since: AtomicU64,

@@ -1,8 +1,8 @@
 //! From an exit to the next entry.
 //!
 //! The vGIC first folds what the guest has done with its list registers. Then the reason for the
-//! exit is handled. Then the vGIC prepares the list registers for entry. One pin serves all three,
-//! and enters the epoch only if something has to be looked up.
+//! exit is handled. Then the vGIC prepares the list registers for entry. All three share a pin,
+//! which enters the epoch only if something has to be looked up.
 #![expect(unsafe_code)]
 // UNSAFETY: assumes, without a check, that the guest has been created.
 

@@ -5,7 +5,7 @@
 //! `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so that nothing overwrites
 //! them.
 //!
-//! An exception taken from EL2 is a bug or a hardware error. It is reported on the CPU's emergency
+//! An exception taken from EL2 is a bug or a hardware error. Its report runs on the CPU's emergency
 //! stack, because the CPU's own stack may be the cause.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.

@@ -68,7 +68,6 @@ impl Gic {
         let redistributors: Vec<_> = affinities.iter().map(find).collect();
 
         let has_lpis = distributor.has_lpis() && !description.its.is_empty();
-
         let frames = description.its.iter().filter(|_| has_lpis);
         let its = frames.map(|frame| {
             let target = |cpu: usize, by_address| redistributors[cpu].its_target(by_address);

@@ -2,9 +2,10 @@
 //!
 //! If the boot loader passes more than one kernel, each becomes a VM: a machine with RAM, an
 //! interrupt controller with an ITS, a write-only console and, for each CPU, a vCPU. The vCPUs of
-//! one CPU run in turns ([`schedule`]). VMs have no device of the machine. They trust neither each
-//! other nor are they trusted: the registers that they may use are switched ([`context`],
-//! [`world_switch`]), all others trap ([`trap`]).
+//! one CPU run in turns ([`schedule`]). VMs have no device of the machine.
+//!
+//! The hypervisor does not trust VMs, nor do VMs trust each other. The registers that a VM may use
+//! are switched ([`context`], [`world_switch`]), all others trap ([`trap`]).
 //!
 //! When the first VM powers its machine off, the run ends ([`shutdown`]).
 #![expect(unsafe_code)]

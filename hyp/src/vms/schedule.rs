@@ -23,8 +23,9 @@ pub(crate) fn run(cpu: &'static PerCpu, vms: &'static Vms) -> ! {
     let vcpus = vms.all.iter();
     let mut vcpus: Vec<VcpuRun> = vcpus.map(|vm| VcpuRun::new(vm, cpu.index)).collect();
     shutdown::sample_heap(cpu);
+
     loop {
-        let mut someone = false;
+        let mut has_run = false;
         for index in 0..vcpus.len() {
             let now = el2_time::now();
             {
@@ -39,13 +40,12 @@ pub(crate) fn run(cpu: &'static PerCpu, vms: &'static Vms) -> ! {
             }
             if vcpus[index].poll_runnable(&cpu.vgic_cpu().pin(), now) {
                 vcpus[index].run_time_slice(vms, cpu, now + slice);
-
                 shutdown::sample_heap(cpu);
-                someone = true;
+                has_run = true;
             }
         }
 
-        if !someone {
+        if !has_run {
             sleep(&vcpus);
         }
     }

@@ -81,7 +81,7 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
         }
         (true, false) if console.claims(address) => MmioOutcome::Done(console.read(address)),
         (true, true) => vgic.mmio_write(pin, address, width, value),
-        (true, false) => vgic.mmio_read(cpu.vgic_cpu(), pin, vcpu.vcpu, address, width),
+        (true, false) => vgic.mmio_read(cpu.vgic_cpu(), pin, vcpu.id, address, width),
     };
 
     match outcome {
@@ -108,7 +108,7 @@ fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: 
             Some(value) => vcpu.frame().x[register] = value,
             None => return inject::undefined(),
         },
-        Some(target) => vgic.sysreg_write(cpu.vgic_cpu(), pin, vcpu.vcpu, target, value),
+        Some(target) => vgic.sysreg_write(cpu.vgic_cpu(), pin, vcpu.id, target, value),
         None => return inject::undefined(),
     }
     skip();

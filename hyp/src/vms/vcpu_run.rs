@@ -82,7 +82,7 @@ enum RunState {
 /// A vCPU, for its own CPU.
 pub(super) struct VcpuRun {
     pub(super) vm: &'static Vm,
-    pub(super) vcpu: VcpuId,
+    pub(super) id: VcpuId,
     context: Context,
     state: RunState,
     /// Level of the timer's line.
@@ -94,7 +94,7 @@ impl VcpuRun {
     pub(super) fn new(vm: &'static Vm, cpu: usize) -> Self {
         Self {
             vm,
-            vcpu: vcpu_of(cpu),
+            id: vcpu_of(cpu),
             context: Context::reset(0, 0),
             state: RunState::Off,
             timer_line: false,
@@ -113,7 +113,7 @@ impl VcpuRun {
 
     /// Returns the data that all CPUs may use.
     fn shared(&self) -> &'static super::Vcpu {
-        &self.vm.vcpus[self.vcpu.index()]
+        &self.vm.vcpus[self.id.index()]
     }
 
     /// Counts an exit.
@@ -133,13 +133,13 @@ impl VcpuRun {
             };
             self.context = Context::reset(entry, argument);
             self.state = RunState::Runnable;
-            self.vgic().power_on(self.vcpu);
+            self.vgic().power_on(self.id);
         }
 
         self.set_timer_line(pin, self.context.deadline().is_some_and(|at| at <= now));
 
         // A VM's deferred work is done in its own time slices.
-        let woken = self.vgic().host().take_woken(self.vcpu);
+        let woken = self.vgic().host().take_woken(self.id);
         if woken || self.vgic().has_deferred() {
             self.state = RunState::Runnable;
         }
@@ -170,7 +170,7 @@ impl VcpuRun {
                 if vgic.has_deferred() {
                     vgic.advance(&pin);
                 }
-                vgic.enter(local, &pin, self.vcpu)
+                vgic.enter(local, &pin, self.id)
                     .expect("the vCPU is on, and lives here");
             }
             self.record_el2_time(exited_at);
@@ -180,7 +180,7 @@ impl VcpuRun {
             let now = now();
             exited_at = Some(now);
             let pin = local.pin();
-            vgic.exit(local, &pin, self.vcpu)
+            vgic.exit(local, &pin, self.id)
                 .expect("the vCPU has been in the guest here");
 
             let next = match why {
@@ -222,7 +222,7 @@ impl VcpuRun {
     /// there.
     fn try_block(&mut self, cpu: &PerCpu, pin: &CpuPin<'_>) -> bool {
         let blocked =
-            (self.vgic().block(cpu.vgic_cpu(), pin, self.vcpu)).expect("the vCPU lives here");
+            (self.vgic().block(cpu.vgic_cpu(), pin, self.id)).expect("the vCPU lives here");
         let sleeps = blocked == Blocked::Yes && !self.vgic().has_deferred();
         if sleeps {
             self.state = RunState::Blocked;
@@ -238,8 +238,8 @@ impl VcpuRun {
         CNTV_CTL_EL0.set(0);
 
         let gone = match next {
-            TrapOutcome::PowerOff => self.vgic().power_off(local, &pin, self.vcpu),
-            _ => self.vgic().vcpu_put(local, &pin, self.vcpu),
+            TrapOutcome::PowerOff => self.vgic().power_off(local, &pin, self.id),
+            _ => self.vgic().vcpu_put(local, &pin, self.id),
         };
 
         gone.expect("the vCPU has just left the guest here");
@@ -266,7 +266,7 @@ impl VcpuRun {
             self.timer_line = high;
             let timer = IntId::ppi(VIRTUAL_TIMER).expect("it is a PPI");
             self.vgic()
-                .set_ppi_line(pin, self.vcpu, timer, high)
+                .set_ppi_line(pin, self.id, timer, high)
                 .expect("every vCPU has every PPI");
         }
     }

@@ -148,8 +148,8 @@ impl Attack {
         ] {
             write64(register, value);
         }
-        let mut at = 0;
 
+        let mut at = 0;
         let devices = 4;
         for device in 0..devices {
             at = its::put(at, its::mapd(device, 10, true));

@@ -204,7 +204,6 @@ fn send_burst(vcpus: u64, random: &mut Random) {
     sent[..count].fill_with(|| send(vcpus, random));
 
     let sleeps = random.one_in(2);
-
     for (kind, slot) in sent.into_iter().flatten() {
         let is_there = || IN_FLIGHT[slot].load(Ordering::Acquire) == 0;
         let began = cpu::now();

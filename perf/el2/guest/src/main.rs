@@ -1,10 +1,10 @@
 //! A bare-metal guest for EL1 of QEMU's `virt` machine that makes its hypervisor do the measured
 //! work.
 //!
-//! The guest is the same under `hyp` and under Linux KVM. It has two vCPUs: vCPU 0 does each
-//! [`event`] many times between the plugin's markers, vCPU 1 answers. Interrupts stay masked, and
-//! each vCPU polls its CPU interface, so that the guest's part is the same few instructions every
-//! time.
+//! The guest is the same under `hyp` and under Linux KVM. Of its two vCPUs, vCPU 0 does each
+//! [`event`] many times between the plugin's markers, and vCPU 1 answers. Interrupts stay masked,
+//! and each vCPU polls its CPU interface, so that the guest's part is the same few instructions
+//! every time.
 //!
 //! MSIs come from a device of the machine if `x0` holds a device tree, otherwise from user space.
 #![no_std]

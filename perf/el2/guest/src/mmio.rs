@@ -4,7 +4,7 @@
 
 macro_rules! accesses {
     ($($read:ident, $write:ident, $type:ty, $load:literal, $store:literal;)*) => {$(
-        /// Reads a register. One plain load, which a hypervisor that traps it can decode.
+        /// Reads a register by one plain load, which a hypervisor can decode.
         #[inline(always)]
         pub(crate) fn $read(address: usize) -> $type {
             let value;
@@ -17,7 +17,7 @@ macro_rules! accesses {
             value
         }
 
-        /// Writes a register. One plain store, which a hypervisor that traps it can decode.
+        /// Writes a register by one plain store, which a hypervisor can decode.
         #[inline(always)]
         pub(crate) fn $write(address: usize, value: $type) {
             // SAFETY: the address is a device register of this machine, where the guest has no

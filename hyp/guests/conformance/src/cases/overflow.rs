@@ -131,7 +131,6 @@ fn pending(m: &Machine, count: u32) -> Outcome {
 fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u32)) -> Outcome {
     set_ctlr(EOI_MODE);
     prioritize(m, count);
-
     raise_all(m, count);
     let mut seen = [false; 256];
     for _ in 0..count {
