@@ -9,7 +9,7 @@ fn main() {
         let directory =
             env::var("CARGO_MANIFEST_DIR").expect("cargo names the package's directory");
         println!("cargo:rustc-link-arg-bins=-T{directory}/{script}");
-        // Sections may end in the middle of what a larger page size would protect as one.
+        // Sections end at multiples of 4 KiB; a larger page could span two of them.
         println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
     }
 }

@@ -1,6 +1,7 @@
 //! The console: a PL011 that the hypervisor shares with the guest.
 //!
-//! Writing is by polling and leaves the device's settings alone, so the guest's driver does not notice.
+//! The hypervisor polls, and leaves the device's settings alone, so that the guest's driver notices
+//! nothing.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the device's registers at the address that the device tree gives.
 
@@ -16,19 +17,19 @@ use crate::cpu::registers::{ID_AA64ISAR0, id_field};
 
 static CONSOLE: Mutex<Option<Uart<'static>>> = Mutex::new(None);
 
-/// How often a panicking CPU tries the lock before it takes the console by force.
+/// Attempts of a panicking CPU to take the lock before it breaks the lock.
 const PATIENCE: usize = 1_000_000;
 
-/// Baud rate and clock that the device is enabled with, until the guest's driver chooses.
+/// Baud rate and clock in Hz, until the guest's driver chooses others.
 const LINE: (u32, u32) = (115_200, 24_000_000);
 
 /// Starts using the PL011 at `address`.
 ///
 /// # Safety
-/// There is one, it is mapped at this address for as long as the hypervisor runs, and only the guest
-/// uses it too.
+/// A PL011 is mapped at `address` for as long as the hypervisor runs, and only the guest uses it
+/// too.
 pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
-    // SAFETY: forwarded to the caller; the guest's accesses are another bus master's.
+    // SAFETY: by the caller's promise. An access by the guest is like one by another bus master.
     let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(address) });
     let line = LineConfig {
         data_bits: DataBits::Bits8,
@@ -41,8 +42,8 @@ pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
     *CONSOLE.lock() = Some(uart);
 }
 
-/// Stops where the CPU lacks the atomic instructions that this program is compiled with: here, because
-/// any lock, the console's first of all, is made of them.
+/// Stops a CPU without FEAT_LSE, whose instructions this program is compiled to. The check comes
+/// first, because every lock, the console's included, is made of these instructions.
 fn require_atomics(uart: &mut Uart<'_>) {
     const ATOMIC_SHIFT: u32 = 20;
     if id_field(ID_AA64ISAR0, ATOMIC_SHIFT) == 0 {
@@ -53,14 +54,14 @@ fn require_atomics(uart: &mut Uart<'_>) {
     }
 }
 
-/// Prints, if there is a console.
+/// Prints `arguments` if there is a console.
 pub(crate) fn print(arguments: fmt::Arguments<'_>) {
     if let Some(uart) = CONSOLE.lock().as_mut() {
         let _ = Lines(uart).write_fmt(arguments);
     }
 }
 
-/// Prints even if a CPU has stopped in the middle of printing.
+/// Prints `arguments` even if a CPU has stopped while it held the console's lock.
 pub(crate) fn print_at_any_cost(arguments: fmt::Arguments<'_>) {
     for _ in 0..PATIENCE {
         if let Some(mut console) = CONSOLE.try_lock() {
@@ -71,14 +72,14 @@ pub(crate) fn print_at_any_cost(arguments: fmt::Arguments<'_>) {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: the holder has had ample time; what remains is to say why we panic.
+    // SAFETY: the lock's holder has had ample time. The panic report matters more than its output.
     unsafe { CONSOLE.force_unlock() };
     if let Some(uart) = CONSOLE.lock().as_mut() {
         let _ = Lines(uart).write_fmt(arguments);
     }
 }
 
-/// Ends lines as a terminal expects it.
+/// Writer that ends lines with a carriage return and a line feed, as terminals expect.
 struct Lines<'a>(&'a mut Uart<'static>);
 
 impl Write for Lines<'_> {

@@ -1,25 +1,25 @@
-//! `hyp`, a small hypervisor at EL2 that boots one guest with the whole machine, or several that share its
-//! CPUs.
+//! `hyp`, a small EL2 hypervisor for one guest with the whole machine, or for several VMs that
+//! share its CPUs.
 //!
-//! It is entered like a Linux kernel, with the machine's device tree; moves to the top of RAM; and starts
-//! the guest's kernel, which the boot loader has put into memory as a module, at EL1 as if there were no
-//! hypervisor: with all the machine's devices, and all its memory but the hypervisor's own. What the
-//! guest does not have is the interrupt controller: the frames that it finds in its place, and every
-//! interrupt that it takes, are [`vgic`]'s. Each vCPU lives on a CPU of its own.
+//! The boot loader enters `hyp` like a Linux kernel, with the machine's device tree. `hyp` moves to
+//! the top of RAM and starts the guest's kernel, a boot module, at EL1. The guest has all devices
+//! of the machine, and all its memory but the hypervisor's own. Only the interrupt controller is
+//! emulated: its frames, and every interrupt that the guest takes, are [`vgic`]'s. Each vCPU runs
+//! on a CPU of its own.
 //!
 //! From the bottom up:
-//! * [`memory`]: where the hypervisor lives, its own and the guest's translation tables, the heap.
-//! * [`machine`]: what the device tree says, and what the guest's is to say.
+//! * [`memory`]: the hypervisor's memory, translation tables of both stages, the heap.
+//! * [`machine`]: the machine's device tree, and the guest's copy.
 //! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`gic`]: the physical interrupt controller.
-//! * [`exception`]: the vectors, what traps, exceptions for the guest.
-//! * [`guest`]: loading it, its interrupt controller, its vCPUs' power, PSCI, the report at its end.
-//! * [`tenants`]: several guests in its place, without devices: what becomes of more than one kernel.
+//! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`guest`]: the guest's image, interrupt controller, vCPU power, PSCI, final report.
+//! * [`vms`]: several VMs without devices, if the boot loader passes more than one kernel.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
-//! * [`mod@panic`]: the report when something is wrong with the hypervisor.
+//! * [`mod@panic`]: the report of a fault of the hypervisor.
 //!
-//! Devices write memory without asking the hypervisor (there is no SMMU), so the guest is trusted not to
-//! point one at the hypervisor's.
+//! There is no SMMU, and devices write memory without asking the hypervisor. The guest is trusted
+//! not to point a device at the hypervisor's memory.
 #![no_std]
 #![no_main]
 
@@ -35,4 +35,4 @@ mod machine;
 mod memory;
 mod panic;
 mod start;
-mod tenants;
+mod vms;

@@ -1,4 +1,5 @@
-//! The end when the hypervisor is at fault: says where and how, and powers the machine off.
+//! The report of a fault of the hypervisor: prints the place and the state, and powers the machine
+//! off.
 //!
 //! The first line begins with `@hyp-panic`, which tells a watcher that the run has failed.
 #![expect(unsafe_code)]
@@ -20,16 +21,16 @@ use crate::cpu::percpu::PerCpu;
 use crate::exception::frame::Frame;
 use crate::memory::layout::{self, IMAGE_BASE};
 
-/// Most return addresses that a backtrace shows.
+/// Most return addresses in a backtrace.
 const DEPTH: usize = 32;
 
-/// The hypervisor's own state when an exception hit it.
+/// Hypervisor state at the time of an exception.
 pub(crate) struct Interrupted<'a> {
-    /// Its general registers.
+    /// General registers.
     pub(crate) frame: &'a Frame,
-    /// Its stack pointer.
+    /// Stack pointer.
     pub(crate) stack: usize,
-    /// The instruction.
+    /// Address of the interrupted instruction.
     pub(crate) pc: u64,
 }
 
@@ -47,7 +48,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     }
 }
 
-/// Reports `message` and the state of the CPU, and powers off.
+/// Prints `message` and the state of the CPU, and powers the machine off. Only the first panic of
+/// the machine is reported.
 pub(crate) fn report(message: fmt::Arguments<'_>, interrupted: Option<&Interrupted<'_>>) -> ! {
     static PANICKING: AtomicBool = AtomicBool::new(false);
     if !PANICKING.swap(true, Ordering::Relaxed) {
@@ -64,6 +66,7 @@ pub(crate) fn report(message: fmt::Arguments<'_>, interrupted: Option<&Interrupt
     }
 }
 
+/// Prints the interrupted general registers and the system registers.
 fn registers(interrupted: Option<&Interrupted<'_>>) {
     if let Some(Interrupted { frame, stack, pc }) = interrupted {
         for (row, values) in frame.x.chunks(4).enumerate() {
@@ -75,6 +78,7 @@ fn registers(interrupted: Option<&Interrupted<'_>>) {
         }
         say!("  sp  {stack:016x}  pc  {pc:016x}");
     }
+
     let system: [[(&str, u64); 3]; 5] = [
         [
             ("ESR_EL2", ESR_EL2.get()),
@@ -102,6 +106,7 @@ fn registers(interrupted: Option<&Interrupted<'_>>) {
             ("", 0),
         ],
     ];
+
     for row in system {
         for (name, value) in row.into_iter().filter(|(name, _)| !name.is_empty()) {
             console::print_at_any_cost(format_args!("  {name:<9} {value:016x}"));
@@ -110,8 +115,8 @@ fn registers(interrupted: Option<&Interrupted<'_>>) {
     }
 }
 
-/// Prints the return addresses on the stack, by the chain of frame pointers. They are the image's own
-/// addresses, so `addr2line` and the like understand them.
+/// Prints the return addresses on the stack, following the chain of frame pointers. The addresses
+/// are link-time addresses, so that `addr2line` understands them.
 fn backtrace(interrupted: Option<&Interrupted<'_>>) {
     say!("backtrace:");
     let mut record: usize;
@@ -120,17 +125,18 @@ fn backtrace(interrupted: Option<&Interrupted<'_>>) {
             say!("  {pc:#x}");
             record = frame.x[29] as usize;
         }
-        // SAFETY: reads the frame pointer.
+        // SAFETY: reads a register only.
         None => unsafe { asm!("mov {}, x29", out(reg) record, options(nomem, nostack)) },
     }
+
     let text = layout::image().text;
     for _ in 0..DEPTH {
-        // Everything of ours, stacks included, is mapped above the image's base.
+        // The hypervisor's stacks are mapped above the image's base.
         if record < IMAGE_BASE || !record.is_multiple_of(16) {
             break;
         }
-        // SAFETY: code is compiled with frame pointers, so this is a frame record on our stack, or the
-        // value 0 that entry code begins the chain with.
+        // SAFETY: code is compiled with frame pointers, and entry code begins the chain with 0,
+        // which ended the loop above. `record` is a frame record on the hypervisor's stack.
         let [next, address] = unsafe { *(record as *const [usize; 2]) };
         if !text.contains(&address) {
             break;

@@ -1,4 +1,4 @@
-//! Makes the guest, or the tenants, and starts the CPUs.
+//! Creates the guest or the VMs, and starts the CPUs.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
 
@@ -14,7 +14,7 @@ use crate::boot::secondary;
 use crate::cpu::control;
 use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::gic::Gic;
-use crate::guest::hardware::Hardware;
+use crate::guest::passthrough_host::PassthroughHost;
 use crate::guest::{self, image, power};
 use crate::machine::{Machine, edit, second_its};
 use crate::memory::cache;
@@ -22,16 +22,16 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::Stage2;
 use crate::println;
-use crate::tenants::{self, schedule};
+use crate::vms::{self, schedule};
 
 /// Bytes of the stack for reporting faults.
 const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 
-/// What the boot loader has put into memory, by physical address.
-pub(crate) struct Loaded {
+/// Memory filled by the boot loader, by physical address.
+pub(crate) struct BootModules {
     /// The device tree.
     pub(crate) tree: Range<usize>,
-    /// The guest's kernel, or several tenants', by address; one at least.
+    /// Kernels in order of address, at least one: the guest's, or one for each VM.
     pub(crate) kernels: Vec<Kernel>,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<Range<usize>>,
@@ -39,13 +39,13 @@ pub(crate) struct Loaded {
 
 /// A guest's kernel.
 pub(crate) struct Kernel {
-    /// Where it is.
+    /// The kernel's image.
     pub(crate) image: Range<usize>,
-    /// What it is to be told.
+    /// The kernel's command line.
     pub(crate) arguments: String,
 }
 
-/// Makes the CPUs and maps their stacks.
+/// Creates the per-CPU data and maps the stacks.
 pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
     let make = |(index, &affinity): (usize, &u64)| {
         let emergency: &mut [u128] =
@@ -53,19 +53,21 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
         let emergency_top = emergency.as_ptr_range().end.addr();
         PerCpu::new(index, affinity, stage1.add_stack(index), emergency_top)
     };
+
     machine.cpus.iter().enumerate().map(make).collect()
 }
 
-/// Goes on from [`crate::boot`], in the final place and under the final tables, to the guest or, if the
-/// boot loader has put more than one kernel into memory, to the tenants.
+/// Continues from [`crate::boot`], at the final place and under the final tables, and never
+/// returns. Creates the VMs if the boot loader passed more than one kernel, otherwise the guest.
 pub(crate) fn run(
     machine: Machine,
-    loaded: Loaded,
+    modules: BootModules,
     home: Range<usize>,
     memory: Pages,
     cpus: Vec<PerCpu>,
 ) -> ! {
     let cpus = percpu::init(cpus);
+
     let this = affinity(MPIDR_EL1.get());
     let boot_cpu = (cpus.iter().find(|cpu| cpu.affinity == this))
         .expect("the device tree describes the CPU that booted");
@@ -77,74 +79,85 @@ pub(crate) fn run(
         home.start
     );
 
-    // SAFETY: the device tree describes it, the final tables map it, and it is ours.
+    // SAFETY: the device tree describes the GIC, the final tables map its frames, and only the
+    // hypervisor drives them.
     let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
-    if loaded.kernels.len() > 1 {
-        tenants::init(&machine, gic, &loaded, memory);
+    if modules.kernels.len() > 1 {
+        vms::init(&machine, gic, &modules, memory);
     } else {
-        make_guest(machine, gic, &loaded, home, memory, boot_cpu);
+        make_guest(machine, gic, &modules, home, memory, boot_cpu);
     }
-    join(boot_cpu);
+
+    bring_up_cpu(boot_cpu);
     secondary::start_all(cpus, boot_cpu);
-    live(boot_cpu)
+    run_vcpus(boot_cpu)
 }
 
-/// Makes the guest, which has the whole machine, with its first vCPU on `boot_cpu`.
+/// Creates the guest, which has the whole machine, with its first vCPU on `boot_cpu`.
 fn make_guest(
     mut machine: Machine,
     gic: Gic,
-    loaded: &Loaded,
+    modules: &BootModules,
     home: Range<usize>,
     memory: Pages,
     boot_cpu: &PerCpu,
 ) {
-    // SAFETY: the boot loader's tree is in the guest's memory, and its last reader was `boot`.
-    let tree =
-        unsafe { core::slice::from_raw_parts_mut(loaded.tree.start as *mut u8, loaded.tree.len()) };
-    edit::hide(tree, &home);
+    // SAFETY: the boot loader's tree lies in the guest's memory, and `boot`, its last reader, is
+    // done.
+    let tree = unsafe {
+        core::slice::from_raw_parts_mut(modules.tree.start as *mut u8, modules.tree.len())
+    };
+    edit::hide_hypervisor(tree, &home);
     machine.gic.its.extend(second_its::add(tree, &machine));
-    cache::clean_and_invalidate(&loaded.tree);
+    cache::clean_and_invalidate(&modules.tree);
+
     let ram = memory.iter().next().expect("the guest has RAM").start;
-    let mut keep = alloc::vec![loaded.tree.clone(), home];
-    keep.extend(loaded.initrd.clone());
-    // SAFETY: `keep` is all that is needed of what the boot loader has loaded.
-    let kernel = unsafe { image::load(&loaded.kernels[0].image, ram, &keep) };
+    let mut keep = alloc::vec![modules.tree.clone(), home];
+    keep.extend(modules.initrd.clone());
+    // SAFETY: nothing that the boot loader has loaded is needed any more but the parts in `keep`.
+    let kernel = unsafe { image::load(&modules.kernels[0].image, ram, &keep) };
     println!(
         "hyp: guest at {:#x}, its device tree at {:#x}",
-        kernel.start, loaded.tree.start
+        kernel.start, modules.tree.start
     );
 
     let mut devices = machine.devices;
     memory.iter().for_each(|range| devices.remove(range));
     devices.remove(&keep[1]);
-    // The interrupt controller's frames are left out: accesses to them trap.
+    // Accesses to the interrupt controller's frames trap: the frames are not mapped.
     (machine.gic.frames()).for_each(|frame| devices.remove(frame));
     let stage2 = Stage2::identity(&memory, &devices);
-    // SAFETY: this is EL2, and the interface is this CPU's.
+    // SAFETY: this is EL2, and the interface is not used on another CPU.
     let interface = unsafe { Ich::new() };
+
     let machine = Machine { devices, ..machine };
-    guest::init(&machine, stage2, Hardware::new(gic, memory), &interface);
+    guest::init(
+        &machine,
+        stage2,
+        PassthroughHost::new(gic, memory),
+        &interface,
+    );
     (boot_cpu
         .power
-        .turn_on(kernel.start as u64, loaded.tree.start as u64))
+        .power_on(kernel.start as u64, modules.tree.start as u64))
     .expect("the boot CPU's vCPU is off");
 }
 
-/// Makes the calling CPU, which `cpu` is, one that can run vCPUs.
-pub(crate) fn join(cpu: &PerCpu) {
+/// Prepares the calling CPU, whose data is `cpu`, to run vCPUs.
+pub(crate) fn bring_up_cpu(cpu: &PerCpu) {
     control::configure();
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };
-    match tenants::get() {
-        Some(tenants) => tenants.join(cpu, interface),
-        None => guest::get().join(cpu, interface),
+    match vms::get() {
+        Some(vms) => vms.bring_up_cpu(cpu, interface),
+        None => guest::get().bring_up_cpu(cpu, interface),
     }
 }
 
-/// Runs vCPUs on the calling CPU, which `cpu` is and which has joined, for ever.
-pub(crate) fn live(cpu: &'static PerCpu) -> ! {
-    match tenants::get() {
-        Some(tenants) => schedule::run(cpu, tenants),
-        None => power::run_when_on(),
+/// Runs vCPUs on the calling CPU for ever. `cpu` is its data, and [`bring_up_cpu`] has been called.
+pub(crate) fn run_vcpus(cpu: &'static PerCpu) -> ! {
+    match vms::get() {
+        Some(vms) => schedule::run(cpu, vms),
+        None => power::wait_for_power_on(),
     }
 }

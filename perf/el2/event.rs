@@ -1,10 +1,11 @@
-//! The events that are measured, and the markers that enclose each of them.
+//! The measured events, and the markers that enclose each event.
 //!
-//! A marker is `MOVZ XZR, #n`: it does nothing, nobody traps it, and only the plugin looks for it. One
-//! begins an event and one ends it; what all CPUs execute at EL2 in between is counted for the event.
-//! This file is part of the guest, of the client, of the plugin and of the report.
+//! A marker is `MOVZ XZR, #n`: it has no effect, does not trap, and only the plugin looks for it.
+//! One marker begins an event and one ends it. Instructions that any CPU executes at EL2 in between
+//! are counted for the event. This file is part of the guest, of the client, of the plugin and of
+//! the report.
 
-/// What is measured.
+/// Measured event.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u16)]
 #[allow(dead_code, reason = "each program that includes this uses its part")]
@@ -56,21 +57,23 @@ impl Event {
     /// One more than the largest number of an event.
     pub(crate) const END: usize = Self::ALL.len() + 1;
 
-    /// The immediate of the marker that begins the event.
+    /// Returns the immediate of the marker that begins the event.
     pub(crate) const fn begin(self) -> u16 {
         BEGIN | self as u16
     }
 
-    /// The immediate of the marker that ends any event.
+    /// Returns the immediate of the marker that ends any event.
     pub(crate) const fn end() -> u16 {
         BEGIN
     }
 }
 
-/// Marks an immediate as a marker's; the number of the event in the low byte, none to end one.
+/// Immediate of a marker, with the number of the event in the low byte, or 0 at the end of an
+/// event.
 const BEGIN: u16 = 0xe200;
 
-/// What the instruction `word` marks: the number of the event that begins, or 0 where one ends.
+/// Returns the number of the event that begins at the instruction `word`, 0 at the end of an event,
+/// or `None` if the instruction is no marker.
 #[allow(dead_code, reason = "only the plugin looks for markers")]
 pub(crate) const fn marked(word: u32) -> Option<usize> {
     const MOVZ_XZR: u32 = 0xd280_001f;

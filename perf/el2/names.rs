@@ -1,11 +1,12 @@
-//! What the functions of Linux are called that the report tells apart.
-//! This file is part of the client, which prints where they lie, and of the report.
+//! Names of the Linux functions that the report tells apart. This file is part of the client, which
+//! prints their addresses, and of the report.
 
-/// How the functions begin that do what the library does: those of `arch/arm64/kvm/vgic` and of
+/// Prefixes of the functions that do the library's work: those of `arch/arm64/kvm/vgic` and of
 /// `hyp/vgic-v3-sr.c`, and the handlers of trapped `ICC_*` registers.
 ///
-/// What they call elsewhere, such as locks, lookups in trees and memory, is not among them, where for hyp
-/// everything is that was inlined into the library: the kernel's count is the lower one.
+/// Functions that they call elsewhere, such as locks, lookups in trees and memory, are not counted.
+/// For hyp everything counts that was inlined into the library: the kernel's count is the lower
+/// one.
 pub(crate) const VGIC: [&str; 10] = [
     "vgic_",
     "kvm_vgic_",
@@ -19,5 +20,5 @@ pub(crate) const VGIC: [&str; 10] = [
     "extract_bytes",
 ];
 
-/// The vectors while a guest runs; the second are those of CPUs with speculation workarounds.
+/// Vectors while a guest runs. The second are those of CPUs with speculation workarounds.
 pub(crate) const VECTORS: [&str; 2] = ["__kvm_hyp_vector", "__bp_harden_hyp_vecs"];

@@ -1,7 +1,7 @@
 # The workload: each step makes one kind of interrupt traffic and checks what came of it.
 #
 # Every step prints a line `@workload step=NAME status=ok|fail|skip ms=N DETAILS` for the
-# program that reads the console. A failing step does not keep the others from running.
+# program that reads the console. The other steps run even if one fails.
 
 CPUS=$(grep -c '^processor' /proc/cpuinfo)
 LAST=$((CPUS - 1))
@@ -76,8 +76,8 @@ spis() {
         /proc/interrupts
 }
 
-# The console's other direction: the program that watches it types every word asked for, each
-# character an interrupt of the UART's.
+# The console's input: the program that watches the console types every word asked for, each
+# character an interrupt of the UART.
 uart() {
     before=$(spis uart)
     stty -echo
@@ -100,7 +100,8 @@ blk() {
     [ "$sum" = "$BLK_SUM" ]
 }
 
-# The same disk behind a controller without MSIs: its line stays up until the driver has looked.
+# The whole disk, behind a controller without MSIs, whose line stays up until the driver has
+# looked.
 intx() {
     before=$(spis virtio)
     sum=$(disk_sum intx)
@@ -231,8 +232,8 @@ took_more() {
     [ "$(count "$1" "$2")" -gt "$3" ]
 }
 
-# Moves the network's and the entropy device's interrupts from vCPU to vCPU while they flow, and
-# sees them arrive where they were sent.
+# Moves the network's and the entropy device's interrupts from vCPU to vCPU under load, and checks
+# that they arrive at their targets.
 affinity() {
     [ "$CPUS" -gt 1 ] || return 2
     net=$(basename "$(readlink /sys/class/net/eth0/device)")
@@ -261,7 +262,7 @@ affinity() {
     return $result
 }
 
-# Takes drivers from their devices under load and gives them back: every MSI of theirs is
+# Unbinds drivers from their devices under load and binds them again: every MSI of the devices is
 # discarded and mapped anew.
 rebind() {
     load_begin
@@ -286,10 +287,10 @@ rebind() {
     return $result
 }
 
-# What the kernel counted since it started, by kind of interrupt, in one line. It all comes from
-# one read of /proc/stat, which counts every CPU, off line or not, and in its total also the
-# interrupts whose descriptor is gone: the LPIs of drivers that were unbound. /proc/interrupts
-# only says which number is of which kind; it does not list IPIs by number.
+# Prints the kernel's counts since its start, by kind of interrupt, in one line. All counts come
+# from one read of /proc/stat, which includes CPUs that are off line. Its total also includes
+# interrupts whose descriptor is gone: LPIs of drivers that were unbound. /proc/interrupts tells
+# the kind of each number; it does not list IPIs by number.
 final() {
     awk -v cpus="$CPUS" '
         FILENAME == "/proc/interrupts" {
@@ -322,7 +323,7 @@ step hotplug hotplug
 step affinity affinity
 step rebind rebind
 interrupts after
-# What is still on its way settles, so that the last look misses as little as possible.
+# Interrupts in flight arrive first, so that the last count misses as few as possible.
 sleep 1
 echo "@workload sampling"
 final

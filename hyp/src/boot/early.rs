@@ -1,9 +1,9 @@
-//! The tables that the MMU is first turned on with: just enough to read the device tree, to say what is
-//! wrong with it, and to fill the memory where the hypervisor will live.
+//! The tables that the MMU is first turned on with.
 //!
-//! [`super::head`] maps by identity the two blocks of 1 GiB that hold the image and the device tree, and
-//! the image where it is linked. Entries are only added here, never changed, so nothing needs to be
-//! invalidated.
+//! They map just enough to read the device tree, to report what is wrong with it, and to fill the
+//! hypervisor's final memory. [`super::head`] maps by identity the two blocks of 1 GiB that hold
+//! the image and the device tree, and maps the image at its link address. Entries are added here,
+//! never changed, so that nothing has to be invalidated.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +16,8 @@ use crate::memory::layout::{BLOCK, IMAGE_BASE};
 const DEVICE_BLOCK: u64 = (1 << 54) | (1 << 10) | (1 << 2) | 1;
 const GIB: usize = 1 << 30;
 
-/// Root, level 1 of the identity map, level 1 and level 2 of the image's map; see [`super::head`].
+/// Root, level 1 of the identity map, level 1 and level 2 of the image's map. [`super::head`]
+/// relies on the order.
 #[repr(C, align(4096))]
 pub(super) struct Tables {
     root: [AtomicU64; 512],
@@ -32,7 +33,7 @@ pub(super) static EARLY_TABLES: Tables = Tables {
     image_2: [const { AtomicU64::new(0) }; 512],
 };
 
-/// Maps the GiB around the device at `address` by identity, unless it is mapped already.
+/// Maps the GiB around the device at `address` by identity, unless the GiB is mapped already.
 ///
 /// # Panics
 /// If the device is beyond the first 512 GiB.
@@ -48,11 +49,11 @@ pub(super) fn map_device(address: usize) {
     }
 }
 
-/// Maps `length` bytes of RAM at physical address `to` to virtual address `from`, both at a multiple of
-/// [`BLOCK`] and not mapped so far.
+/// Maps `length` bytes of RAM at physical address `to` to virtual address `from`. Both addresses
+/// are multiples of [`BLOCK`], and the virtual range is not mapped yet.
 ///
 /// # Panics
-/// If `from` is not in the GiB of the image.
+/// If `from` is outside the image's GiB.
 pub(super) fn map_memory(from: usize, to: usize, length: usize) {
     let _ = &EARLY_TABLES.image_1;
     for offset in (0..length).step_by(BLOCK) {

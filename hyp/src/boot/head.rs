@@ -1,23 +1,24 @@
-//! The first instructions: from the boot loader's jump, MMU off, to Rust at the address it is linked for.
+//! The first instructions: from the boot loader's jump, MMU off, to Rust at its link address.
 //!
 //! The image starts with the header of an arm64 Linux `Image`, so that every boot loader for Linux
-//! knows how to place and enter it: at a multiple of 2 MiB anywhere in RAM, with the device tree's
-//! address in `x0`. Code here runs at whatever address that is, and must not touch the stack.
+//! can place and enter it: at a multiple of 2 MiB anywhere in RAM, with the device tree's address
+//! in `x0`. This code runs wherever the image was loaded, and must not touch the stack.
 //!
-//! * `image_start`: the boot CPU. Clears `.bss`, builds [`super::early`]'s tables, turns the MMU on.
+//! * `image_start`: the boot CPU. Clears `.bss`, builds the tables of [`super::early`], turns the
+//!   MMU on.
 //! * `secondary_start`: every other CPU, entered by the firmware with the virtual address of its
 //!   `PerCpu` in `x0`, at the image's final place.
-//! * `relocate`: moves the image and goes on under new tables.
-//! * `enable_mmu`: what the three share.
+//! * `relocate`: moves the image and continues under new tables.
+//! * `enable_mmu`: the common part of the three.
 #![expect(unsafe_code)]
-// UNSAFETY: assembly, and the declarations of what it defines.
+// UNSAFETY: assembly, and declarations of its symbols.
 
 use core::arch::global_asm;
 
 use crate::cpu::percpu::{PerCpu, offsets};
 use crate::memory::layout::IMAGE_BASE;
 
-/// Bytes of the stack that the boot CPU runs on until it enters the guest.
+/// Bytes of the boot CPU's stack until the CPU enters the guest.
 const BOOT_STACK_SIZE: usize = 64 << 10;
 
 /// `MAIR_EL2`: attribute 0 is normal write-back memory, attribute 1 Device-nGnRE.
@@ -27,7 +28,8 @@ const MAIR: u64 = 0x04ff;
 /// inner shareable, and the bits that are RES1.
 const TCR: u64 = (1 << 31) | (1 << 23) | (3 << 12) | (1 << 10) | (1 << 8) | 16;
 
-/// `SCTLR_EL2`: MMU, data and instruction caches, stack alignment check, and the bits that are RES1.
+/// `SCTLR_EL2`: MMU, data and instruction caches, stack alignment check, and the bits that are
+/// RES1.
 const SCTLR: u64 = 0x30c5_0830 | (1 << 12) | (1 << 3) | (1 << 2) | 1;
 
 /// Attributes of a 2 MiB or 1 GiB block of normal memory: accessed, inner shareable, attribute 0.
@@ -39,11 +41,11 @@ pub(super) static FINAL_ROOT: core::sync::atomic::AtomicU64 = core::sync::atomic
 
 unsafe extern "C" {
     /// Moves the image of `length` bytes from physical address `from` to `to`, which is mapped at
-    /// `window`, and returns at the same virtual address in the new place, with `root` as the
-    /// translation table. Physical address `from` must be identity-mapped by the current tables.
+    /// `window`. Returns at the unchanged virtual address in the new place, with `root` as
+    /// translation table. The current tables must map `from` by identity.
     pub(super) fn relocate(window: usize, length: usize, from: usize, to: usize, root: u64);
 
-    /// Where the firmware enters a secondary CPU.
+    /// Enters Rust on a secondary CPU. The firmware jumps to this address.
     pub(super) fn secondary_start() -> !;
 }
 
@@ -68,9 +70,9 @@ boot_start:
     b.ne    halt
     msr     spsel, #1
     mov     x20, x0                 // the device tree
-    adr     x21, image_start        // where we are
+    adr     x21, image_start        // load address of the image
 
-    // Clear .bss, then drop what the cache may hold of it: it is off and we write around it.
+    // Clear .bss with the cache off, then drop stale lines of .bss from the cache.
     adrp    x0, bss_start
     adrp    x1, image_end
 0:  stp     xzr, xzr, [x0], #16
@@ -78,8 +80,8 @@ boot_start:
     b.lo    0b
 
     // EARLY_TABLES: root, identity, image level 1, image level 2, one page each. The root's first
-    // entry covers the low 512 GiB by identity, of which we map two blocks of 1 GiB: where we are,
-    // and where the device tree is. Its last entry covers the address that we are linked for.
+    // entry covers the low 512 GiB by identity. Two blocks of 1 GiB are mapped there: the image's
+    // and the device tree's. The root's last entry covers the link address.
     adrp    x0, {early_tables}
     add     x0, x0, :lo12:{early_tables}
     add     x1, x0, #0x1000
@@ -159,8 +161,8 @@ secondary_high:
     mov     x0, x19
     b       {secondary}
 
-    // x0 window, x1 length, x2 from, x3 to, x4 root. Under both tables only identity-mapped
-    // instructions run while the MMU is switched, so no translation changes under our feet.
+    // x0 window, x1 length, x2 from, x3 to, x4 root. While the MMU is switched, instructions run
+    // from addresses that both tables map by identity.
     .global relocate
 relocate:
     adrp    x5, image_start
@@ -187,7 +189,7 @@ relocate:
 5:  mov     x0, x4
     b       enable_mmu
 
-    // x0 root; goes on at the virtual address in x30.
+    // x0 root; continues at the virtual address in x30.
 enable_mmu:
     mov     x1, #{mair}
     msr     mair_el2, x1
@@ -224,11 +226,11 @@ enable_mmu:
     stack_top = const offsets::STACK_TOP,
 );
 
-/// Memory for a stack.
+/// Memory of the boot CPU's stack.
 #[repr(C, align(4096))]
 struct BootStack(core::cell::UnsafeCell<[u8; BOOT_STACK_SIZE]>);
 
-// SAFETY: only the boot CPU uses it, as its stack.
+// SAFETY: only the boot CPU uses the memory, as its stack.
 unsafe impl Sync for BootStack {}
 
 static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; BOOT_STACK_SIZE]));

@@ -1,4 +1,4 @@
-//! The other CPUs, started through the firmware.
+//! Secondary CPUs, started through the firmware.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use crate::cpu::percpu::PerCpu;
 use crate::memory::{cache, layout};
 use crate::start;
 
-/// CPUs that have arrived in Rust.
+/// Number of CPUs that have arrived in Rust.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts every CPU but the calling one, and waits until all have arrived.
@@ -18,9 +18,10 @@ static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 /// # Panics
 /// If the firmware refuses.
 pub(crate) fn start_all(cpus: &'static [PerCpu], boot_cpu: &PerCpu) {
-    // They begin with their caches off, and read the image and the address of the tables from memory.
+    // The CPUs begin with their caches off, and read the image and the tables' address from memory.
     let image = layout::image();
     cache::clean_and_invalidate(&(image.text.start..image.data.end));
+
     let entry = layout::physical((head::secondary_start as *const ()).addr()) as u64;
     let others = || cpus.iter().filter(|cpu| cpu.index != boot_cpu.index);
     for cpu in others() {
@@ -29,17 +30,19 @@ pub(crate) fn start_all(cpus: &'static [PerCpu], boot_cpu: &PerCpu) {
             panic!("the firmware does not start CPU {}: {error}", cpu.index);
         }
     }
+
     // Acquire: pairs with the Release in `secondary`.
     while ARRIVED.load(Ordering::Acquire) < others().count() {
         core::hint::spin_loop();
     }
 }
 
-/// Entered by assembly on every CPU but the boot CPU.
+/// Brings the calling CPU up and runs vCPUs on it. Entered by assembly on every CPU but the boot
+/// CPU.
 pub(super) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
-    start::join(cpu);
+    start::bring_up_cpu(cpu);
     // Release: pairs with the Acquire in `start_all`.
     ARRIVED.fetch_add(1, Ordering::Release);
     asm::sev();
-    start::live(cpu)
+    start::run_vcpus(cpu)
 }

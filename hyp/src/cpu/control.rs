@@ -1,11 +1,11 @@
-//! The registers of EL2 that decide what the guest may do on this CPU without asking.
+//! The EL2 registers that decide what a guest may do on this CPU without a trap.
 //!
-//! A guest that has the machine for itself never leaves its CPUs, so there is nothing to switch, and it
-//! has every feature that the CPU has: what an extension's EL2 controls can allow, they allow. What traps
-//! is the little that the hypervisor must see ([`configure`]).
+//! A guest with the whole machine never leaves its CPUs, so that nothing is switched, and has every
+//! feature of the CPU: [`configure`] allows all that an extension's EL2 controls can allow. Only
+//! what the hypervisor must see traps.
 //!
-//! Tenants share the CPUs, so it is the other way round: they have what is switched between them, and
-//! all else traps ([`confine`]).
+//! VMs share the CPUs. A VM has the registers that are switched between VMs; all others trap
+//! ([`configure_for_vms`]).
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
@@ -19,32 +19,34 @@ use super::registers::{
     SMCR_EL2, VMPIDR_EL2, VPIDR_EL2, ZCR_EL2, id_field,
 };
 
-/// Sets the calling CPU up to run a guest.
+/// Configures the calling CPU for a guest with the whole machine.
 pub(crate) fn configure() {
-    HCR_EL2.set(hypervisor_configuration());
+    HCR_EL2.set(guest_hcr());
     VPIDR_EL2.set(MIDR_EL1.get());
     VMPIDR_EL2.set(MPIDR_EL1.get());
     HSTR_EL2.set(0);
-    // The guest reads the counter and programs the physical timer as on the bare machine.
+    // The guest reads the counter and programs the physical timer without a trap.
     CNTHCTL_EL2.write(CNTHCTL_EL2::EL1PCEN.val(1) + CNTHCTL_EL2::EL1PCTEN.val(1));
     CNTVOFF_EL2.set(0);
+
     ICC_SRE_EL2.write(
         ICC_SRE_EL2::ENABLE.val(1)
             + ICC_SRE_EL2::DIB.val(1)
             + ICC_SRE_EL2::DFB.val(1)
             + ICC_SRE_EL2::SRE.val(1),
     );
-    vectors();
-    debug_and_profiling();
-    extensions();
+
+    enable_vector_extensions();
+    give_debug_and_profiling();
+    enable_extensions();
     barrier::isb(barrier::SY);
 }
 
-/// Sets the calling CPU, which has been configured, up for tenants: what is not in their
-/// [`Context`](crate::tenants::context::Context) they have not.
-pub(crate) fn confine() {
-    // Besides what always traps: system errors, the auxiliary control registers, what the architecture
-    // leaves to implementations, and cache maintenance by set and way. Pointer authentication keys,
+/// Configures the calling CPU, after [`configure`], for VMs: registers outside their
+/// [`Context`](crate::vms::context::Context) trap.
+pub(crate) fn configure_for_vms() {
+    // Besides what always traps: system errors, the auxiliary control registers, implementation
+    // defined registers, and cache maintenance by set and way. Pointer authentication keys,
     // allocation tags and the registers of CSV2 are not let through.
     HCR_EL2.write(
         HCR_EL2::VM::Enable
@@ -58,14 +60,17 @@ pub(crate) fn confine() {
             + HCR_EL2::TIDCP.val(1)
             + HCR_EL2::TSW.val(1),
     );
-    // Tenants know the time by the virtual counter and timer alone.
+
+    // VMs have the virtual counter and timer only.
     CNTHCTL_EL2.set(0);
-    /// Everything that is RES1 without the extension that it traps: SVE and SME among them.
+    /// Bits that are RES1 unless an extension exists whose accesses they trap, SVE and SME among
+    /// them.
     const RES1: u64 = 0x33ff;
     const FLOATING_POINT: u64 = 1 << 10;
     const TRACE: u64 = 1 << 20;
     const ACTIVITY_MONITORS: u64 = 1 << 30;
     CPTR_EL2.set(RES1 | FLOATING_POINT | TRACE | ACTIVITY_MONITORS);
+
     MDCR_EL2.modify(
         MDCR_EL2::TDRA.val(1)
             + MDCR_EL2::TDOSA.val(1)
@@ -76,6 +81,7 @@ pub(crate) fn confine() {
             + MDCR_EL2::E2PB.val(0)
             + MDCR_EL2::E2TB.val(0),
     );
+
     if id_field(ID_AA64MMFR1, 40) != 0 {
         HCRX_EL2.set(0);
     }
@@ -89,9 +95,10 @@ pub(crate) fn confine() {
     barrier::isb(barrier::SY);
 }
 
-fn hypervisor_configuration() -> u64 {
-    // Physical interrupts come to EL2, the guest's ICC_* accesses go to the virtual interface, and WFI
-    // traps.
+/// Returns `HCR_EL2` for a guest with the whole machine.
+fn guest_hcr() -> u64 {
+    // Physical interrupts are taken to EL2, the guest's ICC_* accesses go to the virtual interface,
+    // and WFI traps.
     let base = HCR_EL2::VM::Enable
         + HCR_EL2::RW::EL1IsAarch64
         + HCR_EL2::TSC.val(1)
@@ -99,6 +106,7 @@ fn hypervisor_configuration() -> u64 {
         + HCR_EL2::FMO.val(1)
         + HCR_EL2::TWI.val(1);
     let mut value = base.value;
+
     let isar1_and_2 = [
         id_field(ID_AA64ISAR1, 4),
         id_field(ID_AA64ISAR1, 8),
@@ -110,6 +118,7 @@ fn hypervisor_configuration() -> u64 {
     {
         value |= (HCR_EL2::API.val(1) + HCR_EL2::APK.val(1)).value;
     }
+
     if id_field(ID_AA64PFR1, 8) >= 2 {
         value |= HCR_EL2::ATA.val(1).value; // FEAT_MTE2
     }
@@ -122,9 +131,9 @@ fn hypervisor_configuration() -> u64 {
     value
 }
 
-/// Floating point, SVE and SME: nothing traps, and the vectors are as long as the CPU has them.
-fn vectors() {
-    /// The bits that are RES1 without SVE and SME: the trap bits of these two among them.
+/// Lets floating point, SVE and SME through, with the longest vectors of the CPU.
+fn enable_vector_extensions() {
+    /// Bits that are RES1 without SVE and SME, the trap bits of both among them.
     const RES1: u64 = 0x33ff;
     const TZ: u64 = 1 << 8;
     const TSM: u64 = 1 << 12;
@@ -142,8 +151,8 @@ fn vectors() {
     }
 }
 
-/// The guest owns every counter, and the profiling and trace buffers.
-fn debug_and_profiling() {
+/// Gives the guest every event counter, and the profiling and trace buffers.
+fn give_debug_and_profiling() {
     let monitors = id_field(ID_AA64DFR0, 8);
     let counters = if matches!(monitors, 0 | 0xf) {
         0
@@ -157,17 +166,18 @@ fn debug_and_profiling() {
     );
 }
 
-/// Later extensions whose EL2 controls trap unless they are set.
-fn extensions() {
+/// Sets the EL2 controls of later extensions, which trap while they are clear.
+fn enable_extensions() {
     if id_field(ID_AA64MMFR1, 40) != 0 {
-        // FEAT_HCX: EnIDCP128, MSCEn, TCR2En, SCTLR2En, PTTWI, D128En, GCSEn, each RES0 where the
-        // extension it belongs to is missing.
+        // FEAT_HCX: EnIDCP128, MSCEn, TCR2En, SCTLR2En, PTTWI, D128En, GCSEn. Each is RES0 without
+        // its extension.
         HCRX_EL2.set(1 << 22 | 1 << 21 | 1 << 17 | 1 << 16 | 1 << 15 | 1 << 14 | 1 << 11);
     }
     if id_field(ID_AA64MMFR0, 56) != 0 {
-        // FEAT_FGT: the bits whose names begin with n, which trap while they are clear: of ACCDATA,
-        // GCS, SMPRI, TPIDR2, RCWMASK, PIR, POR, S2POR, MAIR2 and AMAIR2; of the branch record buffer
-        // and GCS instructions; and of the branch record buffer and PMSNEVFR.
+        // FEAT_FGT: the bits whose names begin with n, which trap while they are clear. Of
+        // registers: ACCDATA, GCS, SMPRI, TPIDR2, RCWMASK, PIR, POR, S2POR, MAIR2 and AMAIR2. Of
+        // instructions: the branch record buffer and GCS. Of debug registers: the branch record
+        // buffer and PMSNEVFR.
         let registers = 1 << 50 | (0xfff << 52);
         HFGRTR_EL2.set(registers);
         HFGWTR_EL2.set(registers);

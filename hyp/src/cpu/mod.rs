@@ -1,7 +1,7 @@
-//! A physical CPU: what it is to the hypervisor, and how its EL2 registers are set.
+//! A physical CPU: its data in the hypervisor, and its EL2 registers.
 
-pub(crate) mod alarm;
 pub(crate) mod control;
+pub(crate) mod el2_time;
+pub(crate) mod hyp_timer;
 pub(crate) mod percpu;
 pub(crate) mod registers;
-pub(crate) mod stay;

@@ -1,6 +1,6 @@
-//! What belongs to one physical CPU.
+//! Data of one physical CPU.
 #![expect(unsafe_code)]
-// UNSAFETY: `TPIDR_EL2` holds a reference; a CPU's own part is shared with nobody.
+// UNSAFETY: `TPIDR_EL2` holds a reference, and each CPU's `vgic::Cpu` is used by that CPU only.
 
 use alloc::vec::Vec;
 use core::cell::OnceCell;
@@ -12,52 +12,52 @@ use vgic::cpu_interface::ich::Ich;
 use vgic::intid::VcpuId;
 use vgic::sync::Counter;
 
-use super::stay::Stay;
+use super::el2_time::El2Time;
 use crate::guest::interrupts;
 use crate::guest::power::Power;
 
 /// Offsets of fields that assembly reads.
 pub(crate) mod offsets {
-    /// [`super::PerCpu::stack_top`].
+    /// Offset of [`super::PerCpu::stack_top`].
     pub(crate) const STACK_TOP: usize = 0;
-    /// [`super::PerCpu::emergency_top`].
+    /// Offset of [`super::PerCpu::emergency_top`].
     pub(crate) const EMERGENCY_TOP: usize = 8;
 }
 
-/// Why a CPU left the guest, or woke up while its vCPU waited.
+/// Reason for an exit from the guest, or for a wake-up while the vCPU is blocked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
-pub(crate) enum Exit {
+pub(crate) enum ExitReason {
     /// `HVC` or `SMC`.
     Hypercall,
-    /// An access to a frame of the interrupt controller.
+    /// Access to a frame of the interrupt controller.
     Mmio,
-    /// A system register of the interrupt controller.
-    Register,
+    /// Access to a system register of the interrupt controller.
+    SystemRegister,
     /// `WFI`.
-    Wait,
-    /// Another CPU's call.
-    Call,
-    /// The list registers need attention.
+    Wfi,
+    /// SGI of another CPU ([`crate::gic::KICK_SGI`]).
+    Kick,
+    /// Maintenance interrupt: the list registers need attention.
     Maintenance,
-    /// A physical PPI.
+    /// Physical PPI.
     Ppi,
-    /// A physical SPI.
+    /// Physical SPI.
     Spi,
-    /// A physical LPI.
+    /// Physical LPI.
     Lpi,
-    /// Anything else.
+    /// Any other reason.
     Other,
 }
 
-impl Exit {
-    /// All reasons.
+impl ExitReason {
+    /// Every reason, in the order of the report.
     pub(crate) const ALL: [Self; 10] = [
         Self::Hypercall,
         Self::Mmio,
-        Self::Register,
-        Self::Wait,
-        Self::Call,
+        Self::SystemRegister,
+        Self::Wfi,
+        Self::Kick,
         Self::Maintenance,
         Self::Ppi,
         Self::Spi,
@@ -65,14 +65,14 @@ impl Exit {
         Self::Other,
     ];
 
-    /// The name in reports.
+    /// Returns the reason's name in reports.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Hypercall => "hypercall",
             Self::Mmio => "mmio",
-            Self::Register => "sysreg",
-            Self::Wait => "wfi",
-            Self::Call => "call",
+            Self::SystemRegister => "sysreg",
+            Self::Wfi => "wfi",
+            Self::Kick => "kick",
             Self::Maintenance => "maintenance",
             Self::Ppi => "ppi",
             Self::Spi => "spi",
@@ -82,65 +82,66 @@ impl Exit {
     }
 }
 
-/// What only its own CPU may touch.
-struct Own(OnceCell<Cpu<Ich>>);
+/// Data that only its own CPU may touch.
+struct CpuLocal(OnceCell<Cpu<Ich>>);
 
-// SAFETY: `PerCpu::join` and `PerCpu::local` are called with the calling CPU's own `PerCpu` only, which
-// `PerCpu::current` gives.
-unsafe impl Sync for Own {}
-// SAFETY: made empty on the boot CPU, filled on its own.
-unsafe impl Send for Own {}
+// SAFETY: `PerCpu::set_vgic_cpu` and `PerCpu::vgic_cpu` are called with the calling CPU's own
+// `PerCpu` only, which `PerCpu::current` returns.
+unsafe impl Sync for CpuLocal {}
+// SAFETY: the cell is empty while it moves, on the boot CPU. Its own CPU fills it later.
+unsafe impl Send for CpuLocal {}
 
-/// One physical CPU, and the one vCPU that lives on it.
+/// One physical CPU, and the guest's vCPU that runs on it.
 ///
 /// # Invariants
-/// `TPIDR_EL2` of a CPU is 0, before it is set up, or the address of its own `PerCpu`, which lives for
-/// ever.
+/// `TPIDR_EL2` of a CPU is 0 before the CPU is set up. From then on it is the address of the CPU's
+/// own `PerCpu`, which lives for ever.
 #[repr(C, align(128))]
 pub(crate) struct PerCpu {
-    /// Where the stack ends that every exit from the guest begins on.
+    /// Top of the stack for exits from the guest.
     pub(crate) stack_top: usize,
-    /// Where the stack ends that a fault of the hypervisor itself is reported on.
+    /// Top of the stack for reporting a fault of the hypervisor.
     pub(crate) emergency_top: usize,
-    /// Place among the CPUs, and among the vCPUs: the order of the device tree.
+    /// Index among the CPUs, and among the vCPUs, in the order of the device tree.
     pub(crate) index: usize,
-    /// The vCPU that lives here.
+    /// The guest's vCPU on this CPU.
     pub(crate) vcpu: VcpuId,
-    /// The affinity fields of `MPIDR_EL1`.
+    /// Affinity fields of `MPIDR_EL1`.
     pub(crate) affinity: u64,
-    /// Whether the vCPU is on.
+    /// Power state of the vCPU.
     pub(crate) power: Power,
-    /// How long exits take.
-    pub(crate) stay: Stay,
-    own: Own,
-    exits: [Counter; Exit::ALL.len()],
+    /// Longest time at EL2 of one exit.
+    pub(crate) el2_time: El2Time,
+    vgic_cpu: CpuLocal,
+    exits: [Counter; ExitReason::ALL.len()],
 }
 
 static ALL: Once<Vec<PerCpu>> = Once::new();
 
-/// Settles which CPUs there are.
+/// Stores the list of CPUs and returns it.
 ///
 /// # Panics
-/// If that has been done.
+/// If called twice.
 pub(crate) fn init(cpus: Vec<PerCpu>) -> &'static [PerCpu] {
     assert!(!ALL.is_completed(), "the CPUs are known already");
     ALL.call_once(|| cpus)
 }
 
-/// All CPUs, in order; none before [`init`].
+/// Returns all CPUs, in order, or none before [`init`].
 pub(crate) fn all() -> &'static [PerCpu] {
     ALL.get().map_or(&[], Vec::as_slice)
 }
 
-/// The CPU with this affinity.
+/// Returns the CPU with this affinity.
 pub(crate) fn find(affinity: u64) -> Option<&'static PerCpu> {
-    // The usual tree numbers the CPUs in order, and then the first guess is right.
+    // Device trees usually number the CPUs in order, and then the first guess is right.
     let guess = (all().get(affinity as usize)).filter(|cpu| cpu.affinity == affinity);
     guess.or_else(|| all().iter().find(|cpu| cpu.affinity == affinity))
 }
 
 impl PerCpu {
-    /// A CPU that has not joined in yet, with the ends of its two stacks.
+    /// Returns the data of a CPU that has not been brought up. `stack_top` and `emergency_top` are
+    /// the tops of its two stacks.
     pub(crate) fn new(index: usize, affinity: u64, stack_top: usize, emergency_top: usize) -> Self {
         Self {
             stack_top,
@@ -149,61 +150,62 @@ impl PerCpu {
             vcpu: interrupts::vcpu_of(index),
             affinity,
             power: Power::new(),
-            stay: Stay::default(),
-            own: Own(OnceCell::new()),
+            el2_time: El2Time::default(),
+            vgic_cpu: CpuLocal(OnceCell::new()),
             exits: Default::default(),
         }
     }
 
-    /// The calling CPU, or `None` before it is set up.
+    /// Returns the calling CPU's data, or `None` before the CPU is set up.
     pub(crate) fn try_current() -> Option<&'static Self> {
         let address = TPIDR_EL2.get() as *const Self;
         // SAFETY: by the type's invariant.
         unsafe { address.as_ref() }
     }
 
-    /// The calling CPU, which must be set up.
+    /// Returns the calling CPU's data. The CPU must be set up.
     #[inline]
     pub(crate) fn current() -> &'static Self {
         let address = TPIDR_EL2.get() as *const Self;
         debug_assert!(!address.is_null());
-        // SAFETY: by the type's invariant, and what runs a guest has been set up.
+        // SAFETY: by the type's invariant. The register is not 0, because a CPU that runs a guest
+        // has been set up.
         unsafe { &*address }
     }
 
-    /// Makes the calling CPU, which this is, one that can run its vCPU.
+    /// Stores `cpu`, the library's part of the calling CPU, whose data `self` is.
     ///
     /// # Panics
-    /// The second time.
-    pub(crate) fn join(&self, cpu: Cpu<Ich>) {
-        assert!(self.own.0.set(cpu).is_ok(), "a CPU joins once");
+    /// If called twice.
+    pub(crate) fn set_vgic_cpu(&self, cpu: Cpu<Ich>) {
+        assert!(self.vgic_cpu.0.set(cpu).is_ok(), "a CPU is brought up once");
     }
 
-    /// The calling CPU, which this is, as the interrupt controller knows it.
+    /// Returns the library's part of the calling CPU, whose data `self` is.
     ///
     /// # Panics
-    /// Before [`PerCpu::join`].
+    /// Before [`PerCpu::set_vgic_cpu`].
     #[inline]
-    pub(crate) fn local(&self) -> &Cpu<Ich> {
-        self.own
+    pub(crate) fn vgic_cpu(&self) -> &Cpu<Ich> {
+        self.vgic_cpu
             .0
             .get()
-            .expect("a CPU joins before it runs a guest")
+            .expect("a CPU is brought up before it runs a guest")
     }
 
-    /// Counts an exit of the calling CPU, which this is.
+    /// Counts an exit of the calling CPU, whose data `self` is.
     #[inline]
-    pub(crate) fn count(&self, reason: Exit) {
+    pub(crate) fn count(&self, reason: ExitReason) {
         self.exits[reason as usize].add(1);
     }
 
-    /// Exits for this reason so far.
-    pub(crate) fn exits(&self, reason: Exit) -> u64 {
+    /// Returns the number of exits for `reason` so far.
+    pub(crate) fn exits(&self, reason: ExitReason) -> u64 {
         self.exits[reason as usize].get()
     }
 }
 
-/// The affinity fields of an `MPIDR_EL1` value.
+/// Returns the affinity fields of an `MPIDR_EL1` value.
 pub(crate) const fn affinity(mpidr: u64) -> u64 {
     mpidr & 0xff_00ff_ffff
 }

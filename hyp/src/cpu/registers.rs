@@ -1,4 +1,4 @@
-//! System registers that `aarch64-cpu` has not, in its style.
+//! System registers missing from `aarch64-cpu`, in its style.
 #![expect(unsafe_code)]
 // UNSAFETY: MRS and MSR instructions.
 
@@ -54,11 +54,11 @@ macro_rules! registers {
 registers! {
     /// Extended hypervisor configuration (FEAT_HCX).
     HCRX_EL2 = "s3_4_c1_c2_2";
-    /// Traps of AArch32's system registers.
+    /// Traps of AArch32 system registers.
     HSTR_EL2 = "hstr_el2";
-    /// What the guest reads as `MIDR_EL1`.
+    /// Value of `MIDR_EL1` for the guest.
     VPIDR_EL2 = "vpidr_el2";
-    /// What the guest reads as `MPIDR_EL1`.
+    /// Value of `MPIDR_EL1` for the guest.
     VMPIDR_EL2 = "vmpidr_el2";
     /// Vector lengths that the guest may use (FEAT_SVE).
     ZCR_EL2 = "s3_4_c1_c2_0";
@@ -74,23 +74,23 @@ registers! {
     HDFGRTR_EL2 = "s3_4_c3_c1_4";
     /// Fine-grained traps of debug register writes (FEAT_FGT).
     HDFGWTR_EL2 = "s3_4_c3_c1_5";
-    /// When the hypervisor's physical timer fires.
+    /// Deadline of the hypervisor's physical timer.
     CNTHP_CVAL_EL2 = "cnthp_cval_el2";
     /// Performance monitors control; `N` is the number of counters.
     PMCR_EL0 = "pmcr_el0";
-    /// AArch64 instruction set attributes, where the atomic instructions are.
+    /// AArch64 instruction set attributes 0: atomic instructions.
     ID_AA64ISAR0 = "id_aa64isar0_el1";
-    /// More of them, where pointer authentication is.
+    /// AArch64 instruction set attributes 1: pointer authentication.
     ID_AA64ISAR1 = "id_aa64isar1_el1";
-    /// More of them.
+    /// AArch64 instruction set attributes 2.
     ID_AA64ISAR2 = "id_aa64isar2_el1";
-    /// AArch64 memory model features.
+    /// AArch64 memory model features 0.
     ID_AA64MMFR0 = "id_aa64mmfr0_el1";
-    /// More of them.
+    /// AArch64 memory model features 1.
     ID_AA64MMFR1 = "id_aa64mmfr1_el1";
-    /// AArch64 processor features.
+    /// AArch64 processor features 0.
     ID_AA64PFR0 = "id_aa64pfr0_el1";
-    /// More of them.
+    /// AArch64 processor features 1.
     ID_AA64PFR1 = "id_aa64pfr1_el1";
     /// AArch64 debug features.
     ID_AA64DFR0 = "id_aa64dfr0_el1";

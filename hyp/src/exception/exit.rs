@@ -1,114 +1,127 @@
 //! From an exit to the next entry.
 //!
-//! First the vGIC takes back what the guest has done with its list registers, then the reason for the
-//! exit is dealt with, then the list registers are prepared again. One pin serves all of it, which enters
-//! the epoch if something has to be looked up.
+//! The vGIC first folds what the guest has done with its list registers. Then the reason for the
+//! exit is handled. Then the vGIC prepares the list registers for entry. All three share a pin,
+//! which enters the epoch only if something has to be looked up.
 #![expect(unsafe_code)]
-// UNSAFETY: does not look whether the guest that it left has been made.
+// UNSAFETY: assumes, without a check, that the guest has been created.
 
 use vgic::Blocked;
 
 use super::frame::Frame;
 use super::sync;
 use super::vectors::resume;
-use crate::cpu::percpu::{Exit, PerCpu};
-use crate::guest::shutdown::{self, How};
+use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::guest::shutdown::{self, SystemEvent};
 use crate::guest::{self, deferred, interrupts, power};
 
-/// What follows an exit.
+/// Action after a trap.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Next {
-    /// The guest goes on.
+pub(crate) enum TrapOutcome {
+    /// The guest continues.
     Resume,
     /// The vCPU waits for an interrupt.
-    Wait,
-    /// The vCPU turns itself off.
-    Off,
+    Block,
+    /// The vCPU powers itself off.
+    PowerOff,
     /// The guest's machine goes down.
-    ShutDown(How),
+    System(SystemEvent),
 }
 
-/// A synchronous exit; entered by the vectors, with the guest's registers where the stack ends.
+/// Handles a synchronous exit. Entered by the vectors, with the guest's registers at the top of the
+/// stack.
 pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
-    leave_and_enter(
-        |guest, cpu, pin| match sync::handle(guest, cpu, pin, frame) {
-            Next::Wait => {
-                wait(cpu, pin);
-                After::Interrupts
+    handle_exit(
+        |guest, cpu, pin| match sync::handle_trap(guest, cpu, pin, frame) {
+            TrapOutcome::Block => {
+                block(cpu, pin);
+                HandledExit::Interrupts
             }
-            Next::Resume => After::Trap,
-            Next::Off => After::Gone(power::off),
-            Next::ShutDown(How::Off) => After::Gone(|| shutdown::shut_down(How::Off)),
-            Next::ShutDown(How::Reset) => After::Gone(|| shutdown::shut_down(How::Reset)),
+            TrapOutcome::Resume => HandledExit::Trap,
+            TrapOutcome::PowerOff => HandledExit::NeverResumes(power::cpu_off),
+            TrapOutcome::System(SystemEvent::Off) => {
+                HandledExit::NeverResumes(|| shutdown::shut_down(SystemEvent::Off))
+            }
+            TrapOutcome::System(SystemEvent::Reset) => {
+                HandledExit::NeverResumes(|| shutdown::shut_down(SystemEvent::Reset))
+            }
         },
     );
     resume(frame)
 }
 
-/// A physical interrupt; entered by the vectors, with the guest's registers where the stack ends.
+/// Handles a physical interrupt. Entered by the vectors, with the guest's registers at the top of
+/// the stack.
 pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
-    leave_and_enter(|guest, cpu, pin| {
-        interrupts::take(guest, cpu, pin);
-        After::Interrupts
+    handle_exit(|guest, cpu, pin| {
+        interrupts::handle_physical(guest, cpu, pin);
+        HandledExit::Interrupts
     });
     resume(frame)
 }
 
-/// What an exit was about.
-enum After {
-    /// What the guest did.
+/// Result of handling an exit's reason.
+enum HandledExit {
+    /// A trap was handled.
     Trap,
-    /// Interrupts, among which may have been a call: whoever shuts the machine down calls every CPU.
+    /// Interrupts were taken, perhaps a kick: a CPU that shuts the machine down kicks every other
+    /// CPU.
     Interrupts,
-    /// The vCPU does not go on, but this does.
-    Gone(fn() -> !),
+    /// The vCPU does not run any more. The function continues instead.
+    NeverResumes(fn() -> !),
 }
 
+/// Takes the calling CPU's vCPU from an exit to the next entry. `handle_reason` handles the reason.
 #[inline(always)]
-fn leave_and_enter(
-    handle: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::CpuPin<'_>) -> After,
+fn handle_exit(
+    handle_reason: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::CpuPin<'_>) -> HandledExit,
 ) {
     let cpu = PerCpu::current();
-    // SAFETY: this CPU comes from it.
-    let guest = unsafe { guest::here() };
+    // SAFETY: this CPU has just left the guest.
+    let guest = unsafe { guest::get_unchecked() };
     let vgic = guest.vgic();
-    let local = cpu.local();
-    cpu.stay.begin();
+    let local = cpu.vgic_cpu();
+    cpu.el2_time.begin();
+
     let mut pin = local.pin();
     vgic.exit(local, &pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
-    let after = match handle(guest, cpu, &mut pin) {
-        After::Interrupts if shutdown::is_stopping() => After::Gone(shutdown::stop),
-        after => after,
+
+    let handled = match handle_reason(guest, cpu, &mut pin) {
+        HandledExit::Interrupts if shutdown::is_stopping() => {
+            HandledExit::NeverResumes(shutdown::stop_cpu)
+        }
+        handled => handled,
     };
-    if let After::Gone(leave) = after {
+    if let HandledExit::NeverResumes(never_resume) = handled {
         drop(pin);
-        leave();
+        never_resume();
     }
+
     if vgic.has_deferred() {
         deferred::advance(vgic, &pin);
     }
     vgic.enter(local, &pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");
-    cpu.stay.end();
+    cpu.el2_time.end();
 }
 
 /// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
-fn wait(cpu: &PerCpu, pin: &mut vgic::epoch::CpuPin<'_>) {
+fn block(cpu: &PerCpu, pin: &mut vgic::epoch::CpuPin<'_>) {
     let guest = guest::get();
     let vgic = guest.vgic();
-    cpu.count(Exit::Wait);
+    cpu.count(ExitReason::Wfi);
     loop {
         let blocked = vgic
-            .block(cpu.local(), pin, cpu.vcpu)
+            .block(cpu.vgic_cpu(), pin, cpu.vcpu)
             .expect("the vCPU lives here");
         if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
             return;
         }
-        cpu.stay.end();
-        pin.unpinned(interrupts::wait);
-        cpu.stay.begin();
-        interrupts::take(guest, cpu, pin);
+        cpu.el2_time.end();
+        pin.unpinned(interrupts::wait_for_interrupt);
+        cpu.el2_time.begin();
+        interrupts::handle_physical(guest, cpu, pin);
     }
 }

@@ -2,20 +2,21 @@
 
 /// `x0` to `x30`, as the vectors save them.
 ///
-/// The guest's other registers stay in the CPU: a vCPU never leaves it.
+/// The guest with the whole machine keeps its other registers in the CPU: its vCPUs never leave
+/// their CPUs.
 #[repr(C, align(16))]
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
-    /// The registers by number.
+    /// Registers by number.
     pub(crate) x: [u64; 31],
     _pad: u64,
 }
 
 impl Frame {
-    /// Size on the stack.
+    /// Bytes on the stack.
     pub(crate) const SIZE: usize = size_of::<Self>();
 
-    /// All registers zero.
+    /// Returns a frame of zeros.
     pub(crate) const fn new() -> Self {
         Self {
             x: [0; 31],

@@ -1,4 +1,4 @@
-//! Exceptions that the hypervisor makes the guest take.
+//! Exceptions injected into the guest.
 
 use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, FAR_EL2, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, VBAR_EL1,
@@ -11,7 +11,7 @@ mod esr {
     pub(super) const EC_UNKNOWN: u64 = 0;
     pub(super) const EC_INSTRUCTION_ABORT_LOWER: u64 = 0x20;
     pub(super) const EC_DATA_ABORT_LOWER: u64 = 0x24;
-    /// Added to the class of an abort that was taken without a change of exception level.
+    /// Difference to the class of an abort without a change of exception level.
     pub(super) const SAME_LEVEL: u64 = 1;
     pub(super) const IL: u64 = 1 << 25;
     /// Fault status: synchronous external abort, not on a table walk.
@@ -32,7 +32,7 @@ mod spsr {
     pub(super) const TCO: u64 = 1 << 25;
 }
 
-/// Makes the guest take an external abort for the access that it has just trapped with.
+/// Injects an external abort for the access that has just trapped.
 pub(crate) fn external_abort(instruction: bool) {
     let class = if instruction {
         esr::EC_INSTRUCTION_ABORT_LOWER
@@ -41,21 +41,22 @@ pub(crate) fn external_abort(instruction: bool) {
     };
     let same = if from_el0() { 0 } else { esr::SAME_LEVEL };
     FAR_EL1.set(FAR_EL2.get());
-    synchronous((class + same) << esr::EC_SHIFT | esr::IL | esr::EXTERNAL);
+    take_to_el1((class + same) << esr::EC_SHIFT | esr::IL | esr::EXTERNAL);
 }
 
-/// Makes the guest take an Undefined Instruction exception.
+/// Injects an Undefined Instruction exception.
 pub(crate) fn undefined() {
-    synchronous(esr::EC_UNKNOWN << esr::EC_SHIFT | esr::IL);
+    take_to_el1(esr::EC_UNKNOWN << esr::EC_SHIFT | esr::IL);
 }
 
+/// Returns true if the trap came from EL0.
 fn from_el0() -> bool {
     let state = SPSR_EL2.get();
     state & spsr::AARCH32 != 0 || state & spsr::MODE == spsr::EL0
 }
 
-/// What the CPU would do to take a synchronous exception to EL1 (DDI 0487, `AArch64.TakeException`).
-fn synchronous(syndrome: u64) {
+/// Takes a synchronous exception to EL1, as the CPU would (DDI 0487, `AArch64.TakeException`).
+fn take_to_el1(syndrome: u64) {
     /// `SCTLR_EL1.DSSBS`.
     const DSSBS: u64 = 1 << 44;
     /// `SCTLR_EL1.SPAN`.
@@ -67,6 +68,7 @@ fn synchronous(syndrome: u64) {
         spsr::EL0 => 0x400,
         _ => 0x600,
     };
+
     ESR_EL1.set(syndrome);
     ELR_EL1.set(ELR_EL2.get());
     SPSR_EL1.set(state);

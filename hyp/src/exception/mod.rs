@@ -1,4 +1,4 @@
-//! Exceptions taken to EL2: exits from the guest, and faults of the hypervisor itself.
+//! Exceptions taken to EL2: exits from the guest, and faults of the hypervisor.
 
 pub(crate) mod exit;
 mod fatal;

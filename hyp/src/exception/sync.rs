@@ -1,25 +1,25 @@
-//! Synchronous exits: what the guest did that it may not do by itself.
+//! Synchronous exits: actions of the guest that trap.
 
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
 use vgic::epoch::CpuPin;
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
 
-use super::exit::Next;
+use super::exit::TrapOutcome;
 use super::frame::Frame;
 use super::inject;
-use crate::cpu::percpu::{Exit, PerCpu};
+use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::guest::{Guest, psci};
 use crate::println;
 
-/// Exception classes (`ESR_EL2.EC`), as numbers: a look-up of the enumeration's value would cost more than
-/// the comparisons.
-mod class {
+/// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
+/// more than the comparisons.
+mod exception_class {
     use aarch64_cpu::registers::ESR_EL2::EC::Value;
 
     pub(super) const DATA_ABORT: u64 = Value::DataAbortLowerEL as u64;
     pub(super) const SYSTEM_REGISTER: u64 = Value::TrappedMsrMrs as u64;
-    pub(super) const WAIT: u64 = Value::TrappedWFIorWFE as u64;
+    pub(super) const WFX: u64 = Value::TrappedWFIorWFE as u64;
     pub(super) const HVC: u64 = Value::HVC64 as u64;
     pub(super) const SMC: u64 = Value::SMC64 as u64;
     pub(super) const INSTRUCTION_ABORT: u64 = Value::InstrAbortLowerEL as u64;
@@ -29,43 +29,48 @@ mod class {
 const INSTRUCTION: u64 = 4;
 
 /// Register number of `XZR`.
-pub(crate) const ZERO: usize = 31;
+pub(crate) const XZR: usize = 31;
 
-/// Deals with it.
-pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame) -> Next {
+/// Handles the trap that `ESR_EL2` describes.
+pub(super) fn handle_trap(
+    guest: &Guest,
+    cpu: &PerCpu,
+    pin: &CpuPin<'_>,
+    frame: &mut Frame,
+) -> TrapOutcome {
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
-        class::DATA_ABORT => {
+        exception_class::DATA_ABORT => {
             data_abort(guest, cpu, pin, frame, DataAbort(syndrome.get()));
-            Next::Resume
+            TrapOutcome::Resume
         }
-        class::SYSTEM_REGISTER => {
-            system_register(guest, cpu, pin, frame, Move(syndrome.get()));
-            Next::Resume
+        exception_class::SYSTEM_REGISTER => {
+            system_register(guest, cpu, pin, frame, SysRegTrap(syndrome.get()));
+            TrapOutcome::Resume
         }
-        class::WAIT => {
+        exception_class::WFX => {
             // Only WFI traps.
             skip();
-            Next::Wait
+            TrapOutcome::Block
         }
-        class::HVC => {
-            cpu.count(Exit::Hypercall);
-            psci::call(frame, guest)
+        exception_class::HVC => {
+            cpu.count(ExitReason::Hypercall);
+            psci::handle_call(frame, guest)
         }
-        class::SMC => {
-            cpu.count(Exit::Hypercall);
+        exception_class::SMC => {
+            cpu.count(ExitReason::Hypercall);
             // A trapped SMC has not been executed yet; HVC has.
             skip();
-            psci::call(frame, guest)
+            psci::handle_call(frame, guest)
         }
-        class::INSTRUCTION_ABORT => {
-            cpu.count(Exit::Other);
-            unmapped("instruction fetch", cpu);
+        exception_class::INSTRUCTION_ABORT => {
+            cpu.count(ExitReason::Other);
+            report_unmapped("instruction fetch", cpu);
             inject::external_abort(true);
-            Next::Resume
+            TrapOutcome::Resume
         }
         _ => {
-            cpu.count(Exit::Other);
+            cpu.count(ExitReason::Other);
             println!(
                 "hyp: vcpu {}: unexpected trap, ESR_EL2 {:#x}, at pc {:#x}: undefined instruction",
                 cpu.index,
@@ -73,12 +78,12 @@ pub(super) fn handle(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut 
                 ELR_EL2.get()
             );
             inject::undefined();
-            Next::Resume
+            TrapOutcome::Resume
         }
     }
 }
 
-/// Goes on after the trapped instruction.
+/// Advances the guest past the trapped instruction.
 pub(crate) fn skip() {
     ELR_EL2.set(ELR_EL2.get() + INSTRUCTION);
 }
@@ -88,12 +93,12 @@ pub(crate) fn skip() {
 pub(crate) struct DataAbort(pub(crate) u64);
 
 impl DataAbort {
-    /// Whether the syndrome describes the access: a load or store of one register.
+    /// Returns true if the syndrome describes the access: a load or store of one register.
     pub(crate) fn is_described(self) -> bool {
         self.0 & (1 << 24) != 0
     }
 
-    /// How much is loaded or stored.
+    /// Returns the width of the access.
     pub(crate) fn width(self) -> Width {
         match (self.0 >> 22) & 3 {
             0 => Width::Byte,
@@ -103,18 +108,18 @@ impl DataAbort {
         }
     }
 
-    /// The number of the general register.
+    /// Returns the number of the general register.
     pub(crate) fn register(self) -> usize {
         (self.0 >> 16) as usize & 0x1f
     }
 
-    /// Whether it is a store.
+    /// Returns true for a store.
     pub(crate) fn is_write(self) -> bool {
         self.0 & (1 << 6) != 0
     }
 
-    /// What the register holds after a load of `value`.
-    pub(crate) fn loaded(self, value: u64) -> u64 {
+    /// Returns the register's value after a load of `value`.
+    pub(crate) fn load_result(self, value: u64) -> u64 {
         let bits = self.width().bytes() as u32 * 8;
         let unused = 64 - bits;
         let is_signed = self.0 & (1 << 21) != 0;
@@ -132,35 +137,38 @@ impl DataAbort {
     }
 }
 
-/// The guest-physical address that the trapped access went to.
+/// Returns the guest-physical address of the trapped access.
 pub(crate) fn fault_address() -> u64 {
     HPFAR_EL2.read(HPFAR_EL2::FIPA) << 12 | FAR_EL2.get() & 0xfff
 }
 
-/// An access to a frame of the interrupt controller, or to an address where the guest has nothing.
+/// Emulates an access to a frame of the interrupt controller, or injects an external abort where
+/// the guest has no device.
 fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, abort: DataAbort) {
-    cpu.count(Exit::Mmio);
+    cpu.count(ExitReason::Mmio);
     let address = fault_address();
     let register = abort.register();
     let vgic = guest.vgic();
+
     let outcome = if !abort.is_described() {
         MmioOutcome::Unclaimed
     } else if abort.is_write() {
         let value = frame.x.get(register).copied().unwrap_or(0);
         vgic.mmio_write(pin, address, abort.width(), value)
     } else {
-        vgic.mmio_read(cpu.local(), pin, cpu.vcpu, address, abort.width())
+        vgic.mmio_read(cpu.vgic_cpu(), pin, cpu.vcpu, address, abort.width())
     };
+
     match outcome {
         MmioOutcome::Done(value) => {
-            if !abort.is_write() && register != ZERO {
-                frame.x[register] = abort.loaded(value);
+            if !abort.is_write() && register != XZR {
+                frame.x[register] = abort.load_result(value);
             }
             skip();
         }
         MmioOutcome::Retry => {}
         MmioOutcome::Unclaimed => {
-            unmapped(if abort.is_write() { "write" } else { "read" }, cpu);
+            report_unmapped(if abort.is_write() { "write" } else { "read" }, cpu);
             inject::external_abort(false);
         }
     }
@@ -168,54 +176,58 @@ fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, 
 
 /// `ESR_EL2` of a trapped `MSR` or `MRS`.
 #[derive(Clone, Copy)]
-pub(crate) struct Move(pub(crate) u64);
+pub(crate) struct SysRegTrap(pub(crate) u64);
 
-impl Move {
-    /// The system register, if the interrupt controller imitates it.
-    pub(crate) fn target(self) -> Option<SysReg> {
+impl SysRegTrap {
+    /// Returns the system register, if the vGIC emulates it.
+    pub(crate) fn sysreg(self) -> Option<SysReg> {
         SysReg::from_syndrome(self.0 as u32)
     }
 
-    /// The number of the general register.
+    /// Returns the number of the general register.
     pub(crate) fn register(self) -> usize {
         (self.0 >> 5) as usize & 0x1f
     }
 
-    /// Whether it is a read.
+    /// Returns true for a read.
     pub(crate) fn is_read(self) -> bool {
         self.0 & 1 != 0
     }
 }
 
-/// A system register that the interrupt controller imitates, or one that the guest has not.
+/// Emulates an access to a system register of the interrupt controller, or injects an Undefined
+/// Instruction exception for any other register.
 fn system_register(
     guest: &Guest,
     cpu: &PerCpu,
     pin: &CpuPin<'_>,
     frame: &mut Frame,
-    trapped: Move,
+    trapped: SysRegTrap,
 ) {
-    cpu.count(Exit::Register);
+    cpu.count(ExitReason::SystemRegister);
     let vgic = guest.vgic();
     let register = trapped.register();
-    let done = match trapped.target() {
+
+    let done = match trapped.sysreg() {
         Some(target) if trapped.is_read() => vgic.sysreg_read(target).map(|value| {
-            if register != ZERO {
+            if register != XZR {
                 frame.x[register] = value;
             }
         }),
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
-            vgic.sysreg_write(cpu.local(), pin, cpu.vcpu, target, value);
+            vgic.sysreg_write(cpu.vgic_cpu(), pin, cpu.vcpu, target, value);
             Some(())
         }
         None => None,
     };
+
     match done {
         Some(()) => skip(),
         None => {
             println!(
-                "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: undefined instruction",
+                "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: \
+                 undefined instruction",
                 cpu.index,
                 trapped.0,
                 ELR_EL2.get()
@@ -225,8 +237,8 @@ fn system_register(
     }
 }
 
-/// Tells of an access to an address where the guest has nothing.
-fn unmapped(name: &str, cpu: &PerCpu) {
+/// Prints an access to an address where the guest has no device.
+fn report_unmapped(name: &str, cpu: &PerCpu) {
     println!(
         "hyp: vcpu {}: {name} at unmapped address {:#x}, at pc {:#x}: external abort",
         cpu.index,

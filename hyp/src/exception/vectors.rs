@@ -1,11 +1,12 @@
 //! The exception vectors.
 //!
-//! An exit from the guest saves `x0` to `x30` where the CPU's stack ends and goes on in Rust, which does
-//! not return, and so restores nothing, but resumes the guest from the same frame. `ELR_EL2` and `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so
-//! nothing overwrites them.
+//! An exit from the guest saves `x0` to `x30` at the top of the CPU's stack and continues in Rust.
+//! The Rust code does not return: it resumes the guest from the saved frame. `ELR_EL2` and
+//! `SPSR_EL2` stay in their registers: interrupts are masked at EL2, so that nothing overwrites
+//! them.
 //!
-//! Whatever the hypervisor itself is interrupted by is a bug or a hardware error, and is reported on the
-//! CPU's emergency stack, for its own stack may be the reason.
+//! An exception taken from EL2 is a bug or a hardware error. Its report runs on the CPU's emergency
+//! stack, because the CPU's own stack may be the cause.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
@@ -15,30 +16,31 @@ use super::frame::Frame;
 use crate::cpu::percpu::{PerCpu, offsets};
 
 unsafe extern "C" {
-    /// Leaves for the guest with `frame` as its registers; `ELR_EL2` and `SPSR_EL2` say where and how.
-    /// `stack_top` is where the CPU's stack ends; what is on it is forgotten.
+    /// Enters the guest with `frame` as its registers, and `ELR_EL2` and `SPSR_EL2` as its state.
+    /// `stack_top` is the top of the CPU's stack, whose contents are discarded.
     fn guest_enter(frame: *const Frame, stack_top: usize) -> !;
 
-    /// Goes back to the guest with the registers in `frame`, which is where the CPU's stack ends.
+    /// Resumes the guest with the registers in `frame`, which lies at the top of the CPU's stack.
     fn guest_resume(frame: *const Frame) -> !;
 }
 
-/// Leaves for the guest on the calling CPU, with `frame` as its registers. The CPU's stack begins anew.
+/// Enters the guest on the calling CPU, with `frame` as its registers, and discards the contents of
+/// the CPU's stack.
 ///
 /// # Safety
-/// `ELR_EL2`, `SPSR_EL2` and the registers of EL1 are what the guest is to start with, and the CPU's
+/// `ELR_EL2`, `SPSR_EL2` and the registers of EL1 hold the guest's initial state, and the CPU's
 /// translation and traps are set up.
 pub(crate) unsafe fn enter_guest(frame: &Frame) -> ! {
-    // SAFETY: the stack is this CPU's own; assembly copies the frame before it reuses the memory.
+    // SAFETY: the stack is this CPU's own. Assembly copies the frame before it reuses the memory.
     unsafe { guest_enter(frame, PerCpu::current().stack_top) }
 }
 
-/// Goes back to the guest with the registers in `frame`, which the vectors have saved at the end of the
-/// calling CPU's stack. What is on the stack below is forgotten.
+/// Resumes the guest with the registers in `frame`, which the vectors have saved at the top of the
+/// calling CPU's stack. The stack's contents are discarded.
 #[inline]
 pub(super) fn resume(frame: &mut Frame) -> ! {
-    // SAFETY: only the vectors make a frame that can be borrowed exclusively here, and `ELR_EL2` and
-    // `SPSR_EL2` are those of the exit, or what its handler has made of them.
+    // SAFETY: only the vectors make a frame that can be borrowed exclusively here. `ELR_EL2` and
+    // `SPSR_EL2` hold the state of the exit, as its handler has changed it.
     unsafe { guest_resume(frame) }
 }
 
@@ -72,8 +74,8 @@ global_asm!(
     b       \handler
     .endm
 
-    // x0 and x1 of the interrupted code are put aside in registers that only the guest uses: there is
-    // no going back to it. What x0 points to then is a Frame with the interrupted registers.
+    // x0 and x1 of the interrupted code are saved in registers of EL1, which the guest does not
+    // need any more. The handler's x1 points to a Frame with the interrupted registers.
     .macro fault kind
     .balign 0x80
     msr     tpidr_el1, x0

@@ -8,11 +8,12 @@ use crate::cpu::registers::{
     ICC_PMR_EL1, ICC_SGI1R_EL1,
 };
 
-/// The first of the special INTIDs; an acknowledge that reads one from 1020 on has found nothing.
+/// First of the special INTIDs. An acknowledge that reads one of 1020 to 1023 has found no
+/// interrupt.
 const SPECIAL: u32 = 1020;
 const END_SPECIAL: u32 = 1024;
 
-/// Turns the calling CPU's interface on. `ICC_SRE_EL2` has been set.
+/// Enables the calling CPU's interface. `ICC_SRE_EL2` has been set.
 pub(crate) fn start() {
     /// `ICC_CTLR_EL1.EOImode`.
     const EOI_MODE: u64 = 1 << 1;
@@ -23,7 +24,8 @@ pub(crate) fn start() {
     barrier::isb(barrier::SY);
 }
 
-/// Acknowledges the highest-priority pending interrupt, which becomes active; `None` if there is none.
+/// Acknowledges the highest-priority pending interrupt, which becomes active. Returns its INTID, or
+/// `None` if nothing is pending.
 #[inline]
 pub(crate) fn acknowledge() -> Option<u32> {
     let intid = ICC_IAR1_EL1.get() as u32;
@@ -36,21 +38,21 @@ pub(crate) fn acknowledge() -> Option<u32> {
     }
 }
 
-/// Lets other interrupts through again after `intid`, which stays active.
+/// Drops the running priority after `intid`, which stays active.
 #[inline]
 pub(crate) fn drop_priority(intid: u32) {
     ICC_EOIR1_EL1.set(intid.into());
 }
 
-/// Ends the active state of `intid`, which is active on the calling CPU.
+/// Deactivates `intid`, which is active on the calling CPU.
 #[inline]
 pub(crate) fn deactivate(intid: u32) {
     ICC_DIR_EL1.set(intid.into());
 }
 
-/// The value of `ICC_SGI1R_EL1` that sends SGI `intid` to the CPU with this affinity, in the layout of
-/// `MPIDR_EL1`.
-pub(crate) fn sgi(intid: u32, affinity: u64) -> u64 {
+/// Returns the value of `ICC_SGI1R_EL1` that sends SGI `intid` to the CPU with this affinity, in
+/// the layout of `MPIDR_EL1`.
+pub(crate) fn sgi_value(intid: u32, affinity: u64) -> u64 {
     let [aff0, aff1, aff2, _, aff3, ..] = affinity.to_le_bytes().map(u64::from);
     aff3 << 48
         | (aff0 >> 4) << 44
@@ -60,10 +62,10 @@ pub(crate) fn sgi(intid: u32, affinity: u64) -> u64 {
         | 1 << (aff0 & 0xf)
 }
 
-/// Sends the SGI that [`sgi`] has given the value of.
+/// Sends the SGI that `value`, from [`sgi_value`], describes.
 #[inline]
 pub(crate) fn send_sgi(value: u64) {
-    // Whatever the receiver is to see has been written before.
+    // Writes before the SGI must be visible to its receiver.
     barrier::dsb(barrier::ISHST);
     ICC_SGI1R_EL1.set(value);
     barrier::isb(barrier::SY);

@@ -1,7 +1,7 @@
-//! LPIs: the tables that the redistributors read, and which device's event each LPI stands for.
+//! LPIs: the tables that the redistributors read, and the event that each LPI stands for.
 //!
-//! An LPI's whole life here: [`Lpis::allocate`] for an event that the guest maps, [`Lpis::source`] on
-//! every interrupt, [`Lpis::release`] when it unmaps the event.
+//! The life of an LPI: [`Lpis::allocate`] for an event that the guest maps, [`Lpis::source`] on
+//! every interrupt, [`Lpis::release`] when the guest unmaps the event.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -15,30 +15,30 @@ use super::table::Table;
 /// The first LPI.
 pub(crate) const FIRST: u32 = 8192;
 
-/// Bits of INTID that the tables are for: 57344 LPIs.
+/// INTID bits of the tables: 57,344 LPIs.
 const ID_BITS: u32 = 16;
 const COUNT: usize = (1 << ID_BITS) - FIRST as usize;
 
-/// The enable bit of an LPI's configuration.
+/// Enable bit in an LPI's configuration.
 const ENABLED: u8 = 1;
 
-/// What the redistributors' tables are aligned to.
+/// Alignment of the redistributors' tables, in bytes.
 const TABLE_ALIGNMENT: usize = 64 << 10;
 
-/// Inner shareable, inner write-back cacheable (`GICR_PROPBASER` and `GICR_PENDBASER`, `GITS_CBASER` has
-/// the same fields elsewhere).
+/// Inner shareable, inner write-back cacheable (`GICR_PROPBASER` and `GICR_PENDBASER`).
+/// `GITS_CBASER` has these fields at other bits.
 const SHARED_WRITE_BACK: u64 = 1 << 10 | 7 << 7;
 
-/// One CPU's table of pending LPIs, the redistributor's own once it is handed over.
+/// Table of one CPU's pending LPIs. Belongs to the redistributor once it is handed over.
 pub(crate) struct PendingTable(Table);
 
 impl PendingTable {
-    /// A table with nothing pending.
+    /// Returns a table without a pending LPI.
     pub(crate) fn new() -> Self {
         Self(Table::new(1 << (ID_BITS - 3), TABLE_ALIGNMENT))
     }
 
-    /// The value for `GICR_PENDBASER`.
+    /// Returns the value of `GICR_PENDBASER`.
     pub(super) fn base_register(&self) -> u64 {
         /// The table is all zeros.
         const PTZ: u64 = 1 << 62;
@@ -46,19 +46,19 @@ impl PendingTable {
     }
 }
 
-/// An event of a device, as an ITS numbers them.
+/// Event of a device, as an ITS numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
-    /// The ITS, by its place in the device tree.
+pub(crate) struct MsiSource {
+    /// Index of the ITS in the device tree.
     pub(crate) its: u8,
-    /// Its DeviceID, below 2^24 by the width of this table.
+    /// DeviceID, below 2^24 so that it fits a packed source.
     pub(crate) device: u32,
-    /// Its EventID.
+    /// EventID.
     pub(crate) event: u32,
 }
 
-impl Source {
-    /// What a free LPI has instead.
+impl MsiSource {
+    /// Packed value of a free LPI.
     const NONE: u64 = u64::MAX;
 
     const fn pack(self) -> u64 {
@@ -79,52 +79,55 @@ impl Source {
 
 /// All LPIs of the machine.
 pub(crate) struct Lpis {
-    /// One byte for each: priority, and whether it is enabled.
+    /// One byte for each LPI: its priority and its enable bit.
     configuration: Table,
     sources: Box<[AtomicU64]>,
     free: Mutex<Vec<u32>>,
 }
 
 impl Lpis {
-    /// All of them free and disabled.
+    /// Returns all LPIs, free and disabled.
     pub(crate) fn new() -> Self {
         let configuration = Table::new(COUNT, TABLE_ALIGNMENT);
         Self {
             configuration,
-            sources: (0..COUNT).map(|_| AtomicU64::new(Source::NONE)).collect(),
+            sources: (0..COUNT)
+                .map(|_| AtomicU64::new(MsiSource::NONE))
+                .collect(),
             free: Mutex::new((FIRST..FIRST + COUNT as u32).rev().collect()),
         }
     }
 
-    /// The value for every `GICR_PROPBASER`.
+    /// Returns the value of every `GICR_PROPBASER`.
     pub(crate) fn base_register(&self) -> u64 {
         self.configuration.physical() | SHARED_WRITE_BACK | u64::from(ID_BITS - 1)
     }
 
-    /// Takes a free LPI for `source` and enables it; the ITS has to be told by a MAPTI. `None` if
-    /// there is none left.
-    pub(crate) fn allocate(&self, source: Source) -> Option<u32> {
+    /// Allocates and enables an LPI for `source`. The caller tells the ITS by a MAPTI. Returns
+    /// `None` if no LPI is free.
+    pub(crate) fn allocate(&self, source: MsiSource) -> Option<u32> {
         let lpi = self.free.lock().pop()?;
         let index = (lpi - FIRST) as usize;
-        // Release: an interrupt may find it on another CPU, which the ITS's commands order too.
+        // Release: pairs with the Acquire in `source`, on a CPU that takes the LPI.
         self.sources[index].store(source.pack(), Ordering::Release);
         self.configuration.write(index, &[PRIORITY | ENABLED]);
         Some(lpi)
     }
 
-    /// Disables `lpi` and makes it free; the ITS has been told by a DISCARD.
+    /// Disables and frees `lpi`. The caller has told the ITS by a DISCARD.
     pub(crate) fn release(&self, lpi: u32) {
         let index = (lpi - FIRST) as usize;
         self.configuration.write(index, &[PRIORITY]);
-        self.sources[index].store(Source::NONE, Ordering::Release);
+        self.sources[index].store(MsiSource::NONE, Ordering::Release);
         self.free.lock().push(lpi);
     }
 
-    /// What `lpi` stands for; `None` if it has been released while it was pending.
+    /// Returns the event that `lpi` stands for, or `None` if the LPI has been released while
+    /// pending.
     #[inline]
-    pub(crate) fn source(&self, lpi: u32) -> Option<Source> {
+    pub(crate) fn source(&self, lpi: u32) -> Option<MsiSource> {
         let slot = self.sources.get(lpi.checked_sub(FIRST)? as usize)?;
         // Acquire: pairs with the Release in `allocate`.
-        Source::unpack(slot.load(Ordering::Acquire))
+        MsiSource::unpack(slot.load(Ordering::Acquire))
     }
 }

@@ -1,12 +1,12 @@
 //! The physical interrupt controller: a GICv3, with ITSes if the machine has any (IHI 0069).
 //!
-//! Every interrupt is in Group 1 and has one priority: which of the guest's interrupts comes first is
-//! the virtual controller's business. Interrupts of the guest's devices stay active at the physical
-//! controller until the guest deactivates them through a list register, so a level that is still high
-//! does not interrupt again in the meantime; the CPU interface therefore drops the priority and
-//! deactivates in two steps (`ICC_CTLR_EL1.EOImode` 1).
+//! Every interrupt is in Group 1 and has one priority: the virtual controller orders the guest's
+//! interrupts. An interrupt of a guest's device stays active in the physical controller until the
+//! guest deactivates it through a list register, so that a level that is still high does not
+//! interrupt again. The CPU interface therefore drops the priority and deactivates in two steps
+//! (`ICC_CTLR_EL1.EOImode` 1).
 #![expect(unsafe_code)]
-// UNSAFETY: takes the registers at the addresses that the device tree gives.
+// UNSAFETY: accesses registers at the addresses that the device tree gives.
 
 pub(crate) mod cpu_interface;
 pub(crate) mod distributor;
@@ -23,29 +23,29 @@ use its::Its;
 use lpi::{Lpis, PendingTable};
 use redistributor::Redistributor;
 
-/// The priority of every interrupt.
+/// Priority of every interrupt.
 const PRIORITY: u8 = 0xa0;
 
-/// Four priorities in a register.
+/// Priority of every interrupt, four times, as a register holds it.
 const PRIORITIES: u32 = u32::from_ne_bytes([PRIORITY; 4]);
 
-/// The SGI that makes a CPU look at what it is to do: leave the guest, wake up, stop.
-pub(crate) const CALL: u32 = 0;
+/// SGI that makes a CPU check for work: leave the guest, wake up, stop.
+pub(crate) const KICK_SGI: u32 = 0;
 
-/// The machine's controller.
+/// The machine's interrupt controller.
 pub(crate) struct Gic {
-    /// Shared interrupts.
+    /// The distributor.
     pub(crate) distributor: Distributor,
-    /// By CPU number.
+    /// Redistributors, by CPU number.
     redistributors: Vec<Redistributor>,
-    /// By place in the device tree.
+    /// ITSes, by index in the device tree.
     pub(crate) its: Vec<Its>,
     /// All LPIs.
     pub(crate) lpis: Lpis,
     pending: Vec<PendingTable>,
     affinities: Vec<u64>,
-    /// By CPU number: the SGI that calls it.
-    calls: Vec<u64>,
+    /// Values of `ICC_SGI1R_EL1` that kick a CPU, by CPU number.
+    kick_sgis: Vec<u64>,
     maintenance: u32,
 }
 
@@ -58,28 +58,30 @@ impl Gic {
     /// # Panics
     /// If a CPU has no redistributor.
     pub(crate) unsafe fn start(description: &machine::Gic, affinities: &[u64]) -> Self {
-        // SAFETY: by the caller's promise.
+        // SAFETY: by the caller's promise, the frame is a distributor's.
         let distributor = unsafe { Distributor::start(&description.distributor) };
         let find = |affinity: &u64| {
-            // SAFETY: by the caller's promise.
+            // SAFETY: by the caller's promise, the regions hold redistributors.
             unsafe { Redistributor::find(&description.redistributors, *affinity) }
                 .unwrap_or_else(|| panic!("CPU {affinity:#x} has no redistributor"))
         };
         let redistributors: Vec<_> = affinities.iter().map(find).collect();
+
         let has_lpis = distributor.has_lpis() && !description.its.is_empty();
         let frames = description.its.iter().filter(|_| has_lpis);
         let its = frames.map(|frame| {
             let target = |cpu: usize, by_address| redistributors[cpu].its_target(by_address);
-            // SAFETY: by the caller's promise.
+            // SAFETY: by the caller's promise, the frame is an ITS's.
             unsafe { Its::start(frame, affinities.len(), target) }
         });
+
         Self {
             its: its.collect(),
             lpis: Lpis::new(),
             pending: affinities.iter().map(|_| PendingTable::new()).collect(),
             affinities: affinities.to_vec(),
-            calls: (affinities.iter())
-                .map(|&affinity| cpu_interface::sgi(CALL, affinity))
+            kick_sgis: (affinities.iter())
+                .map(|&affinity| cpu_interface::sgi_value(KICK_SGI, affinity))
                 .collect(),
             maintenance: description.maintenance,
             distributor,
@@ -87,10 +89,10 @@ impl Gic {
         }
     }
 
-    /// Takes CPU number `cpu`'s part over. Called once, on that CPU, which has been configured.
+    /// Takes the part of CPU number `cpu` over. Called once, on that CPU, after its configuration.
     pub(crate) fn start_cpu(&self, cpu: usize) {
         let redistributor = &self.redistributors[cpu];
-        redistributor.start(1 << CALL);
+        redistributor.start(1 << KICK_SGI);
         if !self.its.is_empty() {
             redistributor.start_lpis(self.lpis.base_register(), &self.pending[cpu]);
         }
@@ -98,24 +100,24 @@ impl Gic {
         cpu_interface::start();
     }
 
-    /// The maintenance interrupt, a PPI.
+    /// Returns the maintenance interrupt, a PPI.
     pub(crate) fn maintenance(&self) -> u32 {
         self.maintenance
     }
 
-    /// The redistributor of CPU number `cpu`.
+    /// Returns the redistributor of CPU number `cpu`.
     pub(crate) fn redistributor(&self, cpu: usize) -> &Redistributor {
         &self.redistributors[cpu]
     }
 
-    /// The affinity of CPU number `cpu`, in the layout of `MPIDR_EL1`.
+    /// Returns the affinity of CPU number `cpu`, in the layout of `MPIDR_EL1`.
     pub(crate) fn affinity(&self, cpu: usize) -> u64 {
         self.affinities[cpu]
     }
 
-    /// Makes CPU number `cpu` look at what it is to do.
+    /// Makes CPU number `cpu` check for work.
     #[inline]
-    pub(crate) fn call(&self, cpu: usize) {
-        cpu_interface::send_sgi(self.calls[cpu]);
+    pub(crate) fn kick(&self, cpu: usize) {
+        cpu_interface::send_sgi(self.kick_sgis[cpu]);
     }
 }

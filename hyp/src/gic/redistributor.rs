@@ -1,6 +1,6 @@
-//! A CPU's redistributor: its private interrupts, and its end of the LPIs.
+//! A CPU's redistributor: SGIs and PPIs, and the CPU's LPI tables.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the registers at the address that the device tree gives.
+// UNSAFETY: accesses registers at the address that the device tree gives.
 
 use core::ops::Range;
 
@@ -31,70 +31,74 @@ register_bitfields! {u64,
         /// `Aff3.Aff2.Aff1.Aff0`.
         AFFINITY OFFSET(32) NUMBITS(32) [],
         PROCESSOR_NUMBER OFFSET(8) NUMBITS(16) [],
-        /// The last redistributor of its region.
+        /// Set in the last redistributor of its region.
         LAST OFFSET(4) NUMBITS(1) [],
-        /// There are two more frames, for virtual LPIs.
+        /// Set if there are two more frames, for virtual LPIs.
         VLPIS OFFSET(1) NUMBITS(1) [],
     ],
 }
 
 register_structs! {
     Registers {
-        (0x0000 => control: ReadWrite<u32, Control::Register>),
+        (0x0000 => ctlr: ReadWrite<u32, Control::Register>),
         (0x0004 => _reserved0),
-        (0x0008 => kind: ReadOnly<u64, Type::Register>),
+        (0x0008 => typer: ReadOnly<u64, Type::Register>),
         (0x0010 => _reserved1),
         (0x0014 => waker: ReadWrite<u32, Waker::Register>),
         (0x0018 => _reserved2),
-        (0x0070 => properties: ReadWrite<u64>),
-        (0x0078 => pending: ReadWrite<u64>),
+        (0x0070 => propbaser: ReadWrite<u64>),
+        (0x0078 => pendbaser: ReadWrite<u64>),
         (0x0080 => _reserved3),
         // The second frame: SGIs and PPIs.
         (0x1_0000 => _reserved4),
-        (0x1_0080 => private_group: ReadWrite<u32>),
+        (0x1_0080 => igroupr0: ReadWrite<u32>),
         (0x1_0084 => _reserved5),
-        (0x1_0100 => private_set_enable: ReadWrite<u32>),
+        (0x1_0100 => isenabler0: ReadWrite<u32>),
         (0x1_0104 => _reserved6),
-        (0x1_0180 => private_clear_enable: ReadWrite<u32>),
+        (0x1_0180 => icenabler0: ReadWrite<u32>),
         (0x1_0184 => _reserved7),
-        (0x1_0200 => private_set_pending: ReadWrite<u32>),
+        (0x1_0200 => ispendr0: ReadWrite<u32>),
         (0x1_0204 => _reserved8),
-        (0x1_0280 => private_clear_pending: ReadWrite<u32>),
+        (0x1_0280 => icpendr0: ReadWrite<u32>),
         (0x1_0284 => _reserved9),
-        (0x1_0380 => private_clear_active: ReadWrite<u32>),
+        (0x1_0380 => icactiver0: ReadWrite<u32>),
         (0x1_0384 => _reserved10),
-        (0x1_0400 => private_priority: [ReadWrite<u32>; 8]),
+        (0x1_0400 => ipriorityr: [ReadWrite<u32>; 8]),
         (0x1_0420 => _reserved11),
         (0x2_0000 => @END),
     }
 }
 
-/// One CPU's redistributor.
+/// Redistributor of one CPU.
 pub(crate) struct Redistributor {
     registers: &'static Registers,
 }
 
-// SAFETY: device memory; each register is written whole, and setting and clearing are separate addresses.
+// SAFETY: the registers are device memory. Each write sets a whole register, and bits are set and
+// cleared by separate addresses.
 unsafe impl Sync for Redistributor {}
-// SAFETY: as above.
+// SAFETY: the registers are device memory, which belongs to no CPU.
 unsafe impl Send for Redistributor {}
 
 impl Redistributor {
     /// Finds the redistributor of the CPU with this affinity, in the layout of `MPIDR_EL1`.
     ///
     /// # Safety
-    /// The regions hold redistributors, are mapped by identity for ever, and nobody else drives them.
+    /// The regions hold redistributors, are mapped by identity for ever, and nobody else drives
+    /// them.
     pub(crate) unsafe fn find(regions: &[Range<usize>], affinity: u64) -> Option<Self> {
         let packed = (affinity >> 32) << 24 | affinity & 0xff_ffff;
         for region in regions {
             let mut frame = region.start;
             while frame < region.end {
-                // SAFETY: by the caller's promise.
+                // SAFETY: by the caller's promise, redistributors fill the region up to the last
+                // one.
                 let registers = unsafe { &*(frame as *const Registers) };
-                let kind = registers.kind.extract();
+                let kind = registers.typer.extract();
                 if kind.read(Type::AFFINITY) == packed {
                     return Some(Self { registers });
                 }
+
                 if kind.is_set(Type::LAST) {
                     break;
                 }
@@ -105,72 +109,74 @@ impl Redistributor {
         None
     }
 
-    /// Wakes the redistributor, with the SGIs in `sgis` enabled and every PPI disabled. Called on its
-    /// own CPU.
+    /// Wakes the redistributor, with the SGIs in `sgis` enabled and every PPI disabled. Called by
+    /// its own CPU.
     pub(crate) fn start(&self, sgis: u16) {
         let registers = self.registers;
         registers.waker.modify(Waker::PROCESSOR_SLEEP.val(0));
         while registers.waker.is_set(Waker::CHILDREN_ASLEEP) {
             core::hint::spin_loop();
         }
-        registers.private_clear_enable.set(u32::MAX);
-        registers.private_clear_pending.set(u32::MAX);
-        registers.private_clear_active.set(u32::MAX);
-        registers.private_group.set(u32::MAX);
+
+        registers.icenabler0.set(u32::MAX);
+        registers.icpendr0.set(u32::MAX);
+        registers.icactiver0.set(u32::MAX);
+        registers.igroupr0.set(u32::MAX);
         registers
-            .private_priority
+            .ipriorityr
             .iter()
             .for_each(|priority| priority.set(PRIORITIES));
-        self.wait();
-        registers.private_set_enable.set(sgis.into());
+        self.wait_rwp();
+        registers.isenabler0.set(sgis.into());
     }
 
     /// Enables or disables PPI `intid`.
     pub(crate) fn enable(&self, intid: u32, on: bool) {
         if on {
-            self.registers.private_set_enable.set(1 << intid);
+            self.registers.isenabler0.set(1 << intid);
         } else {
-            self.registers.private_clear_enable.set(1 << intid);
-            self.wait();
+            self.registers.icenabler0.set(1 << intid);
+            self.wait_rwp();
         }
     }
 
-    /// Whether PPI `intid` is pending, enabled or not.
+    /// Returns true if PPI `intid` is pending, enabled or not.
     pub(crate) fn is_pending(&self, intid: u32) -> bool {
-        self.registers.private_set_pending.get() & 1 << intid != 0
+        self.registers.ispendr0.get() & 1 << intid != 0
     }
 
-    /// Ends the active state of PPI `intid`.
+    /// Deactivates PPI `intid`.
     pub(crate) fn deactivate(&self, intid: u32) {
-        self.registers.private_clear_active.set(1 << intid);
+        self.registers.icactiver0.set(1 << intid);
     }
 
-    /// Turns LPIs on: `properties` is the value of `GICR_PROPBASER`.
+    /// Enables LPIs. `properties` is the value of `GICR_PROPBASER`.
     ///
     /// # Panics
-    /// If a boot loader has turned them on, with tables that we do not know.
+    /// If a boot loader has enabled LPIs, with tables of its own.
     pub(crate) fn start_lpis(&self, properties: u64, pending: &PendingTable) {
-        let enabled = self.registers.control.is_set(Control::ENABLE_LPIS);
+        let enabled = self.registers.ctlr.is_set(Control::ENABLE_LPIS);
         assert!(!enabled, "LPIs are on already");
-        self.registers.properties.set(properties);
-        self.registers.pending.set(pending.base_register());
+        self.registers.propbaser.set(properties);
+        self.registers.pendbaser.set(pending.base_register());
         barrier::dsb(barrier::SY);
-        self.registers.control.modify(Control::ENABLE_LPIS.val(1));
+        self.registers.ctlr.modify(Control::ENABLE_LPIS.val(1));
         barrier::dsb(barrier::SY);
     }
 
-    /// What names this redistributor in an ITS's commands: its address or its number, as
-    /// `GITS_TYPER.PTA` says.
+    /// Returns the redistributor's name in the commands of an ITS: its address if `by_address`,
+    /// otherwise its number (`GITS_TYPER.PTA`).
     pub(crate) fn its_target(&self, by_address: bool) -> u64 {
         if by_address {
             (&raw const *self.registers).addr() as u64
         } else {
-            self.registers.kind.read(Type::PROCESSOR_NUMBER) << 16
+            self.registers.typer.read(Type::PROCESSOR_NUMBER) << 16
         }
     }
 
-    fn wait(&self) {
-        while self.registers.control.is_set(Control::RWP) {
+    /// Waits until the effects of register writes are visible (`GICR_CTLR.RWP`).
+    fn wait_rwp(&self) {
+        while self.registers.ctlr.is_set(Control::RWP) {
             core::hint::spin_loop();
         }
     }

@@ -1,6 +1,6 @@
-//! Memory that is shared with an ITS or the redistributors.
+//! Memory shared with an ITS or the redistributors.
 #![expect(unsafe_code)]
-// UNSAFETY: allocates with an alignment that is only known at run time.
+// UNSAFETY: allocates memory with an alignment that is known at run time only.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::ops::Range;
@@ -9,24 +9,25 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::memory::{cache, layout};
 
-/// Zeroed memory, clean in the caches.
+/// Memory that is zeroed and clean in the caches at first.
 #[derive(Debug)]
 pub(super) struct Table {
     start: NonNull<u8>,
     layout: Layout,
 }
 
-// SAFETY: it is plain memory, owned, and lent as atomics.
+// SAFETY: the table owns its memory.
 unsafe impl Send for Table {}
-// SAFETY: as above.
+// SAFETY: the table lends its memory as atomics only.
 unsafe impl Sync for Table {}
 
 impl Table {
-    /// `size` bytes at a multiple of `alignment`, a power of two; both are rounded up as the ITS needs.
+    /// Allocates `size` bytes at a multiple of `alignment`, a power of two. The size is rounded up
+    /// to a multiple of the alignment.
     pub(super) fn new(size: usize, alignment: usize) -> Self {
         let layout = Layout::from_size_align(size.next_multiple_of(alignment), alignment)
             .expect("the alignment is a power of two");
-        // SAFETY: the size is not 0, for every table has entries.
+        // SAFETY: the size is not 0, because every table has entries.
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
         let table = Self { start, layout };
@@ -34,22 +35,22 @@ impl Table {
         table
     }
 
-    /// The physical address.
+    /// Returns the physical address.
     pub(super) fn physical(&self) -> u64 {
         layout::physical(self.start.addr().get()) as u64
     }
 
-    /// The memory, which the controller may write at the same time.
+    /// Returns the memory, which the controller may write at the same time.
     fn bytes(&self) -> &[AtomicU8] {
-        // SAFETY: `self` owns that much initialised memory, and lends it only like this.
+        // SAFETY: `self` owns that many initialized bytes, and lends them here only.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast(), self.layout.size()) }
     }
 
-    /// Writes at byte `offset`, through to where a controller sees it that does not snoop the caches,
-    /// whatever it accepts in its base registers.
+    /// Writes `bytes` at byte `offset`, and cleans the caches: a controller may not snoop them,
+    /// even if its base registers accept the attribute.
     ///
     /// # Panics
-    /// If that is not inside.
+    /// If the range is not inside the table.
     pub(super) fn write(&self, offset: usize, bytes: &[u8]) {
         let place = &self.bytes()[offset..offset + bytes.len()];
         for (place, &byte) in place.iter().zip(bytes) {
@@ -67,7 +68,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and the ITS has given it back.
+        // SAFETY: the memory was allocated with this layout, and the ITS has given it back.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

@@ -1,20 +1,20 @@
-//! What the guest has asked its interrupt controller for at length: done a slice at a time, on exits.
+//! Long requests of the guest to its interrupt controller, executed on exits, one slice at a time.
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use vgic::epoch::CpuPin;
 
 use super::Controller;
-use crate::cpu::{alarm, stay};
+use crate::cpu::{el2_time, hyp_timer};
 
-/// How long the guest has the CPU between two slices, in microseconds, if nothing else makes it exit.
+/// Microseconds that the guest runs between two slices, if nothing else makes it exit.
 const INTERVAL: u64 = 50;
 
-/// Does a slice. If there is more, the alarm makes the guest exit for the next: it may wait for the outcome
-/// without a single access.
+/// Executes a slice. If work remains, a timer makes the guest exit for the next slice: the guest
+/// may wait for the result without a trap.
 #[cold]
 pub(crate) fn advance(vgic: &Controller, pin: &CpuPin<'_>) {
     vgic.advance(pin);
     if vgic.has_deferred() {
-        alarm::set(stay::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
+        hyp_timer::set(el2_time::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
     }
 }

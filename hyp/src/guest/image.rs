@@ -1,25 +1,26 @@
-//! The guest's kernel: from where the boot loader has put it to where it would have put it without us.
+//! The guest's kernel, moved from the boot module to the address where a boot loader would place
+//! it.
 #![expect(unsafe_code)]
-// UNSAFETY: moves memory about that is nobody's, or the guest's before it runs.
+// UNSAFETY: writes memory that is unused, or the guest's before the guest runs.
 
 use core::ops::Range;
 
 use crate::memory::cache;
 
-/// Where a flat binary is loaded, from the start of RAM.
+/// Offset of a flat binary from the start of RAM.
 const FLAT_OFFSET: usize = 0x8_0000;
 
-/// What an `Image` lies at, less its own `text_offset`, is a multiple of this.
+/// Alignment of an `Image`'s load address less its `text_offset`.
 const IMAGE_ALIGNMENT: usize = 2 << 20;
 
-/// A `text_offset` below this leaves no room before the image for what boot loaders put there.
+/// Smallest `text_offset` that leaves room before the image for a boot loader's data.
 const LOADER_ROOM: usize = 4096;
 
-/// How an arm64 Linux `Image` wants to be loaded.
+/// Load parameters of an arm64 Linux `Image`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
     text_offset: usize,
-    /// Bytes of memory it uses, its uninitialised data included.
+    /// Bytes of memory in use, uninitialised data included.
     size: usize,
 }
 
@@ -38,11 +39,11 @@ impl Header {
     }
 }
 
-/// Where `image` belongs in the RAM that begins at `ram`, as QEMU places kernels: the memory that it
-/// uses, which begins with its first instruction.
+/// Returns the memory of `image` in the RAM that begins at `ram`, placed as QEMU places kernels.
+/// The memory begins with the first instruction.
 fn place(image: &[u8], ram: usize) -> Range<usize> {
     match Header::read(image) {
-        // Before Linux 3.17 there was no size, and the offset is not to be trusted.
+        // Before Linux 3.17 there was no size, and the offset was unreliable.
         Some(header) if header.size != 0 => {
             let room = if header.text_offset < LOADER_ROOM {
                 IMAGE_ALIGNMENT
@@ -56,29 +57,32 @@ fn place(image: &[u8], ram: usize) -> Range<usize> {
     }
 }
 
-/// Moves the kernel to its place in the RAM that begins at `ram`, and returns it.
+/// Moves the kernel to its place in the RAM that begins at `ram`, and returns the place.
 ///
 /// # Safety
-/// The kernel is at the mapped addresses `module`; nothing in the guest's memory is in use but that and
-/// what is in `keep`.
+/// The kernel is at the mapped addresses `module`. Nothing else of the guest's memory is in use but
+/// `keep`.
 ///
 /// # Panics
-/// If it would overwrite anything of `keep`.
+/// If the kernel would overwrite a part of `keep`.
 pub(crate) unsafe fn load(
     module: &Range<usize>,
     ram: usize,
     keep: &[Range<usize>],
 ) -> Range<usize> {
-    // SAFETY: by the caller's promise.
+    // SAFETY: by the caller's promise, the kernel is there.
     let image = unsafe { core::slice::from_raw_parts(module.start as *const u8, module.len()) };
     let place = place(image, ram);
+
     for kept in keep {
         assert!(
             place.end <= kept.start || kept.end <= place.start,
             "the guest's kernel, {place:#x?}, does not fit beside {kept:#x?}"
         );
     }
-    // SAFETY: the place is memory of the guest that nothing is kept in; it may overlap the module.
+
+    // SAFETY: the place is memory of the guest outside `keep`, unused by the caller's promise.
+    // `copy` allows the place to overlap the module.
     unsafe {
         core::ptr::copy(
             module.start as *const u8,

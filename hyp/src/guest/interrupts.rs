@@ -1,60 +1,63 @@
-//! Physical interrupts: whose they are, and how they become the guest's.
+//! Physical interrupts, and their delivery to the guest.
 
 use aarch64_cpu::asm;
 use vgic::epoch::CpuPin;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
-use crate::cpu::alarm;
-use crate::cpu::percpu::{Exit, PerCpu};
+use crate::cpu::hyp_timer;
+use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::gic::{cpu_interface, lpi};
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
 
-/// Takes the interrupt that is pending on the calling CPU, if one is, and makes it pending for the guest.
-/// Another one makes the CPU exit again: asking for it each time would cost every exit a look in vain.
+/// Acknowledges the interrupt that is pending on the calling CPU, if any, and makes it pending for
+/// the guest. A second pending interrupt causes another exit: a loop here would cost every exit a
+/// second acknowledge.
 #[inline]
-pub(crate) fn take(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
+pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
         return;
     };
     cpu_interface::drop_priority(intid);
     let vgic = guest.vgic();
+
     let reason = match intid {
-        // A call: whoever made it has left word of what it is about.
+        // A kick: the sender has published the reason.
         0..FIRST_PPI => {
             cpu_interface::deactivate(intid);
-            Exit::Call
+            ExitReason::Kick
         }
         lpi::FIRST.. => {
-            message(guest, pin, intid);
-            Exit::Lpi
+            inject_lpi(guest, pin, intid);
+            ExitReason::Lpi
         }
         _ if intid == vgic.host().gic.maintenance() => {
-            // Leaving the guest and entering it does what it asks for. Its line stays high until the list
-            // registers are prepared for that.
+            // An exit and an entry handle the maintenance interrupt. Its line stays high until the
+            // list registers are prepared.
             cpu_interface::deactivate(intid);
-            Exit::Maintenance
+            ExitReason::Maintenance
         }
         IntId::FIRST_SPI.. => {
             forward(IntId::spi(intid), |id| vgic.forward_spi(pin, id));
-            Exit::Spi
+            ExitReason::Spi
         }
-        alarm::INTERRUPT => {
-            alarm::stop();
+        hyp_timer::PPI => {
+            hyp_timer::stop();
             cpu_interface::deactivate(intid);
-            Exit::Ppi
+            ExitReason::Ppi
         }
         _ => {
             forward(IntId::ppi(intid), |id| vgic.forward_ppi(pin, cpu.vcpu, id));
-            Exit::Ppi
+            ExitReason::Ppi
         }
     };
+
     cpu.count(reason);
 }
 
-/// The vGIC has every SPI and PPI of the machine.
+/// Forwards a physical SPI or PPI. The vGIC has every SPI and PPI of the machine.
 #[inline]
 fn forward(
     intid: Option<IntId>,
@@ -64,12 +67,12 @@ fn forward(
     debug_assert!(matches!(forwarded, Some(Ok(_))));
 }
 
-/// A device's message, under the LPI that we have given it.
-fn message(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
+/// Injects the MSI whose physical LPI is `lpi`.
+fn inject_lpi(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
     let vgic = guest.vgic();
     if let Some(source) = vgic.host().gic.lpis.source(lpi) {
-        // An error means that the guest has unmapped the event since: as without a hypervisor, the
-        // message is lost.
+        // An error means that the guest has unmapped the event since. The message is lost, as it
+        // would be without a hypervisor.
         let _ = vgic.inject_msi(
             pin,
             ItsId(source.its),
@@ -80,11 +83,11 @@ fn message(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
 }
 
 /// Sleeps until an interrupt is pending on the calling CPU. Interrupts stay masked.
-pub(crate) fn wait() {
+pub(crate) fn wait_for_interrupt() {
     asm::wfi();
 }
 
-/// The vCPU that lives on CPU number `cpu`.
+/// Returns the vCPU on CPU number `cpu`.
 pub(crate) fn vcpu_of(cpu: usize) -> VcpuId {
     VcpuId::new(cpu).expect("the vGIC has been made for this many vCPUs")
 }

@@ -1,11 +1,11 @@
-//! The guest: one Linux, or whatever else boots like it on this machine.
+//! The guest: one Linux, or another kernel that boots like Linux on this machine.
 #![expect(unsafe_code)]
-// UNSAFETY: an exit does not look whether the guest that it left has been made.
+// UNSAFETY: the exit path assumes, without a check, that the guest has been created.
 
 pub(crate) mod deferred;
-pub(crate) mod hardware;
 pub(crate) mod image;
 pub(crate) mod interrupts;
+pub(crate) mod passthrough_host;
 pub(crate) mod power;
 pub(crate) mod psci;
 pub(crate) mod shutdown;
@@ -21,38 +21,38 @@ use vgic::epoch::Domain;
 use vgic::intid::{Affinity, IntId};
 use vgic::{Config, Cpu, Vgic};
 
-use crate::cpu::alarm;
+use crate::cpu::hyp_timer;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
-use hardware::Hardware;
+use passthrough_host::PassthroughHost;
 use power::Power;
 
 /// The guest's interrupt controller.
-pub(crate) type Controller = Vgic<Hardware>;
+pub(crate) type Controller = Vgic<PassthroughHost>;
 
 /// The guest's machine.
 pub(crate) struct Guest {
-    /// Its memory and devices.
+    /// Memory and devices.
     pub(crate) stage2: Stage2,
-    /// Its interrupt controller; lives until [`shutdown`] takes it apart.
+    /// Interrupt controller. Lives until [`shutdown`] takes it apart.
     controller: &'static Controller,
-    /// Who may be reading what has been unlinked.
+    /// Epoch domain of the readers of unlinked objects.
     pub(crate) domain: Domain,
 }
 
 static GUEST: Once<Guest> = Once::new();
 
-/// Settles what the guest is: its memory, and its interrupt controller, which looks like the machine's.
+/// Creates the guest: its memory, and an interrupt controller that looks like the machine's.
 ///
 /// # Panics
-/// If the machine's controller cannot be imitated.
-pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interface: &Ich) {
+/// If the machine's controller cannot be emulated.
+pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, interface: &Ich) {
     GUEST.call_once(|| {
-        let config = configuration(machine, &hardware, interface);
-        let controller = Vgic::new(config, hardware)
+        let config = vgic_config(machine, &host, interface);
+        let controller = Vgic::new(config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
-        connect(&controller);
+        connect_interrupts(&controller);
         Guest {
             stage2,
             controller: Box::leak(Box::new(controller)),
@@ -61,11 +61,13 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, hardware: Hardware, interf
     });
 }
 
-/// The controller that the device tree describes, with all SPIs that the architecture has room for.
-fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Config {
+/// Returns a configuration like the controller in the device tree, with every SPI of the
+/// architecture.
+fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
+
     config.distributor = machine.gic.distributor.start as u64;
     let stride = vgic::config::REDISTRIBUTOR_STRIDE;
     let regions = machine.gic.redistributors.iter();
@@ -75,10 +77,11 @@ fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Con
             count: region.len() / stride as usize,
         })
         .collect();
+
     config.maintenance =
         IntId::ppi(machine.gic.maintenance).expect("the maintenance interrupt is a PPI");
-    if !hardware.gic.its.is_empty() {
-        // A list register holds INTIDs of 16 bits at least.
+    if !host.gic.its.is_empty() {
+        // A list register holds INTIDs of at least 16 bits.
         config.lpi_bits = if interface.vtr().id_bits > 16 { 16 } else { 15 };
         let frames = machine.gic.its.iter();
         config.its = frames
@@ -88,8 +91,9 @@ fn configuration(machine: &Machine, hardware: &Hardware, interface: &Ich) -> Con
     config
 }
 
-/// Every interrupt of the machine is the guest's under its own number; SPIs beyond are the guest's alone.
-fn connect(controller: &Controller) {
+/// Connects every SPI and PPI of the machine to the guest's interrupt of the same number. The
+/// guest's other SPIs have no physical counterpart.
+fn connect_interrupts(controller: &Controller) {
     for spi in controller
         .host()
         .gic
@@ -101,6 +105,7 @@ fn connect(controller: &Controller) {
             .connect_spi(spi, spi)
             .expect("the controller has every SPI");
     }
+
     for cpu in 0..controller.vcpu_count() {
         for ppi in (0..IntId::PRIVATE).filter_map(IntId::ppi) {
             controller
@@ -110,40 +115,42 @@ fn connect(controller: &Controller) {
     }
 }
 
-/// The guest, once there is one.
+/// Returns the guest.
 ///
 /// # Panics
 /// Before [`init`].
 #[inline]
 pub(crate) fn get() -> &'static Guest {
-    GUEST.get().expect("the guest is made before a CPU runs it")
+    GUEST
+        .get()
+        .expect("the guest is created before a CPU runs it")
 }
 
-/// The guest, for a CPU that runs one of its vCPUs or waits to.
+/// Returns the guest, on a CPU that runs one of its vCPUs.
 ///
 /// # Safety
-/// It has been made.
+/// [`init`] has been called.
 #[inline]
-pub(crate) unsafe fn here() -> &'static Guest {
-    // SAFETY: by the caller's promise.
+pub(crate) unsafe fn get_unchecked() -> &'static Guest {
+    // SAFETY: by the caller's promise, the guest has been created.
     unsafe { GUEST.get_unchecked() }
 }
 
 impl Guest {
-    /// Its interrupt controller.
+    /// Returns the guest's interrupt controller.
     #[inline]
     pub(crate) fn vgic(&self) -> &'static Controller {
         self.controller
     }
 
-    /// Makes the calling CPU, number `cpu`, one that can run a vCPU.
-    pub(crate) fn join(&self, cpu: &PerCpu, interface: Ich) {
+    /// Prepares the calling CPU, whose data is `cpu`, to run a vCPU.
+    pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
         let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
         let gic = &self.vgic().host().gic;
         gic.start_cpu(cpu.index);
-        alarm::stop();
-        (gic.redistributor(cpu.index)).enable(alarm::INTERRUPT, true);
-        cpu.join(Cpu::new(local, interface));
+        hyp_timer::stop();
+        (gic.redistributor(cpu.index)).enable(hyp_timer::PPI, true);
+        cpu.set_vgic_cpu(Cpu::new(local, interface));
     }
 }
 
@@ -152,7 +159,7 @@ impl psci::Vcpus for Guest {
         percpu::find(affinity).map(|cpu| (cpu.index, &cpu.power))
     }
 
-    fn call(&self, cpu: usize) {
-        self.vgic().host().gic.call(cpu);
+    fn kick(&self, cpu: usize) {
+        self.vgic().host().gic.kick(cpu);
     }
 }

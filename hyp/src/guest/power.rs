@@ -1,6 +1,6 @@
-//! Whether a vCPU is on, and how it starts.
+//! Power states of vCPUs, and the start of the guest's vCPUs.
 #![expect(unsafe_code)]
-// UNSAFETY: leaves for the guest.
+// UNSAFETY: enters the guest.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -14,19 +14,19 @@ use crate::cpu::percpu::PerCpu;
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
 
-/// A vCPU's state, with the numbers of PSCI's `AFFINITY_INFO`.
+/// Power state of a vCPU, with the numbers of PSCI's `AFFINITY_INFO`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(crate) enum State {
-    /// It runs.
+pub(crate) enum PowerState {
+    /// The vCPU runs.
     On = 0,
-    /// It waits to be turned on.
+    /// The vCPU is off.
     Off = 1,
-    /// It has been turned on and will run soon.
+    /// The vCPU has been powered on and will run soon.
     OnPending = 2,
 }
 
-/// One vCPU's power.
+/// Power of one vCPU.
 #[derive(Debug)]
 pub(crate) struct Power {
     state: AtomicU8,
@@ -35,35 +35,35 @@ pub(crate) struct Power {
 }
 
 impl Power {
-    /// A vCPU that is off.
+    /// Returns the power of a vCPU that is off.
     pub(crate) const fn new() -> Self {
         Self {
-            state: AtomicU8::new(State::Off as u8),
+            state: AtomicU8::new(PowerState::Off as u8),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
         }
     }
 
-    /// The state now.
-    pub(crate) fn state(&self) -> State {
+    /// Returns the state.
+    pub(crate) fn state(&self) -> PowerState {
         // Acquire: pairs with the Release of the last change.
         match self.state.load(Ordering::Acquire) {
-            0 => State::On,
-            1 => State::Off,
-            _ => State::OnPending,
+            0 => PowerState::On,
+            1 => PowerState::Off,
+            _ => PowerState::OnPending,
         }
     }
 
-    /// Turns the vCPU on at `entry` with `context` in `x0`.
+    /// Powers the vCPU on at `entry` with `context` in `x0`.
     ///
     /// # Errors
-    /// The state, if it was not off.
-    pub(crate) fn turn_on(&self, entry: u64, context: u64) -> Result<(), State> {
-        let pending = State::OnPending as u8;
-        // Whoever wins this exchange writes the start, and the vCPU waits for it: it is off until
-        // `entry` is published below. Acquire: pairs with the Release in `turn_off`.
+    /// The state, if the vCPU was not off.
+    pub(crate) fn power_on(&self, entry: u64, context: u64) -> Result<(), PowerState> {
+        let pending = PowerState::OnPending as u8;
+        // The winner of this exchange writes the start, and the vCPU waits until `entry` is
+        // published below. Acquire: pairs with the Release in `power_off`.
         let won = self.state.compare_exchange(
-            State::Off as u8,
+            PowerState::Off as u8,
             pending,
             Ordering::Acquire,
             Ordering::Relaxed,
@@ -71,72 +71,75 @@ impl Power {
         if won.is_err() {
             return Err(self.state());
         }
+
         self.context.store(context, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `run_when_on`. No entry is odd, so 1 marks a new one.
+        // Release: pairs with the Acquire in `take_power_on`. Entries are even, so that 1 marks a
+        // new one.
         self.entry.store(entry | 1, Ordering::Release);
         Ok(())
     }
 
-    /// Takes the start that was left for the vCPU, if any: its entry and its `x0`. For the CPU that it
-    /// lives on.
-    pub(crate) fn take_start(&self) -> Option<(u64, u64)> {
-        // Acquire: pairs with the Release in `turn_on`.
+    /// Takes the pending power-on request, if any, and returns its entry and `x0`. Called by the
+    /// vCPU's own CPU.
+    pub(crate) fn take_power_on(&self) -> Option<(u64, u64)> {
+        // Acquire: pairs with the Release in `power_on`.
         let entry = self.entry.load(Ordering::Acquire);
         if entry & 1 == 0 {
             return None;
         }
         self.entry.store(0, Ordering::Relaxed);
         let context = self.context.load(Ordering::Relaxed);
-        // Release: whoever sees the vCPU on sees its start taken.
-        self.state.store(State::On as u8, Ordering::Release);
+        // Release: a CPU that sees the vCPU on sees its request taken.
+        self.state.store(PowerState::On as u8, Ordering::Release);
         Some((entry & !1, context))
     }
 
-    /// Turns the vCPU off; it can be turned on at once. For the CPU that it lives on.
-    pub(crate) fn turn_off(&self) {
-        // Release: pairs with the Acquire in `turn_on`.
-        self.state.store(State::Off as u8, Ordering::Release);
+    /// Powers the vCPU off. Another CPU may power it on at once. Called by the vCPU's own CPU.
+    pub(crate) fn power_off(&self) {
+        // Release: pairs with the Acquire in `power_on`.
+        self.state.store(PowerState::Off as u8, Ordering::Release);
     }
 }
 
-/// Waits until the calling CPU's vCPU is turned on, and runs it.
-pub(crate) fn run_when_on() -> ! {
+/// Waits until the calling CPU's vCPU is powered on, and runs it.
+pub(crate) fn wait_for_power_on() -> ! {
     let cpu = PerCpu::current();
-    let (guest, local) = (get(), cpu.local());
+    let (guest, local) = (get(), cpu.vgic_cpu());
     let vgic = guest.vgic();
     loop {
-        if let Some((entry, context)) = cpu.power.take_start() {
-            start(cpu, entry, context);
+        if let Some((entry, context)) = cpu.power.take_power_on() {
+            start_vcpu(cpu, entry, context);
         }
         if shutdown::is_stopping() {
-            shutdown::stop();
+            shutdown::stop_cpu();
         }
-        interrupts::wait();
+
+        interrupts::wait_for_interrupt();
         let pin = local.pin();
-        interrupts::take(guest, cpu, &pin);
+        interrupts::handle_physical(guest, cpu, &pin);
         if vgic.has_deferred() {
             deferred::advance(vgic, &pin);
         }
     }
 }
 
-/// Turns the calling CPU's vCPU off, until it is turned on again.
-pub(crate) fn off() -> ! {
-    // Its timers are off with it, and interrupt no more.
+/// Powers the calling CPU's vCPU off, and waits until it is powered on again.
+pub(crate) fn cpu_off() -> ! {
+    // The timers of a vCPU that is off do not interrupt.
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
     let cpu = PerCpu::current();
-    let local = cpu.local();
+    let local = cpu.vgic_cpu();
     get()
         .vgic()
         .power_off(local, &local.pin(), cpu.vcpu)
         .expect("the vCPU has just left the guest here");
-    cpu.power.turn_off();
-    run_when_on()
+    cpu.power.power_off();
+    wait_for_power_on()
 }
 
-/// Starts the calling CPU's vCPU as it comes out of reset.
-fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
+/// Starts the calling CPU's vCPU in its reset state, at `entry` with `context` in `x0`.
+fn start_vcpu(cpu: &PerCpu, entry: u64, context: u64) -> ! {
     get().stage2.activate();
     // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
     SCTLR_EL1.set(0x30d0_0800);
@@ -153,13 +156,15 @@ fn start(cpu: &PerCpu, entry: u64, context: u64) -> ! {
             + SPSR_EL2::I::Masked
             + SPSR_EL2::F::Masked,
     );
+
     let vgic = get().vgic();
-    let local = cpu.local();
+    let local = cpu.vgic_cpu();
     vgic.power_on(cpu.vcpu);
     vgic.enter(local, &local.pin(), cpu.vcpu)
         .expect("the vCPU is on, and lives here");
+
     let mut frame = Frame::new();
     frame.x[0] = context;
-    // SAFETY: all of it has just been set up.
+    // SAFETY: stage 2, the registers of EL1, `ELR_EL2` and `SPSR_EL2` have just been set.
     unsafe { enter_guest(&frame) }
 }

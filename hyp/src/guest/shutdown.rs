@@ -1,5 +1,5 @@
-//! The guest powers its machine off or resets it: every vCPU leaves its CPU, the interrupt controller is
-//! taken apart, and the books are closed.
+//! Shutdown and reset of the guest's machine: every vCPU is put, the interrupt controller is taken
+//! apart, and the counters are printed.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the controller back from the reference that all CPUs shared.
 
@@ -15,34 +15,34 @@ use vgic::intid::Kind;
 use vgic::trace::Totals;
 
 use super::{Controller, get};
-use crate::cpu::percpu::{self, Exit, PerCpu};
+use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::println;
 
-/// The guest's machine is going down: every CPU takes its vCPU off and stops.
+/// Set when the guest's machine goes down: every CPU puts its vCPU and stops.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// CPUs that have stopped.
+/// Number of CPUs that have stopped.
 static STOPPED: AtomicUsize = AtomicUsize::new(0);
 
-/// How the machine goes down.
+/// Kind of shutdown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum How {
+pub(crate) enum SystemEvent {
     /// `SYSTEM_OFF`.
     Off,
     /// `SYSTEM_RESET`.
     Reset,
 }
 
-/// Whether the calling CPU is to [`stop`].
+/// Returns true if the calling CPU has to [`stop_cpu`].
 #[inline]
 pub(crate) fn is_stopping() -> bool {
     // Acquire: pairs with the swap in `shut_down`.
     STOPPING.load(Ordering::Acquire)
 }
 
-/// Takes the calling CPU's vCPU off, and stops for good.
-pub(crate) fn stop() -> ! {
-    leave(PerCpu::current());
+/// Puts the calling CPU's vCPU, and stops for good.
+pub(crate) fn stop_cpu() -> ! {
+    put_vcpu(PerCpu::current());
     // Release: pairs with the Acquire in `shut_down`.
     STOPPED.fetch_add(1, Ordering::Release);
     loop {
@@ -50,48 +50,54 @@ pub(crate) fn stop() -> ! {
     }
 }
 
-fn leave(cpu: &PerCpu) {
-    let local = cpu.local();
-    // Not on this CPU if it is off.
+/// Puts the vCPU of the calling CPU, whose data is `cpu`.
+fn put_vcpu(cpu: &PerCpu) {
+    let local = cpu.vgic_cpu();
+    // A vCPU that is off is not loaded.
     let _ = get().vgic().vcpu_put(local, &local.pin(), cpu.vcpu);
 }
 
-/// Carries out the guest's `SYSTEM_OFF` or `SYSTEM_RESET`.
-pub(crate) fn shut_down(how: How) -> ! {
-    // AcqRel: pairs with `is_stopping`. Of two vCPUs that ask at once, one is served.
+/// Executes the guest's `SYSTEM_OFF` or `SYSTEM_RESET`.
+pub(crate) fn shut_down(how: SystemEvent) -> ! {
+    // AcqRel: pairs with `is_stopping`. If two vCPUs ask at once, the first one is served.
     if STOPPING.swap(true, Ordering::AcqRel) {
-        stop();
+        stop_cpu();
     }
+
     let this = PerCpu::current();
-    leave(this);
+    put_vcpu(this);
     let others = || percpu::all().iter().filter(|cpu| cpu.index != this.index);
     for cpu in others() {
-        get().vgic().host().gic.call(cpu.index);
+        get().vgic().host().gic.kick(cpu.index);
     }
-    // Acquire: pairs with the Release in `stop`.
+
+    // Acquire: pairs with the Release in `stop_cpu`.
     while STOPPED.load(Ordering::Acquire) < others().count() {
         core::hint::spin_loop();
     }
-    close_books(this);
+
+    tear_down_and_report(this);
     let error = match how {
-        How::Off => psci::system_off::<Smc>(),
-        How::Reset => psci::system_reset::<Smc>(),
+        SystemEvent::Off => psci::system_off::<Smc>(),
+        SystemEvent::Reset => psci::system_reset::<Smc>(),
     };
     panic!("the firmware does not carry out {how:?}: {error:?}");
 }
 
-/// Takes the controller apart and prints what has been counted, as one line that begins with `@vgic`.
-fn close_books(this: &PerCpu) {
+/// Takes the controller apart and prints the counters as one line that begins with `@vgic`.
+fn tear_down_and_report(this: &PerCpu) {
     let guest = get();
     let lists = guest.domain.totals();
     let controller: *const Controller = guest.vgic();
-    // SAFETY: it was leaked from a box; every other CPU has stopped, and this one uses it no more.
+    // SAFETY: the controller was leaked from a box. Every other CPU has stopped, and this CPU does
+    // not use the old reference any more.
     let controller = unsafe { Box::from_raw(controller.cast_mut()) };
-    let local = this.local();
+    let local = this.vgic_cpu();
     let remains = match controller.teardown(&local.pin()) {
         Ok(remains) => remains,
         Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
     };
+
     let after = guest.domain.totals();
     let mut report = String::new();
     let written = write_report(&mut report, &lists, &after, &remains);
@@ -99,6 +105,7 @@ fn close_books(this: &PerCpu) {
     println!("\n@vgic {report}");
 }
 
+/// Writes the report as an object.
 fn write_report(
     report: &mut String,
     before: &Totals,
@@ -108,16 +115,18 @@ fn write_report(
     write!(report, "{{")?;
     write_counts(report, before)?;
     write_kinds(report, "pending", &remains.pending)?;
-    // After the teardown: what it unmaps and unlinks belongs to the balance.
+
+    // Taken after the teardown, whose unmapping and unlinking belongs to the balance.
     let mut result = Ok(());
     after.for_each(|name, count| {
         result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
     });
     result?;
-    #[cfg(feature = "stays")]
-    crate::cpu::stay::noted::write(report)?;
+    #[cfg(feature = "el2-time")]
+    crate::cpu::el2_time::recorded::write_json(report)?;
+
     write!(report, "\"exits\":{{")?;
-    for (place, reason) in Exit::ALL.into_iter().enumerate() {
+    for (place, reason) in ExitReason::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
         let count: u64 = percpu::all().iter().map(|cpu| cpu.exits(reason)).sum();
         write!(report, "{comma}\"{}\":{count}", reason.name())?;
@@ -125,7 +134,7 @@ fn write_report(
     write!(report, "}},\"refs_at_teardown\":{}}}", remains.references)
 }
 
-/// Writes what has been counted by kind of interrupt, as members of an object, each with a comma after it.
+/// Writes the counts by kind of interrupt, as members of an object, each with a comma after it.
 pub(crate) fn write_counts(report: &mut String, totals: &Totals) -> core::fmt::Result {
     write_kinds(report, "injections", &totals.injections)?;
     write_kinds(report, "coalesced", &totals.coalesced)?;
@@ -133,7 +142,7 @@ pub(crate) fn write_counts(report: &mut String, totals: &Totals) -> core::fmt::R
     write_kinds(report, "withdrawn", &totals.withdrawn)
 }
 
-/// Writes counts by kind of interrupt, as a member of an object with a comma after it.
+/// Writes one count by kind of interrupt, as a member of an object with a comma after it.
 pub(crate) fn write_kinds(
     report: &mut String,
     name: &str,

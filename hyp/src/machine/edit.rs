@@ -1,8 +1,7 @@
-//! The guest's device tree: the machine's own, less what the hypervisor keeps for itself.
+//! The guest's device tree: the machine's, without the hypervisor's resources.
 //!
-//! Both edits are done in place, for they only shrink what is there: the memory of the hypervisor's home
-//! is cut off the RAM that it lies at the end of, and the module that brought the guest's kernel is
-//! removed. Everything else is as the boot loader wrote it.
+//! Two edits are done in place, because they only shrink the tree. The hypervisor's memory is cut
+//! off the RAM at whose end it lies, and the module of the guest's kernel is removed.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -17,9 +16,9 @@ use super::tree;
 /// Turns the machine's tree into the guest's.
 ///
 /// # Panics
-/// If `home` is not in any RAM that the tree describes.
-pub(crate) fn hide(blob: &mut [u8], home: &Range<usize>) {
-    let (memory, reg) = shortened(&parse(blob), home).expect("the hypervisor lives in RAM");
+/// If `home` is not in RAM that the tree describes.
+pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>) {
+    let (memory, reg) = shortened_memory(&parse(blob), home).expect("the hypervisor lives in RAM");
     let module = tree::kernels(&parse(blob))
         .next()
         .map(|(node, _)| node.name().to_string());
@@ -37,8 +36,12 @@ pub(crate) fn hide(blob: &mut [u8], home: &Range<usize>) {
     }
 }
 
-/// Finds the memory node that `home` lies in, and what its `reg` is to be without it and what is above.
-fn shortened(tree: &Fdt<'_>, home: &Range<usize>) -> Option<(alloc::string::String, Vec<u8>)> {
+/// Finds the memory node that contains `home`. Returns the node's name, and its `reg` without
+/// `home` and the memory above.
+fn shortened_memory(
+    tree: &Fdt<'_>,
+    home: &Range<usize>,
+) -> Option<(alloc::string::String, Vec<u8>)> {
     for node in tree.root().children().filter(tree::is_memory) {
         let mut value: Vec<u8> = node.property("reg")?.value().to_vec();
         let mut at = 0;

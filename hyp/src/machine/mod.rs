@@ -13,31 +13,31 @@ use dtoolkit::{Node, Property};
 use crate::memory::ranges::Pages;
 use tree::{is_compatible, regs};
 
-/// What the hypervisor needs to know.
+/// Description of the machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    /// The affinities of the CPUs, in the tree's order.
+    /// Affinities of the CPUs, in the tree's order.
     pub(crate) cpus: Vec<u64>,
     /// RAM.
     pub(crate) memory: Pages,
-    /// Registers and windows of all devices, those of the interrupt controller included.
+    /// Registers and windows of all devices, the interrupt controller included.
     pub(crate) devices: Pages,
     /// The interrupt controller.
     pub(crate) gic: Gic,
-    /// The registers of the console.
+    /// Registers of the console.
     pub(crate) console: Range<usize>,
 }
 
-/// A GICv3.
+/// Description of a GICv3.
 #[derive(Debug)]
 pub(crate) struct Gic {
-    /// The distributor's registers.
+    /// Registers of the distributor.
     pub(crate) distributor: Range<usize>,
-    /// The regions of redistributors.
+    /// Regions of redistributors.
     pub(crate) redistributors: Vec<Range<usize>>,
-    /// The ITSes' registers.
+    /// Registers of the ITSes.
     pub(crate) its: Vec<Range<usize>>,
-    /// The maintenance interrupt, a PPI.
+    /// Maintenance interrupt, a PPI.
     pub(crate) maintenance: u32,
 }
 
@@ -45,7 +45,7 @@ impl Machine {
     /// Reads the tree.
     ///
     /// # Panics
-    /// If it does not describe what the hypervisor needs.
+    /// If the tree lacks a part that the hypervisor needs.
     pub(crate) fn read(tree: &Fdt<'_>) -> Self {
         let mut memory = Pages::default();
         tree::memory(tree).for_each(|range| memory.add(&range));
@@ -68,6 +68,7 @@ impl Gic {
             Some(property) => property.value_as::<u32>().expect("a number of regions") as usize,
             None => 1,
         };
+
         let mut frames = regs(&node);
         let distributor = frames.next().expect("the GIC has a distributor");
         let redistributors: Vec<_> = frames.take(regions).collect();
@@ -83,7 +84,7 @@ impl Gic {
         }
     }
 
-    /// The frames that the guest sees as its own controller's.
+    /// Returns the frames that the guest sees as its own controller's.
     pub(crate) fn frames(&self) -> impl Iterator<Item = &Range<usize>> {
         core::iter::once(&self.distributor)
             .chain(&self.redistributors)
@@ -91,7 +92,8 @@ impl Gic {
     }
 }
 
-/// The interrupt that the controller itself makes: a PPI, numbered from 16 on (the binding of GICv3).
+/// Returns the maintenance interrupt of the controller's node: a PPI, numbered from 16 on (the
+/// binding of GICv3).
 ///
 /// # Panics
 /// If the node does not name one.
@@ -106,7 +108,7 @@ fn maintenance(node: &FdtNode<'_>) -> u32 {
     FIRST_PPI + u32::from_be_bytes(number.expect("three cells"))
 }
 
-/// Everything at the root that has registers or is a window to another bus.
+/// Returns the registers and bus windows of the root's children.
 fn devices(tree: &Fdt<'_>) -> Pages {
     let mut pages = Pages::default();
     let is_device = |node: &FdtNode<'_>| {

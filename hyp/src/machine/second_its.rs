@@ -1,7 +1,8 @@
-//! A second ITS for the guest, if it is told `hyp.its=2`: what the architecture says of several ITSes can then
-//! be seen from inside.
+//! A second ITS for the guest, with the option `hyp.its=2` on its command line. The guest can then
+//! test the rules of the architecture for several ITSes.
 //!
-//! The machine has no such ITS, so that no device can reach it: commands make its events pending.
+//! The machine has no second ITS, and no device can reach it. The guest makes its events pending by
+//! commands.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -14,15 +15,16 @@ use dtoolkit::{Node, Property};
 use super::{Machine, tree};
 use crate::memory::ranges::Pages;
 
-/// The word on the guest's command line.
+/// Option on the guest's command line.
 const OPTION: &str = "hyp.its=2";
 
 const ITS_SIZE: usize = vgic::config::ITS_SIZE as usize;
 
-/// Describes it in the guest's tree, and returns its frames, if the guest is told of it.
+/// Adds the second ITS to the guest's tree, and returns its frames. Returns `None` without the
+/// option.
 ///
 /// # Panics
-/// If the machine has no ITS, or there is no room, for the frames or in the tree.
+/// If the machine has no ITS, or there is no room for the frames or in the tree.
 pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
     let fdt = Fdt::new(blob).expect("the tree is well-formed");
     (tree::command_line(&fdt).split(' ')).find(|word| *word == OPTION)?;
@@ -34,7 +36,8 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
     );
 
     let (gic, its) = nodes(&fdt).expect("the tree has the ITS");
-    let node = describe(&its, &frames);
+    let node = its_node_like(&its, &frames);
+
     let mut edited = DeviceTree::from_fdt(&fdt);
     (edited.root.child_mut(gic.name()))
         .expect("the node was there")
@@ -46,6 +49,7 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
     Some(frames)
 }
 
+/// Returns true if no device and no RAM is in `frames`.
 fn is_free(frames: &Range<usize>, machine: &Machine) -> bool {
     let mut free = Pages::default();
     free.add(frames);
@@ -54,7 +58,7 @@ fn is_free(frames: &Range<usize>, machine: &Machine) -> bool {
     free.contains(frames)
 }
 
-/// The controller, and its first ITS.
+/// Returns the nodes of the interrupt controller and of its first ITS.
 fn nodes<'a>(fdt: &Fdt<'a>) -> Option<(FdtNode<'a>, FdtNode<'a>)> {
     let mut children = fdt.root().children();
     let gic = children.find(|node| tree::is_compatible(node, "arm,gic-v3"))?;
@@ -62,15 +66,15 @@ fn nodes<'a>(fdt: &Fdt<'a>) -> Option<(FdtNode<'a>, FdtNode<'a>)> {
     Some((gic, its))
 }
 
-/// The node of an ITS like `other`.
-fn describe(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
+/// Returns the node of an ITS like `other`, with registers at `frames`.
+fn its_node_like(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
     let mut node = DeviceTreeNode::new(alloc::format!("its@{:x}", frames.start))
         .expect("the name is well-formed");
     for property in other.properties() {
         // A handle has one owner.
         let value = match property.name() {
             "phandle" | "linux,phandle" => continue,
-            "reg" => moved(other, property.value(), frames.start),
+            "reg" => reg_with_address(other, property.value(), frames.start),
             _ => property.value().to_vec(),
         };
         let property = DeviceTreeProperty::new(property.name().to_string(), value);
@@ -79,8 +83,8 @@ fn describe(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
     node
 }
 
-/// The `reg` of `node` with another address and the same size.
-fn moved(node: &FdtNode<'_>, reg: &[u8], to: usize) -> Vec<u8> {
+/// Returns the `reg` of `node` with the address `to` and the old size.
+fn reg_with_address(node: &FdtNode<'_>, reg: &[u8], to: usize) -> Vec<u8> {
     let first = node.reg().ok().flatten().and_then(|mut regs| regs.next());
     let bytes = first.map_or(0, |reg| reg.address.as_ref().len() * 4);
     let address = (to as u64).to_be_bytes();

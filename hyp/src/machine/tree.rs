@@ -1,20 +1,20 @@
-//! Questions to a device tree that need no memory to answer.
+//! Queries of a device tree that allocate no memory.
 
 use core::ops::Range;
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Cells, Node, Property, ToCellInt};
 
-/// Whether the node is a device of this kind.
+/// Returns true if the node is compatible with `kind`.
 pub(crate) fn is_compatible(node: &FdtNode<'_>, kind: &str) -> bool {
     node.compatible()
         .is_some_and(|mut kinds| kinds.any(|known| known == kind))
 }
 
-/// The ranges of the node's `reg`, in its parent's addresses.
+/// Returns the ranges of the node's `reg`, in its parent's addresses.
 ///
 /// # Panics
-/// If they do not fit the parent's cells.
+/// If a range does not fit the parent's cells.
 pub(crate) fn regs<'a>(node: &FdtNode<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
     let regs = node.reg().expect("well-formed reg");
     regs.into_iter()
@@ -22,29 +22,29 @@ pub(crate) fn regs<'a>(node: &FdtNode<'a>) -> impl Iterator<Item = Range<usize>>
         .map(|reg| range(reg.address, reg.size))
 }
 
-/// The windows of the node's `ranges`, in its parent's addresses.
+/// Returns the windows of the node's `ranges`, in its parent's addresses.
 ///
 /// # Panics
-/// If they do not fit the cells.
+/// If a window does not fit the cells.
 pub(crate) fn windows<'a>(node: &FdtNode<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
     let windows = node.ranges().expect("well-formed ranges");
     (windows.into_iter().flatten()).map(|window| range(window.parent_bus_address, window.length))
 }
 
-/// Whether the node is a bus whose addresses are its parent's: its `ranges` is empty.
+/// Returns true if the node is a bus with its parent's addresses: its `ranges` is empty.
 pub(crate) fn is_transparent(node: &FdtNode<'_>) -> bool {
     node.property("ranges")
         .is_some_and(|ranges| ranges.value().is_empty())
 }
 
-/// The pieces of RAM.
+/// Returns the ranges of RAM.
 pub(crate) fn memory<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
     (tree.root().children())
         .filter(is_memory)
         .flat_map(|node| regs(&node))
 }
 
-/// Whether the node describes RAM.
+/// Returns true if the node describes RAM.
 pub(crate) fn is_memory(node: &FdtNode<'_>) -> bool {
     let kind = node
         .property("device_type")
@@ -52,7 +52,7 @@ pub(crate) fn is_memory(node: &FdtNode<'_>) -> bool {
     kind == Some("memory")
 }
 
-/// The affinities of the CPUs, in the tree's order.
+/// Returns the affinities of the CPUs, in the tree's order.
 pub(crate) fn cpus<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = u64> + use<'a> {
     let nodes = tree
         .find_node("/cpus")
@@ -68,11 +68,11 @@ pub(crate) fn cpus<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = u64> + use<'a> {
         })
 }
 
-/// The registers of the PL011 that `/chosen` names as the console.
+/// Returns the registers of the PL011 that `/chosen` names as the console.
 pub(crate) fn console(tree: &Fdt<'_>) -> Option<Range<usize>> {
     let chosen = tree.find_node("/chosen")?;
     let path = chosen.property("stdout-path")?.value_as::<&str>().ok()?;
-    // A path may be followed by the line's settings.
+    // The line's settings may follow the path.
     let node = tree.find_node(path.split(':').next()?)?;
     if is_compatible(&node, "arm,pl011") {
         regs(&node).next()
@@ -81,7 +81,7 @@ pub(crate) fn console(tree: &Fdt<'_>) -> Option<Range<usize>> {
     }
 }
 
-/// Where the boot loader has put guests' kernels: modules of `/chosen`, as multiboot describes them.
+/// Returns the guests' kernels: modules of `/chosen`, as multiboot describes them.
 pub(crate) fn kernels<'a>(
     tree: &Fdt<'a>,
 ) -> impl Iterator<Item = (FdtNode<'a>, Range<usize>)> + use<'a> {
@@ -90,20 +90,20 @@ pub(crate) fn kernels<'a>(
         .flat_map(|chosen| chosen.children())
         .filter(is_kernel);
     modules.filter_map(|module| {
-        // QEMU writes two cells each here, whatever the parent says of its cells.
+        // QEMU writes two cells each here, whatever the parent's cells.
         let mut reg = module.property("reg")?.as_prop_encoded_array([2, 2]).ok()?;
         let [address, size] = reg.next()?;
         Some((module, range(address, size)))
     })
 }
 
-/// What the boot loader wants the kernel of this module to be told.
+/// Returns the command line of the module's kernel.
 pub(crate) fn arguments<'a>(module: &FdtNode<'a>) -> &'a str {
     let arguments = module.property("bootargs");
     arguments.map_or("", |property| property.value_as().unwrap_or_default())
 }
 
-/// What the boot loader wants the one guest to be told.
+/// Returns the command line of the guest with the whole machine.
 pub(crate) fn command_line<'a>(tree: &Fdt<'a>) -> &'a str {
     let chosen = tree.find_node("/chosen");
     let arguments = chosen.and_then(|chosen| chosen.property("bootargs"));
@@ -114,7 +114,7 @@ fn is_kernel(node: &FdtNode<'_>) -> bool {
     is_compatible(node, "multiboot,kernel")
 }
 
-/// Where the boot loader has put the guest's initial RAM disk.
+/// Returns the guest's initial RAM disk.
 pub(crate) fn initrd(tree: &Fdt<'_>) -> Option<Range<usize>> {
     let chosen = tree.find_node("/chosen")?;
     let address = |name| {

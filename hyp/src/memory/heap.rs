@@ -1,9 +1,10 @@
-//! The heap behind `alloc`: small blocks by their size ([`super::small`]), and the rest by a general allocator.
+//! The heap behind `alloc`: small blocks by size ([`super::small`]), larger ones by a general
+//! allocator.
 //!
-//! Interrupts are masked whenever the hypervisor runs, so a lock holder is never interrupted; nothing
-//! on the way into or out of the guest allocates.
+//! Interrupts are masked at EL2, so that a lock's holder is never interrupted. Nothing on the way
+//! into or out of the guest allocates.
 #![expect(unsafe_code)]
-// UNSAFETY: hands memory to the allocator, and is one.
+// UNSAFETY: implements an allocator.
 
 use core::alloc::{GlobalAlloc, Layout};
 
@@ -11,40 +12,40 @@ use spin::Mutex;
 use talc::TalcLock;
 use talc::source::Manual;
 
-use super::small::{CHUNK, Class, Small};
+use super::small::{CHUNK, SizeClass, SmallBlocks};
 
 #[global_allocator]
 static HEAP: Heap = Heap {
-    small: Mutex::new(Small::new()),
+    small: Mutex::new(SmallBlocks::new()),
     large: TalcLock::new(Manual),
 };
 
 struct Heap {
-    /// Its lock is taken before that of `large`.
-    small: Mutex<Small>,
+    /// Locked before `large`.
+    small: Mutex<SmallBlocks>,
     large: TalcLock<Mutex<()>, Manual>,
 }
 
-// SAFETY: memory comes from `large`, as a block or as a chunk that `small` cuts into blocks, each of which one
-// caller has at a time.
+// SAFETY: memory comes from `large`, as a block or as a chunk that `small` cuts into blocks. One
+// caller at a time owns a block.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match Class::of(layout) {
+        match SizeClass::of(layout) {
             Some(class) => {
-                // SAFETY: a chunk has a size.
+                // SAFETY: a chunk's size is not 0.
                 let chunk = || unsafe { self.large.alloc(CHUNK) };
                 self.small.lock().allocate(class, layout.size(), chunk)
             }
-            // SAFETY: forwarded to the caller.
+            // SAFETY: by the caller's promise, the size is not 0.
             None => unsafe { self.large.alloc(layout) },
         }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match Class::of(layout) {
-            // SAFETY: by the caller's promise, `alloc` took it from there.
+        match SizeClass::of(layout) {
+            // SAFETY: by the caller's promise, `alloc` took the block from this class.
             Some(class) => unsafe { self.small.lock().free(block, class, layout.size()) },
-            // SAFETY: forwarded to the caller.
+            // SAFETY: by the caller's promise, `alloc` took the block from `large`.
             None => unsafe { self.large.dealloc(block, layout) },
         }
     }
@@ -55,12 +56,12 @@ unsafe impl GlobalAlloc for Heap {
 /// # Safety
 /// The `length` bytes at `start` are mapped, and nobody else uses them from now on.
 pub(crate) unsafe fn start(start: usize, length: usize) {
-    // SAFETY: forwarded to the caller.
+    // SAFETY: by the caller's promise, the memory is mapped and unused.
     let claimed = unsafe { HEAP.large.lock().claim(start as *mut u8, length) };
     assert!(claimed.is_some(), "no room for a heap");
 }
 
-/// Bytes that are allocated.
+/// Returns the number of allocated bytes.
 pub(crate) fn used() -> usize {
     let (small, chunks) = HEAP.small.lock().used();
     HEAP.large.lock().counters().allocated_bytes - chunks + small

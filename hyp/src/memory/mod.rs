@@ -1,4 +1,4 @@
-//! Memory: where the hypervisor lives, what it maps for itself and what for the guest.
+//! Memory: the hypervisor's own, and the translation tables of the hypervisor and the guests.
 
 pub(crate) mod cache;
 pub(crate) mod heap;

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::layout::PAGE;
 
-/// A set of pages, as sorted ranges that neither touch nor overlap.
+/// Set of pages, as sorted ranges that neither touch nor overlap.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pages(Vec<Range<usize>>);
 
@@ -24,7 +24,7 @@ impl Pages {
         self.0.insert(first, new);
     }
 
-    /// Takes every page that `range` touches out of the set.
+    /// Removes every page that `range` touches.
     pub(crate) fn remove(&mut self, range: &Range<usize>) {
         if range.is_empty() {
             return;
@@ -38,13 +38,13 @@ impl Pages {
         self.0 = self.0.drain(..).flat_map(cut).collect();
     }
 
-    /// Whether every byte of `range` is in the set.
+    /// Returns true if every byte of `range` is in the set.
     pub(crate) fn contains(&self, range: &Range<usize>) -> bool {
         let place = self.0.partition_point(|known| known.end < range.end);
         (self.0.get(place)).is_some_and(|known| known.start <= range.start)
     }
 
-    /// The ranges, in order.
+    /// Returns the ranges, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Range<usize>> {
         self.0.iter()
     }

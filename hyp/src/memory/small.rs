@@ -1,8 +1,8 @@
-//! Small blocks of the heap, each size in a list of its own, so that it takes the same few instructions to
-//! allocate one whatever has been allocated and freed before.
+//! Small blocks of the heap. Each size has a list of its own, so that an allocation takes the same
+//! few instructions whatever was allocated and freed before.
 //!
-//! A guest decides what is allocated and freed by what it maps. A general allocator looks for a piece that is
-//! large enough and aligned, past all those that are not, and those are as many as the guest likes.
+//! A guest decides by its mappings what is allocated and freed. A general allocator searches for a
+//! piece that is large enough and aligned, past as many other pieces as the guest likes.
 #![expect(unsafe_code)]
 // UNSAFETY: links free blocks through their own first bytes.
 
@@ -12,27 +12,28 @@ use core::ptr::{self, NonNull};
 /// Bytes of the largest small block.
 const LARGEST: usize = 4096;
 
-/// Sizes up to here are multiples of 16; from there on there are four to each doubling.
+/// Largest size that is a multiple of 16 only. Above, there are four sizes to each doubling.
 const LINEAR: usize = 64;
 const STEP: usize = 16;
 const CLASSES: usize = LINEAR / STEP + 4 * (LARGEST / LINEAR).ilog2() as usize;
 
-/// What is cut into blocks of one size: taken once, and kept.
+/// Memory that is cut into blocks of one size. Never returned.
 pub(super) const CHUNK: Layout = match Layout::from_size_align(16 << 10, LARGEST) {
     Ok(layout) => layout,
     Err(_) => panic!("the alignment is a power of two"),
 };
 
-const _: () = assert!(Class(CLASSES - 1).size() == LARGEST);
+const _: () = assert!(SizeClass(CLASSES - 1).size() == LARGEST);
 
-/// The sizes that blocks come in.
+/// Size class of blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Class(usize);
+pub(super) struct SizeClass(usize);
 
-impl Class {
-    /// The smallest one that holds `layout`; none if that is too large.
+impl SizeClass {
+    /// Returns the smallest class that holds `layout`, or `None` if `layout` is too large.
     pub(super) fn of(layout: Layout) -> Option<Self> {
-        // Blocks of a chunk lie at multiples of their size: a multiple of the alignment is aligned.
+        // Blocks of a chunk lie at multiples of their size, so that a multiple of the alignment is
+        // aligned.
         let bytes = layout.pad_to_align().size().max(1);
         if bytes > LARGEST {
             return None;
@@ -47,7 +48,7 @@ impl Class {
         Some(Self(LINEAR / STEP + 4 * above + quarter))
     }
 
-    /// Bytes of a block.
+    /// Returns the bytes of a block.
     const fn size(self) -> usize {
         let linear = LINEAR / STEP;
         if self.0 < linear {
@@ -58,36 +59,36 @@ impl Class {
     }
 }
 
-/// A block that is free: the next one.
-struct Free(*mut Free);
+/// Free block: points to the next one.
+struct FreeBlock(*mut FreeBlock);
 
 /// Blocks of one size.
-struct List {
-    /// Those that have been freed.
-    free: *mut Free,
-    /// What has not been used of the last chunk.
+struct BlockList {
+    /// Freed blocks.
+    free: *mut FreeBlock,
+    /// Unused rest of the last chunk, of `bytes` bytes.
     rest: *mut u8,
     bytes: usize,
 }
 
-/// All of them.
-pub(super) struct Small {
-    lists: [List; CLASSES],
-    /// Bytes asked for and not freed.
+/// Blocks of all sizes.
+pub(super) struct SmallBlocks {
+    lists: [BlockList; CLASSES],
+    /// Bytes allocated and not freed.
     used: usize,
     /// Bytes of chunks.
     chunks: usize,
 }
 
-// SAFETY: it owns the blocks that it points to.
-unsafe impl Send for Small {}
+// SAFETY: the lists own the blocks that they point to.
+unsafe impl Send for SmallBlocks {}
 
-impl Small {
-    /// Without a chunk.
+impl SmallBlocks {
+    /// Returns lists without a chunk.
     pub(super) const fn new() -> Self {
         Self {
             lists: [const {
-                List {
+                BlockList {
                     free: ptr::null_mut(),
                     rest: ptr::null_mut(),
                     bytes: 0,
@@ -98,11 +99,11 @@ impl Small {
         }
     }
 
-    /// Takes a block of this class for `size` bytes; `chunk` gives memory of the layout [`CHUNK`] that is
-    /// nobody else's, or null.
+    /// Allocates a block of this class for `size` bytes. `chunk` returns unused memory of the
+    /// layout [`CHUNK`], or null.
     pub(super) fn allocate(
         &mut self,
-        class: Class,
+        class: SizeClass,
         size: usize,
         chunk: impl FnOnce() -> *mut u8,
     ) -> *mut u8 {
@@ -122,28 +123,30 @@ impl Small {
             block
         } else {
             let block = list.free;
-            // SAFETY: `free` put it there, and nobody else has it.
+            // SAFETY: `free` has written the link, and nobody else has the block.
             list.free = unsafe { (*block).0 };
             block.cast()
         };
+
         self.used += size;
         block
     }
 
-    /// Takes a block back.
+    /// Frees a block.
     ///
     /// # Safety
-    /// `allocate` gave it for this class and size, and nobody uses it any more.
-    pub(super) unsafe fn free(&mut self, block: *mut u8, class: Class, size: usize) {
+    /// `allocate` returned the block for this class and size, and nobody uses it any more.
+    pub(super) unsafe fn free(&mut self, block: *mut u8, class: SizeClass, size: usize) {
         let list = &mut self.lists[class.0];
-        let block = block.cast::<Free>();
-        // SAFETY: it is ours, and large and aligned enough.
-        unsafe { block.write(Free(list.free)) };
+        let block = block.cast::<FreeBlock>();
+        // SAFETY: by the caller's promise, the block is unused. Every class is large and aligned
+        // enough for a link.
+        unsafe { block.write(FreeBlock(list.free)) };
         list.free = block;
         self.used -= size;
     }
 
-    /// Bytes of blocks that are in use, and of all chunks.
+    /// Returns the bytes of blocks in use, and the bytes of all chunks.
     pub(super) const fn used(&self) -> (usize, usize) {
         (self.used, self.chunks)
     }

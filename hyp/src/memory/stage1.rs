@@ -1,8 +1,8 @@
-//! What EL2 maps for itself.
+//! Stage 1 of EL2.
 //!
-//! The image and the heap where they are linked, with the rights of each part; the guest's memory by
-//! identity, never executable; the devices that the hypervisor drives by identity; and the image's
-//! instructions once more by identity, for CPUs that turn their MMU on.
+//! The tables map the image and the heap at their link addresses, with the rights of each part; the
+//! guest's memory by identity, never executable; the devices that the hypervisor drives by
+//! identity; and the image's instructions once more by identity, for CPUs that turn their MMU on.
 
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -18,7 +18,7 @@ use super::ranges::Pages;
 /// Bytes of a CPU's stack.
 pub(crate) const STACK_SIZE: usize = 64 << 10;
 
-/// Distance between the ends of two CPUs' stacks.
+/// Bytes between the tops of two CPUs' stacks.
 const STACK_STRIDE: usize = 2 * STACK_SIZE;
 
 const NORMAL: Attributes = Attributes::ATTRIBUTE_INDEX_0
@@ -35,13 +35,13 @@ const DEVICE: Attributes = Attributes::ATTRIBUTE_INDEX_1
     .union(Attributes::XN)
     .union(Attributes::VALID);
 
-/// The tables while they are made.
+/// Tables under construction.
 pub(crate) struct Stage1 {
     mapping: Mapping<LinearTranslation<Attributes>, El2>,
 }
 
 impl Stage1 {
-    /// Tables that map the home.
+    /// Returns tables that map the home.
     pub(crate) fn new(home: &Range<usize>) -> Self {
         let tables = LinearTranslation::new(layout::physical_offset());
         let mut stage1 = Self {
@@ -49,6 +49,7 @@ impl Stage1 {
         };
         let image = layout::image();
         let heap = IMAGE_BASE + layout::heap_offset()..IMAGE_BASE + home.len();
+
         stage1.map(&image.text, layout::physical(image.text.start), CODE);
         stage1.map(
             &image.rodata,
@@ -57,6 +58,7 @@ impl Stage1 {
         );
         stage1.map(&image.data, layout::physical(image.data.start), VARIABLE);
         stage1.map(&heap, layout::physical(heap.start), VARIABLE);
+
         let text = layout::physical(image.text.start)..layout::physical(image.text.end);
         stage1.map(&text, text.start, CODE);
         stage1
@@ -76,7 +78,7 @@ impl Stage1 {
         }
     }
 
-    /// Gives CPU number `cpu` a stack with an unmapped gap below it, and returns where it ends.
+    /// Allocates a stack for CPU number `cpu`, with an unmapped gap below, and returns its top.
     pub(crate) fn add_stack(&mut self, cpu: usize) -> usize {
         #[derive(Clone)]
         #[repr(align(4096))]
@@ -91,7 +93,7 @@ impl Stage1 {
         end
     }
 
-    /// Finishes the tables, which stay for ever, and returns the physical address of their root.
+    /// Completes the tables, which live for ever, and returns the physical address of their root.
     pub(crate) fn into_root(self) -> u64 {
         Box::leak(Box::new(self.mapping)).root_address().0 as u64
     }

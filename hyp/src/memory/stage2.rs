@@ -1,12 +1,11 @@
-//! What a guest's physical addresses mean.
+//! Stage 2 of the guests.
 //!
-//! The one guest that has the whole machine has its memory and its devices by identity; a tenant has a
-//! piece of memory where QEMU's `virt` board has its RAM, and nothing else. What a guest has not (the
-//! hypervisor's home, the frames of the interrupt controller, addresses where there is nothing) is not
-//! mapped, and traps.
+//! The guest with the whole machine has its memory and its devices by identity. A VM has memory at
+//! the RAM of QEMU's `virt` board, and nothing else. All other addresses are not mapped, and trap:
+//! the hypervisor's home, the frames of the interrupt controller, addresses without a device.
 //!
-//! Memory is write-back here and devices are non-cacheable, so that the guest's own tables choose the
-//! type of every access within those limits, as on the bare machine.
+//! Memory is write-back here and devices are non-cacheable, so that the guest's own tables choose
+//! the type of every access within these limits, as without a hypervisor.
 
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -33,26 +32,26 @@ const DEVICE: Attributes = Attributes::MEMATTR_NORMAL_INNER_NC
     .union(Attributes::XN)
     .union(Attributes::VALID);
 
-/// The identifier in the TLBs of a guest that has the whole machine, and of the first tenant.
+/// VMID of the guest with the whole machine, and of the first VM.
 const FIRST_VMID: u16 = 1;
 
-/// A guest's tables.
+/// Tables of a guest.
 pub(crate) struct Stage2 {
-    /// What `VTTBR_EL2` is while the guest runs.
+    /// Value of `VTTBR_EL2` while the guest runs.
     base: u64,
 }
 
 impl Stage2 {
-    /// Tables that map `memory` and `devices` by identity; they stay for ever.
+    /// Returns tables that map `memory` and `devices` by identity. The tables live for ever.
     pub(crate) fn identity(memory: &Pages, devices: &Pages) -> Self {
         let memory = memory.iter().map(|range| (range, range.start, MEMORY));
         let devices = devices.iter().map(|range| (range, range.start, DEVICE));
         Self::new(FIRST_VMID, memory.chain(devices))
     }
 
-    /// Tables of tenant number `index`, that map `memory` to guest-physical address `at`; they stay for
-    /// ever.
-    pub(crate) fn tenant(index: usize, memory: &Range<usize>, at: usize) -> Self {
+    /// Returns tables of VM number `index`, that map `memory` to guest-physical address `at`. The
+    /// tables live for ever.
+    pub(crate) fn for_vm(index: usize, memory: &Range<usize>, at: usize) -> Self {
         Self::new(
             FIRST_VMID + index as u16,
             [(memory, at, MEMORY)].into_iter(),
@@ -84,15 +83,16 @@ impl Stage2 {
     /// Makes the calling CPU translate the guest's accesses by these tables.
     ///
     /// # Panics
-    /// If the CPU has fewer than 44 bits of physical address: then tables cannot begin at level 0.
+    /// If the CPU has fewer than 44 bits of physical address: tables cannot begin at level 0 then.
     pub(crate) fn activate(&self) {
-        // 48 bits are the most that 4 KiB pages describe without FEAT_LPA2.
+        // With 4 KiB pages, 48 bits are the most without FEAT_LPA2.
         let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5);
         let bits = [32, 36, 40, 42, 44, 48][range as usize];
         assert!(
             bits >= 44,
             "CPUs with {bits}-bit physical addresses are not supported"
         );
+
         VTCR_EL2.write(
             VTCR_EL2::RES1.val(1)
                 + VTCR_EL2::PS.val(range)

@@ -21,7 +21,7 @@ pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
 
 /// As [`build`], and notes how long it is at work between an exit and the next entry.
 pub(crate) fn build_noting_stays(scratch: &Path) -> Result<PathBuf> {
-    build_with(scratch, &["--features", "stays"]).map(|(image, _)| image)
+    build_with(scratch, &["--features", "el2-time"]).map(|(image, _)| image)
 }
 
 /// As [`build`], with more arguments for cargo, and returns the ELF file's path too.

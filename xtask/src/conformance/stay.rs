@@ -29,7 +29,7 @@ struct Reported {
 impl Stay {
     /// Finds it in the hypervisor's report.
     pub(super) fn read(report: &Map<String, Value>) -> Option<Self> {
-        let reported = Reported::deserialize(report.get("longest_stay")?).ok()?;
+        let reported = Reported::deserialize(report.get("longest_el2_time")?).ok()?;
         Some(Self {
             instructions: reported.ns,
             bound: BOUND,
@@ -72,7 +72,7 @@ mod tests {
 
     fn stay(ns: u64) -> Option<Stay> {
         let text = format!(
-            "{{\"longest_stay\":{{\"ns\":{ns},\"syndrome\":{},\"address\":4096}}}}",
+            "{{\"longest_el2_time\":{{\"ns\":{ns},\"syndrome\":{},\"address\":4096}}}}",
             0x9380_0046_u64
         );
         Stay::read(&serde_json::from_str(&text).unwrap())

@@ -70,7 +70,7 @@ impl Verdict {
             self.victim.insert(name.to_owned(), numbers(rest));
         } else if let Some(rest) = text.strip_prefix("vm1: @attacker ") {
             self.attacker = numbers(rest);
-        } else if let Some(json) = text.strip_prefix("@tenants ") {
+        } else if let Some(json) = text.strip_prefix("@vms ") {
             self.hypervisor = serde_json::from_str(json).unwrap_or_default();
         }
     }
@@ -285,7 +285,7 @@ vm0: @victim ppi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim spi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim lpi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
-@tenants {\"slice_us\":2000,\"vms\":[\
+@vms {\"slice_us\":2000,\"vms\":[\
 {\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":83216},\
 {\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":129904}],\
 \"injections\":{\"sgi\":10,\"ppi\":4,\"spi\":4,\"lpi\":4},\

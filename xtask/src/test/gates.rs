@@ -152,7 +152,7 @@ pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
                 "--package",
                 "hyp",
                 "--features",
-                "stays",
+                "el2-time",
                 "--",
                 "-D",
                 "warnings",

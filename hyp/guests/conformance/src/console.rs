@@ -1,4 +1,4 @@
-//! The console: a PL011 that whoever started us has set up.
+//! The console: a PL011 that the boot loader has set up.
 
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,10 +8,10 @@ use crate::mmio::{read_32, write_8};
 const FLAGS: usize = 0x18;
 const TRANSMIT_FULL: u32 = 1 << 5;
 
-/// QEMU's `virt` has it here; the device tree says so too.
+/// Address of the PL011. At first the address on QEMU's `virt` board, later the device tree's.
 static UART: AtomicUsize = AtomicUsize::new(0x0900_0000);
 
-/// Uses the PL011 at this address from now on.
+/// Sets the address of the PL011.
 pub(crate) fn use_uart(address: usize) {
     UART.store(address, Relaxed);
 }
@@ -30,11 +30,14 @@ impl fmt::Write for Console {
     }
 }
 
-/// Prints.
+/// Prints text.
 macro_rules! print {
     ($($argument:tt)*) => {{
         // The console never fails.
-        let _ = core::fmt::Write::write_fmt(&mut $crate::console::Console, format_args!($($argument)*));
+        let _ = core::fmt::Write::write_fmt(
+            &mut $crate::console::Console,
+            format_args!($($argument)*),
+        );
     }};
 }
 

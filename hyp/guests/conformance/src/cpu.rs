@@ -1,4 +1,4 @@
-//! The CPU itself: barriers, time, the interrupt masks, and its timers.
+//! The CPU: barriers, time, interrupt masks, timers.
 #![expect(unsafe_code)]
 // UNSAFETY: system registers.
 
@@ -9,7 +9,9 @@ macro_rules! read {
     ($register:literal) => {{
         let value: u64;
         // SAFETY: these registers may be read at any time at EL1.
-        unsafe { core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value, options(nostack)) };
+        unsafe {
+            core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value, options(nostack));
+        };
         value
     }};
 }
@@ -20,30 +22,35 @@ macro_rules! write {
         let value: u64 = $value;
         // SAFETY: none of the registers written here changes how memory is seen.
         unsafe {
-            core::arch::asm!(concat!("msr ", $register, ", {}"), "isb", in(reg) value, options(nostack));
+            core::arch::asm!(
+                concat!("msr ", $register, ", {}"),
+                "isb",
+                in(reg) value,
+                options(nostack)
+            );
         };
     }};
 }
 
 pub(crate) use {read, write};
 
-/// The number of the calling CPU.
+/// Returns the number of the calling CPU.
 pub(crate) fn number() -> usize {
     read!("tpidr_el1") as usize
 }
 
-/// The calling CPU's `MPIDR_EL1`.
+/// Returns the calling CPU's `MPIDR_EL1`.
 pub(crate) fn mpidr() -> u64 {
     read!("mpidr_el1")
 }
 
-/// Makes what was written to memory visible to devices and other CPUs.
+/// Makes earlier writes to memory visible to devices and other CPUs.
 pub(crate) fn synchronize() {
     // SAFETY: barriers.
     unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Lets other CPUs go on while this one spins.
+/// Lets other CPUs run while this one spins.
 pub(crate) fn relax() {
     // SAFETY: a hint.
     unsafe { asm!("yield", options(nostack, preserves_flags)) };
@@ -60,32 +67,32 @@ pub(crate) fn unmasked<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: the vectors handle interrupts.
     unsafe { asm!("msr daifclr, #3", "isb", options(nostack)) };
     let result = f();
-    // SAFETY: masks them.
+    // SAFETY: masks interrupts.
     unsafe { asm!("msr daifset, #3", "isb", options(nostack)) };
     result
 }
 
-/// Whether an IRQ is asserted, masked or not.
+/// Returns true if an IRQ is asserted, masked or not.
 pub(crate) fn irq() -> bool {
     read!("isr_el1") & 1 << 7 != 0
 }
 
-/// Whether an FIQ is asserted, masked or not.
+/// Returns true if an FIQ is asserted, masked or not.
 pub(crate) fn fiq() -> bool {
     read!("isr_el1") & 1 << 6 != 0
 }
 
-/// Time in ticks of the counter.
+/// Returns the time in ticks of the counter.
 pub(crate) fn now() -> u64 {
     read!("cntvct_el0")
 }
 
-/// Ticks of the counter in so many microseconds.
+/// Returns the ticks of the counter in `microseconds`.
 pub(crate) fn ticks(microseconds: u64) -> u64 {
     microseconds * read!("cntfrq_el0") / 1_000_000
 }
 
-/// Spins until `done`, or until so many microseconds are over; whether it was done.
+/// Spins until `done` returns true, for at most `microseconds`. Returns the last result of `done`.
 pub(crate) fn spin_until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let end = now() + ticks(microseconds);
     loop {
@@ -99,12 +106,12 @@ pub(crate) fn spin_until(microseconds: u64, mut done: impl FnMut() -> bool) -> b
     }
 }
 
-/// Spins for so many microseconds.
+/// Spins for `microseconds`.
 pub(crate) fn spin(microseconds: u64) {
     spin_until(microseconds, || false);
 }
 
-/// A timer of the CPU, whose interrupt is a PPI.
+/// Timer of the CPU, whose interrupt is a PPI.
 #[derive(Clone, Copy)]
 pub(crate) enum Timer {
     /// `CNTV_*`.
@@ -114,14 +121,14 @@ pub(crate) enum Timer {
 }
 
 impl Timer {
-    /// Both.
+    /// Both timers.
     pub(crate) const ALL: [Self; 2] = [Self::Virtual, Self::Physical];
 
     const ENABLE: u64 = 1 << 0;
     const IMASK: u64 = 1 << 1;
     const ISTATUS: u64 = 1 << 2;
 
-    /// The INTID of its PPI.
+    /// Returns the INTID of the PPI.
     pub(crate) const fn intid(self) -> u32 {
         match self {
             Self::Virtual => 27,
@@ -129,38 +136,38 @@ impl Timer {
         }
     }
 
-    fn control(self, value: u64) {
+    fn write_control(self, value: u64) {
         match self {
             Self::Virtual => write!("cntv_ctl_el0", value),
             Self::Physical => write!("cntp_ctl_el0", value),
         }
     }
 
-    fn due(self, microseconds: u64) {
+    fn set_deadline(self, microseconds: u64) {
         match self {
             Self::Virtual => write!("cntv_cval_el0", read!("cntvct_el0") + ticks(microseconds)),
             Self::Physical => write!("cntp_cval_el0", read!("cntpct_el0") + ticks(microseconds)),
         }
     }
 
-    /// Interrupts in so many microseconds, until it is stopped.
+    /// Sets the timer to `microseconds` from now. The interrupt lasts until the timer is stopped.
     pub(crate) fn set(self, microseconds: u64) {
-        self.due(microseconds);
-        self.control(Self::ENABLE);
+        self.set_deadline(microseconds);
+        self.write_control(Self::ENABLE);
     }
 
-    /// The same, but does not interrupt.
+    /// Sets the timer to `microseconds` from now, with its interrupt masked.
     pub(crate) fn set_masked(self, microseconds: u64) {
-        self.due(microseconds);
-        self.control(Self::ENABLE | Self::IMASK);
+        self.set_deadline(microseconds);
+        self.write_control(Self::ENABLE | Self::IMASK);
     }
 
-    /// Interrupts when it is due.
+    /// Unmasks the timer's interrupt.
     pub(crate) fn unmask(self) {
-        self.control(Self::ENABLE);
+        self.write_control(Self::ENABLE);
     }
 
-    /// Whether it is due.
+    /// Returns true if the timer is due.
     pub(crate) fn status(self) -> bool {
         let control = match self {
             Self::Virtual => read!("cntv_ctl_el0"),
@@ -169,8 +176,8 @@ impl Timer {
         control & Self::ISTATUS != 0
     }
 
-    /// Interrupts no more.
+    /// Stops the timer.
     pub(crate) fn stop(self) {
-        self.control(0);
+        self.write_control(0);
     }
 }

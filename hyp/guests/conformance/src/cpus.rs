@@ -1,6 +1,7 @@
-//! The other CPUs: turned on and off by PSCI, and given functions to run by CPU 0 through a mailbox.
+//! The other CPUs: turned on and off by PSCI, and given functions to run by CPU 0 through a
+//! mailbox.
 #![expect(unsafe_code)]
-// UNSAFETY: hands a reference to what is to be run to another CPU.
+// UNSAFETY: passes a reference to a task to another CPU.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -13,14 +14,14 @@ use crate::{cpu, psci};
 /// Most CPUs that the guest uses.
 pub(crate) const MAX_CPUS: usize = 8;
 
-/// How long a CPU may take for what it is asked to do. Every wait of a case is shorter.
+/// Microseconds that a CPU may take for a task. Every wait of a case is shorter.
 const PATIENCE: u64 = 60_000_000;
 
-/// What a CPU is to do, if anything.
+/// Mailbox for one task.
 struct Mailbox {
-    /// A [`Task`] whose type `run` knows; null while there is nothing to do.
+    /// A [`Task`] whose type `run` knows, or null.
     task: AtomicPtr<()>,
-    /// Runs it: a `fn(*mut ())`, written before `task`.
+    /// Function that runs the task: a `fn(*mut ())`, written before `task`. 0 turns the CPU off.
     run: AtomicUsize,
 }
 
@@ -31,10 +32,10 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
-/// CPUs that are on, CPU 0 included.
+/// Number of CPUs that are on, CPU 0 included.
 static ON: AtomicUsize = AtomicUsize::new(1);
 
-/// Something to be run once, and what came of it.
+/// Function to be run once, and its result.
 struct Task<F, R> {
     function: UnsafeCell<Option<F>>,
     result: UnsafeCell<Option<R>>,
@@ -45,21 +46,21 @@ struct Task<F, R> {
 /// # Safety
 /// `task` is a `Task<F, R>`, and nobody else uses it now.
 unsafe fn run<F: FnOnce() -> R, R>(task: *mut ()) {
-    // SAFETY: by the caller's promise.
+    // SAFETY: by the caller's promise, `task` is a `Task<F, R>`.
     let task = unsafe { &*task.cast::<Task<F, R>>() };
-    // SAFETY: as above.
+    // SAFETY: by the caller's promise, nobody else uses the task now.
     if let Some(function) = unsafe { (*task.function.get()).take() } {
         let result = function();
-        // SAFETY: as above.
+        // SAFETY: by the caller's promise, nobody else uses the task now.
         unsafe { *task.result.get() = Some(result) };
     }
 }
 
-/// Has CPU `number` run `remote` while this one runs `local`.
+/// Runs `remote` on CPU `number` while this CPU runs `local`.
 ///
 /// # Panics
-/// If that CPU does not come to an end.
-pub(crate) fn beside<R: Send, L>(
+/// If CPU `number` does not answer in time.
+pub(crate) fn run_beside<R: Send, L>(
     number: usize,
     remote: impl FnOnce() -> R + Send,
     local: impl FnOnce() -> L,
@@ -78,6 +79,7 @@ pub(crate) fn beside<R: Send, L>(
     mailbox
         .task
         .store((&raw const task).cast_mut().cast(), Release);
+
     let result = local();
     // Acquire: pairs with the Release in `secondary`.
     let ended = cpu::spin_until(PATIENCE, || mailbox.task.load(Acquire).is_null());
@@ -86,20 +88,20 @@ pub(crate) fn beside<R: Send, L>(
     (remote.expect("a task that has ended has a result"), result)
 }
 
-/// Has CPU `number` run `function`, which may be this one.
+/// Runs `function` on CPU `number`, possibly the calling CPU.
 pub(crate) fn on<R: Send>(number: usize, function: impl FnOnce() -> R + Send) -> R {
     if number == cpu::number() {
         function()
     } else {
-        beside(number, function, || ()).0
+        run_beside(number, function, || ()).0
     }
 }
 
-/// Where CPUs other than the first go on after [`crate::start`].
+/// Runs tasks from the mailbox, on CPUs other than the first. Entered from [`crate::start`].
 pub(crate) extern "C" fn secondary(number: usize) -> ! {
     let mailbox = &MAILBOXES[number];
     loop {
-        // Acquire: pairs with the Release in `beside`.
+        // Acquire: pairs with the Release in `run_beside`.
         let task = mailbox.task.load(Acquire);
         if task.is_null() {
             cpu::relax();
@@ -107,23 +109,23 @@ pub(crate) extern "C" fn secondary(number: usize) -> ! {
         }
         let entry = mailbox.run.load(Relaxed);
         if entry == 0 {
-            // Release: nothing of ours is used any more.
+            // Release: nothing of this CPU is used any more.
             mailbox.task.store(ptr::null_mut(), Release);
             psci::cpu_off();
         }
-        // SAFETY: `beside` stored a function of this type.
+        // SAFETY: `run_beside` stored a function of this type.
         let run: unsafe fn(*mut ()) = unsafe { core::mem::transmute(entry) };
-        // SAFETY: `beside` gives the task to us until the mailbox is empty.
+        // SAFETY: `run_beside` leaves the task to this CPU until the mailbox is empty.
         unsafe { run(task) };
-        // Release: pairs with the Acquire in `beside`.
+        // Release: pairs with the Acquire in `run_beside`.
         mailbox.task.store(ptr::null_mut(), Release);
     }
 }
 
-/// Turns CPUs on and off, until so many are on. The last ones are turned off.
+/// Turns CPUs on or off until `count` are on. CPUs with high numbers are off.
 ///
 /// # Panics
-/// If one of them does not come up, or does not go down.
+/// If a CPU does not turn on or off in time.
 pub(crate) fn keep_on(machine: &Machine, count: usize) {
     let mut on = ON.load(Relaxed);
     while on < count {
@@ -146,7 +148,7 @@ pub(crate) fn turn_on(machine: &Machine, number: usize) {
     on(number, || ());
 }
 
-/// Turns one CPU off, and waits until it is.
+/// Turns one CPU off, and waits until it is off.
 pub(crate) fn turn_off(machine: &Machine, number: usize) {
     let mailbox = &MAILBOXES[number];
     mailbox.run.store(0, Relaxed);

@@ -1,7 +1,7 @@
 //! The exception vectors: faults that a case provokes, and interrupts that it takes.
 //!
-//! A synchronous exception is recorded and the instruction skipped, so that the harness can say which
-//! case it happened in and go on. An interrupt is acknowledged, recorded and ended.
+//! A synchronous exception is recorded and its instruction skipped, so that the harness can name
+//! the case and continue. An interrupt is acknowledged, recorded and ended.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
@@ -18,10 +18,10 @@ use crate::{cpu, psci};
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
 
-/// Interrupts that are remembered.
+/// Number of interrupts that are recorded.
 const TAKEN: usize = 64;
 
-/// Exceptions of one CPU since it was last looked at.
+/// Exceptions of one CPU since the last look.
 struct Record {
     faults: AtomicU32,
     syndrome: AtomicU64,
@@ -45,11 +45,11 @@ static RECORDS: [Record; MAX_CPUS] = [const {
 pub(crate) struct Fault {
     /// `ESR_EL1`.
     pub(crate) syndrome: u64,
-    /// Where it happened.
+    /// Address of the instruction.
     pub(crate) pc: u64,
 }
 
-/// The last fault of a CPU since the last call, if there was one.
+/// Takes the record of a CPU's last fault, if there was one since the last call.
 pub(crate) fn take_fault(cpu: usize) -> Option<Fault> {
     let record = &RECORDS[cpu];
     (record.faults.swap(0, Relaxed) != 0).then(|| Fault {
@@ -58,22 +58,22 @@ pub(crate) fn take_fault(cpu: usize) -> Option<Fault> {
     })
 }
 
-/// Forgets the interrupts that the calling CPU has taken.
+/// Clears the record of interrupts that the calling CPU has taken.
 pub(crate) fn forget_taken() {
     RECORDS[cpu::number()].count.store(0, Relaxed);
 }
 
-/// Interrupts that a CPU has taken.
+/// Returns the number of interrupts that a CPU has taken.
 pub(crate) fn taken(cpu: usize) -> usize {
     RECORDS[cpu].count.load(Relaxed)
 }
 
-/// The interrupt that the calling CPU took as number `index`; bit 31 says that it was an FIQ.
+/// Returns the interrupt that the calling CPU took as number `index`, with [`BY_FIQ`] for an FIQ.
 pub(crate) fn taken_at(index: usize) -> u32 {
     RECORDS[cpu::number()].taken[index].load(Relaxed)
 }
 
-/// Marks an interrupt taken as an FIQ.
+/// Bit of an interrupt that was taken as an FIQ.
 pub(crate) const BY_FIQ: u32 = 1 << 31;
 
 /// Kinds of exceptions, in the order of the vectors.
@@ -81,7 +81,8 @@ const SYNCHRONOUS: u64 = 0;
 const IRQ: u64 = 1;
 const FIQ: u64 = 2;
 
-/// Entered by the vectors. `kind` is the place among the four vectors of each source.
+/// Handles an exception. Entered by the vectors; `kind` is the index among the four vectors of each
+/// source.
 extern "C" fn exception(kind: u64) {
     let record = &RECORDS[cpu::number()];
     match kind {

@@ -1,7 +1,7 @@
-//! Cases, what they may find, and the run of all of them, printed as TAP.
+//! Cases, their assertions, and the run of all cases, printed as TAP.
 //!
-//! A case's line is `ok 3 - name [rule]`, and `{QEMU: reason}` after it if QEMU's own GIC is known to do
-//! otherwise than the rule says.
+//! The line of a case is `ok 3 - name [rule]`, with `{QEMU: reason}` behind if QEMU's own GIC is
+//! known to deviate from the rule.
 
 use core::panic::Location;
 
@@ -11,18 +11,18 @@ use crate::gic::reset::reset;
 use crate::machine::Machine;
 use crate::{cases, cpu, cpus, exception};
 
-/// How long a case looks for what must not come, in microseconds.
+/// Microseconds that a case waits for an interrupt that must not arrive.
 const SILENCE: u64 = 400;
 
-/// One rule.
+/// Test of one rule.
 pub(crate) struct Case {
-    /// What it is called: `topic.rule`.
+    /// Name: `topic.rule`.
     pub(crate) name: &'static str,
-    /// The register or section of IHI 0069 that says so.
+    /// Register or section of IHI 0069 with the rule.
     pub(crate) rule: &'static str,
-    /// CPUs that it needs to be on.
+    /// CPUs that have to be on.
     pub(crate) cpus: Cpus,
-    /// Why QEMU's own GIC fails, if it does.
+    /// Reason why QEMU's own GIC fails, if it does.
     pub(crate) deviation: Option<&'static str>,
     /// The test.
     pub(crate) run: fn(&Machine) -> Outcome,
@@ -35,7 +35,7 @@ pub(crate) enum Cpus {
     One,
     /// CPUs 0 and 1.
     Two,
-    /// All, which are two at least.
+    /// All CPUs, at least two.
     All,
 }
 
@@ -50,7 +50,7 @@ impl Cpus {
 }
 
 impl Case {
-    /// A case on CPU 0.
+    /// Returns a case on CPU 0.
     pub(crate) const fn new(
         name: &'static str,
         rule: &'static str,
@@ -65,28 +65,28 @@ impl Case {
         }
     }
 
-    /// The same on several CPUs.
+    /// Returns the case with other CPUs.
     pub(crate) const fn on(mut self, cpus: Cpus) -> Self {
         self.cpus = cpus;
         self
     }
 
-    /// The same, which QEMU's own GIC is known to fail.
+    /// Returns the case with a reason why QEMU's own GIC fails.
     pub(crate) const fn unlike_qemu(mut self, reason: &'static str) -> Self {
         self.deviation = Some(reason);
         self
     }
 }
 
-/// Why a case did not pass.
-pub(crate) enum Stop {
-    /// It found something else than the rule says.
-    Fail(Failure),
-    /// It makes no sense on this machine.
-    Skip(&'static str),
+/// Result of a case that did not pass.
+pub(crate) enum NotPassed {
+    /// The value differs from the rule's.
+    Failed(Failure),
+    /// The case does not apply to this machine.
+    Skipped(&'static str),
 }
 
-/// What was found.
+/// Assertion that failed.
 pub(crate) struct Failure {
     what: &'static str,
     found: u64,
@@ -94,12 +94,12 @@ pub(crate) struct Failure {
     place: &'static Location<'static>,
 }
 
-/// How a case ends.
-pub(crate) type Outcome = Result<(), Stop>;
+/// Result of a case.
+pub(crate) type Outcome = Result<(), NotPassed>;
 
-/// What registers and states are compared as.
+/// Register or state that can be compared.
 pub(crate) trait Value {
-    /// The number.
+    /// Returns the value as a number.
     fn number(self) -> u64;
 }
 
@@ -115,14 +115,14 @@ macro_rules! values {
 
 values!(bool, u8, u16, u32, u64, usize, i32);
 
-/// Fails unless what was found is what was expected.
+/// Fails unless `found` equals `expected`.
 #[track_caller]
 pub(crate) fn equal(what: &'static str, found: impl Value, expected: impl Value) -> Outcome {
     let (found, expected) = (found.number(), expected.number());
     if found == expected {
         return Ok(());
     }
-    Err(Stop::Fail(Failure {
+    Err(NotPassed::Failed(Failure {
         what,
         found,
         expected,
@@ -130,28 +130,28 @@ pub(crate) fn equal(what: &'static str, found: impl Value, expected: impl Value)
     }))
 }
 
-/// Fails unless it holds.
+/// Fails unless `found` is true.
 #[track_caller]
 pub(crate) fn holds(what: &'static str, found: bool) -> Outcome {
     equal(what, found, true)
 }
 
-/// The case makes no sense here unless this holds.
-pub(crate) fn given(reason: &'static str, holds: bool) -> Outcome {
+/// Skips the case, for `reason`, unless `holds` is true.
+pub(crate) fn skip_unless(reason: &'static str, holds: bool) -> Outcome {
     if holds {
         Ok(())
     } else {
-        Err(Stop::Skip(reason))
+        Err(NotPassed::Skipped(reason))
     }
 }
 
-/// Takes the interrupt that has to arrive now.
+/// Acknowledges the interrupt that has to arrive now.
 #[track_caller]
 pub(crate) fn expect(intid: u32) -> Outcome {
     equal("the interrupt that is taken", interface::take(), intid)
 }
 
-/// Takes and ends the interrupt that has to arrive now.
+/// Acknowledges and ends the interrupt that has to arrive now.
 #[track_caller]
 pub(crate) fn expect_and_end(intid: u32) -> Outcome {
     expect(intid)?;
@@ -159,7 +159,7 @@ pub(crate) fn expect_and_end(intid: u32) -> Outcome {
     Ok(())
 }
 
-/// Takes the interrupt of Group 0 that has to arrive now.
+/// Acknowledges the Group 0 interrupt that has to arrive now.
 #[track_caller]
 pub(crate) fn expect_0(intid: u32) -> Outcome {
     equal(
@@ -169,7 +169,7 @@ pub(crate) fn expect_0(intid: u32) -> Outcome {
     )
 }
 
-/// Fails if there is an interrupt to take, now or a little later.
+/// Fails if an interrupt arrives within [`SILENCE`].
 #[track_caller]
 pub(crate) fn expect_none() -> Outcome {
     let mut intid = NONE;
@@ -180,7 +180,7 @@ pub(crate) fn expect_none() -> Outcome {
     equal("the interrupt that must not be taken", intid, NONE)
 }
 
-/// What the cases came to.
+/// Number of cases by result.
 #[derive(Default)]
 struct Tally {
     passed: u32,
@@ -188,7 +188,7 @@ struct Tally {
     skipped: u32,
 }
 
-/// Runs or lists the cases that the command line asks for.
+/// Runs or lists the cases that the command line selects.
 pub(crate) fn run(machine: &Machine) {
     let filter = machine.argument("filter").unwrap_or("");
     let listing = machine.argument("list").is_some();
@@ -196,8 +196,10 @@ pub(crate) fn run(machine: &Machine) {
         let all = cases::ALL.iter().flat_map(|topic| topic.iter());
         all.filter(|case| case.name.contains(filter) || case.rule.contains(filter))
     };
+
     println!("TAP version 14");
     println!("1..{}", chosen().count());
+
     let mut tally = Tally::default();
     for (number, case) in (1..).zip(chosen()) {
         if listing {
@@ -207,6 +209,7 @@ pub(crate) fn run(machine: &Machine) {
             run_one(machine, number, case, &mut tally);
         }
     }
+
     cpus::keep_on(machine, 1);
     println!(
         "# passed {}, failed {}, skipped {}",
@@ -214,29 +217,32 @@ pub(crate) fn run(machine: &Machine) {
     );
 }
 
+/// Runs one case and prints its result.
 fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
     let needed = case.cpus.count(machine);
     let began = cpu::now();
     let outcome = if needed > machine.cpus {
-        Err(Stop::Skip("needs more CPUs"))
+        Err(NotPassed::Skipped("needs more CPUs"))
     } else if needed > 1 && machine.argument("alone").is_some() {
-        Err(Stop::Skip("needs CPUs that run at the same time"))
+        Err(NotPassed::Skipped("needs CPUs that run at the same time"))
     } else {
         cpus::keep_on(machine, needed);
         reset(machine, needed);
         exception::forget_taken();
         (case.run)(machine)
     };
+
     let faults = (0..machine.cpus).map(exception::take_fault);
     let fault = faults.fold(None, Option::or);
     let microseconds = (cpu::now() - began) / cpu::ticks(1).max(1);
+
     match outcome {
         Ok(()) if fault.is_none() => {
             tally.passed += 1;
             print_result("ok", number, case);
             println!(" # time={microseconds}us");
         }
-        Err(Stop::Skip(reason)) => {
+        Err(NotPassed::Skipped(reason)) => {
             tally.skipped += 1;
             print_result("ok", number, case);
             println!(" # SKIP {reason}");
@@ -245,7 +251,7 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
             tally.failed += 1;
             print_result("not ok", number, case);
             println!(" # time={microseconds}us");
-            if let Err(Stop::Fail(failure)) = outcome {
+            if let Err(NotPassed::Failed(failure)) = outcome {
                 let Failure {
                     what,
                     found,

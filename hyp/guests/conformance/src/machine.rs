@@ -10,14 +10,14 @@ use crate::gic::{bank, gicd, gicr, interface};
 use crate::mmio::{read_32, read_64, write_32};
 use crate::{console, psci};
 
-/// Longest text that may be asked for.
+/// Bytes of the longest command line.
 const TEXT: usize = 128;
 
-/// What the cases need to know of the machine.
+/// Description of the machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
     affinities: [u64; MAX_CPUS],
-    /// CPUs, [`MAX_CPUS`] at most.
+    /// Number of CPUs, at most [`MAX_CPUS`].
     pub(crate) cpus: usize,
     /// Base of `GICD`.
     pub(crate) gicd: usize,
@@ -25,16 +25,16 @@ pub(crate) struct Machine {
     pub(crate) gicr: usize,
     /// Base of the first ITS, if there is one.
     pub(crate) gits: Option<usize>,
-    /// Base of the second one.
+    /// Base of the second ITS, if there is one.
     pub(crate) second_gits: Option<usize>,
-    /// A level that the machine drives and we control, if there is one.
+    /// A device whose interrupt line cases can drive, if there is one.
     pub(crate) clock: Option<Clock>,
-    /// Registers before anything was written.
+    /// Values of registers before the first write.
     pub(crate) at_reset: AtReset,
     arguments: [u8; TEXT],
 }
 
-/// Registers as the machine was handed to us.
+/// Values of registers before the first write.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AtReset {
     pub(crate) gicd_ctlr: u32,
@@ -68,7 +68,7 @@ impl AtReset {
 }
 
 impl Machine {
-    /// Reads the tree at `tree`, and sets the console and PSCI up as it says.
+    /// Reads the clock's node. The interrupt is a kind (0 for SPIs), a number, and flags.
     pub(crate) fn read(tree: usize) -> Self {
         // SAFETY: the boot loader has put a tree there, and nobody writes it.
         let tree = unsafe { Fdt::from_raw(tree as *const u8) }
@@ -78,6 +78,7 @@ impl Machine {
             let mut children = root.children();
             children.find(move |node| is_compatible(node, kind))
         };
+
         if let Some(uart) = compatible("arm,pl011") {
             console::use_uart(frame(&uart, 0));
         }
@@ -88,11 +89,13 @@ impl Machine {
         if by_smc {
             psci::use_smc();
         }
+
         let gic = compatible("arm,gic-v3").expect("the machine has a GICv3");
         let mut itses = gic
             .children()
             .filter(|node| is_compatible(node, "arm,gic-v3-its"))
             .map(|its| frame(&its, 0));
+
         let mut machine = Self {
             affinities: [0; MAX_CPUS],
             cpus: 0,
@@ -104,6 +107,7 @@ impl Machine {
             at_reset: AtReset::default(),
             arguments: [0; TEXT],
         };
+
         for node in tree
             .find_node("/cpus")
             .into_iter()
@@ -116,6 +120,7 @@ impl Machine {
                 machine.cpus += 1;
             }
         }
+
         let arguments = tree
             .find_node("/chosen")
             .and_then(|chosen| chosen.property("bootargs"));
@@ -124,16 +129,17 @@ impl Machine {
             let value = &value[..value.len().min(TEXT)];
             machine.arguments[..value.len()].copy_from_slice(value);
         }
+
         machine.at_reset = AtReset::read(&machine);
         machine
     }
 
-    /// The affinity of a CPU, as in `MPIDR_EL1`.
+    /// Returns the affinity of a CPU, as in `MPIDR_EL1`.
     pub(crate) fn affinity(&self, cpu: usize) -> u64 {
         self.affinities[cpu]
     }
 
-    /// The value of `name=value` on the command line, or an empty one for `name` alone.
+    /// Returns the value of `name=value` on the command line, or an empty value for `name` alone.
     pub(crate) fn argument(&self, name: &str) -> Option<&str> {
         let end = self.arguments.iter().position(|&byte| byte == 0)?;
         let text = core::str::from_utf8(&self.arguments[..end]).ok()?;
@@ -153,7 +159,7 @@ fn is_compatible(node: &FdtNode<'_>, kind: &str) -> bool {
         .is_some_and(|mut kinds| kinds.any(|known| known == kind))
 }
 
-/// The address of one of a device's frames.
+/// Returns the address of a device's frame `index`.
 fn frame(node: &FdtNode<'_>, index: usize) -> usize {
     let reg = node
         .reg()
@@ -164,7 +170,7 @@ fn frame(node: &FdtNode<'_>, index: usize) -> usize {
     address.expect("a device has registers") as usize
 }
 
-/// The alarm of the machine's real-time clock, a PL031: the line of an SPI.
+/// Alarm of the machine's real-time clock, a PL031. Drives the line of an SPI.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     base: usize,
@@ -191,7 +197,7 @@ impl Clock {
         })
     }
 
-    /// Takes the line up: the alarm is set to the present second, and not masked.
+    /// Raises the line: sets the alarm to the present second, and unmasks it.
     pub(crate) fn raise(self) {
         while read_32(self.base + Self::RAW_STATUS) & 1 == 0 {
             write_32(self.base + Self::MATCH, read_32(self.base + Self::DATA));
@@ -199,7 +205,7 @@ impl Clock {
         write_32(self.base + Self::MASK, 1);
     }
 
-    /// Takes the line down.
+    /// Lowers the line.
     pub(crate) fn lower(self) {
         write_32(self.base + Self::MASK, 0);
         write_32(self.base + Self::CLEAR, 1);

@@ -1,9 +1,10 @@
-//! A bare-metal guest for EL1 that tests the interrupt controller it finds, from inside, one named case for
+//! A bare-metal guest for EL1 that tests the interrupt controller from inside, one named case for
 //! each rule of the architecture (IHI 0069).
 //!
-//! It cannot tell whether a hypervisor imitates the controller, and runs the same on an emulator's own,
-//! which is the oracle for its cases. The command line in the device tree chooses: `filter=TEXT` for
-//! the cases whose name or rule contains it, `list` to name them only, `alone` for those that one CPU runs.
+//! The guest cannot tell whether a hypervisor emulates the controller. On an emulator's own
+//! controller it runs unchanged, as the oracle for its cases. Options on the command line in the
+//! device tree: `filter=TEXT` selects the cases whose name or rule contains the text, `list` only
+//! names them, and `alone` selects those that need one CPU.
 #![no_std]
 #![no_main]
 
@@ -22,7 +23,7 @@ mod start;
 use console::println;
 use machine::Machine;
 
-/// CPU 0, with the address of the device tree.
+/// Runs the cases, on CPU 0. `tree` is the address of the device tree.
 extern "C" fn first(tree: usize) -> ! {
     let machine = Machine::read(tree);
     harness::run(&machine);

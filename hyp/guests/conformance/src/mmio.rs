@@ -8,7 +8,7 @@ macro_rules! accesses {
         #[inline(never)]
         pub(crate) fn $read(address: usize) -> $type {
             let value;
-            // SAFETY: callers name device registers, or memory that only such accesses are made to.
+            // SAFETY: the address is a device register's, or in memory that only such accesses use.
             unsafe {
                 core::arch::asm!($load, address = in(reg) address, value = out(reg) value,
                                  options(nostack, preserves_flags));
@@ -19,7 +19,7 @@ macro_rules! accesses {
         /// Writes a register.
         #[inline(never)]
         pub(crate) fn $write(address: usize, value: $type) {
-            // SAFETY: as above.
+            // SAFETY: the address is a device register's, or in memory that only such accesses use.
             unsafe {
                 core::arch::asm!($store, address = in(reg) address, value = in(reg) value,
                                  options(nostack, preserves_flags));

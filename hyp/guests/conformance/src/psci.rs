@@ -1,6 +1,6 @@
-//! Calls to whoever owns the machine's power (Arm DEN 0022), by HVC or SMC as the device tree says.
+//! PSCI calls (Arm DEN 0022), by HVC or SMC as the device tree says.
 #![expect(unsafe_code)]
-// UNSAFETY: the calls' instructions.
+// UNSAFETY: instructions that call.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,16 +12,17 @@ const SYSTEM_OFF: u32 = 0x8400_0008;
 const CPU_ON: u32 = 0xc400_0003;
 const AFFINITY_INFO: u32 = 0xc400_0004;
 
-/// A CPU's power, as `AFFINITY_INFO` returns it.
+/// `AFFINITY_INFO` of a CPU that is off.
 pub(crate) const OFF: u64 = 1;
 
 static BY_SMC: AtomicBool = AtomicBool::new(false);
 
-/// Calls are made by SMC from now on.
+/// Makes later calls by SMC.
 pub(crate) fn use_smc() {
     BY_SMC.store(true, Relaxed);
 }
 
+/// Calls the firmware or hypervisor and returns `x0`.
 fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
     let result;
     macro_rules! call {
@@ -40,6 +41,7 @@ fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
             }
         };
     }
+
     if BY_SMC.load(Relaxed) {
         call!("smc #0");
     } else {
@@ -48,7 +50,7 @@ fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
     result
 }
 
-/// Turns a CPU on; it begins with its number in `x0`.
+/// Turns a CPU on, with its number in `x0`. Returns true on success.
 pub(crate) fn cpu_on(affinity: u64, number: usize) -> bool {
     let entry = secondary_start as *const () as u64;
     call(CPU_ON, affinity, entry, number as u64) == 0
@@ -60,7 +62,7 @@ pub(crate) fn cpu_off() -> ! {
     panic!("the CPU cannot be turned off");
 }
 
-/// Whether a CPU is on.
+/// Returns the power state of a CPU: [`OFF`] if it is off.
 pub(crate) fn affinity_info(affinity: u64) -> u64 {
     call(AFFINITY_INFO, affinity, 0, 0)
 }

@@ -1,10 +1,10 @@
-//! The first instructions of each CPU: from reset with the MMU off to Rust with it on.
+//! The first instructions of each CPU: from reset with the MMU off to Rust with the MMU on.
 //!
-//! The image starts with the header of an arm64 Linux `Image`. Memory is mapped by identity, in blocks of
-//! 1 GiB: devices below RAM, and the RAM that the image is in as write-back memory, so that exclusive
-//! accesses work as the architecture promises.
+//! The image starts with the header of an arm64 Linux `Image`. Memory is mapped by identity, in
+//! blocks of 1 GiB: devices below RAM, and the block of RAM with the image as write-back memory, so
+//! that exclusive accesses work as the architecture promises.
 #![expect(unsafe_code)]
-// UNSAFETY: assembly, and the declaration of what it defines.
+// UNSAFETY: assembly, and declarations of its symbols.
 
 use core::arch::global_asm;
 
@@ -16,21 +16,21 @@ const STACK: usize = 64 << 10;
 /// `MAIR_EL1`: attribute 0 is Device-nGnRnE, attribute 1 normal write-back memory.
 const MAIR: u64 = 0xff00;
 
-/// `TCR_EL1`: 39-bit addresses in `TTBR0_EL1` only, 4 KiB pages, cacheable and inner shareable walks,
-/// 40-bit physical addresses.
+/// `TCR_EL1`: 39-bit addresses in `TTBR0_EL1` only, 4 KiB pages, cacheable and inner shareable
+/// walks, 40-bit physical addresses.
 const TCR: u64 = 2 << 32 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 25;
 
 /// `SCTLR_EL1`: MMU and caches on, and the bits that are RES1 in Armv8.0.
 const SCTLR: u64 = 0x30d0_0800 | 1 << 12 | 1 << 2 | 1;
 
-/// A block of 1 GiB of device memory: never executed, accessed.
+/// Block of 1 GiB of device memory: never executed, accessed.
 const DEVICE: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 1;
 
-/// A block of 1 GiB of RAM, where it begins: accessed, inner shareable, attribute 1.
+/// First block of 1 GiB of RAM: accessed, inner shareable, attribute 1.
 const RAM: u64 = 0x4000_0000 | 1 << 10 | 3 << 8 | 1 << 2 | 1;
 
 unsafe extern "C" {
-    /// Where CPUs that are turned on begin, with their number in `x0`.
+    /// Enters Rust on a CPU that is turned on, with the CPU's number in `x0`.
     pub(crate) fn secondary_start() -> !;
 }
 

@@ -1,28 +1,28 @@
 //! The argument string: `victim seconds=5 seed=1`.
 
-/// What the guest is to do.
+/// Role of the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Measures its own interrupts.
+    /// The guest measures its own interrupts.
     Victim,
-    /// Attacks.
+    /// The guest attacks.
     Attacker,
 }
 
-/// What the guest is told.
+/// Parsed arguments.
 pub(crate) struct Arguments {
     pub(crate) role: Role,
-    /// How long to measure.
+    /// Duration of the measurement, in seconds.
     pub(crate) seconds: u64,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub(crate) seed: u64,
 }
 
 impl Arguments {
-    /// Reads the string.
+    /// Parses the string.
     ///
     /// # Panics
-    /// At a word that it does not know.
+    /// If a word is unknown.
     pub(crate) fn parse(text: &str) -> Self {
         let mut arguments = Self {
             role: Role::Victim,

@@ -1,52 +1,54 @@
-//! A guest that means harm.
+//! A hostile guest.
 //!
-//! All its vCPUs do one thing after the other, at random but as the seed says: to the registers of its
-//! interrupt controller, to its ITS, to its vCPUs, to the hypervisor's calls and traps. Now and then each
-//! sets its controller up anew, so that there is something to spoil again. It ends when the machine does.
+//! All its vCPUs act at random, as the seed says, on the registers of the interrupt controller, the
+//! ITS, the vCPUs, and the hypervisor's calls and traps. From time to time each vCPU sets its
+//! controller up anew, so that there is something to spoil again. The attack ends with the machine.
 #![expect(unsafe_code)]
 // UNSAFETY: instructions that a well-behaved guest has no use for.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::cpu::{self, MOST};
+use crate::cpu::{self, MAX_VCPUS};
 use crate::gic::{self, GICD, GICR, GICR_SIZE, GITS, GITS_SIZE, LPIS, redistributor};
 use crate::its::{self, Command, QUEUE_SIZE};
 use crate::memory::{self, read8, read16, read32, read64, write8, write16, write32, write64};
 use crate::random::Random;
 use crate::{mrs, msr, println, psci, start};
 
-/// Things done between two set-ups.
-const EPISODE: usize = 300;
+/// Actions between two set-ups.
+const ACTIONS_PER_SET_UP: usize = 300;
 
-/// Interrupts of a level that does not drop, in a row: then the vCPU does something else.
+/// Interrupts of an unchanging level after which the vCPU continues with another action.
 const STORM: u64 = 200;
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
 static SEED: AtomicU64 = AtomicU64::new(0);
 
-/// What all vCPUs have done and got.
+/// Actions of all vCPUs.
 static DONE: AtomicU64 = AtomicU64::new(0);
+/// Interrupts of all vCPUs.
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+/// Exceptions of all vCPUs.
 static EXCEPTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// By vCPU: timer interrupts in a row.
-static TICKS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+/// Timer interrupts in a row, by vCPU.
+static TICKS: [AtomicU64; MAX_VCPUS] = [const { AtomicU64::new(0) }; MAX_VCPUS];
 
 /// Instructions that are written before they are executed, by vCPU.
-static CODE: [[AtomicU64; 8]; MOST] = [const { [const { AtomicU64::new(0) }; 8] }; MOST];
+static CODE: [[AtomicU64; 8]; MAX_VCPUS] = [const { [const { AtomicU64::new(0) }; 8] }; MAX_VCPUS];
 
-/// Whether this guest is the attacker.
+/// Returns true if this guest is the attacker.
 pub(crate) fn is_running() -> bool {
     RUNNING.load(Ordering::Relaxed)
 }
 
-/// Counts an exception that the calling vCPU got for what it did.
+/// Counts an exception of the calling vCPU.
 pub(crate) fn count_exception() {
     EXCEPTIONS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Attacks, for ever.
+/// Attacks for ever.
 pub(crate) fn run(seed: u64) -> ! {
     SEED.store(seed, Ordering::Relaxed);
     RUNNING.store(true, Ordering::Relaxed);
@@ -54,21 +56,22 @@ pub(crate) fn run(seed: u64) -> ! {
     attack()
 }
 
-/// What every vCPU does.
+/// Attacks on the calling vCPU.
 fn attack() -> ! {
     let index = cpu::index();
     let vcpus = gic::count_redistributors();
-    // One that is turned off and on again does something else than before.
+    // A vCPU that is turned off and on again does something else than before.
     let stream = index as u64 | DONE.load(Ordering::Relaxed) << 8;
     let mut attack = Attack {
         random: Random::new(SEED.load(Ordering::Relaxed), stream),
         index,
         vcpus,
     };
+
     let mut told = 0;
     loop {
         attack.set_up();
-        for _ in 0..EPISODE {
+        for _ in 0..ACTIONS_PER_SET_UP {
             attack.act();
             DONE.fetch_add(1, Ordering::Relaxed);
             let now = cpu::now();
@@ -82,7 +85,7 @@ fn attack() -> ! {
     }
 }
 
-/// An interrupt, on the vCPU that takes it: sometimes ended as it should be.
+/// Takes an interrupt, and does not always end it as it should be ended.
 pub(crate) fn interrupt() {
     INTERRUPTS.fetch_add(1, Ordering::Relaxed);
     let dice = cpu::now();
@@ -92,6 +95,7 @@ pub(crate) fn interrupt() {
         msr!("S3_0_C12_C8_1", intid); // ICC_EOIR0_EL1
         return;
     }
+
     let ticks = &TICKS[cpu::index()];
     if intid == gic::TIMER {
         if ticks.fetch_add(1, Ordering::Relaxed) > STORM {
@@ -102,6 +106,7 @@ pub(crate) fn interrupt() {
         gic::deactivate(intid);
         return;
     }
+
     if !dice.is_multiple_of(16) {
         msr!("S3_0_C12_C12_1", intid); // ICC_EOIR1_EL1
     }
@@ -110,7 +115,7 @@ pub(crate) fn interrupt() {
     }
 }
 
-/// One vCPU at work.
+/// Attack of one vCPU.
 struct Attack {
     random: Random,
     index: usize,
@@ -118,7 +123,7 @@ struct Attack {
 }
 
 impl Attack {
-    /// Makes everything work, for the sake of what follows.
+    /// Makes everything work, for the actions that follow.
     fn set_up(&mut self) {
         cpu::mask();
         start::set_vectors();
@@ -127,15 +132,15 @@ impl Attack {
             gic::start_distributor(|_| 0);
         }
         if self.random.one_in(2) {
-            self.set_its_up();
+            self.set_up_its();
         }
         cpu::unmask();
     }
 
-    /// A full queue of what an ITS takes longest for.
-    fn set_its_up(&mut self) {
+    /// Fills the command queue with the commands that take an ITS longest.
+    fn set_up_its(&mut self) {
         write32(its::CTLR, 0);
-        // If another vCPU has turned it on again, so be it.
+        // Another vCPU may turn the ITS on again at the same time.
         for (register, value) in [
             (its::BASER0, 1 << 63 | its::DEVICES | 2 << 8),
             (its::BASER1, 1 << 63 | its::COLLECTIONS | 2 << 8),
@@ -143,6 +148,7 @@ impl Attack {
         ] {
             write64(register, value);
         }
+
         let mut at = 0;
         let devices = 4;
         for device in 0..devices {
@@ -157,8 +163,9 @@ impl Attack {
             at = its::put(at, its::mapti(device, event, lpi, event % 2));
             at = its::put(at, its::int(device, event));
         }
+
         while at != 0 && at < QUEUE_SIZE / 8 {
-            let command = self.command();
+            let command = self.random_command();
             at = its::put(at, command);
         }
         cpu::publish();
@@ -166,14 +173,15 @@ impl Attack {
         write64(its::CWRITER, at);
     }
 
-    /// A command that is likely to mean something.
-    fn command(&mut self) -> Command {
+    /// Returns a command that is likely to be valid.
+    fn random_command(&mut self) -> Command {
         let random = &mut self.random;
         let device = random.below(6);
         let event = random.below(1024);
         let lpi = gic::FIRST_LPI + random.below(LPIS);
         let collection = random.below(6);
         let target = random.below(self.vcpus as u64 + 1);
+
         match random.below(16) {
             0 => its::mapd(device, 1 + random.below(16), random.one_in(2)),
             1 => its::mapc(collection, target, !random.one_in(4)),
@@ -195,39 +203,39 @@ impl Attack {
         }
     }
 
-    /// Does something.
+    /// Performs one action.
     fn act(&mut self) {
         match self.random.below(64) {
-            0..=19 => self.any_register(),
-            20 => self.storm(),
-            21 => self.groups(),
-            22 => self.routes_and_priorities(),
-            23..=26 => self.sgis(),
-            27..=31 => self.commands(),
+            0..=19 => self.access_registers(),
+            20 => self.raise_everything(),
+            21 => self.change_groups(),
+            22 => self.change_routes_and_priorities(),
+            23..=26 => self.send_sgis(),
+            27..=31 => self.queue_commands(),
             32 => write64(
                 its::CWRITER,
                 read64(its::CREADR).wrapping_sub(32) % QUEUE_SIZE,
             ),
-            33..=34 => self.lpi_tables(),
-            35 => self.its_tables(),
-            36..=37 => self.endless_level(),
-            38..=41 => self.nowhere(),
-            42..=43 => self.odd_accesses(),
-            44 => self.jump(),
-            45..=47 => self.calls(),
-            48..=50 => self.any_system_register(),
-            51..=54 => self.cpu_interface(),
+            33..=34 => self.change_lpi_tables(),
+            35 => self.change_its_tables(),
+            36..=37 => self.raise_endless_level(),
+            38..=41 => self.access_unmapped(),
+            42..=43 => self.access_without_syndrome(),
+            44 => self.jump_to_unmapped(),
+            45..=47 => self.call_firmware(),
+            48..=50 => self.read_system_register(),
+            51..=54 => self.write_cpu_interface(),
             55..=57 => self.sleep(),
-            58 => self.hog(),
+            58 => self.hog_cpu(),
             59 => write32(GICD + gic::CTLR, gic::GICD_ENABLED),
-            60 => self.floating_point(),
+            60 => self.use_floating_point(),
             61 if self.index != 0 && self.random.one_in(20) => psci::cpu_off(),
-            _ => self.wake_others(),
+            _ => self.power_on_other(),
         }
     }
 
-    /// A value as a register's writer might choose it.
-    fn value(&mut self) -> u64 {
+    /// Returns a value that a register's writer might choose.
+    fn random_value(&mut self) -> u64 {
         let random = self.random.next();
         match self.random.below(5) {
             0 => 0,
@@ -238,8 +246,8 @@ impl Attack {
         }
     }
 
-    /// An address in one of the controller's frames.
-    fn frame(&mut self) -> u64 {
+    /// Returns an address in one of the controller's frames.
+    fn random_register(&mut self) -> u64 {
         let redistributors = GICR_SIZE * self.vcpus as u64;
         let (base, size) = self.random.of(&[
             (GICD, 0x1000),
@@ -253,8 +261,9 @@ impl Attack {
         base + self.random.below(size)
     }
 
+    /// Reads or writes an address, by an access of a random width.
     fn access(&mut self, address: u64) {
-        let (value, words) = (self.value(), self.random.one_in(2));
+        let (value, words) = (self.random_value(), self.random.one_in(2));
         match (self.random.below(8), words) {
             (0, _) => write8(address, value as u32),
             (1, _) => write16(address & !1, value as u32),
@@ -267,15 +276,16 @@ impl Attack {
         }
     }
 
-    fn any_register(&mut self) {
+    /// Accesses some registers.
+    fn access_registers(&mut self) {
         for _ in 0..8 {
-            let address = self.frame();
+            let address = self.random_register();
             self.access(address);
         }
     }
 
-    /// Every SPI, SGI and PPI at once.
-    fn storm(&mut self) {
+    /// Makes every SPI pending, and every SGI and PPI of one vCPU.
+    fn raise_everything(&mut self) {
         for word in gic::spi_words() {
             write32(GICD + gic::ISENABLER + word * 4, u32::MAX);
             write32(GICD + gic::ISPENDR + word * 4, u32::MAX);
@@ -286,10 +296,10 @@ impl Attack {
         write32(private + gic::ISPENDR, u32::MAX);
     }
 
-    /// Groups, one by one and all together.
-    fn groups(&mut self) {
+    /// Changes the groups of SPIs, and the group enables.
+    fn change_groups(&mut self) {
         for word in gic::spi_words() {
-            let value = self.value() as u32;
+            let value = self.random_value() as u32;
             write32(GICD + gic::IGROUPR + word * 4, value);
         }
         for _ in 0..8 {
@@ -299,21 +309,22 @@ impl Attack {
         write32(GICD + gic::CTLR, gic::GICD_ENABLED);
     }
 
-    fn routes_and_priorities(&mut self) {
+    /// Changes routes and priorities of SPIs.
+    fn change_routes_and_priorities(&mut self) {
         for _ in 0..64 {
             let spi = self.random.below(1020);
             let target = self.random.below(self.vcpus as u64 + 1) as usize;
             write64(GICD + gic::IROUTER + spi * 8, cpu::affinity(target));
-            let value = self.value() as u32;
+            let value = self.random_value() as u32;
             write32(GICD + gic::IPRIORITYR + (spi & !3), value);
         }
     }
 
-    /// To some, to all, to nobody.
-    fn sgis(&mut self) {
+    /// Sends SGIs to some vCPUs, to all, to none.
+    fn send_sgis(&mut self) {
         for _ in 0..16 {
             let value = match self.random.below(3) {
-                // Everybody else.
+                // All other vCPUs.
                 0 => 1 << 40 | self.random.below(16) << 24,
                 1 => self.random.below(16) << 24 | 0xffff,
                 _ => self.random.next(),
@@ -326,23 +337,23 @@ impl Attack {
         }
     }
 
-    /// A few commands, wherever the queue is.
-    fn commands(&mut self) {
+    /// Appends a few commands, wherever the queue is.
+    fn queue_commands(&mut self) {
         let mut at = (read64(its::CWRITER) % QUEUE_SIZE) & !31;
         for _ in 0..self.random.below(64) {
-            let command = self.command();
+            let command = self.random_command();
             at = its::put(at, command);
         }
         cpu::publish();
         write64(its::CWRITER, at);
     }
 
-    /// LPIs on and off, with tables anywhere.
-    fn lpi_tables(&mut self) {
+    /// Turns LPIs off and on, with tables anywhere.
+    fn change_lpi_tables(&mut self) {
         let frame = redistributor(self.random.below(self.vcpus as u64) as usize);
         write32(frame + gic::GICR_CTLR, 0);
         if self.random.one_in(2) {
-            let (properties, pending) = (self.address(), self.address());
+            let (properties, pending) = (self.random_address(), self.random_address());
             write64(
                 frame + gic::GICR_PROPBASER,
                 properties & !0xfff | self.random.below(32),
@@ -355,23 +366,24 @@ impl Attack {
         write32(frame + gic::GICR_CTLR, 1);
     }
 
-    fn its_tables(&mut self) {
+    /// Gives the ITS another table or queue.
+    fn change_its_tables(&mut self) {
         write32(its::CTLR, 0);
         let (register, value) = (
             self.random.of(&[its::BASER0, its::BASER1, its::CBASER]),
-            self.value(),
+            self.random_value(),
         );
         let value = if self.random.one_in(2) {
             value
         } else {
-            self.address() | 1 << 63 | value & 0xfff
+            self.random_address() | 1 << 63 | value & 0xfff
         };
         write64(register, value);
         write32(its::CTLR, 1);
     }
 
-    /// An address in RAM, or anywhere.
-    fn address(&mut self) -> u64 {
+    /// Returns an address, half of the time in RAM.
+    fn random_address(&mut self) -> u64 {
         if self.random.one_in(2) {
             memory::RAM + self.random.below(memory::RAM_SIZE)
         } else {
@@ -379,23 +391,23 @@ impl Attack {
         }
     }
 
-    /// The timer's line goes up, and nobody takes it down; see [`interrupt`].
-    fn endless_level(&mut self) {
+    /// Raises the timer's line, which only [`interrupt`] lowers.
+    fn raise_endless_level(&mut self) {
         self.make_timer_work();
         gic::set_timer(0);
     }
 
-    /// Where the machine has nothing.
-    fn nowhere(&mut self) {
+    /// Accesses an address without a device.
+    fn access_unmapped(&mut self) {
         let address = self.random.below(1 << 39);
         if !(memory::RAM..memory::RAM + memory::RAM_SIZE).contains(&address) {
             self.access(address);
         }
     }
 
-    /// Accesses that no syndrome describes.
-    fn odd_accesses(&mut self) {
-        let address = self.frame() & !15;
+    /// Accesses registers by instructions that no syndrome describes.
+    fn access_without_syndrome(&mut self) {
+        let address = self.random_register() & !15;
         // SAFETY: there is no memory at the address, and what the instructions load is not used.
         unsafe {
             match self.random.below(5) {
@@ -408,15 +420,15 @@ impl Attack {
         }
     }
 
-    /// To where nothing is; [`start`] comes back.
-    fn jump(&mut self) {
+    /// Jumps to an unmapped address. The exception handler returns behind the jump.
+    fn jump_to_unmapped(&mut self) {
         let address = (0x80_0000_0000 - self.random.below(1 << 30)) & !3;
-        // SAFETY: the exception goes on behind the call.
+        // SAFETY: the exception handler continues behind the call.
         unsafe { asm!("blr {}", in(reg) address, out("x30") _, clobber_abi("C")) };
     }
 
-    /// Calls of the firmware, but for those that end the attack.
-    fn calls(&mut self) {
+    /// Calls the firmware, except for calls that end the attack.
+    fn call_firmware(&mut self) {
         let function = self
             .random
             .of(&[0x8400_0000, 0xc400_0000, 0x8000_0000, 0x8600_0000])
@@ -425,16 +437,21 @@ impl Attack {
         let off = 2;
         let number = function & 0xffff;
         if !ENDS.contains(&number) && number != off {
-            let arguments = [self.random.below(8), self.value(), self.value()];
+            let arguments = [
+                self.random.below(8),
+                self.random_value(),
+                self.random_value(),
+            ];
             psci::call(function, arguments);
         }
     }
 
     /// Reads a system register by a random encoding.
-    fn any_system_register(&mut self) {
+    fn read_system_register(&mut self) {
         const MRS_X0: u64 = 0xd530_0000;
         const RET: u64 = 0xd65f_03c0;
         let encoding = self.random.below(1 << 15) << 5;
+
         let code = &CODE[self.index][0];
         code.store(MRS_X0 | encoding | RET << 32, Ordering::Relaxed);
         // SAFETY: the code is a read of a system register, and a return.
@@ -453,8 +470,9 @@ impl Attack {
         }
     }
 
-    fn cpu_interface(&mut self) {
-        let value = self.value();
+    /// Writes a register of the CPU interface.
+    fn write_cpu_interface(&mut self) {
+        let value = self.random_value();
         let intid = self.random.of(&[0, 5, 27, 40, 500, 1020, 1023, 8192, 9000]);
         match self.random.below(12) {
             0 => msr!("S3_0_C4_C6_0", value & 0xff), // ICC_PMR_EL1
@@ -470,6 +488,7 @@ impl Attack {
             10 => msr!("S3_0_C12_C8_4", value), // ICC_AP0R0_EL1
             _ => drop(gic::acknowledge()),
         }
+
         if self.random.one_in(4) {
             msr!("S3_0_C4_C6_0", 0xff);
             msr!("S3_0_C12_C12_7", 1);
@@ -477,9 +496,10 @@ impl Attack {
         cpu::synchronize();
     }
 
-    /// Waits for an interrupt, which will come.
+    /// Waits for a timer interrupt.
     fn sleep(&mut self) {
-        // Masked, so that the timer is not found to be a storm, and stopped, before it is waited for.
+        // Masked: the handler might otherwise take the timer for a storm and stop it before the
+        // wait.
         cpu::mask();
         self.make_timer_work();
         gic::set_timer(cpu::now() + self.random.below(cpu::frequency() / 1000));
@@ -487,7 +507,7 @@ impl Attack {
         cpu::unmask();
     }
 
-    /// Whatever has been done to the calling vCPU's timer interrupt, it gets through.
+    /// Undoes all changes that keep the calling vCPU's timer interrupt from arriving.
     fn make_timer_work(&mut self) {
         let private = redistributor(self.index) + gic::SGI_FRAME;
         write32(private + gic::IGROUPR, u32::MAX);
@@ -502,8 +522,8 @@ impl Attack {
         cpu::synchronize();
     }
 
-    /// Uses its turn up with interrupts masked.
-    fn hog(&mut self) {
+    /// Uses the time slice up with interrupts masked.
+    fn hog_cpu(&mut self) {
         cpu::mask();
         for _ in 0..self.random.below(10_000) {
             core::hint::spin_loop();
@@ -511,18 +531,19 @@ impl Attack {
         cpu::unmask();
     }
 
-    fn floating_point(&mut self) {
-        // SAFETY: `fmov d0, x0` changes no register that is ours: it traps.
+    /// Executes a floating-point instruction, which traps.
+    fn use_floating_point(&mut self) {
+        // SAFETY: `fmov d0, x0` traps, and changes no register that the compiler uses.
         unsafe { asm!(".inst 0x9e670000") };
     }
 
-    /// Turns another vCPU on if it is off, rarely at an address of no use.
-    fn wake_others(&mut self) {
+    /// Turns another vCPU on if it is off, rarely at a useless address.
+    fn power_on_other(&mut self) {
         let other = self.random.below(self.vcpus as u64) as usize;
         if self.index == 0 && self.random.one_in(200) {
-            let entry = self.address() & !3;
+            let entry = self.random_address() & !3;
             psci::cpu_on(cpu::affinity(other), entry);
         }
-        start::turn_on(other, attack);
+        start::power_on(other, attack);
     }
 }

@@ -1,4 +1,4 @@
-//! The console: a PL011 at the address of QEMU's `virt` board, written by polling nothing.
+//! The console: a PL011 at the address of QEMU's `virt` board, written without polling.
 
 use core::fmt::{self, Write};
 
@@ -7,7 +7,7 @@ use crate::memory;
 /// `UARTDR`.
 const DATA: u64 = 0x0900_0000;
 
-/// Writes one line, in one piece as long as one vCPU writes at a time.
+/// Prints one line, in one piece as long as one vCPU writes at a time.
 pub(crate) fn print(arguments: fmt::Arguments<'_>) {
     // The writer below does not fail.
     let _ = Uart.write_fmt(arguments);

@@ -1,18 +1,19 @@
-//! The calling vCPU: its system registers, and what makes it wait.
+//! The calling vCPU: system registers, barriers, interrupt masks.
 #![expect(unsafe_code)]
 // UNSAFETY: MRS, MSR and the like.
 
 use core::arch::asm;
 
 /// Most vCPUs that the guest uses.
-pub(crate) const MOST: usize = 8;
+pub(crate) const MAX_VCPUS: usize = 8;
 
 /// Reads a system register.
 #[macro_export]
 macro_rules! mrs {
     ($name:literal) => {{
         let value: u64;
-        // SAFETY: has no effect on memory; a register that is not there is an exception that is dealt with.
+        // SAFETY: the read has no effect on memory. An absent register is an exception that is
+        // handled.
         unsafe { core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nostack)) };
         value
     }};
@@ -23,51 +24,55 @@ macro_rules! mrs {
 macro_rules! msr {
     ($name:literal, $value:expr) => {{
         let value: u64 = $value;
-        // SAFETY: as for `mrs`; whoever writes a register that changes what memory is says so.
-        unsafe { core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nostack)) };
+        // SAFETY: a write of a register that changes how memory is seen is justified by its caller.
+        // An absent register is an exception that is handled.
+        unsafe {
+            core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nostack));
+        };
     }};
 }
 
-/// The number of the calling vCPU, in the order of the redistributors.
+/// Returns the number of the calling vCPU, in the order of the redistributors.
 pub(crate) fn index() -> usize {
     mrs!("tpidr_el1") as usize
 }
 
-/// The affinity of a vCPU on QEMU's `virt` board, where 16 are together, in the layout of `MPIDR_EL1`.
+/// Returns the affinity of a vCPU on QEMU's `virt` board, with clusters of 16, in the layout of
+/// `MPIDR_EL1`.
 pub(crate) fn affinity(index: usize) -> u64 {
     ((index / 16) << 8 | (index % 16)) as u64
 }
 
-/// The time in ticks.
+/// Returns the time in ticks.
 pub(crate) fn now() -> u64 {
     synchronize();
     mrs!("cntvct_el0")
 }
 
-/// Ticks in a second.
+/// Returns the ticks in a second.
 pub(crate) fn frequency() -> u64 {
     mrs!("cntfrq_el0")
 }
 
-/// Makes what was written to system registers take effect.
+/// Makes writes of system registers take effect.
 pub(crate) fn synchronize() {
     // SAFETY: a barrier.
     unsafe { asm!("isb", options(nostack)) };
 }
 
-/// Makes what was written before visible before anything that follows.
+/// Makes earlier writes visible before anything that follows.
 pub(crate) fn publish() {
     // SAFETY: a barrier.
     unsafe { asm!("dsb sy", options(nostack)) };
 }
 
-/// Lets interrupts through.
+/// Unmasks interrupts.
 pub(crate) fn unmask() {
     // SAFETY: the handler is ready for them.
     unsafe { asm!("msr daifclr, #3", options(nostack)) };
 }
 
-/// Lets none through.
+/// Masks interrupts.
 pub(crate) fn mask() {
     // SAFETY: delays interrupts only.
     unsafe { asm!("msr daifset, #3", options(nostack)) };
@@ -75,6 +80,6 @@ pub(crate) fn mask() {
 
 /// Waits for an interrupt, masked or not.
 pub(crate) fn wait() {
-    // SAFETY: waits.
+    // SAFETY: waits only.
     unsafe { asm!("dsb sy", "wfi", options(nostack)) };
 }

@@ -1,4 +1,4 @@
-//! The interrupt controller: where its registers are, and a set-up in which everything may interrupt.
+//! The interrupt controller: register addresses, and a set-up in which everything may interrupt.
 #![expect(unsafe_code)]
 // UNSAFETY: the CPU interface and the timer are system registers.
 
@@ -11,11 +11,11 @@ pub(crate) const GICD_SIZE: u64 = 0x1_0000;
 /// The ITS.
 pub(crate) const GITS: u64 = 0x0808_0000;
 pub(crate) const GITS_SIZE: u64 = 0x2_0000;
-/// The redistributors, one after the other.
+/// The redistributors, in order of the vCPUs.
 pub(crate) const GICR: u64 = 0x080a_0000;
 pub(crate) const GICR_SIZE: u64 = 0x2_0000;
 
-/// Distributor registers with a bit or a field for each interrupt; redistributors have them in their
+/// Distributor registers with a bit or a field for each interrupt. A redistributor has them in its
 /// second frame.
 pub(crate) const CTLR: u64 = 0x0000;
 pub(crate) const TYPER: u64 = 0x0004;
@@ -34,50 +34,50 @@ const GICR_TYPER: u64 = 0x0008;
 const GICR_WAKER: u64 = 0x0014;
 pub(crate) const GICR_PROPBASER: u64 = 0x0070;
 pub(crate) const GICR_PENDBASER: u64 = 0x0078;
-/// Its second frame.
+/// Offset of a redistributor's second frame.
 pub(crate) const SGI_FRAME: u64 = 0x1_0000;
 
-/// `GICD_CTLR`: affinity routing, and both groups on.
+/// `GICD_CTLR`: affinity routing, and both groups enabled.
 pub(crate) const GICD_ENABLED: u32 = 1 << 4 | 0b11;
 
-/// The first SPI, and the first of the special INTIDs that end them.
+/// The first SPI, and the first special INTID behind the last SPI.
 pub(crate) const FIRST_SPI: u64 = 32;
 pub(crate) const SPECIAL: u64 = 1020;
-/// The first LPI, and how many the machine has.
+/// The first LPI, and the number of LPIs.
 pub(crate) const FIRST_LPI: u64 = 8192;
 pub(crate) const LPIS: u64 = 8192;
 
-/// Bits of INTID, less one, as `GICR_PROPBASER` wants them.
+/// INTID bits, less one, as in `GICR_PROPBASER`.
 const ID_BITS: u64 = 13;
 
 /// The virtual timer's PPI.
 pub(crate) const TIMER: u64 = 27;
 
-/// Memory of the controller's tables, each at a multiple of 64 KiB.
+/// Memory of the LPI tables, each at a multiple of 64 KiB.
 const CONFIGURATION: u64 = memory::SPARE;
 const PENDING: u64 = CONFIGURATION + 0x1_0000;
 
-/// The redistributor of vCPU number `index`.
+/// Returns the address of vCPU number `index`'s redistributor.
 pub(crate) fn redistributor(index: usize) -> u64 {
     GICR + index as u64 * GICR_SIZE
 }
 
-/// How many redistributors there are, one for each vCPU.
+/// Returns the number of redistributors, one for each vCPU.
 pub(crate) fn count_redistributors() -> usize {
     const LAST: u64 = 1 << 4;
     let is_last = |&index: &usize| read64(redistributor(index) + GICR_TYPER) & LAST != 0;
-    (0..cpu::MOST)
+    (0..cpu::MAX_VCPUS)
         .find(is_last)
-        .map_or(cpu::MOST, |last| last + 1)
+        .map_or(cpu::MAX_VCPUS, |last| last + 1)
 }
 
-/// Words of 32 SPIs: their numbers.
+/// Returns the numbers of the 32-bit words that hold SPIs.
 pub(crate) fn spi_words() -> core::ops::Range<u64> {
     1..u64::from(read32(GICD + TYPER) & 0x1f) + 1
 }
 
-/// Sets the distributor up: every SPI is enabled, in Group 1, and edge-triggered or level-sensitive as
-/// `configuration` says for the word.
+/// Sets the distributor up: every SPI is enabled, in Group 1, and edge-triggered or level-sensitive
+/// as `configuration` returns for each `GICD_ICFGR<n>`.
 pub(crate) fn start_distributor(mut configuration: impl FnMut(u64) -> u32) {
     write32(GICD + CTLR, 0);
     for word in spi_words() {
@@ -90,12 +90,12 @@ pub(crate) fn start_distributor(mut configuration: impl FnMut(u64) -> u32) {
         write32(GICD + ISENABLER + word * 4, u32::MAX);
     }
     write32(GICD + CTLR, GICD_ENABLED);
-    // The byte of an LPI: its priority, and that it is enabled.
+    // An LPI's byte: its priority and its enable bit.
     (0..LPIS / 8).for_each(|place| write64(CONFIGURATION + place * 8, 0xa1a1_a1a1_a1a1_a1a1));
 }
 
-/// Sets the calling vCPU's redistributor and CPU interface up: every SGI and PPI is enabled, in Group 1, and
-/// LPIs are on.
+/// Sets the calling vCPU's redistributor and CPU interface up: every SGI and PPI is enabled, in
+/// Group 1, and LPIs are on.
 pub(crate) fn start_cpu(eoi_mode: bool) {
     let frame = redistributor(cpu::index());
     write32(frame + GICR_WAKER, 0);
@@ -124,14 +124,14 @@ pub(crate) fn start_cpu(eoi_mode: bool) {
     cpu::synchronize();
 }
 
-/// Acknowledges the most urgent interrupt of Group 1.
+/// Acknowledges the highest-priority pending interrupt of Group 1.
 pub(crate) fn acknowledge() -> u64 {
     let intid = mrs!("S3_0_C12_C12_0") & 0xff_ffff; // ICC_IAR1_EL1
     cpu::publish();
     intid
 }
 
-/// Ends the interrupt, in two steps if `eoi_mode` says so.
+/// Ends the interrupt, with a deactivation if `eoi_mode` is set.
 pub(crate) fn end(intid: u64, eoi_mode: bool) {
     msr!("S3_0_C12_C12_1", intid); // ICC_EOIR1_EL1
     if eoi_mode && intid < FIRST_LPI {
@@ -139,12 +139,12 @@ pub(crate) fn end(intid: u64, eoi_mode: bool) {
     }
 }
 
-/// Ends the active state.
+/// Deactivates the interrupt.
 pub(crate) fn deactivate(intid: u64) {
     msr!("S3_0_C12_C11_1", intid); // ICC_DIR_EL1
 }
 
-/// Sends an SGI of Group 1: the value is that of `ICC_SGI1R_EL1`.
+/// Sends an SGI of Group 1. `value` is that of `ICC_SGI1R_EL1`.
 pub(crate) fn send_sgi(value: u64) {
     cpu::publish();
     msr!("S3_0_C12_C11_5", value);

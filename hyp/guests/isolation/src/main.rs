@@ -1,10 +1,11 @@
 //! One program, two guests that share a machine under `hyp`.
 //!
-//! * The [`victim`] sends interrupts from each of its vCPUs to all others, by every way that there is, and
-//!   counts: each must arrive once, where it was sent, and in time, and nothing else may arrive.
-//! * The [`attacker`] does what it can to prevent that, until the machine is switched off.
+//! * The [`victim`] sends interrupts from each of its vCPUs to all others, in every way that there
+//!   is, and counts: each must arrive once, at its target, and in time, and nothing else may
+//!   arrive.
+//! * The [`attacker`] tries to prevent that, until the machine is switched off.
 //!
-//! Which one it is says the argument string, whose address it is entered with in `x0`.
+//! The argument string, whose address is in `x0` at the entry, chooses the role.
 #![no_std]
 #![no_main]
 
@@ -24,7 +25,7 @@ use core::panic::PanicInfo;
 
 use arguments::{Arguments, Role};
 
-/// Entered on the first vCPU, once it can run Rust.
+/// Runs the guest's role. Called on the first vCPU, once it can run Rust.
 fn main(arguments: &'static str) -> ! {
     match Arguments::parse(arguments) {
         Arguments {

@@ -1,33 +1,38 @@
 //! The machine's memory map, and accesses to registers.
 //!
-//! Accesses are single instructions of a kind that a hypervisor can emulate from the exception syndrome.
+//! Accesses are single instructions that a hypervisor can emulate from the exception syndrome.
 #![expect(unsafe_code)]
 // UNSAFETY: accesses memory by address.
 
 use core::arch::asm;
 
-/// Where RAM begins, and how much there is.
+/// Address of RAM, and its size in bytes.
 pub(crate) const RAM: u64 = 0x4000_0000;
 pub(crate) const RAM_SIZE: u64 = 16 << 20;
 
-/// RAM beyond the image and the stacks, for whoever wants some by address.
+/// RAM beyond the image and the stacks, for memory that is used by address.
 pub(crate) const SPARE: u64 = RAM + (4 << 20);
 
 macro_rules! accesses {
     ($($read:ident, $write:ident: $type:ty, $load:literal, $store:literal;)*) => {$(
-        /// Loads.
+        /// Loads from an address.
         pub(crate) fn $read(address: u64) -> $type {
             let value: $type;
-            // SAFETY: whoever gives an address by number knows what is there: a device, RAM that no
-            // reference is to, or nothing, which is an exception that is dealt with.
-            unsafe { asm!($load, out(reg) value, in(reg) address, options(nostack, preserves_flags)) };
+            // SAFETY: the address is a device's, RAM without a reference to it, or unmapped, which
+            // is an exception that is handled.
+            unsafe {
+                asm!($load, out(reg) value, in(reg) address, options(nostack, preserves_flags));
+            };
             value
         }
 
-        /// Stores.
+        /// Stores to an address.
         pub(crate) fn $write(address: u64, value: $type) {
-            // SAFETY: as for the load.
-            unsafe { asm!($store, in(reg) value, in(reg) address, options(nostack, preserves_flags)) };
+            // SAFETY: the address is a device's, RAM without a reference to it, or unmapped, which
+            // is an exception that is handled.
+            unsafe {
+                asm!($store, in(reg) value, in(reg) address, options(nostack, preserves_flags));
+            };
         }
     )*};
 }

@@ -8,11 +8,11 @@ const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
 const SYSTEM_OFF: u64 = 0x8400_0008;
 
-/// Calls, by HVC.
+/// Calls the firmware by HVC.
 pub(crate) fn call(function: u64, arguments: [u64; 3]) -> u64 {
     let [a, b, c] = arguments;
     let result;
-    // SAFETY: a call changes no memory of ours, and preserves all but these registers at most.
+    // SAFETY: a call changes no memory of the guest, and no registers but these.
     unsafe {
         asm!(
             "hvc #0",
@@ -26,7 +26,7 @@ pub(crate) fn call(function: u64, arguments: [u64; 3]) -> u64 {
     result
 }
 
-/// Turns the vCPU with this affinity on; it does nothing if it is on.
+/// Turns the vCPU with this affinity on. Does nothing if the vCPU is on.
 pub(crate) fn cpu_on(affinity: u64, entry: u64) -> u64 {
     call(CPU_ON, [affinity, entry, 0])
 }

@@ -6,28 +6,31 @@ use core::arch::global_asm;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cpu::MOST;
+use crate::cpu::MAX_VCPUS;
 use crate::{attacker, mrs, msr, psci, victim};
 
 const STACK_SIZE: usize = 16 << 10;
 
-/// The stacks of all vCPUs.
+/// Stacks of all vCPUs.
 #[repr(C, align(16))]
-struct Stacks(core::cell::UnsafeCell<[[u8; STACK_SIZE]; MOST]>);
+struct Stacks(core::cell::UnsafeCell<[[u8; STACK_SIZE]; MAX_VCPUS]>);
 
-// SAFETY: each vCPU uses its own, as its stack.
+// SAFETY: each vCPU uses its own stack.
 unsafe impl Sync for Stacks {}
 
-static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new([[0; STACK_SIZE]; MOST]));
+static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new([[0; STACK_SIZE]; MAX_VCPUS]));
 
-/// The translation table: blocks of 1 GiB by identity, RAM in the second and devices, or nothing, elsewhere.
+/// Translation table: blocks of 1 GiB by identity, RAM in the second block and devices, or nothing,
+/// elsewhere.
 #[repr(C, align(4096))]
 struct Table([u64; 512]);
 
 static TABLE: Table = Table({
-    /// Accessed, a block; inner shareable, attribute 0; attribute 1.
+    /// An accessed block.
     const BLOCK: u64 = 1 << 10 | 1;
+    /// Inner shareable, attribute 0.
     const RAM: u64 = BLOCK | 3 << 8;
+    /// Attribute 1.
     const DEVICE: u64 = BLOCK | 1 << 2;
     let mut table = [0; 512];
     let mut index = 0;
@@ -38,7 +41,7 @@ static TABLE: Table = Table({
     table
 });
 
-/// What the vCPUs but the first run.
+/// Function that vCPUs other than the first run.
 static OTHERS: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" {
@@ -46,7 +49,8 @@ unsafe extern "C" {
 }
 
 /// Turns vCPU number `index` on, to run `entry`.
-pub(crate) fn turn_on(index: usize, entry: fn() -> !) -> u64 {
+pub(crate) fn power_on(index: usize, entry: fn() -> !) -> u64 {
+    // Release: pairs with the Acquire in `other`.
     OTHERS.store(entry as usize, Ordering::Release);
     crate::cpu::publish();
     let address = start_other as *const () as u64;
@@ -54,19 +58,20 @@ pub(crate) fn turn_on(index: usize, entry: fn() -> !) -> u64 {
 }
 
 extern "C" fn first(arguments: *const c_char) -> ! {
-    // SAFETY: what the guest is entered with.
+    // SAFETY: the hypervisor enters the guest with the address of a C string.
     let arguments = unsafe { CStr::from_ptr(arguments) };
     crate::main(arguments.to_str().expect("the arguments are text"))
 }
 
 extern "C" fn other() -> ! {
+    // Acquire: pairs with the Release in `power_on`.
     let entry = OTHERS.load(Ordering::Acquire);
-    // SAFETY: `turn_on` has stored it.
+    // SAFETY: `power_on` has stored a function of this type.
     let entry: fn() -> ! = unsafe { core::mem::transmute(entry) };
     entry()
 }
 
-/// The interrupted registers that a handler looks at.
+/// Interrupted registers that a handler may look at.
 #[repr(C)]
 pub(crate) struct Frame {
     /// `x0` to `x18`, and `x30`.
@@ -87,7 +92,7 @@ extern "C" fn interrupt(_frame: &mut Frame) {
     }
 }
 
-/// An attacker goes on behind what it may not do; whoever else gets here has failed.
+/// Handles an exception. The attacker continues behind the instruction; the victim has failed.
 extern "C" fn exception(frame: &mut Frame) {
     const INSTRUCTION_ABORT: u64 = 0x21;
     let syndrome = mrs!("esr_el1");
@@ -100,13 +105,13 @@ extern "C" fn exception(frame: &mut Frame) {
     }
     attacker::count_exception();
     frame.elr = match syndrome >> 26 {
-        // It has jumped to where nothing is: it goes back to where it came from.
+        // The attacker has jumped to an unmapped address: it returns behind the jump.
         INSTRUCTION_ABORT => frame.x[19],
         _ => frame.elr + 4,
     };
 }
 
-/// Sets the calling vCPU's vectors; an attack may have lost them.
+/// Sets the calling vCPU's vectors. An attack may have changed them.
 pub(crate) fn set_vectors() {
     unsafe extern "C" {
         static vectors: u8;
@@ -147,8 +152,8 @@ set_up:
     adrp    x0, vectors
     add     x0, x0, :lo12:vectors
     msr     vbar_el1, x0
-    // Attribute 0 is normal write-back memory, attribute 1 Device-nGnRE; 39 bits, 4 KiB pages, walks
-    // cacheable and shareable, 40 bits of physical address, no second table.
+    // Attribute 0 is normal write-back memory, attribute 1 Device-nGnRE. 39 bits, 4 KiB pages,
+    // walks cacheable and shareable, 40 bits of physical address, no second table.
     mov     x0, #0x04ff
     msr     mair_el1, x0
     ldr     x0, =0x200803519

@@ -1,34 +1,35 @@
 //! A guest that measures its own interrupts.
 //!
-//! Everything that the machine has is enabled, so whatever arrives is seen. Each vCPU sends to all, itself
-//! included, SGIs, SPIs (`ISPENDR`) and LPIs (`INT`) that no other vCPU sends, and none again before it has
-//! arrived; and each has its timer fire about a thousand times a second. An interrupt that arrives though
-//! it has not been sent, or elsewhere, is *foreign*; one that does not arrive in ten seconds is *lost*.
+//! Every interrupt of the machine is enabled, so that any arrival is seen. Each vCPU sends to all,
+//! itself included, SGIs, SPIs (`ISPENDR`) and LPIs (`INT`) that no other vCPU sends, and none
+//! again before it has arrived. Each vCPU's timer fires about a thousand times a second. An
+//! interrupt is *foreign* if it arrives without having been sent, or at another vCPU. An interrupt
+//! is *lost* if it does not arrive within ten seconds.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::cpu::{self, MOST};
+use crate::cpu::{self, MAX_VCPUS};
 use crate::gic::{self, FIRST_LPI, FIRST_SPI, SPECIAL, TIMER};
 use crate::its;
 use crate::memory::{self, read64, write32, write64};
 use crate::random::Random;
 use crate::{println, psci, start};
 
-/// Most interrupts that a vCPU has under way.
+/// Most interrupts of a vCPU in flight.
 const BURST: usize = 6;
 
-/// SGIs of each vCPU, and of all.
+/// SGIs of each vCPU.
 const SGIS: u64 = 16;
-/// Events of the one device, 2 to the power of this.
+/// EventID bits of the one device.
 const EVENT_BITS: u64 = 9;
 const EVENTS: u64 = 1 << EVENT_BITS;
 const DEVICE: u64 = 1;
 
-/// Memory that nobody touches between the beginning and the end.
+/// Memory with a pattern that nobody writes between the beginning and the end.
 const PATTERN: u64 = memory::SPARE + (8 << 20);
 const PATTERN_SIZE: u64 = 1 << 20;
 
-/// Kinds of interrupts.
+/// Kind of an interrupt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Sgi,
@@ -44,13 +45,14 @@ const KINDS: [(Kind, &str); 4] = [
     (Kind::Lpi, "lpi"),
 ];
 
-/// What one vCPU has counted of one kind. It alone writes it.
+/// One vCPU's counts of one kind. Written by that vCPU only.
 struct Tally {
     sent: AtomicU64,
     received: AtomicU64,
     lost: AtomicU64,
-    /// Ticks from sending to the handler: the most, and the sum.
+    /// Most ticks from sending to the handler.
     worst: AtomicU64,
+    /// Sum of the ticks from sending to the handler.
     total: AtomicU64,
 }
 
@@ -60,11 +62,11 @@ struct Counts {
     kinds: [Tally; 4],
     foreign: AtomicU64,
     spurious: AtomicU64,
-    /// When the timer is to fire; only the handler and what runs with interrupts masked look.
+    /// Deadline of the timer. Used by the handler, and with interrupts masked.
     deadline: AtomicU64,
 }
 
-static COUNTS: [Counts; MOST] = [const {
+static COUNTS: [Counts; MAX_VCPUS] = [const {
     Counts {
         kinds: [const {
             Tally {
@@ -79,27 +81,30 @@ static COUNTS: [Counts; MOST] = [const {
         spurious: AtomicU64::new(0),
         deadline: AtomicU64::new(0),
     }
-}; MOST];
+}; MAX_VCPUS];
 
-/// What is under way: when it was sent and to which vCPU, by [`slot`]; 0 if nothing is.
-static UNDER_WAY: [AtomicU64; (MOST * SGIS as usize) + SPECIAL as usize + EVENTS as usize] =
-    [const { AtomicU64::new(0) }; (MOST * SGIS as usize) + SPECIAL as usize + EVENTS as usize];
+/// Time of sending and target of each interrupt in flight, by [`slot`]; 0 if it is not in flight.
+static IN_FLIGHT: [AtomicU64; (MAX_VCPUS * SGIS as usize) + SPECIAL as usize + EVENTS as usize] =
+    [const { AtomicU64::new(0) }; (MAX_VCPUS * SGIS as usize) + SPECIAL as usize + EVENTS as usize];
 
-/// vCPUs that have got so far: ready to send, done with sending, at their end.
+/// vCPUs that are ready to send.
 static READY: AtomicUsize = AtomicUsize::new(0);
+/// vCPUs that have sent everything.
 static DONE: AtomicUsize = AtomicUsize::new(0);
+/// vCPUs at their end.
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 
-/// Whose turn it is to write commands.
+/// Lock of the command queue.
 static ITS_LOCK: AtomicBool = AtomicBool::new(false);
 
-/// What was asked for.
+/// Duration of the measurement, in seconds.
 static SECONDS: AtomicU64 = AtomicU64::new(0);
+/// Seed of the random numbers.
 static SEED: AtomicU64 = AtomicU64::new(0);
-/// vCPUs there are.
+/// Number of vCPUs.
 static VCPUS: AtomicUsize = AtomicUsize::new(0);
 
-/// Measures on all vCPUs, prints what came of it, and switches the machine off.
+/// Measures on all vCPUs, prints the results, and switches the machine off.
 pub(crate) fn run(seconds: u64, seed: u64) -> ! {
     let vcpus = gic::count_redistributors();
     SECONDS.store(seconds, Ordering::Relaxed);
@@ -108,14 +113,16 @@ pub(crate) fn run(seconds: u64, seed: u64) -> ! {
     for at in pattern_places() {
         write64(at, pattern(at));
     }
-    let mut random = Random::new(seed, MOST as u64);
-    // Every other interrupt of a word, at random, is level-sensitive; what is made pending by a write is
-    // so once in either case.
+
+    let mut random = Random::new(seed, MAX_VCPUS as u64);
+    // Every other interrupt of a word, at random, is level-sensitive. A write of ISPENDR makes both
+    // kinds pending once.
     gic::start_distributor(|_| random.next() as u32 & 0xaaaa_aaaa);
     for word in 8..255 {
         let priorities = random.next() as u32 & 0x7070_7070 | 0x8080_8080;
         write32(gic::GICD + gic::IPRIORITYR + word * 4, priorities);
     }
+
     its::start();
     its::execute(&[its::mapd(DEVICE, EVENT_BITS, true)]);
     for vcpu in 0..vcpus as u64 {
@@ -124,18 +131,19 @@ pub(crate) fn run(seconds: u64, seed: u64) -> ! {
     for event in 0..EVENTS {
         its::execute(&[its::mapti(DEVICE, event, FIRST_LPI + event, 0)]);
     }
+
     for index in 1..vcpus {
-        assert_eq!(start::turn_on(index, measure), 0, "vCPU {index} starts");
+        assert_eq!(start::power_on(index, measure), 0, "vCPU {index} starts");
     }
     measure()
 }
 
-/// Whether the vCPU ends its interrupts in two steps.
+/// Returns true if the vCPU ends its interrupts in two steps.
 fn eoi_mode() -> bool {
     cpu::index() % 2 == 1
 }
 
-/// What every vCPU does.
+/// Measures on the calling vCPU.
 fn measure() -> ! {
     let vcpus = VCPUS.load(Ordering::Relaxed);
     let mut random = Random::new(SEED.load(Ordering::Relaxed), cpu::index() as u64);
@@ -144,18 +152,21 @@ fn measure() -> ! {
     while READY.load(Ordering::Acquire) < vcpus {
         core::hint::spin_loop();
     }
-    arm(cpu::now());
+
+    arm_timer(cpu::now());
     cpu::unmask();
+
     let end = cpu::now() + SECONDS.load(Ordering::Relaxed) * cpu::frequency();
     while cpu::now() < end {
-        burst(vcpus as u64, &mut random);
+        send_burst(vcpus as u64, &mut random);
     }
-    // The others may still send here. What comes too late, or a second time, comes in the tenth of a
-    // second after that.
+    // Others may still send here. Late and repeated interrupts arrive in the tenth of a second
+    // after that.
     DONE.fetch_add(1, Ordering::AcqRel);
     while DONE.load(Ordering::Acquire) < vcpus {
         sleep_until(|| DONE.load(Ordering::Acquire) == vcpus);
     }
+
     let end = cpu::now() + cpu::frequency() / 10;
     while cpu::now() < end {
         sleep_until(|| cpu::now() >= end);
@@ -163,6 +174,7 @@ fn measure() -> ! {
     cpu::mask();
     gic::stop_timer();
     ENDED.fetch_add(1, Ordering::AcqRel);
+
     while cpu::index() != 0 {
         psci::cpu_off();
     }
@@ -173,7 +185,8 @@ fn measure() -> ! {
     psci::system_off()
 }
 
-/// Sleeps until the next interrupt, unless what it waits for has happened. A timer's tick comes anyway.
+/// Sleeps until the next interrupt, unless `happened` returns true. The timer always ends the
+/// sleep.
 fn sleep_until(happened: impl Fn() -> bool) {
     cpu::mask();
     if !happened() {
@@ -183,21 +196,22 @@ fn sleep_until(happened: impl Fn() -> bool) {
 }
 
 /// Sends a few interrupts, and waits until they have arrived.
-fn burst(vcpus: u64, random: &mut Random) {
+fn send_burst(vcpus: u64, random: &mut Random) {
     let me = cpu::index();
     let timeout = 10 * cpu::frequency();
     let mut sent = [None; BURST];
     let count = 1 + random.below(BURST as u64) as usize;
     sent[..count].fill_with(|| send(vcpus, random));
+
     let sleeps = random.one_in(2);
     for (kind, slot) in sent.into_iter().flatten() {
-        let is_there = || UNDER_WAY[slot].load(Ordering::Acquire) == 0;
+        let is_there = || IN_FLIGHT[slot].load(Ordering::Acquire) == 0;
         let began = cpu::now();
         while !is_there() {
             if sleeps {
                 sleep_until(is_there);
             }
-            if cpu::now() - began > timeout && UNDER_WAY[slot].swap(0, Ordering::AcqRel) != 0 {
+            if cpu::now() - began > timeout && IN_FLIGHT[slot].swap(0, Ordering::AcqRel) != 0 {
                 add(&COUNTS[me].kinds[kind as usize].lost, 1);
                 println!(
                     "@lost kind={} vcpu={me} slot={slot}",
@@ -206,19 +220,19 @@ fn burst(vcpus: u64, random: &mut Random) {
             }
         }
     }
-    // An overdue tick does not come any more.
+    // An overdue timer interrupt is lost.
     cpu::mask();
     let deadline = COUNTS[me].deadline.load(Ordering::Relaxed);
     let now = cpu::now();
     if now > deadline + timeout {
         add(&COUNTS[me].kinds[Kind::Ppi as usize].lost, 1);
         println!("@lost kind=ppi vcpu={me}");
-        arm(now);
+        arm_timer(now);
     }
     cpu::unmask();
 }
 
-/// Sends one interrupt, unless the one chosen is under way: its kind and slot.
+/// Sends one interrupt at random, unless it is in flight. Returns its kind and slot.
 fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
     let me = cpu::index() as u64;
     let target = random.below(vcpus);
@@ -230,14 +244,17 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
         Kind::Spi => FIRST_SPI + mine(SPECIAL - FIRST_SPI, random),
         _ => FIRST_LPI + mine(EVENTS, random),
     };
+
     let slot = slot(number, target)?;
-    if UNDER_WAY[slot].load(Ordering::Acquire) != 0 {
+    if IN_FLIGHT[slot].load(Ordering::Acquire) != 0 {
         return None;
     }
-    let note = || UNDER_WAY[slot].store(cpu::now() << 8 | target << 1 | 1, Ordering::Release);
+
+    let mark_sent = || IN_FLIGHT[slot].store(cpu::now() << 8 | target << 1 | 1, Ordering::Release);
+
     match kind {
         Kind::Sgi => {
-            note();
+            mark_sent();
             let affinity = cpu::affinity(target as usize);
             gic::send_sgi(number << 24 | affinity >> 8 << 16 | 1 << (affinity & 0xf));
         }
@@ -246,7 +263,7 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
                 gic::GICD + gic::IROUTER + number * 8,
                 cpu::affinity(target as usize),
             );
-            note();
+            mark_sent();
             let bit = 1 << (number % 32);
             write32(gic::GICD + gic::ISPENDR + number / 32 * 4, bit);
         }
@@ -256,44 +273,47 @@ fn send(vcpus: u64, random: &mut Random) -> Option<(Kind, usize)> {
                 core::hint::spin_loop();
             }
             its::execute(&[its::movi(DEVICE, event, target), its::sync(target)]);
-            note();
+            mark_sent();
             its::execute(&[its::int(DEVICE, event), its::sync(target)]);
             ITS_LOCK.store(false, Ordering::Release);
         }
     }
+
     add(&COUNTS[me as usize].kinds[kind as usize].sent, 1);
     Some((kind, slot))
 }
 
-/// Where it is noted that interrupt `intid` is under way to vCPU `target`.
+/// Returns the slot of interrupt `intid` to vCPU `target` in [`IN_FLIGHT`].
 fn slot(intid: u64, target: u64) -> Option<usize> {
-    let sgis = MOST as u64 * SGIS;
+    let sgis = MAX_VCPUS as u64 * SGIS;
     let slot = match intid {
         0..SGIS => target * SGIS + intid,
         FIRST_SPI..SPECIAL => sgis + intid,
         FIRST_LPI.. => sgis + SPECIAL + (intid - FIRST_LPI),
         _ => return None,
     };
-    (slot < UNDER_WAY.len() as u64).then_some(slot as usize)
+    (slot < IN_FLIGHT.len() as u64).then_some(slot as usize)
 }
 
-/// An interrupt, on the vCPU that takes it.
+/// Takes an interrupt on the calling vCPU.
 pub(crate) fn interrupt() {
     let intid = gic::acknowledge();
     let now = cpu::now();
     let me = cpu::index();
     let counts = &COUNTS[me];
+
     if (SPECIAL..SPECIAL + 4).contains(&intid) {
         add(&counts.spurious, 1);
         return;
     }
+
     if intid == TIMER {
         let deadline = counts.deadline.load(Ordering::Relaxed);
         if now < deadline {
-            foreign(intid, format_args!("early={}", deadline - now));
+            count_foreign(intid, format_args!("early={}", deadline - now));
         } else {
-            receive(Kind::Ppi, now - deadline);
-            arm(now);
+            count_received(Kind::Ppi, now - deadline);
+            arm_timer(now);
         }
     } else {
         let kind = match intid {
@@ -301,37 +321,39 @@ pub(crate) fn interrupt() {
             FIRST_LPI.. => Kind::Lpi,
             _ => Kind::Spi,
         };
-        let sent = slot(intid, me as u64).map_or(0, |slot| UNDER_WAY[slot].load(Ordering::Acquire));
+        let sent = slot(intid, me as u64).map_or(0, |slot| IN_FLIGHT[slot].load(Ordering::Acquire));
         if sent & 0xff == (me << 1 | 1) as u64 {
-            receive(kind, now.saturating_sub(sent >> 8));
+            count_received(kind, now.saturating_sub(sent >> 8));
         } else {
-            foreign(intid, format_args!("sent={sent:#x}"));
+            count_foreign(intid, format_args!("sent={sent:#x}"));
         }
     }
+
     gic::end(intid, eoi_mode());
-    // Not before: until then the interrupt would merge with itself, were it sent again.
+    // Only now may the interrupt be sent again: before its end, it would coalesce with itself.
     if let Some(slot) = slot(intid, me as u64) {
-        UNDER_WAY[slot].store(0, Ordering::Release);
+        IN_FLIGHT[slot].store(0, Ordering::Release);
     }
 }
 
-/// Counts an interrupt that should not be there, and tells of the first ones.
-fn foreign(intid: u64, why: core::fmt::Arguments<'_>) {
+/// Counts a foreign interrupt, and prints the first ones.
+fn count_foreign(intid: u64, why: core::fmt::Arguments<'_>) {
     let me = cpu::index();
     if COUNTS[me].foreign.fetch_add(1, Ordering::Relaxed) < 8 {
         println!("@foreign vcpu={me} intid={intid} {why}");
     }
 }
 
-fn receive(kind: Kind, latency: u64) {
+/// Counts an interrupt that arrived, `latency` ticks after it was sent.
+fn count_received(kind: Kind, latency: u64) {
     let tally = &COUNTS[cpu::index()].kinds[kind as usize];
     add(&tally.received, 1);
     add(&tally.total, latency);
     tally.worst.fetch_max(latency, Ordering::Relaxed);
 }
 
-/// Makes the calling vCPU's timer fire in about a millisecond.
-fn arm(now: u64) {
+/// Sets the calling vCPU's timer to about a millisecond after `now`.
+fn arm_timer(now: u64) {
     let counts = &COUNTS[cpu::index()];
     let millisecond = cpu::frequency() / 1000;
     let deadline = now + millisecond / 2 + now % millisecond;
@@ -340,12 +362,12 @@ fn arm(now: u64) {
     gic::set_timer(deadline);
 }
 
-/// Adds to a count that only the calling vCPU writes.
+/// Adds to a count of the calling vCPU.
 fn add(count: &AtomicU64, n: u64) {
     count.fetch_add(n, Ordering::Relaxed);
 }
 
-/// Prints what all vCPUs have counted.
+/// Prints the counts of all vCPUs.
 fn report(vcpus: usize) {
     let nanoseconds = |ticks: u64| ticks * 1_000_000_000 / cpu::frequency();
     for (kind, name) in KINDS {
@@ -359,8 +381,9 @@ fn report(vcpus: usize) {
         };
         let worst = of(|tally| &tally.worst).map(|count| count.load(Ordering::Relaxed));
         let (sent, received) = (sum(|tally| &tally.sent), sum(|tally| &tally.received));
-        // The timers that were turned off at the end did not fire any more.
+        // Timers that were stopped at the end did not fire.
         let cancelled = if kind == Kind::Ppi { vcpus as u64 } else { 0 };
+
         println!(
             "@victim {name} sent={} received={received} lost={} mean_ns={} worst_ns={}",
             sent - cancelled,
@@ -369,6 +392,7 @@ fn report(vcpus: usize) {
             nanoseconds(worst.max().unwrap_or(0))
         );
     }
+
     let sum = |field: fn(&Counts) -> &AtomicU64| {
         let counts = COUNTS[..vcpus].iter();
         counts

@@ -1,4 +1,4 @@
-//! Commands of an ITS, and the queue that they are put in (IHI 0069, 5.3).
+//! Commands of an ITS, and the command queue (IHI 0069, 5.3).
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{Readable, Writeable};
@@ -6,7 +6,7 @@ use aarch64_cpu::registers::{Readable, Writeable};
 use super::{ReadPointer, Registers};
 use crate::gic::table::Table;
 
-/// One command.
+/// A command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Command([u64; 4]);
 
@@ -18,14 +18,14 @@ impl Command {
     const MAPTI: u64 = 0x0a;
     const INV: u64 = 0x0c;
     const DISCARD: u64 = 0x0f;
-    /// The V bit of MAPD and MAPC.
+    /// V bit of MAPD and MAPC.
     const VALID: u64 = 1 << 63;
 
     const fn of_device(code: u64, device: u32) -> u64 {
         (device as u64) << 32 | code
     }
 
-    /// MAPD: `translations` is the physical address of the device's table.
+    /// Returns a MAPD. `translations` is the physical address of the device's table.
     pub(super) const fn map_device(device: u32, event_bits: u32, translations: u64) -> Self {
         let size = event_bits.saturating_sub(1) as u64;
         Self([
@@ -36,17 +36,17 @@ impl Command {
         ])
     }
 
-    /// MAPD with V clear.
+    /// Returns a MAPD with V clear.
     pub(super) const fn unmap_device(device: u32) -> Self {
         Self([Self::of_device(Self::MAPD, device), 0, 0, 0])
     }
 
-    /// MAPC: `target` names the redistributor.
+    /// Returns a MAPC. `target` names the redistributor.
     pub(super) const fn map_collection(collection: u16, target: u64) -> Self {
         Self([Self::MAPC, 0, Self::VALID | target | collection as u64, 0])
     }
 
-    /// MAPTI.
+    /// Returns a MAPTI.
     pub(super) const fn map_event(device: u32, event: u32, lpi: u32, collection: u16) -> Self {
         let event = (lpi as u64) << 32 | event as u64;
         Self([
@@ -57,7 +57,7 @@ impl Command {
         ])
     }
 
-    /// MOVI.
+    /// Returns a MOVI.
     pub(super) const fn move_event(device: u32, event: u32, collection: u16) -> Self {
         Self([
             Self::of_device(Self::MOVI, device),
@@ -67,33 +67,33 @@ impl Command {
         ])
     }
 
-    /// INV.
+    /// Returns an INV.
     pub(super) const fn invalidate(device: u32, event: u32) -> Self {
         Self([Self::of_device(Self::INV, device), event as u64, 0, 0])
     }
 
-    /// DISCARD.
+    /// Returns a DISCARD.
     pub(super) const fn discard(device: u32, event: u32) -> Self {
         Self([Self::of_device(Self::DISCARD, device), event as u64, 0, 0])
     }
 
-    /// SYNC: `target` names the redistributor.
+    /// Returns a SYNC. `target` names the redistributor.
     pub(super) const fn sync(target: u64) -> Self {
         Self([Self::SYNC, 0, target, 0])
     }
 }
 
 /// The command queue.
-pub(super) struct Queue {
+pub(super) struct CommandQueue {
     memory: Table,
-    /// Where the next command goes, in bytes.
+    /// Offset of the next command, in bytes.
     write: usize,
 }
 
-impl Queue {
+impl CommandQueue {
     const SIZE: usize = 64 << 10;
 
-    /// An empty queue.
+    /// Returns an empty queue.
     pub(super) fn new() -> Self {
         Self {
             memory: Table::new(Self::SIZE, Self::SIZE),
@@ -101,31 +101,33 @@ impl Queue {
         }
     }
 
-    /// The value for `GITS_CBASER`.
+    /// Returns the value of `GITS_CBASER`.
     pub(super) fn base_register(&self) -> u64 {
         const VALID: u64 = 1 << 63;
         const WRITE_BACK: u64 = 7 << 59;
         const INNER_SHAREABLE: u64 = 1 << 10;
-        /// The size is in 4 KiB pages, less one.
-        const PAGES: u64 = (Queue::SIZE as u64 >> 12) - 1;
+        /// Size in pages of 4 KiB, less one.
+        const PAGES: u64 = (CommandQueue::SIZE as u64 >> 12) - 1;
         VALID | WRITE_BACK | self.memory.physical() | INNER_SHAREABLE | PAGES
     }
 
-    /// Puts the commands in the queue, which is empty, and waits until they are executed.
+    /// Appends the commands to the queue, which is empty, and waits until they are executed.
     ///
     /// # Panics
-    /// If the ITS finds one of them wrong and stops.
+    /// If the ITS stalls at a wrong command.
     pub(super) fn execute(&mut self, registers: &Registers, commands: &[Command]) {
         for command in commands {
             let words = command.0.map(u64::to_le_bytes);
             self.memory.write(self.write, words.as_flattened());
             self.write = (self.write + size_of::<Command>()) % Self::SIZE;
         }
+
         barrier::dsb(barrier::SY);
-        registers.queue_write.set(self.write as u64);
+        registers.cwriter.set(self.write as u64);
         let position = self.write as u64 / size_of::<Command>() as u64;
+
         loop {
-            let read = registers.queue_read.extract();
+            let read = registers.creadr.extract();
             if read.read(ReadPointer::OFFSET) == position {
                 return;
             }

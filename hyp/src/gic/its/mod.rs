@@ -1,9 +1,9 @@
-//! The physical ITS: turns the devices' messages into LPIs.
+//! The physical ITS: translates the devices' MSIs into LPIs.
 //!
-//! Collection n is CPU number n. Commands are rare (the guest maps, moves and unmaps its devices'
-//! events) and each call waits until the ITS has executed them.
+//! Collection n is CPU number n. Commands are rare, as the guest seldom maps, moves or unmaps
+//! events. Each call waits until the ITS has executed its commands.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the registers at the address that the device tree gives.
+// UNSAFETY: accesses registers at the address that the device tree gives.
 
 mod command;
 
@@ -15,7 +15,7 @@ use spin::Mutex;
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
-use command::{Command, Queue};
+use command::{Command, CommandQueue};
 
 use super::table::Table;
 
@@ -30,7 +30,7 @@ register_bitfields! {u32,
 register_bitfields! {u64,
     /// `GITS_TYPER`.
     Type [
-        /// Redistributors are named by their address, not by their number.
+        /// Set if redistributors are named by their address, not by their number.
         PTA OFFSET(19) NUMBITS(1) [],
         /// Bits of DeviceID, less one.
         DEVBITS OFFSET(13) NUMBITS(5) [],
@@ -67,100 +67,104 @@ register_bitfields! {u64,
 
 register_structs! {
     Registers {
-        (0x0000 => control: ReadWrite<u32, Control::Register>),
+        (0x0000 => ctlr: ReadWrite<u32, Control::Register>),
         (0x0004 => _reserved0),
-        (0x0008 => kind: ReadOnly<u64, Type::Register>),
+        (0x0008 => typer: ReadOnly<u64, Type::Register>),
         (0x0010 => _reserved1),
-        (0x0080 => queue_base: ReadWrite<u64>),
-        (0x0088 => queue_write: ReadWrite<u64>),
-        (0x0090 => queue_read: ReadOnly<u64, ReadPointer::Register>),
+        (0x0080 => cbaser: ReadWrite<u64>),
+        (0x0088 => cwriter: ReadWrite<u64>),
+        (0x0090 => creadr: ReadOnly<u64, ReadPointer::Register>),
         (0x0098 => _reserved2),
-        (0x0100 => base: [ReadWrite<u64, Base::Register>; 8]),
+        (0x0100 => baser: [ReadWrite<u64, Base::Register>; 8]),
         (0x0140 => _reserved3),
         (0x2_0000 => @END),
     }
 }
 
-/// Most bits of DeviceID that tables are made for: those of a PCI segment's requester IDs.
+/// Most bits of DeviceID in tables: those of a PCI segment's requester IDs.
 const DEVICE_BITS: u32 = 16;
 
-/// What an interrupt translation table is aligned to.
+/// Alignment of an interrupt translation table, in bytes.
 const ITT_ALIGNMENT: usize = 256;
 
-/// The page sizes that `GITS_BASER<n>` can have, from the largest.
+/// Page sizes of `GITS_BASER<n>` as code and bytes, from the largest.
 const PAGE_SIZES: [(u64, usize); 3] = [(2, 64 << 10), (1, 16 << 10), (0, 4 << 10)];
 
-/// Why the ITS cannot do what it is asked.
+/// Reason why the ITS refuses a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ItsError {
-    /// The DeviceID is beyond what the ITS or our table has.
+    /// The DeviceID is beyond the range of the ITS or of its table.
     Device,
     /// The device is not mapped, or has fewer events.
     Event,
 }
 
-/// One ITS.
+/// An ITS.
 pub(crate) struct Its {
     registers: &'static Registers,
-    /// What names the redistributors of the CPUs, by CPU number.
+    /// Names of the redistributors in commands, by CPU number.
     targets: alloc::vec::Vec<u64>,
     state: Mutex<State>,
 }
 
 struct State {
-    queue: Queue,
+    queue: CommandQueue,
     devices: BTreeMap<u32, Device>,
 }
 
 /// A mapped device.
 struct Device {
     event_bits: u32,
-    /// The ITS's own while the device is mapped.
+    /// Interrupt translation table. Belongs to the ITS while the device is mapped.
     _translations: Table,
 }
 
-// SAFETY: device memory; the registers that change are written under the lock of `state`.
+// SAFETY: the registers are device memory. Registers that change are written under the lock of
+// `state`.
 unsafe impl Sync for Its {}
-// SAFETY: as above.
+// SAFETY: the registers are device memory, which belongs to no CPU.
 unsafe impl Send for Its {}
 
 impl Its {
-    /// The ITS at `frame`, turned on, with a collection for each CPU. `target` tells what names the
-    /// redistributor of a CPU, by its address or its number.
+    /// Initializes the ITS at `frame`, with a collection for each CPU, and enables it. `target`
+    /// returns the name of a CPU's redistributor, by its address if the flag is set, otherwise by
+    /// its number.
     ///
     /// # Safety
-    /// There is one, mapped by identity for ever, and nobody else drives it.
+    /// An ITS is there, mapped by identity for ever, and nobody else drives it.
     ///
     /// # Panics
-    /// If it does not become quiet, or wants tables that we do not know.
+    /// If the ITS does not become quiescent, or asks for a table of an unknown kind.
     pub(crate) unsafe fn start(
         frame: &Range<usize>,
         cpus: usize,
         target: impl Fn(usize, bool) -> u64,
     ) -> Self {
-        // SAFETY: by the caller's promise.
+        // SAFETY: by the caller's promise, an ITS is there for ever.
         let registers = unsafe { &*(frame.start as *const Registers) };
-        registers.control.modify(Control::ENABLED.val(0));
-        while !registers.control.is_set(Control::QUIESCENT) {
+        registers.ctlr.modify(Control::ENABLED.val(0));
+        while !registers.ctlr.is_set(Control::QUIESCENT) {
             core::hint::spin_loop();
         }
-        for base in &registers.base {
+
+        for base in &registers.baser {
             let entries = match base.read_as_enum(Base::KIND) {
                 Some(Base::KIND::Value::Devices) => {
-                    1 << (registers.kind.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS)
+                    1 << (registers.typer.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS)
                 }
                 Some(Base::KIND::Value::Collections) => cpus,
-                // None, or tables for virtual LPIs, which we do not use.
+                // No table, or a table of virtual LPIs, which the hypervisor does not use.
                 _ => continue,
             };
-            install(base, entries);
+            install_table(base, entries);
         }
-        let queue = Queue::new();
-        registers.queue_base.set(queue.base_register());
-        registers.queue_write.set(0);
-        registers.control.modify(Control::ENABLED.val(1));
 
-        let by_address = registers.kind.is_set(Type::PTA);
+        let queue = CommandQueue::new();
+        registers.cbaser.set(queue.base_register());
+        registers.cwriter.set(0);
+        registers.ctlr.modify(Control::ENABLED.val(1));
+
+        let by_address = registers.typer.is_set(Type::PTA);
         let its = Self {
             registers,
             targets: (0..cpus).map(|cpu| target(cpu, by_address)).collect(),
@@ -169,6 +173,7 @@ impl Its {
                 devices: BTreeMap::new(),
             }),
         };
+
         for (cpu, &target) in its.targets.iter().enumerate() {
             let map = Command::map_collection(cpu as u16, target);
             its.state
@@ -179,19 +184,20 @@ impl Its {
         its
     }
 
-    /// Makes room for the events below 2^`event_bits` of a device, which must not be mapped.
+    /// Maps a device with the events below 2^`event_bits`. The device must not be mapped.
     ///
     /// # Errors
-    /// [`ItsError::Device`] if there is no such DeviceID, [`ItsError::Event`] if there are not so many
+    /// [`ItsError::Device`] if there is no such DeviceID, [`ItsError::Event`] if there are fewer
     /// events.
     pub(crate) fn map_device(&self, device: u32, event_bits: u32) -> Result<(), ItsError> {
-        let kind = self.registers.kind.extract();
+        let kind = self.registers.typer.extract();
         if device >> (kind.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS) != 0 {
             return Err(ItsError::Device);
         }
         if event_bits > kind.read(Type::ID_BITS) as u32 + 1 {
             return Err(ItsError::Event);
         }
+
         let entry_size = kind.read(Type::ITT_ENTRY_SIZE) as usize + 1;
         let translations = Table::new(entry_size << event_bits, ITT_ALIGNMENT);
         let map = Command::map_device(device, event_bits, translations.physical());
@@ -207,20 +213,20 @@ impl Its {
         Ok(())
     }
 
-    /// Unmaps a device and all its events; does nothing if it is not mapped.
+    /// Unmaps a device and all its events. Does nothing if the device is not mapped.
     pub(crate) fn unmap_device(&self, device: u32) {
         let mut state = self.state.lock();
         if state.devices.contains_key(&device) {
             self.execute_and_sync(&mut state, Command::unmap_device(device));
-            // Only now is the table ours again.
+            // The ITS has given the table back.
             state.devices.remove(&device);
         }
     }
 
-    /// Makes an event of a device `lpi` on CPU number `cpu`.
+    /// Maps an event of a device to `lpi` on CPU number `cpu`.
     ///
     /// # Errors
-    /// [`ItsError::Event`] if the device is not mapped, or not with so many events.
+    /// [`ItsError::Event`] if the device is not mapped, or has fewer events.
     pub(crate) fn map_event(
         &self,
         device: u32,
@@ -235,7 +241,7 @@ impl Its {
         }
         let commands = [
             Command::map_event(device, event, lpi, cpu as u16),
-            // The LPI's configuration has changed since the redistributor may have read it.
+            // The redistributor may have cached the LPI's old configuration.
             Command::invalidate(device, event),
             Command::sync(self.targets[cpu]),
         ];
@@ -253,7 +259,7 @@ impl Its {
         self.state.lock().queue.execute(self.registers, &commands);
     }
 
-    /// Unmaps an event that goes to CPU number `cpu`, and drops it if it is pending.
+    /// Unmaps an event of CPU number `cpu`, and clears its pending state.
     pub(crate) fn unmap_event(&self, device: u32, event: u32, cpu: usize) {
         let commands = [
             Command::discard(device, event),
@@ -262,6 +268,7 @@ impl Its {
         self.state.lock().queue.execute(self.registers, &commands);
     }
 
+    /// Executes a command, and a SYNC for every CPU.
     fn execute_and_sync(&self, state: &mut State, command: Command) {
         state.queue.execute(self.registers, &[command]);
         for &target in &self.targets {
@@ -272,12 +279,12 @@ impl Its {
     }
 }
 
-/// Gives the ITS the table that `base` asks for, with room for `entries` entries, for ever.
+/// Gives the ITS the table that `base` asks for, with `entries` entries, for ever.
 ///
 /// # Panics
-/// If it does not accept one.
-fn install(base: &ReadWrite<u64, Base::Register>, entries: usize) {
-    /// Most pages that the register can tell.
+/// If the ITS accepts no table of that size.
+fn install_table(base: &ReadWrite<u64, Base::Register>, entries: usize) {
+    /// Largest number of pages in the register.
     const MOST_PAGES: usize = 256;
     let bytes = entries * (base.read(Base::ENTRY_SIZE) as usize + 1);
     for (code, page) in PAGE_SIZES {
@@ -295,13 +302,14 @@ fn install(base: &ReadWrite<u64, Base::Register>, entries: usize) {
                 + Base::PAGE_SIZE.val(code)
                 + Base::SIZE.val(pages as u64 - 1),
         );
-        // The register keeps the page sizes that the ITS supports.
+        // The register reads back a page size only if the ITS supports it.
         if base.read(Base::PAGE_SIZE) == code {
             core::mem::forget(table);
             return;
         }
         base.modify(Base::VALID::CLEAR);
     }
+
     panic!(
         "the ITS has no table for {entries} entries: GITS_BASER {:#x}",
         base.get()

@@ -1,7 +1,7 @@
 //! The first instructions of each vCPU, and the vectors.
 //!
-//! The guest takes no interrupts as exceptions: it looks for them at its CPU interface. Any exception is
-//! a mistake, and is reported.
+//! The guest takes no interrupts as exceptions: it polls its CPU interface. Any exception is a
+//! mistake, and is reported.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
@@ -12,7 +12,7 @@ use crate::{first, second};
 const STACK: usize = 16 << 10;
 
 unsafe extern "C" {
-    /// Where vCPU 1 is to be started.
+    /// Enters Rust on vCPU 1.
     pub(crate) fn start_second() -> !;
 }
 

@@ -1,10 +1,10 @@
-//! The CPU: its interrupt interface, its timer, calls to the hypervisor.
+//! The CPU: interrupt interface, timer, hypervisor calls.
 #![expect(unsafe_code)]
 // UNSAFETY: system registers and hypervisor calls.
 
 use core::arch::asm;
 
-/// The virtual timer's PPI.
+/// PPI of the virtual timer.
 pub(crate) const TIMER: u32 = 27;
 
 macro_rules! read {
@@ -31,7 +31,7 @@ pub(crate) fn mark<const IMMEDIATE: u16>() {
     unsafe { asm!("movz xzr, #{}", const IMMEDIATE, options(nostack, preserves_flags)) };
 }
 
-/// Lets other CPUs go on while this one spins.
+/// Lets other CPUs run while this one spins.
 #[inline(always)]
 pub(crate) fn relax() {
     // SAFETY: a hint.
@@ -45,7 +45,7 @@ pub(crate) fn wait_for_interrupt() {
     unsafe { asm!("wfi", options(nostack, preserves_flags)) };
 }
 
-/// Makes what was written to memory visible to devices and other CPUs.
+/// Makes earlier writes to memory visible to devices and other CPUs.
 pub(crate) fn synchronize() {
     // SAFETY: a barrier.
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
@@ -54,19 +54,19 @@ pub(crate) fn synchronize() {
 /// Opens the CPU interface for Group 1 interrupts of every priority.
 pub(crate) fn open_interface() {
     write!("icc_sre_el1", 7);
-    // SAFETY: a barrier: the registers below are there from now on.
+    // SAFETY: a barrier, after which the registers below exist.
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
     write!("icc_pmr_el1", 0xff);
     write!("icc_ctlr_el1", 0);
     write!("icc_igrpen1_el1", 1);
-    // SAFETY: as above.
+    // SAFETY: a barrier.
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
 }
 
-/// Handles a pending interrupt, if there is one: acknowledges it, silences the timer if it is the
-/// timer's, and ends it.
+/// Handles a pending interrupt, if there is one: acknowledges it, stops the timer if the interrupt
+/// is the timer's, and ends it. Returns the INTID.
 #[inline(always)]
-pub(crate) fn handle() -> Option<u32> {
+pub(crate) fn handle_interrupt() -> Option<u32> {
     const SPECIAL: u32 = 1020;
     let intid = read!("icc_iar1_el1") as u32;
     if (SPECIAL..SPECIAL + 4).contains(&intid) {
@@ -85,7 +85,7 @@ pub(crate) fn send_sgi(intid: u32, target: u32) {
     write!("icc_sgi1r_el1", u64::from(intid) << 24 | 1 << target);
 }
 
-/// Sets the virtual timer.
+/// Sets the virtual timer to `microseconds` from now.
 #[inline(always)]
 pub(crate) fn set_timer(microseconds: u64) {
     let ticks = microseconds * read!("cntfrq_el0") / 1_000_000;
@@ -93,7 +93,7 @@ pub(crate) fn set_timer(microseconds: u64) {
     write!("cntv_ctl_el0", 1);
 }
 
-/// Spins for a while.
+/// Spins for `microseconds`.
 pub(crate) fn spin(microseconds: u64) {
     let end = read!("cntvct_el0") + microseconds * read!("cntfrq_el0") / 1_000_000;
     while read!("cntvct_el0") < end {
@@ -101,11 +101,11 @@ pub(crate) fn spin(microseconds: u64) {
     }
 }
 
-/// Calls the hypervisor.
+/// Calls the hypervisor and returns `x0`.
 #[inline(always)]
 pub(crate) fn hypercall(function: u32, a: u64, b: u64, c: u64) -> u64 {
     let result;
-    // SAFETY: the calling convention for calls to the hypervisor (Arm DEN 0028): x0 to x17 may change.
+    // SAFETY: the calling convention for hypervisor calls (Arm DEN 0028): x0 to x17 may change.
     unsafe {
         asm!(
             "hvc #0",

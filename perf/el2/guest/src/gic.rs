@@ -20,7 +20,7 @@ const GICR_CTLR: usize = 0x0;
 const GICR_WAKER: usize = 0x14;
 const GICR_PROPBASER: usize = 0x70;
 const GICR_PENDBASER: usize = 0x78;
-/// The frame of SGIs and PPIs.
+/// Offset of the frame of SGIs and PPIs.
 const SGI: usize = 0x1_0000;
 const GICR_IGROUPR0: usize = SGI + 0x80;
 const GICR_ISENABLER0: usize = SGI + 0x100;
@@ -29,19 +29,20 @@ const GICR_IPRIORITYR: usize = SGI + 0x400;
 const CHILDREN_ASLEEP: u32 = 1 << 2;
 const REGISTER_WRITE_PENDING: u32 = 1 << 31;
 
-/// The priority of every interrupt here.
+/// Priority of every interrupt.
 pub(crate) const PRIORITY: u8 = 0xa0;
 
-/// Bits of LPIs' INTIDs.
+/// INTID bits of LPIs.
 pub(crate) const LPI_BITS: usize = 14;
 
-/// Turns affinity routing and Group 1 on.
+/// Enables affinity routing and Group 1.
 pub(crate) fn open_distributor() {
     write_32(GICD_CTLR, 0x12);
     while read_32(GICD_CTLR) & REGISTER_WRITE_PENDING != 0 {}
 }
 
-/// Makes an SPI edge-triggered, of Group 1, and routes it to the vCPU `target`. It stays disabled.
+/// Configures an SPI: edge-triggered, in Group 1, routed to the vCPU `target`. The SPI stays
+/// disabled.
 pub(crate) fn configure_spi(intid: u32, target: u64) {
     let (word, bit) = place(intid);
     write_32(GICD_IGROUPR + word, read_32(GICD_IGROUPR + word) | bit);
@@ -72,6 +73,7 @@ pub(crate) fn set_pending(intid: u32) {
     write_32(GICD_ISPENDR + word, bit);
 }
 
+/// Returns the offset of an interrupt's 32-bit register in a bank, and its bit there.
 const fn place(intid: u32) -> (usize, u32) {
     (intid as usize / 32 * 4, 1 << (intid % 32))
 }
@@ -85,12 +87,12 @@ pub(crate) fn open_redistributor(vcpu: usize, ppi: u32) {
     for intid in (0..16).chain([ppi as usize]) {
         write_8(frame + GICR_IPRIORITYR + intid, PRIORITY);
     }
-    // What is written reads back.
+    // A priority that was written reads back.
     assert!(read_8(frame + GICR_IPRIORITYR) == PRIORITY);
     write_32(frame + GICR_ISENABLER0, 0xffff | 1 << ppi);
 }
 
-/// Gives the redistributor of a vCPU its LPI tables, and turns LPIs on.
+/// Gives the redistributor of a vCPU its LPI tables, and enables LPIs.
 pub(crate) fn enable_lpis(vcpu: usize, configuration: usize, pending: usize) {
     let frame = GICR + vcpu * GICR_STRIDE;
     let property = configuration as u64 | (LPI_BITS as u64 - 1);

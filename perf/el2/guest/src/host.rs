@@ -1,4 +1,4 @@
-//! What is outside the guest: the console, PSCI, and whoever injects MSIs from there.
+//! The outside of the guest: the console, PSCI, and the sender of MSIs.
 
 use core::fmt;
 
@@ -14,8 +14,8 @@ const PSCI_VERSION: u32 = 0x8400_0000;
 const CPU_ON: u32 = 0xc400_0003;
 const SYSTEM_OFF: u32 = 0x8400_0008;
 
-/// Register of the client of /dev/kvm: the number of an event in the low byte, and above it the
-/// address of a counter that goes up when the event's interrupt has been handled.
+/// Register of the client of /dev/kvm. Holds the number of an event in the low byte, and above it
+/// the address of a counter that goes up when the event's interrupt has been handled.
 const DOORBELL: usize = 0x0b00_0000;
 
 /// The console.
@@ -28,7 +28,7 @@ impl fmt::Write for Console {
     }
 }
 
-/// The cheapest call there is.
+/// Makes the cheapest hypervisor call.
 #[inline(always)]
 pub(crate) fn psci_version() -> u64 {
     hypercall(PSCI_VERSION, 0, 0, 0)
@@ -48,16 +48,16 @@ pub(crate) fn power_off() -> ! {
     }
 }
 
-/// Who sends MSIs from outside.
+/// Sender of MSIs.
 pub(crate) enum Sender {
-    /// A device of the machine: the hypervisor takes its interrupt and injects it.
+    /// A device of the machine, whose interrupt the hypervisor takes and injects.
     Device(Edu),
     /// The hypervisor's user space, asked through [`DOORBELL`].
     UserSpace,
 }
 
 impl Sender {
-    /// The DeviceID that it sends with.
+    /// Returns the DeviceID of the sender.
     pub(crate) fn device(&self) -> u32 {
         match self {
             Self::Device(edu) => edu.device,
@@ -65,15 +65,15 @@ impl Sender {
         }
     }
 
-    /// Has it send MSIs as `event` from now on, by the EventID of that number.
+    /// Makes the sender send MSIs as `event` from now on, with the event's number as EventID.
     pub(crate) fn prepare(&self, event: Event) {
         if let Self::Device(edu) = self {
             edu.set_event(event as u32);
         }
     }
 
-    /// Sends an MSI as the event that was prepared for, and marks the event. `handled` is called to
-    /// see whether it is over; without it, it is over once the MSI is injected.
+    /// Sends an MSI as the prepared event, between the event's markers. The event ends when
+    /// `handled` returns true.
     #[inline(always)]
     pub(crate) fn send<const EVENT: u16>(
         &self,
@@ -86,7 +86,7 @@ impl Sender {
                 mark::<EVENT>();
                 edu.raise();
                 if event == Event::Msi {
-                    // Ample for the other CPU, which nobody tells us about.
+                    // Ample time for the other CPU, whose handling is not visible here.
                     spin(20);
                 }
                 while !handled() {

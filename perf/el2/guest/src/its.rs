@@ -14,24 +14,24 @@ const GITS_CWRITER: usize = GITS + 0x88;
 const GITS_CREADR: usize = GITS + 0x90;
 const GITS_BASER: usize = GITS + 0x100;
 
-/// Where devices write their messages.
+/// Register that devices write MSIs to.
 pub(crate) const GITS_TRANSLATER: u64 = GITS as u64 + 0x1_0040;
 
 const PAGE: usize = 0x1_0000;
 const VALID: u64 = 1 << 63;
-/// Size of a command.
+/// Bytes of a command.
 const COMMAND: usize = 32;
 
-/// Interrupt translation tables that this guest uses, one for each device.
+/// Number of interrupt translation tables, one for each device.
 const DEVICES: usize = 2;
 
-/// vCPUs with LPIs.
+/// Number of vCPUs with LPIs.
 pub(crate) const TARGETS: usize = 3;
 
-/// Memory, written by address.
+/// Memory that is accessed by address.
 type Memory<const BYTES: usize> = [AtomicU8; BYTES];
 
-/// What the interrupt controller is given; zero at first.
+/// Tables of the interrupt controller, zero at first.
 #[repr(C, align(65536))]
 struct Tables {
     queue: Memory<PAGE>,
@@ -59,7 +59,7 @@ macro_rules! table {
     ($($field:tt)*) => { (&raw const TABLES.$($field)*).addr() };
 }
 
-/// The ITS, and where its queue is written next.
+/// The ITS, and the offset of the next command in its queue.
 pub(crate) struct Its {
     next: Cell<usize>,
     devices: Cell<usize>,
@@ -73,6 +73,7 @@ impl Its {
         for vcpu in 0..TARGETS {
             enable_lpis(vcpu, table!(configuration), table!(pending[vcpu]));
         }
+
         for register in (0..8).map(|n| GITS_BASER + n * 8) {
             let table = match read_64(register) >> 56 & 7 {
                 DEVICE => table!(devices),
@@ -88,6 +89,7 @@ impl Its {
         );
         write_64(GITS_CWRITER, 0);
         write_32(GITS_CTLR, 1);
+
         let its = Self {
             next: Cell::new(0),
             devices: Cell::new(0),
@@ -105,37 +107,38 @@ impl Its {
         self.command([0x8 | u64::from(device) << 32, 4, VALID | table, 0]);
     }
 
-    /// Maps an event of a device to an LPI of the vCPU `target`, and enables it.
+    /// Maps an event of a device to an LPI of the vCPU `target`, and enables the LPI.
     pub(crate) fn map_event(&self, device: u32, event: u32, lpi: u32, target: u64) {
         write_8(
             table!(configuration) + (lpi - FIRST_LPI) as usize,
             PRIORITY | 1,
         );
         let words = [0xa, 0, target, 0];
-        self.command(Self::event(words, device, event, lpi));
-        self.command(Self::event([0xc, 0, 0, 0], device, event, 0));
+        self.command(Self::with_event(words, device, event, lpi));
+        self.command(Self::with_event([0xc, 0, 0, 0], device, event, 0));
         self.command([0x5, 0, target << 16, 0]);
     }
 
-    /// Makes an event's LPI pending. Returns once the command has been executed.
+    /// Makes an event's LPI pending (INT). Returns once the command has been executed.
     #[inline(always)]
     pub(crate) fn raise(&self, device: u32, event: u32) {
-        self.command(Self::event([0x3, 0, 0, 0], device, event, 0));
+        self.command(Self::with_event([0x3, 0, 0, 0], device, event, 0));
     }
 
-    /// Makes an event's LPI not pending.
+    /// Clears the pending state of an event's LPI (CLEAR).
     pub(crate) fn clear(&self, device: u32, event: u32) {
-        self.command(Self::event([0x4, 0, 0, 0], device, event, 0));
+        self.command(Self::with_event([0x4, 0, 0, 0], device, event, 0));
     }
 
+    /// Adds an event's fields to a command.
     #[inline(always)]
-    fn event(mut words: [u64; 4], device: u32, event: u32, lpi: u32) -> [u64; 4] {
+    fn with_event(mut words: [u64; 4], device: u32, event: u32, lpi: u32) -> [u64; 4] {
         words[0] |= u64::from(device) << 32;
         words[1] = u64::from(event) | u64::from(lpi) << 32;
         words
     }
 
-    /// Executes a command: queues it, tells the ITS, and waits until it has read it.
+    /// Executes a command: queues it, tells the ITS, and waits until the ITS has read it.
     #[inline(always)]
     fn command(&self, words: [u64; 4]) {
         let at = table!(queue) + self.next.get();

@@ -4,11 +4,12 @@
 
 macro_rules! accesses {
     ($($read:ident, $write:ident, $type:ty, $load:literal, $store:literal;)*) => {$(
-        /// Reads a register. One plain load, which a hypervisor that traps it can decode.
+        /// Reads a register by one plain load, which a hypervisor can decode.
         #[inline(always)]
         pub(crate) fn $read(address: usize) -> $type {
             let value;
-            // SAFETY: a device register of this machine; the guest has no memory there.
+            // SAFETY: the address is a device register of this machine, where the guest has no
+            // memory.
             unsafe {
                 core::arch::asm!($load, address = in(reg) address, value = out(reg) value,
                                  options(nostack, preserves_flags));
@@ -16,10 +17,11 @@ macro_rules! accesses {
             value
         }
 
-        /// Writes a register. One plain store, which a hypervisor that traps it can decode.
+        /// Writes a register by one plain store, which a hypervisor can decode.
         #[inline(always)]
         pub(crate) fn $write(address: usize, value: $type) {
-            // SAFETY: as above.
+            // SAFETY: the address is a device register of this machine, where the guest has no
+            // memory.
             unsafe {
                 core::arch::asm!($store, address = in(reg) address, value = in(reg) value,
                                  options(nostack, preserves_flags));

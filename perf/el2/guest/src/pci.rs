@@ -1,11 +1,11 @@
-//! The device that sends a message when it is told to: QEMU's `edu`, on the first PCI bus.
+//! A device that sends an MSI on command: QEMU's `edu`, on the first PCI bus.
 
 use crate::its::GITS_TRANSLATER;
 use crate::mmio::{read_8, read_32, write_32};
 
 /// Configuration space of the first bus.
 const CONFIGURATION: usize = 0x40_1000_0000;
-/// Where we put the device's registers: the window for 32-bit addresses.
+/// Address for the device's registers, in the window for 32-bit addresses.
 const WINDOW: u32 = 0x1000_0000;
 
 const EDU: u32 = 0x11e8_1234;
@@ -15,25 +15,26 @@ const BASE_0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const MSI: u8 = 5;
 
-/// Register of the device that makes it send its message.
+/// Register that makes the device send its MSI.
 const RAISE: usize = WINDOW as usize + 0x60;
 const ACKNOWLEDGE: usize = WINDOW as usize + 0x64;
 
 /// The device, ready to send.
 pub(crate) struct Edu {
-    /// What the ITS knows it by.
+    /// DeviceID at the ITS.
     pub(crate) device: u32,
     capability: usize,
 }
 
 impl Edu {
-    /// Finds it and turns its messages on.
+    /// Finds the device and enables its MSIs.
     pub(crate) fn find() -> Option<Self> {
         let function = |slot: usize| CONFIGURATION + (slot << 15);
         let slot = (0..32).find(|&slot| read_32(function(slot)) == EDU)?;
         let function = function(slot);
         write_32(function + BASE_0, WINDOW);
         write_32(function + COMMAND, MEMORY_AND_MASTER);
+
         let mut capability = usize::from(read_8(function + CAPABILITIES));
         while capability != 0 && read_8(function + capability) != MSI {
             capability = usize::from(read_8(function + capability + 1));
@@ -41,6 +42,7 @@ impl Edu {
         if capability == 0 {
             return None;
         }
+
         let edu = Self {
             device: (slot as u32) << 3,
             capability: function + capability,
@@ -49,7 +51,7 @@ impl Edu {
         Some(edu)
     }
 
-    /// Chooses the event that it sends.
+    /// Sets the EventID of the MSI.
     pub(crate) fn set_event(&self, event: u32) {
         const ENABLE: u32 = 1 << 16;
         write_32(self.capability + 4, GITS_TRANSLATER as u32);
@@ -58,13 +60,13 @@ impl Edu {
         write_32(self.capability, read_32(self.capability) | ENABLE);
     }
 
-    /// Has it send the message.
+    /// Makes the device send its MSI.
     #[inline(always)]
     pub(crate) fn raise(&self) {
         write_32(RAISE, 1);
     }
 
-    /// Has it forget that it sent one.
+    /// Clears the device's interrupt status.
     pub(crate) fn acknowledge(&self) {
         write_32(ACKNOWLEDGE, 1);
     }

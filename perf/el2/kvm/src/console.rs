@@ -1,4 +1,4 @@
-//! The console. A first process may have none on its standard output.
+//! The console. The standard output of a first process may lead nowhere.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,7 +9,7 @@ pub(crate) fn say(line: &str) {
     write(format!("{line}\n").as_bytes());
 }
 
-/// Prints bytes. There is nobody to tell if that fails.
+/// Prints bytes. Failures are ignored, because there is no other output.
 pub(crate) fn write(bytes: &[u8]) {
     static CONSOLE: OnceLock<Option<File>> = OnceLock::new();
     let open = || OpenOptions::new().write(true).open("/dev/console").ok();

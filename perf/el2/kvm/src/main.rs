@@ -1,10 +1,10 @@
 //! A client of /dev/kvm that runs the measured guest, as the first process of an arm64 Linux.
 //!
-//! The machine that it makes is what the guest finds under `hyp`: RAM, distributor, redistributors and ITS
-//! at the same addresses, the console, two vCPUs that run, each pinned to a CPU, and one that never does.
-//! Two things differ: a guest without a device tree has no device that sends MSIs, so they are sent from
-//! here, when the guest asks for it; and before it starts, the client prints where the kernel's
-//! functions lie that the report has to tell apart.
+//! The VM is like the guest's machine under `hyp`: RAM, distributor, redistributors and ITS at the
+//! same addresses, the console, two vCPUs that run, each pinned to a CPU, and one vCPU that never
+//! runs. Two things differ. A guest without a device tree has no device that sends MSIs: the client
+//! sends them when the guest asks. And before the guest starts, the client prints the addresses of
+//! the kernel functions that the report tells apart.
 
 #[cfg(target_arch = "aarch64")]
 mod console;
@@ -26,7 +26,7 @@ mod vm;
 #[cfg(target_arch = "aarch64")]
 fn main() {
     system::mount_all();
-    if let Err(error) = symbols::print().and_then(|()| run::guest("/guest")) {
+    if let Err(error) = symbols::print().and_then(|()| run::run_guest("/guest")) {
         console::say(&format!("client: failed: {error:#}"));
     }
     system::power_off();

@@ -1,5 +1,5 @@
-//! Where the kernel's functions lie: those of its virtual interrupt controller and its vectors for guests,
-//! and, so that their ends are known, whatever follows each.
+//! Addresses of kernel functions: those of the virtual interrupt controller and the vectors for
+//! guests, and the symbol behind each, which shows its end.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::console;
 use crate::names::{VECTORS, VGIC};
 
-/// Prints them, a line `sym ADDRESS NAME` each.
+/// Prints the functions, a line `sym ADDRESS NAME` each.
 pub(crate) fn print() -> Result<()> {
     let listing = fs::read_to_string("/proc/kallsyms").context("cannot read /proc/kallsyms")?;
     let mut printed = 0;
@@ -19,6 +19,7 @@ pub(crate) fn print() -> Result<()> {
         else {
             continue;
         };
+
         let mut names = VGIC.iter().chain(&VECTORS);
         let wanted =
             matches!(kind, "t" | "T" | "W") && names.any(|prefix| name.starts_with(prefix));
@@ -28,6 +29,7 @@ pub(crate) fn print() -> Result<()> {
         }
         ends = wanted;
     }
+
     ensure!(printed != 0, "/proc/kallsyms has no functions of KVM's");
     Ok(())
 }

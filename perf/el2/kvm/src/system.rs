@@ -1,4 +1,4 @@
-//! What a first process has to do, and what only system calls can.
+//! Duties of a first process, and system calls.
 #![expect(unsafe_code)]
 // UNSAFETY: system calls.
 
@@ -8,7 +8,7 @@ use std::ptr;
 
 use anyhow::{Context, Result, ensure};
 
-/// Mounts /dev and /proc. What fails shows when it is used.
+/// Mounts /dev and /proc. A failure shows at the first use.
 pub(crate) fn mount_all() {
     for (kind, place) in [(c"devtmpfs", c"/dev"), (c"proc", c"/proc")] {
         let (kind, place): (&CStr, &CStr) = (kind, place);
@@ -26,9 +26,9 @@ pub(crate) fn power_off() {
     }
 }
 
-/// Keeps the calling thread on one CPU.
+/// Pins the calling thread to one CPU.
 pub(crate) fn pin_to(cpu: usize) -> Result<()> {
-    // SAFETY: a set of CPUs may be all zeros; the call reads as much as it is told.
+    // SAFETY: a set of CPUs may be all zeros, and the call reads the given number of bytes.
     let failed = unsafe {
         let mut set: libc::cpu_set_t = mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
@@ -38,25 +38,24 @@ pub(crate) fn pin_to(cpu: usize) -> Result<()> {
     Ok(())
 }
 
-/// Memory for a guest: mapped for ever, read and written through raw pointers only.
+/// Memory of a guest: mapped for ever, read and written through raw pointers only.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory {
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: the pointer is to memory that is never unmapped, and every access is volatile or before the
-// guest starts.
+// SAFETY: the memory is never unmapped, and every access is volatile or before the guest starts.
 unsafe impl Send for Memory {}
-// SAFETY: as above.
+// SAFETY: the memory is never unmapped, and every access is volatile or before the guest starts.
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Maps it.
+    /// Maps memory of `len` bytes.
     pub(crate) fn new(len: usize) -> Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-        // SAFETY: a new mapping wherever there is room.
+        // SAFETY: a new mapping replaces none.
         let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
         ensure!(start != libc::MAP_FAILED, "no memory for the guest");
         Ok(Self {
@@ -65,7 +64,7 @@ impl Memory {
         })
     }
 
-    /// Its address and size.
+    /// Returns the address and the size.
     pub(crate) fn range(self) -> (u64, u64) {
         (self.start.addr() as u64, self.len as u64)
     }
@@ -74,20 +73,20 @@ impl Memory {
     pub(crate) fn write(self, offset: usize, content: &[u8]) -> Result<()> {
         let end = offset.checked_add(content.len()).context("too long")?;
         ensure!(end <= self.len, "the guest does not fit into its memory");
-        // SAFETY: inside the mapping, of which nobody else knows yet.
+        // SAFETY: the range is inside the mapping, which is not in use yet.
         unsafe {
             ptr::copy_nonoverlapping(content.as_ptr(), self.start.add(offset), content.len())
         };
         Ok(())
     }
 
-    /// The 32-bit word at `offset`, which the guest may be writing.
-    pub(crate) fn word(self, offset: usize) -> Result<u32> {
+    /// Reads the 32-bit word at `offset`, which the guest may be writing.
+    pub(crate) fn read_word(self, offset: usize) -> Result<u32> {
         ensure!(
             offset.is_multiple_of(4) && offset + 4 <= self.len,
             "the guest has no memory at offset {offset:#x}"
         );
-        // SAFETY: aligned and inside the mapping.
+        // SAFETY: the word is aligned and inside the mapping.
         Ok(unsafe { self.start.add(offset).cast::<u32>().read_volatile() })
     }
 }
@@ -99,7 +98,7 @@ pub(crate) fn mark<const IMMEDIATE: u16>() {
     unsafe { core::arch::asm!("movz xzr, #{}", const IMMEDIATE, options(nostack)) };
 }
 
-/// Lets other CPUs go on while this one spins.
+/// Lets other CPUs run while this one spins.
 pub(crate) fn relax() {
     // SAFETY: a hint.
     unsafe { core::arch::asm!("yield", options(nomem, nostack)) };

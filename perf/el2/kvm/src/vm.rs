@@ -1,4 +1,4 @@
-//! The virtual machine, laid out as QEMU's `virt` is.
+//! The virtual machine, laid out as QEMU's `virt` board.
 #![expect(unsafe_code)]
 // UNSAFETY: hands memory to a virtual machine and addresses to the kernel.
 
@@ -10,21 +10,22 @@ use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
 
 use crate::system::Memory;
 
-/// Where RAM begins, and how much there is.
+/// Guest-physical address of RAM.
 pub(crate) const RAM: u64 = 0x4000_0000;
+/// Bytes of RAM.
 const RAM_SIZE: usize = 64 << 20;
 
-/// Where the guest is loaded and entered, from the start of RAM.
+/// Offset of the guest and its entry point from the start of RAM.
 const ENTRY: u64 = 0x8_0000;
 
 const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;
 const GITS: u64 = 0x0808_0000;
 
-/// INTIDs below the LPIs.
+/// Number of INTIDs below the LPIs.
 const INTERRUPTS: u32 = 256;
 
-/// `x0` and the program counter, as KVM numbers registers.
+/// KVM's numbers of `x0` and the program counter.
 const X0: u64 = 0x6030_0000_0010_0000;
 const PC: u64 = 0x6030_0000_0010_0040;
 
@@ -32,19 +33,20 @@ const PC: u64 = 0x6030_0000_0010_0040;
 pub(crate) struct Machine {
     pub(crate) vm: VmFd,
     pub(crate) memory: Memory,
-    /// vCPU 0 is on, the others wait until they are turned on.
+    /// The vCPUs. vCPU 0 is on, the others are off.
     pub(crate) vcpus: Vec<VcpuFd>,
-    /// Kept open for as long as the machine.
+    /// Devices, kept open as long as the machine.
     _devices: [DeviceFd; 2],
 }
 
 impl Machine {
-    /// Makes one with so many vCPUs, and loads the guest.
+    /// Creates a machine with `vcpus` vCPUs, and loads the guest.
     pub(crate) fn new(vcpus: u64, guest: &[u8]) -> Result<Self> {
         let vm = (Kvm::new().and_then(|kvm| kvm.create_vm())).context("cannot make a VM")?;
         let memory = Memory::new(RAM_SIZE)?;
         memory.write(ENTRY as usize, guest)?;
         let (userspace_addr, memory_size) = memory.range();
+
         let region = kvm::kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -54,10 +56,12 @@ impl Machine {
         };
         // SAFETY: the memory stays mapped for ever, and nobody takes references into it.
         unsafe { vm.set_user_memory_region(region) }.context("no memory")?;
+
         let vcpus = (0..vcpus)
-            .map(|number| vcpu(&vm, number))
+            .map(|number| create_vcpu(&vm, number))
             .collect::<Result<Vec<_>>>()?;
-        let devices = [controller(&vm)?, its(&vm)?];
+
+        let devices = [create_gic(&vm)?, create_its(&vm)?];
         vcpus[0].set_one_reg(PC, &(RAM + ENTRY).to_le_bytes())?;
         // No device tree.
         vcpus[0].set_one_reg(X0, &0_u64.to_le_bytes())?;
@@ -70,7 +74,8 @@ impl Machine {
     }
 }
 
-fn vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
+/// Creates a vCPU. All but the first are off.
+fn create_vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(number).context("no vCPU")?;
     let mut target = kvm::kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target)?;
@@ -82,41 +87,45 @@ fn vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
-fn controller(vm: &VmFd) -> Result<DeviceFd> {
-    let device = device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
+/// Creates the interrupt controller.
+fn create_gic(vm: &VmFd) -> Result<DeviceFd> {
+    let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
     let interrupts = INTERRUPTS;
     let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-    set(
+
+    set_attribute(
         &device,
         address,
         kvm::KVM_VGIC_V3_ADDR_TYPE_DIST,
         Some(&GICD),
     )?;
-    set(
+    set_attribute(
         &device,
         address,
         kvm::KVM_VGIC_V3_ADDR_TYPE_REDIST,
         Some(&GICR),
     )?;
-    set(
+    set_attribute(
         &device,
         kvm::KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
         0,
         Some(&interrupts),
     )?;
-    initialise(&device)?;
+    init_device(&device)?;
     Ok(device)
 }
 
-fn its(vm: &VmFd) -> Result<DeviceFd> {
-    let device = device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
+/// Creates the ITS.
+fn create_its(vm: &VmFd) -> Result<DeviceFd> {
+    let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
     let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-    set(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
-    initialise(&device)?;
+    set_attribute(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
+    init_device(&device)?;
     Ok(device)
 }
 
-fn device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
+/// Creates a device of KVM's.
+fn create_device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
     let mut device = kvm::kvm_create_device {
         type_,
         fd: 0,
@@ -126,16 +135,22 @@ fn device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
         .with_context(|| format!("no device of type {type_}"))
 }
 
-fn initialise(device: &DeviceFd) -> Result<()> {
+/// Initializes a device.
+fn init_device(device: &DeviceFd) -> Result<()> {
     let (group, attribute) = (
         kvm::KVM_DEV_ARM_VGIC_GRP_CTRL,
         kvm::KVM_DEV_ARM_VGIC_CTRL_INIT,
     );
-    set::<u64>(device, group, attribute, None)
+    set_attribute::<u64>(device, group, attribute, None)
 }
 
-/// Sets an attribute to what `value` points to.
-fn set<T>(device: &DeviceFd, group: u32, attribute: u32, value: Option<&T>) -> Result<()> {
+/// Sets an attribute to the value behind `value`.
+fn set_attribute<T>(
+    device: &DeviceFd,
+    group: u32,
+    attribute: u32,
+    value: Option<&T>,
+) -> Result<()> {
     let addr = value.map_or(ptr::null(), ptr::from_ref).addr() as u64;
     let attribute = kvm::kvm_device_attr {
         group,

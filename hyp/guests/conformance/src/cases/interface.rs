@@ -1,10 +1,11 @@
 //! The CPU interface: masks, priorities, preemption, running priority, ends of interrupts, groups.
 
-use super::sgi::both_groups;
+use super::sgi::enable_both_groups;
 use crate::exception::{self, BY_FIQ};
 use crate::gic::interface::{
-    self, CBPR, EOI_MODE, NONE, OPEN, acknowledge, acknowledge_0, deactivate, end, end_0, highest,
-    highest_0, running, set_bpr_0, set_bpr_1, set_ctlr, set_igrpen_1, set_pmr,
+    self, CBPR, EOI_MODE, NONE, OPEN, acknowledge, acknowledge_0, deactivate, end, end_0,
+    highest_pending, highest_pending_0, running_priority, set_bpr_0, set_bpr_1, set_ctlr,
+    set_igrpen_1, set_pmr,
 };
 use crate::gic::{GROUP_0, GROUP_1};
 use crate::harness::{
@@ -13,16 +14,16 @@ use crate::harness::{
 use crate::machine::Machine;
 use crate::{cpu, cpus};
 
-/// What `RPR` reads when nothing is active.
+/// Running priority without an active interrupt.
 const IDLE: u64 = 0xff;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("cpu.spurious", "ICC_IAR1_EL1, 2.2 INTID 1023", |_| {
         equal("IAR1", acknowledge(), NONE)?;
         equal("IAR0", acknowledge_0(), NONE)?;
-        equal("HPPIR1", highest(), NONE)?;
-        equal("HPPIR0", highest_0(), NONE)?;
-        equal("RPR", running(), IDLE)
+        equal("HPPIR1", highest_pending(), NONE)?;
+        equal("HPPIR0", highest_pending_0(), NONE)?;
+        equal("RPR", running_priority(), IDLE)
     }),
     Case::new("cpu.pmr_masks", "ICC_PMR_EL1 (12.2), 4.8", |m| {
         let spi = m.edge(0).at(0x80);
@@ -37,7 +38,11 @@ pub(super) const CASES: &[Case] = &[
         set_pmr(0);
         spi.set_pending();
         expect_none()?;
-        equal("HPPIR1 does not look at the mask", highest(), spi.intid)?;
+        equal(
+            "HPPIR1 does not look at the mask",
+            highest_pending(),
+            spi.intid,
+        )?;
         set_pmr(OPEN);
         expect_and_end(spi.intid)
     }),
@@ -50,7 +55,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("cpu.by_priority", "4.8 prioritization", |m| {
         m.enable_groups(0);
         for number in 0..8 {
-            // 3, 6, 1, 4, 7, 2, 5, 0: as the priorities say, not as the INTIDs.
+            // Priority order: 3, 6, 1, 4, 7, 2, 5, 0, unlike the order of INTIDs.
             m.edge(number)
                 .at((number * 3 % 8 * 0x20) as u8)
                 .set_pending();
@@ -82,10 +87,10 @@ pub(super) const CASES: &[Case] = &[
         let spi = m.edge(0).at(0x60);
         spi.set_pending();
         expect(spi.intid)?;
-        let while_active = running();
+        let while_active = running_priority();
         end(spi.intid);
         equal("RPR while it is active", while_active, 0x60)?;
-        equal("RPR once it is ended", running(), IDLE)
+        equal("RPR once it is ended", running_priority(), IDLE)
     }),
     Case::new("cpu.active_priorities", "ICC_AP1R0_EL1 (12.2)", |m| {
         let spi = m.edge(0).at(0x20);
@@ -102,11 +107,11 @@ pub(super) const CASES: &[Case] = &[
         expect(low.intid)?;
         high.set_pending();
         expect(high.intid)?;
-        equal("RPR of the inner one", running(), 0x40)?;
+        equal("RPR of the inner one", running_priority(), 0x40)?;
         end(high.intid);
-        equal("RPR of the outer one", running(), 0x80)?;
+        equal("RPR of the outer one", running_priority(), 0x80)?;
         end(low.intid);
-        equal("RPR at last", running(), IDLE)
+        equal("RPR at last", running_priority(), IDLE)
     }),
     Case::new("cpu.same_priority_waits", "4.8 preemption", |m| {
         let (first, second) = (m.edge(0).at(0x80), m.edge(1).at(0x80));
@@ -123,7 +128,7 @@ pub(super) const CASES: &[Case] = &[
         expect(first.intid)?;
         second.set_pending();
         expect_none()?;
-        equal("it is the highest pending", highest(), second.intid)?;
+        equal("it is the highest pending", highest_pending(), second.intid)?;
         end(first.intid);
         expect_and_end(second.intid)
     }),
@@ -137,15 +142,15 @@ pub(super) const CASES: &[Case] = &[
                 let spi = m.edge(level).at((0xf0 - 8 * level) as u8);
                 spi.set_pending();
                 expect(spi.intid)?;
-                equal("RPR", running(), 0xf0 - 8 * level)?;
+                equal("RPR", running_priority(), 0xf0 - 8 * level)?;
             }
             equal("active priorities", interface::ap_1().count_ones(), levels)?;
             for level in (0..levels).rev() {
-                equal("RPR", running(), 0xf0 - 8 * level)?;
+                equal("RPR", running_priority(), 0xf0 - 8 * level)?;
                 holds("active", m.shared(crate::gic::FREE_SPI + level).is_active())?;
                 end(crate::gic::FREE_SPI + level);
             }
-            equal("RPR at last", running(), IDLE)?;
+            equal("RPR at last", running_priority(), IDLE)?;
             expect_none()
         },
     ),
@@ -204,7 +209,7 @@ pub(super) const CASES: &[Case] = &[
             let spi = m.edge(0).at(0xb8);
             spi.set_pending();
             expect(spi.intid)?;
-            let while_active = running();
+            let while_active = running_priority();
             end(spi.intid);
             equal("the group priority", while_active, 0xa0)
         },
@@ -243,7 +248,7 @@ pub(super) const CASES: &[Case] = &[
             spi.set_pending();
             holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
             for _ in 0..3 {
-                equal("HPPIR1", highest(), spi.intid)?;
+                equal("HPPIR1", highest_pending(), spi.intid)?;
             }
             holds("still pending", spi.is_pending())?;
             expect_and_end(spi.intid)
@@ -294,7 +299,7 @@ pub(super) const CASES: &[Case] = &[
             spi.set_pending();
             expect(spi.intid)?;
             end(spi.intid);
-            equal("RPR", running(), IDLE)?;
+            equal("RPR", running_priority(), IDLE)?;
             equal("active", spi.is_active(), false)
         },
     ),
@@ -304,7 +309,7 @@ pub(super) const CASES: &[Case] = &[
         spi.set_pending();
         expect(spi.intid)?;
         end(spi.intid);
-        equal("RPR after the drop", running(), IDLE)?;
+        equal("RPR after the drop", running_priority(), IDLE)?;
         holds("still active", spi.is_active())?;
         spi.set_pending();
         expect_none()?;
@@ -328,7 +333,7 @@ pub(super) const CASES: &[Case] = &[
             expect(second.intid)?;
             end(second.intid);
             holds("both active", first.is_active() && second.is_active())?;
-            // Not in the order in which they were taken.
+            // The order differs from that of the acknowledges.
             deactivate(first.intid);
             equal("the first", first.is_active(), false)?;
             holds("the second", second.is_active())?;
@@ -368,13 +373,13 @@ pub(super) const CASES: &[Case] = &[
             for intid in 1020..1024 {
                 end(intid);
             }
-            equal("RPR", running(), 0x80)?;
+            equal("RPR", running_priority(), 0x80)?;
             end(spi.intid);
-            equal("RPR at last", running(), IDLE)
+            equal("RPR at last", running_priority(), IDLE)
         },
     ),
     Case::new("cpu.group_0_is_an_fiq", "4.6 interrupt grouping", |m| {
-        both_groups(m);
+        enable_both_groups(m);
         let spi = m.edge(0);
         spi.set_group(0);
         spi.set_pending();
@@ -383,10 +388,10 @@ pub(super) const CASES: &[Case] = &[
         equal("IAR1 has nothing", acknowledge(), NONE)?;
         expect_0(spi.intid)?;
         end_0(spi.intid);
-        equal("RPR", running(), IDLE)
+        equal("RPR", running_priority(), IDLE)
     }),
     Case::new("cpu.group_1_is_an_irq", "4.6 interrupt grouping", |m| {
-        both_groups(m);
+        enable_both_groups(m);
         let spi = m.edge(0);
         spi.set_pending();
         holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
@@ -398,18 +403,18 @@ pub(super) const CASES: &[Case] = &[
         "cpu.group_0_preempts_by_priority",
         "4.6, 4.8 preemption",
         |m| {
-            both_groups(m);
+            enable_both_groups(m);
             let (one, zero) = (m.edge(0).at(0x80), m.edge(1).at(0x40));
             zero.set_group(0);
             one.set_pending();
             expect(one.intid)?;
             zero.set_pending();
             expect_0(zero.intid)?;
-            equal("RPR", running(), 0x40)?;
+            equal("RPR", running_priority(), 0x40)?;
             end_0(zero.intid);
-            equal("RPR of the outer one", running(), 0x80)?;
+            equal("RPR of the outer one", running_priority(), 0x80)?;
             end(one.intid);
-            equal("RPR at last", running(), IDLE)
+            equal("RPR at last", running_priority(), IDLE)
         },
     ),
     Case::new(
@@ -421,7 +426,7 @@ pub(super) const CASES: &[Case] = &[
             zero.set_group(0);
             zero.set_pending();
             one.set_pending();
-            // Group 0 is closed at the interface: it does not stand in the way.
+            // Group 0 is disabled at the interface, and does not block Group 1.
             expect_and_end(one.intid)?;
             equal("no FIQ", cpu::fiq(), false)?;
             interface::set_igrpen_0(1);
@@ -435,7 +440,7 @@ pub(super) const CASES: &[Case] = &[
         "cpu.regrouped_while_pending",
         "GICD_IGROUPR<n> (12.9)",
         |m| {
-            both_groups(m);
+            enable_both_groups(m);
             let spi = m.edge(0);
             spi.set_pending();
             holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
@@ -454,9 +459,9 @@ pub(super) const CASES: &[Case] = &[
             set_pmr(0);
             first.set_pending();
             second.set_pending();
-            equal("at first", highest(), first.intid)?;
+            equal("at first", highest_pending(), first.intid)?;
             second.set_priority(0x40);
-            let changed = cpu::spin_until(1_000_000, || highest() == second.intid);
+            let changed = cpu::spin_until(1_000_000, || highest_pending() == second.intid);
             set_pmr(OPEN);
             holds("the more urgent one is the highest pending now", changed)?;
             expect_and_end(second.intid)?;
@@ -482,7 +487,7 @@ pub(super) const CASES: &[Case] = &[
             spi.set_active();
             spi.set_pending();
             expect_none()?;
-            equal("RPR is not changed by it", running(), IDLE)?;
+            equal("RPR is not changed by it", running_priority(), IDLE)?;
             spi.clear_active();
             expect_and_end(spi.intid)
         },
@@ -490,7 +495,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn taken_as_exceptions(m: &Machine) -> Outcome {
-    both_groups(m);
+    enable_both_groups(m);
     let (one, zero) = (m.edge(0), m.edge(1));
     zero.set_group(0);
     cpu::unmasked(|| {

@@ -1,16 +1,19 @@
-//! The ITS: what it tells of itself, and its commands.
+//! The ITS: identification and commands.
 
 use crate::cpus;
 use crate::gic::interface::{self, NONE, OPEN, end, set_pmr};
 use crate::gic::its::{BIG, DEVICES, ENABLED, EVENT_BITS, FIRST_LPI, Its, big_table, gits};
-use crate::harness::{Case, Cpus, Stop, equal, expect_and_end, expect_none, given, holds};
+use crate::harness::{
+    Case, Cpus, NotPassed, equal, expect_and_end, expect_none, holds, skip_unless,
+};
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_32, write_64};
 
-/// The LPI of a case's one event.
+/// LPI of a case with one event.
 pub(super) const LPI: u32 = FIRST_LPI + 3;
-/// The device and event that it is mapped from.
+/// Device of the one event.
 pub(super) const DEVICE: u32 = 2;
+/// EventID of the one event.
 pub(super) const EVENT: u32 = 5;
 
 pub(super) const CASES: &[Case] = &[
@@ -59,7 +62,7 @@ pub(super) const CASES: &[Case] = &[
         "its.queue_registers",
         "GITS_CBASER, GITS_CREADR, GITS_CWRITER",
         |m| {
-            let its = one(m)?;
+            let its = open_with_one_event(m)?;
             let (reader, writer) = (gits::CREADR, gits::CWRITER);
             equal(
                 "CREADR",
@@ -84,7 +87,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .unlike_qemu("it lets GITS_CREADR be written"),
     Case::new("its.int", "5.3 INT", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         its.raise(DEVICE, EVENT)?;
         expect_and_end(LPI)?;
         expect_none()
@@ -94,7 +97,7 @@ pub(super) const CASES: &[Case] = &[
         its.map_device(0)?;
         for cpu in 0..m.cpus {
             let event = cpu as u32;
-            its.map(0, event, FIRST_LPI + event, cpu as u64)?;
+            its.map_event(0, event, FIRST_LPI + event, cpu as u64)?;
             its.raise(0, event)?;
             equal(
                 "what the CPU takes",
@@ -111,7 +114,7 @@ pub(super) const CASES: &[Case] = &[
             its.map_device(device)?;
             for event in 0..1 << EVENT_BITS {
                 let lpi = FIRST_LPI + device * 64 + event;
-                its.map(device, event, lpi, 0)?;
+                its.map_event(device, event, lpi, 0)?;
             }
         }
         for device in (0..DEVICES).rev() {
@@ -124,16 +127,16 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("its.mapi", "5.3 MAPI", |m| {
         let its = Its::open(m)?;
-        given("EventIDs do not reach LPIs", event_bits(&its) > 13)?;
-        // The EventID is the INTID: the device needs room for that many.
+        skip_unless("EventIDs do not reach LPIs", event_bits(&its) > 13)?;
+        // The EventID is the INTID: the device needs room for it.
         let word = 0x8 | u64::from(BIG) << 32;
         its.command([word, 13, 1 << 63 | big_table(), 0])?;
-        its.event(0xb, BIG, LPI, 0)?;
+        its.event_command(0xb, BIG, LPI, 0)?;
         its.raise(BIG, LPI)?;
         expect_and_end(LPI)
     }),
     Case::new("its.clear", "5.3 CLEAR", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         set_pmr(0);
         its.raise(DEVICE, EVENT)?;
         its.clear(DEVICE, EVENT)?;
@@ -143,16 +146,16 @@ pub(super) const CASES: &[Case] = &[
         expect_and_end(LPI)
     }),
     Case::new("its.discard", "5.3 DISCARD", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         its.discard(DEVICE, EVENT)?;
         its.raise(DEVICE, EVENT)?;
         expect_none()?;
-        its.map(DEVICE, EVENT, LPI + 1, 0)?;
+        its.map_event(DEVICE, EVENT, LPI + 1, 0)?;
         its.raise(DEVICE, EVENT)?;
         expect_and_end(LPI + 1)
     }),
     Case::new("its.discard_while_pending", "5.3 DISCARD", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         set_pmr(0);
         its.raise(DEVICE, EVENT)?;
         its.discard(DEVICE, EVENT)?;
@@ -160,13 +163,13 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     }),
     Case::new("its.unmapped_device", "5.3 MAPD with V=0", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         its.unmap_device(DEVICE)?;
         its.raise(DEVICE, EVENT)?;
         expect_none()
     }),
     Case::new("its.movi", "5.3 MOVI", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         its.move_event(DEVICE, EVENT, 1)?;
         its.raise(DEVICE, EVENT)?;
         equal("what CPU 1 takes", cpus::on(1, take_and_end), LPI)?;
@@ -174,7 +177,7 @@ pub(super) const CASES: &[Case] = &[
     })
     .on(Cpus::Two),
     Case::new("its.movi_while_pending", "5.3 MOVI", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         set_pmr(0);
         its.raise(DEVICE, EVENT)?;
         its.move_event(DEVICE, EVENT, 1)?;
@@ -184,7 +187,7 @@ pub(super) const CASES: &[Case] = &[
     })
     .on(Cpus::Two),
     Case::new("its.movi_back_and_forth", "5.3 MOVI, INT", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         for round in 0..40 {
             let cpu = round % m.cpus;
             its.move_event(DEVICE, EVENT, cpu as u64)?;
@@ -196,7 +199,7 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::All),
     Case::new("its.movall_while_pending", "5.3 MOVALL", |m| {
         const COUNT: u32 = 20;
-        let its = several(m, COUNT)?;
+        let its = open_with_events(m, COUNT)?;
         set_pmr(0);
         for event in 0..COUNT {
             its.raise(DEVICE, event)?;
@@ -217,7 +220,7 @@ pub(super) const CASES: &[Case] = &[
         let its = Its::open(m)?;
         its.map_device(DEVICE)?;
         its.map_collection(8, 0)?;
-        its.map(DEVICE, EVENT, LPI, 8)?;
+        its.map_event(DEVICE, EVENT, LPI, 8)?;
         its.raise(DEVICE, EVENT)?;
         expect_and_end(LPI)?;
         its.map_collection(8, 1)?;
@@ -229,7 +232,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("its.mapc_after_mapti", "5.3 MAPC, MAPTI", |m| {
         let its = Its::open(m)?;
         its.map_device(DEVICE)?;
-        its.map(DEVICE, EVENT, LPI, 9)?;
+        its.map_event(DEVICE, EVENT, LPI, 9)?;
         its.raise(DEVICE, EVENT)?;
         expect_none()?;
         its.map_collection(9, 0)?;
@@ -240,7 +243,7 @@ pub(super) const CASES: &[Case] = &[
         let its = Its::open(m)?;
         its.map_device(DEVICE)?;
         its.map_collection(9, 0)?;
-        its.map(DEVICE, EVENT, LPI, 9)?;
+        its.map_event(DEVICE, EVENT, LPI, 9)?;
         its.unmap_collection(9)?;
         its.raise(DEVICE, EVENT)?;
         expect_none()?;
@@ -249,7 +252,7 @@ pub(super) const CASES: &[Case] = &[
         expect_and_end(LPI)
     }),
     Case::new("its.inv_enables", "5.3 INV", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         its.configure(LPI, 0xa0);
         its.invalidate(DEVICE, EVENT)?;
         its.raise(DEVICE, EVENT)?;
@@ -259,7 +262,7 @@ pub(super) const CASES: &[Case] = &[
         expect_and_end(LPI)
     }),
     Case::new("its.inv_changes_the_priority", "5.3 INV, 5.1", |m| {
-        let its = several(m, 2)?;
+        let its = open_with_events(m, 2)?;
         set_pmr(0);
         its.raise(DEVICE, 0)?;
         its.raise(DEVICE, 1)?;
@@ -272,7 +275,7 @@ pub(super) const CASES: &[Case] = &[
         expect_and_end(FIRST_LPI)
     }),
     Case::new("its.invall", "5.3 INVALL", |m| {
-        let its = several(m, 8)?;
+        let its = open_with_events(m, 8)?;
         for event in 0..8 {
             its.configure(FIRST_LPI + event, 0xa0);
         }
@@ -293,20 +296,20 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     }),
     Case::new("its.goes_on_by_itself", "5.2 the command queue", |m| {
-        // Nothing but the interrupt is looked at, which the last of many commands raises.
-        let its = one(m)?;
+        // Only the interrupt is polled, which the last of many commands raises.
+        let its = open_with_one_event(m)?;
         for _ in 0..1500 {
-            its.queue([0xd, 0, 0, 0]);
+            its.queue_command([0xd, 0, 0, 0]);
         }
         its.queue_raise(DEVICE, EVENT);
         its.submit();
         expect_and_end(LPI)?;
-        holds("the queue is read to its end", its.is_done())
+        holds("the queue is read to its end", its.wait_until_read())
     }),
     Case::new("its.many_commands_at_once", "5.3 the command queue", |m| {
-        let its = several(m, 32)?;
+        let its = open_with_events(m, 32)?;
         for event in 0..32 {
-            its.queue([0x3 | u64::from(DEVICE) << 32, event, 0, 0]);
+            its.queue_command([0x3 | u64::from(DEVICE) << 32, event, 0, 0]);
         }
         its.submit();
         let mut taken = 0u32;
@@ -316,40 +319,43 @@ pub(super) const CASES: &[Case] = &[
             taken |= 1 << (lpi - FIRST_LPI);
         }
         equal("each of them", taken, u32::MAX)?;
-        holds("the queue is read to its end", its.is_done())
+        holds("the queue is read to its end", its.wait_until_read())
     }),
     Case::new(
         "its.queue_wraps",
         "GITS_CWRITER, GITS_CREADR (12.19)",
         |m| {
             // Twice around the 2,048 commands of the queue.
-            let its = one(m)?;
+            let its = open_with_one_event(m)?;
             for _ in 0..4 {
                 for _ in 0..1023 {
-                    its.queue([0xc | u64::from(DEVICE) << 32, u64::from(EVENT), 0, 0]);
+                    its.queue_command([0xc | u64::from(DEVICE) << 32, u64::from(EVENT), 0, 0]);
                 }
                 its.submit();
-                holds("the queue is read to its end", its.is_done())?;
+                holds("the queue is read to its end", its.wait_until_read())?;
             }
             its.raise(DEVICE, EVENT)?;
             expect_and_end(LPI)
         },
     ),
     Case::new("its.disabled", "GITS_CTLR.Enabled (12.19)", |m| {
-        let its = one(m)?;
+        let its = open_with_one_event(m)?;
         write_32(its.register(gits::CTLR), 0);
-        its.queue([0x3 | u64::from(DEVICE) << 32, u64::from(EVENT), 0, 0]);
+        its.queue_command([0x3 | u64::from(DEVICE) << 32, u64::from(EVENT), 0, 0]);
         its.submit();
         expect_none()?;
         write_32(its.register(gits::CTLR), 1);
-        holds("the queue is read once it is enabled", its.is_done())?;
+        holds(
+            "the queue is read once it is enabled",
+            its.wait_until_read(),
+        )?;
         expect_and_end(LPI)
     }),
     Case::new("its.same_event_of_two_devices", "5.2 translation", |m| {
         let its = Its::open(m)?;
         for device in [1, 3] {
             its.map_device(device)?;
-            its.map(device, EVENT, FIRST_LPI + device, 0)?;
+            its.map_event(device, EVENT, FIRST_LPI + device, 0)?;
         }
         its.raise(3, EVENT)?;
         expect_and_end(FIRST_LPI + 3)?;
@@ -359,28 +365,30 @@ pub(super) const CASES: &[Case] = &[
     }),
 ];
 
-/// The ITS with one event mapped to CPU 0.
-pub(super) fn one(m: &Machine) -> Result<Its<'_>, Stop> {
+/// Opens the ITS with one event mapped to CPU 0.
+pub(super) fn open_with_one_event(m: &Machine) -> Result<Its<'_>, NotPassed> {
     let its = Its::open(m)?;
     its.map_device(DEVICE)?;
-    its.map(DEVICE, EVENT, LPI, 0)?;
+    its.map_event(DEVICE, EVENT, LPI, 0)?;
     Ok(its)
 }
 
-/// The ITS with so many events of one device mapped to CPU 0, each to the LPI of its number.
-pub(super) fn several(m: &Machine, count: u32) -> Result<Its<'_>, Stop> {
+/// Opens the ITS with `count` events of one device mapped to CPU 0, each to the LPI of its number.
+pub(super) fn open_with_events(m: &Machine, count: u32) -> Result<Its<'_>, NotPassed> {
     let its = Its::open(m)?;
     its.map_device(DEVICE)?;
     for event in 0..count {
-        its.map(DEVICE, event, FIRST_LPI + event, 0)?;
+        its.map_event(DEVICE, event, FIRST_LPI + event, 0)?;
     }
     Ok(its)
 }
 
+/// Returns the number of EventID bits.
 fn event_bits(its: &Its<'_>) -> u64 {
     (read_64(its.register(gits::TYPER)) >> 8 & 0x1f) + 1
 }
 
+/// Acknowledges and ends the next interrupt. Returns its INTID, or [`NONE`].
 pub(super) fn take_and_end() -> u32 {
     let intid = interface::take();
     if intid != NONE {

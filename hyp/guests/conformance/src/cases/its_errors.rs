@@ -1,21 +1,22 @@
-//! Errors that the ITS's commands may have: each is found, and harms nobody.
+//! Errors in commands of the ITS: each is detected, and does no harm.
 
-use super::its::{DEVICE, EVENT, LPI, one};
+use super::its::{DEVICE, EVENT, LPI, open_with_one_event};
 use crate::gic::its::{BIG, EVENT_BITS, Its, big_table};
 use crate::harness::{Case, Outcome, expect_and_end, expect_none};
 
-/// A collection that no case maps.
+/// Collection that no case maps.
 const UNMAPPED: u64 = 0x20;
-/// A device that no case maps.
+/// Device that no case maps.
 const ABSENT: u32 = 0x60;
-/// A device beyond every ITS.
+/// Device beyond every ITS.
 const BEYOND: u32 = u32::MAX;
 
-/// A case that a command with an error in it does no harm: the queue goes on, and nothing is raised by it.
+/// Case that a command with an error does no harm: the ITS reads on in its queue, and the command
+/// raises nothing.
 macro_rules! error {
     ($name:literal, $rule:literal, $command:expr) => {
         Case::new($name, $rule, |m| {
-            let its = one(m)?;
+            let its = open_with_one_event(m)?;
             let command: fn(&Its<'_>) -> Outcome = $command;
             command(&its)?;
             expect_none()?;
@@ -81,7 +82,7 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapti_unmapped_device",
         "5.5 MAPTI_UNMAPPED_DEVICE",
         |its| {
-            its.map(ABSENT, 0, LPI + 1, 0)?;
+            its.map_event(ABSENT, 0, LPI + 1, 0)?;
             its.raise(ABSENT, 0)
         }
     ),
@@ -89,19 +90,19 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapti_event_out_of_range",
         "5.5 MAPTI_ID_OOR",
         |its| {
-            its.map(DEVICE, 1 << EVENT_BITS, LPI + 1, 0)?;
+            its.map_event(DEVICE, 1 << EVENT_BITS, LPI + 1, 0)?;
             its.raise(DEVICE, 1 << EVENT_BITS)
         }
     ),
     error!("its.error_mapti_spi", "5.5 MAPTI_PHYSICALID_OOR", |its| {
-        its.map(DEVICE, EVENT + 1, 40, 0)?;
+        its.map_event(DEVICE, EVENT + 1, 40, 0)?;
         its.raise(DEVICE, EVENT + 1)
     }),
     error!(
         "its.error_mapti_intid_out_of_range",
         "5.5 MAPTI_PHYSICALID_OOR",
         |its| {
-            its.map(DEVICE, EVENT + 1, 1 << 24, 0)?;
+            its.map_event(DEVICE, EVENT + 1, 1 << 24, 0)?;
             its.raise(DEVICE, EVENT + 1)
         }
     ),
@@ -192,7 +193,7 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapi_unmapped_device",
         "5.5 MAPI_UNMAPPED_DEVICE",
         |its| {
-            its.event(0xb, ABSENT, LPI, 0)?;
+            its.event_command(0xb, ABSENT, LPI, 0)?;
             its.raise(ABSENT, LPI)
         }
     ),
@@ -200,7 +201,7 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapi_event_out_of_range",
         "5.5 MAPI_ID_OOR",
         |its| {
-            its.event(0xb, DEVICE, LPI, 0)?;
+            its.event_command(0xb, DEVICE, LPI, 0)?;
             its.raise(DEVICE, LPI)
         }
     ),
@@ -208,21 +209,21 @@ pub(super) const CASES: &[Case] = &[
         "its.error_mapi_intid_out_of_range",
         "5.5 MAPI_PHYSICALID_OOR",
         |its| {
-            // The EventID is the INTID, and no LPI's.
-            its.event(0xb, DEVICE, EVENT + 1, 0)?;
+            // The EventID is the INTID, but no LPI.
+            its.event_command(0xb, DEVICE, EVENT + 1, 0)?;
             its.raise(DEVICE, EVENT + 1)
         }
     ),
     error!(
         "its.error_mapti_device_out_of_range",
         "5.5 MAPTI_DEVICE_OOR",
-        |its| { its.map(BEYOND, 0, LPI + 1, 0) }
+        |its| { its.map_event(BEYOND, 0, LPI + 1, 0) }
     ),
     error!(
         "its.error_mapti_collection_out_of_range",
         "5.5 MAPTI_COLLECTION_OOR",
         |its| {
-            its.map(DEVICE, EVENT + 1, LPI + 1, 0xffff)?;
+            its.map_event(DEVICE, EVENT + 1, LPI + 1, 0xffff)?;
             its.raise(DEVICE, EVENT + 1)
         }
     ),
@@ -254,15 +255,15 @@ pub(super) const CASES: &[Case] = &[
     error!(
         "its.error_mapi_device_out_of_range",
         "5.5 MAPI_DEVICE_OOR",
-        |its| { its.event(0xb, BEYOND, LPI, 0) }
+        |its| { its.event_command(0xb, BEYOND, LPI, 0) }
     ),
     error!(
         "its.error_mapi_collection_out_of_range",
         "5.5 MAPI_COLLECTION_OOR",
         |its| {
-            // The EventID is the INTID: the device needs room for that many.
+            // The EventID is the INTID: the device needs room for it.
             its.command([0x8 | u64::from(BIG) << 32, 13, 1 << 63 | big_table(), 0])?;
-            its.event(0xb, BIG, LPI, 0xffff)?;
+            its.event_command(0xb, BIG, LPI, 0xffff)?;
             its.raise(BIG, LPI)
         }
     ),

@@ -1,20 +1,20 @@
-//! LPIs: pending states without active ones, their tables, thousands of them.
+//! LPIs: pending states without active ones, tables, thousands of LPIs.
 
-use super::its::{several, take_and_end};
+use super::its::{open_with_events, take_and_end};
 use crate::gic::gicr;
 use crate::gic::interface::{
-    self, EOI_MODE, NONE, OPEN, acknowledge, end, running, set_ctlr, set_igrpen_1, set_pmr,
+    self, EOI_MODE, NONE, OPEN, acknowledge, end, running_priority, set_ctlr, set_igrpen_1, set_pmr,
 };
 use crate::gic::its::{BIG, ENABLED, FIRST_LPI, Its};
 use crate::gic::{GROUP_1, irq::Irq};
 use crate::harness::{
-    Case, Cpus, Outcome, equal, expect, expect_and_end, expect_none, given, holds,
+    Case, Cpus, Outcome, equal, expect, expect_and_end, expect_none, holds, skip_unless,
 };
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_64};
 use crate::{cpu, cpus};
 
-/// The device that [`several`] maps.
+/// Device of [`open_with_events`].
 const DEVICE: u32 = 2;
 
 /// `GICR_CTLR.IR`: `GICR_INVLPIR` and `GICR_INVALLR` exist.
@@ -25,7 +25,7 @@ const SYNCR: usize = 0xc0;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("lpi.raised_twice_is_taken_once", "5.1, 4.1", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         set_pmr(0);
         its.raise(DEVICE, 0)?;
         its.raise(DEVICE, 0)?;
@@ -37,11 +37,11 @@ pub(super) const CASES: &[Case] = &[
         "lpi.raised_while_taken",
         "5.1 LPIs have no active state",
         |m| {
-            let its = several(m, 1)?;
+            let its = open_with_events(m, 1)?;
             its.raise(DEVICE, 0)?;
             expect(FIRST_LPI)?;
             its.raise(DEVICE, 0)?;
-            // Its own priority keeps it back.
+            // The LPI's own priority masks it.
             expect_none()?;
             end(FIRST_LPI);
             expect_and_end(FIRST_LPI)?;
@@ -52,28 +52,28 @@ pub(super) const CASES: &[Case] = &[
         "lpi.needs_no_deactivation",
         "5.1, ICC_CTLR_EL1.EOImode",
         |m| {
-            let its = several(m, 1)?;
+            let its = open_with_events(m, 1)?;
             set_ctlr(EOI_MODE);
             for _ in 0..3 {
                 its.raise(DEVICE, 0)?;
                 expect(FIRST_LPI)?;
                 end(FIRST_LPI);
-                equal("RPR", running(), 0xff)?;
+                equal("RPR", running_priority(), 0xff)?;
             }
             expect_none()
         },
     ),
     Case::new("lpi.running_priority", "5.1, ICC_RPR_EL1", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.raise(DEVICE, 0)?;
         expect(FIRST_LPI)?;
-        let while_taken = running();
+        let while_taken = running_priority();
         end(FIRST_LPI);
         equal("RPR while it is taken", while_taken, 0xa0)?;
-        equal("RPR once it is ended", running(), 0xff)
+        equal("RPR once it is ended", running_priority(), 0xff)
     }),
     Case::new("lpi.by_priority", "5.1 LPI configuration, 4.8", |m| {
-        let its = several(m, 4)?;
+        let its = open_with_events(m, 4)?;
         for (event, priority) in [(0, 0xc0), (1, 0x40), (2, 0x80), (3, 0x20)] {
             its.configure(FIRST_LPI + event, priority | ENABLED);
             its.invalidate(DEVICE, event)?;
@@ -87,7 +87,7 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     }),
     Case::new("lpi.preempts_an_spi", "5.1, 4.8 preemption", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.configure(FIRST_LPI, 0x40 | ENABLED);
         its.invalidate(DEVICE, 0)?;
         let spi = m.edge(0).at(0x80);
@@ -95,24 +95,24 @@ pub(super) const CASES: &[Case] = &[
         expect(spi.intid)?;
         its.raise(DEVICE, 0)?;
         expect(FIRST_LPI)?;
-        equal("RPR", running(), 0x40)?;
+        equal("RPR", running_priority(), 0x40)?;
         end(FIRST_LPI);
-        equal("RPR of the outer one", running(), 0x80)?;
+        equal("RPR of the outer one", running_priority(), 0x80)?;
         end(spi.intid);
         Ok(())
     }),
     Case::new("lpi.is_preempted_by_an_spi", "5.1, 4.8 preemption", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.raise(DEVICE, 0)?;
         expect(FIRST_LPI)?;
         let spi: Irq<'_> = m.edge(0).at(0x40);
         spi.set_pending();
         expect_and_end(spi.intid)?;
         end(FIRST_LPI);
-        equal("RPR", running(), 0xff)
+        equal("RPR", running_priority(), 0xff)
     }),
     Case::new("lpi.masked", "5.1, ICC_PMR_EL1", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         set_pmr(0xa0);
         its.raise(DEVICE, 0)?;
         expect_none()?;
@@ -120,7 +120,7 @@ pub(super) const CASES: &[Case] = &[
         expect_and_end(FIRST_LPI)
     }),
     Case::new("lpi.group_1_only", "5.1, ICC_IGRPEN1_EL1", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         set_igrpen_1(0);
         its.raise(DEVICE, 0)?;
         expect_none()?;
@@ -131,7 +131,7 @@ pub(super) const CASES: &[Case] = &[
         "lpi.distributor_disabled",
         "5.1, GICD_CTLR.EnableGrp1",
         |m| {
-            let its = several(m, 1)?;
+            let its = open_with_events(m, 1)?;
             m.enable_groups(0);
             its.raise(DEVICE, 0)?;
             expect_none()?;
@@ -143,7 +143,7 @@ pub(super) const CASES: &[Case] = &[
         "lpi.disabled_is_kept_pending",
         "5.1 LPI configuration",
         |m| {
-            let its = several(m, 1)?;
+            let its = open_with_events(m, 1)?;
             its.configure(FIRST_LPI, 0xa0);
             its.invalidate(DEVICE, 0)?;
             its.raise(DEVICE, 0)?;
@@ -155,7 +155,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new("lpi.disabled_while_pending", "5.3 INV, 5.1", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         set_pmr(0);
         its.raise(DEVICE, 0)?;
         its.configure(FIRST_LPI, 0xa0);
@@ -167,9 +167,9 @@ pub(super) const CASES: &[Case] = &[
         expect_and_end(FIRST_LPI)
     }),
     Case::new("lpi.off", "GICR_CTLR.EnableLPIs (12.10)", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.disable_lpis(0);
-        given(
+        skip_unless(
             "EnableLPIs cannot be cleared",
             read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
         )?;
@@ -180,11 +180,11 @@ pub(super) const CASES: &[Case] = &[
         "lpi.off_while_pending",
         "GICR_CTLR.EnableLPIs (12.10)",
         |m| {
-            let its = several(m, 4)?;
+            let its = open_with_events(m, 4)?;
             set_pmr(0);
             (0..4).try_for_each(|event| its.raise(DEVICE, event))?;
             its.disable_lpis(0);
-            given(
+            skip_unless(
                 "EnableLPIs cannot be cleared",
                 read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
             )?;
@@ -197,12 +197,12 @@ pub(super) const CASES: &[Case] = &[
         "lpi.off_and_on_again",
         "GICR_CTLR.EnableLPIs (12.10), 5.1",
         |m| {
-            let its = several(m, 4)?;
+            let its = open_with_events(m, 4)?;
             set_pmr(0);
             its.raise(DEVICE, 1)?;
             its.raise(DEVICE, 3)?;
             its.disable_lpis(0);
-            given(
+            skip_unless(
                 "EnableLPIs cannot be cleared",
                 read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
             )?;
@@ -225,14 +225,14 @@ pub(super) const CASES: &[Case] = &[
         "GICR_PENDBASER, 5.1 LPI pending table",
         |m| {
             let its = Its::prepare(m)?;
-            // Mapped and routed before LPIs are on; then the table says what is pending.
+            // The events are mapped before LPIs are on. Then the table holds the pending LPIs.
             for cpu in 1..m.cpus {
                 its.enable_lpis(cpu, true);
             }
             its.start()?;
             its.map_device(DEVICE)?;
             for event in 0..20 {
-                its.map(DEVICE, event, FIRST_LPI + event, 0)?;
+                its.map_event(DEVICE, event, FIRST_LPI + event, 0)?;
             }
             for event in [1, 7, 8, 19] {
                 its.set_in_pending_table(0, FIRST_LPI + event);
@@ -253,7 +253,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new("lpi.tables_read_back", "GICR_PENDBASER (12.10)", |m| {
-        let _its = several(m, 1)?;
+        let _its = open_with_events(m, 1)?;
         equal("EnableLPIs", read_32(m.gicr(0, gicr::CTLR)) & 1, 1)?;
         let before = read_64(m.gicr(0, gicr::PENDBASER));
         let mask = 0xf_ffff_ffff_0000;
@@ -263,8 +263,8 @@ pub(super) const CASES: &[Case] = &[
         "lpi.direct_invalidation",
         "GICR_INVLPIR, GICR_INVALLR, GICR_SYNCR",
         |m| {
-            let its = several(m, 2)?;
-            given(
+            let its = open_with_events(m, 2)?;
+            skip_unless(
                 "GICR_CTLR.IR is 0",
                 read_32(m.gicr(0, gicr::CTLR)) & DIRECT != 0,
             )?;
@@ -272,21 +272,21 @@ pub(super) const CASES: &[Case] = &[
                 its.configure(FIRST_LPI + event, 0xa0);
             }
             write_64(m.gicr(0, INVALLR), 0);
-            holds("not busy", not_busy(m))?;
+            holds("not busy", wait_until_invalidated(m))?;
             (0..2).try_for_each(|event| its.raise(DEVICE, event))?;
             expect_none()?;
             its.configure(FIRST_LPI + 1, 0xa0 | ENABLED);
             write_64(m.gicr(0, INVLPIR), u64::from(FIRST_LPI + 1));
-            holds("not busy", not_busy(m))?;
+            holds("not busy", wait_until_invalidated(m))?;
             expect_and_end(FIRST_LPI + 1)?;
             expect_none()
         },
     ),
     Case::new("lpi.wakes_from_wfi", "5.1, WFI", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.move_event(DEVICE, 0, 1)?;
         for _ in 0..20 {
-            let (taken, raised) = cpus::beside(
+            let (taken, raised) = cpus::run_beside(
                 1,
                 || {
                     let mut taken = NONE;
@@ -310,11 +310,11 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::Two),
     Case::new("lpi.ping_pong", "5.1, 5.3 INT", |m| {
         const ROUNDS: u32 = 100;
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.move_event(DEVICE, 0, 1)?;
         m.sgi(0, 1);
         for _ in 0..ROUNDS {
-            let (taken, raised) = cpus::beside(1, take_and_end, || its.raise(DEVICE, 0));
+            let (taken, raised) = cpus::run_beside(1, take_and_end, || its.raise(DEVICE, 0));
             raised?;
             equal("what CPU 1 takes", taken, FIRST_LPI)?;
         }
@@ -322,7 +322,7 @@ pub(super) const CASES: &[Case] = &[
     })
     .on(Cpus::Two),
     Case::new("lpi.to_a_cpu_that_is_off", "5.1, DEN 0022", |m| {
-        let its = several(m, 1)?;
+        let its = open_with_events(m, 1)?;
         its.move_event(DEVICE, 0, 1)?;
         cpus::turn_off(m, 1);
         let raised = its.raise(DEVICE, 0);
@@ -335,13 +335,15 @@ pub(super) const CASES: &[Case] = &[
         equal("what it takes when it is on", taken, FIRST_LPI)
     })
     .on(Cpus::Two),
-    Case::new("lpi.a_thousand_at_once", "5.1, 4.8", |m| at_once(m, 1000)),
+    Case::new("lpi.a_thousand_at_once", "5.1, 4.8", |m| {
+        take_all_at_once(m, 1000)
+    }),
     Case::new("lpi.four_thousand_at_once", "5.1, 4.8", |m| {
-        at_once(m, 4000)
+        take_all_at_once(m, 4000)
     }),
     Case::new("lpi.thousands_over_all_cpus", "5.1, 5.3 MAPTI", |m| {
         const COUNT: u32 = 2000;
-        let its = big(m, COUNT, |event| u64::from(event) % m.cpus as u64)?;
+        let its = open_with_big_device(m, COUNT, |event| u64::from(event) % m.cpus as u64)?;
         let mut raised = Ok(());
         for event in 0..COUNT {
             raised = raised.and_then(|()| its.raise(BIG, event));
@@ -365,7 +367,7 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::All),
     Case::new("lpi.movall_of_a_thousand", "5.3 MOVALL", |m| {
         const COUNT: u32 = 1000;
-        let its = big(m, COUNT, |_| 0)?;
+        let its = open_with_big_device(m, COUNT, |_| 0)?;
         set_pmr(0);
         for event in 0..COUNT {
             its.raise(BIG, event)?;
@@ -388,7 +390,7 @@ pub(super) const CASES: &[Case] = &[
         "lpi.device_unmapped_while_pending",
         "5.3 MAPD with V=0",
         |m| {
-            let its = several(m, 8)?;
+            let its = open_with_events(m, 8)?;
             set_pmr(0);
             (0..8).try_for_each(|event| its.raise(DEVICE, event))?;
             (0..8).try_for_each(|event| its.discard(DEVICE, event))?;
@@ -399,23 +401,24 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// The ITS with so many events of one device, each mapped to the LPI of its number.
-fn big(
+/// Opens the ITS with `count` events of one device, each mapped to the LPI of its number and to the
+/// collection that `icid` returns.
+fn open_with_big_device(
     m: &Machine,
     count: u32,
     icid: impl Fn(u32) -> u64,
-) -> Result<Its<'_>, crate::harness::Stop> {
+) -> Result<Its<'_>, crate::harness::NotPassed> {
     let its = Its::open(m)?;
     its.map_device(BIG)?;
     for event in 0..count {
-        its.map(BIG, event, FIRST_LPI + event, icid(event))?;
+        its.map_event(BIG, event, FIRST_LPI + event, icid(event))?;
     }
     Ok(its)
 }
 
-/// So many pending on one CPU; each is taken once.
-fn at_once(m: &Machine, count: u32) -> Outcome {
-    let its = big(m, count, |_| 0)?;
+/// Makes `count` LPIs of one CPU pending; each is taken once.
+fn take_all_at_once(m: &Machine, count: u32) -> Outcome {
+    let its = open_with_big_device(m, count, |_| 0)?;
     set_pmr(0);
     for event in 0..count {
         its.raise(BIG, event)?;
@@ -433,7 +436,7 @@ fn at_once(m: &Machine, count: u32) -> Outcome {
     expect_none()
 }
 
-/// Waits until `GICR_SYNCR` says that invalidations are complete; whether they are.
-fn not_busy(m: &Machine) -> bool {
+/// Waits until `GICR_SYNCR` says that invalidations are complete. Returns false on a timeout.
+fn wait_until_invalidated(m: &Machine) -> bool {
     cpu::spin_until(3_000_000, || read_32(m.gicr(0, SYNCR)) & 1 == 0)
 }

@@ -1,8 +1,8 @@
 //! More interrupts than list registers, of several kinds at once.
 
-use super::its::several;
+use super::its::open_with_events;
 use crate::gic::interface::{
-    self, EOI_MODE, NONE, deactivate, end, end_0, running, set_ctlr, set_igrpen_0,
+    self, EOI_MODE, NONE, deactivate, end, end_0, running_priority, set_ctlr, set_igrpen_0,
 };
 use crate::gic::its::{ENABLED, FIRST_LPI};
 use crate::gic::{FREE_SPI, GROUP_0, GROUP_1};
@@ -10,7 +10,7 @@ use crate::harness::{Case, Cpus, Outcome, equal, expect, expect_and_end, expect_
 use crate::machine::Machine;
 use crate::{cpu, cpus};
 
-/// The device that [`several`] maps.
+/// Device of [`open_with_events`].
 const DEVICE: u32 = 2;
 
 pub(super) const CASES: &[Case] = &[
@@ -43,16 +43,17 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::Two),
 ];
 
-/// LPIs come and end while many SPIs are active, which stay so.
+/// Takes and ends LPIs while many SPIs are active. The SPIs stay active.
 fn lpis_among_active(m: &Machine) -> Outcome {
     const SPIS: u32 = 64;
     const LPIS: u32 = 32;
-    let its = several(m, LPIS)?;
+    let its = open_with_events(m, LPIS)?;
     set_ctlr(EOI_MODE);
     for place in 0..SPIS {
         m.edge(place).set_pending();
         expect_and_end(FREE_SPI + place)?;
     }
+
     for _ in 0..2 {
         (0..LPIS).try_for_each(|event| its.raise(DEVICE, event))?;
         let mut taken = 0u32;
@@ -64,6 +65,7 @@ fn lpis_among_active(m: &Machine) -> Outcome {
         equal("each of them", taken, u32::MAX)?;
         expect_none()?;
     }
+
     for place in 0..SPIS {
         let irq = m.shared(FREE_SPI + place);
         holds("active until it is ended", irq.is_active())?;
@@ -73,16 +75,17 @@ fn lpis_among_active(m: &Machine) -> Outcome {
     expect_none()
 }
 
-/// LPIs and SPIs preempt one another as deep as there are priorities, and are ended in turn.
+/// Nests LPIs and SPIs as deep as there are priorities, and ends them in turn.
 fn nested(m: &Machine) -> Outcome {
     const LEVELS: u32 = 31;
     let priority = |level: u32| 0xf0 - (level * 8) as u8;
-    let its = several(m, LEVELS)?;
+    let its = open_with_events(m, LEVELS)?;
     let is_lpi = |level: u32| level % 2 == 1;
     let intid = |level| match is_lpi(level) {
         true => FIRST_LPI + level,
         false => FREE_SPI + level,
     };
+
     for _ in 0..2 {
         for level in 0..LEVELS {
             if is_lpi(level) {
@@ -93,12 +96,13 @@ fn nested(m: &Machine) -> Outcome {
                 m.edge(level).at(priority(level)).set_pending();
             }
             expect(intid(level))?;
-            equal("RPR", running(), priority(level))?;
+            equal("RPR", running_priority(), priority(level))?;
         }
+
         for level in (0..LEVELS).rev() {
             end(intid(level));
             let outer = level.checked_sub(1).map_or(0xff, priority);
-            equal("RPR of the outer one", running(), outer)?;
+            equal("RPR of the outer one", running_priority(), outer)?;
             if !is_lpi(level) {
                 let is_active = m.shared(intid(level)).is_active();
                 equal("active once it is ended", is_active, false)?;
@@ -109,7 +113,7 @@ fn nested(m: &Machine) -> Outcome {
     Ok(())
 }
 
-/// Many of both groups pending; each is taken by its own group's register.
+/// Takes many pending interrupts of both groups, each by the register of its group.
 fn both_groups(m: &Machine) -> Outcome {
     const COUNT: u32 = 100;
     let group = |place: u32| place / 3 % 2;
@@ -119,6 +123,7 @@ fn both_groups(m: &Machine) -> Outcome {
         irq.set_group(group(place));
         irq.set_pending();
     }
+
     set_igrpen_0(1);
     m.enable_groups(GROUP_0 | GROUP_1);
     let mut seen = [false; COUNT as usize];
@@ -131,6 +136,7 @@ fn both_groups(m: &Machine) -> Outcome {
             }
             intid < 1020
         });
+
         let place = intid.wrapping_sub(FREE_SPI);
         holds("one of those that are pending", place < COUNT)?;
         equal("its group", of, group(place))?;
@@ -144,7 +150,8 @@ fn both_groups(m: &Machine) -> Outcome {
     expect_none()
 }
 
-/// Many are active on a CPU that is turned off: they stay so, and are ended from elsewhere, or once it is on.
+/// Turns a CPU off with many active interrupts. They stay active, and are ended by another CPU, or
+/// once the CPU is on.
 fn active_while_off(m: &Machine) -> Outcome {
     const COUNT: u32 = 16;
     for place in 0..COUNT {
@@ -162,6 +169,7 @@ fn active_while_off(m: &Machine) -> Outcome {
         })
     })?;
     cpus::turn_off(m, 1);
+
     let (ended, kept) = (COUNT / 2, COUNT);
     set_ctlr(EOI_MODE);
     let mut outcome = Ok(());
@@ -174,6 +182,7 @@ fn active_while_off(m: &Machine) -> Outcome {
                 outcome.and_then(|()| equal("active once it is ended", irq.is_active(), false));
         }
     }
+
     cpus::turn_on(m, 1);
     outcome?;
     cpus::on(1, || {
@@ -189,7 +198,7 @@ fn active_while_off(m: &Machine) -> Outcome {
     })
 }
 
-/// Many become pending for a CPU while it is off; it takes them when it is on again.
+/// Makes many interrupts pending for a CPU that is off. The CPU takes them when it is on again.
 fn pending_while_off(m: &Machine) -> Outcome {
     const COUNT: u32 = 32;
     cpus::turn_off(m, 1);
@@ -199,6 +208,7 @@ fn pending_while_off(m: &Machine) -> Outcome {
         irq.set_pending();
     }
     (0..16).for_each(|intid| m.sgi(1, intid).set_pending());
+
     cpus::turn_on(m, 1);
     cpus::on(1, || {
         interface::reset();

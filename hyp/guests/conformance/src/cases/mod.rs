@@ -18,10 +18,10 @@ mod timer;
 mod two_its;
 mod worst;
 
-use crate::harness::{Case, Stop};
+use crate::harness::{Case, NotPassed};
 use crate::machine::Machine;
 
-/// All of them, by topic.
+/// All cases, by topic.
 pub(crate) const ALL: &[&[Case]] = &[
     ident::CASES,
     registers::CASES,
@@ -47,7 +47,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     worst::CASES,
 ];
 
-/// A case that some bits of a register read as given.
+/// Case that some bits of a register read as given.
 macro_rules! reads {
     ($name:literal, $rule:literal, $frame:ident, $offset:expr, $mask:expr, $value:expr) => {
         Case::new($name, $rule, |m| {
@@ -57,18 +57,20 @@ macro_rules! reads {
 }
 use reads;
 
-/// The base of the ITS, which a machine need not have.
-fn gits(machine: &Machine) -> Result<usize, Stop> {
-    machine.gits.ok_or(Stop::Skip("the machine has no ITS"))
+/// Returns the base of the ITS, or skips the case if the machine has none.
+fn gits(machine: &Machine) -> Result<usize, NotPassed> {
+    machine
+        .gits
+        .ok_or(NotPassed::Skipped("the machine has no ITS"))
 }
 
 impl Machine {
-    /// Address of a register of CPU 0's redistributor.
+    /// Returns the address of a register of CPU 0's redistributor.
     fn gicr_0(&self, offset: usize) -> usize {
         self.gicr(0, offset)
     }
 
-    /// Address of a register of CPU 0's SGIs and PPIs.
+    /// Returns the address of a register of CPU 0's SGIs and PPIs.
     fn sgi_0(&self, offset: usize) -> usize {
         self.sgi_base(0, offset)
     }

@@ -1,13 +1,13 @@
-//! More interrupts at once than an implementation may have list registers, in every order.
+//! More interrupts at once than an implementation has list registers, in every order.
 
-use crate::gic::interface::{self, EOI_MODE, deactivate, end, running, set_ctlr};
+use crate::gic::interface::{self, EOI_MODE, deactivate, end, running_priority, set_ctlr};
 use crate::gic::{FREE_SPI, bank};
 use crate::harness::{Case, Cpus, Outcome, equal, expect, expect_none, holds};
 use crate::machine::Machine;
 use crate::mmio::write_32;
 use crate::{cpu, cpus};
 
-/// The cases for one number of interrupts.
+/// Cases for one number of interrupts.
 macro_rules! cases {
     ($count:literal) => {
         [
@@ -27,7 +27,7 @@ macro_rules! cases {
             Case::new(
                 concat!("overflow.active_ended_in_disorder_", $count),
                 "ICC_DIR_EL1, 4.1",
-                // Any step without a common factor visits each.
+                // A step without a common factor visits each place.
                 |m| active(m, $count, |place| (place * 7 + 3) % $count, deactivate),
             ),
             Case::new(
@@ -75,19 +75,20 @@ pub(super) const SIXTEEN: &[Case] = &cases!(16);
 pub(super) const SIXTY_FOUR: &[Case] = &cases!(64);
 pub(super) const TWO_HUNDRED: &[Case] = &cases!(200);
 
-/// Makes interrupt `place` one of 4 priorities, edge-triggered and enabled.
-fn prepare(m: &Machine, count: u32) {
+/// Prepares `count` interrupts of 4 priorities, edge-triggered and enabled.
+fn prioritize(m: &Machine, count: u32) {
     for place in 0..count {
-        m.edge(place).set_priority(priority(place));
+        m.edge(place).set_priority(priority_at(place));
     }
 }
 
-fn priority(place: u32) -> u8 {
+/// Returns the priority of the interrupt at `place`.
+fn priority_at(place: u32) -> u8 {
     (0x40 + place % 4 * 0x20) as u8
 }
 
-/// Makes all of them pending, at once where they share a register.
-fn raise(m: &Machine, count: u32) {
+/// Makes `count` interrupts pending, by one write for each register.
+fn raise_all(m: &Machine, count: u32) {
     let (first, end) = (FREE_SPI, FREE_SPI + count);
     for word in first / 32..end.div_ceil(32) {
         let bits = (0..32).filter(|bit| (first..end).contains(&(word * 32 + bit)));
@@ -96,8 +97,8 @@ fn raise(m: &Machine, count: u32) {
     }
 }
 
-/// Takes the next one, which must be none of `seen`, and notes it.
-fn take(seen: &mut [bool]) -> Result<u32, crate::harness::Stop> {
+/// Acknowledges the next interrupt, which must not be in `seen`, and adds it.
+fn take_unseen(seen: &mut [bool]) -> Result<u32, crate::harness::NotPassed> {
     let intid = interface::take();
     let place = intid.wrapping_sub(FREE_SPI) as usize;
     holds("one of those that are pending", place < seen.len())?;
@@ -106,19 +107,19 @@ fn take(seen: &mut [bool]) -> Result<u32, crate::harness::Stop> {
     Ok(intid)
 }
 
-/// All pending; each taken and ended, the more urgent ones first.
+/// Takes and ends `count` pending interrupts, in order of priority.
 fn pending(m: &Machine, count: u32) -> Outcome {
     m.enable_groups(0);
-    prepare(m, count);
-    raise(m, count);
+    prioritize(m, count);
+    raise_all(m, count);
     m.enable_groups(crate::gic::GROUP_1);
     holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
     let mut seen = [false; 256];
     let seen = &mut seen[..count as usize];
     let mut last = 0;
     for _ in 0..count {
-        let intid = take(seen)?;
-        let priority = priority(intid - FREE_SPI);
+        let intid = take_unseen(seen)?;
+        let priority = priority_at(intid - FREE_SPI);
         holds("not more urgent than the one before", priority >= last)?;
         last = priority;
         end(intid);
@@ -126,17 +127,18 @@ fn pending(m: &Machine, count: u32) -> Outcome {
     expect_none()
 }
 
-/// All active at once, then ended by `finish` in the given order.
+/// Activates `count` interrupts, then ends them by `finish` in the given order.
 fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u32)) -> Outcome {
     set_ctlr(EOI_MODE);
-    prepare(m, count);
-    raise(m, count);
+    prioritize(m, count);
+    raise_all(m, count);
     let mut seen = [false; 256];
     for _ in 0..count {
-        let intid = take(&mut seen[..count as usize])?;
+        let intid = take_unseen(&mut seen[..count as usize])?;
         end(intid);
     }
-    equal("RPR", running(), 0xff)?;
+
+    equal("RPR", running_priority(), 0xff)?;
     let is_active = |place| m.shared(FREE_SPI + place).is_active();
     for place in 0..count {
         holds("active", is_active(place))?;
@@ -152,16 +154,17 @@ fn active(m: &Machine, count: u32, order: impl Fn(u32) -> u32, finish: impl Fn(u
     expect_none()
 }
 
-/// All active and pending again; each is taken once more when it is deactivated.
+/// Makes `count` active interrupts pending again. Each is taken once more when it is deactivated.
 fn active_and_pending(m: &Machine, count: u32) -> Outcome {
     set_ctlr(EOI_MODE);
-    prepare(m, count);
-    raise(m, count);
+    prioritize(m, count);
+    raise_all(m, count);
     let mut seen = [false; 256];
     for _ in 0..count {
-        end(take(&mut seen[..count as usize])?);
+        end(take_unseen(&mut seen[..count as usize])?);
     }
-    raise(m, count);
+    raise_all(m, count);
+
     expect_none()?;
     for step in 0..count {
         let intid = FREE_SPI + (step * 3 + 1) % count;
@@ -176,9 +179,9 @@ fn active_and_pending(m: &Machine, count: u32) -> Outcome {
     expect_none()
 }
 
-/// A few more become pending whenever one is taken.
+/// Makes a few more interrupts pending whenever one is taken.
 fn raised_while_taken(m: &Machine, count: u32) -> Outcome {
-    prepare(m, count);
+    prioritize(m, count);
     let mut seen = [false; 256];
     let mut raised = 0;
     let mut taken = 0;
@@ -189,7 +192,7 @@ fn raised_while_taken(m: &Machine, count: u32) -> Outcome {
                 raised += 1;
             }
         }
-        let intid = take(&mut seen[..count as usize])?;
+        let intid = take_unseen(&mut seen[..count as usize])?;
         end(intid);
         taken += 1;
     }

@@ -1,4 +1,5 @@
-//! What registers keep, by which accesses: RAZ/WI, reserved INTIDs, widths, halves of 64-bit registers.
+//! Registers: RAZ/WI, reserved INTIDs, access widths, halves of 64-bit registers, values that read
+//! back.
 
 use super::gits;
 use crate::gic::{bank, gicd, gicr};
@@ -6,10 +7,10 @@ use crate::harness::{Case, Cpus, Outcome, equal, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_16, read_32, read_64, write_8, write_32, write_64};
 
-/// A case that a register reads as zero and ignores writes.
+/// Case that a register reads as zero and ignores writes.
 macro_rules! raz_wi {
     ($name:literal, $rule:literal, $frame:ident, $offset:expr) => {
-        Case::new($name, $rule, |m| zero(m.$frame($offset)))
+        Case::new($name, $rule, |m| expect_raz_wi(m.$frame($offset)))
     };
 }
 
@@ -119,32 +120,32 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "raz.gicd_isenabler_beyond",
         "GICD_ISENABLER<n> beyond ITLinesNumber",
-        |m| beyond(m, bank::ISENABLER, 32),
+        |m| expect_raz_wi_beyond(m, bank::ISENABLER, 32),
     ),
     Case::new(
         "raz.gicd_ispendr_beyond",
         "GICD_ISPENDR<n> beyond ITLinesNumber",
-        |m| beyond(m, bank::ISPENDR, 32),
+        |m| expect_raz_wi_beyond(m, bank::ISPENDR, 32),
     ),
     Case::new(
         "raz.gicd_isactiver_beyond",
         "GICD_ISACTIVER<n> beyond ITLinesNumber",
-        |m| beyond(m, bank::ISACTIVER, 32),
+        |m| expect_raz_wi_beyond(m, bank::ISACTIVER, 32),
     ),
     Case::new(
         "raz.gicd_igroupr_beyond",
         "GICD_IGROUPR<n> beyond ITLinesNumber",
-        |m| beyond(m, bank::IGROUPR, 32),
+        |m| expect_raz_wi_beyond(m, bank::IGROUPR, 32),
     ),
     Case::new(
         "raz.gicd_ipriorityr_beyond",
         "GICD_IPRIORITYR<n> beyond ITLinesNumber",
-        |m| beyond(m, bank::IPRIORITYR, 4),
+        |m| expect_raz_wi_beyond(m, bank::IPRIORITYR, 4),
     ),
     Case::new(
         "raz.gicd_icfgr_beyond",
         "GICD_ICFGR<n> beyond ITLinesNumber",
-        |m| beyond(m, bank::ICFGR, 16),
+        |m| expect_raz_wi_beyond(m, bank::ICFGR, 16),
     ),
     Case::new("raz.special_intids", "2.2 INTIDs 1020 to 1023", |m| {
         let offset = bank::ISENABLER + 4 * 31;
@@ -154,17 +155,17 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "keep.isenabler_icenabler",
         "GICD_ISENABLER<n>, GICD_ICENABLER<n>",
-        |m| set_and_clear(m, bank::ISENABLER, bank::ICENABLER),
+        |m| check_set_and_clear(m, bank::ISENABLER, bank::ICENABLER),
     ),
     Case::new(
         "keep.ispendr_icpendr",
         "GICD_ISPENDR<n>, GICD_ICPENDR<n>",
-        |m| set_and_clear(m, bank::ISPENDR, bank::ICPENDR),
+        |m| check_set_and_clear(m, bank::ISPENDR, bank::ICPENDR),
     ),
     Case::new(
         "keep.isactiver_icactiver",
         "GICD_ISACTIVER<n>, GICD_ICACTIVER<n>",
-        |m| set_and_clear(m, bank::ISACTIVER, bank::ICACTIVER),
+        |m| check_set_and_clear(m, bank::ISACTIVER, bank::ICACTIVER),
     ),
     Case::new(
         "keep.private_isenabler",
@@ -174,7 +175,7 @@ pub(super) const CASES: &[Case] = &[
             write_32(m.sgi_0(bank::ISENABLER), 0);
             equal("set", read_32(m.sgi_0(bank::ICENABLER)) & 0xffff, 0x0f0f)?;
             write_32(m.sgi_0(bank::ICENABLER), 0x0003);
-            m.settle_private(0);
+            m.wait_rwp_private(0);
             equal(
                 "after a clear",
                 read_32(m.sgi_0(bank::ISENABLER)) & 0xffff,
@@ -238,17 +239,17 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "keep.ipriorityr_bytes_and_words",
         "GICD_IPRIORITYR<n> (12.9)",
-        |m| priorities(m.gicd(bank::IPRIORITYR + 32 * WORD)),
+        |m| check_priority_bytes(m.gicd(bank::IPRIORITYR + 32 * WORD)),
     ),
     Case::new(
         "keep.gicr_ipriorityr_bytes",
         "GICR_IPRIORITYR<n> (12.11)",
-        |m| priorities(m.sgi_0(bank::IPRIORITYR + 8)),
+        |m| check_priority_bytes(m.sgi_0(bank::IPRIORITYR + 8)),
     ),
     Case::new(
         "keep.gicr_ipriorityr_ppi",
         "GICR_IPRIORITYR<n> (12.11)",
-        |m| priorities(m.sgi_0(bank::IPRIORITYR + 24)),
+        |m| check_priority_bytes(m.sgi_0(bank::IPRIORITYR + 24)),
     ),
     Case::new("keep.irouter", "GICD_IROUTER<n> (12.9)", |m| {
         let register = m.gicd(gicd::IROUTER + 8 * 32 * WORD);
@@ -260,7 +261,7 @@ pub(super) const CASES: &[Case] = &[
         Ok(())
     }),
     Case::new("keep.irouter_halves", "GICD_IROUTER<n> (12.9), 12.1", |m| {
-        halves(m.gicd(gicd::IROUTER + 8 * 32 * WORD), 0xff_00ff_ffff)
+        check_halves(m.gicd(gicd::IROUTER + 8 * 32 * WORD), 0xff_00ff_ffff)
     }),
     Case::new(
         "keep.irouter_mode",
@@ -278,30 +279,30 @@ pub(super) const CASES: &[Case] = &[
     )
     .unlike_qemu("it keeps the bit although it reports No1N"),
     Case::new("keep.gicr_typer_halves", "GICR_TYPER (12.10), 12.1", |m| {
-        read_halves(m.gicr_0(gicr::TYPER))
+        check_halves_read(m.gicr_0(gicr::TYPER))
     }),
     Case::new("keep.gits_typer_halves", "GITS_TYPER (12.19), 12.1", |m| {
-        read_halves(gits(m)? + 8)
+        check_halves_read(gits(m)? + 8)
     }),
     Case::new(
         "keep.propbaser_halves",
         "GICR_PROPBASER (12.10), 12.1",
-        |m| halves(m.gicr_0(gicr::PROPBASER), 0x0000_ffff_f000),
+        |m| check_halves(m.gicr_0(gicr::PROPBASER), 0x0000_ffff_f000),
     ),
     Case::new(
         "keep.pendbaser_halves",
         "GICR_PENDBASER (12.10), 12.1",
-        |m| halves(m.gicr_0(gicr::PENDBASER), 0x0000_ffff_0000),
+        |m| check_halves(m.gicr_0(gicr::PENDBASER), 0x0000_ffff_0000),
     ),
     Case::new(
         "keep.gits_cbaser_halves",
         "GITS_CBASER (12.19), 12.1",
-        |m| halves(gits(m)? + 0x80, 0x8000_0000_ffff_00ff),
+        |m| check_halves(gits(m)? + 0x80, 0x8000_0000_ffff_00ff),
     ),
     Case::new(
         "keep.gits_baser_halves",
         "GITS_BASER<n> (12.19), 12.1",
-        |m| halves(gits(m)? + 0x100, 0x8000_0000_ffff_00ff),
+        |m| check_halves(gits(m)? + 0x100, 0x8000_0000_ffff_00ff),
     ),
     Case::new(
         "keep.gits_baser_fixed_fields",
@@ -324,7 +325,7 @@ pub(super) const CASES: &[Case] = &[
         equal("PTZ reads as zero", read >> 62 & 1, 0)
     })
     .unlike_qemu("it reads back what was written"),
-    Case::new("keep.waker", "GICR_WAKER (12.10)", waker),
+    Case::new("keep.waker", "GICR_WAKER (12.10)", check_waker),
     Case::new(
         "keep.from_any_cpu",
         "GICR_* accessed from another CPU, 12.1",
@@ -367,7 +368,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new("keep.unsupported_widths", "12.1 access sizes", |m| {
-        // What such an access does is left open, but everything is as it was afterwards.
+        // The result of such an access is left open, but it changes no state.
         let spi = m.edge(0);
         read_64(m.gicd(bank::ISENABLER));
         read_8(m.gicd(gicd::TYPER));
@@ -378,10 +379,11 @@ pub(super) const CASES: &[Case] = &[
     }),
 ];
 
-/// A word of SPIs that no device drives, numbered as in the registers.
+/// Number of a word of SPIs that no device drives.
 const WORD: usize = 5;
 
-fn zero(address: usize) -> Outcome {
+/// Fails unless the register reads as zero and ignores writes.
+fn expect_raz_wi(address: usize) -> Outcome {
     equal("the value at first", read_32(address), 0)?;
     write_32(address, u32::MAX);
     let after = read_32(address);
@@ -389,9 +391,9 @@ fn zero(address: usize) -> Outcome {
     equal("the value after a write of ones", after, 0)
 }
 
-/// The fields of lines that are not implemented, in the first register that has any; each 32-bit register
-/// has so many `fields`.
-fn beyond(m: &Machine, register: usize, fields: u32) -> Outcome {
+/// Fails unless the fields of unimplemented lines are RAZ/WI, in the first register with such
+/// fields. Each 32-bit register has `fields` fields.
+fn expect_raz_wi_beyond(m: &Machine, register: usize, fields: u32) -> Outcome {
     let lines = m.lines();
     let address = m.gicd(register + (lines / fields * 4) as usize);
     let missing = u32::MAX << (lines % fields * (32 / fields));
@@ -400,13 +402,15 @@ fn beyond(m: &Machine, register: usize, fields: u32) -> Outcome {
     equal("what was written to them", read_32(address) & missing, 0)
 }
 
-fn set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
+/// Checks a pair of registers that set and clear bits.
+fn check_set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
     let (set, clear) = (m.gicd(set + 4 * WORD), m.gicd(clear + 4 * WORD));
     // Nothing is delivered meanwhile.
     m.enable_groups(0);
     for word in 0..m.lines() as usize / 16 {
         write_32(m.gicd(bank::ICFGR + 4 * word), 0xaaaa_aaaa_u32);
     }
+
     write_32(set, 0xffff_0000_u32);
     equal("what was set", read_32(set), 0xffff_0000_u32)?;
     equal(
@@ -416,14 +420,16 @@ fn set_and_clear(m: &Machine, set: usize, clear: usize) -> Outcome {
     )?;
     write_32(set, 0x0000_0001);
     equal("zeros have no effect", read_32(set), 0xffff_0001_u32)?;
+
     write_32(clear, 0xff00_0000_u32);
-    m.settle();
+    m.wait_rwp();
     equal("what is left", read_32(clear), 0x00ff_0001)?;
     write_32(clear, 0);
     equal("zeros have no effect", read_32(set), 0x00ff_0001)
 }
 
-fn priorities(register: usize) -> Outcome {
+/// Checks accesses to priorities by words and by bytes.
+fn check_priority_bytes(register: usize) -> Outcome {
     write_32(register, 0xe0c0_a080_u32);
     for (place, priority) in [0x80u8, 0xa0, 0xc0, 0xe0].into_iter().enumerate() {
         equal("a byte", read_8(register + place), priority)?;
@@ -433,7 +439,7 @@ fn priorities(register: usize) -> Outcome {
 }
 
 /// Writes a 64-bit register by halves and as a whole, and reads it both ways.
-fn halves(register: usize, mask: u64) -> Outcome {
+fn check_halves(register: usize, mask: u64) -> Outcome {
     let before = read_64(register);
     let pattern = 0x8055_aa55_5aa5_0a55 & mask;
     write_64(register, 0);
@@ -450,13 +456,15 @@ fn halves(register: usize, mask: u64) -> Outcome {
     equal("the high half alone", upper, pattern & !0xffff_ffff)
 }
 
-fn read_halves(register: usize) -> Outcome {
+/// Checks reads of a 64-bit register by halves.
+fn check_halves_read(register: usize) -> Outcome {
     let whole = read_64(register);
     equal("the low half", read_32(register), whole as u32)?;
     equal("the high half", read_32(register + 4), (whole >> 32) as u32)
 }
 
-fn waker(m: &Machine) -> Outcome {
+/// Checks that `GICR_WAKER.ChildrenAsleep` follows `ProcessorSleep`.
+fn check_waker(m: &Machine) -> Outcome {
     const PROCESSOR_SLEEP: u32 = 2;
     const CHILDREN_ASLEEP: u32 = 4;
     let register = m.gicr_0(gicr::WAKER);

@@ -1,8 +1,8 @@
-//! Which CPU an SPI goes to, and from where it may be raised and ended.
+//! Routes of SPIs, and SPIs that are raised and ended by other CPUs.
 
 use super::its::take_and_end;
 use crate::gic::interface::{
-    self, EOI_MODE, NONE, acknowledge, deactivate, end, highest, set_ctlr, set_pmr,
+    self, EOI_MODE, NONE, acknowledge, deactivate, end, highest_pending, set_ctlr, set_pmr,
 };
 use crate::harness::{Case, Cpus, equal, expect, expect_and_end, expect_none, holds};
 use crate::{cpu, cpus};
@@ -67,7 +67,7 @@ pub(super) const CASES: &[Case] = &[
             spi.set_pending();
             holds(
                 "pending on CPU 0",
-                cpu::spin_until(1_000_000, || highest() == spi.intid),
+                cpu::spin_until(1_000_000, || highest_pending() == spi.intid),
             )?;
             spi.route(1);
             equal("what CPU 1 takes", cpus::on(1, take_and_end), spi.intid)?;
@@ -166,7 +166,7 @@ pub(super) const CASES: &[Case] = &[
         const ROUNDS: u32 = 300;
         let (mine, other) = (m.edge(0), m.edge(1));
         other.route(1);
-        let (there, back) = cpus::beside(
+        let (there, back) = cpus::run_beside(
             1,
             || {
                 let rounds = (0..ROUNDS).take_while(|_| {

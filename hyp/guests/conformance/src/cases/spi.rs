@@ -1,11 +1,12 @@
 //! SPIs: edges and levels, pending and active states, enables, messages.
 
 use crate::gic::interface::{
-    self, EOI_MODE, NONE, acknowledge, deactivate, end, highest, running, set_ctlr, set_pmr,
+    self, EOI_MODE, NONE, acknowledge, deactivate, end, highest_pending, running_priority,
+    set_ctlr, set_pmr,
 };
 use crate::gic::{FREE_SPI, FREE_SPI_END, gicd};
 use crate::harness::{
-    Case, Cpus, Outcome, Stop, equal, expect, expect_and_end, expect_none, given, holds,
+    Case, Cpus, NotPassed, Outcome, equal, expect, expect_and_end, expect_none, holds, skip_unless,
 };
 use crate::machine::{Clock, Machine};
 use crate::mmio::{read_32, write_16, write_32};
@@ -65,7 +66,7 @@ pub(super) const CASES: &[Case] = &[
         holds("still active", spi.is_active())?;
         end(spi.intid);
         equal("active", spi.is_active(), false)?;
-        equal("RPR", running(), 0xff)
+        equal("RPR", running_priority(), 0xff)
     }),
     Case::new(
         "spi.disabled_while_active_and_pending",
@@ -117,7 +118,7 @@ pub(super) const CASES: &[Case] = &[
         let spi = m.edge(0);
         set_pmr(0);
         spi.set_pending();
-        equal("HPPIR1", highest(), spi.intid)?;
+        equal("HPPIR1", highest_pending(), spi.intid)?;
         spi.clear_pending();
         equal("pending", spi.is_pending(), false)?;
         set_pmr(interface::OPEN);
@@ -171,9 +172,9 @@ pub(super) const CASES: &[Case] = &[
             expect(spi.intid)?;
             spi.clear_active();
             equal("active", spi.is_active(), false)?;
-            equal("the priority has not dropped", running(), 0xa0)?;
+            equal("the priority has not dropped", running_priority(), 0xa0)?;
             end(spi.intid);
-            equal("RPR", running(), 0xff)?;
+            equal("RPR", running_priority(), 0xff)?;
             spi.set_pending();
             expect_and_end(spi.intid)
         },
@@ -232,7 +233,7 @@ pub(super) const CASES: &[Case] = &[
         "spi.line_stays_pending",
         "4.1 level-sensitive interrupts",
         |m| {
-            let (clock, spi) = line(m)?;
+            let (clock, spi) = clock_line(m)?;
             clock.raise();
             expect(spi.intid)?;
             holds("active", spi.is_active())?;
@@ -248,7 +249,7 @@ pub(super) const CASES: &[Case] = &[
         "spi.line_falls_before_it_is_taken",
         "4.1 level-sensitive interrupts",
         |m| {
-            let (clock, spi) = line(m)?;
+            let (clock, spi) = clock_line(m)?;
             spi.disable();
             clock.raise();
             holds("pending while it is high", spi.becomes_pending(true))?;
@@ -262,7 +263,7 @@ pub(super) const CASES: &[Case] = &[
         "spi.line_is_not_cleared_by_register",
         "GICD_ICPENDR<n>, level-sensitive",
         |m| {
-            let (clock, spi) = line(m)?;
+            let (clock, spi) = clock_line(m)?;
             spi.disable();
             clock.raise();
             holds("pending while it is high", spi.becomes_pending(true))?;
@@ -276,7 +277,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new("spi.line_while_active", "4.1 active and pending", |m| {
-        let (clock, spi) = line(m)?;
+        let (clock, spi) = clock_line(m)?;
         clock.raise();
         expect(spi.intid)?;
         clock.lower();
@@ -291,13 +292,13 @@ pub(super) const CASES: &[Case] = &[
         "spi.line_again_and_again",
         "4.1 level-sensitive interrupts",
         |m| {
-            let (clock, spi) = line(m)?;
+            let (clock, spi) = clock_line(m)?;
             for _ in 0..50 {
                 clock.raise();
                 expect(spi.intid)?;
                 clock.lower();
                 end(spi.intid);
-                expect_none_now(&spi)?;
+                expect_inactive(&spi)?;
             }
             Ok(())
         },
@@ -307,7 +308,7 @@ pub(super) const CASES: &[Case] = &[
         "ICC_DIR_EL1, level-sensitive",
         |m| {
             set_ctlr(EOI_MODE);
-            let (clock, spi) = line(m)?;
+            let (clock, spi) = clock_line(m)?;
             clock.raise();
             expect(spi.intid)?;
             end(spi.intid);
@@ -324,7 +325,7 @@ pub(super) const CASES: &[Case] = &[
         "spi.line_on_another_cpu",
         "GICD_IROUTER<n>, level-sensitive",
         |m| {
-            let (clock, spi) = line(m)?;
+            let (clock, spi) = clock_line(m)?;
             spi.route(1);
             clock.raise();
             let taken = cpus::on(1, || {
@@ -339,20 +340,20 @@ pub(super) const CASES: &[Case] = &[
     )
     .on(Cpus::Two),
     Case::new("spi.setspi_edge", "GICD_SETSPI_NSR (12.9)", |m| {
-        messages(m)?;
+        require_message_spis(m)?;
         let spi = m.edge(1);
         write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
         expect_and_end(spi.intid)?;
         expect_none()
     }),
     Case::new("spi.setspi_by_halfword", "GICD_SETSPI_NSR (12.9)", |m| {
-        messages(m)?;
+        require_message_spis(m)?;
         let spi = m.edge(2);
         write_16(m.gicd(gicd::SETSPI_NSR), spi.intid as u16);
         expect_and_end(spi.intid)
     }),
     Case::new("spi.clrspi_edge", "GICD_CLRSPI_NSR (12.9)", |m| {
-        messages(m)?;
+        require_message_spis(m)?;
         let spi = m.edge(1);
         set_pmr(0);
         write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
@@ -366,12 +367,12 @@ pub(super) const CASES: &[Case] = &[
         "spi.setspi_level",
         "GICD_SETSPI_NSR, GICD_CLRSPI_NSR, level-sensitive",
         |m| {
-            messages(m)?;
+            require_message_spis(m)?;
             let spi = m.level(1);
             write_32(m.gicd(gicd::SETSPI_NSR), spi.intid);
             expect(spi.intid)?;
             end(spi.intid);
-            // Until it is cleared it is a line that is high.
+            // Until it is cleared, the message acts as a line that is high.
             expect(spi.intid)?;
             write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
             end(spi.intid);
@@ -382,7 +383,7 @@ pub(super) const CASES: &[Case] = &[
         "spi.setspi_of_a_special_intid",
         "GICD_SETSPI_NSR, 2.2",
         |m| {
-            messages(m)?;
+            require_message_spis(m)?;
             for intid in [0, 31, 1020, 1023, 0x1fff] {
                 write_32(m.gicd(gicd::SETSPI_NSR), intid);
             }
@@ -391,15 +392,15 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// Cases of message-based SPIs need them.
-fn messages(m: &Machine) -> Outcome {
+/// Skips the case unless there are message-based SPIs.
+fn require_message_spis(m: &Machine) -> Outcome {
     let typer = read_32(m.gicd(gicd::TYPER));
-    given("GICD_TYPER.MBIS is 0", typer & 1 << 16 != 0)
+    skip_unless("GICD_TYPER.MBIS is 0", typer & 1 << 16 != 0)
 }
 
-/// A line that the machine drives, and its SPI, enabled and routed to CPU 0.
-fn line(m: &Machine) -> Result<(Clock, crate::gic::irq::Irq<'_>), Stop> {
-    let clock = m.clock.ok_or(Stop::Skip("there is no PL031"))?;
+/// Returns a line that cases can drive, and its SPI, enabled and routed to CPU 0.
+fn clock_line(m: &Machine) -> Result<(Clock, crate::gic::irq::Irq<'_>), NotPassed> {
+    let clock = m.clock.ok_or(NotPassed::Skipped("there is no PL031"))?;
     let spi = m.shared(clock.intid).at(0xa0);
     spi.set_edge(false);
     spi.route(0);
@@ -407,8 +408,8 @@ fn line(m: &Machine) -> Result<(Clock, crate::gic::irq::Irq<'_>), Stop> {
     Ok((clock, spi))
 }
 
-/// It is neither pending nor active, without waiting long for that to change.
-fn expect_none_now(spi: &crate::gic::irq::Irq<'_>) -> Outcome {
+/// Fails unless the SPI becomes neither pending nor active.
+fn expect_inactive(spi: &crate::gic::irq::Irq<'_>) -> Outcome {
     holds("no longer pending", spi.becomes_pending(false))?;
     equal("active", spi.is_active(), false)
 }

@@ -1,53 +1,53 @@
-//! Registers of 32 interrupts written again and again while as many interrupts as there may be are pending:
-//! nothing may be lost.
+//! Many writes to registers of 32 interrupts, while as many interrupts as possible are pending. No
+//! interrupt may be lost.
 
-use super::thousand::{COUNT, Crowd, with_crowd};
+use super::thousand::{COUNT, Thousand, with_thousand};
 use crate::cpus;
 use crate::gic::interface::{EOI_MODE, NONE, OPEN, deactivate, end, send, set_ctlr, set_pmr};
 use crate::gic::{GROUP_0, GROUP_1, bank};
 use crate::harness::{Case, Cpus, Outcome, equal, expect_none};
 use crate::machine::Machine;
 
-/// How often each register is written.
+/// Writes of each register.
 const ROUNDS: u32 = 20;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("storm.igroupr", "GICD_IGROUPR<n>, 4.6", |m| {
-        pending(m, |crowd| {
-            crowd.clear_groups();
-            crowd.write(bank::IGROUPR);
+        pending(m, |thousand| {
+            thousand.clear_groups();
+            thousand.write(bank::IGROUPR);
         })
     }),
     Case::new(
         "storm.isenabler",
         "GICD_ISENABLER<n>, GICD_ICENABLER<n>",
         |m| {
-            pending(m, |crowd| {
-                crowd.write(bank::ICENABLER);
-                crowd.write(bank::ISENABLER);
+            pending(m, |thousand| {
+                thousand.write(bank::ICENABLER);
+                thousand.write(bank::ISENABLER);
             })
         },
     ),
     Case::new("storm.ispendr", "GICD_ISPENDR<n>, GICD_ICPENDR<n>", |m| {
-        pending(m, |crowd| {
-            crowd.write(bank::ICPENDR);
-            crowd.write(bank::ISPENDR);
+        pending(m, |thousand| {
+            thousand.write(bank::ICPENDR);
+            thousand.write(bank::ISPENDR);
         })
     }),
     Case::new(
         "storm.isactiver",
         "GICD_ISACTIVER<n>, GICD_ICACTIVER<n>",
         |m| {
-            pending(m, |crowd| {
-                crowd.write(bank::ISACTIVER);
-                crowd.write(bank::ICACTIVER);
+            pending(m, |thousand| {
+                thousand.write(bank::ISACTIVER);
+                thousand.write(bank::ICACTIVER);
             })
         },
     ),
     Case::new("storm.ipriorityr", "GICD_IPRIORITYR<n>, 4.8", |m| {
-        pending(m, |crowd| {
-            crowd.prioritize(|intid| (intid % 16 * 0x10) as u8);
-            crowd.prioritize(|intid| 0xf0 - (intid % 16 * 0x10) as u8);
+        pending(m, |thousand| {
+            thousand.prioritize(|intid| (intid % 16 * 0x10) as u8);
+            thousand.prioritize(|intid| 0xf0 - (intid % 16 * 0x10) as u8);
         })
     }),
     Case::new("storm.gicd_ctlr", "GICD_CTLR.EnableGrp<n> (12.9)", |m| {
@@ -58,33 +58,33 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("storm.irouter", "GICD_IROUTER<n>, 3.2", |m| {
         cpus::on(1, || set_pmr(0));
-        pending(m, |crowd| {
-            crowd.route(1);
-            crowd.route(0);
+        pending(m, |thousand| {
+            thousand.route(1);
+            thousand.route(0);
         })
     })
     .on(Cpus::Two),
     Case::new("storm.routed_while_active", "GICD_IROUTER<n>, 4.1", |m| {
-        with_crowd(m, |crowd| {
+        with_thousand(m, |thousand| {
             set_ctlr(EOI_MODE);
-            crowd.raise();
+            thousand.raise();
             m.enable_groups(GROUP_1);
             let mut place = 0;
-            crowd.take_each(|intid| {
+            thousand.take_each(|intid| {
                 end(intid);
                 place += 1;
                 if place % 100 == 0 {
-                    crowd.route(1);
-                    crowd.route(0);
+                    thousand.route(1);
+                    thousand.route(0);
                 }
                 Ok(())
             })?;
-            crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
-            crowd.each(|intid| {
+            thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
+            thousand.each(|intid| {
                 deactivate(intid);
                 Ok(())
             })?;
-            crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+            thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
             expect_none()
         })
     })
@@ -120,16 +120,16 @@ pub(super) const CASES: &[Case] = &[
     .on(Cpus::All),
 ];
 
-/// All pending and masked while the registers are written; then each is taken once.
-fn pending(m: &Machine, write: impl Fn(&Crowd<'_>)) -> Outcome {
-    with_crowd(m, |crowd| {
+/// Writes registers while all interrupts are pending and masked. Then each interrupt is taken once.
+fn pending(m: &Machine, write: impl Fn(&Thousand<'_>)) -> Outcome {
+    with_thousand(m, |thousand| {
         set_pmr(0);
         m.enable_groups(GROUP_1);
-        crowd.raise();
-        (0..ROUNDS).for_each(|_| write(crowd));
+        thousand.raise();
+        (0..ROUNDS).for_each(|_| write(thousand));
         set_pmr(OPEN);
         let mut taken = 0;
-        crowd.take_each(|intid| {
+        thousand.take_each(|intid| {
             end(intid);
             taken += 1;
             Ok(())

@@ -1,35 +1,38 @@
-//! A thousand interrupts of one CPU at once: every SGI, some PPIs, and all SPIs that an implementation may
-//! have but a few of the first.
+//! A thousand interrupts of one CPU at once: every SGI, some PPIs, and all SPIs that an
+//! implementation can have except a few of the first.
 
 use crate::cpus;
-use crate::gic::interface::{self, EOI_MODE, NONE, deactivate, end, running, set_ctlr};
+use crate::gic::interface::{self, EOI_MODE, NONE, deactivate, end, running_priority, set_ctlr};
 use crate::gic::{GROUP_1, bank, gicd};
-use crate::harness::{Case, Cpus, Outcome, equal, expect_none, given, holds};
+use crate::harness::{Case, Cpus, Outcome, equal, expect_none, holds, skip_unless};
 use crate::machine::Machine;
 use crate::mmio::{read_32, write_32, write_64};
 
-/// The interrupts, by ranges of INTIDs: SGIs and the PPIs that no device drives, and SPIs.
+/// Number of SGIs and of PPIs that no device drives.
 const PRIVATE: u32 = 20;
+/// First SPI.
 const FIRST_SPI: u32 = 40;
+/// First INTID behind the SPIs.
 const END: u32 = 1020;
+/// Number of interrupts.
 pub(super) const COUNT: u32 = PRIVATE + END - FIRST_SPI;
 const _: () = assert!(COUNT == 1000);
 
 /// Registers with a bit for each interrupt.
 const WORDS: usize = END.div_ceil(32) as usize;
 
-/// Priorities that preempt one another, `0xf0` being the least urgent of them: as many as ICC_AP1R0_EL1 may
-/// hold at once where there are 5 bits of priority.
+/// Number of priorities that preempt one another, from `0xf0` on: as many as ICC_AP1R0_EL1 can hold
+/// with 5 bits of priority.
 const LEVELS: u32 = 31;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("overflow.pending_1000", "4.1, 4.8", |m| {
-        with_crowd(m, |crowd| {
-            crowd.raise();
+        with_thousand(m, |thousand| {
+            thousand.raise();
             m.enable_groups(GROUP_1);
             let mut last = 0;
-            crowd.take_each(|intid| {
-                let priority = crowd.priority(intid);
+            thousand.take_each(|intid| {
+                let priority = thousand.priority(intid);
                 holds("not more urgent than the one before", priority >= last)?;
                 last = priority;
                 end(intid);
@@ -57,7 +60,7 @@ pub(super) const CASES: &[Case] = &[
         "overflow.active_ended_elsewhere_1000",
         "ICC_DIR_EL1 from another CPU, 4.1",
         |m| {
-            active(m, shuffled, |crowd, order| {
+            active(m, shuffled, |thousand, order| {
                 // SGIs and PPIs are each CPU's own.
                 let of = |shared: bool| {
                     let all = (0..COUNT).map(order).map(intid_at);
@@ -65,9 +68,9 @@ pub(super) const CASES: &[Case] = &[
                 };
                 cpus::on(1, || {
                     set_ctlr(EOI_MODE);
-                    of(true).try_for_each(|intid| crowd.deactivate(intid))
+                    of(true).try_for_each(|intid| thousand.deactivate(intid))
                 })?;
-                of(false).try_for_each(|intid| crowd.deactivate(intid))
+                of(false).try_for_each(|intid| thousand.deactivate(intid))
             })
         },
     )
@@ -79,8 +82,8 @@ pub(super) const CASES: &[Case] = &[
             active(
                 m,
                 |place| place,
-                |crowd, _| {
-                    crowd.write(bank::ICACTIVER);
+                |thousand, _| {
+                    thousand.write(bank::ICACTIVER);
                     Ok(())
                 },
             )
@@ -91,7 +94,7 @@ pub(super) const CASES: &[Case] = &[
         "4.1 active and pending, ICC_DIR_EL1",
         |m| {
             active_and_pending(m, |_| {
-                // Each comes again as soon as it is deactivated.
+                // Each interrupt arrives again as soon as it is deactivated.
                 for place in (0..COUNT).map(shuffled) {
                     let intid = intid_at(place);
                     deactivate(intid);
@@ -107,9 +110,9 @@ pub(super) const CASES: &[Case] = &[
         "overflow.active_and_pending_ended_by_register_1000",
         "4.1 active and pending, GICD_ICACTIVER<n>",
         |m| {
-            active_and_pending(m, |crowd| {
-                crowd.write(bank::ICACTIVER);
-                crowd.take_each(|intid| {
+            active_and_pending(m, |thousand| {
+                thousand.write(bank::ICACTIVER);
+                thousand.take_each(|intid| {
                     end(intid);
                     deactivate(intid);
                     Ok(())
@@ -126,26 +129,26 @@ pub(super) const CASES: &[Case] = &[
         "overflow.active_set_by_register_1000",
         "GICD_ISACTIVER<n>, GICR_ISACTIVER0, 4.1",
         |m| {
-            with_crowd(m, |crowd| {
+            with_thousand(m, |thousand| {
                 set_ctlr(EOI_MODE);
-                crowd.write(bank::ISACTIVER);
-                crowd.raise();
+                thousand.write(bank::ISACTIVER);
+                thousand.raise();
                 m.enable_groups(GROUP_1);
-                crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
+                thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
                 expect_none()?;
-                crowd.write(bank::ICACTIVER);
-                crowd.take_each(|intid| {
+                thousand.write(bank::ICACTIVER);
+                thousand.take_each(|intid| {
                     end(intid);
                     deactivate(intid);
                     Ok(())
                 })?;
-                crowd.all("ISACTIVER", bank::ISACTIVER, false)
+                thousand.all("ISACTIVER", bank::ISACTIVER, false)
             })
         },
     ),
 ];
 
-/// The interrupt at a place in the crowd.
+/// Returns the interrupt at a place among the thousand.
 const fn intid_at(place: u32) -> u32 {
     if place < PRIVATE {
         place
@@ -154,7 +157,8 @@ const fn intid_at(place: u32) -> u32 {
     }
 }
 
-/// The place of an interrupt in the crowd, [`COUNT`] or more if it is none of it.
+/// Returns the place of an interrupt among the thousand, at least [`COUNT`] for any other
+/// interrupt.
 const fn place_of(intid: u32) -> u32 {
     match intid {
         0..PRIVATE => intid,
@@ -163,43 +167,45 @@ const fn place_of(intid: u32) -> u32 {
     }
 }
 
-/// A disorder: any step without a common factor visits each place.
+/// Returns a place out of order. A step without a common factor visits each place.
 const fn shuffled(step: u32) -> u32 {
     (step * 387 + 11) % COUNT
 }
 
-/// All of them, edge-triggered where they have a choice, enabled, on CPU 0.
-pub(super) struct Crowd<'a> {
+/// All thousand interrupts, edge-triggered if that is a choice, enabled, on CPU 0.
+pub(super) struct Thousand<'a> {
     machine: &'a Machine,
 }
 
-/// Runs a case with the crowd while Group 1 is disabled at the distributor, and puts the SPIs that devices drive
-/// back into the state that other cases expect.
-pub(super) fn with_crowd(m: &Machine, run: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
-    given("there are fewer SPIs", m.lines() == END)?;
+/// Runs a case with the thousand interrupts and Group 1 disabled at the distributor. Afterwards
+/// brings SPIs that devices drive back into the initial state of a case.
+pub(super) fn with_thousand(m: &Machine, run: impl FnOnce(&Thousand<'_>) -> Outcome) -> Outcome {
+    skip_unless("there are fewer SPIs", m.lines() == END)?;
     m.enable_groups(0);
-    let crowd = Crowd { machine: m };
+
+    let thousand = Thousand { machine: m };
     let place = |register| m.gicd(bank::ICFGR + register as usize / 16 * 4);
     for intid in (FIRST_SPI / 16 * 16..END).step_by(16) {
         write_32(place(intid), 0xaaaa_aaaa_u32);
     }
-    crowd.route(0);
-    crowd.prioritize(|intid| (0x40 + intid % 4 * 0x20) as u8);
-    crowd.write(bank::ISENABLER);
-    let outcome = run(&crowd);
+    thousand.route(0);
+    thousand.prioritize(|intid| (0x40 + intid % 4 * 0x20) as u8);
+    thousand.write(bank::ISENABLER);
+
+    let outcome = run(&thousand);
     // Level-sensitive again, once nothing of it is pending.
     m.enable_groups(0);
-    crowd.write(bank::ICENABLER);
-    crowd.write(bank::ICPENDR);
+    thousand.write(bank::ICENABLER);
+    thousand.write(bank::ICPENDR);
     for intid in (FIRST_SPI / 16 * 16..END).step_by(16) {
         write_32(place(intid), 0);
     }
-    crowd.prioritize(|_| 0xa0);
+    thousand.prioritize(|_| 0xa0);
     outcome
 }
 
-impl Crowd<'_> {
-    /// The address of a register of one bank, and the bits in it that are the crowd's.
+impl Thousand<'_> {
+    /// Returns the address of a register of one bank, and the bits of the thousand interrupts.
     fn word(&self, register: usize, word: usize) -> (usize, u32) {
         let bits = (0..32).filter(|bit| place_of(word as u32 * 32 + bit) < COUNT);
         let bits = bits.fold(0, |bits, bit| bits | 1u32 << bit);
@@ -210,7 +216,7 @@ impl Crowd<'_> {
         (address, bits)
     }
 
-    /// Writes ones for all of them.
+    /// Writes ones for all interrupts.
     pub(super) fn write(&self, register: usize) {
         for word in 0..WORDS {
             let (address, bits) = self.word(register, word);
@@ -218,7 +224,7 @@ impl Crowd<'_> {
         }
     }
 
-    /// Fails unless all of them, or none, have a one in this bank.
+    /// Fails unless all interrupts, or none, have a one in this bank.
     #[track_caller]
     pub(super) fn all(&self, what: &'static str, register: usize, ones: bool) -> Outcome {
         (0..WORDS).try_for_each(|word| {
@@ -227,7 +233,7 @@ impl Crowd<'_> {
         })
     }
 
-    /// Puts all of them into Group 0.
+    /// Puts all interrupts into Group 0.
     pub(super) fn clear_groups(&self) {
         for word in 0..WORDS {
             write_32(self.word(bank::IGROUPR, word).0, 0);
@@ -243,17 +249,17 @@ impl Crowd<'_> {
         }
     }
 
-    /// Goes on with each, in order.
+    /// Calls `then` for each interrupt, in order.
     pub(super) fn each(&self, then: impl FnMut(u32) -> Outcome) -> Outcome {
         (0..COUNT).map(intid_at).try_for_each(then)
     }
 
-    /// Makes all of them pending.
+    /// Makes all interrupts pending.
     pub(super) fn raise(&self) {
         self.write(bank::ISPENDR);
     }
 
-    /// Gives each its priority.
+    /// Sets the priority of each interrupt.
     pub(super) fn prioritize(&self, priority: impl Fn(u32) -> u8) {
         for intid in (0..PRIVATE).chain(FIRST_SPI..END).step_by(4) {
             let bytes = [0, 1, 2, 3].map(|next| priority(intid + next));
@@ -270,7 +276,7 @@ impl Crowd<'_> {
         self.machine.on_cpu_0(intid).priority()
     }
 
-    /// Takes all of them, each once, and has `then` go on with it.
+    /// Acknowledges each interrupt once, and calls `then`.
     pub(super) fn take_each(&self, mut then: impl FnMut(u32) -> Outcome) -> Outcome {
         let mut seen = Seen::default();
         for _ in 0..COUNT {
@@ -281,7 +287,7 @@ impl Crowd<'_> {
         Ok(())
     }
 
-    /// Ends the active state of one that is active, on the calling CPU.
+    /// Deactivates an active interrupt, on the calling CPU.
     fn deactivate(&self, intid: u32) -> Outcome {
         let irq = self.machine.on_cpu_0(intid);
         holds("active until it is ended", irq.is_active())?;
@@ -291,7 +297,7 @@ impl Crowd<'_> {
 }
 
 impl Machine {
-    /// An interrupt as CPU 0 has it.
+    /// Returns an interrupt as CPU 0 has it.
     fn on_cpu_0(&self, intid: u32) -> crate::gic::irq::Irq<'_> {
         if intid < PRIVATE {
             self.private(0, intid)
@@ -301,7 +307,7 @@ impl Machine {
     }
 }
 
-/// Which have been taken.
+/// Interrupts that have been taken.
 struct Seen([u32; WORDS]);
 
 impl Default for Seen {
@@ -311,7 +317,7 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Fails if it is none of the crowd, or was taken before.
+    /// Fails if the interrupt is none of the thousand, or was taken before.
     fn note(&mut self, intid: u32) -> Outcome {
         if place_of(intid) >= COUNT {
             return equal("one of those that are pending", intid, FIRST_SPI);
@@ -323,66 +329,67 @@ impl Seen {
     }
 }
 
-/// Deactivates each in this order, and looks at each before and after.
-fn deactivate_each(crowd: &Crowd<'_>, order: fn(u32) -> u32) -> Outcome {
+/// Deactivates each interrupt in the given order, and checks it before and after.
+fn deactivate_each(thousand: &Thousand<'_>, order: fn(u32) -> u32) -> Outcome {
     (0..COUNT)
         .map(order)
-        .try_for_each(|place| crowd.deactivate(intid_at(place)))
+        .try_for_each(|place| thousand.deactivate(intid_at(place)))
 }
 
-/// All active at once, then ended by `finish`, in this order if it is one by one.
+/// Activates all interrupts, then ends them by `finish`, in the given order.
 fn active(
     m: &Machine,
     order: fn(u32) -> u32,
-    finish: impl FnOnce(&Crowd<'_>, fn(u32) -> u32) -> Outcome,
+    finish: impl FnOnce(&Thousand<'_>, fn(u32) -> u32) -> Outcome,
 ) -> Outcome {
-    with_crowd(m, |crowd| {
-        activate(crowd)?;
-        finish(crowd, order)?;
-        crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+    with_thousand(m, |thousand| {
+        activate(thousand)?;
+        finish(thousand, order)?;
+        thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
         expect_none()
     })
 }
 
-/// All taken and none deactivated.
-fn activate(crowd: &Crowd<'_>) -> Outcome {
+/// Takes all interrupts, and deactivates none.
+fn activate(thousand: &Thousand<'_>) -> Outcome {
     set_ctlr(EOI_MODE);
-    crowd.raise();
-    crowd.machine.enable_groups(GROUP_1);
-    crowd.take_each(|intid| {
+    thousand.raise();
+    thousand.machine.enable_groups(GROUP_1);
+    thousand.take_each(|intid| {
         end(intid);
         Ok(())
     })?;
-    equal("RPR", running(), 0xff)?;
-    crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
-    crowd.all("ISPENDR", bank::ISPENDR, false)
+    equal("RPR", running_priority(), 0xff)?;
+    thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
+    thousand.all("ISPENDR", bank::ISPENDR, false)
 }
 
-/// All active, and pending again, then ended by `finish`, which takes each once more.
-fn active_and_pending(m: &Machine, finish: impl FnOnce(&Crowd<'_>) -> Outcome) -> Outcome {
-    with_crowd(m, |crowd| {
-        activate(crowd)?;
-        crowd.raise();
-        crowd.all("ISACTIVER", bank::ISACTIVER, true)?;
-        crowd.all("ISPENDR", bank::ISPENDR, true)?;
+/// Activates all interrupts and makes them pending again. `finish` ends them and takes each once
+/// more.
+fn active_and_pending(m: &Machine, finish: impl FnOnce(&Thousand<'_>) -> Outcome) -> Outcome {
+    with_thousand(m, |thousand| {
+        activate(thousand)?;
+        thousand.raise();
+        thousand.all("ISACTIVER", bank::ISACTIVER, true)?;
+        thousand.all("ISPENDR", bank::ISPENDR, true)?;
         expect_none()?;
-        finish(crowd)?;
-        crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
-        crowd.all("ISPENDR once they are taken", bank::ISPENDR, false)?;
+        finish(thousand)?;
+        thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+        thousand.all("ISPENDR once they are taken", bank::ISPENDR, false)?;
         expect_none()
     })
 }
 
-/// As many active ones as there are priorities, each preempting the one before, among all the others
-/// pending; then all are ended, by one write each, and the others taken in between.
+/// Nests as many active interrupts as there are priorities, while all others are pending. Then ends
+/// all, by one write each, and takes the others in between.
 fn nested(m: &Machine) -> Outcome {
-    /// The priority of a level, the more urgent the higher the level.
+    /// Returns the priority of a level. Higher levels are more urgent.
     fn priority(level: u32) -> u8 {
         0xf0 - (level * 8) as u8
     }
-    with_crowd(m, |crowd| {
+    with_thousand(m, |thousand| {
         let level_of = |intid| place_of(intid) % LEVELS;
-        crowd.prioritize(|intid| priority(level_of(intid)));
+        thousand.prioritize(|intid| priority(level_of(intid)));
         m.enable_groups(GROUP_1);
         let mut seen = Seen::default();
         let mut active = [NONE; LEVELS as usize];
@@ -392,7 +399,7 @@ fn nested(m: &Machine) -> Outcome {
             let intid = interface::take();
             seen.note(intid)?;
             equal("its level", level_of(intid), level)?;
-            equal("RPR", running(), priority(level))?;
+            equal("RPR", running_priority(), priority(level))?;
             active[level as usize] = intid;
         }
         for level in (0..LEVELS).rev() {
@@ -405,8 +412,8 @@ fn nested(m: &Machine) -> Outcome {
                 end(intid);
             }
         }
-        equal("RPR", running(), 0xff)?;
-        crowd.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
+        equal("RPR", running_priority(), 0xff)?;
+        thousand.all("ISACTIVER once they are ended", bank::ISACTIVER, false)?;
         expect_none()
     })
 }

@@ -1,4 +1,4 @@
-//! PPIs, those of the timers above all, and WFI.
+//! PPIs, above all the timers', and WFI.
 
 use crate::cpu::{self, Timer};
 use crate::cpus;
@@ -8,10 +8,10 @@ use crate::harness::{Case, Cpus, equal, expect, expect_and_end, expect_none, hol
 use crate::machine::Machine;
 use crate::mmio::read_32;
 
-/// A PPI that nothing drives.
+/// PPI that no device drives.
 const FREE_PPI: u32 = 20;
 
-/// The cases that hold of both timers.
+/// Cases for one timer.
 macro_rules! cases {
     ($name:literal, $timer:expr) => {
         [
@@ -202,7 +202,7 @@ pub(super) const CASES: &[Case] = &[
             cpu::unmasked(|| {
                 for round in 1..=20 {
                     timer.set(100);
-                    // The handler stops it.
+                    // The handler stops the timer.
                     cpu::spin_until(2_000_000, || crate::exception::taken(0) == round);
                 }
             });
@@ -236,7 +236,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .on(Cpus::Two),
     Case::new("ppi.pending_by_register", "GICR_ISPENDR0 (12.11)", |m| {
-        let ppi = free(m);
+        let ppi = free_ppi(m);
         ppi.set_pending();
         holds("pending", ppi.is_pending())?;
         expect(FREE_PPI)?;
@@ -246,7 +246,7 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     }),
     Case::new("ppi.cleared_by_register", "GICR_ICPENDR0 (12.11)", |m| {
-        let ppi = free(m);
+        let ppi = free_ppi(m);
         ppi.disable();
         ppi.set_pending();
         ppi.clear_pending();
@@ -257,7 +257,7 @@ pub(super) const CASES: &[Case] = &[
         "ppi.active_by_register",
         "GICR_ISACTIVER0, GICR_ICACTIVER0 (12.11)",
         |m| {
-            let ppi = free(m);
+            let ppi = free_ppi(m);
             ppi.set_active();
             holds("active", ppi.is_active())?;
             ppi.set_pending();
@@ -270,7 +270,7 @@ pub(super) const CASES: &[Case] = &[
         "ppi.disabled_while_pending",
         "GICR_ICENABLER0, GICR_CTLR.RWP",
         |m| {
-            let ppi = free(m);
+            let ppi = free_ppi(m);
             ppi.set_pending();
             holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
             ppi.disable();
@@ -303,7 +303,7 @@ pub(super) const CASES: &[Case] = &[
         "GICR_ICACTIVER0 of another CPU",
         |m| {
             set_ctlr(EOI_MODE);
-            let ppi = free(m);
+            let ppi = free_ppi(m);
             ppi.set_pending();
             expect(FREE_PPI)?;
             end(FREE_PPI);
@@ -321,9 +321,9 @@ pub(super) const CASES: &[Case] = &[
         "ppi.deactivation_is_the_cpus_own",
         "ICC_DIR_EL1, PPI",
         |m| {
-            // The same INTID is another interrupt on another CPU.
+            // The INTID is another interrupt on another CPU.
             set_ctlr(EOI_MODE);
-            let ppi = free(m);
+            let ppi = free_ppi(m);
             ppi.set_pending();
             expect(FREE_PPI)?;
             end(FREE_PPI);
@@ -342,8 +342,8 @@ pub(super) const CASES: &[Case] = &[
         equal("RES0 bits", before & 0x5555_5555, 0)
     }),
     Case::new("wfi.ends_for_what_is_pending", "DDI 0487 D1, WFI", |m| {
-        // Nothing wakes it afterwards: it must not sleep at all.
-        free(m).set_pending();
+        // Nothing would wake the CPU afterwards: it must not sleep at all.
+        free_ppi(m).set_pending();
         holds("an IRQ", cpu::spin_until(1_000_000, cpu::irq))?;
         cpu::wait_for_interrupt();
         expect_and_end(FREE_PPI)
@@ -353,7 +353,7 @@ pub(super) const CASES: &[Case] = &[
         "DDI 0487 D1, ICC_PMR_EL1",
         |m| {
             let timer = Timer::Virtual;
-            let ppi = free(m).at(0xc0);
+            let ppi = free_ppi(m).at(0xc0);
             interface::set_pmr(0xc0);
             ppi.set_pending();
             m.private(0, timer.intid()).at(0x40).enable();
@@ -372,8 +372,8 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// The enabled PPI of CPU 0 that nothing drives.
-fn free(m: &Machine) -> crate::gic::irq::Irq<'_> {
+/// Returns the enabled PPI of CPU 0 that no device drives.
+fn free_ppi(m: &Machine) -> crate::gic::irq::Irq<'_> {
     let ppi = m.private(0, FREE_PPI);
     ppi.enable();
     ppi

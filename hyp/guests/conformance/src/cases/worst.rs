@@ -1,28 +1,30 @@
-//! The most work that a guest can ask of an ITS and its LPIs: it has to come to an end, nothing may be lost, and
-//! meanwhile the guest goes on.
+//! The most work that a guest can ask of an ITS and its LPIs. The work has to come to an end
+//! without a lost interrupt, and the guest has to make progress meanwhile.
 
 use super::its::take_and_end;
 use crate::gic::gicr;
 use crate::gic::interface::{OPEN, set_pmr};
 use crate::gic::its::{COMMAND, FIRST_LPI, Its, LPI_END, gits};
-use crate::gic::tables::GREAT_QUEUE;
-use crate::harness::{Case, Outcome, Stop, equal, expect_and_end, expect_none, given, holds};
+use crate::gic::tables::LARGEST_QUEUE;
+use crate::harness::{
+    Case, NotPassed, Outcome, equal, expect_and_end, expect_none, holds, skip_unless,
+};
 use crate::machine::Machine;
 use crate::mmio::{read_32, read_64, write_64};
 
-/// The device with as many events as the ITS has.
+/// Device with as many events as the ITS supports.
 const DEVICE: u32 = 2;
-/// Its LPIs that are used: all that there are.
+/// Number of LPIs in use: all that there are.
 const COUNT: u32 = LPI_END - FIRST_LPI;
-/// From one of its events to the next: as scattered as they can be.
+/// Distance of the mapped EventIDs, as large as possible.
 const STEP: u32 = 8;
 
-/// Commands that fill the queue.
-const FULL: u32 = (GREAT_QUEUE / COMMAND) as u32 - 1;
-/// Commands that are more than an ITS does on one access if it does not do all.
-const SOME: u32 = 200;
+/// Number of commands that fill the queue.
+const QUEUE_COMMANDS: u32 = (LARGEST_QUEUE / COMMAND) as u32 - 1;
+/// Number of commands larger than one slice of an ITS that executes its queue in slices.
+const SLICE_COMMANDS: u32 = 200;
 /// Accesses that the guest makes while the ITS is busy.
-const MEANWHILE: u32 = 600;
+const ACCESSES: u32 = 600;
 
 const INVALLR: usize = 0xb0;
 const SYNCR: usize = 0xc0;
@@ -32,9 +34,9 @@ pub(super) const CASES: &[Case] = &[
         "worst.queue_of_invall",
         "5.3 INVALL, GITS_CBASER.Size",
         |m| {
-            let its = scattered(m)?;
+            let its = open_scattered(m)?;
             raise_all(&its)?;
-            goes_on_beside(m, &its, |_| [0xd, 0, 0, 0])?;
+            run_beside_busy_its(m, &its, |_| [0xd, 0, 0, 0])?;
             take_each(COUNT)
         },
     ),
@@ -42,45 +44,45 @@ pub(super) const CASES: &[Case] = &[
         "worst.queue_of_movall",
         "5.3 MOVALL, GITS_CBASER.Size",
         |m| {
-            let its = scattered(m)?;
+            let its = open_scattered(m)?;
             raise_all(&its)?;
-            let [here, there] = targets(m, &its)?;
-            goes_on_beside(m, &its, |place| match place % 2 {
+            let [here, there] = target_pair(m, &its)?;
+            run_beside_busy_its(m, &its, |place| match place % 2 {
                 0 => [0xe, 0, here, there],
                 _ => [0xe, 0, there, here],
             })?;
-            // Wherever each is now, it is somewhere.
-            its.give_great_queue();
+            // Each LPI is on one of the two CPUs now.
+            its.use_largest_queue();
             its.move_all(0, 1)?;
-            come_back(&its)
+            bring_back(&its)
         },
     ),
     Case::new("worst.queue_of_mapc", "5.3 MAPC, GITS_CBASER.Size", |m| {
-        let its = scattered(m)?;
-        let targets = targets(m, &its)?;
-        goes_on_beside(m, &its, |place| {
+        let its = open_scattered(m)?;
+        let targets = target_pair(m, &its)?;
+        run_beside_busy_its(m, &its, |place| {
             [0x9, 0, 1 << 63 | targets[place as usize % 2], 0]
         })?;
-        its.give_great_queue();
+        its.use_largest_queue();
         its.map_collection(0, 1)?;
         raise_all(&its)?;
-        come_back(&its)
+        bring_back(&its)
     }),
     Case::new("worst.queue_of_int", "5.3 INT, GITS_CBASER.Size", |m| {
-        let its = scattered(m)?;
+        let its = open_scattered(m)?;
         set_pmr(0);
-        for place in 0..FULL {
+        for place in 0..QUEUE_COMMANDS {
             its.queue_raise(DEVICE, place % COUNT * STEP);
         }
         its.submit();
-        holds("the queue is read to its end", reads_to_its_end(&its))?;
+        holds("the queue is read to its end", wait_for_long_queue(&its))?;
         take_each(COUNT)
     }),
     Case::new("worst.queue_of_errors", "5.5, GITS_CBASER.Size", |m| {
-        let its = scattered(m)?;
-        for place in 0..FULL - 1 {
-            // Events that are not mapped, devices and collections that there are not.
-            its.queue(match place % 3 {
+        let its = open_scattered(m)?;
+        for place in 0..QUEUE_COMMANDS - 1 {
+            // Events that are not mapped, absent devices and collections.
+            its.queue_command(match place % 3 {
                 0 => [0x3 | u64::from(DEVICE) << 32, 1, 0, 0],
                 1 => [0xf | 0x60 << 32, 0, 0, 0],
                 _ => [0xd, 0, 0xffff, 0],
@@ -89,35 +91,36 @@ pub(super) const CASES: &[Case] = &[
         its.queue_raise(DEVICE, 0);
         its.submit();
         expect_and_end(FIRST_LPI)?;
-        holds("the queue is read to its end", reads_to_its_end(&its))?;
+        holds("the queue is read to its end", wait_for_long_queue(&its))?;
         expect_none()
     }),
     Case::new("worst.largest_device", "5.3 MAPD, DISCARD", |m| {
-        let its = scattered(m)?;
+        let its = open_scattered(m)?;
         for _ in 0..2 {
             raise_all(&its)?;
-            // Those that are pending when they are unmapped are gone: discarded one by one, as software has to.
+            // LPIs that are pending when they are unmapped are gone. Software has to discard them
+            // one by one.
             for place in 0..COUNT {
-                its.queue([0xf | u64::from(DEVICE) << 32, (place * STEP).into(), 0, 0]);
+                its.queue_command([0xf | u64::from(DEVICE) << 32, (place * STEP).into(), 0, 0]);
             }
             its.submit();
-            holds("the queue is read to its end", reads_to_its_end(&its))?;
+            holds("the queue is read to its end", wait_for_long_queue(&its))?;
             set_pmr(OPEN);
             expect_none()?;
             its.unmap_device(DEVICE)?;
             map_all(&its)?;
         }
-        // And with all its events mapped.
+        // Now with all its events mapped.
         its.unmap_device(DEVICE)?;
         its.raise(DEVICE, 0)?;
         expect_none()?;
         its.map_device(DEVICE)?;
-        its.map(DEVICE, 0, FIRST_LPI, 0)?;
+        its.map_event(DEVICE, 0, FIRST_LPI, 0)?;
         its.raise(DEVICE, 0)?;
         expect_and_end(FIRST_LPI)
     }),
     Case::new("worst.every_lpi_pending", "5.1, ICC_IAR1_EL1", |m| {
-        let its = scattered(m)?;
+        let its = open_scattered(m)?;
         raise_all(&its)?;
         take_each(COUNT)
     }),
@@ -125,11 +128,11 @@ pub(super) const CASES: &[Case] = &[
         "worst.lpis_off_and_on",
         "GICR_CTLR.EnableLPIs (12.10), 5.1",
         |m| {
-            let its = scattered(m)?;
+            let its = open_scattered(m)?;
             raise_all(&its)?;
             for _ in 0..2 {
                 its.disable_lpis(0);
-                given(
+                skip_unless(
                     "EnableLPIs cannot be cleared",
                     read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
                 )?;
@@ -143,8 +146,8 @@ pub(super) const CASES: &[Case] = &[
         "GICR_INVALLR, GICR_SYNCR",
         |m| {
             const IR: u32 = 1 << 2;
-            let its = scattered(m)?;
-            given(
+            let its = open_scattered(m)?;
+            skip_unless(
                 "GICR_CTLR.IR is 0",
                 read_32(m.gicr(0, gicr::CTLR)) & IR != 0,
             )?;
@@ -159,47 +162,48 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// The ITS with an empty queue of 1 MiB, and a device with as many events as there may be, of which every LPI's is
-/// mapped to it, on CPU 0.
-fn scattered(m: &Machine) -> Result<Its<'_>, Stop> {
+/// Opens the ITS with an empty queue of 1 MiB, and with a device of as many events as possible.
+/// Events of that device are mapped to every LPI, on CPU 0.
+fn open_scattered(m: &Machine) -> Result<Its<'_>, NotPassed> {
     let its = Its::open(m)?;
-    holds("Quiescent", its.rest())?;
-    its.give_great_queue();
+    holds("Quiescent", its.quiesce())?;
+    its.use_largest_queue();
     let bits = (read_64(its.register(gits::TYPER)) >> 8 & 0x1f) + 1;
-    given("devices have fewer events", 1 << bits >= COUNT * STEP)?;
+    skip_unless("devices have fewer events", 1 << bits >= COUNT * STEP)?;
     map_all(&its)?;
     Ok(its)
 }
 
+/// Maps the events.
 fn map_all(its: &Its<'_>) -> Outcome {
     its.map_largest_device(DEVICE)?;
     for place in 0..COUNT {
         let event = u64::from(place * STEP);
         let lpi = u64::from(FIRST_LPI + place);
-        its.queue([0xa | u64::from(DEVICE) << 32, event | lpi << 32, 0, 0]);
+        its.queue_command([0xa | u64::from(DEVICE) << 32, event | lpi << 32, 0, 0]);
     }
     its.submit();
-    holds("the queue is read to its end", reads_to_its_end(its))
+    holds("the queue is read to its end", wait_for_long_queue(its))
 }
 
-/// Makes them all pending, masked.
+/// Makes all LPIs pending, masked.
 fn raise_all(its: &Its<'_>) -> Outcome {
     set_pmr(0);
     for place in 0..COUNT {
         its.queue_raise(DEVICE, place * STEP);
     }
     its.submit();
-    holds("the queue is read to its end", reads_to_its_end(its))
+    holds("the queue is read to its end", wait_for_long_queue(its))
 }
 
-/// The redistributors of CPU 0, and of CPU 1, which is off: what it is given stays there.
-fn targets(m: &Machine, its: &Its<'_>) -> Result<[u64; 2], Stop> {
-    given("needs more CPUs", m.cpus > 1)?;
+/// Returns the names of CPU 0, and of CPU 1, which is off: LPIs that it is given stay there.
+fn target_pair(m: &Machine, its: &Its<'_>) -> Result<[u64; 2], NotPassed> {
+    skip_unless("needs more CPUs", m.cpus > 1)?;
     Ok([its.target(0), its.target(1)])
 }
 
-/// All are pending on CPU 1, which is off; then on CPU 0, which takes them.
-fn come_back(its: &Its<'_>) -> Outcome {
+/// Moves all LPIs, pending on CPU 1, which is off, to CPU 0, and takes them.
+fn bring_back(its: &Its<'_>) -> Outcome {
     set_pmr(OPEN);
     expect_none()?;
     set_pmr(0);
@@ -207,30 +211,30 @@ fn come_back(its: &Its<'_>) -> Outcome {
     take_each(COUNT)
 }
 
-/// Waits for the end of a long queue; whether it is read to it.
-fn reads_to_its_end(its: &Its<'_>) -> bool {
-    (0..4).any(|_| its.is_done())
+/// Waits for the end of a long queue. Returns false on a timeout.
+fn wait_for_long_queue(its: &Its<'_>) -> bool {
+    (0..4).any(|_| its.wait_until_read())
 }
 
-/// Fills the queue, and while it is read, which is stopped before it would be done, the guest goes on: its accesses
-/// are served, and the ITS comes on, too.
-fn goes_on_beside(m: &Machine, its: &Its<'_>, command: impl Fn(u32) -> [u64; 4]) -> Outcome {
-    (0..SOME).for_each(|place| its.queue(command(place)));
+/// Fills the queue, and runs while the ITS reads it: the guest's accesses are served, and the ITS
+/// makes progress. Then stops the ITS before the end of the queue.
+fn run_beside_busy_its(m: &Machine, its: &Its<'_>, command: impl Fn(u32) -> [u64; 4]) -> Outcome {
+    (0..SLICE_COMMANDS).for_each(|place| its.queue_command(command(place)));
     its.submit();
-    given("it reads its queue at once", !its.is_read())?;
-    holds("the queue is read to its end", reads_to_its_end(its))?;
-    (0..FULL).for_each(|place| its.queue(command(place)));
+    skip_unless("it reads its queue at once", !its.is_read())?;
+    holds("the queue is read to its end", wait_for_long_queue(its))?;
+    (0..QUEUE_COMMANDS).for_each(|place| its.queue_command(command(place)));
     its.submit();
     let begin = read_64(its.register(gits::CREADR));
-    for _ in 0..MEANWHILE {
+    for _ in 0..ACCESSES {
         equal("GICD_PIDR2", read_32(m.gicd(0xffe8)) & 0xf0, 0x30)?;
     }
     let reached = read_64(its.register(gits::CREADR));
     holds("the ITS reads its queue", reached != begin)?;
-    holds("the ITS rests once it is disabled", its.rest())
+    holds("the ITS rests once it is disabled", its.quiesce())
 }
 
-/// Takes so many, each once, and no more.
+/// Takes `count` LPIs, each once, and no more.
 fn take_each(count: u32) -> Outcome {
     set_pmr(OPEN);
     let mut seen = [0u32; (COUNT / 32) as usize];

@@ -1,28 +1,27 @@
-//! One interrupt, as its registers show it: the same for SGIs and PPIs in a redistributor and for SPIs in
-//! the distributor.
+//! One interrupt, by its registers: SGIs and PPIs in a redistributor, SPIs in the distributor.
 
 use super::{bank, gicd};
 use crate::cpu::spin_until;
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_32, write_8, write_32, write_64};
 
-/// How long a state that has to come may take.
+/// Microseconds that an expected state may take.
 const ARRIVAL: u64 = 3_000_000;
 
-/// An SGI or PPI of one CPU, or an SPI.
+/// SGI or PPI of one CPU, or SPI.
 #[derive(Clone, Copy)]
 pub(crate) struct Irq<'a> {
     machine: &'a Machine,
-    /// Whose it is, if it is private.
+    /// CPU of a private interrupt.
     cpu: Option<usize>,
-    /// Its number.
+    /// INTID.
     pub(crate) intid: u32,
-    /// The frame with its registers.
+    /// Frame with the interrupt's registers.
     base: usize,
 }
 
 impl Machine {
-    /// An SGI or PPI of a CPU, as it is.
+    /// Returns an SGI or PPI of a CPU, unchanged.
     pub(crate) fn private(&self, cpu: usize, intid: u32) -> Irq<'_> {
         Irq {
             machine: self,
@@ -32,7 +31,7 @@ impl Machine {
         }
     }
 
-    /// An SPI, as it is.
+    /// Returns an SPI, unchanged.
     pub(crate) fn shared(&self, intid: u32) -> Irq<'_> {
         Irq {
             machine: self,
@@ -42,19 +41,19 @@ impl Machine {
         }
     }
 
-    /// An enabled SGI of a CPU.
+    /// Returns an enabled SGI of a CPU.
     pub(crate) fn sgi(&self, cpu: usize, intid: u32) -> Irq<'_> {
         self.private(cpu, intid).enabled()
     }
 
-    /// An enabled edge-triggered SPI that no device drives, the `number`th of them, routed to CPU 0.
+    /// Returns the `number`th SPI that no device drives, edge-triggered, enabled, routed to CPU 0.
     pub(crate) fn edge(&self, number: u32) -> Irq<'_> {
         let irq = self.shared(super::FREE_SPI + number);
         irq.set_edge(true);
         irq.enabled()
     }
 
-    /// The same, level-sensitive.
+    /// Returns the `number`th SPI that no device drives, level-sensitive, enabled, routed to CPU 0.
     pub(crate) fn level(&self, number: u32) -> Irq<'_> {
         self.shared(super::FREE_SPI + number).enabled()
     }
@@ -73,29 +72,29 @@ impl Irq<'_> {
         read_32(self.word(register)) >> (self.intid % 32) & 1 != 0
     }
 
-    /// Waits until the write before has taken effect.
-    pub(crate) fn settle(&self) -> bool {
+    /// Waits until the last write has taken effect. Returns false on a timeout.
+    pub(crate) fn wait_rwp(&self) -> bool {
         match self.cpu {
-            Some(cpu) => self.machine.settle_private(cpu),
-            None => self.machine.settle(),
+            Some(cpu) => self.machine.wait_rwp_private(cpu),
+            None => self.machine.wait_rwp(),
         }
     }
 
-    /// Enables it.
+    /// Enables the interrupt.
     pub(crate) fn enable(&self) {
         self.write(bank::ISENABLER);
     }
 
-    /// Enables it, and returns it.
+    /// Enables the interrupt, and returns it.
     pub(crate) fn enabled(self) -> Self {
         self.enable();
         self
     }
 
-    /// Disables it, and waits until that has taken effect.
+    /// Disables the interrupt, and waits until the write has taken effect.
     pub(crate) fn disable(&self) {
         self.write(bank::ICENABLER);
-        self.settle();
+        self.wait_rwp();
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
@@ -114,7 +113,7 @@ impl Irq<'_> {
         self.read(bank::ISPENDR)
     }
 
-    /// Waits until it is pending or not, as asked for; whether it came to be so.
+    /// Waits until the interrupt's pending state is `pending`. Returns false on a timeout.
     pub(crate) fn becomes_pending(&self, pending: bool) -> bool {
         spin_until(ARRIVAL, || self.is_pending() == pending)
     }
@@ -135,7 +134,7 @@ impl Irq<'_> {
         write_8(self.base + bank::IPRIORITYR + self.intid as usize, priority);
     }
 
-    /// Sets the priority, and returns it.
+    /// Sets the priority, and returns the interrupt.
     pub(crate) fn at(self, priority: u8) -> Self {
         self.set_priority(priority);
         self
@@ -145,14 +144,14 @@ impl Irq<'_> {
         read_8(self.base + bank::IPRIORITYR + self.intid as usize)
     }
 
-    /// Puts it into Group 0 or 1.
+    /// Puts the interrupt into Group 0 or 1.
     pub(crate) fn set_group(&self, group: u32) {
         let (word, bit) = (self.word(bank::IGROUPR), 1 << (self.intid % 32));
         let old = read_32(word);
         write_32(word, if group == 0 { old & !bit } else { old | bit });
     }
 
-    /// Makes it edge-triggered or level-sensitive.
+    /// Makes the interrupt edge-triggered or level-sensitive.
     pub(crate) fn set_edge(&self, edge: bool) {
         let word = self.base + bank::ICFGR + self.intid as usize / 16 * 4;
         let bit = 2 << (self.intid % 16 * 2);

@@ -3,9 +3,11 @@
 use core::cell::Cell;
 
 use super::gicr;
-use super::tables::{GREAT_QUEUE, GREAT_TABLES, OF_ITS, OF_LPIS, OfIts, PAGE, clear, table};
+use super::tables::{
+    ITS_TABLES, ItsTables, LARGEST_QUEUE, LARGEST_TABLES, LPI_TABLES, PAGE, clear, table,
+};
 use crate::cpu::{spin_until, synchronize};
-use crate::harness::{Outcome, Stop, holds};
+use crate::harness::{NotPassed, Outcome, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
 
@@ -21,20 +23,21 @@ pub(crate) mod gits {
 
 /// The first LPI.
 pub(crate) const FIRST_LPI: u32 = 8192;
-/// One past the last LPI that the configuration table has room for.
+/// First INTID behind the configuration table.
 pub(crate) const LPI_END: u32 = 1 << LPI_BITS;
 const LPI_BITS: u32 = 14;
 
-/// Devices that have a small translation table here, and the bits of their EventIDs.
+/// Number of devices with a small translation table.
 pub(crate) const DEVICES: u32 = 8;
+/// EventID bits of a small translation table.
 pub(crate) const EVENT_BITS: u32 = 5;
-/// The device with room for thousands of events.
+/// Device with room for thousands of events.
 pub(crate) const BIG: u32 = DEVICES;
 pub(crate) const BIG_EVENT_BITS: u32 = 12;
 
-/// An LPI's configuration: enabled.
+/// Enable bit in an LPI's configuration.
 pub(crate) const ENABLED: u8 = 1;
-/// The configuration of every LPI at first.
+/// Configuration of every LPI at first.
 const CONFIGURED: u8 = 0xa0 | ENABLED;
 
 const ENABLE_LPIS: u32 = 1;
@@ -45,15 +48,15 @@ const PTZ: u64 = 1 << 62;
 
 /// Bytes of a command.
 pub(crate) const COMMAND: usize = 32;
-/// How long the ITS may take for what is in its queue.
+/// Microseconds that the ITS may take for its queue.
 const PATIENCE: u64 = 5_000_000;
 
-/// An ITS, and where its queue is written next.
+/// An ITS, and the position in its queue.
 pub(crate) struct Its<'a> {
     machine: &'a Machine,
     base: usize,
-    tables: &'static OfIts,
-    /// Where the queue is, and how many bytes it has.
+    tables: &'static ItsTables,
+    /// Address and bytes of the queue.
     queue: Cell<(usize, usize)>,
     next: Cell<usize>,
 }
@@ -69,38 +72,40 @@ pub(crate) fn turn_off(machine: &Machine) {
     }
     for cpu in 0..machine.cpus {
         write_32(machine.gicr(cpu, gicr::CTLR), 0);
-        machine.settle_private(cpu);
+        machine.wait_rwp_private(cpu);
     }
 }
 
 impl<'a> Its<'a> {
-    /// The ITS with nothing mapped but a collection for each CPU, of its number, and LPIs on.
-    pub(crate) fn open(machine: &'a Machine) -> Result<Self, Stop> {
+    /// Returns the ITS with a collection for each CPU, of the CPU's number, and LPIs on.
+    pub(crate) fn open(machine: &'a Machine) -> Result<Self, NotPassed> {
         let its = Self::prepare(machine)?;
         (0..machine.cpus).for_each(|cpu| its.enable_lpis(cpu, true));
         its.start()?;
         Ok(its)
     }
 
-    /// The same before LPIs and the ITS are on.
-    pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, Stop> {
-        let base = machine.gits.ok_or(Stop::Skip("the machine has no ITS"))?;
-        clear(&OF_LPIS);
+    /// Returns the ITS before LPIs and the ITS are on.
+    pub(crate) fn prepare(machine: &'a Machine) -> Result<Self, NotPassed> {
+        let base = machine
+            .gits
+            .ok_or(NotPassed::Skipped("the machine has no ITS"))?;
+        clear(&LPI_TABLES);
         for lpi in FIRST_LPI..LPI_END {
             write_8(configuration(lpi), CONFIGURED);
         }
-        Ok(Self::new(machine, base, &OF_ITS[0]))
+        Ok(Self::new(machine, base, &ITS_TABLES[0]))
     }
 
-    /// The second ITS, once the first one has been opened: nothing mapped but a collection for each CPU.
-    pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, Stop> {
-        let base = (machine.second_gits).ok_or(Stop::Skip("the machine has one ITS"))?;
-        let its = Self::new(machine, base, &OF_ITS[1]);
+    /// Returns the second ITS, with a collection for each CPU. The first ITS has been opened.
+    pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, NotPassed> {
+        let base = (machine.second_gits).ok_or(NotPassed::Skipped("the machine has one ITS"))?;
+        let its = Self::new(machine, base, &ITS_TABLES[1]);
         its.start()?;
         Ok(its)
     }
 
-    fn new(machine: &'a Machine, base: usize, tables: &'static OfIts) -> Self {
+    fn new(machine: &'a Machine, base: usize, tables: &'static ItsTables) -> Self {
         clear(tables);
         synchronize();
         Self {
@@ -126,19 +131,20 @@ impl<'a> Its<'a> {
             // One page of 64 KiB.
             write_64(register, VALID | 2 << 8 | table as u64);
         }
-        self.give_queue(table!(self.tables, queue), PAGE);
+
+        self.use_queue(table!(self.tables, queue), PAGE);
         for cpu in 0..self.machine.cpus {
             self.map_collection(cpu as u64, cpu)?;
         }
         Ok(())
     }
 
-    /// Has the ITS, which rests, read its commands from an empty queue of 1 MiB, and turns it on.
-    pub(crate) fn give_great_queue(&self) {
-        self.give_queue(table!(GREAT_TABLES, queue), GREAT_QUEUE);
+    /// Gives the ITS, which is quiescent, an empty queue of 1 MiB, and turns it on.
+    pub(crate) fn use_largest_queue(&self) {
+        self.use_queue(table!(LARGEST_TABLES, queue), LARGEST_QUEUE);
     }
 
-    fn give_queue(&self, address: usize, bytes: usize) {
+    fn use_queue(&self, address: usize, bytes: usize) {
         self.queue.set((address, bytes));
         self.next.set(0);
         let register = VALID | address as u64 | (bytes / 4096 - 1) as u64;
@@ -147,64 +153,64 @@ impl<'a> Its<'a> {
         write_32(self.base + gits::CTLR, 1);
     }
 
-    /// Turns the ITS off, and waits until it rests; whether it does.
-    pub(crate) fn rest(&self) -> bool {
+    /// Turns the ITS off, and waits until it is quiescent. Returns false on a timeout.
+    pub(crate) fn quiesce(&self) -> bool {
         write_32(self.base + gits::CTLR, 0);
         spin_until(PATIENCE, || {
             read_32(self.base + gits::CTLR) & QUIESCENT != 0
         })
     }
 
-    /// The address of a register.
+    /// Returns the address of a register.
     pub(crate) fn register(&self, offset: usize) -> usize {
         self.base + offset
     }
 
-    /// Gives a CPU its LPI tables and turns LPIs on; `zero` says that its pending table is zero.
+    /// Gives a CPU its LPI tables and turns LPIs on. `zero` says that the pending table is zero.
     pub(crate) fn enable_lpis(&self, cpu: usize, zero: bool) {
-        let configuration = table!(OF_LPIS, configuration) as u64 | u64::from(LPI_BITS - 1);
-        let pending = table!(OF_LPIS, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
+        let configuration = table!(LPI_TABLES, configuration) as u64 | u64::from(LPI_BITS - 1);
+        let pending = table!(LPI_TABLES, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
         write_64(self.machine.gicr(cpu, gicr::PROPBASER), configuration);
         write_64(self.machine.gicr(cpu, gicr::PENDBASER), pending);
         write_32(self.machine.gicr(cpu, gicr::CTLR), ENABLE_LPIS);
-        self.machine.settle_private(cpu);
+        self.machine.wait_rwp_private(cpu);
     }
 
     /// Turns a CPU's LPIs off.
     pub(crate) fn disable_lpis(&self, cpu: usize) {
         write_32(self.machine.gicr(cpu, gicr::CTLR), 0);
-        self.machine.settle_private(cpu);
+        self.machine.wait_rwp_private(cpu);
     }
 
     /// Sets an LPI's bit in a CPU's pending table.
     pub(crate) fn set_in_pending_table(&self, cpu: usize, lpi: u32) {
-        let byte = table!(OF_LPIS, pending[cpu]) + lpi as usize / 8;
+        let byte = table!(LPI_TABLES, pending[cpu]) + lpi as usize / 8;
         write_8(byte, read_8(byte) | 1 << (lpi % 8));
         synchronize();
     }
 
-    /// Writes an LPI's configuration; the ITS is not told.
+    /// Writes an LPI's configuration, without a command to the ITS.
     pub(crate) fn configure(&self, lpi: u32, byte: u8) {
         write_8(configuration(lpi), byte);
         synchronize();
     }
 
-    /// How a command names a CPU.
+    /// Returns the name of a CPU in commands.
     pub(crate) fn target(&self, cpu: usize) -> u64 {
         (read_64(self.machine.gicr(cpu, gicr::TYPER)) >> 8 & 0xffff) << 16
     }
 
-    /// `MAPC`: maps a collection to a CPU.
+    /// Maps a collection to a CPU (MAPC).
     pub(crate) fn map_collection(&self, icid: u64, cpu: usize) -> Outcome {
         self.command([0x9, 0, VALID | self.target(cpu) | icid, 0])
     }
 
-    /// `MAPC`: unmaps a collection.
+    /// Unmaps a collection (MAPC).
     pub(crate) fn unmap_collection(&self, icid: u64) -> Outcome {
         self.command([0x9, 0, icid, 0])
     }
 
-    /// `MAPD`: maps one of the devices that have a table here.
+    /// Maps a device with a small translation table, or [`BIG`] (MAPD).
     pub(crate) fn map_device(&self, device: u32) -> Outcome {
         let (table, bits) = if device == BIG {
             (table!(self.tables, big_translations), BIG_EVENT_BITS)
@@ -218,20 +224,20 @@ impl<'a> Its<'a> {
         self.command([word, u64::from(bits - 1), VALID | table as u64, 0])
     }
 
-    /// `MAPD`: maps a device with as many events as the ITS has.
+    /// Maps a device with as many events as the ITS supports (MAPD).
     pub(crate) fn map_largest_device(&self, device: u32) -> Outcome {
         let bits = read_64(self.base + gits::TYPER) >> 8 & 0x1f;
-        let table = table!(GREAT_TABLES, translations) as u64;
+        let table = table!(LARGEST_TABLES, translations) as u64;
         self.command([0x8 | u64::from(device) << 32, bits, VALID | table, 0])
     }
 
-    /// `MAPD`: unmaps a device.
+    /// Unmaps a device (MAPD).
     pub(crate) fn unmap_device(&self, device: u32) -> Outcome {
         self.command([0x8 | u64::from(device) << 32, 0, 0, 0])
     }
 
-    /// `MAPTI`: maps an event to an LPI and a collection.
-    pub(crate) fn map(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
+    /// Maps an event to an LPI and a collection (MAPTI).
+    pub(crate) fn map_event(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
         self.command([
             0xa | u64::from(device) << 32,
             u64::from(event) | u64::from(lpi) << 32,
@@ -240,58 +246,58 @@ impl<'a> Its<'a> {
         ])
     }
 
-    /// A command that names an event.
-    pub(crate) fn event(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
+    /// Executes a command that names an event.
+    pub(crate) fn event_command(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
         let word = number | u64::from(device) << 32;
         self.command([word, u64::from(event), icid, 0])
     }
 
-    /// `INT`: makes an event's LPI pending.
+    /// Makes an event's LPI pending (INT).
     pub(crate) fn raise(&self, device: u32, event: u32) -> Outcome {
-        self.event(0x3, device, event, 0)
+        self.event_command(0x3, device, event, 0)
     }
 
-    /// `CLEAR`: withdraws that.
+    /// Clears the pending state of an event's LPI (CLEAR).
     pub(crate) fn clear(&self, device: u32, event: u32) -> Outcome {
-        self.event(0x4, device, event, 0)
+        self.event_command(0x4, device, event, 0)
     }
 
-    /// `INV`: has an LPI's configuration read again.
+    /// Makes the ITS read an LPI's configuration again (INV).
     pub(crate) fn invalidate(&self, device: u32, event: u32) -> Outcome {
-        self.event(0xc, device, event, 0)
+        self.event_command(0xc, device, event, 0)
     }
 
-    /// `INVALL`: that of all LPIs of a collection.
+    /// Makes the ITS read the configuration of a collection's LPIs again (INVALL).
     pub(crate) fn invalidate_all(&self, icid: u64) -> Outcome {
         self.command([0xd, 0, icid, 0])
     }
 
-    /// `MOVI`: moves an event to another collection.
+    /// Moves an event to another collection (MOVI).
     pub(crate) fn move_event(&self, device: u32, event: u32, icid: u64) -> Outcome {
-        self.event(0x1, device, event, icid)
+        self.event_command(0x1, device, event, icid)
     }
 
-    /// `MOVALL`: moves what is pending from one CPU to another.
+    /// Moves pending LPIs from one CPU to another (MOVALL).
     pub(crate) fn move_all(&self, from: usize, to: usize) -> Outcome {
         self.command([0xe, 0, self.target(from), self.target(to)])
     }
 
-    /// `DISCARD`: unmaps an event.
+    /// Unmaps an event (DISCARD).
     pub(crate) fn discard(&self, device: u32, event: u32) -> Outcome {
-        self.event(0xf, device, event, 0)
+        self.event_command(0xf, device, event, 0)
     }
 
     /// Queues a command and a `SYNC`, and waits until the ITS has read both.
     #[track_caller]
     pub(crate) fn command(&self, words: [u64; 4]) -> Outcome {
-        self.queue(words);
-        self.queue([0x5, 0, self.target(0), 0]);
+        self.queue_command(words);
+        self.queue_command([0x5, 0, self.target(0), 0]);
         self.submit();
-        holds("the queue is read to its end", self.is_done())
+        holds("the queue is read to its end", self.wait_until_read())
     }
 
-    /// Writes a command into the queue; the ITS is not told.
-    pub(crate) fn queue(&self, words: [u64; 4]) {
+    /// Writes a command into the queue, without telling the ITS.
+    pub(crate) fn queue_command(&self, words: [u64; 4]) {
         let (queue, bytes) = self.queue.get();
         let at = queue + self.next.get();
         for (place, word) in words.into_iter().enumerate() {
@@ -302,32 +308,32 @@ impl<'a> Its<'a> {
 
     /// Queues an `INT`.
     pub(crate) fn queue_raise(&self, device: u32, event: u32) {
-        self.queue([0x3 | u64::from(device) << 32, event.into(), 0, 0]);
+        self.queue_command([0x3 | u64::from(device) << 32, event.into(), 0, 0]);
     }
 
-    /// Tells the ITS of what has been queued.
+    /// Tells the ITS of the queued commands.
     pub(crate) fn submit(&self) {
         synchronize();
         write_64(self.base + gits::CWRITER, self.next.get() as u64);
     }
 
-    /// Waits until the ITS has read its queue; whether it has.
-    pub(crate) fn is_done(&self) -> bool {
+    /// Waits until the ITS has read its queue. Returns false on a timeout.
+    pub(crate) fn wait_until_read(&self) -> bool {
         spin_until(PATIENCE, || self.is_read())
     }
 
-    /// Whether the ITS has read its queue.
+    /// Returns true if the ITS has read its queue.
     pub(crate) fn is_read(&self) -> bool {
         read_64(self.base + gits::CREADR) == self.next.get() as u64
     }
 }
 
-/// The translation table of [`BIG`] in the first ITS.
+/// Returns the translation table of [`BIG`] in the first ITS.
 pub(crate) fn big_table() -> u64 {
-    table!(OF_ITS[0], big_translations) as u64
+    table!(ITS_TABLES[0], big_translations) as u64
 }
 
-/// The address of an LPI's configuration byte.
+/// Returns the address of an LPI's configuration byte.
 fn configuration(lpi: u32) -> usize {
-    table!(OF_LPIS, configuration) + (lpi - FIRST_LPI) as usize
+    table!(LPI_TABLES, configuration) + (lpi - FIRST_LPI) as usize
 }

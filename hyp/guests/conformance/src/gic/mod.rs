@@ -33,9 +33,9 @@ pub(crate) mod gicr {
     pub(crate) const WAKER: usize = 0x14;
     pub(crate) const PROPBASER: usize = 0x70;
     pub(crate) const PENDBASER: usize = 0x78;
-    /// `SGI_base` (12.11), where the registers of SGIs and PPIs are.
+    /// Offset of `SGI_base` (12.11), with the registers of SGIs and PPIs.
     pub(crate) const SGI_BASE: usize = 0x1_0000;
-    /// From one redistributor to the next.
+    /// Bytes from one redistributor to the next.
     pub(crate) const STRIDE: usize = 0x2_0000;
 }
 
@@ -63,49 +63,51 @@ pub(crate) const GROUP_0: u32 = 1 << 0;
 /// `GICD_CTLR.EnableGrp1`.
 pub(crate) const GROUP_1: u32 = 1 << 1;
 
-/// How long a write may be pending.
-const SETTLING: u64 = 3_000_000;
+/// Microseconds that a write may take to have effect.
+const RWP_TIMEOUT: u64 = 3_000_000;
 
 /// The first SPI that no device of the machine drives.
 pub(crate) const FREE_SPI: u32 = 80;
-/// One past the last of them.
+/// First INTID behind the SPIs that no device drives.
 pub(crate) const FREE_SPI_END: u32 = 288;
 
 impl Machine {
-    /// Address of a register of the distributor.
+    /// Returns the address of a register of the distributor.
     pub(crate) fn gicd(&self, offset: usize) -> usize {
         self.gicd + offset
     }
 
-    /// Address of a register of a CPU's redistributor.
+    /// Returns the address of a register of a CPU's redistributor.
     pub(crate) fn gicr(&self, cpu: usize, offset: usize) -> usize {
         self.gicr + cpu * gicr::STRIDE + offset
     }
 
-    /// Address of a register of a CPU's SGIs and PPIs.
+    /// Returns the address of a register of a CPU's SGIs and PPIs.
     pub(crate) fn sgi_base(&self, cpu: usize, offset: usize) -> usize {
         self.gicr(cpu, gicr::SGI_BASE + offset)
     }
 
-    /// Waits until the distributor's writes have taken effect; whether they have.
-    pub(crate) fn settle(&self) -> bool {
-        spin_until(SETTLING, || read_32(self.gicd(gicd::CTLR)) & GICD_RWP == 0)
+    /// Waits until the distributor's writes have taken effect. Returns false on a timeout.
+    pub(crate) fn wait_rwp(&self) -> bool {
+        spin_until(RWP_TIMEOUT, || {
+            read_32(self.gicd(gicd::CTLR)) & GICD_RWP == 0
+        })
     }
 
-    /// Waits until a redistributor's writes have taken effect; whether they have.
-    pub(crate) fn settle_private(&self, cpu: usize) -> bool {
-        spin_until(SETTLING, || {
+    /// Waits until a redistributor's writes have taken effect. Returns false on a timeout.
+    pub(crate) fn wait_rwp_private(&self, cpu: usize) -> bool {
+        spin_until(RWP_TIMEOUT, || {
             read_32(self.gicr(cpu, gicr::CTLR)) & GICR_RWP == 0
         })
     }
 
-    /// Writes `GICD_CTLR`, and waits until that has taken effect.
+    /// Writes `GICD_CTLR`, and waits until the write has taken effect.
     pub(crate) fn enable_groups(&self, groups: u32) {
         write_32(self.gicd(gicd::CTLR), ARE | groups);
-        self.settle();
+        self.wait_rwp();
     }
 
-    /// Interrupt lines of the distributor, SGIs and PPIs included.
+    /// Returns the number of the distributor's INTIDs, SGIs and PPIs included.
     pub(crate) fn lines(&self) -> u32 {
         let typer = read_32(self.gicd(gicd::TYPER));
         (32 * ((typer & 0x1f) + 1)).min(1020)

@@ -1,7 +1,7 @@
-//! The state that every case begins with, whatever the one before has left.
+//! The initial state of every case.
 //!
-//! Interrupts are disabled, inactive, not pending, in Group 1, of priority 0xa0, level-sensitive, and routed to
-//! CPU 0; LPIs are off; every CPU that is on takes Group 1 of every priority.
+//! Interrupts are disabled, inactive, not pending, in Group 1, of priority 0xa0, level-sensitive,
+//! and routed to CPU 0. LPIs are off. Every CPU that is on takes Group 1 of every priority.
 
 use super::{FREE_SPI, FREE_SPI_END, GROUP_1, bank, gicd, gicr, interface, its};
 use crate::cpu::Timer;
@@ -9,13 +9,13 @@ use crate::cpus;
 use crate::machine::Machine;
 use crate::mmio::{read_32, write_32, write_64};
 
-/// The priority that every interrupt has.
+/// Priority of every interrupt.
 const PRIORITIES: u32 = 0xa0a0_a0a0;
 
 /// `GICR_WAKER.ChildrenAsleep`.
 const ASLEEP: u32 = 1 << 2;
 
-/// Brings the GIC into that state. `on` CPUs are on.
+/// Brings the GIC into the initial state. CPUs below `on` are on.
 pub(crate) fn reset(machine: &Machine, on: usize) {
     its::turn_off(machine);
     if let Some(clock) = machine.clock {
@@ -27,6 +27,7 @@ pub(crate) fn reset(machine: &Machine, on: usize) {
         }
         write_32(machine.gicd(bank::IGROUPR + 4 * word), u32::MAX);
     }
+
     machine.enable_groups(0);
     for cpu in 0..machine.cpus {
         reset_private(machine, cpu);
@@ -38,6 +39,7 @@ pub(crate) fn reset(machine: &Machine, on: usize) {
             interface::reset();
         });
     }
+
     for intid in (FREE_SPI..FREE_SPI_END).step_by(4) {
         write_32(machine.gicd(bank::IPRIORITYR + intid as usize), PRIORITIES);
     }
@@ -48,9 +50,11 @@ pub(crate) fn reset(machine: &Machine, on: usize) {
         let register = gicd::IROUTER + intid as usize * 8;
         write_64(machine.gicd(register), machine.affinity(0));
     }
+
     machine.enable_groups(GROUP_1);
 }
 
+/// Brings a CPU's redistributor into the initial state.
 fn reset_private(machine: &Machine, cpu: usize) {
     write_32(machine.gicr(cpu, gicr::WAKER), 0);
     while read_32(machine.gicr(cpu, gicr::WAKER)) & ASLEEP != 0 {}
@@ -62,5 +66,5 @@ fn reset_private(machine: &Machine, cpu: usize) {
     for intid in (0..32).step_by(4) {
         write_32(machine.sgi_base(cpu, bank::IPRIORITYR + intid), PRIORITIES);
     }
-    machine.settle_private(cpu);
+    machine.wait_rwp_private(cpu);
 }

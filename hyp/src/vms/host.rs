@@ -1,6 +1,6 @@
-//! What a tenant's interrupt controller asks of the machine: to call a CPU, and to read memory.
+//! The [`Host`] of a VM's vGIC: kicks CPUs and reads guest memory.
 #![expect(unsafe_code)]
-// UNSAFETY: reads the tenant's memory, which the tenant writes.
+// UNSAFETY: reads the VM's memory, which the VM writes.
 
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -12,16 +12,16 @@ use vgic::{BadAddress, Host};
 use super::RAM;
 use crate::gic::Gic;
 
-/// The machine, as a tenant's vGIC uses it.
-pub(super) struct Machinery {
+/// The machine, as a VM's vGIC uses it.
+pub(super) struct VmHost {
     gic: &'static Gic,
-    /// The tenant's RAM.
+    /// The VM's RAM.
     memory: Range<usize>,
-    /// By vCPU: it slept, and is to look again.
+    /// Wake-up requests, by vCPU.
     woken: Box<[AtomicBool]>,
 }
 
-impl Machinery {
+impl VmHost {
     pub(super) fn new(gic: &'static Gic, memory: Range<usize>, vcpus: usize) -> Self {
         Self {
             gic,
@@ -30,22 +30,24 @@ impl Machinery {
         }
     }
 
-    /// Whether the vCPU has been woken since this was last asked.
+    /// Returns true if the vCPU has been woken since the last call.
     pub(super) fn take_woken(&self, vcpu: VcpuId) -> bool {
         // Acquire: pairs with the Release in `wake`.
         self.woken[vcpu.index()].swap(false, Ordering::Acquire)
     }
 }
 
-impl Host for Machinery {
+impl Host for VmHost {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
-        self.gic.call(usize::from(cpu.0));
+        self.gic.kick(usize::from(cpu.0));
     }
 
-    /// The call matters to a CPU that is idle; one that runs another tenant goes on when it has looked.
+    /// Wakes a blocked vCPU. The kick matters to an idle CPU; a CPU that runs another VM continues
+    /// with that VM.
     fn wake(&self, vcpu: VcpuId) {
+        // Release: pairs with the Acquire in `take_woken`.
         self.woken[vcpu.index()].store(true, Ordering::Release);
-        self.gic.call(vcpu.index());
+        self.gic.kick(vcpu.index());
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
@@ -55,15 +57,15 @@ impl Host for Machinery {
             return Err(BadAddress);
         }
         for (address, byte) in (self.memory.start + offset..).zip(buffer) {
-            // SAFETY: RAM that belongs to the tenant alone and is mapped by identity; volatile, because
-            // the tenant may write it at the same time, and then any value will do.
+            // SAFETY: the address is in the VM's own RAM, mapped by identity. The read is volatile
+            // because the VM may write at the same time; then any value will do.
             *byte = unsafe { (address as *const u8).read_volatile() };
         }
         Ok(())
     }
 
-    /// Never asked for: no physical interrupt is forwarded to a tenant.
+    /// Does nothing, and is never called: no physical interrupt is forwarded to a VM.
     fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
-        debug_assert!(false, "interrupt {pintid} is not a tenant's");
+        debug_assert!(false, "interrupt {pintid} is not a vm's");
     }
 }

@@ -1,4 +1,4 @@
-//! Into a tenant's vCPU and back, as a function call.
+//! The world switch: enters a VM's vCPU and returns at its exit, as a function call.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly.
 
@@ -8,58 +8,58 @@ use aarch64_cpu::registers::{VBAR_EL2, Writeable};
 
 use crate::exception::frame::Frame;
 
-/// Why the vCPU left.
+/// Kind of an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
-pub(super) enum Why {
+pub(super) enum ExitKind {
     /// A synchronous exception.
-    Trap = 0,
+    Synchronous = 0,
     /// A physical interrupt.
     Interrupt = 1,
     /// A system error.
-    Error = 2,
+    SystemError = 2,
 }
 
 unsafe extern "C" {
-    static tenant_vectors: u8;
+    static vm_vectors: u8;
 
-    /// Runs the vCPU until it leaves.
-    fn tenant_run(frame: *mut Frame) -> Why;
+    /// Enters the vCPU and returns at its exit.
+    fn vm_run(frame: *mut Frame) -> ExitKind;
 }
 
-/// Makes exceptions on the calling CPU come here.
+/// Sets the calling CPU's vectors to this module's.
 pub(super) fn set_vectors() {
-    VBAR_EL2.set((&raw const tenant_vectors).addr() as u64);
+    VBAR_EL2.set((&raw const vm_vectors).addr() as u64);
 }
 
-/// Runs the vCPU whose context the calling CPU has been given, with `frame` as its general registers, until
-/// it leaves.
+/// Enters the vCPU whose context the calling CPU holds, with `frame` as its general registers, and
+/// returns at its exit.
 ///
 /// # Safety
-/// The CPU's other registers are the vCPU's, and its translation and traps are set up for the tenant.
-pub(super) unsafe fn run(frame: &mut Frame) -> Why {
-    // SAFETY: by the caller's promise; what a callee must preserve is preserved on our stack.
-    unsafe { tenant_run(frame) }
+/// The CPU's other registers are the vCPU's, and its translation and traps are set up for the VM.
+pub(super) unsafe fn run(frame: &mut Frame) -> ExitKind {
+    // SAFETY: by the caller's promise. Callee-saved registers are preserved on this CPU's stack.
+    unsafe { vm_run(frame) }
 }
 
 global_asm!(
     r#"
-    // x0 and x1 of the vCPU wait on the stack until the frame's address is known.
-    .macro leave why
+    // x0 and x1 of the vCPU are on the stack until the frame's address is loaded.
+    .macro vm_exit kind
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
-    mov     x1, #\why
-    b       tenant_left
+    mov     x1, #\kind
+    b       vm_exited
     .endm
 
-    // A fault of the hypervisor itself is the other vectors' business.
+    // Faults of the hypervisor go to the vectors of `exception`.
     .macro fault_at offset
     .balign 0x80
     b       exception_vectors + \offset
     .endm
 
     .balign 0x800
-tenant_vectors:
+vm_vectors:
     fault_at 0x000
     fault_at 0x080
     fault_at 0x100
@@ -68,17 +68,17 @@ tenant_vectors:
     fault_at 0x280
     fault_at 0x300
     fault_at 0x380
-    leave   {trap}
-    leave   {interrupt}
-    leave   {interrupt}
-    leave   {error}
-    leave   {trap}
-    leave   {interrupt}
-    leave   {interrupt}
-    leave   {error}
+    vm_exit {synchronous}
+    vm_exit {interrupt}
+    vm_exit {interrupt}
+    vm_exit {system_error}
+    vm_exit {synchronous}
+    vm_exit {interrupt}
+    vm_exit {interrupt}
+    vm_exit {system_error}
 
-    .global tenant_run
-tenant_run:
+    .global vm_run
+vm_run:
     stp     x29, x30, [sp, #-112]!
     mov     x29, sp
     stp     x19, x20, [sp, #16]
@@ -108,7 +108,7 @@ tenant_run:
     dsb     nsh
     isb
 
-tenant_left:
+vm_exited:
     ldr     x0, [sp, #(16 + 96)]
     stp     x2, x3, [x0, #16]
     stp     x4, x5, [x0, #32]
@@ -136,7 +136,7 @@ tenant_left:
     ldp     x29, x30, [sp], #112
     ret
     "#,
-    trap = const Why::Trap as u64,
-    interrupt = const Why::Interrupt as u64,
-    error = const Why::Error as u64,
+    synchronous = const ExitKind::Synchronous as u64,
+    interrupt = const ExitKind::Interrupt as u64,
+    system_error = const ExitKind::SystemError as u64,
 );

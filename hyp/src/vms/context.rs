@@ -1,5 +1,5 @@
-//! What a vCPU leaves behind when another takes its CPU: every register of EL1 and EL0 that a tenant may
-//! touch, its timer, and where it was. Its general registers are in the [`Frame`].
+//! The state of a vCPU that shares its CPU: every register of EL1 and EL0 that a VM may use, its
+//! timer, and its program counter and state. The general registers are in the [`Frame`].
 
 use aarch64_cpu::registers::{
     AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CNTV_CTL_EL0, CNTV_CVAL_EL0, CONTEXTIDR_EL1,
@@ -35,7 +35,7 @@ registers! {
     afsr1 = AFSR1_EL1,
     amair = AMAIR_EL1,
     cntkctl = CNTKCTL_EL1,
-    // The deadline first, so that the timer does not fire at the one before.
+    // The deadline comes first: the timer must not fire at the previous vCPU's deadline.
     cntv_cval = CNTV_CVAL_EL0,
     cntv_ctl = CNTV_CTL_EL0,
     contextidr = CONTEXTIDR_EL1,
@@ -61,23 +61,25 @@ registers! {
     vbar = VBAR_EL1,
 }
 
-/// A vCPU that is not on its CPU.
+/// State of a vCPU while another vCPU has the CPU.
 pub(crate) struct Context {
-    /// `x0` to `x30`; also while it is on its CPU.
+    /// `x0` to `x30`, also valid while the vCPU is on the CPU.
     pub(super) frame: Frame,
     registers: Registers,
 }
 
 impl Context {
-    /// A vCPU as it comes out of reset, to start at `entry` with `argument` in `x0`.
+    /// Returns the reset state of a vCPU that starts at `entry` with `argument` in `x0`.
     pub(super) fn reset(entry: u64, argument: u64) -> Self {
         let mut frame = Frame::new();
         frame.x[0] = argument;
+
         let masked = SPSR_EL2::M::EL1h
             + SPSR_EL2::D::Masked
             + SPSR_EL2::A::Masked
             + SPSR_EL2::I::Masked
             + SPSR_EL2::F::Masked;
+
         Self {
             frame,
             registers: Registers {
@@ -90,17 +92,18 @@ impl Context {
         }
     }
 
-    /// Takes what the CPU holds.
+    /// Saves the CPU's registers.
     pub(super) fn save(&mut self) {
         self.registers.save();
     }
 
-    /// Gives it to the CPU.
+    /// Loads the CPU's registers.
     pub(super) fn restore(&self) {
         self.registers.restore();
     }
 
-    /// When the vCPU's virtual timer, which is not on the CPU, fires or has fired; `None` if it does not.
+    /// Returns the deadline of the vCPU's virtual timer, if the saved timer is enabled and not
+    /// masked.
     pub(super) fn deadline(&self) -> Option<u64> {
         let control = self.registers.cntv_ctl;
         let ticks = control & CTL_ENABLE != 0 && control & CTL_IMASK == 0;
@@ -108,6 +111,7 @@ impl Context {
     }
 }
 
-/// `CNTV_CTL_EL0`: the timer ticks, and its interrupt is masked.
+/// `CNTV_CTL_EL0.ENABLE`: the timer is enabled.
 const CTL_ENABLE: u64 = 1 << 0;
+/// `CNTV_CTL_EL0.IMASK`: the timer's interrupt is masked.
 const CTL_IMASK: u64 = 1 << 1;

@@ -1,8 +1,9 @@
-//! What the guest's interrupt controller asks of the machine: the embedder's side of the vGIC.
+//! The embedder's side of the guest's vGIC: the [`Host`] of a guest with the whole machine.
 //!
-//! vCPU n lives on CPU n, and every interrupt of the machine is the guest's under its own INTID. What
-//! the guest enables, configures and routes is enabled, configured and routed in the physical controller;
-//! what it maps in a virtual ITS is mapped in the physical one, with an LPI of ours.
+//! vCPU n runs on CPU n. Every interrupt of the machine is the guest's, with its own INTID. SPIs
+//! and PPIs are enabled, configured and routed in the physical controller as in the virtual one. An
+//! event that the guest maps in a virtual ITS is mapped in the physical ITS, to an LPI of the
+//! hypervisor's choice.
 #![expect(unsafe_code)]
 // UNSAFETY: reads the guest's memory, which the guest writes.
 
@@ -12,37 +13,37 @@ use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host};
 
-use crate::cpu::alarm;
+use crate::cpu::hyp_timer;
 use crate::cpu::percpu::PerCpu;
 use crate::gic::Gic;
-use crate::gic::lpi::Source;
+use crate::gic::lpi::MsiSource;
 use crate::memory::ranges::Pages;
 use crate::println;
 
-/// First PPI.
+/// The first PPI.
 const FIRST_PPI: u32 = 16;
 
 /// The machine, as the vGIC uses it.
-pub(crate) struct Hardware {
-    /// The physical controller.
+pub(crate) struct PassthroughHost {
+    /// Physical interrupt controller.
     pub(crate) gic: Gic,
     /// The guest's RAM, mapped by identity.
     memory: Pages,
-    /// What is mapped in the physical ITSes, by ITS, DeviceID and EventID.
+    /// Events mapped in the physical ITSes, by ITS, DeviceID and EventID.
     mirror: Mutex<BTreeMap<(u8, u32, u32), Mirrored>>,
-    /// Of a configuration register with the fields of several SPIs.
+    /// Lock of the configuration registers, each of which holds the fields of several SPIs.
     configuration: Mutex<()>,
 }
 
-/// An event in a physical ITS.
+/// Event in a physical ITS.
 #[derive(Clone, Copy)]
 struct Mirrored {
     lpi: u32,
     cpu: usize,
 }
 
-impl Hardware {
-    /// The machine with this controller, of which the guest has this memory.
+impl PassthroughHost {
+    /// Returns a host with the controller `gic`, for a guest with the RAM `memory`.
     pub(crate) fn new(gic: Gic, memory: Pages) -> Self {
         Self {
             gic,
@@ -52,26 +53,27 @@ impl Hardware {
         }
     }
 
-    /// Whether the machine has an SPI of this number; the guest has more.
+    /// Returns true if the machine has this SPI. The guest has more SPIs.
     fn has_spi(&self, intid: IntId) -> bool {
         self.gic.distributor.spis().contains(&intid.raw())
     }
 
-    /// Whether the vGIC may have the physical PPI: what the hypervisor uses itself is not the guest's.
-    fn is_guests(&self, ppi: u32) -> bool {
-        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != alarm::INTERRUPT
+    /// Returns true if the guest may have the physical PPI. The hypervisor's own PPIs are not the
+    /// guest's.
+    fn is_guest_ppi(&self, ppi: u32) -> bool {
+        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
     }
 }
 
-impl Host for Hardware {
+impl Host for PassthroughHost {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
-        self.gic.call(usize::from(cpu.0));
+        self.gic.kick(usize::from(cpu.0));
     }
 
     fn wake(&self, vcpu: VcpuId) {
-        // What waits on this CPU has been woken by the interrupt that led here, and looks again.
+        // The interrupt that led here has woken the vCPU of this CPU, which checks again.
         if vcpu != PerCpu::current().vcpu {
-            self.gic.call(vcpu.index());
+            self.gic.kick(vcpu.index());
         }
     }
 
@@ -81,20 +83,23 @@ impl Host for Hardware {
         if !self.memory.contains(&(start..end)) {
             return Err(BadAddress);
         }
-        // By double words where source and buffer allow it, as tables and commands do.
-        // SAFETY: any bytes are a double word.
+        // Tables and commands are aligned, and read by double words.
+        // SAFETY: any eight bytes are a valid `u64`.
         let (before, words, _) = unsafe { buffer.align_to_mut::<u64>() };
+
         let mut done = 0;
         if start.is_multiple_of(size_of::<u64>()) && before.is_empty() {
             done = size_of_val(words);
             for (address, word) in (start..).step_by(size_of::<u64>()).zip(words) {
-                // SAFETY: RAM that belongs to the guest alone and is mapped by identity; volatile,
-                // because the guest may write it at the same time, and then any value will do.
+                // SAFETY: the address is in RAM of the guest, mapped by identity. The read is
+                // volatile because the guest may write at the same time; then any value will do.
                 *word = unsafe { (address as *const u64).read_volatile() };
             }
         }
+
         for (address, byte) in (start + done..end).zip(&mut buffer[done..]) {
-            // SAFETY: as above.
+            // SAFETY: the address is in RAM of the guest, mapped by identity. The read is volatile
+            // because the guest may write at the same time; then any value will do.
             *byte = unsafe { (address as *const u8).read_volatile() };
         }
         Ok(())
@@ -112,7 +117,7 @@ impl Host for Hardware {
         match vcpu {
             None => self.gic.distributor.is_pending(intid),
             Some(vcpu) => {
-                self.is_guests(intid) && self.gic.redistributor(vcpu.index()).is_pending(intid)
+                self.is_guest_ppi(intid) && self.gic.redistributor(vcpu.index()).is_pending(intid)
             }
         }
     }
@@ -120,7 +125,7 @@ impl Host for Hardware {
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         match vcpu {
             None if self.has_spi(intid) => self.gic.distributor.enable(intid.raw(), on),
-            Some(vcpu) if self.is_guests(intid.raw()) => {
+            Some(vcpu) if self.is_guest_ppi(intid.raw()) => {
                 self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
             }
             _ => {}
@@ -128,7 +133,7 @@ impl Host for Hardware {
     }
 
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
-        // The trigger of a PPI is the CPU's design, and the guest writes what it is.
+        // The trigger of a PPI is fixed by the CPU's design.
         if vcpu.is_none() && self.has_spi(intid) {
             let _one_at_a_time = self.configuration.lock();
             self.gic.distributor.configure(intid.raw(), edge);
@@ -171,11 +176,14 @@ impl Host for Hardware {
         let Some(physical) = self.gic.its.get(usize::from(its.0)) else {
             return;
         };
+
         let mut mirror = self.mirror.lock();
         let key = (its.0, device.0, event.0);
         let old = mirror.get(&key).copied();
-        // While the guest has it go nowhere, it may arrive anywhere: the vGIC keeps it.
+        // The virtual event has no target: the physical interrupt may go to any CPU, and the vGIC
+        // keeps it.
         let cpu = target.map_or_else(|| old.map_or(0, |old| old.cpu), VcpuId::index);
+
         let lpi = match old {
             Some(old) => {
                 if old.cpu != cpu {
@@ -184,7 +192,7 @@ impl Host for Hardware {
                 old.lpi
             }
             None => {
-                let source = Source {
+                let source = MsiSource {
                     its: its.0,
                     device: device.0,
                     event: event.0,
@@ -204,6 +212,7 @@ impl Host for Hardware {
                 lpi
             }
         };
+
         mirror.insert(key, Mirrored { lpi, cpu });
     }
 

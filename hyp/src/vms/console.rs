@@ -1,6 +1,6 @@
-//! A tenant's console: the part of a PL011 that writing needs (Arm DDI 0183).
+//! A VM's console: the registers of a PL011 that a writer needs (Arm DDI 0183).
 //!
-//! Whole lines come out on the machine's console, each with the tenant's name, so many and no more.
+//! Whole lines are printed on the machine's console, each with the VM's name, up to a quota.
 
 use alloc::string::String;
 
@@ -8,25 +8,25 @@ use spin::Mutex;
 
 use crate::println;
 
-/// Where the registers are, as on QEMU's `virt` board.
+/// Address of the registers, as on QEMU's `virt` board.
 const BASE: u64 = 0x0900_0000;
 const SIZE: u64 = 0x1000;
 
-/// `UARTDR`: what is written goes out.
+/// `UARTDR`: transmits a byte.
 const DATA: u64 = 0;
-/// `UARTFR`: nothing to receive, all transmitted.
+/// `UARTFR`: receive FIFO empty, all transmitted.
 const FLAGS: u64 = 0x18;
 const IDLE: u64 = 1 << 7 | 1 << 4;
 
 /// Bytes after which a line ends by itself.
 const WIDTH: usize = 240;
 
-/// Lines that a tenant may write; what follows is dropped, for writing takes time that all share.
+/// Lines that a VM may write. Further lines are dropped, because printing takes time of every VM.
 const QUOTA: u32 = 500;
 
-/// One tenant's console.
+/// Console of one VM.
 pub(super) struct Console {
-    /// The tenant's.
+    /// The VM's index.
     index: usize,
     text: Mutex<Text>,
 }
@@ -39,7 +39,7 @@ struct Text {
 impl Console {
     pub(super) fn new(index: usize) -> Self {
         let text = Text {
-            // All that it ever needs: nothing is allocated on a tenant's request.
+            // Large enough for every line: a VM's writes allocate nothing.
             line: String::with_capacity(WIDTH),
             left: QUOTA,
         };
@@ -49,7 +49,7 @@ impl Console {
         }
     }
 
-    /// Whether the registers are at this address.
+    /// Returns true if the registers are at this address.
     pub(super) fn claims(&self, address: u64) -> bool {
         (BASE..BASE + SIZE).contains(&address)
     }

@@ -1,0 +1,115 @@
+//! Traps of VMs. Nothing is printed: a VM may trap all day.
+
+use aarch64_cpu::registers::{ESR_EL2, Readable};
+use vgic::epoch::CpuPin;
+use vgic::mmio::MmioOutcome;
+
+use super::vcpu_run::VcpuRun;
+use super::{VmPsci, Vms};
+use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::exception::exit::TrapOutcome;
+use crate::exception::inject;
+use crate::exception::sync::{DataAbort, SysRegTrap, XZR, fault_address, skip};
+use crate::guest::psci;
+
+/// Handles the trap that `ESR_EL2` describes.
+pub(super) fn handle_trap(
+    vms: &Vms,
+    vcpu: &mut VcpuRun,
+    cpu: &PerCpu,
+    pin: &CpuPin<'_>,
+) -> TrapOutcome {
+    let syndrome = ESR_EL2.extract();
+    let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
+        Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
+            data_abort(vcpu, cpu, pin, DataAbort(syndrome.get()));
+            (ExitReason::Mmio, TrapOutcome::Resume)
+        }
+        Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
+            system_register(vcpu, cpu, pin, SysRegTrap(syndrome.get()));
+            (ExitReason::SystemRegister, TrapOutcome::Resume)
+        }
+        Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
+            // Only WFI traps.
+            skip();
+            (ExitReason::Wfi, TrapOutcome::Block)
+        }
+        Some(ESR_EL2::EC::Value::HVC64) => {
+            let psci_vcpus = VmPsci(vms, vcpu.vm);
+            (
+                ExitReason::Hypercall,
+                psci::handle_call(vcpu.frame(), &psci_vcpus),
+            )
+        }
+        Some(ESR_EL2::EC::Value::SMC64) => {
+            // A trapped SMC has not been executed yet; HVC has.
+            skip();
+            let psci_vcpus = VmPsci(vms, vcpu.vm);
+            (
+                ExitReason::Hypercall,
+                psci::handle_call(vcpu.frame(), &psci_vcpus),
+            )
+        }
+        Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
+            inject::external_abort(true);
+            (ExitReason::Other, TrapOutcome::Resume)
+        }
+        _ => {
+            inject::undefined();
+            (ExitReason::Other, TrapOutcome::Resume)
+        }
+    };
+
+    vcpu.count(reason);
+    next
+}
+
+/// Emulates an access to a frame of the interrupt controller or to the console, or injects an
+/// external abort where the VM has no device.
+fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort) {
+    let address = fault_address();
+    let (register, width) = (abort.register(), abort.width());
+    let vgic = vcpu.vm.controller;
+    let console = &vcpu.vm.console;
+    let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
+
+    let outcome = match (abort.is_described(), abort.is_write()) {
+        (false, _) => MmioOutcome::Unclaimed,
+        (true, true) if console.claims(address) => {
+            console.write(address, value);
+            MmioOutcome::Done(0)
+        }
+        (true, false) if console.claims(address) => MmioOutcome::Done(console.read(address)),
+        (true, true) => vgic.mmio_write(pin, address, width, value),
+        (true, false) => vgic.mmio_read(cpu.vgic_cpu(), pin, vcpu.id, address, width),
+    };
+
+    match outcome {
+        MmioOutcome::Done(value) => {
+            if !abort.is_write() && register != XZR {
+                vcpu.frame().x[register] = abort.load_result(value);
+            }
+            skip();
+        }
+        MmioOutcome::Retry => {}
+        MmioOutcome::Unclaimed => inject::external_abort(false),
+    }
+}
+
+/// Emulates an access to a system register of the interrupt controller, or injects an Undefined
+/// Instruction exception for any other register.
+fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: SysRegTrap) {
+    let vgic = vcpu.vm.controller;
+    let register = trapped.register();
+    let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
+    match trapped.sysreg() {
+        Some(target) if trapped.is_read() => match vgic.sysreg_read(target) {
+            Some(_) if register == XZR => {}
+            Some(value) => vcpu.frame().x[register] = value,
+            None => return inject::undefined(),
+        },
+        Some(target) => vgic.sysreg_write(cpu.vgic_cpu(), pin, vcpu.id, target, value),
+        None => return inject::undefined(),
+    }
+    skip();
+}
