@@ -1,5 +1,6 @@
-//! An MSI, from the device's write to what the vCPU will see of it: new, pending already, in a list register;
-//! by several threads to one vCPU, to vCPUs of their own, and while others are moved or mapped anew.
+//! MSIs, from the device's write to the state read by the vCPU: a new MSI, a pending MSI, an MSI of
+//! an LPI in a list register. Loads: several threads to one vCPU, to vCPUs of their own, and during
+//! moves and remappings of other LPIs.
 
 mod common;
 

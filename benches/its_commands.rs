@@ -1,4 +1,5 @@
-//! ITS commands, from the guest's write of `GITS_CWRITER` to their completion: each, and a full queue.
+//! ITS commands, from the guest's write of `GITS_CWRITER` to completion: single commands and a full
+//! queue.
 
 mod common;
 

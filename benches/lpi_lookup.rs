@@ -1,5 +1,6 @@
-//! Looking an LPI up by its INTID: borrowed under an epoch guard, owned by a reference, and in vain; among 1,
-//! 1024 and 65,536, by one thread and by several, beside what others do.
+//! Lookups of an LPI by INTID: borrowed under an epoch guard, owned by a reference, and misses. The
+//! tables have 1, 1024 and 65,536 LPIs, and one or several readers. Other tables serve as
+//! baselines.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! Devices against vCPUs: LPIs accepted, and delivered, while guests acknowledge and end them. Named
-//! `vcpus/devices/events` of each device; all to one vCPU, spread, and while other LPIs are moved.
+//! Devices against vCPUs: LPIs accepted and delivered, with guests acknowledging and ending LPIs.
+//! Names give `vcpus/devices/events`, with events per device. All LPIs go to one vCPU, are spread,
+//! or are spread with other LPIs being moved.
 
 mod common;
 

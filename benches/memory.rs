@@ -1,6 +1,7 @@
-//! Bytes of heap: for a VM, for a vCPU, for a mapped LPI with its table slots and its translation.
+//! Bytes of heap: for a VM, for a vCPU, and for a mapped LPI with its table slots and its
+//! translation.
 //!
-//! Exact, so it prints what it counts instead of timing it.
+//! The numbers are exact: the program prints counts instead of timing.
 
 use perf_host::memory::{self, Heap};
 

@@ -1,4 +1,4 @@
-//! Trapped accesses of the registers that guests use while they run.
+//! Trapped accesses of the registers used by running guests.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! SGIs: to one vCPU, near and far, and to all others.
+//! SGIs: to a near and a far vCPU, and to all other vCPUs.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! Entering the guest with so many LPIs pending: into free list registers, again with the same, and in turns
-//! of two vCPUs. The accesses of `ICH_*` registers are counted and asserted.
+//! Entry into the guest with a number of LPIs pending: into free list registers, a re-entry with
+//! the list registers unchanged, and switches between two vCPUs. The accesses of `ICH_*` registers
+//! are counted and asserted.
 
 mod common;
 
@@ -9,7 +10,9 @@ use vgic::cpu_interface::software::Accesses;
 fn main() {
     for pending in PENDING {
         let counted = accesses(pending);
-        // More than the registers hold: which groups the guest has enabled, and that it is to come back.
+
+        // With more pending than list registers, entry reads the guest's group enables and sets
+        // NPIE.
         let overflows = u64::from(pending > 4);
         let enter = Accesses {
             lr_writes: pending.min(4),
@@ -18,7 +21,8 @@ fn main() {
             ..Accesses::default()
         };
         assert_eq!(counted.enter, enter, "entry with {pending} pending");
-        // The registers are looked at once; with more pending than they hold, what was watched for too.
+
+        // Re-entry reads ELRSR once, and MISR once if more is pending than the list registers hold.
         let reenter = counted.reenter.total();
         let most = match pending {
             0 => 0,
@@ -30,6 +34,7 @@ fn main() {
             "re-entry with {pending} pending: {:?}",
             counted.reenter
         );
+
         println!(
             "vcpu_enter/{pending}: {} ICH writes, {} reads; re-entry: {} of both",
             enter.lr_writes + enter.hcr_writes,
@@ -37,6 +42,7 @@ fn main() {
             reenter
         );
     }
+
     let mut criterion = common::criterion();
     for group in ["vcpu_enter/", "vcpu_reenter/", "vcpu_switch/"] {
         common::operations(&mut criterion, group);

@@ -1,5 +1,5 @@
-//! Leaving the guest after it has handled all that was in its list registers, with so many LPIs pending. The
-//! accesses of `ICH_*` registers are counted and asserted.
+//! Exit from the guest after its EOI of every interrupt in the list registers, with a number of
+//! LPIs pending. The accesses of `ICH_*` registers are counted and asserted.
 
 mod common;
 
@@ -11,7 +11,7 @@ fn main() {
         let exit = accesses(pending).exit;
         let expected = Accesses {
             elrsr_reads: u64::from(pending > 0),
-            // Whether the guest has enabled a group whose interrupts had to stay outside.
+            // MISR shows a newly enabled group with interrupts outside the list registers.
             misr_reads: u64::from(pending > 4),
             ..Accesses::default()
         };

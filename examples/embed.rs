@@ -1,8 +1,8 @@
-//! A whole VM on the host: two vCPUs, each a thread on a CPU of its own, and a device that sends MSIs
-//! through the virtual ITS while they run.
+//! A whole VM on the host: two vCPUs, each a thread on a CPU of its own, and a device sending MSIs
+//! through the virtual ITS.
 //!
-//! The software CPU interface stands in for `ICH_*_EL2`, and the closures called `guest` for the guest.
-//! Run it with `cargo run --example embed`.
+//! The software CPU interface stands in for `ICH_*_EL2`, and the function `guest` for the guest.
+//! Run the example with `cargo run --example embed`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ const PENDING: u64 = RAM + 0x6_0000;
 struct Hypervisor {
     ram: Mutex<Vec<u8>>,
     cpus: Mutex<Vec<Option<thread::Thread>>>,
-    /// Set by an "IPI"; the CPU leaves the guest when it sees it.
+    /// Set by an "IPI". The CPU leaves the guest on seeing the flag.
     ipi: [AtomicBool; VCPUS],
 }
 
@@ -44,6 +44,7 @@ impl Hypervisor {
 
 impl Host for Hypervisor {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
+        // Release: pairs with the AcqRel swap in `guest`.
         self.ipi[usize::from(cpu.0)].store(true, Ordering::Release);
     }
 
@@ -78,7 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
     )?);
 
-    // The device's CPU. Here it also plays the guest's driver at boot, whose accesses would trap.
+    // The device's CPU. The CPU also plays the guest's driver at boot, with trapped accesses.
     let local = domain.register(CpuId(VCPUS as u16));
     boot(&vm, &local.pin());
 
@@ -96,6 +97,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .expect("the guest has mapped it");
             thread::sleep(Duration::from_micros(20));
         }
+        // Release: pairs with the Acquire load in `run`.
         done.store(true, Ordering::Release);
         for n in 0..VCPUS {
             vm.host().wake(VcpuId::new(n).expect("few vCPUs"));
@@ -107,7 +109,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("vCPU {n} handled {} LPIs", handled.load(Ordering::Relaxed));
     }
     println!(
-        "{} MSIs: {} delivered, {} merged with one that was pending; {} kicks, {} wakes, {} locks taken by {} lookups",
+        "{} MSIs: {} delivered, {} coalesced with a pending one; {} kicks, {} wakes, \
+         {} locks taken by {} lookups",
         totals.injections[3],
         totals.deliveries[3],
         totals.coalesced[3],
@@ -117,12 +120,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         totals.lookups,
     );
     let vm = Arc::into_inner(vm).expect("the CPUs have stopped");
-    let remains = vm.teardown(&local.pin()).expect("every vCPU was put");
-    println!("references left: {}", remains.references);
+    let report = vm.teardown(&local.pin()).expect("every vCPU was put");
+    println!("references left: {}", report.references);
     Ok(())
 }
 
-/// What a guest's drivers write at boot: distributor, redistributors, and an ITS with one device.
+/// Writes the registers and commands of a guest's drivers at boot: distributor, redistributors, and
+/// an ITS with one device.
 fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
     let write = |gpa, value: u64| {
         let _ = vm.mmio_write(pin, gpa, Width::Double, value);
@@ -130,6 +134,7 @@ fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
     let write_word = |gpa, value: u64| {
         let _ = vm.mmio_write(pin, gpa, Width::Word, value);
     };
+
     write_word(vm.config().distributor, 0x12); // GICD_CTLR: affinity routing, Group 1
     vm.host().write(PROPERTIES, &[0xa1; VCPUS]); // each LPI: enabled, priority 0xa0
     for n in 0..VCPUS as u64 {
@@ -138,15 +143,18 @@ fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
         write(gicr + 0x78, (PENDING + n * 0x2_0000) | 1 << 62); // GICR_PENDBASER, all zero
         write_word(gicr, 1); // GICR_CTLR.EnableLPIs
     }
+
     write(GITS + 0x100, 1 << 63 | DEVICE_TABLE | 0xf); // GITS_BASER0
     write(GITS + 0x108, 1 << 63 | COLLECTION_TABLE); // GITS_BASER1
     write(GITS + 0x80, 1 << 63 | QUEUE | 0xf); // GITS_CBASER
     write_word(GITS, 1); // GITS_CTLR.Enabled
+
     let mut commands = vec![[0x08 | u64::from(DEVICE) << 32, 4, 1 << 63 | RAM, 0]]; // MAPD
     for n in 0..VCPUS as u64 {
         commands.push([0x09, 0, 1 << 63 | n << 16 | n, 0]); // MAPC: collection n to vCPU n
         commands.push([0x0a | u64::from(DEVICE) << 32, (8192 + n) << 32 | n, n, 0]); // MAPTI
     }
+
     let bytes: Vec<u8> = commands
         .as_flattened()
         .iter()
@@ -159,44 +167,50 @@ fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
     }
 }
 
-/// One physical CPU: enters its vCPU, leaves, blocks, until the device has stopped.
+/// Runs one physical CPU: enters its vCPU, exits, blocks, until the device has stopped.
 fn run(vm: &Vgic<Hypervisor>, domain: &Domain, n: usize, done: &AtomicBool, handled: &AtomicU32) {
     let cpu = Cpu::new(
         domain.register(CpuId(n as u16)),
         SoftwareInterface::default(),
     );
     let vcpu = VcpuId::new(n).expect("few vCPUs");
+
     vm.host().cpus.lock().unwrap()[n] = Some(thread::current());
     vm.power_on(vcpu);
+
     loop {
         vm.enter(&cpu, &cpu.pin(), vcpu)
             .expect("this CPU is the only one that enters it");
         guest(cpu.interface(), &vm.host().ipi[n], handled);
         let pin = cpu.pin();
         vm.exit(&cpu, &pin, vcpu).expect("it was entered");
-        // The guest has nothing to do and executes WFI.
+        // The guest is idle and executes WFI.
         let blocked = vm.block(&cpu, &pin, vcpu).expect("it is on this CPU");
         drop(pin);
         if blocked == Blocked::Yes {
+            // Acquire: pairs with the Release store in `main`.
             if done.load(Ordering::Acquire) {
                 break;
             }
             thread::park_timeout(Duration::from_secs(1));
         }
     }
+
     vm.vcpu_put(&cpu, &cpu.pin(), vcpu)
         .expect("it is on this CPU");
 }
 
-/// The guest: takes what its CPU interface signals until nothing is left, or an IPI arrives.
+/// Runs the guest: takes the signalled interrupts until none is left or an IPI arrives.
 fn guest(interface: &SoftwareInterface, ipi: &AtomicBool, handled: &AtomicU32) {
     if !interface.read_igrpen1() {
         interface.write_igrpen1(true);
         interface.write_pmr(0xf8).expect("not trapped");
     }
+    // AcqRel: pairs with the Release in `kick`.
     while !ipi.swap(false, Ordering::AcqRel) && interface.virq() {
         let intid = interface.read_iar1();
         assert!(intid >= 8192, "only LPIs are configured");
+        // Relaxed: a counter, read after the threads have ended.
         handled.fetch_add(1, Ordering::Relaxed);
         interface.write_eoir1(intid);
     }

@@ -1,5 +1,5 @@
-//! Bounded time: the most that one trap, entry or slice does, in the library's own steps and in reads of guest
-//! memory, whatever the guest has prepared. The bounds are those of SECURITY.md.
+//! Bounded time: the largest work of one trap, entry or slice, in the library's own steps and in
+//! reads of guest memory, for any preparation by the guest. The bounds are those of SECURITY.md.
 #![cfg(all(debug_assertions, not(miri)))]
 
 mod common;
@@ -14,7 +14,7 @@ use vgic::sysreg::SysReg;
 use vgic::trace::steps;
 use vgic::{Blocked, Config};
 
-/// Steps and reads of guest memory that an operation may take.
+/// Bounds of each kind of operation: steps, and reads of guest memory.
 const BOUNDS: [(&str, u64, u64); 14] = [
     ("register of 32 interrupts", 400, 0),
     ("IPRIORITYR, IROUTER, other registers", 50, 0),
@@ -34,7 +34,7 @@ const BOUNDS: [(&str, u64, u64); 14] = [
 
 const ITS: &str = "ITS register, or a slice of its commands";
 const LIFE: &str = "put, block, power";
-/// Of a VM with one ITS.
+/// The bound of a VM with one ITS.
 const ADVANCE: &str = "advance, with everything deferred";
 
 const SPIS: u64 = 988;
@@ -43,11 +43,11 @@ const ICENABLER: u64 = 0x180;
 const ISPENDR: u64 = 0x200;
 const QUEUE: u64 = RAM + 0x40_0000;
 const QUEUE_COMMANDS: u64 = 0x10_0000 / 32;
-/// A device table, with room for the largest.
+/// A device table with room for the largest size.
 const DEVICES: u64 = RAM + 0x80_0000;
 const VALID: u64 = 1 << 63;
 
-/// Keeps the most that each kind of operation took.
+/// The largest work measured of each kind of operation.
 #[derive(Default)]
 struct Meter(RefCell<BTreeMap<&'static str, (u64, u64)>>);
 
@@ -59,15 +59,18 @@ impl Meter {
         operation: impl FnOnce() -> R,
     ) -> R {
         let reads = &machine.vm.host().reads;
+
         let before = (steps(), reads.load(Ordering::Relaxed));
         let result = operation();
         let (taken, read) = (steps() - before.0, reads.load(Ordering::Relaxed) - before.1);
         let (_, most, most_read) = BOUNDS.into_iter().find(|(name, ..)| *name == kind).unwrap();
+
         assert!(taken <= most, "{kind}: {taken} steps, at most {most}");
         assert!(
             read <= most_read,
             "{kind}: {read} reads, at most {most_read}"
         );
+
         let mut worst = self.0.borrow_mut();
         let worst = worst.entry(kind).or_default();
         *worst = (worst.0.max(taken), worst.1.max(read));
@@ -75,7 +78,7 @@ impl Meter {
         result
     }
 
-    /// A trap: out of the guest, a write, into it.
+    /// Measures a trap: an exit, a write, and an entry.
     fn write(&self, machine: &Machine, kind: &'static str, gpa: u64, value: u64) {
         self.measure(machine, kind, || machine.write(0, gpa, value as u32));
     }
@@ -87,7 +90,7 @@ impl Meter {
     }
 }
 
-/// Slices of deferred work, at most `limit`; true if it is done then.
+/// Does at most `limit` slices of deferred work. Returns whether the work is done.
 fn advance(meter: &Meter, machine: &Machine, kind: &'static str, limit: usize) -> bool {
     for _ in 0..limit {
         if !machine.vm.has_deferred() {
@@ -98,7 +101,8 @@ fn advance(meter: &Meter, machine: &Machine, kind: &'static str, limit: usize) -
     false
 }
 
-/// Fills a 1 MiB queue with what `command` says of each place, and has it executed from the start.
+/// Fills a 1 MiB queue with `command` of each place, and resets the queue for an execution from the
+/// start.
 fn fill_queue(machine: &Machine, command: impl Fn(u64) -> [u64; 4]) {
     for n in 0..QUEUE_COMMANDS - 1 {
         let bytes: Vec<u8> = command(n)
@@ -112,7 +116,7 @@ fn fill_queue(machine: &Machine, command: impl Fn(u64) -> [u64; 4]) {
     machine.write(0, GITS, 1);
 }
 
-/// Rings the doorbell of a full queue and lets the guest poll and the hypervisor advance.
+/// Writes GITS_CWRITER for a full queue, polls as the guest, and advances as the hypervisor.
 fn run_queue(meter: &Meter, machine: &Machine, slices: usize) -> bool {
     let end = (QUEUE_COMMANDS - 1) * 32;
     meter.measure(machine, ITS, || machine.write64(0, GITS + 0x88, end));
@@ -130,8 +134,9 @@ fn storms_on_the_distributor_of_512_vcpus() {
     for n in 0..512 {
         machine.enter(n);
     }
+
     let banks = 1..SPIS / 32 + 1;
-    // All SPIs pending, all over the vCPUs.
+    // All SPIs are pending, spread over the vCPUs.
     for intid in 32..32 + SPIS {
         let router = GICD + 0x6000 + intid * 8;
         let target = affinity(intid as usize % 512).mpidr();
@@ -139,12 +144,14 @@ fn storms_on_the_distributor_of_512_vcpus() {
         meter.measure(&machine, kind, || machine.write64(0, router, target));
         meter.write(&machine, kind, GICD + 0x400 + (intid & !3), intid << 3);
     }
+
     let kind = "register of 32 interrupts";
     for block in [ISENABLER, ISPENDR, 0x300] {
         banks
             .clone()
             .for_each(|n| meter.write(&machine, kind, GICD + block + 4 * n, u64::MAX));
     }
+
     for round in 0..8 {
         for n in 0..512 {
             machine.exit(n);
@@ -172,6 +179,7 @@ fn storms_on_the_distributor_of_512_vcpus() {
                 meter.write(&machine, kind, GICD + at + 4 * n, u64::MAX);
             }
         }
+
         let groups = round % 4;
         meter.write(&machine, "GICD_CTLR", GICD, groups);
         meter.measure(&machine, "GICD_CTLR", || machine.read(0, GICD));
@@ -183,11 +191,12 @@ fn storms_on_the_distributor_of_512_vcpus() {
             });
         }
     }
-    // Everybody sleeps, leaves and is turned off.
+
+    // Every vCPU blocks, is put and is powered off.
     for n in 0..512 {
         machine.exit(n);
         let (cpu, vm) = (&machine.cpus[n], &machine.vm);
-        // Debug builds check the list of who leaves, so it is a short one here.
+        // Debug builds check the list of a vCPU being put: the lists are short at this point.
         let life: [&dyn Fn() -> bool; 6] = [
             &|| vm.block(cpu, &cpu.pin(), vcpu(n)).is_ok(),
             &|| vm.vcpu_put(cpu, &cpu.pin(), vcpu(n)).is_ok(),
@@ -200,11 +209,12 @@ fn storms_on_the_distributor_of_512_vcpus() {
             assert!(meter.measure(&machine, LIFE, step));
         }
     }
+
     meter.report();
     machine.finish();
 }
 
-/// Every SPI waits for a vCPU that is not there yet.
+/// Routes every SPI to a vCPU not yet added, adds the vCPU, and deactivates every interrupt.
 #[test]
 fn a_vcpu_is_added_and_ends_what_it_likes() {
     let meter = Meter::default();
@@ -213,6 +223,7 @@ fn a_vcpu_is_added_and_ends_what_it_likes() {
     config.redistributors[0].count = 2;
     let machine = Machine::from_config(config);
     machine.set_up();
+
     for register in 1..SPIS / 32 + 1 {
         machine.write(0, GICD + ISENABLER + 4 * register, u32::MAX);
         machine.write(0, GICD + ISPENDR + 4 * register, u32::MAX);
@@ -220,15 +231,18 @@ fn a_vcpu_is_added_and_ends_what_it_likes() {
     for intid in 32..32 + SPIS {
         machine.write64(0, GICD + 0x6000 + intid * 8, affinity(1).mpidr());
     }
+
     let added = meter.measure(&machine, "add_vcpu", || {
         machine.vm.add_vcpu(&machine.pin(), affinity(1))
     });
     assert_eq!(added, Ok(vcpu(1)));
+
     machine.enter(0);
-    // EOImode 1: an end is not a deactivation.
+    // EOImode 1: an EOI is only a priority drop.
     machine.guest(0).write_ctlr(2).unwrap();
     machine.exit(0);
-    // Active and pending, as many as there are.
+
+    // Every interrupt is active and pending.
     for register in 0..SPIS / 32 + 1 {
         machine.write(0, GICD + 0x300 + 4 * register, u32::MAX);
     }
@@ -237,24 +251,26 @@ fn a_vcpu_is_added_and_ends_what_it_likes() {
             machine.sysreg(0, SysReg::Dir, intid)
         });
     }
+
     meter.report();
     machine.finish();
 }
 
-/// Devices as far apart as they can be, with events as far apart as they can be.
+/// Measures the longest commands, with devices and events as far apart as possible.
 #[test]
 fn full_queues_of_the_longest_commands() {
     let machine = Machine::new(4);
     let _driver = Driver::new(&machine);
     machine.write(0, GITS, 0);
-    // 64 KiB pages, so that the device table has room for 16 bits of DeviceID.
+    // 64 KiB pages: the device table has room for 16 bits of DeviceID.
     machine.write64(0, GITS + 0x100, VALID | 0x200 | DEVICES | 7);
     machine.write(0, GITS, 1);
     machine.advance();
     run_longest_commands(machine, |n| n * 257 % 0x1_0000);
 }
 
-/// The same where every device has a path of three table nodes to itself.
+/// Measures the longest commands with 32-bit DeviceIDs. Every device has a path of three table
+/// nodes of its own.
 #[test]
 fn full_queues_of_the_longest_commands_with_32_bit_device_ids() {
     let mut config = Config::new((0..4).map(affinity).collect()).with_its(GITS);
@@ -263,7 +279,7 @@ fn full_queues_of_the_longest_commands_with_32_bit_device_ids() {
     machine.set_up();
     let _driver = Driver::new(&machine);
     machine.write(0, GITS, 0);
-    // A page of the second level has 2^13 entries; here they all share one.
+    // A page of the second level has 2^13 entries. All first-level entries share one page.
     let device = |n: u64| n * 0x0101_0101 % 0x1_0000_0000;
     for n in 0..255 {
         let entry = VALID | (DEVICES + 0x40_0000);
@@ -279,10 +295,11 @@ fn full_queues_of_the_longest_commands_with_32_bit_device_ids() {
 fn run_longest_commands(machine: Machine, device: impl Fn(u64) -> u64) {
     let meter = Meter::default();
     let stop = || {
-        // A new queue is accepted once the command in progress is done.
+        // A new queue is accepted after the end of the command in progress.
         machine.write(0, GITS, 0);
         assert!(advance(&meter, &machine, ITS, 10_000));
     };
+
     stop();
     fill_queue(&machine, |n| match n {
         0 => [0x09, 0, VALID, 0],
@@ -297,17 +314,20 @@ fn run_longest_commands(machine: Machine, device: impl Fn(u64) -> u64) {
             ]
         }
     });
+
     assert!(
         run_queue(&meter, &machine, 20_000),
         "some thousands of events are mapped"
     );
+
     for n in 2..255 {
         machine.inject_msi(device(n) as u32, 7).unwrap();
     }
     for n in 0..4 {
         machine.enter(n);
     }
-    // These have to visit every event for each command: they are not done soon, but nobody waits.
+
+    // Each of these commands visits every event. The queue takes long, and no CPU waits.
     for command in [
         [0x0d, 0, 0, 0],
         [0x0e, 0, 0, 1 << 16],
@@ -318,17 +338,20 @@ fn run_longest_commands(machine: Machine, device: impl Fn(u64) -> u64) {
         fill_queue(&machine, |_| command);
         run_queue(&meter, &machine, 200);
     }
-    // A collection that moves with every command.
+
+    // A collection moving with every command.
     stop();
     fill_queue(&machine, |n| [0x09, 0, VALID | (n % 4) << 16, 0]);
     run_queue(&meter, &machine, 200);
-    // Devices that are mapped afresh: all of their events are looked for.
+
+    // Devices mapped anew: each command searches for all events of the device.
     stop();
     fill_queue(&machine, |n| {
         [0x08 | device(1 + n % 254) << 32, 9, VALID, 0]
     });
     run_queue(&meter, &machine, 200);
-    // All is taken away at once.
+
+    // The device table goes, and every device at once.
     stop();
     meter.measure(&machine, ITS, || machine.write64(0, GITS + 0x100, 0));
     assert!(advance(&meter, &machine, ITS, 5_000));
@@ -345,6 +368,7 @@ fn a_vcpu_with_65536_pending_lpis() {
         let byte = ((intid % 32) as u8) << 3 | 1;
         machine.vm.host().write_ram(PROPERTIES + intid, &[byte]);
     }
+
     driver.mapd(0, 16);
     for half in 0..3 {
         machine.write(0, GITS, 0);
@@ -355,12 +379,14 @@ fn a_vcpu_with_65536_pending_lpis() {
         });
         assert!(run_queue(&meter, &machine, 10_000));
     }
+
     machine.enter(0);
     for event in 0..0x1_0000 {
         meter.measure(&machine, "injection", || {
             machine.inject_msi(0, event).unwrap()
         });
     }
+
     for _ in 0..200 {
         meter.measure(&machine, "exit", || machine.exit(0));
         meter.measure(&machine, "entry", || machine.enter(0));
@@ -368,7 +394,8 @@ fn a_vcpu_with_65536_pending_lpis() {
         assert!(intid >= 8192);
         machine.guest(0).write_eoir1(intid);
     }
-    // All of them go to another vCPU, and come back.
+
+    // All LPIs move to another vCPU, and back.
     let stop = || {
         machine.write(0, GITS, 0);
         assert!(advance(&meter, &machine, ITS, 10_000));
@@ -377,7 +404,8 @@ fn a_vcpu_with_65536_pending_lpis() {
     fill_queue(&machine, |n| [0x0e, 0, (n & 1) << 16, (n & 1 ^ 1) << 16]);
     run_queue(&meter, &machine, 1_300);
     stop();
-    // The vCPU would like to sleep.
+
+    // The vCPU executes WFI.
     meter.measure(&machine, "exit", || machine.exit(0));
     let cpu = &machine.cpus[0];
     let blocked = meter.measure(&machine, LIFE, || {
@@ -385,6 +413,7 @@ fn a_vcpu_with_65536_pending_lpis() {
     });
     assert_eq!(blocked, Ok(Blocked::No));
     meter.measure(&machine, "entry", || machine.enter(0));
+
     // Every kind of long work at once.
     fill_queue(&machine, |_| [0x0d, 0, 0, 0]);
     machine.write64(0, GITS + 0x88, (QUEUE_COMMANDS - 1) * 32);
@@ -395,6 +424,7 @@ fn a_vcpu_with_65536_pending_lpis() {
     for _ in 0..300 {
         meter.measure(&machine, ADVANCE, || machine.vm.advance(&machine.pin()));
     }
+
     stop();
     let kind = "GICR_CTLR, or a slice of a pending table";
     for enable in [0, 1] {
@@ -403,8 +433,9 @@ fn a_vcpu_with_65536_pending_lpis() {
         meter.measure(&machine, "exit", || machine.exit(0));
         meter.measure(&machine, "entry", || machine.enter(0));
     }
+
     let kind = "GICR_INVALLR, or a slice of it";
-    // Everything changes its priority, and then is disabled.
+    // Every LPI changes its priority, and then is disabled.
     for shift in [1, 0] {
         for intid in 0..0x1_0000 {
             let byte = ((intid % 31) as u8) << 3 | shift;
@@ -415,7 +446,8 @@ fn a_vcpu_with_65536_pending_lpis() {
         meter.measure(&machine, "exit", || machine.exit(0));
         meter.measure(&machine, "entry", || machine.enter(0));
     }
-    // The device goes, and all of its interrupts.
+
+    // The device is unmapped, with all of its LPIs.
     machine.exit(0);
     machine
         .vm

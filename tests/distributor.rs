@@ -1,4 +1,4 @@
-//! The distributor's frame and SPIs, through the library's public face.
+//! The distributor's frame and SPIs, through the library's public API.
 
 mod common;
 
@@ -17,12 +17,13 @@ const ICACTIVER: u64 = 0x380;
 const RWP: u32 = 1 << 31;
 
 #[test]
-fn identification_tells_the_truth() {
+fn identification_registers_match_the_configuration() {
     let machine = Machine::bare(2);
     let typer = machine.read(0, GICD + 4);
     assert_eq!(typer & 0x1f, 31, "ITLinesNumber: INTIDs up to 1019");
     assert_eq!(typer >> 11 & 0x1f, 15, "num_LPIs: 2^16");
     assert_eq!(typer >> 19 & 0x1f, 16, "IDbits: 17");
+
     for (bit, name) in [
         (16, "MBIS"),
         (17, "LPIS"),
@@ -35,17 +36,20 @@ fn identification_tells_the_truth() {
     for (bit, name) in [(8, "ESPI"), (9, "NMI"), (10, "SecurityExtn"), (18, "DVIS")] {
         assert_eq!(typer >> bit & 1, 0, "{name}");
     }
+
     for frame in [GICD, GICR, GICR + 0x2_0000] {
         assert_eq!(machine.read(1, frame + 0xffe8) >> 4 & 0xf, 3, "ArchRev");
         assert_eq!(machine.read(1, frame + 0xffd0), 0x44);
         assert_eq!(machine.read(1, frame + 0xfff0), 0x0d);
     }
+
     assert_eq!(machine.read(0, CTLR), 0x50, "DS, ARE; groups disabled");
     assert_eq!(
         machine.read(0, GICD + 8),
         machine.read(0, GICR + 4),
         "one IIDR"
     );
+
     let few = Machine::from_config(Config {
         spis: 64,
         ..Config::new(vec![affinity(0)])
@@ -69,6 +73,7 @@ fn private_interrupts_and_unimplemented_spis_read_as_zero() {
             assert_eq!(machine.read(0, at), 0, "{block:#x} {register}");
         }
     }
+
     for (at, value) in [
         (0x400, u32::MAX),
         (0x460, u32::MAX),
@@ -98,20 +103,24 @@ fn widths_that_are_not_allowed_read_as_zero_and_write_nothing() {
         "five bits of one byte"
     );
     assert_eq!(machine.read_as(0, GICD + 0x421, Width::Byte), 0xa8);
+
     assert_eq!(machine.read_as(0, GICD + 0x420, Width::Half), 0);
     machine.write_as(0, GICD + 0x420, Width::Half, 0xffff);
     machine.write_as(0, GICD + 0x420, Width::Double, u64::MAX);
     assert_eq!(machine.read(0, GICD + 0x420), 0xa800);
+
     for width in [Width::Byte, Width::Half, Width::Double] {
         machine.write_as(0, CTLR, width, 3);
         assert_eq!(machine.read_as(0, CTLR, width), 0);
     }
+
     assert_eq!(machine.read(0, CTLR) & 3, 0);
     assert_eq!(machine.read_as(0, GICD + 6, Width::Word), 0, "misaligned");
     assert_eq!(
         machine.access(0, GICD - 4, Width::Word, None),
         MmioOutcome::Unclaimed
     );
+
     // IROUTER by halves and as a whole.
     let router = GICD + 0x6000 + 40 * 8;
     machine.write(0, router + 4, 0xffff_ff7f);
@@ -138,6 +147,7 @@ fn every_set_has_its_clear_and_the_host_hears_of_it() {
             machine.set_spi(0, clear, intid);
             assert!(!machine.spi_bit(1, set, intid), "{clear:#x} {intid}");
         }
+
         let calls = machine.vm.host().take_calls();
         let hooks = [
             Call::Enabled(None, intid, true),
@@ -145,6 +155,7 @@ fn every_set_has_its_clear_and_the_host_hears_of_it() {
         ];
         assert!(hooks.iter().all(|call| calls.contains(call)), "{calls:?}");
     }
+
     // Trigger configuration: two bits each, the low one RAZ/WI.
     machine.write(0, GICD + 0xc0c, u32::MAX);
     assert_eq!(machine.read(0, GICD + 0xc0c), 0xaaaa_aaaa);
@@ -165,16 +176,19 @@ fn an_spi_needs_pending_enable_and_group() {
     let machine = Machine::new(1);
     machine.set_spi(0, ISPENDR, 40);
     assert_eq!(machine.serve(0), []);
+
     machine.set_spi(0, ISENABLER, 40);
     assert_eq!(machine.serve(0), [40]);
     assert!(!machine.spi_bit(0, ISPENDR, 40));
+
     machine.write(0, CTLR, 0x11);
     machine.advance();
     machine.set_spi(0, ISPENDR, 40);
     assert_eq!(machine.serve(0), [], "Group 1 is disabled");
     machine.write(0, CTLR, 0x13);
     assert_eq!(machine.serve(0), [40]);
-    // In Group 0 it is another enable and another acknowledge.
+
+    // Group 0 has another enable and another acknowledge register.
     machine.write(0, GICD + 0x84, !(1 << 8));
     machine.set_spi(0, ISPENDR, 40);
     machine.enter(0);
@@ -194,21 +208,25 @@ fn messages_set_and_clear_spis() {
     machine.write(0, GICD + 0x40, 40);
     machine.write_as(0, GICD + 0x40, Width::Half, 41);
     assert!(machine.spi_bit(0, ISPENDR, 40) && machine.spi_bit(0, ISPENDR, 41));
+
     machine.write(0, GICD + 0x48, 40);
     assert!(!machine.spi_bit(0, ISPENDR, 40));
-    // The level stays until it is cleared.
+
+    // The level stays until the clear.
     machine.enter(0);
     assert_eq!(machine.guest(0).read_iar1(), 41);
     machine.guest(0).write_eoir1(41);
     machine.bounce(0);
     assert_eq!(machine.guest(0).read_iar1(), 41);
     machine.exit(0);
+
     machine.write(0, GICD + 0x48, 41);
     machine.enter(0);
     machine.guest(0).write_eoir1(41);
     machine.bounce(0);
     assert_eq!(machine.guest(0).read_iar1(), 1023);
     machine.exit(0);
+
     machine.write(0, GICD + 0x40, 1020);
     machine.write(0, GICD + 0x40, 5);
     machine.finish();
@@ -224,11 +242,14 @@ fn a_level_that_is_high_outlives_a_clear() {
             .set_spi_line(&machine.pin(), IntId::spi(50).unwrap(), high)
             .unwrap();
     };
+
     line(true);
     machine.set_spi(0, ICPENDR, 50);
     assert!(machine.spi_bit(0, ISPENDR, 50));
+
     line(false);
     assert!(!machine.spi_bit(0, ISPENDR, 50));
+
     machine.set_spi(0, ISPENDR, 50);
     assert!(machine.spi_bit(0, ISPENDR, 50), "the latch");
     machine.set_spi(0, ICPENDR, 50);
@@ -240,12 +261,14 @@ fn a_level_that_is_high_outlives_a_clear() {
 fn routing_follows_irouter_also_when_pending() {
     let machine = Machine::new(3);
     let route = |affinity: u64| machine.write64(0, GICD + 0x6000 + 60 * 8, affinity);
+
     machine.edge_spi(60, 1);
     machine.inject_spi(60);
     assert_eq!(machine.serve(0), []);
     route(2);
     assert_eq!(machine.serve(1), []);
-    // To nobody: it stays pending.
+
+    // A route to no vCPU: the SPI stays pending.
     route(0x4_0000);
     assert_eq!(machine.serve(2), []);
     assert!(machine.spi_bit(0, ISPENDR, 60));
@@ -253,13 +276,15 @@ fn routing_follows_irouter_also_when_pending() {
     assert_eq!(machine.serve(2), [60]);
     let calls = machine.vm.host().take_calls();
     assert!(calls.contains(&Call::Routed(60, None)) && calls.contains(&Call::Routed(60, Some(2))));
-    // Active: it stays where it is, the next one goes to the new target.
+
+    // Active: the SPI stays on its vCPU. The next edge goes to the new target.
     machine.inject_spi(60);
     machine.enter(2);
     assert_eq!(machine.guest(2).read_iar1(), 60);
     route(0);
     machine.inject_spi(60);
     assert_eq!(machine.serve(0), [], "active on vCPU 2");
+
     machine.guest(2).write_eoir1(60);
     machine.bounce(2);
     assert_eq!(machine.guest(2).read_iar1(), 1023);
@@ -274,6 +299,7 @@ fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
     machine.inject_spi(40);
     machine.enter(1);
     machine.vm.host().take_calls();
+
     machine.set_spi(0, ICENABLER, 40);
     assert_eq!(machine.read(0, CTLR) & RWP, RWP);
     assert_eq!(
@@ -281,16 +307,13 @@ fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
         [Call::Kick(1, 1), Call::Enabled(None, 40, false)]
     );
     machine.exit(1);
-    assert_eq!(
-        machine.read(0, CTLR) & RWP,
-        0,
-        "taken back before it enters"
-    );
+    assert_eq!(machine.read(0, CTLR) & RWP, 0, "folded before the entry");
     machine.enter(1);
     assert_eq!(machine.read(0, CTLR) & RWP, 0);
     assert_eq!(machine.guest(1).read_iar1(), 1023);
     assert!(machine.spi_bit(0, ISPENDR, 40));
-    // On a vCPU that is not in the guest there is nothing to wait for.
+
+    // On a vCPU out of the guest, RWP has nothing to wait for.
     machine.set_spi(0, ISENABLER, 40);
     machine.bounce(1);
     machine.exit(1);
@@ -298,7 +321,8 @@ fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
     assert_eq!(machine.read(0, CTLR) & RWP, 0);
     machine.enter(1);
     assert_eq!(machine.guest(1).read_iar1(), 1023);
-    // One that goes to sleep, or off, instead of entering again ends the wait too.
+
+    // A block or a power-off instead of an entry ends the wait too.
     for off in [false, true] {
         machine.set_spi(0, ISENABLER, 40);
         machine.bounce(1);
@@ -314,6 +338,7 @@ fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
             machine.enter(1);
         }
     }
+
     assert_eq!(machine.read(0, CTLR) & RWP, 0);
     machine.finish();
 }
@@ -324,6 +349,7 @@ fn a_change_of_the_group_enables_reaches_every_vcpu_in_slices() {
     for n in 0..150 {
         machine.enter(n);
     }
+
     machine.write(0, CTLR, 0x11);
     let kicked = || {
         machine
@@ -334,11 +360,13 @@ fn a_change_of_the_group_enables_reaches_every_vcpu_in_slices() {
             .filter(|call| matches!(call, Call::Kick(..)))
             .count()
     };
+
     assert_eq!(kicked(), 64, "one slice in the trap");
     assert!(machine.vm.has_deferred());
     machine.advance();
     assert_eq!(kicked(), 150 - 64);
     assert_eq!(machine.read(0, CTLR) & RWP, RWP);
+
     for n in 0..150 {
         machine.bounce(n);
     }
@@ -346,7 +374,7 @@ fn a_change_of_the_group_enables_reaches_every_vcpu_in_slices() {
     machine.finish();
 }
 
-/// The interrupt is in a list register of a running vCPU: its state is there, and is fetched.
+/// Reads the state of an interrupt in a list register of a running vCPU: the state is folded first.
 #[test]
 fn reading_a_state_that_another_vcpu_has_is_tried_again() {
     let machine = Machine::new(2);
@@ -355,22 +383,26 @@ fn reading_a_state_that_another_vcpu_has_is_tried_again() {
     machine.enter(1);
     assert_eq!(machine.guest(1).read_iar1(), 40);
     machine.vm.host().take_calls();
+
     let active = GICD + ISACTIVER + 4;
     let read = |at| machine.access(0, at, Width::Word, None);
     assert_eq!(read(active), MmioOutcome::Retry);
     assert_eq!(machine.vm.host().take_calls(), [Call::Kick(1, 1)]);
     assert_eq!(read(active), MmioOutcome::Retry, "still in the guest");
     assert_eq!(machine.vm.host().take_calls(), [], "asked once");
+
     machine.bounce(1);
     assert_eq!(read(active), MmioOutcome::Done(1 << 8));
     assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Retry, "a new read");
     machine.bounce(1);
     assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Done(0));
+
     machine.guest(1).write_eoir1(40);
     assert_eq!(read(active), MmioOutcome::Retry);
     machine.exit(1);
     assert_eq!(read(active), MmioOutcome::Done(0));
-    // One's own registers are read on the spot.
+
+    // A vCPU's own list registers are read at once.
     machine.inject_spi(40);
     machine.enter(1);
     assert_eq!(machine.guest(1).read_iar1(), 40);
@@ -381,7 +413,8 @@ fn reading_a_state_that_another_vcpu_has_is_tried_again() {
     machine.finish();
 }
 
-/// Out of the guest for a trap or to sleep, a vCPU still has what it acknowledged in its list registers.
+/// Reads the state of an interrupt in a list register of a vCPU out of the guest, for a trap or in
+/// WFI.
 #[test]
 fn the_state_of_a_vcpu_that_is_out_of_the_guest_is_shown_as_it_is() {
     let machine = Machine::new(2);
@@ -391,17 +424,20 @@ fn the_state_of_a_vcpu_that_is_out_of_the_guest_is_shown_as_it_is() {
     assert_eq!(machine.guest(1).read_iar1(), 40);
     let active = GICD + ISACTIVER + 4;
     let read = |at| machine.access(0, at, Width::Word, None);
+
     machine.exit(1);
     assert_eq!(read(active), MmioOutcome::Retry);
-    assert_eq!(read(active), MmioOutcome::Retry, "not looked at yet");
+    assert_eq!(read(active), MmioOutcome::Retry, "not folded yet");
     machine.enter(1);
     assert_eq!(read(active), MmioOutcome::Done(1 << 8));
+
     machine.inject_spi(40);
     machine.bounce(1);
     machine.exit(1);
     assert_eq!(machine.block(1), Blocked::Yes, "it is active");
     assert_eq!(read(active), MmioOutcome::Done(1 << 8));
     assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Done(1 << 8));
+
     machine.enter(1);
     machine.guest(1).write_eoir1(40);
     assert_eq!(machine.guest(1).read_iar1(), 40);
@@ -422,17 +458,20 @@ fn clearing_reaches_into_the_registers_of_a_running_vcpu() {
     machine.set_spi(0, ICPENDR, 40);
     machine.bounce(1);
     assert_eq!(machine.guest(1).read_iar1(), 1023);
-    // A new one after the clear counts.
+
+    // An edge after the clear counts.
     machine.inject_spi(40);
     machine.bounce(1);
     machine.set_spi(0, ICPENDR, 40);
     machine.inject_spi(40);
     machine.bounce(1);
     assert_eq!(machine.guest(1).read_iar1(), 40);
+
     machine.set_spi(0, ICACTIVER, 40);
     machine.bounce(1);
     machine.exit(1);
     assert!(!machine.spi_bit(0, ISACTIVER, 40));
+
     machine.set_spi(0, ISACTIVER, 40);
     machine.enter(1);
     machine.exit(1);
@@ -448,6 +487,7 @@ fn with_eoimode_1_any_vcpu_may_deactivate() {
     for n in 0..2 {
         machine.guest(n).write_ctlr(2).unwrap();
     }
+
     machine.inject_spi(40);
     machine.enter(1);
     assert_eq!(machine.guest(1).read_iar1(), 40);
@@ -457,7 +497,8 @@ fn with_eoimode_1_any_vcpu_may_deactivate() {
     machine.bounce(1);
     machine.exit(1);
     assert!(!machine.spi_bit(0, ISACTIVER, 40));
-    // On the vCPU that has it, and of INTIDs that nobody can deactivate.
+
+    // On the vCPU with the interrupt, and for INTIDs that cannot be deactivated.
     machine.inject_spi(40);
     machine.enter(1);
     assert_eq!(machine.guest(1).read_iar1(), 40);
@@ -469,7 +510,8 @@ fn with_eoimode_1_any_vcpu_may_deactivate() {
     machine.enter(1);
     machine.exit(1);
     assert!(!machine.spi_bit(0, ISACTIVER, 40));
-    // A level is sampled again, and pending once more if it is still high.
+
+    // A level is sampled again, and pending once more while the line is high.
     let line = |high| {
         machine
             .vm
@@ -478,6 +520,7 @@ fn with_eoimode_1_any_vcpu_may_deactivate() {
     };
     machine.set_spi(0, ISENABLER, 50);
     line(true);
+
     machine.enter(0);
     assert_eq!(machine.guest(0).read_iar1(), 50);
     machine.guest(0).write_eoir1(50);
@@ -485,6 +528,7 @@ fn with_eoimode_1_any_vcpu_may_deactivate() {
     machine.vm.host().take_calls();
     machine.sysreg(0, SysReg::Dir, 50);
     assert_eq!(machine.vm.host().take_calls(), [Call::Resample(0, 50)]);
+
     machine.enter(0);
     assert_eq!(machine.guest(0).read_iar1(), 50);
     line(false);
@@ -507,31 +551,35 @@ fn a_vcpu_added_later_gets_the_spis_routed_to_it() {
         ..Config::new(vec![affinity(0)])
     });
     machine.set_up();
+
     let late = Affinity::new(1, 2, 3, 4);
     machine.write64(0, GICD + 0x6000 + 40 * 8, late.mpidr());
     machine.set_spi(0, ISENABLER, 40);
     machine.set_spi(0, ISPENDR, 40);
+
     assert_eq!(
         machine.read(0, GICR + 0x2_0000 + 0xffe8),
         0,
         "not there yet"
     );
     assert_eq!(machine.read(0, GICR + 8) >> 4 & 1, 1, "Last");
+
     assert_eq!(machine.vm.add_vcpu(&machine.pin(), late), Ok(vcpu(1)));
     assert!(machine.vm.add_vcpu(&machine.pin(), late).is_err());
     assert!(machine.vm.add_vcpu(&machine.pin(), affinity(9)).is_err());
     assert_eq!(machine.read(0, GICR + 8) >> 4 & 1, 0);
     assert_eq!(machine.read(0, GICR + 0x2_0000 + 12), 0x0102_0304);
+
     machine.vm.power_on(vcpu(1));
     machine.set_up();
     assert_eq!(machine.serve(1), [40]);
     machine.finish();
 }
 
-/// A line that stays high behind an active interrupt is one occurrence more only when that ends; one that
-/// is latched on top of it is another.
+/// Checks the counters with a line held high behind an active interrupt. The level counts as a new
+/// occurrence at the end of the active state, a latch on top as a further one.
 #[test]
-fn the_books_balance_with_a_line_held_behind_an_active_interrupt() {
+fn the_counters_balance_with_a_line_held_behind_an_active_interrupt() {
     for latch in [false, true] {
         for end in [false, true] {
             let machine = Machine::new(1);
@@ -540,10 +588,12 @@ fn the_books_balance_with_a_line_held_behind_an_active_interrupt() {
                 let spi = IntId::spi(40).unwrap();
                 machine.vm.set_spi_line(&machine.pin(), spi, high).unwrap();
             };
+
             line(true);
             machine.enter(0);
             assert_eq!(machine.guest(0).read_iar1(), 40);
             machine.exit(0);
+
             if latch {
                 machine.set_spi(0, 0x200, 40);
             }
@@ -552,6 +602,7 @@ fn the_books_balance_with_a_line_held_behind_an_active_interrupt() {
                 machine.guest(0).write_eoir1(40);
                 machine.exit(0);
             }
+
             machine.set_spi(0, 0x380, 40);
             machine.set_spi(0, 0x280, 40);
             machine.set_spi(0, 0x300, 40);
@@ -560,9 +611,10 @@ fn the_books_balance_with_a_line_held_behind_an_active_interrupt() {
     }
 }
 
-/// A trigger mode that changes under a high line makes or ends an occurrence.
+/// Checks the counters over changes of the trigger mode under a high line. A change makes or ends
+/// an occurrence.
 #[test]
-fn the_books_balance_when_the_trigger_changes() {
+fn the_counters_balance_when_the_trigger_changes() {
     let machine = Machine::new(1);
     let spi = IntId::spi(40).unwrap();
     machine.vm.set_spi_line(&machine.pin(), spi, true).unwrap();

@@ -1,6 +1,6 @@
-//! Injection, entry and exit allocate nothing: a heap that counts what is asked of it meanwhile.
+//! Injection, entry and exit allocate nothing: the test counts the allocations.
 #![expect(unsafe_code)]
-// UNSAFETY: a global allocator is an unsafe trait; this one passes everything on.
+// UNSAFETY: a global allocator is an unsafe trait. The allocator here forwards every call.
 
 mod common;
 
@@ -21,15 +21,16 @@ thread_local! {
 
 // SAFETY: the system's allocator does the work.
 unsafe impl GlobalAlloc for Heap {
-    // The other methods come here too, by their default implementations.
+    // The default implementations of the other methods call `alloc` and `dealloc`.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of `alloc`, and `layout` is passed on unchanged.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above; what we are given came from `alloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`: `block` came from `alloc`, hence
+        // from `System`.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -37,7 +38,7 @@ unsafe impl GlobalAlloc for Heap {
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-/// Does `operation`, which must not allocate.
+/// Runs `operation` and asserts the absence of allocations.
 fn hot<R>(name: &str, operation: impl FnOnce() -> R) -> R {
     let before = ALLOCATIONS.get();
     let result = operation();
@@ -48,7 +49,8 @@ fn hot<R>(name: &str, operation: impl FnOnce() -> R) -> R {
 
 const EVENTS: u64 = 256;
 
-/// Three vCPUs with `EVENTS` LPIs for vCPU 0, SPI 40 for vCPU 1, and SGIs and PPIs for all.
+/// Returns a VM of three vCPUs with `EVENTS` LPIs for vCPU 0, SPI 40 for vCPU 1, and SGIs and PPIs
+/// for all.
 fn machine() -> Machine {
     let machine = Machine::new(3);
     let its = Driver::new(&machine);
@@ -65,7 +67,7 @@ fn machine() -> Machine {
     machine
 }
 
-/// Makes room for what the host notes of the calls it gets, which is not the library's to allocate.
+/// Reserves room for the host's record of calls: the host's allocations do not count.
 fn make_room(machine: &Machine) {
     machine.vm.host().take_calls();
     machine.vm.host().calls.lock().unwrap().reserve(1000);
@@ -94,6 +96,7 @@ fn the_test_sees_allocations() {
 fn inject_enter_and_exit_allocate_nothing() {
     let machine = machine();
     let (spi, ppi) = (IntId::spi(40).unwrap(), IntId::ppi(20).unwrap());
+
     // Often enough for the epoch to advance and to collect.
     for round in 0..100 {
         make_room(&machine);
@@ -111,18 +114,20 @@ fn inject_enter_and_exit_allocate_nothing() {
             let all_others = 1 << 40 | 5 << 24;
             machine.sysreg(0, SysReg::Sgi1r, all_others);
         });
+
         for n in 0..3 {
             let mut taken = 0;
             loop {
                 hot("enter", || machine.enter(n));
                 if taken == 0 {
-                    // While one is in the guest: a kick, a recall.
+                    // With the vCPU in the guest: a kick, and a recall.
                     hot("inject_msi into the guest", || {
                         machine.inject_msi(0, round).unwrap();
                     });
                 }
                 let now = guest_takes_all(&machine, n);
                 hot("exit", || machine.exit(n));
+
                 taken += now;
                 let cpu = &machine.cpus[n];
                 if !hot("has_pending", || {
@@ -131,7 +136,9 @@ fn inject_enter_and_exit_allocate_nothing() {
                     break;
                 }
             }
+
             assert!(taken >= [256, 2, 2][n], "{taken} on vCPU {n}");
+
             if round % 3 == 0 {
                 let cpu = &machine.cpus[n];
                 hot("put", || {
@@ -141,17 +148,19 @@ fn inject_enter_and_exit_allocate_nothing() {
                 let _ = hot("block", || machine.block(n));
             }
         }
+
         hot("a line", || {
             let pin = machine.pin();
             machine.vm.set_spi_line(&pin, spi, true).unwrap();
             machine.vm.set_spi_line(&pin, spi, false).unwrap();
         });
     }
+
     machine.finish();
 }
 
-/// The list may hold the last reference of an LPI that the guest has unmapped meanwhile; taking it back
-/// ends the LPI's life.
+/// Checks the fold of an LPI's last reference: the list holds the last reference of an LPI unmapped
+/// by the guest, and the fold ends the LPI's life.
 #[test]
 fn ending_an_lpi_allocates_nothing() {
     let machine = machine();
@@ -162,12 +171,15 @@ fn ending_an_lpi_allocates_nothing() {
         for event in 0..4_u32 {
             machine.inject_msi(0, event).unwrap();
         }
+
         machine.bounce(0);
         for event in 0..4_u32 {
             its.discard(0, event.into());
         }
+
         hot("exit", || machine.exit(0));
         hot("enter", || machine.enter(0));
+
         for event in 0..4_u32 {
             its.map(0, event.into(), 8192 + u64::from(event), 0);
         }

@@ -1,5 +1,5 @@
-//! How often entry and exit touch the list registers and their kin: what the library is tuned for, and so
-//! to the access.
+//! Exact numbers of accesses to the list registers and other ICH registers in entry and exit: the
+//! library is tuned for these numbers.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn machine() -> Machine {
     machine
 }
 
-/// The accesses that `operation` makes on CPU 0.
+/// Returns the accesses made by `operation` on CPU 0.
 fn accesses(machine: &Machine, operation: impl FnOnce()) -> Accesses {
     let before = machine.guest(0).accesses();
     operation();
@@ -35,7 +35,7 @@ fn inject(machine: &Machine, count: u32) {
     }
 }
 
-/// The guest takes and ends what is in the list registers.
+/// Lets the guest take and end the interrupts in the list registers. Returns their number.
 fn guest(machine: &Machine) -> u32 {
     let mut taken = 0;
     loop {
@@ -67,6 +67,7 @@ fn one_new_interrupt_is_a_write_and_a_read() {
         ..Accesses::default()
     };
     assert_eq!(entered, expected);
+
     assert_eq!(guest(&machine), 1);
     let left = accesses(&machine, || machine.exit(0));
     let expected = Accesses {
@@ -78,7 +79,7 @@ fn one_new_interrupt_is_a_write_and_a_read() {
 }
 
 #[test]
-fn registers_that_stay_are_only_looked_at() {
+fn registers_that_stay_are_only_read() {
     let machine = machine();
     for pending in 1..=4 {
         inject(&machine, pending);
@@ -95,9 +96,9 @@ fn registers_that_stay_are_only_looked_at() {
     machine.finish();
 }
 
-/// Also while more waits than fits: what was watched for has not happened.
+/// Checks a re-entry with more pending than list registers: no watched event has happened.
 #[test]
-fn registers_that_are_not_enough_are_only_looked_at() {
+fn registers_that_are_not_enough_are_only_read() {
     let machine = machine();
     inject(&machine, 64);
     machine.enter(0);
@@ -106,8 +107,10 @@ fn registers_that_are_not_enough_are_only_looked_at() {
         misr_reads: 1,
         ..Accesses::default()
     };
+
     let again = accesses(&machine, || machine.bounce(0));
     assert_eq!(again, expected);
+
     let mut taken = 0;
     while let now @ 1.. = guest(&machine) {
         taken += now;
@@ -118,7 +121,8 @@ fn registers_that_are_not_enough_are_only_looked_at() {
     machine.finish();
 }
 
-/// The cost does not grow with what waits: the registers, and what asks for a maintenance interrupt.
+/// Checks a constant cost for any number of pending interrupts: the list registers, and the request
+/// of a maintenance interrupt.
 #[test]
 fn entry_and_exit_cost_what_the_list_registers_cost() {
     for pending in [0, 1, 4, 5, 64, 1024] {
@@ -126,22 +130,26 @@ fn entry_and_exit_cost_what_the_list_registers_cost() {
         inject(&machine, pending);
         let loaded = u64::from(pending.min(4));
         let overflows = u64::from(pending > 4);
+
         let expected = Accesses {
             lr_writes: loaded,
-            // Which groups the guest has enabled, and NPIE.
+            // The guest's group enables, and NPIE.
             vmcr_reads: overflows,
             hcr_writes: overflows,
             ..Accesses::default()
         };
+
         let entered = accesses(&machine, || machine.enter(0));
         assert_eq!(entered, expected, "entry with {pending} pending");
         assert_eq!(u64::from(guest(&machine)), loaded);
+
         let expected = Accesses {
             elrsr_reads: u64::from(loaded > 0),
-            // Whether the guest has enabled a group whose interrupts had to stay outside.
+            // MISR shows a newly enabled group with interrupts outside the list registers.
             misr_reads: overflows,
             ..Accesses::default()
         };
+
         let left = accesses(&machine, || machine.exit(0));
         assert_eq!(left, expected, "exit with {pending} pending");
         machine.finish();

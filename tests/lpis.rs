@@ -1,5 +1,5 @@
-//! LPIs from the device to the guest: ITS commands, the tables in guest memory, and the redistributors'
-//! LPI registers, through the library's public face.
+//! LPIs from the device to the guest: ITS commands, the tables in guest memory, and the
+//! redistributors' LPI registers, through the library's public API.
 
 mod common;
 
@@ -20,16 +20,19 @@ fn an_msi_becomes_the_lpi_that_the_guest_mapped() {
     let its = Driver::new(&machine);
     its.mapd(7, 3);
     its.map(7, 5, 9000, 1);
+
     assert_eq!(machine.inject_msi(7, 5), Ok(()));
     assert_eq!(machine.serve(0), []);
     assert_eq!(machine.serve(1), [9000]);
     its.int(7, 5);
     assert_eq!(machine.serve(1), [9000]);
+
     assert_eq!(machine.inject_msi(7, 4), Err(InjectError::UnmappedEvent));
     assert_eq!(machine.inject_msi(8, 5), Err(InjectError::UnmappedDevice));
     its.int(7, 5);
     its.clear(7, 5);
     assert_eq!(machine.serve(1), []);
+
     its.discard(7, 5);
     assert_eq!(machine.inject_msi(7, 5), Err(InjectError::UnmappedEvent));
     its.unmap_device(7);
@@ -45,23 +48,27 @@ fn configuration_counts_once_it_is_invalidated() {
     for event in 0..3 {
         its.map(0, event, 8200 + event, 0);
     }
+
     its.configure(8201, 0x10, true);
     its.configure(8202, 0xa0, false);
     for event in 0..3 {
         machine.inject_msi(0, event).unwrap();
     }
     assert_eq!(machine.serve(0), [8200, 8201, 8202], "as mapped");
+
     its.inv(0, 1);
     its.inv(0, 2);
     for event in 0..3 {
         machine.inject_msi(0, event).unwrap();
     }
     assert_eq!(machine.serve(0), [8201, 8200], "8202 is disabled");
+
     its.configure(8202, 0x08, true);
     its.invall(0);
     machine.inject_msi(0, 1).unwrap();
     assert_eq!(machine.serve(0), [8202, 8201]);
-    // The same by the redistributor's registers.
+
+    // The redistributor's registers have the effect of INV and INVALL.
     its.configure(8202, 0, false);
     machine.write64(0, GICR + 0xa0, 8202);
     machine.inject_msi(0, 2).unwrap();
@@ -81,12 +88,14 @@ fn what_is_mapped_before_lpis_are_enabled_has_the_configuration_that_they_are_en
         machine.write(0, machine.gicr(vcpu), 0);
         machine.write64(0, machine.gicr(vcpu) + 0x70, 0);
     }
+
     its.mapd(0, 4);
     for (event, intid) in [(0, 8192), (1, 60_000), (2, 8193)] {
         its.configure(intid, 0, intid != 8193);
         its.mapti(0, event, intid, 1);
         machine.inject_msi(0, event as u32).unwrap();
     }
+
     machine.write64(0, machine.gicr(1) + 0x70, PROPERTIES | 16);
     machine.write(0, machine.gicr(1), 1);
     machine.advance();
@@ -103,12 +112,14 @@ fn enabling_lpis_passes_over_what_is_not_mapped() {
         !machine.vm.has_deferred()
     };
     assert!(swept_at_once(), "there is no LPI");
+
     its.mapd(0, 1);
     its.map(0, 0, 8192, 0);
     its.map(0, 1, 60_000, 0);
     its.configure(60_000, 0x40, false);
     assert!(!swept_at_once(), "there are two, far from each other");
     assert!(machine.advance() <= 2, "more slices than LPIs");
+
     machine.inject_msi(0, 1).unwrap();
     assert_eq!(machine.serve(0), [], "60000 is disabled by now");
     machine.finish();
@@ -123,12 +134,14 @@ fn moving_takes_what_is_pending_along() {
         its.map(0, event, 8300 + event, 0);
         machine.inject_msi(0, event as u32).unwrap();
     }
+
     its.movi(0, 0, 1);
-    // In a list register of vCPU 0, which is out of the guest and gives it up on its way in.
+    // In a list register of vCPU 0, out of the guest: the next entry prunes the LPI.
     machine.enter(0);
     machine.exit(0);
     assert_eq!(machine.serve(1), [8300]);
-    // In a list register of a running vCPU, which is kicked; and to a blocked one, which is woken.
+
+    // In a list register of a running vCPU: the vCPU is kicked. The blocked target is woken.
     machine.enter(0);
     assert_eq!(machine.block(2), vgic::Blocked::Yes);
     machine.vm.host().take_calls();
@@ -138,10 +151,12 @@ fn moving_takes_what_is_pending_along() {
     assert_eq!(machine.vm.host().take_calls(), [Call::Wake(2)]);
     assert_eq!(machine.serve(2), [8301]);
     machine.exit(0);
+
     its.movall(0, 1);
     assert_eq!(machine.serve(0), []);
     assert_eq!(machine.serve(1), [8302, 8303]);
-    // An unmapped collection keeps what is pending until it is mapped again.
+
+    // An unmapped collection keeps its pending LPIs until mapped again.
     machine.inject_msi(0, 0).unwrap();
     its.mapc(1, None);
     assert_eq!(machine.serve(1), []);
@@ -160,6 +175,7 @@ fn an_intid_mapped_again_while_its_interrupt_is_queued_is_one_interrupt() {
     machine.enter(0);
     assert_eq!(machine.guest(0).read_iar1(), 8192);
     machine.exit(0);
+
     its.discard(0, 0);
     its.map(0, 9, 8192, 0);
     machine.inject_msi(0, 9).unwrap();
@@ -172,7 +188,8 @@ fn an_intid_mapped_again_while_its_interrupt_is_queued_is_one_interrupt() {
     machine.guest(0).write_eoir1(8192);
     machine.exit(0);
     assert_eq!(machine.serve(0), [8192]);
-    // Discarded while pending: gone, and not back with the next mapping.
+
+    // Discarded while pending: the pending state is gone, also for the next mapping.
     machine.inject_msi(0, 9).unwrap();
     its.discard(0, 9);
     its.map(0, 1, 8192, 1);
@@ -191,6 +208,7 @@ fn lpis_are_held_while_a_redistributor_has_them_disabled() {
     its.mapd(0, 4);
     its.map(0, 0, 8192, 1);
     machine.inject_msi(0, 0).unwrap();
+
     machine.enter(1);
     machine.write(0, machine.gicr(1), 0);
     assert_eq!(machine.read(0, machine.gicr(1)) & RWP, RWP, "in a register");
@@ -198,6 +216,7 @@ fn lpis_are_held_while_a_redistributor_has_them_disabled() {
     assert_eq!(machine.read(0, machine.gicr(1)), 0b110);
     assert_eq!(machine.guest(1).read_iar1(), 1023);
     machine.exit(1);
+
     machine.inject_msi(0, 0).unwrap();
     assert_eq!(machine.serve(1), []);
     assert_eq!(machine.block(1), vgic::Blocked::Yes);
@@ -206,7 +225,8 @@ fn lpis_are_held_while_a_redistributor_has_them_disabled() {
     assert_eq!(machine.vm.host().take_calls(), [Call::Wake(1)]);
     machine.advance();
     assert_eq!(machine.serve(1), [8192]);
-    // The bases do not change while LPIs are enabled.
+
+    // The base registers do not change while LPIs are enabled.
     machine.write64(0, machine.gicr(1) + 0x70, 0);
     machine.write64(0, machine.gicr(1) + 0x78, 0);
     assert_eq!(machine.read64(0, machine.gicr(1) + 0x70), PROPERTIES | 16);
@@ -222,17 +242,20 @@ fn a_pending_table_is_read_when_lpis_are_enabled() {
     its.map(0, 0, 8192, 0);
     its.map(0, 1, 8192 + 0xffff, 0);
     its.map(0, 2, 20_000, 1);
+
     machine.write(0, GICR, 0);
     for intid in [8192, 8192 + 0xffff, 20_000, 30_000] {
         pend_in_table(&machine, 0, intid);
     }
+
     machine.write(0, GICR, 1);
     assert_eq!(machine.read(0, GICR) & RWP, RWP, "in slices");
     assert!(machine.advance() > 10);
     assert_eq!(machine.read(0, GICR) & RWP, 0);
     assert_eq!(machine.serve(0), [8192, 8192 + 0xffff]);
     assert_eq!(machine.serve(1), [], "not in its table");
-    // PTZ: the guest says that there is nothing.
+
+    // PTZ: the guest declares an all-zero table.
     machine.write(0, GICR, 0);
     machine.write64(0, GICR + 0x78, 1 << 62 | pending_table(0));
     assert_eq!(machine.read64(0, GICR + 0x78), pending_table(0));
@@ -247,6 +270,7 @@ fn unreadable_tables_disable_and_harm_nothing() {
     let machine = Machine::new(1);
     let its = Driver::new(&machine);
     its.mapd(0, 4);
+
     machine.write(0, GICR, 0);
     machine.write64(0, GICR + 0x70, (RAM + RAM_SIZE) | 16);
     machine.write64(0, GICR + 0x78, 0xf_ffff_ffff_0000);
@@ -259,7 +283,8 @@ fn unreadable_tables_disable_and_harm_nothing() {
         [],
         "without a configuration it is disabled"
     );
-    // A table of fewer bits than the INTID has.
+
+    // A table with fewer bits than the INTID.
     machine.write(0, GICR, 0);
     machine.write64(0, GICR + 0x70, PROPERTIES | 13);
     machine.write(0, GICR, 1);
@@ -281,17 +306,20 @@ fn thousands_of_lpis_are_served_each_once() {
     for event in 0..5000 {
         its.map(3, event, 8192 + event, event % 2);
     }
+
     for _ in 0..2 {
         for event in 0..5000 {
             machine.inject_msi(3, event).unwrap();
         }
     }
+
     for n in 0..2 {
         let mut seen = machine.serve(n);
         seen.sort_unstable();
         let expected: Vec<u32> = (8192..13_192).filter(|i| *i as usize % 2 == n).collect();
         assert_eq!(seen, expected);
     }
+
     let totals = machine.domain.totals();
     assert_eq!((totals.injections[3], totals.coalesced[3]), (10_000, 5000));
     assert_eq!(totals.lookup_locks_taken, 0);

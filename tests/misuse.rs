@@ -1,5 +1,5 @@
-//! An embedder's mistakes: each is refused with an error that says what it was, and changes nothing. Those of a
-//! configuration are tested beside `Config::validate`.
+//! Mistakes of an embedder. Each is refused with a matching error, and changes nothing. Mistakes in
+//! a configuration are tested beside `Config::validate`.
 
 mod common;
 
@@ -20,6 +20,7 @@ fn a_vcpu_is_entered_once_where_its_registers_are() {
     let [first, second] = [&machine.cpus[0], &machine.cpus[1]];
     let enter = |cpu: &Cpu<_>, n| machine.vm.enter(cpu, &cpu.pin(), vcpu(n));
     let put = |cpu: &Cpu<_>, n| machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(n));
+
     assert_eq!(enter(first, 0), Ok(()));
     assert_eq!(enter(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
     assert_eq!(enter(second, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
@@ -31,15 +32,18 @@ fn a_vcpu_is_entered_once_where_its_registers_are() {
         power_off(first, 0),
         Err(EntryError::AlreadyEntered(vcpu(0)))
     );
+
     machine.exit(0);
     let exit = |cpu: &Cpu<_>, n| machine.vm.exit(cpu, &cpu.pin(), vcpu(n));
     assert_eq!(exit(first, 0), Err(EntryError::NotEntered(vcpu(0))));
     assert_eq!(put(second, 0), Err(EntryError::NotEntered(vcpu(0))));
     assert_eq!(block(second, 0), Err(EntryError::NotEntered(vcpu(0))));
-    // vCPU 1 has been on the second CPU since it was set up.
+
+    // vCPU 1 has been on the second CPU since its set-up.
     assert_eq!(enter(first, 1), Err(EntryError::CpuInUse));
     assert_eq!(put(second, 1), Ok(()));
     assert_eq!(enter(second, 0), Err(EntryError::OnAnotherCpu(vcpu(0))));
+
     assert_eq!(power_off(first, 0), Ok(()));
     assert_eq!(enter(first, 0), Err(EntryError::PoweredOff(vcpu(0))));
     assert!(machine.vm.power_on(vcpu(0)));
@@ -56,16 +60,19 @@ fn an_unknown_vcpu_is_refused_everywhere() {
     let (cpu, none) = (&machine.cpus[0], vcpu(1));
     let pin = cpu.pin();
     let unknown = EntryError::UnknownVcpu(none);
+
     assert_eq!(machine.vm.enter(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.exit(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.vcpu_put(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.power_off(cpu, &pin, none), Err(unknown));
     assert_eq!(machine.vm.block(cpu, &pin, none), Err(unknown));
     assert!(!machine.vm.power_on(none));
+
     let read = machine
         .vm
         .mmio_read(cpu, &pin, none, common::GICD, Width::Word);
     assert_eq!(read, MmioOutcome::Unclaimed);
+
     let ppi = IntId::ppi(27).unwrap();
     for error in [
         machine.vm.inject_ppi(&pin, none, ppi).err(),
@@ -85,6 +92,7 @@ fn an_interrupt_of_another_kind_is_refused() {
     let pin = machine.pin();
     let vm = &machine.vm;
     let [sgi, ppi, spi, lpi] = [3, 27, 40, 8192].map(|raw| IntId::new(raw).unwrap());
+
     for wrong in [sgi, ppi, lpi] {
         let errors = [
             vm.inject_spi(&pin, wrong).err(),
@@ -98,14 +106,17 @@ fn an_interrupt_of_another_kind_is_refused() {
             "{wrong:?}"
         );
     }
+
     for wrong in [sgi, spi, lpi] {
         let error = vm.inject_ppi(&pin, vcpu(0), wrong).err();
         assert_eq!(error, Some(InjectError::UnknownInterrupt), "{wrong:?}");
     }
+
     for physical in [sgi, lpi] {
         let error = vm.connect_spi(spi, physical).err();
         assert_eq!(error, Some(InjectError::UnknownInterrupt), "{physical:?}");
     }
+
     let none = vm.inject_msi(&pin, ItsId(1), DeviceId(0), EventId(0));
     assert_eq!(none.err(), Some(InjectError::ItsDisabled));
     drop(pin);
@@ -122,15 +133,18 @@ fn an_msi_that_leads_nowhere_is_refused() {
             .inject_msi(&machine.pin(), ItsId(0), device, event)
             .err()
     };
+
     let signal = |doorbell| {
         let pin = machine.pin();
         machine.vm.signal_msi(&pin, doorbell, DeviceId(1), 3).err()
     };
+
     assert_eq!(msi(1, 3), Some(InjectError::ItsDisabled));
     let driver = Driver::new(&machine);
     assert_eq!(msi(1, 3), Some(InjectError::UnmappedDevice));
-    // A DeviceID of more bits than the ITS has.
+    // A DeviceID with more bits than the ITS's.
     assert_eq!(msi(0x1_0000, 3), Some(InjectError::UnmappedDevice));
+
     driver.mapd(1, 4);
     assert_eq!(msi(1, 3), Some(InjectError::UnmappedEvent));
     assert_eq!(msi(1, 16), Some(InjectError::UnmappedEvent));
@@ -139,6 +153,7 @@ fn an_msi_that_leads_nowhere_is_refused() {
     assert_eq!(msi(1, 3), Some(InjectError::UnmappedCollection));
     driver.mapc(1, Some(0));
     assert_eq!(msi(1, 3), None);
+
     assert_eq!(signal(GITS + GITS_TRANSLATER), None);
     assert_eq!(
         signal(GITS + GITS_TRANSLATER + 8),
@@ -148,7 +163,7 @@ fn an_msi_that_leads_nowhere_is_refused() {
     machine.finish();
 }
 
-/// An error is one or two words in a register, and says what is wrong.
+/// Checks the errors' sizes, at most one register, and their messages.
 #[test]
 fn errors_are_small_and_speak() {
     let unknown = EntryError::UnknownVcpu(vcpu(7));
@@ -159,10 +174,12 @@ fn errors_are_small_and_speak() {
         EntryError::NotEntered(vcpu(7)),
         EntryError::OnAnotherCpu(vcpu(7)),
     ];
+
     for error in entry {
         assert!(error.to_string().contains('7'), "{error}");
     }
     assert!(EntryError::CpuInUse.to_string().contains("another vCPU"));
+
     let inject = [
         InjectError::UnknownVcpu,
         InjectError::UnknownInterrupt,
@@ -171,8 +188,8 @@ fn errors_are_small_and_speak() {
         InjectError::UnmappedEvent,
         InjectError::UnmappedCollection,
     ];
-    let told: std::collections::BTreeSet<_> = inject.map(|error| error.to_string()).into();
-    assert_eq!(told.len(), inject.len());
+    let messages: std::collections::BTreeSet<_> = inject.map(|error| error.to_string()).into();
+    assert_eq!(messages.len(), inject.len());
     assert!(size_of::<EntryError>() <= 8 && size_of::<InjectError>() == 1);
 }
 
@@ -201,7 +218,7 @@ fn a_vm_with_a_vcpu_on_a_cpu_is_not_taken_apart() {
     assert_eq!(torn.err(), Some(vcpu(1)));
 }
 
-/// The registers of a CPU that says this of itself.
+/// The registers of a CPU with the given ICH_VTR.
 struct Odd(Vtr, SoftwareInterface);
 
 impl CpuInterface for Odd {
@@ -286,11 +303,13 @@ fn a_cpu_that_cannot_run_vcpus_is_refused() {
             CpuError::NoDirTrap,
         ),
     ];
+
     for (vtr, error) in cases {
         let odd = Odd(vtr, SoftwareInterface::default());
         let cpu = Cpu::try_new(domain.register(CpuId(0)), odd);
         assert_eq!(cpu.err(), Some(error), "{error}");
     }
+
     let sound = Odd(NEOVERSE, SoftwareInterface::default());
     assert!(Cpu::try_new(domain.register(CpuId(0)), sound).is_ok());
 }

@@ -1,4 +1,4 @@
-//! What `GICR_SYNCR.Busy` and `GICD_CTLR.RWP` say while another CPU is still at work.
+//! `GICR_SYNCR.Busy` and `GICD_CTLR.RWP` during another CPU's work.
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -17,7 +17,7 @@ const QUEUE: u64 = RAM + 0x3_0000;
 
 struct Slow {
     ram: Mutex<Vec<u8>>,
-    /// Whoever reads a configuration or kicks while this is on says so, and waits.
+    /// While set, a CPU reading a configuration or kicking reports and waits.
     hold: AtomicBool,
     held: Mutex<mpsc::Sender<()>>,
     go: Mutex<mpsc::Receiver<()>>,
@@ -50,7 +50,7 @@ impl Host for Slow {
     fn resample(&self, _: VcpuId, _: IntId) {}
 }
 
-/// A host, whom it holds up, and who lets them go.
+/// Returns a host, the receiver of its reports, and the sender ending a wait.
 fn slow() -> (Slow, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (held, is_held) = mpsc::channel();
     let (release, go) = mpsc::channel();
@@ -70,21 +70,25 @@ fn syncr_is_busy_while_another_cpu_is_at_it() {
     let vm = Vgic::new(Config::new(affinities).with_its(GITS), host).unwrap();
     let domain = Domain::new();
     let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+
     let pin = cpu.pin();
     let write = |gpa, value| {
         let _ = vm.mmio_write(&pin, gpa, Width::Double, value);
     };
+
     write(GICR + 0x70, PROPERTIES | 16);
     write(GICR + 0x78, 1 << 62);
     let _ = vm.mmio_write(&pin, GICR, Width::Word, 1);
     write(GITS + 0x100, 1 << 63 | (RAM + 0x1_0000) | 0xf);
     write(GITS + 0x108, 1 << 63 | (RAM + 0x2_0000));
     write(GITS + 0x80, 1 << 63 | QUEUE | 0xf);
+
     let commands = [
         [0x08, 0, 1 << 63 | RAM, 0],
         [0x09, 0, 1 << 63, 0],
         [0x0a, 8192 << 32, 0, 0],
     ];
+
     let bytes = commands
         .iter()
         .flatten()
@@ -92,12 +96,14 @@ fn syncr_is_busy_while_another_cpu_is_at_it() {
     for (at, byte) in (0x3_0000..).zip(bytes.collect::<Vec<u8>>()) {
         vm.host().ram.lock().unwrap()[at] = byte;
     }
+
     let _ = vm.mmio_write(&pin, GITS, Width::Word, 1);
     write(GITS + 0x88, 96);
     while vm.has_deferred() {
         vm.advance(&pin);
     }
-    // The sweep that INVALLR starts is one slice here; another CPU does it.
+
+    // The sweep of INVALLR is one slice in this VM. Another CPU does the slice.
     vm.host().hold.store(true, SeqCst);
     std::thread::scope(|scope| {
         let (vm, domain) = (&vm, &domain);
@@ -111,15 +117,16 @@ fn syncr_is_busy_while_another_cpu_is_at_it() {
             let v0 = VcpuId::new(0).unwrap();
             vm.mmio_read(&cpu, &pin, v0, syncr, Width::Word) == MmioOutcome::Done(1)
         };
+
         let busy = (0..1000).all(|_| busy());
         release.send(()).unwrap();
         assert!(busy, "not busy, and a configuration has not been read");
     });
 }
 
-/// A group is disabled in a VM of more vCPUs than are told at once.
+/// Disables a group in a VM with more vCPUs than one slice notifies.
 #[test]
-fn rwp_is_set_while_another_cpu_is_telling_the_vcpus() {
+fn rwp_is_set_while_another_cpu_is_notifying_the_vcpus() {
     let (host, is_held, release) = slow();
     let affinities = (0..70).map(|n| Affinity::new(0, 0, n / 16, n % 16));
     let vm = Vgic::new(Config::new(affinities.collect()), host).unwrap();
@@ -127,23 +134,28 @@ fn rwp_is_set_while_another_cpu_is_telling_the_vcpus() {
     let cpu = |n| Cpu::new(domain.register(CpuId(n)), SoftwareInterface::default());
     let (cpu, cpu_69) = (cpu(0), cpu(69));
     let (pin, v0, v69) = (cpu.pin(), VcpuId::new(0).unwrap(), VcpuId::new(69).unwrap());
+
     let disable = |groups| {
         let _ = vm.mmio_write(&pin, GICD, Width::Word, groups);
     };
+
     disable(2);
     while vm.has_deferred() {
         vm.advance(&pin);
     }
+
     vm.power_on(v69);
     vm.enter(&cpu_69, &pin, v69).unwrap();
     disable(0);
     vm.host().hold.store(true, SeqCst);
+
     let rwp = || {
         let MmioOutcome::Done(ctlr) = vm.mmio_read(&cpu, &pin, v0, GICD, Width::Word) else {
             panic!("a register without a value");
         };
         ctlr >> 31 & 1 != 0
     };
+
     std::thread::scope(|scope| {
         let (vm, domain) = (&vm, &domain);
         scope.spawn(move || {
@@ -153,8 +165,9 @@ fn rwp_is_set_while_another_cpu_is_telling_the_vcpus() {
         is_held.recv().unwrap();
         let waits = (0..1000).all(|_| rwp());
         release.send(()).unwrap();
-        assert!(waits, "a vCPU runs that has not been told");
+        assert!(waits, "a running vCPU has not been notified");
     });
+
     assert!(rwp(), "it still runs");
     vm.exit(&cpu_69, &pin, v69).unwrap();
     vm.vcpu_put(&cpu_69, &pin, v69).unwrap();

@@ -1,6 +1,6 @@
-//! Bounded memory: whatever a guest does, the library's heap stays below what its quotas allow (SECURITY.md).
+//! Bounded memory: the library's heap stays below its quotas (SECURITY.md) under any guest.
 #![expect(unsafe_code)]
-// UNSAFETY: a global allocator is an unsafe trait; this one passes everything on.
+// UNSAFETY: a global allocator is an unsafe trait. The allocator here forwards every call.
 #![cfg(not(miri))]
 
 mod common;
@@ -16,7 +16,7 @@ use vgic::config::ItsConfig;
 struct Heap;
 
 thread_local! {
-    /// What this thread has allocated and not freed, and the most that was.
+    /// Bytes allocated and not freed by this thread, and their maximum.
     static LIVE: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
@@ -27,16 +27,17 @@ fn count(bytes: isize) {
 
 // SAFETY: the system's allocator does the work.
 unsafe impl GlobalAlloc for Heap {
-    // The other methods come here too, by their default implementations.
+    // The default implementations of the other methods call `alloc` and `dealloc`.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of `alloc`, and `layout` is passed on unchanged.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: as above; what we are given came from `alloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`: `block` came from `alloc`, hence
+        // from `System`.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -44,7 +45,7 @@ unsafe impl GlobalAlloc for Heap {
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-/// A VM with small quotas, so that what is not bound by them shows.
+/// Returns a VM with small quotas: memory outside the quotas shows.
 fn machine() -> Machine {
     let config = Config {
         lpi_bits: 10,
@@ -61,7 +62,8 @@ fn machine() -> Machine {
     machine
 }
 
-/// What the guest can make the library allocate: the formula of SECURITY.md, with the configuration above.
+/// Returns the bytes that the guest can make the library allocate: the formula of SECURITY.md for
+/// the configuration above.
 fn allowed(machine: &Machine) -> isize {
     const NODE: isize = 2048 + 64;
     let config = machine.vm.config();
@@ -72,11 +74,10 @@ fn allowed(machine: &Machine) -> isize {
     devices * (256 + (device_levels - 1) * NODE) + events * 16 + lpis * 160 + lpis / 256 * NODE
 }
 
-/// Memory that the epoch has not given back yet, and the tests' own: the guest's RAM and the calls that are
-/// recorded.
+/// Memory not yet freed by the epoch, and the tests' own: the guest's RAM and the recorded calls.
 const SLACK: isize = 256 * 1024;
 
-/// What `attack` makes the heap grow by at most, beyond guest memory that was touched before.
+/// Returns the largest growth of the heap during `attack`.
 fn growth(attack: impl FnOnce()) -> isize {
     let (live, _) = LIVE.get();
     LIVE.set((live, live));
@@ -89,12 +90,12 @@ fn a_guest_cannot_take_more_than_its_quotas() {
     let machine = machine();
     let driver = Driver::new(&machine);
     let allowed = allowed(&machine);
-    // Every page of the queue is touched before anything is measured.
+    // Touch every page of the queue before the measurement.
     (0..4096).for_each(|_| driver.sync(0));
     machine.vm.host().take_calls();
 
     let first = growth(|| {
-        // Devices as far apart as they can be, with as many events as there may be, all of them mapped.
+        // Devices as far apart as possible, with as many events as possible, all mapped.
         for n in 0..1000 {
             driver.mapd(n * 257 % 0x1_0000, 5);
             for event in 0..32 {
@@ -111,7 +112,7 @@ fn a_guest_cannot_take_more_than_its_quotas() {
     assert!(first <= allowed + SLACK, "{first} bytes, at most {allowed}");
     println!("mapping: {first} bytes of {allowed}");
 
-    // The same for ever: what is unmapped is given back.
+    // Unmapping frees memory: repetition needs no more.
     for round in 0..20 {
         let more = growth(|| {
             for n in 0..200 {
@@ -137,7 +138,7 @@ fn a_guest_cannot_take_more_than_its_quotas() {
     machine.finish();
 }
 
-/// SGIs, lines, edges and MSIs without end: interrupts are merged, not queued.
+/// Raises SGIs, lines, edges and MSIs without end. Interrupts coalesce and are not queued.
 #[test]
 fn storms_allocate_nothing() {
     let machine = machine();
@@ -146,8 +147,10 @@ fn storms_allocate_nothing() {
     for event in 0..200 {
         driver.map(0, event, 8192 + event, event % 2);
     }
+
     machine.enter(0);
     machine.vm.host().take_calls();
+
     let grown = growth(|| {
         for n in 0..20_000_u32 {
             machine.inject_spi(32 + n % 900);
@@ -164,23 +167,26 @@ fn storms_allocate_nothing() {
             }
         }
     });
+
     assert!(grown <= 64 * 1024, "{grown} bytes");
     machine.finish();
 }
 
-/// What is unmapped is left to the epoch, which frees it as fast as it comes, also from full queues.
+/// Unmaps devices from full queues. The epoch frees their memory as fast as devices are unmapped.
 #[test]
 fn what_is_unmapped_does_not_pile_up() {
     let machine = machine();
     let driver = Driver::new(&machine);
-    // Each device needs a node of its own.
+    // Each device needs a table node of its own.
     let command = |n: u64, valid: u64| [0x08 | (n << 8) << 32, 0, valid << 63 | 0x4000_0000, 0];
     let both = (0..16).flat_map(|n| [command(n, 1), command(n, 0)]);
     let commands: Vec<_> = both.collect();
+
     let round = || {
         driver.send_all(&commands);
         machine.vm.host().take_calls();
     };
+
     (0..300).for_each(|_| round());
     let grown = growth(|| (0..300).for_each(|_| round()));
     assert!(grown <= SLACK, "{grown} bytes");

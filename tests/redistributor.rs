@@ -1,4 +1,4 @@
-//! The redistributors' frames, PPIs and SGIs, through the library's public face.
+//! The redistributors' frames, PPIs and SGIs, through the library's public API.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn enable_sgis(machine: &Machine) {
     }
 }
 
-/// The value of `ICC_SGI1R_EL1` for one target.
+/// Returns the value of `ICC_SGI1R_EL1` for one target.
 fn sgi_to(affinity: Affinity, intid: u64) -> u64 {
     let [aff3, aff2, aff1, aff0] = affinity.packed().to_be_bytes().map(u64::from);
     aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | intid << 24 | aff1 << 16 | 1 << (aff0 & 0xf)
@@ -62,15 +62,18 @@ fn several_regions_follow_each_other() {
         ],
         ..Config::new((0..4).map(affinity).collect())
     });
+
     let last: Vec<u64> = (0..4)
         .map(|n| machine.read64(0, machine.gicr(n) + 8) >> 4 & 1)
         .collect();
     assert_eq!(last, [0, 1, 0, 1], "of the region, and of the vCPUs");
+
     assert_eq!(machine.gicr(2), 0x0900_0000);
     machine.write(0, machine.gicr(3) + ISENABLER0, 1 << 20);
     assert_eq!(machine.read(1, 0x0902_0000 + ISENABLER0), 1 << 20);
     assert_eq!(machine.read(1, machine.gicr(1) + ISENABLER0), 0);
-    // Room without a vCPU answers with zeros; beyond the region nobody answers.
+
+    // Space without a vCPU reads as zero. Addresses beyond the region are unclaimed.
     assert_eq!(machine.read(0, 0x0904_0000 + 0xffe8), 0);
     machine.write(0, 0x0904_0000 + ISENABLER0, 1);
     assert_eq!(
@@ -111,11 +114,13 @@ fn every_set_has_its_clear_on_every_vcpu() {
             assert!(calls.contains(&Call::Enabled(Some(owner), bit, true)));
         }
     }
-    // Priorities by byte and word; five bits.
+
+    // Priorities by byte and word, with five bits.
     machine.write(0, GICR + SGI_BASE + 0x41c, u32::MAX);
     machine.write_as(0, GICR + SGI_BASE + 0x41d, Width::Byte, 0x44);
     assert_eq!(machine.read(0, GICR + SGI_BASE + 0x41c), 0xf8f8_40f8);
-    // SGIs are edge-triggered for good; PPIs are what they are configured as.
+
+    // SGIs are always edge-triggered. PPIs are configurable.
     machine.write(0, GICR + SGI_BASE + 0xc00, 0);
     assert_eq!(machine.read(0, GICR + SGI_BASE + 0xc00), 0xaaaa_aaaa);
     assert_eq!(machine.read(0, GICR + SGI_BASE + 0xc04), 0);
@@ -125,6 +130,7 @@ fn every_set_has_its_clear_on_every_vcpu() {
         machine.vm.host().take_calls(),
         [Call::Configured(Some(0), 27, true)]
     );
+
     machine.write(0, GICR + SGI_BASE + 0x80, 5);
     assert_eq!(machine.read(0, GICR + SGI_BASE + 0x80), 5);
     for at in [0xd00, 0xe00] {
@@ -147,6 +153,7 @@ fn a_ppi_belongs_to_its_vcpu() {
     for n in 0..2 {
         machine.write(n, machine.gicr(n) + ISENABLER0, 1 << 27);
     }
+
     line(1, true);
     assert_eq!(machine.serve(0), []);
     machine.vm.host().take_calls();
@@ -157,13 +164,15 @@ fn a_ppi_belongs_to_its_vcpu() {
     machine.exit(1);
     assert_eq!(machine.vm.host().take_calls(), [Call::Resample(1, 27)]);
     assert_eq!(machine.serve(1), []);
-    // RWP of the redistributor concerned only.
+
+    // RWP is set in the one redistributor concerned.
     line(1, true);
     machine.enter(1);
     machine.write(0, machine.gicr(1) + ICENABLER0, 1 << 27);
     assert_eq!(machine.read(0, machine.gicr(1)) & RWP, RWP);
     assert_eq!(machine.read(0, machine.gicr(0)) & RWP, 0);
     assert_eq!(machine.read(0, GICD) >> 31, 0);
+
     machine.bounce(1);
     assert_eq!(machine.read(0, machine.gicr(1)) & RWP, 0);
     assert_eq!(machine.guest(1).read_iar1(), 1023);
@@ -184,9 +193,11 @@ fn sgis_reach_whom_they_name() {
     ]
     .map(|(a3, a2, a1, a0)| Affinity::new(a3, a2, a1, a0))
     .into();
+
     let machine = Machine::from_config(Config::new(affinities.clone()));
     machine.set_up();
     enable_sgis(&machine);
+
     for sender in 0..affinities.len() {
         for (target, affinity) in affinities.iter().enumerate() {
             let intid = (sender + target) as u64 & 0xf;
@@ -201,7 +212,8 @@ fn sgis_reach_whom_they_name() {
             }
         }
     }
-    // Nobody is there.
+
+    // Targets without a vCPU.
     for absent in [(0, 0, 0, 1), (0, 0, 2, 0), (1, 1, 1, 1)] {
         let (a3, a2, a1, a0) = absent;
         machine.sysreg(0, SysReg::Sgi1r, sgi_to(Affinity::new(a3, a2, a1, a0), 3));
@@ -214,7 +226,8 @@ fn sgis_reach_whom_they_name() {
 fn a_target_list_and_a_broadcast() {
     let machine = Machine::new(40);
     enable_sgis(&machine);
-    // vCPUs 16-31 are Aff1 = 1: all of them but two.
+
+    // vCPUs 16-31 have Aff1 = 1: all except two.
     let list: u64 = 0xffff & !(1 << 3 | 1 << 7);
     machine.sysreg(0, SysReg::Sgi1r, 9 << 24 | 1 << 16 | list);
     for n in 0..40 {
@@ -225,6 +238,7 @@ fn a_target_list_and_a_broadcast() {
             "{n}"
         );
     }
+
     machine.sysreg(5, SysReg::Sgi1r, 1 << 40 | 2 << 24 | 0xffff);
     for n in 0..40 {
         assert_eq!(
@@ -243,13 +257,16 @@ fn sgis_respect_group_enable_and_coalesce() {
     machine.sysreg(0, SysReg::Sgi1r, one);
     assert_eq!(machine.serve(1), [], "disabled");
     assert_eq!(machine.read(0, machine.gicr(1) + ISPENDR0), 1 << 4);
+
     enable_sgis(&machine);
     machine.sysreg(0, SysReg::Sgi1r, one);
     assert_eq!(machine.serve(1), [4], "twice is once");
-    // Group 0 registers do not generate Group 1 SGIs, nor the other way round.
+
+    // SGI0R and ASGI1R generate Group 0 SGIs only, SGI1R Group 1 SGIs only.
     machine.sysreg(0, SysReg::Sgi0r, one);
     machine.sysreg(0, SysReg::Asgi1r, one);
     assert_eq!(machine.serve(1), []);
+
     machine.write(1, machine.gicr(1) + SGI_BASE + 0x80, !(1 << 4));
     machine.sysreg(0, SysReg::Sgi1r, one);
     assert_eq!(machine.read(0, machine.gicr(1) + ISPENDR0), 0);
@@ -268,6 +285,7 @@ fn sgis_respect_group_enable_and_coalesce() {
 fn sgis_kick_the_running_wake_the_blocked_and_wait_for_the_rest() {
     let machine = Machine::new(4);
     enable_sgis(&machine);
+
     machine.enter(1);
     assert_eq!(machine.block(2), vgic::Blocked::Yes);
     machine.vm.host().take_calls();
@@ -276,8 +294,10 @@ fn sgis_kick_the_running_wake_the_blocked_and_wait_for_the_rest() {
         machine.vm.host().take_calls(),
         [Call::Kick(1, 1), Call::Wake(2)]
     );
+
     machine.sysreg(0, SysReg::Sgi1r, 1 << 40 | 1 << 24);
-    assert_eq!(machine.vm.host().take_calls(), [], "told already");
+    assert_eq!(machine.vm.host().take_calls(), [], "notified already");
+
     machine.exit(1);
     for n in 1..4 {
         assert_eq!(machine.serve(n), [0, 1]);

@@ -1,9 +1,9 @@
-//! Criterion around the operations and loads of `perf/host`: the same that `cargo xtask perf` counts.
+//! Criterion over the operations and loads of `perf/host`, the input of `cargo xtask perf` too.
 #![allow(
     dead_code,
     unreachable_pub,
     missing_docs,
-    reason = "a room that several benchmarks share, each using its part"
+    reason = "a module shared by several benchmarks, each using a part"
 )]
 
 use std::thread;
@@ -13,10 +13,10 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use perf_host::catalog;
 use perf_host::threads::{self, Done, Sample};
 
-/// How long a load runs for one sample.
+/// Duration of a load for one sample.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Criterion as we use it: there are some three hundred benchmarks.
+/// Returns the configuration of Criterion, sized for some three hundred benchmarks.
 pub fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(20)
@@ -25,13 +25,14 @@ pub fn criterion() -> Criterion {
         .configure_from_args()
 }
 
-/// Times every operation whose name begins with `prefix`, baselines included.
+/// Times every operation with a name beginning with `prefix`, baselines included.
 pub fn operations(c: &mut Criterion, prefix: &str) {
     for entry in catalog::all() {
         if !entry.name.starts_with(prefix) {
             continue;
         }
-        // Made when it is first wanted: not if a filter leaves it out.
+
+        // Made on first use: a filter may exclude the benchmark.
         let mut made = None;
         c.bench_function(&entry.name, |b| {
             let operation = made.get_or_insert_with(|| entry.make());
@@ -44,15 +45,15 @@ pub fn operations(c: &mut Criterion, prefix: &str) {
                     operation.run();
                     spent += start.elapsed();
                 }
-                // Whole batches are done, maybe more than was asked for.
+                // Whole batches ran, possibly more than asked for.
                 spent.mul_f64(iterations as f64 / (batches * entry.batch) as f64)
             });
         });
     }
 }
 
-/// Times every load of a group with 1, 2, 4, ... threads up to this machine's CPUs: what one operation
-/// takes of a thread's own CPU time.
+/// Times every load of a group with 1, 2, 4, ... threads up to the number of this machine's CPUs.
+/// The result is a thread's own CPU time for an operation.
 pub fn loads(c: &mut Criterion, group: &str) {
     let cpus = thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
     let mut criterion = c.benchmark_group(group);
@@ -63,7 +64,7 @@ pub fn loads(c: &mut Criterion, group: &str) {
                 criterion.bench_function(name, |b| {
                     let run = run.get_or_insert_with(|| load.make());
                     b.iter_custom(|iterations| {
-                        // A sample in which nothing was delivered says nothing.
+                        // A sample without a delivery gives no rate.
                         let done = loop {
                             let done = of(&run(SLICE));
                             if done.operations > 0 {
@@ -75,8 +76,9 @@ pub fn loads(c: &mut Criterion, group: &str) {
                     });
                 });
             };
+
         criterion.throughput(Throughput::Elements(1));
-        // The yardstick beside lpi_stress delivers nothing.
+        // The yardstick of lpi_stress delivers no interrupt.
         if group == "lpi_stress" && !load.name.starts_with("one_word") {
             let name = |what| format!("{}/{what}", load.name);
             rate(&mut criterion, &name("accepted"), |sample| sample.accepted);

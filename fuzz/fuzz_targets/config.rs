@@ -1,4 +1,4 @@
-//! Configurations of a careless embedder: each is refused with an error, or makes a VM that works.
+//! Configurations of a careless embedder. Each is refused with an error, or makes a working VM.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -10,7 +10,7 @@ use vgic_fuzz::host::HostileHost;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// So many vCPUs with affinities of their own, before those given.
+    /// Number of vCPUs with distinct affinities, before those of `affinities`.
     count: u16,
     affinities: Vec<u32>,
     max_vcpus: usize,
@@ -20,7 +20,7 @@ struct Input {
     its: Vec<(u64, u8, u8, u32, u32, u32)>,
     lpi_bits: u8,
     maintenance: u32,
-    /// Which fields keep a value that works.
+    /// A bit for each field: set keeps a working value.
     sane: u8,
 }
 
@@ -29,6 +29,7 @@ fuzz_target!(|input: Input| {
     let affinities = counted.chain(input.affinities.iter().copied());
     let mut config =
         Config::new(affinities.map(Affinity::from_packed).collect()).with_its(0x1808_0000);
+
     let wild = |bit: u32| input.sane >> bit & 1 == 0;
     if wild(0) {
         config.max_vcpus = input.max_vcpus;
@@ -69,6 +70,7 @@ fuzz_target!(|input: Input| {
     if let (true, Some(intid)) = (wild(6), IntId::new(input.maintenance)) {
         config.maintenance = intid;
     }
+
     let frames = config.frames().count();
     let verdict = config.validate();
     let description = verdict.map_err(|error| error.to_string());

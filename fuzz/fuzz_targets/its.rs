@@ -1,4 +1,4 @@
-//! ITS commands, meant well and not, from memory that may change as it is read, with MSIs between them.
+//! ITS commands, valid and invalid, from memory changing between reads, with MSIs in between.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

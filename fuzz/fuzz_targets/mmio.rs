@@ -1,4 +1,5 @@
-//! Accesses of every frame, in any order and width, from any vCPU, while vCPUs run and devices interrupt.
+//! Accesses of every frame, in any order and width, from any vCPU, with running vCPUs and
+//! interrupting devices.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! System registers: SGIs and deactivations from any vCPU, and a guest that acknowledges and ends what it
-//! likes, while vCPUs move between CPUs.
+//! System registers: SGIs and deactivations from any vCPU, arbitrary acknowledgements and EOIs of
+//! the guest, and vCPUs moving between CPUs.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

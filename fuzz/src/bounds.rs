@@ -1,16 +1,17 @@
-//! How long things may take: the table of SECURITY.md, in steps of the library and reads of guest memory.
+//! Bounds on the time of operations, in steps of the library and reads of guest memory: the table
+//! of SECURITY.md.
 
 use vgic::trace::steps;
 
 use crate::memory;
 
-/// Most steps, and most reads of guest memory.
+/// Largest number of steps, and of reads of guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bound(pub u64, pub u64);
 
 /// A register with a field for each of 32 interrupts.
 pub const BITS: Bound = Bound(400, 0);
-/// Any register of the distributor or a redistributor that has no bound of its own.
+/// Any register of the distributor or a redistributor without a bound of its own.
 pub const REGISTER: Bound = Bound(50, 1);
 /// `GICD_CTLR`.
 pub const GROUPS: Bound = Bound(1_000, 0);
@@ -18,27 +19,28 @@ pub const GROUPS: Bound = Bound(1_000, 0);
 pub const SGI: Bound = Bound(5_000, 0);
 /// A register of an ITS, or a slice of its commands.
 pub const ITS: Bound = Bound(2_500, 160);
-/// `GICR_INVALLR`, `GICR_SYNCR`, or a slice of what they are about.
+/// `GICR_INVALLR`, `GICR_SYNCR`, or a slice of an invalidation.
 pub const SWEEP: Bound = Bound(4_000, 256);
 /// `GICR_CTLR`, or a slice of a pending table and the configurations.
 pub const PENDING_TABLE: Bound = Bound(9_000, 257);
 /// An injection.
 pub const INJECTION: Bound = Bound(30, 0);
-/// An entry, or any other of the calls that a vCPU's life is made of.
+/// An entry, or another call on a vCPU: block, power on.
 pub const ENTRY: Bound = Bound(200, 0);
-/// A vCPU leaves its CPU: builds with debug assertions check all of its list then, and may count thousands.
+/// A put or power-off. Builds with debug assertions check the vCPU's whole list, possibly thousands
+/// of interrupts.
 pub const LEAVE: Bound = Bound(10_000, 0);
 /// An exit.
 pub const EXIT: Bound = Bound(100, 0);
-/// A vCPU that is added: every SPI may be routed to it already.
+/// `add_vcpu`: every SPI may be routed to the new vCPU already.
 pub const ADDED: Bound = Bound(10_000, 0);
-/// One call of `Vgic::advance`: a slice of each, of two ITSes.
+/// One call of `Vgic::advance`: a slice of each kind of work, with two ITSes.
 pub const ADVANCE: Bound = Bound(
     GROUPS.0 + SWEEP.0 + PENDING_TABLE.0 + 2 * ITS.0 + 1_000,
     SWEEP.1 + PENDING_TABLE.1 + 2 * ITS.1,
 );
 
-/// Does something that must not take longer.
+/// Runs `work` and asserts its bound.
 pub fn within<R>(bound: Bound, work: impl FnOnce() -> R) -> R {
     let before = (steps(), memory::reads());
     let result = work();

@@ -1,4 +1,4 @@
-//! What a guest does with its CPU interface, which does not trap.
+//! Accesses of a guest to its CPU interface, without a trap.
 
 use vgic::cpu_interface::software::SoftwareInterface;
 
@@ -10,9 +10,9 @@ use crate::operation::intid;
 pub enum Guest {
     /// `ICC_IAR0_EL1` or `ICC_IAR1_EL1`.
     Acknowledge(bool),
-    /// `ICC_EOIR0_EL1` or `ICC_EOIR1_EL1` for the last one acknowledged.
+    /// `ICC_EOIR0_EL1` or `ICC_EOIR1_EL1` for the last acknowledged INTID.
     End(bool),
-    /// An EOI that is not due.
+    /// An EOI of an arbitrary INTID.
     StrayEnd(bool, u32),
     /// `ICC_DIR_EL1`.
     Deactivate(u32),
@@ -29,10 +29,10 @@ pub enum Guest {
 }
 
 impl Guest {
-    /// The next one.
+    /// Reads the next access from the input.
     pub fn read(input: &mut Input<'_>) -> Self {
         let choice = input.byte();
-        // Group 1 mostly.
+        // Mostly Group 1.
         let group1 = choice & 0x30 != 0;
         match choice & 0xf {
             0..6 => Self::Acknowledge(group1),
@@ -47,7 +47,7 @@ impl Guest {
         }
     }
 
-    /// Makes the access; false if it trapped, which is [`Guest::Deactivate`] then.
+    /// Makes the access. Returns false for a trapped [`Guest::Deactivate`].
     pub fn access(self, interface: &SoftwareInterface, acknowledged: &mut Vec<u32>) -> bool {
         match self {
             Self::Acknowledge(group1) => {

@@ -1,24 +1,24 @@
-//! What this thread has allocated.
+//! Bytes allocated by the calling thread.
 #![expect(unsafe_code)]
-// UNSAFETY: a global allocator is an unsafe trait; this one passes everything on.
+// UNSAFETY: a global allocator is an unsafe trait. The allocator here forwards every call.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// Counts, and has the system do the work.
+/// A counting allocator over the system's.
 struct Heap;
 
 thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
-/// Bytes that this thread has allocated and not freed.
+/// Returns the bytes allocated and not freed by this thread.
 pub fn live() -> isize {
     LIVE.get()
 }
 
 fn count(bytes: isize) {
-    // A thread that ends frees what it has after its thread-locals are gone.
+    // A thread may free memory after the end of its thread-locals.
     let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
 }
 
@@ -26,13 +26,14 @@ fn count(bytes: isize) {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of `alloc`, and `layout` is passed on unchanged.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: as above; what we are given came from `alloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`: `block` came from `alloc`, hence
+        // from `System`.
         unsafe { System.dealloc(block, layout) }
     }
 }

@@ -1,4 +1,4 @@
-//! The embedder of a hostile guest: keeps books of what the guest has mapped.
+//! The embedder of a hostile guest: records the guest's mappings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,14 +13,14 @@ use crate::memory::Memory;
 /// A device of an ITS.
 type Device = (ItsId, DeviceId);
 
-/// The memory, and the books.
+/// Guest memory, and the record of the guest's mappings.
 #[derive(Default)]
 pub struct HostileHost {
-    /// The memory.
+    /// Guest memory.
     pub memory: Memory,
     quotas: Vec<ItsConfig>,
     calls: AtomicU64,
-    /// The vCPU that each CPU has in the guest, until it is asked to leave.
+    /// The vCPU of each CPU in the guest, until the CPU exits.
     stays: Mutex<BTreeMap<usize, Stay>>,
     mapped: Mutex<Mapped>,
 }
@@ -32,13 +32,13 @@ struct Stay {
 
 #[derive(Default)]
 struct Mapped {
-    /// Events that each mapped device has room for.
+    /// Number of events of each mapped device.
     devices: BTreeMap<Device, u64>,
     events: BTreeSet<(Device, EventId)>,
 }
 
 impl HostileHost {
-    /// For a VM with these ITSes.
+    /// Returns the host of a VM with the given ITSes.
     #[must_use]
     pub fn new(quotas: Vec<ItsConfig>) -> Self {
         Self {
@@ -50,12 +50,12 @@ impl HostileHost {
         }
     }
 
-    /// The vCPU that a CPU has in the guest.
+    /// Returns the vCPU that a CPU has in the guest.
     pub fn inside(&self, cpu: usize) -> Option<VcpuId> {
         self.stays.lock().unwrap().get(&cpu).map(|stay| stay.vcpu)
     }
 
-    /// A CPU enters the guest with a vCPU, or leaves it.
+    /// Notes an entry of a CPU with a vCPU, or an exit.
     pub fn set_inside(&self, cpu: usize, vcpu: Option<VcpuId>) {
         let mut stays = self.stays.lock().unwrap();
         stays.remove(&cpu);
@@ -75,7 +75,7 @@ impl HostileHost {
 }
 
 impl Drop for HostileHost {
-    /// Whatever the guest had mapped has been unmapped by now.
+    /// Checks that every mapping of the guest has been unmapped.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             let mapped = self.mapped();
@@ -89,7 +89,8 @@ impl Host for HostileHost {
         let mut stays = self.stays.lock().unwrap();
         let stay = stays.get_mut(&usize::from(cpu.0));
         let stay = stay.filter(|stay| stay.vcpu == vcpu && !stay.kicked);
-        stay.expect("once, while it is in the guest there").kicked = true;
+        stay.expect("at most one kick a stay, with the vCPU in the guest")
+            .kicked = true;
     }
 
     fn wake(&self, _vcpu: VcpuId) {
@@ -112,9 +113,11 @@ impl Host for HostileHost {
         let mut mapped = self.mapped();
         let fresh = mapped.devices.insert((its, device), 1 << event_bits);
         assert!(fresh.is_none(), "{device:?} is mapped twice");
+
         let rooms = mapped.devices.iter().filter(|((of, _), _)| *of == its);
         let (devices, events) = rooms.fold((0, 0), |(n, sum), (_, room)| (n + 1, sum + room));
         let quota = &self.quotas[usize::from(its.0)];
+
         assert!(devices <= quota.max_devices, "{devices} devices");
         assert!(events <= u64::from(quota.max_events), "{events} events");
         assert!(event_bits <= quota.event_bits, "{event_bits} bits");

@@ -1,27 +1,27 @@
 //! The fuzzer's bytes, read as numbers.
 //!
-//! Every operation takes few bytes, one for each choice, so that a changed byte changes one thing and what
-//! comes after it keeps its meaning. Past the end everything is 0.
+//! An operation takes few bytes, one for each choice: a changed byte changes one choice, and the
+//! bytes after it keep their meaning. All bytes past the end are 0.
 
 use crate::memory::BASE;
 
-/// What is left of an input.
+/// The unread bytes of an input.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// All of it.
+    /// Returns an input with all bytes unread.
     #[must_use]
     pub fn new(data: &'a [u8]) -> Self {
         Self(data)
     }
 
-    /// Whether nothing is left.
+    /// Returns whether all bytes are read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The next byte.
+    /// Returns the next byte.
     pub fn byte(&mut self) -> u8 {
         match self.0.split_first() {
             Some((&first, rest)) => {
@@ -32,27 +32,27 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A choice with two outcomes.
+    /// Returns a choice with two outcomes.
     pub fn flag(&mut self) -> bool {
         self.byte() & 1 != 0
     }
 
-    /// Two bytes.
+    /// Returns two bytes as a number.
     pub fn half(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
-    /// Eight bytes.
+    /// Returns eight bytes as a number.
     pub fn double(&mut self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 
-    /// One of these.
+    /// Returns an element of `from`.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::from(self.byte()) % from.len()]
     }
 
-    /// An identifier: mostly one of the first few, seldom any.
+    /// Returns an identifier, mostly a small one, seldom any.
     pub fn id(&mut self) -> u32 {
         match self.byte() {
             small @ 0..0xc0 => u32::from(small & 0x1f),
@@ -63,7 +63,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// What a register may be written with: few or many bits, an address in memory, or anything.
+    /// Returns a register value: few or many bits, an address in memory, or any value.
     pub fn value(&mut self) -> u64 {
         match self.byte() {
             0..0x30 => u64::from(self.byte()),
@@ -76,7 +76,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A register with the address of a table: mostly in memory and valid.
+    /// Returns a register with the address of a table, mostly in memory and valid.
     pub fn table(&mut self) -> u64 {
         const VALID: u64 = 1 << 63;
         const INDIRECT: u64 = 1 << 62;

@@ -1,13 +1,14 @@
-//! A VM, what a guest and its devices do to it, and what must hold whatever they do.
+//! A VM under attack by its guest and devices, and the properties checked.
 //!
-//! * [`input`]: how an input is read: a byte chooses, small numbers are common, and everything can be said;
-//! * [`operation`]: what can happen, and which of it each target lets happen;
-//! * [`machine`]: the VM that it happens to, of one [`shape`] or another; [`guest`]: what runs on its vCPUs;
-//! * [`host`]: the embedder, which keeps the quotas' books; [`memory`]: the guest's memory, hostile;
-//! * [`bounds`]: how long each thing may take; [`heap`]: how much the library may allocate.
+//! * [`input`]: the decoding of an input. A byte chooses, small numbers are common, and every value
+//!   is reachable.
+//! * [`operation`]: the operations, and the choice of each target.
+//! * [`machine`]: the VM under attack, of some [`shape`]. [`guest`]: the code on its vCPUs.
+//! * [`host`]: the embedder, with a record of the quotas. [`memory`]: the guest's hostile memory.
+//! * [`bounds`]: bounds on the time of operations. [`heap`]: bounds on the library's allocations.
 //!
-//! Panics, overflows, broken invariants (debug assertions are on), operations longer than SECURITY.md says, a
-//! heap beyond the quotas and books that do not balance at the end are what the fuzzer looks for.
+//! The fuzzer looks for panics, overflows, broken invariants (debug assertions are on), operations
+//! longer than given in SECURITY.md, a heap beyond the quotas, and unbalanced counters at the end.
 
 pub mod bounds;
 pub mod guest;
@@ -24,10 +25,10 @@ use machine::Machine;
 use operation::{Attack, Operation};
 use shape::Shape;
 
-/// Most operations of one run: an input of small ones would not end for long.
+/// Largest number of operations in a run: an input of small operations would run for long.
 const OPERATIONS: usize = 600;
 
-/// Runs a VM through what an input says, to its end.
+/// Runs a VM through the operations of an input, and tears it down.
 pub fn run(attack: Attack, data: &[u8]) {
     let mut input = Input::new(data);
     let shape = input.byte();
@@ -35,11 +36,13 @@ pub fn run(attack: Attack, data: &[u8]) {
     if shape & 0x80 == 0 {
         machine.set_up();
     }
+
     for _ in 0..OPERATIONS {
         if input.is_empty() {
             break;
         }
         machine.apply(&Operation::read(&mut input, attack));
     }
+
     machine.finish();
 }

@@ -1,7 +1,7 @@
-//! The VM that it happens to.
+//! The VM under attack.
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{Domain, CpuPin};
+use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -17,7 +17,7 @@ use crate::shape::{DEVICE_TABLE, INDIRECT, Shape, VALID, allowed};
 
 const CPUS: usize = 2;
 const COLLECTION_TABLE: u64 = BASE + 0x9000;
-/// What the device table leads to if it is indirect.
+/// The second-level page of an indirect device table.
 const DEVICE_PAGE: u64 = BASE + 0xa000;
 /// Queues, 64 KiB apart.
 const QUEUES: u64 = BASE + 0x1_0000;
@@ -29,26 +29,27 @@ const GITS_CWRITER: u64 = 0x0088;
 const GITS_CREADR: u64 = 0x0090;
 const GITS_BASER: u64 = 0x0100;
 const COMMAND: u64 = 32;
-/// Slices after which deferred work that no new request feeds must be done.
+/// Slices after which deferred work must be done without a new request.
 const SLICES: u64 = 200_000;
-/// The VM, and what of it the fuzzer needs to know.
+
+/// The VM, and the fuzzer's knowledge of the VM.
 pub struct Machine {
     domain: Domain,
     vm: Vgic<HostileHost>,
-    /// Those that run vCPUs, and one that devices interrupt.
+    /// CPUs running vCPUs, and a last CPU for devices and traps.
     cpus: Vec<Cpu<SoftwareInterface>>,
-    /// `GITS_BASER0` as the driver writes it.
+    /// `GITS_BASER0` as written by the driver.
     device_table: u64,
-    /// The CPU that has a vCPU's registers.
+    /// The CPU loaded with each vCPU's registers.
     places: Vec<Option<usize>>,
     on: Vec<bool>,
     acknowledged: Vec<u32>,
-    /// The heap before the guest did anything, and the most that it may be.
+    /// Heap before the first operation, and the bound on its growth.
     heap: (isize, isize),
 }
 
 impl Machine {
-    /// All vCPUs are on.
+    /// Returns a VM of the given shape with all its vCPUs on.
     #[must_use]
     pub fn new(Shape(config, device_table): Shape) -> Self {
         let allowed = allowed(&config);
@@ -60,6 +61,7 @@ impl Machine {
             let local = domain.register(CpuId(n as u16));
             Cpu::new(local, SoftwareInterface::default())
         });
+
         let mut machine = Self {
             cpus: cpus.collect(),
             domain,
@@ -70,13 +72,14 @@ impl Machine {
             acknowledged: Vec::new(),
             heap: (0, allowed),
         };
+
         (1..present).for_each(|n| machine.power(n, true));
         machine.heap.0 = heap::live();
         machine
     }
 
-    /// What a guest's driver sets up: everything enabled and in Group 1, some SPIs edge-triggered, and LPIs with
-    /// tables.
+    /// Sets the VM up as a guest's driver does: every interrupt enabled and in Group 1, some SPIs
+    /// edge-triggered, and LPIs with tables.
     pub fn set_up(&mut self) {
         let config = self.vm.config().clone();
         let gicd = config.distributor;
@@ -86,6 +89,7 @@ impl Machine {
             self.write(gicd + 0x100 + 4 * register, 0xffff_ffff);
         }
         self.write(gicd + 0xc08, 0xaaaa_aaaa);
+
         let vcpus = self.vm.vcpu_count().min(3);
         for n in 0..vcpus {
             let gicr = self.gicr(n);
@@ -95,6 +99,7 @@ impl Machine {
             self.write_double(gicr + 0x78, PENDING_TABLES);
             self.write(gicr, 1);
         }
+
         let memory = &self.vm.host().memory;
         memory.write(BASE, &[0xa1; 0x100]);
         // Half of the LPIs are pending from the start.
@@ -102,6 +107,7 @@ impl Machine {
         if self.device_table & INDIRECT != 0 {
             memory.write(DEVICE_TABLE, &(VALID | DEVICE_PAGE).to_le_bytes());
         }
+
         for (n, its) in (0..).zip(&config.its) {
             self.write_double(its.base + GITS_BASER, self.device_table);
             self.write_double(its.base + GITS_BASER + 8, VALID | COLLECTION_TABLE);
@@ -118,6 +124,7 @@ impl Machine {
                 self.commands(n as usize, &commands, true);
             }
         }
+
         for n in 0..vcpus {
             let enable = [
                 Guest::Mask(0xf8),
@@ -127,7 +134,8 @@ impl Machine {
             self.run(0, n, &enable, false);
             self.put(n);
         }
-        // The first two stay in the guest, with something to do.
+
+        // The first two vCPUs stay in the guest, with interrupts pending.
         for n in 0..vcpus.min(2) {
             self.inject(&Operation::Spi(n as u16, false));
             self.inject(&Operation::SpiLine(16 + n as u16, true));
@@ -139,7 +147,7 @@ impl Machine {
         }
     }
 
-    /// Does one thing, and checks that it was soon done and took no more than it may.
+    /// Applies one operation, and checks its bound and the heap.
     pub fn apply(&mut self, operation: &Operation) {
         match *operation {
             Operation::Access {
@@ -160,7 +168,7 @@ impl Machine {
                 let at = BASE + u64::from(at);
                 self.vm.host().memory.write(at, &value.to_le_bytes());
             }
-            Operation::Unsettle(seed) => self.vm.host().memory.unsettle(seed.into()),
+            Operation::Disturb(seed) => self.vm.host().memory.disturb(seed.into()),
             Operation::FlipPage(page) => self.vm.host().memory.flip_page(page),
             Operation::Advance => self.advance(),
             Operation::Run(cpu, n, ref guest, stay) => {
@@ -171,6 +179,7 @@ impl Machine {
             Operation::AddVcpu(n) => self.add_vcpu(n),
             _ => within(bounds::INJECTION, || self.inject(operation)),
         }
+
         let grown = heap::live() - self.heap.0;
         assert!(
             grown <= self.heap.1,
@@ -179,33 +188,37 @@ impl Machine {
         );
     }
 
-    /// Takes the VM apart: every book must balance.
+    /// Tears the VM down and checks the counters.
     pub fn finish(mut self) {
         (0..self.places.len()).for_each(|n| self.put(n));
-        self.vm.host().memory.unsettle(0);
+        self.vm.host().memory.disturb(0);
         let mut slices = 0;
         while self.vm.has_deferred() {
             self.advance();
             slices += 1;
             assert!(slices < SLICES, "deferred work does not end");
         }
+
         self.check_queues();
         let Self {
             domain, vm, cpus, ..
         } = self;
+
         let before = domain.totals();
-        let remains = vm.teardown(&cpus[CPUS].pin()).expect("no vCPU is on a CPU");
-        assert_eq!(remains.references, 0);
+        let report = vm.teardown(&cpus[CPUS].pin()).expect("no vCPU is on a CPU");
+        assert_eq!(report.references, 0);
+
         for kind in Kind::ALL.map(|kind| kind as usize) {
             assert_eq!(
                 before.injections[kind],
                 before.coalesced[kind]
                     + before.deliveries[kind]
                     + before.withdrawn[kind]
-                    + remains.pending[kind],
-                "{before:?} {remains:?}"
+                    + report.pending[kind],
+                "{before:?} {report:?}"
             );
         }
+
         let after = domain.totals();
         assert_eq!(after.mapping_gets, after.mapping_puts);
         assert_eq!(after.migration_gets, after.migration_puts);
@@ -216,7 +229,7 @@ impl Machine {
         self.cpus[CPUS].pin()
     }
 
-    /// A vCPU that is present.
+    /// Returns the index of a present vCPU.
     fn vcpu(&self, n: u8) -> usize {
         usize::from(n) % self.vm.vcpu_count()
     }
@@ -260,18 +273,20 @@ impl Machine {
         })
     }
 
-    /// What an access there may take.
+    /// Returns the bound of an access at `gpa`.
     fn bound(&self, gpa: u64) -> Bound {
         let config = self.vm.config();
         let registers = |offset| match offset {
             0x080..0x400 | 0xc00..0xd00 => bounds::BITS,
             _ => bounds::REGISTER,
         };
+
         match gpa.wrapping_sub(config.distributor) {
             0..4 => return bounds::GROUPS,
             offset @ 4..0x1_0000 => return registers(offset),
             _ => {}
         }
+
         if config
             .its
             .iter()
@@ -279,7 +294,8 @@ impl Machine {
         {
             return bounds::ITS;
         }
-        // All regions are aligned as their frames are, but for the first.
+
+        // Every region except the first is aligned as its frames are.
         let region = config
             .redistributors
             .iter()
@@ -326,19 +342,19 @@ impl Machine {
 
     // --- the ITS's driver ------------------------------------------------------------------------
 
-    /// Where an ITS's frame is; `None` if the VM has none.
+    /// Returns the base of an ITS's frame, or `None` for a VM without an ITS.
     fn gits(&self, its: usize) -> Option<u64> {
         let all = &self.vm.config().its;
         Some(all.get(its % all.len().max(1))?.base)
     }
 
-    /// Where an ITS's queue is, and its bytes, whatever the guest has done to it.
+    /// Returns the address and size of an ITS's queue, as last set by the guest.
     fn queue(&self, gits: u64) -> (u64, u64) {
         let cbaser = self.read(gits + GITS_CBASER);
         (cbaser & 0x000f_ffff_ffff_0000, ((cbaser & 0xff) + 1) << 12)
     }
 
-    /// Whatever was in the queues has been done: nothing a guest puts there stops them.
+    /// Checks that every queue is empty: no command of a guest stops a queue.
     fn check_queues(&self) {
         for its in &self.vm.config().its {
             let enabled = self.trap(0, its.base, Width::Word, None);
@@ -366,10 +382,12 @@ impl Machine {
         };
         let (queue, bytes) = self.queue(gits);
         let mut next = self.read(gits + GITS_CWRITER);
+
         for command in commands {
             self.put_command(queue + next, command);
             next = (next + COMMAND) % bytes;
         }
+
         if ring {
             self.write_double(gits + GITS_CWRITER, next);
             self.read(gits + GITS_CREADR);
@@ -387,6 +405,7 @@ impl Machine {
         {
             self.put_command(queue + at, command);
         }
+
         let end = (self.read(gits + GITS_CREADR) + bytes - COMMAND) % bytes;
         self.write_double(gits + GITS_CWRITER, end);
     }
@@ -464,7 +483,7 @@ impl Machine {
 
     // --- vCPUs -----------------------------------------------------------------------------------
 
-    /// Out of the guest, if the vCPU is in it.
+    /// Exits the guest if the vCPU is in the guest.
     fn leave(&self, n: usize) {
         let Some(cpu) = self.places[n].filter(|cpu| self.vm.host().inside(*cpu) == Some(id(n)))
         else {
@@ -477,7 +496,8 @@ impl Machine {
         });
     }
 
-    /// Into the guest, unless it is there already; false if it is off.
+    /// Enters the guest unless the vCPU is in the guest already. Returns false for a vCPU that is
+    /// off.
     fn enter(&mut self, n: usize) -> bool {
         let cpu = self.places[n].unwrap_or(0);
         if self.vm.host().inside(cpu) == Some(id(n)) {
@@ -494,16 +514,19 @@ impl Machine {
 
     fn run(&mut self, cpu: usize, n: usize, guest: &[Guest], stay: bool) {
         let cpu = *self.places[n].get_or_insert(cpu % CPUS);
+
         // The CPU may have another vCPU's registers.
         for other in 0..self.places.len() {
             if other != n && self.places[other] == Some(cpu) {
                 self.put(other);
             }
         }
+
         if !self.enter(n) {
             self.places[n] = None;
             return;
         }
+
         for access in guest {
             let interface = self.cpus[cpu].interface();
             let done = access.access(interface, &mut self.acknowledged);
@@ -512,9 +535,11 @@ impl Machine {
                 self.enter(n);
             }
         }
+
         if stay {
             return;
         }
+
         self.leave(n);
         let (this, vm) = (&self.cpus[cpu], &self.vm);
         within(bounds::ENTRY, || {

@@ -1,25 +1,25 @@
-//! Guest memory as a hostile guest would have it.
+//! Guest memory as a hostile guest arranges it.
 
 use std::cell::Cell;
 use std::sync::Mutex;
 
 use vgic::BadAddress;
 
-/// Where the guest's memory begins.
+/// Base address of the guest's memory.
 pub const BASE: u64 = 0x4000_0000;
-/// Its bytes: room for each table and a queue, little enough for them to overlap.
+/// Size in bytes: room for each table and a queue, small enough for overlaps.
 pub const SIZE: usize = 0x4_0000;
-/// Bytes of a page, of which some may be gone.
+/// Bytes of a page. Single pages may be absent.
 const PAGE: usize = 0x1000;
 
-/// A little memory with holes that may change as it is read. Everything around it is unreadable.
+/// A small memory with holes, possibly changing with each read. Accesses outside fail.
 pub struct Memory(Mutex<Inner>);
 
 struct Inner {
     bytes: Vec<u8>,
-    /// Pages that are no memory, a bit each.
+    /// Absent pages, a bit each.
     holes: u64,
-    /// While not 0, every read changes a byte that it has just read: a table that changes underfoot.
+    /// While not 0, every read changes a byte just read, as a guest does to a table being read.
     restless: u64,
 }
 
@@ -27,7 +27,7 @@ thread_local! {
     static READS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Reads of guest memory by this thread so far.
+/// Returns the reads of guest memory by this thread so far.
 pub fn reads() -> u64 {
     READS.get()
 }
@@ -43,7 +43,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Writes what fits.
+    /// Writes the bytes that fit.
     pub fn write(&self, gpa: u64, bytes: &[u8]) {
         let mut inner = self.0.lock().unwrap();
         let at = (gpa.wrapping_sub(BASE) as usize) % SIZE;
@@ -51,32 +51,35 @@ impl Memory {
         inner.bytes[at..at + count].copy_from_slice(&bytes[..count]);
     }
 
-    /// From now on memory changes as it is read; or no longer, with 0.
-    pub fn unsettle(&self, seed: u64) {
+    /// Makes memory change with each read from now on. 0 ends the changes.
+    pub fn disturb(&self, seed: u64) {
         self.0.lock().unwrap().restless = seed;
     }
 
-    /// A page goes, or comes back.
+    /// Removes a page, or restores the page.
     pub fn flip_page(&self, page: u8) {
         self.0.lock().unwrap().holes ^= 1 << (page & 63);
     }
 
-    /// Reads.
+    /// Reads guest memory.
     ///
     /// # Errors
-    /// [`BadAddress`] outside the memory.
+    /// [`BadAddress`] outside the memory, and on an absent page.
     pub fn read(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         READS.set(READS.get() + 1);
         let mut inner = self.0.lock().unwrap();
         let at = gpa.checked_sub(BASE).ok_or(BadAddress)? as usize;
         let end = at.checked_add(buffer.len()).ok_or(BadAddress)?;
         let bytes = inner.bytes.get(at..end).ok_or(BadAddress)?;
+
         if buffer.is_empty() {
             return Ok(());
         }
+
         if (at / PAGE..=(end - 1) / PAGE).any(|page| inner.holes >> page & 1 != 0) {
             return Err(BadAddress);
         }
+
         buffer.copy_from_slice(bytes);
         if inner.restless != 0 {
             let mut next = inner.restless;

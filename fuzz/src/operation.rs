@@ -1,4 +1,4 @@
-//! What happens to a VM, and how an input says it.
+//! The operations on a VM, and their decoding from an input.
 
 use vgic::mmio::Width;
 use vgic::sysreg::SysReg;
@@ -6,7 +6,7 @@ use vgic::sysreg::SysReg;
 use crate::guest::Guest;
 use crate::input::Input;
 
-/// What a target is about.
+/// The subject of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attack {
     /// Register frames.
@@ -20,64 +20,66 @@ pub enum Attack {
 /// One ITS command.
 pub type Command = [u64; 4];
 
-/// One thing that happens.
+/// One operation.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// A trapped access; a read if nothing is written.
+    /// A trapped access: a write of `write`, or a read.
     Access {
-        /// Whose access.
+        /// The accessing vCPU.
         vcpu: u8,
-        /// Which of the frames.
+        /// The frame.
         frame: u8,
-        /// Where in the frame; what is too far wraps.
+        /// Offset in the frame, modulo its size.
         offset: u64,
-        /// How wide.
+        /// Access width.
         width: Width,
-        /// What is written.
+        /// The value to write.
         write: Option<u64>,
     },
     /// A trapped access to a system register.
     SysReg(u8, SysReg, u64),
-    /// Commands put into an ITS's queue; the doorbell is rung after the last one if at all.
+    /// Commands put into an ITS's queue, with a write of GITS_CWRITER at the end if the flag is
+    /// set.
     Commands(u8, Vec<Command>, bool),
-    /// All of an ITS's queue is filled with these commands in turn.
+    /// An ITS's whole queue filled with two commands in turn.
     FillQueue(u8, [Command; 2]),
-    /// An ITS is disabled, one of its registers for a table written, and it is enabled again.
+    /// A write of an ITS's table register, with the ITS disabled before and enabled after.
     Table(u8, u8, u64),
-    /// LPIs of a vCPU are disabled, its tables written if so, and enabled again.
+    /// A vCPU's LPIs disabled, its tables possibly written, and its LPIs enabled.
     ToggleLpis(u8, Option<(u64, u64)>),
-    /// Guest memory changes.
+    /// A write to guest memory.
     Poke(u32, u64),
-    /// From now on guest memory changes as it is read.
-    Unsettle(u8),
-    /// A page of guest memory goes, or comes back.
+    /// Guest memory changing with each read from now on.
+    Disturb(u8),
+    /// A page of guest memory removed or restored.
     FlipPage(u8),
-    /// A device writes `GITS_TRANSLATER`.
+    /// A device's write of `GITS_TRANSLATER`.
     Msi(u8, u32, u32),
-    /// An SPI's edge; or a physical one that is forwarded.
+    /// An SPI's edge. With the flag, a forwarded physical interrupt.
     Spi(u16, bool),
     /// An SPI's line.
     SpiLine(u16, bool),
     /// A PPI's line.
     PpiLine(u8, u8, bool),
-    /// A PPI's edge; or a physical one that is forwarded.
+    /// A PPI's edge. With the flag, a forwarded physical interrupt.
     Ppi(u8, u8, bool),
-    /// A CPU runs a vCPU for a while; what the guest does meanwhile, and whether it stays.
+    /// A vCPU's run on a CPU, with the guest's accesses. With the flag, the vCPU stays in the
+    /// guest.
     Run(u8, u8, Vec<Guest>, bool),
-    /// A vCPU leaves its CPU.
+    /// A vCPU put off its CPU.
     Put(u8),
-    /// A vCPU is powered off, or on.
+    /// A vCPU powered off or on.
     Power(u8, bool),
-    /// A vCPU is added.
+    /// A vCPU added.
     AddVcpu(u8),
-    /// The hypervisor has time for deferred work.
+    /// A call of `Vgic::advance`.
     Advance,
 }
 
-/// Chooses among operations, so often each.
+/// A choice among operations, each with a share.
 type Menu = &'static [(u8, fn(&mut Input<'_>) -> Operation)];
 
-/// What all targets let happen.
+/// The operations of all targets.
 const COMMON: Menu = &[
     (6, run),
     (4, msi),
@@ -97,12 +99,12 @@ const COMMON: Menu = &[
     (3, |_| Operation::Advance),
 ];
 
-/// What is the guest's memory.
+/// The operations on guest memory.
 const MEMORY: Menu = &[
     (2, |input| {
         Operation::Poke(u32::from(input.half()) << 3, input.value())
     }),
-    (1, |input| Operation::Unsettle(input.byte())),
+    (1, |input| Operation::Disturb(input.byte())),
     (1, |input| Operation::FlipPage(input.byte())),
     (2, |input| {
         let tables = input.flag().then(|| (input.table(), input.table()));
@@ -146,17 +148,17 @@ const SYSREG: Menu = &[(12, |input| {
 })];
 
 impl Operation {
-    /// The next one.
+    /// Reads the next operation from the input.
     pub fn read(input: &mut Input<'_>, attack: Attack) -> Self {
         let menus: &[Menu] = match attack {
             Attack::Mmio => &[MMIO, COMMON, MEMORY, SYSREG],
             Attack::Its => &[ITS, COMMON, MEMORY],
             Attack::Sysreg => &[SYSREG, COMMON],
         };
-        let dishes = || menus.iter().flat_map(|menu| menu.iter());
-        let all: u8 = dishes().map(|(share, _)| share).sum();
+        let entries = || menus.iter().flat_map(|menu| menu.iter());
+        let all: u8 = entries().map(|(share, _)| share).sum();
         let mut chosen = input.byte() % all;
-        for (share, read) in dishes() {
+        for (share, read) in entries() {
             match chosen.checked_sub(*share) {
                 Some(left) => chosen = left,
                 None => return read(input),
@@ -166,9 +168,10 @@ impl Operation {
     }
 }
 
-/// An access to the first of so many frames.
+/// Reads an access to one of the first `frames` frames.
 fn access(input: &mut Input<'_>, frames: u8) -> Operation {
-    // Registers of GICD and of GICR's SGI_base; of GICR's RD_base and GITS; and the blocks of 64-bit ones.
+    // Registers of GICD and of GICR's SGI_base, registers of GICR's RD_base and GITS, and the
+    // blocks of 64-bit registers.
     const SINGLE: [u64; 22] = [
         0x00, 0x04, 0x08, 0x0c, 0x14, 0x40, 0x48, 0x70, 0x74, 0x78, 0x7c, 0x80, 0x84, 0x88, 0x90,
         0xa0, 0xb0, 0xc0, 0x100, 0x108, 0xffe8, 0x1_0040,
@@ -200,16 +203,18 @@ fn access(input: &mut Input<'_>, frames: u8) -> Operation {
     }
 }
 
-/// A command: mostly one that exists, with numbers that mostly do.
+/// Reads a command, mostly a defined one, with mostly valid operands.
 fn command(input: &mut Input<'_>) -> Command {
     const NUMBERS: [u8; 16] = [
         0x0a, 0x0a, 0x0a, 0x08, 0x08, 0x09, 0x01, 0x03, 0x04, 0x05, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f,
         0xff,
     ];
+
     let number = input.pick(&NUMBERS);
     if number == 0xff {
         return std::array::from_fn(|_| input.value());
     }
+
     let first = u64::from(number) | u64::from(input.id()) << 32;
     let second = match number {
         0x08 => match input.byte() {
@@ -224,6 +229,7 @@ fn command(input: &mut Input<'_>) -> Command {
     } else {
         0
     };
+
     let valid = u64::from(input.byte() & 7 != 7) << 63;
     let icid = u64::from(input.id() & 0xffff);
     let target = rdbase(input);
@@ -234,10 +240,11 @@ fn command(input: &mut Input<'_>) -> Command {
         _ => icid,
     };
     let fourth = if number == 0x0e { rdbase(input) } else { 0 };
+
     [first, second | lpi << 32, third, fourth]
 }
 
-/// A redistributor: mostly of a vCPU that exists.
+/// Reads a redistributor, mostly of an existing vCPU.
 fn rdbase(input: &mut Input<'_>) -> u64 {
     let processor = match input.byte() {
         few @ 0..0xe0 => u32::from(few & 3),
@@ -246,7 +253,7 @@ fn rdbase(input: &mut Input<'_>) -> u64 {
     u64::from(processor) << 16
 }
 
-/// A value for an SGI register that names vCPUs which exist.
+/// Reads a value for an SGI register, naming existing vCPUs.
 fn sgi(input: &mut Input<'_>) -> u64 {
     let targets = u64::from(input.half());
     let intid = u64::from(input.byte() & 0xf) << 24;
@@ -256,7 +263,7 @@ fn sgi(input: &mut Input<'_>) -> u64 {
     targets | intid | affinity | range | all
 }
 
-/// Any interrupt, mostly one that exists.
+/// Reads an INTID, mostly of an existing interrupt.
 pub(crate) fn intid(input: &mut Input<'_>) -> u32 {
     match input.byte() {
         small @ 0..0x60 => u32::from(small & 0x3f),

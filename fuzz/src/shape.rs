@@ -1,4 +1,4 @@
-//! VMs of several sizes, and what their guests may make the library allocate.
+//! VMs of several sizes, and the bounds on the library's allocations for their guests.
 
 use vgic::Config;
 use vgic::config::ItsConfig;
@@ -8,18 +8,18 @@ use crate::memory::BASE;
 
 /// The valid bit of an ITS's table, collection, or device.
 pub(crate) const VALID: u64 = 1 << 63;
-/// A table of two levels.
+/// The indirect bit: a table of two levels.
 pub(crate) const INDIRECT: u64 = 1 << 62;
-/// Where guests have their device table.
+/// Address of the guest's device table.
 pub(crate) const DEVICE_TABLE: u64 = BASE + 0x8000;
-/// What of the heap no quota bounds: the epoch's garbage, the host's books, and what a run keeps.
+/// Heap outside every quota: the epoch's garbage, the host's record, and data of the run.
 const SLACK: isize = 2 << 20;
 
-/// How large a VM, and of which kind its guest's device tables are.
+/// Size of a VM, and value of its guest's device table register.
 pub struct Shape(pub(crate) Config, pub(crate) u64);
 
 impl Shape {
-    /// The one with this number.
+    /// Returns the shape of the given number.
     #[must_use]
     pub fn new(number: u8) -> Self {
         let affinity = |n: usize| Affinity::new(0, 0, (n / 32) as u8, (n % 32) as u8);
@@ -28,10 +28,12 @@ impl Shape {
             _ if number % 4 == 2 => 1,
             _ => 3,
         };
+
         // vCPU 2 is beyond the first 16 of Aff0.
         let affinities =
             (0..vcpus).map(|n| affinity(if n == 2 { 18 } else { n + usize::from(n >= 18) }));
         let mut config = Config::new(affinities.collect());
+
         let its = |base, bits, max_devices, max_events, collections| ItsConfig {
             device_bits: bits,
             event_bits: bits.min(16),
@@ -40,9 +42,11 @@ impl Shape {
             collections,
             ..ItsConfig::at(base)
         };
+
         let bases = [0x0808_0000, 0x1808_0000];
         (config.spis, config.lpi_bits) = (64, 8);
         config.its = bases.map(|base| its(base, 16, 3, 256, 4)).to_vec();
+
         match number % 4 {
             1 => {
                 (config.spis, config.lpi_bits) = (988, 16);
@@ -58,13 +62,15 @@ impl Shape {
             }
             _ => {}
         }
+
         if number != 0x7f {
             config.max_vcpus += 2;
             config.redistributors[0].count += 2;
         }
+
         let table = match number >> 5 {
             1 => INDIRECT | DEVICE_TABLE,
-            // Pages of 64 KiB, on top of the configuration table.
+            // Pages of 64 KiB, overlapping the configuration table.
             2 => 0x200 | BASE,
             _ => DEVICE_TABLE,
         };
@@ -72,7 +78,7 @@ impl Shape {
     }
 }
 
-/// What a guest may make the library allocate: the formula of SECURITY.md.
+/// Returns the bytes that a guest may make the library allocate: the formula of SECURITY.md.
 pub(crate) fn allowed(config: &Config) -> isize {
     const NODE: isize = 2048 + 64;
     let itses = config.its.iter().map(|its| {

@@ -34,46 +34,50 @@ pub const V1: VcpuId = match VcpuId::new(1) {
     None => unreachable!(),
 };
 
-/// The SPI that models use: an edge.
+/// The models' SPI: edge-triggered.
 pub const SPI: u32 = 40;
-/// The PPI that models use: an edge.
+/// The models' PPI: edge-triggered.
 pub const PPI: u32 = 20;
-/// The PPI whose level models use.
+/// The models' level-sensitive PPI.
 pub const LEVEL: u32 = 21;
-/// The SGI that models use.
+/// The models' SGI.
 pub const SGI: u32 = 3;
 
 /// Words of a model's stack.
 const STACK: usize = 1 << 14;
 
-/// Executions that the running [`check`] has begun.
+/// Executions begun by the running [`check`].
 static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `model` under every interleaving with at most `preemptions` preemptions, and prints how many
-/// there were. `LOOM_MAX_PREEMPTIONS` replaces the bound, `LOOM_DEEP` raises it by one and
-/// `LOOM_MAX_DURATION` ends the exploration after so many seconds.
+/// Runs `model` under every interleaving with at most `preemptions` preemptions, and prints the
+/// number of executions. `LOOM_MAX_PREEMPTIONS` replaces the bound. `LOOM_DEEP` raises the bound by
+/// one. `LOOM_MAX_DURATION` ends the exploration after the given number of seconds.
 ///
 /// # Panics
-/// When the model fails under one of them.
+/// If the model fails under any interleaving.
 pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     #[cfg(vgic_mutants)]
     mutants::select();
+
     let mut builder = loom::model::Builder::new();
     let deep = usize::from(std::env::var_os("LOOM_DEEP").is_some());
     let bound = builder.preemption_bound.unwrap_or(preemptions + deep);
     builder.preemption_bound = Some(bound);
     builder.max_branches = 100_000;
+
     EXECUTIONS.store(0, Relaxed);
-    tell_of_failures();
+    report_failures();
     let began = Instant::now();
+
     let model = std::sync::Arc::new(model);
     builder.check(move || {
         EXECUTIONS.fetch_add(1, Relaxed);
         let model = model.clone();
-        // The first thread's stack is too small for a whole VM, and has no other size.
+        // The first thread's stack is too small for a whole VM, and its size is fixed.
         let roomy = thread::Builder::new().stack_size(STACK);
         roomy.spawn(move || model()).unwrap().join().unwrap();
     });
+
     let complete = builder
         .max_duration
         .is_none_or(|most| began.elapsed() < most);
@@ -81,8 +85,9 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     println!("loom: executions={executions} preemptions={bound} complete={complete}");
 }
 
-/// Prints why the model failed, and in which execution, in a line for the runner.
-fn tell_of_failures() {
+/// Installs a panic hook: prints the reason and the number of the failed execution in a line for
+/// the runner.
+fn report_failures() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
@@ -99,12 +104,12 @@ fn tell_of_failures() {
     });
 }
 
-/// Another CPU, at work on the same VM. It has joined the epoch before it begins and leaves it once it
-/// has been waited for, so that what is explored is the work.
+/// Another CPU at work on the same VM. The CPU joins the epoch before the work and leaves it at
+/// [`Other::join`]: loom explores only the work.
 #[must_use]
 pub struct Other<R>(JoinHandle<(R, Cpu<SoftwareInterface>)>);
 
-/// Lets another CPU do some work on the same VM.
+/// Starts `work` on another CPU of the same VM.
 pub fn spawn<R: 'static>(
     machine: &Arc<Machine>,
     cpu: u16,
@@ -115,19 +120,19 @@ pub fn spawn<R: 'static>(
 }
 
 impl<R> Other<R> {
-    /// Waits for the work to be done.
+    /// Waits for the end of the work.
     ///
     /// # Panics
-    /// If it panicked.
+    /// If the work panicked.
     pub fn join(self) -> R {
         self.0.join().unwrap().0
     }
 }
 
-/// The VM, once every other CPU has left it.
+/// Returns the VM once every other CPU has left it.
 ///
 /// # Panics
-/// While one has not.
+/// If another CPU still uses the VM.
 #[must_use]
 pub fn sole(machine: Arc<Machine>) -> Machine {
     Arc::try_unwrap(machine).ok().expect("no other CPU has it")

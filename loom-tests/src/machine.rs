@@ -1,4 +1,4 @@
-//! A VM, its host, and what the models do with them.
+//! A VM, its host, and the operations of guest, device and CPU in the models.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -14,17 +14,17 @@ use vgic::{BadAddress, Blocked, Config, Cpu, Host, Injected, Vgic};
 
 use crate::{LEVEL, PPI, SGI, SPI, V0};
 
-/// The frames of ITS 0; those of the others follow.
+/// The frames of ITS 0. The frames of further ITSes follow.
 const GITS: u64 = 0x0c00_0000;
 const GITS_STRIDE: u64 = 0x2_0000;
 /// The LPI configuration table in guest memory.
 const PROPERTIES: u64 = 0x4000;
-/// The command queue of ITS 0 in guest memory; those of the others follow.
+/// The command queue of ITS 0 in guest memory. The queues of further ITSes follow.
 const QUEUE: usize = 0x1_0000;
 const QUEUE_STRIDE: usize = 0x1_0000;
 
-/// A host that does nothing but count. Its counters are not loom's: they are observations, not part of
-/// the protocol.
+/// A host with counters for its callbacks. The counters are not loom's atomics: they observe the
+/// protocol without taking part.
 #[derive(Default)]
 pub struct Quiet {
     /// Kicks.
@@ -33,7 +33,7 @@ pub struct Quiet {
     pub wakes: AtomicUsize,
     /// Resamples.
     pub resamples: AtomicUsize,
-    /// Guest memory at address 0: the ITSes' command queues and tables.
+    /// Guest memory at address 0: command queues and tables of the ITSes.
     ram: Mutex<Vec<u8>>,
 }
 
@@ -67,24 +67,26 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// So many vCPUs, all powered on. The SPI, PPI and SGI of the models are enabled in Group 1, the SPI
-    /// goes to vCPU 0.
+    /// Returns a VM with `vcpus` vCPUs, all powered on. The models' SPI, PPIs and SGI are enabled
+    /// in Group 1. The SPI is routed to vCPU 0.
     #[must_use]
     pub fn new(vcpus: u8) -> Self {
         Self::from_config(Config::new(affinities(vcpus)))
     }
 
-    /// As the configuration says, with the same interrupts set up.
+    /// Returns a VM of the given configuration, with the interrupts of [`Machine::new`] set up.
     #[must_use]
     pub fn from_config(mut config: Config) -> Self {
-        // As few as there can be, for the sake of speed.
+        // The smallest number of SPIs, for speed.
         config.spis = 32;
+
         let vcpus = config.vcpus.len();
         let machine = Self {
             domain: Domain::new(),
             vm: Vgic::new(config, Quiet::default()).unwrap(),
             placed: [const { AtomicUsize::new(0) }; 2],
         };
+
         machine.on(99, |pin| {
             let spi = 1 << (SPI - 32);
             machine.gicd(pin, 0x000, 0x12); // CTLR
@@ -102,11 +104,12 @@ impl Machine {
         machine
     }
 
-    /// So many vCPUs, with LPIs enabled, and ITSes. Collection n of each ITS is vCPU n's, and event 0 of
-    /// device 0, which has two events, is LPI 8192 in collection 0.
+    /// Returns a VM with `vcpus` vCPUs, LPIs enabled, and `itses` ITSes. Collection n of each ITS
+    /// targets vCPU n. Device 0 has two events. Event 0 is LPI 8192 in collection 0.
     #[must_use]
     pub fn with_lpi(vcpus: u8, itses: usize) -> Self {
         let mut config = Config::new(affinities(vcpus));
+
         config.lpi_bits = 5;
         for its in 0..itses {
             let mut its = ItsConfig::at(GITS + its as u64 * GITS_STRIDE);
@@ -114,17 +117,20 @@ impl Machine {
             its.collections = u32::from(vcpus);
             config.its.push(its);
         }
+
         let machine = Self::from_config(config);
-        // Configuration bytes say enabled, priority 0xa0; table entries say valid.
+        // Each configuration byte gives "enabled, priority 0xa0". Each table entry is valid.
         *machine.vm.host().ram.lock().unwrap() = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
+
         machine.on(98, |pin| {
             for vcpu in (0..usize::from(vcpus)).filter_map(VcpuId::new) {
                 if vcpu == V0 {
                     machine.gicr_double(pin, vcpu, 0x70, PROPERTIES | 13); // PROPBASER
                 }
-                machine.gicr_double(pin, vcpu, 0x78, 1 << 62); // PENDBASER, all zero
+                machine.gicr_double(pin, vcpu, 0x78, 1 << 62); // PENDBASER with PTZ: all zero
                 machine.gicr(pin, vcpu, 0, 1); // CTLR.EnableLPIs
             }
+
             for its in 0..itses {
                 machine.gits(pin, its, 0x100, Width::Double, 1 << 63 | 0x1000);
                 machine.gits(pin, its, 0x108, Width::Double, 1 << 63 | 0x2000);
@@ -141,20 +147,20 @@ impl Machine {
         machine
     }
 
-    /// Runs `work` pinned on a CPU that joins for it.
+    /// Runs `work` pinned on a CPU registered for the call.
     pub fn on<R>(&self, cpu: u16, work: impl FnOnce(&CpuPin<'_>) -> R) -> R {
         let local = self.domain.register(CpuId(cpu));
         let pin = local.pin();
         work(&pin)
     }
 
-    /// A CPU.
+    /// Returns CPU `n` with a software CPU interface.
     #[must_use]
     pub fn cpu(&self, n: u16) -> Cpu<SoftwareInterface> {
         Cpu::new(self.domain.register(CpuId(n)), SoftwareInterface::default())
     }
 
-    // --- what a guest writes ---------------------------------------------------------------------
+    // --- register writes of a guest --------------------------------------------------------------
 
     /// Writes a word of the distributor's frame.
     pub fn gicd(&self, pin: &CpuPin<'_>, offset: u64, value: u64) {
@@ -201,7 +207,7 @@ impl Machine {
         let _ = self.vm.mmio_write(pin, router, Width::Double, affinity);
     }
 
-    /// `ICC_SGI1R_EL1` by `vcpu`, which is on `cpu`: the SGI for all others.
+    /// Writes `ICC_SGI1R_EL1` by `vcpu` on `cpu`: the SGI for all other vCPUs.
     pub fn broadcast(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
         let value = 1 << 40 | u64::from(SGI) << 24;
         self.vm
@@ -213,7 +219,8 @@ impl Machine {
         let _ = self.vm.mmio_write(pin, gpa, width, value);
     }
 
-    /// Places a command in an ITS's queue, and executes it unless another CPU is at the queue.
+    /// Places a command in an ITS's queue, and executes it unless another CPU is executing the
+    /// queue.
     pub fn command(&self, pin: &CpuPin<'_>, its: usize, command: [u64; 4]) {
         self.place(its, command);
         self.execute(pin, its);
@@ -234,67 +241,69 @@ impl Machine {
         self.vm.host().ram.lock().unwrap()[PROPERTIES as usize] = byte;
     }
 
-    /// Writes `GITS_CWRITER`: what has been placed is executed, unless another CPU is at the queue.
+    /// Writes `GITS_CWRITER`: executes the placed commands, unless another CPU is executing the
+    /// queue.
     pub fn execute(&self, pin: &CpuPin<'_>, its: usize) {
         let end = self.placed[its].load(Relaxed) as u64 * 32;
         self.gits(pin, its, 0x88, Width::Double, end);
     }
 
-    // --- what devices do -------------------------------------------------------------------------
+    // --- devices ---------------------------------------------------------------------------------
 
-    /// An edge on the PPI of vCPU 0.
+    /// Injects an edge on the PPI of vCPU 0.
     pub fn inject(&self, pin: &CpuPin<'_>) -> Injected {
         let ppi = IntId::ppi(PPI).unwrap();
         self.vm.inject_ppi(pin, V0, ppi).unwrap()
     }
 
-    /// An edge on the SPI.
+    /// Injects an edge on the SPI.
     pub fn inject_spi(&self, pin: &CpuPin<'_>) -> Injected {
         self.vm.inject_spi(pin, IntId::spi(SPI).unwrap()).unwrap()
     }
 
-    /// The line of vCPU 0's level-sensitive PPI.
+    /// Sets the line of vCPU 0's level-sensitive PPI.
     pub fn set_line(&self, pin: &CpuPin<'_>, high: bool) {
         let ppi = IntId::ppi(LEVEL).unwrap();
         self.vm.set_ppi_line(pin, V0, ppi, high).unwrap();
     }
 
-    /// An MSI: an event of device 0. `None` if it is not mapped.
+    /// Injects an MSI of device 0. Returns `None` for an unmapped event.
     pub fn msi(&self, pin: &CpuPin<'_>, its: u8, event: u32) -> Option<Injected> {
         let (its, event) = (ItsId(its), EventId(event));
         self.vm.inject_msi(pin, its, DeviceId(0), event).ok()
     }
 
-    // --- what a CPU does with a vCPU -------------------------------------------------------------
+    // --- a CPU and its vCPU ----------------------------------------------------------------------
 
-    /// Into the guest.
+    /// Enters the guest.
     pub fn enter(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
         self.vm.enter(cpu, &cpu.pin(), vcpu).unwrap();
     }
 
-    /// Out of the guest.
+    /// Exits the guest.
     pub fn exit(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
         self.vm.exit(cpu, &cpu.pin(), vcpu).unwrap();
     }
 
-    /// Off the CPU.
+    /// Puts the vCPU off the CPU.
     pub fn put(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
         self.vm.vcpu_put(cpu, &cpu.pin(), vcpu).unwrap();
     }
 
-    /// Out of the guest if it is there, and on if it is off.
+    /// Exits the guest if the vCPU is in the guest. Powers the vCPU on otherwise.
     pub fn exit_or_power_on(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
         if self.vm.exit(cpu, &cpu.pin(), vcpu).is_err() {
             self.vm.power_on(vcpu);
         }
     }
 
-    /// WFI.
+    /// Blocks the vCPU, as on WFI.
     pub fn block(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) -> Blocked {
         self.vm.block(cpu, &cpu.pin(), vcpu).unwrap()
     }
 
-    /// Enters, lets the guest set its interface up and take everything, exits and puts; how many it took.
+    /// Enters, lets the guest set up its interface and take every interrupt, exits and puts.
+    /// Returns the number of interrupts taken.
     pub fn serve(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) -> usize {
         let mut taken = 0;
         loop {
@@ -310,59 +319,61 @@ impl Machine {
         taken
     }
 
-    /// Does all that was left over.
+    /// Does all deferred work.
     pub fn advance(&self, pin: &CpuPin<'_>) {
         while self.vm.has_deferred() {
             self.vm.advance(pin);
         }
     }
 
-    // --- the books -------------------------------------------------------------------------------
+    // --- counters --------------------------------------------------------------------------------
 
-    /// References that the lists hold.
+    /// Returns the number of references held by the lists.
     #[must_use]
     pub fn listed(&self) -> u64 {
         let totals = self.domain.totals();
         totals.list_gets - totals.list_puts
     }
 
-    /// Kicks so far.
+    /// Returns the number of kicks so far.
     #[must_use]
     pub fn kicks(&self) -> usize {
         self.vm.host().kicks.load(Relaxed)
     }
 
-    /// Wakes so far.
+    /// Returns the number of wakes so far.
     #[must_use]
     pub fn wakes(&self) -> usize {
         self.vm.host().wakes.load(Relaxed)
     }
 
-    /// Resamples so far.
+    /// Returns the number of resamples so far.
     #[must_use]
     pub fn resamples(&self) -> usize {
         self.vm.host().resamples.load(Relaxed)
     }
 
-    /// Takes the VM apart: no reference is left, and every injection was taken, merged, withdrawn or is
-    /// still pending.
+    /// Tears the VM down and checks the counters: no reference is left, and every injection was
+    /// delivered, coalesced, withdrawn or is still pending.
     pub fn finish(self, cpu: &Cpu<SoftwareInterface>) {
-        // What is pending now is withdrawn below.
+        // Teardown withdraws pending interrupts: read the totals before.
         let totals = self.domain.totals();
-        let remains = self.vm.teardown(&cpu.pin()).unwrap();
-        assert_eq!(remains.references, 0, "references are left");
+        let report = self.vm.teardown(&cpu.pin()).unwrap();
+        assert_eq!(report.references, 0, "references are left");
+
         let end = self.domain.totals();
         assert_eq!(end.list_gets, end.list_puts, "references of lists");
         assert_eq!(end.mapping_gets, end.mapping_puts, "mappings");
         assert_eq!(end.migration_gets, end.migration_puts, "migrations");
+
         for kind in Kind::ALL.map(|kind| kind as usize) {
             assert_eq!(
                 totals.injections[kind],
                 totals.coalesced[kind]
                     + totals.deliveries[kind]
                     + totals.withdrawn[kind]
-                    + remains.pending[kind],
-                "the books of injections"
+                    + report.pending[kind],
+                "the counters of injections"
             );
         }
     }
@@ -372,43 +383,43 @@ fn affinities(vcpus: u8) -> Vec<Affinity> {
     (0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()
 }
 
-/// `MAPD` of device 0, with one bit of EventID, or of none.
+/// Returns `MAPD` of device 0 with one bit of EventID, or the unmapping of device 0.
 #[must_use]
 pub fn mapd(valid: bool) -> [u64; 4] {
     [0x08, 0, u64::from(valid) << 63, 0]
 }
 
-/// `MAPTI` of an event of device 0 as LPI 8192, in collection 0.
+/// Returns `MAPTI` of an event of device 0 as LPI 8192 in collection 0.
 #[must_use]
 pub fn mapti(event: u64) -> [u64; 4] {
     [0x0a, event | 8192 << 32, 0, 0]
 }
 
-/// `DISCARD` of an event of device 0.
+/// Returns `DISCARD` of an event of device 0.
 #[must_use]
 pub fn discard(event: u64) -> [u64; 4] {
     [0x0f, event, 0, 0]
 }
 
-/// `CLEAR` of an event of device 0.
+/// Returns `CLEAR` of an event of device 0.
 #[must_use]
 pub fn clear(event: u64) -> [u64; 4] {
     [0x04, event, 0, 0]
 }
 
-/// `MOVI` of event 0 of device 0 to a collection.
+/// Returns `MOVI` of event 0 of device 0 to a collection.
 #[must_use]
 pub fn movi(collection: u64) -> [u64; 4] {
     [0x01, 0, collection, 0]
 }
 
-/// `MOVALL` from vCPU 0 to vCPU 1.
+/// Returns `MOVALL` from vCPU 0 to vCPU 1.
 #[must_use]
 pub fn movall() -> [u64; 4] {
     [0x0e, 0, 0, 1 << 16]
 }
 
-/// The guest sets its interface up and takes everything that is signalled.
+/// Sets up the guest's interface and takes every signalled interrupt. Returns the number taken.
 pub fn take(cpu: &Cpu<SoftwareInterface>) -> usize {
     let guest = cpu.interface();
     guest.write_igrpen1(true);

@@ -1,11 +1,11 @@
-//! Which deliberate fault of the library is made, and the list of all.
+//! Selection of a deliberate fault of the library, and the list of all faults.
 
 use vgic::sync::MUTANTS;
 
-/// The variable that names the fault.
+/// The variable naming the fault.
 const VARIABLE: &str = "VGIC_MUTANT";
 
-/// Selects the fault that the environment names, if it names one.
+/// Selects the fault named by the environment, if any.
 pub(crate) fn select() {
     let Ok(name) = std::env::var(VARIABLE) else {
         return;

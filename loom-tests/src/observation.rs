@@ -1,11 +1,11 @@
-//! What a model sees happen, in the order in which it happens.
+//! Events seen by a model, in order.
 
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::Relaxed;
 
-/// Whether something has happened yet. It is no part of the protocol and orders nothing in it, but loom
-/// knows of it, and explores what comes before and what after.
+/// A flag: has an event happened yet? The flag is no part of the protocol and orders nothing in the
+/// protocol. loom knows the flag, and explores the moments before and after the event.
 #[derive(Clone)]
 pub struct Observation(Arc<AtomicBool>);
 
@@ -16,12 +16,13 @@ impl Default for Observation {
 }
 
 impl Observation {
-    /// It has happened, if `it`.
-    pub fn make(&self, it: bool) {
-        self.0.fetch_or(it, Relaxed);
+    /// Sets the flag if `happened`.
+    pub fn make(&self, happened: bool) {
+        self.0.fetch_or(happened, Relaxed);
     }
 
-    /// Whether it has happened. A read-modify-write, because a mere load may be of long ago.
+    /// Returns whether the event has happened. A read-modify-write reads the latest value. A plain
+    /// load may read an old value.
     #[must_use]
     pub fn is_made(&self) -> bool {
         self.0.fetch_or(false, Relaxed)

@@ -59,7 +59,7 @@ mutants! {
     SlotFilledRelaxed: "radix", "publication", "";
 
     /// Whoever puts an LPI's last reference empties the INTID's slot, whatever is in it by then.
-    ReleaserErasesSuccessor: "lpi_lifetime", "remap_against_the_dying", "CVE-2026-74568";
+    ReleaserErasesSuccessor: "lpi_lifetime", "remap_against_the_free_list", "CVE-2026-74568";
     /// A new mapping takes a reference of a dying LPI: plain increment instead of increment-if-not-zero.
     DyingRevived: "lpi_lifetime", "remap_against_the_last_put", "";
     /// Under the list's lock, insertion checks again only where the LPI is routed: it may be freed by then.

@@ -7,7 +7,7 @@ use super::{GITS, Machine, RAM};
 const DEVICE_TABLE: u64 = RAM + 0x1_0000;
 const COLLECTION_TABLE: u64 = RAM + 0x2_0000;
 const QUEUE: u64 = RAM + 0x3_0000;
-/// Commands in the queue, which is 64 KiB.
+/// Commands in the queue of 64 KiB.
 const QUEUE_COMMANDS: u64 = 0x1_0000 / 32;
 /// LPI configuration: a byte for each, from INTID 8192 on.
 pub const PROPERTIES: u64 = RAM + 0x10_0000;
@@ -21,13 +21,14 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// Sets the tables and the queue up, enables LPIs on every vCPU and the ITS, and maps collection n to
-    /// vCPU n.
+    /// Sets up the tables and the queue, enables LPIs on every vCPU, enables the ITS, and maps
+    /// collection n to vCPU n.
     pub fn new(machine: &'a Machine) -> Self {
         let driver = Self {
             machine,
             next: Cell::new(0),
         };
+
         let vcpus = machine.vm.vcpu_count();
         for n in 0..vcpus {
             let gicr = machine.gicr(n);
@@ -35,10 +36,12 @@ impl<'a> Driver<'a> {
             machine.write64(n, gicr + 0x78, pending_table(n));
             machine.write(n, gicr, 1);
         }
+
         machine.write64(0, GITS + 0x100, VALID | DEVICE_TABLE | 0xf);
         machine.write64(0, GITS + 0x108, VALID | COLLECTION_TABLE);
         machine.write64(0, GITS + 0x80, VALID | QUEUE | 0xf);
         machine.write(0, GITS, 1);
+
         for n in 0..vcpus as u64 {
             driver.mapc(n, Some(n));
         }
@@ -46,12 +49,12 @@ impl<'a> Driver<'a> {
         driver
     }
 
-    /// Queues a command and lets the ITS work until it has been done.
+    /// Queues a command and waits for its execution.
     pub fn send(&self, command: [u64; 4]) {
         self.send_all(&[command]);
     }
 
-    /// Queues commands and lets the ITS work until they have been done.
+    /// Queues commands and waits for their execution.
     pub fn send_all(&self, commands: &[[u64; 4]]) {
         commands.iter().for_each(|command| self.queue(*command));
         self.machine
@@ -126,7 +129,7 @@ impl<'a> Driver<'a> {
         self.send([0x05, 0, vcpu << 16, 0]);
     }
 
-    /// Writes an LPI's configuration byte; the guest has yet to invalidate it.
+    /// Writes an LPI's configuration byte. The guest still has to invalidate the LPI.
     pub fn configure(&self, intid: u64, priority: u8, enabled: bool) {
         let byte = priority | u8::from(enabled);
         self.machine
@@ -135,7 +138,7 @@ impl<'a> Driver<'a> {
             .write_ram(PROPERTIES + intid - 8192, &[byte]);
     }
 
-    /// An enabled LPI for (device, event), of collection `icid`.
+    /// Maps (device, event) to an LPI of collection `icid`, and enables the LPI.
     pub fn map(&self, device: u64, event: u64, intid: u64, icid: u64) {
         self.configure(intid, 0xa0, true);
         self.mapti(device, event, intid, icid);

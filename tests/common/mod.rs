@@ -1,9 +1,9 @@
-//! A VM on the software CPU interface: vCPU n runs on CPU n, and the test is the guest.
+//! A VM on the software CPU interface. vCPU n runs on CPU n, and the test acts as the guest.
 #![allow(
     dead_code,
     unreachable_pub,
     missing_docs,
-    reason = "a room that several test programs share, each using its part"
+    reason = "a module shared by several test programs, each using a part"
 )]
 
 pub mod its;
@@ -26,7 +26,7 @@ pub const GITS: u64 = 0x0808_0000;
 pub const RAM: u64 = 0x4000_0000;
 pub const RAM_SIZE: u64 = 0x0100_0000;
 
-/// What the vGIC has asked of its host.
+/// A callback of the vGIC to its host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
     Kick(u16, usize),
@@ -38,7 +38,7 @@ pub enum Call {
     Routed(u32, Option<usize>),
 }
 
-/// A host with sparse RAM that records the calls.
+/// A host with sparse RAM, recording the calls.
 #[derive(Default)]
 pub struct TestHost {
     pub calls: Mutex<Vec<Call>>,
@@ -114,13 +114,13 @@ pub fn vcpu(n: usize) -> VcpuId {
     VcpuId::new(n).unwrap()
 }
 
-/// The affinity of vCPU n where nothing else is asked for: as on QEMU's `virt`, 16 to a cluster.
+/// Returns the default affinity of vCPU n: 16 vCPUs in a cluster, as on QEMU's `virt`.
 pub fn affinity(n: usize) -> Affinity {
     Affinity::new(0, 0, (n / 16) as u8, (n % 16) as u8)
 }
 
 impl Machine {
-    /// `count` vCPUs, one ITS, and no guest set-up yet.
+    /// Returns a VM with `count` vCPUs and one ITS, without any guest set-up.
     pub fn bare(count: usize) -> Self {
         Self::from_config(Config::new((0..count).map(affinity).collect()).with_its(GITS))
     }
@@ -141,8 +141,8 @@ impl Machine {
         Self { domain, vm, cpus }
     }
 
-    /// `count` vCPUs whose guest has set everything up: all groups enabled, all interrupts in Group 1,
-    /// nothing masked.
+    /// Returns a VM with `count` vCPUs after the guest's set-up: all groups enabled, all interrupts
+    /// in Group 1, nothing masked.
     pub fn new(count: usize) -> Self {
         let machine = Self::bare(count);
         machine.set_up();
@@ -166,7 +166,7 @@ impl Machine {
         self.vm.host().take_calls();
     }
 
-    /// Does all deferred work.
+    /// Does all deferred work. Returns the number of slices.
     pub fn advance(&self) -> usize {
         let mut slices = 0;
         while self.vm.has_deferred() {
@@ -180,7 +180,7 @@ impl Machine {
         self.cpus[0].pin()
     }
 
-    /// Base of a vCPU's redistributor.
+    /// Returns the base of a vCPU's redistributor.
     pub fn gicr(&self, n: usize) -> u64 {
         let mut left = n;
         for region in &self.vm.config().redistributors {
@@ -202,7 +202,7 @@ impl Machine {
         self.vm.exit(cpu, &cpu.pin(), vcpu(n)).unwrap();
     }
 
-    /// Out of the guest and in again, as any trap does.
+    /// Exits and enters the guest, as any trap does.
     pub fn bounce(&self, n: usize) {
         self.exit(n);
         self.enter(n);
@@ -275,7 +275,7 @@ impl Machine {
             .map(|_| ())
     }
 
-    /// Sets an SPI's bit in a register block (`ISENABLER` and its kin).
+    /// Sets an SPI's bit in a register block, for example `ISENABLER`.
     pub fn set_spi(&self, n: usize, block: u64, intid: u32) {
         self.write(
             n,
@@ -288,7 +288,7 @@ impl Machine {
         self.read(n, GICD + block + u64::from(intid / 32) * 4) >> (intid % 32) & 1 != 0
     }
 
-    /// Makes an SPI an enabled edge-triggered one for vCPU `target`.
+    /// Configures an SPI as edge-triggered, routes it to vCPU `target`, and enables it.
     pub fn edge_spi(&self, intid: u32, target: usize) {
         let configuration = GICD + 0xc00 + u64::from(intid / 16) * 4;
         let old = self.read(0, configuration);
@@ -298,7 +298,8 @@ impl Machine {
         self.set_spi(0, 0x100, intid);
     }
 
-    /// Enters, lets the guest take and end everything that is signalled, and exits; the INTIDs in order.
+    /// Enters, lets the guest take and end every signalled interrupt, exits and blocks. Returns the
+    /// INTIDs in order.
     pub fn serve(&self, n: usize) -> Vec<u32> {
         let mut seen = Vec::new();
         self.enter(n);
@@ -317,18 +318,20 @@ impl Machine {
         }
     }
 
-    /// Takes the VM apart and checks that the books balance.
+    /// Tears the VM down and checks the counters.
     pub fn finish(self) {
         let Self { domain, vm, cpus } = self;
         for (n, cpu) in cpus.iter().enumerate() {
-            // Those that never ran have nothing to put.
+            // A vCPU never entered has nothing to put.
             let _ = vm.exit(cpu, &cpu.pin(), vcpu(n));
             let _ = vm.vcpu_put(cpu, &cpu.pin(), vcpu(n));
         }
+
         let before = domain.totals();
         let pin = cpus[0].pin();
-        let remains = vm.teardown(&pin).unwrap();
-        assert_eq!(remains.references, 0);
+        let report = vm.teardown(&pin).unwrap();
+        assert_eq!(report.references, 0);
+
         for kind in Kind::ALL {
             let index = kind as usize;
             assert_eq!(
@@ -336,11 +339,12 @@ impl Machine {
                 before.coalesced[index]
                     + before.deliveries[index]
                     + before.withdrawn[index]
-                    + remains.pending[index],
-                "{}: {before:?} {remains:?}",
+                    + report.pending[index],
+                "{}: {before:?} {report:?}",
                 kind.name()
             );
         }
+
         let after = domain.totals();
         assert_eq!(after.mapping_gets, after.mapping_puts);
         assert_eq!(after.migration_gets, after.migration_puts);

@@ -1,56 +1,62 @@
-//! What has happened, and how often: so that the test cannot stop to test something without anybody noticing.
+//! Coverage of the model test: the number of times each situation has occurred. A situation no
+//! longer reached fails the test.
 //!
-//! Operations are noted by their names, what they met by [`note`]. After a run that is long enough,
-//! [`report`] fails if something on its list has not happened, or something has that is not on it.
+//! Operations are noted by name, situations by [`note`]. After a sufficiently long run, [`report`]
+//! fails for a listed situation without an occurrence, and for an occurrence without a place in the
+//! list.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::operation::Operation;
 
-/// Operations after which everything must have happened: almost what `cargo xtask test` asks for. What is
-/// rarest happens some twenty times in as many.
+/// Operations after which every situation must have occurred, close to the number of
+/// `cargo xtask test`. The rarest situation occurs some twenty times in this many operations.
 const ENOUGH: u64 = 900_000;
 
 thread_local! {
-    // By address: quickly found, and the same words in two places are added up in the end.
+    // Keyed by address for a fast lookup. Equal strings from two places are added up at the end.
     static COUNTS: RefCell<HashMap<*const u8, (&'static str, u64)>> = RefCell::default();
 }
 
-/// Notes that something has happened.
+/// Notes an occurrence of a situation.
 pub fn note(what: &'static str) {
     COUNTS.with_borrow_mut(|counts| counts.entry(what.as_ptr()).or_insert((what, 0)).1 += 1);
 }
 
-/// Notes it if it has.
+/// Notes an occurrence of a situation if `happened`.
 pub fn note_if(happened: bool, what: &'static str) {
     if happened {
         note(what);
     }
 }
 
-/// Prints what this thread has noted, the rarest first.
+/// Prints this thread's situations, the rarest first.
 ///
 /// # Panics
-/// If much has been done and something never happened.
+/// If the run was long and a listed situation never occurred.
 pub fn report() {
     let mut counts = BTreeMap::<_, u64>::new();
     for (what, count) in COUNTS.take().into_values() {
         *counts.entry(what).or_default() += count;
     }
+
     let operations: u64 = OPERATIONS.iter().filter_map(|name| counts.get(name)).sum();
     println!("{operations} operations");
+
     let mut sorted: Vec<_> = counts.iter().collect();
     sorted.sort_by_key(|(_, count)| **count);
     for (what, count) in sorted {
         println!("{count:>9}  {what}");
     }
+
     let expected = || OPERATIONS.iter().chain(COMMANDS).chain(SITUATIONS);
     let unknown: Vec<_> = counts
         .keys()
         .filter(|what| !expected().any(|known| known == *what))
         .collect();
     assert!(unknown.is_empty(), "not on the list: {unknown:?}");
+
     let missing: Vec<_> = expected()
         .filter(|what| !counts.contains_key(*what))
         .collect();
@@ -61,7 +67,7 @@ pub fn report() {
 }
 
 impl Operation {
-    /// Its name.
+    /// Returns the operation's name.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Read(..) => "Read",
@@ -117,7 +123,7 @@ const OPERATIONS: &[&str] = &[
     "Compare",
 ];
 
-/// ITS commands that succeeded, and why others failed.
+/// Successful ITS commands, and the reasons of failures.
 const COMMANDS: &[&str] = &[
     "MOVI",
     "INT",
@@ -229,7 +235,7 @@ const SITUATIONS: &[&str] = &[
     "a forwarded one is made pending or active by the guest",
     // LPIs.
     "an MSI is taken",
-    "an MSI merges",
+    "an MSI coalesces",
     "an MSI is refused",
     "an MSI is refused by an ITS that is disabled",
     "LPI pending, its priority changes",

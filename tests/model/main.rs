@@ -1,12 +1,13 @@
-//! The library against a reference model: random operations are done to both, and what a guest can
-//! observe is compared after each.
+//! The library against a reference model: random operations are applied to both, and the state
+//! observable by a guest is compared after each.
 //!
-//! 64 sequences unless `PROPTEST_CASES` says otherwise; `cargo xtask test` asks for a million operations, with
-//! an optimised build, after which [`coverage`] must have seen everything on its list (`-- --nocapture` shows
-//! it). A counter-example is shrunk, printed, kept in `tests/proptest-regressions`, and
-//! understood: then it gets a name in `regressions.rs`.
+//! The test runs 64 sequences, or the number in `PROPTEST_CASES`. `cargo xtask test` runs a million
+//! operations with an optimised build. [`coverage`] must then have seen every listed situation
+//! (`-- --nocapture` prints the counts). A counter-example is shrunk, printed and kept in
+//! `tests/proptest-regressions`. Once understood, the counter-example gets a name in
+//! `regressions.rs`.
 #![cfg(not(miri))]
-#![allow(unreachable_pub, reason = "rooms of one program")]
+#![allow(unreachable_pub, reason = "modules of one program")]
 
 mod coverage;
 mod machine;
@@ -20,15 +21,15 @@ use machine::Machine;
 use operation::Operation;
 use proptest::prelude::*;
 
-/// Operations in a sequence, at most; half as many on average.
+/// Largest number of operations in a sequence. The average is half as large.
 const LENGTH: usize = 400;
 
-/// Does them all, comparing after each, and every register at the end.
+/// Applies every operation, comparing after each, and compares every register at the end.
 fn check(operations: &[Operation]) {
     check_on(4, operations);
 }
 
-/// On CPUs with so many list registers.
+/// Applies and compares as [`check`], on CPUs with `list_registers` list registers.
 fn check_on(list_registers: u8, operations: &[Operation]) {
     let mut machine = Machine::new(list_registers);
     for operation in operations {
@@ -42,7 +43,7 @@ fn check_on(list_registers: u8, operations: &[Operation]) {
 fn the_library_does_what_the_reference_does() {
     let config = ProptestConfig::default();
     let config = ProptestConfig {
-        // The default is for smaller ones.
+        // The default suits smaller cases.
         cases: match std::env::var_os("PROPTEST_CASES") {
             Some(_) => config.cases,
             None => 64,
@@ -52,7 +53,8 @@ fn the_library_does_what_the_reference_does() {
         test_name: Some("the_library_does_what_the_reference_does"),
         ..config
     };
-    // Most CPUs have four list registers; the architecture has 1 to 16.
+
+    // Most CPUs have four list registers. The architecture allows 1 to 16.
     let count = prop_oneof![4 => Just(4_u8), 1 => 1..4_u8, 1 => Just(16)];
     proptest!(config, |(count in count, operations in strategies::sequence(LENGTH))| {
         check_on(count, &operations);

@@ -1,22 +1,22 @@
-//! What may happen to a GIC: operations of its guest, its devices and its hypervisor.
+//! Operations on a GIC by its guest, its devices and its hypervisor.
 //!
-//! Three PEs on two physical CPUs, a few dozen SPIs, two ITSes with a few LPIs. [`crate::machine`] leaves out
-//! what the architecture makes UNPREDICTABLE, [`crate::strategies`] draws at random.
+//! The VM has three PEs on two physical CPUs, a few dozen SPIs, and two ITSes with a few LPIs.
+//! [`crate::machine`] leaves out UNPREDICTABLE operations. [`crate::strategies`] draws at random.
 
 use crate::reference::{Frame, its::Size};
 
-/// PEs of the VM; physical CPUs are [`CPUS`].
+/// PEs of the VM, on [`CPUS`] physical CPUs.
 pub const PES: usize = 3;
-/// Fewer than PEs, so that they take turns.
+/// Physical CPUs: fewer than PEs, for PEs taking turns.
 pub const CPUS: usize = 2;
 /// SPIs of the VM: INTIDs 32-95.
 pub const SPIS: u32 = 64;
-/// Interrupts that forward physical ones, as INTID and physical INTID: a PPI of each PE, and SPIs.
+/// Forwarded interrupts, as INTID and physical INTID: a PPI of each PE, and SPIs.
 pub const FORWARDED: [(u32, u16); 4] = [(30, 27), (33, 64), (34, 100), (38, 38)];
-/// 32 LPIs, of which the first [`LPIS`] are used often.
+/// Bits for 32 LPIs. The first [`LPIS`] are used often.
 pub const LPI_BITS: u32 = 5;
 pub const LPIS: u32 = 12;
-/// The ITSes: a few DeviceIDs, and quotas that are soon reached.
+/// The ITSes: a few DeviceIDs, and quotas within easy reach.
 pub const ITSES: [Size; 2] = [
     Size {
         device_bits: 4,
@@ -28,7 +28,7 @@ pub const ITSES: [Size; 2] = [
     },
     Size {
         device_bits: 3,
-        // MAPI takes an EventID for an INTID.
+        // MAPI uses an EventID as the INTID.
         event_bits: 14,
         collections: 5,
         devices: 2,
@@ -37,7 +37,7 @@ pub const ITSES: [Size; 2] = [
     },
 ];
 
-/// One of them.
+/// One operation.
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// A guest's read of a register.
@@ -48,7 +48,7 @@ pub enum Operation {
     Sgi(usize, u64, bool),
     /// `ICC_IAR1_EL1` (true) or `ICC_IAR0_EL1`.
     Acknowledge(usize, bool),
-    /// End of what was acknowledged last.
+    /// End of the last acknowledged interrupt.
     End(usize),
     /// `ICC_DIR_EL1` of one of the active interrupts.
     Deactivate(usize, usize),
@@ -60,29 +60,31 @@ pub enum Operation {
     BinaryPoint(usize, bool, u8),
     /// `ICC_CTLR_EL1`.
     Control(usize, u64),
-    /// A device drives the line of a PPI (of that PE) or an SPI; of a physical one if it is forwarded.
+    /// The line of a PPI (of the PE) or an SPI, driven by a device. A forwarded interrupt's
+    /// physical line.
     Line(usize, u32, bool),
-    /// A device sends an edge, likewise.
+    /// An edge of a PPI (of the PE) or an SPI. A forwarded interrupt's physical edge.
     Edge(usize, u32),
-    /// A device writes `GITS_TRANSLATER` of an ITS: DeviceID, EventID.
+    /// A device's write of `GITS_TRANSLATER` of an ITS: DeviceID, EventID.
     Msi(usize, u64, u64),
-    /// The guest gives an ITS a command.
+    /// A guest's command to an ITS.
     Command(usize, usize, [u64; 4]),
     /// `GITS_CTLR.Enabled` of an ITS.
     EnableIts(usize, usize, bool),
-    /// `GICR_CTLR.EnableLPIs` of the second PE; set with these bits in the pending table, from LPI 8192 on.
+    /// `GICR_CTLR.EnableLPIs` of the second PE: cleared, or set with the given bits in the pending
+    /// table from LPI 8192 on.
     EnableLpis(usize, usize, Option<u32>),
-    /// The guest changes the configuration of an LPI, and has it read again in one of several ways.
+    /// A change of an LPI's configuration, made effective in one of several ways.
     Configure(usize, u32, u8, u8),
-    /// The PE executes WFI.
+    /// WFI of the PE.
     Wait(usize),
-    /// The hypervisor runs the PE on this CPU.
+    /// A run of the PE on the given CPU.
     Move(usize, usize),
-    /// The hypervisor takes the PE off its CPU.
+    /// A PE put off its CPU.
     Away(usize),
     /// PSCI.
     PowerOff(usize),
     PowerOn(usize),
-    /// Every register, as this PE reads it.
+    /// A comparison of every register, as read by the given PE.
     Compare(usize),
 }

@@ -1,4 +1,4 @@
-//! Counter-examples that were found, shrunk and named.
+//! Counter-examples found, shrunk and named.
 
 use crate::check;
 use crate::operation::Operation;
@@ -8,13 +8,13 @@ use crate::operation::Operation::{
 };
 use crate::reference::Frame;
 
-/// Register writes that send SGI `intid` to PE 0.
+/// Returns the register value sending SGI `intid` to PE 0.
 const fn sgi(intid: u64) -> u64 {
     intid << 24 | 1
 }
 
-/// Four interrupts of Group 0 fill the list registers; once the guest has disabled Group 0, what is pending
-/// in Group 1 is signalled.
+/// Fills the list registers with four interrupts of Group 0, and disables Group 0 by the guest. The
+/// interrupt pending in Group 1 is signalled.
 #[test]
 fn a_group_that_is_disabled_makes_room_for_the_other() {
     let mut operations: Vec<_> = (4..8).map(|n| Sgi(0, sgi(n), false)).collect();
@@ -22,8 +22,8 @@ fn a_group_that_is_disabled_makes_room_for_the_other() {
     check(&operations);
 }
 
-/// An SGI that is pending again while it is active, in a group that the distributor has stopped forwarding
-/// meanwhile: its end must not let it through.
+/// Makes an active SGI pending again, with its group or itself disabled in the meantime. The SGI's
+/// end must not signal the pending state.
 #[test]
 fn the_end_of_an_interrupt_does_not_let_a_disabled_one_through() {
     let forward = |groups| Write(0, Frame::Distributor, 0, 4, groups);
@@ -44,22 +44,22 @@ fn the_end_of_an_interrupt_does_not_let_a_disabled_one_through() {
     }
 }
 
-/// The guest has ended an interrupt in its list register, and another PE makes it active again before the
-/// library has seen that.
+/// Ends an interrupt in its list register, and sets its active state by another PE before the
+/// library has folded the end. The active state counts.
 #[test]
 fn an_active_state_set_after_an_end_counts() {
     check(&[
         Sgi(0, 8 << 24 | 2, true),
         Acknowledge(1, true),
-        // Now the library knows it as active.
+        // The library folds the active state.
         Move(1, 0),
         End(1),
         Write(2, Frame::Redistributor(1), 0x1_0300, 4, 1 << 8),
     ]);
 }
 
-/// A PE sleeps with a level-sensitive interrupt in a list register, masked; the line falls, and the interrupt is
-/// not pending any more.
+/// Blocks a PE with a masked level-sensitive interrupt in a list register. The line falls, and the
+/// interrupt is no longer pending.
 #[test]
 fn a_line_that_falls_is_seen_while_the_pe_sleeps() {
     check(&[
@@ -75,7 +75,7 @@ const fn mapd(device: u64, size: u64) -> Operation {
     Command(0, 0, [0x08 | device << 32, size, 1 << 63, 0])
 }
 
-/// An MSI whose collection is not mapped is lost, not kept until it is.
+/// Sends an MSI to an unmapped collection. The MSI is lost, not kept until a mapping.
 #[test]
 fn an_msi_for_an_unmapped_collection_is_ignored() {
     check(&[
@@ -86,14 +86,15 @@ fn an_msi_for_an_unmapped_collection_is_ignored() {
     ]);
 }
 
-/// MAPD of a mapped device with more events than the quota leaves: it fails, and the device stays as it was.
+/// Maps a mapped device with more events than left by the quota. MAPD fails, and the device stays
+/// unchanged.
 #[test]
 fn a_device_that_has_no_room_to_grow_stays_mapped() {
     check(&[mapd(3, 2), mapd(1, 3), mapd(3, 4), mapd(0, 4), Msi(0, 0, 1)]);
 }
 
-/// The most urgent interrupt was active, outside the list registers; ended with its line still high, it is the
-/// next one to be signalled, before those that fill the registers.
+/// Ends the highest-priority interrupt, active outside the list registers, with its line still
+/// high. The interrupt is signalled next, before those in the list registers.
 #[test]
 fn a_spilled_interrupt_that_is_pending_again_comes_first() {
     let priority = |intid: u64, priority| Write(0, Frame::Distributor, 0x400 + intid, 1, priority);
@@ -101,7 +102,7 @@ fn a_spilled_interrupt_that_is_pending_again_comes_first() {
     operations.extend((40..45).map(|intid| Line(0, intid, true)));
     operations.extend([
         Acknowledge(0, true),
-        // A trap makes room for what is pending.
+        // A trap makes room for the pending interrupts.
         Read(0, Frame::Distributor, 0, 4),
         End(0),
         Acknowledge(0, true),
@@ -109,8 +110,8 @@ fn a_spilled_interrupt_that_is_pending_again_comes_first() {
     check(&operations);
 }
 
-/// A level-sensitive interrupt that one PE has acknowledged, in its list register, is deactivated by another: its
-/// line is sampled again.
+/// Deactivates a level-sensitive interrupt in a PE's list register by another PE. The line is
+/// sampled again.
 #[test]
 fn a_level_that_another_pe_deactivates_is_sampled_again() {
     check(&[
@@ -122,8 +123,8 @@ fn a_level_that_another_pe_deactivates_is_sampled_again() {
     ]);
 }
 
-/// A forwarded interrupt is active in a list register, backed by the physical one, and made pending by the guest:
-/// its end is noticed.
+/// Makes a forwarded interrupt pending by the guest while active in a list register with the
+/// physical interrupt. The interrupt's end is noticed.
 #[test]
 fn a_forwarded_interrupt_that_is_pending_again_is_taken_again() {
     check(&[
@@ -135,8 +136,8 @@ fn a_forwarded_interrupt_that_is_pending_again_is_taken_again() {
     ]);
 }
 
-/// A level that the guest is about to end when the distributor stops forwarding its group: its line is still
-/// high then, and it is not signalled.
+/// Ends a level with its line still high, after the distributor stopped forwarding its group. The
+/// level is not signalled.
 #[test]
 fn the_end_of_a_level_does_not_let_a_closed_group_through() {
     check(&[

@@ -1,7 +1,7 @@
-//! Random operations: mostly what guests and devices do, so that interrupts get through; and now and then
-//! anything.
+//! Random operations: mostly those of ordinary guests and devices, for interrupts to get through,
+//! and now and then arbitrary ones.
 //!
-//! Numbers are drawn from small ranges, so that operations meet. What may be unbalanced by this shows in
+//! Numbers come from small ranges: operations often concern one interrupt. An imbalance shows in
 //! [`crate::coverage`].
 
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::operation::{CPUS, FORWARDED, ITSES, LPIS, Operation, PES, SPIS};
 use crate::reference::Frame;
 
-/// A sequence of at most `length` of them.
+/// Returns a sequence of at most `length` operations.
 pub fn sequence(length: usize) -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(operation(), 1..length)
 }
@@ -28,7 +28,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (pe(), 0..8_usize).prop_map(|(pe, nth)| Deactivate(pe, nth)),
         1 => (pe(), group(), on(0.9)).prop_map(|(pe, group1, on)| Enable(pe, group1, on)),
         1 => (pe(), mask()).prop_map(|(pe, mask)| Mask(pe, mask)),
-        1 => (pe(), group(), 0..8_u8).prop_map(|(pe, group1, point)| BinaryPoint(pe, group1, point)),
+        1 => (pe(), group(), 0..8_u8)
+            .prop_map(|(pe, group1, point)| BinaryPoint(pe, group1, point)),
         1 => (pe(), 0..4_u64).prop_map(|(pe, value)| Control(pe, value)),
         7 => (pe(), wired(), any::<bool>()).prop_map(|(pe, intid, high)| Line(pe, intid, high)),
         6 => (pe(), wired()).prop_map(|(pe, intid)| Edge(pe, intid)),
@@ -47,7 +48,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// PPIs and SPIs, a few of them often.
+/// Returns PPIs and SPIs, a few often.
 fn wired() -> impl Strategy<Value = u32> {
     let forwarded = prop::sample::select(FORWARDED.map(|(intid, _)| intid).to_vec());
     prop_oneof![4 => 28..40_u32, 2 => forwarded, 1 => 16..32 + SPIS]
@@ -57,7 +58,7 @@ fn mask() -> impl Strategy<Value = u8> {
     prop_oneof![2 => Just(0xf8), 1 => any::<u8>().prop_map(|mask| mask | 0x40)]
 }
 
-/// A byte of the LPI configuration table: mostly enabled.
+/// Returns a byte of the LPI configuration table, mostly enabled.
 fn configuration() -> impl Strategy<Value = u8> {
     (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(byte, on)| byte & !1 | u8::from(on))
 }
@@ -66,7 +67,7 @@ fn its() -> impl Strategy<Value = usize> {
     0..ITSES.len()
 }
 
-/// LPIs off; or on, with nothing in the pending table or with something.
+/// Returns `None` for LPIs off, or a pending table, empty or not, for LPIs on.
 fn table() -> impl Strategy<Value = Option<u32>> {
     prop_oneof![2 => Just(None), 3 => Just(Some(0)), 2 => (0..1_u32 << LPIS).prop_map(Some)]
 }
@@ -83,7 +84,7 @@ fn sgi() -> impl Strategy<Value = u64> {
     )
 }
 
-/// DeviceIDs: two of them often, some that are out of range.
+/// Returns DeviceIDs: two often, some out of range.
 fn device() -> impl Strategy<Value = u64> {
     prop_oneof![16 => Just(0_u64), 8 => Just(1), 2 => 2..5_u64, 1 => Just(100)]
 }
@@ -96,13 +97,15 @@ fn lpi() -> impl Strategy<Value = u64> {
     prop_oneof![16 => 8192..8192 + u64::from(LPIS), 1 => 8191..8300_u64]
 }
 
-/// Commands whose numbers are mostly in range.
+/// Returns commands with operands mostly in range.
 fn command() -> impl Strategy<Value = [u64; 4]> {
     let icid = prop_oneof![16 => 0..3_u64, 1 => 3..6_u64];
     let pe = prop_oneof![16 => 0..PES as u64, 1 => Just(PES as u64)];
     let valid = prop::bool::weighted(0.9).prop_map(|valid| u64::from(valid) << 63);
-    // As many events as there are INTIDs of LPIs, so that MAPI has something to map.
+
+    // Enough events for the INTIDs of LPIs: MAPI maps EventIDs as INTIDs.
     let bits = prop_oneof![6 => 2..5_u64, 3 => Just(13), 1 => 0..32_u64];
+
     let mapd = (device(), bits, valid.clone())
         .prop_map(|(device, size, valid)| [0x08 | device << 32, size, valid, 0]);
     let mapc = (icid.clone(), pe.clone(), valid)
@@ -111,6 +114,7 @@ fn command() -> impl Strategy<Value = [u64; 4]> {
         .prop_map(|(device, event, lpi, icid)| [0x0a | device << 32, event | lpi << 32, icid, 0]);
     let mapi = (device(), lpi(), icid.clone())
         .prop_map(|(device, lpi, icid)| [0x0b | device << 32, lpi, icid, 0]);
+
     let of_event = (
         prop::sample::select(vec![0x01, 0x01, 0x03, 0x03, 0x04, 0x0c, 0x0f_u64]),
         device(),
@@ -118,6 +122,7 @@ fn command() -> impl Strategy<Value = [u64; 4]> {
         icid.clone(),
     )
         .prop_map(|(number, device, event, icid)| [number | device << 32, event, icid, 0]);
+
     let movall = (pe.clone(), pe).prop_map(|(from, to)| [0x0e, 0, from << 16, to << 16]);
     prop_oneof![
         1 => mapd,
@@ -138,7 +143,8 @@ fn command() -> impl Strategy<Value = [u64; 4]> {
 
 type Place = (Frame, u64, u64);
 
-/// The register of a block with a bit (`bits` = 1) or two for an interrupt, and the interrupt's place in it.
+/// Returns the register of a block with one or two `bits` for an interrupt, and the interrupt's
+/// place in the register.
 fn field(intid: u32, pe: usize, block: u64, bits: u64) -> (Place, u64) {
     let (frame, base) = match intid {
         0..32 => (Frame::Redistributor(pe), 0x1_0000),
@@ -148,13 +154,13 @@ fn field(intid: u32, pe: usize, block: u64, bits: u64) -> (Place, u64) {
     ((frame, base + block + at, 4), u64::from(intid) * bits % 32)
 }
 
-/// SGIs, PPIs and SPIs, a few of them often.
+/// Returns SGIs, PPIs and SPIs, a few often.
 fn any_intid() -> impl Strategy<Value = u32> {
     prop_oneof![1 => 4..8_u32, 6 => wired(), 1 => 0..32 + SPIS]
 }
 
-/// One interrupt's bit in one of the registers where a one does something and a zero nothing, and now and
-/// then everybody's.
+/// Returns a write of one interrupt's bit, or now and then of all bits, in a register with an
+/// effect of ones only.
 fn single_bit() -> impl Strategy<Value = (Place, u64)> {
     let block = prop_oneof![
         8 => Just(0x100_u64),
@@ -164,16 +170,18 @@ fn single_bit() -> impl Strategy<Value = (Place, u64)> {
         1 => Just(0x300),
         4 => Just(0x380),
     ];
+
     let all = prop::bool::weighted(0.08);
+
     (block, any_intid(), 0..PES, all).prop_map(|(block, intid, pe, all)| {
         let (place, bit) = field(intid, pe, block, 1);
-        // Few ever come back from being active or disabled all at once.
+        // Few interrupts recover from a write of all bits of ICENABLER or ISACTIVER.
         let all = all && !matches!(block, 0x180 | 0x300);
         (place, if all { u64::MAX } else { 1 << bit })
     })
 }
 
-/// `IGROUPR`: almost all in Group 1.
+/// Returns writes of `IGROUPR`: almost all interrupts in Group 1.
 fn groups() -> impl Strategy<Value = (Place, u64)> {
     (any_intid(), 0..PES, prop::bool::ANY).prop_map(|(intid, pe, group1)| {
         let (place, bit) = field(intid, pe, 0x80, 1);
@@ -181,7 +189,7 @@ fn groups() -> impl Strategy<Value = (Place, u64)> {
     })
 }
 
-/// `ICFGR`: some edges, some levels.
+/// Returns writes of `ICFGR`: some edges, some levels.
 fn triggers() -> impl Strategy<Value = (Place, u64)> {
     (any_intid(), 0..PES, any::<u64>()).prop_map(|(intid, pe, value)| {
         let (place, _) = field(intid, pe, 0xc00, 2);
@@ -189,7 +197,7 @@ fn triggers() -> impl Strategy<Value = (Place, u64)> {
     })
 }
 
-/// `IPRIORITYR`, a byte or a word.
+/// Returns accesses of `IPRIORITYR`, a byte or a word.
 fn priorities() -> impl Strategy<Value = (Place, u64)> {
     let bytes = prop_oneof![3 => Just(1_u64), 1 => Just(4)];
     (any_intid(), 0..PES, bytes, any::<u64>()).prop_map(|(intid, pe, bytes, value)| {
@@ -202,7 +210,7 @@ fn priorities() -> impl Strategy<Value = (Place, u64)> {
     })
 }
 
-/// `IROUTER`, whole or half: to a PE, to nobody.
+/// Returns accesses of `IROUTER`, whole or half, with a PE's affinity or another.
 fn router() -> impl Strategy<Value = (Place, u64)> {
     let affinity = prop_oneof![10 => 0..PES as u64, 1 => Just(PES as u64), 1 => any::<u64>()];
     let spi = prop_oneof![6 => 32..40_u64, 1 => 32..100_u64];
@@ -217,7 +225,7 @@ fn router() -> impl Strategy<Value = (Place, u64)> {
     })
 }
 
-/// `GICD_CTLR`, messages, `GICR_WAKER` and `GICR_TYPER`.
+/// Returns accesses of `GICD_CTLR`, messages, `GICR_WAKER` and `GICR_TYPER`.
 fn control() -> impl Strategy<Value = (Place, u64)> {
     let groups = prop_oneof![3 => Just(3_u64), 1 => any::<u64>()];
     let message = prop::sample::select(vec![0x40, 0x48_u64]);
@@ -232,8 +240,8 @@ fn control() -> impl Strategy<Value = (Place, u64)> {
     ]
 }
 
-/// Any access at all, but to the registers that say who made the GIC, and to `GICR_CTLR` and what must not be
-/// written while LPIs are enabled, for which there are operations.
+/// Returns any access except to the identification registers, to `GICR_CTLR`, and to registers not
+/// to be written with LPIs enabled: separate operations cover those.
 fn anything() -> impl Strategy<Value = (Place, u64)> {
     let width = || prop::sample::select(vec![1, 2, 4, 8_u64]);
     let place = prop_oneof![

@@ -1,8 +1,8 @@
-//! `ICC_*` (IHI 0069, 4.8 and 12.2): what a PE is signalled, acknowledges and ends; and the SGIs it sends.
+//! `ICC_*` (IHI 0069, 4.8 and 12.2): signalling, acknowledgement and end on a PE, and its SGIs.
 
 use super::{FIRST_LPI, Gic, Interrupt, SPURIOUS};
 
-/// Bits of preemption: five, so that the smallest binary point of Group 0 is 2, of Group 1 is 3.
+/// Bits of preemption: five. The smallest binary point is 2 in Group 0 and 3 in Group 1.
 const PREEMPTION_BITS: u8 = 5;
 
 /// The CPU interface of one PE.
@@ -12,18 +12,18 @@ pub struct Interface {
     pub enabled: [bool; 2],
     /// `ICC_PMR_EL1`.
     pub mask: u8,
-    /// `ICC_BPR0_EL1`, `ICC_BPR1_EL1` without regard to CBPR.
+    /// `ICC_BPR0_EL1`, `ICC_BPR1_EL1`, regardless of CBPR.
     points: [u8; 2],
     /// `ICC_CTLR_EL1.CBPR`.
     common_point: bool,
     /// `ICC_CTLR_EL1.EOImode`.
     pub splits: bool,
-    /// Group priorities being handled, and of which group.
+    /// Group priorities being handled, with their groups.
     active: Vec<(u8, bool)>,
 }
 
 impl Default for Interface {
-    /// After reset.
+    /// Returns the state after reset.
     fn default() -> Self {
         Self {
             enabled: [false; 2],
@@ -55,7 +55,7 @@ impl Interface {
         }
     }
 
-    /// CBPR and EOImode.
+    /// Returns CBPR and EOImode.
     pub fn read_ctlr(&self) -> u64 {
         u64::from(self.common_point) | u64::from(self.splits) << 1
     }
@@ -65,7 +65,7 @@ impl Interface {
         self.splits = value & 2 != 0;
     }
 
-    /// `ICC_RPR_EL1`.
+    /// Returns `ICC_RPR_EL1`.
     pub fn running_priority(&self) -> u8 {
         self.active
             .iter()
@@ -74,12 +74,12 @@ impl Interface {
             .unwrap_or(0xff)
     }
 
-    /// Whether anything is being handled.
+    /// Returns whether no interrupt is being handled.
     pub fn is_idle(&self) -> bool {
         self.active.is_empty()
     }
 
-    /// The tables of 4.8.2: which bits of a priority are the group priority.
+    /// Returns the group priority of a priority, by the tables of 4.8.2.
     fn group_priority(&self, priority: u8, group1: bool) -> u8 {
         let subpriority_bits = if group1 && !self.common_point {
             self.points[1]
@@ -89,7 +89,7 @@ impl Interface {
         (u32::from(priority) >> subpriority_bits << subpriority_bits) as u8
     }
 
-    /// Whether an interrupt of this priority and group is signalled to the PE.
+    /// Returns whether an interrupt's priority and group allow its signalling to the PE.
     fn signals(&self, interrupt: &Interrupt) -> bool {
         let running = self.running_priority();
         let mine = self.group_priority(interrupt.priority, interrupt.group1);
@@ -97,7 +97,7 @@ impl Interface {
             && (running == 0xff || mine < self.group_priority(running, interrupt.group1))
     }
 
-    /// The priority drop of an end of interrupt.
+    /// Drops the running priority at an end of interrupt. Returns false for an idle interface.
     fn drop_priority(&mut self) -> bool {
         let running = self.running_priority();
         let most_urgent = self
@@ -108,7 +108,7 @@ impl Interface {
     }
 }
 
-/// What the architecture allows a read to return: of equally urgent interrupts any may be the most urgent.
+/// The values allowed for a read: any of the highest-priority interrupts of equal priority.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Choice(pub Vec<u32>);
 
@@ -119,7 +119,8 @@ impl Choice {
 }
 
 impl Gic {
-    /// The most urgent pending interrupts of PE `pe`: of equal priority, of groups enabled everywhere.
+    /// Returns the highest-priority pending interrupts of PE `pe`: of equal priority, in groups
+    /// enabled everywhere.
     fn most_urgent(&self, pe: usize) -> Vec<(u32, Interrupt)> {
         let interface = &self.interfaces[pe];
         let candidates: Vec<(u32, Interrupt)> = self
@@ -134,7 +135,8 @@ impl Gic {
         candidates.into_iter().filter(ties).collect()
     }
 
-    /// What `choose` allows of the most urgent interrupts; 1023 if one of them, or none, is not it.
+    /// Returns the highest-priority interrupts selected by `choose`. The result includes 1023 if no
+    /// interrupt is selected, or not every one.
     fn choice(&self, pe: usize, choose: impl Fn(&Interrupt) -> bool) -> Choice {
         let ties = self.most_urgent(pe);
         let (these, others): (Vec<_>, Vec<_>) = ties.into_iter().partition(|(_, i)| choose(i));
@@ -145,12 +147,12 @@ impl Gic {
         Choice(intids)
     }
 
-    /// `ICC_HPPIR<n>_EL1`.
+    /// Returns the values allowed for `ICC_HPPIR<n>_EL1`.
     pub fn highest_pending(&self, pe: usize, group1: bool) -> Choice {
         self.choice(pe, |interrupt| interrupt.group1 == group1)
     }
 
-    /// What a read of `ICC_IAR<n>_EL1` may return now.
+    /// Returns the values allowed for a read of `ICC_IAR<n>_EL1` now.
     pub fn acknowledgeable(&self, pe: usize, group1: bool) -> Choice {
         let interface = &self.interfaces[pe];
         self.choice(pe, |interrupt| {
@@ -158,7 +160,8 @@ impl Gic {
         })
     }
 
-    /// Whether the IRQ (Group 1) or FIQ (Group 0) signal is asserted; `None` where either is allowed.
+    /// Returns whether the IRQ (Group 1) or FIQ (Group 0) signal is asserted, or `None` if both are
+    /// allowed.
     pub fn signalled(&self, pe: usize, group1: bool) -> Option<bool> {
         match self.acknowledgeable(pe, group1) {
             Choice(intids) if intids == [SPURIOUS] => Some(false),
@@ -167,7 +170,8 @@ impl Gic {
         }
     }
 
-    /// PE `pe` has read `intid`, one of [`Gic::acknowledgeable`], from `ICC_IAR<n>_EL1`.
+    /// Applies the read of `intid`, one of [`Gic::acknowledgeable`], by PE `pe` from
+    /// `ICC_IAR<n>_EL1`.
     pub fn acknowledge(&mut self, pe: usize, intid: u32) {
         let interrupt = if intid >= FIRST_LPI {
             // An LPI has no active state.
@@ -180,34 +184,37 @@ impl Gic {
             interrupt.active = true;
             *interrupt
         };
+
         let interface = &mut self.interfaces[pe];
         let priority = interface.group_priority(interrupt.priority, interrupt.group1);
         interface.active.push((priority, interrupt.group1));
     }
 
-    /// PE `pe` writes `intid`, which it acknowledged last, to `ICC_EOIR<n>_EL1`.
+    /// Applies the write of `intid`, last acknowledged by PE `pe`, to `ICC_EOIR<n>_EL1`.
     pub fn end(&mut self, pe: usize, intid: u32) {
         if self.interfaces[pe].drop_priority() && !self.interfaces[pe].splits {
             self.deactivate(pe, intid);
         }
     }
 
-    /// `ICC_DIR_EL1`, with EOImode 1.
+    /// Applies a write of `ICC_DIR_EL1` with EOImode 1.
     pub fn deactivate(&mut self, pe: usize, intid: u32) {
         if let Some(interrupt) = self.interrupt(pe, intid) {
             interrupt.active = false;
         }
     }
 
-    /// PE `pe` writes `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1` (12.2.19). Says how many PEs it
-    /// reached, and how many have the SGI in the other group.
+    /// Applies PE `pe`'s write of `value` to `ICC_SGI1R_EL1` (`group1`) or `ICC_SGI0R_EL1`
+    /// (12.2.19). Returns the number of PEs reached, and of PEs with the SGI in the other group.
     pub fn send_sgi(&mut self, pe: usize, value: u64, group1: bool) -> (usize, usize) {
         let (mut reached, mut deaf) = (0, 0);
+
         let intid = (value >> 24 & 0xf) as usize;
         let to_others = value >> 40 & 1 != 0;
         let range = value >> 44 & 0xf;
         let cluster =
             (value >> 48 & 0xff) << 32 | (value >> 32 & 0xff) << 16 | (value >> 16 & 0xff) << 8;
+
         for (target, redistributor) in self.redistributors.iter_mut().enumerate() {
             let aff0 = redistributor.affinity & 0xff;
             let named = redistributor.affinity & !0xff == cluster

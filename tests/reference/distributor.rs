@@ -1,4 +1,4 @@
-//! `GICD_*` (IHI 0069, 12.9): the SPIs, where they go, and which groups are forwarded at all.
+//! `GICD_*` (IHI 0069, 12.9): the SPIs, their targets, and the forwarded groups.
 
 use super::{
     Interrupt, read_bits, read_half, read_priorities, read_triggers, write_bits, write_half,
@@ -35,12 +35,13 @@ impl Distributor {
         self.spis.get_mut(intid.checked_sub(32)? as usize)
     }
 
-    /// `GICD_IROUTER<intid>`.
+    /// Returns `GICD_IROUTER<intid>`.
     pub fn router(&self, intid: u32) -> u64 {
         self.routers[intid as usize - 32]
     }
 
-    /// The SPIs of the `n`th 32-bit register; the private interrupts of the first are elsewhere.
+    /// Returns the SPIs of the `n`th 32-bit register. The first register's private interrupts are
+    /// elsewhere.
     fn bank(&self, n: u64) -> &[Interrupt] {
         let first = (n as usize).checked_sub(1).map_or(usize::MAX, |n| n * 32);
         let spis = self.spis.get(first..).unwrap_or_default();
@@ -122,7 +123,8 @@ impl Distributor {
         }
     }
 
-    /// `GICD_SETSPI_NSR` and `GICD_CLRSPI_NSR`: of a level-sensitive SPI they are the line.
+    /// Applies `GICD_SETSPI_NSR` or `GICD_CLRSPI_NSR`. For a level-sensitive SPI the message sets
+    /// the line.
     fn message(&mut self, value: u64, set: bool) {
         if let Some(spi) = self.spi(value as u32 & 0x1fff) {
             if spi.level {

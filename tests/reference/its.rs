@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::lpis::Lpis;
 
-/// What an ITS has room for: `GITS_TYPER`, and the implementation's limits.
+/// Size of an ITS: `GITS_TYPER`, and the implementation's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub device_bits: u32,
@@ -12,12 +12,12 @@ pub struct Size {
     pub collections: u64,
     /// Devices mapped at once.
     pub devices: usize,
-    /// Events that the mapped devices have room for, together.
+    /// Events of all mapped devices together.
     pub events: u64,
     pub pes: usize,
 }
 
-/// Why a command fails (5.5); it has no effect then.
+/// Reason of a command's failure (5.5). A failed command has no effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     Unknown,
@@ -34,7 +34,7 @@ pub enum Fault {
 
 #[derive(Clone, Debug, Default)]
 struct Device {
-    /// Events it has room for.
+    /// Number of events.
     room: u64,
     /// INTID and collection, by EventID.
     events: BTreeMap<u64, (u32, u64)>,
@@ -46,7 +46,7 @@ pub struct Its {
     pub enabled: bool,
     size: Size,
     devices: BTreeMap<u64, Device>,
-    /// The PE of each, by ICID.
+    /// The PE of each collection, by ICID.
     collections: BTreeMap<u64, usize>,
 }
 
@@ -60,19 +60,19 @@ impl Its {
         }
     }
 
-    /// INTID and collection of a mapped event.
+    /// Returns the INTID and collection of a mapped event.
     pub fn event(&self, device: u64, event: u64) -> Option<(u32, u64)> {
         self.devices.get(&device)?.events.get(&event).copied()
     }
 
-    /// The events that an INTID is mapped to: device, event and collection.
+    /// Returns the events mapped to an INTID: device, event and collection.
     pub fn mappings(&self, intid: u32) -> impl Iterator<Item = (u64, u64, u64)> {
         self.events()
             .filter(move |(_, _, mapped, _)| *mapped == intid)
             .map(|(device, event, _, icid)| (device, event, icid))
     }
 
-    /// All mapped events: device, event, INTID and collection.
+    /// Returns all mapped events: device, event, INTID and collection.
     pub fn events(&self) -> impl Iterator<Item = (u64, u64, u32, u64)> {
         self.devices.iter().flat_map(|(device, mapped)| {
             let events = mapped.events.iter();
@@ -84,7 +84,8 @@ impl Its {
         self.collections.get(&icid).copied()
     }
 
-    /// A device writes `GITS_TRANSLATER`: whether that makes, or keeps, an interrupt pending.
+    /// Applies a device's write of `GITS_TRANSLATER`. Returns whether the LPI is pending
+    /// afterwards.
     pub fn translate(&self, device: u64, event: u64, lpis: &mut Lpis) -> bool {
         match self.event(device, event) {
             Some((intid, icid)) if self.enabled => self.pend(intid, icid, lpis).is_ok(),
@@ -108,6 +109,7 @@ impl Its {
                 .then_some(number)
                 .ok_or(Fault::ProcessorOutOfRange)
         };
+
         match command[0] & 0xff {
             0x08 => self.mapd(device, (command[1] & 0x1f) + 1, valid, lpis),
             0x09 => {
@@ -177,7 +179,7 @@ impl Its {
         }
     }
 
-    /// The INTIDs of a collection's events.
+    /// Returns the INTIDs of a collection's events.
     fn of_collection(&self, icid: u64) -> Vec<u32> {
         self.events()
             .filter(|(_, _, _, of)| *of == icid)
@@ -195,7 +197,7 @@ impl Its {
         exists.then_some(()).ok_or(Fault::CollectionOutOfRange)
     }
 
-    /// Checks device and EventID.
+    /// Checks a DeviceID and an EventID.
     fn device(&self, device: u64, event: u64) -> Result<(), Fault> {
         self.check_device(device)?;
         let mapped = self.devices.get(&device).ok_or(Fault::UnmappedDevice)?;
@@ -204,7 +206,7 @@ impl Its {
             .ok_or(Fault::EventOutOfRange)
     }
 
-    /// INTID and collection of the event that a command names.
+    /// Returns the INTID and collection of a command's event.
     fn find(&self, device: u64, event: u64) -> Result<(u32, u64), Fault> {
         self.device(device, event)?;
         self.event(device, event).ok_or(Fault::UnmappedInterrupt)
@@ -231,7 +233,8 @@ impl Its {
                 return Err(Fault::IttSizeOutOfRange);
             }
         }
-        // Mapped anew or not at all, its old events are gone.
+
+        // A new mapping and an unmapping both remove the device's old events.
         for (intid, _) in self
             .devices
             .remove(&device)
@@ -241,6 +244,7 @@ impl Its {
         {
             lpis.unmap(*intid);
         }
+
         if valid {
             let room = 1 << event_bits;
             let events = BTreeMap::new();
@@ -262,6 +266,7 @@ impl Its {
         if !lpis.exists(intid) {
             return Err(Fault::IntidOutOfRange);
         }
+
         let (intid, at) = (intid as u32, self.collection(icid));
         let mapped = self.devices.get_mut(&device).expect("checked");
         let old = mapped.events.insert(event, (intid, icid));

@@ -1,17 +1,18 @@
-//! LPIs (IHI 0069, 5.1): pending state, configuration, and the tables in memory that both come from.
+//! LPIs (IHI 0069, 5.1): pending state, configuration, and the tables in memory as the source of
+//! both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{FIRST_LPI, Interrupt};
 
-/// An LPI that is mapped.
+/// A mapped LPI.
 #[derive(Clone, Debug)]
 pub struct Lpi {
-    /// Its pending state and configuration; never active.
+    /// Pending state and configuration. Never active.
     pub interrupt: Interrupt,
-    /// The PE on whose redistributor it is pending, or was last.
+    /// The PE of the redistributor with the pending state, now or last.
     pub at: Option<usize>,
-    /// Events that are mapped to it, of all ITSes.
+    /// Events mapped to the LPI, of all ITSes.
     mappings: usize,
 }
 
@@ -21,13 +22,13 @@ impl Lpi {
     }
 }
 
-/// All of them.
+/// All mapped LPIs, and the tables in memory.
 pub struct Lpis {
-    /// By INTID.
+    /// The mapped LPIs by INTID.
     pub mapped: BTreeMap<u32, Lpi>,
-    /// The LPI configuration table in memory, a byte for each, from INTID 8192 on.
+    /// The LPI configuration table in memory, a byte for each LPI, from INTID 8192 on.
     pub configuration: Vec<u8>,
-    /// The LPI pending table in memory of each PE, where software has written it.
+    /// The LPI pending table in memory of each PE, as written by software.
     pub pending: Vec<BTreeSet<u32>>,
 }
 
@@ -46,7 +47,7 @@ impl Lpis {
         (first..first + self.configuration.len() as u64).contains(&intid)
     }
 
-    /// One more event is mapped to the LPI, which goes to PE `at`.
+    /// Maps a further event to the LPI, and moves the LPI to PE `at`.
     pub fn map(&mut self, intid: u32, at: Option<usize>) {
         let interrupt = Interrupt {
             group1: true,
@@ -62,7 +63,7 @@ impl Lpis {
         self.invalidate(intid);
     }
 
-    /// One event fewer is; what is pending is withdrawn.
+    /// Unmaps an event of the LPI. The pending state is withdrawn.
     pub fn unmap(&mut self, intid: u32) {
         let lpi = self.mapped.get_mut(&intid).expect("mapped");
         lpi.interrupt.latch = false;
@@ -76,7 +77,7 @@ impl Lpis {
         self.mapped.get_mut(&intid).expect("mapped").at = at;
     }
 
-    /// Makes the LPI pending on PE `at`, unless it is pending already.
+    /// Makes the LPI pending on PE `at`, unless pending already.
     pub fn pend(&mut self, intid: u32, at: usize) {
         let lpi = self.mapped.get_mut(&intid).expect("mapped");
         if !lpi.interrupt.latch {
@@ -90,7 +91,7 @@ impl Lpis {
         lpi.interrupt.latch = false;
     }
 
-    /// What is pending on one PE goes to another.
+    /// Moves the pending LPIs of one PE to another.
     pub fn move_all(&mut self, from: usize, to: usize) {
         for lpi in self.mapped.values_mut() {
             if lpi.interrupt.latch && lpi.at == Some(from) {
@@ -99,7 +100,7 @@ impl Lpis {
         }
     }
 
-    /// Reads the configuration of an LPI from memory, if it is mapped.
+    /// Reads the configuration of an LPI from memory, if mapped.
     pub fn invalidate(&mut self, intid: u32) {
         if let Some(lpi) = self.mapped.get_mut(&intid) {
             let byte = self.configuration[(intid - FIRST_LPI) as usize];
@@ -108,8 +109,8 @@ impl Lpis {
         }
     }
 
-    /// PE `pe` has its LPIs enabled: both tables are read. What was pending there when they were disabled
-    /// is in its pending table, as if it had been stored and read again.
+    /// Enables the LPIs of PE `pe`: both tables are read. LPIs pending at the disable stay pending,
+    /// as if stored to the pending table and read back.
     pub fn enable(&mut self, pe: usize) {
         let all: Vec<u32> = self.mapped.keys().copied().collect();
         all.into_iter().for_each(|intid| self.invalidate(intid));

@@ -1,5 +1,5 @@
-//! A reference model of a GICv3, written from the specification (IHI 0069) and from nothing else: simple,
-//! sequential, and slow. It shares no code with the library.
+//! A reference model of a GICv3, written from the specification (IHI 0069) alone: simple,
+//! sequential, and slow. The model shares no code with the library.
 //!
 //! | file | concept |
 //! |---|---|
@@ -10,14 +10,14 @@
 //! | [`its`] | translation and commands |
 //! | [`lpis`] | LPIs, and their tables in memory |
 //!
-//! Every change takes effect at once, on every PE. What the architecture leaves open is answered by the
-//! *set* of what it allows ([`cpu_interface::Choice`]). The configuration is the one that the library
-//! offers: one security state, affinity routing, no 1-of-N, five bits of priority.
+//! Every change takes effect at once, on every PE. An outcome left open by the architecture is a
+//! *set* of allowed values ([`cpu_interface::Choice`]). The configuration is the library's: one
+//! security state, affinity routing, no 1-of-N, five bits of priority.
 #![allow(
     dead_code,
     unreachable_pub,
     missing_docs,
-    reason = "a room that several test programs share, each using its part"
+    reason = "a module shared by several test programs, each using a part"
 )]
 
 pub mod cpu_interface;
@@ -32,16 +32,16 @@ use its::{Fault, Its, Size};
 use lpis::Lpis;
 use redistributor::Redistributor;
 
-/// What `ICC_IAR<n>_EL1` returns when there is nothing to acknowledge.
+/// The value of `ICC_IAR<n>_EL1` without an interrupt to acknowledge.
 pub const SPURIOUS: u32 = 1023;
 pub const FIRST_LPI: u32 = 8192;
 
 /// One SGI, PPI, SPI or LPI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interrupt {
-    /// Pending by an edge, a message or a register write, until it is acknowledged or cleared.
+    /// Pending by an edge, a message or a register write, until acknowledged or cleared.
     pub latch: bool,
-    /// The input line is high.
+    /// Level of the input line.
     pub line: bool,
     pub active: bool,
     pub enabled: bool,
@@ -57,15 +57,15 @@ impl Interrupt {
     }
 }
 
-/// Where a register is.
+/// The frame of a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     Distributor,
-    /// `RD_base` at 0, `SGI_base` at 64 KiB, of this PE.
+    /// `RD_base` at 0, `SGI_base` at 64 KiB, of the given PE.
     Redistributor(usize),
 }
 
-/// The whole of it.
+/// The whole GIC.
 pub struct Gic {
     pub distributor: Distributor,
     pub redistributors: Vec<Redistributor>,
@@ -75,8 +75,8 @@ pub struct Gic {
 }
 
 impl Gic {
-    /// A GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`) and an ITS for each
-    /// size.
+    /// Returns a GIC after reset, with a PE for each affinity (in the layout of `MPIDR_EL1`) and an
+    /// ITS for each size.
     pub fn new(affinities: &[u64], spis: u32, lpi_bits: u32, itses: &[Size]) -> Self {
         Self {
             distributor: Distributor::new(spis, lpi_bits, affinities[0]),
@@ -95,7 +95,8 @@ impl Gic {
         self.itses[its].execute(command, &mut self.lpis)
     }
 
-    /// A device writes an EventID to `GITS_TRANSLATER` of ITS `its`: whether that has an effect.
+    /// Applies a device's write of an EventID to `GITS_TRANSLATER` of ITS `its`. Returns whether
+    /// the LPI is pending afterwards.
     pub fn translate(&mut self, its: usize, device: u64, event: u64) -> bool {
         self.itses[its].translate(device, event, &mut self.lpis)
     }
@@ -104,7 +105,7 @@ impl Gic {
         self.redistributors.len()
     }
 
-    /// A register as the guest reads it.
+    /// Returns a register as read by the guest.
     pub fn read(&self, frame: Frame, offset: u64, bytes: u64) -> u64 {
         if !offset.is_multiple_of(bytes) {
             return 0;
@@ -134,14 +135,14 @@ impl Gic {
         }
     }
 
-    /// The PE with this affinity (`MPIDR_EL1` layout).
+    /// Returns the PE with the given affinity (`MPIDR_EL1` layout).
     pub fn find(&self, affinity: u64) -> Option<usize> {
         self.redistributors
             .iter()
             .position(|redistributor| redistributor.affinity == affinity)
     }
 
-    /// An SGI, PPI or SPI as PE `pe` sees it.
+    /// Returns an SGI, PPI or SPI as seen by PE `pe`.
     pub fn interrupt(&mut self, pe: usize, intid: u32) -> Option<&mut Interrupt> {
         match intid {
             0..32 => self.redistributors[pe].private.get_mut(intid as usize),
@@ -149,17 +150,19 @@ impl Gic {
         }
     }
 
-    /// Everything that may be pending on PE `pe`, with its INTID.
+    /// Returns every interrupt with PE `pe` as target, with its INTID.
     pub fn routed_to(&self, pe: usize) -> impl Iterator<Item = (u32, &Interrupt)> {
         let redistributor = &self.redistributors[pe];
         let spis = (32..).zip(&self.distributor.spis);
         let spis =
             spis.filter(move |(intid, _)| self.find(self.distributor.router(*intid)) == Some(pe));
+
         let lpis = self
             .lpis
             .mapped
             .iter()
             .filter(move |(_, lpi)| redistributor.lpis_enabled && lpi.at == Some(pe));
+
         (0..)
             .zip(&redistributor.private)
             .chain(spis)
@@ -167,14 +170,15 @@ impl Gic {
     }
 }
 
-/// The word whose bit n says `what` of interrupt n.
+/// Returns the word with `what` of interrupt n in bit n.
 fn bits(interrupts: &[Interrupt], what: impl Fn(&Interrupt) -> bool) -> u64 {
     (0..).zip(interrupts).fold(0, |word, (n, interrupt)| {
         word | u64::from(what(interrupt)) << n
     })
 }
 
-/// Reads one of the registers with a bit for each of 32 interrupts; `block` is the first of its kind.
+/// Reads a register with a bit for each of 32 interrupts. `block` is the first register of its
+/// kind.
 fn read_bits(interrupts: &[Interrupt], block: u64) -> u64 {
     match block {
         0x080 => bits(interrupts, |interrupt| interrupt.group1),
@@ -201,7 +205,7 @@ fn write_bits(interrupts: &mut [Interrupt], block: u64, word: u64) {
     }
 }
 
-/// Reads `IPRIORITYR` bytes: byte and word accesses.
+/// Reads `IPRIORITYR` by byte and word accesses.
 fn read_priorities(interrupts: &[Interrupt], first: usize, bytes: u64) -> u64 {
     if !matches!(bytes, 1 | 4) {
         return 0;
@@ -222,7 +226,7 @@ fn write_priorities(interrupts: &mut [Interrupt], first: usize, bytes: u64, valu
     }
 }
 
-/// `ICFGR`: 0b10 is edge-triggered.
+/// Reads `ICFGR`: 0b10 is edge-triggered.
 fn read_triggers(interrupts: &[Interrupt]) -> u64 {
     let edges = |n: u64, interrupt: &Interrupt| u64::from(!interrupt.level) << (2 * n + 1);
     (0..)
@@ -236,7 +240,7 @@ fn write_triggers(interrupts: &mut [Interrupt], word: u64) {
     }
 }
 
-/// The part of a 64-bit register that an access of 4 or 8 bytes names.
+/// Returns the accessed part of a 64-bit register, for an access of 4 or 8 bytes.
 fn read_half(register: u64, offset: u64, bytes: u64) -> u64 {
     match (bytes, offset % 8) {
         (8, 0) => register,

@@ -6,7 +6,7 @@ use super::{
 };
 
 pub struct Redistributor {
-    /// In the layout of `MPIDR_EL1`.
+    /// Affinity in the layout of `MPIDR_EL1`.
     pub affinity: u64,
     /// SGIs 0-15 and PPIs 16-31.
     pub private: [Interrupt; 32],
@@ -41,7 +41,7 @@ impl Redistributor {
             return self.read_private(offset, bytes);
         }
         match (offset, bytes) {
-            // CES and IR with LPIs; RWP is never seen set, since everything takes effect at once.
+            // CES and IR with LPIs. RWP is never set: every change takes effect at once.
             (0x0, 4) if self.has_lpis => u64::from(self.lpis_enabled) | 0b110,
             (0x8 | 0xc, 4 | 8) => read_half(self.typer(number, last), offset, bytes),
             // ProcessorSleep and ChildrenAsleep.

@@ -1,9 +1,9 @@
-//! Those who give the VM work: devices, and the guest's drivers on other vCPUs, as register writes and
-//! commands arrive from there.
+//! Actors: threads giving the VM work. Each plays a device, or a guest driver on another vCPU whose
+//! register writes and ITS commands arrive at the vGIC.
 //!
-//! What they leave alone, and why: nobody writes `ISACTIVER` or `ICACTIVER`, or changes the priority of an
-//! interrupt that may be active, since the number of deactivations that list registers have missed
-//! (EOIcount) does not say of which: such a guest ends the wrong ones on hardware too.
+//! No actor writes `ISACTIVER` or `ICACTIVER`, or changes the priority of a possibly active
+//! interrupt. EOIcount gives the number of deactivations outside the list registers, not their
+//! INTIDs. A guest making these writes ends the wrong interrupts on hardware too.
 
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -17,10 +17,10 @@ use crate::vm::{
 };
 use crate::world::World;
 
-/// One operation, repeated.
+/// One operation of an actor, repeated until the run ends.
 type Role = fn(&World, &Cpu<SoftwareInterface>, &mut Random);
 
-/// By actor; where there are more, they inject.
+/// The roles by actor number. Further actors inject.
 const ROLES: [Role; 9] = [
     signal_msi,
     drive_its0,
@@ -33,7 +33,7 @@ const ROLES: [Role; 9] = [
     raise_line,
 ];
 
-/// The actor that is thread `number` of the run.
+/// Runs the actor of thread `number`.
 pub(crate) fn run(world: &World, number: usize) {
     let cpu = world.machine.cpu(number as u16 + 100);
     let mut random = Random::of_thread(world.plan.seed, number);
@@ -41,8 +41,9 @@ pub(crate) fn run(world: &World, number: usize) {
     let role = ROLES
         .get(actor)
         .unwrap_or(&[signal_msi as Role, inject_spi, inject_ppi][actor % 3]);
+
     let mut done = 0;
-    while world.goes_on(done) {
+    while world.continues(done) {
         role(world, &cpu, &mut random);
         done += 1;
         yield_now();
@@ -57,7 +58,8 @@ fn pick_vcpu(random: &mut Random) -> u64 {
     random.below(VCPUS as u64)
 }
 
-/// A device of either ITS: a steady LPI, or one that may be unmapped at the moment.
+/// Signals an MSI of either ITS. Device 0 raises a steady LPI. Device 1 raises a loose LPI,
+/// possibly unmapped at the moment.
 fn signal_msi(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) {
     let machine = &world.machine;
     let event = random.below(4) as u32;
@@ -84,7 +86,7 @@ fn inject_ppi(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) 
     assert!(injected.is_ok(), "{injected:?}");
 }
 
-/// The guest's handler lowers it.
+/// Raises the line of a level-sensitive SPI. The guest's handler lowers the line.
 fn raise_line(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) {
     let machine = &world.machine;
     let spi = pick(random, LEVELS);
@@ -95,12 +97,13 @@ fn raise_line(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) 
     }
 }
 
-/// The driver of the ITS that has the steady LPIs.
+/// Sends a command to ITS 0, the ITS mapping the steady LPIs.
 fn drive_its0(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) {
     let machine = &world.machine;
     let mut its = Its::new(machine, cpu, 0);
     let event = random.below(4);
     let steady = STEADY_LPIS.start + event as u32;
+
     match random.below(6) {
         0 | 1 => its.movi(0, event, pick_vcpu(random)),
         2 => its.movall(pick_vcpu(random), pick_vcpu(random)),
@@ -116,7 +119,7 @@ fn drive_its0(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) 
     }
 }
 
-/// The driver of the other ITS.
+/// Sends a command to ITS 1.
 fn drive_its1(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) {
     drive_loose(
         &world.machine,
@@ -125,10 +128,11 @@ fn drive_its1(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) 
     );
 }
 
-/// Maps, unmaps and disables LPIs that the other ITS maps and unmaps too.
+/// Maps, unmaps, moves, clears or disables a loose LPI. Both ITSes map and unmap the loose LPIs.
 fn drive_loose(machine: &Machine, its: &mut Its<'_>, random: &mut Random) {
     let (event, icid) = (random.below(4), pick_vcpu(random));
     let lpi = pick(random, LOOSE_LPIS);
+
     match random.below(8) {
         0 => its.discard(1, event),
         1 => {
@@ -148,7 +152,7 @@ fn drive_loose(machine: &Machine, its: &mut Its<'_>, random: &mut Random) {
             its.mapti(1, event, lpi, icid);
         }
         _ => {
-            // Away, and back.
+            // Moves the collection away and back.
             its.mapc(icid, pick_vcpu(random));
             its.mapc(icid, icid);
         }
@@ -158,6 +162,7 @@ fn drive_loose(machine: &Machine, its: &mut Its<'_>, random: &mut Random) {
 fn write_distributor(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) {
     let (machine, local) = (&world.machine, cpu.local());
     let loose = 1 << (pick(random, EDGES) - 32);
+
     match random.below(8) {
         0 => {
             machine.write(local, GICD, 0x10);
@@ -168,7 +173,7 @@ fn write_distributor(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut R
         3 => machine.write(local, GICD + 0x204, loose),
         4 => machine.write(local, GICD + 0x284, loose),
         5 => {
-            // To nobody, for a while.
+            // Routes the SPI to no vCPU, and then to a vCPU.
             let spi = pick(random, EDGES);
             machine.route(local, spi, 0xff);
             machine.route(local, spi, pick_vcpu(random));
@@ -183,20 +188,21 @@ fn write_distributor(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut R
 fn write_redistributor(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut Random) {
     let (machine, local) = (&world.machine, cpu.local());
     let n = pick_vcpu(random) as usize;
+
     match random.below(4) {
         0 => {
-            // GICR_INVLPIR, of any LPI.
+            // GICR_INVLPIR of any LPI.
             let lpi = pick(random, STEADY_LPIS.start..LOOSE_LPIS.end);
             machine.write64(local, redistributor(n) + 0xa0, lpi.into());
         }
         1 => machine.write64(local, redistributor(n) + 0xb0, 0),
         2 => {
-            // A steady PPI is disabled for a moment, and loses nothing by it.
+            // Disables a steady PPI for a moment. No edge may be lost.
             machine.write(local, sgi_base(n) + 0x180, 1 << PPI);
             machine.write(local, sgi_base(n) + 0x100, 1 << PPI);
         }
         _ => {
-            // EnableLPIs.
+            // Clears and sets GICR_CTLR.EnableLPIs.
             machine.write(local, redistributor(n), 0);
             if random.one_in(2) {
                 yield_now();
@@ -206,7 +212,7 @@ fn write_redistributor(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut
     }
 }
 
-/// Powers a vCPU on that is off.
+/// Powers on a vCPU found off.
 fn power_on(world: &World, _cpu: &Cpu<SoftwareInterface>, _random: &mut Random) {
     if let Some(mut guest) = world.take(|guest| guest.off) {
         assert!(world.machine.vm.power_on(vcpu(guest.vcpu)), "it was on");

@@ -1,4 +1,4 @@
-//! A physical CPU: it takes vCPUs from the pool, runs them for a while, and puts them back.
+//! A physical CPU: takes vCPUs from the pool, runs each for a while, and puts each back.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -13,10 +13,10 @@ use crate::threads::yield_now;
 use crate::vm::{GICD, Machine, SGIS, VCPUS, sgi_base, vcpu};
 use crate::world::World;
 
-/// How often a guest that waits for an interrupt looks whether it has been interrupted.
+/// Number of polls of a guest waiting for an interrupt.
 const PATIENCE: usize = if cfg!(shuttle) { 20 } else { 2000 };
 
-/// Runs vCPUs until all actors are done; then comes to rest.
+/// Runs vCPUs until every actor is done, and then comes to rest.
 pub(crate) fn run(world: &World, number: usize) {
     let cpu = world.machine.cpu(number as u16);
     let mut random = Random::of_thread(world.plan.seed, number);
@@ -24,7 +24,7 @@ pub(crate) fn run(world: &World, number: usize) {
         match world.take(|guest| world.is_runnable(guest)) {
             Some(mut guest) => {
                 guest.blocked = false;
-                stay(world, &cpu, &mut guest, &mut random);
+                run_vcpu(world, &cpu, &mut guest, &mut random);
                 world.give(guest);
             }
             None => yield_now(),
@@ -33,20 +33,23 @@ pub(crate) fn run(world: &World, number: usize) {
     rest(world, &cpu);
 }
 
-/// A vCPU's stay on a CPU.
-fn stay(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, random: &mut Random) {
+/// Runs a vCPU for a few entries and exits, and then blocks it, powers it off or puts it.
+fn run_vcpu(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, random: &mut Random) {
     let machine = &world.machine;
     let (vm, host, id) = (&machine.vm, machine.vm.host(), vcpu(guest.vcpu));
+
     for _ in 0..=random.below(6) {
         if vm.has_deferred() {
             vm.advance(&cpu.pin());
         }
         enter(machine, cpu, guest);
+
         guest.run(machine, cpu, random);
         if random.one_in(4) {
             wait_in_guest(world, cpu);
         }
         exit(machine, cpu, guest);
+
         if random.one_in(3) {
             send_sgi(machine, cpu, guest.vcpu, random);
         }
@@ -62,6 +65,7 @@ fn stay(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, random: 
         }
         yield_now();
     }
+
     if !guest.blocked && random.one_in(8) {
         enter(machine, cpu, guest);
         guest.end_all(machine, cpu);
@@ -85,7 +89,7 @@ fn exit(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &Guest) {
     assert_eq!(exited, Ok(()));
 }
 
-/// The guest computes until something interrupts it.
+/// Waits in the guest until an interrupt arrives.
 fn wait_in_guest(world: &World, cpu: &Cpu<SoftwareInterface>) {
     for _ in 0..PATIENCE {
         if is_interrupted(&world.machine, cpu) || cpu.interface().virq() || world.is_calm() {
@@ -95,12 +99,12 @@ fn wait_in_guest(world: &World, cpu: &Cpu<SoftwareInterface>) {
     }
 }
 
-/// Whether hardware would leave the guest: an IPI, or the maintenance interrupt.
+/// Returns whether hardware would leave the guest: on an IPI or on the maintenance interrupt.
 fn is_interrupted(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> bool {
     machine.vm.host().is_kicked(cpu.id()) || cpu.interface().maintenance()
 }
 
-/// An SGI to one vCPU, or to all others.
+/// Sends an SGI to one vCPU, or to every vCPU except the sender.
 fn send_sgi(machine: &Machine, cpu: &Cpu<SoftwareInterface>, from: usize, random: &mut Random) {
     let sgi = random.below(u64::from(SGIS));
     let (target, value) = if random.one_in(4) {
@@ -109,16 +113,19 @@ fn send_sgi(machine: &Machine, cpu: &Cpu<SoftwareInterface>, from: usize, random
         let target = random.below(VCPUS as u64);
         (Some(target as usize), 1 << target)
     };
+
     for to in (0..VCPUS).filter(|to| target.map_or(*to != from, |target| target == *to)) {
         machine.oracle.raising(to, sgi as u32);
     }
+
     let value = value | sgi << 24;
     machine
         .vm
         .sysreg_write(cpu, &cpu.pin(), vcpu(from), SysReg::Sgi1r, value);
 }
 
-/// The guest reads what is pending or active, which may be in another vCPU's list registers.
+/// Reads pending or active states, as the guest does. The states may be in another vCPU's list
+/// registers.
 fn read_states(
     machine: &Machine,
     cpu: &Cpu<SoftwareInterface>,
@@ -130,13 +137,14 @@ fn read_states(
         1 => GICD + 0x304,
         _ => sgi_base(random.below(VCPUS as u64) as usize) + 0x200,
     };
+
     for _ in 0..PATIENCE {
         let id = vcpu(guest.vcpu);
         let read = machine.vm.mmio_read(cpu, &cpu.pin(), id, gpa, Width::Word);
         if let MmioOutcome::Done(_) = read {
             return;
         }
-        // The other vCPU has been asked; the instruction is executed again.
+        // The other vCPU has been asked to fold. The guest executes the load again.
         assert_eq!(read, MmioOutcome::Retry);
         enter(machine, cpu, guest);
         exit(machine, cpu, guest);
@@ -144,8 +152,9 @@ fn read_states(
     }
 }
 
-/// All actors are done: waits in the guest until every CPU does. Then nothing moves any more, and each in
-/// turn looks whether something is pending that it was not told of.
+/// Waits in the guest until every CPU is at rest. Each CPU in turn then checks the absence of a
+/// pending interrupt without a kick or maintenance interrupt. Called once every actor is done, when
+/// nothing moves any more.
 fn rest(world: &World, cpu: &Cpu<SoftwareInterface>) {
     let machine = &world.machine;
     let mut guest = world.take(|guest| world.is_runnable(guest));
@@ -154,18 +163,20 @@ fn rest(world: &World, cpu: &Cpu<SoftwareInterface>) {
         enter(machine, cpu, guest);
         guest.take_all(machine, cpu);
     }
+
     world.resting.fetch_add(1, SeqCst);
     while world.resting.load(SeqCst) < world.cpus
         || world.turn.load(SeqCst) != usize::from(cpu.id().0)
     {
         yield_now();
     }
+
     if let Some(mut guest) = guest {
-        let told = is_interrupted(machine, cpu);
+        let notified = is_interrupted(machine, cpu);
         exit(machine, cpu, &guest);
         enter(machine, cpu, &mut guest);
         assert!(
-            told || !cpu.interface().virq(),
+            notified || !cpu.interface().virq(),
             "vCPU {} was not kicked",
             guest.vcpu
         );
@@ -174,13 +185,15 @@ fn rest(world: &World, cpu: &Cpu<SoftwareInterface>) {
         assert_eq!(put, Ok(()));
         world.give(guest);
     }
+
     world.turn.fetch_add(1, SeqCst);
 }
 
-/// Runs a vCPU until it blocks; whether an interrupt was signalled to it from the start.
+/// Runs a vCPU until it blocks. Returns whether the first entry signalled an interrupt.
 pub(crate) fn serve(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest) -> bool {
     let id = vcpu(guest.vcpu);
     let mut signalled = None;
+
     loop {
         machine.vm.host().forget_wakes(guest.vcpu);
         enter(machine, cpu, guest);
@@ -191,6 +204,7 @@ pub(crate) fn serve(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut
             break;
         }
     }
+
     guest.blocked = true;
     assert_eq!(machine.vm.vcpu_put(cpu, &cpu.pin(), id), Ok(()));
     signalled == Some(true)

@@ -1,16 +1,16 @@
-//! Soaks the vGIC: a whole VM with everything that can happen to it at once, over and over.
+//! Soak test of the vGIC: a whole VM under every kind of load at once, over and over.
 //!
-//! `cargo xtask stress` runs it with real threads, also under the sanitizers; `cargo xtask schedules` with
-//! shuttle, which runs one thread at a time, switches at every atomic access of the library, and so can
-//! repeat any failure from its seed. What happens is the same: [`world`] puts it together.
+//! `cargo xtask stress` runs real threads, also under the sanitizers. `cargo xtask schedules` runs
+//! shuttle: one thread at a time, with a switch at every atomic access of the library. A seed
+//! therefore repeats a failure exactly. [`world`] puts together the load for both.
 //!
-//! | module | |
+//! | module | content |
 //! |---|---|
 //! | [`vm`] | the VM, its embedder, and drivers of its ITSes |
-//! | [`guest`], [`cpu`] | what a vCPU's guest does; how CPUs run vCPUs |
-//! | [`actors`] | devices, and everything else that gives the VM work |
-//! | [`oracle`] | what must be true of each interrupt |
-//! | [`world`] | a run of all that, and what must be true at its end |
+//! | [`guest`], [`cpu`] | the guest's code on a vCPU; CPUs running vCPUs |
+//! | [`actors`] | devices and guest drivers giving the VM work |
+//! | [`oracle`] | the properties checked of each interrupt |
+//! | [`world`] | a run with all of these parts, and the properties checked at the end |
 
 mod actors;
 mod cpu;
@@ -32,7 +32,7 @@ use schedules::main as soak;
 #[cfg(not(shuttle))]
 use stress::main as soak;
 
-/// What `cargo xtask` passes on, as `name=number`.
+/// The arguments given by `cargo xtask`, as `name=number`.
 struct Arguments(Vec<String>);
 
 impl Arguments {

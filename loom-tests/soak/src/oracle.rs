@@ -1,14 +1,14 @@
-//! What must be true of every interrupt, kept apart from the library's own books.
+//! Properties of every interrupt, recorded apart from the library's own counters.
 //!
-//! * An edge: the guest acknowledges it after it was raised, if need be together with others raised
-//!   before. So once everything has come to rest, the last acknowledgement is younger than the last raise;
-//!   and there are no more acknowledgements than raises.
-//! * A level: the guest acknowledges it only while the device asserts it.
-//! * An SPI is active on one vCPU at a time.
+//! * An edge: the guest acknowledges the interrupt after a raise, possibly coalesced with earlier
+//!   raises. Once the VM is at rest, the last acknowledgement is younger than the last raise. The
+//!   number of acknowledgements never exceeds the number of raises.
+//! * A level: the guest acknowledges the interrupt only while the device asserts the line.
+//! * An SPI is active on at most one vCPU at a time.
 //!
-//! That is true of interrupts that the guest never disables, clears or unmaps. It holds such interrupts
-//! (the *steady* ones) and others that it treats as badly as it can, for which only the library's books
-//! are checked.
+//! These properties hold for *steady* interrupts: the guest never disables, clears or unmaps a
+//! steady interrupt. The guest mistreats all other interrupts in every possible way, and for those
+//! only the library's counters are checked.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -17,18 +17,18 @@ use crate::vm::{EDGES, LEVELS, LPIS, PPI, SGIS, STEADY_LPIS, STEADY_SPIS, VCPUS}
 const PRIVATE: usize = 32;
 const SPIS: usize = 32;
 
-/// One interrupt's record.
+/// The record of one interrupt.
 #[derive(Default)]
 struct Record {
     /// Raises begun.
     raised: AtomicU64,
-    /// Raises begun when the guest last acknowledged it.
+    /// Value of `raised` at the last acknowledgement.
     seen: AtomicU64,
     /// Acknowledgements.
     acknowledged: AtomicU64,
     /// Active on some vCPU.
     active: AtomicBool,
-    /// The level of its line, as the device sees it.
+    /// Level of the line, as the device sees it.
     line: AtomicBool,
 }
 
@@ -57,22 +57,23 @@ impl Oracle {
         }
     }
 
-    /// About to raise an edge.
+    /// Notes an edge about to be raised.
     pub(crate) fn raising(&self, vcpu: usize, intid: u32) {
         self.record(vcpu, intid).raised.fetch_add(1, SeqCst);
     }
 
-    /// The device wants to raise the line of a level-sensitive SPI; false if it is high already.
+    /// Notes the device's wish to raise the line of a level-sensitive SPI. Returns false if the
+    /// line is high already.
     pub(crate) fn raising_line(&self, intid: u32) -> bool {
         !self.record(0, intid).line.swap(true, SeqCst)
     }
 
-    /// The guest's handler has made the device lower the line.
+    /// Notes the device lowering the line, on behalf of the guest's handler.
     pub(crate) fn line_lowered(&self, intid: u32) {
         self.record(0, intid).line.store(false, SeqCst);
     }
 
-    /// The guest on `vcpu` has acknowledged an interrupt.
+    /// Notes an acknowledgement by the guest on `vcpu`.
     pub(crate) fn acknowledged(&self, vcpu: usize, intid: u32) {
         let record = self.record(vcpu, intid);
         if LEVELS.contains(&intid) {
@@ -81,6 +82,7 @@ impl Oracle {
                 "{intid} was signalled while its line was low"
             );
         }
+
         if is_steady(intid) {
             let raised = record.raised.load(SeqCst);
             record.seen.store(raised, SeqCst);
@@ -98,32 +100,32 @@ impl Oracle {
         }
     }
 
-    /// The guest on `vcpu` is about to end an interrupt.
+    /// Notes the imminent end of an interrupt by the guest on `vcpu`.
     pub(crate) fn ending(&self, vcpu: usize, intid: u32) {
         self.record(vcpu, intid).active.store(false, SeqCst);
     }
 
-    /// Everything has come to rest: nothing may be missing.
+    /// Checks every interrupt once the VM is at rest: no edge or level may be missing.
     pub(crate) fn at_rest(&self) {
         let private = (0..VCPUS).flat_map(|vcpu| (0..32).map(move |intid| (vcpu, intid)));
-        self.nothing_missing(private);
+        self.check_nothing_missing(private);
         self.shared_at_rest();
     }
 
-    /// SPIs and LPIs have come to rest.
+    /// Checks SPIs and LPIs once at rest.
     pub(crate) fn shared_at_rest(&self) {
         let shared = (32..64).chain(8192..8192 + LPIS);
-        self.nothing_missing(shared.map(|intid| (0, intid)));
+        self.check_nothing_missing(shared.map(|intid| (0, intid)));
     }
 
-    fn nothing_missing(&self, interrupts: impl Iterator<Item = (usize, u32)>) {
+    fn check_nothing_missing(&self, interrupts: impl Iterator<Item = (usize, u32)>) {
         for (vcpu, intid) in interrupts.filter(|&(_, intid)| is_steady(intid)) {
             let record = self.record(vcpu, intid);
             let (raised, seen) = (record.raised.load(SeqCst), record.seen.load(SeqCst));
             assert!(
                 raised == seen,
-                "{intid} of vCPU {vcpu} is lost: raised {raised} times, and {seen} times when it was \
-                 last acknowledged"
+                "{intid} of vCPU {vcpu} is lost: raised {raised} times, and {seen} \
+                 times when it was last acknowledged"
             );
             assert!(
                 !record.line.load(SeqCst),
@@ -134,7 +136,7 @@ impl Oracle {
     }
 }
 
-/// Whether the guest leaves the interrupt enabled and mapped, and never clears it.
+/// Returns whether the guest keeps the interrupt enabled and mapped, and never clears it.
 fn is_steady(intid: u32) -> bool {
     (intid < SGIS)
         || intid == PPI
@@ -143,7 +145,7 @@ fn is_steady(intid: u32) -> bool {
         || STEADY_LPIS.contains(&intid)
 }
 
-/// Whether the guest ever sees the interrupt; a mistake of the scenario if not.
+/// Returns whether the scenario uses the interrupt. A delivery of any other INTID is a fault.
 pub(crate) fn is_known(intid: u32) -> bool {
     is_steady(intid) || EDGES.contains(&intid) || (8192..8192 + LPIS).contains(&intid)
 }

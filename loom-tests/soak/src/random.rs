@@ -1,22 +1,22 @@
-//! A random sequence that a seed determines.
+//! A random sequence determined by a seed.
 
-/// A small generator (SplitMix64); quality matters less than that it is the same everywhere.
+/// SplitMix64: small, and identical on every machine. The quality of the numbers matters less.
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The sequence of `seed`.
+    /// Returns the sequence of `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The sequence of one of the threads of a run.
+    /// Returns the sequence of thread `thread` of a run.
     pub(crate) fn of_thread(seed: u64, thread: usize) -> Self {
         let mut random = Self::new(seed ^ (thread as u64 + 1).rotate_left(32));
         random.next();
         random
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -25,12 +25,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`, which is not 0.
+    /// Returns a number below `n`. `n` is not 0.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    /// True once in `n` times.
+    /// Returns true once in `n` times.
     pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

@@ -1,9 +1,9 @@
-//! Many short runs under shuttle, each with a schedule of its own that one number determines.
+//! Many short runs under shuttle, each under a schedule determined by one number.
 //!
-//! An even seed schedules at random: any thread, at every step. An odd seed schedules by priorities that
-//! change a few times (PCT, Burckhardt et al., 2010), which finds what needs one thread to be held up for
-//! long at one place. shuttle executes every access as if it were sequentially consistent; weaker orders
-//! are loom's business.
+//! An even seed schedules at random: any thread, at every step. An odd seed schedules by priorities
+//! with a few changes (PCT, Burckhardt et al., 2010). PCT finds faults depending on one thread
+//! being held up for long at one place. shuttle executes every access as sequentially consistent.
+//! loom checks weaker orders.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,15 +19,15 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 use crate::random::Random;
 use crate::world::{Plan, World};
 
-/// Steps after which a run counts as stuck; an ordinary one has some ten thousand.
+/// Steps after which a run counts as stuck. An ordinary run takes some ten thousand.
 const STUCK: usize = 3_000_000;
 
-/// What to run, and how far it has come; shared by all jobs.
+/// The runs to do and the progress so far, shared by all jobs.
 struct Campaign {
     first: u64,
     schedules: u64,
     until: Option<Instant>,
-    /// Print each seed before it is run: for a run that does not come back.
+    /// Print each seed before its run: for a run without end.
     verbose: bool,
     begun: AtomicU64,
     done: AtomicU64,
@@ -38,7 +38,7 @@ struct Campaign {
 }
 
 impl Campaign {
-    /// The seed of the next run, if there is to be one.
+    /// Returns the seed of the next run, or `None` at the end of the campaign.
     fn next(&self) -> Option<u64> {
         let late = self.until.is_some_and(|until| Instant::now() > until);
         if late || self.failed.load(SeqCst) {
@@ -53,15 +53,15 @@ impl Campaign {
     }
 }
 
-/// Hands out seeds, and schedules as they say.
+/// A scheduler drawing every decision from the seed of the run.
 struct BySeed {
     campaign: Arc<Campaign>,
     /// The seed of the run in progress, for the run itself.
     current: Arc<AtomicU64>,
     random: Random,
-    /// With an odd seed: each thread's priority, higher first.
+    /// With an odd seed: the priority of each thread, higher first.
     priorities: Option<HashMap<TaskId, u64>>,
-    /// Steps at which the thread that runs is put last.
+    /// Steps at which the running thread gets the lowest priority.
     changes: Vec<u64>,
     /// The next priority below all others.
     last: u64,
@@ -74,12 +74,14 @@ impl Scheduler for BySeed {
         self.current.store(seed, SeqCst);
         self.random = Random::new(seed);
         self.priorities = (seed % 2 == 1).then(HashMap::new);
-        // How long a run will be is not known beforehand, and where its threads meet even less.
+
+        // The length of a run is unknown beforehand: draw the horizon at random too.
         let horizon = 1 << (6 + self.random.below(10));
         let changes = self.random.below(5);
         self.changes = (0..changes).map(|_| self.random.below(horizon)).collect();
         self.last = u64::from(u32::MAX);
         self.step = 0;
+
         Some(Schedule::new(seed))
     }
 
@@ -94,6 +96,7 @@ impl Scheduler for BySeed {
             let index = self.random.below(runnable.len() as u64);
             return Some(runnable[index as usize].id());
         };
+
         if runnable.len() > 1 {
             self.step += 1;
             if let Some(current) = current
@@ -103,6 +106,7 @@ impl Scheduler for BySeed {
                 priorities.insert(current, self.last);
             }
         }
+
         let random = &mut self.random;
         runnable.iter().map(|task| task.id()).max_by_key(|id| {
             *priorities
@@ -116,7 +120,7 @@ impl Scheduler for BySeed {
     }
 }
 
-/// One run; how many interrupts were delivered.
+/// Runs one seed. Returns the number of interrupts delivered.
 fn run(seed: u64) -> u64 {
     let mut random = Random::new(!seed);
     let world = World::new(Plan {
@@ -130,7 +134,7 @@ fn run(seed: u64) -> u64 {
     deliveries
 }
 
-/// Runs schedules, one after the other, until there are no more.
+/// Runs schedules one after the other until the campaign ends.
 fn job(campaign: &Arc<Campaign>) {
     let current = Arc::new(AtomicU64::new(0));
     let scheduler = BySeed {
@@ -142,13 +146,15 @@ fn job(campaign: &Arc<Campaign>) {
         last: 0,
         step: 0,
     };
+
     let mut config = Config::new();
-    // Debug builds keep much on the stack.
+    // Debug builds need a large stack.
     config.stack_size = 0x4_0000;
-    // The seed says it all.
+    // The seed alone repeats a run.
     config.failure_persistence = FailurePersistence::None;
     config.max_steps = MaxSteps::FailAfter(STUCK);
     config.silence_warnings = true;
+
     let (seed, done) = (current.clone(), campaign.clone());
     let runner = Runner::new(scheduler, config);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -162,6 +168,7 @@ fn job(campaign: &Arc<Campaign>) {
             done.done.fetch_add(1, SeqCst);
         })
     }));
+
     if outcome.is_err() {
         campaign.failed.store(true, SeqCst);
         let mut failures = campaign.failures.lock().expect("no panic while locked");
@@ -169,7 +176,8 @@ fn job(campaign: &Arc<Campaign>) {
     }
 }
 
-/// `seed=FIRST schedules=COUNT seconds=AT_MOST jobs=THREADS verbose=1`, each with a default.
+/// Runs the campaign `seed=FIRST schedules=COUNT seconds=AT_MOST jobs=THREADS verbose=1`. Each
+/// argument has a default.
 pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
     let began = Instant::now();
     let campaign = Arc::new(Campaign {
@@ -186,6 +194,7 @@ pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
         failed: AtomicBool::new(false),
         failures: Mutex::new(Vec::new()),
     });
+
     let jobs = arguments.number("jobs").unwrap_or(1);
     thread::scope(|scope| {
         let jobs: Vec<_> = (0..jobs).map(|_| scope.spawn(|| job(&campaign))).collect();
@@ -199,6 +208,7 @@ pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
             }
         }
     });
+
     let (done, steps) = (campaign.progress(), campaign.steps.load(SeqCst));
     println!(
         "{done} schedules from seed {} on, of {} steps and {} interrupts on average, in {:.1} s",
@@ -207,6 +217,7 @@ pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
         campaign.deliveries.load(SeqCst) / done.max(1),
         began.elapsed().as_secs_f64()
     );
+
     let failures = campaign.failures.lock().expect("no panic while locked");
     for seed in failures.iter() {
         println!("FAILED with seed {seed}; once more:");

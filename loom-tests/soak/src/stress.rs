@@ -1,4 +1,4 @@
-//! One long run with real threads, or several after each other.
+//! One long run with real threads, or several in sequence.
 
 use std::process::ExitCode;
 use std::thread;
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::world::{Plan, World};
 
-/// How long one VM lives: teardown is soaked too.
+/// Life of one VM. A short life soaks teardown too.
 const LIFE: Duration = Duration::from_secs(2);
 
-/// `seconds=LENGTH seed=FIRST threads=COUNT`, each with a default.
+/// Soaks as given by `seconds=LENGTH seed=FIRST threads=COUNT`. Each argument has a default.
 pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
     let deliveries = soak(
         Duration::from_secs(arguments.number("seconds").unwrap_or(10)),
@@ -20,18 +20,20 @@ pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs one VM after the other; how many interrupts were delivered.
+/// Runs one VM after the other. Returns the number of interrupts delivered.
 fn soak(length: Duration, first: u64, threads: usize) -> u64 {
     let began = Instant::now();
     let end = began + length;
     let mut deliveries = 0;
     let mut seed = first;
+
     while Instant::now() < end {
         let world = World::new(Plan {
             seed,
             threads,
             operations: None,
         });
+
         thread::scope(|scope| {
             scope.spawn(|| {
                 let _stopping = Stopping(&world);
@@ -39,6 +41,7 @@ fn soak(length: Duration, first: u64, threads: usize) -> u64 {
             });
             world.run();
         });
+
         deliveries += world.deliveries();
         world.finish();
         println!(
@@ -52,7 +55,7 @@ fn soak(length: Duration, first: u64, threads: usize) -> u64 {
     deliveries
 }
 
-/// Stops a run when it is dropped.
+/// A guard: dropping it stops the run.
 struct Stopping<'a>(&'a World);
 
 impl Drop for Stopping<'_> {
@@ -65,7 +68,7 @@ impl Drop for Stopping<'_> {
 mod tests {
     use super::*;
 
-    /// The shortest lives, so that Miri can watch one.
+    /// Runs the shortest lives: Miri can check one.
     #[test]
     fn short_lives() {
         let (seeds, operations) = if cfg!(miri) { (1, 2) } else { (20, 50) };
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "takes real time")]
     fn nothing_is_lost_or_doubled_under_load() {
-        // Few, for a machine that is busy otherwise.
+        // A low bound, for a busy machine.
         assert!(soak(Duration::from_secs(4), 1, 12) > 50);
     }
 }

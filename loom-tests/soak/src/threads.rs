@@ -1,4 +1,4 @@
-//! Threads: the machine's, or shuttle's, which takes a turn at every atomic access of the library.
+//! Threads of the machine, or of shuttle, with a switch at every atomic access of the library.
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::thread::{scope, yield_now};

@@ -1,4 +1,4 @@
-//! The VM that is soaked: small, so that everything meets everything else, with two ITSes.
+//! The soaked VM: few interrupts, for frequent races, and two ITSes.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,35 +14,36 @@ use crate::threads::yield_now;
 
 /// vCPUs.
 pub(crate) const VCPUS: usize = 6;
-/// Most physical CPUs that run them; CPU numbers above are for set-up and for coming to rest.
+/// Largest number of physical CPUs running vCPUs. Higher CPU numbers serve set-up and the final
+/// checks.
 pub(crate) const CPUS: usize = 32;
-/// SGIs that are used: the first ones.
+/// SGIs in use: 0 to 3.
 pub(crate) const SGIS: u32 = 4;
-/// The PPI that is used; edge-triggered.
+/// The PPI in use, edge-triggered.
 pub(crate) const PPI: u32 = 20;
-/// SPIs that are edge-triggered, always enabled, and never cleared.
+/// SPIs: edge-triggered, always enabled, never cleared.
 pub(crate) const STEADY_SPIS: std::ops::Range<u32> = 32..36;
-/// SPIs that are edge-triggered and that the guest disables, clears and deactivates.
+/// SPIs: edge-triggered, and disabled, cleared and deactivated by the guest.
 pub(crate) const EDGES: std::ops::Range<u32> = 36..40;
-/// SPIs that are level-sensitive and always enabled.
+/// SPIs: level-sensitive, always enabled.
 pub(crate) const LEVELS: std::ops::Range<u32> = 40..42;
-/// LPIs that are always mapped, by ITS 0, and enabled.
+/// LPIs always mapped by ITS 0, and enabled.
 pub(crate) const STEADY_LPIS: std::ops::Range<u32> = 8192..8196;
-/// LPIs that both ITSes map and unmap.
+/// LPIs mapped and unmapped by both ITSes.
 pub(crate) const LOOSE_LPIS: std::ops::Range<u32> = 8196..8200;
 /// LPIs that exist.
 pub(crate) const LPIS: u32 = 32;
 
-/// Distributor.
+/// The distributor's base address.
 pub(crate) const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;
-/// The two ITSes.
+/// The base addresses of the two ITSes.
 pub(crate) const GITS: [u64; 2] = [0x0808_0000, 0x0900_0000];
 
-// Guest memory: two command queues, the LPI tables.
+// Guest memory: two command queues, and the LPI tables.
 const QUEUES: [u64; 2] = [0, 0x1_0000];
 const PROPERTIES: u64 = 0x2000;
-/// All zero, and the same for every vCPU.
+/// An all-zero pending table, shared by every vCPU.
 const PENDING: u64 = 0x2_0000;
 const TABLES: u64 = 0x3000;
 const RAM: usize = 0x2_1000;
@@ -50,22 +51,22 @@ const RAM: usize = 0x2_1000;
 const QUEUE_COMMANDS: u64 = 128;
 const VALID: u64 = 1 << 63;
 
-/// The SGI and PPI registers of a vCPU.
+/// Returns the base of a vCPU's SGI and PPI registers.
 pub(crate) fn sgi_base(vcpu: usize) -> u64 {
     redistributor(vcpu) + 0x1_0000
 }
 
-/// The redistributor of a vCPU.
+/// Returns the base of a vCPU's redistributor.
 pub(crate) fn redistributor(vcpu: usize) -> u64 {
     GICR + vcpu as u64 * 0x2_0000
 }
 
-/// vCPU n.
+/// Returns the ID of vCPU n.
 pub(crate) fn vcpu(n: usize) -> VcpuId {
     VcpuId::new(n).expect("a vCPU of the VM")
 }
 
-/// The embedder: remembers whom it was asked to kick and to wake.
+/// The embedder: records kicks and wakes.
 pub(crate) struct Embedder {
     ram: Mutex<Vec<u8>>,
     kicked: Vec<AtomicBool>,
@@ -82,22 +83,22 @@ impl Embedder {
         }
     }
 
-    /// Forgets kicks of a CPU that is about to enter a guest.
+    /// Forgets the kicks of a CPU about to enter a guest.
     pub(crate) fn forget_kicks(&self, cpu: CpuId) {
         self.kicked[usize::from(cpu.0)].store(false, SeqCst);
     }
 
-    /// Whether a CPU has been kicked since.
+    /// Returns whether a CPU was kicked since [`Self::forget_kicks`].
     pub(crate) fn is_kicked(&self, cpu: CpuId) -> bool {
         self.kicked[usize::from(cpu.0)].load(SeqCst)
     }
 
-    /// Forgets wakes of a vCPU that is about to block.
+    /// Forgets the wakes of a vCPU about to block.
     pub(crate) fn forget_wakes(&self, vcpu: usize) {
         self.woken[vcpu].store(false, SeqCst);
     }
 
-    /// Whether a vCPU has been woken since.
+    /// Returns whether a vCPU was woken since [`Self::forget_wakes`].
     pub(crate) fn is_woken(&self, vcpu: usize) -> bool {
         self.woken[vcpu].load(SeqCst)
     }
@@ -124,7 +125,7 @@ impl Host for Embedder {
     }
 }
 
-/// The VM, its hypervisor's epoch, and the oracle.
+/// The VM, the epoch of its hypervisor, and the oracle.
 pub(crate) struct Machine {
     pub(crate) vm: Vgic<Embedder>,
     pub(crate) domain: Domain,
@@ -132,11 +133,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A VM whose guest has set up its interrupts: spread over the vCPUs, of different priorities.
+    /// Returns a VM after the guest's set-up: interrupts spread over the vCPUs, with different
+    /// priorities.
     pub(crate) fn new() -> Self {
         let affinities = (0..VCPUS as u8)
             .map(|n| Affinity::new(0, 0, 0, n))
             .collect();
+
         let mut config = Config::new(affinities).with_its(GITS[0]).with_its(GITS[1]);
         config.spis = 32;
         config.lpi_bits = 5;
@@ -145,18 +148,21 @@ impl Machine {
             its.event_bits = 2;
             its.collections = VCPUS as u32;
         }
+
         let vm = Vgic::new(config, Embedder::new()).expect("a valid configuration");
         let machine = Self {
             vm,
             domain: Domain::new(),
             oracle: Oracle::new(),
         };
+
         machine.set_up();
         machine
     }
 
     fn set_up(&self) {
         let cpu = self.cpu(CPUS as u16);
+
         for n in 0..VCPUS {
             self.vm.power_on(vcpu(n));
             self.write(cpu.local(), sgi_base(n) + 0x080, 1 << PPI | 0xf);
@@ -167,21 +173,25 @@ impl Machine {
             self.write64(cpu.local(), redistributor(n) + 0x70, PROPERTIES | 13);
             self.write64(cpu.local(), redistributor(n) + 0x78, PENDING);
         }
+
         let spis = (1 << (LEVELS.end - 32)) - 1;
         self.write(cpu.local(), GICD + 0x084, spis);
         self.write(cpu.local(), GICD + 0xc08, 0xaaaa);
         for (word, priorities) in (0..).zip([0x80c0_1050, 0x3090_7000, 0x0000_4098]) {
             self.write(cpu.local(), GICD + 0x420 + 4 * word, priorities);
         }
+
         for (n, lpi) in (STEADY_LPIS.start..LOOSE_LPIS.end).enumerate() {
             self.configure_lpi(lpi, 0x20 * (n as u8 % 8), true);
         }
+
         for (id, its) in GITS.into_iter().enumerate() {
             self.write64(cpu.local(), its + 0x100, VALID | TABLES);
             self.write64(cpu.local(), its + 0x108, VALID | TABLES);
             self.write64(cpu.local(), its + 0x80, VALID | QUEUES[id]);
             self.write(cpu.local(), its, 1);
         }
+
         self.restore(&cpu);
         for id in 0..2 {
             let mut its = Its::new(self, &cpu, id);
@@ -202,7 +212,7 @@ impl Machine {
         }
     }
 
-    /// A CPU to run vCPUs or to make register accesses on.
+    /// Returns a CPU for running vCPUs or for register accesses.
     pub(crate) fn cpu(&self, number: u16) -> Cpu<SoftwareInterface> {
         Cpu::new(
             self.domain.register(CpuId(number)),
@@ -210,21 +220,25 @@ impl Machine {
         )
     }
 
-    /// Enables what the guest may have disabled: groups, SPIs, LPIs; and routes every SPI to a vCPU.
+    /// Enables the groups, SPIs and LPIs possibly disabled by the guest, and routes every SPI to a
+    /// vCPU.
     pub(crate) fn restore(&self, cpu: &Cpu<SoftwareInterface>) {
         let local = cpu.local();
         self.write(local, GICD, 0x12);
         for (n, spi) in (STEADY_SPIS.start..LEVELS.end).enumerate() {
             self.route(local, spi, (n % VCPUS) as u64);
         }
+
         self.write(local, GICD + 0x104, (1 << (LEVELS.end - 32)) - 1);
         for lpi in LOOSE_LPIS {
             self.configure_lpi(lpi, 0x20, true);
         }
+
         for n in 0..VCPUS {
             self.write(local, redistributor(n), 1);
         }
         self.write64(local, redistributor(0) + 0xb0, 0);
+
         self.advance(local);
     }
 
@@ -235,7 +249,7 @@ impl Machine {
         }
     }
 
-    /// A write of a 32-bit register.
+    /// Writes a 32-bit register.
     pub(crate) fn write(&self, local: &CpuLocal, gpa: u64, value: u32) {
         let done = self
             .vm
@@ -243,25 +257,25 @@ impl Machine {
         assert_eq!(done, MmioOutcome::Done(0), "write of {gpa:#x}");
     }
 
-    /// A write of a 64-bit register.
+    /// Writes a 64-bit register.
     pub(crate) fn write64(&self, local: &CpuLocal, gpa: u64, value: u64) {
         let done = self.vm.mmio_write(&local.pin(), gpa, Width::Double, value);
         assert_eq!(done, MmioOutcome::Done(0), "write of {gpa:#x}");
     }
 
-    /// Routes an SPI to the vCPU with this affinity, if there is one.
+    /// Routes an SPI to the vCPU with the given affinity, if any.
     pub(crate) fn route(&self, local: &CpuLocal, spi: u32, affinity: u64) {
         self.write64(local, GICD + 0x6000 + 8 * u64::from(spi), affinity);
     }
 
-    /// Writes an LPI's configuration byte; the guest has yet to invalidate it.
+    /// Writes an LPI's configuration byte. The guest still has to invalidate the LPI.
     pub(crate) fn configure_lpi(&self, lpi: u32, priority: u8, enabled: bool) {
         let at = (PROPERTIES + u64::from(lpi - 8192)) as usize;
         self.vm.host().ram.lock().expect("no panic while locked")[at] =
             priority | u8::from(enabled);
     }
 
-    /// An edge on a steady or loose SPI.
+    /// Injects an edge on a steady or loose SPI.
     pub(crate) fn inject_spi(&self, local: &CpuLocal, spi: u32) {
         self.oracle.raising(0, spi);
         let intid = IntId::spi(spi).expect("an SPI");
@@ -282,7 +296,7 @@ pub(crate) struct Its<'a> {
 }
 
 impl<'a> Its<'a> {
-    /// The driver of ITS `id`, taking over where the last one left off.
+    /// Returns a driver of ITS `id`, starting at the current GITS_CREADR.
     pub(crate) fn new(machine: &'a Machine, cpu: &'a Cpu<SoftwareInterface>, id: usize) -> Self {
         let mut driver = Self {
             machine,
@@ -303,9 +317,10 @@ impl<'a> Its<'a> {
         }
     }
 
-    /// Queues a command and polls until the ITS has done it.
+    /// Queues a command and polls until the ITS has executed it.
     fn send(&mut self, command: [u64; 4]) {
         let at = (self.queue + self.next * 32) as usize;
+
         {
             let host = self.machine.vm.host();
             let mut ram = host.ram.lock().expect("no panic while locked");
@@ -313,9 +328,11 @@ impl<'a> Its<'a> {
                 ram[at..at + 8].copy_from_slice(&word.to_le_bytes());
             }
         }
+
         self.next = (self.next + 1) % QUEUE_COMMANDS;
         self.machine
             .write64(self.cpu.local(), self.base + 0x88, self.next * 32);
+
         for _ in 0..100_000 {
             if self.creadr() == self.next * 32 {
                 return;

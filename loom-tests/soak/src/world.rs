@@ -1,4 +1,4 @@
-//! A run: CPUs that schedule vCPUs, and actors that give them work, until all actors are done.
+//! A run: CPUs scheduling vCPUs, and actors giving the VM work, until every actor is done.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -16,14 +16,14 @@ use crate::vm::{
     CPUS, GICD, Its, LEVELS, Machine, STEADY_LPIS, STEADY_SPIS, VCPUS, redistributor, vcpu,
 };
 
-/// How much a run does.
+/// The size of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Determines every choice that is not the scheduler's.
+    /// Seed of every choice except the scheduler's.
     pub(crate) seed: u64,
-    /// CPUs and actors together; 8 or more.
+    /// CPUs and actors together: 8 or more.
     pub(crate) threads: usize,
-    /// What each actor does, or none to go on until [`World::stop`].
+    /// Operations of each actor, or `None` for a run ended by [`World::stop`].
     pub(crate) operations: Option<u32>,
 }
 
@@ -31,20 +31,20 @@ pub(crate) struct Plan {
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) machine: Machine,
-    /// CPUs that run vCPUs; the other threads are actors.
+    /// Threads running vCPUs. All other threads are actors.
     pub(crate) cpus: usize,
     /// vCPUs that no CPU has at the moment.
     guests: Mutex<Vec<Guest>>,
     stop: AtomicBool,
     actors_left: AtomicUsize,
-    /// CPUs that have come to rest with the vCPU they have.
+    /// CPUs at rest, each with its vCPU.
     pub(crate) resting: AtomicUsize,
-    /// The CPU whose turn it is to look whether it missed something.
+    /// The CPU whose turn it is to check for a missed interrupt.
     pub(crate) turn: AtomicUsize,
 }
 
 impl World {
-    /// A VM that has been set up, before anything happens.
+    /// Returns a VM after set-up, before the run.
     pub(crate) fn new(plan: Plan) -> Self {
         let cpus = (plan.threads / 4).clamp(2, CPUS);
         Self {
@@ -59,7 +59,7 @@ impl World {
         }
     }
 
-    /// Runs all threads until the actors are done and the CPUs have come to rest.
+    /// Runs all threads until the actors are done and the CPUs are at rest.
     pub(crate) fn run(&self) {
         scope(|scope| {
             for number in 0..self.cpus {
@@ -74,61 +74,63 @@ impl World {
         });
     }
 
-    /// Tells the actors to end.
+    /// Ends the actors.
     #[cfg_attr(shuttle, expect(dead_code, reason = "there, plans count operations"))]
     pub(crate) fn stop(&self) {
         self.stop.store(true, SeqCst);
     }
 
-    /// Whether an actor that has done so many operations does one more.
-    pub(crate) fn goes_on(&self, done: u32) -> bool {
+    /// Returns whether an actor does another operation after `done` operations.
+    pub(crate) fn continues(&self, done: u32) -> bool {
         match self.plan.operations {
             Some(operations) => done < operations,
             None => !self.stop.load(SeqCst),
         }
     }
 
-    /// Whether all actors are done.
+    /// Returns whether every actor is done.
     pub(crate) fn is_calm(&self) -> bool {
         self.actors_left.load(SeqCst) == 0
     }
 
-    /// Interrupts that guests have acknowledged so far, by the library's count.
+    /// Returns the number of interrupts acknowledged so far, by the library's count.
     pub(crate) fn deliveries(&self) -> u64 {
         self.machine.domain.totals().deliveries.iter().sum()
     }
 
-    /// Takes the vCPU that has waited longest of those that `wanted` says.
+    /// Takes the longest-waiting vCPU among those selected by `wanted`.
     pub(crate) fn take(&self, wanted: impl Fn(&Guest) -> bool) -> Option<Guest> {
         let mut guests = self.guests.lock().expect("no panic while locked");
         let index = guests.iter().position(wanted)?;
         Some(guests.remove(index))
     }
 
-    /// Whether a vCPU has something to run for.
+    /// Returns whether a vCPU is on and not waiting in WFI.
     pub(crate) fn is_runnable(&self, guest: &Guest) -> bool {
         !guest.off && (!guest.blocked || self.machine.vm.host().is_woken(guest.vcpu))
     }
 
-    /// Gives a vCPU back.
+    /// Puts a vCPU back into the pool.
     pub(crate) fn give(&self, guest: Guest) {
         let mut guests = self.guests.lock().expect("no panic while locked");
         guests.push(guest);
     }
 
-    /// Serves every vCPU that has something to run for, until none has; then nobody who was not told may
-    /// have anything to take.
-    fn settle(&self, cpu: &Cpu<SoftwareInterface>) {
+    /// Serves runnable vCPUs until none is left. Then checks the vCPUs left blocked: none may have
+    /// a signalled interrupt without a wake.
+    fn serve_until_idle(&self, cpu: &Cpu<SoftwareInterface>) {
         let machine = &self.machine;
         machine.advance(cpu.local());
+
         while let Some(mut guest) = self.take(|guest| self.is_runnable(guest)) {
             cpu::serve(machine, cpu, &mut guest);
             self.give(guest);
             machine.advance(cpu.local());
         }
+
         for _ in 0..VCPUS {
             if let Some(mut guest) = self.take(|guest| !guest.off) {
-                // By one that was served just before.
+                // Woken by a vCPU served just before.
                 let woken = machine.vm.host().is_woken(guest.vcpu);
                 let signalled = cpu::serve(machine, cpu, &mut guest);
                 assert!(woken || !signalled, "vCPU {} was not woken", guest.vcpu);
@@ -137,39 +139,45 @@ impl World {
         }
     }
 
-    /// Moves SPIs and LPIs to a vCPU that is on, as a guest does that takes CPUs off line. They must all
-    /// arrive there, although those that they were routed to do not run.
+    /// Moves SPIs and LPIs to a vCPU that is on, as a guest does when taking CPUs off line. Every
+    /// interrupt has to arrive, even with the old target vCPU not running.
     fn evacuate(&self, cpu: &Cpu<SoftwareInterface>) {
         let Some(guest) = self.take(|guest| !guest.off) else {
             return;
         };
         let to = guest.vcpu as u64;
         self.give(guest);
+
         for spi in STEADY_SPIS.start..LEVELS.end {
             self.machine.route(cpu.local(), spi, to);
         }
+
         let mut its = Its::new(&self.machine, cpu, 0);
         for event in 0..STEADY_LPIS.len() as u64 {
             its.movi(0, event, to);
         }
-        self.settle(cpu);
+
+        self.serve_until_idle(cpu);
         self.machine.oracle.shared_at_rest();
     }
 
-    /// After [`World::run`]: brings everything to rest and checks that nothing was lost or doubled, that
-    /// nobody waits for something that does not come, and that the books balance.
+    /// Brings the VM to rest after [`World::run`], and checks the end state: no interrupt lost or
+    /// doubled, no RWP stuck, no reference left, and balanced counters.
     pub(crate) fn finish(self) {
         let machine = &self.machine;
         let cpu = machine.cpu(CPUS as u16 + 1);
-        self.settle(&cpu);
+        self.serve_until_idle(&cpu);
         self.evacuate(&cpu);
+
         while let Some(mut guest) = self.take(|guest| guest.off) {
             assert!(machine.vm.power_on(vcpu(guest.vcpu)), "it was on");
             guest.off = false;
             self.give(guest);
         }
+
         machine.restore(&cpu);
-        self.settle(&cpu);
+        self.serve_until_idle(&cpu);
+
         for register in [GICD].into_iter().chain((0..VCPUS).map(redistributor)) {
             let read = machine
                 .vm
@@ -183,17 +191,20 @@ impl World {
                 "RWP of {register:#x} is stuck: {value:#x}"
             );
         }
+
         machine.oracle.at_rest();
         let totals = machine.domain.totals();
+
         let World { machine, .. } = self;
-        let remains = machine
+        let report = machine
             .vm
             .teardown(&cpu.pin())
             .expect("no vCPU is on a CPU");
-        assert_eq!(remains.references, 0);
+        assert_eq!(report.references, 0);
+
         for kind in Kind::ALL {
             let index = kind as usize;
-            assert_eq!(remains.pending[index], 0, "{} are stuck", kind.name());
+            assert_eq!(report.pending[index], 0, "{} are stuck", kind.name());
             assert_eq!(
                 totals.injections[index],
                 totals.coalesced[index] + totals.deliveries[index] + totals.withdrawn[index],
@@ -201,6 +212,7 @@ impl World {
                 kind.name()
             );
         }
+
         let after = machine.domain.totals();
         assert_eq!(after.mapping_gets, after.mapping_puts);
         assert_eq!(after.migration_gets, after.migration_puts);
@@ -209,7 +221,7 @@ impl World {
     }
 }
 
-/// One actor fewer once it is dropped, so that the CPUs come to an end also when an actor panics.
+/// A guard: dropping it counts one actor less, also on a panic. The CPUs then end too.
 struct Leaving<'a>(&'a AtomicUsize);
 
 impl Drop for Leaving<'_> {

@@ -1,4 +1,4 @@
-//! Prints the deliberate faults of the library that this build can make.
+//! Prints the deliberate faults available in this build of the library.
 
 fn main() {
     #[cfg(all(loom, vgic_mutants))]

@@ -1,5 +1,6 @@
-//! `clear_pending`: `ICPENDR` and `CLEAR` against injection, entry and fold. Once the write is done, what was
-//! pending before it is gone, wherever it was, and what comes after it is not.
+//! `clear_pending`: `ICPENDR` and `CLEAR` against injection, entry and fold. The write clears every
+//! pending state set before, in the state word or in a list register. The write clears no later
+//! injection.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, PPI, V0, check, clear, sole, spawn, take};
@@ -7,7 +8,8 @@ use loom_tests::{Machine, PPI, V0, check, clear, sole, spawn, take};
 /// `GICR_ICPENDR0`.
 const ICPENDR: u64 = 0x1_0280;
 
-/// While it is in a list register, unseen, and the vCPU leaves the guest and its CPU.
+/// Races ICPENDR against exit and put, with the PPI unseen in a list register. The guest never gets
+/// the PPI.
 #[test]
 fn icpendr_against_put() {
     check(5, || {
@@ -15,25 +17,29 @@ fn icpendr_against_put() {
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.gicr(&cpu.pin(), V0, ICPENDR, 1 << PPI);
         });
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "it was cleared");
         assert_eq!(machine.listed(), 0);
         sole(machine).finish(&cpu);
     });
 }
 
-/// While the vCPU enters, takes it, and leaves: taken before, or gone.
+/// Races ICPENDR against entry, acknowledgement and exit. The guest takes the PPI before the write
+/// or not at all.
 #[test]
 fn icpendr_against_the_guest() {
     check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.gicr(&cpu.pin(), V0, ICPENDR, 1 << PPI);
         });
@@ -41,14 +47,15 @@ fn icpendr_against_the_guest() {
         let taken = take(&cpu);
         machine.exit(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "it was cleared");
         assert!(taken <= 1);
         sole(machine).finish(&cpu);
     });
 }
 
-/// Cleared in a list register, and injected again by the same CPU, while the vCPU gives it back: the new
-/// edge is not cleared with the old one.
+/// Races ICPENDR and a new injection on one CPU against exit and put, with the old edge in a list
+/// register. The old edge is cleared, the new edge is delivered.
 #[test]
 fn icpendr_and_injection_against_put() {
     check(5, || {
@@ -56,6 +63,7 @@ fn icpendr_and_injection_against_put() {
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             machine.gicr(&pin, V0, ICPENDR, 1 << PPI);
@@ -64,8 +72,9 @@ fn icpendr_and_injection_against_put() {
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.listed(), 1);
-        // Into a list register and back unseen once more.
+        // Fill and fold the interrupt once more, unseen by the guest.
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
@@ -74,7 +83,8 @@ fn icpendr_and_injection_against_put() {
     });
 }
 
-/// Against an injection: before or after it, and the lists agree.
+/// Races ICPENDR against an injection. Either order is valid, and the list agrees with the
+/// delivery.
 #[test]
 fn icpendr_against_injection() {
     check(5, || {
@@ -91,13 +101,15 @@ fn icpendr_against_injection() {
     });
 }
 
-/// `CLEAR` of an LPI while the vCPU enters and leaves its CPU without having seen it.
+/// Races `CLEAR` of an LPI against entry, exit and put of a guest without an acknowledgement. The
+/// guest never gets the LPI.
 #[test]
 fn clear_against_entry_and_put() {
     check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.command(&cpu.pin(), 0, clear(0));
         });
@@ -105,6 +117,7 @@ fn clear_against_entry_and_put() {
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "it was cleared");
         assert_eq!(machine.listed(), 0);
         sole(machine).finish(&cpu);

@@ -1,9 +1,10 @@
-//! `enable_lpis`: `GICR_CTLR.EnableLPIs` = 0 on a vCPU against its prune, and against retargeting and mapping
-//! its LPIs anew. Its LPIs are held back, not lost, and what else happens to them happens once.
+//! `enable_lpis`: `GICR_CTLR.EnableLPIs` = 0 on a vCPU against the vCPU's prune, and against
+//! retargeting and remapping of its LPIs. The vCPU's LPIs are held back, not lost. Each is
+//! unlinked, moved and delivered at most once.
 //!
-//! CVE-2026-72289 is a race of this protocol, re-created here as a mutant: an interrupt that is moved is
-//! unlinked, the list's lock is let go, and another CPU unlinks it a second time. Of what else went wrong
-//! elsewhere: LPIs that a guest got with EnableLPIs = 0.
+//! CVE-2026-72289 is a race of this protocol, re-created here as a mutant: a CPU unlinks a
+//! migrating interrupt and unlocks the list, and another CPU unlinks the interrupt a second time. A
+//! further known fault: LPIs delivered with EnableLPIs = 0.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, Observation, V0, V1, check, discard, mapti, movi, sole, spawn, take};
@@ -13,8 +14,9 @@ const CTLR: u64 = 0;
 const RWP: u64 = 1 << 3;
 const PENDBASER_HIGH: u64 = 0x7c;
 
-/// The LPI is in a list register. Once `RWP` reads as zero, the guest does not get it any more; when LPIs
-/// are enabled again, it does.
+/// Races EnableLPIs = 0 against exit and re-entry, with the LPI in a list register. Once `RWP`
+/// reads as zero, the guest does not get the LPI. Once LPIs are enabled again, the guest gets the
+/// LPI.
 #[test]
 fn disable_against_reentry() {
     check(5, || {
@@ -23,6 +25,7 @@ fn disable_against_reentry() {
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
         let disabled = Observation::default();
+
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
@@ -37,6 +40,7 @@ fn disable_against_reentry() {
         let early = take(&cpu);
         assert!(early == 0 || !held_back, "an LPI with EnableLPIs = 0");
         other.join();
+
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
         assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0);
@@ -49,7 +53,8 @@ fn disable_against_reentry() {
     });
 }
 
-/// `MOVI` moves the LPI to another vCPU while its own takes it back because LPIs are disabled there.
+/// Races `MOVI` to another vCPU against EnableLPIs = 0 on the old vCPU, with the LPI in a list
+/// register there. The new vCPU gets the LPI.
 #[test]
 fn disable_against_retarget() {
     check(4, || {
@@ -57,6 +62,7 @@ fn disable_against_retarget() {
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.command(&cpu.pin(), 0, movi(1));
         });
@@ -67,20 +73,22 @@ fn disable_against_retarget() {
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V1), 1);
         assert_eq!(machine.listed(), 0);
         sole(machine).finish(&cpu);
     });
 }
 
-/// `MOVI` and a new configuration (`GICR_INVLPIR`) both reconsider where the LPI is, on two CPUs, while it
-/// waits on the list of a vCPU that is disabling LPIs: it is unlinked once.
+/// Races `MOVI` against EnableLPIs = 0 and `GICR_INVLPIR`, with the LPI queued on a vCPU. Both
+/// requeue the LPI, on two CPUs. The LPI is unlinked once.
 #[test]
 fn disable_against_two_moves() {
     check(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.command(&cpu.pin(), 0, movi(1));
         });
@@ -88,6 +96,7 @@ fn disable_against_two_moves() {
         machine.configure_lpi(0x81);
         machine.gicr(&cpu.pin(), V0, 0xa0, 8192); // INVLPIR
         other.join();
+
         assert_eq!(machine.listed(), 1);
         assert_eq!(machine.serve(&cpu, V0), 0);
         assert_eq!(machine.serve(&cpu, V1), 1);
@@ -95,7 +104,8 @@ fn disable_against_two_moves() {
     });
 }
 
-/// Unmapped and mapped again while its vCPU takes it back because LPIs are disabled there.
+/// Races `DISCARD` and `MAPTI` against the fold on a vCPU with EnableLPIs = 0. Only an MSI of the
+/// new mapping is delivered.
 #[test]
 fn disable_against_remap() {
     check(4, || {
@@ -103,6 +113,7 @@ fn disable_against_remap() {
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             machine.command(&pin, 0, discard(0));
@@ -115,6 +126,7 @@ fn disable_against_remap() {
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         machine.gicr(&cpu.pin(), V0, CTLR, 1);
         assert_eq!(machine.serve(&cpu, V0), 0, "it was unmapped");
         assert!(machine.msi(&cpu.pin(), 0, 1).is_some());
@@ -123,7 +135,7 @@ fn disable_against_remap() {
     });
 }
 
-/// Enabled while an MSI comes: it is delivered.
+/// Races EnableLPIs = 1 against an MSI. The MSI is delivered.
 #[test]
 fn enable_against_injection() {
     check(5, || {
@@ -132,6 +144,7 @@ fn enable_against_injection() {
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.msi(&cpu.pin(), 0, 0);
         });
@@ -140,6 +153,7 @@ fn enable_against_injection() {
         machine.enter(&cpu, V0);
         let found = take(&cpu);
         other.join();
+
         assert!(found + machine.kicks() >= 1, "the guest would run for ever");
         machine.exit(&cpu, V0);
         assert_eq!(found + machine.serve(&cpu, V0), 1);
@@ -147,20 +161,22 @@ fn enable_against_injection() {
     });
 }
 
-/// LPIs are disabled by another CPU while they are being enabled: nothing is left to do for ever.
+/// Races EnableLPIs = 0 on a CPU against EnableLPIs = 1 on another. The deferred work ends.
 #[test]
 fn disable_against_enable() {
     check(5, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
-        machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, 0); // There is a table to read.
+        machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, 0); // Clears PTZ: advance has a table to read.
         machine.advance(&cpu.pin());
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.gicr(&cpu.pin(), V0, CTLR, 1);
         });
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
         other.join();
+
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
         for _ in 0..8 {
             machine.vm.advance(&cpu.pin());

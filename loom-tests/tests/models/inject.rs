@@ -1,5 +1,5 @@
-//! `inject`: injection against injection of the same interrupt, against entry and exit, and against what
-//! changes its place. There is one link and one list reference, and nothing is lost.
+//! `inject`: injection against injection of the same interrupt, against entry and exit, and against
+//! changes of its list. The interrupt has one link and one list reference, and no edge is lost.
 
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
@@ -7,7 +7,7 @@ use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{Machine, Observation, PPI, SPI, V0, V1, check, movi, sole, spawn, take};
 use vgic::Injected;
 
-/// From two CPUs at once: one link, one reference, taken once.
+/// Injects from two CPUs at once. The interrupt has one link and one reference, and is taken once.
 #[test]
 fn injection_against_injection() {
     check(4, || {
@@ -16,7 +16,7 @@ fn injection_against_injection() {
         let other = spawn(&machine, 1, |machine, cpu| machine.inject(&cpu.pin()));
         let mine = machine.inject(&cpu.pin());
         let theirs = other.join();
-        assert_ne!(mine, theirs, "one came first, the other merged with it");
+        assert_ne!(mine, theirs, "one came first, the other coalesced");
         assert_eq!(machine.listed(), 1);
         assert_eq!(machine.serve(&cpu, V0), 1);
         assert_eq!(machine.listed(), 0);
@@ -24,7 +24,7 @@ fn injection_against_injection() {
     });
 }
 
-/// While the vCPU enters, runs and leaves: nothing is lost, nothing is taken twice.
+/// Races an injection against entry, exit and put. No edge is lost or delivered twice.
 #[test]
 fn injection_against_entry_and_exit() {
     check(4, || {
@@ -34,16 +34,16 @@ fn injection_against_entry_and_exit() {
         let other = spawn(&machine, 1, |machine, cpu| machine.inject(&cpu.pin()));
         let early = machine.serve(&cpu, V0);
         let second = other.join();
-        let merged = usize::from(second == Injected::Coalesced);
+        let coalesced = usize::from(second == Injected::Coalesced);
         let late = machine.serve(&cpu, V0);
         assert!(matches!(early + late, 1 | 2), "{early} + {late}");
-        assert!(early + late + merged >= 2, "an edge is lost");
+        assert!(early + late + coalesced >= 2, "an edge is lost");
         sole(machine).finish(&cpu);
     });
 }
 
-/// What a device wrote before its interrupt is seen by whoever takes the interrupt, also when it merged
-/// with an earlier one.
+/// Checks publication: a guest taking the interrupt sees the device's writes before the injection,
+/// also for an injection coalesced with an earlier edge.
 #[test]
 fn injection_publishes_what_came_before() {
     check(4, || {
@@ -51,12 +51,14 @@ fn injection_publishes_what_came_before() {
         let buffer = Arc::new(AtomicUsize::new(0));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
+
         let other = spawn(&machine, 1, {
             let buffer = buffer.clone();
             move |machine, cpu| {
-                // Of what lives as long as the VM: a lookup's pin is a fence, and would order it by itself.
+                // A PPI lives as long as the VM and needs no lookup. The pin of a lookup is a
+                // fence, and would order the store by itself.
                 let pin = cpu.pin();
-                // Relaxed: the interrupt is what orders it.
+                // Relaxed: the injection itself orders the store before the guest's load.
                 buffer.store(1, Relaxed);
                 machine.inject(&pin)
             }
@@ -65,9 +67,10 @@ fn injection_publishes_what_came_before() {
         assert_eq!(take(&cpu), 1);
         let seen = buffer.load(Relaxed);
         let second = other.join();
+
         machine.exit(&cpu, V0);
         let late = machine.serve(&cpu, V0);
-        // No interrupt comes after this one: it has to stand for both.
+        // No interrupt comes later: the first delivery has to stand for both injections.
         if late == 0 {
             assert_eq!(second, Injected::Coalesced);
             assert_eq!(seen, 1, "the guest took the interrupt and missed the data");
@@ -76,7 +79,7 @@ fn injection_publishes_what_came_before() {
     });
 }
 
-/// An interrupt that is disabled meanwhile stays pending and is on no list.
+/// Races an injection against `ICENABLER`. The interrupt stays pending and is on no list.
 #[test]
 fn injection_against_disable() {
     check(4, || {
@@ -93,8 +96,8 @@ fn injection_against_disable() {
     });
 }
 
-/// Disabled while the vCPU that has it in a list register goes back into the guest: once `GICD_CTLR.RWP`
-/// reads as zero, the guest does not get it any more.
+/// Races `ICENABLER` against exit and re-entry, with the SPI in a list register. Once
+/// `GICD_CTLR.RWP` reads as zero, the guest does not get the SPI.
 #[test]
 fn disable_against_reentry() {
     check(5, || {
@@ -103,6 +106,7 @@ fn disable_against_reentry() {
         let _ = machine.inject_spi(&cpu.pin());
         machine.enter(&cpu, V0);
         let disabled = Observation::default();
+
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
@@ -117,13 +121,14 @@ fn disable_against_reentry() {
         let taken = take(&cpu);
         assert!(taken == 0 || !was_disabled, "it is disabled");
         other.join();
+
         machine.exit(&cpu, V0);
         assert_eq!(machine.serve(&cpu, V0), 0);
         sole(machine).finish(&cpu);
     });
 }
 
-/// Enabled and injected at once: both find that it wants a list, one puts it there.
+/// Races `ISENABLER` against an injection. Both find the interrupt deliverable, and one inserts it.
 #[test]
 fn injection_against_enable() {
     check(4, || {
@@ -141,7 +146,7 @@ fn injection_against_enable() {
     });
 }
 
-/// An MSI against `MOVI`: taken once, and on the new vCPU.
+/// Races an MSI against `MOVI`. The new vCPU takes the LPI once.
 #[test]
 fn injection_against_movi() {
     check(3, || {
@@ -159,8 +164,8 @@ fn injection_against_movi() {
     });
 }
 
-/// An MSI on the CPU that has the vCPU out of the guest, which goes straight into a list register, against
-/// `MOVI` away and back: it is on one list, and taken once.
+/// Races an MSI against `MOVI` away and back. The MSI comes from the CPU with the vCPU loaded, and
+/// is staged straight into a list register. The LPI is on one list and taken once.
 #[test]
 fn staging_against_two_moves() {
     check(3, || {
@@ -168,12 +173,14 @@ fn staging_against_two_moves() {
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.command(&cpu.pin(), 0, movi(1));
             machine.command(&cpu.pin(), 0, movi(0));
         });
         let _ = machine.msi(&cpu.pin(), 0, 0).expect("it is mapped");
         other.join();
+
         assert_eq!(machine.listed(), 1);
         assert_eq!(machine.serve(&cpu, V0), 1);
         assert_eq!(machine.serve(&cpu, V1), 0);
@@ -181,16 +188,17 @@ fn staging_against_two_moves() {
     });
 }
 
-/// A CPU that puts an interrupt into a list register of its own vCPU, which then goes back into the guest,
-/// while another disables it: once `GICD_CTLR.RWP` reads as zero, the guest does not get it any more.
+/// Races staging against `ICENABLER`: a CPU stages the SPI for its own vCPU, which then re-enters.
+/// Once `GICD_CTLR.RWP` reads as zero, the guest does not get the SPI.
 #[test]
-fn posting_against_disable() {
+fn staging_against_disable() {
     check(4, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
         let disabled = Observation::default();
+
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
@@ -205,14 +213,15 @@ fn posting_against_disable() {
         let taken = take(&cpu);
         assert!(taken == 0 || !was_disabled, "it is disabled");
         other.join();
+
         machine.exit(&cpu, V0);
         assert_eq!(machine.serve(&cpu, V0), 0);
         sole(machine).finish(&cpu);
     });
 }
 
-/// A register write that reconsiders the interrupt's place, while the vCPU takes it back from its list
-/// register: whoever has the lock knows where it is.
+/// Races a register write, which requeues the interrupt, against the fold at exit. Under the list's
+/// lock, each CPU finds the interrupt's place consistent.
 #[test]
 fn register_write_against_exit() {
     check(4, || {
@@ -221,6 +230,7 @@ fn register_write_against_exit() {
         let _ = machine.inject(&cpu.pin());
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 1);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             machine.gicr(&pin, V0, 0x1_0414, 0x8080_8080);
@@ -229,21 +239,23 @@ fn register_write_against_exit() {
         machine.exit(&cpu, V0);
         let late = machine.serve(&cpu, V0);
         other.join();
+
         assert_eq!(late + machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);
     });
 }
 
-/// A group is disabled in the distributor while a CPU puts an interrupt of it into a list register of its
-/// own vCPU: once `GICD_CTLR.RWP` reads as zero, the guest does not get it.
+/// Races staging against a write of `GICD_CTLR` that disables the interrupt's group. Once
+/// `GICD_CTLR.RWP` reads as zero, the guest does not get the interrupt.
 #[test]
-fn posting_against_a_closed_group() {
+fn staging_against_a_closed_group() {
     check(4, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
         let disabled = loom_tests::Observation::default();
+
         let other = spawn(&machine, 1, {
             let disabled = disabled.clone();
             move |machine, cpu| {
@@ -258,6 +270,7 @@ fn posting_against_a_closed_group() {
         let early = loom_tests::take(&cpu);
         assert!(early == 0 || !held_back, "an interrupt of a disabled group");
         other.join();
+
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
         assert_eq!(
@@ -273,7 +286,7 @@ fn posting_against_a_closed_group() {
     });
 }
 
-/// An edge comes again, twice, while the guest ends the first one, and its CPU goes to sleep.
+/// Races a new edge against the guest's EOI of the previous edge and the block of its vCPU.
 #[test]
 fn again_against_sleep() {
     check(4, || {
@@ -281,6 +294,7 @@ fn again_against_sleep() {
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.inject(&cpu.pin());
         });
@@ -288,7 +302,8 @@ fn again_against_sleep() {
         machine.exit(&cpu, V0);
         let slept = machine.block(&cpu, V0) == vgic::Blocked::Yes;
         other.join();
-        // It has been raised by now: whoever sleeps through it has been woken.
+
+        // The edge has been raised by now: a blocked vCPU has been woken.
         assert!(
             taken == 2 || !slept || machine.wakes() > 0,
             "sleeps for ever"

@@ -1,26 +1,29 @@
-//! `kick`: publishing against entry, against blocking, and against a change of CPU: no wake-up is lost, and
-//! there is at most one IPI for each stay in the guest.
+//! `kick`: publishing against entry, against blocking, and against a change of CPU. No wake-up is
+//! lost. Each stay in the guest gets at most one IPI.
 //!
-//! Of what went wrong elsewhere: a producer that looks where the vCPU is before it publishes; a WFI
-//! decided on a stale view of what is pending.
+//! Known faults elsewhere: a producer reading the vCPU's residency before publishing; a WFI decided
+//! on a stale view of the pending interrupts.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, check, sole, spawn, take};
 use vgic::{Blocked, EntryError};
 
-/// Either the entry finds the interrupt, or the producer kicks.
+/// Races an injection against the first entry. The entry finds the interrupt, or the producer
+/// kicks.
 #[test]
 fn publish_against_entry() {
     check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.inject(&cpu.pin());
         });
         machine.enter(&cpu, V0);
         let found = take(&cpu);
-        // The guest goes on and on, until an IPI makes it leave.
+        // The guest runs until an IPI makes it exit.
         other.join();
+
         let kicks = machine.kicks();
         assert!(found + kicks >= 1, "the guest would run for ever");
         machine.exit(&cpu, V0);
@@ -29,7 +32,8 @@ fn publish_against_entry() {
     });
 }
 
-/// The same for a vCPU that has been in the guest on this CPU, and looks at its list only if it is told to.
+/// Races an injection against a re-entry on the same CPU. A re-entry reads the list only if
+/// notified.
 #[test]
 fn publish_against_reentry() {
     check(5, || {
@@ -38,12 +42,14 @@ fn publish_against_reentry() {
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
         machine.exit(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.inject(&cpu.pin());
         });
         machine.enter(&cpu, V0);
         let found = take(&cpu);
         other.join();
+
         let kicks = machine.kicks();
         assert!(found + kicks >= 1, "the guest would run for ever");
         machine.exit(&cpu, V0);
@@ -52,7 +58,7 @@ fn publish_against_reentry() {
     });
 }
 
-/// Two producers of different interrupts: one IPI.
+/// Injects two different interrupts from two CPUs. One IPI is sent.
 #[test]
 fn one_ipi_for_two() {
     check(4, || {
@@ -71,13 +77,15 @@ fn one_ipi_for_two() {
     });
 }
 
-/// While the vCPU leaves and enters again: an IPI for each stay at most, and no interrupt is left behind.
+/// Races two injections against exit and re-entry. Each stay gets at most one IPI, and no interrupt
+/// is left behind.
 #[test]
 fn one_ipi_for_each_stay() {
     check(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             let _ = machine.inject(&pin);
@@ -87,6 +95,7 @@ fn one_ipi_for_each_stay() {
         machine.enter(&cpu, V0);
         let found = take(&cpu);
         other.join();
+
         let kicks = machine.kicks();
         assert!(kicks <= 2, "{kicks} IPIs for two stays");
         assert!(found == 2 || kicks >= 1, "the guest would run for ever");
@@ -96,7 +105,7 @@ fn one_ipi_for_each_stay() {
     });
 }
 
-/// Either the vCPU does not go to sleep, or it is woken.
+/// Races an injection against a block. The vCPU stays awake, or is woken.
 #[test]
 fn publish_against_block() {
     check(5, || {
@@ -105,19 +114,21 @@ fn publish_against_block() {
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
         machine.exit(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.inject(&cpu.pin());
         });
         let blocked = machine.block(&cpu, V0);
         other.join();
+
         assert_eq!(machine.wakes(), usize::from(blocked == Blocked::Yes));
         assert_eq!(machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);
     });
 }
 
-/// A vCPU that leaves one CPU and enters another: one has its registers at a time, and what the first
-/// saved is what the second loads.
+/// Races a put against an entry on another CPU. One CPU has the vCPU's registers at a time. The
+/// second CPU loads the state saved by the first.
 #[test]
 fn put_against_entry_elsewhere() {
     check(4, || {
@@ -126,6 +137,7 @@ fn put_against_entry_elsewhere() {
         machine.enter(&cpu, V0);
         let _ = machine.inject(&cpu.pin());
         machine.exit(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             match machine.vm.enter(cpu, &cpu.pin(), V0) {
                 Ok(()) => {
@@ -142,6 +154,7 @@ fn put_against_entry_elsewhere() {
         });
         machine.put(&cpu, V0);
         let taken = other.join();
+
         assert_eq!(taken + machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);
     });

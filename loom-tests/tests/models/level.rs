@@ -1,13 +1,15 @@
-//! `level`: changes of an input line against entry, fold and re-sampling. What the guest sees of a level is
-//! the line: never an interrupt whose line has dropped, never none while it is high.
+//! `level`: changes of an input line against entry, fold and resampling. The guest's view of a
+//! level is the line: no interrupt after the line has dropped, always an interrupt while the line
+//! is high.
 //!
-//! Of what went wrong elsewhere: the level kept in software and stale after the deactivation; an
-//! interrupt that comes again and again after its line has dropped.
+//! Known faults elsewhere: the level kept in software and stale after the deactivation; an
+//! interrupt repeated after its line has dropped.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, Observation, V0, check, sole, spawn, take};
 
-/// The guest is done with it, and the device lowers its line: no interrupt after that.
+/// Races a drop of the line against the fold after the guest's EOI. No interrupt comes after the
+/// drop.
 #[test]
 fn drop_against_fold() {
     check(5, || {
@@ -16,6 +18,7 @@ fn drop_against_fold() {
         machine.set_line(&cpu.pin(), true);
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 1);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.set_line(&cpu.pin(), false);
         });
@@ -24,6 +27,7 @@ fn drop_against_fold() {
         let again = take(&cpu);
         machine.exit(&cpu, V0);
         other.join();
+
         assert!(again <= 1);
         assert_eq!(machine.serve(&cpu, V0), 0, "the line is low");
         assert_eq!(machine.listed(), 0);
@@ -31,7 +35,8 @@ fn drop_against_fold() {
     });
 }
 
-/// The line drops before the guest has seen it: taken once at most, and not once it is low.
+/// Races a drop of the line against the entry. The interrupt is taken at most once, and never after
+/// the drop.
 #[test]
 fn drop_against_entry() {
     check(4, || {
@@ -39,6 +44,7 @@ fn drop_against_entry() {
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
         let low = Observation::default();
+
         let other = spawn(&machine, 1, {
             let low = low.clone();
             move |machine, cpu| {
@@ -54,13 +60,15 @@ fn drop_against_entry() {
         assert!(taken <= usize::from(!before), "the line is low");
         machine.exit(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "the line is low");
         assert_eq!(machine.listed(), 0);
         sole(machine).finish(&cpu);
     });
 }
 
-/// The line drops while the interrupt waits in a list register, unseen: the next entry takes it back.
+/// Races a drop of the line against a put, with the interrupt unseen in a list register. The next
+/// entry prunes the interrupt.
 #[test]
 fn drop_against_put() {
     check(5, || {
@@ -68,20 +76,22 @@ fn drop_against_put() {
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.set_line(&cpu.pin(), false);
         });
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "the line is low");
         assert_eq!(machine.listed(), 0);
         sole(machine).finish(&cpu);
     });
 }
 
-/// The line drops and rises again while the guest's end of the first occurrence is folded: it is pending
-/// once more, and the device is asked to look.
+/// Races a drop and a new rise of the line against the fold of the guest's EOI. The interrupt is
+/// pending once more, and the device is resampled.
 #[test]
 fn new_occurrence_against_fold() {
     check(5, || {
@@ -90,6 +100,7 @@ fn new_occurrence_against_fold() {
         machine.set_line(&cpu.pin(), true);
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 1);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.set_line(&cpu.pin(), false);
             machine.set_line(&cpu.pin(), true);
@@ -97,6 +108,7 @@ fn new_occurrence_against_fold() {
         machine.exit(&cpu, V0);
         assert!(machine.resamples() >= 1, "the device is not asked");
         other.join();
+
         assert_eq!(machine.listed(), 1, "the line is high");
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 1, "the line is high");

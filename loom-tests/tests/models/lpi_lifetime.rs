@@ -1,19 +1,19 @@
-//! `lpi_lifetime`: translation and injection against unmapping; unmapping and mapping of the same INTID while
-//! its interrupt is queued or in a list register. The weak slot of the table is cleared once, by whoever
-//! gave the last reference back, and never with the next interrupt of that INTID in it.
+//! `lpi_lifetime`: translation and injection against unmapping, and unmapping and remapping of an
+//! INTID with its interrupt queued or in a list register. The CPU putting the last reference clears
+//! the table's weak slot, once, and never with the INTID's successor in the slot.
 //!
 //! CVE-2026-74568, CVE-2026-72288 and CVE-2024-26598 are races of this protocol, re-created here as
-//! mutants: the releaser that erases its successor from the table, the interrupt that is put on a list
-//! after it was freed, and the translation whose interrupt is freed under it. Of what else went wrong
-//! elsewhere: a last put that needed a lock which its caller held; loom reports such a deadlock.
+//! mutants: a releaser erasing its successor from the table, an interrupt linked after its release,
+//! and a translation with its interrupt freed underneath. A further known fault: a last put
+//! requiring a lock held by the caller. loom reports a deadlock of this kind.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, check, discard, mapti, sole, spawn, take};
 use vgic::Injected;
 use vgic::epoch::CpuPin;
 
-/// Both events are mapped to the LPI, and one object stands for it: what one makes pending, the other
-/// merges with.
+/// Checks a single object behind both events' mappings: an injection of one coalesces with the
+/// other's pending state.
 fn one_object(machine: &Machine, pin: &CpuPin<'_>) {
     assert_eq!(machine.msi(pin, 0, 0), Some(Injected::Pending));
     assert_eq!(
@@ -23,7 +23,8 @@ fn one_object(machine: &Machine, pin: &CpuPin<'_>) {
     );
 }
 
-/// An MSI against `DISCARD`: delivered or void, never a freed interrupt, never one that comes later.
+/// Races an MSI against `DISCARD`. The MSI is delivered or unmapped. No freed interrupt is
+/// delivered, and none comes later.
 #[test]
 fn injection_against_discard() {
     check(4, || {
@@ -40,12 +41,14 @@ fn injection_against_discard() {
     });
 }
 
-/// The same INTID is mapped again while the old interrupt may still be on its way.
+/// Races an MSI against `DISCARD` and `MAPTI` of the same INTID, with the old interrupt still in
+/// flight.
 #[test]
 fn injection_against_remap() {
     check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.msi(&cpu.pin(), 0, 0);
         });
@@ -55,12 +58,13 @@ fn injection_against_remap() {
         assert!(machine.msi(&pin, 0, 1).is_some());
         drop(pin);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);
     });
 }
 
-/// Unmapped while it is queued, and the vCPU enters: it is taken before, or not at all.
+/// Races `DISCARD` of a queued LPI against entry. The LPI is taken before or not at all.
 #[test]
 fn discard_while_queued() {
     check(3, || {
@@ -79,8 +83,8 @@ fn discard_while_queued() {
     });
 }
 
-/// Unmapped while it is in a list register, which the vCPU gives back at the same time: the last reference
-/// is the list's, and then the table is empty, so that the INTID can be mapped anew.
+/// Races `DISCARD` against the put of a vCPU with the LPI in a list register. The list has the last
+/// reference. The table slot is empty afterwards, and the INTID can be mapped anew.
 #[test]
 fn discard_in_a_list_register() {
     check(3, || {
@@ -88,12 +92,14 @@ fn discard_in_a_list_register() {
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.command(&cpu.pin(), 0, discard(0));
         });
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "it is unmapped");
         assert_eq!(machine.listed(), 0);
         machine.advance(&cpu.pin());
@@ -105,8 +111,8 @@ fn discard_in_a_list_register() {
     });
 }
 
-/// Unmapped and mapped again while it is in a list register, unseen, which the vCPU gives back at the same
-/// time: what was pending for the old mapping is not pending for the new one.
+/// Races `DISCARD` and `MAPTI` against the put of a vCPU with the LPI unseen in a list register.
+/// The old mapping's pending state is not pending for the new mapping.
 #[test]
 fn remap_in_a_list_register() {
     check(4, || {
@@ -114,6 +120,7 @@ fn remap_in_a_list_register() {
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             machine.command(&pin, 0, discard(0));
@@ -122,6 +129,7 @@ fn remap_in_a_list_register() {
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
         other.join();
+
         assert_eq!(machine.serve(&cpu, V0), 0, "it was unmapped");
         assert!(machine.msi(&cpu.pin(), 0, 1).is_some());
         assert_eq!(machine.serve(&cpu, V0), 1);
@@ -129,8 +137,8 @@ fn remap_in_a_list_register() {
     });
 }
 
-/// Discarded, and mapped again, while the vCPU gives it back: the list's last put against the revival.
-/// The new mapping gets the old interrupt or a new one, and the table knows it.
+/// Races the list's last put, at fold, against `MAPTI` of the INTID. The new mapping gets the old
+/// interrupt or a new interrupt, and the table has that object.
 #[test]
 fn remap_against_the_last_put() {
     check(3, || {
@@ -140,12 +148,14 @@ fn remap_against_the_last_put() {
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 1);
         machine.command(&cpu.pin(), 0, discard(0));
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.command(&cpu.pin(), 0, mapti(1));
         });
         machine.exit(&cpu, V0);
         machine.advance(&cpu.pin());
         other.join();
+
         machine.put(&cpu, V0);
         machine.advance(&cpu.pin());
         machine.command(&cpu.pin(), 0, mapti(0));
@@ -155,10 +165,10 @@ fn remap_against_the_last_put() {
     });
 }
 
-/// The list's last put leaves the interrupt to whoever advances the VM, and two CPUs do, while the INTID
-/// is mapped anew: it is freed once, and its successor stays in the table.
+/// Races two CPUs advancing the VM and a remapping. The list's last put pushes the LPI on the free
+/// list. The LPI is freed once, and its successor stays in the table.
 #[test]
-fn remap_against_the_dying() {
+fn remap_against_the_free_list() {
     check(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
@@ -168,6 +178,7 @@ fn remap_against_the_dying() {
         machine.command(&cpu.pin(), 0, discard(0));
         machine.exit(&cpu, V0);
         machine.put(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             machine.vm.advance(&pin);
@@ -175,6 +186,7 @@ fn remap_against_the_dying() {
         });
         machine.vm.advance(&cpu.pin());
         other.join();
+
         machine.command(&cpu.pin(), 0, mapti(0));
         one_object(&machine, &cpu.pin());
         assert_eq!(machine.serve(&cpu, V0), 1);
@@ -182,13 +194,14 @@ fn remap_against_the_dying() {
     });
 }
 
-/// Discarded, mapped again and raised, while the vCPU takes it.
+/// Races `DISCARD`, `MAPTI` and a new MSI against the guest's acknowledgement.
 #[test]
 fn remap_against_the_guest() {
     check(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
             machine.command(&pin, 0, discard(0));
@@ -197,6 +210,7 @@ fn remap_against_the_guest() {
         });
         let early = machine.serve(&cpu, V0);
         other.join();
+
         let late = machine.serve(&cpu, V0);
         assert!(matches!(early + late, 1 | 2), "{early} + {late}");
         sole(machine).finish(&cpu);

@@ -1,4 +1,4 @@
-//! The models, a module for each protocol. One program, because they all build the same VM.
+//! The models, a module for each protocol. One program: all models build on the same VM.
 #![cfg(loom)]
 
 mod clear_pending;

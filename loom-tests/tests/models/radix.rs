@@ -1,5 +1,5 @@
-//! `radix`: lookup against insertion, removal, growth and reclamation of nodes. No reader sees freed
-//! memory, no value is put where readers cannot find it, and what a reader finds is initialised.
+//! `radix`: lookup against insertion, removal, growth and reclamation of nodes. No reader sees
+//! freed memory. Readers find every inserted value. A value found by a reader is initialised.
 #![allow(unsafe_code, reason = "the table takes raw pointers")]
 
 use std::ptr::NonNull;
@@ -12,17 +12,17 @@ use vgic::epoch::{CpuLocal, CpuPin, Domain};
 use vgic::intid::CpuId;
 use vgic::radix::Radix;
 
-/// A value that loom watches: whoever reads it must come after whoever wrote it.
+/// A value watched by loom: a read has to come after the write.
 struct Value(UnsafeCell<u32>);
 
 impl Value {
     fn read(&self) -> u32 {
-        // SAFETY: loom checks that nobody writes it.
+        // SAFETY: loom's cell panics on a concurrent write.
         self.0.with(|value| unsafe { *value })
     }
 }
 
-// SAFETY: loom checks every access.
+// SAFETY: loom's cell panics on every unsynchronised access.
 unsafe impl Sync for Value {}
 
 struct Shared {
@@ -32,7 +32,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// A table of two levels, and two CPUs.
+    /// Returns a table of two levels and two CPUs of its domain.
     fn new() -> (Arc<Self>, [CpuLocal; 2]) {
         let shared = Self {
             table: Radix::new(4),
@@ -45,7 +45,8 @@ impl Shared {
 
     fn insert(&self, key: u32, pin: &CpuPin<'_>) {
         let value = NonNull::from(&self.values[key as usize]);
-        // SAFETY: the values live as long as the table.
+        // SAFETY: `values` and `table` are fields of one `Shared`: the value lives as long as the
+        // table.
         let inserted = unsafe { self.table.insert(key, value, pin.guard()) }.is_ok();
         assert!(inserted, "{key} is there already");
     }
@@ -62,7 +63,7 @@ impl Shared {
     }
 }
 
-/// Runs `work` on another CPU, which stays in the epoch until it has been waited for.
+/// Runs `work` on another CPU. The CPU stays in the epoch until joined.
 fn spawn(
     shared: &Arc<Shared>,
     local: CpuLocal,
@@ -75,11 +76,13 @@ fn spawn(
     })
 }
 
-/// Neighbours in one node: the node lives as long as either is there, and dies once.
+/// Races insertions and removals of two neighbours in one node. The node lives as long as either
+/// value is present, and is freed once.
 #[test]
 fn insertion_against_removal() {
     check(3, || {
         let (shared, [local, other]) = Shared::new();
+
         let other = spawn(&shared, other, |shared, local| {
             let pin = local.pin();
             shared.insert(1, &pin);
@@ -94,16 +97,18 @@ fn insertion_against_removal() {
             shared.remove(2, &pin);
         }
         other.join().unwrap();
+
         assert!(shared.table.next(0, local.pin().guard()).is_none());
     });
 }
 
-/// A node is emptied and reclaimed while a reader is on its way through it.
+/// Races the emptying and reclamation of a node against readers inside the node.
 #[test]
 fn reclamation_against_lookup() {
     check(3, || {
         let (shared, [local, other]) = Shared::new();
         shared.insert(1, &local.pin());
+
         let other = spawn(&shared, other, |shared, local| {
             for _ in 0..2 {
                 let pin = local.pin();
@@ -111,38 +116,42 @@ fn reclamation_against_lookup() {
             }
         });
         shared.remove(1, &local.pin());
-        // Whatever the epoch can free by now, it frees.
+        // Frees everything the epoch allows by now.
         local.pin().guard().flush();
         shared.insert(2, &local.pin());
         local.pin().guard().flush();
         other.join().unwrap();
+
         assert_eq!(shared.get(2, &local.pin()), Some(2));
     });
 }
 
-/// A reader that finds a value finds what was written to it before.
+/// Checks publication: a reader of a value sees the write before the insertion.
 #[test]
 fn publication() {
     check(4, || {
         let (shared, [local, other]) = Shared::new();
         shared.insert(2, &local.pin());
+
         let other = spawn(&shared, other, |shared, local| {
             let found = shared.get(1, &local.pin());
             assert!(found.is_none_or(|found| found == 7));
         });
-        // In the epoch before: entering it is a fence, and would publish the value by itself.
+        // Enter the epoch before the write: the entry is a fence, and would publish the value by
+        // itself.
         let pin = local.pin();
         let _entered = pin.guard();
-        // SAFETY: loom checks that nobody reads it meanwhile.
+        // SAFETY: loom's cell panics on a concurrent access.
         shared.values[1].0.with_mut(|value| unsafe { *value = 7 });
         shared.insert(1, &pin);
         drop(pin);
         other.join().unwrap();
+
         assert_eq!(shared.get(1, &local.pin()), Some(7));
     });
 }
 
-/// Two CPUs put the first values into a node that neither has seen: one of them makes it.
+/// Races two insertions below a missing node. One CPU allocates the node.
 #[test]
 fn growth_against_growth() {
     check(4, || {

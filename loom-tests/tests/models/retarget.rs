@@ -1,14 +1,14 @@
-//! `retarget`: `GICD_IROUTER`, `MOVI` and `MOVALL` against injection, with the old vCPU in the guest,
-//! blocked, and off; and against the old vCPU's taking it.
+//! `retarget`: `GICD_IROUTER`, `MOVI` and `MOVALL` against injection, with the old vCPU in the
+//! guest, blocked, and off, and against delivery on the old vCPU.
 //!
-//! Of what went wrong elsewhere: an interrupt that was moved while it was queued, and whose new vCPU
-//! nobody told; an old vCPU that was blocked, off or gone, and for which the move waited.
+//! Known faults elsewhere: a queued interrupt moved without a notification of the new vCPU; a move
+//! waiting for an old vCPU blocked, off or gone.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, movall, movi, sole, spawn, take};
 use vgic::Blocked;
 
-/// Where the old vCPU is.
+/// State of the old vCPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Old {
     InGuest,
@@ -16,19 +16,19 @@ enum Old {
     Off,
 }
 
-/// How the guest moves the interrupt.
+/// The guest's way of moving the interrupt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Move {
     /// An SPI, by its routing register.
     Router,
     /// An LPI, by its event.
     Movi,
-    /// An LPI, with all that is pending.
+    /// All pending LPIs of the old vCPU.
     Movall,
 }
 
-/// Moves the interrupt to vCPU 1, which is blocked, while it is injected. Whoever has it in the end has
-/// been told, and takes it once.
+/// Moves the interrupt to blocked vCPU 1 during an injection. The final vCPU of the interrupt has
+/// been notified, and takes the interrupt once.
 fn moved_while_injected(how: Move, old: Old) {
     check(3, move || {
         let machine = match how {
@@ -37,6 +37,7 @@ fn moved_while_injected(how: Move, old: Old) {
         };
         let machine = Arc::new(machine);
         let (cpu, new) = (machine.cpu(0), machine.cpu(1));
+
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
         match old {
@@ -50,32 +51,40 @@ fn moved_while_injected(how: Move, old: Old) {
                 machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
             }
         }
+
         machine.enter(&new, V1);
         assert_eq!(take(&new), 0);
         machine.exit(&new, V1);
         assert_eq!(machine.block(&new, V1), Blocked::Yes);
+
         let other = spawn(&machine, 2, move |machine, cpu| {
             let _ = match how {
                 Move::Router => Some(machine.inject_spi(&cpu.pin())),
                 Move::Movi | Move::Movall => machine.msi(&cpu.pin(), 0, 0),
             };
         });
+
         match how {
             Move::Router => machine.route(&cpu.pin(), V1),
             Move::Movi => machine.command(&cpu.pin(), 0, movi(1)),
             Move::Movall => machine.command(&cpu.pin(), 0, movall()),
         }
         other.join();
-        // MOVALL moves what is pending when it is executed; what comes later goes where it went before.
+
+        // MOVALL moves the interrupts pending at its execution. A later MSI still targets the old
+        // vCPU.
         let (wakes, kicks) = (machine.wakes(), machine.kicks());
         machine.exit_or_power_on(&cpu, V0);
         let with_old = machine.serve(&cpu, V0);
         let with_new = machine.serve(&new, V1);
         assert_eq!(with_old + with_new, 1);
         if how == Move::Movall {
-            let told = wakes + kicks + usize::from(old == Old::Off);
+            let notified = wakes + kicks + usize::from(old == Old::Off);
             assert!(with_new == 0 || wakes >= 1, "the new vCPU sleeps on");
-            assert!(with_old == 0 || told >= 1, "the old vCPU was not told");
+            assert!(
+                with_old == 0 || notified >= 1,
+                "the old vCPU was not notified"
+            );
         } else {
             assert_eq!(with_new, 1, "it was routed away");
             assert!(wakes >= 1, "the new vCPU sleeps on");
@@ -111,7 +120,7 @@ models! {
     movall_from_a_vcpu_that_is_off: Movall, Off;
 }
 
-/// The old vCPU takes it, or gives it up: never both, never neither.
+/// Races a retarget against delivery on the old vCPU. Exactly one vCPU takes the interrupt.
 #[test]
 fn retarget_against_the_old_vcpu() {
     check(3, || {
@@ -129,13 +138,15 @@ fn retarget_against_the_old_vcpu() {
     });
 }
 
-/// Routed there and back by two CPUs while it is queued: it is on one list, whichever comes last.
+/// Races retargets there and back from two CPUs, with the interrupt queued. The interrupt is on one
+/// list, in any order of the writes.
 #[test]
 fn retarget_against_retarget() {
     check(2, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
+
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.route(&cpu.pin(), V1);
         });
@@ -143,6 +154,7 @@ fn retarget_against_retarget() {
         machine.route(&cpu.pin(), V1);
         machine.route(&cpu.pin(), V0);
         other.join();
+
         assert_eq!(machine.listed(), 1);
         assert_eq!(machine.serve(&cpu, V0) + machine.serve(&cpu, V1), 1);
         sole(machine).finish(&cpu);

@@ -1,11 +1,11 @@
-//! `sgi`: SGIs to all other vCPUs against those vCPUs' entry, acknowledgement and blocking, and against one
-//! another. Every target gets it, is told once, and the sender does not get it.
+//! `sgi`: SGIs to all other vCPUs against entry, acknowledgement and blocking of the targets, and
+//! against each other. Every target gets the SGI and one notification. The sender gets none.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, sole, spawn, take};
 use vgic::Blocked;
 
-/// The target enters: it finds the SGI, or is kicked out for it.
+/// Races a broadcast against entry. The target finds the SGI, or is kicked.
 #[test]
 fn broadcast_against_entry() {
     check(5, || {
@@ -23,7 +23,7 @@ fn broadcast_against_entry() {
     });
 }
 
-/// The target goes to sleep: it stays awake for the SGI, or is woken.
+/// Races a broadcast against a block. The target stays awake, or is woken.
 #[test]
 fn broadcast_against_block() {
     check(5, || {
@@ -41,7 +41,8 @@ fn broadcast_against_block() {
     });
 }
 
-/// The target has taken one SGI, which the vGIC has not seen yet: the next one is another.
+/// Races a second broadcast against the exit after the target's EOI of the first. The target gets
+/// the second SGI.
 #[test]
 fn broadcast_against_acknowledgement() {
     check(5, || {
@@ -58,8 +59,8 @@ fn broadcast_against_acknowledgement() {
     });
 }
 
-/// Two vCPUs send the same SGI to all others: each of the two gets the other's, the third one or both as
-/// one.
+/// Races broadcasts of the same SGI by two vCPUs. Each sender gets the other's SGI. The third vCPU
+/// gets the two coalesced.
 #[test]
 fn broadcast_against_broadcast() {
     check(4, || {

@@ -1,4 +1,4 @@
-//! `snapshot`: replacing the topology against its readers.
+//! `snapshot`: replacement of the topology against its readers.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, sole, spawn};
@@ -6,7 +6,7 @@ use vgic::Config;
 use vgic::config::RedistributorRegion;
 use vgic::intid::Affinity;
 
-/// A reader finds the vCPUs that were there, and the new one only as it is.
+/// Races `add_vcpu` against lookups. A reader finds every old vCPU, and the new vCPU only complete.
 #[test]
 fn readers_see_the_old_or_the_new() {
     check(3, || {
@@ -20,6 +20,7 @@ fn readers_see_the_old_or_the_new() {
         }];
         let machine = Arc::new(Machine::from_config(config));
         let cpu = machine.cpu(0);
+
         let other = spawn(&machine, 1, move |machine, cpu| {
             let added = machine.vm.add_vcpu(&cpu.pin(), second);
             assert_eq!(added, Ok(V1));
@@ -34,14 +35,14 @@ fn readers_see_the_old_or_the_new() {
             before = found;
         }
         other.join();
+
         assert_eq!(machine.vm.find_vcpu(&cpu.pin(), second), Some(V1));
         sole(machine).finish(&cpu);
     });
 }
 
-/// The guest routes a pending SPI to a vCPU while it is being added: whichever comes first, the SPI gets
-/// there. Neither may miss the other: the write of IROUTER that finds no such vCPU yet, and the new vCPU
-/// that looks for SPIs that name it.
+/// Races a write of IROUTER against the addition of the named vCPU, with the SPI pending. The new
+/// vCPU gets the SPI in either order: the write finds the vCPU, or `add_vcpu` finds the SPI.
 #[test]
 fn an_spi_routed_to_the_vcpu_that_is_added() {
     check(3, || {
@@ -55,12 +56,14 @@ fn an_spi_routed_to_the_vcpu_that_is_added() {
         let machine = Arc::new(Machine::from_config(config));
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
+
         let other = spawn(&machine, 1, move |machine, cpu| {
             machine.route(&cpu.pin(), V1);
         });
         let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
         assert_eq!(added, Ok(V1));
         other.join();
+
         assert!(machine.vm.power_on(V1));
         assert_eq!(machine.serve(&cpu, V1), 1);
         sole(machine).finish(&cpu);

@@ -1,13 +1,13 @@
-//! `teardown`: the end of a VM, and of a vCPU, against injections that are in flight. Nothing is lost while the
-//! VM lives, and no reference is left when it ends, in whatever state it ends.
+//! `teardown`: the end of a VM, and of a vCPU, against injections in flight. No edge is lost while
+//! the VM lives. No reference is left at its end, in any state.
 //!
-//! Of what went wrong elsewhere: a vCPU destroyed with interrupts on its list; a teardown over what was
-//! in flight.
+//! Known faults elsewhere: a vCPU destroyed with interrupts on its list; a teardown concurrent with
+//! injections in flight.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, V0, V1, check, discard, sole, spawn, take};
 
-/// Whoever leaves the VM last takes it apart, with an injection and a `DISCARD` just done.
+/// Tears the VM down on the last CPU using it, right after an injection and a `DISCARD`.
 #[test]
 fn the_last_one_takes_it_apart() {
     check(3, || {
@@ -23,8 +23,8 @@ fn the_last_one_takes_it_apart() {
     });
 }
 
-/// A VM is dropped without further ado while its vCPU has interrupts in list registers: they are found
-/// there, and every count comes out.
+/// Drops a VM with interrupts in its vCPU's list registers, without a teardown call. The interrupts
+/// are found and every reference is put.
 #[test]
 fn dropped_with_list_registers_in_use() {
     check(3, || {
@@ -32,6 +32,7 @@ fn dropped_with_list_registers_in_use() {
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.msi(&cpu.pin(), 0, 0);
             let _ = machine.inject(&cpu.pin());
@@ -39,14 +40,15 @@ fn dropped_with_list_registers_in_use() {
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
         other.join();
+
         let Machine { domain, vm, .. } = sole(machine);
         drop(vm);
         drop(domain);
     });
 }
 
-/// A vCPU is powered off with an interrupt in a list register while more come: they wait for it, and it
-/// takes them when it is on again, on another CPU.
+/// Races a power-off against injections, with an interrupt in a list register. The vCPU takes every
+/// interrupt after a power-on, on another CPU.
 #[test]
 fn power_off_against_injection() {
     check(4, || {
@@ -54,6 +56,7 @@ fn power_off_against_injection() {
         let (cpu, elsewhere) = (machine.cpu(0), machine.cpu(1));
         let _ = machine.inject(&cpu.pin());
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 2, |machine, cpu| {
             let _ = machine.inject(&cpu.pin());
             let _ = machine.inject_spi(&cpu.pin());
@@ -61,6 +64,7 @@ fn power_off_against_injection() {
         machine.exit(&cpu, V0);
         machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
         other.join();
+
         assert_eq!(machine.listed(), 2, "a vCPU that is off lost interrupts");
         machine.vm.power_on(V0);
         assert_eq!(machine.serve(&elsewhere, V0), 2);
@@ -68,7 +72,8 @@ fn power_off_against_injection() {
     });
 }
 
-/// A vCPU is powered off while what it has in a list register is routed away: the other vCPU gets it.
+/// Races a power-off against a retarget of the interrupt in a list register. The other vCPU gets
+/// the interrupt.
 #[test]
 fn power_off_against_retarget() {
     check(3, || {
@@ -76,10 +81,12 @@ fn power_off_against_retarget() {
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
         machine.enter(&cpu, V0);
+
         let other = spawn(&machine, 1, |machine, cpu| machine.route(&cpu.pin(), V1));
         machine.exit(&cpu, V0);
         machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
         other.join();
+
         assert_eq!(
             machine.serve(&cpu, V1),
             1,
@@ -90,7 +97,7 @@ fn power_off_against_retarget() {
     });
 }
 
-/// A vCPU leaves its CPU for good while it is injected to, and enters another one at the same time.
+/// Races a put against an injection and an entry on another CPU.
 #[test]
 fn put_against_injection_and_entry() {
     check(2, || {
@@ -98,6 +105,7 @@ fn put_against_injection_and_entry() {
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
+
         let injector = spawn(&machine, 1, |machine, cpu| {
             let _ = machine.inject(&cpu.pin());
         });
@@ -113,6 +121,7 @@ fn put_against_injection_and_entry() {
         machine.put(&cpu, V0);
         injector.join();
         let taken = elsewhere.join();
+
         assert_eq!(taken + machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);
     });

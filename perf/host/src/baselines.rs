@@ -1,5 +1,5 @@
-//! Tables of LPIs behind one interface: ours, what others use, and the least that a table of this shape
-//! can cost.
+//! Tables of LPIs behind one interface: the library's, other common tables, and the cheapest table
+//! of this shape.
 
 use std::collections::{BTreeMap, HashMap, LinkedList};
 use std::hint::black_box;
@@ -15,7 +15,7 @@ use vgic::radix::Radix;
 /// Bits of a key: 65,536 LPIs.
 pub const BITS: u32 = 16;
 
-/// What a lookup is for: a line of its own, as an interrupt has.
+/// The object of a lookup, in a cache line of its own like an interrupt.
 #[repr(align(64))]
 pub struct Lpi {
     state: AtomicU64,
@@ -32,15 +32,17 @@ impl Lpi {
 
     #[inline]
     fn read(&self) -> u64 {
+        // Relaxed: the measured load needs no order.
         self.state.load(Relaxed)
     }
 }
 
-/// A thread's way into a table.
+/// A thread's access to a table.
 pub trait Reader {
-    /// Finds the LPI and reads it while the lookup protects it; 0 if there is none.
+    /// Finds the LPI and reads it under the lookup's protection. Returns 0 on a miss.
     fn borrowed(&self, key: u32) -> u64;
-    /// The same with a reference that would outlive the lookup, which is then given back.
+    /// Finds the LPI, takes a reference able to outlive the lookup, reads the LPI, and puts the
+    /// reference. Returns 0 on a miss.
     fn owned(&self, key: u32) -> u64 {
         self.borrowed(key)
     }
@@ -48,11 +50,11 @@ pub trait Reader {
 
 /// A table of LPIs.
 pub trait Table: Send + Sync {
-    /// A way in for the calling thread.
+    /// Returns a reader for the calling thread.
     fn reader(&self) -> Box<dyn Reader + '_>;
 }
 
-/// The tables by name, ours first.
+/// The tables by name, the library's first.
 pub const TABLES: [&str; 6] = [
     "radix",
     "two_loads",
@@ -62,7 +64,7 @@ pub const TABLES: [&str; 6] = [
     "spin_list",
 ];
 
-/// A table with these keys.
+/// Returns a table with the given keys.
 pub fn table(name: &str, keys: &[u32]) -> Box<dyn Table> {
     match name {
         "radix" => Box::new(EpochRadix::new(keys)),
@@ -79,11 +81,11 @@ fn shared(keys: &[u32]) -> impl Iterator<Item = (u32, Arc<Lpi>)> + '_ {
     keys.iter().map(|&key| (key, Arc::new(Lpi::new(key))))
 }
 
-/// The library's: a radix table whose nodes the epoch reclaims.
+/// The library's table: a radix table with nodes reclaimed by the epoch.
 struct EpochRadix {
     collector: Collector,
     radix: Radix<Lpi>,
-    /// The LPIs, which the table points to.
+    /// The LPIs referenced by the table.
     _lpis: Box<[Lpi]>,
 }
 
@@ -91,15 +93,19 @@ impl EpochRadix {
     #[expect(unsafe_code)] // UNSAFETY: the table holds pointers.
     fn new(keys: &[u32]) -> Self {
         let collector = Collector::new();
+
         let radix = Radix::new(BITS);
         let lpis: Box<[Lpi]> = keys.iter().map(|&key| Lpi::new(key)).collect();
         let handle = collector.register();
         let guard = handle.pin();
+
         for (key, lpi) in keys.iter().zip(&lpis) {
-            // SAFETY: both live in the same `EpochRadix`, and readers borrow that.
+            // SAFETY: the LPIs and the table live in one `EpochRadix`, and every reader borrows the
+            // `EpochRadix`.
             let inserted = unsafe { radix.insert(*key, NonNull::from(lpi), &guard) };
             assert!(inserted.is_ok(), "a key of its own");
         }
+
         drop(guard);
         Self {
             collector,
@@ -111,7 +117,7 @@ impl EpochRadix {
 
 struct RadixReader<'t> {
     radix: &'t Radix<Lpi>,
-    /// Pinned all along, as a CPU is on the way of one exit.
+    /// Pinned all along, as a CPU is for the work of one exit.
     guard: Guard,
     _handle: LocalHandle,
 }
@@ -138,7 +144,8 @@ impl Reader for RadixReader<'_> {
         let Some(lpi) = self.radix.get(key, &self.guard) else {
             return 0;
         };
-        // A reference is taken unless the LPI is dying, and given back.
+        // Take a reference unless the count is 0, and put the reference after the read. AcqRel
+        // keeps the read between both.
         let alive = |count: u64| (count != 0).then(|| count + 1);
         if lpi.references.fetch_update(AcqRel, Acquire, alive).is_err() {
             return 0;
@@ -149,7 +156,7 @@ impl Reader for RadixReader<'_> {
     }
 }
 
-/// The least: two dependent loads, nothing checked but presence, nothing reclaimed.
+/// The cheapest table: two dependent loads, a check for presence, no reclamation.
 struct TwoLoads(Box<[Option<Box<Leaf>>]>);
 
 type Leaf = [Option<Box<Lpi>>; 256];
@@ -254,9 +261,9 @@ impl Reader for &Mutex<HashMap<u32, Arc<Lpi>>> {
     }
 }
 
-/// KVM's of 2016: a list of all LPIs under one spin lock.
+/// KVM's table of 2016: a list of all LPIs under one spin lock.
 struct SpinList {
-    // What the lock protects is shared; only walking it is exclusive.
+    // The list is shared: only the walk is exclusive.
     taken: AtomicBool,
     list: LinkedList<(u32, Arc<Lpi>)>,
 }
@@ -270,6 +277,7 @@ impl SpinList {
     }
 
     fn locked<R>(&self, find: impl FnOnce() -> R) -> R {
+        // Acquire: pairs with the Release store below. Relaxed on failure: nothing is read.
         while (self.taken)
             .compare_exchange_weak(false, true, Acquire, Relaxed)
             .is_err()

@@ -1,4 +1,4 @@
-//! Every operation that is measured, by name, with its sizes.
+//! Every measured operation, by name, with its sizes.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -10,14 +10,14 @@ use super::operation::{Entry, Operation, operation};
 use super::runners;
 use super::vm::{Command, FIRST_LPI, GICD, GITS, QUEUE_COMMANDS, SoftCpu, Vm};
 
-/// Keys of a round of lookups, in an order that no prefetcher guesses.
+/// Keys of a round of lookups, in an order that defeats prefetchers.
 const KEYS: usize = 4096;
 /// MSIs of a batch.
 const MSIS: u32 = 256;
 /// Commands and register accesses in a batch.
 const FEW: u64 = 64;
 
-/// All of them.
+/// Returns every operation.
 pub fn all() -> Vec<Entry> {
     let mut entries = lookups();
     entries.extend(injections());
@@ -25,13 +25,13 @@ pub fn all() -> Vec<Entry> {
     entries.extend(sgis());
     entries.extend(commands());
     entries.extend(registers());
-    // What an allocation costs depends on those before it: new groups come last, and the counts of the others
-    // stay as they are.
+    // The cost of an allocation depends on earlier allocations. New groups come last: the counts of
+    // all other groups stay unchanged.
     entries.extend(storms());
     entries
 }
 
-/// Where the operations of a group come from: a VM, and the physical CPUs of this thread.
+/// The state of a group's operations: a VM, and the physical CPUs of this thread.
 pub(crate) struct Bench {
     pub(crate) vm: Vm,
     pub(crate) cpus: Vec<SoftCpu>,
@@ -49,7 +49,7 @@ impl Bench {
     }
 }
 
-/// `count` pseudo-random numbers below `limit`.
+/// Returns `count` pseudo-random numbers below `limit`.
 pub fn scattered(count: usize, limit: u32) -> Vec<u32> {
     let mut state = 0x9e37_79b9_u64;
     (0..count)
@@ -72,13 +72,14 @@ fn lookups() -> Vec<Entry> {
                 let looked_up = if list && lpis > 1 { 16 } else { KEYS };
                 let needless = match what {
                     "owned" => name == "two_loads",
-                    // A full table misses nothing.
+                    // A full table has no misses.
                     "miss" => lpis == 1 << 16,
                     _ => false,
                 };
                 if needless {
                     continue;
                 }
+
                 let entry = Entry::new(
                     format!("lpi_lookup/{size}/{what}/{name}"),
                     looked_up as u64,
@@ -95,13 +96,15 @@ fn lookups() -> Vec<Entry> {
 }
 
 fn lookup(name: &str, lpis: u32, what: &'static str, count: usize) -> Box<dyn Operation> {
-    // The tables that readers borrow live as long as the program; there is one for each measurement.
+    // Tables borrowed by readers live as long as the program. Each measurement makes one.
     let table: &'static dyn Table =
         Box::leak(baselines::table(name, &(0..lpis).collect::<Vec<_>>()));
+
     let mut keys = scattered(count, lpis);
     if what == "miss" {
         keys.iter_mut().for_each(|key| *key += lpis);
     }
+
     operation(
         (table.reader(), keys),
         |_| {},
@@ -141,7 +144,7 @@ fn injections() -> Vec<Entry> {
             inject(&mut bench, MSIS);
             operation(bench, |_| {}, |bench| inject(bench, MSIS))
         }),
-        // As a CPU does that injects several on the way of one exit.
+        // Several injections under one pin, as on the work of one exit.
         Entry::new("inject_msi/pending_under_one_pin", MSIS.into(), || {
             let mut bench = bench();
             inject(&mut bench, MSIS);
@@ -155,7 +158,7 @@ fn injections() -> Vec<Entry> {
                 },
             )
         }),
-        // In a list register, taken and ended by the guest: queued, and not pending.
+        // In a list register, acknowledged and ended by the guest: queued and not pending.
         Entry::new("inject_msi/in_list_register", 4, || {
             let mut inside = false;
             operation(
@@ -189,10 +192,11 @@ fn injections() -> Vec<Entry> {
     ]
 }
 
-/// How often a device of `lpi_stress` signals an event while its guest takes it once.
+/// Signals of an event by a device of `lpi_stress` for one acknowledgement by its guest.
 const SIGNALS: u64 = 16;
 
-/// What the devices of `lpi_stress` do, alone: each event many times, all but the first while it is pending.
+/// Returns the work of `lpi_stress`'s devices alone: each event many times, pending for all but the
+/// first.
 fn storms() -> Vec<Entry> {
     [(1_u32, 1_u32, 1_u32), (16, 16, 16)]
         .map(|(vcpus, devices, events)| {
@@ -200,6 +204,7 @@ fn storms() -> Vec<Entry> {
             let each = u64::from(devices * events);
             Entry::new(name, SIGNALS * each, move || {
                 let bench = Bench::new(vcpus as usize, 1);
+
                 for device in 0..devices {
                     let first = u64::from(FIRST_LPI + device * events);
                     bench
@@ -208,11 +213,13 @@ fn storms() -> Vec<Entry> {
                             event % u64::from(vcpus)
                         });
                 }
+
                 let drain = move |bench: &mut Bench| {
                     for n in 0..vcpus as usize {
                         bench.vm.drain(bench.cpu(), n);
                     }
                 };
+
                 operation(bench, drain, move |bench| {
                     for _ in 0..SIGNALS {
                         for device in 0..devices {
@@ -227,16 +234,16 @@ fn storms() -> Vec<Entry> {
         .into()
 }
 
-/// `ICC_SGI1R_EL1` for SGI `intid` to vCPU `n`.
+/// Returns `ICC_SGI1R_EL1` for SGI `intid` to vCPU `n`.
 fn to_one(n: usize, intid: u64) -> u64 {
     intid << 24 | (n as u64 / 16) << 16 | 1 << (n % 16)
 }
 
-/// `ICC_SGI1R_EL1` for SGI 1 to all but the sender.
+/// `ICC_SGI1R_EL1` for SGI 1 to all vCPUs except the sender.
 const TO_OTHERS: u64 = 1 << 40 | 1 << 24;
 
 fn sgis() -> Vec<Entry> {
-    /// Every SGI there is, to one of 512 vCPUs.
+    /// Sends each of the 16 SGIs to one of 512 vCPUs.
     fn unicast(target: usize) -> Box<dyn Operation> {
         operation(
             Bench::new(512, 1),
@@ -250,10 +257,11 @@ fn sgis() -> Vec<Entry> {
             },
         )
     }
+
     let mut entries = vec![
         Entry::new("sgi_unicast/first_of_512", 16, || unicast(1)),
         Entry::new("sgi_unicast/last_of_512", 16, || unicast(511)),
-        // One write for each of 511 others: what the broadcast saves.
+        // One write for each of the 511 others: the writes saved by a broadcast.
         Entry::new("sgi/unicast/each_of_512", 511, || {
             operation(
                 Bench::new(512, 1),
@@ -317,10 +325,12 @@ fn commands() -> Vec<Entry> {
     fn lpi(n: u64) -> u64 {
         u64::from(FIRST_LPI) + n
     }
+
     let map: Commands = |n| Command::mapti(DEVICE, n, lpi(n), 0);
     let discard: Commands = |n| Command::discard(DEVICE, n);
     let map_device: Commands = |n| Command::mapd(100 + n, 5);
     let unmap_device: Commands = |n| Command::unmap_device(100 + n);
+
     let single: [(&str, Option<Commands>, Commands); 14] = [
         ("mapd", Some(unmap_device), map_device),
         ("mapd_unmap", Some(map_device), unmap_device),
@@ -337,6 +347,7 @@ fn commands() -> Vec<Entry> {
         ("sync", None, |_| Command::sync(0)),
         ("unmapped", None, |n| Command::int(DEVICE + 1, n)),
     ];
+
     let mut entries: Vec<Entry> = single
         .into_iter()
         .map(|(name, prepare, run)| {
@@ -345,6 +356,7 @@ fn commands() -> Vec<Entry> {
             })
         })
         .collect();
+
     entries.push(Entry::new(
         "its_commands/full_queue",
         QUEUE_COMMANDS - 1,
@@ -369,8 +381,8 @@ fn commands() -> Vec<Entry> {
 }
 
 fn registers() -> Vec<Entry> {
-    /// The register's name, its address (a redistributor's counts from that), its width, and what is
-    /// written; nothing is read.
+    /// The register's name, its address, its width, and the value of a write or `None` for a read.
+    /// A redistributor's address is an offset from its base.
     type Access = (&'static str, u64, Width, Option<u64>);
     const REDISTRIBUTOR: u64 = 0;
     let accesses: [Access; 13] = [
@@ -408,20 +420,23 @@ fn registers() -> Vec<Entry> {
         ("GITS_CREADR_read", GITS + 0x90, Width::Double, None),
         ("GITS_CWRITER_write", GITS + 0x88, Width::Double, Some(0)),
     ];
+
     accesses
         .into_iter()
         .map(|(name, address, width, value)| {
             Entry::new(format!("mmio/{name}"), FEW, move || {
                 let bench = Rc::new(Bench::new(2, 1));
-                // GITS_CWRITER is written as it is.
+                // A write of GITS_CWRITER keeps the value.
                 let value = match name {
                     "GITS_CWRITER_write" => Some(bench.vm.read(bench.cpu(), 0, address, width)),
                     _ => value,
                 };
+
                 let address = match address {
                     0..0x2_0000 => bench.vm.gicr(1) + address,
                     _ => address,
                 };
+
                 operation(
                     bench,
                     |_| {},

@@ -1,5 +1,5 @@
-//! Does one operation, or runs one load, for `perf stat` to count: the counters are on only while what is
-//! measured runs, by perf's own control channel.
+//! One operation or load for `perf stat` to count. perf's control channel switches the counters on
+//! for the measured part only.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,15 +10,15 @@ use perf_host::catalog;
 use perf_host::operation::Entry;
 use perf_host::threads::{self, Load};
 
-/// Batches of an operation that are counted.
+/// Counted batches of an operation.
 const ROUNDS: u64 = 100;
-/// How long a load runs.
+/// Duration of a load.
 const TIME: Duration = Duration::from_millis(300);
 
-/// Groups of loads that are ours.
+/// Groups of the library's loads.
 const GROUPS: [&str; 3] = ["lpi_lookup", "inject_msi", "lpi_stress"];
 
-/// The operations and loads that can be counted, ours only, a line each.
+/// Lists the library's operations and loads, a line each.
 pub(crate) fn list(threads: usize) {
     for entry in catalog::all().iter().filter(|entry| entry.ours) {
         println!("{}", entry.name);
@@ -37,11 +37,11 @@ fn loads(threads: usize) -> impl Iterator<Item = (String, Load)> {
     })
 }
 
-/// What switching the counters itself costs, called like an operation.
+/// Name of the empty operation, for the cost of switching the counters.
 const NOTHING: &str = "nothing";
 
-/// Does what is called `name`, and prints how often it was done and how often the counters were switched on.
-/// `switch` does that; without one, what runs is recorded as a whole.
+/// Runs the operation or load `name`. Prints the number of operations done and of times the
+/// counters were switched on. Without a `switch`, the run is recorded as a whole.
 pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io::Result<()> {
     let mut counted = |work: &mut dyn FnMut() -> u64| -> io::Result<u64> {
         if let Some(switch) = &mut switch {
@@ -53,6 +53,7 @@ pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io:
         }
         Ok(done)
     };
+
     if name == NOTHING {
         for _ in 0..ROUNDS {
             counted(&mut || 0)?;
@@ -60,6 +61,7 @@ pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io:
         println!("{ROUNDS} {ROUNDS}");
         return Ok(());
     }
+
     if let Some((_, load)) = loads(threads).find(|(other, _)| other == name) {
         let run = load.make();
         let done = counted(&mut || {
@@ -69,12 +71,14 @@ pub(crate) fn run(name: &str, threads: usize, mut switch: Option<Switch>) -> io:
         println!("{done} 1");
         return Ok(());
     }
+
     let named = |entry: &Entry| entry.name == name;
     let Some(entry) = catalog::all().into_iter().find(named) else {
         return Err(io::Error::other(format!("nothing is called {name}")));
     };
+
     let mut operation = entry.make();
-    // The first time, caches and the allocator's lists fill.
+    // The first batch fills the caches and the allocator's lists.
     operation.prepare();
     operation.run();
     for _ in 0..ROUNDS {
@@ -95,7 +99,7 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
-    /// Opens them.
+    /// Opens both pipes.
     pub(crate) fn open(control: &Path, acknowledged: &Path) -> io::Result<Self> {
         Ok(Self {
             control: OpenOptions::new().write(true).open(control)?,
@@ -103,10 +107,10 @@ impl Switch {
         })
     }
 
-    /// Sends a command and waits until perf has done it.
+    /// Sends a command and waits for perf's acknowledgement.
     fn say(&mut self, command: &str) -> io::Result<()> {
         self.control.write_all(format!("{command}\n").as_bytes())?;
-        // "ack" with a line feed, and a zero since perf sends its string as it is.
+        // "ack" with a line feed and a zero: perf sends its string with the terminator.
         let mut answer = [0; 5];
         self.acknowledged.read_exact(&mut answer)
     }

@@ -10,10 +10,11 @@ use perf_host::operation::{Entry, Operation};
 use perf_host::vm::{FIRST_LPI, Vm};
 use perf_host::{catalog, memory, threads};
 
-/// How long a load runs at a time.
+/// Duration of one run of a load.
 const SLICE: Duration = Duration::from_millis(40);
 
-/// Measures everything with up to `threads` threads of a kind, for about `seconds` in all, and prints it.
+/// Measures everything with up to `threads` threads of a kind, for about `seconds` in all, and
+/// prints JSON.
 pub(crate) fn run(threads: usize, seconds: u64) {
     let time = Duration::from_secs(seconds.max(1));
     let memory: Vec<Value> = memory::sizes()
@@ -23,6 +24,7 @@ pub(crate) fn run(threads: usize, seconds: u64) {
     let operations = operations(time / 3);
     let loads = loads(threads, time / 3);
     let pairs = pairs::compare(time / 3);
+
     println!(
         "{}",
         json!({
@@ -36,43 +38,51 @@ pub(crate) fn run(threads: usize, seconds: u64) {
     );
 }
 
-/// What is counted rather than timed: register accesses of entry and exit, locks of an injection.
+/// Returns the exact counts: register accesses of entry and exit, locks of an injection.
 fn counts() -> Value {
     let vm = Vm::new(1);
     let cpu = vm.cpu(1);
     vm.map(&cpu, 1, 1, FIRST_LPI.into(), |_| 0);
     vm.enter(&cpu, 0);
     vm.exit(&cpu, 0);
+
     let accesses = |work: &dyn Fn()| {
         let before = cpu.interface().accesses();
         work();
         (cpu.interface().accesses() - before).total()
     };
+
     let bounce = || {
         vm.enter(&cpu, 0);
         vm.exit(&cpu, 0);
     };
+
     let nothing = accesses(&bounce);
     vm.inject(&cpu, 1, 0);
     vm.enter(&cpu, 0);
+
     let again = accesses(&|| {
         vm.exit(&cpu, 0);
         vm.enter(&cpu, 0);
     });
+
     vm.guest(&cpu, |_| {});
     vm.exit(&cpu, 0);
     vm.inject(&cpu, 1, 0);
+
     let locks = {
         let pin = cpu.pin();
         let before = pin.ledger().acquired();
         vm.inject(&cpu, 1, 0);
         pin.ledger().acquired() - before
     };
+
     let new = accesses(&|| {
         vm.enter(&cpu, 0);
         vm.guest(&cpu, |_| {});
         vm.exit(&cpu, 0);
     });
+
     json!({
         "ich_nothing_pending": nothing,
         "ich_same_registers": again,
@@ -81,10 +91,11 @@ fn counts() -> Value {
     })
 }
 
-/// The best nanoseconds of each operation: what disturbs a run only adds to it.
+/// Returns the lowest nanoseconds of each operation: a disturbance only adds time.
 fn operations(time: Duration) -> BTreeMap<String, f64> {
     let mut best = BTreeMap::new();
-    // One group at a time, so that not all VMs are in memory at once.
+
+    // One group at a time keeps few VMs in memory.
     let mut groups: Vec<(String, Vec<Entry>)> = Vec::new();
     for entry in catalog::all() {
         let group = entry.group().to_owned();
@@ -93,6 +104,7 @@ fn operations(time: Duration) -> BTreeMap<String, f64> {
             None => groups.push((group, vec![entry])),
         }
     }
+
     let share = time / groups.len() as u32;
     for (group, entries) in groups {
         eprintln!("{group}");
@@ -103,6 +115,7 @@ fn operations(time: Duration) -> BTreeMap<String, f64> {
                 (entry, operation)
             })
             .collect();
+
         let end = Instant::now() + share;
         let mut rounds = 0;
         while rounds < 5 || Instant::now() < end {
@@ -120,7 +133,7 @@ fn operations(time: Duration) -> BTreeMap<String, f64> {
     best
 }
 
-/// Each load's median rates.
+/// Returns each load's median rates.
 fn loads(threads: usize, time: Duration) -> BTreeMap<String, Value> {
     let mut rates = BTreeMap::new();
     let groups = ["lpi_lookup", "inject_msi", "lpi_stress"];
@@ -128,6 +141,7 @@ fn loads(threads: usize, time: Duration) -> BTreeMap<String, Value> {
         eprintln!("{group}, with threads");
         let loads = threads::loads(group, threads);
         let end = Instant::now() + time / groups.len() as u32;
+
         let runs: Vec<_> = loads.iter().map(|load| (load, load.make())).collect();
         let mut samples = vec![Vec::new(); runs.len()];
         let mut rounds = 0;
@@ -137,6 +151,7 @@ fn loads(threads: usize, time: Duration) -> BTreeMap<String, Value> {
             }
             rounds += 1;
         }
+
         for ((load, _), samples) in runs.iter().zip(samples) {
             let median = |of: fn(&threads::Sample) -> f64| {
                 let mut values: Vec<f64> = samples.iter().map(of).collect();

@@ -1,44 +1,47 @@
-//! Does every operation where callgrind counts.
+//! Every operation, for callgrind to count.
 //!
-//! callgrind collects inside [`vgic_measured`] only and dumps its counts after each [`vgic_finished`]; the
-//! n-th dump belongs to the n-th line that this prints.
+//! callgrind collects inside [`vgic_measured`] only, and dumps its counts after each
+//! [`vgic_finished`]. The n-th dump belongs to the n-th printed line.
 
 use std::hint::black_box;
 
 use perf_host::catalog;
 use perf_host::operation::Operation;
 
-/// Batches that are counted.
+/// Counted batches.
 const ROUNDS: u64 = 4;
 
-/// Does the operations of ours whose name contains `filter`; prints each one's name and how often it was
-/// counted.
+/// Runs the library's operations with a name containing `filter`. Prints each operation's name and
+/// count.
 pub(crate) fn run(filter: &str) {
     for entry in catalog::all() {
         if !entry.ours || !entry.name.contains(filter) {
             continue;
         }
+
         let mut operation = entry.make();
-        // The first time, caches and the allocator's lists fill.
+        // The first batch fills the caches and the allocator's lists.
         operation.prepare();
         operation.run();
+
         for _ in 0..ROUNDS {
             operation.prepare();
             vgic_measured(operation.as_mut());
         }
+
         println!("{} {}", entry.name, ROUNDS * entry.batch);
         vgic_finished();
     }
 }
 
-/// What is counted.
+/// Runs the counted part.
 #[inline(never)]
 fn vgic_measured(operation: &mut dyn Operation) {
     black_box(operation).run();
     black_box(());
 }
 
-/// Where the counts are dumped.
+/// Marks the end of an operation: callgrind dumps its counts.
 #[inline(never)]
 fn vgic_finished() {
     black_box(());

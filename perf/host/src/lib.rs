@@ -1,11 +1,11 @@
-//! What is measured on the host: a VM on the software CPU interface with all of its guest's set-up done,
-//! the operations and loads by name, and the baselines beside them.
+//! Measurements on the host: a VM on the software CPU interface after its guest's set-up, the
+//! operations and loads by name, and the baselines.
 //!
-//! Criterion times them (`benches/`), `perf-host` counts and times them for `cargo xtask perf`, and
-//! `perf/peers` does the same work by others.
+//! Criterion times the operations (`benches/`). `perf-host` counts and times them for
+//! `cargo xtask perf`. `perf/peers` runs the loads on another library.
 #![allow(
     missing_docs,
-    reason = "programs of ours read this; names say what is what"
+    reason = "only this repository's programs use the crate, and names suffice"
 )]
 
 pub mod baselines;

@@ -1,9 +1,9 @@
-//! Measures the library on the host, for `cargo xtask perf`, which judges what this prints.
+//! Measures the library on the host. `cargo xtask perf` judges the output.
 //!
-//! * `perf-host instructions` does each of them in a function that callgrind is told to count;
-//! * `perf-host counted` does one of them for `perf` to count, `perf-host list` says which there are;
-//! * `perf-host figures` times them in turns, round after round, so that what disturbs one disturbs all,
-//!   and prints JSON.
+//! * `perf-host instructions` runs each operation in a function counted by callgrind.
+//! * `perf-host counted` runs one operation for `perf` to count. `perf-host list` lists the names.
+//! * `perf-host figures` times every operation in turns, round after round, and prints JSON. A
+//!   disturbance then affects all operations alike.
 
 mod counted;
 mod figures;
@@ -19,7 +19,7 @@ use perf_host::memory::Heap;
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-/// How the program is called.
+/// Usage of the program.
 const USAGE: &str = "usage: perf-host instructions [FILTER] | figures THREADS SECONDS
        | list THREADS | counted NAME THREADS [CONTROL-PIPE ACKNOWLEDGE-PIPE]
 Run by `cargo xtask perf`.";

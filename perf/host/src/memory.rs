@@ -1,7 +1,8 @@
-//! What a VM costs in bytes of the heap.
+//! Bytes of heap of a VM.
 
 #![expect(unsafe_code)]
-// UNSAFETY: a global allocator is an unsafe trait; this one counts and passes everything on.
+// UNSAFETY: a global allocator is an unsafe trait. The allocator here counts and forwards every
+// call.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -10,42 +11,47 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::vm::{FIRST_LPI, Vm};
 
-/// Bytes that are allocated now.
+/// Bytes allocated now.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's heap, counted: a program that asks for [`sizes`] makes it its `#[global_allocator]`.
+/// The system's heap with a count. A program using [`sizes`] makes `Heap` its
+/// `#[global_allocator]`.
 pub struct Heap;
 
 // SAFETY: the system's allocator does the work.
 unsafe impl GlobalAlloc for Heap {
-    // The other methods come here too, by their default implementations.
+    // The default implementations of the other methods call `alloc` and `dealloc`. Relaxed: a
+    // count.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of `alloc`, and `layout` is passed on unchanged.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above; what we are given came from `alloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`: `block` came from `alloc`, hence
+        // from `System`.
         unsafe { System.dealloc(block, layout) }
     }
 }
 
-/// Bytes that what `make` returns occupies.
+/// Returns the bytes occupied by the result of `make`, and the result.
 fn bytes<T>(make: impl FnOnce() -> T) -> (usize, T) {
     let before = LIVE.load(Relaxed);
     let made = black_box(make());
     (LIVE.load(Relaxed).saturating_sub(before), made)
 }
 
-/// What is measured, and bytes of it.
+/// Returns the name and bytes of each measured size.
 pub fn sizes() -> Vec<(&'static str, f64)> {
     const DEVICES: u64 = 128;
     const EVENTS: u64 = 256;
     const VCPUS: usize = 64;
+
     let (one, small) = bytes(|| Vm::new(1));
     let (many, _large) = bytes(|| Vm::new(1 + VCPUS));
+
     let cpu = small.cpu(1);
     let (mapped, ()) = bytes(|| {
         for device in 0..DEVICES {
@@ -54,6 +60,7 @@ pub fn sizes() -> Vec<(&'static str, f64)> {
         }
     });
     let (single, ()) = bytes(|| small.map(&cpu, DEVICES, 1, 60_000, |_| 0));
+
     vec![
         (
             "a mapped LPI, of 256 to a device",

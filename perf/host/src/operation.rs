@@ -1,10 +1,10 @@
-//! One thing that an embedder does, in a shape that Criterion, callgrind and a stop-watch can all measure.
+//! One operation of an embedder, in a shape for Criterion, callgrind and a stop-watch.
 
-/// Something to be measured: what makes it possible again each time is kept apart from what is measured.
+/// A measured operation: the restoring part is apart from the measured part.
 pub trait Operation {
-    /// Restores what [`Operation::run`] has used up; not measured.
+    /// Restores the state used up by [`Operation::run`]. Not measured.
     fn prepare(&mut self);
-    /// Does it, a whole batch.
+    /// Runs a whole batch.
     fn run(&mut self);
 }
 
@@ -23,7 +23,7 @@ impl<S, P: FnMut(&mut S), R: FnMut(&mut S)> Operation for Parts<S, P, R> {
     }
 }
 
-/// Builds an operation from its state and two closures.
+/// Returns an operation of a state and two closures.
 pub fn operation<S: 'static>(
     state: S,
     prepare: impl FnMut(&mut S) + 'static,
@@ -36,13 +36,13 @@ pub fn operation<S: 'static>(
     })
 }
 
-/// An operation of the catalog, built when it is wanted.
+/// An operation of the catalog, made on demand.
 pub struct Entry {
-    /// `group/parameters`.
+    /// Name: `group/parameters`.
     pub name: String,
-    /// How many times [`Operation::run`] does it.
+    /// Operations of one [`Operation::run`].
     pub batch: u64,
-    /// Whether it is ours, not a baseline.
+    /// True for the library's operation, false for a baseline.
     pub ours: bool,
     make: Box<dyn Fn() -> Box<dyn Operation>>,
 }
@@ -61,7 +61,7 @@ impl Entry {
         }
     }
 
-    /// Marks it as a baseline.
+    /// Marks the entry as a baseline.
     pub fn baseline(mut self) -> Self {
         self.ours = false;
         self

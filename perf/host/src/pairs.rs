@@ -1,5 +1,5 @@
-//! Loads in pairs: one, the other, and again, and the ratio of each two that ran right after one another. What
-//! disturbs the machine for longer than that disturbs both.
+//! Loads in pairs, run alternately, and the ratio of each two successive runs. A disturbance longer
+//! than a pair affects both loads.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 
 use perf_host::threads::{self, Load, Sample};
 
-/// How long a load runs at a time.
+/// Duration of one run of a load.
 const SLICE: Duration = Duration::from_millis(25);
 
-/// Pairs after which both loads are made anew, at other addresses: where in memory something lies is chance, and
-/// can be worth a fifth. Even, so that each is first as often as the other.
+/// Pairs before both loads are made anew, at other addresses: the place in memory is chance, and
+/// can change a cost by a fifth. An even number lets each load be first equally often.
 const PAIRS_OF_A_PLACE: usize = 2;
 
-/// Two loads whose costs are compared: nanoseconds of a thread for one that was accepted.
+/// Pairs of loads with costs to compare, in nanoseconds of a thread for an accepted operation.
 const PAIRS: [(&str, &str); 6] = [
     ("lpi_stress/1/1/1/spread", "lpi_stress/16/16/16/spread"),
     ("lpi_stress/one_word/shared", "lpi_stress/one_word/alone"),
@@ -30,39 +30,41 @@ const PAIRS: [(&str, &str); 6] = [
         "lpi_lookup/64k/borrowed/radix/2_threads",
         "lpi_lookup/64k/borrowed/radix/1_threads",
     ),
-    // What the machine itself makes of two threads that only read.
+    // The machine's own cost of two threads reading.
     (
         "lpi_lookup/64k/borrowed/two_loads/2_threads",
         "lpi_lookup/64k/borrowed/two_loads/1_threads",
     ),
 ];
 
-/// Pairs that are needed for a median.
+/// Number of pairs needed for a median.
 const ENOUGH: usize = 15;
 
-/// For each pair, `one to other`: the median of the ratios, between what it lies with a confidence of 95 %, and
-/// the median nanoseconds of both; for about `time` in all.
+/// Returns for each pair, as `one to other`: the median of the ratios with its 95 % confidence
+/// interval, and the median nanoseconds of both loads. Runs for about `time` in all.
 ///
-/// Pairs in which a thread had to wait for a CPU are left out, unless the machine is too busy for others: then
-/// threads that are to meet do not.
+/// Pairs with a thread waiting for a CPU are left out, unless the machine is too busy for
+/// undisturbed pairs. On a machine that busy, threads meant to run at once do not.
 pub(crate) fn compare(time: Duration) -> Map<String, Value> {
     let mut pairs = Map::new();
     for (one, other) in PAIRS {
         eprintln!("{one} to {other}");
-        // Kept until all is done, so that what is made next lies elsewhere.
+        // Kept until the end: each next load gets other addresses.
         let mut places = Vec::new();
         let began = Instant::now();
         let share = time / PAIRS.len() as u32;
         let (mut undisturbed, mut all) = (Vec::new(), Vec::new());
-        // On a busy machine it takes longer to find enough.
+
+        // A busy machine needs longer for enough pairs.
         while all.len() < ENOUGH
             || began.elapsed() < share
             || (undisturbed.len() < ENOUGH && began.elapsed() < 3 * share)
         {
-            // Whichever is first has the colder caches: they take turns in that too.
+            // The first load has the colder caches: the loads alternate in running first.
             let first = all.len() % 2;
+
             if all.len().is_multiple_of(PAIRS_OF_A_PLACE) {
-                // They take turns in being made first, too.
+                // The loads also alternate in being made first.
                 let other_first = places.len() % 2 == 1;
                 let mut names = [one, other];
                 if other_first {
@@ -74,22 +76,26 @@ pub(crate) fn compare(time: Duration) -> Map<String, Value> {
                 }
                 places.push(place);
             }
+
             let runs = places.last().expect("one is made before the first pair");
             let mut samples = [Sample::default(); 2];
             for turn in [first, 1 - first] {
                 samples[turn] = runs[turn](SLICE);
             }
+
             let costs = samples.map(|sample| cost(&sample));
             all.push(costs);
             if samples.iter().all(Sample::undisturbed) {
                 undisturbed.push(costs);
             }
         }
+
         let disturbed = undisturbed.len() < ENOUGH;
         let costs = if disturbed { &all } else { &undisturbed };
         let of =
             |value: fn(&[f64; 2]) -> f64| median(&mut costs.iter().map(value).collect::<Vec<_>>());
         let (low, ratio, high) = of(|[one, other]| one / other);
+
         let value = json!({
             "ratio": ratio,
             "low": low,
@@ -111,12 +117,12 @@ fn load(name: &str) -> Load {
         .expect("a load of ours")
 }
 
-/// Nanoseconds of a thread for one.
+/// Returns the nanoseconds of a thread for an accepted operation.
 fn cost(sample: &Sample) -> f64 {
     f64::from(sample.accepted.threads) * 1e9 / sample.accepted.rate
 }
 
-/// The median with its confidence interval, by the ranks that the binomial distribution gives.
+/// Returns the median with its confidence interval, by the ranks of the binomial distribution.
 fn median(values: &mut [f64]) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let (count, half) = (values.len(), values.len() / 2);

@@ -1,4 +1,4 @@
-//! vCPUs that enter and leave the guest with interrupts pending.
+//! vCPUs entering and leaving the guest with interrupts pending.
 
 use vgic::cpu_interface::software::Accesses;
 
@@ -6,19 +6,19 @@ use super::catalog::Bench;
 use super::operation::{Entry, operation};
 use super::vm::FIRST_LPI;
 
-/// vCPUs that enter or leave in a batch.
+/// vCPUs entering or leaving in a batch.
 const ENTERING: usize = 4;
 
-/// Pending interrupts that entry and exit are measured with.
+/// Numbers of pending interrupts for the measurements of entry and exit.
 pub const PENDING: [u64; 7] = [0, 1, 4, 5, 64, 1024, 10_000];
 
-/// vCPUs in and out of the guest, each on a CPU of its own, with some LPIs pending on each.
+/// vCPUs entering and leaving the guest, each on a CPU of its own, with LPIs pending.
 struct Runners {
     bench: Bench,
     pending: u64,
-    /// In the guest now.
+    /// True with the vCPUs in the guest.
     inside: bool,
-    /// What each guest took at last, as events of its device.
+    /// Interrupts last taken by each guest, as events of its device.
     taken: Vec<Vec<u32>>,
 }
 
@@ -58,7 +58,7 @@ impl Runners {
         self.inside = false;
     }
 
-    /// The guests take and end all that is in their list registers.
+    /// Lets the guests take and end every interrupt in their list registers.
     fn guests(&mut self) {
         for (n, taken) in self.taken.iter_mut().enumerate() {
             let first = FIRST_LPI + n as u32 * self.pending as u32;
@@ -67,7 +67,7 @@ impl Runners {
         }
     }
 
-    /// As many are pending as before.
+    /// Restores the number of pending interrupts.
     fn replenish(&mut self) {
         for (n, taken) in self.taken.iter_mut().enumerate() {
             for event in taken.drain(..) {
@@ -77,12 +77,13 @@ impl Runners {
     }
 }
 
-/// Entries and exits with so many pending, re-entries, and switches.
+/// Returns the entries, exits and re-entries for each number of pending interrupts, and the
+/// switches.
 pub(crate) fn operations() -> Vec<Entry> {
     let batch = ENTERING as u64;
     let mut entries = Vec::new();
     for pending in PENDING {
-        // Into free registers: the guest has finished with what it had.
+        // Entry into free registers: the guest has ended its interrupts.
         entries.push(Entry::new(
             format!("vcpu_enter/{pending}"),
             batch,
@@ -97,7 +98,8 @@ pub(crate) fn operations() -> Vec<Entry> {
                 operation(Runners::new(pending), prepare, Runners::enter)
             },
         ));
-        // The guest has finished with all that was in the registers.
+
+        // Exit after the guest's EOI of every interrupt in the registers.
         entries.push(Entry::new(
             format!("vcpu_exit/{pending}"),
             batch,
@@ -110,7 +112,8 @@ pub(crate) fn operations() -> Vec<Entry> {
                 operation(Runners::new(pending), prepare, Runners::exit)
             },
         ));
-        // A trap that has nothing to do with interrupts: the registers stay as they are.
+
+        // A trap unrelated to interrupts: the list registers stay unchanged.
         entries.push(Entry::new(
             format!("vcpu_reenter/{pending}"),
             batch,
@@ -128,7 +131,8 @@ pub(crate) fn operations() -> Vec<Entry> {
             },
         ));
     }
-    // Two vCPUs take turns on one CPU, with pending interrupts each.
+
+    // Two vCPUs taking turns on one CPU, with interrupts pending for each.
     for pending in [0, 4] {
         entries.push(Entry::new(format!("vcpu_switch/{pending}"), 2, move || {
             let mut runners = Runners::new(pending);
@@ -158,13 +162,13 @@ pub(crate) fn operations() -> Vec<Entry> {
 pub struct Counted {
     /// Entry into free registers.
     pub enter: Accesses,
-    /// An exit and an entry while the guest has handled nothing.
+    /// An exit and an entry without an acknowledgement of the guest.
     pub reenter: Accesses,
-    /// Exit after it has handled all that was in its registers.
+    /// Exit after the guest's EOI of every interrupt in the registers.
     pub exit: Accesses,
 }
 
-/// The accesses of `ICH_*` registers of the operations here, with so many pending.
+/// Returns the accesses of `ICH_*` registers of entry, re-entry and exit with `pending` LPIs.
 pub fn accesses(pending: u64) -> Counted {
     let mut runners = Runners::new(pending);
     let mut counted = |work: fn(&mut Runners)| {
@@ -172,12 +176,14 @@ pub fn accesses(pending: u64) -> Counted {
         work(&mut runners);
         runners.bench.cpu().interface().accesses() - before
     };
+
     let enter = counted(Runners::enter);
     let reenter = counted(|runners| {
         runners.exit();
         runners.enter();
     });
     counted(Runners::guests);
+
     Counted {
         enter,
         reenter,

@@ -1,7 +1,7 @@
-//! Loads that several threads make at once, and what each thread got done in the CPU time that it had.
+//! Loads made by several threads at once, and the work of each thread per CPU time.
 //!
-//! Rates are by the threads' own CPU time, not by the clock on the wall: waiting for one another and for
-//! cache lines counts, waiting for a CPU on a busy machine does not.
+//! Rates are relative to the threads' own CPU time. Waiting for a lock or a cache line counts.
+//! Waiting for a CPU on a busy machine does not.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -16,10 +16,10 @@ use super::baselines::{self, Table};
 use super::catalog::scattered;
 use super::vm::{Command, FIRST_LPI, Vm};
 
-/// MSIs between two looks at whether it is time to stop.
+/// MSIs between two checks of the stop flag.
 const BATCH: u32 = 64;
 
-/// What the threads of one kind got done.
+/// Work of the threads of one kind.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Done {
     pub operations: u64,
@@ -30,7 +30,7 @@ pub struct Done {
 }
 
 impl Sample {
-    /// Whether every thread had a CPU nearly all the time, so that they really ran at once.
+    /// Returns whether every thread had a CPU nearly all the time: the threads really ran at once.
     pub fn undisturbed(&self) -> bool {
         let had = |done: &Done| {
             done.cpu.as_secs_f64() >= 0.8 * self.wall.as_secs_f64() * f64::from(done.threads)
@@ -50,19 +50,19 @@ impl Done {
     }
 }
 
-/// What a load got done.
+/// Work of a load.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Sample {
-    /// Injected or looked up.
+    /// Injections or lookups.
     pub accepted: Done,
-    /// Taken and ended by guests.
+    /// Interrupts taken and ended by guests.
     pub delivered: Done,
-    /// ITS commands meanwhile.
+    /// ITS commands in the meantime.
     pub commands: Done,
     pub wall: Duration,
 }
 
-/// What a thread does.
+/// Kind of a thread's work.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Accept,
@@ -70,7 +70,7 @@ pub enum Role {
     Command,
 }
 
-/// A thread: its role, and what it does until `stop`; returns how often.
+/// A thread: its role, and its work until `stop`. The work returns the number of operations.
 pub type Worker<'a> = (Role, Box<dyn FnOnce(&AtomicBool) -> u64 + Send + 'a>);
 
 fn cpu_time() -> Duration {
@@ -82,6 +82,7 @@ pub fn run(time: Duration, workers: Vec<Worker<'_>>) -> Sample {
     let stop = AtomicBool::new(false);
     let ready = Barrier::new(workers.len() + 1);
     let mut sample = Sample::default();
+
     thread::scope(|scope| {
         let threads: Vec<_> = workers
             .into_iter()
@@ -95,11 +96,13 @@ pub fn run(time: Duration, workers: Vec<Worker<'_>>) -> Sample {
                 })
             })
             .collect();
+
         ready.wait();
         let start = Instant::now();
         thread::sleep(time);
         stop.store(true, Relaxed);
         sample.wall = start.elapsed();
+
         for thread in threads {
             let (role, operations, cpu) = thread.join().expect("a worker");
             match role {
@@ -112,7 +115,7 @@ pub fn run(time: Duration, workers: Vec<Worker<'_>>) -> Sample {
     sample
 }
 
-/// Something that threads do at once.
+/// Work made by threads at once.
 pub struct Load {
     pub name: String,
     pub threads: usize,
@@ -132,13 +135,13 @@ impl Load {
         }
     }
 
-    /// Sets it up; each call of the result runs it for so long.
+    /// Sets the load up. Each call of the result runs the load for the given time.
     pub fn make(&self) -> Box<dyn Fn(Duration) -> Sample> {
         (self.make)()
     }
 }
 
-/// The loads of a group, with up to `threads` threads of a kind.
+/// Returns the loads of a group, with up to `threads` threads of a kind.
 pub fn loads(group: &str, threads: usize) -> Vec<Load> {
     let counts = || counts(threads).into_iter();
     match group {
@@ -163,11 +166,13 @@ pub fn loads(group: &str, threads: usize) -> Vec<Load> {
                     stress(name, shape, target, at_once)
                 })
             });
+
             let (shape, target) = (SHAPES[4], TARGETS[1]);
             let wide = counts().map(|n| {
                 let name = format!("{}/{}/{}/{target}/{n}_threads", shape.0, shape.1, shape.2);
                 stress(name, shape, target, n)
             });
+
             each.chain(wide)
                 .chain([true, false].map(one_word))
                 .collect()
@@ -185,16 +190,16 @@ const SHAPES: [(usize, u32, u32); 5] = [
     (256, 256, 16),
 ];
 
-/// Where the LPIs go.
+/// Targets of the LPIs.
 const TARGETS: [&str; 3] = ["all_to_one", "spread", "spread_and_movi"];
 
-/// Numbers of threads to measure with: the powers of two, and `most`.
+/// Returns the numbers of threads to measure: the powers of two below `most`, and `most`.
 pub fn counts(most: usize) -> Vec<usize> {
     let powers = (0..).map(|bit| 1 << bit).take_while(|&n| n < most);
     powers.chain([most]).collect()
 }
 
-/// Lookups among 64k LPIs.
+/// Returns a load of lookups among 64k LPIs.
 fn lookup(table: &'static str, threads: usize) -> Load {
     Load::new(
         format!("64k/borrowed/{table}/{threads}_threads"),
@@ -224,8 +229,8 @@ fn lookup(table: &'static str, threads: usize) -> Load {
     )
 }
 
-/// The events of these devices in turn, all of them over and over until there are enough for a batch: the
-/// loop around one costs the same whatever there are.
+/// Returns the events of the devices in turn, repeated to fill a batch: the cost of the loop around
+/// an injection does not depend on the number of events.
 pub fn events(devices: std::ops::Range<u32>, events: u32) -> Vec<(u32, u32)> {
     let all: Vec<_> = devices
         .flat_map(|device| (0..events).map(move |event| (device, event)))
@@ -234,16 +239,17 @@ pub fn events(devices: std::ops::Range<u32>, events: u32) -> Vec<(u32, u32)> {
     all.repeat(times)
 }
 
-/// Injects the events of devices in turn, all of them over and over.
+/// Injects the events of the devices in turn, over and over.
 fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, count: u32) -> Worker<'a> {
     let work = move |stop: &AtomicBool| {
         let cpu = vm.cpu(cpu);
         let events = events(devices, count);
         let mut done = 0;
+
         let mut pin = cpu.pin();
         while !stop.load(Relaxed) {
             for &(device, event) in &events {
-                // Nothing that is unmapped has to wait for longer than one MSI takes.
+                // Renew the pin: an unmapping waits for one MSI at most.
                 pin.renew();
                 vm.inject_by(&pin, device, event);
             }
@@ -254,7 +260,7 @@ fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, count: u32)
     (Role::Accept, Box::new(work))
 }
 
-/// Moves the events of `device` between vCPU 0 and the last one without a pause, as irqbalance would.
+/// Moves the events of `device` between vCPU 0 and vCPU `last` without a pause, as irqbalance does.
 fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
     let work = move |stop: &AtomicBool| {
         let cpu = vm.cpu(u16::MAX - 1);
@@ -271,7 +277,8 @@ fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
     (Role::Command, Box::new(work))
 }
 
-/// Takes the events of `device` away and maps them again to the LPIs from `first` on, without a pause.
+/// Discards the events of `device` and maps them again to the LPIs from `first` on, without a
+/// pause.
 fn remapper(vm: &Vm, device: u64, events: u64, first: u64) -> Worker<'_> {
     let work = move |stop: &AtomicBool| {
         let cpu = vm.cpu(u16::MAX - 1);
@@ -289,13 +296,14 @@ fn remapper(vm: &Vm, device: u64, events: u64, first: u64) -> Worker<'_> {
     (Role::Command, Box::new(work))
 }
 
-/// MSIs that stay pending: what a device signals faster than its guest can take.
+/// Returns a load of MSIs of pending interrupts: a device faster than its guest.
 fn injection(target: &'static str, threads: usize) -> Load {
     let name = format!("pending/{target}/{threads}_threads");
     Load::new(name, threads, move || {
         let vm = Vm::new(threads.max(2));
         let cpu = vm.cpu(0);
-        // A device for each thread, and one more that is remapped.
+
+        // A device for each thread, and a further device for moves and remappings.
         for device in 0..=threads as u64 {
             let first = u64::from(FIRST_LPI) + device * u64::from(BATCH);
             let vcpu = if target == "to_one_vcpu" {
@@ -305,11 +313,13 @@ fn injection(target: &'static str, threads: usize) -> Load {
             };
             vm.map(&cpu, device, BATCH.into(), first, |_| vcpu);
         }
+
         drop(cpu);
         Box::new(move |time| {
             let mut workers: Vec<Worker<'_>> = (0..threads as u32)
                 .map(|n| injector(&vm, n as u16 + 1, n..n + 1, BATCH))
                 .collect();
+
             let (other, events) = (threads as u64, u64::from(BATCH));
             match target {
                 "while_moving" => workers.push(mover(&vm, other, events, 1)),
@@ -319,20 +329,22 @@ fn injection(target: &'static str, threads: usize) -> Load {
                 }
                 _ => {}
             }
+
             run(time, workers)
         })
     })
 }
 
-/// Runs the guests of `vcpus` as fast as it can; how many interrupts they took.
+/// Runs the guests of `vcpus` without a pause. The work returns the number of interrupts taken.
 fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> {
     let work = move |stop: &AtomicBool| {
         let cpus: Vec<_> = vcpus
             .clone()
             .map(|n| (vm.cpu(first_cpu + n as u16), n))
             .collect();
+
         let mut taken = 0;
-        // At least once, so that each has been entered: with many threads the time may be over before.
+        // Enter each vCPU at least once: with many threads the time may be over before.
         loop {
             let before = taken;
             for (cpu, n) in &cpus {
@@ -347,14 +359,16 @@ fn guests(vm: &Vm, first_cpu: u16, vcpus: std::ops::Range<usize>) -> Worker<'_> 
                 thread::yield_now();
             }
         }
+
         cpus.iter().for_each(|(cpu, n)| vm.put(cpu, *n));
         taken
     };
     (Role::Deliver, Box::new(work))
 }
 
-/// KVM's selftest vgic_lpi_stress: devices that signal all their events over and over, and vCPUs that take
-/// and end them. At most `threads` threads share the devices, and as many the vCPUs.
+/// Returns a load like KVM's selftest vgic_lpi_stress: devices signalling all their events over and
+/// over, and vCPUs taking and ending LPIs. At most `threads` threads share the devices, and at most
+/// `threads` the vCPUs.
 fn stress(
     name: String,
     (vcpus, devices, events): (usize, u32, u32),
@@ -374,11 +388,13 @@ fn stress(
                 }
             });
         }
+
         let storm = target == "spread_and_movi";
         if storm {
             let first = u64::from(FIRST_LPI) + u64::from(devices * events);
             vm.map(&cpu, devices.into(), BATCH.into(), first, |_| 0);
         }
+
         drop(cpu);
         Box::new(move |time| {
             let mut workers: Vec<Worker<'_>> = shares(devices as usize, threads)
@@ -396,15 +412,16 @@ fn stress(
     })
 }
 
-/// A cache line of its own, also where lines come in pairs.
+/// A cache line of its own, also on machines fetching lines in pairs.
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// The yardstick of lpi_stress 1/1/1: a device that sets a bit of one word, and a guest that clears it in two
-/// steps now and then, as entry and exit do; or, not `shared`, the device alone.
+/// Returns the yardstick of lpi_stress 1/1/1: a device sets a bit of one word, and a guest now and
+/// then clears the bit in two steps, as entry and exit do. Without `shared`, the device runs alone.
 fn one_word(shared: bool) -> Load {
-    /// About what a visit of a guest takes, in turns of an empty loop.
+    /// Approximate length of a guest's visit, in turns of an empty loop.
     const VISIT: u32 = 400;
+
     let name = if shared { "shared" } else { "alone" };
     Load::new(format!("one_word/{name}"), 1, move || {
         let word = Line(AtomicU64::new(0));
@@ -419,6 +436,7 @@ fn one_word(shared: bool) -> Load {
                 }
                 done
             };
+
             let guest = |stop: &AtomicBool| {
                 let mut taken = 0;
                 while !stop.load(Relaxed) {
@@ -430,6 +448,7 @@ fn one_word(shared: bool) -> Load {
                 }
                 taken
             };
+
             let mut workers: Vec<Worker<'_>> = vec![(Role::Accept, Box::new(device))];
             if shared {
                 workers.push((Role::Deliver, Box::new(guest)));
@@ -439,7 +458,7 @@ fn one_word(shared: bool) -> Load {
     })
 }
 
-/// `total` things in at most `parts` shares.
+/// Splits `total` items into at most `parts` shares.
 fn shares(total: usize, parts: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let parts = parts.min(total);
     (0..parts).map(move |part| total * part / parts..total * (part + 1) / parts)

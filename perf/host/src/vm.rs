@@ -1,4 +1,4 @@
-//! A VM whose guest has set everything up, and a host that does nothing that would be measured.
+//! A VM after its guest's set-up, and a host without a measurable cost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -16,21 +16,21 @@ const RAM_SIZE: u64 = 0x0040_0000;
 const DEVICE_TABLE: u64 = RAM + 0x1_0000;
 const COLLECTION_TABLE: u64 = RAM + 0x2_0000;
 const QUEUE: u64 = RAM + 0x3_0000;
-/// Commands in the queue, which is 64 KiB.
+/// Commands in the queue of 64 KiB.
 pub const QUEUE_COMMANDS: u64 = 0x1_0000 / 32;
-/// LPI configuration: a byte for each, from INTID 8192 on.
+/// LPI configuration table: a byte for each LPI, from INTID 8192 on.
 const PROPERTIES: u64 = RAM + 0x10_0000;
-/// The pending table of every redistributor: nothing is pending.
+/// The pending table of every redistributor, all zero.
 const PENDING: u64 = RAM + 0x20_0000;
 const VALID: u64 = 1 << 63;
 
 /// The first INTID of LPIs.
 pub const FIRST_LPI: u32 = 8192;
 
-/// An enabled LPI's configuration byte.
+/// Configuration byte of an enabled LPI.
 const ENABLED: u8 = 0xa1;
 
-/// A host with RAM; kicks and wakes go nowhere.
+/// A host with RAM. Kicks and wakes have no effect.
 pub struct QuietHost {
     ram: Box<[AtomicU64]>,
 }
@@ -75,11 +75,11 @@ impl Host for QuietHost {
 /// A physical CPU.
 pub type SoftCpu = Cpu<SoftwareInterface>;
 
-/// A VM; threads bring their own CPUs.
+/// A VM. Each thread registers CPUs of its own.
 pub struct Vm {
     pub domain: Domain,
     pub vgic: Vgic<QuietHost>,
-    /// Commands queued so far; one thread at a time sends them.
+    /// Commands queued so far. One thread at a time sends commands.
     commands: AtomicU64,
 }
 
@@ -88,7 +88,8 @@ pub fn vcpu(n: usize) -> VcpuId {
 }
 
 impl Vm {
-    /// `count` vCPUs, all groups enabled, nothing masked, LPIs on, collection n on vCPU n.
+    /// Returns a VM with `count` vCPUs, all groups enabled, nothing masked, LPIs enabled, and
+    /// collection n on vCPU n.
     pub fn new(count: usize) -> Self {
         let affinities = (0..count)
             .map(|n| Affinity::new(0, 0, (n / 16) as u8, (n % 16) as u8))
@@ -99,10 +100,12 @@ impl Vm {
             vgic: Vgic::new(config, QuietHost::new()).expect("a valid configuration"),
             commands: AtomicU64::new(0),
         };
+
         // Every LPI is enabled.
         for at in (0..0x1_0000).step_by(8) {
             (vm.vgic.host()).write(PROPERTIES + at, u64::from_le_bytes([ENABLED; 8]));
         }
+
         vm.set_up(count);
         vm
     }
@@ -110,6 +113,7 @@ impl Vm {
     fn set_up(&self, count: usize) {
         let cpu = self.cpu(0);
         self.write(&cpu, GICD, Width::Word, 0x13);
+
         for register in 1..32 {
             self.write(
                 &cpu,
@@ -118,6 +122,7 @@ impl Vm {
                 u64::from(u32::MAX),
             );
         }
+
         for n in 0..count {
             self.vgic.power_on(vcpu(n));
             let gicr = self.gicr(n);
@@ -126,18 +131,20 @@ impl Vm {
                 (0x1_0080, Width::Word, u64::from(u32::MAX)),
                 (0x1_0100, Width::Word, 0xffff),
                 (0x70, Width::Double, PROPERTIES | 16),
-                // PTZ: nothing is pending, so nothing is read.
+                // PTZ: the table is all zero and is not read.
                 (0x78, Width::Double, 1 << 62 | PENDING),
                 (0x0, Width::Word, 1),
             ] {
                 self.write(&cpu, gicr + offset, width, value);
             }
+
             self.enter(&cpu, n);
             cpu.interface().write_igrpen1(true);
             cpu.interface().write_pmr(0xf8).expect("not trapped");
             self.exit(&cpu, n);
             self.put(&cpu, n);
         }
+
         for (offset, width, value) in [
             (0x100, Width::Double, VALID | DEVICE_TABLE | 0xf),
             (0x108, Width::Double, VALID | COLLECTION_TABLE),
@@ -146,18 +153,20 @@ impl Vm {
         ] {
             self.write(&cpu, GITS + offset, width, value);
         }
+
         for n in 0..count as u64 {
             self.send(&cpu, Command::mapc(n, n));
         }
+
         self.advance(&cpu);
     }
 
-    /// Bytes of the guest's RAM, which is the host's and not the library's.
+    /// Returns the bytes of the guest's RAM: memory of the host, not of the library.
     pub fn host_bytes() -> usize {
         RAM_SIZE as usize
     }
 
-    /// A physical CPU for the calling thread.
+    /// Returns a physical CPU for the calling thread.
     pub fn cpu(&self, id: u16) -> SoftCpu {
         Cpu::new(
             self.domain.register(CpuId(id)),
@@ -165,7 +174,7 @@ impl Vm {
         )
     }
 
-    /// Base of a vCPU's redistributor.
+    /// Returns the base of a vCPU's redistributor.
     pub fn gicr(&self, n: usize) -> u64 {
         let mut left = n;
         for region in &self.vgic.config().redistributors {
@@ -210,7 +219,7 @@ impl Vm {
         self.vgic.vcpu_put(cpu, &cpu.pin(), vcpu(n)).expect("put");
     }
 
-    /// The guest takes and ends what is in the list registers.
+    /// Lets the guest take and end the interrupts in the list registers.
     pub fn guest(&self, cpu: &SoftCpu, mut taken: impl FnMut(u32)) {
         loop {
             let intid = cpu.interface().read_iar1();
@@ -222,7 +231,7 @@ impl Vm {
         }
     }
 
-    /// Runs the vCPU until nothing is pending, and takes it off the CPU; how much it took.
+    /// Runs the vCPU until nothing is pending, and puts it. Returns the number of interrupts taken.
     pub fn drain(&self, cpu: &SoftCpu, n: usize) -> u64 {
         let mut taken = 0;
         loop {
@@ -242,7 +251,8 @@ impl Vm {
         self.inject_by(&cpu.pin(), device, event);
     }
 
-    // Not inlined: what an MSI costs must not depend on how many loops here inject.
+    // Not inlined: the cost of an MSI must not depend on the number of injecting loops in this
+    // program.
     #[inline(never)]
     pub fn inject_by(&self, pin: &CpuPin<'_>, device: u32, event: u32) {
         let injected = (self.vgic).inject_msi(pin, ItsId(0), DeviceId(device), EventId(event));
@@ -255,7 +265,7 @@ impl Vm {
         (self.vgic).sysreg_write(cpu, &cpu.pin(), vcpu(n), SysReg::Sgi1r, value);
     }
 
-    /// Makes an SPI an enabled edge-triggered one for vCPU 0.
+    /// Configures an SPI as edge-triggered and enables it, for vCPU 0.
     pub fn edge_spi(&self, cpu: &SoftCpu, intid: u32) {
         let spi = IntId::spi(intid).expect("an SPI").raw();
         let configuration = GICD + 0xc00 + u64::from(spi / 16) * 4;
@@ -264,8 +274,9 @@ impl Vm {
         self.write(cpu, enable, Width::Word, 1 << (spi % 32));
     }
 
-    /// Queues a command without telling the ITS.
+    /// Queues a command without a write of GITS_CWRITER.
     pub fn queue(&self, command: Command) {
+        // Relaxed: one thread at a time sends commands.
         let index = self.commands.fetch_add(1, Relaxed);
         let at = QUEUE + index % QUEUE_COMMANDS * 32;
         for (word, value) in (0..).zip(command.0) {
@@ -273,7 +284,7 @@ impl Vm {
         }
     }
 
-    /// Lets the ITS work until all that is queued has been done.
+    /// Lets the ITS execute every queued command.
     pub fn run_queue(&self, cpu: &SoftCpu) {
         let end = self.commands.load(Relaxed) % QUEUE_COMMANDS * 32;
         self.write(cpu, GITS + 0x88, Width::Double, end);
@@ -285,8 +296,8 @@ impl Vm {
         self.run_queue(cpu);
     }
 
-    /// Maps `events` events of `device` to the LPIs from `first` on, each to the collection that `icid`
-    /// says.
+    /// Maps `events` events of `device` to the LPIs from `first` on, each to the collection given
+    /// by `icid`.
     pub fn map(
         &self,
         cpu: &SoftCpu,

@@ -1,5 +1,5 @@
-//! The lock that `arm_vgic` asks its environment for: the cheapest there is, without masking anything.
-//! What it takes on a real kernel comes on top.
+//! The lock required by `arm_vgic` of its environment: the cheapest one, without masking
+//! interrupts. A real kernel's cost of masking comes on top.
 
 use std::panic::Location;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +21,8 @@ impl SpinOps for Spin {
         _subclass: u32,
         _caller: &'static Location<'static>,
     ) -> ContextState {
+        // Acquire: pairs with the Release stores of `release` and `force_release`. Relaxed: polls
+        // only.
         while locked
             .compare_exchange_weak(false, true, Acquire, Relaxed)
             .is_err()

@@ -1,5 +1,5 @@
-//! MSIs through `vgic` and through the crate `arm_vgic`: the same devices, events and vCPUs, in turns, in
-//! one run.
+//! MSIs through `vgic` and through the crate `arm_vgic`, with equal devices, events and vCPUs, in
+//! turns, in one run.
 //!
 //! `perf-peers THREADS SECONDS` prints JSON for `cargo xtask perf --peers`.
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use perf_host::threads::{self, Load, Sample};
 use serde_json::{Value, json};
 
-/// How long a load runs at a time.
+/// Duration of one run of a load.
 const SLICE: Duration = Duration::from_millis(40);
 
 fn main() -> ExitCode {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         eprintln!("usage: perf-peers THREADS SECONDS\nRun by `cargo xtask perf --peers`.");
         return ExitCode::FAILURE;
     };
+
     let most = most.max(2) as usize;
     let mut loads: Vec<(String, Load)> = Vec::new();
     for group in ["inject_msi", "lpi_stress"] {
@@ -35,11 +36,13 @@ fn main() -> ExitCode {
             }
         }
     }
+
     let runs: Vec<_> = loads
         .iter()
         .map(|(name, load)| (name, load.make()))
         .collect();
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); runs.len()];
+
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut rounds = 0;
     while rounds < 5 || Instant::now() < end {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         }
         rounds += 1;
     }
+
     let rates: BTreeMap<&String, Value> = runs
         .iter()
         .zip(samples)
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
             (*name, value)
         })
         .collect();
+
     println!("{}", json!({ "arm_vgic": peer::VERSION, "loads": rates }));
     ExitCode::SUCCESS
 }

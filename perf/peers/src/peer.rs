@@ -1,4 +1,4 @@
-//! `arm_vgic`, with as many vCPUs and devices as the load that is ours.
+//! `arm_vgic` with as many vCPUs and devices as the library's load.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -16,13 +16,13 @@ use axvm_types::AccessWidth;
 use perf_host::threads::{Load, Role, Worker, events, run};
 use perf_host::vm::{Command, FIRST_LPI};
 
-/// The peer's version, as Cargo.toml asks for it.
+/// The peer's version, as in Cargo.toml.
 pub const VERSION: &str = "0.6";
 
 const QUEUE: u64 = 0x4000_0000;
 const BATCH: u32 = 64;
 
-/// Whether the peer can do this load: it has no means to move all the time what is signalled.
+/// Returns whether the peer supports the load. The peer has no means for continuous moves.
 pub fn has(group: &str, name: &str) -> bool {
     let comparable = match group {
         "inject_msi" => name.contains("/to_"),
@@ -31,7 +31,7 @@ pub fn has(group: &str, name: &str) -> bool {
     comparable && !name.contains("movi")
 }
 
-/// The peer's load for one of ours, told by its name.
+/// Returns the peer's load for a load of the library, derived from its name.
 pub fn load(ours: &Load) -> Load {
     let parts: Vec<String> = ours.name.split('/').map(str::to_owned).collect();
     let threads = ours.threads;
@@ -76,7 +76,7 @@ pub fn load(ours: &Load) -> Load {
     })
 }
 
-/// A guest that takes and ends all that is in the list registers.
+/// A guest taking and ending every interrupt in its list registers.
 struct Guest {
     taken: Vec<AtomicU64>,
 }
@@ -113,7 +113,7 @@ impl GicV3VcpuWake for NoWake {
     }
 }
 
-/// The first command of the queue, the only one ever in it.
+/// The command queue: the current command, read at every address.
 struct Queue(Mutex<[u8; 32]>);
 
 impl GuestMemory for Queue {
@@ -145,6 +145,7 @@ impl Gic {
         .and_then(|config| config.with_list_register_count(4))
         .and_then(|config| config.with_its(region(0x0808_0000, 0x2_0000)))
         .expect("a configuration");
+
         let guest = Arc::new(Guest {
             taken: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
         });
@@ -152,6 +153,7 @@ impl Gic {
         let controller =
             GicV3Controller::new_with_guest_memory(config, guest.clone(), Some(queue.clone()))
                 .expect("a controller");
+
         let bindings = (0..vcpus)
             .map(|n| {
                 let affinity = GicAffinity::new(0, 0, (n / 16) as u8, (n % 16) as u8);
@@ -160,6 +162,7 @@ impl Gic {
                     .expect("a vCPU")
             })
             .collect();
+
         let gic = Self {
             controller,
             vcpus: bindings,
@@ -167,6 +170,7 @@ impl Gic {
             queue,
             commands: AtomicU64::new(0),
         };
+
         for n in 0..vcpus {
             (gic.controller)
                 .write_redistributor(GicVcpuId::new(n), 0, AccessWidth::Dword, 1)
@@ -241,6 +245,7 @@ fn guests(gic: &Gic, vcpus: std::ops::Range<u32>) -> Worker<'_> {
             counts.sum()
         };
         let start = taken();
+
         while !stop.load(Relaxed) {
             let before = taken();
             for n in vcpus.clone() {

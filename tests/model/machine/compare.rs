@@ -1,4 +1,4 @@
-//! What can be observed, of both.
+//! Observable state of the library and the reference.
 
 use vgic::mmio::{MmioOutcome, Width};
 
@@ -7,13 +7,15 @@ use crate::operation::{PES, SPIS};
 use crate::reference::Frame;
 
 impl Machine {
-    /// Whether an interrupt is signalled to the PE; `None` if it depends on an order that is open.
+    /// Returns whether an interrupt is signalled to the PE, or `None` if the result depends on an
+    /// undefined order.
     pub(super) fn signalled(&self, pe: usize) -> Option<bool> {
         let group0 = self.reference.signalled(pe, false)?;
         Some(group0 || self.reference.signalled(pe, true)?)
     }
 
-    /// What the PEs in the guest see without a trap; and that those that wait have nothing to wake up for.
+    /// Compares the CPU interfaces of PEs in the guest, without a trap. A PE waiting must have no
+    /// signalled interrupt.
     pub(super) fn compare_interfaces(&mut self) {
         for pe in 0..PES {
             match self.places[pe] {
@@ -51,6 +53,7 @@ impl Machine {
         );
         assert_eq!(guest.read_igrpen0(), reference.enabled[0]);
         assert_eq!(guest.read_igrpen1(), reference.enabled[1]);
+
         for (group1, signal, hppir) in [
             (false, guest.vfiq(), guest.read_hppir0()),
             (true, guest.virq(), guest.read_hppir1()),
@@ -64,6 +67,7 @@ impl Machine {
                     self.reference.acknowledgeable(pe, group1)
                 );
             }
+
             let allowed = self.reference.highest_pending(pe, group1);
             assert!(
                 allowed.allows(hppir),
@@ -72,9 +76,9 @@ impl Machine {
         }
     }
 
-    /// After a write, the registers that nothing but writes change; nobody has to leave the guest for them.
-    /// Those that show pending and active states are read by operations, and all of them at the end: reading
-    /// them more often would bring every PE out of the guest all the time.
+    /// Compares the registers changed by writes only, after a write. No PE has to exit. Operations
+    /// read the registers of pending and active states, and `compare_registers` reads every
+    /// register: more frequent reads would make every PE exit all the time.
     pub(super) fn compare_configuration(&self) {
         let cpu = &self.cpus[0];
         let pin = cpu.pin();
@@ -91,27 +95,30 @@ impl Machine {
         }
     }
 
-    /// Every register, as PE `pe` or one that is on reads it.
+    /// Compares every register, as read by PE `pe`, or by another PE if `pe` is off.
     pub(super) fn compare_registers(&mut self, pe: usize) {
         let on = (0..PES)
             .map(|n| (pe + n) % PES)
             .find(|pe| self.places[*pe] != Place::Off);
         let pe = on.expect("one stays on");
+
         self.run(pe);
-        self.settle();
+        self.quiesce();
+
         let states = [0x200, 0x280, 0x300, 0x380_u64];
         let distributor =
             (0..4).flat_map(|n| states.map(|block| (Frame::Distributor, block + 4 * n)));
         let redistributors = (0..PES).map(Frame::Redistributor);
         let redistributors =
             redistributors.flat_map(|frame| states.map(|block| (frame, 0x1_0000 + block)));
+
         for (frame, at) in configuration().chain(distributor).chain(redistributors) {
             self.read(pe, frame, at, 4);
         }
         self.compare_notices();
     }
 
-    /// What the library has told the embedder of the guest's configuration.
+    /// Compares the library's notices to the embedder with the guest's configuration.
     fn compare_notices(&mut self) {
         let host = self.vm.host();
         for (&(owner, intid), &on) in &*host.enabled.lock().unwrap() {
@@ -129,7 +136,7 @@ impl Machine {
     }
 }
 
-/// Every register but those of pending and active states, as words.
+/// Returns every register except those of pending and active states, as words.
 fn configuration() -> impl Iterator<Item = (Frame, u64)> {
     let bits = [0x80, 0x100, 0x180_u64];
     let control = [0, 4].into_iter();
@@ -137,12 +144,14 @@ fn configuration() -> impl Iterator<Item = (Frame, u64)> {
     let priorities = (0..0x1c).map(|n| 0x400 + 4 * n);
     let triggers = (0..7).map(|n| 0xc00 + 4 * n);
     let routers = (0..=u64::from(SPIS)).flat_map(|n| [0x6100 + 8 * n, 0x6104 + 8 * n]);
+
     let distributor = control
         .chain(banks)
         .chain(priorities)
         .chain(triggers)
         .chain(routers)
         .map(|at| (Frame::Distributor, at));
+
     let redistributors = (0..PES).map(Frame::Redistributor).flat_map(move |frame| {
         let control = [0, 8, 0xc, 0x14].into_iter();
         let banks = bits.into_iter().map(|block| 0x1_0000 + block);

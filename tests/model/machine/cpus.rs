@@ -1,4 +1,4 @@
-//! PEs on CPUs: into the guest and out of it, asleep, off; and what the library asks for in between.
+//! PEs on CPUs: entry and exit, block, power, and the library's requests in between.
 
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::CpuPin;
@@ -51,7 +51,7 @@ impl Machine {
         }
     }
 
-    /// A trap of `pe`: out of the guest, `handle`, into it.
+    /// Handles a trap of `pe`: an exit, `handle`, and an entry.
     pub(super) fn trap<R>(
         &mut self,
         pe: usize,
@@ -63,7 +63,8 @@ impl Machine {
         result
     }
 
-    /// Makes `pe` run in the guest, where it was last or on a CPU of its own choice; false if it is off.
+    /// Makes `pe` run in the guest, on its last CPU or on a default CPU. Returns false for a PE
+    /// that is off.
     pub(super) fn run(&mut self, pe: usize) -> bool {
         match self.places[pe] {
             Place::Off => return false,
@@ -80,6 +81,7 @@ impl Machine {
             Place::InGuest(on) if on == cpu => return,
             _ => self.take_away(pe),
         }
+
         let other = (0..PES).find(|other| match self.places[*other] {
             Place::InGuest(on) | Place::Waiting(on) => on == cpu,
             _ => false,
@@ -87,6 +89,7 @@ impl Machine {
         if let Some(other) = other {
             self.take_away(other);
         }
+
         note_if(self.last_cpu[pe] != cpu, "a PE comes to another CPU");
         self.last_cpu[pe] = cpu;
         self.enter(pe, cpu);
@@ -99,6 +102,7 @@ impl Machine {
         if let Place::InGuest(_) = self.places[pe] {
             self.exit(pe);
         }
+
         let cpu = &self.cpus[on];
         note_if(
             cpu.interface().list_registers().any(|lr| !lr.is_empty()),
@@ -108,6 +112,7 @@ impl Machine {
             !self.handling[pe].is_empty(),
             "a PE moves while it handles an interrupt",
         );
+
         let physical = self.vm.host().active.lock().unwrap().clone();
         note_if(
             FORWARDED
@@ -119,16 +124,18 @@ impl Machine {
                 }),
             "forwarded and active, the PE leaves its CPU",
         );
+
         self.vm.vcpu_put(cpu, &cpu.pin(), vcpu(pe)).unwrap();
         self.places[pe] = Place::Away;
     }
 
-    /// Does what the library has asked for, until it asks for nothing more.
-    pub(super) fn settle(&mut self) {
+    /// Serves the library's requests until none is left.
+    pub(super) fn quiesce(&mut self) {
         for _ in 0..100 {
             let mut busy = self.vm.has_deferred();
             self.vm.advance(&self.pin());
             busy |= self.forward_all();
+
             let kicks = std::mem::take(&mut *self.vm.host().kicks.lock().unwrap());
             for (cpu, pe) in kicks {
                 if self.places[pe] == Place::InGuest(cpu) {
@@ -136,6 +143,7 @@ impl Machine {
                     busy = true;
                 }
             }
+
             let wakes = std::mem::take(&mut *self.vm.host().wakes.lock().unwrap());
             for pe in wakes {
                 if let Place::Waiting(cpu) = self.places[pe] {
@@ -143,6 +151,7 @@ impl Machine {
                     busy = true;
                 }
             }
+
             for pe in 0..PES {
                 if let Place::InGuest(cpu) = self.places[pe]
                     && self.cpus[cpu].interface().maintenance()
@@ -151,6 +160,7 @@ impl Machine {
                     busy = true;
                 }
             }
+
             if !busy {
                 return;
             }
@@ -172,7 +182,7 @@ impl Machine {
     }
 
     pub(super) fn power_off(&mut self, pe: usize) {
-        // One stays, for somebody has to go on.
+        // One PE stays on to continue the run.
         if self
             .places
             .iter()
@@ -196,26 +206,31 @@ impl Machine {
         let cpu = self.cpu_of(pe);
         self.exit(pe);
         let expected = self.signalled(pe);
-        // "No" may also mean that there was news to look at; the second answer is about interrupts.
+
+        // `Blocked::No` may also mean pending work of another kind. The second answer is about
+        // interrupts only.
         let blocked = self.wait_on(pe, cpu) || {
             self.exit(pe);
             self.wait_on(pe, cpu)
         };
+
         note(match blocked {
             true => "a PE sleeps",
             false => "a PE does not sleep",
         });
+
         let interface = self.cpus[cpu].interface();
         note_if(
             blocked && interface.list_registers().any(|lr| !lr.is_empty()),
             "a PE sleeps with interrupts in list registers",
         );
+
         if let Some(expected) = expected {
             assert_eq!(blocked, !expected, "PE {pe} in WFI");
         }
     }
 
-    /// To sleep, or into the guest.
+    /// Blocks the PE, or enters the guest. Returns whether the PE is blocked.
     pub(super) fn wait_on(&mut self, pe: usize, on: usize) -> bool {
         let cpu = &self.cpus[on];
         match self.vm.block(cpu, &cpu.pin(), vcpu(pe)).unwrap() {

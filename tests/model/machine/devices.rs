@@ -1,4 +1,4 @@
-//! What devices do: lines, edges, MSIs.
+//! Devices: lines, edges, MSIs.
 
 use vgic::intid::{DeviceId, EventId, IntId, ItsId};
 
@@ -10,6 +10,7 @@ impl Machine {
         if self.physical_line(pe, intid, high) {
             return;
         }
+
         let pin = self.pin();
         match intid {
             16..32 => {
@@ -21,10 +22,11 @@ impl Machine {
                 self.vm.set_spi_line(&pin, spi, high).unwrap();
             }
         }
+
         drop(pin);
         self.reference.interrupt(pe, intid).unwrap().line = high;
         if !high {
-            self.settle();
+            self.quiesce();
             self.bounce_everybody();
         }
     }
@@ -33,6 +35,7 @@ impl Machine {
         if self.physical_edge(pe, intid) {
             return;
         }
+
         let pin = self.pin();
         let _ = match intid {
             16..32 => self
@@ -41,12 +44,13 @@ impl Machine {
             _ => self.vm.inject_spi(&pin, IntId::spi(intid).unwrap()),
         }
         .unwrap();
+
         drop(pin);
         self.reference.interrupt(pe, intid).unwrap().latch = true;
     }
 
     pub(super) fn msi(&mut self, its: usize, device: u64, event: u64) {
-        // An MSI that is to be ignored where LPIs are disabled: module docs.
+        // An MSI to a PE with LPIs disabled is ignored by the architecture: see the module docs.
         if let Some((intid, icid)) = self.reference.itses[its].event(device, event)
             && let Some(pe) = self.reference.itses[its].collection(icid)
             && self.lpis_are_off(pe)
@@ -54,21 +58,24 @@ impl Machine {
         {
             return;
         }
+
         let (id, event_id) = (DeviceId(device as u32), EventId(event as u32));
         let found = self
             .vm
             .inject_msi(&self.pin(), ItsId(its as u8), id, event_id);
+
         let on = self.reference.itses[its].enabled;
         let mapped = self.reference.itses[its].event(device, event);
         let pending =
             mapped.is_some_and(|(intid, _)| self.reference.lpis.mapped[&intid].interrupt.latch);
         let accepted = self.reference.translate(its, device, event);
         note(match accepted {
-            true if pending => "an MSI merges",
+            true if pending => "an MSI coalesces",
             true => "an MSI is taken",
             false if !on && mapped.is_some() => "an MSI is refused by an ITS that is disabled",
             false => "an MSI is refused",
         });
+
         assert_eq!(
             found.is_ok(),
             accepted,

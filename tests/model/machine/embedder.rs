@@ -1,5 +1,5 @@
-//! The embedder: what the library asks for, noted until [`Machine::settle`](super::Machine) does it; and the
-//! guest's memory.
+//! The embedder: the library's requests, noted until [`Machine::quiesce`](super::Machine) serves
+//! them, and the guest's memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -9,7 +9,8 @@ use vgic::{BadAddress, CommandError, Host};
 
 use crate::operation::{ITSES, PES};
 
-/// Guest memory: the ITSes' tables and queues, the LPI configuration, a pending table for each PE.
+/// Guest memory: the ITSes' tables and queues, the LPI configuration, and a pending table for each
+/// PE.
 pub(super) const RAM: u64 = 0x4000_0000;
 pub(super) const PROPERTIES: u64 = RAM + 0x8000;
 pub(super) const QUEUE_SIZE: u64 = 0x1000;
@@ -31,10 +32,10 @@ pub(super) const fn pending_table(pe: usize) -> u64 {
     queue(ITSES.len()) + pe as u64 * 0x1_0000
 }
 
-/// A physical interrupt: the PE that a PPI is for, and its INTID.
+/// A physical interrupt: the PE of a PPI, and the INTID.
 pub(super) type Physical = (Option<usize>, u16);
 
-/// An interrupt of the VM: the PE that an SGI or PPI is for, and its INTID.
+/// An interrupt of the VM: the PE of an SGI or PPI, and the INTID.
 pub(super) type Virtual = (Option<usize>, u32);
 
 #[derive(Default)]
@@ -42,17 +43,17 @@ pub(super) struct Embedder {
     pub(super) kicks: Mutex<Vec<(usize, usize)>>,
     pub(super) wakes: Mutex<Vec<usize>>,
     pub(super) memory: Mutex<Vec<u8>>,
-    /// Commands that have failed: ITS, number, why.
+    /// Failed commands: ITS, command number, reason.
     pub(super) faults: Mutex<Vec<(u8, u8, CommandError)>>,
-    /// Physical interrupts that are active because they were forwarded.
+    /// Physical interrupts active because of being forwarded.
     pub(super) active: Mutex<BTreeSet<Physical>>,
-    /// Those whose lines are high.
+    /// Physical interrupts with a high line.
     pub(super) lines: Mutex<BTreeSet<Physical>>,
-    /// What the library has said of interrupts, last.
+    /// The library's last notice of each interrupt.
     pub(super) enabled: Mutex<BTreeMap<Virtual, bool>>,
     pub(super) edges: Mutex<BTreeMap<Virtual, bool>>,
     pub(super) routes: Mutex<BTreeMap<u32, Option<usize>>>,
-    /// Level-sensitive interrupts whose lines are to be sampled.
+    /// Level-sensitive interrupts to be sampled.
     pub(super) resamples: Mutex<BTreeSet<u32>>,
 }
 
@@ -62,8 +63,9 @@ impl Embedder {
         self.memory.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// A physical interrupt is deactivated, by the guest through a list register or by the hypervisor. One
-    /// that is not active must not be: it might lose a pending one.
+    /// Deactivates a physical interrupt, for the guest through a list register or for the
+    /// hypervisor. The interrupt has to be active: the deactivation of an inactive interrupt may
+    /// lose a pending one.
     pub(super) fn deactivated(&self, physical: Physical) {
         let was_active = self.active.lock().unwrap().remove(&physical);
         assert!(was_active, "{physical:?} is deactivated and not active");

@@ -1,4 +1,4 @@
-//! Forwarded physical interrupts: the physical distributor's part, and what becomes of their active states.
+//! Forwarded physical interrupts: the physical distributor's part, and their active states.
 
 use vgic::intid::IntId;
 
@@ -11,7 +11,8 @@ use crate::reference::{Frame, Interrupt};
 /// `GICD_SETSPI_NSR` and `GICD_CLRSPI_NSR`.
 const MESSAGES: [u64; 2] = [0x40, 0x48];
 
-/// Every forwarded interrupt: the PE that it is for (any, of an SPI), the interrupt, and the physical one.
+/// Returns every forwarded interrupt: its PE (any PE for an SPI), the virtual and the physical
+/// interrupt.
 fn all() -> impl Iterator<Item = (usize, Virtual, Physical)> {
     FORWARDED.into_iter().flat_map(|(intid, pintid)| {
         let private = intid < 32;
@@ -28,14 +29,14 @@ fn find(pe: usize, intid: u32) -> Option<(Virtual, Physical)> {
         .map(|(_, of, physical)| (of, physical))
 }
 
-/// The physical interrupt that is forwarded as this one.
+/// Returns the physical interrupt forwarded as `of`.
 pub(super) fn physical(of: Virtual) -> Option<Physical> {
     let (_, pintid) = FORWARDED.iter().find(|(intid, _)| *intid == of.1)?;
     Some((of.0, *pintid))
 }
 
 impl Machine {
-    /// Says which physical interrupts are forwarded as which.
+    /// Connects every forwarded interrupt with its physical interrupt.
     pub(super) fn connect(&self) {
         for (pe, (owner, intid), (_, pintid)) in all() {
             let pintid = IntId::new(pintid.into()).unwrap();
@@ -52,7 +53,7 @@ impl Machine {
         }
     }
 
-    /// The line of the physical interrupt behind this one; false if there is none.
+    /// Sets the line of the physical interrupt behind `intid`. Returns false without one.
     pub(super) fn physical_line(&mut self, pe: usize, intid: u32, high: bool) -> bool {
         let Some((_, physical)) = find(pe, intid) else {
             return false;
@@ -67,7 +68,7 @@ impl Machine {
         true
     }
 
-    /// An edge of the physical interrupt behind this one; false if there is none.
+    /// Raises an edge of the physical interrupt behind `intid`. Returns false without one.
     pub(super) fn physical_edge(&mut self, pe: usize, intid: u32) -> bool {
         let Some((of, physical)) = find(pe, intid) else {
             return false;
@@ -80,7 +81,7 @@ impl Machine {
         true
     }
 
-    /// Forwards every physical interrupt that is pending and may be taken; whether there was one.
+    /// Forwards every pending and open physical interrupt. Returns whether one was forwarded.
     pub(super) fn forward_all(&mut self) -> bool {
         let mut any = false;
         for (pe, of, physical) in all() {
@@ -98,8 +99,8 @@ impl Machine {
         any
     }
 
-    /// Whether a physical interrupt is taken when it is pending: the embedder has it enabled as the guest
-    /// has, it is not active, and (a PPI) it is on a CPU.
+    /// Returns whether a pending physical interrupt is taken: enabled as by the guest, not active,
+    /// and (for a PPI) with its PE on a CPU.
     fn is_open(&self, pe: usize, of: Virtual, physical: Physical) -> bool {
         let host = self.vm.host();
         let enabled = host.enabled.lock().unwrap().get(&of) == Some(&true);
@@ -124,14 +125,14 @@ impl Machine {
         self.reference.interrupt(pe, of.1).unwrap().latch = true;
     }
 
-    /// Whether this interrupt is a forwarded one, whose physical one is active.
+    /// Returns whether `intid` is a forwarded interrupt with an active physical interrupt.
     pub(super) fn physical_is_active(&self, pe: usize, intid: u32) -> bool {
         let found = find(pe, intid);
         let active = self.vm.host().active.lock().unwrap();
         found.is_some_and(|(_, physical)| active.contains(&physical))
     }
 
-    /// Whether a write is a message for a forwarded interrupt.
+    /// Returns whether a write is a message for a forwarded interrupt.
     pub(super) fn is_message_for_forwarded(frame: Frame, at: u64, value: u64) -> bool {
         frame == Frame::Distributor
             && MESSAGES.contains(&at)
@@ -140,15 +141,18 @@ impl Machine {
                 .any(|(n, _)| u64::from(*n) == value & 0x1fff)
     }
 
-    /// Notes which forwarded interrupts a write makes pending or active: `ISPENDR`, `ISACTIVER`.
+    /// Notes the forwarded interrupts made pending or active by a write of `ISPENDR` or
+    /// `ISACTIVER`.
     pub(super) fn note_meddling(&mut self, frame: Frame, at: u64, bytes: u64, value: u64) {
         let (owner, at) = match frame {
             Frame::Distributor => (None, at),
             Frame::Redistributor(pe) => (Some(pe), at.wrapping_sub(0x1_0000)),
         };
+
         if bytes != 4 || !matches!(at, 0x200..0x280 | 0x300..0x380) {
             return;
         }
+
         for (_, of, _) in all().filter(|(_, of, _)| of.0 == owner) {
             let (register, bit) = (of.1 / 32 * 4, of.1 % 32);
             if at % 0x80 == register.into() && value >> bit & 1 != 0 {
@@ -158,7 +162,8 @@ impl Machine {
         }
     }
 
-    /// A physical interrupt is active as long as the guest has to do with what was forwarded, and no longer.
+    /// Compares the physical active states: active exactly while the forwarded interrupt is pending
+    /// or active in the guest.
     pub(super) fn compare_physical(&mut self) {
         for (pe, of, physical) in all() {
             let Interrupt { latch, active, .. } = *self.reference.interrupt(pe, of.1).unwrap();

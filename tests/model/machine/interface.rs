@@ -14,11 +14,13 @@ impl Machine {
             false => self.guest(pe).read_iar0(),
             true => self.guest(pe).read_iar1(),
         };
+
         assert!(
             allowed.allows(intid),
             "PE {pe} acknowledges {intid} of Group {}, not one of {allowed:?}",
             u8::from(group1)
         );
+
         self.note_acknowledgement(pe, intid, group1);
         if intid != SPURIOUS {
             self.reference.acknowledge(pe, intid);
@@ -31,21 +33,24 @@ impl Machine {
         }
     }
 
-    /// Whether an end of interrupt has a defined outcome: module docs.
+    /// Returns whether an end of interrupt has a defined outcome: see the module docs.
     fn may_end(&self, pe: usize, intid: u32) -> bool {
         if self.reference.interfaces[pe].splits {
             return true;
         }
+
         let handling: Vec<u32> = self.handling[pe].iter().map(|(intid, _)| *intid).collect();
         if intid >= FIRST_LPI {
             return true;
         }
+
         let routed = self.reference.routed_to(pe);
         let pending = routed
             .filter(|(_, irq)| irq.pending() && !irq.active)
             .count();
-        // Those that may be on the library's list of this PE, be it their acknowledgement or their routing
-        // that has brought them there.
+
+        // Interrupts possibly on the library's list of this PE, because of an acknowledgement or of
+        // a routing.
         let private = (0..).zip(&self.reference.redistributors[pe].private);
         let spis = (32..).zip(&self.reference.distributor.spis);
         let active: Vec<u32> = private
@@ -53,12 +58,16 @@ impl Machine {
             .filter(|(_, irq)| irq.active)
             .map(|(intid, _)| intid)
             .collect();
+
         let lpis = handling.iter().filter(|intid| **intid >= FIRST_LPI).count();
-        // One that this PE has taken and deactivated, and another one has taken since, is not its to end.
+
+        // An interrupt deactivated by this PE and taken by another PE since is not this PE's to
+        // end.
         let spis = &self.reference.distributor.spis;
         let elsewhere = (intid as usize)
             .checked_sub(32)
             .is_some_and(|index| spis[index].active && self.taker.get(&intid) != Some(&pe));
+
         let foreign = active.iter().any(|other| !handling.contains(other));
         let fits = pending + active.len() + lpis <= self.list_registers;
         !elsewhere && (fits || active.contains(&intid) && !foreign)
@@ -71,16 +80,19 @@ impl Machine {
         if !self.may_end(pe, intid) {
             return;
         }
+
         self.handling[pe].pop();
         self.note_end(pe, intid);
         match group1 {
             false => self.guest(pe).write_eoir0(intid),
             true => self.guest(pe).write_eoir1(intid),
         }
+
         for pintid in self.guest(pe).take_deactivations() {
             let owner = (pintid < 32).then_some(pe);
             self.vm.host().deactivated((owner, pintid as u16));
         }
+
         self.reference.end(pe, intid);
     }
 
@@ -88,6 +100,7 @@ impl Machine {
         if !self.reference.interfaces[pe].splits {
             return;
         }
+
         let private = self.reference.redistributors[pe].private;
         let all = (0..)
             .zip(&private)
@@ -99,6 +112,7 @@ impl Machine {
         let Some(&intid) = active.get(nth % active.len().max(1)) else {
             return;
         };
+
         self.note_deactivation(pe, intid);
         assert!(
             self.guest(pe).write_dir(intid).is_err(),
@@ -107,10 +121,11 @@ impl Machine {
         self.trap(pe, |vm, cpu, pin| {
             vm.sysreg_write(cpu, pin, vcpu(pe), SysReg::Dir, intid.into())
         });
+
         self.reference.deactivate(pe, intid);
     }
 
-    // --- what was met ----------------------------------------------------------------------------
+    // --- situations ------------------------------------------------------------------------------
 
     fn note_acknowledgement(&self, pe: usize, intid: u32, group1: bool) {
         let handled = self.handling[pe].len();
@@ -121,6 +136,7 @@ impl Machine {
             FIRST_LPI.. => "an LPI is acknowledged",
             _ => "nothing is acknowledged",
         });
+
         if intid == SPURIOUS {
             let mask = self.reference.interfaces[pe].mask;
             let all = self.reference.highest_pending(pe, group1);
@@ -130,9 +146,11 @@ impl Machine {
             );
             return;
         }
+
         note_if(!group1, "Group 0 is acknowledged");
         note_if(handled > 0, "one preempts another");
         note_if(handled > 1, "three or more are handled at once");
+
         let maps = |its: usize| self.reference.itses[its].mappings(intid).next().is_some();
         note_if(
             intid >= FIRST_LPI && maps(0) && maps(1),
@@ -140,7 +158,7 @@ impl Machine {
         );
     }
 
-    /// Whether an interrupt is active in a list register of this PE.
+    /// Returns whether an interrupt is active in a list register of this PE.
     fn is_in_register(&self, pe: usize, intid: u32) -> bool {
         let mut registers = self.guest(pe).list_registers();
         registers.any(|lr| lr.is_active() && lr.vintid() == intid)
@@ -155,23 +173,28 @@ impl Machine {
         let loaded = self.is_in_register(pe, intid);
         let elsewhere = !self.is_routed_to(pe, intid);
         let physical = self.physical_is_active(pe, intid);
+
         if self.reference.interfaces[pe].splits {
             note("a priority drop with EOImode 1");
             return;
         }
+
         if intid >= FIRST_LPI {
             note_if(!loaded, "an end of an LPI outside the list registers");
             return;
         }
+
         let interrupt = *self.reference.interrupt(pe, intid).unwrap();
         if !interrupt.active {
             note("an end of what is inactive");
             return;
         }
+
         note(match loaded {
             true => "an end in a list register",
             false => "an end outside the list registers",
         });
+
         if physical {
             note(match loaded {
                 true => "a forwarded one is ended in a list register",
@@ -182,6 +205,7 @@ impl Machine {
                 "it is forwarded again, its line still being high",
             );
         }
+
         note_if(elsewhere, "an end of what is routed elsewhere by now");
         note_if(
             interrupt.level && interrupt.line,

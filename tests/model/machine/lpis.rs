@@ -1,7 +1,8 @@
-//! What the guest orders of its ITSes, as far as the outcome is defined.
+//! The guest's ITS commands, as far as the outcome is defined.
 //!
-//! Several events may share an LPI, of one ITS or of two, if they lead to the same PE; here their collections
-//! have the same number, too. Commands that move one of them are followed by those that move the others.
+//! Several events may share an LPI, of one ITS or of two, if all lead to the same PE. In this test
+//! the collections of such events also have equal numbers. A command moving one of the events is
+//! followed by commands moving the others.
 
 use vgic::mmio::{MmioOutcome, Width};
 
@@ -23,7 +24,7 @@ const MOVALL: u64 = 0x0e;
 const DISCARD: u64 = 0x0f;
 
 impl Machine {
-    /// A command, and those that have to follow it.
+    /// Sends a command and the commands required after it.
     pub(super) fn order(&mut self, pe: usize, its: usize, command: [u64; 4]) {
         let number = command[0] & 0xff;
         let followers = match number {
@@ -32,14 +33,17 @@ impl Machine {
             MOVALL => Some(self.maps_after_movall(command)),
             _ => Some(Vec::new()),
         };
+
         let Some(followers) = followers else {
             return;
         };
-        // Those that follow are for ITSes that are at work.
+
+        // The following commands need enabled ITSes.
         let enabled = |its: &usize| self.reference.itses[*its].enabled;
         if !followers.iter().all(|(its, _)| enabled(its)) || !self.is_defined(its, command) {
             return;
         }
+
         self.command(pe, its, command);
         for (other, command) in followers {
             note_if(number == MOVI && other != its, "an LPI of two ITSes moves");
@@ -47,56 +51,63 @@ impl Machine {
         }
     }
 
-    /// A command, by way of the queue in memory and the ITS's registers.
+    /// Sends a command through the queue in memory and the ITS's registers.
     pub(super) fn command(&mut self, pe: usize, its: usize, command: [u64; 4]) {
         if self.waiting[its].len() as u64 + 1 == QUEUE_SIZE / 32 {
             // The queue is full.
             return;
         }
+
         let bytes: Vec<u8> = command.iter().flat_map(|word| word.to_le_bytes()).collect();
         let at = queue(its) + self.queued[its] * 32 % QUEUE_SIZE;
         self.vm.host().write_memory(at, &bytes);
         self.queued[its] += 1;
         let next = self.queued[its] * 32 % QUEUE_SIZE;
         self.write_gits(pe, its, 0x88, Width::Double, next);
+
         self.waiting[its].push(command);
         note_if(
             !self.reference.itses[its].enabled,
             "a command waits for the ITS to be enabled",
         );
-        self.settle();
+
+        self.quiesce();
         self.commands_done(pe, its);
     }
 
-    /// `GITS_CTLR`.
+    /// Writes `GITS_CTLR`.
     pub(super) fn enable_its(&mut self, pe: usize, its: usize, on: bool) {
         self.write_gits(pe, its, 0, Width::Word, on.into());
         self.reference.itses[its].enabled = on;
-        self.settle();
+        self.quiesce();
         self.commands_done(pe, its);
         let (enabled, quiescent) = (u64::from(on), u64::from(!on) << 31);
         let ctlr = self.read_gits(pe, its, 0, Width::Word);
         assert_eq!(ctlr, enabled | quiescent, "CTLR of ITS {its}");
     }
 
-    /// What an ITS that is enabled has executed, and whether that failed.
+    /// Compares the commands executed by an enabled ITS, and their failures.
     fn commands_done(&mut self, pe: usize, its: usize) {
         let waiting = match self.reference.itses[its].enabled {
             true => std::mem::take(&mut self.waiting[its]),
             false => Vec::new(),
         };
+
         let found = std::mem::take(&mut *self.vm.host().faults.lock().unwrap());
         let found: Vec<String> = found
             .into_iter()
             .map(|error| format!("{error:?}"))
             .collect();
+
         let expected: Vec<String> = waiting
             .iter()
             .filter_map(|command| self.fault_of(its, *command))
             .collect();
         assert_eq!(found, expected, "{waiting:x?}");
+
         self.compare_interfaces();
-        // Not before: an ITS also goes on because the guest looks how far it is.
+
+        // Read CREADR last: a read also makes the ITS execute.
         let done = self.queued[its] - self.waiting[its].len() as u64;
         let creadr = self.read_gits(pe, its, 0x90, Width::Double);
         assert_eq!(creadr, done * 32 % QUEUE_SIZE, "CREADR of ITS {its}");
@@ -108,12 +119,14 @@ impl Machine {
         let before = self.reference.itses[its].collection(icid);
         let result = self.reference.execute(its, command);
         let after = self.reference.itses[its].collection(icid);
+
         if number == MAPC && before.is_some() && before != after {
             note(match after {
                 Some(_) => "a collection moves to another PE",
                 None => "a collection is unmapped",
             });
         }
+
         note(match result {
             Ok(()) => command_name(number),
             Err(fault) => fault_name(fault),
@@ -141,15 +154,16 @@ impl Machine {
         value
     }
 
-    // --- what has to follow ----------------------------------------------------------------------
+    // --- following commands ----------------------------------------------------------------------
 
-    /// Every event of an LPI: ITS, DeviceID, EventID, ICID.
+    /// Returns every event of an LPI: ITS, DeviceID, EventID, ICID.
     fn mappings(&self, intid: u32) -> impl Iterator<Item = (usize, u64, u64, u64)> {
         let itses = self.reference.itses.iter().enumerate();
         itses.flat_map(move |(its, of)| of.mappings(intid).map(move |(d, e, c)| (its, d, e, c)))
     }
 
-    /// The other events of an LPI that MOVI moves; `None` if they cannot go where it goes.
+    /// Returns the moves of an LPI's other events to MOVI's target, or `None` if a target is
+    /// unreachable.
     fn moves_of_the_others(&self, its: usize, command: [u64; 4]) -> Option<Vec<(usize, [u64; 4])>> {
         let (device, event, icid) = names(command);
         let here = &self.reference.itses[its];
@@ -157,6 +171,7 @@ impl Machine {
             return Some(Vec::new());
         };
         let target = here.collection(icid);
+
         let mut moves = Vec::new();
         for (other, d, e, _) in self.mappings(intid) {
             if (other, d, e) != (its, device, event) {
@@ -169,7 +184,7 @@ impl Machine {
         Some(moves)
     }
 
-    /// MAPC of a collection with LPIs that another ITS maps, too: it maps its own accordingly.
+    /// Returns the MAPC of the other ITS if a collection's LPIs are also mapped by the other ITS.
     fn maps_of_the_others(&self, its: usize, command: [u64; 4]) -> Vec<(usize, [u64; 4])> {
         let (_, _, icid) = names(command);
         let events = self.reference.itses[its].events();
@@ -182,13 +197,14 @@ impl Machine {
         }
     }
 
-    /// After MOVALL the collections follow: module docs of [`super`].
+    /// Returns the MAPCs required after MOVALL: see the module docs of [`super`].
     fn maps_after_movall(&self, command: [u64; 4]) -> Vec<(usize, [u64; 4])> {
         let (from, to) = (command[2] >> 16, command[3] >> 16);
         if to as usize >= crate::operation::PES {
-            // It fails.
+            // The command fails.
             return Vec::new();
         }
+
         let mut maps = Vec::new();
         for (its, size) in ITSES.iter().enumerate() {
             for icid in 0..size.collections {
@@ -200,34 +216,36 @@ impl Machine {
         maps
     }
 
-    // --- what is defined -------------------------------------------------------------------------
+    // --- defined outcomes ------------------------------------------------------------------------
 
     pub(super) fn lpis_are_off(&self, pe: usize) -> bool {
         !self.reference.redistributors[pe].lpis_enabled
     }
 
-    /// Whether an LPI is pending where LPIs are disabled: nothing is to be done with it then.
+    /// Returns whether an LPI is pending with its PE's LPIs disabled. Commands on the LPI are
+    /// undefined.
     fn is_held(&self, intid: u32) -> bool {
         self.reference.lpis.mapped.get(&intid).is_some_and(|lpi| {
             lpi.interrupt.latch && lpi.at.is_some_and(|pe| self.lpis_are_off(pe))
         })
     }
 
-    /// Whether a collection leads to a PE that has LPIs disabled.
+    /// Returns whether a collection targets a PE with LPIs disabled.
     fn leads_to_none(&self, its: usize, icid: u64) -> bool {
         let to = self.reference.itses[its].collection(icid);
         to.is_some_and(|pe| self.lpis_are_off(pe))
     }
 
-    /// Whether the architecture says what the command does.
+    /// Returns whether the architecture defines the command's outcome.
     fn is_defined(&self, its: usize, command: [u64; 4]) -> bool {
         let here = &self.reference.itses[its];
         let (device, event, icid) = names(command);
         let number = command[0] & 0xff;
         if !here.enabled && matches!(number, MAPD | MAPC | MAPTI | MAPI | MOVI | MOVALL) {
-            // What it meets when it is executed is not known now.
+            // The state at the execution of the command is not known yet.
             return false;
         }
+
         let found = here.event(device, event);
         let pending = |intid| self.reference.lpis.mapped[&intid].interrupt.latch;
         match number {
@@ -268,8 +286,8 @@ impl Machine {
         }
     }
 
-    /// Whether no interrupt of a collection is pending elsewhere than on PE `to`, by which ITS ever it is
-    /// mapped.
+    /// Returns whether every pending interrupt of a collection is pending on PE `to`, with any
+    /// ITS's mapping.
     fn nothing_pends(&self, its: usize, icid: u64, to: Option<usize>) -> bool {
         self.reference.itses[its]
             .events()
@@ -279,7 +297,7 @@ impl Machine {
     }
 }
 
-/// DeviceID, EventID and ICID of a command that has them.
+/// Returns the DeviceID, EventID and ICID of a command.
 fn names(command: [u64; 4]) -> (u64, u64, u64) {
     (
         command[0] >> 32,

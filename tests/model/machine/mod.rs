@@ -1,40 +1,42 @@
-//! The library and the reference side by side: each operation is done to both, and what can be observed
-//! is compared.
+//! The library and the reference side by side: each operation is applied to both, and the
+//! observable state is compared.
 //!
 //! # Quiescence
-//! The reference's operations take effect at once. The library's take effect once the embedder has done
-//! what it was asked for: kicks and maintenance interrupts make a PE leave the guest and enter it again,
-//! deferred work is advanced. Comparisons are made when nothing of that is left to be done
-//! ([`Machine::settle`]), and a PE is taken out of the guest for nothing else, so a kick that is missing
-//! shows as a difference. One exception: a level that falls is noticed at the PE's next exit (a device
-//! that drops its line races with the acknowledgement on hardware, too), so it is made to exit.
+//! The reference's operations take effect at once. The library's take effect once the embedder has
+//! served the library's requests: kicks and maintenance interrupts make a PE exit and enter, and
+//! deferred work is advanced. Comparisons follow after the last request ([`Machine::quiesce`]). A
+//! PE exits for no other reason: a missing kick shows as a difference. One exception: a falling
+//! level takes effect at the PE's next exit, and the test makes the PE exit. (On hardware, too, a
+//! device dropping its line races with the acknowledgement.)
 //!
-//! With more pending interrupts than list registers the virtual interface presents the most urgent of
-//! them. What a guest can ask its interface (`IAR`, `HPPIR`, `RPR`, the signals) is about the most urgent
-//! one, so the comparison is exact up to the order among equal priorities, where the reference gives a set.
+//! With more pending interrupts than list registers the virtual interface presents the
+//! highest-priority interrupts. The guest's reads (`IAR`, `HPPIR`, `RPR`, the signals) give only
+//! the highest-priority interrupt. The comparison is exact up to the order among equal priorities:
+//! for these the reference gives a set.
 //!
 //! # Forwarded interrupts
-//! The embedder plays the physical distributor: an interrupt of [`crate::operation::FORWARDED`] whose line is
-//! high, which is enabled and not active, becomes active and is forwarded. It must become inactive once, when
-//! the guest deactivates what was forwarded, or clears it.
+//! The embedder acts as the physical distributor. An interrupt of [`crate::operation::FORWARDED`]
+//! with a high line, enabled and not active, becomes active and is forwarded. The interrupt must
+//! become inactive exactly once, when the guest deactivates or clears the forwarded interrupt.
 //!
-//! # What is left out
-//! Operations whose outcome the architecture does not define:
-//! * changing the group, priority or trigger of an interrupt that is active (or, of the trigger, pending); the
-//!   binary points while anything is being handled; ends of interrupt out of order;
-//! * events of one LPI that lead to different PEs; a collection with pending interrupts that is mapped
-//!   elsewhere; mapping by an ITS that is disabled;
-//! * moving, clearing or unmapping an LPI that is pending where LPIs are disabled; a pending table that says
-//!   something of LPIs that are not mapped, or that the guest has not written since it was last read;
-//! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt, which has a line of its own; edges of a physical
-//!   interrupt that is disabled or active, which wait in the physical distributor.
+//! # Exclusions
+//! Operations with an outcome not defined by the architecture:
+//! * changes of the group, priority or trigger of an active interrupt (or of the trigger of a
+//!   pending one); changes of the binary points during a handler; ends of interrupt out of order;
+//! * events of one LPI leading to different PEs; a new target for a collection with pending
+//!   interrupts; mapping by a disabled ITS;
+//! * moving, clearing or unmapping an LPI pending with LPIs disabled; a pending table with bits of
+//!   unmapped LPIs, or a table not written by the guest since its last read;
+//! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt: the interrupt has a line of its own;
+//!   edges of a disabled or active physical interrupt, held in the physical distributor.
 //!
-//! And limits of the library (README.md):
-//! * with EOImode 0 and more interrupts than list registers, an end of interrupt is only attempted while all
-//!   active ones are those that the PE is handling, and never of one that another PE has taken since;
-//! * MOVALL is followed by MAPC of the collections concerned, which is what it is for; until then the library
-//!   sends the interrupts that it moved to where it moved them;
-//! * an MSI for a PE that has LPIs disabled, which the architecture ignores, is kept;
+//! Limits of the library (README.md):
+//! * with EOImode 0 and more interrupts than list registers, an end of interrupt is attempted only
+//!   while all active interrupts are being handled by the PE, and never for an interrupt taken by
+//!   another PE since;
+//! * MOVALL is followed by MAPC of the collections concerned, as intended for MOVALL. Until the
+//!   MAPC the library sends the moved interrupts to MOVALL's target;
+//! * an MSI for a PE with LPIs disabled is kept. The architecture ignores the MSI;
 //! * events of one LPI have collections with one number.
 
 mod compare;
@@ -66,7 +68,7 @@ use crate::reference::Gic;
 
 const VALID: u64 = 1 << 63;
 
-/// Where a PE is.
+/// State of a PE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Off,
@@ -84,21 +86,21 @@ pub struct Machine {
     places: [Place; PES],
     /// List registers of each CPU.
     list_registers: usize,
-    /// Where each PE was last.
+    /// The last CPU of each PE.
     last_cpu: [usize; PES],
     /// Commands given to each ITS.
     queued: [u64; ITSES.len()],
-    /// Those of them that wait for it to be enabled.
+    /// Commands waiting for the ITS to be enabled.
     waiting: [Vec<[u64; 4]>; ITSES.len()],
-    /// Forwarded interrupts that the guest has made pending or active itself since they were last idle.
+    /// Forwarded interrupts made pending or active by the guest since their last idle state.
     meddled: BTreeSet<Virtual>,
-    /// What there was before the operation, once both are set up.
+    /// The state before the operation, once set-up is complete.
     last: Option<Shot>,
-    /// The PE that has acknowledged an SPI that is active.
+    /// The PE with the last acknowledgement of each active SPI.
     taker: BTreeMap<u32, usize>,
-    /// Interrupts that PEs have acknowledged, by kind.
+    /// Interrupts acknowledged by PEs, by kind.
     acknowledged: [u64; Kind::COUNT],
-    /// What each PE has acknowledged and not ended, in order: INTID, group.
+    /// Acknowledgements of each PE without an end, in order: INTID, group.
     handling: [Vec<(u32, bool)>; PES],
 }
 
@@ -107,10 +109,10 @@ fn vcpu(pe: usize) -> VcpuId {
 }
 
 impl Machine {
-    /// Does one operation to both and compares.
+    /// Applies one operation to both sides and compares.
     pub fn apply(&mut self, operation: &Operation) {
         self.perform(operation);
-        self.settle();
+        self.quiesce();
         self.compare_interfaces();
         self.compare_physical();
         if let Operation::Write(..) = operation {
@@ -152,15 +154,15 @@ impl Machine {
                     unreachable!("the others are above")
                 };
                 if self.run(pe) {
-                    // What came while it was away is in its list registers now.
-                    self.settle();
+                    // Interrupts pending since the PE's last stay are in list registers afterwards.
+                    self.quiesce();
                     self.perform_in_guest(operation);
                 }
             }
         }
     }
 
-    /// An operation of a PE that is in the guest.
+    /// Performs an operation of a PE in the guest.
     fn perform_in_guest(&mut self, operation: &Operation) {
         match *operation {
             Operation::Read(pe, frame, at, bytes) => self.read(pe, frame, at, bytes),
@@ -216,7 +218,7 @@ impl Machine {
                 self.reference.interfaces[pe].write_bpr(group1, point);
             }
             Operation::Control(pe, value) => {
-                // CBPR is a binary point, too.
+                // CBPR selects a binary point, too.
                 let idle = self.reference.interfaces[pe].is_idle();
                 let common = self.reference.interfaces[pe].read_ctlr() & 1;
                 let value = if idle { value } else { value & 2 | common };
@@ -234,26 +236,29 @@ impl Machine {
         }
     }
 
-    /// Takes the VM apart: every reference has been given back, what was delivered is what PEs have
-    /// acknowledged, and every injection was delivered, merged, withdrawn or is pending.
+    /// Tears the VM down and checks the counters: no reference left, deliveries equal to the PEs'
+    /// acknowledgements, and every injection delivered, coalesced, withdrawn or pending.
     pub fn finish(mut self) {
         for pe in 0..PES {
             self.take_away(pe);
         }
+
         let before = self.domain.totals();
-        let remains = self.vm.teardown(&self.cpus[0].pin()).unwrap();
-        assert_eq!(remains.references, 0);
+        let report = self.vm.teardown(&self.cpus[0].pin()).unwrap();
+        assert_eq!(report.references, 0);
+
         for kind in Kind::ALL.map(|kind| kind as usize) {
             assert_eq!(before.deliveries[kind], self.acknowledged[kind], "{kind}");
             let ends = [
                 before.coalesced,
                 before.deliveries,
                 before.withdrawn,
-                remains.pending,
+                report.pending,
             ];
             let sum: u64 = ends.iter().map(|count| count[kind]).sum();
             assert_eq!(before.injections[kind], sum, "{kind}: {ends:?}");
         }
+
         let after = self.domain.totals();
         assert_eq!(after.list_gets, after.list_puts);
         assert_eq!(after.mapping_gets, after.mapping_puts);

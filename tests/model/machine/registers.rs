@@ -14,7 +14,7 @@ impl Machine {
         }
     }
 
-    /// An access that traps, tried again as often as the library asks for it.
+    /// Makes a trapping access, repeated as long as the library answers with a retry.
     pub(super) fn access(
         &mut self,
         pe: usize,
@@ -32,7 +32,7 @@ impl Machine {
             });
             match outcome {
                 MmioOutcome::Done(value) => return value,
-                MmioOutcome::Retry => self.settle(),
+                MmioOutcome::Retry => self.quiesce(),
                 MmioOutcome::Unclaimed => panic!("{gpa:#x} is ours"),
             }
         }
@@ -48,7 +48,7 @@ impl Machine {
         );
     }
 
-    /// The value with the fields of interrupts whose change is UNPREDICTABLE now left as they are.
+    /// Returns `value` with the old fields of interrupts whose change is UNPREDICTABLE now.
     pub(super) fn defined(&self, frame: Frame, at: u64, bytes: u64, value: u64) -> u64 {
         let (interrupts, at): (&[Interrupt], u64) = match frame {
             Frame::Distributor => (&self.reference.distributor.spis, at),
@@ -57,23 +57,27 @@ impl Machine {
             }
             _ => return value,
         };
-        // The field's bits, its first interrupt, and what must not be the case.
+
+        // The field's bits, and its first interrupt.
         let (field, first) = match at {
             0x80..0x100 => (1, at % 0x80 * 8),
             0x400..0x800 => (8, at - 0x400),
             0xc00..0xd00 => (2, (at - 0xc00) * 4),
             _ => return value,
         };
+
         let first = first as usize
             - if frame == Frame::Distributor {
                 32.min(first as usize)
             } else {
                 0
             };
+
         let private_bank = frame == Frame::Distributor && at % 0x80 < 4 && field == 1;
         if private_bank {
             return value;
         }
+
         let old = self.reference.read(
             frame,
             if frame == Frame::Distributor {
@@ -83,6 +87,7 @@ impl Machine {
             },
             bytes,
         );
+
         let fields = (bytes * 8 / field) as usize;
         (0..fields)
             .zip(interrupts.iter().skip(first))

@@ -1,4 +1,4 @@
-//! Both after reset, and set up as a guest does it.
+//! The library and the reference after reset, and the guest's set-up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use crate::operation::{CPUS, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS};
 use crate::reference::{FIRST_LPI, Frame, Gic};
 
 impl Machine {
-    /// Both, set up; each CPU has so many list registers.
+    /// Returns both sides after set-up, with `list_registers` list registers on each CPU.
     pub fn new(list_registers: u8) -> Self {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
@@ -39,6 +39,7 @@ impl Machine {
                 .collect(),
             ..Config::new(affinities.clone().collect())
         };
+
         let mpidrs: Vec<u64> = affinities.map(Affinity::mpidr).collect();
         let domain = Domain::new();
         let cpus = (0..CPUS as u16).map(|n| {
@@ -50,6 +51,7 @@ impl Machine {
             Cpu::new(local, SoftwareInterface::new(vtr))
         });
         let cpus = cpus.collect();
+
         let mut machine = Self {
             vm: Vgic::new(config, Embedder::default()).unwrap(),
             cpus,
@@ -66,6 +68,7 @@ impl Machine {
             places: [Place::Away, Place::Off, Place::Off],
             handling: Default::default(),
         };
+
         machine
             .vm
             .host()
@@ -73,6 +76,7 @@ impl Machine {
             .lock()
             .unwrap()
             .resize(RAM_SIZE as usize, 0);
+
         machine.connect();
         machine.compare_registers(0);
         machine.set_up_lpis();
@@ -82,13 +86,14 @@ impl Machine {
         machine
     }
 
-    /// Every PE on, everything in Group 1, enabled and not masked; some more urgent than others, some edges.
+    /// Sets up the wired interrupts: every PE on, every interrupt in Group 1, enabled and unmasked,
+    /// with different priorities and some edge-triggered.
     fn set_up_wired(&mut self) {
         for pe in 0..PES {
             let frame = Frame::Redistributor(pe);
             self.apply(&Operation::PowerOn(pe));
             let mut write = |at, value| self.apply(&Operation::Write(pe, frame, at, 4, value));
-            // Two of the SGIs that are sent often are in Group 0.
+            // Two frequently sent SGIs are in Group 0.
             write(0x1_0080, 0xffff_ff3f);
             write(0x1_0100, u64::MAX);
             write(0x1_0c04, 0x8800_0000);
@@ -100,6 +105,7 @@ impl Machine {
             }
             self.apply(&Operation::Mask(pe, 0xf8));
         }
+
         let mut write =
             |at, value| self.apply(&Operation::Write(0, Frame::Distributor, at, 4, value));
         write(0, 3);
@@ -107,13 +113,14 @@ impl Machine {
             write(0x80 + 4 * n, u64::MAX);
             write(0x100 + 4 * n, u64::MAX);
         }
+
         for n in 0..u64::from(SPIS) / 4 {
             write(0x420 + 4 * n, priorities(n));
         }
         write(0xc08, 0xaaaa_8a20);
     }
 
-    /// Tables, queues, EnableLPIs, and the ITSes enabled; nothing is mapped yet.
+    /// Sets up tables and queues, EnableLPIs, and the enabled ITSes, without mappings.
     fn set_up_lpis(&mut self) {
         const { assert!(QUEUE_SIZE == 0x1000, "a page, as GITS_CBASER says below") };
         let gicr = self.vm.config().redistributors[0].base;
@@ -121,16 +128,19 @@ impl Machine {
             let cpu = &self.cpus[0];
             let _ = self.vm.mmio_write(&cpu.pin(), gpa, Width::Double, value);
         };
+
         for pe in 0..PES {
             let gicr = gicr + pe as u64 * 0x2_0000;
             write(gicr + 0x70, PROPERTIES | 13);
             write(gicr + 0x78, pending_table(pe));
         }
+
         for (its, config) in self.vm.config().its.iter().enumerate() {
             write(config.base + 0x100, VALID | device_table(its));
             write(config.base + 0x108, VALID | collection_table(its));
             write(config.base + 0x80, VALID | queue(its));
         }
+
         for pe in 0..PES {
             self.apply(&Operation::EnableLpis(0, pe, Some(0)));
         }
@@ -139,13 +149,14 @@ impl Machine {
         }
     }
 
-    /// A collection for each PE, and a device with eight LPIs among them on each ITS, of which some are
-    /// the same.
+    /// Maps a collection for each PE, and a device with eight LPIs on each ITS. Some LPIs are
+    /// mapped by both ITSes.
     fn map_lpis(&mut self) {
         for n in 0..LPIS {
             let byte = (n as u8) << 5 | 1;
             self.apply(&Operation::Configure(0, FIRST_LPI + n, byte, 3));
         }
+
         for its in 0..ITSES.len() {
             for pe in 0..PES as u64 {
                 self.apply(&Operation::Command(
@@ -154,6 +165,7 @@ impl Machine {
                     [0x09, 0, VALID | pe << 16 | pe, 0],
                 ));
             }
+
             self.apply(&Operation::Command(0, its, [0x08, 2, VALID, 0]));
             for n in 0..8 {
                 let intid = u64::from(FIRST_LPI) + n + 5 * its as u64;
@@ -164,7 +176,7 @@ impl Machine {
     }
 }
 
-/// Priorities of the `n`th four interrupts.
+/// Returns the priorities of the `n`th four interrupts.
 fn priorities(n: u64) -> u64 {
     (0..4).fold(0, |word, byte| {
         let priority = (4 * n + byte) * 0x28 % 0x100;

@@ -1,4 +1,4 @@
-//! Noting what an operation met and changed: by the reference before and after it.
+//! Detection of the situations before and after an operation, by the reference's state.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use crate::reference::{Frame, Interrupt};
 
 /// The reference's interrupts at one moment.
 pub(super) struct Shot {
-    /// SGIs, PPIs and SPIs: which, its state, and the PE it is routed to.
+    /// SGIs, PPIs and SPIs: the interrupt, its state, and its target PE.
     wired: Vec<(Virtual, Interrupt, Option<usize>)>,
     /// LPIs by INTID: state, PE, events.
     lpis: BTreeMap<u32, (Interrupt, Option<usize>, usize)>,
-    /// `GICD_CTLR`'s group enables, and each PE's.
+    /// Group enables of `GICD_CTLR`, and of each PE.
     groups: u64,
     enabled: [[bool; 2]; PES],
-    /// Physical interrupts that were active.
+    /// Active physical interrupts.
     physical: Vec<Physical>,
 }
 
@@ -28,12 +28,15 @@ impl Machine {
             let own = (0..).zip(&reference.redistributors[pe].private);
             own.map(move |(intid, irq)| ((Some(pe), intid), *irq, Some(pe)))
         });
+
         let spis = (32..).zip(&reference.distributor.spis);
         let spis = spis.map(|(intid, irq)| {
             let target = reference.find(reference.distributor.router(intid));
             ((None, intid), *irq, target)
         });
+
         let lpis = reference.lpis.mapped.iter();
+
         Shot {
             wired: private.chain(spis).collect(),
             lpis: lpis
@@ -53,7 +56,7 @@ impl Machine {
         }
     }
 
-    /// Notes what has become of what there was before the operation.
+    /// Notes the changes since the state before the operation.
     pub(super) fn look_back(&mut self, operation: &Operation) {
         if let Some(before) = self.last.take() {
             note(operation.name());
@@ -64,8 +67,8 @@ impl Machine {
         }
     }
 
-    /// What has been ended and is level-sensitive, the library asks the embedder to sample again; not what
-    /// is forwarded.
+    /// Compares the resamples: an ended level-sensitive interrupt has to be resampled, except a
+    /// forwarded one.
     fn compare_resamples(&self, before: &Shot, after: &Shot) {
         let resamples = std::mem::take(&mut *self.vm.host().resamples.lock().unwrap());
         for ((of, old, _), (_, new, to)) in before.wired.iter().zip(&after.wired) {
@@ -86,9 +89,11 @@ impl Machine {
             note_changes((old, *from), (new, *to), written);
             self.note_forwarded(before, *of, (old, *from), (new, *to), written);
         }
+
         for (intid, old) in &before.lpis {
             note_lpi(*old, after.lpis.get(intid).copied(), operation);
         }
+
         let something = after.wired.iter().any(|(_, irq, _)| irq.pending());
         note_if(
             something && before.groups != after.groups,
@@ -98,6 +103,7 @@ impl Machine {
             something && before.enabled != after.enabled,
             "ICC_IGRPEN changes while something is pending",
         );
+
         if let Operation::Command(..) = operation {
             self.note_sharing();
         }
@@ -105,7 +111,7 @@ impl Machine {
         self.note_messages(operation);
     }
 
-    /// What has come of EnableLPIs = 1.
+    /// Notes the effects of EnableLPIs = 1.
     pub(super) fn note_enabling(&self, before: &Shot) {
         for (intid, lpi) in &self.reference.lpis.mapped {
             let (old, new) = (before.lpis[intid].0, lpi.interrupt);
@@ -117,16 +123,18 @@ impl Machine {
         }
     }
 
-    /// What EnableLPIs = 0 meets on PE `pe`.
+    /// Notes the state met by EnableLPIs = 0 on PE `pe`.
     pub(super) fn note_disabling(&self, pe: usize) {
         if self.lpis_are_off(pe) {
             return;
         }
+
         let mut lpis = self.reference.lpis.mapped.values();
         note_if(
             lpis.any(|lpi| lpi.interrupt.latch && lpi.at == Some(pe)),
             "LPI off: one is pending",
         );
+
         if let Place::InGuest(_) = self.places[pe] {
             let mut registers = self.guest(pe).list_registers();
             note_if(
@@ -136,12 +144,13 @@ impl Machine {
         }
     }
 
-    /// More than fits into the list registers of a PE that is in the guest.
+    /// Notes PEs in the guest with more interrupts than list registers.
     fn note_crowds(&self) {
         for pe in 0..PES {
             if !matches!(self.places[pe], Place::InGuest(_)) {
                 continue;
             }
+
             let distributor = &self.reference.distributor;
             let (mut pending, mut lpis, mut active) = (0, 0, 0);
             for (intid, irq) in self.reference.routed_to(pe) {
@@ -153,6 +162,7 @@ impl Machine {
                     lpis += usize::from(intid >= crate::reference::FIRST_LPI);
                 }
             }
+
             for (count, what) in [
                 (pending, "more pending than list registers"),
                 (lpis, "more pending LPIs than list registers"),
@@ -160,6 +170,7 @@ impl Machine {
             ] {
                 note_if(count > self.list_registers, what);
             }
+
             note_if(
                 pending.min(active) > 0 && pending + active > self.list_registers,
                 "more pending and active than list registers",
@@ -189,7 +200,7 @@ impl Machine {
         }
     }
 
-    /// What has become of a physical interrupt that was active for this one.
+    /// Notes the fate of an active physical interrupt behind `of`.
     fn note_forwarded(
         &self,
         before: &Shot,
@@ -204,9 +215,11 @@ impl Machine {
         if !before.physical.contains(&physical) {
             return;
         }
+
         let pending = old.latch && !old.active;
         let still = self.vm.host().active.lock().unwrap().contains(&physical);
         let disabled = old.enabled && !new.enabled;
+
         for (happened, what) in [
             (
                 pending && written && !still,

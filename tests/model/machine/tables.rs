@@ -1,4 +1,4 @@
-//! The LPI tables in guest memory: configuration and pending state, and when they are read.
+//! The LPI tables in guest memory: configuration and pending state, and the moments of reading.
 
 use super::Machine;
 use super::embedder::{PROPERTIES, pending_table};
@@ -10,13 +10,14 @@ use crate::reference::{FIRST_LPI, Frame};
 const PTZ: u64 = 1 << 62;
 
 impl Machine {
-    /// Changes an LPI's priority and enable, and has them read again in one of several ways.
+    /// Changes an LPI's priority and enable, and makes the GIC read both in one of several ways.
     pub(super) fn configure(&mut self, pe: usize, intid: u32, byte: u8, how: u8) {
         let index = (intid - FIRST_LPI) as usize;
         self.vm
             .host()
             .write_memory(PROPERTIES + index as u64, &[byte]);
         self.reference.lpis.configuration[index] = byte;
+
         let mapping = (0..ITSES.len())
             .filter(|its| self.reference.itses[*its].enabled)
             .find_map(|its| Some((its, self.reference.itses[its].mappings(intid).next()?)));
@@ -26,6 +27,7 @@ impl Machine {
             .mapped
             .get(&intid)
             .and_then(|lpi| lpi.at);
+
         match (how, mapping) {
             (0, Some((its, (device, event, _)))) => {
                 self.command(pe, its, [0x0c | device << 32, event, 0, 0]);
@@ -49,18 +51,20 @@ impl Machine {
         }
     }
 
-    /// `GICR_CTLR.EnableLPIs` of PE `of`, if it is not set. Nobody else writes the pending table, so the
-    /// guest says what is in it now; PTZ if there is nothing, and nothing that was pending before.
+    /// Sets `GICR_CTLR.EnableLPIs` of PE `of` if clear. The guest alone writes the pending table,
+    /// and writes `table` now. PTZ is set for a zero `table` without a pending LPI on the PE.
     pub(super) fn enable_lpis(&mut self, pe: usize, of: usize, table: u32) {
         if !self.lpis_are_off(of) {
             return;
         }
+
         let at = pending_table(of) + u64::from(FIRST_LPI / 8);
         self.vm.host().write_memory(at, &table.to_le_bytes());
         self.reference.lpis.pending[of] = (0..LPIS)
             .filter(|n| table >> n & 1 != 0)
             .map(|n| FIRST_LPI + n)
             .collect();
+
         let mut lpis = self.reference.lpis.mapped.values();
         let pending = lpis.any(|lpi| lpi.interrupt.latch && lpi.at == Some(of));
         note_if(pending, "LPI on: one was pending");
@@ -68,6 +72,7 @@ impl Machine {
         let frame = Frame::Redistributor(of);
         self.access(pe, frame, 0x78, 8, Some(pending_table(of) | zero));
         note_if(zero != 0, "LPI on: the pending table is all zero");
+
         let before = self.shot();
         self.write_enable_lpis(pe, of, true);
         self.note_enabling(&before);
@@ -82,8 +87,8 @@ impl Machine {
         let frame = Frame::Redistributor(of);
         self.access(pe, frame, 0, 4, Some(on.into()));
         self.reference.write(frame, 0, 4, on.into());
-        self.settle();
-        // What the guest waits for: RWP.
+        self.quiesce();
+        // The guest waits for RWP to read as zero.
         self.read(pe, frame, 0, 4);
     }
 }

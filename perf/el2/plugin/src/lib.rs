@@ -1,17 +1,19 @@
-//! A TCG plugin that counts what an emulated arm64 machine executes at EL2, by event.
+//! A TCG plugin counting the instructions of an emulated arm64 machine at EL2, by event.
 //!
-//! Markers in the guest ([`event`]) begin and end an event. What is executed at EL2 in between, on all
-//! CPUs together, is counted by *segment*: a run of instructions that is executed to its end whenever it
-//! is begun. A segment ends with its translation block, and with any load or store: that may fault, and
-//! under `-icount` a device access makes QEMU leave the block and translate the rest of it anew.
+//! Markers in the guest ([`event`]) begin and end an event. The plugin counts the EL2 instructions
+//! between markers, on all CPUs together, by *segment*. A segment is a run of instructions always
+//! executed to its end. A segment ends with its translation block, and with any load or store: a
+//! load or store may fault, and under `-icount` a device access makes QEMU leave the block and
+//! translate the remaining instructions anew.
 //!
-//! At the end the counts go to the file named by the argument `out=`: a line `event NUMBER ROUNDS` for
-//! each event, then a line `code ADDRESS WORD... : NUMBER=COUNT...` for each segment.
+//! At the end the plugin writes the counts to the file of the argument `out=`: a line
+//! `event NUMBER ROUNDS` for each event, then a line `code ADDRESS WORD... : NUMBER=COUNT...` for
+//! each segment.
 //!
-//! The counting relies on `-icount`, with which QEMU runs all CPUs on one thread. (The number of the
-//! vCPU that a callback is given is not to be relied on then: QEMU 10.0 settles it at translation.)
+//! The counts rely on `-icount`: QEMU then runs all CPUs on one thread. A callback's vCPU number is
+//! unreliable under `-icount`: QEMU 10.0 fixes the number at translation.
 #![expect(unsafe_code)]
-// UNSAFETY: entered by QEMU, through C.
+// UNSAFETY: QEMU enters the plugin through C.
 
 #[path = "../../event.rs"]
 mod event;
@@ -26,29 +28,29 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use event::Event;
 use qemu::{Block, Id, Opaque};
 
-/// A run of instructions and how often it was begun during each event.
+/// A run of instructions, with the number of executions begun during each event.
 struct Segment {
     counts: [AtomicU64; Event::END],
 }
 
-/// Where it lies and what it consists of.
+/// Address and instruction words of a segment.
 type Code = (u64, Box<[u32]>);
 
 static SEGMENTS: Mutex<Option<HashMap<Code, &'static Segment>>> = Mutex::new(None);
 
-/// The event that is being measured; 0: none.
+/// The event being measured. 0: none.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
-/// How often each event was measured.
+/// Number of measurements of each event.
 static ROUNDS: [AtomicU64; Event::END] = [const { AtomicU64::new(0) }; Event::END];
 
-/// The file that the counts go to.
+/// The output file.
 static OUT: OnceLock<String> = OnceLock::new();
 
-/// Entered by QEMU when it loads the plugin; 0 if the plugin can do its work.
+/// Installs the plugin: QEMU calls this on loading. Returns 0 on success.
 ///
 /// # Safety
-/// As QEMU calls it: `arguments` points to `count` C strings.
+/// `arguments` points to `count` C strings, as in QEMU's call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qemu_plugin_install(
     id: Id,
@@ -57,7 +59,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
     arguments: *const *const c_char,
 ) -> c_int {
     for index in 0..usize::try_from(count).unwrap_or(0) {
-        // SAFETY: by the caller's promise.
+        // SAFETY: the caller promises `count` C strings, and `index` is below `count`.
         let argument = unsafe { CStr::from_ptr(*arguments.add(index)) }.to_string_lossy();
         if let Some(path) = argument.strip_prefix("out=") {
             let _ = OUT.set(path.to_owned());
@@ -76,7 +78,7 @@ extern "C" fn initialised(_id: Id, _vcpu: c_uint) {
 }
 
 extern "C" fn translated(_id: Id, block: *mut Opaque) {
-    // SAFETY: QEMU hands it to us for the time of this call.
+    // SAFETY: QEMU passes `block` for the time of the call.
     let block = unsafe { Block::new(block) };
     match qemu::exception_level() {
         0 | 1 => {
@@ -91,7 +93,7 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
     }
 }
 
-/// Has the segments of a block counted.
+/// Registers a count for each segment of a block.
 fn count_segments(block: &Block) {
     let mut words = Vec::new();
     let mut first = None;
@@ -110,7 +112,7 @@ fn count_segments(block: &Block) {
     }
 }
 
-/// The segment of this code, as the argument of [`begin`].
+/// Returns the segment of `words` at `address`, as the argument of [`begin`].
 fn segment(address: u64, words: &[u32]) -> *mut c_void {
     let mut segments = SEGMENTS.lock().unwrap_or_else(PoisonError::into_inner);
     let segment: &'static Segment = segments
@@ -124,15 +126,16 @@ fn segment(address: u64, words: &[u32]) -> *mut c_void {
     std::ptr::from_ref(segment).cast_mut().cast()
 }
 
-/// Whether an instruction is in the encoding group of loads and stores (DDI 0487, C4.1).
+/// Returns whether an instruction is in the encoding group of loads and stores (DDI 0487, C4.1).
 fn is_load_or_store(word: u32) -> bool {
     word & (1 << 27 | 1 << 25) == 1 << 27
 }
 
 extern "C" fn begin(_vcpu: c_uint, segment: *mut c_void) {
+    // Relaxed: with -icount all callbacks run on one thread.
     let current = CURRENT.load(Relaxed);
     if current != 0 {
-        // SAFETY: made by `segment`, from a reference that lives for ever.
+        // SAFETY: `segment` made the pointer from a `&'static Segment`.
         let segment = unsafe { &*segment.cast::<Segment>() };
         add(&segment.counts[current]);
     }
@@ -140,11 +143,12 @@ extern "C" fn begin(_vcpu: c_uint, segment: *mut c_void) {
 
 extern "C" fn mark(_vcpu: c_uint, number: *mut c_void) {
     let number = number as usize;
+    // Relaxed: with -icount all callbacks run on one thread.
     CURRENT.store(number, Relaxed);
     add(&ROUNDS[number]);
 }
 
-/// Counts one more. There is one thread.
+/// Increments a counter. All callbacks run on one thread: Relaxed suffices.
 fn add(count: &AtomicU64) {
     count.store(count.load(Relaxed) + 1, Relaxed);
 }
@@ -160,16 +164,19 @@ extern "C" fn ended(_id: Id, _: *mut c_void) {
 fn report() -> String {
     let mut text = String::new();
     let segments = SEGMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+
     for event in Event::ALL {
         let number = event as usize;
         let rounds = ROUNDS[number].load(Relaxed);
         let _ = writeln!(text, "event {number} {rounds}");
     }
+
     for ((address, words), segment) in segments.iter().flatten() {
         let counts = segment.counts.iter().map(|count| count.load(Relaxed));
         if counts.clone().all(|count| count == 0) {
             continue;
         }
+
         let _ = write!(text, "code {address:x}");
         for word in words {
             let _ = write!(text, " {word:x}");

@@ -1,19 +1,19 @@
-//! The part of QEMU's plugin interface that we use: plain C symbols that its executable exports
-//! (interface version 3, QEMU 9.1 and later), and two of GLib's that it brings along.
+//! The used part of QEMU's plugin interface: C symbols exported by QEMU's executable (interface
+//! version 3, QEMU 9.1 and later), and two of GLib, a dependency of QEMU.
 #![expect(unsafe_code)]
 // UNSAFETY: a C interface.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The interface version that the plugin is written for; QEMU looks for this symbol.
+/// Interface version of the plugin. QEMU reads this symbol.
 #[unsafe(no_mangle)]
 pub(crate) static qemu_plugin_version: c_int = 3;
 
 /// A plugin's number.
 pub(crate) type Id = u64;
 
-/// A translation block, or an instruction of one, while it is being translated.
+/// A translation block, or an instruction of a block, during translation.
 #[repr(C)]
 pub(crate) struct Opaque {
     _private: [u8; 0],
@@ -32,10 +32,10 @@ struct RegisterDescriptor {
     feature: *const c_char,
 }
 
-/// A callback that neither reads nor writes registers.
+/// Flag of a callback without register accesses.
 const NO_REGISTERS: c_int = 0;
 
-/// What a callback at run time is handed: the vCPU's number and the argument it was registered with.
+/// A callback at run time. Arguments: the vCPU's number, and the argument of the registration.
 pub(crate) type Executed = extern "C" fn(c_uint, *mut c_void);
 
 unsafe extern "C" {
@@ -62,15 +62,15 @@ unsafe extern "C" {
     fn g_byte_array_set_size(array: *mut Array, size: c_uint) -> *mut Array;
 }
 
-/// Has `initialised` called for each vCPU, `translated` for each translation block, and `ended` when
-/// the emulation ends.
+/// Registers `initialised` for each vCPU, `translated` for each translation block, and `ended` for
+/// the end of the emulation.
 pub(crate) fn register(
     id: Id,
     initialised: extern "C" fn(Id, c_uint),
     translated: extern "C" fn(Id, *mut Opaque),
     ended: extern "C" fn(Id, *mut c_void),
 ) {
-    // SAFETY: `id` is ours, and the functions are what QEMU asks for.
+    // SAFETY: `id` is the plugin's own, and the functions have the signatures of QEMU's header.
     unsafe {
         qemu_plugin_register_vcpu_init_cb(id, initialised);
         qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
@@ -78,90 +78,99 @@ pub(crate) fn register(
     }
 }
 
-/// A translation block that is being translated.
+/// A translation block during its translation.
 pub(crate) struct Block(*mut Opaque);
 
 /// An instruction of a [`Block`].
 pub(crate) struct Instruction(*mut Opaque);
 
 impl Block {
-    /// The block that QEMU hands to the callback for translations.
+    /// Wraps the block passed to the callback for translations.
     ///
     /// # Safety
-    /// `block` is that block, and the callback has not returned.
+    /// `block` comes from that callback, and the callback has not returned.
     pub(crate) unsafe fn new(block: *mut Opaque) -> Self {
         Self(block)
     }
 
-    /// Its instructions.
+    /// Returns the block's instructions.
     pub(crate) fn instructions(&self) -> impl Iterator<Item = Instruction> {
-        // SAFETY: by the promise made to `new`.
+        // SAFETY: the caller of `new` promised a valid block.
         let count = unsafe { qemu_plugin_tb_n_insns(self.0) };
         (0..count).map(|index| {
-            // SAFETY: as above; the block has this many.
+            // SAFETY: the caller of `new` promised a valid block, and `index` is below its
+            // instruction count.
             Instruction(unsafe { qemu_plugin_tb_get_insn(self.0, index) })
         })
     }
 }
 
 impl Instruction {
-    /// Its virtual address.
+    /// Returns the instruction's virtual address.
     pub(crate) fn address(&self) -> u64 {
-        // SAFETY: by the promise made to `Block::new`.
+        // SAFETY: the caller of `Block::new` promised a valid block, and QEMU owns its
+        // instructions.
         unsafe { qemu_plugin_insn_vaddr(self.0) }
     }
 
-    /// Its encoding.
+    /// Returns the instruction's encoding.
     pub(crate) fn word(&self) -> u32 {
         let mut word = [0; 4];
-        // SAFETY: as above; QEMU writes at most as many bytes as it is told.
+        // SAFETY: the caller of `Block::new` promised a valid block. QEMU writes at most
+        // `word.len()` bytes.
         unsafe { qemu_plugin_insn_data(self.0, word.as_mut_ptr().cast(), word.len()) };
         u32::from_le_bytes(word)
     }
 
-    /// Has `callback` called with `argument` whenever the instruction is about to be executed.
+    /// Registers `callback` with `argument` for each execution of the instruction.
     pub(crate) fn on_execution(&self, callback: Executed, argument: *mut c_void) {
-        // SAFETY: as above.
+        // SAFETY: the caller of `Block::new` promised a valid block. `callback` has QEMU's
+        // signature.
         unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, callback, NO_REGISTERS, argument) };
     }
 }
 
-/// Handle of the vCPUs' `cpsr`, which is the same for all, and a buffer for its value.
+/// Handle of `cpsr`, shared by all vCPUs, and a buffer for its value.
 static CPSR: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static BUFFER: AtomicPtr<Array> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Finds out how to read the exception level; in the callback for a vCPU's initialisation.
+/// Finds the handle of `cpsr`. Called in the callback for a vCPU's initialisation.
 pub(crate) fn find_cpsr() {
-    // SAFETY: called where QEMU allows it; the array and what it points to are QEMU's for good.
+    // SAFETY: QEMU allows the call during initialisation. QEMU never frees the array and its
+    // strings.
     let registers = unsafe {
         let array = &*qemu_plugin_get_registers();
         std::slice::from_raw_parts(array.data.cast::<RegisterDescriptor>(), array.len as usize)
     };
     let found = registers.iter().find(|register| {
-        // SAFETY: QEMU's names are C strings.
+        // SAFETY: QEMU's register names are C strings.
         let name = unsafe { CStr::from_ptr(register.name) };
         name == c"cpsr"
     });
+
     if let Some(register) = found {
+        // Relaxed: with -icount all callbacks run on one thread.
         CPSR.store(register.handle, Ordering::Relaxed);
-        // SAFETY: a plain constructor; the array is never freed.
+        // SAFETY: `g_byte_array_new` has no precondition. The array is never freed.
         BUFFER.store(unsafe { g_byte_array_new() }, Ordering::Relaxed);
     }
 }
 
-/// The exception level of the vCPU that is translating, 0 to 3; 0 if it cannot be read.
+/// Returns the exception level of the translating vCPU, 0 to 3. Returns 0 without a handle of
+/// `cpsr`.
 pub(crate) fn exception_level() -> u8 {
+    // Relaxed: with -icount all callbacks run on one thread.
     let (cpsr, buffer) = (CPSR.load(Ordering::Relaxed), BUFFER.load(Ordering::Relaxed));
     if cpsr.is_null() || buffer.is_null() {
         return 0;
     }
-    // SAFETY: the handle and the array are valid for ever; with -icount there is one thread.
+    // SAFETY: the handle and the array live for ever. With -icount one thread uses the array.
     let value = unsafe {
         g_byte_array_set_size(buffer, 0);
         qemu_plugin_read_register(cpsr, buffer);
         let array = &*buffer;
         std::slice::from_raw_parts(array.data, array.len as usize)
     };
-    // CurrentEL, bits 3:2 of PSTATE; QEMU answers in the target's byte order.
+    // CurrentEL, bits 3:2 of PSTATE. QEMU answers in the target's byte order.
     value.first().map_or(0, |low| (low >> 2) & 3)
 }
