@@ -1,12 +1,14 @@
-//! The only place that names atomics and cells.
+//! Atomics and synchronisation primitives: the only module that names `core::sync::atomic`.
 //!
-//! Everything else imports them from here, so that `--cfg loom` model-checks the library's own code, and
-//! `--cfg shuttle` schedules it at random (crossbeam-epoch takes no turns there, and needs none: shuttle
-//! runs one thread at a time and changes only at accesses of ours).
-//! This room also holds the few primitives the library is built on: a spin lock that accounts for
-//! itself ([`SpinLock`], [`Ledger`]), event counters with one writer ([`Counter`]) and the read-mostly
-//! cell ([`Snapshot`]). For the models it holds what tells loom of a structure's life (`watched`) and the
-//! list of deliberate faults that they have to notice (`mutant`); neither is there in other builds.
+//! All other modules import atomics from here. With `--cfg loom`, loom model-checks the library's
+//! own code. With `--cfg shuttle`, shuttle schedules the code at random; crossbeam-epoch needs no
+//! shuttle atomics, because shuttle runs a single thread at a time and switches at the library's
+//! accesses only.
+//!
+//! The primitives are a fair spin lock with a check of the lock order ([`SpinLock`], [`Ledger`]),
+//! event counters with a single writer ([`Counter`]) and a read-mostly cell ([`Snapshot`]). For the
+//! models, `watched` shows loom the life of a structure, and `mutant` lists the deliberate faults
+//! to be detected. Other builds contain neither.
 //!
 //! # Lock order
 //! A lock has a [`Rank`]; a CPU may only take locks of strictly rising rank, and takes none while it
@@ -97,7 +99,7 @@ pub(crate) use shuttle::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
-/// What a CPU does while it waits for another.
+/// Hint for a CPU that waits for another CPU.
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::hint::spin_loop;
 #[cfg(shuttle)]
