@@ -1,4 +1,6 @@
-//! What an embedder chooses, and what a VM's description (FDT, ACPI) says of it.
+//! Configuration of one VM's interrupt controller: frames, counts and quotas.
+//!
+//! The VM's FDT or ACPI tables describe the same values to the guest.
 
 use alloc::vec::Vec;
 
@@ -6,31 +8,32 @@ use crate::intid::{Affinity, IntId, ItsId, VcpuId};
 
 /// Size of the distributor's frame in bytes.
 pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
-/// Size of one vCPU's redistributor frames (`RD_base` and `SGI_base`) in bytes: the stride of a region.
+/// Size of one vCPU's redistributor frames (`RD_base` and `SGI_base`) in bytes, and the stride of
+/// a region.
 pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
 /// Size of an ITS's frames (control and translation) in bytes.
 pub const ITS_SIZE: u64 = 0x2_0000;
 /// Offset of `GITS_TRANSLATER` from an ITS's base.
 pub const GITS_TRANSLATER: u64 = 0x1_0040;
 
-/// One contiguous range of redistributor frames. The vCPUs fill the regions in order.
+/// A contiguous range of redistributor frames. The vCPUs fill the regions in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RedistributorRegion {
     /// Guest-physical address, 64 KiB aligned.
     pub base: u64,
-    /// vCPUs that fit, each [`REDISTRIBUTOR_STRIDE`] bytes; at least 1.
+    /// Number of vCPUs that fit, each [`REDISTRIBUTOR_STRIDE`] bytes; at least 1.
     pub count: usize,
 }
 
 impl RedistributorRegion {
-    /// Size in bytes.
+    /// Returns the size of the region in bytes.
     const fn size(&self) -> u64 {
-        // A count that saturates here is refused by `Config::validate`: it ends nowhere.
+        // `Config::validate` refuses a saturated size: the region would end above 2^52.
         (self.count as u64).saturating_mul(REDISTRIBUTOR_STRIDE)
     }
 }
 
-/// One ITS.
+/// Configuration of an ITS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ItsConfig {
     /// Guest-physical address, 64 KiB aligned.
@@ -39,16 +42,16 @@ pub struct ItsConfig {
     pub device_bits: u8,
     /// Bits of EventID, 1-16 (`GITS_TYPER.ID_bits` + 1).
     pub event_bits: u8,
-    /// Devices that may be mapped at once; `MAPD` beyond it fails.
+    /// Most devices mapped at once. A `MAPD` beyond the quota fails.
     pub max_devices: u32,
-    /// Sum of the events that mapped devices may have room for; `MAPD` beyond it fails.
+    /// Most events with room in all mapped devices together. A `MAPD` beyond the quota fails.
     pub max_events: u32,
-    /// Collections, 1-65536; ICIDs are below it.
+    /// Number of collections, 1-65536. ICIDs are below the number.
     pub collections: u32,
 }
 
 impl ItsConfig {
-    /// An ITS at `base` with 16-bit DeviceIDs and EventIDs and quotas that suit a large VM.
+    /// Returns an ITS at `base` with 16-bit DeviceIDs and EventIDs and quotas for a large VM.
     #[must_use]
     pub const fn at(base: u64) -> Self {
         Self {
@@ -62,35 +65,41 @@ impl ItsConfig {
     }
 }
 
-/// One VM's interrupt controller.
+/// Configuration of one VM's interrupt controller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-512.
     pub vcpus: Vec<Affinity>,
-    /// vCPUs the VM may grow to ([`crate::Vgic::add_vcpu`]); at least `vcpus.len()`, at most 512.
+    /// Most vCPUs that the VM may grow to ([`crate::Vgic::add_vcpu`]); at least `vcpus.len()`, at
+    /// most 512.
     pub max_vcpus: usize,
-    /// SPIs: a multiple of 32 up to 960, or 988. `GICD_TYPER.ITLinesNumber` follows from it.
+    /// Number of SPIs: a multiple of 32 up to 960, or 988. The number determines
+    /// `GICD_TYPER.ITLinesNumber`.
     pub spis: u32,
     /// Guest-physical address of the distributor, 64 KiB aligned.
     pub distributor: u64,
-    /// Where the redistributors are; together room for `max_vcpus`.
+    /// Regions of redistributor frames, together with room for `max_vcpus`.
     pub redistributors: Vec<RedistributorRegion>,
-    /// The ITSes; none if `lpi_bits` is 0.
+    /// The ITSes, at most 16; none if `lpi_bits` is 0.
     pub its: Vec<ItsConfig>,
-    /// The VM has `2^lpi_bits` LPIs, from INTID 8192 on; 0 for none, else 5-16. It is also the quota
-    /// of LPIs mapped at once.
+    /// Binary logarithm of the number of LPIs, 5-16; 0 for no LPIs. LPIs start at INTID 8192. The
+    /// number is also the quota of LPIs mapped at once.
     pub lpi_bits: u8,
-    /// The PPI of the maintenance interrupt that the guest is told of (it never gets it itself).
+    /// PPI of the maintenance interrupt, INTID 16-31, for the VM's description. The guest never
+    /// receives the interrupt.
     pub maintenance: IntId,
 }
 
 impl Config {
-    /// A VM with these vCPUs, 988 SPIs, no ITS, and the frames where QEMU's `virt` board has them, as
-    /// far as the redistributors fit there.
+    /// Returns the configuration of a VM with the given vCPUs, 988 SPIs and no ITS.
+    ///
+    /// The frames are those of QEMU's `virt` board. The redistributors of vCPUs beyond the first
+    /// 123 are at 0x40_0000_0000.
     #[must_use]
     pub fn new(vcpus: Vec<Affinity>) -> Self {
         let count = vcpus.len();
         let near = count.clamp(1, 123);
+
         let mut redistributors = alloc::vec![RedistributorRegion {
             base: 0x080a_0000,
             count: near,
@@ -101,6 +110,7 @@ impl Config {
                 count: count - near,
             });
         }
+
         Self {
             vcpus,
             max_vcpus: count,
@@ -113,7 +123,7 @@ impl Config {
         }
     }
 
-    /// The same with `2^16` LPIs and one ITS at `base`.
+    /// Adds an ITS at `base`, and sets the number of LPIs to 65,536.
     #[must_use]
     pub fn with_its(mut self, base: u64) -> Self {
         self.lpi_bits = 16;
@@ -121,13 +131,13 @@ impl Config {
         self
     }
 
-    /// One past the largest INTID of an SPI.
+    /// Returns the INTID after the largest SPI.
     #[must_use]
     pub const fn spi_end(&self) -> u32 {
         IntId::FIRST_SPI + self.spis
     }
 
-    /// One past the largest INTID of an LPI; 8192 when there are none.
+    /// Returns the INTID after the largest LPI, or 8192 if the VM has no LPIs.
     #[must_use]
     pub const fn lpi_end(&self) -> u32 {
         if self.lpi_bits == 0 {
@@ -137,7 +147,7 @@ impl Config {
         }
     }
 
-    /// Bits of INTID, `GICD_TYPER.IDbits` + 1.
+    /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.
     #[must_use]
     pub const fn intid_bits(&self) -> u32 {
         if self.lpi_bits == 0 {
@@ -147,7 +157,7 @@ impl Config {
         }
     }
 
-    /// Every frame with its size, for the VM's memory map: `(base, bytes)`.
+    /// Returns the `(base, bytes)` of every frame, for the VM's memory map.
     pub fn frames(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         core::iter::once((self.distributor, DISTRIBUTOR_SIZE))
             .chain(
@@ -158,10 +168,10 @@ impl Config {
             .chain(self.its.iter().map(|its| (its.base, ITS_SIZE)))
     }
 
-    /// Checks every field against the architecture and the others.
+    /// Checks every field against the architecture and against the other fields.
     ///
     /// # Errors
-    /// The first [`ConfigError`] found.
+    /// [`ConfigError`] of the first check that fails.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let limit = VcpuId::MAX_COUNT;
         if self.vcpus.is_empty() || self.vcpus.len() > limit {
@@ -170,11 +180,13 @@ impl Config {
         if self.max_vcpus < self.vcpus.len() || self.max_vcpus > limit {
             return Err(ConfigError::MaxVcpus(self.max_vcpus));
         }
+
         let mut affinities = self.vcpus.clone();
         affinities.sort_unstable();
         if let Some(pair) = affinities.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ConfigError::DuplicateAffinity(pair[0]));
         }
+
         if self.spis != 988 && (!self.spis.is_multiple_of(32) || self.spis > 960) {
             return Err(ConfigError::SpiCount(self.spis));
         }
@@ -190,6 +202,7 @@ impl Config {
         if !matches!(self.maintenance.raw(), 16..32) {
             return Err(ConfigError::Maintenance(self.maintenance));
         }
+
         let room = self
             .redistributors
             .iter()
@@ -197,6 +210,7 @@ impl Config {
         if room < self.max_vcpus || self.redistributors.iter().any(|region| region.count == 0) {
             return Err(ConfigError::RedistributorRoom(room));
         }
+
         for (index, its) in self.its.iter().enumerate() {
             if !matches!(its.device_bits, 1..=32)
                 || !matches!(its.event_bits, 1..=16)
@@ -205,12 +219,15 @@ impl Config {
                 return Err(ConfigError::Its(ItsId(index as u8)));
             }
         }
+
         self.validate_frames()
     }
 
+    /// Checks the alignment and the end of every frame, and that no two frames overlap.
     fn validate_frames(&self) -> Result<(), ConfigError> {
         let mut frames: Vec<(u64, u64)> = self.frames().collect();
         frames.sort_unstable();
+
         for &(base, size) in &frames {
             if base & 0xffff != 0 {
                 return Err(ConfigError::Unaligned(base));
@@ -219,6 +236,7 @@ impl Config {
                 return Err(ConfigError::Unaddressable(base));
             }
         }
+
         match frames
             .windows(2)
             .find(|pair| pair[0].0 + pair[0].1 > pair[1].0)
@@ -229,35 +247,35 @@ impl Config {
     }
 }
 
-/// Why a [`Config`] was refused, or a vCPU could not be added.
+/// Reason for refusing a [`Config`] or a further vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not 1-512 vCPUs.
+    /// A number of vCPUs outside 1-512.
     VcpuCount(usize),
-    /// `max_vcpus` is below the number of vCPUs, or above 512.
+    /// A `max_vcpus` below the number of vCPUs, or above 512.
     MaxVcpus(usize),
-    /// Two vCPUs have this affinity.
+    /// An affinity shared by two vCPUs.
     DuplicateAffinity(Affinity),
-    /// Not a multiple of 32 up to 960, and not 988.
+    /// A number of SPIs other than 988 or a multiple of 32 up to 960.
     SpiCount(u32),
-    /// Neither 0 nor 5-16.
+    /// An `lpi_bits` other than 0 or 5-16.
     LpiBits(u8),
-    /// There is an ITS but no LPIs.
+    /// An ITS in a VM without LPIs.
     ItsWithoutLpis,
     /// More than 16 ITSes.
     ItsCount(usize),
-    /// A field of this ITS is out of its range.
+    /// An ITS with a field out of range.
     Its(ItsId),
-    /// The maintenance interrupt is not a PPI.
+    /// A maintenance interrupt other than a PPI.
     Maintenance(IntId),
-    /// The redistributor regions have room for this many vCPUs only, or one of them is empty.
+    /// Redistributor regions with room for only the given number of vCPUs, or an empty region.
     RedistributorRoom(usize),
-    /// This frame is not 64 KiB aligned.
+    /// Address of a frame without 64 KiB alignment.
     Unaligned(u64),
-    /// This frame ends above the 52-bit guest-physical address space.
+    /// Address of a frame with an end above the 52-bit guest-physical address space.
     Unaddressable(u64),
-    /// These two frames overlap.
+    /// Addresses of two overlapping frames.
     Overlap(u64, u64),
 }
 
@@ -296,6 +314,8 @@ mod tests {
         Config::new((0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000)
     }
 
+    /// A mistake made in a valid configuration.
+    /// A mistake made in a valid configuration.
     type Spoil = fn(&mut Config);
 
     #[test]
@@ -372,6 +392,7 @@ mod tests {
                 ConfigError::Overlap(0x07ff_0000, 0x0800_0000),
             ),
         ];
+
         for (spoil, error) in cases {
             let mut config = config(4);
             spoil(&mut config);

@@ -6,7 +6,9 @@ use crate::error::CpuError;
 use crate::intid::CpuId;
 use crate::lr::ListRegister;
 
-/// A physical CPU: its place in the epoch, and its list registers. It stays on that CPU.
+/// A physical CPU's membership of the epoch, and its `ICH_*` registers.
+///
+/// The value stays on its CPU: [`CpuLocal`] is neither `Send` nor `Sync`.
 pub struct Cpu<I> {
     local: CpuLocal,
     interface: I,
@@ -14,10 +16,12 @@ pub struct Cpu<I> {
 }
 
 impl<I: CpuInterface> Cpu<I> {
-    /// As [`Cpu::try_new`].
+    /// Creates the CPU that `local` was registered on, with the interface of the same CPU.
+    ///
+    /// Empties the list registers and turns the virtual interface off.
     ///
     /// # Panics
-    /// If this CPU cannot run vCPUs.
+    /// If the CPU cannot run vCPUs; see [`CpuError`].
     pub fn new(local: CpuLocal, interface: I) -> Self {
         match Self::try_new(local, interface) {
             Ok(cpu) => cpu,
@@ -25,11 +29,12 @@ impl<I: CpuInterface> Cpu<I> {
         }
     }
 
-    /// The CPU that `local` was registered on, with the interface of that CPU. Empties its list registers
-    /// and turns the virtual interface off.
+    /// Creates the CPU that `local` was registered on, with the interface of the same CPU.
+    ///
+    /// Empties the list registers and turns the virtual interface off.
     ///
     /// # Errors
-    /// [`CpuError`] if it cannot run vCPUs; its registers have not been touched then.
+    /// [`CpuError`] if the CPU cannot run vCPUs. No register is written then.
     pub fn try_new(local: CpuLocal, interface: I) -> Result<Self, CpuError> {
         let vtr = interface.vtr();
         if !(1..=crate::lr::MAX).contains(&usize::from(vtr.list_registers)) {
@@ -41,10 +46,12 @@ impl<I: CpuInterface> Cpu<I> {
         if !vtr.traps_dir {
             return Err(CpuError::NoDirTrap);
         }
+
         interface.write_hcr(0);
         for index in 0..usize::from(vtr.list_registers) {
             interface.write_lr(index, ListRegister::EMPTY);
         }
+
         Ok(Self {
             local,
             interface,
@@ -52,34 +59,34 @@ impl<I: CpuInterface> Cpu<I> {
         })
     }
 
-    /// Which physical CPU this is.
+    /// Returns the identifier of the physical CPU.
     #[inline]
     #[must_use]
     pub fn id(&self) -> CpuId {
         self.local.id()
     }
 
-    /// Pins this CPU: see [`CpuLocal::pin`].
+    /// Pins the CPU; see [`CpuLocal::pin`].
     #[inline]
     pub fn pin(&self) -> CpuPin<'_> {
         self.local.pin()
     }
 
-    /// The registers.
+    /// Returns the CPU's `ICH_*` registers.
     #[inline]
     #[must_use]
     pub fn interface(&self) -> &I {
         &self.interface
     }
 
-    /// The constant properties of the registers.
+    /// Returns the constant properties of the registers, from `ICH_VTR_EL2`.
     #[inline]
     #[must_use]
     pub fn vtr(&self) -> Vtr {
         self.vtr
     }
 
-    /// This CPU's epoch membership and counters.
+    /// Returns the CPU's epoch membership and counters.
     #[inline]
     #[must_use]
     pub fn local(&self) -> &CpuLocal {
@@ -87,9 +94,9 @@ impl<I: CpuInterface> Cpu<I> {
     }
 }
 
-/// `ICH_HCR_EL2` while a vCPU is loaded: enabled, with `ICC_DIR_EL1` trapped.
+/// Value of `ICH_HCR_EL2` while a vCPU is loaded: enabled, with `ICC_DIR_EL1` trapped.
 ///
-/// Trapped always, because a deactivation by `ICC_DIR_EL1` may concern an interrupt in no list register
-/// of this CPU, or in another CPU's; the architecture then only counts it, without its INTID. Guests
-/// with EOImode 0 never write the register.
+/// The trap is always on: the guest may deactivate, by `ICC_DIR_EL1`, an interrupt in no list
+/// register of this CPU, or in a list register of another CPU. The architecture only counts such a
+/// deactivation, without the INTID. Guests with EOImode 0 never write the register.
 pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;

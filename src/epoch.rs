@@ -1,15 +1,17 @@
-//! Epochs: who may still be reading what has been unlinked.
+//! Epoch-based reclamation: frees unlinked objects after their last reader.
 //!
-//! One [`Domain`] serves a whole hypervisor. Every physical CPU registers once and owns the
-//! [`CpuLocal`] it gets. A [`CpuPin`] is what every operation of the library asks for: one for each exit
-//! from the guest, dropped before the next entry, so that nobody is in the epoch while in a guest.
+//! A hypervisor has a single [`Domain`]. Every physical CPU registers once and owns the returned
+//! [`CpuLocal`]. Every operation of the library takes a [`CpuPin`]. The embedder makes a pin at
+//! each exit from the guest and drops the pin before the next entry, so no CPU in a guest is in the
+//! epoch.
 //!
-//! Entering the epoch is a store and a full barrier, and most exits look nothing up. So a pin enters it
-//! when it is first asked for its guard, and at most once: whoever follows a pointer that others may
-//! retire (an LPI, a device, a topology) got it by that guard. SPIs, PPIs, SGIs and vCPUs live as long as
-//! their VM, and an interrupt on a list as long as it is there: for those nobody has to be in the epoch.
+//! Entering the epoch costs a store and a full barrier, and most exits look nothing up. A pin
+//! therefore enters the epoch at the first call of [`CpuPin::guard`] only. A pointer to an object
+//! that another CPU may free (an LPI, a device, a topology) comes from a lookup, and every lookup
+//! takes the guard. SPIs, PPIs, SGIs and vCPUs live as long as their VM, and a linked interrupt
+//! lives as long as the link: neither needs the epoch.
 #![expect(unsafe_code)]
-// UNSAFETY: a pin's guard is written through a shared reference, once.
+// UNSAFETY: a pin writes its guard through a shared reference, once.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -21,10 +23,11 @@ use crate::intid::CpuId;
 use crate::sync::{Ledger, Rank, SpinLock};
 use crate::trace::{Counters, Totals};
 
-/// What a CPU leaves to the epoch before it collects: interrupts, devices, nodes of tables.
+/// Number of interrupts, devices and events that a CPU unlinks before [`CpuPin::collect`] runs a
+/// collection step.
 const PILE: u32 = 64;
 
-/// The epoch collector of one hypervisor, shared by all its VMs.
+/// The epoch collector of a hypervisor, shared by all VMs.
 pub struct Domain {
     collector: Collector,
     counters: SpinLock<Vec<Arc<Counters>>>,
@@ -37,7 +40,7 @@ impl Default for Domain {
 }
 
 impl Domain {
-    /// A domain that no CPU has joined yet.
+    /// Creates a domain without CPUs.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -46,7 +49,7 @@ impl Domain {
         }
     }
 
-    /// Registers the calling physical CPU. Allocates; done once per CPU, at its boot.
+    /// Registers the calling physical CPU. Allocates. Call once per CPU, at the CPU's boot.
     #[must_use]
     pub fn register(&self, id: CpuId) -> CpuLocal {
         let local = CpuLocal {
@@ -63,7 +66,7 @@ impl Domain {
         local
     }
 
-    /// The sum of all CPUs' counters, those of CPUs that have left included.
+    /// Returns the sum of all CPUs' counters, including CPUs whose [`CpuLocal`] was dropped.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -74,12 +77,12 @@ impl Domain {
     }
 }
 
-/// What one physical CPU owns in a [`Domain`]. It stays on that CPU (`!Send`, `!Sync`).
+/// A physical CPU's membership of a [`Domain`]. The value stays on its CPU (`!Send`, `!Sync`).
 pub struct CpuLocal {
     id: CpuId,
-    /// The vCPU whose state is in this CPU's registers; compared, never followed.
+    /// The vCPU loaded on the CPU, or null. Compared, never dereferenced.
     loaded: Cell<*const ()>,
-    /// What has been left to the epoch since [`CpuPin::collect`].
+    /// Number of objects left to the epoch since the last collection step.
     garbage: Cell<u32>,
     handle: LocalHandle,
     ledger: Ledger,
@@ -87,15 +90,16 @@ pub struct CpuLocal {
 }
 
 impl CpuLocal {
-    /// The physical CPU that registered.
+    /// Returns the identifier of the physical CPU.
     #[inline]
     #[must_use]
     pub fn id(&self) -> CpuId {
         self.id
     }
 
-    /// Begins what this CPU does between an exit and the next entry. Costs nothing until something is
-    /// looked up: see [`CpuPin::guard`].
+    /// Creates a pin for the CPU's work between an exit and the next entry.
+    ///
+    /// The pin enters the epoch at the first lookup only; see [`CpuPin::guard`].
     #[inline]
     pub fn pin(&self) -> CpuPin<'_> {
         CpuPin {
@@ -104,24 +108,24 @@ impl CpuLocal {
         }
     }
 
-    /// Whether the state of `vcpu` is in this CPU's registers.
+    /// Returns true if `vcpu` is loaded on the CPU.
     #[inline]
     pub(crate) fn has<V>(&self, vcpu: &V) -> bool {
         core::ptr::eq(self.loaded.get(), core::ptr::from_ref(vcpu).cast())
     }
 
-    /// Whether the state of any vCPU is in this CPU's registers.
+    /// Returns true if any vCPU is loaded on the CPU.
     pub(crate) fn is_loaded(&self) -> bool {
         !self.loaded.get().is_null()
     }
 
-    /// Notes whose state is in this CPU's registers.
+    /// Records the vCPU loaded on the CPU, or `None` after a put.
     pub(crate) fn set_loaded<V>(&self, vcpu: Option<&V>) {
         self.loaded
             .set(vcpu.map_or(core::ptr::null(), core::ptr::from_ref).cast());
     }
 
-    /// This CPU's counters.
+    /// Returns the CPU's counters.
     #[inline]
     #[must_use]
     pub fn counters(&self) -> &Counters {
@@ -129,69 +133,80 @@ impl CpuLocal {
     }
 }
 
-/// What one CPU does between an exit and the next entry: which CPU it is, and its stay in the epoch.
+/// Evidence of the calling CPU between an exit and the next entry, with its epoch guard.
 #[must_use]
 pub struct CpuPin<'c> {
-    /// Written once, by [`CpuPin::enter`]. A `OnceCell` would look twice whether it has been.
+    /// Empty until [`CpuPin::enter_here`] writes the guard. A `OnceCell` would check twice for
+    /// emptiness.
     guard: UnsafeCell<Option<Guard>>,
     local: &'c CpuLocal,
 }
 
 impl<'c> CpuPin<'c> {
-    /// The epoch guard: nothing that this CPU reaches by it is freed until the pin is dropped. The first
-    /// call enters the epoch, a store and a full barrier; pins inside one that has are a plain increment.
-    /// Every 128th entry also frees a bounded number of things that nobody can reach any more, and
-    /// allocates a node of the epoch's queue once in some thousand of those.
+    /// Returns the epoch guard. No object reached by the guard is freed until the pin is dropped.
+    ///
+    /// The first call enters the epoch, at the cost of a store and a full barrier. The entry of a
+    /// pin inside another pin that is in the epoch is a plain increment. Every 128th entry also
+    /// frees a bounded number of unreachable objects, and allocates a node of the epoch's queue per
+    /// some thousand freed objects.
     #[inline]
     #[must_use]
     pub fn guard(&self) -> &Guard {
-        // SAFETY: a pin stays on its CPU (`!Sync`), and `enter`, which alone writes to it, does so before
-        // there is a reference to what it writes.
+        // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes
+        // the cell through a shared reference, and only while the cell is empty, before any
+        // reference to the guard exists.
         match unsafe { &*self.guard.get() } {
             Some(guard) => guard,
             None => self.enter(),
         }
     }
 
-    /// As [`CpuPin::guard`], for where it is mostly the first call.
+    /// Returns the epoch guard, like [`CpuPin::guard`], with the entry into the epoch inlined: for
+    /// callers that are mostly a pin's first.
     #[inline(always)]
     pub(crate) fn first_guard(&self) -> &Guard {
-        // SAFETY: as in `guard`.
+        // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes
+        // the cell through a shared reference, and only while the cell is empty, before any
+        // reference to the guard exists.
         match unsafe { &*self.guard.get() } {
             Some(guard) => guard,
             None => self.enter_here(),
         }
     }
 
+    /// Enters the epoch, out of line.
     #[inline(never)]
     fn enter(&self) -> &Guard {
         self.enter_here()
     }
 
+    /// Enters the epoch and keeps the guard. The cell must be empty.
     #[inline(always)]
     fn enter_here(&self) -> &Guard {
         let guard = self.local.handle.pin();
-        // SAFETY: as in `guard`, which has found nothing there. What the epoch frees meanwhile is not given
-        // this pin.
+        // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. The caller found the cell
+        // empty, so no reference to a guard exists. Destructors that `pin` runs do not have this
+        // `CpuPin`.
         unsafe { (*self.guard.get()).insert(guard) }
     }
 
-    /// The calling CPU's part in the domain.
+    /// Returns the calling CPU's membership of the domain.
     #[inline]
     pub(crate) fn local(&self) -> &'c CpuLocal {
         self.local
     }
 
-    /// Notes that what has been unlinked was left to the epoch.
+    /// Counts an unlinked interrupt, device or event, whose memory the epoch frees.
     #[inline]
     pub(crate) fn leaves_garbage(&self) {
         let garbage = &self.local.garbage;
         garbage.set(garbage.get().saturating_add(1));
     }
 
-    /// Frees what was left to the epoch before, and that nobody can reach any more, if more than a little has
-    /// been left to it since the last time: whoever leaves something sees to it that it does not pile up.
-    /// Allocates a node of the epoch's queue. No lock is held.
+    /// Runs a collection step if the CPU has unlinked at least [`PILE`] objects since the last
+    /// step.
+    ///
+    /// The step allocates a node of the epoch's queue. Call with no lock held.
     #[inline]
     pub(crate) fn collect(&self) {
         if self.local.garbage.get() >= PILE {
@@ -199,34 +214,35 @@ impl<'c> CpuPin<'c> {
         }
     }
 
+    /// Runs a collection step.
     #[cold]
     fn collect_now(&self) {
         self.local.garbage.set(0);
         self.guard().flush();
     }
 
-    /// The physical CPU.
+    /// Returns the identifier of the physical CPU.
     #[inline]
     #[must_use]
     pub fn cpu(&self) -> CpuId {
         self.local.id
     }
 
-    /// This CPU's lock ledger.
+    /// Returns the CPU's lock ledger.
     #[inline]
     #[must_use]
     pub fn ledger(&self) -> &'c Ledger {
         &self.local.ledger
     }
 
-    /// This CPU's counters.
+    /// Returns the CPU's counters.
     #[inline]
     #[must_use]
     pub fn counters(&self) -> &'c Counters {
         &self.local.counters
     }
 
-    /// Runs `f`, a lookup, and books it together with any lock that it took.
+    /// Runs `f`, a lookup, and counts the lookup and every lock taken in `f`.
     #[inline]
     pub(crate) fn lookup<R>(&self, f: impl FnOnce() -> R) -> R {
         let before = self.local.ledger.acquired();
@@ -239,9 +255,11 @@ impl<'c> CpuPin<'c> {
         result
     }
 
-    /// Begins anew, as if the pin had been dropped and another one made: for a CPU that goes on at once with
-    /// something else, such as a thread that injects in a loop. What was obtained under the pin is gone. A pin
-    /// that is in the epoch stays in it, with two loads and no barrier; without effect inside another one.
+    /// Moves the pin to the current epoch, like a drop followed by a new pin.
+    ///
+    /// For a thread that injects in a loop, say. References obtained under the pin end, by the
+    /// `&mut`. A pin in the epoch stays in the epoch, at the cost of two loads and no barrier.
+    /// Inside another pin that is in the epoch, the call has no effect.
     #[inline]
     pub fn renew(&mut self) {
         if let Some(guard) = self.guard.get_mut() {
@@ -249,9 +267,10 @@ impl<'c> CpuPin<'c> {
         }
     }
 
-    /// Runs `f`, in which the CPU sleeps, outside the epoch, so that reclamation goes on meanwhile.
-    /// References obtained under the pin are gone afterwards. Without effect inside another pin that is in
-    /// the epoch.
+    /// Runs `f` outside the epoch, so that a CPU that sleeps in `f` does not hold up reclamation.
+    ///
+    /// References obtained under the pin end, by the `&mut`. Inside another pin that is in the
+    /// epoch, the CPU stays in the epoch.
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
         *self.guard.get_mut() = None;
         f()
@@ -264,7 +283,8 @@ mod tests {
     use crate::sync::AtomicU8;
     use crate::sync::Ordering::Relaxed;
 
-    /// Whether something that `cpu` leaves to the epoch is freed while `between` is done again and again.
+    /// Returns true if an object that `cpu` defers to the epoch is freed while `between` runs
+    /// repeatedly.
     fn is_freed(cpu: &CpuLocal, mut between: impl FnMut()) -> bool {
         let freed = Arc::new(AtomicU8::new(0));
         let mark = freed.clone();
@@ -273,7 +293,7 @@ mod tests {
             between();
             cpu.pin().guard().flush();
         }
-        // Relaxed, both: one thread.
+        // Relaxed: one thread stores and loads the mark.
         freed.load(Relaxed) != 0
     }
 
@@ -286,7 +306,7 @@ mod tests {
         let _ = pin.guard();
         assert!(!is_freed(&one, || ()));
         assert!(is_freed(&one, || pin.renew()));
-        // Inside another pin it would be the other's as well.
+        // The outer pin keeps the CPU in its epoch, so renewing the inner pin has no effect.
         let mut inner = other.pin();
         let _ = inner.guard();
         assert!(!is_freed(&one, || inner.renew()));

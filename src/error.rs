@@ -1,16 +1,16 @@
-//! Why the library refuses what its embedder asks, or what a guest's ITS command asks.
+//! Reasons to refuse a request of the embedder, or an ITS command of the guest.
 
 use crate::intid::VcpuId;
 
-/// Why a physical CPU cannot run vCPUs: what its `ICH_VTR_EL2` says.
+/// Reason against running vCPUs on a physical CPU, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum CpuError {
-    /// Not 1-16 list registers.
+    /// A number of list registers outside 1-16.
     ListRegisters(u8),
-    /// Not 5-7 bits of preemption.
+    /// A number of preemption bits outside 5-7.
     PreemptionBits(u8),
-    /// `ICH_HCR_EL2.TDIR` does not exist.
+    /// An implementation without `ICH_HCR_EL2.TDIR`.
     NoDirTrap,
 }
 
@@ -26,21 +26,23 @@ impl core::fmt::Display for CpuError {
 
 impl core::error::Error for CpuError {}
 
-/// Why a vCPU cannot enter, leave or block here.
+/// Reason against entering, exiting, blocking or putting a vCPU on the calling CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// The VM has no such vCPU.
+    /// A vCPU unknown to the VM.
     UnknownVcpu(VcpuId),
-    /// The vCPU is powered off ([`Vgic::power_on`]).
+    /// A vCPU powered off; see [`Vgic::power_on`](crate::Vgic::power_on).
     PoweredOff(VcpuId),
-    /// The vCPU is in the guest already.
+    /// A vCPU in the guest already.
     AlreadyEntered(VcpuId),
-    /// The vCPU is not in the guest on this CPU.
+    /// A vCPU not in the guest on the calling CPU.
     NotEntered(VcpuId),
-    /// The registers of this vCPU are on another CPU, which has to [`Vgic::vcpu_put`] it first.
+    /// A vCPU loaded on another CPU. The other CPU must first call
+    /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
     OnAnotherCpu(VcpuId),
-    /// This CPU's registers hold another vCPU, which has to be [`Vgic::vcpu_put`] first.
+    /// Another vCPU loaded on the calling CPU, to be put first by
+    /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
     CpuInUse,
 }
 
@@ -61,22 +63,22 @@ impl core::fmt::Display for EntryError {
 
 impl core::error::Error for EntryError {}
 
-/// Why an interrupt could not be injected.
+/// Reason for a failed injection.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum InjectError {
-    /// The VM has no such vCPU.
+    /// A vCPU unknown to the VM.
     UnknownVcpu,
-    /// The VM has no such interrupt, or it is not of the kind that the call is for.
+    /// An interrupt unknown to the VM, or of a kind not accepted by the call.
     UnknownInterrupt,
-    /// The VM has no such ITS, or the guest has it disabled.
+    /// An ITS unknown to the VM, or disabled by the guest.
     ItsDisabled,
-    /// The guest has not mapped the device.
+    /// A device not mapped by the guest.
     UnmappedDevice,
-    /// The guest has not mapped the event.
+    /// An event not mapped by the guest.
     UnmappedEvent,
-    /// The guest has not mapped the event's collection.
+    /// An event of a collection not mapped by the guest.
     UnmappedCollection,
 }
 
@@ -95,35 +97,37 @@ impl core::fmt::Display for InjectError {
 
 impl core::error::Error for InjectError {}
 
-/// Why an ITS command failed (IHI 0069, 5.5, ITS command error encodings; the name there is given for
-/// each). A command that fails has no effect, and the queue goes on with the next one.
+/// Reason for a failed ITS command, with the name from IHI 0069, 5.5 (ITS command error encodings).
+///
+/// A failed command has no effect. The queue continues with the next command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// No such command in GICv3.
+    /// A command number not defined by GICv3.
     Unknown,
-    /// The command's place in the queue is not RAM of the guest.
+    /// A command at an address outside the guest's RAM.
     Unreadable,
-    /// `DEVICE_OOR`: more bits than `GITS_TYPER.Devbits`, an ID that the guest's device table does not
-    /// cover, or more devices than [`ItsConfig::max_devices`](crate::config::ItsConfig::max_devices).
+    /// `DEVICE_OOR`: a DeviceID with more bits than `GITS_TYPER.Devbits`, or beyond the guest's
+    /// device table, or more devices than
+    /// [`ItsConfig::max_devices`](crate::config::ItsConfig::max_devices).
     DeviceOutOfRange,
-    /// `ITTSIZE_OOR`: more bits than `GITS_TYPER.ID_bits`, or beyond
+    /// `ITTSIZE_OOR`: more EventID bits than `GITS_TYPER.ID_bits`, or more events than
     /// [`ItsConfig::max_events`](crate::config::ItsConfig::max_events).
     IttSizeOutOfRange,
-    /// `PROCNUM_OOR`: no vCPU has this processor number.
+    /// `PROCNUM_OOR`: a processor number of no vCPU.
     ProcessorOutOfRange,
-    /// `COLLECTION_OOR`: the ITS has no such collection, or the guest's collection table does not cover
-    /// it.
+    /// `COLLECTION_OOR`: an ICID beyond the ITS's collections, or beyond the guest's collection
+    /// table.
     CollectionOutOfRange,
-    /// `UNMAPPED_DEVICE`: the device is not mapped.
+    /// `UNMAPPED_DEVICE`: an unmapped device.
     UnmappedDevice,
-    /// `ID_OOR`: the EventID has more bits than the device was mapped with.
+    /// `ID_OOR`: an EventID with more bits than the device was mapped with.
     EventOutOfRange,
-    /// `PHYSICALID_OOR`: the INTID is no LPI of this VM, or has been mapped too many times.
+    /// `PHYSICALID_OOR`: an INTID outside the VM's LPIs, or an LPI mapped too many times.
     IntidOutOfRange,
-    /// `UNMAPPED_INTERRUPT`: the event is not mapped.
+    /// `UNMAPPED_INTERRUPT`: an unmapped event.
     UnmappedInterrupt,
-    /// `UNMAPPED_COLLECTION`: the collection is not mapped.
+    /// `UNMAPPED_COLLECTION`: an unmapped collection.
     UnmappedCollection,
 }
 

@@ -1,35 +1,35 @@
-//! A slice that others point into while its owner is moved about.
+//! A slice at a constant address, for pointers into the slice to stay valid while the owner moves.
 //!
-//! ap_lists and list registers point to interrupts, and the VM that owns these may be moved meanwhile: out
-//! of the function that built it, into what the embedder keeps. Moving a `Box` claims that nobody else
-//! points to what is in it, which the compiler may rely on. This makes no such claim.
+//! ap_lists and list registers point to interrupts, and the owner of the interrupts, the VM, may
+//! move meanwhile. Moving a `Box` asserts unique access to the contents, and the compiler may rely
+//! on the assertion. [`Fixed`] makes no such assertion.
 #![expect(unsafe_code)]
-// UNSAFETY: owns an allocation by raw pointer.
+// UNSAFETY: `Fixed` owns an allocation by raw pointer.
 
 use alloc::boxed::Box;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-/// A slice on the heap, of a length that does not change. Shared access only, to the end.
+/// A slice of constant length on the heap, with shared access only until the drop.
 ///
 /// # Invariants
-/// `items` came from a `Box`, which this owns.
+/// `items` came from a `Box` owned by the `Fixed`.
 pub(crate) struct Fixed<T> {
     items: NonNull<[T]>,
     owned: PhantomData<T>,
 }
 
-// SAFETY: it owns the `T`s and gives out shared references to them.
+// SAFETY: a `Fixed` owns its `T`s, so sending it sends the `T`s, and `T: Send`.
 unsafe impl<T: Send> Send for Fixed<T> {}
-// SAFETY: as above.
+// SAFETY: a shared `Fixed` gives out shared references to its `T`s only, and `T: Sync`.
 unsafe impl<T: Sync> Sync for Fixed<T> {}
 
 impl<T> FromIterator<T> for Fixed<T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
         let items: Box<[T]> = items.into_iter().collect();
         Self {
-            // INVARIANT: from a `Box` that is ours.
+            // INVARIANT: the leaked `Box` belongs to the new `Fixed`.
             items: NonNull::from(Box::leak(items)),
             owned: PhantomData,
         }
@@ -41,7 +41,8 @@ impl<T> Deref for Fixed<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: by the type invariant it is allocated, and nobody gets a unique reference to it.
+        // SAFETY: by the type invariant the slice is allocated until the drop, and no unique
+        // reference to the slice is made before the drop.
         unsafe { self.items.as_ref() }
     }
 }
@@ -57,7 +58,8 @@ impl<'a, T> IntoIterator for &'a Fixed<T> {
 
 impl<T> Drop for Fixed<T> {
     fn drop(&mut self) {
-        // SAFETY: by the type invariant; this is the end of it.
+        // SAFETY: by the type invariant `items` came from a `Box` owned by the `Fixed`, and the
+        // drop runs once.
         drop(unsafe { Box::from_raw(self.items.as_ptr()) });
     }
 }

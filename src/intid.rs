@@ -2,12 +2,12 @@
 
 use core::fmt;
 
-/// An interrupt identifier that is known to be in one of the architecture's ranges
-/// (IHI 0069, 2.2): SGI 0-15, PPI 16-31, SPI 32-1019, LPI 8192 and above.
+/// An interrupt identifier in one of the architecture's ranges (IHI 0069, 2.2): SGI 0-15, PPI
+/// 16-31, SPI 32-1019, LPI 8192 and above.
 ///
 /// # Invariants
-/// Never one of the special INTIDs 1020-1023, never in the reserved or extended ranges
-/// 1024-8191, and below 2^24.
+/// The value is never one of the special INTIDs 1020-1023, never in the reserved or extended ranges
+/// 1024-8191, and always below 2^24.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IntId(u32);
 
@@ -31,7 +31,7 @@ impl Kind {
     /// All kinds, in INTID order.
     pub const ALL: [Self; Self::COUNT] = [Self::Sgi, Self::Ppi, Self::Spi, Self::Lpi];
 
-    /// The name in lower case, as reports print it.
+    /// Returns the kind's name in lower case, for reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -46,16 +46,17 @@ impl Kind {
 impl IntId {
     /// Number of INTIDs private to a vCPU (SGIs and PPIs).
     pub const PRIVATE: u32 = 32;
-    /// First SPI.
+    /// INTID of the first SPI.
     pub const FIRST_SPI: u32 = 32;
-    /// One past the last SPI.
+    /// INTID after the last SPI.
     pub const END_SPI: u32 = 1020;
-    /// First LPI.
+    /// INTID of the first LPI.
     pub const FIRST_LPI: u32 = 8192;
-    /// One past the largest INTID a list register's 24-bit `vINTID` holds on every implementation.
+    /// INTID after the largest 24-bit INTID, the widest that `ICH_VTR_EL2.IDbits` allows.
     pub const END: u32 = 1 << 24;
 
-    /// Checks `raw`, which may come from a guest; `None` for special, reserved and extended INTIDs.
+    /// Checks `raw`, a claim of the guest, say. Returns `None` for special, reserved and extended
+    /// INTIDs, and from 2^24 on.
     #[must_use]
     pub const fn new(raw: u32) -> Option<Self> {
         if raw < Self::END_SPI || (raw >= Self::FIRST_LPI && raw < Self::END) {
@@ -65,13 +66,13 @@ impl IntId {
         }
     }
 
-    /// The SGI `n`, 0-15.
+    /// Returns the SGI with INTID `n`, or `None` unless `n` is 0-15.
     #[must_use]
     pub const fn sgi(n: u32) -> Option<Self> {
         if n < 16 { Some(Self(n)) } else { None }
     }
 
-    /// The PPI with INTID `raw`, 16-31.
+    /// Returns the PPI with INTID `raw`, or `None` unless `raw` is 16-31.
     #[must_use]
     pub const fn ppi(raw: u32) -> Option<Self> {
         if raw >= 16 && raw < 32 {
@@ -81,7 +82,7 @@ impl IntId {
         }
     }
 
-    /// The SPI with INTID `raw`, 32-1019.
+    /// Returns the SPI with INTID `raw`, or `None` unless `raw` is 32-1019.
     #[must_use]
     pub const fn spi(raw: u32) -> Option<Self> {
         if raw >= Self::FIRST_SPI && raw < Self::END_SPI {
@@ -91,7 +92,7 @@ impl IntId {
         }
     }
 
-    /// The LPI with INTID `raw`, 8192 and above.
+    /// Returns the LPI with INTID `raw`, or `None` unless `raw` is 8192 to 2^24 - 1.
     #[must_use]
     pub const fn lpi(raw: u32) -> Option<Self> {
         if raw >= Self::FIRST_LPI && raw < Self::END {
@@ -101,13 +102,13 @@ impl IntId {
         }
     }
 
-    /// The number itself.
+    /// Returns the INTID as a number.
     #[must_use]
     pub const fn raw(self) -> u32 {
         self.0
     }
 
-    /// The class this INTID belongs to.
+    /// Returns the architecture's class of the interrupt.
     #[must_use]
     pub const fn kind(self) -> Kind {
         match self.0 {
@@ -118,7 +119,7 @@ impl IntId {
         }
     }
 
-    /// Whether each vCPU has an interrupt of its own under this INTID (SGI or PPI).
+    /// Returns true for an SGI or a PPI: each vCPU has an interrupt of its own with the INTID.
     #[must_use]
     pub const fn is_private(self) -> bool {
         self.0 < Self::PRIVATE
@@ -131,16 +132,17 @@ impl fmt::Debug for IntId {
     }
 }
 
-/// Index of a vCPU in its VM: 0 up to [`VcpuId::MAX_COUNT`], in the order the vCPUs were added. It is
-/// the processor number of `GICR_TYPER` and of the ITS commands, not an affinity.
+/// Index of a vCPU in its VM, below [`VcpuId::MAX_COUNT`], in the order the vCPUs were added.
+///
+/// The index is the processor number of `GICR_TYPER` and of the ITS commands, not an affinity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VcpuId(pub(crate) u16);
 
 impl VcpuId {
-    /// Most vCPUs that one VM may have.
+    /// Most vCPUs that a VM may have.
     pub const MAX_COUNT: usize = 512;
 
-    /// The vCPU with index `n`, below [`VcpuId::MAX_COUNT`].
+    /// Returns the vCPU with index `n`, or `None` unless `n` is below [`VcpuId::MAX_COUNT`].
     #[must_use]
     pub const fn new(n: usize) -> Option<Self> {
         if n < Self::MAX_COUNT {
@@ -150,81 +152,84 @@ impl VcpuId {
         }
     }
 
-    /// The index.
+    /// Returns the index, 0 to 511.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// A physical CPU, as the embedder numbers them: 0-65535.
+/// A physical CPU, 0-65535 by the embedder's numbering.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CpuId(pub u16);
 
-/// A processor's affinity, packed as `Aff3:Aff2:Aff1:Aff0`, eight bits each (DDI 0487, `MPIDR_EL1`;
-/// IHI 0069, 2.3.2).
+/// A processor's affinity, packed as `Aff3:Aff2:Aff1:Aff0`, eight bits each (DDI 0487,
+/// `MPIDR_EL1`; IHI 0069, 2.3.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Affinity(u32);
 
 impl Affinity {
-    /// From the four levels.
+    /// Creates an affinity from its four levels.
     #[must_use]
     pub const fn new(aff3: u8, aff2: u8, aff1: u8, aff0: u8) -> Self {
         Self(u32::from_be_bytes([aff3, aff2, aff1, aff0]))
     }
 
-    /// From the packed form, `Aff3` in bits 31:24, as `GICR_TYPER` bits 63:32 show it.
+    /// Creates an affinity from the packed form, `Aff3` in bits 31:24, like `GICR_TYPER` bits
+    /// 63:32.
     #[must_use]
     pub const fn from_packed(packed: u32) -> Self {
         Self(packed)
     }
 
-    /// From the layout of `MPIDR_EL1` and `GICD_IROUTER<n>`: `Aff3` in bits 39:32, the rest in 23:0.
+    /// Creates an affinity from the layout of `MPIDR_EL1` and `GICD_IROUTER<n>`: `Aff3` in bits
+    /// 39:32, the other levels in bits 23:0. Ignores all other bits.
     #[must_use]
     pub const fn from_mpidr(value: u64) -> Self {
         Self(((value >> 32) as u32) << 24 | (value as u32 & 0x00ff_ffff))
     }
 
-    /// The packed form.
+    /// Returns the packed form, `Aff3` in bits 31:24.
     #[must_use]
     pub const fn packed(self) -> u32 {
         self.0
     }
 
-    /// The layout of `MPIDR_EL1` and `GICD_IROUTER<n>`.
+    /// Returns the layout of `MPIDR_EL1` and `GICD_IROUTER<n>`: `Aff3` in bits 39:32, the other
+    /// levels in bits 23:0.
     #[must_use]
     pub const fn mpidr(self) -> u64 {
         ((self.0 as u64 >> 24) << 32) | (self.0 as u64 & 0x00ff_ffff)
     }
 
-    /// `Aff3`, `Aff2`, `Aff1` and `RS` as `ICC_SGI<n>R_EL1` names them (IHI 0069, 12.2.19): what the up to
-    /// 16 targets of an SGI share.
+    /// Returns `Aff3`, `Aff2`, `Aff1` and `RS` in the layout of `ICC_SGI<n>R_EL1` (IHI 0069,
+    /// 12.2.19). The up to 16 targets of an SGI share these fields.
     #[must_use]
     pub(crate) const fn sgi_group(self) -> u64 {
         let [aff3, aff2, aff1, aff0] = self.0.to_be_bytes();
         (aff3 as u64) << 48 | (aff0 as u64 >> 4) << 44 | (aff2 as u64) << 32 | (aff1 as u64) << 16
     }
 
-    /// `Aff0`, the level that an SGI's target list names.
+    /// Returns `Aff0`, the level that an SGI's target list names.
     #[must_use]
     pub const fn aff0(self) -> u8 {
         self.0 as u8
     }
 }
 
-/// A DeviceID that an ITS accepts: checked against `GITS_TYPER.Devbits`.
+/// A DeviceID within `GITS_TYPER.Devbits` of its ITS.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DeviceId(pub u32);
 
-/// An EventID that an ITS accepts: checked against `GITS_TYPER.ID_bits`.
+/// An EventID within `GITS_TYPER.ID_bits` of its ITS.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EventId(pub u32);
 
-/// A collection's identifier (`ICID`), 16 bits.
+/// Identifier of a collection (`ICID`), 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Icid(pub u16);
 
-/// One of a VM's ITSes, by its place in the configuration.
+/// Index of an ITS in [`Config::its`](crate::Config::its).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ItsId(pub u8);
 

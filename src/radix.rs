@@ -1,24 +1,27 @@
 //! A radix table from a small integer to a pointer: lock-free lookup, epoch-reclaimed nodes.
 //!
-//! It holds the LPIs of a VM, the devices of an ITS and the events of a device. The table does not own
-//! what it points to; whoever inserts keeps it alive until it is removed and the epoch has passed.
+//! Tables hold the LPIs of a VM, the devices of an ITS and the events of a device. A table does not
+//! own its values: the inserter keeps a value allocated until the value is removed and the epoch
+//! has passed.
 //!
 //! # Shape
-//! A key has `bits` bits. The root is an array indexed by the top bits and lives as long as the table.
-//! Below it, every level consumes [`NODE_BITS`] bits. 65,536 LPIs are two dependent loads away; a device
-//! with up to 256 events is a flat array. [`walk`] is about going through all of it.
+//! A key has `bits` bits. The root is an array indexed by the top bits and lives as long as the
+//! table. Below the root, every level consumes [`NODE_BITS`] bits. A lookup among 65,536 LPIs is
+//! two dependent loads. A device with up to 256 events is a flat array. [`walk`] iterates over a
+//! table.
 //!
 //! # Life of a node
-//! A node counts in `live` its non-null slots and the inserters at work in it. Whoever takes the count
-//! to zero tries to move it from 0 to [`DEAD`]; the winner unlinks the node from its parent and defers
-//! the free to the epoch. An inserter that meets a dead node helps to unlink it and starts again, so no
-//! value is ever put into a node that readers can no longer reach.
+//! 1. `live` counts a node's non-null slots and the inserters at work in the node.
+//! 2. A CPU that takes the count to zero tries to move the count from 0 to [`DEAD`]. On success,
+//!    the CPU unlinks the node from its parent and defers the free to the epoch.
+//! 3. An inserter that meets a dead node helps to unlink the node and restarts, so no value enters
+//!    a node out of reach of readers.
 //!
 //! # Publication
-//! A slot is written with Release (or stronger) and read with Acquire: a reader that sees a pointer sees
-//! what it points to initialised.
+//! A slot is written with AcqRel and read with Acquire: a reader of a pointer sees the initialised
+//! node or value behind the pointer.
 #![expect(unsafe_code)]
-// UNSAFETY: dereferences nodes and values through raw pointers, protected by epoch guards.
+// UNSAFETY: nodes and values are dereferenced through raw pointers, under epoch guards.
 
 mod walk;
 
@@ -34,27 +37,30 @@ use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, relaxed_by};
 
 pub use walk::Cursor;
 
-/// Key bits that one level below the root consumes.
-// Two, so that loom sees growth, sharing and reclamation of nodes with a handful of keys.
+/// Number of key bits that a level below the root consumes.
+// Two bits under loom: a handful of keys then explores growth, sharing and reclamation of nodes.
 pub const NODE_BITS: u32 = if cfg!(loom) { 2 } else { 8 };
 const NODE_SLOTS: usize = 1 << NODE_BITS;
 
 /// Most levels of a table: 32 key bits.
 const MAX_LEVELS: usize = 32usize.div_ceil(NODE_BITS as usize);
 
-/// The count of a node that has been, or is about to be, unlinked.
+/// `live` of a node that has been, or is about to be, unlinked.
 const DEAD: usize = usize::MAX;
 
+/// A pointer to a node, or, at the lowest level, to a value; null if empty.
 type Slot = AtomicPtr<()>;
 
+/// A node of a table, below the root.
 struct Node {
+    /// Number of non-null slots and of inserters at work in the node, or [`DEAD`].
     live: AtomicUsize,
     slots: [Slot; NODE_SLOTS],
     watched: Watched,
 }
 
 impl Node {
-    /// An empty node in which the caller is at work.
+    /// Creates an empty node, with the caller counted as an inserter.
     fn new() -> Box<Self> {
         Box::new(Self {
             live: AtomicUsize::new(1),
@@ -63,10 +69,10 @@ impl Node {
         })
     }
 
-    /// Announces an inserter, or a child; fails when the node is dead.
+    /// Counts an inserter in. Returns false if the node is dead.
     fn join(&self) -> bool {
-        // AcqRel/Acquire: the count orders nothing by itself, but entering must not be seen before
-        // an earlier leave: pairs with `part`.
+        // AcqRel, and Acquire on failure: pairs with the AcqRel in `part`, so that a join is
+        // ordered after every earlier part. The count publishes nothing else.
         self.live
             .fetch_update(AcqRel, Acquire, |live| {
                 (live != DEAD || mutant(Mutant::DeadNodeEntered)).then(|| live.wrapping_add(1))
@@ -74,17 +80,19 @@ impl Node {
             .is_ok()
     }
 
-    /// Takes back `count` entries or children; true for the one CPU whose leave killed the node.
+    /// Counts `count` inserters or children out. Returns true to the CPU whose call killed the
+    /// node.
     fn part(&self, count: usize) -> bool {
-        // AcqRel: all that was done inside happens before the node's death: pairs with the other leaves,
-        // and with `join`.
+        // AcqRel: pairs with the AcqRel of other calls of `part` and of `join`, so that all work
+        // inside the node happens before the node's death. Relaxed on failure: another CPU has
+        // joined, and this CPU does nothing more.
         self.live.fetch_sub(count, AcqRel) == count
             && (mutant(Mutant::NodeDiesUnchecked)
                 || self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok())
     }
 }
 
-/// The way down to a slot: the nodes passed below the root, each with its slot in its parent.
+/// The nodes passed below the root on the way to a slot, each with its slot in its parent.
 struct Path<'g> {
     nodes: [Option<(&'g Node, &'g Slot)>; MAX_LEVELS],
     depth: usize,
@@ -107,34 +115,40 @@ impl<'g> Path<'g> {
         self.nodes[self.depth.checked_sub(1)?].map(|(node, _)| node)
     }
 
-    /// Walks up. The lowest node loses `lowest` counts, every other `each`, and one more where the
-    /// child below it died; nodes that die of it are unlinked and freed after the epoch.
+    /// Counts out of every node of the path, from the lowest up.
+    ///
+    /// The lowest node loses `lowest` counts, and every other node `each`. A node loses another
+    /// count if this CPU unlinked the dead child below. Nodes that die are unlinked and deferred to
+    /// the epoch.
     fn part(&self, lowest: usize, each: usize, guard: &Guard) {
-        let mut follow_up = lowest;
+        let mut count = lowest;
         for (node, slot) in self.nodes[..self.depth].iter().rev().flatten() {
-            let died = follow_up > 0 && node.part(follow_up);
-            follow_up = each;
+            let died = count > 0 && node.part(count);
+            count = each;
             if died {
                 let raw = ptr::from_ref(*node).cast_mut();
                 if unlink(slot, raw) {
-                    follow_up += 1;
+                    count += 1;
                 }
                 if mutant(Mutant::NodeFreedAtOnce) {
                     node.watched.end();
                     continue;
                 }
                 node.watched.defer();
-                // SAFETY: a dead node gets no new values; it is unlinked, by us or by an inserter
-                // that helped; and only the CPU that moved it to DEAD comes here.
+                // SAFETY: the node came from `Box::into_raw` in `grow`. The node is dead, so no
+                // inserter joins, and unlinked, by this CPU or by an inserter that helped, so no
+                // new reader finds the node. Only the CPU that moved `live` to DEAD comes here, so
+                // the node is freed once.
                 unsafe { guard.defer_destroy(Shared::from(raw.cast_const())) };
             }
         }
     }
 }
 
-/// Unlinks a dead node from its parent's slot; true for the one CPU that did.
+/// Unlinks a dead node from its parent's slot. Returns true to the CPU that unlinked the node.
 fn unlink(slot: &Slot, node: *mut Node) -> bool {
-    // AcqRel: pairs with the Acquire in `child` and `grow`: who sees the null also sees the node dead.
+    // AcqRel: pairs with the Acquire in `child` and the AcqRel in `grow`: a CPU that sees the null
+    // also sees the node dead. Relaxed on failure: another CPU has unlinked the node.
     slot.compare_exchange(node.cast(), ptr::null_mut(), AcqRel, Relaxed)
         .is_ok()
 }
@@ -142,20 +156,24 @@ fn unlink(slot: &Slot, node: *mut Node) -> bool {
 /// A table of pointers to `T` by integer key.
 pub struct Radix<T> {
     root: Box<[Slot]>,
-    /// Key bits that the levels below the root consume; below 32.
+    /// Number of key bits that the levels below the root consume; below 32.
     below_root: u32,
+    /// Number of levels, the root included.
     levels: u32,
+    /// Number of key bits, 0-32.
     bits: u32,
     values: PhantomData<*const T>,
 }
 
-// SAFETY: the table hands out `&T` to any CPU and stores pointers that came from any CPU.
+// SAFETY: a table on another CPU hands out `&T` there, and removes pointers inserted on any CPU
+// there. `T: Send + Sync` allows both.
 unsafe impl<T: Send + Sync> Send for Radix<T> {}
-// SAFETY: as above; all shared state is atomic.
+// SAFETY: slots and counts are atomic. A shared table hands out `&T` and removes pointers on any
+// CPU, and `T: Send + Sync` allows both.
 unsafe impl<T: Send + Sync> Sync for Radix<T> {}
 
 impl<T> Radix<T> {
-    /// An empty table for keys below `2^bits`; `bits` 0-32. Allocates the root.
+    /// Creates an empty table for keys below `2^bits`, `bits` 0-32. Allocates the root.
     #[must_use]
     pub fn new(bits: u32) -> Self {
         let bits = bits.min(32);
@@ -172,30 +190,31 @@ impl<T> Radix<T> {
         }
     }
 
-    /// One past the largest key, saturated at `u32::MAX`.
+    /// Returns the number of keys, `2^bits`, saturated at `u32::MAX`.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         1_u32.checked_shl(self.bits).unwrap_or(u32::MAX)
     }
 
+    /// Returns the root's slot for `key`, or `None` if the key is out of range.
     #[inline]
     fn root_slot(&self, key: u32) -> Option<&Slot> {
         self.root.get((key >> (self.below_root & 31)) as usize)
     }
 
-    /// The index into a node at `level` levels above the values.
+    /// Returns the index of `key` in a node `level` levels above the lowest.
     #[inline]
     fn index(key: u32, level: u32) -> usize {
         Self::index_by(key, level * NODE_BITS)
     }
 
-    /// The index into a node above `below` key bits; below 32.
+    /// Returns the index of `key` in a node above `below` key bits; `below` is below 32.
     #[inline]
     fn index_by(key: u32, below: u32) -> usize {
         (key >> (below & 31)) as usize & (NODE_SLOTS - 1)
     }
 
-    /// The slot of `key` if every node on its way exists.
+    /// Returns the slot of `key`, or `None` if a node on the way is missing.
     #[inline]
     fn find<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g Slot> {
         let mut slot = self.root_slot(key)?;
@@ -207,49 +226,54 @@ impl<T> Radix<T> {
         Some(slot)
     }
 
-    /// Panics in debug builds unless `guard` pins a CPU: `crossbeam_epoch::unprotected` does not.
+    /// Panics in debug builds if `guard` is `crossbeam_epoch::unprotected`, which pins no CPU.
     #[inline]
     fn check_pinned(guard: &Guard) {
         debug_assert!(guard.collector().is_some(), "a lookup outside the epoch");
     }
 
+    /// Returns the node in `slot`, a slot above the lowest level.
     #[inline]
     fn child<'g>(slot: &Slot, _guard: &'g Guard) -> Option<&'g Node> {
         step();
-        // Acquire: pairs with the AcqRel in `insert`.
+        // Acquire: pairs with the AcqRel in `grow`.
         let node = slot.load(Acquire).cast::<Node>();
-        // SAFETY: slots above the lowest level hold null or a node, and a node that was reachable
-        // after the guard was pinned is not freed while it is.
+        // SAFETY: a slot above the lowest level holds null or a node. A node found while the guard
+        // is pinned is freed after the guard is dropped, because `Path::part` defers the free.
         let node = unsafe { node.as_ref() }?;
         node.watched.read();
         Some(node)
     }
 
-    /// Looks up `key`. Two dependent loads for keys of up to 16 bits; takes no lock, writes nothing.
+    /// Looks up `key`. Takes no lock and writes nothing. Makes two dependent loads for keys of up
+    /// to 16 bits.
     #[inline]
     #[must_use]
     pub fn get<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g T> {
         Self::check_pinned(guard);
         // Acquire: pairs with the AcqRel in `insert` and `replace`.
         let value = self.find(key, guard)?.load(Acquire).cast::<T>();
-        // SAFETY: by the contract of `insert`, what is reachable while the guard is pinned stays
-        // allocated as long as it is.
+        // SAFETY: the slot held the value while `guard` was pinned. By the contract of `insert`,
+        // the value stays allocated until `guard` is dropped.
         unsafe { value.as_ref() }
     }
 
-    /// Whether no key has a value, as far as no other CPU changes that.
+    /// Returns true if no key has a value. Meaningful while no other CPU changes the table.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        // Relaxed: the answer is of now. A node goes with the last value in it.
+        // Relaxed: the pointers are compared with null, not followed. A node is unlinked with the
+        // last value in the node, so the root alone shows emptiness.
         self.root.iter().all(|slot| slot.load(Relaxed).is_null())
     }
 
-    /// Puts `value` where `key` has none. Fails with what stands there, or with `None` when `key` is
-    /// out of range. Allocates the nodes that are missing on the way.
+    /// Inserts `value` under `key`, if the key has no value. Allocates missing nodes.
+    ///
+    /// # Errors
+    /// The present value of `key`, or `None` if `key` is out of range.
     ///
     /// # Safety
-    /// `value` stays allocated until it has been removed or replaced *and* every guard pinned before
-    /// that has been dropped.
+    /// `value` stays allocated until the value has been removed or replaced *and* every guard
+    /// pinned before the removal has been dropped.
     pub unsafe fn insert<'g>(
         &'g self,
         key: u32,
@@ -267,7 +291,8 @@ impl<T> Radix<T> {
                         if unlink(slot, ptr::from_ref(dead).cast_mut())
                             && let Some(parent) = path.lowest()
                         {
-                            // One child less; it cannot die of it while we are inside.
+                            // The child is counted out. The parent cannot die: this CPU is counted
+                            // in.
                             parent.part(1);
                         }
                         path.part(1, 1, guard);
@@ -284,7 +309,9 @@ impl<T> Radix<T> {
                 path.push(node, slot);
                 slot = &node.slots[Self::index(key, level)];
             }
-            // AcqRel: publishes the value; pairs with the Acquire in `get`.
+
+            // AcqRel: publishes the value; pairs with the Acquire in `get` and in `walk_to`.
+            // Acquire on failure: pairs with the AcqRel of the insertion that came first.
             let order = relaxed_by(Mutant::SlotFilledRelaxed, AcqRel);
             return match slot.compare_exchange(
                 ptr::null_mut(),
@@ -293,57 +320,71 @@ impl<T> Radix<T> {
                 Acquire,
             ) {
                 Ok(_) => {
-                    // Our entry into the lowest node stays, as the count of the value.
+                    // This CPU's count in the lowest node stays, as the count of the value.
                     path.part(0, 1, guard);
                     Ok(())
                 }
                 Err(found) => {
                     path.part(1, 1, guard);
-                    // SAFETY: as in `get`.
+                    // SAFETY: the slot held the value while `guard` was pinned. By the contract of
+                    // `insert`, the value stays allocated until `guard` is dropped.
                     Err(unsafe { found.cast::<T>().as_ref() })
                 }
             };
         }
     }
 
-    /// Hangs a new node, entered by the caller, into an empty slot of `parent` (which the caller has
-    /// entered; `None` for the root). `None` if another CPU was faster.
+    /// Links a new node into the empty `slot` of `parent`, with the caller counted in the node.
+    ///
+    /// `parent` is `None` for the root; the caller is counted in any other parent. Returns `None`
+    /// if another CPU filled the slot first.
     fn grow<'g>(slot: &Slot, parent: Option<&Node>, _guard: &'g Guard) -> Option<&'g Node> {
         let node = Box::into_raw(Node::new());
         if let Some(parent) = parent {
-            // Relaxed: we are inside, so the count is neither 0 nor DEAD and orders nothing.
+            // Relaxed: this CPU is counted in, so the count is neither 0 nor DEAD, and the
+            // increment orders nothing.
             parent.live.fetch_add(1, Relaxed);
         }
-        // AcqRel: publishes the node's slots; pairs with the Acquire in `child`.
+
+        // AcqRel: publishes the node's slots; pairs with the Acquire in `child`. Relaxed on
+        // failure: the caller restarts.
         let grown = slot.compare_exchange(ptr::null_mut(), node.cast(), AcqRel, Relaxed);
         if grown.is_err() {
             if let Some(parent) = parent {
                 parent.part(1);
             }
-            // SAFETY: the node was not published; it is ours alone.
+            // SAFETY: the node came from `Box::into_raw` above and was not published, so this CPU
+            // alone has the pointer.
             drop(unsafe { Box::from_raw(node) });
             return None;
         }
-        // SAFETY: just published, and entered by us, so it is not freed before we leave it.
+
+        // SAFETY: the node has just been published. This CPU is counted in, so the node does not
+        // die before this CPU parts, and the guard defers the free after that.
         Some(unsafe { &*node })
     }
 
-    /// Puts `new` in the place of `old`; false if `key` does not hold `old`.
+    /// Replaces `old` by `new` under `key`. Returns false, changing nothing, if `key` does not hold
+    /// `old`.
     ///
     /// # Safety
-    /// As for [`Radix::insert`].
+    /// `new` stays allocated until the value has been removed or replaced *and* every guard pinned
+    /// before the removal has been dropped.
     pub unsafe fn replace(&self, key: u32, old: &T, new: NonNull<T>, guard: &Guard) -> bool {
         Self::check_pinned(guard);
         let old = ptr::from_ref(old).cast_mut().cast();
         self.find(key, guard).is_some_and(|slot| {
-            // AcqRel: publishes the value; pairs with the Acquire in `get`.
+            // AcqRel: publishes the value; pairs with the Acquire in `get` and in `walk_to`.
+            // Relaxed on failure: the found value is not followed.
             slot.compare_exchange(old, new.as_ptr().cast(), AcqRel, Relaxed)
                 .is_ok()
         })
     }
 
-    /// Empties the slot of `key` if it holds `expected`, and returns the pointer that was inserted to
-    /// the one caller that did. That caller may free the value after the epoch.
+    /// Removes `expected` from `key`. Returns the inserted pointer to the caller that emptied the
+    /// slot, and `None`, changing nothing, if `key` does not hold `expected`.
+    ///
+    /// The caller that gets the pointer may free the value after the epoch.
     pub fn remove(&self, key: u32, expected: &T, guard: &Guard) -> Option<NonNull<T>> {
         Self::check_pinned(guard);
         let mut slot = self.root_slot(key)?;
@@ -353,38 +394,43 @@ impl<T> Radix<T> {
             path.push(node, slot);
             slot = &node.slots[Self::index(key, level)];
         }
+
         let expected = ptr::from_ref(expected).cast_mut().cast();
-        // AcqRel: pairs with `insert` and `replace`: whatever was done to the value happens before it is
-        // freed.
+        // AcqRel: pairs with the AcqRel in `insert` and `replace`, so that the value's insertion
+        // happens before the value is freed. Relaxed on failure: the found value is not followed.
         let removed = if mutant(Mutant::ReleaserErasesSuccessor) {
             slot.swap(ptr::null_mut(), AcqRel)
         } else {
             slot.compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
                 .ok()?
         };
+
         path.part(1, 0, guard);
         NonNull::new(removed.cast())
     }
 }
 
 impl<T> Drop for Radix<T> {
-    /// Frees the nodes. The values are not the table's and are left alone.
+    /// Frees the nodes. The table does not own its values and leaves the values alone.
     fn drop(&mut self) {
         fn free(slot: &Slot, levels_below: u32) {
             if levels_below == 0 {
                 return;
             }
-            // Relaxed: exclusive access.
+            // Relaxed: a drop has exclusive access to the table.
             let node = slot.load(Relaxed).cast::<Node>();
             if node.is_null() {
                 return;
             }
-            // SAFETY: exclusive access to the table, so its nodes are ours.
+
+            // SAFETY: the node came from `Box::into_raw` in `grow` and is linked, so the epoch does
+            // not free the node. A drop has exclusive access to the table.
             let node = unsafe { Box::from_raw(node) };
             for slot in &node.slots {
                 free(slot, levels_below - 1);
             }
         }
+
         for slot in &self.root {
             free(slot, self.levels - 1);
         }
@@ -421,6 +467,7 @@ mod tests {
             let mask = table.capacity() - 1;
             let mut map = BTreeMap::new();
             let mut random = 0x1234_5678_u32;
+
             for _ in 0..rounds {
                 random ^= random << 13;
                 random ^= random >> 17;
@@ -443,10 +490,12 @@ mod tests {
                 let expected = map.range(from..).next().map(|(key, value)| (*key, *value));
                 assert_eq!(table.next(from, &guard), expected);
             }
+
             for steps in [1, 3, 100] {
                 let walked = walk::tests::walk(&table, steps, &guard);
                 assert!(walked.into_iter().eq(map.iter().map(|(k, v)| (*k, *v))));
             }
+
             let last = u32::MAX.checked_shr(32 - bits).unwrap_or(0);
             let value = leak(last);
             if insert(&table, last, value, &guard) {
@@ -457,6 +506,7 @@ mod tests {
                 assert!(table.remove(last, value, &guard).is_some());
             }
             assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
+
             for (key, value) in map {
                 assert!(table.remove(key, value, &guard).is_some());
             }
@@ -468,9 +518,9 @@ mod tests {
     #[cfg(debug_assertions)]
     #[should_panic(expected = "a lookup outside the epoch")]
     fn a_lookup_needs_the_epoch() {
-        // SAFETY: the table is not shared.
-        let nobody = unsafe { crossbeam_epoch::unprotected() };
-        let _ = Radix::<u32>::new(9).get(0, nobody);
+        // SAFETY: the table is local to the thread, so no other thread frees its nodes.
+        let unpinned = unsafe { crossbeam_epoch::unprotected() };
+        let _ = Radix::<u32>::new(9).get(0, unpinned);
     }
 
     #[test]

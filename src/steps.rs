@@ -1,10 +1,10 @@
-//! Counting the library's work, so that a test can hold it against a bound (SECURITY.md).
+//! Count of the library's work, for tests that compare the work with a bound (SECURITY.md).
 //!
-//! A step is one interrupt looked at or changed, one slot or node of a table passed, or one vCPU told or
-//! looked at. Whatever loops takes at least one a round, but for loops of constant length: over list registers,
-//! over the levels of a table, over bytes that were read from guest memory.
+//! A step is a read or a change of an interrupt, a slot or node of a table passed, or a read or a
+//! notification of a vCPU. Every loop takes at least a step a round, except loops of constant
+//! length: over list registers, over the levels of a table, over bytes read from guest memory.
 
-/// Takes a step. Nothing in builds without debug assertions.
+/// Counts a step. Empty without debug assertions, without the feature `std`, and under loom.
 #[inline(always)]
 pub(crate) fn step() {
     #[cfg(all(debug_assertions, feature = "std", not(loom)))]
@@ -16,8 +16,10 @@ std::thread_local! {
     static STEPS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
 }
 
-/// Steps that the calling thread has taken in this library so far: interrupts looked at or changed, slots of
-/// tables passed, vCPUs told. Counted in builds with debug assertions and the feature `std`; else 0.
+/// Returns the number of steps that the calling thread has taken in the library so far: reads and
+/// changes of interrupts, slots of tables passed, reads and notifications of vCPUs.
+///
+/// Always 0 without debug assertions or without the feature `std`.
 #[must_use]
 pub fn steps() -> u64 {
     #[cfg(all(debug_assertions, feature = "std", not(loom)))]

@@ -1,60 +1,59 @@
 //! Trace points and counters.
 //!
-//! A reference to an interrupt has one of three owners, each traced and counted apart: an ITS
-//! *mapping*, an ap_*list*, or a *migration* between two ap_lists. [`crate::irq`] has the table of all
-//! transitions that take or put one. A lookup takes none. After a VM is torn down, the gets and puts of
-//! each owner are equal.
+//! A reference to an interrupt has one of three owners: an ITS *mapping*, an ap_*list*, or a
+//! *migration* between two ap_lists. Each owner has separate trace points and counters. `vm::irq`
+//! has the transitions for gets and puts of references. A lookup takes no reference. After the
+//! teardown of a VM, the gets and puts of each owner are equal.
 
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::Counter;
 
 pub use crate::steps::steps;
 
-/// A point where an interrupt's reference count changes, as [`crate::Host::trace`] receives it.
+/// A change of an interrupt's references, for [`crate::Host::trace`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TracePoint {
-    /// An ITS mapping took a reference of the LPI: `MAPTI`, `MAPI`.
+    /// Get of an LPI by an ITS mapping: `MAPTI`, `MAPI`.
     MappingGet(IntId),
-    /// An ITS mapping put its reference: `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown.
+    /// Put of an LPI by an ITS mapping: `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown.
     MappingPut(IntId),
-    /// A CPU that moves the interrupt to another ap_list took over the old list's reference.
+    /// Get by a migration: the migrating CPU takes over the old ap_list's reference.
     MigrationGet(IntId),
-    /// That CPU put the reference, after the new ap_list had taken one of its own.
+    /// Put by a migration, after the new ap_list has taken a reference.
     MigrationPut(IntId),
-    /// The ap_list of the vCPU took its reference when the interrupt was linked.
+    /// Get by the ap_list of the vCPU, when the interrupt is linked.
     ListGet(IntId, VcpuId),
-    /// The ap_list of the vCPU put its reference, or handed it to a migration, when the interrupt was
-    /// unlinked.
+    /// Put by the ap_list of the vCPU, or hand-over to a migration, when the interrupt is unlinked.
     ListPut(IntId, VcpuId),
 }
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// One physical CPU's event counts. Written by that CPU only; any CPU may read them.
+        /// Event counts of a physical CPU. Only the owning CPU writes the counts; any CPU may read.
         #[derive(Default)]
         pub struct Counters {
             /// Interrupts made pending, by [`Kind`].
             pub injections: [Counter; Kind::COUNT],
-            /// Injections that found the interrupt pending already and merged with it, by [`Kind`].
+            /// Injections of interrupts pending already, by [`Kind`].
             pub coalesced: [Counter; Kind::COUNT],
-            /// Pending states that the guest acknowledged, by [`Kind`].
+            /// Pending states acknowledged by the guest, by [`Kind`].
             pub deliveries: [Counter; Kind::COUNT],
-            /// Pending states withdrawn before the guest acknowledged them, by [`Kind`]: cleared by
-            /// the guest, unmapped, or a level line that dropped.
+            /// Pending states withdrawn before acknowledgement, by [`Kind`]: cleared by the guest,
+            /// unmapped, or ended by a falling level line.
             pub withdrawn: [Counter; Kind::COUNT],
             $($(#[$doc])* pub $name: Counter,)*
         }
 
-        /// A copy of [`Counters`], or a sum of several CPUs'.
+        /// A copy of [`Counters`], or the sum of several CPUs' counters.
         #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
         #[non_exhaustive]
         pub struct Totals {
             /// Interrupts made pending, by [`Kind`].
             pub injections: [u64; Kind::COUNT],
-            /// Injections merged with a pending state, by [`Kind`].
+            /// Injections of interrupts pending already, by [`Kind`].
             pub coalesced: [u64; Kind::COUNT],
-            /// Pending states that the guest acknowledged, by [`Kind`].
+            /// Pending states acknowledged by the guest, by [`Kind`].
             pub deliveries: [u64; Kind::COUNT],
             /// Pending states withdrawn before acknowledgement, by [`Kind`].
             pub withdrawn: [u64; Kind::COUNT],
@@ -62,7 +61,7 @@ macro_rules! counters {
         }
 
         impl Totals {
-            /// Adds what one CPU has counted so far.
+            /// Adds the current counts of a CPU.
             pub fn add(&mut self, counters: &Counters) {
                 for kind in Kind::ALL.map(|kind| kind as usize) {
                     self.injections[kind] += counters.injections[kind].get();
@@ -73,7 +72,7 @@ macro_rules! counters {
                 $(self.$name += counters.$name.get();)*
             }
 
-            /// Calls `f` with the name and value of every count that is not kept by [`Kind`].
+            /// Calls `f` with the name and value of every count not split by [`Kind`].
             pub fn for_each(&self, mut f: impl FnMut(&'static str, u64)) {
                 $(f(stringify!($name), self.$name);)*
             }
@@ -82,32 +81,32 @@ macro_rules! counters {
 }
 
 counters! {
-    /// LPI and translation lookups.
+    /// Lookups of LPIs and of translations.
     lookups,
-    /// Locks that this CPU took while it looked something up: 0 unless the design is broken.
+    /// Locks taken during lookups; always 0, because a lookup is lock-free.
     lookup_locks_taken,
     /// References taken by ITS mappings.
     mapping_gets,
     /// References put by ITS mappings.
     mapping_puts,
-    /// References that changed from an ap_list to the CPU that moves the interrupt to another one.
+    /// References taken over from ap_lists by migrations.
     migration_gets,
-    /// References put by a CPU that has moved an interrupt to another ap_list.
+    /// References put by migrations.
     migration_puts,
     /// References taken by ap_lists.
     list_gets,
-    /// References that ap_lists put or handed to a migration.
+    /// References put, or handed to a migration, by ap_lists.
     list_puts,
-    /// `ICH_LR<n>_EL2` writes.
+    /// Writes of `ICH_LR<n>_EL2`.
     ich_lr_writes,
-    /// `ICH_LR<n>_EL2` reads.
+    /// Reads of `ICH_LR<n>_EL2`.
     ich_lr_reads,
-    /// Physical CPUs asked to leave the guest.
+    /// IPIs to physical CPUs in the guest ([`crate::Host::kick`]).
     kicks,
-    /// Blocked vCPUs woken.
+    /// Blocked vCPUs woken ([`crate::Host::wake`]).
     wakes,
-    /// ITS commands executed, failed ones included.
+    /// ITS commands executed, failed commands included.
     its_commands,
-    /// ITS commands that failed as the architecture lets them fail.
+    /// ITS commands failed with a [`crate::CommandError`].
     its_command_errors,
 }

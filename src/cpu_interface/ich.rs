@@ -1,16 +1,16 @@
-//! The real virtual CPU interface: `ICH_*_EL2` of the CPU that runs (IHI 0069, 12.4).
+//! The hardware's virtual CPU interface: `ICH_*_EL2` of the running CPU (IHI 0069, 12.4).
 //!
-//! `aarch64-cpu` names most of the registers; `ICH_EISR_EL2` and `ICH_ELRSR_EL2`, which it lacks,
-//! stand here in the same style.
+//! `aarch64-cpu` names most of the registers. `ICH_EISR_EL2` and `ICH_ELRSR_EL2`, missing in
+//! `aarch64-cpu`, are defined here in the same style.
 //!
-//! No access has a barrier. A register read sees what was written to that register before, and both the
-//! exception that brings a CPU to EL2 and the `ERET` that leaves it synchronise the context, so a
-//! hypervisor that reads on the way in and writes on the way out needs none. What a write does to
-//! *another* register (a list register to `ICH_ELRSR_EL2`, say) may be read back at EL2 only after
-//! [`CpuInterface::synchronize`], which is an `ISB`.
+//! No access has a barrier. A read of a register sees earlier writes of the same register. The
+//! exception to EL2 and the `ERET` from EL2 both synchronise the context, so a hypervisor that
+//! reads after the exception and writes before the `ERET` needs no barrier. The effect of a write
+//! on *another* register (of a list register on `ICH_ELRSR_EL2`, say) may be read at EL2 only after
+//! [`CpuInterface::synchronize`], an `ISB`.
 #![expect(unsafe_code)]
-// UNSAFETY: two system registers are read by inline assembly, and an `Ich` may exist only where the
-// registers do, which its constructor cannot check.
+// UNSAFETY: two system registers are read by inline assembly, and the constructor of `Ich` cannot
+// check that the CPU has the registers.
 
 use aarch64_cpu::{asm::barrier, registers::*};
 use core::{fmt, marker::PhantomData};
@@ -22,13 +22,13 @@ use crate::lr::ListRegister;
 register_bitfields! {u64,
     /// End of Interrupt Status Register (IHI 0069, 12.4).
     ICH_EISR_EL2 [
-        /// Bit n: list register n is empty and owes an EOI maintenance interrupt.
+        /// Bit n: list register n is empty, with an EOI maintenance interrupt outstanding.
         Status OFFSET(0) NUMBITS(16) []
     ],
     /// Empty List Register Status Register (IHI 0069, 12.4).
     ICH_ELRSR_EL2 [
-        /// Bit n: list register n is empty and owes nothing. Bits of list registers that are not
-        /// implemented read as zero.
+        /// Bit n: list register n is empty, without an EOI maintenance interrupt. Bits of
+        /// unimplemented list registers read as zero.
         Status OFFSET(0) NUMBITS(16) []
     ]
 }
@@ -43,11 +43,15 @@ impl Readable for Eisr {
     #[inline]
     fn get(&self) -> u64 {
         let value;
-        // SAFETY: the read has no side effect on memory or on the program's state; like every register
-        // of `aarch64-cpu`, it is accessible only where the caller's exception level has it (else it
-        // traps, which is a defined exception).
+        // SAFETY: the read has no side effect on memory or on the program's state. At an exception
+        // level without the register, the read is a defined exception, like for every register of
+        // `aarch64-cpu`.
         unsafe {
-            core::arch::asm!("mrs {}, ICH_EISR_EL2", out(reg) value, options(nomem, nostack, preserves_flags));
+            core::arch::asm!(
+                "mrs {}, ICH_EISR_EL2",
+                out(reg) value,
+                options(nomem, nostack, preserves_flags)
+            );
         }
         value
     }
@@ -63,26 +67,33 @@ impl Readable for Elrsr {
     #[inline]
     fn get(&self) -> u64 {
         let value;
-        // SAFETY: as for `Eisr`.
+        // SAFETY: the read has no side effect on memory or on the program's state. At an exception
+        // level without the register, the read is a defined exception, like for every register of
+        // `aarch64-cpu`.
         unsafe {
-            core::arch::asm!("mrs {}, ICH_ELRSR_EL2", out(reg) value, options(nomem, nostack, preserves_flags));
+            core::arch::asm!(
+                "mrs {}, ICH_ELRSR_EL2",
+                out(reg) value,
+                options(nomem, nostack, preserves_flags)
+            );
         }
         value
     }
 }
 
-/// `ICH_EISR_EL2`: list registers that are empty and owe an EOI maintenance interrupt.
+/// `ICH_EISR_EL2`: empty list registers with an EOI maintenance interrupt outstanding.
 const ICH_EISR_EL2: Eisr = Eisr;
-/// `ICH_ELRSR_EL2`: list registers that are empty and owe nothing.
+/// `ICH_ELRSR_EL2`: empty list registers without an EOI maintenance interrupt.
 const ICH_ELRSR_EL2: Elrsr = Elrsr;
 
-/// The virtual CPU interface of the CPU that this value lives on.
+/// The virtual CPU interface of the CPU that created the value.
 ///
-/// The registers are banked per CPU, so an `Ich` is neither `Send` nor `Sync`: every CPU makes its own.
+/// The registers are banked per CPU, so an `Ich` is neither `Send` nor `Sync`, and every CPU
+/// creates its own.
 ///
 /// # Invariants
-/// The code that holds it runs at EL2 with `ICC_SRE_EL2.SRE` set, on the CPU that made it; `vtr` is what
-/// that CPU's `ICH_VTR_EL2` says.
+/// * The holder runs at EL2 with `ICC_SRE_EL2.SRE` set, on the CPU that created the value.
+/// * `vtr` is the decoded `ICH_VTR_EL2` of the CPU.
 #[derive(Clone, Copy)]
 pub struct Ich {
     vtr: Vtr,
@@ -91,19 +102,20 @@ pub struct Ich {
 }
 
 impl Ich {
-    /// Takes the CPU's virtual CPU interface and reads what it has from `ICH_VTR_EL2`; changes nothing.
+    /// Creates the interface of the running CPU. Reads `ICH_VTR_EL2` and writes no register.
     ///
     /// # Safety
     /// * The caller runs at EL2 of a CPU with the GICv3 system-register interface, and
-    ///   `ICC_SRE_EL2.SRE` is 1: otherwise every access is an exception. (`HCR_EL2.IMO` and `FMO` are
-    ///   what make the guest's `ICC_*` accesses reach this interface; they are the embedder's.)
-    /// * The value is used only on this CPU and only at EL2, also where it is carried by means that
-    ///   get past `!Send`.
-    /// * Nobody else drives this CPU's `ICH_*` registers while a virtual machine's state is in them.
+    ///   `ICC_SRE_EL2.SRE` is 1; otherwise every access is an exception. (The embedder sets
+    ///   `HCR_EL2.IMO` and `FMO`, for the guest's `ICC_*` accesses to reach the interface.)
+    /// * The value is used only on the same CPU and only at EL2, even if moved by means beyond the
+    ///   reach of `!Send`.
+    /// * No other code drives the CPU's `ICH_*` registers while the registers hold the state of a
+    ///   virtual machine.
     #[inline]
     #[must_use]
     pub unsafe fn new() -> Self {
-        // INVARIANT: the first two by the caller, the third by this read.
+        // INVARIANT: the caller guarantees EL2, SRE and the CPU; the read below gives `vtr`.
         Self {
             vtr: Vtr::decode(ICH_VTR_EL2.get()),
             not_send: PhantomData,
@@ -117,8 +129,10 @@ impl fmt::Debug for Ich {
     }
 }
 
-/// Applies `$method` to the list register with the run-time number `$index`. A register's number is
-/// part of its instruction, so this is a jump table; the mask spares it a panicking arm.
+/// Applies `$method` to list register `$index`, a number known at run time.
+///
+/// The number of a register is part of the instruction, so the macro is a jump table. The mask
+/// avoids a panicking arm.
 macro_rules! list_register {
     ($index:expr, $method:ident($($value:expr)?)) => {
         match $index & 15 {
@@ -142,7 +156,7 @@ macro_rules! list_register {
     };
 }
 
-/// As `list_register!`, for the active priorities register `$index` of a group.
+/// Applies `$method` to active priorities register `$index` of a group, by a jump table.
 macro_rules! active_priorities {
     ($group1:expr, $index:expr, $method:ident($($value:expr)?)) => {
         match ($group1, $index & 3) {

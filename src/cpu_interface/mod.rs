@@ -1,8 +1,8 @@
 //! The hypervisor's side of a physical CPU's virtual CPU interface: the `ICH_*` registers.
 //!
-//! `ich` reaches the real registers at EL2, [`software`] models them for hosts. Everything above
-//! this room works on either through [`CpuInterface`]. [`priority`] is the arithmetic of priorities
-//! that both a model and a hypervisor need.
+//! `ich` accesses the hardware's registers at EL2, and [`software`] models the registers for hosts.
+//! The library uses either through [`CpuInterface`]. [`priority`] is the arithmetic of priorities,
+//! for the model and for hypervisors.
 
 use crate::lr::ListRegister;
 
@@ -11,29 +11,30 @@ pub mod ich;
 pub mod priority;
 pub mod software;
 
-/// What `ICH_VTR_EL2` says of an implementation (IHI 0069, 12.4.10).
+/// Constant properties of an implementation, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vtr {
-    /// List registers: 1-16.
+    /// Number of list registers, 1-16.
     pub list_registers: u8,
-    /// Bits of virtual priority: 5-8.
+    /// Number of bits of a virtual priority, 5-8.
     pub priority_bits: u8,
-    /// Bits of virtual preemption level: 5-7. `ICH_AP0R<n>`/`ICH_AP1R<n>` exist for
-    /// n below 2^(bits - 5).
+    /// Number of bits of a virtual preemption level, 5-7. `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`
+    /// exist for n below 2^(bits - 5).
     pub preemption_bits: u8,
-    /// Bits of a virtual INTID: 16 or 24. Many cores have 16, whatever the distributor has.
+    /// Number of bits of a virtual INTID, 16 or 24. Many cores have 16, even under a distributor
+    /// with more.
     pub id_bits: u8,
-    /// Whether `ICH_HCR_EL2.TDIR` exists (`TDS`): writes of `ICC_DIR_EL1` can be trapped alone.
+    /// Presence of `ICH_HCR_EL2.TDIR` (`TDS`), the trap of only the writes of `ICC_DIR_EL1`.
     pub traps_dir: bool,
 }
 
 impl Vtr {
-    /// Decodes the register.
+    /// Decodes a value of `ICH_VTR_EL2`.
     #[must_use]
     pub const fn decode(value: u64) -> Self {
         Self {
             list_registers: (value & 0x1f) as u8 + 1,
-            // 0b000 is 16 bits, 0b001 is 24, the rest is reserved.
+            // 0b000 is 16 bits, 0b001 is 24 bits, and other values are reserved.
             id_bits: if (value >> 23) & 7 == 0 { 16 } else { 24 },
             preemption_bits: ((value >> 26) & 7) as u8 + 1,
             priority_bits: ((value >> 29) & 7) as u8 + 1,
@@ -41,14 +42,14 @@ impl Vtr {
         }
     }
 
-    /// A bit for each list register.
+    /// Returns a mask with a bit for each list register.
     #[inline]
     #[must_use]
     pub(crate) const fn all(self) -> u16 {
         (u32::MAX >> (32 - self.list_registers as u32)) as u16
     }
 
-    /// Number of active-priority registers of each group: 1, 2 or 4.
+    /// Returns the number of active priorities registers of each group: 1, 2 or 4.
     #[must_use]
     pub const fn apr_count(self) -> usize {
         1 << (self.preemption_bits - 5)
@@ -59,11 +60,11 @@ impl Vtr {
 pub mod hcr {
     /// The virtual CPU interface is enabled.
     pub const EN: u64 = 1 << 0;
-    /// Maintenance interrupt when none, or only one, list register is valid.
+    /// Maintenance interrupt when at most one list register is valid.
     pub const UIE: u64 = 1 << 1;
     /// Maintenance interrupt when `EOIcount` is not zero.
     pub const LRENPIE: u64 = 1 << 2;
-    /// Maintenance interrupt when no list register's state is pending; pending and active is not.
+    /// Maintenance interrupt when no list register is pending; pending and active does not count.
     pub const NPIE: u64 = 1 << 3;
     /// Maintenance interrupt while the guest has Group 0 enabled.
     pub const VGRP0EIE: u64 = 1 << 4;
@@ -73,18 +74,18 @@ pub mod hcr {
     pub const VGRP1EIE: u64 = 1 << 6;
     /// Maintenance interrupt while the guest has Group 1 disabled.
     pub const VGRP1DIE: u64 = 1 << 7;
-    /// Trap EL1 accesses to the registers common to both groups.
+    /// Trap of EL1 accesses to the registers common to both groups.
     pub const TC: u64 = 1 << 10;
-    /// Trap EL1 writes of `ICC_DIR_EL1`.
+    /// Trap of EL1 writes of `ICC_DIR_EL1`.
     pub const TDIR: u64 = 1 << 14;
-    /// Lowest bit of the 5-bit `EOIcount`: deactivations that found no list register.
+    /// Lowest bit of the 5-bit `EOIcount`: deactivations without a matching list register.
     pub const EOI_COUNT_SHIFT: u32 = 27;
     /// The field `EOIcount`.
     pub const EOI_COUNT: u64 = 0x1f << EOI_COUNT_SHIFT;
 }
 
-/// Bits of `ICH_MISR_EL2` (IHI 0069, 12.4): which maintenance conditions hold. The interrupt is
-/// asserted while any does and [`hcr::EN`] is set.
+/// Bits of `ICH_MISR_EL2` (IHI 0069, 12.4), the maintenance conditions. The maintenance interrupt
+/// is asserted while any condition holds and [`hcr::EN`] is set.
 pub mod misr {
     /// A bit of `ICH_EISR_EL2` is set.
     pub const EOI: u64 = 1 << 0;
@@ -92,7 +93,7 @@ pub mod misr {
     pub const U: u64 = 1 << 1;
     /// [`LRENPIE`](super::hcr::LRENPIE) and `EOIcount` is not zero.
     pub const LRENP: u64 = 1 << 2;
-    /// [`NPIE`](super::hcr::NPIE) and no list register's state is pending.
+    /// [`NPIE`](super::hcr::NPIE) and no list register is pending.
     pub const NP: u64 = 1 << 3;
     /// [`VGRP0EIE`](super::hcr::VGRP0EIE) and Group 0 is enabled.
     pub const VGRP0E: u64 = 1 << 4;
@@ -104,13 +105,14 @@ pub mod misr {
     pub const VGRP1D: u64 = 1 << 7;
 }
 
-/// Bits of `ICH_VMCR_EL2` (IHI 0069, 12.4.9), the hypervisor's view of the guest's control registers.
+/// Bits of `ICH_VMCR_EL2` (IHI 0069, 12.4.9), the hypervisor's view of the guest's control
+/// registers.
 pub mod vmcr {
     /// Group 0 enabled by the guest's `ICC_IGRPEN0_EL1`.
     pub const VENG0: u64 = 1 << 0;
     /// Group 1 enabled by the guest's `ICC_IGRPEN1_EL1`.
     pub const VENG1: u64 = 1 << 1;
-    /// Group 0 interrupts are signalled as FIQ. RES1 when the system-register interface is used.
+    /// Group 0 interrupts are signalled as FIQ. RES1 with the system-register interface.
     pub const VFIQEN: u64 = 1 << 3;
     /// The guest's `ICC_CTLR_EL1.CBPR`: one binary point for both groups.
     pub const VCBPR: u64 = 1 << 4;
@@ -123,43 +125,45 @@ pub mod vmcr {
     /// Lowest bit of the 8-bit priority mask.
     pub const VPMR_SHIFT: u32 = 24;
 
-    /// The value of a vCPU's interface after reset, for `preemption_bits` 5-7: both groups
-    /// disabled, priority mask 0, the smallest binary points.
+    /// Returns the reset value for `preemption_bits` 5-7: both groups disabled, priority mask 0,
+    /// the smallest binary points.
     #[must_use]
     pub const fn reset(preemption_bits: u8) -> u64 {
         let bpr0 = 7 - preemption_bits as u64;
         VFIQEN | (bpr0 << VBPR0_SHIFT) | ((bpr0 + 1) << VBPR1_SHIFT)
     }
 
-    /// The bit by which the guest enables a group: [`VENG0`] or [`VENG1`].
+    /// Returns the enable bit of a group: [`VENG0`] or [`VENG1`].
     #[must_use]
     pub const fn group_enable(group1: bool) -> u64 {
         if group1 { VENG1 } else { VENG0 }
     }
 
-    /// The guest's priority mask, 0-255.
+    /// Returns the guest's priority mask, 0-255.
     #[must_use]
     pub const fn priority_mask(vmcr: u64) -> u8 {
         (vmcr >> VPMR_SHIFT) as u8
     }
 }
 
-/// The `ICH_*` registers of the physical CPU that the caller runs on.
+/// The `ICH_*` registers of the calling physical CPU.
 ///
 /// Methods take `&self` because the registers are banked per CPU; an implementation must not be
 /// shared between CPUs. Indices are below [`Vtr::list_registers`] or [`Vtr::apr_count`].
 pub trait CpuInterface {
-    /// `ICH_VTR_EL2`; constant.
+    /// Returns the decoded `ICH_VTR_EL2`, a constant.
     fn vtr(&self) -> Vtr;
     /// Reads `ICH_LR<index>_EL2`.
     fn read_lr(&self, index: usize) -> ListRegister;
     /// Writes `ICH_LR<index>_EL2`.
     fn write_lr(&self, index: usize, value: ListRegister);
-    /// `ICH_ELRSR_EL2`: bit n set when list register n is empty and owes no EOI maintenance interrupt.
+    /// Reads `ICH_ELRSR_EL2`: bit n is set if list register n is empty, without an EOI maintenance
+    /// interrupt.
     fn read_elrsr(&self) -> u16;
-    /// `ICH_EISR_EL2`: bit n set when list register n is empty and owes an EOI maintenance interrupt.
+    /// Reads `ICH_EISR_EL2`: bit n is set if list register n is empty, with an EOI maintenance
+    /// interrupt outstanding.
     fn read_eisr(&self) -> u16;
-    /// `ICH_MISR_EL2`: which maintenance conditions hold, as bits of [`misr`].
+    /// Reads `ICH_MISR_EL2`: the maintenance conditions that hold, as bits of [`misr`].
     fn read_misr(&self) -> u64;
     /// Reads `ICH_HCR_EL2`.
     fn read_hcr(&self) -> u64;
@@ -173,7 +177,8 @@ pub trait CpuInterface {
     fn read_apr(&self, group1: bool, index: usize) -> u32;
     /// Writes `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.
     fn write_apr(&self, group1: bool, index: usize, value: u32);
-    /// Orders the register writes before a following context synchronisation; an `ISB` on hardware
-    /// where the caller does not return to the guest by `ERET`.
+    /// Orders the register writes before the caller's further register reads: an `ISB` on hardware.
+    ///
+    /// A return to the guest by `ERET` needs no call.
     fn synchronize(&self);
 }

@@ -1,9 +1,9 @@
 //! Priorities of a virtual CPU interface: binary points, preemption and active priorities
 //! (IHI 0069, 4.8).
 //!
-//! A priority is 8 bits, 0 the most urgent. The binary point splits it into a *group priority*,
-//! which decides preemption, and a subpriority, which only orders what is pending. The active
-//! priorities registers hold one bit for each group priority that is being handled.
+//! A priority has 8 bits, and 0 is the most urgent. The binary point splits a priority into a
+//! *group priority*, for preemption, and a *subpriority*, for the order of pending interrupts only.
+//! The active priorities registers hold a bit for each active group priority.
 //!
 //! ```
 //! use vgic::cpu_interface::{priority::{self, ActivePriorities}, vmcr};
@@ -20,10 +20,10 @@
 
 use super::vmcr;
 
-/// The running priority while nothing is active (`ICC_RPR_EL1`).
+/// Running priority while no interrupt is active (`ICC_RPR_EL1`).
 pub const IDLE: u8 = 0xff;
 
-/// The binary point of a group as the guest reads it from `ICC_BPR<n>_EL1`, 0-7.
+/// Returns the binary point of a group, 0-7, for the guest's read of `ICC_BPR<n>_EL1`.
 ///
 /// With `CBPR` set, Group 1 shows Group 0's plus one, saturated.
 #[must_use]
@@ -40,10 +40,10 @@ pub const fn binary_point(vmcr: u64, group1: bool) -> u8 {
     }
 }
 
-/// The bits of a priority that are its group priority (IHI 0069, 4.8.2).
+/// Returns the mask of a group priority in a priority (IHI 0069, 4.8.2).
 ///
-/// A binary point of n keeps bits 7 down to n + 1 in Group 0 and bits 7 down to n in Group 1, unless
-/// `CBPR` gives Group 1 the split of Group 0.
+/// With a binary point of n, the mask is bits 7 down to n + 1 in Group 0, and bits 7 down to n in
+/// Group 1. With `CBPR` set, Group 1 has the mask of Group 0.
 #[must_use]
 pub const fn group_mask(vmcr: u64, group1: bool) -> u8 {
     let own_point = group1 && vmcr & vmcr::VCBPR == 0;
@@ -51,10 +51,10 @@ pub const fn group_mask(vmcr: u64, group1: bool) -> u8 {
     (0xff_u32 << subpriority_bits) as u8
 }
 
-/// Whether a pending interrupt is signalled to the guest: its group is enabled, the priority mask
-/// lets it pass, and it preempts what runs (IHI 0069, 4.8.4 and 4.8.5).
+/// Returns true if a pending interrupt is signalled to the guest: the interrupt is in an enabled
+/// group, passes the priority mask, and preempts the running priority (IHI 0069, 4.8.4 and 4.8.5).
 ///
-/// `ICH_HCR_EL2.En` is the caller's business.
+/// The caller checks `ICH_HCR_EL2.En`.
 #[must_use]
 pub const fn signals(vmcr: u64, running_priority: u8, priority: u8, group1: bool) -> bool {
     let mask = group_mask(vmcr, group1);
@@ -63,7 +63,7 @@ pub const fn signals(vmcr: u64, running_priority: u8, priority: u8, group1: bool
         && (running_priority == IDLE || priority & mask < running_priority & mask)
 }
 
-/// The active priorities of both groups: `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`.
+/// Active priorities of both groups: `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`.
 ///
 /// Bit b of register n stands for the group priority (32 n + b) << (8 - preemption bits).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,10 +73,11 @@ pub struct ActivePriorities {
 }
 
 impl ActivePriorities {
-    /// Most registers that a group may have, with 7 bits of preemption.
+    /// Most registers of a group, with 7 bits of preemption.
     pub const MAX_REGISTERS: usize = 4;
 
-    /// Nothing active; `preemption_bits` (5-7) is that of [`Vtr`](super::Vtr).
+    /// Creates the state without active priorities; `preemption_bits` is 5-7, from
+    /// [`Vtr`](super::Vtr).
     #[must_use]
     pub const fn new(preemption_bits: u8) -> Self {
         Self {
@@ -85,35 +86,35 @@ impl ActivePriorities {
         }
     }
 
-    /// The value of `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.
+    /// Returns `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.
     #[must_use]
     pub const fn register(&self, group1: bool, index: usize) -> u32 {
         self.registers[group1 as usize][index]
     }
 
-    /// Replaces a register, named as in [`Self::register`].
+    /// Replaces `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.
     pub const fn set_register(&mut self, group1: bool, index: usize, value: u32) {
         self.registers[group1 as usize][index] = value;
     }
 
-    /// Marks a group priority as active, as an acknowledge does.
+    /// Marks a group priority as active: the effect of an acknowledge.
     pub const fn activate(&mut self, group1: bool, group_priority: u8) {
         let level = group_priority >> (8 - self.preemption_bits);
         self.registers[group1 as usize][level as usize / 32] |= 1 << (level % 32);
     }
 
-    /// The most urgent active group priority of either group, or [`IDLE`] (`ICC_RPR_EL1`).
+    /// Returns the most urgent active group priority of either group, or [`IDLE`] (`ICC_RPR_EL1`).
     #[must_use]
     pub fn running_priority(&self) -> u8 {
         self.most_urgent()
             .map_or(IDLE, |level| self.priority_of(level))
     }
 
-    /// Clears the most urgent active group priority and returns it, as the priority drop of an end
-    /// of interrupt does; `None` when nothing is active.
+    /// Clears and returns the most urgent active group priority: the priority drop of an end of
+    /// interrupt. Returns `None` if no priority is active.
     ///
-    /// Where both groups are active at that priority, Group 0 goes first: the architecture has no
-    /// sequence of acknowledges that gets there, only a hypervisor's write does.
+    /// If both groups are active at the priority, Group 0 drops first. No architected sequence of
+    /// acknowledges leads to the situation, only a hypervisor's write.
     pub fn drop_priority(&mut self) -> Option<u8> {
         let level = self.most_urgent()?;
         let (index, bit) = (level / 32, 1 << (level % 32));
@@ -122,7 +123,7 @@ impl ActivePriorities {
         Some(self.priority_of(level))
     }
 
-    /// Number of the lowest bit set in either group.
+    /// Returns the number of the lowest bit set in either group.
     fn most_urgent(&self) -> Option<usize> {
         let [group0, group1] = &self.registers;
         group0
@@ -134,6 +135,7 @@ impl ActivePriorities {
             .map(|(index, active)| 32 * index + active.trailing_zeros() as usize)
     }
 
+    /// Returns the group priority of bit `level`.
     const fn priority_of(&self, level: usize) -> u8 {
         (level << (8 - self.preemption_bits)) as u8
     }
@@ -147,7 +149,7 @@ mod tests {
         bpr0 << vmcr::VBPR0_SHIFT | bpr1 << vmcr::VBPR1_SHIFT | flags
     }
 
-    /// The two tables of IHI 0069, 4.8.2: group priority field of each binary point.
+    /// Checks both tables of IHI 0069, 4.8.2: the group priority field of each binary point.
     #[test]
     fn group_masks_follow_the_binary_point() {
         for (point, group0, group1) in [
@@ -164,7 +166,7 @@ mod tests {
             if let Some(group1) = group1 {
                 assert_eq!(group_mask(vmcr(0, point, 0), true), group1, "{point}");
             }
-            // One binary point for both groups.
+            // A common binary point for both groups.
             let common = vmcr(point, 1, vmcr::VCBPR);
             assert_eq!(group_mask(common, true), group0, "{point}");
             assert_eq!(binary_point(common, true), (point as u8 + 1).min(7));

@@ -84,7 +84,7 @@ fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> 
     drop(list);
 
     trace_list_get(vm, pin, irq, vcpu.id);
-    if !mutant(Mutant::NewTargetNotTold) {
+    if !mutant(Mutant::NewTargetNotNotified) {
         notify_vcpu(vm, pin, vcpu, NEW);
     }
     Ok(())

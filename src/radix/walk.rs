@@ -1,8 +1,8 @@
-//! Walks over a table in the order of its keys: all at once, or so many steps at a time.
+//! Walks over a table in the order of the keys, in one pass or in slices of a number of steps.
 //!
-//! A walk sees what was there before it began and is there until it has passed; what comes and goes meanwhile
-//! it may see or not.
-// UNSAFETY: dereferences values through raw pointers, as its parent does.
+//! A walk sees every value that is in the table from the beginning of the walk until the walk has
+//! passed the key. A walk may or may not see a value inserted or removed meanwhile.
+// UNSAFETY: values are dereferenced through raw pointers, under epoch guards.
 
 use crossbeam_epoch::Guard;
 
@@ -11,25 +11,27 @@ use crate::sync::Ordering::{Acquire, Relaxed};
 
 use super::{NODE_BITS, Radix, Slot};
 
-/// How far a walk over a table has come: the next key to look at.
+/// Position of a walk over a table: the next key to visit.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Cursor(u64);
 
 impl<T> Radix<T> {
-    /// The first key at or above `from` that has a value, with the value.
+    /// Returns the first key at or above `from` that has a value, with the value.
     #[must_use]
     pub fn next<'g>(&'g self, from: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
         self.first(from, u64::MAX, guard)
     }
 
-    /// The first key at or above `from` and below `end` that has a value, with the value. Looks at no
-    /// more than `end - from` slots, and the nodes that they are in.
+    /// Returns the first key at or above `from` and below `end` that has a value, with the value.
+    ///
+    /// Reads at most `end - from` slots, and the nodes above the slots.
     #[must_use]
     pub fn next_below<'g>(&'g self, from: u32, end: u32, guard: &'g Guard) -> Option<(u32, &'g T)> {
         self.first(from, end.into(), guard)
     }
 
-    // What a walk needs is kept out of callers that rarely have one to make.
+    /// Returns the first key at or above `from` and below `end` that has a value, with the value.
+    // Out of line: callers rarely walk, and the walk would inflate their frames.
     #[inline(never)]
     fn first<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
         let (mut cursor, mut steps, mut first) = (Cursor(from.into()), u32::MAX, None);
@@ -40,10 +42,12 @@ impl<T> Radix<T> {
         first
     }
 
-    /// Calls `visit` with each key from `cursor` on that has a value; true once that was the last one. Takes
-    /// one of `steps` for each slot and node on the way, and pauses once none is left, or where `visit` says
-    /// with false that it is not done with a key. `visit` may take from the steps too. With one or more to
-    /// start with the walk gets on.
+    /// Calls `visit` with each key from `cursor` on that has a value. Returns true at the end of
+    /// the table, and false if the walk paused at `cursor`.
+    ///
+    /// Subtracts 1 from `steps` for each slot and node on the way; `visit` may subtract more. The
+    /// walk pauses when `steps` is 0, or when `visit` returns false: the walk then resumes at the
+    /// same key. A walk that starts with at least 1 step makes progress.
     #[inline]
     pub fn walk<'g>(
         &'g self,
@@ -55,6 +59,7 @@ impl<T> Radix<T> {
         self.walk_to(u64::MAX, cursor, steps, guard, visit)
     }
 
+    /// Walks like [`Radix::walk`], over keys below `end` only.
     #[inline]
     fn walk_to<'g>(
         &'g self,
@@ -70,34 +75,39 @@ impl<T> Radix<T> {
             if *steps == 0 {
                 return false;
             }
+
             *steps = steps.saturating_sub(self.levels - 1);
             let slots = match self.slots_from(cursor.0 as u32, guard) {
                 Ok(slots) => slots,
                 Err(below) => {
-                    // Past every key below the missing node.
+                    // Skips every key below the missing node.
                     cursor.0 = ((cursor.0 >> below) + 1) << below;
                     continue;
                 }
             };
+
             let mut slots = &slots[..slots.len().min((end - cursor.0) as usize)];
             while !slots.is_empty() {
                 let most = slots.len().min((*steps).max(1) as usize);
                 let empty = slots[..most].iter().take_while(|slot| {
                     step();
-                    // Relaxed: what is not null is read again.
+                    // Relaxed: the pointer is compared with null. A pointer that is not null is
+                    // loaded again with Acquire, below.
                     slot.load(Relaxed).is_null()
                 });
                 let passed = empty.count();
                 *steps = steps.saturating_sub(passed as u32);
                 cursor.0 += passed as u64;
                 slots = &slots[passed..];
+
                 if passed < most
                     && let Some((slot, rest)) = slots.split_first()
                 {
                     *steps = steps.saturating_sub(1);
                     // Acquire: pairs with the AcqRel in `insert` and `replace`.
                     let value = slot.load(Acquire).cast::<T>();
-                    // SAFETY: as in `get`.
+                    // SAFETY: the slot held the value while `guard` was pinned. By the contract of
+                    // `insert`, the value stays allocated until `guard` is dropped.
                     if let Some(value) = unsafe { value.as_ref() }
                         && !visit(cursor.0 as u32, value, steps)
                     {
@@ -106,6 +116,7 @@ impl<T> Radix<T> {
                     cursor.0 += 1;
                     slots = rest;
                 }
+
                 if *steps == 0 {
                     return false;
                 }
@@ -114,8 +125,10 @@ impl<T> Radix<T> {
         true
     }
 
-    /// The slots from `key`'s to the last one of its node; where a node on the way is missing, the number of
-    /// key bits below its slot.
+    /// Returns the slots from the slot of `key` to the last slot of the node.
+    ///
+    /// # Errors
+    /// The number of key bits below the slot of a missing node.
     fn slots_from<'g>(&'g self, key: u32, guard: &'g Guard) -> Result<&'g [Slot], u32> {
         let shift = (self.levels - 1) * NODE_BITS;
         let mut slots = self
@@ -137,7 +150,7 @@ pub(super) mod tests {
     use super::*;
     use alloc::vec::Vec;
 
-    /// All that a walk finds which takes so many steps at a time.
+    /// Returns the keys and values that a walk in slices of `at_once` steps finds.
     pub(in crate::radix) fn walk<'g>(
         table: &'g Radix<u32>,
         at_once: u32,

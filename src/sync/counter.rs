@@ -1,11 +1,11 @@
-//! Event counters that cost one plain add.
+//! Event counters at the cost of a plain add.
 
-/// A count of events with a single writer: the CPU that owns it. Readers on other CPUs see a recent
-/// value. Without the feature `counters` it is empty and always reads 0.
+/// A count of events with a single writer, the owning CPU. Readers on other CPUs see
+/// a recent value. Without the feature `counters`, the type is empty and always reads 0.
 #[derive(Default)]
 pub struct Counter {
-    // Statistics only: relaxed throughout, no access has a partner. Deliberately not loom's atomic, so
-    // that counting adds no interleavings to a model.
+    // Relaxed in every access: statistics, without a partner. Not loom's atomic, so that counting
+    // adds no interleavings to a model.
     #[cfg(feature = "counters")]
     value: core::sync::atomic::AtomicU64,
 }
@@ -17,7 +17,8 @@ impl Counter {
         #[cfg(feature = "counters")]
         {
             use core::sync::atomic::Ordering::Relaxed;
-            // Relaxed: statistics. A load and a store instead of a read-modify-write: there is one writer.
+            // Relaxed: statistics, without a partner. A load and a store suffice, because only the
+            // owning CPU writes.
             self.value
                 .store(self.value.load(Relaxed).wrapping_add(n), Relaxed);
         }
@@ -25,13 +26,13 @@ impl Counter {
         let _ = n;
     }
 
-    /// The count so far.
+    /// Returns the count so far.
     #[inline]
     #[must_use]
     pub fn get(&self) -> u64 {
         #[cfg(feature = "counters")]
         {
-            // Relaxed: as above.
+            // Relaxed: statistics, without a partner.
             self.value.load(core::sync::atomic::Ordering::Relaxed)
         }
         #[cfg(not(feature = "counters"))]

@@ -1,10 +1,12 @@
-//! A read-mostly cell: readers take a consistent snapshot without a lock, writers replace it whole.
+//! A read-mostly cell: readers take a consistent snapshot without a lock, writers replace the
+//! value.
 //!
-//! With the feature `std` it is `arc-swap`. On bare metal and under loom, where arc-swap's
-//! thread-local storage is not to be had on stable Rust, it is crossbeam's `Atomic` with the same
-//! face: the old value is freed once every CPU that may read it has unpinned.
+//! With the feature `std`, the cell is an `arc-swap`. Bare metal lacks arc-swap's thread-local
+//! storage on stable Rust, and loom does not see arc-swap's atomics: in both builds the cell is
+//! crossbeam's `Atomic`, with the same interface. An old value is freed after the unpinning of
+//! every CPU with a reference to the value.
 #![cfg_attr(any(not(feature = "std"), loom), expect(unsafe_code))]
-// UNSAFETY: dereferences an epoch-protected pointer while the caller's guard is alive.
+// UNSAFETY: an epoch-protected pointer is dereferenced while the caller's guard is alive.
 
 use core::ops::Deref;
 
@@ -13,7 +15,7 @@ use crossbeam_epoch::Guard;
 #[cfg(any(not(feature = "std"), loom))]
 use super::{Mutant, Watched, mutant, relaxed_by};
 
-/// A cell holding a `T` that is read far more often than it is replaced.
+/// A cell with a `T` that is read far more often than replaced.
 pub struct Snapshot<T: Send + Sync + 'static> {
     #[cfg(all(feature = "std", not(loom)))]
     inner: arc_swap::ArcSwap<T>,
@@ -21,6 +23,7 @@ pub struct Snapshot<T: Send + Sync + 'static> {
     inner: crossbeam_epoch::Atomic<Value<T>>,
 }
 
+/// The value of a cell, with loom's witness of its life.
 #[cfg(any(not(feature = "std"), loom))]
 struct Value<T> {
     value: T,
@@ -37,7 +40,7 @@ impl<T> Value<T> {
     }
 }
 
-/// What [`Snapshot::load`] read, usable as a `&T` while the epoch guard lives.
+/// The value read by [`Snapshot::load`], usable as a `&T` while the epoch guard lives.
 pub struct Loaded<'g, T: Send + Sync + 'static> {
     #[cfg(all(feature = "std", not(loom)))]
     inner: arc_swap::Guard<alloc::sync::Arc<T>>,
@@ -60,7 +63,7 @@ impl<T: Send + Sync + 'static> Deref for Loaded<'_, T> {
 }
 
 impl<T: Send + Sync + 'static> Snapshot<T> {
-    /// A cell that holds `value`.
+    /// Creates a cell with `value`.
     pub fn new(value: T) -> Self {
         Self {
             #[cfg(all(feature = "std", not(loom)))]
@@ -70,7 +73,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
         }
     }
 
-    /// The current value; it stays as it is for as long as the result lives.
+    /// Returns the current value. The value stays the same for as long as the result lives.
     #[inline]
     #[cfg_attr(all(feature = "std", not(loom)), expect(unused_variables))]
     pub fn load<'g>(&self, guard: &'g Guard) -> Loaded<'g, T> {
@@ -85,15 +88,15 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
         {
             // Acquire: pairs with the AcqRel swap in `store`.
             let shared = self.inner.load(crate::sync::Ordering::Acquire, guard);
-            // SAFETY: the pointer is never null, and what it points to is freed only after `guard` has
-            // been dropped, because `store` defers the destruction to the epoch.
+            // SAFETY: the pointer is never null, and the value is freed only after `guard` has been
+            // dropped, because `store` defers the destruction to the epoch.
             let Value { value, watched } = unsafe { shared.deref() };
             watched.read();
             Loaded { inner: value }
         }
     }
 
-    /// Replaces the value. Readers that hold the old one keep it; it is freed after them.
+    /// Replaces the value. The old value is freed after its last reader.
     pub fn store(&self, value: T, guard: &Guard) {
         #[cfg(all(feature = "std", not(loom)))]
         {
@@ -102,17 +105,21 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
         }
         #[cfg(any(not(feature = "std"), loom))]
         {
-            // AcqRel: pairs with the Acquire in `load`, and with the previous `store`.
+            // AcqRel: pairs with the Acquire in `load`, and with the AcqRel of the previous
+            // `store`.
             let order = crate::sync::Ordering::AcqRel;
             let order = relaxed_by(Mutant::TopologyPublishedRelaxed, order);
             let new = crossbeam_epoch::Owned::new(Value::new(value));
             let old = self.inner.swap(new, order, guard);
+
             if mutant(Mutant::TopologyFreedAtOnce) {
-                // SAFETY: as in `load`.
+                // SAFETY: the pointer is never null, and the value is not freed: the fault leaks
+                // the value.
                 unsafe { old.deref() }.watched.end();
                 return;
             }
-            // SAFETY: `old` is unreachable now and nobody else retires it: the swap returned it once.
+            // SAFETY: the swap made `old` unreachable and returned the pointer to this CPU only, so
+            // the value is freed once.
             unsafe { guard.defer_destroy(old) };
         }
     }
@@ -121,7 +128,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
 #[cfg(any(not(feature = "std"), loom))]
 impl<T: Send + Sync + 'static> Drop for Snapshot<T> {
     fn drop(&mut self) {
-        // SAFETY: exclusive access: no reader holds a snapshot of a cell that is being dropped.
+        // SAFETY: a drop has exclusive access to the cell, and the pointer is never null.
         drop(unsafe { core::mem::take(&mut self.inner).into_owned() });
     }
 }

@@ -1,9 +1,9 @@
-//! A fair spin lock that accounts for itself.
+//! A fair spin lock with a check of the lock order and a count of acquisitions.
 //!
-//! The hypervisor holds these for a few dozen instructions with interrupts masked, so waiting means
-//! spinning; tickets keep 100 CPUs that queue on one vCPU's list in order.
+//! The hypervisor holds a lock for a few dozen instructions with interrupts masked, so waiting CPUs
+//! spin. Tickets serve CPUs in order of arrival, even 100 CPUs that wait for the list of one vCPU.
 #![cfg_attr(not(loom), expect(unsafe_code))]
-// UNSAFETY: hands out `&mut T` from a shared reference, on the strength of the ticket being served.
+// UNSAFETY: a guard makes `&mut T` from a shared reference, while its ticket is being served.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -11,7 +11,7 @@ use core::ops::{Deref, DerefMut};
 
 use super::Counter;
 
-/// A lock's place in the lock order (module docs of [`crate::sync`]).
+/// Position of a lock in the lock order (module docs of [`crate::sync`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Rank {
@@ -19,31 +19,33 @@ pub enum Rank {
     Topology = 1,
     /// An ITS's command queue and tables.
     ItsCommand = 2,
-    /// One vCPU's active/pending list. Nothing is taken inside it.
+    /// A vCPU's active/pending list. No lock is taken inside.
     ApList = 3,
 }
 
-/// What one physical CPU holds and has taken; every acquisition names the ledger of its CPU.
+/// Record of the locks of a physical CPU. Every acquisition names the ledger of the acquiring CPU.
 #[derive(Default)]
 pub struct Ledger {
+    /// Rank of the innermost lock held, or 0. Kept in debug builds only.
     held: Cell<u8>,
     acquired: Counter,
 }
 
 impl Ledger {
-    /// Locks this CPU has taken so far.
+    /// Returns the number of locks that the CPU has taken so far.
     #[inline]
     #[must_use]
     pub fn acquired(&self) -> u64 {
         self.acquired.get()
     }
 
-    /// Whether this CPU holds no lock. Only kept in debug builds; true in release builds.
+    /// Returns true if the CPU holds no lock. Always true in release builds.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.held.get() == 0
     }
 
+    /// Records the acquisition of a lock of `rank`, and checks the lock order in debug builds.
     #[inline]
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
     fn acquire(&self, rank: Rank) -> Held<'_> {
@@ -69,8 +71,8 @@ impl Ledger {
 
 /// A spin lock around a `T`, served in order of arrival.
 ///
-/// Whoever may be interrupted by a handler that takes the same lock must mask that interrupt first;
-/// at EL2 the vGIC is called with interrupts masked.
+/// A caller must mask every interrupt whose handler takes the same lock. At EL2 the vGIC is called
+/// with interrupts masked.
 #[cfg(not(loom))]
 pub struct SpinLock<T> {
     next: super::AtomicU32,
@@ -79,14 +81,14 @@ pub struct SpinLock<T> {
     value: core::cell::UnsafeCell<T>,
 }
 
+/// A spin lock around a `T`: loom's mutex.
 #[cfg(loom)]
-/// A spin lock around a `T`; under loom, its mutex.
 pub struct SpinLock<T> {
     rank: Rank,
     value: loom::sync::Mutex<T>,
 }
 
-/// Exclusive access to what a [`SpinLock`] protects, until dropped.
+/// Exclusive access to the value of a [`SpinLock`], until dropped.
 #[must_use]
 pub struct SpinGuard<'a, T> {
     #[cfg(not(loom))]
@@ -96,14 +98,15 @@ pub struct SpinGuard<'a, T> {
     #[cfg(loom)]
     inner: Option<loom::sync::MutexGuard<'a, T>>,
     _held: Held<'a>,
-    // A lock is released by the CPU that took it.
+    // The CPU that took the lock releases the lock.
     not_send: PhantomData<*const ()>,
 }
 
-/// That a ledger shows a lock as held; in debug builds only, where the order is checked.
+/// The entry of a held lock in a ledger. Empty in release builds, which do not check the order.
 struct Held<'a> {
     #[cfg(debug_assertions)]
     ledger: &'a Ledger,
+    /// Value of `held` before the acquisition.
     #[cfg(debug_assertions)]
     outer: u8,
     #[cfg(not(debug_assertions))]
@@ -119,12 +122,12 @@ impl Drop for Held<'_> {
 }
 
 #[cfg(not(loom))]
-// SAFETY: the lock gives one CPU at a time access to the value.
+// SAFETY: the lock gives the value to a single CPU at a time, and `T: Send` allows any CPU.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 #[cfg(not(loom))]
 impl<T> SpinLock<T> {
-    /// An unlocked lock of the given rank.
+    /// Creates an unlocked lock of the given rank.
     pub const fn new(rank: Rank, value: T) -> Self {
         Self {
             next: super::AtomicU32::new(0),
@@ -139,7 +142,7 @@ impl<T> SpinLock<T> {
     pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
         use super::Ordering::{Acquire, Relaxed};
         let held = ledger.acquire(self.rank);
-        // Relaxed: the ticket orders nothing; entering does, below.
+        // Relaxed: taking the ticket orders nothing; the Acquire load of `serving` below does.
         let ticket = self.next.fetch_add(1, Relaxed);
         // Acquire: pairs with the Release in `SpinGuard::drop`.
         while self.serving.load(Acquire) != ticket {
@@ -153,14 +156,14 @@ impl<T> SpinLock<T> {
         }
     }
 
-    /// Takes the lock if nobody has it or waits for it.
+    /// Takes the lock if no CPU holds the lock or waits for the lock.
     #[inline]
     pub fn try_lock<'a>(&'a self, ledger: &'a Ledger) -> Option<SpinGuard<'a, T>> {
         use super::Ordering::{Acquire, Relaxed};
         // Acquire: pairs with the Release in `SpinGuard::drop`.
         let serving = self.serving.load(Acquire);
-        // Relaxed: if the next ticket is still the one being served, the load above has synchronised
-        // with the last holder.
+        // Relaxed: if the next ticket is the ticket being served, the Acquire load above has
+        // synchronised with the last holder.
         self.next
             .compare_exchange(serving, serving.wrapping_add(1), Relaxed, Relaxed)
             .ok()?;
@@ -175,7 +178,7 @@ impl<T> SpinLock<T> {
 
 #[cfg(loom)]
 impl<T> SpinLock<T> {
-    /// An unlocked lock of the given rank.
+    /// Creates an unlocked lock of the given rank.
     pub fn new(rank: Rank, value: T) -> Self {
         Self {
             rank,
@@ -193,7 +196,7 @@ impl<T> SpinLock<T> {
         }
     }
 
-    /// Takes the lock if nobody has it.
+    /// Takes the lock if no CPU holds the lock.
     pub fn try_lock<'a>(&'a self, ledger: &'a Ledger) -> Option<SpinGuard<'a, T>> {
         let inner = self.value.try_lock().ok()?;
         Some(SpinGuard {
@@ -210,7 +213,7 @@ impl<T> Deref for SpinGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &T {
         #[cfg(not(loom))]
-        // SAFETY: this guard's ticket is being served, so nobody else has access.
+        // SAFETY: the guard's ticket is being served, so no other CPU accesses the value.
         unsafe {
             &*self.lock.value.get()
         }
@@ -223,7 +226,7 @@ impl<T> DerefMut for SpinGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         #[cfg(not(loom))]
-        // SAFETY: this guard's ticket is being served, so nobody else has access.
+        // SAFETY: the guard's ticket is being served, so no other CPU accesses the value.
         unsafe {
             &mut *self.lock.value.get()
         }
@@ -237,7 +240,8 @@ impl<T> Drop for SpinGuard<'_, T> {
     fn drop(&mut self) {
         #[cfg(not(loom))]
         {
-            // Release: pairs with the Acquire in `SpinLock::lock`. Only the holder writes `serving`.
+            // Release: pairs with the Acquire in `SpinLock::lock` and in `try_lock`. Only the
+            // holder writes `serving`.
             let next = self.ticket.wrapping_add(1);
             self.lock.serving.store(next, super::Ordering::Release);
         }
@@ -276,6 +280,7 @@ mod tests {
                 });
             }
         });
+
         assert_eq!(*lock.lock(&Ledger::default()), 8 * ROUNDS);
     }
 

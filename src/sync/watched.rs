@@ -1,10 +1,10 @@
-//! What loom is told of memory that it does not manage.
+//! Witness of a structure's life, for loom.
 //!
-//! loom sees its own atomics and cells, not that a `Box` is freed, nor that two CPUs are at a structure
-//! that one of them should own. A [`Watched`] inside such a structure makes both visible: it is a cell
-//! that every use reads or writes, and that its end writes, so that loom reports a use that is not ordered
-//! before the end or after the creation, whether or not it happened to go well. Without loom it is
-//! nothing.
+//! loom sees its own atomics and cells. loom does not see the free of a `Box`, nor two CPUs in a
+//! structure with a single owner. A [`Watched`] inside a structure makes both visible: every use
+//! reads or writes a loom cell, and the end of the structure writes the cell. loom then reports
+//! every use that is not ordered after the creation and before the end. Without loom, a [`Watched`]
+//! is empty.
 
 #[cfg(loom)]
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -12,22 +12,22 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 #[cfg(loom)]
 const LIVE: u8 = 0;
 #[cfg(loom)]
-const RETIRED: u8 = 1;
+const DEFERRED: u8 = 1;
 #[cfg(loom)]
 const ENDED: u8 = 2;
 
-/// The witness of a structure's life.
+/// Witness of a structure's life.
 #[derive(Default)]
 pub(crate) struct Watched {
     #[cfg(loom)]
     cell: loom::cell::UnsafeCell<()>,
-    /// Not loom's: an observation in the order in which things happen.
+    // Not loom's atomic: an observation of the actual execution, without effect on the model.
     #[cfg(loom)]
     fate: AtomicU8,
 }
 
 impl Watched {
-    /// The structure is looked at.
+    /// Records a shared use of the structure.
     #[inline]
     pub(crate) fn read(&self) {
         #[cfg(loom)]
@@ -37,25 +37,26 @@ impl Watched {
         }
     }
 
-    /// The structure is changed by the one CPU that may.
+    /// Records an exclusive use of the structure.
     #[inline]
     pub(crate) fn write(&self) {
         #[cfg(loom)]
         self.cell.with_mut(|_| ());
     }
 
-    /// The structure is handed to the epoch, once.
+    /// Records the deferral of the structure's free to the epoch, at most once.
     #[inline]
     pub(crate) fn defer(&self) {
         #[cfg(loom)]
-        assert_eq!(self.fate.swap(RETIRED, Relaxed), LIVE, "freed twice");
+        assert_eq!(self.fate.swap(DEFERRED, Relaxed), LIVE, "freed twice");
     }
 
-    /// The structure is freed.
+    /// Records the free of the structure.
     #[inline]
     pub(crate) fn end(&self) {
         #[cfg(loom)]
-        // The end of a model that has failed already says nothing.
+        // During a panic the model has failed already, and a further check would report nothing
+        // new.
         if self.fate.swap(ENDED, Relaxed) != ENDED && !std::thread::panicking() {
             self.write();
         }

@@ -1,9 +1,9 @@
-//! Which vCPU has which affinity, in O(1) and in the shape that SGI generation asks.
+//! Map from affinity to vCPU, in O(1) and by the fields of SGI generation.
 //!
-//! `ICC_SGI1R_EL1` names up to 16 targets that share `Aff3.Aff2.Aff1` and a range of `Aff0`
-//! (IHI 0069, 12.2.19). A *group* here is exactly that: 16 consecutive `Aff0` values. Groups are found
-//! by an open-addressing hash that is at most half full, so sparse affinities cost memory for the groups
-//! that exist, and the last of 512 vCPUs is found as fast as the first.
+//! `ICC_SGI1R_EL1` names up to 16 targets that share `Aff3.Aff2.Aff1` and a range of `Aff0` (IHI
+//! 0069, 12.2.19). A *group* is such a range: 16 consecutive values of `Aff0`. An open-addressing
+//! hash, at most half full, finds the groups. Sparse affinities cost memory for existing groups
+//! only, and the last of 512 vCPUs is found as fast as the first.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -11,27 +11,28 @@ use alloc::vec::Vec;
 
 use crate::intid::{Affinity, VcpuId};
 
-/// vCPUs in one group.
+/// Number of vCPUs in a group.
 const GROUP: usize = 16;
 
+/// Member of a group that no vCPU has.
 const ABSENT: u16 = u16::MAX;
 
-/// The fields of `ICC_SGI<n>R_EL1` that name a group: `Aff3`, `RS`, `Aff2`, `Aff1`.
+/// Fields of `ICC_SGI<n>R_EL1` that name a group: `Aff3`, `RS`, `Aff2`, `Aff1`.
 const KEY: u64 = 0xff << 48 | 0xf << 44 | 0xff << 32 | 0xff << 16;
 
-/// The key of an empty slot.
+/// Key of an empty slot.
 const EMPTY: u64 = u64::MAX;
 
-/// vCPUs that differ in the low four bits of `Aff0` only.
+/// The up to 16 vCPUs that differ only in the low four bits of `Aff0`.
 #[derive(Clone, Copy)]
 pub(crate) struct Group {
-    /// As `ICC_SGI<n>R_EL1` has it, so that a write of that is looked up as it is; or [`EMPTY`].
+    /// Masked value of `ICC_SGI<n>R_EL1` that names the group, or [`EMPTY`].
     key: u64,
     members: [u16; GROUP],
 }
 
 impl Group {
-    /// The vCPU with these low four bits; higher ones are ignored.
+    /// Returns the vCPU with `bits` as the low four bits of `Aff0`. Ignores higher bits.
     #[inline]
     pub(crate) fn member(&self, bits: usize) -> Option<VcpuId> {
         let member = self.members[bits % GROUP];
@@ -39,14 +40,14 @@ impl Group {
     }
 }
 
-/// An immutable map of the VM's vCPUs; replaced whole when a vCPU is added.
+/// An immutable map of the VM's vCPUs. Adding a vCPU replaces the map.
 pub(crate) struct Topology {
     affinities: Vec<Affinity>,
     groups: Box<[Group]>,
 }
 
 impl Topology {
-    /// The topology of these vCPUs, in [`VcpuId`] order; at most [`VcpuId::MAX_COUNT`].
+    /// Creates the map of at most [`VcpuId::MAX_COUNT`] vCPUs, from affinities in [`VcpuId`] order.
     pub(crate) fn new(affinities: Vec<Affinity>) -> Self {
         let empty = Group {
             key: EMPTY,
@@ -54,6 +55,7 @@ impl Topology {
         };
         let slots = (affinities.len() * 2).next_power_of_two();
         let mut groups = vec![empty; slots].into_boxed_slice();
+
         for (index, affinity) in affinities.iter().enumerate() {
             let key = affinity.sgi_group();
             let mut slot = hash(key, slots);
@@ -63,29 +65,33 @@ impl Topology {
             groups[slot].key = key;
             groups[slot].members[usize::from(affinity.aff0() & 0xf)] = index as u16;
         }
+
         Self { affinities, groups }
     }
 
-    /// vCPUs present.
+    /// Returns the number of vCPUs.
     pub(crate) fn len(&self) -> usize {
         self.affinities.len()
     }
 
+    /// Returns the affinities in [`VcpuId`] order.
     pub(crate) fn affinities(&self) -> &[Affinity] {
         &self.affinities
     }
 
+    /// Returns the affinity of `vcpu`, or `None` if the VM has no such vCPU.
     pub(crate) fn affinity(&self, vcpu: VcpuId) -> Option<Affinity> {
         self.affinities.get(vcpu.index()).copied()
     }
 
-    /// The vCPU with this affinity.
+    /// Returns the vCPU with `affinity`.
     pub(crate) fn find(&self, affinity: Affinity) -> Option<VcpuId> {
         self.group(affinity.sgi_group())?
             .member(usize::from(affinity.aff0()))
     }
 
-    /// The vCPUs that a value of `ICC_SGI<n>R_EL1` may name, or [`Affinity::sgi_group`].
+    /// Returns the group that `value` names: a value of `ICC_SGI<n>R_EL1` or of
+    /// [`Affinity::sgi_group`].
     #[inline]
     pub(crate) fn group(&self, value: u64) -> Option<&Group> {
         let key = value & KEY;
@@ -95,7 +101,7 @@ impl Topology {
             if group.key == key {
                 return Some(group);
             }
-            // At most half of the slots are taken, so there is an empty one.
+            // At most half of the slots are taken, so the search meets an empty slot.
             if group.key == EMPTY {
                 return None;
             }
@@ -104,10 +110,12 @@ impl Topology {
     }
 }
 
-/// Fibonacci hashing: the high bits of the product spread regular affinities well.
+/// Returns the first slot to search for `key`, by Fibonacci hashing: the high bits of the product
+/// spread regular affinities well.
 #[inline]
 fn hash(key: u64, slots: usize) -> usize {
-    // Aff1, Aff2 and RS beside Aff3; and Aff2 once more so far down that the bits taken below depend on it.
+    // Places Aff1, Aff2 and RS beside Aff3, and Aff2 a second time far enough down to affect the
+    // bits taken below.
     let folded = (key >> 16) as u32 ^ (key >> 44) as u32;
     let folded = folded ^ folded >> 8;
     (folded.wrapping_mul(0x9e37_79b9) >> 7) as usize & (slots - 1)
@@ -129,10 +137,12 @@ mod tests {
                 )
             })
             .collect();
+
         let mut unique = affinities.clone();
         unique.sort_unstable();
         unique.dedup();
         let topology = Topology::new(unique.clone());
+
         for (index, affinity) in unique.iter().enumerate() {
             assert_eq!(topology.find(*affinity), VcpuId::new(index));
         }
@@ -141,7 +151,7 @@ mod tests {
         }
     }
 
-    /// Slots looked at for the last group found, if every group is looked for.
+    /// Returns the most slots that a search for a present group passes.
     fn longest_search(affinities: Vec<Affinity>) -> usize {
         let keys: Vec<u64> = affinities.iter().map(|one| one.sgi_group()).collect();
         let topology = Topology::new(affinities);
@@ -158,7 +168,7 @@ mod tests {
 
     #[test]
     fn machines_of_every_shape_are_spread() {
-        // How vCPU n's Aff3, Aff2, Aff1 and Aff0 are made.
+        /// Map from the index of a vCPU to its Aff3, Aff2, Aff1 and Aff0.
         type Fields = fn(u32) -> [u32; 4];
         let shapes: [(u32, Fields); 9] = [
             (512, |n| [0, 0, n >> 4, n & 15]),
@@ -171,6 +181,7 @@ mod tests {
             (128, |n| [n >> 6, n & 63, 0, 0]),
             (512, |n| [0, 0, n >> 8, n & 255]),
         ];
+
         for (shape, (count, fields)) in shapes.into_iter().enumerate() {
             let affinities = (0..count)
                 .map(|n| {

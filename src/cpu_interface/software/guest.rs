@@ -1,8 +1,8 @@
-//! The guest's side: what its `ICC_*_EL1` accesses do, that is, the `ICV_*_EL1` registers (IHI 0069, 12.3).
+//! The guest's side: `ICC_*_EL1` accesses, that is, the `ICV_*_EL1` registers (IHI 0069, 12.3).
 //!
-//! Registers common to both groups can be trapped by `ICH_HCR_EL2.TC`, and `ICC_DIR_EL1` also by `TDIR`;
-//! their accessors return [`Trapped`] then and change nothing. `ICC_SGI<n>R_EL1` always traps and has no
-//! method here.
+//! `ICH_HCR_EL2.TC` traps the registers common to both groups, and `TDIR` traps `ICC_DIR_EL1`. The
+//! accessor of a trapped register returns [`Trapped`] and changes nothing. `ICC_SGI<n>R_EL1` always
+//! traps and has no method.
 
 use core::fmt;
 
@@ -13,13 +13,13 @@ use crate::{
     lr::ListRegister,
 };
 
-/// What an acknowledge returns when nothing is to be acknowledged (IHI 0069, 2.2.1).
+/// INTID returned by an acknowledge without a signalled interrupt (IHI 0069, 2.2.1).
 pub const SPURIOUS: u32 = 1023;
 
-/// The first special INTID; an end of interrupt or deactivation of one does nothing.
+/// First special INTID. An end of interrupt or a deactivation of a special INTID does nothing.
 const FIRST_SPECIAL: u32 = 1020;
 
-/// The access did not happen: it trapped to EL2, where the hypervisor now has to handle it.
+/// An access that trapped to EL2, for the hypervisor to handle, and had no effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trapped;
 
@@ -32,36 +32,38 @@ impl fmt::Display for Trapped {
 impl core::error::Error for Trapped {}
 
 impl SoftwareInterface {
-    /// Whether the interface asserts the virtual IRQ: a Group 1 interrupt is to be taken.
+    /// Returns true if the interface asserts the virtual IRQ, for a Group 1 interrupt.
     #[must_use]
     pub fn virq(&self) -> bool {
         self.signalled().is_some_and(|(_, lr)| lr.is_group1())
     }
 
-    /// Whether the interface asserts the virtual FIQ: a Group 0 interrupt is to be taken.
+    /// Returns true if the interface asserts the virtual FIQ, for a Group 0 interrupt.
     #[must_use]
     pub fn vfiq(&self) -> bool {
         self.signalled().is_some_and(|(_, lr)| !lr.is_group1())
     }
 
-    /// Reads `ICC_IAR0_EL1`: acknowledges the signalled interrupt if it is in Group 0, else returns
+    /// Reads `ICC_IAR0_EL1`: acknowledges the signalled interrupt if in Group 0, else returns
     /// [`SPURIOUS`].
     pub fn read_iar0(&self) -> u32 {
         self.acknowledge(false)
     }
 
-    /// Reads `ICC_IAR1_EL1`: acknowledges the signalled interrupt if it is in Group 1, else returns
+    /// Reads `ICC_IAR1_EL1`: acknowledges the signalled interrupt if in Group 1, else returns
     /// [`SPURIOUS`].
     pub fn read_iar1(&self) -> u32 {
         self.acknowledge(true)
     }
 
-    /// Writes `ICC_EOIR0_EL1`: drops the running priority, and with `EOImode` = 0 deactivates `intid`.
+    /// Writes `ICC_EOIR0_EL1`: drops the running priority, and with `EOImode` = 0 deactivates
+    /// `intid`.
     pub fn write_eoir0(&self, intid: u32) {
         self.end_of_interrupt(false, intid);
     }
 
-    /// Writes `ICC_EOIR1_EL1`: drops the running priority, and with `EOImode` = 0 deactivates `intid`.
+    /// Writes `ICC_EOIR1_EL1`: drops the running priority, and with `EOImode` = 0 deactivates
+    /// `intid`.
     pub fn write_eoir1(&self, intid: u32) {
         self.end_of_interrupt(true, intid);
     }
@@ -73,7 +75,7 @@ impl SoftwareInterface {
     pub fn write_dir(&self, intid: u32) -> Result<(), Trapped> {
         self.trap(hcr::TDIR | hcr::TC)?;
         self.assert_list_registers_agree();
-        // An LPI is deactivated by its priority drop.
+        // An LPI is deactivated by the priority drop.
         if self.splits_deactivation() && !is_special(intid) && !is_lpi(intid) {
             match self.find_active(intid) {
                 Some(index) => self.deactivate(index),
@@ -83,13 +85,15 @@ impl SoftwareInterface {
         Ok(())
     }
 
-    /// Reads `ICC_HPPIR0_EL1`: the most urgent pending interrupt, masked or not, if it is in Group 0.
+    /// Reads `ICC_HPPIR0_EL1`: the most urgent pending interrupt, masked or not, if in Group 0,
+    /// else [`SPURIOUS`].
     #[must_use]
     pub fn read_hppir0(&self) -> u32 {
         self.most_urgent_pending_of(false)
     }
 
-    /// Reads `ICC_HPPIR1_EL1`: the most urgent pending interrupt, masked or not, if it is in Group 1.
+    /// Reads `ICC_HPPIR1_EL1`: the most urgent pending interrupt, masked or not, if in Group 1,
+    /// else [`SPURIOUS`].
     #[must_use]
     pub fn read_hppir1(&self) -> u32 {
         self.most_urgent_pending_of(true)
@@ -113,7 +117,7 @@ impl SoftwareInterface {
         Ok(vmcr::priority_mask(self.vmcr.get()))
     }
 
-    /// Writes `ICC_PMR_EL1`; unimplemented bits stay zero.
+    /// Writes `ICC_PMR_EL1`. Unimplemented bits stay zero.
     ///
     /// # Errors
     /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
@@ -123,7 +127,8 @@ impl SoftwareInterface {
         Ok(())
     }
 
-    /// Reads `ICC_CTLR_EL1`: `CBPR` (0), `EOImode` (1), `PRIbits` (10:8), `IDbits` (13:11) and `A3V` (15).
+    /// Reads `ICC_CTLR_EL1`: `CBPR` (0), `EOImode` (1), `PRIbits` (10:8), `IDbits` (13:11) and
+    /// `A3V` (15).
     ///
     /// # Errors
     /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
@@ -140,7 +145,7 @@ impl SoftwareInterface {
             | A3V)
     }
 
-    /// Writes `ICC_CTLR_EL1`, of which `CBPR` and `EOImode` are writable.
+    /// Writes the writable bits of `ICC_CTLR_EL1`: `CBPR` and `EOImode`.
     ///
     /// # Errors
     /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
@@ -157,19 +162,19 @@ impl SoftwareInterface {
         priority::binary_point(self.vmcr.get(), false)
     }
 
-    /// Writes `ICC_BPR0_EL1`; a value below the minimum sets the minimum.
+    /// Writes `ICC_BPR0_EL1`. A value below the minimum sets the minimum.
     pub fn write_bpr0(&self, value: u8) {
         self.set_field(7, vmcr::VBPR0_SHIFT, u64::from(value));
     }
 
-    /// Reads `ICC_BPR1_EL1`; with `CBPR` set, `ICC_BPR0_EL1` plus one, saturated to 7.
+    /// Reads `ICC_BPR1_EL1`. With `CBPR` set, the value is `ICC_BPR0_EL1` plus one, saturated to 7.
     #[must_use]
     pub fn read_bpr1(&self) -> u8 {
         priority::binary_point(self.vmcr.get(), true)
     }
 
-    /// Writes `ICC_BPR1_EL1`; a value below the minimum sets the minimum, and with `CBPR` set the write
-    /// is ignored.
+    /// Writes `ICC_BPR1_EL1`. A value below the minimum sets the minimum. With `CBPR` set, the
+    /// write is ignored.
     pub fn write_bpr1(&self, value: u8) {
         if self.vmcr.get() & vmcr::VCBPR == 0 {
             self.set_field(7, vmcr::VBPR1_SHIFT, u64::from(value));
@@ -220,6 +225,7 @@ impl SoftwareInterface {
         self.store_apr(true, index, value);
     }
 
+    /// Returns [`Trapped`] if any of the `enables` in `ICH_HCR_EL2` is set.
     fn trap(&self, enables: u64) -> Result<(), Trapped> {
         if self.hcr.get() & enables == 0 {
             Ok(())
@@ -228,8 +234,11 @@ impl SoftwareInterface {
         }
     }
 
-    /// The most urgent interrupt among the pending ones of enabled groups. One that is also active
-    /// waits for its deactivation, and priority 0xff is never high enough.
+    /// Returns the most urgent pending interrupt of an enabled group, with the list register's
+    /// index.
+    ///
+    /// A pending and active interrupt waits for the deactivation, and an interrupt of priority 0xff
+    /// is never signalled: neither counts.
     fn most_urgent_pending(&self) -> Option<(usize, ListRegister)> {
         self.assert_list_registers_agree();
         let vmcr = self.vmcr.get();
@@ -241,14 +250,17 @@ impl SoftwareInterface {
             .min_by_key(|(_, lr)| lr.priority())
     }
 
+    /// Returns the INTID of the most urgent pending interrupt if in the group, else [`SPURIOUS`].
     fn most_urgent_pending_of(&self, group1: bool) -> u32 {
         self.most_urgent_pending()
             .filter(|(_, lr)| lr.is_group1() == group1)
             .map_or(SPURIOUS, |(_, lr)| lr.vintid())
     }
 
-    /// The interrupt that the interface asserts a signal for. Only the most urgent pending one counts:
-    /// if it is held back, less urgent ones are too.
+    /// Returns the signalled interrupt, with the list register's index.
+    ///
+    /// Only the most urgent pending interrupt counts. If the mask or the running priority holds
+    /// that interrupt back, less urgent interrupts are held back as well.
     fn signalled(&self) -> Option<(usize, ListRegister)> {
         let running = self.active.get().running_priority();
         self.most_urgent_pending()
@@ -258,6 +270,8 @@ impl SoftwareInterface {
             })
     }
 
+    /// Moves the signalled interrupt of the group from pending to active, and activates its group
+    /// priority (IHI 0069, 12.2, `ICC_IAR<n>_EL1`).
     fn acknowledge(&self, group1: bool) -> u32 {
         let Some((index, lr)) = self.signalled().filter(|(_, lr)| lr.is_group1() == group1) else {
             return SPURIOUS;
@@ -271,16 +285,19 @@ impl SoftwareInterface {
         lr.vintid()
     }
 
+    /// Drops the running priority, and deactivates `intid` if `EOImode` is 0 or `intid` is an LPI.
     fn end_of_interrupt(&self, group1: bool, intid: u32) {
         self.assert_list_registers_agree();
         if is_special(intid) {
             return;
         }
+
         let mut active = self.active.get();
         let Some(dropped) = active.drop_priority() else {
             return;
         };
         self.active.set(active);
+
         let deactivates = !self.splits_deactivation() || is_lpi(intid);
         match self.find_active(intid) {
             Some(index) => {
@@ -296,20 +313,23 @@ impl SoftwareInterface {
         }
     }
 
-    /// `EOImode` = 1: an end of interrupt only drops the priority.
+    /// Returns true if `EOImode` is 1: an end of interrupt only drops the priority.
     fn splits_deactivation(&self) -> bool {
         self.vmcr.get() & vmcr::VEOIM != 0
     }
 
+    /// Returns the group priority of `lr`, by the binary point of the group.
     fn group_priority(&self, group1: bool, lr: ListRegister) -> u8 {
         lr.priority() & priority::group_mask(self.vmcr.get(), group1)
     }
 
+    /// Returns the index of the list register in which `intid` is active.
     fn find_active(&self, intid: u32) -> Option<usize> {
         self.list_registers()
             .position(|lr| lr.is_active() && lr.vintid() == intid)
     }
 
+    /// Clears the active state of a list register, and reports the pINTID if `HW` is set.
     fn deactivate(&self, index: usize) {
         let lr = self.lr[index].get();
         if lr.is_hw() {
@@ -325,6 +345,7 @@ impl SoftwareInterface {
         self.hcr.set(hcr & !hcr::EOI_COUNT | count & hcr::EOI_COUNT);
     }
 
+    /// Returns an active priorities register, or panics if the register is not implemented.
     fn load_apr(&self, group1: bool, index: usize) -> u32 {
         assert!(
             index < self.vtr.apr_count(),
@@ -333,10 +354,12 @@ impl SoftwareInterface {
         self.active.get().register(group1, index)
     }
 
+    /// Replaces a field of `ICH_VMCR_EL2`.
     fn set_field(&self, mask: u64, shift: u32, value: u64) {
         self.store_vmcr(self.vmcr.get() & !(mask << shift) | (value & mask) << shift);
     }
 
+    /// Replaces a bit of `ICH_VMCR_EL2`.
     fn set_flag(&self, flag: u64, value: bool) {
         self.store_vmcr(self.vmcr.get() & !flag | if value { flag } else { 0 });
     }

@@ -1,5 +1,5 @@
-//! What the list registers tell the hypervisor: empty ones, follow_up ends of interrupt, and the conditions of
-//! the maintenance interrupt (IHI 0069, chapter 6 and 12.4).
+//! Status of the list registers for the hypervisor: empty registers, outstanding EOI maintenance
+//! interrupts, and the maintenance conditions (IHI 0069, chapter 6 and 12.4).
 
 use super::SoftwareInterface;
 use crate::{
@@ -8,7 +8,8 @@ use crate::{
 };
 
 impl SoftwareInterface {
-    /// `ICH_MISR_EL2`: which maintenance conditions hold, as bits of [`misr`].
+    /// Returns `ICH_MISR_EL2`, the maintenance conditions that hold, as bits of [`misr`]. Counts no
+    /// access.
     #[must_use]
     pub fn misr(&self) -> u64 {
         self.assert_list_registers_agree();
@@ -18,6 +19,7 @@ impl SoftwareInterface {
         let none_pending = !self
             .list_registers()
             .any(|lr| lr.is_pending() && !lr.is_active());
+
         [
             (misr::EOI, self.eisr() != 0),
             (misr::U, hcr & hcr::UIE != 0 && valid <= 1),
@@ -36,21 +38,23 @@ impl SoftwareInterface {
         .fold(0, |misr, (bit, _)| misr | bit)
     }
 
-    /// Whether the maintenance interrupt is asserted.
+    /// Returns true if the maintenance interrupt is asserted.
     #[must_use]
     pub fn maintenance(&self) -> bool {
         self.misr() != 0 && self.hcr.get() & hcr::EN != 0
     }
 
+    /// Returns `ICH_ELRSR_EL2`: empty list registers without an EOI maintenance interrupt.
     pub(super) fn elrsr(&self) -> u16 {
         self.status(|lr| lr.is_empty() && !lr.wants_eoi())
     }
 
+    /// Returns `ICH_EISR_EL2`: empty list registers with an EOI maintenance interrupt outstanding.
     pub(super) fn eisr(&self) -> u16 {
         self.status(|lr| lr.is_empty() && lr.wants_eoi())
     }
 
-    /// Bit n set where list register n is as asked.
+    /// Returns a mask with bit n set if `is_set` holds for list register n.
     fn status(&self, is_set: impl Fn(ListRegister) -> bool) -> u16 {
         self.list_registers()
             .enumerate()

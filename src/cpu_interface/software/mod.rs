@@ -1,9 +1,9 @@
 //! A model of the GICv3 virtual CPU interface, for hosts.
 //!
-//! [`SoftwareInterface`] is the registers of one physical CPU. Its hypervisor's side is the trait
-//! [`CpuInterface`]; its guest's side (`guest.rs`) is one method for each `ICC_*_EL1` access that an EL1
-//! guest makes, with `HCR_EL2.{IMO,FMO}` set and `ICC_SRE_EL1.SRE` = 1. A test plays both, and asks for
-//! the signals ([`virq`](SoftwareInterface::virq), [`vfiq`](SoftwareInterface::vfiq),
+//! [`SoftwareInterface`] models the registers of a physical CPU. The hypervisor's side is the trait
+//! [`CpuInterface`]. The guest's side (`guest.rs`) has a method for each `ICC_*_EL1` access of an
+//! EL1 guest, with `HCR_EL2.{IMO,FMO}` set and `ICC_SRE_EL1.SRE` = 1. A test plays both sides, and
+//! reads the signals ([`virq`](SoftwareInterface::virq), [`vfiq`](SoftwareInterface::vfiq),
 //! [`maintenance`](SoftwareInterface::maintenance)) in between:
 //!
 //! ```
@@ -25,18 +25,20 @@
 //! assert_eq!(cpu.accesses().lr_writes, 1);
 //! ```
 //!
-//! The model follows IHI 0069, chapters 4.8 (priorities), 6 (virtual interrupts), 12.3 (`ICV_*`) and 12.4
-//! (`ICH_*`). Where they leave a choice, it takes one, and no hypervisor may rely on it:
-//! * Of equally urgent pending interrupts, the one in the lowest list register is signalled.
-//! * An end of interrupt drops a priority before it looks for its list register. It deactivates only
-//!   an interrupt of its own group and of the priority that it dropped.
+//! The model follows IHI 0069, chapters 4.8 (priorities), 6 (virtual interrupts), 12.3 (`ICV_*`)
+//! and 12.4 (`ICH_*`). The model makes the following choices left by the architecture; no
+//! hypervisor may rely on a choice:
+//! * Of equally urgent pending interrupts, the interrupt in the lowest list register is signalled.
+//! * An end of interrupt drops a priority before the search for the list register. The end of
+//!   interrupt deactivates only an interrupt of the same group and of the dropped priority.
 //! * An end of interrupt while no priority is active does nothing, and leaves `EOIcount` unchanged.
 //! * `EOIcount` wraps.
 //! * A write of `ICC_DIR_EL1` with `EOImode` = 0 is ignored.
 //!
-//! Where they make the *hypervisor's* programming UNPREDICTABLE or UNDEFINED, the model panics. What one
-//! register must not hold is checked when it is written; what two must not hold together (6.2.2), when
-//! the guest or a signal looks at them, because registers are written one at a time.
+//! The model panics on *hypervisor* programming that is UNPREDICTABLE or UNDEFINED. A write checks
+//! the contents of the written list register. Two list registers with the same interrupt (6.2.2)
+//! are found at the next access of the guest, read of a signal or call of
+//! [`CpuInterface::synchronize`], because registers are written one at a time.
 //!
 //! Not modelled: GICv4 direct injection, non-maskable interrupts, the extended INTID ranges, system
 //! errors, `TALL0`/`TALL1`, and the memory-mapped interface.
@@ -57,8 +59,8 @@ use crate::{
 };
 pub use guest::{SPURIOUS, Trapped};
 
-/// What a Neoverse N1 or V1 has, but for its 16 INTID bits: 4 list registers, 5 bits of priority and of
-/// preemption, and the trap of `ICC_DIR_EL1`.
+/// Properties of a Neoverse N1 or V1, except for the 24 INTID bits (the cores have 16): 4 list
+/// registers, 5 bits of priority and of preemption, and the trap of `ICC_DIR_EL1`.
 pub const NEOVERSE: Vtr = Vtr {
     list_registers: 4,
     priority_bits: 5,
@@ -67,9 +69,9 @@ pub const NEOVERSE: Vtr = Vtr {
     traps_dir: true,
 };
 
-/// How often the hypervisor touched each kind of register through [`CpuInterface`].
+/// Counts of the hypervisor's accesses to each kind of register through [`CpuInterface`].
 ///
-/// What an operation costs is the difference of two readings:
+/// The cost of an operation is the difference of two readings:
 ///
 /// ```
 /// use vgic::cpu_interface::{CpuInterface, software::{Accesses, SoftwareInterface}};
@@ -108,7 +110,7 @@ pub struct Accesses {
 }
 
 impl Accesses {
-    /// All register accesses together.
+    /// Returns the number of all register accesses together, without barriers.
     #[must_use]
     pub const fn total(self) -> u64 {
         self.lr_reads
@@ -146,34 +148,36 @@ impl Sub for Accesses {
     }
 }
 
-/// The virtual CPU interface of one modelled physical CPU; see the [module](self).
+/// The virtual CPU interface of a modelled physical CPU; see the [module](self).
 ///
-/// It may move between threads but serves one at a time, as the registers serve one CPU.
+/// The value may move between threads but serves a single thread at a time, like the registers of a
+/// CPU.
 #[derive(Debug)]
 pub struct SoftwareInterface {
     vtr: Vtr,
-    /// Those beyond `vtr.list_registers` stay empty.
+    /// List registers. Entries from `vtr.list_registers` on stay empty.
     lr: [Cell<ListRegister>; lr::MAX],
     hcr: Cell<u64>,
     vmcr: Cell<u64>,
     active: Cell<ActivePriorities>,
+    /// Physical INTIDs deactivated since the last [`SoftwareInterface::take_deactivations`].
     deactivations: RefCell<Vec<u32>>,
     accesses: Cell<Accesses>,
 }
 
 impl Default for SoftwareInterface {
-    /// A [`NEOVERSE`] interface after reset.
+    /// Creates a [`NEOVERSE`] interface after reset.
     fn default() -> Self {
         Self::new(NEOVERSE)
     }
 }
 
 impl SoftwareInterface {
-    /// An interface after reset: disabled, its list registers empty, the guest's registers as
-    /// [`vmcr::reset`] has them.
+    /// Creates an interface after reset: disabled, with empty list registers and with the guest's
+    /// registers from [`vmcr::reset`].
     ///
     /// # Panics
-    /// If no architected implementation looks like `vtr`.
+    /// If no architected implementation has the properties in `vtr`.
     #[must_use]
     pub fn new(vtr: Vtr) -> Self {
         assert!(
@@ -184,6 +188,7 @@ impl SoftwareInterface {
                 && matches!(vtr.id_bits, 16 | 24),
             "not an architected implementation: {vtr:?}"
         );
+
         Self {
             vtr,
             lr: [const { Cell::new(ListRegister::EMPTY) }; lr::MAX],
@@ -195,42 +200,46 @@ impl SoftwareInterface {
         }
     }
 
-    /// How often the hypervisor has accessed each register. The guest's accesses and the model's own
+    /// Returns the counts of the hypervisor's accesses. The guest's accesses and the model's
     /// inspection are not counted.
     #[must_use]
     pub fn accesses(&self) -> Accesses {
         self.accesses.get()
     }
 
-    /// The list registers that this implementation has, in order, without counting an access.
+    /// Returns the implemented list registers, in order. Counts no access.
     pub fn list_registers(&self) -> impl Iterator<Item = ListRegister> {
         self.implemented().iter().map(Cell::get)
     }
 
-    /// Takes the physical INTIDs that were deactivated through list registers with `HW` set since the
-    /// last call, oldest first. A test hands them to whatever plays the physical distributor.
-    #[must_use = "a deactivation that nobody hands on leaves its physical interrupt active"]
+    /// Takes the physical INTIDs deactivated through list registers with `HW` set since the last
+    /// call, oldest first. A test passes the INTIDs to its physical distributor.
+    #[must_use = "a deactivation that is not passed on leaves its physical interrupt active"]
     pub fn take_deactivations(&self) -> Vec<u32> {
         self.deactivations.take()
     }
 
+    /// Returns the cells of the implemented list registers.
     fn implemented(&self) -> &[Cell<ListRegister>] {
         &self.lr[..usize::from(self.vtr.list_registers)]
     }
 
-    /// The bits of a priority that are implemented.
+    /// Returns the mask of the implemented bits of a priority.
     fn priority_field(&self) -> u8 {
         0xff << (8 - self.vtr.priority_bits)
     }
 
+    /// Applies `access` to the counts.
     fn count(&self, access: impl FnOnce(&mut Accesses)) {
         let mut accesses = self.accesses.get();
         access(&mut accesses);
         self.accesses.set(accesses);
     }
 
-    /// Stores `ICH_VMCR_EL2`, from either side: the priority mask keeps its implemented bits, binary
-    /// points below the minimum become the minimum, `VFIQEn` is RES1, what is not a field is RES0.
+    /// Stores `ICH_VMCR_EL2`, for either side.
+    ///
+    /// The priority mask keeps the implemented bits, binary points below the minimum become the
+    /// minimum, `VFIQEn` is RES1, and bits outside the fields are RES0.
     fn store_vmcr(&self, value: u64) {
         const FLAGS: u64 = vmcr::VENG0 | vmcr::VENG1 | vmcr::VCBPR | vmcr::VEOIM;
         let minimum = u64::from(7 - self.vtr.preemption_bits);
@@ -246,6 +255,7 @@ impl SoftwareInterface {
         );
     }
 
+    /// Stores an active priorities register, or panics if the register is not implemented.
     fn store_apr(&self, group1: bool, index: usize, value: u32) {
         assert!(
             index < self.vtr.apr_count(),
@@ -256,7 +266,7 @@ impl SoftwareInterface {
         self.active.set(active);
     }
 
-    /// Panics on what two list registers must not hold together (IHI 0069, 6.2.2).
+    /// Panics if two list registers hold the same virtual or physical INTID (IHI 0069, 6.2.2).
     fn assert_list_registers_agree(&self) {
         for (index, one) in self
             .list_registers()
@@ -280,7 +290,8 @@ impl SoftwareInterface {
         }
     }
 
-    /// Panics on what a list register must not hold (IHI 0069, 6.2.2 and 12.4, `ICH_LR<n>_EL2`).
+    /// Panics on contents forbidden in a list register (IHI 0069, 6.2.2 and 12.4,
+    /// `ICH_LR<n>_EL2`).
     fn assert_valid(&self, value: ListRegister) {
         const RES0: u64 = 0b1111 << 56 | 0b111 << 45;
         const PINTID: u64 = 0x1fff << ListRegister::PINTID_SHIFT;
@@ -299,6 +310,7 @@ impl SoftwareInterface {
             "more than {} INTID bits: {value:?}",
             self.vtr.id_bits
         );
+
         if value.is_empty() {
             return;
         }
@@ -331,7 +343,7 @@ impl CpuInterface for SoftwareInterface {
     }
 
     /// # Panics
-    /// If `value` is one that the architecture forbids.
+    /// If the architecture forbids `value`.
     fn write_lr(&self, index: usize, value: ListRegister) {
         self.count(|accesses| accesses.lr_writes += 1);
         self.assert_valid(value);
@@ -372,6 +384,7 @@ impl CpuInterface for SoftwareInterface {
             | hcr::VGRP1DIE
             | hcr::TC
             | hcr::EOI_COUNT;
+
         self.count(|accesses| accesses.hcr_writes += 1);
         let known = MODELLED | if self.vtr.traps_dir { hcr::TDIR } else { 0 };
         assert!(
@@ -406,7 +419,9 @@ impl CpuInterface for SoftwareInterface {
         self.store_apr(group1, index, value);
     }
 
-    /// Checks that the list registers agree, since a hypervisor that synchronises has written them.
+    /// Counts a barrier, and panics if two list registers hold the same interrupt.
+    ///
+    /// A hypervisor that synchronises has finished its writes of the list registers.
     fn synchronize(&self) {
         self.count(|accesses| accesses.barriers += 1);
         self.assert_list_registers_agree();

@@ -1,4 +1,4 @@
-//! The guest's side, one rule at a time.
+//! Tests of the guest's side, rule by rule.
 
 use super::*;
 use crate::cpu_interface::{
@@ -11,7 +11,7 @@ const EOI_MODE: u64 = 1 << 1;
 const CBPR: u64 = 1 << 0;
 const LPI: u32 = 8192;
 
-/// Each row: list registers, group enables, then (IAR0, IAR1) and (HPPIR0, HPPIR1).
+/// Checks rows of list registers, group enables, (IAR0, IAR1) and (HPPIR0, HPPIR1).
 #[test]
 fn the_most_urgent_pending_interrupt_of_an_enabled_group_is_signalled() {
     type Row<'a> = (&'a [ListRegister], (bool, bool), (u32, u32), (u32, u32));
@@ -21,7 +21,7 @@ fn the_most_urgent_pending_interrupt_of_an_enabled_group_is_signalled() {
         (&[], both, (NONE, NONE), (NONE, NONE)),
         (&[lr(P | G1, 32, 0x80)], both, (NONE, 32), (NONE, 32)),
         (&[lr(P, 32, 0x80)], both, (32, NONE), (32, NONE)),
-        // Lower is more urgent, in any register.
+        // A lower priority is more urgent, in any register.
         (
             &[
                 lr(P | G1, 32, 0x80),
@@ -32,14 +32,14 @@ fn the_most_urgent_pending_interrupt_of_an_enabled_group_is_signalled() {
             (NONE, 33),
             (NONE, 33),
         ),
-        // A choice of the model: the lowest register of equals.
+        // A choice of the model: the lowest register of equally urgent interrupts.
         (
             &[lr(P | G1, 40, 0x80), lr(P, 32, 0x80), lr(P | G1, 39, 0x80)],
             both,
             (NONE, 40),
             (NONE, 40),
         ),
-        // One group's most urgent hides the other's.
+        // The most urgent interrupt hides the other group's interrupts.
         (
             &[lr(P | G1, 32, 0x80), lr(P, 33, 0x40)],
             both,
@@ -65,7 +65,7 @@ fn the_most_urgent_pending_interrupt_of_an_enabled_group_is_signalled() {
             (NONE, NONE),
             (NONE, NONE),
         ),
-        // Active, and pending and active, are not to be acknowledged.
+        // Active, and pending and active, interrupts are not acknowledged.
         (
             &[
                 lr(A | G1, 32, 0),
@@ -76,11 +76,12 @@ fn the_most_urgent_pending_interrupt_of_an_enabled_group_is_signalled() {
             (NONE, 34),
             (NONE, 34),
         ),
-        // An LPI is like any other.
+        // An LPI is signalled like any other interrupt.
         (&[lr(P | G1, LPI, 0xa0)], both, (NONE, LPI), (NONE, LPI)),
-        // The least urgent priority is masked by every mask, but pending.
+        // Every mask masks the least urgent priority, but the interrupt is pending.
         (&[lr(P | G1, 32, 0xf8)], both, (NONE, NONE), (NONE, 32)),
     ];
+
     for &(registers, (group0, group1), iar, hppir) in rows {
         let interface = || {
             let cpu = with_list_registers(registers);
@@ -88,6 +89,7 @@ fn the_most_urgent_pending_interrupt_of_an_enabled_group_is_signalled() {
             cpu.write_igrpen1(group1);
             cpu
         };
+
         let cpu = interface();
         assert_eq!(
             (cpu.read_hppir0(), cpu.read_hppir1()),
@@ -121,7 +123,7 @@ fn a_disabled_interface_signals_nothing() {
     assert!(!cpu.virq() && !cpu.vfiq());
     assert_eq!(cpu.read_iar1(), SPURIOUS);
     assert_eq!(cpu.read_hppir1(), 32);
-    // Only signals stop: an end of interrupt is still one.
+    // Only signals stop: an end of interrupt still takes effect.
     cpu.write_apr(true, 0, 1);
     cpu.write_eoir1(33);
     assert_eq!(cpu.read_elrsr(), 0b1110);
@@ -150,6 +152,7 @@ fn acknowledge_activates_and_end_of_interrupt_undoes_it() {
     for group1 in [false, true] {
         let group = if group1 { G1 } else { 0 };
         let cpu = with_list_registers(&[lr(P | group, 32, 0xa0)]);
+
         // The other group's register acknowledges nothing and changes nothing.
         let other = if group1 {
             cpu.read_iar0()
@@ -158,6 +161,7 @@ fn acknowledge_activates_and_end_of_interrupt_undoes_it() {
         };
         assert_eq!(other, SPURIOUS);
         assert_eq!(cpu.read_lr(0), lr(P | group, 32, 0xa0));
+
         let intid = if group1 {
             cpu.read_iar1()
         } else {
@@ -169,6 +173,7 @@ fn acknowledge_activates_and_end_of_interrupt_undoes_it() {
         assert_eq!(cpu.read_apr(!group1, 0), 0);
         assert_eq!(cpu.read_rpr(), Ok(0xa0));
         assert!(!cpu.virq() && !cpu.vfiq());
+
         if group1 {
             cpu.write_eoir1(32);
         } else {
@@ -198,25 +203,26 @@ fn pending_and_active_waits_for_its_deactivation() {
     assert_eq!(cpu.read_elrsr(), 0b1111);
 }
 
-/// Each row: binary points, `CBPR`, the group of an interrupt that runs at priority 0x98, the running
-/// priority that gives, the pending interrupt's group, and the least urgent priority that preempts.
+/// Checks rows of binary points, `CBPR`, the group of an interrupt that runs at priority 0x98, the
+/// resulting running priority, the pending interrupt's group, and the least urgent priority that
+/// preempts.
 #[test]
 fn preemption_compares_group_priorities() {
     for (bpr0, bpr1, ctlr, running, rpr, pending, preempts) in [
         // Minimum binary points: every implemented bit counts.
         (2, 3, 0, G1, 0x98, G1, 0x90),
         (2, 3, 0, 0, 0x98, 0, 0x90),
-        // Coarser ones.
+        // Coarser binary points.
         (3, 3, 0, 0, 0x90, 0, 0x88),
         (2, 5, 0, G1, 0x80, G1, 0x78),
         (4, 3, 0, 0, 0x80, 0, 0x78),
         (2, 7, 0, G1, 0x80, G1, 0x78),
-        // The pending interrupt's group has the say.
+        // The pending interrupt's group decides.
         (2, 6, 0, 0, 0x98, G1, 0x78),
         (2, 6, 0, G1, 0x80, 0, 0x78),
         (5, 3, 0, G1, 0x98, 0, 0x78),
         (5, 3, 0, G1, 0x98, G1, 0x90),
-        // One binary point for both groups.
+        // A common binary point for both groups.
         (2, 6, CBPR, G1, 0x98, G1, 0x90),
         (2, 6, CBPR, 0, 0x98, G1, 0x90),
         (5, 3, CBPR, G1, 0x80, G1, 0x78),
@@ -227,6 +233,7 @@ fn preemption_compares_group_priorities() {
         cpu.write_bpr0(bpr0);
         cpu.write_bpr1(bpr1);
         cpu.write_ctlr(ctlr).unwrap();
+
         cpu.write_lr(0, lr(P | running, 32, 0x98));
         let intid = if running == G1 {
             cpu.read_iar1()
@@ -234,6 +241,7 @@ fn preemption_compares_group_priorities() {
             cpu.read_iar0()
         };
         assert_eq!((intid, cpu.read_rpr()), (32, Ok(rpr)), "{row:?}");
+
         for priority in (0..0xf8).step_by(8) {
             cpu.write_lr(1, lr(P | pending, 33, priority));
             let signals = (cpu.virq(), cpu.vfiq());
@@ -245,7 +253,8 @@ fn preemption_compares_group_priorities() {
             );
         }
     }
-    // No group priority bits at all: nothing of Group 0 preempts anything.
+
+    // Without group priority bits, no interrupt of Group 0 preempts another interrupt.
     let cpu = open(NEOVERSE);
     cpu.write_bpr0(7);
     cpu.write_lr(0, lr(P, 32, 0x98));
@@ -280,6 +289,7 @@ fn binary_points_have_minima_and_common_mode_aliases_them() {
             ..NEOVERSE
         });
         let minimum = 7 - preemption_bits;
+
         for value in 0..=7 {
             cpu.write_ctlr(0).unwrap();
             cpu.write_bpr0(value);
@@ -289,7 +299,8 @@ fn binary_points_have_minima_and_common_mode_aliases_them() {
             let fields = u64::from(cpu.read_bpr0()) << vmcr::VBPR0_SHIFT
                 | u64::from(cpu.read_bpr1()) << vmcr::VBPR1_SHIFT;
             assert_eq!(cpu.read_vmcr() & 0x00fc_0000, fields);
-            // In common mode Group 1 shows Group 0's plus one and ignores writes.
+
+            // In common mode Group 1 shows Group 0's binary point plus one and ignores writes.
             cpu.write_ctlr(CBPR).unwrap();
             cpu.write_bpr1(0);
             assert_eq!(cpu.read_bpr1(), (cpu.read_bpr0() + 1).min(7));
@@ -313,6 +324,7 @@ fn control_registers_alias_vmcr() {
         assert_eq!((cpu.read_igrpen0(), cpu.read_igrpen1()), (false, on));
         assert_eq!((read(vmcr::VENG0), read(vmcr::VENG1)), (false, on));
     }
+
     for ctlr in [CBPR, EOI_MODE, CBPR | EOI_MODE, 0] {
         cpu.write_ctlr(!3 | ctlr).unwrap();
         // 5 bits of priority, 24-bit INTIDs, Aff3 valid.
@@ -320,12 +332,14 @@ fn control_registers_alias_vmcr() {
         assert_eq!(read(vmcr::VCBPR), ctlr & CBPR != 0);
         assert_eq!(read(vmcr::VEOIM), ctlr & EOI_MODE != 0);
     }
+
     let narrow = SoftwareInterface::new(Vtr {
         id_bits: 16,
         priority_bits: 7,
         ..NEOVERSE
     });
     assert_eq!(narrow.read_ctlr(), Ok(0x8600));
+
     cpu.write_ap0r(0, 0x10);
     cpu.write_ap1r(0, 0x20);
     assert_eq!(
@@ -335,7 +349,8 @@ fn control_registers_alias_vmcr() {
     assert_eq!((cpu.read_ap0r(0), cpu.read_ap1r(0)), (0x10, 0x20));
 }
 
-/// What an end of interrupt leaves: the register's state, `EOIcount`, whether the priority dropped.
+/// Checks the effect of an end of interrupt on the register's state, `EOIcount` and the running
+/// priority.
 #[test]
 fn end_of_interrupt_by_mode_class_and_place() {
     for (mode, intid, in_register, state, count, dropped) in [
@@ -345,7 +360,8 @@ fn end_of_interrupt_by_mode_class_and_place() {
         (EOI_MODE, 32, true, A, 0, true),
         // An LPI has no separate deactivation.
         (EOI_MODE, LPI, true, 0, 0, true),
-        // In no list register: counted, unless it is an LPI or the mode leaves it active.
+        // In no list register: counted, except for an LPI, or if the mode leaves the interrupt
+        // active.
         (0, 32, false, A, 1, true),
         (0, LPI, false, A, 0, true),
         (EOI_MODE, 32, false, A, 0, true),
@@ -383,6 +399,7 @@ fn deactivation_by_mode_class_and_place() {
         cpu.write_ctlr(mode).unwrap();
         cpu.write_apr(true, 0, 1);
         assert_eq!(cpu.write_dir(intid), Ok(()));
+
         let row = (mode, intid, in_register);
         assert_eq!(cpu.read_lr(0), lr(state | G1, held, 0xa0), "{row:?}");
         assert_eq!(eoi_count(&cpu), count, "{row:?}");
@@ -421,14 +438,15 @@ fn eoi_count_wraps_and_leaves_the_other_bits() {
     }
 }
 
-/// Choices of the model where the guest's sequence is UNPREDICTABLE.
+/// Checks the model's choices for UNPREDICTABLE sequences of the guest.
 #[test]
 fn a_wrong_end_of_interrupt_deactivates_nothing() {
-    // No active priority: nothing happens, not even a count.
+    // No active priority: no effect, not even a count.
     let cpu = with_list_registers(&[lr(A | G1, 32, 0x40)]);
     cpu.write_eoir1(32);
     cpu.write_eoir1(99);
     assert_eq!((cpu.read_lr(0).is_active(), eoi_count(&cpu)), (true, 0));
+
     // The other group's register: a drop only.
     cpu.write_lr(0, lr(P | G1, 32, 0x40));
     assert_eq!(cpu.read_iar1(), 32);
@@ -437,7 +455,8 @@ fn a_wrong_end_of_interrupt_deactivates_nothing() {
         (cpu.read_rpr(), cpu.read_lr(0).is_active()),
         (Ok(IDLE), true)
     );
-    // The preempted one instead of the running one: a drop only.
+
+    // The preempted interrupt instead of the running interrupt: a drop only.
     let cpu = with_list_registers(&[lr(P | G1, 32, 0x80)]);
     assert_eq!(cpu.read_iar1(), 32);
     cpu.write_lr(1, lr(P | G1, 33, 0x40));
@@ -455,13 +474,15 @@ fn deactivation_reaches_the_physical_interrupt_once() {
     cpu.write_eoir1(27);
     assert_eq!(cpu.take_deactivations(), [30]);
     assert!(cpu.take_deactivations().is_empty());
-    // Not backed by hardware, and found in no register: nothing.
+
+    // Not backed by hardware, and in no list register: no deactivation.
     assert_eq!(cpu.read_iar1(), 32);
     cpu.write_eoir1(32);
     cpu.write_ctlr(EOI_MODE).unwrap();
     cpu.write_dir(27).unwrap();
     assert!(cpu.take_deactivations().is_empty());
-    // Split: on the deactivation, in the order of deactivations.
+
+    // Split mode: deactivated by `ICC_DIR_EL1`, in the order of the writes.
     cpu.write_lr(0, hw(P | G1, 27, 0xa0, 30));
     cpu.write_lr(1, hw(P | G1, 40, 0x40, 50));
     assert_eq!((cpu.read_iar1(), cpu.read_iar1()), (40, SPURIOUS));
@@ -475,7 +496,7 @@ fn deactivation_reaches_the_physical_interrupt_once() {
 }
 
 #[test]
-fn the_eoi_bit_owes_a_maintenance_interrupt_after_deactivation() {
+fn the_eoi_bit_asserts_a_maintenance_interrupt_after_deactivation() {
     for mode in [0, EOI_MODE] {
         let cpu = with_list_registers(&[lr(P | G1 | ListRegister::EOI, 32, 0xa0)]);
         cpu.write_ctlr(mode).unwrap();
@@ -495,6 +516,7 @@ fn trapped_accesses_change_nothing() {
     let cpu = with_list_registers(&[lr(A | G1, 32, 0xa0)]);
     cpu.write_ctlr(EOI_MODE).unwrap();
     let vmcr = cpu.read_vmcr();
+
     for (bit, common) in [(hcr::TDIR, false), (hcr::TC, true)] {
         cpu.write_hcr(hcr::EN | bit);
         assert_eq!(cpu.write_dir(32), Err(Trapped));
@@ -509,6 +531,7 @@ fn trapped_accesses_change_nothing() {
         );
         assert_eq!(eoi_count(&cpu), 0);
     }
+
     assert_eq!(
         (cpu.write_pmr(0), cpu.write_ctlr(0)),
         (Err(Trapped), Err(Trapped))

@@ -1,4 +1,5 @@
-//! The hypervisor's side: register fields, status, maintenance conditions, forbidden programming.
+//! Tests of the hypervisor's side: register fields, status, maintenance conditions, forbidden
+//! programming.
 
 extern crate std;
 
@@ -7,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 use crate::cpu_interface::{misr, software::Accesses, vmcr};
 
-/// The message with which `action` panics, or `None`.
+/// Runs `action`, and returns the message of its panic, or `None`.
 fn panic_message(action: impl FnOnce()) -> Option<std::string::String> {
     let payload = catch_unwind(AssertUnwindSafe(action)).err()?;
     Some(match payload.downcast::<std::string::String>() {
@@ -43,9 +44,10 @@ fn reset_is_closed_and_empty() {
 
 #[test]
 fn vtr_decodes_what_the_model_is_made_of() {
-    // Neoverse on QEMU: 4 list registers, 5 and 5 bits, 24-bit INTIDs, TDS.
+    // Neoverse on QEMU: 4 list registers, 5 bits of priority and of preemption, 24-bit INTIDs, TDS.
     assert_eq!(Vtr::decode(0x90b8_0003), NEOVERSE);
     assert_eq!(Vtr::decode(0x9030_0003).id_bits, 16);
+
     for (preemption_bits, count) in [(5, 1), (6, 2), (7, 4)] {
         let vtr = Vtr {
             preemption_bits,
@@ -123,7 +125,7 @@ fn vmcr_keeps_its_fields_and_nothing_else() {
 }
 
 #[test]
-fn empty_registers_show_in_elrsr_or_owe_an_eoi() {
+fn empty_registers_show_in_elrsr_or_eisr() {
     for (register, elrsr, eisr) in [
         (ListRegister::EMPTY, true, false),
         (lr(P, 32, 0), false, false),
@@ -141,6 +143,7 @@ fn empty_registers_show_in_elrsr_or_owe_an_eoi() {
             for other in 0..4 {
                 cpu.write_lr(other, lr(A, 100 + other as u32, 0));
             }
+
             cpu.write_lr(index, register);
             assert_eq!(cpu.read_elrsr(), u16::from(elrsr) << index, "{register:?}");
             assert_eq!(cpu.read_eisr(), u16::from(eisr) << index, "{register:?}");
@@ -148,27 +151,27 @@ fn empty_registers_show_in_elrsr_or_owe_an_eoi() {
     }
 }
 
-/// Each row: `ICH_HCR_EL2`, list registers, group enables, the bits of `ICH_MISR_EL2`.
+/// Checks rows of `ICH_HCR_EL2`, list registers, group enables and the bits of `ICH_MISR_EL2`.
 #[test]
 fn each_maintenance_condition_has_its_enable() {
     let count = 1 << hcr::EOI_COUNT_SHIFT;
     let one = [lr(P | G1, 32, 0)];
     let two = [lr(P | G1, 32, 0), lr(A | G1, 33, 0)];
-    let follow_up = [lr(P, 32, 0), lr(ListRegister::EOI, 33, 0)];
+    let ended = [lr(P, 32, 0), lr(ListRegister::EOI, 33, 0)];
     let again = [lr(P | A, 32, 0), lr(A, 33, 0)];
     type Row<'a> = (u64, &'a [ListRegister], (bool, bool), u64);
     let rows: &[Row] = &[
         (0, &one, (true, true), 0),
         (0, &[], (false, false), 0),
-        // EOI needs no enable in HCR but its register's.
-        (0, &follow_up, (true, true), misr::EOI),
+        // EOI needs no enable in ICH_HCR_EL2, only the EOI bit of the list register.
+        (0, &ended, (true, true), misr::EOI),
         // Underflow: at most one valid register.
         (hcr::UIE, &[], (true, true), misr::U),
         (hcr::UIE, &one, (true, true), misr::U),
         (hcr::UIE, &two, (true, true), 0),
-        // An follow_up EOI is not a valid register.
-        (hcr::UIE, &follow_up, (true, true), misr::U | misr::EOI),
-        // Nothing pending; pending and active does not count as pending.
+        // An empty register with an outstanding EOI is not valid.
+        (hcr::UIE, &ended, (true, true), misr::U | misr::EOI),
+        // No pending interrupt; pending and active does not count as pending.
         (hcr::NPIE, &[], (true, true), misr::NP),
         (hcr::NPIE, &one, (true, true), 0),
         (hcr::NPIE, &again, (true, true), misr::NP),
@@ -188,6 +191,7 @@ fn each_maintenance_condition_has_its_enable() {
         (hcr::VGRP1DIE, &one, (true, false), misr::VGRP1D),
         (hcr::VGRP1DIE, &one, (false, true), 0),
     ];
+
     for &(value, registers, (group0, group1), expected) in rows {
         let cpu = with_list_registers(registers);
         cpu.write_igrpen0(group0);
@@ -195,7 +199,7 @@ fn each_maintenance_condition_has_its_enable() {
         cpu.write_hcr(hcr::EN | value);
         assert_eq!(cpu.misr(), expected, "{value:#x} {registers:?}");
         assert_eq!(cpu.maintenance(), expected != 0, "{value:#x} {registers:?}");
-        // The conditions hold, but nothing is asserted, while the interface is disabled.
+        // While the interface is disabled, the conditions hold, but the interrupt is not asserted.
         cpu.write_hcr(value);
         assert_eq!(cpu.misr(), expected);
         assert!(!cpu.maintenance());
@@ -207,9 +211,10 @@ fn a_register_refuses_what_it_must_not_hold() {
     let cpu = SoftwareInterface::default();
     for intid in [1020, 1021, 1022, 1023, 1024, 8191] {
         assert_panics("special or reserved", || cpu.write_lr(0, lr(P, intid, 0)));
-        // An empty register holds no interrupt, whatever its fields say.
+        // An empty register holds no interrupt, with any values of its fields.
         cpu.write_lr(0, lr(0, intid, 0));
     }
+
     for pintid in [0, 15, 1020, 1023, 1024, 0x1fff] {
         assert_panics("cannot be deactivated", || {
             cpu.write_lr(0, hw(P, 32, 0, pintid))
@@ -222,9 +227,11 @@ fn a_register_refuses_what_it_must_not_hold() {
             cpu.write_lr(0, hw(P | A, 32, 0, pintid))
         });
     }
+
     for bit in (32..41).chain(42..48).chain(56..60) {
         assert_panics("reserved bits", || cpu.write_lr(0, lr(P | 1 << bit, 32, 0)));
     }
+
     assert_panics("INTID bits", || cpu.write_lr(0, lr(P, 1 << 24, 0)));
     let narrow = SoftwareInterface::new(Vtr {
         id_bits: 16,
@@ -237,7 +244,8 @@ fn a_register_refuses_what_it_must_not_hold() {
 
 #[test]
 fn two_registers_must_not_hold_the_same_interrupt() {
-    // Written one at a time: a swap passes through a state that only the guest must not see.
+    // Registers are written one at a time: a swap passes through a state that the guest must not
+    // see.
     let cpu = with_list_registers(&[lr(P, 32, 0), lr(P, 33, 0)]);
     cpu.write_lr(0, lr(P, 33, 0));
     cpu.write_lr(1, lr(P, 32, 0));
@@ -247,7 +255,7 @@ fn two_registers_must_not_hold_the_same_interrupt() {
     let same_vintid: &[(u64, u64)] = &[(P, P), (P, A), (A, P | A), (P | G1, P)];
     for &(one, other) in same_vintid {
         let cpu = with_list_registers(&[lr(one, 32, 0), lr(A, 40, 0), lr(other, 32, 8)]);
-        let looks: [(&str, &dyn Fn()); 8] = [
+        let checks: [(&str, &dyn Fn()); 8] = [
             ("synchronize", &|| cpu.synchronize()),
             ("virq", &|| _ = cpu.virq()),
             ("misr", &|| _ = cpu.misr()),
@@ -257,8 +265,8 @@ fn two_registers_must_not_hold_the_same_interrupt() {
             ("eoir1", &|| cpu.write_eoir1(40)),
             ("dir", &|| _ = cpu.write_dir(40)),
         ];
-        for (name, look) in looks {
-            let message = panic_message(look).expect(name);
+        for (name, check) in checks {
+            let message = panic_message(check).expect(name);
             assert!(message.contains("same vINTID"), "{name}: {message}");
         }
         // An empty register's fields do not count.
@@ -267,7 +275,7 @@ fn two_registers_must_not_hold_the_same_interrupt() {
     }
     let cpu = with_list_registers(&[hw(P, 32, 0, 50), hw(A, 33, 0, 50)]);
     assert_panics("same pINTID", || cpu.synchronize());
-    // Not backed by hardware: the field is no physical INTID.
+    // Without HW, the field is no physical INTID.
     cpu.write_lr(1, lr(A, 33, 0));
     cpu.synchronize();
 }
@@ -301,6 +309,7 @@ fn only_the_hypervisors_accesses_are_counted() {
     cpu.write_vmcr(cpu.read_vmcr());
     cpu.write_apr(false, 0, cpu.read_apr(true, 0));
     cpu.synchronize();
+
     let expected = Accesses {
         lr_reads: 1,
         lr_writes: 2,
@@ -317,7 +326,8 @@ fn only_the_hypervisors_accesses_are_counted() {
     };
     assert_eq!(cpu.accesses() - before, expected);
     assert_eq!(expected.total(), 12);
-    // The guest's side and the model's own inspection.
+
+    // The guest's accesses and the model's inspection are not counted.
     let intid = cpu.read_iar1();
     cpu.write_eoir1(intid);
     assert_eq!(cpu.list_registers().count(), 4);

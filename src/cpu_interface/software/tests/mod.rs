@@ -1,5 +1,5 @@
-//! Tests of the model: `hypervisor` for the `ICH_*` side, `guest` for the `ICC_*` side, `preemption` for
-//! what long sequences must keep true.
+//! Tests of the model: `hypervisor` for the `ICH_*` side, `guest` for the `ICC_*` side,
+//! `preemption` for the invariants of long sequences.
 
 mod guest;
 mod hypervisor;
@@ -15,12 +15,12 @@ const P: u64 = ListRegister::PENDING;
 const A: u64 = ListRegister::ACTIVE;
 const G1: u64 = ListRegister::GROUP1;
 
-/// A list register with the given state and flag bits.
+/// Returns a list register with the given state and flag bits.
 fn lr(bits: u64, intid: u32, priority: u8) -> ListRegister {
     ListRegister(bits | u64::from(priority) << ListRegister::PRIORITY_SHIFT | u64::from(intid))
 }
 
-/// As [`lr`], backed by the physical interrupt `pintid`.
+/// Returns a list register backed by the physical interrupt `pintid`.
 fn hw(bits: u64, intid: u32, priority: u8, pintid: u64) -> ListRegister {
     lr(
         bits | ListRegister::HW | pintid << ListRegister::PINTID_SHIFT,
@@ -29,7 +29,7 @@ fn hw(bits: u64, intid: u32, priority: u8, pintid: u64) -> ListRegister {
     )
 }
 
-/// An enabled interface whose guest takes both groups at any priority.
+/// Creates an enabled interface whose guest takes both groups at any priority.
 fn open(vtr: Vtr) -> SoftwareInterface {
     let cpu = SoftwareInterface::new(vtr);
     cpu.write_igrpen0(true);

@@ -1,4 +1,4 @@
-//! Nesting to the architectural depth, and invariants of random sequences.
+//! Tests of nesting to the architectural depth, and of invariants in random sequences.
 
 extern crate std;
 
@@ -7,8 +7,9 @@ use std::vec::Vec;
 use super::*;
 use crate::cpu_interface::{priority::IDLE, software::SPURIOUS};
 
-/// Interrupts nest once for each group priority that the mask lets pass, whatever the number of list
-/// registers: the hypervisor takes active ones out, and their ends of interrupt are counted.
+/// Checks that interrupts nest once for each group priority that passes the mask, with a single
+/// list register: the hypervisor takes active interrupts out, and `EOIcount` counts the ends of
+/// interrupt.
 #[test]
 fn nesting_reaches_the_architectural_depth() {
     for (priority_bits, preemption_bits, depth) in
@@ -29,17 +30,20 @@ fn nesting_reaches_the_architectural_depth() {
             preemption_bits,
             ..NEOVERSE
         });
+
         let levels: Vec<(u32, u8)> = (0..depth)
             .map(|level| (100 + level, (level as u8).wrapping_mul(step)))
             .collect();
+
         for &(intid, priority) in levels.iter().rev() {
             cpu.write_lr(0, lr(P | G1, intid, priority));
             assert_eq!(cpu.read_iar1(), intid, "{priority:#x}");
             assert_eq!(cpu.read_rpr(), Ok(priority));
-            // The same priority again does not nest.
+            // A second interrupt of the priority does not nest.
             cpu.write_lr(0, lr(P | G1, 32, priority));
             assert!(!cpu.virq(), "{priority:#x}");
         }
+
         cpu.write_lr(0, ListRegister::EMPTY);
         for (ended, &(intid, priority)) in (1_u64..).zip(&levels) {
             assert_eq!(cpu.read_rpr(), Ok(priority));
@@ -50,7 +54,7 @@ fn nesting_reaches_the_architectural_depth() {
     }
 }
 
-/// Xorshift, so that a failure repeats.
+/// Xorshift generator, for reproducible failures.
 struct Random(u64);
 
 impl Random {
@@ -62,7 +66,7 @@ impl Random {
     }
 }
 
-/// What the test knows of one acknowledged interrupt.
+/// Expected state of an acknowledged interrupt.
 #[derive(Clone, Copy)]
 struct Running {
     intid: u32,
@@ -70,8 +74,8 @@ struct Running {
     group_priority: u8,
 }
 
-/// Random register contents, acknowledges and ends of interrupt, against the rules written out again in
-/// the plainest way.
+/// Checks random register contents, acknowledges and ends of interrupt against a second, plain
+/// statement of the rules.
 #[test]
 fn random_sequences_keep_the_rules() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -84,6 +88,7 @@ fn random_sequences_keep_the_rules() {
             ..NEOVERSE
         };
         let cpu = open(vtr);
+
         cpu.write_bpr0(random.below(8) as u8);
         cpu.write_bpr1(random.below(8) as u8);
         let (bpr0, bpr1) = (u32::from(cpu.read_bpr0()), u32::from(cpu.read_bpr1()));
@@ -91,13 +96,14 @@ fn random_sequences_keep_the_rules() {
             let dropped_bits = if group1 { bpr1 } else { bpr0 + 1 };
             (u32::from(priority) >> dropped_bits << dropped_bits) as u8
         };
+
         let mut running: Vec<Running> = Vec::new();
         let mut missed = 0;
         for step in 0..400 {
             let at = std::format!("round {round} step {step} {vtr:?}");
             match random.below(8) {
-                // The hypervisor puts something into a register that holds nothing active, or takes an
-                // active interrupt out.
+                // The hypervisor fills a register without an active interrupt, or takes an active
+                // interrupt out.
                 0..3 => {
                     let index = random.below(u64::from(vtr.list_registers)) as usize;
                     let fresh = 32 + random.below(900) as u32;
@@ -148,6 +154,7 @@ fn random_sequences_keep_the_rules() {
                     } else {
                         cpu.read_iar0()
                     };
+
                     let taken = cpu
                         .list_registers()
                         .find(|lr| lr.vintid() == intid && lr.is_active());
@@ -161,7 +168,7 @@ fn random_sequences_keep_the_rules() {
                             .is_none_or(|top| group_priority < top.group_priority),
                         "{at}"
                     );
-                    // Nothing that is left pending is more urgent.
+                    // No remaining pending interrupt is more urgent.
                     assert!(
                         cpu.list_registers()
                             .filter(|lr| lr.is_pending())
@@ -175,7 +182,8 @@ fn random_sequences_keep_the_rules() {
                     });
                 }
             }
-            // The running priority is that of the most urgent active group priority.
+
+            // The running priority is the most urgent active group priority.
             let top = running
                 .iter()
                 .map(|it| it.group_priority)
@@ -183,12 +191,14 @@ fn random_sequences_keep_the_rules() {
                 .unwrap_or(IDLE);
             assert_eq!(cpu.read_rpr(), Ok(top), "{at}");
             assert_eq!(eoi_count(&cpu), missed % 32, "{at}");
-            // One bit for each interrupt that runs.
+
+            // The registers have a bit for each active interrupt.
             let bits: u32 = (0..vtr.apr_count())
                 .map(|n| cpu.read_ap0r(n).count_ones() + cpu.read_ap1r(n).count_ones())
                 .sum();
             assert_eq!(bits as usize, running.len(), "{at}");
-            // A signal, and no other, is due for the most urgent pending interrupt.
+
+            // Only the most urgent pending interrupt is signalled.
             let pmr = cpu.read_pmr().unwrap();
             let due = cpu
                 .list_registers()
