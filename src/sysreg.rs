@@ -1,8 +1,11 @@
-//! Trapped system registers: SGI generation, deactivation, and the interface enable (IHI 0069, 12.2).
+//! Trapped system registers: SGI generation, deactivation, and the interface enable (IHI 0069,
+//! 12.2).
 //!
-//! With `HCR_EL2.IMO` and `FMO` set, a guest's `ICC_*` accesses reach the virtual CPU interface without a
-//! trap, except for the SGI registers; `ICC_DIR_EL1` traps because the vGIC sets `ICH_HCR_EL2.TDIR`, and
-//! `ICC_SRE_EL1` where the embedder traps it.
+//! With `HCR_EL2.IMO` and `FMO` set, a guest's `ICC_*` accesses reach the virtual CPU interface
+//! without a trap. Exceptions:
+//! * the SGI registers always trap;
+//! * `ICC_DIR_EL1` traps because the vGIC sets `ICH_HCR_EL2.TDIR`;
+//! * `ICC_SRE_EL1` traps only if the embedder sets the trap.
 #![cfg_attr(
     not(test),
     deny(
@@ -25,24 +28,25 @@ use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::vcpu::Vcpu;
 
-/// A system register whose accesses the vGIC handles.
+/// System register whose accesses the vGIC handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SysReg {
-    /// `ICC_SGI0R_EL1`, write-only: generates Group 0 SGIs.
+    /// `ICC_SGI0R_EL1`, write-only: generation of Group 0 SGIs.
     Sgi0r,
-    /// `ICC_SGI1R_EL1`, write-only: generates Group 1 SGIs.
+    /// `ICC_SGI1R_EL1`, write-only: generation of Group 1 SGIs.
     Sgi1r,
-    /// `ICC_ASGI1R_EL1`, write-only: SGIs of the other security state, which with one state are Group 0.
+    /// `ICC_ASGI1R_EL1`, write-only: generation of SGIs of the other security state. With one
+    /// security state, of Group 0 SGIs.
     Asgi1r,
-    /// `ICC_DIR_EL1`, write-only: deactivates an interrupt.
+    /// `ICC_DIR_EL1`, write-only: deactivation of an interrupt.
     Dir,
-    /// `ICC_SRE_EL1`: the system-register interface is always enabled.
+    /// `ICC_SRE_EL1`: enable of the system-register interface, always on.
     Sre,
 }
 
 impl SysReg {
-    /// From the syndrome of a trapped `MSR`/`MRS` (DDI 0487, `ESR_EL2.ISS` of EC 0x18): its fields without
-    /// the general register and the direction.
+    /// Converts the syndrome of a trapped `MSR`/`MRS` (DDI 0487, `ESR_EL2.ISS` of EC 0x18),
+    /// ignoring the general register and the direction. Returns `None` for any other register.
     #[inline]
     #[must_use]
     pub const fn from_syndrome(iss: u32) -> Option<Self> {
@@ -56,8 +60,9 @@ impl SysReg {
         const ASGI1R: u32 = icc(11, 6);
         const SGI0R: u32 = icc(11, 7);
         const SRE: u32 = icc(12, 5);
+
         let fields = iss & FIELDS;
-        // Nearly all of them.
+        // Nearly all traps are writes of `ICC_SGI1R_EL1`.
         if fields == SGI1R {
             return Some(Self::Sgi1r);
         }
@@ -70,8 +75,8 @@ impl SysReg {
         }
     }
 
-    /// From the fields of an `MSR`/`MRS`, as the syndrome of a trap gives them (DDI 0487,
-    /// `ESR_EL2.ISS` of EC 0x18); `None` for any other register.
+    /// Converts the encoding of the register in an `MSR`/`MRS` (DDI 0487, `ESR_EL2.ISS` of EC
+    /// 0x18). Returns `None` for any other register.
     #[must_use]
     pub const fn decode(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Option<Self> {
         match (op0, op1, crn, crm, op2) {
@@ -85,17 +90,19 @@ impl SysReg {
     }
 }
 
-/// `ICC_SRE_EL1`: SRE, DFB and DIB are RAO/WI.
+/// `ICC_SRE_EL1` (12.2): SRE, DFB and DIB are RAO/WI. Cases `ident.system_registers`,
+/// `cpu.system_registers_stay`.
 const SRE: u64 = 0b111;
 
-/// The value a guest reads from `register`; `None` for a write-only register, whose read is UNDEFINED.
+/// Returns the value that a guest reads from `register`; `None` for a write-only register, whose
+/// read is UNDEFINED.
 #[must_use]
 pub(crate) fn sysreg_read(register: SysReg) -> Option<u64> {
     (register == SysReg::Sre).then_some(SRE)
 }
 
-/// A guest's write of `register`, by `vcpu`, which trapped on `cpu` (after [`Vgic::exit`]). An unknown
-/// vCPU is ignored.
+/// Writes `register` for `vcpu`, whose access trapped on `cpu`; after
+/// [`Vgic::exit`](crate::Vgic::exit). Ignores a vCPU that the VM does not have.
 #[inline]
 pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -116,8 +123,12 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     }
 }
 
-/// The SGI registers (12.2.19): INTID in 27:24, and either all vCPUs but the sender (IRM) or those of
-/// a target list of 16, which `RS` and the affinity fields place.
+/// Generates the SGI that a write of an SGI register asks for (12.2.19).
+///
+/// Bits 27:24 are the INTID. With IRM the targets are all vCPUs but the sender. Otherwise `RS` and
+/// the affinity fields choose 16 vCPUs, and the target list chooses among the 16. Cases
+/// `sgi.between_every_pair`, `sgi.list_leaves_others_out`, `sgi.range_selector`,
+/// `sgi.another_cluster`, `sgi.empty_list`.
 #[inline]
 fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64, group1: bool) {
     const INTID_SHIFT: u32 = 24;
@@ -125,8 +136,9 @@ fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64
     let Some(intid) = IntId::sgi(((value & INTID) >> INTID_SHIFT) as u32) else {
         return;
     };
+
     if value & !INTID == sender.sgi_to_itself() {
-        // Nobody has to be looked up.
+        // An SGI to the sender alone needs no lookup. Case `sgi.all_16_to_self`.
         send_sgi(vm, pin, sender, intid, group1);
     } else if value & 1 << 40 != 0 {
         broadcast_sgi(vm, pin, sender, intid, group1);
@@ -135,13 +147,14 @@ fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64
     }
 }
 
-/// To the vCPUs of a target list.
+/// Sends an SGI to the vCPUs of a target list. Case `sgi.list_of_all`.
 #[inline(never)]
 fn send_sgis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, intid: IntId, group1: bool) {
     let topology = vm.topology.load(pin.guard());
     let Some(group) = topology.group(value) else {
         return;
     };
+
     let mut list = value as u16;
     while list != 0 {
         let place = list.trailing_zeros() as usize;
@@ -152,7 +165,7 @@ fn send_sgis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, intid: IntId, gr
     }
 }
 
-/// To all vCPUs but the sender.
+/// Sends an SGI to all vCPUs but the sender. Cases `sgi.all_but_self`, `sgi.all_but_self_alone`.
 #[cold]
 fn broadcast_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
     for target in vm.present_vcpus() {
@@ -162,7 +175,9 @@ fn broadcast_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, intid: In
     }
 }
 
-/// Delivers an SGI if the target has it configured in the group it is generated for.
+/// Sends an SGI to `target`, if `target` has the SGI configured in the group of the register
+/// written. Cases `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`,
+/// `sgi.group_0_call_of_a_group_1_sgi`, `sgi.other_state_call_of_a_group_1_sgi`.
 #[inline(always)]
 fn send_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
     if let Some(irq) = target.private(intid)
@@ -173,8 +188,9 @@ fn send_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, 
     }
 }
 
-/// `ICC_DIR_EL1` (12.2.10): ends an active state, wherever the interrupt is. Ignored with EOImode 0,
-/// and for INTIDs that cannot be deactivated.
+/// Writes `ICC_DIR_EL1` (12.2.10): deactivates an interrupt on any vCPU. A write with EOImode 0, or
+/// of an INTID that cannot be deactivated, is ignored. Cases `cpu.eoi_mode_1`,
+/// `cpu.deactivate_elsewhere`, `lpi.needs_no_deactivation`.
 pub(crate) fn write_dir<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -185,14 +201,16 @@ pub(crate) fn write_dir<H: Host, I: CpuInterface>(
     if cpu.interface().read_vmcr() & vmcr::VEOIM == 0 {
         return;
     }
+
     let Some(intid) = IntId::new(value as u32 & 0x00ff_ffff) else {
         return;
     };
     if intid.kind() == Kind::Lpi {
         return;
     }
+
     if let Some(irq) = vm.irq(pin, vcpu, intid) {
-        // What this vCPU has in its registers may have become active since they were loaded.
+        // An interrupt in this vCPU's list registers may have become active since the fill.
         fold::refresh(cpu, pin, vcpu);
         change::deactivate(vm, pin, irq);
     }
@@ -210,7 +228,7 @@ mod tests {
             let fields = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1;
             let [op0, op1, crn, crm, op2] = [op0, op1, crn, crm, op2].map(|field| field as u8);
             let register = SysReg::decode(op0, op1, crn, crm, op2);
-            // Whatever the general register and the direction are.
+            // Any general register and direction.
             for rest in [0, 1, 31 << 5 | 1] {
                 assert_eq!(SysReg::from_syndrome(fields | rest), register);
             }

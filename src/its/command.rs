@@ -1,54 +1,55 @@
-//! ITS commands as the guest writes them: 32 bytes each, four little-endian doublewords
-//! (IHI 0069, 5.3).
+//! Encoding of ITS commands: 32 bytes each, four little-endian doublewords (IHI 0069, 5.3).
 
 use crate::error::CommandError;
 
 /// Bytes of one command.
 pub(crate) const COMMAND_SIZE: usize = 32;
 
-/// A command. Its numbers are the guest's claims: nothing has been checked yet but that the fields
-/// exist.
+/// A decoded command.
+///
+/// The numbers are the guest's claims: decoding has only extracted the fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
-    /// Maps a device to an interrupt translation table of `event_bits`, or unmaps it.
+    /// `MAPD`: maps a device with EventIDs of `event_bits` bits (1 to 32), or unmaps a device.
     Mapd {
         device: u32,
         event_bits: u8,
         valid: bool,
     },
-    /// Maps a collection to a redistributor, or unmaps it.
+    /// `MAPC`: maps a collection to the redistributor `rdbase`, or unmaps a collection.
     Mapc { icid: u16, rdbase: u64, valid: bool },
-    /// Maps an event to an LPI and a collection. `MAPI` is the same with the EventID as the INTID.
+    /// `MAPTI`: maps an event to an LPI and a collection. `MAPI`: uses the EventID as the INTID.
     Mapti {
         device: u32,
         event: u32,
         intid: u32,
         icid: u16,
     },
-    /// Moves an event to another collection, with its pending state.
+    /// `MOVI`: moves an event, with the pending state, to another collection.
     Movi { device: u32, event: u32, icid: u16 },
-    /// Moves what is pending on one redistributor to another.
+    /// `MOVALL`: moves the pending LPIs of one redistributor to another.
     Movall { from: u64, to: u64 },
-    /// Makes an event's interrupt pending.
+    /// `INT`: makes an event's interrupt pending.
     Int { device: u32, event: u32 },
-    /// Withdraws an event's pending state.
+    /// `CLEAR`: withdraws an event's pending state.
     Clear { device: u32, event: u32 },
-    /// Unmaps an event and withdraws its pending state.
+    /// `DISCARD`: unmaps an event and withdraws the pending state.
     Discard { device: u32, event: u32 },
-    /// Reads an event's interrupt's configuration again.
+    /// `INV`: reads the configuration of an event's interrupt again.
     Inv { device: u32, event: u32 },
-    /// Reads the configuration of all of a collection's interrupts again.
+    /// `INVALL`: reads the configuration of a collection's interrupts again.
     Invall { icid: u16 },
-    /// Waits for the effects of earlier commands on a redistributor.
+    /// `SYNC`: waits for the effects of earlier commands on a redistributor.
     Sync,
 }
 
-/// Room for commands as they lie in guest memory.
+/// Buffer for `ROOM` commands copied from guest memory.
+// Aligned like the doublewords that `Packet::new` reads.
 #[repr(align(8))]
 pub(crate) struct Raw<const ROOM: usize>(pub(crate) [[u8; COMMAND_SIZE]; ROOM]);
 
 impl<const ROOM: usize> Raw<ROOM> {
-    /// All zeros.
+    /// Creates a buffer of zeros.
     #[inline]
     pub(crate) const fn new() -> Self {
         Self([[0; COMMAND_SIZE]; ROOM])
@@ -60,7 +61,7 @@ impl<const ROOM: usize> Raw<ROOM> {
 pub(crate) struct Packet([u64; 4]);
 
 impl Packet {
-    /// From guest memory.
+    /// Converts the bytes of a command in guest memory.
     pub(crate) fn new(bytes: &[u8; COMMAND_SIZE]) -> Self {
         let mut words = [0; 4];
         let (chunks, _) = bytes.as_chunks();
@@ -70,33 +71,41 @@ impl Packet {
         Self(words)
     }
 
-    /// The command number.
+    /// Returns the command number.
     pub(crate) fn number(self) -> u8 {
         self.0[0] as u8
     }
 
+    /// Returns the DeviceID field.
     fn device(self) -> u32 {
         (self.0[0] >> 32) as u32
     }
 
+    /// Returns the EventID field.
     fn event(self) -> u32 {
         self.0[1] as u32
     }
 
+    /// Returns the ICID field.
     fn icid(self) -> u16 {
         self.0[2] as u16
     }
 
+    /// Returns the V bit.
     fn valid(self) -> bool {
         self.0[2] >> 63 != 0
     }
 
-    /// `RDbase`, bits 51:16: a processor number, since `GITS_TYPER.PTA` is 0.
+    /// Returns the `RDbase` field of `word`, bits 51:16: a processor number, since `GITS_TYPER.PTA`
+    /// is 0.
     fn rdbase(word: u64) -> u64 {
         (word >> 16) & ((1 << 36) - 1)
     }
 
-    /// The command.
+    /// Decodes the command. Cases `error.commands_zero` and `error.virtual_commands`.
+    ///
+    /// # Errors
+    /// [`CommandError::Unknown`] for a command number that GICv3 does not define.
     pub(crate) fn decode(self) -> Result<Command, CommandError> {
         let (device, event, icid) = (self.device(), self.event(), self.icid());
         Ok(match self.number() {
@@ -159,7 +168,7 @@ mod tests {
         let dev = 0xdddd_dddd_0000_0000_u64;
         let (device, event, icid) = (0xdddd_dddd, 0xeeee_eeee, 0xcccc);
         let ids = 0x1111_1111_eeee_eeee;
-        // What surrounds a field is set too, where the architecture reserves it.
+        // Reserved bits around the fields are set too.
         let coll = 0x7fff_ffff_ffff_cccc;
         let cases = [
             (

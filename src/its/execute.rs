@@ -1,7 +1,8 @@
-//! What each command does.
+//! Checks and effects of each ITS command (IHI 0069, 5.3).
 //!
-//! The guest's numbers are checked here, in the order of the architecture's pseudocode: device, event,
-//! collection, INTID. A command that fails has changed nothing.
+//! The guest's numbers are checked in the order of the architecture's pseudocode: device, event,
+//! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
+//! `its.error_*` and `error.*`).
 
 use crate::delivery::{inject, lpi_lifetime, lpi_tables, queue};
 use crate::epoch::CpuPin;
@@ -15,7 +16,7 @@ use crate::vm::its::device::Device;
 use crate::vm::its::progress::Work;
 use crate::vm::its::{Engine, Its};
 
-/// The holder of an ITS's command lock, at work.
+/// Execution of commands by the holder of an ITS's command lock.
 pub(crate) struct Execution<'a, H: Host> {
     pub(crate) vm: &'a Vm<H>,
     pub(crate) pin: &'a CpuPin<'a>,
@@ -23,16 +24,16 @@ pub(crate) struct Execution<'a, H: Host> {
     pub(crate) engine: &'a mut Engine,
 }
 
-/// What is left of a command that has been begun.
+/// Result of a command that has not failed.
 #[must_use]
 pub(crate) enum Outcome {
-    /// Nothing: all of it is done.
+    /// The whole command is done.
     Done,
-    /// This much.
+    /// The work is still to be done, in slices.
     Begun(Work),
 }
 
-/// An event as a command names it, once it has been found.
+/// A mapped event that a command names.
 struct Found<'a> {
     device_id: DeviceId,
     device: &'a Device,
@@ -41,6 +42,7 @@ struct Found<'a> {
 }
 
 impl<'a, H: Host> Execution<'a, H> {
+    /// Creates the execution of commands; `engine` is the content of the command lock.
     pub(crate) fn new(
         vm: &'a Vm<H>,
         pin: &'a CpuPin<'a>,
@@ -55,7 +57,10 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// Executes a command, or begins it.
+    /// Executes a command, or begins a command that takes steps.
+    ///
+    /// # Errors
+    /// The [`CommandError`] that 5.5 lists for the command.
     pub(crate) fn execute(&mut self, command: Command) -> Result<Outcome, CommandError> {
         match command {
             Command::Mapd {
@@ -79,45 +84,56 @@ impl<'a, H: Host> Execution<'a, H> {
                 event,
                 icid,
             } => self.movi(device, event, icid)?,
+            // Cases `its.movall_while_pending`, `error.movall_to_nobody`, `error.movall_to_itself`.
             Command::Movall { from, to } => {
                 let (from, to) = (self.processor(from)?, self.processor(to)?);
                 return Ok(Outcome::Begun(Work::move_all(from, to)));
             }
+            // Cases `its.int`, `its.unmapped_collection`.
             Command::Int { device, event } => {
                 let irq = self.find(device, event)?.irq;
-                // As on hardware, nothing is kept for a collection that goes nowhere.
+                // An ITS keeps no pending state for an unmapped collection: the command fails.
                 self.collection(irq.icid())?
                     .1
                     .ok_or(CommandError::UnmappedCollection)?;
                 let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
             }
+            // Case `its.clear`.
             Command::Clear { device, event } => {
                 let irq = self.find(device, event)?.irq;
-                // An LPI is never forwarded: there is no physical interrupt to deactivate.
+                // An LPI never forwards a physical interrupt: the deactivation flag is always
+                // false.
                 let (_, changed) = irq.clear_pending();
                 queue::complete(self.vm, self.pin, irq, changed);
             }
+            // Cases `its.discard`, `its.discard_while_pending`.
             Command::Discard { device, event } => {
                 let found = self.find(device, event)?;
                 self.unmap_event(found.device_id, found.device, found.event, found.irq);
             }
+            // Cases `its.inv_enables`, `its.inv_changes_the_priority`.
             Command::Inv { device, event } => {
                 let irq = self.find(device, event)?.irq;
                 lpi_tables::reload_config(self.vm, self.pin, irq);
             }
+            // Case `its.invall`.
             Command::Invall { icid } => {
                 let (icid, target) = self.collection(icid)?;
                 target.ok_or(CommandError::UnmappedCollection)?;
                 return Ok(Outcome::Begun(Work::invalidate(icid)));
             }
-            // Every command's effects are complete when the next one is begun.
+            // The effects of a command are complete before the next command is begun.
             Command::Sync => {}
         }
         Ok(Outcome::Done)
     }
 
+    /// Executes or begins `MAPD`; `event_bits` is `None` for V = 0. Cases
+    /// `its.every_device_and_event`, `its.unmapped_device`, `table.last_device`,
+    /// `error.mapd_beyond_the_table`.
     fn mapd(&mut self, device: u32, event_bits: Option<u8>) -> Result<Outcome, CommandError> {
         let device = self.device_id(device)?;
+
         if let Some(event_bits) = event_bits {
             if event_bits > self.its.config.event_bits {
                 return Err(CommandError::IttSizeOutOfRange);
@@ -126,6 +142,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 return Err(CommandError::DeviceOutOfRange);
             }
         }
+
         let mapped = self.its.devices.get(device, self.pin.guard());
         if let Some(event_bits) = event_bits {
             self.check_quotas(mapped, event_bits)?;
@@ -139,12 +156,16 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(Outcome::Done)
     }
 
-    /// Whether there is room for a device with so many events, in place of `old`.
+    /// Checks that the quotas allow a device with EventIDs of `event_bits` bits in place of `old`.
+    ///
+    /// # Errors
+    /// [`CommandError::DeviceOutOfRange`] beyond `max_devices`,
+    /// [`CommandError::IttSizeOutOfRange`] beyond `max_events`.
     fn check_quotas(&self, old: Option<&Device>, event_bits: u8) -> Result<(), CommandError> {
         let config = &self.its.config;
         let mut others = self.engine.usage;
         if let Some(old) = old {
-            others.remove(old.room());
+            others.remove(old.event_count());
         }
         if others.devices >= config.max_devices {
             return Err(CommandError::DeviceOutOfRange);
@@ -155,7 +176,7 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(())
     }
 
-    /// Maps a device that is not mapped and has been found room for.
+    /// Maps `device`, which is not mapped and for which the quotas have room.
     pub(crate) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
         self.engine.usage.add(1 << event_bits);
         let host = &self.vm.host;
@@ -163,14 +184,16 @@ impl<'a, H: Host> Execution<'a, H> {
         self.its.devices.map(device, event_bits, self.pin.guard());
     }
 
-    /// Unmaps a device, whose events are unmapped already.
+    /// Unmaps `device`, whose events have been unmapped before.
     pub(crate) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
-        self.engine.usage.remove(device.room());
+        self.engine.usage.remove(device.event_count());
         self.its.devices.unmap(id, device, self.pin.guard());
         self.pin.leaves_garbage();
         self.vm.host.device_unmapped(self.its.id, id);
     }
 
+    /// Executes or begins `MAPC`; `rdbase` is `None` for V = 0. Cases `its.mapc_elsewhere`,
+    /// `its.mapc_after_mapti`, `its.unmapped_collection`.
     fn mapc(&mut self, icid: u16, rdbase: Option<u64>) -> Result<Outcome, CommandError> {
         let (icid, old) = self.collection(icid)?;
         let target = match rdbase {
@@ -183,9 +206,11 @@ impl<'a, H: Host> Execution<'a, H> {
                 Some(self.processor(rdbase)?)
             }
         };
+
         if let Some(collection) = self.engine.collections.get_mut(usize::from(icid.0)) {
             *collection = target;
         }
+
         Ok(if old == target {
             Outcome::Done
         } else {
@@ -193,6 +218,8 @@ impl<'a, H: Host> Execution<'a, H> {
         })
     }
 
+    /// Executes `MAPTI`, and `MAPI` with the EventID as `intid`. Cases `its.mapi`,
+    /// `its.every_device_and_event`, `its.mapc_after_mapti`.
     fn mapti(
         &mut self,
         device: u32,
@@ -200,31 +227,38 @@ impl<'a, H: Host> Execution<'a, H> {
         intid: u32,
         icid: u16,
     ) -> Result<(), CommandError> {
-        let (device_id, device, event) = self.event(device, event)?;
+        let (device_id, device, event) = self.find_device(device, event)?;
         let (icid, target) = self.collection(icid)?;
         let intid = IntId::lpi(intid).ok_or(CommandError::IntidOutOfRange)?;
         let (vm, pin) = (self.vm, self.pin);
-        // Mapping a mapped event is UNPREDICTABLE; as in a table in memory, the new entry counts. With
-        // the same INTID the interrupt is the same one, and stays pending if it is.
+
+        // Mapping a mapped event is UNPREDICTABLE. The new mapping replaces the old one, as an
+        // entry of a table in memory would. If both name one INTID, the interrupt and the pending
+        // state stay.
         let old = device.irq(event, pin.guard());
         let same = old.filter(|old| old.intid() == intid);
         let irq = same
             .or_else(|| lpi_lifetime::map(vm, pin, intid, target))
             .ok_or(CommandError::IntidOutOfRange)?;
+
         irq.set_icid(icid.0);
         self.retarget(irq, target);
         lpi_tables::reload_config(vm, pin, irq);
+
+        // The interrupt is complete: module docs of `vm::its`, "Publication".
         if same.is_none() {
             if let Some(old) = old {
                 self.unmap_event(device_id, device, event, old);
             }
             device.map(event, irq, pin.guard());
         }
+
         vm.host
             .event_mapped(self.its.id, device_id, event, intid, target);
         Ok(())
     }
 
+    /// Executes `MOVI`. Cases `its.movi`, `its.movi_while_pending`, `its.movi_back_and_forth`.
     fn movi(&mut self, device: u32, event: u32, icid: u16) -> Result<(), CommandError> {
         let found = self.find(device, event)?;
         let (icid, target) = self.collection(icid)?;
@@ -234,7 +268,7 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(())
     }
 
-    /// Ends the mapping of an event: module docs of [`super`], "Publication".
+    /// Ends the mapping of an event, in the order of [`crate::vm::its`], "Publication".
     pub(crate) fn unmap_event(&self, id: DeviceId, device: &Device, event: EventId, irq: &Irq) {
         device.unmap(event, irq, self.pin.guard());
         self.pin.leaves_garbage();
@@ -242,7 +276,7 @@ impl<'a, H: Host> Execution<'a, H> {
         lpi_lifetime::unmap(self.vm, self.pin, irq);
     }
 
-    /// Moves an event's interrupt, pending or not.
+    /// Moves an event's interrupt, pending or not, to `target`, and reports the move to the host.
     pub(crate) fn retarget_event(
         &self,
         device: DeviceId,
@@ -255,12 +289,15 @@ impl<'a, H: Host> Execution<'a, H> {
         host.event_mapped(self.its.id, device, event, irq.intid(), target);
     }
 
+    /// Moves `irq` to `target` and does the follow-up.
     fn retarget(&self, irq: &Irq, target: Option<VcpuId>) {
         let changed = irq.update(|state| state.with_target(target));
         queue::follow_up(self.vm, self.pin, irq, changed.follow_up);
     }
 
-    // --- checking what the guest claims ----------------------------------------------------------
+    // --- checks of the guest's claims ------------------------------------------------------------
+
+    /// Checks that `device` has at most `device_bits` bits.
     fn device_id(&self, device: u32) -> Result<DeviceId, CommandError> {
         if u64::from(device) >> self.its.config.device_bits == 0 {
             Ok(DeviceId(device))
@@ -269,8 +306,8 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// The device, and an event that it has room for.
-    fn event(
+    /// Finds the mapped device `device` and checks that the device has room for `event`.
+    fn find_device(
         &self,
         device: u32,
         event: u32,
@@ -281,16 +318,16 @@ impl<'a, H: Host> Execution<'a, H> {
             .devices
             .get(id, pin.guard())
             .ok_or(CommandError::UnmappedDevice)?;
-        if device.has(event) {
+        if device.has_room_for(event) {
             Ok((id, device, EventId(event)))
         } else {
             Err(CommandError::EventOutOfRange)
         }
     }
 
-    /// A mapped event.
+    /// Finds a mapped event.
     fn find(&self, device: u32, event: u32) -> Result<Found<'a>, CommandError> {
-        let (device_id, device, event) = self.event(device, event)?;
+        let (device_id, device, event) = self.find_device(device, event)?;
         let irq = device
             .irq(event, self.pin.guard())
             .ok_or(CommandError::UnmappedInterrupt)?;
@@ -302,7 +339,7 @@ impl<'a, H: Host> Execution<'a, H> {
         })
     }
 
-    /// A collection, and where it is mapped to.
+    /// Checks `icid`, and returns the collection with the vCPU that the collection is mapped to.
     fn collection(&self, icid: u16) -> Result<(Icid, Option<VcpuId>), CommandError> {
         self.engine
             .collections
@@ -311,7 +348,7 @@ impl<'a, H: Host> Execution<'a, H> {
             .ok_or(CommandError::CollectionOutOfRange)
     }
 
-    /// The vCPU with this processor number, if it is present.
+    /// Returns the present vCPU whose processor number is `rdbase`.
     fn processor(&self, rdbase: u64) -> Result<VcpuId, CommandError> {
         usize::try_from(rdbase)
             .ok()

@@ -1,5 +1,12 @@
-//! ITS commands.
-// What a guest says is a claim: nothing here may stop the hypervisor over it.
+//! Execution of ITS commands (IHI 0069, 5.3). The state of an ITS is in [`crate::vm::its`].
+//!
+//! | file | content |
+//! |---|---|
+//! | [`command`] | encoding: a command's 32 bytes in guest memory |
+//! | [`queue`] | slices of the command queue, writes of `GITS_CBASER` and `GITS_BASER<n>` |
+//! | [`execute`] | checks and effects of each command |
+//! | [`walks`] | commands done in steps |
+// The guest chooses every number in a command: no number may panic the hypervisor.
 #![cfg_attr(
     not(test),
     deny(

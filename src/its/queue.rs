@@ -1,4 +1,9 @@
-//! The command queue: `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR` (IHI 0069, 5.3.1), consumed in slices.
+//! Slices of an ITS's command queue (IHI 0069, 5.3.1), and writes of `GITS_CBASER` and
+//! `GITS_BASER<n>`.
+//!
+//! A slice executes commands from `GITS_CREADR` on until the queue is empty or [`SLICE`] steps are
+//! spent. Cases `its.goes_on_by_itself`, `its.many_commands_at_once`, `worst.queue_of_invall` and
+//! others of `worst.*`.
 
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
@@ -19,42 +24,44 @@ use crate::{
     sync::{Mutant, mutant},
 };
 
-/// Steps that one trap, or one call of [`Vgic::advance`], may take, but for what the last thing done takes
-/// more than is left. One step passes one slot of a table.
+/// Step budget of one trap or of one [`Vgic::advance`](crate::Vgic::advance) call. The last item
+/// may overrun the budget. One step is one table slot.
 pub(crate) const SLICE: u32 = 2048;
 
-/// What an event counts for, or a device: its state changes, and it may move to another list.
+/// Steps of one event or device: a state change, and possibly a move to another ap_list.
 pub(crate) const EVENT_STEPS: u32 = 12;
 
-/// What a short command counts for: it is read from guest memory, decoded, checked, and done.
+/// Steps of a short command: the read from guest memory, decoding, checks and effect.
 pub(crate) const COMMAND_STEPS: u32 = 64;
 
-/// Commands read from guest memory at once: as many as fit into a slice.
+/// Commands read from guest memory in one piece at most: a slice of short commands.
 const BATCH: usize = (SLICE / COMMAND_STEPS) as usize;
 
 impl<H: Host> Execution<'_, H> {
-    /// Executes one slice; true if there is more to do.
+    /// Executes one slice. Returns true if a command or a table removal is left to do.
     fn slice(&mut self) -> bool {
         let mut budget = SLICE;
         if self.engine.in_progress.is_some() && !self.proceed(&mut budget) {
             return true;
         }
+
         let count = self.available().min((budget / COMMAND_STEPS) as usize);
         match count {
             0 => self.available() > 0,
-            // Most guests wait for each command.
+            // Most guests wait for each command before they write the next.
             1 => self.run(&mut Raw::<1>::new(), 1, budget),
             _ => self.run_batch(count, budget),
         }
     }
 
-    /// Room for a whole slice is cleared only where it is needed.
+    /// Runs `count` commands through a buffer for a whole slice.
+    // Not inlined: only a batch clears the large buffer.
     #[inline(never)]
     fn run_batch(&mut self, count: usize, budget: u32) -> bool {
         self.run(&mut Raw::<BATCH>::new(), count, budget)
     }
 
-    /// Reads `count` commands and executes them; true if there is more to do.
+    /// Reads and executes `count` commands. Returns true if a command is left to do.
     #[inline]
     fn run<const ROOM: usize>(
         &mut self,
@@ -64,12 +71,14 @@ impl<H: Host> Execution<'_, H> {
     ) -> bool {
         let commands = raw.0.get_mut(..count).unwrap_or_default();
         let whole = self.read(commands.as_flattened_mut()).is_ok();
+
         for command in commands {
             if budget < COMMAND_STEPS {
                 break;
             }
             budget = budget.saturating_sub(COMMAND_STEPS);
-            // What could not be read in one piece may be readable here and there.
+
+            // A failed read of the whole piece does not exclude that single commands are in RAM.
             let readable = whole || self.read(command).is_ok();
             let packet = Packet::new(command);
             let outcome = if readable {
@@ -77,6 +86,7 @@ impl<H: Host> Execution<'_, H> {
             } else {
                 Err(CommandError::Unreadable)
             };
+
             match outcome {
                 Ok(Outcome::Done) => self.complete(packet.number(), Ok(())),
                 Ok(Outcome::Begun(work)) => {
@@ -88,14 +98,16 @@ impl<H: Host> Execution<'_, H> {
                 Err(error) => self.complete(packet.number(), Err(error)),
             }
         }
+
         self.its.is_behind() && self.available() > 0
     }
 
-    /// Commands that may be executed now and lie in one piece in the queue.
+    /// Returns the number of commands that may be executed now, up to the end of the queue's
+    /// memory.
     fn available(&self) -> usize {
         let (cwriter, creadr) = (self.its.cwriter(), self.its.creadr());
         let bytes = self.engine.queue.bytes();
-        // A GITS_CWRITER outside the queue is UNPREDICTABLE: nothing is done until it is inside.
+        // A `GITS_CWRITER` outside the queue is UNPREDICTABLE: no command is executed.
         if !self.its.is_enabled() || cwriter >= bytes {
             return 0;
         }
@@ -103,14 +115,15 @@ impl<H: Host> Execution<'_, H> {
         end.saturating_sub(creadr) as usize / COMMAND_SIZE
     }
 
-    /// Reads guest memory from `GITS_CREADR` on.
+    /// Fills `buffer` with guest memory from `GITS_CREADR` on.
     fn read(&self, buffer: &mut [u8]) -> Result<(), BadAddress> {
         let queue = self.engine.queue;
         let address = queue.address().saturating_add(self.its.creadr());
         self.vm.host.read_memory(address, buffer)
     }
 
-    /// A command is done: books it, and moves `GITS_CREADR` past it.
+    /// Completes a command: counts the command, reports an error to the host, and moves
+    /// `GITS_CREADR`.
     pub(crate) fn complete(&mut self, number: u8, result: Result<(), CommandError>) {
         let counters = self.pin.counters();
         counters.its_commands.add(1);
@@ -119,19 +132,21 @@ impl<H: Host> Execution<'_, H> {
             let host = &self.vm.host;
             host.command_failed(self.its.id, number, error);
         }
+
         let next = self.its.creadr().saturating_add(COMMAND_SIZE as u64);
         let wrapped = if next < self.engine.queue.bytes() {
             next
         } else {
             0
         };
-        // Release: whoever sees it move sees the command's effects.
+        // Release: pairs with the Acquire in `Its::creadr`. A CPU that sees `GITS_CREADR` move sees
+        // the command's effects.
         self.its.commands.creadr.store(wrapped as u32, Release);
     }
 }
 
-/// Executes one slice of an ITS's commands, unless another CPU is at it; what is left over is
-/// deferred.
+/// Executes one slice of the commands of ITS `id`, unless another CPU holds the command lock.
+/// Defers the work that is left. May allocate.
 pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
     let Some(its) = vm.its(id) else {
         return;
@@ -143,19 +158,20 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
             drain_beside_the_lock(vm, pin, its);
             true
         }
-        // Whoever is at it may have looked at GITS_CWRITER before our caller wrote it.
+        // The holder of the lock may have read `GITS_CWRITER` before this CPU wrote `GITS_CWRITER`.
         None => true,
     };
-    // Outside the command lock, which the match has let go.
+    // The match has released the command lock: `collect` has to be called with no lock held.
     pin.collect();
     if more {
         vm.defer(1 << id.0);
     }
 }
 
-/// Writes `GITS_CBASER`: `change` gives the new value from the old, if there is one. The queue is
-/// empty then. Ignored while the ITS is enabled or has not come to rest, where the architecture
-/// leaves it UNPREDICTABLE.
+/// Writes `GITS_CBASER` and empties the queue. `change` computes the new value from the old value;
+/// `None` leaves the register alone. Case `table.size_of_the_queue`.
+///
+/// A write while the ITS is enabled or a command is in progress is UNPREDICTABLE, and ignored.
 pub(crate) fn set_cbaser<H: Host>(
     _vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -169,14 +185,20 @@ pub(crate) fn set_cbaser<H: Host>(
     let Some(new) = change(engine.queue.get()) else {
         return;
     };
+
     engine.queue.set(new);
-    // Release: as in `complete` and `set_cwriter`.
+    // Release: both stores pair with the Acquire in `Its::creadr` and in `Its::cwriter`.
     its.commands.creadr.store(0, Release);
     its.commands.cwriter.store(0, Release);
 }
 
-/// Writes `GITS_BASER0` or `GITS_BASER1`, as [`Vgic::set_cbaser`]. What was mapped through a table
-/// that is moved or taken away is unmapped; the caller executes the first slice of that.
+/// Writes `GITS_BASER0` or `GITS_BASER1`. `change` computes the new value from the old value;
+/// `None` leaves the register alone. Cases `keep.gits_baser_halves`,
+/// `keep.gits_baser_fixed_fields`.
+///
+/// If more than the attributes change, the mappings made through the table are removed; the caller
+/// then executes the first slice of the removal. A write while the ITS is enabled or a
+/// command is in progress is UNPREDICTABLE, and ignored.
 pub(crate) fn set_baser<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -192,6 +214,7 @@ pub(crate) fn set_baser<H: Host>(
         TableType::Devices => &mut engine.device_table,
         TableType::Collections => &mut engine.collection_table,
     };
+
     if let Some(new) = change(baser.get())
         && baser.set(new)
     {
@@ -199,7 +222,7 @@ pub(crate) fn set_baser<H: Host>(
     }
 }
 
-/// Ends device 0's mappings without the command lock: [`Mutant::DrainedTwice`].
+/// Ends the mappings of device 0 without the command lock: [`Mutant::DrainedTwice`].
 #[cfg(vgic_mutants)]
 fn drain_beside_the_lock<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
     let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);

@@ -1,9 +1,10 @@
 //! Commands whose work grows with what the guest has mapped, done in steps.
 //!
-//! They walk over devices, events or LPIs, and pay from the slice's budget: for each table slot that they pass,
-//! full or empty, and for each event. What is left over waits in [`Engine::in_progress`](super::Engine) with
-//! its cursors. No other command is begun before, so what lies ahead of a cursor does not change, except that
-//! another ITS may map or unmap LPIs that `MOVALL` walks.
+//! A walk passes over devices, events or LPIs. Each table slot passed, full or empty, and each
+//! event visited takes steps from the slice's budget. Unfinished work waits, with the cursors, in
+//! [`Engine::in_progress`](crate::vm::its::Engine::in_progress). No other command is begun
+//! meanwhile, so the slots ahead of a cursor do not change. Only the LPIs that `MOVALL` walks may
+//! be mapped and unmapped meanwhile, by another ITS.
 
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
@@ -20,12 +21,12 @@ use crate::vm::its::progress::{Cursors, InProgress, Task, Work};
 use crate::vm::its::{DROPPING, Its};
 
 impl<'a, H: Host> Execution<'a, H> {
-    /// Goes on with what is in progress, as far as `budget` goes; true once nothing is.
+    /// Continues the work in progress as far as `budget` allows. Returns true if none is left.
     pub(crate) fn proceed(&mut self, budget: &mut u32) -> bool {
         let Some(mut in_progress) = self.engine.in_progress.take() else {
             return true;
         };
-        let done = self.work(&mut in_progress.work, budget);
+        let done = self.advance_work(&mut in_progress.work, budget);
         if done {
             match in_progress.command {
                 Some(number) => self.complete(number, Ok(())),
@@ -37,8 +38,8 @@ impl<'a, H: Host> Execution<'a, H> {
         done
     }
 
-    /// Begins to unmap what was mapped through a table that is no longer there. Nothing is translated
-    /// until it is done.
+    /// Begins to remove the mappings made through a table that the guest has taken away.
+    /// Translation fails until the removal is done.
     pub(crate) fn drop_table(&mut self, table: TableType) {
         let task = match table {
             TableType::Devices => Task::UnmapDevices,
@@ -47,6 +48,8 @@ impl<'a, H: Host> Execution<'a, H> {
                 Task::Retarget(None)
             }
         };
+
+        // The removal of all devices in progress covers a collection table too.
         let unmapping = self
             .engine
             .in_progress
@@ -61,7 +64,7 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// Unmaps all devices at once, without a bound.
+    /// Unmaps every device in this call, without a bound.
     fn unmap_everything(&mut self) {
         self.engine.in_progress = None;
         self.drop_table(TableType::Devices);
@@ -71,28 +74,28 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// Goes on as far as `budget` goes; true once all is done.
-    fn work(&mut self, work: &mut Work, budget: &mut u32) -> bool {
+    /// Continues `work` as far as `budget` allows. Returns true once the work is done.
+    fn advance_work(&mut self, work: &mut Work, budget: &mut u32) -> bool {
         let (its, vm, pin) = (self.its, self.vm, self.pin);
-        let place = &mut work.place;
+        let cursors = &mut work.cursors;
         match work.task {
-            Task::Retarget(icid) => self.visit_events(place, budget, |device, event, irq| {
+            Task::Retarget(icid) => self.visit_events(cursors, budget, |device, event, irq| {
                 if icid.is_none_or(|icid| irq.icid() == icid.0) {
                     let collections = &self.engine.collections;
                     let target = collections.get(usize::from(irq.icid())).copied();
                     self.retarget_event(device, event, irq, target.flatten());
                 }
             }),
-            Task::Invalidate(icid) => self.visit_events(place, budget, |_, _, irq| {
+            Task::Invalidate(icid) => self.visit_events(cursors, budget, |_, _, irq| {
                 if irq.icid() == icid.0 {
                     lpi_tables::reload_config(vm, pin, irq);
                 }
             }),
-            // The redistributor's part: what is pending there goes, whichever ITS mapped it; where the
-            // mappings lead does not change.
+            // `MOVALL` moves the pending LPIs of a redistributor, whichever ITS has mapped the
+            // LPIs. The collections' targets do not change.
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
-                lpis.walk(&mut place.outer, budget, pin.guard(), |_, irq, budget| {
+                lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
                     spend_on_event(budget);
                     let changed = irq.update(|state| {
                         if state.shows_pending() && state.target() == Some(from) {
@@ -106,9 +109,10 @@ impl<'a, H: Host> Execution<'a, H> {
                 })
             }
             Task::UnmapDevice(id, remap) => {
-                // Only commands unmap devices, and this one is not done.
+                // Every slice finds the device: no other work unmaps devices before the `MAPD` is
+                // done.
                 if let Some(device) = its.devices.get(id, pin.guard())
-                    && !self.unmap_device_and_events(&mut place.event, budget, id, device)
+                    && !self.unmap_device_and_events(&mut cursors.event, budget, id, device)
                 {
                     return false;
                 }
@@ -118,7 +122,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 true
             }
             Task::UnmapDevices => {
-                let Cursors { outer, event } = place;
+                let Cursors { outer, event } = cursors;
                 its.devices
                     .walk(outer, budget, pin.guard(), |id, device, budget| {
                         self.unmap_device_and_events(event, budget, id, device)
@@ -127,15 +131,16 @@ impl<'a, H: Host> Execution<'a, H> {
         }
     }
 
-    /// Visits the events of all devices; true once those were all.
+    /// Visits the events of all devices from `cursors` on, as far as `budget` allows. Returns true
+    /// once the last event has been visited.
     fn visit_events(
         &self,
-        place: &mut Cursors,
+        cursors: &mut Cursors,
         budget: &mut u32,
         mut visit: impl FnMut(DeviceId, EventId, &'a Irq),
     ) -> bool {
         let guard = self.pin.guard();
-        let Cursors { outer, event } = place;
+        let Cursors { outer, event } = cursors;
         let devices = &self.its.devices;
         devices.walk(outer, budget, guard, |id, device, budget| {
             let all = device.walk(event, budget, guard, |event, irq, budget| {
@@ -150,15 +155,16 @@ impl<'a, H: Host> Execution<'a, H> {
         })
     }
 
-    /// Unmaps the events of a device, and then the device; true once it is.
+    /// Unmaps the events of `device` from `cursor` on, as far as `budget` allows, and then the
+    /// device. Returns true once the device is unmapped.
     fn unmap_device_and_events(
         &mut self,
-        place: &mut Cursor,
+        cursor: &mut Cursor,
         budget: &mut u32,
         id: DeviceId,
         device: &Device,
     ) -> bool {
-        let all = device.walk(place, budget, self.pin.guard(), |event, irq, budget| {
+        let all = device.walk(cursor, budget, self.pin.guard(), |event, irq, budget| {
             spend_on_event(budget);
             self.unmap_event(id, device, event, irq);
             true
@@ -166,17 +172,18 @@ impl<'a, H: Host> Execution<'a, H> {
         if all {
             spend_on_event(budget);
             self.unmap_device(id, device);
-            *place = Cursor::default();
+            *cursor = Cursor::default();
         }
         all
     }
 }
 
+/// Takes the steps of one event or device from `budget`.
 fn spend_on_event(budget: &mut u32) {
     *budget = budget.saturating_sub(EVENT_STEPS);
 }
 
-/// Ends every mapping of an ITS, without a bound: the VM is being torn down.
+/// Ends every mapping of `its`, without a bound, for a VM that is being torn down.
 pub(crate) fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
     let mut engine = its.commands.engine.lock(pin.ledger());
     Execution::new(vm, pin, its, &mut engine).unmap_everything();

@@ -1,5 +1,22 @@
-//! Registers with a field for each interrupt, of up to 32 interrupts: the same in the distributor (SPIs)
-//! and in a redistributor's `SGI_base` (SGIs and PPIs).
+//! Registers with a field for each interrupt, common to the distributor (SPIs, IHI 0069, 12.9) and
+//! a redistributor's `SGI_base` (SGIs and PPIs, 12.11).
+//!
+//! * `IGROUPR`: 1 for Group 1, 0 for Group 0. Cases `keep.igroupr`, `keep.gicr_igroupr0`,
+//!   `cpu.regrouped_while_pending`.
+//! * `ISENABLER`, `ICENABLER`: enable and disable. Cases `keep.isenabler_icenabler`,
+//!   `keep.private_isenabler`, `spi.disabled_while_pending`.
+//! * `ISPENDR`: sets the pending latch. Cases `spi.pending_by_register`,
+//!   `sgi.set_pending_by_register`, `spi.level_latched_by_register`.
+//! * `ICPENDR`: clears the latch, not the line. Cases `spi.cleared_while_pending`,
+//!   `sgi.clear_pending`, `spi.line_is_not_cleared_by_register`.
+//! * `ISACTIVER`, `ICACTIVER`: activate and deactivate. Cases `keep.isactiver_icactiver`,
+//!   `cpu.active_set_by_register`, `spi.deactivated_by_register`.
+//! * `IPRIORITYR`: a byte of priority, of which the upper five bits count. Cases
+//!   `keep.ipriorityr_bits`, `keep.ipriorityr_bytes_and_words`, `cpu.reprioritized_while_pending`.
+//! * `ICFGR`: 0b10 for edge-triggered, 0b00 for level-sensitive. Cases `keep.icfgr`,
+//!   `keep.gicr_icfgr0_is_read_only`, `spi.trigger`.
+//!
+//! Zeros in the set and clear registers have no effect (case `keep.isenabler_icenabler`).
 
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::{change, inject, queue};
@@ -15,15 +32,15 @@ use crate::vm::{Vm, rwp};
 
 use super::{Access, Width};
 
-/// The interrupts of one 32-bit register, from bit 0 up, and whose they are.
+/// Interrupts of one 32-bit register, from bit 0 up.
 #[derive(Clone, Copy)]
 pub(crate) struct Bank<'a> {
     pub(crate) irqs: &'a [Irq],
-    /// The vCPU whose SGIs and PPIs these are; `None` for SPIs.
+    /// The vCPU that owns the SGIs and PPIs; `None` for SPIs.
     pub(crate) owner: Option<VcpuId>,
 }
 
-/// Offsets from the frame's base, common to `GICD` and `GICR` `SGI_base` (12.9, 12.11).
+/// Register offsets in bytes from the base of `GICD` (12.9) and of `GICR`'s `SGI_base` (12.11).
 pub(crate) mod offset {
     pub(crate) const IGROUPR: u64 = 0x0080;
     pub(crate) const ISENABLER: u64 = 0x0100;
@@ -37,25 +54,27 @@ pub(crate) mod offset {
 }
 
 impl<'a> Bank<'a> {
-    /// The word whose bit n says `what` of interrupt n.
-    pub(crate) fn bits(self, what: impl Fn(State) -> bool) -> u64 {
+    /// Returns the word whose bit n is `property` of the state of interrupt n.
+    pub(crate) fn bits(self, property: impl Fn(State) -> bool) -> u64 {
         self.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
-            word | u64::from(what(irq.state())) << bit
+            word | u64::from(property(irq.state())) << bit
         })
     }
 
-    /// The interrupts whose bits are set; usually one or a few.
+    /// Iterates over the interrupts whose bits are set in `word`, usually one or a few.
     fn named(self, word: u64) -> impl Iterator<Item = &'a Irq> {
         let mut left = word;
         core::iter::from_fn(move || {
             let bit = left.trailing_zeros() as usize;
             left &= left.wrapping_sub(1);
-            // Bits beyond the bank are the highest, and past the last one `bit` is 64.
+            // Bits beyond the bank come last, and without a bit left `bit` is 64: both end the
+            // iteration.
             self.irqs.get(bit)
         })
     }
 
-    /// `IPRIORITYR`: the bytes of an access at `first`, the interrupt's place in the bank.
+    /// Returns the bytes of an `IPRIORITYR` access of `width`, from the interrupt at index `first`
+    /// on.
     pub(crate) fn priorities(self, first: usize, width: Width) -> u64 {
         let bytes = width.bytes() as usize;
         self.irqs
@@ -66,7 +85,7 @@ impl<'a> Bank<'a> {
             .fold(0, |word, irq| word << 8 | u64::from(irq.state().priority()))
     }
 
-    /// `ICFGR`: two bits for each of 16 interrupts, 0b10 for edge-triggered.
+    /// Returns `ICFGR` of the first 16 interrupts: two bits each, 0b10 for edge-triggered.
     pub(crate) fn triggers(self) -> u64 {
         self.irqs.iter().take(16).rev().fold(0, |word, irq| {
             let edge = !irq.state().level();
@@ -74,7 +93,8 @@ impl<'a> Bank<'a> {
         })
     }
 
-    /// Whose RWP tells that a write of these registers is complete.
+    /// Returns the flag of the register whose RWP field covers writes of the bank: `GICR_CTLR` or
+    /// `GICD_CTLR`.
     fn rwp_register(self) -> u8 {
         if self.owner.is_some() {
             RWP_GICR
@@ -83,7 +103,7 @@ impl<'a> Bank<'a> {
         }
     }
 
-    /// The interrupts of one `ICFGR`: the upper 16, or all from the lower 16 up.
+    /// Returns the interrupts of one `ICFGR`: the upper 16, or all interrupts from bit 0 up.
     pub(crate) fn half(self, upper: bool) -> Self {
         let first = if upper { 16 } else { 0 };
         Self {
@@ -94,8 +114,8 @@ impl<'a> Bank<'a> {
 }
 
 impl<H: Host, I: CpuInterface> Access<'_, H, I> {
-    /// Reads a register with a bit for each interrupt, by its offset from [`offset`]; others read as
-    /// zero. `None` asks for the access to be tried again.
+    /// Reads the register with a bit for each interrupt at the offset `register`, one of
+    /// [`offset`]; other offsets read as zero. Returns `None` if the vCPU has to retry the access.
     pub(crate) fn read_bits(&self, bank: Bank<'_>, register: u64) -> Option<u64> {
         Some(match register {
             offset::IGROUPR => bank.bits(|state| state.group1()),
@@ -116,8 +136,9 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
         })
     }
 
-    /// The level-sensitive interrupts whose physical lines are high; while one is disabled or active its
-    /// physical interrupt does not arrive, and says so only when it is asked.
+    /// Returns the bits of the level-sensitive interrupts whose physical lines are high. While a
+    /// forwarded interrupt is disabled or active, the physical interrupt does not arrive: only the
+    /// host knows the line. Case `spi.line_falls_before_it_is_taken`.
     fn lines(&self, bank: Bank<'_>) -> u64 {
         bank.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
             let high = irq.state().level()
@@ -127,13 +148,19 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
         })
     }
 
-    /// Makes the states of the bank's interrupts current, for registers that show what may be in list
-    /// registers. False: another vCPU has been asked, and the access is to be tried again.
+    /// Makes the states of the bank's interrupts current, for registers that show states kept in
+    /// list registers. Returns false if another vCPU has to fold first; the vCPU then retries the
+    /// access.
+    ///
+    /// A first access recalls the other vCPUs. The retry waits until each vCPU has consumed the
+    /// recall and sends no new recall, so that the retry succeeds although the guest runs on. Case
+    /// `spi.pending_elsewhere_is_seen`.
     fn sync_states(&self, bank: Bank<'_>) -> bool {
         let mut synced = false;
         let mut current = true;
-        // Relaxed: the memo is the accessing vCPU's own, read and written where it runs.
+        // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retry_gpa`.
         let asked = self.vcpu.retry_gpa.load(Relaxed) == self.gpa;
+
         for irq in bank.irqs {
             let state = irq.state();
             let Some(on) = state.queued_on().filter(|_| state.in_lr()) else {
@@ -157,7 +184,8 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                 }
             }
         }
-        // Relaxed: as above.
+
+        // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retry_gpa`.
         self.vcpu
             .retry_gpa
             .store(if current { u64::MAX } else { self.gpa }, Relaxed);
@@ -165,7 +193,8 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
     }
 }
 
-/// Writes a register with a bit for each interrupt, by its offset from [`offset`]; others ignore it.
+/// Writes the register with a bit for each interrupt at the offset `register`, one of [`offset`].
+/// Other offsets ignore the write.
 pub(crate) fn write_bits<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -185,8 +214,9 @@ pub(crate) fn write_bits<H: Host>(
     }
 }
 
-/// Pays what a disabling change owes; if a vCPU in the guest has the interrupt in a list register, the
-/// change is complete (RWP) only once that vCPU has taken it back.
+/// Does the follow-up of a change of the group or enable. If a vCPU in the guest has the interrupt
+/// in a list register, RWP reads 1 until that vCPU has folded the list register. Cases
+/// `spi.disabled_while_pending`, `ppi.disabled_while_pending`.
 fn follow_up_rwp<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -202,6 +232,7 @@ fn follow_up_rwp<H: Host>(
     }
 }
 
+/// Writes `IGROUPR`: 1 for Group 1, 0 for Group 0.
 fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for (bit, irq) in bank.irqs.iter().enumerate() {
         let group1 = word >> bit & 1 != 0;
@@ -210,6 +241,7 @@ fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64
     }
 }
 
+/// Writes `ISENABLER` (`on`) or `ICENABLER`, and reports changes to the host.
 fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
     for irq in bank.named(word) {
         let changed = irq.update(|state| state.with_flag(ENABLED, on));
@@ -220,20 +252,24 @@ fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u6
     }
 }
 
+/// Writes `ISPENDR`: sets the pending latch, also of level-sensitive interrupts.
 fn set_pendings<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for irq in bank.named(word) {
         let _ = inject::raised(vm, pin, irq, irq.raise());
     }
 }
 
+/// Writes `ICPENDR`: clears the pending latch, not the line.
 fn clear_pendings<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for irq in bank.named(word) {
         change::clear_pending(vm, pin, irq);
     }
 }
 
-/// Also for one that counts as active in a list register: the guest may have ended it there since, and
-/// if not, the two merge when it is taken back.
+/// Writes `ISACTIVER`.
+///
+/// Sets the active state also of an interrupt last seen active in a list register, because the
+/// guest may have deactivated the interrupt since. If not, the fold makes one active state of both.
 fn set_actives<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for irq in bank.named(word) {
         let changed = irq.update(|state| state.with(ACTIVE, 0));
@@ -241,12 +277,14 @@ fn set_actives<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64)
     }
 }
 
+/// Writes `ICACTIVER`: deactivates, without a priority drop.
 fn clear_actives<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for irq in bank.named(word) {
         change::deactivate(vm, pin, irq);
     }
 }
 
+/// Writes the bytes of an `IPRIORITYR` access of `width`, from the interrupt at index `first` on.
 pub(crate) fn write_priorities<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -263,7 +301,8 @@ pub(crate) fn write_priorities<H: Host>(
     }
 }
 
-/// `ICFGR`; SGIs stay edge-triggered.
+/// Writes `ICFGR` and reports changes to the host. SGIs stay edge-triggered (case
+/// `keep.gicr_icfgr0_is_read_only`).
 pub(crate) fn write_triggers<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     for (place, irq) in bank.irqs.iter().take(16).enumerate() {
         if irq.intid().kind() == Kind::Sgi {

@@ -1,11 +1,13 @@
-//! The distributor (IHI 0069, 12.9): SPIs and what concerns the whole VM.
+//! The distributor (IHI 0069, 12.9): SPIs, and the registers of the whole VM.
 //!
-//! One security state (`GICD_CTLR.DS` = 1) and affinity routing only (`ARE` = 1, RAO/WI): the fields of
-//! SGIs and PPIs in banked registers are RAZ/WI here and live in the redistributors.
-//!
-//! `GICD_CTLR.RWP` is real: it reads 1 while a vCPU that was in the guest still has an interrupt in a list
-//! register that a write has disabled, and while vCPUs are still to be told of a change of the group
-//! enables, which happens in slices.
+//! * One security state: `GICD_CTLR.DS` is RAO/WI (case `reset.gicd_ctlr_one_state`).
+//! * Affinity routing only: `GICD_CTLR.ARE` is RAO/WI. The fields of SGIs and PPIs are RAZ/WI in
+//!   the distributor (cases `raz.gicd_isenabler0` and others) and live in the redistributors.
+//! * `GICD_CTLR.RWP` reads 1 while a vCPU in the guest still has an interrupt in a list register
+//!   that a write has disabled, and while vCPUs are still to be notified of a change of the group
+//!   enables, a slice at a time (cases `spi.disabled_while_pending`,
+//!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
+//!   slices.
 
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::{change, group_enables, inject, routing};
@@ -36,8 +38,10 @@ const IROUTER: u64 = 0x6000;
 
 const IROUTER_END: u64 = 0x8000;
 
+/// Bits of the offset of an `IROUTER<n>` in its block.
 const IROUTER_PLACE: u64 = 0x1fff;
 
+/// `EnableGrp0` and `EnableGrp1`.
 const CTLR_GROUPS: u32 = 0b11;
 
 const CTLR_ARE: u32 = 1 << 4;
@@ -47,7 +51,8 @@ const CTLR_DS: u32 = 1 << 6;
 const CTLR_RWP: u32 = 1 << 31;
 
 impl Distributor {
-    /// The SPIs of a 32-bit register, numbered as the architecture does: 0 is the private ones.
+    /// Returns the SPIs of the 32-bit register number `register`. Register 0 is for SGIs and PPIs,
+    /// and empty.
     fn bank(&self, register: u64) -> Bank<'_> {
         let first = (register as usize).wrapping_sub(1).wrapping_mul(32);
         let spis = self.spis().get(first..).unwrap_or_default();
@@ -65,7 +70,7 @@ fn ctlr<H: Host>(vm: &Vm<H>) -> u32 {
     vm.distributor.group_enables() | CTLR_ARE | CTLR_DS | rwp
 }
 
-/// Splits an offset into its register block and the place in it, in bytes.
+/// Splits the offset `at` into the offset of a register block and the byte offset in the block.
 fn block(at: u64) -> (u64, u64) {
     match at {
         0x0080..0x0400 => (at & !0x7f, at & 0x7f),
@@ -75,21 +80,24 @@ fn block(at: u64) -> (u64, u64) {
     }
 }
 
-/// `GICD_TYPER`.
+/// Returns `GICD_TYPER` (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
+/// `ident.gicd_typer_is_read_only`.
 fn gicd_typer<H: Host>(vm: &Vm<H>) -> u64 {
     let config = &vm.config;
     let lines = one_less(config.spi_end().div_ceil(32));
     let lpis = if config.lpi_bits == 0 {
         0
     } else {
-        // num_LPIs: 2^(n + 1) of them; LPIS.
+        // num_LPIs: 2^(n + 1) LPIs; LPIS.
         one_less(config.lpi_bits) << 11 | 1 << 17
     };
-    // MBIS, A3V, No1N, RSS.
+
+    // MBIS, IDbits, A3V, No1N, RSS.
     lines | lpis | 1 << 16 | one_less(config.intid_bits()) << 19 | 1 << 24 | 1 << 25 | 1 << 26
 }
 
-/// Reads a distributor register; `None` asks for the access to be tried again.
+/// Reads the distributor register at the offset `at`. Returns `None` if the vCPU has to retry the
+/// access.
 pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     access: &Access<'_, H, I>,
@@ -98,10 +106,12 @@ pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
 ) -> Option<u64> {
     let distributor = &vm.distributor;
     if let IROUTER..IROUTER_END = at {
-        // Relaxed: what the guest wrote, for the guest; where the SPI goes is in its state word.
+        // Relaxed: no partner; the register only keeps the guest's value. Delivery uses the target
+        // in the SPI's state word. Cases `keep.irouter`, `keep.irouter_halves`.
         let value = router(vm, at).map_or(0, |(_, router)| router.load(Relaxed));
         return Some(read_half(value, at, width));
     }
+
     let (register, place) = block(at);
     if register == offset::IPRIORITYR {
         return Some(match width {
@@ -114,10 +124,11 @@ pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
     if width != Width::Word {
         return Some(0);
     }
+
     let bank = distributor.bank(place / 4);
     Some(match register {
         CTLR => {
-            // The guest polls RWP: this is where what it waits for goes on.
+            // A guest polls RWP: each poll notifies a further slice of vCPUs.
             group_enables::advance(vm, access.pin);
             u64::from(ctlr(vm))
         }
@@ -129,19 +140,22 @@ pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
     })
 }
 
-/// Writes a distributor register.
+/// Writes the distributor register at the offset `at`.
 pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: Width, value: u64) {
     let distributor = &vm.distributor;
     if let IROUTER..IROUTER_END = at {
         if let Some((irq, router)) = router(vm, at)
-            // Relaxed: concurrent writers of one register are the guest's race.
+            // Relaxed: no partner; concurrent writers of one register are the guest's race.
             && let Some(new) = write_half(router.load(Relaxed), at, width, value)
         {
-            // Interrupt_Routing_Mode is RAZ/WI: GICD_TYPER.No1N.
+            // `GICD_IROUTER<n>` (12.9): Interrupt_Routing_Mode is RAZ/WI, since `GICD_TYPER.No1N`
+            // is 1. Cases `keep.irouter_mode`, `spi.routed_to_each`,
+            // `spi.retargeted_while_pending`.
             routing::write_router(vm, pin, irq, router, Affinity::from_mpidr(new));
         }
         return;
     }
+
     let (register, place) = block(at);
     match (register, width) {
         (offset::IPRIORITYR, Width::Byte | Width::Word) => {
@@ -155,6 +169,7 @@ pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: 
     }
 }
 
+/// Writes a distributor register of 32 bits. Case `keep.ctlr_groups`.
 fn gicd_write_word<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, register: u64, place: u64, value: u64) {
     let bank = vm.distributor.bank(place / 4);
     match register {
@@ -167,8 +182,10 @@ fn gicd_write_word<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, register: u64, place: 
     }
 }
 
-/// `GICD_SETSPI_NSR`, `GICD_CLRSPI_NSR`: a message makes an SPI pending or ends that. On a
-/// level-sensitive SPI the messages are the line.
+/// Writes `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9): a message sets or clears the
+/// pending latch of an SPI, or raises or lowers the line of a level-sensitive SPI. INTIDs other
+/// than SPIs are ignored. Cases `spi.setspi_edge`, `spi.clrspi_edge`, `spi.setspi_level`,
+/// `spi.setspi_by_halfword`, `spi.setspi_of_a_special_intid`.
 fn message_spi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, set: bool) {
     let Some(irq) = IntId::spi(value as u32 & 0x1fff).and_then(|intid| vm.distributor.spi(intid))
     else {
@@ -183,9 +200,10 @@ fn message_spi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, set: bool) {
     }
 }
 
-/// Returns the SPI whose `GICD_IROUTER<n>` is at offset `at`, and the register.
+/// Returns the SPI whose `GICD_IROUTER<n>` is at the offset `at`, and the register. Case
+/// `raz.gicd_irouter_private`.
 fn router<H: Host>(vm: &Vm<H>, at: u64) -> Option<(&Irq, &AtomicU64)> {
-    // Registers of 8 bytes, numbered as the INTIDs are.
+    // 8 bytes each, numbered by INTID.
     let intid = IntId::spi(((at & IROUTER_PLACE) / 8) as u32)?;
     vm.distributor.router(intid)
 }

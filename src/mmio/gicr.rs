@@ -1,8 +1,14 @@
-//! The redistributor of one vCPU (IHI 0069, 12.10 and 12.11): `RD_base` at 0, `SGI_base` at 0x1_0000.
+//! The redistributor of one vCPU (IHI 0069): `RD_base` at 0 (12.10), `SGI_base` at 0x1_0000
+//! (12.11).
 //!
-//! Any vCPU may access any redistributor. `GICR_PROPBASER` is one register for the whole VM, as
-//! `GICR_TYPER.CommonLPIAff` = 0 tells the guest. `GICR_WAKER` stores what is written: a sleeping
-//! redistributor of a VM does not hold interrupts back, the vCPU's being off does.
+//! * Any vCPU may access any redistributor (case `keep.from_any_cpu`).
+//! * `GICR_PROPBASER` is one register for the whole VM: `GICR_TYPER.CommonLPIAff` is 0.
+//! * `GICR_WAKER` keeps ProcessorSleep, and ChildrenAsleep follows (cases `keep.waker`,
+//!   `reset.gicr_waker`). A sleeping redistributor holds no interrupt back; only powering off the
+//!   vCPU does.
+//! * `GICR_CTLR.RWP` reads 1 while a vCPU in the guest still has a disabled SGI, PPI or LPI in a
+//!   list register, and while the pending table is being read (cases `ppi.disabled_while_pending`,
+//!   `lpi.off_while_pending`).
 
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::{lpi_tables, queue};
@@ -47,10 +53,10 @@ const SYNCR: u64 = 0x00c0;
 
 const SGI_BASE: u64 = 0x1_0000;
 
-/// EnableLPIs can be cleared again.
+/// `GICR_CTLR.CES`: EnableLPIs can be cleared again.
 const CTLR_CES: u32 = 1 << 1;
 
-/// `INVLPIR`, `INVALLR` and `SYNCR` exist.
+/// `GICR_CTLR.IR`: `GICR_INVLPIR`, `GICR_INVALLR` and `GICR_SYNCR` exist.
 const CTLR_IR: u32 = 1 << 2;
 
 const CTLR_RWP: u32 = 1 << 3;
@@ -65,16 +71,21 @@ const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
 
 const PENDBASER_PTZ: u64 = 1 << 62;
 
+/// Returns `GICR_TYPER` of `owner` (12.10). Cases `ident.redistributors`, `ident.mpidr`,
+/// `ident.typer_lpis_agree`, `ident.gicr_typer_is_read_only`, `keep.gicr_typer_halves`.
 fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
     let affinity = vm.affinity(pin, owner.id).map_or(0, |a| a.packed());
     let index = owner.id.index();
     let next = index.saturating_add(1);
+
+    // Last: the vCPU ends a region of redistributors, or is the VM's last vCPU.
     let mut end = 0_usize;
     let region_end = vm.config.redistributors.iter().any(|region| {
         end = end.saturating_add(region.count);
         next == end
     });
     let last = region_end || next == vm.vcpu_count();
+
     u64::from(affinity) << 32
         | (index as u64) << 8
         | u64::from(last) << 4
@@ -82,7 +93,8 @@ fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
         | u64::from(vm.config.lpi_bits != 0)
 }
 
-/// Reads a register of `owner`'s redistributor; `None` asks for the access to be tried again.
+/// Reads the register of `owner`'s redistributor at the offset `at`. Returns `None` if the
+/// accessing vCPU has to retry the access.
 pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     access: &Access<'_, H, I>,
@@ -94,18 +106,19 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
     if let Some(at) = at.checked_sub(SGI_BASE) {
         return gicr_read_sgi(vm, access, owner, at, width);
     }
+
     Some(match (at, width) {
         (CTLR, Width::Word) => u64::from(gicr_ctlr(vm, access.pin, owner)),
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (TYPER | TYPER_HIGH, _) => read_half(gicr_typer(vm, access.pin, owner), at, width),
         (WAKER, Width::Word) => {
-            // Relaxed: stored for the guest only.
+            // Relaxed: no partner; the register only keeps the guest's value.
             let sleep = redistributor.waker.load(Relaxed);
             let asleep = sleep & WAKER_PROCESSOR_SLEEP != 0;
             u64::from(sleep | if asleep { WAKER_CHILDREN_ASLEEP } else { 0 })
         }
         (PROPBASER | PROPBASER_HIGH, _) => {
-            // Relaxed: what the guest wrote, for the guest; so PENDBASER below.
+            // Relaxed: no partner; the registers only return the guest's values, `PENDBASER` too.
             read_half(vm.distributor.propbaser.load(Relaxed), at, width)
         }
         (PENDBASER | PENDBASER_HIGH, _) => read_half(
@@ -113,7 +126,7 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
             at,
             width,
         ),
-        // Busy.
+        // `GICR_SYNCR.Busy`. Each poll reads a further slice. Case `lpi.direct_invalidation`.
         (SYNCR, Width::Word) => {
             let busy = lpi_tables::is_reloading(vm) && {
                 lpi_tables::advance_reload(vm, access.pin);
@@ -126,22 +139,26 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
     })
 }
 
+/// Returns `GICR_CTLR` (12.10). Each poll of RWP reads a further slice of the pending table. Cases
+/// `reset.gicr_lpis_off`, `lpi.pending_table`.
 fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
     let redistributor = &owner.redistributor;
     if redistributor.scan.has_more(vm.lpis.capacity()) {
         lpi_tables::advance_scan_of(vm, pin, owner);
     }
-    // Another CPU may still be at the last slice.
+
+    // Without a slice left to begin, another CPU may still be reading the last slice.
     let waiting = lpi_tables::is_scanning(vm, owner) || rwp::pending(owner, RWP_GICR);
     let lpis = if vm.config.lpi_bits == 0 {
         0
     } else {
-        // Acquire: pairs with `write_gicr_ctlr`.
+        // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
         redistributor.ctlr.load(Acquire) | CTLR_CES | CTLR_IR
     };
     lpis | if waiting { CTLR_RWP } else { 0 }
 }
 
+/// Reads the register of `owner`'s `SGI_base` at the offset `at` (12.11).
 fn gicr_read_sgi<H: Host, I: CpuInterface>(
     _vm: &Vm<H>,
     access: &Access<'_, H, I>,
@@ -166,7 +183,7 @@ fn gicr_read_sgi<H: Host, I: CpuInterface>(
     })
 }
 
-/// Writes a register of `owner`'s redistributor.
+/// Writes the register of `owner`'s redistributor at the offset `at`.
 pub(crate) fn gicr_write<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -179,14 +196,16 @@ pub(crate) fn gicr_write<H: Host>(
         gicr_write_sgi(vm, pin, owner, at, width, value);
         return;
     }
+
     let redistributor = &owner.redistributor;
     match (at, width) {
         (CTLR, Width::Word) => write_gicr_ctlr(vm, pin, owner, value as u32),
         (WAKER, Width::Word) => {
-            // Relaxed: stored for the guest only.
+            // Relaxed: no partner; the register only keeps the guest's value.
             let sleep = value as u32 & WAKER_PROCESSOR_SLEEP;
             redistributor.waker.store(sleep, Relaxed);
         }
+        // Ignored while EnableLPIs is 1. Case `keep.propbaser_halves`.
         (PROPBASER | PROPBASER_HIGH, _) if !redistributor.lpis_enabled() => {
             write_base(
                 vm,
@@ -197,10 +216,13 @@ pub(crate) fn gicr_write<H: Host>(
                 value,
             );
         }
+        // Ignored while EnableLPIs is 1. PTZ is kept, and reads as zero. Cases
+        // `keep.pendbaser_halves`, `keep.pendbaser_ptz`.
         (PENDBASER | PENDBASER_HIGH, _) if !redistributor.lpis_enabled() => {
             let mask = PENDBASER_MASK | PENDBASER_PTZ;
             write_base(vm, &redistributor.pendbaser, mask, at, width, value);
         }
+        // Case `lpi.direct_invalidation`.
         (INVLPIR, Width::Word | Width::Double) => {
             if let Some(intid) = IntId::lpi(value as u32)
                 && let Some(irq) = vm.lpi(pin, intid)
@@ -213,6 +235,7 @@ pub(crate) fn gicr_write<H: Host>(
     }
 }
 
+/// Writes the fields in `mask` of `GICR_PROPBASER` or `GICR_PENDBASER`.
 fn write_base<H: Host>(
     _vm: &Vm<H>,
     register: &AtomicU64,
@@ -221,33 +244,43 @@ fn write_base<H: Host>(
     width: Width,
     value: u64,
 ) {
-    // Relaxed load: concurrent writers of one register are the guest's race.
+    // Relaxed: no partner for the load; concurrent writers of one register are the guest's race.
     if let Some(new) = write_half(register.load(Relaxed), at, width, value) {
-        // AcqRel: its Release pairs with the Acquire in `lpi_config`, `start_pending_table` and
-        // `advance_pending_table`, which read the tables.
+        // AcqRel: the Release part pairs with the Acquire in `lpi_config`, `start_pending_table`
+        // and `advance_pending_table`, the readers of the tables.
         register.swap(new & mask, AcqRel);
     }
 }
 
+/// Writes `GICR_CTLR.EnableLPIs` (12.10).
+///
+/// Setting EnableLPIs reads every LPI's configuration and the vCPU's pending table. Clearing
+/// EnableLPIs holds LPIs back. Cases `lpi.off`, `lpi.off_while_pending`, `lpi.off_and_on_again`,
+/// `lpi.pending_table`, `lpi.each_cpu_its_own_enable`.
 fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) {
     if vm.config.lpi_bits == 0 {
         return;
     }
     let redistributor = &owner.redistributor;
     let new = value & CTLR_ENABLE_LPIS;
-    // AcqRel: pairs with `lpis_enabled`: a vCPU told after this sees the new value.
+    // AcqRel: the Release part pairs with the Acquire in `lpis_enabled`. The vCPU notified below
+    // sees the new value.
     let old = redistributor.ctlr.swap(new, AcqRel);
     if old == new {
         return;
     }
+
     if new == 0 {
-        // LPIs are held back from now on; those in list registers must come out.
+        // From now on LPIs are held back. The recall below makes the vCPU fold LPIs in list
+        // registers.
         lpi_tables::stop_scan(vm, owner);
     } else {
-        // Only now is the configuration table where the guest says, for what was mapped before too.
+        // `GICR_PROPBASER` counts from now on, also for LPIs mapped before: read every
+        // configuration.
         lpi_tables::start_reload(vm, pin);
         lpi_tables::start_scan(vm, pin, owner);
     }
+
     if new != 0 || !mutant(Mutant::DisabledWithoutRecall) {
         queue::notify(vm, pin, owner.id, RECALL);
     }
@@ -256,6 +289,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     }
 }
 
+/// Writes the register of `owner`'s `SGI_base` at the offset `at` (12.11).
 fn gicr_write_sgi<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -275,9 +309,11 @@ fn gicr_write_sgi<H: Host>(
     }
 }
 
-/// Configuration of the PPIs; that of the SGIs is read-only.
+/// Offset of `GICR_ICFGR1`, the trigger configuration of the PPIs. `GICR_ICFGR0`, of the SGIs, is
+/// read-only.
 const ICFGR1: u64 = offset::ICFGR + 4;
 
+/// Returns the SGIs and PPIs of `owner`.
 fn private_bank(owner: &Vcpu) -> Bank<'_> {
     Bank {
         irqs: owner.privates(),

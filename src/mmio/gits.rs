@@ -1,4 +1,16 @@
-//! The registers of an ITS (IHI 0069, 12.18 and 12.19). [`crate::its`] is what is behind them.
+//! The register frames of an ITS (IHI 0069, 12.18 and 12.19).
+//!
+//! [`crate::vm::its`] keeps the state, and [`crate::its`] executes commands.
+//!
+//! Conformance cases:
+//! * `GITS_CTLR`: `reset.gits_off`, `its.quiescent`, `its.disabled`;
+//! * `GITS_TYPER`: `its.introspection`, `ident.gits_typer_is_read_only`, `keep.gits_typer_halves`;
+//! * `GITS_CBASER`: `keep.gits_cbaser_halves`, `its.queue_registers`, `table.size_of_the_queue`;
+//! * `GITS_CWRITER`: `its.queue_wraps`;
+//! * `GITS_CREADR`: `its.queue_registers`;
+//! * `GITS_BASER<n>`: `its.tables`, `keep.gits_baser_halves`, `keep.gits_baser_fixed_fields`,
+//!   `table.last_device`, `table.two_levels`.
+
 use crate::config::ItsConfig;
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -29,12 +41,12 @@ const CREADR: u64 = 0x0090;
 
 const CREADR_HIGH: u64 = 0x0094;
 
-/// Devices.
+/// `GITS_BASER0`: the device table.
 const BASER0: u64 = 0x0100;
 
 const BASER0_HIGH: u64 = 0x0104;
 
-/// Collections.
+/// `GITS_BASER1`: the collection table.
 const BASER1: u64 = 0x0108;
 
 const BASER1_HIGH: u64 = 0x010c;
@@ -43,17 +55,19 @@ const CTLR_ENABLED: u64 = 1 << 0;
 
 const CTLR_QUIESCENT: u64 = 1 << 31;
 
-/// Bytes of an interrupt translation table entry that a guest sets aside for us.
+/// Bytes of an interrupt translation table entry that a guest reserves for the ITS.
 const ITT_ENTRY_SIZE: u64 = 8;
 
-/// `GITS_TYPER`: physical LPIs only, collections in memory, target by processor number, no SEIs.
+/// Returns `GITS_TYPER` (12.19): physical LPIs only, collections in memory, targets by processor
+/// number (PTA = 0), no SEIs.
 fn typer(config: &ItsConfig) -> u64 {
     const PHYSICAL: u64 = 1 << 0;
     const CIL: u64 = 1 << 36;
-    // The bits of the largest ICID.
+    // Bits of the largest ICID.
     let icid_bits = one_less(config.collections)
         .checked_ilog2()
         .map_or(1, |log| log.saturating_add(1));
+
     PHYSICAL
         | one_less(ITT_ENTRY_SIZE) << 4
         | one_less(config.event_bits) << 8
@@ -62,7 +76,7 @@ fn typer(config: &ItsConfig) -> u64 {
         | CIL
 }
 
-/// The table that a `GITS_BASER<n>`, or half of one, is for.
+/// Returns the table of the `GITS_BASER<n>`, or half of a `GITS_BASER<n>`, at the offset `at`.
 fn table(at: u64) -> TableType {
     if at & !7 == BASER0 {
         TableType::Devices
@@ -71,8 +85,8 @@ fn table(at: u64) -> TableType {
     }
 }
 
-/// Reads a register of an ITS. A guest that polls `GITS_CREADR` or `GITS_CTLR` executes a slice of
-/// the commands that it waits for.
+/// Reads the register of ITS `id` at the offset `at`. A read of `GITS_CREADR` or `GITS_CTLR`
+/// executes a slice of the commands first, so that a polling guest makes progress.
 pub(crate) fn gits_read<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -107,8 +121,10 @@ pub(crate) fn gits_read<H: Host>(
     }
 }
 
-/// Writes a register of an ITS. A vCPU's write of `GITS_TRANSLATER` is ignored, since it carries no
-/// DeviceID; those of devices come through [`Vgic::signal_msi`].
+/// Writes the register of ITS `id` at the offset `at`, and executes a slice of the commands.
+///
+/// A vCPU's write of `GITS_TRANSLATER` is ignored, since a vCPU has no DeviceID. Writes by devices
+/// arrive through [`Vgic::signal_msi`](crate::Vgic::signal_msi).
 pub(crate) fn gits_write<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,

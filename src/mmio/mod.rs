@@ -1,15 +1,19 @@
-//! The register frames as the guest sees them: GICD, GICR and GITS (IHI 0069, chapter 12).
+//! Memory-mapped register frames of the guest: GICD, GICR and GITS (IHI 0069, chapter 12).
 //!
-//! | file | frame |
+//! | file | content |
 //! |---|---|
+//! | this file | frames by address, access widths, identification registers |
 //! | [`gicd`] | distributor |
 //! | [`gicr`] | redistributors: `RD_base` and `SGI_base` |
 //! | [`gits`] | ITS control frame |
-//! | [`bank`] | the per-interrupt registers that GICD and GICR share, 32 interrupts at a time |
-//! | [`lpi_tables`] | the LPI configuration and pending tables in guest memory |
+//! | [`bank`] | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
 //!
-//! An access of a width or alignment that the architecture does not allow for a register reads as zero
-//! and writes nothing, one of the choices that it leaves (12.1.3). So do registers that do not exist.
+//! An access of a width or alignment that the architecture does not allow for a register reads as
+//! zero and writes nothing, one of the choices that 12.1.3 leaves (case `keep.unsupported_widths`).
+//! Registers that do not exist read as zero and ignore writes (cases `raz.*`).
+//!
+//! Documentation of a register names the section of IHI 0069 and the conformance case that holds
+//! the described behaviour. The cases are in `hyp/guests/conformance/src/cases`.
 #![cfg_attr(
     not(test),
     deny(
@@ -49,7 +53,7 @@ pub enum Width {
 }
 
 impl Width {
-    /// From a size in bytes: 1, 2, 4 or 8.
+    /// Converts a size in bytes: 1, 2, 4 or 8. Returns `None` for any other size.
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
         match bytes {
@@ -61,7 +65,7 @@ impl Width {
         }
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
@@ -73,47 +77,52 @@ impl Width {
     }
 }
 
-/// What the embedder does with a trapped access.
+/// Instruction to the embedder on how to complete a trapped access.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MmioOutcome {
-    /// Done; a read gives the guest this value (0 for a write). Go on after the instruction.
+    /// The access is done. A read returns the contained value to the guest; for a write the value
+    /// is 0. Continue after the instruction.
     Done(u64),
-    /// The value is with another vCPU, which has been asked for it. Enter the guest *at the same
-    /// instruction*; it will trap again.
+    /// The value is in the list registers of another vCPU, and that vCPU has been recalled. Enter
+    /// the guest at the trapping instruction, which traps again.
     Retry,
     /// The address is in none of the vGIC's frames.
     Unclaimed,
 }
 
-/// Where an address falls.
+/// Frame of an address, with the offset from the frame's base.
 enum Frame {
     Distributor(u64),
+    /// Redistributor of a vCPU: `RD_base` and `SGI_base`.
     Redistributor(VcpuId, u64),
     Its(ItsId, u64),
 }
 
-/// Who makes an access, for registers whose value is partly in list registers.
+/// Read access by a vCPU, for registers whose value is partly in list registers.
 pub(crate) struct Access<'a, H: Host, I: CpuInterface> {
     pub(crate) vm: &'a Vm<H>,
     pub(crate) cpu: &'a Cpu<I>,
     pub(crate) pin: &'a CpuPin<'a>,
+    /// The accessing vCPU, whose list registers `cpu` has.
     pub(crate) vcpu: &'a Vcpu,
     pub(crate) gpa: u64,
 }
 
-/// Whether `gpa` is in one of the vGIC's frames.
+/// Returns whether the guest-physical address `gpa` is in one of the vGIC's frames.
 #[must_use]
 pub(crate) fn claims<H: Host>(vm: &Vm<H>, gpa: u64) -> bool {
     frame(vm, gpa).is_some()
 }
 
+/// Returns the frame of the guest-physical address `gpa`.
 fn frame<H: Host>(vm: &Vm<H>, gpa: u64) -> Option<Frame> {
     let config = &vm.config;
     let within = |base: u64, size: u64| gpa.checked_sub(base).filter(|offset| *offset < size);
     if let Some(offset) = within(config.distributor, DISTRIBUTOR_SIZE) {
         return Some(Frame::Distributor(offset));
     }
+
     let mut first = 0_usize;
     for region in &config.redistributors {
         if let Some(offset) = gpa.checked_sub(region.base)
@@ -125,16 +134,17 @@ fn frame<H: Host>(vm: &Vm<H>, gpa: u64) -> Option<Frame> {
                 offset % REDISTRIBUTOR_STRIDE,
             ));
         }
-        // A region is less than 2^52 bytes.
+        // A region is less than 2^52 bytes: the sum does not wrap.
         first = first.wrapping_add(region.count);
     }
+
     config.its.iter().enumerate().find_map(|(index, its)| {
         within(its.base, ITS_SIZE).map(|offset| Frame::Its(ItsId(index as u8), offset))
     })
 }
 
-/// Reads a register for `vcpu`, whose access trapped on `cpu` (after [`Vgic::exit`]). `gpa` is the
-/// guest-physical address.
+/// Reads the register at the guest-physical address `gpa` for `vcpu`, whose access trapped on
+/// `cpu`; after [`Vgic::exit`](crate::Vgic::exit). Case `keep.from_any_cpu`.
 pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -149,6 +159,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     if !gpa.is_multiple_of(width.bytes()) {
         return MmioOutcome::Done(0);
     }
+
     let access = Access {
         vm,
         cpu,
@@ -160,7 +171,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
         Frame::Distributor(offset) => gicd::gicd_read(vm, &access, offset, width),
         Frame::Redistributor(owner, offset) => match vm.vcpu(owner) {
             Some(owner) => gicr::gicr_read(vm, &access, owner, offset, width),
-            // The frame of a vCPU that has not been added: as if nothing answered.
+            // The vCPU has not been added: the frame reads as zero and ignores writes.
             None => Some(0),
         },
         Frame::Its(its, offset) => Some(gits::gits_read(vm, pin, its, offset, width)),
@@ -168,8 +179,9 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
 }
 
-/// Writes a register for a vCPU whose access trapped (after [`Vgic::exit`]); which vCPU makes no
-/// difference. Never answers [`MmioOutcome::Retry`].
+/// Writes the register at the guest-physical address `gpa` for a vCPU whose access trapped; after
+/// [`Vgic::exit`](crate::Vgic::exit). A write has one effect from every vCPU (case
+/// `keep.from_any_cpu`). Never returns [`MmioOutcome::Retry`].
 pub(crate) fn mmio_write<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -183,6 +195,7 @@ pub(crate) fn mmio_write<H: Host>(
     if !gpa.is_multiple_of(width.bytes()) {
         return MmioOutcome::Done(0);
     }
+
     match frame {
         Frame::Distributor(offset) => gicd::gicd_write(vm, pin, offset, width, value),
         Frame::Redistributor(owner, offset) => {
@@ -195,7 +208,9 @@ pub(crate) fn mmio_write<H: Host>(
     MmioOutcome::Done(0)
 }
 
-/// Peripheral and component identification, 0xFFD0-0xFFFC of every frame (12.1.2).
+/// Returns a peripheral or component identification register, 0xFFD0-0xFFFC of every frame
+/// (12.1.2). Cases `ident.gicd_pidr2`, `ident.gicr_pidr2`, `ident.gits_pidr2`, `ident.gicd_cidr`,
+/// `ident.gicr_cidr`, `ident.gits_cidr`.
 pub(crate) fn identification(offset: u64) -> u32 {
     match offset {
         0xffd0 => 0x44, // PIDR4: 64 KiB frame
@@ -210,16 +225,20 @@ pub(crate) fn identification(offset: u64) -> u32 {
     }
 }
 
-/// Identification of this implementation: `GICD_IIDR`, `GICR_IIDR`, `GITS_IIDR`. No JEP106 code, product
-/// 0x76, variant 0, revision 1; no driver's quirk matches it.
+/// Identification of this implementation: `GICD_IIDR` (12.9), `GICR_IIDR` (12.10), `GITS_IIDR`
+/// (12.19).
+///
+/// No JEP106 code, product 0x76, variant 0, revision 1. No driver's quirk matches the value. Cases
+/// `ident.gicd_iidr_is_read_only`, `ident.gicr_iidr_is_read_only`, `ident.gits_iidr_is_read_only`.
 pub(crate) const IIDR: u32 = 0x7600_1000;
 
-/// The field of a `TYPER` that holds one less than `count`, which is at least 1.
+/// Returns the `TYPER` field for `count`, at least 1: one less than `count`.
 pub(crate) fn one_less(count: impl Into<u64>) -> u64 {
     count.into().wrapping_sub(1)
 }
 
-/// The part of a 64-bit register that an access reads: all of it or a 32-bit half.
+/// Returns the part of a 64-bit register that an access reads: the whole or a 32-bit half. Any
+/// other width reads as zero.
 pub(crate) fn read_half(value: u64, offset: u64, width: Width) -> u64 {
     match (width, offset & 7) {
         (Width::Double, 0) => value,
@@ -229,7 +248,8 @@ pub(crate) fn read_half(value: u64, offset: u64, width: Width) -> u64 {
     }
 }
 
-/// `old` with the part that an access writes replaced; `None` for a width that is not allowed.
+/// Returns `old` with the whole or the 32-bit half that an access writes replaced; `None` for any
+/// other width.
 pub(crate) fn write_half(old: u64, offset: u64, width: Width, value: u64) -> Option<u64> {
     match (width, offset & 7) {
         (Width::Double, 0) => Some(value),

@@ -145,6 +145,11 @@ mutants! {
     DisabledWithoutRecall: "enable_lpis", "disable_against_reentry",
         "LPIs delivered with EnableLPIs = 0";
 
+    /// A CPU is counted as busy only after the claim of its slice.
+    BusyAfterTheClaim: "slices", "done_against_two_claims", "";
+    /// A new round of slices has the number of the old round.
+    RoundWithoutNumber: "slices", "start_against_a_claim", "";
+
     /// Two CPUs drain the same mappings at once, and each puts the mapping's single reference.
     DrainedTwice: "its_pair", "drain_against_drain", "CVE-2026-46316";
     /// A put loads the state again to decide if the put was the last, so two CPUs may both decide

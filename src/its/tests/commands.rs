@@ -1,4 +1,4 @@
-//! Every command, and every way it fails.
+//! Effect of every command, and every error.
 
 use super::*;
 
@@ -8,8 +8,9 @@ fn an_msi_arrives_where_its_collection_is() {
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedEvent));
     assert_eq!(guest.msi(2, 3), Err(InjectError::UnmappedDevice));
     assert_eq!(guest.msi(1, 32), Err(InjectError::UnmappedEvent));
+
     guest.run(&[mapti(1, 3, 8192, 2), sync(2)]);
-    assert_eq!(guest.told(), [Told::Mapped(1, 3, 8192, Some(2))]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 3, 8192, Some(2))]);
     assert_eq!(guest.msi(1, 3), Ok(Injected::Pending));
     assert_eq!(guest.msi(1, 3), Ok(Injected::Coalesced));
     assert_eq!(guest.place(8192), (Some(2), true, Some(2)));
@@ -17,17 +18,18 @@ fn an_msi_arrives_where_its_collection_is() {
 
     guest.enable(false);
     assert_eq!(guest.msi(1, 3), Err(InjectError::ItsDisabled));
+
     let elsewhere = guest.vm.signal_msi(&guest.pin(), 0x1_0040, DeviceId(1), 3);
     assert_eq!(elsewhere, Err(InjectError::ItsDisabled));
-    let (remains, _) = guest.finish();
-    assert_eq!(remains.pending[3], 1);
+    let (report, _) = guest.finish();
+    assert_eq!(report.pending[3], 1);
 }
 
 #[test]
 fn mapi_takes_the_event_for_the_intid() {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapd(2, Some(14)), mapi(2, 8193, 1)]);
-    assert_eq!(guest.told(), [Told::Mapped(2, 8193, 8193, Some(1))]);
+    assert_eq!(guest.notices(), [Notice::Mapped(2, 8193, 8193, Some(1))]);
     assert_eq!(
         guest.fails(mapi(2, 31, 1)),
         Some(CommandError::IntidOutOfRange)
@@ -59,9 +61,9 @@ fn movi_takes_the_pending_state_along() {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapti(1, 3, 8192, 2), int(1, 3), movi(1, 3, 1)]);
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
-    let told = guest.told();
-    assert_eq!(told[1..], [Told::Mapped(1, 3, 8192, Some(1))]);
-    // The collection it came from has no say any more.
+    let notices = guest.notices();
+    assert_eq!(notices[1..], [Notice::Mapped(1, 3, 8192, Some(1))]);
+    // A move of the former collection has no effect on the event.
     guest.run(&[mapc(2, Some(3))]);
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
     guest.finish();
@@ -76,18 +78,20 @@ fn mapc_moves_the_collection_and_unmapping_keeps_what_is_pending() {
         int(1, 3),
         int(1, 4),
     ]);
-    guest.told();
+    guest.notices();
     guest.run(&[mapc(2, Some(0))]);
-    assert_eq!(guest.told(), [Told::Mapped(1, 3, 8192, Some(0))]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 3, 8192, Some(0))]);
     assert_eq!(guest.place(8192), (Some(0), true, Some(0)));
     assert_eq!(guest.place(8193), (Some(1), true, Some(1)));
+
     guest.run(&[mapc(2, None)]);
-    assert_eq!(guest.told(), [Told::Mapped(1, 3, 8192, None)]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 3, 8192, None)]);
     assert_eq!(guest.place(8192), (None, true, None));
     assert_eq!(
         guest.fails(int(1, 3)),
         Some(CommandError::UnmappedCollection)
     );
+
     guest.run(&[mapc(2, Some(3))]);
     assert_eq!(guest.place(8192), (Some(3), true, Some(3)));
     guest.finish();
@@ -97,7 +101,7 @@ fn mapc_moves_the_collection_and_unmapping_keeps_what_is_pending() {
 fn an_event_may_be_mapped_before_its_collection() {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapti(1, 3, 8192, 9)]);
-    assert_eq!(guest.told(), [Told::Mapped(1, 3, 8192, None)]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 3, 8192, None)]);
     guest.run(&[mapc(9, Some(1)), int(1, 3)]);
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
     guest.finish();
@@ -119,7 +123,8 @@ fn movall_moves_what_is_pending() {
     assert_eq!(guest.place(8192), (Some(3), true, Some(3)));
     assert_eq!(guest.place(8193), (Some(2), false, None));
     assert_eq!(guest.place(8194), (Some(1), true, Some(1)));
-    // Software that retires a vCPU maps its collections elsewhere as well, in either order.
+
+    // Software that powers off a vCPU also maps the vCPU's collections elsewhere, in either order.
     guest.run(&[mapc(2, Some(0)), int(1, 1)]);
     assert_eq!(guest.place(8192), (Some(0), true, Some(0)));
     assert_eq!(guest.place(8193), (Some(0), true, Some(0)));
@@ -134,14 +139,18 @@ fn configuration_is_read_when_mapped_and_when_invalidated() {
     let state = guest.lpi(8192).unwrap();
     assert!(!state.enabled() && state.priority() == 0x40);
     assert_eq!(guest.place(8192), (Some(2), true, None));
+
     guest.configure(8192, 0x81);
     assert!(!guest.lpi(8192).unwrap().enabled());
+
     guest.run(&[inv(1, 3)]);
     assert_eq!(guest.place(8192), (Some(2), true, Some(2)));
     assert_eq!(guest.lpi(8192).unwrap().priority(), 0x80);
+
     guest.configure(8192, 0x80);
     guest.run(&[invall(1)]);
     assert_eq!(guest.place(8192), (Some(2), true, Some(2)));
+
     guest.run(&[invall(2)]);
     assert_eq!(guest.place(8192), (Some(2), true, None));
     guest.finish();
@@ -151,9 +160,9 @@ fn configuration_is_read_when_mapped_and_when_invalidated() {
 fn discard_unmaps_and_withdraws() {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapti(1, 3, 8192, 2), int(1, 3)]);
-    guest.told();
+    guest.notices();
     guest.run(&[discard(1, 3)]);
-    assert_eq!(guest.told(), [Told::Unmapped(1, 3)]);
+    assert_eq!(guest.notices(), [Notice::Unmapped(1, 3)]);
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedEvent));
     assert!(guest.lpi(8192).is_none());
     guest.finish();
@@ -163,16 +172,18 @@ fn discard_unmaps_and_withdraws() {
 fn mapping_a_mapped_event_replaces_the_mapping() {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapti(1, 3, 8192, 2), int(1, 3)]);
-    guest.told();
-    // The same interrupt elsewhere.
+    guest.notices();
+
+    // Event 3 again, to one interrupt and another collection.
     guest.run(&[mapti(1, 3, 8192, 1)]);
-    assert_eq!(guest.told(), [Told::Mapped(1, 3, 8192, Some(1))]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 3, 8192, Some(1))]);
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
     assert_eq!(guest.lpi(8192).unwrap().refs(), 2);
-    // Another interrupt.
+
+    // Event 3 again, to another interrupt.
     guest.run(&[mapti(1, 3, 8193, 0)]);
-    let told = [Told::Unmapped(1, 3), Told::Mapped(1, 3, 8193, Some(0))];
-    assert_eq!(guest.told(), told);
+    let notices = [Notice::Unmapped(1, 3), Notice::Mapped(1, 3, 8193, Some(0))];
+    assert_eq!(guest.notices(), notices);
     assert!(guest.lpi(8192).is_none());
     assert_eq!(guest.msi(1, 3), Ok(Injected::Pending));
     assert_eq!(guest.place(8193), (Some(0), true, Some(0)));
@@ -183,18 +194,23 @@ fn mapping_a_mapped_event_replaces_the_mapping() {
 fn mapd_of_a_mapped_device_starts_it_afresh() {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapti(1, 3, 8192, 2), mapti(1, 31, 8193, 2), int(1, 3)]);
-    guest.told();
+    guest.notices();
     guest.run(&[mapd(1, Some(2))]);
-    assert_eq!(guest.told(), [Told::Unmapped(1, 3), Told::Unmapped(1, 31)]);
+    assert_eq!(
+        guest.notices(),
+        [Notice::Unmapped(1, 3), Notice::Unmapped(1, 31)]
+    );
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedEvent));
     assert!(guest.lpi(8192).is_none());
     assert_eq!(
         guest.fails(mapti(1, 4, 8192, 2)),
         Some(CommandError::EventOutOfRange)
     );
+
     guest.run(&[mapti(1, 3, 8192, 2), mapd(1, None), mapd(1, None)]);
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedDevice));
     assert!(guest.lpi(8192).is_none());
+
     let devices = guest.vm.host().devices.lock().unwrap().clone();
     assert_eq!(devices, [(1, Some(5)), (1, None), (1, Some(2)), (1, None)]);
     guest.finish();
@@ -269,13 +285,14 @@ fn each_mistake_has_its_error_and_no_effect() {
 }
 
 #[test]
-fn quotas_hold_and_are_given_back() {
+fn quotas_hold_and_unmapping_frees_them() {
     let guest = Guest::with(|config| {
         config.its[0].max_devices = 3;
         config.its[0].max_events = 100;
     })
     .with_device_1();
-    // 32 of 100 are taken.
+
+    // Device 1 uses 32 of 100 events.
     assert_eq!(
         guest.fails(mapd(2, Some(7))),
         Some(CommandError::IttSizeOutOfRange)
@@ -292,7 +309,8 @@ fn quotas_hold_and_are_given_back() {
     );
     assert_eq!(guest.fails(mapd(3, None)), None);
     assert_eq!(guest.fails(mapd(4, Some(1))), None);
-    // A device that is mapped anew keeps what it had if there is no room for what it wants.
+
+    // A failed remap, for which the quota has no room, leaves the device mapped.
     guest.run(&[mapti(2, 0, 8192, 0)]);
     assert_eq!(
         guest.fails(mapd(2, Some(8))),

@@ -1,9 +1,9 @@
-//! LPIs that outlive their mapping, are mapped twice, or come back.
+//! LPIs that outlive a mapping, are mapped twice, or are mapped again.
 
 use super::*;
 use crate::vm::irq::Pruned;
 
-/// An injector that has translated and is about to raise.
+/// Translates an event, for an injector that is about to raise the interrupt.
 fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::vm::irq::Irq {
     let its = guest.vm.vm().its(ITS).unwrap();
     its.translate(DeviceId(1), EventId(event), pin.guard())
@@ -31,7 +31,7 @@ fn one_of_two_mappings_keeps_the_interrupt() {
     assert_eq!(guest.lpi(8192).unwrap().refs(), 3);
     guest.run(&[discard(1, 3)]);
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedEvent));
-    // What was pending is withdrawn, but the interrupt is alive.
+    // The pending state is withdrawn, but the interrupt is alive.
     assert_eq!(guest.place(8192), (Some(2), false, None));
     assert_eq!(guest.msi(1, 4), Ok(Injected::Pending));
     assert_eq!(guest.place(8192), (Some(2), true, Some(2)));
@@ -53,8 +53,10 @@ fn two_itses_may_map_the_same_lpi() {
         &[mapc(0, Some(1)), mapd(9, Some(1)), mapti(9, 0, 8192, 0)],
     );
     assert_eq!(guest.lpi(8192).unwrap().refs(), 2);
+
     guest.run(&[mapd(1, None)]);
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedDevice));
+
     let doorbell = 0x0900_0000 + GITS_TRANSLATER;
     let raised = guest.vm.signal_msi(&guest.pin(), doorbell, DeviceId(9), 0);
     assert_eq!(raised, Ok(Injected::Pending));
@@ -62,7 +64,7 @@ fn two_itses_may_map_the_same_lpi() {
     guest.finish();
 }
 
-/// A vCPU in the guest on a CPU of its own, ready to take interrupts.
+/// vCPU in the guest on a CPU of its own, ready to take interrupts.
 struct Running<'a> {
     guest: &'a Guest,
     cpu: Cpu<SoftwareInterface>,
@@ -98,7 +100,7 @@ impl<'a> Running<'a> {
         self.enter();
     }
 
-    /// Acknowledges and ends the most urgent interrupt; 1023 if there is none.
+    /// Acknowledges and ends the most urgent interrupt. Returns the INTID, or 1023 for none.
     fn take(&self) -> u32 {
         let intid = self.cpu.interface().read_iar1();
         if intid != 1023 {
@@ -142,22 +144,28 @@ fn discarded_in_a_list_register_and_mapped_again_it_is_the_same_interrupt() {
     let pin = guest.pin();
     let irq = in_flight(&guest, &pin, 3);
     guest.run(&[discard(1, 3)]);
-    // Only the list keeps it. A raise that comes too late stays without effect, also afterwards.
+
+    // Only the ap_list keeps the interrupt. A late raise has no effect, also after the next
+    // mapping.
     assert_eq!(irq.state().refs(), 1);
     assert!(irq.state().in_lr() && irq.state().unmapped());
     assert!(irq.raise().unmapped());
+
     guest.run(&[mapti(1, 4, 8192, 1)]);
     assert!(core::ptr::eq(irq, in_flight(&guest, &pin, 4)));
     assert_eq!(irq.state().refs(), 2);
     assert!(!irq.state().shows_pending());
+
     two.enter_again();
     one.enter_again();
     assert_eq!((one.take(), two.take()), (1023, 1023));
     assert_eq!(irq.state().refs(), 1);
     drop(pin);
     assert_eq!(guest.msi(1, 4), Ok(Injected::Pending));
+
     one.enter_again();
     assert_eq!((one.take(), two.take()), (8192, 1023));
+
     one.leave();
     two.leave();
     guest.finish();
@@ -169,7 +177,8 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     guest.run(&[mapti(1, 3, 8192, 2), int(1, 3)]);
     let pin = guest.pin();
     let irq = in_flight(&guest, &pin, 3);
-    // A CPU that carries it from one list to another has got this far.
+
+    // Another CPU has begun to migrate the interrupt: off one list, not yet on the next.
     let vcpu = guest.vm.vm().vcpu(VcpuId(2)).unwrap();
     let _ = irq.update(|state| state.with_target(Some(VcpuId(1))));
     let mut list = vcpu.ap_list.lock(pin.ledger());
@@ -179,10 +188,12 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     crate::delivery::prune::trace_list_put(guest.vm.vm(), &pin, irq.intid(), vcpu.id);
     pin.counters().migration_gets.add(1);
     guest.run(&[discard(1, 3)]);
-    // Still alive, so a late raise is kept for now ...
+
+    // The migration's reference keeps the interrupt alive, so a late raise still counts ...
     let _ = crate::delivery::inject::raised(guest.vm.vm(), &pin, irq, irq.raise());
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
-    // ... until the carrier is done.
+
+    // ... until the put of the reference.
     crate::delivery::lpi_lifetime::put_migration(guest.vm.vm(), &pin, irq);
     assert!(guest.lpi(8192).is_none());
     drop(pin);
@@ -225,12 +236,13 @@ fn injectors_race_with_every_way_of_unmapping() {
         }
         guest.run(&[int(1, 0), mapti(1, 1, 8192, 0), int(1, 1), mapd(1, None)]);
     });
-    // However the CPUs were interleaved: no LPI is left, and the books agree.
+
+    // In any interleaving: no LPI is left, and the counters agree.
     for intid in 8192..8196 {
         assert_eq!(guest.lpi(intid), None, "{intid}");
     }
-    let (remains, totals) = guest.finish();
-    assert_eq!(remains.pending[3], 0);
+    let (report, totals) = guest.finish();
+    assert_eq!(report.pending[3], 0);
     #[cfg(feature = "counters")]
     {
         let pended = totals.injections[3] - totals.coalesced[3];

@@ -1,4 +1,5 @@
-//! A guest that programs its ITS through the registers and guest memory, and nothing else.
+//! A guest that programs an ITS only through the registers and guest memory, and tests of one topic
+//! a file.
 
 mod commands;
 mod lifetimes;
@@ -37,30 +38,34 @@ const GITS_BASER1: u64 = 0x108;
 const VALID: u64 = 1 << 63;
 const INDIRECT: u64 = 1 << 62;
 
-/// Guest RAM, and what the tests keep where.
+/// Guest RAM, and the addresses of the tests' tables.
 const RAM: u64 = 0x4000_0000;
 const RAM_SIZE: usize = 0x40_0000;
 const QUEUE: u64 = RAM;
-/// A page: 128 commands.
+/// One page: 128 commands.
 const QUEUE_SIZE: u64 = 0x1000;
 /// 512 KiB: 65,536 entries of 8 bytes.
 const DEVICE_TABLE: u64 = RAM + 0x10_0000;
 const COLLECTION_TABLE: u64 = RAM + 0x20_0000;
 const LPI_CONFIG: u64 = RAM + 0x30_0000;
 
-/// What the host was told.
+/// Notification of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Told {
+enum Notice {
+    /// Device, event, LPI, target.
     Mapped(u32, u32, u32, Option<u16>),
+    /// Device, event.
     Unmapped(u32, u32),
+    /// Command number, error.
     Failed(u8, CommandError),
 }
 
 struct TestHost {
     ram: Mutex<Vec<u8>>,
-    told: Mutex<Vec<Told>>,
-    /// Devices mapped, with their bits, and unmapped.
+    notices: Mutex<Vec<Notice>>,
+    /// Devices mapped, with the number of EventID bits, and unmapped.
     devices: Mutex<Vec<(u32, Option<u8>)>>,
+    /// Address and length of each read of guest memory.
     reads: Mutex<Vec<(u64, usize)>>,
 }
 
@@ -68,7 +73,7 @@ impl TestHost {
     fn new() -> Self {
         Self {
             ram: Mutex::new(vec![0; RAM_SIZE]),
-            told: Mutex::default(),
+            notices: Mutex::default(),
             devices: Mutex::default(),
             reads: Mutex::default(),
         }
@@ -79,8 +84,8 @@ impl TestHost {
         self.ram.lock().unwrap()[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn tell(&self, what: Told) {
-        self.told.lock().unwrap().push(what);
+    fn note(&self, notice: Notice) {
+        self.notices.lock().unwrap().push(notice);
     }
 }
 
@@ -112,17 +117,17 @@ impl Host for TestHost {
         target: Option<VcpuId>,
     ) {
         let target = target.map(|vcpu| vcpu.index() as u16);
-        self.tell(Told::Mapped(device.0, event.0, lpi.raw(), target));
+        self.note(Notice::Mapped(device.0, event.0, lpi.raw(), target));
     }
     fn event_unmapped(&self, _its: ItsId, device: DeviceId, event: EventId) {
-        self.tell(Told::Unmapped(device.0, event.0));
+        self.note(Notice::Unmapped(device.0, event.0));
     }
     fn command_failed(&self, _its: ItsId, number: u8, error: CommandError) {
-        self.tell(Told::Failed(number, error));
+        self.note(Notice::Failed(number, error));
     }
 }
 
-/// Tells other threads to stop, also when the test has failed.
+/// Stop signal for other threads when dropped, also by a failed test.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -149,7 +154,7 @@ fn clear(device: u32, event: u32) -> Command {
 fn sync(vcpu: u64) -> Command {
     command(5, 0, 0, vcpu << 16)
 }
-/// `event_bits` 1-32; `None` to unmap.
+/// Builds `MAPD`; `event_bits` is 1-32, or `None` to unmap.
 fn mapd(device: u32, event_bits: Option<u64>) -> Command {
     match event_bits {
         Some(bits) => command(8, device, bits - 1, VALID | 0x4030_0000),
@@ -180,7 +185,7 @@ fn discard(device: u32, event: u32) -> Command {
     command(0xf, device, event.into(), 0)
 }
 
-/// A VM with four vCPUs whose ITSes are set up but map nothing.
+/// VM with four vCPUs and enabled ITSes without mappings.
 struct Guest {
     domain: Domain,
     cpu: Cpu<SoftwareInterface>,
@@ -207,7 +212,7 @@ impl Guest {
         guest
     }
 
-    /// What drivers do: LPIs, tables, queues, enable.
+    /// Sets up LPIs, tables and queues and enables the ITSes, as a driver does.
     fn set_up(&self) {
         let config = self.vm.config();
         self.access(config.distributor, Width::Word, Some(2));
@@ -217,10 +222,12 @@ impl Guest {
             self.access(frame + 0x78, Width::Double, Some(1 << 62));
             self.access(frame, Width::Word, Some(1));
         }
-        // Enabling LPIs has all configurations read.
+
+        // Enabling LPIs reads every configuration, in slices.
         while self.vm.has_deferred() {
             self.vm.advance(&self.pin());
         }
+
         for index in 0..config.its.len() as u8 {
             let its = ItsId(index);
             let queue = QUEUE + u64::from(index) * 0x1_0000;
@@ -240,7 +247,7 @@ impl Guest {
         self.cpu.pin()
     }
 
-    /// An access by vCPU 0: a write if there is a value.
+    /// Makes an access by vCPU 0: a write of `value`, or a read if `value` is `None`.
     fn access(&self, gpa: u64, width: Width, value: Option<u64>) -> u64 {
         let (cpu, pin) = (&self.cpu, &self.pin());
         let outcome = match value {
@@ -271,7 +278,7 @@ impl Guest {
         self.write_its(ITS, offset, Width::Double, value);
     }
 
-    /// `GITS_CTLR`: enabled, and quiescent.
+    /// Returns Enabled and Quiescent of `GITS_CTLR`.
     fn ctlr(&self) -> (bool, bool) {
         let value = self.read_its(ITS, GITS_CTLR, Width::Word);
         assert_eq!(value & !(1 | 1 << 31), 0);
@@ -286,7 +293,8 @@ impl Guest {
         self.vm.host().write(gpa, &value.to_le_bytes());
     }
 
-    /// Puts commands into the queue, without telling the ITS; returns the new `GITS_CWRITER`.
+    /// Puts commands into the queue without a write of `GITS_CWRITER`. Returns the new
+    /// `GITS_CWRITER`.
     fn put(&self, its: ItsId, commands: &[Command]) -> u64 {
         let queue = self.vm.vm().its(its).unwrap();
         let base = self.read_its(its, GITS_CBASER, Width::Double) & 0x000f_ffff_ffff_0000;
@@ -300,8 +308,8 @@ impl Guest {
         offset
     }
 
-    /// Gives commands to an ITS and waits until it has executed them, as a driver would. Returns how
-    /// often `GITS_CREADR` had to be read.
+    /// Gives commands to `its` and polls `GITS_CREADR` until the commands are executed, as a driver
+    /// does. Returns the number of polls.
     fn run_on(&self, its: ItsId, commands: &[Command]) -> u32 {
         assert!(commands.len() < 128);
         let cwriter = self.put(its, commands);
@@ -310,7 +318,7 @@ impl Guest {
             if self.read_its(its, GITS_CREADR, Width::Double) == cwriter {
                 return polls;
             }
-            // Another thread may be at it, and not be running.
+            // Another thread may hold the command lock, and not be running.
             std::thread::yield_now();
         }
         panic!("GITS_CREADR does not move");
@@ -320,12 +328,12 @@ impl Guest {
         self.run_on(ITS, commands)
     }
 
-    /// Runs one command, and returns how it failed.
+    /// Runs one command. Returns the error, if the command failed.
     fn fails(&self, command: Command) -> Option<CommandError> {
-        self.told();
+        self.notices();
         self.run(&[command]);
-        self.told().iter().find_map(|told| match told {
-            Told::Failed(number, error) => {
+        self.notices().iter().find_map(|notice| match notice {
+            Notice::Failed(number, error) => {
                 assert_eq!(u64::from(*number), command[0] & 0xff);
                 Some(*error)
             }
@@ -333,19 +341,19 @@ impl Guest {
         })
     }
 
-    /// What the host has been told since the last time.
-    fn told(&self) -> Vec<Told> {
-        core::mem::take(&mut self.vm.host().told.lock().unwrap())
+    /// Takes the notifications of the host since the last call.
+    fn notices(&self) -> Vec<Notice> {
+        core::mem::take(&mut self.vm.host().notices.lock().unwrap())
     }
 
-    /// Collections 0-3 on vCPUs 0-3, and device 1 with 32 events.
+    /// Maps collections 0-3 to vCPUs 0-3, and device 1 with 32 events.
     fn with_device_1(self) -> Self {
         self.configure(8192, 0xa1);
         self.configure(8193, 0xa1);
         let collections = (0..4).map(|n| mapc(n, Some(n.into())));
         let commands: Vec<_> = collections.chain([mapd(1, Some(5))]).collect();
         self.run(&commands);
-        assert_eq!(self.told(), []);
+        assert_eq!(self.notices(), []);
         self
     }
 
@@ -355,21 +363,21 @@ impl Guest {
         self.vm.host().write(entry, &[byte]);
     }
 
-    /// An MSI.
+    /// Signals an MSI.
     fn msi(&self, device: u32, event: u32) -> Result<Injected, InjectError> {
         let doorbell = 0x0808_0000 + GITS_TRANSLATER;
         self.vm
             .signal_msi(&self.pin(), doorbell, DeviceId(device), event)
     }
 
-    /// The state of an LPI, if it exists.
+    /// Returns the state of an LPI in the VM's table.
     fn lpi(&self, intid: u32) -> Option<State> {
         let pin = self.pin();
         let irq = self.vm.vm().lpi(&pin, IntId::lpi(intid).unwrap())?;
         Some(irq.state())
     }
 
-    /// The vCPU that an LPI targets and, if it is pending, whose list it is on.
+    /// Returns the target of an LPI, the pending state, and the vCPU whose ap_list holds the LPI.
     fn place(&self, intid: u32) -> (Option<u16>, bool, Option<u16>) {
         let state = self.lpi(intid).unwrap();
         let number = |vcpu: VcpuId| vcpu.index() as u16;
@@ -384,17 +392,17 @@ impl Guest {
         self.domain.totals()
     }
 
-    /// Takes the VM apart; every reference must have been given back.
+    /// Tears the VM down, and checks that every reference has been put.
     fn finish(self) -> (TeardownReport, Totals) {
-        let remains = self.vm.teardown(&self.cpu.pin()).unwrap();
+        let report = self.vm.teardown(&self.cpu.pin()).unwrap();
         let totals = self.domain.totals();
-        assert_eq!(remains.references, 0);
+        assert_eq!(report.references, 0);
         #[cfg(feature = "counters")]
         {
             assert_eq!(totals.mapping_gets, totals.mapping_puts);
             assert_eq!(totals.list_gets, totals.list_puts);
             assert_eq!(totals.lookup_locks_taken, 0);
         }
-        (remains, totals)
+        (report, totals)
     }
 }

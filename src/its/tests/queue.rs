@@ -1,4 +1,4 @@
-//! The command queue: order, wrapping, slices, and memory that is not there.
+//! The command queue: order, wrapping, slices, and queues outside RAM.
 
 use super::*;
 use crate::its::queue::{COMMAND_STEPS, EVENT_STEPS, SLICE};
@@ -18,13 +18,13 @@ fn the_queue_wraps() {
             inv(1, event),
             discard(1, event),
         ]);
-        let told = [
-            Told::Mapped(1, event, intid, Some(0)),
-            Told::Mapped(1, event, intid, Some(1)),
-            Told::Failed(0xff, CommandError::Unknown),
-            Told::Unmapped(1, event),
+        let notices = [
+            Notice::Mapped(1, event, intid, Some(0)),
+            Notice::Mapped(1, event, intid, Some(1)),
+            Notice::Failed(0xff, CommandError::Unknown),
+            Notice::Unmapped(1, event),
         ];
-        assert_eq!(guest.told(), told, "round {round}");
+        assert_eq!(guest.notices(), notices, "round {round}");
     }
     guest.finish();
 }
@@ -40,9 +40,11 @@ fn a_write_of_cwriter_executes_one_slice_and_advance_the_next() {
     let creadr = || guest.vm.vm().its(ITS).unwrap().creadr();
     assert_eq!(creadr() - before, slice * 32);
     assert!(guest.vm.has_deferred());
+
     guest.vm.advance(&guest.pin());
     assert_eq!(creadr() - before, 2 * slice * 32);
     assert_eq!(guest.read(GITS_CREADR) - before, 3 * slice * 32);
+
     guest.vm.advance(&guest.pin());
     assert_eq!(creadr(), cwriter);
     assert!(!guest.vm.has_deferred());
@@ -63,9 +65,10 @@ fn a_slice_reads_the_queue_once() {
 }
 
 #[test]
-fn what_is_not_ram_is_skipped_as_errors() {
+fn commands_outside_ram_fail_and_are_skipped() {
     let guest = Guest::new().with_device_1();
     guest.enable(false);
+
     // The queue's last page lies outside RAM; the command before it does not.
     let end = RAM + RAM_SIZE as u64;
     guest.write(GITS_CBASER, VALID | (end - 0x1_0000) | 0x10);
@@ -75,13 +78,15 @@ fn what_is_not_ram_is_skipped_as_errors() {
         guest.write_memory(end - 0x1_0000 + offset, sync(0)[0]);
     }
     let before = guest.totals();
-    // So that what is read in one piece reaches from RAM to where none is.
+
+    // With `GITS_CREADR` off a slice's boundary, one piece reaches from RAM to beyond RAM.
     guest.write(GITS_CWRITER, 5 * 32);
     guest.write(GITS_CWRITER, 0x1_0000 + 64);
     for _ in 0..100 {
         guest.read(GITS_CREADR);
     }
     assert_eq!(guest.read(GITS_CREADR), 0x1_0000 + 64);
+
     let after = guest.totals();
     #[cfg(feature = "counters")]
     {
@@ -89,7 +94,10 @@ fn what_is_not_ram_is_skipped_as_errors() {
         assert_eq!(after.its_command_errors - before.its_command_errors, 2);
     }
     let _ = (before, after);
-    assert_eq!(guest.told(), [Told::Failed(0, CommandError::Unreadable); 2]);
+    assert_eq!(
+        guest.notices(),
+        [Notice::Failed(0, CommandError::Unreadable); 2]
+    );
     guest.finish();
 }
 
@@ -99,7 +107,7 @@ fn long_and_short_commands_share_a_slice() {
     let events: Vec<_> = (0..32).map(|n| mapti(1, n, 8192 + n, 0)).collect();
     guest.run(&events);
     let before = guest.read(GITS_CREADR);
-    // An INVALL counts for about 1,000 steps: its 32 events, and the slots in which there is no device.
+    // An `INVALL` takes about 1,000 steps: 32 events, and the slots without a device.
     let cwriter = guest.put(ITS, &[[invall(0), sync(0)]; 20].concat());
     guest.write(GITS_CWRITER, cwriter);
     let executed = (guest.vm.vm().its(ITS).unwrap().creadr() - before) / 32;
@@ -119,7 +127,7 @@ fn cwriter_outside_the_queue_does_nothing_until_it_is_inside() {
     assert_eq!(guest.read(GITS_CREADR), 0);
     guest.write(GITS_CWRITER, 0);
     guest.run(&[mapc(0, Some(1))]);
-    assert_eq!(guest.told(), []);
+    assert_eq!(guest.notices(), []);
     guest.finish();
 }
 
@@ -134,11 +142,11 @@ fn a_disabled_its_leaves_its_queue_alone() {
     assert!(!guest.vm.has_deferred());
     guest.enable(true);
     assert_eq!(guest.read(GITS_CREADR), cwriter);
-    assert_eq!(guest.told(), [Told::Mapped(1, 0, 8192, Some(0))]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 0, 8192, Some(0))]);
     guest.finish();
 }
 
-/// 10,000 LPIs of four devices, all in collection 0.
+/// Creates a guest with 10,000 LPIs of four devices, all in collection 0.
 fn many() -> Guest {
     let guest = Guest::new().with_device_1();
     for device in 0..4 {
@@ -154,13 +162,14 @@ fn many() -> Guest {
             guest.run(&commands);
         }
     }
-    guest.told();
+    guest.notices();
     guest
 }
 
 const MANY: u32 = 10_000;
 
-/// Gives one command and checks that it is done in slices, `GITS_CREADR` moving only at the end.
+/// Gives one command and checks that the command is done in slices. `GITS_CREADR` moves only at the
+/// end.
 fn in_slices(guest: &Guest, command: Command) {
     let before = guest.read(GITS_CREADR);
     let cwriter = guest.put(ITS, &[command]);
@@ -173,7 +182,7 @@ fn in_slices(guest: &Guest, command: Command) {
         slices += 1;
     }
     assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), cwriter);
-    // The slots of 16-bit IDs on the way count too, once for each event and each device.
+    // The slots of the nodes for 16-bit IDs count too, for each event and each device.
     let least = MANY * EVENT_STEPS / SLICE;
     let most = MANY * (EVENT_STEPS + 4) / SLICE + 2;
     assert!((least..=most).contains(&slices), "{slices} slices");
@@ -206,27 +215,30 @@ fn mapc_movall_and_mapd_of_10_000_lpis_take_slices() {
     }
     in_slices(&guest, movall(0, 1));
     assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(1), true, Some(1))));
+
     in_slices(&guest, mapc(0, Some(2)));
     assert!((8192..8192 + MANY).all(|intid| guest.place(intid) == (Some(2), true, Some(2))));
-    assert_eq!(guest.told().len(), MANY as usize);
+    assert_eq!(guest.notices().len(), MANY as usize);
+
     let polls = guest.run(&[mapd(10, None)]);
     assert!(polls >= 2500 * EVENT_STEPS / SLICE, "{polls} polls");
-    assert_eq!(guest.told().len(), 2500);
-    let (remains, totals) = guest.finish();
-    assert_eq!(remains.pending[3], u64::from(MANY - 2500));
+    assert_eq!(guest.notices().len(), 2500);
+    let (report, totals) = guest.finish();
+    assert_eq!(report.pending[3], u64::from(MANY - 2500));
     #[cfg(feature = "counters")]
     assert_eq!(totals.withdrawn[3], u64::from(MANY));
     let _ = totals;
 }
 
 #[test]
-fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
+fn a_disabled_its_completes_a_begun_command_and_is_then_quiescent() {
     let guest = many();
     let cwriter = guest.put(ITS, &[mapc(0, Some(2)), mapc(0, Some(3))]);
     let before = guest.read(GITS_CREADR);
     guest.write(GITS_CWRITER, cwriter);
     guest.enable(false);
-    // Nothing may be prepared for a restart before it is quiescent.
+
+    // Writes for a restart are ignored until the ITS is quiescent.
     guest.write(GITS_CBASER, VALID | QUEUE);
     guest.write(GITS_BASER0, 0);
     let mut polls = 0;
@@ -236,8 +248,10 @@ fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
     assert!(polls > 50, "{polls} polls");
     assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), before + 32);
     assert_eq!(guest.place(8192).0, Some(2));
+
     guest.vm.advance(&guest.pin());
     assert!(!guest.vm.has_deferred());
+
     guest.enable(true);
     guest.run(&[]);
     assert_eq!(guest.place(8192).0, Some(3));
@@ -245,7 +259,7 @@ fn a_disabled_its_finishes_what_it_has_begun_and_says_so() {
 }
 
 #[test]
-fn who_finds_another_cpu_at_it_leaves_the_work_to_advance() {
+fn a_held_command_lock_leaves_the_work_to_advance() {
     let guest = Guest::new().with_device_1();
     let its = guest.vm.vm().its(ITS).unwrap();
     let other = guest.domain.register(CpuId(1));
@@ -291,11 +305,11 @@ fn many_cpus_at_one_queue() {
             ]);
         }
     });
-    let told = guest.told();
-    let mapped = |told: &&Told| matches!(told, Told::Mapped(..));
-    assert_eq!(told.iter().filter(mapped).count(), 3 * 200);
+    let notices = guest.notices();
+    let mapped = |notice: &&Notice| matches!(notice, Notice::Mapped(..));
+    assert_eq!(notices.iter().filter(mapped).count(), 3 * 200);
     assert_eq!(
-        told.len(),
+        notices.len(),
         5 * 200,
         "a command failed or was executed twice"
     );

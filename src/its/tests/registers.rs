@@ -1,4 +1,4 @@
-//! The register frame.
+//! The register frame of an ITS.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn write4(guest: &Guest, offset: u64, value: u64) {
 }
 
 #[test]
-fn identification_tells_the_truth() {
+fn typer_matches_the_configuration() {
     let guest = Guest::with(|config| {
         config.its[0].device_bits = 20;
         config.its[0].event_bits = 12;
@@ -29,6 +29,7 @@ fn identification_tells_the_truth() {
     assert_eq!(typer >> 36, 1);
     assert_eq!(read4(&guest, 8) | read4(&guest, 12) << 32, typer);
     assert_eq!(read4(&guest, 0xffe8), 0x30 | read4(&guest, 0xffe8) & 0xf);
+
     let cidr: Vec<u64> = (0..4).map(|n| read4(&guest, 0xfff0 + n * 4)).collect();
     assert_eq!(cidr, [0x0d, 0xf0, 0x05, 0xb1]);
     guest.finish();
@@ -64,7 +65,7 @@ fn ctlr_enables_and_shows_quiescence() {
     assert_eq!(read4(&guest, GITS_CTLR), 1);
     write4(&guest, GITS_CTLR, !1);
     assert_eq!(read4(&guest, GITS_CTLR), 1 << 31);
-    // GITS_IIDR beside it is read-only.
+    // The neighbouring `GITS_IIDR` is read-only.
     write4(&guest, 4, 1);
     assert_eq!(read4(&guest, GITS_CTLR), 1 << 31);
     write4(&guest, GITS_CTLR, 1);
@@ -78,22 +79,27 @@ fn queue_registers_keep_their_fields_and_start_over() {
     guest.enable(false);
     guest.write(GITS_CWRITER, !0);
     assert_eq!(guest.read(GITS_CWRITER), 0xf_ffe0);
+
     guest.write(GITS_CREADR, 0x40);
     assert_eq!(guest.read(GITS_CREADR), 0, "read-only");
+
     guest.write(GITS_CBASER, !0);
     assert_eq!(guest.read(GITS_CBASER), 0xb8ef_ffff_ffff_0cff);
     assert_eq!(guest.read(GITS_CWRITER), 0);
-    // By halves.
+
+    // Writes of 32-bit halves.
     guest.write(GITS_CBASER, 0);
     write4(&guest, GITS_CBASER, QUEUE);
     write4(&guest, GITS_CBASER + 4, VALID >> 32);
     assert_eq!(guest.read(GITS_CBASER), VALID | QUEUE);
     assert_eq!(read4(&guest, GITS_CBASER + 4), VALID >> 32);
+
     guest.enable(true);
     guest.run(&[mapc(0, Some(0))]);
     assert_eq!(read4(&guest, GITS_CREADR), 32);
     assert_eq!(read4(&guest, GITS_CREADR + 4), 0);
-    // Not while it is enabled.
+
+    // An enabled ITS ignores the write.
     guest.write(GITS_CBASER, 0);
     assert_eq!(guest.read(GITS_CBASER), VALID | QUEUE);
     assert_eq!(guest.read(GITS_CREADR), 32);
@@ -131,7 +137,7 @@ fn baser_keeps_type_and_entry_size() {
 fn reset_tables(change: impl FnOnce(&Guest)) -> Guest {
     let guest = Guest::new().with_device_1();
     guest.run(&[mapti(1, 3, 8192, 2), int(1, 3), sync(0)]);
-    guest.told();
+    guest.notices();
     guest.enable(false);
     change(&guest);
     while !guest.ctlr().1 {}
@@ -145,11 +151,11 @@ fn the_same_table_written_again_keeps_what_is_mapped() {
         guest.write(GITS_BASER0, VALID | DEVICE_TABLE | 127);
         write4(guest, GITS_BASER1, COLLECTION_TABLE | 15);
         write4(guest, GITS_BASER1 + 4, VALID >> 32);
-        // Other attributes, same place.
+        // Other attributes, at an unchanged address.
         guest.write(GITS_BASER0, VALID | 5 << 59 | 1 << 10 | DEVICE_TABLE | 127);
         guest.write(GITS_CBASER, VALID | QUEUE);
     });
-    assert_eq!(guest.told(), []);
+    assert_eq!(guest.notices(), []);
     assert_eq!(guest.place(8192), (Some(2), true, Some(2)));
     assert_eq!(guest.msi(1, 3), Ok(Injected::Coalesced));
     guest.finish();
@@ -159,7 +165,7 @@ fn the_same_table_written_again_keeps_what_is_mapped() {
 fn another_device_table_unmaps_all_devices() {
     for value in [0, VALID | DEVICE_TABLE | 63, VALID | COLLECTION_TABLE | 127] {
         let guest = reset_tables(|guest| guest.write(GITS_BASER0, value));
-        assert_eq!(guest.told(), [Told::Unmapped(1, 3)]);
+        assert_eq!(guest.notices(), [Notice::Unmapped(1, 3)]);
         assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedDevice));
         assert!(guest.lpi(8192).is_none());
         guest.finish();
@@ -169,7 +175,7 @@ fn another_device_table_unmaps_all_devices() {
 #[test]
 fn another_collection_table_unmaps_all_collections() {
     let guest = reset_tables(|guest| guest.write(GITS_BASER1, 0));
-    assert_eq!(guest.told(), [Told::Mapped(1, 3, 8192, None)]);
+    assert_eq!(guest.notices(), [Notice::Mapped(1, 3, 8192, None)]);
     assert_eq!(guest.place(8192), (None, true, None));
     assert_eq!(
         guest.fails(invall(2)),
@@ -181,11 +187,11 @@ fn another_collection_table_unmaps_all_collections() {
 #[test]
 fn tables_taken_away_are_dropped_in_slices_and_nothing_is_translated_meanwhile() {
     for tables in [[GITS_BASER0, GITS_BASER1], [GITS_BASER1, GITS_BASER0]] {
-        take_away(tables);
+        drop_tables(tables);
     }
 }
 
-fn take_away(tables: [u64; 2]) {
+fn drop_tables(tables: [u64; 2]) {
     let guest = Guest::new().with_device_1();
     for device in 0..20 {
         let map: Vec<_> = (0..32)
@@ -194,19 +200,22 @@ fn take_away(tables: [u64; 2]) {
         guest.run(&[mapd(100 + device, Some(5))]);
         guest.run(&map);
     }
-    guest.told();
+    guest.notices();
     guest.enable(false);
     for table in tables {
         guest.write(table, 0);
     }
     assert!(guest.vm.has_deferred());
-    // Enabled again at once: commands wait, and no MSI finds a mapping that is about to go.
+
+    // Enabled again at once: commands wait, and no MSI finds a mapping that is being removed.
     guest.enable(true);
     assert_eq!(guest.msi(119, 31), Err(InjectError::ItsDisabled));
+
     guest.run(&[mapc(3, None)]);
     assert_eq!(guest.msi(119, 31), Err(InjectError::UnmappedDevice));
-    let unmapped = |told: &&Told| matches!(told, Told::Unmapped(..));
-    assert_eq!(guest.told().iter().filter(unmapped).count(), 20 * 32);
+
+    let unmapped = |notice: &&Notice| matches!(notice, Notice::Unmapped(..));
+    assert_eq!(guest.notices().iter().filter(unmapped).count(), 20 * 32);
     assert!((0..20 * 32).all(|n| guest.lpi(8192 + n).is_none()));
     guest.finish();
 }

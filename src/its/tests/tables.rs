@@ -1,8 +1,8 @@
-//! Hostile and merely unusual device and collection tables.
+//! Device and collection tables, hostile or merely unusual.
 
 use super::*;
 
-/// Whether a device can be mapped with this `GITS_BASER0`.
+/// Returns whether `device` can be mapped with `baser` in `GITS_BASER0`.
 fn maps(guest: &Guest, baser: u64, device: u32) -> bool {
     guest.enable(false);
     guest.write(GITS_BASER0, baser);
@@ -29,9 +29,11 @@ fn a_flat_table_ends_with_its_size_and_with_ram() {
         assert!(page > 1 || !maps(&guest, baser, 3 * end));
     }
     assert!(!maps(&guest, RAM | 255, 0), "not valid");
+
     let last_page = RAM + RAM_SIZE as u64 - 0x1000;
     assert!(maps(&guest, VALID | last_page | 1, 511));
     assert!(!maps(&guest, VALID | last_page | 1, 512), "beyond RAM");
+
     for address in [0, 0xffff_ffff_f000, RAM - 0x1000] {
         assert!(!maps(&guest, VALID | address | 255, 0), "{address:#x}");
     }
@@ -61,20 +63,27 @@ fn an_indirect_table_needs_a_valid_level_1_entry_and_its_page() {
     let baser = VALID | INDIRECT | DEVICE_TABLE;
     let entry = |n: u64| DEVICE_TABLE + n * 8;
     assert!(!maps(&guest, baser, 512 * 3 + 5), "level-1 entry not valid");
+
     guest.write_memory(entry(3), VALID | RAM);
     assert!(maps(&guest, baser, 512 * 3 + 5));
+
     let reads = guest.vm.host().reads.lock().unwrap().clone();
     assert!(reads.contains(&(RAM + 5 * 8, 8)));
     assert!(!maps(&guest, baser, 512 * 4));
+
     guest.write_memory(entry(3), RAM);
-    assert!(!maps(&guest, baser, 512 * 3 + 5), "valid bit taken back");
+    assert!(!maps(&guest, baser, 512 * 3 + 5), "valid bit cleared");
+
     for page in [0, 0x000f_ffff_ffff_f000, RAM + RAM_SIZE as u64] {
         guest.write_memory(entry(3), VALID | page);
         assert!(!maps(&guest, baser, 512 * 3 + 5), "page {page:#x}");
     }
-    // One page of level-1 entries would do for more DeviceIDs than there are; the last is there.
+
+    // One page of level-1 entries covers more DeviceIDs than the ITS has. The last DeviceID is
+    // mapped.
     guest.write_memory(entry(127), !0xfff & !(0xfff << 52) & RAM | VALID);
     assert!(maps(&guest, baser, 0xffff));
+
     // The level-1 table itself is not in RAM.
     assert!(!maps(&guest, VALID | INDIRECT | 0x1000, 0));
     guest.finish();
@@ -90,10 +99,12 @@ fn an_indirect_table_reaches_no_further_than_its_level_1() {
     assert!(!maps(&guest, baser, 512 * 512));
     assert!(maps(&guest, baser | 1, 512 * 512));
     assert!(!maps(&guest, VALID | DEVICE_TABLE | 255, u32::MAX));
-    // The largest DeviceID there is: 64 KiB pages, and 64 of them at level 1, which is all of RAM.
+
+    // The largest DeviceID: 64 pages of 64 KiB at level 1, all of RAM.
     let baser = VALID | INDIRECT | 2 << 8 | RAM | 63;
     guest.write_memory(RAM + (u64::from(u32::MAX) >> 13) * 8, VALID | RAM);
     assert!(maps(&guest, baser, u32::MAX));
+
     guest.run(&[mapd(u32::MAX, Some(1)), mapti(u32::MAX, 0, 8192, 0)]);
     guest.run(&[mapc(0, Some(1))]);
     assert_eq!(guest.place(8192).0, Some(1));

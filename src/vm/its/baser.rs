@@ -1,8 +1,9 @@
-//! The tables that a guest gives its ITS: `GITS_BASER<n>` (IHI 0069, 12.19.1).
+//! `GITS_BASER<n>`: the tables that a guest provides for its ITS (IHI 0069, 12.19.1).
 //!
-//! What the guest maps is kept by the host ([`super::Its`]), never in these tables; but a device or
-//! collection can only be mapped if the guest's table has room for it in RAM, as on hardware.
-//! Everything read here is the guest's claim: any value is possible.
+//! The host keeps the guest's mappings ([`super::Its`]) and never writes the guest's tables. As on
+//! hardware, a device or collection can only be mapped if the guest's table has an entry for the
+//! device or collection in RAM. Every value read from a table is the guest's claim: any value is
+//! possible.
 
 use crate::host::{BadAddress, Host};
 
@@ -12,15 +13,15 @@ const TYPE_SHIFT: u32 = 56;
 const ENTRY_SIZE_SHIFT: u32 = 48;
 const PAGE_SIZE_SHIFT: u32 = 8;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-/// Inner and outer cacheability and shareability: kept as written, without effect.
+/// Inner and outer cacheability, and shareability: kept as written, without effect.
 const ATTRIBUTES: u64 = 0x7 << 59 | 0x7 << 53 | 0x3 << 10;
 const PAGE_SIZE: u64 = 0x3 << PAGE_SIZE_SHIFT;
 const SIZE: u64 = 0xff;
 
-/// Bytes of one entry, of either table and of a level-1 table.
+/// Bytes of one entry of a device table, a collection table or a level-1 table.
 const ENTRY: u64 = 8;
 
-/// What a table holds: `GITS_BASER<n>.Type`.
+/// Content of a table: `GITS_BASER<n>.Type`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum TableType {
@@ -35,18 +36,18 @@ pub(crate) enum TableType {
 pub(crate) struct Baser(u64);
 
 impl Baser {
-    /// As after reset: not valid.
+    /// Creates the register with the reset value: not valid, with a fixed type and entry size.
     pub(crate) fn new(kind: TableType) -> Self {
         Self((kind as u64) << TYPE_SHIFT | (ENTRY - 1) << ENTRY_SIZE_SHIFT)
     }
 
-    /// The register.
+    /// Returns the register's value.
     pub(crate) fn get(self) -> u64 {
         self.0
     }
 
-    /// Writes the fields that can be written; true if the table is not where it was, or no longer
-    /// there.
+    /// Writes the writable fields. Returns true if the table has moved, changed its size or layout,
+    /// or become valid or not valid.
     pub(crate) fn set(&mut self, value: u64) -> bool {
         const FIELDS: u64 = VALID | INDIRECT | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
         let old = *self;
@@ -54,7 +55,8 @@ impl Baser {
         (old.0 ^ self.0) & !ATTRIBUTES != 0
     }
 
-    /// Bits of an offset in a page: 4 KiB, 16 KiB or 64 KiB; the reserved size counts as 64 KiB.
+    /// Returns the number of bits of an offset in a page: 12, 14 or 16. The reserved page size
+    /// counts as 64 KiB.
     fn page_bits(self) -> u32 {
         match (self.0 & PAGE_SIZE) >> PAGE_SIZE_SHIFT {
             0 => 12,
@@ -63,36 +65,39 @@ impl Baser {
         }
     }
 
-    /// The bits of an address that name a page.
+    /// Returns the mask of the address bits that name a page.
     fn page_mask(self) -> u64 {
         u64::MAX << self.page_bits()
     }
 
+    /// Returns the guest-physical address of the table.
     fn address(self) -> u64 {
         let address = self.0 & ADDRESS;
         if self.page_bits() == 16 {
-            // 64 KiB pages: bits 15:12 hold bits 51:48.
+            // With 64 KiB pages, bits 15:12 of the register hold bits 51:48 of the address.
             (address & !0xf000) | (address & 0xf000) << 36
         } else {
             address & self.page_mask()
         }
     }
 
+    /// Returns the size of the table, or of the level-1 table, in bytes.
     fn bytes(self) -> u64 {
         (self.0 & SIZE).wrapping_add(1) << self.page_bits()
     }
 
-    /// Whether the table has an entry for `id`, in the guest's RAM.
+    /// Returns whether the table has an entry for `id` in the guest's RAM.
     pub(crate) fn covers(self, id: u32, host: &impl Host) -> bool {
         self.entry(u64::from(id), host)
             .is_some_and(|address| read(host, address).is_ok())
     }
 
-    /// Where the entry of `id` is, if the table reaches that far.
+    /// Returns the guest-physical address of the entry of `id`; `None` beyond the end of the table.
     fn entry(self, id: u64, host: &impl Host) -> Option<u64> {
         if self.0 & VALID == 0 {
             return None;
         }
+
         let entry_bits = self.page_bits().saturating_sub(ENTRY.trailing_zeros());
         let (index, within) = if self.0 & INDIRECT == 0 {
             (id, None)
@@ -103,16 +108,19 @@ impl Baser {
         if offset >= self.bytes() {
             return None;
         }
+
         let address = self.address().saturating_add(offset);
         let Some(within) = within else {
             return Some(address);
         };
+
         let level1 = read(host, address).ok()?;
         let page = level1 & 0x000f_ffff_ffff_ffff & self.page_mask();
         (level1 & VALID != 0).then_some(page.saturating_add(within.saturating_mul(ENTRY)))
     }
 }
 
+/// Reads the table entry at `address`.
 fn read(host: &impl Host, address: u64) -> Result<u64, BadAddress> {
     let mut bytes = [0; ENTRY as usize];
     host.read_memory(address, &mut bytes)?;

@@ -1,6 +1,8 @@
-//! Devices, and the events mapped on each: the only place that puts pointers into an ITS's tables.
+//! Devices of an ITS, and the events mapped on each device.
+//!
+//! Only this file puts pointers into an ITS's tables.
 #![expect(unsafe_code)]
-// UNSAFETY: hands devices and interrupts to the tables, and devices to the epoch, by raw pointer.
+// UNSAFETY: raw pointers put devices and interrupts into the tables, and devices into the epoch.
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
@@ -14,37 +16,34 @@ use crate::vm::irq::Irq;
 /// A mapped device.
 ///
 /// # Invariants
-/// Every slot of `events` owns one mapping reference of the interrupt it holds, taken by
-/// [`Vgic::map_lpi`](crate::Vgic::map_lpi) and given back by
-/// [`Vgic::unmap_lpi`](crate::Vgic::unmap_lpi) after the slot was emptied.
+/// Every filled slot of `events` owns one mapping reference of the slot's interrupt.
+/// [`map_lpi`](crate::delivery::lpi_lifetime::map_lpi) takes the reference.
+/// [`unmap_lpi`](crate::delivery::lpi_lifetime::unmap_lpi) puts the reference after the slot has
+/// been emptied.
 pub(crate) struct Device {
     events: Radix<Irq>,
     event_bits: u8,
 }
 
 impl Device {
-    /// One past the largest EventID.
-    fn event_end(&self) -> u32 {
+    /// Returns the number of events that the device has room for, 2 to 2^16.
+    pub(crate) fn event_count(&self) -> u32 {
         1 << self.event_bits
     }
 
-    /// Whether the device was mapped with room for this EventID.
-    pub(crate) fn has(&self, event: u32) -> bool {
-        event < self.event_end()
+    /// Returns whether the device was mapped with room for the EventID `event`.
+    pub(crate) fn has_room_for(&self, event: u32) -> bool {
+        event < self.event_count()
     }
 
-    /// Events that the device has room for.
-    pub(crate) fn room(&self) -> u32 {
-        self.event_end()
-    }
-
-    /// The interrupt that `event` is mapped to. No lock.
+    /// Returns the interrupt that `event` is mapped to. Takes no lock.
     #[inline]
     pub(crate) fn irq<'g>(&'g self, event: EventId, guard: &'g Guard) -> Option<&'g Irq> {
         self.events.get(event.0, guard)
     }
 
-    /// Visits the mapped events: [`Radix::walk`].
+    /// Visits the mapped events from `cursor` on, as far as `steps` allows ([`Radix::walk`]).
+    /// Returns true once the last event has been visited.
     pub(crate) fn walk<'g>(
         &'g self,
         cursor: &mut Cursor,
@@ -57,16 +56,17 @@ impl Device {
         })
     }
 
-    /// Maps an event that the device has and that is not mapped; the caller's mapping reference of `irq`
-    /// goes over to the slot. Under the command lock.
+    /// Maps `event`, which is in range and not mapped. The slot takes over the caller's mapping
+    /// reference of `irq`. Needs the command lock.
     pub(crate) fn map(&self, event: EventId, irq: &Irq, guard: &Guard) {
-        // SAFETY: the mapping's reference keeps the interrupt until `unmap` has emptied the slot, and
-        // the last put frees it through the epoch.
+        // SAFETY: the mapping reference keeps the interrupt alive until `unmap` has emptied the
+        // slot, and the put of the last reference frees the interrupt through the epoch.
         let mapped = unsafe { self.events.insert(event.0, NonNull::from(irq), guard) }.is_ok();
         debug_assert!(mapped, "the caller has checked that the slot is empty");
     }
 
-    /// Empties an event's slot; its mapping reference is the caller's now. Under the command lock.
+    /// Empties the slot of `event`. The caller takes over the slot's mapping reference of `irq`.
+    /// Needs the command lock.
     pub(crate) fn unmap(&self, event: EventId, irq: &Irq, guard: &Guard) {
         let emptied = self.events.remove(event.0, irq, guard);
         debug_assert!(
@@ -76,21 +76,23 @@ impl Device {
     }
 }
 
-/// The devices of one ITS. Written under the command lock; read by whoever is pinned.
+/// Devices of one ITS, by DeviceID. Written under the command lock, read by any pinned CPU.
 pub(crate) struct Devices(Radix<Device>);
 
 impl Devices {
+    /// Creates a table for DeviceIDs of `device_bits` bits.
     pub(crate) fn new(device_bits: u8) -> Self {
         Self(Radix::new(u32::from(device_bits)))
     }
 
-    /// The device, if it is mapped. No lock.
+    /// Returns the mapped device with the DeviceID `device`. Takes no lock.
     #[inline]
     pub(crate) fn get<'g>(&'g self, device: DeviceId, guard: &'g Guard) -> Option<&'g Device> {
         self.0.get(device.0, guard)
     }
 
-    /// Visits the mapped devices: [`Radix::walk`].
+    /// Visits the mapped devices from `cursor` on, as far as `steps` allows ([`Radix::walk`]).
+    /// Returns true once the last device has been visited.
     pub(crate) fn walk<'g>(
         &'g self,
         cursor: &mut Cursor,
@@ -103,26 +105,31 @@ impl Devices {
         })
     }
 
-    /// Maps a device that is not mapped, with room for `2^event_bits` events.
+    /// Maps `device`, which is not mapped, with room for `2^event_bits` events. Needs the command
+    /// lock.
     pub(crate) fn map(&self, device: DeviceId, event_bits: u8, guard: &Guard) {
         let new = NonNull::from(Box::leak(Box::new(Device {
             events: Radix::new(u32::from(event_bits)),
             event_bits,
         })));
-        // SAFETY: freed only by `unmap`, after it has left the table, through the epoch.
+        // SAFETY: only `unmap` frees the device, through the epoch, after the device has left the
+        // table.
         let mapped = unsafe { self.0.insert(device.0, new, guard) }.is_ok();
-        debug_assert!(mapped, "the caller has checked that it is not mapped");
+        debug_assert!(mapped, "the caller has checked that no device is mapped");
         if !mapped {
-            // SAFETY: it was not published: still ours alone.
+            // SAFETY: the failed insertion has not published the `Box`, so `new` is the only
+            // pointer.
             drop(unsafe { Box::from_raw(new.as_ptr()) });
         }
     }
 
-    /// Unmaps a device none of whose events is mapped. Injectors that found it before go on in peace.
+    /// Unmaps `device`, which has no mapped event. The epoch keeps the device allocated for
+    /// injectors that have found the device before. Needs the command lock.
     pub(crate) fn unmap(&self, device: DeviceId, found: &Device, guard: &Guard) {
         debug_assert!(found.events.is_empty(), "an event is still mapped");
         if let Some(unlinked) = self.0.remove(device.0, found, guard) {
-            // SAFETY: allocated as a `Box` in `map`; only the remover that emptied the slot comes here.
+            // SAFETY: `map` allocated the device as a `Box`, and only the one call that emptied the
+            // slot gets the pointer.
             unsafe { guard.defer_destroy(Shared::from(unlinked.as_ptr().cast_const())) };
         }
     }

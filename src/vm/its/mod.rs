@@ -1,34 +1,46 @@
-//! Interrupt translation services (IHI 0069, chapter 5): a device writes an EventID, and the LPI that
-//! the guest has mapped (DeviceID, EventID) to becomes pending.
+//! State of an interrupt translation service (ITS, IHI 0069, chapter 5), and translation.
 //!
-//! * this file: translation, and what an ITS is made of;
-//! * [`device`]: the tables that translation reads;
-//! * [`command`]: what the guest can ask for, and how that fails;
-//! * [`queue`]: taking commands from the guest's queue, a slice at a time;
-//! * [`execute`]: doing what a command says; [`long`]: those that are done in steps;
-//! * [`tables`]: checks against the tables that the guest has set aside in its memory.
+//! A device writes an EventID. The ITS makes pending the LPI that the guest has mapped the pair
+//! (DeviceID, EventID) to.
 //!
-//! # Who may touch what
-//! 1. Translation takes no lock, reads no guest memory and writes nothing: two lookups in tables whose
-//!    nodes, devices and interrupts the epoch keeps. Any CPU that is pinned, any time.
-//! 2. The tables, and everything in [`Engine`], are changed by the holder of the command lock only. One
-//!    command is executed at a time; a long one is resumed before the next is begun.
-//! 3. `creadr`, `cwriter` and `control` are atomics beside the lock, so that a guest that polls them does
-//!    not wait for it. `creadr` is written under the lock.
+//! | file | content |
+//! |---|---|
+//! | this file | [`Its`], its parts, translation |
+//! | [`device`] | devices and events: the tables that translation reads |
+//! | [`baser`] | `GITS_BASER<n>`: the tables that the guest provides in memory |
+//! | [`registers`] | `GITS_CTLR`, `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR` |
+//! | [`progress`] | a command that has been begun and is not done |
+//!
+//! [`crate::its`] executes commands.
+//!
+//! # Access rules
+//! 1. Translation takes no lock, reads no guest memory and writes nothing. Translation is two
+//!    lookups in tables whose nodes, devices and interrupts the epoch keeps alive. Any pinned CPU
+//!    may translate at any time.
+//! 2. Only the holder of the command lock changes the tables and [`Engine`]. One command is
+//!    executed at a time: a command that has been begun is completed before the next is begun.
+//! 3. `creadr`, `cwriter` and `control` are atomics beside the lock, so that a guest that polls the
+//!    registers does not wait for the lock. `creadr` is written under the lock.
 //!
 //! # Publication
-//! Mapping an event: the LPI gets its reference, target, collection and configuration, *then* the slot
-//! is filled (Release), so that whoever translates finds a complete interrupt. Unmapping: the slot is
-//! emptied, *then* the LPI's pending state is withdrawn and it stops reacting to raises, *then* its
-//! reference is put. An injector that read the slot before still holds a valid pointer, since it is
-//! pinned; its raise comes before the withdrawal and is withdrawn, or after it and has no effect, or
-//! finds the LPI mapped again and counts for the new mapping.
+//! Mapping an event:
+//! 1. The LPI gets a mapping reference, a target, a collection and a configuration.
+//! 2. The event's slot is filled (Release). A CPU that translates finds a complete interrupt.
+//!
+//! Unmapping an event:
+//! 1. The event's slot is emptied.
+//! 2. The LPI's pending state is withdrawn, and the LPI stops reacting to raises.
+//! 3. The mapping reference is put.
+//!
+//! An injector that read the slot before step 1 holds a valid pointer, because the injector is
+//! pinned. The injector's raise comes before step 2 and is withdrawn, comes after step 2 and has no
+//! effect, or finds the LPI mapped again and counts for the new mapping.
 //!
 //! # Bounded work
-//! A register access takes at most [`queue::SLICE`] steps: slots of tables passed, and what commands and
-//! events count for. The rest is left to
-//! [`Vgic::advance`](crate::Vgic::advance) and to the guest's own polling of `GITS_CREADR`, which moves
-//! past a command once all of it is done.
+//! A register access takes at most [`SLICE`](crate::its::queue::SLICE) steps and the last item's
+//! excess. Steps count table slots passed, commands and events.
+//! [`Vgic::advance`](crate::Vgic::advance) and the guest's own polling of `GITS_CREADR` execute
+//! further slices. `GITS_CREADR` moves past a command once the whole command is done.
 #![cfg_attr(
     not(test),
     deny(
@@ -63,20 +75,22 @@ use crate::vm::its::registers::Queue;
 /// `GITS_CTLR.Enabled`.
 pub(crate) const CTLR_ENABLED: u32 = 1 << 0;
 
-/// The guest has taken a table away, and what was mapped through it is still being unmapped.
+/// Bit of [`Its`]`::control`: the guest has taken a table away, and the mappings of that table are
+/// still being removed.
 pub(crate) const DROPPING: u32 = 1 << 1;
 
 /// One ITS.
 pub(crate) struct Its {
     pub(crate) id: ItsId,
     pub(crate) config: ItsConfig,
+    /// [`CTLR_ENABLED`] and [`DROPPING`].
     control: AtomicU32,
     pub(crate) devices: Devices,
     pub(crate) commands: Commands,
 }
 
-/// The side that commands come in by.
-// Lines of its own: injectors read what is beside it.
+/// Command side of an ITS.
+// Aligned to cache lines of its own: injectors read the neighbouring fields of `Its`.
 #[repr(align(64))]
 pub(crate) struct Commands {
     /// `GITS_CWRITER.Offset`, in bytes.
@@ -86,42 +100,43 @@ pub(crate) struct Commands {
     pub(crate) engine: SpinLock<Engine>,
 }
 
-/// What only commands, and writes of the registers that prepare for them, touch.
+/// State that only commands and writes of `GITS_CBASER` and `GITS_BASER<n>` change.
 pub(crate) struct Engine {
     pub(crate) queue: Queue,
     pub(crate) device_table: Baser,
     pub(crate) collection_table: Baser,
-    /// Where each collection is mapped to.
+    /// Target vCPU of each collection, by ICID; `None` for an unmapped collection.
     pub(crate) collections: Box<[Option<VcpuId>]>,
     pub(crate) usage: Usage,
     pub(crate) in_progress: Option<InProgress>,
 }
 
-/// What the mapped devices take of the quotas.
+/// Share of the quotas that the mapped devices use.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) devices: u32,
-    /// Events that they have room for.
+    /// Sum of the event counts of the mapped devices.
     pub(crate) events: u32,
 }
 
 impl Usage {
-    /// One device more, with room for so many events: the quotas, which are `u32`s, have been found to
-    /// allow it.
-    pub(crate) fn add(&mut self, room: u32) {
+    /// Adds a device with room for `events` events. The caller has checked the `u32` quotas, so
+    /// that neither sum saturates.
+    pub(crate) fn add(&mut self, events: u32) {
         self.devices = self.devices.saturating_add(1);
-        self.events = self.events.saturating_add(room);
+        self.events = self.events.saturating_add(events);
     }
 
-    /// One device less.
-    pub(crate) fn remove(&mut self, room: u32) {
-        debug_assert!(self.devices > 0 && self.events >= room, "given back twice");
+    /// Removes a device with room for `events` events.
+    pub(crate) fn remove(&mut self, events: u32) {
+        debug_assert!(self.devices > 0 && self.events >= events, "removed twice");
         self.devices = self.devices.saturating_sub(1);
-        self.events = self.events.saturating_sub(room);
+        self.events = self.events.saturating_sub(events);
     }
 }
 
 impl Its {
+    /// Creates a disabled ITS without mappings.
     pub(crate) fn new(id: ItsId, config: &ItsConfig) -> Self {
         let engine = Engine {
             queue: Queue::default(),
@@ -131,6 +146,7 @@ impl Its {
             usage: Usage::default(),
             in_progress: None,
         };
+
         Self {
             id,
             config: *config,
@@ -148,15 +164,16 @@ impl Its {
         &self.config
     }
 
-    /// `GITS_CTLR.Enabled`.
+    /// Returns `GITS_CTLR.Enabled`.
     pub(crate) fn is_enabled(&self) -> bool {
-        // Acquire: pairs with `set_control`.
+        // Acquire: pairs with the AcqRel in `set_control`.
         self.control.load(Acquire) & CTLR_ENABLED != 0
     }
 
+    /// Sets or clears [`CTLR_ENABLED`] or [`DROPPING`].
     pub(crate) fn set_control(&self, flag: u32, on: bool) {
-        // AcqRel: pairs with `is_enabled` and `translate`: who sees the ITS enabled sees what was set up
-        // before.
+        // AcqRel: pairs with the Acquire in `is_enabled` and in `translate`. A CPU that sees the
+        // ITS enabled sees the registers and mappings set up before.
         if on {
             self.control.fetch_or(flag, AcqRel);
         } else {
@@ -164,7 +181,11 @@ impl Its {
         }
     }
 
-    /// The interrupt that (device, event) is mapped to.
+    /// Returns the interrupt that the pair (`device`, `event`) is mapped to. Takes no lock.
+    ///
+    /// # Errors
+    /// [`InjectError::ItsDisabled`], also while [`DROPPING`] is set;
+    /// [`InjectError::UnmappedDevice`]; [`InjectError::UnmappedEvent`].
     #[inline]
     pub(crate) fn translate<'g>(
         &'g self,
@@ -172,10 +193,11 @@ impl Its {
         event: EventId,
         guard: &'g Guard,
     ) -> Result<&'g Irq, InjectError> {
-        // Acquire: pairs with `set_control`.
+        // Acquire: pairs with the AcqRel in `set_control`.
         if self.control.load(Acquire) & (CTLR_ENABLED | DROPPING) != CTLR_ENABLED {
             return Err(InjectError::ItsDisabled);
         }
+
         self.devices
             .get(device, guard)
             .ok_or(InjectError::UnmappedDevice)?

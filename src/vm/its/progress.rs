@@ -1,17 +1,20 @@
-//! A command whose work has been begun.
+//! A command, or the removal of a table, that has been begun and is not done.
+//!
+//! [`crate::its::walks`] does the work in slices and keeps the cursors here between two slices.
 
 use crate::intid::{DeviceId, Icid, VcpuId};
 use crate::radix::Cursor;
 use crate::vm::its::Engine;
 
-/// Work that has been begun.
+/// Work that has been begun and is not done.
 pub(crate) struct InProgress {
     pub(crate) work: Work,
-    /// The number of the command it is for; none if the guest took a table away.
+    /// Number of the command that the work is for; `None` if the guest has taken a table away.
     pub(crate) command: Option<u8>,
 }
 
 impl InProgress {
+    /// Creates the work of the command with the number `number`.
     pub(crate) fn command(number: u8, work: Work) -> Self {
         Self {
             work,
@@ -24,40 +27,44 @@ impl InProgress {
     }
 }
 
-/// A task, and how far it has come.
+/// A task and its progress.
 pub(crate) struct Work {
     pub(crate) task: Task,
-    pub(crate) place: Cursors,
+    pub(crate) cursors: Cursors,
 }
 
+/// Kind of work that takes more than one slice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// `MAPC`: the events of the collection, or of all, go where their collection is mapped to now.
+    /// Retargeting of the collection's events, or of all events, to their collections' vCPUs:
+    /// `MAPC`, or a collection table taken away.
     Retarget(Option<Icid>),
-    /// `INVALL`: the configuration of the collection's interrupts is read again.
+    /// Reading of the configuration of the collection's interrupts: `INVALL`.
     Invalidate(Icid),
-    /// `MOVALL`: what is pending on a vCPU goes to another.
+    /// Move of the pending LPIs of the vCPU `from` to the vCPU `to`: `MOVALL`.
     MoveAll { from: VcpuId, to: VcpuId },
-    /// `MAPD`: the device is unmapped, and then mapped again with so many bits of EventID.
+    /// Unmapping of a device, then mapping of the device with the given number of EventID bits, if
+    /// any: `MAPD`.
     UnmapDevice(DeviceId, Option<u8>),
-    /// The device table is gone: every device is unmapped.
+    /// Unmapping of every device: a device table taken away.
     UnmapDevices,
 }
 
-/// Where a walk goes on.
+/// Positions at which the next slice continues a walk.
 #[derive(Default)]
 pub(crate) struct Cursors {
-    /// In the table of devices; of LPIs for `MOVALL`.
+    /// Position in the table of devices; for `MOVALL`, in the table of LPIs.
     pub(crate) outer: Cursor,
-    /// In the events of the device that `outer` is at.
+    /// Position in the events of the device at `outer`.
     pub(crate) event: Cursor,
 }
 
 impl Work {
+    /// Creates the work of `task` with both cursors at the start.
     pub(crate) fn new(task: Task) -> Self {
         Self {
             task,
-            place: Cursors::default(),
+            cursors: Cursors::default(),
         }
     }
 
@@ -79,7 +86,7 @@ impl Work {
 }
 
 impl Engine {
-    /// Whether a command has been begun and is not done.
+    /// Returns whether a command has been begun and is not done.
     pub(crate) fn in_command(&self) -> bool {
         self.in_progress
             .as_ref()

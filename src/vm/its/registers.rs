@@ -1,38 +1,41 @@
-//! The command queue: `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR` (IHI 0069, 5.3.1).
+//! Registers of an ITS: `GITS_CTLR`, and the command queue's `GITS_CBASER`, `GITS_CWRITER` and
+//! `GITS_CREADR` (IHI 0069, 5.3.1).
 
 use crate::epoch::CpuPin;
 use crate::sync::Ordering::{Acquire, Release};
 use crate::vm::its::baser::TableType;
 use crate::vm::its::{CTLR_ENABLED, Its};
 
-/// `GITS_CWRITER.Offset` and `GITS_CREADR.Offset`.
+/// `GITS_CWRITER.Offset` and `GITS_CREADR.Offset`: bytes from the start of the queue.
 const OFFSET: u64 = 0xf_ffe0;
 
 const VALID: u64 = 1 << 63;
 
-/// 64 KiB aligned: bits 15:12 are `RES0`.
+/// `GITS_CBASER.Physical_Address`. The queue is aligned to 64 KiB: bits 15:12 are `RES0`.
 const ADDRESS: u64 = 0x000f_ffff_ffff_0000;
 
-/// Cacheability and shareability: kept as written, without effect.
+/// Inner and outer cacheability, and shareability: kept as written, without effect.
 const ATTRIBUTES: u64 = 0x7 << 59 | 0x7 << 53 | 0x3 << 10;
 
+/// `GITS_CBASER.Size`: the number of 4 KiB pages less one.
 const SIZE: u64 = 0xff;
 
-/// Where the queue is: `GITS_CBASER`.
+/// `GITS_CBASER`: place and size of the command queue.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Queue(u64);
 
 impl Queue {
-    /// The register.
+    /// Returns the register's value.
     pub(crate) fn get(self) -> u64 {
         self.0
     }
 
-    /// Writes the fields that can be written.
+    /// Writes the writable fields.
     pub(crate) fn set(&mut self, value: u64) {
         self.0 = value & (VALID | ATTRIBUTES | ADDRESS | SIZE);
     }
 
+    /// Returns the size of the queue in bytes, a multiple of 4 KiB up to 1 MiB; 0 without Valid.
     pub(crate) fn bytes(self) -> u64 {
         if self.0 & VALID == 0 {
             0
@@ -41,43 +44,45 @@ impl Queue {
         }
     }
 
+    /// Returns the guest-physical address of the queue.
     pub(crate) fn address(self) -> u64 {
         self.0 & ADDRESS
     }
 }
 
 impl Its {
-    /// `GITS_CREADR`. Never stalled: a command that fails is skipped.
+    /// Returns `GITS_CREADR`. The Stalled bit is never set: a command that fails is skipped.
     pub(crate) fn creadr(&self) -> u64 {
-        // Acquire: pairs with `Execution::retire`.
+        // Acquire: pairs with the Release in `Execution::complete` and in `set_cbaser`.
         u64::from(self.commands.creadr.load(Acquire))
     }
 
-    /// Whether `GITS_CREADR` has still to move: a command waits, or is being executed.
+    /// Returns whether `GITS_CREADR` has still to move: a command waits, or is being executed.
     pub(crate) fn is_behind(&self) -> bool {
         self.creadr() != self.cwriter()
     }
 
-    /// `GITS_CWRITER`.
+    /// Returns `GITS_CWRITER`.
     pub(crate) fn cwriter(&self) -> u64 {
-        // Acquire: pairs with `set_cwriter`.
+        // Acquire: pairs with the Release in `set_cwriter` and in `set_cbaser`.
         u64::from(self.commands.cwriter.load(Acquire))
     }
 
-    /// Writes `GITS_CWRITER`. The caller executes a slice.
+    /// Writes `GITS_CWRITER`. The caller then executes a slice.
     pub(crate) fn set_cwriter(&self, value: u64) {
-        // Release: pairs with `cwriter`, in whichever CPU's slice.
+        // Release: pairs with the Acquire in `cwriter`, on the CPU that executes the next slice.
         self.commands
             .cwriter
             .store((value & OFFSET) as u32, Release);
     }
 
-    /// Writes `GITS_CTLR.Enabled`. The caller executes a slice.
+    /// Writes `GITS_CTLR.Enabled`. The caller then executes a slice.
     pub(crate) fn set_enabled(&self, on: bool) {
         self.set_control(CTLR_ENABLED, on);
     }
 
-    /// `GITS_CTLR.Quiescent`: disabled, and no command is being executed, nor anything unmapped.
+    /// Returns `GITS_CTLR.Quiescent`: the ITS is disabled, no command is being executed, and no
+    /// table is being dropped.
     pub(crate) fn is_quiescent(&self, pin: &CpuPin<'_>) -> bool {
         !self.is_enabled()
             && self
@@ -87,12 +92,12 @@ impl Its {
                 .is_some_and(|engine| engine.in_progress.is_none())
     }
 
-    /// `GITS_CBASER`.
+    /// Returns `GITS_CBASER`. Takes the command lock.
     pub(crate) fn cbaser(&self, pin: &CpuPin<'_>) -> u64 {
         self.commands.engine.lock(pin.ledger()).queue.0
     }
 
-    /// `GITS_BASER0` (devices) or `GITS_BASER1` (collections).
+    /// Returns `GITS_BASER0` (devices) or `GITS_BASER1` (collections). Takes the command lock.
     pub(crate) fn baser(&self, pin: &CpuPin<'_>, table: TableType) -> u64 {
         let engine = self.commands.engine.lock(pin.ledger());
         match table {
