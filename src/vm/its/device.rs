@@ -17,8 +17,8 @@ use crate::vm::irq::Irq;
 ///
 /// # Invariants
 /// Every filled slot of `events` owns one mapping reference of the slot's interrupt.
-/// [`map_lpi`](crate::delivery::lpi_lifetime::map_lpi) takes the reference.
-/// [`unmap_lpi`](crate::delivery::lpi_lifetime::unmap_lpi) puts the reference after the slot has
+/// [`map`](crate::delivery::lpi_lifetime::map) takes the reference.
+/// [`unmap`](crate::delivery::lpi_lifetime::unmap) puts the reference after the slot has
 /// been emptied.
 pub(crate) struct Device {
     events: Radix<Irq>,
