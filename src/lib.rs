@@ -1,15 +1,36 @@
-//! A lock-free virtual Arm GICv3 for EL2 hypervisors with many vCPUs.
+//! A virtual Arm GICv3, with ITS and LPIs, for EL2 hypervisors with many vCPUs.
 //!
-//! A [`Vgic`] is one virtual machine's interrupt controller: distributor, redistributors, ITSes, and the
-//! hypervisor's side of the CPU interface (the list registers). It is built from a [`Config`], talks to
-//! its embedder through [`Host`], and runs vCPUs on physical CPUs that each own a [`Cpu`].
+//! A [`Vgic`] is one virtual machine's interrupt controller: distributor, redistributors, ITSes,
+//! and the hypervisor's side of the CPU interface (the list registers). It is built from a
+//! [`Config`], calls its embedder through [`Host`], and runs vCPUs on physical CPUs that each own a
+//! [`Cpu`]. Lookup and translation take no lock, and no lock is shared by all vCPUs of a VM on the
+//! way of an interrupt.
+//!
+//! # Design principles
+//! 1. **A lookup takes no lock.** LPIs and translations are in radix tables whose nodes and entries
+//!    the epoch reclaims ([`radix`], [`epoch`]).
+//! 2. **References are symmetric.** The ap_list takes its reference in the compare-and-swap that
+//!    links an interrupt and puts it in the one that unlinks it, under one lock. `vm::irq` lists
+//!    all transitions.
+//! 3. **One word, one change.** An interrupt's whole state, its references included, is one atomic
+//!    word. Every change is one named transition, whose result says what the caller has to do next.
+//! 4. **A register is written if its value has to change.** The hypervisor keeps a shadow of
+//!    `ICH_*`; an exit and entry without news access no list register.
+//! 5. **A trap does bounded work.** A request of a guest beyond a bound is done in slices
+//!    ([`Vgic::advance`]), and its registers (`CREADR`, `RWP`, `SYNCR`) show the progress.
+//! 6. **Injection, entry and exit allocate nothing**, read no guest memory, and never wait for a
+//!    grace period.
+//! 7. **A guest's numbers are claims.** A guest's mistake has the outcome that the architecture
+//!    gives it; `Result`s are for the embedder.
+//! 8. **Modules import only modules below.** State, then what moves interrupts, then entry and
+//!    exit, then commands and register frames, on top the public API on one page.
 //!
 //! # Embedding
-//! The embedder calls [`Vgic::enter`] and [`Vgic::exit`] around its guest, hands trapped accesses to
-//! [`Vgic::mmio_read`], [`Vgic::mmio_write`] and [`Vgic::sysreg_write`], and raises interrupts from any
-//! CPU with [`Vgic::inject_msi`], [`Vgic::inject_spi`], [`Vgic::set_spi_line`], [`Vgic::forward_ppi`] and
-//! their kin. On hardware the CPU interface is `cpu_interface::ich::Ich`; here it is the software model,
-//! and the test is the guest:
+//! The embedder calls [`Vgic::enter`] and [`Vgic::exit`] around its guest, hands trapped accesses
+//! to [`Vgic::mmio_read`], [`Vgic::mmio_write`] and [`Vgic::sysreg_write`], and raises interrupts
+//! from any CPU with [`Vgic::inject_msi`], [`Vgic::inject_spi`], [`Vgic::set_spi_line`],
+//! [`Vgic::forward_ppi`] and their kin. On hardware the CPU interface is `cpu_interface::ich::Ich`;
+//! here it is the software model, and the test plays the guest:
 //!
 //! ```
 //! use vgic::cpu_interface::software::SoftwareInterface;
@@ -70,30 +91,33 @@
 //! ```
 //!
 //! # Rules for callers
-//! * Operations take a [`CpuPin`](epoch::CpuPin): what the CPU does between an exit and the next entry. Make one per
-//!   exit ([`Cpu::pin`]; it costs nothing until something is looked up), drop it before the guest runs. A thread
-//!   that injects in a loop keeps one and renews it ([`CpuPin::renew`](epoch::CpuPin::renew)).
-//! * The library spins on short locks and is called from interrupt context too: call it with interrupts
-//!   masked, as EL2 handlers run anyway.
+//! * Operations take a [`CpuPin`](epoch::CpuPin), which stands for the time between an exit and the
+//!   next entry. Make one per exit ([`Cpu::pin`]; it costs nothing until an operation looks
+//!   something up), and drop it before the guest runs. A thread that injects in a loop keeps one
+//!   and renews it ([`CpuPin::renew`](epoch::CpuPin::renew)).
+//! * The library spins on short locks and may be called from interrupt context: call it with
+//!   interrupts masked, as EL2 handlers run anyway.
 //! * [`Host`] methods are called with no ap_list lock held.
-//! * What a guest does wrong has the outcome that the architecture gives it; `Result`s are for the
-//!   embedder.
 //!
-//! # Rooms
-//! | room | concept |
+//! # Modules
+//! Each module imports only modules below it.
+//!
+//! | module | concept |
 //! |---|---|
-//! | [`config`], [`host`](Host), [`intid`] | what the embedder sees: choices, callbacks, identifiers |
-//! | `vgic` | one VM: injection, and how references move |
-//! | `irq` | one interrupt: state word, transitions, reference count |
-//! | `ap_list` | the interrupts of one vCPU that wait |
-//! | `vcpu` | entry and exit, blocking, residency and kick |
-//! | [`mmio`], [`sysreg`] | what the guest sees: register frames, trapped system registers |
-//! | `its` | translation, commands |
-//! | [`cpu_interface`], [`lr`] | the list registers: real ones and the model |
-//! | `topology`, [`radix`], [`epoch`], [`sync`], [`trace`] | foundations |
+//! | `vgic` | the public API |
+//! | `advance`, `teardown` | deferred work; the end of a VM |
+//! | [`mmio`], [`sysreg`] | register frames and system registers that the guest accesses |
+//! | `its` | ITS commands |
+//! | `entry` | entry and exit, vCPU load and put, WFI |
+//! | `delivery` | moving interrupts: inject, queue, prune, LPI lifetime and tables, routing |
+//! | `vm` | state: interrupts, ap_lists, vCPUs, distributor, redistributors, ITS tables |
+//! | [`cpu_interface`], [`lr`], `cpu` | list registers, real ones and the model; a physical CPU |
+//! | [`radix`], [`epoch`], [`sync`], [`trace`] | lookup tables, reclamation, atomics, counters |
+//! | [`config`], [`Host`], [`intid`], `error` | choices, callbacks, identifiers, errors |
 //!
 //! # Features
-//! * `std` (default): hosted builds. `sync::Snapshot` is arc-swap instead of an epoch-protected pointer.
+//! * `std` (default): hosted builds. `sync::Snapshot` is arc-swap instead of an epoch-protected
+//!   pointer.
 //! * `counters` (default): the event counters of [`trace::Counters`]. Off, they compile to nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -101,14 +125,19 @@
 compile_error!("vgic_mutants is for model checking: it needs --cfg loom");
 
 extern crate alloc;
-// loom's, to know a failing model's end.
+// For loom: whether a model is failing.
 #[cfg(loom)]
 extern crate std;
 
-/// The examples of README.md are tests too.
+/// Runs the examples of README.md as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;
+
+/// Runs the examples of docs/embedding.md as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct EmbeddingExamples;
 
 mod advance;
 pub mod config;

@@ -1,5 +1,5 @@
-//! The public API of one VM's interrupt controller, on one page. Each method delegates to the room that
-//! does the work.
+//! The public API of one VM's interrupt controller, on one page. Each method delegates to the room
+//! that does the work.
 
 use crate::config::{Config, ConfigError};
 use crate::cpu::Cpu;
@@ -39,7 +39,8 @@ impl<H: Host> Vgic<H> {
         &self.vm.host
     }
 
-    /// Returns the configuration that the VM was built from. Its `vcpus` are those present from the start.
+    /// Returns the configuration that the VM was built from. Its `vcpus` are those present from the
+    /// start.
     pub fn config(&self) -> &Config {
         &self.vm.config
     }
@@ -61,12 +62,12 @@ impl<H: Host> Vgic<H> {
         self.vm.find_vcpu(pin, affinity)
     }
 
-    /// Adds a vCPU, powered off, and returns its index. SPIs whose `GICD_IROUTER<n>` names its affinity
-    /// are routed to it. Allocates.
+    /// Adds a vCPU, powered off, and returns its index. SPIs whose `GICD_IROUTER<n>` names its
+    /// affinity are routed to it. Allocates.
     ///
     /// # Errors
-    /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another vCPU
-    /// has this affinity.
+    /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another
+    /// vCPU has this affinity.
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         routing::add_vcpu(&self.vm, pin, affinity)
     }
@@ -77,13 +78,13 @@ impl<H: Host> Vgic<H> {
         load::power_on(&self.vm, vcpu)
     }
 
-    /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::vcpu_put`] does. Resets its CPU interface.
-    /// Interrupts that are routed to it stay where they are until it is on again ([`Vgic::power_on`]) or
-    /// the guest routes them elsewhere.
+    /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::vcpu_put`] does. Resets its CPU
+    /// interface. Interrupts that are routed to it stay where they are until it is on again
+    /// ([`Vgic::power_on`]) or the guest routes them elsewhere.
     ///
     /// # Errors
-    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU, [`EntryError::AlreadyEntered`] if
-    /// the vCPU is in the guest.
+    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU,
+    /// [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn power_off<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -96,8 +97,8 @@ impl<H: Host> Vgic<H> {
 
 /// Running a vCPU.
 impl<H: Host> Vgic<H> {
-    /// Prepares `cpu`'s list registers for `vcpu` and marks the vCPU as in the guest. The caller drops its
-    /// pins and enters the guest with interrupts masked until the exception return.
+    /// Prepares `cpu`'s list registers for `vcpu` and marks the vCPU as in the guest. The caller
+    /// drops its pins and enters the guest with interrupts masked until the exception return.
     ///
     /// Costs one atomic operation and no register access if nothing is new.
     ///
@@ -115,8 +116,8 @@ impl<H: Host> Vgic<H> {
 
     /// Folds what the guest has done since [`Vgic::enter`]. Called first thing after an exit.
     ///
-    /// Costs one atomic operation and no register access if no list register is in use; else reads one
-    /// or two registers.
+    /// Costs one atomic operation and no register access if no list register is in use; else reads
+    /// one or two registers.
     ///
     /// # Errors
     /// [`EntryError::NotEntered`] if the vCPU was not in the guest on this CPU.
@@ -130,9 +131,9 @@ impl<H: Host> Vgic<H> {
         exit::exit(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Marks a vCPU that executed WFI as blocked, unless an interrupt is signalled to it. Call it again
-    /// after [`Host::wake`], or enter. A blocked vCPU stays on this CPU; [`Vgic::vcpu_put`] lets it be
-    /// entered elsewhere.
+    /// Marks a vCPU that executed WFI as blocked, unless an interrupt is signalled to it. Call it
+    /// again after [`Host::wake`], or enter. A blocked vCPU stays on this CPU; [`Vgic::vcpu_put`]
+    /// lets it be entered elsewhere.
     ///
     /// # Errors
     /// [`EntryError`] if this CPU does not have the vCPU, or the vCPU is in the guest.
@@ -145,8 +146,8 @@ impl<H: Host> Vgic<H> {
         block::block(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Returns whether the vCPU's virtual IRQ or FIQ is asserted. Honours enables, groups, the priority
-    /// mask and the running priority (IHI 0069, 4.8). Only for a vCPU that this CPU has.
+    /// Returns whether the vCPU's virtual IRQ or FIQ is asserted. Honours enables, groups, the
+    /// priority mask and the running priority (IHI 0069, 4.8). Only for a vCPU that this CPU has.
     ///
     /// # Errors
     /// [`EntryError::NotEntered`] if this CPU does not have the vCPU.
@@ -159,12 +160,12 @@ impl<H: Host> Vgic<H> {
         block::has_pending(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Takes `vcpu` off `cpu`: folds all its list registers and saves the rest of its state. Another CPU
-    /// may enter it afterwards.
+    /// Takes `vcpu` off `cpu`: folds all its list registers and saves the rest of its state.
+    /// Another CPU may enter it afterwards.
     ///
     /// # Errors
-    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU, [`EntryError::AlreadyEntered`] if
-    /// the vCPU is in the guest.
+    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU,
+    /// [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn vcpu_put<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -177,8 +178,8 @@ impl<H: Host> Vgic<H> {
 
 /// Raising interrupts: from any CPU, from interrupt context too.
 impl<H: Host> Vgic<H> {
-    /// Makes an LPI pending by an MSI: `device` writes `event` to the translation register of ITS `its`.
-    /// Translates without a lock and without guest memory.
+    /// Makes an LPI pending by an MSI: `device` writes `event` to the translation register of ITS
+    /// `its`. Translates without a lock and without guest memory.
     ///
     /// # Errors
     /// [`InjectError`] if the guest has not mapped the event; nothing has happened then.
@@ -193,8 +194,9 @@ impl<H: Host> Vgic<H> {
         inject::inject_msi(&self.vm, pin, its, device, event)
     }
 
-    /// Makes an LPI pending by an MSI as a device puts it on the bus: `device` writes `data`, an EventID,
-    /// to the guest-physical address `doorbell`, which has to be an ITS's `GITS_TRANSLATER`.
+    /// Makes an LPI pending by an MSI as a device puts it on the bus: `device` writes `data`, an
+    /// EventID, to the guest-physical address `doorbell`, which has to be an ITS's
+    /// `GITS_TRANSLATER`.
     ///
     /// # Errors
     /// [`InjectError::ItsDisabled`] if no ITS has its `GITS_TRANSLATER` there; else as for
@@ -230,8 +232,8 @@ impl<H: Host> Vgic<H> {
         inject::inject_ppi(&self.vm, pin, vcpu, intid)
     }
 
-    /// Sets the level of the line of SPI `intid`. An SPI that is configured as edge-triggered ignores its
-    /// line.
+    /// Sets the level of the line of SPI `intid`. An SPI that is configured as edge-triggered
+    /// ignores its line.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
@@ -258,8 +260,9 @@ impl<H: Host> Vgic<H> {
         inject::set_ppi_line(&self.vm, pin, vcpu, intid, high)
     }
 
-    /// Forwards a physical interrupt, active on this or another CPU, as the SPI `intid`. The guest's
-    /// deactivation will deactivate the physical interrupt that [`Vgic::connect_spi`] has named.
+    /// Forwards a physical interrupt, active on this or another CPU, as the SPI `intid`. The
+    /// guest's deactivation will deactivate the physical interrupt that [`Vgic::connect_spi`] has
+    /// named.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
@@ -267,8 +270,8 @@ impl<H: Host> Vgic<H> {
         inject::forward_spi(&self.vm, pin, intid)
     }
 
-    /// Forwards a physical PPI, active on the CPU that has `vcpu`, as the PPI `intid` of `vcpu`. The
-    /// guest's deactivation will deactivate the physical PPI. The virtual timer comes this way.
+    /// Forwards a physical PPI, active on the CPU that has `vcpu`, as the PPI `intid` of `vcpu`.
+    /// The guest's deactivation will deactivate the physical PPI. The virtual timer comes this way.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -281,8 +284,8 @@ impl<H: Host> Vgic<H> {
         inject::forward_ppi(&self.vm, pin, vcpu, intid)
     }
 
-    /// Names the physical interrupt, 16-1019, that [`Vgic::forward_spi`] of `intid` stands for. Call it
-    /// before the first one is forwarded.
+    /// Names the physical interrupt, 16-1019, that [`Vgic::forward_spi`] of `intid` stands for.
+    /// Call it before the first one is forwarded.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range.
@@ -290,12 +293,12 @@ impl<H: Host> Vgic<H> {
         inject::connect_spi(&self.vm, intid, pintid)
     }
 
-    /// Names the physical interrupt, 16-1019, that [`Vgic::forward_ppi`] of `intid` stands for. Call it
-    /// before the first one is forwarded.
+    /// Names the physical interrupt, 16-1019, that [`Vgic::forward_ppi`] of `intid` stands for.
+    /// Call it before the first one is forwarded.
     ///
     /// # Errors
-    /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI or
-    /// `pintid` is out of range.
+    /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI
+    /// or `pintid` is out of range.
     pub fn connect_ppi(
         &self,
         vcpu: VcpuId,
@@ -314,8 +317,8 @@ impl<H: Host> Vgic<H> {
         mmio::claims(&self.vm, gpa)
     }
 
-    /// Reads a register for `vcpu`, whose access trapped on `cpu`; after [`Vgic::exit`]. `gpa` is the
-    /// guest-physical address.
+    /// Reads a register for `vcpu`, whose access trapped on `cpu`; after [`Vgic::exit`]. `gpa` is
+    /// the guest-physical address.
     pub fn mmio_read<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -327,21 +330,21 @@ impl<H: Host> Vgic<H> {
         mmio::mmio_read(&self.vm, cpu, pin, vcpu, gpa, width)
     }
 
-    /// Writes a register for a vCPU whose access trapped; after [`Vgic::exit`]. A write has the same effect
-    /// from every vCPU. Never answers [`MmioOutcome::Retry`].
+    /// Writes a register for a vCPU whose access trapped; after [`Vgic::exit`]. A write has the
+    /// same effect from every vCPU. Never answers [`MmioOutcome::Retry`].
     pub fn mmio_write(&self, pin: &CpuPin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
         mmio::mmio_write(&self.vm, pin, gpa, width, value)
     }
 
-    /// Returns the value that a guest reads from `register`; `None` for a write-only register, whose read
-    /// is UNDEFINED.
+    /// Returns the value that a guest reads from `register`; `None` for a write-only register,
+    /// whose read is UNDEFINED.
     #[must_use]
     pub fn sysreg_read(&self, register: SysReg) -> Option<u64> {
         sysreg::sysreg_read(register)
     }
 
-    /// Writes `register` for `vcpu`, whose access trapped on `cpu`; after [`Vgic::exit`]. Ignores a vCPU
-    /// that the VM does not have.
+    /// Writes `register` for `vcpu`, whose access trapped on `cpu`; after [`Vgic::exit`]. Ignores a
+    /// vCPU that the VM does not have.
     #[inline]
     pub fn sysreg_write<I: CpuInterface>(
         &self,
@@ -364,18 +367,19 @@ impl<H: Host> Vgic<H> {
         self.vm.has_deferred()
     }
 
-    /// Does one bounded slice of the work that guests' register writes have left over: ITS commands, vCPUs
-    /// to tell of a change of `GICD_CTLR`, pending tables to read, LPIs to free. May allocate.
+    /// Does one bounded slice of the work that guests' register writes have left over: ITS
+    /// commands, vCPUs to tell of a change of `GICD_CTLR`, pending tables to read, LPIs to free.
+    /// May allocate.
     ///
-    /// The embedder calls it on exits while [`Vgic::has_deferred`]; any CPU may, several at once. The
-    /// embedder has to cause such an exit, by a timer for one: a guest may wait for the interrupt of a
-    /// command without any access.
+    /// The embedder calls it on exits while [`Vgic::has_deferred`]; any CPU may, several at once.
+    /// The embedder has to cause such an exit, by a timer for one: a guest may wait for the
+    /// interrupt of a command without any access.
     pub fn advance(&self, pin: &CpuPin<'_>) {
         advance::advance(&self.vm, pin);
     }
 
-    /// Takes the VM apart: empties every list, ends every mapping, checks every count. Every vCPU has to be
-    /// off its CPU ([`Vgic::vcpu_put`]).
+    /// Takes the VM apart: empties every list, ends every mapping, checks every count. Every vCPU
+    /// has to be off its CPU ([`Vgic::vcpu_put`]).
     ///
     /// # Errors
     /// The first vCPU that is still on a CPU.

@@ -42,8 +42,8 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
     queue::complete(vm, pin, irq, changed);
 
-    // In another vCPU's list register the interrupt may have become active unnoticed. One sample too many
-    // does no harm.
+    // In another vCPU's list register the interrupt may have become active unnoticed. One sample
+    // too many does no harm.
     if (old.shows_active() || old.in_lr())
         && old.level()
         && !old.hw()

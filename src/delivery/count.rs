@@ -1,4 +1,5 @@
-//! The counters of pending states: every injection is delivered, coalesced, withdrawn, or still pending.
+//! The counters of pending states: every injection is delivered, coalesced, withdrawn, or still
+//! pending.
 
 use crate::epoch::CpuPin;
 use crate::vm::irq::{Changed, Folded, Irq};

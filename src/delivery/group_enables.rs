@@ -12,10 +12,11 @@ use crate::vm::{DEFERRED_GROUPS, Vm, rwp};
 /// vCPUs that one slice notifies.
 const SLICE: u32 = 64;
 
-/// Writes the group enables, as [`Distributor::group_enables`](crate::vm::distributor::Distributor) returns
-/// them, and notifies the first slice of vCPUs if they have changed.
+/// Writes the group enables, as [`Distributor::group_enables`](crate::vm::distributor::Distributor)
+/// returns them, and notifies the first slice of vCPUs if they have changed.
 pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
-    // AcqRel: pairs with the Acquire in `group_enables`: a vCPU that is notified later sees the new value.
+    // AcqRel: pairs with the Acquire in `group_enables`: a vCPU that is notified later sees the new
+    // value.
     if vm.distributor.groups.swap(groups, AcqRel) != groups {
         vm.distributor.notifications.start();
         advance(vm, pin);
@@ -39,7 +40,8 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Returns whether `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no vCPU is waited for.
+/// Returns whether `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no vCPU is waited
+/// for.
 pub(crate) fn is_complete<H: Host>(vm: &Vm<H>) -> bool {
     vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_pending(vm)
 }

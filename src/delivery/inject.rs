@@ -150,8 +150,8 @@ pub(crate) fn inject_msi<H: Host>(
     let raised = irq.raise();
     match idle_target(vm, raised) {
         Some(vcpu) => Ok(deliver(vm, pin, irq, vcpu)),
-        // Saves the call of `msi_slow` for an LPI that is pending already: 14 of the 165 instructions of
-        // lpi_stress.
+        // Saves the call of `msi_slow` for an LPI that is pending already: 14 of the 165
+        // instructions of lpi_stress.
         None if raised.needs_nothing() => {
             let kind = irq.kind() as usize;
             pin.counters().injections[kind].add(1);
@@ -162,7 +162,8 @@ pub(crate) fn inject_msi<H: Host>(
     }
 }
 
-/// Does the rest of an MSI whose LPI is in a list register, disabled, unmapped, or without a target.
+/// Does the rest of an MSI whose LPI is in a list register, disabled, unmapped, or without a
+/// target.
 #[inline(never)]
 fn msi_slow<H: Host>(
     vm: &Vm<H>,
@@ -176,8 +177,8 @@ fn msi_slow<H: Host>(
     }
     let injected = raised_slow(vm, pin, irq, raised);
     if raised.without_target() {
-        // As for the INT command, no pending state is kept for a collection that is not mapped, except the
-        // one from before.
+        // As for the INT command, no pending state is kept for a collection that is not mapped,
+        // except the one from before.
         if injected == Injected::Pending {
             let (_, changed) = irq.clear_pending();
             queue::complete(vm, pin, irq, changed);
@@ -196,8 +197,8 @@ pub(crate) fn raised<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: R
     }
 }
 
-/// Counts a raise of an SGI or PPI of `owner` and does its follow-up. Spares SGIs and PPIs the lookup of
-/// their target.
+/// Counts a raise of an SGI or PPI of `owner` and does its follow-up. Spares SGIs and PPIs the
+/// lookup of their target.
 #[inline(always)]
 pub(crate) fn raised_for<H: Host>(
     vm: &Vm<H>,
@@ -228,7 +229,8 @@ fn deliver<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Inj
     Injected::Pending
 }
 
-/// Counts the raise of an interrupt that is pending, queued, or not deliverable, and does its follow-up.
+/// Counts the raise of an interrupt that is pending, queued, or not deliverable, and does its
+/// follow-up.
 #[inline(never)]
 fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised) -> Injected {
     let coalesced = raised.coalesced();

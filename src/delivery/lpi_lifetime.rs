@@ -1,9 +1,10 @@
 //! An LPI's way into the table and out of it: mapping, unmapping, freeing.
 //!
-//! An LPI exists while a reference to it is left; [`irq`](crate::vm::irq) has the table of references. The
-//! table of LPIs owns none: its slot is weak. A CPU that puts the last reference empties the slot, unless
-//! another LPI of this INTID has taken it, and leaves the memory to the epoch. Injection, entry and exit must
-//! not allocate, and push the LPI onto the [`FreeList`](crate::vm::free_list::FreeList) instead.
+//! An LPI exists while a reference to it is left; [`irq`](crate::vm::irq) has the table of
+//! references. The table of LPIs owns none: its slot is weak. A CPU that puts the last reference
+//! empties the slot, unless another LPI of this INTID has taken it, and leaves the memory to the
+//! epoch. Injection, entry and exit must not allocate, and push the LPI onto the
+//! [`FreeList`](crate::vm::free_list::FreeList) instead.
 #![expect(unsafe_code)]
 // UNSAFETY: hands LPIs to the table and to the epoch by raw pointer.
 
@@ -24,9 +25,10 @@ use crate::vm::{DEFERRED_FREE, Vm};
 /// LPIs that one slice frees.
 const SLICE: usize = 64;
 
-/// Maps an LPI to `target` for one more event, and takes the mapping's reference: of the LPI of this INTID
-/// if one still has references, else of a new one, which is disabled. Returns `None` if the VM has no such
-/// LPI, or the LPI has too many mappings. Under the ITS's command lock. Allocates.
+/// Maps an LPI to `target` for one more event, and takes the mapping's reference: of the LPI of
+/// this INTID if one still has references, else of a new one, which is disabled. Returns `None` if
+/// the VM has no such LPI, or the LPI has too many mappings. Under the ITS's command lock.
+/// Allocates.
 pub(crate) fn map<'g, H: Host>(
     vm: &Vm<H>,
     pin: &'g CpuPin<'_>,
@@ -67,7 +69,8 @@ pub(crate) fn map<'g, H: Host>(
             }
         };
         if published {
-            // SAFETY: the mapping's reference, which `Irq::new` counts, and the pin's guard keep the LPI.
+            // SAFETY: the mapping's reference, which `Irq::new` counts, and the pin's guard keep
+            // the LPI.
             let irq: &'g Irq = unsafe { new.as_ref() };
             trace_mapping_get(vm, pin, irq);
             return Some(irq);
@@ -83,8 +86,8 @@ fn trace_mapping_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     vm.host.trace(TracePoint::MappingGet(irq.intid()));
 }
 
-/// Ends one mapping of an LPI: withdraws the pending state and puts the mapping's reference. Under the ITS's
-/// command lock. May allocate.
+/// Ends one mapping of an LPI: withdraws the pending state and puts the mapping's reference. Under
+/// the ITS's command lock. May allocate.
 pub(crate) fn unmap<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.counters().mapping_puts.add(1);
     vm.host.trace(TracePoint::MappingPut(irq.intid()));
@@ -102,8 +105,8 @@ pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Counts the change of a put and does its follow-up. The pin keeps the interrupt allocated meanwhile.
-/// Returns whether the reference was the last one: the caller frees the interrupt.
+/// Counts the change of a put and does its follow-up. The pin keeps the interrupt allocated
+/// meanwhile. Returns whether the reference was the last one: the caller frees the interrupt.
 #[must_use]
 fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: Put) -> bool {
     count::change(pin, irq, put.changed);
@@ -113,8 +116,8 @@ fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: Put) -> b
     put.last
 }
 
-/// Leaves an LPI whose last reference the caller has put to [`Vgic::advance`](crate::Vgic::advance).
-/// Allocates nothing.
+/// Leaves an LPI whose last reference the caller has put to
+/// [`Vgic::advance`](crate::Vgic::advance). Allocates nothing.
 pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
     vm.free_list.push(irq);
     vm.defer(DEFERRED_FREE);
@@ -141,8 +144,8 @@ pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Frees an LPI whose last reference the caller has put: removes it from the table, if it is still there,
-/// and leaves it to the epoch. Allocates.
+/// Frees an LPI whose last reference the caller has put: removes it from the table, if it is still
+/// there, and leaves it to the epoch. Allocates.
 fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
         debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
@@ -157,7 +160,7 @@ fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
         return;
     }
     let raw: *const Irq = irq;
-    // SAFETY: allocated as a `Box` in `map`, and out of the table. The last reference has been put, and only
-    // the CPU that put it, or popped the LPI from the free list, comes here.
+    // SAFETY: allocated as a `Box` in `map`, and out of the table. The last reference has been put,
+    // and only the CPU that put it, or popped the LPI from the free list, comes here.
     unsafe { pin.guard().defer_destroy(Shared::from(raw)) };
 }

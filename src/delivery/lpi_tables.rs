@@ -1,9 +1,10 @@
-//! The LPI tables in guest memory (IHI 0069, 5.1): configuration at `GICR_PROPBASER`, a byte for each LPI;
-//! pending state at `GICR_PENDBASER`, a bit for each INTID.
+//! The LPI tables in guest memory (IHI 0069, 5.1): configuration at `GICR_PROPBASER`, a byte for
+//! each LPI; pending state at `GICR_PENDBASER`, a bit for each INTID.
 //!
-//! The configuration of an LPI is cached in its state word, and read again when the guest invalidates it or
-//! enables LPIs. A pending table is read once, when the guest enables LPIs. Both are read in slices, and
-//! `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest when they are complete. The tables are never written.
+//! The configuration of an LPI is cached in its state word, and read again when the guest
+//! invalidates it or enables LPIs. A pending table is read once, when the guest enables LPIs. Both
+//! are read in slices, and `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest when they are
+//! complete. The tables are never written.
 
 use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
@@ -28,8 +29,8 @@ const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
 /// `GICR_PENDBASER.PTZ`: the guest says that the table is all zeros.
 const PENDBASER_PTZ: u64 = 1 << 62;
 
-/// Reads an LPI's configuration byte and applies it. An LPI whose byte is beyond the table or cannot be
-/// read is disabled.
+/// Reads an LPI's configuration byte and applies it. An LPI whose byte is beyond the table or
+/// cannot be read is disabled.
 pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let byte = config_byte(vm, irq.intid()).unwrap_or(0);
     let changed = irq.update(|state| {
@@ -124,8 +125,8 @@ pub(crate) fn advance_scans<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Reads one slice of `owner`'s pending table: an LPI that is pending there, mapped, and routed to `owner`
-/// becomes pending.
+/// Reads one slice of `owner`'s pending table: an LPI that is pending there, mapped, and routed to
+/// `owner` becomes pending.
 pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     let end = vm.lpis.capacity();
@@ -162,7 +163,8 @@ pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcp
     }
 }
 
-/// Returns whether a vCPU's pending table is being read. If not, every LPI found pending there is pending.
+/// Returns whether a vCPU's pending table is being read. If not, every LPI found pending there is
+/// pending.
 pub(crate) fn is_scanning<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
     !owner.redistributor.scan.is_done(vm.lpis.capacity())
 }
@@ -179,7 +181,8 @@ fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
 /// Clears the note of a vCPU whose pending table has no slice left.
 fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
-        // AcqRel: pairs with the AcqRel in `note_scan`: a start whose note this has cleared is seen below.
+        // AcqRel: pairs with the AcqRel in `note_scan`: a start whose note this has cleared is seen
+        // below.
         word.fetch_and(!bit, AcqRel);
         if owner.redistributor.scan.has_more(vm.lpis.capacity()) {
             note_scan(vm, owner);

@@ -13,8 +13,8 @@
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
-//! [`queue::follow_up`] with the transition's result. Injections, register writes and ITS commands differ
-//! only in the transition.
+//! [`queue::follow_up`] with the transition's result. Injections, register writes and ITS commands
+//! differ only in the transition.
 
 pub(crate) mod change;
 pub(crate) mod count;

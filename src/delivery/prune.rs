@@ -10,9 +10,9 @@ use crate::vm::ap_list::ApList;
 use crate::vm::irq::{Irq, Pruned};
 use crate::vm::vcpu::Vcpu;
 
-/// Prunes an interrupt that is queued on `vcpu`, in no bucket and in no list register: links it in a bucket
-/// again, or unlinks it. The caller holds the list's lock, and is in the epoch if the interrupt can be an
-/// LPI, which may be freed once it is unlinked.
+/// Prunes an interrupt that is queued on `vcpu`, in no bucket and in no list register: links it in
+/// a bucket again, or unlinks it. The caller holds the list's lock, and is in the epoch if the
+/// interrupt can be an LPI, which may be freed once it is unlinked.
 pub(crate) fn prune<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -52,8 +52,8 @@ pub(crate) fn apply<H: Host>(
     }
 }
 
-/// Traces and counts the put of a list's reference. Takes the INTID, because an unlinked interrupt may have
-/// been freed.
+/// Traces and counts the put of a list's reference. Takes the INTID, because an unlinked interrupt
+/// may have been freed.
 #[inline]
 pub(crate) fn trace_list_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId, vcpu: VcpuId) {
     pin.counters().list_puts.add(1);

@@ -1,7 +1,7 @@
 //! Queueing: insert, requeue, notify; the follow-up of every transition.
 #![expect(unsafe_code)]
-// UNSAFETY: follows pointers to unlinked interrupts that a migration's reference keeps alive, or that this
-// CPU frees.
+// UNSAFETY: follows pointers to unlinked interrupts that a migration's reference keeps alive, or
+// that this CPU frees.
 
 use core::ptr::NonNull;
 
@@ -38,8 +38,8 @@ pub(crate) fn complete<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed
     follow_up(vm, pin, irq, changed.follow_up);
 }
 
-/// Links `irq` on its target's list, or stages it, and notifies the vCPU. Does nothing if `irq` is queued
-/// already, has no reference left, or wants no list any more.
+/// Links `irq` on its target's list, or stages it, and notifies the vCPU. Does nothing if `irq` is
+/// queued already, has no reference left, or wants no list any more.
 pub(crate) fn insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if let Some(vcpu) = vm.vcpus.get(irq.state().target_index()) {
         insert_on(vm, pin, irq, vcpu);
@@ -53,7 +53,8 @@ pub(crate) fn insert_on<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: 
     }
 }
 
-/// Inserts `irq`, which was found in state `now` when it could not be inserted on its former target.
+/// Inserts `irq`, which was found in state `now` when it could not be inserted on its former
+/// target.
 #[cold]
 fn insert_retry<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, mut now: State) {
     // Another round only if another CPU has moved the interrupt to another vCPU meanwhile.
@@ -97,8 +98,8 @@ fn trace_list_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: VcpuId
     vm.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
 }
 
-/// Requeues `irq`, last seen waiting on the list of `on`: prunes it there, or inserts it if it is on no
-/// list.
+/// Requeues `irq`, last seen waiting on the list of `on`: prunes it there, or inserts it if it is
+/// on no list.
 fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
     let mut on = Some(on);
     // Another round only if another CPU has moved the interrupt to another list meanwhile.
@@ -129,8 +130,8 @@ fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
     insert(vm, pin, irq);
 }
 
-/// Gives the vCPU `vcpu` work, if it has been added, and kicks or wakes it if need be. No ap_list lock is
-/// held.
+/// Gives the vCPU `vcpu` work, if it has been added, and kicks or wakes it if need be. No ap_list
+/// lock is held.
 pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: u32) {
     if let Some(vcpu) = vm.vcpu(vcpu) {
         notify_vcpu(vm, pin, vcpu, work);
@@ -201,7 +202,8 @@ impl AfterUnlock {
         let _ = self.irqs.try_push((NonNull::from(irq), unlinked));
     }
 
-    /// Adds a physical interrupt that the hypervisor has to deactivate; at most one for each list register.
+    /// Adds a physical interrupt that the hypervisor has to deactivate; at most one for each list
+    /// register.
     pub(crate) fn deactivate(&mut self, irq: &Irq) {
         debug_assert!(!self.deactivate.is_full());
         let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
@@ -224,8 +226,8 @@ impl AfterUnlock {
             vm.host.deactivate(owner, pintid);
         }
         for (irq, unlinked) in self.irqs.drain(..) {
-            // SAFETY: a migrating interrupt is kept alive by the migration's reference; a dying one is freed
-            // by this CPU alone, below.
+            // SAFETY: a migrating interrupt is kept alive by the migration's reference; a dying one
+            // is freed by this CPU alone, below.
             let irq = unsafe { irq.as_ref() };
             match unlinked {
                 Unlinked::Migrating => {

@@ -1,8 +1,8 @@
 //! WFI: whether a vCPU has an interrupt to wake up for.
 //!
-//! The answer is the virtual interrupt line's: the highest-priority pending interrupt of an enabled group is
-//! more urgent than the priority mask and preempts the running priority (IHI 0069, 4.8). The answer is
-//! computed from the `ICH_*` registers, never from copies.
+//! The answer is the virtual interrupt line's: the highest-priority pending interrupt of an enabled
+//! group is more urgent than the priority mask and preempts the running priority (IHI 0069, 4.8).
+//! The answer is computed from the `ICH_*` registers, never from copies.
 #![expect(unsafe_code)]
 // UNSAFETY: borrows the shadow of a vCPU that this CPU has been found to have.
 
@@ -29,7 +29,8 @@ pub enum Blocked {
     No,
 }
 
-/// Marks a vCPU as blocked unless an interrupt is signalled to it: [`Vgic::block`](crate::Vgic::block).
+/// Marks a vCPU as blocked unless an interrupt is signalled to it:
+/// [`Vgic::block`](crate::Vgic::block).
 pub(crate) fn block<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -107,7 +108,8 @@ fn signals<H: Host, I: CpuInterface>(
             && !lr.is_active()
             && priority::signals(vmcr, running, lr.priority(), lr.is_group1())
     });
-    // List registers hold the most urgent interrupts, but perhaps of a group that the guest has disabled.
+    // List registers hold the most urgent interrupts, but perhaps of a group that the guest has
+    // disabled.
     in_lr || {
         let open = vcpu.open_classes(vm.distributor.open_groups());
         let list = vcpu.ap_list.lock(pin.ledger());

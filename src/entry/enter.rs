@@ -67,8 +67,8 @@ fn enter_slow<H: Host, I: CpuInterface>(
     Ok(())
 }
 
-/// Updates the list registers on the way into the guest, for `work` that the vCPU was given and for the
-/// work that is due.
+/// Updates the list registers on the way into the guest, for `work` that the vCPU was given and for
+/// the work that is due.
 ///
 /// # Safety
 /// `cpu` has the vCPU.

@@ -1,11 +1,11 @@
 //! Out of the guest: folding what the guest has ended.
 //!
-//! An exit reads ELRSR, and EISR if a level-sensitive interrupt is in a list register, and folds the
-//! interrupts whose list registers are empty; those need not be read. An interrupt whose next edge has come
-//! is restaged. List registers in use stay as they are, and a re-entry on the same CPU finds them in place.
-//! [`fold`](super::fold) empties them only if something about them has changed (RECALL, RECALL_LATER, or
-//! RERAISED while the guest has not ended the first edge), if a more urgent interrupt needs room, or if the
-//! vCPU leaves the CPU.
+//! An exit reads ELRSR, and EISR if a level-sensitive interrupt is in a list register, and folds
+//! the interrupts whose list registers are empty; those need not be read. An interrupt whose next
+//! edge has come is restaged. List registers in use stay as they are, and a re-entry on the same
+//! CPU finds them in place. [`fold`](super::fold) empties them only if something about them has
+//! changed (RECALL, RECALL_LATER, or RERAISED while the guest has not ended the first edge), if a
+//! more urgent interrupt needs room, or if the vCPU leaves the CPU.
 #![expect(unsafe_code)]
 // UNSAFETY: follows pointers to interrupts that the ap_list's reference keeps alive.
 
@@ -76,8 +76,8 @@ unsafe fn fold_exit<H: Host, I: CpuInterface>(
     }
 }
 
-/// Folds the one interrupt that the guest has ended, if `ended` has one bit and the state is plain: most
-/// exits after an interrupt. Falls back to [`fold_exit_slow`].
+/// Folds the one interrupt that the guest has ended, if `ended` has one bit and the state is plain:
+/// most exits after an interrupt. Falls back to [`fold_exit_slow`].
 #[inline]
 fn fold_one<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -97,9 +97,9 @@ fn fold_one<H: Host, I: CpuInterface>(
     };
     let (intid, kind) = (irq.intid(), irq.kind());
     let irq: *const Irq = irq;
-    // SAFETY: the list's reference keeps the interrupt alive until `fold_unlink_plain` has put it. From
-    // then on `irq` is used only if the list still has the interrupt, or if the reference was the last one
-    // and this CPU frees it.
+    // SAFETY: the list's reference keeps the interrupt alive until `fold_unlink_plain` has put it.
+    // From then on `irq` is used only if the list still has the interrupt, or if the reference was
+    // the last one and this CPU frees it.
     let irq = unsafe { &*irq };
 
     let list = vcpu.ap_list.lock(pin.ledger());
@@ -136,8 +136,8 @@ fn fold_one<H: Host, I: CpuInterface>(
     }
 }
 
-/// Folds the interrupts of the list registers in `ended`, which are empty, and of those that EISR names,
-/// and handles the maintenance conditions that hold.
+/// Folds the interrupts of the list registers in `ended`, which are empty, and of those that EISR
+/// names, and handles the maintenance conditions that hold.
 #[inline(never)]
 fn fold_exit_slow<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -158,11 +158,12 @@ fn fold_exit_slow<H: Host, I: CpuInterface>(
     }
 
     if shadow.hcr != BASE_HCR {
-        // The guest may have enabled or disabled a group, or made all list registers active while pending
-        // interrupts wait. A list register that the guest has ended is room enough.
+        // The guest may have enabled or disabled a group, or made all list registers active while
+        // pending interrupts wait. A list register that the guest has ended is room enough.
         let misr = cpu.interface().read_misr();
         let crowded_out = misr & misr::NP != 0 && ended == 0;
-        // QEMU (10.0) shows VGrp0D by the enable of Group 1. VGrp0DIE is set only while both are enabled.
+        // QEMU (10.0) shows VGrp0D by the enable of Group 1. VGrp0DIE is set only while both are
+        // enabled.
         let group0_is_disabled =
             shadow.hcr & hcr::VGRP0DIE != 0 && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
         shadow
@@ -216,8 +217,8 @@ fn resample<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, shadow: &IchShadow, registers: u16
     }
 }
 
-/// Ends as many active interrupts outside the list registers as `EOIcount` says (IHI 0069, 12.4.6), the
-/// most urgent first.
+/// Ends as many active interrupts outside the list registers as `EOIcount` says (IHI 0069, 12.4.6),
+/// the most urgent first.
 fn end_by_eoi_count<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -233,7 +234,8 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
     // The register differs from the shadow, so `set_hcr` writes it, and clears the count.
     shadow.hcr = value;
     shadow.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
-    // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority drops.
+    // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority
+    // drops.
     if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
         return;
     }
@@ -248,13 +250,14 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
                 break;
             };
             let irq: *const Irq = irq;
-            // SAFETY: the list's reference keeps the interrupt alive; this CPU holds the list's lock,
-            // under which alone the interrupt can be unlinked.
+            // SAFETY: the list's reference keeps the interrupt alive; this CPU holds the list's
+            // lock, under which alone the interrupt can be unlinked.
             let irq = unsafe { &*irq };
             list.unlink(irq);
 
             let (deactivate, changed) = irq.clear_active();
-            // An interrupt that is pending again may be more urgent than those in the list registers.
+            // An interrupt that is pending again may be more urgent than those in the list
+            // registers.
             shadow.due.add_reload(changed.new.deliverable());
             count::change(pin, irq, changed);
             if deactivate {

@@ -1,20 +1,20 @@
 //! Flush: choosing the interrupts that fill the list registers.
 //!
-//! Pending interrupts fill list registers by priority; active ones fill those that remain, the most urgent
-//! first. A pending and active interrupt ranks as active: the guest cannot acknowledge it before it has
-//! deactivated it.
-//! * While pending interrupts wait outside, NPIE asks for a maintenance interrupt once no list register is
-//!   pending.
-//! * While active ones wait outside, LRENPIE asks for one when the guest deactivates one of them. The
-//!   hardware counts such deactivations (EOIcount). The guest ends its active interrupts from the most
-//!   urgent to the least, and the most urgent are in list registers, so the count is taken off the waiting
-//!   ones in order of priority.
-//! * While more interrupts than list registers are there, those of a group that the guest has disabled wait
-//!   outside, and `VGrp<n>EIE` and `VGrp<n>DIE` ask for an interrupt when the guest enables or disables a
-//!   group.
+//! Pending interrupts fill list registers by priority; active ones fill those that remain, the most
+//! urgent first. A pending and active interrupt ranks as active: the guest cannot acknowledge it
+//! before it has deactivated it.
+//! * While pending interrupts wait outside, NPIE asks for a maintenance interrupt once no list
+//!   register is pending.
+//! * While active ones wait outside, LRENPIE asks for one when the guest deactivates one of them.
+//!   The hardware counts such deactivations (EOIcount). The guest ends its active interrupts from
+//!   the most urgent to the least, and the most urgent are in list registers, so the count is taken
+//!   off the waiting ones in order of priority.
+//! * While more interrupts than list registers are there, those of a group that the guest has
+//!   disabled wait outside, and `VGrp<n>EIE` and `VGrp<n>DIE` ask for an interrupt when the guest
+//!   enables or disables a group.
 //!
-//! Maintenance interrupts only reduce latency. Correctness does not depend on them: an exit with any of
-//! these enables set reads MISR.
+//! Maintenance interrupts only reduce latency. Correctness does not depend on them: an exit with
+//! any of these enables set reads MISR.
 #![expect(unsafe_code)]
 // UNSAFETY: follows pointers to interrupts that the ap_list's reference keeps alive.
 
@@ -34,16 +34,17 @@ use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::Irq;
 use crate::vm::vcpu::Vcpu;
 
-/// Most interrupts that one pass takes out of the buckets, so that a pass is bounded while other CPUs keep
-/// changing the interrupts.
+/// Most interrupts that one pass takes out of the buckets, so that a pass is bounded while other
+/// CPUs keep changing the interrupts.
 const PASS_LIMIT: usize = lr::MAX * 2;
 
-/// Maintenance conditions of a guest that has enabled or disabled a group, as [`guest_groups`] enables them.
+/// Maintenance conditions of a guest that has enabled or disabled a group, as [`guest_groups`]
+/// enables them.
 pub(super) const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1E | misr::VGRP1D;
 
-/// Fills a list register with the one interrupt that waits, if its state is plain and a list register is
-/// free: most entries with a new interrupt. Returns false, changing nothing, otherwise. Saves more than half
-/// of the instructions of `vcpu_enter/1`.
+/// Fills a list register with the one interrupt that waits, if its state is plain and a list
+/// register is free: most entries with a new interrupt. Returns false, changing nothing, otherwise.
+/// Saves more than half of the instructions of `vcpu_enter/1`.
 #[inline]
 pub(super) fn flush_one<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -61,8 +62,8 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
     let Some(irq) = list.take_only(open) else {
         return false;
     };
-    // SAFETY: still queued, so the list's reference keeps the interrupt alive; this CPU holds the list's
-    // lock, under which alone the interrupt can be unlinked.
+    // SAFETY: still queued, so the list's reference keeps the interrupt alive; this CPU holds the
+    // list's lock, under which alone the interrupt can be unlinked.
     let irq = unsafe { irq.as_ref() };
     let Some(image) = irq.fill_lr_plain(vcpu.id) else {
         // A level, or the state changed after the interrupt was linked.
@@ -76,8 +77,8 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
     true
 }
 
-/// Fills free list registers with waiting interrupts. Folds all of them first if `reload` asks for it, or
-/// if a more urgent interrupt may have come (`new`) and there is no room.
+/// Fills free list registers with waiting interrupts. Folds all of them first if `reload` asks for
+/// it, or if a more urgent interrupt may have come (`new`) and there is no room.
 pub(super) fn flush<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -120,8 +121,8 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
     after.run(vm, pin);
 }
 
-/// Moves the most urgent waiting interrupts into free list registers. Prefers the list register that holds
-/// an interrupt's image already. Returns false if it stopped at its limit.
+/// Moves the most urgent waiting interrupts into free list registers. Prefers the list register
+/// that holds an interrupt's image already. Returns false if it stopped at its limit.
 #[expect(clippy::too_many_arguments, reason = "one step of flush, named")]
 fn fill<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -144,8 +145,8 @@ fn fill<H: Host, I: CpuInterface>(
             return true;
         };
         let irq: *const Irq = irq;
-        // SAFETY: the list's reference keeps the interrupt alive; this CPU holds the list's lock, under
-        // which alone the interrupt can be unlinked.
+        // SAFETY: the list's reference keeps the interrupt alive; this CPU holds the list's lock,
+        // under which alone the interrupt can be unlinked.
         let irq = unsafe { &*irq };
         list.unlink(irq);
 
@@ -156,15 +157,17 @@ fn fill<H: Host, I: CpuInterface>(
                     .unwrap_or(free.trailing_zeros() as usize);
                 shadow.set_lr(index, image, irq, cpu.interface(), pin.counters());
             }
-            // The state changed after the interrupt was linked; the CPU that changed it will requeue it.
+            // The state changed after the interrupt was linked; the CPU that changed it will
+            // requeue it.
             None => prune::prune(vm, pin, vcpu, list, irq, after),
         }
     }
     false
 }
 
-/// Returns `open` without the classes of groups that the guest has disabled, which would only occupy list
-/// registers, and the bits of `ICH_HCR_EL2` that ask for an exit when the guest enables or disables a group.
+/// Returns `open` without the classes of groups that the guest has disabled, which would only
+/// occupy list registers, and the bits of `ICH_HCR_EL2` that ask for an exit when the guest enables
+/// or disables a group.
 fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
     let enabled = |group1| vmcr & vmcr::group_enable(group1) != 0;
     let mut maintenance = 0;
@@ -180,8 +183,8 @@ fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
             open = open.without(classes);
             maintenance |= enabling;
         } else if enabled(!group1) {
-            // With the other group disabled nothing more is signalled, and no exit is needed. (QEMU 10.0
-            // takes Group 0 for disabled while Group 1 is, and would interrupt without end.)
+            // With the other group disabled nothing more is signalled, and no exit is needed. (QEMU
+            // 10.0 takes Group 0 for disabled while Group 1 is, and would interrupt without end.)
             maintenance |= disabling;
         }
     }

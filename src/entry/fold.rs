@@ -12,8 +12,8 @@ use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::Pruned;
 use crate::vm::vcpu::Vcpu;
 
-/// Folds every interrupt from its list register, which is read, and relinks or prunes it. The exit before
-/// has folded what the guest had ended, so no interrupt has to be resampled here.
+/// Folds every interrupt from its list register, which is read, and relinks or prunes it. The exit
+/// before has folded what the guest had ended, so no interrupt has to be resampled here.
 pub(super) fn fold_all<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -41,7 +41,8 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
         }
     }
 
-    // Before the interrupts that came while these were in list registers, the first list register's first.
+    // Before the interrupts that came while these were in list registers, the first list register's
+    // first.
     while let Some(index) = kept.checked_ilog2() {
         kept &= !(1 << index);
         if let Some(irq) = vcpu.listed(shadow, index as usize) {
@@ -50,8 +51,8 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
     }
 }
 
-/// Updates the states of the interrupts in this CPU's list registers, for a register read that shows
-/// them. Reads each list register in use.
+/// Updates the states of the interrupts in this CPU's list registers, for a register read that
+/// shows them. Reads each list register in use.
 pub(crate) fn refresh<I: CpuInterface>(cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     let Some(shadow) = vcpu.shadow(cpu.local()) else {
         return;

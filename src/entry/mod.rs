@@ -9,7 +9,8 @@
 //! | [`load`] | a vCPU onto a CPU and off it, on and off |
 //! | [`block`] | WFI |
 //!
-//! Most entries and exits touch no `ICH_*` register: the vCPU is on this CPU, and nothing has come or gone.
+//! Most entries and exits touch no `ICH_*` register: the vCPU is on this CPU, and nothing has come
+//! or gone.
 
 pub(crate) mod block;
 pub(crate) mod enter;

@@ -101,7 +101,7 @@ mutants! {
     /// A migrating interrupt is not inserted on the new vCPU's list.
     MigrationForgotten: "retarget", "movi_from_a_blocked_vcpu", "";
     /// Insertion does not notify the vCPU.
-    NewTargetNotNotified: "retarget", "router_from_a_blocked_vcpu", "a new target that was not kicked";
+    NewTargetNotNotified: "retarget", "router_from_a_blocked_vcpu", "a new target not kicked";
 
     /// A producer reads the vCPU's residency before publishing the work, not after.
     LooksBeforePublishing: "kick", "publish_against_reentry", "";

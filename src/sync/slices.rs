@@ -8,13 +8,13 @@ use super::{AtomicU32, AtomicU64, Mutant, mutant};
 /// The next item of a round in which nothing is left to claim.
 const NOTHING: u64 = u32::MAX as u64;
 
-/// One task over the items 0 to `end`, an argument of the methods. A CPU that starts the task begins a new
-/// round: every item is claimed once more.
+/// One task over the items 0 to `end`, an argument of the methods. A CPU that starts the task
+/// begins a new round: every item is claimed once more.
 ///
-/// The claim is a compare-and-swap, so each slice of a round is one CPU's. `busy` counts the CPUs that are at
-/// a slice: a reader that finds nothing left to claim and nobody busy sees the effects of every slice. A round
-/// has a number, so that a CPU which was about to claim a slice of an old round claims none of the new one by
-/// mistake.
+/// The claim is a compare-and-swap, so each slice of a round is one CPU's. `busy` counts the CPUs
+/// that are at a slice: a reader that finds nothing left to claim and nobody busy sees the effects
+/// of every slice. A round has a number, so that a CPU which was about to claim a slice of an old
+/// round claims none of the new one by mistake.
 pub struct Slices {
     /// The next item in bits 31:0, the number of the round in bits 63:32.
     next: AtomicU64,
@@ -66,8 +66,8 @@ impl Slices {
         self.next.fetch_or(NOTHING, AcqRel);
     }
 
-    /// Claims the next slice of up to `length` items, from the first item at or after the next one that
-    /// `skip` returns. Returns `None` if nothing is left.
+    /// Claims the next slice of up to `length` items, from the first item at or after the next one
+    /// that `skip` returns. Returns `None` if nothing is left.
     #[inline]
     pub fn claim(&self, end: u32, length: u32, skip: impl Fn(u32) -> u32) -> Option<Slice<'_>> {
         if !self.has_more(end) {
@@ -75,7 +75,8 @@ impl Slices {
         }
 
         if !mutant(Mutant::BusyAfterTheClaim) {
-            // AcqRel: before the claim, so that a CPU which finds nothing left to claim finds this one busy.
+            // AcqRel: before the claim, so that a CPU which finds nothing left to claim finds this
+            // one busy.
             self.busy.fetch_add(1, AcqRel);
         }
         let first = Cell::new(end);
@@ -113,8 +114,8 @@ impl Slices {
     #[inline]
     #[must_use]
     pub fn is_done(&self, end: u32) -> bool {
-        // Acquire, both and in this order: pairs with `claim`, which counts the CPU before it claims, and with
-        // the drop of the slice.
+        // Acquire, both and in this order: pairs with `claim`, which counts the CPU before it
+        // claims, and with the drop of the slice.
         self.next.load(Acquire) as u32 >= end && self.busy.load(Acquire) == 0
     }
 }

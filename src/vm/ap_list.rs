@@ -1,32 +1,33 @@
 //! The active/pending list of one vCPU: every interrupt that is deliverable to it or active on it.
 //!
-//! Interrupts in list registers belong to the list too (`queued_on` names it, its reference is held);
-//! they are remembered by the registers' side and are in no bucket. Those that wait are in buckets by
-//! [`Class`] and priority, first come first served inside a bucket, with a bitmap of the buckets in use:
-//! finding the most urgent of 10,000 costs the same as of 5. Links are intrusive; linking allocates
-//! nothing. Mostly no more than one waits: what comes to an empty list is kept beside the buckets, and moves
-//! into its own when another comes.
+//! Interrupts in list registers are members too: `queued_on` names the vCPU, and the list holds
+//! their reference. The [`IchShadow`](super::ich_shadow::IchShadow) has them, and they are in no
+//! bucket. Waiting interrupts are in buckets by [`Class`] and priority, first come first served
+//! inside a bucket, with a bitmap of the buckets in use: finding the most urgent of 10,000 costs as
+//! much as of
+//! 5. Links are intrusive; linking allocates nothing. Mostly no more than one interrupt waits: an
+//! interrupt that comes to an empty list is kept beside the buckets, and moves into its bucket when
+//! another comes.
 //!
-//! All of it is protected by the list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)). Linking in
-//! a bucket and taking the reference are two faces of `queued_on`, which [`Irq::link`] and
-//! [`Irq::unlink`] change under the same lock.
+//! The list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)) protects all of it, together with
+//! `queued_on` and the list's reference, which [`Irq::link`] and [`Irq::unlink`] change.
 //!
-//! Debug builds check at every link and unlink that what is touched, and its neighbours, are queued on
-//! this list's vCPU, in no list register, and linked to each other; and the whole list when a vCPU leaves
-//! its CPU.
+//! Debug builds check at every link and unlink that the interrupt and its neighbours are queued on
+//! this list's vCPU, in no list register, and linked to each other. They check the whole list when
+//! a vCPU is put.
 #![expect(unsafe_code)]
 // UNSAFETY: follows intrusive links to interrupts that the list's references keep alive.
 
 use core::ptr::{self, NonNull};
 
-use crate::intid::VcpuId;
+use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
 use crate::vm::irq::{Irq, State};
 
 /// Priority levels that are implemented: five bits.
 const LEVELS: usize = 32;
 
-/// What decides, together with its priority, when a waiting interrupt may go into a list register.
+/// Kind of a waiting interrupt, which decides with its priority when it may fill a list register.
 /// Each class can be held back as a whole, without touching its interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -42,12 +43,14 @@ pub(crate) enum Class {
 }
 
 impl Class {
+    /// Number of classes.
     const COUNT: usize = 4;
 
+    /// Returns the class of a waiting interrupt in this state.
     fn of(irq: &Irq, state: State) -> Self {
         if state.active() {
             Self::Active
-        } else if !irq.intid().is_private() && irq.intid().raw() >= crate::intid::IntId::FIRST_LPI {
+        } else if irq.intid().raw() >= IntId::FIRST_LPI {
             Self::Lpi
         } else if state.group1() {
             Self::Group1
@@ -62,9 +65,14 @@ impl Class {
 pub(crate) struct Classes(pub(crate) u8);
 
 impl Classes {
+    /// No class.
     pub(crate) const NONE: Self = Self(0);
+    /// Active interrupts.
     pub(crate) const ACTIVE: Self = Self(1 << Class::Active as u8);
+    /// Every class.
+    pub(crate) const ALL: Self = Self((1 << Class::COUNT) - 1);
 
+    /// Returns the set with `class` added if `on`.
     pub(crate) const fn with(self, class: Class, on: bool) -> Self {
         if on {
             Self(self.0 | 1 << class as u8)
@@ -73,17 +81,19 @@ impl Classes {
         }
     }
 
-    /// Those of Group 0, or of Group 1 (LPIs are), without the active ones.
+    /// Returns the classes of Group 0, or of Group 1 with LPIs, without the active interrupts.
     pub(crate) const fn of_group(self, group1: bool) -> Self {
         let group0 = 1 << Class::Group0 as u8;
         let active = 1 << Class::Active as u8;
         Self(self.0 & if group1 { !(group0 | active) } else { group0 })
     }
 
+    /// Returns the set without the classes of `other`.
     pub(crate) const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
+    /// Returns whether `class` is in the set.
     pub(crate) const fn contains(self, class: Class) -> bool {
         self.0 & (1 << class as u8) != 0
     }
@@ -92,16 +102,16 @@ impl Classes {
 /// The waiting interrupts of one vCPU, by class and priority.
 ///
 /// # Invariants
-/// Every interrupt reachable from `heads` has `queued_on` naming this list's vCPU, is in no list
-/// register, and is kept alive by the list's reference; so has `alone`, if it is not null, and then the buckets
-/// are empty. `bitmap` has a bit exactly for each bucket that is not empty.
+/// Every interrupt reachable from `heads`, and `alone` unless null, has `queued_on` naming this
+/// list's vCPU, is in no list register, and is kept alive by the list's reference. While `alone` is
+/// not null, the buckets are empty. `bitmap` has a bit exactly for each bucket that is not empty.
 pub(crate) struct ApList {
-    /// The only one that waits, if it came to an empty list. Its links are null.
+    /// The only waiting interrupt, if it came to an empty list. Its links are null.
     alone: *const Irq,
     bitmap: [u32; Class::COUNT],
     heads: [[*const Irq; LEVELS]; Class::COUNT],
     waiting: u32,
-    /// Whose list it is, for the checks of debug builds.
+    /// The list's vCPU, for the checks of debug builds.
     #[cfg(debug_assertions)]
     vcpu: VcpuId,
 }
@@ -110,7 +120,7 @@ pub(crate) struct ApList {
 unsafe impl Send for ApList {}
 
 impl ApList {
-    /// The empty list of `vcpu`.
+    /// Makes the empty list of `vcpu`.
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
     pub(crate) const fn new(vcpu: VcpuId) -> Self {
         Self {
@@ -123,7 +133,7 @@ impl ApList {
         }
     }
 
-    /// Interrupts in the buckets.
+    /// Returns the number of waiting interrupts.
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting
     }
@@ -132,7 +142,7 @@ impl ApList {
     #[inline]
     pub(crate) fn link(&mut self, irq: &Irq, state: State) {
         self.check_membership(irq);
-        // Relaxed: as below.
+        // Relaxed: the list's lock guards the links.
         debug_assert!(
             irq.links.next.load(Relaxed).is_null()
                 && irq.links.prev.load(Relaxed).is_null()
@@ -142,7 +152,7 @@ impl ApList {
         );
         let class = Class::of(irq, state) as usize;
         let level = usize::from(state.priority() >> 3);
-        // Relaxed, here and below: the links are guarded by the list's lock.
+        // Relaxed: the list's lock guards the links.
         let bucket = (class * LEVELS + level) as u8;
         irq.links.bucket.store(bucket, Relaxed);
         if self.waiting == 0 {
@@ -153,32 +163,33 @@ impl ApList {
         self.waiting += 1;
     }
 
-    /// Links a queued interrupt at the head of its bucket: it is where it was, before all that came since.
+    /// Links a queued interrupt at the head of its bucket, where it was before later ones came.
     pub(crate) fn relink(&mut self, irq: &Irq, state: State) {
         self.link(irq, state);
         if self.alone.is_null() {
-            // Relaxed: as above.
+            // Relaxed: the list's lock guards the links.
             let bucket = usize::from(irq.links.bucket.load(Relaxed));
-            // The list is circular: what is before the head is at the end.
+            // The list is circular: the interrupt before the head is the last one.
             self.heads[bucket / LEVELS][bucket % LEVELS] = irq;
         }
     }
 
-    /// Links it in its bucket, and the one that has been alone in its own.
+    /// Links an interrupt in its bucket, and the one that has been alone in its own.
     #[cold]
     fn link_beside_others(&mut self, irq: &Irq) {
         let alone = core::mem::replace(&mut self.alone, ptr::null());
-        // SAFETY: by the type invariant, it is alive.
+        // SAFETY: by the type invariant, `alone` is null or alive.
         if let Some(alone) = unsafe { alone.as_ref() } {
             self.link_in_bucket(alone);
         }
         self.link_in_bucket(irq);
     }
 
+    /// Links an interrupt at the end of its bucket.
     fn link_in_bucket(&mut self, irq: &Irq) {
         let this = ptr::from_ref(irq).cast_mut();
         let links = &irq.links;
-        // Relaxed, all of them: guarded by the list's lock.
+        // Relaxed, every access below: the list's lock guards the links.
         let bucket = usize::from(links.bucket.load(Relaxed));
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let head = self.heads[class][level];
@@ -188,7 +199,7 @@ impl ApList {
             links.next.store(head.cast_mut(), Relaxed);
             links.prev.store(last, Relaxed);
             first.links.prev.store(this, Relaxed);
-            // SAFETY: as above.
+            // SAFETY: by the type invariant, links lead to live interrupts.
             unsafe { &*last }.links.next.store(this, Relaxed);
         } else {
             links.next.store(this, Relaxed);
@@ -210,10 +221,11 @@ impl ApList {
         self.waiting -= 1;
     }
 
+    /// Takes an interrupt out of its bucket.
     fn unlink_from_bucket(&mut self, irq: &Irq) {
         self.check_membership(irq);
         self.check_links(irq);
-        // Relaxed, all of them: guarded by the list's lock.
+        // Relaxed, every access below: the list's lock guards the links.
         let bucket = usize::from(irq.links.bucket.load(Relaxed));
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let this = ptr::from_ref(irq);
@@ -225,10 +237,10 @@ impl ApList {
             self.heads[class][level] = ptr::null();
             self.bitmap[class] &= !(1 << level);
         } else {
-            // Relaxed: as above.
+            // Relaxed, both: the list's lock guards the links.
             // SAFETY: by the type invariant, links lead to live interrupts.
             unsafe { &*next }.links.prev.store(prev, Relaxed);
-            // SAFETY: as above.
+            // SAFETY: by the type invariant, links lead to live interrupts.
             unsafe { &*prev }.links.next.store(next, Relaxed);
             if ptr::eq(self.heads[class][level], this) {
                 self.heads[class][level] = next;
@@ -236,25 +248,26 @@ impl ApList {
         }
     }
 
-    /// Takes the waiting interrupt out of its bucket if it is the only one and of the given classes.
+    /// Takes the waiting interrupt out if it is the only one and of the given classes.
     #[inline]
     pub(crate) fn take_only(&mut self, classes: Classes) -> Option<NonNull<Irq>> {
         if self.waiting != 1 {
             return None;
         }
         let irq: *const Irq = self.first(classes)?.0;
-        // SAFETY: linked, so the list's reference keeps it alive.
+        // SAFETY: linked, so the list's reference keeps the interrupt alive.
         let irq = unsafe { &*irq };
         self.unlink(irq);
         Some(NonNull::from(irq))
     }
 
-    /// The most urgent waiting interrupt of the given classes, and its priority as it was linked.
+    /// Returns the most urgent waiting interrupt of the given classes, and its priority when it was
+    /// linked.
     #[inline]
     pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
-        // SAFETY: by the type invariant, it is alive.
+        // SAFETY: by the type invariant, `alone` is null or alive.
         if let Some(alone) = unsafe { self.alone.as_ref() } {
-            // Relaxed: guarded by the list's lock.
+            // Relaxed: the list's lock guards the links.
             let bucket = alone.links.bucket.load(Relaxed);
             let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
             return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
@@ -265,6 +278,7 @@ impl ApList {
         self.first_in_buckets(classes)
     }
 
+    /// Returns the most urgent interrupt in the buckets of the given classes, and its priority.
     fn first_in_buckets(&self, classes: Classes) -> Option<(&Irq, u8)> {
         // A level in use by any of the classes is in the union of their bitmaps.
         let maps: [u32; Class::COUNT] = core::array::from_fn(|class| {
@@ -284,8 +298,8 @@ impl ApList {
         Some((irq, (level << 3) as u8))
     }
 
-    /// Panics in debug builds unless `irq` belongs in a bucket of this list: `queued_on` names it, the
-    /// list's reference is held, and it is in no list register.
+    /// Panics in debug builds unless `irq` belongs in a bucket of this list: `queued_on` names it,
+    /// the list's reference is held, and it is in no list register.
     #[inline]
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
     fn check_membership(&self, irq: &Irq) {
@@ -306,7 +320,7 @@ impl ApList {
     fn check_links(&self, irq: &Irq) {
         #[cfg(debug_assertions)]
         {
-            // Relaxed, all of them: guarded by the list's lock.
+            // Relaxed, every access below: the list's lock guards the links.
             let links = &irq.links;
             let (next, prev) = (links.next.load(Relaxed), links.prev.load(Relaxed));
             let intid = irq.intid();
@@ -321,7 +335,7 @@ impl ApList {
                     && ptr::eq(prev.links.next.load(Relaxed), irq),
                 "the links around {intid:?} are broken"
             );
-            // Relaxed: as above.
+            // Relaxed: the list's lock guards the links.
             let bucket = links.bucket.load(Relaxed);
             assert!(
                 bucket == next.links.bucket.load(Relaxed),
@@ -330,14 +344,14 @@ impl ApList {
         }
     }
 
-    /// Panics in debug builds unless every interrupt in the buckets belongs there, and all are counted.
-    /// Walks the list: not for where many may wait and time matters.
+    /// Panics in debug builds unless every interrupt in the buckets belongs there, and all are
+    /// counted. Walks the list: not for where many may wait and time matters.
     #[inline]
     pub(crate) fn check(&self) {
         #[cfg(debug_assertions)]
         {
             let mut counted = 0;
-            // SAFETY: by the type invariant, it is alive.
+            // SAFETY: by the type invariant, `alone` is null or alive.
             if let Some(alone) = unsafe { self.alone.as_ref() } {
                 self.check_membership(alone);
                 counted += 1;
@@ -355,7 +369,7 @@ impl ApList {
                     self.check_membership(irq);
                     self.check_links(irq);
                     counted += 1;
-                    // Relaxed: as above.
+                    // Relaxed: the list's lock guards the links.
                     next = irq.links.next.load(Relaxed);
                     if ptr::eq(next, *head) {
                         break;

@@ -31,7 +31,8 @@ pub(crate) struct Distributor {
 }
 
 impl Distributor {
-    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, whose affinity is `first`.
+    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, whose affinity is
+    /// `first`.
     pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
         let intids =
             || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);

@@ -1,10 +1,10 @@
 //! LPIs whose last reference has been put, until they are freed.
 //!
-//! The CPU that puts the last reference of an LPI frees it, which may allocate: the epoch keeps lists of what
-//! it defers. Injection, entry and exit must not allocate, so they push the interrupt here, one
-//! compare-and-swap, and [`Vgic::advance`](crate::Vgic::advance) frees a slice at a time. The table of LPIs
-//! may hold such an interrupt meanwhile. Nobody can take a reference to it any more, and a new mapping of its
-//! INTID takes its slot.
+//! The CPU that puts the last reference of an LPI frees it, which may allocate: the epoch keeps
+//! lists of what it defers. Injection, entry and exit must not allocate, so they push the interrupt
+//! here, one compare-and-swap, and [`Vgic::advance`](crate::Vgic::advance) frees a slice at a time.
+//! The table of LPIs may hold such an interrupt meanwhile. Nobody can take a reference to it any
+//! more, and a new mapping of its INTID takes its slot.
 #![expect(unsafe_code)]
 // UNSAFETY: follows the links of interrupts that wait to be freed.
 
@@ -16,9 +16,10 @@ use crate::vm::irq::Irq;
 /// A stack of LPIs through their links, which no ap_list needs any more.
 ///
 /// # Invariants
-/// Every interrupt that is reachable from here has no references, was pushed once, and is freed by the CPU
-/// that pops it. A CPU in the epoch may follow the pointers: an interrupt that is popped meanwhile is freed
-/// only after that CPU has left, and not until then can an interrupt at the same address be pushed.
+/// Every interrupt that is reachable from here has no references, was pushed once, and is freed by
+/// the CPU that pops it. A CPU in the epoch may follow the pointers: an interrupt that is popped
+/// meanwhile is freed only after that CPU has left, and not until then can an interrupt at the same
+/// address be pushed.
 pub(crate) struct FreeList(AtomicPtr<Irq>);
 
 impl FreeList {
@@ -44,8 +45,8 @@ impl FreeList {
         }
     }
 
-    /// Returns whether the list is empty, for a CPU that has just popped. A CPU that pushes afterwards
-    /// defers the work again.
+    /// Returns whether the list is empty, for a CPU that has just popped. A CPU that pushes
+    /// afterwards defers the work again.
     pub(crate) fn is_empty(&self) -> bool {
         // Relaxed: no interrupt is accessed.
         self.0.load(Relaxed).is_null()
@@ -57,8 +58,8 @@ impl FreeList {
         // Acquire, on failure too: pairs with the Release in `push`, which published the link.
         let mut top = self.0.load(Acquire);
         loop {
-            // SAFETY: by the type invariant the interrupt is not freed while this CPU is in the epoch,
-            // which the guard above has entered.
+            // SAFETY: by the type invariant the interrupt is not freed while this CPU is in the
+            // epoch, which the guard above has entered.
             let irq = unsafe { top.as_ref() }?;
             // Relaxed: not written again once it was published.
             let next = irq.links.next.load(Relaxed);

@@ -1,5 +1,5 @@
-//! The shadow of a vCPU's `ICH_*` registers: what they hold, so that the hypervisor accesses a register only
-//! when its value has to change.
+//! The shadow of a vCPU's `ICH_*` registers: what they hold, so that the hypervisor accesses a
+//! register only when its value has to change.
 
 use core::ptr;
 
@@ -9,8 +9,8 @@ use crate::lr::{self, ListRegister};
 use crate::trace::Counters;
 use crate::vm::irq::Irq;
 
-/// Work to do before the next entry: in bits 15:0 the list registers whose image has been staged and not yet
-/// written, and the bits below.
+/// Work to do before the next entry: in bits 15:0 the list registers whose image has been staged
+/// and not yet written, and the bits below.
 #[derive(Clone, Copy)]
 pub(crate) struct Due(pub(super) u32);
 
@@ -57,15 +57,17 @@ impl Due {
     }
 }
 
-/// The `ICH_*` registers of a vCPU: their values on the CPU that has the vCPU, or the values to restore.
+/// The `ICH_*` registers of a vCPU: their values on the CPU that has the vCPU, or the values to
+/// restore.
 ///
 /// # Invariants
-/// * `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of `in_use` is set.
-///   While the vCPU is on no CPU, `in_use` is 0.
-/// * Staged list registers are a part of `in_use`, and there are none while the vCPU is in the guest.
+/// * `irqs[n]` is an interrupt that is IN_LR and queued on this vCPU exactly while bit n of
+///   `in_use` is set. While the vCPU is on no CPU, `in_use` is 0.
+/// * Staged list registers are a part of `in_use`, and there are none while the vCPU is in the
+///   guest.
 pub(crate) struct IchShadow {
-    /// Image of each list register: last written to it or read from it, or staged. Without state for a list
-    /// register that is free.
+    /// Image of each list register: last written to it or read from it, or staged. Without state
+    /// for a list register that is free.
     pub(crate) images: [ListRegister; lr::MAX],
     pub(crate) irqs: [*const Irq; lr::MAX],
     /// The list registers that the CPU has, a bit each.
@@ -101,8 +103,8 @@ impl IchShadow {
         }
     }
 
-    /// Returns whether an exit has nothing to fold: no list register is in use, and, as HCR says, no
-    /// interrupt outside them depends on the guest.
+    /// Returns whether an exit has nothing to fold: no list register is in use, and, as HCR says,
+    /// no interrupt outside them depends on the guest.
     #[inline]
     pub(crate) fn is_untouched(&self) -> bool {
         self.in_use == 0 && self.hcr == BASE_HCR
@@ -154,8 +156,8 @@ impl IchShadow {
         }
     }
 
-    /// Panics in debug builds on what the architecture forbids (IHI 0069, 6.2.2): a special INTID, a list
-    /// register in use overwritten, or two list registers with one vINTID or pINTID.
+    /// Panics in debug builds on what the architecture forbids (IHI 0069, 6.2.2): a special INTID,
+    /// a list register in use overwritten, or two list registers with one vINTID or pINTID.
     #[inline]
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
     pub(super) fn check(&self, index: usize, image: ListRegister) {
@@ -201,8 +203,8 @@ impl IchShadow {
         self.wants_eoi &= !bit;
     }
 
-    /// Frees list register `index`, which the guest has ended and which asked for no maintenance interrupt.
-    /// Saves 8 of the 219 instructions of vcpu_exit/1.
+    /// Frees list register `index`, which the guest has ended and which asked for no maintenance
+    /// interrupt. Saves 8 of the 219 instructions of vcpu_exit/1.
     #[inline]
     pub(crate) fn vacate_plain(&mut self, index: usize) {
         let bit = 1 << index;
@@ -231,7 +233,8 @@ impl IchShadow {
         }
     }
 
-    /// Restores VMCR and the active priorities to the CPU that loads the vCPU. No list register is in use.
+    /// Restores VMCR and the active priorities to the CPU that loads the vCPU. No list register is
+    /// in use.
     pub(crate) fn restore(&mut self, interface: &impl CpuInterface) {
         self.usable = interface.vtr().all();
         interface.write_vmcr(self.vmcr);
@@ -244,8 +247,8 @@ impl IchShadow {
         self.hcr = 0;
     }
 
-    /// Saves VMCR and the active priorities of the CPU that puts the vCPU, and turns the interface off. No
-    /// list register is in use.
+    /// Saves VMCR and the active priorities of the CPU that puts the vCPU, and turns the interface
+    /// off. No list register is in use.
     pub(crate) fn save(&mut self, interface: &impl CpuInterface) {
         self.vmcr = interface.read_vmcr();
         for group in [false, true] {

@@ -60,7 +60,8 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
     pub(crate) its: Box<[Its]>,
-    /// Work for [`Vgic::advance`](crate::Vgic::advance): bit n for ITS n, and the `DEFERRED_*` bits.
+    /// Work for [`Vgic::advance`](crate::Vgic::advance): bit n for ITS n, and the `DEFERRED_*`
+    /// bits.
     deferred: AtomicU32,
 }
 
@@ -141,8 +142,8 @@ impl<H: Host> Vm<H> {
         self.its.get(usize::from(id.0))
     }
 
-    /// Finds the interrupt that `intid` names on `vcpu`; an LPI only while a reference to it is left.
-    /// Takes no lock.
+    /// Finds the interrupt that `intid` names on `vcpu`; an LPI only while a reference to it is
+    /// left. Takes no lock.
     pub(crate) fn irq<'g>(
         &'g self,
         pin: &'g CpuPin<'_>,
@@ -181,8 +182,8 @@ impl<H: Host> Vm<H> {
         Ok((vcpu, irq))
     }
 
-    /// Returns the groups, a bit each, in which `irq` may be signalled to `vcpu`. A CPU that closes a
-    /// group after this look rwp_vcpus the vCPU.
+    /// Returns the groups, a bit each, in which `irq` may be signalled to `vcpu`. A CPU that closes
+    /// a group after this look rwp_vcpus the vCPU.
     #[inline]
     pub(crate) fn groups_open_to(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
         if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {

@@ -1,23 +1,24 @@
-//! Where a vCPU is, and what it must look at: one word.
+//! Residency: the place of a vCPU, and the work it has been given, in one word.
 //!
-//! | bits  | field    | meaning |
-//! |-------|----------|---------|
-//! | 0     | ON       | powered on; an off vCPU collects interrupts but is never kicked |
-//! | 1     | IN_GUEST | running guest code on `cpu` |
-//! | 2     | BLOCKED  | waiting for an interrupt; the embedder has to be told |
-//! | 4     | NEW      | something was inserted into its ap_list |
-//! | 5     | RECALL   | something in its list registers has changed; they must be taken back |
-//! | 6     | RECALL_LATER     | the same, but it can wait until it next enters |
-//! | 7     | RERAISED    | something in its list registers has come again |
-//! | 31:16 | cpu      | physical CPU whose registers hold its state, or none |
+//! | bits  | field        | meaning |
+//! |-------|--------------|---------|
+//! | 0     | ON           | powered on; an off vCPU collects interrupts but is never kicked |
+//! | 1     | IN_GUEST     | running guest code on `cpu` |
+//! | 2     | BLOCKED      | waiting for an interrupt; the embedder has to be informed of work |
+//! | 4     | NEW          | an interrupt was inserted into the ap_list |
+//! | 5     | RECALL       | a list register has to be folded, and the guest left |
+//! | 6     | RECALL_LATER | a list register has to be folded before the next entry |
+//! | 7     | RERAISED     | an edge has come of an interrupt in a list register |
+//! | 31:16 | cpu          | physical CPU that has the vCPU, or none |
 //!
 //! # No lost wake-up, and one kick
-//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW, RERAISED or
-//! RECALL here; the result of that one read-modify-write says where the vCPU is. Entering, after and
-//! blocking are read-modify-writes of the same word, so the two are totally ordered: either the
-//! entry's swap returns the producer's bit and the vCPU looks, or the producer sees IN_GUEST and kicks.
-//! Only the producer that finds none of them set kicks or wakes; whoever comes later rides on
-//! that, until the vCPU consumes the bits. No further fence is needed on either side.
+//! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW,
+//! RERAISED or RECALL. The result of that read-modify-write says where the vCPU is. Entering,
+//! leaving and blocking are read-modify-writes of the same word, so the two are totally ordered:
+//! either the entry's swap returns the producer's bit and the vCPU does the work, or the producer
+//! sees IN_GUEST and kicks. Only the producer that finds none of the three bits set kicks or wakes;
+//! later producers rely on that kick until the vCPU consumes the bits. Neither side needs a further
+//! fence.
 
 use crate::intid::CpuId;
 use crate::steps::step;
@@ -27,41 +28,42 @@ use crate::sync::{AtomicU32, Mutant, mutant, relaxed_by};
 const ON: u32 = 1 << 0;
 const IN_GUEST: u32 = 1 << 1;
 const BLOCKED: u32 = 1 << 2;
-/// Something was inserted.
+/// An interrupt was inserted.
 pub(crate) const NEW: u32 = 1 << 4;
-/// The list registers must be taken back soon.
+/// The list registers must be folded soon.
 pub(crate) const RECALL: u32 = 1 << 5;
-/// The list registers must be taken back before the next entry.
+/// The list registers must be folded before the next entry.
 pub(crate) const RECALL_LATER: u32 = 1 << 6;
-/// An edge of what is in a list register has come. If the guest has finished with the first one, the exit
-/// deals with it; else the registers must be taken back.
+/// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
+/// exit restages the interrupt; else the list registers must be folded.
 pub(crate) const RERAISED: u32 = 1 << 7;
-/// All of them.
+/// Every kind of work.
 pub(crate) const WORK: u32 = NEW | RECALL | RECALL_LATER | RERAISED;
 const CPU_SHIFT: u32 = 16;
 const NO_CPU: u32 = 0xffff << CPU_SHIFT;
 
-/// What a producer has to do for the vCPU it has given work to.
+/// The producer's duty towards a vCPU that it has given work.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kick {
-    /// Nothing: it will look by itself, or has been told already.
+    /// None: the vCPU will find the work, or has been kicked or woken already.
     Nothing,
     /// Send an IPI to this physical CPU.
     Ipi(CpuId),
-    /// Tell the embedder to let it run.
+    /// Inform the embedder that the vCPU has work.
     Wake,
 }
 
-/// The word.
+/// The residency word of one vCPU. The owner is the CPU that has the vCPU.
 pub(crate) struct Residency(AtomicU32);
 
 impl Residency {
+    /// Makes the word of a vCPU on no CPU, powered on or off.
     pub(crate) fn new(on: bool) -> Self {
         Self(AtomicU32::new(NO_CPU | if on { ON } else { 0 }))
     }
 
-    /// A copy.
+    /// Returns a copy of the word.
     #[inline]
     pub(crate) fn get(&self) -> ResidencyBits {
         step();
@@ -69,7 +71,7 @@ impl Residency {
         ResidencyBits(self.0.load(Acquire))
     }
 
-    /// Gives the vCPU work, which is published already.
+    /// Gives the vCPU `work`, whose reason has been published already. Any CPU.
     #[inline]
     pub(crate) fn notify(&self, work: u32) -> Kick {
         step();
@@ -78,11 +80,12 @@ impl Residency {
         // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.
         let old = ResidencyBits(self.0.fetch_or(work, AcqRel));
         let old = early.unwrap_or(old);
-        let told = old.0 & (NEW | RECALL | RERAISED) != 0 && !mutant(Mutant::EveryProducerKicks);
-        if work == RECALL_LATER || told {
+
+        let kicked = old.0 & (NEW | RECALL | RERAISED) != 0 && !mutant(Mutant::EveryProducerKicks);
+        if work == RECALL_LATER || kicked {
             Kick::Nothing
         } else if old.in_guest() {
-            // Without a CPU it cannot be in the guest.
+            // A vCPU in the guest is on a CPU.
             old.cpu().map_or(Kick::Nothing, Kick::Ipi)
         } else if old.0 & BLOCKED != 0 {
             Kick::Wake
@@ -91,9 +94,9 @@ impl Residency {
         }
     }
 
-    /// Takes ownership of the vCPU's registers for `cpu`; fails if another CPU has them.
+    /// Makes `cpu` the owner. Returns the word if another CPU is.
     pub(crate) fn load(&self, cpu: CpuId) -> Result<(), ResidencyBits> {
-        // AcqRel: pairs with `put`: what the former owner saved is visible.
+        // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
         self.0
             .fetch_update(AcqRel, Acquire, |word| {
                 (word & NO_CPU == NO_CPU).then(|| word & !NO_CPU | u32::from(cpu.0) << CPU_SHIFT)
@@ -102,14 +105,14 @@ impl Residency {
             .map_err(ResidencyBits)
     }
 
-    /// Gives ownership up. Owner only. The work bits stay.
+    /// Gives up the ownership; the work bits stay. Owner only.
     pub(crate) fn put(&self) {
-        // AcqRel: pairs with `load`.
+        // AcqRel: pairs with the AcqRel in `load`.
         let order = relaxed_by(Mutant::PutRelaxed, AcqRel);
         self.0.fetch_or(NO_CPU, order);
     }
 
-    /// Into the guest, consuming the work. Owner only, after `get` said that it is on.
+    /// Marks the vCPU, which is on, as in the guest, and consumes the work. Owner only.
     #[inline]
     pub(crate) fn enter(&self, cpu: CpuId) -> ResidencyBits {
         let entered = ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT;
@@ -118,40 +121,42 @@ impl Residency {
             self.0.swap(entered, AcqRel);
             return work;
         }
-        // AcqRel: pairs with `notify`: what the producer published is visible. Only producers write
-        // concurrently, and only the bits that this returns.
+        // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible. Only
+        // producers write concurrently, and only the bits that this returns.
         ResidencyBits(self.0.swap(entered, AcqRel))
     }
 
-    /// Out of the guest. Owner only.
+    /// Marks the vCPU as out of the guest. Owner only.
     #[inline]
     pub(crate) fn exit(&self) {
-        // Relaxed: it publishes nothing; what the guest did is published by the fold's transitions.
+        // Relaxed: publishes nothing; the fold's transitions publish the guest's part.
         self.0.fetch_and(!IN_GUEST, Relaxed);
     }
 
     /// Consumes the work outside the guest, and ends blocking. Owner only.
     pub(crate) fn take_work(&self) -> ResidencyBits {
-        // AcqRel: pairs with `notify`.
+        // AcqRel: pairs with the AcqRel in `notify`.
         ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), AcqRel))
     }
 
-    /// To sleep, unless there is work; true if it now counts as blocked. Owner only.
+    /// Marks the vCPU as blocked unless there is work; returns whether it is blocked now. Owner
+    /// only.
     pub(crate) fn block(&self) -> bool {
-        // AcqRel: pairs with `notify`: either we see its bit, or it sees BLOCKED.
+        // AcqRel: pairs with the AcqRel in `notify`: either this sees its bit, or it sees BLOCKED.
         let old = self.0.fetch_or(BLOCKED, AcqRel);
         if old & WORK == 0 || mutant(Mutant::SleepsWithoutLooking) {
             return true;
         }
-        // Relaxed: takes back what the line above did.
+        // Relaxed: undoes the line above.
         self.0.fetch_and(!BLOCKED, Relaxed);
         false
     }
 
-    /// Powers it on or off; false if it was so already. Powering off is the owner's.
+    /// Powers the vCPU on or off; returns false if it was so already. Powering off is for the owner
+    /// only.
     pub(crate) fn set_power(&self, on: bool) -> bool {
-        // AcqRel: pairs with `get` and `load`: powering on hands the vCPU's reset state to the CPU that
-        // enters it.
+        // AcqRel: pairs with `get` and `load`: powering on hands the vCPU's reset state to the CPU
+        // that enters it.
         let old = if on {
             self.0.fetch_or(ON, AcqRel)
         } else {
@@ -161,7 +166,7 @@ impl Residency {
     }
 }
 
-/// Where a vCPU that is on may be found on the CPU that has its registers.
+/// Place of a vCPU that is on, on the CPU that has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Whereabouts {
     /// Running the guest's code.
@@ -170,28 +175,31 @@ pub(crate) enum Whereabouts {
     Out,
 }
 
-/// A copy of the word.
+/// A copy of the residency word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ResidencyBits(u32);
 
 impl ResidencyBits {
+    /// Returns whether the vCPU is powered on.
     #[inline]
     pub(crate) fn is_on(self) -> bool {
         self.0 & ON != 0
     }
 
+    /// Returns whether the vCPU is in the guest.
     #[inline]
     pub(crate) fn in_guest(self) -> bool {
         self.0 & IN_GUEST != 0
     }
 
-    /// Whether nothing can be in its list registers that has not been read: it is on no CPU, or blocked.
-    /// Out of the guest for a trap, it keeps there what the guest has not finished with.
+    /// Returns whether the states of all interrupts in the vCPU's list registers are known: it is
+    /// on no CPU, or blocked. A vCPU that is out of the guest for a trap has list registers that
+    /// nobody has read.
     pub(crate) fn lrs_are_known(self) -> bool {
         self.0 & BLOCKED != 0 || self.cpu().is_none()
     }
 
-    /// Whether it is on, and there, on `cpu`.
+    /// Returns whether the vCPU is on, on `cpu`, and `there`.
     #[inline]
     pub(crate) fn is(self, there: Whereabouts, cpu: CpuId) -> bool {
         let there = match there {
@@ -201,13 +209,13 @@ impl ResidencyBits {
         (self.0 ^ u32::from(cpu.0) << CPU_SHIFT) & !WORK == there
     }
 
-    /// The CPU that has its registers.
+    /// Returns the CPU that has the vCPU.
     #[inline]
     pub(crate) fn cpu(self) -> Option<CpuId> {
         (self.0 & NO_CPU != NO_CPU).then_some(CpuId((self.0 >> CPU_SHIFT) as u16))
     }
 
-    /// Whether there is work of the given kinds.
+    /// Returns whether there is work of the given kinds.
     #[inline]
     pub(crate) fn has(self, work: u32) -> bool {
         self.0 & work != 0

@@ -1,9 +1,10 @@
 //! Staging: an interrupt fills a free list register in the step that links it.
 //!
-//! A CPU that raises an interrupt for the vCPU that it has, out of the guest, stages it: while a list
-//! register is free and nothing waits, the interrupt is linked and filled in one compare-and-swap, and only
-//! the shadow notes the image. The list register is written on the way into the guest. An exit restages an
-//! interrupt whose next edge has come while the guest ended the first.
+//! A CPU that raises an interrupt for the vCPU that it has, out of the guest, stages it: while a
+//! list register is free and nothing waits, the interrupt is linked and filled in one
+//! compare-and-swap, and only the shadow notes the image. The list register is written on the way
+//! into the guest. An exit restages an interrupt whose next edge has come while the guest ended the
+//! first.
 
 use crate::cpu::BASE_HCR;
 use crate::cpu_interface::CpuInterface;
@@ -17,9 +18,10 @@ use crate::vm::ich_shadow::IchShadow;
 use crate::vm::irq::Irq;
 use crate::vm::vcpu::Vcpu;
 
-/// Stages `irq` for `vcpu`: links it and fills a free list register, taking the list's reference. Returns
-/// false, changing nothing, unless the calling CPU has the vCPU out of the guest, a list register is free,
-/// nothing waits, and the state of `irq` is plain. The caller holds the list's lock.
+/// Stages `irq` for `vcpu`: links it and fills a free list register, taking the list's reference.
+/// Returns false, changing nothing, unless the calling CPU has the vCPU out of the guest, a list
+/// register is free, nothing waits, and the state of `irq` is plain. The caller holds the list's
+/// lock.
 #[inline(always)]
 pub(crate) fn stage<H: Host>(
     vm: &Vm<H>,
@@ -47,9 +49,9 @@ pub(crate) fn stage<H: Host>(
 }
 
 impl IchShadow {
-    /// Returns a free list register, if any. Returns `None` also while interrupts wait outside the list
-    /// registers or a maintenance interrupt is enabled (any HCR but the base value): an interrupt then
-    /// takes the general path.
+    /// Returns a free list register, if any. Returns `None` also while interrupts wait outside the
+    /// list registers or a maintenance interrupt is enabled (any HCR but the base value): an
+    /// interrupt then takes the general path.
     #[inline]
     pub(crate) fn free_lr(&self) -> Option<usize> {
         let free = self.usable & !self.in_use;
@@ -66,8 +68,8 @@ impl IchShadow {
         self.restage(index, image);
     }
 
-    /// Stages an image for the interrupt that list register `index` holds already, and that is not pending
-    /// there any more.
+    /// Stages an image for the interrupt that list register `index` holds already, and that is not
+    /// pending there any more.
     #[inline]
     pub(crate) fn restage(&mut self, index: usize, image: ListRegister) {
         debug_assert!(!image.wants_eoi(), "{image:?} is not plain");

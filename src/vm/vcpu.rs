@@ -1,4 +1,5 @@
-//! One vCPU: its SGIs and PPIs, its ap_list, its redistributor, and the shadow of its `ICH_*` registers.
+//! One vCPU: its SGIs and PPIs, its ap_list, its redistributor, and the shadow of its `ICH_*`
+//! registers.
 #![expect(unsafe_code)]
 // UNSAFETY: gives the CPU that has a vCPU access to the vCPU's shadow.
 
@@ -37,11 +38,11 @@ pub(crate) struct Vcpu {
     pub(crate) residency: Residency,
     /// Registers whose RWP waits for this vCPU: bits of [`rwp`](super::rwp).
     pub(crate) rwp: AtomicU8,
-    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while the vCPU
-    /// has not been added.
+    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while
+    /// the vCPU has not been added.
     sgi_to_itself: AtomicU64,
-    /// Guest-physical address of the register whose read this vCPU tries again, or all ones: the read has
-    /// recalled another vCPU.
+    /// Guest-physical address of the register whose read this vCPU tries again, or all ones: the
+    /// read has recalled another vCPU.
     pub(crate) retry_gpa: AtomicU64,
     pub(crate) ap_list: SpinLock<ApList>,
     shadow: OwnedShadow,
@@ -97,7 +98,8 @@ impl Vcpu {
         &self.private
     }
 
-    /// Returns the classes that may fill this vCPU's list registers while the distributor enables `groups`.
+    /// Returns the classes that may fill this vCPU's list registers while the distributor enables
+    /// `groups`.
     #[inline]
     pub(crate) fn open_classes(&self, groups: Classes) -> Classes {
         let lpis = groups.contains(Class::Group1) && self.redistributor.lpis_enabled();
@@ -115,7 +117,8 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest and not blocked.
+    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest and not
+    /// blocked.
     #[inline]
     pub(crate) fn shadow_out_of_guest(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
         let here = local.has(self) && self.residency.get().is(Whereabouts::Out, local.id());
@@ -135,9 +138,9 @@ impl Vcpu {
         unsafe { &*self.shadow.shadow.get() }.try_borrow_mut().ok()
     }
 
-    /// Returns the residency and whether `what` holds of the shadow, in one read of the residency word.
-    /// Returns `None` unless the calling CPU has the vCPU, the vCPU is `there`, and the shadow is not
-    /// borrowed.
+    /// Returns the residency and whether `what` holds of the shadow, in one read of the residency
+    /// word. Returns `None` unless the calling CPU has the vCPU, the vCPU is `there`, and the
+    /// shadow is not borrowed.
     #[inline]
     pub(crate) fn peek(
         &self,
@@ -150,15 +153,15 @@ impl Vcpu {
             return None;
         }
         self.shadow.watched.read();
-        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes that. `what`
-        // has no access to the vCPU, so it borrows nothing meanwhile.
+        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes that.
+        // `what` has no access to the vCPU, so it borrows nothing meanwhile.
         unsafe { (*self.shadow.shadow.get()).try_borrow_unguarded() }
             .ok()
             .map(|shadow| (residency, what(shadow)))
     }
 
-    /// Makes the calling CPU the owner of the vCPU, and borrows the shadow. Returns the residency if
-    /// another CPU has the vCPU.
+    /// Makes the calling CPU the owner of the vCPU, and borrows the shadow. Returns the residency
+    /// if another CPU has the vCPU.
     pub(crate) fn load(&self, local: &CpuLocal) -> Result<RefMut<'_, IchShadow>, ResidencyBits> {
         self.residency.load(local.id())?;
         local.set_loaded(Some(self));
@@ -173,19 +176,20 @@ impl Vcpu {
         self.residency.put();
     }
 
-    /// Relinks the interrupts of the list registers without reading those; for a VM that is dropped.
+    /// Relinks the interrupts of the list registers without reading those; for a VM that is
+    /// dropped.
     ///
     /// # Safety
     /// No CPU runs this vCPU, or will.
     pub(crate) unsafe fn abandon(&self, pin: &CpuPin<'_>) {
-        // SAFETY: the caller promises that no CPU uses the shadow. A shared reference, because the list
-        // points to the vCPU's own interrupts.
+        // SAFETY: the caller promises that no CPU uses the shadow. A shared reference, because the
+        // list points to the vCPU's own interrupts.
         let shadow = unsafe { &*self.shadow.shadow.get() };
         let mut shadow = shadow.borrow_mut();
         let mut list = self.ap_list.lock(pin.ledger());
         for index in bits(core::mem::take(&mut shadow.in_use)) {
-            // SAFETY: by the invariant of `IchShadow` the interrupt is queued here, so the list's reference
-            // keeps it alive; no other CPU unlinks it.
+            // SAFETY: by the invariant of `IchShadow` the interrupt is queued here, so the list's
+            // reference keeps it alive; no other CPU unlinks it.
             if let Some(irq) = unsafe { shadow.irqs[index].as_ref() } {
                 irq.fold_unread();
                 list.link(irq, irq.state());
@@ -193,7 +197,8 @@ impl Vcpu {
         }
     }
 
-    /// Returns whether an edge has come of an interrupt in a list register that the guest has not ended.
+    /// Returns whether an edge has come of an interrupt in a list register that the guest has not
+    /// ended.
     #[cold]
     pub(crate) fn has_reraised(&self, shadow: &IchShadow) -> bool {
         bits(shadow.in_use)
@@ -201,11 +206,12 @@ impl Vcpu {
             .any(|irq| irq.state().latch())
     }
 
-    /// Returns the interrupt that list register `index` holds, or held until it was vacated just now.
+    /// Returns the interrupt that list register `index` holds, or held until it was vacated just
+    /// now.
     pub(crate) fn listed<'r>(&self, shadow: &'r IchShadow, index: usize) -> Option<&'r Irq> {
-        // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU, so the list's
-        // reference keeps it alive. Callers ask only for list registers in use, or for those that they
-        // have just folded and not pruned yet.
+        // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU, so the
+        // list's reference keeps it alive. Callers ask only for list registers in use, or for those
+        // that they have just folded and not pruned yet.
         unsafe { shadow.irqs[index].as_ref() }
     }
 }

@@ -11,7 +11,8 @@ use crate::vm::irq::GROUP1;
 
 use super::{Bench, V0, spi};
 
-/// Pending interrupts beyond the registers come in order of priority, whatever the order of arrival.
+/// Pending interrupts beyond the registers come in order of priority, whatever the order of
+/// arrival.
 #[test]
 fn overflow_is_served_in_order_of_priority() {
     for count in [5_u32, 16, 64, 900] {
@@ -45,8 +46,8 @@ fn overflow_is_served_in_order_of_priority() {
     }
 }
 
-/// Nested to 20 levels with four registers, then ended from the inside out: EOIcount ends those that
-/// were left out, and only those.
+/// Nested to 20 levels with four registers, then ended from the inside out: EOIcount ends those
+/// that were left out, and only those.
 #[test]
 fn nested_active_interrupts_beyond_the_registers_end_in_order() {
     let bench = Bench::new();
@@ -75,8 +76,8 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
     bench.finish();
 }
 
-/// QEMU counts priority drops of interrupts in no list register in EOIcount too. Deactivations of EOImode 1
-/// trap: whatever was counted, nothing has been deactivated.
+/// QEMU counts priority drops of interrupts in no list register in EOIcount too. Deactivations of
+/// EOImode 1 trap: whatever was counted, nothing has been deactivated.
 #[test]
 fn priority_drops_that_are_counted_end_nothing() {
     let bench = Bench::new();
@@ -138,7 +139,7 @@ fn disabling_the_last_group_brings_no_exit() {
     bench.guest().write_igrpen0(true);
     bench.enter();
     assert_eq!(watched(), hcr::VGRP0DIE | hcr::VGRP1DIE);
-    // What waits in Group 0 waited for this; what waits in Group 1 can wait.
+    // The interrupt in Group 0 waited for this; the one in Group 1 can wait.
     bench.guest().write_igrpen1(false);
     bench.exit();
     bench.enter();
@@ -219,7 +220,8 @@ impl CpuInterface for Qemu {
     }
 }
 
-/// Group 0 fills the registers, the guest disables it, and Group 1 gets them at the next exit of any kind.
+/// Group 0 fills the registers, the guest disables it, and Group 1 gets them at the next exit of
+/// any kind.
 #[test]
 fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
     let bench = Bench::new();

@@ -15,8 +15,8 @@ impl Irq {
         self.raise_with(PENDING)
     }
 
-    /// Sets the pending latch on behalf of a physical interrupt that is active, and that the guest's
-    /// deactivation of this interrupt will deactivate.
+    /// Sets the pending latch on behalf of a physical interrupt that is active, and that the
+    /// guest's deactivation of this interrupt will deactivate.
     #[inline]
     pub(crate) fn raise_hw(&self) -> Raised {
         self.raise_with(PENDING | HW)
@@ -70,8 +70,8 @@ impl Irq {
         }
     }
 
-    /// Applies a register write to flags, priority or target. `change` leaves `queued_on`, the LR bits and
-    /// the references alone.
+    /// Applies a register write to flags, priority or target. `change` leaves `queued_on`, the LR
+    /// bits and the references alone.
     pub(crate) fn update(&self, change: impl Fn(State) -> State) -> Changed {
         let (old, new) = self.always(change);
         let follow_up = if old == new {

@@ -1,5 +1,5 @@
-//! Deliberate faults of the transitions ([`Mutant`]), each a function of the right outcome. In builds
-//! without mutants these functions are the identity, or constant.
+//! Deliberate faults of the transitions ([`Mutant`]), each a function of the right outcome. In
+//! builds without mutants these functions are the identity, or constant.
 
 use crate::lr::ListRegister;
 use crate::sync::{Mutant, mutant};
@@ -25,7 +25,8 @@ pub(super) fn of_prune() -> bool {
     mutant(Mutant::StaysOnTheOldList)
 }
 
-/// Returns whether the selected fault is one of folding or pruning, which are made in the general path.
+/// Returns whether the selected fault is one of folding or pruning, which are made in the general
+/// path.
 #[inline]
 pub(super) fn is_of_fold() -> bool {
     [

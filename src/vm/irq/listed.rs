@@ -12,8 +12,8 @@ use super::{
 
 /// Link and unlink.
 impl Irq {
-    /// Links the interrupt on `vcpu`'s list and takes the list's reference. Returns `Err(state)` if the
-    /// interrupt has been queued, has moved, has no reference left, or no longer wants a list.
+    /// Links the interrupt on `vcpu`'s list and takes the list's reference. Returns `Err(state)` if
+    /// the interrupt has been queued, has moved, has no reference left, or no longer wants a list.
     #[inline]
     pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
         self.transition(|old| {
@@ -31,7 +31,8 @@ impl Irq {
         .map(|(_, new)| new)
     }
 
-    /// Unlinks the interrupt, which is in no list register, from `vcpu`'s list unless it belongs there.
+    /// Unlinks the interrupt, which is in no list register, from `vcpu`'s list unless it belongs
+    /// there.
     pub(crate) fn unlink(&self, vcpu: VcpuId) -> Pruned {
         match self.transition(|old| old.pruned(vcpu)) {
             Err(state) => Pruned::Kept(state),
@@ -42,24 +43,25 @@ impl Irq {
 
 /// Fill: into a list register.
 impl Irq {
-    /// Moves the interrupt into a list register of `vcpu` and returns the register's image. Returns `None`
-    /// if the interrupt has to be pruned. `open` says which groups may be signalled: a pending state on top
-    /// of an active one is left out if its group is closed, because the guest's deactivation would let the
-    /// pending state through unnoticed.
+    /// Moves the interrupt into a list register of `vcpu` and returns the register's image. Returns
+    /// `None` if the interrupt has to be pruned. `open` says which groups may be signalled: a
+    /// pending state on top of an active one is left out if its group is closed, because the
+    /// guest's deactivation would let the pending state through unnoticed.
     pub(crate) fn fill_lr(&self, vcpu: VcpuId, open: [bool; 2]) -> Option<ListRegister> {
         let (old, new) = self
             .transition(|old| {
                 if old.active() {
-                    // Pending and active for an edge. A level waits for the deactivation, and a list
-                    // register backed by hardware may not hold both (IHI 0069, 12.4.8).
+                    // Pending and active for an edge. A level waits for the deactivation, and a
+                    // list register backed by hardware may not hold both (IHI 0069, 12.4.8).
                     let latch = old.latch()
                         && !old.level()
                         && !old.hw()
                         && old.enabled()
                         && old.target() == Some(vcpu)
                         && open[usize::from(old.group1())];
-                    // The end of an interrupt that is backed by hardware is not reported. With a pending
-                    // state behind it, the physical interrupt waits for the end of that state.
+                    // The end of an interrupt that is backed by hardware is not reported. With a
+                    // pending state behind it, the physical interrupt waits for the end of that
+                    // state.
                     let backed = old.hw() && !old.latch();
                     let set = LR_ACTIVE
                         | if backed { LR_HW } else { 0 }
@@ -99,8 +101,8 @@ impl Irq {
         Some(ListRegister(lr))
     }
 
-    /// Moves the interrupt into a list register of `vcpu` and returns the register's image, if the state is
-    /// plain ([`State::is_plain`]). Returns `None`, changing nothing, otherwise.
+    /// Moves the interrupt into a list register of `vcpu` and returns the register's image, if the
+    /// state is plain ([`State::is_plain`]). Returns `None`, changing nothing, otherwise.
     #[inline]
     pub(crate) fn fill_lr_plain(&self, vcpu: VcpuId) -> Option<ListRegister> {
         let (old, _) = self
@@ -109,8 +111,9 @@ impl Irq {
         Some(self.plain_image(old))
     }
 
-    /// Links the interrupt on `vcpu`'s list and moves it into a list register in one compare-and-swap, if
-    /// the state is plain, on no list, and of one of the `groups` (a bit each). Takes the list's reference.
+    /// Links the interrupt on `vcpu`'s list and moves it into a list register in one
+    /// compare-and-swap, if the state is plain, on no list, and of one of the `groups` (a bit
+    /// each). Takes the list's reference.
     #[inline]
     pub(crate) fn link_and_fill_lr(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
         let (old, _) = self
@@ -145,14 +148,14 @@ impl Irq {
 
 /// Fold: back from a list register.
 impl Irq {
-    /// Folds the interrupt from its list register, which holds `lr`, and unlinks it from `vcpu`'s list
-    /// unless it belongs there.
+    /// Folds the interrupt from its list register, which holds `lr`, and unlinks it from `vcpu`'s
+    /// list unless it belongs there.
     pub(crate) fn fold_unlink(&self, vcpu: VcpuId, lr: ListRegister) -> (Folded, Pruned) {
         self.fold_unlink_from(vcpu, lr)
     }
 
-    /// Folds the interrupt from its list register, which is empty, and unlinks it from `vcpu`'s list unless
-    /// it belongs there.
+    /// Folds the interrupt from its list register, which is empty, and unlinks it from `vcpu`'s
+    /// list unless it belongs there.
     pub(crate) fn fold_unlink_ended(&self, vcpu: VcpuId) -> (Folded, Pruned) {
         self.fold_unlink_from(vcpu, ListRegister::EMPTY)
     }
@@ -169,9 +172,10 @@ impl Irq {
         (Folded::of(old, folded, lr), Pruned::of(folded, new))
     }
 
-    /// Folds and prunes, in one compare-and-swap, an interrupt whose list register is empty. If nothing is
-    /// pending, the interrupt is unlinked. If a new edge is pending in one of the `groups` (a bit each), the
-    /// interrupt is reloaded into the same register. Returns `None`, changing nothing, otherwise.
+    /// Folds and prunes, in one compare-and-swap, an interrupt whose list register is empty. If
+    /// nothing is pending, the interrupt is unlinked. If a new edge is pending in one of the
+    /// `groups` (a bit each), the interrupt is reloaded into the same register. Returns `None`,
+    /// changing nothing, otherwise.
     #[inline]
     pub(crate) fn fold_unlink_plain(
         &self,
@@ -200,13 +204,14 @@ impl Irq {
         })
     }
 
-    /// Folds the interrupt from its list register, which nobody has read. The interrupt stays on the list.
+    /// Folds the interrupt from its list register, which nobody has read. The interrupt stays on
+    /// the list.
     pub(crate) fn fold_unread(&self) {
         let _ = self.always(|old| old.folded(ListRegister::EMPTY, false));
     }
 
-    /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On the CPU
-    /// that has the vCPU; without the list's lock.
+    /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On
+    /// the CPU that has the vCPU; without the list's lock.
     pub(crate) fn refresh(&self, lr: ListRegister) -> Folded {
         let (old, _) = self.always(|old| {
             let gone = if lr.is_pending() {

@@ -10,51 +10,54 @@
 //! | [`fault`] | deliberate faults for the models |
 //!
 //! # Who may touch a field
-//! 1. `state` changes only by the transitions of this room, each one atomic read-modify-write. Any CPU
-//!    may make a transition of [`change`] and [`references`] at any time.
-//! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of the
-//!    lock knows whether the interrupt is in a bucket. The other LR bits change under that lock too, or,
-//!    by [`Irq::refresh`], on the CPU that has the vCPU.
-//! 3. `links` belong to the ap_list that `queued_on` names, under its lock. The links of an interrupt
-//!    without references belong to the [`FreeList`](super::free_list::FreeList).
-//! 4. `pintid` is written before the first forwarded interrupt is raised, and constant from then on.
+//! 1. `state` changes only by the transitions of this room, each one atomic read-modify-write. Any
+//!    CPU may make a transition of [`change`] and [`references`] at any time.
+//! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of
+//!    the lock knows whether the interrupt is in a bucket. The other LR bits change under that lock
+//!    too, or, by [`Irq::refresh`], on the CPU that has the vCPU.
+//! 3. `links` belong to the ap_list that `queued_on` names, under its lock. The links of an
+//!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
+//! 4. `pintid` is written before the first forwarded interrupt is raised, and constant from then
+//!    on.
 //! 5. `icid` is written by the ITS that maps the LPI, under that ITS's command lock.
 //!
 //! # References
-//! A reference has one of four owners. The count is part of the state word, so a reference is taken or
-//! put in the compare-and-swap that changes what the reference stands for. Zero is final: no transition
-//! leads away from a count of zero. This table is the one list of all transitions that take or put a
-//! reference.
+//! A reference has one of four owners. The count is part of the state word, so a reference is taken
+//! or put in the compare-and-swap that changes what the reference stands for. Zero is final: no
+//! transition leads away from a count of zero. This table is the one list of all transitions that
+//! take or put a reference.
 //!
 //! | transition | made by | ap_list's | mapping's | migration's | trace point |
 //! |---|---|---|---|---|---|
 //! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM owns it | | | | |
 //! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | `MappingGet` |
 //! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI that has references | | take | | `MappingGet` |
-//! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown | | put | | `MappingPut` |
+//! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | `MappingPut` |
 //! | [`Irq::link`] | insertion | take | | | `ListGet` |
 //! | [`Irq::link_and_fill_lr`] | staging | take | | | `ListGet` |
 //! | [`Irq::unlink`], `Removed` | prune | put | | | `ListPut` |
 //! | [`Irq::unlink`], `Migrating` | prune | hand over | | take over | `ListPut`, `MigrationGet` |
 //! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | `ListPut` |
-//! | [`Irq::fold_unlink`], `Migrating` | vCPU put, flush | hand over | | take over | `ListPut`, `MigrationGet` |
+//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | take over | `ListPut`, `MigrationGet` |
 //! | [`Irq::fold_unlink_plain`], not reloaded | exit | put | | | `ListPut` |
 //! | [`Irq::put`] | the CPU that has moved the interrupt | | | put | `MigrationPut` |
 //!
 //! * The ap_list owns a reference exactly while `queued_on` names its vCPU. A fold alone puts no
-//!   reference: a folded interrupt is still on the list. The transitions that fold *and* unlink put the
-//!   reference because they unlink.
-//! * A migration inserts the interrupt on the new list, where [`Irq::link`] takes a reference, and then
-//!   puts the old list's.
-//! * A lookup takes no reference. The epoch guard that the lookup needs keeps the interrupt allocated,
-//!   not alive: linking an interrupt without references fails, and raising an unmapped LPI has no effect.
+//!   reference: a folded interrupt is still on the list. The transitions that fold *and* unlink put
+//!   the reference because they unlink.
+//! * A migration inserts the interrupt on the new list, where [`Irq::link`] takes a reference, and
+//!   then puts the old list's.
+//! * A lookup takes no reference. The epoch guard that the lookup needs keeps the interrupt
+//!   allocated, not alive: linking an interrupt without references fails, and raising an unmapped
+//!   LPI has no effect.
 //! * The CPU that puts the last reference frees the interrupt, or pushes it onto the
 //!   [`FreeList`](super::free_list::FreeList) where freeing might allocate.
 //!
 //! # Publication
-//! Every transition is AcqRel. A CPU that makes an interrupt pending publishes its earlier writes, and the
-//! transition that consumes the pending state (fill, fold) acquires them, also if the injection coalesced
-//! with an earlier one. For this reason a raise is never skipped after a mere load.
+//! Every transition is AcqRel. A CPU that makes an interrupt pending publishes its earlier writes,
+//! and the transition that consumes the pending state (fill, fold) acquires them, also if the
+//! injection coalesced with an earlier one. For this reason a raise is never skipped after a mere
+//! load.
 
 mod change;
 mod fault;
@@ -77,8 +80,8 @@ pub(crate) use state::{
     LR_LATCH, LR_PENDING, PENDING, REF, UNMAPPED,
 };
 
-/// Links of an intrusive circular list, and the bucket that the interrupt is in. Guarded by an ap_list
-/// lock; atomic only so that touching them needs no `unsafe`.
+/// Links of an intrusive circular list, and the bucket that the interrupt is in. Guarded by an
+/// ap_list lock; atomic only so that touching them needs no `unsafe`.
 pub(crate) struct Links {
     pub(crate) next: AtomicPtr<Irq>,
     pub(crate) prev: AtomicPtr<Irq>,
@@ -88,8 +91,8 @@ pub(crate) struct Links {
 /// One virtual interrupt.
 ///
 /// # Invariants
-/// * `queued_on` names a vCPU exactly while that vCPU's ap_list holds the interrupt, in a bucket or in a
-///   list register, and exactly then the list owns one of the references.
+/// * `queued_on` names a vCPU exactly while that vCPU's ap_list holds the interrupt, in a bucket or
+///   in a list register, and exactly then the list owns one of the references.
 /// * A deliverable interrupt is queued, or some CPU has still to insert it.
 // A line of its own: injections of different interrupts do not share one.
 #[repr(align(64))]
@@ -104,8 +107,8 @@ pub(crate) struct Irq {
 }
 
 impl Irq {
-    /// Makes an interrupt with these flags, routed to `target`, with one reference: the VM's, or an LPI's
-    /// first mapping's.
+    /// Makes an interrupt with these flags, routed to `target`, with one reference: the VM's, or an
+    /// LPI's first mapping's.
     pub(crate) fn new(intid: IntId, flags: u64, target: Option<VcpuId>) -> Self {
         Self {
             state: AtomicU64::new(State::new(flags, target).0),
@@ -134,7 +137,8 @@ impl Irq {
         self.kind
     }
 
-    /// Returns the physical INTID that forwarded occurrences of this interrupt deactivate; 0 for none.
+    /// Returns the physical INTID that forwarded occurrences of this interrupt deactivate; 0 for
+    /// none.
     #[inline]
     pub(crate) fn pintid(&self) -> u16 {
         // Relaxed: written before the first raise of a forwarded occurrence, which publishes it.

@@ -18,11 +18,11 @@ pub(crate) enum FollowUp {
     Requeue(VcpuId),
     /// The interrupt is in a list register of this vCPU, which has to fold its list registers soon.
     Recall(VcpuId),
-    /// An edge has come while the interrupt is in a list register of this vCPU. The vCPU leaves the guest,
-    /// because the guest may have ended the first one.
+    /// An edge has come while the interrupt is in a list register of this vCPU. The vCPU leaves the
+    /// guest, because the guest may have ended the first one.
     Reraised(VcpuId),
-    /// The interrupt is in a list register of this vCPU, which has to fold its list registers before it
-    /// next enters the guest.
+    /// The interrupt is in a list register of this vCPU, which has to fold its list registers
+    /// before it next enters the guest.
     RecallLater(VcpuId),
 }
 
@@ -37,15 +37,15 @@ pub(crate) struct Raised {
 }
 
 impl Raised {
-    /// Returns whether the interrupt was on no list, not pending, and wants a list now if it has a target.
-    /// Most raises are of this kind.
+    /// Returns whether the interrupt was on no list, not pending, and wants a list now if it has a
+    /// target. Most raises are of this kind.
     #[inline]
     pub(crate) fn was_idle(self) -> bool {
         self.old.is_idle()
     }
 
-    /// Returns whether the raise asks for nothing: the latch was set, and the interrupt is mapped and has a
-    /// target.
+    /// Returns whether the raise asks for nothing: the latch was set, and the interrupt is mapped
+    /// and has a target.
     #[inline]
     pub(crate) fn needs_nothing(self) -> bool {
         self.old.latch() && !self.unmapped() && !self.without_target()
@@ -75,8 +75,8 @@ impl Raised {
         self.old.target().is_none()
     }
 
-    /// Returns the work left to the caller. The CPU that set the latch does the follow-up; raising an
-    /// unmapped LPI has none.
+    /// Returns the work left to the caller. The CPU that set the latch does the follow-up; raising
+    /// an unmapped LPI has none.
     #[inline]
     pub(crate) fn follow_up(self) -> FollowUp {
         if self.old.latch() || self.old.unmapped() {
@@ -105,7 +105,8 @@ pub(crate) struct Changed {
 pub(crate) struct FastFold {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// The image with which the interrupt stays in its list register, for an edge that has come meanwhile.
+    /// The image with which the interrupt stays in its list register, for an edge that has come
+    /// meanwhile.
     pub(crate) reloaded: Option<ListRegister>,
     /// The list's reference was the last one.
     pub(crate) last: bool,
@@ -122,8 +123,8 @@ pub(crate) enum Pruned {
         /// The list's reference was the last one: the caller frees the interrupt.
         last: bool,
     },
-    /// The interrupt was unlinked and goes to another vCPU's list. The list's reference was handed to the
-    /// caller, who inserts the interrupt there and then puts the reference.
+    /// The interrupt was unlinked and goes to another vCPU's list. The list's reference was handed
+    /// to the caller, who inserts the interrupt there and then puts the reference.
     Migrating,
 }
 
@@ -141,7 +142,8 @@ pub(crate) struct Folded {
     pub(crate) resample: bool,
     /// The line was still high at the deactivation: the interrupt is pending once more.
     pub(crate) repended: bool,
-    /// The hypervisor has to deactivate a physical interrupt, because the guest's part in it was cancelled.
+    /// The hypervisor has to deactivate a physical interrupt, because the guest's part in it was
+    /// cancelled.
     pub(crate) deactivate: bool,
 }
 

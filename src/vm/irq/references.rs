@@ -9,8 +9,8 @@ use super::{CANCEL_P, Changed, FollowUp, Irq, PENDING, Put, REF, State, UNMAPPED
 const MAX_MAPPING_REFS: u16 = 0x7fff;
 
 impl Irq {
-    /// Takes a reference for a mapping and makes the LPI mapped to `target`. Returns `None` if the LPI has
-    /// no reference left, or as many mappings as are allowed.
+    /// Takes a reference for a mapping and makes the LPI mapped to `target`. Returns `None` if the
+    /// LPI has no reference left, or as many mappings as are allowed.
     pub(crate) fn map(&self, target: Option<VcpuId>) -> Option<FollowUp> {
         let (_, new) = self
             .transition(|old| {
@@ -37,10 +37,10 @@ impl Irq {
         self.put_reference(false)
     }
 
-    /// Puts a reference that is not a list's. Every mapping owns a reference, so an LPI of which only the
-    /// list's reference is left is unmapped: from then on raises have no effect, and a raise since the last
-    /// mapping ended is withdrawn. The put before the list's marks the LPI so, be it a mapping's or a
-    /// migration's.
+    /// Puts a reference that is not a list's. Every mapping owns a reference, so an LPI of which
+    /// only the list's reference is left is unmapped: from then on raises have no effect, and a
+    /// raise since the last mapping ended is withdrawn. The put before the list's marks the LPI so,
+    /// be it a mapping's or a migration's.
     fn put_reference(&self, withdraw: bool) -> Put {
         let (old, new) = self.always(|old| {
             debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);

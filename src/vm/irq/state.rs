@@ -2,7 +2,7 @@
 //!
 //! | bits  | field      | meaning |
 //! |-------|------------|---------|
-//! | 0     | PENDING    | pending latch: an edge, an MSI, `ISPENDR`, or a forwarded physical interrupt |
+//! | 0     | PENDING    | pending latch: an edge, an MSI, `ISPENDR`, a forwarded interrupt |
 //! | 1     | LINE       | level of the input line |
 //! | 2     | ACTIVE     | active, and in no list register |
 //! | 3     | HW         | a physical interrupt is active on the guest's behalf, to be deactivated |
@@ -22,12 +22,12 @@
 //! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
-//! Fields that are compared or cleared together lie side by side, so that the common transitions compare
-//! and mask with constants that fit into an instruction.
+//! Fields that are compared or cleared together lie side by side, so that the common transitions
+//! compare and mask with constants that fit into an instruction.
 //!
 //! Filling a list register *moves* the latch, the active state and the physical interrupt into the
-//! register; folding moves back what the guest has left. So a bit 0, 2 or 3 that is set while IN_LR is
-//! arrived after the fill, and nothing that arrives is lost or doubled.
+//! register; folding moves back what the guest has left. So a bit 0, 2 or 3 that is set while IN_LR
+//! is arrived after the fill, and nothing that arrives is lost or doubled.
 //!
 //! `queued_on` and the list's reference change in one compare-and-swap: the list holds an interrupt
 //! exactly while it holds a reference.
@@ -47,7 +47,14 @@ macro_rules! flags {
         const FLAGS: &[(u64, &str)] = &[$(($name, stringify!($name)),)*];
 
         impl State {
-            $($(#[$doc])* #[inline] #[must_use] pub(crate) const fn $get(self) -> bool { self.0 & $name != 0 })*
+            $(
+                $(#[$doc])*
+                #[inline]
+                #[must_use]
+                pub(crate) const fn $get(self) -> bool {
+                    self.0 & $name != 0
+                }
+            )*
         }
     };
 }
@@ -193,7 +200,8 @@ impl State {
         self.with(vcpu_field(target) << TARGET_SHIFT, VCPU << TARGET_SHIFT)
     }
 
-    /// Returns the state queued on another vCPU, or on none. The caller accounts for the list's reference.
+    /// Returns the state queued on another vCPU, or on none. The caller accounts for the list's
+    /// reference.
     #[inline]
     #[must_use]
     pub(crate) const fn with_queued_on(self, vcpu: Option<VcpuId>) -> Self {
@@ -203,16 +211,16 @@ impl State {
 
 /// Predicates.
 impl State {
-    /// Returns whether the interrupt is pending outside the list registers: by the latch, or by the line of
-    /// a level-sensitive interrupt.
+    /// Returns whether the interrupt is pending outside the list registers: by the latch, or by the
+    /// line of a level-sensitive interrupt.
     #[inline]
     #[must_use]
     pub(crate) const fn pending(self) -> bool {
         self.0 & PENDING != 0 || self.0 & (LEVEL | LINE) == LEVEL | LINE
     }
 
-    /// Returns whether the interrupt may fill a list register: pending, enabled, mapped, routed and not
-    /// active.
+    /// Returns whether the interrupt may fill a list register: pending, enabled, mapped, routed and
+    /// not active.
     #[inline]
     #[must_use]
     pub(crate) const fn deliverable(self) -> bool {
@@ -221,8 +229,8 @@ impl State {
             && self.target().is_some()
     }
 
-    /// Returns whether the interrupt is on no list, not pending, and deliverable once its latch is set and
-    /// it has a target. One comparison.
+    /// Returns whether the interrupt is on no list, not pending, and deliverable once its latch is
+    /// set and it has a target. One comparison.
     #[inline]
     #[must_use]
     pub(crate) const fn is_idle(self) -> bool {
@@ -231,8 +239,8 @@ impl State {
         self.0 & COMPARED == ENABLED
     }
 
-    /// Returns whether the state is plain: deliverable to `vcpu` by its latch, and either an edge or
-    /// forwarded. Most interrupts are plain when they fill a list register.
+    /// Returns whether the state is plain: deliverable to `vcpu` by its latch, and either an edge
+    /// or forwarded. Most interrupts are plain when they fill a list register.
     #[inline]
     #[must_use]
     pub(crate) const fn is_plain(self, vcpu: VcpuId) -> bool {
@@ -248,8 +256,9 @@ impl State {
         groups >> self.group1() as u32 & 1 != 0
     }
 
-    /// Returns whether the interrupt leaves the list once the guest has ended it in its list register:
-    /// nothing has arrived since the fill, and no line has to be sampled. One comparison for an edge.
+    /// Returns whether the interrupt leaves the list once the guest has ended it in its list
+    /// register: nothing has arrived since the fill, and no line has to be sampled. One comparison
+    /// for an edge.
     #[inline]
     #[must_use]
     pub(crate) const fn ends_in_lr(self) -> bool {
@@ -263,9 +272,9 @@ impl State {
         self.deliverable() || (self.active() && self.target().is_some())
     }
 
-    /// Returns whether the counters have a pending state outside the list registers: injected, and not
-    /// yet delivered, coalesced or withdrawn. A level that waits for a deactivation is injected by that
-    /// deactivation. A raise of an unmapped LPI is no injection.
+    /// Returns whether the counters have a pending state outside the list registers: injected, and
+    /// not yet delivered, coalesced or withdrawn. A level that waits for a deactivation is injected
+    /// by that deactivation. A raise of an unmapped LPI is no injection.
     #[inline]
     #[must_use]
     pub(crate) const fn pending_outside(self) -> bool {
@@ -273,16 +282,16 @@ impl State {
             || self.0 & (LEVEL | LINE | ACTIVE | IN_LR) == LEVEL | LINE
     }
 
-    /// Returns the number of pending states that the counters have: at most one in a list register and one
-    /// outside.
+    /// Returns the number of pending states that the counters have: at most one in a list register
+    /// and one outside.
     #[inline]
     #[must_use]
     pub(crate) const fn pending_count(self) -> u64 {
         self.lr_pending() as u64 + self.pending_outside() as u64
     }
 
-    /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt that is pending in a list register because of its
-    /// line is pending only as long as the line is high.
+    /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt that is pending in a list register
+    /// because of its line is pending only as long as the line is high.
     #[inline]
     #[must_use]
     pub(crate) const fn shows_pending(self) -> bool {
