@@ -170,11 +170,11 @@ impl Verdict {
             0,
             "a lookup waited",
         ));
-        for list in ["list", "lookup"] {
+        for kind in ["list", "mapping", "migration"] {
             checks.push(Check::equal(
-                format!("{list} gets = {list} puts"),
-                of(&format!("{list}_gets")),
-                of(&format!("{list}_puts")),
+                format!("{kind} gets = {kind} puts"),
+                of(&format!("{kind}_gets")),
+                of(&format!("{kind}_puts")),
                 "references were not given back",
             ));
         }
@@ -348,6 +348,16 @@ vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
                 "\"list_puts\":300",
                 "\"list_puts\":299",
                 "list gets = list puts",
+            ),
+            (
+                "\"mapping_puts\":9",
+                "\"mapping_puts\":8",
+                "mapping gets = mapping puts",
+            ),
+            (
+                "\"migration_puts\":3",
+                "\"migration_puts\":2",
+                "migration gets = migration puts",
             ),
         ] {
             assert!(CONSOLE.contains(good));
