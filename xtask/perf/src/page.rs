@@ -10,7 +10,7 @@ use super::curves::{Curve, Plot};
 use super::el2;
 use super::host::figures::{self, Figures};
 use super::report;
-use crate::{console, project};
+use xtask::{console, project};
 
 /// Nothing is loaded from anywhere, and it is light wherever it is read.
 const HEAD: &str = "<!DOCTYPE html>

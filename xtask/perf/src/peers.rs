@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::host::figures::Rates;
-use crate::process::{self, Show};
-use crate::provision::toolchain::cargo;
-use crate::{console, project};
+use xtask::process::{self, Show};
+use xtask::provision::toolchain::cargo;
+use xtask::{console, project};
 
 /// What the program printed: loads by name, the last part of which says whose.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -28,13 +28,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::provision::apt::{self, For};
-use crate::provision::{kernel, qemu};
-use crate::{console, project};
 use counts::Counts;
 pub(crate) use event::Event;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
+use xtask::provision::apt::{self, For};
+use xtask::provision::{kernel, qemu};
+use xtask::{console, project};
 
 /// The release of the kernel whose KVM is compared with.
 const RELEASE: &str = "6.12";

@@ -7,11 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::boot::hypervisor::{self, built, flatten};
-use crate::boot::initramfs::Initramfs;
-use crate::console;
-use crate::project;
-use crate::provision::toolchain::{self, cargo};
+use xtask::boot::hypervisor::{self, built, flatten};
+use xtask::boot::initramfs::Initramfs;
+use xtask::console;
+use xtask::project;
+use xtask::provision::toolchain::{self, cargo};
 
 /// What is needed for a run.
 #[derive(Debug)]

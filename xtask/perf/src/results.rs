@@ -5,10 +5,10 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::host::{counters, figures, instructions};
+use super::host::{counters, figures};
 use super::peers::Peers;
 use super::{Run, el2};
-use crate::{console, project};
+use xtask::{console, instructions, project};
 
 const HEAD: &str = "# Results\n
 Written by `cargo xtask perf`, which measures all of it again; each part says what it was measured on. Times

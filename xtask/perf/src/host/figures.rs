@@ -6,9 +6,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::console::{self, bad, good};
-use crate::perf::peers::Peers;
-use crate::process::{self, Show};
+use crate::peers::Peers;
+use xtask::console::{self, bad, good};
+use xtask::instructions;
+use xtask::process::{self, Show};
 
 /// Bytes of something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ pub(crate) struct Outcome {
 
 /// Measures for about `seconds` with up to `threads` threads of a kind.
 pub(crate) fn measure(threads: usize, seconds: u64) -> Result<Figures> {
-    let program = super::program()?;
+    let program = instructions::program()?;
     console::step(format!("Timing operations and loads, about {seconds} s"));
     let mut command = Command::new(program);
     command.args(["figures", &threads.to_string(), &seconds.to_string()]);

@@ -9,11 +9,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::instructions;
 use super::perf_stat;
-use crate::console;
-use crate::process::{self, Show};
-use crate::project;
+use xtask::console;
+use xtask::instructions;
+use xtask::process::{self, Show};
+use xtask::project;
 
 /// The load whose cache lines `perf c2c` follows.
 const FOLLOWED: &str = "lpi_stress/16/16/16/spread";
@@ -48,7 +48,7 @@ pub(crate) fn drive(
     console::step("The CPU's counters");
     let outcome = match perf_stat::events() {
         Ok(events) => {
-            let program = super::program()?;
+            let program = instructions::program()?;
             let outcome = by_perf(&program, &events, threads)?;
             follow_lines(&program, threads, reports)?;
             outcome

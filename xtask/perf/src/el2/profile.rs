@@ -12,7 +12,7 @@ use yaxpeax_arm::armv8::a64::InstDecoder;
 use super::counts::{Attribute, Sums};
 use super::event::Event;
 use super::table::{keyword, name};
-use crate::console;
+use xtask::console;
 
 /// Prints what an event executes in each function, those that execute most first: its own instructions, and
 /// those of functions that were inlined into it.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::build::Programs;
-use crate::console;
-use crate::process::{POLL, interrupted};
-use crate::provision::qemu::Qemu;
+use xtask::console;
+use xtask::process::{POLL, interrupted};
+use xtask::provision::qemu::Qemu;
 
 /// What the machine is, for the report.
 pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \

@@ -1,5 +1,5 @@
-//! The comparison in Markdown: all of it for `perf/RESULTS.md`, the headline figures for the README, whose
-//! plot is written beside it.
+//! The comparison in Markdown: in full for `perf/RESULTS.md`, the headline figures for
+//! `docs/performance.md`; and the plot, `perf/el2.svg`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,13 +8,9 @@ use anyhow::{Context, Result};
 
 use super::plot;
 use super::table::{Outcome, Row};
-use crate::{console, project};
+use xtask::{console, docs, project};
 
-/// What encloses the figures in the README.
-const BEGIN: &str = "<!-- written by cargo xtask perf --el2 --kvm -->\n";
-const END: &str = "<!-- end of what is written -->\n";
-
-/// The section of `perf/RESULTS.md`.
+/// Formats the section of `perf/RESULTS.md`.
 pub(crate) fn results(outcome: &Outcome) -> String {
     let mut text = format!(
         "Instructions of one event, on all CPUs together, on QEMU {} with\n`{}`,\nbeside KVM of Linux {}. \
@@ -46,6 +42,7 @@ pub(crate) fn results(outcome: &Outcome) -> String {
             row.vgic_ratio.unwrap_or(0.0),
         );
     }
+
     text += "\nAn instruction of hyp is the library's if the innermost function of this checkout that it was \
              inlined from\nis, by the debug information: locks, counters, epochs and table walks count as the \
              library. KVM's are told by\nthe symbol that they lie in (`vgic_*`, `kvm_vgic_*`, `__vgic_*`, \
@@ -79,7 +76,7 @@ pub(crate) fn results(outcome: &Outcome) -> String {
     text
 }
 
-/// What bounds the library's own part where it misses its target.
+/// An explanation for the targets of the library's own part that are missed.
 const BOUNDS: &str = "What bounds the library's own part. An SGI to itself is one exit and one entry (as the \
 hypercall's row), a fold and\nprune, a raise, an insertion that is the load as well, and a write of the list \
 register: five atomic\nread-modify-writes, and the ap_list's lock taken twice, because insertion and prune own the \
@@ -87,21 +84,22 @@ list's reference under\nit. An LPI by `INT` takes three exits and entries, two a
 that is read, decoded and\nchecked, two table walks in the epoch, and a fold that finds the next edge. \
 `--profile sgi-self` and `--profile lpi`\nlist it by function.\n\n";
 
-/// Writes the plot, and the figures into the README.
+/// Writes the plot, and the headline figures into `docs/performance.md`.
 pub(crate) fn publish(outcome: &Outcome) -> Result<()> {
-    let root = project::root();
-    let path = root.join("perf/el2.svg");
+    let path = project::root().join("perf/el2.svg");
     fs::write(&path, plot::bars(outcome)? + "\n").context("cannot write perf/el2.svg")?;
     console::detail(format!("plot {}", path.display()));
-    let path = root.join("README.md");
-    let readme = fs::read_to_string(&path).context("cannot read the README")?;
-    let readme = replaced(&readme, &headline(outcome))?;
-    fs::write(&path, readme).context("cannot write the README")
+    docs::write(
+        "docs/performance.md",
+        "cargo xtask perf --el2 --kvm",
+        &[headline(outcome)],
+    )
 }
 
+/// Formats the headline figures.
 fn headline(outcome: &Outcome) -> String {
     let mut text = format!(
-        "\n| event | hyp | Linux KVM {} | ratio |\n|---|--:|--:|--:|\n",
+        "| event | hyp | Linux KVM {} | ratio |\n|---|--:|--:|--:|\n",
         super::RELEASE
     );
     let compared = |row: &&Row| row.ratio.is_some();
@@ -115,36 +113,13 @@ fn headline(outcome: &Outcome) -> String {
             row.ratio.unwrap_or(0.0),
         );
     }
-    text.push('\n');
     text
-}
-
-/// The README with what is between the marks replaced.
-fn replaced(readme: &str, figures: &str) -> Result<String> {
-    let missing = "the README has lost the marks around its figures";
-    let (before, rest) = readme.split_once(BEGIN).context(missing)?;
-    let (_, after) = rest.split_once(END).context(missing)?;
-    Ok([before, BEGIN, figures, END, after].concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::table::tests::outcome;
     use super::*;
-
-    #[test]
-    fn figures_are_replaced_between_their_marks() {
-        let readme = format!("a\n{BEGIN}old\n{END}b\n");
-        let expected = format!("a\n{BEGIN}new\n{END}b\n");
-        assert_eq!(replaced(&readme, "new\n").unwrap(), expected);
-        assert!(replaced("a\n", "new\n").is_err());
-    }
-
-    #[test]
-    fn the_readme_has_the_marks() {
-        let readme = fs::read_to_string(project::root().join("README.md")).unwrap();
-        assert!(replaced(&readme, "").is_ok());
-    }
 
     #[test]
     fn both_tables_have_both_sides() {

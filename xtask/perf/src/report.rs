@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::host::machine::Machine;
-use crate::console;
+use super::machine::Machine;
+use xtask::console;
 
 /// A section: what was measured, and on what.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn sections_are_replaced_one_by_one() {
-        let reports = tempfile::tempdir().unwrap();
+        let reports = xtask::project::scratch().unwrap();
         let machine = Machine {
             commit: "abc".to_owned(),
             ..Machine::default()

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::counts::{Counts, Sums, Tally};
 use super::event::Event;
 use super::machine::FLAGS;
-use crate::console::{self, bad, good};
+use xtask::console::{self, bad, good};
 
 /// What an event is called in reports.
 pub(crate) const fn name(event: Event) -> &'static str {

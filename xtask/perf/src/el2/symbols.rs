@@ -11,7 +11,7 @@ use object::{Object, ObjectSymbol};
 
 use super::counts::{Attribute, Owner};
 use super::names;
-use crate::project;
+use xtask::project;
 
 /// In a table of vectors (2 KiB): where those for exceptions from a lower level begin and end, and the
 /// size of one.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{self, Show};
+use xtask::process::{self, Show};
 
 /// What is counted of every operation, user mode only: the switching of the counters is not ours.
 const ALWAYS: [&str; 2] = ["cycles:u", "instructions:u"];
