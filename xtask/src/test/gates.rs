@@ -33,8 +33,7 @@ const BARE_METAL_ONLY: [&str; 3] = ["hyp", "isolation", "conformance"];
 
 /// A part of the test run.
 pub(crate) struct Gate {
-    /// A short name that does not change.
-    #[cfg_attr(not(test), expect(dead_code))]
+    /// A short name that does not change, for `--only`.
     pub(crate) slug: String,
     /// The gate in a few words.
     pub(crate) name: String,
@@ -82,6 +81,11 @@ impl Gate {
             boots: true,
             ..Self::new(slug, name, action)
         }
+    }
+
+    /// Formats the gate's slug and name in one line.
+    pub(crate) fn line(&self) -> String {
+        format!("{:<18} {}", self.slug, self.name)
     }
 
     /// Provides what the gate needs, runs it, and counts its test cases.

@@ -2,14 +2,15 @@
 //! before it passed.
 
 mod gates;
+mod select;
 mod tally;
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::{ArgMatches, Command};
+use clap::{ArgAction, ArgMatches, Command};
 
-use crate::cli::{Options, flag};
+use crate::cli::{Options, flag, option};
 use crate::process::interrupted;
 use crate::{console, project};
 use gates::Gate;
@@ -22,6 +23,9 @@ failed.
 
 Examples:
   cargo xtask test                              every gate, about twenty minutes on two CPUs
+  cargo xtask test --list                       the gates: their slugs and names
+  cargo xtask test --only fmt --only clippy     these gates
+  cargo xtask test --only boot                  the gates with this in their name
   cargo xtask test --no-boot                    the gates that need no emulator";
 
 /// Options of `cargo xtask test`.
@@ -29,26 +33,44 @@ Examples:
 pub(crate) struct TestOptions {
     /// Whether gates that boot an emulated machine are left out.
     pub(crate) no_boot: bool,
+    /// Slugs, or parts of the names, of the only gates to run; none for every gate.
+    pub(crate) only: Vec<String>,
+    /// Whether the gates are listed, and none is run.
+    pub(crate) list: bool,
 }
 
 impl Options for TestOptions {
     fn declare(command: Command) -> Command {
-        command
-            .after_help(AFTER_HELP)
-            .args([flag("no-boot", "Leave out the gates that need an emulator")])
+        command.after_help(AFTER_HELP).args([
+            flag("no-boot", "Leave out the gates that need an emulator"),
+            option(
+                "only",
+                "NAME",
+                "Run the gate with this slug, or the gates with this in their name; may be \
+                 repeated",
+            )
+            .action(ArgAction::Append),
+            flag("list", "Print each gate's slug and name, and run none"),
+        ])
     }
 
     fn read(matches: &mut ArgMatches) -> Self {
+        let only = matches.remove_many("only");
         Self {
             no_boot: matches.get_flag("no-boot"),
+            only: only.into_iter().flatten().collect(),
+            list: matches.get_flag("list"),
         }
     }
 }
 
 /// Runs the gates that the options ask for, and tells whether every test passed.
 pub(crate) fn test(options: &TestOptions) -> Result<bool> {
-    let mut gates = gates::all();
-    gates.retain(|gate| !(options.no_boot && gate.boots));
+    let gates = select::gates(gates::all(), options)?;
+    if options.list {
+        gates.iter().for_each(|gate| console::say(&gate.line()));
+        return Ok(true);
+    }
 
     let began = Instant::now();
     let mut total = Tally::default();
