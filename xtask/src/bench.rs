@@ -19,7 +19,7 @@ Examples:
 /// Options of `cargo xtask bench`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BenchOptions {
-    /// Whether each benchmark is done once and not timed.
+    /// True if each benchmark is done once and not timed.
     pub(crate) quick: bool,
     /// A part of the names of the benchmarks to run.
     pub(crate) filter: Option<String>,

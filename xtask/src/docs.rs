@@ -7,8 +7,8 @@
 //! <!-- end of what is written -->
 //! ```
 //!
-//! A file may hold several tables of one command, in an order that the command defines. Only a run by
-//! hand writes them; `cargo xtask test` leaves the checkout as it is.
+//! A file may hold several tables of one command, in an order that the command defines. Only a run
+//! by hand writes them; `cargo xtask test` leaves the checkout as it is.
 
 use std::fs;
 
@@ -28,8 +28,8 @@ fn begin(command: &str) -> String {
 ///
 /// # Errors
 ///
-/// The file does not exist, or holds another number of places for tables of this command. It is left
-/// as it was then.
+/// The file does not exist, or holds another number of places for tables of this command. It is
+/// left as it was then.
 pub fn write(file: &str, command: &str, tables: &[String]) -> Result<()> {
     let path = project::root().join(file);
     let before = fs::read_to_string(&path)

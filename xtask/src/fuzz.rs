@@ -47,7 +47,7 @@ pub(crate) struct FuzzOptions {
     pub(crate) target: Option<Target>,
     /// Seconds for which each target is tried.
     pub(crate) seconds: u32,
-    /// Whether `fuzz/corpus` is minimized, and nothing new tried.
+    /// True if `fuzz/corpus` is minimized, and nothing new tried.
     pub(crate) minimize: bool,
 }
 

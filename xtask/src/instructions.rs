@@ -59,7 +59,7 @@ pub struct Row {
     pub instructions: f64,
     /// The table's count; none for a new operation.
     pub expected: Option<f64>,
-    /// Whether the count exceeds the table's by more than the tolerance.
+    /// True if the count exceeds the table's by more than the tolerance.
     pub regressed: bool,
 }
 
@@ -152,8 +152,8 @@ pub fn check(update: bool) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Divides callgrind's n-th dump by the repetitions of the n-th operation, which the program printed as
-/// lines `name count`.
+/// Divides callgrind's n-th dump by the repetitions of the n-th operation, which the program
+/// printed as lines `name count`.
 fn read(printed: &str, dumps: &Path) -> Result<BTreeMap<String, f64>> {
     let mut operations = BTreeMap::new();
     for (number, line) in (1..).zip(printed.lines()) {

@@ -45,7 +45,7 @@ pub enum Show {
 /// The outcome of a command.
 #[derive(Debug)]
 pub struct Finished {
-    /// Whether it exited with status 0.
+    /// True if it exited with status 0.
     pub success: bool,
     /// Its standard output.
     pub stdout: String,

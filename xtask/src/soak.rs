@@ -36,7 +36,7 @@ pub(crate) struct ScheduleOptions {
     pub(crate) seconds: Option<u64>,
     /// Schedules run at the same time.
     pub(crate) jobs: u16,
-    /// Whether each seed is printed before it is run.
+    /// True if each seed is printed before it is run.
     pub(crate) verbose: bool,
 }
 

@@ -24,7 +24,8 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
     pub(crate) kernel: String,
-    /// Processes that wanted a CPU when the run began: more than `cpus` means that it was disturbed.
+    /// Processes that wanted a CPU when the run began: more than `cpus` means that it was
+    /// disturbed.
     pub(crate) load: String,
     pub(crate) compiler: String,
     pub(crate) flags: String,

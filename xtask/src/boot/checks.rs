@@ -86,9 +86,9 @@ impl Check {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) vcpus: u16,
-    /// Whether the guest runs the built-in workload.
+    /// True if the guest runs the built-in workload.
     pub(crate) workload: bool,
-    /// Whether it runs under the hypervisor.
+    /// True if it runs under the hypervisor.
     pub(crate) hypervisor: bool,
 }
 
@@ -250,7 +250,8 @@ fn hypervisor(
     ));
 }
 
-/// The number of interrupts that may have been delivered beyond the guest's counts at its last look.
+/// The number of interrupts that may have been delivered beyond the guest's counts at its last
+/// look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slack {
     most: PerKind,
@@ -324,7 +325,8 @@ mod tests {
             "{steps}@workload table=begin when=after\n  CPU0\nIPI0: 90 Rescheduling interrupts\n\
              11: 190 GICv3 27 Level arch_timer\n13: 28 GICv3 33 Level uart-pl011\n\
              20: 30 ITS-MSI 16384 Edge virtio0-config\n@workload table=end\n\
-             @workload sampling\n@workload final sgi=100 ppi=201 spi=30 lpi=35 lpi_freed=5 other=0\n\
+             @workload sampling\n\
+             @workload final sgi=100 ppi=201 spi=30 lpi=35 lpi_freed=5 other=0\n\
              {}\n",
             counters::tests::LINE
         )

@@ -65,8 +65,8 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     })
 }
 
-/// Returns a kernel file as the boot protocol wants it: a compressed Image unpacked, another file as
-/// it is.
+/// Returns a kernel file as the boot protocol wants it: a compressed Image unpacked, another file
+/// as it is.
 fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
     let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     match kernel::raw_image(file) {
@@ -131,8 +131,8 @@ fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
     ))
 }
 
-/// Returns the number of rounds of the workload's repeated steps: fewer where all vCPUs share one host
-/// thread.
+/// Returns the number of rounds of the workload's repeated steps: fewer where all vCPUs share one
+/// host thread.
 fn rounds(vcpus: u16) -> u16 {
     match vcpus {
         0..=8 => 6,

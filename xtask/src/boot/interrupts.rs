@@ -1,12 +1,13 @@
 //! The guest's `/proc/interrupts`.
 //!
 //! A header names the CPUs that are on line; a row has a name, a count for each of them, and a
-//! description: `27 Level arch_timer` behind the chip `GICv3`, an event behind an `ITS-...` chip, or
-//! a text for an inter-processor interrupt.
+//! description: `27 Level arch_timer` behind the chip `GICv3`, an event behind an `ITS-...` chip,
+//! or a text for an inter-processor interrupt.
 
 use super::kinds::PerKind;
 
-/// The first INTID of the SPIs. Lower ones are a CPU's own: PPIs, and SGIs, which Linux lists by name.
+/// The first INTID of the SPIs. Lower ones are a CPU's own: PPIs, and SGIs, which Linux lists by
+/// name.
 const FIRST_SPI: u32 = 32;
 
 /// A row of the table.

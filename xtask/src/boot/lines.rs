@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// The beginning of a panic of the hypervisor on the console.
 const PANIC: &str = "@hyp-panic";
 
-/// Words of a line that tells of a reset, by the hypervisor or by a Linux that did not survive. QEMU
-/// ends for a reset as it does for power-off.
+/// Words of a line that tells of a reset, by the hypervisor or by a Linux that did not survive.
+/// QEMU ends for a reset as it does for power-off.
 const RESET: [&str; 2] = [" resets the machine", "Kernel panic - not syncing"];
 
 /// The beginning of a line by which the guest asks for a word to be typed on its console.
@@ -29,9 +29,9 @@ pub(crate) struct Lines {
     partial: Vec<u8>,
     /// Words that the guest wants to be typed.
     pub(crate) asked: Vec<String>,
-    /// Whether a line said that the hypervisor panicked.
+    /// True if a line said that the hypervisor panicked.
     pub(crate) panicked: bool,
-    /// Whether a line said that the machine is reset.
+    /// True if a line said that the machine is reset.
     pub(crate) reset: bool,
 }
 

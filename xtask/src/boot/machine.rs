@@ -14,8 +14,8 @@ use crate::provision::qemu::Qemu;
 /// The address of the RAM of QEMU's `virt` machine.
 const RAM: u64 = 0x4000_0000;
 
-/// The distance from the beginning of RAM at which QEMU puts the initial RAM disk and, after it, the
-/// device tree, if there is at least twice as much RAM.
+/// The distance from the beginning of RAM at which QEMU puts the initial RAM disk and, after it,
+/// the device tree, if there is at least twice as much RAM.
 const INITRD_OFFSET: u64 = 128 << 20;
 
 /// Room for the device tree, and the alignment of what follows.
@@ -143,8 +143,8 @@ fn module_address(initrd_size: u64) -> u64 {
     end.next_multiple_of(MODULE_ALIGNMENT)
 }
 
-/// Returns QEMU's accelerator: a thread for each emulated CPU, unless the host has far too few CPUs.
-/// The threads would mostly wait for each other's locks then.
+/// Returns QEMU's accelerator: a thread for each emulated CPU, unless the host has far too few
+/// CPUs. The threads would mostly wait for each other's locks then.
 fn accelerator(vcpus: u16, one_thread: bool) -> &'static str {
     let host = thread::available_parallelism().map_or(1, usize::from);
     if one_thread || usize::from(vcpus) > CPUS_PER_HOST_CPU * host {

@@ -36,13 +36,13 @@ pub(crate) struct BootOptions {
     pub(crate) cpu: String,
     /// The guest's RAM in MiB, the hypervisor's part included.
     pub(crate) memory: Option<u32>,
-    /// Whether the terminal is the guest's, with a shell in place of the workload.
+    /// True if the terminal is the guest's, with a shell in place of the workload.
     pub(crate) interactive: bool,
     /// Seconds after which the run is given up.
     pub(crate) timeout: Option<u64>,
-    /// Whether the guest runs on the emulated machine's own GIC, without the hypervisor.
+    /// True if the guest runs on the emulated machine's own GIC, without the hypervisor.
     pub(crate) bare: bool,
-    /// Whether one thread runs all emulated CPUs: faster where they mostly wait for each other.
+    /// True if one thread runs all emulated CPUs: faster where they mostly wait for each other.
     /// Not an option of the command line.
     pub(crate) one_thread: bool,
     /// Further arguments for QEMU.

@@ -24,7 +24,7 @@ pub(crate) struct Report {
     pub(crate) cpu: String,
     /// QEMU's version.
     pub(crate) qemu: String,
-    /// Whether the guest ran under the hypervisor.
+    /// True if the guest ran under the hypervisor.
     pub(crate) hypervisor: bool,
     pub(crate) wall_seconds: f64,
     pub(crate) ended: String,

@@ -66,7 +66,8 @@ pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Res
     })
 }
 
-/// Runs the machine to its end with its console in the file `log`, and handed to `show` as it comes.
+/// Runs the machine to its end with its console in the file `log`, and handed to `show` as it
+/// comes.
 pub(crate) fn observed(
     command: &mut Command,
     log: &Path,

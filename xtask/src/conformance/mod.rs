@@ -42,8 +42,8 @@ const COUNTED_CPUS: u16 = 2;
 /// QEMU's arguments that make an instruction take a nanosecond.
 const COUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 
-/// The longest run. A case takes milliseconds, or seconds if an interrupt that it waits for does not
-/// come.
+/// The longest run. A case takes milliseconds, or seconds if an interrupt that it waits for does
+/// not come.
 const LIMIT: Duration = Duration::from_secs(400);
 
 const AFTER_HELP: &str = "\
@@ -66,14 +66,14 @@ pub(crate) struct ConformanceOptions {
     pub(crate) filter: Option<String>,
     /// vCPUs, one physical CPU each; cases that need more are skipped.
     pub(crate) vcpus: u16,
-    /// Whether the cases run only on QEMU's own GIC, without the hypervisor.
+    /// True if the cases run only on QEMU's own GIC, without the hypervisor.
     pub(crate) bare: bool,
-    /// Whether the cases run only under the hypervisor, without the oracle.
+    /// True if the cases run only under the hypervisor, without the oracle.
     pub(crate) hyp: bool,
-    /// Whether the cases run only under the hypervisor, on CPUs whose time is the instructions that
+    /// True if the cases run only under the hypervisor, on CPUs whose time is the instructions that
     /// they execute.
     pub(crate) counted: bool,
-    /// Whether the cases and their rules are listed, and none is run.
+    /// True if the cases and their rules are listed, and none is run.
     pub(crate) list: bool,
 }
 

@@ -263,8 +263,8 @@ impl Report {
             ));
             if let Some(stay) = &run.longest_stay {
                 console::detail(format!(
-                    "{} instructions at EL2 at most between an exit and the next entry, {}; {BOUND} \
-                     are allowed",
+                    "{} instructions at EL2 at most between an exit and the next entry, {}; \
+                     {BOUND} are allowed",
                     stay.instructions, stay.about
                 ));
             }
@@ -318,7 +318,8 @@ impl Report {
         )
     }
 
-    /// Formats a table of the case groups in Markdown: their outcomes under hyp and on QEMU's own GIC.
+    /// Formats a table of the case groups in Markdown: their outcomes under hyp and on QEMU's own
+    /// GIC.
     fn table(&self) -> String {
         let mut groups: Vec<_> = self.cases.iter().map(Row::group).collect();
         groups.sort_unstable();

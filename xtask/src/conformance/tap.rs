@@ -115,11 +115,11 @@ pub(super) struct Watcher {
     /// The beginning of a line.
     partial: Vec<u8>,
     count: u32,
-    /// Whether known failures of QEMU's own GIC are left out.
+    /// True if known failures of QEMU's own GIC are left out.
     bare: bool,
-    /// Whether the lines that follow belong to a failure that is shown.
+    /// True if the lines that follow belong to a failure that is shown.
     shown: bool,
-    /// Whether nothing is shown.
+    /// True if nothing is shown.
     silent: bool,
 }
 

@@ -1,9 +1,9 @@
-//! `cargo xtask isolation`: two guests share the CPUs of one emulated machine under the hypervisor. One
-//! measures its own interrupts, the other attacks.
+//! `cargo xtask isolation`: two guests share the CPUs of one emulated machine under the hypervisor.
+//! One measures its own interrupts, the other attacks.
 //!
-//! It is done twice: with a thread for each emulated CPU, so that things happen at the same time; and
-//! on one CPU whose time is the instructions that it executes, so that times mean something whatever
-//! else the host is doing, and the same seed gives the same run.
+//! It is done twice: with a thread for each emulated CPU, so that things happen at the same time;
+//! and on one CPU whose time is the instructions that it executes, so that times mean something
+//! whatever else the host is doing, and the same seed gives the same run.
 
 mod verdict;
 
@@ -88,7 +88,7 @@ struct Setting {
     name: &'static str,
     /// QEMU's arguments for how it runs the CPUs.
     accelerator: &'static [&'static str],
-    /// Whether an instruction takes a nanosecond, no more and no less.
+    /// True if an instruction takes a nanosecond, no more and no less.
     counted: bool,
     /// Interrupts of each kind, and attacks, that a second needs at least for the run to say
     /// something: few where the host's load decides.
@@ -174,8 +174,8 @@ fn build_guest(scratch: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns the command that starts the emulated machine: no devices but the console, and two kernels
-/// for the hypervisor to find, out of the way of the device tree and what else QEMU places.
+/// Returns the command that starts the emulated machine: no devices but the console, and two
+/// kernels for the hypervisor to find, out of the way of the device tree and what else QEMU places.
 fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Result<Command> {
     const KERNELS: [u64; 2] = [0x4820_0000, 0x4840_0000];
     let Setting {

@@ -1,4 +1,5 @@
-//! The verdict on a run with two guests, by the reports that they and the hypervisor print at the end.
+//! The verdict on a run with two guests, by the reports that they and the hypervisor print at the
+//! end.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,8 @@ use crate::console;
 
 const KINDS: [&str; 4] = ["sgi", "ppi", "spi", "lpi"];
 
-/// Instructions that the hypervisor may execute from an exit to the next entry. Where instructions are
-/// counted, each takes a nanosecond.
+/// Instructions that the hypervisor may execute from an exit to the next entry. Each takes a
+/// nanosecond in the run in which they are counted.
 const LONGEST_EXIT_NS: u64 = 500_000;
 
 /// Bytes by which the guests may make the hypervisor's heap grow: twice the sum of their quotas of
@@ -312,8 +313,10 @@ vm0: @victim spi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim lpi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
 @tenants {\"slice_us\":2000,\"vms\":[\
-{\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":83216},\
-{\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":129904}],\
+{\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\
+\"longest_exit_ns\":83216},\
+{\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\
+\"longest_exit_ns\":129904}],\
 \"injections\":{\"sgi\":10,\"ppi\":4,\"spi\":4,\"lpi\":4},\
 \"coalesced\":{\"sgi\":1,\"ppi\":1,\"spi\":1,\"lpi\":1},\
 \"deliveries\":{\"sgi\":4,\"ppi\":1,\"spi\":1,\"lpi\":1},\

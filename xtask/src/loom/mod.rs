@@ -1,5 +1,5 @@
-//! `cargo xtask loom`: the library's own code under every interleaving, up to a bound; and again with
-//! deliberate faults in it, each of which a model has to notice.
+//! `cargo xtask loom`: the library's own code under every interleaving, up to a bound; and again
+//! with deliberate faults in it, each of which a model has to notice.
 
 mod programs;
 mod report;
@@ -44,9 +44,9 @@ pub(crate) struct LoomOptions {
     protocol: Option<String>,
     /// The bound of every model, in place of the model's own.
     preemptions: Option<u8>,
-    /// Whether only the mutants are run.
+    /// True if only the mutants are run.
     mutants: bool,
-    /// Whether each model gets one preemption more, and no mutant is run.
+    /// True if each model gets one preemption more, and no mutant is run.
     deep: bool,
 }
 

@@ -170,13 +170,13 @@ pub(super) struct Outcome {
     pub(super) executions: u64,
     /// The bound of the exploration.
     pub(super) preemptions: u64,
-    /// Whether everything within the bound was explored.
+    /// True if everything within the bound was explored.
     pub(super) complete: bool,
     /// The reason of a failure; empty if the model held.
     pub(super) message: String,
-    /// Whether a line of the output says how the exploration ended.
+    /// True if a line of the output says how the exploration ended.
     told: bool,
-    /// Whether the program's exit status is 0.
+    /// True if the program's exit status is 0.
     success: bool,
     /// The program's time.
     pub(super) seconds: f64,

@@ -1,4 +1,5 @@
-//! The outcome of a run: tables on the terminal and in `docs/proof.md`, and `target/reports/loom.json`.
+//! The outcome of a run: tables on the terminal and in `docs/proof.md`, and
+//! `target/reports/loom.json`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +19,7 @@ pub(super) struct Model {
     passed: bool,
     executions: u64,
     preemptions: u64,
-    /// Whether everything within the bound was explored.
+    /// True if everything within the bound was explored.
     complete: bool,
     seconds: f64,
     /// The reason of a failure, or empty.

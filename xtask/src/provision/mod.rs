@@ -1,5 +1,5 @@
-//! The things that a run needs and the checkout does not hold: QEMU, Debian's kernels, busybox, valgrind,
-//! the bare-metal target.
+//! The things that a run needs and the checkout does not hold: QEMU, Debian's kernels, busybox,
+//! valgrind, the bare-metal target.
 //!
 //! Each thing is one directory of `target/cache`, made in a scratch directory and moved to its
 //! place by a rename, so that it is there completely or not at all. Its manifest lists every

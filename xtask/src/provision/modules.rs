@@ -47,8 +47,8 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Reads the wanted modules and all that they depend on, each after those. Modules that are built
-    /// into the kernel are left out.
+    /// Reads the wanted modules and all that they depend on, each after those. Modules that are
+    /// built into the kernel are left out.
     pub(crate) fn load_order(&self, wanted: &[&str]) -> Result<Vec<Module>> {
         let mut order = Vec::new();
         for name in wanted {

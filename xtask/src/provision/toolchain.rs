@@ -1,5 +1,5 @@
-//! Rust: cargo, the bare-metal target by a precompiled core library or one built from its source, and
-//! the nightly toolchain.
+//! Rust: cargo, the bare-metal target by a precompiled core library or one built from its source,
+//! and the nightly toolchain.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;

@@ -37,7 +37,7 @@ pub(crate) struct Gate {
     pub(crate) slug: String,
     /// The gate in a few words.
     pub(crate) name: String,
-    /// Whether it boots an emulated machine.
+    /// True if it boots an emulated machine.
     pub(crate) boots: bool,
     action: Action,
 }
@@ -319,9 +319,9 @@ fn reference() -> Result<Command> {
     Ok(tests)
 }
 
-/// Returns the command that runs Miri, the interpreter that knows undefined behaviour, over the tests
-/// of `unsafe` code and over one short run of a whole VM with threads. Few and short ones: Miri is
-/// some hundred times slower than the machine.
+/// Returns the command that runs Miri, the interpreter that knows undefined behaviour, over the
+/// tests of `unsafe` code and over one short run of a whole VM with threads. Few and short ones:
+/// Miri is some hundred times slower than the machine.
 fn miri() -> Result<Command> {
     let flags = [
         // crossbeam-epoch is not made for the stricter model, stacked borrows.

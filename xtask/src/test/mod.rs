@@ -31,11 +31,11 @@ Examples:
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug)]
 pub(crate) struct TestOptions {
-    /// Whether gates that boot an emulated machine are left out.
+    /// True if gates that boot an emulated machine are left out.
     pub(crate) no_boot: bool,
     /// Slugs, or parts of the names, of the only gates to run; none for every gate.
     pub(crate) only: Vec<String>,
-    /// Whether the gates are listed, and none is run.
+    /// True if the gates are listed, and none is run.
     pub(crate) list: bool,
 }
 

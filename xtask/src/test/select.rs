@@ -53,8 +53,8 @@ pub(crate) fn gates(mut all: Vec<Gate>, options: &TestOptions) -> Result<Vec<Gat
     Ok(all)
 }
 
-/// Marks the gates that a word means: the gate with this slug, or else every gate with the word in its
-/// slug or its name.
+/// Marks the gates that a word means: the gate with this slug, or else every gate with the word in
+/// its slug or its name.
 fn choose(gates: &[Gate], word: &str, chosen: &mut [bool]) -> Result<(), Unselected> {
     let word = word.to_lowercase();
     let is_slug = gates.iter().any(|gate| gate.slug == word);

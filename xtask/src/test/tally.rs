@@ -26,8 +26,9 @@ impl Tally {
 
     /// Reads the output of `cargo test`.
     ///
-    /// Each test program sums up in a line `test result: ok. 3 passed; 1 failed; ...`. If cargo failed
-    /// and no line counts a failure (something did not compile, a program crashed), that is one.
+    /// Each test program sums up in a line `test result: ok. 3 passed; 1 failed; ...`. If cargo
+    /// failed and no line counts a failure (something did not compile, a program crashed), that is
+    /// one.
     pub(crate) fn of_cargo_test(printed: &str, success: bool) -> Self {
         let mut tally = Self::default();
         for line in printed.lines() {

@@ -13,10 +13,10 @@ use xtask::{console, docs, project};
 /// Formats the section of `perf/RESULTS.md`.
 pub(crate) fn results(outcome: &Outcome) -> String {
     let mut text = format!(
-        "Instructions of one event, on all CPUs together, on QEMU {} with\n`{}`,\nbeside KVM of Linux {}. \
-         The columns vGIC are the part of the virtual interrupt controllers.\n\n\
-         | event | exits, KVM | hyp | KVM | hyp | ratio | KVM's vGIC | hyp's vGIC | ratio | targets |\n\
-         |---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+        "Instructions of one event, on all CPUs together, on QEMU {} with\n`{}`,\nbeside KVM of \
+         Linux {}. The columns vGIC are the part of the virtual interrupt controllers.\n\n\
+         | event | exits, KVM | hyp | KVM | hyp | ratio | KVM's vGIC | hyp's vGIC | ratio \
+         | targets |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
         outcome.qemu,
         outcome.flags,
         outcome.kvm.as_deref().unwrap_or("(not measured)"),
@@ -43,15 +43,11 @@ pub(crate) fn results(outcome: &Outcome) -> String {
         );
     }
 
-    text += "\nAn instruction of hyp is the library's if the innermost function of this checkout that it was \
-             inlined from\nis, by the debug information: locks, counters, epochs and table walks count as the \
-             library. KVM's are told by\nthe symbol that they lie in (`vgic_*`, `kvm_vgic_*`, `__vgic_*`, \
-             `__gic_v3_*`, `access_gic_*` and a few more,\n`perf/el2/names.rs`): what those functions call \
-             elsewhere, spin locks, the xarray, the bus that dispatches MMIO,\nis not among them, since it \
-             has other users, and what was inlined into them is. So KVM's vGIC is counted low\nbeside ours.\n\n";
+    text += OWNERS;
     text += BOUNDS;
-    text += "System-register accesses (`ICH_*` among them), `ICH_*` accesses and barriers of one event, by \
-             whose they are:\n\n\
+
+    text += "System-register accesses (`ICH_*` among them), `ICH_*` accesses and barriers of one \
+             event, by owner:\n\n\
              | event | KVM: registers | ICH | barriers | library: registers | ICH | barriers \
              | rest of hyp: instructions | registers | barriers |\n\
              |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
@@ -76,13 +72,28 @@ pub(crate) fn results(outcome: &Outcome) -> String {
     text
 }
 
+/// An explanation of the columns for the virtual interrupt controllers.
+const OWNERS: &str = "
+An instruction of hyp is the library's if the innermost function of this checkout that it was
+inlined from is, by the debug information: locks, counters, epochs and table walks count as the
+library. KVM's are told by their symbol (`vgic_*`, `kvm_vgic_*`, `__vgic_*`, `__gic_v3_*`,
+`access_gic_*` and a few more, `perf/el2/names.rs`). Functions that those call elsewhere, such as
+spin locks, the xarray and the bus that dispatches MMIO, have other users and are not counted,
+unless they were inlined. So KVM's vGIC is counted low beside hyp's.
+
+";
+
 /// An explanation for the targets of the library's own part that are missed.
-const BOUNDS: &str = "What bounds the library's own part. An SGI to itself is one exit and one entry (as the \
-hypercall's row), a fold and\nprune, a raise, an insertion that is the load as well, and a write of the list \
-register: five atomic\nread-modify-writes, and the ap_list's lock taken twice, because insertion and prune own the \
-list's reference under\nit. An LPI by `INT` takes three exits and entries, two accesses of a frame, a command \
-that is read, decoded and\nchecked, two table walks in the epoch, and a fold that finds the next edge. \
-`--profile sgi-self` and `--profile lpi`\nlist it by function.\n\n";
+const BOUNDS: &str = "\
+The bounds of the library's own part. An SGI to itself is one exit and one entry (as the
+hypercall's row), a fold and prune, a raise, an insertion that is the load as well, and a write of
+the list register: five atomic read-modify-writes, and the ap_list's lock taken twice, because
+insertion and prune own the list's reference under it. An LPI by `INT` takes three exits and
+entries, two accesses of a frame, a command that is read, decoded and checked, two table walks in
+the epoch, and a fold that finds the next edge. `--profile sgi-self` and `--profile lpi` list it by
+function.
+
+";
 
 /// Writes the plot, and the headline figures into `docs/performance.md`.
 pub(crate) fn publish(outcome: &Outcome) -> Result<()> {

@@ -1,5 +1,5 @@
-//! The library on this machine: the cost of its operations, alone and by several threads, and beside
-//! other designs.
+//! The library on this machine: the cost of its operations, alone and by several threads, and
+//! beside other designs.
 //!
 //! * [`figures`]: times and rates, held against the targets;
 //! * [`counters`], [`perf_stat`]: the CPU's own counters, where there are any.
