@@ -1,70 +1,64 @@
 //! Tables in `docs/` that a task writes from what it has measured.
 //!
-//! A table stands between two lines, the first of which names the command that writes it:
+//! A table stands between two lines, the first of which names the command that writes it, and the
+//! table if the command writes several:
 //!
 //! ```text
-//! <!-- written by cargo xtask conformance -->
+//! <!-- written by cargo xtask loom: mutants -->
 //! <!-- end of what is written -->
 //! ```
 //!
-//! A file may hold several tables of one command, in an order that the command defines. Only a run
-//! by hand writes them; `cargo xtask test` leaves the checkout as it is.
+//! Only a run by hand writes tables; `cargo xtask test` leaves the checkout as it is.
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{console, project};
 
 /// The line after a table.
-const END: &str = "<!-- end of what is written -->\n";
+const END: &str = "<!-- end of what is written -->";
 
-/// Returns the line before a table of `command`.
-fn begin(command: &str) -> String {
-    format!("<!-- written by {command} -->\n")
+/// A table: its name, which begins with the command that writes it, and its text in Markdown.
+pub type Table = (&'static str, String);
+
+/// Returns the line before a table.
+fn begin(name: &str) -> String {
+    format!("<!-- written by {name} -->")
 }
 
-/// Writes the tables of `command` into a file of the checkout, each in its place, in order.
+/// Writes tables into a file of the checkout, each in its place.
 ///
 /// # Errors
 ///
-/// The file does not exist, or holds another number of places for tables of this command. It is
-/// left as it was then.
-pub fn write(file: &str, command: &str, tables: &[String]) -> Result<()> {
+/// The file does not exist, or lacks the place of a table. It is left as it was then.
+pub fn write(file: &str, tables: &[Table]) -> Result<()> {
     let path = project::root().join(file);
-    let before = fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {file}, which `{command}` writes tables into"))?;
-    let after = replaced(&before, command, tables)
-        .with_context(|| format!("{file} has no place for the tables of `{command}`"))?;
-    fs::write(&path, after).with_context(|| format!("cannot write {file}"))?;
+    let mut text = fs::read_to_string(&path).with_context(|| {
+        let names: Vec<_> = tables.iter().map(|(name, _)| begin(name)).collect();
+        format!("cannot read {file}, which has to hold {}", names.join(", "))
+    })?;
+    for (name, table) in tables {
+        text = replaced(&text, name, table).with_context(|| {
+            let begin = begin(name);
+            format!("{file} has no place for a table: it needs a line `{begin}` and a line `{END}`")
+        })?;
+    }
+    fs::write(&path, text).with_context(|| format!("cannot write {file}"))?;
     console::detail(format!("tables in {}", path.display()));
     Ok(())
 }
 
-/// Replaces the tables of `command` in a text.
-fn replaced(text: &str, command: &str, tables: &[String]) -> Result<String> {
-    let begin = begin(command);
-    let found = text.matches(&begin).count();
-    ensure!(
-        found == tables.len(),
-        "it needs {} line(s) `{}`, each followed by a line `{}`, and has {found}",
-        tables.len(),
-        begin.trim_end(),
-        END.trim_end(),
-    );
-
-    let mut written = String::new();
-    let mut rest = text;
-    for table in tables {
-        let (before, after) = rest.split_once(&begin).context("a beginning is missing")?;
-        let (_, after) = after.split_once(END).with_context(|| {
-            format!("a line `{}` has no `{}`", begin.trim_end(), END.trim_end())
-        })?;
-        // Markdown wants a blank line between a comment and a table.
-        written += &[before, &begin, "\n", table.trim(), "\n\n", END].concat();
-        rest = after;
-    }
-    Ok(written + rest)
+/// Replaces a table in a text; returns `None` if the text has no place for it.
+fn replaced(text: &str, name: &str, table: &str) -> Option<String> {
+    let begin = begin(name);
+    let (before, rest) = text.split_once(&begin)?;
+    let (_, after) = rest.split_once(END)?;
+    // Markdown wants a blank line between a comment and a table.
+    Some(format!(
+        "{before}{begin}\n\n{}\n\n{END}{after}",
+        table.trim()
+    ))
 }
 
 /// Formats a number with a comma between its thousands.
@@ -84,61 +78,44 @@ pub fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
 
-    const COMMAND: &str = "cargo xtask loom";
+    const MODELS: &str = "cargo xtask loom: models";
+    const MUTANTS: &str = "cargo xtask loom: mutants";
 
-    fn place(content: &str) -> String {
-        format!("{}{content}{END}", begin(COMMAND))
-    }
-
-    fn tables(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(|text| (*text).to_owned()).collect()
+    fn place(name: &str, content: &str) -> String {
+        format!("{}\n{content}{END}\n", begin(name))
     }
 
     #[test]
     fn a_table_is_replaced_and_the_rest_is_kept() {
-        let text = format!("a\n{}b\n", place("\nold\n\n"));
-        let new = replaced(&text, COMMAND, &tables(&["new\n"])).unwrap();
-        assert_eq!(new, format!("a\n{}b\n", place("\nnew\n\n")));
-        assert_eq!(replaced(&new, COMMAND, &tables(&["new"])).unwrap(), new);
+        let text = format!("a\n{}b\n", place(MODELS, "\nold\n\n"));
+        let new = replaced(&text, MODELS, "new\n").unwrap();
+        assert_eq!(new, format!("a\n{}b\n", place(MODELS, "\nnew\n\n")));
+        assert_eq!(replaced(&new, MODELS, "new").unwrap(), new);
     }
 
     #[test]
-    fn several_tables_are_written_in_their_order() {
-        let text = format!("{}between\n{}", place(""), place("old"));
-        let new = replaced(&text, COMMAND, &tables(&["one", "two"])).unwrap();
-        let expected = format!("{}between\n{}", place("\none\n\n"), place("\ntwo\n\n"));
-        assert_eq!(new, expected);
+    fn tables_are_found_by_their_names() {
+        let text = place(MODELS, "one\n") + &place(MUTANTS, "");
+        let new = replaced(&text, MUTANTS, "two").unwrap();
+        assert_eq!(new, place(MODELS, "one\n") + &place(MUTANTS, "\ntwo\n\n"));
     }
 
     #[test]
-    fn another_commands_tables_are_left_alone() {
-        let other = format!("{}theirs\n{END}", begin("cargo xtask perf"));
-        let text = format!("{other}{}", place("old\n"));
-        let new = replaced(&text, COMMAND, &tables(&["new"])).unwrap();
-        assert!(new.starts_with(&other), "{new}");
+    fn a_text_without_the_marks_has_no_place() {
+        assert_eq!(replaced("a\n", MODELS, "x"), None);
+        assert_eq!(replaced(&begin(MODELS), MODELS, "x"), None);
+        assert_eq!(replaced(&place(MUTANTS, ""), MODELS, "x"), None);
     }
 
     #[test]
-    fn missing_marks_are_named() {
-        let error = replaced("a\n", COMMAND, &tables(&["x"])).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("written by cargo xtask loom"), "{text}");
-        assert!(text.contains("has 0"), "{text}");
-
-        let twice = place("") + &place("");
-        assert!(replaced(&twice, COMMAND, &tables(&["x"])).is_err());
-
-        let open = begin(COMMAND);
-        let error = replaced(&open, COMMAND, &tables(&["x"])).unwrap_err();
-        assert!(error.to_string().contains("end of what"), "{error}");
-    }
-
-    #[test]
-    fn a_missing_file_is_named_with_its_command() {
-        let error = write("docs/no-such-page.md", COMMAND, &[]).unwrap_err();
+    fn a_missing_file_is_named_with_the_marks_that_it_needs() {
+        let error = write("docs/no-such-page.md", &[(MODELS, String::new())]).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("docs/no-such-page.md"), "{text}");
-        assert!(text.contains(COMMAND), "{text}");
+        assert!(
+            text.contains("<!-- written by cargo xtask loom: models -->"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -199,8 +199,10 @@ impl Report {
     pub(super) fn publish(&self) -> Result<()> {
         docs::write(
             "docs/proof.md",
-            "cargo xtask loom",
-            &[self.table_of_models(), self.table_of_mutants()],
+            &[
+                ("cargo xtask loom: models", self.table_of_models()),
+                ("cargo xtask loom: mutants", self.table_of_mutants()),
+            ],
         )
     }
 
@@ -380,5 +382,18 @@ mod tests {
             Some("`GICR_X.Y` = 0 against entry")
         );
         assert_eq!(subject("level"), None);
+    }
+
+    #[test]
+    fn every_protocol_has_a_subject() {
+        let folder = project::root().join("loom-tests/tests/models");
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let protocol = path.file_stem().unwrap().to_str().unwrap();
+            assert!(
+                protocol == "main" || !races(protocol).is_empty(),
+                "{protocol}"
+            );
+        }
     }
 }

@@ -102,8 +102,7 @@ pub(crate) fn publish(outcome: &Outcome) -> Result<()> {
     console::detail(format!("plot {}", path.display()));
     docs::write(
         "docs/performance.md",
-        "cargo xtask perf --el2 --kvm",
-        &[headline(outcome)],
+        &[("cargo xtask perf --el2 --kvm", headline(outcome))],
     )
 }
 
