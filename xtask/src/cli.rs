@@ -125,6 +125,7 @@ const TASKS: [Task; 10] = [
     },
 ];
 
+/// Declares the whole command line.
 fn command() -> Command {
     let tasks = TASKS
         .iter()

@@ -281,6 +281,7 @@ fn on_the_host(mut cargo: Command) -> Command {
     cargo
 }
 
+/// Returns the command that runs clippy on all that the host can build.
 fn host_clippy() -> Result<Command> {
     clippy(on_the_host(cargo("clippy")), &["--all-targets"])
 }
@@ -291,10 +292,12 @@ fn documentation(mut doc: Command) -> Command {
     doc
 }
 
+/// Returns the command that builds the documentation of all that the host can build.
 fn host_documentation() -> Result<Command> {
     Ok(documentation(on_the_host(cargo("doc"))))
 }
 
+/// Returns the command that builds the documentation of the hypervisor and of one guest.
 fn hyp_documentation() -> Result<Command> {
     let mut doc = documentation(toolchain::bare_metal()?.cargo("doc"));
     doc.args(["--package", "hyp", "--package", "conformance"])
