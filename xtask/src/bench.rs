@@ -3,29 +3,51 @@
 use std::process::Command;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Arg, ArgMatches};
 
+use crate::cli::{Options, flag};
 use crate::console;
 use crate::process::{self, Show};
 use crate::provision::toolchain::cargo;
 
-/// Options of `cargo xtask bench`.
-#[derive(Clone, Debug, Default, Args)]
-#[command(after_help = "\
+const AFTER_HELP: &str = "\
 Examples:
-  cargo xtask bench                     all of them, a quarter of an hour; the same as `cargo bench`
+  cargo xtask bench                     every one, a quarter of an hour; the same as `cargo bench`
   cargo xtask bench lpi_lookup/64k      those whose name contains this
-  cargo xtask bench --quick             each once, with the library's own checks compiled in")]
-pub(crate) struct BenchOptions {
-    /// Do everything once and time nothing: whether the benchmarks work, and their counts hold
-    #[arg(long)]
-    pub(crate) quick: bool,
+  cargo xtask bench --quick             each once, with the library's own checks compiled in";
 
-    /// Only benchmarks whose name contains this
+/// Options of `cargo xtask bench`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BenchOptions {
+    /// True if each benchmark is done once and not timed.
+    pub(crate) quick: bool,
+    /// A part of the names of the benchmarks to run.
     pub(crate) filter: Option<String>,
 }
 
-/// The command that runs them.
+impl Options for BenchOptions {
+    fn declare(command: clap::Command) -> clap::Command {
+        command.after_help(AFTER_HELP).args([
+            flag(
+                "quick",
+                "Do everything once and time nothing: shows that the benchmarks work and that \
+                 their counts hold",
+            ),
+            Arg::new("filter")
+                .value_name("FILTER")
+                .help("Only benchmarks whose name contains this"),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self {
+            quick: matches.get_flag("quick"),
+            filter: matches.remove_one("filter"),
+        }
+    }
+}
+
+/// Returns the command that runs the benchmarks.
 pub(crate) fn command(options: &BenchOptions) -> Command {
     // Criterion does each benchmark once when it is run as a test.
     let mut command = cargo(if options.quick { "test" } else { "bench" });
@@ -40,7 +62,7 @@ pub(crate) fn command(options: &BenchOptions) -> Command {
     command
 }
 
-/// Runs them; whether all worked.
+/// Runs the benchmarks, and tells whether each of them worked.
 pub(crate) fn bench(options: &BenchOptions) -> Result<bool> {
     console::step(if options.quick {
         "Every benchmark once"
@@ -55,9 +77,8 @@ pub(crate) fn bench(options: &BenchOptions) -> Result<bool> {
 mod tests {
     use super::*;
 
-    fn arguments(quick: bool, filter: Option<&str>) -> Vec<String> {
-        let filter = filter.map(str::to_owned);
-        let command = command(&BenchOptions { quick, filter });
+    fn arguments(words: &[&str]) -> Vec<String> {
+        let command = command(&BenchOptions::parsed(words).unwrap());
         let arguments = command.get_args();
         arguments
             .map(|word| word.to_string_lossy().into_owned())
@@ -66,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_for_the_benchmarks_and_not_for_cargo() {
-        let all = arguments(false, Some("sgi"));
+        let all = arguments(&["sgi"]);
         assert!(
             all.ends_with(&["--".to_owned(), "sgi".to_owned()]),
             "{all:?}"
@@ -76,7 +97,7 @@ mod tests {
 
     #[test]
     fn quick_times_nothing() {
-        let quick = arguments(true, None);
+        let quick = arguments(&["--quick"]);
         assert!(quick.contains(&"test".to_owned()) && quick.contains(&"--benches".to_owned()));
     }
 }

@@ -1,275 +1,174 @@
-//! The command line.
+//! The command line: the tasks, and how their options are declared and read.
 
-use std::convert::Infallible;
-use std::path::PathBuf;
-use std::str::FromStr;
+use anyhow::Result;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use clap::{Args, Parser, Subcommand};
+use crate::bench::{self, BenchOptions};
+use crate::boot::{self, BootOptions};
+use crate::conformance::{self, ConformanceOptions};
+use crate::fuzz::{self, FuzzOptions};
+use crate::isolation::{self, IsolationOptions};
+use crate::loom::{self, LoomOptions};
+use crate::perf::{self, PerfOptions};
+use crate::project;
+use crate::soak::{self, ScheduleOptions, StressOptions};
+use crate::test::{self, TestOptions};
 
-/// The project's tasks.
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
-pub(crate) struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) task: Task,
-}
+/// Options of a task.
+pub(crate) trait Options: Sized {
+    /// Declares the options as arguments of a command.
+    fn declare(command: Command) -> Command;
 
-/// One task.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Task {
-    /// Boot a guest under the hypervisor, run its workload, check the books
-    Boot(BootOptions),
-    /// Run every test, a boot included, and end with one line `N passed, N failed`
-    Test(TestOptions),
-    /// Model-check the concurrent protocols, and show that deliberate faults in them are noticed
-    Loom(crate::loom::LoomOptions),
-    /// Run whole VMs under random schedules that their seeds repeat
-    Schedules(ScheduleOptions),
-    /// Run whole VMs with real threads, also under a sanitizer
-    Stress(StressOptions),
-    /// Test the interrupt controller from inside a guest, rule by rule, beside QEMU's own
-    Conformance(crate::conformance::ConformanceOptions),
-    /// Run the benchmarks, or each once
-    Bench(crate::bench::BenchOptions),
-    /// Measure, hold the figures against their targets, and write target/reports/perf.json
-    Perf(crate::perf::PerfOptions),
-    /// Let one guest attack while another measures its own interrupts
-    Isolation(crate::isolation::IsolationOptions),
-    /// Let a fuzzer play hostile guests and careless embedders
-    Fuzz(crate::fuzz::FuzzOptions),
-}
+    /// Reads the options from the arguments that such a command was given.
+    fn read(matches: &mut ArgMatches) -> Self;
 
-/// Options of `cargo xtask boot`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-The guest's console goes to the terminal and to target/reports/console.log, the outcome to
-target/reports/boot.json. The exit status is 0 only if every check holds.
-
-Examples:
-  cargo xtask boot                                 Debian's 6.12 kernel on 4 vCPUs
-  cargo xtask boot --vcpus 64 --kernel 6.1         an older kernel on many
-  cargo xtask boot --interactive                   a shell in the guest; type once its prompt is
-                                                   there; `poweroff -f` ends it
-  cargo xtask boot --bare                          the same workload without the hypervisor
-  cargo xtask boot --kernel ./test.flat            your own image, without the workload
-  cargo xtask boot -- -device edu                  one more device for the guest")]
-pub(crate) struct BootOptions {
-    /// vCPUs, one physical CPU each
-    #[arg(long, value_name = "N", default_value_t = 4,
-          value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) vcpus: u16,
-
-    /// Debian's kernel 6.1 or 6.12, or the path of an arm64 Image or raw flat binary, which then
-    /// runs without the built-in workload and its checks
-    #[arg(long, value_name = "6.1|6.12|PATH", default_value = "6.12")]
-    pub(crate) kernel: Kernel,
-
-    /// An initial RAM disk of your own, in place of the built-in workload
-    #[arg(long, value_name = "PATH")]
-    pub(crate) initrd: Option<PathBuf>,
-
-    /// More of the guest kernel's command line
-    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
-    pub(crate) append: Option<String>,
-
-    /// The CPU that QEMU emulates
-    #[arg(long, value_name = "MODEL", default_value = "neoverse-n1")]
-    pub(crate) cpu: String,
-
-    /// The guest's RAM in MiB, what the hypervisor takes from it included [default: by vCPUs]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(256..=65536))]
-    pub(crate) memory: Option<u32>,
-
-    /// Give the terminal to the guest, with a shell in place of the workload
-    #[arg(long)]
-    pub(crate) interactive: bool,
-
-    /// Give up after so many seconds [default: by vCPUs; never when interactive]
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
-
-    /// Boot straight on the emulated machine's own GIC, without the hypervisor: what the workload
-    /// sees there is what it has to see under the hypervisor
-    #[arg(long)]
-    pub(crate) bare: bool,
-
-    /// One thread for all emulated CPUs: faster where they mostly wait for each other
-    #[arg(skip)]
-    pub(crate) one_thread: bool,
-
-    /// Further arguments for QEMU
-    #[arg(last = true, value_name = "ARGS")]
-    pub(crate) qemu: Vec<String>,
-}
-
-/// Options of `cargo xtask test`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct TestOptions {
-    /// Leave out the boots
-    #[arg(long)]
-    pub(crate) no_boot: bool,
-}
-
-/// Options of `cargo xtask schedules`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-Threads run one at a time and change at every atomic access of the library, as the schedule's seed
-says: an even one at random, an odd one by priorities. The same seed gives the same run.
-
-Examples:
-  cargo xtask schedules                            a minute of them
-  cargo xtask schedules --schedules 100000         so many, however long it takes
-  cargo xtask schedules --seed 4711 --schedules 1  one that failed, once more
-  cargo xtask schedules --seed $RANDOM             others than last time")]
-pub(crate) struct ScheduleOptions {
-    /// The first schedule's seed; those after it count up
-    #[arg(long, value_name = "S", default_value_t = 1)]
-    pub(crate) seed: u64,
-
-    /// How many [default: as many as there is time for]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) schedules: Option<u64>,
-
-    /// For how long at most [default: 60, or without a limit if --schedules is given]
-    #[arg(long, value_name = "N")]
-    pub(crate) seconds: Option<u64>,
-
-    /// Schedules run at the same time
-    #[arg(long, value_name = "N", default_value_t = 2,
-          value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) jobs: u16,
-
-    /// Say each seed before it is run
-    #[arg(long)]
-    pub(crate) verbose: bool,
-}
-
-/// Options of `cargo xtask stress`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-Every two seconds a VM is torn down, its books are checked, and the next one is built. The sanitizers
-need Rust's nightly toolchain with rust-src, which is added through rustup where it is missing.
-
-Examples:
-  cargo xtask stress --seconds 600
-  cargo xtask stress --sanitizer thread
-  cargo xtask stress --sanitizer address --threads 32 --seed 7")]
-pub(crate) struct StressOptions {
-    /// For how long
-    #[arg(long, value_name = "N", default_value_t = 60)]
-    pub(crate) seconds: u64,
-
-    /// Have every memory access watched
-    #[arg(long, value_name = "thread|address")]
-    pub(crate) sanitizer: Option<Sanitizer>,
-
-    /// Determines what the threads do, though not when
-    #[arg(long, value_name = "S", default_value_t = 1)]
-    pub(crate) seed: u64,
-
-    /// CPUs, devices and drivers together
-    #[arg(long, value_name = "N", default_value_t = 12,
-          value_parser = clap::value_parser!(u16).range(8..=64))]
-    pub(crate) threads: u16,
-}
-
-/// What watches every memory access of a stress run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Sanitizer {
-    /// Data races.
-    Thread,
-    /// Accesses outside what is allocated, or after it was freed.
-    Address,
-}
-
-/// The guest's kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kernel {
-    /// A release that Debian ships, such as `6.12`.
-    Debian(&'static str),
-    /// Somebody's own image.
-    Image(PathBuf),
-}
-
-/// The releases of Debian's cloud-arm64 kernel that we know where to get.
-pub(crate) const DEBIAN_KERNELS: [&str; 2] = ["6.1", "6.12"];
-
-impl FromStr for Kernel {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(
-            match DEBIAN_KERNELS.into_iter().find(|&release| release == text) {
-                Some(release) => Self::Debian(release),
-                None => Self::Image(text.into()),
-            },
-        )
+    /// Reads the options from a list of arguments.
+    fn parsed(arguments: &[&str]) -> Result<Self, clap::Error> {
+        let command = Self::declare(Command::new("task").no_binary_name(true));
+        let mut matches = command.try_get_matches_from(arguments)?;
+        Ok(Self::read(&mut matches))
     }
 }
 
-impl Default for BootOptions {
-    /// The options of a command line without any.
-    fn default() -> Self {
-        match Cli::parse_from(["xtask", "boot"]).task {
-            Task::Boot(options) => options,
-            _ => unreachable!("boot was asked for"),
-        }
-    }
+/// Declares a flag, `--name`.
+pub(crate) fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
 }
 
-impl BootOptions {
-    /// Whether the guest runs the built-in workload, or at least its set-up.
-    pub(crate) fn built_in_guest(&self) -> bool {
-        matches!(self.kernel, Kernel::Debian(_)) && self.initrd.is_none()
-    }
+/// Declares an option with a value, `--name VALUE`.
+pub(crate) fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// Reads the value of an option that was declared with a default.
+pub(crate) fn defaulted<T>(matches: &mut ArgMatches, name: &str) -> T
+where
+    T: Clone + Send + Sync + 'static,
+{
+    matches
+        .remove_one(name)
+        .expect("an option with a default has a value")
+}
+
+/// A task: its name, its line in the list of tasks, its options, and its code.
+struct Task {
+    name: &'static str,
+    about: &'static str,
+    declare: fn(Command) -> Command,
+    run: fn(&mut ArgMatches) -> Result<bool>,
+}
+
+/// The tasks, in the order of `cargo xtask --help`.
+const TASKS: [Task; 10] = [
+    Task {
+        name: "boot",
+        about: "Boot a guest under the hypervisor, run its workload, check every interrupt count",
+        declare: BootOptions::declare,
+        run: |matches| boot::boot(&BootOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "test",
+        about: "Run every test, a boot included, and end with one line `N passed, N failed`",
+        declare: TestOptions::declare,
+        run: |matches| test::test(&TestOptions::read(matches)),
+    },
+    Task {
+        name: "loom",
+        about: "Model-check the concurrent protocols, and show that faults in them are noticed",
+        declare: LoomOptions::declare,
+        run: |matches| loom::loom(&LoomOptions::read(matches)),
+    },
+    Task {
+        name: "schedules",
+        about: "Run whole VMs under random schedules that their seeds repeat",
+        declare: ScheduleOptions::declare,
+        run: |matches| soak::schedules(&ScheduleOptions::read(matches)),
+    },
+    Task {
+        name: "stress",
+        about: "Run whole VMs with real threads, also under a sanitizer",
+        declare: StressOptions::declare,
+        run: |matches| soak::stress(&StressOptions::read(matches)),
+    },
+    Task {
+        name: "conformance",
+        about: "Test the interrupt controller from inside a guest, rule by rule, beside QEMU's own",
+        declare: ConformanceOptions::declare,
+        run: |matches| conformance::conformance(&ConformanceOptions::read(matches)),
+    },
+    Task {
+        name: "isolation",
+        about: "Let one guest attack while another measures its own interrupts",
+        declare: IsolationOptions::declare,
+        run: |matches| isolation::isolation(&IsolationOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "fuzz",
+        about: "Let a fuzzer play hostile guests and careless embedders",
+        declare: FuzzOptions::declare,
+        run: |matches| fuzz::fuzz_all(&FuzzOptions::read(matches)),
+    },
+    Task {
+        name: "bench",
+        about: "Run the benchmarks, or each once",
+        declare: BenchOptions::declare,
+        run: |matches| bench::bench(&BenchOptions::read(matches)),
+    },
+    Task {
+        name: "perf",
+        about: "Measure, hold the figures against their targets, and write perf/RESULTS.md",
+        declare: PerfOptions::declare,
+        run: |matches| perf::perf(&PerfOptions::read(matches)),
+    },
+];
+
+/// Declares the whole command line.
+fn command() -> Command {
+    let tasks = TASKS
+        .iter()
+        .map(|task| (task.declare)(Command::new(task.name).about(task.about)));
+    Command::new("cargo xtask")
+        .bin_name("cargo xtask")
+        .about("The project's tasks")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand_value_name("TASK")
+        .subcommand_help_heading("Tasks")
+        .subcommands(tasks)
+}
+
+/// Reads the process' command line and returns the task that it asks for; ends the process, with a
+/// message, if it asks for none.
+pub(crate) fn parse() -> impl FnOnce() -> Result<bool> {
+    let mut matches = command().get_matches();
+    let (name, mut arguments) = matches.remove_subcommand().expect("a task is required");
+    let task = TASKS.iter().find(|task| task.name == name);
+    let run = task.expect("clap knows no other tasks").run;
+    move || run(&mut arguments)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-
-    fn boot(arguments: &[&str]) -> Result<BootOptions, clap::Error> {
-        let cli = Cli::try_parse_from(["xtask", "boot"].iter().chain(arguments))?;
-        match cli.task {
-            Task::Boot(options) => Ok(options),
-            _ => unreachable!("boot was asked for"),
-        }
-    }
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
-    fn boot_has_the_promised_defaults() {
-        let options = boot(&[]).unwrap();
-        assert_eq!(options.vcpus, 4);
-        assert_eq!(options.kernel, Kernel::Debian("6.12"));
-        assert!(options.built_in_guest());
-    }
-
-    #[test]
-    fn vcpus_are_limited_to_64() {
-        assert_eq!(boot(&["--vcpus", "64"]).unwrap().vcpus, 64);
-        assert!(boot(&["--vcpus", "65"]).is_err());
-        assert!(boot(&["--vcpus", "0"]).is_err());
-    }
-
-    #[test]
-    fn a_path_or_an_initrd_replaces_the_workload() {
-        let options = boot(&["--kernel", "./6.12"]).unwrap();
-        assert_eq!(options.kernel, Kernel::Image("./6.12".into()));
-        assert!(!options.built_in_guest());
-        assert!(!boot(&["--initrd", "x"]).unwrap().built_in_guest());
-    }
-
-    #[test]
-    fn what_follows_two_dashes_is_for_qemu() {
-        let options = boot(&["--append", "-x", "--", "-device", "edu"]).unwrap();
-        assert_eq!(options.qemu, ["-device", "edu"]);
-        assert_eq!(options.append.as_deref(), Some("-x"));
+    fn every_task_can_be_read_without_arguments() {
+        assert!(BootOptions::parsed(&[]).is_ok());
+        assert!(TestOptions::parsed(&[]).is_ok());
+        assert!(LoomOptions::parsed(&[]).is_ok());
+        assert!(ScheduleOptions::parsed(&[]).is_ok());
+        assert!(StressOptions::parsed(&[]).is_ok());
+        assert!(ConformanceOptions::parsed(&[]).is_ok());
+        assert!(IsolationOptions::parsed(&[]).is_ok());
+        assert!(FuzzOptions::parsed(&[]).is_ok());
+        assert!(BenchOptions::parsed(&[]).is_ok());
     }
 }

@@ -1,8 +1,9 @@
 //! `cargo xtask fuzz`: the library against hostile guests, by libFuzzer.
 //!
-//! It begins with the inputs in `fuzz/corpus`. Those that reach new code are kept in `target/cache/fuzz` for the
-//! next run; `--minimize` makes the smallest set of both that reaches all of it the new `fuzz/corpus`. What made
-//! the library fail is left in `fuzz/artifacts`.
+//! A run begins with the inputs in `fuzz/corpus`. Inputs that reach new code are kept in
+//! `target/cache/fuzz` for the next run; `--minimize` makes the smallest set of both that reaches
+//! all of it the new `fuzz/corpus`. An input that made the library fail is left in
+//! `fuzz/artifacts`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,8 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::builder::PossibleValue;
+use clap::{ArgMatches, ValueEnum, value_parser};
 
+use crate::cli::{Options, defaulted, flag, option};
 use crate::process::{self, Show};
 use crate::provision::cached;
 use crate::provision::toolchain::{Nightly, nightly};
@@ -25,35 +28,55 @@ const CARGO_FUZZ: &str = "0.13.2";
 /// Longest input, in bytes: some hundred operations.
 const LONGEST: usize = 4096;
 
-/// How often progress is told.
+/// The time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(15);
 
-/// Options of `cargo xtask fuzz`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-The exit status is 0 only if no input made the library panic, lose count, or work too long for one trap.
+const AFTER_HELP: &str = "\
+The exit status is 0 only if no input made the library panic, lose count, or work too long for one
+trap.
 
 Examples:
   cargo xtask fuzz                          two minutes of each target
   cargo xtask fuzz --target its --seconds 3600
-  cargo xtask fuzz --minimize               the fewest inputs that reach the same, as fuzz/corpus")]
+  cargo xtask fuzz --minimize               the fewest inputs that reach the same, as fuzz/corpus";
+
+/// Options of `cargo xtask fuzz`.
+#[derive(Clone, Debug)]
 pub(crate) struct FuzzOptions {
-    /// Only this target
-    #[arg(long, value_name = "NAME")]
+    /// The only target, if one was named.
     pub(crate) target: Option<Target>,
-
-    /// How long to try each target
-    #[arg(long, value_name = "SECONDS", default_value_t = 120,
-          value_parser = clap::value_parser!(u32).range(1..))]
+    /// Seconds for which each target is tried.
     pub(crate) seconds: u32,
-
-    /// Try nothing new: replace fuzz/corpus by the fewest inputs that reach all that is reached so far
-    #[arg(long)]
+    /// True if `fuzz/corpus` is minimized, and nothing new tried.
     pub(crate) minimize: bool,
 }
 
+impl Options for FuzzOptions {
+    fn declare(command: clap::Command) -> clap::Command {
+        command.after_help(AFTER_HELP).args([
+            option("target", "NAME", "Only this target").value_parser(value_parser!(Target)),
+            option("seconds", "SECONDS", "How long to try each target")
+                .default_value("120")
+                .value_parser(value_parser!(u32).range(1..)),
+            flag(
+                "minimize",
+                "Try nothing new: replace fuzz/corpus by the fewest inputs that reach all that is \
+                 reached so far",
+            ),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self {
+            target: matches.remove_one("target"),
+            seconds: defaulted(matches, "seconds"),
+            minimize: matches.get_flag("minimize"),
+        }
+    }
+}
+
 impl FuzzOptions {
-    /// The targets that are meant.
+    /// Returns the targets that the options ask for.
     pub(crate) fn targets(&self) -> Vec<Target> {
         match self.target {
             Some(target) => vec![target],
@@ -62,20 +85,37 @@ impl FuzzOptions {
     }
 }
 
-/// What is attacked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// A fuzz target: an interface of the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Accesses of the register frames
+    /// Accesses of the register frames.
     Mmio,
-    /// ITS commands and tables
+    /// ITS commands and tables.
     Its,
-    /// Trapped system registers and the CPU interface
+    /// Trapped system registers and the CPU interface.
     Sysreg,
-    /// The embedder's configuration
+    /// The embedder's configuration.
     Config,
 }
 
+impl ValueEnum for Target {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Mmio, Self::Its, Self::Sysreg, Self::Config]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Mmio => "Accesses of the register frames",
+            Self::Its => "ITS commands and tables",
+            Self::Sysreg => "Trapped system registers and the CPU interface",
+            Self::Config => "The embedder's configuration",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
 impl Target {
+    /// Returns the target's name, in `fuzz/` and on the command line.
     fn name(self) -> &'static str {
         match self {
             Self::Mmio => "mmio",
@@ -86,18 +126,21 @@ impl Target {
     }
 }
 
-/// Fuzzes what the options say, as many targets at a time as there are CPUs; the targets that failed.
+/// Fuzzes the targets that the options ask for, as many at a time as there are CPUs, and returns
+/// the names of those that failed.
 pub(crate) fn failures(options: &FuzzOptions) -> Result<Vec<&'static str>> {
     let targets = options.targets();
     let tool = Tool::new()?;
     console::step("Building the fuzz targets");
     process::run(&mut tool.command("build"), Show::Lines)?;
+
     if options.minimize {
         for target in targets {
             minimize(&tool, target)?;
         }
         return Ok(Vec::new());
     }
+
     let width = thread::available_parallelism().map_or(1, usize::from);
     let mut failed = Vec::new();
     for batch in targets.chunks(width) {
@@ -130,7 +173,7 @@ pub(crate) fn failures(options: &FuzzOptions) -> Result<Vec<&'static str>> {
     Ok(failed)
 }
 
-/// Fuzzes what the options say; whether everything held.
+/// Fuzzes the targets that the options ask for, and tells whether every one held.
 pub(crate) fn fuzz_all(options: &FuzzOptions) -> Result<bool> {
     let failed = failures(options)?;
     for name in &failed {
@@ -139,19 +182,20 @@ pub(crate) fn fuzz_all(options: &FuzzOptions) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-/// One target; whether it held.
+/// Fuzzes one target, and tells whether it held.
 fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
     let name = target.name();
     let (found, kept) = corpora(target)?;
     let mut command = tool.command("run");
-    // What is new goes to the first.
+    // libFuzzer adds new inputs to the first corpus.
     command.arg(name).args([&found, &kept]).arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={LONGEST}"),
-        // Long inputs from the start: what goes wrong here takes several operations.
+        // Long inputs from the start: a failure takes several operations.
         "-len_control=0".to_owned(),
         "-print_final_stats=1".to_owned(),
     ]);
+
     let finished = process::finish(&mut command, Show::OnFailure)?;
     if finished.success {
         let executed = statistic(&finished.stderr, "number_of_executed_units");
@@ -159,14 +203,14 @@ fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
         console::detail(format!("{name}: {executed} inputs held, {kept} kept"));
         return Ok(true);
     }
-    let what = finished.stderr.lines();
-    for line in what.skip_while(|line| !line.contains("panicked at") && !line.contains("ERROR")) {
+    let report = finished.stderr.lines();
+    for line in report.skip_while(|line| !line.contains("panicked at") && !line.contains("ERROR")) {
         console::detail(line);
     }
     Ok(false)
 }
 
-/// Where inputs are that earlier runs on this machine have found, and where those of the repository are.
+/// Returns the directory of inputs that earlier runs on this machine found, and the repository's.
 fn corpora(target: Target) -> Result<(PathBuf, PathBuf)> {
     let found = project::cache().join("fuzz").join(target.name());
     let kept = project::root().join("fuzz/corpus").join(target.name());
@@ -177,7 +221,7 @@ fn corpora(target: Target) -> Result<(PathBuf, PathBuf)> {
     Ok((found, kept))
 }
 
-/// Makes the fewest inputs that reach what all of them reach the repository's.
+/// Replaces the repository's inputs by the fewest that reach all the code that any input reaches.
 fn minimize(tool: &Tool, target: Target) -> Result<()> {
     let name = target.name();
     let (found, kept) = corpora(target)?;
@@ -186,19 +230,22 @@ fn minimize(tool: &Tool, target: Target) -> Result<()> {
         fs::remove_dir_all(&fewest)?;
     }
     fs::create_dir_all(&fewest)?;
+
     console::step(format!("Minimizing the inputs of {name}"));
     let mut command = tool.command("run");
     command.arg(name).args([&fewest, &kept, &found]).arg("--");
-    // What is reached counts, not how often.
+    // Covered code counts, not how often it runs.
     command.args(["-set_cover_merge=1", "-use_counters=0"]);
     process::run(&mut command, Show::OnFailure)?;
+
     fs::remove_dir_all(&kept)?;
     fs::rename(&fewest, &kept)?;
     console::detail(format!("{} inputs", fs::read_dir(&kept)?.count()));
     Ok(())
 }
 
-/// The value in one of libFuzzer's final lines, such as `stat::number_of_executed_units: 1234`.
+/// Finds the value in one of libFuzzer's final lines, such as
+/// `stat::number_of_executed_units: 1234`.
 fn statistic<'a>(printed: &'a str, name: &str) -> &'a str {
     printed
         .lines()
@@ -210,7 +257,7 @@ fn statistic<'a>(printed: &'a str, name: &str) -> &'a str {
         .map_or("?", str::trim)
 }
 
-/// Tells how far `work` is while it runs.
+/// Runs `work`, and prints now and then how many of its `seconds` have passed.
 fn with_progress<T>(seconds: u32, work: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let (done, waiting) = mpsc::channel::<()>();
@@ -226,14 +273,14 @@ fn with_progress<T>(seconds: u32, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// cargo-fuzz, and the compiler that it needs.
+/// cargo-fuzz, and the toolchain that it needs.
 struct Tool {
     nightly: Nightly,
     program: PathBuf,
 }
 
 impl Tool {
-    /// Installs it where it is not cached.
+    /// Provides the tool: from the cache, or installed into it.
     fn new() -> Result<Self> {
         let nightly = nightly(&[])?;
         let name = format!("cargo-fuzz-{CARGO_FUZZ}");
@@ -251,10 +298,12 @@ impl Tool {
         Ok(Self { nightly, program })
     }
 
+    /// Returns a cargo-fuzz command.
     fn command(&self, subcommand: &str) -> Command {
         let mut command = self.nightly.program(&self.program);
-        // Its builds have a place of their own: they share nothing with the others. What is freed is kept away
-        // from reuse for the length of some runs, no longer: that costs a third of the speed.
+        // Its builds share nothing with the others and so have a target directory of their own.
+        // A small quarantine: freed memory that is kept from reuse for longer costs a third of the
+        // speed.
         command
             .arg(subcommand)
             .env("ASAN_OPTIONS", "quarantine_size_mb=8:malloc_context_size=4")

@@ -1,54 +1,60 @@
-//! Other programs: running them with visible progress, and ending them when we are ended.
+//! Other programs: run with visible progress, and ended when xtask is asked to end.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::console;
 
-/// Set once the user or the system asked us to end.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The wish of the user or of the system that this process ends.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// How often a running child and the wish to end are looked at.
-pub(crate) const POLL: Duration = Duration::from_millis(20);
+/// The time between two looks at a running child and at the wish to end.
+pub const POLL: Duration = Duration::from_millis(20);
 
-/// Turns SIGINT, SIGTERM and SIGHUP into a flag that everything long-running looks at, so that
-/// we leave by the ordinary way out: children are ended, temporary directories removed.
-pub(crate) fn end_on_signals() {
-    // Fails only where a handler is already set, and this is the only place that sets one.
-    let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst));
+/// Turns SIGINT, SIGTERM and SIGHUP into a flag that everything long-running looks at, so that the
+/// process leaves by the ordinary way out: children are ended, temporary directories removed.
+pub fn end_on_signals() {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // Fails for signals that cannot be handled, and these can.
+        let _ = flag::register(signal, Arc::clone(&INTERRUPTED));
+    }
 }
 
-/// Whether we were asked to end.
-pub(crate) fn interrupted() -> bool {
+/// Tells whether the process was asked to end.
+pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// How a command's output is shown while it runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Show {
+/// The part of a command's output that is shown while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
     /// Every line, indented, as it comes.
     Lines,
     /// Nothing, unless the command fails.
     OnFailure,
 }
 
-/// What a finished command left behind.
-pub(crate) struct Finished {
-    /// Whether it exited with status 0.
-    pub(crate) success: bool,
+/// The outcome of a command.
+#[derive(Debug)]
+pub struct Finished {
+    /// True if it exited with status 0.
+    pub success: bool,
     /// Its standard output.
-    pub(crate) stdout: String,
+    pub stdout: String,
     /// Its standard error.
-    pub(crate) stderr: String,
+    pub stderr: String,
 }
 
 /// Runs a command to its end; an exit status other than 0 is for the caller to judge.
-pub(crate) fn finish(command: &mut Command, show: Show) -> Result<Finished> {
+pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::null())
@@ -56,6 +62,7 @@ pub(crate) fn finish(command: &mut Command, show: Show) -> Result<Finished> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
+
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (status, stdout, stderr) = thread::scope(|scope| {
         let stdout = scope.spawn(|| collect(out, show));
@@ -67,6 +74,7 @@ pub(crate) fn finish(command: &mut Command, show: Show) -> Result<Finished> {
             stderr.join().unwrap_or_default(),
         )
     });
+
     let status = status.with_context(|| format!("cannot wait for {name}"))?;
     if interrupted() {
         bail!("interrupted while running {name}");
@@ -78,7 +86,7 @@ pub(crate) fn finish(command: &mut Command, show: Show) -> Result<Finished> {
     })
 }
 
-/// Waits for a child, and ends it when we are asked to end.
+/// Waits for a child, and ends it when the process is asked to end.
 fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -92,7 +100,7 @@ fn wait(child: &mut Child) -> io::Result<ExitStatus> {
 }
 
 /// Runs a command that has to succeed and returns its standard output.
-pub(crate) fn run(command: &mut Command, show: Show) -> Result<String> {
+pub fn run(command: &mut Command, show: Show) -> Result<String> {
     let finished = finish(command, show)?;
     if finished.success {
         return Ok(finished.stdout);

@@ -36,11 +36,13 @@
 //! | [`Irq::link`] | insertion | take | | | `ListGet` |
 //! | [`Irq::link_and_fill_lr`] | staging | take | | | `ListGet` |
 //! | [`Irq::unlink`], `Removed` | prune | put | | | `ListPut` |
-//! | [`Irq::unlink`], `Migrating` | prune | hand over | | take over | `ListPut`, `MigrationGet` |
+//! | [`Irq::unlink`], `Migrating` | prune | hand over | | take over | both |
 //! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | `ListPut` |
-//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | take over | `ListPut`, `MigrationGet` |
+//! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | take over | both |
 //! | [`Irq::fold_unlink_plain`], not reloaded | exit | put | | | `ListPut` |
 //! | [`Irq::put`] | the CPU that has moved the interrupt | | | put | `MigrationPut` |
+//!
+//! *Both* are `ListPut` and then `MigrationGet`.
 //!
 //! * The ap_list owns a reference exactly while `queued_on` names its vCPU. A fold alone puts no
 //!   reference: a folded interrupt is still on the list. The transitions that fold *and* unlink put

@@ -1,14 +1,12 @@
-//! What has to hold after a run: the guest's counts, the hypervisor's and the library's agree.
+//! The checks after a run: the guest's counts, the hypervisor's and the library's agree.
 //!
 //! Every check is a number that has to lie in a range, most often a range of one number.
 //!
 //! The guest takes its last look a moment before it powers off, and Linux does not count every
-//! interrupt that it acknowledges. So what the guest counted is what we delivered less a few, and
-//! [`Slack`] says how many for each kind, and why.
+//! interrupt that it acknowledges. So the guest counts a few interrupts less than were delivered;
+//! [`Slack`] says how many of each kind, and why.
 
 use std::time::Duration;
-
-use serde::Serialize;
 
 use super::counters::Counters;
 use super::interrupts;
@@ -27,20 +25,30 @@ const SMP_STEPS: [&str; 3] = ["smp", "hotplug", "affinity"];
 /// Scheduler ticks per second of Debian's arm64 kernels.
 const HZ: f64 = 250.0;
 
-/// A number and where it has to lie.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A number and the range in which it has to lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Check {
-    /// What the number is.
+    /// The number's name.
     pub(crate) name: String,
     pub(crate) passed: bool,
     pub(crate) found: u64,
     pub(crate) at_least: u64,
     pub(crate) at_most: u64,
-    /// What it would mean if it did not hold.
+    /// The meaning of a failure.
     pub(crate) meaning: String,
 }
 
+object!(Check {
+    name,
+    passed,
+    found,
+    at_least,
+    at_most,
+    meaning,
+});
+
 impl Check {
+    /// Checks that a number is from `low` to `high`.
     pub(crate) fn within(
         name: impl Into<String>,
         found: u64,
@@ -58,14 +66,17 @@ impl Check {
         }
     }
 
+    /// Checks that a number is the one expected.
     pub(crate) fn equal(name: impl Into<String>, found: u64, expected: u64, meaning: &str) -> Self {
         Self::within(name, found, expected, expected, meaning)
     }
 
+    /// Checks that a number is `low` or more.
     pub(crate) fn at_least(name: impl Into<String>, found: u64, low: u64, meaning: &str) -> Self {
         Self::within(name, found, low, u64::MAX, meaning)
     }
 
+    /// Checks that a number is not zero.
     fn some(name: impl Into<String>, found: u64, meaning: &str) -> Self {
         Self::at_least(name, found, 1, meaning)
     }
@@ -75,9 +86,9 @@ impl Check {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) vcpus: u16,
-    /// The guest runs the built-in workload.
+    /// True if the guest runs the built-in workload.
     pub(crate) workload: bool,
-    /// It runs under the hypervisor.
+    /// True if it runs under the hypervisor.
     pub(crate) hypervisor: bool,
 }
 
@@ -89,6 +100,7 @@ pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> 
         1,
         &format!("{ended}"),
     )];
+
     if setting.workload {
         workload(setting, transcript, &mut checks);
     }
@@ -109,7 +121,7 @@ pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> 
     checks
 }
 
-/// What the guest itself says.
+/// Checks the guest's own steps and counts.
 fn workload(setting: Setting, transcript: &Transcript, checks: &mut Vec<Check>) {
     for name in STEPS {
         let step = transcript.steps.iter().find(|step| step.name == name);
@@ -127,6 +139,7 @@ fn workload(setting: Setting, transcript: &Transcript, checks: &mut Vec<Check>) 
             meaning,
         ));
     }
+
     let strays = transcript
         .steps
         .iter()
@@ -156,7 +169,7 @@ fn workload(setting: Setting, transcript: &Transcript, checks: &mut Vec<Check>) 
     }
 }
 
-/// What the hypervisor counted, against itself and against the guest.
+/// Checks the hypervisor's counts, against each other and against the guest's.
 fn hypervisor(
     setting: Setting,
     counters: &Counters,
@@ -177,6 +190,7 @@ fn hypervisor(
             "an injected interrupt was lost or made up on its way to the guest",
         ));
     }
+
     if let (true, Some(last_look)) = (setting.workload, transcript.last_look) {
         let slack = Slack::of(setting, transcript, last_look);
         for kind in KINDS {
@@ -203,6 +217,7 @@ fn hypervisor(
             "nothing was listed",
         ));
     }
+
     checks.push(Check::equal(
         "locks taken by lookups",
         counters.lookup_locks_taken,
@@ -235,13 +250,15 @@ fn hypervisor(
     ));
 }
 
-/// How many more interrupts we may have delivered than the guest had counted at its last look.
+/// The number of interrupts that may have been delivered beyond the guest's counts at its last
+/// look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slack {
     most: PerKind,
 }
 
 impl Slack {
+    /// Works the slack out for a run.
     fn of(setting: Setting, transcript: &Transcript, last_look: Final) -> Self {
         let vcpus = u64::from(setting.vcpus);
         let after = transcript.reported_at.saturating_sub(last_look.at);
@@ -261,7 +278,7 @@ impl Slack {
         }
     }
 
-    /// Where they come from.
+    /// Explains the slack of a kind.
     fn why(self, kind: &str) -> String {
         let why = match kind {
             // Powering off stops each vCPU by an IPI and wakes a few kernel threads on the way.
@@ -278,7 +295,7 @@ impl Slack {
     }
 }
 
-/// Timer interrupts that one vCPU may take in this time: each tick, and again as many for
+/// Returns the timer interrupts that one vCPU may take in a time: each tick, and again as many for
 /// high-resolution timers.
 fn ticks(time: Duration) -> u64 {
     // Not negative and far below 2^53: exact enough.
@@ -299,7 +316,7 @@ mod tests {
         hypervisor: true,
     };
 
-    /// The console of a run in which everything holds.
+    /// Returns the console of a run in which everything holds.
     fn good_console() -> String {
         let steps: String = STEPS
             .map(|step| format!("@workload step={step} status=ok ms=1\n"))
@@ -308,13 +325,14 @@ mod tests {
             "{steps}@workload table=begin when=after\n  CPU0\nIPI0: 90 Rescheduling interrupts\n\
              11: 190 GICv3 27 Level arch_timer\n13: 28 GICv3 33 Level uart-pl011\n\
              20: 30 ITS-MSI 16384 Edge virtio0-config\n@workload table=end\n\
-             @workload sampling\n@workload final sgi=100 ppi=201 spi=30 lpi=35 lpi_freed=5 other=0\n\
+             @workload sampling\n\
+             @workload final sgi=100 ppi=201 spi=30 lpi=35 lpi_freed=5 other=0\n\
              {}\n",
             counters::tests::LINE
         )
     }
 
-    /// The names of the checks that fail for a console whose lines are 4 ms apart.
+    /// Returns the names of the checks that fail for a console whose lines are 4 ms apart.
     fn failing(setting: Setting, ended: Ended, console: &str) -> Vec<String> {
         let lines = console.lines().zip(1..).map(|(text, number)| Line {
             at: Duration::from_millis(4) * number,
@@ -409,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guest_took_is_what_was_delivered() {
+    fn the_guest_takes_every_interrupt_that_was_delivered() {
         // Taken twice: the guest counts one more than was delivered.
         assert_one(&spoiled("sgi=100", "sgi=105"), "sgi deliveries");
         assert_one(&spoiled("ppi=201", "ppi=204"), "ppi deliveries");
@@ -422,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_linux_may_leave_uncounted_is_allowed_for() {
+    fn interrupts_that_linux_may_leave_uncounted_are_allowed_for() {
         let console = good_console()
             .replace("lpi_freed=5", "lpi_freed=4")
             .replace(

@@ -1,15 +1,14 @@
-//! What the hypervisor counted: the line `@vgic {...}` that it prints when the guest powers off.
+//! The hypervisor's counts: the line `@vgic {...}` that it prints when the guest powers off.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::kinds::PerKind;
 
-/// How the line begins.
+/// The beginning of the line.
 const PREFIX: &str = "@vgic ";
 
-/// The counts that checks look at; the library's documentation of its counters defines them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// The counts that the checks use, as `vgic::trace` defines them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// Interrupts made pending.
     pub(crate) injections: PerKind,
@@ -33,26 +32,53 @@ pub(crate) struct Counters {
     pub(crate) refs_at_teardown: u64,
 }
 
-/// A whole report.
+/// The whole report.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reported {
-    /// What is checked.
+    /// The counts that the checks use.
     pub(crate) counters: Counters,
-    /// Everything, the checked counts included.
+    /// Every entry of the report, those counts included.
     pub(crate) everything: Map<String, Value>,
 }
 
-/// Reads the hypervisor's line; none if this is another line.
+/// Reads the hypervisor's line; returns `None` for any other line.
 pub(crate) fn parse(line: &str) -> Option<Result<Reported, String>> {
     let (_, json) = line.split_once(PREFIX)?;
-    let read = serde_json::from_str::<Map<String, Value>>(json).and_then(|everything| {
-        let counters = Counters::deserialize(Value::Object(everything.clone()))?;
+    let read = serde_json::from_str::<Map<String, Value>>(json);
+    let read = read.map_err(|error| error.to_string());
+    Some(read.and_then(|everything| {
         Ok(Reported {
-            counters,
+            counters: Counters::read(&everything)?,
             everything,
         })
-    });
-    Some(read.map_err(|error| error.to_string()))
+    }))
+}
+
+impl Counters {
+    /// Finds the counts in a report. A count that is missing is an error, not a zero.
+    fn read(report: &Map<String, Value>) -> Result<Self, String> {
+        let kinds = |name| report.get(name).and_then(PerKind::read);
+        let kinds = |name| kinds(name).ok_or_else(|| format!("no counts of {name} by kind"));
+        let number = |name| report.get(name).and_then(Value::as_u64);
+        let number = |name| number(name).ok_or_else(|| format!("no count of {name}"));
+        Ok(Self {
+            injections: kinds("injections")?,
+            coalesced: kinds("coalesced")?,
+            deliveries: kinds("deliveries")?,
+            withdrawn: kinds("withdrawn")?,
+            pending: kinds("pending")?,
+            lookups: number("lookups")?,
+            lookup_locks_taken: number("lookup_locks_taken")?,
+            mapping_gets: number("mapping_gets")?,
+            mapping_puts: number("mapping_puts")?,
+            migration_gets: number("migration_gets")?,
+            migration_puts: number("migration_puts")?,
+            list_gets: number("list_gets")?,
+            list_puts: number("list_puts")?,
+            ich_lr_writes: number("ich_lr_writes")?,
+            refs_at_teardown: number("refs_at_teardown")?,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the guest consists of: its kernel, its initial RAM disk, its command line, its disk.
+//! The guest's parts: its kernel, its initial RAM disk, its command line, its disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,31 +6,32 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::initramfs::Initramfs;
-use super::peer;
-use crate::cli::{BootOptions, Kernel};
+use super::{BootOptions, Kernel, peer};
 use crate::provision::apt::{self, For};
 use crate::provision::{busybox, cached, kernel};
 
 /// The size of the disk that the workload reads.
 const DISK_MIB: usize = 64;
 
-/// How much the workload gets over the network, and sends back.
+/// Bytes that the workload gets over the network and sends back.
 const NET_BYTES: usize = 16 << 20;
 
 /// A guest, ready to be started.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    /// What the report calls its kernel.
+    /// The kernel's name in the report.
     pub(crate) kernel_name: String,
     /// An arm64 Image or a raw flat binary.
     pub(crate) kernel: PathBuf,
+    /// The initial RAM disk, if there is one.
     pub(crate) initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub(crate) append: String,
+    /// The disk that the workload reads.
     pub(crate) disk: PathBuf,
 }
 
-/// Puts the guest of these options together; what is made for this boot only goes to `scratch`.
+/// Puts the guest of these options together. Files for this boot only go to `scratch`.
 pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     let apt = apt::Lazy::new(For::Guest);
     let (disk, disk_sum) = disk()?;
@@ -64,7 +65,8 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     })
 }
 
-/// A kernel file as the boot protocol wants it: compressed Images unpacked, all else as it is.
+/// Returns a kernel file as the boot protocol wants it: a compressed Image unpacked, another file
+/// as it is.
 fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
     let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     match kernel::raw_image(file) {
@@ -73,13 +75,13 @@ fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
             fs::write(&unwrapped, image)?;
             Ok(unwrapped)
         }
-        // A raw flat binary: it has no header that we could check.
+        // A raw flat binary: it has no header to check.
         Err(_) => Ok(path.to_owned()),
     }
 }
 
-/// The kernel's command line. Built in: a console from the first line on, and a panic that ends
-/// the machine at once (QEMU runs with -no-reboot).
+/// Returns the kernel's command line. A Debian kernel gets a console from its first line on, and a
+/// panic that ends the machine at once (QEMU runs with -no-reboot).
 fn command_line(options: &BootOptions) -> String {
     let built_in = match options.kernel {
         Kernel::Debian(_) => "console=ttyAMA0 earlycon panic=-1",
@@ -93,7 +95,7 @@ fn command_line(options: &BootOptions) -> String {
         .join(" ")
 }
 
-/// The disk and its MD5.
+/// Provides the disk, and returns its path and its MD5.
 fn disk() -> Result<(PathBuf, String)> {
     let place = cached("disk", "the workload's disk", |into| {
         let content = peer::pattern(DISK_MIB << 20, 1);
@@ -107,7 +109,7 @@ fn disk() -> Result<(PathBuf, String)> {
     ))
 }
 
-/// What /init reads at its start.
+/// Returns the configuration that `/init` reads at its start.
 fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
     let payload = peer::text_pattern(NET_BYTES, 2);
     let net_sum = peer::md5_hex(&payload);
@@ -129,7 +131,8 @@ fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
     ))
 }
 
-/// How often the workload repeats what it repeats: less where all vCPUs share one host thread.
+/// Returns the number of rounds of the workload's repeated steps: fewer where all vCPUs share one
+/// host thread.
 fn rounds(vcpus: u16) -> u16 {
     match vcpus {
         0..=8 => 6,
@@ -138,6 +141,7 @@ fn rounds(vcpus: u16) -> u16 {
     }
 }
 
+/// Packs the initial RAM disk.
 fn initramfs(busybox: &Path, modules: &[PathBuf], configuration: &str) -> Result<Vec<u8>> {
     let mut initramfs = Initramfs::default();
     initramfs.file("init", include_bytes!("../../../hyp/guests/workload/init"))?;

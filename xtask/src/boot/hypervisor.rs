@@ -1,4 +1,4 @@
-//! Building `hyp` and turning its ELF file into the flat image that QEMU enters.
+//! The build of `hyp`, and of its ELF file the flat image that QEMU enters.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::console;
 use crate::process::{self, Show};
 use crate::provision::{kernel, toolchain};
 
-/// A program whose segments lie further apart than this is no flat image.
+/// The largest distance of a flat image's segments.
 const LARGEST: u64 = 64 << 20;
 
 /// Builds the hypervisor and writes its flat image to `scratch`.
@@ -19,13 +19,15 @@ pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
     build_with(scratch, &[]).map(|(image, _)| image)
 }
 
-/// As [`build`], and notes how long it is at work between an exit and the next entry.
-pub(crate) fn build_noting_stays(scratch: &Path) -> Result<PathBuf> {
+/// Builds the hypervisor with the feature that notes the longest stay at EL2, and writes its flat
+/// image to `scratch`.
+pub(crate) fn build_with_el2_time(scratch: &Path) -> Result<PathBuf> {
     build_with(scratch, &["--features", "el2-time"]).map(|(image, _)| image)
 }
 
-/// As [`build`], with more arguments for cargo, and returns the ELF file's path too.
-pub(crate) fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBuf)> {
+/// Builds the hypervisor with more arguments for cargo, and writes its flat image to `scratch`.
+/// Returns the paths of the image and of the ELF file.
+pub fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBuf)> {
     let bare_metal = toolchain::bare_metal()?;
     console::step("Building the hypervisor");
     let mut cargo = bare_metal.cargo("build");
@@ -44,7 +46,7 @@ pub(crate) fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf,
 }
 
 /// Runs `cargo build` for one program, called `what` in messages, and returns the program's path.
-pub(crate) fn built(cargo: &mut Command, what: &str) -> Result<PathBuf> {
+pub fn built(cargo: &mut Command, what: &str) -> Result<PathBuf> {
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let finished = process::finish(cargo, Show::OnFailure)?;
     if !finished.success {
@@ -70,8 +72,8 @@ fn executable(messages: &str) -> Option<PathBuf> {
 }
 
 /// Lays the loadable segments of an ELF file out as they lie in memory, from the lowest physical
-/// address on. What is only zeros at the end is left out: the image's header tells its full size.
-pub(crate) fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+/// address on. Zeros at the end are left out: the image's header tells its full size.
+pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)?;
     let endian = file.endian();
     let loaded: Vec<(u64, &[u8])> = file
@@ -88,6 +90,7 @@ pub(crate) fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     lay_out(&loaded)
 }
 
+/// Lays segments, each an address and its bytes, out in one image.
 fn lay_out(loaded: &[(u64, &[u8])]) -> Result<Vec<u8>> {
     let filled = || loaded.iter().filter(|(_, data)| !data.is_empty());
     let base = filled()

@@ -10,27 +10,28 @@ const PROGRAM: u32 = 0o100_755;
 
 /// A newc archive in the making.
 #[derive(Debug, Default)]
-pub(crate) struct Initramfs {
+pub struct Initramfs {
     archive: Vec<u8>,
     entries: u32,
 }
 
 impl Initramfs {
-    /// Adds a directory; its parent has to be there already.
-    pub(crate) fn directory(&mut self, path: &str) -> Result<()> {
+    /// Adds a directory, whose parent has to be there already.
+    pub fn directory(&mut self, path: &str) -> Result<()> {
         self.entry(path, DIRECTORY, &[])
     }
 
     /// Adds a file that may be executed.
-    pub(crate) fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
+    pub fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
         self.entry(path, PROGRAM, content)
     }
 
-    /// Ends the archive.
-    pub(crate) fn finish(self) -> Result<Vec<u8>> {
+    /// Ends the archive, and returns it.
+    pub fn finish(self) -> Result<Vec<u8>> {
         Ok(newc::trailer(self.archive)?)
     }
 
+    /// Adds an entry.
     fn entry(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
         self.entries += 1;
         let entry = newc::Builder::new(path)

@@ -1,30 +1,36 @@
 //! The guest's `/proc/interrupts`.
 //!
-//! A header names the CPUs that are on line; a row has a name, a count for each of them, and what
-//! it is: `27 Level arch_timer` behind the chip `GICv3`, an event behind an `ITS-...` chip, or a
-//! text for an inter-processor interrupt.
-
-use serde::Serialize;
+//! A header names the CPUs that are on line; a row has a name, a count for each of them, and a
+//! description: `27 Level arch_timer` behind the chip `GICv3`, an event behind an `ITS-...` chip,
+//! or a text for an inter-processor interrupt.
 
 use super::kinds::PerKind;
 
-/// Interrupt numbers below are a CPU's own: PPIs (and SGIs, which Linux lists by name).
+/// The first INTID of the SPIs. Lower ones are a CPU's own: PPIs, and SGIs, which Linux lists by
+/// name.
 const FIRST_SPI: u32 = 32;
 
 /// A row of the table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     /// Linux' number, or the name of an inter-processor interrupt.
     pub(crate) name: String,
     /// The kind; none for rows that are no interrupts of the GIC's (`Err`).
     pub(crate) kind: Option<&'static str>,
-    /// How many were taken by all CPUs together.
+    /// The number of interrupts that all CPUs together took.
     pub(crate) count: u64,
     /// The chip, the interrupt and who handles it, as Linux prints it.
     pub(crate) what: String,
 }
 
-/// Reads the table's lines, header first; none if they are no such table.
+object!(Row {
+    name,
+    kind,
+    count,
+    what,
+});
+
+/// Reads the table's lines, header first; returns `None` if they are no such table.
 pub(crate) fn parse(lines: &[&str]) -> Option<Vec<Row>> {
     let (header, rows) = lines.split_first()?;
     let cpus = header
@@ -37,6 +43,7 @@ pub(crate) fn parse(lines: &[&str]) -> Option<Vec<Row>> {
     rows.iter().map(|line| row(line, cpus)).collect()
 }
 
+/// Reads a row of the table.
 fn row(line: &str, cpus: usize) -> Option<Row> {
     let (name, rest) = line.trim_start().split_once(':')?;
     let words: Vec<&str> = rest.split_whitespace().collect();

@@ -1,13 +1,12 @@
 //! Counts by kind of interrupt.
 
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// The kinds of interrupt, by the names they have in reports.
+/// The kinds of interrupt, by their names in reports.
 pub(crate) const KINDS: [&str; 4] = ["sgi", "ppi", "spi", "lpi"];
 
 /// One count for each kind of interrupt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PerKind {
     pub(crate) sgi: u64,
     pub(crate) ppi: u64,
@@ -15,8 +14,21 @@ pub(crate) struct PerKind {
     pub(crate) lpi: u64,
 }
 
+object!(PerKind { sgi, ppi, spi, lpi });
+
 impl PerKind {
-    /// The count of a kind.
+    /// Reads an object with a count for each kind.
+    pub(crate) fn read(value: &Value) -> Option<Self> {
+        let count = |kind: &str| value.get(kind)?.as_u64();
+        Some(Self {
+            sgi: count("sgi")?,
+            ppi: count("ppi")?,
+            spi: count("spi")?,
+            lpi: count("lpi")?,
+        })
+    }
+
+    /// Returns the count of a kind.
     pub(crate) fn of(&self, kind: &str) -> u64 {
         match kind {
             "sgi" => self.sgi,
@@ -27,7 +39,7 @@ impl PerKind {
         }
     }
 
-    /// The count of a kind, to be changed.
+    /// Returns the count of a kind, to be changed.
     pub(crate) fn of_mut(&mut self, kind: &str) -> &mut u64 {
         match kind {
             "sgi" => &mut self.sgi,

@@ -2,38 +2,41 @@
 
 use std::time::{Duration, Instant};
 
-/// How a panic of the hypervisor begins on the console.
+/// The beginning of a panic of the hypervisor on the console.
 const PANIC: &str = "@hyp-panic";
 
-/// What says that the machine was reset: the hypervisor, or a Linux that did not survive. QEMU ends the
-/// same way for a reset as for power-off.
+/// Words of a line that tells of a reset, by the hypervisor or by a Linux that did not survive.
+/// QEMU ends for a reset as it does for power-off.
 const RESET: [&str; 2] = [" resets the machine", "Kernel panic - not syncing"];
 
-/// How the guest asks for a word to be typed on its console.
+/// The beginning of a line by which the guest asks for a word to be typed on its console.
 const ASK: &str = "@workload ask=";
 
-/// A line of the console, and when it was complete, counted from the start of the machine.
+/// A line of the console.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
+    /// The time of its end, counted from the start of the machine.
     pub(crate) at: Duration,
+    /// The line without its end.
     pub(crate) text: String,
 }
 
-/// Bytes cut into lines.
+/// The console's bytes, cut into lines.
 #[derive(Debug)]
 pub(crate) struct Lines {
     began: Instant,
     complete: Vec<Line>,
     partial: Vec<u8>,
-    /// What the guest wants to be typed.
+    /// Words that the guest wants to be typed.
     pub(crate) asked: Vec<String>,
-    /// Whether a line said that the hypervisor panicked.
+    /// True if a line said that the hypervisor panicked.
     pub(crate) panicked: bool,
-    /// Whether a line said that the machine is reset.
+    /// True if a line said that the machine is reset.
     pub(crate) reset: bool,
 }
 
 impl Lines {
+    /// Begins with the machine's start.
     pub(crate) fn new(began: Instant) -> Self {
         Self {
             began,
@@ -45,6 +48,7 @@ impl Lines {
         }
     }
 
+    /// Adds bytes of the console.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             match byte {
@@ -55,6 +59,7 @@ impl Lines {
         }
     }
 
+    /// Ends a line, and looks for what it tells.
     fn end_line(&mut self) {
         let text = String::from_utf8_lossy(&self.partial).into_owned();
         self.partial.clear();
@@ -69,6 +74,7 @@ impl Lines {
         });
     }
 
+    /// Ends the last line, and returns all.
     pub(crate) fn finish(mut self) -> Vec<Line> {
         if !self.partial.is_empty() {
             self.end_line();

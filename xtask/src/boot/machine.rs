@@ -7,15 +7,15 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
+use super::BootOptions;
 use super::guest::Guest;
-use crate::cli::BootOptions;
 use crate::provision::qemu::Qemu;
 
-/// Where the RAM of QEMU's `virt` machine begins.
+/// The address of the RAM of QEMU's `virt` machine.
 const RAM: u64 = 0x4000_0000;
 
-/// Where QEMU puts the initial RAM disk and, after it, the device tree: this far into RAM where
-/// there is at least twice as much of it.
+/// The distance from the beginning of RAM at which QEMU puts the initial RAM disk and, after it,
+/// the device tree, if there is at least twice as much RAM.
 const INITRD_OFFSET: u64 = 128 << 20;
 
 /// Room for the device tree, and the alignment of what follows.
@@ -24,13 +24,16 @@ const MODULE_ALIGNMENT: u64 = 2 << 20;
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 8;
 
-/// How the console is wired.
+/// The wiring of the console.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Console<'a> {
-    /// To QEMU's standard output; nothing is typed.
+    /// The console is QEMU's standard output; nothing is typed.
     Output,
-    /// To the terminal, which also controls QEMU (Ctrl-A h); QEMU writes the log.
-    Terminal { log: &'a Path },
+    /// The console is the terminal, which also controls QEMU (Ctrl-A h).
+    Terminal {
+        /// The log, which QEMU writes.
+        log: &'a Path,
+    },
 }
 
 /// Puts QEMU's command line together. Without a hypervisor's image the guest's kernel is
@@ -44,6 +47,7 @@ pub(crate) fn command(
 ) -> Result<Command> {
     let vcpus = options.vcpus;
     let memory = options.memory.unwrap_or_else(|| memory(vcpus));
+
     let mut command = qemu.command()?;
     let virtualization = if hypervisor.is_some() { "on" } else { "off" };
     command
@@ -77,6 +81,7 @@ pub(crate) fn command(
         }
         None => 0,
     };
+
     match hypervisor {
         Some(image) => {
             let address = module_address(initrd_size);
@@ -99,7 +104,7 @@ pub(crate) fn command(
         command.args(["-append", &guest.append]);
     }
 
-    // The same disk twice: behind MSI-X, and behind a line of the PCI host bridge's.
+    // One disk twice: behind MSI-X, and behind an interrupt line of the PCI host bridge.
     let disk = guest.disk.display();
     for (serial, wiring) in [("msi", ""), ("intx", ",vectors=0")] {
         command
@@ -112,6 +117,7 @@ pub(crate) fn command(
                 "virtio-blk-pci,drive={serial},serial={serial}{wiring}"
             ));
     }
+
     command
         // No boot ROM: it comes in a package of its own, and nothing boots from here.
         .args([
@@ -125,19 +131,20 @@ pub(crate) fn command(
     Ok(command)
 }
 
-/// RAM in MiB that is ample for the built-in guest.
+/// Returns an amount of RAM, in MiB, that is ample for the built-in guest.
 fn memory(vcpus: u16) -> u32 {
     1024 + 16 * u32::from(vcpus)
 }
 
-/// Where the guest's kernel waits to be found: past everything that QEMU itself places.
+/// Returns the address at which the hypervisor finds the guest's kernel: past everything that QEMU
+/// itself places.
 fn module_address(initrd_size: u64) -> u64 {
     let end = RAM + INITRD_OFFSET + initrd_size + MODULE_ALIGNMENT;
     end.next_multiple_of(MODULE_ALIGNMENT)
 }
 
-/// A thread per emulated CPU, unless the host has far too few CPUs for that: then they would
-/// mostly wait for each other's locks.
+/// Returns QEMU's accelerator: a thread for each emulated CPU, unless the host has far too few
+/// CPUs. The threads would mostly wait for each other's locks then.
 fn accelerator(vcpus: u16, one_thread: bool) -> &'static str {
     let host = thread::available_parallelism().map_or(1, usize::from);
     if one_thread || usize::from(vcpus) > CPUS_PER_HOST_CPU * host {

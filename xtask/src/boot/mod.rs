@@ -1,15 +1,16 @@
-//! `cargo xtask boot`: a guest on an emulated machine, under the hypervisor or without it, and
-//! the books checked afterwards.
+//! `cargo xtask boot`: a guest on an emulated machine, under the hypervisor or without it, and the
+//! account of its interrupts checked afterwards.
 
 pub(crate) mod checks;
 pub(crate) mod counters;
 pub(crate) mod guest;
-pub(crate) mod hypervisor;
-pub(crate) mod initramfs;
+pub mod hypervisor;
+pub mod initramfs;
 mod interrupts;
 mod kinds;
 pub(crate) mod lines;
 pub(crate) mod machine;
+mod options;
 mod peer;
 pub(crate) mod report;
 pub(crate) mod run;
@@ -21,15 +22,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cli::BootOptions;
 use crate::provision::qemu;
 use crate::{console, project};
 use checks::Setting;
+pub(crate) use options::{BootOptions, Kernel};
 use report::{Machine, Report};
 use run::Run;
 use transcript::Transcript;
 
-/// Boots a guest as the options say; whether all checks hold.
+/// Boots a guest as the options say, and tells whether all checks hold.
 ///
 /// The console is recorded in `console.log` and the outcome in `boot.json`, in `reports`.
 pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
@@ -65,6 +66,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         hypervisor: !options.bare,
     };
     let checks = checks::check(setting, ended, &transcript);
+
     let machine = Machine {
         kernel: guest.kernel_name,
         vcpus: options.vcpus,
@@ -86,7 +88,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
     Ok(report.passed)
 }
 
-/// How long a run may take: the workload's time grows with the number of vCPUs.
+/// Returns the time that a run may take: the workload's grows with the number of vCPUs.
 fn limit(options: &BootOptions) -> Duration {
     let seconds = options
         .timeout

@@ -11,15 +11,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use md5::{Digest, Md5};
 
-/// Nobody sends us more than the payload back.
+/// The longest body of a POST; the guest sends no more than the payload back.
 const LONGEST_POST: u64 = 64 << 20;
 
-/// A request's line and headers are shorter.
+/// The longest request line and headers.
 const LONGEST_HEADER: u64 = 16 << 10;
 
-/// A connection that stands still this long is given up.
+/// The time after which a connection that stands still is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Starts the service and returns its TCP port. It ends with the process.
@@ -31,13 +30,14 @@ pub(crate) fn serve(payload: Vec<u8>) -> Result<u16> {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let payload = Arc::clone(&payload);
-            // A guest that hangs up in the middle (its load is killed) is no error of ours.
+            // A guest that hangs up in the middle (its load is killed) is no error.
             thread::spawn(move || answer(&connection, &payload));
         }
     });
     Ok(port)
 }
 
+/// Reads a request and answers it.
 fn answer(connection: &TcpStream, payload: &[u8]) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
@@ -69,6 +69,7 @@ fn answer(connection: &TcpStream, payload: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Sends a response with a body.
 fn respond(mut connection: &TcpStream, body: &[u8]) -> io::Result<()> {
     let length = body.len();
     write!(
@@ -79,7 +80,7 @@ fn respond(mut connection: &TcpStream, body: &[u8]) -> io::Result<()> {
     connection.shutdown(Shutdown::Write)
 }
 
-/// `size` bytes that compress badly and repeat nowhere, the same in every run.
+/// Makes `size` bytes that compress badly and repeat nowhere; equal seeds make equal bytes.
 pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let words = (0..size.div_ceil(8)).flat_map(|_| {
@@ -92,7 +93,8 @@ pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
     words.take(size).collect()
 }
 
-/// The same as text without line ends, for programs that cannot handle every byte.
+/// Makes such a pattern of printable characters without line ends, for programs that cannot handle
+/// every byte.
 pub(crate) fn text_pattern(size: usize, seed: u64) -> Vec<u8> {
     let mut pattern = pattern(size, seed);
     pattern
@@ -101,12 +103,9 @@ pub(crate) fn text_pattern(size: usize, seed: u64) -> Vec<u8> {
     pattern
 }
 
-/// The MD5 of some bytes as md5sum prints it.
+/// Returns the MD5 of some bytes as md5sum prints it.
 pub(crate) fn md5_hex(bytes: &[u8]) -> String {
-    Md5::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    format!("{:x}", md5::compute(bytes))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! What a boot leaves for its reader: `boot.json`, and a summary on the terminal.
+//! The report of a boot: `boot.json`, and a summary on the terminal.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde_core::ser::SerializeMap as _;
+use serde_core::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::checks::Check;
@@ -15,7 +16,7 @@ use super::transcript::{Step, Transcript};
 use crate::console;
 
 /// The report of one boot.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) passed: bool,
     pub(crate) kernel: String,
@@ -23,14 +24,13 @@ pub(crate) struct Report {
     pub(crate) cpu: String,
     /// QEMU's version.
     pub(crate) qemu: String,
-    /// Whether the guest ran under the hypervisor.
+    /// True if the guest ran under the hypervisor.
     pub(crate) hypervisor: bool,
     pub(crate) wall_seconds: f64,
     pub(crate) ended: String,
-    /// What the guest counted itself, by kind, at its last look.
+    /// The guest's own counts, by kind, at its last look.
     pub(crate) guest_interrupts: Option<PerKind>,
     /// The hypervisor's report as it made it: injections, deliveries, exits and so on.
-    #[serde(flatten)]
     pub(crate) counters: Map<String, Value>,
     pub(crate) steps: Vec<Step>,
     pub(crate) checks: Vec<Check>,
@@ -38,7 +38,29 @@ pub(crate) struct Report {
     pub(crate) interrupts: Vec<Row>,
 }
 
-/// What the report says about the machine itself.
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("passed", &self.passed)?;
+        object.serialize_entry("kernel", &self.kernel)?;
+        object.serialize_entry("vcpus", &self.vcpus)?;
+        object.serialize_entry("cpu", &self.cpu)?;
+        object.serialize_entry("qemu", &self.qemu)?;
+        object.serialize_entry("hypervisor", &self.hypervisor)?;
+        object.serialize_entry("wall_seconds", &self.wall_seconds)?;
+        object.serialize_entry("ended", &self.ended)?;
+        object.serialize_entry("guest_interrupts", &self.guest_interrupts)?;
+        for (name, count) in &self.counters {
+            object.serialize_entry(name, count)?;
+        }
+        object.serialize_entry("steps", &self.steps)?;
+        object.serialize_entry("checks", &self.checks)?;
+        object.serialize_entry("interrupts", &self.interrupts)?;
+        object.end()
+    }
+}
+
+/// The machine and its run, for the report.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) kernel: String,
@@ -74,13 +96,13 @@ impl Report {
         }
     }
 
-    /// Writes it as JSON.
+    /// Writes the report as JSON.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)?;
         fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Prints it for people.
+    /// Prints the run, the counts by kind and the checks.
     pub(crate) fn print(&self) {
         let under = if self.hypervisor {
             "under hyp"
@@ -100,7 +122,7 @@ impl Report {
         print_checks(&self.checks);
     }
 
-    /// The counts by kind, a row for each who counted.
+    /// Formats the counts by kind: the guest's, then the hypervisor's.
     fn table(&self) -> Vec<String> {
         let guest = self
             .guest_interrupts
@@ -113,13 +135,14 @@ impl Report {
             "pending",
         ];
         let ours = ours.iter().filter_map(|&name| {
-            let counts = PerKind::deserialize(self.counters.get(name)?).ok()?;
+            let counts = PerKind::read(self.counters.get(name)?)?;
             Some((name.to_owned(), counts))
         });
         let rows: Vec<_> = guest.into_iter().chain(ours).collect();
         if rows.is_empty() {
             return Vec::new();
         }
+
         let mut table = vec![format!(
             "{:12}{}",
             "",
@@ -133,7 +156,7 @@ impl Report {
     }
 }
 
-/// Prints checks, and what they come to.
+/// Prints each check, and the number of those that failed.
 pub(crate) fn print_checks(checks: &[Check]) {
     for check in checks {
         console::detail(line(check));
@@ -146,7 +169,7 @@ pub(crate) fn print_checks(checks: &[Check]) {
     });
 }
 
-/// A check in one line.
+/// Formats a check in one line.
 fn line(check: &Check) -> String {
     let mark = if check.passed {
         console::good("ok  ")

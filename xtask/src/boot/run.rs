@@ -1,4 +1,4 @@
-//! One run of the machine: its console streamed and recorded, its end waited for.
+//! One run of the machine: its console is streamed and recorded, its end waited for.
 
 use std::fmt;
 use std::fs::File;
@@ -16,18 +16,18 @@ use anyhow::{Context, Result, bail};
 use super::lines::{Line, Lines};
 use crate::process::{POLL, interrupted};
 
-/// How the machine's run ended.
+/// The end of the machine's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// It powered itself off.
+    /// The machine powered itself off.
     PoweredOff,
-    /// It was reset.
+    /// The machine was reset.
     Reset,
     /// QEMU ended with an error.
     Failed(ExitStatus),
-    /// It said that the hypervisor panicked, and we ended it.
+    /// The hypervisor panicked, and xtask ended the machine.
     Panicked,
-    /// It did not end in time, and we ended it.
+    /// It did not end in time, and xtask ended it.
     TimedOut,
 }
 
@@ -43,27 +43,31 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What there is to know after a run.
+/// The record of a run.
 #[derive(Debug)]
 pub(crate) struct Run {
+    /// Its end.
     pub(crate) ended: Ended,
+    /// Its length by the host's clock.
     pub(crate) wall: Duration,
+    /// The console's lines.
     pub(crate) lines: Vec<Line>,
 }
 
-/// How long a panicking hypervisor may go on printing.
+/// The time for which a panicking hypervisor may go on printing.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Runs the machine to its end with its console on our standard output and in the file `log`.
+/// Runs the machine to its end with its console on the standard output and in the file `log`.
 pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Result<Run> {
     observed(command, log, limit, |bytes| {
-        // A reader of ours that went away is no reason to stop the run.
+        // A reader of the standard output that went away is no reason to stop the run.
         let mut terminal = io::stdout().lock();
         let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
     })
 }
 
-/// Runs the machine to its end with its console in the file `log`, and handed to `show` as it comes.
+/// Runs the machine to its end with its console in the file `log`, and handed to `show` as it
+/// comes.
 pub(crate) fn observed(
     command: &mut Command,
     log: &Path,
@@ -75,10 +79,11 @@ pub(crate) fn observed(
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // Ctrl-C is ours to answer: QEMU would end on its own.
+        // Ctrl-C is for xtask to answer: QEMU would end on its own.
         .process_group(0)
         .spawn()
         .context("cannot start QEMU")?;
+
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let lines = Arc::new(Mutex::new(Lines::new(began)));
     let ended = thread::scope(|scope| {
@@ -88,7 +93,7 @@ pub(crate) fn observed(
             scope.spawn(move || record(output, input, &mut log, &lines, show))
         };
         let ended = supervise(&mut child, limit, &lines);
-        // Whatever the outcome, nothing of ours goes on running.
+        // QEMU goes on running in no case.
         let _ = child.kill();
         let _ = child.wait();
         reader
@@ -97,6 +102,7 @@ pub(crate) fn observed(
             .context("cannot record the console")?;
         ended
     })?;
+
     let wall = began.elapsed();
     let lines = Arc::into_inner(lines).context("the console's reader has not ended")?;
     let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +123,7 @@ pub(crate) fn interactive(command: &mut Command, log: &Path) -> Result<Run> {
     Ok(finished(ended, began.elapsed(), lines))
 }
 
+/// Puts the record of a run together.
 fn finished(ended: Ended, wall: Duration, lines: Lines) -> Run {
     let ended = match ended {
         Ended::PoweredOff if lines.reset => Ended::Reset,
@@ -126,6 +133,7 @@ fn finished(ended: Ended, wall: Duration, lines: Lines) -> Run {
     Run { ended, wall, lines }
 }
 
+/// Waits for the end of QEMU, and ends its waiting at the limit, after a panic, or on a signal.
 fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result<Ended> {
     let began = Instant::now();
     let mut panicked: Option<Instant> = None;
@@ -153,7 +161,8 @@ fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result
     }
 }
 
-/// Hands QEMU's output to `show`, to the log, and to the lines, and types what is asked for.
+/// Hands QEMU's output to `show`, to the log, and to the lines, and types the words that the guest
+/// asks for.
 fn record(
     output: Option<impl Read>,
     input: Option<impl Write>,
@@ -187,6 +196,7 @@ fn record(
     }
 }
 
+/// Locks the lines, also after a panic of the other thread.
 fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
     lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -194,10 +204,12 @@ fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::project;
 
     fn sh(script: &str, limit: Duration) -> Run {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        watched(Command::new("sh").args(["-c", script]), log.path(), limit).unwrap()
+        let scratch = project::scratch().unwrap();
+        let log = scratch.path().join("log");
+        watched(Command::new("sh").args(["-c", script]), &log, limit).unwrap()
     }
 
     fn texts(run: &Run) -> Vec<&str> {

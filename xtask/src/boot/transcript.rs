@@ -1,9 +1,10 @@
-//! What the console of a run says: the workload's steps and counts, the hypervisor's report.
+//! The console of a run, read: the workload's steps and counts, the hypervisor's report.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_core::ser::SerializeMap as _;
+use serde_core::{Serialize, Serializer};
 
 use super::counters::{self, Reported};
 use super::interrupts::{self, Row};
@@ -11,18 +12,30 @@ use super::kinds::PerKind;
 use super::lines::Line;
 
 /// A step of the workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) status: Status,
     pub(crate) ms: u64,
-    /// What else it says.
-    #[serde(flatten)]
+    /// Further `name=value` pairs of its line.
     pub(crate) details: BTreeMap<String, String>,
 }
 
+impl Serialize for Step {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("name", &self.name)?;
+        object.serialize_entry("status", &self.status)?;
+        object.serialize_entry("ms", &self.ms)?;
+        for (name, value) in &self.details {
+            object.serialize_entry(name, value)?;
+        }
+        object.end()
+    }
+}
+
 impl Step {
-    /// A number among the details; 0 if it is not there.
+    /// Returns a number among the details, 0 if it is not there.
     pub(crate) fn number(&self, name: &str) -> u64 {
         self.details
             .get(name)
@@ -31,14 +44,25 @@ impl Step {
     }
 }
 
-/// How a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// The outcome of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// It succeeded.
     Ok,
     /// It makes no sense on this machine.
     Skip,
+    /// It failed.
     Fail,
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Ok => "ok",
+            Self::Skip => "skip",
+            Self::Fail => "fail",
+        })
+    }
 }
 
 /// The guest's last look at its own counts.
@@ -46,11 +70,11 @@ pub(crate) enum Status {
 pub(crate) struct Final {
     /// Interrupts taken since the kernel started; LPIs whose driver is gone are among them.
     pub(crate) taken: PerKind,
-    /// When the guest began to look, by the host's clock.
+    /// The time at which the guest began to look, by the host's clock.
     pub(crate) at: Duration,
 }
 
-/// Everything that a console says for the report.
+/// The entries of a console that go into the report.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transcript {
     pub(crate) steps: Vec<Step>,
@@ -58,9 +82,9 @@ pub(crate) struct Transcript {
     pub(crate) interrupts: Vec<Row>,
     /// The guest's counts at the very end.
     pub(crate) last_look: Option<Final>,
-    /// The hypervisor's report, or why it cannot be read.
+    /// The hypervisor's report, or the reason for which it cannot be read.
     pub(crate) reported: Option<Result<Reported, String>>,
-    /// When the hypervisor reported.
+    /// The time of the hypervisor's report.
     pub(crate) reported_at: Duration,
     /// Characters on the console after the guest's last look.
     pub(crate) console_after: u64,
@@ -115,6 +139,7 @@ fn words(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Reads a step of the workload.
 fn step(mut words: BTreeMap<String, String>) -> Option<Step> {
     let name = words.remove("step")?;
     let status = match words.remove("status")?.as_str() {
@@ -134,6 +159,7 @@ fn step(mut words: BTreeMap<String, String>) -> Option<Step> {
     })
 }
 
+/// Reads the guest's counts by kind.
 fn taken(words: &BTreeMap<String, String>) -> Option<PerKind> {
     let count = |name| words.get(name)?.parse::<u64>().ok();
     Some(PerKind {

@@ -1,8 +1,8 @@
 //! `cargo xtask conformance`: the guest that tests the interrupt controller from inside, under the
-//! hypervisor and on QEMU's own GIC, and what both came to side by side.
+//! hypervisor and on QEMU's own GIC, and the outcomes of both side by side.
 
+mod el2_time;
 mod report;
-mod stay;
 mod tap;
 
 use std::fmt;
@@ -12,80 +12,119 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
-use serde::Serialize;
+use clap::{ArgMatches, Command, value_parser};
+use serde_core::{Serialize, Serializer};
 
 use crate::boot::guest::{self, Guest};
 use crate::boot::hypervisor::{self, built, flatten};
 use crate::boot::machine;
 use crate::boot::run::{self, Run};
-use crate::cli::{BootOptions, Kernel};
-use crate::console;
-use crate::project;
+use crate::boot::{BootOptions, Kernel};
+use crate::cli::{Options, defaulted, flag, option};
 use crate::provision::qemu::{self, Qemu};
 use crate::provision::toolchain;
+use crate::{console, project};
 use report::{OnMachine, Report};
 use tap::Watcher;
 
-/// RAM in MiB that is ample.
+/// The guest's RAM in MiB, which is ample.
 const MEMORY: u32 = 512;
 
-/// What has the hypervisor give its guest a second ITS.
+/// The word of the kernel's command line by which the hypervisor gives its guest a second ITS.
 const SECOND_ITS: &str = "hyp.its=2";
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
 
-/// Emulated CPUs where instructions are counted: enough for every case, and all run on one thread there.
+/// Emulated CPUs where instructions are counted: enough for every case. One thread runs them all.
 const COUNTED_CPUS: u16 = 2;
 
-/// Has QEMU make an instruction a nanosecond.
+/// QEMU's arguments that make an instruction take a nanosecond.
 const COUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 
-/// A case takes milliseconds, and seconds if what it waits for does not come.
+/// The longest run. A case takes milliseconds, or seconds if an interrupt that it waits for does
+/// not come.
 const LIMIT: Duration = Duration::from_secs(400);
 
-/// Options of `cargo xtask conformance`.
-#[derive(Clone, Debug, Default, Args)]
-#[command(after_help = "\
-Every case names the register or section of IHI 0069 that it tests. The same program runs under hyp and
-on the GIC that QEMU emulates, and once more under hyp with an instruction a nanosecond, where no stay at EL2
-may be longer than its bound. The outcome goes to target/reports/conformance.json. The exit status is 0
-only if every case passes under hyp, and those that fail on QEMU's GIC are known to, with the reason.
+const AFTER_HELP: &str = "\
+Every case names the register or section of IHI 0069 that it tests. The same program runs under hyp
+and on the GIC that QEMU emulates, and once more under hyp with an instruction a nanosecond, where
+no stay at EL2 may be longer than its bound. The outcome goes to target/reports/conformance.json; if
+nothing fails, the table of docs/conformance.md is written anew. The exit status is 0 only if every
+case passes under hyp, and those that fail on QEMU's GIC are known to, with the reason.
 
 Examples:
   cargo xtask conformance                    all cases, 4 vCPUs, both GICs
   cargo xtask conformance --filter its.      the cases whose name or rule contains `its.`
   cargo xtask conformance --vcpus 8 --bare   on QEMU's own GIC only
-  cargo xtask conformance --list             the cases and their rules")]
+  cargo xtask conformance --list             the cases and their rules";
+
+/// Options of `cargo xtask conformance`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConformanceOptions {
-    /// Only the cases whose name or rule contains this
-    #[arg(long, value_name = "TEXT", value_parser = filter)]
+    /// A part of the names or rules of the cases to run.
     pub(crate) filter: Option<String>,
-
-    /// vCPUs, one physical CPU each; cases that need more are skipped
-    #[arg(long, value_name = "N", default_value_t = 4,
-          value_parser = clap::value_parser!(u16).range(1..=8))]
+    /// vCPUs, one physical CPU each; cases that need more are skipped.
     pub(crate) vcpus: u16,
-
-    /// Only on QEMU's own GIC, without the hypervisor
-    #[arg(long, conflicts_with = "hyp")]
+    /// True if the cases run only on QEMU's own GIC, without the hypervisor.
     pub(crate) bare: bool,
-
-    /// Only under the hypervisor, without the oracle
-    #[arg(long)]
+    /// True if the cases run only under the hypervisor, without the oracle.
     pub(crate) hyp: bool,
-
-    /// Only under the hypervisor on CPUs whose time is the instructions that they execute
-    #[arg(long, conflicts_with_all = ["hyp", "bare"])]
+    /// True if the cases run only under the hypervisor, on CPUs whose time is the instructions that
+    /// they execute.
     pub(crate) counted: bool,
-
-    /// Name the cases and their rules, and run none
-    #[arg(long)]
+    /// True if the cases and their rules are listed, and none is run.
     pub(crate) list: bool,
 }
 
-/// The filter becomes a word of the guest's command line.
+impl Options for ConformanceOptions {
+    fn declare(command: Command) -> Command {
+        command.after_help(AFTER_HELP).args([
+            option(
+                "filter",
+                "TEXT",
+                "Only the cases whose name or rule contains this",
+            )
+            .value_parser(filter),
+            option(
+                "vcpus",
+                "N",
+                "vCPUs, one physical CPU each; cases that need more are skipped",
+            )
+            .default_value("4")
+            .value_parser(value_parser!(u16).range(1..=8)),
+            flag("bare", "Only on QEMU's own GIC, without the hypervisor").conflicts_with("hyp"),
+            flag("hyp", "Only under the hypervisor, without the oracle"),
+            flag(
+                "counted",
+                "Only under the hypervisor on CPUs whose time is the instructions that they \
+                 execute",
+            )
+            .conflicts_with_all(["hyp", "bare"]),
+            flag("list", "Name the cases and their rules, and run none"),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self {
+            filter: matches.remove_one("filter"),
+            vcpus: defaulted(matches, "vcpus"),
+            bare: matches.get_flag("bare"),
+            hyp: matches.get_flag("hyp"),
+            counted: matches.get_flag("counted"),
+            list: matches.get_flag("list"),
+        }
+    }
+}
+
+impl Default for ConformanceOptions {
+    /// Returns the options of a command line without any.
+    fn default() -> Self {
+        Self::parsed(&[]).expect("every option has a default")
+    }
+}
+
+/// Checks that a filter can be a word of the guest's command line.
 fn filter(text: &str) -> Result<String, String> {
     match text {
         "" => Err("it is empty".to_owned()),
@@ -94,9 +133,8 @@ fn filter(text: &str) -> Result<String, String> {
     }
 }
 
-/// Where the cases run.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// A machine that the cases run on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Place {
     /// Under the hypervisor.
     Hyp,
@@ -106,12 +144,19 @@ enum Place {
     Counted,
 }
 
+impl Serialize for Place {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.name().serialize(serializer)
+    }
+}
+
 impl Place {
+    /// Tells whether the hypervisor runs there.
     const fn has_hypervisor(self) -> bool {
         !matches!(self, Self::Qemu)
     }
 
-    /// The name of its log.
+    /// Returns its name in reports and of its log.
     const fn name(self) -> &'static str {
         match self {
             Self::Hyp => "hyp",
@@ -131,16 +176,35 @@ impl fmt::Display for Place {
     }
 }
 
-/// Cases that are as they have to be, on each GIC that was asked for, and others.
+/// The number of cases that conform, on each GIC that was asked for, and of those that do not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
-    /// A run that did not come to its end counts too.
+    /// Cases that do not conform; a run that did not come to its end counts as one.
     pub(crate) failed: u64,
 }
 
-/// Runs the cases, or lists them. `conformance.json` goes to `reports`.
-pub(crate) fn conformance(options: &ConformanceOptions, reports: &Path) -> Result<Counts> {
+/// Runs the cases or lists them, and tells whether all of them conform.
+///
+/// A full run in which nothing fails also writes its table into `docs/conformance.md`.
+pub(crate) fn conformance(options: &ConformanceOptions) -> Result<bool> {
+    let (counts, report) = run_or_list(options, &project::reports())?;
+    if let Some(report) = report
+        && report.passed
+        && *options == ConformanceOptions::default()
+    {
+        report.publish()?;
+    }
+    Ok(counts.failed == 0)
+}
+
+/// Runs the cases, writes `conformance.json` to `reports`, and counts the cases that conform.
+pub(crate) fn counts(options: &ConformanceOptions, reports: &Path) -> Result<Counts> {
+    run_or_list(options, reports).map(|(counts, _)| counts)
+}
+
+/// Runs the cases and reports on them, or lists them.
+fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, Option<Report>)> {
     console::step("Preparing");
     let scratch = project::scratch()?;
     let bench = Bench {
@@ -151,14 +215,17 @@ pub(crate) fn conformance(options: &ConformanceOptions, reports: &Path) -> Resul
         reports,
     };
     fs::create_dir_all(reports)?;
+
     if options.list {
         let listed = bench.run(Place::Qemu)?;
         listed.print_list();
-        return Ok(Counts {
+        let counts = Counts {
             passed: 0,
             failed: u64::from(!listed.is_complete()),
-        });
+        };
+        return Ok((counts, None));
     }
+
     let places = match options {
         ConformanceOptions { bare: true, .. } => &[Place::Qemu][..],
         ConformanceOptions { hyp: true, .. } => &[Place::Hyp],
@@ -172,18 +239,20 @@ pub(crate) fn conformance(options: &ConformanceOptions, reports: &Path) -> Resul
         "no case's name or rule contains `{}`; see --list",
         options.filter.as_deref().unwrap_or_default()
     );
+
     let path = reports.join("conformance.json");
     report.write(&path)?;
     report.print();
     console::detail(format!("report {}", path.display()));
-    Ok(report.counts())
+    Ok((report.counts(), Some(report)))
 }
 
+/// Returns the number of the host's CPUs.
 fn host_cpus() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Builds the guest, and returns its image in `scratch`.
+/// Builds the guest, and returns the path of its image, which lies in `scratch`.
 fn build(scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guest");
     let mut cargo = toolchain::bare_metal()?.cargo("build");
@@ -195,7 +264,7 @@ fn build(scratch: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What the runs have in common.
+/// The set-up that the runs have in common.
 struct Bench<'a> {
     qemu: Qemu,
     options: &'a ConformanceOptions,
@@ -205,7 +274,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Runs the guest.
+    /// Runs the guest, and reads its console.
     fn run(&self, place: Place) -> Result<OnMachine> {
         let counted = place == Place::Counted;
         let vcpus = match counted {
@@ -223,13 +292,14 @@ impl Bench<'_> {
         if let Some(filter) = &self.options.filter {
             words.push(format!("filter={filter}"));
         }
+
         let options = BootOptions {
             vcpus,
             kernel: Kernel::Image(self.program.clone()),
             append: Some(words.join(" ")),
             memory: Some(MEMORY),
             bare: !place.has_hypervisor(),
-            // CPUs without a task spin, and say so: one thread goes on with the next one then.
+            // A CPU without a task spins, with a hint: one thread goes on with the next one then.
             one_thread: counted || usize::from(vcpus) > CPUS_PER_HOST_CPU * host_cpus(),
             qemu: match counted {
                 true => COUNT.map(str::to_owned).to_vec(),
@@ -241,13 +311,15 @@ impl Bench<'_> {
         let hypervisor = match place {
             Place::Qemu => None,
             Place::Hyp => Some(hypervisor::build(self.scratch)?),
-            Place::Counted => Some(hypervisor::build_noting_stays(self.scratch)?),
+            Place::Counted => Some(hypervisor::build_with_el2_time(self.scratch)?),
         };
+
         let name = place.name();
         let log = self.reports.join(format!("conformance-{name}.log"));
         let wiring = machine::Console::Output;
         let mut command =
             machine::command(&self.qemu, &options, &guest, hypervisor.as_deref(), wiring)?;
+
         if !self.options.list {
             console::step(format!("Running the cases {place}, {vcpus} vCPUs"));
         }

@@ -1,22 +1,25 @@
-//! The outcome on both GICs: `conformance.json`, and a summary on the terminal.
+//! The outcome on both GICs: `conformance.json`, a summary on the terminal, and the table in
+//! `docs/conformance.md`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde_core::ser::SerializeMap as _;
+use serde_core::{Serialize, Serializer};
 
-use super::stay::{BOUND, Stay};
+use super::el2_time::{BOUND, El2Time};
 use super::tap::{Case, Outcome, Transcript};
 use super::{Counts, Place};
 use crate::boot::counters::{self, Counters, Reported};
 use crate::boot::run::Ended;
-use crate::console;
+use crate::{console, docs};
 
 /// A run of the guest.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct OnMachine {
     place: Place,
     vcpus: u16,
@@ -25,14 +28,24 @@ pub(super) struct OnMachine {
     passed: usize,
     failed: usize,
     skipped: usize,
-    /// What is wrong with the run as a whole.
+    /// Faults of the run as a whole.
     faults: Vec<String>,
-    /// Where instructions are counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    longest_stay: Option<Stay>,
-    #[serde(skip)]
+    /// The longest stay at EL2, where instructions are counted.
+    longest_el2_time: Option<El2Time>,
     cases: Vec<Case>,
 }
+
+object!(OnMachine {
+    place,
+    vcpus,
+    ended,
+    wall_seconds,
+    passed,
+    failed,
+    skipped,
+    faults,
+    longest_el2_time,
+});
 
 impl OnMachine {
     /// Reads a run's console.
@@ -53,22 +66,24 @@ impl OnMachine {
         if planned != found {
             faults.push(format!("{found} of {planned} cases ended"));
         }
-        let mut longest_stay = None;
+
+        let mut longest_el2_time = None;
         if place.has_hypervisor() {
             match reported(lines) {
                 Ok(reported) => {
-                    faults.extend(books(&reported.counters));
-                    longest_stay = Stay::read(&reported.everything);
+                    faults.extend(account(&reported.counters));
+                    longest_el2_time = El2Time::read(&reported.everything);
                 }
                 Err(error) => faults.push(error),
             }
         }
         if place == Place::Counted {
-            faults.extend(match &longest_stay {
+            faults.extend(match &longest_el2_time {
                 Some(stay) => stay.fault(),
                 None => Some("the hypervisor noted no stay".to_owned()),
             });
         }
+
         let count = |is: fn(&Outcome) -> bool| {
             let cases = transcript.cases.iter();
             cases.filter(|case| is(&case.outcome)).count()
@@ -82,12 +97,12 @@ impl OnMachine {
             failed: count(|outcome| matches!(outcome, Outcome::Fail(_))),
             skipped: count(|outcome| matches!(outcome, Outcome::Skip(_))),
             faults,
-            longest_stay,
+            longest_el2_time,
             cases: transcript.cases,
         }
     }
 
-    /// Whether the guest came to its end.
+    /// Tells whether the guest came to its end.
     pub(super) fn is_complete(&self) -> bool {
         self.faults.is_empty()
     }
@@ -105,14 +120,14 @@ impl OnMachine {
     }
 }
 
-/// The hypervisor's report.
+/// Finds the hypervisor's report.
 fn reported(lines: &[&str]) -> Result<Reported, String> {
     let reported = lines.iter().find_map(|line| counters::parse(line));
     reported.unwrap_or_else(|| Err("the hypervisor did not report".to_owned()))
 }
 
-/// What the hypervisor's books say at the end, if it is not what they have to say.
-fn books(counters: &Counters) -> Vec<String> {
+/// Describes each of the hypervisor's final counts that does not balance.
+fn account(counters: &Counters) -> Vec<String> {
     let checks = [
         ("references at teardown", counters.refs_at_teardown, 0),
         ("list puts", counters.list_puts, counters.list_gets),
@@ -132,20 +147,36 @@ fn books(counters: &Counters) -> Vec<String> {
         .collect()
 }
 
-/// A case, wherever it ran.
-#[derive(Debug, Serialize)]
+/// A case, with its outcome on each machine that it ran on.
+#[derive(Debug)]
 pub(super) struct Row {
     name: String,
     rule: String,
-    #[serde(flatten)]
     outcomes: BTreeMap<Place, Outcome>,
-    /// Why QEMU's own GIC is known to fail.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The reason for which QEMU's own GIC is known to fail.
     deviation: Option<String>,
 }
 
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("name", &self.name)?;
+        object.serialize_entry("rule", &self.rule)?;
+        for (place, outcome) in &self.outcomes {
+            object.serialize_entry(place.name(), outcome)?;
+        }
+        object.serialize_entry("deviation", &self.deviation)?;
+        object.end()
+    }
+}
+
 impl Row {
-    /// Whether it failed without an excuse.
+    /// Returns the name of the case's group: the part before the first point.
+    fn group(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
+    }
+
+    /// Tells whether it failed without an excuse.
     fn failed(&self) -> bool {
         self.outcomes.iter().any(|(place, outcome)| {
             let excused = !place.has_hypervisor() && self.deviation.is_some();
@@ -154,8 +185,8 @@ impl Row {
     }
 }
 
-/// The outcome.
-#[derive(Debug, Serialize)]
+/// The outcome of all runs.
+#[derive(Debug)]
 pub(super) struct Report {
     pub(super) passed: bool,
     /// QEMU's version.
@@ -163,6 +194,13 @@ pub(super) struct Report {
     runs: Vec<OnMachine>,
     pub(super) cases: Vec<Row>,
 }
+
+object!(Report {
+    passed,
+    qemu,
+    runs,
+    cases,
+});
 
 impl Report {
     /// Puts the runs side by side.
@@ -192,7 +230,7 @@ impl Report {
         }
     }
 
-    /// How many cases are as they have to be.
+    /// Counts the cases that conform and those that do not.
     pub(super) fn counts(&self) -> Counts {
         let failed = self.cases.iter().filter(|row| row.failed()).count() as u64;
         Counts {
@@ -201,13 +239,13 @@ impl Report {
         }
     }
 
-    /// Writes it as JSON.
+    /// Writes the report as JSON.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)?;
         fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Prints it for people.
+    /// Prints a summary of each run, then the cases that failed or were skipped.
     pub(super) fn print(&self) {
         for run in &self.runs {
             let OnMachine {
@@ -219,12 +257,14 @@ impl Report {
                 ..
             } = run;
             console::step(format!(
-                "{passed} passed, {failed} failed, {skipped} skipped {place}, {vcpus} vCPUs, after {:.1} s",
+                "{passed} passed, {failed} failed, {skipped} skipped {place}, {vcpus} vCPUs, after \
+                 {:.1} s",
                 run.wall_seconds
             ));
-            if let Some(stay) = &run.longest_stay {
+            if let Some(stay) = &run.longest_el2_time {
                 console::detail(format!(
-                    "{} instructions at EL2 at most between an exit and the next entry, {}; {BOUND} are allowed",
+                    "{} instructions at EL2 at most between an exit and the next entry, {}; \
+                     {BOUND} are allowed",
                     stay.instructions, stay.about
                 ));
             }
@@ -232,6 +272,7 @@ impl Report {
                 console::detail(console::bad(fault));
             }
         }
+
         let mut skipped = BTreeMap::<(Place, &str), Vec<&str>>::new();
         for row in &self.cases {
             for (place, outcome) in &row.outcomes {
@@ -252,6 +293,7 @@ impl Report {
                 }
             }
         }
+
         for ((place, reason), names) in skipped {
             let (first, others) = (names[0], names.len() - 1);
             let which = match others {
@@ -260,11 +302,75 @@ impl Report {
             };
             console::detail(format!("{which} skipped {place}: {reason}"));
         }
+
         console::step(match self.passed {
             true => console::good(&format!("{} cases conform", self.cases.len())),
             false => console::bad("not everything conforms"),
         });
     }
+
+    /// Writes the table of case groups into `docs/conformance.md`.
+    pub(super) fn publish(&self) -> Result<()> {
+        docs::write(
+            "docs/conformance.md",
+            &[("cargo xtask conformance", self.table())],
+        )
+    }
+
+    /// Formats a table of the case groups in Markdown: their outcomes under hyp and on QEMU's own
+    /// GIC.
+    fn table(&self) -> String {
+        let mut groups = Vec::new();
+        for group in self.cases.iter().map(Row::group) {
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+
+        let mut text = format!(
+            "| group | cases | under hyp | on the GIC of QEMU {} |\n|---|--:|---|---|\n",
+            self.qemu
+        );
+        let mut row = |name: &str, cases: &[&Row]| {
+            let _ = writeln!(
+                text,
+                "| {name} | {} | {} | {} |",
+                cases.len(),
+                outcomes(cases, Place::Hyp),
+                outcomes(cases, Place::Qemu)
+            );
+        };
+        for group in groups {
+            let cases = self.cases.iter().filter(|row| row.group() == group);
+            row(&format!("`{group}`"), &cases.collect::<Vec<_>>());
+        }
+        row("all", &self.cases.iter().collect::<Vec<_>>());
+        text
+    }
+}
+
+/// Describes the outcomes of cases at a place: `12 passed, 1 failed`.
+fn outcomes(cases: &[&Row], place: Place) -> String {
+    let count = |is: fn(&Outcome) -> bool| {
+        let outcomes = cases.iter().filter_map(|row| row.outcomes.get(&place));
+        outcomes.filter(|outcome| is(outcome)).count()
+    };
+    let counts = [
+        (count(|outcome| *outcome == Outcome::Pass), "passed"),
+        (
+            count(|outcome| matches!(outcome, Outcome::Fail(_))),
+            "failed",
+        ),
+        (
+            count(|outcome| matches!(outcome, Outcome::Skip(_))),
+            "skipped",
+        ),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let texts: Vec<_> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    texts.join(", ")
 }
 
 #[cfg(test)]
@@ -310,5 +416,45 @@ mod tests {
         assert!(!silent.is_complete(), "no report of the hypervisor's");
         let counted = run(Place::Counted, &whole);
         assert!(!counted.is_complete(), "no stay in the report");
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_group() {
+        let hyp = [
+            "1..3",
+            "ok 1 - sgi.all [R]",
+            "ok 2 - its.a [R]",
+            "ok 3 - its.b [R]",
+        ];
+        let qemu = [
+            "1..3",
+            "ok 1 - sgi.all [R] # SKIP one CPU",
+            "ok 2 - its.a [R]",
+            "not ok 3 - its.b [R] {QEMU: why}",
+        ];
+        let runs = vec![run(Place::Hyp, &hyp), run(Place::Qemu, &qemu)];
+        let table = Report::new("10.0".to_owned(), runs).table();
+        let rows: Vec<_> = table.lines().skip(2).collect();
+        assert_eq!(
+            rows,
+            [
+                "| `sgi` | 1 | 1 passed | 1 skipped |",
+                "| `its` | 2 | 2 passed | 1 passed, 1 failed |",
+                "| all | 3 | 3 passed | 1 passed, 1 failed, 1 skipped |",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_case_is_written_with_its_outcome_by_place() {
+        let runs = vec![run(
+            Place::Hyp,
+            &["1..1", "not ok 1 - a.b [R]", "  # it is 0"],
+        )];
+        let report = Report::new(String::new(), runs);
+        let json = serde_json::to_string(&report.cases).unwrap();
+        let outcome = r#"{"outcome":"fail","reason":"it is 0"}"#;
+        let expected = format!(r#"[{{"name":"a.b","rule":"R","hyp":{outcome},"deviation":null}}]"#);
+        assert_eq!(json, expected);
     }
 }

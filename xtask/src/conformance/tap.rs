@@ -1,41 +1,59 @@
-//! What the guest prints: TAP, a line for each case, and what failed below it.
+//! The guest's output: TAP, a line for each case, and a failure's findings below it.
 
-use serde::Serialize;
+use serde_core::ser::SerializeMap as _;
+use serde_core::{Serialize, Serializer};
 
 use crate::console;
 
-/// A line of progress after so many cases.
+/// Cases between two lines of progress.
 const STRIDE: u32 = 50;
 
 /// How a case ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase", tag = "outcome", content = "reason")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
+    /// It passed.
     Pass,
     /// It makes no sense on that machine, for this reason.
     Skip(String),
-    /// What was found.
+    /// It failed, with these findings.
     Fail(String),
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (outcome, reason) = match self {
+            Self::Pass => ("pass", None),
+            Self::Skip(reason) => ("skip", Some(reason)),
+            Self::Fail(reason) => ("fail", Some(reason)),
+        };
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("outcome", outcome)?;
+        if let Some(reason) = reason {
+            object.serialize_entry("reason", reason)?;
+        }
+        object.end()
+    }
 }
 
 /// A case, as one run of the guest printed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Case {
+    /// Its name, `group.rule`.
     pub(super) name: String,
     /// The register or section of IHI 0069.
     pub(super) rule: String,
-    /// Why QEMU's own GIC is known to fail.
+    /// The reason for which QEMU's own GIC is known to fail.
     pub(super) deviation: Option<String>,
     pub(super) outcome: Outcome,
 }
 
-/// Everything that a run printed.
+/// The output of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Transcript {
     /// Cases that the run announced.
     pub(super) planned: usize,
     pub(super) cases: Vec<Case>,
-    /// Why the guest gave up, if it did.
+    /// The reason for which the guest gave up, if it did.
     pub(super) bail_out: Option<String>,
 }
 
@@ -66,7 +84,7 @@ impl Transcript {
     }
 }
 
-/// Reads `ok 3 - name [rule] {QEMU: deviation} # SKIP reason`.
+/// Reads a line `ok 3 - name [rule] {QEMU: deviation} # SKIP reason`.
 fn case(line: &str) -> Option<Case> {
     let (passed, rest) = match line.strip_prefix("not ok ") {
         Some(rest) => (false, rest),
@@ -92,18 +110,21 @@ fn case(line: &str) -> Option<Case> {
     })
 }
 
-/// Shows how far a run is: what fails as it fails, and now and then the number of cases.
+/// The progress of a run on the terminal: each failure, and now and then the number of cases.
 pub(super) struct Watcher {
+    /// The beginning of a line.
     partial: Vec<u8>,
     count: u32,
-    /// Whether failures that are known of QEMU's own GIC are none.
+    /// True if known failures of QEMU's own GIC are left out.
     bare: bool,
-    /// Whether the lines that follow belong to a failure that is shown.
+    /// True if the lines that follow belong to a failure that is shown.
     shown: bool,
+    /// True if nothing is shown.
     silent: bool,
 }
 
 impl Watcher {
+    /// Begins to watch a run.
     pub(super) fn new(bare: bool, silent: bool) -> Self {
         Self {
             partial: Vec::new(),
@@ -114,7 +135,7 @@ impl Watcher {
         }
     }
 
-    /// More of the console.
+    /// Takes more of the console's bytes.
     pub(super) fn see(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -127,6 +148,7 @@ impl Watcher {
         }
     }
 
+    /// Shows a line of the console, if it is worth it.
     fn line(&mut self, line: &str) {
         if self.silent {
             return;

@@ -1,9 +1,9 @@
-//! `cargo xtask isolation`: two guests share the CPUs of one emulated machine under the hypervisor. One
-//! measures its own interrupts, the other attacks.
+//! `cargo xtask isolation`: two guests share the CPUs of one emulated machine under the hypervisor.
+//! One measures its own interrupts, the other attacks.
 //!
-//! It is done twice: with a thread for each emulated CPU, so that things happen at the same time; and on one
-//! CPU whose time is the instructions that it executes, so that times mean something whatever else the
-//! host is doing, and the same seed gives the same run.
+//! It is done twice: with a thread for each emulated CPU, so that things happen at the same time;
+//! and on one CPU whose time is the instructions that it executes, so that times mean something
+//! whatever else the host is doing, and the same seed gives the same run.
 
 mod verdict;
 
@@ -13,54 +13,85 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{ArgMatches, value_parser};
 
 use crate::boot::hypervisor::{self, built, flatten};
 use crate::boot::run;
+use crate::cli::{Options, defaulted, option};
 use crate::provision::qemu::{self, Qemu};
 use crate::provision::toolchain;
 use crate::{console, project};
 use verdict::Verdict;
 
-/// Options of `cargo xtask isolation`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-The first guest sends itself interrupts of every kind between all its vCPUs, and counts what arrives; the
-second does what it can to disturb that: random accesses to its GIC, random ITS commands, interrupt storms,
-lines that never go low, calls and traps. None of the first guest's interrupts may be lost, none may be
-foreign, and none may come late. The outcome goes to target/reports/isolation.json. The exit status is 0
-only if every check holds.
+const AFTER_HELP: &str = "\
+The first guest sends itself interrupts of every kind between all its vCPUs, and counts what
+arrives; the second does what it can to disturb that: random accesses to its GIC, random ITS
+commands, interrupt storms, lines that never go low, calls and traps. None of the first guest's
+interrupts may be lost, none may be foreign, and none may come late. The outcome goes to
+target/reports/isolation.json. The exit status is 0 only if every check holds.
 
 Examples:
   cargo xtask isolation                       other attacks every time
   cargo xtask isolation --seed 7              the attacks of a run that told its seed
-  cargo xtask isolation --cpus 8 --seconds 300")]
+  cargo xtask isolation --cpus 8 --seconds 300";
+
+/// Options of `cargo xtask isolation`.
+#[derive(Clone, Debug)]
 pub(crate) struct IsolationOptions {
-    /// Seconds of the run with a thread for each CPU; the other one has a tenth, in instructions
-    #[arg(long, value_name = "N", default_value_t = 10,
-          value_parser = clap::value_parser!(u32).range(1..))]
+    /// Seconds of the run with a thread for each CPU; the other one has a tenth, in instructions.
     pub(crate) seconds: u32,
-
-    /// What the attacks follow from [default: by the clock]
-    #[arg(long, value_name = "S")]
+    /// The seed of the attacks; without it, one by the clock.
     pub(crate) seed: Option<u32>,
-
-    /// Emulated CPUs, each with a vCPU of either guest
-    #[arg(long, value_name = "N", default_value_t = 2,
-          value_parser = clap::value_parser!(u16).range(1..=8))]
+    /// Emulated CPUs, each with a vCPU of either guest.
     pub(crate) cpus: u16,
 }
 
-/// One run of the machine.
+impl Options for IsolationOptions {
+    fn declare(command: clap::Command) -> clap::Command {
+        command.after_help(AFTER_HELP).args([
+            option(
+                "seconds",
+                "N",
+                "Seconds of the run with a thread for each CPU; the other one has a tenth, in \
+                 instructions",
+            )
+            .default_value("10")
+            .value_parser(value_parser!(u32).range(1..)),
+            option(
+                "seed",
+                "S",
+                "The seed of the attacks [default: by the clock]",
+            )
+            .value_parser(value_parser!(u32)),
+            option(
+                "cpus",
+                "N",
+                "Emulated CPUs, each with a vCPU of either guest",
+            )
+            .default_value("2")
+            .value_parser(value_parser!(u16).range(1..=8)),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self {
+            seconds: defaulted(matches, "seconds"),
+            seed: matches.remove_one("seed"),
+            cpus: defaulted(matches, "cpus"),
+        }
+    }
+}
+
+/// The setting of one run of the machine.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
     name: &'static str,
-    /// How QEMU runs the CPUs.
+    /// QEMU's arguments for how it runs the CPUs.
     accelerator: &'static [&'static str],
-    /// Whether an instruction takes a nanosecond, no more and no less.
+    /// True if an instruction takes a nanosecond, no more and no less.
     counted: bool,
-    /// Interrupts of each kind, and attacks, that there are to be at least for each second, so that the run
-    /// says something: few where the host's load decides.
+    /// Interrupts of each kind, and attacks, that a second needs at least for the run to say
+    /// something: few where the host's load decides.
     enough: u64,
     cpus: u16,
     seconds: u32,
@@ -68,14 +99,14 @@ struct Setting {
 }
 
 impl Setting {
-    /// How long the run may take on a slow host.
+    /// Returns the time that the run may take on a slow host.
     fn limit(self) -> Duration {
         let pace = if self.counted { 120 } else { 10 };
         Duration::from_secs(120 + pace * u64::from(self.seconds))
     }
 }
 
-/// Runs both guests in both settings; whether all checks hold.
+/// Runs both guests in both settings, and tells whether all checks hold.
 pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bool> {
     console::step("Preparing");
     let scratch = project::scratch()?;
@@ -83,6 +114,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
     let hypervisor = hypervisor::build(scratch.path())?;
     let guest = build_guest(scratch.path())?;
     fs::create_dir_all(reports)?;
+
     let clock = || {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -109,6 +141,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
             seed,
         },
     ];
+
     let mut verdicts = Vec::new();
     for setting in settings {
         console::step(format!(
@@ -122,6 +155,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
         verdict.print();
         verdicts.push(verdict);
     }
+
     let path = reports.join("isolation.json");
     let json = serde_json::to_string_pretty(&verdicts)?;
     fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
@@ -140,8 +174,8 @@ fn build_guest(scratch: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The emulated machine: no devices but the console, and two kernels for the hypervisor to find, out of the
-/// way of what QEMU itself places.
+/// Returns the command that starts the emulated machine: no devices but the console, and two
+/// kernels for the hypervisor to find, out of the way of the device tree and what else QEMU places.
 fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Result<Command> {
     const KERNELS: [u64; 2] = [0x4820_0000, 0x4840_0000];
     let Setting {

@@ -1,8 +1,8 @@
-//! What a run with two guests came to: what they and the hypervisor print at the end, and what has to hold.
+//! The verdict on a run with two guests, by the reports that they and the hypervisor print at the
+//! end.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::Setting;
@@ -13,19 +13,19 @@ use crate::console;
 
 const KINDS: [&str; 4] = ["sgi", "ppi", "spi", "lpi"];
 
-/// Instructions that the hypervisor may execute from an exit to the next entry, in nanoseconds where
-/// instructions are counted.
+/// Instructions that the hypervisor may execute from an exit to the next entry. Each takes a
+/// nanosecond in the run in which they are counted.
 const LONGEST_EXIT_NS: u64 = 500_000;
 
-/// Bytes that the guests may make the hypervisor's heap grow by: what their quotas of devices, events and
-/// LPIs come to, twice.
+/// Bytes by which the guests may make the hypervisor's heap grow: twice the sum of their quotas of
+/// devices, events and LPIs.
 const HEAP_GROWTH: u64 = 4 << 20;
 
 /// Numbers by name.
 type Numbers = BTreeMap<String, u64>;
 
-/// What one run came to.
-#[derive(Debug, Serialize)]
+/// The outcome of one run.
+#[derive(Debug)]
 pub(super) struct Verdict {
     pub(super) passed: bool,
     name: &'static str,
@@ -33,16 +33,30 @@ pub(super) struct Verdict {
     seconds: u32,
     seed: u32,
     wall_seconds: f64,
-    /// What the victim counted, by kind, and over all.
+    /// The victim's counts, by kind, and over all.
     victim: BTreeMap<String, Numbers>,
-    /// What the attacker had done when it last told.
+    /// The attacker's counts when it last printed them.
     attacker: Numbers,
     /// The hypervisor's report as it made it.
     hypervisor: Value,
     checks: Vec<Check>,
 }
 
+object!(Verdict {
+    passed,
+    name,
+    cpus,
+    seconds,
+    seed,
+    wall_seconds,
+    victim,
+    attacker,
+    hypervisor,
+    checks,
+});
+
 impl Verdict {
+    /// Judges a run.
     pub(super) fn new(setting: Setting, run: &Run) -> Self {
         let texts = run.lines.iter().map(|line| line.text.as_str());
         let mut verdict = Self {
@@ -63,7 +77,7 @@ impl Verdict {
         verdict
     }
 
-    /// Takes what there is to know from a line of the console.
+    /// Takes the counts, if there are any, from a line of the console.
     fn read(&mut self, text: &str) {
         if let Some(rest) = text.strip_prefix("vm0: @victim ") {
             let name = rest.split(' ').next().unwrap_or_default();
@@ -75,6 +89,7 @@ impl Verdict {
         }
     }
 
+    /// Checks everything that has to hold.
     fn check(&self, setting: Setting, ended: Ended) -> Vec<Check> {
         let mut checks = vec![Check::equal(
             "the machine powered itself off",
@@ -94,6 +109,7 @@ impl Verdict {
             1,
             "it did not get to its end",
         ));
+
         let slice = self.number("/slice_us") * 1000;
         let enough = setting.enough * u64::from(setting.seconds);
         for kind in KINDS {
@@ -129,6 +145,7 @@ impl Verdict {
                 ));
             }
         }
+
         for (name, meaning) in [
             (
                 "foreign",
@@ -140,6 +157,7 @@ impl Verdict {
             let found = self.victim("total", name);
             checks.push(Check::equal(name, found, 0, meaning));
         }
+
         let done = self.attacker.get("done").copied().unwrap_or(0);
         checks.push(Check::at_least(
             "attacks",
@@ -151,6 +169,7 @@ impl Verdict {
         checks
     }
 
+    /// Checks the hypervisor's counts.
     fn check_hypervisor(&self, setting: Setting, checks: &mut Vec<Check>) {
         for kind in KINDS {
             let of = |name: &str| self.number(&format!("/{name}/{kind}"));
@@ -163,6 +182,7 @@ impl Verdict {
                 "an interrupt of either guest was lost, or delivered twice",
             ));
         }
+
         let of = |name: &str| self.number(&format!("/{name}"));
         checks.push(Check::equal(
             "locks taken by lookups",
@@ -170,14 +190,15 @@ impl Verdict {
             0,
             "a lookup waited",
         ));
-        for list in ["list", "lookup"] {
+        for kind in ["list", "mapping", "migration"] {
             checks.push(Check::equal(
-                format!("{list} gets = {list} puts"),
-                of(&format!("{list}_gets")),
-                of(&format!("{list}_puts")),
+                format!("{kind} gets = {kind} puts"),
+                of(&format!("{kind}_gets")),
+                of(&format!("{kind}_puts")),
                 "references were not given back",
             ));
         }
+
         for vm in 0..2 {
             checks.push(Check::equal(
                 format!("vm{vm}: references left at teardown"),
@@ -195,6 +216,7 @@ impl Verdict {
                 ));
             }
         }
+
         let before = of("heap/before");
         checks.push(Check::within(
             "heap: most bytes",
@@ -212,18 +234,19 @@ impl Verdict {
         ));
     }
 
+    /// Returns one of the victim's counts, 0 if it did not print it.
     fn victim(&self, kind: &str, name: &str) -> u64 {
         let counted = self.victim.get(kind).and_then(|numbers| numbers.get(name));
         counted.copied().unwrap_or(0)
     }
 
-    /// A number of the hypervisor's report, by JSON pointer.
+    /// Returns a number of the hypervisor's report, by JSON pointer; 0 if it has none there.
     fn number(&self, pointer: &str) -> u64 {
         let number = self.hypervisor.pointer(pointer).and_then(Value::as_u64);
         number.unwrap_or(0)
     }
 
-    /// Prints it for people.
+    /// Prints the counts and the checks.
     pub(super) fn print(&self) {
         let columns = ["sent", "received", "lost", "mean_ns", "worst_ns"];
         let header = columns.map(|column| format!("{column:>12}")).concat();
@@ -232,18 +255,22 @@ impl Verdict {
             let cells = columns.map(|column| format!("{:>12}", self.victim(kind, column)));
             console::detail(format!("{kind:8}{}", cells.concat()));
         }
+
         let attacker: Vec<_> = (self.attacker.iter())
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         console::detail(format!("attacker: {}", attacker.join(", ")));
+
         for vm in 0..2 {
             console::detail(format!(
-                "vm{vm}: the hypervisor was at work for {} us at most between an exit and the next entry",
+                "vm{vm}: the hypervisor was at work for {} us at most between an exit and the \
+                 next entry",
                 self.number(&format!("/vms/{vm}/longest_exit_ns")) / 1000
             ));
         }
         console::detail(format!(
-            "heap of the hypervisor: {} bytes before, {} at most, {} at the end, {} without the guests",
+            "heap of the hypervisor: {} bytes before, {} at most, {} at the end, {} without the \
+             guests",
             self.number("/heap/before"),
             self.number("/heap/most"),
             self.number("/heap/end"),
@@ -253,7 +280,7 @@ impl Verdict {
     }
 }
 
-/// Reads `name a=1 b=2`.
+/// Reads the numbers of a line `name a=1 b=2`.
 fn numbers(text: &str) -> Numbers {
     let pairs = text.split(' ').filter_map(|word| word.split_once('='));
     pairs
@@ -286,8 +313,10 @@ vm0: @victim spi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim lpi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
 @vms {\"slice_us\":2000,\"vms\":[\
-{\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":83216},\
-{\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\"longest_exit_ns\":129904}],\
+{\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\
+\"longest_exit_ns\":83216},\
+{\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\
+\"longest_exit_ns\":129904}],\
 \"injections\":{\"sgi\":10,\"ppi\":4,\"spi\":4,\"lpi\":4},\
 \"coalesced\":{\"sgi\":1,\"ppi\":1,\"spi\":1,\"lpi\":1},\
 \"deliveries\":{\"sgi\":4,\"ppi\":1,\"spi\":1,\"lpi\":1},\
@@ -296,7 +325,7 @@ vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
 \"migration_gets\":3,\"migration_puts\":3,\"list_gets\":300,\"list_puts\":300,\
 \"heap\":{\"before\":1000,\"most\":1500,\"end\":1200,\"after\":900}}";
 
-    /// The names of the checks that fail on this console.
+    /// Returns the names of the checks that fail on a console.
     fn failed(console: &str) -> Vec<String> {
         let lines = console.lines().map(|text| Line {
             at: Duration::ZERO,
@@ -349,6 +378,16 @@ vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
                 "\"list_puts\":299",
                 "list gets = list puts",
             ),
+            (
+                "\"mapping_puts\":9",
+                "\"mapping_puts\":8",
+                "mapping gets = mapping puts",
+            ),
+            (
+                "\"migration_puts\":3",
+                "\"migration_puts\":2",
+                "migration gets = migration puts",
+            ),
         ] {
             assert!(CONSOLE.contains(good));
             assert_eq!(failed(&CONSOLE.replacen(good, bad, 1)), [check]);
@@ -358,7 +397,7 @@ vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
     }
 
     #[test]
-    fn what_is_not_told_is_no_good() {
+    fn missing_reports_fail() {
         let silent = failed("");
         for check in [
             "reports of the victim",

@@ -1,5 +1,5 @@
-//! `cargo xtask loom`: the library's own code under every interleaving, up to a bound; and the same with
-//! deliberate faults in it, each of which a model has to notice.
+//! `cargo xtask loom`: the library's own code under every interleaving, up to a bound; and again
+//! with deliberate faults in it, each of which a model has to notice.
 
 mod programs;
 mod report;
@@ -10,63 +10,96 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{ArgMatches, Command, value_parser};
 
+use crate::cli::{Options, flag, option};
 use crate::console;
 use crate::process::interrupted;
 use programs::{Outcome, Programs};
 use report::{Model, Mutant, Report};
 
-/// For how long a single model is explored at most with `--deep`.
+/// The longest exploration of one model with `--deep`.
 const DEEP: Duration = Duration::from_secs(300);
 
-/// After how long a model that does not notice its fault gives up.
+/// The longest exploration of a model that does not notice its fault.
 const MUTANT: Duration = Duration::from_secs(120);
 
-/// Options of `cargo xtask loom`.
-#[derive(Clone, Debug, Default, Args)]
-#[command(after_help = "\
+const AFTER_HELP: &str = "\
 Without options, every model is explored up to its own bound of preemptions, and every mutant is run
-against the model that has to catch it. The outcome goes to target/reports/loom.json as well. The exit
-status is 0 only if every model holds and every mutant is caught.
+against the model that has to catch it; if nothing fails, the tables of docs/proof.md are written
+anew. The outcome goes to target/reports/loom.json as well. The exit status is 0 only if every model
+holds and every mutant is caught.
 
 Examples:
   cargo xtask loom                            everything, in a few minutes
   cargo xtask loom --protocol lpi_lifetime    one protocol and its mutants
   cargo xtask loom --mutants                  the mutants alone
   cargo xtask loom --preemptions 2            with this bound for all models
-  cargo xtask loom --deep                     one more preemption each, for the night")]
+  cargo xtask loom --deep                     one more preemption each, for the night";
+
+/// Options of `cargo xtask loom`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LoomOptions {
-    /// Only this protocol: a file of loom-tests/tests/models
-    #[arg(long, value_name = "NAME")]
+    /// The only protocol, if one was named: a file of `loom-tests/tests/models`.
     protocol: Option<String>,
-
-    /// Preemptions explored in each model [default: the model's own bound, 2 to 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// The bound of every model, in place of the model's own.
     preemptions: Option<u8>,
-
-    /// Only the mutants
-    #[arg(long)]
+    /// True if only the mutants are run.
     mutants: bool,
-
-    /// One preemption more in each model, and no mutants
-    #[arg(long, conflicts_with_all = ["mutants", "preemptions"])]
+    /// True if each model gets one preemption more, and no mutant is run.
     deep: bool,
 }
 
-/// Something to run: a protocol's model, with a fault or without.
+impl Options for LoomOptions {
+    fn declare(command: Command) -> Command {
+        command.after_help(AFTER_HELP).args([
+            option(
+                "protocol",
+                "NAME",
+                "Only this protocol: a file of loom-tests/tests/models",
+            ),
+            option(
+                "preemptions",
+                "N",
+                "Preemptions explored in each model [default: the model's own bound, 2 to 5]",
+            )
+            .value_parser(value_parser!(u8).range(1..=8)),
+            flag("mutants", "Only the mutants"),
+            flag("deep", "One preemption more in each model, and no mutants")
+                .conflicts_with_all(["mutants", "preemptions"]),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self {
+            protocol: matches.remove_one("protocol"),
+            preemptions: matches.remove_one("preemptions"),
+            mutants: matches.get_flag("mutants"),
+            deep: matches.get_flag("deep"),
+        }
+    }
+}
+
+/// A model to run, with a fault or without.
 struct Job<'a> {
     protocol: &'a str,
     model: &'a str,
     mutant: Option<&'a programs::Fault>,
 }
 
-/// Runs it; whether all models hold and all mutants are caught.
+/// Runs models and mutants, and tells whether every model holds and every mutant is caught.
+///
+/// A full run in which nothing fails also writes its tables into `docs/proof.md`.
 pub(crate) fn loom(options: &LoomOptions) -> Result<bool> {
-    Ok(explore(options)?.failed() == 0)
+    let report = explore(options)?;
+    let passed = report.failed() == 0;
+    if passed && *options == LoomOptions::default() {
+        report.publish()?;
+    }
+    Ok(passed)
 }
 
-/// Runs it, and gives the report.
+/// Runs the models and mutants that the options ask for, and reports on them.
 pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
     let began = Instant::now();
     let wanted = |protocol: &str| {
@@ -85,6 +118,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
     } else {
         Some(Programs::build(true)?)
     };
+
     if let Some(only) = &options.protocol {
         let known = models.iter().chain(&mutated).flat_map(Programs::protocols);
         let mut known: Vec<_> = known.collect();
@@ -94,6 +128,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
             bail!("there is no protocol {only}: {}", known.join(", "));
         }
     }
+
     let plain = models.iter().flat_map(|programs| {
         programs
             .models()
@@ -117,6 +152,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
     });
     let jobs: Vec<Job<'_>> = plain.chain(faulty).collect();
     announce(options, &jobs);
+
     let outcomes = run_all(&jobs, |job| {
         let (programs, most) = match job.mutant {
             None => (&models, options.deep.then_some(DEEP)),
@@ -138,6 +174,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
         }
         Outcome::of(&mut command)
     })?;
+
     let mut report = Report::default();
     for (job, outcome) in jobs.iter().zip(outcomes) {
         match job.mutant {
@@ -151,6 +188,7 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
     Ok(report)
 }
 
+/// Prints how much there is to explore.
 fn announce(options: &LoomOptions, jobs: &[Job<'_>]) {
     let mutants = jobs.iter().filter(|job| job.mutant.is_some()).count();
     let models = jobs.len() - mutants;
@@ -170,12 +208,12 @@ fn announce(options: &LoomOptions, jobs: &[Job<'_>]) {
     }
 }
 
-/// Models explored at the same time: as many as there are CPUs.
+/// Returns the number of models explored at the same time: one for each CPU.
 fn workers() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs the jobs side by side, says how each went, and gives the outcomes in their order.
+/// Runs the jobs side by side, prints how each went, and returns the outcomes in the jobs' order.
 fn run_all<'a>(
     jobs: &[Job<'a>],
     run: impl Fn(&Job<'a>) -> Result<Outcome> + Sync,
@@ -211,7 +249,7 @@ fn run_all<'a>(
     results.into_iter().flatten().collect()
 }
 
-/// How a job went.
+/// Describes how a job went.
 fn line(job: &Job<'_>, outcome: &Outcome) -> String {
     let (protocol, model) = (job.protocol, job.model);
     let count = format!(

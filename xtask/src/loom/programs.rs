@@ -1,4 +1,4 @@
-//! The program that `loom-tests` makes, and what comes of running one of its models.
+//! The programs built of `loom-tests`, and the outcome of running one of their models.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,30 +12,35 @@ use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::cargo;
 
-/// Flags of every such build: the library's atomics, and crossbeam-epoch's, are loom's.
+/// Compiler flags of the models: the library's atomics, and crossbeam-epoch's, are loom's.
 const FLAGS: &str = "--cfg loom --cfg crossbeam_loom -D warnings";
 
-/// A deliberate fault in the library, as its list there describes it.
+/// A deliberate fault in the library, as `src/sync/mutant.rs` describes it.
 pub(super) struct Fault {
+    /// Its identifier in the code.
     pub(super) name: String,
+    /// The protocol whose model has to catch it.
     pub(super) protocol: String,
+    /// The model that has to catch it.
     pub(super) test: String,
-    /// The public record that it re-creates, or empty.
+    /// The public record of a bug that it re-creates, or empty.
     pub(super) record: String,
+    /// The fault in a sentence.
     pub(super) what: String,
 }
 
-/// What was built: the models, and what faults can be made under them.
+/// A build of the models, and the faults that it can make.
 pub(super) struct Programs {
     program: PathBuf,
     /// Protocol and name.
     models: Vec<(String, String)>,
-    /// None in an ordinary build.
+    /// The faults; an ordinary build has none.
     pub(super) faults: Vec<Fault>,
 }
 
 impl Programs {
-    /// Builds them, able to make faults or not. Each of the two has a place of its own.
+    /// Builds the models, able to make faults or not. Each of the two builds has a target
+    /// directory of its own.
     pub(super) fn build(mutants: bool) -> Result<Self> {
         let (what, place, flags) = if mutants {
             ("the mutants", "target/loom-mutants", " --cfg vgic_mutants")
@@ -52,6 +57,7 @@ impl Programs {
             .env("RUSTFLAGS", format!("{FLAGS}{flags}"))
             .env("CARGO_TARGET_DIR", project::root().join(place));
         let artifacts = process::run(&mut build, Show::OnFailure)?;
+
         let find = |wanted: &str| {
             let found = artifacts
                 .lines()
@@ -62,6 +68,7 @@ impl Programs {
                 .map(|(_, path)| path)
                 .with_context(|| format!("cargo did not build {wanted}"))
         };
+
         let faults = if mutants {
             faults(&find("mutants")?)?
         } else {
@@ -77,7 +84,7 @@ impl Programs {
         Ok(built)
     }
 
-    /// Every fault names a model that exists.
+    /// Checks that every fault names a model that exists.
     fn check(&self) -> Result<()> {
         for Fault {
             name,
@@ -93,18 +100,18 @@ impl Programs {
         Ok(())
     }
 
-    /// The protocols, as often as they have models.
+    /// Lists the protocols, each as often as it has models.
     pub(super) fn protocols(&self) -> impl Iterator<Item = &str> {
         self.models().map(|(protocol, _)| protocol)
     }
 
-    /// The models, each with its protocol.
+    /// Lists the models, each with its protocol.
     pub(super) fn models(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = self.models.iter();
         names.map(|(protocol, model)| (protocol.as_str(), model.as_str()))
     }
 
-    /// Runs one model.
+    /// Returns the command that runs one model.
     pub(super) fn command(&self, protocol: &str, model: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(format!("{protocol}::{model}")).args([
@@ -116,14 +123,14 @@ impl Programs {
     }
 }
 
-/// An executable that cargo reports: name and path.
+/// Reads the name and the path of an executable from one of cargo's messages.
 fn executable(artifact: &Value) -> Option<(String, PathBuf)> {
     let path = artifact.get("executable")?.as_str()?;
     let name = artifact.get("target")?.get("name")?.as_str()?;
     Some((name.to_owned(), path.into()))
 }
 
-/// The models in a program: `PROTOCOL::NAME: test`.
+/// Asks a program for its models, which it lists as `PROTOCOL::NAME: test`.
 fn models(path: &PathBuf) -> Result<Vec<(String, String)>> {
     let mut list = Command::new(path);
     list.args(["--list", "--format", "terse"]);
@@ -137,7 +144,7 @@ fn models(path: &PathBuf) -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// The faults that a build can make, as its program `mutants` prints them.
+/// Asks the program `mutants` for the faults that its build can make.
 fn faults(path: &PathBuf) -> Result<Vec<Fault>> {
     let listed = process::run(&mut Command::new(path), Show::OnFailure)?;
     listed
@@ -157,24 +164,26 @@ fn faults(path: &PathBuf) -> Result<Vec<Fault>> {
         .collect()
 }
 
-/// What came of running one model.
+/// The outcome of running one model.
 pub(super) struct Outcome {
     /// Executions explored, up to the one that failed if one did.
     pub(super) executions: u64,
-    /// The bound.
+    /// The bound of the exploration.
     pub(super) preemptions: u64,
-    /// Everything within the bound was explored.
+    /// True if everything within the bound was explored.
     pub(super) complete: bool,
-    /// Why it failed; empty if it did not.
+    /// The reason of a failure; empty if the model held.
     pub(super) message: String,
-    /// Whether it ended as a model ends, well or not: with a line that says so.
+    /// True if a line of the output says how the exploration ended.
     told: bool,
+    /// True if the program's exit status is 0.
     success: bool,
+    /// The program's time.
     pub(super) seconds: f64,
 }
 
 impl Outcome {
-    /// Runs the model and reads what it says.
+    /// Runs the model and reads its output.
     pub(super) fn of(command: &mut Command) -> Result<Self> {
         let began = Instant::now();
         let finished = process::finish(command, Show::OnFailure)?;
@@ -190,8 +199,8 @@ impl Outcome {
         Ok(outcome)
     }
 
-    /// Reads the line `loom: executions=1 preemptions=2 complete=true`, or the first of those that tell
-    /// of a failure, `loom: failed=1 at=FILE:LINE why`.
+    /// Reads the line `loom: executions=1 preemptions=2 complete=true`, or the first line that
+    /// reports a failure, `loom: failed=1 at=FILE:LINE why`.
     fn read(printed: &str, success: bool) -> Self {
         let mut lines = printed.lines().filter_map(|line| line.split_once("loom: "));
         let text = lines.next().map(|(_, text)| text);
@@ -201,7 +210,7 @@ impl Outcome {
         };
         let failed = text.and_then(|text| text.strip_prefix("failed="));
         let message = failed.and_then(|text| Some(text.split_once(" at=")?.1));
-        // The exploration itself is not what is explored.
+        // A failure of the exploration itself is none of the model.
         let astray = message.is_some_and(|why| why.starts_with("loom-tests/src/lib.rs"));
         Self {
             executions: number("executions=").or(number("failed=")).unwrap_or(0),
@@ -214,12 +223,12 @@ impl Outcome {
         }
     }
 
-    /// The model held.
+    /// Tells whether the model held.
     pub(super) fn passed(&self) -> bool {
         self.told && self.success
     }
 
-    /// The model failed, as a model fails.
+    /// Tells whether the model found a failure; a crash is none.
     pub(super) fn failed(&self) -> bool {
         self.told && !self.success
     }

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use tempfile::TempDir;
 
 use crate::process::{self, Show};
+use crate::project::Scratch;
 use crate::{console, project};
 
 /// The release whose kernels the guest boots.
@@ -21,16 +21,16 @@ const GUEST_RELEASE: &str = "bookworm";
 /// The release whose backports follow the stable compiler.
 const COMPILER_RELEASE: &str = "trixie";
 
-/// Where Debian's archive key lies, by release of Debian.
+/// The paths of Debian's archive key, by release of Debian.
 const KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 ];
 
-/// Whose packages are wanted.
+/// The machine that packages are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum For {
-    /// This machine: what it has installed counts as present.
+pub enum For {
+    /// This machine: its installed packages count as present.
     Host,
     /// The arm64 guest: nothing is installed.
     Guest,
@@ -41,27 +41,29 @@ pub(crate) enum For {
 /// A package at a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Package {
+    /// The package's name.
     pub(crate) name: String,
+    /// The version, as Debian writes it.
     pub(crate) version: String,
 }
 
 /// apt, opened when something is first wanted from it.
 #[derive(Debug)]
-pub(crate) struct Lazy {
+pub struct Lazy {
     whose: For,
     apt: OnceCell<Apt>,
 }
 
 impl Lazy {
-    /// Nothing yet.
-    pub(crate) fn new(whose: For) -> Self {
+    /// Defers opening apt for a machine.
+    pub fn new(whose: For) -> Self {
         Self {
             whose,
             apt: OnceCell::new(),
         }
     }
 
-    /// Opens it, or returns it opened.
+    /// Opens apt, or returns it opened.
     pub(crate) fn get(&self) -> Result<&Apt> {
         match self.apt.get() {
             Some(apt) => Ok(apt),
@@ -76,7 +78,7 @@ impl Lazy {
 /// apt with a state of its own, gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Apt {
-    state: TempDir,
+    state: Scratch,
     /// The release whose packages these are.
     release: String,
 }
@@ -109,8 +111,8 @@ impl Apt {
         )?;
         let apt = Self { state, release };
         console::detail("reading Debian's package lists");
-        // A mirror without one of the suites still serves the others; what is missing in the end
-        // is reported by name when it is asked for.
+        // A mirror without one of the suites still serves the others; a package that is missing in
+        // the end is reported by name when it is asked for.
         let update = process::finish(apt.get().arg("update"), Show::OnFailure)?;
         if !update.success {
             update.stderr.lines().for_each(console::detail);
@@ -118,14 +120,14 @@ impl Apt {
         Ok(apt)
     }
 
-    /// The versions of a package, newest first, each with what it depends on.
+    /// Lists the versions of a package, newest first, each with its `Depends` line.
     pub(crate) fn versions(&self, package: &str) -> Result<Vec<(Package, String)>> {
         let shown = process::run(self.cache().arg("show").arg(package), Show::OnFailure)
             .with_context(|| format!("no package {package} on this machine's Debian mirror"))?;
         Ok(stanzas(&shown))
     }
 
-    /// What has to be installed from backports to have `package`, itself included.
+    /// Lists the packages to install from backports for `package`, itself included.
     pub(crate) fn missing_for(&self, package: &str) -> Result<Vec<Package>> {
         let plan = process::run(
             self.get()
@@ -167,14 +169,17 @@ impl Apt {
         Ok(())
     }
 
+    /// Returns an `apt-get` command with this state.
     fn get(&self) -> Command {
         self.tool("apt-get")
     }
 
+    /// Returns an `apt-cache` command with this state.
     fn cache(&self) -> Command {
         self.tool("apt-cache")
     }
 
+    /// Returns a command of apt's with this state.
     fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(name);
         command
@@ -185,20 +190,20 @@ impl Apt {
     }
 }
 
-/// What is asked of `apt-get indextargets`: one line `suite component kind address` per list.
+/// The format of `apt-get indextargets`: one line `suite component kind address` for each list.
 const TARGET_FORMAT: &str = "$(RELEASE) $(COMPONENT) $(CREATED_BY) $(REPO_URI)";
 
 /// The Debian mirrors that this machine uses.
 #[derive(Debug)]
 struct Mirrors<'a> {
-    /// The suite it has installed, such as `bookworm`.
+    /// The suite that this machine has installed, such as `bookworm`.
     installed: &'a str,
     archive: &'a str,
     security: Option<&'a str>,
 }
 
 impl<'a> Mirrors<'a> {
-    /// Finds them among apt's targets, printed in [`TARGET_FORMAT`].
+    /// Finds the mirrors among apt's targets, printed in [`TARGET_FORMAT`].
     fn of(targets: &'a str) -> Result<Self> {
         let mut archive = None;
         let mut security = None;
@@ -250,7 +255,7 @@ impl<'a> Mirrors<'a> {
 /// The suites that are Debian's main archive, by their names in a sources.list.
 const DEBIAN_RELEASES: [&str; 5] = ["bookworm", "trixie", "forky", "stable", "oldstable"];
 
-/// apt's configuration for a private state in `state`.
+/// Writes apt's configuration for a private state in `state`.
 fn configuration(state: &Path, whose: For) -> String {
     let state = state.display();
     let mut text = format!(

@@ -16,7 +16,7 @@ pub(crate) fn provide(apt: &Lazy) -> Result<PathBuf> {
         let (package, _) = newest.context("no version of busybox-static")?;
         let unpacked = into.join("unpacked");
         apt.unpack(&[package], &unpacked)?;
-        // Whether /bin is /usr/bin depends on the release.
+        // In some releases /bin is /usr/bin.
         let is_busybox = |path: &PathBuf| path.ends_with("bin/busybox");
         let program = files_below(&unpacked)?.into_iter().find(is_busybox);
         fs::rename(

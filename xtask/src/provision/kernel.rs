@@ -17,17 +17,17 @@ const DRIVERS: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rn
 
 /// A kernel and its drivers.
 #[derive(Debug)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     /// The raw arm64 `Image`.
-    pub(crate) image: PathBuf,
+    pub image: PathBuf,
     /// The drivers' `.ko` files in the order in which to load them.
-    pub(crate) modules: Vec<PathBuf>,
+    pub modules: Vec<PathBuf>,
     /// The full version, such as `6.12.95+deb12-cloud-arm64`.
-    pub(crate) version: String,
+    pub version: String,
 }
 
 /// Returns Debian's cloud kernel of a release such as `6.12`.
-pub(crate) fn provide(release: &str, apt: &Lazy) -> Result<Kernel> {
+pub fn provide(release: &str, apt: &Lazy) -> Result<Kernel> {
     let name = format!("linux-{release}-cloud-arm64");
     let place = cached(
         &name,
@@ -53,8 +53,8 @@ pub(crate) fn provide(release: &str, apt: &Lazy) -> Result<Kernel> {
     })
 }
 
-/// The package that holds the newest kernel of a release: the one that the meta package of that
-/// version depends on.
+/// Finds the package with the newest kernel of a release: the meta package of that version depends
+/// on it.
 fn find(apt: &Apt, release: &str) -> Result<Package> {
     let versions = apt.versions("linux-image-cloud-arm64")?;
     let wanted = format!("{release}.");
@@ -124,7 +124,7 @@ pub(crate) fn raw_image(file: Vec<u8>) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// Whether this has the header of an arm64 `Image`.
+/// Tells whether a file has the header of an arm64 `Image`.
 pub(crate) fn is_image(file: &[u8]) -> bool {
     file.get(0x38..0x3c) == Some(b"ARM\x64")
 }

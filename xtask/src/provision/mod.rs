@@ -1,16 +1,16 @@
-//! Everything a run needs that is not in the checkout: QEMU, Debian's kernels, busybox, valgrind,
-//! the bare-metal target.
+//! The things that a run needs and the checkout does not hold: QEMU, Debian's kernels, busybox,
+//! valgrind, the bare-metal target.
 //!
 //! Each thing is one directory of `target/cache`, made in a scratch directory and moved to its
 //! place by a rename, so that it is there completely or not at all. Its manifest lists every
 //! file's size; a directory that does not match its manifest is made again.
 
-pub(crate) mod apt;
+pub mod apt;
 pub(crate) mod busybox;
-pub(crate) mod kernel;
+pub mod kernel;
 mod modules;
-pub(crate) mod qemu;
-pub(crate) mod toolchain;
+pub mod qemu;
+pub mod toolchain;
 pub(crate) mod valgrind;
 
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ pub(crate) fn cached(
         console::detail(format!("{what}: cached"));
         return Ok(place);
     }
+
     console::step(format!("Fetching {what} (once)"));
     let scratch = project::scratch()?;
     let making = scratch.path().join(name);
@@ -41,6 +42,7 @@ pub(crate) fn cached(
     fill(&making).with_context(|| format!("cannot provide {what}"))?;
     let manifest = serde_json::to_vec_pretty(&sizes(&making)?)?;
     fs::write(making.join(MANIFEST), manifest)?;
+
     if place.exists() {
         fs::remove_dir_all(&place)?;
     }
@@ -49,7 +51,7 @@ pub(crate) fn cached(
     Ok(place)
 }
 
-/// Whether every file of the manifest is there at its size.
+/// Tells whether every file of the manifest is there at its size.
 fn is_complete(place: &Path) -> bool {
     let manifest = fs::read(place.join(MANIFEST)).unwrap_or_default();
     let Ok(manifest) = serde_json::from_slice::<BTreeMap<PathBuf, u64>>(&manifest) else {
@@ -60,7 +62,7 @@ fn is_complete(place: &Path) -> bool {
     })
 }
 
-/// Every file below `root` with its size, directories left out.
+/// Lists every file below `root` with its size, directories left out.
 fn sizes(root: &Path) -> Result<BTreeMap<PathBuf, u64>> {
     let mut sizes = BTreeMap::new();
     for path in files_below(root)? {
@@ -70,7 +72,7 @@ fn sizes(root: &Path) -> Result<BTreeMap<PathBuf, u64>> {
     Ok(sizes)
 }
 
-/// The paths of everything below `root` that is not a directory; links are not followed.
+/// Lists the paths of everything below `root` that is not a directory; links are not followed.
 fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut directories = vec![root.to_owned()];
@@ -96,8 +98,8 @@ mod tests {
 
     #[test]
     fn a_truncated_or_missing_file_makes_a_directory_incomplete() {
-        let place = tempfile::tempdir().unwrap();
-        let place = place.path();
+        let scratch = project::scratch().unwrap();
+        let place = scratch.path();
         assert!(!is_complete(place), "no manifest yet");
 
         fs::create_dir(place.join("sub")).unwrap();

@@ -1,4 +1,4 @@
-//! Kernel modules: what a driver needs, in the order in which to load it.
+//! Kernel modules: a driver with all that it depends on, in the order in which to load them.
 //!
 //! Debian's kernel packages come without `modules.dep` (it is made at installation), so the
 //! dependencies are read from the modules themselves, from the `depends=` entry of their
@@ -16,6 +16,7 @@ use super::files_below;
 /// A module ready to be loaded.
 #[derive(Debug)]
 pub(crate) struct Module {
+    /// The name by which the kernel knows it.
     pub(crate) name: String,
     /// The ELF file, decompressed.
     pub(crate) image: Vec<u8>,
@@ -46,8 +47,8 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Reads the wanted modules and all they depend on, each after what it depends on. What is
-    /// built into the kernel is left out.
+    /// Reads the wanted modules and all that they depend on, each after those. Modules that are
+    /// built into the kernel are left out.
     pub(crate) fn load_order(&self, wanted: &[&str]) -> Result<Vec<Module>> {
         let mut order = Vec::new();
         for name in wanted {
@@ -56,6 +57,7 @@ impl Modules {
         Ok(order)
     }
 
+    /// Adds a module to the order, after its dependencies; `path` is the chain that led to it.
     fn add(&self, name: &str, order: &mut Vec<Module>, path: &mut Vec<String>) -> Result<()> {
         if self.built_in.contains(name) || order.iter().any(|module| module.name == name) {
             return Ok(());
@@ -83,7 +85,7 @@ impl Modules {
     }
 }
 
-/// The name under which the kernel knows the module in this file, if it is one.
+/// Returns the name by which the kernel knows the module in this file, if it is one.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let stem = [".ko", ".ko.xz", ".ko.gz"]
@@ -105,7 +107,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// The modules that this one names in its `.modinfo` section.
+/// Lists the modules that this one names in its `.modinfo` section.
 fn dependencies(image: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(image).context("not an ELF file")?;
     let section = file

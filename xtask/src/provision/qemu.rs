@@ -14,22 +14,22 @@ use crate::process::{self, Show};
 
 const PROGRAM: &str = "qemu-system-aarch64";
 
-/// The oldest QEMU whose GICv3 virtualization extensions and ITS we rely on.
+/// The oldest QEMU whose GICv3 virtualization extensions and ITS are good enough.
 const OLDEST: u32 = 8;
 
 /// A QEMU that can be started.
 #[derive(Debug)]
-pub(crate) struct Qemu {
+pub struct Qemu {
     program: PathBuf,
-    /// Where an unpacked QEMU lies; none if it is installed.
+    /// The directory of an unpacked QEMU; none if it is installed.
     unpacked: Option<PathBuf>,
     /// Its version, as it prints it.
-    pub(crate) version: String,
+    pub version: String,
 }
 
 impl Qemu {
-    /// A command that starts it.
-    pub(crate) fn command(&self) -> Result<Command> {
+    /// Returns a command that starts it.
+    pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(&self.program);
         if let Some(root) = &self.unpacked {
             command.env("LD_LIBRARY_PATH", library_path(root)?);
@@ -38,6 +38,7 @@ impl Qemu {
         Ok(command)
     }
 
+    /// Starts a QEMU to ask for its version.
     fn try_new(program: PathBuf, unpacked: Option<PathBuf>) -> Result<Self> {
         let mut qemu = Self {
             program,
@@ -51,6 +52,7 @@ impl Qemu {
         Ok(qemu)
     }
 
+    /// Tells whether it is recent enough.
     fn is_recent(&self) -> bool {
         let major = self
             .version
@@ -62,7 +64,7 @@ impl Qemu {
 }
 
 /// Returns a QEMU that is recent enough.
-pub(crate) fn provide() -> Result<Qemu> {
+pub fn provide() -> Result<Qemu> {
     if let Ok(qemu) = Qemu::try_new(PROGRAM.into(), None)
         && qemu.is_recent()
     {
@@ -80,6 +82,7 @@ pub(crate) fn provide() -> Result<Qemu> {
     })
 }
 
+/// Unpacks a QEMU into the cache.
 fn fetch() -> Result<Qemu> {
     let place = cached("qemu", "QEMU", |into| {
         let apt = Apt::open(For::Host)?;
@@ -109,7 +112,7 @@ fn fetch() -> Result<Qemu> {
     Ok(qemu)
 }
 
-/// The directories of an unpacked package tree that hold shared libraries.
+/// Returns the directories of an unpacked package tree that hold shared libraries.
 fn library_path(root: &Path) -> Result<OsString> {
     let mut directories = Vec::new();
     for lib in [root.join("lib"), root.join("usr/lib")] {

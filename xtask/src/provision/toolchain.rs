@@ -1,4 +1,5 @@
-//! The bare-metal target: a precompiled core library, or one built from its source.
+//! Rust: cargo, the bare-metal target by a precompiled core library or one built from its source,
+//! and the nightly toolchain.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -14,9 +15,9 @@ use crate::console;
 use crate::process::{self, Show, interrupted};
 use crate::project::{self, ARM64_LINUX, BARE_METAL};
 
-/// How to build for the bare-metal target.
+/// The way to build for the bare-metal target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BareMetal {
+pub enum BareMetal {
     /// The target's libraries are installed.
     Installed,
     /// The target's libraries are built along, from the library source beside the compiler.
@@ -24,8 +25,8 @@ pub(crate) enum BareMetal {
 }
 
 impl BareMetal {
-    /// A cargo command, such as `cargo build`, for the bare-metal target.
-    pub(crate) fn cargo(self, subcommand: &str) -> Command {
+    /// Returns a cargo command, such as `cargo build`, for the bare-metal target.
+    pub fn cargo(self, subcommand: &str) -> Command {
         let mut command = cargo(subcommand);
         command.args(["--target", BARE_METAL]);
         if self == Self::FromSource {
@@ -38,15 +39,15 @@ impl BareMetal {
     }
 }
 
-/// A cargo command in the checkout, by the cargo that runs us.
-pub(crate) fn cargo(subcommand: &str) -> Command {
+/// Returns a cargo command in the checkout, by the cargo that runs xtask.
+pub fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(project::root()).arg(subcommand);
     command
 }
 
-/// Makes the bare-metal target available, by what this machine has.
-pub(crate) fn bare_metal() -> Result<BareMetal> {
+/// Makes the bare-metal target available, by the means that this machine has.
+pub fn bare_metal() -> Result<BareMetal> {
     let sysroot = sysroot()?;
     if has_target(&sysroot, BARE_METAL) {
         return Ok(BareMetal::Installed);
@@ -78,7 +79,7 @@ pub(crate) fn bare_metal() -> Result<BareMetal> {
 }
 
 /// Makes the target for Linux programs inside the emulated machine available.
-pub(crate) fn linux() -> Result<()> {
+pub fn linux() -> Result<()> {
     let sysroot = sysroot()?;
     if has_target(&sysroot, ARM64_LINUX) {
         return Ok(());
@@ -117,7 +118,7 @@ fn debian_source(sysroot: &Path) -> Result<()> {
     let library = place.join(format!("usr/src/rustc-{version}/library"));
     let link = sysroot.join("lib/rustlib/src/rust/library");
     fs::create_dir_all(link.parent().unwrap_or(sysroot))?;
-    // What is there points to a cache that is gone.
+    // A link that is there already points to a cache that is gone.
     if link.is_symlink() {
         fs::remove_file(&link)?;
     }
@@ -141,14 +142,14 @@ pub(crate) fn component(name: &str, program: &str) -> Result<()> {
 pub(crate) struct Nightly(());
 
 impl Nightly {
-    /// A cargo command in the checkout, by that toolchain.
+    /// Returns a cargo command in the checkout, by that toolchain.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut command = self.program("cargo");
         command.arg(subcommand);
         command
     }
 
-    /// A program in the checkout that finds that toolchain's cargo.
+    /// Returns the command of a program, run in the checkout, that finds that toolchain's cargo.
     pub(crate) fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("rustup");
         command
@@ -185,30 +186,40 @@ pub(crate) fn nightly(components: &[&str]) -> Result<Nightly> {
     Ok(Nightly(()))
 }
 
-/// The machine that the compiler runs on, such as `x86_64-unknown-linux-gnu`.
+/// Returns the machine that the compiler runs on, such as `x86_64-unknown-linux-gnu`.
 pub(crate) fn host() -> Result<String> {
     let printed = process::run(rustc().arg("-vV"), Show::OnFailure).context("no Rust compiler")?;
     let host = printed.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc names no host")?.to_owned())
 }
 
+/// Returns the version line of the compiler, or `unknown`.
+pub fn compiler() -> String {
+    process::run(rustc().arg("--version"), Show::OnFailure)
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Runs rustup, and tells whether it succeeded.
 fn rustup(arguments: &[&str]) -> bool {
     let finished = process::finish(Command::new("rustup").args(arguments), Show::Lines);
     finished.is_ok_and(|finished| finished.success)
 }
 
+/// Returns a command of the compiler that the checkout is built with.
 fn rustc() -> Command {
     let mut command = Command::new("rustc");
     command.current_dir(project::root());
     command
 }
 
+/// Returns the directory of the compiler's libraries.
 fn sysroot() -> Result<PathBuf> {
     let printed = process::run(rustc().args(["--print", "sysroot"]), Show::OnFailure)
         .context("no Rust compiler")?;
     Ok(printed.trim_end().into())
 }
 
+/// Tells whether a target's libraries are installed.
 fn has_target(sysroot: &Path, target: &str) -> bool {
     sysroot
         .join("lib/rustlib")
@@ -217,6 +228,7 @@ fn has_target(sysroot: &Path, target: &str) -> bool {
         .is_dir()
 }
 
+/// Tells whether the libraries' source is installed.
 fn has_source(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
 }

@@ -13,14 +13,14 @@ use crate::process::{self, Show};
 /// A valgrind that can be started.
 #[derive(Debug)]
 pub(crate) struct Valgrind {
-    /// Where an unpacked one lies; none if it is installed.
+    /// The directory of an unpacked valgrind; none if it is installed.
     unpacked: Option<PathBuf>,
     /// Its version, as it prints it.
     pub(crate) version: String,
 }
 
 impl Valgrind {
-    /// A command that starts it.
+    /// Returns a command that starts it.
     pub(crate) fn command(&self) -> Command {
         match &self.unpacked {
             None => Command::new("valgrind"),
@@ -32,6 +32,7 @@ impl Valgrind {
         }
     }
 
+    /// Starts a valgrind to ask for its version.
     fn try_new(unpacked: Option<PathBuf>) -> Result<Self> {
         let mut valgrind = Self {
             unpacked,

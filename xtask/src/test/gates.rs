@@ -1,4 +1,4 @@
-//! The parts of `cargo xtask test`.
+//! The gates: the parts of `cargo xtask test`.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,43 +7,49 @@ use anyhow::Result;
 
 use super::tally::Tally;
 use crate::bench::{self, BenchOptions};
-use crate::boot;
-use crate::cli::{BootOptions, Kernel, ScheduleOptions, TestOptions};
+use crate::boot::{self, BootOptions, Kernel};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
+use crate::instructions;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
-use crate::perf::host::instructions;
 use crate::process::{self, Show};
 use crate::project;
-use crate::provision::toolchain::{BareMetal, cargo, nightly};
-use crate::soak;
+use crate::provision::toolchain::{self, cargo, nightly};
+use crate::soak::{self, ScheduleOptions};
 
 /// The boots: vCPUs and release of the kernel.
 const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
 
-/// Seconds of fuzzing for each target: enough to find again what it found before, and more.
+/// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
+/// more.
 const FUZZING: u32 = 120;
 
 /// The runs of the conformance guest: vCPUs, and whether QEMU's own GIC is the oracle beside it.
 const CONFORMANCE: [(u16, bool); 3] = [(4, true), (1, false), (8, false)];
 
-/// One part.
+/// The packages that are built for the bare-metal target only.
+const BARE_METAL_ONLY: [&str; 3] = ["hyp", "isolation", "conformance"];
+
+/// A part of the test run.
 pub(crate) struct Gate {
+    /// A short name that does not change, for `--only`.
+    pub(crate) slug: String,
+    /// The gate in a few words.
     pub(crate) name: String,
-    pub(crate) action: Action,
+    /// True if it boots an emulated machine.
+    pub(crate) boots: bool,
+    action: Action,
 }
 
-/// What a part does.
-pub(crate) enum Action {
+/// The action of a gate.
+enum Action {
     /// Runs a command, which passes or fails as one test case.
-    Command(Command),
+    Command(fn() -> Result<Command>),
     /// Runs test programs, which count their cases themselves.
-    Suite(Command),
+    Suite(fn() -> Result<Command>),
     /// Explores the models of the concurrent protocols, and runs the mutants: a test case each.
     Loom,
-    /// The same by a toolchain that has to be provided first.
-    Provided(fn() -> Result<Command>),
     /// Runs schedules of whole VMs, which pass or fail as one test case.
     Schedules(ScheduleOptions),
     /// Fuzzes each target, which passes or fails as one test case.
@@ -58,42 +64,64 @@ pub(crate) enum Action {
     Conformance(ConformanceOptions),
 }
 
-impl Action {
-    /// Does it.
+impl Gate {
+    /// Declares a gate that needs no emulated machine.
+    fn new(slug: impl Into<String>, name: impl Into<String>, action: Action) -> Self {
+        Self {
+            slug: slug.into(),
+            name: name.into(),
+            boots: false,
+            action,
+        }
+    }
+
+    /// Declares a gate that boots an emulated machine.
+    fn booting(slug: impl Into<String>, name: impl Into<String>, action: Action) -> Self {
+        Self {
+            boots: true,
+            ..Self::new(slug, name, action)
+        }
+    }
+
+    /// Formats the gate's slug and name in one line.
+    pub(crate) fn line(&self) -> String {
+        format!("{:<18} {}", self.slug, self.name)
+    }
+
+    /// Provides what the gate needs, runs it, and counts its test cases.
     pub(crate) fn run(self, reports: &Path) -> Result<Tally> {
-        match self {
-            Self::Command(mut command) => {
-                let finished = process::finish(&mut command, Show::Lines)?;
+        match self.action {
+            Action::Command(command) => {
+                let finished = process::finish(&mut command()?, Show::Lines)?;
                 Ok(Tally::of(finished.success))
             }
-            Self::Suite(mut command) => {
-                let finished = process::finish(&mut command, Show::Lines)?;
+            Action::Suite(command) => {
+                let finished = process::finish(&mut command()?, Show::Lines)?;
                 Ok(Tally::of_cargo_test(&finished.stdout, finished.success))
             }
-            Self::Loom => {
+            Action::Loom => {
                 let report = loom::explore(&LoomOptions::default())?;
                 Ok(Tally {
                     passed: report.succeeded() as u64,
                     failed: report.failed() as u64,
                 })
             }
-            Self::Schedules(options) => soak::schedules(&options).map(Tally::of),
-            Self::Provided(command) => Self::Suite(command()?).run(reports),
-            Self::Fuzz(options) => {
+            Action::Schedules(options) => soak::schedules(&options).map(Tally::of),
+            Action::Fuzz(options) => {
                 let failed = fuzz::failures(&options)?.len();
                 Ok(Tally {
                     passed: (options.targets().len() - failed) as u64,
                     failed: failed as u64,
                 })
             }
-            Self::Conformance(options) => {
-                let counts = conformance::conformance(&options, reports)?;
+            Action::Conformance(options) => {
+                let counts = conformance::counts(&options, reports)?;
                 Ok(Tally {
                     passed: counts.passed,
                     failed: counts.failed,
                 })
             }
-            Self::Instructions => {
+            Action::Instructions => {
                 let outcome = instructions::check(false)?;
                 let failed = outcome.regressed();
                 Ok(Tally {
@@ -101,299 +129,295 @@ impl Action {
                     failed: failed as u64,
                 })
             }
-            Self::Boot(options) => boot::boot(&options, reports).map(Tally::of),
-            Self::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
+            Action::Boot(options) => boot::boot(&options, reports).map(Tally::of),
+            Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
         }
     }
 }
 
-/// All parts, quick ones first.
-pub(crate) fn all(bare_metal: BareMetal, options: &TestOptions) -> Vec<Gate> {
+/// Lists all gates, quick ones first. Nothing is built or provided before a gate runs.
+pub(crate) fn all() -> Vec<Gate> {
+    use Action::{Command, Suite};
     let mut gates = vec![
-        command("formatting", cargo("fmt"), &["--all", "--check"]),
-        command(
-            "clippy on the host",
-            cargo("clippy"),
-            &[
-                "--workspace",
-                "--exclude",
-                "hyp",
-                "--exclude",
-                "isolation",
-                "--exclude",
-                "conformance",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
-        command(
+        Gate::new("fmt", "formatting", Command(|| fmt(cargo("fmt")))),
+        Gate::new("clippy", "clippy on the host", Command(host_clippy)),
+        Gate::new(
+            "no-std",
             "the library without std",
-            bare_metal.cargo("build"),
-            &["--package", "vgic", "--no-default-features"],
+            Command(|| {
+                let mut build = toolchain::bare_metal()?.cargo("build");
+                build.args(["--package", "vgic", "--no-default-features"]);
+                Ok(build)
+            }),
         ),
-        command(
+        Gate::new(
+            "no-std-clippy",
             "clippy on the library without std",
-            bare_metal.cargo("clippy"),
-            &[
-                "--package",
-                "vgic",
-                "--no-default-features",
-                "--",
-                "-D",
-                "warnings",
-            ],
+            Command(|| bare_metal_clippy(&["--package", "vgic", "--no-default-features"])),
         ),
-        command(
+        Gate::new(
+            "hyp-clippy",
             "clippy on the hypervisor",
-            bare_metal.cargo("clippy"),
-            &[
-                "--package",
-                "hyp",
-                "--features",
-                "el2-time",
-                "--",
-                "-D",
-                "warnings",
-            ],
+            Command(|| bare_metal_clippy(&["--package", "hyp", "--features", "el2-time"])),
         ),
-        // Apart from the hypervisor, whose features of what they share want a heap, which guests have not.
-        command(
+        // Apart from the hypervisor: it wants shared dependencies with a heap, which guests lack.
+        Gate::new(
+            "guests-clippy",
             "clippy on the hypervisor's guests",
-            bare_metal.cargo("clippy"),
-            &[
-                "--package",
-                "isolation",
-                "--package",
-                "conformance",
-                "--",
-                "-D",
-                "warnings",
-            ],
+            Command(|| bare_metal_clippy(&["--package", "isolation", "--package", "conformance"])),
         ),
-        nested(
-            "formatting of what counts at EL2",
-            cargo("fmt"),
-            &["--all", "--check"],
+        Gate::new(
+            "el2-fmt",
+            "formatting of the programs that count at EL2",
+            Command(|| fmt(nested(cargo("fmt")))),
         ),
-        nested(
+        Gate::new(
+            "el2-plugin-clippy",
             "clippy on the plugin that counts at EL2",
-            cargo("clippy"),
-            &["--package", "el2-plugin", "--", "-D", "warnings"],
+            Command(|| clippy(nested(cargo("clippy")), &["--package", "el2-plugin"])),
         ),
-        nested(
+        Gate::new(
+            "el2-guest-clippy",
             "clippy on the guest that is counted",
-            bare_metal.cargo("clippy"),
-            &["--package", "el2-guest", "--", "-D", "warnings"],
+            Command(|| {
+                let cargo = toolchain::bare_metal()?.cargo("clippy");
+                clippy(nested(cargo), &["--package", "el2-guest"])
+            }),
         ),
-        documentation(
-            "documentation",
-            cargo("doc"),
-            &[
-                "--workspace",
-                "--exclude",
-                "hyp",
-                "--exclude",
-                "isolation",
-                "--exclude",
-                "conformance",
-            ],
-        ),
-        documentation(
+        Gate::new("doc", "documentation", Command(host_documentation)),
+        Gate::new(
+            "hyp-doc",
             "documentation of the hypervisor and its guest",
-            bare_metal.cargo("doc"),
-            &[
-                "--package",
-                "hyp",
-                "--package",
-                "conformance",
-                "--document-private-items",
-            ],
+            Command(hyp_documentation),
         ),
-        suite(),
-        benchmarks(),
-        reference(),
-        Gate {
-            name: "loom models and mutants".to_owned(),
-            action: Action::Loom,
-        },
-        schedules(),
-        Gate {
-            name: "Miri".to_owned(),
-            action: Action::Provided(miri),
-        },
-    ];
-    gates.push(Gate {
-        name: "instruction counts".to_owned(),
-        action: Action::Instructions,
-    });
-    gates.push(Gate {
-        name: "fuzzing".to_owned(),
-        action: Action::Fuzz(FuzzOptions {
-            target: None,
-            seconds: FUZZING,
-            minimize: false,
-        }),
-    });
-    if !options.no_boot {
-        gates.push(Gate {
-            name: "two guests".to_owned(),
-            action: Action::Isolation(IsolationOptions {
+        Gate::new("host", "tests on the host", Suite(host_tests)),
+        Gate::new(
+            "bench",
+            "benchmarks",
+            // Each once: that they work, not how fast.
+            Command(|| {
+                Ok(bench::command(&BenchOptions {
+                    quick: true,
+                    filter: None,
+                }))
+            }),
+        ),
+        Gate::new(
+            "model",
+            "the library against the reference model",
+            Suite(reference),
+        ),
+        Gate::new("loom", "loom models and mutants", Action::Loom),
+        Gate::new(
+            "schedules",
+            "random schedules",
+            Action::Schedules(ScheduleOptions {
+                seed: 1,
+                schedules: None,
+                seconds: Some(40),
+                jobs: 2,
+                verbose: false,
+            }),
+        ),
+        Gate::new("miri", "Miri", Suite(miri)),
+        Gate::new("instructions", "instruction counts", Action::Instructions),
+        Gate::new(
+            "fuzz",
+            "fuzzing",
+            Action::Fuzz(FuzzOptions {
+                target: None,
+                seconds: FUZZING,
+                minimize: false,
+            }),
+        ),
+        Gate::booting(
+            "isolation",
+            "two guests",
+            Action::Isolation(IsolationOptions {
                 seconds: 10,
                 seed: Some(1),
                 cpus: 2,
             }),
-        });
-        gates.extend(CONFORMANCE.map(|(vcpus, oracle)| conformance_gate(vcpus, oracle)));
-        gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
-    }
+        ),
+    ];
+    gates.extend(CONFORMANCE.map(|(vcpus, oracle)| conformance_gate(vcpus, oracle)));
+    gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
     gates
 }
 
-/// A command on the workspace of `perf/el2`.
-fn nested(name: &str, mut cargo: Command, arguments: &[&str]) -> Gate {
+/// Turns a cargo command into one on the workspace of `perf/el2`.
+fn nested(mut cargo: Command) -> Command {
     cargo
         .arg("--manifest-path")
         .arg(project::root().join("perf/el2/Cargo.toml"));
-    command(name, cargo, arguments)
+    cargo
 }
 
-fn command(name: &str, mut command: Command, arguments: &[&str]) -> Gate {
-    command.args(arguments);
-    Gate {
-        name: name.to_owned(),
-        action: Action::Command(command),
+/// Returns the command that checks the formatting of a workspace.
+fn fmt(mut cargo: Command) -> Result<Command> {
+    toolchain::component("rustfmt", "cargo-fmt")?;
+    cargo.args(["--all", "--check"]);
+    Ok(cargo)
+}
+
+/// Returns the command that runs clippy on some packages, with warnings as errors.
+fn clippy(mut cargo: Command, packages: &[&str]) -> Result<Command> {
+    toolchain::component("clippy", "cargo-clippy")?;
+    cargo.args(packages).args(["--", "-D", "warnings"]);
+    Ok(cargo)
+}
+
+/// Returns the command that runs clippy on packages for the bare-metal target.
+fn bare_metal_clippy(packages: &[&str]) -> Result<Command> {
+    clippy(toolchain::bare_metal()?.cargo("clippy"), packages)
+}
+
+/// Restricts a cargo command on the workspace to the packages that the host can build.
+fn on_the_host(mut cargo: Command) -> Command {
+    cargo.arg("--workspace");
+    for package in BARE_METAL_ONLY {
+        cargo.args(["--exclude", package]);
     }
+    cargo
 }
 
-fn documentation(name: &str, mut doc: Command, arguments: &[&str]) -> Gate {
+/// Returns the command that runs clippy on all that the host can build.
+fn host_clippy() -> Result<Command> {
+    clippy(on_the_host(cargo("clippy")), &["--all-targets"])
+}
+
+/// Adds to a documentation command: no dependencies, and warnings as errors.
+fn documentation(mut doc: Command) -> Command {
     doc.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings");
-    command(name, doc, arguments)
+    doc
 }
 
-/// Unit, integration and documentation tests on the host, those of these tasks included.
-fn suite() -> Gate {
-    let mut command = cargo("test");
-    command.args([
-        "--workspace",
-        "--exclude",
-        "hyp",
-        "--exclude",
-        "isolation",
-        "--exclude",
-        "conformance",
-        "--no-fail-fast",
-    ]);
-    Gate {
-        name: "tests on the host".to_owned(),
-        action: Action::Suite(command),
-    }
+/// Returns the command that builds the documentation of all that the host can build.
+fn host_documentation() -> Result<Command> {
+    Ok(documentation(on_the_host(cargo("doc"))))
 }
 
-/// Every benchmark once: that they work, not how fast.
-fn benchmarks() -> Gate {
-    let quick = BenchOptions {
-        quick: true,
-        filter: None,
-    };
-    Gate {
-        name: "benchmarks".to_owned(),
-        action: Action::Command(bench::command(&quick)),
-    }
+/// Returns the command that builds the documentation of the hypervisor and of one guest.
+fn hyp_documentation() -> Result<Command> {
+    let mut doc = documentation(toolchain::bare_metal()?.cargo("doc"));
+    doc.args(["--package", "hyp", "--package", "conformance"])
+        .arg("--document-private-items");
+    Ok(doc)
 }
 
-/// The library against its reference model: a million operations in sequences of two hundred, give or take.
-fn reference() -> Gate {
-    let mut command = cargo("test");
-    command
+/// Returns the command of the unit, integration and documentation tests, those of xtask included.
+fn host_tests() -> Result<Command> {
+    let mut tests = on_the_host(cargo("test"));
+    tests.arg("--no-fail-fast");
+    Ok(tests)
+}
+
+/// Returns the command that holds the library against its reference model: a million operations in
+/// sequences of about two hundred.
+fn reference() -> Result<Command> {
+    let mut tests = cargo("test");
+    tests
         .args(["--package", "vgic", "--profile", "loom", "--test", "model"])
         .env("PROPTEST_CASES", "5000");
-    Gate {
-        name: "the library against the reference model".to_owned(),
-        action: Action::Suite(command),
-    }
+    Ok(tests)
 }
 
-/// Whole VMs under random schedules, the same ones every time, as far as the time goes.
-fn schedules() -> Gate {
-    Gate {
-        name: "random schedules".to_owned(),
-        action: Action::Schedules(ScheduleOptions {
-            seed: 1,
-            schedules: None,
-            seconds: Some(40),
-            jobs: 2,
-            verbose: false,
-        }),
-    }
-}
-
-/// The interpreter that knows what is undefined, over the tests of what is `unsafe` and over one short run
-/// of a whole VM with threads. Few and short ones: it is some hundred times slower than the machine.
+/// Returns the command that runs Miri, the interpreter that knows undefined behaviour, over the
+/// tests of `unsafe` code and over one short run of a whole VM with threads. Few and short ones:
+/// Miri is some hundred times slower than the machine.
 fn miri() -> Result<Command> {
     let flags = [
         // crossbeam-epoch is not made for the stricter model, stacked borrows.
         "-Zmiri-tree-borrows",
-        // A list in crossbeam-epoch reaches a whole object by a reference to its part that is atomic.
+        // A list in crossbeam-epoch reaches a whole object by a reference to its atomic part.
         "-Zmiri-tree-borrows-no-precise-interior-mut",
         // It keeps marks in the low bits of pointers, and so makes pointers of integers.
         "-Zmiri-permissive-provenance",
-        // What the epoch has deferred at the end is not freed; and tests leak what others point to.
+        // Objects left to the epoch at the end are not freed; and tests leak shared ones.
         "-Zmiri-ignore-leaks",
     ];
-    let mut command = nightly(&["miri", "rust-src"])?.cargo("miri");
-    command
-        .args([
-            "test",
-            "--package",
-            "vgic",
-            "--package",
-            "soak",
-            "--lib",
-            "--bins",
-            "--",
-        ])
-        .args([
-            "ap_list::",
-            "radix::",
-            "sync::",
-            "vcpu::registers",
-            "vcpu::residency",
-        ])
-        .args([
-            "a_vm_may_be_moved",
-            "lifetimes::injectors",
-            "lifetimes::discarded",
-        ])
-        .arg("short_lives")
+    let mut tests = nightly(&["miri", "rust-src"])?.cargo("miri");
+    tests
+        .args(["test", "--package", "vgic", "--package", "soak"])
+        .args(["--lib", "--bins", "--"])
+        .args(["ap_list::", "radix::", "sync::"])
+        .args(["ich_shadow::", "residency::"])
+        .args(["a_vm_may_be_moved", "lifetimes::injectors"])
+        .args(["lifetimes::discarded", "short_lives"])
         .env("MIRIFLAGS", flags.join(" "))
-        // Of tests that are to panic: slow, and of no interest.
+        // Backtraces of tests that are to panic are slow, and of no interest.
         .env("RUST_BACKTRACE", "0")
         .env("CARGO_TARGET_DIR", project::root().join("target/miri"));
-    Ok(command)
+    Ok(tests)
 }
 
+/// Declares the gate of a boot.
 fn boot_gate(vcpus: u16, release: &'static str) -> Gate {
     let options = BootOptions {
         vcpus,
         kernel: Kernel::Debian(release),
         ..BootOptions::default()
     };
-    Gate {
-        name: format!("boot {release} on {vcpus} vcpus"),
-        action: Action::Boot(options),
-    }
+    Gate::booting(
+        format!("boot-{release}-{vcpus}"),
+        format!("boot {release} on {vcpus} vcpus"),
+        Action::Boot(options),
+    )
 }
 
+/// Declares the gate of a run of the conformance guest.
 fn conformance_gate(vcpus: u16, oracle: bool) -> Gate {
     let options = ConformanceOptions {
         vcpus,
         hyp: !oracle,
         ..ConformanceOptions::default()
     };
-    Gate {
-        name: format!("conformance on {vcpus} vcpus"),
-        action: Action::Conformance(options),
+    Gate::booting(
+        format!("conformance-{vcpus}"),
+        format!("conformance on {vcpus} vcpus"),
+        Action::Conformance(options),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_short_words_and_unique() {
+        let gates = all();
+        for gate in &gates {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+            assert!(gate.slug.chars().all(plain), "{}", gate.slug);
+        }
+        let mut slugs: Vec<_> = gates.iter().map(|gate| gate.slug.as_str()).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), gates.len());
+    }
+
+    #[test]
+    fn gates_that_people_know_by_their_slug_exist() {
+        let gates = all();
+        for slug in [
+            "fmt",
+            "clippy",
+            "no-std",
+            "hyp-clippy",
+            "doc",
+            "host",
+            "bench",
+            "model",
+            "loom",
+            "schedules",
+            "miri",
+            "instructions",
+            "fuzz",
+            "isolation",
+            "conformance-4",
+            "boot-6.12-4",
+        ] {
+            assert!(gates.iter().any(|gate| gate.slug == slug), "{slug}");
+        }
     }
 }

@@ -1,14 +1,16 @@
-//! How many test cases passed.
+//! The number of test cases that passed and failed.
 
 /// Test cases that passed and that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
+    /// Cases that passed.
     pub(crate) passed: u64,
+    /// Cases that failed.
     pub(crate) failed: u64,
 }
 
 impl Tally {
-    /// One test case.
+    /// Counts one test case.
     pub(crate) fn of(success: bool) -> Self {
         Self {
             passed: u64::from(success),
@@ -22,10 +24,11 @@ impl Tally {
         self.failed += other.failed;
     }
 
-    /// Reads what `cargo test` printed and whether it succeeded.
+    /// Reads the output of `cargo test`.
     ///
-    /// Each test program sums up in a line `test result: ok. 3 passed; 1 failed; ...`. A failure
-    /// that no line tells of (something did not compile, a program crashed) counts as one.
+    /// Each test program sums up in a line `test result: ok. 3 passed; 1 failed; ...`. If cargo
+    /// failed and no line counts a failure (something did not compile, a program crashed), that is
+    /// one.
     pub(crate) fn of_cargo_test(printed: &str, success: bool) -> Self {
         let mut tally = Self::default();
         for line in printed.lines() {
@@ -42,7 +45,7 @@ impl Tally {
     }
 }
 
-/// The number right before a word.
+/// Reads the number right before a word, 0 if there is none.
 fn number_before(text: &str, word: &str) -> u64 {
     let before = text.split_once(word).map_or("", |(before, _)| before);
     before

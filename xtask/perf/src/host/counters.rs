@@ -1,5 +1,6 @@
-//! The CPU's own counters, by `perf`: cycles, instructions and transfers of cache lines of each operation and
-//! load, and which lines travel between CPUs. Where there are none, callgrind's instruction counts stand in.
+//! The CPU's own counters, by `perf`: cycles, instructions and transfers of cache lines of each
+//! operation and load, and which lines travel between CPUs. On a machine without such
+//! counters, callgrind's instruction counts stand in.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,37 +10,37 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::instructions;
 use super::perf_stat;
-use crate::console;
-use crate::process::{self, Show};
-use crate::project;
+use xtask::console;
+use xtask::instructions;
+use xtask::process::{self, Show};
+use xtask::project;
 
 /// The load whose cache lines `perf c2c` follows.
 const FOLLOWED: &str = "lpi_stress/16/16/16/spread";
 
-/// What was counted of one operation or load.
+/// The counts of one operation or load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) cycles: Option<f64>,
     pub(crate) instructions: Option<f64>,
-    /// Of cache lines, from other CPUs.
+    /// Transfers of cache lines from other CPUs.
     pub(crate) transfers: Option<f64>,
 }
 
 /// The section of the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    /// Why callgrind had to stand in; nothing if it had not.
+    /// The reason for which callgrind stood in, if it did.
     pub(crate) without: Option<String>,
     /// The event that stands for transfers of cache lines.
     pub(crate) transfers: Option<String>,
     pub(crate) rows: Vec<Row>,
 }
 
-/// Counts every operation and load with up to `threads` threads of a kind; `counted` is what callgrind has
-/// counted already.
+/// Counts every operation and load with up to `threads` threads of a kind; `counted` are
+/// callgrind's counts, if they were made already.
 pub(crate) fn drive(
     threads: usize,
     counted: Option<&instructions::Outcome>,
@@ -48,7 +49,7 @@ pub(crate) fn drive(
     console::step("The CPU's counters");
     let outcome = match perf_stat::events() {
         Ok(events) => {
-            let program = super::program()?;
+            let program = instructions::program()?;
             let outcome = by_perf(&program, &events, threads)?;
             follow_lines(&program, threads, reports)?;
             outcome
@@ -65,6 +66,7 @@ pub(crate) fn drive(
     Ok(outcome)
 }
 
+/// Counts by `perf stat`.
 fn by_perf(program: &Path, events: &[&str], threads: usize) -> Result<Outcome> {
     let scratch = project::scratch()?;
     let threads = threads.to_string();
@@ -92,6 +94,7 @@ fn by_perf(program: &Path, events: &[&str], threads: usize) -> Result<Outcome> {
     })
 }
 
+/// Takes callgrind's counts.
 fn by_callgrind(why: String, counted: &instructions::Outcome) -> Outcome {
     let rows = counted.rows.iter().map(|row| Row {
         name: row.operation.clone(),
@@ -121,6 +124,7 @@ fn follow_lines(program: &Path, threads: usize, reports: &Path) -> Result<()> {
         console::detail("this CPU does not tell which cache lines travel (perf c2c)");
         return Ok(());
     }
+
     let mut report = Command::new("perf");
     report
         .args(["c2c", "report", "--stdio", "--input"])
@@ -133,10 +137,12 @@ fn follow_lines(program: &Path, threads: usize, reports: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Formats a cell of a table; a missing count as nothing.
 fn cell(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| format!("{value:.1}"))
 }
 
+/// Prints the counts of `perf stat`.
 fn print(outcome: &Outcome) {
     if outcome.without.is_some() {
         // callgrind's table has been shown.
@@ -157,15 +163,17 @@ fn print(outcome: &Outcome) {
     }
 }
 
-/// The section of `perf/RESULTS.md`.
+/// Formats the section of `perf/RESULTS.md`.
 pub(crate) fn summary(outcome: &Outcome) -> String {
     if let Some(why) = &outcome.without {
         return format!(
-            "Not counted: {why}. callgrind's instruction counts stand in (`cargo xtask perf --instructions`)."
+            "Not counted: {why}. callgrind's instruction counts stand in \
+             (`cargo xtask perf --instructions`)."
         );
     }
     let mut text = format!(
-        "Of one operation, in user mode, by `perf stat`; transfers of cache lines are told by\n`{}`.\n\n\
+        "Of one operation, in user mode, by `perf stat`; transfers of cache lines are told \
+         by\n`{}`.\n\n\
          | operation or load | cycles | instructions | transfers |\n|---|---:|---:|---:|\n",
         outcome.transfers.as_deref().unwrap_or("nothing")
     );

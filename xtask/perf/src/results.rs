@@ -1,19 +1,20 @@
-//! `perf/RESULTS.md`: the summary of the last run of each part, with what it was measured on.
+//! `perf/RESULTS.md`: the summary of the last run of each part, with the machine that it was
+//! measured on.
 
 use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::host::{counters, figures, instructions};
+use super::host::{counters, figures};
 use super::peers::Peers;
 use super::{Run, el2};
-use crate::{console, project};
+use xtask::{console, instructions, project};
 
 const HEAD: &str = "# Results\n
-Written by `cargo xtask perf`, which measures all of it again; each part says what it was measured on. Times
-are nanoseconds of CPU time of the thread that works: a busy machine makes a run longer, not the figures
-worse. Instruction counts are exact.\n";
+Written by `cargo xtask perf`, which measures everything again; each part names the machine and the
+commit that it was measured on. Times are nanoseconds of CPU time of the thread that works: a busy
+machine makes a run longer, not the figures worse. Instruction counts are exact.\n";
 
 /// The sections, in their order.
 const SECTIONS: [&str; 7] = [
@@ -26,7 +27,7 @@ const SECTIONS: [&str; 7] = [
     "The CPU's own counters",
 ];
 
-/// Writes it: what this run has measured anew, the rest as it is.
+/// Writes the file: sections that this run has measured anew, the rest as it is.
 pub(crate) fn write(run: &Run) -> Result<()> {
     let path = project::root().join("perf/RESULTS.md");
     let before = fs::read_to_string(&path).unwrap_or_default();
@@ -35,7 +36,7 @@ pub(crate) fn write(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// The text with these sections replaced, each a title and what is below it.
+/// Replaces sections in a text, each a title and its body.
 fn updated(before: &str, sections: &[(&str, String)]) -> String {
     let mut text = HEAD.to_owned();
     for title in SECTIONS {
@@ -48,7 +49,7 @@ fn updated(before: &str, sections: &[(&str, String)]) -> String {
     text
 }
 
-/// What is below a title.
+/// Finds the body below a title.
 fn section<'a>(text: &'a str, title: &str) -> Option<&'a str> {
     let head = format!("\n## {title}\n");
     let start = text.find(&head)? + head.len();
@@ -56,6 +57,7 @@ fn section<'a>(text: &'a str, title: &str) -> Option<&'a str> {
     Some(&rest[..rest.find("\n## ").unwrap_or(rest.len())])
 }
 
+/// Formats the sections that a run has measured.
 fn sections(run: &Run) -> Vec<(&'static str, String)> {
     let line = run.machine.line();
     let mut sections = Vec::new();
@@ -80,27 +82,29 @@ fn sections(run: &Run) -> Vec<(&'static str, String)> {
     sections
 }
 
-/// How ratios of loads come about, and what bounds the one that has a bound.
+/// An explanation of the ratios of loads, and of the bound of one.
 const PAIRS: &str = "
-Loads are compared in pairs, each 25 ms right after the other, and every second time both are made anew at other
-addresses, for that alone can be worth a fifth: the median of the ratios, and between what it lies with a
-confidence of 95 %. A target counts as missed when all of that is beyond it. Pairs in which a thread had to wait
-for a CPU are left out; a machine that is too busy for others is called so, and threads of one load then rarely
-ran at once.
+Loads are compared in pairs, 25 ms of one right after 25 ms of the other. Every second time both are
+made anew at other addresses: that alone can be worth a fifth. The figure is the median of the
+ratios, with the interval that holds it with a confidence of 95 %. A target counts as missed when
+the whole interval is beyond it. Pairs in which a thread had to wait for a CPU are left out. On a
+machine that is called busy there were too few others: threads of one load rarely ran at once.
 
-Two threads at `two_loads`, bare dependent loads, are the yardstick of two at `radix`: neither writes anything, so
-what is lost is the machine's, caches that are shared or a clock that falls.
+Two threads at `two_loads`, bare dependent loads, are the yardstick of two threads at `radix`:
+neither writes anything, so a loss is the machine's, by shared caches or a falling clock.
 
-In lpi_stress 1/1/1 every MSI is for the one LPI whose word the guest changes at each entry and exit, so that the
-word's cache line travels between two CPUs, in 16/16/16 it is one of 256. The yardstick is `one_word`: a bare
-atomic that one thread sets bits of, while another clears them, or none does. Where threads run at once, that line
-is what bounds 1/1/1. What the code itself costs is among the instruction counts (`lpi_stress/.../accepted`): in
-1/1/1 each new MSI also finds its vCPU with nothing pending and tells it, in 16/16/16 one of 16 does.
+In lpi_stress 1/1/1 every MSI is for the one LPI whose word the guest changes at each entry and
+exit, so that the word's cache line travels between two CPUs; in 16/16/16 it is one of 256. The
+yardstick is `one_word`: a bare atomic whose bits one thread sets, while another clears them, or
+none does. If threads run at once, that line bounds 1/1/1. The code's own cost is among the
+instruction counts (`lpi_stress/.../accepted`): in 1/1/1 each new MSI also finds its vCPU with
+nothing pending and tells it, in 16/16/16 one of 16 does.
 
 | one | other | ns | ns | ratio | median between | pairs |
 |---|---|---:|---:|---:|---|---|
 ";
 
+/// Formats the targets, the pairs and the sizes.
 fn targets(host: &figures::Outcome) -> String {
     let mut text = String::from("| what | target | measured | |\n|---|---|---|---|\n");
     for target in &host.targets {
@@ -113,10 +117,12 @@ fn targets(host: &figures::Outcome) -> String {
         } = target;
         let _ = writeln!(text, "| {what} | {target} | {measured} | {verdict} |");
     }
-    text += "\nAn injection of a queued LPI is one atomic read-modify-write (`Irq::raise`). In the loads a thread \
-             keeps one pin and\nrenews it for each MSI (`CpuPin::renew`), as one that injects in a loop does. A pin \
-             of its own for each, as in the\noperation `inject_msi/pending`, adds a store and a full barrier, \
-             and every 128th a look at the other CPUs' lines.\n";
+
+    text += "\nAn injection of a queued LPI is one atomic read-modify-write (`Irq::raise`). In the \
+             loads a thread keeps\none pin and renews it for each MSI (`CpuPin::renew`), as one \
+             that injects in a loop does. A pin of its own\nfor each, as in the operation \
+             `inject_msi/pending`, adds a store and a full barrier, and every 128th pin a\nlook at \
+             the other CPUs' lines.\n";
     text += PAIRS;
     for (name, pair) in &host.figures.pairs {
         let (one, other) = name.split_once(" to ").unwrap_or((name, ""));
@@ -132,9 +138,11 @@ fn targets(host: &figures::Outcome) -> String {
         let busy = if *disturbed { ", busy" } else { "" };
         let _ = writeln!(
             text,
-            "| {one} | {other} | {ours:.1} | {others:.1} | {ratio:.2} | {low:.2} to {high:.2} | {pairs}{busy} |"
+            "| {one} | {other} | {ours:.1} | {others:.1} | {ratio:.2} | {low:.2} to {high:.2} \
+             | {pairs}{busy} |"
         );
     }
+
     text += "\n| bytes of the heap | |\n|---|---:|\n";
     for size in &host.figures.memory {
         let _ = writeln!(text, "| {} | {:.1} |", size.what, size.bytes);
@@ -142,6 +150,7 @@ fn targets(host: &figures::Outcome) -> String {
     text
 }
 
+/// Formats the rates of the loads.
 fn loads(host: &figures::Outcome) -> String {
     let mut text = String::from(
         "Millions for each second of the threads' CPU time, all threads of a kind together.\n\n\
@@ -160,11 +169,12 @@ fn loads(host: &figures::Outcome) -> String {
     text
 }
 
+/// Formats the times of the operations.
 fn operations(host: &figures::Outcome) -> String {
     let mut text = String::from(
-        "Nanoseconds of one, the best of many batches on one thread. What stands in for another design is \
-         its last name:\n`radix` is the library's table, `two_loads` the least that one of two levels can \
-         cost.\n\n| operation | ns |\n|---|---:|\n",
+        "Nanoseconds of one operation, the best of many batches on one thread. The last part of a \
+         name is the design:\n`radix` is the library's table, `two_loads` the least that a table \
+         of two levels can cost.\n\n| operation | ns |\n|---|---:|\n",
     );
     for (name, nanoseconds) in &host.figures.operations {
         let _ = writeln!(text, "| {name} | {nanoseconds:.1} |");
@@ -172,14 +182,17 @@ fn operations(host: &figures::Outcome) -> String {
     text
 }
 
+/// Formats the comparison with the peer.
 fn beside(peers: &Peers) -> String {
     let mut text = format!(
-        "Version {}. Nanoseconds of a thread for one MSI that was accepted. Both are driven by the same \
-         threads in turns,\nwith the same devices, events, vCPUs and list registers, built alike. Where they \
-         differ, the peer has less to do: it\nreads no LPI configuration of the guest, and its guest takes all \
-         of its list registers at once where ours\nacknowledges and ends each interrupt on a software CPU \
-         interface. Its spin locks are ours to provide: test and\nset, then wait reading. In lpi_stress 1/1/1 \
-         both change one word that the guest changes too, so that the line it is\nin bounds both.\n\n| load | vgic | arm_vgic | ratio |\n|---|---:|---:|---:|\n",
+        "Version {}. Nanoseconds of a thread for one MSI that was accepted. Both are driven by the \
+         same threads in turns,\nwith the same devices, events, vCPUs and list registers, built \
+         alike. The peer has less to do in two respects: it\nreads no LPI configuration of the \
+         guest, and its guest takes all of its list registers at once, while vgic's\nacknowledges \
+         and ends each interrupt on a software CPU interface. The benchmark provides the peer's \
+         spin locks:\ntest and set, then wait reading. In lpi_stress 1/1/1 both change one word \
+         that the guest changes too, so that its\ncache line bounds both.\n\n\
+         | load | vgic | arm_vgic | ratio |\n|---|---:|---:|---:|\n",
         peers.arm_vgic
     );
     for (load, ours, theirs) in peers.pairs() {
@@ -190,10 +203,12 @@ fn beside(peers: &Peers) -> String {
     text
 }
 
+/// Formats the instruction counts.
 fn counts(instructions: &instructions::Outcome) -> String {
     let mut text = String::from(
-        "Of one operation, by callgrind; `cargo xtask test` fails when one grows by more than 2 %. They \
-         include\nthe software CPU interface where a guest is entered or left.\n\n\
+        "Instructions of one operation, by callgrind; `cargo xtask test` fails when a count grows \
+         by more than 2 %. They\ninclude the software CPU interface if a guest is entered or \
+         left.\n\n\
          | operation | instructions |\n|---|---:|\n",
     );
     for row in &instructions.rows {
@@ -207,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_measured_stays() {
+    fn a_section_that_is_not_measured_stays() {
         let first = updated("", &[("Loads", "one".into()), (SECTIONS[4], "two".into())]);
         let second = updated(&first, &[("Loads", "three\n".into())]);
         assert_eq!(section(&second, "Loads").map(str::trim), Some("three"));

@@ -1,4 +1,5 @@
-//! Whose an instruction is: of hyp by the source line that it came from, of Linux by its function.
+//! The owner of an instruction: of hyp by the source line that it came from, of Linux by its
+//! function.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,25 +12,25 @@ use object::{Object, ObjectSymbol};
 
 use super::counts::{Attribute, Owner};
 use super::names;
-use crate::project;
+use xtask::project;
 
-/// In a table of vectors (2 KiB): where those for exceptions from a lower level begin and end, and the
-/// size of one.
+/// The vectors for exceptions from a lower level in a table of vectors (2 KiB), and the size of
+/// one.
 const FROM_LOWER: std::ops::Range<u64> = 0x400..0x800;
 const VECTOR: u64 = 0x80;
 const VECTORS: u64 = 0x800;
 
-/// Whether `address` is the first of a vector for an exit, in tables that lie at a multiple of their
-/// size.
+/// Tells whether `address` is the first of a vector for an exit, in tables that lie at a multiple
+/// of their size.
 fn is_exit_vector(address: u64) -> bool {
     FROM_LOWER.contains(&(address % VECTORS)) && address.is_multiple_of(VECTOR)
 }
 
 /// hyp, by its debug information.
 ///
-/// The library is inlined into hyp's exit path, so a symbol says little. An instruction belongs to the
-/// innermost inlined function whose source is in the checkout; what was inlined from elsewhere
-/// (atomics, crossbeam) belongs to whoever called it.
+/// The library is inlined into hyp's exit path, so a symbol says little. An instruction belongs to
+/// the innermost inlined function whose source is in the checkout; code inlined from elsewhere
+/// (atomics, crossbeam) belongs to its caller.
 pub(crate) struct Hypervisor {
     loader: Loader,
     /// The high half that debug information and symbols leave out.
@@ -37,6 +38,7 @@ pub(crate) struct Hypervisor {
     known: RefCell<HashMap<u64, &'static Place>>,
 }
 
+/// The owner of an instruction, by its debug information.
 struct Place {
     vgic: bool,
     function: String,
@@ -61,6 +63,7 @@ impl Hypervisor {
         })
     }
 
+    /// Finds the owner of the instruction at an address.
     fn find(&self, address: u64) -> Place {
         let root = project::root();
         let mut outermost = None;
@@ -128,13 +131,13 @@ impl Attribute for Hypervisor {
     }
 }
 
-/// Whether a function from elsewhere is one that the library alone uses: crossbeam's, or one of core's for a
-/// type of the library's, such as the end of a pin.
+/// Tells whether a function from elsewhere is used by the library alone: crossbeam's, or one of
+/// core's for a type of the library's, such as the drop of a pin.
 fn is_librarys(name: &str) -> bool {
     name.contains("crossbeam") || name.contains("<vgic::")
 }
 
-/// A demangled name without its hash and generic arguments.
+/// Shortens a demangled name: no hash, no generic arguments, three parts at most.
 fn short(name: &str) -> String {
     let mut depth = 0_u32;
     let mut text: String = name
@@ -156,7 +159,7 @@ fn short(name: &str) -> String {
 }
 
 /// A Linux kernel, by the symbols that the client of /dev/kvm printed: `sym ADDRESS NAME`, those of
-/// the virtual interrupt controller and the vectors and whatever follows each.
+/// the virtual interrupt controller and the vectors and the symbol that follows each.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     /// Sorted by address.
@@ -175,6 +178,7 @@ impl Kernel {
         Self { symbols }
     }
 
+    /// Returns the name of the function at an address.
     fn name(&self, address: u64) -> &str {
         let after = self.symbols.partition_point(|symbol| symbol.0 <= address);
         let symbol = after.checked_sub(1).map(|before| &self.symbols[before]);
@@ -182,7 +186,7 @@ impl Kernel {
     }
 }
 
-/// What everything else of Linux is called in a profile: the symbols do not tell more.
+/// The name of the rest of Linux in a profile: the symbols do not tell more.
 const OTHERS: &str = "(other functions of the kernel)";
 
 impl Attribute for Kernel {

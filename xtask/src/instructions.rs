@@ -6,57 +6,113 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::machine;
 use crate::console::{self, bad, good};
 use crate::process::{self, Show};
 use crate::project;
+use crate::provision::toolchain::{cargo, compiler};
 use crate::provision::valgrind;
 
-/// What an operation may cost more than the table says.
+/// The part of an operation's instructions by which it may exceed the table.
 const TOLERANCE: f64 = 0.02;
 
 /// Instructions by operation, and the compiler that made them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Table {
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Table {
     compiler: String,
-    pub(crate) operations: BTreeMap<String, f64>,
+    operations: BTreeMap<String, f64>,
+}
+
+object!(Table {
+    compiler,
+    operations,
+});
+
+impl Table {
+    /// Reads the table from JSON.
+    fn parse(json: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(json)?;
+        let compiler = value.get("compiler").and_then(Value::as_str);
+        let operations = value.get("operations").and_then(Value::as_object);
+        let count = |(name, count): (&String, &Value)| {
+            let count = count
+                .as_f64()
+                .with_context(|| format!("no count of {name}"))?;
+            Ok((name.clone(), count))
+        };
+        Ok(Self {
+            compiler: compiler.context("no compiler")?.to_owned(),
+            operations: (operations.context("no operations")?.iter())
+                .map(count)
+                .collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// An operation beside the table.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Row {
-    pub(crate) operation: String,
-    pub(crate) instructions: f64,
-    /// What the table says; none for a new operation.
-    pub(crate) expected: Option<f64>,
-    pub(crate) regressed: bool,
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The operation's name.
+    pub operation: String,
+    /// Instructions of one operation.
+    pub instructions: f64,
+    /// The table's count; none for a new operation.
+    pub expected: Option<f64>,
+    /// True if the count exceeds the table's by more than the tolerance.
+    pub regressed: bool,
 }
 
-/// The section of the report.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Outcome {
+object!(Row {
+    operation,
+    instructions,
+    expected,
+    regressed,
+});
+
+/// The outcome of a count of every operation.
+#[derive(Clone, Debug)]
+pub struct Outcome {
     valgrind: String,
-    pub(crate) compiler: String,
-    pub(crate) rows: Vec<Row>,
+    compiler: String,
+    /// The operations.
+    pub rows: Vec<Row>,
 }
+
+object!(Outcome {
+    valgrind,
+    compiler,
+    rows,
+});
 
 impl Outcome {
-    /// Operations that cost more than the table allows.
-    pub(crate) fn regressed(&self) -> usize {
+    /// Counts the operations that cost more than the table allows.
+    pub fn regressed(&self) -> usize {
         self.rows.iter().filter(|row| row.regressed).count()
     }
 }
 
+/// Returns the path of the committed table.
 fn table_path() -> PathBuf {
     project::root().join("perf/instructions.json")
 }
 
-/// Counts every operation and compares; with `update`, writes the table anew instead.
-pub(crate) fn check(update: bool) -> Result<Outcome> {
+/// Builds `perf/host`, optimised as the library is for hyp, and returns the program.
+pub fn program() -> Result<PathBuf> {
+    console::step("Building the operations to measure");
+    let place = project::root().join("target/perf");
+    let mut command = cargo("build");
+    command
+        .args(["--release", "--package", "perf-host"])
+        .env("CARGO_TARGET_DIR", &place);
+    process::run(&mut command, Show::Lines)?;
+    Ok(place.join("release/perf-host"))
+}
+
+/// Counts every operation and compares; with `update`, writes the table anew first.
+pub fn check(update: bool) -> Result<Outcome> {
     let valgrind = valgrind::provide()?;
-    let program = super::program()?;
+    let program = program()?;
     let scratch = project::scratch()?;
     console::step("Counting instructions by callgrind");
     let mut command = valgrind.command();
@@ -74,8 +130,9 @@ pub(crate) fn check(update: bool) -> Result<Outcome> {
         .arg(&program)
         .arg("instructions");
     let printed = process::run(&mut command, Show::Lines)?;
+
     let counted = Table {
-        compiler: machine::compiler(),
+        compiler: compiler(),
         operations: read(&printed, scratch.path())?,
     };
     if update {
@@ -83,7 +140,8 @@ pub(crate) fn check(update: bool) -> Result<Outcome> {
         fs::write(table_path(), json + "\n").context("cannot write the table")?;
         console::detail(format!("wrote {}", table_path().display()));
     }
-    let table: Table = serde_json::from_slice(&fs::read(table_path()).unwrap_or_default())
+
+    let table = Table::parse(&fs::read(table_path()).unwrap_or_default())
         .context("perf/instructions.json: make it by `cargo xtask perf --instructions --update`")?;
     let outcome = Outcome {
         valgrind: valgrind.version,
@@ -94,7 +152,8 @@ pub(crate) fn check(update: bool) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Reads what the program did (`name count` a line) and callgrind's n-th dump for the n-th of those.
+/// Divides callgrind's n-th dump by the repetitions of the n-th operation, which the program
+/// printed as lines `name count`.
 fn read(printed: &str, dumps: &Path) -> Result<BTreeMap<String, f64>> {
     let mut operations = BTreeMap::new();
     for (number, line) in (1..).zip(printed.lines()) {
@@ -114,6 +173,7 @@ fn read(printed: &str, dumps: &Path) -> Result<BTreeMap<String, f64>> {
     Ok(operations)
 }
 
+/// Compares the counts with the table.
 fn compare(counted: &Table, table: &Table) -> Vec<Row> {
     // Another compiler makes other instructions: nothing to hold against anybody.
     let comparable = counted.compiler == table.compiler;
@@ -134,6 +194,7 @@ fn compare(counted: &Table, table: &Table) -> Vec<Row> {
         .collect()
 }
 
+/// Prints the counts beside the table.
 fn print(outcome: &Outcome, table: &Table) {
     console::say(&format!(
         "{:<42} {:>12} {:>12}",
@@ -202,8 +263,16 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_read_as_it_is_written() {
+        let table = table("rustc 1.88", 12.5);
+        let json = serde_json::to_vec(&table).unwrap();
+        assert_eq!(Table::parse(&json).unwrap(), table);
+        assert!(Table::parse(b"{}").is_err());
+    }
+
+    #[test]
     fn dumps_belong_to_lines_in_order() {
-        let dumps = tempfile::tempdir().unwrap();
+        let dumps = project::scratch().unwrap();
         for (number, total) in [(1, 300), (2, 84)] {
             let text = format!("desc: x\ntotals: {total}\n");
             fs::write(dumps.path().join(format!("out.{number}")), text).unwrap();

@@ -18,24 +18,24 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(0x3f, 0xa9, 0xd9),
 ];
 
-/// A curve: its name, and its points.
+/// A curve: its name, and its points (x, y).
 pub(crate) struct Curve {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What is drawn.
+/// A plot.
 pub(crate) struct Plot {
     pub(crate) title: &'static str,
-    /// What is on the horizontal axis.
+    /// The name of the horizontal axis.
     pub(crate) x: &'static str,
-    /// What is on the vertical axis, with its unit.
+    /// The name of the vertical axis, with its unit.
     pub(crate) y: &'static str,
     pub(crate) curves: Vec<Curve>,
 }
 
 impl Plot {
-    /// Draws it; nothing if there is nothing to draw.
+    /// Draws the plot as SVG; an empty text if there is nothing to draw.
     pub(crate) fn svg(&self) -> Result<String> {
         let mut svg = String::new();
         if self.curves.iter().all(|curve| curve.points.is_empty()) {
@@ -46,14 +46,16 @@ impl Plot {
         Ok(svg)
     }
 
+    /// Draws the plot on a backend.
     fn draw(&self, backend: SVGBackend<'_>) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
         let (across, up) = (
             self.range(2.0, |point| point.0),
             self.range(10.0, |point| point.1),
         );
+
         let area = backend.into_drawing_area();
         area.fill(&WHITE)?;
-        // The names are above the curves, a line each: that part of the axis' height is left to them.
+        // The curves' names stand above them, a line each: that part of the axis is left to them.
         let curves = || self.curves.iter().filter(|curve| !curve.points.is_empty());
         let names = (16.0 * curves().count() as f64 + 16.0) / 270.0;
         let room = (up.1 / up.0).powf(names / (1.0 - names));
@@ -77,6 +79,7 @@ impl Plot {
             .bold_line_style(BLACK.mix(0.15))
             .light_line_style(BLACK.mix(0.04))
             .draw()?;
+
         for (curve, color) in curves().zip(COLORS.into_iter().cycle()) {
             let points = || curve.points.iter().copied();
             chart
@@ -87,6 +90,7 @@ impl Plot {
                 });
             chart.draw_series(points().map(|point| Circle::new(point, 4, color.filled())))?;
         }
+
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)
@@ -97,7 +101,8 @@ impl Plot {
         area.present()
     }
 
-    /// The least and the largest of a coordinate, so far apart at least that the axis has numbers on it.
+    /// Returns the range of a coordinate, widened to a factor of `apart` if it is narrower, so that
+    /// the axis has numbers on it.
     fn range(&self, apart: f64, of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
         let values = self.curves.iter().flat_map(|curve| &curve.points).map(of);
         let (least, most) = values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| {
@@ -108,7 +113,7 @@ impl Plot {
     }
 }
 
-/// A number on an axis.
+/// Formats a number on an axis.
 fn number(value: f64) -> String {
     match value {
         1e6.. => format!("{:.0}M", value / 1e6),

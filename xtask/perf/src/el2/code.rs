@@ -1,4 +1,4 @@
-//! What an instruction is (DDI 0487, C4.1).
+//! The kinds of instruction that are counted apart (DDI 0487, C4.1).
 
 /// A kind of instruction that is counted apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,7 +13,7 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// Decodes one.
+/// Decodes an instruction.
 pub(crate) const fn kind(word: u32) -> Kind {
     const MOVE: u32 = 0xd510_0000;
     const MOVE_MASK: u32 = 0xffd0_0000;
@@ -33,7 +33,7 @@ pub(crate) const fn kind(word: u32) -> Kind {
     Kind::Other
 }
 
-/// Whether a move names `ICH_*`: S3_4_C12_C8_n, C9_0 to C9_3, C11_n, C12_n, C13_n.
+/// Tells whether a move names `ICH_*`: S3_4_C12_C8_n, C9_0 to C9_3, C11_n, C12_n, C13_n.
 const fn is_ich(word: u32) -> bool {
     let (op0, op1) = (2 | (word >> 19) & 1, (word >> 16) & 7);
     let (crn, crm, op2) = ((word >> 12) & 0xf, (word >> 8) & 0xf, (word >> 5) & 7);

@@ -1,43 +1,41 @@
 //! The longest stay at EL2, where instructions are counted.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Instructions that the hypervisor may execute from an exit to the next entry, whatever the guest does. As
-/// SECURITY.md says.
+/// Instructions that the hypervisor may execute from an exit to the next entry, whatever the guest
+/// does; SECURITY.md promises this.
 pub(super) const BOUND: u64 = 1_000_000;
 
 /// The longest stay that the hypervisor saw.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Stay {
-    /// How long, where an instruction takes a nanosecond.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct El2Time {
+    /// Its length: nanoseconds, of which an instruction takes one.
     pub(super) instructions: u64,
-    /// What it may be at most.
+    /// The longest stay that is allowed.
     bound: u64,
-    /// What the exit was about.
+    /// The cause of the exit.
     pub(super) about: String,
 }
 
-/// As the hypervisor reports it.
-#[derive(Deserialize)]
-struct Reported {
-    ns: u64,
-    syndrome: u64,
-    address: u64,
-}
+object!(El2Time {
+    instructions,
+    bound,
+    about,
+});
 
-impl Stay {
-    /// Finds it in the hypervisor's report.
+impl El2Time {
+    /// Finds the longest stay in the hypervisor's report.
     pub(super) fn read(report: &Map<String, Value>) -> Option<Self> {
-        let reported = Reported::deserialize(report.get("longest_el2_time")?).ok()?;
+        let reported = report.get("longest_el2_time")?;
+        let number = |name: &str| reported.get(name)?.as_u64();
         Some(Self {
-            instructions: reported.ns,
+            instructions: number("ns")?,
             bound: BOUND,
-            about: about(reported.syndrome, reported.address),
+            about: about(number("syndrome")?, number("address")?),
         })
     }
 
-    /// What is wrong with it, if anything.
+    /// Describes how the stay exceeds the bound, if it does.
     pub(super) fn fault(&self) -> Option<String> {
         let Self {
             instructions,
@@ -46,13 +44,14 @@ impl Stay {
         } = self;
         (instructions > bound).then(|| {
             format!(
-                "{instructions} instructions at EL2 from an exit ({about}) to the next entry, more than {bound}"
+                "{instructions} instructions at EL2 from an exit ({about}) to the next entry, more \
+                 than {bound}"
             )
         })
     }
 }
 
-/// What `ESR_EL2` says of a trap. An interrupt leaves that of the trap before.
+/// Describes a trap by its `ESR_EL2`. After an interrupt, that is the trap before.
 fn about(syndrome: u64, address: u64) -> String {
     const DATA_ABORT: u64 = 0x24;
     const SYSTEM_REGISTER: u64 = 0x18;
@@ -70,12 +69,12 @@ fn about(syndrome: u64, address: u64) -> String {
 mod tests {
     use super::*;
 
-    fn stay(ns: u64) -> Option<Stay> {
+    fn stay(ns: u64) -> Option<El2Time> {
         let text = format!(
             "{{\"longest_el2_time\":{{\"ns\":{ns},\"syndrome\":{},\"address\":4096}}}}",
             0x9380_0046_u64
         );
-        Stay::read(&serde_json::from_str(&text).unwrap())
+        El2Time::read(&serde_json::from_str(&text).unwrap())
     }
 
     #[test]
@@ -87,6 +86,6 @@ mod tests {
 
     #[test]
     fn a_report_without_one_has_none() {
-        assert_eq!(Stay::read(&Map::new()), None);
+        assert_eq!(El2Time::read(&Map::new()), None);
     }
 }

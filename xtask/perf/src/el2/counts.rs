@@ -1,4 +1,4 @@
-//! What the plugin counted, added up by event.
+//! The plugin's counts, added up by event.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,20 @@ use anyhow::{Context, Result, ensure};
 use super::code::{self, Kind};
 use super::event::Event;
 
-/// Says of each instruction whose it is.
+/// The attribution of instructions to functions.
 pub(crate) trait Attribute {
-    /// The instruction at this address.
+    /// Returns the owner of the instruction at an address.
     fn owner(&self, address: u64) -> Owner<'_>;
 
-    /// Whether a run of instructions that begins here is the first of an exit from the guest.
+    /// Tells whether a run of instructions that begins at an address is the first of an exit from
+    /// the guest.
     fn is_exit(&self, address: u64) -> bool;
 }
 
-/// Whose an instruction is.
+/// The owner of an instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner<'a> {
-    /// Whether it belongs to the virtual interrupt controller.
+    /// True if it belongs to the virtual interrupt controller.
     pub(crate) vgic: bool,
     /// The function, inlined ones included where that is known.
     pub(crate) function: &'a str,
@@ -29,7 +30,7 @@ pub(crate) struct Owner<'a> {
     pub(crate) line: &'a str,
 }
 
-/// What is counted of some part of the code.
+/// The counts of some part of the code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) instructions: u64,
@@ -39,46 +40,46 @@ pub(crate) struct Tally {
     pub(crate) barriers: u64,
 }
 
-/// A function's part.
+/// The counts of a function.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Function {
-    /// Whether it belongs to the virtual interrupt controller.
+    /// True if it belongs to the virtual interrupt controller.
     pub(crate) vgic: bool,
-    /// Its own.
+    /// Its own instructions.
     pub(crate) tally: Tally,
     /// Instructions of functions that were inlined into it.
     pub(crate) inlined: u64,
 }
 
-/// An instruction and how often it was executed.
+/// An instruction and the number of times that it was executed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Executed {
     pub(crate) word: u32,
     pub(crate) times: u64,
 }
 
-/// What one event costs: sums over all rounds.
+/// The cost of one event: sums over all rounds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums {
     pub(crate) rounds: u64,
     pub(crate) exits: u64,
-    /// The virtual interrupt controller's.
+    /// The part of the virtual interrupt controller.
     pub(crate) vgic: Tally,
-    /// What the hypervisor does beside it.
+    /// The rest of the hypervisor.
     pub(crate) rest: Tally,
     pub(crate) functions: BTreeMap<String, Function>,
-    /// By address.
+    /// The instructions by address.
     pub(crate) code: BTreeMap<u64, Executed>,
 }
 
 impl Sums {
-    /// A sum's share of one round.
+    /// Divides a sum by the number of rounds.
     pub(crate) fn each(&self, sum: u64) -> f64 {
         sum as f64 / self.rounds.max(1) as f64
     }
 }
 
-/// What all events cost, by number.
+/// The cost of every event, by the event's number.
 #[derive(Debug)]
 pub(crate) struct Counts([Sums; Event::END]);
 
@@ -100,22 +101,25 @@ impl Counts {
         Ok(counts)
     }
 
-    /// The sums of an event.
+    /// Returns the sums of an event.
     pub(crate) fn of(&self, event: Event) -> &Sums {
         &self.0[event as usize]
     }
 
+    /// Returns the sums of the event with this number.
     fn sums(&mut self, number: &str) -> Result<&mut Sums> {
         let number: usize = number.parse()?;
         self.0.get_mut(number).context("no such event")
     }
 
+    /// Reads a line `event NUMBER ROUNDS`.
     fn add_event(&mut self, line: &str) -> Result<()> {
         let (number, rounds) = line.split_once(' ').context("no rounds")?;
         self.sums(number)?.rounds = rounds.parse()?;
         Ok(())
     }
 
+    /// Reads a line `code ADDRESS WORD... : NUMBER=TIMES...`.
     fn add_code(&mut self, line: &str, code: &impl Attribute) -> Result<()> {
         let (place, counts) = line.split_once(" : ").context("no counts")?;
         let mut place = place.split(' ');
@@ -139,6 +143,7 @@ impl Counts {
 }
 
 impl Sums {
+    /// Adds executions of one instruction.
     fn add(&mut self, address: u64, word: u32, times: u64, owner: Owner<'_>) {
         let part = if owner.vgic {
             &mut self.vgic
@@ -155,7 +160,7 @@ impl Sums {
             function.tally.add(word, times);
         }
         for function in owner.within {
-            // Whose it is comes with the first instruction of its own, if there is any.
+            // `vgic` is set by the first instruction of its own, if there is any.
             self.functions.entry(function.clone()).or_default().inlined += times;
         }
         let executed = Executed { word, times: 0 };
@@ -164,6 +169,7 @@ impl Sums {
 }
 
 impl Tally {
+    /// Adds executions of an instruction.
     fn add(&mut self, word: u32, times: u64) {
         self.instructions += times;
         match code::kind(word) {
@@ -233,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_plugins_is_refused() {
+    fn lines_that_the_plugin_does_not_write_are_refused() {
         assert!(Counts::read("", &Split).is_err(), "nothing was measured");
         assert!(Counts::read(&complete("code x : 1=1\n"), &Split).is_err());
         assert!(Counts::read(&complete("code 10 1 : 99=1\n"), &Split).is_err());

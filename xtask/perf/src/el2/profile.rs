@@ -1,4 +1,4 @@
-//! Where the instructions of one event are: by function, and one by one.
+//! The instructions of one event: by function, and one by one.
 
 use std::cmp::Reverse;
 use std::fmt::Write as _;
@@ -12,10 +12,10 @@ use yaxpeax_arm::armv8::a64::InstDecoder;
 use super::counts::{Attribute, Sums};
 use super::event::Event;
 use super::table::{keyword, name};
-use crate::console;
+use xtask::console;
 
-/// Prints what an event executes in each function, those that execute most first: its own instructions, and
-/// those of functions that were inlined into it.
+/// Prints the instructions that an event executes in each function, the largest number first: the
+/// function's own, and those of functions that were inlined into it.
 pub(crate) fn print(hypervisor: &str, event: Event, sums: &Sums) {
     console::step(format!("{hypervisor}: {}", name(event)));
     console::detail(format!(
@@ -38,6 +38,7 @@ pub(crate) fn print(hypervisor: &str, event: Event, sums: &Sums) {
     }
 }
 
+/// Formats a number; zero as nothing.
 fn unless_zero(value: f64) -> String {
     if value == 0.0 {
         String::new()
@@ -46,8 +47,8 @@ fn unless_zero(value: f64) -> String {
     }
 }
 
-/// Writes every instruction of hyp that an event executes, by address, with how often in one round, its
-/// function and the line that it comes from.
+/// Writes every instruction of hyp that an event executes, by address, with its executions in one
+/// round, its function and its source line.
 pub(crate) fn write_listing(
     event: Event,
     sums: &Sums,
@@ -62,11 +63,12 @@ pub(crate) fn write_listing(
     Ok(())
 }
 
+/// Formats the listing.
 fn listing(event: Event, sums: &Sums, code: &impl Attribute) -> String {
     let mut text = format!("{}, {} rounds\n", name(event), sums.rounds);
     let mut expected = None;
     for (&address, executed) in &sums.code {
-        // Where instructions are left out.
+        // A gap between the addresses.
         if expected != Some(address) {
             text.push('\n');
         }
@@ -85,6 +87,7 @@ fn listing(event: Event, sums: &Sums, code: &impl Attribute) -> String {
     text
 }
 
+/// Disassembles an instruction.
 fn disassembled(word: u32) -> String {
     let bytes = word.to_le_bytes();
     InstDecoder::default()
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_instruction_is_shown_as_it_is() {
+    fn a_word_that_is_no_instruction_is_shown_as_it_is() {
         assert_eq!(disassembled(0xffff_ffff), ".inst 0xffffffff");
     }
 }

@@ -7,13 +7,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::boot::hypervisor::{self, built, flatten};
-use crate::boot::initramfs::Initramfs;
-use crate::console;
-use crate::project;
-use crate::provision::toolchain::{self, cargo};
+use xtask::boot::hypervisor::{self, built, flatten};
+use xtask::boot::initramfs::Initramfs;
+use xtask::console;
+use xtask::project;
+use xtask::provision::toolchain::{self, cargo};
 
-/// What is needed for a run.
+/// The programs of a run.
 #[derive(Debug)]
 pub(crate) struct Programs {
     /// The plugin, a shared library.
@@ -22,14 +22,14 @@ pub(crate) struct Programs {
     pub(crate) guest: PathBuf,
     /// The hypervisor, a flat image.
     pub(crate) hyp: PathBuf,
-    /// The same as an ELF file.
+    /// The hypervisor as an ELF file.
     pub(crate) hyp_elf: PathBuf,
 }
 
-/// Builds them; what is not cargo's goes to `scratch`.
+/// Builds the programs; images go to `scratch`.
 pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
     let bare_metal = toolchain::bare_metal()?;
-    // Without the books, which nobody keeps in production.
+    // Without the library's counters, as in production.
     let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
     console::step("Building the guest and the plugin that counts");
     let plugin = built(&mut ours(cargo("build"), "el2-plugin"), "the plugin")?;
@@ -47,7 +47,8 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
     })
 }
 
-/// Builds the client of /dev/kvm and packs it, with the guest, into an initial RAM disk in `scratch`.
+/// Builds the client of /dev/kvm and packs it, with the guest, into an initial RAM disk in
+/// `scratch`.
 pub(crate) fn initramfs(programs: &Programs, scratch: &Path) -> Result<PathBuf> {
     toolchain::linux()?;
     console::step("Building the client of /dev/kvm");
@@ -56,11 +57,12 @@ pub(crate) fn initramfs(programs: &Programs, scratch: &Path) -> Result<PathBuf> 
         .args(["--target", project::ARM64_LINUX])
         // Rust's own linker: no C compiler for arm64 is needed.
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+
     let client = built(&mut command, "the client of /dev/kvm")?;
     let mut initramfs = Initramfs::default();
     initramfs.file("init", &fs::read(client)?)?;
     initramfs.file("guest", &fs::read(&programs.guest)?)?;
-    // Where the client mounts what it needs.
+    // The client mounts file systems there.
     initramfs.directory("dev")?;
     initramfs.directory("proc")?;
     let path = scratch.join("initramfs");
@@ -68,7 +70,8 @@ pub(crate) fn initramfs(programs: &Programs, scratch: &Path) -> Result<PathBuf> 
     Ok(path)
 }
 
-/// A build of a package of the workspace in `perf/el2`, beside the checkout's own.
+/// Turns a cargo command into a build of a package of the workspace in `perf/el2`, with a target
+/// directory of its own.
 fn ours(mut cargo: Command, package: &str) -> Command {
     let target = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| project::root().join("target"), PathBuf::from);

@@ -11,31 +11,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::build::Programs;
-use crate::console;
-use crate::process::{POLL, interrupted};
-use crate::provision::qemu::Qemu;
+use xtask::console;
+use xtask::process::{POLL, interrupted};
+use xtask::provision::qemu::Qemu;
 
-/// What the machine is, for the report.
+/// QEMU's arguments for the machine, which the report names.
 pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \
      -accel tcg,thread=single -icount shift=0,sleep=off -smp 4 -m 512M";
 
-/// Where hyp's boot loader puts the guest; hyp moves it to its place.
+/// The address at which hyp's boot loader puts the guest; hyp moves it to its place.
 const MODULE: u64 = 0x4840_0000;
 
-/// A run takes a minute at most on a machine that is not busy.
+/// The longest run. On a machine that is not busy it takes a minute.
 const LIMIT: Duration = Duration::from_secs(400);
 
-/// Lines of the console that tell how far the run is begin like this.
+/// The beginning of a line of the console that tells of progress.
 const PROGRESS: &str = "guest: ";
 
-/// What is common to the runs.
+/// The set-up that the runs have in common.
 pub(crate) struct Run<'a> {
     qemu: &'a Qemu,
     plugin: &'a Path,
     scratch: &'a Path,
 }
 
-/// What a run left behind.
+/// The outcome of a run.
 pub(crate) struct Counted {
     /// The plugin's counts, as it wrote them.
     pub(crate) counts: String,
@@ -44,7 +44,7 @@ pub(crate) struct Counted {
 }
 
 impl<'a> Run<'a> {
-    /// Runs with this plugin, whose output goes to `scratch`.
+    /// Sets runs up with a plugin, whose output goes to `scratch`.
     pub(crate) fn new(qemu: &'a Qemu, plugin: &'a Path, scratch: &'a Path) -> Self {
         Self {
             qemu,
@@ -66,7 +66,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Runs the guest under the KVM of a Linux kernel, whose initial RAM disk holds guest and client.
+    /// Runs the guest under the KVM of a Linux kernel, whose initial RAM disk holds guest and
+    /// client.
     pub(crate) fn under_kvm(&self, kernel: &Path, initramfs: &Path) -> Result<Counted> {
         self.run(|command| {
             command
@@ -79,6 +80,7 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Runs the machine with the arguments that `add` adds.
     fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<Counted> {
         let out = self.scratch.join("counts");
         let mut command = self.qemu.command()?;
@@ -88,6 +90,7 @@ impl<'a> Run<'a> {
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
             .arg(plugin_argument(self.plugin, &out));
         add(&mut command);
+
         let console = watch(&mut command)?;
         let failed = |line: &&String| line.contains("failed") || line.contains("panic");
         if let Some(line) = console.iter().find(failed) {
@@ -104,18 +107,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// QEMU splits the argument at commas; doubled, they are part of a value.
+/// Formats the plugin's argument. QEMU splits it at commas; a doubled one is part of a value.
 fn plugin_argument(plugin: &Path, out: &Path) -> String {
     let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
     format!("{},out={}", quoted(plugin), quoted(out))
 }
 
-/// Runs the machine to its end, shows how far it is, and returns the lines of its console.
+/// Runs the machine to its end, shows its progress, and returns the lines of its console.
 fn watch(command: &mut Command) -> Result<Vec<String>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // Ctrl-C is ours to answer: QEMU would end on its own.
+        // Ctrl-C is for this program to answer: QEMU would end on its own.
         .process_group(0)
         .spawn()
         .context("cannot start QEMU")?;
@@ -132,7 +135,7 @@ fn watch(command: &mut Command) -> Result<Vec<String>> {
             .collect::<Vec<_>>()
         });
         let ended = supervise(&mut child);
-        // Whatever the outcome, nothing of ours goes on running.
+        // QEMU goes on running in no case.
         let _ = child.kill();
         let _ = child.wait();
         let lines = reader.join().unwrap_or_default();
@@ -140,6 +143,7 @@ fn watch(command: &mut Command) -> Result<Vec<String>> {
     })
 }
 
+/// Waits for the end of QEMU.
 fn supervise(child: &mut Child) -> Result<()> {
     let began = Instant::now();
     loop {

@@ -1,14 +1,15 @@
-//! Instructions at EL2: what each kind of exit costs, under hyp and under Linux KVM.
+//! Instructions at EL2: the cost of each kind of exit, under hyp and under Linux KVM.
 //!
-//! The same guest (`perf/el2/guest`) does each event many times on the same emulated machine, first
-//! under hyp, then under Linux KVM; a plugin of QEMU's (`perf/el2/plugin`) counts what is executed at
-//! EL2 meanwhile, on all CPUs. With `-icount` one instruction is one nanosecond of the machine's time,
-//! so a run is repeatable to a few instructions.
+//! One guest (`perf/el2/guest`) does each event many times on one emulated machine, first under
+//! hyp, then under Linux KVM; a plugin of QEMU's (`perf/el2/plugin`) counts the instructions that
+//! are executed at EL2 meanwhile, on all CPUs. With `-icount` one instruction is one nanosecond of
+//! the machine's time, so a run is repeatable to a few instructions.
 //!
 //! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
-//! * [`counts`]: what the plugin counted; [`code`]: what an instruction is; [`symbols`]: whose it is;
-//! * [`table`]: the comparison; [`profile`]: where the instructions of one event are;
-//! * [`summary`], [`plot`]: what is published.
+//! * [`counts`]: the plugin's counts; [`code`]: kinds of instruction; [`symbols`]: owners of
+//!   instructions;
+//! * [`table`]: the comparison; [`profile`]: the instructions of one event by function;
+//! * [`summary`], [`plot`]: the published tables and the plot.
 
 mod build;
 mod code;
@@ -28,20 +29,20 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::provision::apt::{self, For};
-use crate::provision::{kernel, qemu};
-use crate::{console, project};
 use counts::Counts;
 pub(crate) use event::Event;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
+use xtask::provision::apt::{self, For};
+use xtask::provision::{kernel, qemu};
+use xtask::{console, project};
 
 /// The release of the kernel whose KVM is compared with.
 const RELEASE: &str = "6.12";
 
 /// Counts under hyp, and under KVM if `compare` asks for it, and prints the table.
 ///
-/// With `profile`, also shows where the instructions of one event, or of each, are.
+/// With `profile`, also shows the instructions of one event, or of each, by function.
 pub(crate) fn measure(
     compare: bool,
     profile: Option<Option<Event>>,
@@ -74,6 +75,7 @@ pub(crate) fn measure(
     };
     let outcome = Outcome::new(&ours, theirs.as_ref(), qemu.version, version);
     outcome.print();
+
     let profiled = match profile {
         None => &[],
         Some(Some(ref event)) => std::slice::from_ref(event),

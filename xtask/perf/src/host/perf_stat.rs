@@ -1,4 +1,4 @@
-//! `perf stat`: whether it can count here, and what it counted.
+//! `perf stat`: the events that it can count here, and its counts.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{self, Show};
+use xtask::process::{self, Show};
 
-/// What is counted of every operation, user mode only: the switching of the counters is not ours.
+/// The events that are counted of every operation, in user mode only: the kernel's switching of the
+/// counters is none of the operation.
 const ALWAYS: [&str; 2] = ["cycles:u", "instructions:u"];
 
-/// Events that tell of cache lines which come from another CPU's cache, the most telling first: of Intel's
-/// and AMD's CPUs, of Neoverse with its mesh, of Arm's in general; at last what every CPU has.
+/// Events that tell of cache lines which come from another CPU's cache, the most telling first: of
+/// Intel's and AMD's CPUs, of Neoverse with its mesh, of Arm's in general; at last what every CPU
+/// has.
 const TRANSFERS: [&str; 6] = [
     "mem_load_l3_hit_retired.xsnp_fwd:u",
     "mem_load_l3_hit_retired.xsnp_hitm:u",
@@ -22,7 +24,7 @@ const TRANSFERS: [&str; 6] = [
     "cache-misses:u",
 ];
 
-/// The events that this machine can count: those of [`ALWAYS`], then the one for transfers.
+/// Lists the events that this machine can count: those of [`ALWAYS`], then the one for transfers.
 pub(super) fn events() -> Result<Vec<&'static str>, String> {
     for event in ALWAYS {
         probe(event)?;
@@ -31,7 +33,7 @@ pub(super) fn events() -> Result<Vec<&'static str>, String> {
     Ok(ALWAYS.into_iter().chain(transfers).collect())
 }
 
-/// Whether `perf` can count an event here.
+/// Checks that `perf` can count an event here; the error says why not.
 fn probe(event: &str) -> Result<(), String> {
     let mut perf = Command::new("perf");
     perf.args(["stat", "-x,", "--event", event, "--", "true"]);
@@ -52,11 +54,12 @@ fn probe(event: &str) -> Result<(), String> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Count {
     pub(super) event: String,
-    /// None where it was not supported or never scheduled.
+    /// The count; none if the event is not supported or was never scheduled.
     pub(super) value: Option<f64>,
 }
 
-/// Reads what `perf stat -x,` wrote: the value, its unit, the event, and more that is not needed.
+/// Reads the output of `perf stat -x,`: the value, its unit, the event, and more that is not
+/// needed.
 pub(super) fn read(text: &str) -> Result<Vec<Count>> {
     let lines = text.lines().map(str::trim);
     lines
@@ -79,18 +82,20 @@ pub(super) fn read(text: &str) -> Result<Vec<Count>> {
         .collect()
 }
 
-/// What was counted of something.
+/// The counts of an operation or load.
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
-    /// In the order of the events, None where one could not be counted.
+    /// The counts in the order of the events, none for an event that could not be counted.
     values: Vec<Option<f64>>,
-    /// How often it was done, and how often the counters were switched on for that.
+    /// The number of operations.
     times: f64,
+    /// The number of times that the counters were switched on for them.
     switches: f64,
 }
 
 impl Counted {
-    /// Of one time, without what switching the counters costs, which `nothing` tells.
+    /// Works out the counts of one operation. The cost of switching the counters, which `nothing`
+    /// tells, is taken off.
     pub(super) fn each(&self, nothing: &Self) -> Vec<Option<f64>> {
         let values = self.values.iter().zip(&nothing.values);
         values
@@ -131,6 +136,7 @@ pub(super) fn count(
         .arg("counted")
         .args(arguments)
         .args([&control, &acknowledged]);
+
     let printed = process::run(&mut perf, Show::OnFailure)?;
     let (times, switches) = printed.trim().split_once(' ').context("two numbers")?;
     let counts = read(&fs::read_to_string(&out)?)?;
@@ -164,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_machine_cannot_count_has_no_value() {
+    fn an_event_that_the_machine_cannot_count_has_no_value() {
         let text = "<not supported>,,cycles:u,0,100.00,,\n<not counted>,,instructions:u,0,0.00,,\n";
         let counts = read(text).unwrap();
         assert!(counts.iter().all(|count| count.value.is_none()));
@@ -184,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_perf_does_not_write_is_refused() {
+    fn lines_that_perf_does_not_write_are_refused() {
         assert!(read("Error: no permission\n").is_err());
         assert!(read("many,,cycles:u,0,100.00,,\n").is_err());
     }

@@ -1,4 +1,4 @@
-//! The same MSIs through another published virtual GIC, by `perf/peers`, in the same run.
+//! MSIs through this and another published virtual GIC in one run, by `perf/peers`.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::host::figures::Rates;
-use crate::process::{self, Show};
-use crate::provision::toolchain::cargo;
-use crate::{console, project};
+use xtask::process::{self, Show};
+use xtask::provision::toolchain::cargo;
+use xtask::{console, project};
 
-/// What the program printed: loads by name, the last part of which says whose.
+/// The program's figures: loads by name, the last part of which is the virtual GIC's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Peers {
     pub(crate) arm_vgic: String,
@@ -19,7 +19,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Loads that both did: ours and theirs.
+    /// Lists the loads that both did, with the rates of vgic and of arm_vgic.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &Rates, &Rates)> {
         self.loads.iter().filter_map(|(name, ours)| {
             let load = name.strip_suffix("/vgic")?;
@@ -28,7 +28,7 @@ impl Peers {
         })
     }
 
-    /// Their nanoseconds for one of ours.
+    /// Works out arm_vgic's nanoseconds for one of vgic's.
     pub(crate) fn ratio(&self, load: &str) -> Option<f64> {
         self.pairs()
             .find(|(name, ..)| *name == load)
@@ -36,7 +36,7 @@ impl Peers {
     }
 }
 
-/// Builds and runs it, for about `seconds`.
+/// Builds and runs the program, for about `seconds`.
 pub(crate) fn measure(threads: usize, seconds: u64) -> Result<Peers> {
     console::step("Building the peers");
     let place = project::root().join("target/peers");
@@ -49,6 +49,7 @@ pub(crate) fn measure(threads: usize, seconds: u64) -> Result<Peers> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", &place);
     process::run(&mut command, Show::Lines)?;
+
     console::step(format!("The same work by each, about {seconds} s"));
     let mut command = Command::new(place.join("release/perf-peers"));
     command.args([threads.to_string(), seconds.to_string()]);

@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::table::{Cost, Outcome, Row};
 
-/// Pixels: the picture's width, where the bars begin and end, and the height of an event's two bars.
+/// Pixels: the picture's width, the ends of the bars, and the height of an event's two bars.
 const WIDTH: i32 = 900;
 const LEFT: i32 = 250;
 const RIGHT: i32 = WIDTH - 150;
@@ -17,19 +17,19 @@ const TOP: i32 = 74;
 const BOTTOM: i32 = 44;
 const BAR: i32 = 14;
 
-/// The axis ends here at the least: what does not fit is cut off and says its number.
+/// The end of the axis, in instructions. A longer bar is cut off and says its number.
 const LONGEST: f64 = 8000.0;
 const STEP: usize = 1000;
 
 const TEXT: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 const FAINT: RGBColor = RGBColor(0xd8, 0xde, 0xe4);
-/// Of hyp and of KVM: the virtual interrupt controller, and the rest.
+/// The colours of hyp and of KVM: the virtual interrupt controller, and the rest.
 const HYP: [RGBColor; 2] = [RGBColor(0x0b, 0x5c, 0xad), RGBColor(0x7f, 0xb2, 0xe5)];
 const KVM: [RGBColor; 2] = [RGBColor(0xa8, 0x4b, 0x0c), RGBColor(0xe8, 0xb4, 0x8c)];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// The picture, as SVG.
+/// Draws the picture, as SVG.
 pub(crate) fn bars(outcome: &Outcome) -> Result<String> {
     let rows: Vec<(&Row, &Cost)> = (outcome.events.iter())
         .filter_map(|row| Some((row, row.kvm.as_ref()?)))
@@ -48,13 +48,16 @@ pub(crate) fn bars(outcome: &Outcome) -> Result<String> {
 
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
+/// Draws the title, the axis and the bars.
 fn draw(area: &Area<'_>, outcome: &Outcome, rows: &[(&Row, &Cost)], height: i32) -> Drawn {
     area.fill(&WHITE)?;
     let version = outcome.kvm.as_deref().unwrap_or("");
     let title = "Instructions at EL2 of one event, until it is handled";
     text(area, title, (LEFT, 22), 17.0, HPos::Left)?;
+
     legend(area, (LEFT, 46), HYP, "hyp: vgic", "rest")?;
     legend(area, (LEFT + 170, 46), KVM, "Linux KVM: vGIC", "rest")?;
+
     for thousand in (0..=LONGEST as usize).step_by(STEP) {
         let x = place(thousand as f64);
         let line = [(x, TOP - 6), (x, height - BOTTOM + 4)];
@@ -64,6 +67,7 @@ fn draw(area: &Area<'_>, outcome: &Outcome, rows: &[(&Row, &Cost)], height: i32)
     }
     let note = format!("instructions; smaller is better. KVM of Linux {version}");
     text(area, &note, (LEFT, height - 10), 12.0, HPos::Left)?;
+
     for (number, (row, kvm)) in (0..).zip(rows) {
         let y = TOP + EVENT * number;
         text(area, &row.event, (LEFT - 10, y + BAR), 13.0, HPos::Right)?;
@@ -76,12 +80,13 @@ fn draw(area: &Area<'_>, outcome: &Outcome, rows: &[(&Row, &Cost)], height: i32)
     Ok(())
 }
 
-/// Where so many instructions are.
+/// Returns the horizontal place of a number of instructions.
 fn place(instructions: f64) -> i32 {
     let part = instructions.min(LONGEST) / LONGEST;
     LEFT + (f64::from(RIGHT - LEFT) * part).round() as i32
 }
 
+/// Draws a bar, and its label behind it.
 fn bar(area: &Area<'_>, y: i32, cost: &Cost, colors: [RGBColor; 2], label: &str) -> Drawn {
     let (vgic, all) = (cost.vgic.instructions, cost.all.instructions);
     let (middle, end) = (place(vgic), place(all));
@@ -99,6 +104,7 @@ fn bar(area: &Area<'_>, y: i32, cost: &Cost, colors: [RGBColor; 2], label: &str)
     text(area, label, (end + 6, y + BAR / 2), 12.0, HPos::Left)
 }
 
+/// Draws a part of the legend: two colours with their names.
 fn legend(
     area: &Area<'_>,
     (x, y): (i32, i32),
@@ -116,6 +122,7 @@ fn legend(
     Ok(())
 }
 
+/// Draws a text.
 fn text(area: &Area<'_>, text: &str, at: (i32, i32), size: f64, anchor: HPos) -> Drawn {
     let style = ("sans-serif", size)
         .into_font()

@@ -6,9 +6,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::console::{self, bad, good};
-use crate::perf::peers::Peers;
-use crate::process::{self, Show};
+use crate::peers::Peers;
+use xtask::console::{self, bad, good};
+use xtask::instructions;
+use xtask::process::{self, Show};
 
 /// Bytes of something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,13 +28,13 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// Nanoseconds of one thread for one operation.
+    /// Works out one thread's nanoseconds for one operation.
     pub(crate) fn nanoseconds(&self) -> f64 {
         f64::from(self.threads) * 1e9 / self.accepted
     }
 }
 
-/// What the program printed.
+/// The program's figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) threads: usize,
@@ -42,27 +43,27 @@ pub(crate) struct Figures {
     /// Nanoseconds, the best of many.
     pub(crate) operations: BTreeMap<String, f64>,
     pub(crate) loads: BTreeMap<String, Rates>,
-    /// `one to other`: costs of loads that ran in turns.
+    /// Costs of loads that ran in turns, under the name `ONE to OTHER`.
     pub(crate) pairs: BTreeMap<String, Pair>,
 }
 
-/// What one load costs for what another costs.
+/// The cost of one load relative to another's.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Pair {
     /// The median of many.
     pub(crate) ratio: f64,
-    /// Between what the median lies with a confidence of 95 %.
+    /// The interval that holds the median with a confidence of 95 %.
     pub(crate) low: f64,
     pub(crate) high: f64,
-    /// The medians of both.
+    /// The medians of both loads.
     pub(crate) nanoseconds: [f64; 2],
-    /// How many there were.
+    /// The number of pairs.
     pub(crate) pairs: u32,
-    /// Whether the machine was too busy for threads that run at once.
+    /// True if the machine was too busy for threads that run at once.
     pub(crate) disturbed: bool,
 }
 
-/// A target and what was measured.
+/// A target and the figure that is held against it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) what: String,
@@ -80,7 +81,7 @@ pub(crate) struct Outcome {
 
 /// Measures for about `seconds` with up to `threads` threads of a kind.
 pub(crate) fn measure(threads: usize, seconds: u64) -> Result<Figures> {
-    let program = super::program()?;
+    let program = instructions::program()?;
     console::step(format!("Timing operations and loads, about {seconds} s"));
     let mut command = Command::new(program);
     command.args(["figures", &threads.to_string(), &seconds.to_string()]);
@@ -100,6 +101,7 @@ pub(crate) fn judge(figures: Figures, peers: Option<&Peers>) -> Outcome {
     Outcome { figures, targets }
 }
 
+/// Prints the targets.
 fn print(targets: &[Target]) {
     for target in targets {
         let verdict = if target.met {
@@ -114,33 +116,38 @@ fn print(targets: &[Target]) {
     }
 }
 
+/// The targets, as far as they are judged.
 struct Targets<'a> {
     figures: &'a Figures,
     rows: Vec<Target>,
 }
 
 impl Targets<'_> {
+    /// Returns the nanoseconds of an operation.
     fn operation(&self, name: &str) -> Option<f64> {
         self.figures.operations.get(name).copied()
     }
 
+    /// Returns the rates of a load.
     fn rates(&self, name: &str) -> Option<&Rates> {
         self.figures.loads.get(name)
     }
 
-    /// `measured` is to be at most `limit`; what was not measured is not met.
+    /// Judges a figure that is to be at most `limit`; a missing figure is a target that is not met.
     fn at_most(&mut self, what: &str, measured: Option<f64>, limit: f64, unit: &str) {
         self.row(what, "<=", measured, limit, unit, |measured| {
             measured <= limit
         });
     }
 
+    /// Judges a figure that is to be at least `limit`.
     fn at_least(&mut self, what: &str, measured: Option<f64>, limit: f64, unit: &str) {
         self.row(what, ">=", measured, limit, unit, |measured| {
             measured >= limit
         });
     }
 
+    /// Adds the verdict on a figure.
     fn row(
         &mut self,
         what: &str,
@@ -160,6 +167,7 @@ impl Targets<'_> {
         });
     }
 
+    /// Judges every target.
     fn all(&mut self, peers: Option<&Peers>) {
         for (what, count, limit) in [
             ("ICH accesses, nothing pending", "ich_nothing_pending", 0.0),
@@ -218,7 +226,8 @@ impl Targets<'_> {
         self.at_most("vcpu_enter: 10000 pending to 5", ratio, 1.2, " x");
         self.pair(
             "inject_msi during a MOVI storm on other LPIs, to without",
-            "inject_msi/pending/while_moving/1_threads to inject_msi/pending/to_distinct_vcpus/1_threads",
+            "inject_msi/pending/while_moving/1_threads \
+             to inject_msi/pending/to_distinct_vcpus/1_threads",
             1.2,
         );
         let ratio = self.ratio("sgi_unicast/last_of_512", "sgi_unicast/first_of_512");
@@ -239,15 +248,17 @@ impl Targets<'_> {
         self.at_most("a mapped LPI, all in", mapped, 128.0, " bytes");
     }
 
+    /// Divides the nanoseconds of two operations.
     fn ratio(&self, one: &str, other: &str) -> Option<f64> {
         Some(self.operation(one)? / self.operation(other)?)
     }
 
+    /// Subtracts the nanoseconds of two loads.
     fn difference(&self, one: &str, other: &str) -> Option<f64> {
         Some(self.rates(one)?.nanoseconds() - self.rates(other)?.nanoseconds())
     }
 
-    /// What two threads get done for what one does, of loads that ran in turns.
+    /// Judges the work of two threads relative to that of one, of loads that ran in turns.
     fn scaling(&mut self, what: &str, load: &str) {
         let name = format!("{load}/2_threads to {load}/1_threads");
         let scaled = self.figures.pairs.get(&name).map(|&pair| Pair {
@@ -256,16 +267,17 @@ impl Targets<'_> {
             high: 2.0 / pair.low,
             ..pair
         });
-        // Met if it may be: the median is known to be between these.
+        // Met if the interval that holds the median reaches the limit.
         self.spread(what, ">=", scaled, 1.9, |pair| pair.high >= 1.9);
     }
 
-    /// What one load costs for what the other does is to be at most `limit`.
+    /// Judges a relative cost of one load that is to be at most `limit`.
     fn pair(&mut self, what: &str, name: &str, limit: f64) {
         let pair = self.figures.pairs.get(name).copied();
         self.spread(what, "<=", pair, limit, |pair| pair.low <= limit);
     }
 
+    /// Adds the verdict on a pair.
     fn spread(
         &mut self,
         what: &str,
@@ -284,7 +296,7 @@ impl Targets<'_> {
 }
 
 impl Pair {
-    /// The ratio with its spread.
+    /// Formats the ratio with its interval.
     fn text(&self) -> String {
         let Self {
             ratio, low, high, ..
@@ -295,7 +307,7 @@ impl Pair {
 }
 
 impl Outcome {
-    /// Whether every target is met.
+    /// Tells whether every target is met.
     pub(crate) fn met(&self) -> bool {
         self.targets.iter().all(|target| target.met)
     }
@@ -355,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_met() {
+    fn a_figure_that_is_missing_is_not_met() {
         let row = row(&judged(1.0, 1.0, 1.0), "inject_msi during");
         assert_eq!((row.met, row.measured.as_str()), (false, "not measured"));
     }

@@ -1,4 +1,4 @@
-//! The comparison, and what it has to show.
+//! The comparison, and its targets.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::counts::{Counts, Sums, Tally};
 use super::event::Event;
 use super::machine::FLAGS;
-use crate::console::{self, bad, good};
+use xtask::console::{self, bad, good};
 
-/// What an event is called in reports.
+/// Returns an event's name in reports.
 pub(crate) const fn name(event: Event) -> &'static str {
     match event {
         Event::Hypercall => "hypercall, nothing pending",
@@ -23,11 +23,11 @@ pub(crate) const fn name(event: Event) -> &'static str {
         Event::SgiAsleep => "SGI to a vCPU in WFI, for long",
         Event::Timer => "virtual timer, 50 us",
         Event::Msi => "MSI injected by the host",
-        Event::MsiRunning => "the same, to a running vCPU",
+        Event::MsiRunning => "MSI, to a running vCPU",
     }
 }
 
-/// What an event is called on the command line.
+/// Returns an event's name on the command line.
 pub(crate) const fn keyword(event: Event) -> &'static str {
     match event {
         Event::Hypercall => "hypercall",
@@ -55,7 +55,7 @@ impl ValueEnum for Event {
     }
 }
 
-/// Our instructions are to be at most one such part of KVM's.
+/// Returns the part of KVM's instructions, one in so many, that hyp may execute for an event.
 const fn target(event: Event) -> u32 {
     match event {
         Event::Hypercall => 6,
@@ -70,7 +70,7 @@ const fn target(event: Event) -> u32 {
     }
 }
 
-/// As [`target`], of the virtual interrupt controllers' functions alone.
+/// Returns such a part for the virtual interrupt controllers' functions alone.
 const fn vgic_target(event: Event) -> Option<u32> {
     match event {
         Event::SgiSelf | Event::Lpi => Some(3),
@@ -78,7 +78,7 @@ const fn vgic_target(event: Event) -> Option<u32> {
     }
 }
 
-/// `ICH_*` accesses that an event may cost us.
+/// Returns the number of `ICH_*` accesses that an event may cost hyp.
 const fn ich_limit(event: Event) -> Option<f64> {
     match event {
         Event::Hypercall | Event::Read => Some(0.0),
@@ -87,17 +87,18 @@ const fn ich_limit(event: Event) -> Option<f64> {
     }
 }
 
-/// What one round of an event costs in some part of the code.
+/// The cost of one round of an event in some part of the code.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) instructions: f64,
-    /// `ICH_*` included.
+    /// Accesses to system registers, `ICH_*` included.
     pub(crate) system_registers: f64,
     pub(crate) ich_accesses: f64,
     pub(crate) barriers: f64,
 }
 
 impl Part {
+    /// Divides counts by the number of rounds.
     fn of(sums: &Sums, tally: Tally) -> Self {
         Self {
             instructions: sums.each(tally.instructions),
@@ -108,12 +109,12 @@ impl Part {
     }
 }
 
-/// What one round of an event costs under one hypervisor.
+/// The cost of one round of an event under one hypervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) rounds: u64,
     pub(crate) exits: f64,
-    /// All of it.
+    /// The whole cost.
     #[serde(flatten)]
     pub(crate) all: Part,
     /// The virtual interrupt controller: of hyp, the library.
@@ -123,6 +124,7 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
+    /// Works the cost of one round out.
     fn of(sums: &Sums) -> Self {
         let (vgic, rest) = (Part::of(sums, sums.vgic), Part::of(sums, sums.rest));
         Self {
@@ -140,24 +142,24 @@ impl Cost {
     }
 }
 
-/// One condition.
+/// A condition on the cost of an event.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) met: bool,
 }
 
-/// One event.
+/// An event with its cost under both hypervisors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) event: String,
     pub(crate) hyp: Cost,
     pub(crate) kvm: Option<Cost>,
-    /// KVM's instructions for one of ours.
+    /// KVM's instructions for one of hyp's.
     pub(crate) ratio: Option<f64>,
-    /// The same of the virtual interrupt controllers alone.
+    /// The ratio of the virtual interrupt controllers alone.
     pub(crate) vgic_ratio: Option<f64>,
-    /// Our instructions are to be at most one such part of KVM's.
+    /// The part of KVM's instructions, one in so many, that hyp may execute.
     pub(crate) part: u32,
     pub(crate) targets: Vec<Target>,
 }
@@ -213,12 +215,13 @@ impl Row {
         }
     }
 
-    /// The targets that are not met.
+    /// Lists the targets that are not met.
     pub(crate) fn missed(&self) -> impl Iterator<Item = &str> {
         let missed = self.targets.iter().filter(|target| !target.met);
         missed.map(|target| target.what.as_str())
     }
 
+    /// Prints the row.
     fn print(&self) {
         let Cost {
             exits, all, vgic, ..
@@ -255,7 +258,7 @@ impl Row {
 }
 
 impl Outcome {
-    /// Compares.
+    /// Compares the counts under hyp with those under KVM, if there are any.
     pub(crate) fn new(
         ours: &Counts,
         theirs: Option<&Counts>,
@@ -271,7 +274,7 @@ impl Outcome {
         }
     }
 
-    /// Whether every target is met.
+    /// Tells whether every target is met.
     pub(crate) fn met(&self) -> bool {
         (self.events.iter()).all(|row| row.targets.iter().all(|target| target.met))
     }
@@ -297,7 +300,7 @@ impl Outcome {
 pub(super) mod tests {
     use super::*;
 
-    /// SGIs, with vGIC instructions that miss their target.
+    /// Makes an outcome of SGIs whose vGIC instructions miss their target.
     pub(in super::super) fn outcome() -> Outcome {
         let sums = |vgic, rest| Sums {
             rounds: 1,

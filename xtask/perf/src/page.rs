@@ -1,4 +1,4 @@
-//! `perf.html`: one self-contained page with plots of what was measured last, and the summary below them.
+//! `perf.html`: one self-contained page with plots of the last figures, and the summary below them.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,13 @@ use super::curves::{Curve, Plot};
 use super::el2;
 use super::host::figures::{self, Figures};
 use super::report;
-use crate::{console, project};
+use xtask::{console, project};
 
-/// Nothing is loaded from anywhere, and it is light wherever it is read.
+/// The head of the page, which loads nothing from anywhere.
 const HEAD: &str = "<!DOCTYPE html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>vgic: performance</title>
-<meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light\">
+<meta name=\"viewport\" content=\"width=device-width\">
+<meta name=\"color-scheme\" content=\"light\">
 <style>
 body { font: 15px/1.5 sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem;
        color: #24292f; background: #fff }
@@ -54,7 +55,7 @@ pub(crate) fn write(reports: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Cost against LPIs, threads, pending interrupts and vCPUs.
+/// Plots the cost against LPIs, threads, pending interrupts and vCPUs.
 fn plots(figures: &Figures) -> Vec<Plot> {
     const ALONE: &str = "ns for one, the best of many";
     const TOGETHER: &str = "ns of a thread's CPU time for one";
@@ -153,7 +154,7 @@ fn plots(figures: &Figures) -> Vec<Plot> {
     ]
 }
 
-/// A curve through the times of operations that were measured.
+/// Makes a curve of the times of operations, as far as they were measured.
 fn operations<const N: usize>(figures: &Figures, name: &str, at: [(String, f64); N]) -> Curve {
     let point = |(operation, x): (String, f64)| Some((x, *figures.operations.get(&operation)?));
     Curve {
@@ -162,7 +163,7 @@ fn operations<const N: usize>(figures: &Figures, name: &str, at: [(String, f64);
     }
 }
 
-/// A curve through the times of a load by so many threads.
+/// Makes a curve of the times of a load by numbers of threads.
 fn loads(figures: &Figures, name: &str, load: &str) -> Curve {
     Curve {
         name: name.to_owned(),
@@ -170,7 +171,7 @@ fn loads(figures: &Figures, name: &str, load: &str) -> Curve {
     }
 }
 
-/// Nanoseconds of one thread, by numbers of threads.
+/// Works out nanoseconds of one thread, by numbers of threads.
 fn rates(figures: &Figures, load: &str, of: fn(&figures::Rates) -> f64) -> Vec<(f64, f64)> {
     let named = |(name, rates): (&String, &figures::Rates)| {
         let threads = name.strip_prefix(load)?.strip_prefix('/')?;

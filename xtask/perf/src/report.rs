@@ -1,5 +1,5 @@
-//! `perf.json`: one section for each part that was measured, with what it was measured on, kept when other
-//! parts are measured later.
+//! `perf.json`: one section for each part that was measured, with the machine that it was measured
+//! on. A section is kept when other parts are measured later.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::host::machine::Machine;
-use crate::console;
+use super::machine::Machine;
+use xtask::console;
 
-/// A section: what was measured, and on what.
+/// A section: an outcome, and the machine that it was measured on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured<T> {
     pub(crate) machine: Machine,
@@ -41,13 +41,13 @@ pub(crate) fn write_section(
     Ok(())
 }
 
-/// A section that was written, by this run or an earlier one.
+/// Reads a section that this run or an earlier one wrote.
 pub(crate) fn section<T: DeserializeOwned>(reports: &Path, name: &str) -> Option<Measured<T>> {
     let section = read(&reports.join("perf.json")).remove(name)?;
     serde_json::from_value(section).ok()
 }
 
-/// The sections that are there; none if the file is missing or not ours.
+/// Reads all sections; none if the file is missing or unreadable.
 fn read(path: &Path) -> Map<String, Value> {
     fs::read(path)
         .ok()
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn sections_are_replaced_one_by_one() {
-        let reports = tempfile::tempdir().unwrap();
+        let reports = xtask::project::scratch().unwrap();
         let machine = Machine {
             commit: "abc".to_owned(),
             ..Machine::default()

@@ -1,4 +1,4 @@
-//! What a run was measured on.
+//! The machine and the code that a run was measured on.
 
 use std::fs;
 use std::process::Command;
@@ -6,15 +6,16 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::{self, Show};
-use crate::project;
+use xtask::process::{self, Show};
+use xtask::project;
+use xtask::provision::toolchain::compiler;
 
 /// The files of the checkout that a run writes.
 const WRITTEN: [&str; 4] = [
     "perf/RESULTS.md",
     "perf/el2.svg",
     "perf/instructions.json",
-    "README.md",
+    "docs/performance.md",
 ];
 
 /// The machine, the code, and how it was built.
@@ -23,7 +24,8 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
     pub(crate) kernel: String,
-    /// Processes that wanted a CPU when the run began: more than `cpus` means that it was disturbed.
+    /// Processes that wanted a CPU when the run began: more than `cpus` means that it was
+    /// disturbed.
     pub(crate) load: String,
     pub(crate) compiler: String,
     pub(crate) flags: String,
@@ -31,7 +33,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// In one line.
+    /// Describes the machine in one line.
     pub(crate) fn line(&self) -> String {
         let Self {
             cpu,
@@ -43,12 +45,12 @@ impl Machine {
             commit,
         } = self;
         format!(
-            "Commit {commit}; {cpu}, {cpus} CPUs, load {load} when it began, kernel {kernel}; {compiler}, \
-             {flags}."
+            "Commit {commit}; {cpu}, {cpus} CPUs, load {load} when it began, kernel {kernel}; \
+             {compiler}, {flags}."
         )
     }
 
-    /// This one, now.
+    /// Looks at this machine, now.
     pub(crate) fn here() -> Self {
         let printed = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
@@ -81,7 +83,8 @@ impl Machine {
     }
 }
 
-/// A mark for a checkout that is not as it was committed; what a run itself writes does not count.
+/// Returns a mark for a checkout that is not as it was committed. Files that a run writes do not
+/// count.
 fn changed() -> &'static str {
     let mut diff = Command::new("git");
     diff.args(["diff", "--quiet", "HEAD", "--", "."])
@@ -91,10 +94,4 @@ fn changed() -> &'static str {
         Ok(finished) if finished.success => "",
         _ => "-dirty",
     }
-}
-
-/// What rustc says it is.
-pub(crate) fn compiler() -> String {
-    process::run(Command::new("rustc").arg("--version"), Show::OnFailure)
-        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }

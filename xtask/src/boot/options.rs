@@ -1,0 +1,220 @@
+//! Options of `cargo xtask boot`.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use crate::cli::{Options, defaulted, flag, option};
+
+const AFTER_HELP: &str = "\
+The guest's console goes to the terminal and to target/reports/console.log, the outcome to
+target/reports/boot.json. The exit status is 0 only if every check holds.
+
+Examples:
+  cargo xtask boot                                 Debian's 6.12 kernel on 4 vCPUs
+  cargo xtask boot --vcpus 64 --kernel 6.1         an older kernel on many
+  cargo xtask boot --interactive                   a shell in the guest; type once its prompt is
+                                                   there; `poweroff -f` ends it
+  cargo xtask boot --bare                          the same workload without the hypervisor
+  cargo xtask boot --kernel ./test.flat            your own image, without the workload
+  cargo xtask boot -- -device edu                  one more device for the guest";
+
+/// Options of `cargo xtask boot`.
+#[derive(Clone, Debug)]
+pub(crate) struct BootOptions {
+    /// vCPUs, one physical CPU each.
+    pub(crate) vcpus: u16,
+    /// The guest's kernel.
+    pub(crate) kernel: Kernel,
+    /// An initial RAM disk in place of the built-in workload.
+    pub(crate) initrd: Option<PathBuf>,
+    /// An addition to the guest kernel's command line.
+    pub(crate) append: Option<String>,
+    /// The CPU model that QEMU emulates.
+    pub(crate) cpu: String,
+    /// The guest's RAM in MiB, the hypervisor's part included.
+    pub(crate) memory: Option<u32>,
+    /// True if the terminal is the guest's, with a shell in place of the workload.
+    pub(crate) interactive: bool,
+    /// Seconds after which the run is given up.
+    pub(crate) timeout: Option<u64>,
+    /// True if the guest runs on the emulated machine's own GIC, without the hypervisor.
+    pub(crate) bare: bool,
+    /// True if one thread runs all emulated CPUs: faster where they mostly wait for each other.
+    /// Not an option of the command line.
+    pub(crate) one_thread: bool,
+    /// Further arguments for QEMU.
+    pub(crate) qemu: Vec<String>,
+}
+
+impl Options for BootOptions {
+    fn declare(command: Command) -> Command {
+        command.after_help(AFTER_HELP).args([
+            option("vcpus", "N", "vCPUs, one physical CPU each")
+                .default_value("4")
+                .value_parser(value_parser!(u16).range(1..=64)),
+            option(
+                "kernel",
+                "6.1|6.12|PATH",
+                "Debian's kernel 6.1 or 6.12, or the path of an arm64 Image or raw flat binary, \
+                 which then runs without the built-in workload and its checks",
+            )
+            .default_value("6.12")
+            .value_parser(Kernel::from_str),
+            option(
+                "initrd",
+                "PATH",
+                "An initial RAM disk of your own, in place of the built-in workload",
+            )
+            .value_parser(value_parser!(PathBuf)),
+            option(
+                "append",
+                "STRING",
+                "More of the guest kernel's command line",
+            )
+            .allow_hyphen_values(true),
+            option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
+            option(
+                "memory",
+                "MIB",
+                "The guest's RAM in MiB, the hypervisor's part included [default: by vCPUs]",
+            )
+            .value_parser(value_parser!(u32).range(256..=65536)),
+            flag(
+                "interactive",
+                "Give the terminal to the guest, with a shell in place of the workload",
+            ),
+            option(
+                "timeout",
+                "SECONDS",
+                "Give up after so many seconds [default: by vCPUs; never when interactive]",
+            )
+            .value_parser(value_parser!(u64)),
+            flag(
+                "bare",
+                "Boot straight on the emulated machine's own GIC, without the hypervisor: the \
+                 workload has to see the same under the hypervisor",
+            ),
+            Arg::new("qemu")
+                .value_name("ARGS")
+                .help("Further arguments for QEMU")
+                .num_args(0..)
+                .last(true),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        let qemu = matches.remove_many("qemu");
+        Self {
+            vcpus: defaulted(matches, "vcpus"),
+            kernel: defaulted(matches, "kernel"),
+            initrd: matches.remove_one("initrd"),
+            append: matches.remove_one("append"),
+            cpu: defaulted(matches, "cpu"),
+            memory: matches.remove_one("memory"),
+            interactive: matches.get_flag("interactive"),
+            timeout: matches.remove_one("timeout"),
+            bare: matches.get_flag("bare"),
+            one_thread: false,
+            qemu: qemu.into_iter().flatten().collect(),
+        }
+    }
+}
+
+impl Default for BootOptions {
+    /// Returns the options of a command line without any.
+    fn default() -> Self {
+        Self::parsed(&[]).expect("every option has a default")
+    }
+}
+
+impl BootOptions {
+    /// Tells whether the guest runs the built-in workload, or at least its set-up.
+    pub(crate) fn built_in_guest(&self) -> bool {
+        matches!(self.kernel, Kernel::Debian(_)) && self.initrd.is_none()
+    }
+}
+
+/// The guest's kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// A release that Debian ships, such as `6.12`.
+    Debian(&'static str),
+    /// An image of the user's own.
+    Image(PathBuf),
+}
+
+/// The releases of Debian's cloud-arm64 kernel that [`crate::provision`] knows where to get.
+pub(crate) const DEBIAN_KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+impl FromStr for Kernel {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let debian = DEBIAN_KERNELS.into_iter().find(|release| *release == text);
+        Ok(match debian {
+            Some(release) => Self::Debian(release),
+            None => Self::Image(text.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(arguments: &[&str]) -> Result<BootOptions, clap::Error> {
+        BootOptions::parsed(arguments)
+    }
+
+    #[test]
+    fn boot_has_the_promised_defaults() {
+        let options = boot(&[]).unwrap();
+        assert_eq!(options.vcpus, 4);
+        assert_eq!(options.kernel, Kernel::Debian("6.12"));
+        assert!(options.built_in_guest());
+    }
+
+    #[test]
+    fn vcpus_are_limited_to_64() {
+        assert_eq!(boot(&["--vcpus", "64"]).unwrap().vcpus, 64);
+        assert!(boot(&["--vcpus", "65"]).is_err());
+        assert!(boot(&["--vcpus", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_path_or_an_initrd_replaces_the_workload() {
+        let options = boot(&["--kernel", "./6.12"]).unwrap();
+        assert_eq!(options.kernel, Kernel::Image("./6.12".into()));
+        assert!(!options.built_in_guest());
+        assert!(!boot(&["--initrd", "x"]).unwrap().built_in_guest());
+    }
+
+    #[test]
+    fn arguments_after_two_dashes_are_for_qemu() {
+        let options = boot(&["--append", "-x", "--", "-device", "edu"]).unwrap();
+        assert_eq!(options.qemu, ["-device", "edu"]);
+        assert_eq!(options.append.as_deref(), Some("-x"));
+    }
+
+    #[test]
+    fn every_option_is_read_with_its_type() {
+        let options = boot(&[
+            "--memory",
+            "512",
+            "--timeout",
+            "9",
+            "--initrd",
+            "i",
+            "--cpu",
+            "max",
+            "--bare",
+        ]);
+        let options = options.unwrap();
+        assert_eq!((options.memory, options.timeout), (Some(512), Some(9)));
+        assert_eq!(options.initrd.as_deref(), Some("i".as_ref()));
+        assert_eq!((options.cpu.as_str(), options.bare), ("max", true));
+    }
+}
