@@ -49,7 +49,8 @@ impl Domain {
         }
     }
 
-    /// Registers the calling physical CPU. Allocates. Call once per CPU, at the CPU's boot.
+    /// Adds the calling physical CPU to the domain. Allocates. Call once per CPU, at the CPU's
+    /// boot.
     #[must_use]
     pub fn register(&self, id: CpuId) -> CpuLocal {
         let local = CpuLocal {

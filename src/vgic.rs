@@ -1,17 +1,17 @@
 //! The public API of one VM's interrupt controller, on one page. Each method delegates to the room
 //! that does the work.
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
-use crate::delivery::{inject, routing};
+use crate::delivery::{change, inject, routing};
 use crate::entry::block::Blocked;
 use crate::entry::{block, enter, exit, load};
 use crate::epoch::CpuPin;
 use crate::error::{EntryError, InjectError};
 use crate::host::Host;
-use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, VcpuId};
+use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
 use crate::sysreg::SysReg;
 use crate::teardown::TeardownReport;
@@ -75,7 +75,9 @@ impl<H: Host> Vgic<H> {
     /// Powers a vCPU on, so that it may be entered. Returns false if it was on already or does not
     /// exist.
     pub fn power_on(&self, vcpu: VcpuId) -> bool {
-        load::power_on(&self.vm, vcpu)
+        self.vm
+            .vcpu(vcpu)
+            .is_some_and(|vcpu| vcpu.residency.set_power(true))
     }
 
     /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::vcpu_put`] does. Resets its CPU
@@ -208,7 +210,13 @@ impl<H: Host> Vgic<H> {
         device: DeviceId,
         data: u32,
     ) -> Result<Injected, InjectError> {
-        inject::signal_msi(&self.vm, pin, doorbell, device, data)
+        let its = self
+            .vm
+            .its
+            .iter()
+            .find(|its| doorbell.checked_sub(its.config.base) == Some(GITS_TRANSLATER))
+            .ok_or(InjectError::ItsDisabled)?;
+        self.inject_msi(pin, its.id, device, EventId(data))
     }
 
     /// Makes the SPI `intid` pending by an edge.
@@ -216,7 +224,8 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
     pub fn inject_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
-        inject::inject_spi(&self.vm, pin, intid)
+        let irq = self.vm.spi(intid)?;
+        Ok(inject::raised(&self.vm, pin, irq, irq.raise()))
     }
 
     /// Makes the PPI `intid` of `vcpu` pending by an edge.
@@ -229,7 +238,14 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
-        inject::inject_ppi(&self.vm, pin, vcpu, intid)
+        let (owner, irq) = self.vm.ppi(vcpu, intid)?;
+        Ok(inject::raised_for(
+            &self.vm,
+            pin,
+            irq,
+            irq.raise(),
+            Some(owner),
+        ))
     }
 
     /// Sets the level of the line of SPI `intid`. An SPI that is configured as edge-triggered
@@ -243,7 +259,8 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         high: bool,
     ) -> Result<(), InjectError> {
-        inject::set_spi_line(&self.vm, pin, intid, high)
+        change::set_line(&self.vm, pin, self.vm.spi(intid)?, high);
+        Ok(())
     }
 
     /// Sets the level of the line of PPI `intid` of `vcpu`.
@@ -257,7 +274,8 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         high: bool,
     ) -> Result<(), InjectError> {
-        inject::set_ppi_line(&self.vm, pin, vcpu, intid, high)
+        change::set_line(&self.vm, pin, self.vm.ppi(vcpu, intid)?.1, high);
+        Ok(())
     }
 
     /// Forwards a physical interrupt, active on this or another CPU, as the SPI `intid`. The
@@ -267,7 +285,8 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
     pub fn forward_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
-        inject::forward_spi(&self.vm, pin, intid)
+        let irq = self.vm.spi(intid)?;
+        Ok(inject::raised(&self.vm, pin, irq, irq.raise_hw()))
     }
 
     /// Forwards a physical PPI, active on the CPU that has `vcpu`, as the PPI `intid` of `vcpu`.
@@ -281,7 +300,14 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
-        inject::forward_ppi(&self.vm, pin, vcpu, intid)
+        let (owner, irq) = self.vm.ppi(vcpu, intid)?;
+        Ok(inject::raised_for(
+            &self.vm,
+            pin,
+            irq,
+            irq.raise_hw(),
+            Some(owner),
+        ))
     }
 
     /// Names the physical interrupt, 16-1019, that [`Vgic::forward_spi`] of `intid` stands for.
@@ -290,7 +316,8 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range.
     pub fn connect_spi(&self, intid: IntId, pintid: IntId) -> Result<(), InjectError> {
-        inject::connect_spi(&self.vm, intid, pintid)
+        self.vm.spi(intid)?.set_pintid(physical(pintid)?);
+        Ok(())
     }
 
     /// Names the physical interrupt, 16-1019, that [`Vgic::forward_ppi`] of `intid` stands for.
@@ -305,7 +332,8 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         pintid: IntId,
     ) -> Result<(), InjectError> {
-        inject::connect_ppi(&self.vm, vcpu, intid, pintid)
+        self.vm.ppi(vcpu, intid)?.1.set_pintid(physical(pintid)?);
+        Ok(())
     }
 }
 
@@ -398,5 +426,14 @@ impl<H: Host> Drop for Vgic<H> {
     /// Takes apart what is left of the VM; after [`Vgic::teardown`] that is nothing.
     fn drop(&mut self) {
         teardown::abandon(&self.vm);
+    }
+}
+
+/// Checks that an INTID is a physical PPI's or SPI's.
+fn physical(pintid: IntId) -> Result<u16, InjectError> {
+    if matches!(pintid.kind(), Kind::Ppi | Kind::Spi) {
+        Ok(pintid.raw() as u16)
+    } else {
+        Err(InjectError::UnknownInterrupt)
     }
 }

@@ -1,11 +1,10 @@
-//! Injection: edges, lines, forwarded physical interrupts, and MSIs.
+//! Injection: raising an interrupt and its follow-up, and the translation of MSIs.
 
-use crate::config::GITS_TRANSLATER;
-use crate::delivery::{change, queue};
+use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::error::InjectError;
 use crate::host::Host;
-use crate::intid::{DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use crate::intid::{DeviceId, EventId, ItsId};
 use crate::vm::Vm;
 use crate::vm::irq::{Irq, Raised};
 use crate::vm::vcpu::Vcpu;
@@ -18,119 +17,6 @@ pub enum Injected {
     Pending,
     /// The interrupt was pending already; the guest will see the two injections as one.
     Coalesced,
-}
-
-/// Makes an SPI pending: [`Vgic::inject_spi`](crate::Vgic::inject_spi).
-pub(crate) fn inject_spi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    intid: IntId,
-) -> Result<Injected, InjectError> {
-    let irq = vm.spi(intid)?;
-    Ok(raised(vm, pin, irq, irq.raise()))
-}
-
-/// Sets an SPI's line: [`Vgic::set_spi_line`](crate::Vgic::set_spi_line).
-pub(crate) fn set_spi_line<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    intid: IntId,
-    high: bool,
-) -> Result<(), InjectError> {
-    let irq = vm.spi(intid)?;
-    change::set_line(vm, pin, irq, high);
-    Ok(())
-}
-
-/// Forwards a physical interrupt as an SPI: [`Vgic::forward_spi`](crate::Vgic::forward_spi).
-pub(crate) fn forward_spi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    intid: IntId,
-) -> Result<Injected, InjectError> {
-    let irq = vm.spi(intid)?;
-    Ok(raised(vm, pin, irq, irq.raise_hw()))
-}
-
-/// Names the physical interrupt of an SPI: [`Vgic::connect_spi`](crate::Vgic::connect_spi).
-pub(crate) fn connect_spi<H: Host>(
-    vm: &Vm<H>,
-    intid: IntId,
-    pintid: IntId,
-) -> Result<(), InjectError> {
-    vm.spi(intid)?.set_pintid(physical(pintid)?);
-    Ok(())
-}
-
-/// Makes a PPI pending: [`Vgic::inject_ppi`](crate::Vgic::inject_ppi).
-pub(crate) fn inject_ppi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    vcpu: VcpuId,
-    intid: IntId,
-) -> Result<Injected, InjectError> {
-    let (owner, irq) = vm.ppi(vcpu, intid)?;
-    Ok(raised_for(vm, pin, irq, irq.raise(), Some(owner)))
-}
-
-/// Sets a PPI's line: [`Vgic::set_ppi_line`](crate::Vgic::set_ppi_line).
-pub(crate) fn set_ppi_line<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    vcpu: VcpuId,
-    intid: IntId,
-    high: bool,
-) -> Result<(), InjectError> {
-    let (_, irq) = vm.ppi(vcpu, intid)?;
-    change::set_line(vm, pin, irq, high);
-    Ok(())
-}
-
-/// Forwards a physical PPI: [`Vgic::forward_ppi`](crate::Vgic::forward_ppi).
-pub(crate) fn forward_ppi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    vcpu: VcpuId,
-    intid: IntId,
-) -> Result<Injected, InjectError> {
-    let (owner, irq) = vm.ppi(vcpu, intid)?;
-    Ok(raised_for(vm, pin, irq, irq.raise_hw(), Some(owner)))
-}
-
-/// Names the physical interrupt of a PPI: [`Vgic::connect_ppi`](crate::Vgic::connect_ppi).
-pub(crate) fn connect_ppi<H: Host>(
-    vm: &Vm<H>,
-    vcpu: VcpuId,
-    intid: IntId,
-    pintid: IntId,
-) -> Result<(), InjectError> {
-    vm.ppi(vcpu, intid)?.1.set_pintid(physical(pintid)?);
-    Ok(())
-}
-
-/// Checks that an INTID is a physical PPI's or SPI's.
-fn physical(pintid: IntId) -> Result<u16, InjectError> {
-    if matches!(pintid.kind(), Kind::Ppi | Kind::Spi) {
-        Ok(pintid.raw() as u16)
-    } else {
-        Err(InjectError::UnknownInterrupt)
-    }
-}
-
-/// Translates a device's write to a doorbell: [`Vgic::signal_msi`](crate::Vgic::signal_msi).
-pub(crate) fn signal_msi<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    doorbell: u64,
-    device: DeviceId,
-    data: u32,
-) -> Result<Injected, InjectError> {
-    let its = vm
-        .its
-        .iter()
-        .find(|its| doorbell.checked_sub(its.config.base) == Some(GITS_TRANSLATER))
-        .ok_or(InjectError::ItsDisabled)?;
-    inject_msi(vm, pin, its.id, device, EventId(data))
 }
 
 /// Translates an event and makes its LPI pending: [`Vgic::inject_msi`](crate::Vgic::inject_msi).

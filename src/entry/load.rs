@@ -88,9 +88,3 @@ fn put_with<H: Host, I: CpuInterface>(
     after.run(vm, pin);
     Ok(())
 }
-
-/// Powers a vCPU on: [`Vgic::power_on`](crate::Vgic::power_on).
-pub(crate) fn power_on<H: Host>(vm: &Vm<H>, vcpu: VcpuId) -> bool {
-    vm.vcpu(vcpu)
-        .is_some_and(|vcpu| vcpu.residency.set_power(true))
-}

@@ -17,7 +17,7 @@ use crate::paths::{File, re_exports, word};
 use crate::source::{Source, find_word, project, tree};
 
 /// Makes the rule binding; off, the arrows are only printed.
-const ENFORCED: bool = false;
+const ENFORCED: bool = true;
 
 /// How one room depends on another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

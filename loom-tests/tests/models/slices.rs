@@ -10,8 +10,8 @@ use vgic::sync::Slices;
 /// Items of the task.
 const ITEMS: u32 = 4;
 
-/// A task, and the marks that its CPUs leave. The marks are Relaxed, so that the order of their effects comes
-/// from [`Slices`] alone.
+/// A task, and the marks that its CPUs leave. The marks are Relaxed, so that the order of their
+/// effects comes from [`Slices`] alone.
 struct Task {
     slices: Slices,
     /// Reasons that have been given so far, a bit each.
@@ -57,7 +57,7 @@ impl Task {
     }
 }
 
-/// Two CPUs do the slices. A third one, which waits, sees all effects once the task is done.
+/// Checks that a CPU which waits sees all effects once two others have done the slices.
 #[test]
 fn done_against_two_claims() {
     check(3, || {
@@ -82,8 +82,8 @@ fn done_against_two_claims() {
     });
 }
 
-/// Two CPUs start the task for reasons of their own and do its slices. Each sees every item done for its
-/// reason once the task is done, whichever of them did the item.
+/// Checks that two CPUs which start the task for reasons of their own, and do its slices, each see
+/// every item done for their reason once the task is done.
 #[test]
 fn done_against_two_starts() {
     check(3, || {
@@ -106,8 +106,8 @@ fn done_against_two_starts() {
     });
 }
 
-/// A CPU stops the task while two others do its slices: nothing is left to claim, and the task is done once
-/// they are.
+/// Checks that a CPU which stops the task, while two others do its slices, leaves nothing to claim,
+/// and that the task is done once the two are.
 #[test]
 fn stop_against_two_claims() {
     check(3, || {
@@ -128,8 +128,8 @@ fn stop_against_two_claims() {
     });
 }
 
-/// An item appears, and the task is started for it, while two CPUs look for the first item: the new round
-/// does not skip it.
+/// Checks that a new round does not skip an item that appeared before it was started, while two
+/// CPUs searched for the first item.
 #[test]
 fn start_against_a_claim() {
     check(3, || {

@@ -342,6 +342,8 @@ impl CpuInterface for SoftwareInterface {
         self.implemented()[index].get()
     }
 
+    /// Writes a list register.
+    ///
     /// # Panics
     /// If the architecture forbids `value`.
     fn write_lr(&self, index: usize, value: ListRegister) {
@@ -371,6 +373,8 @@ impl CpuInterface for SoftwareInterface {
         self.hcr.get()
     }
 
+    /// Writes `ICH_HCR_EL2`.
+    ///
     /// # Panics
     /// If `value` sets a bit that is reserved, not implemented or not modelled.
     fn write_hcr(&self, value: u64) {

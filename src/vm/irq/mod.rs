@@ -193,6 +193,7 @@ impl Irq {
                 return Err(old);
             };
 
+            // Release: publishes as the exchange below would.
             if mutant(Mutant::StoredTransition) {
                 self.state.store(new.0, Release);
                 return Ok((old, new));

@@ -184,7 +184,7 @@ fn with_markers<const EVENT: u16>(round: u32, event: impl FnOnce()) {
     }
 }
 
-/// Interrupts vCPU 1 by `interrupt`, and waits until vCPU 1 has handled the interrupt.
+/// Calls `interrupt`, which interrupts vCPU 1, and waits until vCPU 1 has handled the interrupt.
 #[inline(always)]
 fn interrupt_and_wait(interrupt: impl FnOnce()) {
     let before = HANDLED.load(Relaxed);

@@ -93,7 +93,7 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
     }
 }
 
-/// Registers a count for each segment of a block.
+/// Adds a count for each segment of a block.
 fn count_segments(block: &Block) {
     let mut words = Vec::new();
     let mut first = None;

@@ -62,7 +62,7 @@ unsafe extern "C" {
     fn g_byte_array_set_size(array: *mut Array, size: c_uint) -> *mut Array;
 }
 
-/// Registers `initialised` for each vCPU, `translated` for each translation block, and `ended` for
+/// Installs `initialised` for each vCPU, `translated` for each translation block, and `ended` for
 /// the end of the emulation.
 pub(crate) fn register(
     id: Id,
@@ -122,7 +122,7 @@ impl Instruction {
         u32::from_le_bytes(word)
     }
 
-    /// Registers `callback` with `argument` for each execution of the instruction.
+    /// Installs `callback` with `argument` for each execution of the instruction.
     pub(crate) fn on_execution(&self, callback: Executed, argument: *mut c_void) {
         // SAFETY: the caller of `Block::new` promised a valid block. `callback` has QEMU's
         // signature.
