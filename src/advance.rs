@@ -1,4 +1,4 @@
-//! Deferred work: what a guest's register writes ask for and one trap may not take.
+//! Deferred work: the part of a guest's register writes beyond the bound of a trap.
 
 use crate::delivery::{group_enables, lpi_lifetime, lpi_tables};
 use crate::epoch::CpuPin;
@@ -7,7 +7,7 @@ use crate::intid::ItsId;
 use crate::its::queue;
 use crate::vm::{DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, DEFERRED_RELOAD, Vm};
 
-/// Does one bounded slice of each kind of work that is deferred.
+/// Does a bounded slice of each kind of deferred work.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let work = vm.take_deferred();
 
@@ -23,6 +23,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     if work & DEFERRED_FREE != 0 {
         lpi_lifetime::advance_free_list(vm, pin);
     }
+
     for index in 0..vm.its.len() {
         if work & 1 << index != 0 {
             queue::advance_its(vm, pin, ItsId(index as u8));

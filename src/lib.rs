@@ -1,36 +1,36 @@
 //! A virtual Arm GICv3, with ITS and LPIs, for EL2 hypervisors with many vCPUs.
 //!
 //! A [`Vgic`] is one virtual machine's interrupt controller: distributor, redistributors, ITSes,
-//! and the hypervisor's side of the CPU interface (the list registers). It is built from a
-//! [`Config`], calls its embedder through [`Host`], and runs vCPUs on physical CPUs that each own a
-//! [`Cpu`]. Lookup and translation take no lock, and no lock is shared by all vCPUs of a VM on the
-//! way of an interrupt.
+//! and the hypervisor's side of the CPU interface (the list registers). A [`Config`] describes the
+//! VM, [`Host`] has the embedder's callbacks, and a [`Cpu`] is a physical CPU that runs vCPUs.
+//! Lookup and translation take no lock. On the way of an interrupt, no lock is shared by all vCPUs
+//! of a VM.
 //!
 //! # Design principles
-//! 1. **A lookup takes no lock.** LPIs and translations are in radix tables whose nodes and entries
-//!    the epoch reclaims ([`radix`], [`epoch`]).
-//! 2. **References are symmetric.** The ap_list takes its reference in the compare-and-swap that
-//!    links an interrupt and puts it in the one that unlinks it, under one lock. `vm::irq` lists
-//!    all transitions.
-//! 3. **One word, one change.** An interrupt's whole state, its references included, is one atomic
-//!    word. Every change is one named transition, whose result says what the caller has to do next.
-//! 4. **A register is written if its value has to change.** The hypervisor keeps a shadow of
-//!    `ICH_*`; an exit and entry without news access no list register.
-//! 5. **A trap does bounded work.** A request of a guest beyond a bound is done in slices
-//!    ([`Vgic::advance`]), and its registers (`CREADR`, `RWP`, `SYNCR`) show the progress.
+//! 1. **A lookup takes no lock.** Radix tables hold LPIs and translations. The epoch reclaims nodes
+//!    and entries ([`radix`], [`epoch`]).
+//! 2. **References are symmetric.** The compare-and-swap that links an interrupt takes the
+//!    ap_list's reference; the compare-and-swap that unlinks the interrupt puts the reference. Both
+//!    run under the ap_list's lock. `vm::irq` lists all transitions.
+//! 3. **One word, one change.** An interrupt's whole state, references included, is one atomic
+//!    word. Every change is one named transition. The result names the caller's next step.
+//! 4. **A register is written only to change the value.** The hypervisor keeps a shadow of `ICH_*`;
+//!    an exit and entry without new work access no list register.
+//! 5. **A trap does bounded work.** A guest's request beyond a bound is done in slices
+//!    ([`Vgic::advance`]). The registers `CREADR`, `RWP` and `SYNCR` show the progress.
 //! 6. **Injection, entry and exit allocate nothing**, read no guest memory, and never wait for a
 //!    grace period.
-//! 7. **A guest's numbers are claims.** A guest's mistake has the outcome that the architecture
-//!    gives it; `Result`s are for the embedder.
+//! 7. **A guest's numbers are claims.** A guest's mistake has the architecture's outcome;
+//!    `Result`s are for the embedder.
 //! 8. **Modules import only modules below.** State, then what moves interrupts, then entry and
 //!    exit, then commands and register frames, on top the public API on one page.
 //!
 //! # Embedding
-//! The embedder calls [`Vgic::enter`] and [`Vgic::exit`] around its guest, hands trapped accesses
+//! The embedder calls [`Vgic::enter`] and [`Vgic::exit`] around the guest, hands trapped accesses
 //! to [`Vgic::mmio_read`], [`Vgic::mmio_write`] and [`Vgic::sysreg_write`], and raises interrupts
 //! from any CPU with [`Vgic::inject_msi`], [`Vgic::inject_spi`], [`Vgic::set_spi_line`],
-//! [`Vgic::forward_ppi`] and their kin. On hardware the CPU interface is `cpu_interface::ich::Ich`;
-//! here it is the software model, and the test plays the guest:
+//! [`Vgic::forward_ppi`] and similar calls. On hardware the CPU interface is
+//! `cpu_interface::ich::Ich`. The example has the software model, and the test plays the guest:
 //!
 //! ```
 //! use vgic::cpu_interface::software::SoftwareInterface;
@@ -43,7 +43,7 @@
 //!
 //! impl Host for Hypervisor {
 //!     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) { /* send an IPI */ }
-//!     fn wake(&self, _vcpu: VcpuId) { /* make it runnable */ }
+//!     fn wake(&self, _vcpu: VcpuId) { /* make the vCPU runnable */ }
 //!     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
 //!         Err(BadAddress) // this guest has no RAM
 //!     }
@@ -91,22 +91,22 @@
 //! ```
 //!
 //! # Rules for callers
-//! * Operations take a [`CpuPin`](epoch::CpuPin), which stands for the time between an exit and the
-//!   next entry. Make one per exit ([`Cpu::pin`]; it costs nothing until an operation looks
-//!   something up), and drop it before the guest runs. A thread that injects in a loop keeps one
-//!   and renews it ([`CpuPin::renew`](epoch::CpuPin::renew)).
-//! * The library spins on short locks and may be called from interrupt context: call it with
-//!   interrupts masked, as EL2 handlers run anyway.
+//! * Operations take a [`CpuPin`](epoch::CpuPin), for the time between an exit and the next entry.
+//!   Make a pin per exit ([`Cpu::pin`]), and drop the pin before the guest runs. A pin costs
+//!   nothing until the first lookup. A thread injecting in a loop keeps and renews a pin
+//!   ([`CpuPin::renew`](epoch::CpuPin::renew)).
+//! * The library spins on short locks and may be called from interrupt context. Call the library
+//!   with interrupts masked, as EL2 handlers run anyway.
 //! * [`Host`] methods are called with no ap_list lock held.
 //!
 //! # Modules
-//! Each module imports only modules below it.
+//! Each module imports only modules below its own row.
 //!
 //! | module | concept |
 //! |---|---|
 //! | `vgic` | the public API |
 //! | `advance`, `teardown` | deferred work; the end of a VM |
-//! | [`mmio`], [`sysreg`] | register frames and system registers that the guest accesses |
+//! | [`mmio`], [`sysreg`] | register frames and system registers, for trapped accesses |
 //! | `its` | ITS commands |
 //! | `entry` | entry and exit, vCPU load and put, WFI |
 //! | `delivery` | moving interrupts: inject, queue, prune, LPI lifetime and tables, routing |
@@ -118,14 +118,15 @@
 //! # Features
 //! * `std` (default): hosted builds. `sync::Snapshot` is arc-swap instead of an epoch-protected
 //!   pointer.
-//! * `counters` (default): the event counters of [`trace::Counters`]. Off, they compile to nothing.
+//! * `counters` (default): the event counters of [`trace::Counters`]. Without the feature, the
+//!   counters compile to nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 #[cfg(all(vgic_mutants, not(loom)))]
 compile_error!("vgic_mutants is for model checking: it needs --cfg loom");
 
 extern crate alloc;
-// For loom: whether a model is failing.
+// For loom: `std::thread::panicking` detects a failing model.
 #[cfg(loom)]
 extern crate std;
 

@@ -1,6 +1,6 @@
 //! The end of a VM: every list is emptied, every mapping ended, every count checked.
 #![expect(unsafe_code)]
-// UNSAFETY: keeps an interrupt across its unlinking, under the list's lock.
+// UNSAFETY: keeps an interrupt alive during the unlinking, under the list's lock.
 
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_lifetime, prune};
@@ -14,12 +14,12 @@ use crate::vm::ap_list::Classes;
 use crate::vm::irq::{ACTIVE, ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
 
-/// State that was left of a VM when it was torn down.
+/// Remaining state of a VM at the teardown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TeardownReport {
     /// References beyond the VM's own of each SPI, PPI and SGI; 0 unless the library lost count.
     pub references: u64,
-    /// Interrupts that were pending, by [`Kind`].
+    /// Pending interrupts, by [`Kind`].
     pub pending: [u64; Kind::COUNT],
 }
 
@@ -37,21 +37,20 @@ pub(crate) fn teardown<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<Teardown
     Ok(report)
 }
 
-/// Takes apart a VM that is dropped. After [`teardown`] nothing is left; without it, a vCPU may
-/// still be on a CPU, and the interrupts of its list registers are relinked first.
+/// Takes apart a dropped VM. After [`teardown`] nothing is left. Without a teardown, a vCPU may
+/// still be on a CPU, and the interrupts of the vCPU's list registers are relinked first.
 pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
     let domain = Domain::new();
     let local = domain.register(CpuId(u16::MAX));
     let pin = local.pin();
     for vcpu in &vm.vcpus {
-        // SAFETY: the VM is being dropped, so no CPU runs the vCPU, or will.
+        // SAFETY: the VM is being dropped: no CPU runs the vCPU, or will.
         unsafe { vcpu.abandon(&pin) };
     }
     let _ = dismantle(vm, &pin);
 }
 
-/// Ends every mapping, empties every list, and counts the pending states and references that were
-/// left.
+/// Ends every mapping, empties every list, and counts the remaining pending states and references.
 fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     let mut report = TeardownReport::default();
     let private = || vm.vcpus.iter().flat_map(Vcpu::privates);
@@ -61,9 +60,11 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         report.pending[Kind::Lpi as usize] += irq.state().pending_count();
         from = key + 1;
     }
+
     for its in &vm.its {
         walks::dismantle(vm, pin, its);
     }
+
     for irq in private().chain(vm.distributor.spis()) {
         report.pending[irq.kind() as usize] += irq.state().pending_count();
     }
@@ -81,6 +82,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         report.references += u64::from(irq.state().refs());
         from = key + 1;
     }
+
     report
 }
 
@@ -91,6 +93,7 @@ fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     } else {
         Classes::ALL
     };
+
     loop {
         let mut after = AfterUnlock::new();
         let mut list = vcpu.ap_list.lock(pin.ledger());
@@ -98,14 +101,15 @@ fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
             return;
         };
         let irq: *const Irq = irq;
-        // SAFETY: linked, so the list's reference keeps the interrupt alive; this CPU holds the
-        // list's lock, under which alone the interrupt can be unlinked.
+        // SAFETY: the interrupt is linked, and the list's reference keeps a linked interrupt alive;
+        // only a holder of the list's lock can unlink, and this CPU holds the lock.
         let irq = unsafe { &*irq };
 
         let _ = irq.update(|state| state.with(0, ACTIVE | ENABLED));
         list.unlink(irq);
         prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
         drop(list);
+
         after.run(vm, pin);
     }
 }

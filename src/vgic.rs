@@ -1,5 +1,4 @@
-//! The public API of one VM's interrupt controller, on one page. Each method delegates to the room
-//! that does the work.
+//! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
 
 use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::Cpu;
@@ -19,14 +18,19 @@ use crate::vm::Vm;
 use crate::{advance, mmio, sysreg, teardown};
 
 /// A virtual GICv3 for one VM.
+///
+/// A `pin` argument is a pin of the calling CPU ([`Cpu::pin`]); a `vcpu` is an index from 0 to
+/// [`Vgic::vcpu_count`] - 1. Callers mask interrupts and need no lock. Several CPUs may call
+/// methods at the same time.
 pub struct Vgic<H: Host> {
     vm: Vm<H>,
 }
 
 /// Building the VM, and its vCPUs.
 impl<H: Host> Vgic<H> {
-    /// Builds the controller of a VM. vCPU 0 is powered on; the others wait for [`Vgic::power_on`].
-    /// Allocates the state of `config.max_vcpus` vCPUs.
+    /// Builds the controller of a VM and allocates the state of `config.max_vcpus` vCPUs.
+    ///
+    /// vCPU 0 is powered on. The other vCPUs wait for [`Vgic::power_on`].
     ///
     /// # Errors
     /// [`ConfigError`] if the configuration is not valid.
@@ -34,59 +38,63 @@ impl<H: Host> Vgic<H> {
         Vm::new(config, host).map(|vm| Self { vm })
     }
 
-    /// Returns the embedder's side.
+    /// Returns the embedder's callbacks, as given to [`Vgic::new`].
     pub fn host(&self) -> &H {
         &self.vm.host
     }
 
-    /// Returns the configuration that the VM was built from. Its `vcpus` are those present from the
-    /// start.
+    /// Returns the configuration of the VM. `vcpus` lists only the vCPUs present from the start.
     pub fn config(&self) -> &Config {
         &self.vm.config
     }
 
-    /// Returns the number of vCPUs, added ones included.
+    /// Returns the number of vCPUs, 1-512, added ones included.
     pub fn vcpu_count(&self) -> usize {
         self.vm.vcpu_count()
     }
 
-    /// Returns the affinity of a vCPU.
+    /// Returns the affinity of a vCPU, or `None` if the VM does not have the vCPU.
     #[must_use]
     pub fn affinity(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Option<Affinity> {
         self.vm.affinity(pin, vcpu)
     }
 
-    /// Finds the vCPU with an affinity, in constant time.
+    /// Finds the vCPU with an affinity, in constant time. Returns `None` if no vCPU has the
+    /// affinity.
     #[must_use]
     pub fn find_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Option<VcpuId> {
         self.vm.find_vcpu(pin, affinity)
     }
 
-    /// Adds a vCPU, powered off, and returns its index. SPIs whose `GICD_IROUTER<n>` names its
-    /// affinity are routed to it. Allocates.
+    /// Adds a vCPU, powered off, and returns the new index.
+    ///
+    /// An SPI with the vCPU's affinity in `GICD_IROUTER<n>` (IHI 0069, 12.9) is routed to the vCPU.
+    /// Allocates.
     ///
     /// # Errors
     /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another
-    /// vCPU has this affinity.
+    /// vCPU has the affinity.
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         routing::add_vcpu(&self.vm, pin, affinity)
     }
 
-    /// Powers a vCPU on, so that it may be entered. Returns false if it was on already or does not
-    /// exist.
+    /// Powers a vCPU on, which [`Vgic::enter`] requires. Returns false if the vCPU was on already,
+    /// or if the VM does not have the vCPU.
     pub fn power_on(&self, vcpu: VcpuId) -> bool {
         self.vm
             .vcpu(vcpu)
             .is_some_and(|vcpu| vcpu.residency.set_power(true))
     }
 
-    /// Powers a vCPU off and takes it off `cpu`, as [`Vgic::vcpu_put`] does. Resets its CPU
-    /// interface. Interrupts that are routed to it stay where they are until it is on again
-    /// ([`Vgic::power_on`]) or the guest routes them elsewhere.
+    /// Powers a vCPU off, takes the vCPU off `cpu` like [`Vgic::vcpu_put`], and resets the vCPU's
+    /// CPU interface.
+    ///
+    /// Interrupts routed to the vCPU stay routed and pending. The vCPU takes the interrupts after
+    /// [`Vgic::power_on`], unless the guest routes them elsewhere first.
     ///
     /// # Errors
-    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU,
-    /// [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
+    /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
+    /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn power_off<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -99,13 +107,15 @@ impl<H: Host> Vgic<H> {
 
 /// Running a vCPU.
 impl<H: Host> Vgic<H> {
-    /// Prepares `cpu`'s list registers for `vcpu` and marks the vCPU as in the guest. The caller
-    /// drops its pins and enters the guest with interrupts masked until the exception return.
+    /// Prepares `cpu`'s list registers for `vcpu` and marks the vCPU as in the guest.
     ///
-    /// Costs one atomic operation and no register access if nothing is new.
+    /// Afterwards the caller drops all pins and enters the guest, with interrupts masked until the
+    /// exception return. Without new work, the call costs one atomic operation and no register
+    /// access.
     ///
     /// # Errors
-    /// [`EntryError`] if the vCPU cannot run here; nothing has changed then.
+    /// [`EntryError`] if the vCPU is unknown, powered off, in the guest already or loaded on
+    /// another CPU, or if `cpu` has another vCPU. An error changes nothing.
     #[inline]
     pub fn enter<I: CpuInterface>(
         &self,
@@ -116,13 +126,15 @@ impl<H: Host> Vgic<H> {
         enter::enter(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Folds what the guest has done since [`Vgic::enter`]. Called first thing after an exit.
+    /// Folds the guest's changes of the list registers since [`Vgic::enter`].
     ///
-    /// Costs one atomic operation and no register access if no list register is in use; else reads
-    /// one or two registers.
+    /// Call first after an exit. Without a list register in use, the call costs one atomic
+    /// operation and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps
+    /// `ICH_EISR_EL2`, and more registers only for an enabled maintenance condition.
     ///
     /// # Errors
-    /// [`EntryError::NotEntered`] if the vCPU was not in the guest on this CPU.
+    /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
+    /// the vCPU was not in the guest on `cpu`.
     #[inline]
     pub fn exit<I: CpuInterface>(
         &self,
@@ -133,12 +145,14 @@ impl<H: Host> Vgic<H> {
         exit::exit(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Marks a vCPU that executed WFI as blocked, unless an interrupt is signalled to it. Call it
-    /// again after [`Host::wake`], or enter. A blocked vCPU stays on this CPU; [`Vgic::vcpu_put`]
-    /// lets it be entered elsewhere.
+    /// Marks a vCPU as blocked after a WFI, unless an interrupt is signalled to the vCPU.
+    ///
+    /// After [`Host::wake`], call `block` again or enter the vCPU. A blocked vCPU stays on `cpu`.
+    /// After [`Vgic::vcpu_put`], another CPU may enter the vCPU.
     ///
     /// # Errors
-    /// [`EntryError`] if this CPU does not have the vCPU, or the vCPU is in the guest.
+    /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
+    /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn block<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -148,11 +162,14 @@ impl<H: Host> Vgic<H> {
         block::block(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Returns whether the vCPU's virtual IRQ or FIQ is asserted. Honours enables, groups, the
-    /// priority mask and the running priority (IHI 0069, 4.8). Only for a vCPU that this CPU has.
+    /// Returns true if the vCPU's virtual IRQ or FIQ is asserted. Call only for a vCPU loaded on
+    /// `cpu`.
+    ///
+    /// Honours enables, groups, the priority mask and the running priority (IHI 0069, 4.8).
     ///
     /// # Errors
-    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU.
+    /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
+    /// `cpu` does not have the vCPU.
     pub fn has_pending<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -162,12 +179,13 @@ impl<H: Host> Vgic<H> {
         block::has_pending(&self.vm, cpu, pin, vcpu)
     }
 
-    /// Takes `vcpu` off `cpu`: folds all its list registers and saves the rest of its state.
-    /// Another CPU may enter it afterwards.
+    /// Takes `vcpu` off `cpu`: folds all list registers and saves the other `ICH_*` state.
+    ///
+    /// Afterwards another CPU may enter the vCPU.
     ///
     /// # Errors
-    /// [`EntryError::NotEntered`] if this CPU does not have the vCPU,
-    /// [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
+    /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
+    /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn vcpu_put<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -180,11 +198,13 @@ impl<H: Host> Vgic<H> {
 
 /// Raising interrupts: from any CPU, from interrupt context too.
 impl<H: Host> Vgic<H> {
-    /// Makes an LPI pending by an MSI: `device` writes `event` to the translation register of ITS
-    /// `its`. Translates without a lock and without guest memory.
+    /// Makes an LPI pending by an MSI: `device` writes `event` to `GITS_TRANSLATER` of ITS `its`.
+    ///
+    /// The translation takes no lock and reads no guest memory.
     ///
     /// # Errors
-    /// [`InjectError`] if the guest has not mapped the event; nothing has happened then.
+    /// [`InjectError`] if the ITS is unknown or disabled, or if the guest has not mapped the
+    /// device, the event or the event's collection. An error makes nothing pending.
     #[inline]
     pub fn inject_msi(
         &self,
@@ -196,13 +216,14 @@ impl<H: Host> Vgic<H> {
         inject::inject_msi(&self.vm, pin, its, device, event)
     }
 
-    /// Makes an LPI pending by an MSI as a device puts it on the bus: `device` writes `data`, an
-    /// EventID, to the guest-physical address `doorbell`, which has to be an ITS's
-    /// `GITS_TRANSLATER`.
+    /// Makes an LPI pending by an MSI on the bus: `device` writes `data`, an EventID, to
+    /// `doorbell`.
+    ///
+    /// `doorbell` is the guest-physical address of an ITS's `GITS_TRANSLATER`.
     ///
     /// # Errors
-    /// [`InjectError::ItsDisabled`] if no ITS has its `GITS_TRANSLATER` there; else as for
-    /// [`Vgic::inject_msi`].
+    /// [`InjectError::ItsDisabled`] if `doorbell` is not the `GITS_TRANSLATER` of any ITS of the
+    /// VM; otherwise the errors of [`Vgic::inject_msi`].
     pub fn signal_msi(
         &self,
         pin: &CpuPin<'_>,
@@ -219,16 +240,16 @@ impl<H: Host> Vgic<H> {
         self.inject_msi(pin, its.id, device, EventId(data))
     }
 
-    /// Makes the SPI `intid` pending by an edge.
+    /// Makes the SPI `intid`, 32-1019, pending by an edge.
     ///
     /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
+    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn inject_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
         let irq = self.vm.spi(intid)?;
         Ok(inject::raised(&self.vm, pin, irq, irq.raise()))
     }
 
-    /// Makes the PPI `intid` of `vcpu` pending by an edge.
+    /// Makes the PPI `intid`, 16-31, of `vcpu` pending by an edge.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -248,11 +269,11 @@ impl<H: Host> Vgic<H> {
         ))
     }
 
-    /// Sets the level of the line of SPI `intid`. An SPI that is configured as edge-triggered
-    /// ignores its line.
+    /// Sets the level of the input line of SPI `intid`, 32-1019. An edge-triggered SPI
+    /// (`GICD_ICFGR<n>`) ignores the line.
     ///
     /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
+    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn set_spi_line(
         &self,
         pin: &CpuPin<'_>,
@@ -263,7 +284,8 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Sets the level of the line of PPI `intid` of `vcpu`.
+    /// Sets the level of the input line of PPI `intid`, 16-31, of `vcpu`. An edge-triggered PPI
+    /// (`GICR_ICFGR1`) ignores the line.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -278,19 +300,22 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Forwards a physical interrupt, active on this or another CPU, as the SPI `intid`. The
-    /// guest's deactivation will deactivate the physical interrupt that [`Vgic::connect_spi`] has
-    /// named.
+    /// Forwards a physical interrupt, active on any CPU, as the SPI `intid`, 32-1019.
+    ///
+    /// The guest's deactivation will deactivate the physical interrupt named by
+    /// [`Vgic::connect_spi`].
     ///
     /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if the VM has no such SPI.
+    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn forward_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
         let irq = self.vm.spi(intid)?;
         Ok(inject::raised(&self.vm, pin, irq, irq.raise_hw()))
     }
 
-    /// Forwards a physical PPI, active on the CPU that has `vcpu`, as the PPI `intid` of `vcpu`.
-    /// The guest's deactivation will deactivate the physical PPI. The virtual timer comes this way.
+    /// Forwards a physical PPI, active on the CPU of `vcpu`, as the PPI `intid`, 16-31, of `vcpu`.
+    ///
+    /// The guest's deactivation will deactivate the physical PPI named by [`Vgic::connect_ppi`].
+    /// The virtual timer's interrupt is forwarded by this call.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -310,8 +335,9 @@ impl<H: Host> Vgic<H> {
         ))
     }
 
-    /// Names the physical interrupt, 16-1019, that [`Vgic::forward_spi`] of `intid` stands for.
-    /// Call it before the first one is forwarded.
+    /// Names the physical interrupt, 16-1019, behind [`Vgic::forward_spi`] of `intid`.
+    ///
+    /// Call before the first forwarding.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range.
@@ -320,8 +346,9 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Names the physical interrupt, 16-1019, that [`Vgic::forward_ppi`] of `intid` stands for.
-    /// Call it before the first one is forwarded.
+    /// Names the physical interrupt, 16-1019, behind [`Vgic::forward_ppi`] of `intid`.
+    ///
+    /// Call before the first forwarding.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI
@@ -339,14 +366,16 @@ impl<H: Host> Vgic<H> {
 
 /// Emulating the guest's accesses.
 impl<H: Host> Vgic<H> {
-    /// Returns whether the guest-physical address `gpa` is in one of the vGIC's frames.
+    /// Returns true if the guest-physical address `gpa` is in a register frame of the vGIC.
     #[must_use]
     pub fn claims(&self, gpa: u64) -> bool {
         mmio::claims(&self.vm, gpa)
     }
 
-    /// Reads a register for `vcpu`, whose access trapped on `cpu`; after [`Vgic::exit`]. `gpa` is
-    /// the guest-physical address.
+    /// Reads the register at guest-physical address `gpa` for `vcpu`, after a trapped access on
+    /// `cpu`.
+    ///
+    /// Call after [`Vgic::exit`]. An address outside the frames answers [`MmioOutcome::Unclaimed`].
     pub fn mmio_read<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -358,21 +387,24 @@ impl<H: Host> Vgic<H> {
         mmio::mmio_read(&self.vm, cpu, pin, vcpu, gpa, width)
     }
 
-    /// Writes a register for a vCPU whose access trapped; after [`Vgic::exit`]. A write has the
-    /// same effect from every vCPU. Never answers [`MmioOutcome::Retry`].
+    /// Writes the register at guest-physical address `gpa`, after a trapped access of any vCPU.
+    ///
+    /// Call after [`Vgic::exit`]. Every vCPU's write has the same effect. An address outside the
+    /// frames answers [`MmioOutcome::Unclaimed`]. A write never answers [`MmioOutcome::Retry`].
     pub fn mmio_write(&self, pin: &CpuPin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
         mmio::mmio_write(&self.vm, pin, gpa, width, value)
     }
 
-    /// Returns the value that a guest reads from `register`; `None` for a write-only register,
-    /// whose read is UNDEFINED.
+    /// Returns the guest's view of `register`, or `None` if a read is UNDEFINED: the register is
+    /// write-only.
     #[must_use]
     pub fn sysreg_read(&self, register: SysReg) -> Option<u64> {
         sysreg::sysreg_read(register)
     }
 
-    /// Writes `register` for `vcpu`, whose access trapped on `cpu`; after [`Vgic::exit`]. Ignores a
-    /// vCPU that the VM does not have.
+    /// Writes `register` for `vcpu`, after a trapped access on `cpu`. Call after [`Vgic::exit`].
+    ///
+    /// Ignores a vCPU unknown to the VM.
     #[inline]
     pub fn sysreg_write<I: CpuInterface>(
         &self,
@@ -388,29 +420,31 @@ impl<H: Host> Vgic<H> {
 
 /// Deferred work, and the end.
 impl<H: Host> Vgic<H> {
-    /// Returns whether [`Vgic::advance`] has something to do; one load.
+    /// Returns true if [`Vgic::advance`] has work; one load.
     #[inline]
     #[must_use]
     pub fn has_deferred(&self) -> bool {
         self.vm.has_deferred()
     }
 
-    /// Does one bounded slice of the work that guests' register writes have left over: ITS
-    /// commands, vCPUs to tell of a change of `GICD_CTLR`, pending tables to read, LPIs to free.
-    /// May allocate.
+    /// Does one bounded slice of the work deferred by guests' register writes.
     ///
-    /// The embedder calls it on exits while [`Vgic::has_deferred`]; any CPU may, several at once.
-    /// The embedder has to cause such an exit, by a timer for one: a guest may wait for the
-    /// interrupt of a command without any access.
+    /// The work is ITS commands, vCPUs to notify of a change of `GICD_CTLR`, pending tables and LPI
+    /// configurations to read, and LPIs to free. May allocate.
+    ///
+    /// The embedder calls `advance` on exits while [`Vgic::has_deferred`] returns true. Any CPU may
+    /// call, also several at once. The embedder has to cause an exit, by a timer for example: a
+    /// guest may wait for the interrupt of a command without any access.
     pub fn advance(&self, pin: &CpuPin<'_>) {
         advance::advance(&self.vm, pin);
     }
 
-    /// Takes the VM apart: empties every list, ends every mapping, checks every count. Every vCPU
-    /// has to be off its CPU ([`Vgic::vcpu_put`]).
+    /// Takes the VM apart: empties every list, ends every mapping, checks every count.
+    ///
+    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). The VM is dropped even on an error.
     ///
     /// # Errors
-    /// The first vCPU that is still on a CPU.
+    /// The first vCPU still on a CPU.
     pub fn teardown(self, pin: &CpuPin<'_>) -> Result<TeardownReport, VcpuId> {
         teardown::teardown(&self.vm, pin)
     }
@@ -423,13 +457,13 @@ impl<H: Host> Vgic<H> {
 }
 
 impl<H: Host> Drop for Vgic<H> {
-    /// Takes apart what is left of the VM; after [`Vgic::teardown`] that is nothing.
+    /// Takes apart the VM if [`Vgic::teardown`] has not; otherwise finds nothing left.
     fn drop(&mut self) {
         teardown::abandon(&self.vm);
     }
 }
 
-/// Checks that an INTID is a physical PPI's or SPI's.
+/// Checks a physical INTID: a PPI or an SPI.
 fn physical(pintid: IntId) -> Result<u16, InjectError> {
     if matches!(pintid.kind(), Kind::Ppi | Kind::Spi) {
         Ok(pintid.raw() as u16)

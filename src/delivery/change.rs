@@ -1,4 +1,4 @@
-//! Changes of one interrupt by a register, a line, or an ITS command, with their follow-up.
+//! Changes of an interrupt by a register, a line, or an ITS command, with the follow-up.
 
 use crate::delivery::queue;
 use crate::epoch::CpuPin;
@@ -12,7 +12,8 @@ pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: b
     queue::complete(vm, pin, irq, irq.set_line(high));
 }
 
-/// Routes the interrupt to another vCPU, or to none, with its pending state.
+/// Routes the interrupt to another vCPU, or to none, with the pending state. Returns the old
+/// target.
 pub(crate) fn retarget<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -42,8 +43,8 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
     queue::complete(vm, pin, irq, changed);
 
-    // In another vCPU's list register the interrupt may have become active unnoticed. One sample
-    // too many does no harm.
+    // In another vCPU's list register the interrupt may have become active unnoticed. A sample too
+    // many does no harm.
     if (old.shows_active() || old.in_lr())
         && old.level()
         && !old.hw()

@@ -21,7 +21,7 @@ pub(crate) fn fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
     }
 }
 
-/// Counts the pending states that a change has made or withdrawn.
+/// Counts the pending states made or withdrawn by a change.
 #[inline]
 pub(crate) fn change(pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
     let kind = irq.kind() as usize;

@@ -9,39 +9,40 @@ use crate::vm::residency::RECALL;
 use crate::vm::rwp::RWP_GICD;
 use crate::vm::{DEFERRED_GROUPS, Vm, rwp};
 
-/// vCPUs that one slice notifies.
+/// vCPUs to notify per slice.
 const SLICE: u32 = 64;
 
-/// Writes the group enables, as [`Distributor::group_enables`](crate::vm::distributor::Distributor)
-/// returns them, and notifies the first slice of vCPUs if they have changed.
+/// Writes the group enables (bit 0 `EnableGrp0`, bit 1 `EnableGrp1`), and notifies the first slice
+/// of vCPUs of a change.
 pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
-    // AcqRel: pairs with the Acquire in `group_enables`: a vCPU that is notified later sees the new
-    // value.
+    // AcqRel: pairs with the Acquire in `group_enables`: a vCPU notified later sees the new value.
     if vm.distributor.groups.swap(groups, AcqRel) != groups {
         vm.distributor.notifications.start();
         advance(vm, pin);
     }
 }
 
-/// Notifies one slice of vCPUs.
+/// Notifies a slice of vCPUs.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let present = vm.vcpu_count() as u32;
     let Some(slice) = vm.distributor.notifications.claim(present, SLICE, |at| at) else {
         return;
     };
+
     for index in slice.first..slice.end {
         if let Some(vcpu) = VcpuId::new(index as usize).and_then(|id| vm.vcpu(id)) {
             queue::notify(vm, pin, vcpu.id, RECALL);
             rwp::expect(vm, vcpu, RWP_GICD);
         }
     }
+
     if slice.end < present {
         vm.defer(DEFERRED_GROUPS);
     }
 }
 
-/// Returns whether `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no vCPU is waited
-/// for.
+/// Returns true if `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no write waits for a
+/// vCPU.
 pub(crate) fn is_complete<H: Host>(vm: &Vm<H>) -> bool {
     vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_pending(vm)
 }

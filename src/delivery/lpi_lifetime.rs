@@ -1,9 +1,9 @@
-//! An LPI's way into the table and out of it: mapping, unmapping, freeing.
+//! An LPI's way into the table and out again: mapping, unmapping, freeing.
 //!
-//! An LPI exists while a reference to it is left; [`irq`](crate::vm::irq) has the table of
-//! references. The table of LPIs owns none: its slot is weak. A CPU that puts the last reference
-//! empties the slot, unless another LPI of this INTID has taken it, and leaves the memory to the
-//! epoch. Injection, entry and exit must not allocate, and push the LPI onto the
+//! An LPI exists while a reference to the LPI is left; [`irq`](crate::vm::irq) has the table of
+//! references. The table of LPIs owns no reference: the slots are weak. A CPU that puts the last
+//! reference empties the slot, unless another LPI of the INTID has taken the slot, and leaves the
+//! memory to the epoch. Injection, entry and exit must not allocate, and push the LPI onto the
 //! [`FreeList`](crate::vm::free_list::FreeList) instead.
 #![expect(unsafe_code)]
 // UNSAFETY: hands LPIs to the table and to the epoch by raw pointer.
@@ -22,13 +22,14 @@ use crate::trace::TracePoint;
 use crate::vm::irq::{GROUP1, Irq, Put};
 use crate::vm::{DEFERRED_FREE, Vm};
 
-/// LPIs that one slice frees.
+/// LPIs to free per slice.
 const SLICE: usize = 64;
 
-/// Maps an LPI to `target` for one more event, and takes the mapping's reference: of the LPI of
-/// this INTID if one still has references, else of a new one, which is disabled. Returns `None` if
-/// the VM has no such LPI, or the LPI has too many mappings. Under the ITS's command lock.
-/// Allocates.
+/// Maps an LPI to `target` for one more event, and takes the mapping's reference. Allocates.
+///
+/// An LPI of the INTID with references left gets the mapping; otherwise a new LPI, disabled, takes
+/// the slot. Returns `None` for an INTID outside the VM's LPIs, or for an LPI with too many
+/// mappings. Under the ITS's command lock.
 pub(crate) fn map<'g, H: Host>(
     vm: &Vm<H>,
     pin: &'g CpuPin<'_>,
@@ -41,7 +42,7 @@ pub(crate) fn map<'g, H: Host>(
     }
 
     let mut fresh: Option<Box<Irq>> = None;
-    // Another round only if another CPU has mapped or freed an LPI of this INTID meanwhile.
+    // Repeats only if another CPU has mapped or freed an LPI of the INTID meanwhile.
     loop {
         let found = vm.lpis.get(key, pin.guard());
         if let Some(irq) = found {
@@ -61,21 +62,23 @@ pub(crate) fn map<'g, H: Host>(
             .take()
             .unwrap_or_else(|| Box::new(Irq::new(intid, GROUP1, target)));
         let new = NonNull::from(Box::leak(new));
-        // SAFETY: the LPI is freed only by `free`, through the epoch, after it has left the table.
+        // SAFETY: the LPI is freed only by `free`, through the epoch, after removal from the table.
         let published = unsafe {
             match found {
                 None => vm.lpis.insert(key, new, pin.guard()).is_ok(),
                 Some(dying) => vm.lpis.replace(key, dying, new, pin.guard()),
             }
         };
+
         if published {
-            // SAFETY: the mapping's reference, which `Irq::new` counts, and the pin's guard keep
-            // the LPI.
+            // SAFETY: the mapping's reference, counted by `Irq::new`, and the pin's guard keep the
+            // LPI.
             let irq: &'g Irq = unsafe { new.as_ref() };
             trace_mapping_get(vm, pin, irq);
             return Some(irq);
         }
-        // SAFETY: the LPI was not published: this CPU alone has it.
+
+        // SAFETY: the LPI was not published: no other CPU has a pointer.
         fresh = Some(unsafe { Box::from_raw(new.as_ptr()) });
     }
 }
@@ -86,7 +89,7 @@ fn trace_mapping_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     vm.host.trace(TracePoint::MappingGet(irq.intid()));
 }
 
-/// Ends one mapping of an LPI: withdraws the pending state and puts the mapping's reference. Under
+/// Ends a mapping of an LPI: withdraws the pending state and puts the mapping's reference. Under
 /// the ITS's command lock. May allocate.
 pub(crate) fn unmap<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.counters().mapping_puts.add(1);
@@ -96,7 +99,7 @@ pub(crate) fn unmap<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Puts the reference of a migration, after the interrupt has been inserted on its new list.
+/// Puts the reference of a migration, after the insertion on the new list.
 pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.counters().migration_puts.add(1);
     vm.host.trace(TracePoint::MigrationPut(irq.intid()));
@@ -105,8 +108,8 @@ pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Counts the change of a put and does its follow-up. The pin keeps the interrupt allocated
-/// meanwhile. Returns whether the reference was the last one: the caller frees the interrupt.
+/// Counts the change of a put and does the follow-up. The pin keeps the interrupt allocated
+/// meanwhile. Returns true if the reference was the last: the caller frees the interrupt.
 #[must_use]
 fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: Put) -> bool {
     count::change(pin, irq, put.changed);
@@ -116,8 +119,8 @@ fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: Put) -> b
     put.last
 }
 
-/// Leaves an LPI whose last reference the caller has put to
-/// [`Vgic::advance`](crate::Vgic::advance). Allocates nothing.
+/// Leaves an LPI to [`Vgic::advance`](crate::Vgic::advance), after the caller has put the last
+/// reference. Allocates nothing.
 pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
     vm.free_list.push(irq);
     vm.defer(DEFERRED_FREE);
@@ -137,30 +140,34 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Frees all LPIs in the free list, of a VM that ends.
+/// Frees all LPIs in the free list, at the end of a VM.
 pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     while let Some(irq) = vm.free_list.pop(pin) {
         free(vm, pin, irq);
     }
 }
 
-/// Frees an LPI whose last reference the caller has put: removes it from the table, if it is still
-/// there, and leaves it to the epoch. Allocates.
+/// Frees an LPI after the caller has put the last reference: removes the LPI from the table, if
+/// still present, and leaves the memory to the epoch. Allocates.
 fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
         debug_assert!(false, "{:?} lost the VM's own reference", irq.intid());
         return;
     };
+
     irq.watched.defer();
     pin.leaves_garbage();
-    // Finds nothing if another LPI of this INTID has taken the slot.
+
+    // Finds nothing if another LPI of the INTID has taken the slot.
     vm.lpis.remove(key, irq, pin.guard());
     if mutant(Mutant::TranslationWithoutReference) {
         irq.watched.end();
         return;
     }
+
     let raw: *const Irq = irq;
-    // SAFETY: allocated as a `Box` in `map`, and out of the table. The last reference has been put,
-    // and only the CPU that put it, or popped the LPI from the free list, comes here.
+    // SAFETY: the LPI was allocated as a `Box` in `map`, and is out of the table. The last
+    // reference has been put. Only the CPU that put the last reference, or popped the LPI from the
+    // free list, calls `free`.
     unsafe { pin.guard().defer_destroy(Shared::from(raw)) };
 }

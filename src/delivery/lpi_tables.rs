@@ -1,10 +1,10 @@
 //! The LPI tables in guest memory (IHI 0069, 5.1): configuration at `GICR_PROPBASER`, a byte for
 //! each LPI; pending state at `GICR_PENDBASER`, a bit for each INTID.
 //!
-//! The configuration of an LPI is cached in its state word, and read again when the guest
-//! invalidates it or enables LPIs. A pending table is read once, when the guest enables LPIs. Both
-//! are read in slices, and `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest when they are
-//! complete. The tables are never written.
+//! The state word caches the configuration of an LPI. The configuration is read again when the
+//! guest invalidates the LPI or enables LPIs. A pending table is read once, when the guest enables
+//! LPIs. Both tables are read in slices. `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest the
+//! completion. The tables are never written.
 
 use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
@@ -16,25 +16,25 @@ use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{DEFERRED_PENDING_TABLE, DEFERRED_RELOAD, Vm};
 
-/// Bytes of a pending table that one slice reads.
+/// Bytes of a pending table per slice.
 const SCAN_BYTES: usize = 64;
-/// LPIs of one slice: eight a byte.
+/// LPIs per slice of a pending table: eight a byte.
 const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
 
-/// LPIs whose configuration one slice reads.
+/// LPIs per slice of a reload.
 const RELOAD_LPIS: u32 = 256;
 
 /// `GICR_PROPBASER.Physical_Address`.
 const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
-/// `GICR_PENDBASER.PTZ`: the guest says that the table is all zeros.
+/// `GICR_PENDBASER.PTZ`: the guest declares the table all zeros.
 const PENDBASER_PTZ: u64 = 1 << 62;
 
-/// Reads an LPI's configuration byte and applies it. An LPI whose byte is beyond the table or
-/// cannot be read is disabled.
+/// Reads an LPI's configuration byte and applies the byte. An LPI with a byte beyond the table, or
+/// not readable, is disabled.
 pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let byte = config_byte(vm, irq.intid()).unwrap_or(0);
     let changed = irq.update(|state| {
-        // Bits 7:2 are the priority, of which five bits are implemented; bit 0 enables.
+        // Bits 7:2 are the priority, with five bits implemented; bit 0 enables.
         state
             .with_priority(byte & 0xfc)
             .with_flag(ENABLED, byte & 1 != 0)
@@ -47,7 +47,7 @@ fn config_byte<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {
     // Acquire: pairs with the AcqRel in `write_base`.
     let base = vm.distributor.propbaser.load(Acquire);
     let index = u64::from(intid.raw().checked_sub(IntId::FIRST_LPI)?);
-    // IDbits is one less than the bits of the largest INTID.
+    // IDbits is the number of bits of the largest INTID, less 1.
     if u64::from(intid.raw()) >> (base & 0x1f) > 1 {
         return None;
     }
@@ -63,7 +63,7 @@ pub(crate) fn start_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     advance_reload(vm, pin);
 }
 
-/// Reads the configuration of one slice of LPIs, which begins with the next one that is mapped.
+/// Reads the configuration of a slice of LPIs, beginning with the next mapped LPI.
 pub(crate) fn advance_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let (lpis, end) = (&vm.lpis, vm.lpis.capacity());
     let next_mapped = |at| lpis.next(at, pin.guard()).map_or(end, |(key, _)| key);
@@ -78,17 +78,18 @@ pub(crate) fn advance_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         reload_config(vm, pin, irq);
         from = key.saturating_add(1);
     }
+
     if slice.end < end {
         vm.defer(DEFERRED_RELOAD);
     }
 }
 
-/// Returns whether a reload is not complete: `GICR_SYNCR.Busy`.
+/// Returns true if a reload is not complete: `GICR_SYNCR.Busy`.
 pub(crate) fn is_reloading<H: Host>(vm: &Vm<H>) -> bool {
     !vm.distributor.reload.is_done(vm.lpis.capacity())
 }
 
-/// Starts reading `owner`'s pending table, unless the guest says that it is all zeros.
+/// Starts reading `owner`'s pending table, unless the guest has declared the table all zeros.
 pub(crate) fn start_scan<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     // Acquire: pairs with the AcqRel in `write_base`.
     if owner.redistributor.pendbaser.load(Acquire) & PENDBASER_PTZ != 0 {
@@ -105,7 +106,7 @@ pub(crate) fn stop_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     forget_scan(vm, owner);
 }
 
-/// Reads one slice of the pending table of some vCPU that has slices left.
+/// Reads a slice of the pending table of some vCPU with slices left.
 pub(crate) fn advance_scans<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let scanning = &vm.distributor.scanning;
     for (index, word) in scanning.iter().enumerate() {
@@ -119,13 +120,14 @@ pub(crate) fn advance_scans<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
             break;
         }
     }
+
     // Acquire: pairs with the AcqRel in `note_scan`.
     if scanning.iter().any(|word| word.load(Acquire) != 0) {
         vm.defer(DEFERRED_PENDING_TABLE);
     }
 }
 
-/// Reads one slice of `owner`'s pending table: an LPI that is pending there, mapped, and routed to
+/// Reads a slice of `owner`'s pending table. An LPI pending in the table, mapped, and routed to
 /// `owner` becomes pending.
 pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
@@ -137,9 +139,11 @@ pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcp
 
     // Acquire: pairs with the AcqRel in `write_base`.
     let base = redistributor.pendbaser.load(Acquire) & BASE_MASK & !0xffff;
-    // Bits of INTIDs below 8192 come first; they are not used.
+
+    // The table begins with unused bits, for INTIDs below 8192.
     let at = base.saturating_add(u64::from(IntId::FIRST_LPI.saturating_add(slice.first) / 8));
     let mut bytes = [0; SCAN_BYTES];
+
     if vm.host.read_memory(at, &mut bytes).is_ok() {
         for (eight, byte) in (slice.first..end).step_by(8).zip(bytes) {
             let mut left = byte;
@@ -163,13 +167,13 @@ pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcp
     }
 }
 
-/// Returns whether a vCPU's pending table is being read. If not, every LPI found pending there is
-/// pending.
+/// Returns true while a vCPU's pending table is being read. After the reading, every LPI found
+/// pending in the table is pending.
 pub(crate) fn is_scanning<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
     !owner.redistributor.scan.is_done(vm.lpis.capacity())
 }
 
-/// Notes that a vCPU's pending table has slices left.
+/// Notes a vCPU with slices of the pending table left.
 fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
         // AcqRel: pairs with the Acquire in `advance_scans` and the AcqRel in `forget_scan`.
@@ -178,11 +182,11 @@ fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     }
 }
 
-/// Clears the note of a vCPU whose pending table has no slice left.
+/// Clears the note of a vCPU without slices of the pending table left.
 fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
-        // AcqRel: pairs with the AcqRel in `note_scan`: a start whose note this has cleared is seen
-        // below.
+        // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
+        // scan, `has_more` sees the new scan.
         word.fetch_and(!bit, AcqRel);
         if owner.redistributor.scan.has_more(vm.lpis.capacity()) {
             note_scan(vm, owner);
@@ -190,7 +194,7 @@ fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     }
 }
 
-/// Returns the word of `scanning` and the bit that are a vCPU's.
+/// Returns a vCPU's word and bit of `scanning`.
 fn scan_bit<'a, H: Host>(vm: &'a Vm<H>, owner: &Vcpu) -> Option<(&'a AtomicU64, u64)> {
     let word = vm.distributor.scanning.get(owner.id.index() / 64)?;
     Some((word, 1 << (owner.id.index() % 64)))

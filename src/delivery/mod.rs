@@ -1,15 +1,15 @@
-//! Moving interrupts: from an injection or a change to an ap_list, off it, and to another.
+//! Moving interrupts: from an injection or a change to an ap_list, off the list, and to another.
 //!
 //! | file | concern |
 //! |---|---|
 //! | [`inject`] | edges, lines, forwarded interrupts, MSIs |
-//! | [`change`] | changes of one interrupt by a register, a line, or an ITS command |
+//! | [`change`] | changes of an interrupt by a register, a line, or an ITS command |
 //! | [`queue`] | insert, requeue, notify: the follow-up of every transition |
-//! | [`prune`] | unlinking what no longer belongs on a list |
+//! | [`prune`] | unlinking interrupts that no longer belong on a list |
 //! | [`count`] | the counters of injections, deliveries and withdrawals |
 //! | [`lpi_lifetime`] | mapping, unmapping and freeing an LPI |
 //! | [`lpi_tables`] | the LPI configuration and pending tables in guest memory |
-//! | [`routing`] | `GICD_IROUTER<n>`, and vCPUs that are added |
+//! | [`routing`] | `GICD_IROUTER<n>`, and added vCPUs |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then

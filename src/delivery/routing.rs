@@ -1,8 +1,9 @@
-//! `GICD_IROUTER<n>`, and vCPUs that are added.
+//! `GICD_IROUTER<n>`, and the addition of vCPUs.
 //!
-//! A write of `GICD_IROUTER<n>` and an addition of the vCPU that it names may race. The write
-//! stores the router and then reads the topology; the addition stores the topology and then reads
-//! the routers. With a full fence between the two steps of each, one of them sees the other.
+//! A write of `GICD_IROUTER<n>` may race with the addition of the vCPU named by the write. The
+//! write stores the router and then reads the topology; the addition stores the topology and then
+//! reads the routers. With a full fence between the two steps on both sides, the write sees the new
+//! topology or the addition sees the new router.
 
 use alloc::vec::Vec;
 
@@ -29,6 +30,7 @@ pub(crate) fn add_vcpu<H: Host>(
     if topology.find(affinity).is_some() {
         return Err(ConfigError::DuplicateAffinity(affinity));
     }
+
     let index = topology.len();
     let id = VcpuId::new(index)
         .filter(|_| index < vm.vcpus.len())
@@ -37,25 +39,26 @@ pub(crate) fn add_vcpu<H: Host>(
     let mut affinities: Vec<Affinity> = topology.affinities().to_vec();
     affinities.push(affinity);
     vm.vcpus[index].set_affinity(affinity);
+
     // Release: pairs with the Acquire in `vcpu_count`. Before the topology: a CPU that finds the
-    // vCPU there may insert into its list.
+    // vCPU in the topology may insert into the vCPU's list.
     vm.present.store(index as u16 + 1, Release);
     vm.topology.store(Topology::new(affinities), pin.guard());
 
-    // SeqCst: pairs with the fence in `write_router`: if that write did not see the topology, the
+    // SeqCst: pairs with the fence in `write_router`: if the write did not see the topology, the
     // loads below see the router.
     fence(SeqCst);
     for (irq, router) in vm.distributor.routed() {
-        // Relaxed: the fence above orders it.
+        // Relaxed: ordered by the fence above.
         if router.load(Relaxed) == affinity.mpidr() {
             route(vm, pin, irq, Some(id));
         }
     }
+
     Ok(id)
 }
 
-/// Writes `GICD_IROUTER<n>` of `irq`, and routes the SPI to the vCPU with this affinity, or to
-/// none.
+/// Writes `GICD_IROUTER<n>` of `irq`, and routes the SPI to the vCPU with `affinity`, or to none.
 pub(crate) fn write_router<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -63,17 +66,19 @@ pub(crate) fn write_router<H: Host>(
     router: &AtomicU64,
     affinity: Affinity,
 ) {
-    // Relaxed: concurrent writes of one register are the guest's race; the fence below orders it.
+    // Relaxed: concurrent writes of a register are the guest's race; the fence below gives the
+    // order.
     router.store(affinity.mpidr(), Relaxed);
-    // SeqCst: pairs with the fence in `add_vcpu`: if the lookup below does not see a vCPU that is
-    // being added, the CPU that adds it sees the router.
+    // SeqCst: pairs with the fence in `add_vcpu`: if the lookup below does not see the added vCPU,
+    // the CPU in `add_vcpu` sees the router.
     fence(SeqCst);
 
     let mut target = vm.find_vcpu(pin, affinity);
     loop {
         route(vm, pin, irq, target);
-        // The CPU that adds the vCPU may have routed the SPI to it before this CPU routed it to
-        // none. The transition just made followed that one, so this lookup sees the new topology.
+        // The CPU in `add_vcpu` may have routed the SPI to the new vCPU, and this CPU to none
+        // afterwards. The second transition acquired the first: the lookup below sees the new
+        // topology.
         let now = vm.find_vcpu(pin, affinity);
         if now == target {
             return;
@@ -82,7 +87,7 @@ pub(crate) fn write_router<H: Host>(
     }
 }
 
-/// Routes an SPI, and informs the embedder if its target has changed.
+/// Routes an SPI, and informs the embedder of a change of the target.
 fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
     if change::retarget(vm, pin, irq, target) != target {
         vm.host.routed(irq.intid(), target);

@@ -1,24 +1,24 @@
-//! Work on a range of items that any number of CPUs do in slices.
+//! Work on a range of items, done in slices by any number of CPUs.
 
 use core::cell::Cell;
 
 use super::Ordering::{AcqRel, Acquire, Relaxed};
 use super::{AtomicU32, AtomicU64, Mutant, mutant};
 
-/// The next item of a round in which nothing is left to claim.
+/// The next item of a round with nothing left to claim.
 const NOTHING: u64 = u32::MAX as u64;
 
-/// One task over the items 0 to `end`, an argument of the methods. A CPU that starts the task
-/// begins a new round: every item is claimed once more.
+/// A task over the items 0 to `end`, an argument of the methods. A CPU that starts the task begins
+/// a new round: every item is claimed once more.
 ///
-/// The claim is a compare-and-swap, so each slice of a round is one CPU's. `busy` counts the CPUs
-/// that are at a slice: a reader that finds nothing left to claim and nobody busy sees the effects
-/// of every slice. A round has a number, so that a CPU which was about to claim a slice of an old
-/// round claims none of the new one by mistake.
+/// The claim is a compare-and-swap: each slice of a round belongs to a single CPU. `busy` counts
+/// the CPUs at work on a slice. A reader that finds nothing left to claim and no CPU busy sees the
+/// effects of every slice. The number of the round keeps a CPU about to claim a slice of an old
+/// round from claiming a slice of the new round.
 pub struct Slices {
     /// The next item in bits 31:0, the number of the round in bits 63:32.
     next: AtomicU64,
-    /// CPUs that are at a slice.
+    /// CPUs at work on a slice.
     busy: AtomicU32,
 }
 
@@ -27,7 +27,7 @@ pub struct Slices {
 pub struct Slice<'a> {
     /// First item.
     pub first: u32,
-    /// One past the last item.
+    /// End of the items, exclusive.
     pub end: u32,
     slices: &'a Slices,
 }
@@ -39,7 +39,7 @@ impl Default for Slices {
 }
 
 impl Slices {
-    /// Makes a task that has not been started.
+    /// Makes a task with nothing to claim: [`Slices::start`] begins the first round.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -60,14 +60,14 @@ impl Slices {
         });
     }
 
-    /// Leaves nothing to claim. Slices that have been claimed are still done.
+    /// Leaves nothing to claim. Slices claimed earlier are still done.
     pub fn stop(&self) {
         // AcqRel: pairs with `claim`.
         self.next.fetch_or(NOTHING, AcqRel);
     }
 
-    /// Claims the next slice of up to `length` items, from the first item at or after the next one
-    /// that `skip` returns. Returns `None` if nothing is left.
+    /// Claims the next slice of up to `length` items, or returns `None` if nothing is left. The
+    /// slice begins at `skip(next)`, the first item to claim at or after the item `next`.
     #[inline]
     pub fn claim(&self, end: u32, length: u32, skip: impl Fn(u32) -> u32) -> Option<Slice<'_>> {
         if !self.has_more(end) {
@@ -75,12 +75,12 @@ impl Slices {
         }
 
         if !mutant(Mutant::BusyAfterTheClaim) {
-            // AcqRel: before the claim, so that a CPU which finds nothing left to claim finds this
-            // one busy.
+            // AcqRel: before the claim. A CPU that finds nothing left to claim finds this CPU busy.
             self.busy.fetch_add(1, AcqRel);
         }
+
         let first = Cell::new(end);
-        // AcqRel: each slice is one CPU's. Acquire: pairs with `start`.
+        // AcqRel: each slice belongs to a single CPU. Acquire: pairs with `start`.
         let claimed = self.next.fetch_update(AcqRel, Acquire, |next| {
             let at = next as u32;
             (at < end).then(|| {
@@ -88,12 +88,13 @@ impl Slices {
                 next & !NOTHING | u64::from(first.get().saturating_add(length))
             })
         });
+
         if mutant(Mutant::BusyAfterTheClaim) {
             // AcqRel: too late.
             self.busy.fetch_add(1, AcqRel);
         }
 
-        // Dropped at once if the claim failed, which ends this CPU's being busy.
+        // Dropped at once if the claim failed: the CPU is no longer busy.
         let slice = Slice {
             first: first.get(),
             end: first.get().saturating_add(length).min(end),
@@ -102,7 +103,7 @@ impl Slices {
         claimed.is_ok().then_some(slice)
     }
 
-    /// Returns whether something is left to claim.
+    /// Returns true if something is left to claim.
     #[inline]
     #[must_use]
     pub fn has_more(&self, end: u32) -> bool {
@@ -110,19 +111,19 @@ impl Slices {
         (self.next.load(Relaxed) as u32) < end
     }
 
-    /// Returns whether every slice has been claimed and done; the caller sees the effects.
+    /// Returns true if every slice has been claimed and done; the caller sees the effects.
     #[inline]
     #[must_use]
     pub fn is_done(&self, end: u32) -> bool {
-        // Acquire, both and in this order: pairs with `claim`, which counts the CPU before it
-        // claims, and with the drop of the slice.
+        // Acquire, for both loads and in this order: pairs with `claim`, where the CPU is counted
+        // before the claim, and with the drop of the slice.
         self.next.load(Acquire) as u32 >= end && self.busy.load(Acquire) == 0
     }
 }
 
 impl Drop for Slice<'_> {
     fn drop(&mut self) {
-        // AcqRel: a CPU that finds nobody busy sees what this one has done; pairs with `is_done`.
+        // AcqRel: a CPU that finds no CPU busy sees the effects of the slice; pairs with `is_done`.
         self.slices.busy.fetch_sub(1, AcqRel);
     }
 }

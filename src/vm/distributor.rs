@@ -10,13 +10,13 @@ use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::irq::{Irq, LEVEL};
 
-/// State of the distributor, and of the redistributors' registers that the VM has only one of.
+/// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
     /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1.
     pub(crate) groups: AtomicU32,
-    /// vCPUs that have to be notified of a write of `groups`.
+    /// vCPUs to notify of a write of `groups`.
     pub(crate) notifications: Slices,
-    /// vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
+    /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: AtomicU32,
     /// The SPIs, from INTID 32 on.
     spis: Fixed<Irq>,
@@ -24,20 +24,20 @@ pub(crate) struct Distributor {
     routers: Box<[AtomicU64]>,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
     pub(crate) propbaser: AtomicU64,
-    /// LPIs whose configuration has to be read again (`GICR_INVALLR`).
+    /// LPIs with a configuration to read again (`GICR_INVALLR`).
     pub(crate) reload: Slices,
-    /// vCPUs whose pending table may have slices to claim, a bit each.
+    /// vCPUs with a pending table that may have slices to claim, a bit each.
     pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
 }
 
 impl Distributor {
-    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, whose affinity is
-    /// `first`.
+    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, of affinity `first`.
     pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
         let intids =
             || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
         // The reset value of GICD_IROUTER<n> is UNKNOWN.
         let router = first.map_or(0, Affinity::mpidr);
+
         Self {
             groups: AtomicU32::new(0),
             notifications: Slices::new(),

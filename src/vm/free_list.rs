@@ -1,25 +1,26 @@
-//! LPIs whose last reference has been put, until they are freed.
+//! LPIs without references, until freed.
 //!
-//! The CPU that puts the last reference of an LPI frees it, which may allocate: the epoch keeps
-//! lists of what it defers. Injection, entry and exit must not allocate, so they push the interrupt
-//! here, one compare-and-swap, and [`Vgic::advance`](crate::Vgic::advance) frees a slice at a time.
-//! The table of LPIs may hold such an interrupt meanwhile. Nobody can take a reference to it any
-//! more, and a new mapping of its INTID takes its slot.
+//! The CPU that puts the last reference of an LPI frees the LPI, which may allocate: the epoch
+//! keeps lists of deferred work. Injection, entry and exit must not allocate. They push the LPI
+//! onto the free list instead, with one compare-and-swap, and
+//! [`Vgic::advance`](crate::Vgic::advance) frees a slice at a time. Until then the table of LPIs
+//! may hold the LPI. No CPU can take a reference any more, and a new mapping of the INTID takes the
+//! slot.
 #![expect(unsafe_code)]
-// UNSAFETY: follows the links of interrupts that wait to be freed.
+// UNSAFETY: follows the links of interrupts waiting to be freed.
 
 use crate::epoch::CpuPin;
 use crate::sync::AtomicPtr;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::vm::irq::Irq;
 
-/// A stack of LPIs through their links, which no ap_list needs any more.
+/// A stack of LPIs, linked through [`Links`](super::irq::Links) no longer in use by an ap_list.
 ///
 /// # Invariants
-/// Every interrupt that is reachable from here has no references, was pushed once, and is freed by
-/// the CPU that pops it. A CPU in the epoch may follow the pointers: an interrupt that is popped
-/// meanwhile is freed only after that CPU has left, and not until then can an interrupt at the same
-/// address be pushed.
+/// Every interrupt reachable from the list has no references, was pushed once, and is freed by the
+/// CPU that pops the interrupt. A CPU in the epoch may follow the pointers: an interrupt popped
+/// meanwhile is freed only after the following CPU has left the epoch. Before the free, no
+/// interrupt at the same address can be pushed.
 pub(crate) struct FreeList(AtomicPtr<Irq>);
 
 impl FreeList {
@@ -28,10 +29,11 @@ impl FreeList {
         Self(AtomicPtr::new(core::ptr::null_mut()))
     }
 
-    /// Pushes an interrupt whose last reference the caller has put.
+    /// Pushes an interrupt after the caller has put the last reference.
     pub(crate) fn push(&self, irq: &Irq) {
         debug_assert!(irq.state().refs() == 0, "{:?} is alive", irq.intid());
         let this = core::ptr::from_ref(irq).cast_mut();
+
         // Relaxed: only compared, and passed on through the link.
         let mut top = self.0.load(Relaxed);
         loop {
@@ -45,23 +47,25 @@ impl FreeList {
         }
     }
 
-    /// Returns whether the list is empty, for a CPU that has just popped. A CPU that pushes
-    /// afterwards defers the work again.
+    /// Returns true if the list is empty. Called after a pop: a CPU that pushes later defers the
+    /// work again.
     pub(crate) fn is_empty(&self) -> bool {
         // Relaxed: no interrupt is accessed.
         self.0.load(Relaxed).is_null()
     }
 
-    /// Pops an interrupt, which the caller frees.
+    /// Pops an interrupt for the caller to free.
     pub(crate) fn pop<'g>(&self, pin: &'g CpuPin<'_>) -> Option<&'g Irq> {
         let _entered = pin.guard();
+
         // Acquire, on failure too: pairs with the Release in `push`, which published the link.
         let mut top = self.0.load(Acquire);
         loop {
             // SAFETY: by the type invariant the interrupt is not freed while this CPU is in the
-            // epoch, which the guard above has entered.
+            // epoch, and the guard above has entered the epoch.
             let irq = unsafe { top.as_ref() }?;
-            // Relaxed: not written again once it was published.
+
+            // Relaxed: constant since the publication by `push`.
             let next = irq.links.next.load(Relaxed);
             // Acquire: pairs with the Release in `push`.
             match self.0.compare_exchange_weak(top, next, Acquire, Acquire) {

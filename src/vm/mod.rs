@@ -1,18 +1,18 @@
-//! The state of one VM's interrupt controller, and the lookups in it.
+//! State of one VM's interrupt controller, and lookups in the state.
 //!
 //! | file | state |
 //! |---|---|
-//! | [`irq`] | one interrupt: its state word, and the transitions of it |
-//! | [`ap_list`] | the interrupts that wait for one vCPU |
-//! | [`vcpu`] | one vCPU: its SGIs and PPIs, its ap_list, its redistributor |
-//! | [`residency`] | where a vCPU is, and what work it has been given |
-//! | [`ich_shadow`] | what a vCPU's `ICH_*` registers hold |
-//! | [`staging`] | an interrupt that goes straight into a free list register |
-//! | [`rwp`] | which writes wait for a vCPU to fold its list registers |
-//! | [`distributor`], [`redistributor`] | what a guest has written to GICD and GICR |
-//! | [`topology`] | which vCPU has which affinity |
+//! | [`irq`] | an interrupt: state word and transitions |
+//! | [`ap_list`] | the interrupts waiting for a vCPU |
+//! | [`vcpu`] | a vCPU: SGIs, PPIs, ap_list, redistributor |
+//! | [`residency`] | a vCPU's place, and the work given to the vCPU |
+//! | [`ich_shadow`] | the contents of a vCPU's `ICH_*` registers |
+//! | [`staging`] | an interrupt on the way straight into a free list register |
+//! | [`rwp`] | register writes waiting for a vCPU to fold its list registers |
+//! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
+//! | [`topology`] | the affinities of the vCPUs |
 //! | [`its`] | ITSes: devices, events, collections, command queues |
-//! | [`free_list`] | LPIs that are to be freed |
+//! | [`free_list`] | LPIs waiting to be freed |
 
 pub(crate) mod ap_list;
 pub(crate) mod distributor;
@@ -46,12 +46,12 @@ use crate::radix::Radix;
 use crate::sync::Ordering::{AcqRel, Acquire};
 use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock};
 
-/// One VM.
+/// State of a VM.
 pub(crate) struct Vm<H: Host> {
     pub(crate) host: H,
     pub(crate) config: Config,
     pub(crate) distributor: Distributor,
-    /// Room for `max_vcpus`, of which `present` have been added.
+    /// Room for `max_vcpus`, with `present` added.
     pub(crate) vcpus: Fixed<Vcpu>,
     pub(crate) present: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
@@ -114,7 +114,7 @@ impl<H: Host> Vm<H> {
         usize::from(self.present.load(Acquire))
     }
 
-    /// Returns the vCPU `id`, if it has been added.
+    /// Returns the vCPU `id`, or `None` unless the vCPU has been added.
     #[inline]
     pub(crate) fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
         self.vcpus
@@ -122,7 +122,7 @@ impl<H: Host> Vm<H> {
             .filter(|_| id.index() < self.vcpu_count())
     }
 
-    /// Returns the vCPUs that have been added.
+    /// Returns the vCPUs added so far.
     pub(crate) fn present_vcpus(&self) -> &[Vcpu] {
         &self.vcpus[..self.vcpu_count()]
     }
@@ -137,13 +137,14 @@ impl<H: Host> Vm<H> {
         self.topology.load(pin.guard()).find(affinity)
     }
 
-    /// Returns the ITS `id`, if the VM has it.
+    /// Returns the ITS `id`, or `None` if the VM does not have the ITS.
     pub(crate) fn its(&self, id: ItsId) -> Option<&Its> {
         self.its.get(usize::from(id.0))
     }
 
-    /// Finds the interrupt that `intid` names on `vcpu`; an LPI only while a reference to it is
-    /// left. Takes no lock.
+    /// Finds the interrupt `intid`: an SGI or PPI of `vcpu`, an SPI or an LPI. Takes no lock.
+    ///
+    /// An LPI is found only while a reference to the LPI is left.
     pub(crate) fn irq<'g>(
         &'g self,
         pin: &'g CpuPin<'_>,
@@ -157,11 +158,11 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    /// Finds the LPI `intid`, if it is mapped or still on a list. Takes no lock.
+    /// Finds the LPI `intid`, if the LPI is mapped or still on a list. Takes no lock.
     pub(crate) fn lpi<'g>(&'g self, pin: &'g CpuPin<'_>, intid: IntId) -> Option<&'g Irq> {
         let key = intid.raw().checked_sub(IntId::FIRST_LPI)?;
         let irq = pin.lookup(|| self.lpis.get(key, pin.guard()))?;
-        // The table may still hold one whose last reference is gone.
+        // The table may still hold an LPI without references.
         (irq.state().refs() != 0).then_some(irq)
     }
 
@@ -182,8 +183,8 @@ impl<H: Host> Vm<H> {
         Ok((vcpu, irq))
     }
 
-    /// Returns the groups, a bit each, in which `irq` may be signalled to `vcpu`. A CPU that closes
-    /// a group after this look rwp_vcpus the vCPU.
+    /// Returns the groups, a bit each, open to signal `irq` to `vcpu`. A CPU that closes a group
+    /// after the load recalls the vCPU.
     #[inline]
     pub(crate) fn groups_open_to(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
         if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
@@ -193,7 +194,7 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    /// Returns whether there is deferred work; one load.
+    /// Returns true if work is deferred; one load.
     #[inline]
     pub(crate) fn has_deferred(&self) -> bool {
         // Acquire: pairs with `defer`.

@@ -8,7 +8,7 @@ pub(crate) const CTLR_ENABLE_LPIS: u32 = 1 << 0;
 /// `GICR_WAKER.ProcessorSleep`.
 pub(crate) const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 
-/// State of a redistributor that is not in its interrupts.
+/// State of a redistributor apart from the interrupts.
 pub(crate) struct Redistributor {
     /// `GICR_CTLR.EnableLPIs`.
     pub(crate) ctlr: AtomicU32,
@@ -16,7 +16,7 @@ pub(crate) struct Redistributor {
     pub(crate) waker: AtomicU32,
     /// `GICR_PENDBASER`, with PTZ as last written.
     pub(crate) pendbaser: AtomicU64,
-    /// LPIs whose bits of the pending table have to be read.
+    /// LPIs with bits of the pending table to read.
     pub(crate) scan: Slices,
 }
 

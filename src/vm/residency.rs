@@ -1,4 +1,4 @@
-//! Residency: the place of a vCPU, and the work it has been given, in one word.
+//! Residency: the place of a vCPU, and the work given to the vCPU, in one word.
 //!
 //! | bits  | field        | meaning |
 //! |-------|--------------|---------|
@@ -13,12 +13,12 @@
 //!
 //! # No lost wake-up, and one kick
 //! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW,
-//! RERAISED or RECALL. The result of that read-modify-write says where the vCPU is. Entering,
-//! leaving and blocking are read-modify-writes of the same word, so the two are totally ordered:
-//! either the entry's swap returns the producer's bit and the vCPU does the work, or the producer
-//! sees IN_GUEST and kicks. Only the producer that finds none of the three bits set kicks or wakes;
-//! later producers rely on that kick until the vCPU consumes the bits. Neither side needs a further
-//! fence.
+//! RERAISED or RECALL. The result of the read-modify-write gives the place of the vCPU. Entering,
+//! leaving and blocking are read-modify-writes of the same word, and totally ordered with the
+//! producer's: either the entry's swap returns the producer's bit and the vCPU does the work, or
+//! the producer sees IN_GUEST and kicks. Only a producer that finds none of the three bits set
+//! kicks or wakes. Later producers rely on the first kick until the vCPU consumes the bits. Neither
+//! side needs a further fence.
 
 use crate::intid::CpuId;
 use crate::steps::step;
@@ -42,7 +42,7 @@ pub(crate) const WORK: u32 = NEW | RECALL | RECALL_LATER | RERAISED;
 const CPU_SHIFT: u32 = 16;
 const NO_CPU: u32 = 0xffff << CPU_SHIFT;
 
-/// The producer's duty towards a vCPU that it has given work.
+/// Step left to a producer after giving work to a vCPU.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kick {
@@ -54,7 +54,7 @@ pub(crate) enum Kick {
     Wake,
 }
 
-/// The residency word of one vCPU. The owner is the CPU that has the vCPU.
+/// The residency word of a vCPU. The owner is the CPU that has the vCPU.
 pub(crate) struct Residency(AtomicU32);
 
 impl Residency {
@@ -67,11 +67,11 @@ impl Residency {
     #[inline]
     pub(crate) fn get(&self) -> ResidencyBits {
         step();
-        // Acquire: pairs with the read-modify-writes below, which are AcqRel where they publish.
+        // Acquire: pairs with the AcqRel of every publishing read-modify-write below.
         ResidencyBits(self.0.load(Acquire))
     }
 
-    /// Gives the vCPU `work`, whose reason has been published already. Any CPU.
+    /// Gives the vCPU `work`, after the reason has been published. Any CPU.
     #[inline]
     pub(crate) fn notify(&self, work: u32) -> Kick {
         step();
@@ -112,7 +112,7 @@ impl Residency {
         self.0.fetch_or(NO_CPU, order);
     }
 
-    /// Marks the vCPU, which is on, as in the guest, and consumes the work. Owner only.
+    /// Marks the vCPU, powered on, as in the guest, and consumes the work. Owner only.
     #[inline]
     pub(crate) fn enter(&self, cpu: CpuId) -> ResidencyBits {
         let entered = ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT;
@@ -122,7 +122,7 @@ impl Residency {
             return work;
         }
         // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible. Only
-        // producers write concurrently, and only the bits that this returns.
+        // producers write concurrently, and only the work bits returned by the swap.
         ResidencyBits(self.0.swap(entered, AcqRel))
     }
 
@@ -139,10 +139,11 @@ impl Residency {
         ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), AcqRel))
     }
 
-    /// Marks the vCPU as blocked unless there is work; returns whether it is blocked now. Owner
-    /// only.
+    /// Marks the vCPU as blocked unless work is left. Returns true if the vCPU is blocked now.
+    /// Owner only.
     pub(crate) fn block(&self) -> bool {
-        // AcqRel: pairs with the AcqRel in `notify`: either this sees its bit, or it sees BLOCKED.
+        // AcqRel: pairs with the AcqRel in `notify`: either this CPU sees the producer's bit, or
+        // the producer sees BLOCKED.
         let old = self.0.fetch_or(BLOCKED, AcqRel);
         if old & WORK == 0 || mutant(Mutant::SleepsWithoutLooking) {
             return true;
@@ -152,11 +153,11 @@ impl Residency {
         false
     }
 
-    /// Powers the vCPU on or off; returns false if it was so already. Powering off is for the owner
+    /// Powers the vCPU on or off. Returns false if nothing changed. Powering off is for the owner
     /// only.
     pub(crate) fn set_power(&self, on: bool) -> bool {
         // AcqRel: pairs with `get` and `load`: powering on hands the vCPU's reset state to the CPU
-        // that enters it.
+        // that enters the vCPU.
         let old = if on {
             self.0.fetch_or(ON, AcqRel)
         } else {
@@ -166,7 +167,7 @@ impl Residency {
     }
 }
 
-/// Place of a vCPU that is on, on the CPU that has it.
+/// Place of a vCPU, powered on, on the owner's CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Whereabouts {
     /// Running the guest's code.
@@ -180,26 +181,26 @@ pub(crate) enum Whereabouts {
 pub(crate) struct ResidencyBits(u32);
 
 impl ResidencyBits {
-    /// Returns whether the vCPU is powered on.
+    /// Returns true if the vCPU is powered on.
     #[inline]
     pub(crate) fn is_on(self) -> bool {
         self.0 & ON != 0
     }
 
-    /// Returns whether the vCPU is in the guest.
+    /// Returns true if the vCPU is in the guest.
     #[inline]
     pub(crate) fn in_guest(self) -> bool {
         self.0 & IN_GUEST != 0
     }
 
-    /// Returns whether the states of all interrupts in the vCPU's list registers are known: it is
-    /// on no CPU, or blocked. A vCPU that is out of the guest for a trap has list registers that
-    /// nobody has read.
+    /// Returns true if the states of all interrupts in the vCPU's list registers are known: the
+    /// vCPU is on no CPU, or blocked. While a CPU handles a trap of the vCPU, the list registers
+    /// are unread.
     pub(crate) fn lrs_are_known(self) -> bool {
         self.0 & BLOCKED != 0 || self.cpu().is_none()
     }
 
-    /// Returns whether the vCPU is on, on `cpu`, and `there`.
+    /// Returns true if the vCPU is on, on `cpu`, and `there`.
     #[inline]
     pub(crate) fn is(self, there: Whereabouts, cpu: CpuId) -> bool {
         let there = match there {
@@ -215,7 +216,7 @@ impl ResidencyBits {
         (self.0 & NO_CPU != NO_CPU).then_some(CpuId((self.0 >> CPU_SHIFT) as u16))
     }
 
-    /// Returns whether there is work of the given kinds.
+    /// Returns true if work of the given kinds is left.
     #[inline]
     pub(crate) fn has(self, work: u32) -> bool {
         self.0 & work != 0
@@ -237,9 +238,11 @@ mod tests {
         assert_eq!(word.notify(RECALL_LATER), Kick::Nothing);
         assert_eq!(word.notify(NEW), Kick::Ipi(CPU));
         assert_eq!(word.notify(RECALL), Kick::Nothing);
+
         word.exit();
         assert_eq!(word.notify(NEW), Kick::Nothing);
         assert_eq!(word.notify(RERAISED), Kick::Nothing);
+
         let place = word.enter(CPU);
         assert!(
             [NEW, RECALL, RECALL_LATER, RERAISED]
@@ -247,6 +250,7 @@ mod tests {
                 .all(|work| place.has(*work))
         );
         assert_eq!(word.notify(RERAISED), Kick::Ipi(CPU));
+
         word.exit();
         let _ = word.enter(CPU);
         assert_eq!(word.notify(RECALL), Kick::Ipi(CPU));

@@ -1,5 +1,4 @@
-//! One vCPU: its SGIs and PPIs, its ap_list, its redistributor, and the shadow of its `ICH_*`
-//! registers.
+//! A vCPU: SGIs, PPIs, ap_list, redistributor, and the shadow of the `ICH_*` registers.
 #![expect(unsafe_code)]
 // UNSAFETY: gives the CPU that has a vCPU access to the vCPU's shadow.
 
@@ -22,27 +21,27 @@ struct OwnedShadow {
     watched: Watched,
 }
 
-// SAFETY: `Vcpu::shadow` gives access only to the CPU that `Residency` names as the owner, and
-// `Residency::load` and `put` hand the ownership over. The ap_list's references keep the interrupts
-// alive that the shadow points to.
+// SAFETY: `Vcpu::shadow` gives access only to the owner named by `Residency`, and `Residency::load`
+// and `put` hand the ownership over. The ap_list's references keep the interrupts behind
+// the shadow's pointers alive.
 unsafe impl Sync for OwnedShadow {}
-// SAFETY: the shadow points only to interrupts, which are shared freely between CPUs; the ap_list's
-// references keep them alive.
+// SAFETY: the shadow points only to interrupts. CPUs share interrupts freely, and the ap_list's
+// references keep the interrupts alive.
 unsafe impl Send for OwnedShadow {}
 
-/// One vCPU of a VM.
-// Two 64-byte lines, so that neighbours share neither a line nor a prefetched pair.
+/// A vCPU of a VM.
+// Two 64-byte lines: neighbours share neither a line nor a prefetched pair.
 #[repr(align(128))]
 pub(crate) struct Vcpu {
     pub(crate) id: VcpuId,
     pub(crate) residency: Residency,
-    /// Registers whose RWP waits for this vCPU: bits of [`rwp`](super::rwp).
+    /// Registers with RWP waiting for this vCPU: bits of [`rwp`](super::rwp).
     pub(crate) rwp: AtomicU8,
-    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while
-    /// the vCPU has not been added.
+    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones until
+    /// the vCPU is added.
     sgi_to_itself: AtomicU64,
-    /// Guest-physical address of the register whose read this vCPU tries again, or all ones: the
-    /// read has recalled another vCPU.
+    /// Guest-physical address of the register read that this vCPU tries again, after the recall of
+    /// another vCPU; all ones for none.
     pub(crate) retry_gpa: AtomicU64,
     pub(crate) ap_list: SpinLock<ApList>,
     shadow: OwnedShadow,
@@ -73,14 +72,14 @@ impl Vcpu {
         }
     }
 
-    /// Sets the affinity of a vCPU that is about to be added.
+    /// Sets the affinity of a vCPU about to be added.
     pub(crate) fn set_affinity(&self, affinity: Affinity) {
         let target = affinity.sgi_group() | 1 << (affinity.aff0() & 0xf);
-        // Relaxed: written once, before the vCPU is added, which publishes it.
+        // Relaxed: written once, and published by the addition of the vCPU.
         self.sgi_to_itself.store(target, Relaxed);
     }
 
-    /// Returns the value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone.
+    /// Returns the value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to the vCPU alone.
     #[inline]
     pub(crate) fn sgi_to_itself(&self) -> u64 {
         // Relaxed: written once by `set_affinity`, and published when the vCPU was added.
@@ -98,7 +97,7 @@ impl Vcpu {
         &self.private
     }
 
-    /// Returns the classes that may fill this vCPU's list registers while the distributor enables
+    /// Returns the classes allowed into this vCPU's list registers while the distributor enables
     /// `groups`.
     #[inline]
     pub(crate) fn open_classes(&self, groups: Classes) -> Classes {
@@ -126,21 +125,21 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Borrows the shadow, unless the calling CPU has borrowed it already.
+    /// Borrows the shadow, unless the calling CPU has borrowed the shadow already.
     ///
     /// # Safety
     /// The calling CPU has the vCPU.
     #[inline]
     pub(crate) unsafe fn borrow_shadow(&self) -> Option<RefMut<'_, IchShadow>> {
         self.shadow.watched.write();
-        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes that;
-        // `CpuLocal` is not `Sync`, so there is one caller at a time.
+        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes the
+        // ownership. `CpuLocal` is not `Sync`: one caller at a time.
         unsafe { &*self.shadow.shadow.get() }.try_borrow_mut().ok()
     }
 
-    /// Returns the residency and whether `what` holds of the shadow, in one read of the residency
-    /// word. Returns `None` unless the calling CPU has the vCPU, the vCPU is `there`, and the
-    /// shadow is not borrowed.
+    /// Returns the residency, and the result of `what` on the shadow, with one read of the
+    /// residency word. Returns `None` unless the calling CPU has the vCPU, the vCPU is `there`, and
+    /// the shadow is not borrowed.
     #[inline]
     pub(crate) fn peek(
         &self,
@@ -153,8 +152,8 @@ impl Vcpu {
             return None;
         }
         self.shadow.watched.read();
-        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes that.
-        // `what` has no access to the vCPU, so it borrows nothing meanwhile.
+        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes the
+        // ownership. `what` has no access to the vCPU, and borrows nothing meanwhile.
         unsafe { (*self.shadow.shadow.get()).try_borrow_unguarded() }
             .ok()
             .map(|shadow| (residency, what(shadow)))
@@ -171,25 +170,26 @@ impl Vcpu {
     /// Gives up the ownership of the vCPU.
     pub(crate) fn put(&self, local: &CpuLocal) {
         local.set_loaded(None::<&Self>);
-        // The last access of this CPU to the shadow.
+        // The last access of the CPU to the shadow.
         self.shadow.watched.write();
         self.residency.put();
     }
 
-    /// Relinks the interrupts of the list registers without reading those; for a VM that is
-    /// dropped.
+    /// Relinks the interrupts of the list registers without reading the registers; for a dropped
+    /// VM.
     ///
     /// # Safety
-    /// No CPU runs this vCPU, or will.
+    /// No CPU runs the vCPU, or will.
     pub(crate) unsafe fn abandon(&self, pin: &CpuPin<'_>) {
         // SAFETY: the caller promises that no CPU uses the shadow. A shared reference, because the
         // list points to the vCPU's own interrupts.
         let shadow = unsafe { &*self.shadow.shadow.get() };
         let mut shadow = shadow.borrow_mut();
+
         let mut list = self.ap_list.lock(pin.ledger());
         for index in bits(core::mem::take(&mut shadow.in_use)) {
-            // SAFETY: by the invariant of `IchShadow` the interrupt is queued here, so the list's
-            // reference keeps it alive; no other CPU unlinks it.
+            // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU. The
+            // list's reference keeps the interrupt alive, and no other CPU unlinks.
             if let Some(irq) = unsafe { shadow.irqs[index].as_ref() } {
                 irq.fold_unread();
                 list.link(irq, irq.state());
@@ -197,8 +197,7 @@ impl Vcpu {
         }
     }
 
-    /// Returns whether an edge has come of an interrupt in a list register that the guest has not
-    /// ended.
+    /// Returns true if an edge has come of an interrupt in a list register not ended by the guest.
     #[cold]
     pub(crate) fn has_reraised(&self, shadow: &IchShadow) -> bool {
         bits(shadow.in_use)
@@ -206,12 +205,11 @@ impl Vcpu {
             .any(|irq| irq.state().latch())
     }
 
-    /// Returns the interrupt that list register `index` holds, or held until it was vacated just
-    /// now.
+    /// Returns the interrupt that list register `index` holds, or held until vacated just now.
     pub(crate) fn listed<'r>(&self, shadow: &'r IchShadow, index: usize) -> Option<&'r Irq> {
-        // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU, so the
-        // list's reference keeps it alive. Callers ask only for list registers in use, or for those
-        // that they have just folded and not pruned yet.
+        // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU, and the
+        // list's reference keeps the interrupt alive. Callers ask only for list registers in use,
+        // or just folded and not pruned yet.
         unsafe { shadow.irqs[index].as_ref() }
     }
 }

@@ -15,8 +15,8 @@ impl Irq {
         self.raise_with(PENDING)
     }
 
-    /// Sets the pending latch on behalf of a physical interrupt that is active, and that the
-    /// guest's deactivation of this interrupt will deactivate.
+    /// Sets the pending latch on behalf of an active physical interrupt, to be deactivated by the
+    /// guest's deactivation of the virtual interrupt.
     #[inline]
     pub(crate) fn raise_hw(&self) -> Raised {
         self.raise_with(PENDING | HW)
@@ -63,6 +63,7 @@ impl Irq {
             Some(vcpu) => FollowUp::Requeue(vcpu),
             None => FollowUp::Nothing,
         };
+
         Changed {
             old,
             new,
@@ -86,8 +87,8 @@ impl Irq {
         }
     }
 
-    /// Withdraws the latch, here and in a list register: `ICPENDR`, `CLEAR`. Returns whether the
-    /// hypervisor has to deactivate a physical interrupt.
+    /// Withdraws the latch and a list register's pending state: `ICPENDR`, `CLEAR`. Returns true if
+    /// the hypervisor has to deactivate a physical interrupt.
     pub(crate) fn clear_pending(&self) -> (bool, Changed) {
         let changed = self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
@@ -98,8 +99,8 @@ impl Irq {
         (old.hw() && !old.active() && old.latch(), changed)
     }
 
-    /// Ends the active state, here and in a list register: `ICACTIVER`, a trapped `ICC_DIR_EL1`, or
-    /// `EOIcount`. Returns whether the hypervisor has to deactivate a physical interrupt.
+    /// Ends the active state, also in a list register: `ICACTIVER`, a trapped `ICC_DIR_EL1`, or
+    /// `EOIcount`. Returns true if the hypervisor has to deactivate a physical interrupt.
     pub(crate) fn clear_active(&self) -> (bool, Changed) {
         let changed = self.update(|old| {
             let physical = if old.active() { HW } else { 0 };

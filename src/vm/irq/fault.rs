@@ -1,32 +1,31 @@
 //! Deliberate faults of the transitions ([`Mutant`]), each a function of the right outcome. In
-//! builds without mutants these functions are the identity, or constant.
+//! builds without mutants all functions are constant or return the right outcome.
 
 use crate::lr::ListRegister;
 use crate::sync::{Mutant, mutant};
 
 use super::{CANCEL_P, PENDING, REF, State, UNMAPPED};
 
-/// Returns whether a fault links an interrupt that must not be linked.
+/// Returns true if a fault links an interrupt not allowed to be linked.
 #[inline]
 pub(super) fn of_link(free: bool, alive: bool, here: bool) -> bool {
     mutant(Mutant::LinkedTwice) && alive && here
         || mutant(Mutant::InsertedAfterFree) && free && here
 }
 
-/// Returns whether a fault stages an interrupt that is queued.
+/// Returns true if a fault stages a queued interrupt.
 #[inline]
 pub(super) fn of_staging() -> bool {
     mutant(Mutant::StagedTwice)
 }
 
-/// Returns whether a fault takes every target for the list's vCPU.
+/// Returns true if a fault takes every target for the list's vCPU.
 #[inline]
 pub(super) fn of_prune() -> bool {
     mutant(Mutant::StaysOnTheOldList)
 }
 
-/// Returns whether the selected fault is one of folding or pruning, which are made in the general
-/// path.
+/// Returns true if the selected fault is in folding or pruning, and so in the general path.
 #[inline]
 pub(super) fn is_of_fold() -> bool {
     [
@@ -40,7 +39,7 @@ pub(super) fn is_of_fold() -> bool {
     .any(mutant)
 }
 
-/// Returns the result of folding `old` from `lr`: `right`, or what a fault makes of it.
+/// Returns the result of folding `old` from `lr`: `right`, or a faulty version of `right`.
 #[inline]
 pub(super) fn of_fold(old: State, lr: ListRegister, right: State) -> State {
     let pending = lr.is_pending() && !old.cancel_pending();
@@ -57,7 +56,7 @@ pub(super) fn of_fold(old: State, lr: ListRegister, right: State) -> State {
     }
 }
 
-/// Returns the result of `clear_pending`: `right`, or what a fault makes of it.
+/// Returns the result of `clear_pending`: `right`, or a faulty version of `right`.
 #[inline]
 pub(super) fn of_clear_pending(old: State, right: State) -> State {
     if mutant(Mutant::ClearMissesListRegister) {
@@ -67,7 +66,7 @@ pub(super) fn of_clear_pending(old: State, right: State) -> State {
     }
 }
 
-/// Returns the result of a put: `right`, or what a fault makes of it.
+/// Returns the result of a put: `right`, or a faulty version of `right`.
 #[inline]
 pub(super) fn of_put(old: State, withdraw: bool, right: State) -> State {
     if mutant(Mutant::UnmappedStaysPending) {

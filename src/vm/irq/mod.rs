@@ -1,37 +1,37 @@
-//! One interrupt: its state word, the named transitions of the word, its references and its links.
+//! An interrupt: state word, named transitions of the word, references and links.
 //!
 //! | file | concern |
 //! |---|---|
-//! | [`state`] | the layout of the word, and the predicates on it |
+//! | [`state`] | the layout of the word, and the predicates on the word |
 //! | [`change`] | transitions by injection, a line, or a register write |
 //! | [`listed`] | transitions under an ap_list's lock: link, unlink, fill, fold |
 //! | [`references`] | transitions of mappings and migrations |
-//! | [`outcome`] | the results of transitions, and what they leave to the caller |
+//! | [`outcome`] | the results of transitions, and the work left to the caller |
 //! | [`fault`] | deliberate faults for the models |
 //!
 //! # Who may touch a field
-//! 1. `state` changes only by the transitions of this room, each one atomic read-modify-write. Any
+//! 1. `state` changes only by the transitions of this room, each an atomic read-modify-write. Any
 //!    CPU may make a transition of [`change`] and [`references`] at any time.
 //! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of
-//!    the lock knows whether the interrupt is in a bucket. The other LR bits change under that lock
-//!    too, or, by [`Irq::refresh`], on the CPU that has the vCPU.
-//! 3. `links` belong to the ap_list that `queued_on` names, under its lock. The links of an
+//!    the lock knows whether the interrupt is in a bucket. The other LR bits change under the same
+//!    lock, or, by [`Irq::refresh`], on the CPU with the vCPU.
+//! 3. `links` belong to the ap_list named by `queued_on`, under the list's lock. The links of an
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
 //! 4. `pintid` is written before the first forwarded interrupt is raised, and constant from then
 //!    on.
-//! 5. `icid` is written by the ITS that maps the LPI, under that ITS's command lock.
+//! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
 //!
 //! # References
-//! A reference has one of four owners. The count is part of the state word, so a reference is taken
-//! or put in the compare-and-swap that changes what the reference stands for. Zero is final: no
-//! transition leads away from a count of zero. This table is the one list of all transitions that
-//! take or put a reference.
+//! A reference has an owner: the VM, a mapping, an ap_list or a migration. The count is part of the
+//! state word. The compare-and-swap that begins or ends the ownership takes or puts the reference.
+//! Zero is final: no transition leads away from a count of zero. The table lists all transitions
+//! that take or put a reference.
 //!
 //! | transition | made by | ap_list's | mapping's | migration's | trace point |
 //! |---|---|---|---|---|---|
-//! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM owns it | | | | |
+//! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | |
 //! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | `MappingGet` |
-//! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI that has references | | take | | `MappingGet` |
+//! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | `MappingGet` |
 //! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | `MappingPut` |
 //! | [`Irq::link`] | insertion | take | | | `ListGet` |
 //! | [`Irq::link_and_fill_lr`] | staging | take | | | `ListGet` |
@@ -44,22 +44,21 @@
 //!
 //! *Both* are `ListPut` and then `MigrationGet`.
 //!
-//! * The ap_list owns a reference exactly while `queued_on` names its vCPU. A fold alone puts no
-//!   reference: a folded interrupt is still on the list. The transitions that fold *and* unlink put
-//!   the reference because they unlink.
-//! * A migration inserts the interrupt on the new list, where [`Irq::link`] takes a reference, and
-//!   then puts the old list's.
-//! * A lookup takes no reference. The epoch guard that the lookup needs keeps the interrupt
-//!   allocated, not alive: linking an interrupt without references fails, and raising an unmapped
-//!   LPI has no effect.
-//! * The CPU that puts the last reference frees the interrupt, or pushes it onto the
-//!   [`FreeList`](super::free_list::FreeList) where freeing might allocate.
+//! * The ap_list owns a reference exactly while `queued_on` names the list's vCPU. A fold alone
+//!   puts no reference: a folded interrupt is still on the list. The transitions that fold *and*
+//!   unlink put the reference because they unlink.
+//! * A migration inserts the interrupt on the new list, by [`Irq::link`] with a new reference, and
+//!   then puts the old list's reference.
+//! * A lookup takes no reference. The lookup's epoch guard keeps the interrupt allocated, not
+//!   alive: linking an interrupt without references fails, and raising an unmapped LPI has no
+//!   effect.
+//! * The CPU that puts the last reference frees the interrupt, or pushes the interrupt onto the
+//!   [`FreeList`](super::free_list::FreeList) if freeing is not allowed to allocate.
 //!
 //! # Publication
-//! Every transition is AcqRel. A CPU that makes an interrupt pending publishes its earlier writes,
-//! and the transition that consumes the pending state (fill, fold) acquires them, also if the
-//! injection coalesced with an earlier one. For this reason a raise is never skipped after a mere
-//! load.
+//! Every transition is AcqRel. A CPU that makes an interrupt pending publishes all earlier writes
+//! of the CPU. The transition that consumes the pending state (fill, fold) acquires the writes,
+//! also of a coalesced injection. For this reason a raise is never skipped after a mere load.
 
 mod change;
 mod fault;
@@ -82,21 +81,21 @@ pub(crate) use state::{
     LR_LATCH, LR_PENDING, PENDING, REF, UNMAPPED,
 };
 
-/// Links of an intrusive circular list, and the bucket that the interrupt is in. Guarded by an
-/// ap_list lock; atomic only so that touching them needs no `unsafe`.
+/// Links of an intrusive circular list, and the bucket of the interrupt. Guarded by an ap_list
+/// lock; atomic only to need no `unsafe`.
 pub(crate) struct Links {
     pub(crate) next: AtomicPtr<Irq>,
     pub(crate) prev: AtomicPtr<Irq>,
     pub(crate) bucket: AtomicU8,
 }
 
-/// One virtual interrupt.
+/// A virtual interrupt.
 ///
 /// # Invariants
-/// * `queued_on` names a vCPU exactly while that vCPU's ap_list holds the interrupt, in a bucket or
-///   in a list register, and exactly then the list owns one of the references.
-/// * A deliverable interrupt is queued, or some CPU has still to insert it.
-// A line of its own: injections of different interrupts do not share one.
+/// * `queued_on` names a vCPU exactly while the vCPU's ap_list holds the interrupt, in a bucket or
+///   in a list register, and exactly then the list owns a reference.
+/// * A deliverable interrupt is queued, or some CPU has still to insert the interrupt.
+// A cache line each: injections of different interrupts do not share a line.
 #[repr(align(64))]
 pub(crate) struct Irq {
     state: AtomicU64,
@@ -109,8 +108,8 @@ pub(crate) struct Irq {
 }
 
 impl Irq {
-    /// Makes an interrupt with these flags, routed to `target`, with one reference: the VM's, or an
-    /// LPI's first mapping's.
+    /// Makes an interrupt with these flags, routed to `target`, with a single reference: the VM's,
+    /// or the reference of an LPI's first mapping.
     pub(crate) fn new(intid: IntId, flags: u64, target: Option<VcpuId>) -> Self {
         Self {
             state: AtomicU64::new(State::new(flags, target).0),
@@ -139,11 +138,11 @@ impl Irq {
         self.kind
     }
 
-    /// Returns the physical INTID that forwarded occurrences of this interrupt deactivate; 0 for
-    /// none.
+    /// Returns the physical INTID that forwarded occurrences deactivate; 0 for none.
     #[inline]
     pub(crate) fn pintid(&self) -> u16 {
-        // Relaxed: written before the first raise of a forwarded occurrence, which publishes it.
+        // Relaxed: written before the first raise of a forwarded occurrence; the raise publishes
+        // the value.
         self.pintid.load(Relaxed)
     }
 
@@ -153,7 +152,7 @@ impl Irq {
         self.pintid.store(pintid, Relaxed);
     }
 
-    /// Returns the vCPU whose SGI or PPI this is.
+    /// Returns the vCPU of an SGI or PPI.
     pub(crate) fn owner(&self) -> Option<VcpuId> {
         if self.intid.is_private() {
             self.state().target()
@@ -162,15 +161,15 @@ impl Irq {
         }
     }
 
-    /// Returns the collection that last mapped this LPI. Under the ITS's command lock.
+    /// Returns the collection of the LPI's last mapping. Under the ITS's command lock.
     pub(crate) fn icid(&self) -> u16 {
-        // Relaxed: read under the command lock that it is written under.
+        // Relaxed: all accesses hold the ITS's command lock.
         self.icid.load(Relaxed)
     }
 
-    /// Sets the collection of this LPI. Under the ITS's command lock.
+    /// Sets the collection of the LPI. Under the ITS's command lock.
     pub(crate) fn set_icid(&self, icid: u16) {
-        // Relaxed: written under the command lock that it is read under.
+        // Relaxed: all accesses hold the ITS's command lock.
         self.icid.store(icid, Relaxed);
     }
 
@@ -198,6 +197,7 @@ impl Irq {
                 self.state.store(new.0, Release);
                 return Ok((old, new));
             }
+
             // AcqRel, and Acquire on failure: module docs, "Publication".
             match self
                 .state

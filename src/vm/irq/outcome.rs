@@ -1,4 +1,4 @@
-//! Results of transitions of the state word, and what they leave to the caller.
+//! Results of transitions of the state word, and the work left to the caller.
 
 use crate::intid::VcpuId;
 use crate::lr::ListRegister;
@@ -6,23 +6,25 @@ use crate::sync::{Mutant, mutant};
 
 use super::State;
 
-/// Work that a transition leaves to its caller.
+/// Work left to the caller of a transition.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FollowUp {
     /// No work.
     Nothing,
-    /// The interrupt wants a list and is on none: insert it.
+    /// The interrupt wants a list and is on none: insert the interrupt.
     Insert,
-    /// The interrupt waits on this vCPU's list and its place there may have changed: requeue it.
+    /// The interrupt waits on the list of this vCPU, perhaps in the wrong place: requeue the
+    /// interrupt.
     Requeue(VcpuId),
-    /// The interrupt is in a list register of this vCPU, which has to fold its list registers soon.
+    /// The interrupt is in a list register of this vCPU: the vCPU has to fold the list register
+    /// soon.
     Recall(VcpuId),
     /// An edge has come while the interrupt is in a list register of this vCPU. The vCPU leaves the
-    /// guest, because the guest may have ended the first one.
+    /// guest, because the guest may have ended the first edge.
     Reraised(VcpuId),
-    /// The interrupt is in a list register of this vCPU, which has to fold its list registers
-    /// before it next enters the guest.
+    /// The interrupt is in a list register of this vCPU: the vCPU has to fold the list register
+    /// before the next entry.
     RecallLater(VcpuId),
 }
 
@@ -37,15 +39,15 @@ pub(crate) struct Raised {
 }
 
 impl Raised {
-    /// Returns whether the interrupt was on no list, not pending, and wants a list now if it has a
-    /// target. Most raises are of this kind.
+    /// Returns true if the interrupt was on no list and not pending, and wants a list now if routed
+    /// to a target. Most raises are of this kind.
     #[inline]
     pub(crate) fn was_idle(self) -> bool {
         self.old.is_idle()
     }
 
-    /// Returns whether the raise asks for nothing: the latch was set, and the interrupt is mapped
-    /// and has a target.
+    /// Returns true if the raise leaves no work: the latch was set, and the interrupt is mapped and
+    /// has a target.
     #[inline]
     pub(crate) fn needs_nothing(self) -> bool {
         self.old.latch() && !self.unmapped() && !self.without_target()
@@ -57,19 +59,19 @@ impl Raised {
         self.old.target_index()
     }
 
-    /// Returns whether the interrupt was pending already, so that this injection coalesced.
+    /// Returns true if the interrupt was pending already: the injection coalesced.
     #[inline]
     pub(crate) fn coalesced(self) -> bool {
         self.old.pending_outside()
     }
 
-    /// Returns whether this is an LPI without a mapping: the raise has had no effect.
+    /// Returns true for an LPI without a mapping: the raise has had no effect.
     #[inline]
     pub(crate) fn unmapped(self) -> bool {
         self.old.unmapped()
     }
 
-    /// Returns whether the interrupt is routed to no vCPU.
+    /// Returns true if the interrupt is routed to no vCPU.
     #[inline]
     pub(crate) fn without_target(self) -> bool {
         self.old.target().is_none()
@@ -99,16 +101,16 @@ pub(crate) struct Changed {
     pub(crate) follow_up: FollowUp,
 }
 
-/// Result of a fold and prune of an interrupt whose list register is empty, in one step.
+/// Result of folding and pruning, in a single step, an interrupt with an empty list register.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FastFold {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// The image with which the interrupt stays in its list register, for an edge that has come
+    /// The image of an interrupt that stays in the list register, because an edge has come
     /// meanwhile.
     pub(crate) reloaded: Option<ListRegister>,
-    /// The list's reference was the last one.
+    /// The list's reference was the last.
     pub(crate) last: bool,
 }
 
@@ -116,33 +118,33 @@ pub(crate) struct FastFold {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pruned {
-    /// The interrupt stays on the list, in the bucket that the state says.
+    /// The interrupt stays on the list, in the bucket given by the state.
     Kept(State),
     /// The interrupt was unlinked, and the list's reference was put.
     Removed {
-        /// The list's reference was the last one: the caller frees the interrupt.
+        /// The list's reference was the last: the caller frees the interrupt.
         last: bool,
     },
-    /// The interrupt was unlinked and goes to another vCPU's list. The list's reference was handed
-    /// to the caller, who inserts the interrupt there and then puts the reference.
+    /// The interrupt was unlinked and goes to another vCPU's list. The caller has the old list's
+    /// reference, inserts the interrupt on the new list, and then puts the reference.
     Migrating,
 }
 
-/// Result of folding a list register: the guest's part, and what the fold made of it.
+/// Result of folding a list register: the guest's part, and the fold's.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Folded {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// The pending state of the register coalesced with an injection that came meanwhile.
+    /// The pending state of the register coalesced with an injection since the fill.
     pub(crate) coalesced: bool,
-    /// The pending state of the register was withdrawn: cleared, unmapped, or its line dropped.
+    /// The pending state of the register was withdrawn: cleared, unmapped, or the line dropped.
     pub(crate) withdrawn: bool,
-    /// The guest deactivated a level-sensitive interrupt: its line has to be sampled again.
+    /// The guest deactivated a level-sensitive interrupt: the line has to be sampled again.
     pub(crate) resample: bool,
     /// The line was still high at the deactivation: the interrupt is pending once more.
     pub(crate) repended: bool,
-    /// The hypervisor has to deactivate a physical interrupt, because the guest's part in it was
+    /// The hypervisor has to deactivate a physical interrupt, because the guest's deactivation was
     /// cancelled.
     pub(crate) deactivate: bool,
 }
@@ -151,21 +153,22 @@ pub(crate) struct Folded {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Put {
-    /// The reference was the last one: the caller frees the interrupt.
+    /// The reference was the last: the caller frees the interrupt.
     pub(crate) last: bool,
-    /// The change that went with the put.
+    /// The change made with the put.
     pub(crate) changed: Changed,
 }
 
 impl Folded {
-    /// Compares the states before and after a fold of a list register that holds `lr`.
+    /// Compares the states before and after a fold of a list register with image `lr`.
     #[inline]
     pub(super) fn of(old: State, new: State, lr: ListRegister) -> Self {
         let delivered = old.lr_pending() && !lr.is_pending();
-        // Of the pending states in the register and outside, at most one is left.
+        // At most one of the pending states in the register and outside is left.
         let before = old.pending_count() - u64::from(delivered);
         let fewer = before > new.pending_count();
         let coalesced = fewer && old.latch() && !old.cancel_pending();
+
         Self {
             delivered,
             coalesced,
@@ -194,7 +197,7 @@ impl Pruned {
 }
 
 impl State {
-    /// Returns the follow-up of an interrupt that has become pending; `old` is the state before.
+    /// Returns the follow-up for a newly pending interrupt; `old` is the state before.
     #[inline]
     pub(super) fn follow_up_pending(self, old: Self) -> FollowUp {
         match self.queued_on() {
@@ -205,7 +208,8 @@ impl State {
             // interrupt at the guest's deactivation, and is sampled then.
             Some(vcpu) if self.in_lr() && self.latch() && !old.latch() => FollowUp::Reraised(vcpu),
             Some(_) if self.in_lr() => FollowUp::Nothing,
-            // It waits as pending already, or as active, and keeps its place.
+            // The interrupt waits as pending already, or as active, and keeps the place in the
+            // list.
             Some(_) if old.pending() || old.active() => FollowUp::Nothing,
             Some(vcpu) => FollowUp::Requeue(vcpu),
         }

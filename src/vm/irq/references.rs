@@ -1,11 +1,11 @@
-//! Transitions of the references that are not a list's: mappings and migrations.
+//! Transitions of the references outside ap_lists: mappings and migrations.
 
 use crate::intid::VcpuId;
 use crate::sync::{Mutant, mutant};
 
 use super::{CANCEL_P, Changed, FollowUp, Irq, PENDING, Put, REF, State, UNMAPPED, fault};
 
-/// Most references that ITS mappings may hold of one LPI, so that the count cannot overflow.
+/// Largest count of references at which an LPI may be mapped once more. The count cannot overflow.
 const MAX_MAPPING_REFS: u16 = 0x7fff;
 
 impl Irq {
@@ -24,6 +24,7 @@ impl Irq {
                 Some(State(mapped.0 + REF))
             })
             .ok()?;
+
         Some(new.follow_up_change())
     }
 
@@ -37,10 +38,11 @@ impl Irq {
         self.put_reference(false)
     }
 
-    /// Puts a reference that is not a list's. Every mapping owns a reference, so an LPI of which
-    /// only the list's reference is left is unmapped: from then on raises have no effect, and a
-    /// raise since the last mapping ended is withdrawn. The put before the list's marks the LPI so,
-    /// be it a mapping's or a migration's.
+    /// Puts the reference of a mapping or migration.
+    ///
+    /// Every mapping owns a reference. An LPI with only the list's reference left is unmapped:
+    /// later raises have no effect, and a raise since the end of the last mapping is withdrawn. The
+    /// last put before the list's, of a mapping or a migration, marks the LPI unmapped.
     fn put_reference(&self, withdraw: bool) -> Put {
         let (old, new) = self.always(|old| {
             debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
@@ -60,11 +62,13 @@ impl Irq {
         } else {
             new.follow_up_change()
         };
+
         let seen = if mutant(Mutant::LastPutByLook) {
             self.state()
         } else {
             new
         };
+
         Put {
             last: seen.refs() == 0,
             changed: Changed {

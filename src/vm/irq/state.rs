@@ -1,4 +1,4 @@
-//! The packed state word of one interrupt.
+//! The packed state word of an interrupt.
 //!
 //! | bits  | field      | meaning |
 //! |-------|------------|---------|
@@ -6,31 +6,31 @@
 //! | 1     | LINE       | level of the input line |
 //! | 2     | ACTIVE     | active, and in no list register |
 //! | 3     | HW         | a physical interrupt is active on the guest's behalf, to be deactivated |
-//! | 4     | UNMAPPED   | LPI without a mapping: raising it has no effect |
+//! | 4     | UNMAPPED   | LPI without a mapping: a raise has no effect |
 //! | 5     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
 //! | 6     | GROUP1     | `IGROUPR` |
 //! | 7     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
 //! | 8     | IN_LR      | in a list register of `queued_on` |
-//! | 9     | LR_PENDING | last known: pending in that list register |
-//! | 10    | LR_ACTIVE  | last known: active in that list register |
+//! | 9     | LR_PENDING | last known: pending in the list register |
+//! | 10    | LR_ACTIVE  | last known: active in the list register |
 //! | 11    | LR_LATCH   | LR_PENDING came from the latch, not from the line |
 //! | 12    | LR_HW      | the list register is backed by the physical interrupt |
 //! | 13    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
 //! | 14    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
-//! | 27:16 | queued_on  | one more than the vCPU whose ap_list holds the interrupt, or 0 |
-//! | 39:28 | target     | one more than the vCPU that the interrupt is routed to, or 0 |
+//! | 27:16 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
+//! | 39:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
 //! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
-//! Fields that are compared or cleared together lie side by side, so that the common transitions
-//! compare and mask with constants that fit into an instruction.
+//! Fields compared or cleared together lie side by side: the common transitions compare and mask
+//! with constants that fit into an instruction.
 //!
 //! Filling a list register *moves* the latch, the active state and the physical interrupt into the
-//! register; folding moves back what the guest has left. So a bit 0, 2 or 3 that is set while IN_LR
-//! is arrived after the fill, and nothing that arrives is lost or doubled.
+//! register. Folding moves the remainder back. A bit 0, 2 or 3 found set together with IN_LR has
+//! arrived after the fill, and no arrival is lost or doubled.
 //!
-//! `queued_on` and the list's reference change in one compare-and-swap: the list holds an interrupt
-//! exactly while it holds a reference.
+//! `queued_on` and the list's reference change in the same compare-and-swap: the list holds an
+//! interrupt exactly while the list holds a reference.
 
 use core::fmt;
 
@@ -43,7 +43,7 @@ macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $get:ident;)*) => {
         $($(#[$doc])* pub(crate) const $name: u64 = 1 << $bit;)*
 
-        /// The flags and their names, lowest bit first.
+        /// The flags by name, lowest bit first.
         const FLAGS: &[(u64, &str)] = &[$(($name, stringify!($name)),)*];
 
         impl State {
@@ -103,7 +103,7 @@ const REFS_SHIFT: u32 = 48;
 
 /// One reference.
 pub(crate) const REF: u64 = 1 << REFS_SHIFT;
-/// Every bit that describes the stay in a list register.
+/// All bits about the stay in a list register.
 pub(crate) const LR_BITS: u64 =
     IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A;
 /// The implemented bits of a priority byte (32 levels).
@@ -125,7 +125,7 @@ const fn field_vcpu(field: u64) -> Option<VcpuId> {
 
 /// Fields.
 impl State {
-    /// Makes a state with these flags, routed to `target`, on no list, with one reference.
+    /// Makes a state with these flags, routed to `target`, on no list, with a single reference.
     pub(crate) const fn new(flags: u64, target: Option<VcpuId>) -> Self {
         Self(flags | vcpu_field(target) << TARGET_SHIFT | REF)
     }
@@ -137,21 +137,21 @@ impl State {
         (self.0 >> PRIORITY_SHIFT) as u8
     }
 
-    /// Returns the vCPU that the interrupt is routed to.
+    /// Returns the target vCPU of the interrupt.
     #[inline]
     #[must_use]
     pub(crate) const fn target(self) -> Option<VcpuId> {
         field_vcpu(self.0 >> TARGET_SHIFT)
     }
 
-    /// Returns the index of the vCPU that the interrupt is routed to; beyond all vCPUs for none.
+    /// Returns the index of the target vCPU of the interrupt; beyond all vCPUs for none.
     #[inline]
     #[must_use]
     pub(crate) const fn target_index(self) -> usize {
         ((self.0 >> TARGET_SHIFT & VCPU) as usize).wrapping_sub(1)
     }
 
-    /// Returns the vCPU whose ap_list holds the interrupt.
+    /// Returns the vCPU with the interrupt on its ap_list.
     #[inline]
     #[must_use]
     pub(crate) const fn queued_on(self) -> Option<VcpuId> {
@@ -211,7 +211,7 @@ impl State {
 
 /// Predicates.
 impl State {
-    /// Returns whether the interrupt is pending outside the list registers: by the latch, or by the
+    /// Returns true if the interrupt is pending outside the list registers: by the latch, or by the
     /// line of a level-sensitive interrupt.
     #[inline]
     #[must_use]
@@ -219,7 +219,7 @@ impl State {
         self.0 & PENDING != 0 || self.0 & (LEVEL | LINE) == LEVEL | LINE
     }
 
-    /// Returns whether the interrupt may fill a list register: pending, enabled, mapped, routed and
+    /// Returns true if the interrupt may fill a list register: pending, enabled, mapped, routed and
     /// not active.
     #[inline]
     #[must_use]
@@ -229,8 +229,8 @@ impl State {
             && self.target().is_some()
     }
 
-    /// Returns whether the interrupt is on no list, not pending, and deliverable once its latch is
-    /// set and it has a target. One comparison.
+    /// Returns true if the interrupt is on no list, not pending, and deliverable once pending by
+    /// the latch and routed to a target. One comparison.
     #[inline]
     #[must_use]
     pub(crate) const fn is_idle(self) -> bool {
@@ -239,8 +239,8 @@ impl State {
         self.0 & COMPARED == ENABLED
     }
 
-    /// Returns whether the state is plain: deliverable to `vcpu` by its latch, and either an edge
-    /// or forwarded. Most interrupts are plain when they fill a list register.
+    /// Returns true if the state is plain: deliverable to `vcpu` by the latch, and either an edge
+    /// or forwarded. Most interrupts are plain at the fill.
     #[inline]
     #[must_use]
     pub(crate) const fn is_plain(self, vcpu: VcpuId) -> bool {
@@ -249,32 +249,34 @@ impl State {
         self.0 & COMPARED == plain && (!self.level() || self.hw())
     }
 
-    /// Returns whether the interrupt's group is one of `groups`, a bit each.
+    /// Returns true if the interrupt's group is in `groups`, a bit each.
     #[inline]
     #[must_use]
     pub(crate) const fn is_in(self, groups: u32) -> bool {
         groups >> self.group1() as u32 & 1 != 0
     }
 
-    /// Returns whether the interrupt leaves the list once the guest has ended it in its list
-    /// register: nothing has arrived since the fill, and no line has to be sampled. One comparison
-    /// for an edge.
+    /// Returns true if the interrupt leaves the list after the guest has ended the list register:
+    /// nothing has arrived since the fill, and no line has to be sampled. One comparison for an
+    /// edge.
     #[inline]
     #[must_use]
     pub(crate) const fn ends_in_lr(self) -> bool {
         self.0 & (PENDING | LINE | ACTIVE | HW) == 0 && (!self.level() || self.lr_hw())
     }
 
-    /// Returns whether the interrupt belongs on an ap_list while it is in no list register.
+    /// Returns true if the interrupt belongs on an ap_list while in no list register.
     #[inline]
     #[must_use]
     pub(crate) const fn wants_list(self) -> bool {
         self.deliverable() || (self.active() && self.target().is_some())
     }
 
-    /// Returns whether the counters have a pending state outside the list registers: injected, and
-    /// not yet delivered, coalesced or withdrawn. A level that waits for a deactivation is injected
-    /// by that deactivation. A raise of an unmapped LPI is no injection.
+    /// Returns true if the counters have a pending state outside the list registers: injected, and
+    /// not yet delivered, coalesced or withdrawn.
+    ///
+    /// A level that waits for a deactivation counts as injected at the deactivation. A raise of an
+    /// unmapped LPI is no injection.
     #[inline]
     #[must_use]
     pub(crate) const fn pending_outside(self) -> bool {
@@ -282,16 +284,16 @@ impl State {
             || self.0 & (LEVEL | LINE | ACTIVE | IN_LR) == LEVEL | LINE
     }
 
-    /// Returns the number of pending states that the counters have: at most one in a list register
-    /// and one outside.
+    /// Returns the number of pending states in the counters: at most one in a list register and one
+    /// outside.
     #[inline]
     #[must_use]
     pub(crate) const fn pending_count(self) -> u64 {
         self.lr_pending() as u64 + self.pending_outside() as u64
     }
 
-    /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt that is pending in a list register
-    /// because of its line is pending only as long as the line is high.
+    /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt pending in a list register by the line is
+    /// pending only while the line is high.
     #[inline]
     #[must_use]
     pub(crate) const fn shows_pending(self) -> bool {
@@ -307,7 +309,7 @@ impl State {
 }
 
 impl fmt::Debug for State {
-    /// Prints the names of the flags that are set, and the fields.
+    /// Prints the names of the set flags, and the fields.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "State(")?;
         for (_, name) in FLAGS.iter().filter(|(bit, _)| self.0 & bit != 0) {
