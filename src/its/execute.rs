@@ -4,7 +4,7 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
-use crate::delivery::{inject, lpi_lifetime, lpi_tables, queue};
+use crate::delivery::{change, inject, lpi_lifetime, lpi_tables};
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
 use crate::host::Host;
@@ -84,48 +84,59 @@ impl<'a, H: Host> Execution<'a, H> {
                 event,
                 icid,
             } => self.movi(device, event, icid)?,
-            // Cases `its.movall_while_pending`, `error.movall_to_nobody`, `error.movall_to_itself`.
-            Command::Movall { from, to } => {
-                let (from, to) = (self.processor(from)?, self.processor(to)?);
-                return Ok(Outcome::Begun(Work::move_all(from, to)));
-            }
-            // Cases `its.int`, `its.unmapped_collection`.
-            Command::Int { device, event } => {
-                let irq = self.find(device, event)?.irq;
-                // An ITS keeps no pending state for an unmapped collection: the command fails.
-                self.collection(irq.icid())?
-                    .1
-                    .ok_or(CommandError::UnmappedCollection)?;
-                let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
-            }
-            // Case `its.clear`.
-            Command::Clear { device, event } => {
-                let irq = self.find(device, event)?.irq;
-                // An LPI never forwards a physical interrupt: the deactivation flag is always
-                // false.
-                let (_, changed) = irq.clear_pending();
-                queue::complete(self.vm, self.pin, irq, changed);
-            }
-            // Cases `its.discard`, `its.discard_while_pending`.
-            Command::Discard { device, event } => {
-                let found = self.find(device, event)?;
-                self.unmap_event(found.device_id, found.device, found.event, found.irq);
-            }
-            // Cases `its.inv_enables`, `its.inv_changes_the_priority`.
-            Command::Inv { device, event } => {
-                let irq = self.find(device, event)?.irq;
-                lpi_tables::reload_config(self.vm, self.pin, irq);
-            }
-            // Case `its.invall`.
-            Command::Invall { icid } => {
-                let (icid, target) = self.collection(icid)?;
-                target.ok_or(CommandError::UnmappedCollection)?;
-                return Ok(Outcome::Begun(Work::invalidate(icid)));
-            }
+            Command::Movall { from, to } => return self.movall(from, to),
+            Command::Int { device, event } => self.int(device, event)?,
+            Command::Clear { device, event } => self.clear(device, event)?,
+            Command::Discard { device, event } => self.discard(device, event)?,
+            Command::Inv { device, event } => self.inv(device, event)?,
+            Command::Invall { icid } => return self.invall(icid),
             // The effects of a command are complete before the next command is begun.
             Command::Sync => {}
         }
         Ok(Outcome::Done)
+    }
+
+    /// Begins `MOVALL`. Cases `its.movall_while_pending`, `error.movall_to_nobody`,
+    /// `error.movall_to_itself`.
+    fn movall(&self, from: u64, to: u64) -> Result<Outcome, CommandError> {
+        let (from, to) = (self.processor(from)?, self.processor(to)?);
+        Ok(Outcome::Begun(Work::move_all(from, to)))
+    }
+
+    /// Executes `INT`. Cases `its.int`, `its.unmapped_collection`.
+    fn int(&self, device: u32, event: u32) -> Result<(), CommandError> {
+        let irq = self.find(device, event)?.irq;
+        // An ITS keeps no pending state for an unmapped collection: the command fails.
+        let (_, target) = self.collection(irq.icid())?;
+        target.ok_or(CommandError::UnmappedCollection)?;
+        let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
+        Ok(())
+    }
+
+    /// Executes `CLEAR`. Case `its.clear`.
+    fn clear(&self, device: u32, event: u32) -> Result<(), CommandError> {
+        change::clear_pending(self.vm, self.pin, self.find(device, event)?.irq);
+        Ok(())
+    }
+
+    /// Executes `DISCARD`. Cases `its.discard`, `its.discard_while_pending`.
+    fn discard(&self, device: u32, event: u32) -> Result<(), CommandError> {
+        let found = self.find(device, event)?;
+        self.unmap_event(found.device_id, found.device, found.event, found.irq);
+        Ok(())
+    }
+
+    /// Executes `INV`. Cases `its.inv_enables`, `its.inv_changes_the_priority`.
+    fn inv(&self, device: u32, event: u32) -> Result<(), CommandError> {
+        lpi_tables::reload_config(self.vm, self.pin, self.find(device, event)?.irq);
+        Ok(())
+    }
+
+    /// Begins `INVALL`. Case `its.invall`.
+    fn invall(&self, icid: u16) -> Result<Outcome, CommandError> {
+        let (icid, target) = self.collection(icid)?;
+        target.ok_or(CommandError::UnmappedCollection)?;
+        Ok(Outcome::Begun(Work::invalidate(icid)))
     }
 
     /// Executes or begins `MAPD`; `event_bits` is `None` for V = 0. Cases
@@ -242,7 +253,7 @@ impl<'a, H: Host> Execution<'a, H> {
             .ok_or(CommandError::IntidOutOfRange)?;
 
         irq.set_icid(icid.0);
-        self.retarget(irq, target);
+        change::retarget(self.vm, self.pin, irq, target);
         lpi_tables::reload_config(vm, pin, irq);
 
         // The interrupt is complete: module docs of `vm::its`, "Publication".
@@ -284,15 +295,9 @@ impl<'a, H: Host> Execution<'a, H> {
         irq: &Irq,
         target: Option<VcpuId>,
     ) {
-        self.retarget(irq, target);
+        change::retarget(self.vm, self.pin, irq, target);
         let host = &self.vm.host;
         host.event_mapped(self.its.id, device, event, irq.intid(), target);
-    }
-
-    /// Moves `irq` to `target` and does the follow-up.
-    fn retarget(&self, irq: &Irq, target: Option<VcpuId>) {
-        let changed = irq.update(|state| state.with_target(target));
-        queue::follow_up(self.vm, self.pin, irq, changed.follow_up);
     }
 
     // --- checks of the guest's claims ------------------------------------------------------------
