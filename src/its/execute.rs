@@ -4,7 +4,7 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
-use crate::delivery::{change, inject, lpi_lifetime, lpi_tables};
+use crate::delivery::{change, inject, lpi_lifetime, lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
 use crate::host::Host;
@@ -115,7 +115,10 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Executes `CLEAR`. Case `its.clear`.
     fn clear(&self, device: u32, event: u32) -> Result<(), CommandError> {
-        change::clear_pending(self.vm, self.pin, self.find(device, event)?.irq);
+        let irq = self.find(device, event)?.irq;
+        // An LPI never forwards a physical interrupt: the deactivation flag is always false.
+        let (_, changed) = irq.clear_pending();
+        queue::complete(self.vm, self.pin, irq, changed);
         Ok(())
     }
 

@@ -207,20 +207,13 @@ pub(crate) fn gicr_write<H: Host>(
         }
         // Ignored while EnableLPIs is 1. Case `keep.propbaser_halves`.
         (PROPBASER | PROPBASER_HIGH, _) if !redistributor.lpis_enabled() => {
-            write_base(
-                vm,
-                &vm.distributor.propbaser,
-                PROPBASER_MASK,
-                at,
-                width,
-                value,
-            );
+            write_base(&vm.distributor.propbaser, PROPBASER_MASK, at, width, value);
         }
         // Ignored while EnableLPIs is 1. PTZ is kept, and reads as zero. Cases
         // `keep.pendbaser_halves`, `keep.pendbaser_ptz`.
         (PENDBASER | PENDBASER_HIGH, _) if !redistributor.lpis_enabled() => {
             let mask = PENDBASER_MASK | PENDBASER_PTZ;
-            write_base(vm, &redistributor.pendbaser, mask, at, width, value);
+            write_base(&redistributor.pendbaser, mask, at, width, value);
         }
         // Case `lpi.direct_invalidation`.
         (INVLPIR, Width::Word | Width::Double) => {
@@ -236,18 +229,11 @@ pub(crate) fn gicr_write<H: Host>(
 }
 
 /// Writes the fields in `mask` of `GICR_PROPBASER` or `GICR_PENDBASER`.
-fn write_base<H: Host>(
-    _vm: &Vm<H>,
-    register: &AtomicU64,
-    mask: u64,
-    at: u64,
-    width: Width,
-    value: u64,
-) {
+fn write_base(register: &AtomicU64, mask: u64, at: u64, width: Width, value: u64) {
     // Relaxed: no partner for the load; concurrent writers of one register are the guest's race.
     if let Some(new) = write_half(register.load(Relaxed), at, width, value) {
-        // AcqRel: the Release part pairs with the Acquire in `lpi_config`, `start_pending_table`
-        // and `advance_pending_table`, the readers of the tables.
+        // AcqRel: the Release part pairs with the Acquire loads of the readers of the tables, in
+        // `delivery::lpi_tables`.
         register.swap(new & mask, AcqRel);
     }
 }

@@ -137,7 +137,7 @@ fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
         .map(|vcpu| vcpu.longest_el2_time.nanoseconds());
 
     let nanoseconds = longest.max().unwrap_or(0);
-    write!(report, "\"longest_exit_ns\":{nanoseconds},\"exits\":{{")?;
+    write!(report, "\"longest_el2_time_ns\":{nanoseconds},\"exits\":{{")?;
     for (place, reason) in ExitReason::ALL.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
         let counts = vm

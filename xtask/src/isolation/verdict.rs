@@ -209,7 +209,7 @@ impl Verdict {
             if setting.counted {
                 checks.push(Check::within(
                     format!("vm{vm}: longest exit in instructions"),
-                    of(&format!("vms/{vm}/longest_exit_ns")),
+                    of(&format!("vms/{vm}/longest_el2_time_ns")),
                     1,
                     LONGEST_EXIT_NS,
                     "a guest kept the hypervisor busy",
@@ -265,7 +265,7 @@ impl Verdict {
             console::detail(format!(
                 "vm{vm}: the hypervisor was at work for {} us at most between an exit and the \
                  next entry",
-                self.number(&format!("/vms/{vm}/longest_exit_ns")) / 1000
+                self.number(&format!("/vms/{vm}/longest_el2_time_ns")) / 1000
             ));
         }
         console::detail(format!(
@@ -314,9 +314,9 @@ vm0: @victim lpi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0
 @vms {\"slice_us\":2000,\"vms\":[\
 {\"refs_at_teardown\":0,\"pending\":{\"sgi\":1,\"ppi\":0,\"spi\":0,\"lpi\":0},\
-\"longest_exit_ns\":83216},\
+\"longest_el2_time_ns\":83216},\
 {\"refs_at_teardown\":0,\"pending\":{\"sgi\":2,\"ppi\":0,\"spi\":0,\"lpi\":0},\
-\"longest_exit_ns\":129904}],\
+\"longest_el2_time_ns\":129904}],\
 \"injections\":{\"sgi\":10,\"ppi\":4,\"spi\":4,\"lpi\":4},\
 \"coalesced\":{\"sgi\":1,\"ppi\":1,\"spi\":1,\"lpi\":1},\
 \"deliveries\":{\"sgi\":4,\"ppi\":1,\"spi\":1,\"lpi\":1},\
