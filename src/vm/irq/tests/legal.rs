@@ -1,5 +1,6 @@
 //! Legal words: what holds of the state word between any two transitions.
 
+use std::sync::LazyLock;
 use std::vec::Vec;
 
 use crate::intid::{IntId, VcpuId};
@@ -49,9 +50,10 @@ const RULES: &[Rule] = &[
     ("LR_LATCH says where LR_PENDING came from", |_, s| {
         !s.lr_latch() || s.lr_pending()
     }),
-    ("no list register with HW is pending and active", |_, s| {
-        !has(s, LR_HW | LR_PENDING | LR_ACTIVE)
-    }),
+    (
+        "a list register is pending and active by a latch, and without HW",
+        |_, s| !has(s, LR_PENDING | LR_ACTIVE) || (s.lr_latch() && !s.lr_hw()),
+    ),
     ("a forwarded interrupt is pending or active", |_, s| {
         !s.hw() || has_any(s, PENDING | ACTIVE)
     }),
@@ -96,7 +98,13 @@ const FLAGS: [u64; 15] = [
 
 /// Returns every legal word of an SPI or LPI: of all combinations of flags, with the interrupt
 /// routed to V0, to V1 and to none, on no list and on V0's, with up to three references.
-pub(super) fn words(intid: u32) -> Vec<State> {
+pub(super) fn words(intid: u32) -> &'static [State] {
+    static SPIS: LazyLock<Vec<State>> = LazyLock::new(|| legal_words(SPI));
+    static LPIS: LazyLock<Vec<State>> = LazyLock::new(|| legal_words(LPI));
+    if intid == SPI { &SPIS } else { &LPIS }
+}
+
+fn legal_words(intid: u32) -> Vec<State> {
     let all = FLAGS.iter().fold(0, |all, flag| all | flag);
     let mut words = Vec::new();
     for flags in 0..=all {

@@ -7,12 +7,16 @@
 //! ```
 //! A field that is not written is at its usual value: routed to V0, on no list, priority 0, and one
 //! reference besides the list's. A word after that equals the word before is written `unchanged`.
+//!
+//! [`sweep`] makes every transition in every legal word, and checks the rules of [`rules`].
 
 mod change;
 mod legal;
 mod listed;
 mod references;
+mod rules;
 mod state;
+mod sweep;
 
 use core::fmt;
 
