@@ -96,6 +96,8 @@ fn fill_lr() {
         "an active level: the line waits for the deactivation":
             [LINE ACTIVE ENABLED LEVEL on: V0] => [LINE ENABLED LEVEL IN_LR LR_ACTIVE on: V0],
             image![ACTIVE EOI];
+        "an active level latched by ISPENDR": [PENDING ACTIVE ENABLED LEVEL on: V0]
+            => [PENDING ENABLED LEVEL IN_LR LR_ACTIVE on: V0], image![ACTIVE EOI];
         "active and forwarded": [ACTIVE HW ENABLED on: V0]
             => [ENABLED IN_LR LR_ACTIVE LR_HW on: V0], image![ACTIVE HW];
         "active, and forwarded again: no register with HW holds both":

@@ -119,7 +119,8 @@ fn put() {
     }
 }
 
-/// Unmaps an LPI in a list register, maps the LPI again and raises it: the guest gets the raise only.
+/// Unmaps an LPI in a list register, maps the LPI again and raises it: the guest gets the raise
+/// only.
 #[test]
 fn an_lpi_revived_in_a_list_register_forgets_its_old_pending_state() {
     use super::{Fate, folded, register};

@@ -1,5 +1,5 @@
-//! Rules that every transition keeps, each a small function of the words before and after and of what
-//! the transition says.
+//! Rules that every transition keeps, each a small function of the words before and after and of
+//! what the transition says.
 
 use core::ops::RangeInclusive;
 
@@ -7,8 +7,8 @@ use crate::intid::VcpuId;
 use crate::lr::ListRegister;
 
 use super::super::{Folded, FollowUp, HW, IN_LR, LINE, PENDING, REF, State};
-use super::V0;
 use super::legal::{broken_rule, list_refs, other_refs};
+use super::{LPI, V0};
 
 const ANY_VCPU: Option<VcpuId> = Some(VcpuId(0xffe));
 /// The fields of the word.
@@ -45,8 +45,8 @@ pub(super) struct Step {
 /// Result of a transition, in the terms of the rules.
 #[derive(Debug)]
 pub(super) struct Said {
-    /// The work left to the caller; `None` for a transition under the list's lock, whose caller relinks the
-    /// interrupt.
+    /// The work left to the caller; `None` for a transition under the list's lock, whose caller
+    /// relinks the interrupt.
     pub(super) follow_up: Option<FollowUp>,
     pub(super) references: References,
     /// Pending states that the callers add to the counters, less those that they take off.
@@ -71,6 +71,11 @@ const RULES: &[Rule] = &[
     ),
     ("the counters balance", counters_balance),
     ("a fold tells the truth", fold_tells_the_truth),
+    (
+        "a fold moves back what is left",
+        fold_moves_back_what_is_left,
+    ),
+    ("zero references are final", zero_is_final),
     (
         "a deliverable interrupt is queued, or somebody inserts it",
         is_queued_or_inserted,
@@ -112,7 +117,8 @@ fn only_its_bits_change(step: &Step) -> bool {
     (step.old.0 ^ step.new.0) & !step.touches == 0
 }
 
-/// The list's reference is held exactly while `queued_on` names a vCPU: [`list_refs`] counts by that.
+/// The list's reference is held exactly while `queued_on` names a vCPU: [`list_refs`] counts by
+/// `queued_on`.
 fn references_change_as_the_table_says(step: &Step) -> bool {
     let (list, other) = match step.said.references {
         References::Unchanged => (0, 0),
@@ -151,6 +157,22 @@ fn fold_tells_the_truth(step: &Step) -> bool {
         && (!folded.resample || old.level() && !old.lr_hw() && lr.is_empty())
 }
 
+/// The pending and active states that the guest has left move back, unless they were cancelled.
+/// States that have arrived since the fill stay. A reload moves them on.
+fn fold_moves_back_what_is_left(step: &Step) -> bool {
+    let (old, new) = (step.old, step.new);
+    let Some((lr, _)) = step.said.folded.filter(|_| !new.in_lr()) else {
+        return true;
+    };
+    let latch = lr.is_pending() && old.lr_latch() && !old.cancel_pending();
+    let active = lr.is_active() && !old.cancel_active() && step.intid != LPI;
+    new.latch() == (old.latch() || latch) && new.active() == (old.active() || active)
+}
+
+fn zero_is_final(step: &Step) -> bool {
+    step.old.refs() != 0 || step.new.refs() == 0
+}
+
 /// A CPU has to insert an interrupt that wanted a list already and was on none.
 fn is_queued_or_inserted(step: &Step) -> bool {
     let waits_for_insertion = |state: State| state.wants_list() && state.queued_on().is_none();
@@ -168,8 +190,9 @@ fn unlinked_for_a_reason(step: &Step) -> bool {
     }
 }
 
-/// The place of a waiting interrupt: its class and priority, or none if it does not belong on the list.
-fn place(state: State) -> Option<(bool, bool, u8)> {
+/// Returns the place of a waiting interrupt: its class and priority, or none if the interrupt does
+/// not belong on the list.
+pub(super) fn place(state: State) -> Option<(bool, bool, u8)> {
     let here = state.target() == state.queued_on();
     let belongs = state.active() || state.deliverable() && here;
     belongs.then(|| (state.active(), state.group1(), state.priority()))
@@ -184,8 +207,8 @@ fn change_of_place_requeues(step: &Step) -> bool {
     }
 }
 
-/// A list register shows what was known at the fill. A level's line that rises is the exception: it is
-/// sampled at the guest's deactivation.
+/// A list register shows what was known at the fill. A level's line that rises is the exception:
+/// the line is sampled at the guest's deactivation.
 fn change_in_list_register_recalls(step: &Step) -> bool {
     let (Some(vcpu), Some(follow_up), true) =
         (step.old.queued_on(), step.said.follow_up, step.old.in_lr())
@@ -212,8 +235,8 @@ fn nothing_follows_from_no_change(step: &Step) -> bool {
     step.old != step.new || matches!(step.said.follow_up, None | Some(FollowUp::Nothing))
 }
 
-/// A physical interrupt is held by the word, outside or in a list register, until the guest ends it in the
-/// list register or the hypervisor is asked to deactivate it.
+/// A physical interrupt is held by the word, outside or in a list register, until the guest ends it
+/// in the list register or the hypervisor is asked to deactivate it.
 fn physical_is_deactivated_once(step: &Step) -> bool {
     let held = |state: State| u8::from(state.hw()) + u8::from(state.lr_hw());
     let by_guest = match step.said.folded {

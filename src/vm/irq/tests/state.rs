@@ -72,6 +72,23 @@ fn deliverable_and_wants_list() {
 }
 
 #[test]
+fn is_idle() {
+    for (idle, state) in [
+        (true, word!(ENABLED)),
+        (true, word!(ENABLED LEVEL)),
+        (true, word!(ENABLED to: NONE)),
+        (false, word!()),
+        (false, word!(PENDING ENABLED)),
+        (false, word!(LINE ENABLED LEVEL)),
+        (false, word!(ACTIVE ENABLED)),
+        (false, word!(ENABLED on: V0)),
+        (false, word!(ENABLED GROUP1 UNMAPPED refs: 0)),
+    ] {
+        assert_eq!(state.is_idle(), idle, "{state:?}");
+    }
+}
+
+#[test]
 fn is_plain() {
     for (plain, state) in [
         (true, word!(PENDING ENABLED)),

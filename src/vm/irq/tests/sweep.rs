@@ -1,5 +1,5 @@
-//! Every transition in every legal word: the rules, and what the fast paths must have in common with
-//! the general ones.
+//! Every transition in every legal word: the rules, and what the fast paths have in common with the
+//! general ones.
 
 use core::ops::RangeInclusive;
 
@@ -11,7 +11,7 @@ use super::super::{
     Raised, State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
-use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check};
+use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
 use super::{
     BOTH_GROUPS, Fate, GROUP0_ONLY, GROUP1_ONLY, LPI, SPI, V0, V1, irq_in, put_in, register,
 };
@@ -111,14 +111,16 @@ const NOT_COUNTED: RangeInclusive<i64> = 0..=0;
 fn raised(raised: Raised) -> Said {
     let counted = i64::from(!raised.unmapped() && !raised.coalesced());
     if raised.was_idle() && !raised.without_target() {
+        assert!(
+            !raised.old.pending() && raised.new.deliverable(),
+            "{raised:?}"
+        );
         assert_eq!(raised.follow_up(), FollowUp::Insert, "{raised:?}");
     }
     if raised.needs_nothing() {
-        assert_eq!(
-            (raised.follow_up(), counted),
-            (FollowUp::Nothing, 0),
-            "{raised:?}"
-        );
+        assert!(raised.coalesced() && !raised.unmapped(), "{raised:?}");
+        assert!(!raised.without_target(), "{raised:?}");
+        assert_eq!(raised.follow_up(), FollowUp::Nothing, "{raised:?}");
     }
     said(raised.follow_up(), counted..=counted)
 }
@@ -160,7 +162,10 @@ fn taken_if(linked: bool) -> Said {
 
 fn pruned(irq: &Irq, pruned: Pruned) -> References {
     match Fate::of(irq, pruned) {
-        Fate::Kept => References::Unchanged,
+        Fate::Kept => {
+            assert!(place(irq.state()).is_some(), "{:?}", irq.state());
+            References::Unchanged
+        }
         Fate::Migrating => References::HandedOver,
         Fate::Removed | Fate::RemovedLast => {
             let last = Pruned::Removed {
@@ -349,7 +354,7 @@ const FOLDING: &[Transition] = &[
     }),
     transition("fold_unlink_plain", for_listed, FOLDS, |irq| fold_plain(irq, BOTH_GROUPS)),
     transition("fold_unread", for_listed, LR_BITS, |irq| Said {
-        // The end of the VM: the pending state is in no counter, and the physical interrupt remains.
+        // The end of the VM: nothing is counted, and the physical interrupt remains.
         counted: -1..=1,
         deactivate: irq.state().lr_hw(),
         ..{ irq.fold_unread(); listed(References::Unchanged) }
@@ -432,8 +437,8 @@ fn bits_of(open: [bool; 2]) -> u32 {
 
 const OPEN: [[bool; 2]; 3] = [[true, true], [true, false], [false, true]];
 
-/// A fill moves a pending state, and the guest reads the same bits of `ISPENDR` and `ISACTIVER`. A fold of
-/// a register that the guest has not touched moves it back.
+/// A fill moves a pending state, and the guest reads the same bits of `ISPENDR` and `ISACTIVER`. A
+/// fold of a register that the guest has not touched moves the state back.
 #[test]
 fn a_fold_undoes_a_fill() {
     for_every_word(|irq, case| {
@@ -462,8 +467,8 @@ fn a_fold_undoes_a_fill() {
     });
 }
 
-/// The end of an interrupt is noticed if its line has to be sampled, or a latch waits behind it: by EOI.
-/// A register backed by hardware has neither.
+/// The end of an interrupt is noticed, by EOI, if its line has to be sampled, or a latch waits
+/// behind it. A register backed by hardware has neither.
 #[test]
 fn a_fill_asks_for_the_end_that_matters() {
     for_every_word(|irq, case| {
@@ -505,7 +510,7 @@ fn fast_fills_do_what_general_ones_do() {
     });
 }
 
-/// An interrupt that the guest has ended is unlinked, or reloaded as it would be by a fold and a fill.
+/// An interrupt that the guest has ended is unlinked, or reloaded as by a fold and a fill.
 #[test]
 fn the_fast_fold_does_what_the_general_one_does() {
     for_every_word(|irq, case| {
@@ -532,8 +537,8 @@ fn the_fast_fold_does_what_the_general_one_does() {
                 last,
             };
             assert_eq!((after, fast), (irq.state(), general), "{:?}", case.state);
-            // Nothing else would have to be counted or done. The list register of a level that is not
-            // backed by hardware asks for EOI, so its end takes the general path.
+            // Nothing else would have to be counted or done. The list register of a level that is
+            // not backed by hardware asks for EOI, so its end takes the general path.
             let asked_for_eoi = case.state.level() && !case.state.lr_hw();
             let more = Folded {
                 delivered: false,
