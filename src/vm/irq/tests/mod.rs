@@ -9,10 +9,12 @@
 //! reference besides the list's. A word after that equals the word before is written `unchanged`.
 //!
 //! [`sweep`] makes every transition in every legal word, and checks the rules of [`rules`].
+//! [`pairs`] compares transitions with each other.
 
 mod change;
 mod legal;
 mod listed;
+mod pairs;
 mod references;
 mod rules;
 mod state;
