@@ -66,6 +66,8 @@ mod listed;
 mod outcome;
 mod references;
 mod state;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use core::ptr;
 
