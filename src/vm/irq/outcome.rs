@@ -138,7 +138,8 @@ pub(crate) struct Folded {
     pub(crate) delivered: bool,
     /// The pending state of the register coalesced with an injection since the fill.
     pub(crate) coalesced: bool,
-    /// The pending state of the register was withdrawn: cleared, unmapped, or the line dropped.
+    /// The pending state of the register was withdrawn: cleared, unmapped, the line dropped, or the
+    /// level waits for a deactivation now.
     pub(crate) withdrawn: bool,
     /// The guest deactivated a level-sensitive interrupt: the line has to be sampled again.
     pub(crate) resample: bool,
