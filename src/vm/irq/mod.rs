@@ -194,6 +194,7 @@ impl Irq {
             };
 
             if mutant(Mutant::StoredTransition) {
+                // Release: a fault, which pairs with the Acquire in `state` like a transition.
                 self.state.store(new.0, Release);
                 return Ok((old, new));
             }
