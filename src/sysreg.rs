@@ -61,13 +61,9 @@ impl SysReg {
         const SGI0R: u32 = icc(11, 7);
         const SRE: u32 = icc(12, 5);
 
-        let fields = iss & FIELDS;
-        // Nearly all traps are writes of `ICC_SGI1R_EL1`.
-        if fields == SGI1R {
-            return Some(Self::Sgi1r);
-        }
-        match fields {
+        match iss & FIELDS {
             DIR => Some(Self::Dir),
+            SGI1R => Some(Self::Sgi1r),
             ASGI1R => Some(Self::Asgi1r),
             SGI0R => Some(Self::Sgi0r),
             SRE => Some(Self::Sre),
