@@ -185,7 +185,7 @@ impl Irq {
 
     /// Applies `change` in one compare-and-swap and returns the states before and after. Returns
     /// `Err(state)` if `change` gives up with `None`.
-    #[inline(always)]
+    #[inline]
     fn transition(&self, change: impl Fn(State) -> Option<State>) -> Result<(State, State), State> {
         let mut old = self.state();
         loop {
@@ -210,7 +210,7 @@ impl Irq {
     }
 
     /// Applies a `change` that never gives up, and returns the states before and after.
-    #[inline(always)]
+    #[inline]
     fn always(&self, change: impl Fn(State) -> State) -> (State, State) {
         match self.transition(|old| Some(change(old))) {
             Ok(pair) => pair,
