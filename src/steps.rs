@@ -5,7 +5,7 @@
 //! length: over list registers, over the levels of a table, over bytes read from guest memory.
 
 /// Counts a step. Empty without debug assertions, without the feature `std`, and under loom.
-#[inline(always)]
+#[inline]
 pub(crate) fn step() {
     #[cfg(all(debug_assertions, feature = "std", not(loom)))]
     STEPS.with(|steps| steps.set(steps.get() + 1));

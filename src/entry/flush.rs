@@ -42,9 +42,9 @@ const PASS_LIMIT: usize = lr::MAX * 2;
 /// enables them.
 pub(super) const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1E | misr::VGRP1D;
 
-/// Fills a list register with the one interrupt that waits, if its state is plain and a list
-/// register is free: most entries with a new interrupt. Returns false, changing nothing, otherwise.
-/// Saves more than half of the instructions of `vcpu_enter/1`.
+/// Fills a list register with the one interrupt that waits, if the interrupt's state is plain and a
+/// list register is free. Returns false, changing nothing, otherwise. Saves 214 of the 1273
+/// instructions of an SGI to a vCPU in WFI.
 #[inline]
 pub(super) fn flush_one<H: Host, I: CpuInterface>(
     vm: &Vm<H>,

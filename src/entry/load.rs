@@ -14,6 +14,7 @@ use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
 /// Loads a vCPU onto a CPU that does not have it.
+// Out of line: saves 8 of the 719 instructions of vcpu_switch/0.
 #[cold]
 pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), EntryError> {
     if cpu.local().is_loaded() {

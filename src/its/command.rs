@@ -43,19 +43,6 @@ pub(crate) enum Command {
     Sync,
 }
 
-/// Buffer for `ROOM` commands copied from guest memory.
-// Aligned like the doublewords that `Packet::new` reads.
-#[repr(align(8))]
-pub(crate) struct Raw<const ROOM: usize>(pub(crate) [[u8; COMMAND_SIZE]; ROOM]);
-
-impl<const ROOM: usize> Raw<ROOM> {
-    /// Creates a buffer of zeros.
-    #[inline]
-    pub(crate) const fn new() -> Self {
-        Self([[0; COMMAND_SIZE]; ROOM])
-    }
-}
-
 /// The four doublewords of a command.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet([u64; 4]);

@@ -7,9 +7,9 @@
 
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
-use crate::host::{BadAddress, Host};
+use crate::host::Host;
 use crate::intid::ItsId;
-use crate::its::command::{COMMAND_SIZE, Packet, Raw};
+use crate::its::command::{COMMAND_SIZE, Packet};
 use crate::its::execute::{Execution, Outcome};
 use crate::sync::Ordering::Release;
 use crate::vm::Vm;
@@ -34,9 +34,6 @@ pub(crate) const EVENT_STEPS: u32 = 12;
 /// Steps of a short command: the read from guest memory, decoding, checks and effect.
 pub(crate) const COMMAND_STEPS: u32 = 64;
 
-/// Commands read from guest memory in one piece at most: a slice of short commands.
-const BATCH: usize = (SLICE / COMMAND_STEPS) as usize;
-
 impl<H: Host> Execution<'_, H> {
     /// Executes one slice. Returns true if a command or a table removal is left to do.
     fn slice(&mut self) -> bool {
@@ -45,60 +42,33 @@ impl<H: Host> Execution<'_, H> {
             return true;
         }
 
-        let count = self.available().min((budget / COMMAND_STEPS) as usize);
-        match count {
-            0 => self.available() > 0,
-            // Most guests wait for each command before they write the next.
-            1 => self.run(&mut Raw::<1>::new(), 1, budget),
-            _ => self.run_batch(count, budget),
-        }
-    }
-
-    /// Runs `count` commands through a buffer for a whole slice.
-    // Not inlined: only a batch clears the large buffer.
-    #[inline(never)]
-    fn run_batch(&mut self, count: usize, budget: u32) -> bool {
-        self.run(&mut Raw::<BATCH>::new(), count, budget)
-    }
-
-    /// Reads and executes `count` commands. Returns true if a command is left to do.
-    #[inline]
-    fn run<const ROOM: usize>(
-        &mut self,
-        raw: &mut Raw<ROOM>,
-        count: usize,
-        mut budget: u32,
-    ) -> bool {
-        let commands = raw.0.get_mut(..count).unwrap_or_default();
-        let whole = self.read(commands.as_flattened_mut()).is_ok();
-
-        for command in commands {
+        // Not more commands than the guest had written when the slice began, up to the end of the
+        // queue's memory.
+        for _ in 0..self.available() {
             if budget < COMMAND_STEPS {
                 break;
             }
             budget = budget.saturating_sub(COMMAND_STEPS);
 
-            // A failed read of the whole piece does not exclude that single commands are in RAM.
-            let readable = whole || self.read(command).is_ok();
-            let packet = Packet::new(command);
-            let outcome = if readable {
-                packet.decode().and_then(|command| self.execute(command))
-            } else {
-                Err(CommandError::Unreadable)
-            };
+            let packet = self.read();
+            let number = packet.map_or(0, Packet::number);
+            let outcome = packet
+                .and_then(Packet::decode)
+                .and_then(|command| self.execute(command));
 
             match outcome {
-                Ok(Outcome::Done) => self.complete(packet.number(), Ok(())),
+                Ok(Outcome::Done) => self.complete(number, Ok(())),
                 Ok(Outcome::Begun(work)) => {
-                    self.engine.in_progress = Some(InProgress::command(packet.number(), work));
+                    self.engine.in_progress = Some(InProgress::command(number, work));
                     if !self.proceed(&mut budget) {
                         return true;
                     }
                 }
-                Err(error) => self.complete(packet.number(), Err(error)),
+                Err(error) => self.complete(number, Err(error)),
             }
         }
 
+        // The first check saves 15 of the 204 instructions of mmio/GITS_CWRITER_write.
         self.its.is_behind() && self.available() > 0
     }
 
@@ -115,11 +85,16 @@ impl<H: Host> Execution<'_, H> {
         end.saturating_sub(creadr) as usize / COMMAND_SIZE
     }
 
-    /// Fills `buffer` with guest memory from `GITS_CREADR` on.
-    fn read(&self, buffer: &mut [u8]) -> Result<(), BadAddress> {
+    /// Reads the command at `GITS_CREADR` from guest memory.
+    fn read(&self) -> Result<Packet, CommandError> {
         let queue = self.engine.queue;
         let address = queue.address().saturating_add(self.its.creadr());
-        self.vm.host.read_memory(address, buffer)
+        let mut bytes = [0; COMMAND_SIZE];
+        self.vm
+            .host
+            .read_memory(address, &mut bytes)
+            .map_err(|_| CommandError::Unreadable)?;
+        Ok(Packet::new(&bytes))
     }
 
     /// Completes a command: counts the command, reports an error to the host, and moves

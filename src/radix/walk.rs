@@ -31,8 +31,6 @@ impl<T> Radix<T> {
     }
 
     /// Returns the first key at or above `from` and below `end` that has a value, with the value.
-    // Out of line: callers rarely walk, and the walk would inflate their frames.
-    #[inline(never)]
     fn first<'g>(&'g self, from: u32, end: u64, guard: &'g Guard) -> Option<(u32, &'g T)> {
         let (mut cursor, mut steps, mut first) = (Cursor(from.into()), u32::MAX, None);
         self.walk_to(end, &mut cursor, &mut steps, guard, |key, value, _| {

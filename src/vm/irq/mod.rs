@@ -186,7 +186,7 @@ impl Irq {
 
     /// Applies `change` in one compare-and-swap and returns the states before and after. Returns
     /// `Err(state)` if `change` gives up with `None`.
-    #[inline(always)]
+    #[inline]
     fn transition(&self, change: impl Fn(State) -> Option<State>) -> Result<(State, State), State> {
         let mut old = self.state();
         loop {
@@ -196,6 +196,7 @@ impl Irq {
 
             // Release: publishes as the exchange below would.
             if mutant(Mutant::StoredTransition) {
+                // Release: a fault, which pairs with the Acquire in `state` like a transition.
                 self.state.store(new.0, Release);
                 return Ok((old, new));
             }
@@ -212,7 +213,7 @@ impl Irq {
     }
 
     /// Applies a `change` that never gives up, and returns the states before and after.
-    #[inline(always)]
+    #[inline]
     fn always(&self, change: impl Fn(State) -> State) -> (State, State) {
         match self.transition(|old| Some(change(old))) {
             Ok(pair) => pair,
