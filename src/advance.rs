@@ -4,8 +4,10 @@ use crate::delivery::{group_enables, lpi_lifetime, lpi_tables};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
-use crate::its::queue;
-use crate::vm::{DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, DEFERRED_RELOAD, Vm};
+use crate::its::command_queue;
+use crate::vm::{
+    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, Vm,
+};
 
 /// Does a bounded slice of each kind of deferred work.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
@@ -15,10 +17,10 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         group_enables::advance(vm, pin);
     }
     if work & DEFERRED_PENDING_TABLE != 0 {
-        lpi_tables::advance_scans(vm, pin);
+        lpi_tables::advance_pending_tables(vm, pin);
     }
-    if work & DEFERRED_RELOAD != 0 {
-        lpi_tables::advance_reload(vm, pin);
+    if work & DEFERRED_CONFIG_RELOAD != 0 {
+        lpi_tables::advance_config_reload(vm, pin);
     }
     if work & DEFERRED_FREE != 0 {
         lpi_lifetime::advance_free_list(vm, pin);
@@ -26,7 +28,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
     for index in 0..vm.its.len() {
         if work & 1 << index != 0 {
-            queue::advance_its(vm, pin, ItsId(index as u8));
+            command_queue::advance_its(vm, pin, ItsId(index as u8));
         }
     }
 }

@@ -20,7 +20,7 @@ use core::cell::{Cell, UnsafeCell};
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
 use crate::intid::CpuId;
-use crate::sync::{Ledger, Rank, SpinLock};
+use crate::sync::{HeldLocks, Rank, SpinLock};
 use crate::trace::{Counters, Totals};
 
 /// Number of interrupts, devices and events that a CPU unlinks before [`CpuPin::collect`] runs a
@@ -58,11 +58,11 @@ impl Domain {
             loaded: Cell::new(core::ptr::null()),
             garbage: Cell::new(0),
             handle: self.collector.register(),
-            ledger: Ledger::default(),
+            locks: HeldLocks::default(),
             counters: Arc::new(Counters::default()),
         };
         self.counters
-            .lock(&local.ledger)
+            .lock(&local.locks)
             .push(local.counters.clone());
         local
     }
@@ -71,7 +71,7 @@ impl Domain {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for counters in self.counters.lock(&Ledger::default()).iter() {
+        for counters in self.counters.lock(&HeldLocks::default()).iter() {
             totals.add(counters);
         }
         totals
@@ -86,7 +86,7 @@ pub struct CpuLocal {
     /// Number of objects left to the epoch since the last collection step.
     garbage: Cell<u32>,
     handle: LocalHandle,
-    ledger: Ledger,
+    locks: HeldLocks,
     counters: Arc<Counters>,
 }
 
@@ -223,11 +223,11 @@ impl<'c> CpuPin<'c> {
         self.local.id
     }
 
-    /// Returns the CPU's lock ledger.
+    /// Returns the CPU's lock locks.
     #[inline]
     #[must_use]
-    pub fn ledger(&self) -> &'c Ledger {
-        &self.local.ledger
+    pub fn locks(&self) -> &'c HeldLocks {
+        &self.local.locks
     }
 
     /// Returns the CPU's counters.
@@ -240,13 +240,13 @@ impl<'c> CpuPin<'c> {
     /// Runs `f`, a lookup, and counts the lookup and every lock taken in `f`.
     #[inline]
     pub(crate) fn lookup<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.local.ledger.acquired();
+        let before = self.local.locks.acquired();
         let result = f();
         let counters = self.counters();
         counters.lookups.add(1);
         counters
             .lookup_locks_taken
-            .add(self.local.ledger.acquired() - before);
+            .add(self.local.locks.acquired() - before);
         result
     }
 

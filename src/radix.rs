@@ -33,7 +33,7 @@ use crossbeam_epoch::{Guard, Shared};
 
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, relaxed_by};
+use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, weakened_by};
 
 pub use walk::Cursor;
 
@@ -312,7 +312,7 @@ impl<T> Radix<T> {
 
             // AcqRel: publishes the value; pairs with the Acquire in `get` and in `walk_to`.
             // Acquire on failure: pairs with the AcqRel of the insertion that came first.
-            let order = relaxed_by(Mutant::SlotFilledRelaxed, AcqRel);
+            let order = weakened_by(Mutant::SlotFilledRelaxed, AcqRel);
             return match slot.compare_exchange(
                 ptr::null_mut(),
                 value.as_ptr().cast(),

@@ -62,7 +62,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     }
 
     for its in &vm.its {
-        walks::dismantle(vm, pin, its);
+        walks::unmap_all(vm, pin, its);
     }
 
     for irq in private().chain(vm.distributor.spis()) {
@@ -96,7 +96,7 @@ fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
 
     loop {
         let mut after = AfterUnlock::new();
-        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let mut list = vcpu.ap_list.lock(pin.locks());
         let Some((irq, _)) = list.first(classes) else {
             return;
         };

@@ -6,7 +6,7 @@ use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
 use crate::delivery::{change, inject, routing};
 use crate::entry::block::Blocked;
-use crate::entry::{block, enter, exit, load};
+use crate::entry::{block, enter, exit, load_put};
 use crate::epoch::CpuPin;
 use crate::error::{EntryError, InjectError};
 use crate::host::Host;
@@ -101,7 +101,7 @@ impl<H: Host> Vgic<H> {
         pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        load::power_off(&self.vm, cpu, pin, vcpu)
+        load_put::power_off(&self.vm, cpu, pin, vcpu)
     }
 }
 
@@ -192,7 +192,7 @@ impl<H: Host> Vgic<H> {
         pin: &CpuPin<'_>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        load::vcpu_put(&self.vm, cpu, pin, vcpu)
+        load_put::vcpu_put(&self.vm, cpu, pin, vcpu)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::vm::irq::{Changed, Folded, Irq};
 
 /// Counts the result of a fold.
 #[inline]
-pub(crate) fn fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
+pub(crate) fn on_fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
     let kind = irq.kind() as usize;
     let counters = pin.counters();
     for (happened, counter) in [
@@ -23,7 +23,7 @@ pub(crate) fn fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
 
 /// Counts the pending states made or withdrawn by a change.
 #[inline]
-pub(crate) fn change(pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
+pub(crate) fn on_change(pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
     let kind = irq.kind() as usize;
     let (before, after) = (changed.old.pending_count(), changed.new.pending_count());
     if after > before {

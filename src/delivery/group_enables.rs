@@ -44,5 +44,5 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 /// Returns true if `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no write waits for a
 /// vCPU.
 pub(crate) fn is_complete<H: Host>(vm: &Vm<H>) -> bool {
-    vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_pending(vm)
+    vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_is_waiting(vm)
 }

@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
-use crate::vm::irq::{GROUP1, Irq, Put};
+use crate::vm::irq::{GROUP1, Irq, PutResult};
 use crate::vm::{DEFERRED_FREE, Vm};
 
 /// LPIs to free per slice.
@@ -111,8 +111,8 @@ pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 /// Counts the change of a put and does the follow-up. The pin keeps the interrupt allocated
 /// meanwhile. Returns true if the reference was the last: the caller frees the interrupt.
 #[must_use]
-fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: Put) -> bool {
-    count::change(pin, irq, put.changed);
+fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: PutResult) -> bool {
+    count::on_change(pin, irq, put.changed);
     if !put.last {
         queue::follow_up(vm, pin, irq, put.changed.follow_up);
     }

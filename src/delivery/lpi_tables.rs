@@ -14,7 +14,7 @@ use crate::sync::AtomicU64;
 use crate::sync::Ordering::{AcqRel, Acquire};
 use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
-use crate::vm::{DEFERRED_PENDING_TABLE, DEFERRED_RELOAD, Vm};
+use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
 
 /// Bytes of a pending table per slice.
 const SCAN_BYTES: usize = 64;
@@ -58,17 +58,21 @@ fn config_byte<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {
 }
 
 /// Starts reading the configuration of every LPI again: `GICR_INVALLR`, `GICR_CTLR.EnableLPIs`.
-pub(crate) fn start_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    vm.distributor.reload.start();
-    advance_reload(vm, pin);
+pub(crate) fn start_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    vm.distributor.config_reload.start();
+    advance_config_reload(vm, pin);
 }
 
 /// Reads the configuration of a slice of LPIs, beginning with the next mapped LPI. The search saves
 /// 18 of the 169 instructions of a hypercall while slices are left.
-pub(crate) fn advance_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let (lpis, end) = (&vm.lpis, vm.lpis.capacity());
     let next_mapped = |at| lpis.next(at, pin.guard()).map_or(end, |(key, _)| key);
-    let Some(slice) = vm.distributor.reload.claim(end, RELOAD_LPIS, next_mapped) else {
+    let Some(slice) = vm
+        .distributor
+        .config_reload
+        .claim(end, RELOAD_LPIS, next_mapped)
+    else {
         return;
     };
 
@@ -81,34 +85,34 @@ pub(crate) fn advance_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 
     if slice.end < end {
-        vm.defer(DEFERRED_RELOAD);
+        vm.defer(DEFERRED_CONFIG_RELOAD);
     }
 }
 
 /// Returns true if a reload is not complete: `GICR_SYNCR.Busy`.
-pub(crate) fn is_reloading<H: Host>(vm: &Vm<H>) -> bool {
-    !vm.distributor.reload.is_done(vm.lpis.capacity())
+pub(crate) fn is_reloading_config<H: Host>(vm: &Vm<H>) -> bool {
+    !vm.distributor.config_reload.is_done(vm.lpis.capacity())
 }
 
 /// Starts reading `owner`'s pending table, unless the guest has declared the table all zeros.
-pub(crate) fn start_scan<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
+pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     // Acquire: pairs with the AcqRel in `write_base`.
     if owner.redistributor.pendbaser.load(Acquire) & PENDBASER_PTZ != 0 {
         return;
     }
     owner.redistributor.scan.start();
     note_scan(vm, owner);
-    advance_scan_of(vm, pin, owner);
+    advance_pending_table(vm, pin, owner);
 }
 
 /// Gives up reading `owner`'s pending table: the guest has disabled LPIs again.
-pub(crate) fn stop_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
+pub(crate) fn stop_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     owner.redistributor.scan.stop();
     forget_scan(vm, owner);
 }
 
 /// Reads a slice of the pending table of some vCPU with slices left.
-pub(crate) fn advance_scans<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let scanning = &vm.distributor.scanning;
     for (index, word) in scanning.iter().enumerate() {
         // Acquire: pairs with the AcqRel in `note_scan`.
@@ -116,7 +120,7 @@ pub(crate) fn advance_scans<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         if bits != 0 {
             let id = VcpuId::new(index << 6 | bits.trailing_zeros() as usize);
             if let Some(owner) = id.and_then(|id| vm.vcpu(id)) {
-                advance_scan_of(vm, pin, owner);
+                advance_pending_table(vm, pin, owner);
             }
             break;
         }
@@ -130,7 +134,7 @@ pub(crate) fn advance_scans<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
 /// Reads a slice of `owner`'s pending table. An LPI pending in the table, mapped, and routed to
 /// `owner` becomes pending.
-pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
+pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     let end = vm.lpis.capacity();
     let Some(slice) = redistributor.scan.claim(end, SCAN_LPIS, |at| at) else {
@@ -170,14 +174,15 @@ pub(crate) fn advance_scan_of<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcp
 
 /// Returns true while a vCPU's pending table is being read. After the reading, every LPI found
 /// pending in the table is pending.
-pub(crate) fn is_scanning<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
+pub(crate) fn is_reading_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
     !owner.redistributor.scan.is_done(vm.lpis.capacity())
 }
 
 /// Notes a vCPU with slices of the pending table left.
 fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
-        // AcqRel: pairs with the Acquire in `advance_scans` and the AcqRel in `forget_scan`.
+        // AcqRel: pairs with the Acquire in `advance_pending_tables` and the AcqRel in
+        // `forget_scan`.
         word.fetch_or(bit, AcqRel);
         vm.defer(DEFERRED_PENDING_TABLE);
     }

@@ -34,7 +34,7 @@ pub(crate) fn follow_up<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, follow
 
 /// Counts a change of `irq` and does its follow-up. No ap_list lock is held.
 pub(crate) fn complete<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
-    count::change(pin, irq, changed);
+    count::on_change(pin, irq, changed);
     follow_up(vm, pin, irq, changed.follow_up);
 }
 
@@ -74,7 +74,7 @@ fn insert_retry<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, mut now: State
 // Inlined: saves 13 of the 222 instructions of an MSI injected by the host.
 #[inline(always)]
 fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Result<(), State> {
-    let mut list = vcpu.ap_list.lock(pin.ledger());
+    let mut list = vcpu.ap_list.lock(pin.locks());
     if staging::stage(vm, pin, vcpu, &list, irq) {
         drop(list);
         // Staged on the calling CPU, which will enter the guest: no vCPU has to be notified.
@@ -106,7 +106,7 @@ fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
     // Another round only if another CPU has moved the interrupt to another list meanwhile.
     while let Some(vcpu) = on.and_then(|on| vm.vcpu(on)) {
         let mut after = AfterUnlock::new();
-        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let mut list = vcpu.ap_list.lock(pin.locks());
         let state = irq.state();
         if state.queued_on() == Some(vcpu.id) {
             if state.in_lr() {
@@ -116,7 +116,7 @@ fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
                 list.unlink(irq);
                 if mutant(Mutant::UnlinkedTwice) {
                     drop(list);
-                    list = vcpu.ap_list.lock(pin.ledger());
+                    list = vcpu.ap_list.lock(pin.locks());
                 }
                 prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
                 drop(list);

@@ -25,7 +25,7 @@ pub(crate) fn add_vcpu<H: Host>(
     pin: &CpuPin<'_>,
     affinity: Affinity,
 ) -> Result<VcpuId, ConfigError> {
-    let _growth = vm.growth.lock(pin.ledger());
+    let _growth = vm.growth.lock(pin.locks());
     let topology = vm.topology.load(pin.guard());
     if topology.find(affinity).is_some() {
         return Err(ConfigError::DuplicateAffinity(affinity));

@@ -76,11 +76,11 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     }
 
     let shadow = vcpu.shadow(cpu.local()).ok_or(EntryError::NotEntered(id))?;
-    Ok(signals(vm, cpu, pin, vcpu, &shadow))
+    Ok(is_signalled(vm, cpu, pin, vcpu, &shadow))
 }
 
 /// Returns whether an interrupt in a list register or on the list is signalled now.
-fn signals<H: Host, I: CpuInterface>(
+fn is_signalled<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
@@ -88,7 +88,7 @@ fn signals<H: Host, I: CpuInterface>(
     shadow: &IchShadow,
 ) -> bool {
     // No interrupt at all. Saves 27 of the 1086 instructions of an SGI to a vCPU in WFI.
-    if shadow.in_use == 0 && vcpu.ap_list.lock(pin.ledger()).waiting() == 0 {
+    if shadow.in_use == 0 && vcpu.ap_list.lock(pin.locks()).waiting() == 0 {
         return false;
     }
 
@@ -111,8 +111,8 @@ fn signals<H: Host, I: CpuInterface>(
     // List registers hold the most urgent interrupts, but perhaps of a group that the guest has
     // disabled.
     in_lr || {
-        let open = vcpu.open_classes(vm.distributor.open_groups());
-        let list = vcpu.ap_list.lock(pin.ledger());
+        let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
+        let list = vcpu.ap_list.lock(pin.locks());
         [false, true].into_iter().any(|group1| {
             list.first(open.of_group(group1))
                 .is_some_and(|(_, level)| priority::signals(vmcr, running, level, group1))

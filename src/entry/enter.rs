@@ -6,7 +6,7 @@ use core::cell::RefMut;
 
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
-use crate::entry::{flush, load};
+use crate::entry::{flush, load_put};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
@@ -58,7 +58,7 @@ fn enter_slow<H: Host, I: CpuInterface>(
         return Err(EntryError::AlreadyEntered(id));
     }
     if vcpu.shadow(cpu.local()).is_none() {
-        load::load(cpu, vcpu)?;
+        load_put::load(cpu, vcpu)?;
     }
 
     rwp::done(vm, vcpu, residency);
@@ -108,11 +108,11 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
 ) {
     let shadow = &mut *shadow;
     let reraised = work.has(RERAISED) && vcpu.has_reraised(shadow);
-    let reload = work.has(RECALL | RECALL_LATER) || shadow.due.reload() || reraised;
+    let refold = work.has(RECALL | RECALL_LATER) || shadow.due.refold() || reraised;
 
-    let fold = reload && shadow.in_use != 0;
+    let fold = refold && shadow.in_use != 0;
     if fold || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
-        flush::flush(vm, cpu, pin, vcpu, shadow, reload, work.has(NEW));
+        flush::flush(vm, cpu, pin, vcpu, shadow, refold, work.has(NEW));
     }
     shadow.write_staged(cpu.interface(), pin.counters());
 }

@@ -93,7 +93,7 @@ fn fold_one<H: Host, I: CpuInterface>(
         return;
     }
     let index = ended.trailing_zeros() as usize;
-    let irq = match vcpu.listed(&shadow, index) {
+    let irq = match vcpu.irq_in_lr(&shadow, index) {
         Some(irq) if ended & (ended - 1) == 0 => irq,
         _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended),
     };
@@ -104,13 +104,13 @@ fn fold_one<H: Host, I: CpuInterface>(
     // the last one and this CPU frees it.
     let irq = unsafe { &*irq };
 
-    let list = vcpu.ap_list.lock(pin.ledger());
+    let list = vcpu.ap_list.lock(pin.locks());
     let others_wait = list.waiting() != 0;
     let groups = || {
         if others_wait {
             0
         } else {
-            vm.groups_open_to(vcpu, irq)
+            vm.groups_enabled_for(vcpu, irq)
         }
     };
     let folded = irq.fold_unlink_plain(vcpu.id, groups);
@@ -169,7 +169,7 @@ fn fold_exit_slow<H: Host, I: CpuInterface>(
             shadow.hcr & hcr::VGRP0DIE != 0 && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
         shadow
             .due
-            .add_reload(crowded_out || group0_is_disabled || misr & GROUPS_CHANGED != 0);
+            .add_refold(crowded_out || group0_is_disabled || misr & GROUPS_CHANGED != 0);
         if misr & misr::LRENP != 0 {
             end_by_eoi_count(vm, cpu, pin, vcpu, shadow);
         }
@@ -189,13 +189,13 @@ fn fold_ended<H: Host>(
     let mut after = AfterUnlock::new();
     let waiting;
     {
-        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let mut list = vcpu.ap_list.lock(pin.locks());
         for index in bits(ended) {
-            let Some(irq) = vcpu.listed(shadow, index) else {
+            let Some(irq) = vcpu.irq_in_lr(shadow, index) else {
                 continue;
             };
             let (folded, pruned) = irq.fold_unlink_ended(vcpu.id);
-            count::fold(pin, irq, folded);
+            count::on_fold(pin, irq, folded);
             prune::apply(vm, pin, vcpu, &mut list, irq, pruned, &mut after);
             to_resample |= u16::from(folded.resample) << index;
             shadow.vacate(index, shadow.images[index].without_state());
@@ -246,7 +246,7 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
         let mut after = AfterUnlock::new();
         let mut to_resample = None;
         {
-            let mut list = vcpu.ap_list.lock(pin.ledger());
+            let mut list = vcpu.ap_list.lock(pin.locks());
             let Some((irq, _)) = list.first(Classes::ACTIVE) else {
                 break;
             };
@@ -259,8 +259,8 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
             let (deactivate, changed) = irq.clear_active();
             // An interrupt that is pending again may be more urgent than those in the list
             // registers.
-            shadow.due.add_reload(changed.new.deliverable());
-            count::change(pin, irq, changed);
+            shadow.due.add_refold(changed.new.deliverable());
+            count::on_change(pin, irq, changed);
             if deactivate {
                 after.deactivate(irq);
             }

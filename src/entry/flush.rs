@@ -56,10 +56,10 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
     let Some(index) = shadow.free_lr() else {
         return false;
     };
-    let open = vcpu.open_classes(vm.distributor.open_groups());
+    let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
 
-    let mut list = vcpu.ap_list.lock(pin.ledger());
-    let Some(irq) = list.take_only(open) else {
+    let mut list = vcpu.ap_list.lock(pin.locks());
+    let Some(irq) = list.take_single(open) else {
         return false;
     };
     // SAFETY: still queued, so the list's reference keeps the interrupt alive; this CPU holds the
@@ -77,7 +77,7 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
     true
 }
 
-/// Fills free list registers with waiting interrupts. Folds all of them first if `reload` asks for
+/// Fills free list registers with waiting interrupts. Folds all of them first if `refold` asks for
 /// it, or if a more urgent interrupt may have come (`new`) and there is no room.
 pub(super) fn flush<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -85,23 +85,23 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     shadow: &mut IchShadow,
-    reload: bool,
+    refold: bool,
     new: bool,
 ) {
     let _entered = pin.guard();
     shadow.due.filled();
     let count = usize::from(cpu.vtr().list_registers);
-    let mut open = vcpu.open_classes(vm.distributor.open_groups());
+    let mut open = vcpu.enabled_classes(vm.distributor.enabled_groups());
     let mut group_enables = 0;
     let mut after = AfterUnlock::new();
     {
-        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let mut list = vcpu.ap_list.lock(pin.locks());
         let room = cpu.vtr().all() & !shadow.in_use;
         let crowded = new && room.count_ones() < list.waiting();
         if list.waiting() as usize + shadow.in_use.count_ones() as usize > count {
             (open, group_enables) = guest_groups(open, cpu.interface().read_vmcr());
         }
-        if (reload || crowded) && shadow.in_use != 0 {
+        if (refold || crowded) && shadow.in_use != 0 {
             fold::fold_all(vm, cpu, pin, vcpu, shadow, &mut list, &mut after);
         }
 

@@ -27,11 +27,11 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
     for index in bits(shadow.in_use) {
         let lr = shadow.read_lr(index, cpu.interface(), pin.counters());
         shadow.vacate(index, lr);
-        let Some(irq) = vcpu.listed(shadow, index) else {
+        let Some(irq) = vcpu.irq_in_lr(shadow, index) else {
             continue;
         };
         let (folded, pruned) = irq.fold_unlink(vcpu.id, lr);
-        count::fold(pin, irq, folded);
+        count::on_fold(pin, irq, folded);
         if folded.deactivate {
             after.deactivate(irq);
         }
@@ -45,7 +45,7 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
     // first.
     while let Some(index) = kept.checked_ilog2() {
         kept &= !(1 << index);
-        if let Some(irq) = vcpu.listed(shadow, index as usize) {
+        if let Some(irq) = vcpu.irq_in_lr(shadow, index as usize) {
             list.relink(irq, irq.state());
         }
     }
@@ -58,10 +58,10 @@ pub(crate) fn refresh<I: CpuInterface>(cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vc
         return;
     };
     for index in bits(shadow.in_use) {
-        if let Some(irq) = vcpu.listed(&shadow, index) {
+        if let Some(irq) = vcpu.irq_in_lr(&shadow, index) {
             let lr = shadow.read_lr(index, cpu.interface(), pin.counters());
             let folded = irq.refresh(lr);
-            count::fold(pin, irq, folded);
+            count::on_fold(pin, irq, folded);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | [`flush`] | choosing the interrupts that fill the list registers |
 //! | [`exit`] | out of the guest: folding what the guest has ended |
 //! | [`fold`] | folding all list registers, or reading them |
-//! | [`load`] | a vCPU onto a CPU and off it, on and off |
+//! | [`load_put`] | a vCPU onto a CPU and off it, on and off |
 //! | [`block`] | WFI |
 //!
 //! Most entries and exits touch no `ICH_*` register: the vCPU is on this CPU, and nothing has come
@@ -17,6 +17,6 @@ pub(crate) mod enter;
 pub(crate) mod exit;
 mod flush;
 pub(crate) mod fold;
-pub(crate) mod load;
+pub(crate) mod load_put;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -3,7 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | [`command`] | encoding: a command's 32 bytes in guest memory |
-//! | [`queue`] | slices of the command queue, writes of `GITS_CBASER` and `GITS_BASER<n>` |
+//! | [`command_queue`] | slices of the command queue, writes of `GITS_CBASER` and `GITS_BASER<n>` |
 //! | [`execute`] | checks and effects of each command |
 //! | [`walks`] | commands done in steps |
 // The guest chooses every number in a command: no number may panic the hypervisor.
@@ -19,8 +19,8 @@
 )]
 
 pub(crate) mod command;
+pub(crate) mod command_queue;
 mod execute;
-pub(crate) mod queue;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod walks;

@@ -10,8 +10,8 @@ use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId};
+use crate::its::command_queue::{EVENT_STEPS, SLICE};
 use crate::its::execute::Execution;
-use crate::its::queue::{EVENT_STEPS, SLICE};
 use crate::radix::Cursor;
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
@@ -22,14 +22,14 @@ use crate::vm::its::{DROPPING, Its};
 
 impl<'a, H: Host> Execution<'a, H> {
     /// Continues the work in progress as far as `budget` allows. Returns true if none is left.
-    pub(crate) fn proceed(&mut self, budget: &mut u32) -> bool {
+    pub(crate) fn resume(&mut self, budget: &mut u32) -> bool {
         let Some(mut in_progress) = self.engine.in_progress.take() else {
             return true;
         };
         let done = self.advance_work(&mut in_progress.work, budget);
         if done {
             match in_progress.command {
-                Some(number) => self.complete(number, Ok(())),
+                Some(number) => self.finish_command(number, Ok(())),
                 None => self.its.set_control(DROPPING, false),
             }
         } else {
@@ -69,7 +69,7 @@ impl<'a, H: Host> Execution<'a, H> {
         self.engine.in_progress = None;
         self.drop_table(TableType::Devices);
         let mut budget = SLICE;
-        while !self.proceed(&mut budget) {
+        while !self.resume(&mut budget) {
             budget = SLICE;
         }
     }
@@ -96,7 +96,7 @@ impl<'a, H: Host> Execution<'a, H> {
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
                 lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
-                    spend_on_event(budget);
+                    charge_event(budget);
                     let changed = irq.update(|state| {
                         if state.shows_pending() && state.target() == Some(from) {
                             state.with_target(Some(to))
@@ -144,7 +144,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let devices = &self.its.devices;
         devices.walk(outer, budget, guard, |id, device, budget| {
             let all = device.walk(event, budget, guard, |event, irq, budget| {
-                spend_on_event(budget);
+                charge_event(budget);
                 visit(id, event, irq);
                 true
             });
@@ -165,12 +165,12 @@ impl<'a, H: Host> Execution<'a, H> {
         device: &Device,
     ) -> bool {
         let all = device.walk(cursor, budget, self.pin.guard(), |event, irq, budget| {
-            spend_on_event(budget);
+            charge_event(budget);
             self.unmap_event(id, device, event, irq);
             true
         });
         if all {
-            spend_on_event(budget);
+            charge_event(budget);
             self.unmap_device(id, device);
             *cursor = Cursor::default();
         }
@@ -179,12 +179,12 @@ impl<'a, H: Host> Execution<'a, H> {
 }
 
 /// Takes the steps of one event or device from `budget`.
-fn spend_on_event(budget: &mut u32) {
+fn charge_event(budget: &mut u32) {
     *budget = budget.saturating_sub(EVENT_STEPS);
 }
 
 /// Ends every mapping of `its`, without a bound, for a VM that is being torn down.
-pub(crate) fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
-    let mut engine = its.commands.engine.lock(pin.ledger());
+pub(crate) fn unmap_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
+    let mut engine = its.commands.engine.lock(pin.locks());
     Execution::new(vm, pin, its, &mut engine).unmap_everything();
 }

@@ -71,7 +71,7 @@ fn ctlr<H: Host>(vm: &Vm<H>) -> u32 {
 }
 
 /// Splits the offset `at` into the offset of a register block and the byte offset in the block.
-fn block(at: u64) -> (u64, u64) {
+fn split_offset(at: u64) -> (u64, u64) {
     match at {
         0x0080..0x0400 => (at & !0x7f, at & 0x7f),
         0x0400..0x0800 => (offset::IPRIORITYR, at & 0x3ff),
@@ -112,7 +112,7 @@ pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
         return Some(read_half(value, at, width));
     }
 
-    let (register, place) = block(at);
+    let (register, place) = split_offset(at);
     if register == offset::IPRIORITYR {
         return Some(match width {
             Width::Byte | Width::Word => distributor
@@ -156,7 +156,7 @@ pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: 
         return;
     }
 
-    let (register, place) = block(at);
+    let (register, place) = split_offset(at);
     match (register, width) {
         (offset::IPRIORITYR, Width::Byte | Width::Word) => {
             let bank = distributor.bank(place / 32);

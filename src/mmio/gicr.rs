@@ -128,9 +128,9 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
         ),
         // `GICR_SYNCR.Busy`. Each poll reads a further slice. Case `lpi.direct_invalidation`.
         (SYNCR, Width::Word) => {
-            let busy = lpi_tables::is_reloading(vm) && {
-                lpi_tables::advance_reload(vm, access.pin);
-                lpi_tables::is_reloading(vm)
+            let busy = lpi_tables::is_reloading_config(vm) && {
+                lpi_tables::advance_config_reload(vm, access.pin);
+                lpi_tables::is_reloading_config(vm)
             };
             u64::from(busy)
         }
@@ -144,11 +144,12 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
 fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
     let redistributor = &owner.redistributor;
     if redistributor.scan.has_more(vm.lpis.capacity()) {
-        lpi_tables::advance_scan_of(vm, pin, owner);
+        lpi_tables::advance_pending_table(vm, pin, owner);
     }
 
     // Without a slice left to begin, another CPU may still be reading the last slice.
-    let waiting = lpi_tables::is_scanning(vm, owner) || rwp::pending(owner, RWP_GICR);
+    let waiting =
+        lpi_tables::is_reading_pending_table(vm, owner) || rwp::is_waiting(owner, RWP_GICR);
     let lpis = if vm.config.lpi_bits == 0 {
         0
     } else {
@@ -223,7 +224,7 @@ pub(crate) fn gicr_write<H: Host>(
                 lpi_tables::reload_config(vm, pin, irq);
             }
         }
-        (INVALLR, Width::Word | Width::Double) => lpi_tables::start_reload(vm, pin),
+        (INVALLR, Width::Word | Width::Double) => lpi_tables::start_config_reload(vm, pin),
         _ => {}
     }
 }
@@ -259,12 +260,12 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     if new == 0 {
         // From now on LPIs are held back. The recall below makes the vCPU fold LPIs in list
         // registers.
-        lpi_tables::stop_scan(vm, owner);
+        lpi_tables::stop_pending_table(vm, owner);
     } else {
         // `GICR_PROPBASER` counts from now on, also for LPIs mapped before: read every
         // configuration.
-        lpi_tables::start_reload(vm, pin);
-        lpi_tables::start_scan(vm, pin, owner);
+        lpi_tables::start_config_reload(vm, pin);
+        lpi_tables::start_pending_table(vm, pin, owner);
     }
 
     if new != 0 || !mutant(Mutant::DisabledWithoutRecall) {

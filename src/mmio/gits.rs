@@ -15,7 +15,7 @@ use crate::config::ItsConfig;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
-use crate::its::queue as its_queue;
+use crate::its::command_queue;
 use crate::vm::Vm;
 use crate::vm::its::baser::TableType;
 
@@ -99,7 +99,7 @@ pub(crate) fn gits_read<H: Host>(
     };
     match (at, width) {
         (CTLR, Width::Word) => {
-            its_queue::advance_its(vm, pin, id);
+            command_queue::advance_its(vm, pin, id);
             let quiescent = its.is_quiescent(pin);
             u64::from(its.is_enabled()) | if quiescent { CTLR_QUIESCENT } else { 0 }
         }
@@ -110,7 +110,7 @@ pub(crate) fn gits_read<H: Host>(
         (CREADR | CREADR_HIGH, _) => {
             // Saves 88 of the 219 instructions of mmio/GITS_CREADR_read with an empty queue.
             if its.is_behind() {
-                its_queue::advance_its(vm, pin, id);
+                command_queue::advance_its(vm, pin, id);
             }
             read_half(its.creadr(), at, width)
         }
@@ -140,16 +140,16 @@ pub(crate) fn gits_write<H: Host>(
     let change = |old| write_half(old, at, width, value);
     match (at, width) {
         (CTLR, Width::Word) => its.set_enabled(value & CTLR_ENABLED != 0),
-        (CBASER | CBASER_HIGH, _) => its_queue::set_cbaser(vm, pin, its, change),
+        (CBASER | CBASER_HIGH, _) => command_queue::set_cbaser(vm, pin, its, change),
         (CWRITER | CWRITER_HIGH, _) => {
             if let Some(new) = change(its.cwriter()) {
                 its.set_cwriter(new);
             }
         }
         (BASER0 | BASER0_HIGH | BASER1 | BASER1_HIGH, _) => {
-            its_queue::set_baser(vm, pin, its, table(at), change);
+            command_queue::set_baser(vm, pin, its, table(at), change);
         }
         _ => return,
     }
-    its_queue::advance_its(vm, pin, id);
+    command_queue::advance_its(vm, pin, id);
 }

@@ -5,10 +5,10 @@
 //! shuttle atomics, because shuttle runs a single thread at a time and switches at the library's
 //! accesses only.
 //!
-//! The primitives are a fair spin lock with a check of the lock order ([`SpinLock`], [`Ledger`]),
-//! event counters with a single writer ([`Counter`]) and a read-mostly cell ([`Snapshot`]). For the
-//! models, `watched` shows loom the life of a structure, and `mutant` lists the deliberate faults
-//! to be detected. Other builds contain neither.
+//! The primitives are a fair spin lock with a check of the lock order ([`SpinLock`],
+//! [`HeldLocks`]), event counters with a single writer ([`Counter`]) and a read-mostly cell
+//! ([`Snapshot`]). For the models, `watched` shows loom the life of a structure, and `mutant` lists
+//! the deliberate faults to be detected. Other builds contain neither.
 //!
 #![doc = include_str!("../../docs/concurrency.md")]
 
@@ -22,13 +22,13 @@ mod watched;
 pub use counter::Counter;
 pub use slices::{Slice, Slices};
 pub use snapshot::Snapshot;
-pub use spin::{Ledger, Rank, SpinGuard, SpinLock};
+pub use spin::{HeldLocks, Rank, SpinGuard, SpinLock};
 
 #[cfg(not(vgic_mutants))]
 pub(crate) use mutant::Mutant;
 #[cfg(vgic_mutants)]
-pub use mutant::{Fault, MUTANTS, Mutant, select};
-pub(crate) use mutant::{mutant, relaxed_by};
+pub use mutant::{MUTANTS, Mutant, MutantRecord, select};
+pub(crate) use mutant::{mutant, weakened_by};
 pub(crate) use watched::Watched;
 
 #[cfg(not(any(loom, shuttle)))]

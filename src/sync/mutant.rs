@@ -21,7 +21,7 @@ macro_rules! mutants {
 
         /// All faults.
         #[cfg(vgic_mutants)]
-        pub const MUTANTS: &[Fault] = &[$(Fault {
+        pub const MUTANTS: &[MutantRecord] = &[$(MutantRecord {
             mutant: Mutant::$name,
             name: stringify!($name),
             what: concat!($($doc),+),
@@ -35,7 +35,7 @@ macro_rules! mutants {
 /// Description of a fault.
 #[cfg(vgic_mutants)]
 #[derive(Clone, Copy, Debug)]
-pub struct Fault {
+pub struct MutantRecord {
     /// The fault.
     pub mutant: Mutant,
     /// Name of the fault.
@@ -184,7 +184,7 @@ pub(crate) const fn mutant(_: Mutant) -> bool {
 
 /// Returns `order`, or Relaxed if the fault is selected.
 #[inline]
-pub(crate) fn relaxed_by(mutant: Mutant, order: Ordering) -> Ordering {
+pub(crate) fn weakened_by(mutant: Mutant, order: Ordering) -> Ordering {
     if self::mutant(mutant) {
         Ordering::Relaxed
     } else {

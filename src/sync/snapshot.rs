@@ -13,7 +13,7 @@ use core::ops::Deref;
 use crossbeam_epoch::Guard;
 
 #[cfg(any(not(feature = "std"), loom))]
-use super::{Mutant, Watched, mutant, relaxed_by};
+use super::{Mutant, Watched, mutant, weakened_by};
 
 /// A cell with a `T` that is read far more often than replaced.
 pub struct Snapshot<T: Send + Sync + 'static> {
@@ -108,7 +108,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
             // AcqRel: pairs with the Acquire in `load`, and with the AcqRel of the previous
             // `store`.
             let order = crate::sync::Ordering::AcqRel;
-            let order = relaxed_by(Mutant::TopologyPublishedRelaxed, order);
+            let order = weakened_by(Mutant::TopologyPublishedRelaxed, order);
             let new = crossbeam_epoch::Owned::new(Value::new(value));
             let old = self.inner.swap(new, order, guard);
 

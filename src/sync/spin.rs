@@ -23,15 +23,15 @@ pub enum Rank {
     ApList = 3,
 }
 
-/// Record of the locks of a physical CPU. Every acquisition names the ledger of the acquiring CPU.
+/// Record of the locks of a physical CPU. Every acquisition names the locks of the acquiring CPU.
 #[derive(Default)]
-pub struct Ledger {
+pub struct HeldLocks {
     /// Rank of the innermost lock held, or 0. Kept in debug builds only.
     held: Cell<u8>,
     acquired: Counter,
 }
 
-impl Ledger {
+impl HeldLocks {
     /// Returns the number of locks that the CPU has taken so far.
     #[inline]
     #[must_use]
@@ -57,15 +57,10 @@ impl Ledger {
                 outer < rank as u8,
                 "lock order: {rank:?} taken while holding rank {outer}"
             );
-            Held {
-                ledger: self,
-                outer,
-            }
+            Held { locks: self, outer }
         }
         #[cfg(not(debug_assertions))]
-        Held {
-            ledger: PhantomData,
-        }
+        Held { locks: PhantomData }
     }
 }
 
@@ -102,22 +97,22 @@ pub struct SpinGuard<'a, T> {
     not_send: PhantomData<*const ()>,
 }
 
-/// The entry of a held lock in a ledger. Empty in release builds, which do not check the order.
+/// The entry of a held lock in a locks. Empty in release builds, which do not check the order.
 struct Held<'a> {
     #[cfg(debug_assertions)]
-    ledger: &'a Ledger,
+    locks: &'a HeldLocks,
     /// Value of `held` before the acquisition.
     #[cfg(debug_assertions)]
     outer: u8,
     #[cfg(not(debug_assertions))]
-    ledger: PhantomData<&'a Ledger>,
+    locks: PhantomData<&'a HeldLocks>,
 }
 
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
         #[cfg(debug_assertions)]
-        self.ledger.held.set(self.outer);
+        self.locks.held.set(self.outer);
     }
 }
 
@@ -139,9 +134,9 @@ impl<T> SpinLock<T> {
 
     /// Waits for the lock and takes it.
     #[inline]
-    pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
+    pub fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
         use super::Ordering::{Acquire, Relaxed};
-        let held = ledger.acquire(self.rank);
+        let held = locks.acquire(self.rank);
         // Relaxed: taking the ticket orders nothing; the Acquire load of `serving` below does.
         let ticket = self.next.fetch_add(1, Relaxed);
         // Acquire: pairs with the Release in `SpinGuard::drop`.
@@ -158,7 +153,7 @@ impl<T> SpinLock<T> {
 
     /// Takes the lock if no CPU holds the lock or waits for the lock.
     #[inline]
-    pub fn try_lock<'a>(&'a self, ledger: &'a Ledger) -> Option<SpinGuard<'a, T>> {
+    pub fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
         use super::Ordering::{Acquire, Relaxed};
         // Acquire: pairs with the Release in `SpinGuard::drop`.
         let serving = self.serving.load(Acquire);
@@ -168,7 +163,7 @@ impl<T> SpinLock<T> {
             .compare_exchange(serving, serving.wrapping_add(1), Relaxed, Relaxed)
             .ok()?;
         Some(SpinGuard {
-            _held: ledger.acquire(self.rank),
+            _held: locks.acquire(self.rank),
             lock: self,
             ticket: serving,
             not_send: PhantomData,
@@ -187,8 +182,8 @@ impl<T> SpinLock<T> {
     }
 
     /// Waits for the lock and takes it.
-    pub fn lock<'a>(&'a self, ledger: &'a Ledger) -> SpinGuard<'a, T> {
-        let held = ledger.acquire(self.rank);
+    pub fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
+        let held = locks.acquire(self.rank);
         SpinGuard {
             inner: Some(self.value.lock().unwrap()),
             _held: held,
@@ -197,11 +192,11 @@ impl<T> SpinLock<T> {
     }
 
     /// Takes the lock if no CPU holds the lock.
-    pub fn try_lock<'a>(&'a self, ledger: &'a Ledger) -> Option<SpinGuard<'a, T>> {
+    pub fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
         let inner = self.value.try_lock().ok()?;
         Some(SpinGuard {
             inner: Some(inner),
-            _held: ledger.acquire(self.rank),
+            _held: locks.acquire(self.rank),
             not_send: PhantomData,
         })
     }
@@ -262,36 +257,36 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let ledger = Ledger::default();
+                    let locks = HeldLocks::default();
                     for _ in 0..ROUNDS {
-                        *lock.lock(&ledger) += 1;
+                        *lock.lock(&locks) += 1;
                         let mut guard = loop {
-                            if let Some(guard) = lock.try_lock(&ledger) {
+                            if let Some(guard) = lock.try_lock(&locks) {
                                 break guard;
                             }
                             std::thread::yield_now();
                         };
-                        assert!(lock.try_lock(&Ledger::default()).is_none());
+                        assert!(lock.try_lock(&HeldLocks::default()).is_none());
                         *guard += 1;
                     }
                     #[cfg(feature = "counters")]
-                    assert_eq!(ledger.acquired(), 2 * ROUNDS);
-                    assert!(ledger.is_empty());
+                    assert_eq!(locks.acquired(), 2 * ROUNDS);
+                    assert!(locks.is_empty());
                 });
             }
         });
 
-        assert_eq!(*lock.lock(&Ledger::default()), 8 * ROUNDS);
+        assert_eq!(*lock.lock(&HeldLocks::default()), 8 * ROUNDS);
     }
 
     #[test]
     #[cfg(debug_assertions)]
     #[should_panic(expected = "lock order")]
     fn order_is_checked() {
-        let ledger = Ledger::default();
+        let locks = HeldLocks::default();
         let list = SpinLock::new(Rank::ApList, ());
         let table = SpinLock::new(Rank::ItsCommand, ());
-        let _list = list.lock(&ledger);
-        let _table = table.lock(&ledger);
+        let _list = list.lock(&locks);
+        let _table = table.lock(&locks);
     }
 }

@@ -252,7 +252,7 @@ impl ApList {
 
     /// Takes the waiting interrupt out if it is the only one and of the given classes.
     #[inline]
-    pub(crate) fn take_only(&mut self, classes: Classes) -> Option<NonNull<Irq>> {
+    pub(crate) fn take_single(&mut self, classes: Classes) -> Option<NonNull<Irq>> {
         if self.waiting != 1 {
             return None;
         }
@@ -451,11 +451,11 @@ mod tests {
             lpi.intid()
         );
         assert!(list.first(Classes::ACTIVE).is_none());
-        assert!(list.take_only(group1).is_none(), "there are two");
+        assert!(list.take_single(group1).is_none(), "there are two");
         list.unlink(&lpi);
-        assert!(list.take_only(Classes::ACTIVE).is_none());
-        assert_eq!(list.take_only(group1), Some(NonNull::from(&spi)));
-        assert!(list.take_only(group1).is_none());
+        assert!(list.take_single(Classes::ACTIVE).is_none());
+        assert_eq!(list.take_single(group1), Some(NonNull::from(&spi)));
+        assert!(list.take_single(group1).is_none());
         list.check();
     }
 

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::array;
 
-use crate::fixed::Fixed;
+use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::Acquire;
 use crate::sync::{AtomicU32, AtomicU64, Slices};
@@ -19,13 +19,13 @@ pub(crate) struct Distributor {
     /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: AtomicU32,
     /// The SPIs, from INTID 32 on.
-    spis: Fixed<Irq>,
+    spis: FixedSlice<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
     routers: Box<[AtomicU64]>,
     /// `GICR_PROPBASER`, common to all redistributors (`GICR_TYPER.CommonLPIAff` = 0).
     pub(crate) propbaser: AtomicU64,
     /// LPIs with a configuration to read again (`GICR_INVALLR`).
-    pub(crate) reload: Slices,
+    pub(crate) config_reload: Slices,
     /// vCPUs with a pending table that may have slices to claim, a bit each.
     pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
 }
@@ -47,7 +47,7 @@ impl Distributor {
                 .collect(),
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
-            reload: Slices::new(),
+            config_reload: Slices::new(),
             scanning: array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -89,7 +89,7 @@ impl Distributor {
 
     /// Returns the classes of the groups that `GICD_CTLR` enables.
     #[inline]
-    pub(crate) fn open_groups(&self) -> Classes {
+    pub(crate) fn enabled_groups(&self) -> Classes {
         let groups = self.group_enables();
         Classes::NONE
             .with(Class::Group0, groups & 1 != 0)

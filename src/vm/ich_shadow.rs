@@ -17,7 +17,7 @@ pub(crate) struct Due(pub(super) u32);
 /// A list register became free while interrupts waited.
 const REFILL: u32 = 1 << 16;
 /// The interrupts in list registers have to be chosen anew.
-const RELOAD: u32 = 1 << 17;
+const REFOLD: u32 = 1 << 17;
 
 impl Due {
     /// Returns the staged list registers, a bit each.
@@ -28,14 +28,14 @@ impl Due {
 
     /// Returns whether the interrupts in list registers have to be chosen anew.
     #[inline]
-    pub(crate) fn reload(self) -> bool {
-        self.0 & RELOAD != 0
+    pub(crate) fn refold(self) -> bool {
+        self.0 & REFOLD != 0
     }
 
     /// Returns whether there is more to do than to write staged list registers.
     #[inline]
     pub(crate) fn fill(self) -> bool {
-        self.0 & (REFILL | RELOAD) != 0
+        self.0 & (REFILL | REFOLD) != 0
     }
 
     /// Asks for a refill if `on`.
@@ -46,14 +46,14 @@ impl Due {
 
     /// Asks for a reload if `on`.
     #[inline]
-    pub(crate) fn add_reload(&mut self, on: bool) {
-        self.0 |= if on { RELOAD } else { 0 };
+    pub(crate) fn add_refold(&mut self, on: bool) {
+        self.0 |= if on { REFOLD } else { 0 };
     }
 
     /// Ends refill and reload.
     #[inline]
     pub(crate) fn filled(&mut self) {
-        self.0 &= !(REFILL | RELOAD);
+        self.0 &= !(REFILL | REFOLD);
     }
 }
 

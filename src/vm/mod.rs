@@ -39,7 +39,7 @@ use vcpu::Vcpu;
 use crate::config::{Config, ConfigError};
 use crate::epoch::CpuPin;
 use crate::error::InjectError;
-use crate::fixed::Fixed;
+use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
@@ -52,7 +52,7 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) config: Config,
     pub(crate) distributor: Distributor,
     /// Room for `max_vcpus`, with `present` added.
-    pub(crate) vcpus: Fixed<Vcpu>,
+    pub(crate) vcpus: FixedSlice<Vcpu>,
     pub(crate) present: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
     /// Held while a vCPU is added.
@@ -70,7 +70,7 @@ pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
 /// A pending table has to be read.
 pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
 /// LPI configurations have to be read again.
-pub(crate) const DEFERRED_RELOAD: u32 = 1 << 18;
+pub(crate) const DEFERRED_CONFIG_RELOAD: u32 = 1 << 18;
 /// LPIs have to be freed.
 pub(crate) const DEFERRED_FREE: u32 = 1 << 19;
 
@@ -82,7 +82,7 @@ impl<H: Host> Vm<H> {
     pub(crate) fn new(config: Config, host: H) -> Result<Self, ConfigError> {
         config.validate()?;
 
-        let vcpus: Fixed<Vcpu> = (0..config.max_vcpus)
+        let vcpus: FixedSlice<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
             .map(|id| Vcpu::new(id, id.index() == 0))
             .collect();
@@ -186,7 +186,7 @@ impl<H: Host> Vm<H> {
     /// Returns the groups, a bit each, open to signal `irq` to `vcpu`. A CPU that closes a group
     /// after the load recalls the vCPU.
     #[inline]
-    pub(crate) fn groups_open_to(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
+    pub(crate) fn groups_enabled_for(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
         if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
             0
         } else {

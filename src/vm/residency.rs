@@ -23,7 +23,7 @@
 use crate::intid::CpuId;
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU32, Mutant, mutant, relaxed_by};
+use crate::sync::{AtomicU32, Mutant, mutant, weakened_by};
 
 const ON: u32 = 1 << 0;
 const IN_GUEST: u32 = 1 << 1;
@@ -108,7 +108,7 @@ impl Residency {
     /// Gives up the ownership; the work bits stay. Owner only.
     pub(crate) fn put(&self) {
         // AcqRel: pairs with the AcqRel in `load`.
-        let order = relaxed_by(Mutant::PutRelaxed, AcqRel);
+        let order = weakened_by(Mutant::PutRelaxed, AcqRel);
         self.0.fetch_or(NO_CPU, order);
     }
 

@@ -23,7 +23,7 @@ pub(crate) const RWP_GICD: u8 = 1 << 1;
 
 /// Returns true if a write of `register` waits for the vCPU: the vCPU is in the guest and has not
 /// folded the list registers since the write.
-pub(crate) fn pending(vcpu: &Vcpu, register: u8) -> bool {
+pub(crate) fn is_waiting(vcpu: &Vcpu, register: u8) -> bool {
     let residency = vcpu.residency.get();
     // Acquire: pairs with the AcqRel in `expect`.
     vcpu.rwp.load(Acquire) & register != 0 && residency.in_guest() && residency.has(RECALL)
@@ -31,14 +31,14 @@ pub(crate) fn pending(vcpu: &Vcpu, register: u8) -> bool {
 
 /// Returns true if a write of the distributor waits for any vCPU. Visits the vCPUs only if
 /// `rwp_vcpus` is not 0: saves 27 of the 174 instructions of mmio/GICD_CTLR_read.
-pub(crate) fn gicd_pending<H: Host>(vm: &Vm<H>) -> bool {
+pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
     // Acquire: pairs with the AcqRel in `done`: a guest that reads RWP as 0 sees the effects of the
     // folds.
     vm.distributor.rwp_vcpus.load(Acquire) != 0
         && vm
             .present_vcpus()
             .iter()
-            .any(|vcpu| pending(vcpu, RWP_GICD))
+            .any(|vcpu| is_waiting(vcpu, RWP_GICD))
 }
 
 /// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is in the guest.
@@ -47,11 +47,11 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
     let residency = vcpu.residency.get();
     if residency.in_guest()
         && residency.has(RECALL)
-        // AcqRel: pairs with the swap in `done` and the load in `pending`.
+        // AcqRel: pairs with the swap in `done` and the load in `is_waiting`.
         && vcpu.rwp.fetch_or(register, AcqRel) & register == 0
         && register == RWP_GICD
     {
-        // AcqRel: pairs with the decrement in `done` and the load in `gicd_pending`.
+        // AcqRel: pairs with the decrement in `done` and the load in `gicd_is_waiting`.
         vm.distributor.rwp_vcpus.fetch_add(1, AcqRel);
     }
 }
@@ -62,7 +62,7 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
 pub(crate) fn done<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, residency: ResidencyBits) {
     // AcqRel: pairs with the AcqRel in `expect`.
     if residency.has(RECALL) && vcpu.rwp.swap(0, AcqRel) & RWP_GICD != 0 {
-        // AcqRel: pairs with the increment in `expect` and the load in `gicd_pending`.
+        // AcqRel: pairs with the increment in `expect` and the load in `gicd_is_waiting`.
         vm.distributor.rwp_vcpus.fetch_sub(1, AcqRel);
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn stage<H: Host>(
         return false;
     };
 
-    let groups = vm.groups_open_to(vcpu, irq);
+    let groups = vm.groups_enabled_for(vcpu, irq);
     let Some(image) = irq.link_and_fill_lr(vcpu.id, groups) else {
         return false;
     };

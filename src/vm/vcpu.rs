@@ -100,7 +100,7 @@ impl Vcpu {
     /// Returns the classes allowed into this vCPU's list registers while the distributor enables
     /// `groups`.
     #[inline]
-    pub(crate) fn open_classes(&self, groups: Classes) -> Classes {
+    pub(crate) fn enabled_classes(&self, groups: Classes) -> Classes {
         let lpis = groups.contains(Class::Group1) && self.redistributor.lpis_enabled();
         groups.with(Class::Lpi, lpis)
     }
@@ -187,12 +187,12 @@ impl Vcpu {
         let shadow = unsafe { &*self.shadow.shadow.get() };
         let mut shadow = shadow.borrow_mut();
 
-        let mut list = self.ap_list.lock(pin.ledger());
+        let mut list = self.ap_list.lock(pin.locks());
         for index in bits(core::mem::take(&mut shadow.in_use)) {
             // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU. The
             // list's reference keeps the interrupt alive, and no other CPU unlinks.
             if let Some(irq) = unsafe { shadow.irqs[index].as_ref() } {
-                irq.fold_unread();
+                irq.fold_without_read();
                 list.link(irq, irq.state());
             }
         }
@@ -201,12 +201,12 @@ impl Vcpu {
     /// Returns true if an edge has come of an interrupt in a list register not ended by the guest.
     pub(crate) fn has_reraised(&self, shadow: &IchShadow) -> bool {
         bits(shadow.in_use)
-            .filter_map(|index| self.listed(shadow, index))
+            .filter_map(|index| self.irq_in_lr(shadow, index))
             .any(|irq| irq.state().latch())
     }
 
     /// Returns the interrupt that list register `index` holds, or held until vacated just now.
-    pub(crate) fn listed<'r>(&self, shadow: &'r IchShadow, index: usize) -> Option<&'r Irq> {
+    pub(crate) fn irq_in_lr<'r>(&self, shadow: &'r IchShadow, index: usize) -> Option<&'r Irq> {
         // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU, and the
         // list's reference keeps the interrupt alive. Callers ask only for list registers in use,
         // or just folded and not pruned yet.

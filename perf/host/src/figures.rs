@@ -72,9 +72,9 @@ fn counts() -> Value {
 
     let locks = {
         let pin = cpu.pin();
-        let before = pin.ledger().acquired();
+        let before = pin.locks().acquired();
         vm.inject(&cpu, 1, 0);
-        pin.ledger().acquired() - before
+        pin.locks().acquired() - before
     };
 
     let new = accesses(&|| {

@@ -181,7 +181,7 @@ fn a_reference_that_outlives_the_mapping_does_not_keep_it_raisable() {
     // Another CPU has begun to migrate the interrupt: off one list, not yet on the next.
     let vcpu = guest.vm.vm().vcpu(VcpuId(2)).unwrap();
     let _ = irq.update(|state| state.with_target(Some(VcpuId(1))));
-    let mut list = vcpu.ap_list.lock(pin.ledger());
+    let mut list = vcpu.ap_list.lock(pin.locks());
     list.unlink(irq);
     assert_eq!(irq.unlink(vcpu.id), Pruned::Migrating);
     drop(list);

@@ -1,7 +1,7 @@
 //! The command queue: order, wrapping, slices, and queues outside RAM.
 
 use super::*;
-use crate::its::queue::{COMMAND_STEPS, EVENT_STEPS, SLICE};
+use crate::its::command_queue::{COMMAND_STEPS, EVENT_STEPS, SLICE};
 
 #[test]
 fn the_queue_wraps() {
@@ -265,7 +265,7 @@ fn a_held_command_lock_leaves_the_work_to_advance() {
     let its = guest.vm.vm().its(ITS).unwrap();
     let other = guest.domain.register(CpuId(1));
     let cwriter = guest.put(ITS, &[mapti(1, 0, 8192, 0)]);
-    let busy = its.commands.engine.lock(other.pin().ledger());
+    let busy = its.commands.engine.lock(other.pin().locks());
     guest.write(GITS_CWRITER, cwriter);
     assert_ne!(guest.read(GITS_CREADR), cwriter);
     drop(busy);

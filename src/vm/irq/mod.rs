@@ -3,15 +3,15 @@
 //! | file | concern |
 //! |---|---|
 //! | [`state`] | the layout of the word, and the predicates on the word |
-//! | [`change`] | transitions by injection, a line, or a register write |
-//! | [`listed`] | transitions under an ap_list's lock: link, unlink, fill, fold |
+//! | [`raise`] | transitions by injection, a line, or a register write |
+//! | [`list_register`] | transitions under an ap_list's lock: link, unlink, fill, fold |
 //! | [`references`] | transitions of mappings and migrations |
 //! | [`outcome`] | the results of transitions, and the work left to the caller |
-//! | [`fault`] | deliberate faults for the models |
+//! | [`mutants`] | deliberate faults for the models |
 //!
 //! # Who may touch a field
 //! 1. `state` changes only by the transitions of this room, each an atomic read-modify-write. Any
-//!    CPU may make a transition of [`change`] and [`references`] at any time.
+//!    CPU may make a transition of [`raise`] and [`references`] at any time.
 //! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of
 //!    the lock knows whether the interrupt is in a bucket. The other LR bits change under the same
 //!    lock, or, by [`Irq::refresh`], on the CPU with the vCPU.
@@ -60,10 +60,10 @@
 //! of the CPU. The transition that consumes the pending state (fill, fold) acquires the writes,
 //! also of a coalesced injection. For this reason a raise is never skipped after a mere load.
 
-mod change;
-mod fault;
-mod listed;
+mod list_register;
+mod mutants;
 mod outcome;
+mod raise;
 mod references;
 mod state;
 #[cfg(all(test, not(loom)))]
@@ -76,7 +76,7 @@ use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Mutant, Watched, mutant};
 
-pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, Put, Raised};
+pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
@@ -196,7 +196,7 @@ impl Irq {
 
             // Release: publishes as the exchange below would.
             if mutant(Mutant::StoredTransition) {
-                // Release: a fault, which pairs with the Acquire in `state` like a transition.
+                // Release: a mutants, which pairs with the Acquire in `state` like a transition.
                 self.state.store(new.0, Release);
                 return Ok((old, new));
             }
@@ -214,7 +214,7 @@ impl Irq {
 
     /// Applies a `change` that never gives up, and returns the states before and after.
     #[inline]
-    fn always(&self, change: impl Fn(State) -> State) -> (State, State) {
+    fn apply(&self, change: impl Fn(State) -> State) -> (State, State) {
         match self.transition(|old| Some(change(old))) {
             Ok(pair) => pair,
             // Not reached: `change` has no way to give up.

@@ -153,7 +153,7 @@ pub(crate) struct Folded {
 /// Result of putting a reference.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Put {
+pub(crate) struct PutResult {
     /// The reference was the last: the caller frees the interrupt.
     pub(crate) last: bool,
     /// The change made with the put.

@@ -3,7 +3,7 @@
 use crate::intid::VcpuId;
 use crate::sync::{Mutant, mutant};
 
-use super::{CANCEL_P, Changed, FollowUp, Irq, PENDING, Put, REF, State, UNMAPPED, fault};
+use super::{CANCEL_P, Changed, FollowUp, Irq, PENDING, PutResult, REF, State, UNMAPPED, mutants};
 
 /// Largest count of references at which an LPI may be mapped once more. The count cannot overflow.
 const MAX_MAPPING_REFS: u16 = 0x7fff;
@@ -29,12 +29,12 @@ impl Irq {
     }
 
     /// Puts a mapping's reference and withdraws the pending state.
-    pub(crate) fn unmap(&self) -> Put {
+    pub(crate) fn unmap(&self) -> PutResult {
         self.put_reference(true)
     }
 
     /// Puts the reference of a migration.
-    pub(crate) fn put(&self) -> Put {
+    pub(crate) fn put(&self) -> PutResult {
         self.put_reference(false)
     }
 
@@ -43,8 +43,8 @@ impl Irq {
     /// Every mapping owns a reference. An LPI with only the list's reference left is unmapped:
     /// later raises have no effect, and a raise since the end of the last mapping is withdrawn. The
     /// last put before the list's, of a mapping or a migration, marks the LPI unmapped.
-    fn put_reference(&self, withdraw: bool) -> Put {
-        let (old, new) = self.always(|old| {
+    fn put_reference(&self, withdraw: bool) -> PutResult {
+        let (old, new) = self.apply(|old| {
             debug_assert!(old.refs() != 0, "{:?} put once too often", self.intid);
             let kept = State(old.0.wrapping_sub(REF));
             let unmapped = kept.refs() == u16::from(old.queued_on().is_some());
@@ -54,7 +54,7 @@ impl Irq {
                 (false, true) => kept.with(cancel, PENDING),
                 (false, false) => kept,
             };
-            fault::of_put(old, withdraw, right)
+            mutants::of_put(old, withdraw, right)
         });
 
         let follow_up = if new.0 == old.0.wrapping_sub(REF) {
@@ -69,7 +69,7 @@ impl Irq {
             new
         };
 
-        Put {
+        PutResult {
             last: seen.refs() == 0,
             changed: Changed {
                 old,

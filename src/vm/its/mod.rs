@@ -37,8 +37,8 @@
 //! effect, or finds the LPI mapped again and counts for the new mapping.
 //!
 //! # Bounded work
-//! A register access takes at most [`SLICE`](crate::its::queue::SLICE) steps and the last item's
-//! excess. Steps count table slots passed, commands and events.
+//! A register access takes at most [`SLICE`](crate::its::command_queue::SLICE) steps and the last
+//! item's excess. Steps count table slots passed, commands and events.
 //! [`Vgic::advance`](crate::Vgic::advance) and the guest's own polling of `GITS_CREADR` execute
 //! further slices. `GITS_CREADR` moves past a command once the whole command is done.
 #![cfg_attr(
@@ -70,7 +70,7 @@ use crate::vm::irq::Irq;
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::device::Devices;
 use crate::vm::its::progress::InProgress;
-use crate::vm::its::registers::Queue;
+use crate::vm::its::registers::CommandQueue;
 
 /// `GITS_CTLR.Enabled`.
 pub(crate) const CTLR_ENABLED: u32 = 1 << 0;
@@ -102,7 +102,7 @@ pub(crate) struct Commands {
 
 /// State that only commands and writes of `GITS_CBASER` and `GITS_BASER<n>` change.
 pub(crate) struct Engine {
-    pub(crate) queue: Queue,
+    pub(crate) queue: CommandQueue,
     pub(crate) device_table: Baser,
     pub(crate) collection_table: Baser,
     /// Target vCPU of each collection, by ICID; `None` for an unmapped collection.
@@ -139,7 +139,7 @@ impl Its {
     /// Creates a disabled ITS without mappings.
     pub(crate) fn new(id: ItsId, config: &ItsConfig) -> Self {
         let engine = Engine {
-            queue: Queue::default(),
+            queue: CommandQueue::default(),
             device_table: Baser::new(TableType::Devices),
             collection_table: Baser::new(TableType::Collections),
             collections: core::iter::repeat_n(None, config.collections as usize).collect(),

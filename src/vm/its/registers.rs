@@ -22,9 +22,9 @@ const SIZE: u64 = 0xff;
 
 /// `GITS_CBASER`: place and size of the command queue.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Queue(u64);
+pub(crate) struct CommandQueue(u64);
 
-impl Queue {
+impl CommandQueue {
     /// Returns the register's value.
     pub(crate) fn get(self) -> u64 {
         self.0
@@ -88,18 +88,18 @@ impl Its {
             && self
                 .commands
                 .engine
-                .try_lock(pin.ledger())
+                .try_lock(pin.locks())
                 .is_some_and(|engine| engine.in_progress.is_none())
     }
 
     /// Returns `GITS_CBASER`. Takes the command lock.
     pub(crate) fn cbaser(&self, pin: &CpuPin<'_>) -> u64 {
-        self.commands.engine.lock(pin.ledger()).queue.0
+        self.commands.engine.lock(pin.locks()).queue.0
     }
 
     /// Returns `GITS_BASER0` (devices) or `GITS_BASER1` (collections). Takes the command lock.
     pub(crate) fn baser(&self, pin: &CpuPin<'_>, table: TableType) -> u64 {
-        let engine = self.commands.engine.lock(pin.ledger());
+        let engine = self.commands.engine.lock(pin.locks());
         match table {
             TableType::Devices => engine.device_table.get(),
             TableType::Collections => engine.collection_table.get(),

@@ -84,7 +84,7 @@ impl Options for LoomOptions {
 struct Job<'a> {
     protocol: &'a str,
     model: &'a str,
-    mutant: Option<&'a programs::Fault>,
+    mutant: Option<&'a programs::MutantRecord>,
 }
 
 /// Runs models and mutants, and tells whether every model holds and every mutant is caught.

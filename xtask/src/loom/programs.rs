@@ -16,7 +16,7 @@ use crate::provision::toolchain::cargo;
 const FLAGS: &str = "--cfg loom --cfg crossbeam_loom -D warnings";
 
 /// A deliberate fault in the library, as `src/sync/mutant.rs` describes it.
-pub(super) struct Fault {
+pub(super) struct MutantRecord {
     /// Its identifier in the code.
     pub(super) name: String,
     /// The protocol whose model has to catch it.
@@ -35,7 +35,7 @@ pub(super) struct Programs {
     /// Protocol and name.
     models: Vec<(String, String)>,
     /// The faults; an ordinary build has none.
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<MutantRecord>,
 }
 
 impl Programs {
@@ -86,7 +86,7 @@ impl Programs {
 
     /// Checks that every fault names a model that exists.
     fn check(&self) -> Result<()> {
-        for Fault {
+        for MutantRecord {
             name,
             protocol,
             test,
@@ -145,7 +145,7 @@ fn models(path: &PathBuf) -> Result<Vec<(String, String)>> {
 }
 
 /// Asks the program `mutants` for the faults that its build can make.
-fn faults(path: &PathBuf) -> Result<Vec<Fault>> {
+fn faults(path: &PathBuf) -> Result<Vec<MutantRecord>> {
     let listed = process::run(&mut Command::new(path), Show::OnFailure)?;
     listed
         .lines()
@@ -153,7 +153,7 @@ fn faults(path: &PathBuf) -> Result<Vec<Fault>> {
         .map(|line| {
             let mut fields = line.splitn(5, '|').map(str::to_owned);
             let mut field = || fields.next().context("a fault is not described in full");
-            Ok(Fault {
+            Ok(MutantRecord {
                 name: field()?,
                 protocol: field()?,
                 test: field()?,

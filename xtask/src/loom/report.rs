@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::programs::{Fault, Outcome};
+use super::programs::{MutantRecord, Outcome};
 use crate::docs::grouped;
 use crate::{console, docs, project};
 
@@ -83,7 +83,7 @@ object!(Mutant {
 
 impl Mutant {
     /// Records the outcome of a fault's model.
-    pub(super) fn new(fault: &Fault, outcome: Outcome) -> Self {
+    pub(super) fn new(fault: &MutantRecord, outcome: Outcome) -> Self {
         Self {
             mutant: fault.name.clone(),
             what: fault.what.clone(),

@@ -1,6 +1,6 @@
 //! Tests of one interrupt, and the notation of the tables.
 //!
-//! [`change`], [`listed`] and [`references`] have a table for each transition. A row is
+//! [`raise`], [`list_register`] and [`references`] have a table for each transition. A row is
 //! `"reason": [word before] => [word after], result;`. A word is written by what it has:
 //! ```text
 //! [PENDING ENABLED on: V0 to: V1 refs: 2 prio: 0x20]
@@ -11,10 +11,10 @@
 //! [`sweep`] makes every transition in every legal word, and checks the rules of [`rules`].
 //! [`pairs`] compares transitions with each other.
 
-mod change;
 mod legal;
-mod listed;
+mod list_register;
 mod pairs;
+mod raise;
 mod references;
 mod rules;
 mod state;

@@ -1,11 +1,11 @@
 //! Tables of the transitions of mappings and migrations.
 
 use super::super::FollowUp::{self, Insert, Nothing, Recall, Requeue};
-use super::super::{Irq, Put};
+use super::super::{Irq, PutResult};
 use super::{LPI, NONE, SPI, V0, V1, irq_in, table, word};
 
 /// Result of a put, without the states: the table has them.
-fn ended(put: Put) -> (Owner, FollowUp) {
+fn ended(put: PutResult) -> (Owner, FollowUp) {
     let owner = if put.last { Owner::None } else { Owner::Left };
     (owner, put.changed.follow_up)
 }

@@ -6,8 +6,8 @@ use crate::lr::ListRegister;
 
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR, Irq, LEVEL,
-    LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, Pruned, Put, Raised, State,
-    UNMAPPED,
+    LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, Pruned, PutResult, Raised,
+    State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
 use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
@@ -221,7 +221,7 @@ fn refreshed(irq: &Irq, lr: ListRegister) -> Said {
     folded(lr, irq.refresh(lr), References::Unchanged)
 }
 
-fn put(irq: &Irq, put: fn(&Irq) -> Put) -> Said {
+fn put(irq: &Irq, put: fn(&Irq) -> PutResult) -> Said {
     let old = irq.state();
     let put = put(irq);
     assert_eq!(put.last, irq.state().refs() == 0);
@@ -350,11 +350,11 @@ const FOLDING: &[Transition] = &[
         folded(register::INVALID, fold, pruned(irq, prune))
     }),
     transition("fold_unlink_plain", for_listed, FOLDS, |irq| fold_plain(irq, BOTH_GROUPS)),
-    transition("fold_unread", for_listed, LR_BITS, |irq| Said {
+    transition("fold_without_read", for_listed, LR_BITS, |irq| Said {
         // The end of the VM: nothing is counted, and the physical interrupt remains.
         counted: -1..=1,
         deactivate: irq.state().lr_hw(),
-        ..{ irq.fold_unread(); listed(References::Unchanged) }
+        ..{ irq.fold_without_read(); listed(References::Unchanged) }
     }),
     transition("refresh, invalid", for_listed, LR_BITS & !IN_LR, |irq| {
         refreshed(irq, register::INVALID)

@@ -7,7 +7,7 @@ use crate::lr::ListRegister;
 
 use super::{
     ACTIVE, FastFold, Folded, GROUP1, HW, IN_LR, Irq, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH,
-    LR_PENDING, PENDING, Pruned, REF, State, fault,
+    LR_PENDING, PENDING, Pruned, REF, State, mutants,
 };
 
 /// Link and unlink.
@@ -26,7 +26,7 @@ impl Irq {
             let alive = old.refs() != 0 && old.wants_list();
             let here = old.target() == Some(vcpu);
             let right = free && alive && here;
-            (right || fault::of_link(free, alive, here)).then(|| old.linked(vcpu))
+            (right || mutants::of_link(free, alive, here)).then(|| old.linked(vcpu))
         })
         .map(|(_, new)| new)
     }
@@ -119,7 +119,7 @@ impl Irq {
     pub(crate) fn link_and_fill_lr(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
         let (old, _) = self
             .transition(|old| {
-                let free = old.queued_on().is_none() || fault::of_staging();
+                let free = old.queued_on().is_none() || mutants::of_staging();
                 let plain = free && old.is_plain(vcpu);
                 // Plain includes mapped, and a mapping is a reference.
                 debug_assert!(!plain || old.refs() != 0);
@@ -166,7 +166,7 @@ impl Irq {
     fn fold_unlink_from(&self, vcpu: VcpuId, lr: ListRegister) -> (Folded, Pruned) {
         let lpi = self.kind == Kind::Lpi;
         let folded = Cell::new(State(0));
-        let (old, new) = self.always(|old| {
+        let (old, new) = self.apply(|old| {
             folded.set(old.folded(lr, lpi));
             folded.get().pruned(vcpu).unwrap_or(folded.get())
         });
@@ -184,7 +184,7 @@ impl Irq {
         vcpu: VcpuId,
         groups: impl Fn() -> u32,
     ) -> Option<FastFold> {
-        if fault::is_of_fold() {
+        if mutants::is_of_fold() {
             return None;
         }
 
@@ -208,14 +208,14 @@ impl Irq {
 
     /// Folds the interrupt from its list register, which nobody has read. The interrupt stays on
     /// the list.
-    pub(crate) fn fold_unread(&self) {
-        let _ = self.always(|old| old.folded(ListRegister::EMPTY, false));
+    pub(crate) fn fold_without_read(&self) {
+        let _ = self.apply(|old| old.folded(ListRegister::EMPTY, false));
     }
 
     /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On
     /// the CPU that has the vCPU; without the list's lock.
     pub(crate) fn refresh(&self, lr: ListRegister) -> Folded {
-        let (old, _) = self.always(|old| {
+        let (old, _) = self.apply(|old| {
             let gone = if lr.is_pending() {
                 0
             } else {
@@ -255,14 +255,14 @@ impl State {
         let set = if latch { PENDING } else { 0 }
             | if active { ACTIVE } else { 0 }
             | if held { HW } else { 0 };
-        fault::of_fold(self, lr, self.with(set, LR_BITS))
+        mutants::of_fold(self, lr, self.with(set, LR_BITS))
     }
 
     /// Returns the state off `vcpu`'s list; `None` if the interrupt belongs there. A state that is
     /// deliverable to another vCPU keeps the list's reference, for the migration.
     #[inline]
     fn pruned(self, vcpu: VcpuId) -> Option<Self> {
-        let here = self.target() == Some(vcpu) || fault::of_prune();
+        let here = self.target() == Some(vcpu) || mutants::of_prune();
         if self.active() || (self.deliverable() && here) {
             return None;
         }

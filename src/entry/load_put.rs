@@ -27,7 +27,7 @@ pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), Ent
     shadow.restore(cpu.interface());
     shadow.set_hcr(BASE_HCR, cpu.interface());
     // Interrupts that were folded when the vCPU was put, or have arrived since, wait on the list.
-    shadow.due.add_reload(true);
+    shadow.due.add_refold(true);
     Ok(())
 }
 
@@ -73,7 +73,7 @@ fn put_with<H: Host, I: CpuInterface>(
     let _entered = pin.guard();
     let mut after = AfterUnlock::new();
     {
-        let mut list = vcpu.ap_list.lock(pin.ledger());
+        let mut list = vcpu.ap_list.lock(pin.locks());
         if !mutant(Mutant::RegistersForgotten) {
             fold::fold_all(vm, cpu, pin, vcpu, &mut shadow, &mut list, &mut after);
         }

@@ -36,9 +36,9 @@ pub(crate) const COMMAND_STEPS: u32 = 64;
 
 impl<H: Host> Execution<'_, H> {
     /// Executes one slice. Returns true if a command or a table removal is left to do.
-    fn slice(&mut self) -> bool {
+    fn run_slice(&mut self) -> bool {
         let mut budget = SLICE;
-        if self.engine.in_progress.is_some() && !self.proceed(&mut budget) {
+        if self.engine.in_progress.is_some() && !self.resume(&mut budget) {
             return true;
         }
 
@@ -57,14 +57,14 @@ impl<H: Host> Execution<'_, H> {
                 .and_then(|command| self.execute(command));
 
             match outcome {
-                Ok(Outcome::Done) => self.complete(number, Ok(())),
+                Ok(Outcome::Done) => self.finish_command(number, Ok(())),
                 Ok(Outcome::Begun(work)) => {
                     self.engine.in_progress = Some(InProgress::command(number, work));
-                    if !self.proceed(&mut budget) {
+                    if !self.resume(&mut budget) {
                         return true;
                     }
                 }
-                Err(error) => self.complete(number, Err(error)),
+                Err(error) => self.finish_command(number, Err(error)),
             }
         }
 
@@ -99,7 +99,7 @@ impl<H: Host> Execution<'_, H> {
 
     /// Completes a command: counts the command, reports an error to the host, and moves
     /// `GITS_CREADR`.
-    pub(crate) fn complete(&mut self, number: u8, result: Result<(), CommandError>) {
+    pub(crate) fn finish_command(&mut self, number: u8, result: Result<(), CommandError>) {
         let counters = self.pin.counters();
         counters.its_commands.add(1);
         if let Err(error) = result {
@@ -126,8 +126,8 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
     let Some(its) = vm.its(id) else {
         return;
     };
-    let more = match its.commands.engine.try_lock(pin.ledger()) {
-        Some(mut engine) => Execution::new(vm, pin, its, &mut engine).slice(),
+    let more = match its.commands.engine.try_lock(pin.locks()) {
+        Some(mut engine) => Execution::new(vm, pin, its, &mut engine).run_slice(),
         #[cfg(vgic_mutants)]
         None if mutant(Mutant::DrainedTwice) => {
             drain_beside_the_lock(vm, pin, its);
@@ -153,7 +153,7 @@ pub(crate) fn set_cbaser<H: Host>(
     its: &Its,
     change: impl FnOnce(u64) -> Option<u64>,
 ) {
-    let mut engine = its.commands.engine.lock(pin.ledger());
+    let mut engine = its.commands.engine.lock(pin.locks());
     if its.is_enabled() || engine.in_command() {
         return;
     }
@@ -181,7 +181,7 @@ pub(crate) fn set_baser<H: Host>(
     table: TableType,
     change: impl FnOnce(u64) -> Option<u64>,
 ) {
-    let mut engine = its.commands.engine.lock(pin.ledger());
+    let mut engine = its.commands.engine.lock(pin.locks());
     if its.is_enabled() || engine.in_command() {
         return;
     }

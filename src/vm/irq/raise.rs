@@ -2,10 +2,10 @@
 
 use crate::steps::step;
 use crate::sync::Ordering::AcqRel;
-use crate::sync::{Mutant, mutant, relaxed_by};
+use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State, fault,
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State, mutants,
 };
 
 impl Irq {
@@ -34,7 +34,7 @@ impl Irq {
         }
 
         // AcqRel: module docs of `irq`, "Publication"; also if nothing changes.
-        let order = relaxed_by(Mutant::RaiseRelaxed, AcqRel);
+        let order = weakened_by(Mutant::RaiseRelaxed, AcqRel);
         let old = State(self.state.fetch_or(set, order));
         Raised {
             old,
@@ -74,7 +74,7 @@ impl Irq {
     /// Applies a register write to flags, priority or target. `change` leaves `queued_on`, the LR
     /// bits and the references alone.
     pub(crate) fn update(&self, change: impl Fn(State) -> State) -> Changed {
-        let (old, new) = self.always(change);
+        let (old, new) = self.apply(change);
         let follow_up = if old == new {
             FollowUp::Nothing
         } else {
@@ -93,7 +93,7 @@ impl Irq {
         let changed = self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-            fault::of_clear_pending(old, old.with(cancel, PENDING | physical))
+            mutants::of_clear_pending(old, old.with(cancel, PENDING | physical))
         });
         let old = changed.old;
         (old.hw() && !old.active() && old.latch(), changed)

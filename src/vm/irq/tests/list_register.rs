@@ -391,8 +391,8 @@ fn fold_unlink_plain() {
 
 /// The VM is dropped: the list register is not read.
 #[test]
-fn fold_unread() {
-    table! { SPI, |irq: &Irq| irq.fold_unread();
+fn fold_without_read() {
+    table! { SPI, |irq: &Irq| irq.fold_without_read();
         "an edge": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => [ENABLED on: V0], ();
         "an edge again": [PENDING ENABLED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0]
             => [PENDING ENABLED on: V0], ();
