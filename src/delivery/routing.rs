@@ -4,6 +4,17 @@
 //! write stores the router and then reads the topology; the addition stores the topology and then
 //! reads the routers. With a full fence between the two steps on both sides, the write sees the new
 //! topology or the addition sees the new router.
+// A guest's numbers are claims: no value of theirs may stop the hypervisor here.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use alloc::vec::Vec;
 
@@ -32,17 +43,17 @@ pub(crate) fn add_vcpu<H: Host>(
     }
 
     let index = topology.len();
-    let id = VcpuId::new(index)
-        .filter(|_| index < vm.vcpus.len())
-        .ok_or(ConfigError::MaxVcpus(vm.vcpus.len()))?;
+    let (Some(id), Some(vcpu)) = (VcpuId::new(index), vm.vcpus.get(index)) else {
+        return Err(ConfigError::MaxVcpus(vm.vcpus.len()));
+    };
 
     let mut affinities: Vec<Affinity> = topology.affinities().to_vec();
     affinities.push(affinity);
-    vm.vcpus[index].set_affinity(affinity);
+    vcpu.set_affinity(affinity);
 
     // Release: pairs with the Acquire in `vcpu_count`. Before the topology: a CPU that finds the
     // vCPU in the topology may insert into the vCPU's list.
-    vm.present.store(index as u16 + 1, Release);
+    vm.present.store(affinities.len() as u16, Release);
     vm.topology.store(Topology::new(affinities), pin.guard());
 
     // SeqCst: pairs with the fence in `write_router`: if the write did not see the topology, the

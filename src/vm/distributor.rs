@@ -1,4 +1,15 @@
 //! State of the distributor (IHI 0069, 12.9). [`crate::mmio::gicd`] has its registers.
+// A guest's numbers are claims: no value of theirs may stop the hypervisor here.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use alloc::boxed::Box;
 use core::array;
