@@ -16,12 +16,15 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     if work & DEFERRED_GROUPS != 0 {
         group_enables::advance(vm, pin);
     }
+
     if work & DEFERRED_PENDING_TABLE != 0 {
         lpi_tables::advance_pending_tables(vm, pin);
     }
+
     if work & DEFERRED_CONFIG_RELOAD != 0 {
         lpi_tables::advance_config_reload(vm, pin);
     }
+
     if work & DEFERRED_FREE != 0 {
         lpi_lifetime::advance_free_list(vm, pin);
     }

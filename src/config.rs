@@ -177,6 +177,7 @@ impl Config {
         if self.vcpus.is_empty() || self.vcpus.len() > limit {
             return Err(ConfigError::VcpuCount(self.vcpus.len()));
         }
+
         if self.max_vcpus < self.vcpus.len() || self.max_vcpus > limit {
             return Err(ConfigError::MaxVcpus(self.max_vcpus));
         }
@@ -190,15 +191,19 @@ impl Config {
         if self.spis != 988 && (!self.spis.is_multiple_of(32) || self.spis > 960) {
             return Err(ConfigError::SpiCount(self.spis));
         }
+
         if !matches!(self.lpi_bits, 0 | 5..=16) {
             return Err(ConfigError::LpiBits(self.lpi_bits));
         }
+
         if self.lpi_bits == 0 && !self.its.is_empty() {
             return Err(ConfigError::ItsWithoutLpis);
         }
+
         if self.its.len() > 16 {
             return Err(ConfigError::ItsCount(self.its.len()));
         }
+
         if !matches!(self.maintenance.raw(), 16..32) {
             return Err(ConfigError::Maintenance(self.maintenance));
         }

@@ -40,9 +40,11 @@ impl<I: CpuInterface> Cpu<I> {
         if !(1..=crate::lr::MAX).contains(&usize::from(vtr.list_registers)) {
             return Err(CpuError::ListRegisters(vtr.list_registers));
         }
+
         if !(5..=7).contains(&vtr.preemption_bits) {
             return Err(CpuError::PreemptionBits(vtr.preemption_bits));
         }
+
         if !vtr.traps_dir {
             return Err(CpuError::NoDirTrap);
         }

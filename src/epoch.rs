@@ -61,6 +61,7 @@ impl Domain {
             locks: HeldLocks::default(),
             counters: Arc::new(Counters::default()),
         };
+
         self.counters
             .lock(&local.locks)
             .push(local.counters.clone());
@@ -288,6 +289,7 @@ mod tests {
             between();
             cpu.pin().guard().flush();
         }
+
         // Relaxed: one thread stores and loads the mark.
         freed.load(Relaxed) != 0
     }

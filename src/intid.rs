@@ -242,6 +242,7 @@ mod tests {
         for raw in [1020, 1021, 1022, 1023, 1024, 4096, 8191, 1 << 24, u32::MAX] {
             assert_eq!(IntId::new(raw), None, "{raw}");
         }
+
         for (raw, kind) in [
             (0, Kind::Sgi),
             (15, Kind::Sgi),

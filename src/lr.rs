@@ -119,6 +119,7 @@ impl fmt::Debug for ListRegister {
         } else if self.wants_eoi() {
             write!(f, " eoi")?;
         }
+
         write!(f, ")")
     }
 }

@@ -459,6 +459,7 @@ mod tests {
         } else {
             (&[0, 1, 5, 8, 9, 16, 17, 32], 2000)
         };
+
         for &bits in every_depth {
             let collector = Collector::new();
             let handle = collector.register();
@@ -543,6 +544,7 @@ mod tests {
                 });
             }
         });
+
         assert!(table.is_empty());
     }
 }

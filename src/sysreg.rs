@@ -55,6 +55,7 @@ impl SysReg {
         const fn icc(crm: u32, op2: u32) -> u32 {
             3 << 20 | op2 << 17 | 12 << 10 | crm << 1
         }
+
         const DIR: u32 = icc(11, 1);
         const SGI1R: u32 = icc(11, 5);
         const ASGI1R: u32 = icc(11, 6);
@@ -111,6 +112,7 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     let Some(vcpu) = vm.vcpus.get(vcpu.index()) else {
         return;
     };
+
     match register {
         SysReg::Sgi1r => generate_sgi(vm, pin, vcpu, value, true),
         SysReg::Sgi0r | SysReg::Asgi1r => generate_sgi(vm, pin, vcpu, value, false),
@@ -203,13 +205,14 @@ pub(crate) fn write_dir<H: Host, I: CpuInterface>(
     let Some(intid) = IntId::new(value as u32 & 0x00ff_ffff) else {
         return;
     };
+
     if intid.kind() == Kind::Lpi {
         return;
     }
 
     if let Some(irq) = vm.irq(pin, vcpu, intid) {
         // An interrupt in this vCPU's list registers may have become active since the fill.
-        fold::refresh(cpu, pin, vcpu);
+        fold::refresh_states(cpu, pin, vcpu);
         change::deactivate(vm, pin, irq);
     }
 }

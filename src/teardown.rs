@@ -32,6 +32,7 @@ pub(crate) fn teardown<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<Teardown
     {
         return Err(vcpu.id);
     }
+
     let report = dismantle(vm, pin);
     debug_assert_eq!(report.references, 0, "references are left at teardown");
     Ok(report)
@@ -72,11 +73,13 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
     }
+
     lpi_lifetime::free_all(vm, pin);
 
     for irq in private().chain(vm.distributor.spis()) {
         report.references += u64::from(irq.state().refs()) - 1;
     }
+
     let mut from = 0;
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         report.references += u64::from(irq.state().refs());

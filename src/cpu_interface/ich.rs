@@ -53,6 +53,7 @@ impl Readable for Eisr {
                 options(nomem, nostack, preserves_flags)
             );
         }
+
         value
     }
 }
@@ -77,6 +78,7 @@ impl Readable for Elrsr {
                 options(nomem, nostack, preserves_flags)
             );
         }
+
         value
     }
 }

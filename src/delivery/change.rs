@@ -14,26 +14,12 @@
 use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::intid::VcpuId;
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
 
 /// Sets the level of the input line.
 pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: bool) {
     queue::complete(vm, pin, irq, irq.set_line(high));
-}
-
-/// Routes the interrupt to another vCPU, or to none, with the pending state. Returns the old
-/// target.
-pub(crate) fn retarget<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    irq: &Irq,
-    target: Option<VcpuId>,
-) -> Option<VcpuId> {
-    let changed = irq.update(|state| state.with_target(target));
-    queue::follow_up(vm, pin, irq, changed.follow_up);
-    changed.old.target()
 }
 
 /// Withdraws the pending state, in a list register too: `ICPENDR`, `GICD_CLRSPI_NSR`, `CLEAR`.
@@ -52,6 +38,7 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if deactivate {
         vm.host.deactivate(irq.owner(), irq.pintid());
     }
+
     queue::complete(vm, pin, irq, changed);
 
     // In another vCPU's list register the interrupt may have become active unnoticed. A sample too

@@ -62,6 +62,7 @@ fn msi_slow<H: Host>(
         // Unmapped since the translation.
         return Err(InjectError::UnmappedEvent);
     }
+
     let injected = raised_slow(vm, pin, irq, raised);
     if raised.without_target() {
         // As for the INT command, no pending state is kept for a collection that is not mapped,
@@ -72,6 +73,7 @@ fn msi_slow<H: Host>(
         }
         return Err(InjectError::UnmappedCollection);
     }
+
     Ok(injected)
 }
 
@@ -128,6 +130,7 @@ fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised)
             pin.counters().coalesced[kind].add(1);
         }
     }
+
     queue::follow_up(vm, pin, irq, raised.follow_up());
     if coalesced {
         Injected::Coalesced

@@ -134,6 +134,7 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         };
         free(vm, pin, irq);
     }
+
     pin.collect();
     if !vm.free_list.is_empty() {
         vm.defer(DEFERRED_FREE);

@@ -62,6 +62,7 @@ fn config_byte<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {
     if u64::from(intid.raw()) >> (base & 0x1f) > 1 {
         return None;
     }
+
     let mut byte = [0];
     let at = (base & BASE_MASK).saturating_add(index);
     vm.host.read_memory(at, &mut byte).ok()?;

@@ -40,14 +40,14 @@ pub(crate) fn apply<H: Host>(
         Pruned::Removed { last } => {
             trace_list_put(vm, pin, irq.intid(), vcpu.id);
             if last {
-                after.free(irq);
+                after.add_free(irq);
             }
         }
         Pruned::Migrating => {
             trace_list_put(vm, pin, irq.intid(), vcpu.id);
             pin.counters().migration_gets.add(1);
             vm.host.trace(TracePoint::MigrationGet(irq.intid()));
-            after.migrate(irq);
+            after.add_migration(irq);
         }
     }
 }

@@ -81,6 +81,7 @@ fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> 
         trace_list_get(vm, pin, irq, vcpu.id);
         return Ok(());
     }
+
     let linked = irq.link(vcpu.id)?;
     list.link(irq, linked);
     drop(list);
@@ -89,6 +90,7 @@ fn try_insert<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> 
     if !mutant(Mutant::NewTargetNotNotified) {
         notify_vcpu(vm, pin, vcpu, NEW);
     }
+
     Ok(())
 }
 
@@ -128,6 +130,7 @@ fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
         drop(list);
         on = state.queued_on();
     }
+
     insert(vm, pin, irq);
 }
 
@@ -188,12 +191,12 @@ impl AfterUnlock {
     }
 
     /// Adds an interrupt that goes to another vCPU's list.
-    pub(crate) fn migrate(&mut self, irq: &Irq) {
+    pub(crate) fn add_migration(&mut self, irq: &Irq) {
         self.push(irq, Unlinked::Migrating);
     }
 
     /// Adds an interrupt whose last reference has been put.
-    pub(crate) fn free(&mut self, irq: &Irq) {
+    pub(crate) fn add_free(&mut self, irq: &Irq) {
         self.push(irq, Unlinked::Dying);
     }
 
@@ -205,7 +208,7 @@ impl AfterUnlock {
 
     /// Adds a physical interrupt that the hypervisor has to deactivate; at most one for each list
     /// register.
-    pub(crate) fn deactivate(&mut self, irq: &Irq) {
+    pub(crate) fn add_deactivation(&mut self, irq: &Irq) {
         debug_assert!(!self.deactivate.is_full());
         let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
     }
@@ -226,6 +229,7 @@ impl AfterUnlock {
         for (owner, pintid) in self.deactivate.drain(..) {
             vm.host.deactivate(owner, pintid);
         }
+
         for (irq, unlinked) in self.irqs.drain(..) {
             // SAFETY: a migrating interrupt is kept alive by the migration's reference; a dying one
             // is freed by this CPU alone, below.

@@ -19,7 +19,7 @@
 use alloc::vec::Vec;
 
 use crate::config::ConfigError;
-use crate::delivery::change;
+use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, VcpuId};
@@ -100,7 +100,20 @@ pub(crate) fn write_router<H: Host>(
 
 /// Routes an SPI, and informs the embedder of a change of the target.
 fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
-    if change::retarget(vm, pin, irq, target) != target {
+    if retarget(vm, pin, irq, target) != target {
         vm.host.routed(irq.intid(), target);
     }
+}
+
+/// Routes the interrupt to another vCPU, or to none, with the pending state. Returns the old
+/// target.
+pub(crate) fn retarget<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    target: Option<VcpuId>,
+) -> Option<VcpuId> {
+    let changed = irq.update(|state| state.with_target(target));
+    queue::follow_up(vm, pin, irq, changed.follow_up);
+    changed.old.target()
 }

@@ -41,12 +41,13 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
     if vcpu.residency.get().in_guest() {
         return Err(EntryError::AlreadyEntered(id));
     }
+
     if has_pending(vm, cpu, pin, id)? {
         return Ok(Blocked::No);
     }
 
     // Other vCPUs may read the states of the interrupts in its list registers while it sleeps.
-    fold::refresh(cpu, pin, vcpu);
+    fold::refresh_states(cpu, pin, vcpu);
     Ok(if vcpu.residency.block() {
         Blocked::Yes
     } else {
@@ -100,6 +101,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
             active.set_register(group1, index, interface.read_apr(group1, index));
         }
     }
+
     let running = active.running_priority();
 
     let in_lr = bits(shadow.in_use).any(|index| {
@@ -108,6 +110,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
             && !lr.is_active()
             && priority::signals(vmcr, running, lr.priority(), lr.is_group1())
     });
+
     // List registers hold the most urgent interrupts, but perhaps of a group that the guest has
     // disabled.
     in_lr || {

@@ -38,6 +38,7 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
         }
         return Ok(());
     }
+
     enter_slow(vm, cpu, pin, vcpu)
 }
 
@@ -54,9 +55,11 @@ fn enter_slow<H: Host, I: CpuInterface>(
     if !residency.is_on() {
         return Err(EntryError::PoweredOff(id));
     }
+
     if residency.in_guest() {
         return Err(EntryError::AlreadyEntered(id));
     }
+
     if vcpu.shadow(cpu.local()).is_none() {
         load_put::load(cpu, vcpu)?;
     }
@@ -84,6 +87,7 @@ pub(super) unsafe fn update_lrs<H: Host, I: CpuInterface>(
     let Some(mut shadow) = (unsafe { vcpu.borrow_shadow() }) else {
         return;
     };
+
     if work.has(NEW | RECALL | RECALL_LATER)
         || shadow.due.fill()
         || work.has(RERAISED) && vcpu.has_reraised(&shadow)
@@ -114,5 +118,6 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     if fold || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
         flush::flush(vm, cpu, pin, vcpu, shadow, refold, work.has(NEW));
     }
+
     shadow.write_staged(cpu.interface(), pin.counters());
 }

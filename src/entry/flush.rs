@@ -21,7 +21,7 @@
 use core::ptr;
 
 use crate::cpu::{BASE_HCR, Cpu};
-use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
+use crate::cpu_interface::{CpuInterface, hcr, vmcr};
 use crate::delivery::prune;
 use crate::delivery::queue::AfterUnlock;
 use crate::entry::fold;
@@ -38,10 +38,6 @@ use crate::vm::vcpu::Vcpu;
 /// CPUs keep changing the interrupts.
 const PASS_LIMIT: usize = lr::MAX * 2;
 
-/// Maintenance conditions of a guest that has enabled or disabled a group, as [`guest_groups`]
-/// enables them.
-pub(super) const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1E | misr::VGRP1D;
-
 /// Fills a list register with the one interrupt that waits, if the interrupt's state is plain and a
 /// list register is free. Returns false, changing nothing, otherwise. Saves 214 of the 1273
 /// instructions of an SGI to a vCPU in WFI.
@@ -56,12 +52,14 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
     let Some(index) = shadow.free_lr() else {
         return false;
     };
+
     let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
 
     let mut list = vcpu.ap_list.lock(pin.locks());
     let Some(irq) = list.take_single(open) else {
         return false;
     };
+
     // SAFETY: still queued, so the list's reference keeps the interrupt alive; this CPU holds the
     // list's lock, under which alone the interrupt can be unlinked.
     let irq = unsafe { irq.as_ref() };
@@ -70,6 +68,7 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
         list.link(irq, irq.state());
         return false;
     };
+
     drop(list);
 
     shadow.set_lr(index, image, irq, cpu.interface(), pin.counters());
@@ -118,6 +117,7 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
             | if active_wait { hcr::LRENPIE } else { 0 };
         shadow.set_hcr(value, cpu.interface());
     }
+
     after.run(vm, pin);
 }
 
@@ -162,6 +162,7 @@ fn fill<H: Host, I: CpuInterface>(
             None => prune::prune(vm, pin, vcpu, list, irq, after),
         }
     }
+
     false
 }
 
@@ -188,5 +189,6 @@ fn guest_groups(mut open: Classes, vmcr: u64) -> (Classes, u64) {
             maintenance |= disabling;
         }
     }
+
     (open, maintenance)
 }

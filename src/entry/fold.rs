@@ -1,16 +1,266 @@
-//! Fold: emptying the list registers, or reading them.
+//! Fold: taking interrupts back from list registers.
+//!
+//! An exit reads ELRSR, and EISR if a level-sensitive interrupt is in a list register, and folds
+//! the interrupts whose list registers are empty; those need not be read. An interrupt whose next
+//! edge has come is restaged. List registers in use stay as they are, and a re-entry on the same
+//! CPU finds them in place. [`fold_all`] empties them only if something about them has changed
+//! (RECALL, RECALL_LATER, or RERAISED while the guest has not ended the first edge), if a more
+//! urgent interrupt needs room, or if the vCPU leaves the CPU.
+#![expect(unsafe_code)]
+// UNSAFETY: follows pointers to interrupts that the ap_list's reference keeps alive.
 
-use crate::cpu::Cpu;
-use crate::cpu_interface::CpuInterface;
+use core::cell::RefMut;
+
+use crate::cpu::{BASE_HCR, Cpu};
+use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{count, prune};
+use crate::delivery::{count, lpi_lifetime, prune};
 use crate::epoch::CpuPin;
 use crate::host::Host;
+use crate::intid::IntId;
 use crate::vm::Vm;
-use crate::vm::ap_list::ApList;
+use crate::vm::ap_list::{ApList, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
-use crate::vm::irq::Pruned;
+use crate::vm::irq::{Irq, Pruned};
 use crate::vm::vcpu::Vcpu;
+
+/// Maintenance conditions of a guest that has enabled or disabled a group, as [`flush`](super::flush)
+/// enables them.
+const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1E | misr::VGRP1D;
+
+/// Finds and folds the interrupts that the guest has ended.
+///
+/// # Safety
+/// `cpu` has the vCPU.
+// Out of line: saves 13 of the 58 instructions of vcpu_exit/0.
+#[inline(never)]
+pub(super) unsafe fn fold_exit<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+) {
+    // SAFETY: the caller promises that `cpu` has the vCPU.
+    let Some(shadow) = (unsafe { vcpu.borrow_shadow() }) else {
+        return;
+    };
+
+    let ended = cpu.interface().read_elrsr() & shadow.in_use;
+    // With any other HCR a maintenance condition may hold as well.
+    if shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
+        fold_one(vm, cpu, pin, vcpu, shadow, ended);
+    } else {
+        fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
+    }
+}
+
+/// Folds the one interrupt that the guest has ended, if `ended` has one bit and the state is plain.
+/// Falls back to [`fold_exit_slow`]. Saves 189 of the 624 instructions of an SGI to itself.
+#[inline]
+fn fold_one<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    mut shadow: RefMut<'_, IchShadow>,
+    ended: u16,
+) {
+    if ended == 0 {
+        return;
+    }
+
+    let index = ended.trailing_zeros() as usize;
+    let irq = match vcpu.irq_in_lr(&shadow, index) {
+        Some(irq) if ended & (ended - 1) == 0 => irq,
+        _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended),
+    };
+
+    let (intid, kind) = (irq.intid(), irq.kind());
+    let irq: *const Irq = irq;
+    // SAFETY: the list's reference keeps the interrupt alive until `fold_unlink_plain` has put it.
+    // From then on `irq` is used only if the list still has the interrupt, or if the reference was
+    // the last one and this CPU frees it.
+    let irq = unsafe { &*irq };
+
+    let list = vcpu.ap_list.lock(pin.locks());
+    let others_wait = list.waiting() != 0;
+    let groups = || {
+        if others_wait {
+            0
+        } else {
+            vm.groups_enabled_for(vcpu, irq)
+        }
+    };
+
+    let folded = irq.fold_unlink_plain(vcpu.id, groups);
+    drop(list);
+
+    let Some(folded) = folded else {
+        return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
+    };
+
+    if folded.delivered {
+        pin.counters().deliveries[kind as usize].add(1);
+    }
+
+    if let Some(image) = folded.reloaded {
+        shadow.restage(index, image);
+        return;
+    }
+
+    shadow.vacate_plain(index);
+    if others_wait {
+        shadow.due.add_refill(true);
+    }
+
+    prune::trace_list_put(vm, pin, intid, vcpu.id);
+    if folded.last {
+        drop(shadow);
+        lpi_lifetime::defer_free(vm, irq);
+    }
+}
+
+/// Folds the interrupts of the list registers in `ended`, which are empty, and of those that EISR
+/// names, and handles the maintenance conditions that hold.
+fn fold_exit_slow<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    mut shadow: RefMut<'_, IchShadow>,
+    mut ended: u16,
+) {
+    let shadow = &mut *shadow;
+    if shadow.in_use != 0 {
+        if shadow.wants_eoi != 0 {
+            ended |= cpu.interface().read_eisr() & shadow.in_use;
+        }
+        if ended != 0 {
+            fold_ended(vm, pin, vcpu, shadow, ended);
+        }
+    }
+
+    if shadow.hcr != BASE_HCR {
+        // The guest may have enabled or disabled a group, or made all list registers active while
+        // pending interrupts wait. A list register that the guest has ended is room enough.
+        let misr = cpu.interface().read_misr();
+        let crowded_out = misr & misr::NP != 0 && ended == 0;
+        // QEMU (10.0) shows VGrp0D by the enable of Group 1. VGrp0DIE is set only while both are
+        // enabled.
+        let group0_is_disabled =
+            shadow.hcr & hcr::VGRP0DIE != 0 && cpu.interface().read_vmcr() & vmcr::VENG0 == 0;
+        shadow
+            .due
+            .add_refold(crowded_out || group0_is_disabled || misr & GROUPS_CHANGED != 0);
+        if misr & misr::LRENP != 0 {
+            end_by_eoi_count(vm, cpu, pin, vcpu, shadow);
+        }
+    }
+}
+
+/// Folds and prunes the interrupts of the list registers in `ended`.
+fn fold_ended<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    shadow: &mut IchShadow,
+    ended: u16,
+) {
+    let _entered = pin.guard();
+    let mut to_resample = 0;
+    let mut after = AfterUnlock::new();
+    let waiting;
+    {
+        let mut list = vcpu.ap_list.lock(pin.locks());
+        for index in bits(ended) {
+            let Some(irq) = vcpu.irq_in_lr(shadow, index) else {
+                continue;
+            };
+            let (folded, pruned) = irq.fold_unlink_ended(vcpu.id);
+            count::on_fold(pin, irq, folded);
+            prune::apply(vm, pin, vcpu, &mut list, irq, pruned, &mut after);
+            to_resample |= u16::from(folded.resample) << index;
+            shadow.vacate(index, shadow.images[index].without_state());
+        }
+        waiting = list.waiting() != 0;
+    }
+
+    shadow.due.add_refill(waiting || shadow.stale != 0);
+    resample(vm, vcpu, shadow, to_resample);
+    after.run(vm, pin);
+}
+
+/// Informs the embedder of level-sensitive interrupts that the guest has deactivated, by their list
+/// registers. No lock is held; SPIs and PPIs live as long as the VM.
+fn resample<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, shadow: &IchShadow, registers: u16) {
+    for index in bits(registers) {
+        if let Some(intid) = IntId::new(shadow.images[index].vintid()) {
+            vm.host.resample(vcpu.id, intid);
+        }
+    }
+}
+
+/// Ends as many active interrupts outside the list registers as `EOIcount` says (IHI 0069, 12.4.6),
+/// the most urgent first.
+fn end_by_eoi_count<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    shadow: &mut IchShadow,
+) {
+    let value = cpu.interface().read_hcr();
+    let eoi_count = (value & hcr::EOI_COUNT) >> hcr::EOI_COUNT_SHIFT;
+    if eoi_count == 0 {
+        return;
+    }
+
+    // The register differs from the shadow, so `set_hcr` writes it, and clears the count.
+    shadow.hcr = value;
+    shadow.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
+    // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority
+    // drops.
+    if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
+        return;
+    }
+
+    let _entered = pin.guard();
+    for _ in 0..eoi_count {
+        let mut after = AfterUnlock::new();
+        let mut to_resample = None;
+        {
+            let mut list = vcpu.ap_list.lock(pin.locks());
+            let Some((irq, _)) = list.first(Classes::ACTIVE) else {
+                break;
+            };
+            let irq: *const Irq = irq;
+            // SAFETY: the list's reference keeps the interrupt alive; this CPU holds the list's
+            // lock, under which alone the interrupt can be unlinked.
+            let irq = unsafe { &*irq };
+            list.unlink(irq);
+
+            let (deactivate, changed) = irq.clear_active();
+            // An interrupt that is pending again may be more urgent than those in the list
+            // registers.
+            shadow.due.add_refold(changed.new.deliverable());
+            count::on_change(pin, irq, changed);
+            if deactivate {
+                after.add_deactivation(irq);
+            }
+            if changed.old.level() && !changed.old.hw() {
+                to_resample = Some(irq.intid());
+            }
+            prune::prune(vm, pin, vcpu, &mut list, irq, &mut after);
+        }
+
+        after.run(vm, pin);
+        if let Some(intid) = to_resample {
+            vm.host.resample(vcpu.id, intid);
+        }
+    }
+
+    shadow.due.add_refill(true);
+}
 
 /// Folds every interrupt from its list register, which is read, and relinks or prunes it. The exit
 /// before has folded what the guest had ended, so no interrupt has to be resampled here.
@@ -33,7 +283,7 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
         let (folded, pruned) = irq.fold_unlink(vcpu.id, lr);
         count::on_fold(pin, irq, folded);
         if folded.deactivate {
-            after.deactivate(irq);
+            after.add_deactivation(irq);
         }
         match pruned {
             Pruned::Kept(_) => kept |= 1 << index,
@@ -53,14 +303,15 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
 
 /// Updates the states of the interrupts in this CPU's list registers, for a register read that
 /// shows them. Reads each list register in use.
-pub(crate) fn refresh<I: CpuInterface>(cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
+pub(crate) fn refresh_states<I: CpuInterface>(cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     let Some(shadow) = vcpu.shadow(cpu.local()) else {
         return;
     };
+
     for index in bits(shadow.in_use) {
         if let Some(irq) = vcpu.irq_in_lr(&shadow, index) {
             let lr = shadow.read_lr(index, cpu.interface(), pin.counters());
-            let folded = irq.refresh(lr);
+            let folded = irq.refresh_lr_bits(lr);
             count::on_fold(pin, irq, folded);
         }
     }

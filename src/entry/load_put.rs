@@ -20,6 +20,7 @@ pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), Ent
     if cpu.local().is_loaded() {
         return Err(EntryError::CpuInUse);
     }
+
     let mut shadow = vcpu
         .load(cpu.local())
         .map_err(|_| EntryError::OnAnotherCpu(vcpu.id))?;
@@ -66,6 +67,7 @@ fn put_with<H: Host, I: CpuInterface>(
     let Some(mut shadow) = vcpu.shadow(cpu.local()) else {
         return Err(EntryError::NotEntered(id));
     };
+
     if vcpu.residency.get().in_guest() {
         return Err(EntryError::AlreadyEntered(id));
     }

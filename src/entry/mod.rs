@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`enter`] | into the guest |
 //! | [`flush`] | choosing the interrupts that fill the list registers |
-//! | [`exit`] | out of the guest: folding what the guest has ended |
-//! | [`fold`] | folding all list registers, or reading them |
+//! | [`exit`] | out of the guest |
+//! | [`fold`] | taking interrupts back from list registers |
 //! | [`load_put`] | a vCPU onto a CPU and off it, on and off |
 //! | [`block`] | WFI |
 //!

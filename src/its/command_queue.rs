@@ -114,6 +114,7 @@ impl<H: Host> Execution<'_, H> {
         } else {
             0
         };
+
         // Release: pairs with the Acquire in `Its::creadr`. A CPU that sees `GITS_CREADR` move sees
         // the command's effects.
         self.its.commands.creadr.store(wrapped as u32, Release);
@@ -126,6 +127,7 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
     let Some(its) = vm.its(id) else {
         return;
     };
+
     let more = match its.commands.engine.try_lock(pin.locks()) {
         Some(mut engine) => Execution::new(vm, pin, its, &mut engine).run_slice(),
         #[cfg(vgic_mutants)]
@@ -136,6 +138,7 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
         // The holder of the lock may have read `GITS_CWRITER` before this CPU wrote `GITS_CWRITER`.
         None => true,
     };
+
     // The match has released the command lock: `collect` has to be called with no lock held.
     pin.collect();
     if more {
@@ -157,6 +160,7 @@ pub(crate) fn set_cbaser<H: Host>(
     if its.is_enabled() || engine.in_command() {
         return;
     }
+
     let Some(new) = change(engine.queue.get()) else {
         return;
     };
@@ -185,6 +189,7 @@ pub(crate) fn set_baser<H: Host>(
     if its.is_enabled() || engine.in_command() {
         return;
     }
+
     let baser = match table {
         TableType::Devices => &mut engine.device_table,
         TableType::Collections => &mut engine.collection_table,

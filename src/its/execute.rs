@@ -4,7 +4,7 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
-use crate::delivery::{change, inject, lpi_lifetime, lpi_tables, queue};
+use crate::delivery::{inject, lpi_lifetime, lpi_tables, queue, routing};
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
 use crate::host::Host;
@@ -93,6 +93,7 @@ impl<'a, H: Host> Execution<'a, H> {
             // The effects of a command are complete before the next command is begun.
             Command::Sync => {}
         }
+
         Ok(Outcome::Done)
     }
 
@@ -161,12 +162,15 @@ impl<'a, H: Host> Execution<'a, H> {
         if let Some(event_bits) = event_bits {
             self.check_quotas(mapped, event_bits)?;
         }
+
         if mapped.is_some() {
             return Ok(Outcome::Begun(Work::unmap_device(device, event_bits)));
         }
+
         if let Some(event_bits) = event_bits {
             self.map_device(device, event_bits);
         }
+
         Ok(Outcome::Done)
     }
 
@@ -181,12 +185,15 @@ impl<'a, H: Host> Execution<'a, H> {
         if let Some(old) = old {
             others.remove(old.event_count());
         }
+
         if others.devices >= config.max_devices {
             return Err(CommandError::DeviceOutOfRange);
         }
+
         if 1 << event_bits > config.max_events.saturating_sub(others.events) {
             return Err(CommandError::IttSizeOutOfRange);
         }
+
         Ok(())
     }
 
@@ -256,7 +263,7 @@ impl<'a, H: Host> Execution<'a, H> {
             .ok_or(CommandError::IntidOutOfRange)?;
 
         irq.set_icid(icid.0);
-        change::retarget(self.vm, self.pin, irq, target);
+        routing::retarget(self.vm, self.pin, irq, target);
         lpi_tables::reload_config(vm, pin, irq);
 
         // The interrupt is complete: module docs of `vm::its`, "Publication".
@@ -298,7 +305,7 @@ impl<'a, H: Host> Execution<'a, H> {
         irq: &Irq,
         target: Option<VcpuId>,
     ) {
-        change::retarget(self.vm, self.pin, irq, target);
+        routing::retarget(self.vm, self.pin, irq, target);
         let host = &self.vm.host;
         host.event_mapped(self.its.id, device, event, irq.intid(), target);
     }

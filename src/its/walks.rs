@@ -26,6 +26,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let Some(mut in_progress) = self.engine.in_progress.take() else {
             return true;
         };
+
         let done = self.advance_work(&mut in_progress.work, budget);
         if done {
             match in_progress.command {
@@ -35,6 +36,7 @@ impl<'a, H: Host> Execution<'a, H> {
         } else {
             self.engine.in_progress = Some(in_progress);
         }
+
         done
     }
 
@@ -169,11 +171,13 @@ impl<'a, H: Host> Execution<'a, H> {
             self.unmap_event(id, device, event, irq);
             true
         });
+
         if all {
             charge_event(budget);
             self.unmap_device(id, device);
             *cursor = Cursor::default();
         }
+
         all
     }
 }

@@ -169,7 +169,7 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
             };
             if on == self.vcpu.id {
                 if !synced {
-                    fold::refresh(self.cpu, self.pin, self.vcpu);
+                    fold::refresh_states(self.cpu, self.pin, self.vcpu);
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {

@@ -121,6 +121,7 @@ pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
             _ => 0,
         });
     }
+
     if width != Width::Word {
         return Some(0);
     }
@@ -191,6 +192,7 @@ fn message_spi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, set: bool) {
     else {
         return;
     };
+
     if irq.state().level() {
         change::set_line(vm, pin, irq, set);
     } else if set {

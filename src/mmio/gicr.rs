@@ -84,6 +84,7 @@ fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
         end = end.saturating_add(region.count);
         next == end
     });
+
     let last = region_end || next == vm.vcpu_count();
 
     u64::from(affinity) << 32
@@ -156,6 +157,7 @@ fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
         // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
         redistributor.ctlr.load(Acquire) | CTLR_CES | CTLR_IR
     };
+
     lpis | if waiting { CTLR_RWP } else { 0 }
 }
 
@@ -174,9 +176,11 @@ fn gicr_read_sgi<H: Host, I: CpuInterface>(
             _ => 0,
         });
     }
+
     if width != Width::Word {
         return Some(0);
     }
+
     Some(match at {
         offset::ICFGR => bank.triggers(),
         ICFGR1 => bank.half(true).triggers(),
@@ -248,6 +252,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     if vm.config.lpi_bits == 0 {
         return;
     }
+
     let redistributor = &owner.redistributor;
     let new = value & CTLR_ENABLE_LPIS;
     // AcqRel: the Release part pairs with the Acquire in `lpis_enabled`. The vCPU notified below
@@ -271,6 +276,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     if new != 0 || !mutant(Mutant::DisabledWithoutRecall) {
         queue::notify(vm, pin, owner.id, RECALL);
     }
+
     if new == 0 {
         rwp::expect(vm, owner, RWP_GICR);
     }

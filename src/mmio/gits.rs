@@ -97,6 +97,7 @@ pub(crate) fn gits_read<H: Host>(
     let Some(its) = vm.its(id) else {
         return 0;
     };
+
     match (at, width) {
         (CTLR, Width::Word) => {
             command_queue::advance_its(vm, pin, id);
@@ -137,6 +138,7 @@ pub(crate) fn gits_write<H: Host>(
     let Some(its) = vm.its(id) else {
         return;
     };
+
     let change = |old| write_half(old, at, width, value);
     match (at, width) {
         (CTLR, Width::Word) => its.set_enabled(value & CTLR_ENABLED != 0),
@@ -151,5 +153,6 @@ pub(crate) fn gits_write<H: Host>(
         }
         _ => return,
     }
+
     command_queue::advance_its(vm, pin, id);
 }

@@ -156,6 +156,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     let (Some(frame), Some(vcpu)) = (frame(vm, gpa), vm.vcpu(vcpu)) else {
         return MmioOutcome::Unclaimed;
     };
+
     if !gpa.is_multiple_of(width.bytes()) {
         return MmioOutcome::Done(0);
     }
@@ -167,6 +168,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
         vcpu,
         gpa,
     };
+
     let value = match frame {
         Frame::Distributor(offset) => gicd::gicd_read(vm, &access, offset, width),
         Frame::Redistributor(owner, offset) => match vm.vcpu(owner) {
@@ -176,6 +178,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
         },
         Frame::Its(its, offset) => Some(gits::gits_read(vm, pin, its, offset, width)),
     };
+
     value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
 }
 
@@ -192,6 +195,7 @@ pub(crate) fn mmio_write<H: Host>(
     let Some(frame) = frame(vm, gpa) else {
         return MmioOutcome::Unclaimed;
     };
+
     if !gpa.is_multiple_of(width.bytes()) {
         return MmioOutcome::Done(0);
     }
@@ -205,6 +209,7 @@ pub(crate) fn mmio_write<H: Host>(
         }
         Frame::Its(its, offset) => gits::gits_write(vm, pin, its, offset, width, value),
     }
+
     MmioOutcome::Done(0)
 }
 

@@ -120,6 +120,7 @@ impl<T> Radix<T> {
                 }
             }
         }
+
         true
     }
 
@@ -139,6 +140,7 @@ impl<T> Radix<T> {
             let node = Self::child(slot, guard).ok_or(below)?;
             slots = &node.slots[Self::index(key, level)..];
         }
+
         Ok(slots)
     }
 }

@@ -22,6 +22,7 @@ impl Counter {
             self.value
                 .store(self.value.load(Relaxed).wrapping_add(n), Relaxed);
         }
+
         #[cfg(not(feature = "counters"))]
         let _ = n;
     }

@@ -112,6 +112,7 @@ impl Slices {
             end: first.get().saturating_add(length).min(end),
             slices: self,
         };
+
         claimed.is_ok().then_some(slice)
     }
 

@@ -84,6 +84,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
                 guard: core::marker::PhantomData::<&'g Guard>,
             }
         }
+
         #[cfg(any(not(feature = "std"), loom))]
         {
             // Acquire: pairs with the AcqRel swap in `store`.
@@ -103,6 +104,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
             let _ = guard;
             self.inner.store(alloc::sync::Arc::new(value));
         }
+
         #[cfg(any(not(feature = "std"), loom))]
         {
             // AcqRel: pairs with the Acquire in `load`, and with the AcqRel of the previous

@@ -59,6 +59,7 @@ impl HeldLocks {
             );
             Held { locks: self, outer }
         }
+
         #[cfg(not(debug_assertions))]
         Held { locks: PhantomData }
     }
@@ -143,6 +144,7 @@ impl<T> SpinLock<T> {
         while self.serving.load(Acquire) != ticket {
             super::spin_loop();
         }
+
         SpinGuard {
             lock: self,
             ticket,
@@ -240,6 +242,7 @@ impl<T> Drop for SpinGuard<'_, T> {
             let next = self.ticket.wrapping_add(1);
             self.lock.serving.store(next, super::Ordering::Release);
         }
+
         #[cfg(loom)]
         drop(self.inner.take());
     }

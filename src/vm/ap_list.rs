@@ -161,6 +161,7 @@ impl ApList {
         } else {
             self.link_beside_others(irq);
         }
+
         self.waiting += 1;
     }
 
@@ -274,10 +275,12 @@ impl ApList {
             let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
             return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
         }
+
         // Saves 46 of the 757 instructions of vcpu_switch/0.
         if self.waiting == 0 {
             return None;
         }
+
         self.first_in_buckets(classes)
     }
 
@@ -288,6 +291,7 @@ impl ApList {
             let wanted = u32::from(classes.0 >> class & 1);
             self.bitmap[class] & wanted.wrapping_neg()
         });
+
         let level = maps
             .iter()
             .fold(0, |union, map| union | map)
@@ -295,6 +299,7 @@ impl ApList {
         if level >= LEVELS {
             return None;
         }
+
         let class = maps.iter().position(|map| map >> level & 1 != 0)?;
         // SAFETY: by the type invariant, a head whose bit is set leads to a live interrupt.
         let irq = unsafe { self.heads[class][level].as_ref() }?;
@@ -425,6 +430,7 @@ mod tests {
         for irq in &irqs {
             list.link(irq, irq.state());
         }
+
         assert_eq!(list.waiting(), 6);
         let mut order = Vec::new();
         while let Some((irq, _)) = list.first(PENDING_CLASSES) {
@@ -432,6 +438,7 @@ mod tests {
             let irq = irqs.iter().find(|other| other.intid() == irq.intid());
             list.unlink(irq.unwrap());
         }
+
         assert_eq!(order, [8201, 41, 3, 40, 42, 8200]);
         assert_eq!(list.waiting(), 0);
         assert!(list.bitmap.iter().all(|bits| *bits == 0));

@@ -148,6 +148,7 @@ impl IchShadow {
             counters.ich_lr_writes.add(1);
             self.images[index] = image;
         }
+
         self.irqs[index] = irq;
         self.in_use |= bit;
         self.stale &= !bit;
@@ -194,12 +195,14 @@ impl IchShadow {
         } else {
             ListRegister::EMPTY
         };
+
         self.due.0 &= !u32::from(bit);
         self.images[index] = image;
         self.in_use &= !bit;
         if self.wants_eoi & bit != 0 || !image.is_empty() {
             self.stale |= bit;
         }
+
         self.wants_eoi &= !bit;
     }
 
@@ -243,6 +246,7 @@ impl IchShadow {
                 interface.write_apr(group, index, self.apr[usize::from(group)][index]);
             }
         }
+
         self.images = [ListRegister::EMPTY; lr::MAX];
         self.hcr = 0;
     }

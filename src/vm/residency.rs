@@ -121,6 +121,7 @@ impl Residency {
             self.0.swap(entered, AcqRel);
             return work;
         }
+
         // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible. Only
         // producers write concurrently, and only the work bits returned by the swap.
         ResidencyBits(self.0.swap(entered, AcqRel))
@@ -148,6 +149,7 @@ impl Residency {
         if old & WORK == 0 || mutant(Mutant::SleepsWithoutLooking) {
             return true;
         }
+
         // Relaxed: undoes the line above.
         self.0.fetch_and(!BLOCKED, Relaxed);
         false

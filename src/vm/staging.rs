@@ -34,9 +34,11 @@ pub(crate) fn stage<H: Host>(
     if list.waiting() != 0 {
         return false;
     }
+
     let Some(mut shadow) = vcpu.shadow_out_of_guest(pin.local()) else {
         return false;
     };
+
     let Some(index) = shadow.free_lr() else {
         return false;
     };
@@ -45,6 +47,7 @@ pub(crate) fn stage<H: Host>(
     let Some(image) = irq.link_and_fill_lr(vcpu.id, groups) else {
         return false;
     };
+
     shadow.stage(index, image, irq);
     true
 }

@@ -53,6 +53,7 @@ impl Topology {
             key: EMPTY,
             members: [ABSENT; GROUP],
         };
+
         let slots = (affinities.len() * 2).next_power_of_two();
         let mut groups = vec![empty; slots].into_boxed_slice();
 
@@ -146,6 +147,7 @@ mod tests {
         for (index, affinity) in unique.iter().enumerate() {
             assert_eq!(topology.find(*affinity), VcpuId::new(index));
         }
+
         for absent in [0, 1, 0xff01, 0xffff_ffff, 0x0000_ff47] {
             assert_eq!(topology.find(Affinity::from_packed(absent)), None);
         }

@@ -152,6 +152,7 @@ impl Vcpu {
         if !local.has(self) || !residency.is(there, local.id()) {
             return None;
         }
+
         self.shadow.watched.read();
         // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes the
         // ownership. `what` has no access to the vCPU, and borrows nothing meanwhile.

@@ -10,7 +10,7 @@ use crate::prose::{COLUMNS, OPENINGS, opens_with_verb, points_elsewhere};
 use crate::source::{Kind, Source, is_word, project, tree};
 
 /// Makes the thresholds of style binding; off, they are only printed.
-const ENFORCED: bool = false;
+const ENFORCED: bool = true;
 
 /// Makes the length of files binding.
 const LENGTH_ENFORCED: bool = true;

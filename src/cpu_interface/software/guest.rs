@@ -82,6 +82,7 @@ impl SoftwareInterface {
                 None => self.count_missed_deactivation(),
             }
         }
+
         Ok(())
     }
 
@@ -276,6 +277,7 @@ impl SoftwareInterface {
         let Some((index, lr)) = self.signalled().filter(|(_, lr)| lr.is_group1() == group1) else {
             return SPURIOUS;
         };
+
         self.lr[index].set(ListRegister(
             lr.0 ^ (ListRegister::PENDING | ListRegister::ACTIVE),
         ));
@@ -296,6 +298,7 @@ impl SoftwareInterface {
         let Some(dropped) = active.drop_priority() else {
             return;
         };
+
         self.active.set(active);
 
         let deactivates = !self.splits_deactivation() || is_lpi(intid);

@@ -300,6 +300,7 @@ impl SoftwareInterface {
         } else {
             ListRegister::EOI
         };
+
         assert!(
             value.0 & (RES0 | PINTID & !used) == 0,
             "reserved bits are set: {:#018x}",
@@ -314,6 +315,7 @@ impl SoftwareInterface {
         if value.is_empty() {
             return;
         }
+
         assert!(
             IntId::new(value.vintid()).is_some(),
             "a special or reserved vINTID: {value:?}"

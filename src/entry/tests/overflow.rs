@@ -67,7 +67,11 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
             bench.end(100 + left);
         }
         bench.exit();
-        crate::entry::fold::refresh(&bench.cpu, &bench.pin(), bench.vm.vm().vcpu(V0).unwrap());
+        crate::entry::fold::refresh_states(
+            &bench.cpu,
+            &bench.pin(),
+            bench.vm.vm().vcpu(V0).unwrap(),
+        );
         for m in 0..depth {
             let active = bench.irq(spi(100 + m)).state().shows_active();
             assert_eq!(active, m < left, "{m} with {left} left");
@@ -96,7 +100,7 @@ fn priority_drops_that_are_counted_end_nothing() {
     let count = 2 << hcr::EOI_COUNT_SHIFT;
     bench.guest().write_hcr(bench.guest().read_hcr() | count);
     bench.exit();
-    crate::entry::fold::refresh(&bench.cpu, &bench.pin(), bench.vm.vm().vcpu(V0).unwrap());
+    crate::entry::fold::refresh_states(&bench.cpu, &bench.pin(), bench.vm.vm().vcpu(V0).unwrap());
     for n in 0..depth {
         let state = bench.irq(spi(100 + n)).state();
         assert!(state.shows_active(), "{n}: {state:?}");

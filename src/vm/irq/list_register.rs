@@ -7,7 +7,7 @@ use crate::lr::ListRegister;
 
 use super::{
     ACTIVE, FastFold, Folded, GROUP1, HW, IN_LR, Irq, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH,
-    LR_PENDING, PENDING, Pruned, REF, State, mutants,
+    LR_PENDING, PENDING, Pruned, REF, State, mutant_hooks,
 };
 
 /// Link and unlink.
@@ -26,7 +26,7 @@ impl Irq {
             let alive = old.refs() != 0 && old.wants_list();
             let here = old.target() == Some(vcpu);
             let right = free && alive && here;
-            (right || mutants::of_link(free, alive, here)).then(|| old.linked(vcpu))
+            (right || mutant_hooks::of_link(free, alive, here)).then(|| old.linked(vcpu))
         })
         .map(|(_, new)| new)
     }
@@ -91,6 +91,7 @@ impl Irq {
                 lr |= bit;
             }
         }
+
         if new.lr_hw() {
             lr |= ListRegister::HW | u64::from(self.pintid()) << ListRegister::PINTID_SHIFT;
         } else if new.level() || (old.active() && new.latch()) {
@@ -98,6 +99,7 @@ impl Irq {
             // delivered here may move.
             lr |= ListRegister::EOI;
         }
+
         Some(ListRegister(lr))
     }
 
@@ -119,7 +121,7 @@ impl Irq {
     pub(crate) fn link_and_fill_lr(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
         let (old, _) = self
             .transition(|old| {
-                let free = old.queued_on().is_none() || mutants::of_staging();
+                let free = old.queued_on().is_none() || mutant_hooks::of_staging();
                 let plain = free && old.is_plain(vcpu);
                 // Plain includes mapped, and a mapping is a reference.
                 debug_assert!(!plain || old.refs() != 0);
@@ -137,6 +139,7 @@ impl Irq {
         } else {
             0
         };
+
         ListRegister(
             ListRegister::PENDING
                 | u64::from(self.intid.raw())
@@ -184,7 +187,7 @@ impl Irq {
         vcpu: VcpuId,
         groups: impl Fn() -> u32,
     ) -> Option<FastFold> {
-        if mutants::is_of_fold() {
+        if mutant_hooks::is_of_fold() {
             return None;
         }
 
@@ -214,7 +217,7 @@ impl Irq {
 
     /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On
     /// the CPU that has the vCPU; without the list's lock.
-    pub(crate) fn refresh(&self, lr: ListRegister) -> Folded {
+    pub(crate) fn refresh_lr_bits(&self, lr: ListRegister) -> Folded {
         let (old, _) = self.apply(|old| {
             let gone = if lr.is_pending() {
                 0
@@ -224,6 +227,7 @@ impl Irq {
             old.with(0, gone)
                 .with_flag(LR_ACTIVE, lr.is_active() && !old.cancel_active())
         });
+
         Folded {
             delivered: old.lr_pending() && !lr.is_pending(),
             ..Folded::default()
@@ -255,17 +259,18 @@ impl State {
         let set = if latch { PENDING } else { 0 }
             | if active { ACTIVE } else { 0 }
             | if held { HW } else { 0 };
-        mutants::of_fold(self, lr, self.with(set, LR_BITS))
+        mutant_hooks::of_fold(self, lr, self.with(set, LR_BITS))
     }
 
     /// Returns the state off `vcpu`'s list; `None` if the interrupt belongs there. A state that is
     /// deliverable to another vCPU keeps the list's reference, for the migration.
     #[inline]
     fn pruned(self, vcpu: VcpuId) -> Option<Self> {
-        let here = self.target() == Some(vcpu) || mutants::of_prune();
+        let here = self.target() == Some(vcpu) || mutant_hooks::of_prune();
         if self.active() || (self.deliverable() && here) {
             return None;
         }
+
         let unlinked = self.with_queued_on(None);
         Some(if self.deliverable() {
             unlinked

@@ -7,14 +7,14 @@
 //! | [`list_register`] | transitions under an ap_list's lock: link, unlink, fill, fold |
 //! | [`references`] | transitions of mappings and migrations |
 //! | [`outcome`] | the results of transitions, and the work left to the caller |
-//! | [`mutants`] | deliberate faults for the models |
+//! | [`mutant_hooks`] | deliberate faults for the models |
 //!
 //! # Who may touch a field
 //! 1. `state` changes only by the transitions of this room, each an atomic read-modify-write. Any
 //!    CPU may make a transition of [`raise`] and [`references`] at any time.
 //! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of
 //!    the lock knows whether the interrupt is in a bucket. The other LR bits change under the same
-//!    lock, or, by [`Irq::refresh`], on the CPU with the vCPU.
+//!    lock, or, by [`Irq::refresh_lr_bits`], on the CPU with the vCPU.
 //! 3. `links` belong to the ap_list named by `queued_on`, under the list's lock. The links of an
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
 //! 4. `pintid` is written before the first forwarded interrupt is raised, and constant from then
@@ -61,7 +61,7 @@
 //! also of a coalesced injection. For this reason a raise is never skipped after a mere load.
 
 mod list_register;
-mod mutants;
+mod mutant_hooks;
 mod outcome;
 mod raise;
 mod references;
@@ -196,7 +196,7 @@ impl Irq {
 
             // Release: publishes as the exchange below would.
             if mutant(Mutant::StoredTransition) {
-                // Release: a mutants, which pairs with the Acquire in `state` like a transition.
+                // Release: a mutant_hooks, which pairs with the Acquire in `state` like a transition.
                 self.state.store(new.0, Release);
                 return Ok((old, new));
             }

@@ -5,7 +5,8 @@ use crate::sync::Ordering::AcqRel;
 use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State, mutants,
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State,
+    mutant_hooks,
 };
 
 impl Irq {
@@ -52,6 +53,7 @@ impl Irq {
         } else {
             self.state.fetch_and(!LINE, AcqRel)
         });
+
         let new = old.with_flag(LINE, high);
 
         let changed = old.line() != high && old.level();
@@ -80,6 +82,7 @@ impl Irq {
         } else {
             new.follow_up_change()
         };
+
         Changed {
             old,
             new,
@@ -93,7 +96,7 @@ impl Irq {
         let changed = self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-            mutants::of_clear_pending(old, old.with(cancel, PENDING | physical))
+            mutant_hooks::of_clear_pending(old, old.with(cancel, PENDING | physical))
         });
         let old = changed.old;
         (old.hw() && !old.active() && old.latch(), changed)

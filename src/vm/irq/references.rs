@@ -3,7 +3,9 @@
 use crate::intid::VcpuId;
 use crate::sync::{Mutant, mutant};
 
-use super::{CANCEL_P, Changed, FollowUp, Irq, PENDING, PutResult, REF, State, UNMAPPED, mutants};
+use super::{
+    CANCEL_P, Changed, FollowUp, Irq, PENDING, PutResult, REF, State, UNMAPPED, mutant_hooks,
+};
 
 /// Largest count of references at which an LPI may be mapped once more. The count cannot overflow.
 const MAX_MAPPING_REFS: u16 = 0x7fff;
@@ -54,7 +56,7 @@ impl Irq {
                 (false, true) => kept.with(cancel, PENDING),
                 (false, false) => kept,
             };
-            mutants::of_put(old, withdraw, right)
+            mutant_hooks::of_put(old, withdraw, right)
         });
 
         let follow_up = if new.0 == old.0.wrapping_sub(REF) {

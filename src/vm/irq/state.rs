@@ -315,6 +315,7 @@ impl fmt::Debug for State {
         for (_, name) in FLAGS.iter().filter(|(bit, _)| self.0 & bit != 0) {
             write!(f, "{name} ")?;
         }
+
         write!(
             f,
             "priority {:#04x} target {:?} queued_on {:?} refs {})",

@@ -104,6 +104,7 @@ impl Baser {
         } else {
             (id >> entry_bits, Some(id & !(u64::MAX << entry_bits)))
         };
+
         let offset = index.saturating_mul(ENTRY);
         if offset >= self.bytes() {
             return None;

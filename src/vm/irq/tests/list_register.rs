@@ -402,13 +402,13 @@ fn fold_without_read() {
 /// A register read that shows the states in this CPU's list registers.
 #[test]
 fn refresh() {
-    table! { SPI, |irq: &Irq| irq.refresh(register::PENDING);
+    table! { SPI, |irq: &Irq| irq.refresh_lr_bits(register::PENDING);
         "not acknowledged": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => unchanged, folded![];
         "cancelled": [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0] => unchanged, folded![];
         "pending behind an end": [ENABLED IN_LR LR_PENDING LR_LATCH LR_ACTIVE on: V0]
             => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], folded![];
     }
-    table! { SPI, |irq: &Irq| irq.refresh(register::ACTIVE);
+    table! { SPI, |irq: &Irq| irq.refresh_lr_bits(register::ACTIVE);
         "acknowledged": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0]
             => [ENABLED IN_LR LR_ACTIVE on: V0], folded![delivered];
         "acknowledged, with an edge behind it": [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0]
@@ -421,13 +421,13 @@ fn refresh() {
         "ICACTIVER": [ENABLED IN_LR LR_ACTIVE CANCEL_A on: V0]
             => [ENABLED IN_LR CANCEL_A on: V0], folded![];
     }
-    table! { SPI, |irq: &Irq| irq.refresh(register::INVALID);
+    table! { SPI, |irq: &Irq| irq.refresh_lr_bits(register::INVALID);
         "ended": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => [ENABLED IN_LR on: V0],
             folded![delivered];
         "ended, active when last seen": [ENABLED IN_LR LR_ACTIVE on: V0] => [ENABLED IN_LR on: V0],
             folded![];
     }
-    table! { SPI, |irq: &Irq| irq.refresh(register::PENDING_ACTIVE);
+    table! { SPI, |irq: &Irq| irq.refresh_lr_bits(register::PENDING_ACTIVE);
         "both stay": [ENABLED IN_LR LR_PENDING LR_LATCH LR_ACTIVE on: V0] => unchanged, folded![];
     }
 }

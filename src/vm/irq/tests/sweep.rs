@@ -218,7 +218,7 @@ fn fold_plain(irq: &Irq, groups: u32) -> Said {
 }
 
 fn refreshed(irq: &Irq, lr: ListRegister) -> Said {
-    folded(lr, irq.refresh(lr), References::Unchanged)
+    folded(lr, irq.refresh_lr_bits(lr), References::Unchanged)
 }
 
 fn put(irq: &Irq, put: fn(&Irq) -> PutResult) -> Said {
