@@ -24,8 +24,7 @@ use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{Irq, Pruned};
 use crate::vm::vcpu::Vcpu;
 
-/// Maintenance conditions of a guest that has enabled or disabled a group, as [`flush`](super::flush)
-/// enables them.
+/// Maintenance conditions of a guest that has enabled or disabled a group. A flush enables them.
 const GROUPS_CHANGED: u64 = misr::VGRP0E | misr::VGRP0D | misr::VGRP1E | misr::VGRP1D;
 
 /// Finds and folds the interrupts that the guest has ended.

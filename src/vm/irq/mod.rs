@@ -196,7 +196,7 @@ impl Irq {
 
             // Release: publishes as the exchange below would.
             if mutant(Mutant::StoredTransition) {
-                // Release: a mutant_hooks, which pairs with the Acquire in `state` like a transition.
+                // Release: a fault, which pairs with the Acquire in `state` like a transition.
                 self.state.store(new.0, Release);
                 return Ok((old, new));
             }
