@@ -51,7 +51,8 @@ pub struct ItsConfig {
 }
 
 impl ItsConfig {
-    /// Returns an ITS at `base` with 16-bit DeviceIDs and EventIDs and quotas for a large VM.
+    /// Returns an ITS at `base` with 16-bit DeviceIDs and EventIDs, at most 4,096 devices and
+    /// 262,144 events, and 512 collections.
     #[must_use]
     pub const fn at(base: u64) -> Self {
         Self {
@@ -68,12 +69,14 @@ impl ItsConfig {
 /// Configuration of one VM's interrupt controller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-512.
+    /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-512. Only vCPU 0
+    /// starts powered on; see [`Vgic::power_on`](crate::Vgic::power_on).
     pub vcpus: Vec<Affinity>,
     /// Most vCPUs that the VM may grow to ([`crate::Vgic::add_vcpu`]); at least `vcpus.len()`, at
-    /// most 512.
+    /// most 512. A larger number needs more room in `redistributors` too: raise the `count` of a
+    /// region.
     pub max_vcpus: usize,
-    /// Number of SPIs: a multiple of 32 up to 960, or 988. The number determines
+    /// Number of SPIs: a multiple of 32 from 0 to 960, or 988. The number determines
     /// `GICD_TYPER.ITLinesNumber`.
     pub spis: u32,
     /// Guest-physical address of the distributor, 64 KiB aligned.
@@ -83,7 +86,8 @@ pub struct Config {
     /// The ITSes, at most 16; none if `lpi_bits` is 0.
     pub its: Vec<ItsConfig>,
     /// Binary logarithm of the number of LPIs, 5-16; 0 for no LPIs. LPIs start at INTID 8192. The
-    /// number is also the quota of LPIs mapped at once.
+    /// number is also the quota of LPIs mapped at once. A CPU with 16 bits of INTID
+    /// (`ICH_VTR_EL2.IDbits`) holds at most 57,344 LPIs and needs 15 or less; nothing checks this.
     pub lpi_bits: u8,
     /// PPI of the maintenance interrupt, INTID 16-31, for the VM's description. The guest never
     /// receives the interrupt.
@@ -124,6 +128,9 @@ impl Config {
     }
 
     /// Adds an ITS at `base`, and sets the number of LPIs to 65,536.
+    ///
+    /// A CPU with 16 bits of INTID (`ICH_VTR_EL2.IDbits`) cannot hold 65,536 LPIs. For such a CPU,
+    /// set [`Config::lpi_bits`] to 15 afterwards; nothing checks the number.
     #[must_use]
     pub fn with_its(mut self, base: u64) -> Self {
         self.lpi_bits = 16;
@@ -319,7 +326,6 @@ mod tests {
         Config::new((0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000)
     }
 
-    /// A mistake made in a valid configuration.
     /// A mistake made in a valid configuration.
     type Spoil = fn(&mut Config);
 

@@ -36,7 +36,8 @@ pub enum EntryError {
     PoweredOff(VcpuId),
     /// A vCPU in the guest already.
     AlreadyEntered(VcpuId),
-    /// A vCPU not in the guest on the calling CPU.
+    /// A vCPU not in the guest ([`Vgic::exit`](crate::Vgic::exit)) or not loaded (other calls) on
+    /// the calling CPU.
     NotEntered(VcpuId),
     /// A vCPU loaded on another CPU. The other CPU must first call
     /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).

@@ -13,6 +13,16 @@ pub struct BadAddress;
 /// The library calls each method on the CPU that called into the library, with no ap_list lock
 /// held. A method must not block. A method must not call back into the same VM's vGIC, except where
 /// the method's documentation allows the call.
+///
+/// Some methods may run under another lock of the library, and must not wait for a CPU that may
+/// wait for the lock:
+/// * [`Host::device_mapped`], [`Host::device_unmapped`], [`Host::event_mapped`],
+///   [`Host::event_unmapped`] and [`Host::command_failed`] always run under the command lock of the
+///   ITS;
+/// * [`Host::read_memory`], [`Host::kick`], [`Host::wake`] and [`Host::trace`] may run under the
+///   command lock of an ITS;
+/// * [`Host::routed`], [`Host::kick`], [`Host::wake`] and [`Host::trace`] may run under the lock of
+///   [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
@@ -22,7 +32,8 @@ pub trait Host: Send + Sync {
     /// Makes `vcpu` run, or check for work again: the vCPU is blocked ([`crate::Vgic::block`]) and
     /// has work.
     ///
-    /// The library wakes a vCPU at most once per blocking.
+    /// The library wakes a vCPU at most once per blocking. A vCPU put while blocked is woken too. A
+    /// vCPU put without blocking is not woken.
     fn wake(&self, vcpu: VcpuId);
 
     /// Reads guest memory at guest-physical address `gpa` into `buffer`.
@@ -33,9 +44,12 @@ pub trait Host: Send + Sync {
 
     /// Deactivates physical interrupt `pintid` (`GICD_ICACTIVER<n>`, `GICR_ICACTIVER0`).
     ///
-    /// The guest ended a forwarded interrupt in a way not passed on by the list registers. For a
-    /// PPI, `vcpu` is the target of the forwarding, and the PPI is active on the CPU of `vcpu`. For
-    /// an SPI, `vcpu` is `None`.
+    /// The guest ended a forwarded interrupt in a way not passed on by the list registers. With
+    /// more active interrupts than list registers, a guest with EOImode 0 ends an interrupt outside
+    /// the list registers in this way too, through `EOIcount`.
+    ///
+    /// For a PPI, `vcpu` is the target of the forwarding, and the PPI is active on the CPU of
+    /// `vcpu`. For an SPI, `vcpu` is `None`.
     fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16);
 
     /// Returns true if physical interrupt `pintid`, connected to a level-sensitive interrupt of the
@@ -53,8 +67,12 @@ pub trait Host: Send + Sync {
     /// Samples the line of the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`, after
     /// the guest has deactivated the interrupt.
     ///
+    /// For an SPI, `vcpu` is the vCPU whose ap_list had the interrupt, or else the target.
+    ///
     /// The method may call [`crate::Vgic::set_spi_line`] or [`crate::Vgic::set_ppi_line`] if the
-    /// line has changed.
+    /// line has changed. The embedder keeps the `Vgic` and the [`Cpu`](crate::Cpu) within reach:
+    /// the library passes neither. A new pin of the calling CPU ([`Cpu::pin`](crate::Cpu::pin)) is
+    /// allowed inside the pin of the caller. No lock of the library is held.
     fn resample(&self, vcpu: VcpuId, intid: IntId) {
         let _ = (vcpu, intid);
     }
@@ -74,6 +92,9 @@ pub trait Host: Send + Sync {
     }
 
     /// Reports that the guest routed the SPI `intid` to `target`, or to no vCPU of the VM.
+    ///
+    /// The addition of a vCPU also routes SPIs ([`Vgic::add_vcpu`](crate::Vgic::add_vcpu)), with
+    /// the lock of the addition held.
     fn routed(&self, intid: IntId, target: Option<VcpuId>) {
         let _ = (intid, target);
     }

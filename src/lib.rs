@@ -47,7 +47,7 @@
 //!     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
 //!         Err(BadAddress) // this guest has no RAM
 //!     }
-//!     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) { /* ICC_DIR_EL1 */ }
+//!     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) { /* GICD_ICACTIVER<n> */ }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,16 +61,16 @@
 //! // The guest's driver sets the distributor up; each write is a trap.
 //! let gicd = vm.config().distributor;
 //! for (offset, value) in [
-//!     (0x000, 0x12),   // GICD_CTLR: affinity routing, Group 1
-//!     (0x084, 1 << 8), // GICD_IGROUPR1: SPI 40 is in Group 1
+//!     (0x000, 0x12),    // GICD_CTLR: affinity routing, Group 1
+//!     (0x084, 1 << 8),  // GICD_IGROUPR1: SPI 40 is in Group 1
 //!     (0xc08, 2 << 16), // GICD_ICFGR2: and edge-triggered
-//!     (0x104, 1 << 8), // GICD_ISENABLER1: and enabled
+//!     (0x104, 1 << 8),  // GICD_ISENABLER1: and enabled
 //! ] {
-//!     vm.mmio_write(&cpu.pin(), gicd + offset, Width::Word, value);
+//!     let _ = vm.mmio_write(&cpu.pin(), gicd + offset, Width::Word, value);
 //! }
 //!
 //! // A device raises the interrupt, from any CPU.
-//! vm.inject_spi(&cpu.pin(), spi)?;
+//! let _ = vm.inject_spi(&cpu.pin(), spi)?;
 //!
 //! // Into the guest: one pin per exit, dropped before the guest runs.
 //! vm.enter(&cpu, &cpu.pin(), vcpu)?;
@@ -84,8 +84,8 @@
 //!
 //! // The vCPU leaves the CPU, and the VM is taken apart: no reference is left.
 //! vm.vcpu_put(&cpu, &cpu.pin(), vcpu)?;
-//! let remains = vm.teardown(&cpu.pin()).expect("no vCPU is on a CPU");
-//! assert_eq!(remains.references, 0);
+//! let report = vm.teardown(&cpu.pin()).expect("no vCPU is on a CPU");
+//! assert_eq!(report.references, 0);
 //! # Ok(())
 //! # }
 //! ```
@@ -97,7 +97,8 @@
 //!   ([`CpuPin::renew`](epoch::CpuPin::renew)).
 //! * The library spins on short locks and may be called from interrupt context. Call the library
 //!   with interrupts masked, as EL2 handlers run anyway.
-//! * [`Host`] methods are called with no ap_list lock held.
+//! * [`Host`] methods are called with no ap_list lock held. Some methods run under another lock;
+//!   [`Host`] names the methods.
 //!
 //! # Modules
 //! Each module imports only modules below its own row.

@@ -33,9 +33,11 @@ macro_rules! counters {
         /// Event counts of a physical CPU. Only the owning CPU writes the counts; any CPU may read.
         #[derive(Default)]
         pub struct Counters {
-            /// Interrupts made pending, by [`Kind`].
+            /// Accepted injections, coalesced ones included, by [`Kind`]. Also pending states that
+            /// a line or a register has made.
             pub injections: [Counter; Kind::COUNT],
-            /// Injections of interrupts pending already, by [`Kind`].
+            /// Injections of interrupts pending already, by [`Kind`]: found by the injection, or
+            /// by the fold of the list register.
             pub coalesced: [Counter; Kind::COUNT],
             /// Pending states acknowledged by the guest, by [`Kind`].
             pub deliveries: [Counter; Kind::COUNT],
@@ -49,9 +51,11 @@ macro_rules! counters {
         #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
         #[non_exhaustive]
         pub struct Totals {
-            /// Interrupts made pending, by [`Kind`].
+            /// Accepted injections, coalesced ones included, by [`Kind`]. Also pending states that
+            /// a line or a register has made.
             pub injections: [u64; Kind::COUNT],
-            /// Injections of interrupts pending already, by [`Kind`].
+            /// Injections of interrupts pending already, by [`Kind`]: found by the injection, or
+            /// by the fold of the list register.
             pub coalesced: [u64; Kind::COUNT],
             /// Pending states acknowledged by the guest, by [`Kind`].
             pub deliveries: [u64; Kind::COUNT],

@@ -22,6 +22,10 @@ use crate::{advance, mmio, sysreg, teardown};
 /// A `pin` argument is a pin of the calling CPU ([`Cpu::pin`]); a `vcpu` is an index from 0 to
 /// [`Vgic::vcpu_count`] - 1. Callers mask interrupts and need no lock. Several CPUs may call
 /// methods at the same time.
+///
+/// The library does not check that `cpu` and `pin` are of one CPU, nor that all callers' pins are
+/// of one [`Domain`](crate::epoch::Domain). A pin of another domain does not keep the found
+/// objects allocated.
 pub struct Vgic<H: Host> {
     vm: Vm<H>,
 }
@@ -148,7 +152,8 @@ impl<H: Host> Vgic<H> {
     /// Marks a vCPU as blocked after a WFI, unless an interrupt is signalled to the vCPU.
     ///
     /// After [`Host::wake`], call `block` again or enter the vCPU. A blocked vCPU stays on `cpu`.
-    /// After [`Vgic::vcpu_put`], another CPU may enter the vCPU.
+    /// After [`Vgic::vcpu_put`], another CPU may enter the vCPU. A put does not end the blocking:
+    /// [`Host::wake`] is called if the vCPU gets work while off its CPU.
     ///
     /// # Errors
     /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
@@ -181,7 +186,8 @@ impl<H: Host> Vgic<H> {
 
     /// Takes `vcpu` off `cpu`: folds all list registers and saves the other `ICH_*` state.
     ///
-    /// Afterwards another CPU may enter the vCPU.
+    /// Afterwards another CPU may enter the vCPU. A vCPU put without [`Vgic::block`] gets no
+    /// [`Host::wake`].
     ///
     /// # Errors
     /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
@@ -242,6 +248,9 @@ impl<H: Host> Vgic<H> {
 
     /// Makes the SPI `intid`, 32-1019, pending by an edge.
     ///
+    /// An SPI that the guest has configured as level-sensitive is latched as pending too, at either
+    /// level of the line, like by a write of `GICD_ISPENDR<n>`.
+    ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn inject_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
@@ -250,6 +259,9 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Makes the PPI `intid`, 16-31, of `vcpu` pending by an edge.
+    ///
+    /// A PPI that the guest has configured as level-sensitive is latched as pending too, at either
+    /// level of the line, like by a write of `GICR_ISPENDR0`.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -303,7 +315,8 @@ impl<H: Host> Vgic<H> {
     /// Forwards a physical interrupt, active on any CPU, as the SPI `intid`, 32-1019.
     ///
     /// The guest's deactivation will deactivate the physical interrupt named by
-    /// [`Vgic::connect_spi`].
+    /// [`Vgic::connect_spi`]. The call succeeds without a connection too, with the physical INTID
+    /// 0.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
@@ -315,7 +328,8 @@ impl<H: Host> Vgic<H> {
     /// Forwards a physical PPI, active on the CPU of `vcpu`, as the PPI `intid`, 16-31, of `vcpu`.
     ///
     /// The guest's deactivation will deactivate the physical PPI named by [`Vgic::connect_ppi`].
-    /// The virtual timer's interrupt is forwarded by this call.
+    /// The call succeeds without a connection too, with the physical INTID 0. The virtual timer's
+    /// interrupt is forwarded by this call.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -375,7 +389,8 @@ impl<H: Host> Vgic<H> {
     /// Reads the register at guest-physical address `gpa` for `vcpu`, after a trapped access on
     /// `cpu`.
     ///
-    /// Call after [`Vgic::exit`]. An address outside the frames answers [`MmioOutcome::Unclaimed`].
+    /// Call after [`Vgic::exit`]. An address outside the frames answers
+    /// [`MmioOutcome::Unclaimed`], and so does any address for a vCPU unknown to the VM.
     pub fn mmio_read<I: CpuInterface>(
         &self,
         cpu: &Cpu<I>,
@@ -441,7 +456,8 @@ impl<H: Host> Vgic<H> {
 
     /// Takes the VM apart: empties every list, ends every mapping, checks every count.
     ///
-    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). The VM is dropped even on an error.
+    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). The call consumes the VM. On an error
+    /// too, the VM is dropped, and no second call is possible.
     ///
     /// # Errors
     /// The first vCPU still on a CPU.

@@ -13,9 +13,13 @@ use crate::vm::vcpu::Vcpu;
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Injected {
-    /// The injection made the interrupt pending.
+    /// The interrupt was not pending outside the list registers, and is pending now.
+    ///
+    /// The injection may still be coalesced: the interrupt may be pending in a list register too,
+    /// and the fold of the list register makes the two pending states one. The counters
+    /// ([`Counters::coalesced`](crate::trace::Counters::coalesced)) have the final count.
     Pending,
-    /// The interrupt was pending already; the guest will see the two injections as one.
+    /// The interrupt was pending already. The guest will see the two injections as one.
     Coalesced,
 }
 
@@ -37,7 +41,7 @@ pub(crate) fn inject_msi<H: Host>(
     let raised = irq.raise();
     match idle_target(vm, raised) {
         Some(vcpu) => Ok(deliver(vm, pin, irq, vcpu)),
-        // Pending already. Saves 66 of the 231 instructions of lpi_stress/16.
+        // Pending already. Saves 70 of the 228 instructions of inject_msi/pending.
         None if raised.needs_nothing() => {
             let kind = irq.kind() as usize;
             pin.counters().injections[kind].add(1);

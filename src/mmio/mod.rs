@@ -3,10 +3,10 @@
 //! | file | content |
 //! |---|---|
 //! | this file | frames by address, access widths, identification registers |
-//! | [`gicd`] | distributor |
-//! | [`gicr`] | redistributors: `RD_base` and `SGI_base` |
-//! | [`gits`] | ITS control frame |
-//! | [`bank`] | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
+//! | `gicd` | distributor |
+//! | `gicr` | redistributors: `RD_base` and `SGI_base` |
+//! | `gits` | ITS control frame |
+//! | `bank` | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
 //!
 //! An access of a width or alignment that the architecture does not allow for a register reads as
 //! zero and writes nothing, one of the choices that 12.1.3 leaves (case `keep.unsupported_widths`).
@@ -87,7 +87,7 @@ pub enum MmioOutcome {
     /// The value is in the list registers of another vCPU, and that vCPU has been recalled. Enter
     /// the guest at the trapping instruction, which traps again.
     Retry,
-    /// The address is in none of the vGIC's frames.
+    /// The address is in none of the vGIC's frames, or the reading vCPU is unknown to the VM.
     Unclaimed,
 }
 

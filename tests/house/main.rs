@@ -6,6 +6,7 @@ mod atomics;
 mod comments;
 mod figures;
 mod layers;
+mod links;
 mod paths;
 mod prose;
 mod source;
