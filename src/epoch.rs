@@ -224,7 +224,7 @@ impl<'c> CpuPin<'c> {
         self.local.id
     }
 
-    /// Returns the CPU's lock locks.
+    /// Returns the record of the locks that the CPU holds and has taken.
     #[inline]
     #[must_use]
     pub fn locks(&self) -> &'c HeldLocks {

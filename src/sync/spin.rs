@@ -98,7 +98,8 @@ pub struct SpinGuard<'a, T> {
     not_send: PhantomData<*const ()>,
 }
 
-/// The entry of a held lock in a locks. Empty in release builds, which do not check the order.
+/// The entry of a held lock in a [`HeldLocks`]. Empty in release builds, which do not check the
+/// order.
 struct Held<'a> {
     #[cfg(debug_assertions)]
     locks: &'a HeldLocks,
