@@ -18,8 +18,8 @@
 //!    an exit and entry without new work access no list register.
 //! 5. **A trap does bounded work.** A guest's request beyond a bound is done in slices
 //!    ([`Vgic::advance`]). The registers `CREADR`, `RWP` and `SYNCR` show the progress.
-//! 6. **Injection, entry and exit allocate nothing**, read no guest memory, and never wait for a
-//!    grace period.
+//! 6. **Injection, entry and exit allocate nothing**, except the epoch's queue node once in some
+//!    100,000 pins. They read no guest memory, and never wait for a grace period.
 //! 7. **A guest's numbers are claims.** A guest's mistake has the architecture's outcome;
 //!    `Result`s are for the embedder.
 //! 8. **Modules import only modules below.** State, then what moves interrupts, then entry and

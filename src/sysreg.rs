@@ -191,7 +191,7 @@ fn send_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, 
 /// Writes `ICC_DIR_EL1` (12.2.10): deactivates an interrupt on any vCPU. A write with EOImode 0, or
 /// of an INTID that cannot be deactivated, is ignored. Cases `cpu.eoi_mode_1`,
 /// `cpu.deactivate_elsewhere`, `lpi.needs_no_deactivation`.
-pub(crate) fn write_dir<H: Host, I: CpuInterface>(
+fn write_dir<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,

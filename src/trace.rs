@@ -5,6 +5,8 @@
 //! has the transitions for gets and puts of references. A lookup takes no reference. After the
 //! teardown of a VM, the gets and puts of each owner are equal.
 
+use core::ops::Index;
+
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::Counter;
 
@@ -28,6 +30,19 @@ pub enum TracePoint {
     ListPut(IntId, VcpuId),
 }
 
+/// A value for each [`Kind`].
+#[derive(Default)]
+pub struct PerKind<T>([T; Kind::COUNT]);
+
+impl<T> Index<Kind> for PerKind<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, kind: Kind) -> &T {
+        &self.0[kind as usize]
+    }
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Event counts of a physical CPU. Only the owning CPU writes the counts; any CPU may read.
@@ -35,15 +50,15 @@ macro_rules! counters {
         pub struct Counters {
             /// Accepted injections, coalesced ones included, by [`Kind`]. Also pending states that
             /// a line or a register has made.
-            pub injections: [Counter; Kind::COUNT],
+            pub injections: PerKind<Counter>,
             /// Injections of interrupts pending already, by [`Kind`]: found by the injection, or
             /// by the fold of the list register.
-            pub coalesced: [Counter; Kind::COUNT],
+            pub coalesced: PerKind<Counter>,
             /// Pending states acknowledged by the guest, by [`Kind`].
-            pub deliveries: [Counter; Kind::COUNT],
+            pub deliveries: PerKind<Counter>,
             /// Pending states withdrawn before acknowledgement, by [`Kind`]: cleared by the guest,
             /// unmapped, or ended by a falling level line.
-            pub withdrawn: [Counter; Kind::COUNT],
+            pub withdrawn: PerKind<Counter>,
             $($(#[$doc])* pub $name: Counter,)*
         }
 
@@ -67,11 +82,12 @@ macro_rules! counters {
         impl Totals {
             /// Adds the current counts of a CPU.
             pub fn add(&mut self, counters: &Counters) {
-                for kind in Kind::ALL.map(|kind| kind as usize) {
-                    self.injections[kind] += counters.injections[kind].get();
-                    self.coalesced[kind] += counters.coalesced[kind].get();
-                    self.deliveries[kind] += counters.deliveries[kind].get();
-                    self.withdrawn[kind] += counters.withdrawn[kind].get();
+                for kind in Kind::ALL {
+                    let index = kind as usize;
+                    self.injections[index] += counters.injections[kind].get();
+                    self.coalesced[index] += counters.coalesced[kind].get();
+                    self.deliveries[index] += counters.deliveries[kind].get();
+                    self.withdrawn[index] += counters.withdrawn[kind].get();
                 }
                 $(self.$name += counters.$name.get();)*
             }

@@ -7,7 +7,7 @@ use crate::vm::irq::{Changed, Folded, Irq};
 /// Counts the result of a fold.
 #[inline]
 pub(crate) fn on_fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
-    let kind = irq.kind() as usize;
+    let kind = irq.kind();
     let counters = pin.counters();
     for (happened, counter) in [
         (folded.delivered, &counters.deliveries),
@@ -24,11 +24,11 @@ pub(crate) fn on_fold(pin: &CpuPin<'_>, irq: &Irq, folded: Folded) {
 /// Counts the pending states made or withdrawn by a change.
 #[inline]
 pub(crate) fn on_change(pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
-    let kind = irq.kind() as usize;
+    let kind = irq.kind();
     let (before, after) = (changed.old.pending_count(), changed.new.pending_count());
     if after > before {
-        pin.counters().injections[kind].add(after - before);
+        pin.counters().injections[kind].add(after.saturating_sub(before));
     } else if before > after {
-        pin.counters().withdrawn[kind].add(before - after);
+        pin.counters().withdrawn[kind].add(before.saturating_sub(after));
     }
 }

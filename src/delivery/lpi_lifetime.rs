@@ -92,18 +92,20 @@ fn trace_mapping_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 /// Ends a mapping of an LPI: withdraws the pending state and puts the mapping's reference. Under
 /// the ITS's command lock. May allocate.
 pub(crate) fn unmap<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    let put = irq.unmap();
     pin.counters().mapping_puts.add(1);
     vm.host.trace(TracePoint::MappingPut(irq.intid()));
-    if complete_put(vm, pin, irq, irq.unmap()) {
+    if complete_put(vm, pin, irq, put) {
         free(vm, pin, irq);
     }
 }
 
 /// Puts the reference of a migration, after the insertion on the new list.
 pub(crate) fn put_migration<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    let put = irq.put();
     pin.counters().migration_puts.add(1);
     vm.host.trace(TracePoint::MigrationPut(irq.intid()));
-    if complete_put(vm, pin, irq, irq.put()) {
+    if complete_put(vm, pin, irq, put) {
         defer_free(vm, irq);
     }
 }

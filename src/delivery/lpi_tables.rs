@@ -5,17 +5,6 @@
 //! guest invalidates the LPI or enables LPIs. A pending table is read once, when the guest enables
 //! LPIs. Both tables are read in slices. `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest the
 //! completion. The tables are never written.
-// A guest's numbers are claims: no value of theirs may stop the hypervisor here.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;

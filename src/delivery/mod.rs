@@ -15,6 +15,17 @@
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
 //! [`queue::follow_up`] with the transition's result. Injections, register writes and ITS commands
 //! differ only in the transition.
+// A guest's numbers are claims: no value of theirs may stop the hypervisor here.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 pub(crate) mod change;
 pub(crate) mod count;

@@ -99,7 +99,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     };
 
     if folded.delivered {
-        pin.counters().deliveries[kind as usize].add(1);
+        pin.counters().deliveries[kind].add(1);
     }
 
     if let Some(image) = folded.reloaded {
@@ -262,7 +262,8 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
 }
 
 /// Folds every interrupt from its list register, which is read, and relinks or prunes it. The exit
-/// before has folded what the guest had ended, so no interrupt has to be resampled here.
+/// before has folded what the guest had ended, so no interrupt has to be resampled here. The caller
+/// holds the list's lock, and is in the epoch: an unlinked LPI may be freed otherwise.
 pub(super) fn fold_all<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,

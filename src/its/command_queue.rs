@@ -150,12 +150,7 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
 /// `None` leaves the register alone. Case `table.size_of_the_queue`.
 ///
 /// A write while the ITS is enabled or a command is in progress is UNPREDICTABLE, and ignored.
-pub(crate) fn set_cbaser<H: Host>(
-    _vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    its: &Its,
-    change: impl FnOnce(u64) -> Option<u64>,
-) {
+pub(crate) fn set_cbaser(pin: &CpuPin<'_>, its: &Its, change: impl FnOnce(u64) -> Option<u64>) {
     let mut engine = its.commands.engine.lock(pin.locks());
     if its.is_enabled() || engine.in_command() {
         return;

@@ -105,7 +105,7 @@ pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
 ) -> Option<u64> {
     let redistributor = &owner.redistributor;
     if let Some(at) = at.checked_sub(SGI_BASE) {
-        return gicr_read_sgi(vm, access, owner, at, width);
+        return gicr_read_sgi(access, owner, at, width);
     }
 
     Some(match (at, width) {
@@ -163,7 +163,6 @@ fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
 
 /// Reads the register of `owner`'s `SGI_base` at the offset `at` (12.11).
 fn gicr_read_sgi<H: Host, I: CpuInterface>(
-    _vm: &Vm<H>,
     access: &Access<'_, H, I>,
     owner: &Vcpu,
     at: u64,

@@ -142,7 +142,7 @@ pub(crate) fn gits_write<H: Host>(
     let change = |old| write_half(old, at, width, value);
     match (at, width) {
         (CTLR, Width::Word) => its.set_enabled(value & CTLR_ENABLED != 0),
-        (CBASER | CBASER_HIGH, _) => command_queue::set_cbaser(vm, pin, its, change),
+        (CBASER | CBASER_HIGH, _) => command_queue::set_cbaser(pin, its, change),
         (CWRITER | CWRITER_HIGH, _) => {
             if let Some(new) = change(its.cwriter()) {
                 its.set_cwriter(new);

@@ -44,13 +44,13 @@ impl Due {
         self.0 |= if on { REFILL } else { 0 };
     }
 
-    /// Asks for a reload if `on`.
+    /// Asks for a refold if `on`.
     #[inline]
     pub(crate) fn add_refold(&mut self, on: bool) {
         self.0 |= if on { REFOLD } else { 0 };
     }
 
-    /// Ends refill and reload.
+    /// Ends refill and refold.
     #[inline]
     pub(crate) fn filled(&mut self) {
         self.0 &= !(REFILL | REFOLD);

@@ -194,7 +194,6 @@ impl Irq {
                 return Err(old);
             };
 
-            // Release: publishes as the exchange below would.
             if mutant(Mutant::StoredTransition) {
                 // Release: a fault, which pairs with the Acquire in `state` like a transition.
                 self.state.store(new.0, Release);

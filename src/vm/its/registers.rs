@@ -53,7 +53,7 @@ impl CommandQueue {
 impl Its {
     /// Returns `GITS_CREADR`. The Stalled bit is never set: a command that fails is skipped.
     pub(crate) fn creadr(&self) -> u64 {
-        // Acquire: pairs with the Release in `Execution::complete` and in `set_cbaser`.
+        // Acquire: pairs with the Release in `Execution::finish_command` and in `set_cbaser`.
         u64::from(self.commands.creadr.load(Acquire))
     }
 
