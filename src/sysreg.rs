@@ -147,6 +147,7 @@ fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64
 }
 
 /// Sends an SGI to the vCPUs of a target list. Case `sgi.list_of_all`.
+// Out of line: saves 26 of the 461 instructions of an SGI to itself.
 #[inline(never)]
 fn send_sgis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, intid: IntId, group1: bool) {
     let topology = vm.topology.load(pin.guard());

