@@ -6,18 +6,13 @@
 //! the receiver ([`RECEIVERS`](crate::layers::RECEIVERS)), which misses calls through other names.
 //!
 //! `cargo test --test house -- --nocapture arrows_down` prints the rooms and the arrows up.
-//! `HOUSE_PROJECT` names the root of another checkout to measure instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::figures::measured;
-use crate::layers::{RANKS, RANKS_BEFORE, Ranks, VM};
+use crate::layers::{RANKS, Ranks, VM};
 use crate::paths::{File, re_exports, word};
 use crate::source::{Source, find_word, project, tree};
-
-/// Makes the rule binding; off, the arrows are only printed.
-const ENFORCED: bool = true;
 
 /// How one room depends on another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -303,17 +298,10 @@ fn pairs(arrows: &[&Arrow]) -> BTreeMap<(String, String), BTreeSet<String>> {
 
 #[test]
 fn arrows_down() {
-    let house = House::new(&tree(&measured(), "src"));
-    // The rooms tell which of the two trees this is.
-    let before = house.rooms.contains("irq");
-    let ranks = if before { RANKS_BEFORE } else { RANKS };
-    println!("{}", report(&house, ranks));
-
-    if ENFORCED {
-        let house = House::new(&tree(project(), "src"));
-        let found = complaints(&house, RANKS);
-        assert!(found.is_empty(), "\n{}", found.join("\n"));
-    }
+    let house = House::new(&tree(project(), "src"));
+    println!("{}", report(&house, RANKS));
+    let found = complaints(&house, RANKS);
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
 #[cfg(test)]
@@ -472,10 +460,8 @@ impl Execution {
 
     #[test]
     fn no_room_is_ranked_twice() {
-        for ranks in [RANKS, RANKS_BEFORE] {
-            let names: BTreeSet<_> = ranks.iter().map(|(name, _)| name).collect();
-            assert_eq!(names.len(), ranks.len());
-        }
+        let names: BTreeSet<_> = RANKS.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), RANKS.len());
     }
 
     #[test]

@@ -1,19 +1,10 @@
 //! Figures of style over `src/`, and the length of its files.
 //!
-//! `cargo test --test house -- --nocapture style_figures` prints them. `HOUSE_PROJECT` names the
-//! root of another checkout to measure instead.
-
-use std::path::PathBuf;
+//! `cargo test --test house -- --nocapture style_figures` prints them.
 
 use crate::comments::{blocks, body_lines, documented, first_word, safety, sentences};
 use crate::prose::{COLUMNS, OPENINGS, opens_with_verb, points_elsewhere};
 use crate::source::{Kind, Source, is_word, project, tree};
-
-/// Makes the thresholds of style binding; off, they are only printed.
-const ENFORCED: bool = true;
-
-/// Makes the length of files binding.
-const LENGTH_ENFORCED: bool = true;
 
 /// Lines of a file that is not tests.
 const MAX_LINES: usize = 600;
@@ -217,15 +208,10 @@ fn words(sentence: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the root of the checkout that is measured.
-pub(crate) fn measured() -> PathBuf {
-    std::env::var_os("HOUSE_PROJECT").map_or_else(|| project().to_owned(), PathBuf::from)
-}
-
 #[test]
 fn style_figures() {
     let mut counts = Counts::default();
-    for source in tree(&measured(), "src") {
+    for source in tree(project(), "src") {
         counts.add(&source);
     }
 
@@ -240,15 +226,13 @@ fn style_figures() {
             missed.push(row);
         }
     }
-    if ENFORCED {
-        assert!(missed.is_empty(), "\n{}", missed.join("\n"));
-    }
+    assert!(missed.is_empty(), "\n{}", missed.join("\n"));
 }
 
 #[test]
 fn file_lengths() {
     let mut long = Vec::new();
-    for source in tree(&measured(), "src") {
+    for source in tree(project(), "src") {
         if source.is_tests() {
             continue;
         }
@@ -264,9 +248,7 @@ fn file_lengths() {
             ));
         }
     }
-    if LENGTH_ENFORCED {
-        assert!(long.is_empty(), "\n{}", long.join("\n"));
-    }
+    assert!(long.is_empty(), "\n{}", long.join("\n"));
 }
 
 #[cfg(test)]

@@ -35,31 +35,6 @@ pub(crate) const RANKS: Ranks = &[
     ("lib", 80),
 ];
 
-/// Ranks of the tree before it was straightened, from which the figure "before" comes:
-/// interrupts, their lists, vCPUs, the VM, and what guests see of it.
-pub(crate) const RANKS_BEFORE: Ranks = &[
-    ("sync", 10),
-    ("steps", 11),
-    ("fixed", 12),
-    ("intid", 13),
-    ("lr", 14),
-    ("trace", 15),
-    ("host", 17),
-    ("config", 18),
-    ("epoch", 19),
-    ("radix", 20),
-    ("cpu_interface", 21),
-    ("topology", 22),
-    ("irq", VM),
-    ("ap_list", 31),
-    ("vcpu", 40),
-    ("vgic", 50),
-    ("its", 60),
-    ("mmio", 61),
-    ("sysreg", 62),
-    ("lib", 80),
-];
-
 /// Receivers of method calls, and the types that they may be of. `self` is known by its `impl`.
 /// The names are those that the code uses throughout.
 pub(crate) const RECEIVERS: &[(&str, &[&str])] = &[
