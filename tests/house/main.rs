@@ -1,6 +1,5 @@
 //! Rules about the code itself that no compiler checks.
 
-mod allowed;
 mod arrows;
 mod atomics;
 mod comments;

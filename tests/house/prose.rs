@@ -1,8 +1,32 @@
 //! Rules of prose: `verb-first`, `no-what-openings`, `no-position-docs`, `columns` and
 //! `safety-stands-alone`.
 
+use std::fmt;
+
 use crate::comments::{blocks, documented, first_word, safety, sentences};
-use crate::source::{Kind, Source};
+use crate::source::{Kind, Source, project, tree};
+
+/// Folders whose files keep the rules.
+const FOLDERS: [&str; 18] = [
+    "benches",
+    "examples",
+    "fuzz/fuzz_targets",
+    "fuzz/src",
+    "hyp/guests",
+    "hyp/src",
+    "loom-tests/soak/src",
+    "loom-tests/src",
+    "loom-tests/tests",
+    "perf/el2/guest/src",
+    "perf/el2/kvm/src",
+    "perf/el2/plugin/src",
+    "perf/host/src",
+    "perf/peers/src",
+    "src",
+    "tests",
+    "xtask/perf/src",
+    "xtask/src",
+];
 
 /// Columns of a line, comments too.
 pub(crate) const COLUMNS: usize = 100;
@@ -85,40 +109,52 @@ const UNSAFE_POINTERS: [&str; 12] = [
 
 /// Rule: how it is named, and how to mend text that breaks it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) name: &'static str,
-    pub(crate) mend: &'static str,
+struct Rule {
+    name: &'static str,
+    mend: &'static str,
 }
 
-pub(crate) const VERB_FIRST: Rule = Rule {
+const VERB_FIRST: Rule = Rule {
     name: "verb-first",
     mend: "begin a function's documentation with a verb in the third person (Returns, Reads, ...)",
 };
-pub(crate) const NO_WHAT_OPENINGS: Rule = Rule {
+const NO_WHAT_OPENINGS: Rule = Rule {
     name: "no-what-openings",
     mend: "name the subject: no sentence opens with What, Whoever, Whether or Where",
 };
-pub(crate) const NO_POSITION_DOCS: Rule = Rule {
+const NO_POSITION_DOCS: Rule = Rule {
     name: "no-position-docs",
     mend: "say it here, or name the item: text by position (\"as above\") dies with the next move",
 };
-pub(crate) const COLUMNS_RULE: Rule = Rule {
+const COLUMNS_RULE: Rule = Rule {
     name: "columns",
     mend: "wrap at 100 columns",
 };
-pub(crate) const SAFETY_STANDS_ALONE: Rule = Rule {
+const SAFETY_STANDS_ALONE: Rule = Rule {
     name: "safety-stands-alone",
     mend: "give the whole argument: which invariant or check makes this sound",
 };
 
 /// Place that breaks a rule.
 #[derive(Debug)]
-pub(crate) struct Violation {
-    pub(crate) rule: &'static Rule,
+struct Violation {
+    rule: &'static Rule,
     /// Path from the root of the project.
-    pub(crate) file: String,
-    pub(crate) line: usize,
-    pub(crate) text: String,
+    file: String,
+    line: usize,
+    text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rule: Rule { name, mend },
+            file,
+            line,
+            text,
+        } = self;
+        write!(f, "{file}:{line}: {name}: {text}; {mend}")
+    }
 }
 
 /// Returns whether documentation opens with a verb in the third person.
@@ -156,7 +192,7 @@ pub(crate) fn points_elsewhere(safety: &str) -> bool {
 }
 
 /// Collects all places of a file that break a rule of prose.
-pub(crate) fn violations(source: &Source) -> Vec<Violation> {
+fn violations(source: &Source) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut add = |rule, line, text: &str| {
         found.push(Violation {
@@ -204,6 +240,17 @@ pub(crate) fn violations(source: &Source) -> Vec<Violation> {
     found
 }
 
+#[test]
+fn prose_keeps_its_rules() {
+    let found: Vec<String> = FOLDERS
+        .iter()
+        .flat_map(|folder| tree(project(), folder))
+        .flat_map(|source| violations(&source))
+        .map(|violation| violation.to_string())
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +259,13 @@ mod tests {
     fn broken(text: &str) -> Vec<(&'static str, usize)> {
         let found = violations(&Source::new("src", "a.rs", text));
         found.iter().map(|v| (v.rule.name, v.line)).collect()
+    }
+
+    #[test]
+    fn a_violation_says_where_it_is_and_how_to_mend_it() {
+        let found = violations(&Source::new("src", "a.rs", "// What one.\n// Two.\n"));
+        let text = "src/a.rs:1: no-what-openings: What one.; name the subject: ";
+        assert!(found[0].to_string().starts_with(text), "{}", found[0]);
     }
 
     #[test]
