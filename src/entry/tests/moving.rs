@@ -1,8 +1,10 @@
 //! Other vCPUs and other CPUs: routing, moving, blocking, and what is refused.
 
+use crate::cpu_interface::software::SoftwareInterface;
+use crate::epoch::CpuPin;
 use crate::intid::{CpuId, VcpuId};
 use crate::vm::irq::Changed;
-use crate::{Blocked, EntryError};
+use crate::{Blocked, Cpu, EntryError};
 
 use super::{Bench, V0, V1};
 
@@ -29,6 +31,16 @@ fn a_pending_and_active_interrupt_wakes_nobody() {
     bench.finish();
 }
 
+/// Exits vCPU 1, which runs on `other`, lets it take interrupt 40 after its next entry, and puts it.
+fn take_40_as_vcpu_1(bench: &Bench, other: &Cpu<SoftwareInterface>, pin: &CpuPin<'_>) {
+    bench.vm.exit(other, pin, V1).unwrap();
+    bench.vm.enter(other, pin, V1).unwrap();
+    assert_eq!(other.interface().read_iar1(), 40);
+    other.interface().write_eoir1(40);
+    bench.vm.exit(other, pin, V1).unwrap();
+    bench.vm.vcpu_put(other, pin, V1).unwrap();
+}
+
 #[test]
 fn retargeting_moves_what_waits_and_kicks_both() {
     let bench = Bench::new();
@@ -46,12 +58,7 @@ fn retargeting_moves_what_waits_and_kicks_both() {
     bench.enter();
     assert_eq!(bench.acknowledge(), 1023);
     assert_eq!(bench.vm.host().kicks.lock().unwrap()[1..], [(CpuId(1), V1)]);
-    bench.vm.exit(&other, &pin, V1).unwrap();
-    bench.vm.enter(&other, &pin, V1).unwrap();
-    assert_eq!(other.interface().read_iar1(), 40);
-    other.interface().write_eoir1(40);
-    bench.vm.exit(&other, &pin, V1).unwrap();
-    bench.vm.vcpu_put(&other, &pin, V1).unwrap();
+    take_40_as_vcpu_1(&bench, &other, &pin);
     bench.exit();
     drop(pin);
     bench.finish();
@@ -76,12 +83,7 @@ fn an_active_and_pending_interrupt_that_is_rerouted_goes_there_when_it_ends() {
     assert_eq!(bench.acknowledge(), 1023, "it is the other vCPU's");
     assert!(bench.guest().maintenance(), "nothing else makes it exit");
     bench.exit();
-    bench.vm.exit(&other, &pin, V1).unwrap();
-    bench.vm.enter(&other, &pin, V1).unwrap();
-    assert_eq!(other.interface().read_iar1(), 40);
-    other.interface().write_eoir1(40);
-    bench.vm.exit(&other, &pin, V1).unwrap();
-    bench.vm.vcpu_put(&other, &pin, V1).unwrap();
+    take_40_as_vcpu_1(&bench, &other, &pin);
     drop(pin);
     bench.finish();
 }
