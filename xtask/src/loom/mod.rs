@@ -31,7 +31,7 @@ anew. The outcome goes to target/reports/loom.json as well. The exit status is 0
 holds and every mutant is caught.
 
 Examples:
-  cargo xtask loom                            everything: ten to twenty minutes on two CPUs
+  cargo xtask loom                            everything: some three minutes on two CPUs
   cargo xtask loom --protocol lpi_lifetime    one protocol and its mutants
   cargo xtask loom --mutants                  the mutants alone
   cargo xtask loom --preemptions 2            with this bound for all models
