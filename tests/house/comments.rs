@@ -1,6 +1,6 @@
 //! Comments as prose: blocks, sentences, documented functions and SAFETY comments.
 
-use crate::source::{Kind, Line, Source, find_word, is_word};
+use crate::source::{Kind, Line, Source, find_word, is_word, matching};
 
 /// Consecutive comment lines of one kind, or the comment at the end of a line of code.
 pub(crate) struct Block<'s> {
@@ -28,7 +28,6 @@ pub(crate) struct Documented {
 
 /// Collects the comments of a file.
 pub(crate) fn blocks(source: &Source) -> Vec<Block<'_>> {
-    let whole = source.is_tests();
     let mut found: Vec<Block<'_>> = Vec::new();
     let mut next = 0;
 
@@ -43,7 +42,7 @@ pub(crate) fn blocks(source: &Source) -> Vec<Block<'_>> {
             }
             _ => found.push(Block {
                 kind: comment.kind,
-                in_tests: whole || line.in_tests,
+                in_tests: line.in_tests,
                 lines: vec![entry],
             }),
         }
@@ -198,7 +197,7 @@ pub(crate) fn body_lines(source: &Source) -> Vec<bool> {
         let Some(open) = body(&code, from) else {
             continue;
         };
-        let Some(close) = crate::source::matching(&code, open) else {
+        let Some(close) = matching(&code, open) else {
             continue;
         };
         let (first, last) = (Source::line_at(&code, open), Source::line_at(&code, close));

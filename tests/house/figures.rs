@@ -3,7 +3,7 @@
 //! `cargo test --test house -- --nocapture style_figures` prints them.
 
 use crate::comments::{blocks, body_lines, documented, first_word, safety, sentences};
-use crate::prose::{COLUMNS, OPENINGS, opens_with_verb, points_elsewhere};
+use crate::prose::{OPENINGS, is_wide, opens_with_verb, points_elsewhere};
 use crate::source::{Kind, Source, is_word, project, tree};
 
 /// Lines of a file that is not tests.
@@ -98,8 +98,7 @@ struct Counts {
 impl Counts {
     /// Adds a file. Of tests nothing counts but the width of their lines.
     fn add(&mut self, source: &Source) {
-        let wide = |line: &&crate::source::Line| line.text.chars().count() > COLUMNS;
-        self.wide_lines += source.lines.iter().filter(wide).count();
+        self.wide_lines += source.lines.iter().filter(|line| is_wide(line)).count();
         if source.is_tests() {
             return;
         }

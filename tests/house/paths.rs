@@ -130,7 +130,7 @@ pub(crate) fn word(text: &str) -> &str {
 
 /// Returns the name that stands before a dot or `::`: of a variable, a field, or a method that
 /// gives access to one (`self.vgic`, `self.vgic()`, `vcpu(id)?`, `Vgic::<H>`).
-pub(crate) fn receiver(before: &str) -> &str {
+fn receiver(before: &str) -> &str {
     let mut before = before.trim_end();
     loop {
         if let Some(rest) = before.strip_suffix('?') {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::comments::{blocks, documented, first_word, safety, sentences};
-use crate::source::{Kind, Source, project, tree};
+use crate::source::{Kind, Line, Source, project, tree};
 
 /// Folders whose files keep the rules.
 const FOLDERS: [&str; 18] = [
@@ -29,7 +29,7 @@ const FOLDERS: [&str; 18] = [
 ];
 
 /// Columns of a line, comments too.
-pub(crate) const COLUMNS: usize = 100;
+const COLUMNS: usize = 100;
 
 /// Words that no sentence opens with.
 pub(crate) const OPENINGS: [&str; 4] = ["What", "Whoever", "Whether", "Where"];
@@ -191,6 +191,11 @@ pub(crate) fn points_elsewhere(safety: &str) -> bool {
         .any(|pointer| safety.starts_with(pointer))
 }
 
+/// Returns whether a line has more columns than it may.
+pub(crate) fn is_wide(line: &Line) -> bool {
+    line.text.chars().count() > COLUMNS
+}
+
 /// Collects all places of a file that break a rule of prose.
 fn violations(source: &Source) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -210,16 +215,17 @@ fn violations(source: &Source) -> Vec<Violation> {
     }
 
     for block in blocks(source) {
+        // Arguments of safety have a rule of their own.
+        let unsafe_argument = block.kind == Kind::Plain
+            && block
+                .lines
+                .iter()
+                .any(|(_, text)| text.starts_with("SAFETY:"));
+
         for sentence in sentences(&block) {
             if OPENINGS.contains(&first_word(&sentence.text)) {
                 add(&NO_WHAT_OPENINGS, sentence.line, &sentence.text);
             }
-            // Arguments of safety have a rule of their own.
-            let unsafe_argument = block.kind == Kind::Plain
-                && block
-                    .lines
-                    .iter()
-                    .any(|(_, text)| text.starts_with("SAFETY:"));
             if !unsafe_argument && points_by_position(&sentence.text) {
                 add(&NO_POSITION_DOCS, sentence.line, &sentence.text);
             }
@@ -233,7 +239,7 @@ fn violations(source: &Source) -> Vec<Violation> {
     }
 
     for line in &source.lines {
-        if line.text.chars().count() > COLUMNS {
+        if is_wide(line) {
             add(&COLUMNS_RULE, line.number, line.text.trim());
         }
     }

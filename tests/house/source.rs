@@ -39,7 +39,7 @@ pub(crate) struct Line {
     /// Something other than a comment stands here; the inside of a literal counts.
     pub(crate) has_code: bool,
     pub(crate) comment: Option<Comment>,
-    /// The line belongs to the body of a tests module.
+    /// The line belongs to the body of a tests module, or the whole file is tests.
     pub(crate) in_tests: bool,
 }
 
@@ -62,6 +62,12 @@ impl Source {
             lines: lines(text),
         };
         source.mark_tests();
+        if source.is_tests() {
+            source
+                .lines
+                .iter_mut()
+                .for_each(|line| line.in_tests = true);
+        }
         source
     }
 
@@ -75,17 +81,15 @@ impl Source {
 
     /// Returns the lines outside of tests.
     pub(crate) fn shipped(&self) -> impl Iterator<Item = &Line> {
-        let whole = self.is_tests();
-        self.lines.iter().filter(move |l| !l.in_tests && !whole)
+        self.lines.iter().filter(|line| !line.in_tests)
     }
 
     /// Returns the code outside of tests as one text. Lines of tests are empty in it, so that
     /// [`Source::line_at`] finds the way back.
     pub(crate) fn shipped_code(&self) -> String {
-        let whole = self.is_tests();
         let mut code = String::new();
         for line in &self.lines {
-            if !line.in_tests && !whole {
+            if !line.in_tests {
                 code.push_str(&line.code);
             }
             code.push('\n');
