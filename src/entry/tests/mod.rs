@@ -109,28 +109,34 @@ impl Bench {
 
     /// Enabled, Group 1, at `priority`; level-sensitive or edge-triggered.
     fn configure(&self, irq: &Irq, level: bool, priority: u8) {
-        let Changed { follow_up, .. } = irq.update(|state| {
+        self.update(irq, |state| {
             state
                 .with(ENABLED | GROUP1, 0)
                 .with_flag(LEVEL, level)
                 .with_priority(priority)
         });
-        crate::delivery::queue::follow_up(self.vm.vm(), &self.pin(), irq, follow_up);
     }
 
     fn edge_spi(&self, n: u32, priority: u8) -> IntId {
-        self.configure(
-            self.vm.vm().distributor.spi(spi(n)).unwrap(),
-            false,
-            priority,
-        );
+        self.configure(self.irq(spi(n)), false, priority);
         spi(n)
     }
 
     /// Changes an SPI as a write of a GICD register does.
     fn change(&self, intid: IntId, change: impl Fn(State) -> State) {
-        let Changed { follow_up, .. } = self.irq(intid).update(change);
-        crate::delivery::queue::follow_up(self.vm.vm(), &self.pin(), self.irq(intid), follow_up);
+        self.update(self.irq(intid), change);
+    }
+
+    /// Changes the state of an interrupt, and follows up.
+    fn update(&self, irq: &Irq, change: impl Fn(State) -> State) {
+        let Changed { follow_up, .. } = irq.update(change);
+        crate::delivery::queue::follow_up(self.vm.vm(), &self.pin(), irq, follow_up);
+    }
+
+    /// Reads the state of every list register, as another vCPU's read of a register does.
+    fn refresh_states(&self) {
+        let vcpu = self.vm.vm().vcpu(V0).unwrap();
+        crate::entry::fold::refresh_states(&self.cpu, &self.pin(), vcpu);
     }
 
     fn inject(&self, intid: IntId) {

@@ -31,7 +31,7 @@ fn a_pending_and_active_interrupt_wakes_nobody() {
     bench.finish();
 }
 
-/// Exits vCPU 1, which runs on `other`, lets it take interrupt 40 after its next entry, and puts it.
+/// Exits vCPU 1, which runs on `other`, enters it again to take interrupt 40, and puts it.
 fn take_40_as_vcpu_1(bench: &Bench, other: &Cpu<SoftwareInterface>, pin: &CpuPin<'_>) {
     bench.vm.exit(other, pin, V1).unwrap();
     bench.vm.enter(other, pin, V1).unwrap();
@@ -177,8 +177,6 @@ fn misuse_is_a_typed_error() {
     bench.finish();
 }
 
-/// Random operations on a few interrupts: whatever happens, the guest sees every injection once, or
-/// merged with one that it had not seen yet.
 /// For Miri: what waits is pointed to, and must be found by these pointers wherever the VM is.
 #[test]
 fn a_vm_may_be_moved_while_interrupts_wait() {

@@ -67,11 +67,7 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
             bench.end(100 + left);
         }
         bench.exit();
-        crate::entry::fold::refresh_states(
-            &bench.cpu,
-            &bench.pin(),
-            bench.vm.vm().vcpu(V0).unwrap(),
-        );
+        bench.refresh_states();
         for m in 0..depth {
             let active = bench.irq(spi(100 + m)).state().shows_active();
             assert_eq!(active, m < left, "{m} with {left} left");
@@ -100,7 +96,7 @@ fn priority_drops_that_are_counted_end_nothing() {
     let count = 2 << hcr::EOI_COUNT_SHIFT;
     bench.guest().write_hcr(bench.guest().read_hcr() | count);
     bench.exit();
-    crate::entry::fold::refresh_states(&bench.cpu, &bench.pin(), bench.vm.vm().vcpu(V0).unwrap());
+    bench.refresh_states();
     for n in 0..depth {
         let state = bench.irq(spi(100 + n)).state();
         assert!(state.shows_active(), "{n}: {state:?}");
