@@ -1,6 +1,6 @@
 //! Services that the library requires of its embedder.
 
-use crate::CommandError;
+use crate::error::CommandError;
 use crate::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::trace::TracePoint;
 

@@ -58,8 +58,8 @@ impl<H: Host> Execution<'_, H> {
 
             match outcome {
                 Ok(Outcome::Done) => self.finish_command(number, Ok(())),
-                Ok(Outcome::Begun(work)) => {
-                    self.engine.in_progress = Some(InProgress::command(number, work));
+                Ok(Outcome::Begun(task)) => {
+                    self.engine.in_progress = Some(InProgress::new(task, Some(number)));
                     if !self.resume(&mut budget) {
                         return true;
                     }

@@ -4,7 +4,7 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
-use crate::delivery::{inject, lpi_lifetime, lpi_tables, queue, routing};
+use crate::delivery::{change, inject, lpi_lifetime, lpi_tables, routing};
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
 use crate::host::Host;
@@ -13,7 +13,7 @@ use crate::its::command::Command;
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
 use crate::vm::its::device::Device;
-use crate::vm::its::progress::Work;
+use crate::vm::its::progress::Task;
 use crate::vm::its::{Engine, Its};
 
 /// Execution of commands by the holder of an ITS's command lock.
@@ -30,7 +30,7 @@ pub(crate) enum Outcome {
     /// The whole command is done.
     Done,
     /// The work is still to be done, in slices.
-    Begun(Work),
+    Begun(Task),
 }
 
 /// A mapped event that a command names.
@@ -101,7 +101,7 @@ impl<'a, H: Host> Execution<'a, H> {
     /// `error.movall_to_itself`.
     fn movall(&self, from: u64, to: u64) -> Result<Outcome, CommandError> {
         let (from, to) = (self.processor(from)?, self.processor(to)?);
-        Ok(Outcome::Begun(Work::move_all(from, to)))
+        Ok(Outcome::Begun(Task::MoveAll { from, to }))
     }
 
     /// Executes `INT`. Cases `its.int`, `its.unmapped_collection`.
@@ -116,10 +116,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Executes `CLEAR`. Case `its.clear`.
     fn clear(&self, device: u32, event: u32) -> Result<(), CommandError> {
-        let irq = self.find(device, event)?.irq;
-        // An LPI never forwards a physical interrupt: the deactivation flag is always false.
-        let (_, changed) = irq.clear_pending();
-        queue::complete(self.vm, self.pin, irq, changed);
+        change::clear_pending(self.vm, self.pin, self.find(device, event)?.irq);
         Ok(())
     }
 
@@ -140,7 +137,7 @@ impl<'a, H: Host> Execution<'a, H> {
     fn invall(&self, icid: u16) -> Result<Outcome, CommandError> {
         let (icid, target) = self.collection(icid)?;
         target.ok_or(CommandError::UnmappedCollection)?;
-        Ok(Outcome::Begun(Work::invalidate(icid)))
+        Ok(Outcome::Begun(Task::Invalidate(icid)))
     }
 
     /// Executes or begins `MAPD`; `event_bits` is `None` for V = 0. Cases
@@ -164,7 +161,7 @@ impl<'a, H: Host> Execution<'a, H> {
         }
 
         if mapped.is_some() {
-            return Ok(Outcome::Begun(Work::unmap_device(device, event_bits)));
+            return Ok(Outcome::Begun(Task::UnmapDevice(device, event_bits)));
         }
 
         if let Some(event_bits) = event_bits {
@@ -235,7 +232,7 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(if old == target {
             Outcome::Done
         } else {
-            Outcome::Begun(Work::retarget(Some(icid)))
+            Outcome::Begun(Task::Retarget(Some(icid)))
         })
     }
 

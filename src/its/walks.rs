@@ -59,10 +59,7 @@ impl<'a, H: Host> Execution<'a, H> {
             .is_some_and(|now| now.work.task == Task::UnmapDevices);
         if !unmapping {
             self.its.set_control(DROPPING, true);
-            self.engine.in_progress = Some(InProgress {
-                work: Work::new(task),
-                command: None,
-            });
+            self.engine.in_progress = Some(InProgress::new(task, None));
         }
     }
 

@@ -55,7 +55,7 @@ pub(crate) mod offset {
 
 impl<'a> Bank<'a> {
     /// Returns the word whose bit n is `property` of the state of interrupt n.
-    pub(crate) fn bits(self, property: impl Fn(State) -> bool) -> u64 {
+    fn bits(self, property: impl Fn(State) -> bool) -> u64 {
         self.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
             word | u64::from(property(irq.state())) << bit
         })

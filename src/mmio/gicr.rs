@@ -14,7 +14,7 @@ use crate::cpu_interface::CpuInterface;
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::intid::{IntId, VcpuId};
+use crate::intid::IntId;
 use crate::mmio::bank;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU64, Mutant, mutant};
@@ -309,6 +309,6 @@ const ICFGR1: u64 = offset::ICFGR + 4;
 fn private_bank(owner: &Vcpu) -> Bank<'_> {
     Bank {
         irqs: owner.privates(),
-        owner: Some(VcpuId(owner.id.0)),
+        owner: Some(owner.id),
     }
 }

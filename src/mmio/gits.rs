@@ -105,7 +105,7 @@ pub(crate) fn gits_read<H: Host>(
             u64::from(its.is_enabled()) | if quiescent { CTLR_QUIESCENT } else { 0 }
         }
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
-        (TYPER | TYPER_HIGH, _) => read_half(typer(its.config()), at, width),
+        (TYPER | TYPER_HIGH, _) => read_half(typer(&its.config), at, width),
         (CBASER | CBASER_HIGH, _) => read_half(its.cbaser(pin), at, width),
         (CWRITER | CWRITER_HIGH, _) => read_half(its.cwriter(), at, width),
         (CREADR | CREADR_HIGH, _) => {

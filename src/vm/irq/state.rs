@@ -107,7 +107,7 @@ pub(crate) const REF: u64 = 1 << REFS_SHIFT;
 pub(crate) const LR_BITS: u64 =
     IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A;
 /// The implemented bits of a priority byte (32 levels).
-pub(crate) const PRIORITY_MASK: u8 = 0xf8;
+const PRIORITY_MASK: u8 = 0xf8;
 
 const fn vcpu_field(vcpu: Option<VcpuId>) -> u64 {
     match vcpu {

@@ -160,10 +160,6 @@ impl Its {
         }
     }
 
-    pub(crate) fn config(&self) -> &ItsConfig {
-        &self.config
-    }
-
     /// Returns `GITS_CTLR.Enabled`.
     pub(crate) fn is_enabled(&self) -> bool {
         // Acquire: pairs with the AcqRel in `set_control`.

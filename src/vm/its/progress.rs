@@ -14,16 +14,13 @@ pub(crate) struct InProgress {
 }
 
 impl InProgress {
-    /// Creates the work of the command with the number `number`.
-    pub(crate) fn command(number: u8, work: Work) -> Self {
+    /// Begins `task`, with both cursors at the start.
+    pub(crate) fn new(task: Task, command: Option<u8>) -> Self {
+        let cursors = Cursors::default();
         Self {
-            work,
-            command: Some(number),
+            work: Work { task, cursors },
+            command,
         }
-    }
-
-    fn is_command(&self) -> bool {
-        self.command.is_some()
     }
 }
 
@@ -59,37 +56,11 @@ pub(crate) struct Cursors {
     pub(crate) event: Cursor,
 }
 
-impl Work {
-    /// Creates the work of `task` with both cursors at the start.
-    pub(crate) fn new(task: Task) -> Self {
-        Self {
-            task,
-            cursors: Cursors::default(),
-        }
-    }
-
-    pub(crate) fn retarget(icid: Option<Icid>) -> Self {
-        Self::new(Task::Retarget(icid))
-    }
-
-    pub(crate) fn invalidate(icid: Icid) -> Self {
-        Self::new(Task::Invalidate(icid))
-    }
-
-    pub(crate) fn move_all(from: VcpuId, to: VcpuId) -> Self {
-        Self::new(Task::MoveAll { from, to })
-    }
-
-    pub(crate) fn unmap_device(device: DeviceId, remap: Option<u8>) -> Self {
-        Self::new(Task::UnmapDevice(device, remap))
-    }
-}
-
 impl Engine {
     /// Returns whether a command has been begun and is not done.
     pub(crate) fn in_command(&self) -> bool {
         self.in_progress
             .as_ref()
-            .is_some_and(InProgress::is_command)
+            .is_some_and(|now| now.command.is_some())
     }
 }
