@@ -71,6 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let domain = Domain::new();
     let affinities = (0..VCPUS as u8).map(|n| Affinity::new(0, 0, 0, n));
     let vm = Arc::new(Vgic::new(
+        &domain,
         Config::new(affinities.collect()).with_its(GITS),
         Hypervisor {
             ram: Mutex::new(vec![0; 0x10_0000]),
@@ -80,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?);
 
     // The device's CPU. The CPU also plays the guest's driver at boot, with trapped accesses.
-    let local = domain.register(CpuId(VCPUS as u16));
+    let local = domain.register(CpuId(VCPUS as u16))?;
     boot(&vm, &local.pin());
 
     let done = AtomicBool::new(false);
@@ -119,8 +120,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         totals.lookup_locks_taken,
         totals.lookups,
     );
-    let vm = Arc::into_inner(vm).expect("the CPUs have stopped");
-    let report = vm.teardown(&local.pin()).expect("every vCPU was put");
+    let report = vm.teardown(&local.pin())?;
     println!("references left: {}", report.references);
     Ok(())
 }
@@ -163,14 +163,14 @@ fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
     vm.host().write(QUEUE, &bytes);
     write(GITS + 0x88, bytes.len() as u64); // GITS_CWRITER
     while vm.has_deferred() {
-        vm.advance(pin);
+        vm.advance(pin).expect("a pin of the VM's domain");
     }
 }
 
 /// Runs one physical CPU: enters its vCPU, exits, blocks, until the device has stopped.
 fn run(vm: &Vgic<Hypervisor>, domain: &Domain, n: usize, done: &AtomicBool, handled: &AtomicU32) {
     let cpu = Cpu::new(
-        domain.register(CpuId(n as u16)),
+        domain.register(CpuId(n as u16)).expect("a thread per CPU"),
         SoftwareInterface::default(),
     );
     let vcpu = VcpuId::new(n).expect("few vCPUs");
@@ -179,13 +179,13 @@ fn run(vm: &Vgic<Hypervisor>, domain: &Domain, n: usize, done: &AtomicBool, hand
     vm.power_on(vcpu);
 
     loop {
-        vm.enter(&cpu, &cpu.pin(), vcpu)
+        vm.enter(&cpu.pin(), vcpu)
             .expect("this CPU is the only one that enters it");
         guest(cpu.interface(), &vm.host().ipi[n], handled);
         let pin = cpu.pin();
-        vm.exit(&cpu, &pin, vcpu).expect("it was entered");
+        vm.exit(&pin, vcpu).expect("it was entered");
         // The guest is idle and executes WFI.
-        let blocked = vm.block(&cpu, &pin, vcpu).expect("it is on this CPU");
+        let blocked = vm.block(&pin, vcpu).expect("it is on this CPU");
         drop(pin);
         if blocked == Blocked::Yes {
             // Acquire: pairs with the Release store in `main`.
@@ -196,8 +196,7 @@ fn run(vm: &Vgic<Hypervisor>, domain: &Domain, n: usize, done: &AtomicBool, hand
         }
     }
 
-    vm.vcpu_put(&cpu, &cpu.pin(), vcpu)
-        .expect("it is on this CPU");
+    vm.vcpu_put(&cpu.pin(), vcpu).expect("it is on this CPU");
 }
 
 /// Runs the guest: takes the signalled interrupts until none is left or an IPI arrives.

@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 
+use crate::error::ForeignDomain;
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
 
 /// Size of the distributor's frame in bytes.
@@ -263,6 +264,8 @@ impl Config {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// A pin of another domain than the VM's ([`Vgic::add_vcpu`](crate::Vgic::add_vcpu)).
+    ForeignDomain,
     /// A number of vCPUs outside 1-512.
     VcpuCount(usize),
     /// A `max_vcpus` below the number of vCPUs, or above 512.
@@ -294,6 +297,7 @@ pub enum ConfigError {
 impl core::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
+            Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::VcpuCount(n) => write!(f, "{n} vCPUs; 1 to 512 are supported"),
             Self::MaxVcpus(n) => write!(f, "max_vcpus is {n}: below the vCPUs given, or above 512"),
             Self::DuplicateAffinity(a) => write!(f, "two vCPUs have affinity {:#010x}", a.packed()),
@@ -317,6 +321,12 @@ impl core::fmt::Display for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
+
+impl From<ForeignDomain> for ConfigError {
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}
 
 #[cfg(test)]
 mod tests {

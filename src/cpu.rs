@@ -1,8 +1,10 @@
 //! A physical CPU that runs vCPUs.
 
+use core::ops::Deref;
+
 use crate::cpu_interface::{CpuInterface, Vtr, hcr};
 use crate::epoch::{CpuLocal, CpuPin};
-use crate::error::CpuError;
+use crate::error::{CpuError, EntryError};
 use crate::intid::CpuId;
 use crate::lr::ListRegister;
 
@@ -49,16 +51,42 @@ impl<I: CpuInterface> Cpu<I> {
             return Err(CpuError::NoDirTrap);
         }
 
-        interface.write_hcr(0);
-        for index in 0..usize::from(vtr.list_registers) {
-            interface.write_lr(index, ListRegister::EMPTY);
-        }
-
-        Ok(Self {
+        let cpu = Self {
             local,
             interface,
             vtr,
-        })
+        };
+        cpu.clear();
+        Ok(cpu)
+    }
+
+    /// Turns the virtual interface off and empties the list registers.
+    fn clear(&self) {
+        self.interface.write_hcr(0);
+        for index in 0..usize::from(self.vtr.list_registers) {
+            self.interface.write_lr(index, ListRegister::EMPTY);
+        }
+    }
+
+    /// Frees a CPU whose loaded vCPU has ended with its VM: turns the virtual interface off and
+    /// empties the list registers. Without such a vCPU the call does nothing.
+    ///
+    /// [`Vgic::enter`](crate::Vgic::enter) of another VM's vCPU frees the CPU too.
+    ///
+    /// # Errors
+    /// [`EntryError::CpuInUse`] if the loaded vCPU's VM exists: the vCPU is to be put
+    /// ([`Vgic::vcpu_put`](crate::Vgic::vcpu_put)).
+    pub fn release(&self) -> Result<(), EntryError> {
+        if self.local.is_loaded() {
+            return Err(EntryError::CpuInUse);
+        }
+
+        if self.local.outlived_a_vm() {
+            self.clear();
+            self.local.set_unloaded();
+        }
+
+        Ok(())
     }
 
     /// Returns the identifier of the physical CPU.
@@ -68,10 +96,13 @@ impl<I: CpuInterface> Cpu<I> {
         self.local.id()
     }
 
-    /// Pins the CPU; see [`CpuLocal::pin`].
+    /// Pins the CPU for its work between an exit and the next entry; see [`CpuLocal::pin`].
     #[inline]
-    pub fn pin(&self) -> CpuPin<'_> {
-        self.local.pin()
+    pub fn pin(&self) -> PinnedCpu<'_, I> {
+        PinnedCpu {
+            cpu: self,
+            pin: self.local.pin(),
+        }
     }
 
     /// Returns the CPU's `ICH_*` registers.
@@ -93,6 +124,43 @@ impl<I: CpuInterface> Cpu<I> {
     #[must_use]
     pub fn local(&self) -> &CpuLocal {
         &self.local
+    }
+}
+
+/// A [`Cpu`] with a pin of the same CPU: for the calls that run vCPUs. Derefs to the pin.
+#[must_use]
+pub struct PinnedCpu<'c, I> {
+    cpu: &'c Cpu<I>,
+    pin: CpuPin<'c>,
+}
+
+impl<'c, I> PinnedCpu<'c, I> {
+    /// Returns the CPU.
+    #[inline]
+    #[must_use]
+    pub fn cpu(&self) -> &'c Cpu<I> {
+        self.cpu
+    }
+
+    /// Moves the pin to the current epoch; see [`CpuPin::renew`].
+    #[inline]
+    pub fn renew(&mut self) {
+        self.pin.renew();
+    }
+
+    /// Runs `f` outside the epoch; see [`CpuPin::unpinned`].
+    pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.pin.unpinned(f)
+    }
+}
+
+// No `DerefMut`: a swap of two pins would part a pin from its CPU.
+impl<'c, I> Deref for PinnedCpu<'c, I> {
+    type Target = CpuPin<'c>;
+
+    #[inline]
+    fn deref(&self) -> &CpuPin<'c> {
+        &self.pin
     }
 }
 

@@ -13,12 +13,13 @@
 #![expect(unsafe_code)]
 // UNSAFETY: a pin writes its guard through a shared reference, once.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::cell::{Cell, UnsafeCell};
+use core::cell::{Cell, RefCell, UnsafeCell};
 
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
+use crate::error::{ForeignDomain, RegisterError};
 use crate::intid::CpuId;
 use crate::sync::{HeldLocks, Rank, SpinLock};
 use crate::trace::{Counters, Totals};
@@ -29,8 +30,22 @@ const PILE: u32 = 64;
 
 /// The epoch collector of a hypervisor, shared by all VMs.
 pub struct Domain {
+    shared: Arc<Shared>,
+}
+
+/// A domain, as its CPUs and VMs hold it.
+pub(crate) struct Shared {
     collector: Collector,
-    counters: SpinLock<Vec<Arc<Counters>>>,
+    /// Every CPU ever registered.
+    cpus: SpinLock<Vec<Registration>>,
+}
+
+/// A physical CPU that is registered, or was.
+struct Registration {
+    id: CpuId,
+    /// The CPU's [`CpuLocal`] exists.
+    present: bool,
+    counters: Arc<Counters>,
 }
 
 impl Default for Domain {
@@ -44,54 +59,100 @@ impl Domain {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            collector: Collector::new(),
-            counters: SpinLock::new(Rank::Topology, Vec::new()),
+            shared: Arc::new(Shared {
+                collector: Collector::new(),
+                cpus: SpinLock::new(Rank::Topology, Vec::new()),
+            }),
         }
     }
 
-    /// Adds the calling physical CPU to the domain. Allocates. Call once per CPU, at the CPU's
-    /// boot.
-    #[must_use]
-    pub fn register(&self, id: CpuId) -> CpuLocal {
-        let local = CpuLocal {
-            id,
-            loaded: Cell::new(core::ptr::null()),
-            garbage: Cell::new(0),
-            handle: self.collector.register(),
-            locks: HeldLocks::default(),
-            counters: Arc::new(Counters::default()),
+    /// Adds the calling physical CPU, or thread, to the domain. Allocates. Call once per CPU, at
+    /// the CPU's boot; again only after the CPU's [`CpuLocal`] was dropped. The counters go on.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if `id` is reserved, or if a CPU of the domain has the identifier.
+    pub fn register(&self, id: CpuId) -> Result<CpuLocal, RegisterError> {
+        if id.0 >= CpuId::FIRST_RESERVED {
+            return Err(RegisterError::Reserved(id));
+        }
+
+        let locks = HeldLocks::default();
+        let mut cpus = self.shared.cpus.lock(&locks);
+        let counters = match cpus.iter_mut().find(|cpu| cpu.id == id) {
+            Some(cpu) if cpu.present => return Err(RegisterError::InUse(id)),
+            Some(cpu) => {
+                cpu.present = true;
+                cpu.counters.clone()
+            }
+            None => {
+                let counters = Arc::new(Counters::default());
+                cpus.push(Registration {
+                    id,
+                    present: true,
+                    counters: counters.clone(),
+                });
+                counters
+            }
         };
 
-        self.counters
-            .lock(&local.locks)
-            .push(local.counters.clone());
-        local
+        Ok(CpuLocal::new(self.shared.clone(), id, counters))
     }
 
     /// Returns the sum of all CPUs' counters, including CPUs whose [`CpuLocal`] was dropped.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for counters in self.counters.lock(&HeldLocks::default()).iter() {
-            totals.add(counters);
+        for cpu in self.shared.cpus.lock(&HeldLocks::default()).iter() {
+            totals.add(&cpu.counters);
         }
         totals
     }
+
+    /// Returns the domain for a VM to hold.
+    pub(crate) fn share(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
 }
+
+/// Life of a VM: ends when the VM is dropped. CPUs refer to it by [`Weak`].
+pub(crate) type Life = Arc<()>;
 
 /// A physical CPU's membership of a [`Domain`]. The value stays on its CPU (`!Send`, `!Sync`).
 pub struct CpuLocal {
     id: CpuId,
-    /// The vCPU loaded on the CPU, or null. Compared, never dereferenced.
-    loaded: Cell<*const ()>,
+    /// Identity of the vCPU loaded on the CPU, or 0.
+    loaded: Cell<u64>,
+    /// Life of the VM of the loaded vCPU.
+    life: RefCell<Weak<()>>,
     /// Number of objects left to the epoch since the last collection step.
     garbage: Cell<u32>,
     handle: LocalHandle,
     locks: HeldLocks,
     counters: Arc<Counters>,
+    domain: Arc<Shared>,
 }
 
 impl CpuLocal {
+    /// Makes the membership of a CPU that has been found not to be registered.
+    fn new(domain: Arc<Shared>, id: CpuId, counters: Arc<Counters>) -> Self {
+        Self {
+            id,
+            loaded: Cell::new(0),
+            life: RefCell::default(),
+            garbage: Cell::new(0),
+            handle: domain.collector.register(),
+            locks: HeldLocks::default(),
+            counters,
+            domain,
+        }
+    }
+
+    /// Makes a membership for the end of a VM, on any thread. No vCPU may be loaded on it.
+    pub(crate) fn anonymous(domain: &Arc<Shared>) -> Self {
+        let id = CpuId(CpuId::FIRST_RESERVED);
+        Self::new(domain.clone(), id, Arc::new(Counters::default()))
+    }
+
     /// Returns the identifier of the physical CPU.
     #[inline]
     #[must_use]
@@ -110,21 +171,33 @@ impl CpuLocal {
         }
     }
 
-    /// Returns true if `vcpu` is loaded on the CPU.
+    /// Returns true if the vCPU with the given identity, not 0, is loaded on the CPU.
     #[inline]
-    pub(crate) fn has<V>(&self, vcpu: &V) -> bool {
-        core::ptr::eq(self.loaded.get(), core::ptr::from_ref(vcpu).cast())
+    pub(crate) fn has(&self, vcpu: u64) -> bool {
+        self.loaded.get() == vcpu
     }
 
-    /// Returns true if any vCPU is loaded on the CPU.
+    /// Returns true if a vCPU of a living VM is loaded on the CPU.
     pub(crate) fn is_loaded(&self) -> bool {
-        !self.loaded.get().is_null()
+        self.loaded.get() != 0 && self.life.borrow().strong_count() != 0
     }
 
-    /// Records the vCPU loaded on the CPU, or `None` after a put.
-    pub(crate) fn set_loaded<V>(&self, vcpu: Option<&V>) {
-        self.loaded
-            .set(vcpu.map_or(core::ptr::null(), core::ptr::from_ref).cast());
+    /// Returns true if the VM of the loaded vCPU has been dropped: the CPU's list registers still
+    /// hold interrupts of that VM.
+    pub(crate) fn outlived_a_vm(&self) -> bool {
+        self.loaded.get() != 0 && self.life.borrow().strong_count() == 0
+    }
+
+    /// Records the vCPU loaded on the CPU, by its identity, and the life of its VM.
+    pub(crate) fn set_loaded(&self, vcpu: u64, life: &Life) {
+        self.loaded.set(vcpu);
+        self.life.replace(Arc::downgrade(life));
+    }
+
+    /// Records that no vCPU is loaded on the CPU.
+    pub(crate) fn set_unloaded(&self) {
+        self.loaded.set(0);
+        self.life.take();
     }
 
     /// Returns the CPU's counters.
@@ -132,6 +205,16 @@ impl CpuLocal {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+}
+
+impl Drop for CpuLocal {
+    /// Makes the identifier free for another [`Domain::register`].
+    fn drop(&mut self) {
+        let mut cpus = self.domain.cpus.lock(&self.locks);
+        if let Some(cpu) = cpus.iter_mut().find(|cpu| cpu.id == self.id) {
+            cpu.present = false;
+        }
     }
 }
 
@@ -196,6 +279,17 @@ impl<'c> CpuPin<'c> {
     #[inline]
     pub(crate) fn local(&self) -> &'c CpuLocal {
         self.local
+    }
+
+    /// Checks that the pin is of `domain`: otherwise it does not keep the domain's objects
+    /// allocated.
+    #[inline]
+    pub(crate) fn is_of(&self, domain: &Arc<Shared>) -> Result<(), ForeignDomain> {
+        if Arc::ptr_eq(&self.local.domain, domain) {
+            Ok(())
+        } else {
+            Err(ForeignDomain)
+        }
     }
 
     /// Counts an unlinked interrupt, device or event, whose memory the epoch frees.
@@ -297,7 +391,7 @@ mod tests {
     #[test]
     fn a_pin_holds_back_what_it_may_have_reached_until_it_is_renewed() {
         let domain = Domain::new();
-        let [one, other] = [0, 1].map(|n| domain.register(CpuId(n)));
+        let [one, other] = [0, 1].map(|n| domain.register(CpuId(n)).unwrap());
         let mut pin = other.pin();
         assert!(is_freed(&one, || ()), "nothing has been looked up");
         let _ = pin.guard();

@@ -1,6 +1,97 @@
 //! Reasons to refuse a request of the embedder, or an ITS command of the guest.
 
-use crate::intid::VcpuId;
+use crate::intid::{CpuId, VcpuId};
+
+/// A pin of another [`Domain`](crate::epoch::Domain) than the VM's. Nothing was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ForeignDomain;
+
+impl core::fmt::Display for ForeignDomain {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the pin is of another domain than the VM")
+    }
+}
+
+impl core::error::Error for ForeignDomain {}
+
+/// Reason against registering a physical CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// A number, 65534 or 65535, that names no CPU.
+    Reserved(CpuId),
+    /// An identifier of a CPU that is registered already.
+    InUse(CpuId),
+}
+
+impl core::fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Reserved(cpu) => write!(f, "{} is no number of a CPU", cpu.0),
+            Self::InUse(cpu) => write!(f, "CPU {} is registered already", cpu.0),
+        }
+    }
+}
+
+impl core::error::Error for RegisterError {}
+
+/// Reason against an access to a register, or deferred work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// A pin of another domain than the VM's.
+    ForeignDomain,
+    /// A vCPU unknown to the VM.
+    UnknownVcpu(VcpuId),
+}
+
+impl core::fmt::Display for AccessError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ForeignDomain => ForeignDomain.fmt(f),
+            Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
+        }
+    }
+}
+
+impl core::error::Error for AccessError {}
+
+impl From<ForeignDomain> for AccessError {
+    #[inline]
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}
+
+/// Reason against taking a VM apart. The VM is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum TeardownError {
+    /// A pin of another domain than the VM's.
+    ForeignDomain,
+    /// A vCPU loaded on a CPU, to be put first by [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
+    Loaded(VcpuId),
+    /// A VM that has been taken apart already, or is being taken apart by another CPU.
+    TornDown,
+}
+
+impl core::fmt::Display for TeardownError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ForeignDomain => ForeignDomain.fmt(f),
+            Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
+            Self::TornDown => f.write_str("the VM has been taken apart"),
+        }
+    }
+}
+
+impl core::error::Error for TeardownError {}
+
+impl From<ForeignDomain> for TeardownError {
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}
 
 /// Reason against running vCPUs on a physical CPU, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +121,10 @@ impl core::error::Error for CpuError {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum EntryError {
+    /// A CPU of another domain than the VM's.
+    ForeignDomain,
+    /// A VM that has been taken apart ([`Vgic::teardown`](crate::Vgic::teardown)).
+    TornDown,
     /// A vCPU unknown to the VM.
     UnknownVcpu(VcpuId),
     /// A vCPU powered off; see [`Vgic::power_on`](crate::Vgic::power_on).
@@ -50,6 +145,8 @@ pub enum EntryError {
 impl core::fmt::Display for EntryError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
+            Self::ForeignDomain => ForeignDomain.fmt(f),
+            Self::TornDown => f.write_str("the VM has been taken apart"),
             Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
             Self::PoweredOff(v) => write!(f, "vCPU {} is powered off", v.index()),
             Self::AlreadyEntered(v) => write!(f, "vCPU {} is in the guest already", v.index()),
@@ -64,11 +161,19 @@ impl core::fmt::Display for EntryError {
 
 impl core::error::Error for EntryError {}
 
+impl From<ForeignDomain> for EntryError {
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}
+
 /// Reason for a failed injection.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum InjectError {
+    /// A pin of another domain than the VM's.
+    ForeignDomain,
     /// A vCPU unknown to the VM.
     UnknownVcpu,
     /// An interrupt unknown to the VM, or of a kind not accepted by the call.
@@ -86,6 +191,7 @@ pub enum InjectError {
 impl core::fmt::Display for InjectError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
+            Self::ForeignDomain => "the pin is of another domain than the VM",
             Self::UnknownVcpu => "the VM has no such vCPU",
             Self::UnknownInterrupt => "the VM has no such interrupt of this kind",
             Self::ItsDisabled => "the ITS does not exist or is disabled",
@@ -97,6 +203,13 @@ impl core::fmt::Display for InjectError {
 }
 
 impl core::error::Error for InjectError {}
+
+impl From<ForeignDomain> for InjectError {
+    #[inline]
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}
 
 /// Reason for a failed ITS command, with the name from IHI 0069, 5.5 (ITS command error encodings).
 ///

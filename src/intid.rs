@@ -159,9 +159,15 @@ impl VcpuId {
     }
 }
 
-/// A physical CPU, 0-65535 by the embedder's numbering.
+/// A physical CPU, 0-65533 by the embedder's numbering.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CpuId(pub u16);
+
+impl CpuId {
+    /// First number that names no CPU. A residency word has 16 bits for a CPU, and needs two
+    /// values for the absence of one.
+    pub(crate) const FIRST_RESERVED: u16 = 0xfffe;
+}
 
 /// A processor's affinity, packed as `Aff3:Aff2:Aff1:Aff0`, eight bits each (DDI 0487,
 /// `MPIDR_EL1`; IHI 0069, 2.3.2).

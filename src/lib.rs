@@ -53,8 +53,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Once per hypervisor, per VM, and per physical CPU.
 //! let domain = Domain::new();
-//! let vm = Vgic::new(Config::new(vec![Affinity::new(0, 0, 0, 0)]), Hypervisor)?;
-//! let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+//! let vm = Vgic::new(&domain, Config::new(vec![Affinity::new(0, 0, 0, 0)]), Hypervisor)?;
+//! let cpu = Cpu::new(domain.register(CpuId(0))?, SoftwareInterface::default());
 //! let vcpu = VcpuId::new(0).unwrap();
 //! let spi = IntId::spi(40).unwrap();
 //!
@@ -66,25 +66,25 @@
 //!     (0xc08, 2 << 16), // GICD_ICFGR2: and edge-triggered
 //!     (0x104, 1 << 8),  // GICD_ISENABLER1: and enabled
 //! ] {
-//!     let _ = vm.mmio_write(&cpu.pin(), gicd + offset, Width::Word, value);
+//!     let _ = vm.mmio_write(&cpu.pin(), gicd + offset, Width::Word, value)?;
 //! }
 //!
 //! // A device raises the interrupt, from any CPU.
 //! let _ = vm.inject_spi(&cpu.pin(), spi)?;
 //!
 //! // Into the guest: one pin per exit, dropped before the guest runs.
-//! vm.enter(&cpu, &cpu.pin(), vcpu)?;
+//! vm.enter(&cpu.pin(), vcpu)?;
 //! let guest = cpu.interface();
 //! guest.write_igrpen1(true);
 //! guest.write_pmr(0xf8).unwrap();
 //! assert!(guest.virq());
 //! assert_eq!(guest.read_iar1(), 40);
 //! guest.write_eoir1(40);
-//! vm.exit(&cpu, &cpu.pin(), vcpu)?;
+//! vm.exit(&cpu.pin(), vcpu)?;
 //!
 //! // The vCPU leaves the CPU, and the VM is taken apart: no reference is left.
-//! vm.vcpu_put(&cpu, &cpu.pin(), vcpu)?;
-//! let report = vm.teardown(&cpu.pin()).expect("no vCPU is on a CPU");
+//! vm.vcpu_put(&cpu.pin(), vcpu)?;
+//! let report = vm.teardown(&cpu.pin())?;
 //! assert_eq!(report.references, 0);
 //! # Ok(())
 //! # }
@@ -165,10 +165,13 @@ mod vgic;
 mod vm;
 
 pub use config::{Config, ConfigError};
-pub use cpu::Cpu;
+pub use cpu::{Cpu, PinnedCpu};
 pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
-pub use error::{CommandError, CpuError, EntryError, InjectError};
+pub use error::{
+    AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
+    TeardownError,
+};
 pub use host::{BadAddress, Host};
 pub use teardown::TeardownReport;
 pub use vgic::Vgic;

@@ -22,6 +22,7 @@ use crate::cpu_interface::{CpuInterface, vmcr};
 use crate::delivery::{change, inject};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
+use crate::error::AccessError;
 use crate::host::Host;
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::sync::{Mutant, mutant};
@@ -99,7 +100,7 @@ pub(crate) fn sysreg_read(register: SysReg) -> Option<u64> {
 }
 
 /// Writes `register` for `vcpu`, whose access trapped on `cpu`; after
-/// [`Vgic::exit`](crate::Vgic::exit). Ignores a vCPU that the VM does not have.
+/// [`Vgic::exit`](crate::Vgic::exit).
 #[inline]
 pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -108,10 +109,9 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     vcpu: VcpuId,
     register: SysReg,
     value: u64,
-) {
-    let Some(vcpu) = vm.vcpus.get(vcpu.index()) else {
-        return;
-    };
+) -> Result<(), AccessError> {
+    vm.admit(pin)?;
+    let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
 
     match register {
         SysReg::Sgi1r => generate_sgi(vm, pin, vcpu, value, true),
@@ -119,6 +119,8 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
         SysReg::Dir => write_dir(vm, cpu, pin, vcpu, value),
         SysReg::Sre => {}
     }
+
+    Ok(())
 }
 
 /// Generates the SGI that a write of an SGI register asks for (12.2.19).

@@ -4,45 +4,62 @@
 
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_lifetime, prune};
-use crate::epoch::{CpuPin, Domain};
+use crate::epoch::{CpuLocal, CpuPin};
+use crate::error::TeardownError;
 use crate::host::Host;
-use crate::intid::{CpuId, Kind, VcpuId};
+use crate::intid::Kind;
 use crate::its::walks;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::Classes;
 use crate::vm::irq::{ACTIVE, ENABLED, Irq};
+use crate::vm::its::CTLR_ENABLED;
 use crate::vm::vcpu::Vcpu;
 
 /// Remaining state of a VM at the teardown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TeardownReport {
-    /// References beyond the VM's own of each SPI, PPI and SGI; 0 unless the library lost count.
+    /// References beyond the VM's own of each SPI, PPI and SGI; 0 unless other CPUs raise
+    /// interrupts of the VM meanwhile.
     pub references: u64,
     /// Pending interrupts, by [`Kind`].
     pub pending: [u64; Kind::COUNT],
 }
 
 /// Takes a VM apart: [`Vgic::teardown`](crate::Vgic::teardown).
-pub(crate) fn teardown<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<TeardownReport, VcpuId> {
-    if let Some(vcpu) = vm
-        .vcpus
-        .iter()
-        .find(|vcpu| vcpu.residency.get().cpu().is_some())
-    {
-        return Err(vcpu.id);
+pub(crate) fn teardown<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+) -> Result<TeardownReport, TeardownError> {
+    vm.admit(pin)?;
+    claim(vm, pin)?;
+    Ok(dismantle(vm, pin))
+}
+
+/// Claims every vCPU, so that none can be entered any more. On an error none stays claimed.
+fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
+    // One claim at a time: one that fails puts back what it has claimed.
+    let _growth = vm.growth.lock(pin.locks());
+    for (count, vcpu) in vm.vcpus.iter().enumerate() {
+        if let Err(residency) = vcpu.residency.tear_down() {
+            if residency.is_torn_down() {
+                return Err(TeardownError::TornDown);
+            }
+
+            for claimed in vm.vcpus.iter().take(count) {
+                claimed.residency.put();
+            }
+            return Err(TeardownError::Loaded(vcpu.id));
+        }
     }
 
-    let report = dismantle(vm, pin);
-    debug_assert_eq!(report.references, 0, "references are left at teardown");
-    Ok(report)
+    Ok(())
 }
 
 /// Takes apart a dropped VM. After [`teardown`] nothing is left. Without a teardown, a vCPU may
 /// still be on a CPU, and the interrupts of the vCPU's list registers are relinked first.
 pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
-    let domain = Domain::new();
-    let local = domain.register(CpuId(u16::MAX));
+    let local = CpuLocal::anonymous(vm.domain());
     let pin = local.pin();
     for vcpu in &vm.vcpus {
         // SAFETY: the VM is being dropped: no CPU runs the vCPU, or will.
@@ -63,6 +80,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     }
 
     for its in &vm.its {
+        its.set_control(CTLR_ENABLED, false);
         walks::unmap_all(vm, pin, its);
     }
 

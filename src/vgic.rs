@@ -1,14 +1,14 @@
 //! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
 
 use crate::config::{Config, ConfigError, GITS_TRANSLATER};
-use crate::cpu::Cpu;
+use crate::cpu::PinnedCpu;
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
 use crate::delivery::{change, inject, routing};
 use crate::entry::block::Blocked;
 use crate::entry::{block, enter, exit, load_put};
-use crate::epoch::CpuPin;
-use crate::error::{EntryError, InjectError};
+use crate::epoch::{CpuPin, Domain};
+use crate::error::{AccessError, EntryError, InjectError, TeardownError};
 use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
@@ -19,13 +19,15 @@ use crate::{advance, mmio, sysreg, teardown};
 
 /// A virtual GICv3 for one VM.
 ///
-/// A `pin` argument is a pin of the calling CPU ([`Cpu::pin`]); a `vcpu` is an index from 0 to
-/// [`Vgic::vcpu_count`] - 1. Callers mask interrupts and need no lock. Several CPUs may call
-/// methods at the same time.
+/// * `cpu` is the calling CPU, pinned ([`Cpu::pin`](crate::Cpu::pin)).
+/// * `pin` is a pin of the calling CPU: a pinned CPU derefs to one, and
+///   [`CpuLocal::pin`](crate::epoch::CpuLocal::pin) makes one for a CPU that runs no vCPUs.
+/// * `vcpu` is an index from 0 to [`Vgic::vcpu_count`] - 1.
 ///
-/// The library does not check that `cpu` and `pin` are of one CPU, nor that all callers' pins are
-/// of one [`Domain`](crate::epoch::Domain). A pin of another domain does not keep the found
-/// objects allocated.
+/// Callers mask interrupts and need no lock. Several CPUs may call methods at the same time.
+///
+/// A pin of another [`Domain`] than the VM's reaches nothing: the call returns an error, or `None`,
+/// and has no effect.
 pub struct Vgic<H: Host> {
     vm: Vm<H>,
 }
@@ -34,12 +36,14 @@ pub struct Vgic<H: Host> {
 impl<H: Host> Vgic<H> {
     /// Builds the controller of a VM and allocates the state of `config.max_vcpus` vCPUs.
     ///
+    /// CPUs of `domain` may run the VM and raise interrupts; the VM keeps the domain allocated.
+    ///
     /// vCPU 0 is powered on. The other vCPUs wait for [`Vgic::power_on`].
     ///
     /// # Errors
     /// [`ConfigError`] if the configuration is not valid.
-    pub fn new(config: Config, host: H) -> Result<Self, ConfigError> {
-        Vm::new(config, host).map(|vm| Self { vm })
+    pub fn new(domain: &Domain, config: Config, host: H) -> Result<Self, ConfigError> {
+        Vm::new(domain.share(), config, host).map(|vm| Self { vm })
     }
 
     /// Returns the embedder's callbacks, as given to [`Vgic::new`].
@@ -60,6 +64,7 @@ impl<H: Host> Vgic<H> {
     /// Returns the affinity of a vCPU, or `None` if the VM does not have the vCPU.
     #[must_use]
     pub fn affinity(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Option<Affinity> {
+        self.vm.admit(pin).ok()?;
         self.vm.affinity(pin, vcpu)
     }
 
@@ -67,6 +72,7 @@ impl<H: Host> Vgic<H> {
     /// affinity.
     #[must_use]
     pub fn find_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Option<VcpuId> {
+        self.vm.admit(pin).ok()?;
         self.vm.find_vcpu(pin, affinity)
     }
 
@@ -77,8 +83,9 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another
-    /// vCPU has the affinity.
+    /// vCPU has the affinity, [`ConfigError::ForeignDomain`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
+        self.vm.admit(pin)?;
         routing::add_vcpu(&self.vm, pin, affinity)
     }
 
@@ -101,11 +108,10 @@ impl<H: Host> Vgic<H> {
     /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn power_off<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        load_put::power_off(&self.vm, cpu, pin, vcpu)
+        load_put::power_off(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 }
 
@@ -123,11 +129,10 @@ impl<H: Host> Vgic<H> {
     #[inline]
     pub fn enter<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        enter::enter(&self.vm, cpu, pin, vcpu)
+        enter::enter(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 
     /// Folds the guest's changes of the list registers since [`Vgic::enter`].
@@ -142,11 +147,10 @@ impl<H: Host> Vgic<H> {
     #[inline]
     pub fn exit<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        exit::exit(&self.vm, cpu, pin, vcpu)
+        exit::exit(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 
     /// Marks a vCPU as blocked after a WFI, unless an interrupt is signalled to the vCPU.
@@ -160,11 +164,10 @@ impl<H: Host> Vgic<H> {
     /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn block<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
     ) -> Result<Blocked, EntryError> {
-        block::block(&self.vm, cpu, pin, vcpu)
+        block::block(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 
     /// Returns true if the vCPU's virtual IRQ or FIQ is asserted. Call only for a vCPU loaded on
@@ -177,11 +180,10 @@ impl<H: Host> Vgic<H> {
     /// `cpu` does not have the vCPU.
     pub fn has_pending<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
     ) -> Result<bool, EntryError> {
-        block::has_pending(&self.vm, cpu, pin, vcpu)
+        block::has_pending(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 
     /// Takes `vcpu` off `cpu`: folds all list registers and saves the other `ICH_*` state.
@@ -194,11 +196,10 @@ impl<H: Host> Vgic<H> {
     /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn vcpu_put<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
     ) -> Result<(), EntryError> {
-        load_put::vcpu_put(&self.vm, cpu, pin, vcpu)
+        load_put::vcpu_put(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 }
 
@@ -219,6 +220,7 @@ impl<H: Host> Vgic<H> {
         device: DeviceId,
         event: EventId,
     ) -> Result<Injected, InjectError> {
+        self.vm.admit(pin)?;
         inject::inject_msi(&self.vm, pin, its, device, event)
     }
 
@@ -254,6 +256,7 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn inject_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
+        self.vm.admit(pin)?;
         let irq = self.vm.spi(intid)?;
         Ok(inject::raised(&self.vm, pin, irq, irq.raise()))
     }
@@ -271,6 +274,7 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
+        self.vm.admit(pin)?;
         let (owner, irq) = self.vm.ppi(vcpu, intid)?;
         Ok(inject::raised_for(
             &self.vm,
@@ -292,6 +296,7 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         high: bool,
     ) -> Result<(), InjectError> {
+        self.vm.admit(pin)?;
         change::set_line(&self.vm, pin, self.vm.spi(intid)?, high);
         Ok(())
     }
@@ -308,6 +313,7 @@ impl<H: Host> Vgic<H> {
         intid: IntId,
         high: bool,
     ) -> Result<(), InjectError> {
+        self.vm.admit(pin)?;
         change::set_line(&self.vm, pin, self.vm.ppi(vcpu, intid)?.1, high);
         Ok(())
     }
@@ -321,6 +327,7 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn forward_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
+        self.vm.admit(pin)?;
         let irq = self.vm.spi(intid)?;
         Ok(inject::raised(&self.vm, pin, irq, irq.raise_hw()))
     }
@@ -339,6 +346,7 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
+        self.vm.admit(pin)?;
         let (owner, irq) = self.vm.ppi(vcpu, intid)?;
         Ok(inject::raised_for(
             &self.vm,
@@ -390,23 +398,34 @@ impl<H: Host> Vgic<H> {
     /// `cpu`.
     ///
     /// Call after [`Vgic::exit`]. An address outside the frames answers
-    /// [`MmioOutcome::Unclaimed`], and so does any address for a vCPU unknown to the VM.
+    /// [`MmioOutcome::Unclaimed`].
+    ///
+    /// # Errors
+    /// [`AccessError`]; an access that fails has no effect.
     pub fn mmio_read<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
         gpa: u64,
         width: Width,
-    ) -> MmioOutcome {
-        mmio::mmio_read(&self.vm, cpu, pin, vcpu, gpa, width)
+    ) -> Result<MmioOutcome, AccessError> {
+        mmio::mmio_read(&self.vm, cpu.cpu(), cpu, vcpu, gpa, width)
     }
 
     /// Writes the register at guest-physical address `gpa`, after a trapped access of any vCPU.
     ///
     /// Call after [`Vgic::exit`]. Every vCPU's write has the same effect. An address outside the
     /// frames answers [`MmioOutcome::Unclaimed`]. A write never answers [`MmioOutcome::Retry`].
-    pub fn mmio_write(&self, pin: &CpuPin<'_>, gpa: u64, width: Width, value: u64) -> MmioOutcome {
+    ///
+    /// # Errors
+    /// [`AccessError::ForeignDomain`].
+    pub fn mmio_write(
+        &self,
+        pin: &CpuPin<'_>,
+        gpa: u64,
+        width: Width,
+        value: u64,
+    ) -> Result<MmioOutcome, AccessError> {
         mmio::mmio_write(&self.vm, pin, gpa, width, value)
     }
 
@@ -419,17 +438,17 @@ impl<H: Host> Vgic<H> {
 
     /// Writes `register` for `vcpu`, after a trapped access on `cpu`. Call after [`Vgic::exit`].
     ///
-    /// Ignores a vCPU unknown to the VM.
+    /// # Errors
+    /// [`AccessError`]; an access that fails has no effect.
     #[inline]
     pub fn sysreg_write<I: CpuInterface>(
         &self,
-        cpu: &Cpu<I>,
-        pin: &CpuPin<'_>,
+        cpu: &PinnedCpu<'_, I>,
         vcpu: VcpuId,
         register: SysReg,
         value: u64,
-    ) {
-        sysreg::sysreg_write(&self.vm, cpu, pin, vcpu, register, value);
+    ) -> Result<(), AccessError> {
+        sysreg::sysreg_write(&self.vm, cpu.cpu(), cpu, vcpu, register, value)
     }
 }
 
@@ -450,18 +469,27 @@ impl<H: Host> Vgic<H> {
     /// The embedder calls `advance` on exits while [`Vgic::has_deferred`] returns true. Any CPU may
     /// call, also several at once. The embedder has to cause an exit, by a timer for example: a
     /// guest may wait for the interrupt of a command without any access.
-    pub fn advance(&self, pin: &CpuPin<'_>) {
+    ///
+    /// # Errors
+    /// [`AccessError::ForeignDomain`].
+    pub fn advance(&self, pin: &CpuPin<'_>) -> Result<(), AccessError> {
+        self.vm.admit(pin)?;
         advance::advance(&self.vm, pin);
+        Ok(())
     }
 
     /// Takes the VM apart: empties every list, ends every mapping, checks every count.
     ///
-    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). The call consumes the VM. On an error
-    /// too, the VM is dropped, and no second call is possible.
+    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). Afterwards no vCPU can be entered. The
+    /// report is of a VM that other CPUs leave alone meanwhile; an interrupt raised meanwhile or
+    /// later is delivered to no vCPU, and goes with the VM.
+    ///
+    /// A VM that is dropped is taken apart too, whether its vCPUs are on CPUs or not; see
+    /// [`Cpu::release`](crate::Cpu::release).
     ///
     /// # Errors
-    /// The first vCPU still on a CPU.
-    pub fn teardown(self, pin: &CpuPin<'_>) -> Result<TeardownReport, VcpuId> {
+    /// [`TeardownError`]; the VM is as before.
+    pub fn teardown(&self, pin: &CpuPin<'_>) -> Result<TeardownReport, TeardownError> {
         teardown::teardown(&self.vm, pin)
     }
 

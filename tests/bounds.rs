@@ -96,7 +96,9 @@ fn advance(meter: &Meter, machine: &Machine, kind: &'static str, limit: usize) -
         if !machine.vm.has_deferred() {
             return true;
         }
-        meter.measure(machine, kind, || machine.vm.advance(&machine.pin()));
+        meter.measure(machine, kind, || {
+            machine.vm.advance(&machine.pin()).unwrap()
+        });
     }
     false
 }
@@ -198,11 +200,11 @@ fn storms_on_the_distributor_of_512_vcpus() {
         let (cpu, vm) = (&machine.cpus[n], &machine.vm);
         // Debug builds check the list of a vCPU being put: the lists are short at this point.
         let life: [&dyn Fn() -> bool; 6] = [
-            &|| vm.block(cpu, &cpu.pin(), vcpu(n)).is_ok(),
-            &|| vm.vcpu_put(cpu, &cpu.pin(), vcpu(n)).is_ok(),
-            &|| vm.enter(cpu, &cpu.pin(), vcpu(n)).is_ok(),
-            &|| vm.exit(cpu, &cpu.pin(), vcpu(n)).is_ok(),
-            &|| vm.power_off(cpu, &cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.block(&cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.vcpu_put(&cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.enter(&cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.exit(&cpu.pin(), vcpu(n)).is_ok(),
+            &|| vm.power_off(&cpu.pin(), vcpu(n)).is_ok(),
             &|| vm.power_on(vcpu(n)),
         ];
         for step in life {
@@ -408,9 +410,7 @@ fn a_vcpu_with_65536_pending_lpis() {
     // The vCPU executes WFI.
     meter.measure(&machine, "exit", || machine.exit(0));
     let cpu = &machine.cpus[0];
-    let blocked = meter.measure(&machine, LIFE, || {
-        machine.vm.block(cpu, &cpu.pin(), vcpu(0))
-    });
+    let blocked = meter.measure(&machine, LIFE, || machine.vm.block(&cpu.pin(), vcpu(0)));
     assert_eq!(blocked, Ok(Blocked::No));
     meter.measure(&machine, "entry", || machine.enter(0));
 
@@ -422,7 +422,9 @@ fn a_vcpu_with_65536_pending_lpis() {
         machine.write(n, machine.gicr(n), 1);
     }
     for _ in 0..300 {
-        meter.measure(&machine, ADVANCE, || machine.vm.advance(&machine.pin()));
+        meter.measure(&machine, ADVANCE, || {
+            machine.vm.advance(&machine.pin()).unwrap()
+        });
     }
 
     stop();
@@ -449,10 +451,7 @@ fn a_vcpu_with_65536_pending_lpis() {
 
     // The device is unmapped, with all of its LPIs.
     machine.exit(0);
-    machine
-        .vm
-        .vcpu_put(&machine.cpus[0], &machine.pin(), vcpu(0))
-        .unwrap();
+    machine.vm.vcpu_put(&machine.pin(), vcpu(0)).unwrap();
     machine.write(0, GITS, 0);
     machine.advance();
     fill_queue(&machine, |_| [0x08, 0, 0, 0]);

@@ -331,7 +331,7 @@ fn rwp_waits_for_a_vcpu_that_has_the_interrupt() {
         machine.exit(1);
         if off {
             let cpu = &machine.cpus[1];
-            machine.vm.power_off(cpu, &cpu.pin(), vcpu(1)).unwrap();
+            machine.vm.power_off(&cpu.pin(), vcpu(1)).unwrap();
         } else {
             let _ = machine.block(1);
             assert_eq!(machine.read(0, CTLR) & RWP, 0);

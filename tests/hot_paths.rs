@@ -131,7 +131,7 @@ fn inject_enter_and_exit_allocate_nothing() {
                 taken += now;
                 let cpu = &machine.cpus[n];
                 if !hot("has_pending", || {
-                    machine.vm.has_pending(cpu, &cpu.pin(), vcpu(n)).unwrap()
+                    machine.vm.has_pending(&cpu.pin(), vcpu(n)).unwrap()
                 }) {
                     break;
                 }
@@ -141,9 +141,7 @@ fn inject_enter_and_exit_allocate_nothing() {
 
             if round % 3 == 0 {
                 let cpu = &machine.cpus[n];
-                hot("put", || {
-                    machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(n)).unwrap()
-                });
+                hot("put", || machine.vm.vcpu_put(&cpu.pin(), vcpu(n)).unwrap());
             } else {
                 let _ = hot("block", || machine.block(n));
             }

@@ -67,9 +67,12 @@ fn slow() -> (Slow, mpsc::Receiver<()>, mpsc::Sender<()>) {
 fn syncr_is_busy_while_another_cpu_is_at_it() {
     let (host, is_held, release) = slow();
     let affinities = (0..2).map(|n| Affinity::new(0, 0, 0, n)).collect();
-    let vm = Vgic::new(Config::new(affinities).with_its(GITS), host).unwrap();
     let domain = Domain::new();
-    let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+    let vm = Vgic::new(&domain, Config::new(affinities).with_its(GITS), host).unwrap();
+    let cpu = Cpu::new(
+        domain.register(CpuId(0)).unwrap(),
+        SoftwareInterface::default(),
+    );
 
     let pin = cpu.pin();
     let write = |gpa, value| {
@@ -100,7 +103,7 @@ fn syncr_is_busy_while_another_cpu_is_at_it() {
     let _ = vm.mmio_write(&pin, GITS, Width::Word, 1);
     write(GITS + 0x88, 96);
     while vm.has_deferred() {
-        vm.advance(&pin);
+        vm.advance(&pin).unwrap();
     }
 
     // The sweep of INVALLR is one slice in this VM. Another CPU does the slice.
@@ -108,14 +111,14 @@ fn syncr_is_busy_while_another_cpu_is_at_it() {
     std::thread::scope(|scope| {
         let (vm, domain) = (&vm, &domain);
         scope.spawn(move || {
-            let local = domain.register(CpuId(1));
+            let local = domain.register(CpuId(1)).unwrap();
             let _ = vm.mmio_write(&local.pin(), GICR + 0xb0, Width::Double, 0);
         });
         is_held.recv().unwrap();
         let busy = || {
             let syncr = GICR + 0xc0;
             let v0 = VcpuId::new(0).unwrap();
-            vm.mmio_read(&cpu, &pin, v0, syncr, Width::Word) == MmioOutcome::Done(1)
+            vm.mmio_read(&pin, v0, syncr, Width::Word) == Ok(MmioOutcome::Done(1))
         };
 
         let busy = (0..1000).all(|_| busy());
@@ -129,9 +132,14 @@ fn syncr_is_busy_while_another_cpu_is_at_it() {
 fn rwp_is_set_while_another_cpu_is_notifying_the_vcpus() {
     let (host, is_held, release) = slow();
     let affinities = (0..70).map(|n| Affinity::new(0, 0, n / 16, n % 16));
-    let vm = Vgic::new(Config::new(affinities.collect()), host).unwrap();
     let domain = Domain::new();
-    let cpu = |n| Cpu::new(domain.register(CpuId(n)), SoftwareInterface::default());
+    let vm = Vgic::new(&domain, Config::new(affinities.collect()), host).unwrap();
+    let cpu = |n| {
+        Cpu::new(
+            domain.register(CpuId(n)).unwrap(),
+            SoftwareInterface::default(),
+        )
+    };
     let (cpu, cpu_69) = (cpu(0), cpu(69));
     let (pin, v0, v69) = (cpu.pin(), VcpuId::new(0).unwrap(), VcpuId::new(69).unwrap());
 
@@ -141,16 +149,16 @@ fn rwp_is_set_while_another_cpu_is_notifying_the_vcpus() {
 
     disable(2);
     while vm.has_deferred() {
-        vm.advance(&pin);
+        vm.advance(&pin).unwrap();
     }
 
     vm.power_on(v69);
-    vm.enter(&cpu_69, &pin, v69).unwrap();
+    vm.enter(&cpu_69.pin(), v69).unwrap();
     disable(0);
     vm.host().hold.store(true, SeqCst);
 
     let rwp = || {
-        let MmioOutcome::Done(ctlr) = vm.mmio_read(&cpu, &pin, v0, GICD, Width::Word) else {
+        let Ok(MmioOutcome::Done(ctlr)) = vm.mmio_read(&pin, v0, GICD, Width::Word) else {
             panic!("a register without a value");
         };
         ctlr >> 31 & 1 != 0
@@ -159,8 +167,8 @@ fn rwp_is_set_while_another_cpu_is_notifying_the_vcpus() {
     std::thread::scope(|scope| {
         let (vm, domain) = (&vm, &domain);
         scope.spawn(move || {
-            let local = domain.register(CpuId(1));
-            vm.advance(&local.pin());
+            let local = domain.register(CpuId(1)).unwrap();
+            vm.advance(&local.pin()).unwrap();
         });
         is_held.recv().unwrap();
         let waits = (0..1000).all(|_| rwp());
@@ -169,7 +177,7 @@ fn rwp_is_set_while_another_cpu_is_notifying_the_vcpus() {
     });
 
     assert!(rwp(), "it still runs");
-    vm.exit(&cpu_69, &pin, v69).unwrap();
-    vm.vcpu_put(&cpu_69, &pin, v69).unwrap();
+    vm.exit(&cpu_69.pin(), v69).unwrap();
+    vm.vcpu_put(&cpu_69.pin(), v69).unwrap();
     assert!(!rwp());
 }

@@ -4,6 +4,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use vgic::config::{ItsConfig, RedistributorRegion};
+use vgic::epoch::Domain;
 use vgic::intid::{Affinity, IntId};
 use vgic::{Config, Vgic};
 use vgic_fuzz::host::HostileHost;
@@ -74,7 +75,7 @@ fuzz_target!(|input: Input| {
     let frames = config.frames().count();
     let verdict = config.validate();
     let description = verdict.map_err(|error| error.to_string());
-    match Vgic::new(config, HostileHost::default()) {
+    match Vgic::new(&Domain::new(), config, HostileHost::default()) {
         Ok(vm) => {
             assert_eq!(description, Ok(()));
             assert!(vm.config().frames().all(|(base, _)| vm.claims(base)));

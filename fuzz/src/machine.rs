@@ -1,11 +1,11 @@
 //! The VM under attack.
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{CpuPin, Domain};
+use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{Blocked, Cpu, Vgic};
+use vgic::{Blocked, Cpu, PinnedCpu, Vgic};
 
 use crate::bounds::{self, Bound, within};
 use crate::guest::Guest;
@@ -56,9 +56,9 @@ impl Machine {
         let host = HostileHost::new(config.its.clone());
         let domain = Domain::new();
         let (present, most) = (config.vcpus.len(), config.max_vcpus);
-        let vm = Vgic::new(config, host).unwrap();
+        let vm = Vgic::new(&domain, config, host).unwrap();
         let cpus = (0..=CPUS).map(|n| {
-            let local = domain.register(CpuId(n as u16));
+            let local = domain.register(CpuId(n as u16)).unwrap();
             Cpu::new(local, SoftwareInterface::default())
         });
 
@@ -225,7 +225,7 @@ impl Machine {
         assert_eq!(after.list_gets, after.list_puts);
     }
 
-    fn pin(&self) -> CpuPin<'_> {
+    fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {
         self.cpus[CPUS].pin()
     }
 
@@ -268,9 +268,10 @@ impl Machine {
             Some(value) => self.vm.mmio_write(&self.pin(), gpa, width, value),
             None => {
                 let cpu = &self.cpus[self.places[n].unwrap_or(CPUS)];
-                self.vm.mmio_read(cpu, &cpu.pin(), id(n), gpa, width)
+                self.vm.mmio_read(&cpu.pin(), id(n), gpa, width)
             }
         })
+        .expect("a vCPU and a CPU of the VM")
     }
 
     /// Returns the bound of an access at `gpa`.
@@ -331,13 +332,14 @@ impl Machine {
         let _ = self.vm.sysreg_read(register);
         self.leave(n);
         within(bounds::SGI, || {
-            self.vm
-                .sysreg_write(cpu, &cpu.pin(), id(n), register, value);
+            (self.vm.sysreg_write(&cpu.pin(), id(n), register, value)).expect("a vCPU of the VM");
         });
     }
 
     fn advance(&self) {
-        within(bounds::ADVANCE, || self.vm.advance(&self.pin()));
+        within(bounds::ADVANCE, || {
+            (self.vm.advance(&self.pin())).expect("a CPU of the VM")
+        });
     }
 
     // --- the ITS's driver ------------------------------------------------------------------------
@@ -492,7 +494,7 @@ impl Machine {
         self.vm.host().set_inside(cpu, None);
         let cpu = &self.cpus[cpu];
         within(bounds::EXIT, || {
-            self.vm.exit(cpu, &cpu.pin(), id(n)).unwrap();
+            self.vm.exit(&cpu.pin(), id(n)).unwrap();
         });
     }
 
@@ -504,7 +506,7 @@ impl Machine {
             return true;
         }
         let this = &self.cpus[cpu];
-        let entered = within(bounds::ENTRY, || self.vm.enter(this, &this.pin(), id(n)));
+        let entered = within(bounds::ENTRY, || self.vm.enter(&this.pin(), id(n)));
         assert_eq!(entered.is_ok(), self.on[n]);
         if self.on[n] {
             self.vm.host().set_inside(cpu, Some(id(n)));
@@ -543,8 +545,8 @@ impl Machine {
         self.leave(n);
         let (this, vm) = (&self.cpus[cpu], &self.vm);
         within(bounds::ENTRY, || {
-            let pending = vm.has_pending(this, &this.pin(), id(n)).unwrap();
-            if vm.block(this, &this.pin(), id(n)).unwrap() == Blocked::Yes {
+            let pending = vm.has_pending(&this.pin(), id(n)).unwrap();
+            if vm.block(&this.pin(), id(n)).unwrap() == Blocked::Yes {
                 assert!(!pending, "asleep with an interrupt");
             }
         });
@@ -555,7 +557,7 @@ impl Machine {
         if let Some(cpu) = self.places[n].take() {
             let cpu = &self.cpus[cpu];
             within(bounds::LEAVE, || {
-                self.vm.vcpu_put(cpu, &cpu.pin(), id(n)).unwrap();
+                self.vm.vcpu_put(&cpu.pin(), id(n)).unwrap();
             });
         }
     }
@@ -569,7 +571,7 @@ impl Machine {
         } else if let Some(cpu) = self.places[n].take() {
             let cpu = &self.cpus[cpu];
             within(bounds::LEAVE, || {
-                self.vm.power_off(cpu, &cpu.pin(), id(n)).unwrap();
+                self.vm.power_off(&cpu.pin(), id(n)).unwrap();
             });
             self.on[n] = false;
         }

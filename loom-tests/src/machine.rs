@@ -81,9 +81,10 @@ impl Machine {
         config.spis = 32;
 
         let vcpus = config.vcpus.len();
+        let domain = Domain::new();
         let machine = Self {
-            domain: Domain::new(),
-            vm: Vgic::new(config, Quiet::default()).unwrap(),
+            vm: Vgic::new(&domain, config, Quiet::default()).unwrap(),
+            domain,
             placed: [const { AtomicUsize::new(0) }; 2],
         };
 
@@ -149,7 +150,7 @@ impl Machine {
 
     /// Runs `work` pinned on a CPU registered for the call.
     pub fn on<R>(&self, cpu: u16, work: impl FnOnce(&CpuPin<'_>) -> R) -> R {
-        let local = self.domain.register(CpuId(cpu));
+        let local = self.domain.register(CpuId(cpu)).unwrap();
         let pin = local.pin();
         work(&pin)
     }
@@ -157,7 +158,10 @@ impl Machine {
     /// Returns CPU `n` with a software CPU interface.
     #[must_use]
     pub fn cpu(&self, n: u16) -> Cpu<SoftwareInterface> {
-        Cpu::new(self.domain.register(CpuId(n)), SoftwareInterface::default())
+        Cpu::new(
+            self.domain.register(CpuId(n)).unwrap(),
+            SoftwareInterface::default(),
+        )
     }
 
     // --- register writes of a guest --------------------------------------------------------------
@@ -194,8 +198,8 @@ impl Machine {
     }
 
     fn read(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, gpa: u64) -> u64 {
-        match self.vm.mmio_read(cpu, &cpu.pin(), vcpu, gpa, Width::Word) {
-            MmioOutcome::Done(value) => value,
+        match self.vm.mmio_read(&cpu.pin(), vcpu, gpa, Width::Word) {
+            Ok(MmioOutcome::Done(value)) => value,
             other => panic!("{gpa:#x} reads as {other:?}"),
         }
     }
@@ -211,7 +215,8 @@ impl Machine {
     pub fn broadcast(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
         let value = 1 << 40 | u64::from(SGI) << 24;
         self.vm
-            .sysreg_write(cpu, &cpu.pin(), vcpu, SysReg::Sgi1r, value);
+            .sysreg_write(&cpu.pin(), vcpu, SysReg::Sgi1r, value)
+            .unwrap();
     }
 
     fn gits(&self, pin: &CpuPin<'_>, its: usize, offset: u64, width: Width, value: u64) {
@@ -277,29 +282,29 @@ impl Machine {
 
     /// Enters the guest.
     pub fn enter(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
-        self.vm.enter(cpu, &cpu.pin(), vcpu).unwrap();
+        self.vm.enter(&cpu.pin(), vcpu).unwrap();
     }
 
     /// Exits the guest.
     pub fn exit(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
-        self.vm.exit(cpu, &cpu.pin(), vcpu).unwrap();
+        self.vm.exit(&cpu.pin(), vcpu).unwrap();
     }
 
     /// Puts the vCPU off the CPU.
     pub fn put(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
-        self.vm.vcpu_put(cpu, &cpu.pin(), vcpu).unwrap();
+        self.vm.vcpu_put(&cpu.pin(), vcpu).unwrap();
     }
 
     /// Exits the guest if the vCPU is in the guest. Powers the vCPU on otherwise.
     pub fn exit_or_power_on(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) {
-        if self.vm.exit(cpu, &cpu.pin(), vcpu).is_err() {
+        if self.vm.exit(&cpu.pin(), vcpu).is_err() {
             self.vm.power_on(vcpu);
         }
     }
 
     /// Blocks the vCPU, as on WFI.
     pub fn block(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId) -> Blocked {
-        self.vm.block(cpu, &cpu.pin(), vcpu).unwrap()
+        self.vm.block(&cpu.pin(), vcpu).unwrap()
     }
 
     /// Enters, lets the guest set up its interface and take every interrupt, exits and puts.
@@ -322,7 +327,7 @@ impl Machine {
     /// Does all deferred work.
     pub fn advance(&self, pin: &CpuPin<'_>) {
         while self.vm.has_deferred() {
-            self.vm.advance(pin);
+            self.vm.advance(pin).unwrap();
         }
     }
 

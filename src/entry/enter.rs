@@ -51,8 +51,13 @@ fn enter_slow<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     id: VcpuId,
 ) -> Result<(), EntryError> {
+    vm.admit(pin)?;
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
     let residency = vcpu.residency.get();
+    if residency.is_torn_down() {
+        return Err(EntryError::TornDown);
+    }
+
     if !residency.is_on() {
         return Err(EntryError::PoweredOff(id));
     }
@@ -62,7 +67,7 @@ fn enter_slow<H: Host, I: CpuInterface>(
     }
 
     if vcpu.shadow(cpu.local()).is_none() {
-        load_put::load(cpu, vcpu)?;
+        load_put::load(vm, cpu, vcpu)?;
     }
 
     rwp::done(vm, vcpu, residency);

@@ -34,6 +34,7 @@ use crate::config::{DISTRIBUTOR_SIZE, ITS_SIZE, REDISTRIBUTOR_STRIDE};
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::epoch::CpuPin;
+use crate::error::AccessError;
 use crate::host::Host;
 use crate::intid::{ItsId, VcpuId};
 use crate::vm::Vm;
@@ -152,13 +153,15 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     vcpu: VcpuId,
     gpa: u64,
     width: Width,
-) -> MmioOutcome {
-    let (Some(frame), Some(vcpu)) = (frame(vm, gpa), vm.vcpu(vcpu)) else {
-        return MmioOutcome::Unclaimed;
+) -> Result<MmioOutcome, AccessError> {
+    vm.admit(pin)?;
+    let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
+    let Some(frame) = frame(vm, gpa) else {
+        return Ok(MmioOutcome::Unclaimed);
     };
 
     if !gpa.is_multiple_of(width.bytes()) {
-        return MmioOutcome::Done(0);
+        return Ok(MmioOutcome::Done(0));
     }
 
     let access = Access {
@@ -179,7 +182,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
         Frame::Its(its, offset) => Some(gits::gits_read(vm, pin, its, offset, width)),
     };
 
-    value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
+    Ok(value.map_or(MmioOutcome::Retry, MmioOutcome::Done))
 }
 
 /// Writes the register at the guest-physical address `gpa` for a vCPU whose access trapped; after
@@ -191,13 +194,14 @@ pub(crate) fn mmio_write<H: Host>(
     gpa: u64,
     width: Width,
     value: u64,
-) -> MmioOutcome {
+) -> Result<MmioOutcome, AccessError> {
+    vm.admit(pin)?;
     let Some(frame) = frame(vm, gpa) else {
-        return MmioOutcome::Unclaimed;
+        return Ok(MmioOutcome::Unclaimed);
     };
 
     if !gpa.is_multiple_of(width.bytes()) {
-        return MmioOutcome::Done(0);
+        return Ok(MmioOutcome::Done(0));
     }
 
     match frame {
@@ -210,7 +214,7 @@ pub(crate) fn mmio_write<H: Host>(
         Frame::Its(its, offset) => gits::gits_write(vm, pin, its, offset, width, value),
     }
 
-    MmioOutcome::Done(0)
+    Ok(MmioOutcome::Done(0))
 }
 
 /// Returns a peripheral or component identification register, 0xFFD0-0xFFFC of every frame

@@ -28,6 +28,7 @@ pub(crate) mod topology;
 pub(crate) mod vcpu;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use distributor::Distributor;
 use free_list::FreeList;
@@ -37,17 +38,20 @@ use topology::Topology;
 use vcpu::Vcpu;
 
 use crate::config::{Config, ConfigError};
-use crate::epoch::CpuPin;
-use crate::error::InjectError;
+use crate::epoch::{CpuPin, Life, Shared};
+use crate::error::{ForeignDomain, InjectError};
 use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
 use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock};
+use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock, unique_numbers};
 
 /// State of a VM.
 pub(crate) struct Vm<H: Host> {
+    /// The domain whose pins reach the VM's objects.
+    domain: Arc<Shared>,
+    pub(crate) life: Life,
     pub(crate) host: H,
     pub(crate) config: Config,
     pub(crate) distributor: Distributor,
@@ -79,18 +83,22 @@ impl<H: Host> Vm<H> {
     ///
     /// # Errors
     /// [`ConfigError`] if the configuration is not valid.
-    pub(crate) fn new(config: Config, host: H) -> Result<Self, ConfigError> {
+    pub(crate) fn new(domain: Arc<Shared>, config: Config, host: H) -> Result<Self, ConfigError> {
         config.validate()?;
 
+        let identities = unique_numbers(config.max_vcpus as u64)..;
         let vcpus: FixedSlice<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
-            .map(|id| Vcpu::new(id, id.index() == 0))
+            .zip(identities)
+            .map(|(id, identity)| Vcpu::new(id, identity, id.index() == 0))
             .collect();
         for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
             vcpu.set_affinity(*affinity);
         }
 
         Ok(Self {
+            domain,
+            life: Life::default(),
             host,
             distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
             vcpus,
@@ -106,6 +114,17 @@ impl<H: Host> Vm<H> {
             deferred: AtomicU32::new(0),
             config,
         })
+    }
+
+    /// Returns the domain whose pins reach the VM's objects.
+    pub(crate) fn domain(&self) -> &Arc<Shared> {
+        &self.domain
+    }
+
+    /// Checks that the pin of a caller is of the VM's domain.
+    #[inline]
+    pub(crate) fn admit(&self, pin: &CpuPin<'_>) -> Result<(), ForeignDomain> {
+        pin.is_of(&self.domain)
     }
 
     /// Returns how many vCPUs have been added.

@@ -41,6 +41,8 @@ pub(crate) const RERAISED: u32 = 1 << 7;
 pub(crate) const WORK: u32 = NEW | RECALL | RECALL_LATER | RERAISED;
 const CPU_SHIFT: u32 = 16;
 const NO_CPU: u32 = 0xffff << CPU_SHIFT;
+/// In place of a CPU once the VM is being taken apart: no CPU may load the vCPU any more.
+const TORN_DOWN: u32 = (CpuId::FIRST_RESERVED as u32) << CPU_SHIFT;
 
 /// Step left to a producer after giving work to a vCPU.
 #[must_use]
@@ -100,6 +102,18 @@ impl Residency {
         self.0
             .fetch_update(AcqRel, Acquire, |word| {
                 (word & NO_CPU == NO_CPU).then(|| word & !NO_CPU | u32::from(cpu.0) << CPU_SHIFT)
+            })
+            .map(|_| ())
+            .map_err(ResidencyBits)
+    }
+
+    /// Claims a vCPU, on no CPU, for the teardown of its VM. Returns the word if the vCPU is on a
+    /// CPU or has been claimed before.
+    pub(crate) fn tear_down(&self) -> Result<(), ResidencyBits> {
+        // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
+        self.0
+            .fetch_update(AcqRel, Acquire, |word| {
+                (word & NO_CPU == NO_CPU).then_some(word & !NO_CPU | TORN_DOWN)
             })
             .map(|_| ())
             .map_err(ResidencyBits)
@@ -215,7 +229,12 @@ impl ResidencyBits {
     /// Returns the CPU that has the vCPU.
     #[inline]
     pub(crate) fn cpu(self) -> Option<CpuId> {
-        (self.0 & NO_CPU != NO_CPU).then_some(CpuId((self.0 >> CPU_SHIFT) as u16))
+        (self.0 < TORN_DOWN).then_some(CpuId((self.0 >> CPU_SHIFT) as u16))
+    }
+
+    /// Returns true if the vCPU's VM is being taken apart, or has been.
+    pub(crate) fn is_torn_down(self) -> bool {
+        self.0 & NO_CPU == TORN_DOWN
     }
 
     /// Returns true if work of the given kinds is left.

@@ -13,11 +13,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::{CpuPin, Domain};
+use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Blocked, Config, Cpu, Host, Vgic};
+use vgic::{BadAddress, Blocked, Config, Cpu, Host, PinnedCpu, Vgic};
 
 pub const GICD: u64 = 0x0800_0000;
 pub const GICR: u64 = 0x080a_0000;
@@ -127,13 +127,13 @@ impl Machine {
 
     pub fn from_config(config: Config) -> Self {
         let count = config.max_vcpus;
-        let vm = Vgic::new(config, TestHost::default()).unwrap();
         let domain = Domain::new();
+        let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
         let cpus = (0..count)
             .map(|n| {
                 vm.power_on(vcpu(n));
                 Cpu::new(
-                    domain.register(CpuId(n as u16)),
+                    domain.register(CpuId(n as u16)).unwrap(),
                     SoftwareInterface::default(),
                 )
             })
@@ -170,13 +170,13 @@ impl Machine {
     pub fn advance(&self) -> usize {
         let mut slices = 0;
         while self.vm.has_deferred() {
-            self.vm.advance(&self.pin());
+            self.vm.advance(&self.pin()).unwrap();
             slices += 1;
         }
         slices
     }
 
-    pub fn pin(&self) -> CpuPin<'_> {
+    pub fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {
         self.cpus[0].pin()
     }
 
@@ -194,12 +194,12 @@ impl Machine {
 
     pub fn enter(&self, n: usize) {
         let cpu = &self.cpus[n];
-        self.vm.enter(cpu, &cpu.pin(), vcpu(n)).unwrap();
+        self.vm.enter(&cpu.pin(), vcpu(n)).unwrap();
     }
 
     pub fn exit(&self, n: usize) {
         let cpu = &self.cpus[n];
-        self.vm.exit(cpu, &cpu.pin(), vcpu(n)).unwrap();
+        self.vm.exit(&cpu.pin(), vcpu(n)).unwrap();
     }
 
     /// Exits and enters the guest, as any trap does.
@@ -210,7 +210,7 @@ impl Machine {
 
     pub fn block(&self, n: usize) -> Blocked {
         let cpu = &self.cpus[n];
-        self.vm.block(cpu, &cpu.pin(), vcpu(n)).unwrap()
+        self.vm.block(&cpu.pin(), vcpu(n)).unwrap()
     }
 
     pub fn guest(&self, n: usize) -> &SoftwareInterface {
@@ -220,9 +220,10 @@ impl Machine {
     pub fn access(&self, n: usize, gpa: u64, width: Width, value: Option<u64>) -> MmioOutcome {
         let cpu = &self.cpus[n];
         match value {
-            None => self.vm.mmio_read(cpu, &cpu.pin(), vcpu(n), gpa, width),
+            None => self.vm.mmio_read(&cpu.pin(), vcpu(n), gpa, width),
             Some(value) => self.vm.mmio_write(&cpu.pin(), gpa, width, value),
         }
+        .unwrap()
     }
 
     pub fn read_as(&self, n: usize, gpa: u64, width: Width) -> u64 {
@@ -259,7 +260,8 @@ impl Machine {
     pub fn sysreg(&self, n: usize, register: SysReg, value: u64) {
         let cpu = &self.cpus[n];
         self.vm
-            .sysreg_write(cpu, &cpu.pin(), vcpu(n), register, value);
+            .sysreg_write(&cpu.pin(), vcpu(n), register, value)
+            .unwrap();
     }
 
     pub fn inject_spi(&self, intid: u32) {
@@ -323,8 +325,8 @@ impl Machine {
         let Self { domain, vm, cpus } = self;
         for (n, cpu) in cpus.iter().enumerate() {
             // A vCPU never entered has nothing to put.
-            let _ = vm.exit(cpu, &cpu.pin(), vcpu(n));
-            let _ = vm.vcpu_put(cpu, &cpu.pin(), vcpu(n));
+            let _ = vm.exit(&cpu.pin(), vcpu(n));
+            let _ = vm.vcpu_put(&cpu.pin(), vcpu(n));
         }
 
         let before = domain.totals();

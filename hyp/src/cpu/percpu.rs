@@ -82,6 +82,9 @@ impl ExitReason {
     }
 }
 
+/// The calling CPU, pinned.
+pub(crate) type PinnedCpu<'c> = vgic::PinnedCpu<'c, Ich>;
+
 /// Data that only its own CPU may touch.
 struct CpuLocal(OnceCell<Cpu<Ich>>);
 

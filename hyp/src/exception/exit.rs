@@ -11,7 +11,7 @@ use vgic::Blocked;
 use super::frame::Frame;
 use super::sync;
 use super::vectors::resume;
-use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::cpu::percpu::{ExitReason, PerCpu, PinnedCpu};
 use crate::guest::shutdown::{self, SystemEvent};
 use crate::guest::{self, deferred, interrupts, power};
 
@@ -75,7 +75,7 @@ enum HandledExit {
 /// Takes the calling CPU's vCPU from an exit to the next entry. `handle_reason` handles the reason.
 #[inline(always)]
 fn handle_exit(
-    handle_reason: impl FnOnce(&guest::Guest, &PerCpu, &mut vgic::epoch::CpuPin<'_>) -> HandledExit,
+    handle_reason: impl FnOnce(&guest::Guest, &PerCpu, &mut PinnedCpu<'_>) -> HandledExit,
 ) {
     let cpu = PerCpu::current();
     // SAFETY: this CPU has just left the guest.
@@ -85,7 +85,7 @@ fn handle_exit(
     cpu.el2_time.begin();
 
     let mut pin = local.pin();
-    vgic.exit(local, &pin, cpu.vcpu)
+    vgic.exit(&pin, cpu.vcpu)
         .expect("the vCPU has been in the guest here");
 
     let handled = match handle_reason(guest, cpu, &mut pin) {
@@ -102,20 +102,18 @@ fn handle_exit(
     if vgic.has_deferred() {
         deferred::advance(vgic, &pin);
     }
-    vgic.enter(local, &pin, cpu.vcpu)
+    vgic.enter(&pin, cpu.vcpu)
         .expect("the vCPU is on, and lives here");
     cpu.el2_time.end();
 }
 
 /// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
-fn block(cpu: &PerCpu, pin: &mut vgic::epoch::CpuPin<'_>) {
+fn block(cpu: &PerCpu, pin: &mut PinnedCpu<'_>) {
     let guest = guest::get();
     let vgic = guest.vgic();
     cpu.count(ExitReason::Wfi);
     loop {
-        let blocked = vgic
-            .block(cpu.vgic_cpu(), pin, cpu.vcpu)
-            .expect("the vCPU lives here");
+        let blocked = vgic.block(pin, cpu.vcpu).expect("the vCPU lives here");
         if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
             return;
         }

@@ -1,7 +1,7 @@
 //! Synchronous exits: actions of the guest that trap.
 
+use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
-use vgic::epoch::CpuPin;
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
 
@@ -35,7 +35,7 @@ pub(crate) const XZR: usize = 31;
 pub(super) fn handle_trap(
     guest: &Guest,
     cpu: &PerCpu,
-    pin: &CpuPin<'_>,
+    pin: &PinnedCpu<'_>,
     frame: &mut Frame,
 ) -> TrapOutcome {
     let syndrome = ESR_EL2.extract();
@@ -144,22 +144,28 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Emulates an access to a frame of the interrupt controller, or injects an external abort where
 /// the guest has no device.
-fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>, frame: &mut Frame, abort: DataAbort) {
+fn data_abort(
+    guest: &Guest,
+    cpu: &PerCpu,
+    pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
+    abort: DataAbort,
+) {
     cpu.count(ExitReason::Mmio);
     let address = fault_address();
     let register = abort.register();
     let vgic = guest.vgic();
 
     let outcome = if !abort.is_described() {
-        MmioOutcome::Unclaimed
+        Ok(MmioOutcome::Unclaimed)
     } else if abort.is_write() {
         let value = frame.x.get(register).copied().unwrap_or(0);
         vgic.mmio_write(pin, address, abort.width(), value)
     } else {
-        vgic.mmio_read(cpu.vgic_cpu(), pin, cpu.vcpu, address, abort.width())
+        vgic.mmio_read(pin, cpu.vcpu, address, abort.width())
     };
 
-    match outcome {
+    match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => {
             if !abort.is_write() && register != XZR {
                 frame.x[register] = abort.load_result(value);
@@ -200,7 +206,7 @@ impl SysRegTrap {
 fn system_register(
     guest: &Guest,
     cpu: &PerCpu,
-    pin: &CpuPin<'_>,
+    pin: &PinnedCpu<'_>,
     frame: &mut Frame,
     trapped: SysRegTrap,
 ) {
@@ -216,8 +222,8 @@ fn system_register(
         }),
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
-            vgic.sysreg_write(cpu.vgic_cpu(), pin, cpu.vcpu, target, value);
-            Some(())
+            let written = vgic.sysreg_write(pin, cpu.vcpu, target, value);
+            Some(written.expect("the vCPU is of this VM"))
         }
         None => None,
     };

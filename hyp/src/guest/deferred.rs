@@ -1,7 +1,7 @@
 //! Long requests of the guest to its interrupt controller, executed on exits, one slice at a time.
 
+use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
-use vgic::epoch::CpuPin;
 
 use super::Controller;
 use crate::cpu::{el2_time, hyp_timer};
@@ -12,8 +12,8 @@ const INTERVAL: u64 = 50;
 /// Executes a slice. If work remains, a timer makes the guest exit for the next slice: the guest
 /// may wait for the result without a trap.
 #[cold]
-pub(crate) fn advance(vgic: &Controller, pin: &CpuPin<'_>) {
-    vgic.advance(pin);
+pub(crate) fn advance(vgic: &Controller, pin: &PinnedCpu<'_>) {
+    (vgic.advance(pin)).expect("this CPU is of the VM's domain");
     if vgic.has_deferred() {
         hyp_timer::set(el2_time::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
     }

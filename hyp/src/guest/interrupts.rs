@@ -1,7 +1,7 @@
 //! Physical interrupts, and their delivery to the guest.
 
+use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::asm;
-use vgic::epoch::CpuPin;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::Guest;
@@ -16,7 +16,7 @@ const FIRST_PPI: u32 = 16;
 /// the guest. A second pending interrupt causes another exit: a loop here would cost every exit a
 /// second acknowledge.
 #[inline]
-pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &CpuPin<'_>) {
+pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &PinnedCpu<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
         return;
     };
@@ -68,7 +68,7 @@ fn forward(
 }
 
 /// Injects the MSI whose physical LPI is `lpi`.
-fn inject_lpi(guest: &Guest, pin: &CpuPin<'_>, lpi: u32) {
+fn inject_lpi(guest: &Guest, pin: &PinnedCpu<'_>, lpi: u32) {
     let vgic = guest.vgic();
     if let Some(source) = vgic.host().gic.lpis.source(lpi) {
         // An error means that the guest has unmapped the event since. The message is lost, as it

@@ -18,7 +18,7 @@ use vgic::config::{ItsConfig, RedistributorRegion};
 use vgic::cpu_interface::CpuInterface;
 use vgic::cpu_interface::ich::Ich;
 use vgic::epoch::Domain;
-use vgic::intid::{Affinity, IntId};
+use vgic::intid::{Affinity, CpuId, IntId};
 use vgic::{Config, Cpu, Vgic};
 
 use crate::cpu::hyp_timer;
@@ -50,13 +50,14 @@ static GUEST: Once<Guest> = Once::new();
 pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, interface: &Ich) {
     GUEST.call_once(|| {
         let config = vgic_config(machine, &host, interface);
-        let controller = Vgic::new(config, host)
+        let domain = Domain::new();
+        let controller = Vgic::new(&domain, config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
         connect_interrupts(&controller);
         Guest {
             stage2,
             controller: Box::leak(Box::new(controller)),
-            domain: Domain::new(),
+            domain,
         }
     });
 }
@@ -145,7 +146,8 @@ impl Guest {
 
     /// Prepares the calling CPU, whose data is `cpu`, to run a vCPU.
     pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
-        let local = self.domain.register(vgic::intid::CpuId(cpu.index as u16));
+        let local = (self.domain.register(CpuId(cpu.index as u16)))
+            .unwrap_or_else(|error| panic!("CPU {}: {error}", cpu.index));
         let gic = &self.vgic().host().gic;
         gic.start_cpu(cpu.index);
         hyp_timer::stop();

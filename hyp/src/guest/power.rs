@@ -132,7 +132,7 @@ pub(crate) fn cpu_off() -> ! {
     let local = cpu.vgic_cpu();
     get()
         .vgic()
-        .power_off(local, &local.pin(), cpu.vcpu)
+        .power_off(&local.pin(), cpu.vcpu)
         .expect("the vCPU has just left the guest here");
     cpu.power.power_off();
     wait_for_power_on()
@@ -160,7 +160,7 @@ fn start_vcpu(cpu: &PerCpu, entry: u64, context: u64) -> ! {
     let vgic = get().vgic();
     let local = cpu.vgic_cpu();
     vgic.power_on(cpu.vcpu);
-    vgic.enter(local, &local.pin(), cpu.vcpu)
+    vgic.enter(&local.pin(), cpu.vcpu)
         .expect("the vCPU is on, and lives here");
 
     let mut frame = Frame::new();

@@ -1,9 +1,6 @@
 //! Shutdown and reset of the guest's machine: every vCPU is put, the interrupt controller is taken
 //! apart, and the counters are printed.
-#![expect(unsafe_code)]
-// UNSAFETY: takes the controller back from the reference that all CPUs shared.
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +11,7 @@ use smccc::psci;
 use vgic::intid::Kind;
 use vgic::trace::Totals;
 
-use super::{Controller, get};
+use super::get;
 use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::println;
 
@@ -54,7 +51,7 @@ pub(crate) fn stop_cpu() -> ! {
 fn put_vcpu(cpu: &PerCpu) {
     let local = cpu.vgic_cpu();
     // A vCPU that is off is not loaded.
-    let _ = get().vgic().vcpu_put(local, &local.pin(), cpu.vcpu);
+    let _ = get().vgic().vcpu_put(&local.pin(), cpu.vcpu);
 }
 
 /// Executes the guest's `SYSTEM_OFF` or `SYSTEM_RESET`.
@@ -88,14 +85,9 @@ pub(crate) fn shut_down(how: SystemEvent) -> ! {
 fn tear_down_and_report(this: &PerCpu) {
     let guest = get();
     let lists = guest.domain.totals();
-    let controller: *const Controller = guest.vgic();
-    // SAFETY: the controller was leaked from a box. Every other CPU has stopped, and this CPU does
-    // not use the old reference any more.
-    let controller = unsafe { Box::from_raw(controller.cast_mut()) };
-    let local = this.vgic_cpu();
-    let remains = match controller.teardown(&local.pin()) {
+    let remains = match guest.vgic().teardown(&this.vgic_cpu().pin()) {
         Ok(remains) => remains,
-        Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
+        Err(error) => panic!("{error}"),
     };
 
     let after = guest.domain.totals();

@@ -119,18 +119,15 @@ pub(crate) fn init(machine: &Machine, gic: Gic, modules: &BootModules, memory: P
     free.remove(&modules.tree);
     (modules.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
 
+    let domain = Domain::new();
     let kernels = modules.kernels.iter().enumerate();
     let all = kernels.map(|(index, kernel)| {
         let ram = take_ram(&mut free);
-        Vm::new(index, kernel, ram, machine, gic)
+        Vm::new(index, kernel, ram, machine, gic, &domain)
     });
 
     let all = all.collect();
-    VMS.call_once(|| Vms {
-        all,
-        gic,
-        domain: Domain::new(),
-    });
+    VMS.call_once(|| Vms { all, gic, domain });
 }
 
 /// Removes RAM for one VM from the free memory, and returns it.
@@ -152,6 +149,7 @@ impl Vm {
         ram: Range<usize>,
         machine: &Machine,
         gic: &'static Gic,
+        domain: &Domain,
     ) -> Self {
         let entry = load_kernel(&ram, kernel);
         println!(
@@ -168,7 +166,7 @@ impl Vm {
 
         let stage2 = Stage2::for_vm(index, &ram, RAM);
         let host = VmHost::new(gic, ram, machine.cpus.len());
-        let controller = Vgic::new(config, host)
+        let controller = Vgic::new(domain, config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for vm{index}: {error}"));
 
         let vm = Self {
@@ -235,7 +233,8 @@ impl Vms {
     pub(crate) fn bring_up_cpu(&self, cpu: &PerCpu, interface: Ich) {
         control::configure_for_vms();
         world_switch::set_vectors();
-        let local = self.domain.register(CpuId(cpu.index as u16));
+        let local = (self.domain.register(CpuId(cpu.index as u16)))
+            .unwrap_or_else(|error| panic!("CPU {}: {error}", cpu.index));
         self.gic.start_cpu(cpu.index);
         vcpu_run::start_timers(self.gic.redistributor(cpu.index));
         cpu.set_vgic_cpu(Cpu::new(local, interface));

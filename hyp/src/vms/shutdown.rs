@@ -126,7 +126,7 @@ fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
     let controller = unsafe { Box::from_raw(controller.cast_mut()) };
     let remains = match controller.teardown(&this.vgic_cpu().pin()) {
         Ok(remains) => remains,
-        Err(vcpu) => panic!("vCPU {} is still on a CPU", vcpu.index()),
+        Err(error) => panic!("{error}"),
     };
     write!(report, "\"refs_at_teardown\":{},", remains.references)?;
     guest::shutdown::write_kinds(report, "pending", &remains.pending)?;

@@ -1,32 +1,27 @@
 //! Traps of VMs. Nothing is printed: a VM may trap all day.
 
+use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{ESR_EL2, Readable};
-use vgic::epoch::CpuPin;
 use vgic::mmio::MmioOutcome;
 
 use super::vcpu_run::VcpuRun;
 use super::{VmPsci, Vms};
-use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::cpu::percpu::ExitReason;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::inject;
 use crate::exception::sync::{DataAbort, SysRegTrap, XZR, fault_address, skip};
 use crate::guest::psci;
 
 /// Handles the trap that `ESR_EL2` describes.
-pub(super) fn handle_trap(
-    vms: &Vms,
-    vcpu: &mut VcpuRun,
-    cpu: &PerCpu,
-    pin: &CpuPin<'_>,
-) -> TrapOutcome {
+pub(super) fn handle_trap(vms: &Vms, vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>) -> TrapOutcome {
     let syndrome = ESR_EL2.extract();
     let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
         Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
-            data_abort(vcpu, cpu, pin, DataAbort(syndrome.get()));
+            data_abort(vcpu, pin, DataAbort(syndrome.get()));
             (ExitReason::Mmio, TrapOutcome::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
-            system_register(vcpu, cpu, pin, SysRegTrap(syndrome.get()));
+            system_register(vcpu, pin, SysRegTrap(syndrome.get()));
             (ExitReason::SystemRegister, TrapOutcome::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
@@ -66,7 +61,7 @@ pub(super) fn handle_trap(
 
 /// Emulates an access to a frame of the interrupt controller or to the console, or injects an
 /// external abort where the VM has no device.
-fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbort) {
+fn data_abort(vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>, abort: DataAbort) {
     let address = fault_address();
     let (register, width) = (abort.register(), abort.width());
     let vgic = vcpu.vm.controller;
@@ -74,17 +69,17 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
     let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
 
     let outcome = match (abort.is_described(), abort.is_write()) {
-        (false, _) => MmioOutcome::Unclaimed,
+        (false, _) => Ok(MmioOutcome::Unclaimed),
         (true, true) if console.claims(address) => {
             console.write(address, value);
-            MmioOutcome::Done(0)
+            Ok(MmioOutcome::Done(0))
         }
-        (true, false) if console.claims(address) => MmioOutcome::Done(console.read(address)),
+        (true, false) if console.claims(address) => Ok(MmioOutcome::Done(console.read(address))),
         (true, true) => vgic.mmio_write(pin, address, width, value),
-        (true, false) => vgic.mmio_read(cpu.vgic_cpu(), pin, vcpu.id, address, width),
+        (true, false) => vgic.mmio_read(pin, vcpu.id, address, width),
     };
 
-    match outcome {
+    match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => {
             if !abort.is_write() && register != XZR {
                 vcpu.frame().x[register] = abort.load_result(value);
@@ -98,7 +93,7 @@ fn data_abort(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, abort: DataAbo
 
 /// Emulates an access to a system register of the interrupt controller, or injects an Undefined
 /// Instruction exception for any other register.
-fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: SysRegTrap) {
+fn system_register(vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>, trapped: SysRegTrap) {
     let vgic = vcpu.vm.controller;
     let register = trapped.register();
     let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
@@ -108,7 +103,10 @@ fn system_register(vcpu: &mut VcpuRun, cpu: &PerCpu, pin: &CpuPin<'_>, trapped: 
             Some(value) => vcpu.frame().x[register] = value,
             None => return inject::undefined(),
         },
-        Some(target) => vgic.sysreg_write(cpu.vgic_cpu(), pin, vcpu.id, target, value),
+        Some(target) => {
+            let written = vgic.sysreg_write(pin, vcpu.id, target, value);
+            written.expect("the vCPU is of this VM");
+        }
         None => return inject::undefined(),
     }
     skip();

@@ -9,9 +9,9 @@
 #![expect(unsafe_code)]
 // UNSAFETY: enters the VM.
 
+use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
-use vgic::epoch::CpuPin;
 use vgic::intid::{IntId, VcpuId};
 
 use super::context::Context;
@@ -123,7 +123,7 @@ impl VcpuRun {
 
     /// Updates the state of the vCPU, which is not loaded, at time `now`. Returns true if the vCPU
     /// can run.
-    pub(super) fn poll_runnable(&mut self, pin: &CpuPin<'_>, now: u64) -> bool {
+    pub(super) fn poll_runnable(&mut self, pin: &PinnedCpu<'_>, now: u64) -> bool {
         if self.vm.is_powered_off() {
             return false;
         }
@@ -168,9 +168,9 @@ impl VcpuRun {
             {
                 let pin = local.pin();
                 if vgic.has_deferred() {
-                    vgic.advance(&pin);
+                    (vgic.advance(&pin)).expect("this CPU is of the VM's domain");
                 }
-                vgic.enter(local, &pin, self.id)
+                vgic.enter(&pin, self.id)
                     .expect("the vCPU is on, and lives here");
             }
             self.record_el2_time(exited_at);
@@ -180,11 +180,11 @@ impl VcpuRun {
             let now = now();
             exited_at = Some(now);
             let pin = local.pin();
-            vgic.exit(local, &pin, self.id)
+            vgic.exit(&pin, self.id)
                 .expect("the vCPU has been in the guest here");
 
             let next = match why {
-                ExitKind::Synchronous => trap::handle_trap(vms, self, cpu, &pin),
+                ExitKind::Synchronous => trap::handle_trap(vms, self, &pin),
                 ExitKind::Interrupt => {
                     timer_is_active |= handle_physical_interrupts(|reason| self.count(reason));
                     TrapOutcome::Resume
@@ -206,7 +206,7 @@ impl VcpuRun {
             let is_over = now >= end || self.vm.is_powered_off() || shutdown::is_stopping();
             match next {
                 TrapOutcome::Resume if !is_over => {}
-                TrapOutcome::Block if !is_over && !self.try_block(cpu, &pin) => {}
+                TrapOutcome::Block if !is_over && !self.try_block(&pin) => {}
                 next => break next,
             }
         };
@@ -220,9 +220,8 @@ impl VcpuRun {
 
     /// Blocks the vCPU, which has executed WFI. Returns false if an interrupt or other work is
     /// there.
-    fn try_block(&mut self, cpu: &PerCpu, pin: &CpuPin<'_>) -> bool {
-        let blocked =
-            (self.vgic().block(cpu.vgic_cpu(), pin, self.id)).expect("the vCPU lives here");
+    fn try_block(&mut self, pin: &PinnedCpu<'_>) -> bool {
+        let blocked = (self.vgic().block(pin, self.id)).expect("the vCPU lives here");
         let sleeps = blocked == Blocked::Yes && !self.vgic().has_deferred();
         if sleeps {
             self.state = RunState::Blocked;
@@ -238,8 +237,8 @@ impl VcpuRun {
         CNTV_CTL_EL0.set(0);
 
         let gone = match next {
-            TrapOutcome::PowerOff => self.vgic().power_off(local, &pin, self.id),
-            _ => self.vgic().vcpu_put(local, &pin, self.id),
+            TrapOutcome::PowerOff => self.vgic().power_off(&pin, self.id),
+            _ => self.vgic().vcpu_put(&pin, self.id),
         };
 
         gone.expect("the vCPU has just left the guest here");
@@ -261,7 +260,7 @@ impl VcpuRun {
     }
 
     /// Sets the level of the timer's line.
-    fn set_timer_line(&mut self, pin: &CpuPin<'_>, high: bool) {
+    fn set_timer_line(&mut self, pin: &PinnedCpu<'_>, high: bool) {
         if high != self.timer_line {
             self.timer_line = high;
             let timer = IntId::ppi(VIRTUAL_TIMER).expect("it is a PPI");

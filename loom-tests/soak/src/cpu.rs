@@ -40,7 +40,7 @@ fn run_vcpu(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, rand
 
     for _ in 0..=random.below(6) {
         if vm.has_deferred() {
-            vm.advance(&cpu.pin());
+            vm.advance(&cpu.pin()).unwrap();
         }
         enter(machine, cpu, guest);
 
@@ -58,7 +58,7 @@ fn run_vcpu(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, rand
         }
         if random.one_in(3) {
             host.forget_wakes(guest.vcpu);
-            guest.blocked = vm.block(cpu, &cpu.pin(), id) == Ok(Blocked::Yes);
+            guest.blocked = vm.block(&cpu.pin(), id) == Ok(Blocked::Yes);
             if guest.blocked {
                 break;
             }
@@ -70,22 +70,22 @@ fn run_vcpu(world: &World, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest, rand
         enter(machine, cpu, guest);
         guest.end_all(machine, cpu);
         exit(machine, cpu, guest);
-        assert_eq!(vm.power_off(cpu, &cpu.pin(), id), Ok(()));
+        assert_eq!(vm.power_off(&cpu.pin(), id), Ok(()));
         guest.reset();
     } else {
-        assert_eq!(vm.vcpu_put(cpu, &cpu.pin(), id), Ok(()));
+        assert_eq!(vm.vcpu_put(&cpu.pin(), id), Ok(()));
     }
 }
 
 fn enter(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut Guest) {
     machine.vm.host().forget_kicks(cpu.id());
-    let entered = machine.vm.enter(cpu, &cpu.pin(), vcpu(guest.vcpu));
+    let entered = machine.vm.enter(&cpu.pin(), vcpu(guest.vcpu));
     assert_eq!(entered, Ok(()));
     guest.start(cpu);
 }
 
 fn exit(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &Guest) {
-    let exited = machine.vm.exit(cpu, &cpu.pin(), vcpu(guest.vcpu));
+    let exited = machine.vm.exit(&cpu.pin(), vcpu(guest.vcpu));
     assert_eq!(exited, Ok(()));
 }
 
@@ -121,7 +121,8 @@ fn send_sgi(machine: &Machine, cpu: &Cpu<SoftwareInterface>, from: usize, random
     let value = value | sgi << 24;
     machine
         .vm
-        .sysreg_write(cpu, &cpu.pin(), vcpu(from), SysReg::Sgi1r, value);
+        .sysreg_write(&cpu.pin(), vcpu(from), SysReg::Sgi1r, value)
+        .unwrap();
 }
 
 /// Reads pending or active states, as the guest does. The states may be in another vCPU's list
@@ -140,7 +141,7 @@ fn read_states(
 
     for _ in 0..PATIENCE {
         let id = vcpu(guest.vcpu);
-        let read = machine.vm.mmio_read(cpu, &cpu.pin(), id, gpa, Width::Word);
+        let read = machine.vm.mmio_read(&cpu.pin(), id, gpa, Width::Word);
         if let MmioOutcome::Done(_) = read {
             return;
         }
@@ -181,7 +182,7 @@ fn rest(world: &World, cpu: &Cpu<SoftwareInterface>) {
             guest.vcpu
         );
         exit(machine, cpu, &guest);
-        let put = machine.vm.vcpu_put(cpu, &cpu.pin(), vcpu(guest.vcpu));
+        let put = machine.vm.vcpu_put(&cpu.pin(), vcpu(guest.vcpu));
         assert_eq!(put, Ok(()));
         world.give(guest);
     }
@@ -200,12 +201,12 @@ pub(crate) fn serve(machine: &Machine, cpu: &Cpu<SoftwareInterface>, guest: &mut
         signalled = signalled.or(Some(cpu.interface().virq()));
         guest.take_all(machine, cpu);
         exit(machine, cpu, guest);
-        if machine.vm.block(cpu, &cpu.pin(), id) == Ok(Blocked::Yes) {
+        if machine.vm.block(&cpu.pin(), id) == Ok(Blocked::Yes) {
             break;
         }
     }
 
     guest.blocked = true;
-    assert_eq!(machine.vm.vcpu_put(cpu, &cpu.pin(), id), Ok(()));
+    assert_eq!(machine.vm.vcpu_put(&cpu.pin(), id), Ok(()));
     signalled == Some(true)
 }

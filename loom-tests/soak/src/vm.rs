@@ -149,10 +149,11 @@ impl Machine {
             its.collections = VCPUS as u32;
         }
 
-        let vm = Vgic::new(config, Embedder::new()).expect("a valid configuration");
+        let domain = Domain::new();
+        let vm = Vgic::new(&domain, config, Embedder::new()).expect("a valid configuration");
         let machine = Self {
             vm,
-            domain: Domain::new(),
+            domain,
             oracle: Oracle::new(),
         };
 
@@ -215,7 +216,7 @@ impl Machine {
     /// Returns a CPU for running vCPUs or for register accesses.
     pub(crate) fn cpu(&self, number: u16) -> Cpu<SoftwareInterface> {
         Cpu::new(
-            self.domain.register(CpuId(number)),
+            self.domain.register(CpuId(number)).unwrap(),
             SoftwareInterface::default(),
         )
     }
@@ -245,7 +246,7 @@ impl Machine {
     /// Does all deferred work.
     pub(crate) fn advance(&self, local: &CpuLocal) {
         while self.vm.has_deferred() {
-            self.vm.advance(&local.pin());
+            self.vm.advance(&local.pin()).unwrap();
         }
     }
 
@@ -311,7 +312,7 @@ impl<'a> Its<'a> {
 
     fn creadr(&self) -> u64 {
         let (vm, cpu) = (&self.machine.vm, self.cpu);
-        match vm.mmio_read(cpu, &cpu.pin(), vcpu(0), self.base + 0x90, Width::Double) {
+        match vm.mmio_read(&cpu.pin(), vcpu(0), self.base + 0x90, Width::Double) {
             MmioOutcome::Done(value) => value,
             other => panic!("GITS_CREADR: {other:?}"),
         }

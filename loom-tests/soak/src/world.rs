@@ -181,7 +181,7 @@ impl World {
         for register in [GICD].into_iter().chain((0..VCPUS).map(redistributor)) {
             let read = machine
                 .vm
-                .mmio_read(&cpu, &cpu.pin(), vcpu(0), register, Width::Word);
+                .mmio_read(&cpu.pin(), vcpu(0), register, Width::Word);
             let MmioOutcome::Done(value) = read else {
                 panic!("{register:#x}: {read:?}");
             };

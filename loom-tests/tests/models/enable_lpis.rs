@@ -179,7 +179,7 @@ fn disable_against_enable() {
 
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
         for _ in 0..8 {
-            machine.vm.advance(&cpu.pin());
+            machine.vm.advance(&cpu.pin()).unwrap();
         }
         assert!(!machine.vm.has_deferred(), "work that does not end");
         sole(machine).finish(&cpu);

@@ -139,7 +139,7 @@ fn put_against_entry_elsewhere() {
         machine.exit(&cpu, V0);
 
         let other = spawn(&machine, 1, |machine, cpu| {
-            match machine.vm.enter(cpu, &cpu.pin(), V0) {
+            match machine.vm.enter(&cpu.pin(), V0) {
                 Ok(()) => {
                     let taken = take(cpu);
                     machine.exit(cpu, V0);

@@ -181,10 +181,10 @@ fn remap_against_the_free_list() {
 
         let other = spawn(&machine, 1, |machine, cpu| {
             let pin = cpu.pin();
-            machine.vm.advance(&pin);
+            machine.vm.advance(&pin).unwrap();
             machine.command(&pin, 0, mapti(1));
         });
-        machine.vm.advance(&cpu.pin());
+        machine.vm.advance(&cpu.pin()).unwrap();
         other.join();
 
         machine.command(&cpu.pin(), 0, mapti(0));

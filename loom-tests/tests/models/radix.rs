@@ -39,7 +39,7 @@ impl Shared {
             values: std::array::from_fn(|n| Value(UnsafeCell::new(n as u32))),
             domain: Domain::new(),
         };
-        let locals = [0, 1].map(|n| shared.domain.register(CpuId(n)));
+        let locals = [0, 1].map(|n| shared.domain.register(CpuId(n)).unwrap());
         (Arc::new(shared), locals)
     }
 

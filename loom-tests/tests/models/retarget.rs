@@ -48,7 +48,7 @@ fn moved_while_injected(how: Move, old: Old) {
             }
             Old::Off => {
                 machine.exit(&cpu, V0);
-                machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
+                machine.vm.power_off(&cpu.pin(), V0).unwrap();
             }
         }
 

@@ -62,7 +62,7 @@ fn power_off_against_injection() {
             let _ = machine.inject_spi(&cpu.pin());
         });
         machine.exit(&cpu, V0);
-        machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
+        machine.vm.power_off(&cpu.pin(), V0).unwrap();
         other.join();
 
         assert_eq!(machine.listed(), 2, "a vCPU that is off lost interrupts");
@@ -84,7 +84,7 @@ fn power_off_against_retarget() {
 
         let other = spawn(&machine, 1, |machine, cpu| machine.route(&cpu.pin(), V1));
         machine.exit(&cpu, V0);
-        machine.vm.power_off(&cpu, &cpu.pin(), V0).unwrap();
+        machine.vm.power_off(&cpu.pin(), V0).unwrap();
         other.join();
 
         assert_eq!(
@@ -110,7 +110,7 @@ fn put_against_injection_and_entry() {
             let _ = machine.inject(&cpu.pin());
         });
         let elsewhere = spawn(&machine, 2, |machine, cpu| {
-            if machine.vm.enter(cpu, &cpu.pin(), V0).is_err() {
+            if machine.vm.enter(&cpu.pin(), V0).is_err() {
                 return 0;
             }
             let taken = take(cpu);

@@ -95,9 +95,10 @@ impl Vm {
             .map(|n| Affinity::new(0, 0, (n / 16) as u8, (n % 16) as u8))
             .collect();
         let config = Config::new(affinities).with_its(GITS);
+        let domain = Domain::new();
         let vm = Self {
-            domain: Domain::new(),
-            vgic: Vgic::new(config, QuietHost::new()).expect("a valid configuration"),
+            vgic: Vgic::new(&domain, config, QuietHost::new()).expect("a valid configuration"),
+            domain,
             commands: AtomicU64::new(0),
         };
 
@@ -169,7 +170,7 @@ impl Vm {
     /// Returns a physical CPU for the calling thread.
     pub fn cpu(&self, id: u16) -> SoftCpu {
         Cpu::new(
-            self.domain.register(CpuId(id)),
+            self.domain.register(CpuId(id)).unwrap(),
             SoftwareInterface::default(),
         )
     }
@@ -188,12 +189,12 @@ impl Vm {
 
     pub fn write(&self, cpu: &SoftCpu, gpa: u64, width: Width, value: u64) {
         let outcome = self.vgic.mmio_write(&cpu.pin(), gpa, width, value);
-        assert_eq!(outcome, MmioOutcome::Done(0), "write of {gpa:#x}");
+        assert_eq!(outcome, Ok(MmioOutcome::Done(0)), "write of {gpa:#x}");
     }
 
     pub fn read(&self, cpu: &SoftCpu, n: usize, gpa: u64, width: Width) -> u64 {
-        match self.vgic.mmio_read(cpu, &cpu.pin(), vcpu(n), gpa, width) {
-            MmioOutcome::Done(value) => value,
+        match self.vgic.mmio_read(&cpu.pin(), vcpu(n), gpa, width) {
+            Ok(MmioOutcome::Done(value)) => value,
             other => panic!("read of {gpa:#x}: {other:?}"),
         }
     }
@@ -201,22 +202,22 @@ impl Vm {
     /// Does all deferred work.
     pub fn advance(&self, cpu: &SoftCpu) {
         while self.vgic.has_deferred() {
-            self.vgic.advance(&cpu.pin());
+            self.vgic.advance(&cpu.pin()).expect("a CPU of the domain");
         }
     }
 
     #[inline]
     pub fn enter(&self, cpu: &SoftCpu, n: usize) {
-        self.vgic.enter(cpu, &cpu.pin(), vcpu(n)).expect("entered");
+        self.vgic.enter(&cpu.pin(), vcpu(n)).expect("entered");
     }
 
     #[inline]
     pub fn exit(&self, cpu: &SoftCpu, n: usize) {
-        self.vgic.exit(cpu, &cpu.pin(), vcpu(n)).expect("left");
+        self.vgic.exit(&cpu.pin(), vcpu(n)).expect("left");
     }
 
     pub fn put(&self, cpu: &SoftCpu, n: usize) {
-        self.vgic.vcpu_put(cpu, &cpu.pin(), vcpu(n)).expect("put");
+        self.vgic.vcpu_put(&cpu.pin(), vcpu(n)).expect("put");
     }
 
     /// Lets the guest take and end the interrupts in the list registers.
@@ -238,7 +239,7 @@ impl Vm {
             self.enter(cpu, n);
             self.guest(cpu, |_| taken += 1);
             self.exit(cpu, n);
-            let pending = self.vgic.has_pending(cpu, &cpu.pin(), vcpu(n));
+            let pending = self.vgic.has_pending(&cpu.pin(), vcpu(n));
             if !pending.expect("on this CPU") {
                 self.put(cpu, n);
                 return taken;
@@ -262,7 +263,8 @@ impl Vm {
     /// Writes `ICC_SGI1R_EL1` as vCPU `n`.
     #[inline]
     pub fn sgi(&self, cpu: &SoftCpu, n: usize, value: u64) {
-        (self.vgic).sysreg_write(cpu, &cpu.pin(), vcpu(n), SysReg::Sgi1r, value);
+        let written = (self.vgic).sysreg_write(&cpu.pin(), vcpu(n), SysReg::Sgi1r, value);
+        written.expect("a vCPU of the VM");
     }
 
     /// Configures an SPI as edge-triggered and enables it, for vCPU 0.

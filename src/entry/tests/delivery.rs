@@ -147,12 +147,12 @@ fn a_forwarded_interrupt_stays_forwarded_across_cpus() {
     let _ = bench.vm.forward_spi(&bench.pin(), intid).unwrap();
     bench.enter();
     bench.exit();
-    bench.vm.vcpu_put(&bench.cpu, &bench.pin(), V0).unwrap();
+    bench.vm.vcpu_put(&bench.pin(), V0).unwrap();
     let pin = other.pin();
-    bench.vm.enter(&other, &pin, V0).unwrap();
+    bench.vm.enter(&pin, V0).unwrap();
     assert_eq!(other.interface().read_iar1(), 40);
-    bench.vm.exit(&other, &pin, V0).unwrap();
-    bench.vm.vcpu_put(&other, &pin, V0).unwrap();
+    bench.vm.exit(&pin, V0).unwrap();
+    bench.vm.vcpu_put(&pin, V0).unwrap();
     drop(pin);
     bench.enter();
     bench.end(40);
@@ -209,7 +209,7 @@ fn a_forwarded_line_is_shown_as_pending_while_it_is_disabled() {
     let sgi_base = vm.config().redistributors[0].base + 0x1_0000;
     vm.connect_spi(spi(40), spi(70)).unwrap();
     vm.connect_ppi(V0, ppi(27), ppi(30)).unwrap();
-    let read = |gpa| vm.mmio_read(&bench.cpu, &pin, V1, gpa, Width::Word);
+    let read = |gpa| vm.mmio_read(&pin, V1, gpa, Width::Word).unwrap();
     assert_eq!(read(gicd + 0x204), MmioOutcome::Done(0));
     *vm.host().high.lock().unwrap() = std::vec![(None, 70), (Some(V0), 30)];
     for register in [0x200, 0x280] {
@@ -275,10 +275,7 @@ fn random_sequences_lose_and_double_nothing() {
                     let priority = next(31) as u8 * 8;
                     bench.change(intid, |state| state.with_priority(priority));
                 }
-                5 => bench
-                    .vm
-                    .vcpu_put(&bench.cpu, &bench.pin(), V0)
-                    .unwrap_or(()),
+                5 => bench.vm.vcpu_put(&bench.pin(), V0).unwrap_or(()),
                 _ => {
                     bench.enter();
                     for _ in 0..next(4) {

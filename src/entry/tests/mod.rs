@@ -8,11 +8,11 @@ use std::sync::Mutex;
 use std::vec::Vec;
 
 use crate::cpu_interface::software::SoftwareInterface;
-use crate::epoch::{CpuPin, Domain};
+use crate::epoch::Domain;
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
 use crate::vm::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, State};
-use crate::{Config, Cpu, Vgic};
+use crate::{Config, Cpu, PinnedCpu, Vgic};
 
 #[derive(Default)]
 struct Log {
@@ -71,10 +71,13 @@ impl Bench {
         if cfg!(miri) {
             config.spis = 64;
         }
-        let vm = Vgic::new(config, Log::default()).unwrap();
+        let vm = Vgic::new(&domain, config, Log::default()).unwrap();
         vm.power_on(V1);
         vm.vm().distributor.open_all_groups();
-        let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
+        let cpu = Cpu::new(
+            domain.register(CpuId(0)).unwrap(),
+            SoftwareInterface::default(),
+        );
         let bench = Self { domain, vm, cpu };
         bench.enter();
         bench.open(&bench.cpu);
@@ -88,19 +91,22 @@ impl Bench {
     }
 
     fn second_cpu(&self) -> Cpu<SoftwareInterface> {
-        Cpu::new(self.domain.register(CpuId(1)), SoftwareInterface::default())
+        Cpu::new(
+            self.domain.register(CpuId(1)).unwrap(),
+            SoftwareInterface::default(),
+        )
     }
 
-    fn pin(&self) -> CpuPin<'_> {
+    fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {
         self.cpu.pin()
     }
 
     fn enter(&self) {
-        self.vm.enter(&self.cpu, &self.pin(), V0).unwrap();
+        self.vm.enter(&self.pin(), V0).unwrap();
     }
 
     fn exit(&self) {
-        self.vm.exit(&self.cpu, &self.pin(), V0).unwrap();
+        self.vm.exit(&self.pin(), V0).unwrap();
     }
 
     fn guest(&self) -> &SoftwareInterface {
@@ -158,7 +164,7 @@ impl Bench {
     /// Takes the VM apart and checks that nothing is left but what the counters say.
     fn finish(self) {
         let pin = self.cpu.pin();
-        self.vm.vcpu_put(&self.cpu, &pin, V0).unwrap();
+        self.vm.vcpu_put(&pin, V0).unwrap();
         let totals = self.domain.totals();
         let remains = self.vm.teardown(&pin).unwrap();
         assert_eq!(remains.references, 0);

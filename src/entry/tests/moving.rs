@@ -1,10 +1,9 @@
 //! Other vCPUs and other CPUs: routing, moving, blocking, and what is refused.
 
 use crate::cpu_interface::software::SoftwareInterface;
-use crate::epoch::CpuPin;
 use crate::intid::{CpuId, VcpuId};
 use crate::vm::irq::Changed;
-use crate::{Blocked, Cpu, EntryError};
+use crate::{Blocked, Cpu, EntryError, PinnedCpu};
 
 use super::{Bench, V0, V1};
 
@@ -20,7 +19,7 @@ fn a_pending_and_active_interrupt_wakes_nobody() {
     bench.end(40);
     bench.exit();
     bench.inject(intid);
-    let block = || bench.vm.block(&bench.cpu, &bench.pin(), V0).unwrap();
+    let block = || bench.vm.block(&bench.pin(), V0).unwrap();
     assert_eq!(block(), Blocked::Yes);
     let (_, Changed { follow_up, .. }) = bench.irq(intid).clear_active();
     crate::delivery::queue::follow_up(bench.vm.vm(), &bench.pin(), bench.irq(intid), follow_up);
@@ -32,13 +31,17 @@ fn a_pending_and_active_interrupt_wakes_nobody() {
 }
 
 /// Exits vCPU 1, which runs on `other`, enters it again to take interrupt 40, and puts it.
-fn take_40_as_vcpu_1(bench: &Bench, other: &Cpu<SoftwareInterface>, pin: &CpuPin<'_>) {
-    bench.vm.exit(other, pin, V1).unwrap();
-    bench.vm.enter(other, pin, V1).unwrap();
+fn take_40_as_vcpu_1(
+    bench: &Bench,
+    other: &Cpu<SoftwareInterface>,
+    pin: &PinnedCpu<'_, SoftwareInterface>,
+) {
+    bench.vm.exit(pin, V1).unwrap();
+    bench.vm.enter(pin, V1).unwrap();
     assert_eq!(other.interface().read_iar1(), 40);
     other.interface().write_eoir1(40);
-    bench.vm.exit(other, pin, V1).unwrap();
-    bench.vm.vcpu_put(other, pin, V1).unwrap();
+    bench.vm.exit(pin, V1).unwrap();
+    bench.vm.vcpu_put(pin, V1).unwrap();
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn retargeting_moves_what_waits_and_kicks_both() {
     let bench = Bench::new();
     let other = bench.second_cpu();
     let pin = other.pin();
-    bench.vm.enter(&other, &pin, V1).unwrap();
+    bench.vm.enter(&pin, V1).unwrap();
     bench.open(&other);
     let intid = bench.edge_spi(40, 0xa0);
     bench.inject(intid);
@@ -69,7 +72,7 @@ fn an_active_and_pending_interrupt_that_is_rerouted_goes_there_when_it_ends() {
     let bench = Bench::new();
     let other = bench.second_cpu();
     let pin = other.pin();
-    bench.vm.enter(&other, &pin, V1).unwrap();
+    bench.vm.enter(&pin, V1).unwrap();
     bench.open(&other);
     let intid = bench.edge_spi(40, 0xa0);
     bench.inject(intid);
@@ -99,20 +102,17 @@ fn a_vcpu_moves_between_cpus_with_all_its_state() {
     assert_eq!(bench.acknowledge(), 40);
     bench.exit();
     let pin = other.pin();
-    assert_eq!(
-        bench.vm.enter(&other, &pin, V0),
-        Err(EntryError::OnAnotherCpu(V0))
-    );
-    bench.vm.vcpu_put(&bench.cpu, &bench.pin(), V0).unwrap();
-    bench.vm.enter(&other, &pin, V0).unwrap();
+    assert_eq!(bench.vm.enter(&pin, V0), Err(EntryError::OnAnotherCpu(V0)));
+    bench.vm.vcpu_put(&bench.pin(), V0).unwrap();
+    bench.vm.enter(&pin, V0).unwrap();
     let guest = other.interface();
     assert_eq!(guest.read_rpr(), Ok(0x40));
     assert_eq!(guest.read_iar1(), 1023);
     guest.write_eoir1(40);
     assert_eq!(guest.read_iar1(), 41);
     guest.write_eoir1(41);
-    bench.vm.exit(&other, &pin, V0).unwrap();
-    bench.vm.vcpu_put(&other, &pin, V0).unwrap();
+    bench.vm.exit(&pin, V0).unwrap();
+    bench.vm.vcpu_put(&pin, V0).unwrap();
     bench.enter();
     bench.exit();
     drop(pin);
@@ -122,7 +122,7 @@ fn a_vcpu_moves_between_cpus_with_all_its_state() {
 #[test]
 fn blocking_honours_mask_and_groups_and_loses_no_wake() {
     let bench = Bench::new();
-    let block = || bench.vm.block(&bench.cpu, &bench.pin(), V0).unwrap();
+    let block = || bench.vm.block(&bench.pin(), V0).unwrap();
     let intid = bench.edge_spi(40, 0xa0);
     assert_eq!(block(), Blocked::Yes);
     bench.inject(intid);
@@ -154,25 +154,22 @@ fn misuse_is_a_typed_error() {
     let unknown = VcpuId::new(7).unwrap();
     let (vm, cpu) = (&bench.vm, &bench.cpu);
     assert_eq!(
-        vm.enter(cpu, &pin, unknown),
+        vm.enter(&pin, unknown),
         Err(EntryError::UnknownVcpu(unknown))
     );
-    assert_eq!(vm.exit(cpu, &pin, V0), Err(EntryError::NotEntered(V0)));
-    assert_eq!(vm.enter(cpu, &pin, V1), Err(EntryError::CpuInUse));
-    vm.enter(cpu, &pin, V0).unwrap();
-    assert_eq!(vm.enter(cpu, &pin, V0), Err(EntryError::AlreadyEntered(V0)));
-    assert_eq!(
-        vm.vcpu_put(cpu, &pin, V0),
-        Err(EntryError::AlreadyEntered(V0))
-    );
-    vm.exit(cpu, &pin, V0).unwrap();
-    vm.power_off(cpu, &pin, V0).unwrap();
-    assert_eq!(vm.vcpu_put(cpu, &pin, V0), Err(EntryError::NotEntered(V0)));
-    assert_eq!(vm.enter(cpu, &pin, V0), Err(EntryError::PoweredOff(V0)));
+    assert_eq!(vm.exit(&pin, V0), Err(EntryError::NotEntered(V0)));
+    assert_eq!(vm.enter(&pin, V1), Err(EntryError::CpuInUse));
+    vm.enter(&pin, V0).unwrap();
+    assert_eq!(vm.enter(&pin, V0), Err(EntryError::AlreadyEntered(V0)));
+    assert_eq!(vm.vcpu_put(&pin, V0), Err(EntryError::AlreadyEntered(V0)));
+    vm.exit(&pin, V0).unwrap();
+    vm.power_off(&pin, V0).unwrap();
+    assert_eq!(vm.vcpu_put(&pin, V0), Err(EntryError::NotEntered(V0)));
+    assert_eq!(vm.enter(&pin, V0), Err(EntryError::PoweredOff(V0)));
     assert!(vm.power_on(V0));
-    vm.enter(cpu, &pin, V0).unwrap();
+    vm.enter(&pin, V0).unwrap();
     assert!(!cpu.interface().read_igrpen1(), "reset");
-    vm.exit(cpu, &pin, V0).unwrap();
+    vm.exit(&pin, V0).unwrap();
     drop(pin);
     bench.finish();
 }

@@ -225,8 +225,8 @@ impl CpuInterface for Qemu {
 #[test]
 fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
     let bench = Bench::new();
-    bench.vm.vcpu_put(&bench.cpu, &bench.pin(), V0).unwrap();
-    let cpu = Cpu::new(bench.domain.register(CpuId(7)), Qemu::default());
+    bench.vm.vcpu_put(&bench.pin(), V0).unwrap();
+    let cpu = Cpu::new(bench.domain.register(CpuId(7)).unwrap(), Qemu::default());
     let pin = cpu.pin();
     for n in 80..84 {
         let intid = bench.edge_spi(n, 0);
@@ -234,21 +234,21 @@ fn a_group_disabled_on_qemu_does_not_hog_the_registers() {
         bench.inject(intid);
     }
     bench.inject(bench.edge_spi(90, 0xa0));
-    bench.vm.enter(&cpu, &pin, V0).unwrap();
+    bench.vm.enter(&pin, V0).unwrap();
     let guest = &cpu.interface().0;
     guest.write_igrpen0(true);
-    bench.vm.exit(&cpu, &pin, V0).unwrap();
-    bench.vm.enter(&cpu, &pin, V0).unwrap();
+    bench.vm.exit(&pin, V0).unwrap();
+    bench.vm.enter(&pin, V0).unwrap();
     assert!(guest.vfiq());
     guest.write_igrpen0(false);
     for _ in 0..3 {
-        bench.vm.exit(&cpu, &pin, V0).unwrap();
-        bench.vm.enter(&cpu, &pin, V0).unwrap();
+        bench.vm.exit(&pin, V0).unwrap();
+        bench.vm.enter(&pin, V0).unwrap();
     }
     assert_eq!(guest.read_iar1(), 90);
     guest.write_eoir1(90);
-    bench.vm.exit(&cpu, &pin, V0).unwrap();
-    bench.vm.vcpu_put(&cpu, &pin, V0).unwrap();
+    bench.vm.exit(&pin, V0).unwrap();
+    bench.vm.vcpu_put(&pin, V0).unwrap();
     drop(pin);
     bench.enter();
     bench.exit();

@@ -74,7 +74,7 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn new(guest: &'a Guest, vcpu: u16) -> Self {
         let vcpu = VcpuId(vcpu);
-        let local = guest.domain.register(CpuId(vcpu.0 + 1));
+        let local = guest.domain.register(CpuId(vcpu.0 + 1)).unwrap();
         let cpu = Cpu::new(local, SoftwareInterface::default());
         guest.vm.power_on(vcpu);
         let running = Self { guest, cpu, vcpu };
@@ -87,12 +87,12 @@ impl<'a> Running<'a> {
 
     fn enter(&self) {
         let pin = self.cpu.pin();
-        self.guest.vm.enter(&self.cpu, &pin, self.vcpu).unwrap();
+        self.guest.vm.enter(&pin, self.vcpu).unwrap();
     }
 
     fn exit(&self) {
         let pin = self.cpu.pin();
-        self.guest.vm.exit(&self.cpu, &pin, self.vcpu).unwrap();
+        self.guest.vm.exit(&pin, self.vcpu).unwrap();
     }
 
     fn enter_again(&self) {
@@ -112,7 +112,7 @@ impl<'a> Running<'a> {
     fn leave(self) {
         self.exit();
         let pin = self.cpu.pin();
-        self.guest.vm.vcpu_put(&self.cpu, &pin, self.vcpu).unwrap();
+        self.guest.vm.vcpu_put(&pin, self.vcpu).unwrap();
     }
 }
 
@@ -213,7 +213,7 @@ fn injectors_race_with_every_way_of_unmapping() {
         for cpu in 1..3 {
             let done = &done;
             scope.spawn(move || {
-                let local = domain.register(CpuId(cpu));
+                let local = domain.register(CpuId(cpu)).unwrap();
                 let mut n = 0;
                 while !done.load(Relaxed) {
                     let pin = local.pin();

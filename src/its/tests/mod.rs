@@ -21,7 +21,7 @@ use crate::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
 use crate::trace::Totals;
 use crate::vm::irq::State;
-use crate::{Config, Cpu, TeardownReport, Vgic};
+use crate::{Config, Cpu, PinnedCpu, TeardownReport, Vgic};
 use crate::{InjectError, Injected};
 
 const ITS: ItsId = ItsId(0);
@@ -205,8 +205,11 @@ impl Guest {
         }
         change(&mut config);
         let domain = Domain::new();
-        let cpu = Cpu::new(domain.register(CpuId(0)), SoftwareInterface::default());
-        let vm = Vgic::new(config, TestHost::new()).unwrap();
+        let cpu = Cpu::new(
+            domain.register(CpuId(0)).unwrap(),
+            SoftwareInterface::default(),
+        );
+        let vm = Vgic::new(&domain, config, TestHost::new()).unwrap();
         let guest = Self { domain, cpu, vm };
         guest.set_up();
         guest
@@ -225,7 +228,7 @@ impl Guest {
 
         // Enabling LPIs reads every configuration, in slices.
         while self.vm.has_deferred() {
-            self.vm.advance(&self.pin());
+            self.vm.advance(&self.pin()).unwrap();
         }
 
         for index in 0..config.its.len() as u8 {
@@ -243,18 +246,18 @@ impl Guest {
         }
     }
 
-    fn pin(&self) -> CpuPin<'_> {
+    fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {
         self.cpu.pin()
     }
 
     /// Makes an access by vCPU 0: a write of `value`, or a read if `value` is `None`.
     fn access(&self, gpa: u64, width: Width, value: Option<u64>) -> u64 {
-        let (cpu, pin) = (&self.cpu, &self.pin());
+        let pin = &self.pin();
         let outcome = match value {
-            None => self.vm.mmio_read(cpu, pin, V0, gpa, width),
+            None => self.vm.mmio_read(pin, V0, gpa, width),
             Some(value) => self.vm.mmio_write(pin, gpa, width, value),
         };
-        match outcome {
+        match outcome.unwrap() {
             MmioOutcome::Done(value) => value,
             other => panic!("{gpa:#x}: {other:?}"),
         }

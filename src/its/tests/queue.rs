@@ -41,11 +41,11 @@ fn a_write_of_cwriter_executes_one_slice_and_advance_the_next() {
     assert_eq!(creadr() - before, slice * 32);
     assert!(guest.vm.has_deferred());
 
-    guest.vm.advance(&guest.pin());
+    guest.vm.advance(&guest.pin()).unwrap();
     assert_eq!(creadr() - before, 2 * slice * 32);
     assert_eq!(guest.read(GITS_CREADR) - before, 3 * slice * 32);
 
-    guest.vm.advance(&guest.pin());
+    guest.vm.advance(&guest.pin()).unwrap();
     assert_eq!(creadr(), cwriter);
     assert!(!guest.vm.has_deferred());
     guest.finish();
@@ -179,7 +179,7 @@ fn in_slices(guest: &Guest, command: Command) {
     while guest.vm.has_deferred() {
         assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), before);
         assert!(guest.vm.vm().its(ITS).unwrap().is_enabled());
-        guest.vm.advance(&guest.pin());
+        guest.vm.advance(&guest.pin()).unwrap();
         slices += 1;
     }
     assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), cwriter);
@@ -250,7 +250,7 @@ fn a_disabled_its_completes_a_begun_command_and_is_then_quiescent() {
     assert_eq!(guest.vm.vm().its(ITS).unwrap().creadr(), before + 32);
     assert_eq!(guest.place(8192).0, Some(2));
 
-    guest.vm.advance(&guest.pin());
+    guest.vm.advance(&guest.pin()).unwrap();
     assert!(!guest.vm.has_deferred());
 
     guest.enable(true);
@@ -263,14 +263,14 @@ fn a_disabled_its_completes_a_begun_command_and_is_then_quiescent() {
 fn a_held_command_lock_leaves_the_work_to_advance() {
     let guest = Guest::new().with_device_1();
     let its = guest.vm.vm().its(ITS).unwrap();
-    let other = guest.domain.register(CpuId(1));
+    let other = guest.domain.register(CpuId(1)).unwrap();
     let cwriter = guest.put(ITS, &[mapti(1, 0, 8192, 0)]);
     let busy = its.commands.engine.lock(other.pin().locks());
     guest.write(GITS_CWRITER, cwriter);
     assert_ne!(guest.read(GITS_CREADR), cwriter);
     drop(busy);
     assert!(guest.vm.has_deferred());
-    guest.vm.advance(&guest.pin());
+    guest.vm.advance(&guest.pin()).unwrap();
     assert_eq!(its.creadr(), cwriter);
     guest.finish();
 }
@@ -284,10 +284,10 @@ fn many_cpus_at_one_queue() {
         for cpu in 1..4 {
             let done = &done;
             scope.spawn(move || {
-                let local = domain.register(CpuId(cpu));
+                let local = domain.register(CpuId(cpu)).unwrap();
                 while !done.load(Relaxed) {
                     let pin = local.pin();
-                    vm.advance(&pin);
+                    vm.advance(&pin).unwrap();
                     crate::mmio::gits::gits_read(vm.vm(), &pin, ITS, GITS_CREADR, Width::Double);
                     let _ = vm.inject_msi(&pin, ITS, DeviceId(1), EventId(u32::from(cpu)));
                 }

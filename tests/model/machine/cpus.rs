@@ -1,8 +1,7 @@
 //! PEs on CPUs: entry and exit, block, power, and the library's requests in between.
 
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::epoch::CpuPin;
-use vgic::{Blocked, Cpu, Vgic};
+use vgic::{Blocked, Cpu, PinnedCpu, Vgic};
 
 use super::embedder::Embedder;
 use super::{Machine, Place, vcpu};
@@ -10,7 +9,7 @@ use crate::coverage::{note, note_if};
 use crate::operation::{CPUS, FORWARDED, PES};
 
 impl Machine {
-    pub(super) fn pin(&self) -> CpuPin<'_> {
+    pub(super) fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {
         self.cpus[0].pin()
     }
 
@@ -28,13 +27,13 @@ impl Machine {
 
     pub(super) fn enter(&mut self, pe: usize, on: usize) {
         let cpu = &self.cpus[on];
-        self.vm.enter(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        self.vm.enter(&cpu.pin(), vcpu(pe)).unwrap();
         self.places[pe] = Place::InGuest(on);
     }
 
     pub(super) fn exit(&self, pe: usize) -> &Cpu<SoftwareInterface> {
         let cpu = &self.cpus[self.cpu_of(pe)];
-        self.vm.exit(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        self.vm.exit(&cpu.pin(), vcpu(pe)).unwrap();
         cpu
     }
 
@@ -55,10 +54,10 @@ impl Machine {
     pub(super) fn trap<R>(
         &mut self,
         pe: usize,
-        handle: impl FnOnce(&Vgic<Embedder>, &Cpu<SoftwareInterface>, &CpuPin<'_>) -> R,
+        handle: impl FnOnce(&Vgic<Embedder>, &PinnedCpu<'_, SoftwareInterface>) -> R,
     ) -> R {
         let cpu = self.exit(pe);
-        let result = handle(&self.vm, cpu, &cpu.pin());
+        let result = handle(&self.vm, &cpu.pin());
         self.enter(pe, self.cpu_of(pe));
         result
     }
@@ -125,7 +124,7 @@ impl Machine {
             "forwarded and active, the PE leaves its CPU",
         );
 
-        self.vm.vcpu_put(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+        self.vm.vcpu_put(&cpu.pin(), vcpu(pe)).unwrap();
         self.places[pe] = Place::Away;
     }
 
@@ -133,7 +132,7 @@ impl Machine {
     pub(super) fn quiesce(&mut self) {
         for _ in 0..100 {
             let mut busy = self.vm.has_deferred();
-            self.vm.advance(&self.pin());
+            self.vm.advance(&self.pin()).unwrap();
             busy |= self.forward_all();
 
             let kicks = std::mem::take(&mut *self.vm.host().kicks.lock().unwrap());
@@ -195,7 +194,7 @@ impl Machine {
                 cpu.interface().list_registers().any(|lr| !lr.is_empty()),
                 "a PE goes off with interrupts in list registers",
             );
-            self.vm.power_off(cpu, &cpu.pin(), vcpu(pe)).unwrap();
+            self.vm.power_off(&cpu.pin(), vcpu(pe)).unwrap();
             self.places[pe] = Place::Off;
             self.handling[pe].clear();
             self.reference.interfaces[pe] = Default::default();
@@ -233,7 +232,7 @@ impl Machine {
     /// Blocks the PE, or enters the guest. Returns whether the PE is blocked.
     pub(super) fn wait_on(&mut self, pe: usize, on: usize) -> bool {
         let cpu = &self.cpus[on];
-        match self.vm.block(cpu, &cpu.pin(), vcpu(pe)).unwrap() {
+        match self.vm.block(&cpu.pin(), vcpu(pe)).unwrap() {
             Blocked::Yes => {
                 self.places[pe] = Place::Waiting(on);
                 true

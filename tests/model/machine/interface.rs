@@ -118,8 +118,9 @@ impl Machine {
             self.guest(pe).write_dir(intid).is_err(),
             "ICC_DIR_EL1 traps"
         );
-        self.trap(pe, |vm, cpu, pin| {
-            vm.sysreg_write(cpu, pin, vcpu(pe), SysReg::Dir, intid.into())
+        self.trap(pe, |vm, cpu| {
+            vm.sysreg_write(cpu, vcpu(pe), SysReg::Dir, intid.into())
+                .unwrap();
         });
 
         self.reference.deactivate(pe, intid);

@@ -140,15 +140,13 @@ impl Machine {
 
     pub(super) fn write_gits(&mut self, pe: usize, its: usize, at: u64, width: Width, value: u64) {
         let gpa = self.gits(its, at);
-        let _ = self.trap(pe, |vm, _, pin| vm.mmio_write(pin, gpa, width, value));
+        let _ = self.trap(pe, |vm, cpu| vm.mmio_write(cpu, gpa, width, value));
     }
 
     fn read_gits(&mut self, pe: usize, its: usize, at: u64, width: Width) -> u64 {
         let gpa = self.gits(its, at);
-        let outcome = self.trap(pe, |vm, cpu, pin| {
-            vm.mmio_read(cpu, pin, vcpu(pe), gpa, width)
-        });
-        let MmioOutcome::Done(value) = outcome else {
+        let outcome = self.trap(pe, |vm, cpu| vm.mmio_read(cpu, vcpu(pe), gpa, width));
+        let Ok(MmioOutcome::Done(value)) = outcome else {
             panic!("{gpa:#x}: {outcome:?}");
         };
         value

@@ -178,8 +178,8 @@ impl Machine {
             }
             Operation::Sgi(pe, value, group1) => {
                 let register = if group1 { SysReg::Sgi1r } else { SysReg::Sgi0r };
-                self.trap(pe, |vm, cpu, pin| {
-                    vm.sysreg_write(cpu, pin, vcpu(pe), register, value)
+                self.trap(pe, |vm, cpu| {
+                    vm.sysreg_write(cpu, vcpu(pe), register, value).unwrap();
                 });
                 let (reached, deaf) = self.reference.send_sgi(pe, value, group1);
                 note_if(deaf > 0, "an SGI of the other group");

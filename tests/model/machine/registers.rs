@@ -26,11 +26,11 @@ impl Machine {
         let gpa = self.gpa(frame, at);
         let width = Width::from_bytes(bytes).unwrap();
         for _ in 0..10 {
-            let outcome = self.trap(pe, |vm, cpu, pin| match value {
-                None => vm.mmio_read(cpu, pin, vcpu(pe), gpa, width),
-                Some(value) => vm.mmio_write(pin, gpa, width, value),
+            let outcome = self.trap(pe, |vm, cpu| match value {
+                None => vm.mmio_read(cpu, vcpu(pe), gpa, width),
+                Some(value) => vm.mmio_write(cpu, gpa, width, value),
             });
-            match outcome {
+            match outcome.unwrap() {
                 MmioOutcome::Done(value) => return value,
                 MmioOutcome::Retry => self.quiesce(),
                 MmioOutcome::Unclaimed => panic!("{gpa:#x} is ours"),

@@ -43,7 +43,7 @@ impl Machine {
         let mpidrs: Vec<u64> = affinities.map(Affinity::mpidr).collect();
         let domain = Domain::new();
         let cpus = (0..CPUS as u16).map(|n| {
-            let local = domain.register(CpuId(n));
+            let local = domain.register(CpuId(n)).unwrap();
             let vtr = Vtr {
                 list_registers,
                 ..NEOVERSE
@@ -53,7 +53,7 @@ impl Machine {
         let cpus = cpus.collect();
 
         let mut machine = Self {
-            vm: Vgic::new(config, Embedder::default()).unwrap(),
+            vm: Vgic::new(&domain, config, Embedder::default()).unwrap(),
             cpus,
             domain,
             acknowledged: Default::default(),
