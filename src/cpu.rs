@@ -83,7 +83,7 @@ impl<I: CpuInterface> Cpu<I> {
 
         if self.local.outlived_a_vm() {
             self.clear();
-            self.local.set_unloaded();
+            self.local.set_loaded(false);
         }
 
         Ok(())

@@ -22,6 +22,8 @@ pub enum RegisterError {
     Reserved(CpuId),
     /// An identifier of a CPU that is registered already.
     InUse(CpuId),
+    /// More than 2^32 registrations since the hypervisor has started.
+    Exhausted,
 }
 
 impl core::fmt::Display for RegisterError {
@@ -29,6 +31,7 @@ impl core::fmt::Display for RegisterError {
         match self {
             Self::Reserved(cpu) => write!(f, "{} is no number of a CPU", cpu.0),
             Self::InUse(cpu) => write!(f, "CPU {} is registered already", cpu.0),
+            Self::Exhausted => f.write_str("2^32 CPUs have been registered"),
         }
     }
 }

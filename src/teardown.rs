@@ -62,6 +62,9 @@ pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
     let local = CpuLocal::anonymous(vm.domain());
     let pin = local.pin();
     for vcpu in &vm.vcpus {
+        if let Some(seat) = vcpu.residency.get().seat() {
+            vm.domain().vcpu_ended(seat, pin.locks());
+        }
         // SAFETY: the VM is being dropped: no CPU runs the vCPU, or will.
         unsafe { vcpu.abandon(&pin) };
     }

@@ -220,7 +220,6 @@ impl<H: Host> Vgic<H> {
         device: DeviceId,
         event: EventId,
     ) -> Result<Injected, InjectError> {
-        self.vm.admit(pin)?;
         inject::inject_msi(&self.vm, pin, its, device, event)
     }
 
@@ -256,8 +255,8 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
     pub fn inject_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
-        self.vm.admit(pin)?;
         let irq = self.vm.spi(intid)?;
+        self.vm.admit(pin)?;
         Ok(inject::raised(&self.vm, pin, irq, irq.raise()))
     }
 

@@ -35,6 +35,7 @@ pub(crate) fn inject_msi<H: Host>(
     // First, while few values have to be kept across the call: saves 2 of the 160 instructions of
     // inject_msi/pending.
     let guard = pin.first_guard();
+    vm.admit(pin)?;
     let its = vm.its(its).ok_or(InjectError::ItsDisabled)?;
     let irq = pin.lookup(|| its.translate(device, event, guard))?;
 

@@ -136,7 +136,7 @@ fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
 
 /// Gives the vCPU `vcpu` work, if it has been added, and kicks or wakes it if need be. No ap_list
 /// lock is held.
-pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: u32) {
+pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: u64) {
     if let Some(vcpu) = vm.vcpu(vcpu) {
         notify_vcpu(vm, pin, vcpu, work);
     }
@@ -144,7 +144,7 @@ pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: 
 
 /// Gives a vCPU work, and kicks or wakes it if need be. No ap_list lock is held.
 #[inline]
-fn notify_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, work: u32) {
+fn notify_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, work: u64) {
     match vcpu.residency.notify(work) {
         Kick::Nothing => {}
         Kick::Ipi(cpu) => {

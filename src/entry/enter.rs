@@ -31,7 +31,7 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
             vcpu.peek(cpu.local(), Whereabouts::Out, IchShadow::nothing_due)
     {
         rwp::done(vm, vcpu, residency);
-        let work = vcpu.residency.enter(cpu.id());
+        let work = vcpu.residency.enter(cpu.local().seat());
         if work.has(WORK) || !nothing_due {
             // SAFETY: `peek` has found that this CPU has the vCPU.
             unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
@@ -67,11 +67,11 @@ fn enter_slow<H: Host, I: CpuInterface>(
     }
 
     if vcpu.shadow(cpu.local()).is_none() {
-        load_put::load(vm, cpu, vcpu)?;
+        load_put::load(cpu, vcpu)?;
     }
 
     rwp::done(vm, vcpu, residency);
-    let work = vcpu.residency.enter(cpu.id());
+    let work = vcpu.residency.enter(cpu.local().seat());
     // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
     Ok(())

@@ -16,14 +16,10 @@ use crate::vm::{Vm, rwp};
 /// Loads a vCPU onto a CPU that does not have it.
 // Out of line: saves 8 of the 719 instructions of vcpu_switch/0.
 #[cold]
-pub(super) fn load<H: Host, I: CpuInterface>(
-    vm: &Vm<H>,
-    cpu: &Cpu<I>,
-    vcpu: &Vcpu,
-) -> Result<(), EntryError> {
+pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), EntryError> {
     cpu.release()?;
     let mut shadow = vcpu
-        .load(cpu.local(), &vm.life)
+        .load(cpu.local())
         .map_err(|_| EntryError::OnAnotherCpu(vcpu.id))?;
 
     shadow.restore(cpu.interface());

@@ -44,13 +44,14 @@ pub(crate) use shuttle::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
-/// Returns the first of `count` consecutive numbers, none of them 0, that no other call returns.
+/// Returns a number, not 0, that no other call returns, or `None` after the last one.
 ///
 /// Not an access that models have to explore: no order of two calls matters.
-pub(crate) fn unique_numbers(count: u64) -> u64 {
+pub(crate) fn unique_number() -> Option<u32> {
     static NEXT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(1);
     // Relaxed: the numbers order nothing, they only differ.
-    NEXT.fetch_add(count, core::sync::atomic::Ordering::Relaxed)
+    let number = NEXT.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    u32::try_from(number).ok()
 }
 
 /// Hint for a CPU that waits for another CPU.

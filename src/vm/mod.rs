@@ -38,20 +38,19 @@ use topology::Topology;
 use vcpu::Vcpu;
 
 use crate::config::{Config, ConfigError};
-use crate::epoch::{CpuPin, Life, Shared};
+use crate::epoch::{CpuPin, Shared};
 use crate::error::{ForeignDomain, InjectError};
 use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
 use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock, unique_numbers};
+use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock};
 
 /// State of a VM.
 pub(crate) struct Vm<H: Host> {
     /// The domain whose pins reach the VM's objects.
     domain: Arc<Shared>,
-    pub(crate) life: Life,
     pub(crate) host: H,
     pub(crate) config: Config,
     pub(crate) distributor: Distributor,
@@ -86,11 +85,9 @@ impl<H: Host> Vm<H> {
     pub(crate) fn new(domain: Arc<Shared>, config: Config, host: H) -> Result<Self, ConfigError> {
         config.validate()?;
 
-        let identities = unique_numbers(config.max_vcpus as u64)..;
         let vcpus: FixedSlice<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
-            .zip(identities)
-            .map(|(id, identity)| Vcpu::new(id, identity, id.index() == 0))
+            .map(|id| Vcpu::new(id, id.index() == 0))
             .collect();
         for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
             vcpu.set_affinity(*affinity);
@@ -98,7 +95,6 @@ impl<H: Host> Vm<H> {
 
         Ok(Self {
             domain,
-            life: Life::default(),
             host,
             distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
             vcpus,

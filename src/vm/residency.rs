@@ -10,6 +10,10 @@
 //! | 6     | RECALL_LATER | a list register has to be folded before the next entry |
 //! | 7     | RERAISED     | an edge has come of an interrupt in a list register |
 //! | 31:16 | cpu          | physical CPU that has the vCPU, or none |
+//! | 63:32 | registration | number of that CPU's registration; 0 for none |
+//!
+//! Bits 63:16 are the owner's [`Seat`]. No two registrations share a number, in whatever domain, so
+//! that the word alone tells a CPU that the vCPU is its own.
 //!
 //! # No lost wake-up, and one kick
 //! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW,
@@ -20,29 +24,32 @@
 //! kicks or wakes. Later producers rely on the first kick until the vCPU consumes the bits. Neither
 //! side needs a further fence.
 
+use crate::epoch::Seat;
 use crate::intid::CpuId;
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU32, Mutant, mutant, weakened_by};
+use crate::sync::{AtomicU64, Mutant, mutant, weakened_by};
 
-const ON: u32 = 1 << 0;
-const IN_GUEST: u32 = 1 << 1;
-const BLOCKED: u32 = 1 << 2;
+const ON: u64 = 1 << 0;
+const IN_GUEST: u64 = 1 << 1;
+const BLOCKED: u64 = 1 << 2;
 /// An interrupt was inserted.
-pub(crate) const NEW: u32 = 1 << 4;
+pub(crate) const NEW: u64 = 1 << 4;
 /// The list registers must be folded soon.
-pub(crate) const RECALL: u32 = 1 << 5;
+pub(crate) const RECALL: u64 = 1 << 5;
 /// The list registers must be folded before the next entry.
-pub(crate) const RECALL_LATER: u32 = 1 << 6;
+pub(crate) const RECALL_LATER: u64 = 1 << 6;
 /// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
 /// exit restages the interrupt; else the list registers must be folded.
-pub(crate) const RERAISED: u32 = 1 << 7;
+pub(crate) const RERAISED: u64 = 1 << 7;
 /// Every kind of work.
-pub(crate) const WORK: u32 = NEW | RECALL | RECALL_LATER | RERAISED;
-const CPU_SHIFT: u32 = 16;
-const NO_CPU: u32 = 0xffff << CPU_SHIFT;
-/// In place of a CPU once the VM is being taken apart: no CPU may load the vCPU any more.
-const TORN_DOWN: u32 = (CpuId::FIRST_RESERVED as u32) << CPU_SHIFT;
+pub(crate) const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED;
+/// The owner's seat.
+const OWNER: u64 = !0xffff;
+/// In place of a seat while the vCPU is on no CPU.
+const NO_CPU: u64 = Seat::NO_CPU.0;
+/// In place of a seat once the VM is being taken apart: no CPU may load the vCPU any more.
+const TORN_DOWN: u64 = Seat::TORN_DOWN.0;
 
 /// Step left to a producer after giving work to a vCPU.
 #[must_use]
@@ -57,12 +64,12 @@ pub(crate) enum Kick {
 }
 
 /// The residency word of a vCPU. The owner is the CPU that has the vCPU.
-pub(crate) struct Residency(AtomicU32);
+pub(crate) struct Residency(AtomicU64);
 
 impl Residency {
     /// Makes the word of a vCPU on no CPU, powered on or off.
     pub(crate) fn new(on: bool) -> Self {
-        Self(AtomicU32::new(NO_CPU | if on { ON } else { 0 }))
+        Self(AtomicU64::new(NO_CPU | if on { ON } else { 0 }))
     }
 
     /// Returns a copy of the word.
@@ -75,7 +82,7 @@ impl Residency {
 
     /// Gives the vCPU `work`, after the reason has been published. Any CPU.
     #[inline]
-    pub(crate) fn notify(&self, work: u32) -> Kick {
+    pub(crate) fn notify(&self, work: u64) -> Kick {
         step();
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
@@ -97,11 +104,11 @@ impl Residency {
     }
 
     /// Makes `cpu` the owner. Returns the word if another CPU is.
-    pub(crate) fn load(&self, cpu: CpuId) -> Result<(), ResidencyBits> {
+    pub(crate) fn load(&self, cpu: Seat) -> Result<(), ResidencyBits> {
         // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
         self.0
             .fetch_update(AcqRel, Acquire, |word| {
-                (word & NO_CPU == NO_CPU).then(|| word & !NO_CPU | u32::from(cpu.0) << CPU_SHIFT)
+                (word & OWNER == NO_CPU).then_some(word & !OWNER | cpu.0)
             })
             .map(|_| ())
             .map_err(ResidencyBits)
@@ -113,7 +120,7 @@ impl Residency {
         // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
         self.0
             .fetch_update(AcqRel, Acquire, |word| {
-                (word & NO_CPU == NO_CPU).then_some(word & !NO_CPU | TORN_DOWN)
+                (word & OWNER == NO_CPU).then_some(word & !OWNER | TORN_DOWN)
             })
             .map(|_| ())
             .map_err(ResidencyBits)
@@ -121,15 +128,17 @@ impl Residency {
 
     /// Gives up the ownership; the work bits stay. Owner only.
     pub(crate) fn put(&self) {
+        // Relaxed: the owner alone writes the owner's bits.
+        let owner = self.0.load(Relaxed) & OWNER;
         // AcqRel: pairs with the AcqRel in `load`.
         let order = weakened_by(Mutant::PutRelaxed, AcqRel);
-        self.0.fetch_or(NO_CPU, order);
+        self.0.fetch_xor(owner ^ NO_CPU, order);
     }
 
     /// Marks the vCPU, powered on, as in the guest, and consumes the work. Owner only.
     #[inline]
-    pub(crate) fn enter(&self, cpu: CpuId) -> ResidencyBits {
-        let entered = ON | IN_GUEST | u32::from(cpu.0) << CPU_SHIFT;
+    pub(crate) fn enter(&self, cpu: Seat) -> ResidencyBits {
+        let entered = ON | IN_GUEST | cpu.0;
         if mutant(Mutant::EntryDropsWork) {
             let work = self.get();
             self.0.swap(entered, AcqRel);
@@ -194,7 +203,7 @@ pub(crate) enum Whereabouts {
 
 /// A copy of the residency word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ResidencyBits(u32);
+pub(crate) struct ResidencyBits(u64);
 
 impl ResidencyBits {
     /// Returns true if the vCPU is powered on.
@@ -216,30 +225,42 @@ impl ResidencyBits {
         self.0 & BLOCKED != 0 || self.cpu().is_none()
     }
 
+    /// Returns true if `cpu` has the vCPU.
+    #[inline]
+    pub(crate) fn is_on_cpu(self, cpu: Seat) -> bool {
+        self.0 & OWNER == cpu.0
+    }
+
     /// Returns true if the vCPU is on, on `cpu`, and `there`.
     #[inline]
-    pub(crate) fn is(self, there: Whereabouts, cpu: CpuId) -> bool {
+    pub(crate) fn is(self, there: Whereabouts, cpu: Seat) -> bool {
         let there = match there {
             Whereabouts::InGuest => ON | IN_GUEST,
             Whereabouts::Out => ON,
         };
-        (self.0 ^ u32::from(cpu.0) << CPU_SHIFT) & !WORK == there
+        (self.0 ^ cpu.0) & !WORK == there
     }
 
     /// Returns the CPU that has the vCPU.
     #[inline]
     pub(crate) fn cpu(self) -> Option<CpuId> {
-        (self.0 < TORN_DOWN).then_some(CpuId((self.0 >> CPU_SHIFT) as u16))
+        let cpu = (self.0 >> Seat::CPU_SHIFT) as u16;
+        (cpu < CpuId::FIRST_RESERVED).then_some(CpuId(cpu))
+    }
+
+    /// Returns the registration of the CPU that has the vCPU.
+    pub(crate) fn seat(self) -> Option<Seat> {
+        self.cpu().map(|_| Seat(self.0 & OWNER))
     }
 
     /// Returns true if the vCPU's VM is being taken apart, or has been.
     pub(crate) fn is_torn_down(self) -> bool {
-        self.0 & NO_CPU == TORN_DOWN
+        self.0 & OWNER == TORN_DOWN
     }
 
     /// Returns true if work of the given kinds is left.
     #[inline]
-    pub(crate) fn has(self, work: u32) -> bool {
+    pub(crate) fn has(self, work: u64) -> bool {
         self.0 & work != 0
     }
 }
@@ -249,13 +270,15 @@ mod tests {
     use super::*;
 
     const CPU: CpuId = CpuId(3);
+    const SEAT: Seat = Seat::new(7, CPU);
+    const OTHER: Seat = Seat::new(8, CpuId(4));
 
     #[test]
     fn one_kick_per_stay_in_the_guest() {
         let word = Residency::new(true);
         assert_eq!(word.notify(NEW), Kick::Nothing);
-        word.load(CPU).unwrap();
-        assert!(word.enter(CPU).has(NEW));
+        word.load(SEAT).unwrap();
+        assert!(word.enter(SEAT).has(NEW));
         assert_eq!(word.notify(RECALL_LATER), Kick::Nothing);
         assert_eq!(word.notify(NEW), Kick::Ipi(CPU));
         assert_eq!(word.notify(RECALL), Kick::Nothing);
@@ -264,7 +287,7 @@ mod tests {
         assert_eq!(word.notify(NEW), Kick::Nothing);
         assert_eq!(word.notify(RERAISED), Kick::Nothing);
 
-        let place = word.enter(CPU);
+        let place = word.enter(SEAT);
         assert!(
             [NEW, RECALL, RECALL_LATER, RERAISED]
                 .iter()
@@ -273,14 +296,14 @@ mod tests {
         assert_eq!(word.notify(RERAISED), Kick::Ipi(CPU));
 
         word.exit();
-        let _ = word.enter(CPU);
+        let _ = word.enter(SEAT);
         assert_eq!(word.notify(RECALL), Kick::Ipi(CPU));
     }
 
     #[test]
     fn one_wake_per_blocking_and_none_lost() {
         let word = Residency::new(true);
-        word.load(CPU).unwrap();
+        word.load(SEAT).unwrap();
         assert!(word.block());
         assert_eq!(word.notify(NEW), Kick::Wake);
         assert_eq!(word.notify(NEW), Kick::Nothing);
@@ -290,12 +313,36 @@ mod tests {
     }
 
     #[test]
+    fn another_registration_of_the_same_cpu_is_no_owner() {
+        let word = Residency::new(true);
+        word.load(SEAT).unwrap();
+        let again = Seat::new(9, CPU);
+        assert!(word.get().is_on_cpu(SEAT) && !word.get().is_on_cpu(again));
+        assert!(word.get().is(Whereabouts::Out, SEAT) && !word.get().is(Whereabouts::Out, again));
+    }
+
+    #[test]
+    fn a_vcpu_that_is_torn_down_is_on_no_cpu_and_goes_on_none() {
+        let word = Residency::new(true);
+        word.load(SEAT).unwrap();
+        assert!(word.tear_down().is_err(), "it is on a CPU");
+        word.put();
+        word.tear_down().unwrap();
+        assert!(word.get().is_torn_down() && word.get().cpu().is_none());
+        assert!(word.get().lrs_are_known());
+        assert!(word.load(SEAT).is_err());
+        assert_eq!(word.notify(NEW), Kick::Nothing);
+        word.put();
+        assert!(word.load(SEAT).is_ok(), "the claim was taken back");
+    }
+
+    #[test]
     fn one_owner_at_a_time() {
         let word = Residency::new(false);
-        assert!(word.load(CPU).is_ok());
-        assert_eq!(word.load(CpuId(4)).unwrap_err().cpu(), Some(CPU));
+        assert!(word.load(SEAT).is_ok());
+        assert_eq!(word.load(OTHER).unwrap_err().cpu(), Some(CPU));
         word.put();
-        assert!(word.load(CpuId(4)).is_ok());
+        assert!(word.load(OTHER).is_ok());
         assert!(!word.get().is_on());
         assert!(word.set_power(true));
         assert!(!word.set_power(true));

@@ -5,7 +5,7 @@
 use core::cell::{RefCell, RefMut, UnsafeCell};
 
 use crate::cpu_interface::vmcr;
-use crate::epoch::{CpuLocal, CpuPin, Life};
+use crate::epoch::{CpuLocal, CpuPin};
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock, Watched};
@@ -34,9 +34,6 @@ unsafe impl Send for OwnedShadow {}
 #[repr(align(128))]
 pub(crate) struct Vcpu {
     pub(crate) id: VcpuId,
-    /// Number that no other vCPU of any VM has or had, not 0. A CPU remembers its vCPU by it, not
-    /// by an address that a later vCPU may have.
-    identity: u64,
     pub(crate) residency: Residency,
     /// Registers with RWP waiting for this vCPU: bits of [`rwp`](super::rwp).
     pub(crate) rwp: AtomicU8,
@@ -54,10 +51,9 @@ pub(crate) struct Vcpu {
 
 impl Vcpu {
     /// Makes a vCPU after reset, powered on or off.
-    pub(crate) fn new(id: VcpuId, identity: u64, on: bool) -> Self {
+    pub(crate) fn new(id: VcpuId, on: bool) -> Self {
         Self {
             id,
-            identity,
             residency: Residency::new(on),
             rwp: AtomicU8::new(0),
             sgi_to_itself: AtomicU64::new(u64::MAX),
@@ -115,7 +111,7 @@ impl Vcpu {
     /// Borrows the shadow, if the calling CPU has the vCPU and has not borrowed the shadow already.
     #[inline]
     pub(crate) fn shadow(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
-        let here = local.has(self.identity) && self.residency.get().cpu() == Some(local.id());
+        let here = self.residency.get().is_on_cpu(local.seat());
         // SAFETY: the line above has found that the calling CPU has the vCPU.
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
@@ -124,8 +120,7 @@ impl Vcpu {
     /// blocked.
     #[inline]
     pub(crate) fn shadow_out_of_guest(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
-        let here =
-            local.has(self.identity) && self.residency.get().is(Whereabouts::Out, local.id());
+        let here = self.residency.get().is(Whereabouts::Out, local.seat());
         // SAFETY: the line above has found that the calling CPU has the vCPU.
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
@@ -154,7 +149,7 @@ impl Vcpu {
         what: fn(&IchShadow) -> bool,
     ) -> Option<(ResidencyBits, bool)> {
         let residency = self.residency.get();
-        if !local.has(self.identity) || !residency.is(there, local.id()) {
+        if !residency.is(there, local.seat()) {
             return None;
         }
 
@@ -168,19 +163,15 @@ impl Vcpu {
 
     /// Makes the calling CPU the owner of the vCPU, and borrows the shadow. Returns the residency
     /// if another CPU has the vCPU.
-    pub(crate) fn load(
-        &self,
-        local: &CpuLocal,
-        life: &Life,
-    ) -> Result<RefMut<'_, IchShadow>, ResidencyBits> {
-        self.residency.load(local.id())?;
-        local.set_loaded(self.identity, life);
+    pub(crate) fn load(&self, local: &CpuLocal) -> Result<RefMut<'_, IchShadow>, ResidencyBits> {
+        self.residency.load(local.seat())?;
+        local.set_loaded(true);
         self.shadow(local).ok_or_else(|| self.residency.get())
     }
 
     /// Gives up the ownership of the vCPU.
     pub(crate) fn put(&self, local: &CpuLocal) {
-        local.set_unloaded();
+        local.set_loaded(false);
         // The last access of the CPU to the shadow.
         self.shadow.watched.write();
         self.residency.put();
