@@ -67,6 +67,22 @@ impl ItsConfig {
     }
 }
 
+/// Returns the regions of QEMU's `virt` board for the redistributors of `vcpus` vCPUs.
+fn board_regions(vcpus: usize) -> Vec<RedistributorRegion> {
+    let near = vcpus.clamp(1, 123);
+    let mut regions = alloc::vec![RedistributorRegion {
+        base: 0x080a_0000,
+        count: near,
+    }];
+    if vcpus > near {
+        regions.push(RedistributorRegion {
+            base: 0x40_0000_0000,
+            count: vcpus - near,
+        });
+    }
+    regions
+}
+
 /// Configuration of one VM's interrupt controller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -74,8 +90,8 @@ pub struct Config {
     /// starts powered on; see [`Vgic::power_on`](crate::Vgic::power_on).
     pub vcpus: Vec<Affinity>,
     /// Most vCPUs that the VM may grow to ([`crate::Vgic::add_vcpu`]); at least `vcpus.len()`, at
-    /// most 512. A larger number needs more room in `redistributors` too: raise the `count` of a
-    /// region.
+    /// most 512. A larger number needs more room in `redistributors` too, which
+    /// [`Config::with_max_vcpus`] makes.
     pub max_vcpus: usize,
     /// Number of SPIs: a multiple of 32 from 0 to 960, or 988. The number determines
     /// `GICD_TYPER.ITLinesNumber`.
@@ -103,29 +119,25 @@ impl Config {
     #[must_use]
     pub fn new(vcpus: Vec<Affinity>) -> Self {
         let count = vcpus.len();
-        let near = count.clamp(1, 123);
-
-        let mut redistributors = alloc::vec![RedistributorRegion {
-            base: 0x080a_0000,
-            count: near,
-        }];
-        if count > near {
-            redistributors.push(RedistributorRegion {
-                base: 0x40_0000_0000,
-                count: count - near,
-            });
-        }
-
         Self {
             vcpus,
             max_vcpus: count,
             spis: 988,
             distributor: 0x0800_0000,
-            redistributors,
+            redistributors: board_regions(count),
             its: Vec::new(),
             lpi_bits: 0,
             maintenance: IntId::ppi(25).expect("25 is a PPI"),
         }
+    }
+
+    /// Lets the VM grow to `max_vcpus` vCPUs, and replaces the regions of redistributor frames by
+    /// those of QEMU's `virt` board for as many.
+    #[must_use]
+    pub fn with_max_vcpus(mut self, max_vcpus: usize) -> Self {
+        self.max_vcpus = max_vcpus;
+        self.redistributors = board_regions(max_vcpus);
+        self
     }
 
     /// Adds an ITS at `base`, and sets the number of LPIs to 65,536.

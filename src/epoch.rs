@@ -37,8 +37,16 @@ pub struct Domain {
 /// A domain, as its CPUs and VMs hold it.
 pub(crate) struct Shared {
     collector: Collector,
+    cpus: SpinLock<Cpus>,
+}
+
+/// The CPUs of a domain.
+#[derive(Default)]
+struct Cpus {
     /// Every CPU ever registered.
-    cpus: SpinLock<Vec<Registration>>,
+    registered: Vec<Registration>,
+    /// Counts of the drops of VMs.
+    drops: Totals,
 }
 
 /// A physical CPU that is registered, or was.
@@ -89,7 +97,7 @@ impl Domain {
         Self {
             shared: Arc::new(Shared {
                 collector: Collector::new(),
-                cpus: SpinLock::new(Rank::Topology, Vec::new()),
+                cpus: SpinLock::new(Rank::Topology, Cpus::default()),
             }),
         }
     }
@@ -106,7 +114,7 @@ impl Domain {
 
         let number = unique_number().ok_or(RegisterError::Exhausted)?;
         let locks = HeldLocks::default();
-        let mut cpus = self.shared.cpus.lock(&locks);
+        let cpus = &mut self.shared.cpus.lock(&locks).registered;
         let record = match cpus.iter_mut().find(|cpu| cpu.id == id) {
             Some(cpu) if cpu.present => return Err(RegisterError::InUse(id)),
             Some(cpu) => {
@@ -132,8 +140,10 @@ impl Domain {
     /// Returns the sum of all CPUs' counters, including CPUs whose [`CpuLocal`] was dropped.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for cpu in self.shared.cpus.lock(&HeldLocks::default()).iter() {
+        let locks = HeldLocks::default();
+        let cpus = self.shared.cpus.lock(&locks);
+        let mut totals = cpus.drops;
+        for cpu in &cpus.registered {
             totals.add(&cpu.record.counters);
         }
         totals
@@ -150,7 +160,7 @@ impl Shared {
     /// registered.
     pub(crate) fn vcpu_ended(&self, seat: Seat, locks: &HeldLocks) {
         let is_it = |cpu: &&Registration| Seat::new(cpu.number, cpu.id) == seat;
-        if let Some(cpu) = self.cpus.lock(locks).iter().find(is_it) {
+        if let Some(cpu) = self.cpus.lock(locks).registered.iter().find(is_it) {
             // Release: pairs with the Acquire in `CpuLocal::is_loaded`.
             cpu.record.occupied.store(0, Release);
         }
@@ -244,11 +254,13 @@ impl CpuLocal {
 }
 
 impl Drop for CpuLocal {
-    /// Makes the identifier free for another [`Domain::register`].
+    /// Makes the identifier free for another [`Domain::register`], or keeps the counts of an
+    /// anonymous membership.
     fn drop(&mut self) {
         let mut cpus = self.domain.cpus.lock(&self.locks);
-        if let Some(cpu) = cpus.iter_mut().find(|cpu| cpu.id == self.id) {
-            cpu.present = false;
+        match cpus.registered.iter_mut().find(|cpu| cpu.id == self.id) {
+            Some(cpu) => cpu.present = false,
+            None => cpus.drops.add(&self.record.counters),
         }
     }
 }

@@ -4,15 +4,19 @@
 mod common;
 
 use common::its::Driver;
-use common::{GITS, Machine, affinity, vcpu};
+use common::{GICD, GITS, Machine, affinity, vcpu};
 use vgic::config::GITS_TRANSLATER;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::cpu_interface::{CpuInterface, Vtr};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId};
 use vgic::lr::ListRegister;
-use vgic::mmio::Width;
-use vgic::{AccessError, ConfigError, Cpu, CpuError, EntryError, InjectError, TeardownError};
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::sysreg::SysReg;
+use vgic::{
+    AccessError, Config, ConfigError, Cpu, CpuError, EntryError, InjectError, RegisterError,
+    TeardownError, Vgic,
+};
 
 #[test]
 fn a_vcpu_is_entered_once_where_its_registers_are() {
@@ -310,4 +314,214 @@ fn a_cpu_that_cannot_run_vcpus_is_refused() {
 
     let sound = Odd(NEOVERSE, SoftwareInterface::default());
     assert!(Cpu::try_new(domain.register(CpuId(0)).unwrap(), sound).is_ok());
+}
+
+/// Returns two VMs, each with a vCPU and a CPU of its own domain.
+fn strangers() -> [Machine; 2] {
+    [Machine::new(1), Machine::new(1)]
+}
+
+#[test]
+fn a_pin_of_another_domain_reaches_nothing() {
+    let [machine, other] = strangers();
+    let driver = Driver::new(&machine);
+    driver.map(9, 0, 8192, 0);
+    let (vm, pin) = (&machine.vm, other.pin());
+    let v0 = vcpu(0);
+    let [ppi, spi] = [27, 40].map(|raw| IntId::new(raw).unwrap());
+
+    for error in [
+        vm.inject_msi(&pin, ItsId(0), DeviceId(9), EventId(0)).err(),
+        vm.signal_msi(&pin, GITS + GITS_TRANSLATER, DeviceId(9), 0)
+            .err(),
+        vm.inject_spi(&pin, spi).err(),
+        vm.inject_ppi(&pin, v0, ppi).err(),
+        vm.set_spi_line(&pin, spi, true).err(),
+        vm.set_ppi_line(&pin, v0, ppi, true).err(),
+        vm.forward_spi(&pin, spi).err(),
+        vm.forward_ppi(&pin, v0, ppi).err(),
+    ] {
+        assert_eq!(error, Some(InjectError::ForeignDomain));
+    }
+
+    machine.vm.vcpu_put(&machine.pin(), v0).unwrap();
+    other.vm.vcpu_put(&pin, v0).unwrap();
+    assert_eq!(vm.enter(&pin, v0), Err(EntryError::ForeignDomain));
+    for refused in [
+        vm.exit(&pin, v0),
+        vm.vcpu_put(&pin, v0),
+        vm.power_off(&pin, v0),
+        vm.block(&pin, v0).map(|_| ()),
+        vm.has_pending(&pin, v0).map(|_| ()),
+    ] {
+        assert_eq!(refused, Err(EntryError::NotEntered(v0)));
+    }
+
+    let foreign = AccessError::ForeignDomain;
+    assert_eq!(vm.mmio_read(&pin, v0, GICD, Width::Word), Err(foreign));
+    assert_eq!(vm.mmio_write(&pin, GICD, Width::Word, 0), Err(foreign));
+    assert_eq!(vm.sysreg_write(&pin, v0, SysReg::Sgi1r, 1), Err(foreign));
+    assert_eq!(vm.advance(&pin), Err(foreign));
+    assert_eq!(vm.affinity(&pin, v0), None);
+    assert_eq!(vm.find_vcpu(&pin, affinity(0)), None);
+    assert_eq!(
+        vm.add_vcpu(&pin, affinity(9)),
+        Err(ConfigError::ForeignDomain)
+    );
+    assert_eq!(vm.teardown(&pin), Err(TeardownError::ForeignDomain));
+    drop(pin);
+
+    let pending = machine.read(0, GICD + 0x204);
+    assert_eq!(pending, 0, "nothing was raised");
+    machine.finish();
+    other.finish();
+}
+
+/// Leaves vCPU 0 on CPU 0 of one domain, and asks for it on CPU 0 of another domain.
+#[test]
+fn a_cpu_of_another_domain_with_the_same_number_is_another_cpu() {
+    let [machine, other] = strangers();
+    machine.enter(0);
+    let v0 = vcpu(0);
+    assert_eq!(
+        machine.vm.exit(&other.pin(), v0),
+        Err(EntryError::NotEntered(v0))
+    );
+    machine.exit(0);
+    assert_eq!(
+        machine.vm.vcpu_put(&other.pin(), v0),
+        Err(EntryError::NotEntered(v0))
+    );
+    machine.finish();
+    other.finish();
+}
+
+#[test]
+fn a_cpu_is_registered_once_at_a_time_under_a_real_number() {
+    let domain = Domain::new();
+    for number in [0xfffe, 0xffff].map(CpuId) {
+        let refused = domain.register(number).err();
+        assert_eq!(refused, Some(RegisterError::Reserved(number)));
+    }
+
+    let first = domain.register(CpuId(0xfffd)).unwrap();
+    let again = domain.register(CpuId(0xfffd)).err();
+    assert_eq!(again, Some(RegisterError::InUse(CpuId(0xfffd))));
+    first.counters().kicks.add(1);
+    drop(first);
+    let back = domain.register(CpuId(0xfffd)).unwrap();
+    back.counters().kicks.add(1);
+    assert_eq!(domain.totals().kicks, 2, "the counters go on");
+    // Another domain has its own CPUs.
+    let _elsewhere = Domain::new().register(CpuId(0xfffd)).unwrap();
+}
+
+#[test]
+fn a_vm_that_cannot_be_taken_apart_stays_as_it_is() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.enter(1);
+    let pin = machine.pin();
+    machine.vm.vcpu_put(&pin, vcpu(0)).unwrap();
+    let refused = machine.vm.teardown(&pin);
+    assert_eq!(refused, Err(TeardownError::Loaded(vcpu(1))));
+    drop(pin);
+
+    machine.inject_spi(40);
+    machine.exit(1);
+    assert_eq!(machine.serve(1), [40]);
+    machine.finish();
+}
+
+#[test]
+fn a_vm_that_is_taken_apart_runs_no_vcpu() {
+    let Machine { vm, cpus, .. } = Machine::new(1);
+    let pin = cpus[0].pin();
+    vm.vcpu_put(&pin, vcpu(0)).unwrap();
+    // Behind an `Arc`, as VMs are that several CPUs run.
+    let vm = std::sync::Arc::new(vm);
+    assert_eq!(vm.clone().teardown(&pin).unwrap().references, 0);
+    assert_eq!(vm.teardown(&pin), Err(TeardownError::TornDown));
+    assert_eq!(vm.enter(&pin, vcpu(0)), Err(EntryError::TornDown));
+    assert!(!vm.power_on(vcpu(0)), "it is on");
+    let _ = vm.inject_spi(&pin, IntId::spi(40).unwrap()).unwrap();
+    let read = vm.mmio_read(&pin, vcpu(0), GICD + 0x204, Width::Word);
+    assert!(matches!(read, Ok(MmioOutcome::Done(_))));
+}
+
+/// Drops a VM while a CPU has its vCPU, in the guest or out of it. The CPU runs another VM
+/// afterwards, which finds empty list registers.
+#[test]
+fn a_cpu_outlives_the_vm_of_its_vcpu() {
+    for stays_in_guest in [false, true] {
+        let Machine { domain, vm, cpus } = {
+            let machine = Machine::new(1);
+            machine.edge_spi(40, 0);
+            machine.edge_spi(41, 0);
+            machine.inject_spi(40);
+            machine.inject_spi(41);
+            machine.enter(0);
+            if !stays_in_guest {
+                machine.exit(0);
+            }
+            machine
+        };
+        let cpu = &cpus[0];
+        assert_eq!(cpu.release(), Err(EntryError::CpuInUse));
+        assert!(cpu.interface().list_registers().any(|lr| !lr.is_empty()));
+        drop(vm);
+        let totals = domain.totals();
+        assert_eq!(totals.list_gets, totals.list_puts);
+
+        let config = Config::new(vec![affinity(0)]);
+        let other = Vgic::new(&domain, config, common::TestHost::default()).unwrap();
+        if stays_in_guest {
+            cpu.release().unwrap();
+            assert!(cpu.interface().list_registers().all(ListRegister::is_empty));
+        }
+        other.enter(&cpu.pin(), vcpu(0)).unwrap();
+        assert!(cpu.interface().list_registers().all(ListRegister::is_empty));
+        other.exit(&cpu.pin(), vcpu(0)).unwrap();
+        assert_eq!(cpu.release(), Err(EntryError::CpuInUse));
+        other.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+        cpu.release().unwrap();
+        other.teardown(&cpu.pin()).unwrap();
+    }
+}
+
+/// Takes a CPU out of the domain with a vCPU loaded, and registers the CPU again. The vCPU is not
+/// on the new CPU, and its own end comes with the VM's.
+#[test]
+fn a_cpu_that_comes_back_does_not_have_the_vcpu_it_had() {
+    let Machine {
+        domain,
+        vm,
+        mut cpus,
+    } = Machine::new(1);
+    drop(cpus.pop());
+    let back = domain.register(CpuId(0)).unwrap();
+    let cpu = Cpu::new(back, SoftwareInterface::default());
+    let v0 = vcpu(0);
+    assert_eq!(vm.vcpu_put(&cpu.pin(), v0), Err(EntryError::NotEntered(v0)));
+    assert_eq!(vm.enter(&cpu.pin(), v0), Err(EntryError::OnAnotherCpu(v0)));
+    assert_eq!(vm.teardown(&cpu.pin()), Err(TeardownError::Loaded(v0)));
+    drop(vm);
+    cpu.release().unwrap();
+    let other = Vgic::new(
+        &domain,
+        Config::new(vec![affinity(0)]),
+        common::TestHost::default(),
+    );
+    other.unwrap().enter(&cpu.pin(), v0).unwrap();
+}
+
+/// Writes a system register for a vCPU that the configuration has room for, and that is not added.
+#[test]
+fn a_vcpu_that_is_not_added_is_unknown() {
+    let machine = Machine::from_config(Config::new(vec![affinity(0)]).with_max_vcpus(2));
+    let unknown = AccessError::UnknownVcpu(vcpu(1));
+    let written = machine
+        .vm
+        .sysreg_write(&machine.pin(), vcpu(1), SysReg::Sgi1r, 1);
+    assert_eq!(written, Err(unknown));
 }

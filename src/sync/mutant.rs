@@ -132,6 +132,8 @@ mutants! {
         "a vCPU destroyed with interrupts on it";
     /// Teardown leaves the interrupts on the ap_lists.
     ListsForgotten: "teardown", "the_last_one_takes_it_apart", "";
+    /// Teardown claims a vCPU by a load and a store instead of a compare-and-swap.
+    TornDownByStore: "teardown", "teardown_against_entry", "a VM destroyed with a vCPU loaded";
 
     /// The old topology is freed at once, before its last reader is done.
     TopologyFreedAtOnce: "snapshot", "readers_see_the_old_or_the_new", "";

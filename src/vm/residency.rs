@@ -27,7 +27,7 @@
 use crate::epoch::Seat;
 use crate::intid::CpuId;
 use crate::steps::step;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, Mutant, mutant, weakened_by};
 
 const ON: u64 = 1 << 0;
@@ -117,6 +117,16 @@ impl Residency {
     /// Claims a vCPU, on no CPU, for the teardown of its VM. Returns the word if the vCPU is on a
     /// CPU or has been claimed before.
     pub(crate) fn tear_down(&self) -> Result<(), ResidencyBits> {
+        if mutant(Mutant::TornDownByStore) {
+            let found = self.get();
+            if found.0 & OWNER != NO_CPU {
+                return Err(found);
+            }
+            // Release: as the AcqRel below.
+            self.0.store(found.0 & !OWNER | TORN_DOWN, Release);
+            return Ok(());
+        }
+
         // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
         self.0
             .fetch_update(AcqRel, Acquire, |word| {

@@ -142,11 +142,11 @@ fn read_states(
     for _ in 0..PATIENCE {
         let id = vcpu(guest.vcpu);
         let read = machine.vm.mmio_read(&cpu.pin(), id, gpa, Width::Word);
-        if let MmioOutcome::Done(_) = read {
+        if let Ok(MmioOutcome::Done(_)) = read {
             return;
         }
         // The other vCPU has been asked to fold. The guest executes the load again.
-        assert_eq!(read, MmioOutcome::Retry);
+        assert_eq!(read, Ok(MmioOutcome::Retry));
         enter(machine, cpu, guest);
         exit(machine, cpu, guest);
         yield_now();

@@ -255,13 +255,13 @@ impl Machine {
         let done = self
             .vm
             .mmio_write(&local.pin(), gpa, Width::Word, value.into());
-        assert_eq!(done, MmioOutcome::Done(0), "write of {gpa:#x}");
+        assert_eq!(done, Ok(MmioOutcome::Done(0)), "write of {gpa:#x}");
     }
 
     /// Writes a 64-bit register.
     pub(crate) fn write64(&self, local: &CpuLocal, gpa: u64, value: u64) {
         let done = self.vm.mmio_write(&local.pin(), gpa, Width::Double, value);
-        assert_eq!(done, MmioOutcome::Done(0), "write of {gpa:#x}");
+        assert_eq!(done, Ok(MmioOutcome::Done(0)), "write of {gpa:#x}");
     }
 
     /// Routes an SPI to the vCPU with the given affinity, if any.
@@ -313,7 +313,7 @@ impl<'a> Its<'a> {
     fn creadr(&self) -> u64 {
         let (vm, cpu) = (&self.machine.vm, self.cpu);
         match vm.mmio_read(&cpu.pin(), vcpu(0), self.base + 0x90, Width::Double) {
-            MmioOutcome::Done(value) => value,
+            Ok(MmioOutcome::Done(value)) => value,
             other => panic!("GITS_CREADR: {other:?}"),
         }
     }

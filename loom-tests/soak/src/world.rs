@@ -182,7 +182,7 @@ impl World {
             let read = machine
                 .vm
                 .mmio_read(&cpu.pin(), vcpu(0), register, Width::Word);
-            let MmioOutcome::Done(value) = read else {
+            let Ok(MmioOutcome::Done(value)) = read else {
                 panic!("{register:#x}: {read:?}");
             };
             let rwp = if register == GICD { 1 << 31 } else { 1 << 3 };

@@ -5,7 +5,10 @@
 //! injections in flight.
 
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{Machine, V0, V1, check, discard, sole, spawn, take};
+use vgic::{EntryError, TeardownError};
 
 /// Tears the VM down on the last CPU using it, right after an injection and a `DISCARD`.
 #[test]
@@ -20,6 +23,87 @@ fn the_last_one_takes_it_apart() {
         machine.command(&cpu.pin(), 0, discard(0));
         other.join();
         sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a teardown against an entry. A VM taken apart has no vCPU on a CPU, and none is entered
+/// afterwards. A VM that is not taken apart is as before.
+#[test]
+fn teardown_against_entry() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        let running = Arc::new(AtomicBool::new(false));
+
+        let other = {
+            let running = running.clone();
+            spawn(&machine, 1, move |machine, cpu| {
+                let entered = machine.vm.enter(&cpu.pin(), V0);
+                if entered.is_ok() {
+                    running.store(true, Relaxed);
+                    machine.exit(cpu, V0);
+                    running.store(false, Relaxed);
+                    machine.put(cpu, V0);
+                }
+                entered
+            })
+        };
+        let torn = machine.vm.teardown(&cpu.pin());
+        assert!(torn.is_err() || !running.load(Relaxed), "a vCPU runs on");
+        let entered = other.join();
+
+        match torn {
+            Ok(report) => assert_eq!(report.references, 0),
+            Err(error) => {
+                assert_eq!((error, entered), (TeardownError::Loaded(V0), Ok(())));
+                assert_eq!(machine.serve(&cpu, V0), 1);
+                machine.vm.teardown(&cpu.pin()).unwrap();
+            }
+        }
+        let again = machine.vm.enter(&cpu.pin(), V0);
+        assert_eq!(again, Err(EntryError::TornDown));
+        assert_eq!(machine.listed(), 0);
+    });
+}
+
+/// Races a teardown against another. One of them takes the VM apart.
+#[test]
+fn teardown_against_teardown() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.vm.teardown(&cpu.pin()).map(|report| report.pending)
+        });
+        let torn = machine.vm.teardown(&cpu.pin()).map(|report| report.pending);
+        let results = [torn, other.join()];
+        let taken = results.iter().filter(|torn| torn.is_ok()).count();
+        assert_eq!(taken, 1, "{results:?}");
+        assert!(results.contains(&Err(TeardownError::TornDown)));
+        assert_eq!(machine.listed(), 0);
+    });
+}
+
+/// Races a teardown against injections on another CPU. The drop of the VM puts every reference that
+/// the teardown has not put.
+#[test]
+fn teardown_against_injection() {
+    check(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+        });
+        machine.vm.teardown(&cpu.pin()).unwrap();
+        assert!(machine.msi(&cpu.pin(), 0, 0).is_none(), "it is unmapped");
+        other.join();
+
+        let Machine { domain, vm, .. } = sole(machine);
+        drop(vm);
+        let totals = domain.totals();
+        assert_eq!(totals.mapping_gets, totals.mapping_puts);
     });
 }
 
