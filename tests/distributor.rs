@@ -413,6 +413,52 @@ fn reading_a_state_that_another_vcpu_has_is_tried_again() {
     machine.finish();
 }
 
+/// Reads the state of an interrupt of a vCPU that is recalled, leaves the guest, and is neither
+/// entered nor put: its exit has shown the state.
+#[test]
+fn a_recalled_vcpu_shows_its_states_when_it_exits() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    machine.enter(1);
+    assert_eq!(machine.guest(1).read_iar1(), 40);
+    let active = GICD + ISACTIVER + 4;
+    let read = |at| machine.access(0, at, Width::Word, None);
+    assert_eq!(read(active), MmioOutcome::Retry, "it is in the guest");
+    machine.exit(1);
+    for _ in 0..3 {
+        assert_eq!(read(active), MmioOutcome::Done(1 << 8));
+        assert_eq!(read(GICD + ISPENDR + 4), MmioOutcome::Done(0));
+    }
+
+    machine.enter(1);
+    machine.guest(1).write_eoir1(40);
+    assert_eq!(read(active), MmioOutcome::Retry, "it is in the guest again");
+    machine.finish();
+}
+
+/// Reads the state of an interrupt of a vCPU that was out of the guest before the read, and stays
+/// there: the read ends, and shows the state last known.
+#[test]
+fn a_read_does_not_wait_for_ever_for_a_vcpu_that_is_out_of_the_guest() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    machine.enter(1);
+    machine.exit(1);
+    let tries = |register| {
+        let outcomes = (0..1000).map(|_| machine.access(0, GICD + register + 4, Width::Word, None));
+        let mut outcomes = outcomes.enumerate();
+        outcomes.find(|(_, outcome)| *outcome != MmioOutcome::Retry)
+    };
+    assert_eq!(tries(ISPENDR), Some((256, MmioOutcome::Done(1 << 8))));
+    assert_eq!(tries(ISACTIVER), Some((256, MmioOutcome::Done(0))));
+    // In the guest the vCPU has been kicked, and will answer.
+    machine.enter(1);
+    assert_eq!(tries(ISPENDR), None);
+    machine.finish();
+}
+
 /// Reads the state of an interrupt in a list register of a vCPU out of the guest, for a trap or in
 /// WFI.
 #[test]
@@ -425,6 +471,7 @@ fn the_state_of_a_vcpu_that_is_out_of_the_guest_is_shown_as_it_is() {
     let active = GICD + ISACTIVER + 4;
     let read = |at| machine.access(0, at, Width::Word, None);
 
+    // The guest has acknowledged the interrupt since the last fold.
     machine.exit(1);
     assert_eq!(read(active), MmioOutcome::Retry);
     assert_eq!(read(active), MmioOutcome::Retry, "not folded yet");

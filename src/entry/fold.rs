@@ -22,6 +22,7 @@ use crate::vm::Vm;
 use crate::vm::ap_list::{ApList, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{Irq, Pruned};
+use crate::vm::residency::RECALL;
 use crate::vm::vcpu::Vcpu;
 
 /// Maintenance conditions of a guest that has enabled or disabled a group. A flush enables them.
@@ -50,6 +51,12 @@ pub(super) unsafe fn fold_exit<H: Host, I: CpuInterface>(
         fold_one(vm, cpu, pin, vcpu, shadow, ended);
     } else {
         fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
+    }
+
+    if vcpu.residency.get().has(RECALL) {
+        // Another vCPU may wait for the states, and this vCPU may stay out of the guest.
+        refresh_states(cpu, pin, vcpu);
+        vcpu.residency.show_states();
     }
 }
 

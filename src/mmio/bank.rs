@@ -32,6 +32,10 @@ use crate::vm::{Vm, rwp};
 
 use super::{Access, Width};
 
+/// Most tries of a register read that waits for a vCPU out of the guest. Such a vCPU is recalled,
+/// and its CPU usually enters or puts it soon; but an embedder may also leave it there for ever.
+const MOST_TRIES: u16 = 256;
+
 /// Interrupts of one 32-bit register, from bit 0 up.
 #[derive(Clone, Copy)]
 pub(crate) struct Bank<'a> {
@@ -153,12 +157,16 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
     /// list registers. Returns false if another vCPU has to fold first; the vCPU then retries the
     /// access.
     ///
-    /// A first access recalls the other vCPUs. The retry waits until each vCPU has consumed the
-    /// recall and sends no new recall, so that the retry succeeds although the guest runs on. Case
-    /// `spi.pending_elsewhere_is_seen`.
+    /// A first access recalls the other vCPUs. The retry waits until each vCPU has left the guest,
+    /// or consumed the recall, and sends no new recall, so that the retry succeeds although the
+    /// guest runs on. Case `spi.pending_elsewhere_is_seen`.
+    ///
+    /// A vCPU that had left the guest before the recall, and is neither entered nor put, has states
+    /// that only its CPU can read. After [`MOST_TRIES`] the register shows the states last known.
     fn sync_states(&self, bank: Bank<'_>) -> bool {
         let mut synced = false;
         let mut current = true;
+        let mut all_out = true;
         // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retry_gpa`.
         let asked = self.vcpu.retry_gpa.load(Relaxed) == self.gpa;
 
@@ -182,11 +190,20 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
                     current = false;
                 } else if place.has(RECALL) {
                     current = false;
+                    all_out &= !place.in_guest();
                 }
             }
         }
 
-        // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retry_gpa`.
+        // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retries`.
+        let tries = if asked {
+            self.vcpu.retries.load(Relaxed)
+        } else {
+            0
+        };
+        current |= all_out && tries >= MOST_TRIES;
+        // Relaxed: no partner; only the accessing vCPU's CPU reads and writes both.
+        self.vcpu.retries.store(tries.saturating_add(1), Relaxed);
         self.vcpu
             .retry_gpa
             .store(if current { u64::MAX } else { self.gpa }, Relaxed);

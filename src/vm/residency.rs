@@ -5,6 +5,7 @@
 //! | 0     | ON           | powered on; an off vCPU collects interrupts but is never kicked |
 //! | 1     | IN_GUEST     | running guest code on `cpu` |
 //! | 2     | BLOCKED      | waiting for an interrupt; the embedder has to be informed of work |
+//! | 3     | SHOWN        | out of the guest, and the states of all its list registers are known |
 //! | 4     | NEW          | an interrupt was inserted into the ap_list |
 //! | 5     | RECALL       | a list register has to be folded, and the guest left |
 //! | 6     | RECALL_LATER | a list register has to be folded before the next entry |
@@ -33,6 +34,7 @@ use crate::sync::{AtomicU64, Mutant, mutant, weakened_by};
 const ON: u64 = 1 << 0;
 const IN_GUEST: u64 = 1 << 1;
 const BLOCKED: u64 = 1 << 2;
+const SHOWN: u64 = 1 << 3;
 /// An interrupt was inserted.
 pub(crate) const NEW: u64 = 1 << 4;
 /// The list registers must be folded soon.
@@ -167,6 +169,13 @@ impl Residency {
         self.0.fetch_and(!IN_GUEST, Relaxed);
     }
 
+    /// Records that the state of every interrupt in a list register has been updated since the
+    /// exit: other CPUs may show it, until the next entry. Owner only.
+    pub(crate) fn show_states(&self) {
+        // AcqRel: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
+        self.0.fetch_or(SHOWN, AcqRel);
+    }
+
     /// Consumes the work outside the guest, and ends blocking. Owner only.
     pub(crate) fn take_work(&self) -> ResidencyBits {
         // AcqRel: pairs with the AcqRel in `notify`.
@@ -229,10 +238,10 @@ impl ResidencyBits {
     }
 
     /// Returns true if the states of all interrupts in the vCPU's list registers are known: the
-    /// vCPU is on no CPU, or blocked. While a CPU handles a trap of the vCPU, the list registers
-    /// are unread.
+    /// vCPU is on no CPU, blocked, or was recalled and has left the guest. Otherwise, while a CPU
+    /// handles a trap of the vCPU, the list registers are unread.
     pub(crate) fn lrs_are_known(self) -> bool {
-        self.0 & BLOCKED != 0 || self.cpu().is_none()
+        self.0 & (BLOCKED | SHOWN) != 0 || self.cpu().is_none()
     }
 
     /// Returns true if `cpu` has the vCPU.
@@ -248,7 +257,7 @@ impl ResidencyBits {
             Whereabouts::InGuest => ON | IN_GUEST,
             Whereabouts::Out => ON,
         };
-        (self.0 ^ cpu.0) & !WORK == there
+        (self.0 ^ cpu.0) & !(WORK | SHOWN) == there
     }
 
     /// Returns the CPU that has the vCPU.

@@ -8,7 +8,7 @@ use crate::cpu_interface::vmcr;
 use crate::epoch::{CpuLocal, CpuPin};
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
-use crate::sync::{AtomicU8, AtomicU64, Rank, SpinLock, Watched};
+use crate::sync::{AtomicU8, AtomicU16, AtomicU64, Rank, SpinLock, Watched};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{Irq, LEVEL};
@@ -43,6 +43,8 @@ pub(crate) struct Vcpu {
     /// Guest-physical address of the register read that this vCPU tries again, after the recall of
     /// another vCPU; all ones for none.
     pub(crate) retry_gpa: AtomicU64,
+    /// Number of times that the read at `retry_gpa` was tried again in vain.
+    pub(crate) retries: AtomicU16,
     pub(crate) ap_list: SpinLock<ApList>,
     shadow: OwnedShadow,
     pub(crate) redistributor: Redistributor,
@@ -58,6 +60,7 @@ impl Vcpu {
             rwp: AtomicU8::new(0),
             sgi_to_itself: AtomicU64::new(u64::MAX),
             retry_gpa: AtomicU64::new(u64::MAX),
+            retries: AtomicU16::new(0),
             ap_list: SpinLock::new(Rank::ApList, ApList::new(id)),
             shadow: OwnedShadow {
                 shadow: UnsafeCell::new(RefCell::new(IchShadow::new(vmcr::reset(5)))),
