@@ -37,7 +37,7 @@ pub struct Domain {
 /// A domain, as its CPUs and VMs hold it.
 pub(crate) struct Shared {
     collector: Collector,
-    cpus: SpinLock<Cpus>,
+    cpus: SpinLock<Cpus, { Rank::Topology as u8 }>,
 }
 
 /// The CPUs of a domain.
@@ -97,7 +97,7 @@ impl Domain {
         Self {
             shared: Arc::new(Shared {
                 collector: Collector::new(),
-                cpus: SpinLock::new(Rank::Topology, Cpus::default()),
+                cpus: SpinLock::new(Cpus::default()),
             }),
         }
     }

@@ -5,7 +5,7 @@
 //! shuttle atomics, because shuttle runs a single thread at a time and switches at the library's
 //! accesses only.
 //!
-//! The primitives are a fair spin lock with a check of the lock order ([`SpinLock`],
+//! The primitives are a spin lock with a check of the lock order ([`SpinLock`],
 //! [`HeldLocks`]), event counters with a single writer ([`Counter`]) and a read-mostly cell
 //! ([`Snapshot`]). For the models, `watched` shows loom the life of a structure, and `mutant` lists
 //! the deliberate faults to be detected. Other builds contain neither.
@@ -13,16 +13,20 @@
 #![doc = include_str!("../../docs/concurrency.md")]
 
 mod counter;
+mod held_locks;
 mod mutant;
 mod slices;
 mod snapshot;
 mod spin;
+mod tickets;
 mod watched;
 
 pub use counter::Counter;
+pub use held_locks::{HeldLocks, Rank};
 pub use slices::{Slice, Slices};
 pub use snapshot::Snapshot;
-pub use spin::{HeldLocks, Rank, SpinGuard, SpinLock};
+pub use spin::{SpinGuard, SpinLock};
+pub use tickets::Tickets;
 
 #[cfg(not(vgic_mutants))]
 pub(crate) use mutant::Mutant;
@@ -54,8 +58,17 @@ pub(crate) fn unique_number() -> Option<u32> {
     u32::try_from(number).ok()
 }
 
+/// Order of a CPU's accesses as a handler on the same CPU sees them: no instruction.
+pub(crate) use core::sync::atomic::compiler_fence;
+
 /// Hint for a CPU that waits for another CPU.
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::hint::spin_loop;
 #[cfg(shuttle)]
 pub(crate) use shuttle::thread::yield_now as spin_loop;
+
+/// Passes the CPU of a thread that waits to another thread.
+#[cfg(all(shuttle, feature = "std"))]
+pub(crate) use shuttle::thread::yield_now;
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub(crate) use std::thread::yield_now;

@@ -152,6 +152,11 @@ mutants! {
     /// A new round of slices has the number of the old round.
     RoundWithoutNumber: "slices", "start_against_a_claim", "";
 
+    /// A holder releases a lock with Relaxed instead of Release.
+    TicketServedRelaxed: "tickets", "a_section_sees_the_last_one", "";
+    /// A CPU draws the ticket being served by a load and a store instead of a compare-and-swap.
+    TicketDrawnByLook: "tickets", "attempts_against_a_wait", "";
+
     /// Two CPUs drain the same mappings at once, and each puts the mapping's single reference.
     DrainedTwice: "its_pair", "drain_against_drain", "CVE-2026-46316";
     /// A put loads the state again to decide if the put was the last, so two CPUs may both decide

@@ -1,86 +1,48 @@
-//! A fair spin lock with a check of the lock order and a count of acquisitions.
+//! A spin lock with a check of the lock order and a count of acquisitions.
 //!
 //! The hypervisor holds a lock for a few dozen instructions with interrupts masked, so waiting CPUs
 //! spin. Tickets serve CPUs in order of arrival, even 100 CPUs that wait for the list of one vCPU.
+//!
+//! With feature `std` the waiting CPU is a thread, which may lose its CPU to another thread, with a
+//! ticket or with the lock. A thread therefore first tries without a ticket, and yields its CPU
+//! between the attempts, so that the lock goes to a thread that runs. After [`YIELDS`] attempts the
+//! thread draws a ticket: then no thread that arrives later comes first.
 #![cfg_attr(not(loom), expect(unsafe_code))]
-// UNSAFETY: a guard makes `&mut T` from a shared reference, while its ticket is being served.
+// UNSAFETY: a guard makes `&mut T` from a shared reference, while its CPU has the lock.
 
-use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use super::Counter;
+use super::HeldLocks;
+#[cfg(not(loom))]
+use super::Tickets;
+use super::held_locks::Held;
 
-/// Position of a lock in the lock order (module docs of [`crate::sync`]).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum Rank {
-    /// Replacement of the vCPU topology.
-    Topology = 1,
-    /// An ITS's command queue and tables.
-    ItsCommand = 2,
-    /// A vCPU's active/pending list. No lock is taken inside.
-    ApList = 3,
-}
+/// Attempts before a thread yields its CPU: some microseconds, more than a holder needs that runs.
+#[cfg(all(feature = "std", not(loom)))]
+const SPINS: u32 = if cfg!(any(miri, shuttle)) { 1 } else { 100 };
 
-/// Record of the locks of a physical CPU. Every acquisition names the locks of the acquiring CPU.
-#[derive(Default)]
-pub struct HeldLocks {
-    /// Rank of the innermost lock held, or 0. Kept in debug builds only.
-    held: Cell<u8>,
-    acquired: Counter,
-}
+/// Attempts of a thread that yields its CPU, before it draws a ticket.
+#[cfg(all(feature = "std", not(loom)))]
+const YIELDS: u32 = if cfg!(any(miri, shuttle)) { 1 } else { 32 };
 
-impl HeldLocks {
-    /// Returns the number of locks that the CPU has taken so far.
-    #[inline]
-    #[must_use]
-    pub fn acquired(&self) -> u64 {
-        self.acquired.get()
-    }
-
-    /// Returns true if the CPU holds no lock. Always true in release builds.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.get() == 0
-    }
-
-    /// Records the acquisition of a lock of `rank`, and checks the lock order in debug builds.
-    #[inline]
-    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
-    fn acquire(&self, rank: Rank) -> Held<'_> {
-        self.acquired.add(1);
-        #[cfg(debug_assertions)]
-        {
-            let outer = self.held.replace(rank as u8);
-            assert!(
-                outer < rank as u8,
-                "lock order: {rank:?} taken while holding rank {outer}"
-            );
-            Held { locks: self, outer }
-        }
-
-        #[cfg(not(debug_assertions))]
-        Held { locks: PhantomData }
-    }
-}
-
-/// A spin lock around a `T`, served in order of arrival.
+/// A spin lock around a `T`, of rank `RANK`: a [`Rank`](super::Rank) as `u8`.
 ///
 /// A caller must mask every interrupt whose handler takes the same lock. At EL2 the vGIC is called
 /// with interrupts masked.
 #[cfg(not(loom))]
-pub struct SpinLock<T> {
-    next: super::AtomicU32,
-    serving: super::AtomicU32,
-    rank: Rank,
+pub struct SpinLock<T, const RANK: u8>(Inner<T>);
+
+/// A lock without its rank: all that a guard needs.
+#[cfg(not(loom))]
+struct Inner<T> {
+    tickets: Tickets,
     value: core::cell::UnsafeCell<T>,
 }
 
-/// A spin lock around a `T`: loom's mutex.
+/// A spin lock around a `T`, of rank `RANK`: loom's mutex.
 #[cfg(loom)]
-pub struct SpinLock<T> {
-    rank: Rank,
+pub struct SpinLock<T, const RANK: u8> {
     value: loom::sync::Mutex<T>,
 }
 
@@ -88,118 +50,143 @@ pub struct SpinLock<T> {
 #[must_use]
 pub struct SpinGuard<'a, T> {
     #[cfg(not(loom))]
-    lock: &'a SpinLock<T>,
-    #[cfg(not(loom))]
-    ticket: u32,
+    lock: &'a Inner<T>,
     #[cfg(loom)]
     inner: Option<loom::sync::MutexGuard<'a, T>>,
+    /// Dropped after the release.
     _held: Held<'a>,
     // The CPU that took the lock releases the lock.
     not_send: PhantomData<*const ()>,
 }
 
-/// The entry of a held lock in a [`HeldLocks`]. Empty in release builds, which do not check the
-/// order.
-struct Held<'a> {
-    #[cfg(debug_assertions)]
-    locks: &'a HeldLocks,
-    /// Value of `held` before the acquisition.
-    #[cfg(debug_assertions)]
-    outer: u8,
-    #[cfg(not(debug_assertions))]
-    locks: PhantomData<&'a HeldLocks>,
-}
-
-impl Drop for Held<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        #[cfg(debug_assertions)]
-        self.locks.held.set(self.outer);
-    }
-}
-
 #[cfg(not(loom))]
 // SAFETY: the lock gives the value to a single CPU at a time, and `T: Send` allows any CPU.
-unsafe impl<T: Send> Sync for SpinLock<T> {}
+unsafe impl<T: Send, const RANK: u8> Sync for SpinLock<T, RANK> {}
 
 #[cfg(not(loom))]
-impl<T> SpinLock<T> {
-    /// Creates an unlocked lock of the given rank.
-    pub const fn new(rank: Rank, value: T) -> Self {
-        Self {
-            next: super::AtomicU32::new(0),
-            serving: super::AtomicU32::new(0),
-            rank,
+impl<T, const RANK: u8> SpinLock<T, RANK> {
+    /// Creates an unlocked lock.
+    pub fn new(value: T) -> Self {
+        Self(Inner {
+            tickets: Tickets::new(),
             value: core::cell::UnsafeCell::new(value),
-        }
+        })
     }
 
     /// Waits for the lock and takes it.
+    ///
+    /// # Panics
+    /// If the wait might never end, because the CPU has the lock, or one that comes after it in the
+    /// lock order. In debug builds, without a wait too.
     #[inline]
     pub fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
-        use super::Ordering::{Acquire, Relaxed};
-        let held = locks.acquire(self.rank);
-        // Relaxed: taking the ticket orders nothing; the Acquire load of `serving` below does.
-        let ticket = self.next.fetch_add(1, Relaxed);
-        // Acquire: pairs with the Release in `SpinGuard::drop`.
-        while self.serving.load(Acquire) != ticket {
-            super::spin_loop();
+        locks.check_order(RANK);
+        #[cfg(feature = "std")]
+        if !self.0.tickets.draw_if_free() {
+            self.0.wait(locks, RANK);
         }
 
-        SpinGuard {
-            lock: self,
-            ticket,
-            _held: held,
-            not_send: PhantomData,
+        #[cfg(not(feature = "std"))]
+        {
+            let ticket = self.0.tickets.draw();
+            if !self.0.tickets.is_served(ticket) {
+                self.0.wait(locks, RANK, ticket);
+            }
         }
+        self.guard(locks)
     }
 
     /// Takes the lock if no CPU holds the lock or waits for the lock.
+    ///
+    /// # Panics
+    /// If the CPU has the lock: no later attempt would succeed. In debug builds, if the lock order
+    /// forbids the acquisition.
     #[inline]
     pub fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
-        use super::Ordering::{Acquire, Relaxed};
-        // Acquire: pairs with the Release in `SpinGuard::drop`.
-        let serving = self.serving.load(Acquire);
-        // Relaxed: if the next ticket is the ticket being served, the Acquire load above has
-        // synchronised with the last holder.
-        self.next
-            .compare_exchange(serving, serving.wrapping_add(1), Relaxed, Relaxed)
-            .ok()?;
-        Some(SpinGuard {
-            _held: locks.acquire(self.rank),
-            lock: self,
-            ticket: serving,
+        locks.check_order(RANK);
+        if !self.0.tickets.draw_if_free() {
+            locks.check(RANK);
+            return None;
+        }
+        Some(self.guard(locks))
+    }
+
+    /// Returns the guard of the lock, which the calling CPU has taken.
+    #[inline]
+    fn guard<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
+        SpinGuard {
+            lock: &self.0,
+            _held: locks.acquire(RANK),
             not_send: PhantomData,
-        })
+        }
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> Inner<T> {
+    /// Waits until the lock, of rank `rank`, is taken.
+    #[cfg(feature = "std")]
+    #[cold]
+    fn wait(&self, locks: &HeldLocks, rank: u8) {
+        locks.wait(rank);
+        for attempt in 0..SPINS + YIELDS {
+            if attempt < SPINS {
+                super::spin_loop();
+            } else {
+                super::yield_now();
+            }
+            if self.tickets.is_free() && self.tickets.draw_if_free() {
+                return;
+            }
+        }
+
+        let ticket = self.tickets.draw();
+        while !self.tickets.is_served(ticket) {
+            super::yield_now();
+        }
+    }
+
+    /// Waits until `ticket` of the lock, of rank `rank`, is served.
+    #[cfg(not(feature = "std"))]
+    #[cold]
+    fn wait(&self, locks: &HeldLocks, rank: u8, ticket: u32) {
+        locks.wait(rank);
+        while !self.tickets.is_served(ticket) {
+            super::spin_loop();
+        }
     }
 }
 
 #[cfg(loom)]
-impl<T> SpinLock<T> {
-    /// Creates an unlocked lock of the given rank.
-    pub fn new(rank: Rank, value: T) -> Self {
+impl<T, const RANK: u8> SpinLock<T, RANK> {
+    /// Creates an unlocked lock.
+    pub fn new(value: T) -> Self {
         Self {
-            rank,
             value: loom::sync::Mutex::new(value),
         }
     }
 
     /// Waits for the lock and takes it.
     pub fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
-        let held = locks.acquire(self.rank);
+        locks.check_order(RANK);
+        locks.wait(RANK);
         SpinGuard {
             inner: Some(self.value.lock().unwrap()),
-            _held: held,
+            _held: locks.acquire(RANK),
             not_send: PhantomData,
         }
     }
 
     /// Takes the lock if no CPU holds the lock.
     pub fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
-        let inner = self.value.try_lock().ok()?;
+        locks.check_order(RANK);
+        let Ok(inner) = self.value.try_lock() else {
+            locks.check(RANK);
+            return None;
+        };
         Some(SpinGuard {
             inner: Some(inner),
-            _held: locks.acquire(self.rank),
+            _held: locks.acquire(RANK),
             not_send: PhantomData,
         })
     }
@@ -211,7 +198,7 @@ impl<T> Deref for SpinGuard<'_, T> {
     #[inline]
     fn deref(&self) -> &T {
         #[cfg(not(loom))]
-        // SAFETY: the guard's ticket is being served, so no other CPU accesses the value.
+        // SAFETY: the CPU with the guard has the lock, so no other CPU accesses the value.
         unsafe {
             &*self.lock.value.get()
         }
@@ -224,7 +211,7 @@ impl<T> DerefMut for SpinGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         #[cfg(not(loom))]
-        // SAFETY: the guard's ticket is being served, so no other CPU accesses the value.
+        // SAFETY: the CPU with the guard has the lock, so no other CPU accesses the value.
         unsafe {
             &mut *self.lock.value.get()
         }
@@ -237,13 +224,7 @@ impl<T> Drop for SpinGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         #[cfg(not(loom))]
-        {
-            // Release: pairs with the Acquire in `SpinLock::lock` and in `try_lock`. Only the
-            // holder writes `serving`.
-            let next = self.ticket.wrapping_add(1);
-            self.lock.serving.store(next, super::Ordering::Release);
-        }
-
+        self.lock.tickets.serve_next();
         #[cfg(loom)]
         drop(self.inner.take());
     }
@@ -252,12 +233,25 @@ impl<T> Drop for SpinGuard<'_, T> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sync::Rank;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    type Table<T> = SpinLock<T, { Rank::ItsCommand as u8 }>;
+    type List<T> = SpinLock<T, { Rank::ApList as u8 }>;
+
+    /// Returns the message that `call` panics with, or an empty text.
+    fn panic_of<R>(call: impl FnOnce() -> R) -> std::string::String {
+        catch_unwind(AssertUnwindSafe(|| drop(call())))
+            .err()
+            .and_then(|panic| panic.downcast_ref::<std::string::String>().cloned())
+            .unwrap_or_default()
+    }
 
     const ROUNDS: u64 = if cfg!(miri) { 20 } else { 500 };
 
     #[test]
     fn excludes_and_counts() {
-        let lock = SpinLock::new(Rank::ApList, 0_u64);
+        let lock = List::new(0_u64);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -283,13 +277,112 @@ mod tests {
         assert_eq!(*lock.lock(&HeldLocks::default()), 8 * ROUNDS);
     }
 
+    /// Runs many threads for each CPU on one lock. Asks for a hundredth of the acquisitions that an
+    /// idle machine with two CPUs makes.
+    #[test]
+    #[cfg(all(feature = "std", not(any(miri, shuttle))))]
+    fn more_threads_than_cpus_make_progress() {
+        use crate::sync::Ordering::Relaxed;
+        use std::sync::Barrier;
+        use std::time::{Duration, Instant};
+
+        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = (8 * cpus).max(32);
+        let lock = List::new(0_u64);
+        let stop = crate::sync::AtomicU8::new(0);
+        let ready = Barrier::new(threads + 1);
+
+        let began = std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let locks = HeldLocks::default();
+                    ready.wait();
+                    // Relaxed: the flag orders nothing.
+                    while stop.load(Relaxed) == 0 {
+                        *lock.lock(&locks) += 1;
+                    }
+                });
+            }
+            ready.wait();
+            let began = Instant::now();
+            std::thread::sleep(Duration::from_millis(500));
+            // Relaxed: the flag orders nothing.
+            stop.store(1, Relaxed);
+            began
+        });
+
+        let rate = *lock.lock(&HeldLocks::default()) as f64 / began.elapsed().as_secs_f64();
+        std::println!("{threads} threads, {cpus} CPUs: {rate:.0} acquisitions a second");
+        assert!(rate > 40_000.0, "{rate:.0} acquisitions a second");
+    }
+
+    /// Calls the library from a handler: the CPU's record is that of the interrupted code.
+    #[test]
+    fn a_handler_that_takes_the_interrupted_codes_lock_panics() {
+        let locks = HeldLocks::default();
+        let (list, other) = (List::new(()), List::new(()));
+
+        let held = list.lock(&locks);
+        assert!(panic_of(|| list.lock(&locks)).contains("lock order"));
+        assert!(panic_of(|| list.try_lock(&locks)).contains("lock order"));
+        assert!(!locks.is_empty(), "the outer record stands");
+        drop(held);
+        assert!(locks.is_empty());
+        let _held = other.lock(&locks);
+    }
+
+    /// Waits for a lock that another CPU holds, inside a lock that comes after it in the order: the
+    /// other CPU may wait for that one.
+    #[test]
+    fn a_wait_against_the_lock_order_panics() {
+        let locks = HeldLocks::default();
+        let (list, table) = (List::new(()), Table::new(()));
+        let _elsewhere = HeldLocks::default();
+        let _table = table.lock(&_elsewhere);
+
+        let held = list.lock(&locks);
+        assert!(panic_of(|| table.lock(&locks)).contains("lock order"));
+        drop(held);
+        assert!(locks.is_empty());
+    }
+
+    /// Takes locks in their order, and tries locks of other CPUs: no panic.
+    #[test]
+    fn what_the_lock_order_allows_never_panics() {
+        let (locks, elsewhere) = (HeldLocks::default(), HeldLocks::default());
+        let (list, table) = (List::new(()), Table::new(()));
+        for _ in 0..3 {
+            let outer = table.lock(&locks);
+            let inner = list.lock(&locks);
+            assert!(table.try_lock(&elsewhere).is_none());
+            assert!(list.try_lock(&elsewhere).is_none());
+            assert!(elsewhere.is_empty());
+            drop(inner);
+            assert!(!locks.is_empty());
+            drop(outer);
+            assert!(locks.is_empty());
+        }
+    }
+
+    /// Tries a lock against the order: the lock stays free.
+    #[test]
+    #[cfg(debug_assertions)]
+    fn an_attempt_against_the_lock_order_takes_nothing() {
+        let locks = HeldLocks::default();
+        let (list, table) = (List::new(()), Table::new(()));
+        let held = list.lock(&locks);
+        assert!(panic_of(|| table.try_lock(&locks)).contains("lock order"));
+        drop(held);
+        assert!(table.try_lock(&locks).is_some());
+    }
+
     #[test]
     #[cfg(debug_assertions)]
     #[should_panic(expected = "lock order")]
     fn order_is_checked() {
         let locks = HeldLocks::default();
-        let list = SpinLock::new(Rank::ApList, ());
-        let table = SpinLock::new(Rank::ItsCommand, ());
+        let list = List::new(());
+        let table = Table::new(());
         let _list = list.lock(&locks);
         let _table = table.lock(&locks);
     }

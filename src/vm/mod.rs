@@ -59,7 +59,7 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) present: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
     /// Held while a vCPU is added.
-    pub(crate) growth: SpinLock<()>,
+    pub(crate) growth: SpinLock<(), { Rank::Topology as u8 }>,
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
     pub(crate) its: Box<[Its]>,
@@ -100,7 +100,7 @@ impl<H: Host> Vm<H> {
             vcpus,
             present: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
-            growth: SpinLock::new(Rank::Topology, ()),
+            growth: SpinLock::new(()),
             lpis: Radix::new(u32::from(config.lpi_bits)),
             free_list: FreeList::new(),
             its: (0..)

@@ -45,7 +45,7 @@ pub(crate) struct Vcpu {
     pub(crate) retry_gpa: AtomicU64,
     /// Number of times that the read at `retry_gpa` was tried again in vain.
     pub(crate) retries: AtomicU16,
-    pub(crate) ap_list: SpinLock<ApList>,
+    pub(crate) ap_list: SpinLock<ApList, { Rank::ApList as u8 }>,
     shadow: OwnedShadow,
     pub(crate) redistributor: Redistributor,
     private: [Irq; IntId::PRIVATE as usize],
@@ -61,7 +61,7 @@ impl Vcpu {
             sgi_to_itself: AtomicU64::new(u64::MAX),
             retry_gpa: AtomicU64::new(u64::MAX),
             retries: AtomicU16::new(0),
-            ap_list: SpinLock::new(Rank::ApList, ApList::new(id)),
+            ap_list: SpinLock::new(ApList::new(id)),
             shadow: OwnedShadow {
                 shadow: UnsafeCell::new(RefCell::new(IchShadow::new(vmcr::reset(5)))),
                 watched: Watched::default(),

@@ -97,7 +97,7 @@ pub(crate) struct Commands {
     pub(crate) cwriter: AtomicU32,
     /// `GITS_CREADR.Offset`, in bytes.
     pub(crate) creadr: AtomicU32,
-    pub(crate) engine: SpinLock<Engine>,
+    pub(crate) engine: SpinLock<Engine, { Rank::ItsCommand as u8 }>,
 }
 
 /// State that only commands and writes of `GITS_CBASER` and `GITS_BASER<n>` change.
@@ -155,7 +155,7 @@ impl Its {
             commands: Commands {
                 cwriter: AtomicU32::new(0),
                 creadr: AtomicU32::new(0),
-                engine: SpinLock::new(Rank::ItsCommand, engine),
+                engine: SpinLock::new(engine),
             },
         }
     }
