@@ -15,3 +15,4 @@ mod sgi;
 mod slices;
 mod snapshot;
 mod teardown;
+mod tickets;
