@@ -136,7 +136,7 @@ fn operations(time: Duration) -> BTreeMap<String, f64> {
 /// Returns each load's median rates.
 fn loads(threads: usize, time: Duration) -> BTreeMap<String, Value> {
     let mut rates = BTreeMap::new();
-    let groups = ["lpi_lookup", "inject_msi", "lpi_stress"];
+    let groups = ["lpi_lookup", "inject_msi", "lpi_stress", "contended"];
     for group in groups {
         eprintln!("{group}, with threads");
         let loads = threads::loads(group, threads);

@@ -11,10 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use vgic::mmio::Width;
 
 use super::baselines::{self, Table};
 use super::catalog::scattered;
-use super::vm::{Command, FIRST_LPI, Vm};
+use super::vm::{Command, FIRST_LPI, GITS, Vm};
 
 /// MSIs between two checks of the stop flag.
 const BATCH: u32 = 64;
@@ -177,9 +178,13 @@ pub fn loads(group: &str, threads: usize) -> Vec<Load> {
                 .chain([true, false].map(one_word))
                 .collect()
         }
+        "contended" => [2, CROWD].map(contended).into(),
         _ => Vec::new(),
     }
 }
+
+/// Threads at one lock, more than the CPUs of most machines.
+const CROWD: usize = 32;
 
 /// vCPUs, devices, and events of each device.
 const SHAPES: [(usize, u32, u32); 5] = [
@@ -294,6 +299,30 @@ fn remapper(vm: &Vm, device: u64, events: u64, first: u64) -> Worker<'_> {
         done
     };
     (Role::Command, Box::new(work))
+}
+
+/// Returns a load of reads of `GITS_CBASER`, each under the ITS's command lock.
+fn contended(threads: usize) -> Load {
+    let name = format!("GITS_CBASER_read/{threads}_threads");
+    Load::new(name, threads, move || {
+        let vm = Vm::new(1);
+        Box::new(move |time| {
+            let workers = (0..threads as u16).map(|n| -> Worker<'_> {
+                let vm = &vm;
+                let work = move |stop: &AtomicBool| {
+                    let cpu = vm.cpu(n + 1);
+                    let mut done = 0;
+                    while !stop.load(Relaxed) {
+                        black_box(vm.read(&cpu, 0, GITS + 0x80, Width::Double));
+                        done += 1;
+                    }
+                    done
+                };
+                (Role::Accept, Box::new(work))
+            });
+            run(time, workers.collect())
+        })
+    })
 }
 
 /// Returns a load of MSIs of pending interrupts: a device faster than its guest.
