@@ -95,6 +95,11 @@ pub(crate) fn physical(address: usize) -> usize {
     address.wrapping_add(OFFSET.load(Ordering::Relaxed))
 }
 
+/// Returns the virtual address of a physical address in the image or the heap.
+pub(crate) fn virtual_address(physical: usize) -> usize {
+    physical.wrapping_sub(OFFSET.load(Ordering::Relaxed))
+}
+
 /// Returns the difference of physical and virtual address in the image and the heap.
 pub(crate) fn physical_offset() -> isize {
     OFFSET.load(Ordering::Relaxed).cast_signed()

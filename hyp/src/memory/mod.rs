@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod heap;
 pub(crate) mod layout;
 pub(crate) mod ranges;
+pub(crate) mod reach;
 mod small;
 pub(crate) mod stage1;
 pub(crate) mod stage2;

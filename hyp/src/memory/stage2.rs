@@ -6,9 +6,14 @@
 //!
 //! Memory is write-back here and devices are non-cacheable, so that the guest's own tables choose
 //! the type of every access within these limits, as without a hypervisor.
+#![expect(unsafe_code)]
+// UNSAFETY: copies tables by their addresses.
 
+use alloc::alloc::{alloc_zeroed, handle_alloc_error};
 use alloc::boxed::Box;
+use core::alloc::Layout;
 use core::ops::Range;
+use core::ptr;
 
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
 use aarch64_paging::Mapping;
@@ -16,8 +21,9 @@ use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes as Attributes
 use aarch64_paging::linearmap::LinearTranslation;
 use aarch64_paging::paging::{Constraints, MemoryRegion, Stage2 as Regime};
 
-use super::layout;
+use super::layout::{self, PAGE};
 use super::ranges::Pages;
+use super::reach::Reach;
 
 const MEMORY: Attributes = Attributes::MEMATTR_NORMAL_INNER_WB
     .union(Attributes::MEMATTR_NORMAL_OUTER_WB)
@@ -32,6 +38,9 @@ const DEVICE: Attributes = Attributes::MEMATTR_NORMAL_INNER_NC
     .union(Attributes::XN)
     .union(Attributes::VALID);
 
+/// Bits of a table's descriptor that hold the address of the next table.
+const NEXT_TABLE: u64 = 0xffff_ffff_f000;
+
 /// VMID of the guest with the whole machine, and of the first VM.
 const FIRST_VMID: u16 = 1;
 
@@ -39,6 +48,8 @@ const FIRST_VMID: u16 = 1;
 pub(crate) struct Stage2 {
     /// Value of `VTTBR_EL2` while the guest runs.
     base: u64,
+    /// Addresses that the tables translate.
+    reach: Reach,
 }
 
 impl Stage2 {
@@ -58,51 +69,103 @@ impl Stage2 {
         )
     }
 
+    /// Returns tables that map each physical range of `pieces` at an address of the guest's, with
+    /// these attributes. Addresses out of the calling CPU's reach are not mapped.
     fn new<'a>(
         vmid: u16,
         pieces: impl Iterator<Item = (&'a Range<usize>, usize, Attributes)>,
     ) -> Self {
+        let reach = this_reach();
         let tables = LinearTranslation::new(layout::physical_offset());
         let mut mapping = Mapping::new(tables, 0, Regime);
         for (physical, at, attributes) in pieces {
+            let end = (at + physical.len()).min(reach.end());
+            if at >= end {
+                continue;
+            }
             mapping
                 .map_range(
-                    &MemoryRegion::new(at, at + physical.len()),
+                    &MemoryRegion::new(at, end),
                     PhysicalAddress(physical.start),
                     attributes,
                     Constraints::empty(),
                 )
                 .unwrap_or_else(|error| panic!("cannot map {physical:#x?} for a guest: {error}"));
         }
-        let root = Box::leak(Box::new(mapping)).root_address().0 as u64;
+
+        let level_0 = Box::leak(Box::new(mapping)).root_address().0;
+        let root = match reach.level_1_tables() {
+            None => level_0,
+            // SAFETY: the mapping is the root of level 0 tables in the heap, and nobody writes them
+            // any more.
+            Some(count) => unsafe { side_by_side(level_0, count) },
+        };
         Self {
-            base: root | u64::from(vmid) << 48,
+            base: root as u64 | u64::from(vmid) << 48,
+            reach,
         }
     }
 
     /// Makes the calling CPU translate the guest's accesses by these tables.
     ///
     /// # Panics
-    /// If the CPU has fewer than 44 bits of physical address: tables cannot begin at level 0 then.
+    /// If the CPU has fewer physical address bits than the one that made the tables.
     pub(crate) fn activate(&self) {
-        // With 4 KiB pages, 48 bits are the most without FEAT_LPA2.
-        let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5);
-        let bits = [32, 36, 40, 42, 44, 48][range as usize];
+        let reach = self.reach;
+        let bits = this_reach().bits();
         assert!(
-            bits >= 44,
-            "CPUs with {bits}-bit physical addresses are not supported"
+            reach.bits() <= bits,
+            "this CPU has {bits}-bit physical addresses, and the boot CPU {}-bit ones",
+            reach.bits()
         );
 
         VTCR_EL2.write(
             VTCR_EL2::RES1.val(1)
-                + VTCR_EL2::PS.val(range)
+                + VTCR_EL2::PS.val(reach.ps())
                 + VTCR_EL2::TG0::Granule4KB
                 + VTCR_EL2::SH0::Inner
                 + VTCR_EL2::ORGN0::NormalWBRAWA
                 + VTCR_EL2::IRGN0::NormalWBRAWA
-                + VTCR_EL2::SL0.val(2)
-                + VTCR_EL2::T0SZ.val(64 - bits),
+                + VTCR_EL2::SL0.val(reach.sl0())
+                + VTCR_EL2::T0SZ.val(reach.t0sz()),
         );
         VTTBR_EL2.set(self.base);
     }
+}
+
+/// Returns the reach on the calling CPU.
+fn this_reach() -> Reach {
+    Reach::of(ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange))
+}
+
+/// Copies the first `count` tables of level 1 below the level 0 table at physical address `level_0`
+/// to one block, side by side, and returns the block's physical address. A missing table becomes an
+/// empty one. The block lives for ever.
+///
+/// # Safety
+/// A complete level 0 table with its level 1 tables is there, in the heap, and nobody writes them
+/// any more.
+unsafe fn side_by_side(level_0: usize, count: usize) -> usize {
+    let block = Layout::from_size_align(count * PAGE, count * PAGE)
+        .expect("a power of two of pages is a size and an alignment");
+    // SAFETY: the size is not 0.
+    let tables = unsafe { alloc_zeroed(block) };
+    if tables.is_null() {
+        handle_alloc_error(block);
+    }
+
+    for index in 0..count {
+        let entry = (layout::virtual_address(level_0) as *const u64).wrapping_add(index);
+        // SAFETY: by the caller's promise, a table of 512 descriptors is there, and `count` is at
+        // most 16.
+        let descriptor = unsafe { entry.read() };
+        if descriptor & 1 == 0 {
+            continue;
+        }
+        let table = layout::virtual_address((descriptor & NEXT_TABLE) as usize) as *const u8;
+        // SAFETY: by the caller's promise, a valid descriptor of level 0 names a table of level 1
+        // in the heap. The block has room for `count` tables, and has just been allocated.
+        unsafe { ptr::copy_nonoverlapping(table, tables.wrapping_add(index * PAGE), PAGE) };
+    }
+    layout::physical(tables.addr())
 }

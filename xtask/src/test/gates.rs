@@ -18,8 +18,13 @@ use crate::project;
 use crate::provision::toolchain::{self, cargo, nightly};
 use crate::soak::{self, ScheduleOptions};
 
-/// The boots: vCPUs and release of the kernel.
-const BOOTS: [(u16, &str); 3] = [(4, "6.12"), (1, "6.12"), (2, "6.1")];
+/// The boots: vCPUs, release of the kernel, CPU model. A Cortex-A76 has 40-bit physical addresses,
+/// a Neoverse N1 has 48-bit ones: the tables of stage 2 have another shape.
+const BOOTS: [(u16, &str, &str); 3] = [
+    (4, "6.12", "neoverse-n1"),
+    (1, "6.12", "neoverse-n1"),
+    (2, "6.1", "cortex-a76"),
+];
 
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
@@ -241,7 +246,7 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
     ];
     gates.extend(CONFORMANCE.map(|(vcpus, oracle)| conformance_gate(vcpus, oracle)));
-    gates.extend(BOOTS.map(|(vcpus, release)| boot_gate(vcpus, release)));
+    gates.extend(BOOTS.map(|(vcpus, release, cpu)| boot_gate(vcpus, release, cpu)));
     gates
 }
 
@@ -352,15 +357,16 @@ fn miri() -> Result<Command> {
 }
 
 /// Declares the gate of a boot.
-fn boot_gate(vcpus: u16, release: &'static str) -> Gate {
+fn boot_gate(vcpus: u16, release: &'static str, cpu: &str) -> Gate {
     let options = BootOptions {
         vcpus,
         kernel: Kernel::Debian(release),
+        cpu: cpu.to_owned(),
         ..BootOptions::default()
     };
     Gate::booting(
         format!("boot-{release}-{vcpus}"),
-        format!("boot {release} on {vcpus} vcpus"),
+        format!("boot {release} on {vcpus} vcpus of {cpu}"),
         Action::Boot(options),
     )
 }
@@ -394,6 +400,13 @@ mod tests {
         slugs.sort_unstable();
         slugs.dedup();
         assert_eq!(slugs.len(), gates.len());
+    }
+
+    #[test]
+    fn boots_cover_both_shapes_of_stage_2() {
+        for model in ["neoverse-n1", "cortex-a76"] {
+            assert!(BOOTS.iter().any(|(_, _, cpu)| *cpu == model), "{model}");
+        }
     }
 
     #[test]
