@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use aarch64_cpu::asm;
 use arm_pl011_uart::{DataBits, LineConfig, PL011Registers, Parity, StopBits, Uart};
 use safe_mmio::UniqueMmioPointer;
+use smccc::{Smc, psci};
 use spin::Mutex;
 
 use crate::cpu::registers::{ID_AA64ISAR0, id_field};
@@ -42,12 +43,17 @@ pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
     *CONSOLE.lock() = Some(uart);
 }
 
-/// Stops a CPU without FEAT_LSE, whose instructions this program is compiled to. The check comes
-/// first, because every lock, the console's included, is made of these instructions.
+/// Powers the machine off if its CPUs lack FEAT_LSE, whose instructions this program is compiled
+/// to. The check comes first, because every lock, the console's included, is made of these
+/// instructions.
+///
+/// The line begins with `@hyp-stop`, which tells a watcher that the machine cannot run the
+/// hypervisor, and why.
 fn require_atomics(uart: &mut Uart<'_>) {
     const ATOMIC_SHIFT: u32 = 20;
     if id_field(ID_AA64ISAR0, ATOMIC_SHIFT) == 0 {
-        let _ = uart.write_str("hyp: this CPU has no FEAT_LSE (Armv8.1), which hyp needs\r\n");
+        let _ = uart.write_str("@hyp-stop this CPU has no FEAT_LSE (Armv8.1)\r\n");
+        let _ = psci::system_off::<Smc>();
         loop {
             asm::wfe();
         }

@@ -134,9 +134,14 @@ boot_high:
     mov     x1, x21
     b       {boot}
 
+    // Not EL2: nothing can be run or reported. At EL1, firmware answers to HVC.
 halt:
-    wfe
-    b       halt
+    cmp     x1, #(1 << 2)
+    b.ne    0f
+    ldr     w0, =0x84000008         // PSCI SYSTEM_OFF
+    hvc     #0
+0:  wfe
+    b       0b
 
     .global secondary_start
 secondary_start:

@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_run_that_does_not_end_by_itself_fails() {
-        for ended in [Ended::TimedOut, Ended::Panicked] {
+        for ended in [Ended::TimedOut, Ended::Quit] {
             assert_one(
                 &failing(SETTING, ended, &good_console()),
                 "powered itself off",

@@ -1,13 +1,13 @@
 //! The console's bytes cut into lines, and the few lines that are answered while the machine runs.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
-/// The beginning of a panic of the hypervisor on the console.
-const PANIC: &str = "@hyp-panic";
+/// The mark of a line with the message of a panic of the hypervisor.
+const PANIC: &str = "@hyp-panic ";
 
-/// Words of a line that tells of a reset, by the hypervisor or by a Linux that did not survive.
-/// QEMU ends for a reset as it does for power-off.
-const RESET: [&str; 2] = [" resets the machine", "Kernel panic - not syncing"];
+/// The mark of a line with the reason for which the hypervisor cannot run on the machine.
+const STOP: &str = "@hyp-stop ";
 
 /// The beginning of a line by which the guest asks for a word to be typed on its console.
 const ASK: &str = "@workload ask=";
@@ -29,10 +29,10 @@ pub(crate) struct Lines {
     partial: Vec<u8>,
     /// Words that the guest wants to be typed.
     pub(crate) asked: Vec<String>,
-    /// True if a line said that the hypervisor panicked.
-    pub(crate) panicked: bool,
-    /// True if a line said that the machine is reset.
-    pub(crate) reset: bool,
+    /// The first panic message of the hypervisor.
+    pub(crate) panicked: Option<String>,
+    /// The reason for which the hypervisor cannot run.
+    pub(crate) cannot_run: Option<String>,
 }
 
 impl Lines {
@@ -43,8 +43,8 @@ impl Lines {
             complete: Vec::new(),
             partial: Vec::new(),
             asked: Vec::new(),
-            panicked: false,
-            reset: false,
+            panicked: None,
+            cannot_run: None,
         }
     }
 
@@ -63,8 +63,11 @@ impl Lines {
     fn end_line(&mut self) {
         let text = String::from_utf8_lossy(&self.partial).into_owned();
         self.partial.clear();
-        self.panicked |= text.contains(PANIC);
-        self.reset |= RESET.iter().any(|words| text.contains(words));
+        for (mark, found) in [(PANIC, &mut self.panicked), (STOP, &mut self.cannot_run)] {
+            if let Some((_, words)) = text.split_once(mark) {
+                found.get_or_insert_with(|| words.to_owned());
+            }
+        }
         if let Some(word) = text.strip_prefix(ASK) {
             self.asked.push(format!("{word}\n"));
         }
@@ -74,12 +77,17 @@ impl Lines {
         });
     }
 
+    /// Tells whether the hypervisor has said that it will not go on.
+    pub(crate) fn is_over(&self) -> bool {
+        self.panicked.is_some() || self.cannot_run.is_some()
+    }
+
     /// Ends the last line, and returns all.
-    pub(crate) fn finish(mut self) -> Vec<Line> {
+    pub(crate) fn finish(&mut self) -> Vec<Line> {
         if !self.partial.is_empty() {
             self.end_line();
         }
-        self.complete
+        mem::take(&mut self.complete)
     }
 }
 
@@ -92,11 +100,12 @@ mod tests {
         let mut lines = Lines::new(Instant::now());
         lines.add(b"@workload as");
         assert!(lines.asked.is_empty());
-        lines.add(b"k=x\r\n@hyp-panic");
+        lines.add(b"k=x\r\n@hyp-panic no");
         assert_eq!(lines.asked, ["x\n"]);
-        assert!(!lines.panicked, "the line is not complete");
+        assert!(!lines.is_over(), "the line is not complete");
         let complete = lines.finish();
+        assert_eq!(lines.panicked.as_deref(), Some("no"));
         let texts: Vec<_> = complete.iter().map(|line| line.text.as_str()).collect();
-        assert_eq!(texts, ["@workload ask=x", "@hyp-panic"]);
+        assert_eq!(texts, ["@workload ask=x", "@hyp-panic no"]);
     }
 }

@@ -26,14 +26,12 @@ const CPUS_PER_HOST_CPU: usize = 8;
 
 /// The wiring of the console.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Console<'a> {
+pub(crate) enum Console {
     /// The console is QEMU's standard output; nothing is typed.
     Output,
-    /// The console is the terminal, which also controls QEMU (Ctrl-A h).
-    Terminal {
-        /// The log, which QEMU writes.
-        log: &'a Path,
-    },
+    /// The console is the terminal, which also controls QEMU: Ctrl-A x ends it, Ctrl-A h lists the
+    /// keys.
+    Terminal,
 }
 
 /// Puts QEMU's command line together. Without a hypervisor's image the guest's kernel is
@@ -43,31 +41,13 @@ pub(crate) fn command(
     options: &BootOptions,
     guest: &Guest,
     hypervisor: Option<&Path>,
-    console: Console<'_>,
+    console: Console,
 ) -> Result<Command> {
-    let vcpus = options.vcpus;
-    let memory = options.memory.unwrap_or_else(|| memory(vcpus));
-
-    let mut command = qemu.command()?;
-    let virtualization = if hypervisor.is_some() { "on" } else { "off" };
-    command
-        .arg("-machine")
-        .arg(format!(
-            "virt,gic-version=3,virtualization={virtualization}"
-        ))
-        .args(["-cpu", &options.cpu])
-        .args(["-accel", accelerator(vcpus, options.one_thread)])
-        .args(["-smp", &vcpus.to_string()])
-        .args(["-m", &format!("{memory}M")])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    let mut command = board(qemu, options, &guest.disk, hypervisor.is_some())?;
     match console {
         Console::Output => command.args(["-serial", "stdio", "-monitor", "none"]),
-        Console::Terminal { log } => command
-            .arg("-chardev")
-            .arg(format!(
-                "stdio,id=console,mux=on,signal=off,logfile={}",
-                log.display()
-            ))
+        Console::Terminal => command
+            .args(["-chardev", "stdio,id=console,mux=on,signal=off"])
             .args(["-serial", "chardev:console", "-mon", "chardev=console"]),
     };
 
@@ -86,6 +66,7 @@ pub(crate) fn command(
         Some(image) => {
             let address = module_address(initrd_size);
             let end = address + fs::metadata(&guest.kernel)?.len();
+            let memory = memory(options);
             ensure!(
                 end <= RAM + (u64::from(memory) << 20),
                 "{memory} MiB of RAM do not hold this guest; use --memory"
@@ -104,8 +85,34 @@ pub(crate) fn command(
         command.args(["-append", &guest.append]);
     }
 
+    command.args(&options.qemu);
+    Ok(command)
+}
+
+/// Puts together the part of QEMU's command line that needs nothing of the guest but its disk: the
+/// board and its devices.
+pub(crate) fn board(
+    qemu: &Qemu,
+    options: &BootOptions,
+    disk: &Path,
+    hypervisor: bool,
+) -> Result<Command> {
+    let vcpus = options.vcpus;
+    let virtualization = if hypervisor { "on" } else { "off" };
+    let mut command = qemu.command()?;
+    command
+        .arg("-machine")
+        .arg(format!(
+            "virt,gic-version=3,virtualization={virtualization}"
+        ))
+        .args(["-cpu", &options.cpu])
+        .args(["-accel", accelerator(vcpus, options.one_thread)])
+        .args(["-smp", &vcpus.to_string()])
+        .args(["-m", &format!("{}M", memory(options))])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"]);
+
     // One disk twice: behind MSI-X, and behind an interrupt line of the PCI host bridge.
-    let disk = guest.disk.display();
+    let disk = disk.display();
     for (serial, wiring) in [("msi", ""), ("intx", ",vectors=0")] {
         command
             .arg("-drive")
@@ -126,13 +133,17 @@ pub(crate) fn command(
             "-device",
             "virtio-net-pci,netdev=net,romfile=",
         ])
-        .args(["-device", "virtio-rng-pci"])
-        .args(&options.qemu);
+        .args(["-device", "virtio-rng-pci"]);
     Ok(command)
 }
 
+/// Returns the machine's RAM, in MiB.
+fn memory(options: &BootOptions) -> u32 {
+    options.memory.unwrap_or_else(|| ample(options.vcpus))
+}
+
 /// Returns an amount of RAM, in MiB, that is ample for the built-in guest.
-fn memory(vcpus: u16) -> u32 {
+fn ample(vcpus: u16) -> u32 {
     1024 + 16 * u32::from(vcpus)
 }
 

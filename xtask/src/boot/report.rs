@@ -27,7 +27,7 @@ pub(crate) struct Report {
     /// True if the guest ran under the hypervisor.
     pub(crate) hypervisor: bool,
     pub(crate) wall_seconds: f64,
-    pub(crate) ended: String,
+    pub(crate) ended: Ended,
     /// The guest's own counts, by kind, at its last look.
     pub(crate) guest_interrupts: Option<PerKind>,
     /// The hypervisor's report as it made it: injections, deliveries, exits and so on.
@@ -48,7 +48,7 @@ impl Serialize for Report {
         object.serialize_entry("qemu", &self.qemu)?;
         object.serialize_entry("hypervisor", &self.hypervisor)?;
         object.serialize_entry("wall_seconds", &self.wall_seconds)?;
-        object.serialize_entry("ended", &self.ended)?;
+        object.serialize_entry("ended", &self.ended.to_string())?;
         object.serialize_entry("guest_interrupts", &self.guest_interrupts)?;
         for (name, count) in &self.counters {
             object.serialize_entry(name, count)?;
@@ -83,7 +83,7 @@ impl Report {
             qemu: machine.qemu,
             hypervisor: machine.hypervisor,
             wall_seconds: machine.wall_seconds,
-            ended: machine.ended.to_string(),
+            ended: machine.ended,
             guest_interrupts: transcript.last_look.map(|last_look| last_look.taken),
             counters: transcript
                 .reported
@@ -119,7 +119,16 @@ impl Report {
             console::detail(format!("workload: {}", steps.join(", ")));
         }
         self.table().iter().for_each(console::detail);
-        print_checks(&self.checks);
+        if !self.ended.says_all() {
+            print_checks(&self.checks);
+        }
+    }
+
+    /// Prints the end of a run that says all by itself, as the last line.
+    pub(crate) fn print_outcome(&self) {
+        if self.ended.says_all() {
+            console::step(console::bad(&self.ended.to_string()));
+        }
     }
 
     /// Formats the counts by kind: the guest's, then the hypervisor's.

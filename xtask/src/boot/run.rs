@@ -14,21 +14,39 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::lines::{Line, Lines};
+use super::monitor::{Cause, Monitor};
+use super::screen::Screen;
 use crate::process::{POLL, interrupted};
+use crate::project;
 
 /// The end of the machine's run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// The machine powered itself off.
     PoweredOff,
     /// The machine was reset.
     Reset,
+    /// QEMU was told to quit while the guest ran: Ctrl-A x.
+    Quit,
     /// QEMU ended with an error.
     Failed(ExitStatus),
-    /// The hypervisor panicked, and xtask ended the machine.
-    Panicked,
+    /// The hypervisor cannot run on this machine, for this reason.
+    CannotRun(String),
+    /// The hypervisor panicked with this message.
+    Panicked(String),
     /// It did not end in time, and xtask ended it.
     TimedOut,
+}
+
+impl Ended {
+    /// Tells whether the end is the whole outcome: what the run was to show did not happen, and
+    /// further checks would say so one by one.
+    pub(crate) fn says_all(&self) -> bool {
+        match self {
+            Self::PoweredOff | Self::Reset | Self::TimedOut => false,
+            Self::Quit | Self::Failed(_) | Self::CannotRun(_) | Self::Panicked(_) => true,
+        }
+    }
 }
 
 impl fmt::Display for Ended {
@@ -36,8 +54,13 @@ impl fmt::Display for Ended {
         match self {
             Self::PoweredOff => write!(f, "the guest powered the machine off"),
             Self::Reset => write!(f, "the guest reset the machine"),
+            Self::Quit => write!(
+                f,
+                "QEMU was told to quit before the guest powered the machine off"
+            ),
             Self::Failed(status) => write!(f, "QEMU failed: {status}"),
-            Self::Panicked => write!(f, "the hypervisor panicked"),
+            Self::CannotRun(why) => write!(f, "hyp cannot run on this machine: {why}"),
+            Self::Panicked(message) => write!(f, "the hypervisor panicked: {message}"),
             Self::TimedOut => write!(f, "the guest did not finish in time and was ended"),
         }
     }
@@ -57,13 +80,23 @@ pub(crate) struct Run {
 /// The time for which a panicking hypervisor may go on printing.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// The wiring of the machine's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    /// The words that the guest asks for are typed.
+    Asked,
+    /// QEMU reads the terminal.
+    Terminal,
+}
+
 /// Runs the machine to its end with its console on the standard output and in the file `log`.
 pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Result<Run> {
-    observed(command, log, limit, |bytes| {
-        // A reader of the standard output that went away is no reason to stop the run.
-        let mut terminal = io::stdout().lock();
-        let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
-    })
+    on_screen(command, log, limit, Input::Asked)
+}
+
+/// Runs the machine to its end with the terminal handed to it, and its console in the file `log`.
+pub(crate) fn interactive(command: &mut Command, log: &Path) -> Result<Run> {
+    on_screen(command, log, Duration::MAX, Input::Terminal)
 }
 
 /// Runs the machine to its end with its console in the file `log`, and handed to `show` as it
@@ -72,17 +105,45 @@ pub(crate) fn observed(
     command: &mut Command,
     log: &Path,
     limit: Duration,
+    show: impl FnMut(&[u8]) + Send,
+) -> Result<Run> {
+    followed(command, log, limit, Input::Asked, show)
+}
+
+/// Runs the machine to its end with its console on the standard output, reports left out.
+fn on_screen(command: &mut Command, log: &Path, limit: Duration, input: Input) -> Result<Run> {
+    // A reader of the standard output that went away is no reason to stop the run.
+    let print = |bytes: &[u8]| {
+        let mut terminal = io::stdout().lock();
+        let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
+    };
+    let mut screen = Screen::default();
+    let run = followed(command, log, limit, input, |bytes| {
+        print(&screen.pass(bytes));
+    });
+    print(&screen.rest());
+    run
+}
+
+/// Runs the machine to its end.
+fn followed(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    input: Input,
     mut show: impl FnMut(&[u8]) + Send,
 ) -> Result<Run> {
     let mut log = BufWriter::new(File::create(log)?);
+    let scratch = project::scratch()?;
+    let monitor = Monitor::of_run(scratch.path(), command)?;
     let began = Instant::now();
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+    command.stdout(Stdio::piped());
+    match input {
         // Ctrl-C is for xtask to answer: QEMU would end on its own.
-        .process_group(0)
-        .spawn()
-        .context("cannot start QEMU")?;
+        Input::Asked => command.stdin(Stdio::piped()).process_group(0),
+        Input::Terminal => command.stdin(Stdio::inherit()),
+    };
+    let mut child = command.spawn().context("cannot start QEMU")?;
 
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let lines = Arc::new(Mutex::new(Lines::new(began)));
@@ -105,56 +166,64 @@ pub(crate) fn observed(
 
     let wall = began.elapsed();
     let lines = Arc::into_inner(lines).context("the console's reader has not ended")?;
-    let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(finished(ended, wall, lines))
-}
-
-/// Runs the machine to its end with the terminal handed to it.
-pub(crate) fn interactive(command: &mut Command, log: &Path) -> Result<Run> {
-    let began = Instant::now();
-    let mut child = command.spawn().context("cannot start QEMU")?;
-    let lines = Mutex::new(Lines::new(began));
-    let ended = supervise(&mut child, Duration::MAX, &lines);
-    let _ = child.kill();
-    let _ = child.wait();
-    let ended = ended?;
     let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-    lines.add(&std::fs::read(log)?);
-    Ok(finished(ended, began.elapsed(), lines))
+    let lines_read = lines.finish();
+    Ok(Run {
+        ended: explained(ended, lines.panicked, lines.cannot_run, monitor.cause()),
+        wall,
+        lines: lines_read,
+    })
 }
 
-/// Puts the record of a run together.
-fn finished(ended: Ended, wall: Duration, lines: Lines) -> Run {
-    let ended = match ended {
-        Ended::PoweredOff if lines.reset => Ended::Reset,
-        other => other,
-    };
-    let lines = lines.finish();
-    Run { ended, wall, lines }
+/// Returns the end of a run, given the hypervisor's last words and the cause that QEMU told.
+fn explained(
+    ended: Exit,
+    panicked: Option<String>,
+    cannot_run: Option<String>,
+    cause: Option<Cause>,
+) -> Ended {
+    match (ended, panicked, cannot_run) {
+        (Exit::TimedOut, None, None) => Ended::TimedOut,
+        (Exit::Status(status), None, None) if !status.success() => Ended::Failed(status),
+        (_, Some(message), _) => Ended::Panicked(message),
+        (_, _, Some(why)) => Ended::CannotRun(why),
+        (..) => match cause {
+            Some(Cause::PowerOff) => Ended::PoweredOff,
+            Some(Cause::Reset) => Ended::Reset,
+            Some(Cause::Quit) | None => Ended::Quit,
+        },
+    }
+}
+
+/// The end of QEMU's process.
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    /// It ended by itself.
+    Status(ExitStatus),
+    /// It was to be ended after the hypervisor's panic.
+    Panicked,
+    /// It was to be ended at the limit.
+    TimedOut,
 }
 
 /// Waits for the end of QEMU, and ends its waiting at the limit, after a panic, or on a signal.
-fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result<Ended> {
+fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result<Exit> {
     let began = Instant::now();
     let mut panicked: Option<Instant> = None;
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(match panicked {
-                Some(_) => Ended::Panicked,
-                None if status.success() => Ended::PoweredOff,
-                None => Ended::Failed(status),
-            });
+            return Ok(Exit::Status(status));
         }
         if interrupted() {
             bail!("interrupted while the guest ran");
         }
         if began.elapsed() > limit {
-            return Ok(Ended::TimedOut);
+            return Ok(Exit::TimedOut);
         }
         match panicked {
-            Some(since) if since.elapsed() > LAST_WORDS => return Ok(Ended::Panicked),
+            Some(since) if since.elapsed() > LAST_WORDS => return Ok(Exit::Panicked),
             Some(_) => {}
-            None if locked(lines).panicked => panicked = Some(Instant::now()),
+            None if locked(lines).is_over() => panicked = Some(Instant::now()),
             None => {}
         }
         thread::sleep(POLL);
@@ -170,9 +239,10 @@ fn record(
     lines: &Mutex<Lines>,
     show: &mut impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let Some((mut output, mut input)) = output.zip(input) else {
+    let Some(mut output) = output else {
         return Ok(());
     };
+    let mut input = input;
     let mut buffer = [0; 4096];
     loop {
         let read = output.read(&mut buffer)?;
@@ -187,6 +257,7 @@ fn record(
             lines.add(bytes);
             mem::take(&mut lines.asked)
         };
+        let Some(input) = &mut input else { continue };
         for word in asked {
             // QEMU may be gone by now.
             let _ = input
@@ -204,13 +275,25 @@ fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project;
+
+    /// A function for scripts in QEMU's place: reports the reason of a shutdown as QEMU does, to
+    /// the file among its arguments.
+    const SHUTDOWN: &str = r#"
+        shutdown() {
+            path=${arguments#*path=}
+            echo '{"event":"SHUTDOWN","data":{"reason":"'$1'"}}' > "${path%%,*}"
+        }
+        arguments=$2
+    "#;
 
     fn sh(script: &str, limit: Duration) -> Run {
         let scratch = project::scratch().unwrap();
         let log = scratch.path().join("log");
-        watched(Command::new("sh").args(["-c", script]), &log, limit).unwrap()
+        let script = format!("{SHUTDOWN}\n{script}");
+        watched(Command::new("sh").args(["-c", &script]), &log, limit).unwrap()
     }
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn texts(run: &Run) -> Vec<&str> {
         run.lines.iter().map(|line| line.text.as_str()).collect()
@@ -219,8 +302,8 @@ mod tests {
     #[test]
     fn the_console_is_cut_into_lines() {
         let run = sh(
-            "printf 'one\\r\\ntwo\\nrest'; echo >&2",
-            Duration::from_secs(60),
+            "printf 'one\\r\\ntwo\\nrest'; echo >&2; shutdown guest-shutdown",
+            MINUTE,
         );
         assert_eq!(run.ended, Ended::PoweredOff);
         assert_eq!(texts(&run), ["one", "two", "rest"]);
@@ -230,7 +313,7 @@ mod tests {
     fn what_is_asked_for_is_typed() {
         let run = sh(
             "echo '@workload ask=ping'; read word; echo got $word",
-            Duration::from_secs(60),
+            MINUTE,
         );
         assert_eq!(texts(&run), ["@workload ask=ping", "got ping"]);
     }
@@ -245,27 +328,42 @@ mod tests {
     #[test]
     fn a_panic_ends_the_machine_after_its_last_words() {
         let run = sh(
-            "echo '@hyp-panic at x'; echo more; exec sleep 600",
-            Duration::from_secs(60),
+            "echo '@hyp-panic cpu 0: x:1: no'; echo more; exec sleep 600",
+            MINUTE,
         );
-        assert_eq!(run.ended, Ended::Panicked);
-        assert_eq!(texts(&run), ["@hyp-panic at x", "more"]);
+        assert_eq!(run.ended, Ended::Panicked("cpu 0: x:1: no".to_owned()));
+        assert_eq!(texts(&run), ["@hyp-panic cpu 0: x:1: no", "more"]);
     }
 
     #[test]
-    fn a_reset_is_no_power_off() {
-        for line in [
-            "hyp: vcpu 1 resets the machine",
-            "[ 1.4] Kernel panic - not syncing: VFS",
+    fn a_hypervisor_that_cannot_run_says_why() {
+        for end in ["shutdown guest-shutdown", "exec sleep 600"] {
+            let run = sh(&format!("echo '@hyp-stop no FEAT_X'; {end}"), MINUTE);
+            assert_eq!(run.ended, Ended::CannotRun("no FEAT_X".to_owned()));
+            assert!(run.ended.says_all());
+            let text = run.ended.to_string();
+            assert_eq!(text, "hyp cannot run on this machine: no FEAT_X");
+        }
+    }
+
+    #[test]
+    fn only_a_power_off_is_one() {
+        for (script, expected) in [
+            ("shutdown guest-shutdown", Ended::PoweredOff),
+            ("shutdown guest-reset", Ended::Reset),
+            (
+                "echo reboot: Power down; shutdown host-qmp-quit",
+                Ended::Quit,
+            ),
+            ("echo reboot: Power down", Ended::Quit),
         ] {
-            let run = sh(&format!("echo '{line}'"), Duration::from_secs(60));
-            assert_eq!(run.ended, Ended::Reset);
+            assert_eq!(sh(script, MINUTE).ended, expected, "{script}");
         }
     }
 
     #[test]
     fn a_failing_qemu_is_told_apart() {
-        let run = sh("exit 1", Duration::from_secs(60));
+        let run = sh("exit 1", MINUTE);
         assert!(matches!(run.ended, Ended::Failed(_)));
     }
 }

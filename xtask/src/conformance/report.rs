@@ -61,14 +61,15 @@ impl OnMachine {
         if ended != Ended::PoweredOff {
             faults.push(ended.to_string());
         }
+        let says_all = ended.says_all();
         faults.extend(transcript.bail_out);
         let (planned, found) = (transcript.planned, transcript.cases.len());
-        if planned != found {
+        if planned != found && !says_all {
             faults.push(format!("{found} of {planned} cases ended"));
         }
 
         let mut longest_el2_time = None;
-        if place.has_hypervisor() {
+        if place.has_hypervisor() && !says_all {
             match reported(lines) {
                 Ok(reported) => {
                     faults.extend(account(&reported.counters));
@@ -77,7 +78,7 @@ impl OnMachine {
                 Err(error) => faults.push(error),
             }
         }
-        if place == Place::Counted {
+        if place == Place::Counted && !says_all {
             faults.extend(match &longest_el2_time {
                 Some(stay) => stay.fault(),
                 None => Some("the hypervisor noted no stay".to_owned()),
@@ -105,6 +106,11 @@ impl OnMachine {
     /// Tells whether the guest came to its end.
     pub(super) fn is_complete(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// Tells whether a case was run, or listed.
+    pub(super) fn has_cases(&self) -> bool {
+        !self.cases.is_empty()
     }
 
     /// Prints the cases and their rules.
