@@ -1,11 +1,12 @@
 //! Other programs: run with visible progress, and ended when xtask is asked to end.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -38,8 +39,53 @@ pub fn interrupted() -> bool {
 pub enum Show {
     /// Every line, indented, as it comes.
     Lines,
-    /// Nothing, unless the command fails.
+    /// Every line of the standard error as it comes: the progress of a command whose standard
+    /// output is for programs.
+    Progress,
+    /// Nothing, unless the command fails; but a command that takes its time is named now and then.
     OnFailure,
+    /// Nothing, unless the command fails: the caller tells of the progress.
+    Silent,
+}
+
+impl Show {
+    /// Tells whether lines of the standard output are shown.
+    fn stdout(self) -> bool {
+        self == Self::Lines
+    }
+
+    /// Tells whether lines of the standard error are shown.
+    fn stderr(self) -> bool {
+        matches!(self, Self::Lines | Self::Progress)
+    }
+}
+
+/// The time after which a command that shows nothing is named for the first time.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The time between two lines that name such a command.
+const REMINDER: Duration = Duration::from_secs(15);
+
+/// The lines that tell that a command is at work.
+#[derive(Debug)]
+struct Reminders {
+    next: Duration,
+}
+
+impl Reminders {
+    /// Begins with the command's start.
+    fn new() -> Self {
+        Self { next: QUIET }
+    }
+
+    /// Tells whether it is time for a line, `elapsed` after the command's start.
+    fn is_due(&mut self, elapsed: Duration) -> bool {
+        let due = elapsed >= self.next;
+        if due {
+            self.next = elapsed + REMINDER;
+        }
+        due
+    }
 }
 
 /// The outcome of a command.
@@ -63,11 +109,16 @@ pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
 
+    let mut reminders = Reminders::new();
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (status, stdout, stderr) = thread::scope(|scope| {
-        let stdout = scope.spawn(|| collect(out, show));
-        let stderr = scope.spawn(|| collect(err, show));
-        let status = wait(&mut child);
+        let stdout = scope.spawn(|| collect(out, show.stdout()));
+        let stderr = scope.spawn(|| collect(err, show.stderr()));
+        let status = wait(&mut child, |elapsed| {
+            if show == Show::OnFailure && reminders.is_due(elapsed) {
+                console::detail(format!("{}: {} s", words(command), elapsed.as_secs()));
+            }
+        });
         (
             status,
             stdout.join().unwrap_or_default(),
@@ -86,9 +137,12 @@ pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
     })
 }
 
-/// Waits for a child, and ends it when the process is asked to end.
-fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+/// Waits for a child, and ends it when the process is asked to end. Calls `each` now and then with
+/// the time since the beginning.
+fn wait(child: &mut Child, mut each: impl FnMut(Duration)) -> io::Result<ExitStatus> {
+    let began = Instant::now();
     loop {
+        each(began.elapsed());
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
@@ -105,7 +159,7 @@ pub fn run(command: &mut Command, show: Show) -> Result<String> {
     if finished.success {
         return Ok(finished.stdout);
     }
-    if show == Show::OnFailure {
+    if !show.stderr() {
         finished.stderr.lines().for_each(console::detail);
     }
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
@@ -116,8 +170,18 @@ pub fn run(command: &mut Command, show: Show) -> Result<String> {
     )
 }
 
+/// Returns the name of a command's program and its first argument.
+fn words(command: &Command) -> String {
+    let path = Path::new(command.get_program());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match command.get_args().next() {
+        Some(first) => format!("{name} {}", first.to_string_lossy()),
+        None => name.into_owned(),
+    }
+}
+
 /// Reads lines to the end, showing them where asked to.
-fn collect(stream: Option<impl Read>, show: Show) -> String {
+fn collect(stream: Option<impl Read>, show: bool) -> String {
     let mut text = String::new();
     let Some(stream) = stream else { return text };
     let mut reader = BufReader::new(stream);
@@ -127,7 +191,7 @@ fn collect(stream: Option<impl Read>, show: Show) -> String {
         .is_ok_and(|read| read > 0)
     {
         let shown = String::from_utf8_lossy(&line);
-        if show == Show::Lines {
+        if show {
             console::detail(shown.trim_end());
         }
         text.push_str(&shown);
@@ -145,6 +209,25 @@ mod tests {
         let error = run(Command::new("sh").args(["-c", "exit 3"]), Show::OnFailure).unwrap_err();
         assert!(error.to_string().contains("sh -c exit 3"), "{error}");
         assert!(run(&mut Command::new("/no/such/program"), Show::OnFailure).is_err());
+    }
+
+    #[test]
+    fn a_command_that_shows_nothing_is_named_after_two_seconds_and_again() {
+        let mut reminders = Reminders::new();
+        let due: Vec<_> = (0..40)
+            .filter(|&second| reminders.is_due(Duration::from_secs(second)))
+            .collect();
+        assert_eq!(due, [2, 17, 32]);
+        let mut apt = Command::new("/usr/bin/apt-get");
+        assert_eq!(words(&apt), "apt-get");
+        assert_eq!(words(apt.args(["update", "-q"])), "apt-get update");
+    }
+
+    #[test]
+    fn what_is_for_programs_is_not_shown() {
+        assert!(Show::Progress.stderr() && !Show::Progress.stdout());
+        assert!(Show::Lines.stderr() && Show::Lines.stdout());
+        assert!(!Show::Silent.stderr() && !Show::OnFailure.stderr());
     }
 
     #[test]

@@ -48,9 +48,8 @@ pub fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBu
 /// Runs `cargo build` for one program, called `what` in messages, and returns the program's path.
 pub fn built(cargo: &mut Command, what: &str) -> Result<PathBuf> {
     cargo.args(["--message-format", "json-render-diagnostics"]);
-    let finished = process::finish(cargo, Show::OnFailure)?;
+    let finished = process::finish(cargo, Show::Progress)?;
     if !finished.success {
-        finished.stderr.lines().for_each(console::detail);
         bail!("{what} does not build");
     }
     executable(&finished.stdout).with_context(|| format!("cargo names no executable for {what}"))

@@ -91,13 +91,7 @@ impl Apt {
             fs::create_dir_all(state.path().join(directory))?;
         }
         fs::write(state.path().join("status"), "")?;
-        let targets = process::run(
-            Command::new("apt-get")
-                .args(["indextargets", "--format"])
-                .arg(TARGET_FORMAT),
-            Show::OnFailure,
-        )
-        .context("this needs apt: on other systems than Debian, see --help for what to supply")?;
+        let targets = targets("apt-get")?;
         let mirrors = Mirrors::of(&targets)?;
         let release = match whose {
             For::Host => mirrors.installed.to_owned(),
@@ -190,6 +184,23 @@ impl Apt {
     }
 }
 
+/// The things that apt fetches, and how a user without it supplies each.
+const WITHOUT_APT: &str = "there is no apt here to fetch it. Supply it yourself:\n  \
+    QEMU 8 or newer: qemu-system-aarch64 on the PATH\n  \
+    valgrind: on the PATH\n  \
+    a guest: `cargo xtask boot --kernel PATH`, with --initrd PATH if it wants one; such a guest \
+    runs without the workload\n  \
+    a Rust target: by rustup";
+
+/// Asks this machine's apt for its lists.
+fn targets(program: &str) -> Result<String> {
+    let mut command = Command::new(program);
+    command
+        .args(["indextargets", "--format"])
+        .arg(TARGET_FORMAT);
+    process::run(&mut command, Show::OnFailure).context(WITHOUT_APT)
+}
+
 /// The format of `apt-get indextargets`: one line `suite component kind address` for each list.
 const TARGET_FORMAT: &str = "$(RELEASE) $(COMPONENT) $(CREATED_BY) $(REPO_URI)";
 
@@ -220,7 +231,7 @@ impl<'a> Mirrors<'a> {
         }
         let Some((installed, archive)) = archive else {
             bail!(
-                "this machine's apt knows no Debian mirror ({})",
+                "this machine's apt knows no Debian mirror ({}), so {WITHOUT_APT}",
                 DEBIAN_RELEASES.join(", ")
             );
         };
@@ -346,6 +357,14 @@ bookworm-security main Packages http://mirror.example/debian-security/
         let mirrors = Mirrors::of(targets).unwrap();
         assert_eq!(mirrors.installed, "trixie");
         assert_eq!(mirrors.sources("bookworm").lines().count(), 3);
+    }
+
+    #[test]
+    fn a_machine_without_apt_is_told_what_to_supply() {
+        let error = targets("no-such-apt-get").unwrap_err().to_string();
+        for word in ["--kernel", "--initrd", "qemu-system-aarch64", "valgrind"] {
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

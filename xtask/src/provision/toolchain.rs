@@ -60,10 +60,10 @@ pub fn bare_metal() -> Result<BareMetal> {
         console::detail("rustup does not; trying the library's source instead");
         if !rustup(&["component", "add", "rust-src"]) && !interrupted() {
             debian_source(&sysroot).with_context(|| {
-                format!(
-                    "no Rust core library for {BARE_METAL}. Run\n  \
-                     rustup target add {BARE_METAL}\n\
-                     and this again"
+                missing(
+                    &format!("Rust's core library for {BARE_METAL}"),
+                    &["target", "add", BARE_METAL],
+                    has_rustup(),
                 )
             })?;
         }
@@ -87,9 +87,11 @@ pub fn linux() -> Result<()> {
     console::step(format!("Adding the Rust target {ARM64_LINUX} (once)"));
     ensure!(
         rustup(&["target", "add", ARM64_LINUX]) && has_target(&sysroot, ARM64_LINUX),
-        "no Rust standard library for {ARM64_LINUX}. Run\n  \
-         rustup target add {ARM64_LINUX}\n\
-         and this again"
+        missing(
+            &format!("Rust's standard library for {ARM64_LINUX}"),
+            &["target", "add", ARM64_LINUX],
+            has_rustup(),
+        )
     );
     Ok(())
 }
@@ -133,7 +135,7 @@ pub(crate) fn component(name: &str, program: &str) -> Result<()> {
     }
     console::step(format!("Adding the Rust component {name} (once)"));
     if !rustup(&["component", "add", name]) {
-        bail!("{name} is missing; run\n  rustup component add {name}\nand run this again");
+        bail!(missing(name, &["component", "add", name], has_rustup()));
     }
     Ok(())
 }
@@ -177,11 +179,11 @@ pub(crate) fn nightly(components: &[&str]) -> Result<Nightly> {
         arguments.extend(["--component", component]);
     }
     if !rustup(&arguments) {
-        bail!(
-            "this needs Rust's nightly toolchain, and rustup did not add it; run\n  \
-             rustup {}\nand this again",
-            arguments.join(" ")
-        );
+        let what = match components {
+            [] => "Rust's nightly toolchain".to_owned(),
+            some => format!("Rust's nightly toolchain with {}", some.join(" and ")),
+        };
+        bail!(missing(&what, &arguments, has_rustup()));
     }
     Ok(Nightly(()))
 }
@@ -197,6 +199,21 @@ pub(crate) fn host() -> Result<String> {
 pub fn compiler() -> String {
     process::run(rustc().arg("--version"), Show::OnFailure)
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Says that a part of Rust is missing, and how it gets here by these arguments for rustup.
+fn missing(what: &str, arguments: &[&str], has_rustup: bool) -> String {
+    let why = match has_rustup {
+        true => "rustup did not add it. Run",
+        false => "there is no rustup to add it. Install rustup (https://rustup.rs), run",
+    };
+    let arguments = arguments.join(" ");
+    format!("{what} is missing, and {why}\n  rustup {arguments}\nand this again")
+}
+
+/// Tells whether rustup is installed.
+fn has_rustup() -> bool {
+    process::finish(Command::new("rustup").arg("--version"), Show::OnFailure).is_ok()
 }
 
 /// Runs rustup, and tells whether it succeeded.
@@ -231,4 +248,21 @@ fn has_target(sysroot: &Path, target: &str) -> bool {
 /// Tells whether the libraries' source is installed.
 fn has_source(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_part_is_named_with_or_without_rustup() {
+        let arguments = ["component", "add", "miri"];
+        let with = missing("miri", &arguments, true);
+        assert!(with.starts_with("miri is missing, and rustup did not add it"));
+        let without = missing("miri", &arguments, false);
+        assert!(without.contains("there is no rustup") && without.contains("https://rustup.rs"));
+        for text in [with, without] {
+            assert!(text.contains("\n  rustup component add miri\n"), "{text}");
+        }
+    }
 }
