@@ -57,6 +57,24 @@ impl Event {
     /// One more than the largest number of an event.
     pub(crate) const END: usize = Self::ALL.len() + 1;
 
+    /// Returns the event's name on the command line of `cargo xtask perf`.
+    pub(crate) const fn keyword(self) -> &'static str {
+        match self {
+            Self::Hypercall => "hypercall",
+            Self::Read => "read",
+            Self::Enable => "enable",
+            Self::SgiSelf => "sgi-self",
+            Self::SgiRunning => "sgi-running",
+            Self::Spi => "spi",
+            Self::Lpi => "lpi",
+            Self::SgiWaiting => "sgi-waiting",
+            Self::SgiAsleep => "sgi-asleep",
+            Self::Timer => "timer",
+            Self::Msi => "msi",
+            Self::MsiRunning => "msi-running",
+        }
+    }
+
     /// Returns the immediate of the marker that begins the event.
     pub(crate) const fn begin(self) -> u16 {
         BEGIN | self as u16

@@ -6,15 +6,20 @@ use anyhow::Result;
 use clap::{Arg, ArgMatches};
 
 use crate::cli::{Options, flag};
-use crate::console;
 use crate::process::{self, Show};
 use crate::provision::toolchain::cargo;
+use crate::{console, names};
 
 const AFTER_HELP: &str = "\
 Examples:
-  cargo xtask bench                     every one, a quarter of an hour; the same as `cargo bench`
-  cargo xtask bench lpi_lookup/64k      those whose name contains this
-  cargo xtask bench --quick             each once, with the library's own checks compiled in";
+  cargo xtask bench                  every one, a quarter of an hour; the same
+                                     as `cargo bench`
+  cargo xtask bench lpi_lookup/64k   those whose name contains this
+  cargo xtask bench --quick          each once, with the library's own checks
+                                     compiled in";
+
+/// The folders of the files that name the benchmarks.
+const FOLDERS: [&str; 3] = ["benches", "benches/common", "perf/host/src"];
 
 /// Options of `cargo xtask bench`.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +40,8 @@ impl Options for BenchOptions {
             ),
             Arg::new("filter")
                 .value_name("FILTER")
-                .help("Only benchmarks whose name contains this"),
+                .help("Only benchmarks whose name contains this")
+                .value_parser(filter),
         ])
     }
 
@@ -44,6 +50,18 @@ impl Options for BenchOptions {
             quick: matches.get_flag("quick"),
             filter: matches.remove_one("filter"),
         }
+    }
+}
+
+/// Checks that a filter can be in the name of a benchmark.
+fn filter(text: &str) -> Result<String, String> {
+    if names::may_be_part(text, &FOLDERS) {
+        Ok(text.to_owned())
+    } else {
+        let groups = names::files("benches", &[]).join(", ");
+        Err(format!(
+            "it is in no benchmark's name; the groups are {groups}"
+        ))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The command line: the tasks, and how their options are declared and read.
 
+use std::process;
+
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::bench::{self, BenchOptions};
@@ -13,6 +16,9 @@ use crate::perf::{self, PerfOptions};
 use crate::project;
 use crate::soak::{self, ScheduleOptions, StressOptions};
 use crate::test::{self, TestOptions};
+
+/// The widest help, in columns: that of a terminal as it comes.
+pub(crate) const COLUMNS: usize = 80;
 
 /// Options of a task.
 pub(crate) trait Options: Sized {
@@ -133,6 +139,7 @@ fn command() -> Command {
     Command::new("cargo xtask")
         .bin_name("cargo xtask")
         .about("The project's tasks")
+        .max_term_width(COLUMNS)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand_value_name("TASK")
@@ -140,10 +147,21 @@ fn command() -> Command {
         .subcommands(tasks)
 }
 
+/// Lists the tasks' names.
+fn names() -> Vec<&'static str> {
+    TASKS.iter().map(|task| task.name).collect()
+}
+
 /// Reads the process' command line and returns the task that it asks for; ends the process, with a
 /// message, if it asks for none.
 pub(crate) fn parse() -> impl FnOnce() -> Result<bool> {
-    let mut matches = command().get_matches();
+    let mut matches = command().try_get_matches().unwrap_or_else(|error| {
+        if error.kind() == ErrorKind::InvalidSubcommand {
+            eprintln!("error: no such task; the tasks are {}", names().join(", "));
+            process::exit(error.exit_code());
+        }
+        error.exit()
+    });
     let (name, mut arguments) = matches.remove_subcommand().expect("a task is required");
     let task = TASKS.iter().find(|task| task.name == name);
     let run = task.expect("clap knows no other tasks").run;
@@ -157,6 +175,111 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         command().debug_assert();
+    }
+
+    /// Options with values that nothing can be known of before the run, or that are checked
+    /// elsewhere, and where.
+    const UNCHECKED: [(&str, &str); 4] = [
+        // Words for the guest's kernel.
+        ("boot", "append"),
+        // By `boot::dry_run`, which asks QEMU.
+        ("boot", "cpu"),
+        ("boot", "qemu"),
+        // By `test::select`, before the first gate.
+        ("test", "only"),
+    ];
+
+    /// Returns each task with its command.
+    fn commands() -> impl Iterator<Item = (&'static Task, Command)> {
+        let declare = |task: &'static Task| {
+            let command = Command::new(task.name).no_binary_name(true);
+            (task, (task.declare)(command.about(task.about)))
+        };
+        TASKS.iter().map(declare)
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_refused_by_every_option() {
+        let mut walked = 0;
+        // Its arguments are the package's.
+        for (task, command) in commands().filter(|(task, _)| task.name != "perf") {
+            for arg in command.get_arguments().filter(|arg| takes_value(arg)) {
+                let id = arg.get_id().as_str();
+                if UNCHECKED.contains(&(task.name, id)) {
+                    continue;
+                }
+                let nonsense = ["non", "sense", "!"].concat();
+                let long = arg.get_long().map(|long| format!("--{long}"));
+                let words = long.into_iter().chain([nonsense.clone()]);
+                let error = command.clone().try_get_matches_from(words).unwrap_err();
+                assert_eq!(error.exit_code(), 2, "{} {id}", task.name);
+                assert!(error.to_string().contains(&nonsense), "{error}");
+                walked += 1;
+            }
+        }
+        assert!(walked > 15, "{walked} options");
+    }
+
+    fn takes_value(arg: &Arg) -> bool {
+        arg.get_action().takes_values()
+    }
+
+    #[test]
+    fn a_refusal_lists_the_names_that_there_are() {
+        for (task, words, known) in [
+            ("loom", &["--protocol", "nope"][..], "lpi_lifetime"),
+            ("fuzz", &["--target", "nope"], "sysreg"),
+            ("stress", &["--sanitizer", "nope"], "address"),
+            ("conformance", &["--filter", "nope"], "its_errors"),
+            ("bench", &["nope"], "lpi_lookup"),
+            ("boot", &["--kernel", "5.10"], "6.12"),
+        ] {
+            let (_, command) = commands().find(|(found, _)| found.name == task).unwrap();
+            let error = command.try_get_matches_from(words).unwrap_err().to_string();
+            assert!(error.contains(known), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_that_exist_are_taken() {
+        assert!(LoomOptions::parsed(&["--protocol", "lpi_lifetime"]).is_ok());
+        for filter in ["its.", "timer.virtual_fires", "overflow.pending_16", "12.9"] {
+            assert!(ConformanceOptions::parsed(&["--filter", filter]).is_ok());
+        }
+        for filter in ["lpi_lookup/64k", "sgi", "vcpu_enter/4_pending", "two_loads"] {
+            assert!(BenchOptions::parsed(&[filter]).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn every_help_fits_the_columns() {
+        let mut command = command();
+        command.build();
+        let subcommands = command.get_subcommands().cloned();
+        for mut command in subcommands.chain([command.clone()]) {
+            // Text that clap would break fits by itself: its columns are aligned.
+            let after = command.get_after_help().map(ToString::to_string);
+            let helps = [
+                command.render_help().to_string(),
+                command.render_long_help().to_string(),
+                after.unwrap_or_default(),
+            ];
+            for line in helps.iter().flat_map(|help| help.lines()) {
+                let width = line.chars().count();
+                assert!(width <= COLUMNS, "{}: {width}: {line}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_of_a_task_with_a_console_names_the_escape_key() {
+        for (task, mut command) in commands() {
+            let interactive = command
+                .get_arguments()
+                .any(|arg| arg.get_id() == "interactive");
+            let help = command.render_help().to_string();
+            assert_eq!(interactive, help.contains("Ctrl-A x"), "{}", task.name);
+        }
     }
 
     #[test]

@@ -32,13 +32,14 @@ const LONGEST: usize = 4096;
 const PROGRESS: Duration = Duration::from_secs(15);
 
 const AFTER_HELP: &str = "\
-The exit status is 0 only if no input made the library panic, lose count, or work too long for one
-trap.
+The exit status is 0 only if no input made the library panic, lose count, or
+work too long for one trap.
 
 Examples:
-  cargo xtask fuzz                          two minutes of each target
+  cargo xtask fuzz                two minutes of each target
   cargo xtask fuzz --target its --seconds 3600
-  cargo xtask fuzz --minimize               the fewest inputs that reach the same, as fuzz/corpus";
+  cargo xtask fuzz --minimize     the fewest inputs that reach the same, as
+                                  fuzz/corpus";
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Clone, Debug)]
@@ -196,7 +197,7 @@ fn attack(tool: &Tool, target: Target, seconds: u32) -> Result<bool> {
         "-print_final_stats=1".to_owned(),
     ]);
 
-    let finished = process::finish(&mut command, Show::OnFailure)?;
+    let finished = process::finish(&mut command, Show::Silent)?;
     if finished.success {
         let executed = statistic(&finished.stderr, "number_of_executed_units");
         let kept = fs::read_dir(&found)?.count();

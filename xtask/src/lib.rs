@@ -29,6 +29,7 @@ mod fuzz;
 pub mod instructions;
 mod isolation;
 mod loom;
+mod names;
 mod perf;
 pub mod process;
 pub mod project;

@@ -16,14 +16,17 @@ use crate::provision::toolchain::{self, cargo, nightly};
 use crate::{console, project};
 
 const AFTER_HELP_SCHEDULES: &str = "\
-Threads run one at a time and change at every atomic access of the library, as the schedule's seed
-says: an even one at random, an odd one by priorities. The same seed gives the same run.
+Threads run one at a time and change at every atomic access of the library, as
+the schedule's seed says: an even one at random, an odd one by priorities. The
+same seed gives the same run.
 
 Examples:
-  cargo xtask schedules                            a minute of them
-  cargo xtask schedules --schedules 100000         so many, however long it takes
-  cargo xtask schedules --seed 4711 --schedules 1  one that failed, once more
-  cargo xtask schedules --seed $RANDOM             others than last time";
+  cargo xtask schedules                   a minute of them
+  cargo xtask schedules --schedules 100000
+                                          so many, however long it takes
+  cargo xtask schedules --seed 4711 --schedules 1
+                                          one that failed, once more
+  cargo xtask schedules --seed $RANDOM    others than last time";
 
 /// Options of `cargo xtask schedules`.
 #[derive(Clone, Debug)]
@@ -81,9 +84,9 @@ impl Options for ScheduleOptions {
 }
 
 const AFTER_HELP_STRESS: &str = "\
-Every two seconds a VM is torn down, its counters are checked, and the next one is built. The
-sanitizers need Rust's nightly toolchain with rust-src, which is added through rustup where it is
-missing.
+Every two seconds a VM is torn down, its counters are checked, and the next one
+is built. The sanitizers need Rust's nightly toolchain with rust-src, which is
+added through rustup where it is missing.
 
 Examples:
   cargo xtask stress --seconds 600

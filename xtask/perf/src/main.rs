@@ -30,26 +30,40 @@ use host::{counters, figures};
 use machine::Machine;
 use peers::Peers;
 
+/// Widest help, in columns, as of the other tasks.
+const COLUMNS: usize = 80;
+
+const AFTER_HELP: &str = "\
+The figures go to the terminal, to target/reports/perf.json and perf.html, and
+the summary to perf/RESULTS.md. The comparison with KVM also goes to
+docs/performance.md and perf/el2.svg. The exit status is 0 only if every target
+that was measured is met.
+
+Examples:
+  cargo xtask perf                     everything
+  cargo xtask perf --host --threads 64 times and rates on this machine, with
+                                       scaling curves
+  cargo xtask perf --instructions      instruction counts against
+                                       perf/instructions.json
+  cargo xtask perf --instructions --update
+                                       a new table, after a change that is meant
+  cargo xtask perf --peers             the same work by vgic and by arm_vgic
+  cargo xtask perf --counters          by perf stat and perf c2c, or else by
+                                       callgrind
+  cargo xtask perf --el2               instructions at EL2 of each kind of exit,
+                                       under hyp
+  cargo xtask perf --el2 --kvm         those beside Linux KVM's, with the ratios
+  cargo xtask perf --el2 --profile sgi-self
+                                       the functions that an event's
+                                       instructions are in, and
+                                       target/reports/el2-sgi-self.txt: each of
+                                       them
+  cargo xtask perf --el2 --profile     those of every event";
+
 /// Measure, hold the figures against their targets, and write perf/RESULTS.md.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "perf", bin_name = "cargo xtask perf")]
-#[command(after_help = "\
-The figures go to the terminal, to target/reports/perf.json and perf.html, and the summary to
-perf/RESULTS.md. The comparison with KVM also goes to docs/performance.md and perf/el2.svg. The exit
-status is 0 only if every target that was measured is met.
-
-Examples:
-  cargo xtask perf                             everything
-  cargo xtask perf --host --threads 64         times and rates on this machine, with scaling curves
-  cargo xtask perf --instructions              instruction counts against perf/instructions.json
-  cargo xtask perf --instructions --update     a new table, after a change that is meant
-  cargo xtask perf --peers                     the same work by vgic and by arm_vgic
-  cargo xtask perf --counters                  by perf stat and perf c2c, or else by callgrind
-  cargo xtask perf --el2                       instructions at EL2 of each kind of exit, under hyp
-  cargo xtask perf --el2 --kvm                 those beside Linux KVM's, with the ratios
-  cargo xtask perf --el2 --profile sgi-self    the functions that an event's instructions are in,
-                                               and target/reports/el2-sgi-self.txt: each of them
-  cargo xtask perf --el2 --profile             those of every event")]
+#[command(max_term_width = COLUMNS, after_help = AFTER_HELP)]
 struct PerfOptions {
     /// Time the library's operations and loads on this machine
     #[arg(long)]
@@ -178,4 +192,23 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         el2::summary::publish(outcome)?;
     }
     Ok(met)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_help_fits_the_columns() {
+        let mut command = PerfOptions::command();
+        let helps = [
+            command.render_help().to_string(),
+            command.render_long_help().to_string(),
+            AFTER_HELP.to_owned(),
+        ];
+        for line in helps.iter().flat_map(|help| help.lines()) {
+            assert!(line.chars().count() <= COLUMNS, "{line}");
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! Options of `cargo xtask boot`.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,17 +8,24 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use crate::cli::{Options, defaulted, flag, option};
 
 const AFTER_HELP: &str = "\
-The guest's console goes to the terminal and to target/reports/console.log, the outcome to
-target/reports/boot.json. The exit status is 0 only if every check holds.
+The guest's console goes to the terminal and to target/reports/console.log, the
+outcome to target/reports/boot.json. The exit status is 0 only if every check
+holds. With --interactive, Ctrl-A x ends the machine at any time.
+
+QEMU 8 or newer is used if it is installed. Otherwise QEMU, and always Debian's
+kernel and busybox, come by apt from this machine's Debian mirror. Without apt,
+install qemu-system-aarch64 and supply the guest: --kernel PATH, with --initrd
+PATH if it wants one.
 
 Examples:
-  cargo xtask boot                                 Debian's 6.12 kernel on 4 vCPUs
-  cargo xtask boot --vcpus 64 --kernel 6.1         an older kernel on many
-  cargo xtask boot --interactive                   a shell in the guest; type once its prompt is
-                                                   there; `poweroff -f` ends it
-  cargo xtask boot --bare                          the same workload without the hypervisor
-  cargo xtask boot --kernel ./test.flat            your own image, without the workload
-  cargo xtask boot -- -device edu                  one more device for the guest";
+  cargo xtask boot                         Debian's 6.12 kernel on 4 vCPUs
+  cargo xtask boot --vcpus 64 --kernel 6.1 an older kernel on many
+  cargo xtask boot --interactive           a shell in the guest; type once its
+                                           prompt is there; `poweroff -f` ends
+                                           it
+  cargo xtask boot --bare                  the same without the hypervisor
+  cargo xtask boot --kernel ./test.flat    your own image, without the workload
+  cargo xtask boot -- -device edu          one more device for the guest";
 
 /// Options of `cargo xtask boot`.
 #[derive(Clone, Debug)]
@@ -68,14 +74,19 @@ impl Options for BootOptions {
                 "PATH",
                 "An initial RAM disk of your own, in place of the built-in workload",
             )
-            .value_parser(value_parser!(PathBuf)),
+            .value_parser(file),
             option(
                 "append",
                 "STRING",
                 "More of the guest kernel's command line",
             )
             .allow_hyphen_values(true),
-            option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
+            option(
+                "cpu",
+                "MODEL",
+                "The CPU that QEMU emulates; docs/hyp.md lists what each can do",
+            )
+            .default_value("neoverse-n1"),
             option(
                 "memory",
                 "MIB",
@@ -84,7 +95,8 @@ impl Options for BootOptions {
             .value_parser(value_parser!(u32).range(256..=65536)),
             flag(
                 "interactive",
-                "Give the terminal to the guest, with a shell in place of the workload",
+                "Give the terminal to the guest, with a shell in place of the workload; Ctrl-A x \
+                 ends the machine",
             ),
             option(
                 "timeout",
@@ -150,20 +162,39 @@ pub(crate) enum Kernel {
 pub(crate) const DEBIAN_KERNELS: [&str; 2] = ["6.1", "6.12"];
 
 impl FromStr for Kernel {
-    type Err = Infallible;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let debian = DEBIAN_KERNELS.into_iter().find(|release| *release == text);
-        Ok(match debian {
-            Some(release) => Self::Debian(release),
-            None => Self::Image(text.into()),
-        })
+        match debian {
+            Some(release) => Ok(Self::Debian(release)),
+            None => match file(text) {
+                Ok(path) => Ok(Self::Image(path)),
+                Err(error) => Err(format!(
+                    "{error}; Debian's kernels to choose from are {}",
+                    DEBIAN_KERNELS.join(" and ")
+                )),
+            },
+        }
+    }
+}
+
+/// Reads the path of a file that exists.
+fn file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err("there is no such file".to_owned())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file that exists.
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
     fn boot(arguments: &[&str]) -> Result<BootOptions, clap::Error> {
         BootOptions::parsed(arguments)
@@ -186,10 +217,20 @@ mod tests {
 
     #[test]
     fn a_path_or_an_initrd_replaces_the_workload() {
-        let options = boot(&["--kernel", "./6.12"]).unwrap();
-        assert_eq!(options.kernel, Kernel::Image("./6.12".into()));
+        let options = boot(&["--kernel", FILE]).unwrap();
+        assert_eq!(options.kernel, Kernel::Image(FILE.into()));
         assert!(!options.built_in_guest());
-        assert!(!boot(&["--initrd", "x"]).unwrap().built_in_guest());
+        assert!(!boot(&["--initrd", FILE]).unwrap().built_in_guest());
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_there_is_an_error_that_says_what_is() {
+        for kernel in ["5.10", "./6.12"] {
+            let error = boot(&["--kernel", kernel]).unwrap_err().to_string();
+            assert!(error.contains(kernel), "{error}");
+            assert!(error.contains("6.1 and 6.12"), "{error}");
+        }
+        assert!(boot(&["--initrd", "no/such/file"]).is_err());
     }
 
     #[test]
@@ -207,14 +248,14 @@ mod tests {
             "--timeout",
             "9",
             "--initrd",
-            "i",
+            FILE,
             "--cpu",
             "max",
             "--bare",
         ]);
         let options = options.unwrap();
         assert_eq!((options.memory, options.timeout), (Some(512), Some(9)));
-        assert_eq!(options.initrd.as_deref(), Some("i".as_ref()));
+        assert_eq!(options.initrd.as_deref(), Some(FILE.as_ref()));
         assert_eq!((options.cpu.as_str(), options.bare), ("max", true));
     }
 }

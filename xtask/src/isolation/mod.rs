@@ -24,15 +24,16 @@ use crate::{console, project};
 use verdict::Verdict;
 
 const AFTER_HELP: &str = "\
-The first guest sends itself interrupts of every kind between all its vCPUs, and counts what
-arrives; the second does what it can to disturb that: random accesses to its GIC, random ITS
-commands, interrupt storms, lines that never go low, calls and traps. None of the first guest's
-interrupts may be lost, none may be foreign, and none may come late. The outcome goes to
+The first guest sends itself interrupts of every kind between all its vCPUs, and
+counts what arrives; the second does what it can to disturb that: random
+accesses to its GIC, random ITS commands, interrupt storms, lines that never go
+low, calls and traps. None of the first guest's interrupts may be lost, none may
+be foreign, and none may come late. The outcome goes to
 target/reports/isolation.json. The exit status is 0 only if every check holds.
 
 Examples:
-  cargo xtask isolation                       other attacks every time
-  cargo xtask isolation --seed 7              the attacks of a run that told its seed
+  cargo xtask isolation            other attacks every time
+  cargo xtask isolation --seed 7   the attacks of a run that told its seed
   cargo xtask isolation --cpus 8 --seconds 300";
 
 /// Options of `cargo xtask isolation`.

@@ -56,7 +56,7 @@ impl Programs {
             .arg("--message-format=json-render-diagnostics")
             .env("RUSTFLAGS", format!("{FLAGS}{flags}"))
             .env("CARGO_TARGET_DIR", project::root().join(place));
-        let artifacts = process::run(&mut build, Show::OnFailure)?;
+        let artifacts = process::run(&mut build, Show::Progress)?;
 
         let find = |wanted: &str| {
             let found = artifacts
@@ -98,11 +98,6 @@ impl Programs {
             }
         }
         Ok(())
-    }
-
-    /// Lists the protocols, each as often as it has models.
-    pub(super) fn protocols(&self) -> impl Iterator<Item = &str> {
-        self.models().map(|(protocol, _)| protocol)
     }
 
     /// Lists the models, each with its protocol.
@@ -186,7 +181,7 @@ impl Outcome {
     /// Runs the model and reads its output.
     pub(super) fn of(command: &mut Command) -> Result<Self> {
         let began = Instant::now();
-        let finished = process::finish(command, Show::OnFailure)?;
+        let finished = process::finish(command, Show::Silent)?;
         let mut outcome = Self::read(&finished.stdout, finished.success);
         outcome.seconds = began.elapsed().as_secs_f64();
         if !outcome.told {

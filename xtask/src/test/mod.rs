@@ -17,16 +17,17 @@ use gates::Gate;
 use tally::Tally;
 
 const AFTER_HELP: &str = "\
-The tests are divided into gates. Each provides by itself what it needs, and runs whether or not
-those before it passed. The last line is `N passed, N failed`; the exit status is 0 only if none
-failed.
+The tests are divided into gates. Each provides by itself what it needs, and
+runs whether or not those before it passed. The last line is `N passed, N
+failed`; the exit status is 0 only if none failed.
 
 Examples:
-  cargo xtask test                              every gate, about twenty minutes on two CPUs
-  cargo xtask test --list                       the gates: their slugs and names
-  cargo xtask test --only fmt --only clippy     these gates
-  cargo xtask test --only boot                  the gates with this in their name
-  cargo xtask test --no-boot                    the gates that need no emulator";
+  cargo xtask test                            every gate, about twenty minutes
+                                              on two CPUs
+  cargo xtask test --list                     the gates: their slugs and names
+  cargo xtask test --only fmt --only clippy   these gates
+  cargo xtask test --only boot                the gates with this in their name
+  cargo xtask test --no-boot                  the gates that need no emulator";
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug)]

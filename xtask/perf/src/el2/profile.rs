@@ -11,7 +11,7 @@ use yaxpeax_arm::armv8::a64::InstDecoder;
 
 use super::counts::{Attribute, Sums};
 use super::event::Event;
-use super::table::{keyword, name};
+use super::table::name;
 use xtask::console;
 
 /// Prints the instructions that an event executes in each function, the largest number first: the
@@ -56,7 +56,7 @@ pub(crate) fn write_listing(
     reports: &Path,
 ) -> Result<()> {
     fs::create_dir_all(reports)?;
-    let path = reports.join(format!("el2-{}.txt", keyword(event)));
+    let path = reports.join(format!("el2-{}.txt", event.keyword()));
     fs::write(&path, listing(event, sums, code))
         .with_context(|| format!("cannot write {}", path.display()))?;
     console::detail(format!("listing {}", path.display()));

@@ -27,31 +27,13 @@ pub(crate) const fn name(event: Event) -> &'static str {
     }
 }
 
-/// Returns an event's name on the command line.
-pub(crate) const fn keyword(event: Event) -> &'static str {
-    match event {
-        Event::Hypercall => "hypercall",
-        Event::Read => "read",
-        Event::Enable => "enable",
-        Event::SgiSelf => "sgi-self",
-        Event::SgiRunning => "sgi-running",
-        Event::Spi => "spi",
-        Event::Lpi => "lpi",
-        Event::SgiWaiting => "sgi-waiting",
-        Event::SgiAsleep => "sgi-asleep",
-        Event::Timer => "timer",
-        Event::Msi => "msi",
-        Event::MsiRunning => "msi-running",
-    }
-}
-
 impl ValueEnum for Event {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(keyword(*self)).help(name(*self)))
+        Some(PossibleValue::new(self.keyword()).help(name(*self)))
     }
 }
 
