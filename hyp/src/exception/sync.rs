@@ -223,7 +223,8 @@ fn system_register(
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
             let written = vgic.sysreg_write(pin, cpu.vcpu, target, value);
-            Some(written.expect("the vCPU is of this VM"))
+            written.expect("the vCPU is of this VM");
+            Some(())
         }
         None => None,
     };
