@@ -428,6 +428,32 @@ impl<H: Host> Vgic<H> {
         mmio::mmio_write(&self.vm, pin, gpa, width, value)
     }
 
+    /// Reads the register at `gpa` from any thread, into as many bytes as `data` has: 1, 2, 4 or 8;
+    /// any other number reads as zero. Returns false if `gpa` is outside the vGIC's frames.
+    ///
+    /// For a bus of an embedder whose reads cannot be tried again. The state of an interrupt in a
+    /// list register shows as last known; [`Vgic::mmio_read`] shows the state of the moment.
+    ///
+    /// # Errors
+    /// [`AccessError::ForeignDomain`].
+    pub fn bus_read(
+        &self,
+        pin: &CpuPin<'_>,
+        gpa: u64,
+        data: &mut [u8],
+    ) -> Result<bool, AccessError> {
+        mmio::bus_read(&self.vm, pin, gpa, data)
+    }
+
+    /// Writes the little-endian bytes of `data` to the register at `gpa` from any thread: 1, 2, 4
+    /// or 8 bytes; ignores any other number. Returns false if `gpa` is outside the vGIC's frames.
+    ///
+    /// # Errors
+    /// [`AccessError::ForeignDomain`].
+    pub fn bus_write(&self, pin: &CpuPin<'_>, gpa: u64, data: &[u8]) -> Result<bool, AccessError> {
+        mmio::bus_write(&self.vm, pin, gpa, data)
+    }
+
     /// Returns the guest's view of `register`, or `None` if a read is UNDEFINED: the register is
     /// write-only.
     #[must_use]

@@ -325,6 +325,7 @@ fn strangers() -> [Machine; 2] {
 fn a_pin_of_another_domain_reaches_nothing() {
     let [machine, other] = strangers();
     let driver = Driver::new(&machine);
+    driver.mapd(9, 1);
     driver.map(9, 0, 8192, 0);
     let (vm, pin) = (&machine.vm, other.pin());
     let v0 = vcpu(0);

@@ -18,9 +18,7 @@
 //!
 //! Zeros in the set and clear registers have no effect (case `keep.isenabler_icenabler`).
 
-use crate::cpu_interface::CpuInterface;
 use crate::delivery::{change, inject, queue};
-use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
@@ -118,7 +116,7 @@ impl<'a> Bank<'a> {
     }
 }
 
-impl<H: Host, I: CpuInterface> Access<'_, H, I> {
+impl<H: Host> Access<'_, H> {
     /// Reads the register with a bit for each interrupt at the offset `register`, one of
     /// [`offset`]; other offsets read as zero. Returns `None` if the vCPU has to retry the access.
     pub(crate) fn read_bits(&self, bank: Bank<'_>, register: u64) -> Option<u64> {
@@ -163,21 +161,24 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
     ///
     /// A vCPU that had left the guest before the recall, and is neither entered nor put, has states
     /// that only its CPU can read. After [`MOST_TRIES`] the register shows the states last known.
+    ///
+    /// A read of no vCPU is not tried again, and shows the states last known.
     fn sync_states(&self, bank: Bank<'_>) -> bool {
         let mut synced = false;
         let mut current = true;
         let mut all_out = true;
+        let reader = self.reader.map(|reader| reader.vcpu);
         // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retry_gpa`.
-        let asked = self.vcpu.retry_gpa.load(Relaxed) == self.gpa;
+        let asked = reader.is_some_and(|reader| reader.retry_gpa.load(Relaxed) == self.gpa);
 
         for irq in bank.irqs {
             let state = irq.state();
             let Some(on) = state.queued_on().filter(|_| state.in_lr()) else {
                 continue;
             };
-            if on == self.vcpu.id {
+            if let Some(reader) = self.reader.filter(|reader| on == reader.vcpu.id) {
                 if !synced {
-                    fold::refresh_states(self.cpu, self.pin, self.vcpu);
+                    (reader.refresh_states)();
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
@@ -195,16 +196,20 @@ impl<H: Host, I: CpuInterface> Access<'_, H, I> {
             }
         }
 
+        let Some(reader) = reader else {
+            return true;
+        };
+
         // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retries`.
         let tries = if asked {
-            self.vcpu.retries.load(Relaxed)
+            reader.retries.load(Relaxed)
         } else {
             0
         };
         current |= all_out && tries >= MOST_TRIES;
         // Relaxed: no partner; only the accessing vCPU's CPU reads and writes both.
-        self.vcpu.retries.store(tries.saturating_add(1), Relaxed);
-        self.vcpu
+        reader.retries.store(tries.saturating_add(1), Relaxed);
+        reader
             .retry_gpa
             .store(if current { u64::MAX } else { self.gpa }, Relaxed);
         current

@@ -9,7 +9,6 @@
 //!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
 //!   slices.
 
-use crate::cpu_interface::CpuInterface;
 use crate::delivery::{change, group_enables, inject, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -98,9 +97,9 @@ fn gicd_typer<H: Host>(vm: &Vm<H>) -> u64 {
 
 /// Reads the distributor register at the offset `at`. Returns `None` if the vCPU has to retry the
 /// access.
-pub(crate) fn gicd_read<H: Host, I: CpuInterface>(
+pub(crate) fn gicd_read<H: Host>(
     vm: &Vm<H>,
-    access: &Access<'_, H, I>,
+    access: &Access<'_, H>,
     at: u64,
     width: Width,
 ) -> Option<u64> {

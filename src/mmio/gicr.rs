@@ -10,7 +10,6 @@
 //!   list register, and while the pending table is being read (cases `ppi.disabled_while_pending`,
 //!   `lpi.off_while_pending`).
 
-use crate::cpu_interface::CpuInterface;
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -96,9 +95,9 @@ fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
 
 /// Reads the register of `owner`'s redistributor at the offset `at`. Returns `None` if the
 /// accessing vCPU has to retry the access.
-pub(crate) fn gicr_read<H: Host, I: CpuInterface>(
+pub(crate) fn gicr_read<H: Host>(
     vm: &Vm<H>,
-    access: &Access<'_, H, I>,
+    access: &Access<'_, H>,
     owner: &Vcpu,
     at: u64,
     width: Width,
@@ -162,8 +161,8 @@ fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
 }
 
 /// Reads the register of `owner`'s `SGI_base` at the offset `at` (12.11).
-fn gicr_read_sgi<H: Host, I: CpuInterface>(
-    access: &Access<'_, H, I>,
+fn gicr_read_sgi<H: Host>(
+    access: &Access<'_, H>,
     owner: &Vcpu,
     at: u64,
     width: Width,

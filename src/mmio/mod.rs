@@ -33,6 +33,7 @@ pub(crate) mod gits;
 use crate::config::{DISTRIBUTOR_SIZE, ITS_SIZE, REDISTRIBUTOR_STRIDE};
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
+use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::error::AccessError;
 use crate::host::Host;
@@ -88,7 +89,7 @@ pub enum MmioOutcome {
     /// The value is in the list registers of another vCPU, and that vCPU has been recalled. Enter
     /// the guest at the trapping instruction, which traps again.
     Retry,
-    /// The address is in none of the vGIC's frames, or the reading vCPU is unknown to the VM.
+    /// The address is in none of the vGIC's frames.
     Unclaimed,
 }
 
@@ -100,14 +101,21 @@ enum Frame {
     Its(ItsId, u64),
 }
 
-/// Read access by a vCPU, for registers whose value is partly in list registers.
-pub(crate) struct Access<'a, H: Host, I: CpuInterface> {
+/// Read access, for registers whose value is partly in list registers.
+pub(crate) struct Access<'a, H: Host> {
     pub(crate) vm: &'a Vm<H>,
-    pub(crate) cpu: &'a Cpu<I>,
     pub(crate) pin: &'a CpuPin<'a>,
-    /// The accessing vCPU, whose list registers `cpu` has.
-    pub(crate) vcpu: &'a Vcpu,
+    /// The accessing vCPU; `None` for a read of no vCPU.
+    pub(crate) reader: Option<Reader<'a>>,
     pub(crate) gpa: u64,
+}
+
+/// The vCPU whose read has trapped on the calling CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) vcpu: &'a Vcpu,
+    /// Updates the states of the interrupts in the vCPU's list registers.
+    pub(crate) refresh_states: &'a dyn Fn(),
 }
 
 /// Returns whether the guest-physical address `gpa` is in one of the vGIC's frames.
@@ -117,6 +125,7 @@ pub(crate) fn claims<H: Host>(vm: &Vm<H>, gpa: u64) -> bool {
 }
 
 /// Returns the frame of the guest-physical address `gpa`.
+#[inline]
 fn frame<H: Host>(vm: &Vm<H>, gpa: u64) -> Option<Frame> {
     let config = &vm.config;
     let within = |base: u64, size: u64| gpa.checked_sub(base).filter(|offset| *offset < size);
@@ -156,19 +165,34 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
 ) -> Result<MmioOutcome, AccessError> {
     vm.admit(pin)?;
     let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
+    let reader = Reader {
+        vcpu,
+        refresh_states: &|| fold::refresh_states(cpu, pin, vcpu),
+    };
+    Ok(read(vm, pin, Some(reader), gpa, width))
+}
+
+/// Reads the register at the guest-physical address `gpa`.
+#[inline(always)]
+fn read<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    reader: Option<Reader<'_>>,
+    gpa: u64,
+    width: Width,
+) -> MmioOutcome {
     let Some(frame) = frame(vm, gpa) else {
-        return Ok(MmioOutcome::Unclaimed);
+        return MmioOutcome::Unclaimed;
     };
 
     if !gpa.is_multiple_of(width.bytes()) {
-        return Ok(MmioOutcome::Done(0));
+        return MmioOutcome::Done(0);
     }
 
     let access = Access {
         vm,
-        cpu,
         pin,
-        vcpu,
+        reader,
         gpa,
     };
 
@@ -182,7 +206,52 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
         Frame::Its(its, offset) => Some(gits::gits_read(vm, pin, its, offset, width)),
     };
 
-    Ok(value.map_or(MmioOutcome::Retry, MmioOutcome::Done))
+    value.map_or(MmioOutcome::Retry, MmioOutcome::Done)
+}
+
+/// Reads as many bytes as `data` has at `gpa`, for no vCPU:
+/// [`Vgic::bus_read`](crate::Vgic::bus_read).
+pub(crate) fn bus_read<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    gpa: u64,
+    data: &mut [u8],
+) -> Result<bool, AccessError> {
+    vm.admit(pin)?;
+    data.fill(0);
+    let Some(width) = Width::from_bytes(data.len() as u64) else {
+        return Ok(claims(vm, gpa));
+    };
+
+    match read(vm, pin, None, gpa, width) {
+        MmioOutcome::Done(value) => {
+            for (byte, value) in data.iter_mut().zip(value.to_le_bytes()) {
+                *byte = value;
+            }
+            Ok(true)
+        }
+        // A read of no vCPU is not tried again.
+        MmioOutcome::Retry => Ok(true),
+        MmioOutcome::Unclaimed => Ok(false),
+    }
+}
+
+/// Writes the bytes of `data` at `gpa`: [`Vgic::bus_write`](crate::Vgic::bus_write).
+pub(crate) fn bus_write<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    gpa: u64,
+    data: &[u8],
+) -> Result<bool, AccessError> {
+    let Some(width) = Width::from_bytes(data.len() as u64) else {
+        vm.admit(pin)?;
+        return Ok(claims(vm, gpa));
+    };
+
+    let bytes = data.iter().rev();
+    let value = bytes.fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let outcome = mmio_write(vm, pin, gpa, width, value)?;
+    Ok(outcome != MmioOutcome::Unclaimed)
 }
 
 /// Writes the register at the guest-physical address `gpa` for a vCPU whose access trapped; after
