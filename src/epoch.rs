@@ -13,6 +13,8 @@
 #![expect(unsafe_code)]
 // UNSAFETY: a pin writes its guard through a shared reference, once.
 
+mod garbage;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::{Cell, UnsafeCell};
@@ -24,6 +26,8 @@ use crate::intid::CpuId;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU8, HeldLocks, Rank, SpinLock, unique_number};
 use crate::trace::{Counters, Totals};
+
+pub use garbage::Garbage;
 
 /// Number of interrupts, devices and events that a CPU unlinks before [`CpuPin::collect`] runs a
 /// collection step.
@@ -134,7 +138,14 @@ impl Domain {
             }
         };
 
-        Ok(CpuLocal::new(self.shared.clone(), id, number, record))
+        let handle = self.shared.collector.register();
+        Ok(CpuLocal::new(
+            self.shared.clone(),
+            handle,
+            id,
+            number,
+            record,
+        ))
     }
 
     /// Returns the sum of all CPUs' counters, including CPUs whose [`CpuLocal`] was dropped.
@@ -183,23 +194,32 @@ pub struct CpuLocal {
 
 impl CpuLocal {
     /// Makes the membership of a CPU that has been found not to be registered.
-    fn new(domain: Arc<Shared>, id: CpuId, number: u32, record: Arc<Record>) -> Self {
+    fn new(
+        domain: Arc<Shared>,
+        handle: LocalHandle,
+        id: CpuId,
+        number: u32,
+        record: Arc<Record>,
+    ) -> Self {
         Self {
             id,
             seat: Seat::new(number, id),
             loaded: Cell::new(false),
             garbage: Cell::new(0),
-            handle: domain.collector.register(),
+            handle,
             locks: HeldLocks::default(),
             record,
             domain,
         }
     }
 
-    /// Makes a membership for the end of a VM, on any thread. It has no vCPU.
+    /// Makes a membership for the end of a VM that no other CPU refers to, on any thread. It has no
+    /// vCPU, and an epoch of its own: memory left to it is freed with the membership, even beside
+    /// CPUs that stay in the domain's epoch.
     pub(crate) fn anonymous(domain: &Arc<Shared>) -> Self {
         let id = CpuId(CpuId::FIRST_RESERVED);
-        Self::new(domain.clone(), id, 0, Arc::new(Record::default()))
+        let handle = Collector::new().register();
+        Self::new(domain.clone(), handle, id, 0, Arc::new(Record::default()))
     }
 
     /// Returns the identifier of the physical CPU.
@@ -347,13 +367,19 @@ impl<'c> CpuPin<'c> {
     #[inline]
     pub(crate) fn leaves_garbage(&self) {
         let garbage = &self.local.garbage;
-        garbage.set(garbage.get().saturating_add(1));
+        garbage.set(garbage.get().wrapping_add(1));
+    }
+
+    /// Lets the next [`CpuPin::collect`] run a collection step, however little has been unlinked.
+    pub(crate) fn hurry(&self) {
+        self.local.garbage.set(PILE);
     }
 
     /// Runs a collection step if the CPU has unlinked at least [`PILE`] objects since the last
     /// step.
     ///
-    /// The step allocates a node of the epoch's queue. Call with no lock held.
+    /// The step allocates a node of the epoch's queue, if anything was left to the epoch since the
+    /// last step. Call with no lock held.
     #[inline]
     pub(crate) fn collect(&self) {
         if self.local.garbage.get() >= PILE {

@@ -29,8 +29,9 @@ use alloc::boxed::Box;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
-use crossbeam_epoch::{Guard, Shared};
+use crossbeam_epoch::Guard;
 
+use crate::epoch::Garbage;
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, weakened_by};
@@ -120,7 +121,7 @@ impl<'g> Path<'g> {
     /// The lowest node loses `lowest` counts, and every other node `each`. A node loses another
     /// count if this CPU unlinked the dead child below. Nodes that die are unlinked and deferred to
     /// the epoch.
-    fn part(&self, lowest: usize, each: usize, guard: &Guard) {
+    fn part(&self, lowest: usize, each: usize, guard: &Guard, garbage: &Garbage) {
         let mut count = lowest;
         for (node, slot) in self.nodes[..self.depth].iter().rev().flatten() {
             let died = count > 0 && node.part(count);
@@ -139,7 +140,7 @@ impl<'g> Path<'g> {
                 // inserter joins, and unlinked, by this CPU or by an inserter that helped, so no
                 // new reader finds the node. Only the CPU that moved `live` to DEAD comes here, so
                 // the node is freed once.
-                unsafe { guard.defer_destroy(Shared::from(raw.cast_const())) };
+                unsafe { garbage.leave(raw, guard) };
             }
         }
     }
@@ -266,7 +267,8 @@ impl<T> Radix<T> {
         self.root.iter().all(|slot| slot.load(Relaxed).is_null())
     }
 
-    /// Inserts `value` under `key`, if the key has no value. Allocates missing nodes.
+    /// Inserts `value` under `key`, if the key has no value. Allocates missing nodes. A node that
+    /// loses its last value meanwhile is `garbage`.
     ///
     /// # Errors
     /// The present value of `key`, or `None` if `key` is out of range.
@@ -279,6 +281,7 @@ impl<T> Radix<T> {
         key: u32,
         value: NonNull<T>,
         guard: &'g Guard,
+        garbage: &Garbage,
     ) -> Result<(), Option<&'g T>> {
         Self::check_pinned(guard);
         'restart: loop {
@@ -295,13 +298,13 @@ impl<T> Radix<T> {
                             // in.
                             parent.part(1);
                         }
-                        path.part(1, 1, guard);
+                        path.part(1, 1, guard, garbage);
                         continue 'restart;
                     }
                     None => match Self::grow(slot, path.lowest(), guard) {
                         Some(node) => node,
                         None => {
-                            path.part(1, 1, guard);
+                            path.part(1, 1, guard, garbage);
                             continue 'restart;
                         }
                     },
@@ -321,11 +324,11 @@ impl<T> Radix<T> {
             ) {
                 Ok(_) => {
                     // This CPU's count in the lowest node stays, as the count of the value.
-                    path.part(0, 1, guard);
+                    path.part(0, 1, guard, garbage);
                     Ok(())
                 }
                 Err(found) => {
-                    path.part(1, 1, guard);
+                    path.part(1, 1, guard, garbage);
                     // SAFETY: the slot held the value while `guard` was pinned. By the contract of
                     // `insert`, the value stays allocated until `guard` is dropped.
                     Err(unsafe { found.cast::<T>().as_ref() })
@@ -384,8 +387,15 @@ impl<T> Radix<T> {
     /// Removes `expected` from `key`. Returns the inserted pointer to the caller that emptied the
     /// slot, and `None`, changing nothing, if `key` does not hold `expected`.
     ///
-    /// The caller that gets the pointer may free the value after the epoch.
-    pub fn remove(&self, key: u32, expected: &T, guard: &Guard) -> Option<NonNull<T>> {
+    /// The caller that gets the pointer may free the value after the epoch. A node that loses its
+    /// last value is `garbage`.
+    pub fn remove(
+        &self,
+        key: u32,
+        expected: &T,
+        guard: &Guard,
+        garbage: &Garbage,
+    ) -> Option<NonNull<T>> {
         Self::check_pinned(guard);
         let mut slot = self.root_slot(key)?;
         let mut path = Path::new();
@@ -405,7 +415,7 @@ impl<T> Radix<T> {
                 .ok()?
         };
 
-        path.part(1, 0, guard);
+        path.part(1, 0, guard, garbage);
         NonNull::new(removed.cast())
     }
 }
@@ -449,7 +459,7 @@ mod tests {
 
     fn insert(table: &Radix<u32>, key: u32, value: &'static u32, guard: &Guard) -> bool {
         // SAFETY: the value is never freed.
-        unsafe { table.insert(key, NonNull::from(value), guard) }.is_ok()
+        unsafe { table.insert(key, NonNull::from(value), guard, &Garbage::default()) }.is_ok()
     }
 
     #[test]
@@ -476,9 +486,9 @@ mod tests {
                 let key = (random >> 3) & mask & 0x8003_03ff;
                 if random.is_multiple_of(3) {
                     if let Some(value) = map.remove(&key) {
-                        let removed = table.remove(key, value, &guard);
+                        let removed = table.remove(key, value, &guard, &Garbage::default());
                         assert_eq!(removed, Some(NonNull::from(value)));
-                        assert_eq!(table.remove(key, value, &guard), None);
+                        assert_eq!(table.remove(key, value, &guard, &Garbage::default()), None);
                     }
                 } else {
                     let value = leak(random);
@@ -504,12 +514,20 @@ mod tests {
                     walk::tests::walk(&table, 100, &guard).last(),
                     Some(&(last, value))
                 );
-                assert!(table.remove(last, value, &guard).is_some());
+                assert!(
+                    table
+                        .remove(last, value, &guard, &Garbage::default())
+                        .is_some()
+                );
             }
             assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
 
             for (key, value) in map {
-                assert!(table.remove(key, value, &guard).is_some());
+                assert!(
+                    table
+                        .remove(key, value, &guard, &Garbage::default())
+                        .is_some()
+                );
             }
             assert!(table.is_empty(), "a node is left");
         }
@@ -539,7 +557,11 @@ mod tests {
                         let key = round % 3 * 256 + thread;
                         assert!(insert(table, key, value, &guard));
                         assert_eq!(table.get(key, &guard), Some(value));
-                        assert!(table.remove(key, value, &guard).is_some());
+                        assert!(
+                            table
+                                .remove(key, value, &guard, &Garbage::default())
+                                .is_some()
+                        );
                     }
                 });
             }

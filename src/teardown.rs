@@ -59,6 +59,8 @@ fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
 /// Takes apart a dropped VM. After [`teardown`] nothing is left. Without a teardown, a vCPU may
 /// still be on a CPU, and the interrupts of the vCPU's list registers are relinked first.
 pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
+    // The drop has the VM to itself: no CPU refers to an object of the VM, and what is unlinked
+    // here can be freed at once.
     let local = CpuLocal::anonymous(vm.domain());
     let pin = local.pin();
     for vcpu in &vm.vcpus {

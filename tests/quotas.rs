@@ -7,11 +7,14 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::mpsc;
 
 use common::its::Driver;
-use common::{GITS, Machine, affinity};
-use vgic::Config;
+use common::{GITS, Machine, TestHost, affinity};
 use vgic::config::ItsConfig;
+use vgic::epoch::{Domain, Garbage};
+use vgic::intid::CpuId;
+use vgic::{Config, Vgic};
 
 struct Heap;
 
@@ -47,7 +50,13 @@ static HEAP: Heap = Heap;
 
 /// Returns a VM with small quotas: memory outside the quotas shows.
 fn machine() -> Machine {
-    let config = Config {
+    let machine = Machine::from_config(config());
+    machine.set_up();
+    machine
+}
+
+fn config() -> Config {
+    Config {
         lpi_bits: 10,
         its: vec![ItsConfig {
             max_devices: 64,
@@ -56,10 +65,7 @@ fn machine() -> Machine {
             ..ItsConfig::at(GITS)
         }],
         ..Config::new((0..2).map(affinity).collect())
-    };
-    let machine = Machine::from_config(config);
-    machine.set_up();
-    machine
+    }
 }
 
 /// Returns the bytes that the guest can make the library allocate: the formula of SECURITY.md for
@@ -191,4 +197,140 @@ fn what_is_unmapped_does_not_pile_up() {
     let grown = growth(|| (0..300).for_each(|_| round()));
     assert!(grown <= SLACK, "{grown} bytes");
     machine.finish();
+}
+
+/// Bytes of a VM that wait for the epoch at most, with the bookkeeping of the epoch.
+const UNRECLAIMED: isize = (Garbage::LIMIT * Garbage::PIECE) as isize;
+
+/// Runs `work` while another CPU of the domain stays in the epoch.
+fn beside_a_stalled_cpu(domain: &Domain, work: impl FnOnce()) {
+    let (stalled, is_stalled) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let cpu = domain.register(CpuId(1000)).unwrap();
+            let pin = cpu.pin();
+            let _ = pin.guard();
+            stalled.send(()).unwrap();
+            let _ = goes_on.recv();
+        });
+        is_stalled.recv().unwrap();
+        work();
+        drop(go_on);
+    });
+}
+
+/// Returns `MAPTI` and `DISCARD` of one event, over and over: 2 KiB of garbage a round.
+fn map_and_discard(rounds: usize) -> Vec<[u64; 4]> {
+    let round = [[0x0a, 8192 << 32, 0, 0], [0x0f, 0, 0, 0]];
+    std::iter::repeat_n(round, rounds).flatten().collect()
+}
+
+/// Maps and discards while a CPU stalls in the epoch. The queue stands still at the limit, other
+/// VMs' queues do not, and everything goes on, and is freed, after the stall.
+#[test]
+fn a_stalled_cpu_holds_back_a_queue_and_not_ever_more_memory() {
+    let machine = machine();
+    let driver = Driver::new(&machine);
+    driver.mapd(0, 5);
+    let other = Machine::on(machine.domain.clone(), 10, config());
+    other.set_up();
+    let others = Driver::new(&other);
+    others.mapd(0, 5);
+    driver.send_all(&map_and_discard(900));
+    let before = LIVE.get().0;
+
+    beside_a_stalled_cpu(&machine.domain, || {
+        let grown = growth(|| {
+            // One round at a time: each leaves a pile of its own.
+            (0..2000).for_each(|_| driver.post(&map_and_discard(1)));
+            for _ in 0..45 {
+                if driver.is_done() {
+                    driver.post(&map_and_discard(900));
+                }
+                // Slices by the guest's polling and by the embedder.
+                for _ in 0..100 {
+                    let _ = driver.is_done();
+                    machine.vm.advance(&machine.pin()).unwrap();
+                }
+            }
+        });
+        println!("stalled: {grown} bytes of {UNRECLAIMED}");
+        assert!(grown <= UNRECLAIMED, "{grown} bytes");
+        assert!(machine.vm.has_deferred() && !driver.is_done());
+
+        // It does not concern another VM's guest.
+        let grown = growth(|| others.send_all(&map_and_discard(100)));
+        assert!(grown <= UNRECLAIMED, "{grown} bytes");
+    });
+
+    driver.wait();
+    driver.send_all(&map_and_discard(900));
+    let left = LIVE.get().0 - before;
+    assert!(left <= SLACK, "{left} bytes are not freed");
+    other.finish();
+    machine.finish();
+}
+
+/// Stalls on the very CPU that executes the commands: an older pin around its work.
+#[test]
+fn a_cpu_that_holds_itself_back_goes_on_later() {
+    let machine = machine();
+    let driver = Driver::new(&machine);
+    driver.mapd(0, 5);
+    let outer = machine.pin();
+    let _ = outer.guard();
+
+    let grown = growth(|| {
+        driver.post(&map_and_discard(1000));
+        for _ in 0..1000 {
+            machine.vm.advance(&machine.pin()).unwrap();
+        }
+    });
+
+    assert!(machine.vm.has_deferred() && !driver.is_done());
+    assert!(grown <= UNRECLAIMED, "{grown} bytes");
+    drop(outer);
+    driver.wait();
+    machine.finish();
+}
+
+/// Leaves garbage on CPUs that do nothing for the VM afterwards, and enter no epoch. No CPU holds
+/// anything back, so the queue does not stand still.
+#[test]
+fn garbage_of_idle_cpus_does_not_hold_a_queue_back() {
+    let machine = Machine::from_config(Config {
+        lpi_bits: 16,
+        its: config().its,
+        ..Config::new((0..80).map(affinity).collect())
+    });
+    let driver = Driver::new(&machine);
+    driver.mapd(0, 5);
+
+    for n in 1..80 {
+        (0..20).for_each(|_| driver.post_from(n, &map_and_discard(1)));
+    }
+    driver.send_all(&map_and_discard(500));
+    machine.finish();
+}
+
+/// Drops VMs, full of mappings, while a CPU stalls in the epoch. Nobody refers to a dropped VM: its
+/// memory does not wait.
+#[test]
+fn a_dropped_vm_is_freed_beside_a_stalled_cpu() {
+    let mut machine = machine();
+    let domain = machine.domain.clone();
+    // Puts another VM, full of mappings, in place of the present one.
+    let mut churn = || {
+        machine.vm = Vgic::new(&machine.domain, config(), TestHost::default()).unwrap();
+        let driver = Driver::new(&machine);
+        driver.mapd(0, 8);
+        (0..200).for_each(|event| driver.mapti(0, event, 8192 + event, 0));
+    };
+
+    churn();
+    beside_a_stalled_cpu(&domain, || {
+        let grown = growth(|| (0..50).for_each(|_| churn()));
+        assert!(grown <= SLACK, "{grown} bytes");
+    });
 }

@@ -11,10 +11,8 @@
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 
-use crossbeam_epoch::Shared;
-
 use crate::delivery::{count, queue};
-use crate::epoch::CpuPin;
+use crate::epoch::{CpuPin, Garbage};
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::{Mutant, mutant};
@@ -65,7 +63,7 @@ pub(crate) fn map<'g, H: Host>(
         // SAFETY: the LPI is freed only by `free`, through the epoch, after removal from the table.
         let published = unsafe {
             match found {
-                None => vm.lpis.insert(key, new, pin.guard()).is_ok(),
+                None => vm.lpis.insert(key, new, pin.guard(), &vm.garbage).is_ok(),
                 Some(dying) => vm.lpis.replace(key, dying, new, pin.guard()),
             }
         };
@@ -128,15 +126,20 @@ pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
     vm.defer(DEFERRED_FREE);
 }
 
-/// Frees a slice of the LPIs in the free list. Allocates.
+/// Frees a slice of the LPIs in the free list, unless too much of the VM's memory waits for the
+/// epoch. Allocates.
 pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for _ in 0..SLICE {
+        if vm.garbage.pieces() >= Garbage::LIMIT {
+            break;
+        }
         let Some(irq) = vm.free_list.pop(pin) else {
             break;
         };
         free(vm, pin, irq);
     }
 
+    let _ = vm.is_full_of_garbage(pin);
     pin.collect();
     if !vm.free_list.is_empty() {
         vm.defer(DEFERRED_FREE);
@@ -162,15 +165,15 @@ fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     pin.leaves_garbage();
 
     // Finds nothing if another LPI of the INTID has taken the slot.
-    vm.lpis.remove(key, irq, pin.guard());
+    vm.lpis.remove(key, irq, pin.guard(), &vm.garbage);
     if mutant(Mutant::TranslationWithoutReference) {
         irq.watched.end();
         return;
     }
 
-    let raw: *const Irq = irq;
+    let raw = core::ptr::from_ref(irq).cast_mut();
     // SAFETY: the LPI was allocated as a `Box` in `map`, and is out of the table. The last
     // reference has been put. Only the CPU that put the last reference, or popped the LPI from the
     // free list, calls `free`.
-    unsafe { pin.guard().defer_destroy(Shared::from(raw)) };
+    unsafe { vm.garbage.leave(raw, pin.guard()) };
 }

@@ -5,6 +5,7 @@
 //! spent. Cases `its.goes_on_by_itself`, `its.many_commands_at_once`, `worst.queue_of_invall` and
 //! others of `worst.*`.
 
+use crate::delivery::lpi_lifetime;
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
 use crate::host::Host;
@@ -18,7 +19,6 @@ use crate::vm::its::baser::TableType;
 use crate::vm::its::progress::InProgress;
 #[cfg(vgic_mutants)]
 use crate::{
-    delivery::lpi_lifetime,
     intid::DeviceId,
     radix::Cursor,
     sync::{Mutant, mutant},
@@ -36,10 +36,15 @@ pub(crate) const COMMAND_STEPS: u32 = 64;
 
 impl<H: Host> Execution<'_, H> {
     /// Executes one slice. Returns true if a command or a table removal is left to do.
+    ///
+    /// Nothing that leaves memory to the epoch is begun or continued while too much waits there.
     fn run_slice(&mut self) -> bool {
         let mut budget = SLICE;
-        if self.engine.in_progress.is_some() && !self.resume(&mut budget) {
-            return true;
+        if let Some(in_progress) = &self.engine.in_progress {
+            let waits = in_progress.leaves_garbage() && self.vm.is_full_of_garbage(self.pin);
+            if waits || !self.resume(&mut budget) {
+                return true;
+            }
         }
 
         // Not more commands than the guest had written when the slice began, up to the end of the
@@ -64,6 +69,8 @@ impl<H: Host> Execution<'_, H> {
                         return true;
                     }
                 }
+                // `GITS_CREADR` stays: the command is read again.
+                Ok(Outcome::Waits) => break,
                 Err(error) => self.finish_command(number, Err(error)),
             }
         }
@@ -140,6 +147,10 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
     };
 
     // The match has released the command lock: `collect` has to be called with no lock held.
+    if more && vm.is_full_of_garbage(pin) {
+        // The work may wait for it, and the guest's polling alone has to get on.
+        lpi_lifetime::advance_free_list(vm, pin);
+    }
     pin.collect();
     if more {
         vm.defer(1 << id.0);
@@ -208,7 +219,7 @@ fn drain_beside_the_lock<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
     if let Some(device) = its.devices.get(DeviceId(0), pin.guard()) {
         device.walk(&mut cursor, &mut steps, pin.guard(), |event, irq, _| {
             lpi_lifetime::unmap(vm, pin, irq);
-            device.unmap(event, irq, pin.guard());
+            device.unmap(event, irq, pin.guard(), &vm.garbage);
             true
         });
     }

@@ -29,6 +29,8 @@ pub(crate) struct Execution<'a, H: Host> {
 pub(crate) enum Outcome {
     /// The whole command is done.
     Done,
+    /// Nothing is done: the command leaves memory to the epoch, where too much waits.
+    Waits,
     /// The work is still to be done, in slices.
     Begun(Task),
 }
@@ -63,6 +65,11 @@ impl<'a, H: Host> Execution<'a, H> {
     /// The [`CommandError`] that 5.5 lists for the command.
     pub(crate) fn execute(&mut self, command: Command) -> Result<Outcome, CommandError> {
         match command {
+            Command::Mapd { .. } | Command::Mapti { .. } | Command::Discard { .. }
+                if self.vm.is_full_of_garbage(self.pin) =>
+            {
+                return Ok(Outcome::Waits);
+            }
             Command::Mapd {
                 device,
                 event_bits,
@@ -199,13 +206,19 @@ impl<'a, H: Host> Execution<'a, H> {
         self.engine.usage.add(1 << event_bits);
         let host = &self.vm.host;
         host.device_mapped(self.its.id, device, event_bits);
-        self.its.devices.map(device, event_bits, self.pin.guard());
+        let garbage = &self.vm.garbage;
+        self.its
+            .devices
+            .map(device, event_bits, self.pin.guard(), garbage);
     }
 
     /// Unmaps `device`, whose events have been unmapped before.
     pub(crate) fn unmap_device(&mut self, id: DeviceId, device: &Device) {
         self.engine.usage.remove(device.event_count());
-        self.its.devices.unmap(id, device, self.pin.guard());
+        let garbage = &self.vm.garbage;
+        self.its
+            .devices
+            .unmap(id, device, self.pin.guard(), garbage);
         self.pin.leaves_garbage();
         self.vm.host.device_unmapped(self.its.id, id);
     }
@@ -268,7 +281,7 @@ impl<'a, H: Host> Execution<'a, H> {
             if let Some(old) = old {
                 self.unmap_event(device_id, device, event, old);
             }
-            device.map(event, irq, pin.guard());
+            device.map(event, irq, pin.guard(), &vm.garbage);
         }
 
         vm.host
@@ -288,7 +301,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Ends the mapping of an event, in the order of [`crate::vm::its`], "Publication".
     pub(crate) fn unmap_event(&self, id: DeviceId, device: &Device, event: EventId, irq: &Irq) {
-        device.unmap(event, irq, self.pin.guard());
+        device.unmap(event, irq, self.pin.guard(), &self.vm.garbage);
         self.pin.leaves_garbage();
         self.vm.host.event_unmapped(self.its.id, id, event);
         lpi_lifetime::unmap(self.vm, self.pin, irq);

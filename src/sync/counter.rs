@@ -1,4 +1,4 @@
-//! Event counters at the cost of a plain add.
+//! Event counters at the cost of a plain add, and amounts that several CPUs change.
 
 /// A count of events with a single writer, the owning CPU. Readers on other CPUs see
 /// a recent value. Without the feature `counters`, the type is empty and always reads 0.
@@ -38,5 +38,39 @@ impl Counter {
         }
         #[cfg(not(feature = "counters"))]
         0
+    }
+}
+
+/// An amount that any CPU raises and lowers. Its value orders nothing.
+#[derive(Default)]
+pub(crate) struct Gauge {
+    // Relaxed in every access: an amount, without a partner. Not loom's atomic, so that measuring
+    // adds no interleavings to a model.
+    value: core::sync::atomic::AtomicUsize,
+}
+
+impl Gauge {
+    /// Adds 1.
+    #[inline]
+    pub(crate) fn raise(&self) {
+        // Relaxed: an amount, without a partner.
+        self.value
+            .fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Takes 1 off. Comes after the call of [`Gauge::raise`] for the same thing.
+    #[inline]
+    pub(crate) fn lower(&self) {
+        // Relaxed: an amount, without a partner.
+        self.value
+            .fetch_sub(1, core::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Returns a recent amount.
+    #[inline]
+    #[must_use]
+    pub(crate) fn get(&self) -> usize {
+        // Relaxed: an amount, without a partner.
+        self.value.load(core::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -22,6 +22,7 @@ mod tickets;
 mod watched;
 
 pub use counter::Counter;
+pub(crate) use counter::Gauge;
 pub use held_locks::{HeldLocks, Rank};
 pub use slices::{Slice, Slices};
 pub use snapshot::Snapshot;

@@ -10,8 +10,8 @@
 // UNSAFETY: follows the links of interrupts waiting to be freed.
 
 use crate::epoch::CpuPin;
-use crate::sync::AtomicPtr;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{AtomicPtr, Gauge};
 use crate::vm::irq::Irq;
 
 /// A stack of LPIs, linked through [`Links`](super::irq::Links) no longer in use by an ap_list.
@@ -21,37 +21,51 @@ use crate::vm::irq::Irq;
 /// CPU that pops the interrupt. A CPU in the epoch may follow the pointers: an interrupt popped
 /// meanwhile is freed only after the following CPU has left the epoch. Before the free, no
 /// interrupt at the same address can be pushed.
-pub(crate) struct FreeList(AtomicPtr<Irq>);
+pub(crate) struct FreeList {
+    top: AtomicPtr<Irq>,
+    /// Number of LPIs in the list, or about to be.
+    length: Gauge,
+}
 
 impl FreeList {
     /// Makes an empty list.
     pub(crate) fn new() -> Self {
-        Self(AtomicPtr::new(core::ptr::null_mut()))
+        Self {
+            top: AtomicPtr::new(core::ptr::null_mut()),
+            length: Gauge::default(),
+        }
     }
 
     /// Pushes an interrupt after the caller has put the last reference.
     pub(crate) fn push(&self, irq: &Irq) {
         debug_assert!(irq.state().refs() == 0, "{:?} is alive", irq.intid());
         let this = core::ptr::from_ref(irq).cast_mut();
+        self.length.raise();
 
         // Relaxed: only compared, and passed on through the link.
-        let mut top = self.0.load(Relaxed);
+        let mut top = self.top.load(Relaxed);
         loop {
             // Relaxed: published by the exchange.
             irq.links.next.store(top, Relaxed);
             // Release: pairs with the Acquire in `pop`. Relaxed: the value is only compared.
-            match self.0.compare_exchange_weak(top, this, Release, Relaxed) {
+            match self.top.compare_exchange_weak(top, this, Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => top = now,
             }
         }
     }
 
+    /// Returns the number of LPIs that wait to be freed.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.length.get()
+    }
+
     /// Returns true if the list is empty. Called after a pop: a CPU that pushes later defers the
     /// work again.
     pub(crate) fn is_empty(&self) -> bool {
         // Relaxed: no interrupt is accessed.
-        self.0.load(Relaxed).is_null()
+        self.top.load(Relaxed).is_null()
     }
 
     /// Pops an interrupt for the caller to free.
@@ -59,7 +73,7 @@ impl FreeList {
         let _entered = pin.guard();
 
         // Acquire, on failure too: pairs with the Release in `push`, which published the link.
-        let mut top = self.0.load(Acquire);
+        let mut top = self.top.load(Acquire);
         loop {
             // SAFETY: by the type invariant the interrupt is not freed while this CPU is in the
             // epoch, and the guard above has entered the epoch.
@@ -68,8 +82,11 @@ impl FreeList {
             // Relaxed: constant since the publication by `push`.
             let next = irq.links.next.load(Relaxed);
             // Acquire: pairs with the Release in `push`.
-            match self.0.compare_exchange_weak(top, next, Acquire, Acquire) {
-                Ok(_) => return Some(irq),
+            match self.top.compare_exchange_weak(top, next, Acquire, Acquire) {
+                Ok(_) => {
+                    self.length.lower();
+                    return Some(irq);
+                }
                 Err(now) => top = now,
             }
         }

@@ -38,7 +38,7 @@ use topology::Topology;
 use vcpu::Vcpu;
 
 use crate::config::{Config, ConfigError};
-use crate::epoch::{CpuPin, Shared};
+use crate::epoch::{CpuPin, Garbage, Shared};
 use crate::error::{ForeignDomain, InjectError};
 use crate::fixed::FixedSlice;
 use crate::host::Host;
@@ -62,6 +62,8 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) growth: SpinLock<(), { Rank::Topology as u8 }>,
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
+    /// Memory of LPIs, devices and tables that waits for the epoch.
+    pub(crate) garbage: Garbage,
     pub(crate) its: Box<[Its]>,
     /// Work for [`Vgic::advance`](crate::Vgic::advance): bit n for ITS n, and the `DEFERRED_*`
     /// bits.
@@ -103,6 +105,7 @@ impl<H: Host> Vm<H> {
             growth: SpinLock::new(()),
             lpis: Radix::new(u32::from(config.lpi_bits)),
             free_list: FreeList::new(),
+            garbage: Garbage::default(),
             its: (0..)
                 .zip(&config.its)
                 .map(|(id, its)| Its::new(ItsId(id), its))
@@ -207,6 +210,19 @@ impl<H: Host> Vm<H> {
         } else {
             self.distributor.group_enables()
         }
+    }
+
+    /// Returns true if so much of the VM's memory is not freed that a guest's work that leaves more
+    /// has to wait. The CPU's next collection step then runs soon.
+    #[inline]
+    pub(crate) fn is_full_of_garbage(&self, pin: &CpuPin<'_>) -> bool {
+        let pieces = self.garbage.pieces().wrapping_add(self.free_list.len());
+        if pieces < Garbage::LIMIT / 2 {
+            return false;
+        }
+
+        pin.hurry();
+        pieces >= Garbage::LIMIT
     }
 
     /// Returns true if work is deferred; one load.

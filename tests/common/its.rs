@@ -56,10 +56,30 @@ impl<'a> Driver<'a> {
 
     /// Queues commands and waits for their execution.
     pub fn send_all(&self, commands: &[[u64; 4]]) {
-        commands.iter().for_each(|command| self.queue(*command));
-        self.machine
-            .write64(0, GITS + 0x88, self.next.get() % QUEUE_COMMANDS * 32);
+        self.post(commands);
         self.wait();
+    }
+
+    /// Queues commands and rings, without waiting for their execution.
+    pub fn post(&self, commands: &[[u64; 4]]) {
+        self.post_from(0, commands);
+    }
+
+    /// Queues commands and rings on CPU `n`.
+    pub fn post_from(&self, n: usize, commands: &[[u64; 4]]) {
+        commands.iter().for_each(|command| self.queue(*command));
+        self.machine.write64(n, GITS + 0x88, self.end());
+    }
+
+    /// Returns `GITS_CWRITER`, the offset of the end of the queued commands.
+    fn end(&self) -> u64 {
+        self.next.get() % QUEUE_COMMANDS * 32
+    }
+
+    /// Returns whether all queued commands have been executed. A read of `GITS_CREADR` executes a
+    /// slice.
+    pub fn is_done(&self) -> bool {
+        self.machine.read64(0, GITS + 0x90) == self.end()
     }
 
     fn queue(&self, command: [u64; 4]) {
@@ -71,9 +91,8 @@ impl<'a> Driver<'a> {
 
     /// Polls `GITS_CREADR` as a driver does.
     pub fn wait(&self) {
-        let end = self.next.get() % QUEUE_COMMANDS * 32;
         for _ in 0..100_000 {
-            if self.machine.read64(0, GITS + 0x90) == end {
+            if self.is_done() {
                 return;
             }
         }

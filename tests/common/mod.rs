@@ -9,8 +9,8 @@
 pub mod its;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
@@ -105,7 +105,7 @@ impl Host for TestHost {
 }
 
 pub struct Machine {
-    pub domain: Domain,
+    pub domain: Arc<Domain>,
     pub vm: Vgic<TestHost>,
     pub cpus: Vec<Cpu<SoftwareInterface>>,
 }
@@ -126,14 +126,18 @@ impl Machine {
     }
 
     pub fn from_config(config: Config) -> Self {
+        Self::on(Arc::default(), 0, config)
+    }
+
+    /// Returns a VM of a domain that other VMs may be of, on CPUs from `first_cpu` on.
+    pub fn on(domain: Arc<Domain>, first_cpu: u16, config: Config) -> Self {
         let count = config.max_vcpus;
-        let domain = Domain::new();
         let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
         let cpus = (0..count)
             .map(|n| {
                 vm.power_on(vcpu(n));
                 Cpu::new(
-                    domain.register(CpuId(n as u16)).unwrap(),
+                    domain.register(CpuId(first_cpu + n as u16)).unwrap(),
                     SoftwareInterface::default(),
                 )
             })

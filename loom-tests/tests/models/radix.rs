@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use loom_tests::check;
-use vgic::epoch::{CpuLocal, CpuPin, Domain};
+use vgic::epoch::{CpuLocal, CpuPin, Domain, Garbage};
 use vgic::intid::CpuId;
 use vgic::radix::Radix;
 
@@ -28,6 +28,7 @@ unsafe impl Sync for Value {}
 struct Shared {
     table: Radix<Value>,
     values: [Value; 4],
+    garbage: Garbage,
     domain: Domain,
 }
 
@@ -37,6 +38,7 @@ impl Shared {
         let shared = Self {
             table: Radix::new(4),
             values: std::array::from_fn(|n| Value(UnsafeCell::new(n as u32))),
+            garbage: Garbage::default(),
             domain: Domain::new(),
         };
         let locals = [0, 1].map(|n| shared.domain.register(CpuId(n)).unwrap());
@@ -47,7 +49,7 @@ impl Shared {
         let value = NonNull::from(&self.values[key as usize]);
         // SAFETY: `values` and `table` are fields of one `Shared`: the value lives as long as the
         // table.
-        let inserted = unsafe { self.table.insert(key, value, pin.guard()) }.is_ok();
+        let inserted = unsafe { self.table.insert(key, value, pin.guard(), &self.garbage) }.is_ok();
         assert!(inserted, "{key} is there already");
     }
 
@@ -56,9 +58,8 @@ impl Shared {
     }
 
     fn remove(&self, key: u32, pin: &CpuPin<'_>) {
-        let removed = self
-            .table
-            .remove(key, &self.values[key as usize], pin.guard());
+        let value = &self.values[key as usize];
+        let removed = self.table.remove(key, value, pin.guard(), &self.garbage);
         assert!(removed.is_some(), "{key} is gone already");
     }
 }

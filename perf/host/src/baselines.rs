@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use arc_swap::ArcSwapOption;
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
+use vgic::epoch::Garbage;
 use vgic::radix::Radix;
 
 /// Bits of a key: 65,536 LPIs.
@@ -97,12 +98,12 @@ impl EpochRadix {
         let radix = Radix::new(BITS);
         let lpis: Box<[Lpi]> = keys.iter().map(|&key| Lpi::new(key)).collect();
         let handle = collector.register();
-        let guard = handle.pin();
+        let (guard, garbage) = (handle.pin(), Garbage::default());
 
         for (key, lpi) in keys.iter().zip(&lpis) {
             // SAFETY: the LPIs and the table live in one `EpochRadix`, and every reader borrows the
             // `EpochRadix`.
-            let inserted = unsafe { radix.insert(*key, NonNull::from(lpi), &guard) };
+            let inserted = unsafe { radix.insert(*key, NonNull::from(lpi), &guard, &garbage) };
             assert!(inserted.is_ok(), "a key of its own");
         }
 

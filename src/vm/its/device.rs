@@ -7,8 +7,9 @@
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 
-use crossbeam_epoch::{Guard, Shared};
+use crossbeam_epoch::Guard;
 
+use crate::epoch::Garbage;
 use crate::intid::{DeviceId, EventId};
 use crate::radix::{Cursor, Radix};
 use crate::vm::irq::Irq;
@@ -58,17 +59,21 @@ impl Device {
 
     /// Maps `event`, which is in range and not mapped. The slot takes over the caller's mapping
     /// reference of `irq`. Needs the command lock.
-    pub(crate) fn map(&self, event: EventId, irq: &Irq, guard: &Guard) {
+    pub(crate) fn map(&self, event: EventId, irq: &Irq, guard: &Guard, garbage: &Garbage) {
         // SAFETY: the mapping reference keeps the interrupt alive until `unmap` has emptied the
         // slot, and the put of the last reference frees the interrupt through the epoch.
-        let mapped = unsafe { self.events.insert(event.0, NonNull::from(irq), guard) }.is_ok();
+        let mapped = unsafe {
+            self.events
+                .insert(event.0, NonNull::from(irq), guard, garbage)
+        };
+        let mapped = mapped.is_ok();
         debug_assert!(mapped, "the caller has checked that the slot is empty");
     }
 
     /// Empties the slot of `event`. The caller takes over the slot's mapping reference of `irq`.
     /// Needs the command lock.
-    pub(crate) fn unmap(&self, event: EventId, irq: &Irq, guard: &Guard) {
-        let emptied = self.events.remove(event.0, irq, guard);
+    pub(crate) fn unmap(&self, event: EventId, irq: &Irq, guard: &Guard, garbage: &Garbage) {
+        let emptied = self.events.remove(event.0, irq, guard, garbage);
         debug_assert!(
             emptied.is_some(),
             "only the command lock's holder changes slots"
@@ -107,14 +112,14 @@ impl Devices {
 
     /// Maps `device`, which is not mapped, with room for `2^event_bits` events. Needs the command
     /// lock.
-    pub(crate) fn map(&self, device: DeviceId, event_bits: u8, guard: &Guard) {
+    pub(crate) fn map(&self, device: DeviceId, event_bits: u8, guard: &Guard, garbage: &Garbage) {
         let new = NonNull::from(Box::leak(Box::new(Device {
             events: Radix::new(u32::from(event_bits)),
             event_bits,
         })));
         // SAFETY: only `unmap` frees the device, through the epoch, after the device has left the
         // table.
-        let mapped = unsafe { self.0.insert(device.0, new, guard) }.is_ok();
+        let mapped = unsafe { self.0.insert(device.0, new, guard, garbage) }.is_ok();
         debug_assert!(mapped, "the caller has checked that no device is mapped");
         if !mapped {
             // SAFETY: the failed insertion has not published the `Box`, so `new` is the only
@@ -125,12 +130,12 @@ impl Devices {
 
     /// Unmaps `device`, which has no mapped event. The epoch keeps the device allocated for
     /// injectors that have found the device before. Needs the command lock.
-    pub(crate) fn unmap(&self, device: DeviceId, found: &Device, guard: &Guard) {
+    pub(crate) fn unmap(&self, device: DeviceId, found: &Device, guard: &Guard, garbage: &Garbage) {
         debug_assert!(found.events.is_empty(), "an event is still mapped");
-        if let Some(unlinked) = self.0.remove(device.0, found, guard) {
+        if let Some(unlinked) = self.0.remove(device.0, found, guard, garbage) {
             // SAFETY: `map` allocated the device as a `Box`, and only the one call that emptied the
             // slot gets the pointer.
-            unsafe { guard.defer_destroy(Shared::from(unlinked.as_ptr().cast_const())) };
+            unsafe { garbage.leave(unlinked.as_ptr(), guard) };
         }
     }
 }

@@ -22,6 +22,11 @@ impl InProgress {
             command,
         }
     }
+
+    /// Returns whether the work unlinks memory, and leaves it to the epoch.
+    pub(crate) fn leaves_garbage(&self) -> bool {
+        matches!(self.work.task, Task::UnmapDevice(..) | Task::UnmapDevices)
+    }
 }
 
 /// A task and its progress.

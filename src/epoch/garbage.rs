@@ -1,0 +1,65 @@
+//! Memory that a VM has left to the epoch and that is not freed yet, counted for each VM.
+//!
+//! The epoch frees unlinked memory once every CPU has left the epoch that the memory was unlinked
+//! in. A CPU that stalls there holds everything back, and the guest of another CPU decides how much
+//! is unlinked. So the memory is counted in pieces, and the work of a guest that unlinks more waits
+//! at [`Garbage::LIMIT`]. The work is deferred work, tried again with every slice: nothing has to
+//! notify it once memory is freed.
+//!
+//! # Piles
+//! A CPU leaves pieces in a pile of its own, which no other CPU can free. A pile goes to the domain
+//! when it is large, or when the VM has half of the limit unfreed ([`CpuPin::hurry`]). The piles of
+//! CPUs that do no more work of the VM hold at most the other half, and cannot stop the work for
+//! good.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use crossbeam_epoch::Guard;
+
+#[cfg(doc)]
+use super::CpuPin;
+
+/// Pieces of a VM's memory that wait for the epoch.
+#[derive(Default)]
+pub struct Garbage(
+    /// Has an owner for each piece, beside the VM. The count is read as a statistic: no access is
+    /// ordered by it.
+    Arc<()>,
+);
+
+impl Garbage {
+    /// Number of unfreed pieces from which on a guest's work that leaves more waits.
+    pub const LIMIT: usize = 1024;
+
+    /// Bytes of the largest piece, a device with room for 256 events or a table node, in a pile of
+    /// its own.
+    pub const PIECE: usize = 2400 + 2200;
+
+    /// Returns the number of pieces that are not freed.
+    #[inline]
+    pub(crate) fn pieces(&self) -> usize {
+        // The VM is an owner.
+        Arc::strong_count(&self.0).wrapping_sub(1)
+    }
+
+    /// Leaves `piece` to the epoch.
+    ///
+    /// # Safety
+    /// `piece` came from `Box::into_raw`. No CPU that enters the epoch from now on finds the piece,
+    /// and the piece is left once.
+    #[inline]
+    pub(crate) unsafe fn leave<T>(&self, piece: *mut T, guard: &Guard) {
+        const { assert!(size_of::<T>() <= 2400) };
+        let counted = self.0.clone();
+        // SAFETY: the caller promises that the piece is a `Box` left once, and that no CPU refers
+        // to the piece when the function runs. The function may run on any CPU: the pieces of a VM
+        // are of types that CPUs share.
+        unsafe {
+            guard.defer_unchecked(move || {
+                drop(Box::from_raw(piece));
+                drop(counted);
+            });
+        }
+    }
+}
