@@ -3,6 +3,7 @@
 //! An operation takes few bytes, one for each choice: a changed byte changes one choice, and the
 //! bytes after it keep their meaning. All bytes past the end are 0.
 
+use crate::actor::Choices;
 use crate::memory::BASE;
 
 /// The unread bytes of an input.
@@ -87,5 +88,19 @@ impl<'a> Input<'a> {
         let indirect = if shape & 0x10 == 0 { 0 } else { INDIRECT };
         let page_size = u64::from(shape >> 5) << 8;
         valid | indirect | page_size | (BASE + (page << 12)) | size
+    }
+}
+
+impl Choices for Input<'_> {
+    fn below(&mut self, end: usize) -> usize {
+        usize::from(self.byte()) % end
+    }
+
+    fn number(&mut self) -> u64 {
+        self.value()
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_empty()
     }
 }

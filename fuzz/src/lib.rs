@@ -5,11 +5,14 @@
 //! * [`operation`]: the operations, and the choice of each target.
 //! * [`machine`]: the VM under attack, of some [`shape`]. [`guest`]: the code on its vCPUs.
 //! * [`host`]: the embedder, with a record of the quotas. [`memory`]: the guest's hostile memory.
+//! * [`actor`]: an embedder that misuses the API, beside the VM under attack.
 //! * [`bounds`]: bounds on the time of operations. [`heap`]: bounds on the library's allocations.
 //!
 //! The fuzzer looks for panics, overflows, broken invariants (debug assertions are on), operations
 //! longer than given in SECURITY.md, a heap beyond the quotas, and unbalanced counters at the end.
 
+#[path = "../../tests/any_order/actor.rs"]
+pub mod actor;
 pub mod bounds;
 pub mod guest;
 pub mod heap;

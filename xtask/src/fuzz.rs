@@ -97,11 +97,19 @@ pub(crate) enum Target {
     Sysreg,
     /// The embedder's configuration.
     Config,
+    /// The embedder's calls, in any order.
+    AnyOrder,
 }
 
 impl ValueEnum for Target {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Mmio, Self::Its, Self::Sysreg, Self::Config]
+        &[
+            Self::Mmio,
+            Self::Its,
+            Self::Sysreg,
+            Self::Config,
+            Self::AnyOrder,
+        ]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -110,6 +118,7 @@ impl ValueEnum for Target {
             Self::Its => "ITS commands and tables",
             Self::Sysreg => "Trapped system registers and the CPU interface",
             Self::Config => "The embedder's configuration",
+            Self::AnyOrder => "The embedder's calls, in any order",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }
@@ -123,6 +132,7 @@ impl Target {
             Self::Its => "its",
             Self::Sysreg => "sysreg",
             Self::Config => "config",
+            Self::AnyOrder => "any_order",
         }
     }
 }

@@ -344,11 +344,11 @@ fn miri() -> Result<Command> {
     let mut tests = nightly(&["miri", "rust-src"])?.cargo("miri");
     tests
         .args(["test", "--package", "vgic", "--package", "soak"])
-        .args(["--lib", "--bins", "--"])
+        .args(["--lib", "--bins", "--test", "any_order", "--"])
         .args(["ap_list::", "radix::", "sync::"])
         .args(["ich_shadow::", "residency::"])
         .args(["a_vm_may_be_moved", "lifetimes::injectors"])
-        .args(["lifetimes::discarded", "short_lives"])
+        .args(["lifetimes::discarded", "short_lives", "in_any_order"])
         .env("MIRIFLAGS", flags.join(" "))
         // Backtraces of tests that are to panic are slow, and of no interest.
         .env("RUST_BACKTRACE", "0")
