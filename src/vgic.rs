@@ -153,7 +153,8 @@ impl<H: Host> Vgic<H> {
         exit::exit(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 
-    /// Marks a vCPU as blocked after a WFI, unless an interrupt is signalled to the vCPU.
+    /// Marks a vCPU as blocked, unless an interrupt is signalled to the vCPU, or asks for its
+    /// wake-up: see [`Vgic::has_pending`]. For a WFI, and for a suspend by PSCI.
     ///
     /// After [`Host::wake`], call `block` again or enter the vCPU. A blocked vCPU stays on `cpu`.
     /// After [`Vgic::vcpu_put`], another CPU may enter the vCPU. A put does not end the blocking:
@@ -170,10 +171,13 @@ impl<H: Host> Vgic<H> {
         block::block(&self.vm, cpu.cpu(), cpu, vcpu)
     }
 
-    /// Returns true if the vCPU's virtual IRQ or FIQ is asserted. Call only for a vCPU loaded on
-    /// `cpu`.
+    /// Returns true if the vCPU's virtual IRQ or FIQ is asserted, or its redistributor's wake
+    /// request. Call only for a vCPU loaded on `cpu`.
     ///
-    /// Honours enables, groups, the priority mask and the running priority (IHI 0069, 4.8).
+    /// IRQ and FIQ honour enables, groups, the priority mask and the running priority (IHI 0069,
+    /// 4.8). A redistributor with `GICR_WAKER.ProcessorSleep` asks for wake-up for every pending
+    /// interrupt that is enabled and of a group that `GICD_CTLR` enables (11.1): the CPU interface
+    /// counts for nothing, because software disables its groups before a suspend.
     ///
     /// # Errors
     /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if

@@ -3,11 +3,11 @@
 mod common;
 
 use common::{Call, GICD, GICR, Machine, affinity, vcpu};
-use vgic::Config;
 use vgic::config::RedistributorRegion;
 use vgic::intid::{Affinity, IntId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
+use vgic::{Blocked, Config};
 
 const SGI_BASE: u64 = 0x1_0000;
 const ISENABLER0: u64 = SGI_BASE + 0x100;
@@ -91,6 +91,54 @@ fn waker_follows_the_guest() {
     assert_eq!(machine.read(0, GICR + 0x14), 0);
     machine.write(0, GICR + 0x14, u32::MAX);
     assert_eq!(machine.read(0, GICR + 0x14), 0b110);
+    machine.finish();
+}
+
+/// Puts a redistributor to sleep by `GICR_WAKER.ProcessorSleep`. All interrupts that arrive there
+/// assert its wake request (IHI 0069, 11.1 and 12.10). The CPU interface has no say.
+#[test]
+fn a_sleeping_redistributor_asks_for_wake_up_whatever_the_cpu_interface_says() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    let waker = machine.gicr(1) + 0x14;
+
+    machine.enter(1);
+    machine.guest(1).write_igrpen1(false);
+    machine.guest(1).write_pmr(0).unwrap();
+    machine.exit(1);
+    machine.inject_spi(40);
+    assert_eq!(machine.block(1), Blocked::Yes, "awake, and held back");
+
+    machine.vm.host().take_calls();
+    machine.write(0, waker, 2);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Wake(1)]);
+    assert_eq!(machine.block(1), Blocked::No, "asleep");
+
+    // The interrupt's own state, and the distributor's group enable, still count.
+    for (off, on) in [
+        ((GICD, 0x10), (GICD, 0x13)),
+        ((GICD + 0x184, 1 << 8), (GICD + 0x104, 1 << 8)),
+        ((GICD + 0x304, 1 << 8), (GICD + 0x384, 1 << 8)),
+    ] {
+        machine.write(0, off.0, off.1);
+        assert_eq!(machine.block(1), Blocked::Yes, "{off:x?}");
+        machine.vm.host().take_calls();
+        machine.write(0, on.0, on.1);
+        assert!(machine.vm.host().take_calls().contains(&Call::Wake(1)));
+        assert_eq!(machine.block(1), Blocked::No, "{on:x?}");
+    }
+
+    machine.write(0, waker, 0);
+    assert_eq!(machine.block(1), Blocked::Yes, "awake again");
+    machine.write(0, GICD + 0x284, 1 << 8);
+
+    // One that comes while the vCPU sleeps.
+    machine.write(0, waker, 2);
+    assert_eq!(machine.block(1), Blocked::Yes, "nothing pending");
+    machine.vm.host().take_calls();
+    machine.inject_spi(40);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Wake(1)]);
+    assert_eq!(machine.block(1), Blocked::No);
     machine.finish();
 }
 
@@ -287,7 +335,7 @@ fn sgis_kick_the_running_wake_the_blocked_and_wait_for_the_rest() {
     enable_sgis(&machine);
 
     machine.enter(1);
-    assert_eq!(machine.block(2), vgic::Blocked::Yes);
+    assert_eq!(machine.block(2), Blocked::Yes);
     machine.vm.host().take_calls();
     machine.sysreg(0, SysReg::Sgi1r, 1 << 40);
     assert_eq!(

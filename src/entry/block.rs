@@ -3,6 +3,11 @@
 //! The answer is the virtual interrupt line's: the highest-priority pending interrupt of an enabled
 //! group is more urgent than the priority mask and preempts the running priority (IHI 0069, 4.8).
 //! The answer is computed from the `ICH_*` registers, never from copies.
+//!
+//! While `GICR_WAKER.ProcessorSleep` is 1, the answer is the wake request's: all interrupts that
+//! arrive at the redistributor assert it (IHI 0069, 11.1 and 12.10). These are pending, enabled,
+//! and of a group that the distributor forwards. The CPU interface has no say: software disables
+//! its groups before it sets ProcessorSleep.
 #![expect(unsafe_code)]
 // UNSAFETY: borrows the shadow of a vCPU that this CPU has been found to have.
 
@@ -55,7 +60,7 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
     })
 }
 
-/// Returns whether the vCPU's virtual IRQ or FIQ is asserted:
+/// Returns whether the vCPU's virtual IRQ or FIQ, or its wake request, is asserted:
 /// [`Vgic::has_pending`](crate::Vgic::has_pending).
 pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
@@ -80,7 +85,8 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     Ok(is_signalled(vm, cpu, pin, vcpu, &shadow))
 }
 
-/// Returns whether an interrupt in a list register or on the list is signalled now.
+/// Returns whether an interrupt in a list register or on the list is signalled now, or asks for
+/// wake-up.
 fn is_signalled<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -103,12 +109,12 @@ fn is_signalled<H: Host, I: CpuInterface>(
     }
 
     let running = active.running_priority();
+    let asleep = vcpu.redistributor.is_asleep();
+    let signals = |level, group1| asleep || priority::signals(vmcr, running, level, group1);
 
     let in_lr = bits(shadow.in_use).any(|index| {
         let lr = shadow.read_lr(index, interface, pin.counters());
-        lr.is_pending()
-            && !lr.is_active()
-            && priority::signals(vmcr, running, lr.priority(), lr.is_group1())
+        lr.is_pending() && !lr.is_active() && signals(lr.priority(), lr.is_group1())
     });
 
     // List registers hold the most urgent interrupts, but perhaps of a group that the guest has
@@ -118,7 +124,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
         let list = vcpu.ap_list.lock(pin.locks());
         [false, true].into_iter().any(|group1| {
             list.first(open.of_group(group1))
-                .is_some_and(|(_, level)| priority::signals(vmcr, running, level, group1))
+                .is_some_and(|(_, level)| signals(level, group1))
         })
     }
 }

@@ -4,8 +4,8 @@
 //! * Any vCPU may access any redistributor (case `keep.from_any_cpu`).
 //! * `GICR_PROPBASER` is one register for the whole VM: `GICR_TYPER.CommonLPIAff` is 0.
 //! * `GICR_WAKER` keeps ProcessorSleep, and ChildrenAsleep follows (cases `keep.waker`,
-//!   `reset.gicr_waker`). A sleeping redistributor holds no interrupt back; only powering off the
-//!   vCPU does.
+//!   `reset.gicr_waker`). A sleeping redistributor asks for wake-up, in [`crate::entry::block`]. No
+//!   interrupt is held back by its sleep, only by powering off the vCPU.
 //! * `GICR_CTLR.RWP` reads 1 while a vCPU in the guest still has a disabled SGI, PPI or LPI in a
 //!   list register, and while the pending table is being read (cases `ppi.disabled_while_pending`,
 //!   `lpi.off_while_pending`).
@@ -18,7 +18,7 @@ use crate::mmio::bank;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU64, Mutant, mutant};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
-use crate::vm::residency::RECALL;
+use crate::vm::residency::{NEW, RECALL};
 use crate::vm::rwp::RWP_GICR;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
@@ -112,10 +112,8 @@ pub(crate) fn gicr_read<H: Host>(
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (TYPER | TYPER_HIGH, _) => read_half(gicr_typer(vm, access.pin, owner), at, width),
         (WAKER, Width::Word) => {
-            // Relaxed: no partner; the register only keeps the guest's value.
-            let sleep = redistributor.waker.load(Relaxed);
-            let asleep = sleep & WAKER_PROCESSOR_SLEEP != 0;
-            u64::from(sleep | if asleep { WAKER_CHILDREN_ASLEEP } else { 0 })
+            let asleep = WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP;
+            u64::from(if redistributor.is_asleep() { asleep } else { 0 })
         }
         (PROPBASER | PROPBASER_HIGH, _) => {
             // Relaxed: no partner; the registers only return the guest's values, `PENDBASER` too.
@@ -203,11 +201,7 @@ pub(crate) fn gicr_write<H: Host>(
     let redistributor = &owner.redistributor;
     match (at, width) {
         (CTLR, Width::Word) => write_gicr_ctlr(vm, pin, owner, value as u32),
-        (WAKER, Width::Word) => {
-            // Relaxed: no partner; the register only keeps the guest's value.
-            let sleep = value as u32 & WAKER_PROCESSOR_SLEEP;
-            redistributor.waker.store(sleep, Relaxed);
-        }
+        (WAKER, Width::Word) => write_waker(vm, pin, owner, value as u32),
         // Ignored while EnableLPIs is 1. Case `keep.propbaser_halves`.
         (PROPBASER | PROPBASER_HIGH, _) if !redistributor.lpis_enabled() => {
             write_base(&vm.distributor.propbaser, PROPBASER_MASK, at, width, value);
@@ -228,6 +222,18 @@ pub(crate) fn gicr_write<H: Host>(
         }
         (INVALLR, Width::Word | Width::Double) => lpi_tables::start_config_reload(vm, pin),
         _ => {}
+    }
+}
+
+/// Writes `GICR_WAKER.ProcessorSleep` (12.10). A redistributor that falls asleep may ask for its
+/// PE's wake-up at once, for an interrupt that the CPU interface has held back.
+fn write_waker<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) {
+    let new = value & WAKER_PROCESSOR_SLEEP;
+    // Relaxed: published by the notification below, whose read-modify-write is ordered with the
+    // blocking vCPU's.
+    let old = owner.redistributor.waker.swap(new, Relaxed);
+    if new != 0 && old == 0 {
+        queue::notify(vm, pin, owner.id, NEW);
     }
 }
 

@@ -1,6 +1,6 @@
 //! State of a redistributor (IHI 0069, 12.10). [`crate::mmio::gicr`] has its registers.
 
-use crate::sync::Ordering::Acquire;
+use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::sync::{AtomicU32, AtomicU64, Slices};
 
 /// `GICR_CTLR.EnableLPIs`.
@@ -36,5 +36,12 @@ impl Redistributor {
     pub(crate) fn lpis_enabled(&self) -> bool {
         // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
         self.ctlr.load(Acquire) & CTLR_ENABLE_LPIS != 0
+    }
+
+    /// Returns `GICR_WAKER.ProcessorSleep`.
+    pub(crate) fn is_asleep(&self) -> bool {
+        // Relaxed: a write that puts the redistributor to sleep is published by the notification
+        // after it.
+        self.waker.load(Relaxed) & WAKER_PROCESSOR_SLEEP != 0
     }
 }

@@ -162,6 +162,7 @@ const SITUATIONS: &[&str] = &[
     "a PE comes to another CPU",
     "a PE sleeps",
     "a PE does not sleep",
+    "a PE does not sleep, for its sleeping redistributor",
     "a PE is woken",
     "a PE sleeps with interrupts in list registers",
     // Acknowledgement and end.

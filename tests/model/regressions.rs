@@ -71,6 +71,16 @@ fn a_line_that_falls_is_seen_while_the_pe_sleeps() {
     ]);
 }
 
+/// Puts a redistributor to sleep while its PE waits with every interrupt masked, and before its PE
+/// waits. Both wake up for a pending interrupt.
+#[test]
+fn a_pe_whose_redistributor_sleeps_wakes_up() {
+    let sleep = |pe| Write(pe, Frame::Redistributor(0), 0x14, 4, 2);
+    check(&[Mask(0, 0), Line(0, 35, true), Wait(0), sleep(1)]);
+    check(&[Mask(0, 0), Line(0, 35, true), sleep(0), Wait(0)]);
+    check(&[Enable(0, true, false), sleep(0), Wait(0), Line(0, 35, true)]);
+}
+
 const fn mapd(device: u64, size: u64) -> Operation {
     Command(0, 0, [0x08 | device << 32, size, 1 << 63, 0])
 }

@@ -231,7 +231,10 @@ fn control() -> impl Strategy<Value = (Place, u64)> {
     let message = prop::sample::select(vec![0x40, 0x48_u64]);
     let spi = prop_oneof![6 => 32..40_u64, 1 => 30..100_u64];
     let of_a_pe = prop::sample::select(vec![(0x14, 4), (0x8, 8), (0xc, 4_u64)]);
+    let sleep = prop_oneof![1 => Just(2), 2 => Just(0_u64)];
     prop_oneof![
+        1 => (0..PES, sleep)
+            .prop_map(|(pe, value)| ((Frame::Redistributor(pe), 0x14, 4), value)),
         2 => groups.prop_map(|value| ((Frame::Distributor, 0, 4), value)),
         4 => (message, spi).prop_map(|(at, spi)| ((Frame::Distributor, at, 4), spi)),
         1 => (of_a_pe, 0..PES, any::<u64>())

@@ -119,14 +119,28 @@ impl Choice {
 }
 
 impl Gic {
+    /// Returns the interrupts that the distributor forwards to the redistributor of PE `pe`.
+    fn forwarded_to(&self, pe: usize) -> impl Iterator<Item = (u32, &Interrupt)> {
+        self.routed_to(pe)
+            .filter(|(_, i)| i.pending() && i.enabled && !i.active)
+            .filter(|(_, i)| self.distributor.forwards(i.group1))
+    }
+
+    /// Returns whether the redistributor of PE `pe` asserts its wake request (11.1).
+    ///
+    /// `GICR_WAKER.ProcessorSleep` = 1: "All interrupts that arrive at the Redistributor: Assert a
+    /// WakeRequest signal." Neither the groups nor the mask of the CPU interface are among the
+    /// conditions.
+    pub fn asks_for_wake_up(&self, pe: usize) -> bool {
+        self.redistributors[pe].sleeps && self.forwarded_to(pe).next().is_some()
+    }
+
     /// Returns the highest-priority pending interrupts of PE `pe`: of equal priority, in groups
     /// enabled everywhere.
     fn most_urgent(&self, pe: usize) -> Vec<(u32, Interrupt)> {
         let interface = &self.interfaces[pe];
         let candidates: Vec<(u32, Interrupt)> = self
-            .routed_to(pe)
-            .filter(|(_, i)| i.pending() && i.enabled && !i.active)
-            .filter(|(_, i)| self.distributor.forwards(i.group1))
+            .forwarded_to(pe)
             .filter(|(_, i)| interface.enabled[usize::from(i.group1)])
             .map(|(intid, interrupt)| (intid, *interrupt))
             .collect();

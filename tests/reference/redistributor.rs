@@ -14,7 +14,7 @@ pub struct Redistributor {
     pub lpis_enabled: bool,
     has_lpis: bool,
     /// `GICR_WAKER.ProcessorSleep`.
-    sleeps: bool,
+    pub sleeps: bool,
 }
 
 impl Redistributor {

@@ -11,6 +11,7 @@ use crate::cpu_interface::software::SoftwareInterface;
 use crate::epoch::Domain;
 use crate::host::{BadAddress, Host};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
+use crate::sync::Ordering::Relaxed;
 use crate::vm::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, State};
 use crate::{Config, Cpu, PinnedCpu, Vgic};
 
@@ -63,7 +64,7 @@ fn ppi(n: u32) -> IntId {
 }
 
 impl Bench {
-    /// Two vCPUs, of which 0 is on CPU 0 with its groups enabled and nothing masked.
+    /// Two vCPUs, awake, of which 0 is on CPU 0 with its groups enabled and nothing masked.
     fn new() -> Self {
         let domain = Domain::new();
         let mut config =
@@ -74,6 +75,9 @@ impl Bench {
         let vm = Vgic::new(&domain, config, Log::default()).unwrap();
         vm.power_on(V1);
         vm.vm().distributor.open_all_groups();
+        for vcpu in vm.vm().present_vcpus() {
+            vcpu.redistributor.waker.store(0, Relaxed);
+        }
         let cpu = Cpu::new(
             domain.register(CpuId(0)).unwrap(),
             SoftwareInterface::default(),

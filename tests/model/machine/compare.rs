@@ -7,21 +7,25 @@ use crate::operation::{PES, SPIS};
 use crate::reference::Frame;
 
 impl Machine {
-    /// Returns whether an interrupt is signalled to the PE, or `None` if the result depends on an
-    /// undefined order.
-    pub(super) fn signalled(&self, pe: usize) -> Option<bool> {
+    /// Returns whether the PE has an interrupt to wake up for: one is signalled, or its
+    /// redistributor asks for wake-up. Returns `None` if the result depends on an undefined order.
+    pub(super) fn wakes(&self, pe: usize) -> Option<bool> {
+        if self.reference.asks_for_wake_up(pe) {
+            return Some(true);
+        }
+
         let group0 = self.reference.signalled(pe, false)?;
         Some(group0 || self.reference.signalled(pe, true)?)
     }
 
     /// Compares the CPU interfaces of PEs in the guest, without a trap. A PE waiting must have no
-    /// signalled interrupt.
+    /// interrupt to wake up for.
     pub(super) fn compare_interfaces(&mut self) {
         for pe in 0..PES {
             match self.places[pe] {
                 Place::InGuest(_) => self.compare_interface(pe),
                 Place::Waiting(_) => {
-                    assert_ne!(self.signalled(pe), Some(true), "PE {pe} waits for ever");
+                    assert_ne!(self.wakes(pe), Some(true), "PE {pe} waits for ever");
                 }
                 Place::Off | Place::Away => {}
             }

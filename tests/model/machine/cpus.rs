@@ -204,7 +204,7 @@ impl Machine {
     pub(super) fn wait(&mut self, pe: usize) {
         let cpu = self.cpu_of(pe);
         self.exit(pe);
-        let expected = self.signalled(pe);
+        let expected = self.wakes(pe);
 
         // `Blocked::No` may also mean pending work of another kind. The second answer is about
         // interrupts only.
@@ -222,6 +222,12 @@ impl Machine {
         note_if(
             blocked && interface.list_registers().any(|lr| !lr.is_empty()),
             "a PE sleeps with interrupts in list registers",
+        );
+
+        let held_back = |group1| self.reference.signalled(pe, group1) == Some(false);
+        note_if(
+            !blocked && self.reference.asks_for_wake_up(pe) && held_back(false) && held_back(true),
+            "a PE does not sleep, for its sleeping redistributor",
         );
 
         if let Some(expected) = expected {

@@ -93,6 +93,8 @@ impl Machine {
             let frame = Frame::Redistributor(pe);
             self.apply(&Operation::PowerOn(pe));
             let mut write = |at, value| self.apply(&Operation::Write(pe, frame, at, 4, value));
+            // Awake.
+            write(0x14, 0);
             // Two frequently sent SGIs are in Group 0.
             write(0x1_0080, 0xffff_ff3f);
             write(0x1_0100, u64::MAX);
