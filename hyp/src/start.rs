@@ -16,7 +16,7 @@ use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::gic::Gic;
 use crate::guest::passthrough_host::PassthroughHost;
 use crate::guest::{self, image, power};
-use crate::machine::{Machine, edit, second_its};
+use crate::machine::{Machine, edit, idle_states, second_its};
 use crate::memory::cache;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
@@ -109,6 +109,7 @@ fn make_guest(
     };
     edit::hide_hypervisor(tree, &home);
     machine.gic.its.extend(second_its::add(tree, &machine));
+    idle_states::add(tree);
     cache::clean_and_invalidate(&modules.tree);
 
     let ram = memory.iter().next().expect("the guest has RAM").start;
@@ -137,10 +138,8 @@ fn make_guest(
         PassthroughHost::new(gic, memory),
         &interface,
     );
-    (boot_cpu
-        .power
-        .power_on(kernel.start as u64, modules.tree.start as u64))
-    .expect("the boot CPU's vCPU is off");
+    let was_off = (boot_cpu.power).power_on(kernel.start as u64, modules.tree.start as u64);
+    assert!(was_off, "the boot CPU's vCPU is off");
 }
 
 /// Prepares the calling CPU, whose data is `cpu`, to run vCPUs.

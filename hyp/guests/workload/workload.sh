@@ -287,6 +287,37 @@ rebind() {
     return $result
 }
 
+# idles STATE: how often all vCPUs have entered an idle state of the device tree.
+idles() {
+    cat $(grep -l "^$1\$" /sys/devices/system/cpu/cpu*/cpuidle/state*/name | sed 's/name$/usage/') |
+        awk '{ n += $1 } END { print n + 0 }'
+}
+
+# Looks how idle vCPUs have passed their time: the kernel suspends them by PSCI, in standby for short
+# pauses and in power-down for long ones, and devices, timers and other vCPUs wake them.
+idle() {
+    [ -d /sys/firmware/devicetree/base/cpus/idle-states ] || return 2
+    sleep 1
+    standby=$(idles standby)
+    down=$(idles power-down)
+    DETAIL="standby=$standby power_down=$down"
+    [ $standby -gt 0 ] && [ $down -gt 0 ]
+}
+
+# Suspends the machine to RAM, from which the alarm of the real-time clock wakes it.
+suspend() {
+    grep -q deep /sys/power/mem_sleep 2>/dev/null || return 2
+    rtc=/sys/class/rtc/rtc0
+    before=$(cat /sys/power/suspend_stats/success)
+    began=$(cat $rtc/since_epoch)
+    echo +3 >$rtc/wakealarm && echo mem >/sys/power/state
+    result=$?
+    slept=$(($(cat $rtc/since_epoch) - began))
+    times=$(($(cat /sys/power/suspend_stats/success) - before))
+    DETAIL="seconds=$slept suspends=$times"
+    [ $result = 0 ] && [ $times = 1 ] && [ $slept -ge 3 ]
+}
+
 # Prints the kernel's counts since its start, by kind of interrupt, in one line. All counts come
 # from one read of /proc/stat, which includes CPUs that are off line. Its total also includes
 # interrupts whose descriptor is gone: LPIs of drivers that were unbound. /proc/interrupts tells
@@ -322,6 +353,8 @@ step smp smp
 step hotplug hotplug
 step affinity affinity
 step rebind rebind
+step idle idle
+step suspend suspend
 interrupts after
 # Interrupts in flight arrive first, so that the last count misses as few as possible.
 sleep 1

@@ -23,6 +23,14 @@ pub(crate) enum TrapOutcome {
     Resume,
     /// The vCPU waits for an interrupt.
     Block,
+    /// The vCPU loses its state, and waits for an interrupt. It resumes at `entry`, or after the
+    /// call with its state, as PSCI allows.
+    Suspend {
+        /// Entry point.
+        entry: u64,
+        /// Value of `x0`.
+        context: u64,
+    },
     /// The vCPU powers itself off.
     PowerOff,
     /// The guest's machine goes down.
@@ -39,6 +47,10 @@ pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
                 HandledExit::Interrupts
             }
             TrapOutcome::Resume => HandledExit::Trap,
+            TrapOutcome::Suspend { entry, context } => {
+                cpu.power.set_start(entry, context);
+                HandledExit::NeverResumes(power::cpu_suspend)
+            }
             TrapOutcome::PowerOff => HandledExit::NeverResumes(power::cpu_off),
             TrapOutcome::System(SystemEvent::Off) => {
                 HandledExit::NeverResumes(|| shutdown::shut_down(SystemEvent::Off))

@@ -164,4 +164,8 @@ impl psci::Vcpus for Guest {
     fn kick(&self, cpu: usize) {
         self.vgic().host().gic.kick(cpu);
     }
+
+    fn can_suspend_system(&self) -> bool {
+        true
+    }
 }

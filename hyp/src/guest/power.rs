@@ -1,4 +1,4 @@
-//! Power states of vCPUs, and the start of the guest's vCPUs.
+//! Power states of vCPUs, and the start, suspension and resumption of the guest's vCPUs.
 #![expect(unsafe_code)]
 // UNSAFETY: enters the guest.
 
@@ -9,6 +9,9 @@ use aarch64_cpu::registers::{
     Writeable,
 };
 
+use vgic::Blocked;
+use vgic::cpu_interface::{CpuInterface, vmcr};
+
 use super::{deferred, get, interrupts, shutdown};
 use crate::cpu::percpu::PerCpu;
 use crate::exception::enter_guest;
@@ -18,18 +21,18 @@ use crate::exception::frame::Frame;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum PowerState {
-    /// The vCPU runs.
+    /// The vCPU runs, is suspended, or is about to run. PSCI's third state, `ON_PENDING`, is
+    /// skipped: kvm-unit-tests take no answer but `ALREADY_ON` to a second `CPU_ON`.
     On = 0,
     /// The vCPU is off.
     Off = 1,
-    /// The vCPU has been powered on and will run soon.
-    OnPending = 2,
 }
 
 /// Power of one vCPU.
 #[derive(Debug)]
 pub(crate) struct Power {
     state: AtomicU8,
+    /// Entry point of a start or resumption that has been requested, with bit 0 set; otherwise 0.
     entry: AtomicU64,
     context: AtomicU64,
 }
@@ -49,49 +52,45 @@ impl Power {
         // Acquire: pairs with the Release of the last change.
         match self.state.load(Ordering::Acquire) {
             0 => PowerState::On,
-            1 => PowerState::Off,
-            _ => PowerState::OnPending,
+            _ => PowerState::Off,
         }
     }
 
-    /// Powers the vCPU on at `entry` with `context` in `x0`.
-    ///
-    /// # Errors
-    /// The state, if the vCPU was not off.
-    pub(crate) fn power_on(&self, entry: u64, context: u64) -> Result<(), PowerState> {
-        let pending = PowerState::OnPending as u8;
+    /// Powers the vCPU on at `entry` with `context` in `x0`. Returns false if the vCPU was on.
+    pub(crate) fn power_on(&self, entry: u64, context: u64) -> bool {
         // The winner of this exchange writes the start, and the vCPU waits until `entry` is
         // published below. Acquire: pairs with the Release in `power_off`.
         let won = self.state.compare_exchange(
             PowerState::Off as u8,
-            pending,
+            PowerState::On as u8,
             Ordering::Acquire,
             Ordering::Relaxed,
         );
-        if won.is_err() {
-            return Err(self.state());
+        if won.is_ok() {
+            self.set_start(entry, context);
         }
-
-        self.context.store(context, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `take_power_on`. Entries are even, so that 1 marks a
-        // new one.
-        self.entry.store(entry | 1, Ordering::Release);
-        Ok(())
+        won.is_ok()
     }
 
-    /// Takes the pending power-on request, if any, and returns its entry and `x0`. Called by the
-    /// vCPU's own CPU.
-    pub(crate) fn take_power_on(&self) -> Option<(u64, u64)> {
-        // Acquire: pairs with the Release in `power_on`.
+    /// Notes the `entry` of the vCPU's next start, with `context` in `x0`. The vCPU is on and waits
+    /// for the note, or has asked for its own resumption.
+    pub(crate) fn set_start(&self, entry: u64, context: u64) {
+        self.context.store(context, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `take_start`. Entries are even, so that 1 marks a new
+        // one.
+        self.entry.store(entry | 1, Ordering::Release);
+    }
+
+    /// Takes the entry and `x0` of the vCPU's next start, if there is one. Called by the vCPU's own
+    /// CPU.
+    pub(crate) fn take_start(&self) -> Option<(u64, u64)> {
+        // Acquire: pairs with the Release in `set_start`.
         let entry = self.entry.load(Ordering::Acquire);
         if entry & 1 == 0 {
             return None;
         }
         self.entry.store(0, Ordering::Relaxed);
-        let context = self.context.load(Ordering::Relaxed);
-        // Release: a CPU that sees the vCPU on sees its request taken.
-        self.state.store(PowerState::On as u8, Ordering::Release);
-        Some((entry & !1, context))
+        Some((entry & !1, self.context.load(Ordering::Relaxed)))
     }
 
     /// Powers the vCPU off. Another CPU may power it on at once. Called by the vCPU's own CPU.
@@ -107,7 +106,9 @@ pub(crate) fn wait_for_power_on() -> ! {
     let (guest, local) = (get(), cpu.vgic_cpu());
     let vgic = guest.vgic();
     loop {
-        if let Some((entry, context)) = cpu.power.take_power_on() {
+        if let Some((entry, context)) = cpu.power.take_start() {
+            CNTV_CTL_EL0.set(0);
+            CNTP_CTL_EL0.set(0);
             start_vcpu(cpu, entry, context);
         }
         if shutdown::is_stopping() {
@@ -138,15 +139,59 @@ pub(crate) fn cpu_off() -> ! {
     wait_for_power_on()
 }
 
-/// Starts the calling CPU's vCPU in its reset state, at `entry` with `context` in `x0`.
+/// Takes the power from the calling CPU's vCPU, which is out of the guest, until an interrupt asks
+/// for its wake-up, and resumes it where it asked for by [`Power::set_start`]. Its timers keep
+/// running.
+pub(crate) fn cpu_suspend() -> ! {
+    let cpu = PerCpu::current();
+    wait_for_wake_up(cpu);
+
+    // The CPU interface loses its state. The redistributor keeps the interrupts.
+    let interface = cpu.vgic_cpu().interface();
+    let vtr = interface.vtr();
+    interface.write_vmcr(vmcr::reset(vtr.preemption_bits));
+    for index in 0..vtr.apr_count() {
+        interface.write_apr(false, index, 0);
+        interface.write_apr(true, index, 0);
+    }
+    let (entry, context) = (cpu.power.take_start()).expect("the vCPU has noted its resumption");
+    start_vcpu(cpu, entry, context)
+}
+
+/// Sleeps until an interrupt asks for the wake-up of the calling CPU's vCPU.
+fn wait_for_wake_up(cpu: &PerCpu) {
+    let (guest, local) = (get(), cpu.vgic_cpu());
+    let vgic = guest.vgic();
+    let mut pin = local.pin();
+    loop {
+        if shutdown::is_stopping() {
+            drop(pin);
+            shutdown::stop_cpu();
+        }
+        if vgic.has_deferred() {
+            deferred::advance(vgic, &pin);
+        }
+
+        let awake = vgic.has_pending(&pin, cpu.vcpu);
+        if awake.expect("the vCPU lives here") {
+            return;
+        }
+        let blocked = vgic.block(&pin, cpu.vcpu);
+        if blocked.expect("the vCPU lives here") == Blocked::Yes && !vgic.has_deferred() {
+            pin.unpinned(interrupts::wait_for_interrupt);
+            interrupts::handle_physical(guest, cpu, &pin);
+        }
+    }
+}
+
+/// Starts the calling CPU's vCPU in its reset state, but for its timers, at `entry` with `context`
+/// in `x0`.
 fn start_vcpu(cpu: &PerCpu, entry: u64, context: u64) -> ! {
     get().stage2.activate();
     // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
     SCTLR_EL1.set(0x30d0_0800);
     CPACR_EL1.set(0);
     CNTKCTL_EL1.set(0);
-    CNTV_CTL_EL0.set(0);
-    CNTP_CTL_EL0.set(0);
     MDSCR_EL1.set(0);
     ELR_EL2.set(entry);
     SPSR_EL2.write(

@@ -4,7 +4,7 @@ use smccc::psci::{self, error};
 
 use super::power::{Power, PowerState};
 use super::shutdown::SystemEvent;
-use crate::cpu::percpu::PerCpu;
+use crate::cpu::percpu::{self, PerCpu};
 use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
@@ -15,6 +15,16 @@ const VERSION: u64 = 0x1_0001;
 /// `MIGRATE_INFO_TYPE`: there is no trusted operating system to migrate.
 const NO_TRUSTED_OS: u64 = 2;
 
+/// `power_state` of `CPU_SUSPEND` in the original format (5.4.2.1), bit 16: the vCPU loses its
+/// state, and resumes at an entry point.
+pub(crate) const POWER_DOWN: u32 = 1 << 16;
+
+/// `power_state`, the bits that are not for the identification of a state.
+const POWER_LEVEL: u32 = 3 << 24;
+
+/// `power_state`, the bits that must be zero.
+const RESERVED: u32 = !(POWER_DOWN | POWER_LEVEL | 0xffff);
+
 /// vCPUs of a guest, each on the CPU of its number.
 pub(crate) trait Vcpus {
     /// Returns the number of the CPU with this affinity, and its vCPU's power.
@@ -22,6 +32,9 @@ pub(crate) trait Vcpus {
 
     /// Makes CPU number `cpu` check the power of its vCPU.
     fn kick(&self, cpu: usize);
+
+    /// Returns true if the guest's machine can be suspended.
+    fn can_suspend_system(&self) -> bool;
 }
 
 /// Handles a PSCI call that the guest has made by HVC or SMC.
@@ -29,13 +42,17 @@ pub(crate) fn handle_call(frame: &mut Frame, vcpus: &impl Vcpus) -> TrapOutcome 
     let [_, a, b, c, ..] = frame.x;
     let result = match frame.x[0] as u32 {
         psci::PSCI_VERSION => VERSION,
-        psci::PSCI_FEATURES => features(a as u32),
+        psci::PSCI_FEATURES => features(vcpus, a as u32),
         psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
         psci::PSCI_CPU_ON_64 => cpu_on(vcpus, a, b, c),
         psci::PSCI_CPU_ON_32 => cpu_on(vcpus, low(a), low(b), low(c)),
         psci::PSCI_AFFINITY_INFO_64 => affinity_info(vcpus, a, b),
         psci::PSCI_AFFINITY_INFO_32 => affinity_info(vcpus, low(a), low(b)),
         psci::PSCI_CPU_OFF => return TrapOutcome::PowerOff,
+        psci::PSCI_CPU_SUSPEND_64 => return cpu_suspend(frame, a as u32, b, c),
+        psci::PSCI_CPU_SUSPEND_32 => return cpu_suspend(frame, a as u32, low(b), low(c)),
+        psci::PSCI_SYSTEM_SUSPEND_64 => return system_suspend(frame, vcpus, a, b),
+        psci::PSCI_SYSTEM_SUSPEND_32 => return system_suspend(frame, vcpus, low(a), low(b)),
         psci::PSCI_SYSTEM_OFF => return shut_down("powers the machine off", SystemEvent::Off),
         psci::PSCI_SYSTEM_RESET => return shut_down("resets the machine", SystemEvent::Reset),
         _ => status(error::NOT_SUPPORTED),
@@ -54,8 +71,15 @@ const fn low(argument: u64) -> u64 {
     argument as u32 as u64
 }
 
-fn features(function: u32) -> u64 {
+/// Returns the features of a function. Those of `CPU_SUSPEND` are zero: `power_state` has the
+/// original format, and the platform coordinates.
+fn features(vcpus: &impl Vcpus, function: u32) -> u64 {
     match function {
+        psci::PSCI_SYSTEM_SUSPEND_64 | psci::PSCI_SYSTEM_SUSPEND_32
+            if !vcpus.can_suspend_system() =>
+        {
+            status(error::NOT_SUPPORTED)
+        }
         psci::PSCI_VERSION
         | psci::PSCI_FEATURES
         | psci::PSCI_MIGRATE_INFO_TYPE
@@ -64,6 +88,10 @@ fn features(function: u32) -> u64 {
         | psci::PSCI_AFFINITY_INFO_64
         | psci::PSCI_AFFINITY_INFO_32
         | psci::PSCI_CPU_OFF
+        | psci::PSCI_CPU_SUSPEND_64
+        | psci::PSCI_CPU_SUSPEND_32
+        | psci::PSCI_SYSTEM_SUSPEND_64
+        | psci::PSCI_SYSTEM_SUSPEND_32
         | psci::PSCI_SYSTEM_OFF
         | psci::PSCI_SYSTEM_RESET => status(error::SUCCESS),
         _ => status(error::NOT_SUPPORTED),
@@ -77,14 +105,54 @@ fn cpu_on(vcpus: &impl Vcpus, affinity: u64, entry: u64, context: u64) -> u64 {
     if entry & 3 != 0 {
         return status(error::INVALID_ADDRESS);
     }
-    match power.power_on(entry, context) {
-        Ok(()) => {
-            vcpus.kick(cpu);
-            status(error::SUCCESS)
-        }
-        Err(PowerState::OnPending) => status(error::ON_PENDING),
-        Err(PowerState::On | PowerState::Off) => status(error::ALREADY_ON),
+    if power.power_on(entry, context) {
+        vcpus.kick(cpu);
+        status(error::SUCCESS)
+    } else {
+        status(error::ALREADY_ON)
     }
+}
+
+/// Suspends the calling vCPU: in standby it waits as by WFI, in power-down it resumes at `entry`
+/// with `context` in `x0`. Only the vCPU itself is suspended: the states of higher levels do not
+/// exist.
+fn cpu_suspend(frame: &mut Frame, state: u32, entry: u64, context: u64) -> TrapOutcome {
+    if state & (RESERVED | POWER_LEVEL) != 0 {
+        frame.x[0] = status(error::INVALID_PARAMETERS);
+        TrapOutcome::Resume
+    } else if state & POWER_DOWN == 0 {
+        frame.x[0] = status(error::SUCCESS);
+        TrapOutcome::Block
+    } else {
+        power_down(frame, entry, context)
+    }
+}
+
+/// Suspends the machine, if every vCPU but the calling one is off.
+fn system_suspend(frame: &mut Frame, vcpus: &impl Vcpus, entry: u64, context: u64) -> TrapOutcome {
+    let on = |cpu: &&PerCpu| {
+        let vcpu = vcpus.find(cpu.affinity);
+        vcpu.is_some_and(|(_, power)| power.state() == PowerState::On)
+    };
+    if !vcpus.can_suspend_system() {
+        frame.x[0] = status(error::NOT_SUPPORTED);
+        TrapOutcome::Resume
+    } else if percpu::all().iter().filter(on).count() > 1 {
+        frame.x[0] = status(error::DENIED);
+        TrapOutcome::Resume
+    } else {
+        power_down(frame, entry, context)
+    }
+}
+
+/// Takes the power from the calling vCPU until an interrupt wakes it.
+fn power_down(frame: &mut Frame, entry: u64, context: u64) -> TrapOutcome {
+    if entry & 3 != 0 {
+        frame.x[0] = status(error::INVALID_ADDRESS);
+        return TrapOutcome::Resume;
+    }
+    frame.x[0] = status(error::SUCCESS);
+    TrapOutcome::Suspend { entry, context }
 }
 
 fn affinity_info(vcpus: &impl Vcpus, affinity: u64, lowest_level: u64) -> u64 {

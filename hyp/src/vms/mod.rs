@@ -178,7 +178,8 @@ impl Vm {
             powered_off: AtomicBool::new(false),
         };
         let first = &vm.vcpus[0].power;
-        (first.power_on(entry as u64, RAM as u64)).expect("the first vCPU is off");
+        let was_off = first.power_on(entry as u64, RAM as u64);
+        assert!(was_off, "the first vCPU is off");
         vm
     }
 
@@ -252,6 +253,11 @@ impl psci::Vcpus for VmPsci<'_> {
 
     fn kick(&self, cpu: usize) {
         self.0.gic.kick(cpu);
+    }
+
+    /// Returns false: a VM cannot be suspended.
+    fn can_suspend_system(&self) -> bool {
+        false
     }
 }
 

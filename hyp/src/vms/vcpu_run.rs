@@ -128,7 +128,7 @@ impl VcpuRun {
             return false;
         }
         if self.state == RunState::Off {
-            let Some((entry, argument)) = self.shared().power.take_power_on() else {
+            let Some((entry, argument)) = self.shared().power.take_start() else {
                 return false;
             };
             self.context = Context::reset(entry, argument);
@@ -206,7 +206,9 @@ impl VcpuRun {
             let is_over = now >= end || self.vm.is_powered_off() || shutdown::is_stopping();
             match next {
                 TrapOutcome::Resume if !is_over => {}
-                TrapOutcome::Block if !is_over && !self.try_block(&pin) => {}
+                // A VM's power-down is a standby, as PSCI allows.
+                TrapOutcome::Block | TrapOutcome::Suspend { .. }
+                    if !is_over && !self.try_block(&pin) => {}
                 next => break next,
             }
         };
@@ -255,7 +257,7 @@ impl VcpuRun {
                     shutdown::request_stop();
                 }
             }
-            TrapOutcome::Resume | TrapOutcome::Block => {}
+            TrapOutcome::Resume | TrapOutcome::Block | TrapOutcome::Suspend { .. } => {}
         }
     }
 

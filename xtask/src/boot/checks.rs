@@ -15,12 +15,15 @@ use super::run::Ended;
 use super::transcript::{Final, Status, Step, Transcript};
 
 /// The steps of the workload, in their order. None may be missing.
-const STEPS: [&str; 9] = [
-    "uart", "blk", "intx", "net", "rng", "smp", "hotplug", "affinity", "rebind",
+const STEPS: [&str; 11] = [
+    "uart", "blk", "intx", "net", "rng", "smp", "hotplug", "affinity", "rebind", "idle", "suspend",
 ];
 
 /// The steps that need a second vCPU.
 const SMP_STEPS: [&str; 3] = ["smp", "hotplug", "affinity"];
+
+/// The steps that need idle states and a suspension of the machine, which QEMU does not offer.
+const HYPERVISOR_STEPS: [&str; 2] = ["idle", "suspend"];
 
 /// Scheduler ticks per second of Debian's arm64 kernels.
 const HZ: f64 = 250.0;
@@ -125,7 +128,8 @@ pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> 
 fn workload(setting: Setting, transcript: &Transcript, checks: &mut Vec<Check>) {
     for name in STEPS {
         let step = transcript.steps.iter().find(|step| step.name == name);
-        let skipped = setting.vcpus == 1 && SMP_STEPS.contains(&name);
+        let skipped = setting.vcpus == 1 && SMP_STEPS.contains(&name)
+            || !setting.hypervisor && HYPERVISOR_STEPS.contains(&name);
         let wanted = if skipped { Status::Skip } else { Status::Ok };
         let meaning = match step {
             None => "the guest did not get there",
@@ -409,6 +413,24 @@ mod tests {
             console = console.replace(&ok, &format!("step={step} status=skip"));
         }
         assert!(failing(one, Ended::PoweredOff, &console).is_empty());
+    }
+
+    #[test]
+    fn the_bare_machine_skips_what_only_the_hypervisor_offers() {
+        let bare = Setting {
+            hypervisor: false,
+            ..SETTING
+        };
+        let mut console = good_console();
+        assert_eq!(
+            failing(bare, Ended::PoweredOff, &console).len(),
+            HYPERVISOR_STEPS.len()
+        );
+        for step in HYPERVISOR_STEPS {
+            let ok = format!("step={step} status=ok");
+            console = console.replace(&ok, &format!("step={step} status=skip"));
+        }
+        assert!(failing(bare, Ended::PoweredOff, &console).is_empty());
     }
 
     #[test]
