@@ -9,8 +9,11 @@ use crate::start::secondary_start;
 
 const CPU_OFF: u32 = 0x8400_0002;
 const SYSTEM_OFF: u32 = 0x8400_0008;
+const CPU_SUSPEND: u32 = 0xc400_0001;
 const CPU_ON: u32 = 0xc400_0003;
 const AFFINITY_INFO: u32 = 0xc400_0004;
+const FEATURES: u32 = 0x8400_000a;
+const SYSTEM_SUSPEND: u32 = 0xc400_000e;
 
 /// `AFFINITY_INFO` of a CPU that is off.
 pub(crate) const OFF: u64 = 1;
@@ -60,6 +63,17 @@ pub(crate) fn cpu_on(affinity: u64, number: usize) -> bool {
 pub(crate) fn cpu_off() -> ! {
     call(CPU_OFF, 0, 0, 0);
     panic!("the CPU cannot be turned off");
+}
+
+/// Returns true if the firmware or hypervisor suspends CPUs and the machine. QEMU has
+/// `CPU_SUSPEND`, from which no interrupt wakes a CPU.
+pub(crate) fn can_suspend() -> bool {
+    call(FEATURES, SYSTEM_SUSPEND.into(), 0, 0) == 0
+}
+
+/// Puts the calling CPU in standby until an interrupt wakes it.
+pub(crate) fn stand_by() {
+    call(CPU_SUSPEND, 0, 0, 0);
 }
 
 /// Returns the power state of a CPU: [`OFF`] if it is off.

@@ -2,11 +2,14 @@
 
 use crate::cpu::{self, Timer};
 use crate::cpus;
-use crate::gic::bank;
 use crate::gic::interface::{self, EOI_MODE, NONE, acknowledge, deactivate, end, set_ctlr};
-use crate::harness::{Case, Cpus, equal, expect, expect_and_end, expect_none, holds};
+use crate::gic::{bank, gicr};
+use crate::harness::{
+    Case, Cpus, Outcome, equal, expect, expect_and_end, expect_none, holds, skip_unless,
+};
 use crate::machine::Machine;
-use crate::mmio::read_32;
+use crate::mmio::{read_32, write_32};
+use crate::psci;
 
 /// PPI that no device drives.
 const FREE_PPI: u32 = 20;
@@ -370,7 +373,45 @@ pub(super) const CASES: &[Case] = &[
             expect_and_end(FREE_PPI)
         },
     ),
+    Case::new(
+        "wfi.is_ended_by_a_sleeping_redistributor",
+        "GICR_WAKER.ProcessorSleep (11.1, 12.10)",
+        check_wake_request,
+    ),
 ];
+
+/// Checks that an interrupt wakes a CPU whose redistributor is asleep, whatever the CPU interface
+/// says. If it does not, another one in Group 0 does, much later.
+fn check_wake_request(m: &Machine) -> Outcome {
+    const PROCESSOR_SLEEP: u32 = 2;
+    const CHILDREN_ASLEEP: u32 = 4;
+    const LATE: u64 = 300_000;
+    skip_unless("CPUs cannot be suspended", psci::can_suspend())?;
+    let waker = m.gicr_0(gicr::WAKER);
+    let rescue = Timer::Physical;
+
+    let ppi = free_ppi(m);
+    interface::set_igrpen_1(0);
+    write_32(waker, PROCESSOR_SLEEP);
+    ppi.set_pending();
+    m.private(0, rescue.intid()).set_group(0);
+    m.private(0, rescue.intid()).enable();
+    m.enable_groups(3);
+    interface::set_igrpen_0(1);
+    rescue.set(LATE);
+    let began = cpu::now();
+    psci::stand_by();
+    let slept = cpu::now() - began;
+
+    rescue.stop();
+    interface::set_igrpen_0(0);
+    write_32(waker, 0);
+    let awake = cpu::spin_until(1_000_000, || read_32(waker) & CHILDREN_ASLEEP == 0);
+    interface::set_igrpen_1(1);
+    holds("the redistributor wakes up", awake)?;
+    expect_and_end(FREE_PPI)?;
+    holds("it was woken at once", slept < cpu::ticks(LATE / 2))
+}
 
 /// Returns the enabled PPI of CPU 0 that no device drives.
 fn free_ppi(m: &Machine) -> crate::gic::irq::Irq<'_> {
