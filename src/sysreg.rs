@@ -6,6 +6,9 @@
 //! * the SGI registers always trap;
 //! * `ICC_DIR_EL1` traps because the vGIC sets `ICH_HCR_EL2.TDIR`;
 //! * `ICC_SRE_EL1` traps only if the embedder sets the trap.
+//!
+//! The CPU's identification registers describe the machine's GIC. [`IdRegister`] is for an embedder
+//! that traps them.
 #![cfg_attr(
     not(test),
     deny(
@@ -85,6 +88,66 @@ impl SysReg {
             (3, 0, 12, 12, 5) => Some(Self::Sre),
             _ => None,
         }
+    }
+}
+
+/// Identification register of the CPU with a field that describes the GIC (DDI 0487).
+///
+/// The CPU's own value describes the machine's GIC, perhaps a GICv4.1 with NMIs, and not the vGIC.
+/// An embedder that traps the identification registers (`HCR_EL2.TID3`) passes the CPU's value of
+/// these through [`IdRegister::guest_value`]. The other fields are the embedder's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IdRegister {
+    /// `ID_AA64PFR0_EL1`, with `GIC`: the system registers of GICv3, and not those of GICv4.1.
+    Aa64Pfr0,
+    /// `ID_AA64PFR1_EL1`, with `NMI`: there is no non-maskable interrupt (FEAT_GICv3_NMI).
+    Aa64Pfr1,
+    /// `ID_PFR1_EL1`, with `GIC`, for AArch32.
+    Pfr1,
+}
+
+impl IdRegister {
+    /// Converts the syndrome of a trapped `MRS`, like [`SysReg::from_syndrome`].
+    #[must_use]
+    pub const fn from_syndrome(iss: u32) -> Option<Self> {
+        Self::decode(
+            (iss >> 20 & 3) as u8,
+            (iss >> 14 & 7) as u8,
+            (iss >> 10 & 0xf) as u8,
+            (iss >> 1 & 0xf) as u8,
+            (iss >> 17 & 7) as u8,
+        )
+    }
+
+    /// Converts the encoding of the register in an `MRS`, like [`SysReg::decode`].
+    #[must_use]
+    pub const fn decode(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Option<Self> {
+        match (op0, op1, crn, crm, op2) {
+            (3, 0, 0, 4, 0) => Some(Self::Aa64Pfr0),
+            (3, 0, 0, 4, 1) => Some(Self::Aa64Pfr1),
+            (3, 0, 0, 1, 1) => Some(Self::Pfr1),
+            _ => None,
+        }
+    }
+
+    /// Returns the value that a guest of the vGIC reads, where the CPU's own value is `cpu`.
+    ///
+    /// ```
+    /// use vgic::sysreg::IdRegister;
+    ///
+    /// // GICv4.1 becomes GICv3. No other field changes.
+    /// assert_eq!(IdRegister::Aa64Pfr0.guest_value(0x1111_1133_0322_1111), 0x1111_1133_0122_1111);
+    /// ```
+    #[must_use]
+    pub const fn guest_value(self, cpu: u64) -> u64 {
+        const GICV3: u64 = 1;
+        const NO_NMI: u64 = 0;
+        let (shift, value) = match self {
+            Self::Aa64Pfr0 => (24, GICV3),
+            Self::Aa64Pfr1 => (36, NO_NMI),
+            Self::Pfr1 => (28, GICV3),
+        };
+        cpu & !(0xf << shift) | value << shift
     }
 }
 
@@ -223,6 +286,34 @@ fn write_dir<H: Host, I: CpuInterface>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_sees_a_gicv3_without_nmi_whatever_the_cpu_says() {
+        for cpu in [0, u64::MAX, 0x0123_4567_89ab_cdef] {
+            let [pfr0, pfr1, aarch32] =
+                [IdRegister::Aa64Pfr0, IdRegister::Aa64Pfr1, IdRegister::Pfr1]
+                    .map(|register| register.guest_value(cpu));
+            assert_eq!((pfr0 >> 24 & 0xf, pfr0 | 0xf << 24), (1, cpu | 0xf << 24));
+            assert_eq!((pfr1 >> 36 & 0xf, pfr1 | 0xf << 36), (0, cpu | 0xf << 36));
+            assert_eq!(
+                (aarch32 >> 28 & 0xf, aarch32 | 0xf << 28),
+                (1, cpu | 0xf << 28)
+            );
+        }
+
+        // MRS X5, ID_AA64PFR1_EL1.
+        let syndrome = 3 << 20 | 1 << 17 | 5 << 5 | 4 << 1 | 1;
+        assert_eq!(
+            IdRegister::from_syndrome(syndrome),
+            Some(IdRegister::Aa64Pfr1)
+        );
+        assert_eq!(IdRegister::from_syndrome(syndrome | 1 << 14), None);
+        assert_eq!(
+            IdRegister::decode(3, 0, 0, 4, 0),
+            Some(IdRegister::Aa64Pfr0)
+        );
+        assert_eq!(IdRegister::decode(3, 0, 0, 1, 1), Some(IdRegister::Pfr1));
+    }
 
     #[test]
     fn a_syndrome_and_its_fields_name_the_same_register() {

@@ -1,8 +1,8 @@
 //! The EL2 registers that decide what a guest may do on this CPU without a trap.
 //!
 //! A guest with the whole machine never leaves its CPUs, so that nothing is switched, and has every
-//! feature of the CPU: [`configure`] allows all that an extension's EL2 controls can allow. Only
-//! what the hypervisor must see traps.
+//! feature of the CPU but those that [`super::id_registers`] hides: [`configure`] allows all that
+//! an extension's EL2 controls can allow. Only what the hypervisor must see traps.
 //!
 //! VMs share the CPUs. A VM has the registers that are switched between VMs; all others trap
 //! ([`configure_for_vms`]).
@@ -57,6 +57,8 @@ pub(crate) fn configure_for_vms() {
             + HCR_EL2::AMO.val(1)
             + HCR_EL2::TWI.val(1)
             + HCR_EL2::TACR.val(1)
+            + HCR_EL2::TID3.val(1)
+            + HCR_EL2::TLOR.val(1)
             + HCR_EL2::TIDCP.val(1)
             + HCR_EL2::TSW.val(1),
     );
@@ -98,13 +100,14 @@ pub(crate) fn configure_for_vms() {
 /// Returns `HCR_EL2` for a guest with the whole machine.
 fn guest_hcr() -> u64 {
     // Physical interrupts are taken to EL2, the guest's ICC_* accesses go to the virtual interface,
-    // and WFI traps.
+    // and WFI and the identification registers trap.
     let base = HCR_EL2::VM::Enable
         + HCR_EL2::RW::EL1IsAarch64
         + HCR_EL2::TSC.val(1)
         + HCR_EL2::IMO.val(1)
         + HCR_EL2::FMO.val(1)
-        + HCR_EL2::TWI.val(1);
+        + HCR_EL2::TWI.val(1)
+        + HCR_EL2::TID3.val(1);
     let mut value = base.value;
 
     let isar1_and_2 = [

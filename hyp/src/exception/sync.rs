@@ -8,6 +8,7 @@ use vgic::sysreg::SysReg;
 use super::exit::TrapOutcome;
 use super::frame::Frame;
 use super::inject;
+use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::guest::{Guest, psci};
 use crate::println;
@@ -226,7 +227,11 @@ fn system_register(
             written.expect("the vCPU is of this VM");
             Some(())
         }
-        None => None,
+        None => id_registers::read(trapped.0 as u32, Reader::Machine).map(|value| {
+            if register != XZR {
+                frame.x[register] = value;
+            }
+        }),
     };
 
     match done {

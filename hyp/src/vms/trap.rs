@@ -6,6 +6,7 @@ use vgic::mmio::MmioOutcome;
 
 use super::vcpu_run::VcpuRun;
 use super::{VmPsci, Vms};
+use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::percpu::ExitReason;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::inject;
@@ -107,7 +108,11 @@ fn system_register(vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>, trapped: SysRegTrap)
             let written = vgic.sysreg_write(pin, vcpu.id, target, value);
             written.expect("the vCPU is of this VM");
         }
-        None => return inject::undefined(),
+        None => match id_registers::read(trapped.0 as u32, Reader::Vm) {
+            Some(_) if register == XZR => {}
+            Some(value) => vcpu.frame().x[register] = value,
+            None => return inject::undefined(),
+        },
     }
     skip();
 }

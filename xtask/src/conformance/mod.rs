@@ -72,6 +72,8 @@ pub(crate) struct ConformanceOptions {
     pub(crate) filter: Option<String>,
     /// vCPUs, one physical CPU each; cases that need more are skipped.
     pub(crate) vcpus: u16,
+    /// The CPU model that QEMU emulates.
+    pub(crate) cpu: String,
     /// True if the cases run only on QEMU's own GIC, without the hypervisor.
     pub(crate) bare: bool,
     /// True if the cases run only under the hypervisor, without the oracle.
@@ -99,6 +101,7 @@ impl Options for ConformanceOptions {
             )
             .default_value("4")
             .value_parser(value_parser!(u16).range(1..=8)),
+            option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
             flag("bare", "Only on QEMU's own GIC, without the hypervisor").conflicts_with("hyp"),
             flag("hyp", "Only under the hypervisor, without the oracle"),
             flag(
@@ -115,6 +118,7 @@ impl Options for ConformanceOptions {
         Self {
             filter: matches.remove_one("filter"),
             vcpus: defaulted(matches, "vcpus"),
+            cpu: defaulted(matches, "cpu"),
             bare: matches.get_flag("bare"),
             hyp: matches.get_flag("hyp"),
             counted: matches.get_flag("counted"),
@@ -317,6 +321,7 @@ impl Bench<'_> {
             vcpus,
             kernel: Kernel::Image(self.program.clone()),
             append: Some(words.join(" ")),
+            cpu: self.options.cpu.clone(),
             memory: Some(MEMORY),
             bare: !place.has_hypervisor(),
             // A CPU without a task spins, with a hint: one thread goes on with the next one then.

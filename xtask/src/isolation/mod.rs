@@ -89,6 +89,8 @@ struct Setting {
     name: &'static str,
     /// QEMU's arguments for how it runs the CPUs.
     accelerator: &'static [&'static str],
+    /// The CPU model that QEMU emulates.
+    cpu: &'static str,
     /// True if an instruction takes a nanosecond, no more and no less.
     counted: bool,
     /// Interrupts of each kind, and attacks, that a second needs at least for the run to say
@@ -126,6 +128,8 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
         Setting {
             name: "parallel",
             accelerator: &["-accel", "tcg,thread=multi"],
+            // Every feature that there is, to be hidden from the guests.
+            cpu: "max",
             counted: false,
             enough: 5,
             cpus: options.cpus,
@@ -135,6 +139,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
         Setting {
             name: "counted",
             accelerator: &["-accel", "tcg", "-icount", "shift=0,sleep=off"],
+            cpu: "neoverse-n1",
             counted: true,
             enough: 500,
             cpus: 1,
@@ -180,6 +185,7 @@ fn build_guest(scratch: &Path) -> Result<PathBuf> {
 fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Result<Command> {
     const KERNELS: [u64; 2] = [0x4820_0000, 0x4840_0000];
     let Setting {
+        cpu,
         cpus,
         seconds,
         seed,
@@ -188,7 +194,7 @@ fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Re
     let mut command = qemu.command()?;
     command
         .args(["-machine", "virt,gic-version=3,virtualization=on"])
-        .args(["-cpu", "neoverse-n1", "-m", "256M"])
+        .args(["-cpu", cpu, "-m", "256M"])
         .args(setting.accelerator)
         .args(["-smp", &cpus.to_string()])
         .args(["-nodefaults", "-display", "none", "-no-reboot"])

@@ -301,6 +301,7 @@ mod tests {
     const SETTING: Setting = Setting {
         name: "counted",
         accelerator: &[],
+        cpu: "max",
         counted: true,
         enough: 20,
         cpus: 1,

@@ -30,8 +30,14 @@ const BOOTS: [(u16, &str, &str); 3] = [
 /// more.
 const FUZZING: u32 = 120;
 
-/// The runs of the conformance guest: vCPUs, and whether QEMU's own GIC is the oracle beside it.
-const CONFORMANCE: [(u16, bool); 3] = [(4, true), (1, false), (8, false)];
+/// The runs of the conformance guest: vCPUs, CPU model, and whether QEMU's own GIC is the oracle
+/// beside it. `max` has every feature that QEMU knows, for the cases about the identification
+/// registers.
+const CONFORMANCE: [(u16, &str, bool); 3] = [
+    (4, "neoverse-n1", true),
+    (1, "max", false),
+    (8, "neoverse-n1", false),
+];
 
 /// The packages that are built for the bare-metal target only.
 const BARE_METAL_ONLY: [&str; 3] = ["hyp", "isolation", "conformance"];
@@ -245,7 +251,7 @@ pub(crate) fn all() -> Vec<Gate> {
             }),
         ),
     ];
-    gates.extend(CONFORMANCE.map(|(vcpus, oracle)| conformance_gate(vcpus, oracle)));
+    gates.extend(CONFORMANCE.map(|(vcpus, cpu, oracle)| conformance_gate(vcpus, cpu, oracle)));
     gates.extend(BOOTS.map(|(vcpus, release, cpu)| boot_gate(vcpus, release, cpu)));
     gates
 }
@@ -372,9 +378,10 @@ fn boot_gate(vcpus: u16, release: &'static str, cpu: &str) -> Gate {
 }
 
 /// Declares the gate of a run of the conformance guest.
-fn conformance_gate(vcpus: u16, oracle: bool) -> Gate {
+fn conformance_gate(vcpus: u16, cpu: &str, oracle: bool) -> Gate {
     let options = ConformanceOptions {
         vcpus,
+        cpu: cpu.to_owned(),
         hyp: !oracle,
         ..ConformanceOptions::default()
     };

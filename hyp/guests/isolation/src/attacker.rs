@@ -434,6 +434,7 @@ impl Attack {
             .of(&[0x8400_0000, 0xc400_0000, 0x8000_0000, 0x8600_0000])
             | self.random.below(32);
         const ENDS: core::ops::RangeInclusive<u64> = 8..=9;
+        const SUSPEND: u64 = 1;
         let off = 2;
         let number = function & 0xffff;
         if !ENDS.contains(&number) && number != off {
@@ -442,7 +443,12 @@ impl Attack {
                 self.random_value(),
                 self.random_value(),
             ];
+            // `CPU_SUSPEND` waits for an interrupt, as [`Self::sleep`] does.
+            if number == SUSPEND {
+                self.set_alarm();
+            }
             psci::call(function, arguments);
+            cpu::unmask();
         }
     }
 
@@ -500,11 +506,16 @@ impl Attack {
     fn sleep(&mut self) {
         // Masked: the handler might otherwise take the timer for a storm and stop it before the
         // wait.
+        self.set_alarm();
+        cpu::wait();
+        cpu::unmask();
+    }
+
+    /// Masks interrupts, and makes the timer interrupt soon.
+    fn set_alarm(&mut self) {
         cpu::mask();
         self.make_timer_work();
         gic::set_timer(cpu::now() + self.random.below(cpu::frequency() / 1000));
-        cpu::wait();
-        cpu::unmask();
     }
 
     /// Undoes all changes that keep the calling vCPU's timer interrupt from arriving.

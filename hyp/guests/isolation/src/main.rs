@@ -13,6 +13,7 @@ mod arguments;
 mod attacker;
 mod console;
 mod cpu;
+mod features;
 mod gic;
 mod its;
 mod memory;

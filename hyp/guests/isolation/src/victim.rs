@@ -13,7 +13,7 @@ use crate::gic::{self, FIRST_LPI, FIRST_SPI, SPECIAL, TIMER};
 use crate::its;
 use crate::memory::{self, read64, write32, write64};
 use crate::random::Random;
-use crate::{println, psci, start};
+use crate::{features, println, psci, start};
 
 /// Most interrupts of a vCPU in flight.
 const BURST: usize = 6;
@@ -106,6 +106,7 @@ static VCPUS: AtomicUsize = AtomicUsize::new(0);
 
 /// Measures on all vCPUs, prints the results, and switches the machine off.
 pub(crate) fn run(seconds: u64, seed: u64) -> ! {
+    features::check();
     let vcpus = gic::count_redistributors();
     SECONDS.store(seconds, Ordering::Relaxed);
     SEED.store(seed, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The cases, a file for each topic.
 
+mod features;
 mod ident;
 mod interface;
 mod its;
@@ -24,6 +25,7 @@ use crate::machine::Machine;
 /// All cases, by topic.
 pub(crate) const ALL: &[&[Case]] = &[
     ident::CASES,
+    features::CASES,
     registers::CASES,
     sgi::CASES,
     spi::CASES,
