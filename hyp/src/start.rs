@@ -31,7 +31,8 @@ const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 pub(crate) struct BootModules {
     /// The device tree.
     pub(crate) tree: Range<usize>,
-    /// Kernels in order of address, at least one: the guest's, or one for each VM.
+    /// Kernels in order of address: the guest's, or one for each VM. Without any, the guest starts
+    /// with the firmware in flash memory.
     pub(crate) kernels: Vec<Kernel>,
     /// The guest's initial RAM disk.
     pub(crate) initrd: Option<Range<usize>>,
@@ -93,7 +94,8 @@ pub(crate) fn run(
     run_vcpus(boot_cpu)
 }
 
-/// Creates the guest, which has the whole machine, with its first vCPU on `boot_cpu`.
+/// Creates the guest, which has the whole machine, with its first vCPU on `boot_cpu`. The guest
+/// starts with its kernel, or with the firmware in flash memory.
 fn make_guest(
     mut machine: Machine,
     gic: Gic,
@@ -113,21 +115,38 @@ fn make_guest(
     cache::clean_and_invalidate(&modules.tree);
 
     let ram = memory.iter().next().expect("the guest has RAM").start;
-    let mut keep = alloc::vec![modules.tree.clone(), home];
-    keep.extend(modules.initrd.clone());
-    // SAFETY: nothing that the boot loader has loaded is needed any more but the parts in `keep`.
-    let kernel = unsafe { image::load(&modules.kernels[0].image, ram, &keep) };
-    println!(
-        "hyp: guest at {:#x}, its device tree at {:#x}",
-        kernel.start, modules.tree.start
-    );
+    let (entry, tree_address) = match modules.kernels.first() {
+        Some(kernel) => {
+            let mut keep = alloc::vec![modules.tree.clone(), home.clone()];
+            keep.extend(modules.initrd.clone());
+            // SAFETY: nothing that the boot loader has loaded is needed any more but the parts in
+            // `keep`.
+            let kernel = unsafe { image::load(&kernel.image, ram, &keep) };
+            (kernel.start, modules.tree.start)
+        }
+        // Firmware finds the device tree at the beginning of RAM, where QEMU puts it.
+        None => {
+            // SAFETY: nothing that the boot loader has loaded is needed any more but the tree.
+            unsafe {
+                core::ptr::copy(tree.as_ptr(), ram as *mut u8, tree.len());
+            }
+            cache::clean_and_invalidate(&(ram..ram + tree.len()));
+            (machine.flash[0].start, ram)
+        }
+    };
+    println!("hyp: guest at {entry:#x}, its device tree at {tree_address:#x}");
 
     let mut devices = machine.devices;
     memory.iter().for_each(|range| devices.remove(range));
-    devices.remove(&keep[1]);
+    devices.remove(&home);
     // Accesses to the interrupt controller's frames trap: the frames are not mapped.
     (machine.gic.frames()).for_each(|frame| devices.remove(frame));
-    let stage2 = Stage2::identity(&memory, &devices);
+    let mut executable = memory.clone();
+    for bank in &machine.flash {
+        executable.add(bank);
+        devices.remove(bank);
+    }
+    let stage2 = Stage2::identity(&executable, &devices);
     // SAFETY: this is EL2, and the interface is not used on another CPU.
     let interface = unsafe { Ich::new() };
 
@@ -138,7 +157,7 @@ fn make_guest(
         PassthroughHost::new(gic, memory),
         &interface,
     );
-    let was_off = (boot_cpu.power).power_on(kernel.start as u64, modules.tree.start as u64);
+    let was_off = (boot_cpu.power).power_on(entry as u64, tree_address as u64);
     assert!(was_off, "the boot CPU's vCPU is off");
 }
 

@@ -46,8 +46,9 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     }
 
     assert!(
-        tree::kernels(&fdt).next().is_some(),
-        "no guest: the device tree has no module that is compatible with multiboot,kernel"
+        tree::kernels(&fdt).next().is_some() || tree::flash(&fdt).next().is_some(),
+        "no guest: the device tree has neither a module that is compatible with multiboot,kernel \
+         nor flash memory with firmware"
     );
 
     let tree = tree..tree + blob.len();

@@ -4,6 +4,8 @@ pub(crate) mod exit;
 mod fatal;
 pub(crate) mod frame;
 pub(crate) mod inject;
+mod message_limit;
+pub(crate) mod report;
 pub(crate) mod sync;
 mod vectors;
 

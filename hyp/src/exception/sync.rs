@@ -7,11 +7,10 @@ use vgic::sysreg::SysReg;
 
 use super::exit::TrapOutcome;
 use super::frame::Frame;
-use super::inject;
+use super::{inject, report};
 use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::guest::{Guest, psci};
-use crate::println;
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
 /// more than the comparisons.
@@ -72,12 +71,12 @@ pub(super) fn handle_trap(
         }
         _ => {
             cpu.count(ExitReason::Other);
-            println!(
+            report::print(format_args!(
                 "hyp: vcpu {}: unexpected trap, ESR_EL2 {:#x}, at pc {:#x}: undefined instruction",
                 cpu.index,
                 syndrome.get(),
                 ELR_EL2.get()
-            );
+            ));
             inject::undefined();
             TrapOutcome::Resume
         }
@@ -237,13 +236,13 @@ fn system_register(
     match done {
         Some(()) => skip(),
         None => {
-            println!(
+            report::print(format_args!(
                 "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: \
                  undefined instruction",
                 cpu.index,
                 trapped.0,
                 ELR_EL2.get()
-            );
+            ));
             inject::undefined();
         }
     }
@@ -251,10 +250,10 @@ fn system_register(
 
 /// Prints an access to an address where the guest has no device.
 fn report_unmapped(name: &str, cpu: &PerCpu) {
-    println!(
+    report::print(format_args!(
         "hyp: vcpu {}: {name} at unmapped address {:#x}, at pc {:#x}: external abort",
         cpu.index,
         fault_address(),
         ELR_EL2.get()
-    );
+    ));
 }

@@ -13,6 +13,7 @@ use vgic::trace::Totals;
 
 use super::get;
 use crate::cpu::percpu::{self, ExitReason, PerCpu};
+use crate::exception::report;
 use crate::println;
 
 /// Set when the guest's machine goes down: every CPU puts its vCPU and stops.
@@ -73,6 +74,7 @@ pub(crate) fn shut_down(how: SystemEvent) -> ! {
         core::hint::spin_loop();
     }
 
+    report::finish();
     tear_down_and_report(this);
     let error = match how {
         SystemEvent::Off => psci::system_off::<Smc>(),

@@ -23,6 +23,8 @@ pub(crate) struct Machine {
     pub(crate) memory: Pages,
     /// Registers and windows of all devices, the interrupt controller included.
     pub(crate) devices: Pages,
+    /// Flash memory, firmware first. It is among the devices, too.
+    pub(crate) flash: Vec<Range<usize>>,
     /// The interrupt controller.
     pub(crate) gic: Gic,
     /// Registers of the console.
@@ -54,6 +56,7 @@ impl Machine {
             cpus: tree::cpus(tree).collect(),
             memory,
             devices: devices(tree),
+            flash: tree::flash(tree).collect(),
             gic: Gic::read(tree),
             console: tree::console(tree).expect("the device tree names a PL011 as the console"),
         }

@@ -44,6 +44,13 @@ pub(crate) fn memory<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> +
         .flat_map(|node| regs(&node))
 }
 
+/// Returns the banks of flash memory.
+pub(crate) fn flash<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    (tree.root().children())
+        .filter(|node| is_compatible(node, "cfi-flash"))
+        .flat_map(|node| regs(&node))
+}
+
 /// Returns true if the node describes RAM.
 pub(crate) fn is_memory(node: &FdtNode<'_>) -> bool {
     let kind = node
