@@ -179,12 +179,13 @@ mod tests {
 
     /// Options with values that nothing can be known of before the run, or that are checked
     /// elsewhere, and where.
-    const UNCHECKED: [(&str, &str); 4] = [
+    const UNCHECKED: [(&str, &str); 5] = [
         // Words for the guest's kernel.
         ("boot", "append"),
         // By `boot::dry_run`, which asks QEMU.
         ("boot", "cpu"),
         ("boot", "qemu"),
+        ("conformance", "cpu"),
         // By `test::select`, before the first gate.
         ("test", "only"),
     ];

@@ -304,10 +304,18 @@ idle() {
     [ $standby -gt 0 ] && [ $down -gt 0 ]
 }
 
+# Looks that the kernel was started by UEFI firmware and found the interrupt controller by ACPI.
+firmware() {
+    [ "$FIRMWARE" = 1 ] || return 2
+    [ -d /sys/firmware/efi ] && [ -f /sys/firmware/acpi/tables/APIC ] &&
+        [ -f /sys/firmware/acpi/tables/IORT ]
+}
+
 # Suspends the machine to RAM, from which the alarm of the real-time clock wakes it.
 suspend() {
-    grep -q deep /sys/power/mem_sleep 2>/dev/null || return 2
     rtc=/sys/class/rtc/rtc0
+    # The clock of the firmware has no alarm.
+    grep -q pl031 $rtc/name && grep -q deep /sys/power/mem_sleep || return 2
     before=$(cat /sys/power/suspend_stats/success)
     began=$(cat $rtc/since_epoch)
     echo +3 >$rtc/wakealarm && echo mem >/sys/power/state
@@ -344,6 +352,7 @@ final() {
 
 echo "@workload begin cpus=$CPUS kernel=$(uname -r)"
 interrupts before
+step firmware firmware
 step uart uart
 step blk blk
 step intx intx

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::initramfs::Initramfs;
 use super::{BootOptions, Kernel, peer};
 use crate::provision::apt::{self, For};
-use crate::provision::{busybox, cached, kernel};
+use crate::provision::{busybox, cached, firmware, kernel};
 
 /// The size of the disk that the workload reads.
 const DISK_MIB: usize = 64;
@@ -29,6 +29,17 @@ pub(crate) struct Guest {
     pub(crate) append: String,
     /// The disk that the workload reads.
     pub(crate) disk: PathBuf,
+    /// Firmware and its boot disk, if firmware starts the kernel.
+    pub(crate) firmware: Option<BootDisk>,
+}
+
+/// UEFI firmware, and the directory that it sees as a disk with a boot loader.
+#[derive(Debug)]
+pub(crate) struct BootDisk {
+    /// The contents of flash memory.
+    pub(crate) flash: PathBuf,
+    /// The directory.
+    pub(crate) directory: PathBuf,
 }
 
 /// Puts the guest of these options together. Files for this boot only go to `scratch`.
@@ -55,14 +66,59 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     } else {
         options.initrd.clone()
     };
+    let kernel_name = match &options.boot_disk {
+        Some(directory) => directory.display().to_string(),
+        None => kernel_name,
+    };
     let append = command_line(options);
+    let boot_disk = match &options.boot_disk {
+        Some(directory) => Some(directory.clone()),
+        None if options.firmware => {
+            let loader = firmware::provide(&apt)?.grub;
+            let initrd = initrd.as_deref();
+            Some(boot_disk(scratch, &loader, &kernel, initrd, &append)?)
+        }
+        None => None,
+    };
+    let firmware = match boot_disk {
+        Some(directory) => Some(BootDisk {
+            flash: firmware::provide(&apt)?.flash,
+            directory,
+        }),
+        None => None,
+    };
     Ok(Guest {
         kernel_name,
         kernel,
         initrd,
         append,
         disk,
+        firmware,
     })
+}
+
+/// Makes the directory of a disk from which firmware boots the kernel by GRUB, `loader`.
+fn boot_disk(
+    scratch: &Path,
+    loader: &Path,
+    kernel: &Path,
+    initrd: Option<&Path>,
+    append: &str,
+) -> Result<PathBuf> {
+    let directory = scratch.join("boot-disk");
+    fs::create_dir_all(directory.join("EFI/BOOT"))?;
+    fs::create_dir_all(directory.join("EFI/debian"))?;
+    fs::copy(loader, directory.join("EFI/BOOT/BOOTAA64.EFI"))?;
+    fs::copy(kernel, directory.join("Image"))?;
+
+    let mut menu = format!("linux /Image {append}\n");
+    if let Some(initrd) = initrd {
+        fs::copy(initrd, directory.join("initrd"))?;
+        menu.push_str("initrd /initrd\n");
+    }
+    menu.push_str("boot\n");
+    fs::write(directory.join("EFI/debian/grub.cfg"), menu)?;
+    Ok(directory)
 }
 
 /// Returns a kernel file as the boot protocol wants it: a compressed Image unpacked, another file
@@ -126,7 +182,9 @@ fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
          NET_PORT={net_port}\n\
          NET_BYTES={NET_BYTES}\n\
          NET_SUM={net_sum}\n\
+         FIRMWARE={}\n\
          ROUNDS={}\n",
+        u8::from(options.firmware),
         rounds(options.vcpus)
     ))
 }

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 
 use super::BootOptions;
-use super::guest::Guest;
+use super::guest::{BootDisk, Guest};
 use crate::provision::qemu::Qemu;
 
 /// The address of the RAM of QEMU's `virt` machine.
@@ -51,6 +51,12 @@ pub(crate) fn command(
             .args(["-serial", "chardev:console", "-mon", "chardev=console"]),
     };
 
+    if let Some(boot_disk) = &guest.firmware {
+        firmware(&mut command, boot_disk, hypervisor);
+        command.args(&options.qemu);
+        return Ok(command);
+    }
+
     let initrd_size = match &guest.initrd {
         Some(initrd) => {
             let found = fs::metadata(initrd);
@@ -87,6 +93,28 @@ pub(crate) fn command(
 
     command.args(&options.qemu);
     Ok(command)
+}
+
+/// Adds firmware in flash memory, and the disk from which it boots. QEMU starts firmware that it is
+/// told of, and not the hypervisor: the firmware is loaded as data.
+fn firmware(command: &mut Command, boot_disk: &BootDisk, hypervisor: Option<&Path>) {
+    let flash = boot_disk.flash.display();
+    match hypervisor {
+        Some(image) => command
+            .arg("-kernel")
+            .arg(image)
+            .arg("-device")
+            .arg(format!("loader,file={flash},addr=0,force-raw=on")),
+        None => command.arg("-bios").arg(&boot_disk.flash),
+    };
+    let directory = boot_disk.directory.display();
+    command
+        .arg("-drive")
+        // A file system of the host's directory, in place of an image.
+        .arg(format!(
+            "if=none,id=boot,format=raw,readonly=on,file=fat:{directory}"
+        ))
+        .args(["-device", "virtio-blk-pci,drive=boot,bootindex=0"]);
 }
 
 /// Puts together the part of QEMU's command line that needs nothing of the guest but its disk: the

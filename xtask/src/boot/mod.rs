@@ -3,7 +3,7 @@
 
 pub(crate) mod checks;
 pub(crate) mod counters;
-mod dry_run;
+pub(crate) mod dry_run;
 pub(crate) mod guest;
 pub mod hypervisor;
 pub mod initramfs;
@@ -78,6 +78,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         vcpus: options.vcpus,
         workload: options.built_in_guest() && !options.interactive,
         hypervisor: !options.bare,
+        firmware: options.firmware,
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {

@@ -23,6 +23,7 @@ Examples:
   cargo xtask boot --interactive           a shell in the guest; type once its
                                            prompt is there; `poweroff -f` ends
                                            it
+  cargo xtask boot --firmware              EDK2, GRUB, and Linux with ACPI
   cargo xtask boot --bare                  the same without the hypervisor
   cargo xtask boot --kernel ./test.flat    your own image, without the workload
   cargo xtask boot -- -device edu          one more device for the guest";
@@ -48,6 +49,10 @@ pub(crate) struct BootOptions {
     pub(crate) timeout: Option<u64>,
     /// True if the guest runs on the emulated machine's own GIC, without the hypervisor.
     pub(crate) bare: bool,
+    /// True if UEFI firmware and a boot loader start the guest's kernel.
+    pub(crate) firmware: bool,
+    /// A directory that the firmware boots from, in place of the boot loader and the kernel.
+    pub(crate) boot_disk: Option<PathBuf>,
     /// True if one thread runs all emulated CPUs: faster where they mostly wait for each other.
     /// Not an option of the command line.
     pub(crate) one_thread: bool,
@@ -109,6 +114,19 @@ impl Options for BootOptions {
                 "Boot straight on the emulated machine's own GIC, without the hypervisor: the \
                  workload has to see the same under the hypervisor",
             ),
+            flag(
+                "firmware",
+                "Start with UEFI firmware in flash memory, EDK2, which boots GRUB, which boots the \
+                 kernel: the guest finds its devices by ACPI",
+            ),
+            option(
+                "boot-disk",
+                "DIR",
+                "A directory that the firmware sees as the disk to boot from, in place of GRUB and \
+                 the kernel: for UEFI applications",
+            )
+            .requires("firmware")
+            .value_parser(directory),
             Arg::new("qemu")
                 .value_name("ARGS")
                 .help("Further arguments for QEMU")
@@ -129,6 +147,8 @@ impl Options for BootOptions {
             interactive: matches.get_flag("interactive"),
             timeout: matches.remove_one("timeout"),
             bare: matches.get_flag("bare"),
+            firmware: matches.get_flag("firmware"),
+            boot_disk: matches.remove_one("boot-disk"),
             one_thread: false,
             qemu: qemu.into_iter().flatten().collect(),
         }
@@ -145,7 +165,9 @@ impl Default for BootOptions {
 impl BootOptions {
     /// Tells whether the guest runs the built-in workload, or at least its set-up.
     pub(crate) fn built_in_guest(&self) -> bool {
-        matches!(self.kernel, Kernel::Debian(_)) && self.initrd.is_none()
+        matches!(self.kernel, Kernel::Debian(_))
+            && self.initrd.is_none()
+            && self.boot_disk.is_none()
     }
 }
 
@@ -189,6 +211,14 @@ fn file(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Reads the path of a directory that exists.
+fn directory(text: &str) -> Result<PathBuf, String> {
+    match std::fs::canonicalize(text) {
+        Ok(path) if path.is_dir() => Ok(path),
+        _ => Err("there is no such directory".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +251,16 @@ mod tests {
         assert_eq!(options.kernel, Kernel::Image(FILE.into()));
         assert!(!options.built_in_guest());
         assert!(!boot(&["--initrd", FILE]).unwrap().built_in_guest());
+    }
+
+    #[test]
+    fn a_boot_disk_is_for_the_firmware_and_replaces_the_workload() {
+        let options = boot(&["--firmware", "--boot-disk", "src"]).unwrap();
+        assert!(options.boot_disk.as_ref().is_some_and(|disk| disk.is_dir()));
+        assert!(!options.built_in_guest());
+        assert!(boot(&["--firmware"]).unwrap().built_in_guest());
+        assert!(boot(&["--boot-disk", "src"]).is_err());
+        assert!(boot(&["--firmware", "--boot-disk", "nowhere"]).is_err());
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(crate) struct Transcript {
     pub(crate) steps: Vec<Step>,
     /// `/proc/interrupts` after the workload.
     pub(crate) interrupts: Vec<Row>,
+    /// The time of the kernel's first line.
+    pub(crate) kernel_at: Duration,
     /// The guest's counts at the very end.
     pub(crate) last_look: Option<Final>,
     /// The hypervisor's report, or the reason for which it cannot be read.
@@ -120,6 +122,8 @@ impl Transcript {
                     }
                     _ => {}
                 }
+            } else if text.contains("] Booting Linux ") {
+                transcript.kernel_at = *at;
             } else if let Some(table) = &mut table {
                 table.push(text);
             }

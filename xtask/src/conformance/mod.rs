@@ -19,7 +19,7 @@ use crate::boot::guest::{self, Guest};
 use crate::boot::hypervisor::{self, built, flatten};
 use crate::boot::machine;
 use crate::boot::run::{self, Run};
-use crate::boot::{BootOptions, Kernel};
+use crate::boot::{BootOptions, Kernel, dry_run};
 use crate::cli::{Options, defaulted, flag, option};
 use crate::provision::qemu::{self, Qemu};
 use crate::provision::toolchain;
@@ -221,8 +221,16 @@ pub(crate) fn counts(options: &ConformanceOptions, reports: &Path) -> Result<Cou
 fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, Option<Report>)> {
     console::step("Preparing");
     let scratch = project::scratch()?;
+    let qemu = qemu::provide()?;
+    let board = BootOptions {
+        vcpus: options.vcpus,
+        cpu: options.cpu.clone(),
+        bare: options.bare,
+        ..BootOptions::default()
+    };
+    dry_run::check(&qemu, &board)?;
     let mut bench = Bench {
-        qemu: qemu::provide()?,
+        qemu,
         options,
         program: build(scratch.path())?,
         scratch: scratch.path(),

@@ -7,6 +7,7 @@
 
 pub mod apt;
 pub(crate) mod busybox;
+pub(crate) mod firmware;
 pub mod kernel;
 mod modules;
 pub mod qemu;

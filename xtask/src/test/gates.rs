@@ -18,12 +18,13 @@ use crate::project;
 use crate::provision::toolchain::{self, cargo, nightly};
 use crate::soak::{self, ScheduleOptions};
 
-/// The boots: vCPUs, release of the kernel, CPU model. A Cortex-A76 has 40-bit physical addresses,
-/// a Neoverse N1 has 48-bit ones: the tables of stage 2 have another shape.
-const BOOTS: [(u16, &str, &str); 3] = [
-    (4, "6.12", "neoverse-n1"),
-    (1, "6.12", "neoverse-n1"),
-    (2, "6.1", "cortex-a76"),
+/// The boots: vCPUs, release of the kernel, CPU model, and whether it is booted by firmware. A
+/// Cortex-A76 has 40-bit physical addresses, a Neoverse N1 has 48-bit ones: the tables of stage 2
+/// have another shape. With firmware, the kernel finds its devices by ACPI, not by the device tree.
+const BOOTS: [(u16, &str, &str, bool); 3] = [
+    (4, "6.12", "neoverse-n1", false),
+    (1, "6.12", "neoverse-n1", false),
+    (2, "6.1", "cortex-a76", true),
 ];
 
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
@@ -252,7 +253,8 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
     ];
     gates.extend(CONFORMANCE.map(|(vcpus, cpu, oracle)| conformance_gate(vcpus, cpu, oracle)));
-    gates.extend(BOOTS.map(|(vcpus, release, cpu)| boot_gate(vcpus, release, cpu)));
+    let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
+    gates.extend(BOOTS.map(boot));
     gates
 }
 
@@ -363,16 +365,18 @@ fn miri() -> Result<Command> {
 }
 
 /// Declares the gate of a boot.
-fn boot_gate(vcpus: u16, release: &'static str, cpu: &str) -> Gate {
+fn boot_gate(vcpus: u16, release: &'static str, cpu: &str, firmware: bool) -> Gate {
+    let by = if firmware { " by firmware" } else { "" };
     let options = BootOptions {
         vcpus,
         kernel: Kernel::Debian(release),
         cpu: cpu.to_owned(),
+        firmware,
         ..BootOptions::default()
     };
     Gate::booting(
         format!("boot-{release}-{vcpus}"),
-        format!("boot {release} on {vcpus} vcpus of {cpu}"),
+        format!("boot {release} on {vcpus} vcpus of {cpu}{by}"),
         Action::Boot(options),
     )
 }
@@ -412,7 +416,7 @@ mod tests {
     #[test]
     fn boots_cover_both_shapes_of_stage_2() {
         for model in ["neoverse-n1", "cortex-a76"] {
-            assert!(BOOTS.iter().any(|(_, _, cpu)| *cpu == model), "{model}");
+            assert!(BOOTS.iter().any(|(_, _, cpu, _)| *cpu == model), "{model}");
         }
     }
 
