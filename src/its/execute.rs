@@ -65,7 +65,7 @@ impl<'a, H: Host> Execution<'a, H> {
     /// The [`CommandError`] that 5.5 lists for the command.
     pub(crate) fn execute(&mut self, command: Command) -> Result<Outcome, CommandError> {
         match command {
-            Command::Mapd { .. } | Command::Mapti { .. } | Command::Discard { .. }
+            Command::Mapd { .. } | Command::Discard { .. }
                 if self.vm.is_full_of_garbage(self.pin) =>
             {
                 return Ok(Outcome::Waits);
@@ -85,7 +85,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 event,
                 intid,
                 icid,
-            } => self.mapti(device, event, intid, icid)?,
+            } => return self.mapti(device, event, intid, icid),
             Command::Movi {
                 device,
                 event,
@@ -257,7 +257,7 @@ impl<'a, H: Host> Execution<'a, H> {
         event: u32,
         intid: u32,
         icid: u16,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Outcome, CommandError> {
         let (device_id, device, event) = self.find_device(device, event)?;
         let (icid, target) = self.collection(icid)?;
         let intid = IntId::lpi(intid).ok_or(CommandError::IntidOutOfRange)?;
@@ -268,6 +268,9 @@ impl<'a, H: Host> Execution<'a, H> {
         // state stay.
         let old = device.irq(event, pin.guard());
         let same = old.filter(|old| old.intid() == intid);
+        if same.is_none() && vm.is_full_of_garbage(pin) {
+            return Ok(Outcome::Waits);
+        }
         let irq = same
             .or_else(|| lpi_lifetime::map(vm, pin, intid, target))
             .ok_or(CommandError::IntidOutOfRange)?;
@@ -286,7 +289,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
         vm.host
             .event_mapped(self.its.id, device_id, event, intid, target);
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     /// Executes `MOVI`. Cases `its.movi`, `its.movi_while_pending`, `its.movi_back_and_forth`.

@@ -63,7 +63,7 @@ impl Default for Guest {
     fn default() -> Self {
         let devices = (0..3).map(|device| [0x08 | device << 32, 2, VALID | RAM, 0]);
         let collections = (0..3).map(|icid| [0x09, 0, VALID | icid << 16 | icid, 0]);
-        let events = (0..12).map(|n| [0x0a | (n % 3) << 32, n / 3 | (8192 + n) << 32, n % 3, 0]);
+        let events = (0..12).map(|n| [0x0a | (n % 3) << 32, (n / 3) | (8192 + n) << 32, n % 3, 0]);
         let mut queue = bytes_of(devices.chain(collections).chain(events));
         assert_eq!(queue.len(), MAPPINGS * 32);
         queue.resize(QUEUE_BYTES, 0);
