@@ -112,8 +112,11 @@ pub(crate) fn gicr_read<H: Host>(
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (TYPER | TYPER_HIGH, _) => read_half(gicr_typer(vm, access.pin, owner), at, width),
         (WAKER, Width::Word) => {
-            let asleep = WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP;
-            u64::from(if redistributor.is_asleep() { asleep } else { 0 })
+            // ChildrenAsleep is the bit above ProcessorSleep.
+            // Relaxed: the register is only compared with what the guest has written.
+            const { assert!(WAKER_CHILDREN_ASLEEP == WAKER_PROCESSOR_SLEEP << 1) };
+            let sleep = redistributor.waker.load(Relaxed);
+            u64::from(sleep | sleep << 1)
         }
         (PROPBASER | PROPBASER_HIGH, _) => {
             // Relaxed: no partner; the registers only return the guest's values, `PENDBASER` too.
