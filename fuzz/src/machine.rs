@@ -93,6 +93,7 @@ impl Machine {
         let vcpus = self.vm.vcpu_count().min(3);
         for n in 0..vcpus {
             let gicr = self.gicr(n);
+            self.write(gicr + 0x14, 0);
             self.write(gicr + 0x1_0080, 0xffff_ffff);
             self.write(gicr + 0x1_0100, 0xffff_ffff);
             self.write_double(gicr + 0x70, BASE | 15);

@@ -96,6 +96,7 @@ impl Machine {
             machine.gicd(pin, 0x104, spi); // ISENABLER1
             let private = 1 << PPI | 1 << LEVEL | 1 << SGI;
             for vcpu in (0..vcpus).filter_map(VcpuId::new) {
+                machine.gicr(pin, vcpu, 0x14, 0); // WAKER
                 machine.gicr(pin, vcpu, 0x1_0080, private); // IGROUPR0
                 machine.gicr(pin, vcpu, 0x1_0c04, 2 << (2 * (PPI - 16))); // ICFGR1
                 machine.gicr(pin, vcpu, 0x1_0100, private); // ISENABLER0

@@ -166,6 +166,8 @@ impl Machine {
 
         for n in 0..VCPUS {
             self.vm.power_on(vcpu(n));
+            // Awake: WFI depends on the CPU interface.
+            self.write(cpu.local(), redistributor(n) + 0x14, 0);
             self.write(cpu.local(), sgi_base(n) + 0x080, 1 << PPI | 0xf);
             self.write(cpu.local(), sgi_base(n) + 0xc04, 2 << (PPI % 16 * 2));
             self.write(cpu.local(), sgi_base(n) + 0x400, 0x2060_a0e0);

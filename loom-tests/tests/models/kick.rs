@@ -127,6 +127,31 @@ fn publish_against_block() {
     });
 }
 
+/// Races a write that puts the redistributor to sleep against a block, while the CPU interface
+/// holds an interrupt back. The vCPU stays awake, or is woken.
+#[test]
+fn sleep_against_block() {
+    const WAKER: u64 = 0x14;
+    const PROCESSOR_SLEEP: u64 = 2;
+    check(5, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        let _ = machine.inject(&cpu.pin());
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, WAKER, PROCESSOR_SLEEP);
+        });
+        let blocked = machine.block(&cpu, V0);
+        other.join();
+
+        assert_eq!(machine.wakes(), usize::from(blocked == Blocked::Yes));
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Races a put against an entry on another CPU. One CPU has the vCPU's registers at a time. The
 /// second CPU loads the state saved by the first.
 #[test]
