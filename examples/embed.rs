@@ -137,8 +137,12 @@ fn boot(vm: &Vgic<Hypervisor>, pin: &vgic::epoch::CpuPin<'_>) {
 
     write_word(vm.config().distributor, 0x12); // GICD_CTLR: affinity routing, Group 1
     vm.host().write(PROPERTIES, &[0xa1; VCPUS]); // each LPI: enabled, priority 0xa0
-    for n in 0..VCPUS as u64 {
-        let gicr = vm.config().redistributors[0].base + n * 0x2_0000;
+    for vcpu in (0..VCPUS).filter_map(VcpuId::new) {
+        let n = vcpu.index() as u64;
+        let gicr = vm
+            .config()
+            .redistributor_base(vcpu)
+            .expect("room for every vCPU");
         write(gicr + 0x70, PROPERTIES | 16); // GICR_PROPBASER
         write(gicr + 0x78, (PENDING + n * 0x2_0000) | 1 << 62); // GICR_PENDBASER, all zero
         write_word(gicr, 1); // GICR_CTLR.EnableLPIs

@@ -188,6 +188,23 @@ impl Config {
             .chain(self.its.iter().map(|its| (its.base, ITS_SIZE)))
     }
 
+    /// Returns the guest-physical address of a vCPU's redistributor: the `RD_base` frame, with the
+    /// `SGI_base` frame 64 KiB above (IHI 0069, 12.10). Returns `None` if the regions have no room
+    /// for the vCPU.
+    #[must_use]
+    pub fn redistributor_base(&self, vcpu: VcpuId) -> Option<u64> {
+        let mut place = vcpu.index();
+        for region in &self.redistributors {
+            if place < region.count {
+                // `Config::validate` refuses a saturated address: the region would end above 2^52.
+                let offset = REDISTRIBUTOR_STRIDE.saturating_mul(place as u64);
+                return Some(region.base.saturating_add(offset));
+            }
+            place -= region.count;
+        }
+        None
+    }
+
     /// Checks every field against the architecture and against the other fields.
     ///
     /// # Errors
@@ -346,6 +363,33 @@ mod tests {
 
     fn config(vcpus: u8) -> Config {
         Config::new((0..vcpus).map(|n| Affinity::new(0, 0, 0, n)).collect()).with_its(0x0808_0000)
+    }
+
+    #[test]
+    fn redistributors_fill_the_regions_in_order() {
+        let base = |config: &Config, n| config.redistributor_base(VcpuId::new(n).unwrap());
+        let large = config(200);
+        assert_eq!(base(&large, 0), Some(0x080a_0000));
+        assert_eq!(base(&large, 122), Some(0x080a_0000 + 122 * 0x2_0000));
+        assert_eq!(base(&large, 123), Some(0x40_0000_0000));
+        assert_eq!(base(&large, 199), Some(0x40_0000_0000 + 76 * 0x2_0000));
+        assert_eq!(base(&large, 200), None);
+
+        let mut regions = config(4);
+        regions.redistributors = [(0x1000_0000, 1), (0x2000_0000, 0), (0x3000_0000, 2)]
+            .map(|(base, count)| RedistributorRegion { base, count })
+            .to_vec();
+        assert_eq!(base(&regions, 0), Some(0x1000_0000));
+        assert_eq!(base(&regions, 1), Some(0x3000_0000));
+        assert_eq!(base(&regions, 2), Some(0x3002_0000));
+        assert_eq!(base(&regions, 3), None);
+
+        // No configuration, valid or not, makes it panic.
+        regions.redistributors[0] = RedistributorRegion {
+            base: u64::MAX,
+            count: usize::MAX,
+        };
+        assert_eq!(base(&regions, 511), Some(u64::MAX));
     }
 
     /// A mistake made in a valid configuration.

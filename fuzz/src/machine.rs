@@ -236,14 +236,8 @@ impl Machine {
     }
 
     fn gicr(&self, n: usize) -> u64 {
-        let mut first = 0;
-        for region in &self.vm.config().redistributors {
-            if n < first + region.count {
-                return region.base + (n - first) as u64 * 0x2_0000;
-            }
-            first += region.count;
-        }
-        unreachable!("every vCPU has a frame");
+        let base = self.vm.config().redistributor_base(id(n));
+        base.expect("every vCPU has a frame")
     }
 
     // --- traps -----------------------------------------------------------------------------------

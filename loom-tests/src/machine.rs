@@ -174,7 +174,8 @@ impl Machine {
     }
 
     fn redistributor(&self, vcpu: VcpuId, offset: u64) -> u64 {
-        self.vm.config().redistributors[0].base + vcpu.index() as u64 * 0x2_0000 + offset
+        let base = self.vm.config().redistributor_base(vcpu);
+        base.expect("the vCPU has a redistributor") + offset
     }
 
     /// Writes a word of a vCPU's redistributor frames.

@@ -186,14 +186,8 @@ impl Machine {
 
     /// Returns the base of a vCPU's redistributor.
     pub fn gicr(&self, n: usize) -> u64 {
-        let mut left = n;
-        for region in &self.vm.config().redistributors {
-            if left < region.count {
-                return region.base + left as u64 * 0x2_0000;
-            }
-            left -= region.count;
-        }
-        panic!("no redistributor {n}");
+        let base = self.vm.config().redistributor_base(vcpu(n));
+        base.expect("the vCPU has a redistributor")
     }
 
     pub fn enter(&self, n: usize) {

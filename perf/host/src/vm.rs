@@ -177,14 +177,9 @@ impl Vm {
 
     /// Returns the base of a vCPU's redistributor.
     pub fn gicr(&self, n: usize) -> u64 {
-        let mut left = n;
-        for region in &self.vgic.config().redistributors {
-            if left < region.count {
-                return region.base + left as u64 * 0x2_0000;
-            }
-            left -= region.count;
-        }
-        panic!("no redistributor {n}");
+        let vcpu = VcpuId::new(n).unwrap();
+        let base = self.vgic.config().redistributor_base(vcpu);
+        base.expect("the vCPU has a redistributor")
     }
 
     pub fn write(&self, cpu: &SoftCpu, gpa: u64, width: Width, value: u64) {

@@ -10,7 +10,7 @@ impl Machine {
         let config = self.vm.config();
         match frame {
             Frame::Distributor => config.distributor + at,
-            Frame::Redistributor(pe) => config.redistributors[0].base + pe as u64 * 0x2_0000 + at,
+            Frame::Redistributor(pe) => config.redistributor_base(vcpu(pe)).unwrap() + at,
         }
     }
 

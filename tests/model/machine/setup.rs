@@ -125,14 +125,13 @@ impl Machine {
     /// Sets up tables and queues, EnableLPIs, and the enabled ITSes, without mappings.
     fn set_up_lpis(&mut self) {
         const { assert!(QUEUE_SIZE == 0x1000, "a page, as GITS_CBASER says below") };
-        let gicr = self.vm.config().redistributors[0].base;
         let write = |gpa, value| {
             let cpu = &self.cpus[0];
             let _ = self.vm.mmio_write(&cpu.pin(), gpa, Width::Double, value);
         };
 
         for pe in 0..PES {
-            let gicr = gicr + pe as u64 * 0x2_0000;
+            let gicr = self.gpa(Frame::Redistributor(pe), 0);
             write(gicr + 0x70, PROPERTIES | 13);
             write(gicr + 0x78, pending_table(pe));
         }
