@@ -7,6 +7,7 @@
 //! | `gicr` | redistributors: `RD_base` and `SGI_base` |
 //! | `gits` | ITS control frame |
 //! | `bank` | per-interrupt registers common to GICD and GICR, 32 interrupts at a time |
+//! | `data_abort` | syndrome of a trapped access |
 //!
 //! An access of a width or alignment that the architecture does not allow for a register reads as
 //! zero and writes nothing, one of the choices that 12.1.3 leaves (case `keep.unsupported_widths`).
@@ -26,6 +27,7 @@
 )]
 
 pub(crate) mod bank;
+mod data_abort;
 pub(crate) mod gicd;
 pub(crate) mod gicr;
 pub(crate) mod gits;
@@ -40,6 +42,8 @@ use crate::host::Host;
 use crate::intid::{ItsId, VcpuId};
 use crate::vm::Vm;
 use crate::vm::vcpu::Vcpu;
+
+pub use data_abort::DataAbort;
 
 /// Width of a register access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,7 +2,7 @@
 
 use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
-use vgic::mmio::{MmioOutcome, Width};
+use vgic::mmio::{DataAbort, MmioOutcome};
 use vgic::sysreg::SysReg;
 
 use super::exit::TrapOutcome;
@@ -41,7 +41,7 @@ pub(super) fn handle_trap(
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
         exception_class::DATA_ABORT => {
-            data_abort(guest, cpu, pin, frame, DataAbort(syndrome.get()));
+            data_abort(guest, cpu, pin, frame, syndrome.get());
             TrapOutcome::Resume
         }
         exception_class::SYSTEM_REGISTER => {
@@ -88,55 +88,6 @@ pub(crate) fn skip() {
     ELR_EL2.set(ELR_EL2.get() + INSTRUCTION);
 }
 
-/// `ESR_EL2` of a data abort.
-#[derive(Clone, Copy)]
-pub(crate) struct DataAbort(pub(crate) u64);
-
-impl DataAbort {
-    /// Returns true if the syndrome describes the access: a load or store of one register.
-    pub(crate) fn is_described(self) -> bool {
-        self.0 & (1 << 24) != 0
-    }
-
-    /// Returns the width of the access.
-    pub(crate) fn width(self) -> Width {
-        match (self.0 >> 22) & 3 {
-            0 => Width::Byte,
-            1 => Width::Half,
-            2 => Width::Word,
-            _ => Width::Double,
-        }
-    }
-
-    /// Returns the number of the general register.
-    pub(crate) fn register(self) -> usize {
-        (self.0 >> 16) as usize & 0x1f
-    }
-
-    /// Returns true for a store.
-    pub(crate) fn is_write(self) -> bool {
-        self.0 & (1 << 6) != 0
-    }
-
-    /// Returns the register's value after a load of `value`.
-    pub(crate) fn load_result(self, value: u64) -> u64 {
-        let bits = self.width().bytes() as u32 * 8;
-        let unused = 64 - bits;
-        let is_signed = self.0 & (1 << 21) != 0;
-        let is_64_bit = self.0 & (1 << 15) != 0;
-        let extended = if is_signed {
-            ((value << unused).cast_signed() >> unused).cast_unsigned()
-        } else {
-            value << unused >> unused
-        };
-        if is_64_bit {
-            extended
-        } else {
-            extended & 0xffff_ffff
-        }
-    }
-}
-
 /// Returns the guest-physical address of the trapped access.
 pub(crate) fn fault_address() -> u64 {
     HPFAR_EL2.read(HPFAR_EL2::FIPA) << 12 | FAR_EL2.get() & 0xfff
@@ -144,22 +95,17 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Emulates an access to a frame of the interrupt controller, or injects an external abort where
 /// the guest has no device.
-fn data_abort(
-    guest: &Guest,
-    cpu: &PerCpu,
-    pin: &PinnedCpu<'_>,
-    frame: &mut Frame,
-    abort: DataAbort,
-) {
+fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
     cpu.count(ExitReason::Mmio);
-    let address = fault_address();
-    let register = abort.register();
-    let vgic = guest.vgic();
+    let Some(abort) = DataAbort::from_esr(syndrome) else {
+        report_unmapped("access without a syndrome", cpu);
+        return inject::external_abort(false);
+    };
 
-    let outcome = if !abort.is_described() {
-        Ok(MmioOutcome::Unclaimed)
-    } else if abort.is_write() {
-        let value = frame.x.get(register).copied().unwrap_or(0);
+    let address = fault_address();
+    let vgic = guest.vgic();
+    let outcome = if abort.is_write() {
+        let value = abort.register().map_or(0, |register| frame.x[register]);
         vgic.mmio_write(pin, address, abort.width(), value)
     } else {
         vgic.mmio_read(pin, cpu.vcpu, address, abort.width())
@@ -167,7 +113,7 @@ fn data_abort(
 
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => {
-            if !abort.is_write() && register != XZR {
+            if let Some(register) = abort.register().filter(|_| !abort.is_write()) {
                 frame.x[register] = abort.load_result(value);
             }
             skip();

@@ -2,7 +2,7 @@
 
 use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{ESR_EL2, Readable};
-use vgic::mmio::MmioOutcome;
+use vgic::mmio::{DataAbort, MmioOutcome};
 
 use super::vcpu_run::VcpuRun;
 use super::{VmPsci, Vms};
@@ -10,7 +10,7 @@ use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::percpu::ExitReason;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::inject;
-use crate::exception::sync::{DataAbort, SysRegTrap, XZR, fault_address, skip};
+use crate::exception::sync::{SysRegTrap, XZR, fault_address, skip};
 use crate::guest::psci;
 
 /// Handles the trap that `ESR_EL2` describes.
@@ -18,7 +18,7 @@ pub(super) fn handle_trap(vms: &Vms, vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>) ->
     let syndrome = ESR_EL2.extract();
     let (reason, next) = match syndrome.read_as_enum(ESR_EL2::EC) {
         Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
-            data_abort(vcpu, pin, DataAbort(syndrome.get()));
+            data_abort(vcpu, pin, syndrome.get());
             (ExitReason::Mmio, TrapOutcome::Resume)
         }
         Some(ESR_EL2::EC::Value::TrappedMsrMrs) => {
@@ -62,27 +62,30 @@ pub(super) fn handle_trap(vms: &Vms, vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>) ->
 
 /// Emulates an access to a frame of the interrupt controller or to the console, or injects an
 /// external abort where the VM has no device.
-fn data_abort(vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>, abort: DataAbort) {
+fn data_abort(vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>, syndrome: u64) {
+    let Some(abort) = DataAbort::from_esr(syndrome) else {
+        return inject::external_abort(false);
+    };
+
     let address = fault_address();
     let (register, width) = (abort.register(), abort.width());
     let vgic = vcpu.vm.controller;
     let console = &vcpu.vm.console;
-    let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
+    let value = register.map_or(0, |register| vcpu.frame().x[register]);
 
-    let outcome = match (abort.is_described(), abort.is_write()) {
-        (false, _) => Ok(MmioOutcome::Unclaimed),
-        (true, true) if console.claims(address) => {
+    let outcome = match abort.is_write() {
+        true if console.claims(address) => {
             console.write(address, value);
             Ok(MmioOutcome::Done(0))
         }
-        (true, false) if console.claims(address) => Ok(MmioOutcome::Done(console.read(address))),
-        (true, true) => vgic.mmio_write(pin, address, width, value),
-        (true, false) => vgic.mmio_read(pin, vcpu.id, address, width),
+        false if console.claims(address) => Ok(MmioOutcome::Done(console.read(address))),
+        true => vgic.mmio_write(pin, address, width, value),
+        false => vgic.mmio_read(pin, vcpu.id, address, width),
     };
 
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => {
-            if !abort.is_write() && register != XZR {
+            if let Some(register) = register.filter(|_| !abort.is_write()) {
                 vcpu.frame().x[register] = abort.load_result(value);
             }
             skip();
