@@ -114,6 +114,7 @@
 //! | `vm` | state: interrupts, ap_lists, vCPUs, distributor, redistributors, ITS tables |
 //! | [`cpu_interface`], [`lr`], `cpu` | list registers, real ones and the model; a physical CPU |
 //! | [`radix`], [`epoch`], [`sync`], [`trace`] | lookup tables, reclamation, atomics, counters |
+//! | [`description`] | device tree and ACPI tables of a configuration |
 //! | [`config`], [`Host`], [`intid`], `error` | choices, callbacks, identifiers, errors |
 //!
 //! # Features
@@ -146,6 +147,7 @@ pub mod config;
 mod cpu;
 pub mod cpu_interface;
 mod delivery;
+pub mod description;
 mod entry;
 pub mod epoch;
 mod error;

@@ -19,6 +19,7 @@ pub(crate) const RANKS: Ranks = &[
     ("error", 16),
     ("host", 17),
     ("config", 18),
+    ("description", 19),
     ("epoch", 19),
     ("radix", 20),
     ("cpu_interface", 21),

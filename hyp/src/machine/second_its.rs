@@ -5,12 +5,13 @@
 //! commands.
 
 use alloc::string::ToString;
-use alloc::vec::Vec;
 use core::ops::Range;
 
-use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::Node;
+use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, Property};
+use vgic::config::ItsConfig;
+use vgic::description::device_tree::{self as description, its_node};
 
 use super::{Machine, tree};
 use crate::memory::ranges::Pages;
@@ -35,13 +36,16 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
         "no room for an ITS at {frames:#x?}"
     );
 
-    let (gic, its) = nodes(&fdt).expect("the tree has the ITS");
-    let node = its_node_like(&its, &frames);
+    let mut children = fdt.root().children();
+    let gic = children.find(|node| tree::is_compatible(node, "arm,gic-v3"));
+    let gic = gic.expect("the tree has the interrupt controller");
+    // No device refers to the ITS: it needs no handle.
+    let node = its_node(&ItsConfig::at(frames.start as u64), None);
 
     let mut edited = DeviceTree::from_fdt(&fdt);
     (edited.root.child_mut(gic.name()))
         .expect("the node was there")
-        .add_child(node);
+        .add_child(written(&node));
     let edited = edited.to_dtb();
     let room = blob.get_mut(..edited.len());
     room.expect("the tree has room for an ITS")
@@ -58,38 +62,12 @@ fn is_free(frames: &Range<usize>, machine: &Machine) -> bool {
     free.contains(frames)
 }
 
-/// Returns the nodes of the interrupt controller and of its first ITS.
-fn nodes<'a>(fdt: &Fdt<'a>) -> Option<(FdtNode<'a>, FdtNode<'a>)> {
-    let mut children = fdt.root().children();
-    let gic = children.find(|node| tree::is_compatible(node, "arm,gic-v3"))?;
-    let its = (gic.children()).find(|node| tree::is_compatible(node, "arm,gic-v3-its"))?;
-    Some((gic, its))
-}
-
-/// Returns the node of an ITS like `other`, with registers at `frames`.
-fn its_node_like(other: &FdtNode<'_>, frames: &Range<usize>) -> DeviceTreeNode {
-    let mut node = DeviceTreeNode::new(alloc::format!("its@{:x}", frames.start))
-        .expect("the name is well-formed");
-    for property in other.properties() {
-        // A handle has one owner.
-        let value = match property.name() {
-            "phandle" | "linux,phandle" => continue,
-            "reg" => reg_with_address(other, property.value(), frames.start),
-            _ => property.value().to_vec(),
-        };
-        let property = DeviceTreeProperty::new(property.name().to_string(), value);
-        node.add_property(property.expect("the name was good"));
+/// Returns a node without children as dtoolkit writes it.
+fn written(description: &description::Node) -> DeviceTreeNode {
+    let mut node = DeviceTreeNode::new(description.name.clone()).expect("the name is well-formed");
+    for description::Property { name, value } in &description.properties {
+        let property = DeviceTreeProperty::new(name.to_string(), value.to_bytes());
+        node.add_property(property.expect("the name is well-formed"));
     }
     node
-}
-
-/// Returns the `reg` of `node` with the address `to` and the old size.
-fn reg_with_address(node: &FdtNode<'_>, reg: &[u8], to: usize) -> Vec<u8> {
-    let first = node.reg().ok().flatten().and_then(|mut regs| regs.next());
-    let bytes = first.map_or(0, |reg| reg.address.as_ref().len() * 4);
-    let address = (to as u64).to_be_bytes();
-    let skipped = address.len().saturating_sub(bytes);
-    let mut value = reg.to_vec();
-    value[..bytes].copy_from_slice(&address[skipped..]);
-    value
 }
