@@ -106,7 +106,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `vgic` | the public API |
-//! | `advance`, `teardown` | deferred work; the end of a VM |
+//! | `advance`, `dump`, `teardown` | deferred work; a VM as text; the end of a VM |
 //! | [`mmio`], [`sysreg`] | register frames and system registers, for trapped accesses |
 //! | `its` | ITS commands |
 //! | `entry` | entry and exit, vCPU load and put, WFI |
@@ -148,6 +148,7 @@ mod cpu;
 pub mod cpu_interface;
 mod delivery;
 pub mod description;
+mod dump;
 mod entry;
 pub mod epoch;
 mod error;

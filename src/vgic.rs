@@ -1,4 +1,8 @@
 //! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
+//!
+//! [`inspect`] has the calls that only look at the VM.
+
+mod inspect;
 
 use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::PinnedCpu;

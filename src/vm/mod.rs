@@ -232,6 +232,12 @@ impl<H: Host> Vm<H> {
         self.deferred.load(Acquire) != 0
     }
 
+    /// Returns the deferred work: `DEFERRED_*` bits, and ITSes.
+    pub(crate) fn deferred(&self) -> u32 {
+        // Acquire: pairs with `defer`.
+        self.deferred.load(Acquire)
+    }
+
     /// Leaves work to [`Vgic::advance`](crate::Vgic::advance): `DEFERRED_*` bits, or ITSes.
     pub(crate) fn defer(&self, work: u32) {
         // AcqRel: pairs with `has_deferred` and `take_deferred`.

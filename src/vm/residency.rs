@@ -260,6 +260,11 @@ impl ResidencyBits {
         (self.0 ^ cpu.0) & !(WORK | SHOWN) == there
     }
 
+    /// Returns true if the vCPU is blocked.
+    pub(crate) fn is_blocked(self) -> bool {
+        self.0 & BLOCKED != 0
+    }
+
     /// Returns the CPU that has the vCPU.
     #[inline]
     pub(crate) fn cpu(self) -> Option<CpuId> {

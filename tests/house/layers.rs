@@ -31,6 +31,7 @@ pub(crate) const RANKS: Ranks = &[
     ("mmio", 61),
     ("sysreg", 61),
     ("advance", 62),
+    ("dump", 62),
     ("teardown", 62),
     ("vgic", 70),
     ("lib", 80),
