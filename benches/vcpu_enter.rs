@@ -18,6 +18,7 @@ fn main() {
             lr_writes: pending.min(4),
             vmcr_reads: overflows,
             hcr_writes: overflows,
+            barriers: u64::from(pending > 0),
             ..Accesses::default()
         };
         assert_eq!(counted.enter, enter, "entry with {pending} pending");

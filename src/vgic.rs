@@ -145,6 +145,12 @@ impl<H: Host> Vgic<H> {
     /// operation and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps
     /// `ICH_EISR_EL2`, and more registers only for an enabled maintenance condition.
     ///
+    /// Afterwards no maintenance condition holds until the next `enter`: the line of the maintenance
+    /// interrupt is low, and a handler may acknowledge physical interrupts until there are none. A
+    /// handler that does so before the call never ends.
+    ///
+    /// The guest need not have run. An entry may be cancelled: `enter`, then `exit`.
+    ///
     /// # Errors
     /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
     /// the vCPU was not in the guest on `cpu`.

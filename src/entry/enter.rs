@@ -103,6 +103,9 @@ pub(super) unsafe fn update_lrs<H: Host, I: CpuInterface>(
         // Saves 17 of the 452 instructions of an SGI to itself.
         shadow.write_staged(cpu.interface(), pin.counters());
     }
+
+    // The exit reads the status of the list registers, perhaps without an ERET in between.
+    cpu.interface().synchronize();
 }
 
 /// Flushes: the list registers change by more than the staged images.

@@ -161,7 +161,30 @@ fn fold_exit_slow<H: Host, I: CpuInterface>(
         if misr & misr::LRENP != 0 {
             end_by_eoi_count(vm, cpu, pin, vcpu, shadow);
         }
+        if misr & (misr::NP | GROUPS_CHANGED) != 0 {
+            quiet(cpu, shadow);
+        }
     }
+
+    if shadow.stale != 0 {
+        clean(cpu, pin, shadow);
+    }
+}
+
+/// Ends the maintenance conditions, so that a handler may acknowledge physical interrupts until
+/// there are none. The next entry enables them anew.
+#[cold]
+#[inline(never)]
+fn quiet<I: CpuInterface>(cpu: &Cpu<I>, shadow: &mut IchShadow) {
+    shadow.due.add_refill(true);
+    shadow.set_hcr(BASE_HCR, cpu.interface());
+}
+
+/// Overwrites list registers that still assert EISR, to the same end.
+#[cold]
+#[inline(never)]
+fn clean<I: CpuInterface>(cpu: &Cpu<I>, pin: &CpuPin<'_>, shadow: &mut IchShadow) {
+    shadow.clean(cpu.interface(), pin.counters());
 }
 
 /// Folds and prunes the interrupts of the list registers in `ended`.
@@ -221,9 +244,11 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
         return;
     }
 
-    // The register differs from the shadow, so `set_hcr` writes it, and clears the count.
+    // The register differs from the shadow, so `set_hcr` writes it, and clears the count. The next
+    // entry enables maintenance conditions anew.
     shadow.hcr = value;
-    shadow.set_hcr(value & !hcr::EOI_COUNT, cpu.interface());
+    shadow.set_hcr(BASE_HCR, cpu.interface());
+    shadow.due.add_refill(true);
     // With EOImode 1 the guest deactivates by ICC_DIR_EL1, which traps. QEMU counts its priority
     // drops.
     if cpu.interface().read_vmcr() & vmcr::VEOIM != 0 {
@@ -264,8 +289,6 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
             vm.host.resample(vcpu.id, intid);
         }
     }
-
-    shadow.due.add_refill(true);
 }
 
 /// Folds every interrupt from its list register, which is read, and relinks or prunes it. The exit

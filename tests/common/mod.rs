@@ -198,6 +198,7 @@ impl Machine {
     pub fn exit(&self, n: usize) {
         let cpu = &self.cpus[n];
         self.vm.exit(&cpu.pin(), vcpu(n)).unwrap();
+        assert!(!self.guest(n).maintenance(), "still asserted after an exit");
     }
 
     /// Exits and enters the guest, as any trap does.
@@ -208,7 +209,9 @@ impl Machine {
 
     pub fn block(&self, n: usize) -> Blocked {
         let cpu = &self.cpus[n];
-        self.vm.block(&cpu.pin(), vcpu(n)).unwrap()
+        let blocked = self.vm.block(&cpu.pin(), vcpu(n)).unwrap();
+        assert!(!self.guest(n).maintenance(), "asserted outside the guest");
+        blocked
     }
 
     pub fn guest(&self, n: usize) -> &SoftwareInterface {

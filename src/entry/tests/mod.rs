@@ -111,6 +111,7 @@ impl Bench {
 
     fn exit(&self) {
         self.vm.exit(&self.pin(), V0).unwrap();
+        assert!(!self.guest().maintenance(), "still asserted after an exit");
     }
 
     fn guest(&self) -> &SoftwareInterface {

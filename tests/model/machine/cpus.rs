@@ -34,6 +34,10 @@ impl Machine {
     pub(super) fn exit(&self, pe: usize) -> &Cpu<SoftwareInterface> {
         let cpu = &self.cpus[self.cpu_of(pe)];
         self.vm.exit(&cpu.pin(), vcpu(pe)).unwrap();
+        assert!(
+            !cpu.interface().maintenance(),
+            "still asserted after an exit"
+        );
         cpu
     }
 
