@@ -35,6 +35,8 @@ impl RedistributorRegion {
 }
 
 /// Configuration of an ITS.
+///
+/// Later versions may have more fields: end a literal with `..ItsConfig::at(base)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ItsConfig {
     /// Guest-physical address, 64 KiB aligned.
@@ -84,6 +86,8 @@ fn board_regions(vcpus: usize) -> Vec<RedistributorRegion> {
 }
 
 /// Configuration of one VM's interrupt controller.
+///
+/// Later versions may have more fields: end a literal with `..Config::new(vcpus)`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-512. Only vCPU 0

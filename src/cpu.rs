@@ -1,5 +1,6 @@
 //! A physical CPU that runs vCPUs.
 
+use core::fmt;
 use core::ops::Deref;
 
 use crate::cpu_interface::{CpuInterface, Vtr, hcr};
@@ -127,6 +128,15 @@ impl<I: CpuInterface> Cpu<I> {
     }
 }
 
+impl<I> fmt::Debug for Cpu<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu")
+            .field("local", &self.local)
+            .field("vtr", &self.vtr)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A [`Cpu`] with a pin of the same CPU: for the calls that run vCPUs. Derefs to the pin.
 #[must_use]
 pub struct PinnedCpu<'c, I> {
@@ -151,6 +161,14 @@ impl<'c, I> PinnedCpu<'c, I> {
     /// Runs `f` outside the epoch; see [`CpuPin::unpinned`].
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
         self.pin.unpinned(f)
+    }
+}
+
+impl<I> fmt::Debug for PinnedCpu<'_, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedCpu")
+            .field("cpu", self.cpu)
+            .finish_non_exhaustive()
     }
 }
 

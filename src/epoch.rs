@@ -18,6 +18,7 @@ mod garbage;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::{Cell, UnsafeCell};
+use core::fmt;
 
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
@@ -166,6 +167,13 @@ impl Domain {
     }
 }
 
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No CPUs: their list has a lock, which the caller may hold up.
+        f.debug_struct("Domain").finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     /// Records that the vCPU on the CPU of `seat` has ended with its VM, if the CPU is still
     /// registered.
@@ -273,6 +281,16 @@ impl CpuLocal {
     }
 }
 
+impl fmt::Debug for CpuLocal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuLocal")
+            .field("id", &self.id)
+            .field("loaded", &self.is_loaded())
+            .field("garbage", &self.garbage.get())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for CpuLocal {
     /// Makes the identifier free for another [`Domain::register`], or keeps the counts of an
     /// anonymous membership.
@@ -294,6 +312,14 @@ pub struct CpuPin<'c> {
     local: &'c CpuLocal,
 }
 
+impl fmt::Debug for CpuPin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuPin")
+            .field("local", self.local)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'c> CpuPin<'c> {
     /// Returns the epoch guard. No object reached by the guard is freed until the pin is dropped.
     ///
@@ -302,8 +328,7 @@ impl<'c> CpuPin<'c> {
     /// frees a bounded number of unreachable objects, and allocates a node of the epoch's queue per
     /// some thousand freed objects.
     #[inline]
-    #[must_use]
-    pub fn guard(&self) -> &Guard {
+    pub(crate) fn guard(&self) -> &Guard {
         // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes
         // the cell through a shared reference, and only while the cell is empty, before any
         // reference to the guard exists.
@@ -383,9 +408,21 @@ impl<'c> CpuPin<'c> {
     #[inline]
     pub(crate) fn collect(&self) {
         if self.local.garbage.get() >= PILE {
-            self.local.garbage.set(0);
-            self.guard().flush();
+            self.collect_garbage();
         }
+    }
+
+    /// Passes on to the domain the objects that this CPU has unlinked, and frees a bounded number
+    /// of the domain's unreachable objects.
+    ///
+    /// The library collects in the course of its work. The call is for a CPU that goes to sleep or
+    /// is switched off, whose objects the other CPUs then free, and for reports of the memory in
+    /// use. An object becomes unreachable once every CPU has left the epoch, or renewed its pin,
+    /// since the object was unlinked: several calls, with new pins, may be needed. Allocates a node
+    /// of the epoch's queue. Call with no lock held.
+    pub fn collect_garbage(&self) {
+        self.local.garbage.set(0);
+        self.guard().flush();
     }
 
     /// Returns the identifier of the physical CPU.
@@ -397,8 +434,7 @@ impl<'c> CpuPin<'c> {
 
     /// Returns the record of the locks that the CPU holds and has taken.
     #[inline]
-    #[must_use]
-    pub fn locks(&self) -> &'c HeldLocks {
+    pub(crate) fn locks(&self) -> &'c HeldLocks {
         &self.local.locks
     }
 

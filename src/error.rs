@@ -171,7 +171,6 @@ impl From<ForeignDomain> for EntryError {
 }
 
 /// Reason for a failed injection.
-#[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum InjectError {

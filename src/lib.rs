@@ -8,7 +8,7 @@
 //!
 //! # Design principles
 //! 1. **A lookup takes no lock.** Radix tables hold LPIs and translations. The epoch reclaims nodes
-//!    and entries ([`radix`], [`epoch`]).
+//!    and entries (`radix`, [`epoch`]).
 //! 2. **References are symmetric.** The compare-and-swap that links an interrupt takes the
 //!    ap_list's reference; the compare-and-swap that unlinks the interrupt puts the reference. Both
 //!    run under the ap_list's lock. `vm::irq` lists all transitions.
@@ -70,7 +70,7 @@
 //! }
 //!
 //! // A device raises the interrupt, from any CPU.
-//! let _ = vm.inject_spi(&cpu.pin(), spi)?;
+//! vm.inject_spi(&cpu.pin(), spi)?;
 //!
 //! // Into the guest: one pin per exit, dropped before the guest runs.
 //! vm.enter(&cpu.pin(), vcpu)?;
@@ -113,19 +113,34 @@
 //! | `delivery` | moving interrupts: inject, queue, prune, LPI lifetime and tables, routing |
 //! | `vm` | state: interrupts, ap_lists, vCPUs, distributor, redistributors, ITS tables |
 //! | [`cpu_interface`], [`lr`], `cpu` | list registers, real ones and the model; a physical CPU |
-//! | [`radix`], [`epoch`], [`sync`], [`trace`] | lookup tables, reclamation, atomics, counters |
+//! | `radix`, [`epoch`], `sync`, [`trace`] | lookup tables, reclamation, atomics, counters |
 //! | [`description`] | device tree and ACPI tables of a configuration |
 //! | [`config`], [`Host`], [`intid`], `error` | choices, callbacks, identifiers, errors |
 //!
 //! # Features
-//! * `std` (default): hosted builds. `sync::Snapshot` is arc-swap instead of an epoch-protected
-//!   pointer.
+//! * `std` (default): hosted builds. Snapshots of the topology are arc-swap's instead of
+//!   epoch-protected pointers. A bare-metal target needs `default-features = false`.
 //! * `counters` (default): the event counters of [`trace::Counters`]. Without the feature, the
 //!   counters compile to nothing.
-#![cfg_attr(not(feature = "std"), no_std)]
+//!
+//! `loom` and `shuttle` are for the checks of the library's own repository.
+#![cfg_attr(any(not(feature = "std"), target_os = "none"), no_std)]
+#![deny(missing_debug_implementations)]
+
+#[cfg(all(feature = "std", target_os = "none"))]
+compile_error!(
+    "a bare-metal target has no std: depend on vgic with `default-features = false`, and with \
+     `features = [\"counters\"]` to count events"
+);
 
 #[cfg(all(vgic_mutants, not(loom)))]
 compile_error!("vgic_mutants is for model checking: it needs --cfg loom");
+
+#[cfg(all(loom, not(feature = "loom")))]
+compile_error!("--cfg loom needs vgic's feature `loom`");
+
+#[cfg(all(shuttle, not(feature = "shuttle")))]
+compile_error!("--cfg shuttle needs vgic's feature `shuttle`");
 
 extern crate alloc;
 // For loom: `std::thread::panicking` detects a failing model.
@@ -158,9 +173,9 @@ pub mod intid;
 mod its;
 pub mod lr;
 pub mod mmio;
-pub mod radix;
+mod radix;
 mod steps;
-pub mod sync;
+mod sync;
 pub mod sysreg;
 mod teardown;
 pub mod trace;
@@ -178,3 +193,26 @@ pub use error::{
 pub use host::{BadAddress, Host};
 pub use teardown::TeardownReport;
 pub use vgic::Vgic;
+
+/// Parts that the models and the measurements of this repository use. No part of the API: they
+/// change without notice.
+#[doc(hidden)]
+pub mod internals {
+    pub use crossbeam_epoch::Guard;
+
+    use crate::epoch::CpuPin;
+    pub use crate::radix::Radix;
+    #[cfg(vgic_mutants)]
+    pub use crate::sync::{MUTANTS, Mutant, MutantRecord, select};
+    pub use crate::sync::{Slices, Tickets};
+
+    /// Returns the epoch guard of a pin.
+    pub fn guard<'p>(pin: &'p CpuPin<'_>) -> &'p Guard {
+        pin.guard()
+    }
+
+    /// Returns the number of locks that the pin's CPU has taken so far.
+    pub fn locks_taken(pin: &CpuPin<'_>) -> u64 {
+        pin.locks().acquired()
+    }
+}

@@ -26,6 +26,7 @@
 mod walk;
 
 use alloc::boxed::Box;
+use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
@@ -36,11 +37,11 @@ use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, weakened_by};
 
-pub use walk::Cursor;
+pub(crate) use walk::Cursor;
 
 /// Number of key bits that a level below the root consumes.
 // Two bits under loom: a handful of keys then explores growth, sharing and reclamation of nodes.
-pub const NODE_BITS: u32 = if cfg!(loom) { 2 } else { 8 };
+const NODE_BITS: u32 = if cfg!(loom) { 2 } else { 8 };
 const NODE_SLOTS: usize = 1 << NODE_BITS;
 
 /// Most levels of a table: 32 key bits.
@@ -417,6 +418,14 @@ impl<T> Radix<T> {
 
         path.part(1, 0, guard, garbage);
         NonNull::new(removed.cast())
+    }
+}
+
+impl<T> fmt::Debug for Radix<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Radix")
+            .field("bits", &self.bits)
+            .finish_non_exhaustive()
     }
 }
 

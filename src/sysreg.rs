@@ -34,6 +34,7 @@ use crate::vm::vcpu::Vcpu;
 
 /// System register whose accesses the vGIC handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum SysReg {
     /// `ICC_SGI0R_EL1`, write-only: generation of Group 0 SGIs.
     Sgi0r,

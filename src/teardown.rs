@@ -18,6 +18,7 @@ use crate::vm::vcpu::Vcpu;
 
 /// Remaining state of a VM at the teardown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct TeardownReport {
     /// References beyond the VM's own of each SPI, PPI and SGI; 0 unless other CPUs raise
     /// interrupts of the VM meanwhile.

@@ -8,9 +8,8 @@
 use core::ops::Index;
 
 use crate::intid::{IntId, Kind, VcpuId};
-use crate::sync::Counter;
-
 pub use crate::steps::steps;
+pub use crate::sync::Counter;
 
 /// A change of an interrupt's references, for [`crate::Host::trace`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +30,7 @@ pub enum TracePoint {
 }
 
 /// A value for each [`Kind`].
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct PerKind<T>([T; Kind::COUNT]);
 
 impl<T> Index<Kind> for PerKind<T> {
@@ -46,7 +45,8 @@ impl<T> Index<Kind> for PerKind<T> {
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Event counts of a physical CPU. Only the owning CPU writes the counts; any CPU may read.
-        #[derive(Default)]
+        #[derive(Default, Debug)]
+        #[non_exhaustive]
         pub struct Counters {
             /// Accepted injections, coalesced ones included, by [`Kind`]. Also pending states that
             /// a line or a register has made.

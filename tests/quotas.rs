@@ -210,7 +210,7 @@ fn beside_a_stalled_cpu(domain: &Domain, work: impl FnOnce()) {
         scope.spawn(move || {
             let cpu = domain.register(CpuId(1000)).unwrap();
             let pin = cpu.pin();
-            let _ = pin.guard();
+            let _ = vgic::internals::guard(&pin);
             stalled.send(()).unwrap();
             let _ = goes_on.recv();
         });
@@ -279,7 +279,7 @@ fn a_cpu_that_holds_itself_back_goes_on_later() {
     let driver = Driver::new(&machine);
     driver.mapd(0, 5);
     let outer = machine.pin();
-    let _ = outer.guard();
+    let _ = vgic::internals::guard(&outer);
 
     let grown = growth(|| {
         driver.post(&map_and_discard(1000));

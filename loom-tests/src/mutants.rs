@@ -1,6 +1,6 @@
 //! Selection of a deliberate fault of the library, and the list of all faults.
 
-use vgic::sync::MUTANTS;
+use vgic::internals::{self, MUTANTS};
 
 /// The variable naming the fault.
 const VARIABLE: &str = "VGIC_MUTANT";
@@ -14,7 +14,7 @@ pub(crate) fn select() {
         eprintln!("{VARIABLE}: there is no {name}");
         std::process::exit(2);
     };
-    vgic::sync::select(fault.mutant);
+    internals::select(fault.mutant);
 }
 
 /// Prints all faults, a line each, for the runner.

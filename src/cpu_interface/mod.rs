@@ -12,6 +12,8 @@ pub mod priority;
 pub mod software;
 
 /// Constant properties of an implementation, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
+///
+/// Later versions may have more fields: begin with [`Vtr::decode`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vtr {
     /// Number of list registers, 1-16.

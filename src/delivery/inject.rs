@@ -9,8 +9,7 @@ use crate::vm::Vm;
 use crate::vm::irq::{Irq, Raised};
 use crate::vm::vcpu::Vcpu;
 
-/// Result of an injection.
-#[must_use]
+/// Result of an injection. Either way the interrupt is pending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Injected {
     /// The interrupt was not pending outside the list registers, and is pending now.

@@ -14,6 +14,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::fmt;
 
 use crossbeam_epoch::Guard;
 
@@ -27,6 +28,12 @@ pub struct Garbage(
     /// ordered by it.
     Arc<()>,
 );
+
+impl fmt::Debug for Garbage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Garbage").field(&self.pieces()).finish()
+    }
+}
 
 impl Garbage {
     /// Number of unfreed pieces from which on a guest's work that leaves more waits.

@@ -1,5 +1,7 @@
 //! Event counters at the cost of a plain add, and amounts that several CPUs change.
 
+use core::fmt;
+
 /// A count of events with a single writer, the owning CPU. Readers on other CPUs see
 /// a recent value. Without the feature `counters`, the type is empty and always reads 0.
 #[derive(Default)]
@@ -8,6 +10,12 @@ pub struct Counter {
     // adds no interleavings to a model.
     #[cfg(feature = "counters")]
     value: core::sync::atomic::AtomicU64,
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
 }
 
 impl Counter {

@@ -9,7 +9,7 @@ use super::compiler_fence;
 /// Position of a lock in the lock order (module docs of [`crate::sync`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
-pub enum Rank {
+pub(crate) enum Rank {
     /// Replacement of the vCPU topology.
     Topology = 1,
     /// An ITS's command queue and tables.
@@ -29,7 +29,7 @@ const RANKS: usize = Rank::ApList as usize;
 /// acquisition. A handler is not noticed that comes between the draw of a ticket and the record, a
 /// few instructions later.
 #[derive(Default)]
-pub struct HeldLocks {
+pub(crate) struct HeldLocks {
     /// For each rank, true if the CPU holds or waits for a lock of that rank.
     held: [Cell<bool>; RANKS],
     acquired: Counter,
@@ -39,13 +39,13 @@ impl HeldLocks {
     /// Returns the number of locks that the CPU has taken so far.
     #[inline]
     #[must_use]
-    pub fn acquired(&self) -> u64 {
+    pub(crate) fn acquired(&self) -> u64 {
         self.acquired.get()
     }
 
     /// Returns true if the CPU holds no lock.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn is_empty(&self) -> bool {
         self.held.iter().all(|held| !held.get())
     }
 

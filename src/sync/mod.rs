@@ -23,10 +23,10 @@ mod watched;
 
 pub use counter::Counter;
 pub(crate) use counter::Gauge;
-pub use held_locks::{HeldLocks, Rank};
-pub use slices::{Slice, Slices};
-pub use snapshot::Snapshot;
-pub use spin::{SpinGuard, SpinLock};
+pub(crate) use held_locks::{HeldLocks, Rank};
+pub use slices::Slices;
+pub(crate) use snapshot::Snapshot;
+pub(crate) use spin::SpinLock;
 pub use tickets::Tickets;
 
 #[cfg(not(vgic_mutants))]

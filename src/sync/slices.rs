@@ -15,6 +15,7 @@ const NOTHING: u64 = u32::MAX as u64;
 /// the CPUs at work on a slice. A reader that finds nothing left to claim and no CPU busy sees the
 /// effects of every slice. The number of the round keeps a CPU about to claim a slice of an old
 /// round from claiming a slice of the new round.
+#[derive(Debug)]
 pub struct Slices {
     /// The next item in bits 31:0, the number of the round in bits 63:32.
     next: AtomicU64,
@@ -24,6 +25,7 @@ pub struct Slices {
 
 /// A claimed slice: items `first` to `end`. Dropped when the slice is done.
 #[must_use]
+#[derive(Debug)]
 pub struct Slice<'a> {
     /// First item.
     pub first: u32,

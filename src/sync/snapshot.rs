@@ -16,7 +16,7 @@ use crossbeam_epoch::Guard;
 use super::{Mutant, Watched, mutant, weakened_by};
 
 /// A cell with a `T` that is read far more often than replaced.
-pub struct Snapshot<T: Send + Sync + 'static> {
+pub(crate) struct Snapshot<T: Send + Sync + 'static> {
     #[cfg(all(feature = "std", not(loom)))]
     inner: arc_swap::ArcSwap<T>,
     #[cfg(any(not(feature = "std"), loom))]
@@ -41,7 +41,7 @@ impl<T> Value<T> {
 }
 
 /// The value read by [`Snapshot::load`], usable as a `&T` while the epoch guard lives.
-pub struct Loaded<'g, T: Send + Sync + 'static> {
+pub(crate) struct Loaded<'g, T: Send + Sync + 'static> {
     #[cfg(all(feature = "std", not(loom)))]
     inner: arc_swap::Guard<alloc::sync::Arc<T>>,
     #[cfg(all(feature = "std", not(loom)))]
@@ -64,7 +64,7 @@ impl<T: Send + Sync + 'static> Deref for Loaded<'_, T> {
 
 impl<T: Send + Sync + 'static> Snapshot<T> {
     /// Creates a cell with `value`.
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self {
             #[cfg(all(feature = "std", not(loom)))]
             inner: arc_swap::ArcSwap::from_pointee(value),
@@ -76,7 +76,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
     /// Returns the current value. The value stays the same for as long as the result lives.
     #[inline]
     #[cfg_attr(all(feature = "std", not(loom)), expect(unused_variables))]
-    pub fn load<'g>(&self, guard: &'g Guard) -> Loaded<'g, T> {
+    pub(crate) fn load<'g>(&self, guard: &'g Guard) -> Loaded<'g, T> {
         #[cfg(all(feature = "std", not(loom)))]
         {
             Loaded {
@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
     }
 
     /// Replaces the value. The old value is freed after its last reader.
-    pub fn store(&self, value: T, guard: &Guard) {
+    pub(crate) fn store(&self, value: T, guard: &Guard) {
         #[cfg(all(feature = "std", not(loom)))]
         {
             let _ = guard;

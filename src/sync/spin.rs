@@ -31,7 +31,7 @@ const YIELDS: u32 = if cfg!(any(miri, shuttle)) { 1 } else { 32 };
 /// A caller must mask every interrupt whose handler takes the same lock. At EL2 the vGIC is called
 /// with interrupts masked.
 #[cfg(not(loom))]
-pub struct SpinLock<T, const RANK: u8>(Inner<T>);
+pub(crate) struct SpinLock<T, const RANK: u8>(Inner<T>);
 
 /// A lock without its rank: all that a guard needs.
 #[cfg(not(loom))]
@@ -42,13 +42,13 @@ struct Inner<T> {
 
 /// A spin lock around a `T`, of rank `RANK`: loom's mutex.
 #[cfg(loom)]
-pub struct SpinLock<T, const RANK: u8> {
+pub(crate) struct SpinLock<T, const RANK: u8> {
     value: loom::sync::Mutex<T>,
 }
 
 /// Exclusive access to the value of a [`SpinLock`], until dropped.
 #[must_use]
-pub struct SpinGuard<'a, T> {
+pub(crate) struct SpinGuard<'a, T> {
     #[cfg(not(loom))]
     lock: &'a Inner<T>,
     #[cfg(loom)]
@@ -66,7 +66,7 @@ unsafe impl<T: Send, const RANK: u8> Sync for SpinLock<T, RANK> {}
 #[cfg(not(loom))]
 impl<T, const RANK: u8> SpinLock<T, RANK> {
     /// Creates an unlocked lock.
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self(Inner {
             tickets: Tickets::new(),
             value: core::cell::UnsafeCell::new(value),
@@ -79,7 +79,7 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
     /// If the wait might never end, because the CPU has the lock, or one that comes after it in the
     /// lock order. In debug builds, without a wait too.
     #[inline]
-    pub fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
+    pub(crate) fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
         locks.check_order(RANK);
         #[cfg(feature = "std")]
         if !self.0.tickets.draw_if_free() {
@@ -102,7 +102,7 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
     /// If the CPU has the lock: no later attempt would succeed. In debug builds, if the lock order
     /// forbids the acquisition.
     #[inline]
-    pub fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
+    pub(crate) fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
         locks.check_order(RANK);
         if !self.0.tickets.draw_if_free() {
             locks.check(RANK);
@@ -160,14 +160,14 @@ impl<T> Inner<T> {
 #[cfg(loom)]
 impl<T, const RANK: u8> SpinLock<T, RANK> {
     /// Creates an unlocked lock.
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self {
             value: loom::sync::Mutex::new(value),
         }
     }
 
     /// Waits for the lock and takes it.
-    pub fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
+    pub(crate) fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
         locks.check_order(RANK);
         locks.wait(RANK);
         SpinGuard {
@@ -178,7 +178,7 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
     }
 
     /// Takes the lock if no CPU holds the lock.
-    pub fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
+    pub(crate) fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
         locks.check_order(RANK);
         let Ok(inner) = self.value.try_lock() else {
             locks.check(RANK);

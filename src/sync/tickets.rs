@@ -7,6 +7,7 @@ use super::{AtomicU32, Mutant, mutant, weakened_by};
 ///
 /// A CPU draws a ticket and waits until the ticket is served, or takes its turn at once if nobody
 /// has the lock. Only the holder writes `serving`.
+#[derive(Debug)]
 pub struct Tickets {
     /// The next ticket to draw.
     next: AtomicU32,

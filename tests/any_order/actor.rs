@@ -327,7 +327,7 @@ impl<'s, C: Choices> Actor<'s, C> {
         self.steps_under(pins, &[(&first, &older)]);
         let mut younger = second.cpu.pin();
         if self.choices.below(2) == 0 {
-            let _ = older.guard();
+            let _ = vgic::internals::guard(&older);
         }
         self.steps_under(pins, &[(&first, &older), (&second, &younger)]);
 
@@ -394,7 +394,8 @@ impl<'s, C: Choices> Actor<'s, C> {
             }
             let added = Affinity::new(0, 0, 0, actor.choices.below(5) as u8);
             vm.check(domain, vm.add_vcpu(pin, added));
-            let _ = (pin.cpu(), pin.counters(), pin.locks());
+            let _ = (pin.cpu(), pin.counters(), format!("{pin:?}"));
+            pin.collect_garbage();
         });
         self.with_cpu(pins, |_, on, pin| {
             let cpu = pin.cpu();

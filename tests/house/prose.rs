@@ -8,7 +8,6 @@ use crate::source::{Kind, Line, Source, project, tree};
 
 /// Folders whose files keep the rules.
 const FOLDERS: [&str; 18] = [
-    "benches",
     "examples",
     "fuzz/fuzz_targets",
     "fuzz/src",
@@ -20,6 +19,7 @@ const FOLDERS: [&str; 18] = [
     "perf/el2/guest/src",
     "perf/el2/kvm/src",
     "perf/el2/plugin/src",
+    "perf/host/benches",
     "perf/host/src",
     "perf/peers/src",
     "src",

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the benchmarks of `benches/`, timed, or each once to see that it works.
+//! `cargo xtask bench`: the benchmarks of `perf/host/benches/`, timed, or each once to see that it
+//! works.
 
 use std::process::Command;
 
@@ -19,7 +20,11 @@ Examples:
                                      compiled in";
 
 /// The folders of the files that name the benchmarks.
-const FOLDERS: [&str; 3] = ["benches", "benches/common", "perf/host/src"];
+const FOLDERS: [&str; 3] = [
+    "perf/host/benches",
+    "perf/host/benches/common",
+    "perf/host/src",
+];
 
 /// Options of `cargo xtask bench`.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +63,7 @@ fn filter(text: &str) -> Result<String, String> {
     if names::may_be_part(text, &FOLDERS) {
         Ok(text.to_owned())
     } else {
-        let groups = names::files("benches", &[]).join(", ");
+        let groups = names::files("perf/host/benches", &[]).join(", ");
         Err(format!(
             "it is in no benchmark's name; the groups are {groups}"
         ))
@@ -69,7 +74,7 @@ fn filter(text: &str) -> Result<String, String> {
 pub(crate) fn command(options: &BenchOptions) -> Command {
     // Criterion does each benchmark once when it is run as a test.
     let mut command = cargo(if options.quick { "test" } else { "bench" });
-    command.args(["--package", "vgic", "--benches"]);
+    command.args(["--package", "perf-host", "--benches"]);
     if options.quick {
         // Built in moments, and with debug assertions.
         command.args(["--profile", "loom"]);

@@ -10,7 +10,7 @@ use spin::Once;
 use vgic::Cpu;
 use vgic::cpu_interface::ich::Ich;
 use vgic::intid::VcpuId;
-use vgic::sync::Counter;
+use vgic::trace::Counter;
 
 use super::el2_time::El2Time;
 use crate::guest::interrupts;

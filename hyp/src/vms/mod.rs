@@ -30,7 +30,7 @@ use vgic::config::ItsConfig;
 use vgic::cpu_interface::ich::Ich;
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, VcpuId};
-use vgic::sync::Counter;
+use vgic::trace::Counter;
 use vgic::{Config, Cpu, Vgic};
 
 use crate::cpu::control;

@@ -63,7 +63,7 @@ pub(super) fn stop_cpu(this: &PerCpu, vms: &Vms) -> ! {
         vms.gic.kick(cpu.index);
     }
     // Passes this CPU's garbage on, so that the first CPU can free it.
-    this.vgic_cpu().pin().guard().flush();
+    this.vgic_cpu().pin().collect_garbage();
     // Release: pairs with the Acquire in the loop of the first CPU.
     STOPPED.fetch_add(1, Ordering::Release);
     if this.index != 0 {
@@ -100,7 +100,7 @@ fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     write!(report, "],")?;
     guest::shutdown::write_counts(&mut report, &before)?;
     // Frees the unreachable objects. Several rounds, because each may begin an epoch.
-    (0..FLUSHES).for_each(|_| this.vgic_cpu().pin().guard().flush());
+    (0..FLUSHES).for_each(|_| this.vgic_cpu().pin().collect_garbage());
     let mut result = Ok(());
     // Counted after the teardown, whose unmapping and unlinking belongs to the balance.
     vms.domain.totals().for_each(|name, count| {

@@ -9,8 +9,8 @@ use loom::sync::Arc;
 use loom::thread;
 use loom_tests::check;
 use vgic::epoch::{CpuLocal, CpuPin, Domain, Garbage};
+use vgic::internals::{Radix, guard};
 use vgic::intid::CpuId;
-use vgic::radix::Radix;
 
 /// A value watched by loom: a read has to come after the write.
 struct Value(UnsafeCell<u32>);
@@ -49,17 +49,17 @@ impl Shared {
         let value = NonNull::from(&self.values[key as usize]);
         // SAFETY: `values` and `table` are fields of one `Shared`: the value lives as long as the
         // table.
-        let inserted = unsafe { self.table.insert(key, value, pin.guard(), &self.garbage) }.is_ok();
+        let inserted = unsafe { self.table.insert(key, value, guard(pin), &self.garbage) }.is_ok();
         assert!(inserted, "{key} is there already");
     }
 
     fn get(&self, key: u32, pin: &CpuPin<'_>) -> Option<u32> {
-        self.table.get(key, pin.guard()).map(Value::read)
+        self.table.get(key, guard(pin)).map(Value::read)
     }
 
     fn remove(&self, key: u32, pin: &CpuPin<'_>) {
         let value = &self.values[key as usize];
-        let removed = self.table.remove(key, value, pin.guard(), &self.garbage);
+        let removed = self.table.remove(key, value, guard(pin), &self.garbage);
         assert!(removed.is_some(), "{key} is gone already");
     }
 }
@@ -99,7 +99,7 @@ fn insertion_against_removal() {
         }
         other.join().unwrap();
 
-        assert!(shared.table.next(0, local.pin().guard()).is_none());
+        assert!(shared.table.next(0, guard(&local.pin())).is_none());
     });
 }
 
@@ -118,9 +118,9 @@ fn reclamation_against_lookup() {
         });
         shared.remove(1, &local.pin());
         // Frees everything the epoch allows by now.
-        local.pin().guard().flush();
+        local.pin().collect_garbage();
         shared.insert(2, &local.pin());
-        local.pin().guard().flush();
+        local.pin().collect_garbage();
         other.join().unwrap();
 
         assert_eq!(shared.get(2, &local.pin()), Some(2));
@@ -141,7 +141,7 @@ fn publication() {
         // Enter the epoch before the write: the entry is a fence, and would publish the value by
         // itself.
         let pin = local.pin();
-        let _entered = pin.guard();
+        let _entered = guard(&pin);
         // SAFETY: loom's cell panics on a concurrent access.
         shared.values[1].0.with_mut(|value| unsafe { *value = 7 });
         shared.insert(1, &pin);

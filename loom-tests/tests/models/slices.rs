@@ -5,7 +5,7 @@ use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 use loom_tests::check;
-use vgic::sync::Slices;
+use vgic::internals::Slices;
 
 /// Items of the task.
 const ITEMS: u32 = 4;

@@ -6,7 +6,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use loom_tests::check;
-use vgic::sync::Tickets;
+use vgic::internals::Tickets;
 
 /// A lock around a number. The number is no atomic: loom notices two CPUs in the critical section,
 /// and a section that does not see the last one.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use arc_swap::ArcSwapOption;
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 use vgic::epoch::Garbage;
-use vgic::radix::Radix;
+use vgic::internals::Radix;
 
 /// Bits of a key: 65,536 LPIs.
 pub const BITS: u32 = 16;

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::rc::Rc;
 
+use vgic::internals;
 use vgic::mmio::Width;
 
 use super::baselines::{self, Table};
@@ -153,7 +154,7 @@ fn injections() -> Vec<Entry> {
                 |_| {},
                 |bench| {
                     let pin = bench.cpu().pin();
-                    let _entered = pin.guard();
+                    let _entered = internals::guard(&pin);
                     inject(bench, MSIS);
                 },
             )

@@ -9,6 +9,7 @@ use crate::pairs;
 use perf_host::operation::{Entry, Operation};
 use perf_host::vm::{FIRST_LPI, Vm};
 use perf_host::{catalog, memory, threads};
+use vgic::internals::locks_taken;
 
 /// Duration of one run of a load.
 const SLICE: Duration = Duration::from_millis(40);
@@ -72,9 +73,9 @@ fn counts() -> Value {
 
     let locks = {
         let pin = cpu.pin();
-        let before = pin.locks().acquired();
+        let before = locks_taken(&pin);
         vm.inject(&cpu, 1, 0);
-        pin.locks().acquired() - before
+        locks_taken(&pin) - before
     };
 
     let new = accesses(&|| {

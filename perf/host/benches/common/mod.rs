@@ -1,4 +1,4 @@
-//! Criterion over the operations and loads of `perf/host`, the input of `cargo xtask perf` too.
+//! Criterion over the operations and loads of `perf_host`, the input of `cargo xtask perf` too.
 #![allow(
     dead_code,
     unreachable_pub,
