@@ -18,7 +18,7 @@ use clap::{ArgMatches, ValueEnum, value_parser};
 
 use crate::cli::{Options, defaulted, flag, option};
 use crate::process::{self, Show};
-use crate::provision::cached;
+use crate::provision::crate_program;
 use crate::provision::toolchain::{Nightly, nightly};
 use crate::{console, project};
 
@@ -294,18 +294,7 @@ impl Tool {
     /// Provides the tool: from the cache, or installed into it.
     fn new() -> Result<Self> {
         let nightly = nightly(&[])?;
-        let name = format!("cargo-fuzz-{CARGO_FUZZ}");
-        let place = cached(&name, &format!("cargo-fuzz {CARGO_FUZZ}"), |into| {
-            let build = into.join("build");
-            let mut install = nightly.cargo("install");
-            install
-                .args(["cargo-fuzz", "--locked", "--version", CARGO_FUZZ, "--root"])
-                .arg(into)
-                .env("CARGO_TARGET_DIR", &build);
-            process::run(&mut install, Show::Lines)?;
-            Ok(fs::remove_dir_all(build)?)
-        })?;
-        let program = place.join("bin/cargo-fuzz");
+        let program = crate_program(nightly.cargo("install"), "cargo-fuzz", CARGO_FUZZ)?;
         Ok(Self { nightly, program })
     }
 

@@ -17,9 +17,11 @@ pub(crate) mod valgrind;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::process::{self, Show};
 use crate::{console, project};
 
 const MANIFEST: &str = "manifest.json";
@@ -50,6 +52,22 @@ pub(crate) fn cached(
     fs::rename(&making, &place)
         .with_context(|| format!("cannot move {what} to {}", place.display()))?;
     Ok(place)
+}
+
+/// Returns the path of a program of crates.io: from the cache, or built into it by `install`, a
+/// `cargo install`.
+pub(crate) fn crate_program(mut install: Command, name: &str, version: &str) -> Result<PathBuf> {
+    let what = format!("{name} {version}");
+    let place = cached(&format!("{name}-{version}"), &what, |into| {
+        let build = into.join("build");
+        install
+            .args([name, "--locked", "--version", version, "--root"])
+            .arg(into)
+            .env("CARGO_TARGET_DIR", &build);
+        process::run(&mut install, Show::Lines)?;
+        Ok(fs::remove_dir_all(build)?)
+    })?;
+    Ok(place.join("bin").join(name))
 }
 
 /// Tells whether every file of the manifest is there at its size.

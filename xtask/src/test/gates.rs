@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::crates;
 use super::tally::Tally;
 use crate::bench::{self, BenchOptions};
 use crate::boot::{self, BootOptions, Kernel};
@@ -60,6 +61,8 @@ enum Action {
     Command(fn() -> Result<Command>),
     /// Runs test programs, which count their cases themselves.
     Suite(fn() -> Result<Command>),
+    /// Runs steps that are a test case each.
+    Cases(fn() -> Result<Tally>),
     /// Explores the models of the concurrent protocols, and runs the mutants: a test case each.
     Loom,
     /// Runs schedules of whole VMs, which pass or fail as one test case.
@@ -111,6 +114,7 @@ impl Gate {
                 let finished = process::finish(&mut command()?, Show::Lines)?;
                 Ok(Tally::of_cargo_test(&finished.stdout, finished.success))
             }
+            Action::Cases(cases) => cases(),
             Action::Loom => {
                 let report = loom::explore(&LoomOptions::default())?;
                 Ok(Tally {
@@ -149,7 +153,7 @@ impl Gate {
 
 /// Lists all gates, quick ones first. Nothing is built or provided before a gate runs.
 pub(crate) fn all() -> Vec<Gate> {
-    use Action::{Command, Suite};
+    use Action::{Cases, Command, Suite};
     let mut gates = vec![
         Gate::new("fmt", "formatting", Command(|| fmt(cargo("fmt")))),
         Gate::new("clippy", "clippy on the host", Command(host_clippy)),
@@ -202,6 +206,19 @@ pub(crate) fn all() -> Vec<Gate> {
             "documentation of the hypervisor and its guest",
             Command(hyp_documentation),
         ),
+        Gate::new(
+            "docs-rs",
+            "documentation on docs.rs",
+            Cases(crates::docs_rs),
+        ),
+        Gate::new("features", "every set of features", Cases(crates::features)),
+        Gate::new(
+            "minimal-versions",
+            "an embedder with the oldest versions",
+            Cases(crates::minimal_versions),
+        ),
+        Gate::new("package", "the packaged crate", Cases(crates::packaged)),
+        Gate::new("deny", "licences and bans", Cases(crates::deny)),
         Gate::new("host", "tests on the host", Suite(host_tests)),
         Gate::new(
             "bench",
@@ -429,6 +446,11 @@ mod tests {
             "no-std",
             "hyp-clippy",
             "doc",
+            "docs-rs",
+            "features",
+            "minimal-versions",
+            "package",
+            "deny",
             "host",
             "bench",
             "model",
