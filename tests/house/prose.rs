@@ -19,7 +19,7 @@ const FOLDERS: [&str; 18] = [
     "perf/el2/guest/src",
     "perf/el2/kvm/src",
     "perf/el2/plugin/src",
-    "perf/host/benches",
+    "benches",
     "perf/host/src",
     "perf/peers/src",
     "src",

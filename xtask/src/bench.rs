@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the benchmarks of `perf/host/benches/`, timed, or each once to see that it
+//! `cargo xtask bench`: the benchmarks of `benches/`, timed, or each once to see that it
 //! works.
 
 use std::process::Command;
@@ -21,8 +21,8 @@ Examples:
 
 /// The folders of the files that name the benchmarks.
 const FOLDERS: [&str; 3] = [
-    "perf/host/benches",
-    "perf/host/benches/common",
+    "benches",
+    "benches/common",
     "perf/host/src",
 ];
 
@@ -63,7 +63,7 @@ fn filter(text: &str) -> Result<String, String> {
     if names::may_be_part(text, &FOLDERS) {
         Ok(text.to_owned())
     } else {
-        let groups = names::files("perf/host/benches", &[]).join(", ");
+        let groups = names::files("benches", &[]).join(", ");
         Err(format!(
             "it is in no benchmark's name; the groups are {groups}"
         ))

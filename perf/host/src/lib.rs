@@ -1,7 +1,7 @@
 //! Measurements on the host: a VM on the software CPU interface after its guest's set-up, the
 //! operations and loads by name, and the baselines.
 //!
-//! Criterion times the operations (`perf/host/benches/`). `perf-host` counts and times them for
+//! Criterion times the operations (`benches/`). `perf-host` counts and times them for
 //! `cargo xtask perf`. `perf/peers` runs the loads on another library.
 #![allow(
     missing_docs,
