@@ -13,7 +13,7 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, ItsId, VcpuId};
 use vgic::mmio::Width;
-use vgic::{BadAddress, Blocked, Config, Cpu, Host, Vgic};
+use vgic::{BadAddress, Blocked, Config, Cpu, Host, PhysicalInterrupt, Vgic};
 
 const VCPUS: usize = 2;
 const MSIS: u32 = 1000;
@@ -62,8 +62,12 @@ impl Host for Hypervisor {
         Ok(())
     }
 
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {
+    fn deactivate(&self, _physical: PhysicalInterrupt) {
         unreachable!("this hypervisor forwards no physical interrupts");
+    }
+
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        unreachable!("this hypervisor connects no physical interrupts");
     }
 }
 

@@ -188,6 +188,16 @@ pub enum InjectError {
     UnmappedEvent,
     /// An event of a collection not mapped by the guest.
     UnmappedCollection,
+    /// An interrupt without a physical interrupt ([`Vgic::connect_spi`](crate::Vgic::connect_spi),
+    /// [`Vgic::connect_ppi`](crate::Vgic::connect_ppi)).
+    NotConnected,
+    /// An interrupt connected to another physical interrupt, or a physical interrupt connected to
+    /// another interrupt; also if the connection has ended, and the physical interrupt not yet.
+    AlreadyConnected,
+    /// A physical PPI of a CPU that does not have the vCPU.
+    NotLoaded,
+    /// A VM that has been taken apart ([`Vgic::teardown`](crate::Vgic::teardown)).
+    TornDown,
 }
 
 impl core::fmt::Display for InjectError {
@@ -200,6 +210,10 @@ impl core::fmt::Display for InjectError {
             Self::UnmappedDevice => "the guest has not mapped the device",
             Self::UnmappedEvent => "the guest has not mapped the event",
             Self::UnmappedCollection => "the guest has not mapped the event's collection",
+            Self::NotConnected => "the interrupt has no physical interrupt",
+            Self::AlreadyConnected => "one of the interrupts is connected to another",
+            Self::NotLoaded => "the calling CPU does not have the vCPU of the PPI",
+            Self::TornDown => "the VM has been taken apart",
         })
     }
 }

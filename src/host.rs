@@ -8,6 +8,43 @@ use crate::trace::TracePoint;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadAddress;
 
+/// A physical interrupt that is connected to an interrupt of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PhysicalInterrupt {
+    /// The PPI `intid`, 16-31, of a physical CPU.
+    Ppi {
+        /// CPU whose PPI is meant.
+        cpu: CpuId,
+        /// Physical INTID.
+        intid: IntId,
+    },
+    /// The SPI `intid`, 32-1019.
+    Spi {
+        /// Physical INTID.
+        intid: IntId,
+    },
+}
+
+impl PhysicalInterrupt {
+    /// Returns the physical interrupt with the number `pintid`, 16-1019; `cpu` is the CPU of a PPI.
+    pub(crate) fn new(pintid: u16, cpu: CpuId) -> Self {
+        let intid = IntId::wired(pintid);
+        if u32::from(pintid) < IntId::FIRST_SPI {
+            Self::Ppi { cpu, intid }
+        } else {
+            Self::Spi { intid }
+        }
+    }
+
+    /// Returns the physical INTID.
+    #[must_use]
+    pub fn intid(self) -> IntId {
+        match self {
+            Self::Ppi { intid, .. } | Self::Spi { intid } => intid,
+        }
+    }
+}
+
 /// The embedder's services to one VM's vGIC.
 ///
 /// The library calls each method on the CPU that called into the library, with no ap_list lock
@@ -21,8 +58,8 @@ pub struct BadAddress;
 ///   ITS;
 /// * [`Host::read_memory`], [`Host::kick`], [`Host::wake`] and [`Host::trace`] may run under the
 ///   command lock of an ITS;
-/// * [`Host::routed`], [`Host::kick`], [`Host::wake`] and [`Host::trace`] may run under the lock of
-///   [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
+/// * [`Host::routed`], [`Host::deactivate`], [`Host::is_pending`], [`Host::kick`], [`Host::wake`]
+///   and [`Host::trace`] may run under the lock of [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
@@ -42,27 +79,36 @@ pub trait Host: Send + Sync {
     /// [`BadAddress`] if any byte of the range is not RAM of this guest.
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
 
-    /// Deactivates physical interrupt `pintid` (`GICD_ICACTIVER<n>`, `GICR_ICACTIVER0`).
+    /// Deactivates a physical interrupt that was forwarded (`GICD_ICACTIVER<n>`,
+    /// `GICR_ICACTIVER0`).
     ///
-    /// The guest ended a forwarded interrupt in a way not passed on by the list registers. With
-    /// more active interrupts than list registers, a guest with EOImode 0 ends an interrupt outside
-    /// the list registers in this way too, through `EOIcount`.
+    /// A list register has not passed on the end of the interrupt, and will not:
+    /// * the guest has cleared the pending or the active state by a register;
+    /// * with more active interrupts than list registers, a guest with EOImode 0 has ended an
+    ///   interrupt outside the list registers (`EOIcount`);
+    /// * the line of a level has fallen before the guest took the interrupt;
+    /// * a physical PPI's vCPU leaves the CPU ([`crate::Vgic::vcpu_put`],
+    ///   [`crate::Vgic::power_off`]);
+    /// * the interrupt is disconnected ([`crate::Vgic::disconnect_spi`],
+    ///   [`crate::Vgic::disconnect_ppi`]), or the VM ends.
     ///
-    /// For a PPI, `vcpu` is the target of the forwarding, and the PPI is active on the CPU of
-    /// `vcpu`. For an SPI, `vcpu` is `None`.
-    fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16);
+    /// A PPI is one of the calling CPU. One exception: a VM that is dropped with a vCPU on a CPU
+    /// deactivates the PPIs of that CPU, and interrupts that are perhaps inactive already.
+    fn deactivate(&self, physical: PhysicalInterrupt);
 
-    /// Returns true if physical interrupt `pintid`, connected to a level-sensitive interrupt of the
-    /// guest ([`crate::Vgic::connect_spi`], [`crate::Vgic::connect_ppi`]), is pending
-    /// (`GICD_ISPENDR<n>`, `GICR_ISPENDR0`).
+    /// Returns true if a physical interrupt, connected to a level-sensitive interrupt of the guest,
+    /// is pending (`GICD_ISPENDR<n>`, `GICR_ISPENDR0`).
     ///
     /// A pending interrupt has a high line, even if the interrupt is disabled, or active on the
-    /// guest's behalf. For a PPI, `vcpu` is the target of the forwarding. The library asks when the
-    /// guest reads the pending state.
-    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
-        let _ = (vcpu, pintid);
-        false
-    }
+    /// guest's behalf. A line that is low withdraws a forwarded interrupt that the guest has not
+    /// taken yet. The library asks
+    /// * when the guest reads the pending state. A PPI may be one of another CPU, which has the
+    ///   vCPU; the PPIs of a vCPU on no CPU are not asked for;
+    /// * when a forwarded interrupt has waited: at an exit with the interrupt pending in a list
+    ///   register, at an entry with other reasons to fill list registers than an arrival, and when
+    ///   the guest enables or routes the interrupt. The entry that follows the arrival does not
+    ///   ask.
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool;
 
     /// Samples the line of the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`, after
     /// the guest has deactivated the interrupt.
@@ -79,6 +125,11 @@ pub trait Host: Send + Sync {
 
     /// Reports that the guest enabled or disabled the SPI `intid` or, with a `vcpu`, the PPI of the
     /// vCPU.
+    ///
+    /// Two CPUs may report one interrupt at the same time. Afterwards the library reports once
+    /// more if the value may be the older one: the last report agrees with the register. An effect
+    /// on the physical controller has to be complete when the method returns.
+    /// [`Host::configured`] and [`Host::routed`] are reported in the same way.
     ///
     /// An embedder with a forwarded physical interrupt enables or disables the physical interrupt.
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {

@@ -48,6 +48,8 @@ impl IntId {
     pub const PRIVATE: u32 = 32;
     /// INTID of the first SPI.
     pub const FIRST_SPI: u32 = 32;
+    /// First PPI.
+    pub const FIRST_PPI: u32 = 16;
     /// INTID after the last SPI.
     pub const END_SPI: u32 = 1020;
     /// INTID of the first LPI.
@@ -90,6 +92,11 @@ impl IntId {
         } else {
             None
         }
+    }
+
+    /// Returns the PPI or SPI with INTID `raw`, which the caller has checked to be 16-1019.
+    pub(crate) const fn wired(raw: u16) -> Self {
+        Self(raw as u32)
     }
 
     /// Returns the LPI with INTID `raw`, or `None` unless `raw` is 8192 to 2^24 - 1.

@@ -37,7 +37,7 @@
 //! use vgic::epoch::Domain;
 //! use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
 //! use vgic::mmio::Width;
-//! use vgic::{BadAddress, Config, Cpu, Host, Vgic};
+//! use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
 //!
 //! struct Hypervisor;
 //!
@@ -47,7 +47,10 @@
 //!     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
 //!         Err(BadAddress) // this guest has no RAM
 //!     }
-//!     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) { /* GICD_ICACTIVER<n> */ }
+//!     fn deactivate(&self, _physical: PhysicalInterrupt) { /* GICD_ICACTIVER<n> */ }
+//!     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+//!         false
+//!     }
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -190,7 +193,7 @@ pub use error::{
     AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
     TeardownError,
 };
-pub use host::{BadAddress, Host};
+pub use host::{BadAddress, Host, PhysicalInterrupt};
 pub use teardown::TeardownReport;
 pub use vgic::Vgic;
 

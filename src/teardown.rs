@@ -3,7 +3,7 @@
 // UNSAFETY: keeps an interrupt alive during the unlinking, under the list's lock.
 
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{lpi_lifetime, prune};
+use crate::delivery::{lpi_lifetime, physical, prune};
 use crate::epoch::{CpuLocal, CpuPin};
 use crate::error::TeardownError;
 use crate::host::Host;
@@ -69,7 +69,9 @@ pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
             vm.domain().vcpu_ended(seat, pin.locks());
         }
         // SAFETY: the VM is being dropped: no CPU runs the vCPU, or will.
-        unsafe { vcpu.abandon(&pin) };
+        for physical in unsafe { vcpu.abandon(&pin) } {
+            vm.host.deactivate(physical);
+        }
     }
     let _ = dismantle(vm, &pin);
 }
@@ -77,7 +79,6 @@ pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
 /// Ends every mapping, empties every list, and counts the remaining pending states and references.
 fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     let mut report = TeardownReport::default();
-    let private = || vm.vcpus.iter().flat_map(Vcpu::privates);
 
     let mut from = 0;
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
@@ -90,8 +91,13 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         walks::unmap_all(vm, pin, its);
     }
 
-    for irq in private().chain(vm.distributor.spis()) {
+    for irq in vm.wired() {
         report.pending[irq.kind() as usize] += irq.state().pending_count();
+    }
+
+    // Before the lists are emptied: nothing is forwarded from here on.
+    if !mutant(Mutant::TeardownKeepsPhysical) {
+        physical::disconnect_all(vm);
     }
 
     for vcpu in &vm.vcpus {
@@ -100,7 +106,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
 
     lpi_lifetime::free_all(vm, pin);
 
-    for irq in private().chain(vm.distributor.spis()) {
+    for irq in vm.wired() {
         report.references += u64::from(irq.state().refs()) - 1;
     }
 

@@ -9,13 +9,13 @@ use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::PinnedCpu;
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
-use crate::delivery::{change, inject, routing};
+use crate::delivery::{change, inject, physical, routing};
 use crate::entry::block::Blocked;
 use crate::entry::{block, enter, exit, load_put};
 use crate::epoch::{CpuPin, Domain};
 use crate::error::{AccessError, EntryError, InjectError, TeardownError};
 use crate::host::Host;
-use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
+use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
 use crate::sysreg::SysReg;
 use crate::teardown::TeardownReport;
@@ -332,28 +332,32 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Forwards a physical interrupt, active on any CPU, as the SPI `intid`, 32-1019.
+    /// Forwards a physical interrupt, which is active, as the SPI `intid`, 32-1019.
     ///
-    /// The guest's deactivation will deactivate the physical interrupt named by
-    /// [`Vgic::connect_spi`]. The call succeeds without a connection too, with the physical INTID
-    /// 0.
+    /// The VM owns the active physical interrupt from here on. The guest's deactivation, or the
+    /// library by [`Host::deactivate`], makes it inactive. After an error the caller owns it still.
     ///
     /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
+    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM,
+    /// [`InjectError::NotConnected`] without [`Vgic::connect_spi`] and after [`Vgic::teardown`].
     pub fn forward_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
         self.vm.admit(pin)?;
         let irq = self.vm.spi(intid)?;
-        Ok(inject::raised(&self.vm, pin, irq, irq.raise_hw()))
+        let raised = irq.forward().ok_or(InjectError::NotConnected)?;
+        Ok(inject::raised(&self.vm, pin, irq, raised))
     }
 
-    /// Forwards a physical PPI, active on the CPU of `vcpu`, as the PPI `intid`, 16-31, of `vcpu`.
+    /// Forwards a physical interrupt, which is active, as the PPI `intid`, 16-31, of `vcpu`.
     ///
-    /// The guest's deactivation will deactivate the physical PPI named by [`Vgic::connect_ppi`].
-    /// The call succeeds without a connection too, with the physical INTID 0. The virtual timer's
-    /// interrupt is forwarded by this call.
+    /// A physical PPI is active on the calling CPU, which has the vCPU. The VM owns the active
+    /// physical interrupt from here on, a PPI until the vCPU leaves the CPU ([`Vgic::vcpu_put`]).
+    /// The guest's deactivation, or the library by [`Host::deactivate`], makes it inactive. After
+    /// an error the caller owns it still. The virtual timer's interrupt is forwarded by this call.
     ///
     /// # Errors
-    /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
+    /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if `intid` is not a PPI,
+    /// [`InjectError::NotConnected`] without [`Vgic::connect_ppi`] and after [`Vgic::teardown`],
+    /// [`InjectError::NotLoaded`] for a physical PPI if the calling CPU does not have the vCPU.
     pub fn forward_ppi(
         &self,
         pin: &CpuPin<'_>,
@@ -362,41 +366,83 @@ impl<H: Host> Vgic<H> {
     ) -> Result<Injected, InjectError> {
         self.vm.admit(pin)?;
         let (owner, irq) = self.vm.ppi(vcpu, intid)?;
-        Ok(inject::raised_for(
-            &self.vm,
-            pin,
-            irq,
-            irq.raise_hw(),
-            Some(owner),
-        ))
+        let raised = physical::forward_ppi(pin, owner, irq)?;
+        Ok(inject::raised_for(&self.vm, pin, irq, raised, Some(owner)))
     }
 
-    /// Names the physical interrupt, 16-1019, behind [`Vgic::forward_spi`] of `intid`.
+    /// Connects the SPI `intid` to the physical SPI `pintid`, 32-1019, for [`Vgic::forward_spi`].
     ///
-    /// Call before the first forwarding.
+    /// The same connection may be made again.
     ///
     /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if either INTID is out of range.
-    pub fn connect_spi(&self, intid: IntId, pintid: IntId) -> Result<(), InjectError> {
-        self.vm.spi(intid)?.set_pintid(physical(pintid)?);
-        Ok(())
+    /// [`InjectError::UnknownInterrupt`] if either INTID is out of range,
+    /// [`InjectError::AlreadyConnected`] if one of the two is connected to another, in this VM; the
+    /// library cannot know the connections of other VMs. [`InjectError::TornDown`].
+    pub fn connect_spi(
+        &self,
+        pin: &CpuPin<'_>,
+        intid: IntId,
+        pintid: IntId,
+    ) -> Result<(), InjectError> {
+        self.vm.admit(pin)?;
+        physical::connect(&self.vm, pin, self.vm.spi(intid)?, None, pintid)
     }
 
-    /// Names the physical interrupt, 16-1019, behind [`Vgic::forward_ppi`] of `intid`.
+    /// Connects the PPI `intid` of `vcpu` to the physical PPI or SPI `pintid`, 16-1019, for
+    /// [`Vgic::forward_ppi`].
     ///
-    /// Call before the first forwarding.
+    /// A PPI is connected to the physical PPI of the CPU that has the vCPU, whichever it is. The
+    /// same connection may be made again.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI
-    /// or `pintid` is out of range.
+    /// or `pintid` is out of range. [`InjectError::AlreadyConnected`] if one of the two is
+    /// connected to another: a physical PPI to a PPI of the same vCPU, a physical SPI to any
+    /// interrupt of the VM. [`InjectError::TornDown`].
     pub fn connect_ppi(
         &self,
+        pin: &CpuPin<'_>,
         vcpu: VcpuId,
         intid: IntId,
         pintid: IntId,
     ) -> Result<(), InjectError> {
-        self.vm.ppi(vcpu, intid)?.1.set_pintid(physical(pintid)?);
-        Ok(())
+        self.vm.admit(pin)?;
+        let (owner, irq) = self.vm.ppi(vcpu, intid)?;
+        physical::connect(&self.vm, pin, irq, Some(owner), pintid)
+    }
+
+    /// Ends the connection of the SPI `intid`, and gives the physical interrupt back.
+    ///
+    /// If the VM owns the physical interrupt, [`Host::deactivate`] is called: by this call, or by
+    /// the exit of the vCPU that has it in a list register, which is kicked. A level that was
+    /// pending because of the physical interrupt is pending no more. An edge stays pending, and an
+    /// active state active.
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM,
+    /// [`InjectError::NotConnected`].
+    pub fn disconnect_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<(), InjectError> {
+        self.vm.admit(pin)?;
+        physical::disconnect(&self.vm, pin, self.vm.spi(intid)?)
+    }
+
+    /// Ends the connection of the PPI `intid` of `vcpu`, and gives the physical interrupt back, as
+    /// [`Vgic::disconnect_spi`] does.
+    ///
+    /// If the VM owns a physical PPI of another CPU, that CPU is kicked, and calls
+    /// [`Host::deactivate`] before it enters or puts the vCPU.
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if `intid` is not a PPI,
+    /// [`InjectError::NotConnected`].
+    pub fn disconnect_ppi(
+        &self,
+        pin: &CpuPin<'_>,
+        vcpu: VcpuId,
+        intid: IntId,
+    ) -> Result<(), InjectError> {
+        self.vm.admit(pin)?;
+        physical::disconnect(&self.vm, pin, self.vm.ppi(vcpu, intid)?.1)
     }
 }
 
@@ -549,14 +595,5 @@ impl<H: Host> Drop for Vgic<H> {
     /// Takes apart the VM if [`Vgic::teardown`] has not; otherwise finds nothing left.
     fn drop(&mut self) {
         teardown::abandon(&self.vm);
-    }
-}
-
-/// Checks a physical INTID: a PPI or an SPI.
-fn physical(pintid: IntId) -> Result<u16, InjectError> {
-    if matches!(pintid.kind(), Kind::Ppi | Kind::Spi) {
-        Ok(pintid.raw() as u16)
-    } else {
-        Err(InjectError::UnknownInterrupt)
     }
 }

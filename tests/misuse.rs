@@ -80,7 +80,8 @@ fn an_unknown_vcpu_is_refused_everywhere() {
         machine.vm.inject_ppi(&pin, none, ppi).err(),
         machine.vm.forward_ppi(&pin, none, ppi).err(),
         machine.vm.set_ppi_line(&pin, none, ppi, true).err(),
-        machine.vm.connect_ppi(none, ppi, ppi).err(),
+        machine.vm.connect_ppi(&pin, none, ppi, ppi).err(),
+        machine.vm.disconnect_ppi(&pin, none, ppi).err(),
     ] {
         assert_eq!(error, Some(InjectError::UnknownVcpu));
     }
@@ -100,11 +101,12 @@ fn an_interrupt_of_another_kind_is_refused() {
             vm.inject_spi(&pin, wrong).err(),
             vm.forward_spi(&pin, wrong).err(),
             vm.set_spi_line(&pin, wrong, true).err(),
-            vm.connect_spi(wrong, spi).err(),
+            vm.connect_spi(&pin, wrong, spi).err(),
+            vm.disconnect_spi(&pin, wrong).err(),
         ];
         assert_eq!(
             errors,
-            [Some(InjectError::UnknownInterrupt); 4],
+            [Some(InjectError::UnknownInterrupt); 5],
             "{wrong:?}"
         );
     }
@@ -114,8 +116,9 @@ fn an_interrupt_of_another_kind_is_refused() {
         assert_eq!(error, Some(InjectError::UnknownInterrupt), "{wrong:?}");
     }
 
-    for physical in [sgi, lpi] {
-        let error = vm.connect_spi(spi, physical).err();
+    // A physical PPI belongs to a CPU, and an SPI to none.
+    for physical in [sgi, ppi, lpi] {
+        let error = vm.connect_spi(&pin, spi, physical).err();
         assert_eq!(error, Some(InjectError::UnknownInterrupt), "{physical:?}");
     }
 

@@ -8,7 +8,7 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
-use vgic::{BadAddress, Config, Cpu, Host, Vgic};
+use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
 
 use common::{GICD, GICR, GITS, RAM};
 
@@ -46,7 +46,10 @@ impl Host for Slow {
         buffer.copy_from_slice(ram.get(at..at + buffer.len()).ok_or(BadAddress)?);
         Ok(())
     }
-    fn deactivate(&self, _: Option<VcpuId>, _: u16) {}
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
     fn resample(&self, _: VcpuId, _: IntId) {}
 }
 

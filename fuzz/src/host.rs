@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use vgic::config::ItsConfig;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
-use vgic::{BadAddress, Host};
+use vgic::{BadAddress, Host, PhysicalInterrupt};
 
 use crate::memory::Memory;
 
@@ -101,11 +101,11 @@ impl Host for HostileHost {
         self.memory.read(gpa, buffer)
     }
 
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {
+    fn deactivate(&self, _physical: PhysicalInterrupt) {
         self.called();
     }
 
-    fn is_pending(&self, _vcpu: Option<VcpuId>, _pintid: u16) -> bool {
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
         self.called().is_multiple_of(3)
     }
 

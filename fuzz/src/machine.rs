@@ -447,7 +447,7 @@ impl Machine {
             Operation::Spi(n, forward) => {
                 if let Some(intid) = spi(n) {
                     if forward {
-                        let _ = vm.connect_spi(intid, intid);
+                        let _ = vm.connect_spi(pin, intid, intid);
                         let _ = vm.forward_spi(pin, intid);
                     } else {
                         let _ = vm.inject_spi(pin, intid);
@@ -467,7 +467,11 @@ impl Machine {
             Operation::Ppi(n, which, forward) => {
                 if let Some(intid) = ppi(which) {
                     if forward {
-                        let _ = vm.connect_ppi(vcpu(n), intid, intid);
+                        let _ = vm.connect_ppi(pin, vcpu(n), intid, intid);
+                        // On the CPU that has the vCPU, if any.
+                        let place = self.places[self.vcpu(n)];
+                        let pinned = place.map(|cpu| self.cpus[cpu].pin());
+                        let pin = pinned.as_deref().unwrap_or(pin);
                         let _ = vm.forward_ppi(pin, vcpu(n), intid);
                     } else {
                         let _ = vm.inject_ppi(pin, vcpu(n), intid);

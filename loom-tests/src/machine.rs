@@ -4,13 +4,16 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use loom::sync::atomic::AtomicBool;
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Blocked, Config, Cpu, Host, Injected, Vgic};
+use vgic::{
+    BadAddress, Blocked, Config, Cpu, Host, InjectError, Injected, PhysicalInterrupt, Vgic,
+};
 
 use crate::{LEVEL, PPI, SGI, SPI, V0};
 
@@ -33,6 +36,10 @@ pub struct Quiet {
     pub wakes: AtomicUsize,
     /// Resamples.
     pub resamples: AtomicUsize,
+    /// Physical interrupts deactivated by the library.
+    pub deactivated: Mutex<Vec<PhysicalInterrupt>>,
+    /// The last report of an enable, in the order of loom's reports: one of loom's atomics.
+    pub enabled: AtomicBool,
     /// Guest memory at address 0: command queues and tables of the ITSes.
     ram: Mutex<Vec<u8>>,
 }
@@ -50,7 +57,16 @@ impl Host for Quiet {
         buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(BadAddress)?);
         Ok(())
     }
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
+    fn deactivate(&self, physical: PhysicalInterrupt) {
+        self.deactivated.lock().unwrap().push(physical);
+    }
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
+    fn enabled(&self, _vcpu: Option<VcpuId>, _intid: IntId, on: bool) {
+        // Another CPU's report may come in between: a read-modify-write of loom's.
+        self.enabled.swap(on, Relaxed);
+    }
     fn resample(&self, _vcpu: VcpuId, _intid: IntId) {
         self.resamples.fetch_add(1, Relaxed);
     }
@@ -266,6 +282,41 @@ impl Machine {
     /// Injects an edge on the SPI.
     pub fn inject_spi(&self, pin: &CpuPin<'_>) -> Injected {
         self.vm.inject_spi(pin, IntId::spi(SPI).unwrap()).unwrap()
+    }
+
+    /// Connects the SPI to the physical SPI of the same number.
+    pub fn connect_spi(&self, pin: &CpuPin<'_>) {
+        let spi = IntId::spi(SPI).unwrap();
+        self.vm.connect_spi(pin, spi, spi).unwrap();
+    }
+
+    /// Forwards the physical SPI. Returns false if the SPI is not connected.
+    pub fn forward_spi(&self, pin: &CpuPin<'_>) -> bool {
+        match self.vm.forward_spi(pin, IntId::spi(SPI).unwrap()) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error, InjectError::NotConnected);
+                false
+            }
+        }
+    }
+
+    /// Connects the level-sensitive PPI of vCPU 0 to the physical PPI of the same number.
+    pub fn connect_ppi(&self, pin: &CpuPin<'_>) {
+        let ppi = IntId::ppi(LEVEL).unwrap();
+        self.vm.connect_ppi(pin, V0, ppi, ppi).unwrap();
+    }
+
+    /// Forwards the physical PPI of the calling CPU, which has vCPU 0.
+    pub fn forward_ppi(&self, pin: &CpuPin<'_>) {
+        let ppi = IntId::ppi(LEVEL).unwrap();
+        let _ = self.vm.forward_ppi(pin, V0, ppi).unwrap();
+    }
+
+    /// Returns the physical interrupts deactivated by the library so far.
+    #[must_use]
+    pub fn deactivated(&self) -> Vec<PhysicalInterrupt> {
+        self.vm.host().deactivated.lock().unwrap().clone()
     }
 
     /// Sets the line of vCPU 0's level-sensitive PPI.

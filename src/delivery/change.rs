@@ -1,6 +1,6 @@
 //! Changes of an interrupt by a register, a line, or an ITS command, with the follow-up.
 
-use crate::delivery::queue;
+use crate::delivery::{physical, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::vm::Vm;
@@ -13,19 +13,19 @@ pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: b
 
 /// Withdraws the pending state, in a list register too: `ICPENDR`, `GICD_CLRSPI_NSR`, `CLEAR`.
 pub(crate) fn clear_pending<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    let (deactivate, changed) = irq.clear_pending();
-    if deactivate {
-        vm.host.deactivate(irq.owner(), irq.pintid());
+    let changed = irq.clear_pending();
+    if changed.old.hw() {
+        physical::settle(vm, pin, irq, changed);
     }
     queue::complete(vm, pin, irq, changed);
 }
 
 /// Ends the active state, in a list register too: `ICACTIVER`, `ICC_DIR_EL1`.
 pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    let (deactivate, changed) = irq.clear_active();
+    let changed = irq.clear_active();
     let old = changed.old;
-    if deactivate {
-        vm.host.deactivate(irq.owner(), irq.pintid());
+    if old.hw() {
+        physical::settle(vm, pin, irq, changed);
     }
 
     queue::complete(vm, pin, irq, changed);

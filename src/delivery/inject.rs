@@ -72,7 +72,7 @@ fn msi_slow<H: Host>(
         // As for the INT command, no pending state is kept for a collection that is not mapped,
         // except the one from before.
         if injected == Injected::Pending {
-            let (_, changed) = irq.clear_pending();
+            let changed = irq.clear_pending();
             queue::complete(vm, pin, irq, changed);
         }
         return Err(InjectError::UnmappedCollection);

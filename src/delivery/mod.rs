@@ -33,6 +33,7 @@ pub(crate) mod group_enables;
 pub(crate) mod inject;
 pub(crate) mod lpi_lifetime;
 pub(crate) mod lpi_tables;
+pub(crate) mod physical;
 pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod routing;

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 
 use crate::delivery::{count, lpi_lifetime, prune};
 use crate::epoch::CpuPin;
-use crate::host::Host;
+use crate::host::{Host, PhysicalInterrupt};
 use crate::intid::VcpuId;
 use crate::lr;
 use crate::sync::{Mutant, mutant};
@@ -103,6 +103,8 @@ fn trace_list_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: VcpuId
 
 /// Requeues `irq`, last seen waiting on the list of `on`: prunes it there, or inserts it if it is
 /// on no list.
+// Out of line: saves 16 of the 155 instructions of a write of `GICD_IPRIORITYR`.
+#[inline(never)]
 fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
     let mut on = Some(on);
     // Another round only if another CPU has moved the interrupt to another list meanwhile.
@@ -170,12 +172,15 @@ enum Unlinked {
 /// Work that a pass under an ap_list lock leaves for after the lock.
 pub(crate) struct AfterUnlock {
     irqs: ArrayVec<(NonNull<Irq>, Unlinked), { Self::CAPACITY }>,
-    deactivate: ArrayVec<(Option<VcpuId>, u16), { lr::MAX }>,
+    deactivate: ArrayVec<PhysicalInterrupt, { Self::DEACTIVATIONS }>,
 }
 
 impl AfterUnlock {
     /// Every list register's interrupt, and twice as many from the buckets.
     const CAPACITY: usize = 3 * lr::MAX;
+
+    /// Every list register's interrupt, and every PPI.
+    const DEACTIVATIONS: usize = lr::MAX + 16;
 
     /// Makes an empty collection, on the stack.
     pub(crate) fn new() -> Self {
@@ -206,11 +211,10 @@ impl AfterUnlock {
         let _ = self.irqs.try_push((NonNull::from(irq), unlinked));
     }
 
-    /// Adds a physical interrupt that the hypervisor has to deactivate; at most one for each list
-    /// register.
-    pub(crate) fn add_deactivation(&mut self, irq: &Irq) {
+    /// Adds a physical interrupt to deactivate; at most one for each list register and PPI.
+    pub(crate) fn add_deactivation(&mut self, physical: PhysicalInterrupt) {
         debug_assert!(!self.deactivate.is_full());
-        let _ = self.deactivate.try_push((irq.owner(), irq.pintid()));
+        let _ = self.deactivate.try_push(physical);
     }
 
     /// Does the work, if any. The lock has been released. The check saves 36 of the 955
@@ -226,8 +230,8 @@ impl AfterUnlock {
     fn run_slow<H: Host>(&mut self, vm: &Vm<H>, pin: &CpuPin<'_>) {
         // A migrated interrupt may be freed as soon as the migration's reference is put.
         let _entered = pin.guard();
-        for (owner, pintid) in self.deactivate.drain(..) {
-            vm.host.deactivate(owner, pintid);
+        for physical in self.deactivate.drain(..) {
+            vm.host.deactivate(physical);
         }
 
         for (irq, unlinked) in self.irqs.drain(..) {

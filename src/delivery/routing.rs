@@ -8,14 +8,14 @@
 use alloc::vec::Vec;
 
 use crate::config::ConfigError;
-use crate::delivery::queue;
+use crate::delivery::{physical, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, VcpuId};
 use crate::sync::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU64, fence};
 use crate::vm::Vm;
-use crate::vm::irq::Irq;
+use crate::vm::irq::{Changed, FollowUp, Irq, TARGET};
 use crate::vm::topology::Topology;
 
 /// Adds a vCPU: [`Vgic::add_vcpu`](crate::Vgic::add_vcpu). Readers of the topology are not
@@ -89,20 +89,28 @@ pub(crate) fn write_router<H: Host>(
 
 /// Routes an SPI, and informs the embedder of a change of the target.
 fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
-    if retarget(vm, pin, irq, target) != target {
-        vm.host.routed(irq.intid(), target);
+    let changed = retarget(vm, pin, irq, target);
+    if changed.old.target() != target {
+        physical::report(irq, changed.new, TARGET, |state| {
+            vm.host.routed(irq.intid(), state.target());
+        });
     }
 }
 
-/// Routes the interrupt to another vCPU, or to none, with the pending state. Returns the old
-/// target.
+/// Routes the interrupt to another vCPU, or to none, with the pending state.
 pub(crate) fn retarget<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
     irq: &Irq,
     target: Option<VcpuId>,
-) -> Option<VcpuId> {
+) -> Changed {
     let changed = irq.update(|state| state.with_target(target));
-    queue::follow_up(vm, pin, irq, changed.follow_up);
-    changed.old.target()
+    if changed.follow_up != FollowUp::Nothing {
+        if changed.new.hw() {
+            // The level may have waited for long, and reaches another vCPU at once.
+            physical::sample(vm, pin, irq);
+        }
+        queue::follow_up(vm, pin, irq, changed.follow_up);
+    }
+    changed
 }

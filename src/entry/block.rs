@@ -69,12 +69,19 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     id: VcpuId,
 ) -> Result<bool, EntryError> {
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
+    let residency = vcpu.residency.get();
     let nothing_due = match vcpu.shadow(cpu.local()) {
-        Some(shadow) => shadow.nothing_due(),
+        Some(mut shadow) => {
+            if residency.is_blocked() && shadow.forwarded & shadow.in_use != 0 {
+                // While the vCPU slept, lines of the interrupts in list registers may have fallen.
+                fold::sample_levels(vm, cpu, pin, vcpu, &mut shadow, 0);
+            }
+            shadow.nothing_due()
+        }
         None => return Err(EntryError::NotEntered(id)),
     };
 
-    rwp::done(vm, vcpu, vcpu.residency.get());
+    rwp::done(vm, vcpu, residency);
     let work = vcpu.residency.take_work();
     if work.has(WORK) || !nothing_due {
         // SAFETY: `shadow` has found that this CPU has the vCPU.

@@ -6,13 +6,16 @@ use core::cell::RefMut;
 
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
-use crate::entry::{flush, load_put};
+use crate::delivery::physical;
+use crate::entry::{flush, fold, load_put};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::vm::ich_shadow::IchShadow;
-use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RERAISED, ResidencyBits, WORK, Whereabouts};
+use crate::vm::residency::{
+    NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, ResidencyBits, WORK, Whereabouts,
+};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
@@ -66,8 +69,12 @@ fn enter_slow<H: Host, I: CpuInterface>(
         return Err(EntryError::AlreadyEntered(id));
     }
 
-    if vcpu.shadow(cpu.local()).is_none() {
-        load_put::load(cpu, vcpu)?;
+    match vcpu.shadow(cpu.local()) {
+        None => load_put::load(cpu, vcpu)?,
+        Some(mut shadow) if residency.is_blocked() => {
+            fold::sample_levels(vm, cpu, pin, vcpu, &mut shadow, 0);
+        }
+        Some(_) => {}
     }
 
     rwp::done(vm, vcpu, residency);
@@ -94,7 +101,7 @@ pub(super) unsafe fn update_lrs<H: Host, I: CpuInterface>(
         return;
     };
 
-    if work.has(NEW | RECALL | RECALL_LATER)
+    if work.has(NEW | RECALL | RECALL_LATER | RELEASE)
         || shadow.due.fill()
         || work.has(RERAISED) && vcpu.has_reraised(&shadow)
     {
@@ -123,9 +130,18 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     let reraised = work.has(RERAISED) && vcpu.has_reraised(shadow);
     let refold = work.has(RECALL | RECALL_LATER) || shadow.due.refold() || reraised;
 
+    let waited = refold || shadow.due.fill();
     let fold = refold && shadow.in_use != 0;
     if fold || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
         flush::flush(vm, cpu, pin, vcpu, shadow, refold, work.has(NEW));
+    }
+
+    // An arrival needs no sample.
+    if shadow.forwarded != 0 && waited {
+        fold::sample_before_entry(vm, cpu, pin, vcpu, shadow);
+    }
+    if work.has(RELEASE) {
+        physical::release_unused(vm, pin, vcpu);
     }
 
     shadow.write_staged(cpu.interface(), pin.counters());

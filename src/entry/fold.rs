@@ -14,7 +14,7 @@ use core::cell::RefMut;
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, hcr, misr, vmcr};
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{count, lpi_lifetime, prune};
+use crate::delivery::{count, lpi_lifetime, physical, prune, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::IntId;
@@ -41,11 +41,16 @@ pub(super) unsafe fn fold_exit<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
 ) {
     // SAFETY: the caller promises that `cpu` has the vCPU.
-    let Some(shadow) = (unsafe { vcpu.borrow_shadow() }) else {
+    let Some(mut shadow) = (unsafe { vcpu.borrow_shadow() }) else {
         return;
     };
 
     let ended = cpu.interface().read_elrsr() & shadow.in_use;
+    if shadow.forwarded & !ended != 0 {
+        // A forwarded level that the guest has not taken waits for its line.
+        sample_levels(vm, cpu, pin, vcpu, &mut shadow, ended);
+    }
+
     // With any other HCR a maintenance condition may hold as well.
     if shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
         fold_one(vm, cpu, pin, vcpu, shadow, ended);
@@ -58,6 +63,93 @@ pub(super) unsafe fn fold_exit<H: Host, I: CpuInterface>(
         refresh_states(cpu, pin, vcpu);
         vcpu.residency.show_states();
     }
+}
+
+/// Samples the forwarded levels that are pending in list registers, except those in `ended`. Levels
+/// with low lines are withdrawn; the next entry folds their list registers.
+#[cold]
+#[inline(never)]
+pub(super) fn sample_levels<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    shadow: &mut IchShadow,
+    ended: u16,
+) {
+    let _ = withdraw_levels(vm, cpu, pin, vcpu, shadow, ended);
+}
+
+/// Samples the forwarded levels that are pending in list registers, on the way into the guest.
+/// Empties the list registers of levels with low lines.
+#[cold]
+#[inline(never)]
+pub(super) fn sample_before_entry<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    shadow: &mut IchShadow,
+) {
+    let withdrawn = withdraw_levels(vm, cpu, pin, vcpu, shadow, 0);
+    if withdrawn == 0 {
+        return;
+    }
+
+    let _entered = pin.guard();
+    let mut after = AfterUnlock::new();
+    let waiting;
+    {
+        let mut list = vcpu.ap_list.lock(pin.locks());
+        for index in bits(withdrawn) {
+            let lr = shadow.read_lr(index, cpu.interface(), pin.counters());
+            shadow.vacate(index, lr);
+            if let Some(irq) = vcpu.irq_in_lr(shadow, index) {
+                let (folded, pruned) = irq.fold_unlink(vcpu.id, lr);
+                count::on_fold(pin, irq, folded);
+                if folded.deactivate {
+                    after.add_deactivation(irq.physical(cpu.id()));
+                }
+                prune::apply(vm, pin, vcpu, &mut list, irq, pruned, &mut after);
+            }
+        }
+
+        shadow.clean(cpu.interface(), pin.counters());
+        waiting = list.waiting() != 0;
+    }
+
+    after.run(vm, pin);
+    if waiting {
+        // There is room for others: another entry fills it.
+        shadow.due.add_refill(true);
+        queue::notify(vm, pin, vcpu.id, RECALL);
+    }
+}
+
+/// Withdraws the forwarded levels with low lines that are pending in list registers, except those
+/// in `ended`. Returns their list registers.
+fn withdraw_levels<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    shadow: &mut IchShadow,
+    ended: u16,
+) -> u16 {
+    let mut withdrawn = 0;
+    shadow.forwarded &= shadow.in_use;
+    for index in bits(shadow.forwarded & !ended) {
+        if !shadow.images[index].is_hw() {
+            shadow.forwarded &= !(1 << index);
+        } else if let Some(irq) = vcpu.irq_in_lr(shadow, index)
+            && irq.state().awaits_line()
+            && (shadow.read_lr(index, cpu.interface(), pin.counters())).is_pending()
+            && physical::sample(vm, pin, irq)
+        {
+            withdrawn |= 1 << index;
+        }
+    }
+    withdrawn
 }
 
 /// Folds the one interrupt that the guest has ended, if `ended` has one bit and the state is plain.
@@ -270,13 +362,13 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
             let irq = unsafe { &*irq };
             list.unlink(irq);
 
-            let (deactivate, changed) = irq.clear_active();
+            let changed = irq.clear_active();
             // An interrupt that is pending again may be more urgent than those in the list
             // registers.
             shadow.due.add_refold(changed.new.deliverable());
             count::on_change(pin, irq, changed);
-            if deactivate {
-                after.add_deactivation(irq);
+            if changed.takes_physical() || irq.release_unused() {
+                after.add_deactivation(irq.physical(cpu.id()));
             }
             if changed.old.level() && !changed.old.hw() {
                 to_resample = Some(irq.intid());
@@ -313,7 +405,7 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
         let (folded, pruned) = irq.fold_unlink(vcpu.id, lr);
         count::on_fold(pin, irq, folded);
         if folded.deactivate {
-            after.add_deactivation(irq);
+            after.add_deactivation(irq.physical(cpu.id()));
         }
         match pruned {
             Pruned::Kept(_) => kept |= 1 << index,

@@ -2,6 +2,7 @@
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, vmcr};
+use crate::delivery::physical;
 use crate::delivery::queue::AfterUnlock;
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -75,6 +76,9 @@ fn put_with<H: Host, I: CpuInterface>(
         let mut list = vcpu.ap_list.lock(pin.locks());
         if !mutant(Mutant::RegistersForgotten) {
             fold::fold_all(vm, cpu, pin, vcpu, &mut shadow, &mut list, &mut after);
+        }
+        if vcpu.has_physical_ppis() && !mutant(Mutant::PutKeepsThePpi) {
+            physical::release_all(vm, pin, vcpu, &mut list, &mut after);
         }
         shadow.clean(cpu.interface(), pin.counters());
         list.check();

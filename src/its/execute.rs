@@ -276,7 +276,7 @@ impl<'a, H: Host> Execution<'a, H> {
             .ok_or(CommandError::IntidOutOfRange)?;
 
         irq.set_icid(icid.0);
-        routing::retarget(self.vm, self.pin, irq, target);
+        let _ = routing::retarget(self.vm, self.pin, irq, target);
         lpi_tables::reload_config(vm, pin, irq);
 
         // The interrupt is complete: module docs of `vm::its`, "Publication".
@@ -318,7 +318,7 @@ impl<'a, H: Host> Execution<'a, H> {
         irq: &Irq,
         target: Option<VcpuId>,
     ) {
-        routing::retarget(self.vm, self.pin, irq, target);
+        let _ = routing::retarget(self.vm, self.pin, irq, target);
         let host = &self.vm.host;
         host.event_mapped(self.its.id, device, event, irq.intid(), target);
     }

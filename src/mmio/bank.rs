@@ -18,7 +18,7 @@
 //!
 //! Zeros in the set and clear registers have no effect (case `keep.isenabler_icenabler`).
 
-use crate::delivery::{change, inject, queue};
+use crate::delivery::{change, inject, physical, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
@@ -127,7 +127,7 @@ impl<H: Host> Access<'_, H> {
                 if !self.sync_states(bank) {
                     return None;
                 }
-                bank.bits(|state| state.shows_pending()) | self.lines(bank)
+                self.pending(bank)
             }
             offset::ISACTIVER | offset::ICACTIVER => {
                 if !self.sync_states(bank) {
@@ -139,16 +139,38 @@ impl<H: Host> Access<'_, H> {
         })
     }
 
-    /// Returns the bits of the level-sensitive interrupts whose physical lines are high. While a
-    /// forwarded interrupt is disabled or active, the physical interrupt does not arrive: only the
-    /// host knows the line. Case `spi.line_falls_before_it_is_taken`.
-    fn lines(&self, bank: Bank<'_>) -> u64 {
-        bank.irqs.iter().enumerate().fold(0, |word, (bit, irq)| {
-            let high = irq.state().level()
-                && irq.pintid() != 0
-                && self.vm.host.is_pending(bank.owner, irq.pintid());
-            word | u64::from(high) << bit
-        })
+    /// Returns the bits of the pending interrupts.
+    fn pending(&self, bank: Bank<'_>) -> u64 {
+        let (mut pending, mut connected) = (0, 0);
+        for (bit, irq) in bank.irqs.iter().enumerate() {
+            let state = irq.state();
+            pending |= u64::from(state.shows_pending()) << bit;
+            connected |= u64::from(state.is_connected_level()) << bit;
+        }
+
+        if connected == 0 {
+            pending
+        } else {
+            let lines = self.lines(bank, connected);
+            bank.bits(|state| state.shows_pending()) | lines
+        }
+    }
+
+    /// Returns the bits of the level-sensitive interrupts in `connected` whose physical lines are
+    /// high, and withdraws those that were forwarded and whose lines are low. While a forwarded
+    /// interrupt is disabled or active, the physical interrupt does not arrive: only the host knows
+    /// the line. Case `spi.line_falls_before_it_is_taken`.
+    #[inline(never)]
+    fn lines(&self, bank: Bank<'_>, connected: u64) -> u64 {
+        let mut lines = 0;
+        for irq in bank.named(connected) {
+            let line = physical::line(self.vm, self.pin, irq);
+            if line == Some(false) {
+                physical::withdraw(self.vm, self.pin, irq);
+            }
+            lines |= u64::from(line == Some(true)) << (irq.intid().raw() & 31);
+        }
+        lines
     }
 
     /// Makes the states of the bank's interrupts current, for registers that show states kept in
@@ -268,9 +290,18 @@ fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64
 fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
     for irq in bank.named(word) {
         let changed = irq.update(|state| state.with_flag(ENABLED, on));
-        follow_up_rwp(vm, pin, bank, irq, changed.follow_up);
+        // Saves 10 of the 198 instructions of a write of `GICD_ISENABLER`.
+        if changed.follow_up != FollowUp::Nothing {
+            if changed.new.hw() {
+                // Forwarded, and disabled since: the line may have fallen.
+                physical::sample(vm, pin, irq);
+            }
+            follow_up_rwp(vm, pin, bank, irq, changed.follow_up);
+        }
         if changed.old.enabled() != on {
-            vm.host.enabled(bank.owner, irq.intid(), on);
+            physical::report(irq, changed.new, ENABLED, |state| {
+                vm.host.enabled(bank.owner, irq.intid(), state.enabled());
+            });
         }
     }
 }
@@ -332,10 +363,16 @@ pub(crate) fn write_triggers<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'
             continue;
         }
         let edge = word >> (place << 1) & 0b10 != 0;
+        // A pending level without a line would become an edge that nobody raised.
+        if irq.state().hw() {
+            physical::sample(vm, pin, irq);
+        }
         let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
         queue::complete(vm, pin, irq, changed);
         if changed.old.level() == edge {
-            vm.host.configured(bank.owner, irq.intid(), edge);
+            physical::report(irq, changed.new, LEVEL, |state| {
+                vm.host.configured(bank.owner, irq.intid(), !state.level());
+            });
         }
     }
 }

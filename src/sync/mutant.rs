@@ -135,6 +135,21 @@ mutants! {
     /// Teardown claims a vCPU by a load and a store instead of a compare-and-swap.
     TornDownByStore: "teardown", "teardown_against_entry", "a VM destroyed with a vCPU loaded";
 
+    /// A forward checks the connection before the raise, not in the raise.
+    ForwardLooksFirst: "physical", "forward_against_disconnect",
+        "a physical line dead for its next owner";
+    /// Another CPU than the vCPU's takes a physical PPI from the state word.
+    ReleasedElsewhere: "physical", "icactiver_against_put", "";
+    /// A put leaves a physical PPI with the vCPU.
+    PutKeepsThePpi: "physical", "icactiver_against_put",
+        "a vCPU moved while its PPI is active";
+    /// Teardown leaves physical interrupts active.
+    TeardownKeepsPhysical: "physical", "forward_against_teardown",
+        "a guest that dies with forwarded interrupts active";
+    /// The host is told of a register's new value once, without a second look.
+    ReportedOnce: "physical", "isenabler_against_icenabler",
+        "enable and disable of one line race";
+
     /// The old topology is freed at once, before its last reader is done.
     TopologyFreedAtOnce: "snapshot", "readers_see_the_old_or_the_new", "";
     /// A new topology is published with Relaxed instead of AcqRel.

@@ -76,6 +76,9 @@ pub(crate) struct IchShadow {
     pub(crate) in_use: u16,
     /// List registers in use whose deactivation raises EISR instead of ELRSR.
     pub(crate) wants_eoi: u16,
+    /// List registers whose image had HW set when filled. The bit of a list register that is not in
+    /// use, or that has been filled since, means nothing.
+    pub(crate) forwarded: u16,
     /// Free list registers that still assert EISR and must be overwritten.
     pub(crate) stale: u16,
     /// Work to do before the next entry.
@@ -95,6 +98,7 @@ impl IchShadow {
             usable: 0,
             in_use: 0,
             wants_eoi: 0,
+            forwarded: 0,
             stale: 0,
             due: Due(0),
             hcr: 0,
@@ -154,6 +158,15 @@ impl IchShadow {
         self.stale &= !bit;
         if image.wants_eoi() {
             self.wants_eoi |= bit;
+        }
+        self.note_forwarded(index, image);
+    }
+
+    /// Notes a list register that is backed by a physical interrupt.
+    #[inline]
+    pub(super) fn note_forwarded(&mut self, index: usize, image: ListRegister) {
+        if image.is_hw() {
+            self.forwarded |= 1 << index;
         }
     }
 

@@ -58,7 +58,8 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) vcpus: FixedSlice<Vcpu>,
     pub(crate) present: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
-    /// Held while a vCPU is added.
+    /// Held while a vCPU is added, an interrupt connected or disconnected, or the VM claimed for
+    /// its teardown.
     pub(crate) growth: SpinLock<(), { Rank::Topology as u8 }>,
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
@@ -199,6 +200,18 @@ impl<H: Host> Vm<H> {
         }
         let irq = vcpu.private(intid).ok_or(InjectError::UnknownInterrupt)?;
         Ok((vcpu, irq))
+    }
+
+    /// Returns every SPI, and every SGI and PPI of every vCPU.
+    pub(crate) fn wired(&self) -> impl Iterator<Item = &Irq> {
+        let private = self.vcpus.iter().flat_map(Vcpu::privates);
+        self.distributor.spis().iter().chain(private)
+    }
+
+    /// Returns true if the VM is being taken apart, or has been. Under the lock of the topology.
+    pub(crate) fn is_torn_down(&self) -> bool {
+        let first = self.vcpus.first();
+        first.is_some_and(|vcpu| vcpu.residency.get().is_torn_down())
     }
 
     /// Returns the groups, a bit each, open to signal `irq` to `vcpu`. A CPU that closes a group

@@ -10,6 +10,7 @@
 //! | 5     | RECALL       | a list register has to be folded, and the guest left |
 //! | 6     | RECALL_LATER | a list register has to be folded before the next entry |
 //! | 7     | RERAISED     | an edge has come of an interrupt in a list register |
+//! | 8     | RELEASE      | a physical PPI is owned without a need, and has to be released |
 //! | 31:16 | cpu          | physical CPU that has the vCPU, or none |
 //! | 63:32 | registration | number of that CPU's registration; 0 for none |
 //!
@@ -18,10 +19,10 @@
 //!
 //! # No lost wake-up, and one kick
 //! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW,
-//! RERAISED or RECALL. The result of the read-modify-write gives the place of the vCPU. Entering,
-//! leaving and blocking are read-modify-writes of the same word, and totally ordered with the
-//! producer's: either the entry's swap returns the producer's bit and the vCPU does the work, or
-//! the producer sees IN_GUEST and kicks. Only a producer that finds none of the three bits set
+//! RERAISED, RELEASE or RECALL. The result of the read-modify-write gives the place of the vCPU.
+//! Entering, leaving and blocking are read-modify-writes of the same word, and totally ordered with
+//! the producer's: either the entry's swap returns the producer's bit and the vCPU does the work,
+//! or the producer sees IN_GUEST and kicks. Only a producer that finds none of the four bits set
 //! kicks or wakes. Later producers rely on the first kick until the vCPU consumes the bits. Neither
 //! side needs a further fence.
 
@@ -44,8 +45,10 @@ pub(crate) const RECALL_LATER: u64 = 1 << 6;
 /// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
 /// exit restages the interrupt; else the list registers must be folded.
 pub(crate) const RERAISED: u64 = 1 << 7;
+/// A physical PPI is owned without a need.
+pub(crate) const RELEASE: u64 = 1 << 8;
 /// Every kind of work.
-pub(crate) const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED;
+pub(crate) const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED | RELEASE;
 /// The owner's seat.
 const OWNER: u64 = !0xffff;
 /// In place of a seat while the vCPU is on no CPU.
@@ -92,7 +95,8 @@ impl Residency {
         let old = ResidencyBits(self.0.fetch_or(work, AcqRel));
         let old = early.unwrap_or(old);
 
-        let kicked = old.0 & (NEW | RECALL | RERAISED) != 0 && !mutant(Mutant::EveryProducerKicks);
+        const KICKS: u64 = NEW | RECALL | RERAISED | RELEASE;
+        let kicked = old.0 & KICKS != 0 && !mutant(Mutant::EveryProducerKicks);
         if work == RECALL_LATER || kicked {
             Kick::Nothing
         } else if old.in_guest() {

@@ -4,10 +4,14 @@
 
 use core::cell::{RefCell, RefMut, UnsafeCell};
 
+use arrayvec::ArrayVec;
+
 use crate::cpu_interface::vmcr;
 use crate::epoch::{CpuLocal, CpuPin};
+use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
-use crate::sync::Ordering::Relaxed;
+use crate::lr;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{AtomicU8, AtomicU16, AtomicU64, Rank, SpinLock, Watched};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
@@ -48,6 +52,8 @@ pub(crate) struct Vcpu {
     pub(crate) ap_list: SpinLock<ApList, { Rank::ApList as u8 }>,
     shadow: OwnedShadow,
     pub(crate) redistributor: Redistributor,
+    /// PPIs that are, or have been, connected to a physical PPI: bit n for INTID 16 + n.
+    physical_ppis: AtomicU16,
     private: [Irq; IntId::PRIVATE as usize],
 }
 
@@ -67,6 +73,7 @@ impl Vcpu {
                 watched: Watched::default(),
             },
             redistributor: Redistributor::new(),
+            physical_ppis: AtomicU16::new(0),
             private: core::array::from_fn(|n| {
                 // SGIs are always edge-triggered; PPIs are level-sensitive after reset.
                 let flags = if n < 16 { 0 } else { LEVEL };
@@ -98,6 +105,27 @@ impl Vcpu {
     /// Returns the SGIs and PPIs, by INTID.
     pub(crate) fn privates(&self) -> &[Irq] {
         &self.private
+    }
+
+    /// Notes that the PPI `intid` has been connected to a physical PPI.
+    pub(crate) fn add_physical_ppi(&self, intid: IntId) {
+        // AcqRel: pairs with the Acquire in `physical_ppis`.
+        self.physical_ppis
+            .fetch_or(1 << (intid.raw() & 0xf), AcqRel);
+    }
+
+    /// Returns true if a PPI is, or has been, connected to a physical PPI.
+    #[inline]
+    pub(crate) fn has_physical_ppis(&self) -> bool {
+        // Acquire: pairs with the AcqRel in `add_physical_ppi`.
+        self.physical_ppis.load(Acquire) != 0
+    }
+
+    /// Returns the PPIs that are, or have been, connected to a physical PPI.
+    pub(crate) fn physical_ppis(&self) -> impl Iterator<Item = &Irq> {
+        // Acquire: pairs with the AcqRel in `add_physical_ppi`.
+        let connected = self.physical_ppis.load(Acquire);
+        bits(connected).filter_map(|n| self.private.get(n + IntId::FIRST_PPI as usize))
     }
 
     /// Returns the classes allowed into this vCPU's list registers while the distributor enables
@@ -181,11 +209,19 @@ impl Vcpu {
     }
 
     /// Relinks the interrupts of the list registers without reading the registers; for a dropped
-    /// VM.
+    /// VM. Returns the physical interrupts behind the list registers.
     ///
     /// # Safety
     /// No CPU runs the vCPU, or will.
-    pub(crate) unsafe fn abandon(&self, pin: &CpuPin<'_>) {
+    pub(crate) unsafe fn abandon(
+        &self,
+        pin: &CpuPin<'_>,
+    ) -> ArrayVec<PhysicalInterrupt, { lr::MAX }> {
+        let mut physical = ArrayVec::new();
+        let Some(cpu) = self.residency.get().cpu() else {
+            return physical;
+        };
+
         // SAFETY: the caller promises that no CPU uses the shadow. A shared reference, because the
         // list points to the vCPU's own interrupts.
         let shadow = unsafe { &*self.shadow.shadow.get() };
@@ -196,10 +232,14 @@ impl Vcpu {
             // SAFETY: by the invariant of `IchShadow` the interrupt is queued on this vCPU. The
             // list's reference keeps the interrupt alive, and no other CPU unlinks.
             if let Some(irq) = unsafe { shadow.irqs[index].as_ref() } {
-                irq.fold_without_read();
+                if irq.fold_without_read() {
+                    physical.push(irq.physical(cpu));
+                }
                 list.link(irq, irq.state());
             }
         }
+
+        physical
     }
 
     /// Returns true if an edge has come of an interrupt in a list register not ended by the guest.

@@ -18,7 +18,9 @@ use vgic::epoch::{CpuLocal, CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::Width;
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Config, Cpu, EntryError, Host, Injected, PinnedCpu, Vgic};
+use vgic::{
+    BadAddress, Config, Cpu, EntryError, Host, Injected, PhysicalInterrupt, PinnedCpu, Vgic,
+};
 
 const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;
@@ -100,9 +102,9 @@ impl Host for Guest {
         Ok(())
     }
 
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
-    fn is_pending(&self, _vcpu: Option<VcpuId>, pintid: u16) -> bool {
-        pintid & 1 != 0
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+        physical.intid().raw() & 1 != 0
     }
 }
 
@@ -494,11 +496,11 @@ impl<'s, C: Choices> Actor<'s, C> {
             2 => vm.check(domain, vm.set_spi_line(pin, intid, high)),
             3 => vm.check(domain, vm.set_ppi_line(pin, vcpu, intid, high)),
             4 => {
-                ignore(vm.connect_spi(intid, intid));
+                ignore(vm.connect_spi(pin, intid, intid));
                 vm.check(domain, vm.forward_spi(pin, intid));
             }
             5 => {
-                ignore(vm.connect_ppi(vcpu, intid, intid));
+                ignore(vm.connect_ppi(pin, vcpu, intid, intid));
                 vm.check(domain, vm.forward_ppi(pin, vcpu, intid));
             }
             6 => vm.check(domain, vm.inject_spi(pin, intid)),

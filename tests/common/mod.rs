@@ -17,7 +17,7 @@ use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Blocked, Config, Cpu, Host, PinnedCpu, Vgic};
+use vgic::{BadAddress, Blocked, Config, Cpu, Host, PhysicalInterrupt, PinnedCpu, Vgic};
 
 pub const GICD: u64 = 0x0800_0000;
 pub const GICR: u64 = 0x080a_0000;
@@ -31,7 +31,7 @@ pub const RAM_SIZE: u64 = 0x0100_0000;
 pub enum Call {
     Kick(u16, usize),
     Wake(usize),
-    Deactivate(u16),
+    Deactivate(PhysicalInterrupt),
     Resample(usize, u32),
     Enabled(Option<usize>, u32, bool),
     Configured(Option<usize>, u32, bool),
@@ -42,6 +42,8 @@ pub enum Call {
 #[derive(Default)]
 pub struct TestHost {
     pub calls: Mutex<Vec<Call>>,
+    /// Connected physical interrupts with high lines.
+    pub high: Mutex<Vec<PhysicalInterrupt>>,
     pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
     /// Reads of RAM so far.
     pub reads: AtomicU64,
@@ -87,8 +89,11 @@ impl Host for TestHost {
         }
         Ok(())
     }
-    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
-        self.call(Call::Deactivate(pintid));
+    fn deactivate(&self, physical: PhysicalInterrupt) {
+        self.call(Call::Deactivate(physical));
+    }
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+        self.high.lock().unwrap().contains(&physical)
     }
     fn resample(&self, vcpu: VcpuId, intid: IntId) {
         self.call(Call::Resample(vcpu.index(), intid.raw()));

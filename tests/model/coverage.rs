@@ -232,7 +232,11 @@ const SITUATIONS: &[&str] = &[
     "forwarded and pending, it is routed elsewhere",
     "forwarded and active, it is routed elsewhere",
     "forwarded and pending, its line falls",
+    "forwarded and pending, it is withdrawn",
     "forwarded and active, the PE leaves its CPU",
+    "forwarded and pending, the PE leaves its CPU",
+    "a PPI is forwarded while active, its PE having come from another CPU",
+    "a PE comes onto a CPU with the line of its PPI high",
     "a forwarded one is made pending or active by the guest",
     // LPIs.
     "an MSI is taken",

@@ -146,6 +146,46 @@ fn a_forwarded_interrupt_that_is_pending_again_is_taken_again() {
     ]);
 }
 
+/// Lets the line of a forwarded level fall while more urgent interrupts fill the list registers,
+/// and makes the level an edge. No edge has been raised.
+#[test]
+fn a_level_without_a_line_does_not_become_an_edge() {
+    check(&[
+        Write(0, Frame::Distributor, 0x40, 4, 32),
+        Line(0, 38, true),
+        Edge(0, 16),
+        Edge(0, 35),
+        Line(0, 30, true),
+        Line(0, 38, false),
+        Write(0, Frame::Distributor, 0xc08, 4, 0x27f6_e000),
+    ]);
+}
+
+/// Makes a forwarded level, pending by its line, active by a register. The line falls, and the
+/// level is not pending.
+#[test]
+fn a_forwarded_level_made_active_follows_its_line() {
+    check(&[
+        Line(0, 38, true),
+        Write(0, Frame::Redistributor(0), 0x1_0100, 4, 1 << 4),
+        Write(0, Frame::Distributor, 0x304, 4, 1 << 6),
+        Line(0, 38, false),
+        Read(0, Frame::Distributor, 0x204, 4),
+    ]);
+}
+
+/// Moves a PE in the handler of a forwarded PPI to another CPU. The PPI is forwarded there once
+/// more, and its line falls before the end.
+#[test]
+fn a_handler_of_a_forwarded_ppi_goes_on_elsewhere() {
+    for falls in [false, true] {
+        let mut operations = vec![Line(0, 30, true), Acknowledge(0, true), Move(0, 1)];
+        operations.extend(falls.then_some(Line(0, 30, false)));
+        operations.extend([End(0), Acknowledge(0, true), End(0), Move(0, 0)]);
+        check(&operations);
+    }
+}
+
 /// Ends a level with its line still high, after the distributor stopped forwarding its group. The
 /// level is not signalled.
 #[test]

@@ -145,9 +145,9 @@ impl Redistributor {
         self.registers.ispendr0.get() & 1 << intid != 0
     }
 
-    /// Deactivates PPI `intid`.
-    pub(crate) fn deactivate(&self, intid: u32) {
-        self.registers.icactiver0.set(1 << intid);
+    /// Deactivates the PPIs whose bits are set in `ppis`.
+    pub(crate) fn deactivate(&self, ppis: u32) {
+        self.registers.icactiver0.set(ppis);
     }
 
     /// Enables LPIs. `properties` is the value of `GICR_PROPBASER`.

@@ -49,6 +49,7 @@ pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &PinnedCpu<'_>) 
             ExitReason::Ppi
         }
         _ => {
+            // While the vCPU is off, the PPI stays active, until `start_vcpu` deactivates it.
             forward(IntId::ppi(intid), |id| vgic.forward_ppi(pin, cpu.vcpu, id));
             ExitReason::Ppi
         }
@@ -64,7 +65,10 @@ fn forward(
     forward: impl FnOnce(IntId) -> Result<vgic::Injected, vgic::InjectError>,
 ) {
     let forwarded = intid.map(forward);
-    debug_assert!(matches!(forwarded, Some(Ok(_))));
+    debug_assert!(matches!(
+        forwarded,
+        Some(Ok(_) | Err(vgic::InjectError::NotLoaded))
+    ));
 }
 
 /// Injects the MSI whose physical LPI is `lpi`.

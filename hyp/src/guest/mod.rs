@@ -53,7 +53,7 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, int
         let domain = Domain::new();
         let controller = Vgic::new(&domain, config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
-        connect_interrupts(&controller);
+        connect_interrupts(&controller, &domain);
         Guest {
             stage2,
             controller: Box::leak(Box::new(controller)),
@@ -92,9 +92,12 @@ fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Co
     config
 }
 
-/// Connects every SPI and PPI of the machine to the guest's interrupt of the same number. The
-/// guest's other SPIs have no physical counterpart.
-fn connect_interrupts(controller: &Controller) {
+/// Connects every SPI of the machine, and every PPI that is not the hypervisor's, to the guest's
+/// interrupt of the same number. The guest's other SPIs have no physical counterpart.
+fn connect_interrupts(controller: &Controller, domain: &Domain) {
+    // The CPUs register later.
+    let local = (domain.register(CpuId(0))).expect("no CPU has registered yet");
+    let pin = local.pin();
     for spi in controller
         .host()
         .gic
@@ -103,14 +106,16 @@ fn connect_interrupts(controller: &Controller) {
         .filter_map(IntId::spi)
     {
         controller
-            .connect_spi(spi, spi)
+            .connect_spi(&pin, spi, spi)
             .expect("the controller has every SPI");
     }
 
     for cpu in 0..controller.vcpu_count() {
-        for ppi in (0..IntId::PRIVATE).filter_map(IntId::ppi) {
+        let host = controller.host();
+        let ppis = (0..IntId::PRIVATE).filter(|ppi| host.is_guest_ppi(*ppi));
+        for ppi in ppis.filter_map(IntId::ppi) {
             controller
-                .connect_ppi(interrupts::vcpu_of(cpu), ppi, ppi)
+                .connect_ppi(&pin, interrupts::vcpu_of(cpu), ppi, ppi)
                 .expect("every vCPU has every PPI");
         }
     }

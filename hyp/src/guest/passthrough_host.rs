@@ -11,12 +11,13 @@ use alloc::collections::BTreeMap;
 
 use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
-use vgic::{BadAddress, Host};
+use vgic::{BadAddress, Host, PhysicalInterrupt};
 
 use crate::cpu::hyp_timer;
 use crate::cpu::percpu::PerCpu;
 use crate::gic::Gic;
 use crate::gic::lpi::MsiSource;
+use crate::gic::redistributor::Redistributor;
 use crate::memory::ranges::Pages;
 use crate::println;
 
@@ -60,8 +61,21 @@ impl PassthroughHost {
 
     /// Returns true if the guest may have the physical PPI. The hypervisor's own PPIs are not the
     /// guest's.
-    fn is_guest_ppi(&self, ppi: u32) -> bool {
+    pub(crate) fn is_guest_ppi(&self, ppi: u32) -> bool {
         ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
+    }
+
+    /// Deactivates the guest's PPIs of CPU `cpu`: those that came while the vCPU was off, and that
+    /// nobody has been given.
+    pub(crate) fn deactivate_ppis(&self, cpu: usize) {
+        let ppis = (0..IntId::FIRST_SPI).filter(|ppi| self.is_guest_ppi(*ppi));
+        let mask = ppis.fold(0, |mask, ppi| mask | 1 << ppi);
+        self.gic.redistributor(cpu).deactivate(mask);
+    }
+
+    /// Returns the redistributor of a CPU. The numbers of CPUs are their indices.
+    fn redistributor(&self, cpu: CpuId) -> &Redistributor {
+        self.gic.redistributor(usize::from(cpu.0))
     }
 }
 
@@ -105,20 +119,21 @@ impl Host for PassthroughHost {
         Ok(())
     }
 
-    fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16) {
-        match vcpu {
-            Some(vcpu) => (self.gic.redistributor(vcpu.index())).deactivate(pintid.into()),
-            None => self.gic.distributor.deactivate(pintid.into()),
+    fn deactivate(&self, physical: PhysicalInterrupt) {
+        match physical {
+            PhysicalInterrupt::Ppi { cpu, intid } => {
+                self.redistributor(cpu).deactivate(1 << intid.raw());
+            }
+            PhysicalInterrupt::Spi { intid } => self.gic.distributor.deactivate(intid.raw()),
         }
     }
 
-    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
-        let intid = u32::from(pintid);
-        match vcpu {
-            None => self.gic.distributor.is_pending(intid),
-            Some(vcpu) => {
-                self.is_guest_ppi(intid) && self.gic.redistributor(vcpu.index()).is_pending(intid)
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+        match physical {
+            PhysicalInterrupt::Ppi { cpu, intid } => {
+                self.redistributor(cpu).is_pending(intid.raw())
             }
+            PhysicalInterrupt::Spi { intid } => self.gic.distributor.is_pending(intid.raw()),
         }
     }
 

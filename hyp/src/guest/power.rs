@@ -204,6 +204,7 @@ fn start_vcpu(cpu: &PerCpu, entry: u64, context: u64) -> ! {
 
     let vgic = get().vgic();
     let local = cpu.vgic_cpu();
+    vgic.host().deactivate_ppis(cpu.index);
     vgic.power_on(cpu.vcpu);
     vgic.enter(&local.pin(), cpu.vcpu)
         .expect("the vCPU is on, and lives here");

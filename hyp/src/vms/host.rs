@@ -7,7 +7,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use vgic::intid::{CpuId, VcpuId};
-use vgic::{BadAddress, Host};
+use vgic::{BadAddress, Host, PhysicalInterrupt};
 
 use super::RAM;
 use crate::gic::Gic;
@@ -65,7 +65,12 @@ impl Host for VmHost {
     }
 
     /// Does nothing, and is never called: no physical interrupt is forwarded to a VM.
-    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
-        debug_assert!(false, "interrupt {pintid} is not a vm's");
+    fn deactivate(&self, physical: PhysicalInterrupt) {
+        debug_assert!(false, "{physical:?} is not a vm's");
+    }
+
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+        debug_assert!(false, "{physical:?} is not a vm's");
+        false
     }
 }

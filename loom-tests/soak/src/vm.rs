@@ -7,7 +7,7 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{CpuLocal, Domain};
 use vgic::intid::{Affinity, CpuId, IntId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
-use vgic::{BadAddress, Config, Cpu, Host, Vgic};
+use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
 
 use crate::oracle::Oracle;
 use crate::threads::yield_now;
@@ -120,8 +120,11 @@ impl Host for Embedder {
         Ok(())
     }
 
-    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
-        panic!("no interrupt is forwarded, and {pintid} is to be deactivated");
+    fn deactivate(&self, physical: PhysicalInterrupt) {
+        panic!("no interrupt is forwarded, and {physical:?} is to be deactivated");
+    }
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+        panic!("no interrupt is connected, and {physical:?} is to be sampled");
     }
 }
 

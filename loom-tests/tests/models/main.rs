@@ -9,6 +9,7 @@ mod its_pair;
 mod kick;
 mod level;
 mod lpi_lifetime;
+mod physical;
 mod radix;
 mod retarget;
 mod sgi;

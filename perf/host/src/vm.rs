@@ -7,7 +7,7 @@ use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Config, Cpu, Host, Vgic};
+use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
 
 pub const GICD: u64 = 0x0800_0000;
 pub const GITS: u64 = 0x0808_0000;
@@ -69,7 +69,10 @@ impl Host for QuietHost {
         }
         Ok(())
     }
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
 }
 
 /// A physical CPU.

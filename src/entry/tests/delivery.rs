@@ -8,7 +8,7 @@ use crate::mmio::{MmioOutcome, Width};
 use crate::vm::irq::ENABLED;
 use crate::vm::residency::RECALL_LATER;
 
-use super::{Bench, V0, V1, ppi, spi};
+use super::{Bench, V0, V1, ppi, ppi_of, spi, spi_of};
 
 #[test]
 fn nothing_pending_touches_no_register() {
@@ -112,7 +112,12 @@ fn a_forwarded_interrupt_is_deactivated_by_the_guest_or_for_it() {
         true,
         0,
     );
-    bench.vm.connect_ppi(V0, timer, timer).unwrap();
+    bench
+        .vm
+        .connect_ppi(&bench.pin(), V0, timer, timer)
+        .unwrap();
+    let high = || bench.vm.host().high.lock().unwrap();
+    high().push(ppi_of(0, 27));
     let fire = || {
         let _ = bench.vm.forward_ppi(&bench.pin(), V0, timer).unwrap();
     };
@@ -128,13 +133,18 @@ fn a_forwarded_interrupt_is_deactivated_by_the_guest_or_for_it() {
     bench.enter();
     bench.exit();
     let irq = bench.vm.vm().vcpu(V0).unwrap().private(timer).unwrap();
-    let (deactivate, changed) = irq.clear_pending();
-    assert!(!deactivate, "the register has it");
-    crate::delivery::queue::complete(bench.vm.vm(), &bench.pin(), irq, changed);
+    crate::delivery::change::clear_pending(bench.vm.vm(), &bench.pin(), irq);
+    assert!(
+        bench.vm.host().deactivated.lock().unwrap().is_empty(),
+        "the register has it"
+    );
     bench.enter();
     assert_eq!(bench.acknowledge(), 1023);
     bench.exit();
-    assert_eq!(*bench.vm.host().deactivated.lock().unwrap(), [27]);
+    assert_eq!(
+        *bench.vm.host().deactivated.lock().unwrap(),
+        [ppi_of(0, 27)]
+    );
     bench.finish();
 }
 
@@ -143,7 +153,7 @@ fn a_forwarded_interrupt_stays_forwarded_across_cpus() {
     let bench = Bench::new();
     let other = bench.second_cpu();
     let intid = bench.edge_spi(40, 0xa0);
-    bench.vm.connect_spi(intid, spi(70)).unwrap();
+    bench.vm.connect_spi(&bench.pin(), intid, spi(70)).unwrap();
     let _ = bench.vm.forward_spi(&bench.pin(), intid).unwrap();
     bench.enter();
     bench.exit();
@@ -207,11 +217,11 @@ fn a_forwarded_line_is_shown_as_pending_while_it_is_disabled() {
     let (vm, pin) = (&bench.vm, bench.pin());
     let gicd = vm.config().distributor;
     let sgi_base = vm.config().redistributors[0].base + 0x1_0000;
-    vm.connect_spi(spi(40), spi(70)).unwrap();
-    vm.connect_ppi(V0, ppi(27), ppi(30)).unwrap();
+    vm.connect_spi(&pin, spi(40), spi(70)).unwrap();
+    vm.connect_ppi(&pin, V0, ppi(27), ppi(30)).unwrap();
     let read = |gpa| vm.mmio_read(&pin, V1, gpa, Width::Word).unwrap();
     assert_eq!(read(gicd + 0x204), MmioOutcome::Done(0));
-    *vm.host().high.lock().unwrap() = std::vec![(None, 70), (Some(V0), 30)];
+    *vm.host().high.lock().unwrap() = std::vec![spi_of(70), ppi_of(0, 30)];
     for register in [0x200, 0x280] {
         assert_eq!(read(gicd + register + 4), MmioOutcome::Done(1 << 8));
         assert_eq!(read(sgi_base + register), MmioOutcome::Done(1 << 27));

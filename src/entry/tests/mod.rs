@@ -3,13 +3,14 @@
 mod delivery;
 mod moving;
 mod overflow;
+mod physical;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 use crate::cpu_interface::software::SoftwareInterface;
 use crate::epoch::Domain;
-use crate::host::{BadAddress, Host};
+use crate::host::{BadAddress, Host, PhysicalInterrupt};
 use crate::intid::{Affinity, CpuId, IntId, Kind, VcpuId};
 use crate::sync::Ordering::Relaxed;
 use crate::vm::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, State};
@@ -19,10 +20,10 @@ use crate::{Config, Cpu, PinnedCpu, Vgic};
 struct Log {
     kicks: Mutex<Vec<(CpuId, VcpuId)>>,
     wakes: Mutex<Vec<VcpuId>>,
-    deactivated: Mutex<Vec<u16>>,
+    deactivated: Arc<Mutex<Vec<PhysicalInterrupt>>>,
     resampled: Mutex<Vec<(VcpuId, IntId)>>,
     /// Physical interrupts whose lines are high.
-    high: Mutex<Vec<(Option<VcpuId>, u16)>>,
+    high: Mutex<Vec<PhysicalInterrupt>>,
 }
 
 impl Host for Log {
@@ -35,11 +36,11 @@ impl Host for Log {
     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
         Err(BadAddress)
     }
-    fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
-        self.deactivated.lock().unwrap().push(pintid);
+    fn deactivate(&self, physical: PhysicalInterrupt) {
+        self.deactivated.lock().unwrap().push(physical);
     }
-    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
-        self.high.lock().unwrap().contains(&(vcpu, pintid))
+    fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+        self.high.lock().unwrap().contains(&physical)
     }
     fn resample(&self, vcpu: VcpuId, intid: IntId) {
         self.resampled.lock().unwrap().push((vcpu, intid));
@@ -61,6 +62,19 @@ fn spi(n: u32) -> IntId {
 
 fn ppi(n: u32) -> IntId {
     IntId::ppi(n).unwrap()
+}
+
+/// Returns a physical PPI of a CPU.
+fn ppi_of(cpu: u16, n: u32) -> PhysicalInterrupt {
+    PhysicalInterrupt::Ppi {
+        cpu: CpuId(cpu),
+        intid: ppi(n),
+    }
+}
+
+/// Returns a physical SPI.
+fn spi_of(n: u32) -> PhysicalInterrupt {
+    PhysicalInterrupt::Spi { intid: spi(n) }
 }
 
 impl Bench {

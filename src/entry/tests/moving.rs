@@ -21,7 +21,7 @@ fn a_pending_and_active_interrupt_wakes_nobody() {
     bench.inject(intid);
     let block = || bench.vm.block(&bench.pin(), V0).unwrap();
     assert_eq!(block(), Blocked::Yes);
-    let (_, Changed { follow_up, .. }) = bench.irq(intid).clear_active();
+    let Changed { follow_up, .. } = bench.irq(intid).clear_active();
     crate::delivery::queue::follow_up(bench.vm.vm(), &bench.pin(), bench.irq(intid), follow_up);
     assert_eq!(block(), Blocked::No);
     bench.enter();

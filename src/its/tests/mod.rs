@@ -16,7 +16,7 @@ use crate::CommandError;
 use crate::config::GITS_TRANSLATER;
 use crate::cpu_interface::software::SoftwareInterface;
 use crate::epoch::{CpuPin, Domain};
-use crate::host::{BadAddress, Host};
+use crate::host::{BadAddress, Host, PhysicalInterrupt};
 use crate::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
 use crate::trace::Totals;
@@ -100,7 +100,10 @@ impl Host for TestHost {
         buffer.copy_from_slice(ram.get(start..end).ok_or(BadAddress)?);
         Ok(())
     }
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
     fn device_mapped(&self, _its: ItsId, device: DeviceId, event_bits: u8) {
         let mut devices = self.devices.lock().unwrap();
         devices.push((device.0, Some(event_bits)));

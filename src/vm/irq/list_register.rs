@@ -154,6 +154,7 @@ impl Irq {
 impl Irq {
     /// Folds the interrupt from its list register, which holds `lr`, and unlinks it from `vcpu`'s
     /// list unless it belongs there.
+    #[inline(always)]
     pub(crate) fn fold_unlink(&self, vcpu: VcpuId, lr: ListRegister) -> (Folded, Pruned) {
         self.fold_unlink_from(vcpu, lr)
     }
@@ -198,7 +199,9 @@ impl Irq {
                 if old.ends_in_lr() {
                     Some(State(folded.with_queued_on(None).0 - REF))
                 } else {
-                    let open = old.is_plain(vcpu) && old.is_in(groups());
+                    // A level that was filled as an edge has to be sampled.
+                    let sampled = !old.level() || old.lr_hw();
+                    let open = sampled && old.is_plain(vcpu) && old.is_in(groups());
                     open.then(|| folded.filled_plain())
                 }
             })
@@ -211,9 +214,11 @@ impl Irq {
     }
 
     /// Folds the interrupt from its list register, which nobody has read. The interrupt stays on
-    /// the list.
-    pub(crate) fn fold_without_read(&self) {
-        let _ = self.apply(|old| old.folded(ListRegister::EMPTY, false));
+    /// the list. Returns true if the list register was backed by a physical interrupt, which the
+    /// guest may have deactivated.
+    pub(crate) fn fold_without_read(&self) -> bool {
+        let (old, _) = self.apply(|old| old.folded(ListRegister::EMPTY, false));
+        old.lr_hw() && !old.hw()
     }
 
     /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On
@@ -253,10 +258,15 @@ impl State {
     /// Returns the state folded from a list register that holds `lr`.
     #[inline]
     fn folded(self, lr: ListRegister, lpi: bool) -> Self {
-        let latch = lr.is_pending() && self.lr_latch() && !self.cancel_pending();
+        // Without the connection, a forwarded level has no line any more.
+        let unplugged = self.lr_hw() && !self.connected();
+        let latch = lr.is_pending()
+            && self.lr_latch()
+            && !self.cancel_pending()
+            && !(unplugged && self.level());
         // An LPI has no active state of its own, and EOIcount would not count its end.
         let active = lr.is_active() && !self.cancel_active() && !lpi;
-        let held = self.lr_hw() && (latch || active);
+        let held = self.lr_hw() && (latch || active) && !unplugged;
         let set = if latch { PENDING } else { 0 }
             | if active { ACTIVE } else { 0 }
             | if held { HW } else { 0 };

@@ -5,20 +5,22 @@
 //! | [`state`] | the layout of the word, and the predicates on the word |
 //! | [`raise`] | transitions by injection, a line, or a register write |
 //! | [`list_register`] | transitions under an ap_list's lock: link, unlink, fill, fold |
+//! | [`physical`] | transitions of the ownership of a physical interrupt |
 //! | [`references`] | transitions of mappings and migrations |
 //! | [`outcome`] | the results of transitions, and the work left to the caller |
 //! | [`mutant_hooks`] | deliberate faults for the models |
 //!
 //! # Who may touch a field
 //! 1. `state` changes only by the transitions of this room, each an atomic read-modify-write. Any
-//!    CPU may make a transition of [`raise`] and [`references`] at any time.
+//!    CPU may make a transition of [`raise`] and [`references`] at any time; the documentation of
+//!    [`physical`] says who makes which of its transitions.
 //! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of
 //!    the lock knows whether the interrupt is in a bucket. The other LR bits change under the same
 //!    lock, or, by [`Irq::refresh_lr_bits`], on the CPU with the vCPU.
 //! 3. `links` belong to the ap_list named by `queued_on`, under the list's lock. The links of an
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
-//! 4. `pintid` is written before the first forwarded interrupt is raised, and constant from then
-//!    on.
+//! 4. `pintid` is written under the lock of the topology, while neither CONNECTED nor HW nor LR_HW
+//!    is set. Setting CONNECTED publishes it.
 //! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
 //!
 //! # References
@@ -63,6 +65,7 @@
 mod list_register;
 mod mutant_hooks;
 mod outcome;
+mod physical;
 mod raise;
 mod references;
 mod state;
@@ -79,8 +82,8 @@ use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Mutant, Watched, mu
 pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
 pub(crate) use state::State;
 pub(crate) use state::{
-    ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
-    LR_LATCH, LR_PENDING, PENDING, REF, UNMAPPED,
+    ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
+    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, REF, TARGET, UNMAPPED,
 };
 
 /// Links of an intrusive circular list, and the bucket of the interrupt. Guarded by an ap_list
@@ -140,17 +143,17 @@ impl Irq {
         self.kind
     }
 
-    /// Returns the physical INTID that forwarded occurrences deactivate; 0 for none.
+    /// Returns the physical INTID that forwarded occurrences deactivate. Meaningful while
+    /// CONNECTED, HW or LR_HW is set.
     #[inline]
     pub(crate) fn pintid(&self) -> u16 {
-        // Relaxed: written before the first raise of a forwarded occurrence; the raise publishes
-        // the value.
+        // Relaxed: written before CONNECTED is set, and constant while any of the three bits is.
         self.pintid.load(Relaxed)
     }
 
-    /// Sets the physical INTID. Called before the first forwarded occurrence is raised.
-    pub(crate) fn set_pintid(&self, pintid: u16) {
-        // Relaxed: published by the first raise of a forwarded occurrence.
+    /// Sets the physical INTID, before CONNECTED.
+    fn set_pintid(&self, pintid: u16) {
+        // Relaxed: published by the transition that sets CONNECTED.
         self.pintid.store(pintid, Relaxed);
     }
 

@@ -101,6 +101,15 @@ pub(crate) struct Changed {
     pub(crate) follow_up: FollowUp,
 }
 
+impl Changed {
+    /// Returns true if the change has taken a physical interrupt from the state word: the caller
+    /// deactivates the physical interrupt.
+    #[inline]
+    pub(crate) fn takes_physical(self) -> bool {
+        self.old.hw() && !self.new.hw()
+    }
+}
+
 /// Result of folding and pruning, in a single step, an interrupt with an empty list register.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

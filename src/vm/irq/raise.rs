@@ -13,18 +13,6 @@ impl Irq {
     /// Sets the pending latch: an edge, an MSI or an SGI. One atomic operation, no loop.
     #[inline]
     pub(crate) fn raise(&self) -> Raised {
-        self.raise_with(PENDING)
-    }
-
-    /// Sets the pending latch on behalf of an active physical interrupt, to be deactivated by the
-    /// guest's deactivation of the virtual interrupt.
-    #[inline]
-    pub(crate) fn raise_hw(&self) -> Raised {
-        self.raise_with(PENDING | HW)
-    }
-
-    #[inline]
-    fn raise_with(&self, set: u64) -> Raised {
         step();
         self.watched.read();
         if mutant(Mutant::RaiseLooksFirst)
@@ -36,10 +24,10 @@ impl Irq {
 
         // AcqRel: module docs of `irq`, "Publication"; also if nothing changes.
         let order = weakened_by(Mutant::RaiseRelaxed, AcqRel);
-        let old = State(self.state.fetch_or(set, order));
+        let old = State(self.state.fetch_or(PENDING, order));
         Raised {
             old,
-            new: State(old.0 | set),
+            new: State(old.0 | PENDING),
         }
     }
 
@@ -90,27 +78,27 @@ impl Irq {
         }
     }
 
-    /// Withdraws the latch and a list register's pending state: `ICPENDR`, `CLEAR`. Returns true if
-    /// the hypervisor has to deactivate a physical interrupt.
-    pub(crate) fn clear_pending(&self) -> (bool, Changed) {
-        let changed = self.update(|old| {
+    /// Withdraws the latch and a list register's pending state: `ICPENDR`, `CLEAR`. A physical PPI
+    /// stays owned ([`physical`](super::physical)).
+    pub(crate) fn clear_pending(&self) -> Changed {
+        self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-            mutant_hooks::of_clear_pending(old, old.with(cancel, PENDING | physical))
-        });
-        let old = changed.old;
-        (old.hw() && !old.active() && old.latch(), changed)
+            let left = self.released(old, PENDING | physical);
+            mutant_hooks::of_clear_pending(old, left.with(cancel, 0))
+        })
     }
 
     /// Ends the active state, also in a list register: `ICACTIVER`, a trapped `ICC_DIR_EL1`, or
-    /// `EOIcount`. Returns true if the hypervisor has to deactivate a physical interrupt.
-    pub(crate) fn clear_active(&self) -> (bool, Changed) {
-        let changed = self.update(|old| {
-            let physical = if old.active() { HW } else { 0 };
+    /// `EOIcount`. A physical PPI stays owned ([`physical`](super::physical)).
+    pub(crate) fn clear_active(&self) -> Changed {
+        self.update(|old| {
+            // With a pending state behind the active one, the physical interrupt waits for the end
+            // of the pending state.
+            let ends = old.active() && !old.latch();
+            let physical = if ends { HW } else { 0 };
             let cancel = if old.in_lr() { CANCEL_A } else { 0 };
-            old.with(cancel, ACTIVE | physical)
-        });
-        let old = changed.old;
-        (old.hw() && old.active(), changed)
+            self.released(old, ACTIVE | physical).with(cancel, 0)
+        })
     }
 }

@@ -17,6 +17,7 @@
 //! | 12    | LR_HW      | the list register is backed by the physical interrupt |
 //! | 13    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
 //! | 14    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
+//! | 15    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
 //! | 27:16 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
 //! | 39:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
 //! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
@@ -94,6 +95,8 @@ flags! {
     CANCEL_P = 13, cancel_pending;
     /// Set if an active state of the list register is cancelled.
     CANCEL_A = 14, cancel_active;
+    /// Set while a physical interrupt may be forwarded.
+    CONNECTED = 15, connected;
 }
 
 const QUEUED_SHIFT: u32 = 16;
@@ -101,6 +104,8 @@ const TARGET_SHIFT: u32 = 28;
 const PRIORITY_SHIFT: u32 = 40;
 const REFS_SHIFT: u32 = 48;
 
+/// The target.
+pub(crate) const TARGET: u64 = VCPU << TARGET_SHIFT;
 /// One reference.
 pub(crate) const REF: u64 = 1 << REFS_SHIFT;
 /// All bits about the stay in a list register.
@@ -268,6 +273,31 @@ impl State {
     #[must_use]
     pub(crate) const fn is_in(self, groups: u32) -> bool {
         groups >> self.group1() as u32 & 1 != 0
+    }
+
+    /// Returns true if the interrupt is pending by the line of a physical interrupt, active on the
+    /// guest's behalf, that the guest has not acknowledged as far as is known.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn awaits_line(self) -> bool {
+        const INSIDE: u64 = LEVEL | IN_LR | LR_HW | LR_PENDING;
+        self.awaits_line_outside() || self.0 & (INSIDE | CANCEL_P) == INSIDE
+    }
+
+    /// Returns true if the interrupt is a level with a physical line.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_connected_level(self) -> bool {
+        self.0 & (CONNECTED | LEVEL) == CONNECTED | LEVEL
+    }
+
+    /// Returns true if the interrupt is pending outside the list registers by the line of a
+    /// physical interrupt.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn awaits_line_outside(self) -> bool {
+        const ALL: u64 = LEVEL | HW | PENDING;
+        self.0 & ALL == ALL
     }
 
     /// Returns true if the interrupt leaves the list after the guest has ended the list register:

@@ -6,7 +6,7 @@ use vgic::{Blocked, Cpu, PinnedCpu, Vgic};
 use super::embedder::Embedder;
 use super::{Machine, Place, vcpu};
 use crate::coverage::{note, note_if};
-use crate::operation::{CPUS, FORWARDED, PES};
+use crate::operation::{CPUS, PES};
 
 impl Machine {
     pub(super) fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {
@@ -26,6 +26,8 @@ impl Machine {
     }
 
     pub(super) fn enter(&mut self, pe: usize, on: usize) {
+        self.hide_lines(pe);
+        self.vm.host().loaded.lock().unwrap()[on] = Some(pe);
         let cpu = &self.cpus[on];
         self.vm.enter(&cpu.pin(), vcpu(pe)).unwrap();
         self.places[pe] = Place::InGuest(on);
@@ -116,19 +118,20 @@ impl Machine {
             "a PE moves while it handles an interrupt",
         );
 
-        let physical = self.vm.host().active.lock().unwrap().clone();
-        note_if(
-            FORWARDED
-                .iter()
-                .filter(|(intid, _)| *intid < 32)
-                .any(|(intid, pintid)| {
-                    let private = &self.reference.redistributors[pe].private;
-                    private[*intid as usize].active && physical.contains(&(Some(pe), *pintid))
-                }),
-            "forwarded and active, the PE leaves its CPU",
-        );
+        for (owner, intid) in self.physically_active() {
+            let interrupt = self.reference.redistributors[pe]
+                .private
+                .get(intid as usize);
+            if let Some(interrupt) = interrupt.filter(|_| owner == Some(pe)) {
+                note(match interrupt.active {
+                    true => "forwarded and active, the PE leaves its CPU",
+                    false => "forwarded and pending, the PE leaves its CPU",
+                });
+            }
+        }
 
         self.vm.vcpu_put(&cpu.pin(), vcpu(pe)).unwrap();
+        self.vm.host().loaded.lock().unwrap()[on] = None;
         self.places[pe] = Place::Away;
     }
 
@@ -137,6 +140,7 @@ impl Machine {
         for _ in 0..100 {
             let mut busy = self.vm.has_deferred();
             self.vm.advance(&self.pin()).unwrap();
+            self.show_lines_of_absent();
             busy |= self.forward_all();
 
             let kicks = std::mem::take(&mut *self.vm.host().kicks.lock().unwrap());
@@ -199,6 +203,8 @@ impl Machine {
                 "a PE goes off with interrupts in list registers",
             );
             self.vm.power_off(&cpu.pin(), vcpu(pe)).unwrap();
+            let on = usize::from(cpu.id().0);
+            self.vm.host().loaded.lock().unwrap()[on] = None;
             self.places[pe] = Place::Off;
             self.handling[pe].clear();
             self.reference.interfaces[pe] = Default::default();

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use vgic::intid::{CpuId, IntId, ItsId, VcpuId};
-use vgic::{BadAddress, CommandError, Host};
+use vgic::{BadAddress, CommandError, Host, PhysicalInterrupt};
 
-use crate::operation::{ITSES, PES};
+use crate::operation::{CPUS, FORWARDED, ITSES, PES};
 
 /// Guest memory: the ITSes' tables and queues, the LPI configuration, and a pending table for each
 /// PE.
@@ -32,7 +32,10 @@ pub(super) const fn pending_table(pe: usize) -> u64 {
     queue(ITSES.len()) + pe as u64 * 0x1_0000
 }
 
-/// A physical interrupt: the PE of a PPI, and the INTID.
+/// A physical interrupt: the CPU of a PPI, and the INTID.
+///
+/// IHI 0069, 2.1: a PPI "targets a single, specific PE", and different PEs use the same INTID for
+/// different events. Here the physical PEs are the CPUs.
 pub(super) type Physical = (Option<usize>, u16);
 
 /// An interrupt of the VM: the PE of an SGI or PPI, and the INTID.
@@ -47,8 +50,11 @@ pub(super) struct Embedder {
     pub(super) faults: Mutex<Vec<(u8, u8, CommandError)>>,
     /// Physical interrupts active because of being forwarded.
     pub(super) active: Mutex<BTreeSet<Physical>>,
-    /// Physical interrupts with a high line.
-    pub(super) lines: Mutex<BTreeSet<Physical>>,
+    /// Interrupts whose devices hold the physical line high. The line of a PPI's device, such as a
+    /// timer, is a line of the CPU that has the PE.
+    pub(super) lines: Mutex<BTreeSet<Virtual>>,
+    /// PE on each CPU.
+    pub(super) loaded: Mutex<[Option<usize>; CPUS]>,
     /// The library's last notice of each interrupt.
     pub(super) enabled: Mutex<BTreeMap<Virtual, bool>>,
     pub(super) edges: Mutex<BTreeMap<Virtual, bool>>,
@@ -70,6 +76,15 @@ impl Embedder {
         let was_active = self.active.lock().unwrap().remove(&physical);
         assert!(was_active, "{physical:?} is deactivated and not active");
     }
+}
+
+/// Returns a physical interrupt as the model has it.
+fn physical(physical: PhysicalInterrupt) -> Physical {
+    let cpu = match physical {
+        PhysicalInterrupt::Ppi { cpu, .. } => Some(usize::from(cpu.0)),
+        PhysicalInterrupt::Spi { .. } => None,
+    };
+    (cpu, physical.intid().raw() as u16)
 }
 
 fn owner(vcpu: Option<VcpuId>) -> Option<usize> {
@@ -94,11 +109,14 @@ impl Host for Embedder {
     fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
         self.faults.lock().unwrap().push((its.0, number, error));
     }
-    fn deactivate(&self, vcpu: Option<VcpuId>, pintid: u16) {
-        self.deactivated((owner(vcpu), pintid));
+    fn deactivate(&self, interrupt: PhysicalInterrupt) {
+        self.deactivated(physical(interrupt));
     }
-    fn is_pending(&self, vcpu: Option<VcpuId>, pintid: u16) -> bool {
-        self.lines.lock().unwrap().contains(&(owner(vcpu), pintid))
+    fn is_pending(&self, interrupt: PhysicalInterrupt) -> bool {
+        let (cpu, pintid) = physical(interrupt);
+        let (intid, _) = *FORWARDED.iter().find(|(_, p)| *p == pintid).unwrap();
+        let pe = cpu.map(|cpu| self.loaded.lock().unwrap()[cpu].expect("a PE is on the CPU"));
+        self.lines.lock().unwrap().contains(&(pe, intid))
     }
     fn resample(&self, _vcpu: VcpuId, intid: IntId) {
         self.resamples.lock().unwrap().insert(intid.raw());

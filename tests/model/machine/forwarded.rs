@@ -4,94 +4,123 @@ use vgic::intid::IntId;
 
 use super::embedder::{Physical, Virtual};
 use super::{Machine, Place, vcpu};
-use crate::coverage::note;
+use crate::coverage::{note, note_if};
 use crate::operation::{FORWARDED, PES};
 use crate::reference::{Frame, Interrupt};
 
 /// `GICD_SETSPI_NSR` and `GICD_CLRSPI_NSR`.
 const MESSAGES: [u64; 2] = [0x40, 0x48];
 
-/// Returns every forwarded interrupt: its PE (any PE for an SPI), the virtual and the physical
-/// interrupt.
-fn all() -> impl Iterator<Item = (usize, Virtual, Physical)> {
+/// Returns every forwarded interrupt: its PE (any PE for an SPI), the interrupt, and the physical
+/// INTID.
+fn all() -> impl Iterator<Item = (usize, Virtual, u16)> {
     FORWARDED.into_iter().flat_map(|(intid, pintid)| {
         let private = intid < 32;
         (0..if private { PES } else { 1 }).map(move |pe| {
             let owner = private.then_some(pe);
-            (pe, (owner, intid), (owner, pintid))
+            (pe, (owner, intid), pintid)
         })
     })
 }
 
-fn find(pe: usize, intid: u32) -> Option<(Virtual, Physical)> {
+fn find(pe: usize, intid: u32) -> Option<(Virtual, u16)> {
     all()
         .find(|(of, (owner, n), _)| *n == intid && (owner.is_none() || *of == pe))
-        .map(|(_, of, physical)| (of, physical))
+        .map(|(_, of, pintid)| (of, pintid))
 }
 
-/// Returns the physical interrupt forwarded as `of`.
-pub(super) fn physical(of: Virtual) -> Option<Physical> {
-    let (_, pintid) = FORWARDED.iter().find(|(intid, _)| *intid == of.1)?;
-    Some((of.0, *pintid))
+/// Returns whether `of` is forwarded.
+pub(super) fn is_forwarded(of: Virtual) -> bool {
+    FORWARDED.iter().any(|(intid, _)| *intid == of.1)
 }
 
 impl Machine {
     /// Connects every forwarded interrupt with its physical interrupt.
     pub(super) fn connect(&self) {
-        for (pe, (owner, intid), (_, pintid)) in all() {
+        let pin = self.pin();
+        for (pe, (owner, intid), pintid) in all() {
             let pintid = IntId::new(pintid.into()).unwrap();
             match owner {
                 Some(_) => {
                     let ppi = IntId::ppi(intid).unwrap();
-                    self.vm.connect_ppi(vcpu(pe), ppi, pintid).unwrap();
+                    self.vm.connect_ppi(&pin, vcpu(pe), ppi, pintid).unwrap();
                 }
                 None => {
                     let spi = IntId::spi(intid).unwrap();
-                    self.vm.connect_spi(spi, pintid).unwrap();
+                    self.vm.connect_spi(&pin, spi, pintid).unwrap();
                 }
             }
         }
     }
 
+    /// Returns the physical interrupt behind `of`: a PPI of the CPU that has the PE, or of none.
+    fn physical(&self, (owner, intid): Virtual) -> Option<Physical> {
+        let (_, pintid) = *FORWARDED.iter().find(|(n, _)| *n == intid)?;
+        match owner.map(|pe| self.places[pe]) {
+            None => Some((None, pintid)),
+            Some(Place::InGuest(cpu) | Place::Waiting(cpu)) => Some((Some(cpu), pintid)),
+            Some(Place::Away | Place::Off) => None,
+        }
+    }
+
     /// Sets the line of the physical interrupt behind `intid`. Returns false without one.
     pub(super) fn physical_line(&mut self, pe: usize, intid: u32, high: bool) -> bool {
-        let Some((_, physical)) = find(pe, intid) else {
+        let Some((of, _)) = find(pe, intid) else {
             return false;
         };
         let mut lines = self.vm.host().lines.lock().unwrap();
         match high {
-            true => lines.insert(physical),
-            false => lines.remove(&physical),
+            true => lines.insert(of),
+            false => lines.remove(&of),
         };
         drop(lines);
         self.reference.interrupt(pe, intid).unwrap().line = high;
+        if !high {
+            // The library samples a line that has fallen at the next exit.
+            self.quiesce();
+            self.bounce_everybody();
+        }
         true
     }
 
     /// Raises an edge of the physical interrupt behind `intid`. Returns false without one.
     pub(super) fn physical_edge(&mut self, pe: usize, intid: u32) -> bool {
-        let Some((of, physical)) = find(pe, intid) else {
+        let Some((of, _)) = find(pe, intid) else {
             return false;
         };
         let interrupt = *self.reference.interrupt(pe, intid).unwrap();
-        if !interrupt.level && self.is_open(pe, of, physical) {
+        if !interrupt.level
+            && let Some(physical) = self.open(of)
+        {
             note("an edge is forwarded");
             self.forward(pe, of, physical);
+            self.reference.interrupt(pe, intid).unwrap().latch = true;
         }
         true
     }
 
     /// Forwards every pending and open physical interrupt. Returns whether one was forwarded.
+    ///
+    /// The reference knows nothing of it: a level-sensitive interrupt is pending while its line is
+    /// high (IHI 0069, 4.1: the pending state of a level-sensitive interrupt follows the signal),
+    /// whoever carries it.
     pub(super) fn forward_all(&mut self) -> bool {
         let mut any = false;
-        for (pe, of, physical) in all() {
+        for (pe, of, _) in all() {
             let interrupt = *self.reference.interrupt(pe, of.1).unwrap();
-            if interrupt.level && interrupt.line && self.is_open(pe, of, physical) {
+            if interrupt.level
+                && interrupt.line
+                && let Some(physical) = self.open(of)
+            {
                 note(if of.0.is_some() {
                     "a PPI is forwarded"
                 } else {
                     "an SPI is forwarded"
                 });
+                note_if(
+                    of.0.is_some() && interrupt.active,
+                    "a PPI is forwarded while active, its PE having come from another CPU",
+                );
                 self.forward(pe, of, physical);
                 any = true;
             }
@@ -99,20 +128,52 @@ impl Machine {
         any
     }
 
-    /// Returns whether a pending physical interrupt is taken: enabled as by the guest, not active,
-    /// and (for a PPI) with its PE on a CPU.
-    fn is_open(&self, pe: usize, of: Virtual, physical: Physical) -> bool {
+    /// Shows the line of a PPI whose PE is on no CPU to the library: the PPI of no CPU has it. Call
+    /// after a change of place, line or trigger.
+    pub(super) fn show_lines_of_absent(&mut self) {
+        for (pe, of, _) in all().filter(|(_, of, _)| of.0.is_some()) {
+            let Interrupt { level, line, .. } = *self.reference.interrupt(pe, of.1).unwrap();
+            let high = level && line && matches!(self.places[pe], Place::Away | Place::Off);
+            if high != self.shown.contains(&of) {
+                self.show_line(of, high);
+            }
+        }
+    }
+
+    /// Sets the line of a PPI for the library.
+    fn show_line(&mut self, of: Virtual, high: bool) {
+        let (Some(pe), intid) = of else { return };
+        let ppi = IntId::ppi(intid).unwrap();
+        (self.vm.set_ppi_line(&self.pin(), vcpu(pe), ppi, high)).unwrap();
+        match high {
+            true => self.shown.insert(of),
+            false => self.shown.remove(&of),
+        };
+    }
+
+    /// Takes back the lines shown for PE `pe`, which is about to come onto a CPU.
+    pub(super) fn hide_lines(&mut self, pe: usize) {
+        for (_, of, _) in all().filter(|(_, of, _)| of.0 == Some(pe)) {
+            if self.shown.contains(&of) {
+                note("a PE comes onto a CPU with the line of its PPI high");
+                self.show_line(of, false);
+            }
+        }
+    }
+
+    /// Returns the physical interrupt behind `of` if it would be taken: enabled as by the guest,
+    /// not active, and (for a PPI) with its PE on a CPU.
+    fn open(&self, of: Virtual) -> Option<Physical> {
         let host = self.vm.host();
+        let physical = self.physical(of)?;
         let enabled = host.enabled.lock().unwrap().get(&of) == Some(&true);
         let active = host.active.lock().unwrap().contains(&physical);
-        let here =
-            of.0.is_none() || matches!(self.places[pe], Place::InGuest(_) | Place::Waiting(_));
-        enabled && !active && here
+        (enabled && !active).then_some(physical)
     }
 
     fn forward(&mut self, pe: usize, of: Virtual, physical: Physical) {
         self.vm.host().active.lock().unwrap().insert(physical);
-        let pin = self.pin();
+        let pin = self.cpus[physical.0.unwrap_or(0)].pin();
         let _ = match of {
             (Some(_), intid) => {
                 let ppi = IntId::ppi(intid).unwrap();
@@ -121,15 +182,44 @@ impl Machine {
             (None, intid) => self.vm.forward_spi(&pin, IntId::spi(intid).unwrap()),
         }
         .unwrap();
-        drop(pin);
-        self.reference.interrupt(pe, of.1).unwrap().latch = true;
+    }
+
+    /// Returns whether `of` is forwarded, with an active physical interrupt.
+    pub(super) fn is_physically_active(&self, of: Virtual) -> bool {
+        let active = self.vm.host().active.lock().unwrap();
+        self.physical(of)
+            .is_some_and(|physical| active.contains(&physical))
+    }
+
+    /// Returns every interrupt with an active physical interrupt.
+    pub(super) fn physically_active(&self) -> Vec<Virtual> {
+        let forwarded = all().map(|(_, of, _)| of);
+        forwarded
+            .filter(|of| self.is_physically_active(*of))
+            .collect()
     }
 
     /// Returns whether `intid` is a forwarded interrupt with an active physical interrupt.
     pub(super) fn physical_is_active(&self, pe: usize, intid: u32) -> bool {
-        let found = find(pe, intid);
-        let active = self.vm.host().active.lock().unwrap();
-        found.is_some_and(|(_, physical)| active.contains(&physical))
+        find(pe, intid).is_some_and(|(of, _)| self.is_physically_active(of))
+    }
+
+    /// Returns `word`, written to `ISPENDR` at `at`, without the forwarded level-sensitive
+    /// interrupts: see the module docs.
+    pub(super) fn without_forwarded_levels(&mut self, frame: Frame, at: u64, word: u64) -> u64 {
+        let (owner, at) = match frame {
+            Frame::Distributor => (None, at),
+            Frame::Redistributor(pe) => (Some(pe), at.wrapping_sub(0x1_0000)),
+        };
+        let mut word = word;
+        for (pe, of, _) in all().filter(|(_, of, _)| of.0 == owner) {
+            let (register, bit) = (of.1 / 32 * 4, of.1 % 32);
+            let level = self.reference.interrupt(pe, of.1).unwrap().level;
+            if at == 0x200 + u64::from(register) && level {
+                word &= !(1 << bit);
+            }
+        }
+        word
     }
 
     /// Returns whether a write is a message for a forwarded interrupt.
@@ -162,21 +252,42 @@ impl Machine {
         }
     }
 
-    /// Compares the physical active states: active exactly while the forwarded interrupt is pending
-    /// or active in the guest.
-    pub(super) fn compare_physical(&mut self) {
-        for (pe, of, physical) in all() {
-            let Interrupt { latch, active, .. } = *self.reference.interrupt(pe, of.1).unwrap();
-            let found = self.vm.host().active.lock().unwrap().contains(&physical);
-            if !latch && !active {
+    /// Compares the physical active states with the guest's. A physical interrupt is active while
+    /// the VM owns it:
+    /// * it is pending in the guest and enabled, or active in the guest: it is active. An edge of a
+    ///   PPI, and an active state of a PPI, are exceptions: the PE may have come from another CPU;
+    /// * it is idle in the guest: it is inactive. A level that is disabled, or waits outside the
+    ///   list registers, is found low only when it is asked for: it is inactive after the guest has
+    ///   read the pending states (`asked`);
+    /// * no PE is on the CPU of a PPI: it is inactive.
+    pub(super) fn compare_physical(&mut self, asked: bool) {
+        for (pe, of, pintid) in all() {
+            let interrupt = *self.reference.interrupt(pe, of.1).unwrap();
+            let found = self.is_physically_active(of);
+            if !interrupt.pending() && !interrupt.active {
                 self.meddled.remove(&of);
                 assert!(
-                    !found,
-                    "{physical:?} is still active, of {of:?}, which is idle"
+                    !found || interrupt.level && !asked,
+                    "{pintid} is still active, of {of:?}, which is idle"
                 );
-            } else if !self.meddled.contains(&of) {
-                assert!(found, "{physical:?} is not active any more, of {of:?}");
+            } else if !self.meddled.contains(&of) && self.physical(of).is_some() {
+                let stays = of.0.is_none() || interrupt.level;
+                let pending = interrupt.pending() && !interrupt.active;
+                let carried = pending && interrupt.enabled && stays;
+                let held = interrupt.active && of.0.is_none();
+                assert!(
+                    found || !carried && !held,
+                    "{pintid} is not active any more, of {of:?}"
+                );
             }
+        }
+
+        let loaded = *self.vm.host().loaded.lock().unwrap();
+        for (cpu, pintid) in &*self.vm.host().active.lock().unwrap() {
+            assert!(
+                cpu.is_none_or(|cpu| loaded[cpu].is_some()),
+                "PPI {pintid} of CPU {cpu:?}, which no PE is on, is active"
+            );
         }
     }
 }

@@ -89,7 +89,7 @@ impl Machine {
         }
 
         for pintid in self.guest(pe).take_deactivations() {
-            let owner = (pintid < 32).then_some(pe);
+            let owner = (pintid < 32).then(|| self.cpu_of(pe));
             self.vm.host().deactivated((owner, pintid as u16));
         }
 

@@ -62,6 +62,7 @@ impl Machine {
             last_cpu: [0; PES],
             queued: Default::default(),
             waiting: Default::default(),
+            shown: BTreeSet::new(),
             meddled: BTreeSet::new(),
             taker: BTreeMap::new(),
             last: None,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::embedder::{Physical, Virtual};
+use super::embedder::Virtual;
 use super::{Machine, Place};
 use crate::coverage::{note, note_if};
 use crate::operation::{Operation, PES};
@@ -17,8 +17,8 @@ pub(super) struct Shot {
     /// Group enables of `GICD_CTLR`, and of each PE.
     groups: u64,
     enabled: [[bool; 2]; PES],
-    /// Active physical interrupts.
-    physical: Vec<Physical>,
+    /// Interrupts with active physical interrupts.
+    physical: Vec<Virtual>,
 }
 
 impl Machine {
@@ -44,15 +44,7 @@ impl Machine {
                 .collect(),
             groups: reference.distributor.groups,
             enabled: std::array::from_fn(|pe| reference.interfaces[pe].enabled),
-            physical: self
-                .vm
-                .host()
-                .active
-                .lock()
-                .unwrap()
-                .iter()
-                .copied()
-                .collect(),
+            physical: self.physically_active(),
         }
     }
 
@@ -73,7 +65,7 @@ impl Machine {
         let resamples = std::mem::take(&mut *self.vm.host().resamples.lock().unwrap());
         for ((of, old, _), (_, new, to)) in before.wired.iter().zip(&after.wired) {
             let ended = old.active && !new.active && new.level && to.is_some();
-            if ended && super::forwarded::physical(*of).is_none() {
+            if ended && !super::forwarded::is_forwarded(*of) {
                 assert!(resamples.contains(&of.1), "{of:?} is not sampled again");
                 note("a level is resampled");
             }
@@ -209,15 +201,12 @@ impl Machine {
         (new, to): (&Interrupt, Option<usize>),
         written: bool,
     ) {
-        let Some(physical) = super::forwarded::physical(of) else {
-            return;
-        };
-        if !before.physical.contains(&physical) {
+        if !before.physical.contains(&of) {
             return;
         }
 
-        let pending = old.latch && !old.active;
-        let still = self.vm.host().active.lock().unwrap().contains(&physical);
+        let pending = old.pending() && !old.active;
+        let still = self.is_physically_active(of);
         let disabled = old.enabled && !new.enabled;
 
         for (happened, what) in [
@@ -245,6 +234,10 @@ impl Machine {
             (
                 pending && old.line && !new.line,
                 "forwarded and pending, its line falls",
+            ),
+            (
+                pending && old.line && !new.line && !still,
+                "forwarded and pending, it is withdrawn",
             ),
         ] {
             note_if(happened, what);

@@ -6,8 +6,8 @@ use std::vec::Vec;
 use crate::intid::{IntId, VcpuId};
 
 use super::super::{
-    ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
-    LR_LATCH, LR_PENDING, PENDING, State, UNMAPPED,
+    ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
+    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, State, UNMAPPED,
 };
 use super::{LPI, NONE, SPI, V0, V1, Word};
 
@@ -57,6 +57,10 @@ const RULES: &[Rule] = &[
     ("a forwarded interrupt is pending or active", |_, s| {
         !s.hw() || has_any(s, PENDING | ACTIVE)
     }),
+    ("only a connected interrupt is forwarded", |_, s| {
+        !s.hw() || s.connected()
+    }),
+    ("an LPI is not connected", |lpi, s| !lpi || !s.connected()),
     ("only LPIs can be unmapped", |lpi, s| lpi || !s.unmapped()),
     ("the VM owns a reference of all but LPIs", |lpi, s| {
         lpi || other_refs(s) >= 1
@@ -91,9 +95,9 @@ pub(super) fn broken_rule(intid: u32, state: State) -> Option<&'static str> {
 }
 
 /// The flags, all bits from 0 on.
-const FLAGS: [u64; 15] = [
+const FLAGS: [u64; 16] = [
     PENDING, LINE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING, LR_ACTIVE,
-    LR_LATCH, LR_HW, CANCEL_P, CANCEL_A,
+    LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, CONNECTED,
 ];
 
 /// Returns every legal word of an SPI or LPI: of all combinations of flags, with the interrupt

@@ -18,7 +18,8 @@ fn link() {
     };
         "an edge": [PENDING ENABLED refs: 1] => [PENDING ENABLED on: V0 refs: 2], LINKED;
         "a level": [LINE ENABLED LEVEL refs: 1] => [LINE ENABLED LEVEL on: V0 refs: 2], LINKED;
-        "forwarded": [PENDING HW ENABLED refs: 1] => [PENDING HW ENABLED on: V0 refs: 2], LINKED;
+        "forwarded": [PENDING HW ENABLED CONNECTED refs: 1]
+            => [PENDING HW ENABLED CONNECTED on: V0 refs: 2], LINKED;
         "active, also if disabled": [ACTIVE refs: 1] => [ACTIVE on: V0 refs: 2], LINKED;
         "migrated: the old list's reference is put afterwards":
             [PENDING ENABLED refs: 2] => [PENDING ENABLED on: V0 refs: 3], LINKED;
@@ -79,10 +80,10 @@ fn fill_lr() {
             image![PENDING EOI];
         "a latched level": [PENDING LINE ENABLED LEVEL on: V0]
             => [LINE ENABLED LEVEL IN_LR LR_PENDING LR_LATCH on: V0], image![PENDING EOI];
-        "a forwarded edge": [PENDING HW ENABLED on: V0]
-            => [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0], image![PENDING HW];
-        "a forwarded level": [PENDING HW ENABLED LEVEL on: V0]
-            => [ENABLED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0], image![PENDING HW];
+        "a forwarded edge": [PENDING HW ENABLED CONNECTED on: V0]
+            => [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0], image![PENDING HW];
+        "a forwarded level": [PENDING HW ENABLED CONNECTED LEVEL on: V0]
+            => [ENABLED CONNECTED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0], image![PENDING HW];
         "active": [ACTIVE ENABLED on: V0] => [ENABLED IN_LR LR_ACTIVE on: V0], image![ACTIVE];
         "active, of another vCPU by now":
             [ACTIVE ENABLED on: V0 to: V1] => [ENABLED IN_LR LR_ACTIVE on: V0 to: V1],
@@ -98,10 +99,11 @@ fn fill_lr() {
             image![ACTIVE EOI];
         "an active level latched by ISPENDR": [PENDING ACTIVE ENABLED LEVEL on: V0]
             => [PENDING ENABLED LEVEL IN_LR LR_ACTIVE on: V0], image![ACTIVE EOI];
-        "active and forwarded": [ACTIVE HW ENABLED on: V0]
-            => [ENABLED IN_LR LR_ACTIVE LR_HW on: V0], image![ACTIVE HW];
+        "active and forwarded": [ACTIVE CONNECTED HW ENABLED on: V0]
+            => [ENABLED CONNECTED IN_LR LR_ACTIVE LR_HW on: V0], image![ACTIVE HW];
         "active, and forwarded again: no register with HW holds both":
-            [PENDING ACTIVE HW ENABLED on: V0] => [PENDING HW ENABLED IN_LR LR_ACTIVE on: V0],
+            [PENDING ACTIVE CONNECTED HW ENABLED on: V0]
+            => [PENDING HW ENABLED CONNECTED IN_LR LR_ACTIVE on: V0],
             image![ACTIVE EOI];
         "withdrawn since": [ENABLED on: V0] => unchanged, None;
         "disabled since": [PENDING on: V0] => unchanged, None;
@@ -127,8 +129,8 @@ fn fill_lr_plain() {
         "an edge": [PENDING ENABLED GROUP1 on: V0 prio: 0x20]
             => [ENABLED GROUP1 IN_LR LR_PENDING LR_LATCH on: V0 prio: 0x20],
             image![PENDING GROUP1];
-        "a forwarded level": [PENDING HW ENABLED LEVEL on: V0]
-            => [ENABLED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0], image![PENDING HW];
+        "a forwarded level": [PENDING HW ENABLED CONNECTED LEVEL on: V0]
+            => [ENABLED CONNECTED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0], image![PENDING HW];
         "a level": [LINE ENABLED LEVEL on: V0] => unchanged, None;
         "a latched level": [PENDING ENABLED LEVEL on: V0] => unchanged, None;
         "active": [PENDING ACTIVE ENABLED on: V0] => unchanged, None;
@@ -146,8 +148,9 @@ fn link_and_fill_lr() {
     table! { SPI, |irq: &Irq| stage(irq, BOTH_GROUPS);
         "an edge": [PENDING ENABLED refs: 1]
             => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0 refs: 2], image![PENDING];
-        "forwarded": [PENDING HW ENABLED refs: 1]
-            => [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2], image![PENDING HW];
+        "forwarded": [PENDING HW ENABLED CONNECTED refs: 1]
+            => [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2],
+            image![PENDING HW];
         "a level takes the general path": [LINE ENABLED LEVEL] => unchanged, None;
         "active": [PENDING ACTIVE ENABLED] => unchanged, None;
         "queued already": [PENDING ENABLED on: V0] => unchanged, None;
@@ -200,11 +203,11 @@ fn fold_unlink_of_an_invalid_register() {
                 [ENABLED LEVEL IN_LR LR_PENDING on: V0 refs: 2] => [ENABLED LEVEL refs: 1],
                 (folded![delivered resample], Removed);
             "forwarded: the guest has deactivated the physical interrupt":
-                [ENABLED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2]
-                => [ENABLED LEVEL refs: 1], (folded![delivered], Removed);
+                [ENABLED CONNECTED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2]
+                => [ENABLED CONNECTED LEVEL refs: 1], (folded![delivered], Removed);
             "forwarded again":
-                [PENDING HW ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-                => [PENDING HW ENABLED on: V0], (folded![delivered], Kept);
+                [PENDING HW ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+                => [PENDING HW ENABLED CONNECTED on: V0], (folded![delivered], Kept);
             "ICPENDR came too late":
                 [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0 refs: 2] => [ENABLED refs: 1],
                 (folded![delivered], Removed);
@@ -255,10 +258,11 @@ fn fold_unlink_of_a_pending_register() {
         "ICPENDR of a level: the line is not cleared":
             [LINE ENABLED LEVEL IN_LR LR_PENDING CANCEL_P on: V0] => [LINE ENABLED LEVEL on: V0],
             (folded![], Kept);
-        "forwarded": [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-            => [PENDING HW ENABLED on: V0], (folded![], Kept);
+        "forwarded": [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [PENDING HW ENABLED CONNECTED on: V0], (folded![], Kept);
         "forwarded, and ICPENDR: nobody else deactivates the physical interrupt":
-            [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW CANCEL_P on: V0 refs: 2] => [ENABLED refs: 1],
+            [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW CANCEL_P on: V0 refs: 2]
+            => [ENABLED CONNECTED refs: 1],
             (folded![withdrawn deactivate], Removed);
     }
     table! { LPI, |irq: &Irq| fold(irq, register::PENDING);
@@ -298,10 +302,11 @@ fn fold_unlink_of_an_active_register() {
             (folded![repended], Kept);
         "ISACTIVER after ICACTIVER": [ACTIVE ENABLED IN_LR LR_ACTIVE CANCEL_A on: V0]
             => [ACTIVE ENABLED on: V0], (folded![], Kept);
-        "forwarded": [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-            => [ACTIVE HW ENABLED on: V0], (folded![delivered], Kept);
+        "forwarded": [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [ACTIVE CONNECTED HW ENABLED on: V0], (folded![delivered], Kept);
         "forwarded, and ICACTIVER":
-            [ENABLED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0 refs: 2] => [ENABLED refs: 1],
+            [ENABLED CONNECTED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0 refs: 2]
+            => [ENABLED CONNECTED refs: 1],
             (folded![deactivate], Removed);
     }
     table! { LPI, |irq: &Irq| fold(irq, register::ACTIVE);
@@ -355,22 +360,25 @@ fn fold_unlink_plain() {
             Some((false, None, false));
         "ICPENDR came too late":
             [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0 refs: 2] => [ENABLED refs: 1], GONE;
-        "forwarded": [ENABLED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2]
-            => [ENABLED LEVEL refs: 1], GONE;
+        "forwarded": [ENABLED CONNECTED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2]
+            => [ENABLED CONNECTED LEVEL refs: 1], GONE;
         "an edge again is reloaded":
             [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0]
             => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((true, image![PENDING], false));
         "an edge after ICPENDR is reloaded, and not cancelled":
             [PENDING ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0]
             => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((true, image![PENDING], false));
-        "forwarded again": [PENDING HW ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-            => [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0],
+        "forwarded again": [PENDING HW ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0],
             Some((true, image![PENDING HW], false));
         "an edge again, and retargeted": [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0 to: V1]
             => unchanged, None;
         "an edge again, and disabled": [PENDING IN_LR LR_PENDING LR_LATCH on: V0] => unchanged,
             None;
         "a level has to be sampled": [ENABLED LEVEL IN_LR LR_PENDING on: V0] => unchanged, None;
+        "filled as an edge, made a level, and forwarded since: has to be sampled":
+            [PENDING HW ENABLED LEVEL CONNECTED IN_LR LR_PENDING LR_LATCH on: V0] => unchanged,
+            None;
         "ISACTIVER since": [ACTIVE ENABLED IN_LR LR_ACTIVE on: V0] => unchanged, None;
     }
     table! { SPI, |irq: &Irq| plain(irq, GROUP0_ONLY);
@@ -393,9 +401,12 @@ fn fold_unlink_plain() {
 #[test]
 fn fold_without_read() {
     table! { SPI, |irq: &Irq| irq.fold_without_read();
-        "an edge": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => [ENABLED on: V0], ();
-        "an edge again": [PENDING ENABLED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0]
-            => [PENDING ENABLED on: V0], ();
+        "an edge": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => [ENABLED on: V0], false;
+        "an edge again": [PENDING ENABLED CONNECTED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0]
+            => [PENDING ENABLED CONNECTED on: V0], true;
+        "forwarded again: the guest has ended the first":
+            [PENDING HW ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [PENDING HW ENABLED CONNECTED on: V0], false;
     }
 }
 
@@ -416,8 +427,8 @@ fn refresh() {
         "acknowledged, and ICPENDR came too late":
             [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0]
             => [ENABLED IN_LR LR_ACTIVE on: V0], folded![delivered];
-        "forwarded": [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-            => [ENABLED IN_LR LR_ACTIVE LR_HW on: V0], folded![delivered];
+        "forwarded": [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [ENABLED CONNECTED IN_LR LR_ACTIVE LR_HW on: V0], folded![delivered];
         "ICACTIVER": [ENABLED IN_LR LR_ACTIVE CANCEL_A on: V0]
             => [ENABLED IN_LR CANCEL_A on: V0], folded![];
     }

@@ -14,6 +14,7 @@
 mod legal;
 mod list_register;
 mod pairs;
+mod physical;
 mod raise;
 mod references;
 mod rules;

@@ -30,8 +30,12 @@ enum Physical {
 }
 use Physical::{Deactivate, Keep};
 
-fn cleared((deactivate, changed): (bool, Changed)) -> (Physical, FollowUp) {
-    let physical = if deactivate { Deactivate } else { Keep };
+fn cleared(changed: Changed) -> (Physical, FollowUp) {
+    let physical = if changed.takes_physical() {
+        Deactivate
+    } else {
+        Keep
+    };
     (physical, changed.follow_up)
 }
 
@@ -79,16 +83,20 @@ fn raise() {
 
 /// A forwarded physical interrupt.
 #[test]
-fn raise_hw() {
-    table! { SPI, |irq: &Irq| raised(irq.raise_hw());
-        "idle": [ENABLED] => [PENDING HW ENABLED], (New, Insert);
-        "a level is pending by its latch": [ENABLED LEVEL] => [PENDING HW ENABLED LEVEL],
-            (New, Insert);
-        "pending already": [PENDING ENABLED on: V0] => [PENDING HW ENABLED on: V0],
-            (Coalesced, Nothing);
+fn forward() {
+    table! { SPI, |irq: &Irq| irq.forward().map(raised);
+        "idle": [ENABLED CONNECTED] => [PENDING HW ENABLED CONNECTED], Some((New, Insert));
+        "a level is pending by its latch":
+            [ENABLED LEVEL CONNECTED] => [PENDING HW ENABLED LEVEL CONNECTED], Some((New, Insert));
+        "pending already": [PENDING ENABLED CONNECTED on: V0]
+            => [PENDING HW ENABLED CONNECTED on: V0], Some((Coalesced, Nothing));
         "the guest has ended the one before":
-            [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-            => [PENDING HW ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0], (New, Reraised(V0));
+            [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [PENDING HW ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0],
+            Some((New, Reraised(V0)));
+        "without a connection": [ENABLED] => unchanged, None;
+        "disconnected while in a list register":
+            [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0] => unchanged, None;
     }
 }
 
@@ -239,12 +247,15 @@ fn clear_pending() {
             => [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0], (Keep, Recall(V0));
         "cancelled already": [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0] => unchanged,
             (Keep, Nothing);
-        "forwarded": [PENDING HW ENABLED on: V0] => [ENABLED on: V0], (Deactivate, Requeue(V0));
+        "forwarded": [PENDING HW ENABLED CONNECTED on: V0]
+            => [ENABLED CONNECTED on: V0], (Deactivate, Requeue(V0));
         "active and forwarded: the deactivation is still to come":
-            [PENDING ACTIVE HW ENABLED on: V0] => [ACTIVE HW ENABLED on: V0], (Keep, Requeue(V0));
+            [PENDING ACTIVE CONNECTED HW ENABLED on: V0]
+            => [ACTIVE CONNECTED HW ENABLED on: V0], (Keep, Requeue(V0));
         "forwarded and in a list register: the fold says who deactivates":
-            [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
-            => [ENABLED IN_LR LR_PENDING LR_LATCH LR_HW CANCEL_P on: V0], (Keep, Recall(V0));
+            [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
+            => [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW CANCEL_P on: V0],
+            (Keep, Recall(V0));
     }
     table! { LPI, |irq: &Irq| cleared(irq.clear_pending());
         "waits": [PENDING ENABLED GROUP1 on: V0] => [ENABLED GROUP1 on: V0], (Keep, Requeue(V0));
@@ -263,8 +274,10 @@ fn clear_active() {
             (Keep, Requeue(V0));
         "its line is high, and it is in nobody's list yet":
             [LINE ACTIVE ENABLED LEVEL] => [LINE ENABLED LEVEL], (Keep, Insert);
-        "forwarded": [ACTIVE HW ENABLED on: V0] => [ENABLED on: V0], (Deactivate, Requeue(V0));
-        "forwarded and pending only": [PENDING HW ENABLED on: V0] => unchanged, (Keep, Nothing);
+        "forwarded": [ACTIVE CONNECTED HW ENABLED on: V0]
+            => [ENABLED CONNECTED on: V0], (Deactivate, Requeue(V0));
+        "forwarded and pending only": [PENDING HW ENABLED CONNECTED on: V0]
+            => unchanged, (Keep, Nothing);
         "in a list register":
             [ENABLED IN_LR LR_ACTIVE on: V0] => [ENABLED IN_LR LR_ACTIVE CANCEL_A on: V0],
             (Keep, Recall(V0));

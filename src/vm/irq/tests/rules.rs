@@ -6,7 +6,7 @@ use core::ops::RangeInclusive;
 use crate::intid::VcpuId;
 use crate::lr::ListRegister;
 
-use super::super::{Folded, FollowUp, HW, IN_LR, LINE, PENDING, REF, State};
+use super::super::{CANCEL_P, CONNECTED, Folded, FollowUp, HW, IN_LR, LINE, PENDING, REF, State};
 use super::legal::{broken_rule, list_refs, other_refs};
 use super::{LPI, V0};
 
@@ -139,6 +139,11 @@ fn counters_balance(step: &Step) -> bool {
     step.said.counted.contains(&change)
 }
 
+/// Returns whether a level in a list register has lost its physical line.
+fn unplugged(state: State) -> bool {
+    state.level() && state.lr_hw() && !state.connected()
+}
+
 fn fold_tells_the_truth(step: &Step) -> bool {
     let Some((lr, folded)) = step.said.folded else {
         return true;
@@ -149,7 +154,7 @@ fn fold_tells_the_truth(step: &Step) -> bool {
     // Else the pending state has to be kept. The line of an active level is injected anew by the
     // deactivation.
     let line_counts = line_is_high && !old.active();
-    let may_withdraw = old.cancel_pending() || !(old.lr_latch() || line_counts);
+    let may_withdraw = old.cancel_pending() || unplugged(old) || !(old.lr_latch() || line_counts);
     folded.delivered == acknowledged
         && (!folded.coalesced || old.latch())
         && (!folded.withdrawn || lr.is_pending() && may_withdraw)
@@ -164,7 +169,8 @@ fn fold_moves_back_what_is_left(step: &Step) -> bool {
     let Some((lr, _)) = step.said.folded.filter(|_| !new.in_lr()) else {
         return true;
     };
-    let latch = lr.is_pending() && old.lr_latch() && !old.cancel_pending();
+    let cancelled = old.cancel_pending() || unplugged(old);
+    let latch = lr.is_pending() && old.lr_latch() && !cancelled;
     let active = lr.is_active() && !old.cancel_active() && step.intid != LPI;
     new.latch() == (old.latch() || latch) && new.active() == (old.active() || active)
 }
@@ -218,7 +224,9 @@ fn change_in_list_register_recalls(step: &Step) -> bool {
     let (old, new) = (step.old, step.new);
     let changed = (old.0 ^ new.0) & !REFS;
     // A raise of an unmapped LPI has no effect.
-    let ignored = LINE | HW | if old.unmapped() { PENDING } else { 0 };
+    // Without HW, a list register has nothing to do with the connection.
+    let unplugged = if old.lr_hw() { 0 } else { CONNECTED };
+    let ignored = LINE | HW | unplugged | if old.unmapped() { PENDING } else { 0 };
     let edge_has_come = new.latch() && !old.latch() && !old.unmapped();
     let line_has_dropped = old.level() && old.line() && !new.line();
     let others = changed & !ignored != 0;
@@ -227,7 +235,11 @@ fn change_in_list_register_recalls(step: &Step) -> bool {
     } else if line_has_dropped {
         follow_up == FollowUp::RecallLater(vcpu)
     } else {
-        !others || follow_up == FollowUp::Recall(vcpu)
+        // A physical line that has been found low is no hurry, as a line that drops.
+        let sampled = old.awaits_line() && changed & !(PENDING | HW) & !CANCEL_P == 0;
+        !others
+            || follow_up == FollowUp::Recall(vcpu)
+            || sampled && follow_up == FollowUp::RecallLater(vcpu)
     }
 }
 
@@ -245,7 +257,7 @@ fn physical_is_deactivated_once(step: &Step) -> bool {
         None => false,
     };
     // Another raise finds the physical interrupt held, or is the one that begins to hold it.
-    let raised = step.touches == PENDING | HW && !step.old.hw();
+    let raised = step.touches == PENDING | HW && !step.old.hw() && step.new.hw();
     held(step.old) + u8::from(raised)
         == held(step.new) + u8::from(by_guest) + u8::from(step.said.deactivate)
 }

@@ -5,13 +5,13 @@ use core::ops::RangeInclusive;
 use crate::lr::ListRegister;
 
 use super::super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR, Irq, LEVEL,
-    LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, Pruned, PutResult, Raised,
-    State, UNMAPPED,
+    ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR,
+    Irq, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, Pruned, PutResult,
+    Raised, State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
 use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
-use super::{BOTH_GROUPS, Fate, LPI, SPI, V0, V1, irq_in, put_in, register};
+use super::{BOTH_GROUPS, Fate, LPI, PINTID, SPI, V0, V1, irq_in, put_in, register};
 
 /// A transition with its arguments.
 struct Transition {
@@ -37,6 +37,10 @@ fn anyone(_: Case) -> bool {
 
 fn not_lpi(case: Case) -> bool {
     case.intid != LPI
+}
+
+fn not_in_lr(case: Case) -> bool {
+    not_lpi(case) && !case.state.in_lr()
 }
 
 fn lpi(case: Case) -> bool {
@@ -133,11 +137,11 @@ fn updated(irq: &Irq, change: impl Fn(State) -> State, counted: RangeInclusive<i
     changed(irq, old, irq.update(change), counted)
 }
 
-fn cleared(irq: &Irq, clear: fn(&Irq) -> (bool, Changed), counted: RangeInclusive<i64>) -> Said {
+fn cleared(irq: &Irq, clear: fn(&Irq) -> Changed, counted: RangeInclusive<i64>) -> Said {
     let old = irq.state();
-    let (deactivate, change) = clear(irq);
+    let change = clear(irq);
     Said {
-        deactivate,
+        deactivate: change.takes_physical(),
         ..changed(irq, old, change, counted)
     }
 }
@@ -266,7 +270,43 @@ const FOLDS: u64 = MOVED | LR_BITS | LINKS;
 #[rustfmt::skip]
 const CHANGES: &[Transition] = &[
     transition("raise", anyone, PENDING, |irq| raised(irq.raise())),
-    transition("raise_hw", not_lpi, PENDING | HW, |irq| raised(irq.raise_hw())),
+    transition("forward", not_lpi, PENDING | HW, |irq| {
+        irq.forward().map_or_else(|| said(None, NOT_COUNTED), raised)
+    }),
+    transition("connect", not_lpi, CONNECTED, |irq| {
+        let old = irq.state();
+        let connected = irq.connect(PINTID);
+        assert_eq!(connected, old.connected() || !old.lr_hw());
+        said(None, NOT_COUNTED)
+    }),
+    transition("disconnect", not_lpi, PENDING | HW | CONNECTED, |irq| {
+        cleared(irq, |irq| irq.disconnect(false), MAY_WITHDRAW)
+    }),
+    transition("disconnect, at the end", not_lpi, PENDING | HW | CONNECTED, |irq| {
+        cleared(irq, |irq| irq.disconnect(true), MAY_WITHDRAW)
+    }),
+    transition("release", not_in_lr, PENDING | HW, |irq| {
+        let old = irq.state();
+        irq.release().map_or_else(
+            || said(None, NOT_COUNTED),
+            |change| Said { deactivate: true, ..changed(irq, old, change, MAY_WITHDRAW) },
+        )
+    }),
+    transition("release_unused", not_lpi, HW, |irq| {
+        assert!(!irq.release_unused(), "with a pending or active state behind it");
+        said(None, NOT_COUNTED)
+    }),
+    transition("withdraw_level", not_lpi, PENDING | HW | CANCEL_P, |irq| {
+        let old = irq.state();
+        let Some(change) = irq.withdraw_level() else {
+            assert!(!old.awaits_line());
+            return said(None, NOT_COUNTED);
+        };
+        Said {
+            deactivate: change.takes_physical(),
+            ..changed(irq, old, change, MAY_WITHDRAW)
+        }
+    }),
     transition("set_line(true)", not_lpi, LINE, |irq| {
         let old = irq.state();
         changed(irq, old, irq.set_line(true), MAY_ADD)
@@ -354,7 +394,7 @@ const FOLDING: &[Transition] = &[
         // The end of the VM: nothing is counted, and the physical interrupt remains.
         counted: -1..=1,
         deactivate: irq.state().lr_hw(),
-        ..{ irq.fold_without_read(); listed(References::Unchanged) }
+        ..{ let _ = irq.fold_without_read(); listed(References::Unchanged) }
     }),
     transition("refresh, invalid", for_listed, LR_BITS & !IN_LR, |irq| {
         refreshed(irq, register::INVALID)

@@ -197,6 +197,23 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     Case::new(
+        "timer.stops_before_it_is_taken",
+        "4.1 level-sensitive interrupts",
+        |m| {
+            let timer = Timer::Virtual;
+            let ppi = m.private(0, timer.intid());
+            ppi.enable();
+            timer.set(0);
+            cpu::spin_until(2_000_000, || interface::highest_pending() == timer.intid());
+            timer.stop();
+            holds(
+                "not pending once it has stopped",
+                ppi.becomes_pending(false),
+            )?;
+            expect_none()
+        },
+    ),
+    Case::new(
         "timer.acknowledged_as_exceptions",
         "DDI 0487 D11, IRQ exceptions",
         |m| {

@@ -1,0 +1,238 @@
+//! Physical interrupts: connection, release, and samples of their lines.
+//!
+//! [`vm::irq::physical`](crate::vm::irq) has the rule of their ownership.
+
+use crate::delivery::queue::AfterUnlock;
+use crate::delivery::{count, prune, queue};
+use crate::epoch::CpuPin;
+use crate::error::InjectError;
+use crate::host::Host;
+use crate::intid::{CpuId, IntId, Kind};
+use crate::sync::Ordering::SeqCst;
+use crate::sync::{Mutant, fence, mutant};
+use crate::vm::Vm;
+use crate::vm::ap_list::ApList;
+use crate::vm::irq::{Changed, Irq, Raised, State};
+use crate::vm::residency::RELEASE;
+use crate::vm::vcpu::Vcpu;
+
+/// Connects `irq`, an SPI or a PPI of `owner`, to the physical interrupt `pintid`.
+pub(crate) fn connect<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    owner: Option<&Vcpu>,
+    pintid: IntId,
+) -> Result<(), InjectError> {
+    let (raw, private) = match (pintid.kind(), owner) {
+        (Kind::Spi, _) => (pintid.raw() as u16, false),
+        // A physical PPI belongs to a CPU, as a vCPU does while it runs; an SPI does not.
+        (Kind::Ppi, Some(_)) => (pintid.raw() as u16, true),
+        _ => return Err(InjectError::UnknownInterrupt),
+    };
+
+    let _one_at_a_time = vm.growth.lock(pin.locks());
+    if vm.is_torn_down() {
+        return Err(InjectError::TornDown);
+    }
+
+    let is_taken = |other: &Irq| {
+        !core::ptr::eq(other, irq) && other.state().connected() && other.pintid() == raw
+    };
+    let taken = match owner.filter(|_| private) {
+        Some(vcpu) => vcpu.privates().iter().any(is_taken),
+        None => vm.wired().any(is_taken),
+    };
+    if taken || !irq.connect(raw) {
+        return Err(InjectError::AlreadyConnected);
+    }
+
+    if let Some(vcpu) = owner.filter(|_| private) {
+        vcpu.add_physical_ppi(irq.intid());
+    }
+    Ok(())
+}
+
+/// Makes the PPI `irq` of `owner` pending on behalf of an active physical interrupt.
+#[inline]
+pub(crate) fn forward_ppi(
+    pin: &CpuPin<'_>,
+    owner: &Vcpu,
+    irq: &Irq,
+) -> Result<Raised, InjectError> {
+    // The CPU that has the vCPU does not put it meanwhile: it is here. Without a connection the
+    // number is 0, and the transition refuses.
+    if irq.is_of_ppi() && owner.residency.get().seat() != Some(pin.local().seat()) {
+        return Err(match irq.state().connected() {
+            true => InjectError::NotLoaded,
+            false => InjectError::NotConnected,
+        });
+    }
+    irq.forward().ok_or(InjectError::NotConnected)
+}
+
+/// Ends the connection of `irq`, an SPI or a PPI of `owner`, and gives the physical interrupt back:
+/// now, or as soon as the CPU that has it in a list register, or that it is a PPI of, looks.
+pub(crate) fn disconnect<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+) -> Result<(), InjectError> {
+    let _one_at_a_time = vm.growth.lock(pin.locks());
+    if !irq.state().connected() {
+        return Err(InjectError::NotConnected);
+    }
+
+    let changed = irq.disconnect(false);
+    settle(vm, pin, irq, changed);
+    queue::complete(vm, pin, irq, changed);
+    Ok(())
+}
+
+/// Ends all connections at the end of the VM, and gives back every physical interrupt that the VM
+/// owns. No vCPU runs, or will. A forward that comes later is refused.
+pub(crate) fn disconnect_all<H: Host>(vm: &Vm<H>) {
+    let private = |vcpu: &Vcpu| vcpu.residency.get().cpu();
+    let deactivate = |irq: &Irq, cpu: Option<CpuId>| {
+        if irq.disconnect(true).takes_physical() {
+            // Only the PPI of a vCPU that is dropped on its CPU is still owned.
+            let cpu = cpu.unwrap_or(CpuId(CpuId::FIRST_RESERVED));
+            vm.host.deactivate(irq.physical(cpu));
+        }
+    };
+
+    for irq in vm.distributor.spis() {
+        deactivate(irq, None);
+    }
+    for vcpu in &vm.vcpus {
+        for irq in vcpu.privates() {
+            deactivate(irq, private(vcpu));
+        }
+    }
+}
+
+/// Deactivates the physical interrupt that a change of `irq` has taken from the state word. A
+/// physical PPI that is owned without a need is released, by the CPU that has the vCPU.
+// Out of line: most changes are of interrupts that are not forwarded.
+#[cold]
+#[inline(never)]
+pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
+    if changed.takes_physical() {
+        vm.host.deactivate(irq.physical(pin.local().id()));
+    } else if changed.new.hw() {
+        settle_ppi(vm, pin, irq);
+    }
+}
+
+/// Releases a physical PPI that is owned without a need, or has the CPU of the vCPU do so.
+fn settle_ppi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    let Some(vcpu) = irq.owner().and_then(|owner| vm.vcpu(owner)) else {
+        return;
+    };
+
+    // If this CPU has the vCPU, nobody else takes the vCPU away meanwhile.
+    if vcpu.residency.get().seat() == Some(pin.local().seat()) {
+        release_unused(vm, pin, vcpu);
+    } else {
+        queue::notify(vm, pin, vcpu.id, RELEASE);
+    }
+}
+
+/// Releases the physical PPIs that are owned without a need. On the CPU that has the vCPU.
+#[cold]
+#[inline(never)]
+pub(crate) fn release_unused<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
+    for irq in vcpu.physical_ppis() {
+        if irq.release_unused() {
+            vm.host.deactivate(irq.physical(pin.local().id()));
+        }
+    }
+}
+
+/// Releases all physical PPIs before the vCPU leaves the CPU. No interrupt is in a list register;
+/// the caller holds the list's lock.
+#[cold]
+#[inline(never)]
+pub(crate) fn release_all<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    list: &mut ApList,
+    after: &mut AfterUnlock,
+) {
+    for irq in vcpu.physical_ppis() {
+        let Some(changed) = irq.release() else {
+            continue;
+        };
+
+        after.add_deactivation(irq.physical(pin.local().id()));
+        count::on_change(pin, irq, changed);
+        if changed.new.queued_on() == Some(vcpu.id) {
+            list.unlink(irq);
+            prune::prune(vm, pin, vcpu, list, irq, after);
+        }
+    }
+}
+
+/// Returns the level of the physical line of a connected interrupt, as the host says; `None` for
+/// the PPI of a vCPU on no CPU.
+pub(crate) fn line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> Option<bool> {
+    let Some(owner) = irq.owner().filter(|_| irq.is_of_ppi()) else {
+        return Some(vm.host.is_pending(irq.physical(pin.local().id())));
+    };
+
+    let residency = &vm.vcpu(owner)?.residency;
+    let cpu = residency.get().cpu()?;
+    let high = vm.host.is_pending(irq.physical(cpu));
+    // Otherwise the line may have been another vCPU's.
+    (residency.get().cpu() == Some(cpu)).then_some(high)
+}
+
+/// Samples the line of a forwarded level that the guest has not taken yet, and withdraws the level
+/// if the line is low. Returns true if the level was withdrawn. No lock is held.
+#[cold]
+#[inline(never)]
+pub(crate) fn sample<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> bool {
+    irq.state().awaits_line() && line(vm, pin, irq) == Some(false) && withdraw(vm, pin, irq)
+}
+
+/// Withdraws a forwarded level that the guest has not taken yet, and whose line has been found low.
+/// Returns false if there is none. A line that has risen since makes the physical interrupt pending
+/// once more, after the deactivation.
+#[inline(never)]
+pub(crate) fn withdraw<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> bool {
+    let Some(changed) = irq.withdraw_level() else {
+        return false;
+    };
+    settle(vm, pin, irq, changed);
+    queue::complete(vm, pin, irq, changed);
+    true
+}
+
+/// Reports to the host, by `tell`, the fields in `mask` of a state word that this CPU has changed
+/// to `new`. Reports once more if the fields have been changed since: the last report agrees with
+/// the register.
+///
+/// Each repetition is for another CPU's change. A CPU that repeats makes no change, so that CPUs
+/// that change one field hold each other up no more than by a report each.
+#[inline]
+pub(crate) fn report(irq: &Irq, new: State, mask: u64, tell: impl Fn(State)) {
+    let mut told = new;
+    loop {
+        // SeqCst: pairs with the fence below: a CPU that changes the field and reports earlier than
+        // this CPU has its change seen by the load below.
+        fence(SeqCst);
+        tell(told);
+        if mutant(Mutant::ReportedOnce) {
+            return;
+        }
+
+        // SeqCst: pairs with the fence above.
+        fence(SeqCst);
+        let now = irq.state();
+        if (now.0 ^ told.0) & mask == 0 {
+            return;
+        }
+        told = now;
+    }
+}

@@ -1,0 +1,175 @@
+//! Ownership of physical interrupts: connection, forwarding, release.
+//!
+//! A forwarded physical interrupt stays active until the guest has done with it. It has one owner
+//! at any time, named by a bit of the state word:
+//!
+//! | bit | owner |
+//! |---|---|
+//! | none | the physical controller, or the embedder that has acknowledged the interrupt |
+//! | HW | the state word |
+//! | LR_HW | a list register |
+//!
+//! * [`Irq::forward`] sets HW.
+//! * A fill moves HW to LR_HW. A fold moves LR_HW back.
+//! * The guest's deactivation ends LR_HW, in hardware: the fold finds the list register empty.
+//! * Any other end calls [`Host::deactivate`](crate::Host::deactivate), on the CPU that has cleared
+//!   HW or LR_HW.
+//!
+//! HW and LR_HW together mean that the guest has ended the interrupt in the list register, and that
+//! it has been forwarded again.
+//!
+//! # A physical PPI belongs to a CPU
+//! A list register deactivates the PPI of its own CPU. For this reason HW and LR_HW of a physical
+//! PPI are set only while the vCPU is on the CPU with the active PPI, and only that CPU clears
+//! them:
+//! 1. [`Irq::forward`] is called on the CPU that has the vCPU.
+//! 2. [`Irq::release`] takes the PPI back before the vCPU leaves the CPU. A pending level is then
+//!    pending no more: the PPI's line, if still high, makes the PPI pending again wherever the line
+//!    is next. An edge stays pending. An active state stays active, without a physical interrupt.
+//! 3. Another CPU that ends the pending or the active state leaves HW set, and asks the CPU of the
+//!    vCPU to release the PPI, by [`Irq::release_unused`].
+//!
+//! A physical SPI has one active state for all CPUs: any CPU may clear HW.
+
+use crate::host::PhysicalInterrupt;
+use crate::intid::{CpuId, IntId};
+use crate::sync::{Mutant, mutant};
+
+use super::{ACTIVE, CANCEL_P, CONNECTED, Changed, FollowUp, HW, Irq, PENDING, Raised, State};
+
+/// Connection and forwarding.
+impl Irq {
+    /// Sets the pending latch on behalf of an active physical interrupt, and takes the ownership of
+    /// the physical interrupt. Returns `None`, changing nothing, without a connection.
+    #[inline]
+    pub(crate) fn forward(&self) -> Option<Raised> {
+        if mutant(Mutant::ForwardLooksFirst) {
+            return self.state().connected().then(|| {
+                let (old, new) = self.apply(|old| old.with(PENDING | HW, 0));
+                Raised { old, new }
+            });
+        }
+
+        self.transition(|old| old.connected().then(|| old.with(PENDING | HW, 0)))
+            .ok()
+            .map(|(old, new)| Raised { old, new })
+    }
+
+    /// Connects the interrupt to the physical interrupt `pintid`. Returns false if the interrupt is
+    /// connected to another one, or still owns another one. Under the lock of the topology.
+    pub(crate) fn connect(&self, pintid: u16) -> bool {
+        let state = self.state();
+        if state.connected() {
+            return self.pintid() == pintid;
+        }
+
+        // Without CONNECTED, the other two can only be cleared meanwhile.
+        if state.hw() || state.lr_hw() {
+            return false;
+        }
+
+        self.set_pintid(pintid);
+        let _ = self.apply(|old| old.with(CONNECTED, 0));
+        true
+    }
+
+    /// Ends the connection. A level that is pending because of the physical interrupt is pending no
+    /// more. Unless `all`, a physical PPI stays owned, as the module says.
+    pub(crate) fn disconnect(&self, all: bool) -> Changed {
+        self.update(|old| {
+            let line = if old.awaits_line_outside() {
+                PENDING
+            } else {
+                0
+            };
+            let left = self.released(old, HW | line).with(0, CONNECTED);
+            if all { left.with(0, HW) } else { left }
+        })
+    }
+
+    /// Returns true if the connected physical interrupt is a PPI.
+    #[inline]
+    pub(crate) fn is_of_ppi(&self) -> bool {
+        u32::from(self.pintid()) < IntId::FIRST_SPI
+    }
+
+    /// Returns the connected physical interrupt; `cpu` is the CPU of a PPI.
+    #[inline]
+    pub(crate) fn physical(&self, cpu: CpuId) -> PhysicalInterrupt {
+        PhysicalInterrupt::new(self.pintid(), cpu)
+    }
+}
+
+/// Release.
+impl Irq {
+    /// Returns `old` without the flags of `clear`, but with HW for a physical PPI.
+    #[inline]
+    pub(super) fn released(&self, old: State, clear: u64) -> State {
+        let kept = old.hw() && self.keeps_ppi();
+        old.with(0, if kept { clear & !HW } else { clear })
+    }
+
+    /// Returns true if the physical interrupt is a PPI, which its own CPU takes from the word.
+    #[cold]
+    #[inline(never)]
+    fn keeps_ppi(&self) -> bool {
+        self.is_of_ppi() && !mutant(Mutant::ReleasedElsewhere)
+    }
+
+    /// Takes the physical interrupt from the state word, before the vCPU leaves the CPU of a PPI.
+    /// A level is pending no more. Returns the change, after which the caller deactivates the
+    /// physical interrupt; `None` if the state word owns none.
+    pub(crate) fn release(&self) -> Option<Changed> {
+        self.transition(|old| {
+            let line = if old.level() { PENDING } else { 0 };
+            old.hw().then(|| old.with(0, HW | line))
+        })
+        .ok()
+        .map(|(old, new)| Changed {
+            old,
+            new,
+            follow_up: new.follow_up_change(),
+        })
+    }
+
+    /// Takes a physical PPI from the state word if no pending or active state is behind it any
+    /// more, or if the connection has ended. Returns true if the caller has to deactivate it. On
+    /// the CPU that has the vCPU.
+    pub(crate) fn release_unused(&self) -> bool {
+        self.transition(|old| {
+            let used = old.0 & (PENDING | ACTIVE) != 0 && old.connected();
+            (old.hw() && !used).then(|| old.with(0, HW))
+        })
+        .is_ok()
+    }
+
+    /// Withdraws a level that is pending because of a physical interrupt, whose line has been found
+    /// low. In a list register, the pending state is cancelled. Returns `None`, changing nothing,
+    /// if the level is not pending any more.
+    pub(crate) fn withdraw_level(&self) -> Option<Changed> {
+        let (old, new) = self
+            .transition(|old| {
+                old.awaits_line().then(|| {
+                    if old.awaits_line_outside() {
+                        // The physical interrupt waits for the end of an active state.
+                        let physical = if old.active() { 0 } else { HW };
+                        self.released(old, PENDING | physical)
+                    } else {
+                        old.with(CANCEL_P, 0)
+                    }
+                })
+            })
+            .ok()?;
+
+        let follow_up = match new.queued_on() {
+            Some(vcpu) if new.in_lr() => FollowUp::RecallLater(vcpu),
+            Some(vcpu) => FollowUp::Requeue(vcpu),
+            None => FollowUp::Nothing,
+        };
+        Some(Changed {
+            old,
+            new,
+            follow_up,
+        })
+    }
+}
