@@ -252,7 +252,10 @@ struct Curious {
 impl Host for Curious {
     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
     fn wake(&self, _vcpu: VcpuId) {}
-    fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
+    fn deactivate(&self, _physical: vgic::PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: vgic::PhysicalInterrupt) -> bool {
+        false
+    }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         // Every command is MAPD of device 1, with an event.
