@@ -143,6 +143,14 @@ pub enum EntryError {
     /// Another vCPU loaded on the calling CPU, to be put first by
     /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
     CpuInUse,
+    /// A VM with more bits of INTID than the calling CPU's list registers hold
+    /// (`ICH_VTR_EL2.IDbits`); see [`Config::lpis`](crate::Config::lpis).
+    IntidBits {
+        /// Bits of the VM's INTIDs ([`Config::intid_bits`](crate::Config::intid_bits)).
+        vm: u8,
+        /// Bits of an INTID in the CPU's list registers, 16 or 24.
+        cpu: u8,
+    },
 }
 
 impl core::fmt::Display for EntryError {
@@ -158,6 +166,12 @@ impl core::fmt::Display for EntryError {
                 write!(f, "the registers of vCPU {} are on another CPU", v.index())
             }
             Self::CpuInUse => write!(f, "this CPU's registers hold another vCPU"),
+            Self::IntidBits { vm, cpu } => {
+                write!(
+                    f,
+                    "the VM has INTIDs of {vm} bits, this CPU's list registers hold {cpu}"
+                )
+            }
         }
     }
 }

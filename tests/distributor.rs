@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Call, GICD, GICR, Machine, affinity, vcpu};
+use common::{Call, GICD, GICR, GITS, Machine, affinity, vcpu};
 use vgic::intid::{Affinity, IntId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::{Blocked, Config, sysreg::SysReg};
@@ -21,8 +21,8 @@ fn identification_registers_match_the_configuration() {
     let machine = Machine::bare(2);
     let typer = machine.read(0, GICD + 4);
     assert_eq!(typer & 0x1f, 31, "ITLinesNumber: INTIDs up to 1019");
-    assert_eq!(typer >> 11 & 0x1f, 15, "num_LPIs: 2^16");
-    assert_eq!(typer >> 19 & 0x1f, 16, "IDbits: 17");
+    assert_eq!(typer >> 11 & 0x1f, 0, "num_LPIs: by IDbits");
+    assert_eq!(typer >> 19 & 0x1f, 15, "IDbits: 16");
 
     for (bit, name) in [
         (16, "MBIS"),
@@ -58,6 +58,28 @@ fn identification_registers_match_the_configuration() {
     assert_eq!(typer & 0x1f, 2);
     assert_eq!(typer >> 17 & 1, 0, "no LPIs");
     assert_eq!(typer >> 19 & 0x1f, 9, "10 bits");
+
+    for (lpis, num_lpis, id_bits) in [(32, 4, 13), (0x8000, 14, 15), (0x1_0000, 15, 16)] {
+        let mut config = Config::new(vec![affinity(0)]).with_its(GITS);
+        config.lpis = lpis;
+        let typer = Machine::from_config(config).read(0, GICD + 4);
+        assert_eq!(typer >> 11 & 0x1f, num_lpis, "num_LPIs of {lpis}");
+        assert_eq!(typer >> 19 & 0x1f, id_bits, "IDbits of {lpis}");
+    }
+}
+
+/// Asks as Linux does, which warns if `num_LPIs` announces more LPIs than INTIDs of at most 16 bits
+/// have room for.
+#[test]
+fn linux_finds_room_for_the_lpis_of_the_default_configuration() {
+    let typer = Machine::bare(1).read(0, GICD + 4);
+    let [num_lpis, id_bits] = [11, 19].map(|shift| (typer >> shift & 0x1f) + 1);
+    let room = (1_u64 << id_bits.min(16)) - 8192;
+    assert!(
+        1 << num_lpis <= 2 || 1 << num_lpis <= room,
+        "{num_lpis} {id_bits}"
+    );
+    assert_eq!(room, 57_344);
 }
 
 #[test]

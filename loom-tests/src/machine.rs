@@ -112,7 +112,7 @@ impl Machine {
     pub fn with_lpi(vcpus: u8, itses: usize) -> Self {
         let mut config = Config::new(affinities(vcpus));
 
-        config.lpi_bits = 5;
+        config.lpis = 32;
         for its in 0..itses {
             let mut its = ItsConfig::at(GITS + its as u64 * GITS_STRIDE);
             its.device_bits = 1;

@@ -24,7 +24,8 @@ pub struct Vtr {
     /// exist for n below 2^(bits - 5).
     pub preemption_bits: u8,
     /// Number of bits of a virtual INTID, 16 or 24. Many cores have 16, even under a distributor
-    /// with more.
+    /// with more. A CPU refuses to enter a vCPU of a VM with more
+    /// ([`EntryError::IntidBits`](crate::EntryError::IntidBits)).
     pub id_bits: u8,
     /// Presence of `ICH_HCR_EL2.TDIR` (`TDS`), the trap of only the writes of `ICC_DIR_EL1`.
     pub traps_dir: bool,

@@ -67,7 +67,7 @@ pub(crate) fn start_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 /// Reads the configuration of a slice of LPIs, beginning with the next mapped LPI. The search saves
 /// 18 of the 169 instructions of a hypercall while slices are left.
 pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    let (lpis, end) = (&vm.lpis, vm.lpis.capacity());
+    let (lpis, end) = (&vm.lpis, vm.config.lpis);
     let next_mapped = |at| lpis.next(at, pin.guard()).map_or(end, |(key, _)| key);
     let Some(slice) = vm
         .distributor
@@ -92,7 +92,7 @@ pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
 /// Returns true if a reload is not complete: `GICR_SYNCR.Busy`.
 pub(crate) fn is_reloading_config<H: Host>(vm: &Vm<H>) -> bool {
-    !vm.distributor.config_reload.is_done(vm.lpis.capacity())
+    !vm.distributor.config_reload.is_done(vm.config.lpis)
 }
 
 /// Starts reading `owner`'s pending table, unless the guest has declared the table all zeros.
@@ -137,7 +137,7 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 /// `owner` becomes pending.
 pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    let end = vm.lpis.capacity();
+    let end = vm.config.lpis;
     let Some(slice) = redistributor.scan.claim(end, SCAN_LPIS, |at| at) else {
         forget_scan(vm, owner);
         return;
@@ -176,7 +176,7 @@ pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner
 /// Returns true while a vCPU's pending table is being read. After the reading, every LPI found
 /// pending in the table is pending.
 pub(crate) fn is_reading_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
-    !owner.redistributor.scan.is_done(vm.lpis.capacity())
+    !owner.redistributor.scan.is_done(vm.config.lpis)
 }
 
 /// Notes a vCPU with slices of the pending table left.
@@ -195,7 +195,7 @@ fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
         // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
         // scan, `has_more` sees the new scan.
         word.fetch_and(!bit, AcqRel);
-        if owner.redistributor.scan.has_more(vm.lpis.capacity()) {
+        if owner.redistributor.scan.has_more(vm.config.lpis) {
             note_scan(vm, owner);
         }
     }

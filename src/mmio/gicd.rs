@@ -9,6 +9,7 @@
 //!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
 //!   slices.
 
+use crate::config::LPIS_OF_16_BITS;
 use crate::delivery::{change, group_enables, inject, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -80,16 +81,17 @@ fn split_offset(at: u64) -> (u64, u64) {
 }
 
 /// Returns `GICD_TYPER` (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
-/// `ident.gicd_typer_is_read_only`.
+/// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`.
 fn gicd_typer<H: Host>(vm: &Vm<H>) -> u64 {
     let config = &vm.config;
     let lines = one_less(config.spi_end().div_ceil(32));
-    let lpis = if config.lpi_bits == 0 {
-        0
-    } else {
-        // num_LPIs: 2^(n + 1) LPIs; LPIS.
-        one_less(config.lpi_bits) << 11 | 1 << 17
+    // num_LPIs: 2^(n + 1) LPIs; 0 for all LPIs of IDbits, as on most implementations. Linux warns
+    // of a number beyond the LPIs of 16 bits of INTID.
+    let num_lpis = match config.lpis {
+        0 | LPIS_OF_16_BITS => 0,
+        lpis => one_less(lpis.trailing_zeros()),
     };
+    let lpis = num_lpis << 11 | u64::from(config.lpis != 0) << 17;
 
     // MBIS, IDbits, A3V, No1N, RSS.
     lines | lpis | 1 << 16 | one_less(config.intid_bits()) << 19 | 1 << 24 | 1 << 25 | 1 << 26

@@ -90,7 +90,7 @@ fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
         | (index as u64) << 8
         | u64::from(last) << 4
         // PLPIS
-        | u64::from(vm.config.lpi_bits != 0)
+        | u64::from(vm.config.lpis != 0)
 }
 
 /// Reads the register of `owner`'s redistributor at the offset `at`. Returns `None` if the
@@ -144,14 +144,14 @@ pub(crate) fn gicr_read<H: Host>(
 /// `reset.gicr_lpis_off`, `lpi.pending_table`.
 fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
     let redistributor = &owner.redistributor;
-    if redistributor.scan.has_more(vm.lpis.capacity()) {
+    if redistributor.scan.has_more(vm.config.lpis) {
         lpi_tables::advance_pending_table(vm, pin, owner);
     }
 
     // Without a slice left to begin, another CPU may still be reading the last slice.
     let waiting =
         lpi_tables::is_reading_pending_table(vm, owner) || rwp::is_waiting(owner, RWP_GICR);
-    let lpis = if vm.config.lpi_bits == 0 {
+    let lpis = if vm.config.lpis == 0 {
         0
     } else {
         // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
@@ -256,7 +256,7 @@ fn write_base(register: &AtomicU64, mask: u64, at: u64, width: Width, value: u64
 /// EnableLPIs holds LPIs back. Cases `lpi.off`, `lpi.off_while_pending`, `lpi.off_and_on_again`,
 /// `lpi.pending_table`, `lpi.each_cpu_its_own_enable`.
 fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) {
-    if vm.config.lpi_bits == 0 {
+    if vm.config.lpis == 0 {
         return;
     }
 

@@ -665,7 +665,7 @@ fn config(vcpus: usize, max_vcpus: usize) -> Config {
     let mut config = Config {
         max_vcpus,
         spis: 32,
-        lpi_bits: 9,
+        lpis: 512,
         its: vec![its(GITS), its(GITS2)],
         ..Config::new(affinities.collect())
     };

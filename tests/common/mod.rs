@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
@@ -132,13 +133,17 @@ impl Machine {
     /// Returns a VM of a domain that other VMs may be of, on CPUs from `first_cpu` on.
     pub fn on(domain: Arc<Domain>, first_cpu: u16, config: Config) -> Self {
         let count = config.max_vcpus;
+        let vtr = Vtr {
+            id_bits: if config.intid_bits() > 16 { 24 } else { 16 },
+            ..NEOVERSE
+        };
         let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
         let cpus = (0..count)
             .map(|n| {
                 vm.power_on(vcpu(n));
                 Cpu::new(
                     domain.register(CpuId(first_cpu + n as u16)).unwrap(),
-                    SoftwareInterface::default(),
+                    SoftwareInterface::new(vtr),
                 )
             })
             .collect();

@@ -142,7 +142,7 @@ impl Machine {
 
         let mut config = Config::new(affinities).with_its(GITS[0]).with_its(GITS[1]);
         config.spis = 32;
-        config.lpi_bits = 5;
+        config.lpis = 32;
         for its in &mut config.its {
             its.device_bits = 1;
             its.event_bits = 2;

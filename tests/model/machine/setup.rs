@@ -24,7 +24,7 @@ impl Machine {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
-            lpi_bits: LPI_BITS as u8,
+            lpis: 1 << LPI_BITS,
             its: [0x0808_0000, 0x0810_0000]
                 .into_iter()
                 .zip(ITSES)
