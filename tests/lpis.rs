@@ -240,11 +240,11 @@ fn a_pending_table_is_read_when_lpis_are_enabled() {
     let its = Driver::new(&machine);
     its.mapd(0, 4);
     its.map(0, 0, 8192, 0);
-    its.map(0, 1, 8192 + 0xffff, 0);
+    its.map(0, 1, 65_535, 0);
     its.map(0, 2, 20_000, 1);
 
     machine.write(0, GICR, 0);
-    for intid in [8192, 8192 + 0xffff, 20_000, 30_000] {
+    for intid in [8192, 65_535, 20_000, 30_000] {
         pend_in_table(&machine, 0, intid);
     }
 
@@ -252,7 +252,7 @@ fn a_pending_table_is_read_when_lpis_are_enabled() {
     assert_eq!(machine.read(0, GICR) & RWP, RWP, "in slices");
     assert!(machine.advance() > 10);
     assert_eq!(machine.read(0, GICR) & RWP, 0);
-    assert_eq!(machine.serve(0), [8192, 8192 + 0xffff]);
+    assert_eq!(machine.serve(0), [8192, 65_535]);
     assert_eq!(machine.serve(1), [], "not in its table");
 
     // PTZ: the guest declares an all-zero table.
