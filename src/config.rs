@@ -171,8 +171,8 @@ impl Config {
     /// Returns the INTID after the largest LPI, or 8192 if the VM has no LPIs.
     #[must_use]
     pub const fn lpi_end(&self) -> u32 {
-        // `Config::validate` refuses a number that saturates.
-        IntId::FIRST_LPI.saturating_add(self.lpis)
+        // `Config::validate` refuses a number that wraps.
+        IntId::FIRST_LPI.wrapping_add(self.lpis)
     }
 
     /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.

@@ -300,8 +300,8 @@ impl<H: Host> Vgic<H> {
         ))
     }
 
-    /// Sets the level of the input line of SPI `intid`, 32-1019. An edge-triggered SPI
-    /// (`GICD_ICFGR<n>`) ignores the line.
+    /// Sets the level of the input line of SPI `intid`, 32-1019. For an edge-triggered SPI
+    /// (`GICD_ICFGR<n>`), a rise is an edge, as [`Vgic::inject_spi`] is, and a fall is nothing.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
@@ -316,8 +316,8 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Sets the level of the input line of PPI `intid`, 16-31, of `vcpu`. An edge-triggered PPI
-    /// (`GICR_ICFGR1`) ignores the line.
+    /// Sets the level of the input line of PPI `intid`, 16-31, of `vcpu`. For an edge-triggered PPI
+    /// (`GICR_ICFGR1`), a rise is an edge, as [`Vgic::inject_ppi`] is, and a fall is nothing.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.

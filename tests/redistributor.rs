@@ -189,6 +189,31 @@ fn every_set_has_its_clear_on_every_vcpu() {
 }
 
 #[test]
+fn a_rising_line_of_an_edge_triggered_ppi_is_an_edge() {
+    let machine = Machine::new(2);
+    let ppi = IntId::ppi(27).unwrap();
+    let line = |high| {
+        let pin = machine.pin();
+        machine.vm.set_ppi_line(&pin, vcpu(1), ppi, high).unwrap();
+    };
+    let redistributor = machine.gicr(1);
+    machine.write(1, redistributor + ISENABLER0, 1 << 27);
+    machine.write(1, redistributor + SGI_BASE + 0xc04, 0b10 << 22);
+
+    line(true);
+    line(false);
+    assert_eq!(machine.read(0, redistributor + ISPENDR0), 1 << 27);
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [27]);
+    line(true);
+    line(true);
+    assert_eq!(machine.serve(1), [27]);
+    line(false);
+    assert_eq!(machine.serve(1), []);
+    machine.finish();
+}
+
+#[test]
 fn a_ppi_belongs_to_its_vcpu() {
     let machine = Machine::new(2);
     let timer = IntId::ppi(27).unwrap();

@@ -68,11 +68,10 @@ fn enter_slow<H: Host, I: CpuInterface>(
 
     if vcpu.shadow(cpu.local()).is_none() {
         // A longer INTID would be cut off in a list register, and be another interrupt there.
-        let [of_vm, of_cpu] = [vm.config.intid_bits() as u8, cpu.vtr().id_bits];
-        if of_vm > of_cpu {
+        if vm.config.lpi_end() > 1 << cpu.vtr().id_bits {
             return Err(EntryError::IntidBits {
-                vm: of_vm,
-                cpu: of_cpu,
+                vm: vm.config.intid_bits() as u8,
+                cpu: cpu.vtr().id_bits,
             });
         }
 

@@ -10,7 +10,7 @@
 //!   slices.
 
 use crate::config::LPIS_OF_16_BITS;
-use crate::delivery::{change, group_enables, inject, routing};
+use crate::delivery::{change, group_enables, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId};
@@ -184,22 +184,21 @@ fn gicd_write_word<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, register: u64, place: 
     }
 }
 
-/// Writes `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9): a message sets or clears the
-/// pending latch of an SPI, or raises or lowers the line of a level-sensitive SPI. INTIDs other
-/// than SPIs are ignored. Cases `spi.setspi_edge`, `spi.clrspi_edge`, `spi.setspi_level`,
-/// `spi.setspi_by_halfword`, `spi.setspi_of_a_special_intid`.
+/// Writes `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9): a message makes an SPI pending or
+/// takes the pending state away. A level-sensitive SPI stays pending until the message is taken
+/// back; a message and the line are two sources of the level. INTIDs other than SPIs are ignored.
+/// Cases `spi.setspi_edge`, `spi.clrspi_edge`, `spi.setspi_level`, `spi.clrspi_keeps_the_line`,
+/// `spi.clrspi_of_a_latch`, `spi.setspi_by_halfword`, `spi.setspi_of_a_special_intid`.
 fn message_spi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, set: bool) {
     let Some(irq) = IntId::spi(value as u32 & 0x1fff).and_then(|intid| vm.distributor.spi(intid))
     else {
         return;
     };
 
-    if irq.state().level() {
-        change::set_line(vm, pin, irq, set);
-    } else if set {
-        let _ = inject::raised(vm, pin, irq, irq.raise());
+    if set {
+        change::set_message(vm, pin, irq);
     } else {
-        change::clear_pending(vm, pin, irq);
+        change::clear_message(vm, pin, irq);
     }
 }
 

@@ -203,6 +203,9 @@ const SITUATIONS: &[&str] = &[
     "active, its state is cleared",
     "inactive, its state is set",
     "idle, its trigger changes",
+    "idle, its trigger changes to a level that is high",
+    "the line of an edge rises",
+    "active, the line of its edge rises",
     "GICD_CTLR changes while something is pending",
     "ICC_IGRPEN changes while something is pending",
     "ICC_BPR changes the group priority",
@@ -210,6 +213,7 @@ const SITUATIONS: &[&str] = &[
     "SETSPI of a level",
     "CLRSPI of an edge",
     "CLRSPI of a level",
+    "CLRSPI of a level whose line is high",
     "a level is resampled",
     // SGIs.
     "an SGI to one PE",

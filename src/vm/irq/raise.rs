@@ -5,7 +5,7 @@ use crate::sync::Ordering::AcqRel;
 use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State,
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, MESSAGE, PENDING, Raised, State,
     mutant_hooks,
 };
 
@@ -43,20 +43,32 @@ impl Irq {
         }
     }
 
-    /// Sets the level of the input line.
+    /// Sets the level of the input line. A line of an edge-triggered interrupt that rises is an
+    /// edge, to be raised by the caller ([`Changed::is_rising_edge`]).
     #[inline]
     pub(crate) fn set_line(&self, high: bool) -> Changed {
+        self.set_source(LINE, high)
+    }
+
+    /// Asserts the level-sensitive interrupt by a message: `GICD_SETSPI_NSR`.
+    pub(crate) fn set_message(&self) -> Changed {
+        self.set_source(MESSAGE, true)
+    }
+
+    /// Sets one of the sources of the level ([`ASSERTED`]).
+    #[inline]
+    fn set_source(&self, source: u64, high: bool) -> Changed {
         step();
         // AcqRel: module docs of `irq`, "Publication".
         let old = State(if high {
-            self.state.fetch_or(LINE, AcqRel)
+            self.state.fetch_or(source, AcqRel)
         } else {
-            self.state.fetch_and(!LINE, AcqRel)
+            self.state.fetch_and(!source, AcqRel)
         });
 
-        let new = old.with_flag(LINE, high);
+        let new = old.with_flag(source, high);
 
-        let changed = old.line() != high && old.level();
+        let changed = old.level_is_high() != new.level_is_high();
         let follow_up = match old.queued_on() {
             _ if !changed => FollowUp::Nothing,
             _ if high => new.follow_up_pending(old),
@@ -93,10 +105,22 @@ impl Irq {
     /// Withdraws the latch and a list register's pending state: `ICPENDR`, `CLEAR`. Returns true if
     /// the hypervisor has to deactivate a physical interrupt.
     pub(crate) fn clear_pending(&self) -> (bool, Changed) {
+        self.clear_pending_and(0)
+    }
+
+    /// Takes a message back, and clears the pending state as [`Irq::clear_pending`] does:
+    /// `GICD_CLRSPI_NSR`. The line stays.
+    pub(crate) fn clear_message(&self) -> (bool, Changed) {
+        self.clear_pending_and(MESSAGE)
+    }
+
+    #[inline(always)]
+    fn clear_pending_and(&self, source: u64) -> (bool, Changed) {
         let changed = self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-            mutant_hooks::of_clear_pending(old, old.with(cancel, PENDING | physical))
+            let right = old.with(cancel, PENDING | source | physical);
+            mutant_hooks::of_clear_pending(old, right)
         });
         let old = changed.old;
         (old.hw() && !old.active() && old.latch(), changed)

@@ -5,9 +5,10 @@ use std::vec::Vec;
 
 use crate::intid::{IntId, VcpuId};
 
+use super::super::state::ASSERTED;
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW,
-    LR_LATCH, LR_PENDING, PENDING, State, UNMAPPED,
+    LR_LATCH, LR_PENDING, MESSAGE, PENDING, State, UNMAPPED,
 };
 use super::{LPI, NONE, SPI, V0, V1, Word};
 
@@ -71,7 +72,7 @@ const RULES: &[Rule] = &[
     ),
     (
         "an LPI is an edge of Group 1, and no physical interrupt's",
-        |lpi, s| !lpi || (s.group1() && !has_any(s, LEVEL | LINE | HW | LR_HW)),
+        |lpi, s| !lpi || (s.group1() && !has_any(s, LEVEL | ASSERTED | HW | LR_HW)),
     ),
     (
         "an LPI has no active state outside the list registers",
@@ -91,9 +92,9 @@ pub(super) fn broken_rule(intid: u32, state: State) -> Option<&'static str> {
 }
 
 /// The flags, all bits from 0 on.
-const FLAGS: [u64; 15] = [
-    PENDING, LINE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING, LR_ACTIVE,
-    LR_LATCH, LR_HW, CANCEL_P, CANCEL_A,
+const FLAGS: [u64; 16] = [
+    PENDING, LINE, MESSAGE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING,
+    LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A,
 ];
 
 /// Returns every legal word of an SPI or LPI: of all combinations of flags, with the interrupt

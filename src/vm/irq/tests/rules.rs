@@ -6,7 +6,8 @@ use core::ops::RangeInclusive;
 use crate::intid::VcpuId;
 use crate::lr::ListRegister;
 
-use super::super::{Folded, FollowUp, HW, IN_LR, LINE, PENDING, REF, State};
+use super::super::state::ASSERTED;
+use super::super::{Folded, FollowUp, HW, IN_LR, PENDING, REF, State};
 use super::legal::{broken_rule, list_refs, other_refs};
 use super::{LPI, V0};
 
@@ -144,7 +145,7 @@ fn fold_tells_the_truth(step: &Step) -> bool {
         return true;
     };
     let (old, new) = (step.old, step.new);
-    let line_is_high = old.level() && old.line();
+    let line_is_high = old.level_is_high();
     let acknowledged = old.lr_pending() && !lr.is_pending();
     // Else the pending state has to be kept. The line of an active level is injected anew by the
     // deactivation.
@@ -218,14 +219,16 @@ fn change_in_list_register_recalls(step: &Step) -> bool {
     let (old, new) = (step.old, step.new);
     let changed = (old.0 ^ new.0) & !REFS;
     // A raise of an unmapped LPI has no effect.
-    let ignored = LINE | HW | if old.unmapped() { PENDING } else { 0 };
+    let ignored = ASSERTED | HW | if old.unmapped() { PENDING } else { 0 };
     let edge_has_come = new.latch() && !old.latch() && !old.unmapped();
-    let line_has_dropped = old.level() && old.line() && !new.line();
+    let level_has_dropped = old.level_is_high() && !new.level_is_high();
     let others = changed & !ignored != 0;
     if edge_has_come {
         follow_up == FollowUp::Reraised(vcpu)
-    } else if line_has_dropped {
-        follow_up == FollowUp::RecallLater(vcpu)
+    } else if level_has_dropped {
+        // The line alone can wait for the next exit.
+        follow_up == FollowUp::Recall(vcpu)
+            || changed & !ASSERTED == 0 && follow_up == FollowUp::RecallLater(vcpu)
     } else {
         !others || follow_up == FollowUp::Recall(vcpu)
     }
