@@ -50,6 +50,13 @@ impl Host for Quiet {
         buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(BadAddress)?);
         Ok(())
     }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut ram = self.ram.lock().unwrap();
+        let place = ram.get_mut(gpa as usize..).ok_or(BadAddress)?;
+        let place = place.get_mut(..bytes.len()).ok_or(BadAddress)?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
     fn deactivate(&self, _vcpu: Option<VcpuId>, _pintid: u16) {}
     fn resample(&self, _vcpu: VcpuId, _intid: IntId) {
         self.resamples.fetch_add(1, Relaxed);
@@ -122,7 +129,10 @@ impl Machine {
 
         let machine = Self::from_config(config);
         // Each configuration byte gives "enabled, priority 0xa0". Each table entry is valid.
-        *machine.vm.host().ram.lock().unwrap() = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
+        let mut ram = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
+        // The pending tables, all at 0, have nothing pending.
+        ram[8192 / 8..8192 / 8 + 32 / 8].fill(0);
+        *machine.vm.host().ram.lock().unwrap() = ram;
 
         machine.on(98, |pin| {
             for vcpu in (0..usize::from(vcpus)).filter_map(VcpuId::new) {

@@ -6,6 +6,7 @@ use core::cell::RefMut;
 
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
+use crate::delivery::lpi_tables;
 use crate::entry::{flush, load_put};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -137,4 +138,7 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     }
 
     shadow.write_staged(cpu.interface(), pin.counters());
+    if work.has(RECALL) {
+        lpi_tables::folded(vm, vcpu);
+    }
 }

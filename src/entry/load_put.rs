@@ -2,6 +2,7 @@
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, vmcr};
+use crate::delivery::lpi_tables;
 use crate::delivery::queue::AfterUnlock;
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -85,6 +86,9 @@ fn put_with<H: Host, I: CpuInterface>(
     last(vcpu, &mut shadow);
     drop(shadow);
     vcpu.put(cpu.local());
+    if !mutant(Mutant::StoreForgotten) {
+        lpi_tables::folded(vm, vcpu);
+    }
     after.run(vm, pin);
     Ok(())
 }

@@ -44,7 +44,7 @@ pub enum Call {
 pub struct TestHost {
     pub calls: Mutex<Vec<Call>>,
     pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
-    /// Reads of RAM so far.
+    /// Accesses of RAM by the library so far.
     pub reads: AtomicU64,
 }
 
@@ -86,6 +86,15 @@ impl Host for TestHost {
                 .get(&(at >> 12))
                 .map_or(0, |page| page[at as usize & 0xfff]);
         }
+        Ok(())
+    }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let end = gpa.checked_add(bytes.len() as u64).ok_or(BadAddress)?;
+        if gpa < RAM || end > RAM + RAM_SIZE {
+            return Err(BadAddress);
+        }
+        self.write_ram(gpa, bytes);
         Ok(())
     }
     fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {

@@ -141,8 +141,15 @@ impl Gic {
             Frame::Redistributor(pe) => {
                 let before = self.redistributors[pe].lpis_enabled;
                 self.redistributors[pe].write(offset, bytes, value);
-                if self.redistributors[pe].lpis_enabled && !before {
-                    self.lpis.enable(pe);
+                let redistributor = &mut self.redistributors[pe];
+                match (before, redistributor.lpis_enabled) {
+                    (false, true) => {
+                        // The claim of PTZ is about this moment.
+                        let zero = std::mem::take(&mut redistributor.table_is_zero);
+                        self.lpis.enable(pe, zero);
+                    }
+                    (true, false) => self.lpis.disable(pe),
+                    _ => {}
                 }
             }
         }

@@ -120,6 +120,14 @@ impl Host for Embedder {
         Ok(())
     }
 
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut ram = self.ram.lock().expect("no panic while locked");
+        let place = ram.get_mut(gpa as usize..).ok_or(BadAddress)?;
+        let place = place.get_mut(..bytes.len()).ok_or(BadAddress)?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
+
     fn deactivate(&self, _vcpu: Option<VcpuId>, pintid: u16) {
         panic!("no interrupt is forwarded, and {pintid} is to be deactivated");
     }

@@ -1,5 +1,6 @@
 //! Transitions by an injection, a line or a register write. Any CPU, any time, no lock.
 
+use crate::intid::VcpuId;
 use crate::steps::step;
 use crate::sync::Ordering::AcqRel;
 use crate::sync::{Mutant, mutant, weakened_by};
@@ -124,6 +125,23 @@ impl Irq {
         });
         let old = changed.old;
         (old.hw() && !old.active() && old.latch(), changed)
+    }
+
+    /// Takes the pending latch of an LPI routed to `vcpu`, whose pending state has moved to the
+    /// pending table. Returns `None`, changing nothing, without a latch or with another target.
+    pub(crate) fn take_pending(&self, vcpu: VcpuId) -> Option<Changed> {
+        let (old, new) = self
+            .transition(|old| {
+                let here = old.latch() && old.target() == Some(vcpu);
+                here.then(|| old.with(0, PENDING))
+            })
+            .ok()?;
+
+        Some(Changed {
+            old,
+            new,
+            follow_up: new.follow_up_change(),
+        })
     }
 
     /// Ends the active state, also in a list register: `ICACTIVER`, a trapped `ICC_DIR_EL1`, or

@@ -220,7 +220,7 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn level_is_high(self) -> bool {
-        self.0 & LEVEL != 0 && self.0 & ASSERTED != 0
+        self.level() && (self.line() || self.message())
     }
 
     /// Returns true if the interrupt is pending outside the list registers: by the latch, or by the

@@ -25,8 +25,8 @@
 //!   pending one); changes of the binary points during a handler; ends of interrupt out of order;
 //! * events of one LPI leading to different PEs; a new target for a collection with pending
 //!   interrupts; mapping by a disabled ITS;
-//! * moving, clearing or unmapping an LPI pending with LPIs disabled; a pending table with bits of
-//!   unmapped LPIs, or a table not written by the guest since its last read;
+//! * moving, clearing or unmapping an LPI pending in the table of a PE with LPIs disabled; a
+//!   pending table with bits of unmapped LPIs;
 //! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt: the interrupt has a line of its own;
 //!   edges of a disabled or active physical interrupt, held in the physical distributor.
 //!

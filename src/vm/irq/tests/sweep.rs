@@ -315,6 +315,13 @@ const CHANGES: &[Transition] = &[
     transition("clear_message", not_lpi, PENDING | HW | CANCEL_P | MESSAGE, |irq| {
         cleared(irq, Irq::clear_message, MAY_WITHDRAW)
     }),
+    transition("take_pending", |case| case.intid == LPI, PENDING, |irq| {
+        let old = irq.state();
+        match irq.take_pending(V0) {
+            Some(taken) => changed(irq, old, taken, MAY_WITHDRAW),
+            None => updated(irq, |old| old, NOT_COUNTED),
+        }
+    }),
     transition("clear_pending", anyone, PENDING | HW | CANCEL_P, |irq| {
         cleared(irq, Irq::clear_pending, MAY_WITHDRAW)
     }),
