@@ -470,11 +470,19 @@ impl<H: Host> Vgic<H> {
         mmio::bus_write(&self.vm, pin, gpa, data)
     }
 
-    /// Returns the guest's view of `register`, or `None` if a read is UNDEFINED: the register is
-    /// write-only.
+    /// Returns the view of `register` that `vcpu` has, after a trapped access on `cpu`. Call after
+    /// [`Vgic::exit`].
+    ///
+    /// Returns `None` if a read is UNDEFINED, because the register is write-only, or if `cpu` does
+    /// not have the vCPU.
     #[must_use]
-    pub fn sysreg_read(&self, register: SysReg) -> Option<u64> {
-        sysreg::sysreg_read(register)
+    pub fn sysreg_read<I: CpuInterface>(
+        &self,
+        cpu: &PinnedCpu<'_, I>,
+        vcpu: VcpuId,
+        register: SysReg,
+    ) -> Option<u64> {
+        sysreg::sysreg_read(&self.vm, cpu.cpu(), vcpu, register)
     }
 
     /// Writes `register` for `vcpu`, after a trapped access on `cpu`. Call after [`Vgic::exit`].

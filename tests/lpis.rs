@@ -361,7 +361,7 @@ fn a_vcpu_on_no_cpu_stores_its_pending_lpis_at_once() {
     let put = || {
         machine
             .vm
-            .vcpu_put(&machine.cpus[1], &machine.pin(), vcpu(1))
+            .vcpu_put(&machine.cpus[1].pin(), vcpu(1))
     };
     assert_eq!(put(), Ok(()));
 

@@ -326,10 +326,25 @@ fn a_cpu_that_cannot_run_vcpus_is_refused() {
         ),
         (
             Vtr {
-                traps_dir: false,
+                priority_bits: 4,
                 ..NEOVERSE
             },
-            CpuError::NoDirTrap,
+            CpuError::PriorityBits(4),
+        ),
+        (
+            Vtr {
+                priority_bits: 5,
+                preemption_bits: 6,
+                ..NEOVERSE
+            },
+            CpuError::PriorityBits(5),
+        ),
+        (
+            Vtr {
+                local_serrors: true,
+                ..NEOVERSE
+            },
+            CpuError::LocalSErrors,
         ),
     ];
 

@@ -385,15 +385,19 @@ fn registers_are_decoded_from_the_syndrome() {
         (5, Some(SysReg::Sgi1r)),
         (6, Some(SysReg::Asgi1r)),
         (7, Some(SysReg::Sgi0r)),
-        (3, None),
+        (3, Some(SysReg::Rpr)),
+        (2, None),
     ] {
         assert_eq!(SysReg::decode(3, 0, 12, 11, op2), register);
     }
+    assert_eq!(SysReg::decode(3, 0, 4, 6, 0), Some(SysReg::Pmr));
+    assert_eq!(SysReg::decode(3, 0, 12, 12, 4), Some(SysReg::Ctlr));
     assert_eq!(SysReg::decode(3, 0, 12, 12, 5), Some(SysReg::Sre));
     assert_eq!(SysReg::decode(3, 0, 12, 10, 5), None);
     let machine = Machine::new(1);
-    assert_eq!(machine.vm.sysreg_read(SysReg::Sre), Some(7));
-    assert_eq!(machine.vm.sysreg_read(SysReg::Sgi1r), None);
+    let read = |register| machine.vm.sysreg_read(&machine.cpus[0].pin(), vcpu(0), register);
+    assert_eq!(read(SysReg::Sre), Some(7));
+    assert_eq!(read(SysReg::Sgi1r), None);
     machine.sysreg(0, SysReg::Sre, 0);
     machine.finish();
 }

@@ -141,11 +141,16 @@ impl Machine {
 
     /// Returns a VM of a domain that other VMs may be of, on CPUs from `first_cpu` on.
     pub fn on(domain: Arc<Domain>, first_cpu: u16, config: Config) -> Self {
-        let count = config.max_vcpus;
         let vtr = Vtr {
             id_bits: if config.intid_bits() > 16 { 24 } else { 16 },
             ..NEOVERSE
         };
+        Self::with_vtr(domain, first_cpu, config, vtr)
+    }
+
+    /// Returns a VM of a domain, on CPUs from `first_cpu` on with the properties `vtr`.
+    pub fn with_vtr(domain: Arc<Domain>, first_cpu: u16, config: Config, vtr: Vtr) -> Self {
+        let count = config.max_vcpus;
         let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
         let cpus = (0..count)
             .map(|n| {
@@ -177,8 +182,11 @@ impl Machine {
             self.write(n, self.gicr(n) + 0x1_0080, u32::MAX);
             self.enter(n);
             self.guest(n).write_igrpen1(true);
-            self.guest(n).write_pmr(0xf8).unwrap();
+            let masked = self.guest(n).write_pmr(0xf8);
             self.exit(n);
+            if masked.is_err() {
+                self.sysreg(n, SysReg::Pmr, 0xf8);
+            }
         }
         self.advance();
         self.vm.host().take_calls();

@@ -215,6 +215,7 @@ const SITUATIONS: &[&str] = &[
     "CLRSPI of a level",
     "CLRSPI of a level whose line is high",
     "a level is resampled",
+    "a common register traps",
     // SGIs.
     "an SGI to one PE",
     "an SGI to several PEs",

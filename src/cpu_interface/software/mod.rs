@@ -68,6 +68,10 @@ pub const NEOVERSE: Vtr = Vtr {
     preemption_bits: 5,
     id_bits: 16,
     traps_dir: true,
+    affinity3: true,
+    local_serrors: false,
+    direct_injection: false,
+    masks_direct_injection: false,
 };
 
 /// Counts of the hypervisor's accesses to each kind of register through [`CpuInterface`].

@@ -201,7 +201,9 @@ impl Machine {
                 self.reference.interfaces[pe].enabled[usize::from(group1)] = on;
             }
             Operation::Mask(pe, mask) => {
-                self.guest(pe).write_pmr(mask).unwrap();
+                if self.guest(pe).write_pmr(mask).is_err() {
+                    self.write_trapped(pe, SysReg::Pmr, mask.into());
+                }
                 self.reference.interfaces[pe].write_pmr(mask);
             }
             Operation::BinaryPoint(pe, group1, point)
@@ -222,7 +224,9 @@ impl Machine {
                 let idle = self.reference.interfaces[pe].is_idle();
                 let common = self.reference.interfaces[pe].read_ctlr() & 1;
                 let value = if idle { value } else { value & 2 | common };
-                self.guest(pe).write_ctlr(value).unwrap();
+                if self.guest(pe).write_ctlr(value).is_err() {
+                    self.write_trapped(pe, SysReg::Ctlr, value);
+                }
                 self.reference.interfaces[pe].write_ctlr(value);
             }
             Operation::Command(pe, its, command) => self.order(pe, its, command),

@@ -48,6 +48,82 @@ fn vtr_decodes_what_the_model_is_made_of() {
     // has 24-bit INTIDs.
     assert_eq!(Vtr::decode(0x9038_0003), NEOVERSE);
     assert_eq!(Vtr::decode(0x90b8_0003).id_bits, 24);
+    // Each field alone.
+    let plain = Vtr::decode(0x9010_0003);
+    for (bit, expected) in [
+        (
+            1 << 18,
+            Vtr {
+                masks_direct_injection: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 19,
+            Vtr {
+                traps_dir: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 20,
+            Vtr {
+                direct_injection: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 21,
+            Vtr {
+                affinity3: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 22,
+            Vtr {
+                local_serrors: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 23,
+            Vtr {
+                id_bits: 24,
+                ..plain
+            },
+        ),
+        (
+            2 << 23,
+            Vtr {
+                id_bits: 16,
+                ..plain
+            },
+        ),
+        (
+            1 << 26,
+            Vtr {
+                preemption_bits: 6,
+                ..plain
+            },
+        ),
+        (
+            1 << 29,
+            Vtr {
+                priority_bits: 6,
+                ..plain
+            },
+        ),
+        (
+            0x1c,
+            Vtr {
+                list_registers: 32,
+                ..plain
+            },
+        ),
+    ] {
+        assert_eq!(Vtr::decode(0x9010_0003 ^ bit), expected, "{bit:#x}");
+    }
 
     for (preemption_bits, count) in [(5, 1), (6, 2), (7, 4)] {
         let vtr = Vtr {
