@@ -358,11 +358,7 @@ fn a_vcpu_on_no_cpu_stores_its_pending_lpis_at_once() {
     its.mapd(0, 4);
     its.map(0, 0, 8200, 1);
     machine.inject_msi(0, 0).unwrap();
-    let put = || {
-        machine
-            .vm
-            .vcpu_put(&machine.cpus[1].pin(), vcpu(1))
-    };
+    let put = || machine.vm.vcpu_put(&machine.cpus[1].pin(), vcpu(1));
     assert_eq!(put(), Ok(()));
 
     machine.write(0, machine.gicr(1), 0);

@@ -395,7 +395,11 @@ fn registers_are_decoded_from_the_syndrome() {
     assert_eq!(SysReg::decode(3, 0, 12, 12, 5), Some(SysReg::Sre));
     assert_eq!(SysReg::decode(3, 0, 12, 10, 5), None);
     let machine = Machine::new(1);
-    let read = |register| machine.vm.sysreg_read(&machine.cpus[0].pin(), vcpu(0), register);
+    let read = |register| {
+        machine
+            .vm
+            .sysreg_read(&machine.cpus[0].pin(), vcpu(0), register)
+    };
     assert_eq!(read(SysReg::Sre), Some(7));
     assert_eq!(read(SysReg::Sgi1r), None);
     machine.sysreg(0, SysReg::Sre, 0);

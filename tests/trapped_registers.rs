@@ -29,7 +29,9 @@ fn machine(vtr: Vtr) -> Machine {
 
 /// Reads a register as vCPU 0, whose access trapped.
 fn read(machine: &Machine, register: SysReg) -> u64 {
-    let value = machine.vm.sysreg_read(&machine.cpus[0].pin(), vcpu(0), register);
+    let value = machine
+        .vm
+        .sysreg_read(&machine.cpus[0].pin(), vcpu(0), register);
     value.expect("readable")
 }
 
@@ -92,11 +94,7 @@ fn the_mask_and_the_control_register_are_kept() {
         .unwrap();
     assert_eq!(read(&machine, SysReg::Pmr), 0x50);
 
-    let put = |n: usize| {
-        machine
-            .vm
-            .vcpu_put(&machine.cpus[n].pin(), vcpu(n))
-    };
+    let put = |n: usize| machine.vm.vcpu_put(&machine.cpus[n].pin(), vcpu(n));
     assert_eq!((put(0), put(1)), (Ok(()), Ok(())));
     let cpu = &machine.cpus[1];
     machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
