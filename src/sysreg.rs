@@ -179,14 +179,16 @@ const CTLR_CBPR: u64 = 1 << 0;
 const CTLR_EOI_MODE: u64 = 1 << 1;
 
 /// Returns the value that `vcpu` on `cpu` reads from `register`; `None` for a write-only register,
-/// whose read is UNDEFINED, or if `cpu` does not have the vCPU.
+/// whose read is UNDEFINED, or if `cpu` does not have the vCPU or is of another domain.
 #[must_use]
 pub(crate) fn sysreg_read<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
     vcpu: VcpuId,
     register: SysReg,
 ) -> Option<u64> {
+    vm.admit(pin).ok()?;
     if register == SysReg::Sre {
         return Some(SRE);
     }

@@ -474,7 +474,7 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::exit`].
     ///
     /// Returns `None` if a read is UNDEFINED, because the register is write-only, or if `cpu` does
-    /// not have the vCPU.
+    /// not have the vCPU, or is of another domain.
     #[must_use]
     pub fn sysreg_read<I: CpuInterface>(
         &self,
@@ -482,7 +482,7 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         register: SysReg,
     ) -> Option<u64> {
-        sysreg::sysreg_read(&self.vm, cpu.cpu(), vcpu, register)
+        sysreg::sysreg_read(&self.vm, cpu.cpu(), cpu, vcpu, register)
     }
 
     /// Writes `register` for `vcpu`, after a trapped access on `cpu`. Call after [`Vgic::exit`].
