@@ -4,8 +4,6 @@
 
 mod inspect;
 
-use core::fmt;
-
 use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::PinnedCpu;
 use crate::cpu_interface::CpuInterface;
@@ -551,15 +549,6 @@ impl<H: Host> Vgic<H> {
     #[cfg(test)]
     pub(crate) fn vm(&self) -> &Vm<H> {
         &self.vm
-    }
-}
-
-impl<H: Host> fmt::Debug for Vgic<H> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vgic")
-            .field("vcpus", &self.vcpu_count())
-            .field("config", self.config())
-            .finish_non_exhaustive()
     }
 }
 
