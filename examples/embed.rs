@@ -62,6 +62,16 @@ impl Host for Hypervisor {
         Ok(())
     }
 
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut ram = self.ram.lock().unwrap();
+        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let end = at.checked_add(bytes.len()).ok_or(BadAddress)?;
+        ram.get_mut(at..end)
+            .ok_or(BadAddress)?
+            .copy_from_slice(bytes);
+        Ok(())
+    }
+
     fn deactivate(&self, _physical: PhysicalInterrupt) {
         unreachable!("this hypervisor forwards no physical interrupts");
     }

@@ -17,6 +17,9 @@ pub const ITS_SIZE: u64 = 0x2_0000;
 /// Offset of `GITS_TRANSLATER` from an ITS's base.
 pub const GITS_TRANSLATER: u64 = 0x1_0040;
 
+/// All LPIs of 16 bits of INTID: 57,344, from INTID 8192 to 65,535.
+pub const LPIS_OF_16_BITS: u32 = 0x1_0000 - IntId::FIRST_LPI;
+
 /// A contiguous range of redistributor frames. The vCPUs fill the regions in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RedistributorRegion {
@@ -104,12 +107,18 @@ pub struct Config {
     pub distributor: u64,
     /// Regions of redistributor frames, together with room for `max_vcpus`.
     pub redistributors: Vec<RedistributorRegion>,
-    /// The ITSes, at most 16; none if `lpi_bits` is 0.
+    /// The ITSes, at most 16; none if `lpis` is 0.
     pub its: Vec<ItsConfig>,
-    /// Binary logarithm of the number of LPIs, 5-16; 0 for no LPIs. LPIs start at INTID 8192. The
-    /// number is also the quota of LPIs mapped at once. A CPU with 16 bits of INTID
-    /// (`ICH_VTR_EL2.IDbits`) holds at most 57,344 LPIs and needs 15 or less; nothing checks this.
-    pub lpi_bits: u8,
+    /// Number of LPIs, from INTID 8192 up; also the quota of LPIs mapped at once.
+    ///
+    /// * 0: no LPIs.
+    /// * [`LPIS_OF_16_BITS`]: all LPIs of 16 bits of INTID. `GICD_TYPER.num_LPIs` is 0: `IDbits`
+    ///   gives the number.
+    /// * A power of two from 32 to 65,536, given by `GICD_TYPER.num_LPIs`. 65,536 LPIs take 17 bits
+    ///   of INTID: a CPU with 16 bits (`ICH_VTR_EL2.IDbits`) refuses to enter the vCPUs
+    ///   ([`EntryError::IntidBits`](crate::EntryError::IntidBits)), and Linux, which uses no more
+    ///   than 16 bits, warns at boot that `num_LPIs` is too large.
+    pub lpis: u32,
     /// PPI of the maintenance interrupt, INTID 16-31, for the VM's description. The guest never
     /// receives the interrupt.
     pub maintenance: IntId,
@@ -130,7 +139,7 @@ impl Config {
             distributor: 0x0800_0000,
             redistributors: board_regions(count),
             its: Vec::new(),
-            lpi_bits: 0,
+            lpis: 0,
             maintenance: IntId::ppi(25).expect("25 is a PPI"),
         }
     }
@@ -144,13 +153,11 @@ impl Config {
         self
     }
 
-    /// Adds an ITS at `base`, and sets the number of LPIs to 65,536.
-    ///
-    /// A CPU with 16 bits of INTID (`ICH_VTR_EL2.IDbits`) cannot hold 65,536 LPIs. For such a CPU,
-    /// set [`Config::lpi_bits`] to 15 afterwards; nothing checks the number.
+    /// Adds an ITS at `base`, and sets the number of LPIs to [`LPIS_OF_16_BITS`]: every CPU holds
+    /// their INTIDs, and every guest can use all of them.
     #[must_use]
     pub fn with_its(mut self, base: u64) -> Self {
-        self.lpi_bits = 16;
+        self.lpis = LPIS_OF_16_BITS;
         self.its.push(ItsConfig::at(base));
         self
     }
@@ -164,17 +171,14 @@ impl Config {
     /// Returns the INTID after the largest LPI, or 8192 if the VM has no LPIs.
     #[must_use]
     pub const fn lpi_end(&self) -> u32 {
-        if self.lpi_bits == 0 {
-            IntId::FIRST_LPI
-        } else {
-            IntId::FIRST_LPI + (1 << self.lpi_bits)
-        }
+        // `Config::validate` refuses a number that wraps.
+        IntId::FIRST_LPI.wrapping_add(self.lpis)
     }
 
     /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.
     #[must_use]
     pub const fn intid_bits(&self) -> u32 {
-        if self.lpi_bits == 0 {
+        if self.lpis == 0 {
             10
         } else {
             u32::BITS - (self.lpi_end() - 1).leading_zeros()
@@ -233,11 +237,12 @@ impl Config {
             return Err(ConfigError::SpiCount(self.spis));
         }
 
-        if !matches!(self.lpi_bits, 0 | 5..=16) {
-            return Err(ConfigError::LpiBits(self.lpi_bits));
+        let power = self.lpis.is_power_of_two() && matches!(self.lpis, 32..=0x1_0000);
+        if !power && !matches!(self.lpis, 0 | LPIS_OF_16_BITS) {
+            return Err(ConfigError::LpiCount(self.lpis));
         }
 
-        if self.lpi_bits == 0 && !self.its.is_empty() {
+        if self.lpis == 0 && !self.its.is_empty() {
             return Err(ConfigError::ItsWithoutLpis);
         }
 
@@ -307,8 +312,8 @@ pub enum ConfigError {
     DuplicateAffinity(Affinity),
     /// A number of SPIs other than 988 or a multiple of 32 up to 960.
     SpiCount(u32),
-    /// An `lpi_bits` other than 0 or 5-16.
-    LpiBits(u8),
+    /// A number of LPIs other than 0, a power of two from 32 to 65,536, or [`LPIS_OF_16_BITS`].
+    LpiCount(u32),
     /// An ITS in a VM without LPIs.
     ItsWithoutLpis,
     /// More than 16 ITSes.
@@ -335,8 +340,13 @@ impl core::fmt::Display for ConfigError {
             Self::MaxVcpus(n) => write!(f, "max_vcpus is {n}: below the vCPUs given, or above 512"),
             Self::DuplicateAffinity(a) => write!(f, "two vCPUs have affinity {:#010x}", a.packed()),
             Self::SpiCount(n) => write!(f, "{n} SPIs; give a multiple of 32 up to 960, or 988"),
-            Self::LpiBits(n) => write!(f, "lpi_bits is {n}; give 0, or 5 to 16"),
-            Self::ItsWithoutLpis => write!(f, "an ITS needs LPIs: lpi_bits is 0"),
+            Self::LpiCount(n) => {
+                write!(
+                    f,
+                    "{n} LPIs; give 0, a power of two from 32 to 65536, or 57344"
+                )
+            }
+            Self::ItsWithoutLpis => write!(f, "an ITS needs LPIs: `lpis` is 0"),
             Self::ItsCount(n) => write!(f, "{n} ITSes; at most 16 are supported"),
             Self::Its(id) => write!(f, "ITS {}: bits or collections out of range", id.0),
             Self::Maintenance(id) => write!(f, "maintenance interrupt {} is not a PPI", id.raw()),
@@ -400,10 +410,33 @@ mod tests {
     type Spoil = fn(&mut Config);
 
     #[test]
+    fn the_number_of_lpis_gives_the_bits_of_an_intid() {
+        for (lpis, bits, end) in [
+            (0, 10, 8192),
+            (32, 14, 8224),
+            (0x2000, 14, 0x4000),
+            (0x8000, 16, 0xa000),
+            (LPIS_OF_16_BITS, 16, 0x1_0000),
+            (0x1_0000, 17, 0x1_2000),
+        ] {
+            let config = Config {
+                lpis,
+                ..Config::new(config(1).vcpus)
+            };
+            assert_eq!(config.validate(), Ok(()), "{lpis} LPIs");
+            assert_eq!(
+                (config.intid_bits(), config.lpi_end()),
+                (bits, end),
+                "{lpis} LPIs"
+            );
+        }
+    }
+
+    #[test]
     fn defaults_are_valid_and_each_mistake_has_its_error() {
         assert_eq!(config(4).validate(), Ok(()));
         assert_eq!(config(200).validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 24] = [
+        let cases: [(Spoil, ConfigError); 26] = [
             (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
             (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
             (|c| c.max_vcpus = 513, ConfigError::MaxVcpus(513)),
@@ -413,8 +446,10 @@ mod tests {
             ),
             (|c| c.spis = 33, ConfigError::SpiCount(33)),
             (|c| c.spis = 992, ConfigError::SpiCount(992)),
-            (|c| c.lpi_bits = 17, ConfigError::LpiBits(17)),
-            (|c| c.lpi_bits = 0, ConfigError::ItsWithoutLpis),
+            (|c| c.lpis = 0x2_0000, ConfigError::LpiCount(0x2_0000)),
+            (|c| c.lpis = 57_343, ConfigError::LpiCount(57_343)),
+            (|c| c.lpis = u32::MAX, ConfigError::LpiCount(u32::MAX)),
+            (|c| c.lpis = 0, ConfigError::ItsWithoutLpis),
             (
                 |c| c.its = alloc::vec![c.its[0]; 17],
                 ConfigError::ItsCount(17),
@@ -423,7 +458,7 @@ mod tests {
                 |c| c.vcpus = config(250).vcpus.repeat(3),
                 ConfigError::VcpuCount(750),
             ),
-            (|c| c.lpi_bits = 4, ConfigError::LpiBits(4)),
+            (|c| c.lpis = 16, ConfigError::LpiCount(16)),
             (|c| c.its[0].event_bits = 17, ConfigError::Its(ItsId(0))),
             (|c| c.its[0].event_bits = 0, ConfigError::Its(ItsId(0))),
             (|c| c.its[0].device_bits = 33, ConfigError::Its(ItsId(0))),

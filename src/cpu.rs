@@ -48,8 +48,12 @@ impl<I: CpuInterface> Cpu<I> {
             return Err(CpuError::PreemptionBits(vtr.preemption_bits));
         }
 
-        if !vtr.traps_dir {
-            return Err(CpuError::NoDirTrap);
+        if !(vtr.preemption_bits..=8).contains(&vtr.priority_bits) {
+            return Err(CpuError::PriorityBits(vtr.priority_bits));
+        }
+
+        if vtr.local_serrors {
+            return Err(CpuError::LocalSErrors);
         }
 
         let cpu = Self {
@@ -187,4 +191,27 @@ impl<'c, I> Deref for PinnedCpu<'c, I> {
 /// The trap is always on: the guest may deactivate, by `ICC_DIR_EL1`, an interrupt in no list
 /// register of this CPU, or in a list register of another CPU. The architecture only counts such a
 /// deactivation, without the INTID. Guests with EOImode 0 never write the register.
+///
+/// On a CPU without TDIR, TDIR stands for TC here and in the shadow: [`to_register`] and
+/// [`from_register`] translate.
 pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;
+
+/// Returns the value to write to `ICH_HCR_EL2` of a CPU for `value` of the shadow. A CPU without
+/// TDIR (`ICH_VTR_EL2.TDS` is 0) traps the registers common to both groups instead.
+#[inline]
+pub(crate) fn to_register(value: u64, vtr: Vtr) -> u64 {
+    if vtr.traps_dir || value & hcr::TDIR == 0 {
+        value
+    } else {
+        value & !hcr::TDIR | hcr::TC
+    }
+}
+
+/// Returns the value of the shadow for `value` read from `ICH_HCR_EL2` of a CPU.
+pub(crate) fn from_register(value: u64, vtr: Vtr) -> u64 {
+    if vtr.traps_dir || value & hcr::TC == 0 {
+        value
+    } else {
+        value & !hcr::TC | hcr::TDIR
+    }
+}

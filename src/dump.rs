@@ -71,7 +71,7 @@ impl<H: Host> Dump<'_, H> {
             config.max_vcpus,
             config.spis,
         )?;
-        if config.lpi_bits != 0 {
+        if config.lpis != 0 {
             write!(f, ", LPIs {}-{}", IntId::FIRST_LPI, config.lpi_end() - 1)?;
         }
 

@@ -104,8 +104,11 @@ pub enum CpuError {
     ListRegisters(u8),
     /// A number of preemption bits outside 5-7.
     PreemptionBits(u8),
-    /// An implementation without `ICH_HCR_EL2.TDIR`.
-    NoDirTrap,
+    /// A number of priority bits outside 5-8, or below the number of preemption bits.
+    PriorityBits(u8),
+    /// An implementation that signals mistakes of the guest by SErrors of the CPU (`SEIS`): a guest
+    /// could stop the hypervisor.
+    LocalSErrors,
 }
 
 impl core::fmt::Display for CpuError {
@@ -113,7 +116,18 @@ impl core::fmt::Display for CpuError {
         match self {
             Self::ListRegisters(n) => write!(f, "{n} list registers; the architecture has 1 to 16"),
             Self::PreemptionBits(n) => write!(f, "{n} bits of preemption; supported are 5 to 7"),
-            Self::NoDirTrap => write!(f, "ICC_DIR_EL1 cannot be trapped (ICH_VTR_EL2.TDS is 0)"),
+            Self::PriorityBits(n) => {
+                write!(
+                    f,
+                    "{n} bits of priority; supported are 5 to 8, and no less than preempt"
+                )
+            }
+            Self::LocalSErrors => {
+                write!(
+                    f,
+                    "a guest can raise SErrors of the CPU (ICH_VTR_EL2.SEIS is 1)"
+                )
+            }
         }
     }
 }
@@ -143,6 +157,14 @@ pub enum EntryError {
     /// Another vCPU loaded on the calling CPU, to be put first by
     /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
     CpuInUse,
+    /// A VM with more bits of INTID than the calling CPU's list registers hold
+    /// (`ICH_VTR_EL2.IDbits`); see [`Config::lpis`](crate::Config::lpis).
+    IntidBits {
+        /// Bits of the VM's INTIDs ([`Config::intid_bits`](crate::Config::intid_bits)).
+        vm: u8,
+        /// Bits of an INTID in the CPU's list registers, 16 or 24.
+        cpu: u8,
+    },
 }
 
 impl core::fmt::Display for EntryError {
@@ -158,6 +180,12 @@ impl core::fmt::Display for EntryError {
                 write!(f, "the registers of vCPU {} are on another CPU", v.index())
             }
             Self::CpuInUse => write!(f, "this CPU's registers hold another vCPU"),
+            Self::IntidBits { vm, cpu } => {
+                write!(
+                    f,
+                    "the VM has INTIDs of {vm} bits, this CPU's list registers hold {cpu}"
+                )
+            }
         }
     }
 }

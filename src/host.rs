@@ -79,6 +79,17 @@ pub trait Host: Send + Sync {
     /// [`BadAddress`] if any byte of the range is not RAM of this guest.
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
 
+    /// Writes `bytes` to guest memory at guest-physical address `gpa`.
+    ///
+    /// The library writes a redistributor's LPI pending table when the guest clears
+    /// `GICR_CTLR.EnableLPIs`, and nothing else: up to 64 bytes a call, within a table that the
+    /// guest has given in `GICR_PENDBASER`. If the write fails, the vGIC keeps the pending states.
+    ///
+    /// # Errors
+    /// [`BadAddress`] if any byte of the range is not RAM of this guest that the guest may write.
+    /// Nothing has been written then.
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress>;
+
     /// Deactivates a physical interrupt that was forwarded (`GICD_ICACTIVER<n>`,
     /// `GICR_ICACTIVER0`).
     ///

@@ -47,6 +47,9 @@
 //!     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
 //!         Err(BadAddress) // this guest has no RAM
 //!     }
+//!     fn write_memory(&self, _gpa: u64, _bytes: &[u8]) -> Result<(), BadAddress> {
+//!         Err(BadAddress)
+//!     }
 //!     fn deactivate(&self, _physical: PhysicalInterrupt) { /* GICD_ICACTIVER<n> */ }
 //!     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
 //!         false

@@ -5,6 +5,8 @@
 //! without a trap. Exceptions:
 //! * the SGI registers always trap;
 //! * `ICC_DIR_EL1` traps because the vGIC sets `ICH_HCR_EL2.TDIR`;
+//! * on a CPU without TDIR (`ICH_VTR_EL2.TDS` is 0), `ICC_DIR_EL1`, `ICC_PMR_EL1`, `ICC_CTLR_EL1`
+//!   and `ICC_RPR_EL1` trap because the vGIC sets `ICH_HCR_EL2.TC`;
 //! * `ICC_SRE_EL1` traps only if the embedder sets the trap.
 //!
 //! The CPU's identification registers describe the machine's GIC. [`IdRegister`] is for an embedder
@@ -21,7 +23,8 @@
 )]
 
 use crate::cpu::Cpu;
-use crate::cpu_interface::{CpuInterface, vmcr};
+use crate::cpu_interface::priority::ActivePriorities;
+use crate::cpu_interface::{CpuInterface, Vtr, vmcr};
 use crate::delivery::{change, inject};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -47,6 +50,12 @@ pub enum SysReg {
     Dir,
     /// `ICC_SRE_EL1`: enable of the system-register interface, always on.
     Sre,
+    /// `ICC_PMR_EL1`: the priority mask.
+    Pmr,
+    /// `ICC_CTLR_EL1`: EOImode, CBPR, and the interface's properties.
+    Ctlr,
+    /// `ICC_RPR_EL1`, read-only: the running priority.
+    Rpr,
 }
 
 impl SysReg {
@@ -66,6 +75,9 @@ impl SysReg {
         const ASGI1R: u32 = icc(11, 6);
         const SGI0R: u32 = icc(11, 7);
         const SRE: u32 = icc(12, 5);
+        const CTLR: u32 = icc(12, 4);
+        const RPR: u32 = icc(11, 3);
+        const PMR: u32 = 3 << 20 | 4 << 10 | 6 << 1;
 
         match iss & FIELDS {
             DIR => Some(Self::Dir),
@@ -73,6 +85,9 @@ impl SysReg {
             ASGI1R => Some(Self::Asgi1r),
             SGI0R => Some(Self::Sgi0r),
             SRE => Some(Self::Sre),
+            PMR => Some(Self::Pmr),
+            CTLR => Some(Self::Ctlr),
+            RPR => Some(Self::Rpr),
             _ => None,
         }
     }
@@ -87,6 +102,9 @@ impl SysReg {
             (3, 0, 12, 11, 6) => Some(Self::Asgi1r),
             (3, 0, 12, 11, 7) => Some(Self::Sgi0r),
             (3, 0, 12, 12, 5) => Some(Self::Sre),
+            (3, 0, 4, 6, 0) => Some(Self::Pmr),
+            (3, 0, 12, 12, 4) => Some(Self::Ctlr),
+            (3, 0, 12, 11, 3) => Some(Self::Rpr),
             _ => None,
         }
     }
@@ -156,11 +174,71 @@ impl IdRegister {
 /// `cpu.system_registers_stay`.
 const SRE: u64 = 0b111;
 
-/// Returns the value that a guest reads from `register`; `None` for a write-only register, whose
-/// read is UNDEFINED.
+/// `ICC_CTLR_EL1` (12.2): CBPR and EOImode, the writable fields.
+const CTLR_CBPR: u64 = 1 << 0;
+const CTLR_EOI_MODE: u64 = 1 << 1;
+
+/// Returns the value that `vcpu` on `cpu` reads from `register`; `None` for a write-only register,
+/// whose read is UNDEFINED, or if `cpu` does not have the vCPU or is of another domain.
 #[must_use]
-pub(crate) fn sysreg_read(register: SysReg) -> Option<u64> {
-    (register == SysReg::Sre).then_some(SRE)
+pub(crate) fn sysreg_read<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+    register: SysReg,
+) -> Option<u64> {
+    vm.admit(pin).ok()?;
+    if register == SysReg::Sre {
+        return Some(SRE);
+    }
+
+    let interface = cpu.interface();
+    vm.vcpu(vcpu)?.shadow(cpu.local())?;
+    match register {
+        SysReg::Pmr => Some(u64::from(vmcr::priority_mask(interface.read_vmcr()))),
+        SysReg::Ctlr => Some(ctlr(interface.read_vmcr(), cpu.vtr())),
+        SysReg::Rpr => {
+            let active = ActivePriorities::read(interface);
+            Some(u64::from(active.running_priority()))
+        }
+        _ => None,
+    }
+}
+
+/// Returns `ICC_CTLR_EL1` (12.2): the guest's fields, and the interface's properties. RSS is 1: the
+/// SGI registers, which always trap, have the range selector.
+fn ctlr(vmcr: u64, vtr: Vtr) -> u64 {
+    const RSS: u64 = 1 << 18;
+    let flag = |bit, field| if vmcr & bit != 0 { field } else { 0 };
+    flag(vmcr::VCBPR, CTLR_CBPR)
+        | flag(vmcr::VEOIM, CTLR_EOI_MODE)
+        | u64::from(vtr.priority_bits).wrapping_sub(1) << 8
+        | u64::from(vtr.id_bits == 24) << 11
+        | u64::from(vtr.affinity3) << 15
+        | RSS
+}
+
+/// Writes `ICC_PMR_EL1` or `ICC_CTLR_EL1` (12.2) through `ICH_VMCR_EL2`, if `cpu` has the vCPU.
+fn write_vmcr<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu, change: impl FnOnce(u64) -> u64) {
+    if vcpu.shadow(cpu.local()).is_some() {
+        let interface = cpu.interface();
+        interface.write_vmcr(change(interface.read_vmcr()));
+    }
+}
+
+/// Returns `vmcr` with the fields of a write of `ICC_CTLR_EL1`.
+fn with_ctlr(vmcr: u64, value: u64) -> u64 {
+    let flag = |field, bit| if value & field != 0 { bit } else { 0 };
+    vmcr & !(vmcr::VCBPR | vmcr::VEOIM)
+        | flag(CTLR_CBPR, vmcr::VCBPR)
+        | flag(CTLR_EOI_MODE, vmcr::VEOIM)
+}
+
+/// Returns `vmcr` with the priority mask of a write of `ICC_PMR_EL1`. The implemented bits count.
+fn with_mask(vmcr: u64, value: u64, vtr: Vtr) -> u64 {
+    let implemented = 0xff_u64.wrapping_shl(8_u32.wrapping_sub(vtr.priority_bits.into())) & 0xff;
+    vmcr & !(0xff << vmcr::VPMR_SHIFT) | (value & implemented) << vmcr::VPMR_SHIFT
 }
 
 /// Writes `register` for `vcpu`, whose access trapped on `cpu`; after
@@ -181,7 +259,9 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
         SysReg::Sgi1r => generate_sgi(vm, pin, vcpu, value, true),
         SysReg::Sgi0r | SysReg::Asgi1r => generate_sgi(vm, pin, vcpu, value, false),
         SysReg::Dir => write_dir(vm, cpu, pin, vcpu, value),
-        SysReg::Sre => {}
+        SysReg::Pmr => write_vmcr(cpu, vcpu, |vmcr| with_mask(vmcr, value, cpu.vtr())),
+        SysReg::Ctlr => write_vmcr(cpu, vcpu, |vmcr| with_ctlr(vmcr, value)),
+        SysReg::Sre | SysReg::Rpr => {}
     }
 
     Ok(())

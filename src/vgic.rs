@@ -1,15 +1,15 @@
 //! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
 //!
-//! [`inspect`] has the calls that only look at the VM.
+//! [`forward`] has the calls for physical interrupts, [`inspect`] those that only look at the VM.
 
+mod forward;
 mod inspect;
-
 
 use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::PinnedCpu;
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
-use crate::delivery::{change, inject, physical, routing};
+use crate::delivery::{change, inject, routing};
 use crate::entry::block::Blocked;
 use crate::entry::{block, enter, exit, load_put};
 use crate::epoch::{CpuPin, Domain};
@@ -146,9 +146,9 @@ impl<H: Host> Vgic<H> {
     /// operation and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps
     /// `ICH_EISR_EL2`, and more registers only for an enabled maintenance condition.
     ///
-    /// Afterwards no maintenance condition holds until the next `enter`: the line of the maintenance
-    /// interrupt is low, and a handler may acknowledge physical interrupts until there are none. A
-    /// handler that does so before the call never ends.
+    /// Afterwards no maintenance condition holds until the next `enter`: the line of the
+    /// maintenance interrupt is low, and a handler may acknowledge physical interrupts until there
+    /// are none. A handler that does so before the call never ends.
     ///
     /// The guest need not have run. An entry may be cancelled: `enter`, then `exit`.
     ///
@@ -299,8 +299,8 @@ impl<H: Host> Vgic<H> {
         ))
     }
 
-    /// Sets the level of the input line of SPI `intid`, 32-1019. An edge-triggered SPI
-    /// (`GICD_ICFGR<n>`) ignores the line.
+    /// Sets the level of the input line of SPI `intid`, 32-1019. For an edge-triggered SPI
+    /// (`GICD_ICFGR<n>`), a rise is an edge, as [`Vgic::inject_spi`] is, and a fall is nothing.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
@@ -315,8 +315,8 @@ impl<H: Host> Vgic<H> {
         Ok(())
     }
 
-    /// Sets the level of the input line of PPI `intid`, 16-31, of `vcpu`. An edge-triggered PPI
-    /// (`GICR_ICFGR1`) ignores the line.
+    /// Sets the level of the input line of PPI `intid`, 16-31, of `vcpu`. For an edge-triggered PPI
+    /// (`GICR_ICFGR1`), a rise is an edge, as [`Vgic::inject_ppi`] is, and a fall is nothing.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
@@ -330,119 +330,6 @@ impl<H: Host> Vgic<H> {
         self.vm.admit(pin)?;
         change::set_line(&self.vm, pin, self.vm.ppi(vcpu, intid)?.1, high);
         Ok(())
-    }
-
-    /// Forwards a physical interrupt, which is active, as the SPI `intid`, 32-1019.
-    ///
-    /// The VM owns the active physical interrupt from here on. The guest's deactivation, or the
-    /// library by [`Host::deactivate`], makes it inactive. After an error the caller owns it still.
-    ///
-    /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM,
-    /// [`InjectError::NotConnected`] without [`Vgic::connect_spi`] and after [`Vgic::teardown`].
-    pub fn forward_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<Injected, InjectError> {
-        self.vm.admit(pin)?;
-        let irq = self.vm.spi(intid)?;
-        let raised = irq.forward().ok_or(InjectError::NotConnected)?;
-        Ok(inject::raised(&self.vm, pin, irq, raised))
-    }
-
-    /// Forwards a physical interrupt, which is active, as the PPI `intid`, 16-31, of `vcpu`.
-    ///
-    /// A physical PPI is active on the calling CPU, which has the vCPU. The VM owns the active
-    /// physical interrupt from here on, a PPI until the vCPU leaves the CPU ([`Vgic::vcpu_put`]).
-    /// The guest's deactivation, or the library by [`Host::deactivate`], makes it inactive. After
-    /// an error the caller owns it still. The virtual timer's interrupt is forwarded by this call.
-    ///
-    /// # Errors
-    /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if `intid` is not a PPI,
-    /// [`InjectError::NotConnected`] without [`Vgic::connect_ppi`] and after [`Vgic::teardown`],
-    /// [`InjectError::NotLoaded`] for a physical PPI if the calling CPU does not have the vCPU.
-    pub fn forward_ppi(
-        &self,
-        pin: &CpuPin<'_>,
-        vcpu: VcpuId,
-        intid: IntId,
-    ) -> Result<Injected, InjectError> {
-        self.vm.admit(pin)?;
-        let (owner, irq) = self.vm.ppi(vcpu, intid)?;
-        let raised = physical::forward_ppi(pin, owner, irq)?;
-        Ok(inject::raised_for(&self.vm, pin, irq, raised, Some(owner)))
-    }
-
-    /// Connects the SPI `intid` to the physical SPI `pintid`, 32-1019, for [`Vgic::forward_spi`].
-    ///
-    /// The same connection may be made again.
-    ///
-    /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if either INTID is out of range,
-    /// [`InjectError::AlreadyConnected`] if one of the two is connected to another, in this VM; the
-    /// library cannot know the connections of other VMs. [`InjectError::TornDown`].
-    pub fn connect_spi(
-        &self,
-        pin: &CpuPin<'_>,
-        intid: IntId,
-        pintid: IntId,
-    ) -> Result<(), InjectError> {
-        self.vm.admit(pin)?;
-        physical::connect(&self.vm, pin, self.vm.spi(intid)?, None, pintid)
-    }
-
-    /// Connects the PPI `intid` of `vcpu` to the physical PPI or SPI `pintid`, 16-1019, for
-    /// [`Vgic::forward_ppi`].
-    ///
-    /// A PPI is connected to the physical PPI of the CPU that has the vCPU, whichever it is. The
-    /// same connection may be made again.
-    ///
-    /// # Errors
-    /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI
-    /// or `pintid` is out of range. [`InjectError::AlreadyConnected`] if one of the two is
-    /// connected to another: a physical PPI to a PPI of the same vCPU, a physical SPI to any
-    /// interrupt of the VM. [`InjectError::TornDown`].
-    pub fn connect_ppi(
-        &self,
-        pin: &CpuPin<'_>,
-        vcpu: VcpuId,
-        intid: IntId,
-        pintid: IntId,
-    ) -> Result<(), InjectError> {
-        self.vm.admit(pin)?;
-        let (owner, irq) = self.vm.ppi(vcpu, intid)?;
-        physical::connect(&self.vm, pin, irq, Some(owner), pintid)
-    }
-
-    /// Ends the connection of the SPI `intid`, and gives the physical interrupt back.
-    ///
-    /// If the VM owns the physical interrupt, [`Host::deactivate`] is called: by this call, or by
-    /// the exit of the vCPU that has it in a list register, which is kicked. A level that was
-    /// pending because of the physical interrupt is pending no more. An edge stays pending, and an
-    /// active state active.
-    ///
-    /// # Errors
-    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM,
-    /// [`InjectError::NotConnected`].
-    pub fn disconnect_spi(&self, pin: &CpuPin<'_>, intid: IntId) -> Result<(), InjectError> {
-        self.vm.admit(pin)?;
-        physical::disconnect(&self.vm, pin, self.vm.spi(intid)?)
-    }
-
-    /// Ends the connection of the PPI `intid` of `vcpu`, and gives the physical interrupt back, as
-    /// [`Vgic::disconnect_spi`] does.
-    ///
-    /// If the VM owns a physical PPI of another CPU, that CPU is kicked, and calls
-    /// [`Host::deactivate`] before it enters or puts the vCPU.
-    ///
-    /// # Errors
-    /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if `intid` is not a PPI,
-    /// [`InjectError::NotConnected`].
-    pub fn disconnect_ppi(
-        &self,
-        pin: &CpuPin<'_>,
-        vcpu: VcpuId,
-        intid: IntId,
-    ) -> Result<(), InjectError> {
-        self.vm.admit(pin)?;
-        physical::disconnect(&self.vm, pin, self.vm.ppi(vcpu, intid)?.1)
     }
 }
 
@@ -515,11 +402,19 @@ impl<H: Host> Vgic<H> {
         mmio::bus_write(&self.vm, pin, gpa, data)
     }
 
-    /// Returns the guest's view of `register`, or `None` if a read is UNDEFINED: the register is
-    /// write-only.
+    /// Returns the view of `register` that `vcpu` has, after a trapped access on `cpu`. Call after
+    /// [`Vgic::exit`].
+    ///
+    /// Returns `None` if a read is UNDEFINED, because the register is write-only, or if `cpu` does
+    /// not have the vCPU, or is of another domain.
     #[must_use]
-    pub fn sysreg_read(&self, register: SysReg) -> Option<u64> {
-        sysreg::sysreg_read(register)
+    pub fn sysreg_read<I: CpuInterface>(
+        &self,
+        cpu: &PinnedCpu<'_, I>,
+        vcpu: VcpuId,
+        register: SysReg,
+    ) -> Option<u64> {
+        sysreg::sysreg_read(&self.vm, cpu.cpu(), cpu, vcpu, register)
     }
 
     /// Writes `register` for `vcpu`, after a trapped access on `cpu`. Call after [`Vgic::exit`].

@@ -30,7 +30,7 @@ fn config() -> Config {
         .map(|(base, count)| RedistributorRegion { base, count })
         .to_vec();
     config.maintenance = IntId::ppi(29).unwrap();
-    config.lpi_bits = 14;
+    config.lpis = 0x4000;
     config.its = vec![ItsConfig::at(0x5000_0000), ItsConfig::at(0x3_0000_0000)];
     config.validate().unwrap();
     config

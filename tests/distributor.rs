@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Call, GICD, GICR, Machine, affinity, vcpu};
+use common::{Call, GICD, GICR, GITS, Machine, affinity, vcpu};
 use vgic::intid::{Affinity, IntId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::{Blocked, Config, sysreg::SysReg};
@@ -21,8 +21,8 @@ fn identification_registers_match_the_configuration() {
     let machine = Machine::bare(2);
     let typer = machine.read(0, GICD + 4);
     assert_eq!(typer & 0x1f, 31, "ITLinesNumber: INTIDs up to 1019");
-    assert_eq!(typer >> 11 & 0x1f, 15, "num_LPIs: 2^16");
-    assert_eq!(typer >> 19 & 0x1f, 16, "IDbits: 17");
+    assert_eq!(typer >> 11 & 0x1f, 0, "num_LPIs: by IDbits");
+    assert_eq!(typer >> 19 & 0x1f, 15, "IDbits: 16");
 
     for (bit, name) in [
         (16, "MBIS"),
@@ -58,6 +58,28 @@ fn identification_registers_match_the_configuration() {
     assert_eq!(typer & 0x1f, 2);
     assert_eq!(typer >> 17 & 1, 0, "no LPIs");
     assert_eq!(typer >> 19 & 0x1f, 9, "10 bits");
+
+    for (lpis, num_lpis, id_bits) in [(32, 4, 13), (0x8000, 14, 15), (0x1_0000, 15, 16)] {
+        let mut config = Config::new(vec![affinity(0)]).with_its(GITS);
+        config.lpis = lpis;
+        let typer = Machine::from_config(config).read(0, GICD + 4);
+        assert_eq!(typer >> 11 & 0x1f, num_lpis, "num_LPIs of {lpis}");
+        assert_eq!(typer >> 19 & 0x1f, id_bits, "IDbits of {lpis}");
+    }
+}
+
+/// Asks as Linux does, which warns if `num_LPIs` announces more LPIs than INTIDs of at most 16 bits
+/// have room for.
+#[test]
+fn linux_finds_room_for_the_lpis_of_the_default_configuration() {
+    let typer = Machine::bare(1).read(0, GICD + 4);
+    let [num_lpis, id_bits] = [11, 19].map(|shift| (typer >> shift & 0x1f) + 1);
+    let room = (1_u64 << id_bits.min(16)) - 8192;
+    assert!(
+        1 << num_lpis <= 2 || 1 << num_lpis <= room,
+        "{num_lpis} {id_bits}"
+    );
+    assert_eq!(room, 57_344);
 }
 
 #[test]
@@ -229,6 +251,122 @@ fn messages_set_and_clear_spis() {
 
     machine.write(0, GICD + 0x40, 1020);
     machine.write(0, GICD + 0x40, 5);
+    machine.finish();
+}
+
+/// Sets the line of SPI 40 of a machine.
+fn set_line(machine: &Machine, high: bool) {
+    let spi = IntId::spi(40).unwrap();
+    machine.vm.set_spi_line(&machine.pin(), spi, high).unwrap();
+}
+
+#[test]
+fn a_rising_line_of_an_edge_triggered_spi_is_an_edge() {
+    let machine = Machine::new(1);
+    machine.edge_spi(40, 0);
+    set_line(&machine, true);
+    assert!(machine.spi_bit(0, ISPENDR, 40));
+    set_line(&machine, false);
+    assert!(
+        machine.spi_bit(0, ISPENDR, 40),
+        "whatever the line does then"
+    );
+    assert_eq!(machine.serve(0), [40]);
+
+    // A line that stays high is no further edge; one that rises while the SPI is active is.
+    set_line(&machine, true);
+    set_line(&machine, true);
+    assert_eq!(machine.serve(0), [40]);
+    set_line(&machine, false);
+    assert_eq!(machine.serve(0), [], "a falling line is nothing");
+    set_line(&machine, true);
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 40);
+    set_line(&machine, false);
+    set_line(&machine, true);
+    machine.bounce(0);
+    machine.guest(0).write_eoir1(40);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 40, "pending while active");
+    machine.guest(0).write_eoir1(40);
+    machine.exit(0);
+
+    // The edge waits while the SPI is disabled, and ICPENDR clears it.
+    machine.write(0, GICD + ICENABLER + 4, 1 << 8);
+    set_line(&machine, false);
+    set_line(&machine, true);
+    machine.set_spi(0, ISENABLER, 40);
+    assert_eq!(machine.serve(0), [40]);
+    set_line(&machine, false);
+    set_line(&machine, true);
+    machine.write(0, GICD + ICPENDR + 4, 1 << 8);
+    assert_eq!(machine.serve(0), []);
+    machine.finish();
+}
+
+#[test]
+fn a_changed_trigger_looks_at_the_line_as_it_is() {
+    let machine = Machine::new(1);
+    machine.edge_spi(40, 0);
+    let configure = |edge: u32| machine.write(0, GICD + 0xc00 + 8, edge << 17);
+    set_line(&machine, true);
+    assert_eq!(machine.serve(0), [40]);
+
+    configure(0);
+    assert!(machine.spi_bit(0, ISPENDR, 40), "a level that is high");
+    configure(1);
+    assert!(
+        !machine.spi_bit(0, ISPENDR, 40),
+        "no edge: the line has not risen"
+    );
+    set_line(&machine, false);
+    configure(0);
+    assert!(!machine.spi_bit(0, ISPENDR, 40));
+    machine.finish();
+}
+
+#[test]
+fn a_message_and_the_line_of_a_level_are_two_sources() {
+    let (set, clear) = (0x40, 0x48);
+    let machine = Machine::new(1);
+    machine.set_spi(0, ISENABLER, 40);
+    let pending = || machine.spi_bit(0, ISPENDR, 40);
+
+    set_line(&machine, true);
+    machine.write(0, GICD + clear, 40);
+    assert!(pending(), "the wire is high");
+    machine.write(0, GICD + set, 40);
+    set_line(&machine, false);
+    assert!(pending(), "the message is not taken back");
+    machine.write(0, GICD + ICPENDR + 4, 1 << 8);
+    assert!(pending(), "only CLRSPI takes it back");
+    machine.write(0, GICD + clear, 40);
+    assert!(!pending());
+
+    // CLRSPI clears a latch, too.
+    machine.set_spi(0, ISPENDR, 40);
+    machine.write(0, GICD + clear, 40);
+    assert!(!pending());
+
+    // In a list register.
+    machine.write(0, GICD + set, 40);
+    machine.enter(0);
+    machine.write(0, GICD + clear, 40);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 1023);
+    machine.write(0, GICD + set, 40);
+    set_line(&machine, true);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 40);
+    machine.write(0, GICD + clear, 40);
+    machine.guest(0).write_eoir1(40);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 40, "the wire is high");
+    set_line(&machine, false);
+    machine.guest(0).write_eoir1(40);
+    machine.bounce(0);
+    assert_eq!(machine.guest(0).read_iar1(), 1023);
+    machine.exit(0);
     machine.finish();
 }
 

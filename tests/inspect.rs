@@ -212,7 +212,7 @@ fn dumps_change_nothing() {
         assert_eq!(dump(&machine), first);
     }
     assert_eq!(observe(), before);
-    let debug = "Vgic { vcpus: 3, spis: 988, lpi_bits: ";
+    let debug = "Vgic { vcpus: 3, spis: 988, lpis: ";
     assert!(format!("{:?}", machine.vm).starts_with(debug));
 
     // A formatter that fails ends the dump.
@@ -252,6 +252,9 @@ struct Curious {
 impl Host for Curious {
     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
     fn wake(&self, _vcpu: VcpuId) {}
+    fn write_memory(&self, _: u64, _: &[u8]) -> Result<(), BadAddress> {
+        Err(BadAddress)
+    }
     fn deactivate(&self, _physical: vgic::PhysicalInterrupt) {}
     fn is_pending(&self, _physical: vgic::PhysicalInterrupt) -> bool {
         false

@@ -4,8 +4,8 @@
 mod common;
 
 use common::its::{Driver, PROPERTIES, pending_table};
-use common::{Call, GICR, Machine, RAM, RAM_SIZE};
-use vgic::InjectError;
+use common::{Call, GICR, Machine, RAM, RAM_SIZE, vcpu};
+use vgic::{Host, InjectError};
 
 const RWP: u32 = 1 << 3;
 
@@ -213,6 +213,8 @@ fn lpis_are_held_while_a_redistributor_has_them_disabled() {
     machine.write(0, machine.gicr(1), 0);
     assert_eq!(machine.read(0, machine.gicr(1)) & RWP, RWP, "in a register");
     machine.bounce(1);
+    assert_eq!(machine.read(0, machine.gicr(1)) & RWP, RWP, "in slices");
+    machine.advance();
     assert_eq!(machine.read(0, machine.gicr(1)), 0b110);
     assert_eq!(machine.guest(1).read_iar1(), 1023);
     machine.exit(1);
@@ -240,11 +242,11 @@ fn a_pending_table_is_read_when_lpis_are_enabled() {
     let its = Driver::new(&machine);
     its.mapd(0, 4);
     its.map(0, 0, 8192, 0);
-    its.map(0, 1, 8192 + 0xffff, 0);
+    its.map(0, 1, 65_535, 0);
     its.map(0, 2, 20_000, 1);
 
     machine.write(0, GICR, 0);
-    for intid in [8192, 8192 + 0xffff, 20_000, 30_000] {
+    for intid in [8192, 65_535, 20_000, 30_000] {
         pend_in_table(&machine, 0, intid);
     }
 
@@ -252,7 +254,7 @@ fn a_pending_table_is_read_when_lpis_are_enabled() {
     assert_eq!(machine.read(0, GICR) & RWP, RWP, "in slices");
     assert!(machine.advance() > 10);
     assert_eq!(machine.read(0, GICR) & RWP, 0);
-    assert_eq!(machine.serve(0), [8192, 8192 + 0xffff]);
+    assert_eq!(machine.serve(0), [8192, 65_535]);
     assert_eq!(machine.serve(1), [], "not in its table");
 
     // PTZ: the guest declares an all-zero table.
@@ -262,6 +264,166 @@ fn a_pending_table_is_read_when_lpis_are_enabled() {
     machine.write(0, GICR, 1);
     machine.advance();
     assert_eq!(machine.serve(0), []);
+    machine.finish();
+}
+
+/// Returns the LPIs that are pending in the pending table at `base`.
+fn stored(machine: &Machine, base: u64) -> Vec<u32> {
+    let mut table = vec![0; 0x1_0000 / 8];
+    machine.vm.host().read_memory(base, &mut table).unwrap();
+    let pending = |intid: &u32| table[*intid as usize / 8] >> (intid % 8) & 1 != 0;
+    (0..0x1_0000).filter(pending).collect()
+}
+
+/// Clears EnableLPIs of vCPU `n`, and waits until RWP is 0.
+fn disable_lpis(machine: &Machine, n: usize) {
+    machine.write(n, machine.gicr(n), 0);
+    assert_eq!(machine.read(n, machine.gicr(n)) & RWP, RWP);
+    machine.enter(n);
+    machine.exit(n);
+    machine.advance();
+    assert_eq!(machine.read(n, machine.gicr(n)) & RWP, 0);
+}
+
+#[test]
+fn pending_lpis_are_stored_when_lpis_are_disabled() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    for (event, lpi, vcpu) in [(0, 8192, 0), (1, 8200, 0), (2, 65_535, 0), (3, 9000, 1)] {
+        its.map(0, event.into(), lpi, vcpu);
+        machine.inject_msi(0, event).unwrap();
+    }
+
+    // One is acknowledged, one waits in a list register, and the table is full of old bits.
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 8192);
+    machine.exit(0);
+    let table = pending_table(0);
+    machine.vm.host().write_ram(table + 1024, &[0xff; 0x1c00]);
+    machine.vm.host().write_ram(table + 0x2000, &[0xa5]);
+
+    disable_lpis(&machine, 0);
+    assert_eq!(stored(&machine, table), [8200, 65_535]);
+    let mut beyond = [0];
+    machine
+        .vm
+        .host()
+        .read_memory(table + 0x2000, &mut beyond)
+        .unwrap();
+    assert_eq!(beyond, [0xa5], "the table has 8 KiB");
+    machine.guest(0).write_eoir1(8192);
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [9000], "another redistributor's");
+
+    // With PTZ, or another table, what was pending does not come back: a kernel that another one
+    // has started does not find the interrupts of the first.
+    machine.write64(0, GICR + 0x78, 1 << 62 | table);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), []);
+    disable_lpis(&machine, 0);
+    assert_eq!(stored(&machine, table), []);
+
+    // PTZ counts once: the guest enables LPIs again with the table as it is.
+    machine.write64(0, GICR + 0x78, 1 << 62 | table);
+    machine.write(0, GICR, 1);
+    machine.inject_msi(0, 1).unwrap();
+    disable_lpis(&machine, 0);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), [8200]);
+    disable_lpis(&machine, 0);
+
+    pend_in_table(&machine, 1, 8200);
+    machine.write64(0, GICR + 0x78, pending_table(1));
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), [8200]);
+
+    // In the same table it does.
+    machine.inject_msi(0, 2).unwrap();
+    disable_lpis(&machine, 0);
+    assert_eq!(stored(&machine, pending_table(1)), [65_535]);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), [65_535]);
+    machine.finish();
+}
+
+#[test]
+fn a_vcpu_on_no_cpu_stores_its_pending_lpis_at_once() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    its.map(0, 0, 8200, 1);
+    machine.inject_msi(0, 0).unwrap();
+    let put = || machine.vm.vcpu_put(&machine.cpus[1].pin(), vcpu(1));
+    assert_eq!(put(), Ok(()));
+
+    machine.write(0, machine.gicr(1), 0);
+    machine.advance();
+    assert_eq!(machine.read(0, machine.gicr(1)) & RWP, 0);
+    assert_eq!(stored(&machine, pending_table(1)), [8200]);
+
+    // One that is on a CPU stores them once it is put.
+    machine.write(0, machine.gicr(1), 1);
+    machine.advance();
+    machine.enter(1);
+    machine.exit(1);
+    machine.write(0, machine.gicr(1), 0);
+    assert_eq!(machine.advance(), 0, "it has not folded");
+    assert_eq!(machine.read(0, machine.gicr(1)) & RWP, RWP);
+    assert_eq!(put(), Ok(()));
+    machine.advance();
+    assert_eq!(machine.read(0, machine.gicr(1)) & RWP, 0);
+    assert_eq!(stored(&machine, pending_table(1)), [8200]);
+    machine.finish();
+}
+
+#[test]
+fn pending_lpis_stay_if_their_table_cannot_be_written() {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    its.map(0, 0, 8192, 0);
+    disable_lpis(&machine, 0);
+    // Beyond RAM.
+    machine.write64(0, GICR + 0x78, RAM + RAM_SIZE);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    machine.inject_msi(0, 0).unwrap();
+    disable_lpis(&machine, 0);
+    machine.write64(0, GICR + 0x78, 1 << 62 | pending_table(0));
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), [8192]);
+    machine.finish();
+}
+
+#[test]
+fn lpis_disabled_while_their_table_is_read_are_read_first() {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    its.mapd(0, 4);
+    its.map(0, 0, 65_535, 0);
+    disable_lpis(&machine, 0);
+    pend_in_table(&machine, 0, 65_535);
+    machine.write(0, GICR, 1);
+    machine.write(0, GICR, 0);
+    machine.enter(0);
+    machine.exit(0);
+    machine.advance();
+    assert_eq!(stored(&machine, pending_table(0)), [65_535]);
+    assert_eq!(machine.read(0, GICR) & RWP, 0);
+
+    // Enabled again before the table is written, by a guest that does not wait for RWP.
+    machine.write(0, GICR, 1);
+    machine.advance();
+    machine.write(0, GICR, 0);
+    machine.write(0, GICR, 1);
+    machine.advance();
+    assert_eq!(machine.serve(0), [65_535]);
     machine.finish();
 }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::its::Driver;
-use common::{GICD, GITS, Machine, affinity, vcpu};
+use common::{GICD, GITS, Machine, TestHost, affinity, vcpu};
 use vgic::config::GITS_TRANSLATER;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::cpu_interface::{CpuInterface, Vtr};
@@ -56,6 +56,33 @@ fn a_vcpu_is_entered_once_where_its_registers_are() {
     assert_eq!(exit(second, 0), Ok(()));
     assert_eq!(put(second, 0), Ok(()));
     machine.finish();
+}
+
+#[test]
+fn a_cpu_refuses_intids_that_its_list_registers_cut_off() {
+    let with = |id_bits, lpis| {
+        let domain = Domain::new();
+        let vtr = Vtr {
+            id_bits,
+            ..NEOVERSE
+        };
+        let local = domain.register(CpuId(0)).unwrap();
+        let cpu = Cpu::new(local, SoftwareInterface::new(vtr));
+        let mut config = Config::new(vec![affinity(0)]).with_its(GITS);
+        if let Some(lpis) = lpis {
+            config.lpis = lpis;
+        }
+        let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
+        let entered = vm.enter(&cpu.pin(), vcpu(0));
+        let free = entered.is_err() && vm.vcpu_put(&cpu.pin(), vcpu(0)).is_err();
+        (entered, free)
+    };
+
+    let refused = EntryError::IntidBits { vm: 17, cpu: 16 };
+    assert_eq!(with(16, Some(0x1_0000)), (Err(refused), true));
+    assert_eq!(with(24, Some(0x1_0000)), (Ok(()), false));
+    assert_eq!(with(16, Some(0x8000)), (Ok(()), false));
+    assert_eq!(with(16, None), (Ok(()), false), "the default");
 }
 
 #[test]
@@ -302,10 +329,25 @@ fn a_cpu_that_cannot_run_vcpus_is_refused() {
         ),
         (
             Vtr {
-                traps_dir: false,
+                priority_bits: 4,
                 ..NEOVERSE
             },
-            CpuError::NoDirTrap,
+            CpuError::PriorityBits(4),
+        ),
+        (
+            Vtr {
+                priority_bits: 5,
+                preemption_bits: 6,
+                ..NEOVERSE
+            },
+            CpuError::PriorityBits(5),
+        ),
+        (
+            Vtr {
+                local_serrors: true,
+                ..NEOVERSE
+            },
+            CpuError::LocalSErrors,
         ),
     ];
 

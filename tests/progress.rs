@@ -46,6 +46,13 @@ impl Host for Slow {
         buffer.copy_from_slice(ram.get(at..at + buffer.len()).ok_or(BadAddress)?);
         Ok(())
     }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let mut ram = self.ram.lock().unwrap();
+        let place = ram.get_mut(at..at + bytes.len()).ok_or(BadAddress)?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
     fn deactivate(&self, _physical: PhysicalInterrupt) {}
     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
         false

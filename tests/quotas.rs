@@ -57,7 +57,7 @@ fn machine() -> Machine {
 
 fn config() -> Config {
     Config {
-        lpi_bits: 10,
+        lpis: 1024,
         its: vec![ItsConfig {
             max_devices: 64,
             max_events: 2048,
@@ -76,7 +76,7 @@ fn allowed(machine: &Machine) -> isize {
     let its = &config.its[0];
     let device_levels = its.device_bits.div_ceil(8) as isize;
     let (devices, events) = (its.max_devices as isize, its.max_events as isize);
-    let lpis = 1_isize << config.lpi_bits;
+    let lpis = config.lpis as isize;
     devices * (256 + (device_levels - 1) * NODE) + events * 16 + lpis * 160 + lpis / 256 * NODE
 }
 
@@ -300,7 +300,7 @@ fn a_cpu_that_holds_itself_back_goes_on_later() {
 #[test]
 fn garbage_of_idle_cpus_does_not_hold_a_queue_back() {
     let machine = Machine::from_config(Config {
-        lpi_bits: 16,
+        lpis: 0x1_0000,
         its: config().its,
         ..Config::new((0..80).map(affinity).collect())
     });

@@ -189,6 +189,31 @@ fn every_set_has_its_clear_on_every_vcpu() {
 }
 
 #[test]
+fn a_rising_line_of_an_edge_triggered_ppi_is_an_edge() {
+    let machine = Machine::new(2);
+    let ppi = IntId::ppi(27).unwrap();
+    let line = |high| {
+        let pin = machine.pin();
+        machine.vm.set_ppi_line(&pin, vcpu(1), ppi, high).unwrap();
+    };
+    let redistributor = machine.gicr(1);
+    machine.write(1, redistributor + ISENABLER0, 1 << 27);
+    machine.write(1, redistributor + SGI_BASE + 0xc04, 0b10 << 22);
+
+    line(true);
+    line(false);
+    assert_eq!(machine.read(0, redistributor + ISPENDR0), 1 << 27);
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [27]);
+    line(true);
+    line(true);
+    assert_eq!(machine.serve(1), [27]);
+    line(false);
+    assert_eq!(machine.serve(1), []);
+    machine.finish();
+}
+
+#[test]
 fn a_ppi_belongs_to_its_vcpu() {
     let machine = Machine::new(2);
     let timer = IntId::ppi(27).unwrap();
@@ -360,15 +385,23 @@ fn registers_are_decoded_from_the_syndrome() {
         (5, Some(SysReg::Sgi1r)),
         (6, Some(SysReg::Asgi1r)),
         (7, Some(SysReg::Sgi0r)),
-        (3, None),
+        (3, Some(SysReg::Rpr)),
+        (2, None),
     ] {
         assert_eq!(SysReg::decode(3, 0, 12, 11, op2), register);
     }
+    assert_eq!(SysReg::decode(3, 0, 4, 6, 0), Some(SysReg::Pmr));
+    assert_eq!(SysReg::decode(3, 0, 12, 12, 4), Some(SysReg::Ctlr));
     assert_eq!(SysReg::decode(3, 0, 12, 12, 5), Some(SysReg::Sre));
     assert_eq!(SysReg::decode(3, 0, 12, 10, 5), None);
     let machine = Machine::new(1);
-    assert_eq!(machine.vm.sysreg_read(SysReg::Sre), Some(7));
-    assert_eq!(machine.vm.sysreg_read(SysReg::Sgi1r), None);
+    let read = |register| {
+        machine
+            .vm
+            .sysreg_read(&machine.cpus[0].pin(), vcpu(0), register)
+    };
+    assert_eq!(read(SysReg::Sre), Some(7));
+    assert_eq!(read(SysReg::Sgi1r), None);
     machine.sysreg(0, SysReg::Sre, 0);
     machine.finish();
 }

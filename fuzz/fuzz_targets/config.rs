@@ -19,7 +19,7 @@ struct Input {
     distributor: u64,
     regions: Vec<(u64, usize)>,
     its: Vec<(u64, u8, u8, u32, u32, u32)>,
-    lpi_bits: u8,
+    lpis: u32,
     maintenance: u32,
     /// A bit for each field: set keeps a working value.
     sane: u8,
@@ -66,7 +66,7 @@ fuzz_target!(|input: Input| {
             .collect();
     }
     if wild(5) {
-        config.lpi_bits = input.lpi_bits;
+        config.lpis = input.lpis;
     }
     if let (true, Some(intid)) = (wild(6), IntId::new(input.maintenance)) {
         config.maintenance = intid;

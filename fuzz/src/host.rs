@@ -101,6 +101,10 @@ impl Host for HostileHost {
         self.memory.read(gpa, buffer)
     }
 
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.memory.store(gpa, bytes)
+    }
+
     fn deactivate(&self, _physical: PhysicalInterrupt) {
         self.called();
     }

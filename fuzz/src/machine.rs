@@ -324,8 +324,8 @@ impl Machine {
 
     fn sysreg(&self, n: usize, register: SysReg, value: u64) {
         let cpu = &self.cpus[self.places[n].unwrap_or(CPUS)];
-        let _ = self.vm.sysreg_read(register);
         self.leave(n);
+        let _ = self.vm.sysreg_read(&cpu.pin(), id(n), register);
         within(bounds::SGI, || {
             (self.vm.sysreg_write(&cpu.pin(), id(n), register, value)).expect("a vCPU of the VM");
         });

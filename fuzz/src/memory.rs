@@ -51,6 +51,22 @@ impl Memory {
         inner.bytes[at..at + count].copy_from_slice(&bytes[..count]);
     }
 
+    /// Writes guest memory as the library does.
+    ///
+    /// # Errors
+    /// [`BadAddress`] outside the memory, and on an absent page.
+    pub fn store(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut inner = self.0.lock().unwrap();
+        let at = usize::try_from(gpa.checked_sub(BASE).ok_or(BadAddress)?).map_err(|_| BadAddress)?;
+        let end = at.checked_add(bytes.len()).ok_or(BadAddress)?;
+        let absent = |at: usize| inner.holes >> (at / PAGE & 63) & 1 != 0;
+        if end > SIZE || bytes.is_empty() || absent(at) || absent(end - 1) {
+            return Err(BadAddress);
+        }
+        inner.bytes[at..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// Makes memory change with each read from now on. 0 ends the changes.
     pub fn disturb(&self, seed: u64) {
         self.0.lock().unwrap().restless = seed;

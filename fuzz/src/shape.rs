@@ -44,20 +44,20 @@ impl Shape {
         };
 
         let bases = [0x0808_0000, 0x1808_0000];
-        (config.spis, config.lpi_bits) = (64, 8);
+        (config.spis, config.lpis) = (64, 256);
         config.its = bases.map(|base| its(base, 16, 3, 256, 4)).to_vec();
 
         match number % 4 {
             1 => {
-                (config.spis, config.lpi_bits) = (988, 16);
+                (config.spis, config.lpis) = (988, 0x1_0000);
                 config.its = bases.map(|base| its(base, 32, 64, 0x2_0000, 512)).to_vec();
             }
             2 => {
-                (config.spis, config.lpi_bits) = (32, 5);
+                (config.spis, config.lpis) = (32, 32);
                 config.its = vec![its(bases[0], 1, 1, 2, 1)];
             }
             3 if number != 0x7f => {
-                (config.spis, config.lpi_bits) = (0, 0);
+                (config.spis, config.lpis) = (0, 0);
                 config.its.clear();
             }
             _ => {}
@@ -86,6 +86,6 @@ pub(crate) fn allowed(config: &Config) -> isize {
         let (devices, events) = (its.max_devices as isize, its.max_events as isize);
         devices * (256 + (levels - 1) * NODE) + events * 16
     });
-    let lpis = 1_isize << config.lpi_bits;
+    let lpis = config.lpis as isize;
     SLACK + itses.sum::<isize>() + lpis * 160 + (lpis / 256 + 1) * NODE
 }

@@ -147,16 +147,9 @@ fn make_guest(
         devices.remove(bank);
     }
     let stage2 = Stage2::identity(&executable, &devices);
-    // SAFETY: this is EL2, and the interface is not used on another CPU.
-    let interface = unsafe { Ich::new() };
 
     let machine = Machine { devices, ..machine };
-    guest::init(
-        &machine,
-        stage2,
-        PassthroughHost::new(gic, memory),
-        &interface,
-    );
+    guest::init(&machine, stage2, PassthroughHost::new(gic, memory));
     let was_off = (boot_cpu.power).power_on(entry as u64, tree_address as u64);
     assert!(was_off, "the boot CPU's vCPU is off");
 }

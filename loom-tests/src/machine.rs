@@ -57,6 +57,13 @@ impl Host for Quiet {
         buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(BadAddress)?);
         Ok(())
     }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut ram = self.ram.lock().unwrap();
+        let place = ram.get_mut(gpa as usize..).ok_or(BadAddress)?;
+        let place = place.get_mut(..bytes.len()).ok_or(BadAddress)?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
     fn deactivate(&self, physical: PhysicalInterrupt) {
         self.deactivated.lock().unwrap().push(physical);
     }
@@ -128,7 +135,7 @@ impl Machine {
     pub fn with_lpi(vcpus: u8, itses: usize) -> Self {
         let mut config = Config::new(affinities(vcpus));
 
-        config.lpi_bits = 5;
+        config.lpis = 32;
         for its in 0..itses {
             let mut its = ItsConfig::at(GITS + its as u64 * GITS_STRIDE);
             its.device_bits = 1;
@@ -138,7 +145,10 @@ impl Machine {
 
         let machine = Self::from_config(config);
         // Each configuration byte gives "enabled, priority 0xa0". Each table entry is valid.
-        *machine.vm.host().ram.lock().unwrap() = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
+        let mut ram = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
+        // The pending tables, all at 0, have nothing pending.
+        ram[8192 / 8..8192 / 8 + 32 / 8].fill(0);
+        *machine.vm.host().ram.lock().unwrap() = ram;
 
         machine.on(98, |pin| {
             for vcpu in (0..usize::from(vcpus)).filter_map(VcpuId::new) {

@@ -7,8 +7,8 @@
 //! exception to EL2 and the `ERET` from EL2 both synchronise the context, so a hypervisor that
 //! reads after the exception and writes before the `ERET` needs no barrier. The effect of a write
 //! on *another* register (of a list register on `ICH_ELRSR_EL2`, say) may be read at EL2 only after
-//! [`CpuInterface::synchronize`], an `ISB`. An entry that may have written a list register ends with
-//! it, because the embedder may exit without the `ERET`.
+//! [`CpuInterface::synchronize`], an `ISB`. An entry that may have written a list register ends
+//! with it, because the embedder may exit without the `ERET`.
 #![expect(unsafe_code)]
 // UNSAFETY: two system registers are read by inline assembly, and the constructor of `Ich` cannot
 // check that the CPU has the registers.

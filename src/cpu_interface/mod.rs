@@ -13,6 +13,27 @@ pub mod software;
 
 /// Constant properties of an implementation, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
 ///
+/// | field | bits | meaning | supported |
+/// |---|---|---|---|
+/// | `ListRegs` | 4:0 | list registers, less 1 | 1 to 16; else [`CpuError::ListRegisters`] |
+/// | `DVIM` | 18 | directly injected interrupts can be masked | either; not used |
+/// | `TDS` | 19 | writes of `ICC_DIR_EL1` trap alone (`ICH_HCR_EL2.TDIR`) | either; see below |
+/// | `nV4` | 20 | no direct injection | either; not used |
+/// | `A3V` | 21 | `Aff3` of SGIs is not always 0 | either: the SGI registers trap |
+/// | `SEIS` | 22 | a guest's mistake is an SError | 0; else [`CpuError::LocalSErrors`] |
+/// | `IDbits` | 25:23 | bits of a virtual INTID: 16 or 24 | either; a VM with more is refused |
+/// | `PREbits` | 28:26 | bits of preemption, less 1 | 5 to 7; else [`CpuError::PreemptionBits`] |
+/// | `PRIbits` | 31:29 | bits of priority, less 1 | 5 to 8; else [`CpuError::PriorityBits`] |
+///
+/// Without `TDS`, as on Cortex-A53 and A72, [`hcr::TC`] traps `ICC_DIR_EL1`, and with it
+/// `ICC_PMR_EL1`, `ICC_CTLR_EL1` and `ICC_RPR_EL1`, which the vGIC emulates
+/// ([`SysReg`](crate::sysreg::SysReg)). A guest that masks by priority then exits for each mask.
+///
+/// [`CpuError::ListRegisters`]: crate::CpuError::ListRegisters
+/// [`CpuError::LocalSErrors`]: crate::CpuError::LocalSErrors
+/// [`CpuError::PreemptionBits`]: crate::CpuError::PreemptionBits
+/// [`CpuError::PriorityBits`]: crate::CpuError::PriorityBits
+///
 /// Later versions may have more fields: begin with [`Vtr::decode`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vtr {
@@ -24,10 +45,20 @@ pub struct Vtr {
     /// exist for n below 2^(bits - 5).
     pub preemption_bits: u8,
     /// Number of bits of a virtual INTID, 16 or 24. Many cores have 16, even under a distributor
-    /// with more.
+    /// with more. A CPU refuses to enter a vCPU of a VM with more
+    /// ([`EntryError::IntidBits`](crate::EntryError::IntidBits)).
     pub id_bits: u8,
     /// Presence of `ICH_HCR_EL2.TDIR` (`TDS`), the trap of only the writes of `ICC_DIR_EL1`.
     pub traps_dir: bool,
+    /// Support of other values than 0 of `Aff3` in SGIs (`A3V`).
+    pub affinity3: bool,
+    /// Generation of SErrors for mistakes of the guest (`SEIS`), such as the end of an interrupt
+    /// that is not active. The SError is the CPU's: nothing virtualises it.
+    pub local_serrors: bool,
+    /// Direct injection of virtual interrupts (`nV4` = 0).
+    pub direct_injection: bool,
+    /// Masking of directly injected interrupts (`DVIM`).
+    pub masks_direct_injection: bool,
 }
 
 impl Vtr {
@@ -36,11 +67,15 @@ impl Vtr {
     pub const fn decode(value: u64) -> Self {
         Self {
             list_registers: (value & 0x1f) as u8 + 1,
-            // 0b000 is 16 bits, 0b001 is 24 bits, and other values are reserved.
-            id_bits: if (value >> 23) & 7 == 0 { 16 } else { 24 },
+            masks_direct_injection: value & (1 << 18) != 0,
+            traps_dir: value & (1 << 19) != 0,
+            direct_injection: value & (1 << 20) == 0,
+            affinity3: value & (1 << 21) != 0,
+            local_serrors: value & (1 << 22) != 0,
+            // 0b000 is 16 bits, 0b001 is 24 bits. Other values are reserved: at least 16.
+            id_bits: if (value >> 23) & 7 == 1 { 24 } else { 16 },
             preemption_bits: ((value >> 26) & 7) as u8 + 1,
             priority_bits: ((value >> 29) & 7) as u8 + 1,
-            traps_dir: value & (1 << 19) != 0,
         }
     }
 

@@ -18,6 +18,7 @@
 //! assert!(priority::signals(vmcr, active.running_priority(), 0x98, true));
 //! ```
 
+use super::CpuInterface;
 use super::vmcr;
 
 /// Running priority while no interrupt is active (`ICC_RPR_EL1`).
@@ -84,6 +85,19 @@ impl ActivePriorities {
             preemption_bits,
             registers: [[0; Self::MAX_REGISTERS]; 2],
         }
+    }
+
+    /// Reads the active priorities of a CPU's interface.
+    pub(crate) fn read(interface: &impl CpuInterface) -> Self {
+        let vtr = interface.vtr();
+        let mut active = Self::new(vtr.preemption_bits);
+        for group1 in [false, true] {
+            for index in 0..vtr.apr_count() {
+                active.set_register(group1, index, interface.read_apr(group1, index));
+            }
+        }
+
+        active
     }
 
     /// Returns `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.

@@ -2,16 +2,27 @@
 //! each LPI; pending state at `GICR_PENDBASER`, a bit for each INTID.
 //!
 //! The state word caches the configuration of an LPI. The configuration is read again when the
-//! guest invalidates the LPI or enables LPIs. A pending table is read once, when the guest enables
-//! LPIs. Both tables are read in slices. `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest the
-//! completion. The tables are never written.
+//! guest invalidates the LPI or enables LPIs.
+//!
+//! A pending table is read when the guest enables LPIs, and written when the guest disables LPIs:
+//! from then on the table alone has the pending states of the redistributor, and the guest may hand
+//! the table, or another, to the next `GICR_PENDBASER`. A write begins once the vCPU has folded the
+//! LPIs in its list registers ([`folded`]): only the fold knows what the guest has acknowledged.
+//!
+//! All is done in slices. `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest the completion. A
+//! guest that enables LPIs again without waiting for RWP may find old bits in the table.
+//!
+//! # Order of reading and writing
+//! At most one of both is in progress. A write waits until every slice of the reading before it is
+//! done, because an LPI that the table has and that was not read yet would be overwritten. Reading
+//! waits for the slices of a write that it stops.
 
 use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
-use crate::sync::AtomicU64;
-use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::Ordering::{AcqRel, Acquire, Release};
+use crate::sync::{AtomicU64, Slice};
 use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
@@ -20,6 +31,11 @@ use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
 const SCAN_BYTES: usize = 64;
 /// LPIs per slice of a pending table: eight a byte.
 const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
+
+/// Bytes of a pending table per slice that is written.
+const STORE_BYTES: usize = 16;
+/// LPIs per slice that is written.
+const STORE_LPIS: u32 = STORE_BYTES as u32 * 8;
 
 /// LPIs per slice of a reload.
 const RELOAD_LPIS: u32 = 256;
@@ -67,7 +83,7 @@ pub(crate) fn start_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 /// Reads the configuration of a slice of LPIs, beginning with the next mapped LPI. The search saves
 /// 18 of the 169 instructions of a hypercall while slices are left.
 pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    let (lpis, end) = (&vm.lpis, vm.lpis.capacity());
+    let (lpis, end) = (&vm.lpis, vm.config.lpis);
     let next_mapped = |at| lpis.next(at, pin.guard()).map_or(end, |(key, _)| key);
     let Some(slice) = vm
         .distributor
@@ -92,24 +108,76 @@ pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
 /// Returns true if a reload is not complete: `GICR_SYNCR.Busy`.
 pub(crate) fn is_reloading_config<H: Host>(vm: &Vm<H>) -> bool {
-    !vm.distributor.config_reload.is_done(vm.lpis.capacity())
+    !vm.distributor.config_reload.is_done(vm.config.lpis)
 }
 
-/// Starts reading `owner`'s pending table, unless the guest has declared the table all zeros.
+/// Starts reading `owner`'s pending table, unless the guest has declared the table all zeros: the
+/// guest has enabled LPIs.
 pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
-    // Acquire: pairs with the AcqRel in `write_base`.
-    if owner.redistributor.pendbaser.load(Acquire) & PENDBASER_PTZ != 0 {
+    let redistributor = &owner.redistributor;
+    // AcqRel: pairs with the AcqRel in `folded`.
+    redistributor.store_due.swap(0, AcqRel);
+    redistributor.store.stop();
+
+    // AcqRel: pairs with the AcqRel in `write_base`. PTZ says something about this table, now.
+    if redistributor.pendbaser.fetch_and(!PENDBASER_PTZ, AcqRel) & PENDBASER_PTZ != 0 {
+        redistributor.scan.stop();
         return;
     }
-    owner.redistributor.scan.start();
+
+    redistributor.scan.start();
     note_scan(vm, owner);
     advance_pending_table(vm, pin, owner);
 }
 
-/// Gives up reading `owner`'s pending table: the guest has disabled LPIs again.
-pub(crate) fn stop_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
-    owner.redistributor.scan.stop();
-    forget_scan(vm, owner);
+/// Asks for `owner`'s pending table to be written once the vCPU has folded its list registers: the
+/// guest has disabled LPIs. Before the recall of the vCPU.
+pub(crate) fn expect_store(owner: &Vcpu) {
+    let redistributor = &owner.redistributor;
+    // Acquire: pairs with the AcqRel in `write_base`.
+    let base = redistributor.pendbaser.load(Acquire);
+    // Release: pairs with the Acquire in `store_slice`.
+    redistributor.store_base.store(base, Release);
+    // AcqRel: pairs with the AcqRel in `folded`.
+    redistributor.store_due.swap(1, AcqRel);
+}
+
+/// Starts writing `owner`'s pending table, if `owner` is on no CPU: no LPI is in a list register.
+/// After the recall of the vCPU. A CPU that has the vCPU calls [`folded`] instead: the recall and
+/// the vCPU's entry or put are ordered by the residency word.
+pub(crate) fn store_if_on_no_cpu<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
+    if owner.residency.get().cpu().is_none() {
+        folded(vm, owner);
+    }
+}
+
+/// Starts writing the vCPU's pending table, if the table is due: the vCPU has folded the LPIs in
+/// its list registers, and no further LPI can fill one.
+#[inline]
+pub(crate) fn folded<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
+    // Acquire: pairs with the AcqRel in `expect_store`, by way of the residency word.
+    if vcpu.redistributor.store_due.load(Acquire) != 0 {
+        start_store(vm, vcpu);
+    }
+}
+
+/// Starts writing the vCPU's pending table, unless another CPU has started or the guest has enabled
+/// LPIs again.
+#[cold]
+fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
+    let redistributor = &vcpu.redistributor;
+    // AcqRel: of several CPUs one starts; pairs with the AcqRel in `expect_store`.
+    if redistributor.store_due.swap(0, AcqRel) == 0 {
+        return;
+    }
+
+    redistributor.store.start();
+    if redistributor.lpis_enabled() {
+        // Enabled again meanwhile, perhaps before the line above.
+        redistributor.store.stop();
+    } else {
+        note_scan(vm, vcpu);
+    }
 }
 
 /// Reads a slice of the pending table of some vCPU with slices left.
@@ -133,22 +201,42 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Reads a slice of `owner`'s pending table. An LPI pending in the table, mapped, and routed to
-/// `owner` becomes pending.
+/// Reads or writes a slice of `owner`'s pending table.
 pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    let end = vm.lpis.capacity();
-    let Some(slice) = redistributor.scan.claim(end, SCAN_LPIS, |at| at) else {
+    let end = vm.config.lpis;
+
+    // A slice that another CPU is at has to be done first; see the module docs.
+    if redistributor.scan.has_more(end) {
+        if !redistributor.store.is_busy() {
+            read_slice(vm, pin, owner);
+        }
+    } else if redistributor.store.has_more(end) && redistributor.scan.is_done(end) {
+        store_slice(vm, pin, owner);
+    }
+
+    if has_slices(vm, owner) {
+        vm.defer(DEFERRED_PENDING_TABLE);
+    } else {
         forget_scan(vm, owner);
+    }
+}
+
+/// Reads a slice of `owner`'s pending table. An LPI pending in the table, mapped, and routed to
+/// `owner` becomes pending.
+fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
+    let redistributor = &owner.redistributor;
+    let end = vm.config.lpis;
+    let Some(slice) = redistributor.scan.claim(end, SCAN_LPIS, |at| at) else {
         return;
     };
 
     // Acquire: pairs with the AcqRel in `write_base`.
-    let base = redistributor.pendbaser.load(Acquire) & BASE_MASK & !0xffff;
-
-    // The table begins with unused bits, for INTIDs below 8192.
-    let at = base.saturating_add(u64::from(IntId::FIRST_LPI.saturating_add(slice.first) / 8));
+    let base = redistributor.pendbaser.load(Acquire);
     let mut bytes = [0; SCAN_BYTES];
+    let Some(at) = table_address(vm, base, slice.first) else {
+        return;
+    };
 
     if vm.host.read_memory(at, &mut bytes).is_ok() {
         for (eight, byte) in (slice.first..end).step_by(8).zip(bytes) {
@@ -165,18 +253,96 @@ pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner
             }
         }
     }
+}
 
-    if slice.end < end {
-        vm.defer(DEFERRED_PENDING_TABLE);
-    } else {
-        forget_scan(vm, owner);
+/// Writes a slice of `owner`'s pending table: a bit for each LPI that is pending and routed to
+/// `owner`, whose pending state moves to the table. If the table cannot be written, the pending
+/// states stay.
+fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
+    let redistributor = &owner.redistributor;
+    let Some(slice) = redistributor
+        .store
+        .claim(vm.config.lpis, STORE_LPIS, |at| at)
+    else {
+        return;
+    };
+
+    // Acquire: pairs with the Release in `expect_store`.
+    let base = redistributor.store_base.load(Acquire);
+    let Some(at) = table_address(vm, base, slice.first) else {
+        return;
+    };
+
+    let mut bytes = [0; STORE_BYTES];
+    for_each_lpi(vm, pin, &slice, |key, irq| {
+        let state = irq.state();
+        if state.latch() && state.target() == Some(owner.id) {
+            let bit = key.wrapping_sub(slice.first);
+            if let Some(byte) = bytes.get_mut(bit as usize / 8) {
+                *byte |= 1 << (bit % 8);
+            }
+        }
+    });
+
+    let used = slice.end.wrapping_sub(slice.first) as usize / 8;
+    let bytes = bytes.get(..used).unwrap_or_default();
+    if vm.host.write_memory(at, bytes).is_err() || bytes.iter().all(|byte| *byte == 0) {
+        return;
+    }
+
+    for_each_lpi(vm, pin, &slice, |key, irq| {
+        let bit = key.wrapping_sub(slice.first);
+        let stored = bytes
+            .get(bit as usize / 8)
+            .is_some_and(|byte| byte >> (bit % 8) & 1 != 0);
+        if stored && let Some(changed) = irq.take_pending(owner.id) {
+            queue::complete(vm, pin, irq, changed);
+        }
+    });
+}
+
+/// Calls `visit` with the mapped LPIs of a slice, by key.
+fn for_each_lpi<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    slice: &Slice<'_>,
+    mut visit: impl FnMut(u32, &Irq),
+) {
+    let mut from = slice.first;
+    while from < slice.end
+        && let Some((key, irq)) = vm.lpis.next_below(from, slice.end, pin.guard())
+    {
+        visit(key, irq);
+        from = key.saturating_add(1);
     }
 }
 
-/// Returns true while a vCPU's pending table is being read. After the reading, every LPI found
-/// pending in the table is pending.
-pub(crate) fn is_reading_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
-    !owner.redistributor.scan.is_done(vm.lpis.capacity())
+/// Returns the address of the bit of the LPI `key`, a multiple of 8, in the pending table at
+/// `base`; `None` beyond the end of the table, which has the INTIDs of `GICR_PROPBASER.IDbits`.
+fn table_address<H: Host>(vm: &Vm<H>, base: u64, key: u32) -> Option<u64> {
+    let intid = u64::from(IntId::FIRST_LPI.saturating_add(key));
+    // Acquire: pairs with the AcqRel in `write_base`.
+    let id_bits = vm.distributor.propbaser.load(Acquire) & 0x1f;
+    // The table begins with unused bits, for INTIDs below 8192.
+    (intid >> id_bits <= 1).then(|| (base & BASE_MASK & !0xffff).saturating_add(intid / 8))
+}
+
+/// Returns true if slices of a vCPU's pending table are left to claim.
+pub(crate) fn has_slices<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
+    let redistributor = &owner.redistributor;
+    redistributor.scan.has_more(vm.config.lpis) || redistributor.store.has_more(vm.config.lpis)
+}
+
+/// Returns true while a vCPU's pending table is being read or written, or has to be written once
+/// the vCPU has folded. After the reading, every LPI found pending in the table is pending. After
+/// the writing, every LPI that was pending is pending in the table alone.
+pub(crate) fn is_busy_with_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
+    let redistributor = &owner.redistributor;
+    // Acquire: before the look at `store`; pairs with the AcqRel in `start_store`, which clears the
+    // flag before the start. A flag seen clear in between shows a writing that has not begun.
+    redistributor.store_due.load(Acquire) != 0
+        || !redistributor.scan.is_done(vm.config.lpis)
+        || !redistributor.store.is_done(vm.config.lpis)
 }
 
 /// Notes a vCPU with slices of the pending table left.
@@ -195,7 +361,7 @@ fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
         // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
         // scan, `has_more` sees the new scan.
         word.fetch_and(!bit, AcqRel);
-        if owner.redistributor.scan.has_more(vm.lpis.capacity()) {
+        if has_slices(vm, owner) {
             note_scan(vm, owner);
         }
     }

@@ -108,14 +108,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
 
     let interface = cpu.interface();
     let vmcr = interface.read_vmcr();
-    let mut active = ActivePriorities::new(cpu.vtr().preemption_bits);
-    for group1 in [false, true] {
-        for index in 0..cpu.vtr().apr_count() {
-            active.set_register(group1, index, interface.read_apr(group1, index));
-        }
-    }
-
-    let running = active.running_priority();
+    let running = ActivePriorities::read(interface).running_priority();
     let asleep = vcpu.redistributor.is_asleep();
     let signals = |level, group1| asleep || priority::signals(vmcr, running, level, group1);
 

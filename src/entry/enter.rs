@@ -6,7 +6,7 @@ use core::cell::RefMut;
 
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
-use crate::delivery::physical;
+use crate::delivery::{lpi_tables, physical};
 use crate::entry::{flush, fold, load_put};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -70,7 +70,16 @@ fn enter_slow<H: Host, I: CpuInterface>(
     }
 
     match vcpu.shadow(cpu.local()) {
-        None => load_put::load(cpu, vcpu)?,
+        None => {
+            // A longer INTID would be cut off in a list register, and be another interrupt there.
+            if vm.config.lpi_end() > 1 << cpu.vtr().id_bits {
+                return Err(EntryError::IntidBits {
+                    vm: vm.config.intid_bits() as u8,
+                    cpu: cpu.vtr().id_bits,
+                });
+            }
+            load_put::load(cpu, vcpu)?;
+        }
         Some(mut shadow) if residency.is_blocked() => {
             fold::sample_levels(vm, cpu, pin, vcpu, &mut shadow, 0);
         }
@@ -145,4 +154,7 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     }
 
     shadow.write_staged(cpu.interface(), pin.counters());
+    if work.has(RECALL) {
+        lpi_tables::folded(vm, vcpu);
+    }
 }

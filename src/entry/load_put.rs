@@ -2,8 +2,8 @@
 
 use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::{CpuInterface, vmcr};
-use crate::delivery::physical;
 use crate::delivery::queue::AfterUnlock;
+use crate::delivery::{lpi_tables, physical};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -89,6 +89,9 @@ fn put_with<H: Host, I: CpuInterface>(
     last(vcpu, &mut shadow);
     drop(shadow);
     vcpu.put(cpu.local());
+    if !mutant(Mutant::StoreForgotten) {
+        lpi_tables::folded(vm, vcpu);
+    }
     after.run(vm, pin);
     Ok(())
 }

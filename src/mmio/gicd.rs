@@ -9,7 +9,8 @@
 //!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
 //!   slices.
 
-use crate::delivery::{change, group_enables, inject, routing};
+use crate::config::LPIS_OF_16_BITS;
+use crate::delivery::{change, group_enables, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId};
@@ -80,16 +81,17 @@ fn split_offset(at: u64) -> (u64, u64) {
 }
 
 /// Returns `GICD_TYPER` (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
-/// `ident.gicd_typer_is_read_only`.
+/// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`.
 fn gicd_typer<H: Host>(vm: &Vm<H>) -> u64 {
     let config = &vm.config;
     let lines = one_less(config.spi_end().div_ceil(32));
-    let lpis = if config.lpi_bits == 0 {
-        0
-    } else {
-        // num_LPIs: 2^(n + 1) LPIs; LPIS.
-        one_less(config.lpi_bits) << 11 | 1 << 17
+    // num_LPIs: 2^(n + 1) LPIs; 0 for all LPIs of IDbits, as on most implementations. Linux warns
+    // of a number beyond the LPIs of 16 bits of INTID.
+    let num_lpis = match config.lpis {
+        0 | LPIS_OF_16_BITS => 0,
+        lpis => one_less(lpis.trailing_zeros()),
     };
+    let lpis = num_lpis << 11 | u64::from(config.lpis != 0) << 17;
 
     // MBIS, IDbits, A3V, No1N, RSS.
     lines | lpis | 1 << 16 | one_less(config.intid_bits()) << 19 | 1 << 24 | 1 << 25 | 1 << 26
@@ -182,22 +184,21 @@ fn gicd_write_word<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, register: u64, place: 
     }
 }
 
-/// Writes `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9): a message sets or clears the
-/// pending latch of an SPI, or raises or lowers the line of a level-sensitive SPI. INTIDs other
-/// than SPIs are ignored. Cases `spi.setspi_edge`, `spi.clrspi_edge`, `spi.setspi_level`,
-/// `spi.setspi_by_halfword`, `spi.setspi_of_a_special_intid`.
+/// Writes `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9): a message makes an SPI pending or
+/// takes the pending state away. A level-sensitive SPI stays pending until the message is taken
+/// back; a message and the line are two sources of the level. INTIDs other than SPIs are ignored.
+/// Cases `spi.setspi_edge`, `spi.clrspi_edge`, `spi.setspi_level`, `spi.clrspi_keeps_the_line`,
+/// `spi.clrspi_of_a_latch`, `spi.setspi_by_halfword`, `spi.setspi_of_a_special_intid`.
 fn message_spi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, set: bool) {
     let Some(irq) = IntId::spi(value as u32 & 0x1fff).and_then(|intid| vm.distributor.spi(intid))
     else {
         return;
     };
 
-    if irq.state().level() {
-        change::set_line(vm, pin, irq, set);
-    } else if set {
-        let _ = inject::raised(vm, pin, irq, irq.raise());
+    if set {
+        change::set_message(vm, pin, irq);
     } else {
-        change::clear_pending(vm, pin, irq);
+        change::clear_message(vm, pin, irq);
     }
 }
 

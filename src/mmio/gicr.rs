@@ -7,8 +7,8 @@
 //!   `reset.gicr_waker`). A sleeping redistributor asks for wake-up, in [`crate::entry::block`]. No
 //!   interrupt is held back by its sleep, only by powering off the vCPU.
 //! * `GICR_CTLR.RWP` reads 1 while a vCPU in the guest still has a disabled SGI, PPI or LPI in a
-//!   list register, and while the pending table is being read (cases `ppi.disabled_while_pending`,
-//!   `lpi.off_while_pending`).
+//!   list register, and while the pending table is being read or written (cases
+//!   `ppi.disabled_while_pending`, `lpi.off_while_pending`, `lpi.stored_when_off`).
 
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
@@ -90,7 +90,7 @@ fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
         | (index as u64) << 8
         | u64::from(last) << 4
         // PLPIS
-        | u64::from(vm.config.lpi_bits != 0)
+        | u64::from(vm.config.lpis != 0)
 }
 
 /// Reads the register of `owner`'s redistributor at the offset `at`. Returns `None` if the
@@ -140,18 +140,19 @@ pub(crate) fn gicr_read<H: Host>(
     })
 }
 
-/// Returns `GICR_CTLR` (12.10). Each poll of RWP reads a further slice of the pending table. Cases
+/// Returns `GICR_CTLR` (12.10). Each poll of RWP reads or writes a further slice of the pending
+/// table. Cases
 /// `reset.gicr_lpis_off`, `lpi.pending_table`.
 fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
     let redistributor = &owner.redistributor;
-    if redistributor.scan.has_more(vm.lpis.capacity()) {
+    if lpi_tables::has_slices(vm, owner) {
         lpi_tables::advance_pending_table(vm, pin, owner);
     }
 
-    // Without a slice left to begin, another CPU may still be reading the last slice.
+    // Without a slice left to begin, another CPU may still be at the last slice.
     let waiting =
-        lpi_tables::is_reading_pending_table(vm, owner) || rwp::is_waiting(owner, RWP_GICR);
-    let lpis = if vm.config.lpi_bits == 0 {
+        lpi_tables::is_busy_with_pending_table(vm, owner) || rwp::is_waiting(owner, RWP_GICR);
+    let lpis = if vm.config.lpis == 0 {
         0
     } else {
         // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
@@ -253,10 +254,11 @@ fn write_base(register: &AtomicU64, mask: u64, at: u64, width: Width, value: u64
 /// Writes `GICR_CTLR.EnableLPIs` (12.10).
 ///
 /// Setting EnableLPIs reads every LPI's configuration and the vCPU's pending table. Clearing
-/// EnableLPIs holds LPIs back. Cases `lpi.off`, `lpi.off_while_pending`, `lpi.off_and_on_again`,
-/// `lpi.pending_table`, `lpi.each_cpu_its_own_enable`.
+/// EnableLPIs holds LPIs back, and moves the pending states to the pending table. Cases `lpi.off`,
+/// `lpi.off_while_pending`, `lpi.off_and_on_again`, `lpi.pending_table`, `lpi.stored_when_off`,
+/// `lpi.stored_table_is_not_the_next`, `lpi.each_cpu_its_own_enable`.
 fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) {
-    if vm.config.lpi_bits == 0 {
+    if vm.config.lpis == 0 {
         return;
     }
 
@@ -272,7 +274,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     if new == 0 {
         // From now on LPIs are held back. The recall below makes the vCPU fold LPIs in list
         // registers.
-        lpi_tables::stop_pending_table(vm, owner);
+        lpi_tables::expect_store(owner);
     } else {
         // `GICR_PROPBASER` counts from now on, also for LPIs mapped before: read every
         // configuration.
@@ -286,6 +288,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
 
     if new == 0 {
         rwp::expect(vm, owner, RWP_GICR);
+        lpi_tables::store_if_on_no_cpu(vm, owner);
     }
 }
 

@@ -161,6 +161,8 @@ mutants! {
     /// Clearing EnableLPIs does not recall the LPIs in list registers.
     DisabledWithoutRecall: "enable_lpis", "disable_against_reentry",
         "LPIs delivered with EnableLPIs = 0";
+    /// A vCPU that leaves its CPU does not start the writing of a pending table that waits.
+    StoreForgotten: "enable_lpis", "store_against_put", "";
 
     /// A CPU is counted as busy only after the claim of its slice.
     BusyAfterTheClaim: "slices", "done_against_two_claims", "";

@@ -115,6 +115,13 @@ impl Slices {
         (self.next.load(Relaxed) as u32) < end
     }
 
+    /// Returns true if a CPU is at work on a slice.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        // Acquire: pairs with the drop of the slice.
+        self.busy.load(Acquire) != 0
+    }
+
     /// Returns true if every slice has been claimed and done; the caller sees the effects.
     #[inline]
     #[must_use]

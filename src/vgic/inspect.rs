@@ -73,7 +73,7 @@ impl<H: Host> fmt::Debug for Vgic<H> {
         f.debug_struct("Vgic")
             .field("vcpus", &self.vcpu_count())
             .field("spis", &self.vm.config.spis)
-            .field("lpi_bits", &self.vm.config.lpi_bits)
+            .field("lpis", &self.vm.config.lpis)
             .field("its", &self.vm.its.len())
             .field("has_deferred", &self.has_deferred())
             .finish_non_exhaustive()

@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use crate::cpu::BASE_HCR;
+use crate::cpu::{self, BASE_HCR};
 use crate::cpu_interface::CpuInterface;
 use crate::lr::{self, ListRegister};
 use crate::trace::Counters;
@@ -245,7 +245,7 @@ impl IchShadow {
     pub(crate) fn set_hcr(&mut self, value: u64, interface: &impl CpuInterface) {
         if self.hcr != value {
             self.hcr = value;
-            interface.write_hcr(value);
+            interface.write_hcr(cpu::to_register(value, interface.vtr()));
         }
     }
 

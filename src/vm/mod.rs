@@ -104,7 +104,7 @@ impl<H: Host> Vm<H> {
             present: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
             growth: SpinLock::new(()),
-            lpis: Radix::new(u32::from(config.lpi_bits)),
+            lpis: Radix::new(config.lpis.next_power_of_two().trailing_zeros()),
             free_list: FreeList::new(),
             garbage: Garbage::default(),
             its: (0..)

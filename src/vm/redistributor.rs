@@ -1,7 +1,7 @@
 //! State of a redistributor (IHI 0069, 12.10). [`crate::mmio::gicr`] has its registers.
 
 use crate::sync::Ordering::{Acquire, Relaxed};
-use crate::sync::{AtomicU32, AtomicU64, Slices};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Slices};
 
 /// `GICR_CTLR.EnableLPIs`.
 pub(crate) const CTLR_ENABLE_LPIS: u32 = 1 << 0;
@@ -14,10 +14,16 @@ pub(crate) struct Redistributor {
     pub(crate) ctlr: AtomicU32,
     /// `GICR_WAKER.ProcessorSleep`.
     pub(crate) waker: AtomicU32,
-    /// `GICR_PENDBASER`, with PTZ as last written.
+    /// `GICR_PENDBASER`, with PTZ as last written, until LPIs are enabled.
     pub(crate) pendbaser: AtomicU64,
     /// LPIs with bits of the pending table to read.
     pub(crate) scan: Slices,
+    /// LPIs with bits of the pending table to write.
+    pub(crate) store: Slices,
+    /// 1 while the pending table has to be written once the vCPU has folded the list registers.
+    pub(crate) store_due: AtomicU8,
+    /// `GICR_PENDBASER` when the guest disabled LPIs.
+    pub(crate) store_base: AtomicU64,
 }
 
 impl Redistributor {
@@ -28,6 +34,9 @@ impl Redistributor {
             waker: AtomicU32::new(WAKER_PROCESSOR_SLEEP),
             pendbaser: AtomicU64::new(0),
             scan: Slices::new(),
+            store: Slices::new(),
+            store_due: AtomicU8::new(0),
+            store_base: AtomicU64::new(0),
         }
     }
 

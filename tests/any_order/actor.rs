@@ -102,6 +102,11 @@ impl Host for Guest {
         Ok(())
     }
 
+    /// Accepts a pending table, and keeps none.
+    fn write_memory(&self, gpa: u64, _bytes: &[u8]) -> Result<(), BadAddress> {
+        (gpa & !0xffff == PENDING).then_some(()).ok_or(BadAddress)
+    }
+
     fn deactivate(&self, _physical: PhysicalInterrupt) {}
     fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
         physical.intid().raw() & 1 != 0
@@ -386,7 +391,7 @@ impl<'s, C: Choices> Actor<'s, C> {
         let vcpu = self.vcpu();
         assert!(vm.claims(vm.config().distributor));
         assert!(vm.vcpu_count() <= vm.config().max_vcpus);
-        let _ = (vm.host(), vm.has_deferred(), vm.sysreg_read(SysReg::Sre));
+        let _ = (vm.host(), vm.has_deferred());
 
         self.with_pin(pins, |actor, domain, pin| {
             let affinity = vm.affinity(pin, vcpu);
@@ -549,10 +554,17 @@ impl<'s, C: Choices> Actor<'s, C> {
             SysReg::Asgi1r,
             SysReg::Dir,
             SysReg::Sre,
+            SysReg::Pmr,
+            SysReg::Ctlr,
+            SysReg::Rpr,
         ];
-        let (vcpu, register) = (self.vcpu(), registers[self.choices.below(5)]);
+        let (vcpu, register) = (self.vcpu(), registers[self.choices.below(8)]);
         let value = self.choices.number();
         self.with_cpu(pins, |_, on, pin| {
+            // A register that cannot be read is refused everywhere.
+            if let Some(read) = vm.sysreg_read(pin, vcpu, register) {
+                vm.check::<_, ()>(on.domain, Ok(read));
+            }
             vm.check(on.domain, vm.sysreg_write(pin, vcpu, register, value));
         });
     }
@@ -667,7 +679,7 @@ fn config(vcpus: usize, max_vcpus: usize) -> Config {
     let mut config = Config {
         max_vcpus,
         spis: 32,
-        lpi_bits: 9,
+        lpis: 512,
         its: vec![its(GITS), its(GITS2)],
         ..Config::new(affinities.collect())
     };

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
@@ -45,7 +46,7 @@ pub struct TestHost {
     /// Connected physical interrupts with high lines.
     pub high: Mutex<Vec<PhysicalInterrupt>>,
     pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
-    /// Reads of RAM so far.
+    /// Accesses of RAM by the library so far.
     pub reads: AtomicU64,
 }
 
@@ -87,6 +88,15 @@ impl Host for TestHost {
                 .get(&(at >> 12))
                 .map_or(0, |page| page[at as usize & 0xfff]);
         }
+        Ok(())
+    }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let end = gpa.checked_add(bytes.len() as u64).ok_or(BadAddress)?;
+        if gpa < RAM || end > RAM + RAM_SIZE {
+            return Err(BadAddress);
+        }
+        self.write_ram(gpa, bytes);
         Ok(())
     }
     fn deactivate(&self, physical: PhysicalInterrupt) {
@@ -136,6 +146,15 @@ impl Machine {
 
     /// Returns a VM of a domain that other VMs may be of, on CPUs from `first_cpu` on.
     pub fn on(domain: Arc<Domain>, first_cpu: u16, config: Config) -> Self {
+        let vtr = Vtr {
+            id_bits: if config.intid_bits() > 16 { 24 } else { 16 },
+            ..NEOVERSE
+        };
+        Self::with_vtr(domain, first_cpu, config, vtr)
+    }
+
+    /// Returns a VM of a domain, on CPUs from `first_cpu` on with the properties `vtr`.
+    pub fn with_vtr(domain: Arc<Domain>, first_cpu: u16, config: Config, vtr: Vtr) -> Self {
         let count = config.max_vcpus;
         let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
         let cpus = (0..count)
@@ -143,7 +162,7 @@ impl Machine {
                 vm.power_on(vcpu(n));
                 Cpu::new(
                     domain.register(CpuId(first_cpu + n as u16)).unwrap(),
-                    SoftwareInterface::default(),
+                    SoftwareInterface::new(vtr),
                 )
             })
             .collect();
@@ -168,8 +187,11 @@ impl Machine {
             self.write(n, self.gicr(n) + 0x1_0080, u32::MAX);
             self.enter(n);
             self.guest(n).write_igrpen1(true);
-            self.guest(n).write_pmr(0xf8).unwrap();
+            let masked = self.guest(n).write_pmr(0xf8);
             self.exit(n);
+            if masked.is_err() {
+                self.sysreg(n, SysReg::Pmr, 0xf8);
+            }
         }
         self.advance();
         self.vm.host().take_calls();

@@ -16,6 +16,8 @@ pub const FORWARDED: [(u32, u16); 4] = [(30, 27), (33, 64), (34, 100), (38, 38)]
 /// Bits for 32 LPIs. The first [`LPIS`] are used often.
 pub const LPI_BITS: u32 = 5;
 pub const LPIS: u32 = 12;
+/// A pending table of [`Operation::EnableLpis`] that the guest leaves as the GIC has written it.
+pub const KEPT_TABLE: u32 = 1 << LPIS;
 /// The ITSes: a few DeviceIDs, and quotas within easy reach.
 pub const ITSES: [Size; 2] = [
     Size {
@@ -72,7 +74,7 @@ pub enum Operation {
     /// `GITS_CTLR.Enabled` of an ITS.
     EnableIts(usize, usize, bool),
     /// `GICR_CTLR.EnableLPIs` of the second PE: cleared, or set with the given bits in the pending
-    /// table from LPI 8192 on.
+    /// table from LPI 8192 on, or with [`KEPT_TABLE`].
     EnableLpis(usize, usize, Option<u32>),
     /// A change of an LPI's configuration, made effective in one of several ways.
     Configure(usize, u32, u8, u8),

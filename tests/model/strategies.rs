@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use crate::operation::{CPUS, FORWARDED, ITSES, LPIS, Operation, PES, SPIS};
+use crate::operation::{CPUS, FORWARDED, ITSES, KEPT_TABLE, LPIS, Operation, PES, SPIS};
 use crate::reference::Frame;
 
 /// Returns a sequence of at most `length` operations.
@@ -69,7 +69,12 @@ fn its() -> impl Strategy<Value = usize> {
 
 /// Returns `None` for LPIs off, or a pending table, empty or not, for LPIs on.
 fn table() -> impl Strategy<Value = Option<u32>> {
-    prop_oneof![2 => Just(None), 3 => Just(Some(0)), 2 => (0..1_u32 << LPIS).prop_map(Some)]
+    prop_oneof![
+        2 => Just(None),
+        1 => Just(Some(0)),
+        2 => Just(Some(KEPT_TABLE)),
+        2 => (0..1_u32 << LPIS).prop_map(Some),
+    ]
 }
 
 fn sgi() -> impl Strategy<Value = u64> {

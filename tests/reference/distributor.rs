@@ -123,14 +123,18 @@ impl Distributor {
         }
     }
 
-    /// Applies `GICD_SETSPI_NSR` or `GICD_CLRSPI_NSR`. For a level-sensitive SPI the message sets
-    /// the line.
+    /// Applies `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9).
+    ///
+    /// A level-sensitive SPI "will remain pending until it is deasserted by a write to
+    /// GICD_CLRSPI_NSR". That write "changes the state of a pending SPI to inactive, and the state
+    /// of an active and pending SPI to active". The input line is no part of the state: an SPI with
+    /// a high line is asserted again, as after `GICD_ICPENDR<n>`.
     fn message(&mut self, value: u64, set: bool) {
         if let Some(spi) = self.spi(value as u32 & 0x1fff) {
-            if spi.level {
-                spi.line = set;
-            } else {
-                spi.latch = set;
+            match set {
+                true if spi.level => spi.message = true,
+                true => spi.latch = true,
+                false => (spi.message, spi.latch) = (false, false),
             }
         }
     }

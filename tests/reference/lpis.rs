@@ -28,7 +28,8 @@ pub struct Lpis {
     pub mapped: BTreeMap<u32, Lpi>,
     /// The LPI configuration table in memory, a byte for each LPI, from INTID 8192 on.
     pub configuration: Vec<u8>,
-    /// The LPI pending table in memory of each PE, as written by software.
+    /// The LPI pending table in memory of each PE, as written by software or by the
+    /// redistributor.
     pub pending: Vec<BTreeSet<u32>>,
 }
 
@@ -109,11 +110,26 @@ impl Lpis {
         }
     }
 
-    /// Enables the LPIs of PE `pe`: both tables are read. LPIs pending at the disable stay pending,
-    /// as if stored to the pending table and read back.
-    pub fn enable(&mut self, pe: usize) {
+    /// Disables the LPIs of PE `pe`. IHI 0069, 5.1.2: the LPI pending table holds the pending state
+    /// of the redistributor's LPIs in memory. The redistributor caches the state only while
+    /// EnableLPIs is 1; RWP is 0 once the table is complete.
+    pub fn disable(&mut self, pe: usize) {
+        self.pending[pe].clear();
+        for (intid, lpi) in &mut self.mapped {
+            if lpi.at == Some(pe) && std::mem::take(&mut lpi.interrupt.latch) {
+                self.pending[pe].insert(*intid);
+            }
+        }
+    }
+
+    /// Enables the LPIs of PE `pe`: the configuration is read, and the pending table unless
+    /// `GICR_PENDBASER.PTZ` says that it `is_zero`.
+    pub fn enable(&mut self, pe: usize, is_zero: bool) {
         let all: Vec<u32> = self.mapped.keys().copied().collect();
         all.into_iter().for_each(|intid| self.invalidate(intid));
+        if is_zero {
+            return;
+        }
         for intid in &self.pending[pe] {
             if let Some(lpi) = self.mapped.get_mut(intid)
                 && lpi.at == Some(pe)

@@ -43,6 +43,8 @@ pub struct Interrupt {
     pub latch: bool,
     /// Level of the input line.
     pub line: bool,
+    /// Asserted by a message (`GICD_SETSPI_NSR`) while level-sensitive; a source beside the line.
+    pub message: bool,
     pub active: bool,
     pub enabled: bool,
     pub group1: bool,
@@ -53,7 +55,18 @@ pub struct Interrupt {
 
 impl Interrupt {
     pub fn pending(&self) -> bool {
-        self.latch || self.level && self.line
+        self.latch || self.level && (self.line || self.message)
+    }
+
+    /// Sets the level of the input line. IHI 0069, interrupt types: an edge-triggered interrupt "is
+    /// asserted on detection of a rising edge of an interrupt signal and then, regardless of the
+    /// state of the signal, remains asserted until" acknowledged. A level-sensitive one "is
+    /// asserted whenever the interrupt signal level is active, and deasserted whenever the level is
+    /// not active".
+    pub fn set_line(&mut self, high: bool) {
+        let rises = high && !self.line;
+        self.latch |= rises && !self.level;
+        self.line = high;
     }
 }
 
@@ -128,8 +141,15 @@ impl Gic {
             Frame::Redistributor(pe) => {
                 let before = self.redistributors[pe].lpis_enabled;
                 self.redistributors[pe].write(offset, bytes, value);
-                if self.redistributors[pe].lpis_enabled && !before {
-                    self.lpis.enable(pe);
+                let redistributor = &mut self.redistributors[pe];
+                match (before, redistributor.lpis_enabled) {
+                    (false, true) => {
+                        // The claim of PTZ is about this moment.
+                        let zero = std::mem::take(&mut redistributor.table_is_zero);
+                        self.lpis.enable(pe, zero);
+                    }
+                    (true, false) => self.lpis.disable(pe),
+                    _ => {}
                 }
             }
         }

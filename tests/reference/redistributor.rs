@@ -12,6 +12,8 @@ pub struct Redistributor {
     pub private: [Interrupt; 32],
     /// `GICR_CTLR.EnableLPIs`.
     pub lpis_enabled: bool,
+    /// `GICR_PENDBASER.PTZ`, as last written.
+    pub table_is_zero: bool,
     has_lpis: bool,
     /// `GICR_WAKER.ProcessorSleep`.
     pub sleeps: bool,
@@ -26,6 +28,7 @@ impl Redistributor {
                 ..Interrupt::default()
             }),
             lpis_enabled: false,
+            table_is_zero: false,
             has_lpis,
             sleeps: true,
         }
@@ -64,6 +67,8 @@ impl Redistributor {
         match (offset, bytes) {
             (0x0, 4) => self.lpis_enabled = self.has_lpis && value & 1 != 0,
             (0x14, 4) => self.sleeps = value & 2 != 0,
+            // Ignored while LPIs are enabled.
+            (0x78, 8) if !self.lpis_enabled => self.table_is_zero = value >> 62 & 1 != 0,
             (0x1_0400..0x1_0420, _) => {
                 write_priorities(
                     &mut self.private,

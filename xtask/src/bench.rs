@@ -20,11 +20,7 @@ Examples:
                                      compiled in";
 
 /// The folders of the files that name the benchmarks.
-const FOLDERS: [&str; 3] = [
-    "benches",
-    "benches/common",
-    "perf/host/src",
-];
+const FOLDERS: [&str; 3] = ["benches", "benches/common", "perf/host/src"];
 
 /// Options of `cargo xtask bench`.
 #[derive(Clone, Debug, Default)]

@@ -161,11 +161,14 @@ fn system_register(
     let register = trapped.register();
 
     let done = match trapped.sysreg() {
-        Some(target) if trapped.is_read() => vgic.sysreg_read(target).map(|value| {
-            if register != XZR {
-                frame.x[register] = value;
-            }
-        }),
+        Some(target) if trapped.is_read() => {
+            let value = vgic.sysreg_read(pin, cpu.vcpu, target);
+            value.map(|value| {
+                if register != XZR {
+                    frame.x[register] = value;
+                }
+            })
+        }
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
             let written = vgic.sysreg_write(pin, cpu.vcpu, target, value);

@@ -14,8 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use spin::Once;
-use vgic::config::{ItsConfig, RedistributorRegion};
-use vgic::cpu_interface::CpuInterface;
+use vgic::config::{ItsConfig, LPIS_OF_16_BITS, RedistributorRegion};
 use vgic::cpu_interface::ich::Ich;
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, IntId};
@@ -47,9 +46,9 @@ static GUEST: Once<Guest> = Once::new();
 ///
 /// # Panics
 /// If the machine's controller cannot be emulated.
-pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, interface: &Ich) {
+pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost) {
     GUEST.call_once(|| {
-        let config = vgic_config(machine, &host, interface);
+        let config = vgic_config(machine, &host);
         let domain = Domain::new();
         let controller = Vgic::new(&domain, config, host)
             .unwrap_or_else(|error| panic!("no interrupt controller for the guest: {error}"));
@@ -64,7 +63,7 @@ pub(crate) fn init(machine: &Machine, stage2: Stage2, host: PassthroughHost, int
 
 /// Returns a configuration like the controller in the device tree, with every SPI of the
 /// architecture.
-fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Config {
+fn vgic_config(machine: &Machine, host: &PassthroughHost) -> Config {
     let cpus = machine.cpus.iter();
     let affinities: Vec<_> = cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect();
     let mut config = Config::new(affinities);
@@ -82,8 +81,7 @@ fn vgic_config(machine: &Machine, host: &PassthroughHost, interface: &Ich) -> Co
     config.maintenance =
         IntId::ppi(machine.gic.maintenance).expect("the maintenance interrupt is a PPI");
     if !host.gic.its.is_empty() {
-        // A list register holds INTIDs of at least 16 bits.
-        config.lpi_bits = if interface.vtr().id_bits > 16 { 16 } else { 15 };
+        config.lpis = LPIS_OF_16_BITS;
         let frames = machine.gic.its.iter();
         config.its = frames
             .map(|frame| ItsConfig::at(frame.start as u64))

@@ -119,6 +119,20 @@ impl Host for PassthroughHost {
         Ok(())
     }
 
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let start = usize::try_from(gpa).map_err(|_| BadAddress)?;
+        let end = start.checked_add(bytes.len()).ok_or(BadAddress)?;
+        if !self.memory.contains(&(start..end)) {
+            return Err(BadAddress);
+        }
+        for (address, byte) in (start..end).zip(bytes) {
+            // SAFETY: the address is in RAM of the guest, mapped by identity, and nothing of hyp's
+            // is there. The write is volatile because the guest may access it at the same time.
+            unsafe { (address as *mut u8).write_volatile(*byte) };
+        }
+        Ok(())
+    }
+
     fn deactivate(&self, physical: PhysicalInterrupt) {
         match physical {
             PhysicalInterrupt::Ppi { cpu, intid } => {

@@ -64,6 +64,20 @@ impl Host for VmHost {
         Ok(())
     }
 
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let offset = gpa.checked_sub(RAM as u64).ok_or(BadAddress)? as usize;
+        let end = offset.checked_add(bytes.len()).ok_or(BadAddress)?;
+        if end > self.memory.len() {
+            return Err(BadAddress);
+        }
+        for (address, byte) in (self.memory.start + offset..).zip(bytes) {
+            // SAFETY: the address is in the VM's own RAM, mapped by identity. The write is volatile
+            // because the VM may access it at the same time.
+            unsafe { (address as *mut u8).write_volatile(*byte) };
+        }
+        Ok(())
+    }
+
     /// Does nothing, and is never called: no physical interrupt is forwarded to a VM.
     fn deactivate(&self, physical: PhysicalInterrupt) {
         debug_assert!(false, "{physical:?} is not a vm's");

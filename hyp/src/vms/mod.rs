@@ -67,8 +67,8 @@ const QUOTA: ItsConfig = ItsConfig {
     ..ItsConfig::at(ITS)
 };
 
-/// INTID bits of LPIs.
-const LPI_BITS: u8 = 13;
+/// Number of a VM's LPIs.
+const LPIS: u32 = 8192;
 
 /// A VM's interrupt controller.
 type Controller = Vgic<VmHost>;
@@ -162,7 +162,7 @@ impl Vm {
         let cpus = machine.cpus.iter();
         let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
         config.its.push(QUOTA);
-        config.lpi_bits = LPI_BITS;
+        config.lpis = LPIS;
 
         let stage2 = Stage2::for_vm(index, &ram, RAM);
         let host = VmHost::new(gic, ram, machine.cpus.len());

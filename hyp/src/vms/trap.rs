@@ -102,7 +102,7 @@ fn system_register(vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>, trapped: SysRegTrap)
     let register = trapped.register();
     let value = vcpu.frame().x.get(register).copied().unwrap_or(0);
     match trapped.sysreg() {
-        Some(target) if trapped.is_read() => match vgic.sysreg_read(target) {
+        Some(target) if trapped.is_read() => match vgic.sysreg_read(pin, vcpu.id, target) {
             Some(_) if register == XZR => {}
             Some(value) => vcpu.frame().x[register] = value,
             None => return inject::undefined(),

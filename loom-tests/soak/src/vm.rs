@@ -120,6 +120,14 @@ impl Host for Embedder {
         Ok(())
     }
 
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut ram = self.ram.lock().expect("no panic while locked");
+        let place = ram.get_mut(gpa as usize..).ok_or(BadAddress)?;
+        let place = place.get_mut(..bytes.len()).ok_or(BadAddress)?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
+
     fn deactivate(&self, physical: PhysicalInterrupt) {
         panic!("no interrupt is forwarded, and {physical:?} is to be deactivated");
     }
@@ -145,7 +153,7 @@ impl Machine {
 
         let mut config = Config::new(affinities).with_its(GITS[0]).with_its(GITS[1]);
         config.spis = 32;
-        config.lpi_bits = 5;
+        config.lpis = 32;
         for its in &mut config.its {
             its.device_bits = 1;
             its.event_bits = 2;

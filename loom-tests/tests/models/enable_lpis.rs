@@ -13,6 +13,7 @@ use loom_tests::{Machine, Observation, V0, V1, check, discard, mapti, movi, sole
 const CTLR: u64 = 0;
 const RWP: u64 = 1 << 3;
 const PENDBASER_HIGH: u64 = 0x7c;
+const PTZ_HIGH: u64 = 1 << 30;
 
 /// Races EnableLPIs = 0 against exit and re-entry, with the LPI in a list register. Once `RWP`
 /// reads as zero, the guest does not get the LPI. Once LPIs are enabled again, the guest gets the
@@ -182,6 +183,35 @@ fn disable_against_enable() {
             machine.vm.advance(&cpu.pin()).unwrap();
         }
         assert!(!machine.vm.has_deferred(), "work that does not end");
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races EnableLPIs = 0 against the vCPU's leaving its CPU, with the LPI in a list register. Either
+/// the CPU that disables LPIs or the one that puts the vCPU writes the pending table, and RWP ends.
+#[test]
+fn store_against_put() {
+    check(5, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        });
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+
+        for _ in 0..4 {
+            machine.vm.advance(&cpu.pin());
+        }
+        assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0, "never written");
+        // With PTZ nothing comes back: the pending state is in the table alone.
+        machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, PTZ_HIGH);
+        machine.gicr(&cpu.pin(), V0, CTLR, 1);
+        assert_eq!(machine.serve(&cpu, V0), 0);
         sole(machine).finish(&cpu);
     });
 }

@@ -69,6 +69,14 @@ impl Host for QuietHost {
         }
         Ok(())
     }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        // Pending tables are written by double words.
+        for (at, bytes) in (gpa..).step_by(8).zip(bytes.chunks_exact(8)) {
+            let word = u64::from_le_bytes(bytes.try_into().map_err(|_| BadAddress)?);
+            self.word(at).ok_or(BadAddress)?.store(word, Relaxed);
+        }
+        Ok(())
+    }
     fn deactivate(&self, _physical: PhysicalInterrupt) {}
     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
         false

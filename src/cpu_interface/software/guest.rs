@@ -134,7 +134,6 @@ impl SoftwareInterface {
     /// # Errors
     /// [`Trapped`] while `ICH_HCR_EL2.TC` is set.
     pub fn read_ctlr(&self) -> Result<u64, Trapped> {
-        const A3V: u64 = 1 << 15;
         self.trap(hcr::TC)?;
         let vmcr = self.vmcr.get();
         let priority_bits = u64::from(self.vtr.priority_bits) - 1;
@@ -143,7 +142,7 @@ impl SoftwareInterface {
             | u64::from(vmcr & vmcr::VEOIM != 0) << 1
             | priority_bits << 8
             | id_bits << 11
-            | A3V)
+            | u64::from(self.vtr.affinity3) << 15)
     }
 
     /// Writes the writable bits of `ICC_CTLR_EL1`: `CBPR` and `EOImode`.

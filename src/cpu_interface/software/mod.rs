@@ -60,14 +60,18 @@ use crate::{
 };
 pub use guest::{SPURIOUS, Trapped};
 
-/// Properties of a Neoverse N1 or V1, except for the 24 INTID bits (the cores have 16): 4 list
-/// registers, 5 bits of priority and of preemption, and the trap of `ICC_DIR_EL1`.
+/// Properties of a Neoverse N1 or V1: 4 list registers, 5 bits of priority and of preemption, 16
+/// bits of INTID, and the trap of `ICC_DIR_EL1`.
 pub const NEOVERSE: Vtr = Vtr {
     list_registers: 4,
     priority_bits: 5,
     preemption_bits: 5,
-    id_bits: 24,
+    id_bits: 16,
     traps_dir: true,
+    affinity3: true,
+    local_serrors: false,
+    direct_injection: false,
+    masks_direct_injection: false,
 };
 
 /// Counts of the hypervisor's accesses to each kind of register through [`CpuInterface`].

@@ -36,6 +36,9 @@ impl Host for Log {
     fn read_memory(&self, _gpa: u64, _buffer: &mut [u8]) -> Result<(), BadAddress> {
         Err(BadAddress)
     }
+    fn write_memory(&self, _gpa: u64, _bytes: &[u8]) -> Result<(), BadAddress> {
+        Err(BadAddress)
+    }
     fn deactivate(&self, physical: PhysicalInterrupt) {
         self.deactivated.lock().unwrap().push(physical);
     }

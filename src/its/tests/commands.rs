@@ -223,7 +223,7 @@ fn each_mistake_has_its_error_and_no_effect() {
         config.its[0].device_bits = 10;
         config.its[0].event_bits = 8;
         config.its[0].collections = 20;
-        config.lpi_bits = 8;
+        config.lpis = 256;
     })
     .with_device_1();
     guest.run(&[mapti(1, 3, 8192, 2), mapti(1, 4, 8193, 9)]);

@@ -100,6 +100,15 @@ impl Host for TestHost {
         buffer.copy_from_slice(ram.get(start..end).ok_or(BadAddress)?);
         Ok(())
     }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let start = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let mut ram = self.ram.lock().unwrap();
+        let end = start.checked_add(bytes.len()).ok_or(BadAddress)?;
+        ram.get_mut(start..end)
+            .ok_or(BadAddress)?
+            .copy_from_slice(bytes);
+        Ok(())
+    }
     fn deactivate(&self, _physical: PhysicalInterrupt) {}
     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
         false

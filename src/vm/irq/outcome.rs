@@ -108,6 +108,12 @@ impl Changed {
     pub(crate) fn takes_physical(self) -> bool {
         self.old.hw() && !self.new.hw()
     }
+
+    /// Returns true if a line of an edge-triggered interrupt has risen.
+    #[inline]
+    pub(crate) fn is_rising_edge(self) -> bool {
+        !self.old.level() && !self.old.line() && self.new.line()
+    }
 }
 
 /// Result of folding and pruning, in a single step, an interrupt with an empty list register.
@@ -147,12 +153,12 @@ pub(crate) struct Folded {
     pub(crate) delivered: bool,
     /// The pending state of the register coalesced with an injection since the fill.
     pub(crate) coalesced: bool,
-    /// The pending state of the register was withdrawn: cleared, unmapped, the line dropped, or the
-    /// level waits for a deactivation now.
+    /// The pending state of the register was withdrawn: cleared, unmapped, or the level dropped
+    /// or waits for a deactivation now.
     pub(crate) withdrawn: bool,
     /// The guest deactivated a level-sensitive interrupt: the line has to be sampled again.
     pub(crate) resample: bool,
-    /// The line was still high at the deactivation: the interrupt is pending once more.
+    /// The level was still high at the deactivation: the interrupt is pending once more.
     pub(crate) repended: bool,
     /// The hypervisor has to deactivate a physical interrupt, because the guest's deactivation was
     /// cancelled.

@@ -1,11 +1,12 @@
 //! Transitions by an injection, a line or a register write. Any CPU, any time, no lock.
 
+use crate::intid::VcpuId;
 use crate::steps::step;
 use crate::sync::Ordering::AcqRel;
 use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, PENDING, Raised, State,
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, MESSAGE, PENDING, Raised, State,
     mutant_hooks,
 };
 
@@ -31,20 +32,32 @@ impl Irq {
         }
     }
 
-    /// Sets the level of the input line.
+    /// Sets the level of the input line. A line of an edge-triggered interrupt that rises is an
+    /// edge, to be raised by the caller ([`Changed::is_rising_edge`]).
     #[inline]
     pub(crate) fn set_line(&self, high: bool) -> Changed {
+        self.set_source(LINE, high)
+    }
+
+    /// Asserts the level-sensitive interrupt by a message: `GICD_SETSPI_NSR`.
+    pub(crate) fn set_message(&self) -> Changed {
+        self.set_source(MESSAGE, true)
+    }
+
+    /// Sets one of the sources of the level ([`ASSERTED`]).
+    #[inline]
+    fn set_source(&self, source: u64, high: bool) -> Changed {
         step();
         // AcqRel: module docs of `irq`, "Publication".
         let old = State(if high {
-            self.state.fetch_or(LINE, AcqRel)
+            self.state.fetch_or(source, AcqRel)
         } else {
-            self.state.fetch_and(!LINE, AcqRel)
+            self.state.fetch_and(!source, AcqRel)
         });
 
-        let new = old.with_flag(LINE, high);
+        let new = old.with_flag(source, high);
 
-        let changed = old.line() != high && old.level();
+        let changed = old.level_is_high() != new.level_is_high();
         let follow_up = match old.queued_on() {
             _ if !changed => FollowUp::Nothing,
             _ if high => new.follow_up_pending(old),
@@ -81,11 +94,39 @@ impl Irq {
     /// Withdraws the latch and a list register's pending state: `ICPENDR`, `CLEAR`. A physical PPI
     /// stays owned ([`physical`](super::physical)).
     pub(crate) fn clear_pending(&self) -> Changed {
+        self.clear_pending_and(0)
+    }
+
+    /// Takes a message back, and clears the pending state as [`Irq::clear_pending`] does:
+    /// `GICD_CLRSPI_NSR`. The line stays.
+    pub(crate) fn clear_message(&self) -> Changed {
+        self.clear_pending_and(MESSAGE)
+    }
+
+    #[inline(always)]
+    fn clear_pending_and(&self, source: u64) -> Changed {
         self.update(|old| {
             let physical = if old.active() { 0 } else { HW };
             let cancel = if old.in_lr() { CANCEL_P } else { 0 };
-            let left = self.released(old, PENDING | physical);
+            let left = self.released(old, PENDING | source | physical);
             mutant_hooks::of_clear_pending(old, left.with(cancel, 0))
+        })
+    }
+
+    /// Takes the pending latch of an LPI routed to `vcpu`, whose pending state has moved to the
+    /// pending table. Returns `None`, changing nothing, without a latch or with another target.
+    pub(crate) fn take_pending(&self, vcpu: VcpuId) -> Option<Changed> {
+        let (old, new) = self
+            .transition(|old| {
+                let here = old.latch() && old.target() == Some(vcpu);
+                here.then(|| old.with(0, PENDING))
+            })
+            .ok()?;
+
+        Some(Changed {
+            old,
+            new,
+            follow_up: new.follow_up_change(),
         })
     }
 

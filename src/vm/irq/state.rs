@@ -4,22 +4,23 @@
 //! |-------|------------|---------|
 //! | 0     | PENDING    | pending latch: an edge, an MSI, `ISPENDR`, a forwarded interrupt |
 //! | 1     | LINE       | level of the input line |
-//! | 2     | ACTIVE     | active, and in no list register |
-//! | 3     | HW         | a physical interrupt is active on the guest's behalf, to be deactivated |
-//! | 4     | UNMAPPED   | LPI without a mapping: a raise has no effect |
-//! | 5     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
-//! | 6     | GROUP1     | `IGROUPR` |
-//! | 7     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
-//! | 8     | IN_LR      | in a list register of `queued_on` |
-//! | 9     | LR_PENDING | last known: pending in the list register |
-//! | 10    | LR_ACTIVE  | last known: active in the list register |
-//! | 11    | LR_LATCH   | LR_PENDING came from the latch, not from the line |
-//! | 12    | LR_HW      | the list register is backed by the physical interrupt |
-//! | 13    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
-//! | 14    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
-//! | 15    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
-//! | 27:16 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
-//! | 39:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
+//! | 2     | MESSAGE    | asserted by `GICD_SETSPI_NSR` while level-sensitive, beside the line |
+//! | 3     | ACTIVE     | active, and in no list register |
+//! | 4     | HW         | a physical interrupt is active on the guest's behalf, to be deactivated |
+//! | 5     | UNMAPPED   | LPI without a mapping: a raise has no effect |
+//! | 6     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
+//! | 7     | GROUP1     | `IGROUPR` |
+//! | 8     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
+//! | 9     | IN_LR      | in a list register of `queued_on` |
+//! | 10    | LR_PENDING | last known: pending in the list register |
+//! | 11    | LR_ACTIVE  | last known: active in the list register |
+//! | 12    | LR_LATCH   | LR_PENDING came from the latch, not from the level |
+//! | 13    | LR_HW      | the list register is backed by the physical interrupt |
+//! | 14    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
+//! | 15    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
+//! | 26:16 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
+//! | 27    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
+//! | 38:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
 //! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
@@ -27,7 +28,7 @@
 //! with constants that fit into an instruction.
 //!
 //! Filling a list register *moves* the latch, the active state and the physical interrupt into the
-//! register. Folding moves the remainder back. A bit 0, 2 or 3 found set together with IN_LR has
+//! register. Folding moves the remainder back. A bit 0, 3 or 4 found set together with IN_LR has
 //! arrived after the fill, and no arrival is lost or doubled.
 //!
 //! `queued_on` and the list's reference change in the same compare-and-swap: the list holds an
@@ -38,7 +39,7 @@ use core::fmt;
 use crate::intid::VcpuId;
 
 /// The width of `target` and `queued_on`.
-const VCPU: u64 = 0xfff;
+const VCPU: u64 = 0x7ff;
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $get:ident;)*) => {
@@ -69,34 +70,36 @@ flags! {
     PENDING = 0, latch;
     /// Set while the input line is high.
     LINE = 1, line;
+    /// Set while a message asserts the level-sensitive interrupt.
+    MESSAGE = 2, message;
     /// Set while the interrupt is active outside the list registers.
-    ACTIVE = 2, active;
+    ACTIVE = 3, active;
     /// Set while a physical interrupt is active on the guest's behalf, outside the list registers.
-    HW = 3, hw;
+    HW = 4, hw;
     /// Set for an LPI without a mapping.
-    UNMAPPED = 4, unmapped;
+    UNMAPPED = 5, unmapped;
     /// Set while the interrupt is enabled.
-    ENABLED = 5, enabled;
+    ENABLED = 6, enabled;
     /// Set for Group 1.
-    GROUP1 = 6, group1;
+    GROUP1 = 7, group1;
     /// Set for a level-sensitive interrupt.
-    LEVEL = 7, level;
+    LEVEL = 8, level;
     /// Set while the interrupt is in a list register.
-    IN_LR = 8, in_lr;
+    IN_LR = 9, in_lr;
     /// Set if the list register was pending when last known.
-    LR_PENDING = 9, lr_pending;
+    LR_PENDING = 10, lr_pending;
     /// Set if the list register was active when last known.
-    LR_ACTIVE = 10, lr_active;
+    LR_ACTIVE = 11, lr_active;
     /// Set if the pending state of the list register came from the latch.
-    LR_LATCH = 11, lr_latch;
+    LR_LATCH = 12, lr_latch;
     /// Set if the list register is backed by a physical interrupt.
-    LR_HW = 12, lr_hw;
+    LR_HW = 13, lr_hw;
     /// Set if a pending state of the list register is cancelled.
-    CANCEL_P = 13, cancel_pending;
+    CANCEL_P = 14, cancel_pending;
     /// Set if an active state of the list register is cancelled.
-    CANCEL_A = 14, cancel_active;
+    CANCEL_A = 15, cancel_active;
     /// Set while a physical interrupt may be forwarded.
-    CONNECTED = 15, connected;
+    CONNECTED = 27, connected;
 }
 
 const QUEUED_SHIFT: u32 = 16;
@@ -108,6 +111,8 @@ const REFS_SHIFT: u32 = 48;
 pub(crate) const TARGET: u64 = VCPU << TARGET_SHIFT;
 /// One reference.
 pub(crate) const REF: u64 = 1 << REFS_SHIFT;
+/// Sources of a level: the line, and messages.
+pub(crate) const ASSERTED: u64 = LINE | MESSAGE;
 /// All bits about the stay in a list register.
 pub(crate) const LR_BITS: u64 =
     IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A;
@@ -216,12 +221,19 @@ impl State {
 
 /// Predicates.
 impl State {
+    /// Returns true if the interrupt is level-sensitive and asserted, by the line or by a message.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn level_is_high(self) -> bool {
+        self.level() && (self.line() || self.message())
+    }
+
     /// Returns true if the interrupt is pending outside the list registers: by the latch, or by the
-    /// line of a level-sensitive interrupt.
+    /// level.
     #[inline]
     #[must_use]
     pub(crate) const fn pending(self) -> bool {
-        self.0 & PENDING != 0 || self.0 & (LEVEL | LINE) == LEVEL | LINE
+        self.0 & PENDING != 0 || self.level_is_high()
     }
 
     /// Returns true if the interrupt may fill a list register: pending, enabled, mapped, routed and
@@ -240,7 +252,7 @@ impl State {
     #[must_use]
     pub(crate) const fn is_idle(self) -> bool {
         const COMPARED: u64 =
-            PENDING | LINE | ACTIVE | HW | UNMAPPED | ENABLED | VCPU << QUEUED_SHIFT;
+            PENDING | ASSERTED | ACTIVE | HW | UNMAPPED | ENABLED | VCPU << QUEUED_SHIFT;
         self.0 & COMPARED == ENABLED
     }
 
@@ -301,12 +313,12 @@ impl State {
     }
 
     /// Returns true if the interrupt leaves the list after the guest has ended the list register:
-    /// nothing has arrived since the fill, and no line has to be sampled. One comparison for an
+    /// nothing has arrived since the fill, and no level has to be sampled. One comparison for an
     /// edge.
     #[inline]
     #[must_use]
     pub(crate) const fn ends_in_lr(self) -> bool {
-        self.0 & (PENDING | LINE | ACTIVE | HW) == 0 && (!self.level() || self.lr_hw())
+        self.0 & (PENDING | ASSERTED | ACTIVE | HW) == 0 && (!self.level() || self.lr_hw())
     }
 
     /// Returns true if the interrupt belongs on an ap_list while in no list register.
@@ -325,7 +337,14 @@ impl State {
     #[must_use]
     pub(crate) const fn pending_outside(self) -> bool {
         self.0 & (PENDING | UNMAPPED) == PENDING
-            || self.0 & (LEVEL | LINE | ACTIVE | IN_LR) == LEVEL | LINE
+            || self.0 & (LEVEL | ACTIVE | IN_LR) == LEVEL && self.0 & ASSERTED != 0
+    }
+
+    /// Returns false if the counters have no pending state, for a look that costs little.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn may_be_counted(self) -> bool {
+        self.0 & (PENDING | ASSERTED | LR_PENDING) != 0
     }
 
     /// Returns the number of pending states in the counters: at most one in a list register and one
@@ -336,8 +355,8 @@ impl State {
         self.lr_pending() as u64 + self.pending_outside() as u64
     }
 
-    /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt pending in a list register by the line is
-    /// pending only while the line is high.
+    /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt pending in a list register by the level
+    /// is pending only while the level is high.
     #[inline]
     #[must_use]
     pub(crate) const fn shows_pending(self) -> bool {

@@ -15,6 +15,7 @@ const PAGE_SIZE_SHIFT: u32 = 8;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// Inner and outer cacheability, and shareability: kept as written, without effect.
 const ATTRIBUTES: u64 = 0x7 << 59 | 0x7 << 53 | 0x3 << 10;
+const PAGE_SIZE_64K: u64 = 0b10;
 const PAGE_SIZE: u64 = 0x3 << PAGE_SIZE_SHIFT;
 const SIZE: u64 = 0xff;
 
@@ -37,8 +38,16 @@ pub(crate) struct Baser(u64);
 
 impl Baser {
     /// Creates the register with the reset value: not valid, with a fixed type and entry size.
+    ///
+    /// The reset value of Page_Size is UNKNOWN. Implementations come up with 64 KiB, and software
+    /// that writes only the other fields takes the table to have pages of that size. Case
+    /// `reset.unknown_gits_baser`.
     pub(crate) fn new(kind: TableType) -> Self {
-        Self((kind as u64) << TYPE_SHIFT | (ENTRY - 1) << ENTRY_SIZE_SHIFT)
+        Self(
+            (kind as u64) << TYPE_SHIFT
+                | (ENTRY - 1) << ENTRY_SIZE_SHIFT
+                | PAGE_SIZE_64K << PAGE_SIZE_SHIFT,
+        )
     }
 
     /// Returns the register's value.

@@ -3,7 +3,7 @@
 use vgic::intid::{DeviceId, EventId, IntId, ItsId};
 
 use super::{Machine, vcpu};
-use crate::coverage::note;
+use crate::coverage::{note, note_if};
 
 impl Machine {
     pub(super) fn line(&mut self, pe: usize, intid: u32, high: bool) {
@@ -24,7 +24,14 @@ impl Machine {
         }
 
         drop(pin);
-        self.reference.interrupt(pe, intid).unwrap().line = high;
+        let interrupt = self.reference.interrupt(pe, intid).unwrap();
+        let rises = high && !interrupt.line && !interrupt.level;
+        note_if(rises, "the line of an edge rises");
+        note_if(
+            rises && interrupt.active,
+            "active, the line of its edge rises",
+        );
+        interrupt.set_line(high);
         if !high {
             self.quiesce();
             self.bounce_everybody();

@@ -64,7 +64,8 @@ pub(super) struct Embedder {
 }
 
 impl Embedder {
-    pub(super) fn write_memory(&self, gpa: u64, bytes: &[u8]) {
+    /// Writes memory as the guest does.
+    pub(super) fn guest_writes(&self, gpa: u64, bytes: &[u8]) {
         let at = (gpa - RAM) as usize;
         self.memory.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
     }
@@ -104,6 +105,13 @@ impl Host for Embedder {
         let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
         let bytes = memory.get(at..at + buffer.len()).ok_or(BadAddress)?;
         buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        let mut memory = self.memory.lock().unwrap();
+        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let place = memory.get_mut(at..at + bytes.len()).ok_or(BadAddress)?;
+        place.copy_from_slice(bytes);
         Ok(())
     }
     fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {

@@ -126,6 +126,13 @@ impl Machine {
         self.reference.deactivate(pe, intid);
     }
 
+    /// Writes a system register whose access traps.
+    pub(super) fn write_trapped(&mut self, pe: usize, register: SysReg, value: u64) {
+        self.trap(pe, |vm, cpu| {
+            vm.sysreg_write(cpu, vcpu(pe), register, value).unwrap();
+        });
+    }
+
     // --- situations ------------------------------------------------------------------------------
 
     fn note_acknowledgement(&self, pe: usize, intid: u32, group1: bool) {

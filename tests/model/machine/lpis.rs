@@ -60,7 +60,7 @@ impl Machine {
 
         let bytes: Vec<u8> = command.iter().flat_map(|word| word.to_le_bytes()).collect();
         let at = queue(its) + self.queued[its] * 32 % QUEUE_SIZE;
-        self.vm.host().write_memory(at, &bytes);
+        self.vm.host().guest_writes(at, &bytes);
         self.queued[its] += 1;
         let next = self.queued[its] * 32 % QUEUE_SIZE;
         self.write_gits(pe, its, 0x88, Width::Double, next);
@@ -220,12 +220,13 @@ impl Machine {
         !self.reference.redistributors[pe].lpis_enabled
     }
 
-    /// Returns whether an LPI is pending with its PE's LPIs disabled. Commands on the LPI are
-    /// undefined.
+    /// Returns whether an LPI is pending in the table of a PE with LPIs disabled. Commands on the
+    /// LPI are undefined.
     fn is_held(&self, intid: u32) -> bool {
-        self.reference.lpis.mapped.get(&intid).is_some_and(|lpi| {
-            lpi.interrupt.latch && lpi.at.is_some_and(|pe| self.lpis_are_off(pe))
-        })
+        let tables = self.reference.lpis.pending.iter().enumerate();
+        tables
+            .filter(|(pe, _)| self.lpis_are_off(*pe))
+            .any(|(_, table)| table.contains(&intid))
     }
 
     /// Returns whether a collection targets a PE with LPIs disabled.
@@ -245,7 +246,8 @@ impl Machine {
         }
 
         let found = here.event(device, event);
-        let pending = |intid| self.reference.lpis.mapped[&intid].interrupt.latch;
+        let pending =
+            |intid| self.reference.lpis.mapped[&intid].interrupt.latch || self.is_held(intid);
         match number {
             MAPTI | MAPI => {
                 let intid = match number {
@@ -290,8 +292,11 @@ impl Machine {
         self.reference.itses[its]
             .events()
             .filter(|(_, _, _, of)| *of == icid)
-            .map(|(_, _, intid, _)| &self.reference.lpis.mapped[&intid])
-            .all(|lpi| !lpi.interrupt.latch || lpi.at == to)
+            .map(|(_, _, intid, _)| (intid, &self.reference.lpis.mapped[&intid]))
+            .all(|(intid, lpi)| {
+                let pends = lpi.interrupt.latch || self.is_held(intid);
+                !pends || lpi.at == to
+            })
     }
 }
 

@@ -30,8 +30,8 @@
 //!   pending one); changes of the binary points during a handler; ends of interrupt out of order;
 //! * events of one LPI leading to different PEs; a new target for a collection with pending
 //!   interrupts; mapping by a disabled ITS;
-//! * moving, clearing or unmapping an LPI pending with LPIs disabled; a pending table with bits of
-//!   unmapped LPIs, or a table not written by the guest since its last read;
+//! * moving, clearing or unmapping an LPI pending in the table of a PE with LPIs disabled; a
+//!   pending table with bits of unmapped LPIs;
 //! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt: the interrupt has a line of its own;
 //!   edges of a disabled or active physical interrupt, held in the physical distributor.
 //!   `ISPENDR` of a forwarded level-sensitive interrupt: see docs/limits.md;
@@ -210,7 +210,9 @@ impl Machine {
                 self.reference.interfaces[pe].enabled[usize::from(group1)] = on;
             }
             Operation::Mask(pe, mask) => {
-                self.guest(pe).write_pmr(mask).unwrap();
+                if self.guest(pe).write_pmr(mask).is_err() {
+                    self.write_trapped(pe, SysReg::Pmr, mask.into());
+                }
                 self.reference.interfaces[pe].write_pmr(mask);
             }
             Operation::BinaryPoint(pe, group1, point)
@@ -231,7 +233,9 @@ impl Machine {
                 let idle = self.reference.interfaces[pe].is_idle();
                 let common = self.reference.interfaces[pe].read_ctlr() & 1;
                 let value = if idle { value } else { value & 2 | common };
-                self.guest(pe).write_ctlr(value).unwrap();
+                if self.guest(pe).write_ctlr(value).is_err() {
+                    self.write_trapped(pe, SysReg::Ctlr, value);
+                }
                 self.reference.interfaces[pe].write_ctlr(value);
             }
             Operation::Command(pe, its, command) => self.order(pe, its, command),

@@ -91,7 +91,7 @@ impl Machine {
         let fields = (bytes * 8 / field) as usize;
         (0..fields)
             .zip(interrupts.iter().skip(first))
-            .filter(|(_, i)| i.active || field == 2 && (i.pending() || i.line))
+            .filter(|(_, i)| i.active || field == 2 && i.pending())
             .fold(value, |value, (n, _)| {
                 let mask = ((1_u64 << field) - 1) << (n as u64 * field);
                 value & !mask | old & mask

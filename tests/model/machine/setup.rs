@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::Vtr;
-use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
+use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId};
 use vgic::mmio::Width;
@@ -19,12 +19,12 @@ use crate::operation::{CPUS, ITSES, LPI_BITS, LPIS, Operation, PES, SPIS};
 use crate::reference::{FIRST_LPI, Frame, Gic};
 
 impl Machine {
-    /// Returns both sides after set-up, with `list_registers` list registers on each CPU.
-    pub fn new(list_registers: u8) -> Self {
+    /// Returns both sides after set-up, on CPUs with the properties `vtr`.
+    pub fn new(vtr: Vtr) -> Self {
         let affinities = (0..PES as u8).map(|n| Affinity::new(0, 0, 0, n));
         let config = Config {
             spis: SPIS,
-            lpi_bits: LPI_BITS as u8,
+            lpis: 1 << LPI_BITS,
             its: [0x0808_0000, 0x0810_0000]
                 .into_iter()
                 .zip(ITSES)
@@ -44,10 +44,6 @@ impl Machine {
         let domain = Domain::new();
         let cpus = (0..CPUS as u16).map(|n| {
             let local = domain.register(CpuId(n)).unwrap();
-            let vtr = Vtr {
-                list_registers,
-                ..NEOVERSE
-            };
             Cpu::new(local, SoftwareInterface::new(vtr))
         });
         let cpus = cpus.collect();
@@ -58,7 +54,7 @@ impl Machine {
             domain,
             acknowledged: Default::default(),
             reference: Gic::new(&mpidrs, SPIS, LPI_BITS, &ITSES),
-            list_registers: list_registers.into(),
+            list_registers: vtr.list_registers.into(),
             last_cpu: [0; PES],
             queued: Default::default(),
             waiting: Default::default(),

@@ -187,6 +187,7 @@ impl Machine {
                 (0x40, false) => "SETSPI of an edge",
                 (0x40, true) => "SETSPI of a level",
                 (_, false) => "CLRSPI of an edge",
+                (_, true) if spi.line => "CLRSPI of a level whose line is high",
                 (_, true) => "CLRSPI of a level",
             });
         }
@@ -258,6 +259,10 @@ fn note_changes(
     note_if(
         !old.pending() && !old.active && old.level != new.level,
         "idle, its trigger changes",
+    );
+    note_if(
+        !old.pending() && !old.level && new.level && new.line,
+        "idle, its trigger changes to a level that is high",
     );
     note_if(
         written && !old.active && new.active,

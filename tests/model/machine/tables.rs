@@ -1,9 +1,12 @@
-//! The LPI tables in guest memory: configuration and pending state, and the moments of reading.
+//! The LPI tables in guest memory: configuration and pending state, and the moments of reading and
+//! writing.
+
+use vgic::Host;
 
 use super::Machine;
 use super::embedder::{PROPERTIES, pending_table};
 use crate::coverage::note_if;
-use crate::operation::{ITSES, LPIS};
+use crate::operation::{ITSES, KEPT_TABLE, LPIS};
 use crate::reference::{FIRST_LPI, Frame};
 
 /// `GICR_PENDBASER.PTZ`: the table is all zero.
@@ -15,7 +18,7 @@ impl Machine {
         let index = (intid - FIRST_LPI) as usize;
         self.vm
             .host()
-            .write_memory(PROPERTIES + index as u64, &[byte]);
+            .guest_writes(PROPERTIES + index as u64, &[byte]);
         self.reference.lpis.configuration[index] = byte;
 
         let mapping = (0..ITSES.len())
@@ -39,7 +42,7 @@ impl Machine {
             }
             (2, _) if let Some(of) = at => {
                 self.disable_lpis(pe, of);
-                self.enable_lpis(pe, of, 0);
+                self.enable_lpis(pe, of, KEPT_TABLE);
             }
             // GICR_INVALLR or GICR_INVLPIR.
             _ => {
@@ -51,27 +54,37 @@ impl Machine {
         }
     }
 
-    /// Sets `GICR_CTLR.EnableLPIs` of PE `of` if clear. The guest alone writes the pending table,
-    /// and writes `table` now. PTZ is set for a zero `table` without a pending LPI on the PE.
+    /// Sets `GICR_CTLR.EnableLPIs` of PE `of` if clear. The guest writes `table` before, sets PTZ
+    /// with a zero `table`, and leaves the table as the GIC has written it for [`KEPT_TABLE`].
     pub(super) fn enable_lpis(&mut self, pe: usize, of: usize, table: u32) {
         if !self.lpis_are_off(of) {
             return;
         }
 
-        let at = pending_table(of) + u64::from(FIRST_LPI / 8);
-        self.vm.host().write_memory(at, &table.to_le_bytes());
-        self.reference.lpis.pending[of] = (0..LPIS)
-            .filter(|n| table >> n & 1 != 0)
-            .map(|n| FIRST_LPI + n)
-            .collect();
+        let stored = !self.reference.lpis.pending[of].is_empty();
+        note_if(stored && table == 0, "LPI on: what was stored is given up");
+        note_if(
+            stored && table == KEPT_TABLE,
+            "LPI on: what was stored is kept",
+        );
+        if table != KEPT_TABLE {
+            let at = pending_table(of) + u64::from(FIRST_LPI / 8);
+            self.vm.host().guest_writes(at, &table.to_le_bytes());
+            self.reference.lpis.pending[of] = (0..LPIS)
+                .filter(|n| table >> n & 1 != 0)
+                .map(|n| FIRST_LPI + n)
+                .collect();
+        }
 
-        let mut lpis = self.reference.lpis.mapped.values();
-        let pending = lpis.any(|lpi| lpi.interrupt.latch && lpi.at == Some(of));
-        note_if(pending, "LPI on: one was pending");
-        let zero = if table == 0 && !pending { PTZ } else { 0 };
-        let frame = Frame::Redistributor(of);
-        self.access(pe, frame, 0x78, 8, Some(pending_table(of) | zero));
-        note_if(zero != 0, "LPI on: the pending table is all zero");
+        // A guest that keeps the table need not write the register.
+        if table != KEPT_TABLE {
+            let zero = if table == 0 { PTZ } else { 0 };
+            let frame = Frame::Redistributor(of);
+            let base = pending_table(of) | zero;
+            self.access(pe, frame, 0x78, 8, Some(base));
+            self.reference.write(frame, 0x78, 8, base);
+            note_if(zero != 0, "LPI on: the pending table is all zero");
+        }
 
         let before = self.shot();
         self.write_enable_lpis(pe, of, true);
@@ -90,5 +103,21 @@ impl Machine {
         self.quiesce();
         // The guest waits for RWP to read as zero.
         self.read(pe, frame, 0, 4);
+        self.compare_pending_table(of);
+    }
+
+    /// Compares the pending table of PE `of` in memory, where EnableLPIs is 0.
+    fn compare_pending_table(&self, of: usize) {
+        if !self.lpis_are_off(of) {
+            return;
+        }
+
+        let mut bytes = [0; 4];
+        let at = pending_table(of) + u64::from(FIRST_LPI / 8);
+        self.vm.host().read_memory(at, &mut bytes).unwrap();
+        let found = u32::from_le_bytes(bytes);
+        let pending = self.reference.lpis.pending[of].iter();
+        let expected = pending.fold(0, |word, intid| word | 1 << (intid - FIRST_LPI));
+        assert_eq!(found, expected, "the pending table of PE {of}");
     }
 }

@@ -115,6 +115,12 @@ pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> 
     )];
 
     if setting.workload {
+        checks.push(Check::equal(
+            "faults on the guest's console",
+            transcript.faults.len() as u64,
+            0,
+            transcript.faults.first().map_or("", String::as_str),
+        ));
         workload(setting, transcript, &mut checks);
     }
     if setting.hypervisor {
@@ -336,8 +342,8 @@ fn ticks(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::counters;
     use crate::boot::lines::Line;
+    use crate::boot::{counters, faults};
 
     const SETTING: Setting = Setting {
         vcpus: 4,
@@ -411,6 +417,15 @@ mod tests {
                 &failing(SETTING, ended, &good_console()),
                 "powered itself off",
             );
+        }
+    }
+
+    #[test]
+    fn a_fault_on_the_console_fails_a_run_that_ends_well() {
+        for line in faults::tests::FAULTS {
+            let console = format!("{line}\n{}", good_console());
+            let failing = failing(SETTING, Ended::PoweredOff, &console);
+            assert_one(&failing, "faults on the guest's console");
         }
     }
 

@@ -136,11 +136,12 @@ fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Returns the kernel's command line. A Debian kernel gets a console from its first line on, and a
-/// panic that ends the machine at once (QEMU runs with -no-reboot).
+/// Returns the kernel's command line. A Debian kernel gets a console from its first line on, a
+/// panic at its first warning or oops, and a panic that ends the machine at once (QEMU runs with
+/// -no-reboot).
 fn command_line(options: &BootOptions) -> String {
     let built_in = match options.kernel {
-        Kernel::Debian(_) => "console=ttyAMA0 earlycon panic=-1",
+        Kernel::Debian(_) => "console=ttyAMA0 earlycon panic=-1 panic_on_warn=1 oops=panic",
         Kernel::Image(_) => "",
     };
     let parts = [built_in, options.append.as_deref().unwrap_or_default()];

@@ -7,6 +7,7 @@ use serde_core::ser::SerializeMap as _;
 use serde_core::{Serialize, Serializer};
 
 use super::counters::{self, Reported};
+use super::faults;
 use super::interrupts::{self, Row};
 use super::kinds::PerKind;
 use super::lines::Line;
@@ -88,6 +89,8 @@ pub(crate) struct Transcript {
     pub(crate) reported: Option<Result<Reported, String>>,
     /// The time of the hypervisor's report.
     pub(crate) reported_at: Duration,
+    /// Lines by which the guest's kernel says that something is wrong.
+    pub(crate) faults: Vec<String>,
     /// Characters on the console after the guest's last look.
     pub(crate) console_after: u64,
 }
@@ -99,6 +102,9 @@ impl Transcript {
         let mut sampling = Duration::ZERO;
         let mut table: Option<Vec<&str>> = None;
         for Line { at, text } in lines {
+            if faults::is_fault(text) {
+                transcript.faults.push(text.clone());
+            }
             if let Some(report) = counters::parse(text) {
                 transcript.reported_at = *at;
                 transcript.reported = Some(report);

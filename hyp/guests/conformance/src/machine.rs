@@ -6,7 +6,8 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
 use crate::cpus::MAX_CPUS;
-use crate::gic::{bank, gicd, gicr, interface};
+use crate::gic::its::gits;
+use crate::gic::{FREE_SPI, bank, gicd, gicr, interface};
 use crate::mmio::{read_32, read_64, write_32};
 use crate::{console, psci};
 
@@ -47,6 +48,48 @@ pub(crate) struct AtReset {
     pub(crate) igrpen_0: u64,
     pub(crate) igrpen_1: u64,
     pub(crate) pmr: u64,
+    /// Values that the architecture leaves UNKNOWN.
+    pub(crate) unknown: Unknown,
+}
+
+/// Values before the first write that the architecture leaves UNKNOWN, or to the implementation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unknown {
+    pub(crate) igroupr: u32,
+    pub(crate) ipriorityr: u32,
+    pub(crate) irouter: u64,
+    pub(crate) gicr_igroupr0: u32,
+    pub(crate) gicr_ipriorityr: [u32; 2],
+    pub(crate) gicr_icfgr1: u32,
+    pub(crate) propbaser: u64,
+    pub(crate) pendbaser: u64,
+    pub(crate) gits_cwriter: u64,
+    pub(crate) gits_creadr: u64,
+    pub(crate) gits_basers: [u64; 8],
+    pub(crate) interface: interface::Control,
+}
+
+impl Unknown {
+    /// Reads the registers of an SPI that no device drives, of CPU 0's redistributor and interface,
+    /// and of the first ITS.
+    fn read(machine: &Machine) -> Self {
+        let spi = FREE_SPI as usize;
+        let its = |offset| machine.gits.map_or(0, |gits| read_64(gits + offset));
+        Self {
+            igroupr: read_32(machine.gicd(bank::IGROUPR + spi / 32 * 4)),
+            ipriorityr: read_32(machine.gicd(bank::IPRIORITYR + spi)),
+            irouter: read_64(machine.gicd(gicd::IROUTER + 8 * spi)),
+            gicr_igroupr0: read_32(machine.sgi_base(0, bank::IGROUPR)),
+            gicr_ipriorityr: [0, 16].map(|at| read_32(machine.sgi_base(0, bank::IPRIORITYR + at))),
+            gicr_icfgr1: read_32(machine.sgi_base(0, bank::ICFGR + 4)),
+            propbaser: read_64(machine.gicr(0, gicr::PROPBASER)),
+            pendbaser: read_64(machine.gicr(0, gicr::PENDBASER)),
+            gits_cwriter: its(gits::CWRITER),
+            gits_creadr: its(gits::CREADR),
+            gits_basers: core::array::from_fn(|n| its(gits::BASER + 8 * n)),
+            interface: interface::Control::read(),
+        }
+    }
 }
 
 impl AtReset {
@@ -63,6 +106,7 @@ impl AtReset {
             igrpen_0: interface::igrpen_0(),
             igrpen_1: interface::igrpen_1(),
             pmr: interface::pmr(),
+            unknown: Unknown::read(machine),
         }
     }
 }

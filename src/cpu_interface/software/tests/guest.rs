@@ -327,18 +327,18 @@ fn control_registers_alias_vmcr() {
 
     for ctlr in [CBPR, EOI_MODE, CBPR | EOI_MODE, 0] {
         cpu.write_ctlr(!3 | ctlr).unwrap();
-        // 5 bits of priority, 24-bit INTIDs, Aff3 valid.
-        assert_eq!(cpu.read_ctlr(), Ok(0x8c00 | ctlr));
+        // 5 bits of priority, 16-bit INTIDs, Aff3 valid.
+        assert_eq!(cpu.read_ctlr(), Ok(0x8400 | ctlr));
         assert_eq!(read(vmcr::VCBPR), ctlr & CBPR != 0);
         assert_eq!(read(vmcr::VEOIM), ctlr & EOI_MODE != 0);
     }
 
-    let narrow = SoftwareInterface::new(Vtr {
-        id_bits: 16,
+    let wide = SoftwareInterface::new(Vtr {
+        id_bits: 24,
         priority_bits: 7,
         ..NEOVERSE
     });
-    assert_eq!(narrow.read_ctlr(), Ok(0x8600));
+    assert_eq!(wide.read_ctlr(), Ok(0x8e00));
 
     cpu.write_ap0r(0, 0x10);
     cpu.write_ap1r(0, 0x20);

@@ -44,9 +44,86 @@ fn reset_is_closed_and_empty() {
 
 #[test]
 fn vtr_decodes_what_the_model_is_made_of() {
-    // Neoverse on QEMU: 4 list registers, 5 bits of priority and of preemption, 24-bit INTIDs, TDS.
-    assert_eq!(Vtr::decode(0x90b8_0003), NEOVERSE);
-    assert_eq!(Vtr::decode(0x9030_0003).id_bits, 16);
+    // Neoverse: 4 list registers, 5 bits of priority and of preemption, 16-bit INTIDs, TDS. QEMU's
+    // has 24-bit INTIDs.
+    assert_eq!(Vtr::decode(0x9038_0003), NEOVERSE);
+    assert_eq!(Vtr::decode(0x90b8_0003).id_bits, 24);
+    // Each field alone.
+    let plain = Vtr::decode(0x9010_0003);
+    for (bit, expected) in [
+        (
+            1 << 18,
+            Vtr {
+                masks_direct_injection: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 19,
+            Vtr {
+                traps_dir: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 20,
+            Vtr {
+                direct_injection: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 21,
+            Vtr {
+                affinity3: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 22,
+            Vtr {
+                local_serrors: true,
+                ..plain
+            },
+        ),
+        (
+            1 << 23,
+            Vtr {
+                id_bits: 24,
+                ..plain
+            },
+        ),
+        (
+            2 << 23,
+            Vtr {
+                id_bits: 16,
+                ..plain
+            },
+        ),
+        (
+            1 << 26,
+            Vtr {
+                preemption_bits: 6,
+                ..plain
+            },
+        ),
+        (
+            1 << 29,
+            Vtr {
+                priority_bits: 6,
+                ..plain
+            },
+        ),
+        (
+            0x1c,
+            Vtr {
+                list_registers: 32,
+                ..plain
+            },
+        ),
+    ] {
+        assert_eq!(Vtr::decode(0x9010_0003 ^ bit), expected, "{bit:#x}");
+    }
 
     for (preemption_bits, count) in [(5, 1), (6, 2), (7, 4)] {
         let vtr = Vtr {
@@ -232,13 +309,14 @@ fn a_register_refuses_what_it_must_not_hold() {
         assert_panics("reserved bits", || cpu.write_lr(0, lr(P | 1 << bit, 32, 0)));
     }
 
-    assert_panics("INTID bits", || cpu.write_lr(0, lr(P, 1 << 24, 0)));
-    let narrow = SoftwareInterface::new(Vtr {
-        id_bits: 16,
+    cpu.write_lr(0, lr(P, 0xffff, 0));
+    assert_panics("INTID bits", || cpu.write_lr(0, lr(P, 0x1_0000, 0)));
+    let wide = SoftwareInterface::new(Vtr {
+        id_bits: 24,
         ..NEOVERSE
     });
-    narrow.write_lr(0, lr(P, 0xffff, 0));
-    assert_panics("INTID bits", || narrow.write_lr(0, lr(P, 0x1_0000, 0)));
+    wide.write_lr(0, lr(P, 0x1_0000, 0));
+    assert_panics("INTID bits", || wide.write_lr(0, lr(P, 1 << 24, 0)));
     assert_panics("index", || cpu.write_lr(4, ListRegister::EMPTY));
 }
 

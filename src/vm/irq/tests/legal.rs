@@ -5,9 +5,10 @@ use std::vec::Vec;
 
 use crate::intid::{IntId, VcpuId};
 
+use super::super::state::ASSERTED;
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, State, UNMAPPED,
+    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, State, UNMAPPED,
 };
 use super::{LPI, NONE, SPI, V0, V1, Word};
 
@@ -75,7 +76,7 @@ const RULES: &[Rule] = &[
     ),
     (
         "an LPI is an edge of Group 1, and no physical interrupt's",
-        |lpi, s| !lpi || (s.group1() && !has_any(s, LEVEL | LINE | HW | LR_HW)),
+        |lpi, s| !lpi || (s.group1() && !has_any(s, LEVEL | ASSERTED | HW | LR_HW)),
     ),
     (
         "an LPI has no active state outside the list registers",
@@ -94,10 +95,10 @@ pub(super) fn broken_rule(intid: u32, state: State) -> Option<&'static str> {
     broken.map(|(rule, _)| *rule)
 }
 
-/// The flags, all bits from 0 on.
-const FLAGS: [u64; 16] = [
-    PENDING, LINE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING, LR_ACTIVE,
-    LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, CONNECTED,
+/// The flags: all bits from 0 on, and a last one above them.
+const FLAGS: [u64; 17] = [
+    PENDING, LINE, MESSAGE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING,
+    LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, CONNECTED,
 ];
 
 /// Returns every legal word of an SPI or LPI: of all combinations of flags, with the interrupt
@@ -109,9 +110,9 @@ pub(super) fn words(intid: u32) -> &'static [State] {
 }
 
 fn legal_words(intid: u32) -> Vec<State> {
-    let all = FLAGS.iter().fold(0, |all, flag| all | flag);
+    let low = FLAGS.iter().fold(0, |all, flag| all | flag) & !CONNECTED;
     let mut words = Vec::new();
-    for flags in 0..=all {
+    for flags in (0..=low).chain((0..=low).map(|flags| flags | CONNECTED)) {
         for to in [Some(V0), Some(V1), NONE] {
             for on in [NONE, Some(V0)] {
                 for refs in 0..=3 {

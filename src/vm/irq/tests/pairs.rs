@@ -141,7 +141,7 @@ fn registers_show_what_was_written() {
             let _ = irq.raise();
         });
         assert!(raised.shows_pending());
-        let line_is_high = old.level() && old.line();
+        let line_is_high = old.level_is_high();
         let cleared = after(&|| {
             let _ = irq.clear_pending();
         });

@@ -116,6 +116,44 @@ fn set_line_high() {
         "in a list register: sampled at the deactivation":
             [ENABLED LEVEL IN_LR LR_ACTIVE on: V0] => [LINE ENABLED LEVEL IN_LR LR_ACTIVE on: V0],
             Nothing;
+        "asserted by a message already": [MESSAGE ENABLED LEVEL] => [LINE MESSAGE ENABLED LEVEL],
+            Nothing;
+    }
+    table! { SPI, |irq: &Irq| irq.set_line(true).is_rising_edge();
+        "an edge": [ENABLED] => [LINE ENABLED], true;
+        "an edge that is high already": [LINE ENABLED] => unchanged, false;
+        "a level": [ENABLED LEVEL] => [LINE ENABLED LEVEL], false;
+    }
+}
+
+/// `GICD_SETSPI_NSR` of a level.
+#[test]
+fn set_message() {
+    table! { SPI, |irq: &Irq| irq.set_message().follow_up;
+        "idle": [ENABLED LEVEL] => [MESSAGE ENABLED LEVEL], Insert;
+        "the line is high": [LINE ENABLED LEVEL on: V0] => [LINE MESSAGE ENABLED LEVEL on: V0],
+            Nothing;
+        "in a list register: sampled at the deactivation":
+            [ENABLED LEVEL IN_LR LR_ACTIVE on: V0]
+            => [MESSAGE ENABLED LEVEL IN_LR LR_ACTIVE on: V0], Nothing;
+    }
+}
+
+/// `GICD_CLRSPI_NSR`: as `ICPENDR`, and the message is taken back.
+#[test]
+fn clear_message() {
+    table! { SPI, |irq: &Irq| cleared(irq.clear_message());
+        "waits": [MESSAGE ENABLED LEVEL on: V0] => [ENABLED LEVEL on: V0], (Keep, Requeue(V0));
+        "the line is high": [LINE MESSAGE ENABLED LEVEL on: V0] => [LINE ENABLED LEVEL on: V0],
+            (Keep, Requeue(V0));
+        "the line alone": [LINE ENABLED LEVEL on: V0] => unchanged, (Keep, Nothing);
+        "a latch": [PENDING ENABLED LEVEL on: V0] => [ENABLED LEVEL on: V0], (Keep, Requeue(V0));
+        "an edge": [PENDING ENABLED on: V0] => [ENABLED on: V0], (Keep, Requeue(V0));
+        "in a list register":
+            [MESSAGE ENABLED LEVEL IN_LR LR_PENDING on: V0]
+            => [ENABLED LEVEL IN_LR LR_PENDING CANCEL_P on: V0], (Keep, Recall(V0));
+        "forwarded": [PENDING HW ENABLED CONNECTED on: V0]
+            => [ENABLED CONNECTED on: V0], (Deactivate, Requeue(V0));
     }
 }
 
@@ -126,6 +164,8 @@ fn set_line_low() {
         "in nobody's list yet": [LINE ENABLED LEVEL] => [ENABLED LEVEL], Nothing;
         "low already": [ENABLED LEVEL] => unchanged, Nothing;
         "an edge": [PENDING LINE ENABLED on: V0] => [PENDING ENABLED on: V0], Nothing;
+        "a message asserts it still": [LINE MESSAGE ENABLED LEVEL on: V0]
+            => [MESSAGE ENABLED LEVEL on: V0], Nothing;
         "dropped in a list register":
             [LINE ENABLED LEVEL IN_LR LR_PENDING on: V0] => [ENABLED LEVEL IN_LR LR_PENDING on: V0],
             RecallLater(V0);
@@ -227,7 +267,7 @@ fn set_active() {
     }
 }
 
-/// `ICPENDR`, `GICD_CLRSPI_NSR`, `CLEAR`.
+/// `ICPENDR`, `CLEAR`.
 #[test]
 fn clear_pending() {
     table! { SPI, |irq: &Irq| cleared(irq.clear_pending());

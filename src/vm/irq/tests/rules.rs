@@ -6,11 +6,12 @@ use core::ops::RangeInclusive;
 use crate::intid::VcpuId;
 use crate::lr::ListRegister;
 
-use super::super::{CANCEL_P, CONNECTED, Folded, FollowUp, HW, IN_LR, LINE, PENDING, REF, State};
+use super::super::state::ASSERTED;
+use super::super::{CANCEL_P, CONNECTED, Folded, FollowUp, HW, IN_LR, PENDING, REF, State};
 use super::legal::{broken_rule, list_refs, other_refs};
 use super::{LPI, V0};
 
-const ANY_VCPU: Option<VcpuId> = Some(VcpuId(0xffe));
+const ANY_VCPU: Option<VcpuId> = Some(VcpuId(0x7fe));
 /// The fields of the word.
 pub(super) const QUEUED: u64 = State(0).with_queued_on(ANY_VCPU).0;
 pub(super) const TARGET: u64 = State(0).with_target(ANY_VCPU).0;
@@ -149,7 +150,7 @@ fn fold_tells_the_truth(step: &Step) -> bool {
         return true;
     };
     let (old, new) = (step.old, step.new);
-    let line_is_high = old.level() && old.line();
+    let line_is_high = old.level_is_high();
     let acknowledged = old.lr_pending() && !lr.is_pending();
     // Else the pending state has to be kept. The line of an active level is injected anew by the
     // deactivation.
@@ -226,14 +227,16 @@ fn change_in_list_register_recalls(step: &Step) -> bool {
     // A raise of an unmapped LPI has no effect.
     // Without HW, a list register has nothing to do with the connection.
     let unplugged = if old.lr_hw() { 0 } else { CONNECTED };
-    let ignored = LINE | HW | unplugged | if old.unmapped() { PENDING } else { 0 };
+    let ignored = ASSERTED | HW | unplugged | if old.unmapped() { PENDING } else { 0 };
     let edge_has_come = new.latch() && !old.latch() && !old.unmapped();
-    let line_has_dropped = old.level() && old.line() && !new.line();
+    let level_has_dropped = old.level_is_high() && !new.level_is_high();
     let others = changed & !ignored != 0;
     if edge_has_come {
         follow_up == FollowUp::Reraised(vcpu)
-    } else if line_has_dropped {
-        follow_up == FollowUp::RecallLater(vcpu)
+    } else if level_has_dropped {
+        // The line alone can wait for the next exit.
+        follow_up == FollowUp::Recall(vcpu)
+            || changed & !ASSERTED == 0 && follow_up == FollowUp::RecallLater(vcpu)
     } else {
         // A physical line that has been found low is no hurry, as a line that drops.
         let sampled = old.awaits_line() && changed & !(PENDING | HW) & !CANCEL_P == 0;

@@ -6,8 +6,8 @@ use crate::lr::ListRegister;
 
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR,
-    Irq, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, PENDING, Pruned, PutResult,
-    Raised, State, UNMAPPED,
+    Irq, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, Pruned,
+    PutResult, Raised, State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
 use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
@@ -315,6 +315,10 @@ const CHANGES: &[Transition] = &[
         let old = irq.state();
         changed(irq, old, irq.set_line(false), MAY_WITHDRAW)
     }),
+    transition("set_message", not_lpi, MESSAGE, |irq| {
+        let old = irq.state();
+        changed(irq, old, irq.set_message(), MAY_ADD)
+    }),
     transition("enable", anyone, ENABLED, |irq| {
         updated(irq, |old| old.with_flag(ENABLED, true), NOT_COUNTED)
     }),
@@ -347,6 +351,16 @@ const CHANGES: &[Transition] = &[
     }),
     transition("ISACTIVER", not_lpi, ACTIVE, |irq| {
         updated(irq, |old| old.with(ACTIVE, 0), MAY_WITHDRAW)
+    }),
+    transition("clear_message", not_lpi, PENDING | HW | CANCEL_P | MESSAGE, |irq| {
+        cleared(irq, Irq::clear_message, MAY_WITHDRAW)
+    }),
+    transition("take_pending", |case| case.intid == LPI, PENDING, |irq| {
+        let old = irq.state();
+        match irq.take_pending(V0) {
+            Some(taken) => changed(irq, old, taken, MAY_WITHDRAW),
+            None => updated(irq, |old| old, NOT_COUNTED),
+        }
     }),
     transition("clear_pending", anyone, PENDING | HW | CANCEL_P, |irq| {
         cleared(irq, Irq::clear_pending, MAY_WITHDRAW)

@@ -73,6 +73,18 @@ pub(super) const CASES: &[Case] = &[
             (14..=24).contains(&bits),
         )
     }),
+    Case::new("ident.typer_num_lpis", "GICD_TYPER.num_LPIs (12.9)", |m| {
+        let typer = read_32(m.gicd(gicd::TYPER));
+        skip_unless("there are no LPIs", typer & 1 << 17 != 0)?;
+        // As Linux asks: INTIDs of 16 bits are used, if there are more.
+        let bits = ((typer >> 19 & 0x1f) + 1).min(16);
+        let lpis = 1_u64 << ((typer >> 11 & 0x1f) + 1);
+        let by_bits = typer >> 11 & 0x1f == 0;
+        holds(
+            "0, or no more LPIs than INTIDs of IDbits",
+            by_bits || lpis <= (1 << bits) - 8192,
+        )
+    }),
     Case::new("ident.typer_lpis_agree", "GICR_TYPER.PLPIS (12.10)", |m| {
         let lpis = read_32(m.gicd(gicd::TYPER)) >> 17 & 1;
         equal("PLPIS", read_32(m.gicr_0(gicr::TYPER)) & 1, lpis)

@@ -252,6 +252,54 @@ pub(super) const CASES: &[Case] = &[
             expect_none()
         },
     ),
+    Case::new(
+        "lpi.stored_when_off",
+        "GICR_CTLR.EnableLPIs, 5.1 LPI pending table",
+        |m| {
+            let its = open_with_events(m, 4)?;
+            // One that was taken before, and two that are pending.
+            its.raise(DEVICE, 0)?;
+            expect_and_end(FIRST_LPI)?;
+            set_pmr(0);
+            its.raise(DEVICE, 1)?;
+            its.raise(DEVICE, 3)?;
+            its.disable_lpis(0);
+            skip_unless(
+                "EnableLPIs cannot be cleared",
+                read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
+            )?;
+            for event in 0..4 {
+                equal(
+                    "the bit in the table once RWP is clear",
+                    its.is_in_pending_table(0, FIRST_LPI + event),
+                    event == 1 || event == 3,
+                )?;
+            }
+            Ok(())
+        },
+    ),
+    Case::new(
+        "lpi.stored_table_is_not_the_next",
+        "GICR_PENDBASER.PTZ, 5.1 LPI pending table",
+        |m| {
+            let its = open_with_events(m, 4)?;
+            set_pmr(0);
+            (0..4).try_for_each(|event| its.raise(DEVICE, event))?;
+            its.disable_lpis(0);
+            skip_unless(
+                "EnableLPIs cannot be cleared",
+                read_32(m.gicr(0, gicr::CTLR)) & 1 == 0,
+            )?;
+            // As a kernel does that another one has started.
+            its.clear_pending_table(0);
+            its.enable_lpis(0, true);
+            set_pmr(OPEN);
+            expect_none()?;
+            its.raise(DEVICE, 2)?;
+            expect_and_end(FIRST_LPI + 2)?;
+            expect_none()
+        },
+    ),
     Case::new("lpi.tables_read_back", "GICR_PENDBASER (12.10)", |m| {
         let _its = open_with_events(m, 1)?;
         equal("EnableLPIs", read_32(m.gicr(0, gicr::CTLR)) & 1, 1)?;

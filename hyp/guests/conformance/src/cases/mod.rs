@@ -17,6 +17,7 @@ mod tables;
 mod thousand;
 mod timer;
 mod two_its;
+mod unknown;
 mod worst;
 
 use crate::harness::{Case, NotPassed};
@@ -26,6 +27,7 @@ use crate::machine::Machine;
 pub(crate) const ALL: &[&[Case]] = &[
     ident::CASES,
     features::CASES,
+    unknown::CASES,
     registers::CASES,
     sgi::CASES,
     spi::CASES,

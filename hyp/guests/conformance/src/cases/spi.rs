@@ -339,6 +339,43 @@ pub(super) const CASES: &[Case] = &[
         },
     )
     .on(Cpus::Two),
+    Case::new(
+        "spi.line_of_an_edge",
+        "GICD_ICFGR<n>, edge-triggered (12.9)",
+        |m| {
+            let (clock, spi) = clock_line(m)?;
+            spi.disable();
+            spi.set_edge(true);
+            spi.enable();
+            for _ in 0..3 {
+                clock.raise();
+                expect_and_end(spi.intid)?;
+                // The line stays high, and then falls: neither is an edge.
+                expect_none()?;
+                clock.lower();
+                expect_none()?;
+            }
+            Ok(())
+        },
+    ),
+    Case::new(
+        "spi.edge_outlives_the_line",
+        "GICD_ICFGR<n>, edge-triggered (12.9)",
+        |m| {
+            let (clock, spi) = clock_line(m)?;
+            spi.disable();
+            spi.set_edge(true);
+            spi.enable();
+            set_pmr(0);
+            clock.raise();
+            holds("pending", spi.becomes_pending(true))?;
+            clock.lower();
+            holds("still pending", spi.is_pending())?;
+            set_pmr(interface::OPEN);
+            expect_and_end(spi.intid)?;
+            expect_none()
+        },
+    ),
     Case::new("spi.setspi_edge", "GICD_SETSPI_NSR (12.9)", |m| {
         require_message_spis(m)?;
         let spi = m.edge(1);
@@ -376,6 +413,36 @@ pub(super) const CASES: &[Case] = &[
             expect(spi.intid)?;
             write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
             end(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.clrspi_keeps_the_line",
+        "GICD_CLRSPI_NSR, level-sensitive",
+        |m| {
+            require_message_spis(m)?;
+            let (clock, spi) = clock_line(m)?;
+            clock.raise();
+            holds("pending by the line", spi.becomes_pending(true))?;
+            write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
+            expect(spi.intid)?;
+            clock.lower();
+            end(spi.intid);
+            expect_none()
+        },
+    ),
+    Case::new(
+        "spi.clrspi_of_a_latch",
+        "GICD_CLRSPI_NSR, level-sensitive",
+        |m| {
+            require_message_spis(m)?;
+            let spi = m.level(1);
+            set_pmr(0);
+            spi.set_pending();
+            holds("pending", spi.is_pending())?;
+            write_32(m.gicd(gicd::CLRSPI_NSR), spi.intid);
+            equal("pending", spi.is_pending(), false)?;
+            set_pmr(interface::OPEN);
             expect_none()
         },
     ),

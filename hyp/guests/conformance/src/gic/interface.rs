@@ -51,6 +51,31 @@ registers! {
     ap_1, set_ap_1, "icc_ap1r0_el1";
 }
 
+/// Values of the registers that control the interface, apart from the enables and the mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) ctlr: u64,
+    pub(crate) bpr_0: u64,
+    pub(crate) bpr_1: u64,
+    pub(crate) ap_0: u64,
+    pub(crate) ap_1: u64,
+    pub(crate) running: u64,
+}
+
+impl Control {
+    /// Reads the calling CPU's registers.
+    pub(crate) fn read() -> Self {
+        Self {
+            ctlr: ctlr(),
+            bpr_0: bpr_0(),
+            bpr_1: bpr_1(),
+            ap_0: read!("icc_ap0r0_el1"),
+            ap_1: ap_1(),
+            running: running_priority(),
+        }
+    }
+}
+
 /// Clears `ICC_AP0R0_EL1`: no priority of Group 0 is active.
 fn clear_ap_0() {
     write!("icc_ap0r0_el1", 0);

@@ -189,6 +189,22 @@ impl<'a> Its<'a> {
         synchronize();
     }
 
+    /// Returns whether an LPI's bit in a CPU's pending table is set.
+    pub(crate) fn is_in_pending_table(&self, cpu: usize, lpi: u32) -> bool {
+        synchronize();
+        let byte = table!(LPI_TABLES, pending[cpu]) + lpi as usize / 8;
+        read_8(byte) >> (lpi % 8) & 1 != 0
+    }
+
+    /// Fills a CPU's pending table, from the first LPI on, with zeros.
+    pub(crate) fn clear_pending_table(&self, cpu: usize) {
+        let table = table!(LPI_TABLES, pending[cpu]);
+        for lpi in (FIRST_LPI..LPI_END).step_by(8) {
+            write_8(table + lpi as usize / 8, 0);
+        }
+        synchronize();
+    }
+
     /// Writes an LPI's configuration, without a command to the ITS.
     pub(crate) fn configure(&self, lpi: u32, byte: u8) {
         write_8(configuration(lpi), byte);
