@@ -24,7 +24,7 @@ use crate::intid::{Affinity, IntId, Kind, VcpuId};
 use crate::radix::Cursor;
 use crate::vm::irq::{Irq, State};
 use crate::vm::its::Its;
-use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RERAISED, ResidencyBits};
+use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{
     DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, Vm,
@@ -346,6 +346,7 @@ impl fmt::Display for Place {
             (RECALL, "RECALL"),
             (RECALL_LATER, "RECALL_LATER"),
             (RERAISED, "RERAISED"),
+            (RELEASE, "RELEASE"),
         ] {
             if bits.has(work) {
                 write!(f, ", {name}")?;

@@ -9,7 +9,7 @@ use common::{GICD, GITS, Machine, affinity, vcpu};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::Width;
-use vgic::{BadAddress, Blocked, Config, Host, InjectError, Vgic};
+use vgic::{BadAddress, Blocked, Config, Host, InjectError, PhysicalInterrupt, Vgic};
 
 fn dump(machine: &Machine) -> String {
     machine.vm.dump(&machine.pin()).to_string()
@@ -255,8 +255,8 @@ impl Host for Curious {
     fn write_memory(&self, _: u64, _: &[u8]) -> Result<(), BadAddress> {
         Err(BadAddress)
     }
-    fn deactivate(&self, _physical: vgic::PhysicalInterrupt) {}
-    fn is_pending(&self, _physical: vgic::PhysicalInterrupt) -> bool {
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
         false
     }
 
@@ -384,6 +384,20 @@ fn getters_return_what_was_set() {
     machine.write(0, GICD + 0xc08, 2 << 16);
     assert_eq!(vm.spi_line(spi), Ok(true));
 
+    // Connections: two of them, and one that has ended.
+    let (timer, pin) = (IntId::ppi(30).unwrap(), machine.pin());
+    vm.connect_spi(&pin, spi, IntId::spi(140).unwrap()).unwrap();
+    vm.connect_ppi(&pin, vcpu(1), ppi, timer).unwrap();
+    assert_eq!(vm.spi_connection(spi), Ok(IntId::spi(140)));
+    assert_eq!(vm.ppi_connection(vcpu(1), ppi), Ok(Some(timer)));
+    assert_eq!(vm.ppi_connection(vcpu(0), ppi), Ok(None));
+    vm.disconnect_spi(&pin, spi).unwrap();
+    assert_eq!(vm.spi_connection(spi), Ok(None));
+    drop(pin);
+
+    assert_eq!(vm.spi_connection(ppi), Err(InjectError::UnknownInterrupt));
+    let error = InjectError::UnknownInterrupt;
+    assert_eq!(vm.ppi_connection(vcpu(0), spi), Err(error));
     assert_eq!(vm.spi_line(ppi), Err(InjectError::UnknownInterrupt));
     assert_eq!(
         vm.ppi_line(vcpu(0), spi),
@@ -391,6 +405,8 @@ fn getters_return_what_was_set() {
     );
     let unknown = vcpu(3);
     assert_eq!(vm.ppi_line(unknown, ppi), Err(InjectError::UnknownVcpu));
+    let error = InjectError::UnknownVcpu;
+    assert_eq!(vm.ppi_connection(unknown, ppi), Err(error));
     assert_eq!(
         (vm.vcpu_cpu(unknown), vm.is_powered_on(unknown)),
         (None, false)

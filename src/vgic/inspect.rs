@@ -9,6 +9,7 @@ use crate::epoch::CpuPin;
 use crate::error::InjectError;
 use crate::host::Host;
 use crate::intid::{CpuId, IntId, VcpuId};
+use crate::vm::irq::Irq;
 
 /// Looking at the VM: nothing changes.
 impl<H: Host> Vgic<H> {
@@ -50,6 +51,23 @@ impl<H: Host> Vgic<H> {
         Ok(self.vm.ppi(vcpu, intid)?.1.state().line())
     }
 
+    /// Returns the physical interrupt that SPI `intid` is connected to ([`Vgic::connect_spi`]).
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM.
+    pub fn spi_connection(&self, intid: IntId) -> Result<Option<IntId>, InjectError> {
+        Ok(connection(self.vm.spi(intid)?))
+    }
+
+    /// Returns the physical interrupt that PPI `intid` of `vcpu` is connected to
+    /// ([`Vgic::connect_ppi`]).
+    ///
+    /// # Errors
+    /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI.
+    pub fn ppi_connection(&self, vcpu: VcpuId, intid: IntId) -> Result<Option<IntId>, InjectError> {
+        Ok(connection(self.vm.ppi(vcpu, intid)?.1))
+    }
+
     /// Returns the state of the VM as a page of text, for a developer.
     ///
     /// For each vCPU the page says whether it is on, and on which CPU; which interrupts are queued
@@ -65,6 +83,14 @@ impl<H: Host> Vgic<H> {
     pub fn dump<'a>(&'a self, pin: &'a CpuPin<'_>) -> impl fmt::Display {
         Dump { vm: &self.vm, pin }
     }
+}
+
+/// Returns the physical interrupt that an interrupt is connected to.
+fn connection(irq: &Irq) -> Option<IntId> {
+    let is_connected = irq.state().connected();
+    is_connected
+        .then(|| IntId::new(irq.pintid().into()))
+        .flatten()
 }
 
 impl<H: Host> fmt::Debug for Vgic<H> {
