@@ -66,7 +66,7 @@ impl From<ForeignDomain> for AccessError {
     }
 }
 
-/// Reason against taking a VM apart. The VM is as before.
+/// Reason against taking a VM apart, or resetting it. The VM is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TeardownError {

@@ -1,5 +1,7 @@
 //! Services that the library requires of its embedder.
 
+use alloc::sync::Arc;
+
 use crate::error::CommandError;
 use crate::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::trace::TracePoint;
@@ -216,5 +218,202 @@ pub trait Host: Send + Sync {
     #[inline]
     fn trace(&self, point: TracePoint) {
         let _ = point;
+    }
+}
+
+/// Implements [`Host`] for a pointer to a host.
+macro_rules! host_by_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<H: Host + ?Sized> Host for $pointer {
+            #[inline]
+            fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+                (**self).kick(cpu, vcpu)
+            }
+
+            #[inline]
+            fn wake(&self, vcpu: VcpuId) {
+                (**self).wake(vcpu)
+            }
+
+            #[inline]
+            fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+                (**self).read_memory(gpa, buffer)
+            }
+
+            #[inline]
+            fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+                (**self).write_memory(gpa, bytes)
+            }
+
+            #[inline]
+            fn deactivate(&self, physical: PhysicalInterrupt) {
+                (**self).deactivate(physical)
+            }
+
+            #[inline]
+            fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
+                (**self).is_pending(physical)
+            }
+
+            #[inline]
+            fn resample(&self, vcpu: VcpuId, intid: IntId) {
+                (**self).resample(vcpu, intid)
+            }
+
+            #[inline]
+            fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
+                (**self).enabled(vcpu, intid, on)
+            }
+
+            #[inline]
+            fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
+                (**self).configured(vcpu, intid, edge)
+            }
+
+            #[inline]
+            fn routed(&self, intid: IntId, target: Option<VcpuId>) {
+                (**self).routed(intid, target)
+            }
+
+            #[inline]
+            fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
+                (**self).device_mapped(its, device, event_bits)
+            }
+
+            #[inline]
+            fn device_unmapped(&self, its: ItsId, device: DeviceId) {
+                (**self).device_unmapped(its, device)
+            }
+
+            #[inline]
+            fn event_mapped(
+                &self,
+                its: ItsId,
+                device: DeviceId,
+                event: EventId,
+                lpi: IntId,
+                target: Option<VcpuId>,
+            ) {
+                (**self).event_mapped(its, device, event, lpi, target)
+            }
+
+            #[inline]
+            fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
+                (**self).event_unmapped(its, device, event)
+            }
+
+            #[inline]
+            fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
+                (**self).command_failed(its, number, error)
+            }
+
+            #[inline]
+            fn trace(&self, point: TracePoint) {
+                (**self).trace(point)
+            }
+        }
+    )*};
+}
+
+host_by_pointer!(&H, Arc<H>);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Mutex;
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<&'static str>>);
+
+    impl Log {
+        fn called(&self, method: &'static str) {
+            self.0.lock().unwrap().push(method);
+        }
+    }
+
+    impl Host for Log {
+        fn kick(&self, _: CpuId, _: VcpuId) {
+            self.called("kick");
+        }
+        fn wake(&self, _: VcpuId) {
+            self.called("wake");
+        }
+        fn read_memory(&self, _: u64, _: &mut [u8]) -> Result<(), BadAddress> {
+            self.called("read_memory");
+            Ok(())
+        }
+        fn write_memory(&self, _: u64, _: &[u8]) -> Result<(), BadAddress> {
+            self.called("write_memory");
+            Ok(())
+        }
+        fn deactivate(&self, _: PhysicalInterrupt) {
+            self.called("deactivate");
+        }
+        fn is_pending(&self, _: PhysicalInterrupt) -> bool {
+            self.called("is_pending");
+            true
+        }
+        fn resample(&self, _: VcpuId, _: IntId) {
+            self.called("resample");
+        }
+        fn enabled(&self, _: Option<VcpuId>, _: IntId, _: bool) {
+            self.called("enabled");
+        }
+        fn configured(&self, _: Option<VcpuId>, _: IntId, _: bool) {
+            self.called("configured");
+        }
+        fn routed(&self, _: IntId, _: Option<VcpuId>) {
+            self.called("routed");
+        }
+        fn device_mapped(&self, _: ItsId, _: DeviceId, _: u8) {
+            self.called("device_mapped");
+        }
+        fn device_unmapped(&self, _: ItsId, _: DeviceId) {
+            self.called("device_unmapped");
+        }
+        fn event_mapped(&self, _: ItsId, _: DeviceId, _: EventId, _: IntId, _: Option<VcpuId>) {
+            self.called("event_mapped");
+        }
+        fn event_unmapped(&self, _: ItsId, _: DeviceId, _: EventId) {
+            self.called("event_unmapped");
+        }
+        fn command_failed(&self, _: ItsId, _: u8, _: CommandError) {
+            self.called("command_failed");
+        }
+        fn trace(&self, _: TracePoint) {
+            self.called("trace");
+        }
+    }
+
+    /// Calls every method, and returns what the host has heard.
+    fn call_all(host: impl Host, log: &Log) -> Vec<&'static str> {
+        host.kick(CpuId(1), VcpuId(1));
+        host.wake(VcpuId(1));
+        let _ = host.read_memory(1, &mut []);
+        let _ = host.write_memory(1, &[]);
+        host.deactivate(PhysicalInterrupt::new(40, CpuId(1)));
+        let _ = host.is_pending(PhysicalInterrupt::new(40, CpuId(1)));
+        host.resample(VcpuId(1), IntId::wired(40));
+        host.enabled(None, IntId::wired(40), true);
+        host.configured(None, IntId::wired(40), true);
+        host.routed(IntId::wired(40), None);
+        host.device_mapped(ItsId(0), DeviceId(1), 1);
+        host.device_unmapped(ItsId(0), DeviceId(1));
+        host.event_mapped(ItsId(0), DeviceId(1), EventId(1), IntId::wired(40), None);
+        host.event_unmapped(ItsId(0), DeviceId(1), EventId(1));
+        host.command_failed(ItsId(0), 1, CommandError::Unknown);
+        host.trace(TracePoint::MappingGet(IntId::wired(40)));
+        log.0.lock().unwrap().drain(..).collect()
+    }
+
+    #[test]
+    fn a_pointer_passes_every_call_on() {
+        let log = Arc::new(Log::default());
+        let itself = call_all(&*log, &log);
+        assert_eq!(itself.len(), 16);
+        assert_eq!(call_all(log.clone(), &log), itself);
+        assert_eq!(call_all(&log, &log), itself);
     }
 }

@@ -112,7 +112,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `vgic` | the public API |
-//! | `advance`, `dump`, `teardown` | deferred work; a VM as text; the end of a VM |
+//! | `advance`, `dump`, `reset`, `teardown` | deferred work; a VM as text; reset; the end of a VM |
 //! | [`mmio`], [`sysreg`] | register frames and system registers, for trapped accesses |
 //! | `its` | ITS commands |
 //! | `entry` | entry and exit, vCPU load and put, WFI |
@@ -180,6 +180,7 @@ mod its;
 pub mod lr;
 pub mod mmio;
 mod radix;
+mod reset;
 mod steps;
 mod sync;
 pub mod sysreg;

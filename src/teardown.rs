@@ -38,7 +38,7 @@ pub(crate) fn teardown<H: Host>(
 }
 
 /// Claims every vCPU, so that none can be entered any more. On an error none stays claimed.
-fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
+pub(crate) fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
     // One claim at a time: one that fails puts back what it has claimed.
     let _growth = vm.growth.lock(pin.locks());
     for (count, vcpu) in vm.vcpus.iter().enumerate() {
@@ -120,7 +120,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
 }
 
 /// Prunes every interrupt from a vCPU's list.
-fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
+pub(crate) fn empty_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     let classes = if mutant(Mutant::ListsForgotten) {
         Classes::NONE
     } else {

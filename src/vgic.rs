@@ -20,7 +20,7 @@ use crate::mmio::{MmioOutcome, Width};
 use crate::sysreg::SysReg;
 use crate::teardown::TeardownReport;
 use crate::vm::Vm;
-use crate::{advance, mmio, sysreg, teardown};
+use crate::{advance, mmio, reset, sysreg, teardown};
 
 /// A virtual GICv3 for one VM.
 ///
@@ -462,6 +462,21 @@ impl<H: Host> Vgic<H> {
         self.vm.admit(pin)?;
         advance::advance(&self.vm, pin);
         Ok(())
+    }
+
+    /// Resets the controller as at the guest's power-on: registers, ITSes and their mappings,
+    /// pending and active states, CPU interfaces. Only vCPU 0 is powered on afterwards.
+    ///
+    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]); [`Vgic::enter`] fails with
+    /// [`EntryError::TornDown`] meanwhile. The embedder's settings stay: vCPUs that were added, the
+    /// levels of lines, connections. Physical interrupts that the VM owns are deactivated
+    /// ([`Host::deactivate`]). An interrupt raised meanwhile is raised before the reset or after
+    /// it. Unbounded, as the teardown is.
+    ///
+    /// # Errors
+    /// [`TeardownError`]; the VM is as before.
+    pub fn reset(&self, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
+        reset::reset(&self.vm, pin)
     }
 
     /// Takes the VM apart: empties every list, ends every mapping, checks every count.

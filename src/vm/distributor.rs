@@ -16,7 +16,7 @@ use core::array;
 
 use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
-use crate::sync::Ordering::Acquire;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::irq::{Irq, LEVEL};
@@ -60,6 +60,24 @@ impl Distributor {
             propbaser: AtomicU64::new(0),
             config_reload: Slices::new(),
             scanning: array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// Resets the registers, with every SPI's router naming the vCPU of affinity `first`. Leaves
+    /// the interrupts alone.
+    pub(crate) fn reset(&self, first: Option<Affinity>) {
+        // AcqRel: as a write of the guest's, `group_enables::write`.
+        self.groups.swap(0, AcqRel);
+        // Release: pairs with the Acquire in `lpi_tables`.
+        self.propbaser.store(0, Release);
+        let router = first.map_or(0, Affinity::mpidr);
+        for (_, register) in self.routed() {
+            // Relaxed: ordered by the caller's claim of the vCPUs.
+            register.store(router, Relaxed);
+        }
+        for word in &self.scanning {
+            // Relaxed: a hint; a table without slices is passed over.
+            word.store(0, Relaxed);
         }
     }
 

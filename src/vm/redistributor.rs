@@ -1,6 +1,6 @@
 //! State of a redistributor (IHI 0069, 12.10). [`crate::mmio::gicr`] has its registers.
 
-use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Slices};
 
 /// `GICR_CTLR.EnableLPIs`.
@@ -38,6 +38,18 @@ impl Redistributor {
             store_due: AtomicU8::new(0),
             store_base: AtomicU64::new(0),
         }
+    }
+
+    /// Resets the registers.
+    pub(crate) fn reset(&self) {
+        // AcqRel: as a write of the guest's, `write_gicr_ctlr`.
+        self.ctlr.swap(0, AcqRel);
+        // Relaxed: ordered by the caller's claim of the vCPUs.
+        self.store_due.store(0, Relaxed);
+        // Relaxed: ordered by the caller's claim of the vCPUs.
+        self.waker.store(WAKER_PROCESSOR_SLEEP, Relaxed);
+        // Release: pairs with the Acquire in `lpi_tables`.
+        self.pendbaser.store(0, Release);
     }
 
     /// Returns `GICR_CTLR.EnableLPIs`.

@@ -142,6 +142,12 @@ impl Residency {
             .map_err(ResidencyBits)
     }
 
+    /// Makes the word of a claimed vCPU anew, powered on or off. Ends the claim.
+    pub(crate) fn reset(&self, on: bool) {
+        // AcqRel: pairs with the AcqRel in `load`: the state after the reset is visible.
+        self.0.swap(NO_CPU | if on { ON } else { 0 }, AcqRel);
+    }
+
     /// Gives up the ownership; the work bits stay. Owner only.
     pub(crate) fn put(&self) {
         // Relaxed: the owner alone writes the owner's bits.

@@ -242,6 +242,17 @@ impl Vcpu {
         physical
     }
 
+    /// Resets the shadow. No list register is in use.
+    ///
+    /// # Safety
+    /// The caller has claimed the vCPU: no CPU has it, or gets it during the call.
+    pub(crate) unsafe fn reset_shadow(&self) {
+        self.shadow.watched.write();
+        // SAFETY: the caller promises that no CPU uses the shadow.
+        let shadow = unsafe { &*self.shadow.shadow.get() };
+        shadow.replace(IchShadow::new(vmcr::reset(5)));
+    }
+
     /// Returns true if an edge has come of an interrupt in a list register not ended by the guest.
     pub(crate) fn has_reraised(&self, shadow: &IchShadow) -> bool {
         bits(shadow.in_use)

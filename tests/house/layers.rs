@@ -33,6 +33,7 @@ pub(crate) const RANKS: Ranks = &[
     ("advance", 62),
     ("dump", 62),
     ("teardown", 62),
+    ("reset", 63),
     ("vgic", 70),
     ("lib", 80),
 ];

@@ -3,7 +3,7 @@
 
 use crate::epoch::CpuPin;
 use crate::sync::Ordering::{Acquire, Release};
-use crate::vm::its::baser::TableType;
+use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::{CTLR_ENABLED, Its};
 
 /// `GITS_CWRITER.Offset` and `GITS_CREADR.Offset`: bytes from the start of the queue.
@@ -74,6 +74,19 @@ impl Its {
         self.commands
             .cwriter
             .store((value & OFFSET) as u32, Release);
+    }
+
+    /// Resets the registers of a disabled ITS without mappings. Takes the command lock.
+    pub(crate) fn reset(&self, pin: &CpuPin<'_>) {
+        let mut engine = self.commands.engine.lock(pin.locks());
+        engine.in_progress = None;
+        engine.queue = CommandQueue::default();
+        engine.device_table = Baser::new(TableType::Devices);
+        engine.collection_table = Baser::new(TableType::Collections);
+        engine.collections.fill(None);
+        // Release: pairs with the Acquire in `creadr`.
+        self.commands.creadr.store(0, Release);
+        self.set_cwriter(0);
     }
 
     /// Writes `GITS_CTLR.Enabled`. The caller then executes a slice.

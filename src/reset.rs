@@ -1,0 +1,85 @@
+//! The reset of a VM's interrupt controller, for a guest that reboots.
+#![expect(unsafe_code)]
+// UNSAFETY: resets the shadows of vCPUs that are claimed.
+
+use crate::delivery::{change, lpi_lifetime, queue};
+use crate::epoch::CpuPin;
+use crate::error::TeardownError;
+use crate::host::Host;
+use crate::intid::{Kind, VcpuId};
+use crate::its::walks;
+use crate::teardown::{claim, empty_list};
+use crate::vm::Vm;
+use crate::vm::irq::{ENABLED, GROUP1, Irq, LEVEL, MESSAGE};
+use crate::vm::its::CTLR_ENABLED;
+
+/// Resets a VM: [`Vgic::reset`](crate::Vgic::reset).
+///
+/// The vCPUs are claimed meanwhile, so that none is entered. Other CPUs may raise interrupts: a
+/// raise falls before the reset or after it, for each interrupt alone.
+pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
+    vm.admit(pin)?;
+    claim(vm, pin)?;
+
+    stop(vm);
+    for its in &vm.its {
+        its.set_control(CTLR_ENABLED, false);
+        walks::unmap_all(vm, pin, its);
+        its.reset(pin);
+    }
+
+    // Nothing is queued from here on.
+    for irq in vm.wired() {
+        let changed = irq.update(|state| state.with(0, ENABLED));
+        queue::complete(vm, pin, irq, changed);
+    }
+    for vcpu in &vm.vcpus {
+        empty_list(vm, pin, vcpu);
+    }
+    lpi_lifetime::free_all(vm, pin);
+
+    for irq in vm.wired() {
+        reset_irq(vm, pin, irq);
+    }
+    vm.distributor.reset(vm.config.vcpus.first().copied());
+
+    for vcpu in &vm.vcpus {
+        vcpu.redistributor.reset();
+        // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the line below.
+        unsafe { vcpu.reset_shadow() };
+        vcpu.residency.reset(vcpu.id.index() == 0);
+    }
+
+    Ok(())
+}
+
+/// Stops the deferred work that the guest has started.
+fn stop<H: Host>(vm: &Vm<H>) {
+    vm.distributor.notifications.stop();
+    vm.distributor.config_reload.stop();
+    for vcpu in &vm.vcpus {
+        vcpu.redistributor.scan.stop();
+        vcpu.redistributor.store.stop();
+    }
+    let _ = vm.take_deferred();
+}
+
+/// Resets an SPI, PPI or SGI, on no list. The line and the connection stay, and a physical
+/// interrupt that the VM owns is deactivated.
+fn reset_irq<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    change::deactivate(vm, pin, irq);
+    change::clear_pending(vm, pin, irq);
+
+    let changed = irq.update(|state| {
+        let plain = state
+            .with(0, ENABLED | GROUP1 | MESSAGE)
+            .with_flag(LEVEL, irq.kind() != Kind::Sgi)
+            .with_priority(0);
+        if irq.kind() == Kind::Spi {
+            plain.with_target(VcpuId::new(0))
+        } else {
+            plain
+        }
+    });
+    queue::complete(vm, pin, irq, changed);
+}
