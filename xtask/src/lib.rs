@@ -25,6 +25,7 @@ mod cli;
 mod conformance;
 pub mod console;
 pub mod docs;
+mod example;
 mod fuzz;
 pub mod instructions;
 mod isolation;

@@ -10,6 +10,7 @@ use super::tally::Tally;
 use crate::bench::{self, BenchOptions};
 use crate::boot::{self, BootOptions, Kernel};
 use crate::conformance::{self, ConformanceOptions};
+use crate::example;
 use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
 use crate::isolation::{self, IsolationOptions};
@@ -73,6 +74,8 @@ enum Action {
     Instructions,
     /// Boots a guest, which passes or fails as one test case.
     Boot(BootOptions),
+    /// Boots the example, which passes or fails as one test case.
+    Example,
     /// Lets one guest attack another, which passes or fails as one test case.
     Isolation(IsolationOptions),
     /// Runs the conformance guest, whose cases count.
@@ -146,6 +149,7 @@ impl Gate {
                 })
             }
             Action::Boot(options) => boot::boot(&options, reports).map(Tally::of),
+            Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
         }
     }
@@ -199,6 +203,16 @@ pub(crate) fn all() -> Vec<Gate> {
                 let cargo = toolchain::bare_metal()?.cargo("clippy");
                 clippy(nested(cargo), &["--package", "el2-guest"])
             }),
+        ),
+        Gate::new(
+            "example-fmt",
+            "formatting of the example at EL2",
+            Command(|| fmt(example::on_the_example(cargo("fmt")))),
+        ),
+        Gate::new(
+            "example-clippy",
+            "clippy on the example at EL2",
+            Command(|| clippy(example::cargo("clippy")?, &["--locked"])),
         ),
         Gate::new("doc", "documentation", Command(host_documentation)),
         Gate::new(
@@ -259,6 +273,7 @@ pub(crate) fn all() -> Vec<Gate> {
                 minimize: false,
             }),
         ),
+        Gate::booting("example", "boot the example at EL2", Action::Example),
         Gate::booting(
             "isolation",
             "two guests",
@@ -459,6 +474,7 @@ mod tests {
             "miri",
             "instructions",
             "fuzz",
+            "example",
             "isolation",
             "conformance-4",
             "boot-6.12-4",
