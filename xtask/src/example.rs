@@ -134,6 +134,17 @@ mod tests {
         assert_eq!(failures(&Ended::PoweredOff, &[GOOD[1], "", GOOD[0]]), 0);
     }
 
+    /// Counts comments too. The program of the guests is apart.
+    #[test]
+    fn the_hypervisor_can_be_read_in_one_sitting() {
+        let source = project::root().join("examples/el2/src");
+        let lines = ["main.rs", "machine.rs", "vm.rs"].map(|file| {
+            let text = std::fs::read_to_string(source.join(file)).unwrap();
+            text.lines().count()
+        });
+        assert!(lines.iter().sum::<usize>() < 600, "{lines:?}");
+    }
+
     #[test]
     fn each_fault_fails() {
         assert_eq!(failures(&Ended::TimedOut, &GOOD), 1);
