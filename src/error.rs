@@ -76,6 +76,9 @@ pub enum TeardownError {
     Loaded(VcpuId),
     /// A VM that has been taken apart already, or is being taken apart by another CPU.
     TornDown,
+    /// A reset of a VM with [`Garbage::LIMIT`](crate::epoch::Garbage::LIMIT) pieces of memory
+    /// unmapped and not freed, because a CPU stays in the epoch. A later call succeeds.
+    Unreclaimed,
 }
 
 impl core::fmt::Display for TeardownError {
@@ -84,6 +87,7 @@ impl core::fmt::Display for TeardownError {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
             Self::TornDown => f.write_str("the VM has been taken apart"),
+            Self::Unreclaimed => f.write_str("memory that the VM has unmapped is not freed yet"),
         }
     }
 }

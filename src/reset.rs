@@ -19,6 +19,11 @@ use crate::vm::its::CTLR_ENABLED;
 /// raise falls before the reset or after it, for each interrupt alone.
 pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
     vm.admit(pin)?;
+    if vm.is_full_of_garbage(pin) {
+        pin.collect();
+        return Err(TeardownError::Unreclaimed);
+    }
+
     claim(vm, pin)?;
 
     stop(vm);

@@ -10,11 +10,11 @@ use std::cell::Cell;
 use std::sync::mpsc;
 
 use common::its::Driver;
-use common::{GITS, Machine, TestHost, affinity};
+use common::{GITS, Machine, TestHost, affinity, vcpu};
 use vgic::config::ItsConfig;
 use vgic::epoch::{Domain, Garbage};
 use vgic::intid::CpuId;
-use vgic::{Config, Vgic};
+use vgic::{Config, TeardownError, Vgic};
 
 struct Heap;
 
@@ -224,6 +224,51 @@ fn beside_a_stalled_cpu(domain: &Domain, work: impl FnOnce()) {
 fn map_and_discard(rounds: usize) -> Vec<[u64; 4]> {
     let round = [[0x0a, 8192 << 32, 0, 0], [0x0f, 0, 0, 0]];
     std::iter::repeat_n(round, rounds).flatten().collect()
+}
+
+/// Takes every vCPU off its CPU.
+fn put_all(machine: &Machine) {
+    for (n, cpu) in machine.cpus.iter().enumerate() {
+        let _ = machine.vm.vcpu_put(&cpu.pin(), vcpu(n));
+    }
+}
+
+/// Maps all that it can and reboots, over and over, while a CPU stalls in the epoch. The reset is
+/// refused until the CPU goes on.
+#[test]
+fn a_guest_that_reboots_beside_a_stalled_cpu_is_bounded() {
+    let machine = machine();
+    let life = || {
+        let driver = Driver::new(&machine);
+        for device in 0..4 {
+            driver.mapd(device, 8);
+            let events = (0..256).map(|event| {
+                let lpi = 8192 + device * 256 + event;
+                [0x0a | device << 32, event | lpi << 32, 0, 0]
+            });
+            driver.send_all(&events.collect::<Vec<_>>());
+        }
+    };
+    let reset = || {
+        let outcome = machine.vm.reset(&machine.pin());
+        if outcome.is_ok() {
+            machine.vm.power_on(vcpu(1));
+            machine.set_up();
+            put_all(&machine);
+        }
+        outcome
+    };
+    put_all(&machine);
+    life();
+    beside_a_stalled_cpu(&machine.domain, || {
+        assert_eq!(reset(), Ok(()));
+        for _ in 0..3 {
+            assert_eq!(reset(), Err(TeardownError::Unreclaimed));
+        }
+    });
+    let freed = (0..1000).any(|_| reset().is_ok());
+    assert!(freed, "the CPU has gone on");
+    machine.finish();
 }
 
 /// Maps and discards while a CPU stalls in the epoch. The queue stands still at the limit, other
