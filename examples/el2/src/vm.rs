@@ -36,6 +36,14 @@ struct Machine {
     woken: [AtomicBool; 2],
 }
 
+impl Machine {
+    fn check_ram(&self, gpa: u64, length: usize) -> Result<(), BadAddress> {
+        let offset = gpa.checked_sub(self.ram).ok_or(BadAddress)?;
+        let end = offset.checked_add(length as u64).ok_or(BadAddress)?;
+        if end <= RAM_SIZE { Ok(()) } else { Err(BadAddress) }
+    }
+}
+
 impl Host for Machine {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
         machine::kick(cpu.0.into());
@@ -47,11 +55,14 @@ impl Host for Machine {
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-        let offset = gpa.checked_sub(self.ram).ok_or(BadAddress)?;
-        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > RAM_SIZE) {
-            return Err(BadAddress);
-        }
+        self.check_ram(gpa, buffer.len())?;
         (gpa..).zip(buffer).for_each(|(address, byte)| *byte = machine::read(address));
+        Ok(())
+    }
+
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.check_ram(gpa, bytes.len())?;
+        (gpa..).zip(bytes).for_each(|(address, byte)| machine::write(address, *byte));
         Ok(())
     }
 
@@ -72,8 +83,7 @@ impl Host for Machine {
 pub fn create(domain: &Domain, pin: &CpuPin<'_>, index: u64) {
     let ram = 0x4800_0000 + index * RAM_SIZE;
     let affinities = [Affinity::new(0, 0, 0, 0), Affinity::new(0, 0, 0, 1)];
-    let mut config = Config::new(affinities.into()).with_its(guest::GITS);
-    config.lpi_bits = 13; // their INTIDs have 14 bits, and every CPU has 16
+    let config = Config::new(affinities.into()).with_its(guest::GITS);
     let gic = Vgic::new(domain, config, Machine { ram, woken: Default::default() }).unwrap();
     let (off, idle, moves) = Default::default();
     let vm = Arc::new(Vm { index, gic, off, idle, moves });
