@@ -205,7 +205,7 @@ fn store_against_put() {
         other.join();
 
         for _ in 0..4 {
-            machine.vm.advance(&cpu.pin());
+            machine.vm.advance(&cpu.pin()).unwrap();
         }
         assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0, "never written");
         // With PTZ nothing comes back: the pending state is in the table alone.
