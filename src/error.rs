@@ -29,7 +29,7 @@ pub enum RegisterError {
 impl core::fmt::Display for RegisterError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Reserved(cpu) => write!(f, "{} is no number of a CPU", cpu.0),
+            Self::Reserved(cpu) => write!(f, "{} is reserved, and names no CPU", cpu.0),
             Self::InUse(cpu) => write!(f, "CPU {} is registered already", cpu.0),
             Self::Exhausted => f.write_str("2^32 CPUs have been registered"),
         }
@@ -123,7 +123,7 @@ impl core::fmt::Display for CpuError {
             Self::PriorityBits(n) => {
                 write!(
                     f,
-                    "{n} bits of priority; supported are 5 to 8, and no less than preempt"
+                    "{n} bits of priority; supported are 5 to 8, no fewer than of preemption"
                 )
             }
             Self::LocalSErrors => {
@@ -224,7 +224,8 @@ pub enum InjectError {
     /// [`Vgic::connect_ppi`](crate::Vgic::connect_ppi)).
     NotConnected,
     /// An interrupt connected to another physical interrupt, or a physical interrupt connected to
-    /// another interrupt; also if the connection has ended, and the physical interrupt not yet.
+    /// another interrupt. Also after the connection has ended, until the physical interrupt has
+    /// been deactivated ([`Vgic::disconnect_spi`](crate::Vgic::disconnect_spi)).
     AlreadyConnected,
     /// A physical PPI of a CPU that does not have the vCPU.
     NotLoaded,
@@ -242,8 +243,8 @@ impl core::fmt::Display for InjectError {
             Self::UnmappedDevice => "the guest has not mapped the device",
             Self::UnmappedEvent => "the guest has not mapped the event",
             Self::UnmappedCollection => "the guest has not mapped the event's collection",
-            Self::NotConnected => "the interrupt has no physical interrupt",
-            Self::AlreadyConnected => "one of the interrupts is connected to another",
+            Self::NotConnected => "the interrupt is not connected to a physical interrupt",
+            Self::AlreadyConnected => "one of the two interrupts is connected to another one",
             Self::NotLoaded => "the calling CPU does not have the vCPU of the PPI",
             Self::TornDown => "the VM has been taken apart",
         })
