@@ -6,7 +6,7 @@
 //! epoch.
 //!
 //! Entering the epoch costs a store and a full barrier, and most exits look nothing up. A pin
-//! therefore enters the epoch at the first call of [`CpuPin::guard`] only. A pointer to an object
+//! therefore enters the epoch at the first lookup only (`CpuPin::guard`). A pointer to an object
 //! that another CPU may free (an LPI, a device, a topology) comes from a lookup, and every lookup
 //! takes the guard. SPIs, PPIs, SGIs and vCPUs live as long as their VM, and a linked interrupt
 //! lives as long as the link: neither needs the epoch.
@@ -108,10 +108,12 @@ impl Domain {
     }
 
     /// Adds the calling physical CPU, or thread, to the domain. Allocates. Call once per CPU, at
-    /// the CPU's boot; again only after the CPU's [`CpuLocal`] was dropped. The counters go on.
+    /// the CPU's boot; again only after the CPU's [`CpuLocal`] was dropped. The counters of an
+    /// identifier that registers again go on.
     ///
     /// # Errors
-    /// [`RegisterError`] if `id` is reserved, or if a CPU of the domain has the identifier.
+    /// [`RegisterError`] if `id` is reserved, or if another [`CpuLocal`] of the domain has the
+    /// identifier.
     pub fn register(&self, id: CpuId) -> Result<CpuLocal, RegisterError> {
         if id.0 >= CpuId::FIRST_RESERVED {
             return Err(RegisterError::Reserved(id));
@@ -239,7 +241,7 @@ impl CpuLocal {
 
     /// Creates a pin for the CPU's work between an exit and the next entry.
     ///
-    /// The pin enters the epoch at the first lookup only; see [`CpuPin::guard`].
+    /// The pin enters the epoch at the first lookup only.
     #[inline]
     pub fn pin(&self) -> CpuPin<'_> {
         CpuPin {

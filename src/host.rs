@@ -50,8 +50,9 @@ impl PhysicalInterrupt {
 /// The embedder's services to one VM's vGIC.
 ///
 /// The library calls each method on the CPU that called into the library, with no ap_list lock
-/// held. A method must not block. A method must not call back into the same VM's vGIC, except where
-/// the method's documentation allows the call.
+/// held. A method must not block. A method must not call back into the same VM's vGIC, except for
+/// calls that only look at the VM, such as [`Vgic::dump`](crate::Vgic::dump), and for calls that
+/// the method's documentation allows.
 ///
 /// Some methods may run under another lock of the library, and must not wait for a CPU that may
 /// wait for the lock:
@@ -118,9 +119,9 @@ pub trait Host: Send + Sync {
     /// * when the guest reads the pending state. A PPI may be one of another CPU, which has the
     ///   vCPU; the PPIs of a vCPU on no CPU are not asked for;
     /// * when a forwarded interrupt has waited: at an exit with the interrupt pending in a list
-    ///   register, at an entry with other reasons to fill list registers than an arrival, and when
-    ///   the guest enables or routes the interrupt. The entry that follows the arrival does not
-    ///   ask.
+    ///   register, at an entry that fills list registers with what has waited, at the end of a
+    ///   sleep, and when the guest enables or routes the interrupt, or changes its trigger. The
+    ///   entry that follows the arrival does not ask.
     fn is_pending(&self, physical: PhysicalInterrupt) -> bool;
 
     /// Samples the line of the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`, after
@@ -157,8 +158,8 @@ pub trait Host: Send + Sync {
 
     /// Reports that the guest routed the SPI `intid` to `target`, or to no vCPU of the VM.
     ///
-    /// The addition of a vCPU also routes SPIs ([`Vgic::add_vcpu`](crate::Vgic::add_vcpu)), with
-    /// the lock of the addition held.
+    /// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu) also routes SPIs, and calls this method with the
+    /// lock of `Vgic::add_vcpu` held.
     fn routed(&self, intid: IntId, target: Option<VcpuId>) {
         let _ = (intid, target);
     }

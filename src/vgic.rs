@@ -130,7 +130,8 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`EntryError`] if the vCPU is unknown, powered off, in the guest already or loaded on
-    /// another CPU, or if `cpu` has another vCPU. An error changes nothing.
+    /// another CPU, if `cpu` has another vCPU, is of another domain or holds fewer bits of INTID
+    /// than the VM has, or after [`Vgic::teardown`]. An error changes nothing.
     #[inline]
     pub fn enter<I: CpuInterface>(
         &self,
@@ -418,6 +419,8 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Writes `register` for `vcpu`, after a trapped access on `cpu`. Call after [`Vgic::exit`].
+    ///
+    /// A write of `ICC_PMR_EL1` or `ICC_CTLR_EL1` is ignored if `cpu` does not have the vCPU.
     ///
     /// # Errors
     /// [`AccessError`]; an access that fails has no effect.

@@ -26,7 +26,7 @@ pub(crate) fn connect<H: Host>(
 ) -> Result<(), InjectError> {
     let (raw, private) = match (pintid.kind(), owner) {
         (Kind::Spi, _) => (pintid.raw() as u16, false),
-        // A physical PPI belongs to a CPU, as a vCPU does while it runs; an SPI does not.
+        // A physical PPI goes to the vCPU on the PPI's CPU. A virtual SPI is on no particular CPU.
         (Kind::Ppi, Some(_)) => (pintid.raw() as u16, true),
         _ => return Err(InjectError::UnknownInterrupt),
     };
@@ -71,8 +71,9 @@ pub(crate) fn forward_ppi(
     irq.forward().ok_or(InjectError::NotConnected)
 }
 
-/// Ends the connection of `irq`, an SPI or a PPI of `owner`, and gives the physical interrupt back:
-/// now, or as soon as the CPU that has it in a list register, or that it is a PPI of, looks.
+/// Ends the connection of `irq`, and gives the physical interrupt back. A physical interrupt behind
+/// a list register is given back by the CPU with the list register, and a physical PPI by its CPU,
+/// at the next entry, block or put there.
 pub(crate) fn disconnect<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
@@ -95,7 +96,7 @@ pub(crate) fn disconnect_all<H: Host>(vm: &Vm<H>) {
     let private = |vcpu: &Vcpu| vcpu.residency.get().cpu();
     let deactivate = |irq: &Irq, cpu: Option<CpuId>| {
         if irq.disconnect(true).takes_physical() {
-            // Only the PPI of a vCPU that is dropped on its CPU is still owned.
+            // A PPI is still owned only if the VM was dropped with the PPI's vCPU on a CPU.
             let cpu = cpu.unwrap_or(CpuId(CpuId::FIRST_RESERVED));
             vm.host.deactivate(irq.physical(cpu));
         }
@@ -112,7 +113,7 @@ pub(crate) fn disconnect_all<H: Host>(vm: &Vm<H>) {
 }
 
 /// Deactivates the physical interrupt that a change of `irq` has taken from the state word. A
-/// physical PPI that is owned without a need is released, by the CPU that has the vCPU.
+/// physical PPI with no pending or active state left is released by the CPU that has the vCPU.
 // Out of line: most changes are of interrupts that are not forwarded.
 #[cold]
 #[inline(never)]
@@ -124,7 +125,7 @@ pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: 
     }
 }
 
-/// Releases a physical PPI that is owned without a need, or has the CPU of the vCPU do so.
+/// Releases a physical PPI with no pending or active state left, or has the CPU of the vCPU do so.
 fn settle_ppi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let Some(vcpu) = irq.owner().and_then(|owner| vm.vcpu(owner)) else {
         return;
@@ -138,7 +139,8 @@ fn settle_ppi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 }
 
-/// Releases the physical PPIs that are owned without a need. On the CPU that has the vCPU.
+/// Releases the physical PPIs that are owned with no pending or active state left, or without a
+/// connection. On the CPU that has the vCPU.
 #[cold]
 #[inline(never)]
 pub(crate) fn release_unused<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {

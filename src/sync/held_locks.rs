@@ -10,7 +10,8 @@ use super::compiler_fence;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub(crate) enum Rank {
-    /// Replacement of the vCPU topology.
+    /// Changes of a VM as a whole: added vCPUs, connections of interrupts, the claim for a
+    /// teardown. Also the list of a domain's CPUs.
     Topology = 1,
     /// An ITS's command queue and tables.
     ItsCommand = 2,

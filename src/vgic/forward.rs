@@ -58,8 +58,9 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range,
-    /// [`InjectError::AlreadyConnected`] if one of the two is connected to another, in this VM; the
-    /// library cannot know the connections of other VMs. [`InjectError::TornDown`].
+    /// [`InjectError::AlreadyConnected`] if one of the two is connected to another in this VM, or
+    /// has been, and [`Host::deactivate`] is still to come ([`Vgic::disconnect_spi`]). The library
+    /// cannot know the connections of other VMs. [`InjectError::TornDown`].
     pub fn connect_spi(
         &self,
         pin: &CpuPin<'_>,
@@ -73,8 +74,8 @@ impl<H: Host> Vgic<H> {
     /// Connects the PPI `intid` of `vcpu` to the physical PPI or SPI `pintid`, 16-1019, for
     /// [`Vgic::forward_ppi`].
     ///
-    /// A PPI is connected to the physical PPI of the CPU that has the vCPU, whichever it is. The
-    /// same connection may be made again.
+    /// A physical PPI is the one of whichever CPU has the vCPU. The same connection may be made
+    /// again.
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], or [`InjectError::UnknownInterrupt`] if `intid` is not a PPI
@@ -95,10 +96,13 @@ impl<H: Host> Vgic<H> {
 
     /// Ends the connection of the SPI `intid`, and gives the physical interrupt back.
     ///
-    /// If the VM owns the physical interrupt, [`Host::deactivate`] is called: by this call, or by
-    /// the exit of the vCPU that has it in a list register, which is kicked. A level that was
-    /// pending because of the physical interrupt is pending no more. An edge stays pending, and an
-    /// active state active.
+    /// If the VM owns the physical interrupt, [`Host::deactivate`] is called by this call. With the
+    /// interrupt in a list register, [`Host::deactivate`] is called by the CPU that has the list
+    /// register: at the vCPU's next entry, [`Vgic::block`] or [`Vgic::vcpu_put`], after a kick.
+    /// Until then neither interrupt can be connected again ([`InjectError::AlreadyConnected`]).
+    ///
+    /// A level that was pending because of the physical interrupt is pending no more. An edge stays
+    /// pending, and an active state active.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if `intid` is not an SPI of the VM,
@@ -112,7 +116,7 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::disconnect_spi`] does.
     ///
     /// If the VM owns a physical PPI of another CPU, that CPU is kicked, and calls
-    /// [`Host::deactivate`] before it enters or puts the vCPU.
+    /// [`Host::deactivate`] at the vCPU's next entry, [`Vgic::block`] or [`Vgic::vcpu_put`].
     ///
     /// # Errors
     /// [`InjectError::UnknownVcpu`], [`InjectError::UnknownInterrupt`] if `intid` is not a PPI,

@@ -208,7 +208,7 @@ impl<H: Host> Vm<H> {
         self.distributor.spis().iter().chain(private)
     }
 
-    /// Returns true if the VM is being taken apart, or has been. Under the lock of the topology.
+    /// Returns true if the VM is being taken apart, or has been. Under the lock `Vm::growth`.
     pub(crate) fn is_torn_down(&self) -> bool {
         let first = self.vcpus.first();
         first.is_some_and(|vcpu| vcpu.residency.get().is_torn_down())

@@ -10,7 +10,7 @@
 //! | 5     | RECALL       | a list register has to be folded, and the guest left |
 //! | 6     | RECALL_LATER | a list register has to be folded before the next entry |
 //! | 7     | RERAISED     | an edge has come of an interrupt in a list register |
-//! | 8     | RELEASE      | a physical PPI is owned without a need, and has to be released |
+//! | 8     | RELEASE      | the vCPU's CPU has to release a physical PPI |
 //! | 31:16 | cpu          | physical CPU that has the vCPU, or none |
 //! | 63:32 | registration | number of that CPU's registration; 0 for none |
 //!
@@ -45,7 +45,8 @@ pub(crate) const RECALL_LATER: u64 = 1 << 6;
 /// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
 /// exit restages the interrupt; else the list registers must be folded.
 pub(crate) const RERAISED: u64 = 1 << 7;
-/// A physical PPI is owned without a need.
+/// The vCPU's CPU has to release a physical PPI: no pending or active state is left, or no
+/// connection.
 pub(crate) const RELEASE: u64 = 1 << 8;
 /// Every kind of work.
 pub(crate) const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED | RELEASE;

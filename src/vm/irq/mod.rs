@@ -19,8 +19,8 @@
 //!    lock, or, by [`Irq::refresh_lr_bits`], on the CPU with the vCPU.
 //! 3. `links` belong to the ap_list named by `queued_on`, under the list's lock. The links of an
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
-//! 4. `pintid` is written under the lock of the topology, while neither CONNECTED nor HW nor LR_HW
-//!    is set. Setting CONNECTED publishes it.
+//! 4. `pintid` is written under the lock `Vm::growth`, while neither CONNECTED nor HW nor LR_HW is
+//!    set. Setting CONNECTED publishes it.
 //! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
 //!
 //! # References

@@ -56,7 +56,7 @@ impl Irq {
     }
 
     /// Connects the interrupt to the physical interrupt `pintid`. Returns false if the interrupt is
-    /// connected to another one, or still owns another one. Under the lock of the topology.
+    /// connected to another one, or still owns another one. Under the lock `Vm::growth`.
     pub(crate) fn connect(&self, pintid: u16) -> bool {
         let state = self.state();
         if state.connected() {
