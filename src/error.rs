@@ -74,7 +74,7 @@ pub enum TeardownError {
     ForeignDomain,
     /// A vCPU loaded on a CPU, to be put first by [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
     Loaded(VcpuId),
-    /// A VM that has been taken apart already, or is being taken apart by another CPU.
+    /// A VM that has been taken apart already, or that another CPU is taking apart or resetting.
     TornDown,
     /// A reset of a VM with [`Garbage::LIMIT`](crate::epoch::Garbage::LIMIT) pieces of memory
     /// unmapped and not freed, because a CPU stays in the epoch. A later call succeeds.
@@ -144,7 +144,8 @@ impl core::error::Error for CpuError {}
 pub enum EntryError {
     /// A CPU of another domain than the VM's.
     ForeignDomain,
-    /// A VM that has been taken apart ([`Vgic::teardown`](crate::Vgic::teardown)).
+    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
     /// A vCPU unknown to the VM.
     UnknownVcpu(VcpuId),
@@ -229,7 +230,8 @@ pub enum InjectError {
     AlreadyConnected,
     /// A physical PPI of a CPU that does not have the vCPU.
     NotLoaded,
-    /// A VM that has been taken apart ([`Vgic::teardown`](crate::Vgic::teardown)).
+    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
 }
 

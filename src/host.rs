@@ -171,8 +171,8 @@ pub trait Host: Send + Sync {
         let _ = (its, device, event_bits);
     }
 
-    /// Reports that the guest unmapped `device`, after every [`Host::event_unmapped`] of the
-    /// device.
+    /// Reports that the guest unmapped `device` (`MAPD`, or a device table taken away), or that the
+    /// teardown or a reset of the VM did; after every [`Host::event_unmapped`] of the device.
     ///
     /// Called with the ITS's command lock held.
     fn device_unmapped(&self, its: ItsId, device: DeviceId) {
@@ -199,7 +199,7 @@ pub trait Host: Send + Sync {
     }
 
     /// Reports that the guest unmapped `event` (`DISCARD`, `MAPD`, or a device table taken away),
-    /// or that the teardown of the VM did.
+    /// or that the teardown or a reset of the VM did.
     ///
     /// Called with the ITS's command lock held.
     fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {

@@ -131,7 +131,8 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`EntryError`] if the vCPU is unknown, powered off, in the guest already or loaded on
     /// another CPU, if `cpu` has another vCPU, is of another domain or holds fewer bits of INTID
-    /// than the VM has, or after [`Vgic::teardown`]. An error changes nothing.
+    /// than the VM has, or during [`Vgic::reset`] and after [`Vgic::teardown`]. An error changes
+    /// nothing.
     #[inline]
     pub fn enter<I: CpuInterface>(
         &self,
@@ -470,8 +471,8 @@ impl<H: Host> Vgic<H> {
     /// Resets the controller as at the guest's power-on: registers, ITSes and their mappings,
     /// pending and active states, CPU interfaces. Only vCPU 0 is powered on afterwards.
     ///
-    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]); [`Vgic::enter`] fails with
-    /// [`EntryError::TornDown`] meanwhile. The embedder's settings stay: vCPUs that were added, the
+    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). During the reset, [`Vgic::enter`] fails
+    /// with [`EntryError::TornDown`]. The embedder's settings stay: vCPUs that were added, the
     /// levels of lines, connections. Physical interrupts that the VM owns are deactivated
     /// ([`Host::deactivate`]). An interrupt raised meanwhile is raised before the reset or after
     /// it. Unbounded, as the teardown is.

@@ -11,7 +11,7 @@ use super::compiler_fence;
 #[repr(u8)]
 pub(crate) enum Rank {
     /// Changes of a VM as a whole: added vCPUs, connections of interrupts, the claim for a
-    /// teardown. Also the list of a domain's CPUs.
+    /// teardown or reset. Also the list of a domain's CPUs.
     Topology = 1,
     /// An ITS's command queue and tables.
     ItsCommand = 2,

@@ -59,7 +59,7 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) present: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
     /// Held while a vCPU is added, an interrupt connected or disconnected, or the VM claimed for
-    /// its teardown.
+    /// its teardown or a reset.
     pub(crate) growth: SpinLock<(), { Rank::Topology as u8 }>,
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
