@@ -62,7 +62,7 @@ pub(crate) fn forward_ppi(
 ) -> Result<Raised, InjectError> {
     // The CPU that has the vCPU does not put it meanwhile: it is here. Without a connection the
     // number is 0, and the transition refuses.
-    if irq.is_of_ppi() && owner.residency.get().seat() != Some(pin.local().seat()) {
+    if irq.is_of_ppi() && !owner.residency.get().is_on_cpu(pin.local().seat()) {
         return Err(match irq.state().connected() {
             true => InjectError::NotLoaded,
             false => InjectError::NotConnected,

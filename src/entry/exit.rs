@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::vm::Vm;
 use crate::vm::ich_shadow::IchShadow;
-use crate::vm::residency::Whereabouts;
+use crate::vm::residency::{RECALL, Whereabouts};
 
 /// Folds what the guest has ended: [`Vgic::exit`](crate::Vgic::exit).
 #[inline]
@@ -26,10 +26,15 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
         && let Some((_, untouched)) =
             vcpu.peek(cpu.local(), Whereabouts::InGuest, IchShadow::is_untouched)
     {
-        vcpu.residency.exit();
+        let work = vcpu.residency.exit();
         if !untouched {
-            // SAFETY: `peek` has found that this CPU has the vCPU.
-            unsafe { fold::fold_exit(vm, cpu, pin, vcpu) };
+            if work.has(RECALL) {
+                // SAFETY: `peek` has found that this CPU has the vCPU.
+                unsafe { fold::fold_recalled(vm, cpu, pin, vcpu) };
+            } else {
+                // SAFETY: `peek` has found that this CPU has the vCPU.
+                unsafe { fold::fold_exit(vm, cpu, pin, vcpu) };
+            }
         }
         return Ok(());
     }

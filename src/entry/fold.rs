@@ -41,28 +41,37 @@ pub(super) unsafe fn fold_exit<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
 ) {
     // SAFETY: the caller promises that `cpu` has the vCPU.
-    let Some(mut shadow) = (unsafe { vcpu.borrow_shadow() }) else {
+    let Some(shadow) = (unsafe { vcpu.borrow_shadow() }) else {
         return;
     };
 
     let ended = cpu.interface().read_elrsr() & shadow.in_use;
-    if shadow.forwarded & !ended != 0 {
-        // A forwarded level that the guest has not taken waits for its line.
-        sample_levels(vm, cpu, pin, vcpu, &mut shadow, ended);
-    }
-
     // With any other HCR a maintenance condition may hold as well.
-    if shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
+    if shadow.forwarded & !ended | shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
         fold_one(vm, cpu, pin, vcpu, shadow, ended);
     } else {
         fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
     }
+}
 
-    if vcpu.residency.get().has(RECALL) {
-        // Another vCPU may wait for the states, and this vCPU may stay out of the guest.
-        refresh_states(cpu, pin, vcpu);
-        vcpu.residency.show_states();
-    }
+/// Does what [`fold_exit`] does for a vCPU that was recalled, and shows the states of all
+/// interrupts in list registers.
+///
+/// # Safety
+/// `cpu` has the vCPU.
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn fold_recalled<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+) {
+    // SAFETY: the caller promises that `cpu` has the vCPU.
+    unsafe { fold_exit(vm, cpu, pin, vcpu) };
+    // Another vCPU may wait for the states, and this vCPU may stay out of the guest.
+    refresh_states(cpu, pin, vcpu);
+    vcpu.residency.show_states();
 }
 
 /// Samples the forwarded levels that are pending in list registers, except those in `ended`. Levels
@@ -229,6 +238,11 @@ fn fold_exit_slow<H: Host, I: CpuInterface>(
     mut ended: u16,
 ) {
     let shadow = &mut *shadow;
+    if shadow.forwarded & !ended != 0 {
+        // A forwarded level that the guest has not taken waits for its line.
+        sample_levels(vm, cpu, pin, vcpu, shadow, ended);
+    }
+
     if shadow.in_use != 0 {
         if shadow.wants_eoi != 0 {
             ended |= cpu.interface().read_eisr() & shadow.in_use;

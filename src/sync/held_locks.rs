@@ -66,6 +66,7 @@ impl HeldLocks {
     ///
     /// # Panics
     /// If the wait might never end: the lock order forbids the acquisition.
+    #[inline]
     pub(super) fn wait(&self, rank: u8) {
         self.check(rank);
         self.record(rank);
@@ -83,15 +84,12 @@ impl HeldLocks {
     ///
     /// # Panics
     /// If the lock order forbids the acquisition: a handler that tries again might do so for ever.
-    #[cold]
+    #[inline]
     pub(super) fn check(&self, rank: u8) {
         for (outer, held) in (1..).zip(&self.held) {
-            assert!(
-                outer < rank || !held.get(),
-                "lock order: a CPU takes a lock of rank {rank} while it holds or waits for a lock \
-                 of rank {outer}; an interrupt handler, or a callback of Host, has called the \
-                 library in the middle of a call on the same CPU"
-            );
+            if outer >= rank && held.get() {
+                forbidden(rank, outer);
+            }
         }
     }
 
@@ -109,6 +107,17 @@ impl HeldLocks {
     fn entry(&self, rank: u8) -> &Cell<bool> {
         &self.held[usize::from(rank) - 1]
     }
+}
+
+/// Panics, because a CPU that holds or waits for a lock of rank `outer` takes one of rank `rank`.
+#[cold]
+#[inline(never)]
+fn forbidden(rank: u8, outer: u8) -> ! {
+    panic!(
+        "lock order: a CPU takes a lock of rank {rank} while it holds or waits for a lock of rank \
+         {outer}; an interrupt handler, or a callback of Host, has called the library in the \
+         middle of a call on the same CPU"
+    );
 }
 
 /// The entry of a held lock in a [`HeldLocks`], struck out when dropped.

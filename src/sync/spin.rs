@@ -147,8 +147,9 @@ impl<T> Inner<T> {
     }
 
     /// Waits until `ticket` of the lock, of rank `rank`, is served.
+    // Inlined: without a call on the way, the callers of `lock` save fewer registers.
     #[cfg(not(feature = "std"))]
-    #[cold]
+    #[inline(always)]
     fn wait(&self, locks: &HeldLocks, rank: u8, ticket: u32) {
         locks.wait(rank);
         while !self.tickets.is_served(ticket) {

@@ -173,11 +173,11 @@ impl Residency {
         ResidencyBits(self.0.swap(entered, AcqRel))
     }
 
-    /// Marks the vCPU as out of the guest. Owner only.
+    /// Marks the vCPU as out of the guest, and returns the word from before. Owner only.
     #[inline]
-    pub(crate) fn exit(&self) {
+    pub(crate) fn exit(&self) -> ResidencyBits {
         // Relaxed: publishes nothing; the fold's transitions publish the guest's part.
-        self.0.fetch_and(!IN_GUEST, Relaxed);
+        ResidencyBits(self.0.fetch_and(!IN_GUEST, Relaxed))
     }
 
     /// Records that the state of every interrupt in a list register has been updated since the
