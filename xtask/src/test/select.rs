@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn several_choices_run_in_the_usual_order_and_once() {
         let only = ["--only", "miri", "--only", "fmt", "--only", "formatting"];
-        assert_eq!(chosen(&only).unwrap(), ["fmt", "el2-fmt", "example-fmt", "miri"]);
+        assert_eq!(
+            chosen(&only).unwrap(),
+            ["fmt", "el2-fmt", "example-fmt", "miri"]
+        );
     }
 
     #[test]
