@@ -1,9 +1,10 @@
 //! Trace points and counters.
 //!
-//! A reference to an interrupt has one of three owners: an ITS *mapping*, an ap_*list*, or a
-//! *migration* between two ap_lists. Each owner has separate trace points and counters. `vm::irq`
-//! has the transitions for gets and puts of references. A lookup takes no reference. After the
-//! teardown of a VM, the gets and puts of each owner are equal.
+//! A VM has a reference to each of its SPIs, PPIs and SGIs. Every other reference to an interrupt
+//! has one of three owners: an ITS *mapping*, an ap_*list*, or a *migration* between two ap_lists.
+//! Each of the three has separate trace points and counters. `vm::irq` has the transitions for gets
+//! and puts of references. A lookup takes no reference. After the teardown of a VM, the gets and
+//! puts of each of the three are equal.
 
 use core::ops::Index;
 
@@ -17,7 +18,8 @@ pub use crate::sync::Counter;
 pub enum TracePoint {
     /// Get of an LPI by an ITS mapping: `MAPTI`, `MAPI`.
     MappingGet(IntId),
-    /// Put of an LPI by an ITS mapping: `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown.
+    /// Put of an LPI by an ITS mapping: `DISCARD`, `MAPD`, `MAPTI` of another LPI, teardown,
+    /// reset.
     MappingPut(IntId),
     /// Get by a migration: the migrating CPU takes over the old ap_list's reference.
     MigrationGet(IntId),

@@ -455,10 +455,10 @@ impl<H: Host> Vgic<H> {
     /// call, also several at once. The embedder has to cause an exit, by a timer for example: a
     /// guest may wait for the interrupt of a command without any access.
     ///
-    /// Commands that unmap wait while [`Garbage::LIMIT`](crate::epoch::Garbage::LIMIT) pieces of
-    /// the VM's memory are not freed, because a CPU stays in the epoch. The call then returns, and
-    /// work stays deferred. A loop has to make a new pin for each call, or renew the pin: memory is
-    /// not freed under a pin that stays.
+    /// Commands that may unmap wait while [`Garbage::LIMIT`](crate::epoch::Garbage::LIMIT)
+    /// pieces of the VM's memory are not freed, because a CPU stays in the epoch. The call then
+    /// returns, and work stays deferred. A loop has to make a new pin for each call, or renew
+    /// the pin: memory is not freed under a pin that stays.
     ///
     /// # Errors
     /// [`AccessError::ForeignDomain`].

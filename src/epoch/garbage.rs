@@ -36,11 +36,11 @@ impl fmt::Debug for Garbage {
 }
 
 impl Garbage {
-    /// Number of unfreed pieces from which on a guest's work that leaves more waits.
+    /// Number of pieces not freed at which the guest's ITS commands that may unmap more wait.
     pub const LIMIT: usize = 1024;
 
-    /// Bytes of the largest piece, a device with room for 256 events or a table node, in a pile of
-    /// its own.
+    /// Heap bytes of the largest piece, a device with room for 256 events or a table node, and of
+    /// a pile for the piece alone.
     pub const PIECE: usize = 2400 + 2200;
 
     /// Returns the number of pieces that are not freed.

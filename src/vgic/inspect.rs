@@ -27,8 +27,8 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Returns the CPU that has the vCPU, since the first [`Vgic::enter`] there and until
-    /// [`Vgic::vcpu_put`]. Returns `None` if the vCPU is on no CPU, or the VM does not have the
-    /// vCPU.
+    /// [`Vgic::vcpu_put`] or [`Vgic::power_off`]. Returns `None` if the vCPU is on no CPU, or the
+    /// VM does not have the vCPU.
     #[must_use]
     pub fn vcpu_cpu(&self, vcpu: VcpuId) -> Option<CpuId> {
         self.vm.vcpu(vcpu)?.residency.get().cpu()
