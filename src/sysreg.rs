@@ -23,8 +23,7 @@
 )]
 
 use crate::cpu::Cpu;
-use crate::cpu_interface::priority::ActivePriorities;
-use crate::cpu_interface::{CpuInterface, Vtr, vmcr};
+use crate::cpu_interface::{CpuInterface, Vtr, priority, vmcr};
 use crate::delivery::{change, inject};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
@@ -198,10 +197,7 @@ pub(crate) fn sysreg_read<H: Host, I: CpuInterface>(
     match register {
         SysReg::Pmr => Some(u64::from(vmcr::priority_mask(interface.read_vmcr()))),
         SysReg::Ctlr => Some(ctlr(interface.read_vmcr(), cpu.vtr())),
-        SysReg::Rpr => {
-            let active = ActivePriorities::read(interface);
-            Some(u64::from(active.running_priority()))
-        }
+        SysReg::Rpr => Some(u64::from(priority::running(interface))),
         _ => None,
     }
 }

@@ -64,6 +64,22 @@ pub const fn signals(vmcr: u64, running_priority: u8, priority: u8, group1: bool
         && (running_priority == IDLE || priority & mask < running_priority & mask)
 }
 
+/// Returns the running priority of a CPU's interface, as [`ActivePriorities::running_priority`] of
+/// the registers.
+#[inline]
+pub(crate) fn running(interface: &impl CpuInterface) -> u8 {
+    let vtr = interface.vtr();
+    for index in 0..vtr.apr_count() {
+        let active = interface.read_apr(false, index) | interface.read_apr(true, index);
+        if active != 0 {
+            let level = 32 * index + active.trailing_zeros() as usize;
+            return (level << (8 - vtr.preemption_bits)) as u8;
+        }
+    }
+
+    IDLE
+}
+
 /// Active priorities of both groups: `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`.
 ///
 /// Bit b of register n stands for the group priority (32 n + b) << (8 - preemption bits).
@@ -85,19 +101,6 @@ impl ActivePriorities {
             preemption_bits,
             registers: [[0; Self::MAX_REGISTERS]; 2],
         }
-    }
-
-    /// Reads the active priorities of a CPU's interface.
-    pub(crate) fn read(interface: &impl CpuInterface) -> Self {
-        let vtr = interface.vtr();
-        let mut active = Self::new(vtr.preemption_bits);
-        for group1 in [false, true] {
-            for index in 0..vtr.apr_count() {
-                active.set_register(group1, index, interface.read_apr(group1, index));
-            }
-        }
-
-        active
     }
 
     /// Returns `ICH_AP0R<index>_EL2` (`group1` false) or `ICH_AP1R<index>_EL2`.

@@ -31,10 +31,8 @@ pub(crate) fn inject_msi<H: Host>(
     device: DeviceId,
     event: EventId,
 ) -> Result<Injected, InjectError> {
-    // First, while few values have to be kept across the call: saves 2 of the 160 instructions of
-    // inject_msi/pending.
-    let guard = pin.first_guard();
     vm.admit(pin)?;
+    let guard = pin.first_guard();
     let its = vm.its(its).ok_or(InjectError::ItsDisabled)?;
     let irq = pin.lookup(|| its.translate(device, event, guard))?;
 

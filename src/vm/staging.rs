@@ -78,8 +78,8 @@ impl IchShadow {
     pub(crate) fn restage(&mut self, index: usize, image: ListRegister) {
         debug_assert!(!image.wants_eoi(), "{image:?} is not plain");
         self.images[index] = image;
-        self.note_forwarded(index, image);
         self.due.0 |= 1 << index;
+        self.note_forwarded(index, image);
     }
 
     /// Writes the staged list registers.
