@@ -86,7 +86,7 @@ impl core::fmt::Display for TeardownError {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
-            Self::TornDown => f.write_str("the VM has been taken apart"),
+            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
             Self::Unreclaimed => f.write_str("memory that the VM has unmapped is not freed yet"),
         }
     }
@@ -176,7 +176,7 @@ impl core::fmt::Display for EntryError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
-            Self::TornDown => f.write_str("the VM has been taken apart"),
+            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
             Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
             Self::PoweredOff(v) => write!(f, "vCPU {} is powered off", v.index()),
             Self::AlreadyEntered(v) => write!(f, "vCPU {} is in the guest already", v.index()),
@@ -248,7 +248,7 @@ impl core::fmt::Display for InjectError {
             Self::NotConnected => "the interrupt is not connected to a physical interrupt",
             Self::AlreadyConnected => "one of the two interrupts is connected to another one",
             Self::NotLoaded => "the calling CPU does not have the vCPU of the PPI",
-            Self::TornDown => "the VM has been taken apart",
+            Self::TornDown => "the VM has been taken apart, or is being reset",
         })
     }
 }
