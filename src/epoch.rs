@@ -250,6 +250,12 @@ impl CpuLocal {
         }
     }
 
+    /// Returns the record of the locks that the CPU holds and has taken.
+    #[inline]
+    pub(crate) fn locks(&self) -> &HeldLocks {
+        &self.locks
+    }
+
     /// Returns the CPU's registration, as residency words name it.
     #[inline]
     pub(crate) fn seat(&self) -> Seat {

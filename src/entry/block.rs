@@ -129,7 +129,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
     shadow: &IchShadow,
 ) -> bool {
     // No interrupt at all. Saves 27 of the 1086 instructions of an SGI to a vCPU in WFI.
-    if shadow.in_use == 0 && vcpu.ap_list.lock(pin.locks()).waiting() == 0 {
+    if shadow.in_use == 0 && vcpu.ap_list.lock(cpu.local().locks()).waiting() == 0 {
         return false;
     }
 
@@ -148,7 +148,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
     // disabled.
     in_lr || {
         let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
-        let list = vcpu.ap_list.lock(pin.locks());
+        let list = vcpu.ap_list.lock(cpu.local().locks());
         [false, true].into_iter().any(|group1| {
             list.first(open.of_group(group1))
                 .is_some_and(|(_, level)| signals(level, group1))

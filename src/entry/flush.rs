@@ -55,7 +55,7 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
 
     let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
 
-    let mut list = vcpu.ap_list.lock(pin.locks());
+    let mut list = vcpu.ap_list.lock(cpu.local().locks());
     let Some(irq) = list.take_single(open) else {
         return false;
     };

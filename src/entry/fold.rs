@@ -45,12 +45,14 @@ pub(super) unsafe fn fold_exit<H: Host, I: CpuInterface>(
         return;
     };
 
-    let ended = cpu.interface().read_elrsr() & shadow.in_use;
+    // As 32 bits: 16 bits of a register would have to be told from the rest at each comparison.
+    let ended = u32::from(cpu.interface().read_elrsr()) & u32::from(shadow.in_use);
+    let looks = u32::from(shadow.forwarded) & !ended | u32::from(shadow.wants_eoi);
     // With any other HCR a maintenance condition may hold as well.
-    if shadow.forwarded & !ended | shadow.wants_eoi == 0 && shadow.hcr == BASE_HCR {
+    if looks == 0 && shadow.hcr == BASE_HCR {
         fold_one(vm, cpu, pin, vcpu, shadow, ended);
     } else {
-        fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
+        fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended as u16);
     }
 }
 
@@ -170,7 +172,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
     mut shadow: RefMut<'_, IchShadow>,
-    ended: u16,
+    ended: u32,
 ) {
     if ended == 0 {
         return;
@@ -179,7 +181,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     let index = ended.trailing_zeros() as usize;
     let irq = match vcpu.irq_in_lr(&shadow, index) {
         Some(irq) if ended & (ended - 1) == 0 => irq,
-        _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended),
+        _ => return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended as u16),
     };
 
     let (intid, kind) = (irq.intid(), irq.kind());
@@ -189,7 +191,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     // the last one and this CPU frees it.
     let irq = unsafe { &*irq };
 
-    let list = vcpu.ap_list.lock(pin.locks());
+    let list = vcpu.ap_list.lock(cpu.local().locks());
     let others_wait = list.waiting() != 0;
     let groups = || {
         if others_wait {
@@ -203,7 +205,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     drop(list);
 
     let Some(folded) = folded else {
-        return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended);
+        return fold_exit_slow(vm, cpu, pin, vcpu, shadow, ended as u16);
     };
 
     if folded.delivered {

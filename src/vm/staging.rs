@@ -58,7 +58,8 @@ impl IchShadow {
     /// interrupt then takes the general path.
     #[inline]
     pub(crate) fn free_lr(&self) -> Option<usize> {
-        let free = self.usable & !self.in_use;
+        // As 32 bits: 16 bits of a register would have to be told from the rest.
+        let free = u32::from(self.usable) & !u32::from(self.in_use);
         let simple = self.stale == 0 && self.hcr == BASE_HCR;
         (free != 0 && simple).then_some(free.trailing_zeros() as usize)
     }
