@@ -2,17 +2,18 @@
 //!
 //! [`vm::irq::physical`](crate::vm::irq) has the rule of their ownership.
 
+use crate::delivery::inject::{self, Injected};
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{count, prune, queue};
 use crate::epoch::CpuPin;
 use crate::error::InjectError;
 use crate::host::Host;
-use crate::intid::{CpuId, IntId, Kind};
+use crate::intid::{CpuId, IntId, Kind, VcpuId};
 use crate::sync::Ordering::SeqCst;
 use crate::sync::{Mutant, fence, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::ApList;
-use crate::vm::irq::{Changed, Irq, Raised, State};
+use crate::vm::irq::{Changed, Irq, State};
 use crate::vm::residency::RELEASE;
 use crate::vm::vcpu::Vcpu;
 
@@ -53,22 +54,50 @@ pub(crate) fn connect<H: Host>(
     Ok(())
 }
 
-/// Makes the PPI `irq` of `owner` pending on behalf of an active physical interrupt.
+/// Makes a PPI of a vCPU pending on behalf of an active physical interrupt:
+/// [`Vgic::forward_ppi`](crate::Vgic::forward_ppi).
 #[inline]
-pub(crate) fn forward_ppi(
+pub(crate) fn forward_ppi<H: Host>(
+    vm: &Vm<H>,
     pin: &CpuPin<'_>,
-    owner: &Vcpu,
-    irq: &Irq,
-) -> Result<Raised, InjectError> {
+    vcpu: VcpuId,
+    intid: IntId,
+) -> Result<Injected, InjectError> {
+    // A CPU that has the vCPU has entered it, so that its pins are of the VM's domain and the vCPU
+    // has been added: saves 9 of the 454 instructions of a timer's interrupt.
+    if intid.kind() == Kind::Ppi
+        && let Some(owner) = vm.vcpus.get(vcpu.index())
+        && let Some(irq) = owner.private(intid)
+        && owner.residency.get().is_on_cpu(pin.local().seat())
+        && let Some(raised) = irq.forward()
+    {
+        return Ok(inject::raised_for(vm, pin, irq, raised, Some(owner)));
+    }
+
+    forward_ppi_slow(vm, pin, vcpu, intid)
+}
+
+/// Forwards a PPI on a CPU that does not have the vCPU, or returns why not.
+#[cold]
+#[inline(never)]
+fn forward_ppi_slow<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+    intid: IntId,
+) -> Result<Injected, InjectError> {
+    vm.admit(pin)?;
+    let (owner, irq) = vm.ppi(vcpu, intid)?;
     // The CPU that has the vCPU does not put it meanwhile: it is here. Without a connection the
     // number is 0, and the transition refuses.
-    if irq.is_of_ppi() && !owner.residency.get().is_on_cpu(pin.local().seat()) {
+    if irq.is_of_ppi() && owner.residency.get().seat() != Some(pin.local().seat()) {
         return Err(match irq.state().connected() {
             true => InjectError::NotLoaded,
             false => InjectError::NotConnected,
         });
     }
-    irq.forward().ok_or(InjectError::NotConnected)
+    let raised = irq.forward().ok_or(InjectError::NotConnected)?;
+    Ok(inject::raised_for(vm, pin, irq, raised, Some(owner)))
 }
 
 /// Ends the connection of `irq`, and gives the physical interrupt back. A physical interrupt behind

@@ -46,10 +46,7 @@ impl<H: Host> Vgic<H> {
         vcpu: VcpuId,
         intid: IntId,
     ) -> Result<Injected, InjectError> {
-        self.vm.admit(pin)?;
-        let (owner, irq) = self.vm.ppi(vcpu, intid)?;
-        let raised = physical::forward_ppi(pin, owner, irq)?;
-        Ok(inject::raised_for(&self.vm, pin, irq, raised, Some(owner)))
+        physical::forward_ppi(&self.vm, pin, vcpu, intid)
     }
 
     /// Connects the SPI `intid` to the physical SPI `pintid`, 32-1019, for [`Vgic::forward_spi`].

@@ -6,11 +6,11 @@
 //! | 1     | IN_GUEST     | running guest code on `cpu` |
 //! | 2     | BLOCKED      | waiting for an interrupt; the embedder has to be informed of work |
 //! | 3     | SHOWN        | out of the guest, and the states of all its list registers are known |
-//! | 4     | NEW          | an interrupt was inserted into the ap_list |
-//! | 5     | RECALL       | a list register has to be folded, and the guest left |
-//! | 6     | RECALL_LATER | a list register has to be folded before the next entry |
-//! | 7     | RERAISED     | an edge has come of an interrupt in a list register |
-//! | 8     | RELEASE      | the vCPU's CPU has to release a physical PPI |
+//! | 4     | RECALL_LATER | a list register has to be folded before the next entry |
+//! | 5     | NEW          | an interrupt was inserted into the ap_list |
+//! | 6     | RECALL       | a list register has to be folded, and the guest left |
+//! | 7     | RELEASE      | the vCPU's CPU has to release a physical PPI |
+//! | 8     | RERAISED     | an edge has come of an interrupt in a list register |
 //! | 31:16 | cpu          | physical CPU that has the vCPU, or none |
 //! | 63:32 | registration | number of that CPU's registration; 0 for none |
 //!
@@ -36,18 +36,20 @@ const ON: u64 = 1 << 0;
 const IN_GUEST: u64 = 1 << 1;
 const BLOCKED: u64 = 1 << 2;
 const SHOWN: u64 = 1 << 3;
-/// An interrupt was inserted.
-pub(crate) const NEW: u64 = 1 << 4;
-/// The list registers must be folded soon.
-pub(crate) const RECALL: u64 = 1 << 5;
+// In this order the work that kicks has adjacent bits, and so has the work that is not RERAISED: an
+// instruction tests either.
 /// The list registers must be folded before the next entry.
-pub(crate) const RECALL_LATER: u64 = 1 << 6;
-/// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
-/// exit restages the interrupt; else the list registers must be folded.
-pub(crate) const RERAISED: u64 = 1 << 7;
+pub(crate) const RECALL_LATER: u64 = 1 << 4;
+/// An interrupt was inserted.
+pub(crate) const NEW: u64 = 1 << 5;
+/// The list registers must be folded soon.
+pub(crate) const RECALL: u64 = 1 << 6;
 /// The vCPU's CPU has to release a physical PPI: no pending or active state is left, or no
 /// connection.
-pub(crate) const RELEASE: u64 = 1 << 8;
+pub(crate) const RELEASE: u64 = 1 << 7;
+/// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
+/// exit restages the interrupt; else the list registers must be folded.
+pub(crate) const RERAISED: u64 = 1 << 8;
 /// Every kind of work.
 pub(crate) const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED | RELEASE;
 /// The owner's seat.

@@ -8,7 +8,7 @@
 
 use crate::cpu::BASE_HCR;
 use crate::cpu_interface::CpuInterface;
-use crate::epoch::CpuPin;
+use crate::epoch::CpuLocal;
 use crate::host::Host;
 use crate::lr::ListRegister;
 use crate::trace::Counters;
@@ -26,7 +26,7 @@ use crate::vm::vcpu::Vcpu;
 #[inline(always)]
 pub(crate) fn stage<H: Host>(
     vm: &Vm<H>,
-    pin: &CpuPin<'_>,
+    local: &CpuLocal,
     vcpu: &Vcpu,
     list: &ApList,
     irq: &Irq,
@@ -35,7 +35,7 @@ pub(crate) fn stage<H: Host>(
         return false;
     }
 
-    let Some(mut shadow) = vcpu.shadow_out_of_guest(pin.local()) else {
+    let Some(mut shadow) = vcpu.shadow_out_of_guest(local) else {
         return false;
     };
 
