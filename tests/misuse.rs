@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
 use common::its::Driver;
 use common::{GICD, GITS, Machine, TestHost, affinity, vcpu};
 use vgic::config::GITS_TRANSLATER;
@@ -570,4 +573,37 @@ fn a_vcpu_that_is_not_added_is_unknown() {
         .vm
         .sysreg_write(&machine.pin(), vcpu(1), SysReg::Sgi1r, 1);
     assert_eq!(written, Err(unknown));
+}
+
+/// Enters a vCPU while a teardown fails, again and again, because of another vCPU that is loaded.
+#[test]
+fn a_teardown_that_fails_is_not_noticed_by_an_entry() {
+    const ROUNDS: u32 = if cfg!(miri) { 20 } else { 20_000 };
+    let machine = Machine::new(2);
+    machine.vm.vcpu_put(&machine.pin(), vcpu(0)).unwrap();
+    let (vm, domain) = (&machine.vm, &machine.domain);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let local = domain.register(CpuId(20)).unwrap();
+            // Relaxed: the flag orders nothing.
+            while !done.load(Relaxed) {
+                let refused = vm.teardown(&local.pin());
+                assert!(matches!(refused, Err(TeardownError::Loaded(_))));
+            }
+        });
+        for _ in 0..ROUNDS {
+            let entered = vm.enter(&machine.pin(), vcpu(0));
+            if entered.is_err() {
+                // Relaxed: the flag orders nothing.
+                done.store(true, Relaxed);
+            }
+            entered.unwrap();
+            vm.exit(&machine.pin(), vcpu(0)).unwrap();
+            vm.vcpu_put(&machine.pin(), vcpu(0)).unwrap();
+        }
+        // Relaxed: the flag orders nothing.
+        done.store(true, Relaxed);
+    });
+    machine.finish();
 }

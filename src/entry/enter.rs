@@ -57,7 +57,7 @@ fn enter_slow<H: Host, I: CpuInterface>(
     vm.admit(pin)?;
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
     let residency = vcpu.residency.get();
-    if residency.is_torn_down() {
+    if residency.is_torn_down() && !is_back(vm, pin, vcpu) {
         return Err(EntryError::TornDown);
     }
 
@@ -78,7 +78,11 @@ fn enter_slow<H: Host, I: CpuInterface>(
                     cpu: cpu.vtr().id_bits,
                 });
             }
-            load_put::load(cpu, vcpu)?;
+            while let Err(error) = load_put::load(cpu, vcpu) {
+                if !matches!(error, EntryError::TornDown) || !is_back(vm, pin, vcpu) {
+                    return Err(error);
+                }
+            }
         }
         Some(mut shadow) if residency.is_blocked() => {
             fold::sample_levels(vm, cpu, pin, vcpu, &mut shadow, 0);
@@ -91,6 +95,12 @@ fn enter_slow<H: Host, I: CpuInterface>(
     // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
     Ok(())
+}
+
+/// Returns true if a teardown that had claimed the vCPU has failed, and put the vCPU back.
+fn is_back<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
+    let _no_claim = vm.growth.lock(pin.locks());
+    !vcpu.residency.get().is_torn_down()
 }
 
 /// Updates the list registers on the way into the guest, for `work` that the vCPU was given and for

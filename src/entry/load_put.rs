@@ -21,7 +21,10 @@ pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), Ent
     cpu.release()?;
     let mut shadow = vcpu
         .load(cpu.local())
-        .map_err(|_| EntryError::OnAnotherCpu(vcpu.id))?;
+        .map_err(|found| match found.is_torn_down() {
+            true => EntryError::TornDown,
+            false => EntryError::OnAnotherCpu(vcpu.id),
+        })?;
 
     shadow.restore(cpu.interface());
     shadow.set_hcr(BASE_HCR, cpu.interface());
