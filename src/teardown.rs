@@ -3,7 +3,7 @@
 // UNSAFETY: keeps an interrupt alive during the unlinking, under the list's lock.
 
 use crate::delivery::queue::AfterUnlock;
-use crate::delivery::{lpi_lifetime, physical, prune};
+use crate::delivery::{lpi_lifetime, lpi_tables, physical, prune};
 use crate::epoch::{CpuLocal, CpuPin};
 use crate::error::TeardownError;
 use crate::host::Host;
@@ -85,6 +85,9 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         report.pending[Kind::Lpi as usize] += irq.state().pending_count();
         from = key + 1;
     }
+
+    // Before the LPIs are unmapped: nothing is written over pending tables from here on.
+    vm.vcpus.iter().for_each(lpi_tables::stop);
 
     for its in &vm.its {
         its.set_control(CTLR_ENABLED, false);

@@ -4,8 +4,12 @@
 mod common;
 
 use common::its::{Driver, PROPERTIES, pending_table};
-use common::{Call, GICR, Machine, RAM, RAM_SIZE, vcpu};
-use vgic::{Host, InjectError};
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::{Call, GICD, GICR, GITS, Machine, RAM, RAM_SIZE, vcpu};
+use vgic::intid::{DeviceId, EventId, IntId, ItsId};
+use vgic::mmio::Width;
+use vgic::{Host, InjectError, PhysicalInterrupt};
 
 const RWP: u32 = 1 << 3;
 
@@ -487,4 +491,105 @@ fn thousands_of_lpis_are_served_each_once() {
     assert_eq!(totals.lookup_locks_taken, 0);
     assert!(totals.lookups >= 10_000);
     machine.finish();
+}
+
+/// Returns the bit of an LPI in a vCPU's pending table.
+fn is_in_table(machine: &Machine, vcpu: usize, intid: u64) -> bool {
+    let mut byte = [0];
+    let at = pending_table(vcpu) + intid / 8;
+    machine.vm.host().read_memory(at, &mut byte).unwrap();
+    byte[0] >> (intid % 8) & 1 != 0
+}
+
+/// Disables LPIs between the fill of an entry and the entry's end. The entry has consumed a recall
+/// that came for another reason.
+#[test]
+fn the_table_waits_for_the_fold_after_lpis_were_disabled() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(7, 3);
+    its.map(7, 0, 8192, 0);
+    let [spi, physical] = [40, 70].map(|n| IntId::spi(n).unwrap());
+    let pin = machine.cpus[1].pin();
+    machine.vm.connect_spi(&pin, spi, physical).unwrap();
+    machine.set_spi(0, 0x100, 40);
+    let line = PhysicalInterrupt::Spi { intid: physical };
+    machine.vm.host().high.lock().unwrap().push(line);
+    let _ = machine.vm.forward_spi(&pin, spi).unwrap();
+    machine.enter(0);
+    machine.exit(0);
+
+    // The recall: the priority of what is in a list register.
+    machine.write_as(1, GICD + 0x400 + 40, Width::Byte, 0x80);
+    let msi = (ItsId(0), DeviceId(7), EventId(0));
+    let _ = machine.vm.inject_msi(&pin, msi.0, msi.1, msi.2).unwrap();
+    drop(pin);
+    machine.meanwhile(
+        "is_pending",
+        |vm, pin| {
+            let _ = vm.mmio_write(pin, GICR, Width::Word, 0).unwrap();
+        },
+        || machine.enter(0),
+    );
+    machine.advance();
+    assert_eq!(
+        machine.read(1, GICR) & RWP,
+        RWP,
+        "the LPI is in a list register"
+    );
+    machine.exit(0);
+    machine.enter(0);
+    machine.exit(0);
+    machine.advance();
+    assert_eq!(machine.read(1, GICR) & RWP, 0);
+    assert!(is_in_table(&machine, 0, 8192));
+    machine.finish();
+}
+
+/// Moves or unmaps an LPI between the write of its bit and the move of its pending state.
+#[test]
+fn an_lpi_that_leaves_while_the_table_is_written_is_not_in_the_table() {
+    for (command, taken) in [(0x01, vec![8192]), (0x0f, vec![]), (0x04, vec![])] {
+        let machine = Machine::new(2);
+        let its = Driver::new(&machine);
+        its.mapd(7, 3);
+        its.map(7, 0, 8192, 0);
+        its.map(7, 1, 8193, 0);
+        machine.inject_msi(7, 0).unwrap();
+        machine.inject_msi(7, 1).unwrap();
+        machine.vm.vcpu_put(&machine.pin(), vcpu(0)).unwrap();
+        machine.write(0, GICR, 0);
+
+        let cwriter = its.prepare([command | 7 << 32, 0, 1, 0]);
+        machine.meanwhile(
+            "write_memory",
+            |vm, pin| {
+                let gpa = GITS + 0x88;
+                let _ = vm.mmio_write(pin, gpa, Width::Double, cwriter).unwrap();
+            },
+            || machine.advance(),
+        );
+        its.wait();
+        assert_eq!(machine.read(0, GICR) & RWP, 0);
+        assert_eq!(machine.serve(1), taken);
+        assert!(!is_in_table(&machine, 0, 8192), "command {command:#x}");
+        assert!(is_in_table(&machine, 0, 8193));
+        machine.finish();
+    }
+}
+
+#[test]
+fn no_table_is_written_after_the_teardown() {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    its.mapd(7, 3);
+    its.map(7, 0, 8192, 0);
+    machine.inject_msi(7, 0).unwrap();
+    machine.vm.vcpu_put(&machine.pin(), vcpu(0)).unwrap();
+    machine.write(0, GICR, 0);
+
+    machine.vm.teardown(&machine.pin()).unwrap();
+    let before = machine.vm.host().reads.load(Relaxed);
+    machine.advance();
+    assert_eq!(machine.vm.host().reads.load(Relaxed), before);
 }

@@ -7,7 +7,8 @@
 //! A pending table is read when the guest enables LPIs, and written when the guest disables LPIs:
 //! from then on the table alone has the pending states of the redistributor, and the guest may hand
 //! the table, or another, to the next `GICR_PENDBASER`. A write begins once the vCPU has folded the
-//! LPIs in its list registers ([`folded`]): only the fold knows what the guest has acknowledged.
+//! LPIs in its list registers ([`start_store`]): only the fold knows what the guest has
+//! acknowledged.
 //!
 //! All is done in slices. `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest the completion. A
 //! guest that enables LPIs again without waiting for RWP may find old bits in the table.
@@ -115,7 +116,7 @@ pub(crate) fn is_reloading_config<H: Host>(vm: &Vm<H>) -> bool {
 /// guest has enabled LPIs.
 pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    // AcqRel: pairs with the AcqRel in `folded`.
+    // AcqRel: pairs with the AcqRel in `start_store`.
     redistributor.store_due.swap(0, AcqRel);
     redistributor.store.stop();
 
@@ -138,33 +139,41 @@ pub(crate) fn expect_store(owner: &Vcpu) {
     let base = redistributor.pendbaser.load(Acquire);
     // Release: pairs with the Acquire in `store_slice`.
     redistributor.store_base.store(base, Release);
-    // AcqRel: pairs with the AcqRel in `folded`.
+    // AcqRel: pairs with the AcqRel in `start_store`.
     redistributor.store_due.swap(1, AcqRel);
 }
 
-/// Starts writing `owner`'s pending table, if `owner` is on no CPU: no LPI is in a list register.
-/// After the recall of the vCPU. A CPU that has the vCPU calls [`folded`] instead: the recall and
-/// the vCPU's entry or put are ordered by the residency word.
+/// Starts writing `owner`'s pending table, if the table is due and `owner` is on no CPU: no LPI is
+/// in a list register. After the recall of the vCPU, or its put. A CPU that has the vCPU starts
+/// instead once it has folded: the recall and the vCPU's entry or put are ordered by the residency
+/// word.
 pub(crate) fn store_if_on_no_cpu<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
-    if owner.residency.get().cpu().is_none() {
-        folded(vm, owner);
+    if owner.residency.get_ordered().cpu().is_none() {
+        start_store(vm, owner);
     }
 }
 
-/// Starts writing the vCPU's pending table, if the table is due: the vCPU has folded the LPIs in
-/// its list registers, and no further LPI can fill one.
+/// Leaves the vCPU's pending table alone from now on: the VM is being taken apart.
+pub(crate) fn stop(owner: &Vcpu) {
+    let redistributor = &owner.redistributor;
+    // AcqRel: pairs with the AcqRel in `start_store`.
+    redistributor.store_due.swap(0, AcqRel);
+    redistributor.store.stop();
+    redistributor.scan.stop();
+}
+
+/// Returns true if the vCPU's pending table is to be written once the vCPU has folded the LPIs in
+/// its list registers. A CPU that finds so finds LPIs disabled from then on.
 #[inline]
-pub(crate) fn folded<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
-    // Acquire: pairs with the AcqRel in `expect_store`, by way of the residency word.
-    if vcpu.redistributor.store_due.load(Acquire) != 0 {
-        start_store(vm, vcpu);
-    }
+pub(crate) fn is_store_due(vcpu: &Vcpu) -> bool {
+    // Acquire: pairs with the AcqRel in `expect_store`.
+    vcpu.redistributor.store_due.load(Acquire) != 0
 }
 
 /// Starts writing the vCPU's pending table, unless another CPU has started or the guest has enabled
 /// LPIs again.
 #[cold]
-fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
+pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
     let redistributor = &vcpu.redistributor;
     // AcqRel: of several CPUs one starts; pairs with the AcqRel in `expect_store`.
     if redistributor.store_due.swap(0, AcqRel) == 0 {
@@ -285,20 +294,35 @@ fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     });
 
     let used = slice.end.wrapping_sub(slice.first) as usize / 8;
-    let bytes = bytes.get(..used).unwrap_or_default();
+    let bytes = bytes.get_mut(..used).unwrap_or_default();
     if vm.host.write_memory(at, bytes).is_err() || bytes.iter().all(|byte| *byte == 0) {
         return;
     }
 
+    // Bits of LPIs that have been moved, cleared or unmapped since the look above.
+    let mut gone = [0; STORE_BYTES];
+    gone.get_mut(..used)
+        .unwrap_or_default()
+        .copy_from_slice(bytes);
     for_each_lpi(vm, pin, &slice, |key, irq| {
         let bit = key.wrapping_sub(slice.first);
-        let stored = bytes
-            .get(bit as usize / 8)
-            .is_some_and(|byte| byte >> (bit % 8) & 1 != 0);
-        if stored && let Some(changed) = irq.take_pending(owner.id) {
+        let mask = 1 << (bit % 8);
+        if let Some(left) = gone.get_mut(bit as usize / 8)
+            && *left & mask != 0
+            && let Some(changed) = irq.take_pending(owner.id)
+        {
+            *left &= !mask;
             queue::complete(vm, pin, irq, changed);
         }
     });
+
+    if gone.iter().any(|byte| *byte != 0) {
+        for (byte, gone) in bytes.iter_mut().zip(gone) {
+            *byte &= !gone;
+        }
+        // If the table cannot be written any more, it shows LPIs that are not pending.
+        let _ = vm.host.write_memory(at, bytes);
+    }
 }
 
 /// Calls `visit` with the mapped LPIs of a slice, by key.

@@ -14,7 +14,7 @@ use crate::sync::{Mutant, fence, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::ApList;
 use crate::vm::irq::{Changed, Irq, State};
-use crate::vm::residency::RELEASE;
+use crate::vm::residency::{RECALL, RELEASE};
 use crate::vm::vcpu::Vcpu;
 
 /// Connects `irq`, an SPI or a PPI of `owner`, to the physical interrupt `pintid`.
@@ -163,8 +163,11 @@ fn settle_ppi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     // If this CPU has the vCPU, nobody else takes the vCPU away meanwhile.
     if vcpu.residency.get().seat() == Some(pin.local().seat()) {
         release_unused(vm, pin, vcpu);
-    } else {
+    } else if irq.state().connected() {
         queue::notify(vm, pin, vcpu.id, RELEASE);
+    } else {
+        // An edge, still pending, may be on its way into a list register with the physical PPI.
+        queue::notify(vm, pin, vcpu.id, RELEASE | RECALL);
     }
 }
 

@@ -149,6 +149,14 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     let reraised = work.has(RERAISED) && vcpu.has_reraised(shadow);
     let refold = work.has(RECALL | RECALL_LATER) || shadow.due.refold() || reraised;
 
+    if work.has(RELEASE) {
+        // Before the fill, which moves a physical PPI into a list register.
+        physical::release_unused(vm, pin, vcpu);
+    }
+    // Before the fill too. A table that becomes due meanwhile comes with a RECALL of its own: the
+    // fill may have found LPIs enabled.
+    let store = work.has(RECALL) && lpi_tables::is_store_due(vcpu);
+
     let waited = refold || shadow.due.fill();
     let fold = refold && shadow.in_use != 0;
     if fold || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
@@ -159,12 +167,9 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     if shadow.forwarded != 0 && waited {
         fold::sample_before_entry(vm, cpu, pin, vcpu, shadow);
     }
-    if work.has(RELEASE) {
-        physical::release_unused(vm, pin, vcpu);
-    }
 
     shadow.write_staged(cpu.interface(), pin.counters());
-    if work.has(RECALL) {
-        lpi_tables::folded(vm, vcpu);
+    if store {
+        lpi_tables::start_store(vm, vcpu);
     }
 }

@@ -92,8 +92,8 @@ fn put_with<H: Host, I: CpuInterface>(
     last(vcpu, &mut shadow);
     drop(shadow);
     vcpu.put(cpu.local());
-    if !mutant(Mutant::StoreForgotten) {
-        lpi_tables::folded(vm, vcpu);
+    if lpi_tables::is_store_due(vcpu) && !mutant(Mutant::StoreForgotten) {
+        lpi_tables::store_if_on_no_cpu(vm, vcpu);
     }
     after.run(vm, pin);
     Ok(())

@@ -88,6 +88,13 @@ impl Residency {
         ResidencyBits(self.0.load(Acquire))
     }
 
+    /// Returns a copy of the word. A CPU that changes the word afterwards sees what the caller has
+    /// seen.
+    pub(crate) fn get_ordered(&self) -> ResidencyBits {
+        // AcqRel: pairs with the AcqRel in `load`.
+        ResidencyBits(self.0.fetch_or(0, AcqRel))
+    }
+
     /// Gives the vCPU `work`, after the reason has been published. Any CPU.
     #[inline]
     pub(crate) fn notify(&self, work: u64) -> Kick {

@@ -82,6 +82,12 @@ impl<'a> Driver<'a> {
         self.machine.read64(0, GITS + 0x90) == self.end()
     }
 
+    /// Queues a command without ringing. Returns the value of `GITS_CWRITER` to ring with.
+    pub fn prepare(&self, command: [u64; 4]) -> u64 {
+        self.queue(command);
+        self.end()
+    }
+
     fn queue(&self, command: [u64; 4]) {
         let at = QUEUE + self.next.get() % QUEUE_COMMANDS * 32;
         let bytes: Vec<u8> = command.iter().flat_map(|word| word.to_le_bytes()).collect();

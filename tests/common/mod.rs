@@ -10,11 +10,12 @@ pub mod its;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
-use vgic::epoch::Domain;
+use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
@@ -39,6 +40,8 @@ pub enum Call {
     Routed(u32, Option<usize>),
 }
 
+type Interruption = Box<dyn FnOnce() + Send>;
+
 /// A host with sparse RAM, recording the calls.
 #[derive(Default)]
 pub struct TestHost {
@@ -48,6 +51,8 @@ pub struct TestHost {
     pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
     /// Accesses of RAM by the library so far.
     pub reads: AtomicU64,
+    /// Runs once, in the middle of a callback of this name.
+    meanwhile: Mutex<Option<(&'static str, Interruption)>>,
 }
 
 impl TestHost {
@@ -61,6 +66,14 @@ impl TestHost {
         for (at, byte) in (gpa..).zip(bytes) {
             let page = pages.entry(at >> 12).or_insert_with(|| Box::new([0; 4096]));
             page[at as usize & 0xfff] = *byte;
+        }
+    }
+
+    /// Runs what is to be run in the middle of `callback`.
+    fn interrupt(&self, callback: &str) {
+        let due = (self.meanwhile.lock().unwrap()).take_if(|(name, _)| *name == callback);
+        if let Some((_, run)) = due {
+            run();
         }
     }
 
@@ -97,13 +110,16 @@ impl Host for TestHost {
             return Err(BadAddress);
         }
         self.write_ram(gpa, bytes);
+        self.interrupt("write_memory");
         Ok(())
     }
     fn deactivate(&self, physical: PhysicalInterrupt) {
         self.call(Call::Deactivate(physical));
     }
     fn is_pending(&self, physical: PhysicalInterrupt) -> bool {
-        self.high.lock().unwrap().contains(&physical)
+        let high = self.high.lock().unwrap().contains(&physical);
+        self.interrupt("is_pending");
+        high
     }
     fn resample(&self, vcpu: VcpuId, intid: IntId) {
         self.call(Call::Resample(vcpu.index(), intid.raw()));
@@ -205,6 +221,37 @@ impl Machine {
             slices += 1;
         }
         slices
+    }
+
+    /// Runs `run`. In the middle of the first `callback`, another CPU does `other`.
+    pub fn meanwhile<R>(
+        &self,
+        callback: &'static str,
+        other: impl FnOnce(&Vgic<TestHost>, &CpuPin<'_>) + Send,
+        run: impl FnOnce() -> R,
+    ) -> R {
+        let (ask, asked) = channel();
+        let (answer, answered) = channel::<()>();
+        let (vm, domain) = (&self.vm, &self.domain);
+        let hand_over = move || {
+            ask.send(()).unwrap();
+            answered.recv().unwrap();
+        };
+        *vm.host().meanwhile.lock().unwrap() = Some((callback, Box::new(hand_over)));
+
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if asked.recv().is_ok() {
+                    let local = domain.register(CpuId(77)).unwrap();
+                    other(vm, &local.pin());
+                    answer.send(()).unwrap();
+                }
+            });
+            let result = run();
+            let left = vm.host().meanwhile.lock().unwrap().take();
+            assert!(left.is_none(), "no {callback}");
+            result
+        })
     }
 
     pub fn pin(&self) -> PinnedCpu<'_, SoftwareInterface> {

@@ -513,3 +513,36 @@ fn a_level_ended_before_its_device_is_quiet_is_withdrawn_at_the_next_exit() {
     assert_eq!(bench.deactivated(), [ppi_of(0, 27)]);
     bench.finish();
 }
+
+/// Disconnects an edge-triggered PPI from another CPU, while the PPI waits on the list, and while
+/// it is about to be staged.
+#[test]
+fn a_disconnected_ppi_goes_into_no_list_register() {
+    for staged in [false, true] {
+        let bench = Bench::new();
+        let other = bench.second_cpu();
+        let vm = &bench.vm;
+        let irq = bench.timer_irq();
+        let timer = bench.timer();
+        bench.configure(irq, false, 0);
+        bench.enter();
+        bench.exit();
+        if staged {
+            bench.update(irq, |state| state.with(0, ENABLED));
+        } else {
+            let spi = bench.edge_spi(40, 0xa0);
+            let _ = vm.inject_spi(&other.pin(), spi).unwrap();
+        }
+        bench.fire();
+        vm.disconnect_ppi(&other.pin(), V0, timer).unwrap();
+        bench.update(irq, |state| state.with(ENABLED, 0));
+
+        bench.enter();
+        assert_eq!(bench.deactivated(), [ppi_of(0, 27)], "staged: {staged}");
+        assert_eq!(bench.acknowledge(), 27, "the edge stays");
+        bench.end(27);
+        assert_eq!(bench.guest().take_deactivations(), [] as [u32; 0]);
+        bench.exit();
+        bench.finish();
+    }
+}
