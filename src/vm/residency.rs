@@ -182,11 +182,13 @@ impl Residency {
         ResidencyBits(self.0.swap(entered, AcqRel))
     }
 
-    /// Marks the vCPU as out of the guest, and returns the word from before. Owner only.
+    /// Marks the vCPU, found in the guest, as out of it, and returns the word from before. Owner
+    /// only.
     #[inline]
     pub(crate) fn exit(&self) -> ResidencyBits {
-        // Relaxed: publishes nothing; the fold's transitions publish the guest's part.
-        ResidencyBits(self.0.fetch_and(!IN_GUEST, Relaxed))
+        // Relaxed: publishes nothing; the fold's transitions publish the guest's part. The bit is
+        // set: a subtraction clears it, by one instruction where a mask with a result is a loop.
+        ResidencyBits(self.0.fetch_sub(IN_GUEST, Relaxed))
     }
 
     /// Records that the state of every interrupt in a list register has been updated since the
