@@ -38,6 +38,11 @@ const STORE_BYTES: usize = 16;
 /// LPIs per slice that is written.
 const STORE_LPIS: u32 = STORE_BYTES as u32 * 8;
 
+/// The table is due to be written, once the vCPU has folded.
+const STORE_DUE: u8 = 1;
+/// A CPU begins the writing.
+const STORE_BEGINS: u8 = 2;
+
 /// LPIs per slice of a reload.
 const RELOAD_LPIS: u32 = 256;
 
@@ -140,7 +145,7 @@ pub(crate) fn expect_store(owner: &Vcpu) {
     // Release: pairs with the Acquire in `store_slice`.
     redistributor.store_base.store(base, Release);
     // AcqRel: pairs with the AcqRel in `start_store`.
-    redistributor.store_due.swap(1, AcqRel);
+    redistributor.store_due.swap(STORE_DUE, AcqRel);
 }
 
 /// Starts writing `owner`'s pending table, if the table is due and `owner` is on no CPU: no LPI is
@@ -167,7 +172,7 @@ pub(crate) fn stop(owner: &Vcpu) {
 #[inline]
 pub(crate) fn is_store_due(vcpu: &Vcpu) -> bool {
     // Acquire: pairs with the AcqRel in `expect_store`.
-    vcpu.redistributor.store_due.load(Acquire) != 0
+    vcpu.redistributor.store_due.load(Acquire) == STORE_DUE
 }
 
 /// Starts writing the vCPU's pending table, unless another CPU has started or the guest has enabled
@@ -176,7 +181,10 @@ pub(crate) fn is_store_due(vcpu: &Vcpu) -> bool {
 pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
     let redistributor = &vcpu.redistributor;
     // AcqRel: of several CPUs one starts; pairs with the AcqRel in `expect_store`.
-    if redistributor.store_due.swap(0, AcqRel) == 0 {
+    let claim = redistributor
+        .store_due
+        .compare_exchange(STORE_DUE, STORE_BEGINS, AcqRel, Acquire);
+    if claim.is_err() {
         return;
     }
 
@@ -187,6 +195,12 @@ pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
     } else {
         note_scan(vm, vcpu);
     }
+
+    // AcqRel: a CPU that finds the flag clear finds the round begun. Fails if the guest has enabled
+    // LPIs meanwhile.
+    let _ = redistributor
+        .store_due
+        .compare_exchange(STORE_BEGINS, 0, AcqRel, Acquire);
 }
 
 /// Reads a slice of the pending table of some vCPU with slices left.
@@ -363,7 +377,7 @@ pub(crate) fn has_slices<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
 pub(crate) fn is_busy_with_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
     let redistributor = &owner.redistributor;
     // Acquire: before the look at `store`; pairs with the AcqRel in `start_store`, which clears the
-    // flag before the start. A flag seen clear in between shows a writing that has not begun.
+    // flag after the start.
     redistributor.store_due.load(Acquire) != 0
         || !redistributor.scan.is_done(vm.config.lpis)
         || !redistributor.store.is_done(vm.config.lpis)

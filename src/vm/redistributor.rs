@@ -20,7 +20,8 @@ pub(crate) struct Redistributor {
     pub(crate) scan: Slices,
     /// LPIs with bits of the pending table to write.
     pub(crate) store: Slices,
-    /// 1 while the pending table has to be written once the vCPU has folded the list registers.
+    /// Not 0 while the pending table has to be written once the vCPU has folded the list registers:
+    /// see [`lpi_tables`](crate::delivery::lpi_tables).
     pub(crate) store_due: AtomicU8,
     /// `GICR_PENDBASER` when the guest disabled LPIs.
     pub(crate) store_base: AtomicU64,
