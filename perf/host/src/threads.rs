@@ -265,10 +265,13 @@ fn injector<'a>(vm: &'a Vm, cpu: u16, devices: std::ops::Range<u32>, count: u32)
     (Role::Accept, Box::new(work))
 }
 
+/// CPU of the one thread of a load that sends commands.
+const COMMANDER: u16 = 60_000;
+
 /// Moves the events of `device` between vCPU 0 and vCPU `last` without a pause, as irqbalance does.
 fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
     let work = move |stop: &AtomicBool| {
-        let cpu = vm.cpu(u16::MAX - 1);
+        let cpu = vm.cpu(COMMANDER);
         let mut done = 0;
         while !stop.load(Relaxed) {
             for event in 0..events {
@@ -286,7 +289,7 @@ fn mover(vm: &Vm, device: u64, events: u64, last: u64) -> Worker<'_> {
 /// pause.
 fn remapper(vm: &Vm, device: u64, events: u64, first: u64) -> Worker<'_> {
     let work = move |stop: &AtomicBool| {
-        let cpu = vm.cpu(u16::MAX - 1);
+        let cpu = vm.cpu(COMMANDER);
         let mut done = 0;
         while !stop.load(Relaxed) {
             for event in 0..events {
