@@ -245,8 +245,8 @@ pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner
     }
 }
 
-/// Reads a slice of `owner`'s pending table. An LPI pending in the table, mapped, and routed to
-/// `owner` becomes pending.
+/// Reads a slice of `owner`'s pending table. An LPI pending in the table and mapped becomes
+/// pending, on its target: the guest may have moved the LPI while the table had its pending state.
 fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     let end = vm.config.lpis;
@@ -269,7 +269,6 @@ fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
                 left &= left.wrapping_sub(1);
                 if let Some(irq) = IntId::lpi(IntId::FIRST_LPI.saturating_add(key))
                     .and_then(|intid| vm.lpi(pin, intid))
-                    && irq.state().target() == Some(owner.id)
                 {
                     let _ = inject::raised(vm, pin, irq, irq.raise());
                 }

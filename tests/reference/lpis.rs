@@ -123,7 +123,8 @@ impl Lpis {
     }
 
     /// Enables the LPIs of PE `pe`: the configuration is read, and the pending table unless
-    /// `GICR_PENDBASER.PTZ` says that it `is_zero`.
+    /// `GICR_PENDBASER.PTZ` says that it `is_zero`. An LPI that was moved while the table had its
+    /// pending state is pending on its new PE: `MOVI` moves the pending state with the LPI.
     pub fn enable(&mut self, pe: usize, is_zero: bool) {
         let all: Vec<u32> = self.mapped.keys().copied().collect();
         all.into_iter().for_each(|intid| self.invalidate(intid));
@@ -131,9 +132,7 @@ impl Lpis {
             return;
         }
         for intid in &self.pending[pe] {
-            if let Some(lpi) = self.mapped.get_mut(intid)
-                && lpi.at == Some(pe)
-            {
+            if let Some(lpi) = self.mapped.get_mut(intid) {
                 lpi.interrupt.latch = true;
             }
         }

@@ -202,12 +202,13 @@ fn write_redistributor(world: &World, cpu: &Cpu<SoftwareInterface>, random: &mut
             machine.write(local, sgi_base(n) + 0x100, 1 << PPI);
         }
         _ => {
-            // Clears and sets GICR_CTLR.EnableLPIs.
+            // Clears GICR_CTLR.EnableLPIs, and sets it once the pending table has been written. A
+            // guest that does not wait would find old bits in the table. Another write of the
+            // register, or the end of the run, enables LPIs if the vCPU stays away for long.
             machine.write(local, redistributor(n), 0);
-            if random.one_in(2) {
-                yield_now();
+            if machine.is_stored(cpu, n) {
+                machine.write(local, redistributor(n), 1);
             }
-            machine.write(local, redistributor(n), 1);
         }
     }
 }

@@ -10,11 +10,8 @@ use vgic::{Blocked, Cpu};
 use crate::guest::Guest;
 use crate::random::Random;
 use crate::threads::yield_now;
-use crate::vm::{GICD, Machine, SGIS, VCPUS, sgi_base, vcpu};
+use crate::vm::{GICD, Machine, PATIENCE, SGIS, VCPUS, sgi_base, vcpu};
 use crate::world::World;
-
-/// Number of polls of a guest waiting for an interrupt.
-const PATIENCE: usize = if cfg!(shuttle) { 20 } else { 2000 };
 
 /// Runs vCPUs until every actor is done, and then comes to rest.
 pub(crate) fn run(world: &World, number: usize) {

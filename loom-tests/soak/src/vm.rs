@@ -14,6 +14,8 @@ use crate::threads::yield_now;
 
 /// vCPUs.
 pub(crate) const VCPUS: usize = 6;
+/// Number of polls of a guest waiting for an interrupt, or for a register.
+pub(crate) const PATIENCE: usize = if cfg!(shuttle) { 20 } else { 2000 };
 /// Largest number of physical CPUs running vCPUs. Higher CPU numbers serve set-up and the final
 /// checks.
 pub(crate) const CPUS: usize = 32;
@@ -46,7 +48,7 @@ const PROPERTIES: u64 = 0x2000;
 /// An all-zero pending table, shared by every vCPU.
 const PENDING: u64 = 0x2_0000;
 const TABLES: u64 = 0x3000;
-const RAM: usize = 0x2_1000;
+const RAM: usize = PENDING as usize + VCPUS * 0x1_0000;
 /// Commands in a queue of 4 KiB.
 const QUEUE_COMMANDS: u64 = 128;
 const VALID: u64 = 1 << 63;
@@ -185,7 +187,8 @@ impl Machine {
             self.write(cpu.local(), sgi_base(n) + 0x400 + u64::from(PPI), 0x40);
             self.write(cpu.local(), sgi_base(n) + 0x100, 1 << PPI | 0xf);
             self.write64(cpu.local(), redistributor(n) + 0x70, PROPERTIES | 13);
-            self.write64(cpu.local(), redistributor(n) + 0x78, PENDING);
+            let table = PENDING + n as u64 * 0x1_0000;
+            self.write64(cpu.local(), redistributor(n) + 0x78, table);
         }
 
         let spis = (1 << (LEVELS.end - 32)) - 1;
@@ -234,7 +237,7 @@ impl Machine {
         )
     }
 
-    /// Enables the groups, SPIs and LPIs possibly disabled by the guest, and routes every SPI to a
+    /// Enables the groups and SPIs possibly disabled by the guest, and routes every SPI to a
     /// vCPU.
     pub(crate) fn restore(&self, cpu: &Cpu<SoftwareInterface>) {
         let local = cpu.local();
@@ -248,12 +251,29 @@ impl Machine {
             self.configure_lpi(lpi, 0x20, true);
         }
 
-        for n in 0..VCPUS {
-            self.write(local, redistributor(n), 1);
-        }
         self.write64(local, redistributor(0) + 0xb0, 0);
 
         self.advance(local);
+    }
+
+    /// Enables the LPIs of every vCPU, off its CPU. The pending tables have been written before.
+    pub(crate) fn enable_lpis(&self, cpu: &Cpu<SoftwareInterface>) {
+        self.advance(cpu.local());
+        for n in 0..VCPUS {
+            self.write(cpu.local(), redistributor(n), 1);
+        }
+        self.advance(cpu.local());
+    }
+
+    /// Polls `GICR_CTLR.RWP` of vCPU `n`, until the pending table has been written. Returns false
+    /// after some time: the vCPU has to fold first, and may be away.
+    pub(crate) fn is_stored(&self, cpu: &Cpu<SoftwareInterface>, n: usize) -> bool {
+        (0..PATIENCE).any(|_| {
+            self.advance(cpu.local());
+            yield_now();
+            let ctlr = (self.vm).mmio_read(&cpu.pin(), vcpu(n), redistributor(n), Width::Word);
+            matches!(ctlr, Ok(MmioOutcome::Done(ctlr)) if ctlr & 1 << 3 == 0)
+        })
     }
 
     /// Does all deferred work.

@@ -166,6 +166,7 @@ impl World {
     pub(crate) fn finish(self) {
         let machine = &self.machine;
         let cpu = machine.cpu(CPUS as u16 + 1);
+        machine.enable_lpis(&cpu);
         self.serve_until_idle(&cpu);
         self.evacuate(&cpu);
 
