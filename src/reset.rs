@@ -2,7 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: resets the shadows of vCPUs that are claimed.
 
-use crate::delivery::{change, lpi_lifetime, queue};
+use crate::delivery::{change, lpi_lifetime, lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
@@ -63,8 +63,7 @@ fn stop<H: Host>(vm: &Vm<H>) {
     vm.distributor.notifications.stop();
     vm.distributor.config_reload.stop();
     for vcpu in &vm.vcpus {
-        vcpu.redistributor.scan.stop();
-        vcpu.redistributor.store.stop();
+        lpi_tables::stop(vcpu);
     }
     let _ = vm.take_deferred();
 }

@@ -226,13 +226,6 @@ fn map_and_discard(rounds: usize) -> Vec<[u64; 4]> {
     std::iter::repeat_n(round, rounds).flatten().collect()
 }
 
-/// Takes every vCPU off its CPU.
-fn put_all(machine: &Machine) {
-    for (n, cpu) in machine.cpus.iter().enumerate() {
-        let _ = machine.vm.vcpu_put(&cpu.pin(), vcpu(n));
-    }
-}
-
 /// Maps all that it can and reboots, over and over, while a CPU stalls in the epoch. The reset is
 /// refused until the CPU goes on.
 #[test]
@@ -254,11 +247,11 @@ fn a_guest_that_reboots_beside_a_stalled_cpu_is_bounded() {
         if outcome.is_ok() {
             machine.vm.power_on(vcpu(1));
             machine.set_up();
-            put_all(&machine);
+            machine.put_all();
         }
         outcome
     };
-    put_all(&machine);
+    machine.put_all();
     life();
     beside_a_stalled_cpu(&machine.domain, || {
         assert_eq!(reset(), Ok(()));

@@ -26,14 +26,6 @@ fn words(machine: &Machine) -> Vec<(u64, u64)> {
     addresses.map(read).collect()
 }
 
-/// Takes every vCPU off its CPU.
-fn put_all(machine: &Machine) {
-    for (n, cpu) in machine.cpus.iter().enumerate() {
-        let _ = machine.vm.exit(&cpu.pin(), vcpu(n));
-        let _ = machine.vm.vcpu_put(&cpu.pin(), vcpu(n));
-    }
-}
-
 /// Programs everything that a guest can, and leaves interrupts in every state.
 fn use_everything(machine: &Machine) {
     let driver = Driver::new(machine);
@@ -68,7 +60,7 @@ fn every_register_is_as_it_was_made() {
     let fresh = Machine::bare(2);
     let machine = Machine::new(2);
     use_everything(&machine);
-    put_all(&machine);
+    machine.put_all();
     machine.vm.reset(&machine.pin()).unwrap();
 
     for (found, made) in words(&machine).into_iter().zip(words(&fresh)) {
@@ -95,7 +87,7 @@ fn a_guest_that_reboots_gets_what_it_asks_for_and_no_more() {
     let machine = Machine::new(2);
     for _ in 0..3 {
         use_everything(&machine);
-        put_all(&machine);
+        machine.put_all();
         machine.vm.reset(&machine.pin()).unwrap();
         machine.vm.power_on(vcpu(1));
         machine.set_up();
@@ -104,7 +96,7 @@ fn a_guest_that_reboots_gets_what_it_asks_for_and_no_more() {
         assert_eq!(machine.serve(1), [0; 0]);
         machine.inject_spi(40);
         assert_eq!(machine.serve(1), [40]);
-        put_all(&machine);
+        machine.put_all();
         machine.vm.reset(&machine.pin()).unwrap();
         machine.vm.power_on(vcpu(1));
         machine.set_up();
@@ -129,7 +121,7 @@ fn what_is_the_embedders_stays() {
     machine.vm.connect_spi(&pin, forwarded, physical).unwrap();
     let _ = machine.vm.forward_spi(&pin, forwarded).unwrap();
     machine.vm.host().take_calls();
-    put_all(&machine);
+    machine.put_all();
 
     machine.vm.reset(&pin).unwrap();
     let given_back = Call::Deactivate(PhysicalInterrupt::Spi { intid: physical });
@@ -167,7 +159,7 @@ fn a_vm_on_a_cpu_or_torn_down_is_not_reset() {
     machine.exit(1);
     assert_eq!(machine.serve(1), [40], "the VM is as before");
 
-    put_all(&machine);
+    machine.put_all();
     let other = vgic::epoch::Domain::new();
     let foreign = other.register(CpuId(0)).unwrap();
     assert_eq!(

@@ -158,7 +158,7 @@ pub(crate) fn store_if_on_no_cpu<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     }
 }
 
-/// Leaves the vCPU's pending table alone from now on: the VM is being taken apart.
+/// Leaves the vCPU's pending table alone from now on: the VM is being taken apart, or reset.
 pub(crate) fn stop(owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     // AcqRel: pairs with the AcqRel in `start_store`.

@@ -46,8 +46,6 @@ impl Redistributor {
         // AcqRel: as a write of the guest's, `write_gicr_ctlr`.
         self.ctlr.swap(0, AcqRel);
         // Relaxed: ordered by the caller's claim of the vCPUs.
-        self.store_due.store(0, Relaxed);
-        // Relaxed: ordered by the caller's claim of the vCPUs.
         self.waker.store(WAKER_PROCESSOR_SLEEP, Relaxed);
         // Release: pairs with the Acquire in `lpi_tables`.
         self.pendbaser.store(0, Release);

@@ -395,15 +395,19 @@ impl Machine {
         }
     }
 
+    /// Takes every vCPU off its CPU, out of the guest before if necessary.
+    pub fn put_all(&self) {
+        for (n, cpu) in self.cpus.iter().enumerate() {
+            // A vCPU never entered has nothing to put.
+            let _ = self.vm.exit(&cpu.pin(), vcpu(n));
+            let _ = self.vm.vcpu_put(&cpu.pin(), vcpu(n));
+        }
+    }
+
     /// Tears the VM down and checks the counters.
     pub fn finish(self) {
+        self.put_all();
         let Self { domain, vm, cpus } = self;
-        for (n, cpu) in cpus.iter().enumerate() {
-            // A vCPU never entered has nothing to put.
-            let _ = vm.exit(&cpu.pin(), vcpu(n));
-            let _ = vm.vcpu_put(&cpu.pin(), vcpu(n));
-        }
-
         let before = domain.totals();
         let pin = cpus[0].pin();
         let report = vm.teardown(&pin).unwrap();
