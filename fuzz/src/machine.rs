@@ -1,6 +1,7 @@
 //! The VM under attack.
 
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
@@ -16,6 +17,11 @@ use crate::operation::{Command, Operation};
 use crate::shape::{DEVICE_TABLE, INDIRECT, Shape, VALID, allowed};
 
 const CPUS: usize = 2;
+/// The CPUs: the largest shape has LPIs of 17 bits.
+const VTR: Vtr = Vtr {
+    id_bits: 24,
+    ..NEOVERSE
+};
 const COLLECTION_TABLE: u64 = BASE + 0x9000;
 /// The second-level page of an indirect device table.
 const DEVICE_PAGE: u64 = BASE + 0xa000;
@@ -59,7 +65,7 @@ impl Machine {
         let vm = Vgic::new(&domain, config, host).unwrap();
         let cpus = (0..=CPUS).map(|n| {
             let local = domain.register(CpuId(n as u16)).unwrap();
-            Cpu::new(local, SoftwareInterface::default())
+            Cpu::new(local, SoftwareInterface::new(VTR))
         });
 
         let mut machine = Self {

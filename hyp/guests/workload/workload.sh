@@ -289,8 +289,8 @@ rebind() {
 
 # idles STATE: how often all vCPUs have entered an idle state of the device tree.
 idles() {
-    cat $(grep -l "^$1\$" /sys/devices/system/cpu/cpu*/cpuidle/state*/name | sed 's/name$/usage/') |
-        awk '{ n += $1 } END { print n + 0 }'
+    grep -l "^$1\$" /sys/devices/system/cpu/cpu*/cpuidle/state*/name | sed 's/name$/usage/' |
+        xargs -r cat | awk '{ n += $1 } END { print n + 0 }'
 }
 
 # Looks how idle vCPUs have passed their time: the kernel suspends them by PSCI, in standby for short

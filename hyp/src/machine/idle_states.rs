@@ -40,7 +40,8 @@ const STATES: [IdleState; 2] = [
     },
 ];
 
-/// Adds the idle states to a tree whose CPUs are started by PSCI and have none.
+/// Adds the idle states to a tree that has none. QEMU's tree says of a single CPU that nothing starts
+/// it; Linux takes idle states only from a CPU of PSCI.
 ///
 /// # Panics
 /// If the tree has no room for them.
@@ -60,7 +61,10 @@ pub(crate) fn add(blob: &mut [u8]) {
 
     let handles = (first..).take(STATES.len());
     let list: Vec<u8> = handles.clone().flat_map(u32::to_be_bytes).collect();
-    for cpu in cpus.children_mut().filter(|node| is_cpu_of_psci(node)) {
+    for cpu in cpus.children_mut().filter(|node| is_cpu(node)) {
+        if cpu.property("enable-method").is_none() {
+            cpu.add_property(property("enable-method", "psci"));
+        }
         cpu.add_property(property("cpu-idle-states", list.clone()));
     }
 
@@ -77,10 +81,10 @@ pub(crate) fn add(blob: &mut [u8]) {
         .copy_from_slice(&edited);
 }
 
-/// Returns true for the node of a CPU that PSCI starts.
-fn is_cpu_of_psci(node: &DeviceTreeNode) -> bool {
-    let method = node.property("enable-method");
-    method.is_some_and(|method| method.value_as() == Ok("psci"))
+/// Returns true for the node of a CPU.
+fn is_cpu(node: &DeviceTreeNode) -> bool {
+    let kind = node.property("device_type");
+    kind.is_some_and(|kind| kind.value_as() == Ok("cpu"))
 }
 
 /// Returns the node of a state.

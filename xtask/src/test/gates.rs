@@ -31,7 +31,7 @@ const BOOTS: [(u16, &str, &str, bool); 3] = [
 
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
-const FUZZING: u32 = 120;
+const FUZZING: u32 = 60;
 
 /// The runs of the conformance guest: vCPUs, CPU model, and whether QEMU's own GIC is the oracle
 /// beside it. `max` has every feature that QEMU knows, for the cases about the identification
