@@ -38,7 +38,7 @@ pub(crate) fn connect<H: Host>(
     }
 
     let is_taken = |other: &Irq| {
-        !core::ptr::eq(other, irq) && other.state().connected() && other.pintid() == raw
+        !core::ptr::eq(other, irq) && other.state().uses_pintid() && other.pintid() == raw
     };
     let taken = match owner.filter(|_| private) {
         Some(vcpu) => vcpu.privates().iter().any(is_taken),
@@ -127,7 +127,7 @@ pub(crate) fn disconnect_all<H: Host>(vm: &Vm<H>) {
         if irq.disconnect(true).takes_physical() {
             // A PPI is still owned only if the VM was dropped with the PPI's vCPU on a CPU.
             let cpu = cpu.unwrap_or(CpuId(CpuId::FIRST_RESERVED));
-            vm.host.deactivate(irq.physical(cpu));
+            vm.host.deactivate(irq.ended(cpu));
         }
     };
 
@@ -148,7 +148,7 @@ pub(crate) fn disconnect_all<H: Host>(vm: &Vm<H>) {
 #[inline(never)]
 pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, changed: Changed) {
     if changed.takes_physical() {
-        vm.host.deactivate(irq.physical(pin.local().id()));
+        vm.host.deactivate(irq.ended(pin.local().id()));
     } else if changed.new.hw() {
         settle_ppi(vm, pin, irq);
     }
@@ -178,7 +178,7 @@ fn settle_ppi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 pub(crate) fn release_unused<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     for irq in vcpu.physical_ppis() {
         if irq.release_unused() {
-            vm.host.deactivate(irq.physical(pin.local().id()));
+            vm.host.deactivate(irq.ended(pin.local().id()));
         }
     }
 }
@@ -199,7 +199,7 @@ pub(crate) fn release_all<H: Host>(
             continue;
         };
 
-        after.add_deactivation(irq.physical(pin.local().id()));
+        after.add_deactivation(irq.ended(pin.local().id()));
         count::on_change(pin, irq, changed);
         if changed.new.queued_on() == Some(vcpu.id) {
             list.unlink(irq);

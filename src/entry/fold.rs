@@ -119,7 +119,7 @@ pub(super) fn sample_before_entry<H: Host, I: CpuInterface>(
                 let (folded, pruned) = irq.fold_unlink(vcpu.id, lr);
                 count::on_fold(pin, irq, folded);
                 if folded.deactivate {
-                    after.add_deactivation(irq.physical(cpu.id()));
+                    after.add_deactivation(irq.ended(cpu.id()));
                 }
                 prune::apply(vm, pin, vcpu, &mut list, irq, pruned, &mut after);
             }
@@ -384,7 +384,7 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
             shadow.due.add_refold(changed.new.deliverable());
             count::on_change(pin, irq, changed);
             if changed.takes_physical() || irq.release_unused() {
-                after.add_deactivation(irq.physical(cpu.id()));
+                after.add_deactivation(irq.ended(cpu.id()));
             }
             if changed.old.level() && !changed.old.hw() {
                 to_resample = Some(irq.intid());
@@ -421,7 +421,7 @@ pub(super) fn fold_all<H: Host, I: CpuInterface>(
         let (folded, pruned) = irq.fold_unlink(vcpu.id, lr);
         count::on_fold(pin, irq, folded);
         if folded.deactivate {
-            after.add_deactivation(irq.physical(cpu.id()));
+            after.add_deactivation(irq.ended(cpu.id()));
         }
         match pruned {
             Pruned::Kept(_) => kept |= 1 << index,

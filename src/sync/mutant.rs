@@ -138,6 +138,9 @@ mutants! {
     /// A forward checks the connection before the raise, not in the raise.
     ForwardLooksFirst: "physical", "forward_against_disconnect",
         "a physical line dead for its next owner";
+    /// An interrupt is connected to another physical interrupt before the CPU that deactivates the
+    /// old one has read its number.
+    ConnectedTooEarly: "physical", "icpendr_against_reconnection", "";
     /// Another CPU than the vCPU's takes a physical PPI from the state word.
     ReleasedElsewhere: "physical", "icactiver_against_put", "";
     /// A put leaves a physical PPI with the vCPU.

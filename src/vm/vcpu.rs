@@ -233,7 +233,7 @@ impl Vcpu {
             // list's reference keeps the interrupt alive, and no other CPU unlinks.
             if let Some(irq) = unsafe { shadow.irqs[index].as_ref() } {
                 if irq.fold_without_read() {
-                    physical.push(irq.physical(cpu));
+                    physical.push(irq.ended(cpu));
                 }
                 list.link(irq, irq.state());
             }

@@ -43,7 +43,10 @@ fn orderings_without_reason(source: &Source) -> Vec<String> {
     if STAND_INS.contains(&source.below.as_str()) {
         return Vec::new();
     }
-    let names_one = |text: &str| ORDERINGS.iter().any(|ordering| text.contains(ordering));
+    let names_one = |text: &str| {
+        text.split(|c: char| !c.is_alphanumeric())
+            .any(|word| ORDERINGS.contains(&word))
+    };
     let mut reason = None;
     let mut found = Vec::new();
 

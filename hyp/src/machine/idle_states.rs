@@ -40,8 +40,8 @@ const STATES: [IdleState; 2] = [
     },
 ];
 
-/// Adds the idle states to a tree that has none. QEMU's tree says of a single CPU that nothing starts
-/// it; Linux takes idle states only from a CPU of PSCI.
+/// Adds the idle states to a tree that has none. QEMU's tree says of a single CPU that nothing
+/// starts it; Linux takes idle states only from a CPU of PSCI.
 ///
 /// # Panics
 /// If the tree has no room for them.

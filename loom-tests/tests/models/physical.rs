@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::Arc;
 use loom_tests::{LEVEL, Machine, SPI, V0, check, sole, spawn, take};
-use vgic::PhysicalInterrupt;
 use vgic::intid::{CpuId, IntId};
+use vgic::{InjectError, PhysicalInterrupt};
 
 /// Returns the physical SPI behind the SPI.
 fn spi() -> PhysicalInterrupt {
@@ -153,6 +153,31 @@ fn icpendr_against_entry() {
         assert_eq!(machine.deactivated(), [ppi_of(0)]);
         machine.put(&cpu, V0);
         assert_eq!(machine.deactivated(), [ppi_of(0)]);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races `ICPENDR` against a new connection. The physical interrupt that was forwarded is
+/// deactivated, not the newly connected one.
+#[test]
+fn icpendr_against_reconnection() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.connect_spi(&cpu.pin());
+        assert!(machine.forward_spi(&cpu.pin()));
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicd(&cpu.pin(), 0x0280 + 4, 1 << (SPI % 32));
+        });
+        let spi_id = IntId::spi(SPI).unwrap();
+        machine.vm.disconnect_spi(&cpu.pin(), spi_id).unwrap();
+        let next = IntId::spi(SPI + 1).unwrap();
+        let connected = machine.vm.connect_spi(&cpu.pin(), spi_id, next);
+        other.join();
+
+        assert!(connected.is_ok() || connected == Err(InjectError::AlreadyConnected));
+        assert_eq!(machine.deactivated(), [spi()]);
         sole(machine).finish(&cpu);
     });
 }

@@ -7,7 +7,7 @@ use crate::lr::ListRegister;
 
 use super::{
     ACTIVE, FastFold, Folded, GROUP1, HW, IN_LR, Irq, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH,
-    LR_PENDING, PENDING, Pruned, REF, State, mutant_hooks,
+    LR_PENDING, PENDING, Pruned, REF, RELEASING, State, mutant_hooks,
 };
 
 /// Link and unlink.
@@ -223,8 +223,12 @@ impl Irq {
     /// the list. Returns true if the list register was backed by a physical interrupt, which the
     /// guest may have deactivated.
     pub(crate) fn fold_without_read(&self) -> bool {
-        let (old, _) = self.apply(|old| old.folded(ListRegister::EMPTY, false));
-        old.lr_hw() && !old.hw()
+        let is_owned = |old: State| old.lr_hw() && !old.hw();
+        let (old, _) = self.apply(|old| {
+            let folded = old.folded(ListRegister::EMPTY, false);
+            folded.with_flag(RELEASING, is_owned(old) || folded.releasing())
+        });
+        is_owned(old)
     }
 
     /// Updates the LR bits of an interrupt that stays in its list register, which holds `lr`. On
@@ -273,9 +277,11 @@ impl State {
         // An LPI has no active state of its own, and EOIcount would not count its end.
         let active = lr.is_active() && !self.cancel_active() && !lpi;
         let held = self.lr_hw() && (latch || active) && !unplugged;
+        let ends = self.lr_hw() && !lr.is_empty() && !held && !self.hw();
         let set = if latch { PENDING } else { 0 }
             | if active { ACTIVE } else { 0 }
-            | if held { HW } else { 0 };
+            | if held { HW } else { 0 }
+            | if ends { RELEASING } else { 0 };
         mutant_hooks::of_fold(self, lr, self.with(set, LR_BITS))
     }
 

@@ -19,8 +19,8 @@
 //!    lock, or, by [`Irq::refresh_lr_bits`], on the CPU with the vCPU.
 //! 3. `links` belong to the ap_list named by `queued_on`, under the list's lock. The links of an
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
-//! 4. `pintid` is written under the lock `Vm::growth`, while neither CONNECTED nor HW nor LR_HW is
-//!    set. Setting CONNECTED publishes it.
+//! 4. `pintid` is written under the lock `Vm::growth`, while none of CONNECTED, HW, LR_HW and
+//!    RELEASING is set. Setting CONNECTED publishes it.
 //! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
 //!
 //! # References
@@ -83,7 +83,7 @@ pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult,
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, TARGET, UNMAPPED,
+    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET, UNMAPPED,
 };
 
 /// Links of an intrusive circular list, and the bucket of the interrupt. Guarded by an ap_list
@@ -144,10 +144,11 @@ impl Irq {
     }
 
     /// Returns the physical INTID that forwarded occurrences deactivate. Meaningful while
-    /// CONNECTED, HW or LR_HW is set.
+    /// [`State::uses_pintid`].
     #[inline]
     pub(crate) fn pintid(&self) -> u16 {
-        // Relaxed: written before CONNECTED is set, and constant while any of the three bits is.
+        // Relaxed: written before CONNECTED is set, and constant while any of the bits is that
+        // `State::uses_pintid` names.
         self.pintid.load(Relaxed)
     }
 

@@ -12,8 +12,7 @@
 //! * [`Irq::forward`] sets HW.
 //! * A fill moves HW to LR_HW. A fold moves LR_HW back.
 //! * The guest's deactivation ends LR_HW, in hardware: the fold finds the list register empty.
-//! * Any other end calls [`Host::deactivate`](crate::Host::deactivate), on the CPU that has cleared
-//!   HW or LR_HW.
+//! * Any other end calls [`Host::deactivate`], on the CPU that has cleared HW or LR_HW.
 //!
 //! HW and LR_HW together mean that the guest has ended the interrupt in the list register, and that
 //! it has been forwarded again.
@@ -30,12 +29,23 @@
 //!    vCPU to release the PPI, by [`Irq::release_unused`].
 //!
 //! A physical SPI has one active state for all CPUs: any CPU may clear HW.
+//!
+//! # The number of a physical interrupt to deactivate
+//! The transition that ends an ownership sets RELEASING if [`Host::deactivate`] has to be called.
+//! The CPU that made the transition then reads `pintid` by [`Irq::ended`], which clears RELEASING,
+//! and calls [`Host::deactivate`]. Until then `pintid` stays, whoever disconnects the interrupt.
+//! A physical interrupt is not forwarded once more before it is deactivated, so that RELEASING has
+//! one setter at a time.
+//!
+//! [`Host::deactivate`]: crate::Host::deactivate
 
 use crate::host::PhysicalInterrupt;
 use crate::intid::{CpuId, IntId};
 use crate::sync::{Mutant, mutant};
 
-use super::{ACTIVE, CANCEL_P, CONNECTED, Changed, FollowUp, HW, Irq, PENDING, Raised, State};
+use super::{
+    ACTIVE, CANCEL_P, CONNECTED, Changed, FollowUp, HW, Irq, PENDING, RELEASING, Raised, State,
+};
 
 /// Connection and forwarding.
 impl Irq {
@@ -63,8 +73,9 @@ impl Irq {
             return self.pintid() == pintid;
         }
 
-        // Without CONNECTED, the other two can only be cleared meanwhile.
-        if state.hw() || state.lr_hw() {
+        // Without CONNECTED, the other bits are only cleared, and HW and LR_HW may set RELEASING.
+        let in_use = state.uses_pintid();
+        if in_use && !(state.releasing() && mutant(Mutant::ConnectedTooEarly)) {
             return false;
         }
 
@@ -83,7 +94,7 @@ impl Irq {
                 0
             };
             let left = self.released(old, HW | line).with(0, CONNECTED);
-            if all { left.with(0, HW) } else { left }
+            if all { left.ends_ownership() } else { left }
         })
     }
 
@@ -98,15 +109,28 @@ impl Irq {
     pub(crate) fn physical(&self, cpu: CpuId) -> PhysicalInterrupt {
         PhysicalInterrupt::new(self.pintid(), cpu)
     }
+
+    /// Returns the physical interrupt whose ownership a transition of this CPU has ended, to be
+    /// deactivated; `cpu` is the CPU of a PPI. The interrupt may be connected to another then.
+    pub(crate) fn ended(&self, cpu: CpuId) -> PhysicalInterrupt {
+        let physical = self.physical(cpu);
+        let _ = self.apply(|old| old.with(0, RELEASING));
+        physical
+    }
 }
 
 /// Release.
 impl Irq {
-    /// Returns `old` without the flags of `clear`, but with HW for a physical PPI.
+    /// Returns `old` without the flags of `clear`, but with HW for a physical PPI. Without HW, the
+    /// ownership has ended.
     #[inline]
     pub(super) fn released(&self, old: State, clear: u64) -> State {
-        let kept = old.hw() && self.keeps_ppi();
-        old.with(0, if kept { clear & !HW } else { clear })
+        let left = old.with(0, clear & !HW);
+        if clear & HW == 0 || !old.hw() || self.keeps_ppi() {
+            left
+        } else {
+            left.ends_ownership()
+        }
     }
 
     /// Returns true if the physical interrupt is a PPI, which its own CPU takes from the word.
@@ -122,7 +146,7 @@ impl Irq {
     pub(crate) fn release(&self) -> Option<Changed> {
         self.transition(|old| {
             let line = if old.level() { PENDING } else { 0 };
-            old.hw().then(|| old.with(0, HW | line))
+            old.hw().then(|| old.with(0, line).ends_ownership())
         })
         .ok()
         .map(|(old, new)| Changed {
@@ -138,7 +162,7 @@ impl Irq {
     pub(crate) fn release_unused(&self) -> bool {
         self.transition(|old| {
             let used = old.0 & (PENDING | ACTIVE) != 0 && old.connected();
-            (old.hw() && !used).then(|| old.with(0, HW))
+            (old.hw() && !used).then(|| old.ends_ownership())
         })
         .is_ok()
     }
@@ -171,5 +195,16 @@ impl Irq {
             new,
             follow_up,
         })
+    }
+}
+
+impl State {
+    /// Returns the state without HW. If HW was set, a physical interrupt has to be deactivated.
+    fn ends_ownership(self) -> Self {
+        if self.hw() {
+            self.with(RELEASING, HW)
+        } else {
+            self
+        }
     }
 }

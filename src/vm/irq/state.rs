@@ -21,6 +21,7 @@
 //! | 26:16 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
 //! | 27    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
 //! | 38:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
+//! | 39    | RELEASING  | a CPU has still to read the `pintid` of an ended ownership |
 //! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
@@ -100,6 +101,9 @@ flags! {
     CANCEL_A = 15, cancel_active;
     /// Set while a physical interrupt may be forwarded.
     CONNECTED = 27, connected;
+    /// Set from the end of the ownership of a physical interrupt until the CPU that ended the
+    /// ownership has read `pintid`.
+    RELEASING = 39, releasing;
 }
 
 const QUEUED_SHIFT: u32 = 16;
@@ -294,6 +298,13 @@ impl State {
     pub(crate) const fn awaits_line(self) -> bool {
         const INSIDE: u64 = LEVEL | IN_LR | LR_HW | LR_PENDING;
         self.awaits_line_outside() || self.0 & (INSIDE | CANCEL_P) == INSIDE
+    }
+
+    /// Returns true if `pintid` is in use: nobody may change it.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn uses_pintid(self) -> bool {
+        self.0 & (CONNECTED | HW | LR_HW | RELEASING) != 0
     }
 
     /// Returns true if the interrupt is a level with a physical line.

@@ -55,14 +55,17 @@ pub(crate) fn cached(
 }
 
 /// Returns the path of a program of crates.io: from the cache, or built into it by `install`, a
-/// `cargo install`.
+/// `cargo install`. Unoptimized and without debug information: each would take longer to make than
+/// all uses of the program take.
 pub(crate) fn crate_program(mut install: Command, name: &str, version: &str) -> Result<PathBuf> {
     let what = format!("{name} {version}");
     let place = cached(&format!("{name}-{version}"), &what, |into| {
         let build = into.join("build");
         install
-            .args([name, "--locked", "--version", version, "--root"])
+            .args([name, "--debug", "--locked", "--version", version, "--root"])
             .arg(into)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_INCREMENTAL", "0")
             .env("CARGO_TARGET_DIR", &build);
         process::run(&mut install, Show::Lines)?;
         Ok(fs::remove_dir_all(build)?)

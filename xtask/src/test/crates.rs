@@ -246,10 +246,7 @@ pub(super) fn docs_rs() -> Result<Tally> {
 pub(super) fn deny() -> Result<Tally> {
     // Everything that the lock file names has to be there.
     process::run(cargo("fetch").arg("--locked"), Show::OnFailure)?;
-    // Unoptimized: what it saves takes longer to build than all checks together.
-    let mut install = cargo("install");
-    install.arg("--debug");
-    let program = crate_program(install, "cargo-deny", CARGO_DENY)?;
+    let program = crate_program(cargo("install"), "cargo-deny", CARGO_DENY)?;
     let mut deny = Command::new(program);
     deny.current_dir(project::root())
         .args(["--offline", "--workspace", "check"])

@@ -8,7 +8,7 @@ use crate::intid::{IntId, VcpuId};
 use super::super::state::ASSERTED;
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, State, UNMAPPED,
+    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, RELEASING, State, UNMAPPED,
 };
 use super::{LPI, NONE, SPI, V0, V1, Word};
 
@@ -61,7 +61,13 @@ const RULES: &[Rule] = &[
     ("only a connected interrupt is forwarded", |_, s| {
         !s.hw() || s.connected()
     }),
-    ("an LPI is not connected", |lpi, s| !lpi || !s.connected()),
+    (
+        "a physical interrupt is not forwarded before it is deactivated",
+        |_, s| !has(s, HW | RELEASING),
+    ),
+    ("an LPI is not connected", |lpi, s| {
+        !lpi || !has_any(s, CONNECTED | RELEASING)
+    }),
     ("only LPIs can be unmapped", |lpi, s| lpi || !s.unmapped()),
     ("the VM owns a reference of all but LPIs", |lpi, s| {
         lpi || other_refs(s) >= 1
@@ -95,10 +101,10 @@ pub(super) fn broken_rule(intid: u32, state: State) -> Option<&'static str> {
     broken.map(|(rule, _)| *rule)
 }
 
-/// The flags: all bits from 0 on, and a last one above them.
-const FLAGS: [u64; 17] = [
+/// The flags: all bits from 0 on, and the last two above them.
+const FLAGS: [u64; 18] = [
     PENDING, LINE, MESSAGE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING,
-    LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, CONNECTED,
+    LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, CONNECTED, RELEASING,
 ];
 
 /// Returns every legal word of an SPI or LPI: of all combinations of flags, with the interrupt
@@ -110,9 +116,13 @@ pub(super) fn words(intid: u32) -> &'static [State] {
 }
 
 fn legal_words(intid: u32) -> Vec<State> {
-    let low = FLAGS.iter().fold(0, |all, flag| all | flag) & !CONNECTED;
+    let low = FLAGS.iter().fold(0, |all, flag| all | flag) & !(CONNECTED | RELEASING);
+    let high = [0, CONNECTED, RELEASING, CONNECTED | RELEASING];
     let mut words = Vec::new();
-    for flags in (0..=low).chain((0..=low).map(|flags| flags | CONNECTED)) {
+    for flags in high
+        .iter()
+        .flat_map(|high| (0..=low).map(move |low| high | low))
+    {
         for to in [Some(V0), Some(V1), NONE] {
             for on in [NONE, Some(V0)] {
                 for refs in 0..=3 {

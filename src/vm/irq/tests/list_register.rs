@@ -262,7 +262,7 @@ fn fold_unlink_of_a_pending_register() {
             => [PENDING HW ENABLED CONNECTED on: V0], (folded![], Kept);
         "forwarded, and ICPENDR: nobody else deactivates the physical interrupt":
             [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW CANCEL_P on: V0 refs: 2]
-            => [ENABLED CONNECTED refs: 1],
+            => [ENABLED CONNECTED RELEASING refs: 1],
             (folded![withdrawn deactivate], Removed);
     }
     table! { LPI, |irq: &Irq| fold(irq, register::PENDING);
@@ -306,7 +306,7 @@ fn fold_unlink_of_an_active_register() {
             => [ACTIVE CONNECTED HW ENABLED on: V0], (folded![delivered], Kept);
         "forwarded, and ICACTIVER":
             [ENABLED CONNECTED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0 refs: 2]
-            => [ENABLED CONNECTED refs: 1],
+            => [ENABLED CONNECTED RELEASING refs: 1],
             (folded![deactivate], Removed);
     }
     table! { LPI, |irq: &Irq| fold(irq, register::ACTIVE);
@@ -403,7 +403,7 @@ fn fold_without_read() {
     table! { SPI, |irq: &Irq| irq.fold_without_read();
         "an edge": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => [ENABLED on: V0], false;
         "an edge again": [PENDING ENABLED CONNECTED IN_LR LR_ACTIVE LR_HW CANCEL_A on: V0]
-            => [PENDING ENABLED CONNECTED on: V0], true;
+            => [PENDING ENABLED CONNECTED RELEASING on: V0], true;
         "forwarded again: the guest has ended the first":
             [PENDING HW ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
             => [PENDING HW ENABLED CONNECTED on: V0], false;

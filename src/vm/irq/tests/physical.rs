@@ -3,7 +3,9 @@
 
 use super::super::FollowUp::{self, Insert, Nothing, Recall, RecallLater, Requeue};
 use super::super::{Changed, Irq};
-use super::{SPI, State, V0, irq_in, put_in, word};
+use super::{PINTID, SPI, State, V0, irq_in, put_in, word};
+use crate::host::PhysicalInterrupt;
+use crate::intid::CpuId;
 
 /// A physical PPI.
 const PPI: u16 = 27;
@@ -44,10 +46,10 @@ fn a_ppi_is_released_by_its_cpu() {
         "ICACTIVER": [ACTIVE HW CONNECTED on: V0] => [HW CONNECTED on: V0], (false, Requeue(V0));
     }
     ppi_table! { |irq: &Irq| irq.release_unused();
-        "cleared": [HW CONNECTED] => [CONNECTED], true;
+        "cleared": [HW CONNECTED] => [CONNECTED RELEASING], true;
         "pending once more": [PENDING HW CONNECTED] => [PENDING HW CONNECTED], false;
         "active": [ACTIVE HW CONNECTED] => [ACTIVE HW CONNECTED], false;
-        "disconnected, an edge": [PENDING HW] => [PENDING], true;
+        "disconnected, an edge": [PENDING HW] => [PENDING RELEASING], true;
         "released already": [CONNECTED] => [CONNECTED], false;
     }
 }
@@ -57,11 +59,11 @@ fn a_ppi_is_released_by_its_cpu() {
 fn release() {
     ppi_table! { |irq: &Irq| irq.release().map(|changed| changed.follow_up);
         "a pending level is its line's": [PENDING HW LEVEL CONNECTED ENABLED on: V0]
-            => [LEVEL CONNECTED ENABLED on: V0], Some(Requeue(V0));
-        "an edge stays": [PENDING HW CONNECTED ENABLED] => [PENDING CONNECTED ENABLED],
+            => [LEVEL CONNECTED RELEASING ENABLED on: V0], Some(Requeue(V0));
+        "an edge stays": [PENDING HW CONNECTED ENABLED] => [PENDING CONNECTED RELEASING ENABLED],
             Some(Insert);
         "an active state stays": [ACTIVE HW LEVEL CONNECTED on: V0]
-            => [ACTIVE LEVEL CONNECTED on: V0], Some(Requeue(V0));
+            => [ACTIVE LEVEL CONNECTED RELEASING on: V0], Some(Requeue(V0));
         "not forwarded": [PENDING LEVEL CONNECTED on: V0] => [PENDING LEVEL CONNECTED on: V0], None;
     }
 }
@@ -75,20 +77,20 @@ fn disconnect() {
         "idle": [CONNECTED] => [], (false, Nothing);
     }
     ppi_table! { |irq: &Irq| said(irq.disconnect(true));
-        "at the end of the VM": [ACTIVE HW LEVEL CONNECTED on: V0] => [ACTIVE LEVEL on: V0],
-            (true, Requeue(V0));
+        "at the end of the VM": [ACTIVE HW LEVEL CONNECTED on: V0]
+            => [ACTIVE LEVEL RELEASING on: V0], (true, Requeue(V0));
     }
     for (why, before, after, result) in [
         (
             "a level that waits",
             word!(PENDING HW LEVEL CONNECTED ENABLED on: V0),
-            word!(LEVEL ENABLED on: V0),
+            word!(LEVEL ENABLED RELEASING on: V0),
             (true, Requeue(V0)),
         ),
         (
             "active",
             word!(ACTIVE HW LEVEL CONNECTED on: V0),
-            word!(ACTIVE LEVEL on: V0),
+            word!(ACTIVE LEVEL RELEASING on: V0),
             (true, Requeue(V0)),
         ),
         (
@@ -109,12 +111,29 @@ fn connect() {
     assert!(irq.connect(PPI) && irq.state().connected());
     assert!(irq.connect(PPI), "once more");
     assert!(!irq.connect(PPI + 1), "it has one");
-    // The old one is still in a list register, or owned by its CPU.
-    for state in [word!(IN_LR LR_PENDING LR_LATCH LR_HW on: V0), word!(HW)] {
+    // The old one is still in a list register, owned by its CPU, or about to be deactivated.
+    for state in [
+        word!(IN_LR LR_PENDING LR_LATCH LR_HW on: V0),
+        word!(HW),
+        word!(RELEASING),
+    ] {
         put_in(&irq, state);
         assert!(!irq.connect(PPI));
         assert_eq!(irq.state(), state);
     }
+}
+
+/// The number is constant until the CPU that ended the ownership has read it.
+#[test]
+fn a_number_is_read_before_the_next_connection() {
+    let irq = irq_in(SPI, word!(PENDING HW LEVEL CONNECTED ENABLED));
+    assert!(irq.clear_pending().takes_physical());
+    assert!(!irq.disconnect(false).takes_physical());
+    assert!(!irq.connect(PINTID + 1));
+
+    let cpu = CpuId(0);
+    assert_eq!(irq.ended(cpu), PhysicalInterrupt::new(PINTID, cpu));
+    assert!(irq.connect(PINTID + 1));
 }
 
 /// The line has been found low.
@@ -125,13 +144,13 @@ fn withdraw_level() {
         (
             "waits",
             word!(PENDING HW LEVEL CONNECTED ENABLED on: V0),
-            word!(LEVEL CONNECTED ENABLED on: V0),
+            word!(LEVEL CONNECTED ENABLED RELEASING on: V0),
             Some((true, Requeue(V0))),
         ),
         (
             "disabled",
             word!(PENDING HW LEVEL CONNECTED),
-            word!(LEVEL CONNECTED),
+            word!(LEVEL CONNECTED RELEASING),
             Some((true, Nothing)),
         ),
         (

@@ -153,7 +153,7 @@ fn clear_message() {
             [MESSAGE ENABLED LEVEL IN_LR LR_PENDING on: V0]
             => [ENABLED LEVEL IN_LR LR_PENDING CANCEL_P on: V0], (Keep, Recall(V0));
         "forwarded": [PENDING HW ENABLED CONNECTED on: V0]
-            => [ENABLED CONNECTED on: V0], (Deactivate, Requeue(V0));
+            => [ENABLED CONNECTED RELEASING on: V0], (Deactivate, Requeue(V0));
     }
 }
 
@@ -288,7 +288,7 @@ fn clear_pending() {
         "cancelled already": [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0] => unchanged,
             (Keep, Nothing);
         "forwarded": [PENDING HW ENABLED CONNECTED on: V0]
-            => [ENABLED CONNECTED on: V0], (Deactivate, Requeue(V0));
+            => [ENABLED CONNECTED RELEASING on: V0], (Deactivate, Requeue(V0));
         "active and forwarded: the deactivation is still to come":
             [PENDING ACTIVE CONNECTED HW ENABLED on: V0]
             => [ACTIVE CONNECTED HW ENABLED on: V0], (Keep, Requeue(V0));
@@ -315,7 +315,7 @@ fn clear_active() {
         "its line is high, and it is in nobody's list yet":
             [LINE ACTIVE ENABLED LEVEL] => [LINE ENABLED LEVEL], (Keep, Insert);
         "forwarded": [ACTIVE CONNECTED HW ENABLED on: V0]
-            => [ENABLED CONNECTED on: V0], (Deactivate, Requeue(V0));
+            => [ENABLED CONNECTED RELEASING on: V0], (Deactivate, Requeue(V0));
         "forwarded and pending only": [PENDING HW ENABLED CONNECTED on: V0]
             => unchanged, (Keep, Nothing);
         "in a list register":

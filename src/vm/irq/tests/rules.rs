@@ -7,7 +7,9 @@ use crate::intid::VcpuId;
 use crate::lr::ListRegister;
 
 use super::super::state::ASSERTED;
-use super::super::{CANCEL_P, CONNECTED, Folded, FollowUp, HW, IN_LR, PENDING, REF, State};
+use super::super::{
+    CANCEL_P, CONNECTED, Folded, FollowUp, HW, IN_LR, PENDING, REF, RELEASING, State,
+};
 use super::legal::{broken_rule, list_refs, other_refs};
 use super::{LPI, V0};
 
@@ -100,6 +102,10 @@ const RULES: &[Rule] = &[
     (
         "a physical interrupt is deactivated once",
         physical_is_deactivated_once,
+    ),
+    (
+        "a physical interrupt to deactivate keeps its number",
+        number_is_kept,
     ),
 ];
 
@@ -239,7 +245,7 @@ fn change_in_list_register_recalls(step: &Step) -> bool {
             || changed & !ASSERTED == 0 && follow_up == FollowUp::RecallLater(vcpu)
     } else {
         // A physical line that has been found low is no hurry, as a line that drops.
-        let sampled = old.awaits_line() && changed & !(PENDING | HW) & !CANCEL_P == 0;
+        let sampled = old.awaits_line() && changed & !(PENDING | HW | RELEASING | CANCEL_P) == 0;
         !others
             || follow_up == FollowUp::Recall(vcpu)
             || sampled && follow_up == FollowUp::RecallLater(vcpu)
@@ -263,4 +269,10 @@ fn physical_is_deactivated_once(step: &Step) -> bool {
     let raised = step.touches == PENDING | HW && !step.old.hw() && step.new.hw();
     held(step.old) + u8::from(raised)
         == held(step.new) + u8::from(by_guest) + u8::from(step.said.deactivate)
+}
+
+/// RELEASING is set by the transition after which the physical interrupt is deactivated.
+fn number_is_kept(step: &Step) -> bool {
+    let ended = step.said.deactivate && !step.new.hw();
+    step.new.releasing() == (ended || step.old.releasing())
 }

@@ -7,7 +7,7 @@ use crate::lr::ListRegister;
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR,
     Irq, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, Pruned,
-    PutResult, Raised, State, UNMAPPED,
+    PutResult, RELEASING, Raised, State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
 use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
@@ -37,6 +37,11 @@ fn anyone(_: Case) -> bool {
 
 fn not_lpi(case: Case) -> bool {
     case.intid != LPI
+}
+
+/// The embedder, of an interrupt that the physical controller has signalled.
+fn signalled(case: Case) -> bool {
+    not_lpi(case) && !case.state.releasing()
 }
 
 fn not_in_lr(case: Case) -> bool {
@@ -91,7 +96,7 @@ fn if_pending_active(case: Case) -> bool {
 
 /// A physical interrupt that is active for a list register cannot be signalled again.
 fn physical_is_held_once(Case { state, .. }: Case) -> bool {
-    !(state.hw() && state.lr_hw())
+    !((state.hw() || state.releasing()) && state.lr_hw())
 }
 
 fn said(follow_up: impl Into<Option<FollowUp>>, counted: RangeInclusive<i64>) -> Said {
@@ -265,38 +270,40 @@ const LINKS: u64 = QUEUED | REFS;
 /// A fill moves these, and a fold moves them back.
 const MOVED: u64 = PENDING | ACTIVE | HW;
 const FILLS: u64 = MOVED | IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW;
-const FOLDS: u64 = MOVED | LR_BITS | LINKS;
+const FOLDS: u64 = MOVED | RELEASING | LR_BITS | LINKS;
+/// The end of an ownership changes these.
+const ENDED: u64 = HW | RELEASING;
 
 #[rustfmt::skip]
 const CHANGES: &[Transition] = &[
     transition("raise", anyone, PENDING, |irq| raised(irq.raise())),
-    transition("forward", not_lpi, PENDING | HW, |irq| {
+    transition("forward", signalled, PENDING | HW, |irq| {
         irq.forward().map_or_else(|| said(None, NOT_COUNTED), raised)
     }),
     transition("connect", not_lpi, CONNECTED, |irq| {
         let old = irq.state();
         let connected = irq.connect(PINTID);
-        assert_eq!(connected, old.connected() || !old.lr_hw());
+        assert_eq!(connected, old.connected() || !old.lr_hw() && !old.releasing());
         said(None, NOT_COUNTED)
     }),
-    transition("disconnect", not_lpi, PENDING | HW | CONNECTED, |irq| {
+    transition("disconnect", not_lpi, PENDING | ENDED | CONNECTED, |irq| {
         cleared(irq, |irq| irq.disconnect(false), MAY_WITHDRAW)
     }),
-    transition("disconnect, at the end", not_lpi, PENDING | HW | CONNECTED, |irq| {
+    transition("disconnect, at the end", not_lpi, PENDING | ENDED | CONNECTED, |irq| {
         cleared(irq, |irq| irq.disconnect(true), MAY_WITHDRAW)
     }),
-    transition("release", not_in_lr, PENDING | HW, |irq| {
+    transition("release", not_in_lr, PENDING | ENDED, |irq| {
         let old = irq.state();
         irq.release().map_or_else(
             || said(None, NOT_COUNTED),
             |change| Said { deactivate: true, ..changed(irq, old, change, MAY_WITHDRAW) },
         )
     }),
-    transition("release_unused", not_lpi, HW, |irq| {
+    transition("release_unused", not_lpi, ENDED, |irq| {
         assert!(!irq.release_unused(), "with a pending or active state behind it");
         said(None, NOT_COUNTED)
     }),
-    transition("withdraw_level", not_lpi, PENDING | HW | CANCEL_P, |irq| {
+    transition("withdraw_level", not_lpi, PENDING | ENDED | CANCEL_P, |irq| {
         let old = irq.state();
         let Some(change) = irq.withdraw_level() else {
             assert!(!old.awaits_line());
@@ -352,7 +359,7 @@ const CHANGES: &[Transition] = &[
     transition("ISACTIVER", not_lpi, ACTIVE, |irq| {
         updated(irq, |old| old.with(ACTIVE, 0), MAY_WITHDRAW)
     }),
-    transition("clear_message", not_lpi, PENDING | HW | CANCEL_P | MESSAGE, |irq| {
+    transition("clear_message", not_lpi, PENDING | ENDED | CANCEL_P | MESSAGE, |irq| {
         cleared(irq, Irq::clear_message, MAY_WITHDRAW)
     }),
     transition("take_pending", |case| case.intid == LPI, PENDING, |irq| {
@@ -362,10 +369,10 @@ const CHANGES: &[Transition] = &[
             None => updated(irq, |old| old, NOT_COUNTED),
         }
     }),
-    transition("clear_pending", anyone, PENDING | HW | CANCEL_P, |irq| {
+    transition("clear_pending", anyone, PENDING | ENDED | CANCEL_P, |irq| {
         cleared(irq, Irq::clear_pending, MAY_WITHDRAW)
     }),
-    transition("clear_active", anyone, ACTIVE | HW | CANCEL_A, |irq| {
+    transition("clear_active", anyone, ACTIVE | ENDED | CANCEL_A, |irq| {
         cleared(irq, Irq::clear_active, MAY_ADD)
     }),
 ];
@@ -404,7 +411,7 @@ const FOLDING: &[Transition] = &[
         folded(register::INVALID, fold, pruned(irq, prune))
     }),
     transition("fold_unlink_plain", for_listed, FOLDS, |irq| fold_plain(irq, BOTH_GROUPS)),
-    transition("fold_without_read", for_listed, LR_BITS, |irq| Said {
+    transition("fold_without_read", for_listed, LR_BITS | RELEASING, |irq| Said {
         // The end of the VM: nothing is counted, and the physical interrupt remains.
         counted: -1..=1,
         deactivate: irq.state().lr_hw(),
