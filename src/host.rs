@@ -63,6 +63,9 @@ impl PhysicalInterrupt {
 ///   command lock of an ITS;
 /// * [`Host::routed`], [`Host::deactivate`], [`Host::is_pending`], [`Host::kick`], [`Host::wake`]
 ///   and [`Host::trace`] may run under the lock of [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
+///
+/// A method under one of these locks calls no `Vgic`, of this VM or another, that takes such a lock:
+/// the call panics.
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
@@ -122,6 +125,8 @@ pub trait Host: Send + Sync {
     ///   register, at an entry that fills list registers with what has waited, at the end of a
     ///   sleep, and when the guest enables or routes the interrupt, or changes its trigger. The
     ///   entry that follows the arrival does not ask.
+    ///
+    /// A call that has begun before a disconnection may still ask after it, once.
     fn is_pending(&self, physical: PhysicalInterrupt) -> bool;
 
     /// Samples the line of the level-sensitive interrupt `intid`, an SPI or a PPI of `vcpu`, after

@@ -64,9 +64,9 @@ fn an_active_state_set_after_an_end_counts() {
 fn a_line_that_falls_is_seen_while_the_pe_sleeps() {
     check(&[
         Mask(0, 0),
-        Line(0, 36, true),
+        Line(0, 35, true),
         Wait(0),
-        Line(0, 36, false),
+        Line(0, 35, false),
         Read(1, Frame::Distributor, 0x204, 4),
     ]);
 }
