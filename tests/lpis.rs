@@ -582,6 +582,107 @@ fn an_lpi_that_leaves_while_the_table_is_written_is_not_in_the_table() {
     }
 }
 
+/// Moves an LPI in a list register to a vCPU, by each command that moves an LPI, and disables the
+/// LPIs of that vCPU. The LPI is in the vCPU's table, unless the guest has taken the LPI.
+#[test]
+fn the_table_waits_for_an_lpi_in_a_list_register_of_another_vcpu() {
+    type Move = fn(&Driver<'_>);
+    let moves: [Move; 4] = [
+        |its| its.movi(7, 0, 1),
+        |its| its.movall(0, 1),
+        |its| its.mapc(0, Some(1)),
+        |its| its.mapti(7, 0, 65_000, 1),
+    ];
+    for (command, (lpis_off_elsewhere, takes)) in moves
+        .into_iter()
+        .flat_map(|command| [(false, false), (true, false), (false, true)].map(|k| (command, k)))
+    {
+        let machine = Machine::new(2);
+        let its = Driver::new(&machine);
+        its.mapd(7, 3);
+        its.map(7, 0, 65_000, 0);
+        its.map(7, 1, 8192, 1);
+        machine.inject_msi(7, 0).unwrap();
+        machine.inject_msi(7, 1).unwrap();
+        machine.vm.host().take_calls();
+        machine.enter(0);
+
+        let frame = machine.gicr(1);
+        command(&its);
+        its.sync(1);
+        if lpis_off_elsewhere {
+            machine.write(1, GICR, 0);
+        }
+        machine.write(1, frame, 0);
+        machine.enter(1);
+        machine.exit(1);
+        machine.advance();
+        assert_eq!(machine.read(1, frame) & RWP, RWP, "vCPU 0 has not folded");
+        assert!(!machine.vm.has_deferred(), "nothing to do before the fold");
+
+        let taken = if takes {
+            let taken = machine.guest(0).read_iar1();
+            machine.guest(0).write_eoir1(taken);
+            vec![taken]
+        } else {
+            vec![]
+        };
+        machine.exit(0);
+        machine.vm.vcpu_put(&machine.pin(), vcpu(0)).unwrap();
+        let _ = machine.read(1, frame);
+        machine.advance();
+        assert_eq!(machine.read(1, frame) & RWP, 0);
+        assert_eq!(is_in_table(&machine, 1, 65_000), taken.is_empty());
+        assert!(is_in_table(&machine, 1, 8192));
+        assert!(!is_in_table(&machine, 0, 65_000));
+
+        // With another table none comes back: the pending states were in the table alone.
+        machine.write64(1, frame + 0x78, 1 << 62 | pending_table(1));
+        machine.write(1, frame, 1);
+        machine.advance();
+        assert_eq!(machine.serve(1), []);
+        machine.finish();
+    }
+}
+
+/// Enables LPIs while the table waits for the LPI. The LPI is delivered once.
+#[test]
+fn a_table_that_waits_for_a_fold_is_given_up_when_lpis_are_enabled() {
+    let machine = Machine::new(3);
+    let its = Driver::new(&machine);
+    its.mapd(7, 3);
+    its.map(7, 0, 8192, 0);
+    its.map(7, 1, 8193, 2);
+    machine.inject_msi(7, 0).unwrap();
+    machine.enter(0);
+    its.movi(7, 0, 1);
+    let frame = machine.gicr(1);
+    machine.write(1, frame, 0);
+    machine.enter(1);
+    machine.exit(1);
+    machine.advance();
+    assert_eq!(machine.read(1, frame) & RWP, RWP);
+
+    // The table of another vCPU does not wait.
+    machine.inject_msi(7, 1).unwrap();
+    machine
+        .vm
+        .vcpu_put(&machine.cpus[2].pin(), vcpu(2))
+        .unwrap();
+    machine.write(1, machine.gicr(2), 0);
+    machine.advance();
+    assert_eq!(machine.read(1, machine.gicr(2)) & RWP, 0);
+    assert!(is_in_table(&machine, 2, 8193));
+
+    machine.write(1, frame, 1);
+    machine.advance();
+    assert_eq!(machine.read(1, frame) & RWP, 0);
+    machine.exit(0);
+    assert_eq!(machine.serve(0), []);
+    assert_eq!(machine.serve(1), [8192]);
+    machine.finish();
+}
+
 #[test]
 fn no_table_is_written_after_the_teardown() {
     let machine = Machine::new(1);

@@ -220,9 +220,9 @@ impl Machine {
         self.read(cpu, vcpu, self.vm.config().distributor + offset)
     }
 
-    /// Reads a word of vCPU 0's redistributor frames, as `vcpu`, on `cpu`.
+    /// Reads a word of a vCPU's redistributor frames on `cpu`.
     pub fn read_gicr(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64) -> u64 {
-        self.read(cpu, vcpu, self.redistributor(V0, offset))
+        self.read(cpu, vcpu, self.redistributor(vcpu, offset))
     }
 
     fn read(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, gpa: u64) -> u64 {
@@ -267,6 +267,12 @@ impl Machine {
         for (word, at) in command.iter().zip((first..).step_by(8)) {
             ram[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
+    }
+
+    /// Returns true if the LPI's bit is set in the pending table of all vCPUs.
+    #[must_use]
+    pub fn is_in_table(&self) -> bool {
+        self.vm.host().ram.lock().unwrap()[8192 / 8] & 1 != 0
     }
 
     /// Changes the LPI's byte in the configuration table.

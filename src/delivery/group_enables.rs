@@ -25,7 +25,7 @@ pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
 /// Notifies a slice of vCPUs.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let present = vm.vcpu_count() as u32;
-    let Some(slice) = vm.distributor.notifications.claim(present, SLICE, |at| at) else {
+    let Some(slice) = vm.distributor.notifications.claim(present, SLICE, Some) else {
         return;
     };
 

@@ -13,17 +13,26 @@
 //! All is done in slices. `GICR_SYNCR.Busy` and `GICR_CTLR.RWP` show the guest the completion. A
 //! guest that enables LPIs again without waiting for RWP may find old bits in the table.
 //!
+//! # LPIs in list registers of other vCPUs
+//! An LPI that the guest has moved to the vCPU may still be in a list register of the old vCPU. The
+//! command that moved the LPI has recalled the old vCPU, and only the old vCPU's fold knows if the
+//! LPI is still pending. The slice with the LPI waits for this fold, and RWP stays 1. A poll of RWP
+//! tries the slice again. No work is deferred meanwhile: a CPU that does all deferred work before
+//! it enters the old vCPU would have no end.
+//!
 //! # Order of reading and writing
 //! At most one of both is in progress. A write waits until every slice of the reading before it is
 //! done, because an LPI that the table has and that was not read yet would be overwritten. Reading
 //! waits for the slices of a write that it stops.
+
+use core::cell::Cell;
 
 use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::{AcqRel, Acquire, Release};
-use crate::sync::{AtomicU64, Slice};
+use crate::sync::{AtomicU64, Mutant, mutant};
 use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
@@ -90,7 +99,7 @@ pub(crate) fn start_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 /// 18 of the 169 instructions of a hypercall while slices are left.
 pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let (lpis, end) = (&vm.lpis, vm.config.lpis);
-    let next_mapped = |at| lpis.next(at, pin.guard()).map_or(end, |(key, _)| key);
+    let next_mapped = |at| Some(lpis.next(at, pin.guard()).map_or(end, |(key, _)| key));
     let Some(slice) = vm
         .distributor
         .config_reload
@@ -228,6 +237,7 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     let end = vm.config.lpis;
+    let mut waits = false;
 
     // A slice that another CPU is at has to be done first; see the module docs.
     if redistributor.scan.has_more(end) {
@@ -235,13 +245,13 @@ pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner
             read_slice(vm, pin, owner);
         }
     } else if redistributor.store.has_more(end) && redistributor.scan.is_done(end) {
-        store_slice(vm, pin, owner);
+        waits = !store_slice(vm, pin, owner);
     }
 
-    if has_slices(vm, owner) {
-        vm.defer(DEFERRED_PENDING_TABLE);
+    if has_slices(vm, owner) && !waits {
+        note_scan(vm, owner);
     } else {
-        forget_scan(vm, owner);
+        forget_scan(vm, owner, waits);
     }
 }
 
@@ -250,7 +260,7 @@ pub(crate) fn advance_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner
 fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
     let end = vm.config.lpis;
-    let Some(slice) = redistributor.scan.claim(end, SCAN_LPIS, |at| at) else {
+    let Some(slice) = redistributor.scan.claim(end, SCAN_LPIS, Some) else {
         return;
     };
 
@@ -279,37 +289,31 @@ fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
 
 /// Writes a slice of `owner`'s pending table: a bit for each LPI that is pending and routed to
 /// `owner`, whose pending state moves to the table. If the table cannot be written, the pending
-/// states stay.
-fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
+/// states stay. Returns false, claiming no slice, if the next slice waits for a fold.
+fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> bool {
     let redistributor = &owner.redistributor;
-    let Some(slice) = redistributor
-        .store
-        .claim(vm.config.lpis, STORE_LPIS, |at| at)
-    else {
-        return;
+    let end = vm.config.lpis;
+
+    // A look before the claim: a slice that waits is left for a later call.
+    let found = Cell::new(Some([0; STORE_BYTES]));
+    let slice = redistributor.store.claim(end, STORE_LPIS, |first| {
+        found.set(pending_bits(vm, pin, owner, first));
+        found.get().map(|_| first)
+    });
+    let (Some(slice), Some(mut bytes)) = (slice, found.get()) else {
+        return found.get().is_some();
     };
 
     // Acquire: pairs with the Release in `expect_store`.
     let base = redistributor.store_base.load(Acquire);
     let Some(at) = table_address(vm, base, slice.first) else {
-        return;
+        return true;
     };
-
-    let mut bytes = [0; STORE_BYTES];
-    for_each_lpi(vm, pin, &slice, |key, irq| {
-        let state = irq.state();
-        if state.latch() && state.target() == Some(owner.id) {
-            let bit = key.wrapping_sub(slice.first);
-            if let Some(byte) = bytes.get_mut(bit as usize / 8) {
-                *byte |= 1 << (bit % 8);
-            }
-        }
-    });
 
     let used = slice.end.wrapping_sub(slice.first) as usize / 8;
     let bytes = bytes.get_mut(..used).unwrap_or_default();
     if vm.host.write_memory(at, bytes).is_err() || bytes.iter().all(|byte| *byte == 0) {
-        return;
+        return true;
     }
 
     // Bits of LPIs that have been moved, cleared or unmapped since the look above.
@@ -317,7 +321,7 @@ fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     gone.get_mut(..used)
         .unwrap_or_default()
         .copy_from_slice(bytes);
-    for_each_lpi(vm, pin, &slice, |key, irq| {
+    for_each_lpi(vm, pin, slice.first, slice.end, |key, irq| {
         let bit = key.wrapping_sub(slice.first);
         let mask = 1 << (bit % 8);
         if let Some(left) = gone.get_mut(bit as usize / 8)
@@ -336,18 +340,48 @@ fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
         // If the table cannot be written any more, it shows LPIs that are not pending.
         let _ = vm.host.write_memory(at, bytes);
     }
+
+    true
 }
 
-/// Calls `visit` with the mapped LPIs of a slice, by key.
+/// Returns a bit for each LPI of the slice from `first` on that is pending and routed to `owner`.
+/// Returns `None` if an LPI routed to `owner` is pending in a list register. The list register is
+/// another vCPU's, because `owner` has folded and has LPIs disabled.
+fn pending_bits<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    owner: &Vcpu,
+    first: u32,
+) -> Option<[u8; STORE_BYTES]> {
+    let mut bytes = [0; STORE_BYTES];
+    let mut waits = false;
+    let end = first.saturating_add(STORE_LPIS).min(vm.config.lpis);
+    for_each_lpi(vm, pin, first, end, |key, irq| {
+        let state = irq.state();
+        if state.target() == Some(owner.id) {
+            waits |= state.latched_in_lr() && !mutant(Mutant::StorePassesListRegisters);
+            let bit = key.wrapping_sub(first);
+            if state.latch()
+                && let Some(byte) = bytes.get_mut(bit as usize / 8)
+            {
+                *byte |= 1 << (bit % 8);
+            }
+        }
+    });
+    (!waits).then_some(bytes)
+}
+
+/// Calls `visit` with the mapped LPIs from `first` to `end`, by key.
 fn for_each_lpi<H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
-    slice: &Slice<'_>,
+    first: u32,
+    end: u32,
     mut visit: impl FnMut(u32, &Irq),
 ) {
-    let mut from = slice.first;
-    while from < slice.end
-        && let Some((key, irq)) = vm.lpis.next_below(from, slice.end, pin.guard())
+    let mut from = first;
+    while from < end
+        && let Some((key, irq)) = vm.lpis.next_below(from, end, pin.guard())
     {
         visit(key, irq);
         from = key.saturating_add(1);
@@ -392,13 +426,13 @@ fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     }
 }
 
-/// Clears the note of a vCPU without slices of the pending table left.
-fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
+/// Clears the note of a vCPU without slices of the pending table left, or whose next slice `waits`.
+fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu, waits: bool) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
         // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
         // scan, `has_more` sees the new scan.
         word.fetch_and(!bit, AcqRel);
-        if has_slices(vm, owner) {
+        if has_slices(vm, owner) && !waits {
             note_scan(vm, owner);
         }
     }

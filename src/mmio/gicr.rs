@@ -8,7 +8,8 @@
 //!   interrupt is held back by its sleep, only by powering off the vCPU.
 //! * `GICR_CTLR.RWP` reads 1 while a vCPU in the guest still has a disabled SGI, PPI or LPI in a
 //!   list register, and while the pending table is being read or written (cases
-//!   `ppi.disabled_while_pending`, `lpi.off_while_pending`, `lpi.stored_when_off`).
+//!   `ppi.disabled_while_pending`, `lpi.off_while_pending`, `lpi.stored_when_off`). The write waits
+//!   for LPIs that were moved to the vCPU and are in list registers of other vCPUs.
 
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;

@@ -24,7 +24,6 @@ mod watched;
 pub use counter::Counter;
 pub(crate) use counter::Gauge;
 pub(crate) use held_locks::{HeldLocks, Rank};
-pub(crate) use slices::Slice;
 pub use slices::Slices;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use spin::SpinLock;

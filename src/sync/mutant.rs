@@ -166,6 +166,8 @@ mutants! {
         "LPIs delivered with EnableLPIs = 0";
     /// A vCPU that leaves its CPU does not start the writing of a pending table that waits.
     StoreForgotten: "enable_lpis", "store_against_put", "";
+    /// A pending table is written while an LPI of the vCPU is in a list register of another vCPU.
+    StorePassesListRegisters: "enable_lpis", "store_against_a_move", "";
 
     /// A CPU is counted as busy only after the claim of its slice.
     BusyAfterTheClaim: "slices", "done_against_two_claims", "";

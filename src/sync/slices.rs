@@ -69,9 +69,15 @@ impl Slices {
     }
 
     /// Claims the next slice of up to `length` items, or returns `None` if nothing is left. The
-    /// slice begins at `skip(next)`, the first item to claim at or after the item `next`.
+    /// slice begins at `skip(next)`, the first item to claim at or after the item `next`. If `skip`
+    /// returns `None`, nothing is claimed, and the items are left for a later call.
     #[inline]
-    pub fn claim(&self, end: u32, length: u32, skip: impl Fn(u32) -> u32) -> Option<Slice<'_>> {
+    pub fn claim(
+        &self,
+        end: u32,
+        length: u32,
+        skip: impl Fn(u32) -> Option<u32>,
+    ) -> Option<Slice<'_>> {
         // Saves 6 of the 154 instructions of mmio/GICD_CTLR_read.
         if !self.has_more(end) {
             return None;
@@ -85,11 +91,9 @@ impl Slices {
         let first = Cell::new(end);
         // AcqRel: each slice belongs to a single CPU. Acquire: pairs with `start`.
         let claimed = self.next.fetch_update(AcqRel, Acquire, |next| {
-            let at = next as u32;
-            (at < end).then(|| {
-                first.set(skip(at).min(end));
-                next & !NOTHING | u64::from(first.get().saturating_add(length))
-            })
+            let at = Some(next as u32).filter(|at| *at < end)?;
+            first.set(skip(at)?.min(end));
+            Some(next & !NOTHING | u64::from(first.get().saturating_add(length)))
         });
 
         if mutant(Mutant::BusyAfterTheClaim) {

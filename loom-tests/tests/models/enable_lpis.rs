@@ -31,7 +31,7 @@ fn disable_against_reentry() {
             let disabled = disabled.clone();
             move |machine, cpu| {
                 machine.gicr(&cpu.pin(), V0, CTLR, 0);
-                let waiting = machine.read_gicr(cpu, V1, CTLR) & RWP != 0;
+                let waiting = machine.read_gicr(cpu, V0, CTLR) & RWP != 0;
                 disabled.make(!waiting);
             }
         });
@@ -44,7 +44,7 @@ fn disable_against_reentry() {
 
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
-        assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0);
+        assert_eq!(machine.read_gicr(&cpu, V0, CTLR) & RWP, 0);
         assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
         machine.exit(&cpu, V0);
         machine.gicr(&cpu.pin(), V0, CTLR, 1);
@@ -207,11 +207,41 @@ fn store_against_put() {
         for _ in 0..4 {
             machine.vm.advance(&cpu.pin()).unwrap();
         }
-        assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0, "never written");
+        assert_eq!(machine.read_gicr(&cpu, V0, CTLR) & RWP, 0, "never written");
         // With PTZ nothing comes back: the pending state is in the table alone.
         machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, PTZ_HIGH);
         machine.gicr(&cpu.pin(), V0, CTLR, 1);
         assert_eq!(machine.serve(&cpu, V0), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races EnableLPIs = 0 on a vCPU against the fold on another vCPU, with an LPI that was moved from
+/// the one to the other in a list register. Once `RWP` reads as zero, the pending state is in the
+/// table alone, or the guest has taken the LPI.
+#[test]
+fn store_against_a_move() {
+    check(5, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        machine.command(&cpu.pin(), 0, movi(1));
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V1, CTLR, 0);
+            let stored = machine.read_gicr(cpu, V1, CTLR) & RWP == 0;
+            assert!(!stored || machine.is_in_table(), "not in the table");
+        });
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0, "it was moved");
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+
+        assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0, "never written");
+        assert!(machine.is_in_table());
         sole(machine).finish(&cpu);
     });
 }

@@ -37,7 +37,7 @@ impl Task {
 
     /// Does one slice of two items; returns whether one was left.
     fn advance(&self) -> bool {
-        let Some(slice) = self.slices.claim(ITEMS, 2, |at| at) else {
+        let Some(slice) = self.slices.claim(ITEMS, 2, Some) else {
             return false;
         };
         let reasons = self.reasons.load(Relaxed);
@@ -140,9 +140,9 @@ fn start_against_a_claim() {
         let visit = |task: &Task, appeared: &AtomicU32| {
             let first = |at: u32| {
                 if at == 0 && appeared.load(Relaxed) != 0 {
-                    0
+                    Some(0)
                 } else {
-                    ITEMS
+                    Some(ITEMS)
                 }
             };
             if let Some(slice) = task.slices.claim(ITEMS, 1, first)

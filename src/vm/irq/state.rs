@@ -366,12 +366,20 @@ impl State {
         self.lr_pending() as u64 + self.pending_outside() as u64
     }
 
+    /// Returns true if the interrupt is in a list register with a pending state that a fold
+    /// latches, unless the guest acknowledges the interrupt before.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn latched_in_lr(self) -> bool {
+        self.lr_pending() && self.lr_latch() && !self.cancel_pending()
+    }
+
     /// Returns the bit of `GICD_ISPENDR<n>`. An interrupt pending in a list register by the level
     /// is pending only while the level is high.
     #[inline]
     #[must_use]
     pub(crate) const fn shows_pending(self) -> bool {
-        self.pending() || (self.lr_pending() && self.lr_latch() && !self.cancel_pending())
+        self.pending() || self.latched_in_lr()
     }
 
     /// Returns the bit of `GICD_ISACTIVER<n>`.
