@@ -125,10 +125,10 @@ impl Distributor {
 
     /// Applies `GICD_SETSPI_NSR` (`set`) or `GICD_CLRSPI_NSR` (12.9).
     ///
-    /// A level-sensitive SPI "will remain pending until it is deasserted by a write to
-    /// GICD_CLRSPI_NSR". That write "changes the state of a pending SPI to inactive, and the state
-    /// of an active and pending SPI to active". The input line is no part of the state: an SPI with
-    /// a high line is asserted again, as after `GICD_ICPENDR<n>`.
+    /// A level-sensitive SPI stays pending from the one write to the other, which takes the pending
+    /// state away. `GICD_CLRSPI_NSR` says nothing of a wire: the signal is the device's, and
+    /// asserts the SPI while active (1.2.1). `GICD_ICPENDR<n>` (12.9) spells out the case: a level
+    /// whose signal continues to be asserted remains pending.
     fn message(&mut self, value: u64, set: bool) {
         if let Some(spi) = self.spi(value as u32 & 0x1fff) {
             match set {

@@ -112,7 +112,8 @@ impl Lpis {
 
     /// Disables the LPIs of PE `pe`. IHI 0069, 5.1.2: the LPI pending table holds the pending state
     /// of the redistributor's LPIs in memory. The redistributor caches the state only while
-    /// EnableLPIs is 1; RWP is 0 once the table is complete.
+    /// EnableLPIs is 1. RWP tracks the clearing of EnableLPIs (12.11.2, `GICR_CTLR`): once RWP is
+    /// 0, the table is complete, and software's.
     pub fn disable(&mut self, pe: usize) {
         self.pending[pe].clear();
         for (intid, lpi) in &mut self.mapped {
@@ -123,8 +124,13 @@ impl Lpis {
     }
 
     /// Enables the LPIs of PE `pe`: the configuration is read, and the pending table unless
-    /// `GICR_PENDBASER.PTZ` says that it `is_zero`. An LPI that was moved while the table had its
-    /// pending state is pending on its new PE: `MOVI` moves the pending state with the LPI.
+    /// `GICR_PENDBASER.PTZ` says that it `is_zero`.
+    ///
+    /// An LPI in the table becomes pending where it is mapped, or nowhere. This is the library's
+    /// rule. IHI 0069 leaves the LPI with the table: each redistributor has a pending table of its
+    /// own (5.1.2), and `MOVI` has the redistributor move the pending state (5.3), but one with
+    /// EnableLPIs = 0 ignores commands that involve its LPIs (12.11.2, `GICR_CTLR`). docs/limits.md
+    /// lists the difference.
     pub fn enable(&mut self, pe: usize, is_zero: bool) {
         let all: Vec<u32> = self.mapped.keys().copied().collect();
         all.into_iter().for_each(|intid| self.invalidate(intid));

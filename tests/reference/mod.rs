@@ -58,11 +58,10 @@ impl Interrupt {
         self.latch || self.level && (self.line || self.message)
     }
 
-    /// Sets the level of the input line. IHI 0069, interrupt types: an edge-triggered interrupt "is
-    /// asserted on detection of a rising edge of an interrupt signal and then, regardless of the
-    /// state of the signal, remains asserted until" acknowledged. A level-sensitive one "is
-    /// asserted whenever the interrupt signal level is active, and deasserted whenever the level is
-    /// not active".
+    /// Sets the level of the input line. IHI 0069, 1.2.1 (interrupt types): a rising edge asserts
+    /// an edge-triggered interrupt, which stays asserted until software acknowledges the interrupt,
+    /// whatever the signal does. A level-sensitive interrupt is asserted while the signal is
+    /// active.
     pub fn set_line(&mut self, high: bool) {
         let rises = high && !self.line;
         self.latch |= rises && !self.level;
@@ -254,6 +253,10 @@ fn read_triggers(interrupts: &[Interrupt]) -> u64 {
         .fold(0, |word, (n, interrupt)| word | edges(n, interrupt))
 }
 
+/// Writes `ICFGR`, and keeps the latch and the line. IHI 0069 (12.9, `GICD_ICFGR<n>`) makes a
+/// change of an enabled interrupt UNPREDICTABLE, and leaves a pending one in an UNKNOWN pending
+/// state: the test changes enabled interrupts, and no pending ones. A line that is high already is
+/// no edge, by the rising edge of 1.2.1.
 fn write_triggers(interrupts: &mut [Interrupt], word: u64) {
     for (n, interrupt) in (0..).zip(interrupts.iter_mut().take(16)) {
         interrupt.level = word >> (2 * n + 1) & 1 == 0;

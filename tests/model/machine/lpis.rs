@@ -220,8 +220,8 @@ impl Machine {
         !self.reference.redistributors[pe].lpis_enabled
     }
 
-    /// Returns whether an LPI is pending in the table of a PE with LPIs disabled. Commands on the
-    /// LPI are undefined.
+    /// Returns whether an LPI is pending in the table of a PE with LPIs disabled, which ignores
+    /// commands on the LPI. The library has one pending state of the LPI, and does not.
     fn is_held(&self, intid: u32) -> bool {
         let tables = self.reference.lpis.pending.iter().enumerate();
         tables

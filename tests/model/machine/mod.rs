@@ -30,8 +30,6 @@
 //!   pending one); changes of the binary points during a handler; ends of interrupt out of order;
 //! * events of one LPI leading to different PEs; a new target for a collection with pending
 //!   interrupts; mapping by a disabled ITS;
-//! * moving, clearing or unmapping an LPI pending in the table of a PE with LPIs disabled; a
-//!   pending table with bits of unmapped LPIs;
 //! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt: the interrupt has a line of its own;
 //!   edges of a disabled or active physical interrupt, held in the physical distributor.
 //!   `ISPENDR` of a forwarded level-sensitive interrupt: see docs/limits.md;
@@ -43,6 +41,8 @@
 //! * MOVALL is followed by MAPC of the collections concerned, as intended for MOVALL. Until the
 //!   MAPC the library sends the moved interrupts to MOVALL's target;
 //! * an MSI for a PE with LPIs disabled is kept. The architecture ignores the MSI;
+//! * an LPI pending in the table of a PE with LPIs disabled is not moved, cleared or unmapped, and
+//!   a pending table has no bits of unmapped LPIs. See docs/limits.md;
 //! * events of one LPI have collections with one number.
 
 mod compare;
