@@ -52,6 +52,8 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let old = changed.old;
     if old.hw() {
         physical::settle(vm, pin, irq, changed);
+        // The level may have waited for long behind the active state.
+        physical::sample(vm, pin, irq);
     }
 
     queue::complete(vm, pin, irq, changed);

@@ -174,6 +174,25 @@ fn a_forwarded_level_made_active_follows_its_line() {
     ]);
 }
 
+/// Deactivates a forwarded level by a register while more urgent interrupts fill the list
+/// registers. The line has fallen behind the active state, and the level is not pending.
+#[test]
+fn the_line_of_a_forwarded_level_falls_behind_an_active_state() {
+    check(&[
+        Msi(1, 0, 5),
+        Sgi(1, 1 << 40 | 2 << 24, true),
+        Edge(0, 16),
+        Write(0, Frame::Redistributor(0), 0x1_0080, 4, !(1 << 4)),
+        Control(0, 2),
+        Write(0, Frame::Distributor, 0x304, 4, 1 << 1),
+        Line(0, 33, true),
+        Msi(0, 0, 7),
+        Write(0, Frame::Redistributor(0), 0x1_0100, 4, 1 << 4),
+        Line(0, 33, false),
+        Deactivate(0, 0),
+    ]);
+}
+
 /// Moves a PE in the handler of a forwarded PPI to another CPU. The PPI is forwarded there once
 /// more, and its line falls before the end.
 #[test]
