@@ -3,8 +3,8 @@
 use crate::check;
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, Command, Control, Deactivate, Edge, Enable, End, Line, Mask, Move, Msi, Read, Sgi,
-    Wait, Write,
+    Acknowledge, Command, Compare, Control, Deactivate, Edge, Enable, End, Line, Mask, Move, Msi,
+    Read, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 
@@ -190,6 +190,23 @@ fn the_line_of_a_forwarded_level_falls_behind_an_active_state() {
         Write(0, Frame::Redistributor(0), 0x1_0100, 4, 1 << 4),
         Line(0, 33, false),
         Deactivate(0, 0),
+    ]);
+}
+
+/// Lets the line of a forwarded PPI fall while the PPI's PE sleeps with the PPI in a list register.
+/// The physical PPI is given back once the PE wakes up.
+#[test]
+fn a_level_in_a_list_register_of_a_sleeping_pe_is_given_back_later() {
+    check(&[
+        Line(2, 30, true),
+        Line(0, 35, true),
+        Write(0, Frame::Distributor, 0x6118, 8, 2),
+        Acknowledge(2, true),
+        Wait(2),
+        Line(2, 30, false),
+        Compare(0),
+        Acknowledge(2, true),
+        Compare(0),
     ]);
 }
 

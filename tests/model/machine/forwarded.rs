@@ -258,16 +258,19 @@ impl Machine {
     ///   PPI, and an active state of a PPI, are exceptions: the PE may have come from another CPU;
     /// * it is idle in the guest: it is inactive. A level that is disabled, or waits outside the
     ///   list registers, is found low only when it is asked for: it is inactive after the guest has
-    ///   read the pending states (`asked`);
+    ///   read the pending states (`asked`), or once a PE that sleeps with it in a list register
+    ///   wakes up;
     /// * no PE is on the CPU of a PPI: it is inactive.
     pub(super) fn compare_physical(&mut self, asked: bool) {
+        let sleeps = |place: &Place| matches!(place, Place::Waiting(_));
+        let settled = asked && !self.places.iter().any(sleeps);
         for (pe, of, pintid) in all() {
             let interrupt = *self.reference.interrupt(pe, of.1).unwrap();
             let found = self.is_physically_active(of);
             if !interrupt.pending() && !interrupt.active {
                 self.meddled.remove(&of);
                 assert!(
-                    !found || interrupt.level && !asked,
+                    !found || interrupt.level && !settled,
                     "{pintid} is still active, of {of:?}, which is idle"
                 );
             } else if !self.meddled.contains(&of) && self.physical(of).is_some() {
