@@ -64,7 +64,7 @@ impl PhysicalInterrupt {
 /// * [`Host::routed`], [`Host::deactivate`], [`Host::is_pending`], [`Host::kick`], [`Host::wake`]
 ///   and [`Host::trace`] may run under the lock of [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
 ///
-/// A method under one of these locks calls no `Vgic`, of this VM or another, that takes such a lock:
+/// A method under one of these locks makes no call that takes such a lock, of this VM or another:
 /// the call panics.
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.

@@ -95,7 +95,7 @@ fn waker_follows_the_guest() {
 }
 
 /// Puts a redistributor to sleep by `GICR_WAKER.ProcessorSleep`. All interrupts that arrive there
-/// assert its wake request (IHI 0069, 11.1 and 12.10). The CPU interface has no say.
+/// assert its wake request (IHI 0069, 11.1 and 12.11). The CPU interface has no say.
 #[test]
 fn a_sleeping_redistributor_asks_for_wake_up_whatever_the_cpu_interface_says() {
     let machine = Machine::new(2);

@@ -5,7 +5,7 @@
 //! The answer is computed from the `ICH_*` registers, never from copies.
 //!
 //! While `GICR_WAKER.ProcessorSleep` is 1, the answer is the wake request's: all interrupts that
-//! arrive at the redistributor assert it (IHI 0069, 11.1 and 12.10). These are pending, enabled,
+//! arrive at the redistributor assert it (IHI 0069, 11.1 and 12.11). These are pending, enabled,
 //! and of a group that the distributor forwards. The CPU interface has no say: software disables
 //! its groups before it sets ProcessorSleep.
 #![expect(unsafe_code)]

@@ -1,4 +1,4 @@
-//! The redistributor of one vCPU (IHI 0069): `RD_base` at 0 (12.10), `SGI_base` at 0x1_0000
+//! The redistributor of one vCPU (IHI 0069): `RD_base` at 0 (12.11), `SGI_base` at 0x1_0000
 //! (12.11).
 //!
 //! * Any vCPU may access any redistributor (case `keep.from_any_cpu`).
@@ -71,7 +71,7 @@ const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
 
 const PENDBASER_PTZ: u64 = 1 << 62;
 
-/// Returns `GICR_TYPER` of `owner` (12.10). Cases `ident.redistributors`, `ident.mpidr`,
+/// Returns `GICR_TYPER` of `owner` (12.11). Cases `ident.redistributors`, `ident.mpidr`,
 /// `ident.typer_lpis_agree`, `ident.gicr_typer_is_read_only`, `keep.gicr_typer_halves`.
 fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
     let affinity = vm.affinity(pin, owner.id).map_or(0, |a| a.packed());
@@ -141,7 +141,7 @@ pub(crate) fn gicr_read<H: Host>(
     })
 }
 
-/// Returns `GICR_CTLR` (12.10). Each poll of RWP reads or writes a further slice of the pending
+/// Returns `GICR_CTLR` (12.11). Each poll of RWP reads or writes a further slice of the pending
 /// table. Cases
 /// `reset.gicr_lpis_off`, `lpi.pending_table`.
 fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
@@ -230,7 +230,7 @@ pub(crate) fn gicr_write<H: Host>(
     }
 }
 
-/// Writes `GICR_WAKER.ProcessorSleep` (12.10). A redistributor that falls asleep may ask for its
+/// Writes `GICR_WAKER.ProcessorSleep` (12.11). A redistributor that falls asleep may ask for its
 /// PE's wake-up at once, for an interrupt that the CPU interface has held back.
 fn write_waker<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) {
     let new = value & WAKER_PROCESSOR_SLEEP;
@@ -252,7 +252,7 @@ fn write_base(register: &AtomicU64, mask: u64, at: u64, width: Width, value: u64
     }
 }
 
-/// Writes `GICR_CTLR.EnableLPIs` (12.10).
+/// Writes `GICR_CTLR.EnableLPIs` (12.11).
 ///
 /// Setting EnableLPIs reads every LPI's configuration and the vCPU's pending table. Clearing
 /// EnableLPIs holds LPIs back, and moves the pending states to the pending table. Cases `lpi.off`,

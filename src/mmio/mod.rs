@@ -307,7 +307,7 @@ pub(crate) fn identification(offset: u64) -> u32 {
     }
 }
 
-/// Identification of this implementation: `GICD_IIDR` (12.9), `GICR_IIDR` (12.10), `GITS_IIDR`
+/// Identification of this implementation: `GICD_IIDR` (12.9), `GICR_IIDR` (12.11), `GITS_IIDR`
 /// (12.19).
 ///
 /// No JEP106 code, product 0x76, variant 0, revision 1. No driver's quirk matches the value. Cases

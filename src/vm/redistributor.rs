@@ -1,4 +1,4 @@
-//! State of a redistributor (IHI 0069, 12.10). [`crate::mmio::gicr`] has its registers.
+//! State of a redistributor (IHI 0069, 12.11). [`crate::mmio::gicr`] has its registers.
 
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Slices};

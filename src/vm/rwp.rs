@@ -3,7 +3,7 @@
 //!
 //! A write that disables an interrupt in a list register of a vCPU in the guest recalls the vCPU.
 //! Until the vCPU has left the guest and folded, the guest may still take the interrupt, and RWP
-//! reads 1 (IHI 0069, 12.9.4 and 12.10.3).
+//! reads 1 (IHI 0069, 12.9.4 and 12.11.2).
 //!
 //! The residency word decides: RECALL is set after the write's change. An entry consumes RECALL,
 //! then folds the list registers, and then runs the guest. `Vcpu::rwp` only names the waiting

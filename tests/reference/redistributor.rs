@@ -1,4 +1,4 @@
-//! `GICR_*` (IHI 0069, 12.10 and 12.11): one PE's SGIs and PPIs, and its part of LPIs.
+//! `GICR_*` (IHI 0069, 12.11 and 12.11): one PE's SGIs and PPIs, and its part of LPIs.
 
 use super::{
     Interrupt, read_bits, read_half, read_priorities, read_triggers, write_bits, write_priorities,

@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     reads!(
         "ident.gicr_pidr2",
-        "GICR_PIDR2 (12.10)",
+        "GICR_PIDR2 (12.11)",
         gicr_0,
         PIDR2,
         0xf0,
@@ -51,10 +51,10 @@ pub(super) const CASES: &[Case] = &[
     Case::new("ident.gicd_typer_is_read_only", "GICD_TYPER (12.9)", |m| {
         check_read_only(m.gicd(gicd::TYPER))
     }),
-    Case::new("ident.gicr_iidr_is_read_only", "GICR_IIDR (12.10)", |m| {
+    Case::new("ident.gicr_iidr_is_read_only", "GICR_IIDR (12.11)", |m| {
         check_read_only(m.gicr_0(gicr::IIDR))
     }),
-    Case::new("ident.gicr_typer_is_read_only", "GICR_TYPER (12.10)", |m| {
+    Case::new("ident.gicr_typer_is_read_only", "GICR_TYPER (12.11)", |m| {
         check_read_only(m.gicr_0(gicr::TYPER))
     }),
     Case::new("ident.gits_typer_is_read_only", "GITS_TYPER (12.19)", |m| {
@@ -85,7 +85,7 @@ pub(super) const CASES: &[Case] = &[
             by_bits || lpis <= (1 << bits) - 8192,
         )
     }),
-    Case::new("ident.typer_lpis_agree", "GICR_TYPER.PLPIS (12.10)", |m| {
+    Case::new("ident.typer_lpis_agree", "GICR_TYPER.PLPIS (12.11)", |m| {
         let lpis = read_32(m.gicd(gicd::TYPER)) >> 17 & 1;
         equal("PLPIS", read_32(m.gicr_0(gicr::TYPER)) & 1, lpis)
     }),
@@ -102,13 +102,13 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "ident.redistributors",
-        "GICR_TYPER (12.10)",
+        "GICR_TYPER (12.11)",
         check_redistributors,
     ),
     Case::new("ident.system_registers", "ICC_SRE_EL1 (12.2)", |_| {
         holds("SRE", crate::gic::interface::sre() & 1 != 0)
     }),
-    Case::new("ident.mpidr", "GICR_TYPER.Affinity_Value (12.10)", |m| {
+    Case::new("ident.mpidr", "GICR_TYPER.Affinity_Value (12.11)", |m| {
         for cpu in 0..m.cpus {
             let mpidr = crate::cpus::on(cpu, crate::cpu::mpidr);
             let packed = mpidr & 0xff_ffff | mpidr >> 8 & 0xff00_0000;
@@ -142,10 +142,10 @@ pub(super) const CASES: &[Case] = &[
         // The reset value is UNKNOWN, but the low bit of each field is RES0.
         equal("RES0 bits", m.at_reset.icfgr & 0x5555_5555, 0)
     }),
-    Case::new("reset.gicr_waker", "GICR_WAKER (12.10)", |m| {
+    Case::new("reset.gicr_waker", "GICR_WAKER (12.11)", |m| {
         equal("the redistributor is asleep", m.at_reset.waker & 6, 6)
     }),
-    Case::new("reset.gicr_lpis_off", "GICR_CTLR.EnableLPIs (12.10)", |m| {
+    Case::new("reset.gicr_lpis_off", "GICR_CTLR.EnableLPIs (12.11)", |m| {
         equal("EnableLPIs", m.at_reset.gicr_ctlr & 1, 0)
     }),
     Case::new("reset.gicr_icfgr0", "GICR_ICFGR0 (12.11)", |m| {

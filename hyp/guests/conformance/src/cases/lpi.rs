@@ -166,7 +166,7 @@ pub(super) const CASES: &[Case] = &[
         its.invalidate(DEVICE, 0)?;
         expect_and_end(FIRST_LPI)
     }),
-    Case::new("lpi.off", "GICR_CTLR.EnableLPIs (12.10)", |m| {
+    Case::new("lpi.off", "GICR_CTLR.EnableLPIs (12.11)", |m| {
         let its = open_with_events(m, 1)?;
         its.disable_lpis(0);
         skip_unless(
@@ -178,7 +178,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new(
         "lpi.off_while_pending",
-        "GICR_CTLR.EnableLPIs (12.10)",
+        "GICR_CTLR.EnableLPIs (12.11)",
         |m| {
             let its = open_with_events(m, 4)?;
             set_pmr(0);
@@ -195,7 +195,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "lpi.off_and_on_again",
-        "GICR_CTLR.EnableLPIs (12.10), 5.1",
+        "GICR_CTLR.EnableLPIs (12.11), 5.1",
         |m| {
             let its = open_with_events(m, 4)?;
             set_pmr(0);
@@ -300,7 +300,7 @@ pub(super) const CASES: &[Case] = &[
             expect_none()
         },
     ),
-    Case::new("lpi.tables_read_back", "GICR_PENDBASER (12.10)", |m| {
+    Case::new("lpi.tables_read_back", "GICR_PENDBASER (12.11)", |m| {
         let _its = open_with_events(m, 1)?;
         equal("EnableLPIs", read_32(m.gicr(0, gicr::CTLR)) & 1, 1)?;
         let before = read_64(m.gicr(0, gicr::PENDBASER));

@@ -278,7 +278,7 @@ pub(super) const CASES: &[Case] = &[
         },
     )
     .unlike_qemu("it keeps the bit although it reports No1N"),
-    Case::new("keep.gicr_typer_halves", "GICR_TYPER (12.10), 12.1", |m| {
+    Case::new("keep.gicr_typer_halves", "GICR_TYPER (12.11), 12.1", |m| {
         check_halves_read(m.gicr_0(gicr::TYPER))
     }),
     Case::new("keep.gits_typer_halves", "GITS_TYPER (12.19), 12.1", |m| {
@@ -286,12 +286,12 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new(
         "keep.propbaser_halves",
-        "GICR_PROPBASER (12.10), 12.1",
+        "GICR_PROPBASER (12.11), 12.1",
         |m| check_halves(m.gicr_0(gicr::PROPBASER), 0x0000_ffff_f000),
     ),
     Case::new(
         "keep.pendbaser_halves",
-        "GICR_PENDBASER (12.10), 12.1",
+        "GICR_PENDBASER (12.11), 12.1",
         |m| check_halves(m.gicr_0(gicr::PENDBASER), 0x0000_ffff_0000),
     ),
     Case::new(
@@ -317,7 +317,7 @@ pub(super) const CASES: &[Case] = &[
             equal("Type and Entry_Size", after & fixed, before & fixed)
         },
     ),
-    Case::new("keep.pendbaser_ptz", "GICR_PENDBASER.PTZ (12.10)", |m| {
+    Case::new("keep.pendbaser_ptz", "GICR_PENDBASER.PTZ (12.11)", |m| {
         let register = m.gicr_0(gicr::PENDBASER);
         write_64(register, 1 << 62);
         let read = read_64(register);
@@ -325,7 +325,7 @@ pub(super) const CASES: &[Case] = &[
         equal("PTZ reads as zero", read >> 62 & 1, 0)
     })
     .unlike_qemu("it reads back what was written"),
-    Case::new("keep.waker", "GICR_WAKER (12.10)", check_waker),
+    Case::new("keep.waker", "GICR_WAKER (12.11)", check_waker),
     Case::new(
         "keep.from_any_cpu",
         "GICR_* accessed from another CPU, 12.1",

@@ -123,7 +123,7 @@ pub(super) const CASES: &[Case] = &[
         "GITS_BASER<n>.Indirect (12.19)",
         two_levels,
     ),
-    Case::new("table.last_lpi", "GICR_PROPBASER.IDbits (12.10)", |m| {
+    Case::new("table.last_lpi", "GICR_PROPBASER.IDbits (12.11)", |m| {
         let its = open_with_events(m, 1)?;
         its.map_event(DEVICE, FREE_EVENT, LPI_END - 1, 0)?;
         its.raise(DEVICE, FREE_EVENT)?;
@@ -132,7 +132,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new(
         "table.lpi_beyond_the_configuration",
-        "GICR_PROPBASER.IDbits (12.10)",
+        "GICR_PROPBASER.IDbits (12.11)",
         |m| {
             let its = open_with_events(m, 1)?;
             its.map_event(DEVICE, FREE_EVENT, LPI_END, 0)?;
@@ -164,7 +164,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "lpi.each_cpu_its_own_enable",
-        "GICR_CTLR.EnableLPIs (12.10)",
+        "GICR_CTLR.EnableLPIs (12.11)",
         |m| {
             let its = open_with_events(m, 2)?;
             its.move_event(DEVICE, 1, 1)?;

@@ -392,7 +392,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "wfi.is_ended_by_a_sleeping_redistributor",
-        "GICR_WAKER.ProcessorSleep (11.1, 12.10)",
+        "GICR_WAKER.ProcessorSleep (11.1, 12.11)",
         check_wake_request,
     ),
 ];

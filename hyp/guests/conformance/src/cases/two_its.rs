@@ -320,7 +320,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new(
         "two.lpis_off_while_pending",
-        "GICR_CTLR.EnableLPIs (12.10)",
+        "GICR_CTLR.EnableLPIs (12.11)",
         |m| {
             let (first, second) = open_both(m)?;
             for (its, lpi) in [(&first, LPI), (&second, LPI + 1)] {

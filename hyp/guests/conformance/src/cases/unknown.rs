@@ -62,7 +62,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "reset.unknown_lpi_tables",
-        "GICR_PROPBASER, GICR_PENDBASER (12.10), UNKNOWN",
+        "GICR_PROPBASER, GICR_PENDBASER (12.11), UNKNOWN",
         |m| {
             equal("GICR_PROPBASER", m.at_reset.unknown.propbaser, 0)?;
             equal("GICR_PENDBASER", m.at_reset.unknown.pendbaser, 0)

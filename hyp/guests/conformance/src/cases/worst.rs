@@ -126,7 +126,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new(
         "worst.lpis_off_and_on",
-        "GICR_CTLR.EnableLPIs (12.10), 5.1",
+        "GICR_CTLR.EnableLPIs (12.11), 5.1",
         |m| {
             let its = open_scattered(m)?;
             raise_all(&its)?;

@@ -25,7 +25,7 @@ pub(crate) mod gicd {
     pub(crate) const IROUTER: usize = 0x6000;
 }
 
-/// Offsets in `GICR` `RD_base` (12.10).
+/// Offsets in `GICR` `RD_base` (12.11).
 pub(crate) mod gicr {
     pub(crate) const CTLR: usize = 0x0;
     pub(crate) const IIDR: usize = 0x4;
