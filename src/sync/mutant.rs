@@ -119,6 +119,9 @@ mutants! {
     /// A line that drops does not recall the interrupt from a list register.
     DropNotNoted: "level", "drop_against_entry", "";
 
+    /// A vCPU that RWP waits for is counted only after its flag is set.
+    FlagBeforeCount: "rwp", "two_writers_and_two_vcpus", "";
+
     /// An SGI is not sent to a vCPU on which the SGI appears pending.
     SgiSkipped: "sgi", "broadcast_against_acknowledgement", "";
 

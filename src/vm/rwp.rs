@@ -12,6 +12,7 @@
 
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::residency::{RECALL, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
@@ -45,14 +46,28 @@ pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
 /// A vCPU outside the guest folds the list registers before the next entry.
 pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
     let residency = vcpu.residency.get();
-    if residency.in_guest()
-        && residency.has(RECALL)
-        // AcqRel: pairs with the swap in `done` and the load in `is_waiting`.
-        && vcpu.rwp.fetch_or(register, AcqRel) & register == 0
-        && register == RWP_GICD
-    {
-        // AcqRel: pairs with the decrement in `done` and the load in `gicd_is_waiting`.
-        vm.distributor.rwp_vcpus.fetch_add(1, AcqRel);
+    if !residency.in_guest() || !residency.has(RECALL) {
+        return;
+    }
+
+    let count = &vm.distributor.rwp_vcpus;
+    let counts = register == RWP_GICD;
+    let late = mutant(Mutant::FlagBeforeCount);
+    // The count comes before the flag, and `done` takes the flag before the count: the count is
+    // never less than the number of flags.
+    if counts && !late {
+        // AcqRel: pairs with the load in `gicd_is_waiting`.
+        count.fetch_add(1, AcqRel);
+    }
+
+    // AcqRel: publishes the count; pairs with the swap in `done` and the load in `is_waiting`.
+    let set = vcpu.rwp.fetch_or(register, AcqRel) & register != 0;
+    if counts && set && !late {
+        // AcqRel: as in `done`. The flag that was there has a count of its own.
+        count.fetch_sub(1, AcqRel);
+    } else if counts && !set && late {
+        // AcqRel: too late.
+        count.fetch_add(1, AcqRel);
     }
 }
 

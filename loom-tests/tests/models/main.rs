@@ -12,6 +12,7 @@ mod lpi_lifetime;
 mod physical;
 mod radix;
 mod retarget;
+mod rwp;
 mod sgi;
 mod slices;
 mod snapshot;
