@@ -129,7 +129,7 @@ impl<'g> Path<'g> {
             count = each;
             if died {
                 let raw = ptr::from_ref(*node).cast_mut();
-                if unlink(slot, raw) {
+                if unlink(slot, raw) || mutant(Mutant::ChildCountedOutTwice) {
                     count += 1;
                 }
                 if mutant(Mutant::NodeFreedAtOnce) {
@@ -293,6 +293,7 @@ impl<T> Radix<T> {
                     Some(node) if node.join() => node,
                     Some(dead) => {
                         if unlink(slot, ptr::from_ref(dead).cast_mut())
+                            && !mutant(Mutant::HelperKeepsCount)
                             && let Some(parent) = path.lowest()
                         {
                             // The child is counted out. The parent cannot die: this CPU is counted
@@ -344,6 +345,7 @@ impl<T> Radix<T> {
     /// if another CPU filled the slot first.
     fn grow<'g>(slot: &Slot, parent: Option<&Node>, _guard: &'g Guard) -> Option<&'g Node> {
         let node = Box::into_raw(Node::new());
+        // Before the child can be found, unlinked and counted out.
         if let Some(parent) = parent {
             // Relaxed: this CPU is counted in, so the count is neither 0 nor DEAD, and the
             // increment orders nothing.
@@ -354,7 +356,9 @@ impl<T> Radix<T> {
         // failure: the caller restarts.
         let grown = slot.compare_exchange(ptr::null_mut(), node.cast(), AcqRel, Relaxed);
         if grown.is_err() {
-            if let Some(parent) = parent {
+            if let Some(parent) = parent
+                && !mutant(Mutant::FailedGrowthKeepsCount)
+            {
                 parent.part(1);
             }
             // SAFETY: the node came from `Box::into_raw` above and was not published, so this CPU

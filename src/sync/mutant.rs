@@ -58,6 +58,12 @@ mutants! {
     DeadNodeEntered: "radix", "insertion_against_removal", "";
     /// The last leave of a node kills it without checking for a new inserter.
     NodeDiesUnchecked: "radix", "insertion_against_removal", "";
+    /// An inserter that unlinks a dead node for another CPU does not count it out of the parent.
+    HelperKeepsCount: "radix", "two_levels_of_one_node", "";
+    /// A dead node is counted out of its parent by its last CPU, though another has unlinked it.
+    ChildCountedOutTwice: "radix", "two_levels_of_one_node", "";
+    /// An inserter keeps the count of a node that another CPU has grown first.
+    FailedGrowthKeepsCount: "radix", "two_levels_against_growth", "";
     /// A value is inserted into the table with Relaxed instead of AcqRel.
     SlotFilledRelaxed: "radix", "publication", "";
 

@@ -27,16 +27,22 @@ unsafe impl Sync for Value {}
 
 struct Shared {
     table: Radix<Value>,
-    values: [Value; 4],
+    values: [Value; 8],
     garbage: Garbage,
     domain: Domain,
 }
 
 impl Shared {
-    /// Returns a table of two levels and two CPUs of its domain.
+    /// Returns a table of the root and a level of nodes, and two CPUs of its domain.
     fn new() -> (Arc<Self>, [CpuLocal; 2]) {
+        Self::with_bits(4)
+    }
+
+    /// Returns a table for keys of `bits` bits, with two bits in a level, and two CPUs of its
+    /// domain.
+    fn with_bits(bits: u32) -> (Arc<Self>, [CpuLocal; 2]) {
         let shared = Self {
-            table: Radix::new(4),
+            table: Radix::new(bits),
             values: std::array::from_fn(|n| Value(UnsafeCell::new(n as u32))),
             garbage: Garbage::default(),
             domain: Domain::new(),
@@ -165,5 +171,64 @@ fn growth_against_growth() {
         let pin = local.pin();
         assert_eq!(shared.get(1, &pin), Some(1));
         assert_eq!(shared.get(2, &pin), Some(2));
+    });
+}
+
+/// Races an insertion into a node against the removal of the node's only value, under a parent with
+/// no other child. Once both values are gone, so are the nodes of both levels.
+#[test]
+fn two_levels_of_one_node() {
+    check(3, || {
+        let (shared, [local, other]) = Shared::with_bits(6);
+        shared.insert(1, &local.pin());
+
+        let other = spawn(&shared, other, |shared, local| {
+            let pin = local.pin();
+            shared.insert(2, &pin);
+            shared.remove(2, &pin);
+        });
+        shared.remove(1, &local.pin());
+        other.join().unwrap();
+
+        assert!(shared.table.is_empty(), "a node is left");
+    });
+}
+
+/// Races two insertions and removals in neighbouring nodes of one parent, which both CPUs grow.
+/// Once both values are gone, so are the nodes of both levels.
+#[test]
+fn two_levels_of_two_nodes() {
+    check(3, || {
+        let (shared, [local, other]) = Shared::with_bits(6);
+        let other = spawn(&shared, other, |shared, local| {
+            let pin = local.pin();
+            shared.insert(5, &pin);
+            shared.remove(5, &pin);
+        });
+        let pin = local.pin();
+        shared.insert(1, &pin);
+        shared.remove(1, &pin);
+        other.join().unwrap();
+        assert!(shared.table.is_empty(), "a node is left");
+    });
+}
+
+/// Races two insertions below a parent without the child that both need. The CPU that comes second
+/// leaves no count behind.
+#[test]
+fn two_levels_against_growth() {
+    check(3, || {
+        let (shared, [local, other]) = Shared::with_bits(6);
+        shared.insert(5, &local.pin());
+        let other = spawn(&shared, other, |shared, local| {
+            shared.insert(1, &local.pin());
+        });
+        shared.insert(2, &local.pin());
+        other.join().unwrap();
+        let pin = local.pin();
+        for key in [1, 2, 5] {
+            shared.remove(key, &pin);
+        }
+        assert!(shared.table.is_empty(), "a node is left");
     });
 }
