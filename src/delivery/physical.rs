@@ -44,12 +44,24 @@ pub(crate) fn connect<H: Host>(
         Some(vcpu) => vcpu.privates().iter().any(is_taken),
         None => vm.wired().any(is_taken),
     };
-    if taken || !irq.connect(raw) {
+    if taken {
         return Err(InjectError::AlreadyConnected);
     }
 
-    if let Some(vcpu) = owner.filter(|_| private) {
-        vcpu.add_physical_ppi(irq.intid());
+    // Before the connection: a CPU that forwards the PPI notes it in time to release it at a put.
+    let note = || {
+        if let Some(vcpu) = owner.filter(|_| private) {
+            vcpu.add_physical_ppi(irq.intid());
+        }
+    };
+    if !mutant(Mutant::ConnectedBeforeNoted) {
+        note();
+    }
+    if !irq.connect(raw) {
+        return Err(InjectError::AlreadyConnected);
+    }
+    if mutant(Mutant::ConnectedBeforeNoted) {
+        note();
     }
     Ok(())
 }

@@ -152,6 +152,8 @@ mutants! {
     ConnectedTooEarly: "physical", "icpendr_against_reconnection", "";
     /// Another CPU than the vCPU's takes a physical PPI from the state word.
     ReleasedElsewhere: "physical", "icactiver_against_put", "";
+    /// A PPI is connected before the vCPU's put knows of the PPI.
+    ConnectedBeforeNoted: "physical", "connect_against_forward_and_put", "";
     /// A put leaves a physical PPI with the vCPU.
     PutKeepsThePpi: "physical", "icactiver_against_put",
         "a vCPU moved while its PPI is active";

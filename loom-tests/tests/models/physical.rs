@@ -226,3 +226,25 @@ fn isenabler_against_icenabler() {
         sole(machine).finish(&cpu);
     });
 }
+
+/// Races the connection of a PPI against its first forward and the put of its vCPU. The forward is
+/// refused, or the put gives the physical PPI back.
+#[test]
+fn connect_against_forward_and_put() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+
+        let other = spawn(&machine, 1, |machine, cpu| machine.connect_ppi(&cpu.pin()));
+        let ppi = IntId::ppi(LEVEL).unwrap();
+        let forwarded = machine.vm.forward_ppi(&cpu.pin(), V0, ppi).is_ok();
+        machine.put(&cpu, V0);
+        other.join();
+
+        let expected = if forwarded { vec![ppi_of(0)] } else { vec![] };
+        assert_eq!(machine.deactivated(), expected);
+        sole(machine).finish(&cpu);
+    });
+}
