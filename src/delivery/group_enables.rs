@@ -4,7 +4,6 @@ use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::VcpuId;
-use crate::sync::Ordering::AcqRel;
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::RWP_GICD;
 use crate::vm::{DEFERRED_GROUPS, Vm, rwp};
@@ -15,8 +14,8 @@ const SLICE: u32 = 64;
 /// Writes the group enables (bit 0 `EnableGrp0`, bit 1 `EnableGrp1`), and notifies the first slice
 /// of vCPUs of a change.
 pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
-    // AcqRel: pairs with the Acquire in `group_enables`: a vCPU notified later sees the new value.
-    if vm.distributor.groups.swap(groups, AcqRel) != groups {
+    let (old, _write) = vm.distributor.control.write(groups);
+    if old != groups {
         vm.distributor.notifications.start();
         advance(vm, pin);
     }
@@ -41,8 +40,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Returns true if `GICD_CTLR.RWP` reads 0: every vCPU has been notified, and no write waits for a
-/// vCPU.
+/// Returns true if every vCPU has been notified, and no write waits for a vCPU.
 pub(crate) fn is_complete<H: Host>(vm: &Vm<H>) -> bool {
     vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_is_waiting(vm)
 }

@@ -32,7 +32,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::{AcqRel, Acquire, Release};
-use crate::sync::{AtomicU64, Mutant, mutant};
+use crate::sync::{AtomicU64, Due, Mutant, mutant};
 use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
@@ -46,11 +46,6 @@ const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
 const STORE_BYTES: usize = 16;
 /// LPIs per slice that is written.
 const STORE_LPIS: u32 = STORE_BYTES as u32 * 8;
-
-/// The table is due to be written, once the vCPU has folded.
-const STORE_DUE: u8 = 1;
-/// A CPU begins the writing.
-const STORE_BEGINS: u8 = 2;
 
 /// LPIs per slice of a reload.
 const RELOAD_LPIS: u32 = 256;
@@ -130,8 +125,6 @@ pub(crate) fn is_reloading_config<H: Host>(vm: &Vm<H>) -> bool {
 /// guest has enabled LPIs.
 pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    // AcqRel: pairs with the AcqRel in `start_store`.
-    redistributor.store_due.swap(0, AcqRel);
     redistributor.store.stop();
 
     // AcqRel: pairs with the AcqRel in `write_base`. PTZ says something about this table, now.
@@ -153,8 +146,7 @@ pub(crate) fn expect_store(owner: &Vcpu) {
     let base = redistributor.pendbaser.load(Acquire);
     // Release: pairs with the Acquire in `store_slice`.
     redistributor.store_base.store(base, Release);
-    // AcqRel: pairs with the AcqRel in `start_store`.
-    redistributor.store_due.swap(STORE_DUE, AcqRel);
+    redistributor.store.expect();
 }
 
 /// Starts writing `owner`'s pending table, if the table is due and `owner` is on no CPU: no LPI is
@@ -162,54 +154,28 @@ pub(crate) fn expect_store(owner: &Vcpu) {
 /// instead once it has folded: the recall and the vCPU's entry or put are ordered by the residency
 /// word.
 pub(crate) fn store_if_on_no_cpu<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
-    if owner.residency.get_ordered().cpu().is_none() {
-        start_store(vm, owner);
+    if let Some(due) = owner.redistributor.store.due()
+        && owner.residency.get_ordered().cpu().is_none()
+    {
+        start_store(vm, owner, due);
     }
 }
 
 /// Leaves the vCPU's pending table alone from now on: the VM is being taken apart, or reset.
 pub(crate) fn stop(owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    // AcqRel: pairs with the AcqRel in `start_store`.
-    redistributor.store_due.swap(0, AcqRel);
     redistributor.store.stop();
     redistributor.scan.stop();
 }
 
-/// Returns true if the vCPU's pending table is to be written once the vCPU has folded the LPIs in
-/// its list registers. A CPU that finds so finds LPIs disabled from then on.
-#[inline]
-pub(crate) fn is_store_due(vcpu: &Vcpu) -> bool {
-    // Acquire: pairs with the AcqRel in `expect_store`.
-    vcpu.redistributor.store_due.load(Acquire) == STORE_DUE
-}
-
-/// Starts writing the vCPU's pending table, unless another CPU has started or the guest has enabled
-/// LPIs again.
+/// Starts writing the vCPU's pending table, which was found due before the vCPU folded the LPIs in
+/// its list registers, or while it was on no CPU. Does nothing if another CPU has started, or if the
+/// guest has enabled LPIs since.
 #[cold]
-pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) {
-    let redistributor = &vcpu.redistributor;
-    // AcqRel: of several CPUs one starts; pairs with the AcqRel in `expect_store`.
-    let claim = redistributor
-        .store_due
-        .compare_exchange(STORE_DUE, STORE_BEGINS, AcqRel, Acquire);
-    if claim.is_err() {
-        return;
-    }
-
-    redistributor.store.start();
-    if redistributor.lpis_enabled() {
-        // Enabled again meanwhile, perhaps before the line above.
-        redistributor.store.stop();
-    } else {
+pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, due: Due) {
+    if vcpu.redistributor.store.begin(due) {
         note_scan(vm, vcpu);
     }
-
-    // AcqRel: a CPU that finds the flag clear finds the round begun. Fails if the guest has enabled
-    // LPIs meanwhile.
-    let _ = redistributor
-        .store_due
-        .compare_exchange(STORE_BEGINS, 0, AcqRel, Acquire);
 }
 
 /// Reads a slice of the pending table of some vCPU with slices left.
@@ -409,9 +375,7 @@ pub(crate) fn has_slices<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
 /// the writing, every LPI that was pending is pending in the table alone.
 pub(crate) fn is_busy_with_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> bool {
     let redistributor = &owner.redistributor;
-    // Acquire: before the look at `store`; pairs with the AcqRel in `start_store`, which clears the
-    // flag after the start.
-    redistributor.store_due.load(Acquire) != 0
+    redistributor.store.due().is_some()
         || !redistributor.scan.is_done(vm.config.lpis)
         || !redistributor.store.is_done(vm.config.lpis)
 }

@@ -155,7 +155,11 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     }
     // Before the fill too. A table that becomes due meanwhile comes with a RECALL of its own: the
     // fill may have found LPIs enabled.
-    let store = work.has(RECALL) && lpi_tables::is_store_due(vcpu);
+    let store = if work.has(RECALL) {
+        vcpu.redistributor.store.due()
+    } else {
+        None
+    };
 
     let waited = refold || shadow.due.fill();
     let fold = refold && shadow.in_use != 0;
@@ -169,7 +173,7 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     }
 
     shadow.write_staged(cpu.interface(), pin.counters());
-    if store {
-        lpi_tables::start_store(vm, vcpu);
+    if let Some(due) = store {
+        lpi_tables::start_store(vm, vcpu, due);
     }
 }

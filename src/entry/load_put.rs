@@ -92,7 +92,7 @@ fn put_with<H: Host, I: CpuInterface>(
     last(vcpu, &mut shadow);
     drop(shadow);
     vcpu.put(cpu.local());
-    if lpi_tables::is_store_due(vcpu) && !mutant(Mutant::StoreForgotten) {
+    if !mutant(Mutant::StoreForgotten) {
         lpi_tables::store_if_on_no_cpu(vm, vcpu);
     }
     after.run(vm, pin);

@@ -15,11 +15,11 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId};
 use crate::mmio::bank;
-use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
-use crate::vm::Vm;
+use crate::sync::{AtomicU64, Mutant, mutant};
 use crate::vm::distributor::Distributor;
 use crate::vm::irq::Irq;
+use crate::vm::{Vm, rwp};
 
 use super::bank::{Bank, offset};
 use super::{Access, IIDR, Width, identification, one_less, read_half, write_half};
@@ -59,15 +59,21 @@ impl Distributor {
         Bank {
             irqs: spis.get(..32).unwrap_or(spis),
             owner: None,
+            control: &self.control,
         }
     }
 }
 
 /// Returns `GICD_CTLR`.
 fn ctlr<H: Host>(vm: &Vm<H>) -> u32 {
-    let complete = group_enables::is_complete(vm);
+    // RWP is of the writes that the enables show, and of earlier ones: the enables come first.
+    let early = mutant(Mutant::RwpBeforeEnables).then(|| group_enables::is_complete(vm));
+    let control = vm.distributor.control.get();
+    let complete =
+        early.unwrap_or_else(|| !rwp::is_being_written(control) && group_enables::is_complete(vm));
+
     let rwp = if complete { 0 } else { CTLR_RWP };
-    vm.distributor.group_enables() | CTLR_ARE | CTLR_DS | rwp
+    control & CTLR_GROUPS | CTLR_ARE | CTLR_DS | rwp
 }
 
 /// Splits the offset `at` into the offset of a register block and the byte offset in the block.

@@ -16,7 +16,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::IntId;
 use crate::mmio::bank;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::Ordering::{AcqRel, Relaxed};
 use crate::sync::{AtomicU64, Mutant, mutant};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
 use crate::vm::residency::{NEW, RECALL};
@@ -150,14 +150,16 @@ fn gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u32 {
         lpi_tables::advance_pending_table(vm, pin, owner);
     }
 
+    // RWP is of the writes that EnableLPIs shows, and of earlier ones: EnableLPIs comes first.
+    let control = redistributor.control.get();
     // Without a slice left to begin, another CPU may still be at the last slice.
-    let waiting =
-        lpi_tables::is_busy_with_pending_table(vm, owner) || rwp::is_waiting(owner, RWP_GICR);
+    let waiting = rwp::is_being_written(control)
+        || lpi_tables::is_busy_with_pending_table(vm, owner)
+        || rwp::is_waiting(owner, RWP_GICR);
     let lpis = if vm.config.lpis == 0 {
         0
     } else {
-        // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
-        redistributor.ctlr.load(Acquire) | CTLR_CES | CTLR_IR
+        control & CTLR_ENABLE_LPIS | CTLR_CES | CTLR_IR
     };
 
     lpis | if waiting { CTLR_RWP } else { 0 }
@@ -265,9 +267,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
 
     let redistributor = &owner.redistributor;
     let new = value & CTLR_ENABLE_LPIS;
-    // AcqRel: the Release part pairs with the Acquire in `lpis_enabled`. The vCPU notified below
-    // sees the new value.
-    let old = redistributor.ctlr.swap(new, AcqRel);
+    let (old, _write) = redistributor.control.write(new);
     if old == new {
         return;
     }
@@ -322,5 +322,6 @@ fn private_bank(owner: &Vcpu) -> Bank<'_> {
     Bank {
         irqs: owner.privates(),
         owner: Some(owner.id),
+        control: &owner.redistributor.control,
     }
 }

@@ -25,6 +25,7 @@ pub use counter::Counter;
 pub(crate) use counter::Gauge;
 pub(crate) use held_locks::{HeldLocks, Rank};
 pub use slices::Slices;
+pub(crate) use slices::{Due, Slice};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use spin::SpinLock;
 pub use tickets::Tickets;

@@ -127,6 +127,10 @@ mutants! {
 
     /// A vCPU that RWP waits for is counted only after its flag is set.
     FlagBeforeCount: "rwp", "two_writers_and_two_vcpus", "";
+    /// A write that RWP covers is not counted as in progress.
+    WriteNotCounted: "rwp", "two_writers_of_one_interrupt", "";
+    /// A read of `GICD_CTLR` takes RWP first, and then the enables.
+    RwpBeforeEnables: "rwp", "groups_against_a_reader", "";
 
     /// An SGI is not sent to a vCPU on which the SGI appears pending.
     SgiSkipped: "sgi", "broadcast_against_acknowledgement", "";
@@ -182,6 +186,8 @@ mutants! {
 
     /// A CPU is counted as busy only after the claim of its slice.
     BusyAfterTheClaim: "slices", "done_against_two_claims", "";
+    /// A CPU that found a round due begins whichever round is due.
+    AnyRoundBegun: "slices", "begin_against_stop_and_expect", "";
     /// A new round of slices has the number of the old round.
     RoundWithoutNumber: "slices", "start_against_a_claim", "";
 

@@ -7,6 +7,8 @@ use super::{AtomicU32, AtomicU64, Mutant, mutant};
 
 /// The next item of a round with nothing left to claim.
 const NOTHING: u64 = u32::MAX as u64;
+/// The next item of a round that is due and not begun. Nothing can be claimed yet.
+const DUE: u64 = NOTHING - 1;
 
 /// A task over the items 0 to `end`, an argument of the methods. A CPU that starts the task begins
 /// a new round: every item is claimed once more.
@@ -14,7 +16,7 @@ const NOTHING: u64 = u32::MAX as u64;
 /// The claim is a compare-and-swap: each slice of a round belongs to a single CPU. `busy` counts
 /// the CPUs at work on a slice. A reader that finds nothing left to claim and no CPU busy sees the
 /// effects of every slice. The number of the round keeps a CPU about to claim a slice of an old
-/// round from claiming a slice of the new round.
+/// round from claiming a slice of the new round, and from beginning the new round if it is due.
 #[derive(Debug)]
 pub struct Slices {
     /// The next item in bits 31:0, the number of the round in bits 63:32.
@@ -22,6 +24,11 @@ pub struct Slices {
     /// CPUs at work on a slice.
     busy: AtomicU32,
 }
+
+/// A round that was found due, for the CPU that may begin it.
+#[must_use]
+#[derive(Clone, Copy, Debug)]
+pub struct Due(u64);
 
 /// A claimed slice: items `first` to `end`. Dropped when the slice is done.
 #[must_use]
@@ -52,17 +59,52 @@ impl Slices {
 
     /// Begins a new round at item 0.
     pub fn start(&self) {
-        // AcqRel: publishes the reason of the round to the CPUs that claim; pairs with `claim`.
+        self.renew(0);
+    }
+
+    /// Makes a new round due, which [`Slices::begin`] begins. Ends the round before.
+    pub fn expect(&self) {
+        self.renew(DUE);
+    }
+
+    /// Replaces the round by a new one at item `first`.
+    fn renew(&self, first: u64) {
+        // AcqRel: publishes the reason of the round to the CPUs that claim; pairs with `claim` and
+        // `due`.
         let _ = self.next.fetch_update(AcqRel, Acquire, |next| {
             Some(if mutant(Mutant::RoundWithoutNumber) {
-                0
+                first
             } else {
-                (next | NOTHING).wrapping_add(1)
+                (next | NOTHING).wrapping_add(1) | first
             })
         });
     }
 
-    /// Leaves nothing to claim. Slices claimed earlier are still done.
+    /// Returns the round that is due, if one is.
+    #[inline]
+    pub fn due(&self) -> Option<Due> {
+        // Acquire: pairs with `expect`.
+        let next = self.next.load(Acquire);
+        (next & NOTHING == DUE).then_some(Due(next))
+    }
+
+    /// Begins the round that was found due, unless another CPU has begun or stopped it.
+    pub fn begin(&self, due: Due) -> bool {
+        let due = if mutant(Mutant::AnyRoundBegun) {
+            match self.due() {
+                Some(due) => due,
+                None => return false,
+            }
+        } else {
+            due
+        };
+        // AcqRel: as `start`.
+        self.next
+            .compare_exchange(due.0, due.0 & !NOTHING, AcqRel, Acquire)
+            .is_ok()
+    }
+
+    /// Leaves nothing to claim, and no round due. Slices claimed earlier are still done.
     pub fn stop(&self) {
         // AcqRel: pairs with `claim`.
         self.next.fetch_or(NOTHING, AcqRel);
@@ -126,7 +168,8 @@ impl Slices {
         self.busy.load(Acquire) != 0
     }
 
-    /// Returns true if every slice has been claimed and done; the caller sees the effects.
+    /// Returns true if every slice has been claimed and done; the caller sees the effects. A round
+    /// that is due is for [`Slices::due`] to tell.
     #[inline]
     #[must_use]
     pub fn is_done(&self, end: u32) -> bool {

@@ -16,16 +16,17 @@ use core::array;
 
 use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::Ordering::{Relaxed, Release};
 use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::irq::{Irq, LEVEL};
+use crate::vm::rwp::Control;
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
     /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1.
-    pub(crate) groups: AtomicU32,
-    /// vCPUs to notify of a write of `groups`.
+    pub(crate) control: Control,
+    /// vCPUs to notify of a write of the group enables.
     pub(crate) notifications: Slices,
     /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: AtomicU32,
@@ -50,7 +51,7 @@ impl Distributor {
         let router = first.map_or(0, Affinity::mpidr);
 
         Self {
-            groups: AtomicU32::new(0),
+            control: Control::default(),
             notifications: Slices::new(),
             rwp_vcpus: AtomicU32::new(0),
             spis: intids()
@@ -66,8 +67,7 @@ impl Distributor {
     /// Resets the registers, with every SPI's router naming the vCPU of affinity `first`. Leaves
     /// the interrupts alone.
     pub(crate) fn reset(&self, first: Option<Affinity>) {
-        // AcqRel: as a write of the guest's, `group_enables::write`.
-        self.groups.swap(0, AcqRel);
+        self.control.reset();
         // Release: pairs with the Acquire in `lpi_tables`.
         self.propbaser.store(0, Release);
         let router = first.map_or(0, Affinity::mpidr);
@@ -109,11 +109,10 @@ impl Distributor {
         self.spis.iter().zip(&self.routers)
     }
 
-    /// Returns `GICD_CTLR.EnableGrp0` in bit 0 and `EnableGrp1` in bit 1.
+    /// Returns `GICD_CTLR.EnableGrp0` in bit 0 and `EnableGrp1` in bit 1, with other bits above.
     #[inline]
     pub(crate) fn group_enables(&self) -> u32 {
-        // Acquire: pairs with the AcqRel in `group_enables::write`.
-        self.groups.load(Acquire)
+        self.control.get()
     }
 
     /// Returns the classes of the groups that `GICD_CTLR` enables.
@@ -128,7 +127,6 @@ impl Distributor {
     /// Enables both groups, as a guest's write of `GICD_CTLR` would.
     #[cfg(test)]
     pub(crate) fn open_all_groups(&self) {
-        // Release: pairs with the Acquire in `group_enables`.
-        self.groups.store(3, crate::sync::Ordering::Release);
+        let _ = self.control.write(3);
     }
 }

@@ -1,7 +1,8 @@
 //! State of a redistributor (IHI 0069, 12.11). [`crate::mmio::gicr`] has its registers.
 
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Slices};
+use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::{AtomicU32, AtomicU64, Slices};
+use crate::vm::rwp::Control;
 
 /// `GICR_CTLR.EnableLPIs`.
 pub(crate) const CTLR_ENABLE_LPIS: u32 = 1 << 0;
@@ -11,18 +12,16 @@ pub(crate) const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 /// State of a redistributor apart from the interrupts.
 pub(crate) struct Redistributor {
     /// `GICR_CTLR.EnableLPIs`.
-    pub(crate) ctlr: AtomicU32,
+    pub(crate) control: Control,
     /// `GICR_WAKER.ProcessorSleep`.
     pub(crate) waker: AtomicU32,
     /// `GICR_PENDBASER`, with PTZ as last written, until LPIs are enabled.
     pub(crate) pendbaser: AtomicU64,
     /// LPIs with bits of the pending table to read.
     pub(crate) scan: Slices,
-    /// LPIs with bits of the pending table to write.
+    /// LPIs with bits of the pending table to write. Due until the vCPU has folded the list
+    /// registers: see [`lpi_tables`](crate::delivery::lpi_tables).
     pub(crate) store: Slices,
-    /// Not 0 while the pending table has to be written once the vCPU has folded the list registers:
-    /// see [`lpi_tables`](crate::delivery::lpi_tables).
-    pub(crate) store_due: AtomicU8,
     /// `GICR_PENDBASER` when the guest disabled LPIs.
     pub(crate) store_base: AtomicU64,
 }
@@ -31,20 +30,18 @@ impl Redistributor {
     /// Makes a redistributor after reset.
     pub(crate) fn new() -> Self {
         Self {
-            ctlr: AtomicU32::new(0),
+            control: Control::default(),
             waker: AtomicU32::new(WAKER_PROCESSOR_SLEEP),
             pendbaser: AtomicU64::new(0),
             scan: Slices::new(),
             store: Slices::new(),
-            store_due: AtomicU8::new(0),
             store_base: AtomicU64::new(0),
         }
     }
 
     /// Resets the registers.
     pub(crate) fn reset(&self) {
-        // AcqRel: as a write of the guest's, `write_gicr_ctlr`.
-        self.ctlr.swap(0, AcqRel);
+        self.control.reset();
         // Relaxed: ordered by the caller's claim of the vCPUs.
         self.waker.store(WAKER_PROCESSOR_SLEEP, Relaxed);
         // Release: pairs with the Acquire in `lpi_tables`.
@@ -54,8 +51,7 @@ impl Redistributor {
     /// Returns `GICR_CTLR.EnableLPIs`.
     #[inline]
     pub(crate) fn lpis_enabled(&self) -> bool {
-        // Acquire: pairs with the AcqRel in `write_gicr_ctlr`.
-        self.ctlr.load(Acquire) & CTLR_ENABLE_LPIS != 0
+        self.control.get() & CTLR_ENABLE_LPIS != 0
     }
 
     /// Returns `GICR_WAKER.ProcessorSleep`.

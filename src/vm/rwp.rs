@@ -1,5 +1,5 @@
-//! `GICD_CTLR.RWP` and `GICR_CTLR.RWP`: register writes that are complete once a vCPU has folded
-//! its list registers.
+//! `GICD_CTLR.RWP` and `GICR_CTLR.RWP`: register writes that are complete once their effects are
+//! seen everywhere.
 //!
 //! A write that disables an interrupt in a list register of a vCPU in the guest recalls the vCPU.
 //! Until the vCPU has left the guest and folded, the guest may still take the interrupt, and RWP
@@ -9,18 +9,97 @@
 //! then folds the list registers, and then runs the guest. `Vcpu::rwp` only names the waiting
 //! registers: RWP of another register stays 0. `Vcpu::rwp` is cleared before RECALL is consumed. A
 //! bit set later is for a later RECALL, or stays without effect until the next RECALL.
+//!
+//! # A count comes before its reason
+//! 1. A write is counted in [`Control`] no later than its change can be seen, and until it has
+//!    notified the vCPUs that it recalls. A guest that sees a change of another vCPU's sees RWP as 1
+//!    until the change has its effect.
+//! 2. A vCPU is counted in `rwp_vcpus` before its flag is set in `Vcpu::rwp`, and the flag is
+//!    cleared before the vCPU is counted off. The count is never less than the number of flags.
+//! 3. A read of RWP looks at the writes first, with the load that returns the enables, and then at
+//!    the vCPUs, which the writes have made wait.
 
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{Mutant, mutant};
+use crate::sync::{AtomicU32, Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::residency::{RECALL, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
+
+/// The enables in [`Control`].
+const ENABLES: u32 = 0xff;
+/// A write in progress in [`Control`].
+const WRITE: u32 = 1 << 8;
+
+/// The enables of `GICD_CTLR` or `GICR_CTLR`, in bits 7:0, and, in bits 31:8, the number of writes
+/// in progress of registers that RWP covers.
+#[derive(Default)]
+pub(crate) struct Control(AtomicU32);
+
+/// A write in progress, until dropped.
+#[must_use]
+pub(crate) struct Write<'a>(&'a Control);
+
+impl Control {
+    /// Returns the enables in bits 7:0. The bits above are in use.
+    #[inline]
+    pub(crate) fn get(&self) -> u32 {
+        // Acquire: pairs with the AcqRel in `write`. A CPU that finds no write in progress sees the
+        // recalls of those that were: pairs with the drop of the write.
+        self.0.load(Acquire)
+    }
+
+    /// Begins a write of a register with changes elsewhere.
+    pub(crate) fn begin(&self) -> Write<'_> {
+        if !mutant(Mutant::WriteNotCounted) {
+            // AcqRel: before the change. A CPU that sees the change finds the write in progress.
+            self.0.fetch_add(WRITE, AcqRel);
+        }
+        Write(self)
+    }
+
+    /// Begins a write of the enables, and changes them. Returns the enables from before.
+    pub(crate) fn write(&self, enables: u32) -> (u32, Write<'_>) {
+        let counted = if mutant(Mutant::WriteNotCounted) {
+            0
+        } else {
+            WRITE
+        };
+        // AcqRel: pairs with the Acquire in `get`. A vCPU notified later sees the new enables.
+        let old = self.0.fetch_update(AcqRel, Acquire, |word| {
+            Some((word & !ENABLES | enables).wrapping_add(counted))
+        });
+        // `fetch_update` does not fail.
+        let old = old.unwrap_or_else(|word| word);
+        (old & ENABLES, Write(self))
+    }
+
+    /// Clears the enables, for a reset.
+    pub(crate) fn reset(&self) {
+        // AcqRel: as a write.
+        self.0.fetch_and(!ENABLES, AcqRel);
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if !mutant(Mutant::WriteNotCounted) {
+            // AcqRel: after the notifications; pairs with the Acquire in `get`.
+            self.0.0.fetch_sub(WRITE, AcqRel);
+        }
+    }
+}
 
 /// A write of the vCPU's redistributor waits: `GICR_CTLR.RWP`.
 pub(crate) const RWP_GICR: u8 = 1 << 0;
 /// A write of the distributor waits: `GICD_CTLR.RWP`.
 pub(crate) const RWP_GICD: u8 = 1 << 1;
+
+/// Returns true if writes were in progress when [`Control::get`] returned `control`.
+#[inline]
+pub(crate) fn is_being_written(control: u32) -> bool {
+    control >= WRITE
+}
 
 /// Returns true if a write of `register` waits for the vCPU: the vCPU is in the guest and has not
 /// folded the list registers since the write.
@@ -50,24 +129,26 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
         return;
     }
 
-    let count = &vm.distributor.rwp_vcpus;
-    let counts = register == RWP_GICD;
-    let late = mutant(Mutant::FlagBeforeCount);
-    // The count comes before the flag, and `done` takes the flag before the count: the count is
-    // never less than the number of flags.
-    if counts && !late {
-        // AcqRel: pairs with the load in `gicd_is_waiting`.
-        count.fetch_add(1, AcqRel);
+    if register == RWP_GICR {
+        // AcqRel: pairs with the swap in `done` and the load in `is_waiting`.
+        vcpu.rwp.fetch_or(RWP_GICR, AcqRel);
+        return;
     }
 
+    let count = &vm.distributor.rwp_vcpus;
+    if mutant(Mutant::FlagBeforeCount) {
+        if vcpu.rwp.fetch_or(RWP_GICD, AcqRel) & RWP_GICD == 0 {
+            count.fetch_add(1, AcqRel);
+        }
+        return;
+    }
+
+    // AcqRel: pairs with the load in `gicd_is_waiting`.
+    count.fetch_add(1, AcqRel);
     // AcqRel: publishes the count; pairs with the swap in `done` and the load in `is_waiting`.
-    let set = vcpu.rwp.fetch_or(register, AcqRel) & register != 0;
-    if counts && set && !late {
+    if vcpu.rwp.fetch_or(RWP_GICD, AcqRel) & RWP_GICD != 0 {
         // AcqRel: as in `done`. The flag that was there has a count of its own.
         count.fetch_sub(1, AcqRel);
-    } else if counts && !set && late {
-        // AcqRel: too late.
-        count.fetch_add(1, AcqRel);
     }
 }
 

@@ -1,16 +1,23 @@
-//! `rwp`: `GICD_CTLR.RWP` against the folds of two vCPUs and the writes of two CPUs. Once RWP reads
-//! as zero, no vCPU in the guest takes an interrupt that was disabled before.
+//! `rwp`: `GICD_CTLR.RWP` and `GICR_CTLR.RWP` against the folds of two vCPUs and the writes of two
+//! CPUs. Once a guest has seen an interrupt disabled, and then RWP as zero, no vCPU in the guest
+//! takes the interrupt.
 
 use loom::sync::Arc;
 use loom_tests::{Machine, SPI, V0, V1, check, sole, spawn, take};
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::intid::{IntId, VcpuId};
+use vgic::intid::IntId;
 
-/// `GICD_CTLR`.
+/// `GICD_CTLR` and `GICR_CTLR`.
 const CTLR: u64 = 0;
 /// `GICD_CTLR.RWP`.
 const RWP: u64 = 1 << 31;
+/// `GICD_CTLR.EnableGrp0` and `EnableGrp1`.
+const GROUPS: u64 = 3;
+/// `GICR_CTLR.RWP`.
+const GICR_RWP: u64 = 1 << 3;
+/// `GICR_CTLR.EnableLPIs`.
+const ENABLE_LPIS: u64 = 1;
 const IGROUPR: u64 = 0x084;
 const ISENABLER: u64 = 0x104;
 const ICENABLER: u64 = 0x184;
@@ -20,12 +27,6 @@ const IROUTER: u64 = 0x6000;
 /// The second SPI, of vCPU 1.
 const OTHER: u32 = SPI + 1;
 
-/// A vCPU that is on no CPU.
-const READER: VcpuId = match VcpuId::new(2) {
-    Some(id) => id,
-    None => unreachable!(),
-};
-
 /// Returns the bit of an SPI in its 32-bit registers.
 const fn bit(spi: u32) -> u64 {
     1 << (spi % 32)
@@ -34,7 +35,7 @@ const fn bit(spi: u32) -> u64 {
 /// Returns a VM with vCPU 0 and vCPU 1 in the guest on a CPU each, and an SPI in a list register of
 /// each.
 fn two_awaited() -> (Arc<Machine>, [Cpu<SoftwareInterface>; 2]) {
-    let machine = Arc::new(Machine::new(3));
+    let machine = Arc::new(Machine::new(2));
     let cpus = [0, 1].map(|n| machine.cpu(n));
     let pin = cpus[1].pin();
     let both = bit(SPI) | bit(OTHER);
@@ -56,7 +57,7 @@ fn two_awaited() -> (Arc<Machine>, [Cpu<SoftwareInterface>; 2]) {
 
 /// Returns true if `GICD_CTLR.RWP` reads as one.
 fn waits(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> bool {
-    machine.read_gicd(cpu, READER, CTLR) & RWP != 0
+    machine.read_gicd(cpu, V1, CTLR) & RWP != 0
 }
 
 /// Races two disables, of an interrupt of each vCPU, against exit and re-entry of one of them. The
@@ -89,5 +90,83 @@ fn two_writers_and_two_vcpus() {
         }
         assert!(!waits(&machine, &cpus[0]), "RWP does not end");
         sole(machine).finish(&cpus[0]);
+    });
+}
+
+/// Races two disables of one interrupt. RWP waits for the vCPU also for the writer that finds the
+/// interrupt disabled.
+#[test]
+fn two_writers_of_one_interrupt() {
+    check(3, || {
+        let (machine, cpus) = two_awaited();
+        let first = spawn(&machine, 2, |machine, cpu| {
+            machine.gicd(&cpu.pin(), ICENABLER, bit(SPI));
+        });
+        machine.gicd(&cpus[1].pin(), ICENABLER, bit(SPI));
+        assert!(waits(&machine, &cpus[1]), "vCPU 0 has not left the guest");
+        first.join();
+        assert!(waits(&machine, &cpus[1]));
+    });
+}
+
+/// Races two writes that close the groups against exit and re-entry of one of two vCPUs.
+#[test]
+fn two_writers_of_the_groups() {
+    check(2, || {
+        let (machine, cpus) = two_awaited();
+
+        let first = spawn(&machine, 2, |machine, cpu| {
+            machine.gicd(&cpu.pin(), CTLR, 0);
+        });
+        let second = spawn(&machine, 3, |machine, cpu| {
+            machine.gicd(&cpu.pin(), CTLR, 0);
+            waits(machine, cpu)
+        });
+        machine.exit(&cpus[0], V0);
+        machine.enter(&cpus[0], V0);
+        first.join();
+        assert!(second.join(), "vCPU 1 has not left the guest");
+    });
+}
+
+/// Races a write that closes the groups against a guest that reads both the groups and RWP.
+#[test]
+fn groups_against_a_reader() {
+    check(3, || {
+        let (machine, cpus) = two_awaited();
+        let writer = spawn(&machine, 2, |machine, cpu| {
+            machine.gicd(&cpu.pin(), CTLR, 0);
+        });
+        let ctlr = machine.read_gicd(&cpus[0], V1, CTLR);
+        assert!(ctlr & (GROUPS | RWP) != 0, "no vCPU has left the guest");
+        writer.join();
+        assert!(waits(&machine, &cpus[0]));
+    });
+}
+
+/// Races two writes that clear EnableLPIs against each other, with an LPI in a list register.
+#[test]
+fn two_writers_of_enable_lpis() {
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+
+        let writer = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, CTLR, 0);
+        });
+        let reader = spawn(&machine, 2, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, CTLR, 0);
+            machine.read_gicr(cpu, V1, CTLR)
+        });
+        let ctlr = machine.read_gicr(&cpu, V1, CTLR);
+        writer.join();
+        for ctlr in [ctlr, reader.join()] {
+            assert!(
+                ctlr & (ENABLE_LPIS | GICR_RWP) != 0,
+                "vCPU 0 has not left the guest"
+            );
+        }
     });
 }

@@ -166,3 +166,54 @@ fn start_against_a_claim() {
         assert_eq!(task.items[0].load(Relaxed), 1, "the item was skipped");
     });
 }
+
+/// Checks that a CPU which has found a round due does not begin the round that another CPU makes due
+/// after it has stopped the first.
+#[test]
+fn begin_against_stop_and_expect() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        task.slices.expect();
+        let due = task.slices.due().unwrap();
+        let other = {
+            let task = task.clone();
+            thread::spawn(move || {
+                task.slices.begin(due);
+            })
+        };
+        task.slices.stop();
+        task.slices.expect();
+        assert!(!task.advance(), "a round is begun too early");
+        other.join().unwrap();
+
+        let due = task.slices.due().expect("the round is still due");
+        assert!(task.slices.begin(due));
+        assert!(task.advance());
+    });
+}
+
+/// Checks that of two CPUs which have found a round due one begins the round, and that the task is
+/// neither due nor done until its slices are.
+#[test]
+fn due_against_two_begins() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        task.reasons.store(1, Relaxed);
+        task.slices.expect();
+        let others = [0, 1].map(|_| {
+            let task = task.clone();
+            thread::spawn(move || {
+                let begun = task.slices.due().is_some_and(|due| task.slices.begin(due));
+                while task.advance() {}
+                begun
+            })
+        });
+        if task.slices.due().is_none() {
+            task.check_done(1);
+        }
+        let begun = others.map(|other| other.join().unwrap());
+        assert_eq!(begun.iter().filter(|begun| **begun).count(), 1);
+        assert!(task.slices.due().is_none() && task.slices.is_done(ITEMS));
+        task.check_done(1);
+    });
+}
