@@ -207,7 +207,9 @@ pub use vgic::Vgic;
 pub mod internals {
     pub use crossbeam_epoch::Guard;
 
+    use crate::Vgic;
     use crate::epoch::CpuPin;
+    use crate::host::Host;
     pub use crate::radix::Radix;
     #[cfg(vgic_mutants)]
     pub use crate::sync::{MUTANTS, Mutant, MutantRecord, select};
@@ -216,6 +218,11 @@ pub mod internals {
     /// Returns the epoch guard of a pin.
     pub fn guard<'p>(pin: &'p CpuPin<'_>) -> &'p Guard {
         pin.guard()
+    }
+
+    /// Returns the number of LPIs that wait to be freed.
+    pub fn waiting_frees<H: Host>(vgic: &Vgic<H>) -> usize {
+        vgic.vm.free_list.len()
     }
 
     /// Returns the number of locks that the pin's CPU has taken so far.

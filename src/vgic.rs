@@ -34,7 +34,7 @@ use crate::{advance, mmio, reset, sysreg, teardown};
 /// A pin of another [`Domain`] than the VM's reaches nothing: the call returns an error, or `None`,
 /// and has no effect.
 pub struct Vgic<H: Host> {
-    vm: Vm<H>,
+    pub(crate) vm: Vm<H>,
 }
 
 /// Building the VM, and its vCPUs.

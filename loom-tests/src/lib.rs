@@ -17,7 +17,9 @@ use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::VcpuId;
 
-pub use machine::{Machine, Quiet, clear, discard, mapd, mapti, movall, movi, take};
+pub use machine::{
+    Machine, Quiet, clear, discard, int, mapd, mapti, mapti_second, movall, movi, take,
+};
 #[cfg(vgic_mutants)]
 pub use mutants::list;
 pub use observation::Observation;

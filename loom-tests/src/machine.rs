@@ -220,6 +220,11 @@ impl Machine {
         self.read(cpu, vcpu, self.vm.config().distributor + offset)
     }
 
+    /// Reads `GITS_CTLR` of ITS 0, on `cpu`.
+    pub fn read_gits_ctlr(&self, cpu: &Cpu<SoftwareInterface>) -> u64 {
+        self.read(cpu, V0, GITS)
+    }
+
     /// Reads a word of a vCPU's redistributor frames on `cpu`.
     pub fn read_gicr(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, offset: u64) -> u64 {
         self.read(cpu, vcpu, self.redistributor(vcpu, offset))
@@ -245,6 +250,11 @@ impl Machine {
         self.vm
             .sysreg_write(&cpu.pin(), vcpu, SysReg::Sgi1r, value)
             .unwrap();
+    }
+
+    /// Writes `GITS_CTLR.Enabled` of ITS 0.
+    pub fn enable_its(&self, pin: &CpuPin<'_>, on: bool) {
+        self.gits(pin, 0, 0, Width::Word, on.into());
     }
 
     fn gits(&self, pin: &CpuPin<'_>, its: usize, offset: u64, width: Width, value: u64) {
@@ -467,6 +477,18 @@ pub fn mapd(valid: bool) -> [u64; 4] {
 #[must_use]
 pub fn mapti(event: u64) -> [u64; 4] {
     [0x0a, event | 8192 << 32, 0, 0]
+}
+
+/// Returns `MAPTI` of event 1 of device 0 as LPI 8193 in collection 1.
+#[must_use]
+pub fn mapti_second() -> [u64; 4] {
+    [0x0a, 1 | 8193 << 32, 1, 0]
+}
+
+/// Returns `INT` of an event of device 0.
+#[must_use]
+pub fn int(event: u64) -> [u64; 4] {
+    [0x03, event, 0, 0]
 }
 
 /// Returns `DISCARD` of an event of device 0.

@@ -122,6 +122,13 @@ fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: PutResult
 /// Leaves an LPI to [`Vgic::advance`](crate::Vgic::advance), after the caller has put the last
 /// reference. Allocates nothing.
 pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
+    if mutant(Mutant::DeferredBeforePushed) {
+        vm.defer(DEFERRED_FREE);
+        vm.free_list.push(irq);
+        return;
+    }
+
+    // The work before its note: the CPU that takes the note over finds the work.
     vm.free_list.push(irq);
     vm.defer(DEFERRED_FREE);
 }

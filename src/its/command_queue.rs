@@ -13,16 +13,13 @@ use crate::intid::ItsId;
 use crate::its::command::{COMMAND_SIZE, Packet};
 use crate::its::execute::{Execution, Outcome};
 use crate::sync::Ordering::Release;
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
 use crate::vm::its::progress::InProgress;
 #[cfg(vgic_mutants)]
-use crate::{
-    intid::DeviceId,
-    radix::Cursor,
-    sync::{Mutant, mutant},
-};
+use crate::{intid::DeviceId, radix::Cursor};
 
 /// Step budget of one trap or of one [`Vgic::advance`](crate::Vgic::advance) call. The last item
 /// may overrun the budget. One step is one table slot.
@@ -142,6 +139,7 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
             drain_beside_the_lock(vm, pin, its);
             true
         }
+        None if mutant(Mutant::LockedOutForgets) => false,
         // The holder of the lock may have read `GITS_CWRITER` before this CPU wrote `GITS_CWRITER`.
         None => true,
     };

@@ -16,6 +16,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::command_queue;
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::its::baser::TableType;
 
@@ -101,8 +102,11 @@ pub(crate) fn gits_read<H: Host>(
     match (at, width) {
         (CTLR, Width::Word) => {
             command_queue::advance_its(vm, pin, id);
-            let quiescent = its.is_quiescent(pin);
-            u64::from(its.is_enabled()) | if quiescent { CTLR_QUIESCENT } else { 0 }
+            // Quiescent is of an ITS that this read has found disabled.
+            let early = mutant(Mutant::QuiescentBeforeEnabled).then(|| its.is_quiescent(pin));
+            let enabled = its.is_enabled();
+            let quiescent = early.unwrap_or_else(|| !enabled && its.is_quiescent(pin));
+            u64::from(enabled) | if quiescent { CTLR_QUIESCENT } else { 0 }
         }
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
         (TYPER | TYPER_HIGH, _) => read_half(typer(&its.config), at, width),

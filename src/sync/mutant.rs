@@ -184,6 +184,15 @@ mutants! {
     /// A pending table is written while an LPI of the vCPU is in a list register of another vCPU.
     StorePassesListRegisters: "enable_lpis", "store_against_a_move", "";
 
+    /// An LPI is noted as work for `Vgic::advance` before it is pushed onto the free list.
+    DeferredBeforePushed: "deferred", "two_frees_and_two_advances", "";
+    /// A CPU takes deferred work over by a load and a store instead of a swap.
+    DeferredTakenByStore: "deferred", "free_against_an_idle_advance", "";
+    /// A CPU that finds an ITS's command lock taken leaves its commands to the holder.
+    LockedOutForgets: "deferred", "command_against_a_slice", "";
+    /// A read of `GITS_CTLR` takes Quiescent first, and then Enabled.
+    QuiescentBeforeEnabled: "deferred", "quiescent_against_enable", "";
+
     /// A CPU is counted as busy only after the claim of its slice.
     BusyAfterTheClaim: "slices", "done_against_two_claims", "";
     /// A CPU that found a round due begins whichever round is due.

@@ -2,6 +2,7 @@
 #![cfg(loom)]
 
 mod clear_pending;
+mod deferred;
 mod enable_lpis;
 mod fold_prune;
 mod inject;
