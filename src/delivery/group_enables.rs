@@ -40,7 +40,16 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 }
 
-/// Returns true if every vCPU has been notified, and no write waits for a vCPU.
-pub(crate) fn is_complete<H: Host>(vm: &Vm<H>) -> bool {
-    vm.distributor.notifications.is_done(vm.vcpu_count() as u32) && !rwp::gicd_is_waiting(vm)
+/// Returns true if every vCPU has been notified, and no write waits for a vCPU. Notifies a further
+/// slice of vCPUs first, if any is left.
+#[inline]
+pub(crate) fn poll<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> bool {
+    let (notifications, present) = (&vm.distributor.notifications, vm.vcpu_count() as u32);
+    let mut done = notifications.is_done(present);
+    if !done {
+        advance(vm, pin);
+        done = notifications.is_done(present);
+    }
+
+    done && !rwp::gicd_is_waiting(vm)
 }

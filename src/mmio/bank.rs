@@ -40,8 +40,6 @@ pub(crate) struct Bank<'a> {
     pub(crate) irqs: &'a [Irq],
     /// The vCPU that owns the SGIs and PPIs; `None` for SPIs.
     pub(crate) owner: Option<VcpuId>,
-    /// `GICD_CTLR` or `GICR_CTLR`, whose RWP covers writes of `ICENABLER`.
-    pub(crate) control: &'a Control,
 }
 
 /// Register offsets in bytes from the base of `GICD` (12.9) and of `GICR`'s `SGI_base` (12.11).
@@ -105,6 +103,14 @@ impl<'a> Bank<'a> {
             RWP_GICR
         } else {
             RWP_GICD
+        }
+    }
+
+    /// Returns the word of that register.
+    fn control<H: Host>(self, vm: &Vm<H>) -> &Control {
+        match self.owner.and_then(|owner| vm.vcpu(owner)) {
+            Some(owner) => &owner.redistributor.control,
+            None => &vm.distributor.control,
         }
     }
 
@@ -252,7 +258,10 @@ pub(crate) fn write_bits<H: Host>(
     match register {
         offset::IGROUPR => write_groups(vm, pin, bank, word),
         offset::ISENABLER => write_enables(vm, pin, bank, word, true),
-        offset::ICENABLER => write_enables(vm, pin, bank, word, false),
+        offset::ICENABLER => {
+            let _write = bank.control(vm).begin();
+            write_enables(vm, pin, bank, word, false);
+        }
         offset::ISPENDR => set_pendings(vm, pin, bank, word),
         offset::ICPENDR => clear_pendings(vm, pin, bank, word),
         offset::ISACTIVER => set_actives(vm, pin, bank, word),
@@ -290,7 +299,6 @@ fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64
 
 /// Writes `ISENABLER` (`on`) or `ICENABLER`, and reports changes to the host.
 fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64, on: bool) {
-    let _write = (!on).then(|| bank.control.begin());
     for irq in bank.named(word) {
         let changed = irq.update(|state| state.with_flag(ENABLED, on));
         // Saves 10 of the 198 instructions of a write of `GICD_ISENABLER`.

@@ -59,18 +59,17 @@ impl Distributor {
         Bank {
             irqs: spis.get(..32).unwrap_or(spis),
             owner: None,
-            control: &self.control,
         }
     }
 }
 
 /// Returns `GICD_CTLR`.
-fn ctlr<H: Host>(vm: &Vm<H>) -> u32 {
+fn ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> u32 {
     // RWP is of the writes that the enables show, and of earlier ones: the enables come first.
-    let early = mutant(Mutant::RwpBeforeEnables).then(|| group_enables::is_complete(vm));
+    let early = mutant(Mutant::RwpBeforeEnables).then(|| group_enables::poll(vm, pin));
     let control = vm.distributor.control.get();
     let complete =
-        early.unwrap_or_else(|| !rwp::is_being_written(control) && group_enables::is_complete(vm));
+        early.unwrap_or_else(|| group_enables::poll(vm, pin) && !rwp::is_being_written(control));
 
     let rwp = if complete { 0 } else { CTLR_RWP };
     control & CTLR_GROUPS | CTLR_ARE | CTLR_DS | rwp
@@ -135,11 +134,7 @@ pub(crate) fn gicd_read<H: Host>(
 
     let bank = distributor.bank(place / 4);
     Some(match register {
-        CTLR => {
-            // A guest polls RWP: each poll notifies a further slice of vCPUs.
-            group_enables::advance(vm, access.pin);
-            u64::from(ctlr(vm))
-        }
+        CTLR => u64::from(ctlr(vm, access.pin)),
         TYPER => gicd_typer(vm),
         IIDR_OFFSET => u64::from(IIDR),
         offset::ICFGR => distributor.bank(place / 8).half(place & 4 != 0).triggers(),

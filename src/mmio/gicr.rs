@@ -322,6 +322,5 @@ fn private_bank(owner: &Vcpu) -> Bank<'_> {
     Bank {
         irqs: owner.privates(),
         owner: Some(owner.id),
-        control: &owner.redistributor.control,
     }
 }
