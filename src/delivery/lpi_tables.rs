@@ -38,7 +38,8 @@ use crate::vm::vcpu::Vcpu;
 use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
 
 /// Bytes of a pending table per slice.
-const SCAN_BYTES: usize = 64;
+// Two bytes under loom: the tables of the models have two slices.
+const SCAN_BYTES: usize = if cfg!(loom) { 2 } else { 64 };
 /// LPIs per slice of a pending table: eight a byte.
 const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
 
@@ -133,8 +134,13 @@ pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: 
         return;
     }
 
-    redistributor.scan.start();
-    note_scan(vm, owner);
+    if mutant(Mutant::ScanNotedEarly) {
+        note_scan(vm, owner);
+        redistributor.scan.start();
+    } else {
+        redistributor.scan.start();
+        note_scan(vm, owner);
+    }
     advance_pending_table(vm, pin, owner);
 }
 
@@ -396,7 +402,7 @@ fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu, waits: bool) {
         // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
         // scan, `has_more` sees the new scan.
         word.fetch_and(!bit, AcqRel);
-        if has_slices(vm, owner) && !waits {
+        if has_slices(vm, owner) && !waits && !mutant(Mutant::ScanForgottenBlindly) {
             note_scan(vm, owner);
         }
     }

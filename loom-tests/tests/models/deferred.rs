@@ -12,7 +12,7 @@ fn two_frees_and_two_advances() {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpus = [0, 1].map(|n| machine.cpu(n));
         let pin = cpus[0].pin();
-        machine.command(&pin, 0, mapti_second());
+        machine.command(&pin, 0, mapti_second(1));
         for event in [0, 1] {
             let _ = machine.msi(&pin, 0, event);
         }
@@ -103,6 +103,34 @@ fn quiescent_against_enable() {
         let ctlr = machine.read_gits_ctlr(&cpu);
         assert!(ctlr & ENABLED == 0 || ctlr & QUIESCENT == 0, "{ctlr:#x}");
         other.join();
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races the reading of a pending table of two slices against the last slice of its writing. Every
+/// LPI that was pending is pending again.
+#[test]
+fn scan_against_the_last_store() {
+    const CTLR: u64 = 0;
+    check(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        let pin = cpu.pin();
+        machine.command(&pin, 0, mapti_second(0));
+        for event in [0, 1] {
+            let _ = machine.msi(&pin, 0, event);
+        }
+        machine.gicr(&pin, V0, CTLR, 0);
+        drop(pin);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.vm.advance(&cpu.pin()).unwrap();
+        });
+        machine.gicr(&cpu.pin(), V0, CTLR, 1);
+        other.join();
+
+        machine.advance(&cpu.pin());
+        assert_eq!(machine.serve(&cpu, V0), 2, "a slice that nobody reads");
         sole(machine).finish(&cpu);
     });
 }
