@@ -479,8 +479,8 @@ pub fn mapti(event: u64) -> [u64; 4] {
     [0x0a, event | 8192 << 32, 0, 0]
 }
 
-/// Returns `MAPTI` of event 1 of device 0 as LPI 8208, whose pending state is in the second slice of
-/// a pending table, in a collection.
+/// Returns `MAPTI` of event 1 of device 0 as LPI 8208 in a collection. The LPI's pending state is
+/// in the second slice of a pending table.
 #[must_use]
 pub fn mapti_second(collection: u64) -> [u64; 4] {
     [0x0a, 1 | 8208 << 32, collection, 0]

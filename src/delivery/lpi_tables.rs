@@ -175,8 +175,8 @@ pub(crate) fn stop(owner: &Vcpu) {
 }
 
 /// Starts writing the vCPU's pending table, which was found due before the vCPU folded the LPIs in
-/// its list registers, or while it was on no CPU. Does nothing if another CPU has started, or if the
-/// guest has enabled LPIs since.
+/// its list registers, or was on no CPU. Does nothing if another CPU has started, or if the guest
+/// has enabled LPIs since.
 #[cold]
 pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, due: Due) {
     if vcpu.redistributor.store.begin(due) {
@@ -402,7 +402,13 @@ fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu, waits: bool) {
         // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
         // scan, `has_more` sees the new scan.
         word.fetch_and(!bit, AcqRel);
-        if has_slices(vm, owner) && !waits && !mutant(Mutant::ScanForgottenBlindly) {
+        // A slice that waits was one to write: slices to read are of a new scan.
+        let left = if waits {
+            owner.redistributor.scan.has_more(vm.config.lpis)
+        } else {
+            has_slices(vm, owner)
+        };
+        if left && !mutant(Mutant::ScanForgottenBlindly) {
             note_scan(vm, owner);
         }
     }

@@ -12,8 +12,8 @@
 //!
 //! # A count comes before its reason
 //! 1. A write is counted in [`Control`] no later than its change can be seen, and until it has
-//!    notified the vCPUs that it recalls. A guest that sees a change of another vCPU's sees RWP as 1
-//!    until the change has its effect.
+//!    notified the vCPUs that it recalls. A guest that sees the change sees RWP as 1 until the
+//!    change has its effect, whoever made it.
 //! 2. A vCPU is counted in `rwp_vcpus` before its flag is set in `Vcpu::rwp`, and the flag is
 //!    cleared before the vCPU is counted off. The count is never less than the number of flags.
 //! 3. A read of RWP looks at the writes first, with the load that returns the enables, and then at

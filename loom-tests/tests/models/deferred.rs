@@ -1,4 +1,4 @@
-//! `deferred`: work left to `Vgic::advance` by a CPU or two, and taken over by another or both. Work
+//! `deferred`: work left to `Vgic::advance` by one or two CPUs, and taken over by one or two. Work
 //! that is left has been noted: once nothing is noted, nothing is left.
 
 use loom::sync::Arc;
@@ -87,8 +87,8 @@ fn command_against_a_slice() {
     });
 }
 
-/// Races the enabling of an ITS against a guest that reads `GITS_CTLR`. An ITS that the read shows as
-/// enabled is not quiescent.
+/// Races the enabling of an ITS against a guest that reads `GITS_CTLR`. A read that shows the ITS
+/// as enabled does not show it as quiescent.
 #[test]
 fn quiescent_against_enable() {
     const ENABLED: u64 = 1 << 0;

@@ -158,9 +158,9 @@ fn two_writers_of_enable_lpis() {
         });
         let reader = spawn(&machine, 2, |machine, cpu| {
             machine.gicr(&cpu.pin(), V0, CTLR, 0);
-            machine.read_gicr(cpu, V1, CTLR)
+            machine.read_gicr(cpu, V0, CTLR)
         });
-        let ctlr = machine.read_gicr(&cpu, V1, CTLR);
+        let ctlr = machine.read_gicr(&cpu, V0, CTLR);
         writer.join();
         for ctlr in [ctlr, reader.join()] {
             assert!(

@@ -167,8 +167,8 @@ fn start_against_a_claim() {
     });
 }
 
-/// Checks that a CPU which has found a round due does not begin the round that another CPU makes due
-/// after it has stopped the first.
+/// Checks that a CPU which has found a round due does not begin a later round, which another CPU
+/// makes due after it has stopped the first.
 #[test]
 fn begin_against_stop_and_expect() {
     check(3, || {
