@@ -134,13 +134,8 @@ pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: 
         return;
     }
 
-    if mutant(Mutant::ScanNotedEarly) {
-        note_scan(vm, owner);
-        redistributor.scan.start();
-    } else {
-        redistributor.scan.start();
-        note_scan(vm, owner);
-    }
+    redistributor.scan.start();
+    note_scan(vm, owner);
     advance_pending_table(vm, pin, owner);
 }
 

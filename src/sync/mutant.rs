@@ -188,8 +188,6 @@ mutants! {
     DeferredBeforePushed: "deferred", "two_frees_and_two_advances", "";
     /// A CPU takes deferred work over by a load and a store instead of a swap.
     DeferredTakenByStore: "deferred", "free_against_an_idle_advance", "";
-    /// A pending table is noted before it has slices to read.
-    ScanNotedEarly: "deferred", "scan_against_the_last_store", "";
     /// A CPU that clears the note of a pending table does not look for slices once more.
     ScanForgottenBlindly: "deferred", "scan_against_the_last_store", "";
     /// A CPU that finds an ITS's command lock taken leaves its commands to the holder.
