@@ -53,7 +53,8 @@ static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `model` under every interleaving with at most `preemptions` preemptions, and prints the
 /// number of executions. `LOOM_MAX_PREEMPTIONS` replaces the bound. `LOOM_DEEP` raises the bound by
-/// one. `LOOM_MAX_DURATION` ends the exploration after the given number of seconds.
+/// one, `LOOM_BRIEF` lowers it by one. `LOOM_MAX_DURATION` ends the exploration after the given
+/// number of seconds.
 ///
 /// # Panics
 /// If the model fails under any interleaving.
@@ -62,8 +63,9 @@ pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     mutants::select();
 
     let mut builder = loom::model::Builder::new();
-    let deep = usize::from(std::env::var_os("LOOM_DEEP").is_some());
-    let bound = builder.preemption_bound.unwrap_or(preemptions + deep);
+    let asked = |name| usize::from(std::env::var_os(name).is_some());
+    let own = preemptions + asked("LOOM_DEEP") - asked("LOOM_BRIEF");
+    let bound = builder.preemption_bound.unwrap_or(own);
     builder.preemption_bound = Some(bound);
     builder.max_branches = 100_000;
 

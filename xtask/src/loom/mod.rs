@@ -37,6 +37,8 @@ Examples:
   cargo xtask loom --protocol lpi_lifetime   one protocol and its mutants
   cargo xtask loom --mutants                 the mutants alone
   cargo xtask loom --preemptions 2           with this bound for all models
+  cargo xtask loom --brief                   one preemption fewer each, as in
+                                             `cargo xtask test`
   cargo xtask loom --deep                    one more preemption each, for the
                                              night";
 
@@ -49,8 +51,20 @@ pub(crate) struct LoomOptions {
     preemptions: Option<u8>,
     /// True if only the mutants are run.
     mutants: bool,
+    /// True if each model gets one preemption fewer.
+    brief: bool,
     /// True if each model gets one preemption more, and no mutant is run.
     deep: bool,
+}
+
+impl LoomOptions {
+    /// Returns the options for one preemption fewer in each model, and every mutant.
+    pub(crate) fn brief() -> Self {
+        Self {
+            brief: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Options for LoomOptions {
@@ -69,6 +83,11 @@ impl Options for LoomOptions {
             )
             .value_parser(value_parser!(u8).range(1..=8)),
             flag("mutants", "Only the mutants"),
+            flag(
+                "brief",
+                "One preemption fewer in each model; the mutants as they are",
+            )
+            .conflicts_with_all(["deep", "preemptions"]),
             flag("deep", "One preemption more in each model, and no mutants")
                 .conflicts_with_all(["mutants", "preemptions"]),
         ])
@@ -79,6 +98,7 @@ impl Options for LoomOptions {
             protocol: matches.remove_one("protocol"),
             preemptions: matches.remove_one("preemptions"),
             mutants: matches.get_flag("mutants"),
+            brief: matches.get_flag("brief"),
             deep: matches.get_flag("deep"),
         }
     }
@@ -169,6 +189,9 @@ pub(crate) fn explore(options: &LoomOptions) -> Result<Report> {
         }
         if let Some(bound) = options.preemptions.filter(|_| job.mutant.is_none()) {
             command.env("LOOM_MAX_PREEMPTIONS", bound.to_string());
+        }
+        if options.brief && job.mutant.is_none() {
+            command.env("LOOM_BRIEF", "1");
         }
         if options.deep {
             command.env("LOOM_DEEP", "1");

@@ -119,7 +119,7 @@ impl Gate {
             }
             Action::Cases(cases) => cases(),
             Action::Loom => {
-                let report = loom::explore(&LoomOptions::default())?;
+                let report = loom::explore(&LoomOptions::brief())?;
                 Ok(Tally {
                     passed: report.succeeded() as u64,
                     failed: report.failed() as u64,
