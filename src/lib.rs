@@ -209,6 +209,8 @@ pub mod internals {
 
     use crate::epoch::CpuPin;
     pub use crate::radix::Radix;
+    #[cfg(loom)]
+    pub use crate::sync::make_locks_serial;
     #[cfg(vgic_mutants)]
     pub use crate::sync::{MUTANTS, Mutant, MutantRecord, select};
     pub use crate::sync::{Slices, Tickets};
@@ -216,6 +218,12 @@ pub mod internals {
     /// Returns the epoch guard of a pin.
     pub fn guard<'p>(pin: &'p CpuPin<'_>) -> &'p Guard {
         pin.guard()
+    }
+
+    /// Returns the number of a VM's LPIs on the free list.
+    #[cfg(loom)]
+    pub fn waiting_to_be_freed<H: crate::Host>(vm: &crate::Vgic<H>) -> usize {
+        vm.vm().free_list.len()
     }
 
     /// Returns the number of locks that the pin's CPU has taken so far.
