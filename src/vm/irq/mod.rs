@@ -83,7 +83,8 @@ pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult,
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET, UNMAPPED,
+    LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
+    UNMAPPED,
 };
 
 /// Links of an intrusive circular list, and the bucket of the interrupt. Guarded by an ap_list

@@ -6,8 +6,8 @@ use crate::sync::Ordering::AcqRel;
 use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, MESSAGE, PENDING, Raised, State,
-    mutant_hooks,
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, LR_ASKED, MESSAGE, PENDING,
+    Raised, State, mutant_hooks,
 };
 
 impl Irq {
@@ -111,6 +111,14 @@ impl Irq {
             let left = self.released(old, PENDING | source | physical);
             mutant_hooks::of_clear_pending(old, left.with(cancel, 0))
         })
+    }
+
+    /// Asks for the state in the list register, which the next fold or refresh gives. Returns the
+    /// vCPU of the list register; `None`, changing nothing, if the interrupt is in none.
+    pub(crate) fn ask_lr(&self) -> Option<VcpuId> {
+        self.transition(|old| old.in_lr().then(|| old.with(LR_ASKED, 0)))
+            .ok()
+            .and_then(|(_, new)| new.queued_on())
     }
 
     /// Takes the pending latch of an LPI routed to `vcpu`, whose pending state has moved to the
