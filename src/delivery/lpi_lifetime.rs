@@ -122,6 +122,11 @@ fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: PutResult
 /// Leaves an LPI to [`Vgic::advance`](crate::Vgic::advance), after the caller has put the last
 /// reference. Allocates nothing.
 pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
+    if mutant(Mutant::DeferredBeforePush) {
+        vm.defer(DEFERRED_FREE);
+        vm.free_list.push(irq);
+        return;
+    }
     vm.free_list.push(irq);
     vm.defer(DEFERRED_FREE);
 }
@@ -133,7 +138,7 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         if vm.garbage.pieces() >= Garbage::LIMIT {
             break;
         }
-        let Some(irq) = vm.free_list.pop(pin) else {
+        let Some(irq) = vm.free_list.pop(pin.guard()) else {
             break;
         };
         free(vm, pin, irq);
@@ -148,7 +153,7 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
 /// Frees all LPIs in the free list, at the end of a VM.
 pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    while let Some(irq) = vm.free_list.pop(pin) {
+    while let Some(irq) = vm.free_list.pop(pin.guard()) {
         free(vm, pin, irq);
     }
 }

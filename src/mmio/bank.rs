@@ -23,6 +23,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::sync::Ordering::Relaxed;
+use crate::sync::{Mutant, mutant};
 use crate::vm::irq::{ACTIVE, ENABLED, FollowUp, GROUP1, Irq, LEVEL, State};
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::{RWP_GICD, RWP_GICR};
@@ -206,7 +207,12 @@ impl<H: Host> Access<'_, H> {
             } else if let Some(other) = self.vm.vcpu(on) {
                 let place = other.residency.get();
                 if asked {
-                    if state.lr_asked() {
+                    let waits = if mutant(Mutant::RecallIsNoFold) {
+                        place.has(RECALL)
+                    } else {
+                        state.lr_asked()
+                    };
+                    if waits {
                         current = false;
                         all_out &= !place.in_guest();
                     }

@@ -44,8 +44,8 @@ use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
-use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{AtomicU16, AtomicU32, Rank, Snapshot, SpinLock};
+use crate::sync::Ordering::{AcqRel, Acquire, Release};
+use crate::sync::{AtomicU16, AtomicU32, Mutant, Rank, Snapshot, SpinLock, mutant};
 
 /// State of a VM.
 pub(crate) struct Vm<H: Host> {
@@ -259,6 +259,13 @@ impl<H: Host> Vm<H> {
 
     /// Takes all deferred work over.
     pub(crate) fn take_deferred(&self) -> u32 {
+        if mutant(Mutant::DeferredTakenByLook) {
+            let work = self.deferred();
+            // Release: part of the fault.
+            self.deferred.store(0, Release);
+            return work;
+        }
+
         // AcqRel: pairs with `defer`.
         self.deferred.swap(0, AcqRel)
     }

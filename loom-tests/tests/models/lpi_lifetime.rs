@@ -8,7 +8,7 @@
 //! requiring a lock held by the caller. loom reports a deadlock of this kind.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, check_serial, discard, mapti, sole, spawn, take};
+use loom_tests::{Machine, V0, check_serial, discard, mapti, mapti_as, sole, spawn, take};
 use vgic::Injected;
 use vgic::epoch::CpuPin;
 
@@ -190,6 +190,37 @@ fn remap_against_the_free_list() {
         machine.command(&cpu.pin(), 0, mapti(0));
         one_object(&machine, &cpu.pin());
         assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a CPU that frees an LPI against the exit that leaves a second LPI to be freed. Each is
+/// freed once, and none is forgotten.
+#[test]
+fn exit_against_the_free_list() {
+    check_serial(4, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.command(&cpu.pin(), 0, mapti_as(1, 8193));
+        for event in 0..2 {
+            assert!(machine.msi(&cpu.pin(), 0, event).is_some());
+            machine.enter(&cpu, V0);
+            assert_eq!(take(&cpu), 1);
+            machine.command(&cpu.pin(), 0, discard(event.into()));
+            if event == 0 {
+                machine.exit(&cpu, V0);
+            }
+        }
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            for _ in 0..2 {
+                machine.vm.advance(&cpu.pin()).unwrap();
+            }
+        });
+        machine.exit(&cpu, V0);
+        other.join();
+
+        machine.put(&cpu, V0);
         sole(machine).finish(&cpu);
     });
 }

@@ -2,8 +2,7 @@
 
 use crate::intid::VcpuId;
 use crate::steps::step;
-use crate::sync::Ordering::AcqRel;
-use crate::sync::{Mutant, mutant, weakened_by};
+use crate::sync::{Mutant, mutant};
 
 use super::{
     ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, LR_ASKED, MESSAGE, PENDING,
@@ -24,7 +23,7 @@ impl Irq {
         }
 
         // AcqRel: module docs of `irq`, "Publication"; also if nothing changes.
-        let order = weakened_by(Mutant::RaiseRelaxed, AcqRel);
+        let order = mutant_hooks::of_order(Mutant::RaiseRelaxed);
         let old = State(self.state.fetch_or(PENDING, order));
         Raised {
             old,
@@ -49,10 +48,11 @@ impl Irq {
     fn set_source(&self, source: u64, high: bool) -> Changed {
         step();
         // AcqRel: module docs of `irq`, "Publication".
+        let order = mutant_hooks::of_order(Mutant::LineRelaxed);
         let old = State(if high {
-            self.state.fetch_or(source, AcqRel)
+            self.state.fetch_or(source, order)
         } else {
-            self.state.fetch_and(!source, AcqRel)
+            self.state.fetch_and(!source, order)
         });
 
         let new = old.with_flag(source, high);
