@@ -179,8 +179,8 @@ impl<H: Host> Access<'_, H> {
     /// access.
     ///
     /// A first access asks for the states and recalls the other vCPUs. The retry waits until each
-    /// vCPU has folded its list registers, or looked at them, since. It asks for nothing, so that it
-    /// succeeds although the guest runs on. Case `spi.pending_elsewhere_is_seen`.
+    /// vCPU has folded its list registers, or looked at them, since. The retry asks for nothing, so
+    /// that it succeeds although the guest runs on. Case `spi.pending_elsewhere_is_seen`.
     ///
     /// A vCPU that had left the guest before the recall, and is neither entered nor put, has states
     /// that only its CPU can read. After [`MOST_TRIES`] the register shows the states last known.

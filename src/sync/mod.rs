@@ -8,8 +8,8 @@
 //! The primitives are a spin lock with a check of the lock order ([`SpinLock`],
 //! [`HeldLocks`]), event counters with a single writer ([`Counter`]) and a read-mostly cell
 //! ([`Snapshot`]). For the models, `watched` shows loom the life of a structure, `serial` replaces
-//! a spin lock by loom's mutex, and `mutant` lists the deliberate faults to be detected. Other builds
-//! contain none of the three.
+//! a spin lock by loom's mutex, and `mutant` lists the deliberate faults to be detected. Other
+//! builds contain none of the three.
 //!
 #![doc = include_str!("../../docs/concurrency.md")]
 

@@ -2,8 +2,8 @@
 //!
 //! The models run the spin lock as it is: loom explores each look of a CPU that waits. In a model
 //! of many critical sections these are too many executions. Such a model has its locks made
-//! *serial* ([`make_locks_serial`]): a CPU waits for loom's mutex, in one step, and draws no ticket.
-//! Without loom, a [`Serial`] is empty.
+//! *serial* (`make_locks_serial`): a CPU waits for loom's mutex, in one step, and draws no
+//! ticket. Without loom, a [`Serial`] is empty.
 
 use core::marker::PhantomData;
 
