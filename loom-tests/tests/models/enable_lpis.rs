@@ -223,7 +223,7 @@ fn store_against_put() {
 /// table alone, or the guest has taken the LPI.
 #[test]
 fn store_against_a_move() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

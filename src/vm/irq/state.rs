@@ -42,6 +42,7 @@ use crate::intid::VcpuId;
 
 /// The width of `target` and `queued_on`.
 const VCPU: u64 = 0x3ff;
+const _: () = assert!(VcpuId::MAX_COUNT as u64 <= VCPU, "0 stands for none");
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $get:ident;)*) => {
