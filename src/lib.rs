@@ -211,6 +211,8 @@ pub mod internals {
     use crate::epoch::CpuPin;
     use crate::host::Host;
     pub use crate::radix::Radix;
+    #[cfg(loom)]
+    pub use crate::sync::make_locks_serial;
     #[cfg(vgic_mutants)]
     pub use crate::sync::{MUTANTS, Mutant, MutantRecord, select};
     pub use crate::sync::{Slices, Tickets};

@@ -499,7 +499,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Returns the state behind the API.
-    #[cfg(test)]
+    #[cfg(any(test, loom))]
     pub(crate) fn vm(&self) -> &Vm<H> {
         &self.vm
     }

@@ -18,7 +18,8 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::VcpuId;
 
 pub use machine::{
-    Machine, Quiet, clear, discard, int, mapd, mapti, mapti_second, movall, movi, take,
+    Machine, Quiet, acknowledge, clear, discard, int, mapd, mapti, mapti_as, mapti_second, movall,
+    movi, take,
 };
 #[cfg(vgic_mutants)]
 pub use mutants::list;
@@ -48,7 +49,7 @@ pub const SGI: u32 = 3;
 /// Words of a model's stack.
 const STACK: usize = 1 << 14;
 
-/// Executions begun by the running [`check`].
+/// Executions begun by the running exploration.
 static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `model` under every interleaving with at most `preemptions` preemptions, and prints the
@@ -59,6 +60,20 @@ static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
 /// # Panics
 /// If the model fails under any interleaving.
 pub fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    explore(preemptions, false, model);
+}
+
+/// Runs `model` as [`check`] does, with serial locks: loom's mutex around each spin lock saves the
+/// executions that differ only in the looks of a CPU that waits.
+///
+/// # Panics
+/// If the model fails under any interleaving.
+pub fn check_serial(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    explore(preemptions, true, model);
+}
+
+fn explore(preemptions: usize, serial: bool, model: impl Fn() + Send + Sync + 'static) {
+    vgic::internals::make_locks_serial(serial);
     #[cfg(vgic_mutants)]
     mutants::select();
 

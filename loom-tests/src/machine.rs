@@ -230,9 +230,26 @@ impl Machine {
         self.read(cpu, vcpu, self.redistributor(vcpu, offset))
     }
 
+    /// Reads a word of vCPU 0's redistributor frames, as `vcpu`, on `cpu`. Returns `None` for a
+    /// read that has to be tried again.
+    pub fn try_read_gicr(
+        &self,
+        cpu: &Cpu<SoftwareInterface>,
+        vcpu: VcpuId,
+        offset: u64,
+    ) -> Option<u64> {
+        self.try_read(cpu, vcpu, self.redistributor(V0, offset))
+    }
+
     fn read(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, gpa: u64) -> u64 {
+        let value = self.try_read(cpu, vcpu, gpa);
+        value.expect("the read has to be tried again")
+    }
+
+    fn try_read(&self, cpu: &Cpu<SoftwareInterface>, vcpu: VcpuId, gpa: u64) -> Option<u64> {
         match self.vm.mmio_read(&cpu.pin(), vcpu, gpa, Width::Word) {
-            Ok(MmioOutcome::Done(value)) => value,
+            Ok(MmioOutcome::Done(value)) => Some(value),
+            Ok(MmioOutcome::Retry) => None,
             other => panic!("{gpa:#x} reads as {other:?}"),
         }
     }
@@ -437,9 +454,13 @@ impl Machine {
         self.vm.host().resamples.load(Relaxed)
     }
 
-    /// Tears the VM down and checks the counters: no reference is left, and every injection was
-    /// delivered, coalesced, withdrawn or is still pending.
+    /// Does the deferred work, tears the VM down and checks what is left: no LPI on the free list,
+    /// no reference, and every injection was delivered, coalesced, withdrawn or is still pending.
     pub fn finish(self, cpu: &Cpu<SoftwareInterface>) {
+        self.advance(&cpu.pin());
+        let left = vgic::internals::waiting_frees(&self.vm);
+        assert_eq!(left, 0, "LPIs wait to be freed, and nobody knows");
+
         // Teardown withdraws pending interrupts: read the totals before.
         let totals = self.domain.totals();
         let report = self.vm.teardown(&cpu.pin()).unwrap();
@@ -476,7 +497,13 @@ pub fn mapd(valid: bool) -> [u64; 4] {
 /// Returns `MAPTI` of an event of device 0 as LPI 8192 in collection 0.
 #[must_use]
 pub fn mapti(event: u64) -> [u64; 4] {
-    [0x0a, event | 8192 << 32, 0, 0]
+    mapti_as(event, 8192)
+}
+
+/// Returns `MAPTI` of an event of device 0 as an LPI in collection 0.
+#[must_use]
+pub fn mapti_as(event: u64, lpi: u64) -> [u64; 4] {
+    [0x0a, event | lpi << 32, 0, 0]
 }
 
 /// Returns `MAPTI` of event 1 of device 0 as LPI 8208 in a collection. The LPI's pending state is
@@ -516,18 +543,29 @@ pub fn movall() -> [u64; 4] {
     [0x0e, 0, 0, 1 << 16]
 }
 
-/// Sets up the guest's interface and takes every signalled interrupt. Returns the number taken.
-pub fn take(cpu: &Cpu<SoftwareInterface>) -> usize {
+/// Returns `INT` of an event of device 0.
+#[must_use]
+pub fn int(event: u64) -> [u64; 4] {
+    [0x03, event, 0, 0]
+}
+
+/// Sets up the guest's interface and acknowledges an interrupt. Returns the INTID, 1023 for none.
+pub fn acknowledge(cpu: &Cpu<SoftwareInterface>) -> u32 {
     let guest = cpu.interface();
     guest.write_igrpen1(true);
     guest.write_pmr(0xf8).unwrap();
+    guest.read_iar1()
+}
+
+/// Sets up the guest's interface and takes every signalled interrupt. Returns the number taken.
+pub fn take(cpu: &Cpu<SoftwareInterface>) -> usize {
     let mut taken = 0;
     loop {
-        let intid = guest.read_iar1();
+        let intid = acknowledge(cpu);
         if intid == 1023 {
             return taken;
         }
         taken += 1;
-        guest.write_eoir1(intid);
+        cpu.interface().write_eoir1(intid);
     }
 }

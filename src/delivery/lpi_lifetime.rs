@@ -140,7 +140,7 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         if vm.garbage.pieces() >= Garbage::LIMIT {
             break;
         }
-        let Some(irq) = vm.free_list.pop(pin) else {
+        let Some(irq) = vm.free_list.pop(pin.guard()) else {
             break;
         };
         free(vm, pin, irq);
@@ -155,7 +155,7 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
 /// Frees all LPIs in the free list, at the end of a VM.
 pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    while let Some(irq) = vm.free_list.pop(pin) {
+    while let Some(irq) = vm.free_list.pop(pin.guard()) {
         free(vm, pin, irq);
     }
 }

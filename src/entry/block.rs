@@ -19,8 +19,9 @@ use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
 use crate::intid::VcpuId;
+use crate::sync::{Mutant, mutant};
 use crate::vm::ich_shadow::{IchShadow, bits};
-use crate::vm::residency::{ResidencyBits, WORK};
+use crate::vm::residency::{RERAISED, ResidencyBits, WORK};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
@@ -106,7 +107,12 @@ fn look<H: Host, I: CpuInterface>(
 
     rwp::done(vm, vcpu, residency);
     let work = vcpu.residency.take_work();
-    if work.has(WORK) || !nothing_due {
+    let heeded = if mutant(Mutant::ReraisedSleptThrough) {
+        WORK & !RERAISED
+    } else {
+        WORK
+    };
+    if work.has(heeded) || !nothing_due {
         // SAFETY: the word has named this CPU as the owner, and only the owner changes the
         // ownership.
         unsafe { enter::update_lrs(vm, cpu, pin, vcpu, work) };

@@ -23,6 +23,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::sync::Ordering::Relaxed;
+use crate::sync::{Mutant, mutant};
 use crate::vm::irq::{ACTIVE, ENABLED, FollowUp, GROUP1, Irq, LEVEL, State};
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::{Control, RWP_GICD, RWP_GICR};
@@ -185,9 +186,9 @@ impl<H: Host> Access<'_, H> {
     /// list registers. Returns false if another vCPU has to fold first; the vCPU then retries the
     /// access.
     ///
-    /// A first access recalls the other vCPUs. The retry waits until each vCPU has left the guest,
-    /// or consumed the recall, and sends no new recall, so that the retry succeeds although the
-    /// guest runs on. Case `spi.pending_elsewhere_is_seen`.
+    /// A first access asks for the states and recalls the other vCPUs. The retry waits until each
+    /// vCPU has folded its list registers, or looked at them, since. The retry asks for nothing, so
+    /// that it succeeds although the guest runs on. Case `spi.pending_elsewhere_is_seen`.
     ///
     /// A vCPU that had left the guest before the recall, and is neither entered nor put, has states
     /// that only its CPU can read. After [`MOST_TRIES`] the register shows the states last known.
@@ -213,15 +214,21 @@ impl<H: Host> Access<'_, H> {
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
                 let place = other.residency.get();
-                if place.lrs_are_known() {
-                    continue;
-                }
-                if !asked {
+                if asked {
+                    let waits = if mutant(Mutant::RecallIsNoFold) {
+                        place.has(RECALL)
+                    } else {
+                        state.lr_asked()
+                    };
+                    if waits {
+                        current = false;
+                        all_out &= !place.in_guest();
+                    }
+                } else if !place.lrs_are_known()
+                    && let Some(on) = irq.ask_lr()
+                {
                     queue::notify(self.vm, self.pin, on, RECALL);
                     current = false;
-                } else if place.has(RECALL) {
-                    current = false;
-                    all_out &= !place.in_guest();
                 }
             }
         }

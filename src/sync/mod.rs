@@ -7,14 +7,16 @@
 //!
 //! The primitives are a spin lock with a check of the lock order ([`SpinLock`],
 //! [`HeldLocks`]), event counters with a single writer ([`Counter`]) and a read-mostly cell
-//! ([`Snapshot`]). For the models, `watched` shows loom the life of a structure, and `mutant` lists
-//! the deliberate faults to be detected. Other builds contain neither.
+//! ([`Snapshot`]). For the models, `watched` shows loom the life of a structure, `serial` replaces
+//! a spin lock by loom's mutex, and `mutant` lists the deliberate faults to be detected. Other
+//! builds contain none of the three.
 //!
 #![doc = include_str!("../../docs/concurrency.md")]
 
 mod counter;
 mod held_locks;
 mod mutant;
+mod serial;
 mod slices;
 mod snapshot;
 mod spin;
@@ -24,6 +26,8 @@ mod watched;
 pub use counter::Counter;
 pub(crate) use counter::Gauge;
 pub(crate) use held_locks::{HeldLocks, Rank};
+#[cfg(loom)]
+pub use serial::make_locks_serial;
 pub(crate) use slices::Due;
 pub use slices::Slices;
 pub(crate) use snapshot::Snapshot;
@@ -66,6 +70,8 @@ pub(crate) use core::sync::atomic::compiler_fence;
 /// Hint for a CPU that waits for another CPU.
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::hint::spin_loop;
+#[cfg(loom)]
+pub(crate) use loom::hint::spin_loop;
 #[cfg(shuttle)]
 pub(crate) use shuttle::thread::yield_now as spin_loop;
 

@@ -79,6 +79,10 @@ mutants! {
     TranslationWithoutReference: "lpi_lifetime", "injection_against_discard", "CVE-2024-26598";
     /// The end of the last mapping leaves the LPI pending.
     UnmappedStaysPending: "lpi_lifetime", "injection_against_discard", "";
+    /// An LPI is pushed onto the free list with Relaxed instead of Release.
+    FreeListPushedRelaxed: "lpi_lifetime", "exit_against_the_free_list", "";
+    /// An LPI is popped from the free list with Relaxed instead of Acquire.
+    FreeListPoppedRelaxed: "lpi_lifetime", "exit_against_the_free_list", "";
     /// The end of a mapping does not cancel the pending state in a list register.
     UnmapMissesListRegister: "lpi_lifetime", "remap_in_a_list_register", "";
 
@@ -87,12 +91,19 @@ mutants! {
     /// A CPU fills a list register of its own vCPU without checking if the interrupt is already
     /// queued.
     StagedTwice: "inject", "staging_against_two_moves", "";
-    /// A raise is skipped if a load shows the latch set.
-    RaiseLooksFirst: "inject", "injection_publishes_what_came_before", "";
-    /// A raise is Relaxed instead of AcqRel.
-    RaiseRelaxed: "inject", "injection_publishes_what_came_before", "";
     /// A transition is a load and a store instead of a compare-and-swap.
     StoredTransition: "inject", "injection_against_disable", "";
+
+    /// A raise is skipped if a load shows the latch set.
+    RaiseLooksFirst: "publication", "coalesced_edge_of_a_ppi", "";
+    /// A raise is Relaxed instead of AcqRel.
+    RaiseRelaxed: "publication", "edge_of_an_spi", "";
+    /// A change of a line is Relaxed instead of AcqRel.
+    LineRelaxed: "publication", "line_of_a_ppi", "";
+    /// Every transition by compare-and-swap is Relaxed instead of AcqRel.
+    TransitionRelaxed: "publication", "forward_of_an_spi", "";
+    /// Every transition is Relaxed instead of AcqRel.
+    EveryTransitionRelaxed: "publication", "msi", "";
 
     /// Fold puts the list's reference while the interrupt is still linked.
     FoldDropsReference: "fold_prune", "put_against_injection", "the review of KVM's vGIC in 2016";
@@ -119,6 +130,17 @@ mutants! {
     EveryProducerKicks: "kick", "one_ipi_for_two", "";
     /// A CPU puts a vCPU with Relaxed instead of AcqRel.
     PutRelaxed: "kick", "put_against_entry_elsewhere", "";
+    /// A vCPU enters with Relaxed instead of AcqRel.
+    EnterRelaxed: "publication", "edge_while_the_last_is_pending", "";
+    /// A vCPU out of the guest takes its work with Relaxed instead of AcqRel.
+    TakeWorkRelaxed: "inject", "again_against_sleep_in_the_handler", "";
+    /// A register read takes a recall that was consumed for the fold that follows.
+    RecallIsNoFold: "kick", "read_against_reentry", "";
+    /// A vCPU blocks with Relaxed instead of AcqRel.
+    BlockRelaxed: "kick", "read_against_block", "";
+    /// A new edge of an interrupt in a list register is taken from the work of a vCPU that wants to
+    /// sleep, and forgotten.
+    ReraisedSleptThrough: "inject", "again_against_sleep_in_the_handler", "";
 
     /// Fold latches a pending state that came from a level line.
     LineFoldedAsLatch: "level", "drop_against_put", "a level kept in software";

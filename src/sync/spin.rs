@@ -7,69 +7,65 @@
 //! ticket or with the lock. A thread therefore first tries without a ticket, and yields its CPU
 //! between the attempts, so that the lock goes to a thread that runs. After [`YIELDS`] attempts the
 //! thread draws a ticket: then no thread that arrives later comes first.
-#![cfg_attr(not(loom), expect(unsafe_code))]
+//!
+//! The models run the lock of bare metal, or loom's mutex in its place
+//! ([`serial`](super::serial)).
+#![expect(unsafe_code)]
 // UNSAFETY: a guard makes `&mut T` from a shared reference, while its CPU has the lock.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use super::HeldLocks;
-#[cfg(not(loom))]
-use super::Tickets;
 use super::held_locks::Held;
+use super::serial::{Serial, Turn};
+use super::{HeldLocks, Tickets, Watched};
 
 /// Attempts before a thread yields its CPU: some microseconds, more than a holder needs that runs.
-#[cfg(all(feature = "std", not(loom)))]
+#[cfg(feature = "std")]
 const SPINS: u32 = if cfg!(any(miri, shuttle)) { 1 } else { 100 };
 
 /// Attempts of a thread that yields its CPU, before it draws a ticket.
-#[cfg(all(feature = "std", not(loom)))]
+#[cfg(feature = "std")]
 const YIELDS: u32 = if cfg!(any(miri, shuttle)) { 1 } else { 32 };
 
 /// A spin lock around a `T`, of rank `RANK`: a [`Rank`](super::Rank) as `u8`.
 ///
 /// A caller must mask every interrupt whose handler takes the same lock. At EL2 the vGIC is called
 /// with interrupts masked.
-#[cfg(not(loom))]
 pub(crate) struct SpinLock<T, const RANK: u8>(Inner<T>);
 
 /// A lock without its rank: all that a guard needs.
-#[cfg(not(loom))]
 struct Inner<T> {
     tickets: Tickets,
     value: core::cell::UnsafeCell<T>,
-}
-
-/// A spin lock around a `T`, of rank `RANK`: loom's mutex.
-#[cfg(loom)]
-pub(crate) struct SpinLock<T, const RANK: u8> {
-    value: loom::sync::Mutex<T>,
+    /// Shows loom the begin and the end of each critical section.
+    watched: Watched,
+    serial: Serial,
 }
 
 /// Exclusive access to the value of a [`SpinLock`], until dropped.
 #[must_use]
 pub(crate) struct SpinGuard<'a, T> {
-    #[cfg(not(loom))]
     lock: &'a Inner<T>,
-    #[cfg(loom)]
-    inner: Option<loom::sync::MutexGuard<'a, T>>,
     /// Dropped after the release.
     _held: Held<'a>,
+    /// Dropped after the release.
+    turn: Turn<'a>,
     // The CPU that took the lock releases the lock.
     not_send: PhantomData<*const ()>,
 }
 
-#[cfg(not(loom))]
 // SAFETY: the lock gives the value to a single CPU at a time, and `T: Send` allows any CPU.
 unsafe impl<T: Send, const RANK: u8> Sync for SpinLock<T, RANK> {}
 
-#[cfg(not(loom))]
 impl<T, const RANK: u8> SpinLock<T, RANK> {
     /// Creates an unlocked lock.
     pub(crate) fn new(value: T) -> Self {
         Self(Inner {
             tickets: Tickets::new(),
             value: core::cell::UnsafeCell::new(value),
+            watched: Watched::default(),
+            serial: Serial::new(),
         })
     }
 
@@ -82,6 +78,11 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
     #[inline(always)]
     pub(crate) fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
         locks.check_order(RANK);
+        let turn = self.0.serial.wait();
+        if turn.is_alone() {
+            return self.guard(locks, turn);
+        }
+
         #[cfg(feature = "std")]
         if !self.0.tickets.draw_if_free() {
             self.0.wait(locks, RANK);
@@ -94,7 +95,7 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
                 self.0.wait(locks, RANK, ticket);
             }
         }
-        self.guard(locks)
+        self.guard(locks, turn)
     }
 
     /// Takes the lock if no CPU holds the lock or waits for the lock.
@@ -105,25 +106,28 @@ impl<T, const RANK: u8> SpinLock<T, RANK> {
     #[inline]
     pub(crate) fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
         locks.check_order(RANK);
-        if !self.0.tickets.draw_if_free() {
+        let turn = self.0.serial.attempt();
+        let Some(turn) = turn.filter(|turn| turn.is_alone() || self.0.tickets.draw_if_free())
+        else {
             locks.check(RANK);
             return None;
-        }
-        Some(self.guard(locks))
+        };
+        Some(self.guard(locks, turn))
     }
 
     /// Returns the guard of the lock, which the calling CPU has taken.
     #[inline]
-    fn guard<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
+    fn guard<'a>(&'a self, locks: &'a HeldLocks, turn: Turn<'a>) -> SpinGuard<'a, T> {
+        self.0.watched.write();
         SpinGuard {
             lock: &self.0,
             _held: locks.acquire(RANK),
+            turn,
             not_send: PhantomData,
         }
     }
 }
 
-#[cfg(not(loom))]
 impl<T> Inner<T> {
     /// Waits until the lock, of rank `rank`, is taken.
     #[cfg(feature = "std")]
@@ -159,76 +163,31 @@ impl<T> Inner<T> {
     }
 }
 
-#[cfg(loom)]
-impl<T, const RANK: u8> SpinLock<T, RANK> {
-    /// Creates an unlocked lock.
-    pub(crate) fn new(value: T) -> Self {
-        Self {
-            value: loom::sync::Mutex::new(value),
-        }
-    }
-
-    /// Waits for the lock and takes it.
-    pub(crate) fn lock<'a>(&'a self, locks: &'a HeldLocks) -> SpinGuard<'a, T> {
-        locks.check_order(RANK);
-        locks.wait(RANK);
-        SpinGuard {
-            inner: Some(self.value.lock().unwrap()),
-            _held: locks.acquire(RANK),
-            not_send: PhantomData,
-        }
-    }
-
-    /// Takes the lock if no CPU holds the lock.
-    pub(crate) fn try_lock<'a>(&'a self, locks: &'a HeldLocks) -> Option<SpinGuard<'a, T>> {
-        locks.check_order(RANK);
-        let Ok(inner) = self.value.try_lock() else {
-            locks.check(RANK);
-            return None;
-        };
-        Some(SpinGuard {
-            inner: Some(inner),
-            _held: locks.acquire(RANK),
-            not_send: PhantomData,
-        })
-    }
-}
-
 impl<T> Deref for SpinGuard<'_, T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
-        #[cfg(not(loom))]
         // SAFETY: the CPU with the guard has the lock, so no other CPU accesses the value.
-        unsafe {
-            &*self.lock.value.get()
-        }
-        #[cfg(loom)]
-        self.inner.as_ref().unwrap()
+        unsafe { &*self.lock.value.get() }
     }
 }
 
 impl<T> DerefMut for SpinGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        #[cfg(not(loom))]
         // SAFETY: the CPU with the guard has the lock, so no other CPU accesses the value.
-        unsafe {
-            &mut *self.lock.value.get()
-        }
-        #[cfg(loom)]
-        self.inner.as_mut().unwrap()
+        unsafe { &mut *self.lock.value.get() }
     }
 }
 
 impl<T> Drop for SpinGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        #[cfg(not(loom))]
-        self.lock.tickets.serve_next();
-        #[cfg(loom)]
-        drop(self.inner.take());
+        self.lock.watched.write();
+        if !self.turn.is_alone() {
+            self.lock.tickets.serve_next();
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Tickets {
 
     /// Returns true if [`Tickets::draw_if_free`] may succeed, without claiming the cache line for
     /// writing.
-    #[cfg(all(feature = "std", not(loom)))]
+    #[cfg(feature = "std")]
     pub(crate) fn is_free(&self) -> bool {
         // Relaxed: the values are only compared; `draw_if_free` decides.
         self.next.load(Relaxed) == self.serving.load(Relaxed)

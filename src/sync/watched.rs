@@ -16,11 +16,25 @@ const DEFERRED: u8 = 1;
 #[cfg(loom)]
 const ENDED: u8 = 2;
 
+/// An allocation that loom tracks.
+#[cfg(loom)]
+struct Tracked(#[expect(dead_code)] loom::alloc::Track<()>);
+
+#[cfg(loom)]
+impl Default for Tracked {
+    fn default() -> Self {
+        Self(loom::alloc::Track::new(()))
+    }
+}
+
 /// Witness of a structure's life.
 #[derive(Default)]
 pub(crate) struct Watched {
     #[cfg(loom)]
     cell: loom::cell::UnsafeCell<()>,
+    /// Lets loom notice a structure that is never freed.
+    #[cfg(loom)]
+    _tracked: Tracked,
     // Not loom's atomic: an observation of the actual execution, without effect on the model.
     #[cfg(loom)]
     fate: AtomicU8,

@@ -9,9 +9,10 @@
 #![expect(unsafe_code)]
 // UNSAFETY: follows the links of interrupts waiting to be freed.
 
-use crate::epoch::CpuPin;
+use crossbeam_epoch::Guard;
+
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{AtomicPtr, Gauge};
+use crate::sync::{AtomicPtr, Gauge, Mutant, weakened_by};
 use crate::vm::irq::Irq;
 
 /// A stack of LPIs, linked through [`Links`](super::irq::Links) no longer in use by an ap_list.
@@ -47,8 +48,10 @@ impl FreeList {
         loop {
             // Relaxed: published by the exchange.
             irq.links.next.store(top, Relaxed);
-            // Release: pairs with the Acquire in `pop`. Relaxed: the value is only compared.
-            match self.top.compare_exchange_weak(top, this, Release, Relaxed) {
+            // Release: pairs with the Acquire in `pop`.
+            let order = weakened_by(Mutant::FreeListPushedRelaxed, Release);
+            // Relaxed: the value is only compared.
+            match self.top.compare_exchange_weak(top, this, order, Relaxed) {
                 Ok(_) => return,
                 Err(now) => top = now,
             }
@@ -69,20 +72,20 @@ impl FreeList {
     }
 
     /// Pops an interrupt for the caller to free.
-    pub(crate) fn pop<'g>(&self, pin: &'g CpuPin<'_>) -> Option<&'g Irq> {
-        let _entered = pin.guard();
-
-        // Acquire, on failure too: pairs with the Release in `push`, which published the link.
-        let mut top = self.top.load(Acquire);
+    pub(crate) fn pop<'g>(&self, _entered: &'g Guard) -> Option<&'g Irq> {
+        // Acquire, every access of `top`: pairs with the Release in `push`, which published the
+        // link.
+        let order = weakened_by(Mutant::FreeListPoppedRelaxed, Acquire);
+        let mut top = self.top.load(order);
         loop {
             // SAFETY: by the type invariant the interrupt is not freed while this CPU is in the
-            // epoch, and the guard above has entered the epoch.
+            // epoch, and the guard says that it is.
             let irq = unsafe { top.as_ref() }?;
+            irq.watched.read();
 
             // Relaxed: constant since the publication by `push`.
             let next = irq.links.next.load(Relaxed);
-            // Acquire: pairs with the Release in `push`.
-            match self.top.compare_exchange_weak(top, next, Acquire, Acquire) {
+            match self.top.compare_exchange_weak(top, next, order, order) {
                 Ok(_) => {
                     self.length.lower();
                     return Some(irq);

@@ -179,7 +179,8 @@ impl Residency {
 
         // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible. Only
         // producers write concurrently, and only the work bits returned by the swap.
-        ResidencyBits(self.0.swap(entered, AcqRel))
+        let order = weakened_by(Mutant::EnterRelaxed, AcqRel);
+        ResidencyBits(self.0.swap(entered, order))
     }
 
     /// Marks the vCPU, found in the guest, as out of it, and returns the word from before. Owner
@@ -201,7 +202,8 @@ impl Residency {
     /// Consumes the work outside the guest, and ends blocking. Owner only.
     pub(crate) fn take_work(&self) -> ResidencyBits {
         // AcqRel: pairs with the AcqRel in `notify`.
-        ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), AcqRel))
+        let order = weakened_by(Mutant::TakeWorkRelaxed, AcqRel);
+        ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), order))
     }
 
     /// Marks the vCPU as blocked unless work is left. Returns true if the vCPU is blocked now.
@@ -209,7 +211,8 @@ impl Residency {
     pub(crate) fn block(&self) -> bool {
         // AcqRel: pairs with the AcqRel in `notify`: either this CPU sees the producer's bit, or
         // the producer sees BLOCKED.
-        let old = self.0.fetch_or(BLOCKED, AcqRel);
+        let order = weakened_by(Mutant::BlockRelaxed, AcqRel);
+        let old = self.0.fetch_or(BLOCKED, order);
         if old & WORK == 0 || mutant(Mutant::SleepsWithoutLooking) {
             return true;
         }

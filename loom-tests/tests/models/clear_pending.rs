@@ -3,7 +3,7 @@
 //! injection.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, PPI, V0, check, clear, sole, spawn, take};
+use loom_tests::{Machine, PPI, V0, check_serial, clear, sole, spawn, take};
 
 /// `GICR_ICPENDR0`.
 const ICPENDR: u64 = 0x1_0280;
@@ -12,7 +12,7 @@ const ICPENDR: u64 = 0x1_0280;
 /// the PPI.
 #[test]
 fn icpendr_against_put() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -35,7 +35,7 @@ fn icpendr_against_put() {
 /// or not at all.
 #[test]
 fn icpendr_against_the_guest() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -58,7 +58,7 @@ fn icpendr_against_the_guest() {
 /// register. The old edge is cleared, the new edge is delivered.
 #[test]
 fn icpendr_and_injection_against_put() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -87,7 +87,7 @@ fn icpendr_and_injection_against_put() {
 /// delivery.
 #[test]
 fn icpendr_against_injection() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -105,7 +105,7 @@ fn icpendr_against_injection() {
 /// guest never gets the LPI.
 #[test]
 fn clear_against_entry_and_put() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

@@ -2,13 +2,13 @@
 //! that is left has been noted: once nothing is noted, nothing is left.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check, discard, int, mapti_second, sole, spawn};
+use loom_tests::{Machine, V0, V1, check_serial, discard, int, mapti_second, sole, spawn};
 use vgic::internals::waiting_frees;
 
 /// Races the last puts of two LPIs, on the CPUs of two vCPUs. Each CPU then frees LPIs.
 #[test]
 fn two_frees_and_two_advances() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpus = [0, 1].map(|n| machine.cpu(n));
         let pin = cpus[0].pin();
@@ -46,7 +46,7 @@ fn two_frees_and_two_advances() {
 /// Races the last put of an LPI against a CPU that takes over what is noted, perhaps nothing.
 #[test]
 fn free_against_an_idle_advance() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -69,7 +69,7 @@ fn free_against_an_idle_advance() {
 /// Races a write of `GITS_CWRITER` against a slice of the commands before it.
 #[test]
 fn command_against_a_slice() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.enable_its(&cpu.pin(), false);
@@ -93,7 +93,7 @@ fn command_against_a_slice() {
 fn quiescent_against_enable() {
     const ENABLED: u64 = 1 << 0;
     const QUIESCENT: u64 = 1 << 31;
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.enable_its(&cpu.pin(), false);
@@ -112,7 +112,7 @@ fn quiescent_against_enable() {
 #[test]
 fn scan_against_the_last_store() {
     const CTLR: u64 = 0;
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let pin = cpu.pin();

@@ -7,7 +7,9 @@
 //! further known fault: LPIs delivered with EnableLPIs = 0.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, Observation, V0, V1, check, discard, mapti, movi, sole, spawn, take};
+use loom_tests::{
+    Machine, Observation, V0, V1, check_serial, discard, mapti, movi, sole, spawn, take,
+};
 
 /// `GICR_CTLR`.
 const CTLR: u64 = 0;
@@ -20,7 +22,7 @@ const PTZ_HIGH: u64 = 1 << 30;
 /// LPI.
 #[test]
 fn disable_against_reentry() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -58,7 +60,7 @@ fn disable_against_reentry() {
 /// register there. The new vCPU gets the LPI.
 #[test]
 fn disable_against_retarget() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -85,7 +87,7 @@ fn disable_against_retarget() {
 /// requeue the LPI, on two CPUs. The LPI is unlinked once.
 #[test]
 fn disable_against_two_moves() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -109,7 +111,7 @@ fn disable_against_two_moves() {
 /// new mapping is delivered.
 #[test]
 fn disable_against_remap() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -139,7 +141,7 @@ fn disable_against_remap() {
 /// Races EnableLPIs = 1 against an MSI. The MSI is delivered.
 #[test]
 fn enable_against_injection() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
@@ -165,7 +167,7 @@ fn enable_against_injection() {
 /// Races EnableLPIs = 0 on a CPU against EnableLPIs = 1 on another. The deferred work ends.
 #[test]
 fn disable_against_enable() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.gicr(&cpu.pin(), V0, CTLR, 0);
@@ -191,7 +193,7 @@ fn disable_against_enable() {
 /// the CPU that disables LPIs or the one that puts the vCPU writes the pending table, and RWP ends.
 #[test]
 fn store_against_put() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -221,7 +223,7 @@ fn store_against_put() {
 /// table alone, or the guest has taken the LPI.
 #[test]
 fn store_against_a_move() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

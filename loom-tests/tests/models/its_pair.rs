@@ -6,14 +6,14 @@
 //! nothing because the other ITS has unmapped the LPI.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check, discard, mapd, mapti, movall, sole, spawn};
+use loom_tests::{Machine, V0, V1, check_serial, discard, mapd, mapti, movall, sole, spawn};
 use vgic::Injected;
 
 /// Races `DISCARD` against `DISCARD` of both ITSes' mappings. The LPI is gone, and can be mapped
 /// anew.
 #[test]
 fn discard_against_discard() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
 
@@ -40,7 +40,7 @@ fn discard_against_discard() {
 /// is left.
 #[test]
 fn discard_against_injection() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
 
@@ -65,7 +65,7 @@ fn discard_against_injection() {
 /// the INTID exists afterwards.
 #[test]
 fn discard_against_mapping() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
         machine.command(&cpu.pin(), 1, discard(0));
@@ -92,7 +92,7 @@ fn discard_against_mapping() {
 /// being unmapped.
 #[test]
 fn movall_against_unmapping() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(2, 2));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -115,7 +115,7 @@ fn movall_against_unmapping() {
 /// mappings, once. The other ITS's mapping of the LPI lives on.
 #[test]
 fn drain_against_drain() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 2));
         let cpu = machine.cpu(0);
         machine.place(0, mapd(false));

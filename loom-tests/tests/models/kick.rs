@@ -5,8 +5,9 @@
 //! on a stale view of the pending interrupts.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, check, sole, spawn, take};
-use vgic::{Blocked, EntryError};
+use loom_tests::{Machine, PPI, V0, V1, acknowledge, check, sole, spawn, take};
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::{Blocked, Cpu, EntryError};
 
 /// Races an injection against the first entry. The entry finds the interrupt, or the producer
 /// kicks.
@@ -148,6 +149,61 @@ fn sleep_against_block() {
 
         assert_eq!(machine.wakes(), usize::from(blocked == Blocked::Yes));
         assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Reads `GICR_ISACTIVER0` of vCPU 0 as vCPU 1, again if told to. Returns true unless the read has
+/// an answer in which the PPI, active in a list register, is inactive.
+fn shows_active(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> bool {
+    const ISACTIVER: u64 = 0x1_0300;
+    let mut tries = 0..2;
+    let answer = tries.find_map(|_| machine.try_read_gicr(cpu, V1, ISACTIVER));
+    answer.is_none_or(|active| active >> PPI & 1 != 0)
+}
+
+/// Races a read of the active state in another vCPU's list register against that vCPU's block.
+#[test]
+fn read_against_block() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let intid = acknowledge(&cpu);
+        machine.exit(&cpu, V0);
+
+        let other = spawn(&machine, 1, |machine, cpu| shows_active(machine, cpu));
+        let _ = machine.block(&cpu, V0);
+        assert!(other.join(), "an active interrupt reads as inactive");
+
+        machine.enter(&cpu, V0);
+        cpu.interface().write_eoir1(intid);
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a read of the active state in another vCPU's list register against that vCPU's exit and
+/// re-entry.
+#[test]
+fn read_against_reentry() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let intid = acknowledge(&cpu);
+
+        let other = spawn(&machine, 1, |machine, cpu| shows_active(machine, cpu));
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        assert!(other.join(), "an active interrupt reads as inactive");
+
+        cpu.interface().write_eoir1(intid);
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 0);
         sole(machine).finish(&cpu);
     });
 }

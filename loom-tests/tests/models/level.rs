@@ -6,13 +6,13 @@
 //! interrupt repeated after its line has dropped.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, Observation, V0, check, sole, spawn, take};
+use loom_tests::{Machine, Observation, V0, check_serial, sole, spawn, take};
 
 /// Races a drop of the line against the fold after the guest's EOI. No interrupt comes after the
 /// drop.
 #[test]
 fn drop_against_fold() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
@@ -39,7 +39,7 @@ fn drop_against_fold() {
 /// the drop.
 #[test]
 fn drop_against_entry() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
@@ -71,7 +71,7 @@ fn drop_against_entry() {
 /// entry prunes the interrupt.
 #[test]
 fn drop_against_put() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
@@ -94,7 +94,7 @@ fn drop_against_put() {
 /// pending once more, and the device is resampled.
 #[test]
 fn new_occurrence_against_fold() {
-    check(5, || {
+    check_serial(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);

@@ -8,7 +8,7 @@
 //! requiring a lock held by the caller. loom reports a deadlock of this kind.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, check, discard, mapti, sole, spawn, take};
+use loom_tests::{Machine, V0, check_serial, discard, mapti, mapti_as, sole, spawn, take};
 use vgic::Injected;
 use vgic::epoch::CpuPin;
 
@@ -27,7 +27,7 @@ fn one_object(machine: &Machine, pin: &CpuPin<'_>) {
 /// delivered, and none comes later.
 #[test]
 fn injection_against_discard() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -45,7 +45,7 @@ fn injection_against_discard() {
 /// flight.
 #[test]
 fn injection_against_remap() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
 
@@ -67,7 +67,7 @@ fn injection_against_remap() {
 /// Races `DISCARD` of a queued LPI against entry. The LPI is taken before or not at all.
 #[test]
 fn discard_while_queued() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -87,7 +87,7 @@ fn discard_while_queued() {
 /// reference. The table slot is empty afterwards, and the INTID can be mapped anew.
 #[test]
 fn discard_in_a_list_register() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -115,7 +115,7 @@ fn discard_in_a_list_register() {
 /// The old mapping's pending state is not pending for the new mapping.
 #[test]
 fn remap_in_a_list_register() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -141,7 +141,7 @@ fn remap_in_a_list_register() {
 /// interrupt or a new interrupt, and the table has that object.
 #[test]
 fn remap_against_the_last_put() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -169,7 +169,7 @@ fn remap_against_the_last_put() {
 /// list. The LPI is freed once, and its successor stays in the table.
 #[test]
 fn remap_against_the_free_list() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -194,10 +194,41 @@ fn remap_against_the_free_list() {
     });
 }
 
+/// Races a CPU that frees an LPI against the exit that leaves a second LPI to be freed. Each is
+/// freed once, and none is forgotten.
+#[test]
+fn exit_against_the_free_list() {
+    check_serial(4, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.command(&cpu.pin(), 0, mapti_as(1, 8193));
+        for event in 0..2 {
+            assert!(machine.msi(&cpu.pin(), 0, event).is_some());
+            machine.enter(&cpu, V0);
+            assert_eq!(take(&cpu), 1);
+            machine.command(&cpu.pin(), 0, discard(event.into()));
+            if event == 0 {
+                machine.exit(&cpu, V0);
+            }
+        }
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            for _ in 0..2 {
+                machine.vm.advance(&cpu.pin()).unwrap();
+            }
+        });
+        machine.exit(&cpu, V0);
+        other.join();
+
+        machine.put(&cpu, V0);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Races `DISCARD`, `MAPTI` and a new MSI against the guest's acknowledgement.
 #[test]
 fn remap_against_the_guest() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

@@ -11,6 +11,7 @@ mod kick;
 mod level;
 mod lpi_lifetime;
 mod physical;
+mod publication;
 mod radix;
 mod retarget;
 mod rwp;

@@ -5,7 +5,7 @@
 //! waiting for an old vCPU blocked, off or gone.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check, movall, movi, sole, spawn, take};
+use loom_tests::{Machine, V0, V1, check_serial, movall, movi, sole, spawn, take};
 use vgic::Blocked;
 
 /// State of the old vCPU.
@@ -30,7 +30,7 @@ enum Move {
 /// Moves the interrupt to blocked vCPU 1 during an injection. The final vCPU of the interrupt has
 /// been notified, and takes the interrupt once.
 fn moved_while_injected(how: Move, old: Old) {
-    check(3, move || {
+    check_serial(3, move || {
         let machine = match how {
             Move::Router => Machine::new(2),
             Move::Movi | Move::Movall => Machine::with_lpi(2, 1),
@@ -123,7 +123,7 @@ models! {
 /// Races a retarget against delivery on the old vCPU. Exactly one vCPU takes the interrupt.
 #[test]
 fn retarget_against_the_old_vcpu() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
@@ -142,7 +142,7 @@ fn retarget_against_the_old_vcpu() {
 /// list, in any order of the writes.
 #[test]
 fn retarget_against_retarget() {
-    check(2, || {
+    check_serial(2, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());

@@ -3,7 +3,7 @@
 //! takes the interrupt.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, SPI, V0, V1, check, sole, spawn, take};
+use loom_tests::{Machine, SPI, V0, V1, check_serial, sole, spawn, take};
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::IntId;
@@ -64,7 +64,7 @@ fn waits(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> bool {
 /// other is in the guest all the time, and RWP waits for it.
 #[test]
 fn two_writers_and_two_vcpus() {
-    check(3, || {
+    check_serial(3, || {
         let (machine, cpus) = two_awaited();
 
         let first = spawn(&machine, 2, |machine, cpu| {
@@ -97,7 +97,7 @@ fn two_writers_and_two_vcpus() {
 /// interrupt disabled.
 #[test]
 fn two_writers_of_one_interrupt() {
-    check(3, || {
+    check_serial(3, || {
         let (machine, cpus) = two_awaited();
         let first = spawn(&machine, 2, |machine, cpu| {
             machine.gicd(&cpu.pin(), ICENABLER, bit(SPI));
@@ -112,7 +112,7 @@ fn two_writers_of_one_interrupt() {
 /// Races two writes that close the groups against exit and re-entry of one of two vCPUs.
 #[test]
 fn two_writers_of_the_groups() {
-    check(2, || {
+    check_serial(2, || {
         let (machine, cpus) = two_awaited();
 
         let first = spawn(&machine, 2, |machine, cpu| {
@@ -132,7 +132,7 @@ fn two_writers_of_the_groups() {
 /// Races a write that closes the groups against a guest that reads both the groups and RWP.
 #[test]
 fn groups_against_a_reader() {
-    check(3, || {
+    check_serial(3, || {
         let (machine, cpus) = two_awaited();
         let writer = spawn(&machine, 2, |machine, cpu| {
             machine.gicd(&cpu.pin(), CTLR, 0);
@@ -147,7 +147,7 @@ fn groups_against_a_reader() {
 /// Races two writes that clear EnableLPIs against each other, with an LPI in a list register.
 #[test]
 fn two_writers_of_enable_lpis() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(2, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);

@@ -1,7 +1,7 @@
 //! `snapshot`: replacement of the topology against its readers.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check, sole, spawn};
+use loom_tests::{Machine, V0, V1, check_serial, sole, spawn};
 use vgic::Config;
 use vgic::config::RedistributorRegion;
 use vgic::intid::Affinity;
@@ -9,7 +9,7 @@ use vgic::intid::Affinity;
 /// Races `add_vcpu` against lookups. A reader finds every old vCPU, and the new vCPU only complete.
 #[test]
 fn readers_see_the_old_or_the_new() {
-    check(3, || {
+    check_serial(3, || {
         let first = Affinity::new(0, 0, 0, 0);
         let second = Affinity::new(7, 0, 0, 1);
         let mut config = Config::new(vec![first]);
@@ -45,7 +45,7 @@ fn readers_see_the_old_or_the_new() {
 /// vCPU gets the SPI in either order: the write finds the vCPU, or `add_vcpu` finds the SPI.
 #[test]
 fn an_spi_routed_to_the_vcpu_that_is_added() {
-    check(3, || {
+    check_serial(3, || {
         let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
         config.spis = 32;
         config.max_vcpus = 2;

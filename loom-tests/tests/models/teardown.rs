@@ -7,13 +7,13 @@
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom_tests::{Machine, V0, V1, check, discard, sole, spawn, take};
+use loom_tests::{Machine, V0, V1, check_serial, discard, sole, spawn, take};
 use vgic::{EntryError, TeardownError};
 
 /// Tears the VM down on the last CPU using it, right after an injection and a `DISCARD`.
 #[test]
 fn the_last_one_takes_it_apart() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -30,7 +30,7 @@ fn the_last_one_takes_it_apart() {
 /// afterwards. A VM that is not taken apart is as before.
 #[test]
 fn teardown_against_entry() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -70,7 +70,7 @@ fn teardown_against_entry() {
 /// Races a teardown against another. One of them takes the VM apart.
 #[test]
 fn teardown_against_teardown() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         let _ = machine.inject(&cpu.pin());
@@ -90,7 +90,7 @@ fn teardown_against_teardown() {
 /// the teardown has not put.
 #[test]
 fn teardown_against_injection() {
-    check(2, || {
+    check_serial(2, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let other = spawn(&machine, 1, |machine, cpu| {
@@ -111,7 +111,7 @@ fn teardown_against_injection() {
 /// are found and every reference is put.
 #[test]
 fn dropped_with_list_registers_in_use() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         let _ = machine.msi(&cpu.pin(), 0, 0);
@@ -135,7 +135,7 @@ fn dropped_with_list_registers_in_use() {
 /// interrupt after a power-on, on another CPU.
 #[test]
 fn power_off_against_injection() {
-    check(4, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::new(1));
         let (cpu, elsewhere) = (machine.cpu(0), machine.cpu(1));
         let _ = machine.inject(&cpu.pin());
@@ -160,7 +160,7 @@ fn power_off_against_injection() {
 /// the interrupt.
 #[test]
 fn power_off_against_retarget() {
-    check(3, || {
+    check_serial(3, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         let _ = machine.inject_spi(&cpu.pin());
@@ -184,7 +184,7 @@ fn power_off_against_retarget() {
 /// Races a put against an injection and an entry on another CPU.
 #[test]
 fn put_against_injection_and_entry() {
-    check(2, || {
+    check_serial(2, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V0);

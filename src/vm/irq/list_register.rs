@@ -6,8 +6,8 @@ use crate::intid::{Kind, VcpuId};
 use crate::lr::ListRegister;
 
 use super::{
-    ACTIVE, FastFold, Folded, GROUP1, HW, IN_LR, Irq, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH,
-    LR_PENDING, PENDING, Pruned, REF, RELEASING, State, mutant_hooks,
+    ACTIVE, FastFold, Folded, GROUP1, HW, IN_LR, Irq, LR_ACTIVE, LR_ASKED, LR_BITS, LR_HW,
+    LR_LATCH, LR_PENDING, PENDING, Pruned, REF, RELEASING, State, mutant_hooks,
 };
 
 /// Link and unlink.
@@ -240,7 +240,7 @@ impl Irq {
             } else {
                 LR_PENDING | LR_LATCH | super::CANCEL_P
             };
-            old.with(0, gone)
+            old.with(0, gone | LR_ASKED)
                 .with_flag(LR_ACTIVE, lr.is_active() && !old.cancel_active())
         });
 

@@ -76,14 +76,15 @@ use core::ptr;
 
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::steps::step;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Mutant, Watched, mutant};
 
 pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET, UNMAPPED,
+    LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
+    UNMAPPED,
 };
 
 /// Links of an intrusive circular list, and the bucket of the interrupt. Guarded by an ap_list
@@ -205,9 +206,10 @@ impl Irq {
             }
 
             // AcqRel, and Acquire on failure: module docs, "Publication".
+            let order = mutant_hooks::of_order(Mutant::TransitionRelaxed);
             match self
                 .state
-                .compare_exchange_weak(old.0, new.0, AcqRel, Acquire)
+                .compare_exchange_weak(old.0, new.0, order, Acquire)
             {
                 Ok(_) => return Ok((old, new)),
                 Err(now) => old = State(now),

@@ -2,9 +2,18 @@
 //! builds without mutants all functions are constant or return the right outcome.
 
 use crate::lr::ListRegister;
-use crate::sync::{Mutant, mutant};
+use crate::sync::Ordering::{self, AcqRel};
+use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{CANCEL_P, PENDING, REF, State, UNMAPPED};
+
+/// Returns the order of a successful transition: AcqRel, or Relaxed if the fault, or the fault of
+/// all transitions, is selected.
+#[inline]
+pub(super) fn of_order(fault: Mutant) -> Ordering {
+    // AcqRel: module docs of `irq`, "Publication".
+    weakened_by(fault, weakened_by(Mutant::EveryTransitionRelaxed, AcqRel))
+}
 
 /// Returns true if a fault links an interrupt not allowed to be linked.
 #[inline]

@@ -2,12 +2,11 @@
 
 use crate::intid::VcpuId;
 use crate::steps::step;
-use crate::sync::Ordering::AcqRel;
-use crate::sync::{Mutant, mutant, weakened_by};
+use crate::sync::{Mutant, mutant};
 
 use super::{
-    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, MESSAGE, PENDING, Raised, State,
-    mutant_hooks,
+    ACTIVE, CANCEL_A, CANCEL_P, Changed, FollowUp, HW, Irq, LINE, LR_ASKED, MESSAGE, PENDING,
+    Raised, State, mutant_hooks,
 };
 
 impl Irq {
@@ -24,7 +23,7 @@ impl Irq {
         }
 
         // AcqRel: module docs of `irq`, "Publication"; also if nothing changes.
-        let order = weakened_by(Mutant::RaiseRelaxed, AcqRel);
+        let order = mutant_hooks::of_order(Mutant::RaiseRelaxed);
         let old = State(self.state.fetch_or(PENDING, order));
         Raised {
             old,
@@ -49,10 +48,11 @@ impl Irq {
     fn set_source(&self, source: u64, high: bool) -> Changed {
         step();
         // AcqRel: module docs of `irq`, "Publication".
+        let order = mutant_hooks::of_order(Mutant::LineRelaxed);
         let old = State(if high {
-            self.state.fetch_or(source, AcqRel)
+            self.state.fetch_or(source, order)
         } else {
-            self.state.fetch_and(!source, AcqRel)
+            self.state.fetch_and(!source, order)
         });
 
         let new = old.with_flag(source, high);
@@ -111,6 +111,14 @@ impl Irq {
             let left = self.released(old, PENDING | source | physical);
             mutant_hooks::of_clear_pending(old, left.with(cancel, 0))
         })
+    }
+
+    /// Asks for the state in the list register, which the next fold or refresh gives. Returns the
+    /// vCPU of the list register; `None`, changing nothing, if the interrupt is in none.
+    pub(crate) fn ask_lr(&self) -> Option<VcpuId> {
+        self.transition(|old| old.in_lr().then(|| old.with(LR_ASKED, 0)))
+            .ok()
+            .and_then(|(_, new)| new.queued_on())
     }
 
     /// Takes the pending latch of an LPI routed to `vcpu`, whose pending state has moved to the

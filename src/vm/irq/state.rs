@@ -18,9 +18,10 @@
 //! | 13    | LR_HW      | the list register is backed by the physical interrupt |
 //! | 14    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
 //! | 15    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
-//! | 26:16 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
+//! | 16    | LR_ASKED   | a register read waits for the state in the list register |
+//! | 26:17 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
 //! | 27    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
-//! | 38:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
+//! | 37:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
 //! | 39    | RELEASING  | a CPU has still to read the `pintid` of an ended ownership |
 //! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
@@ -40,7 +41,8 @@ use core::fmt;
 use crate::intid::VcpuId;
 
 /// The width of `target` and `queued_on`.
-const VCPU: u64 = 0x7ff;
+const VCPU: u64 = 0x3ff;
+const _: () = assert!(VcpuId::MAX_COUNT as u64 <= VCPU, "0 stands for none");
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $get:ident;)*) => {
@@ -99,6 +101,8 @@ flags! {
     CANCEL_P = 14, cancel_pending;
     /// Set if an active state of the list register is cancelled.
     CANCEL_A = 15, cancel_active;
+    /// Set if a register read waits for a fold, or a look at the list register.
+    LR_ASKED = 16, lr_asked;
     /// Set while a physical interrupt may be forwarded.
     CONNECTED = 27, connected;
     /// Set from the end of the ownership of a physical interrupt until the CPU that ended the
@@ -106,7 +110,7 @@ flags! {
     RELEASING = 39, releasing;
 }
 
-const QUEUED_SHIFT: u32 = 16;
+const QUEUED_SHIFT: u32 = 17;
 const TARGET_SHIFT: u32 = 28;
 const PRIORITY_SHIFT: u32 = 40;
 const REFS_SHIFT: u32 = 48;
@@ -119,7 +123,7 @@ pub(crate) const REF: u64 = 1 << REFS_SHIFT;
 pub(crate) const ASSERTED: u64 = LINE | MESSAGE;
 /// All bits about the stay in a list register.
 pub(crate) const LR_BITS: u64 =
-    IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A;
+    IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A | LR_ASKED;
 /// The implemented bits of a priority byte (32 levels).
 const PRIORITY_MASK: u8 = 0xf8;
 

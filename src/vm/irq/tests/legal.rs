@@ -8,7 +8,7 @@ use crate::intid::{IntId, VcpuId};
 use super::super::state::ASSERTED;
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,
-    LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, RELEASING, State, UNMAPPED,
+    LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, RELEASING, State, UNMAPPED,
 };
 use super::{LPI, NONE, SPI, V0, V1, Word};
 
@@ -102,9 +102,9 @@ pub(super) fn broken_rule(intid: u32, state: State) -> Option<&'static str> {
 }
 
 /// The flags: all bits from 0 on, and the last two above them.
-const FLAGS: [u64; 18] = [
+const FLAGS: [u64; 19] = [
     PENDING, LINE, MESSAGE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING,
-    LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, CONNECTED, RELEASING,
+    LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, LR_ASKED, CONNECTED, RELEASING,
 ];
 
 /// Returns every legal word of an SPI or LPI: of all combinations of flags, with the interrupt

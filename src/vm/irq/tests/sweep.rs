@@ -6,8 +6,8 @@ use crate::lr::ListRegister;
 
 use super::super::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, Changed, ENABLED, Folded, FollowUp, GROUP1, HW, IN_LR,
-    Irq, LEVEL, LINE, LR_ACTIVE, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, Pruned,
-    PutResult, RELEASING, Raised, State, UNMAPPED,
+    Irq, LEVEL, LINE, LR_ACTIVE, LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING,
+    Pruned, PutResult, RELEASING, Raised, State, UNMAPPED,
 };
 use super::legal::{other_refs, words};
 use super::rules::{PRIORITY, QUEUED, REFS, References, Said, Step, TARGET, check, place};
@@ -371,6 +371,11 @@ const CHANGES: &[Transition] = &[
     }),
     transition("clear_pending", anyone, PENDING | ENDED | CANCEL_P, |irq| {
         cleared(irq, Irq::clear_pending, MAY_WITHDRAW)
+    }),
+    transition("ask_lr", anyone, LR_ASKED, |irq| {
+        let asked = irq.ask_lr();
+        assert_eq!(asked.is_some(), irq.state().in_lr());
+        said(None, NOT_COUNTED)
     }),
     transition("clear_active", anyone, ACTIVE | ENDED | CANCEL_A, |irq| {
         cleared(irq, Irq::clear_active, MAY_ADD)
