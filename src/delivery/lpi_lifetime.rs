@@ -137,13 +137,9 @@ pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
 /// epoch. Allocates.
 pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for _ in 0..SLICE {
-        if vm.garbage.pieces() >= Garbage::LIMIT {
+        if vm.garbage.pieces() >= Garbage::LIMIT || !free_next(vm, pin) {
             break;
         }
-        let Some(irq) = vm.free_list.pop(pin.guard()) else {
-            break;
-        };
-        free(vm, pin, irq);
     }
 
     let _ = vm.is_full_of_garbage(pin);
@@ -155,9 +151,18 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
 /// Frees all LPIs in the free list, at the end of a VM.
 pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    while let Some(irq) = vm.free_list.pop(pin.guard()) {
+    while free_next(vm, pin) {}
+}
+
+/// Frees the next LPI in the free list. Returns false if there is none. Allocates.
+// Out of line: saves 2 of the 254 instructions of its_commands/sync.
+#[inline(never)]
+fn free_next<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> bool {
+    let next = vm.free_list.pop(pin.guard());
+    if let Some(irq) = next {
         free(vm, pin, irq);
     }
+    next.is_some()
 }
 
 /// Frees an LPI after the caller has put the last reference: removes the LPI from the table, if
