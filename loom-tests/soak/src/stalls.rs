@@ -312,7 +312,8 @@ fn serve(world: &World, cpu: &Cpu<SoftwareInterface>, number: usize) {
     }
 }
 
-/// Does an operation for vCPUs 1 to 3, as an injector (1), as a CPU (2) or as a driver of ITS 1 (3).
+/// Does an operation for vCPUs 1 to 3, as thread `number`: an injector (1), a CPU (2) or a driver
+/// of ITS 1 (3).
 fn work_elsewhere(world: &World, cpu: &Cpu<SoftwareInterface>, number: u16, random: &mut Random) {
     let (machine, local) = (&world.machine, cpu.local());
     let to = 1 + random.below(3);

@@ -1,5 +1,5 @@
-//! The order of barriers in the compiled hypervisors: what `docs/barriers.md` promises, looked up in
-//! the instructions of `hyp` and of `examples/el2`.
+//! The order of barriers in the compiled hypervisors: the promises of `docs/barriers.md`, looked up
+//! in the instructions of `hyp` and of `examples/el2`.
 //!
 //! | module | content |
 //! |---|---|

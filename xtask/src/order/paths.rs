@@ -1,10 +1,10 @@
 //! The walk along all paths of a program: no path leads from a write of a list register or of
 //! `ICH_HCR_EL2` to a read of a status register that depends on it without synchronisation.
 //!
-//! An `ISB`, an `ERET`, and an exception that returns synchronise. The walk follows direct branches,
-//! calls and returns. `BR` may lead to each of [`Program::arms`]. `BLR`, and a `BR` that is not a
-//! jump table's, may call each function to which there is a pointer. An `ERET` leads to the
-//! instruction behind it: that of the world switch continues there at the exit.
+//! An `ISB`, an `ERET`, and an exception that returns synchronise. The walk follows direct
+//! branches, calls and returns. `BR` may lead to each of [`Program::arms`]. `BLR`, and a `BR` that
+//! is not a jump table's, may call each function to which there is a pointer. An `ERET` leads to
+//! the instruction behind it: that of the world switch continues there at the exit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,7 +115,7 @@ impl Summary {
     }
 }
 
-/// What a walk finds.
+/// Findings of a walk.
 #[derive(Default)]
 struct Found {
     /// Reads that the caller's write reaches.

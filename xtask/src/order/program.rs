@@ -155,8 +155,8 @@ impl Program {
         &self.pointed_at
     }
 
-    /// Returns true if the `BR` of register `register` at `address` is that of a jump table: an `ADD`
-    /// has computed its target.
+    /// Returns true if the `BR` of register `register` at `address` is that of a jump table: an
+    /// `ADD` has computed its target.
     pub(super) fn is_jump_table(&self, address: u64, register: u8) -> bool {
         self.at(address.wrapping_sub(INSTRUCTION)) == Some(Instruction::Add(register))
     }
