@@ -119,8 +119,8 @@ fn look<H: Host, I: CpuInterface>(
     }
 
     // SAFETY: the word has named this CPU as the owner, and only the owner changes the ownership.
-    let shadow = unsafe { vcpu.borrow_shadow() }?;
-    let signalled = is_signalled(vm, cpu, pin, vcpu, &shadow);
+    let mut shadow = unsafe { vcpu.borrow_shadow() }?;
+    let signalled = is_signalled(vm, cpu, pin, vcpu, &mut shadow);
     Some((signalled, shadow.in_use))
 }
 
@@ -132,7 +132,7 @@ fn is_signalled<H: Host, I: CpuInterface>(
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    shadow: &IchShadow,
+    shadow: &mut IchShadow,
 ) -> bool {
     // No interrupt at all. Saves 27 of the 1086 instructions of an SGI to a vCPU in WFI.
     if shadow.in_use == 0 && vcpu.ap_list.lock(cpu.local().locks()).waiting() == 0 {
@@ -155,9 +155,13 @@ fn is_signalled<H: Host, I: CpuInterface>(
     in_lr || {
         let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
         let list = vcpu.ap_list.lock(cpu.local().locks());
-        [false, true].into_iter().any(|group1| {
+        let waits = [false, true].into_iter().any(|group1| {
             list.first(open.of_group(group1))
                 .is_some_and(|(_, level)| signals(level, group1))
-        })
+        });
+        // The CPU that has enabled its group, or LPIs, may have stopped before it notified the
+        // vCPU.
+        shadow.due.add_refill(waits);
+        waits
     }
 }

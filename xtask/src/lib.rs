@@ -31,6 +31,7 @@ pub mod instructions;
 mod isolation;
 mod loom;
 mod names;
+mod order;
 mod perf;
 pub mod process;
 pub mod project;

@@ -26,7 +26,8 @@ Examples:
                                           so many, however long it takes
   cargo xtask schedules --seed 4711 --schedules 1
                                           one that failed, once more
-  cargo xtask schedules --seed $RANDOM    others than last time";
+  cargo xtask schedules --seed $RANDOM    others than last time
+  cargo xtask schedules --stalled         one CPU stops for ever, anywhere";
 
 /// Options of `cargo xtask schedules`.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct ScheduleOptions {
     pub(crate) jobs: u16,
     /// True if each seed is printed before it is run.
     pub(crate) verbose: bool,
+    /// True if one CPU of each run stops for ever.
+    pub(crate) stalled: bool,
 }
 
 impl Options for ScheduleOptions {
@@ -69,6 +72,10 @@ impl Options for ScheduleOptions {
                 .default_value("2")
                 .value_parser(value_parser!(u16).range(1..=256)),
             flag("verbose", "Say each seed before it is run"),
+            flag(
+                "stalled",
+                "Stop one CPU of each run for ever, and see that others go on",
+            ),
         ])
     }
 
@@ -79,6 +86,7 @@ impl Options for ScheduleOptions {
             seconds: matches.remove_one("seconds"),
             jobs: defaulted(matches, "jobs"),
             verbose: matches.get_flag("verbose"),
+            stalled: matches.get_flag("stalled"),
         }
     }
 }
@@ -185,6 +193,9 @@ pub(crate) fn schedules(options: &ScheduleOptions) -> Result<bool> {
     }
     if options.verbose {
         command.arg("verbose=1");
+    }
+    if options.stalled {
+        command.arg("stalled=1");
     }
 
     let finished = process::finish(&mut command, Show::Lines)?;

@@ -98,6 +98,7 @@ extern "C" fn main(ram: u64, vcpu: u64) -> ! {
 fn take_until(ram: u64, sleeps: bool, wished: impl Fn([u64; 5]) -> bool) {
     while !wished(shared(ram).each_ref().map(|count| count.load(SeqCst))) {
         let intid = mrs!(icc_iar1_el1) as u32;
+        barrier();
         let Some(index) = [SGI, TIMER, SPI, LPI].iter().position(|&known| known == intid) else {
             if sleeps {
                 sleep();
@@ -114,7 +115,9 @@ fn take_until(ram: u64, sleeps: bool, wished: impl Fn([u64; 5]) -> bool) {
 }
 
 fn send_sgi(vcpu: u64) {
+    barrier();
     msr!(icc_sgi1r_el1, u64::from(SGI) << 24 | 1 << vcpu);
+    barrier();
 }
 
 /// Has the ITS execute a command.

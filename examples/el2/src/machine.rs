@@ -86,6 +86,7 @@ pub fn start(cpu: u64) {
 /// timer's stays active.
 pub fn take_interrupt() -> Option<u32> {
     let intid = mrs!(icc_iar1_el1) as u32;
+    barrier(); // the interrupt is active before it is handled
     match intid {
         1020.. => return None,
         EL2_TIMER => set_timer(u64::MAX),
@@ -102,6 +103,7 @@ pub fn take_interrupt() -> Option<u32> {
 pub fn kick(cpu: u64) {
     barrier(); // the reason is visible before the interrupt
     msr!(icc_sgi1r_el1, 1 << 24 | 1 << cpu);
+    barrier(); // it is sent before the CPU sleeps
 }
 
 /// Returns the time in ticks, `microseconds` from now.
@@ -179,6 +181,8 @@ enter_guest:
     ldr     x\n, [x0, #8 * \n]
     .endr
     eret
+    dsb     nsh                     // no speculation past the ERET
+    isb
 leave:
     ldr     x0, [sp, #16 + 96]
     .irp n, 2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30

@@ -180,6 +180,8 @@ relocate:
     cmp     x6, x7
     b.lo    3b
     dsb     sy
+    ic      iallu                   // the new place has not held these instructions
+    dsb     nsh
     adr     x6, 4f
     sub     x6, x6, x5
     add     x7, x6, x2
@@ -209,6 +211,7 @@ enable_mmu:
     msr     ttbr0_el2, x0
     isb
     tlbi    alle2
+    tlbi    alle1                   // a guest of the boot loader's may have had the VMIDs
     ic      iallu
     dsb     nsh
     isb

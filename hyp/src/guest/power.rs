@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
     CNTKCTL_EL1, CNTP_CTL_EL0, CNTV_CTL_EL0, CPACR_EL1, ELR_EL2, MDSCR_EL1, SCTLR_EL1, SPSR_EL2,
     Writeable,
@@ -107,8 +108,7 @@ pub(crate) fn wait_for_power_on() -> ! {
     let vgic = guest.vgic();
     loop {
         if let Some((entry, context)) = cpu.power.take_start() {
-            CNTV_CTL_EL0.set(0);
-            CNTP_CTL_EL0.set(0);
+            stop_timers();
             start_vcpu(cpu, entry, context);
         }
         if shutdown::is_stopping() {
@@ -124,11 +124,17 @@ pub(crate) fn wait_for_power_on() -> ! {
     }
 }
 
-/// Powers the calling CPU's vCPU off, and waits until it is powered on again.
-pub(crate) fn cpu_off() -> ! {
-    // The timers of a vCPU that is off do not interrupt.
+/// Stops the timers of the calling CPU's vCPU, which is off or about to start. Their lines fall
+/// before their interrupts are deactivated.
+fn stop_timers() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
+    barrier::isb(barrier::SY);
+}
+
+/// Powers the calling CPU's vCPU off, and waits until it is powered on again.
+pub(crate) fn cpu_off() -> ! {
+    stop_timers();
     let cpu = PerCpu::current();
     let local = cpu.vgic_cpu();
     get()

@@ -35,7 +35,7 @@ registers! {
     afsr1 = AFSR1_EL1,
     amair = AMAIR_EL1,
     cntkctl = CNTKCTL_EL1,
-    // The deadline comes first: the timer must not fire at the previous vCPU's deadline.
+    // The deadline comes first: at the previous vCPU's deadline the timer would cost an exit.
     cntv_cval = CNTV_CVAL_EL0,
     cntv_ctl = CNTV_CTL_EL0,
     contextidr = CONTEXTIDR_EL1,

@@ -58,5 +58,5 @@ fn sleep(vcpus: &[VcpuRun]) {
     }
     interrupts::wait_for_interrupt();
     hyp_timer::stop();
-    vcpu_run::handle_physical_interrupts(|_| ());
+    vcpu_run::drop_physical_interrupts();
 }

@@ -10,6 +10,7 @@
 // UNSAFETY: enters the VM.
 
 use crate::cpu::percpu::PinnedCpu;
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
 use vgic::intid::{IntId, VcpuId};
@@ -32,15 +33,30 @@ const VIRTUAL_TIMER: u32 = 27;
 /// Enables the timers' interrupts on the calling CPU.
 pub(super) fn start_timers(redistributor: &Redistributor) {
     hyp_timer::stop();
-    CNTV_CTL_EL0.set(0);
+    stop_virtual_timer();
     redistributor.enable(hyp_timer::PPI, true);
     redistributor.enable(VIRTUAL_TIMER, true);
+}
+
+/// Stops the calling CPU's virtual timer. Its line falls before its interrupt is deactivated.
+fn stop_virtual_timer() {
+    CNTV_CTL_EL0.set(0);
+    barrier::isb(barrier::SY);
+}
+
+/// Acknowledges and deactivates the physical interrupts that are pending on the calling CPU, which
+/// has no vCPU. The virtual timer's may be among them: the fall of a line takes its time to reach
+/// the GIC.
+pub(super) fn drop_physical_interrupts() {
+    if handle_physical_interrupts(|_| ()) {
+        cpu_interface::deactivate(VIRTUAL_TIMER);
+    }
 }
 
 /// Acknowledges the physical interrupts that are pending on the calling CPU. None of them is a
 /// VM's: bringing the CPU to EL2 is all that they have to do. Returns true if the virtual timer's
 /// output has risen; then its interrupt stays active.
-pub(super) fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> bool {
+fn handle_physical_interrupts(mut count: impl FnMut(ExitReason)) -> bool {
     let mut timer = false;
     while let Some(intid) = cpu_interface::acknowledge() {
         cpu_interface::drop_priority(intid);
@@ -236,7 +252,7 @@ impl VcpuRun {
         let local = cpu.vgic_cpu();
         let pin = local.pin();
         self.context.save();
-        CNTV_CTL_EL0.set(0);
+        stop_virtual_timer();
 
         let gone = match next {
             TrapOutcome::PowerOff => self.vgic().power_off(&pin, self.id),

@@ -11,6 +11,7 @@
 //! | [`actors`] | devices and guest drivers giving the VM work |
 //! | [`oracle`] | the properties checked of each interrupt |
 //! | [`world`] | a run with all of these parts, and the properties checked at the end |
+//! | `stalls` | runs in which one CPU stops for ever |
 
 mod actors;
 mod cpu;
@@ -19,6 +20,8 @@ mod oracle;
 mod random;
 #[cfg(shuttle)]
 mod schedules;
+#[cfg(shuttle)]
+mod stalls;
 #[cfg(not(shuttle))]
 mod stress;
 mod threads;

@@ -17,6 +17,7 @@ use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 use crate::random::Random;
+use crate::stalls::{self, Stall, Stalled};
 use crate::world::{Plan, World};
 
 /// Steps after which a run counts as stuck. An ordinary run takes some ten thousand.
@@ -54,7 +55,7 @@ impl Campaign {
 }
 
 /// A scheduler drawing every decision from the seed of the run.
-struct BySeed {
+pub(crate) struct BySeed {
     campaign: Arc<Campaign>,
     /// The seed of the run in progress, for the run itself.
     current: Arc<AtomicU64>,
@@ -120,8 +121,8 @@ impl Scheduler for BySeed {
     }
 }
 
-/// Runs one seed. Returns the number of interrupts delivered.
-fn run(seed: u64) -> u64 {
+/// Runs one seed with everything at once. Returns the number of interrupts delivered.
+fn run_world(seed: u64) -> u64 {
     let mut random = Random::new(!seed);
     let world = World::new(Plan {
         seed,
@@ -134,8 +135,9 @@ fn run(seed: u64) -> u64 {
     deliveries
 }
 
-/// Runs schedules one after the other until the campaign ends.
-fn job(campaign: &Arc<Campaign>) {
+/// Runs schedules one after the other until the campaign ends. If `stalled`, one CPU of each run
+/// stops.
+fn job(campaign: &Arc<Campaign>, stalled: Option<&Arc<Stalled>>) {
     let current = Arc::new(AtomicU64::new(0));
     let scheduler = BySeed {
         campaign: campaign.clone(),
@@ -146,7 +148,27 @@ fn job(campaign: &Arc<Campaign>) {
         last: 0,
         step: 0,
     };
+    match stalled {
+        None => run_all(campaign, current, scheduler, run_world),
+        Some(stalled) => {
+            let stall = Arc::new(Stall::default());
+            let scheduler = stalls::Scheduler::new(scheduler, stall.clone());
+            let stalled = stalled.clone();
+            run_all(campaign, current, scheduler, move |seed| {
+                stalls::run(seed, &stall, &stalled)
+            });
+        }
+    }
+}
 
+/// Runs schedules by `scheduler`, each with the seed `current`, until the campaign ends. `run` runs
+/// a seed and returns the number of interrupts delivered.
+fn run_all(
+    campaign: &Arc<Campaign>,
+    current: Arc<AtomicU64>,
+    scheduler: impl Scheduler + 'static,
+    run: impl Fn(u64) -> u64 + Send + Sync + 'static,
+) {
     let mut config = Config::new();
     // Debug builds need a large stack.
     config.stack_size = 0x4_0000;
@@ -176,8 +198,8 @@ fn job(campaign: &Arc<Campaign>) {
     }
 }
 
-/// Runs the campaign `seed=FIRST schedules=COUNT seconds=AT_MOST jobs=THREADS verbose=1`. Each
-/// argument has a default.
+/// Runs the campaign `seed=FIRST schedules=COUNT seconds=AT_MOST jobs=THREADS verbose=1 stalled=1`.
+/// Each argument has a default.
 pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
     let began = Instant::now();
     let campaign = Arc::new(Campaign {
@@ -196,8 +218,10 @@ pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
     });
 
     let jobs = arguments.number("jobs").unwrap_or(1);
+    let stalled = (arguments.number("stalled") == Some(1)).then(|| Arc::new(Stalled::default()));
     thread::scope(|scope| {
-        let jobs: Vec<_> = (0..jobs).map(|_| scope.spawn(|| job(&campaign))).collect();
+        let job = || job(&campaign, stalled.as_ref());
+        let jobs: Vec<_> = (0..jobs).map(|_| scope.spawn(job)).collect();
         let mut shown = began;
         while jobs.iter().any(|job| !job.is_finished()) {
             thread::sleep(Duration::from_millis(100));
@@ -220,8 +244,10 @@ pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
 
     let failures = campaign.failures.lock().expect("no panic while locked");
     for seed in failures.iter() {
+        let option = if stalled.is_some() { " --stalled" } else { "" };
         println!("FAILED with seed {seed}; once more:");
-        println!("  cargo xtask schedules --seed {seed} --schedules 1");
+        println!("  cargo xtask schedules --seed {seed} --schedules 1{option}");
     }
-    ExitCode::from(u8::from(!failures.is_empty()))
+    let shown = stalled.is_none_or(|stalled| stalled.report(done));
+    ExitCode::from(u8::from(!failures.is_empty() || !shown))
 }

@@ -15,6 +15,7 @@ use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
+use crate::order;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo, nightly};
@@ -232,6 +233,11 @@ pub(crate) fn all() -> Vec<Gate> {
             Cases(crates::minimal_versions),
         ),
         Gate::new("package", "the packaged crate", Cases(crates::packaged)),
+        Gate::new(
+            "hyp-order",
+            "barriers in the compiled hypervisors",
+            Cases(order::check),
+        ),
         Gate::new("deny", "licences and bans", Cases(crates::deny)),
         Gate::new("host", "tests on the host", Suite(host_tests)),
         Gate::new(
@@ -260,6 +266,19 @@ pub(crate) fn all() -> Vec<Gate> {
                 seconds: Some(40),
                 jobs: 2,
                 verbose: false,
+                stalled: false,
+            }),
+        ),
+        Gate::new(
+            "stalled",
+            "a CPU that stops anywhere",
+            Action::Schedules(ScheduleOptions {
+                seed: 1,
+                schedules: None,
+                seconds: Some(12),
+                jobs: 2,
+                verbose: false,
+                stalled: true,
             }),
         ),
         Gate::new("miri", "Miri", Suite(miri)),
@@ -465,12 +484,14 @@ mod tests {
             "features",
             "minimal-versions",
             "package",
+            "hyp-order",
             "deny",
             "host",
             "bench",
             "model",
             "loom",
             "schedules",
+            "stalled",
             "miri",
             "instructions",
             "fuzz",

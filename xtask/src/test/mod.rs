@@ -4,7 +4,7 @@
 mod crates;
 mod gates;
 mod select;
-mod tally;
+pub(crate) mod tally;
 
 use std::time::Instant;
 
