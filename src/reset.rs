@@ -50,8 +50,12 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
 
     for vcpu in &vm.vcpus {
         vcpu.redistributor.reset();
-        // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the line below.
+        // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
         unsafe { vcpu.reset_shadow() };
+    }
+
+    // vCPU 0 last: the CPU that enters it boots the guest, which powers on and programs the others.
+    for vcpu in vm.vcpus.iter().rev() {
         vcpu.residency.reset(vcpu.id.index() == 0);
     }
 
