@@ -142,8 +142,8 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid);
     }
 
-    /// Reports that the guest enabled or disabled the SPI `intid` or, with a `vcpu`, the PPI of the
-    /// vCPU.
+    /// Reports that the guest, or a reset of the VM, enabled or disabled the SPI `intid` or, with a
+    /// `vcpu`, the PPI of the vCPU.
     ///
     /// Two CPUs may report one interrupt at the same time. Afterwards the library reports once
     /// more if the value may be the older one: the last report agrees with the register. An effect
@@ -155,13 +155,15 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid, on);
     }
 
-    /// Reports that the guest configured the SPI `intid` or, with a `vcpu`, the PPI of the vCPU as
-    /// edge-triggered or as level-sensitive (`GICD_ICFGR<n>`, `GICR_ICFGR1`).
+    /// Reports that the guest, or a reset of the VM, configured the SPI `intid` or, with a `vcpu`,
+    /// the PPI of the vCPU as edge-triggered or as level-sensitive (`GICD_ICFGR<n>`,
+    /// `GICR_ICFGR1`).
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         let _ = (vcpu, intid, edge);
     }
 
-    /// Reports that the guest routed the SPI `intid` to `target`, or to no vCPU of the VM.
+    /// Reports that the guest, or a reset of the VM, routed the SPI `intid` to `target`, or to no
+    /// vCPU of the VM.
     ///
     /// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu) also routes SPIs, and calls this method with the
     /// lock of `Vgic::add_vcpu` held.

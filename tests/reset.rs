@@ -104,6 +104,28 @@ fn a_guest_that_reboots_gets_what_it_asks_for_and_no_more() {
     machine.finish();
 }
 
+/// Resets an SPI and a PPI. The last report of each field agrees with the register.
+#[test]
+fn the_reset_is_reported_to_the_host() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.write(1, machine.gicr(1) + 0x1_0100, 1 << 20 | 1 << 3);
+    machine.write(1, machine.gicr(1) + 0x1_0c04, 2 << (2 * (20 - 16)));
+    machine.put_all();
+    machine.vm.host().take_calls();
+
+    machine.vm.reset(&machine.pin()).unwrap();
+    let reports = [
+        Call::Enabled(None, 40, false),
+        Call::Enabled(Some(1), 20, false),
+        Call::Configured(None, 40, false),
+        Call::Routed(40, Some(0)),
+        Call::Configured(Some(1), 20, false),
+    ];
+    assert_eq!(machine.vm.host().take_calls(), reports);
+    machine.finish();
+}
+
 /// Keeps what is the embedder's: lines, connections, added vCPUs. Gives physical interrupts back.
 #[test]
 fn what_is_the_embedders_stays() {
