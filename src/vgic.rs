@@ -192,9 +192,12 @@ impl<H: Host> Vgic<H> {
     /// interrupt that is enabled and of a group that `GICD_CTLR` enables (11.1): the CPU interface
     /// counts for nothing, because software disables its groups before a suspend.
     ///
+    /// For a blocked vCPU, true ends the blocking, as [`Blocked::No`] does, and false leaves the
+    /// vCPU blocked.
+    ///
     /// # Errors
     /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
-    /// `cpu` does not have the vCPU.
+    /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn has_pending<I: CpuInterface>(
         &self,
         cpu: &PinnedCpu<'_, I>,
@@ -474,7 +477,8 @@ impl<H: Host> Vgic<H> {
     /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). During the reset, [`Vgic::enter`] fails
     /// with [`EntryError::TornDown`]. The embedder's settings stay: vCPUs that were added, the
     /// levels of lines, connections. Physical interrupts that the VM owns are deactivated
-    /// ([`Host::deactivate`]). An interrupt raised meanwhile is raised before the reset or after
+    /// ([`Host::deactivate`]). A changed enable, trigger or route is reported ([`Host::enabled`],
+    /// [`Host::configured`], [`Host::routed`]). An interrupt raised meanwhile is raised before the reset or after
     /// it. Unbounded, as the teardown is.
     ///
     /// # Errors
