@@ -88,7 +88,8 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another
-    /// vCPU has the affinity, [`ConfigError::ForeignDomain`].
+    /// vCPU has the affinity, [`ConfigError::ForeignDomain`], and [`ConfigError::TornDown`] during
+    /// [`Vgic::reset`] and after [`Vgic::teardown`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         self.vm.admit(pin)?;
         routing::add_vcpu(&self.vm, pin, affinity)

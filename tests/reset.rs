@@ -3,10 +3,10 @@
 mod common;
 
 use common::its::Driver;
-use common::{Call, GICD, GITS, Machine, affinity, vcpu};
+use common::{Call, GICD, GITS, Machine, TestHost, affinity, vcpu};
 use vgic::intid::{CpuId, IntId};
 use vgic::mmio::{MmioOutcome, Width};
-use vgic::{EntryError, PhysicalInterrupt, TeardownError};
+use vgic::{ConfigError, EntryError, InjectError, PhysicalInterrupt, TeardownError};
 
 /// Returns every word of every frame, with its address, as vCPU 0 reads it.
 fn words(machine: &Machine) -> Vec<(u64, u64)> {
@@ -166,6 +166,25 @@ fn what_is_the_embedders_stays() {
     machine.enter(0);
     assert_eq!(machine.guest(0).read_iar1(), 40, "the line is still high");
     machine.finish();
+}
+
+/// Adds a vCPU, and connects an interrupt, in the middle of a reset and after a teardown.
+#[test]
+fn a_vm_does_not_grow_while_it_is_reset_nor_once_it_is_torn_down() {
+    let machine = Machine::from_config(vgic::Config::new(vec![affinity(0)]).with_max_vcpus(2));
+    machine.edge_spi(40, 0);
+    machine.put_all();
+    let grow = |vm: &vgic::Vgic<TestHost>, pin: &vgic::epoch::CpuPin<'_>| {
+        let spi = IntId::spi(40).unwrap();
+        assert_eq!(vm.connect_spi(pin, spi, spi), Err(InjectError::TornDown));
+        assert_eq!(vm.add_vcpu(pin, affinity(1)), Err(ConfigError::TornDown));
+    };
+    let reset = machine.meanwhile("enabled", grow, || machine.vm.reset(&machine.pin()));
+    assert_eq!(reset, Ok(()));
+
+    assert_eq!(machine.vm.vcpu_count(), 1);
+    let _ = machine.vm.teardown(&machine.pin()).unwrap();
+    grow(&machine.vm, &machine.pin());
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub(crate) fn add_vcpu<H: Host>(
     affinity: Affinity,
 ) -> Result<VcpuId, ConfigError> {
     let _growth = vm.growth.lock(pin.locks());
+    if vm.is_torn_down() {
+        return Err(ConfigError::TornDown);
+    }
+
     let topology = vm.topology.load(pin.guard());
     if topology.find(affinity).is_some() {
         return Err(ConfigError::DuplicateAffinity(affinity));
