@@ -479,8 +479,8 @@ impl<H: Host> Vgic<H> {
     /// with [`EntryError::TornDown`]. The embedder's settings stay: vCPUs that were added, the
     /// levels of lines, connections. Physical interrupts that the VM owns are deactivated
     /// ([`Host::deactivate`]). A changed enable, trigger or route is reported ([`Host::enabled`],
-    /// [`Host::configured`], [`Host::routed`]). An interrupt raised meanwhile is raised before the reset or after
-    /// it. Unbounded, as the teardown is.
+    /// [`Host::configured`], [`Host::routed`]). An interrupt raised meanwhile is raised before the
+    /// reset or after it. Unbounded, as the teardown is.
     ///
     /// # Errors
     /// [`TeardownError`]; the VM is as before.
