@@ -4,6 +4,7 @@ mod common;
 
 use common::its::Driver;
 use common::{Call, GICD, GITS, Machine, TestHost, affinity, vcpu};
+use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::{CpuId, IntId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::{ConfigError, EntryError, InjectError, PhysicalInterrupt, TeardownError};
@@ -123,6 +124,36 @@ fn the_reset_is_reported_to_the_host() {
         Call::Configured(Some(1), 20, false),
     ];
     assert_eq!(machine.vm.host().take_calls(), reports);
+    machine.finish();
+}
+
+/// Reads the binary points after the creation of a vCPU, its power-off, and a reset of the VM, on a
+/// CPU with smaller binary points than most.
+#[test]
+fn a_cpu_interface_is_reset_alike_by_whatever_resets_it() {
+    let vtr = vgic::cpu_interface::Vtr {
+        priority_bits: 7,
+        preemption_bits: 7,
+        ..NEOVERSE
+    };
+    let config = vgic::Config::new(vec![affinity(0)]);
+    let machine = Machine::with_vtr(Default::default(), 0, config, vtr);
+    let points = || {
+        machine.enter(0);
+        let guest = machine.guest(0);
+        let found = (guest.read_bpr0(), guest.read_bpr1());
+        guest.write_bpr0(5);
+        guest.write_bpr1(6);
+        machine.exit(0);
+        found
+    };
+    let made = points();
+    machine.vm.power_off(&machine.pin(), vcpu(0)).unwrap();
+    machine.vm.power_on(vcpu(0));
+    let powered_off = points();
+    machine.put_all();
+    machine.vm.reset(&machine.pin()).unwrap();
+    assert_eq!([made, powered_off, points()], [(2, 3); 3]);
     machine.finish();
 }
 
