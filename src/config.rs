@@ -165,14 +165,15 @@ impl Config {
     /// Returns the INTID after the largest SPI.
     #[must_use]
     pub const fn spi_end(&self) -> u32 {
-        IntId::FIRST_SPI + self.spis
+        // `Config::validate` refuses a number that saturates.
+        IntId::FIRST_SPI.saturating_add(self.spis)
     }
 
     /// Returns the INTID after the largest LPI, or 8192 if the VM has no LPIs.
     #[must_use]
     pub const fn lpi_end(&self) -> u32 {
-        // `Config::validate` refuses a number that wraps.
-        IntId::FIRST_LPI.wrapping_add(self.lpis)
+        // `Config::validate` refuses a number that saturates.
+        IntId::FIRST_LPI.saturating_add(self.lpis)
     }
 
     /// Returns the number of INTID bits, `GICD_TYPER.IDbits` + 1.
@@ -304,6 +305,9 @@ impl Config {
 pub enum ConfigError {
     /// A pin of another domain than the VM's ([`Vgic::add_vcpu`](crate::Vgic::add_vcpu)).
     ForeignDomain,
+    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// ([`Vgic::teardown`](crate::Vgic::teardown)).
+    TornDown,
     /// A number of vCPUs outside 1-512.
     VcpuCount(usize),
     /// A `max_vcpus` below the number of vCPUs, or above 512.
@@ -336,6 +340,7 @@ impl core::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
+            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
             Self::VcpuCount(n) => write!(f, "{n} vCPUs; 1 to 512 are supported"),
             Self::MaxVcpus(n) => write!(f, "max_vcpus is {n}: below the vCPUs given, or above 512"),
             Self::DuplicateAffinity(a) => write!(f, "two vCPUs have affinity {:#010x}", a.packed()),
@@ -429,6 +434,19 @@ mod tests {
                 (bits, end),
                 "{lpis} LPIs"
             );
+        }
+    }
+
+    #[test]
+    fn no_configuration_makes_a_getter_panic() {
+        for count in [u32::MAX, 0_u32.wrapping_sub(IntId::FIRST_LPI)] {
+            let config = Config {
+                lpis: count,
+                spis: count,
+                ..config(1)
+            };
+            let ends = (config.spi_end(), config.lpi_end(), config.intid_bits());
+            assert_eq!(ends, (count.saturating_add(32), u32::MAX, 32));
         }
     }
 

@@ -72,12 +72,14 @@ impl From<ForeignDomain> for AccessError {
 pub enum TeardownError {
     /// A pin of another domain than the VM's.
     ForeignDomain,
-    /// A vCPU loaded on a CPU, to be put first by [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
+    /// A vCPU loaded on a CPU, to be put first by [`Vgic::vcpu_put`](crate::Vgic::vcpu_put). If the
+    /// [`Cpu`](crate::Cpu) has been dropped, only the drop of the VM ends this.
     Loaded(VcpuId),
     /// A VM that has been taken apart already, or that another CPU is taking apart or resetting.
     TornDown,
     /// A reset of a VM with [`Garbage::LIMIT`](crate::epoch::Garbage::LIMIT) pieces of memory
-    /// unmapped and not freed, because a CPU stays in the epoch. A later call succeeds.
+    /// unmapped and not freed, because a CPU stays in the epoch. A call succeeds after every CPU
+    /// has left the epoch, or has renewed its pin.
     Unreclaimed,
 }
 
@@ -156,8 +158,9 @@ pub enum EntryError {
     /// A vCPU not in the guest ([`Vgic::exit`](crate::Vgic::exit)) or not loaded (other calls) on
     /// the calling CPU.
     NotEntered(VcpuId),
-    /// A vCPU loaded on another CPU. The other CPU must first call
-    /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
+    /// A vCPU loaded on another CPU, to be put there first by
+    /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put). If that [`Cpu`](crate::Cpu) has been dropped, the
+    /// vCPU cannot be entered any more.
     OnAnotherCpu(VcpuId),
     /// Another vCPU loaded on the calling CPU, to be put first by
     /// [`Vgic::vcpu_put`](crate::Vgic::vcpu_put).
@@ -225,8 +228,9 @@ pub enum InjectError {
     /// [`Vgic::connect_ppi`](crate::Vgic::connect_ppi)).
     NotConnected,
     /// An interrupt connected to another physical interrupt, or a physical interrupt connected to
-    /// another interrupt. Also after the connection has ended, until the physical interrupt has
-    /// been deactivated ([`Vgic::disconnect_spi`](crate::Vgic::disconnect_spi)).
+    /// another interrupt. Also after the connection has ended, until the CPU that is to deactivate
+    /// the physical interrupt has read its number
+    /// ([`Vgic::disconnect_spi`](crate::Vgic::disconnect_spi)).
     AlreadyConnected,
     /// A physical PPI of a CPU that does not have the vCPU.
     NotLoaded,

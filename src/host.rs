@@ -49,27 +49,31 @@ impl PhysicalInterrupt {
 
 /// The embedder's services to one VM's vGIC.
 ///
-/// The library calls each method on the CPU that called into the library, with no ap_list lock
-/// held. A method must not block. A method must not call back into the same VM's vGIC, except for
-/// calls that only look at the VM, such as [`Vgic::dump`](crate::Vgic::dump), and for calls that
-/// the method's documentation allows.
+/// The library calls each method on the CPU that called into the library. A method must not block.
+/// A method must not call back into the same VM's vGIC, except for calls that only look at the VM,
+/// such as [`Vgic::dump`](crate::Vgic::dump), and for calls that the method's documentation allows.
 ///
-/// Some methods may run under another lock of the library, and must not wait for a CPU that may
-/// wait for the lock:
+/// Some methods may run under a lock of the library, and must not wait for a CPU that may wait for
+/// the lock:
+/// * [`Host::trace`] may run under any lock, that of a vCPU's ap_list too, and no other method runs
+///   under that one;
 /// * [`Host::device_mapped`], [`Host::device_unmapped`], [`Host::event_mapped`],
 ///   [`Host::event_unmapped`] and [`Host::command_failed`] always run under the command lock of the
 ///   ITS;
-/// * [`Host::read_memory`], [`Host::kick`], [`Host::wake`] and [`Host::trace`] may run under the
-///   command lock of an ITS;
-/// * [`Host::routed`], [`Host::deactivate`], [`Host::is_pending`], [`Host::kick`], [`Host::wake`]
-///   and [`Host::trace`] may run under the lock of [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
+/// * [`Host::read_memory`], [`Host::kick`] and [`Host::wake`] may run under the command lock of an
+///   ITS;
+/// * [`Host::routed`], [`Host::deactivate`], [`Host::is_pending`], [`Host::kick`] and
+///   [`Host::wake`] may run under the lock of [`Vgic::add_vcpu`](crate::Vgic::add_vcpu).
 ///
 /// A method under one of these locks makes no call that takes such a lock, of this VM or another:
 /// the call panics.
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
-    /// The library kicks a vCPU at most once per exit of the vCPU.
+    /// The library kicks a vCPU at most once per exit of the vCPU. `cpu` may be the calling CPU, if
+    /// the work comes after [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is
+    /// needed then too: it stays pending, and the CPU leaves the guest right after the exception
+    /// return.
     fn kick(&self, cpu: CpuId, vcpu: VcpuId);
 
     /// Makes `vcpu` run, or check for work again: the vCPU is blocked ([`crate::Vgic::block`]) and
@@ -123,8 +127,9 @@ pub trait Host: Send + Sync {
     ///   vCPU; the PPIs of a vCPU on no CPU are not asked for;
     /// * when a forwarded interrupt has waited: at an exit with the interrupt pending in a list
     ///   register, at an entry that fills list registers with what has waited, at the end of a
-    ///   sleep, and when the guest enables or routes the interrupt, or changes its trigger. The
-    ///   entry that follows the arrival does not ask.
+    ///   sleep, when the guest ends its active state by `ICACTIVER` or `ICC_DIR_EL1`, and when the
+    ///   guest enables or routes the interrupt, or changes its trigger. The entry that follows the
+    ///   arrival does not ask.
     ///
     /// A call that has begun before a disconnection may still ask after it, once.
     fn is_pending(&self, physical: PhysicalInterrupt) -> bool;
@@ -142,8 +147,8 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid);
     }
 
-    /// Reports that the guest enabled or disabled the SPI `intid` or, with a `vcpu`, the PPI of the
-    /// vCPU.
+    /// Reports that the guest, or a reset of the VM, enabled or disabled the SPI `intid` or, with a
+    /// `vcpu`, the PPI of the vCPU.
     ///
     /// Two CPUs may report one interrupt at the same time. Afterwards the library reports once
     /// more if the value may be the older one: the last report agrees with the register. An effect
@@ -155,13 +160,15 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid, on);
     }
 
-    /// Reports that the guest configured the SPI `intid` or, with a `vcpu`, the PPI of the vCPU as
-    /// edge-triggered or as level-sensitive (`GICD_ICFGR<n>`, `GICR_ICFGR1`).
+    /// Reports that the guest, or a reset of the VM, configured the SPI `intid` or, with a `vcpu`,
+    /// the PPI of the vCPU as edge-triggered or as level-sensitive (`GICD_ICFGR<n>`,
+    /// `GICR_ICFGR1`).
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         let _ = (vcpu, intid, edge);
     }
 
-    /// Reports that the guest routed the SPI `intid` to `target`, or to no vCPU of the VM.
+    /// Reports that the guest, or a reset of the VM, routed the SPI `intid` to `target`, or to no
+    /// vCPU of the VM.
     ///
     /// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu) also routes SPIs, and calls this method with the
     /// lock of `Vgic::add_vcpu` held.
@@ -220,7 +227,8 @@ pub trait Host: Send + Sync {
         let _ = (its, number, error);
     }
 
-    /// Receives every trace point. The default implementation is empty.
+    /// Receives every trace point, perhaps with a lock of the library held. The default
+    /// implementation is empty.
     #[inline]
     fn trace(&self, point: TracePoint) {
         let _ = point;

@@ -103,8 +103,7 @@
 //!   ([`CpuPin::renew`](epoch::CpuPin::renew)).
 //! * The library spins on short locks and may be called from interrupt context. Call the library
 //!   with interrupts masked, as EL2 handlers run anyway.
-//! * [`Host`] methods are called with no ap_list lock held. Some methods run under another lock;
-//!   [`Host`] names the methods.
+//! * Some methods of [`Host`] run under a lock of the library; [`Host`] names the methods.
 //!
 //! # Modules
 //! Each module imports only modules below its own row.

@@ -2,7 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: resets the shadows of vCPUs that are claimed.
 
-use crate::delivery::{change, lpi_lifetime, lpi_tables, queue};
+use crate::delivery::{change, lpi_lifetime, lpi_tables, queue, report};
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
@@ -10,7 +10,7 @@ use crate::intid::{Kind, VcpuId};
 use crate::its::walks;
 use crate::teardown::{claim, empty_list};
 use crate::vm::Vm;
-use crate::vm::irq::{ENABLED, GROUP1, Irq, LEVEL, MESSAGE};
+use crate::vm::irq::{ENABLED, GROUP1, Irq, LEVEL, MESSAGE, State};
 use crate::vm::its::CTLR_ENABLED;
 
 /// Resets a VM: [`Vgic::reset`](crate::Vgic::reset).
@@ -35,8 +35,7 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
 
     // Nothing is queued from here on.
     for irq in vm.wired() {
-        let changed = irq.update(|state| state.with(0, ENABLED));
-        queue::complete(vm, pin, irq, changed);
+        update(vm, pin, irq, |state| state.with(0, ENABLED));
     }
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
@@ -50,8 +49,12 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
 
     for vcpu in &vm.vcpus {
         vcpu.redistributor.reset();
-        // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the line below.
+        // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
         unsafe { vcpu.reset_shadow() };
+    }
+
+    // vCPU 0 last: the CPU that enters it boots the guest, which powers on and programs the others.
+    for vcpu in vm.vcpus.iter().rev() {
         vcpu.residency.reset(vcpu.id.index() == 0);
     }
 
@@ -74,7 +77,7 @@ fn reset_irq<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     change::deactivate(vm, pin, irq);
     change::clear_pending(vm, pin, irq);
 
-    let changed = irq.update(|state| {
+    update(vm, pin, irq, |state| {
         let plain = state
             .with(0, ENABLED | GROUP1 | MESSAGE)
             .with_flag(LEVEL, irq.kind() != Kind::Sgi)
@@ -85,5 +88,17 @@ fn reset_irq<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
             plain
         }
     });
+}
+
+/// Changes an interrupt, and reports to the host each field that is reported when the guest changes
+/// it.
+fn update<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, change: impl Fn(State) -> State) {
+    let changed = irq.update(change);
     queue::complete(vm, pin, irq, changed);
+
+    report::enable(vm, irq, changed);
+    report::trigger(vm, irq, changed);
+    if irq.kind() == Kind::Spi {
+        report::route(vm, irq, changed);
+    }
 }

@@ -80,6 +80,11 @@ pub(crate) fn abandon<H: Host>(vm: &Vm<H>) {
 fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     let mut report = TeardownReport::default();
 
+    for vcpu in &vm.vcpus {
+        // A vCPU that was put while blocked is woken no more: no CPU can enter it.
+        let _ = vcpu.residency.take_work();
+    }
+
     let mut from = 0;
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         report.pending[Kind::Lpi as usize] += irq.state().pending_count();

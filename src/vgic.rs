@@ -88,7 +88,8 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another
-    /// vCPU has the affinity, [`ConfigError::ForeignDomain`].
+    /// vCPU has the affinity, [`ConfigError::ForeignDomain`], and [`ConfigError::TornDown`] during
+    /// [`Vgic::reset`] and after [`Vgic::teardown`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         self.vm.admit(pin)?;
         routing::add_vcpu(&self.vm, pin, affinity)
@@ -192,9 +193,12 @@ impl<H: Host> Vgic<H> {
     /// interrupt that is enabled and of a group that `GICD_CTLR` enables (11.1): the CPU interface
     /// counts for nothing, because software disables its groups before a suspend.
     ///
+    /// For a blocked vCPU, true ends the blocking, as [`Blocked::No`] does, and false leaves the
+    /// vCPU blocked.
+    ///
     /// # Errors
     /// [`EntryError::UnknownVcpu`] if the VM does not have the vCPU, [`EntryError::NotEntered`] if
-    /// `cpu` does not have the vCPU.
+    /// `cpu` does not have the vCPU, [`EntryError::AlreadyEntered`] if the vCPU is in the guest.
     pub fn has_pending<I: CpuInterface>(
         &self,
         cpu: &PinnedCpu<'_, I>,
@@ -474,8 +478,9 @@ impl<H: Host> Vgic<H> {
     /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]). During the reset, [`Vgic::enter`] fails
     /// with [`EntryError::TornDown`]. The embedder's settings stay: vCPUs that were added, the
     /// levels of lines, connections. Physical interrupts that the VM owns are deactivated
-    /// ([`Host::deactivate`]). An interrupt raised meanwhile is raised before the reset or after
-    /// it. Unbounded, as the teardown is.
+    /// ([`Host::deactivate`]). A changed enable, trigger or route is reported ([`Host::enabled`],
+    /// [`Host::configured`], [`Host::routed`]). An interrupt raised meanwhile is raised before the
+    /// reset or after it. Unbounded, as the teardown is.
     ///
     /// # Errors
     /// [`TeardownError`]; the VM is as before.
@@ -499,7 +504,7 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Returns the state behind the API.
-    #[cfg(any(test, loom))]
+    #[cfg(test)]
     pub(crate) fn vm(&self) -> &Vm<H> {
         &self.vm
     }

@@ -57,6 +57,29 @@ fn a_vcpu_that_is_put_while_it_can_run_is_not_woken_and_loses_nothing() {
 }
 
 #[test]
+fn a_blocked_vcpu_that_is_looked_at_is_still_woken() {
+    let machine = machine();
+    let look = || machine.vm.has_pending(&machine.pin(), vcpu(0));
+    assert_eq!(machine.block(0), Blocked::Yes);
+    assert_eq!(look(), Ok(false));
+    machine.inject_spi(40);
+    assert_eq!(machine.vm.host().take_calls(), [Call::Wake(0)]);
+    assert_eq!(look(), Ok(true));
+    machine.finish();
+}
+
+/// Tears the VM down while a vCPU sleeps. No CPU can enter the vCPU, and nobody is told to.
+#[test]
+fn no_vcpu_is_woken_after_the_teardown() {
+    let machine = machine();
+    assert_eq!(machine.block(0), Blocked::Yes);
+    machine.put_all();
+    let _ = machine.vm.teardown(&machine.pin()).unwrap();
+    machine.inject_spi(40);
+    assert_eq!(machine.vm.host().take_calls(), []);
+}
+
+#[test]
 fn an_entry_elsewhere_ends_the_blocking_and_kicks_go_there() {
     let machine = machine();
     assert_eq!(machine.block(0), Blocked::Yes);

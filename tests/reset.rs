@@ -3,10 +3,11 @@
 mod common;
 
 use common::its::Driver;
-use common::{Call, GICD, GITS, Machine, affinity, vcpu};
+use common::{Call, GICD, GITS, Machine, TestHost, affinity, vcpu};
+use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::{CpuId, IntId};
 use vgic::mmio::{MmioOutcome, Width};
-use vgic::{EntryError, PhysicalInterrupt, TeardownError};
+use vgic::{ConfigError, EntryError, InjectError, PhysicalInterrupt, TeardownError};
 
 /// Returns every word of every frame, with its address, as vCPU 0 reads it.
 fn words(machine: &Machine) -> Vec<(u64, u64)> {
@@ -104,6 +105,58 @@ fn a_guest_that_reboots_gets_what_it_asks_for_and_no_more() {
     machine.finish();
 }
 
+/// Resets an SPI and a PPI. The last report of each field agrees with the register.
+#[test]
+fn the_reset_is_reported_to_the_host() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.write(1, machine.gicr(1) + 0x1_0100, 1 << 20 | 1 << 3);
+    machine.write(1, machine.gicr(1) + 0x1_0c04, 2 << (2 * (20 - 16)));
+    machine.put_all();
+    machine.vm.host().take_calls();
+
+    machine.vm.reset(&machine.pin()).unwrap();
+    let reports = [
+        Call::Enabled(None, 40, false),
+        Call::Enabled(Some(1), 20, false),
+        Call::Configured(None, 40, false),
+        Call::Routed(40, Some(0)),
+        Call::Configured(Some(1), 20, false),
+    ];
+    assert_eq!(machine.vm.host().take_calls(), reports);
+    machine.finish();
+}
+
+/// Reads the binary points after the creation of a vCPU, its power-off, and a reset of the VM, on a
+/// CPU with smaller binary points than most.
+#[test]
+fn a_cpu_interface_is_reset_alike_by_whatever_resets_it() {
+    let vtr = vgic::cpu_interface::Vtr {
+        priority_bits: 7,
+        preemption_bits: 7,
+        ..NEOVERSE
+    };
+    let config = vgic::Config::new(vec![affinity(0)]);
+    let machine = Machine::with_vtr(Default::default(), 0, config, vtr);
+    let points = || {
+        machine.enter(0);
+        let guest = machine.guest(0);
+        let found = (guest.read_bpr0(), guest.read_bpr1());
+        guest.write_bpr0(5);
+        guest.write_bpr1(6);
+        machine.exit(0);
+        found
+    };
+    let made = points();
+    machine.vm.power_off(&machine.pin(), vcpu(0)).unwrap();
+    machine.vm.power_on(vcpu(0));
+    let powered_off = points();
+    machine.put_all();
+    machine.vm.reset(&machine.pin()).unwrap();
+    assert_eq!([made, powered_off, points()], [(2, 3); 3]);
+    machine.finish();
+}
+
 /// Keeps what is the embedder's: lines, connections, added vCPUs. Gives physical interrupts back.
 #[test]
 fn what_is_the_embedders_stays() {
@@ -144,6 +197,25 @@ fn what_is_the_embedders_stays() {
     machine.enter(0);
     assert_eq!(machine.guest(0).read_iar1(), 40, "the line is still high");
     machine.finish();
+}
+
+/// Adds a vCPU, and connects an interrupt, in the middle of a reset and after a teardown.
+#[test]
+fn a_vm_does_not_grow_while_it_is_reset_nor_once_it_is_torn_down() {
+    let machine = Machine::from_config(vgic::Config::new(vec![affinity(0)]).with_max_vcpus(2));
+    machine.edge_spi(40, 0);
+    machine.put_all();
+    let grow = |vm: &vgic::Vgic<TestHost>, pin: &vgic::epoch::CpuPin<'_>| {
+        let spi = IntId::spi(40).unwrap();
+        assert_eq!(vm.connect_spi(pin, spi, spi), Err(InjectError::TornDown));
+        assert_eq!(vm.add_vcpu(pin, affinity(1)), Err(ConfigError::TornDown));
+    };
+    let reset = machine.meanwhile("enabled", grow, || machine.vm.reset(&machine.pin()));
+    assert_eq!(reset, Ok(()));
+
+    assert_eq!(machine.vm.vcpu_count(), 1);
+    let _ = machine.vm.teardown(&machine.pin()).unwrap();
+    grow(&machine.vm, &machine.pin());
 }
 
 #[test]

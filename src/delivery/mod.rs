@@ -10,6 +10,7 @@
 //! | [`lpi_lifetime`] | mapping, unmapping and freeing an LPI |
 //! | [`lpi_tables`] | the LPI configuration and pending tables in guest memory |
 //! | [`routing`] | `GICD_IROUTER<n>`, and added vCPUs |
+//! | [`report`] | reports of enables, triggers and routes to the host |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
@@ -36,4 +37,5 @@ pub(crate) mod lpi_tables;
 pub(crate) mod physical;
 pub(crate) mod prune;
 pub(crate) mod queue;
+pub(crate) mod report;
 pub(crate) mod routing;

@@ -9,11 +9,10 @@ use crate::epoch::CpuPin;
 use crate::error::InjectError;
 use crate::host::Host;
 use crate::intid::{CpuId, IntId, Kind, VcpuId};
-use crate::sync::Ordering::SeqCst;
-use crate::sync::{Mutant, fence, mutant};
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::ap_list::ApList;
-use crate::vm::irq::{Changed, Irq, State};
+use crate::vm::irq::{Changed, Irq};
 use crate::vm::residency::{RECALL, RELEASE};
 use crate::vm::vcpu::Vcpu;
 
@@ -253,32 +252,4 @@ pub(crate) fn withdraw<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> bool
     settle(vm, pin, irq, changed);
     queue::complete(vm, pin, irq, changed);
     true
-}
-
-/// Reports to the host, by `tell`, the fields in `mask` of a state word that this CPU has changed
-/// to `new`. Reports once more if the fields have been changed since: the last report agrees with
-/// the register.
-///
-/// Each repetition is for another CPU's change. A CPU that repeats makes no change, so that CPUs
-/// that change one field hold each other up no more than by a report each.
-#[inline]
-pub(crate) fn report(irq: &Irq, new: State, mask: u64, tell: impl Fn(State)) {
-    let mut told = new;
-    loop {
-        // SeqCst: pairs with the fence below: a CPU that changes the field and reports earlier than
-        // this CPU has its change seen by the load below.
-        fence(SeqCst);
-        tell(told);
-        if mutant(Mutant::ReportedOnce) {
-            return;
-        }
-
-        // SeqCst: pairs with the fence above.
-        fence(SeqCst);
-        let now = irq.state();
-        if (now.0 ^ told.0) & mask == 0 {
-            return;
-        }
-        told = now;
-    }
 }

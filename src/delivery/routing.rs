@@ -8,14 +8,14 @@
 use alloc::vec::Vec;
 
 use crate::config::ConfigError;
-use crate::delivery::{physical, queue};
+use crate::delivery::{physical, queue, report};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, VcpuId};
 use crate::sync::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU64, fence};
 use crate::vm::Vm;
-use crate::vm::irq::{Changed, FollowUp, Irq, TARGET};
+use crate::vm::irq::{Changed, FollowUp, Irq};
 use crate::vm::topology::Topology;
 
 /// Adds a vCPU: [`Vgic::add_vcpu`](crate::Vgic::add_vcpu). Readers of the topology are not
@@ -26,6 +26,10 @@ pub(crate) fn add_vcpu<H: Host>(
     affinity: Affinity,
 ) -> Result<VcpuId, ConfigError> {
     let _growth = vm.growth.lock(pin.locks());
+    if vm.is_torn_down() {
+        return Err(ConfigError::TornDown);
+    }
+
     let topology = vm.topology.load(pin.guard());
     if topology.find(affinity).is_some() {
         return Err(ConfigError::DuplicateAffinity(affinity));
@@ -90,11 +94,7 @@ pub(crate) fn write_router<H: Host>(
 /// Routes an SPI, and informs the embedder of a change of the target.
 fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
     let changed = retarget(vm, pin, irq, target);
-    if changed.old.target() != target {
-        physical::report(irq, changed.new, TARGET, |state| {
-            vm.host.routed(irq.intid(), state.target());
-        });
-    }
+    report::route(vm, irq, changed);
 }
 
 /// Routes the interrupt to another vCPU, or to none, with the pending state.

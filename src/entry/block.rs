@@ -75,7 +75,16 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
     id: VcpuId,
 ) -> Result<bool, EntryError> {
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
-    look(vm, cpu, pin, vcpu, vcpu.residency.get())
+    let residency = vcpu.residency.get();
+    if residency.is_blocked() {
+        // The look ends the blocking: a vCPU with nothing to signal is blocked anew.
+        return Ok(block(vm, cpu, pin, id)? == Blocked::No);
+    }
+    if residency.in_guest() {
+        return Err(EntryError::AlreadyEntered(id));
+    }
+
+    look(vm, cpu, pin, vcpu, residency)
         .map(|(signalled, _)| signalled)
         .ok_or(EntryError::NotEntered(id))
 }

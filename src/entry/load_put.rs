@@ -1,7 +1,7 @@
 //! A vCPU onto a CPU and off it; on and off.
 
 use crate::cpu::{BASE_HCR, Cpu};
-use crate::cpu_interface::{CpuInterface, vmcr};
+use crate::cpu_interface::CpuInterface;
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_tables, physical};
 use crate::entry::fold;
@@ -51,7 +51,7 @@ pub(crate) fn power_off<H: Host, I: CpuInterface>(
     vcpu: VcpuId,
 ) -> Result<(), EntryError> {
     put_with(vm, cpu, pin, vcpu, |vcpu, shadow| {
-        *shadow = IchShadow::new(vmcr::reset(cpu.vtr().preemption_bits));
+        *shadow = IchShadow::after_reset();
         vcpu.residency.set_power(false);
     })
 }

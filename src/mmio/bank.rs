@@ -18,7 +18,7 @@
 //!
 //! Zeros in the set and clear registers have no effect (case `keep.isenabler_icenabler`).
 
-use crate::delivery::{change, inject, physical, queue};
+use crate::delivery::{change, inject, physical, queue, report};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
@@ -316,11 +316,7 @@ fn write_enables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u6
             }
             follow_up_rwp(vm, pin, bank, irq, changed.follow_up);
         }
-        if changed.old.enabled() != on {
-            physical::report(irq, changed.new, ENABLED, |state| {
-                vm.host.enabled(bank.owner, irq.intid(), state.enabled());
-            });
-        }
+        report::enable(vm, irq, changed);
     }
 }
 
@@ -387,10 +383,6 @@ pub(crate) fn write_triggers<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'
         }
         let changed = irq.update(|state| state.with_flag(LEVEL, !edge));
         queue::complete(vm, pin, irq, changed);
-        if changed.old.level() == edge {
-            physical::report(irq, changed.new, LEVEL, |state| {
-                vm.host.configured(bank.owner, irq.intid(), !state.level());
-            });
-        }
+        report::trigger(vm, irq, changed);
     }
 }

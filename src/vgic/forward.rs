@@ -56,8 +56,9 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`InjectError::UnknownInterrupt`] if either INTID is out of range,
     /// [`InjectError::AlreadyConnected`] if one of the two is connected to another in this VM, or
-    /// has been, and [`Host::deactivate`] is still to come ([`Vgic::disconnect_spi`]). The library
-    /// cannot know the connections of other VMs. [`InjectError::TornDown`].
+    /// has been, and the CPU that is to deactivate the physical interrupt has not read its number
+    /// ([`Vgic::disconnect_spi`]). The library cannot know the connections of other VMs.
+    /// [`InjectError::TornDown`].
     pub fn connect_spi(
         &self,
         pin: &CpuPin<'_>,
@@ -96,7 +97,8 @@ impl<H: Host> Vgic<H> {
     /// If the VM owns the physical interrupt, [`Host::deactivate`] is called by this call. With the
     /// interrupt in a list register, [`Host::deactivate`] is called by the CPU that has the list
     /// register: at the vCPU's next entry, [`Vgic::block`] or [`Vgic::vcpu_put`], after a kick.
-    /// Until then neither interrupt can be connected again ([`InjectError::AlreadyConnected`]).
+    /// Neither interrupt can be connected again ([`InjectError::AlreadyConnected`]) until that CPU
+    /// has read the physical number. The call of [`Host::deactivate`] may still follow.
     ///
     /// A level that was pending because of the physical interrupt is pending no more. An edge stays
     /// pending, and an active state active.

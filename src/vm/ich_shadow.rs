@@ -4,7 +4,7 @@
 use core::ptr;
 
 use crate::cpu::{self, BASE_HCR};
-use crate::cpu_interface::CpuInterface;
+use crate::cpu_interface::{CpuInterface, vmcr};
 use crate::lr::{self, ListRegister};
 use crate::trace::Counters;
 use crate::vm::irq::Irq;
@@ -90,8 +90,9 @@ pub(crate) struct IchShadow {
 }
 
 impl IchShadow {
-    /// Makes the shadow of a vCPU after reset.
-    pub(crate) const fn new(vmcr: u64) -> Self {
+    /// Makes the shadow of a vCPU after reset. The binary points are the smallest that every CPU
+    /// supports, those of five bits of preemption: the next CPU of the vCPU may be any.
+    pub(crate) const fn after_reset() -> Self {
         Self {
             images: [ListRegister::EMPTY; lr::MAX],
             irqs: [ptr::null(); lr::MAX],
@@ -102,7 +103,7 @@ impl IchShadow {
             stale: 0,
             due: Due(0),
             hcr: 0,
-            vmcr,
+            vmcr: vmcr::reset(5),
             apr: [[0; 4]; 2],
         }
     }
@@ -295,7 +296,7 @@ mod tests {
     use crate::intid::IntId;
 
     fn put(images: &[u64]) {
-        let mut shadow = IchShadow::new(0);
+        let mut shadow = IchShadow::after_reset();
         let irq = Irq::new(IntId::spi(40).unwrap(), 0, None);
         let (interface, counters) = (SoftwareInterface::default(), Counters::default());
         for (index, image) in images.iter().enumerate() {

@@ -6,7 +6,6 @@ use core::cell::{RefCell, RefMut, UnsafeCell};
 
 use arrayvec::ArrayVec;
 
-use crate::cpu_interface::vmcr;
 use crate::epoch::{CpuLocal, CpuPin};
 use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
@@ -69,7 +68,7 @@ impl Vcpu {
             retries: AtomicU16::new(0),
             ap_list: SpinLock::new(ApList::new(id)),
             shadow: OwnedShadow {
-                shadow: UnsafeCell::new(RefCell::new(IchShadow::new(vmcr::reset(5)))),
+                shadow: UnsafeCell::new(RefCell::new(IchShadow::after_reset())),
                 watched: Watched::default(),
             },
             redistributor: Redistributor::new(),
@@ -250,7 +249,7 @@ impl Vcpu {
         self.shadow.watched.write();
         // SAFETY: the caller promises that no CPU uses the shadow.
         let shadow = unsafe { &*self.shadow.shadow.get() };
-        shadow.replace(IchShadow::new(vmcr::reset(5)));
+        shadow.replace(IchShadow::after_reset());
     }
 
     /// Returns true if an edge has come of an interrupt in a list register not ended by the guest.

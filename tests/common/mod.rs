@@ -126,6 +126,7 @@ impl Host for TestHost {
     }
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         self.call(Call::Enabled(vcpu.map(VcpuId::index), intid.raw(), on));
+        self.interrupt("enabled");
     }
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         self.call(Call::Configured(vcpu.map(VcpuId::index), intid.raw(), edge));

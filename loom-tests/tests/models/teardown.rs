@@ -86,6 +86,39 @@ fn teardown_against_teardown() {
     });
 }
 
+/// Races a reset against an entry of vCPU 0. A guest that finds the controller reset powers on and
+/// programs vCPU 1, and the reset does not undo it.
+#[test]
+fn reset_against_entry() {
+    check(2, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V1);
+        machine.exit(&cpu, V1);
+        machine.vm.power_off(&cpu.pin(), V1).unwrap();
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            if machine.vm.enter(&cpu.pin(), V0).is_err() {
+                return false;
+            }
+            machine.exit(cpu, V0);
+            let is_reset = machine.read_gicd(cpu, V0, 0) & 3 == 0; // CTLR
+            if is_reset {
+                machine.gicr(&cpu.pin(), V1, 0x14, 0); // WAKER
+                machine.vm.power_on(V1);
+            }
+            machine.put(cpu, V0);
+            is_reset
+        });
+        let reset = machine.vm.reset(&cpu.pin());
+        if other.join() {
+            assert_eq!(reset, Ok(()));
+            assert!(machine.vm.is_powered_on(V1), "CPU_ON is lost");
+            assert_eq!(machine.read_gicr(&cpu, V1, 0x14), 0, "WAKER is lost");
+        }
+    });
+}
+
 /// Races a teardown against injections on another CPU. The drop of the VM puts every reference that
 /// the teardown has not put.
 #[test]

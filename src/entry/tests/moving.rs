@@ -162,6 +162,8 @@ fn misuse_is_a_typed_error() {
     vm.enter(&pin, V0).unwrap();
     assert_eq!(vm.enter(&pin, V0), Err(EntryError::AlreadyEntered(V0)));
     assert_eq!(vm.vcpu_put(&pin, V0), Err(EntryError::AlreadyEntered(V0)));
+    let look = vm.has_pending(&pin, V0);
+    assert_eq!(look, Err(EntryError::AlreadyEntered(V0)));
     vm.exit(&pin, V0).unwrap();
     vm.power_off(&pin, V0).unwrap();
     assert_eq!(vm.vcpu_put(&pin, V0), Err(EntryError::NotEntered(V0)));

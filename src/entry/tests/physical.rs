@@ -311,6 +311,28 @@ fn another_vcpu_ends_a_ppi_and_its_vcpu_is_put() {
     bench.finish();
 }
 
+/// Puts a vCPU with a PPI that was connected to a physical PPI once, and is connected to a physical
+/// SPI now. A physical SPI is of no CPU.
+#[test]
+fn a_put_releases_no_physical_spi() {
+    let bench = Bench::new();
+    let timer = bench.timer();
+    bench.vm.disconnect_ppi(&bench.pin(), V0, timer).unwrap();
+    (bench.vm.connect_ppi(&bench.pin(), V0, timer, spi(140))).unwrap();
+    let _ = (bench.vm.forward_ppi(&bench.pin(), V0, timer)).unwrap();
+    bench.set_lines(&[spi_of(140)]);
+    bench.enter();
+    bench.exit();
+    bench.put();
+    assert_eq!(bench.deactivated(), []);
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 27);
+    bench.end(27);
+    assert_eq!(bench.guest().take_deactivations(), [140]);
+    bench.exit();
+    bench.finish();
+}
+
 #[test]
 fn the_power_off_of_a_vcpu_releases_its_ppis() {
     let bench = Bench::new();

@@ -140,13 +140,20 @@ impl Irq {
         self.is_of_ppi() && !mutant(Mutant::ReleasedElsewhere)
     }
 
-    /// Takes the physical interrupt from the state word, before the vCPU leaves the CPU of a PPI.
-    /// A level is pending no more. Returns the change, after which the caller deactivates the
-    /// physical interrupt; `None` if the state word owns none.
+    /// Returns true if the state word, as loaded, owns a physical PPI.
+    fn owns_ppi(&self, state: State) -> bool {
+        // HW first: the number is constant while HW is set.
+        state.hw() && self.is_of_ppi()
+    }
+
+    /// Takes a physical PPI from the state word, before the vCPU leaves the CPU of the PPI. A level
+    /// is pending no more. Returns the change, after which the caller deactivates the physical
+    /// PPI; `None` if the state word owns none.
     pub(crate) fn release(&self) -> Option<Changed> {
         self.transition(|old| {
             let line = if old.level() { PENDING } else { 0 };
-            old.hw().then(|| old.with(0, line).ends_ownership())
+            self.owns_ppi(old)
+                .then(|| old.with(0, line).ends_ownership())
         })
         .ok()
         .map(|(old, new)| Changed {
@@ -162,7 +169,7 @@ impl Irq {
     pub(crate) fn release_unused(&self) -> bool {
         self.transition(|old| {
             let used = old.0 & (PENDING | ACTIVE) != 0 && old.connected();
-            (old.hw() && !used).then(|| old.ends_ownership())
+            (self.owns_ppi(old) && !used).then(|| old.ends_ownership())
         })
         .is_ok()
     }
