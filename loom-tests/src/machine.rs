@@ -543,12 +543,6 @@ pub fn movall() -> [u64; 4] {
     [0x0e, 0, 0, 1 << 16]
 }
 
-/// Returns `INT` of an event of device 0.
-#[must_use]
-pub fn int(event: u64) -> [u64; 4] {
-    [0x03, event, 0, 0]
-}
-
 /// Sets up the guest's interface and acknowledges an interrupt. Returns the INTID, 1023 for none.
 pub fn acknowledge(cpu: &Cpu<SoftwareInterface>) -> u32 {
     let guest = cpu.interface();

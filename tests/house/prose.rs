@@ -7,7 +7,7 @@ use crate::comments::{blocks, documented, first_word, safety, sentences};
 use crate::source::{Kind, Line, Source, project, tree};
 
 /// Folders whose files keep the rules.
-const FOLDERS: [&str; 18] = [
+const FOLDERS: [&str; 19] = [
     "examples",
     "fuzz/fuzz_targets",
     "fuzz/src",
@@ -26,6 +26,7 @@ const FOLDERS: [&str; 18] = [
     "tests",
     "xtask/perf/src",
     "xtask/src",
+    "xtask/sweep/src",
 ];
 
 /// Columns of a line, comments too.

@@ -179,13 +179,15 @@ mod tests {
 
     /// Options with values that nothing can be known of before the run, or that are checked
     /// elsewhere, and where.
-    const UNCHECKED: [(&str, &str); 5] = [
+    const UNCHECKED: [(&str, &str); 6] = [
         // Words for the guest's kernel.
         ("boot", "append"),
         // By `boot::dry_run`, which asks QEMU.
         ("boot", "cpu"),
         ("boot", "qemu"),
         ("conformance", "cpu"),
+        // Arguments of `xtask-sweep`.
+        ("loom", "sweep"),
         // By `test::select`, before the first gate.
         ("test", "only"),
     ];
@@ -244,6 +246,7 @@ mod tests {
     #[test]
     fn names_that_exist_are_taken() {
         assert!(LoomOptions::parsed(&["--protocol", "lpi_lifetime"]).is_ok());
+        assert!(LoomOptions::parsed(&["--sweep", "--file", "vm/rwp.rs"]).is_ok());
         for filter in ["its.", "timer.virtual_fires", "overflow.pending_16", "12.9"] {
             assert!(ConformanceOptions::parsed(&["--filter", filter]).is_ok());
         }

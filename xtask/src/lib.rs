@@ -13,8 +13,9 @@
 //!
 //! A task provides what it needs by itself ([`provision`]) and caches it in `target/cache`.
 //!
-//! The public modules are those that `xtask-perf` is built on: the package in `xtask/perf` that
-//! `cargo xtask perf` builds and runs, so that its dependencies are built when they are needed.
+//! The public modules are those that `xtask-perf` and `xtask-sweep` are built on: the packages in
+//! `xtask/perf` and `xtask/sweep` that `cargo xtask perf` and `cargo xtask loom --sweep` build and
+//! run, so that their dependencies are built when they are needed.
 
 #[macro_use]
 mod object;
@@ -29,7 +30,7 @@ mod example;
 mod fuzz;
 pub mod instructions;
 mod isolation;
-mod loom;
+pub mod loom;
 mod names;
 mod order;
 mod perf;

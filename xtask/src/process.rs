@@ -97,10 +97,17 @@ pub struct Finished {
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
+    /// True if it was ended because its time was up.
+    pub late: bool,
 }
 
 /// Runs a command to its end; an exit status other than 0 is for the caller to judge.
 pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
+    finish_within(command, show, Duration::MAX)
+}
+
+/// Runs a command to its end, or ends it when it has run for `most`.
+pub fn finish_within(command: &mut Command, show: Show, most: Duration) -> Result<Finished> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::null())
@@ -114,7 +121,7 @@ pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
     let (status, stdout, stderr) = thread::scope(|scope| {
         let stdout = scope.spawn(|| collect(out, show.stdout()));
         let stderr = scope.spawn(|| collect(err, show.stderr()));
-        let status = wait(&mut child, |elapsed| {
+        let status = wait(&mut child, most, |elapsed| {
             if show == Show::OnFailure && reminders.is_due(elapsed) {
                 console::detail(format!("{}: {} s", words(command), elapsed.as_secs()));
             }
@@ -126,7 +133,7 @@ pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
         )
     });
 
-    let status = status.with_context(|| format!("cannot wait for {name}"))?;
+    let (status, late) = status.with_context(|| format!("cannot wait for {name}"))?;
     if interrupted() {
         bail!("interrupted while running {name}");
     }
@@ -134,19 +141,27 @@ pub fn finish(command: &mut Command, show: Show) -> Result<Finished> {
         success: status.success(),
         stdout,
         stderr,
+        late,
     })
 }
 
-/// Waits for a child, and ends it when the process is asked to end. Calls `each` now and then with
-/// the time since the beginning.
-fn wait(child: &mut Child, mut each: impl FnMut(Duration)) -> io::Result<ExitStatus> {
+/// Waits for a child, and ends it when the process is asked to end or when the child has run for
+/// `most`, which the second value tells. Calls `each` now and then with the time since the
+/// beginning.
+fn wait(
+    child: &mut Child,
+    most: Duration,
+    mut each: impl FnMut(Duration),
+) -> io::Result<(ExitStatus, bool)> {
     let began = Instant::now();
+    let mut late = false;
     loop {
         each(began.elapsed());
         if let Some(status) = child.try_wait()? {
-            return Ok(status);
+            return Ok((status, late));
         }
-        if interrupted() {
+        late |= began.elapsed() >= most;
+        if late || interrupted() {
             child.kill()?;
         }
         thread::sleep(POLL);
@@ -209,6 +224,15 @@ mod tests {
         let error = run(Command::new("sh").args(["-c", "exit 3"]), Show::OnFailure).unwrap_err();
         assert!(error.to_string().contains("sh -c exit 3"), "{error}");
         assert!(run(&mut Command::new("/no/such/program"), Show::OnFailure).is_err());
+    }
+
+    #[test]
+    fn a_command_whose_time_is_up_is_ended() {
+        let most = Duration::from_millis(1);
+        let finished = finish_within(Command::new("sleep").arg("60"), Show::Silent, most).unwrap();
+        assert!(finished.late && !finished.success);
+        let finished = finish(&mut Command::new("true"), Show::Silent).unwrap();
+        assert!(!finished.late && finished.success);
     }
 
     #[test]

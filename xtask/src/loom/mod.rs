@@ -1,19 +1,23 @@
 //! `cargo xtask loom`: the library's own code under every interleaving, up to a bound; and again
 //! with deliberate faults in it, each of which a model has to notice.
 
-mod programs;
+pub mod programs;
 mod report;
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::process;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Command, value_parser};
 
 use crate::cli::{Options, flag, option};
 use crate::process::interrupted;
+use crate::provision::toolchain::cargo;
 use crate::{console, names};
 use programs::{Outcome, Programs};
 use report::{Model, Mutant, Report};
@@ -40,7 +44,9 @@ Examples:
   cargo xtask loom --brief                   one preemption fewer each, as in
                                              `cargo xtask test`
   cargo xtask loom --deep                    one more preemption each, for the
-                                             night";
+                                             night
+  cargo xtask loom --sweep                   every mutant of a few kinds, for
+                                             the night; see `--sweep --help`";
 
 /// Options of `cargo xtask loom`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub(crate) struct LoomOptions {
     brief: bool,
     /// True if each model gets one preemption more, and no mutant is run.
     deep: bool,
+    /// Arguments of the sweep, which are its package's to read, if it is asked for.
+    sweep: Option<Vec<OsString>>,
 }
 
 impl LoomOptions {
@@ -90,6 +98,15 @@ impl Options for LoomOptions {
             .conflicts_with_all(["deep", "preemptions"]),
             flag("deep", "One preemption more in each model, and no mutants")
                 .conflicts_with_all(["mutants", "preemptions"]),
+            option(
+                "sweep",
+                "ARGS",
+                "Make every mutant of a few kinds, and find the gate that notices each",
+            )
+            .num_args(0..)
+            .allow_hyphen_values(true)
+            .conflicts_with_all(["protocol", "preemptions", "mutants", "deep"])
+            .value_parser(value_parser!(OsString)),
         ])
     }
 
@@ -100,6 +117,9 @@ impl Options for LoomOptions {
             mutants: matches.get_flag("mutants"),
             brief: matches.get_flag("brief"),
             deep: matches.get_flag("deep"),
+            sweep: matches
+                .remove_many("sweep")
+                .map(|arguments| arguments.collect()),
         }
     }
 }
@@ -125,12 +145,24 @@ struct Job<'a> {
 ///
 /// A full run in which nothing fails also writes its tables into `docs/proof.md`.
 pub(crate) fn loom(options: &LoomOptions) -> Result<bool> {
+    if let Some(arguments) = &options.sweep {
+        return Err(sweep(arguments).exec()).context("cannot run cargo");
+    }
     let report = explore(options)?;
     let passed = report.failed() == 0;
     if passed && *options == LoomOptions::default() {
         report.publish()?;
     }
     Ok(passed)
+}
+
+/// Returns the command that sweeps: the package in `xtask/sweep`, which needs a reader of Rust.
+pub(crate) fn sweep(arguments: &[impl AsRef<OsStr>]) -> process::Command {
+    let mut command = cargo("run");
+    command
+        .args(["--package", "xtask-sweep", "--"])
+        .args(arguments);
+    command
 }
 
 /// Runs the models and mutants that the options ask for, and reports on them.

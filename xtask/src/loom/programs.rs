@@ -1,8 +1,8 @@
 //! The programs built of `loom-tests`, and the outcome of running one of their models.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -30,7 +30,7 @@ pub(super) struct MutantRecord {
 }
 
 /// A build of the models, and the faults that it can make.
-pub(super) struct Programs {
+pub struct Programs {
     program: PathBuf,
     /// Protocol and name.
     models: Vec<(String, String)>,
@@ -47,9 +47,22 @@ impl Programs {
         } else {
             ("the models", "target/loom", "")
         };
+        Self::build_in(project::root(), what, place, flags)
+    }
+
+    /// Builds the models in a copy of the checkout. The dependencies are those that the mutants
+    /// have been built with.
+    pub fn build_copy(copy: &Path) -> Result<Self> {
+        let what = "the models with every mutant of the sweep";
+        Self::build_in(copy, what, "target/loom-mutants", " --cfg vgic_mutants")
+    }
+
+    /// Builds the models of a checkout.
+    fn build_in(root: &Path, what: &str, place: &str, flags: &str) -> Result<Self> {
         console::step(format!("Building {what}"));
         let mut build = cargo("test");
         build
+            .current_dir(root)
             .args(["--package", "loom-tests", "--profile", "loom"])
             // The package's program comes with its tests.
             .args(["--test", "models", "--no-run"])
@@ -69,10 +82,10 @@ impl Programs {
                 .with_context(|| format!("cargo did not build {wanted}"))
         };
 
-        let faults = if mutants {
-            faults(&find("mutants")?)?
-        } else {
+        let faults = if flags.is_empty() {
             Vec::new()
+        } else {
+            faults(&find("mutants")?)?
         };
         let program = find("models")?;
         let built = Self {
@@ -101,13 +114,13 @@ impl Programs {
     }
 
     /// Lists the models, each with its protocol.
-    pub(super) fn models(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn models(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = self.models.iter();
         names.map(|(protocol, model)| (protocol.as_str(), model.as_str()))
     }
 
     /// Returns the command that runs one model.
-    pub(super) fn command(&self, protocol: &str, model: &str) -> Command {
+    pub fn command(&self, protocol: &str, model: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(format!("{protocol}::{model}")).args([
             "--exact",
@@ -160,31 +173,39 @@ fn faults(path: &PathBuf) -> Result<Vec<MutantRecord>> {
 }
 
 /// The outcome of running one model.
-pub(super) struct Outcome {
+#[derive(Debug)]
+pub struct Outcome {
     /// Executions explored, up to the one that failed if one did.
-    pub(super) executions: u64,
+    pub executions: u64,
     /// The bound of the exploration.
     pub(super) preemptions: u64,
     /// True if everything within the bound was explored.
     pub(super) complete: bool,
     /// The reason of a failure; empty if the model held.
-    pub(super) message: String,
+    pub message: String,
     /// True if a line of the output says how the exploration ended.
     told: bool,
     /// True if the program's exit status is 0.
     success: bool,
     /// The program's time.
-    pub(super) seconds: f64,
+    pub seconds: f64,
 }
 
 impl Outcome {
     /// Runs the model and reads its output.
     pub(super) fn of(command: &mut Command) -> Result<Self> {
+        Self::within(command, Duration::MAX)
+    }
+
+    /// Runs the model for `most` at most, and reads its output.
+    pub fn within(command: &mut Command, most: Duration) -> Result<Self> {
         let began = Instant::now();
-        let finished = process::finish(command, Show::Silent)?;
+        let finished = process::finish_within(command, Show::Silent, most)?;
         let mut outcome = Self::read(&finished.stdout, finished.success);
         outcome.seconds = began.elapsed().as_secs_f64();
-        if !outcome.told {
+        if finished.late {
+            outcome.message = "it did not end".to_owned();
+        } else if !outcome.told {
             let last = finished
                 .stderr
                 .lines()
@@ -219,7 +240,7 @@ impl Outcome {
     }
 
     /// Tells whether the model held.
-    pub(super) fn passed(&self) -> bool {
+    pub fn passed(&self) -> bool {
         self.told && self.success
     }
 
