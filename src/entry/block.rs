@@ -13,7 +13,7 @@
 
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
-use crate::cpu_interface::priority;
+use crate::cpu_interface::{priority, vmcr};
 use crate::entry::{enter, fold};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -152,22 +152,38 @@ fn is_signalled<H: Host, I: CpuInterface>(
     let vmcr = interface.read_vmcr();
     let running = priority::running(interface);
     let asleep = vcpu.redistributor.is_asleep();
-    let signals = |level, group1| asleep || priority::signals(vmcr, running, level, group1);
 
-    let in_lr = bits(shadow.in_use).any(|index| {
+    // The most urgent level, and whether an interrupt of the level is signalled. A less urgent one
+    // is not, even if the binary point of its group would let it preempt.
+    let mut most_urgent = (u8::MAX, false);
+    let mut find = |level: u8, group1| {
+        if asleep || vmcr & vmcr::group_enable(group1) != 0 && level <= most_urgent.0 {
+            let signalled = asleep || priority::signals(vmcr, running, level, group1);
+            let beside = level == most_urgent.0 && most_urgent.1;
+            most_urgent = (level, signalled || beside);
+        }
+        most_urgent.1
+    };
+
+    let mut in_lr = false;
+    for index in bits(shadow.in_use) {
         let lr = shadow.read_lr(index, interface, pin.counters());
-        lr.is_pending() && !lr.is_active() && signals(lr.priority(), lr.is_group1())
-    });
+        if lr.is_pending() && !lr.is_active() {
+            in_lr = find(lr.priority(), lr.is_group1());
+        }
+    }
 
     // List registers hold the most urgent interrupts, but perhaps of a group that the guest has
     // disabled.
     in_lr || {
         let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
         let list = vcpu.ap_list.lock(cpu.local().locks());
-        let waits = [false, true].into_iter().any(|group1| {
-            list.first(open.of_group(group1))
-                .is_some_and(|(_, level)| signals(level, group1))
-        });
+        let mut waits = false;
+        for group1 in [false, true] {
+            if let Some((_, level)) = list.first(open.of_group(group1)) {
+                waits = find(level, group1);
+            }
+        }
         // The CPU that has enabled its group, or LPIs, may have stopped before it notified the
         // vCPU.
         shadow.due.add_refill(waits);

@@ -3,8 +3,8 @@
 use crate::check;
 use crate::operation::Operation;
 use crate::operation::Operation::{
-    Acknowledge, Command, Compare, Control, Deactivate, Edge, Enable, End, Line, Mask, Move, Msi,
-    Read, Sgi, Wait, Write,
+    Acknowledge, BinaryPoint, Command, Compare, Control, Deactivate, Edge, Enable, End, Line, Mask,
+    Move, Msi, Read, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 
@@ -231,5 +231,18 @@ fn the_end_of_a_level_does_not_let_a_closed_group_through() {
         Acknowledge(2, true),
         Write(0, Frame::Distributor, 0, 4, 0),
         End(2),
+    ]);
+}
+
+/// Keeps a PE asleep whose pending interrupts do not preempt the active one.
+#[test]
+fn a_binary_point_keeps_the_pe_asleep() {
+    check(&[
+        BinaryPoint(2, false, 7),
+        Edge(2, 16),
+        Acknowledge(2, true),
+        Sgi(0, 0x0700_43ec, false),
+        Edge(2, 28),
+        Wait(2),
     ]);
 }
