@@ -147,6 +147,26 @@ fn blocking_honours_mask_and_groups_and_loses_no_wake() {
     bench.finish();
 }
 
+/// The CPU that writes `GICD_CTLR` stops after the write, and notifies nobody.
+#[test]
+fn an_enabled_group_is_filled_without_a_notification() {
+    let bench = Bench::new();
+    let block = || bench.vm.block(&bench.pin(), V0).unwrap();
+    let write = |groups| drop(bench.vm.vm.distributor.control.write(groups));
+    write(0);
+    bench.inject(bench.edge_spi(40, 0xa0));
+    assert_eq!(block(), Blocked::Yes);
+    bench.enter();
+    assert!(!bench.guest().virq());
+    bench.exit();
+    write(0b10);
+    assert_eq!(block(), Blocked::No);
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 40);
+    bench.exit();
+    bench.finish();
+}
+
 #[test]
 fn misuse_is_a_typed_error() {
     let bench = Bench::new();
