@@ -2,13 +2,13 @@
 #![expect(unsafe_code)]
 // UNSAFETY: resets the shadows of vCPUs that are claimed.
 
-use crate::delivery::{change, lpi_lifetime, lpi_tables, queue, report};
+use crate::delivery::{change, lpi_lifetime, queue, report};
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
 use crate::intid::{Kind, VcpuId};
 use crate::its::walks;
-use crate::teardown::{claim, empty_list};
+use crate::teardown::{claim, empty_list, end_deferred};
 use crate::vm::Vm;
 use crate::vm::irq::{ENABLED, GROUP1, Irq, LEVEL, MESSAGE, State};
 use crate::vm::its::CTLR_ENABLED;
@@ -26,7 +26,7 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
 
     claim(vm, pin)?;
 
-    stop(vm);
+    end_deferred(vm);
     for its in &vm.its {
         its.set_control(CTLR_ENABLED, false);
         walks::unmap_all(vm, pin, its);
@@ -59,16 +59,6 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
     }
 
     Ok(())
-}
-
-/// Stops the deferred work that the guest has started.
-fn stop<H: Host>(vm: &Vm<H>) {
-    vm.distributor.notifications.stop();
-    vm.distributor.config_reload.stop();
-    for vcpu in &vm.vcpus {
-        lpi_tables::stop(vcpu);
-    }
-    let _ = vm.take_deferred();
 }
 
 /// Resets an SPI, PPI or SGI, on no list. The line and the connection stay, and a physical

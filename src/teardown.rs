@@ -85,14 +85,15 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         let _ = vcpu.residency.take_work();
     }
 
+    // Before the LPIs are counted and unmapped: a slice moves their pending states to a table, and
+    // would write zeros there for unmapped ones.
+    end_deferred(vm);
+
     let mut from = 0;
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         report.pending[Kind::Lpi as usize] += irq.state().pending_count();
         from = key + 1;
     }
-
-    // Before the LPIs are unmapped: nothing is written over pending tables from here on.
-    vm.vcpus.iter().for_each(lpi_tables::stop);
 
     for its in &vm.its {
         its.set_control(CTLR_ENABLED, false);
@@ -125,6 +126,16 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
     }
 
     report
+}
+
+/// Ends the deferred work that the guest has started, and waits for the slices in progress on other
+/// CPUs. From the return on, no CPU reads or writes an LPI table in guest memory. The caller holds
+/// no lock.
+pub(crate) fn end_deferred<H: Host>(vm: &Vm<H>) {
+    vm.distributor.notifications.end();
+    vm.distributor.config_reload.end();
+    vm.vcpus.iter().for_each(lpi_tables::end);
+    let _ = vm.take_deferred();
 }
 
 /// Prunes every interrupt from a vCPU's list.

@@ -3,13 +3,16 @@
 
 mod common;
 
-use common::its::{Driver, PROPERTIES, pending_table};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use common::{Call, GICD, GICR, GITS, Machine, RAM, RAM_SIZE, vcpu};
-use vgic::intid::{DeviceId, EventId, IntId, ItsId};
+use common::its::{Driver, PROPERTIES, pending_table};
+use common::{Call, GICD, GICR, GITS, Machine, RAM, RAM_SIZE, TestHost, vcpu};
+use vgic::epoch::CpuPin;
+use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId};
 use vgic::mmio::Width;
-use vgic::{Host, InjectError, PhysicalInterrupt};
+use vgic::{Host, InjectError, PhysicalInterrupt, Vgic};
 
 const RWP: u32 = 1 << 3;
 
@@ -681,6 +684,52 @@ fn a_table_that_waits_for_a_fold_is_given_up_when_lpis_are_enabled() {
     assert_eq!(machine.serve(0), []);
     assert_eq!(machine.serve(1), [8192]);
     machine.finish();
+}
+
+/// Ends the life of the guest by `end` in the middle of a slice of the pending table, which another
+/// CPU writes. The memory has other data once `end` has returned.
+fn end_while_a_table_is_written(end: fn(&Vgic<TestHost>, &CpuPin<'_>)) {
+    let machine = Machine::new(1);
+    let its = Driver::new(&machine);
+    its.mapd(7, 3);
+    its.map(7, 0, 8192, 0);
+    machine.inject_msi(7, 0).unwrap();
+    machine.write(0, GICR, 0);
+    machine.put_all();
+
+    let (vm, domain) = (&machine.vm, &machine.domain);
+    let at = pending_table(0) + 8192 / 8;
+    let (begin, begun) = channel();
+    let (over, is_over) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            begun.recv().unwrap();
+            let local = domain.register(CpuId(78)).unwrap();
+            end(vm, &local.pin());
+            vm.host().write_ram(at, &[0xa5; 16]);
+            // The slice may have waited long enough.
+            let _ = over.send(());
+        });
+        // The end takes as long as the slice, or would be over by then.
+        let other = move |_: &Vgic<TestHost>, _: &CpuPin<'_>| {
+            begin.send(()).unwrap();
+            let _ = is_over.recv_timeout(Duration::from_millis(50));
+        };
+        machine.meanwhile("write_memory", other, || machine.advance());
+    });
+    let mut found = [0; 16];
+    vm.host().read_memory(at, &mut found).unwrap();
+    assert_eq!(found, [0xa5; 16]);
+}
+
+#[test]
+fn no_table_is_written_after_the_reset() {
+    end_while_a_table_is_written(|vm, pin| vm.reset(pin).unwrap());
+}
+
+#[test]
+fn no_slice_of_a_table_is_written_after_the_teardown() {
+    end_while_a_table_is_written(|vm, pin| assert!(vm.teardown(pin).is_ok()));
 }
 
 #[test]

@@ -162,11 +162,12 @@ pub(crate) fn store_if_on_no_cpu<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     }
 }
 
-/// Leaves the vCPU's pending table alone from now on: the VM is being taken apart, or reset.
-pub(crate) fn stop(owner: &Vcpu) {
+/// Leaves the vCPU's pending table alone from the return on: the VM is being taken apart, or reset.
+/// Waits for the slices in progress on other CPUs.
+pub(crate) fn end(owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    redistributor.store.stop();
-    redistributor.scan.stop();
+    redistributor.store.end();
+    redistributor.scan.end();
 }
 
 /// Starts writing the vCPU's pending table, which was found due before the vCPU folded the LPIs in

@@ -221,6 +221,8 @@ mutants! {
     BusyAfterTheClaim: "slices", "done_against_two_claims", "";
     /// A CPU that found a round due begins whichever round is due.
     AnyRoundBegun: "slices", "begin_against_stop_and_expect", "";
+    /// The end of a task does not wait for the slices in progress.
+    EndsAmidASlice: "slices", "end_against_a_claim", "";
     /// A new round of slices has the number of the old round.
     RoundWithoutNumber: "slices", "start_against_a_claim", "";
 

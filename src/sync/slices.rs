@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use super::Ordering::{AcqRel, Acquire, Relaxed};
-use super::{AtomicU32, AtomicU64, Mutant, mutant};
+use super::{AtomicU32, AtomicU64, Mutant, mutant, spin_loop};
 
 /// The next item of a round with nothing left to claim.
 const NOTHING: u64 = u32::MAX as u64;
@@ -108,6 +108,16 @@ impl Slices {
     pub fn stop(&self) {
         // AcqRel: pairs with `claim`.
         self.next.fetch_or(NOTHING, AcqRel);
+    }
+
+    /// Ends the task: leaves nothing to claim, and waits for the slices claimed earlier. The caller
+    /// holds no lock, and is at work on no slice.
+    pub fn end(&self) {
+        self.stop();
+        // A CPU that claims is counted before, so that the stop hides none from the look.
+        while self.is_busy() && !mutant(Mutant::EndsAmidASlice) {
+            spin_loop();
+        }
     }
 
     /// Claims the next slice of up to `length` items, or returns `None` if nothing is left. The

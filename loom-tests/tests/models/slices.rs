@@ -128,6 +128,26 @@ fn stop_against_two_claims() {
     });
 }
 
+/// Checks that a CPU which ends the task, while another does its slices, sees all effects of the
+/// slices, and that none follows.
+#[test]
+fn end_against_a_claim() {
+    check(5, || {
+        let task = Arc::new(Task::new());
+        task.start(1);
+        let other = {
+            let task = task.clone();
+            thread::spawn(move || while task.advance() {})
+        };
+        task.slices.end();
+        let done = || task.items.each_ref().map(|item| item.load(Relaxed));
+        let found = done();
+        other.join().unwrap();
+        assert_eq!(done(), found, "a slice was in progress");
+        assert!(task.slices.is_done(ITEMS));
+    });
+}
+
 /// Checks that a new round does not skip an item that appeared before it was started, while two
 /// CPUs searched for the first item.
 #[test]
