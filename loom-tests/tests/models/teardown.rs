@@ -90,7 +90,7 @@ fn teardown_against_teardown() {
 /// programs vCPU 1, and the reset does not undo it.
 #[test]
 fn reset_against_entry() {
-    check(2, || {
+    check_serial(2, || {
         let machine = Arc::new(Machine::new(2));
         let cpu = machine.cpu(0);
         machine.enter(&cpu, V1);
