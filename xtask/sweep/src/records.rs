@@ -19,7 +19,7 @@ const SURVIVORS: &str = "loom-tests/survivors.toml";
 pub(crate) enum Words {
     /// Why it does not matter, and why the code is not weaker then.
     Reason(String),
-    /// What is to be done: a test that is missing, or code that may be weaker.
+    /// The work left: a test that is missing, or code that may be weaker.
     Open(String),
 }
 

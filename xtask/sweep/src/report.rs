@@ -14,7 +14,7 @@ use crate::kind::Kind;
 use crate::records::{Records, Words};
 use crate::sites::Mutant;
 
-/// What became of a mutant.
+/// The fate of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fate {
     /// The gate that noticed the mutant, if one did.

@@ -22,6 +22,9 @@ const NOTIFICATIONS: [&str; 2] = ["notify", "notify_vcpu"];
 /// Methods of the embedder that tell a vCPU or its CPU of work.
 const HOST_NOTIFICATIONS: [&str; 2] = ["kick", "wake"];
 
+/// Methods that enter the epoch.
+const GUARDS: [&str; 2] = ["guard", "first_guard"];
+
 /// Methods that take a lock or publish: what is checked after them may have changed.
 const TURNS: [&str; 13] = [
     "lock",
@@ -96,7 +99,7 @@ pub(crate) struct Reader<'m> {
     closing: Vec<Insertion>,
     /// Modules declared in the file, whose files are to be read.
     pub(crate) modules: Vec<String>,
-    /// What the reader cannot make a mutant of, and should.
+    /// Orderings that the reader finds and cannot weaken.
     pub(crate) missed: Vec<String>,
     /// Names of the modules, types and functions around the place.
     around: Vec<String>,
@@ -136,7 +139,7 @@ impl<'m> Reader<'m> {
 
     /// Inserts the switches into the file's text.
     fn inserted(&mut self, text: &str) -> String {
-        // What closes at a place does so before anything opens there. Of those that open, the
+        // At one place, texts that close come before texts that open. Of those that open, the
         // outer was found first; of those that close, the inner.
         let closing = self.closing.drain(..).map(|insertion| (0, insertion));
         let opening = self.opening.drain(..).map(|insertion| (1, insertion));
@@ -267,7 +270,7 @@ impl<'m> Reader<'m> {
     }
 }
 
-/// What an ordering is of.
+/// The access that an ordering is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Load,
@@ -477,8 +480,12 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             Expr::MethodCall(call) => HOST_NOTIFICATIONS.iter().any(|name| call.method == name),
             _ => called(expr).is_some_and(|name| NOTIFICATIONS.contains(&&*name)),
         };
-        let guards = matches!(expr, Expr::MethodCall(call)
-            if call.args.is_empty() && ["guard", "first_guard"].iter().any(|name| call.method == name));
+        let guards = match expr {
+            Expr::MethodCall(call) if call.args.is_empty() => {
+                GUARDS.iter().any(|name| call.method == name)
+            }
+            _ => false,
+        };
         if notifies {
             self.without(Kind::Notify, expr, |reader| {
                 visit::visit_expr(reader, expr);

@@ -1,8 +1,8 @@
 //! Selection of a mutant at run time. A copy of the library has this file as `sync/sweep.rs`.
 //!
-//! `VGIC_SWEEP` names the mutant by its number. `VGIC_SWEEP_REACHED` names a file, into which the
-//! program writes, when it ends, the numbers of the mutants whose code it has reached, and whether it
-//! did beside another thread.
+//! `VGIC_SWEEP` names the mutant by its number. `VGIC_SWEEP_REACHED` names a file. When the program
+//! ends, it writes into the file the numbers of the mutants whose code it has reached, and whether
+//! it has beside another thread.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fmt::Write as _;
