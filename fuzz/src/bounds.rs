@@ -23,6 +23,8 @@ pub const ITS: Bound = Bound(2_500, 160);
 pub const SWEEP: Bound = Bound(4_000, 256);
 /// `GICR_CTLR`, or a slice of a pending table and the configurations.
 pub const PENDING_TABLE: Bound = Bound(9_000, 257);
+/// A connection: every SPI and PPI may be connected to the physical interrupt already.
+pub const CONNECTION: Bound = Bound(20_000, 0);
 /// An injection.
 pub const INJECTION: Bound = Bound(30, 0);
 /// An entry, or another call on a vCPU: block, power on.

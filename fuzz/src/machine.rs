@@ -184,7 +184,10 @@ impl Machine {
             Operation::Put(n) => self.put(self.vcpu(n)),
             Operation::Power(n, on) => self.power(self.vcpu(n), on),
             Operation::AddVcpu(n) => self.add_vcpu(n),
-            _ => within(bounds::INJECTION, || self.inject(operation)),
+            _ => {
+                within(bounds::CONNECTION, || self.connect(operation));
+                within(bounds::INJECTION, || self.inject(operation));
+            }
         }
 
         let grown = heap::live() - self.heap.0;
@@ -440,10 +443,26 @@ impl Machine {
 
     // --- devices ---------------------------------------------------------------------------------
 
+    /// Connects an interrupt that is to be forwarded.
+    fn connect(&self, operation: &Operation) {
+        let (vm, pin) = (&self.vm, &self.pin());
+        match *operation {
+            Operation::Spi(n, true) => {
+                if let Some(intid) = spi(n) {
+                    let _ = vm.connect_spi(pin, intid, intid);
+                }
+            }
+            Operation::Ppi(n, which, true) => {
+                if let Some(intid) = ppi(which) {
+                    let _ = vm.connect_ppi(pin, id(self.vcpu(n)), intid, intid);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn inject(&self, operation: &Operation) {
         let (vm, pin) = (&self.vm, &self.pin());
-        let spi = |n: u16| IntId::spi(32 + u32::from(n));
-        let ppi = |n: u8| IntId::ppi(16 + u32::from(n % 16));
         let vcpu = |n| id(self.vcpu(n));
         match *operation {
             Operation::Msi(its, device, event) => {
@@ -453,7 +472,6 @@ impl Machine {
             Operation::Spi(n, forward) => {
                 if let Some(intid) = spi(n) {
                     if forward {
-                        let _ = vm.connect_spi(pin, intid, intid);
                         let _ = vm.forward_spi(pin, intid);
                     } else {
                         let _ = vm.inject_spi(pin, intid);
@@ -473,7 +491,6 @@ impl Machine {
             Operation::Ppi(n, which, forward) => {
                 if let Some(intid) = ppi(which) {
                     if forward {
-                        let _ = vm.connect_ppi(pin, vcpu(n), intid, intid);
                         // On the CPU that has the vCPU, if any.
                         let place = self.places[self.vcpu(n)];
                         let pinned = place.map(|cpu| self.cpus[cpu].pin());
@@ -510,11 +527,13 @@ impl Machine {
         if self.vm.host().inside(cpu) == Some(id(n)) {
             return true;
         }
+        // An entry may kick its own CPU.
+        self.vm.host().set_inside(cpu, Some(id(n)));
         let this = &self.cpus[cpu];
         let entered = within(bounds::ENTRY, || self.vm.enter(&this.pin(), id(n)));
         assert_eq!(entered.is_ok(), self.on[n]);
-        if self.on[n] {
-            self.vm.host().set_inside(cpu, Some(id(n)));
+        if !self.on[n] {
+            self.vm.host().set_inside(cpu, None);
         }
         self.on[n]
     }
@@ -589,6 +608,14 @@ impl Machine {
             self.power(added.index(), true);
         }
     }
+}
+
+fn spi(n: u16) -> Option<IntId> {
+    IntId::spi(32 + u32::from(n))
+}
+
+fn ppi(n: u8) -> Option<IntId> {
+    IntId::ppi(16 + u32::from(n % 16))
 }
 
 fn id(n: usize) -> VcpuId {

@@ -49,7 +49,7 @@ impl Choices for Random {
 /// Acts alone, with many seeds.
 #[test]
 fn in_any_order_every_call_returns() {
-    let (seeds, steps) = if cfg!(miri) { (1, 40) } else { (60, 1000) };
+    let (seeds, steps) = if cfg!(miri) { (1, 25) } else { (60, 1000) };
     for seed in 0..seeds {
         let shared = Shared::default();
         let mut actor = Actor::new(&shared, Random::new(seed));
@@ -61,7 +61,7 @@ fn in_any_order_every_call_returns() {
 /// Acts with other threads, which make, run and drop the same VMs.
 #[test]
 fn in_any_order_on_several_threads() {
-    let (threads, seeds, steps) = if cfg!(miri) { (2, 1, 15) } else { (4, 8, 1500) };
+    let (threads, seeds, steps) = if cfg!(miri) { (2, 1, 10) } else { (4, 8, 1500) };
     for seed in 0..seeds {
         let (shared, all_done) = (Shared::default(), Barrier::new(threads));
         std::thread::scope(|scope| {

@@ -40,6 +40,33 @@ fn one_of_two_mappings_keeps_the_interrupt() {
     guest.finish();
 }
 
+/// Maps every event of two devices to one LPI: the count of references would wrap.
+#[test]
+#[cfg_attr(miri, ignore = "too many commands")]
+fn an_lpi_has_a_largest_number_of_mappings() {
+    const MOST: u32 = 1 << 15;
+    let guest = Guest::new();
+    guest.run(&[mapc(0, Some(0)), mapd(1, Some(15)), mapd(2, Some(15))]);
+
+    for device in [1, 2] {
+        let events: Vec<_> = (0..MOST).map(|n| mapti(device, n, 8192, 0)).collect();
+        for commands in events.chunks(127) {
+            guest.run(commands);
+        }
+        assert_eq!(guest.lpi(8192).unwrap().refs(), MOST as u16);
+    }
+    assert_eq!(
+        guest.fails(mapti(2, 0, 8192, 0)),
+        Some(CommandError::IntidOutOfRange)
+    );
+
+    guest.run(&[mapd(2, None)]);
+    assert_eq!(guest.lpi(8192).unwrap().refs(), MOST as u16);
+    guest.run(&[mapd(1, None)]);
+    assert!(guest.lpi(8192).is_none());
+    guest.finish();
+}
+
 #[test]
 fn two_itses_may_map_the_same_lpi() {
     let guest = Guest::with(|config| {
