@@ -135,12 +135,14 @@ impl Irq {
     /// Returns the INTID.
     #[inline]
     pub(crate) fn intid(&self) -> IntId {
+        self.watched.read();
         self.intid
     }
 
     /// Returns the kind of the INTID.
     #[inline]
     pub(crate) fn kind(&self) -> Kind {
+        self.watched.read();
         self.kind
     }
 
@@ -148,6 +150,7 @@ impl Irq {
     /// [`State::uses_pintid`].
     #[inline]
     pub(crate) fn pintid(&self) -> u16 {
+        self.watched.read();
         // Relaxed: written before CONNECTED is set, and constant while any of the bits is that
         // `State::uses_pintid` names.
         self.pintid.load(Relaxed)
@@ -170,12 +173,14 @@ impl Irq {
 
     /// Returns the collection of the LPI's last mapping. Under the ITS's command lock.
     pub(crate) fn icid(&self) -> u16 {
+        self.watched.read();
         // Relaxed: all accesses hold the ITS's command lock.
         self.icid.load(Relaxed)
     }
 
     /// Sets the collection of the LPI. Under the ITS's command lock.
     pub(crate) fn set_icid(&self, icid: u16) {
+        self.watched.read();
         // Relaxed: all accesses hold the ITS's command lock.
         self.icid.store(icid, Relaxed);
     }
