@@ -36,7 +36,7 @@ target/reports/loom.json as well. The exit status is 0 only if every model holds
 and every mutant is caught.
 
 Examples:
-  cargo xtask loom                           everything: some three minutes on
+  cargo xtask loom                           everything: some six minutes on
                                              two CPUs
   cargo xtask loom --protocol lpi_lifetime   one protocol and its mutants
   cargo xtask loom --mutants                 the mutants alone
