@@ -87,7 +87,7 @@ mutants! {
     UnmapMissesListRegister: "lpi_lifetime", "remap_in_a_list_register", "";
 
     /// Insertion does not check under the lock if the interrupt is already queued.
-    LinkedTwice: "inject", "injection_against_movi", "";
+    LinkedTwice: "inject", "injection_against_disable_and_enable", "";
     /// A CPU fills a list register of its own vCPU without checking if the interrupt is already
     /// queued.
     StagedTwice: "inject", "staging_against_two_moves", "";

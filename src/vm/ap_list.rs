@@ -410,7 +410,7 @@ mod tests {
             vcpu,
         );
         let _ = irq.update(|state| state.with_priority(priority));
-        assert!(irq.link(VcpuId::new(0).unwrap()).is_ok());
+        assert!(irq.link(VcpuId::new(0).unwrap()).is_some());
         irq
     }
 

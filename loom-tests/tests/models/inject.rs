@@ -109,6 +109,25 @@ fn injection_against_enable() {
     });
 }
 
+/// Races an injection against `ICENABLER` and `ISENABLER`. Two CPUs may each have to insert the
+/// interrupt: the injecting one, and the one that enables it. One of them does.
+#[test]
+fn injection_against_disable_and_enable() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << PPI);
+        machine.gicr(&cpu.pin(), V0, 0x1_0100, 1 << PPI);
+        other.join();
+        assert_eq!(machine.listed(), 1);
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Races an MSI against `MOVI`. The new vCPU takes the LPI once.
 #[test]
 fn injection_against_movi() {

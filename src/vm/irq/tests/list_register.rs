@@ -13,8 +13,8 @@ fn link() {
     const LINKED: bool = true;
     const REFUSED: bool = false;
     table! { SPI, |irq: &Irq| match irq.link(V0) {
-        Ok(state) | Err(state) if state != irq.state() => panic!("another state is returned"),
-        linked => linked.is_ok(),
+        Some(state) if state != irq.state() => panic!("another state is returned"),
+        linked => linked.is_some(),
     };
         "an edge": [PENDING ENABLED refs: 1] => [PENDING ENABLED on: V0 refs: 2], LINKED;
         "a level": [LINE ENABLED LEVEL refs: 1] => [LINE ENABLED LEVEL on: V0 refs: 2], LINKED;
@@ -31,7 +31,7 @@ fn link() {
         "withdrawn since": [ENABLED] => unchanged, REFUSED;
         "disabled since": [PENDING] => unchanged, REFUSED;
     }
-    table! { LPI, |irq: &Irq| irq.link(V0).is_ok();
+    table! { LPI, |irq: &Irq| irq.link(V0).is_some();
         "mapped": [PENDING ENABLED GROUP1 refs: 1] => [PENDING ENABLED GROUP1 on: V0 refs: 2],
             LINKED;
         "without references": [PENDING ENABLED GROUP1 UNMAPPED refs: 0] => unchanged, REFUSED;

@@ -186,11 +186,13 @@ fn zero_is_final(step: &Step) -> bool {
     step.old.refs() != 0 || step.new.refs() == 0
 }
 
-/// A CPU has to insert an interrupt that wanted a list already and was on none.
+/// A CPU has to insert an interrupt that wanted a list already and was on none. Another CPU has to
+/// do so if the target changes, because the first inserts on the old target only.
 fn is_queued_or_inserted(step: &Step) -> bool {
     let waits_for_insertion = |state: State| state.wants_list() && state.queued_on().is_none();
+    let has_moved = step.old.target() != step.new.target();
     !waits_for_insertion(step.new)
-        || waits_for_insertion(step.old)
+        || waits_for_insertion(step.old) && !has_moved
         || step.said.follow_up == Some(FollowUp::Insert)
         || step.said.references == References::HandedOver
 }

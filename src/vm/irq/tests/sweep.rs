@@ -384,7 +384,7 @@ const CHANGES: &[Transition] = &[
 
 #[rustfmt::skip]
 const WAITING: &[Transition] = &[
-    transition("link", anyone, LINKS, |irq| taken_if(irq.link(V0).is_ok())),
+    transition("link", anyone, LINKS, |irq| taken_if(irq.link(V0).is_some())),
     transition("unlink", for_waiting, LINKS, |irq| listed(pruned(irq, irq.unlink(V0)))),
     transition("fill_lr", for_waiting, FILLS, |irq| {
         let _ = irq.fill_lr(V0, [true; 2]);
