@@ -5,15 +5,18 @@
 //! `target/soak`.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::builder::PossibleValue;
 use clap::{ArgMatches, ValueEnum, value_parser};
 
 use crate::cli::{Options, defaulted, flag, option};
+use crate::miri::cargo_miri;
 use crate::process::{self, Show};
 use crate::provision::toolchain::{self, cargo, nightly};
-use crate::{console, project};
+use crate::{console, parallel, project};
 
 const AFTER_HELP_SCHEDULES: &str = "\
 Threads run one at a time and change at every atomic access of the library, as
@@ -27,7 +30,9 @@ Examples:
   cargo xtask schedules --seed 4711 --schedules 1
                                           one that failed, once more
   cargo xtask schedules --seed $RANDOM    others than last time
-  cargo xtask schedules --stalled         one CPU stops for ever, anywhere";
+  cargo xtask schedules --stalled         one CPU stops for ever, anywhere
+  cargo xtask schedules --weak --schedules 20
+                                          in Miri, loads return old values";
 
 /// Options of `cargo xtask schedules`.
 #[derive(Clone, Debug)]
@@ -44,6 +49,8 @@ pub(crate) struct ScheduleOptions {
     pub(crate) verbose: bool,
     /// True if one CPU of each run stops for ever.
     pub(crate) stalled: bool,
+    /// True if the memory is weakly ordered.
+    pub(crate) weak: bool,
 }
 
 impl Options for ScheduleOptions {
@@ -76,6 +83,11 @@ impl Options for ScheduleOptions {
                 "stalled",
                 "Stop one CPU of each run for ever, and see that others go on",
             ),
+            flag(
+                "weak",
+                "Weakly ordered memory, by Miri: some thousand times slower",
+            )
+            .conflicts_with_all(["stalled", "verbose"]),
         ])
     }
 
@@ -87,9 +99,27 @@ impl Options for ScheduleOptions {
             jobs: defaulted(matches, "jobs"),
             verbose: matches.get_flag("verbose"),
             stalled: matches.get_flag("stalled"),
+            weak: matches.get_flag("weak"),
         }
     }
 }
+
+impl ScheduleOptions {
+    /// Returns the seconds that the run may take, if there is a limit.
+    fn limit(&self) -> Option<u64> {
+        self.seconds
+            .or(self.schedules.is_none().then_some(DEFAULT_SECONDS))
+    }
+}
+
+/// Seconds of schedules if nothing else is asked for.
+const DEFAULT_SECONDS: u64 = 60;
+
+/// Operations of each device, driver and CPU of a VM in Miri.
+const WEAK_OPERATIONS: u32 = 4;
+
+/// The most VMs of a run in Miri.
+const MOST_WEAK: u64 = 100_000;
 
 const AFTER_HELP_STRESS: &str = "\
 Every two seconds a VM is torn down, its counters are checked, and the next one
@@ -174,6 +204,10 @@ impl ValueEnum for Sanitizer {
 
 /// Runs random schedules of whole VMs under shuttle, and tells whether every one held.
 pub(crate) fn schedules(options: &ScheduleOptions) -> Result<bool> {
+    if options.weak {
+        return weak(options);
+    }
+
     let flags = "--cfg shuttle -D warnings";
     let mut command = built(cargo("build"), "shuttle", flags, None)?;
 
@@ -185,10 +219,7 @@ pub(crate) fn schedules(options: &ScheduleOptions) -> Result<bool> {
     if let Some(schedules) = options.schedules {
         command.arg(format!("schedules={schedules}"));
     }
-    let seconds = options
-        .seconds
-        .or(options.schedules.is_none().then_some(60));
-    if let Some(seconds) = seconds {
+    if let Some(seconds) = options.limit() {
         command.arg(format!("seconds={seconds}"));
     }
     if options.verbose {
@@ -203,6 +234,49 @@ pub(crate) fn schedules(options: &ScheduleOptions) -> Result<bool> {
         console::detail("it did not come back; with --verbose it says which seed it was at");
     }
     Ok(finished.success)
+}
+
+/// Runs whole VMs in Miri, which switches threads at random and lets loads return old values, and
+/// tells whether every one held.
+fn weak(options: &ScheduleOptions) -> Result<bool> {
+    let vm = |seed: u64, operations: u32| -> Result<Command> {
+        let mut command = cargo_miri(seed)?;
+        command.args(["run", "--package", "soak", "--"]);
+        command.args([format!("seed={seed}"), format!("operations={operations}")]);
+        Ok(command)
+    };
+
+    console::step("Building whole VMs for Miri, and running an idle one");
+    process::run(&mut vm(0, 0)?, Show::Lines)?;
+
+    console::step("Whole VMs with weakly ordered memory");
+    let began = Instant::now();
+    let limit = options.limit().map_or(Duration::MAX, Duration::from_secs);
+    let count = options.schedules.unwrap_or(MOST_WEAK).min(MOST_WEAK);
+    let seeds: Vec<_> = (0..count).map(|n| options.seed.wrapping_add(n)).collect();
+    let failed = AtomicBool::new(false);
+    let ran = parallel::map(options.jobs.into(), &seeds, |_, seed| {
+        if failed.load(Relaxed) || began.elapsed() >= limit {
+            return Ok(false);
+        }
+        let finished = process::finish(&mut vm(*seed, WEAK_OPERATIONS)?, Show::Silent)?;
+        if !finished.success {
+            failed.store(true, Relaxed);
+            console::detail(format!("FAILED with seed {seed}:\n{}", finished.stderr));
+        }
+        let time = began.elapsed().as_secs();
+        console::detail(format!("{} after {time} s", finished.stdout.trim()));
+        Ok(true)
+    })?;
+
+    let ran = ran.into_iter().filter(|ran| *ran).count();
+    let failed = failed.into_inner();
+    let outcome = if failed { "one failed" } else { "none failed" };
+    console::step(format!(
+        "{ran} VMs, {outcome}, {} s",
+        began.elapsed().as_secs()
+    ));
+    Ok(!failed)
 }
 
 /// Runs whole VMs with real threads, and tells whether every one held.

@@ -9,15 +9,40 @@ use crate::world::{Plan, World};
 /// Life of one VM. A short life soaks teardown too.
 const LIFE: Duration = Duration::from_secs(2);
 
-/// Soaks as given by `seconds=LENGTH seed=FIRST threads=COUNT`. Each argument has a default.
+/// Soaks as given by `seconds=LENGTH seed=FIRST threads=COUNT`, or runs the one VM given by
+/// `operations=COUNT seed=ONE threads=COUNT`. Each argument has a default.
 pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
+    let seed = arguments.number("seed").unwrap_or(1);
+    if let Some(operations) = arguments.number("operations") {
+        let deliveries = live(seed, operations as u32);
+        println!("seed {seed}: {deliveries} interrupts delivered");
+        return ExitCode::SUCCESS;
+    }
+
     let deliveries = soak(
         Duration::from_secs(arguments.number("seconds").unwrap_or(10)),
-        arguments.number("seed").unwrap_or(1),
+        seed,
         arguments.number("threads").unwrap_or(12).clamp(8, 64) as usize,
     );
     assert!(deliveries > 50, "hardly anything happened");
     ExitCode::SUCCESS
+}
+
+/// CPUs and actors of a VM of some operations.
+const THREADS: usize = 9;
+
+/// Runs one VM until each actor has done so many operations. Returns the number of interrupts
+/// delivered.
+fn live(seed: u64, operations: u32) -> u64 {
+    let world = World::new(Plan {
+        seed,
+        threads: THREADS,
+        operations: Some(operations),
+    });
+    world.run();
+    let deliveries = world.deliveries();
+    world.finish();
+    deliveries
 }
 
 /// Runs one VM after the other. Returns the number of interrupts delivered.
@@ -73,13 +98,7 @@ mod tests {
     fn short_lives() {
         let (seeds, operations) = if cfg!(miri) { (1, 2) } else { (20, 50) };
         for seed in 1..=seeds {
-            let world = World::new(Plan {
-                seed,
-                threads: 9,
-                operations: Some(operations),
-            });
-            world.run();
-            world.finish();
+            live(seed, operations);
         }
     }
 

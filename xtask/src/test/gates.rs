@@ -15,10 +15,11 @@ use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
+use crate::miri::cargo_miri;
 use crate::order;
 use crate::process::{self, Show};
 use crate::project;
-use crate::provision::toolchain::{self, cargo, nightly};
+use crate::provision::toolchain::{self, cargo};
 use crate::soak::{self, ScheduleOptions};
 
 /// The boots: vCPUs, release of the kernel, CPU model, and whether it is booted by firmware. A
@@ -267,6 +268,7 @@ pub(crate) fn all() -> Vec<Gate> {
                 jobs: 2,
                 verbose: false,
                 stalled: false,
+                weak: false,
             }),
         ),
         Gate::new(
@@ -279,6 +281,7 @@ pub(crate) fn all() -> Vec<Gate> {
                 jobs: 2,
                 verbose: false,
                 stalled: true,
+                weak: false,
             }),
         ),
         Gate::new("miri", "Miri", Suite(miri)),
@@ -386,32 +389,17 @@ fn reference() -> Result<Command> {
     Ok(tests)
 }
 
-/// Returns the command that runs Miri, the interpreter that knows undefined behaviour, over the
-/// tests of `unsafe` code and over one short run of a whole VM with threads. Few and short ones:
-/// Miri is some hundred times slower than the machine.
+/// Returns the command that runs Miri over the tests of `unsafe` code and over one short run of a
+/// whole VM with threads. Few and short ones: Miri is some hundred times slower than the machine.
 fn miri() -> Result<Command> {
-    let flags = [
-        // crossbeam-epoch is not made for the stricter model, stacked borrows.
-        "-Zmiri-tree-borrows",
-        // A list in crossbeam-epoch reaches a whole object by a reference to its atomic part.
-        "-Zmiri-tree-borrows-no-precise-interior-mut",
-        // It keeps marks in the low bits of pointers, and so makes pointers of integers.
-        "-Zmiri-permissive-provenance",
-        // Objects left to the epoch at the end are not freed; and tests leak shared ones.
-        "-Zmiri-ignore-leaks",
-    ];
-    let mut tests = nightly(&["miri", "rust-src"])?.cargo("miri");
+    let mut tests = cargo_miri(0)?;
     tests
         .args(["test", "--package", "vgic", "--package", "soak"])
         .args(["--lib", "--bins", "--test", "any_order", "--"])
         .args(["ap_list::", "radix::", "sync::"])
         .args(["ich_shadow::", "residency::"])
         .args(["a_vm_may_be_moved", "lifetimes::injectors"])
-        .args(["lifetimes::discarded", "short_lives", "in_any_order"])
-        .env("MIRIFLAGS", flags.join(" "))
-        // Backtraces of tests that are to panic are slow, and of no interest.
-        .env("RUST_BACKTRACE", "0")
-        .env("CARGO_TARGET_DIR", project::root().join("target/miri"));
+        .args(["lifetimes::discarded", "short_lives", "in_any_order"]);
     Ok(tests)
 }
 

@@ -11,11 +11,10 @@ use serde_json::Value;
 use xtask::loom::programs::{Outcome, Programs};
 use xtask::process::{self, Show};
 use xtask::provision::toolchain::cargo;
-use xtask::{console, project};
+use xtask::{console, parallel, project};
 
 use crate::copy::Copy;
 use crate::kind::Kind;
-use crate::parallel;
 
 /// The variable that selects a mutant.
 const SELECT: &str = "VGIC_SWEEP";
@@ -125,7 +124,7 @@ impl Gates {
         ));
         let reports = root.join("reached");
         fs::create_dir_all(&reports)?;
-        let found = parallel::map(&self.all, |_, gate| {
+        let found = parallel::map(parallel::cpus(), &self.all, |_, gate| {
             let report = reports.join(gate.name.replace([' ', ':'], "-"));
             let mut command = self.command(gate);
             command.env(REACHED, &report);

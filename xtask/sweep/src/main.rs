@@ -11,7 +11,6 @@ mod cfg;
 mod copy;
 mod gates;
 mod kind;
-mod parallel;
 mod records;
 mod report;
 mod sites;
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use xtask::process::{self, Show};
-use xtask::{console, project};
+use xtask::{console, parallel, project};
 
 use copy::Copy;
 use gates::{Gate, Gates};
@@ -130,7 +129,7 @@ fn slice(copy: &Copy, names: &BTreeSet<String>, records: &Records, time: Duratio
 
     let (count, began) = (recorded.len(), Instant::now());
     console::step(format!("Sweeping a slice of {count} mutants"));
-    let ran = parallel::map(&recorded, |_, (number, name, gate)| {
+    let ran = parallel::map(parallel::cpus(), &recorded, |_, (number, name, gate)| {
         if began.elapsed() >= time {
             return Ok(None);
         }
@@ -186,7 +185,7 @@ fn all(
 
     let (count, began) = (mutants.len(), Instant::now());
     console::step(format!("Sweeping {count} mutants"));
-    parallel::map(mutants, |place, (number, mutant)| {
+    parallel::map(parallel::cpus(), mutants, |place, (number, mutant)| {
         let name = mutant.name();
         let found = || report.lock().expect("no work panics");
         if found().has(&name, options.executions) {
