@@ -19,7 +19,7 @@ use vgic::intid::VcpuId;
 
 pub use machine::{
     Machine, Quiet, acknowledge, clear, discard, int, mapd, mapti, mapti_as, mapti_second, movall,
-    movi, take,
+    movi, reclaim, take,
 };
 #[cfg(vgic_mutants)]
 pub use mutants::list;

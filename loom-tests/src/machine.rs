@@ -543,6 +543,14 @@ pub fn movall() -> [u64; 4] {
     [0x0e, 0, 0, 1 << 16]
 }
 
+/// Frees what the CPU has left to the epoch, unless another CPU is in the epoch.
+pub fn reclaim(cpu: &Cpu<SoftwareInterface>) {
+    // Each pin lets the epoch advance once, and memory is freed when it is two epochs old.
+    for _ in 0..2 {
+        cpu.pin().collect_garbage();
+    }
+}
+
 /// Sets up the guest's interface and acknowledges an interrupt. Returns the INTID, 1023 for none.
 pub fn acknowledge(cpu: &Cpu<SoftwareInterface>) -> u32 {
     let guest = cpu.interface();
