@@ -18,8 +18,19 @@
 //!    a node out of reach of readers.
 //!
 //! # Publication
-//! A slot is written with AcqRel and read with Acquire: a reader of a pointer sees the initialised
-//! node or value behind the pointer.
+//! A pointer is put into a slot with Release and read with Acquire: a reader of the pointer sees
+//! the initialised node or value behind the pointer.
+//!
+//! Changes of `live` and the unlinking of a node are Relaxed read-modify-writes, because they
+//! publish nothing:
+//! * A CPU counts out only what it has counted in itself, or what it has found in a slot. The count
+//!   of a value or a child comes before the Release that fills the slot, and the CPU that empties
+//!   the slot acquires the slot before it counts out. So no count is taken back before it is given.
+//! * DEAD is final, and a read-modify-write reads the newest count. A CPU that joins a node is
+//!   counted until it parts, so the node does not die and stays linked.
+//! * The CPU that defers a dead node to the epoch has emptied the slot itself, or has read that
+//!   another CPU has. The epoch's fences order either before every reader that enters later, and
+//!   the last use of the node by any CPU in the epoch before the free.
 #![expect(unsafe_code)]
 // UNSAFETY: nodes and values are dereferenced through raw pointers, under epoch guards.
 
@@ -34,7 +45,7 @@ use crossbeam_epoch::Guard;
 
 use crate::epoch::Garbage;
 use crate::steps::step;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, weakened_by};
 
 pub(crate) use walk::Cursor;
@@ -73,10 +84,9 @@ impl Node {
 
     /// Counts an inserter in. Returns false if the node is dead.
     fn join(&self) -> bool {
-        // AcqRel, and Acquire on failure: pairs with the AcqRel in `part`, so that a join is
-        // ordered after every earlier part. The count publishes nothing else.
+        // Relaxed, both: module docs, "Publication".
         self.live
-            .fetch_update(AcqRel, Acquire, |live| {
+            .fetch_update(Relaxed, Relaxed, |live| {
                 (live != DEAD || mutant(Mutant::DeadNodeEntered)).then(|| live.wrapping_add(1))
             })
             .is_ok()
@@ -85,12 +95,14 @@ impl Node {
     /// Counts `count` inserters or children out. Returns true to the CPU whose call killed the
     /// node.
     fn part(&self, count: usize) -> bool {
-        // AcqRel: pairs with the AcqRel of other calls of `part` and of `join`, so that all work
-        // inside the node happens before the node's death. Relaxed on failure: another CPU has
+        // Relaxed, every access: module docs, "Publication". If the exchange fails, another CPU has
         // joined, and this CPU does nothing more.
-        self.live.fetch_sub(count, AcqRel) == count
+        self.live.fetch_sub(count, Relaxed) == count
             && (mutant(Mutant::NodeDiesUnchecked)
-                || self.live.compare_exchange(0, DEAD, AcqRel, Relaxed).is_ok())
+                || self
+                    .live
+                    .compare_exchange(0, DEAD, Relaxed, Relaxed)
+                    .is_ok())
     }
 }
 
@@ -149,9 +161,9 @@ impl<'g> Path<'g> {
 
 /// Unlinks a dead node from its parent's slot. Returns true to the CPU that unlinked the node.
 fn unlink(slot: &Slot, node: *mut Node) -> bool {
-    // AcqRel: pairs with the Acquire in `child` and the AcqRel in `grow`: a CPU that sees the null
-    // also sees the node dead. Relaxed on failure: another CPU has unlinked the node.
-    slot.compare_exchange(node.cast(), ptr::null_mut(), AcqRel, Relaxed)
+    // Relaxed: nothing follows the null, and a CPU that still finds the node cannot join the node.
+    // On failure another CPU has unlinked the node.
+    slot.compare_exchange(node.cast(), ptr::null_mut(), Relaxed, Relaxed)
         .is_ok()
 }
 
@@ -238,7 +250,7 @@ impl<T> Radix<T> {
     #[inline]
     fn child<'g>(slot: &Slot, _guard: &'g Guard) -> Option<&'g Node> {
         step();
-        // Acquire: pairs with the AcqRel in `grow`.
+        // Acquire: pairs with the Release in `grow`.
         let node = slot.load(Acquire).cast::<Node>();
         // SAFETY: a slot above the lowest level holds null or a node. A node found while the guard
         // is pinned is freed after the guard is dropped, because `Path::part` defers the free.
@@ -253,7 +265,7 @@ impl<T> Radix<T> {
     #[must_use]
     pub fn get<'g>(&'g self, key: u32, guard: &'g Guard) -> Option<&'g T> {
         Self::check_pinned(guard);
-        // Acquire: pairs with the AcqRel in `insert` and `replace`.
+        // Acquire: pairs with the Release in `insert` and `replace`.
         let value = self.find(key, guard)?.load(Acquire).cast::<T>();
         // SAFETY: the slot held the value while `guard` was pinned. By the contract of `insert`,
         // the value stays allocated until `guard` is dropped.
@@ -268,25 +280,24 @@ impl<T> Radix<T> {
         self.root.iter().all(|slot| slot.load(Relaxed).is_null())
     }
 
-    /// Inserts `value` under `key`, if the key has no value. Allocates missing nodes. A node that
-    /// loses its last value meanwhile is `garbage`.
-    ///
-    /// # Errors
-    /// The present value of `key`, or `None` if `key` is out of range.
+    /// Inserts `value` under `key`. Returns false, changing nothing, if `key` has a value or is out
+    /// of range. Allocates missing nodes. A node that loses its last value meanwhile is `garbage`.
     ///
     /// # Safety
     /// `value` stays allocated until the value has been removed or replaced *and* every guard
     /// pinned before the removal has been dropped.
-    pub unsafe fn insert<'g>(
-        &'g self,
+    pub unsafe fn insert(
+        &self,
         key: u32,
         value: NonNull<T>,
-        guard: &'g Guard,
+        guard: &Guard,
         garbage: &Garbage,
-    ) -> Result<(), Option<&'g T>> {
+    ) -> bool {
         Self::check_pinned(guard);
         'restart: loop {
-            let mut slot = self.root_slot(key).ok_or(None)?;
+            let Some(mut slot) = self.root_slot(key) else {
+                return false;
+            };
             let mut path = Path::new();
             for level in (0..self.levels - 1).rev() {
                 let node = match Self::child(slot, guard) {
@@ -315,27 +326,16 @@ impl<T> Radix<T> {
                 slot = &node.slots[Self::index(key, level)];
             }
 
-            // AcqRel: publishes the value; pairs with the Acquire in `get` and in `walk_to`.
-            // Acquire on failure: pairs with the AcqRel of the insertion that came first.
-            let order = weakened_by(Mutant::SlotFilledRelaxed, AcqRel);
-            return match slot.compare_exchange(
-                ptr::null_mut(),
-                value.as_ptr().cast(),
-                order,
-                Acquire,
-            ) {
-                Ok(_) => {
-                    // This CPU's count in the lowest node stays, as the count of the value.
-                    path.part(0, 1, guard, garbage);
-                    Ok(())
-                }
-                Err(found) => {
-                    path.part(1, 1, guard, garbage);
-                    // SAFETY: the slot held the value while `guard` was pinned. By the contract of
-                    // `insert`, the value stays allocated until `guard` is dropped.
-                    Err(unsafe { found.cast::<T>().as_ref() })
-                }
-            };
+            // Release: publishes the value, and its count; pairs with the Acquire in `get`, in
+            // `walk_to` and in `remove`. Relaxed on failure: the found value is not followed.
+            let order = weakened_by(Mutant::SlotFilledRelaxed, Release);
+            let value = value.as_ptr().cast();
+            let inserted = slot
+                .compare_exchange(ptr::null_mut(), value, order, Relaxed)
+                .is_ok();
+            // This CPU's count in the lowest node stays as the count of an inserted value.
+            path.part(usize::from(!inserted), 1, guard, garbage);
+            return inserted;
         }
     }
 
@@ -352,9 +352,9 @@ impl<T> Radix<T> {
             parent.live.fetch_add(1, Relaxed);
         }
 
-        // AcqRel: publishes the node's slots; pairs with the Acquire in `child`. Relaxed on
-        // failure: the caller restarts.
-        let grown = slot.compare_exchange(ptr::null_mut(), node.cast(), AcqRel, Relaxed);
+        // Release: publishes the node's slots, and its count in the parent; pairs with the Acquire
+        // in `child`. Relaxed on failure: the caller restarts.
+        let grown = slot.compare_exchange(ptr::null_mut(), node.cast(), Release, Relaxed);
         if grown.is_err() {
             if let Some(parent) = parent
                 && !mutant(Mutant::FailedGrowthKeepsCount)
@@ -382,9 +382,9 @@ impl<T> Radix<T> {
         Self::check_pinned(guard);
         let old = ptr::from_ref(old).cast_mut().cast();
         self.find(key, guard).is_some_and(|slot| {
-            // AcqRel: publishes the value; pairs with the Acquire in `get` and in `walk_to`.
-            // Relaxed on failure: the found value is not followed.
-            slot.compare_exchange(old, new.as_ptr().cast(), AcqRel, Relaxed)
+            // Release: publishes the value; pairs with the Acquire in `get`, in `walk_to` and in
+            // `remove`. Relaxed on failure: the found value is not followed.
+            slot.compare_exchange(old, new.as_ptr().cast(), Release, Relaxed)
                 .is_ok()
         })
     }
@@ -411,12 +411,13 @@ impl<T> Radix<T> {
         }
 
         let expected = ptr::from_ref(expected).cast_mut().cast();
-        // AcqRel: pairs with the AcqRel in `insert` and `replace`, so that the value's insertion
-        // happens before the value is freed. Relaxed on failure: the found value is not followed.
+        // Acquire: pairs with the Release in `insert` and `replace`, so that the value is counted
+        // in before it is counted out, and complete before it is freed. Relaxed on failure: the
+        // found value is not followed.
         let removed = if mutant(Mutant::ReleaserErasesSuccessor) {
-            slot.swap(ptr::null_mut(), AcqRel)
+            slot.swap(ptr::null_mut(), Acquire)
         } else {
-            slot.compare_exchange(expected, ptr::null_mut(), AcqRel, Relaxed)
+            slot.compare_exchange(expected, ptr::null_mut(), Acquire, Relaxed)
                 .ok()?
         };
 
@@ -472,7 +473,7 @@ mod tests {
 
     fn insert(table: &Radix<u32>, key: u32, value: &'static u32, guard: &Guard) -> bool {
         // SAFETY: the value is never freed.
-        unsafe { table.insert(key, NonNull::from(value), guard, &Garbage::default()) }.is_ok()
+        unsafe { table.insert(key, NonNull::from(value), guard, &Garbage::default()) }
     }
 
     #[test]

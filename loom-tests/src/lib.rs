@@ -19,7 +19,7 @@ use vgic::intid::VcpuId;
 
 pub use machine::{
     Machine, Quiet, acknowledge, clear, discard, int, mapd, mapti, mapti_as, mapti_second, movall,
-    movi, take,
+    movi, reclaim, take,
 };
 #[cfg(vgic_mutants)]
 pub use mutants::list;
@@ -134,7 +134,16 @@ pub fn spawn<R: 'static>(
     cpu: u16,
     work: impl FnOnce(&Machine, &Cpu<SoftwareInterface>) -> R + 'static,
 ) -> Other<R> {
-    let (machine, cpu) = (machine.clone(), machine.cpu(cpu));
+    spawn_on(machine, machine.cpu(cpu), work)
+}
+
+/// Starts `work` on a CPU that has been at work before.
+pub fn spawn_on<R: 'static>(
+    machine: &Arc<Machine>,
+    cpu: Cpu<SoftwareInterface>,
+    work: impl FnOnce(&Machine, &Cpu<SoftwareInterface>) -> R + 'static,
+) -> Other<R> {
+    let machine = machine.clone();
     Other(thread::spawn(move || (work(&machine, &cpu), cpu)))
 }
 
@@ -144,7 +153,15 @@ impl<R> Other<R> {
     /// # Panics
     /// If the work panicked.
     pub fn join(self) -> R {
-        self.0.join().unwrap().0
+        self.join_with_cpu().0
+    }
+
+    /// Waits for the end of the work, and returns the CPU as well.
+    ///
+    /// # Panics
+    /// If the work panicked.
+    pub fn join_with_cpu(self) -> (R, Cpu<SoftwareInterface>) {
+        self.0.join().unwrap()
     }
 }
 

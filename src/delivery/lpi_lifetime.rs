@@ -63,7 +63,7 @@ pub(crate) fn map<'g, H: Host>(
         // SAFETY: the LPI is freed only by `free`, through the epoch, after removal from the table.
         let published = unsafe {
             match found {
-                None => vm.lpis.insert(key, new, pin.guard(), &vm.garbage).is_ok(),
+                None => vm.lpis.insert(key, new, pin.guard(), &vm.garbage),
                 Some(dying) => vm.lpis.replace(key, dying, new, pin.guard()),
             }
         };

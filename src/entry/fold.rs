@@ -107,7 +107,7 @@ pub(super) fn sample_before_entry<H: Host, I: CpuInterface>(
         return;
     }
 
-    let _entered = pin.guard();
+    // No epoch: an interrupt with a line is no LPI, and lives as long as the VM.
     let mut after = AfterUnlock::new();
     let waiting;
     {
@@ -363,7 +363,7 @@ fn end_by_eoi_count<H: Host, I: CpuInterface>(
         return;
     }
 
-    let _entered = pin.guard();
+    // No epoch: an active interrupt is no LPI, and lives as long as the VM.
     for _ in 0..eoi_count {
         let mut after = AfterUnlock::new();
         let mut to_resample = None;

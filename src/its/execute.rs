@@ -10,6 +10,7 @@ use crate::error::CommandError;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
 use crate::its::command::Command;
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
 use crate::vm::its::device::Device;
@@ -304,10 +305,15 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Ends the mapping of an event, in the order of [`crate::vm::its`], "Publication".
     pub(crate) fn unmap_event(&self, id: DeviceId, device: &Device, event: EventId, irq: &Irq) {
+        if mutant(Mutant::PutBeforeUnmapped) {
+            lpi_lifetime::unmap(self.vm, self.pin, irq);
+        }
         device.unmap(event, irq, self.pin.guard(), &self.vm.garbage);
         self.pin.leaves_garbage();
         self.vm.host.event_unmapped(self.its.id, id, event);
-        lpi_lifetime::unmap(self.vm, self.pin, irq);
+        if !mutant(Mutant::PutBeforeUnmapped) {
+            lpi_lifetime::unmap(self.vm, self.pin, irq);
+        }
     }
 
     /// Moves an event's interrupt, pending or not, to `target`, and reports the move to the host.

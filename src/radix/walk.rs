@@ -102,7 +102,7 @@ impl<T> Radix<T> {
                     && let Some((slot, rest)) = slots.split_first()
                 {
                     *steps = steps.saturating_sub(1);
-                    // Acquire: pairs with the AcqRel in `insert` and `replace`.
+                    // Acquire: pairs with the Release in `insert` and `replace`.
                     let value = slot.load(Acquire).cast::<T>();
                     // SAFETY: the slot held the value while `guard` was pinned. By the contract of
                     // `insert`, the value stays allocated until `guard` is dropped.

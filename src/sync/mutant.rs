@@ -64,7 +64,7 @@ mutants! {
     ChildCountedOutTwice: "radix", "two_levels_of_one_node", "";
     /// An inserter keeps the count of a node that another CPU has grown first.
     FailedGrowthKeepsCount: "radix", "two_levels_against_growth", "";
-    /// A value is inserted into the table with Relaxed instead of AcqRel.
+    /// A value is inserted into the table with Relaxed instead of Release.
     SlotFilledRelaxed: "radix", "publication", "";
 
     /// The CPU that puts an LPI's last reference empties the INTID's slot without comparing the
@@ -83,6 +83,8 @@ mutants! {
     FreeListPushedRelaxed: "lpi_lifetime", "exit_against_the_free_list", "";
     /// An LPI is popped from the free list with Relaxed instead of Acquire.
     FreeListPoppedRelaxed: "lpi_lifetime", "exit_against_the_free_list", "";
+    /// The ITS puts the mapping's reference before it empties the event's slot.
+    PutBeforeUnmapped: "lpi_lifetime", "injection_against_the_last_put", "";
     /// The end of a mapping does not cancel the pending state in a list register.
     UnmapMissesListRegister: "lpi_lifetime", "remap_in_a_list_register", "";
 

@@ -22,7 +22,6 @@
 use core::ptr::{self, NonNull};
 
 use crate::intid::{IntId, VcpuId};
-use crate::sync::Ordering::Relaxed;
 use crate::vm::irq::{Irq, State};
 
 /// Priority levels that are implemented: five bits.
@@ -143,19 +142,15 @@ impl ApList {
     #[inline]
     pub(crate) fn link(&mut self, irq: &Irq, state: State) {
         self.check_membership(irq);
-        // Relaxed: the list's lock guards the links.
         debug_assert!(
-            irq.links.next.load(Relaxed).is_null()
-                && irq.links.prev.load(Relaxed).is_null()
-                && !ptr::eq(irq, self.alone),
+            irq.links.next().is_null() && irq.links.prev().is_null() && !ptr::eq(irq, self.alone),
             "{:?} is linked twice",
             irq.intid()
         );
         let class = Class::of(irq, state) as usize;
         let level = usize::from(state.priority() >> 3);
-        // Relaxed: the list's lock guards the links.
         let bucket = (class * LEVELS + level) as u8;
-        irq.links.bucket.store(bucket, Relaxed);
+        irq.links.set_bucket(bucket);
         if self.waiting == 0 {
             self.alone = irq;
         } else {
@@ -169,8 +164,7 @@ impl ApList {
     pub(crate) fn relink(&mut self, irq: &Irq, state: State) {
         self.link(irq, state);
         if self.alone.is_null() {
-            // Relaxed: the list's lock guards the links.
-            let bucket = usize::from(irq.links.bucket.load(Relaxed));
+            let bucket = usize::from(irq.links.bucket());
             // The list is circular: the interrupt before the head is the last one.
             self.heads[bucket / LEVELS][bucket % LEVELS] = irq;
         }
@@ -190,23 +184,22 @@ impl ApList {
 
     /// Links an interrupt at the end of its bucket.
     fn link_in_bucket(&mut self, irq: &Irq) {
-        let this = ptr::from_ref(irq).cast_mut();
+        let this = ptr::from_ref(irq);
         let links = &irq.links;
-        // Relaxed, every access below: the list's lock guards the links.
-        let bucket = usize::from(links.bucket.load(Relaxed));
+        let bucket = usize::from(links.bucket());
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let head = self.heads[class][level];
         // SAFETY: by the type invariant, heads and links lead to live interrupts.
         if let Some(first) = unsafe { head.as_ref() } {
-            let last = first.links.prev.load(Relaxed);
-            links.next.store(head.cast_mut(), Relaxed);
-            links.prev.store(last, Relaxed);
-            first.links.prev.store(this, Relaxed);
+            let last = first.links.prev();
+            links.set_next(head);
+            links.set_prev(last);
+            first.links.set_prev(this);
             // SAFETY: by the type invariant, links lead to live interrupts.
-            unsafe { &*last }.links.next.store(this, Relaxed);
+            unsafe { &*last }.links.set_next(this);
         } else {
-            links.next.store(this, Relaxed);
-            links.prev.store(this, Relaxed);
+            links.set_next(this);
+            links.set_prev(this);
             self.heads[class][level] = this;
             self.bitmap[class] |= 1 << level;
         }
@@ -228,23 +221,21 @@ impl ApList {
     fn unlink_from_bucket(&mut self, irq: &Irq) {
         self.check_membership(irq);
         self.check_links(irq);
-        // Relaxed, every access below: the list's lock guards the links.
-        let bucket = usize::from(irq.links.bucket.load(Relaxed));
+        let bucket = usize::from(irq.links.bucket());
         let (class, level) = (bucket / LEVELS, bucket % LEVELS);
         let this = ptr::from_ref(irq);
-        let next = irq.links.next.load(Relaxed);
-        let prev = irq.links.prev.load(Relaxed);
-        irq.links.next.store(ptr::null_mut(), Relaxed);
-        irq.links.prev.store(ptr::null_mut(), Relaxed);
+        let next = irq.links.next();
+        let prev = irq.links.prev();
+        irq.links.set_next(ptr::null());
+        irq.links.set_prev(ptr::null());
         if ptr::eq(next, this) {
             self.heads[class][level] = ptr::null();
             self.bitmap[class] &= !(1 << level);
         } else {
-            // Relaxed, both: the list's lock guards the links.
             // SAFETY: by the type invariant, links lead to live interrupts.
-            unsafe { &*next }.links.prev.store(prev, Relaxed);
+            unsafe { &*next }.links.set_prev(prev);
             // SAFETY: by the type invariant, links lead to live interrupts.
-            unsafe { &*prev }.links.next.store(next, Relaxed);
+            unsafe { &*prev }.links.set_next(next);
             if ptr::eq(self.heads[class][level], this) {
                 self.heads[class][level] = next;
             }
@@ -270,8 +261,7 @@ impl ApList {
     pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
         // SAFETY: by the type invariant, `alone` is null or alive.
         if let Some(alone) = unsafe { self.alone.as_ref() } {
-            // Relaxed: the list's lock guards the links.
-            let bucket = alone.links.bucket.load(Relaxed);
+            let bucket = alone.links.bucket();
             let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
             return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
         }
@@ -328,9 +318,8 @@ impl ApList {
     fn check_links(&self, irq: &Irq) {
         #[cfg(debug_assertions)]
         {
-            // Relaxed, every access below: the list's lock guards the links.
             let links = &irq.links;
-            let (next, prev) = (links.next.load(Relaxed), links.prev.load(Relaxed));
+            let (next, prev) = (links.next(), links.prev());
             let intid = irq.intid();
             assert!(
                 !next.is_null() && !prev.is_null(),
@@ -339,14 +328,12 @@ impl ApList {
             // SAFETY: by the type invariant, links lead to live interrupts.
             let (next, prev) = unsafe { (&*next, &*prev) };
             assert!(
-                ptr::eq(next.links.prev.load(Relaxed), irq)
-                    && ptr::eq(prev.links.next.load(Relaxed), irq),
+                ptr::eq(next.links.prev(), irq) && ptr::eq(prev.links.next(), irq),
                 "the links around {intid:?} are broken"
             );
-            // Relaxed: the list's lock guards the links.
-            let bucket = links.bucket.load(Relaxed);
+            let bucket = links.bucket();
             assert!(
-                bucket == next.links.bucket.load(Relaxed),
+                bucket == next.links.bucket(),
                 "{intid:?} is linked to another bucket"
             );
         }
@@ -377,8 +364,7 @@ impl ApList {
                     self.check_membership(irq);
                     self.check_links(irq);
                     counted += 1;
-                    // Relaxed: the list's lock guards the links.
-                    next = irq.links.next.load(Relaxed);
+                    next = irq.links.next();
                     if ptr::eq(next, *head) {
                         break;
                     }

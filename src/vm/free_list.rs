@@ -46,8 +46,7 @@ impl FreeList {
         // Relaxed: only compared, and passed on through the link.
         let mut top = self.top.load(Relaxed);
         loop {
-            // Relaxed: published by the exchange.
-            irq.links.next.store(top, Relaxed);
+            irq.links.set_next(top);
             // Release: pairs with the Acquire in `pop`.
             let order = weakened_by(Mutant::FreeListPushedRelaxed, Release);
             // Relaxed: the value is only compared.
@@ -83,8 +82,8 @@ impl FreeList {
             let irq = unsafe { top.as_ref() }?;
             irq.watched.read();
 
-            // Relaxed: constant since the publication by `push`.
-            let next = irq.links.next.load(Relaxed);
+            // Constant since the publication by `push`.
+            let next = irq.links.next().cast_mut();
             match self.top.compare_exchange_weak(top, next, order, order) {
                 Ok(_) => {
                     self.length.lower();

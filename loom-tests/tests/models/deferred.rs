@@ -2,10 +2,13 @@
 //! that is left has been noted: once nothing is noted, nothing is left.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check_serial, discard, int, mapti_second, sole, spawn};
+use loom_tests::{
+    Machine, V0, V1, check_serial, discard, int, mapti_second, reclaim, sole, spawn, spawn_on,
+};
 use vgic::internals::waiting_frees;
 
-/// Races the last puts of two LPIs, on the CPUs of two vCPUs. Each CPU then frees LPIs.
+/// Races the last puts of two LPIs, on the CPUs of two vCPUs. Each CPU then frees LPIs, and one
+/// reclaims the memory.
 #[test]
 fn two_frees_and_two_advances() {
     check_serial(3, || {
@@ -27,15 +30,14 @@ fn two_frees_and_two_advances() {
         machine.exit(&cpus[1], V1);
 
         let [cpu, second] = cpus;
-        let other = spawn(&machine, 2, move |machine, _| {
-            machine.put(&second, V1);
-            machine.vm.advance(&second.pin()).unwrap();
-            second
+        let other = spawn_on(&machine, second, |machine, cpu| {
+            machine.put(cpu, V1);
+            machine.vm.advance(&cpu.pin()).unwrap();
+            reclaim(cpu);
         });
         machine.put(&cpu, V0);
         machine.vm.advance(&cpu.pin()).unwrap();
-        // Leaves the epoch after the race.
-        drop(other.join());
+        other.join();
 
         machine.advance(&cpu.pin());
         assert_eq!(waiting_frees(&machine.vm), 0, "work that nobody does");

@@ -6,7 +6,7 @@
 //! nothing because the other ITS has unmapped the LPI.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check_serial, discard, mapd, mapti, movall, sole, spawn};
+use loom_tests::{Machine, V0, V1, check_serial, discard, mapd, mapti, movall, sole, spawn, take};
 use vgic::Injected;
 
 /// Races `DISCARD` against `DISCARD` of both ITSes' mappings. The LPI is gone, and can be mapped
@@ -80,6 +80,39 @@ fn discard_against_mapping() {
         assert_eq!(machine.msi(&cpu.pin(), 1, 0), Some(Injected::Pending));
         assert_eq!(
             machine.msi(&cpu.pin(), 0, 1),
+            Some(Injected::Coalesced),
+            "two interrupts of one INTID"
+        );
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races `MAPTI` of both ITSes over an LPI without references that waits to be freed. One interrupt
+/// of the INTID exists afterwards, and each ITS finds it complete.
+#[test]
+fn mapping_against_mapping() {
+    check_serial(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 2));
+        let cpu = machine.cpu(0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 1);
+        for its in 0..2 {
+            machine.command(&cpu.pin(), its, discard(0));
+        }
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 1, mapti(0));
+        });
+        machine.command(&cpu.pin(), 0, mapti(0));
+        other.join();
+
+        assert_eq!(machine.msi(&cpu.pin(), 0, 0), Some(Injected::Pending));
+        assert_eq!(
+            machine.msi(&cpu.pin(), 1, 0),
             Some(Injected::Coalesced),
             "two interrupts of one INTID"
         );

@@ -8,7 +8,10 @@
 //! requiring a lock held by the caller. loom reports a deadlock of this kind.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, check_serial, discard, mapti, mapti_as, sole, spawn, take};
+use loom_tests::{
+    Machine, V0, acknowledge, check_serial, clear, discard, mapd, mapti, mapti_as, reclaim, sole,
+    spawn, spawn_on, take,
+};
 use vgic::Injected;
 use vgic::epoch::CpuPin;
 
@@ -221,6 +224,98 @@ fn exit_against_the_free_list() {
         other.join();
 
         machine.put(&cpu, V0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races `DISCARD` against the exit that puts the list's reference, the free of the LPI and a new
+/// MSI on that CPU. An MSI that comes after the last put finds the event unmapped: the LPI may be
+/// freed while the CPU is in the epoch.
+#[test]
+fn injection_against_the_last_put() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let [cpu, second] = [0, 1].map(|n| machine.cpu(n));
+        // A CPU's first pin may let the epoch advance: before the race.
+        for cpu in [&cpu, &second] {
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+        }
+        machine.enter(&second, V0);
+        assert_eq!(take(&second), 1);
+
+        let other = spawn_on(&machine, second, |machine, cpu| {
+            machine.exit(cpu, V0);
+            let pin = cpu.pin();
+            machine.vm.advance(&pin).unwrap();
+            pin.collect_garbage();
+            drop(pin);
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+        });
+        machine.command(&cpu.pin(), 0, discard(0));
+        cpu.pin().collect_garbage();
+        let ((), second) = other.join_with_cpu();
+
+        assert_eq!(machine.serve(&second, V0), 0, "it is unmapped");
+        assert_eq!(machine.listed(), 0);
+        drop(second);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races the end and the reclamation of two LPIs against the exit that folds both. The exit uses
+/// neither after it is freed.
+#[test]
+fn reclamation_against_exit() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.command(&cpu.pin(), 0, mapti_as(1, 8193));
+        for event in 0..2 {
+            let _ = machine.msi(&cpu.pin(), 0, event);
+        }
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 2);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, mapd(false));
+            reclaim(cpu);
+        });
+        machine.exit(&cpu, V0);
+        other.join();
+
+        assert_eq!(machine.listed(), 0);
+        machine.put(&cpu, V0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races the end and the reclamation of two LPIs against the entry that folds the one, cleared, and
+/// the put that folds the other, not ended by the guest. Neither is used after it is freed.
+#[test]
+fn reclamation_against_entry_and_put() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.command(&cpu.pin(), 0, mapti_as(1, 8193));
+        for event in 0..2 {
+            let _ = machine.msi(&cpu.pin(), 0, event);
+        }
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        machine.command(&cpu.pin(), 0, clear(0));
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.command(&cpu.pin(), 0, mapd(false));
+            reclaim(cpu);
+        });
+        machine.enter(&cpu, V0);
+        let taken = acknowledge(&cpu);
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
+        other.join();
+
+        assert!(matches!(taken, 8193 | 1023), "{taken} was cleared");
+        assert_eq!(machine.listed(), 0);
         sole(machine).finish(&cpu);
     });
 }

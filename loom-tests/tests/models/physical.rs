@@ -9,7 +9,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::Arc;
-use loom_tests::{LEVEL, Machine, SPI, V0, check, sole, spawn, take};
+use loom_tests::{LEVEL, Machine, SPI, V0, acknowledge, check, sole, spawn, spawn_on, take};
 use vgic::intid::{CpuId, IntId};
 use vgic::{InjectError, PhysicalInterrupt};
 
@@ -201,6 +201,40 @@ fn sample_against_icpendr() {
         other.join();
 
         assert_eq!(pending, 0, "the line is low");
+        assert_eq!(machine.deactivated(), [spi()]);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a message that asserts the level (`GICD_SETSPI_NSR`) against an entry that finds the
+/// physical line low, and withdraws the level from its list register. The guest gets the message's
+/// interrupt, or is kicked and gets it at the next entry.
+#[test]
+fn sample_against_message() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(1));
+        let [cpu, second] = [0, 1].map(|n| machine.cpu(n));
+        machine.connect_spi(&cpu.pin());
+        machine.gicd(&cpu.pin(), 0xc08, 0); // ICFGR2: level-sensitive
+        assert!(machine.forward_spi(&cpu.pin()));
+
+        let other = spawn_on(&machine, cpu, |machine, cpu| machine.enter(cpu, V0));
+        machine.gicd(&second.pin(), 0x40, SPI.into()); // SETSPI_NSR
+        let ((), cpu) = other.join_with_cpu();
+
+        let mut taken = acknowledge(&cpu);
+        if taken == 1023 {
+            assert_ne!(machine.kicks(), 0, "the guest does not leave");
+            machine.exit(&cpu, V0);
+            machine.enter(&cpu, V0);
+            taken = acknowledge(&cpu);
+        }
+        assert_eq!(taken, SPI);
+        assert_eq!(machine.deactivated(), [spi()]);
+        machine.gicd(&cpu.pin(), 0x48, SPI.into()); // CLRSPI_NSR
+        cpu.interface().write_eoir1(SPI);
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 0, "the level is low");
         assert_eq!(machine.deactivated(), [spi()]);
         sole(machine).finish(&cpu);
     });

@@ -16,6 +16,11 @@ use vgic::intid::CpuId;
 struct Value(UnsafeCell<u32>);
 
 impl Value {
+    fn write(&self, new: u32) {
+        // SAFETY: loom's cell panics on a concurrent access.
+        self.0.with_mut(|value| unsafe { *value = new });
+    }
+
     fn read(&self) -> u32 {
         // SAFETY: loom's cell panics on a concurrent write.
         self.0.with(|value| unsafe { *value })
@@ -55,8 +60,17 @@ impl Shared {
         let value = NonNull::from(&self.values[key as usize]);
         // SAFETY: `values` and `table` are fields of one `Shared`: the value lives as long as the
         // table.
-        let inserted = unsafe { self.table.insert(key, value, guard(pin), &self.garbage) }.is_ok();
+        let inserted = unsafe { self.table.insert(key, value, guard(pin), &self.garbage) };
         assert!(inserted, "{key} is there already");
+    }
+
+    /// Replaces the value of `key` by the value of `other`, a key without a value.
+    fn replace(&self, key: u32, other: u32, pin: &CpuPin<'_>) {
+        let [old, new] = [key, other].map(|key| &self.values[key as usize]);
+        // SAFETY: `values` and `table` are fields of one `Shared`: the value lives as long as the
+        // table.
+        let replaced = unsafe { self.table.replace(key, old, NonNull::from(new), guard(pin)) };
+        assert!(replaced, "{key} has another value");
     }
 
     fn get(&self, key: u32, pin: &CpuPin<'_>) -> Option<u32> {
@@ -133,7 +147,8 @@ fn reclamation_against_lookup() {
     });
 }
 
-/// Checks publication: a reader of a value sees the write before the insertion.
+/// Checks publication: a reader that finds a value, under its key or on a walk, sees the write
+/// before the insertion, or before the replacement of an older value.
 #[test]
 fn publication() {
     check(4, || {
@@ -141,20 +156,67 @@ fn publication() {
         shared.insert(2, &local.pin());
 
         let other = spawn(&shared, other, |shared, local| {
-            let found = shared.get(1, &local.pin());
-            assert!(found.is_none_or(|found| found == 7));
+            let pin = local.pin();
+            let replaced = shared.get(2, &pin);
+            assert!(matches!(replaced, Some(2 | 13)), "{replaced:?}");
+            let first = shared.table.next(0, guard(&pin));
+            let first = first.map(|(key, value)| (key, value.read()));
+            assert!(matches!(first, Some((1, 11) | (2, 2 | 13))), "{first:?}");
         });
         // Enter the epoch before the write: the entry is a fence, and would publish the value by
         // itself.
         let pin = local.pin();
         let _entered = guard(&pin);
-        // SAFETY: loom's cell panics on a concurrent access.
-        shared.values[1].0.with_mut(|value| unsafe { *value = 7 });
+        shared.values[1].write(11);
         shared.insert(1, &pin);
+        shared.values[3].write(13);
+        shared.replace(2, 3, &pin);
         drop(pin);
         other.join().unwrap();
 
-        assert_eq!(shared.get(1, &local.pin()), Some(7));
+        let pin = local.pin();
+        assert_eq!(shared.get(1, &pin), Some(11));
+        assert_eq!(shared.get(2, &pin), Some(13));
+    });
+}
+
+/// Races insertions of two CPUs against the removals of what the other CPU has inserted. The CPU
+/// that removes a value has it complete, and to itself.
+#[test]
+fn removal_against_insertion() {
+    check(4, || {
+        let (shared, [local, other]) = Shared::new();
+        let insert_and_remove = |own: u32, others: u32| {
+            move |shared: &Shared, local: &CpuLocal| {
+                let pin = local.pin();
+                // Enter the epoch before the write: the entry is a fence.
+                let guard = guard(&pin);
+                shared.values[own as usize].write(own);
+                shared.insert(own, &pin);
+                let value = &shared.values[others as usize];
+                if shared
+                    .table
+                    .remove(others, value, guard, &shared.garbage)
+                    .is_some()
+                {
+                    value.write(0);
+                }
+            }
+        };
+
+        let other = spawn(&shared, other, insert_and_remove(1, 2));
+        insert_and_remove(2, 1)(&shared, &local);
+        other.join().unwrap();
+
+        let pin = local.pin();
+        for key in [1, 2] {
+            let left = shared.get(key, &pin);
+            assert_eq!(left.is_none(), shared.values[key as usize].read() == 0);
+            if left.is_some() {
+                shared.remove(key, &pin);
+            }
+        }
+        assert!(shared.table.is_empty(), "a node is left");
     });
 }
 

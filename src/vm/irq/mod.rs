@@ -7,6 +7,7 @@
 //! | [`list_register`] | transitions under an ap_list's lock: link, unlink, fill, fold |
 //! | [`physical`] | transitions of the ownership of a physical interrupt |
 //! | [`references`] | transitions of mappings and migrations |
+//! | [`links`] | the links on an ap_list or on the free list |
 //! | [`outcome`] | the results of transitions, and the work left to the caller |
 //! | [`mutant_hooks`] | deliberate faults for the models |
 //!
@@ -62,6 +63,7 @@
 //! of the CPU. The transition that consumes the pending state (fill, fold) acquires the writes,
 //! also of a coalesced injection. For this reason a raise is never skipped after a mere load.
 
+mod links;
 mod list_register;
 mod mutant_hooks;
 mod outcome;
@@ -72,13 +74,12 @@ mod state;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use core::ptr;
-
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::steps::step;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU16, AtomicU64, Mutant, Watched, mutant};
+use crate::sync::{AtomicU16, AtomicU64, Mutant, Watched, mutant};
 
+pub(crate) use links::Links;
 pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
 pub(crate) use state::State;
 pub(crate) use state::{
@@ -86,14 +87,6 @@ pub(crate) use state::{
     LR_ASKED, LR_BITS, LR_HW, LR_LATCH, LR_PENDING, MESSAGE, PENDING, REF, RELEASING, TARGET,
     UNMAPPED,
 };
-
-/// Links of an intrusive circular list, and the bucket of the interrupt. Guarded by an ap_list
-/// lock; atomic only to need no `unsafe`.
-pub(crate) struct Links {
-    pub(crate) next: AtomicPtr<Irq>,
-    pub(crate) prev: AtomicPtr<Irq>,
-    pub(crate) bucket: AtomicU8,
-}
 
 /// A virtual interrupt.
 ///
@@ -125,11 +118,7 @@ impl Irq {
             kind: intid.kind(),
             icid: AtomicU16::new(0),
             pintid: AtomicU16::new(0),
-            links: Links {
-                next: AtomicPtr::new(ptr::null_mut()),
-                prev: AtomicPtr::new(ptr::null_mut()),
-                bucket: AtomicU8::new(0),
-            },
+            links: Links::new(),
             watched: Watched::default(),
         }
     }

@@ -66,7 +66,6 @@ impl Device {
             self.events
                 .insert(event.0, NonNull::from(irq), guard, garbage)
         };
-        let mapped = mapped.is_ok();
         debug_assert!(mapped, "the caller has checked that the slot is empty");
     }
 
@@ -119,7 +118,7 @@ impl Devices {
         })));
         // SAFETY: only `unmap` frees the device, through the epoch, after the device has left the
         // table.
-        let mapped = unsafe { self.0.insert(device.0, new, guard, garbage) }.is_ok();
+        let mapped = unsafe { self.0.insert(device.0, new, guard, garbage) };
         debug_assert!(mapped, "the caller has checked that no device is mapped");
         if !mapped {
             // SAFETY: the failed insertion has not published the `Box`, so `new` is the only

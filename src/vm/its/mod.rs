@@ -25,7 +25,7 @@
 //! # Publication
 //! Mapping an event:
 //! 1. The LPI gets a mapping reference, a target, a collection and a configuration.
-//! 2. The event's slot is filled (AcqRel). A CPU that translates finds a complete interrupt.
+//! 2. The event's slot is filled (Release). A CPU that translates finds a complete interrupt.
 //!
 //! Unmapping an event:
 //! 1. The event's slot is emptied.
