@@ -9,8 +9,8 @@ pub(crate) enum Kind {
     Fence,
     /// An epoch guard, not taken.
     Guard,
-    /// An early return, or another way out, of a check after a lock was taken or after something
-    /// was published, gone.
+    /// A check after a lock was taken or after something was published, gone: no early return or
+    /// other way out, or what depends on the check done always.
     Recheck,
     /// A notification, not sent.
     Notify,
@@ -43,7 +43,7 @@ impl Kind {
             Self::Order => "an ordering one step weaker",
             Self::Fence => "a fence gone",
             Self::Guard => "an epoch guard not taken",
-            Self::Recheck => "a way out gone, under a lock or after a publication",
+            Self::Recheck => "a check gone, under a lock or after a publication",
             Self::Notify => "a notification not sent",
         }
     }

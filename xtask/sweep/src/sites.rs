@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{
-    Arm, Attribute, BinOp, Block, Expr, ExprCall, ExprIf, ExprMethodCall, ExprPath, FieldValue,
-    FnArg, ImplItem, Item, ItemFn, ItemImpl, ItemMacro, ItemMod, ItemTrait, Macro, Pat, Signature,
-    Stmt, TraitItem, Type,
+    Arm, Attribute, BinOp, Block, Expr, ExprBinary, ExprCall, ExprIf, ExprMethodCall, ExprPath,
+    FieldValue, FnArg, ImplItem, Item, ItemFn, ItemImpl, ItemMacro, ItemMod, ItemTrait, Macro, Pat,
+    Signature, Stmt, TraitItem, Type,
 };
 
 use crate::cfg::left_out;
@@ -210,11 +210,18 @@ impl<'m> Reader<'m> {
     fn recheck(&mut self, checked: &ExprIf) {
         let place = self.place(Kind::Recheck);
         let number = self.add(Kind::Recheck, place, "", checked);
-        let alternatives = matches!(&*checked.cond,
-            Expr::Binary(binary) if matches!(binary.op, BinOp::Or(_)));
-        let (open, close) = if alternatives { ("(", ")") } else { ("", "") };
+        let is_made = format!("crate::sync::sweep::is({number})");
         // The condition is still evaluated: it may take or change something.
-        let after = format!("{close} && !crate::sync::sweep::is({number})");
+        let (open, after) = match (leaves(&checked.then_branch), &*checked.cond) {
+            (
+                true,
+                Expr::Binary(ExprBinary {
+                    op: BinOp::Or(_), ..
+                }),
+            ) => ("(", format!(") && !{is_made}")),
+            (true, _) => ("", format!(" && !{is_made}")),
+            (false, _) => ("", format!(" || {is_made}")),
+        };
         self.wrap(&checked.cond, open.to_owned(), &after, |reader| {
             reader.visit_expr(&checked.cond);
         });
@@ -318,7 +325,19 @@ fn ordering(expr: &Expr) -> Option<(&ExprPath, String)> {
 
 /// Tells whether the deliberate faults of `sync/mutant.rs` alone make a condition true.
 fn is_fault(condition: &Expr) -> bool {
-    called(condition).is_some_and(|name| name == "mutant")
+    match condition {
+        Expr::Unary(unary) => is_fault(&unary.expr),
+        _ => called(condition).is_some_and(|name| name == "mutant"),
+    }
+}
+
+/// Tells whether a condition binds what the block behind it uses, so that the block needs it.
+fn binds(condition: &Expr) -> bool {
+    match condition {
+        Expr::Let(_) => true,
+        Expr::Binary(binary) => binds(&binary.left) || binds(&binary.right),
+        _ => false,
+    }
 }
 
 /// Tells whether a block ends by leaving the function, or the loop's round.
@@ -455,7 +474,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             Stmt::Expr(Expr::If(checked), _)
                 if self.after_turn
                     && checked.else_branch.is_none()
-                    && leaves(&checked.then_branch)
+                    && (leaves(&checked.then_branch) || !binds(&checked.cond))
                     && !is_fault(&checked.cond) =>
             {
                 self.recheck(checked);
@@ -633,20 +652,25 @@ mod tests {
     #[test]
     fn checks_count_behind_a_lock_or_a_publication_only() {
         let (names, text) = read(
-            "fn f() { if a { return; } let l = x.lock(); if b || c { return; } if d { e(); }
+            "fn f() { if a { return; } let l = x.lock(); if b || c { return; }
+             if d && e { i(); } if let Some(j) = h { i(); }
              loop { if let Some(g) = h { continue; } } }
              fn g(list: &mut ApList) { if a { return; } }",
         );
-        let expected = ["a.rs f recheck 1", "a.rs f recheck 2", "a.rs g recheck 1"];
+        let expected = [
+            "a.rs f recheck 1",
+            "a.rs f recheck 2",
+            "a.rs f recheck 3",
+            "a.rs g recheck 1",
+        ];
         assert_eq!(names, expected);
-        assert!(
-            text.contains("if (b || c) && !crate::sync::sweep::is(0) {"),
-            "{text}"
-        );
-        assert!(
-            text.contains("if let Some(g) = h && !crate::sync::sweep::is(1) {"),
-            "{text}"
-        );
+        for switch in [
+            "if (b || c) && !crate::sync::sweep::is(0) {",
+            "if d && e || crate::sync::sweep::is(1) {",
+            "if let Some(g) = h && !crate::sync::sweep::is(2) {",
+        ] {
+            assert!(text.contains(switch), "{text}");
+        }
         syn::parse_file(&text).unwrap();
     }
 
