@@ -62,7 +62,7 @@ impl Control {
     }
 
     /// Begins a write of the enables, and changes them. Returns the enables from before.
-    pub(crate) fn write(&self, enables: u32) -> (u32, Write<'_>) {
+    pub fn write(&self, enables: u32) -> (u32, Write<'_>) {
         let counted = if mutant(Mutant::WriteNotCounted) {
             0
         } else {
