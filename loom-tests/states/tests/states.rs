@@ -23,12 +23,12 @@ const SECOND: Role = Role::Writer {
 };
 
 /// Visits every state of a scenario. Each state has the properties, and each situation is there.
-fn check(scenario: Scenario) {
+fn check(name: &str, scenario: Scenario) {
     let (cpus, vcpus) = (scenario.roles.len(), scenario.vcpus);
     let began = Instant::now();
     let checker = scenario.checker().spawn_bfs().join();
     println!(
-        "{} states, {} steps, {cpus} CPUs, {vcpus} vCPUs, {:.1} s",
+        "{name}: {} states, {} steps, {cpus} CPUs, {vcpus} vCPUs, {:.1} s",
         checker.unique_state_count(),
         checker.state_count(),
         began.elapsed().as_secs_f32()
@@ -121,101 +121,116 @@ fn all() -> Scenario {
 
 #[test]
 fn kicks_hold() {
-    check(kicks());
+    check("kicks", kicks());
 }
 
 #[test]
 fn power_holds() {
-    check(power());
+    check("power", power());
 }
 
 #[test]
 fn rwp_holds() {
-    check(rwp());
+    check("RWP", rwp());
 }
 
 #[test]
 fn rwp_of_two_vcpus_holds() {
-    check(rwp_of_two_vcpus());
+    check("RWP of two vCPUs", rwp_of_two_vcpus());
 }
 
 #[test]
 fn rwp_of_groups_holds() {
-    check(rwp_of_groups());
+    check("RWP of groups", rwp_of_groups());
 }
 
 #[test]
 fn the_end_holds() {
-    check(end());
+    check("the end", end());
 }
 
 #[test]
 fn all_at_once_holds() {
-    check(all());
+    check("all at once", all());
 }
 
 #[test]
 #[ignore = "large"]
 fn kicks_of_two_vcpus_hold() {
-    check(Scenario {
-        roles: vec![Owner(0b01), Owner(0b10), Producer],
-        vcpus: 2,
-        irqs: 2,
-        ..Scenario::default()
-    });
+    check(
+        "kicks of two vCPUs",
+        Scenario {
+            roles: vec![Owner(0b01), Owner(0b10), Producer],
+            vcpus: 2,
+            irqs: 2,
+            ..Scenario::default()
+        },
+    );
 }
 
 #[test]
 #[ignore = "large"]
 fn rwp_holds_while_interrupts_come() {
-    check(Scenario {
-        roles: vec![Owner(1), FIRST, SECOND, Producer],
-        pending: 0,
-        ..rwp()
-    });
+    check(
+        "RWP while interrupts come",
+        Scenario {
+            roles: vec![Owner(1), FIRST, SECOND, Producer],
+            pending: 0,
+            ..rwp()
+        },
+    );
 }
 
 #[test]
 #[ignore = "large"]
 fn rwp_holds_again_and_again() {
     let writer = |irq| Role::Writer { irq, again: true };
-    check(Scenario {
-        roles: vec![Owner(0b01), Owner(0b10), writer(1), writer(2)],
-        ..rwp_of_two_vcpus()
-    });
+    check(
+        "RWP again and again",
+        Scenario {
+            roles: vec![Owner(0b01), Owner(0b10), writer(1), writer(2)],
+            ..rwp_of_two_vcpus()
+        },
+    );
 }
 
 #[test]
 #[ignore = "large"]
 fn rwp_of_groups_holds_with_two_writers() {
-    check(Scenario {
-        roles: vec![
-            Owner(0b01),
-            Owner(0b10),
-            GroupWriter,
-            GroupWriter,
-            GroupReader,
-        ],
-        ..rwp_of_groups()
-    });
+    check(
+        "RWP of groups with two writers",
+        Scenario {
+            roles: vec![
+                Owner(0b01),
+                Owner(0b10),
+                GroupWriter,
+                GroupWriter,
+                GroupReader,
+            ],
+            ..rwp_of_groups()
+        },
+    );
 }
 
 #[test]
 #[ignore = "large"]
 fn all_at_once_holds_while_interrupts_come() {
-    check(Scenario {
-        roles: vec![
-            Owner(1),
-            Owner(1),
-            FIRST,
-            Producer,
-            Teardown,
-            Releaser,
-            Advancer,
-            Advancer,
-        ],
-        ..all()
-    });
+    check(
+        "all at once while interrupts come",
+        Scenario {
+            roles: vec![
+                Owner(1),
+                FIRST,
+                Producer,
+                Teardown,
+                Releaser,
+                Releaser,
+                Advancer,
+                Advancer,
+            ],
+            ..all()
+        },
+    );
 }
 
 /// Makes each fault in a scenario, and finds a state that lacks the property.
