@@ -5,13 +5,14 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::command_queue;
-use crate::vm::{
-    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, Vm,
+use crate::vm::Vm;
+use crate::vm::deferred::{
+    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE,
 };
 
 /// Does a bounded slice of each kind of deferred work.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    let work = vm.take_deferred();
+    let work = vm.deferred.take();
 
     if work & DEFERRED_GROUPS != 0 {
         group_enables::advance(vm, pin);

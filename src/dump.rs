@@ -22,13 +22,14 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, Kind, VcpuId};
 use crate::radix::Cursor;
+use crate::vm::Vm;
+use crate::vm::deferred::{
+    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE,
+};
 use crate::vm::irq::{Irq, State};
 use crate::vm::its::Its;
 use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
-use crate::vm::{
-    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE, Vm,
-};
 
 /// Most interrupts that are listed of a vCPU, and most devices of an ITS.
 const LINES: u32 = 64;
@@ -83,7 +84,7 @@ impl<H: Host> Dump<'_, H> {
             groups >> 1 & 1
         )?;
 
-        let work = Deferred(self.vm.deferred());
+        let work = Deferred(self.vm.deferred.get());
         writeln!(f, "deferred work: {work}")
     }
 

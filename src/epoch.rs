@@ -75,8 +75,9 @@ struct Record {
 /// A registration of a physical CPU, in the layout of bits 63:16 of a residency word: the CPU's
 /// identifier in bits 31:16, and in bits 63:32 a number, not 0, of no other registration of any
 /// domain.
+#[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Seat(pub(crate) u64);
+pub struct Seat(pub(crate) u64);
 
 impl Seat {
     pub(crate) const CPU_SHIFT: u32 = 16;
@@ -84,7 +85,7 @@ impl Seat {
     pub(crate) const TORN_DOWN: Self = Self((CpuId::FIRST_RESERVED as u64) << Self::CPU_SHIFT);
 
     /// Makes the seat of a registration.
-    pub(crate) const fn new(number: u32, id: CpuId) -> Self {
+    pub const fn new(number: u32, id: CpuId) -> Self {
         Self((number as u64) << 32 | (id.0 as u64) << Self::CPU_SHIFT)
     }
 }

@@ -208,6 +208,7 @@ pub mod internals {
 
     use crate::Vgic;
     use crate::epoch::CpuPin;
+    pub use crate::epoch::Seat;
     use crate::host::Host;
     pub use crate::radix::Radix;
     #[cfg(loom)]
@@ -215,6 +216,13 @@ pub mod internals {
     #[cfg(vgic_mutants)]
     pub use crate::sync::{MUTANTS, Mutant, MutantRecord, select};
     pub use crate::sync::{Slices, Tickets};
+    pub use crate::vm::deferred::{DEFERRED_FREE, Deferred};
+    pub use crate::vm::residency::{
+        BLOCKED, Kick, NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, Residency, ResidencyBits, WORK,
+    };
+    pub use crate::vm::rwp::{
+        Awaited, Control, RWP_GICD, Waiting, Write, is_being_written, is_recalled,
+    };
 
     /// Returns the epoch guard of a pin.
     pub fn guard<'p>(pin: &'p CpuPin<'_>) -> &'p Guard {

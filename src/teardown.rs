@@ -135,7 +135,7 @@ pub(crate) fn end_deferred<H: Host>(vm: &Vm<H>) {
     vm.distributor.notifications.end();
     vm.distributor.config_reload.end();
     vm.vcpus.iter().for_each(lpi_tables::end);
-    let _ = vm.take_deferred();
+    let _ = vm.deferred.take();
 }
 
 /// Prunes every interrupt from a vCPU's list.

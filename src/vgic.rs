@@ -447,7 +447,7 @@ impl<H: Host> Vgic<H> {
     #[inline]
     #[must_use]
     pub fn has_deferred(&self) -> bool {
-        self.vm.has_deferred()
+        self.vm.deferred.get() != 0
     }
 
     /// Does one bounded slice of the work deferred by guests' register writes.

@@ -4,9 +4,10 @@ use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::VcpuId;
+use crate::vm::deferred::DEFERRED_GROUPS;
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::RWP_GICD;
-use crate::vm::{DEFERRED_GROUPS, Vm, rwp};
+use crate::vm::{Vm, rwp};
 
 /// vCPUs to notify per slice.
 const SLICE: u32 = 64;
@@ -36,7 +37,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 
     if slice.end < present {
-        vm.defer(DEFERRED_GROUPS);
+        vm.deferred.add(DEFERRED_GROUPS);
     }
 }
 

@@ -17,8 +17,9 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
+use crate::vm::Vm;
+use crate::vm::deferred::DEFERRED_FREE;
 use crate::vm::irq::{GROUP1, Irq, PutResult};
-use crate::vm::{DEFERRED_FREE, Vm};
 
 /// LPIs to free per slice.
 const SLICE: usize = 64;
@@ -123,14 +124,14 @@ fn complete_put<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, put: PutResult
 /// reference. Allocates nothing.
 pub(crate) fn defer_free<H: Host>(vm: &Vm<H>, irq: &Irq) {
     if mutant(Mutant::DeferredBeforePushed) {
-        vm.defer(DEFERRED_FREE);
+        vm.deferred.add(DEFERRED_FREE);
         vm.free_list.push(irq);
         return;
     }
 
     // The work before its note: the CPU that takes the note over finds the work.
     vm.free_list.push(irq);
-    vm.defer(DEFERRED_FREE);
+    vm.deferred.add(DEFERRED_FREE);
 }
 
 /// Frees a slice of the LPIs in the free list, unless too much of the VM's memory waits for the
@@ -145,7 +146,7 @@ pub(crate) fn advance_free_list<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let _ = vm.is_full_of_garbage(pin);
     pin.collect();
     if !vm.free_list.is_empty() {
-        vm.defer(DEFERRED_FREE);
+        vm.deferred.add(DEFERRED_FREE);
     }
 }
 

@@ -33,9 +33,10 @@ use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
 use crate::sync::Ordering::{AcqRel, Acquire, Release};
 use crate::sync::{AtomicU64, Due, Mutant, mutant};
+use crate::vm::Vm;
+use crate::vm::deferred::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE};
 use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
-use crate::vm::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE, Vm};
 
 /// Bytes of a pending table per slice.
 // Two bytes under loom: the tables of the models have two slices.
@@ -113,7 +114,7 @@ pub(crate) fn advance_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
 
     if slice.end < end {
-        vm.defer(DEFERRED_CONFIG_RELOAD);
+        vm.deferred.add(DEFERRED_CONFIG_RELOAD);
     }
 }
 
@@ -197,7 +198,7 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
     // Acquire: pairs with the AcqRel in `note_scan`.
     if scanning.iter().any(|word| word.load(Acquire) != 0) {
-        vm.defer(DEFERRED_PENDING_TABLE);
+        vm.deferred.add(DEFERRED_PENDING_TABLE);
     }
 }
 
@@ -388,7 +389,7 @@ fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
         // AcqRel: pairs with the Acquire in `advance_pending_tables` and the AcqRel in
         // `forget_scan`.
         word.fetch_or(bit, AcqRel);
-        vm.defer(DEFERRED_PENDING_TABLE);
+        vm.deferred.add(DEFERRED_PENDING_TABLE);
     }
 }
 

@@ -151,7 +151,7 @@ pub(crate) fn advance_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, id: ItsId) {
     }
     pin.collect();
     if more {
-        vm.defer(1 << id.0);
+        vm.deferred.add(1 << id.0);
     }
 }
 

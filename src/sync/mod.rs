@@ -22,6 +22,7 @@ mod snapshot;
 mod spin;
 mod tickets;
 mod watched;
+mod word;
 
 pub use counter::Counter;
 pub(crate) use counter::Gauge;
@@ -40,6 +41,7 @@ pub(crate) use mutant::Mutant;
 pub use mutant::{MUTANTS, Mutant, MutantRecord, select};
 pub(crate) use mutant::{mutant, weakened_by};
 pub(crate) use watched::Watched;
+pub(crate) use word::word;
 
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{

@@ -17,10 +17,10 @@ use core::array;
 use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::{Relaxed, Release};
-use crate::sync::{AtomicU32, AtomicU64, Slices};
+use crate::sync::{AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::irq::{Irq, LEVEL};
-use crate::vm::rwp::Control;
+use crate::vm::rwp::{Awaited, Control};
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
@@ -29,7 +29,7 @@ pub(crate) struct Distributor {
     /// vCPUs to notify of a write of the group enables.
     pub(crate) notifications: Slices,
     /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
-    pub(crate) rwp_vcpus: AtomicU32,
+    pub(crate) rwp_vcpus: Awaited,
     /// The SPIs, from INTID 32 on.
     spis: FixedSlice<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
@@ -53,7 +53,7 @@ impl Distributor {
         Self {
             control: Control::default(),
             notifications: Slices::new(),
-            rwp_vcpus: AtomicU32::new(0),
+            rwp_vcpus: Awaited::default(),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
                 .collect(),

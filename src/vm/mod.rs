@@ -9,12 +9,14 @@
 //! | [`ich_shadow`] | the contents of a vCPU's `ICH_*` registers |
 //! | [`staging`] | an interrupt on the way straight into a free list register |
 //! | [`rwp`] | register writes waiting for a vCPU to fold its list registers |
+//! | [`deferred`] | the kinds of work left to [`Vgic::advance`](crate::Vgic::advance) |
 //! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
 //! | [`topology`] | the affinities of the vCPUs |
 //! | [`its`] | ITSes: devices, events, collections, command queues |
 //! | [`free_list`] | LPIs waiting to be freed |
 
 pub(crate) mod ap_list;
+pub(crate) mod deferred;
 pub(crate) mod distributor;
 pub(crate) mod free_list;
 pub(crate) mod ich_shadow;
@@ -30,6 +32,7 @@ pub(crate) mod vcpu;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use deferred::Deferred;
 use distributor::Distributor;
 use free_list::FreeList;
 use irq::Irq;
@@ -44,8 +47,8 @@ use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
-use crate::sync::Ordering::{AcqRel, Acquire, Release};
-use crate::sync::{AtomicU16, AtomicU32, Mutant, Rank, Snapshot, SpinLock, mutant};
+use crate::sync::Ordering::Acquire;
+use crate::sync::{AtomicU16, Rank, Snapshot, SpinLock};
 
 /// State of a VM.
 pub(crate) struct Vm<H: Host> {
@@ -66,19 +69,9 @@ pub(crate) struct Vm<H: Host> {
     /// Memory of LPIs, devices and tables that waits for the epoch.
     pub(crate) garbage: Garbage,
     pub(crate) its: Box<[Its]>,
-    /// Work for [`Vgic::advance`](crate::Vgic::advance): bit n for ITS n, and the `DEFERRED_*`
-    /// bits.
-    deferred: AtomicU32,
+    /// Work for [`Vgic::advance`](crate::Vgic::advance).
+    pub(crate) deferred: Deferred,
 }
-
-/// vCPUs have to be told of a write of `GICD_CTLR`.
-pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
-/// A pending table has to be read.
-pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
-/// LPI configurations have to be read again.
-pub(crate) const DEFERRED_CONFIG_RELOAD: u32 = 1 << 18;
-/// LPIs have to be freed.
-pub(crate) const DEFERRED_FREE: u32 = 1 << 19;
 
 impl<H: Host> Vm<H> {
     /// Builds a VM; vCPU 0 is powered on. Allocates the state of `config.max_vcpus` vCPUs.
@@ -111,7 +104,7 @@ impl<H: Host> Vm<H> {
                 .zip(&config.its)
                 .map(|(id, its)| Its::new(ItsId(id), its))
                 .collect(),
-            deferred: AtomicU32::new(0),
+            deferred: Deferred::default(),
             config,
         })
     }
@@ -236,37 +229,5 @@ impl<H: Host> Vm<H> {
 
         pin.hurry();
         pieces >= Garbage::LIMIT
-    }
-
-    /// Returns true if work is deferred; one load.
-    #[inline]
-    pub(crate) fn has_deferred(&self) -> bool {
-        // Acquire: pairs with `defer`.
-        self.deferred.load(Acquire) != 0
-    }
-
-    /// Returns the deferred work: `DEFERRED_*` bits, and ITSes.
-    pub(crate) fn deferred(&self) -> u32 {
-        // Acquire: pairs with `defer`.
-        self.deferred.load(Acquire)
-    }
-
-    /// Leaves work to [`Vgic::advance`](crate::Vgic::advance): `DEFERRED_*` bits, or ITSes.
-    pub(crate) fn defer(&self, work: u32) {
-        // AcqRel: pairs with `has_deferred` and `take_deferred`.
-        self.deferred.fetch_or(work, AcqRel);
-    }
-
-    /// Takes all deferred work over.
-    pub(crate) fn take_deferred(&self) -> u32 {
-        if mutant(Mutant::DeferredTakenByStore) {
-            let work = self.deferred();
-            // Release: part of the fault.
-            self.deferred.store(0, Release);
-            return work;
-        }
-
-        // AcqRel: pairs with `defer`.
-        self.deferred.swap(0, AcqRel)
     }
 }

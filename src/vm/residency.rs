@@ -30,28 +30,29 @@ use crate::epoch::Seat;
 use crate::intid::CpuId;
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU64, Mutant, mutant, weakened_by};
+use crate::sync::{AtomicU64, Mutant, mutant, weakened_by, word};
 
 const ON: u64 = 1 << 0;
 const IN_GUEST: u64 = 1 << 1;
-const BLOCKED: u64 = 1 << 2;
+/// The vCPU waits for an interrupt.
+pub const BLOCKED: u64 = 1 << 2;
 const SHOWN: u64 = 1 << 3;
 // In this order the work that kicks has adjacent bits, and so has the work that is not RERAISED: an
 // instruction tests either.
 /// The list registers must be folded before the next entry.
-pub(crate) const RECALL_LATER: u64 = 1 << 4;
+pub const RECALL_LATER: u64 = 1 << 4;
 /// An interrupt was inserted.
-pub(crate) const NEW: u64 = 1 << 5;
+pub const NEW: u64 = 1 << 5;
 /// The list registers must be folded soon.
-pub(crate) const RECALL: u64 = 1 << 6;
+pub const RECALL: u64 = 1 << 6;
 /// The vCPU's CPU has to release a physical PPI: no pending or active state is left, or no
 /// connection.
-pub(crate) const RELEASE: u64 = 1 << 7;
+pub const RELEASE: u64 = 1 << 7;
 /// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
 /// exit restages the interrupt; else the list registers must be folded.
-pub(crate) const RERAISED: u64 = 1 << 8;
+pub const RERAISED: u64 = 1 << 8;
 /// Every kind of work.
-pub(crate) const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED | RELEASE;
+pub const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED | RELEASE;
 /// The owner's seat.
 const OWNER: u64 = !0xffff;
 /// In place of a seat while the vCPU is on no CPU.
@@ -62,7 +63,7 @@ const TORN_DOWN: u64 = Seat::TORN_DOWN.0;
 /// Step left to a producer after giving work to a vCPU.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kick {
+pub enum Kick {
     /// None: the vCPU will find the work, or has been kicked or woken already.
     Nothing,
     /// Send an IPI to this physical CPU.
@@ -72,17 +73,20 @@ pub(crate) enum Kick {
 }
 
 /// The residency word of a vCPU. The owner is the CPU that has the vCPU.
-pub(crate) struct Residency(AtomicU64);
+#[derive(Debug)]
+pub struct Residency(AtomicU64);
+
+word!(Residency, AtomicU64, u64);
 
 impl Residency {
     /// Makes the word of a vCPU on no CPU, powered on or off.
-    pub(crate) fn new(on: bool) -> Self {
+    pub fn new(on: bool) -> Self {
         Self(AtomicU64::new(NO_CPU | if on { ON } else { 0 }))
     }
 
     /// Returns a copy of the word.
     #[inline]
-    pub(crate) fn get(&self) -> ResidencyBits {
+    pub fn get(&self) -> ResidencyBits {
         step();
         // Acquire: pairs with the AcqRel of every publishing read-modify-write below.
         ResidencyBits(self.0.load(Acquire))
@@ -90,14 +94,14 @@ impl Residency {
 
     /// Returns a copy of the word. A CPU that changes the word afterwards sees what the caller has
     /// seen.
-    pub(crate) fn get_ordered(&self) -> ResidencyBits {
+    pub fn get_ordered(&self) -> ResidencyBits {
         // AcqRel: pairs with the AcqRel in `load`.
         ResidencyBits(self.0.fetch_or(0, AcqRel))
     }
 
     /// Gives the vCPU `work`, after the reason has been published. Any CPU.
     #[inline]
-    pub(crate) fn notify(&self, work: u64) -> Kick {
+    pub fn notify(&self, work: u64) -> Kick {
         step();
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
@@ -120,7 +124,7 @@ impl Residency {
     }
 
     /// Makes `cpu` the owner. Returns the word if another CPU is.
-    pub(crate) fn load(&self, cpu: Seat) -> Result<(), ResidencyBits> {
+    pub fn load(&self, cpu: Seat) -> Result<(), ResidencyBits> {
         // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
         self.0
             .fetch_update(AcqRel, Acquire, |word| {
@@ -132,7 +136,7 @@ impl Residency {
 
     /// Claims a vCPU, on no CPU, for the teardown of its VM. Returns the word if the vCPU is on a
     /// CPU or has been claimed before.
-    pub(crate) fn tear_down(&self) -> Result<(), ResidencyBits> {
+    pub fn tear_down(&self) -> Result<(), ResidencyBits> {
         if mutant(Mutant::TornDownByStore) {
             let found = self.get();
             if found.0 & OWNER != NO_CPU {
@@ -153,13 +157,13 @@ impl Residency {
     }
 
     /// Makes the word of a claimed vCPU anew, powered on or off. Ends the claim.
-    pub(crate) fn reset(&self, on: bool) {
+    pub fn reset(&self, on: bool) {
         // AcqRel: pairs with the AcqRel in `load`: the state after the reset is visible.
         self.0.swap(NO_CPU | if on { ON } else { 0 }, AcqRel);
     }
 
     /// Gives up the ownership; the work bits stay. Owner only.
-    pub(crate) fn put(&self) {
+    pub fn put(&self) {
         // Relaxed: the owner alone writes the owner's bits.
         let owner = self.0.load(Relaxed) & OWNER;
         // AcqRel: pairs with the AcqRel in `load`.
@@ -169,7 +173,7 @@ impl Residency {
 
     /// Marks the vCPU, powered on, as in the guest, and consumes the work. Owner only.
     #[inline]
-    pub(crate) fn enter(&self, cpu: Seat) -> ResidencyBits {
+    pub fn enter(&self, cpu: Seat) -> ResidencyBits {
         let entered = ON | IN_GUEST | cpu.0;
         if mutant(Mutant::EntryDropsWork) {
             let work = self.get();
@@ -186,7 +190,7 @@ impl Residency {
     /// Marks the vCPU, found in the guest, as out of it, and returns the word from before. Owner
     /// only.
     #[inline]
-    pub(crate) fn exit(&self) -> ResidencyBits {
+    pub fn exit(&self) -> ResidencyBits {
         // Relaxed: publishes nothing; the fold's transitions publish the guest's part. The bit is
         // set: a subtraction clears it, by one instruction where a mask with a result is a loop.
         ResidencyBits(self.0.fetch_sub(IN_GUEST, Relaxed))
@@ -194,13 +198,13 @@ impl Residency {
 
     /// Records that the state of every interrupt in a list register has been updated since the
     /// exit: other CPUs may show it, until the next entry. Owner only.
-    pub(crate) fn show_states(&self) {
+    pub fn show_states(&self) {
         // AcqRel: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
         self.0.fetch_or(SHOWN, AcqRel);
     }
 
     /// Consumes the work outside the guest, and ends blocking. Owner only.
-    pub(crate) fn take_work(&self) -> ResidencyBits {
+    pub fn take_work(&self) -> ResidencyBits {
         // AcqRel: pairs with the AcqRel in `notify`.
         let order = weakened_by(Mutant::TakeWorkRelaxed, AcqRel);
         ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), order))
@@ -208,7 +212,7 @@ impl Residency {
 
     /// Marks the vCPU as blocked unless work is left. Returns true if the vCPU is blocked now.
     /// Owner only.
-    pub(crate) fn block(&self) -> bool {
+    pub fn block(&self) -> bool {
         // AcqRel: pairs with the AcqRel in `notify`: either this CPU sees the producer's bit, or
         // the producer sees BLOCKED.
         let order = weakened_by(Mutant::BlockRelaxed, AcqRel);
@@ -224,7 +228,7 @@ impl Residency {
 
     /// Powers the vCPU on or off. Returns false if nothing changed. Powering off is for the owner
     /// only.
-    pub(crate) fn set_power(&self, on: bool) -> bool {
+    pub fn set_power(&self, on: bool) -> bool {
         // AcqRel: pairs with `get` and `load`: powering on hands the vCPU's reset state to the CPU
         // that enters the vCPU.
         let old = if on {
@@ -238,7 +242,7 @@ impl Residency {
 
 /// Place of a vCPU, powered on, on the owner's CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Whereabouts {
+pub enum Whereabouts {
     /// Running the guest's code.
     InGuest,
     /// Out of the guest, and not blocked.
@@ -247,37 +251,37 @@ pub(crate) enum Whereabouts {
 
 /// A copy of the residency word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ResidencyBits(u64);
+pub struct ResidencyBits(u64);
 
 impl ResidencyBits {
     /// Returns true if the vCPU is powered on.
     #[inline]
-    pub(crate) fn is_on(self) -> bool {
+    pub fn is_on(self) -> bool {
         self.0 & ON != 0
     }
 
     /// Returns true if the vCPU is in the guest.
     #[inline]
-    pub(crate) fn in_guest(self) -> bool {
+    pub fn in_guest(self) -> bool {
         self.0 & IN_GUEST != 0
     }
 
     /// Returns true if the states of all interrupts in the vCPU's list registers are known: the
     /// vCPU is on no CPU, blocked, or was recalled and has left the guest. Otherwise, while a CPU
     /// handles a trap of the vCPU, the list registers are unread.
-    pub(crate) fn lrs_are_known(self) -> bool {
+    pub fn lrs_are_known(self) -> bool {
         self.0 & (BLOCKED | SHOWN) != 0 || self.cpu().is_none()
     }
 
     /// Returns true if `cpu` has the vCPU.
     #[inline]
-    pub(crate) fn is_on_cpu(self, cpu: Seat) -> bool {
+    pub fn is_on_cpu(self, cpu: Seat) -> bool {
         self.0 & OWNER == cpu.0
     }
 
     /// Returns true if the vCPU is on, on `cpu`, and `there`.
     #[inline]
-    pub(crate) fn is(self, there: Whereabouts, cpu: Seat) -> bool {
+    pub fn is(self, there: Whereabouts, cpu: Seat) -> bool {
         let there = match there {
             Whereabouts::InGuest => ON | IN_GUEST,
             Whereabouts::Out => ON,
@@ -286,30 +290,30 @@ impl ResidencyBits {
     }
 
     /// Returns true if the vCPU is blocked.
-    pub(crate) fn is_blocked(self) -> bool {
+    pub fn is_blocked(self) -> bool {
         self.0 & BLOCKED != 0
     }
 
     /// Returns the CPU that has the vCPU.
     #[inline]
-    pub(crate) fn cpu(self) -> Option<CpuId> {
+    pub fn cpu(self) -> Option<CpuId> {
         let cpu = (self.0 >> Seat::CPU_SHIFT) as u16;
         (cpu < CpuId::FIRST_RESERVED).then_some(CpuId(cpu))
     }
 
     /// Returns the registration of the CPU that has the vCPU.
-    pub(crate) fn seat(self) -> Option<Seat> {
+    pub fn seat(self) -> Option<Seat> {
         self.cpu().map(|_| Seat(self.0 & OWNER))
     }
 
     /// Returns true if the vCPU's VM is being taken apart, or has been.
-    pub(crate) fn is_torn_down(self) -> bool {
+    pub fn is_torn_down(self) -> bool {
         self.0 & OWNER == TORN_DOWN
     }
 
     /// Returns true if work of the given kinds is left.
     #[inline]
-    pub(crate) fn has(self, work: u64) -> bool {
+    pub fn has(self, work: u64) -> bool {
         self.0 & work != 0
     }
 }

@@ -21,7 +21,7 @@
 
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire};
-use crate::sync::{AtomicU32, Mutant, mutant};
+use crate::sync::{AtomicU8, AtomicU32, Mutant, mutant, word};
 use crate::vm::Vm;
 use crate::vm::residency::{RECALL, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
@@ -33,24 +33,27 @@ const WRITE: u32 = 1 << 8;
 
 /// The enables of `GICD_CTLR` or `GICR_CTLR`, in bits 7:0, and, in bits 31:8, the number of writes
 /// in progress of registers that RWP covers.
-#[derive(Default)]
-pub(crate) struct Control(AtomicU32);
+#[derive(Debug, Default)]
+pub struct Control(AtomicU32);
+
+word!(Control, AtomicU32, u32);
 
 /// A write in progress, until dropped.
 #[must_use]
-pub(crate) struct Write<'a>(&'a Control);
+#[derive(Debug)]
+pub struct Write<'a>(pub &'a Control);
 
 impl Control {
     /// Returns the enables in bits 7:0. The bits above are in use.
     #[inline]
-    pub(crate) fn get(&self) -> u32 {
+    pub fn get(&self) -> u32 {
         // Acquire: pairs with the AcqRel in `write`. A CPU that finds no write in progress sees the
         // recalls of those that were: pairs with the drop of the write.
         self.0.load(Acquire)
     }
 
     /// Begins a write of a register with changes elsewhere.
-    pub(crate) fn begin(&self) -> Write<'_> {
+    pub fn begin(&self) -> Write<'_> {
         if !mutant(Mutant::WriteNotCounted) {
             // AcqRel: before the change. A CPU that sees the change finds the write in progress.
             self.0.fetch_add(WRITE, AcqRel);
@@ -59,7 +62,7 @@ impl Control {
     }
 
     /// Begins a write of the enables, and changes them. Returns the enables from before.
-    pub(crate) fn write(&self, enables: u32) -> (u32, Write<'_>) {
+    pub fn write(&self, enables: u32) -> (u32, Write<'_>) {
         let counted = if mutant(Mutant::WriteNotCounted) {
             0
         } else {
@@ -93,28 +96,92 @@ impl Drop for Write<'_> {
 /// A write of the vCPU's redistributor waits: `GICR_CTLR.RWP`.
 pub(crate) const RWP_GICR: u8 = 1 << 0;
 /// A write of the distributor waits: `GICD_CTLR.RWP`.
-pub(crate) const RWP_GICD: u8 = 1 << 1;
+pub const RWP_GICD: u8 = 1 << 1;
+
+/// The registers with a write that waits for a vCPU, a bit each: [`RWP_GICR`] and [`RWP_GICD`].
+#[derive(Debug, Default)]
+pub struct Waiting(AtomicU8);
+
+word!(Waiting, AtomicU8, u8);
+
+impl Waiting {
+    /// Returns true if the flag of `register` is set.
+    #[inline]
+    pub fn has(&self, register: u8) -> bool {
+        // Acquire: pairs with the AcqRel in `set`.
+        self.0.load(Acquire) & register != 0
+    }
+
+    /// Sets the flag of `register`. Returns false if the flag was set.
+    #[inline]
+    pub fn set(&self, register: u8) -> bool {
+        // AcqRel: publishes the count; pairs with the swap in `clear` and the load in `has`.
+        self.0.fetch_or(register, AcqRel) & register == 0
+    }
+
+    /// Clears all flags. Returns true if the flag of `GICD_CTLR` was set.
+    #[inline]
+    pub fn clear(&self) -> bool {
+        // AcqRel: pairs with the AcqRel in `set`.
+        self.0.swap(0, AcqRel) & RWP_GICD != 0
+    }
+}
+
+/// Number of vCPUs with [`RWP_GICD`] in [`Waiting`], or about to have the flag, or that had the
+/// flag just now.
+#[derive(Debug, Default)]
+pub struct Awaited(AtomicU32);
+
+word!(Awaited, AtomicU32, u32);
+
+impl Awaited {
+    /// Returns true if a vCPU is counted.
+    #[inline]
+    pub fn any(&self) -> bool {
+        // Acquire: pairs with the AcqRel in `sub`: a guest that reads RWP as 0 sees the effects of
+        // the folds.
+        self.0.load(Acquire) != 0
+    }
+
+    /// Counts a vCPU, before its flag is set.
+    #[inline]
+    pub fn add(&self) {
+        // AcqRel: pairs with the load in `any`.
+        self.0.fetch_add(1, AcqRel);
+    }
+
+    /// Counts a vCPU off, after its flag was cleared.
+    #[inline]
+    pub fn sub(&self) {
+        // AcqRel: pairs with the increment in `add` and the load in `any`.
+        self.0.fetch_sub(1, AcqRel);
+    }
+}
 
 /// Returns true if writes were in progress when [`Control::get`] returned `control`.
 #[inline]
-pub(crate) fn is_being_written(control: u32) -> bool {
+pub fn is_being_written(control: u32) -> bool {
     control >= WRITE
+}
+
+/// Returns true if a write may wait for a vCPU with this `residency`: the vCPU is in the guest, and
+/// has not folded the list registers since RECALL was sent.
+#[inline]
+pub fn is_recalled(residency: ResidencyBits) -> bool {
+    residency.in_guest() && residency.has(RECALL)
 }
 
 /// Returns true if a write of `register` waits for the vCPU: the vCPU is in the guest and has not
 /// folded the list registers since the write.
 pub(crate) fn is_waiting(vcpu: &Vcpu, register: u8) -> bool {
     let residency = vcpu.residency.get();
-    // Acquire: pairs with the AcqRel in `expect`.
-    vcpu.rwp.load(Acquire) & register != 0 && residency.in_guest() && residency.has(RECALL)
+    vcpu.rwp.has(register) && is_recalled(residency)
 }
 
 /// Returns true if a write of the distributor waits for any vCPU. Visits the vCPUs only if
 /// `rwp_vcpus` is not 0: saves 27 of the 174 instructions of mmio/GICD_CTLR_read.
 pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
-    // Acquire: pairs with the AcqRel in `done`: a guest that reads RWP as 0 sees the effects of the
-    // folds.
-    vm.distributor.rwp_vcpus.load(Acquire) != 0
+    vm.distributor.rwp_vcpus.any()
         && vm
             .present_vcpus()
             .iter()
@@ -124,31 +191,27 @@ pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
 /// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is in the guest.
 /// A vCPU outside the guest folds the list registers before the next entry.
 pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
-    let residency = vcpu.residency.get();
-    if !residency.in_guest() || !residency.has(RECALL) {
+    if !is_recalled(vcpu.residency.get()) {
         return;
     }
 
     if register == RWP_GICR {
-        // AcqRel: pairs with the swap in `done` and the load in `is_waiting`.
-        vcpu.rwp.fetch_or(RWP_GICR, AcqRel);
+        vcpu.rwp.set(RWP_GICR);
         return;
     }
 
     let count = &vm.distributor.rwp_vcpus;
     if mutant(Mutant::FlagBeforeCount) {
-        if vcpu.rwp.fetch_or(RWP_GICD, AcqRel) & RWP_GICD == 0 {
-            count.fetch_add(1, AcqRel);
+        if vcpu.rwp.set(RWP_GICD) {
+            count.add();
         }
         return;
     }
 
-    // AcqRel: pairs with the load in `gicd_is_waiting`.
-    count.fetch_add(1, AcqRel);
-    // AcqRel: publishes the count; pairs with the swap in `done` and the load in `is_waiting`.
-    if vcpu.rwp.fetch_or(RWP_GICD, AcqRel) & RWP_GICD != 0 {
-        // AcqRel: as in `done`. The flag that was there has a count of its own.
-        count.fetch_sub(1, AcqRel);
+    count.add();
+    if !vcpu.rwp.set(RWP_GICD) {
+        // The flag that was there has a count of its own.
+        count.sub();
     }
 }
 
@@ -156,9 +219,7 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
 /// fold the list registers. The check saves 2 of the 153 instructions of a hypercall.
 #[inline]
 pub(crate) fn done<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, residency: ResidencyBits) {
-    // AcqRel: pairs with the AcqRel in `expect`.
-    if residency.has(RECALL) && vcpu.rwp.swap(0, AcqRel) & RWP_GICD != 0 {
-        // AcqRel: pairs with the increment in `expect` and the load in `gicd_is_waiting`.
-        vm.distributor.rwp_vcpus.fetch_sub(1, AcqRel);
+    if residency.has(RECALL) && vcpu.rwp.clear() {
+        vm.distributor.rwp_vcpus.sub();
     }
 }

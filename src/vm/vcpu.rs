@@ -11,12 +11,13 @@ use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::lr;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU8, AtomicU16, AtomicU64, Rank, SpinLock, Watched};
+use crate::sync::{AtomicU16, AtomicU64, Rank, SpinLock, Watched};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{Irq, LEVEL};
 use crate::vm::redistributor::Redistributor;
 use crate::vm::residency::{Residency, ResidencyBits, Whereabouts};
+use crate::vm::rwp::Waiting;
 
 /// A vCPU's shadow, accessible to the CPU that has the vCPU.
 struct OwnedShadow {
@@ -38,8 +39,8 @@ unsafe impl Send for OwnedShadow {}
 pub(crate) struct Vcpu {
     pub(crate) id: VcpuId,
     pub(crate) residency: Residency,
-    /// Registers with RWP waiting for this vCPU: bits of [`rwp`](super::rwp).
-    pub(crate) rwp: AtomicU8,
+    /// Registers with RWP waiting for this vCPU: [`rwp`](super::rwp).
+    pub(crate) rwp: Waiting,
     /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones until
     /// the vCPU is added.
     sgi_to_itself: AtomicU64,
@@ -62,7 +63,7 @@ impl Vcpu {
         Self {
             id,
             residency: Residency::new(on),
-            rwp: AtomicU8::new(0),
+            rwp: Waiting::default(),
             sgi_to_itself: AtomicU64::new(u64::MAX),
             retry_gpa: AtomicU64::new(u64::MAX),
             retries: AtomicU16::new(0),

@@ -7,7 +7,7 @@ use crate::comments::{blocks, documented, first_word, safety, sentences};
 use crate::source::{Kind, Line, Source, project, tree};
 
 /// Folders whose files keep the rules.
-const FOLDERS: [&str; 19] = [
+const FOLDERS: [&str; 21] = [
     "examples",
     "fuzz/fuzz_targets",
     "fuzz/src",
@@ -15,6 +15,8 @@ const FOLDERS: [&str; 19] = [
     "hyp/src",
     "loom-tests/soak/src",
     "loom-tests/src",
+    "loom-tests/states/src",
+    "loom-tests/states/tests",
     "loom-tests/tests",
     "perf/el2/guest/src",
     "perf/el2/kvm/src",

@@ -258,6 +258,7 @@ pub(crate) fn all() -> Vec<Gate> {
             Suite(reference),
         ),
         Gate::new("loom", "loom models and mutants", Action::Loom),
+        Gate::new("states", "states of more CPUs than loom's", Suite(states)),
         Gate::new(
             "schedules",
             "random schedules",
@@ -373,9 +374,10 @@ fn hyp_documentation() -> Result<Command> {
 }
 
 /// Returns the command of the unit, integration and documentation tests, those of xtask included.
+/// The models of states are a gate of their own: unoptimised, they take minutes.
 fn host_tests() -> Result<Command> {
     let mut tests = on_the_host(cargo("test"));
-    tests.arg("--no-fail-fast");
+    tests.args(["--no-fail-fast", "--exclude", "states"]);
     Ok(tests)
 }
 
@@ -386,6 +388,22 @@ fn reference() -> Result<Command> {
     tests
         .args(["--package", "vgic", "--profile", "loom", "--test", "model"])
         .env("PROPTEST_CASES", "5000");
+    Ok(tests)
+}
+
+/// Returns the command that visits the states of each scenario, and prints how many there are.
+fn states() -> Result<Command> {
+    let mut tests = cargo("test");
+    tests
+        .args([
+            "--package",
+            "states",
+            "--profile",
+            "loom",
+            "--test",
+            "states",
+        ])
+        .args(["--", "--nocapture"]);
     Ok(tests)
 }
 
@@ -478,6 +496,7 @@ mod tests {
             "bench",
             "model",
             "loom",
+            "states",
             "schedules",
             "stalled",
             "miri",
