@@ -7,6 +7,7 @@ mod enable_lpis;
 mod fold_prune;
 mod inject;
 mod its_pair;
+mod its_registers;
 mod kick;
 mod level;
 mod lpi_lifetime;
