@@ -5,6 +5,7 @@ mod clear_pending;
 mod deferred;
 mod enable_lpis;
 mod fold_prune;
+mod guest_memory;
 mod inject;
 mod its_pair;
 mod its_registers;
