@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
-use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::VcpuId;
+use vgic::{Cpu, PinnedCpu};
 
 pub use machine::{
-    Machine, Quiet, acknowledge, clear, discard, int, mapd, mapti, mapti_as, mapti_second, movall,
-    movi, reclaim, take,
+    Machine, Quiet, acknowledge, clear, config_byte, discard, int, mapd, mapti, mapti_as,
+    mapti_second, movall, movi, pending_byte, reclaim, take,
 };
 #[cfg(vgic_mutants)]
 pub use mutants::list;
@@ -163,6 +163,14 @@ impl<R> Other<R> {
     pub fn join_with_cpu(self) -> (R, Cpu<SoftwareInterface>) {
         self.0.join().unwrap()
     }
+}
+
+/// Returns a pin of a CPU that is in the epoch. The entry into the epoch is a fence, which would
+/// order by itself what a model looks at.
+pub fn in_the_epoch(cpu: &Cpu<SoftwareInterface>) -> PinnedCpu<'_, SoftwareInterface> {
+    let pin = cpu.pin();
+    let _ = vgic::internals::guard(&pin);
+    pin
 }
 
 /// Returns the VM once every other CPU has left it.

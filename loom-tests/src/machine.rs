@@ -1,10 +1,10 @@
 //! A VM, its host, and the operations of guest, device and CPU in the models.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, OnceLock};
 
-use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::{AtomicBool, AtomicU8};
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{CpuPin, Domain};
@@ -42,6 +42,20 @@ pub struct Quiet {
     pub enabled: AtomicBool,
     /// Guest memory at address 0: command queues and tables of the ITSes.
     ram: Mutex<Vec<u8>>,
+    /// Bytes of guest memory that loom knows, by address, in place of those in `ram`.
+    racing: OnceLock<Vec<(u64, AtomicU8)>>,
+}
+
+impl Quiet {
+    /// Returns the bytes of guest memory that loom knows and that are among `length` at `gpa`, each
+    /// with its place among these.
+    fn racing(&self, gpa: u64, length: usize) -> impl Iterator<Item = (usize, &AtomicU8)> {
+        let racing = self.racing.get().into_iter().flatten();
+        racing.filter_map(move |(at, byte)| {
+            let place = at.checked_sub(gpa)? as usize;
+            (place < length).then_some((place, byte))
+        })
+    }
 }
 
 impl Host for Quiet {
@@ -55,6 +69,12 @@ impl Host for Quiet {
         let ram = self.ram.lock().unwrap();
         let bytes = ram.get(gpa as usize..).ok_or(BadAddress)?;
         buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(BadAddress)?);
+        // loom may run another CPU at an access of its atomics.
+        drop(ram);
+        for (place, byte) in self.racing(gpa, buffer.len()) {
+            // Relaxed: the library orders the load, or nothing does.
+            buffer[place] = byte.load(Relaxed);
+        }
         Ok(())
     }
     fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
@@ -62,6 +82,12 @@ impl Host for Quiet {
         let place = ram.get_mut(gpa as usize..).ok_or(BadAddress)?;
         let place = place.get_mut(..bytes.len()).ok_or(BadAddress)?;
         place.copy_from_slice(bytes);
+        // loom may run another CPU at an access of its atomics.
+        drop(ram);
+        for (place, byte) in self.racing(gpa, bytes.len()) {
+            // Relaxed: the library orders the store, or nothing does.
+            byte.store(bytes[place], Relaxed);
+        }
         Ok(())
     }
     fn deactivate(&self, physical: PhysicalInterrupt) {
@@ -146,8 +172,9 @@ impl Machine {
         let machine = Self::from_config(config);
         // Each configuration byte gives "enabled, priority 0xa0". Each table entry is valid.
         let mut ram = vec![0xa1; QUEUE + itses * QUEUE_STRIDE];
-        // The pending tables, all at 0, have nothing pending.
+        // The pending table of all vCPUs, and the one that no vCPU has, have nothing pending.
         ram[8192 / 8..8192 / 8 + 32 / 8].fill(0);
+        ram.resize(ram.len() + QUEUE_STRIDE, 0);
         *machine.vm.host().ram.lock().unwrap() = ram;
 
         machine.on(98, |pin| {
@@ -210,7 +237,8 @@ impl Machine {
         let _ = self.vm.mmio_write(pin, gpa, Width::Word, value);
     }
 
-    fn gicr_double(&self, pin: &CpuPin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
+    /// Writes a double word of a vCPU's redistributor frames.
+    pub fn gicr_double(&self, pin: &CpuPin<'_>, vcpu: VcpuId, offset: u64, value: u64) {
         let gpa = self.redistributor(vcpu, offset);
         let _ = self.vm.mmio_write(pin, gpa, Width::Double, value);
     }
@@ -220,9 +248,9 @@ impl Machine {
         self.read(cpu, vcpu, self.vm.config().distributor + offset)
     }
 
-    /// Reads `GITS_CTLR` of ITS 0, on `cpu`.
-    pub fn read_gits_ctlr(&self, cpu: &Cpu<SoftwareInterface>) -> u64 {
-        self.read(cpu, V0, GITS)
+    /// Reads a word of the frame of ITS 0, on `cpu`.
+    pub fn read_gits(&self, cpu: &Cpu<SoftwareInterface>, offset: u64) -> u64 {
+        self.read(cpu, V0, GITS + offset)
     }
 
     /// Reads a word of a vCPU's redistributor frames on `cpu`.
@@ -274,6 +302,17 @@ impl Machine {
         self.gits(pin, 0, 0, Width::Word, on.into());
     }
 
+    /// Writes `GITS_CBASER` of ITS 0: a new queue, at the place of the old one.
+    pub fn renew_queue(&self, pin: &CpuPin<'_>) {
+        self.gits_double(pin, 0x80, 1 << 63 | QUEUE as u64);
+        self.placed[0].store(0, Relaxed);
+    }
+
+    /// Writes a double word of the frame of ITS 0.
+    pub fn gits_double(&self, pin: &CpuPin<'_>, offset: u64, value: u64) {
+        self.gits(pin, 0, offset, Width::Double, value);
+    }
+
     fn gits(&self, pin: &CpuPin<'_>, its: usize, offset: u64, width: Width, value: u64) {
         let gpa = GITS + its as u64 * GITS_STRIDE + offset;
         let _ = self.vm.mmio_write(pin, gpa, width, value);
@@ -289,22 +328,57 @@ impl Machine {
     /// Places a command in an ITS's queue.
     pub fn place(&self, its: usize, command: [u64; 4]) {
         let place = self.placed[its].fetch_add(1, Relaxed);
-        let mut ram = self.vm.host().ram.lock().unwrap();
-        let first = QUEUE + its * QUEUE_STRIDE + place * 32;
-        for (word, at) in command.iter().zip((first..).step_by(8)) {
-            ram[at..at + 8].copy_from_slice(&word.to_le_bytes());
-        }
+        let bytes: Vec<u8> = command.into_iter().flat_map(u64::to_le_bytes).collect();
+        let first = command_address(its, place);
+        self.vm.host().write_memory(first, &bytes).unwrap();
+    }
+
+    /// Returns the address of the first byte, the number, of the command that is placed next in an
+    /// ITS's queue.
+    #[must_use]
+    pub fn next_command(&self, its: usize) -> u64 {
+        command_address(its, self.placed[its].load(Relaxed))
+    }
+
+    /// Returns the offset of `GITS_CREADR` once an ITS has executed the placed commands but the
+    /// last `left`.
+    #[must_use]
+    pub fn creadr_before(&self, its: usize, left: usize) -> u64 {
+        (self.placed[its].load(Relaxed) - left) as u64 * 32
+    }
+
+    // --- guest memory ----------------------------------------------------------------------------
+
+    /// Lets CPUs race for bytes of guest memory: a CPU may read an old value, unless something
+    /// orders the read after the write. Called once.
+    pub fn race_for(&self, gpas: &[u64]) {
+        let host = self.vm.host();
+        let bytes = gpas.iter().map(|gpa| (*gpa, self.read_byte(*gpa).into()));
+        assert!(host.racing.set(bytes.collect()).is_ok(), "called twice");
+    }
+
+    /// Reads a byte of guest memory.
+    #[must_use]
+    pub fn read_byte(&self, gpa: u64) -> u8 {
+        let mut byte = [0];
+        self.vm.host().read_memory(gpa, &mut byte).unwrap();
+        byte[0]
+    }
+
+    /// Writes a byte of guest memory.
+    pub fn write_byte(&self, gpa: u64, byte: u8) {
+        self.vm.host().write_memory(gpa, &[byte]).unwrap();
     }
 
     /// Returns true if the LPI's bit is set in the pending table of all vCPUs.
     #[must_use]
     pub fn is_in_table(&self) -> bool {
-        self.vm.host().ram.lock().unwrap()[8192 / 8] & 1 != 0
+        self.read_byte(pending_byte(0, 8192)) & 1 != 0
     }
 
     /// Changes the LPI's byte in the configuration table.
     pub fn configure_lpi(&self, byte: u8) {
-        self.vm.host().ram.lock().unwrap()[PROPERTIES as usize] = byte;
+        self.write_byte(config_byte(8192), byte);
     }
 
     /// Writes `GITS_CWRITER`: executes the placed commands, unless another CPU is executing the
@@ -482,6 +556,23 @@ impl Machine {
             );
         }
     }
+}
+
+/// Returns the address of an LPI's byte in the configuration table.
+#[must_use]
+pub const fn config_byte(lpi: u64) -> u64 {
+    PROPERTIES + lpi - 8192
+}
+
+/// Returns the address of the byte with an LPI's bit in the pending table at `table`.
+#[must_use]
+pub const fn pending_byte(table: u64, lpi: u64) -> u64 {
+    table + lpi / 8
+}
+
+/// Returns the address of the command at `place` in an ITS's queue.
+const fn command_address(its: usize, place: usize) -> u64 {
+    (QUEUE + its * QUEUE_STRIDE + place * 32) as u64
 }
 
 fn affinities(vcpus: u8) -> Vec<Affinity> {

@@ -2,7 +2,8 @@
 //! each LPI; pending state at `GICR_PENDBASER`, a bit for each INTID.
 //!
 //! The state word caches the configuration of an LPI. The configuration is read again when the
-//! guest invalidates the LPI or enables LPIs.
+//! guest invalidates the LPI or enables LPIs. Two CPUs may read the configuration of an LPI at
+//! once. The CPU whose reading began first may have an older byte, and then reads once more.
 //!
 //! A pending table is read when the guest enables LPIs, and written when the guest disables LPIs:
 //! from then on the table alone has the pending states of the redistributor, and the guest may hand
@@ -31,8 +32,8 @@ use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
-use crate::sync::Ordering::{AcqRel, Acquire, Release};
-use crate::sync::{AtomicU64, Due, Mutant, mutant};
+use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::{AtomicU64, Due, Mutant, fence, mutant};
 use crate::vm::Vm;
 use crate::vm::deferred::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE};
 use crate::vm::irq::{ENABLED, Irq};
@@ -59,21 +60,43 @@ const PENDBASER_PTZ: u64 = 1 << 62;
 
 /// Reads an LPI's configuration byte and applies the byte. An LPI with a byte beyond the table, or
 /// not readable, is disabled.
+///
+/// Each repetition is for another CPU's reading that has begun meanwhile.
 pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    let byte = config_byte(vm, irq.intid()).unwrap_or(0);
-    let changed = irq.update(|state| {
-        // Bits 7:2 are the priority, with five bits implemented; bit 0 enables.
-        state
-            .with_priority(byte & 0xfc)
-            .with_flag(ENABLED, byte & 1 != 0)
-    });
-    queue::follow_up(vm, pin, irq, changed.follow_up);
+    let mut begun = irq.begin_reading();
+    loop {
+        let byte = config_byte(vm, irq.intid()).unwrap_or(0);
+        let changed = irq.update(|state| {
+            // Bits 7:2 are the priority, with five bits implemented; bit 0 enables.
+            state
+                .with_priority(byte & 0xfc)
+                .with_flag(ENABLED, byte & 1 != 0)
+        });
+        queue::follow_up(vm, pin, irq, changed.follow_up);
+
+        // An update by a newer byte that comes before the update above is visible, and so is the
+        // begin of the reading of that byte.
+        let readings = irq.readings();
+        if readings == begun {
+            return;
+        }
+        begun = readings;
+    }
+}
+
+/// Reads the configuration byte of an LPI that has been added to the table of LPIs.
+pub(crate) fn load_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    // SeqCst: pairs with the fence in `start_config_reload`: the slices of that round find the LPI,
+    // or this CPU sees the configuration table and `GICR_PROPBASER` as they were then.
+    fence(SeqCst);
+    reload_config(vm, pin, irq);
 }
 
 /// Reads an LPI's configuration byte from guest memory.
 fn config_byte<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {
-    // Acquire: pairs with the AcqRel in `write_base`.
-    let base = vm.distributor.propbaser.load(Acquire);
+    // Relaxed: the guest writes the register before EnableLPIs. The reload that EnableLPIs starts
+    // orders the load, by the claim of a slice or by the fence in `load_config`.
+    let base = vm.distributor.propbaser.load(Relaxed);
     let index = u64::from(intid.raw().checked_sub(IntId::FIRST_LPI)?);
     // IDbits is the number of bits of the largest INTID, less 1.
     if u64::from(intid.raw()) >> (base & 0x1f) > 1 {
@@ -88,6 +111,8 @@ fn config_byte<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {
 
 /// Starts reading the configuration of every LPI again: `GICR_INVALLR`, `GICR_CTLR.EnableLPIs`.
 pub(crate) fn start_config_reload<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    // SeqCst: pairs with the fence in `load_config`.
+    fence(SeqCst);
     vm.distributor.config_reload.start();
     advance_config_reload(vm, pin);
 }
@@ -129,8 +154,9 @@ pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: 
     let redistributor = &owner.redistributor;
     redistributor.store.stop();
 
-    // AcqRel: pairs with the AcqRel in `write_base`. PTZ says something about this table, now.
-    if redistributor.pendbaser.fetch_and(!PENDBASER_PTZ, AcqRel) & PENDBASER_PTZ != 0 {
+    // PTZ says something about this table, now.
+    // Relaxed: the guest orders its write of the register before the write of EnableLPIs.
+    if redistributor.pendbaser.fetch_and(!PENDBASER_PTZ, Relaxed) & PENDBASER_PTZ != 0 {
         redistributor.scan.stop();
         return;
     }
@@ -144,10 +170,11 @@ pub(crate) fn start_pending_table<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: 
 /// guest has disabled LPIs. Before the recall of the vCPU.
 pub(crate) fn expect_store(owner: &Vcpu) {
     let redistributor = &owner.redistributor;
-    // Acquire: pairs with the AcqRel in `write_base`.
-    let base = redistributor.pendbaser.load(Acquire);
-    // Release: pairs with the Acquire in `store_slice`.
-    redistributor.store_base.store(base, Release);
+    // Relaxed: the write of EnableLPIs has found the bit set, by a write that came after the one of
+    // `GICR_PENDBASER`, and has acquired both.
+    let base = redistributor.pendbaser.load(Relaxed);
+    // Relaxed: published by the round, which is expected afterwards.
+    redistributor.store_base.store(base, Relaxed);
     redistributor.store.expect();
 }
 
@@ -185,8 +212,9 @@ pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, due: Due) {
 pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let scanning = &vm.distributor.scanning;
     for (index, word) in scanning.iter().enumerate() {
-        // Acquire: pairs with the AcqRel in `note_scan`.
-        let bits = word.load(Acquire);
+        // Relaxed: `forget_scan` acquires what a note publishes. A table without slices that this
+        // CPU sees is looked at once more there.
+        let bits = word.load(Relaxed);
         if bits != 0 {
             let id = VcpuId::new(index << 6 | bits.trailing_zeros() as usize);
             if let Some(owner) = id.and_then(|id| vm.vcpu(id)) {
@@ -196,8 +224,9 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         }
     }
 
-    // Acquire: pairs with the AcqRel in `note_scan`.
-    if scanning.iter().any(|word| word.load(Acquire) != 0) {
+    // Relaxed: the CPU that has noted a vCPU defers afterwards. This CPU has acquired the note with
+    // the deferred work, or the work is still deferred.
+    if scanning.iter().any(|word| word.load(Relaxed) != 0) {
         vm.deferred.add(DEFERRED_PENDING_TABLE);
     }
 }
@@ -233,8 +262,8 @@ fn read_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) {
         return;
     };
 
-    // Acquire: pairs with the AcqRel in `write_base`.
-    let base = redistributor.pendbaser.load(Acquire);
+    // Relaxed: ordered by the claim, after the write of EnableLPIs that has started the scan.
+    let base = redistributor.pendbaser.load(Relaxed);
     let mut bytes = [0; SCAN_BYTES];
     let Some(at) = table_address(vm, base, slice.first) else {
         return;
@@ -273,8 +302,8 @@ fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> bool {
         return found.get().is_some();
     };
 
-    // Acquire: pairs with the Release in `expect_store`.
-    let base = redistributor.store_base.load(Acquire);
+    // Relaxed: ordered by the claim, after `expect_store`.
+    let base = redistributor.store_base.load(Relaxed);
     let Some(at) = table_address(vm, base, slice.first) else {
         return true;
     };
@@ -361,8 +390,8 @@ fn for_each_lpi<H: Host>(
 /// `base`; `None` beyond the end of the table, which has the INTIDs of `GICR_PROPBASER.IDbits`.
 fn table_address<H: Host>(vm: &Vm<H>, base: u64, key: u32) -> Option<u64> {
     let intid = u64::from(IntId::FIRST_LPI.saturating_add(key));
-    // Acquire: pairs with the AcqRel in `write_base`.
-    let id_bits = vm.distributor.propbaser.load(Acquire) & 0x1f;
+    // Relaxed: ordered by the claim, after the write of EnableLPIs.
+    let id_bits = vm.distributor.propbaser.load(Relaxed) & 0x1f;
     // The table begins with unused bits, for INTIDs below 8192.
     (intid >> id_bits <= 1).then(|| (base & BASE_MASK & !0xffff).saturating_add(intid / 8))
 }
@@ -386,9 +415,8 @@ pub(crate) fn is_busy_with_pending_table<H: Host>(vm: &Vm<H>, owner: &Vcpu) -> b
 /// Notes a vCPU with slices of the pending table left.
 fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
-        // AcqRel: pairs with the Acquire in `advance_pending_tables` and the AcqRel in
-        // `forget_scan`.
-        word.fetch_or(bit, AcqRel);
+        // Release: publishes the slices; pairs with the Acquire in `forget_scan`.
+        word.fetch_or(bit, Release);
         vm.deferred.add(DEFERRED_PENDING_TABLE);
     }
 }
@@ -396,9 +424,9 @@ fn note_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu) {
 /// Clears the note of a vCPU without slices of the pending table left, or whose next slice `waits`.
 fn forget_scan<H: Host>(vm: &Vm<H>, owner: &Vcpu, waits: bool) {
     if let Some((word, bit)) = scan_bit(vm, owner) {
-        // AcqRel: pairs with the AcqRel in `note_scan`: if the line below clears the note of a new
-        // scan, `has_more` sees the new scan.
-        word.fetch_and(!bit, AcqRel);
+        // Acquire: pairs with the Release in `note_scan`: if the line below clears the note of a
+        // new scan, `has_more` sees the new scan.
+        word.fetch_and(!bit, Acquire);
         // A slice that waits was one to write: slices to read are of a new scan.
         let left = if waits {
             owner.redistributor.scan.has_more(vm.config.lpis)

@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::command::{COMMAND_SIZE, Packet};
 use crate::its::execute::{Execution, Outcome};
-use crate::sync::Ordering::Release;
+use crate::sync::Ordering::{Relaxed, Release};
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::its::Its;
@@ -172,9 +172,10 @@ pub(crate) fn set_cbaser(pin: &CpuPin<'_>, its: &Its, change: impl FnOnce(u64) -
     };
 
     engine.queue.set(new);
-    // Release: both stores pair with the Acquire in `Its::creadr` and in `Its::cwriter`.
-    its.commands.creadr.store(0, Release);
-    its.commands.cwriter.store(0, Release);
+    // Relaxed, both: the command lock orders the stores for a CPU that executes commands, and
+    // Enabled for a guest that reads the registers.
+    its.commands.creadr.store(0, Relaxed);
+    its.commands.cwriter.store(0, Relaxed);
 }
 
 /// Writes `GITS_BASER0` or `GITS_BASER1`. `change` computes the new value from the old value;

@@ -278,7 +278,7 @@ impl<'a, H: Host> Execution<'a, H> {
 
         irq.set_icid(icid.0);
         let _ = routing::retarget(self.vm, self.pin, irq, target);
-        lpi_tables::reload_config(vm, pin, irq);
+        lpi_tables::load_config(vm, pin, irq);
 
         // The interrupt is complete: module docs of `vm::its`, "Publication".
         if same.is_none() {

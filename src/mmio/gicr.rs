@@ -16,7 +16,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::IntId;
 use crate::mmio::bank;
-use crate::sync::Ordering::{AcqRel, Relaxed};
+use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Mutant, mutant};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
 use crate::vm::residency::{NEW, RECALL};
@@ -246,11 +246,11 @@ fn write_waker<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u32) 
 
 /// Writes the fields in `mask` of `GICR_PROPBASER` or `GICR_PENDBASER`.
 fn write_base(register: &AtomicU64, mask: u64, at: u64, width: Width, value: u64) {
-    // Relaxed: no partner for the load; concurrent writers of one register are the guest's race.
+    // Relaxed, both: concurrent writers of one register are the guest's race. The write of
+    // EnableLPIs that follows publishes the register to the readers of the tables, in
+    // `delivery::lpi_tables`.
     if let Some(new) = write_half(register.load(Relaxed), at, width, value) {
-        // AcqRel: the Release part pairs with the Acquire loads of the readers of the tables, in
-        // `delivery::lpi_tables`.
-        register.swap(new & mask, AcqRel);
+        register.store(new & mask, Relaxed);
     }
 }
 

@@ -1,6 +1,6 @@
 //! State of a redistributor (IHI 0069, 12.11). [`crate::mmio::gicr`] has its registers.
 
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::rwp::Control;
 
@@ -42,10 +42,9 @@ impl Redistributor {
     /// Resets the registers.
     pub(crate) fn reset(&self) {
         self.control.reset();
-        // Relaxed: ordered by the caller's claim of the vCPUs.
+        // Relaxed, both: ordered by the caller's claim of the vCPUs.
         self.waker.store(WAKER_PROCESSOR_SLEEP, Relaxed);
-        // Release: pairs with the Acquire in `lpi_tables`.
-        self.pendbaser.store(0, Release);
+        self.pendbaser.store(0, Relaxed);
     }
 
     /// Returns `GICR_CTLR.EnableLPIs`.

@@ -93,6 +93,7 @@ fn command_against_a_slice() {
 /// as enabled does not show it as quiescent.
 #[test]
 fn quiescent_against_enable() {
+    const CTLR: u64 = 0;
     const ENABLED: u64 = 1 << 0;
     const QUIESCENT: u64 = 1 << 31;
     check_serial(3, || {
@@ -102,7 +103,7 @@ fn quiescent_against_enable() {
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.enable_its(&cpu.pin(), true);
         });
-        let ctlr = machine.read_gits_ctlr(&cpu);
+        let ctlr = machine.read_gits(&cpu, CTLR);
         assert!(ctlr & ENABLED == 0 || ctlr & QUIESCENT == 0, "{ctlr:#x}");
         other.join();
         sole(machine).finish(&cpu);

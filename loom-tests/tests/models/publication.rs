@@ -6,11 +6,12 @@
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom_tests::{Machine, Other, SPI, V0, V1, acknowledge, check, int, sole, spawn, take};
+use loom_tests::{
+    Machine, Other, SPI, V0, V1, acknowledge, check, in_the_epoch, int, sole, spawn, take,
+};
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::CpuPin;
-use vgic::internals;
 
 /// A way to raise an interrupt of vCPU 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,10 +89,8 @@ type Datum = Arc<AtomicUsize>;
 fn write_and_raise(machine: &Arc<Machine>, way: Way, datum: &Datum) -> Other<()> {
     let datum = datum.clone();
     spawn(machine, 1, move |machine, cpu| {
-        let pin = cpu.pin();
+        let pin = in_the_epoch(cpu);
         way.prepare(machine, &pin);
-        // The entry into the epoch is a fence, and would publish the datum by itself.
-        let _ = internals::guard(&pin);
         // Relaxed: the raise itself orders the store before the guest's load.
         datum.store(1, Relaxed);
         way.raise(machine, cpu, &pin);

@@ -23,6 +23,8 @@
 //! 4. `pintid` is written under the lock `Vm::growth`, while none of CONNECTED, HW, LR_HW and
 //!    RELEASING is set. Setting CONNECTED publishes it.
 //! 5. `icid` is written by the ITS mapping the LPI, under the command lock of the ITS.
+//! 6. `readings` counts the readings of an LPI's configuration that have been begun. Any CPU may
+//!    begin one.
 //!
 //! # References
 //! A reference has an owner: the VM, a mapping, an ap_list or a migration. The count is part of the
@@ -76,8 +78,8 @@ mod tests;
 
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::steps::step;
-use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{AtomicU16, AtomicU64, Mutant, Watched, mutant};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Watched, mutant};
 
 pub(crate) use links::Links;
 pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
@@ -104,6 +106,7 @@ pub(crate) struct Irq {
     kind: Kind,
     icid: AtomicU16,
     pintid: AtomicU16,
+    readings: AtomicU32,
     pub(crate) links: Links,
     pub(crate) watched: Watched,
 }
@@ -118,6 +121,7 @@ impl Irq {
             kind: intid.kind(),
             icid: AtomicU16::new(0),
             pintid: AtomicU16::new(0),
+            readings: AtomicU32::new(0),
             links: Links::new(),
             watched: Watched::default(),
         }
@@ -174,6 +178,22 @@ impl Irq {
         self.watched.read();
         // Relaxed: all accesses hold the ITS's command lock.
         self.icid.store(icid, Relaxed);
+    }
+
+    /// Counts a reading of the LPI's configuration that begins. Returns the number of readings
+    /// begun.
+    pub(crate) fn begin_reading(&self) -> u32 {
+        self.watched.read();
+        // AcqRel: pairs with itself, and with the Acquire in `readings`. A CPU that sees the
+        // reading begun reads no older byte than the reading.
+        self.readings.fetch_add(1, AcqRel).wrapping_add(1)
+    }
+
+    /// Returns the number of readings of the LPI's configuration that have been begun.
+    pub(crate) fn readings(&self) -> u32 {
+        self.watched.read();
+        // Acquire: pairs with the AcqRel in `begin_reading`.
+        self.readings.load(Acquire)
     }
 
     /// Returns a copy of the state; another CPU may change the state at once.

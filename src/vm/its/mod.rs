@@ -64,7 +64,7 @@ use crossbeam_epoch::Guard;
 use crate::config::ItsConfig;
 use crate::error::InjectError;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
-use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::Ordering::{Acquire, Release};
 use crate::sync::{AtomicU32, Rank, SpinLock};
 use crate::vm::irq::Irq;
 use crate::vm::its::baser::{Baser, TableType};
@@ -162,18 +162,19 @@ impl Its {
 
     /// Returns `GITS_CTLR.Enabled`.
     pub(crate) fn is_enabled(&self) -> bool {
-        // Acquire: pairs with the AcqRel in `set_control`.
+        // Acquire: pairs with the Release in `set_control`.
         self.control.load(Acquire) & CTLR_ENABLED != 0
     }
 
     /// Sets or clears [`CTLR_ENABLED`] or [`DROPPING`].
     pub(crate) fn set_control(&self, flag: u32, on: bool) {
-        // AcqRel: pairs with the Acquire in `is_enabled` and in `translate`. A CPU that sees the
-        // ITS enabled sees the registers and mappings set up before.
+        // Release, both: pairs with the Acquire in `is_enabled` and in `translate`. A CPU that sees
+        // the ITS enabled sees the registers and mappings set up before. A CPU that sees no table
+        // being dropped sees no mapping of the table.
         if on {
-            self.control.fetch_or(flag, AcqRel);
+            self.control.fetch_or(flag, Release);
         } else {
-            self.control.fetch_and(!flag, AcqRel);
+            self.control.fetch_and(!flag, Release);
         }
     }
 
@@ -189,7 +190,7 @@ impl Its {
         event: EventId,
         guard: &'g Guard,
     ) -> Result<&'g Irq, InjectError> {
-        // Acquire: pairs with the AcqRel in `set_control`.
+        // Acquire: pairs with the Release in `set_control`.
         if self.control.load(Acquire) & (CTLR_ENABLED | DROPPING) != CTLR_ENABLED {
             return Err(InjectError::ItsDisabled);
         }

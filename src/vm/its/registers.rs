@@ -2,7 +2,7 @@
 //! `GITS_CREADR` (IHI 0069, 5.3.1).
 
 use crate::epoch::CpuPin;
-use crate::sync::Ordering::{Acquire, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::{CTLR_ENABLED, Its};
 
@@ -53,7 +53,7 @@ impl CommandQueue {
 impl Its {
     /// Returns `GITS_CREADR`. The Stalled bit is never set: a command that fails is skipped.
     pub(crate) fn creadr(&self) -> u64 {
-        // Acquire: pairs with the Release in `Execution::finish_command` and in `set_cbaser`.
+        // Acquire: pairs with the Release in `Execution::finish_command`.
         u64::from(self.commands.creadr.load(Acquire))
     }
 
@@ -64,7 +64,7 @@ impl Its {
 
     /// Returns `GITS_CWRITER`.
     pub(crate) fn cwriter(&self) -> u64 {
-        // Acquire: pairs with the Release in `set_cwriter` and in `set_cbaser`.
+        // Acquire: pairs with the Release in `set_cwriter`.
         u64::from(self.commands.cwriter.load(Acquire))
     }
 
@@ -84,8 +84,8 @@ impl Its {
         engine.device_table = Baser::new(TableType::Devices);
         engine.collection_table = Baser::new(TableType::Collections);
         engine.collections.fill(None);
-        // Release: pairs with the Acquire in `creadr`.
-        self.commands.creadr.store(0, Release);
+        // Relaxed: ordered by the caller's claim of the vCPUs.
+        self.commands.creadr.store(0, Relaxed);
         self.set_cwriter(0);
     }
 
