@@ -16,7 +16,7 @@ use core::array;
 
 use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::irq::{Irq, LEVEL};
@@ -68,11 +68,10 @@ impl Distributor {
     /// the interrupts alone.
     pub(crate) fn reset(&self, first: Option<Affinity>) {
         self.control.reset();
-        // Release: pairs with the Acquire in `lpi_tables`.
-        self.propbaser.store(0, Release);
+        // Relaxed: ordered by the caller's claim of the vCPUs; the routers too.
+        self.propbaser.store(0, Relaxed);
         let router = first.map_or(0, Affinity::mpidr);
         for (_, register) in self.routed() {
-            // Relaxed: ordered by the caller's claim of the vCPUs.
             register.store(router, Relaxed);
         }
         for word in &self.scanning {

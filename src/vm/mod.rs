@@ -44,7 +44,7 @@ use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
-use crate::sync::Ordering::{AcqRel, Acquire, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU16, AtomicU32, Mutant, Rank, Snapshot, SpinLock, mutant};
 
 /// State of a VM.
@@ -241,20 +241,20 @@ impl<H: Host> Vm<H> {
     /// Returns true if work is deferred; one load.
     #[inline]
     pub(crate) fn has_deferred(&self) -> bool {
-        // Acquire: pairs with `defer`.
-        self.deferred.load(Acquire) != 0
+        self.deferred() != 0
     }
 
     /// Returns the deferred work: `DEFERRED_*` bits, and ITSes.
+    #[inline]
     pub(crate) fn deferred(&self) -> u32 {
-        // Acquire: pairs with `defer`.
-        self.deferred.load(Acquire)
+        // Relaxed: a CPU that does the work takes the bits over first.
+        self.deferred.load(Relaxed)
     }
 
     /// Leaves work to [`Vgic::advance`](crate::Vgic::advance): `DEFERRED_*` bits, or ITSes.
     pub(crate) fn defer(&self, work: u32) {
-        // AcqRel: pairs with `has_deferred` and `take_deferred`.
-        self.deferred.fetch_or(work, AcqRel);
+        // Release: publishes the work; pairs with the Acquire in `take_deferred`.
+        self.deferred.fetch_or(work, Release);
     }
 
     /// Takes all deferred work over.
@@ -266,7 +266,7 @@ impl<H: Host> Vm<H> {
             return work;
         }
 
-        // AcqRel: pairs with `defer`.
-        self.deferred.swap(0, AcqRel)
+        // Acquire: pairs with the Release in `defer`: the CPU sees the work of every bit.
+        self.deferred.swap(0, Acquire)
     }
 }

@@ -18,9 +18,19 @@
 //!    cleared before the vCPU is counted off. The count is never less than the number of flags.
 //! 3. A read of RWP looks at the writes first, with the load that returns the enables, and then at
 //!    the vCPUs, which the writes have made wait.
+//!
+//! # Order
+//! RWP as 0 says that no vCPU in the guest takes the interrupt any more. It publishes nothing else:
+//! not what a guest has done, and not the folds, which come after the flag is cleared.
+//!
+//! A CPU that reads RWP after it has seen a change finds the write in progress, or its end. The end
+//! publishes the count and the flags, so that no older ones are read. A newer one was stored by a
+//! CPU whose vCPU has left the guest, and folds before its guest goes on. No order is needed there:
+//! had the guest, before it left, heard from the reader that RWP is 0, then the reader's load would
+//! come before the store. The count and the flag need their order, for a count that is not too low.
 
 use crate::host::Host;
-use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU32, Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::residency::{RECALL, ResidencyBits};
@@ -44,16 +54,17 @@ impl Control {
     /// Returns the enables in bits 7:0. The bits above are in use.
     #[inline]
     pub(crate) fn get(&self) -> u32 {
-        // Acquire: pairs with the AcqRel in `write`. A CPU that finds no write in progress sees the
-        // recalls of those that were: pairs with the drop of the write.
+        // Acquire: pairs with the Release in `write`. A CPU that finds no write in progress sees
+        // the recalls of those that were: pairs with the drop of the write.
         self.0.load(Acquire)
     }
 
     /// Begins a write of a register with changes elsewhere.
     pub(crate) fn begin(&self) -> Write<'_> {
         if !mutant(Mutant::WriteNotCounted) {
-            // AcqRel: before the change. A CPU that sees the change finds the write in progress.
-            self.0.fetch_add(WRITE, AcqRel);
+            // Relaxed: published by the change, a transition that follows. A CPU that sees the
+            // change finds the write in progress, or its end.
+            self.0.fetch_add(WRITE, Relaxed);
         }
         Write(self)
     }
@@ -65,8 +76,9 @@ impl Control {
         } else {
             WRITE
         };
-        // AcqRel: pairs with the Acquire in `get`. A vCPU notified later sees the new enables.
-        let old = self.0.fetch_update(AcqRel, Acquire, |word| {
+        // Release: pairs with the Acquire in `get`: a CPU that sees the enables sees the register
+        // writes before. A vCPU notified later sees the enables. Relaxed: only compared.
+        let old = self.0.fetch_update(Release, Relaxed, |word| {
             Some((word & !ENABLES | enables).wrapping_add(counted))
         });
         // `fetch_update` does not fail.
@@ -76,16 +88,16 @@ impl Control {
 
     /// Clears the enables, for a reset.
     pub(crate) fn reset(&self) {
-        // AcqRel: as a write.
-        self.0.fetch_and(!ENABLES, AcqRel);
+        // Relaxed: ordered by the caller's claim of the vCPUs.
+        self.0.fetch_and(!ENABLES, Relaxed);
     }
 }
 
 impl Drop for Write<'_> {
     fn drop(&mut self) {
         if !mutant(Mutant::WriteNotCounted) {
-            // AcqRel: after the notifications; pairs with the Acquire in `get`.
-            self.0.0.fetch_sub(WRITE, AcqRel);
+            // Release: publishes the notifications; pairs with the Acquire in `get`.
+            self.0.0.fetch_sub(WRITE, Release);
         }
     }
 }
@@ -105,16 +117,15 @@ pub(crate) fn is_being_written(control: u32) -> bool {
 /// folded the list registers since the write.
 pub(crate) fn is_waiting(vcpu: &Vcpu, register: u8) -> bool {
     let residency = vcpu.residency.get();
-    // Acquire: pairs with the AcqRel in `expect`.
-    vcpu.rwp.load(Acquire) & register != 0 && residency.in_guest() && residency.has(RECALL)
+    // Relaxed: the end of the write has published the flag.
+    vcpu.rwp.load(Relaxed) & register != 0 && residency.in_guest() && residency.has(RECALL)
 }
 
 /// Returns true if a write of the distributor waits for any vCPU. Visits the vCPUs only if
 /// `rwp_vcpus` is not 0: saves 27 of the 174 instructions of mmio/GICD_CTLR_read.
 pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
-    // Acquire: pairs with the AcqRel in `done`: a guest that reads RWP as 0 sees the effects of the
-    // folds.
-    vm.distributor.rwp_vcpus.load(Acquire) != 0
+    // Relaxed: the end of the write has published the count.
+    vm.distributor.rwp_vcpus.load(Relaxed) != 0
         && vm
             .present_vcpus()
             .iter()
@@ -130,8 +141,8 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
     }
 
     if register == RWP_GICR {
-        // AcqRel: pairs with the swap in `done` and the load in `is_waiting`.
-        vcpu.rwp.fetch_or(RWP_GICR, AcqRel);
+        // Relaxed: published by the end of the write.
+        vcpu.rwp.fetch_or(RWP_GICR, Relaxed);
         return;
     }
 
@@ -143,12 +154,13 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
         return;
     }
 
-    // AcqRel: pairs with the load in `gicd_is_waiting`.
-    count.fetch_add(1, AcqRel);
-    // AcqRel: publishes the count; pairs with the swap in `done` and the load in `is_waiting`.
+    // Relaxed: published by the flag, and by the end of the write.
+    count.fetch_add(1, Relaxed);
+    // Release: publishes the count; pairs with the Acquire below and in `done`. Acquire: the flag
+    // that was there has a count of its own, which comes before the decrement.
     if vcpu.rwp.fetch_or(RWP_GICD, AcqRel) & RWP_GICD != 0 {
-        // AcqRel: as in `done`. The flag that was there has a count of its own.
-        count.fetch_sub(1, AcqRel);
+        // Relaxed: ordered by the flag.
+        count.fetch_sub(1, Relaxed);
     }
 }
 
@@ -156,9 +168,9 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
 /// fold the list registers. The check saves 2 of the 153 instructions of a hypercall.
 #[inline]
 pub(crate) fn done<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, residency: ResidencyBits) {
-    // AcqRel: pairs with the AcqRel in `expect`.
-    if residency.has(RECALL) && vcpu.rwp.swap(0, AcqRel) & RWP_GICD != 0 {
-        // AcqRel: pairs with the increment in `expect` and the load in `gicd_is_waiting`.
-        vm.distributor.rwp_vcpus.fetch_sub(1, AcqRel);
+    // Acquire: pairs with the AcqRel in `expect`: the increment comes before the decrement.
+    if residency.has(RECALL) && vcpu.rwp.swap(0, Acquire) & RWP_GICD != 0 {
+        // Relaxed: ordered by the flag.
+        vm.distributor.rwp_vcpus.fetch_sub(1, Relaxed);
     }
 }
