@@ -22,6 +22,8 @@ const ENABLE_LPIS: u64 = 1;
 const IGROUPR: u64 = 0x084;
 const ISENABLER: u64 = 0x104;
 const ICENABLER: u64 = 0x184;
+const IPRIORITYR: u64 = 0x400 + SPI as u64;
+const PRIORITIES: u64 = 0xa0a0_a0a0;
 const ICFGR: u64 = 0xc08;
 const IROUTER: u64 = 0x6000;
 
@@ -172,23 +174,22 @@ fn two_writers_of_enable_lpis() {
     });
 }
 
-/// Races a guest that enables an interrupt, and then the groups, against a guest that reads both in
+/// Races a guest that sets priorities, and then opens the groups, against a guest that reads both in
 /// the opposite order.
 #[test]
 fn registers_are_written_in_order() {
     check_serial(3, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
-        let writer = spawn(&machine, 1, |machine, cpu| {
-            let pin = cpu.pin();
-            machine.gicd(&pin, ISENABLER, bit(OTHER));
-            machine.gicd(&pin, CTLR, GROUPS);
+        let reader = spawn(&machine, 1, |machine, cpu| {
+            if machine.read_gicd(cpu, V0, CTLR) & GROUPS == GROUPS {
+                let priorities = machine.read_gicd(cpu, V0, IPRIORITYR);
+                assert_eq!(priorities, PRIORITIES, "the later write came first");
+            }
         });
-        if machine.read_gicd(&cpu, V0, CTLR) & GROUPS == GROUPS {
-            let enabled = machine.read_gicd(&cpu, V0, ISENABLER);
-            assert!(enabled & bit(OTHER) != 0, "the later write came first");
-        }
-        writer.join();
+        machine.gicd(&cpu.pin(), IPRIORITYR, PRIORITIES);
+        machine.gicd(&cpu.pin(), CTLR, GROUPS);
+        reader.join();
         sole(machine).finish(&cpu);
     });
 }

@@ -6,7 +6,7 @@ use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{Machine, V0, V1, check_serial, sole, spawn};
 use vgic::Config;
 use vgic::config::RedistributorRegion;
-use vgic::intid::Affinity;
+use vgic::intid::{Affinity, VcpuId};
 
 /// Races `add_vcpu` against lookups. A reader finds every old vCPU, and the new vCPU only complete.
 #[test]
@@ -43,11 +43,12 @@ fn readers_see_the_old_or_the_new() {
     });
 }
 
-/// Races a write of IROUTER against the addition of the named vCPU, with the SPI pending. The new
-/// vCPU gets the SPI in either order: the write finds the vCPU, or `add_vcpu` finds the SPI.
+/// Races a write of IROUTER against the addition of the named vCPU, with the SPI pending and routed
+/// to no vCPU. The new vCPU gets the SPI in either order: the write finds the vCPU, or `add_vcpu`
+/// finds the SPI.
 #[test]
 fn an_spi_routed_to_the_vcpu_that_is_added() {
-    check_serial(2, || {
+    check_serial(3, || {
         let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
         config.spis = 32;
         config.max_vcpus = 2;
@@ -57,12 +58,12 @@ fn an_spi_routed_to_the_vcpu_that_is_added() {
         }];
         let machine = Arc::new(Machine::from_config(config));
         let cpu = machine.cpu(0);
+        machine.route(&cpu.pin(), VcpuId::new(2).unwrap());
         let _ = machine.inject_spi(&cpu.pin());
 
         let other = spawn(&machine, 1, move |machine, cpu| {
-            // The pin is in the epoch: the write itself has to order its look.
             let pin = cpu.pin();
-            let _ = machine.vm.find_vcpu(&pin, Affinity::new(0, 0, 0, 0));
+            machine.look_up(&pin);
             machine.route(&pin, V1);
         });
         let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
@@ -96,9 +97,12 @@ fn a_vcpu_that_is_counted() {
                 assert!(machine.vm.vcpu_count() == 1 || set_up.load(Relaxed));
             }
         });
+        let pin = cpu.pin();
+        machine.look_up(&pin);
         set_up.store(true, Relaxed);
-        let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
+        let added = machine.vm.add_vcpu(&pin, Affinity::new(0, 0, 0, 1));
         assert_eq!(added, Ok(V1));
+        drop(pin);
         other.join();
         sole(machine).finish(&cpu);
     });
