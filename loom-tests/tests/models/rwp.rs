@@ -174,8 +174,8 @@ fn two_writers_of_enable_lpis() {
     });
 }
 
-/// Races a guest that sets priorities, and then opens the groups, against a guest that reads both in
-/// the opposite order.
+/// Races a guest that sets priorities, and then opens the groups, against a guest that reads both
+/// in the opposite order.
 #[test]
 fn registers_are_written_in_order() {
     check_serial(3, || {
