@@ -24,7 +24,7 @@ use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
 use crate::error::{ForeignDomain, RegisterError};
 use crate::intid::CpuId;
-use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU8, HeldLocks, Rank, SpinLock, unique_number};
 use crate::trace::{Counters, Totals};
 
@@ -183,8 +183,9 @@ impl Shared {
     pub(crate) fn vcpu_ended(&self, seat: Seat, locks: &HeldLocks) {
         let is_it = |cpu: &&Registration| Seat::new(cpu.number, cpu.id) == seat;
         if let Some(cpu) = self.cpus.lock(locks).registered.iter().find(is_it) {
-            // Release: pairs with the Acquire in `CpuLocal::is_loaded`.
-            cpu.record.occupied.store(0, Release);
+            // Relaxed: publishes nothing. The CPU that finds its vCPU ended clears list registers
+            // of its own, and reads nothing of the VM.
+            cpu.record.occupied.store(0, Relaxed);
         }
     }
 }
@@ -265,8 +266,8 @@ impl CpuLocal {
 
     /// Returns true if a vCPU of a VM that exists is loaded on the CPU.
     pub(crate) fn is_loaded(&self) -> bool {
-        // Acquire: pairs with the Release in `Shared::vcpu_ended`.
-        self.loaded.get() && self.record.occupied.load(Acquire) != 0
+        // Relaxed: `Shared::vcpu_ended` publishes nothing else.
+        self.loaded.get() && self.record.occupied.load(Relaxed) != 0
     }
 
     /// Returns true if a vCPU of a dropped VM is loaded on the CPU: the list registers still hold

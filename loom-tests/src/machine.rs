@@ -218,6 +218,13 @@ impl Machine {
         )
     }
 
+    /// Looks a vCPU up: the pin is in the epoch from then on. A pin that enters the epoch later has
+    /// a full barrier there, which may hide that an order is missing.
+    pub fn look_up(&self, pin: &CpuPin<'_>) {
+        let found = self.vm.find_vcpu(pin, Affinity::new(0, 0, 0, 0));
+        assert_eq!(found, Some(V0));
+    }
+
     // --- register writes of a guest --------------------------------------------------------------
 
     /// Writes a word of the distributor's frame.

@@ -1,9 +1,13 @@
 //! `GICD_CTLR.EnableGrp0` and `EnableGrp1`: a write recalls every vCPU, in slices.
+//!
+//! A vCPU may be added meanwhile. A slice is claimed first, and the vCPUs are counted then: either
+//! the CPU with the slice finds the vCPU present, or the vCPU's entry finds the new enables.
 
 use crate::delivery::queue;
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::intid::VcpuId;
+use crate::sync::Ordering::SeqCst;
+use crate::sync::fence;
 use crate::vm::deferred::DEFERRED_GROUPS;
 use crate::vm::residency::RECALL;
 use crate::vm::rwp::RWP_GICD;
@@ -17,6 +21,9 @@ const SLICE: u32 = 64;
 pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
     let (old, _write) = vm.distributor.control.write(groups);
     if old != groups {
+        // SeqCst: pairs with the fence in `add_vcpu`: if the entry of an added vCPU does not find
+        // the enables, the CPUs with slices find the vCPU present.
+        fence(SeqCst);
         vm.distributor.notifications.start();
         advance(vm, pin);
     }
@@ -24,19 +31,19 @@ pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
 
 /// Notifies a slice of vCPUs.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    let present = vm.vcpu_count() as u32;
-    let Some(slice) = vm.distributor.notifications.claim(present, SLICE, Some) else {
+    let (notifications, room) = (&vm.distributor.notifications, vm.vcpus.len() as u32);
+    let Some(slice) = notifications.claim(room, SLICE, Some) else {
         return;
     };
 
-    for index in slice.first..slice.end {
-        if let Some(vcpu) = VcpuId::new(index as usize).and_then(|id| vm.vcpu(id)) {
-            queue::notify(vm, pin, vcpu.id, RECALL);
-            rwp::expect(vm, vcpu, RWP_GICD);
-        }
+    let (first, end) = (slice.first as usize, slice.end as usize);
+    let present = vm.present_vcpus();
+    for vcpu in present.iter().take(end).skip(first) {
+        queue::notify(vm, pin, vcpu.id, RECALL);
+        rwp::expect(vm, vcpu, RWP_GICD);
     }
 
-    if slice.end < present {
+    if end < present.len() {
         vm.deferred.add(DEFERRED_GROUPS);
     }
 }

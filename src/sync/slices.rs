@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use super::Ordering::{AcqRel, Acquire, Relaxed};
+use super::Ordering::{Acquire, Relaxed, Release};
 use super::{AtomicU32, AtomicU64, Mutant, mutant, spin_loop};
 
 /// The next item of a round with nothing left to claim.
@@ -69,9 +69,9 @@ impl Slices {
 
     /// Replaces the round by a new one at item `first`.
     fn renew(&self, first: u64) {
-        // AcqRel: publishes the reason of the round to the CPUs that claim; pairs with `claim` and
-        // `due`.
-        let _ = self.next.fetch_update(AcqRel, Acquire, |next| {
+        // Release: publishes the reason of the round to the CPUs that claim; pairs with the Acquire
+        // in `claim`, `due` and `has_more`. Relaxed: the number of the round is only counted up.
+        let _ = self.next.fetch_update(Release, Relaxed, |next| {
             Some(if mutant(Mutant::RoundWithoutNumber) {
                 first
             } else {
@@ -83,7 +83,7 @@ impl Slices {
     /// Returns the round that is due, if one is.
     #[inline]
     pub fn due(&self) -> Option<Due> {
-        // Acquire: pairs with `expect`.
+        // Acquire: pairs with the Release in `expect`.
         let next = self.next.load(Acquire);
         (next & NOTHING == DUE).then_some(Due(next))
     }
@@ -98,16 +98,18 @@ impl Slices {
         } else {
             due
         };
-        // AcqRel: as `start`.
+        // Release: publishes what the CPU has done since the round was due; pairs with the Acquire
+        // in `claim`. Relaxed: the word is only compared.
         self.next
-            .compare_exchange(due.0, due.0 & !NOTHING, AcqRel, Acquire)
+            .compare_exchange(due.0, due.0 & !NOTHING, Release, Relaxed)
             .is_ok()
     }
 
-    /// Leaves nothing to claim, and no round due. Slices claimed earlier are still done.
+    /// Leaves nothing to claim, and no round due. Slices claimed earlier are still done, and
+    /// [`Slices::is_busy`] returns true until they are.
     pub fn stop(&self) {
-        // AcqRel: pairs with `claim`.
-        self.next.fetch_or(NOTHING, AcqRel);
+        // Acquire: pairs with the Release in `claim`, where the CPU is counted before the claim.
+        self.next.fetch_or(NOTHING, Acquire);
     }
 
     /// Ends the task: leaves nothing to claim, and waits for the slices claimed earlier. The caller
@@ -136,21 +138,23 @@ impl Slices {
         }
 
         if !mutant(Mutant::BusyAfterTheClaim) {
-            // AcqRel: before the claim. A CPU that finds nothing left to claim finds this CPU busy.
-            self.busy.fetch_add(1, AcqRel);
+            // Relaxed: published by the claim. A CPU that finds nothing left to claim finds this
+            // CPU busy.
+            self.busy.fetch_add(1, Relaxed);
         }
 
         let first = Cell::new(end);
-        // AcqRel: each slice belongs to a single CPU. Acquire: pairs with `start`.
-        let claimed = self.next.fetch_update(AcqRel, Acquire, |next| {
+        // Release: publishes that the CPU is busy; pairs with the Acquire in `stop` and `is_done`.
+        // Acquire: pairs with the Release in `renew` and `begin`.
+        let claimed = self.next.fetch_update(Release, Acquire, |next| {
             let at = Some(next as u32).filter(|at| *at < end)?;
             first.set(skip(at)?.min(end));
             Some(next & !NOTHING | u64::from(first.get().saturating_add(length)))
         });
 
         if mutant(Mutant::BusyAfterTheClaim) {
-            // AcqRel: too late.
-            self.busy.fetch_add(1, AcqRel);
+            // Relaxed: too late.
+            self.busy.fetch_add(1, Relaxed);
         }
 
         // Dropped at once if the claim failed: the CPU is no longer busy.
@@ -163,18 +167,19 @@ impl Slices {
         claimed.is_ok().then_some(slice)
     }
 
-    /// Returns true if something is left to claim.
+    /// Returns true if something is left to claim. The caller sees the reason of the round, and
+    /// every other task as the CPU did that began the round.
     #[inline]
     #[must_use]
     pub fn has_more(&self, end: u32) -> bool {
-        // Relaxed: `claim` loads the word again.
-        (self.next.load(Relaxed) as u32) < end
+        // Acquire: pairs with the Release in `renew` and `begin`.
+        (self.next.load(Acquire) as u32) < end
     }
 
     /// Returns true if a CPU is at work on a slice.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        // Acquire: pairs with the drop of the slice.
+        // Acquire: pairs with the Release in the drop of the slice.
         self.busy.load(Acquire) != 0
     }
 
@@ -183,15 +188,16 @@ impl Slices {
     #[inline]
     #[must_use]
     pub fn is_done(&self, end: u32) -> bool {
-        // Acquire, for both loads and in this order: pairs with `claim`, where the CPU is counted
-        // before the claim, and with the drop of the slice.
+        // Acquire, for both loads and in this order: pairs with the Release in `claim`, where the
+        // CPU is counted before the claim, and in the drop of the slice.
         self.next.load(Acquire) as u32 >= end && self.busy.load(Acquire) == 0
     }
 }
 
 impl Drop for Slice<'_> {
     fn drop(&mut self) {
-        // AcqRel: a CPU that finds no CPU busy sees the effects of the slice; pairs with `is_done`.
-        self.slices.busy.fetch_sub(1, AcqRel);
+        // Release: a CPU that finds no CPU busy sees the effects of the slice; pairs with the
+        // Acquire in `is_done` and `is_busy`.
+        self.slices.busy.fetch_sub(1, Release);
     }
 }

@@ -74,9 +74,11 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
     }
 
     /// Returns the current value. The value stays the same for as long as the result lives.
+    ///
+    /// Panics in debug builds if `guard` is `crossbeam_epoch::unprotected`, which pins no CPU.
     #[inline]
-    #[cfg_attr(all(feature = "std", not(loom)), expect(unused_variables))]
     pub(crate) fn load<'g>(&self, guard: &'g Guard) -> Loaded<'g, T> {
+        debug_assert!(guard.collector().is_some(), "a load outside the epoch");
         #[cfg(all(feature = "std", not(loom)))]
         {
             Loaded {
@@ -87,7 +89,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
 
         #[cfg(any(not(feature = "std"), loom))]
         {
-            // Acquire: pairs with the AcqRel swap in `store`.
+            // Acquire: pairs with the Release swap in `store`.
             let shared = self.inner.load(crate::sync::Ordering::Acquire, guard);
             // SAFETY: the pointer is never null, and the value is freed only after `guard` has been
             // dropped, because `store` defers the destruction to the epoch.
@@ -97,7 +99,7 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
         }
     }
 
-    /// Replaces the value. The old value is freed after its last reader.
+    /// Replaces the value. The old value is freed after its last reader. All callers hold one lock.
     pub(crate) fn store(&self, value: T, guard: &Guard) {
         #[cfg(all(feature = "std", not(loom)))]
         {
@@ -107,9 +109,9 @@ impl<T: Send + Sync + 'static> Snapshot<T> {
 
         #[cfg(any(not(feature = "std"), loom))]
         {
-            // AcqRel: pairs with the Acquire in `load`, and with the AcqRel of the previous
-            // `store`.
-            let order = crate::sync::Ordering::AcqRel;
+            // Release: pairs with the Acquire in `load`. The caller's lock orders the `store` of
+            // the old value.
+            let order = crate::sync::Ordering::Release;
             let order = weakened_by(Mutant::TopologyPublishedRelaxed, order);
             let new = crossbeam_epoch::Owned::new(Value::new(value));
             let old = self.inner.swap(new, order, guard);
@@ -149,5 +151,15 @@ mod tests {
         cell.store(alloc::vec![2, 3], &guard);
         assert_eq!(*old, [1]);
         assert_eq!(*cell.load(&guard), [2, 3]);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a load outside the epoch")]
+    #[expect(unsafe_code)]
+    fn a_load_needs_the_epoch() {
+        // SAFETY: the cell is local to the thread, so no other thread frees its value.
+        let unpinned = unsafe { crossbeam_epoch::unprotected() };
+        let _ = Snapshot::new(1).load(unpinned);
     }
 }

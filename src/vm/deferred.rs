@@ -4,7 +4,7 @@
 //! A CPU that leaves work sets the bit last, and a CPU that takes the bits over looks for the work
 //! afterwards: work that is left has its bit, or a CPU at it.
 
-use crate::sync::Ordering::{AcqRel, Acquire, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU32, Mutant, mutant, word};
 
 /// vCPUs have to be told of a write of `GICD_CTLR`.
@@ -26,15 +26,15 @@ impl Deferred {
     /// Returns the kinds of work left; one load.
     #[inline]
     pub fn get(&self) -> u32 {
-        // Acquire: pairs with `add`.
-        self.0.load(Acquire)
+        // Relaxed: a CPU that does the work takes the bits over first.
+        self.0.load(Relaxed)
     }
 
     /// Leaves work, which the caller has made ready.
     #[inline]
     pub fn add(&self, work: u32) {
-        // AcqRel: pairs with `get` and `take`.
-        self.0.fetch_or(work, AcqRel);
+        // Release: publishes the work; pairs with the Acquire in `take`.
+        self.0.fetch_or(work, Release);
     }
 
     /// Takes all work over.
@@ -47,7 +47,7 @@ impl Deferred {
             return work;
         }
 
-        // AcqRel: pairs with `add`.
-        self.0.swap(0, AcqRel)
+        // Acquire: pairs with the Release in `add`: the CPU sees the work of every bit.
+        self.0.swap(0, Acquire)
     }
 }

@@ -72,7 +72,6 @@ impl Distributor {
         self.propbaser.store(0, Relaxed);
         let router = first.map_or(0, Affinity::mpidr);
         for (_, register) in self.routed() {
-            // Relaxed: ordered by the caller's claim of the vCPUs.
             register.store(router, Relaxed);
         }
         for word in &self.scanning {

@@ -18,9 +18,19 @@
 //!    cleared before the vCPU is counted off. The count is never less than the number of flags.
 //! 3. A read of RWP looks at the writes first, with the load that returns the enables, and then at
 //!    the vCPUs, which the writes have made wait.
+//!
+//! # Order
+//! RWP as 0 says that no vCPU in the guest takes the interrupt any more. It publishes nothing else:
+//! not what a guest has done, and not the folds, which come after the flag is cleared.
+//!
+//! A CPU that reads RWP after it has seen a change finds the write in progress, or its end. The end
+//! publishes the count and the flags, so that no older ones are read. A newer one was stored by a
+//! CPU whose vCPU has left the guest, and folds before its guest goes on. No order is needed there:
+//! had the guest, before it left, heard from the reader that RWP is 0, then the reader's load would
+//! come before the store. The count and the flag need their order, for a count that is not too low.
 
 use crate::host::Host;
-use crate::sync::Ordering::{AcqRel, Acquire};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU8, AtomicU32, Mutant, mutant, word};
 use crate::vm::Vm;
 use crate::vm::residency::{RECALL, ResidencyBits};
@@ -47,16 +57,17 @@ impl Control {
     /// Returns the enables in bits 7:0. The bits above are in use.
     #[inline]
     pub fn get(&self) -> u32 {
-        // Acquire: pairs with the AcqRel in `write`. A CPU that finds no write in progress sees the
-        // recalls of those that were: pairs with the drop of the write.
+        // Acquire: pairs with the Release in `write`. A CPU that finds no write in progress sees
+        // the recalls of those that were: pairs with the drop of the write.
         self.0.load(Acquire)
     }
 
     /// Begins a write of a register with changes elsewhere.
     pub fn begin(&self) -> Write<'_> {
         if !mutant(Mutant::WriteNotCounted) {
-            // AcqRel: before the change. A CPU that sees the change finds the write in progress.
-            self.0.fetch_add(WRITE, AcqRel);
+            // Relaxed: published by the change, a transition that follows. A CPU that sees the
+            // change finds the write in progress, or its end.
+            self.0.fetch_add(WRITE, Relaxed);
         }
         Write(self)
     }
@@ -68,8 +79,9 @@ impl Control {
         } else {
             WRITE
         };
-        // AcqRel: pairs with the Acquire in `get`. A vCPU notified later sees the new enables.
-        let old = self.0.fetch_update(AcqRel, Acquire, |word| {
+        // Release: pairs with the Acquire in `get`: a CPU that sees the enables sees the register
+        // writes before. A vCPU notified later sees the enables. Relaxed: only compared.
+        let old = self.0.fetch_update(Release, Relaxed, |word| {
             Some((word & !ENABLES | enables).wrapping_add(counted))
         });
         // `fetch_update` does not fail.
@@ -79,16 +91,16 @@ impl Control {
 
     /// Clears the enables, for a reset.
     pub(crate) fn reset(&self) {
-        // AcqRel: as a write.
-        self.0.fetch_and(!ENABLES, AcqRel);
+        // Relaxed: ordered by the caller's claim of the vCPUs.
+        self.0.fetch_and(!ENABLES, Relaxed);
     }
 }
 
 impl Drop for Write<'_> {
     fn drop(&mut self) {
         if !mutant(Mutant::WriteNotCounted) {
-            // AcqRel: after the notifications; pairs with the Acquire in `get`.
-            self.0.0.fetch_sub(WRITE, AcqRel);
+            // Release: publishes the notifications; pairs with the Acquire in `get`.
+            self.0.0.fetch_sub(WRITE, Release);
         }
     }
 }
@@ -108,22 +120,23 @@ impl Waiting {
     /// Returns true if the flag of `register` is set.
     #[inline]
     pub fn has(&self, register: u8) -> bool {
-        // Acquire: pairs with the AcqRel in `set`.
-        self.0.load(Acquire) & register != 0
+        // Relaxed: the end of the write has published the flag.
+        self.0.load(Relaxed) & register != 0
     }
 
     /// Sets the flag of `register`. Returns false if the flag was set.
     #[inline]
     pub fn set(&self, register: u8) -> bool {
-        // AcqRel: publishes the count; pairs with the swap in `clear` and the load in `has`.
+        // Release: publishes the count; pairs with the Acquire here and in `clear`. Acquire: the
+        // flag that was there has a count of its own, which comes before the decrement.
         self.0.fetch_or(register, AcqRel) & register == 0
     }
 
     /// Clears all flags. Returns true if the flag of `GICD_CTLR` was set.
     #[inline]
     pub fn clear(&self) -> bool {
-        // AcqRel: pairs with the AcqRel in `set`.
-        self.0.swap(0, AcqRel) & RWP_GICD != 0
+        // Acquire: pairs with the AcqRel in `set`: the increment comes before the decrement.
+        self.0.swap(0, Acquire) & RWP_GICD != 0
     }
 }
 
@@ -138,23 +151,22 @@ impl Awaited {
     /// Returns true if a vCPU is counted.
     #[inline]
     pub fn any(&self) -> bool {
-        // Acquire: pairs with the AcqRel in `sub`: a guest that reads RWP as 0 sees the effects of
-        // the folds.
-        self.0.load(Acquire) != 0
+        // Relaxed: the end of the write has published the count.
+        self.0.load(Relaxed) != 0
     }
 
     /// Counts a vCPU, before its flag is set.
     #[inline]
     pub fn add(&self) {
-        // AcqRel: pairs with the load in `any`.
-        self.0.fetch_add(1, AcqRel);
+        // Relaxed: published by the flag, and by the end of the write.
+        self.0.fetch_add(1, Relaxed);
     }
 
     /// Counts a vCPU off, after its flag was cleared.
     #[inline]
     pub fn sub(&self) {
-        // AcqRel: pairs with the increment in `add` and the load in `any`.
-        self.0.fetch_sub(1, AcqRel);
+        // Relaxed: ordered by the flag.
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -57,7 +57,9 @@ fn free_against_an_idle_advance() {
         machine.exit(&cpu, V0);
 
         let other = spawn(&machine, 1, |machine, cpu| {
-            machine.vm.advance(&cpu.pin()).unwrap();
+            let pin = cpu.pin();
+            machine.look_up(&pin);
+            machine.vm.advance(&pin).unwrap();
         });
         machine.put(&cpu, V0);
         other.join();

@@ -4,9 +4,10 @@
 
 use loom::sync::Arc;
 use loom_tests::{Machine, SPI, V0, V1, check_serial, sole, spawn, take};
-use vgic::Cpu;
+use vgic::config::RedistributorRegion;
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::intid::IntId;
+use vgic::intid::{Affinity, IntId};
+use vgic::{Config, Cpu};
 
 /// `GICD_CTLR` and `GICR_CTLR`.
 const CTLR: u64 = 0;
@@ -21,6 +22,8 @@ const ENABLE_LPIS: u64 = 1;
 const IGROUPR: u64 = 0x084;
 const ISENABLER: u64 = 0x104;
 const ICENABLER: u64 = 0x184;
+const IPRIORITYR: u64 = 0x400 + SPI as u64;
+const PRIORITIES: u64 = 0xa0a0_a0a0;
 const ICFGR: u64 = 0xc08;
 const IROUTER: u64 = 0x6000;
 
@@ -168,5 +171,92 @@ fn two_writers_of_enable_lpis() {
                 "vCPU 0 has not left the guest"
             );
         }
+    });
+}
+
+/// Races a guest that sets priorities, and then opens the groups, against a guest that reads both
+/// in the opposite order.
+#[test]
+fn registers_are_written_in_order() {
+    check_serial(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        let reader = spawn(&machine, 1, |machine, cpu| {
+            if machine.read_gicd(cpu, V0, CTLR) & GROUPS == GROUPS {
+                let priorities = machine.read_gicd(cpu, V0, IPRIORITYR);
+                assert_eq!(priorities, PRIORITIES, "the later write came first");
+            }
+        });
+        machine.gicd(&cpu.pin(), IPRIORITYR, PRIORITIES);
+        machine.gicd(&cpu.pin(), CTLR, GROUPS);
+        reader.join();
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Returns a VM with vCPU 0, room for vCPU 1, and the SPI pending and routed to vCPU 1.
+fn one_to_be_added() -> Arc<Machine> {
+    let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
+    config.max_vcpus = 2;
+    config.redistributors = vec![RedistributorRegion {
+        base: 0x080a_0000,
+        count: 2,
+    }];
+    let machine = Machine::from_config(config);
+    machine.on(97, |pin| {
+        machine.route(pin, V1);
+        let _ = machine.inject_spi(pin);
+    });
+    Arc::new(machine)
+}
+
+/// Adds vCPU 1, and enters it.
+fn add_and_enter(machine: &Machine, cpu: &Cpu<SoftwareInterface>) {
+    let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
+    assert_eq!(added, Ok(V1));
+    machine.vm.power_on(V1);
+    machine.enter(cpu, V1);
+}
+
+/// Races a write that closes the groups against the addition and entry of a vCPU with an SPI. Once
+/// RWP reads as zero, the new vCPU does not take the SPI: the writer has recalled the vCPU, or its
+/// entry finds the groups closed.
+#[test]
+fn groups_against_a_vcpu_that_is_added() {
+    check_serial(2, || {
+        let machine = one_to_be_added();
+        let cpu = machine.cpu(0);
+        let writer = spawn(&machine, 1, |machine, cpu| {
+            machine.gicd(&cpu.pin(), CTLR, 0);
+            machine.read_gicd(cpu, V0, CTLR) & RWP != 0
+        });
+        add_and_enter(&machine, &cpu);
+        let waiting = writer.join();
+        assert!(waiting || take(&cpu) == 0, "an SPI of a closed group");
+    });
+}
+
+/// Races a write that opens Group 0 against the addition and entry of a vCPU with an SPI, and a
+/// write that closes the groups. The first writer may recall vCPUs for the second, and has counted
+/// the vCPUs earlier.
+#[test]
+fn two_writers_of_the_groups_of_an_added_vcpu() {
+    check_serial(2, || {
+        let machine = one_to_be_added();
+        let (cpu, elsewhere) = (machine.cpu(0), machine.cpu(2));
+        let other = spawn(&machine, 1, move |machine, cpu| {
+            add_and_enter(machine, &elsewhere);
+            machine.gicd(&cpu.pin(), CTLR, 0);
+            let waiting = machine.read_gicd(cpu, V0, CTLR) & RWP != 0;
+            (waiting, elsewhere)
+        });
+        machine.gicd(&cpu.pin(), CTLR, GROUPS);
+        let (waiting, elsewhere) = other.join();
+
+        let closed = machine.read_gicd(&cpu, V0, CTLR) & GROUPS == 0;
+        assert!(
+            waiting || !closed || take(&elsewhere) == 0,
+            "an SPI of a closed group"
+        );
     });
 }

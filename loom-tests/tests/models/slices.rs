@@ -237,3 +237,69 @@ fn due_against_two_begins() {
         task.check_done(1);
     });
 }
+
+/// Races a round that is made due for a reason against two CPUs that may begin the round. A CPU
+/// that finds the round due sees the reason, and does something that has to come before the
+/// slices. Every item is done for the reason, and after what the CPU did that began the round.
+#[test]
+fn expect_against_two_begins() {
+    check(3, || {
+        let task = Arc::new(Task::new());
+        let others = [2, 4].map(|before| {
+            let task = task.clone();
+            thread::spawn(move || {
+                let begun = task.slices.due().is_some_and(|due| {
+                    let reasons = task.reasons.load(Relaxed);
+                    assert!(reasons & 1 != 0, "due for no reason");
+                    task.reasons.fetch_or(before, Relaxed);
+                    task.slices.begin(due)
+                });
+                while task.advance() {}
+                if begun { before } else { 0 }
+            })
+        });
+        task.reasons.fetch_or(1, Relaxed);
+        task.slices.expect();
+        let [one, other] = others.map(|other| other.join().unwrap());
+        assert!(one == 0 || other == 0, "begun twice");
+        if one | other != 0 {
+            assert!(task.slices.is_done(ITEMS));
+            task.check_done(1);
+            task.check_done(one | other);
+        }
+    });
+}
+
+/// Races a CPU that stops a task and starts another against the slices of the one, and against a
+/// CPU that does the slices of the other once no CPU is at work on the one. No slice of the one
+/// follows.
+#[test]
+fn one_task_after_another() {
+    check(3, || {
+        let (first, second) = (Arc::new(Task::new()), Arc::new(Task::new()));
+        first.start(1);
+        let done = |task: &Task| task.items.each_ref().map(|item| item.load(Relaxed));
+
+        let claimer = {
+            let first = first.clone();
+            thread::spawn(move || {
+                first.advance();
+            })
+        };
+        let follower = {
+            let (first, second) = (first.clone(), second.clone());
+            thread::spawn(move || {
+                let follows = second.slices.has_more(ITEMS) && !first.slices.is_busy();
+                follows.then(|| done(&first))
+            })
+        };
+        first.slices.stop();
+        second.start(1);
+        let found = follower.join().unwrap();
+        claimer.join().unwrap();
+        assert!(
+            found.is_none_or(|found| found == done(&first)),
+            "both at once"
+        );
+    });
+}

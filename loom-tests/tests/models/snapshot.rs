@@ -1,10 +1,12 @@
 //! `snapshot`: replacement of the topology against its readers.
 
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{Machine, V0, V1, check_serial, sole, spawn};
 use vgic::Config;
 use vgic::config::RedistributorRegion;
-use vgic::intid::Affinity;
+use vgic::intid::{Affinity, VcpuId};
 
 /// Races `add_vcpu` against lookups. A reader finds every old vCPU, and the new vCPU only complete.
 #[test]
@@ -41,8 +43,9 @@ fn readers_see_the_old_or_the_new() {
     });
 }
 
-/// Races a write of IROUTER against the addition of the named vCPU, with the SPI pending. The new
-/// vCPU gets the SPI in either order: the write finds the vCPU, or `add_vcpu` finds the SPI.
+/// Races a write of IROUTER against the addition of the named vCPU, with the SPI pending and routed
+/// to no vCPU. The new vCPU gets the SPI in either order: the write finds the vCPU, or `add_vcpu`
+/// finds the SPI.
 #[test]
 fn an_spi_routed_to_the_vcpu_that_is_added() {
     check_serial(3, || {
@@ -55,10 +58,13 @@ fn an_spi_routed_to_the_vcpu_that_is_added() {
         }];
         let machine = Arc::new(Machine::from_config(config));
         let cpu = machine.cpu(0);
+        machine.route(&cpu.pin(), VcpuId::new(2).unwrap());
         let _ = machine.inject_spi(&cpu.pin());
 
         let other = spawn(&machine, 1, move |machine, cpu| {
-            machine.route(&cpu.pin(), V1);
+            let pin = cpu.pin();
+            machine.look_up(&pin);
+            machine.route(&pin, V1);
         });
         let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
         assert_eq!(added, Ok(V1));
@@ -66,6 +72,38 @@ fn an_spi_routed_to_the_vcpu_that_is_added() {
 
         assert!(machine.vm.power_on(V1));
         assert_eq!(machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races an embedder that sets up its part of a vCPU, and adds the vCPU, against another CPU that
+/// counts the vCPUs.
+#[test]
+fn a_vcpu_that_is_counted() {
+    check_serial(3, || {
+        let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
+        config.max_vcpus = 2;
+        config.redistributors = vec![RedistributorRegion {
+            base: 0x080a_0000,
+            count: 2,
+        }];
+        let machine = Arc::new(Machine::from_config(config));
+        let cpu = machine.cpu(0);
+        let set_up = Arc::new(AtomicBool::new(false));
+
+        let other = spawn(&machine, 1, {
+            let set_up = set_up.clone();
+            move |machine, _| {
+                assert!(machine.vm.vcpu_count() == 1 || set_up.load(Relaxed));
+            }
+        });
+        let pin = cpu.pin();
+        machine.look_up(&pin);
+        set_up.store(true, Relaxed);
+        let added = machine.vm.add_vcpu(&pin, Affinity::new(0, 0, 0, 1));
+        assert_eq!(added, Ok(V1));
+        drop(pin);
+        other.join();
         sole(machine).finish(&cpu);
     });
 }
