@@ -218,7 +218,8 @@ impl<H: Host> Vm<H> {
     /// after the load recalls the vCPU.
     #[inline]
     pub(crate) fn groups_enabled_for(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
-        if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
+        let is_held_back = irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled();
+        if is_held_back && !mutant(Mutant::DisabledLpiStaged) {
             0
         } else {
             self.distributor.group_enables()
