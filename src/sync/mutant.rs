@@ -205,7 +205,7 @@ mutants! {
     DisabledWithoutRecall: "enable_lpis", "disable_against_reentry",
         "LPIs delivered with EnableLPIs = 0";
     /// An entry fills a list register with an LPI although EnableLPIs is 0.
-    DisabledLpiFilled: "enable_lpis", "disable_against_reentry",
+    DisabledLpiFilled: "enable_lpis", "disable_against_retarget",
         "LPIs delivered with EnableLPIs = 0";
     /// A CPU fills a list register of its own vCPU with an LPI although EnableLPIs is 0.
     DisabledLpiStaged: "enable_lpis", "disable_against_staging",

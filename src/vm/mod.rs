@@ -218,8 +218,10 @@ impl<H: Host> Vm<H> {
     /// after the load recalls the vCPU.
     #[inline]
     pub(crate) fn groups_enabled_for(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
-        let is_held_back = irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled();
-        if is_held_back && !mutant(Mutant::DisabledLpiStaged) {
+        if irq.kind() == Kind::Lpi
+            && !vcpu.redistributor.lpis_enabled()
+            && !mutant(Mutant::DisabledLpiStaged)
+        {
             0
         } else {
             self.distributor.group_enables()
