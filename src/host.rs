@@ -73,14 +73,15 @@ pub trait Host: Send + Sync {
     /// The library kicks a vCPU at most once per exit of the vCPU. `cpu` may be the calling CPU, if
     /// the work comes after [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is
     /// needed then too: it stays pending, and the CPU leaves the guest right after the exception
-    /// return.
+    /// return. The call sees what `cpu` had written before it entered the vCPU.
     fn kick(&self, cpu: CpuId, vcpu: VcpuId);
 
     /// Makes `vcpu` run, or check for work again: the vCPU is blocked ([`crate::Vgic::block`]) and
     /// has work.
     ///
     /// The library wakes a vCPU at most once per blocking. A vCPU put while blocked is woken too. A
-    /// vCPU put without blocking is not woken.
+    /// vCPU put without blocking is not woken. The call sees what the vCPU's CPU had written before
+    /// it called [`Vgic::block`](crate::Vgic::block).
     fn wake(&self, vcpu: VcpuId);
 
     /// Reads guest memory at guest-physical address `gpa` into `buffer`.

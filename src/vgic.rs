@@ -97,6 +97,9 @@ impl<H: Host> Vgic<H> {
 
     /// Powers a vCPU on, which [`Vgic::enter`] requires. Returns false if the vCPU was on already,
     /// or if the VM does not have the vCPU.
+    ///
+    /// A CPU that enters the vCPU sees what the caller has written before, such as the vCPU's entry
+    /// point. A caller that gets true sees what was written before the last [`Vgic::power_off`].
     pub fn power_on(&self, vcpu: VcpuId) -> bool {
         self.vm
             .vcpu(vcpu)

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 
 use loom::sync::atomic::{AtomicBool, AtomicU8};
 use vgic::config::ItsConfig;
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
@@ -212,10 +212,19 @@ impl Machine {
     /// Returns CPU `n` with a software CPU interface.
     #[must_use]
     pub fn cpu(&self, n: u16) -> Cpu<SoftwareInterface> {
-        Cpu::new(
-            self.domain.register(CpuId(n)).unwrap(),
-            SoftwareInterface::default(),
-        )
+        self.cpu_with(n, SoftwareInterface::default())
+    }
+
+    /// Returns CPU `n` with a software CPU interface of a single list register.
+    #[must_use]
+    pub fn small_cpu(&self, n: u16) -> Cpu<SoftwareInterface> {
+        let mut vtr = NEOVERSE;
+        vtr.list_registers = 1;
+        self.cpu_with(n, SoftwareInterface::new(vtr))
+    }
+
+    fn cpu_with(&self, n: u16, interface: SoftwareInterface) -> Cpu<SoftwareInterface> {
+        Cpu::new(self.domain.register(CpuId(n)).unwrap(), interface)
     }
 
     /// Looks a vCPU up: the pin is in the epoch from then on. A pin that enters the epoch later has

@@ -98,13 +98,13 @@ mutants! {
 
     /// A raise is skipped if a load shows the latch set.
     RaiseLooksFirst: "publication", "coalesced_edge_of_a_ppi", "";
-    /// A raise is Relaxed instead of AcqRel.
+    /// A raise is Relaxed instead of Release.
     RaiseRelaxed: "publication", "edge_of_an_spi", "";
-    /// A change of a line is Relaxed instead of AcqRel.
+    /// A change of a line is Relaxed instead of Release.
     LineRelaxed: "publication", "line_of_a_ppi", "";
     /// Every transition by compare-and-swap is Relaxed instead of AcqRel.
     TransitionRelaxed: "publication", "forward_of_an_spi", "";
-    /// Every transition is Relaxed instead of AcqRel.
+    /// Every transition is Relaxed instead of Release or AcqRel.
     EveryTransitionRelaxed: "publication", "msi", "";
 
     /// Fold puts the list's reference while the interrupt is still linked.
@@ -134,12 +134,15 @@ mutants! {
     PutRelaxed: "kick", "put_against_entry_elsewhere", "";
     /// A vCPU enters with Relaxed instead of AcqRel.
     EnterRelaxed: "publication", "edge_while_the_last_is_pending", "";
-    /// A vCPU out of the guest takes its work with Relaxed instead of AcqRel.
+    /// A vCPU out of the guest takes its work with Relaxed instead of Acquire.
     TakeWorkRelaxed: "inject", "again_against_sleep_in_the_handler", "";
     /// A register read takes a recall that was consumed for the fold that follows.
     RecallIsNoFold: "kick", "read_against_reentry", "";
-    /// A vCPU blocks with Relaxed instead of AcqRel.
+    /// A vCPU blocks with Relaxed instead of Release.
     BlockRelaxed: "kick", "read_against_block", "";
+    /// A vCPU that was recalled shows the states of its list registers with Relaxed instead of
+    /// Release.
+    ShownRelaxed: "kick", "read_against_recall", "";
     /// A new edge of an interrupt in a list register is taken from the work of a vCPU that wants to
     /// sleep, and forgotten.
     ReraisedSleptThrough: "inject", "again_against_sleep_in_the_handler", "";
@@ -202,6 +205,12 @@ mutants! {
     UnlinkedTwice: "enable_lpis", "disable_against_two_moves", "CVE-2026-72289";
     /// Clearing EnableLPIs does not recall the LPIs in list registers.
     DisabledWithoutRecall: "enable_lpis", "disable_against_reentry",
+        "LPIs delivered with EnableLPIs = 0";
+    /// An entry fills a list register with an LPI although EnableLPIs is 0.
+    DisabledLpiFilled: "enable_lpis", "disable_against_retarget",
+        "LPIs delivered with EnableLPIs = 0";
+    /// A CPU fills a list register of its own vCPU with an LPI although EnableLPIs is 0.
+    DisabledLpiStaged: "enable_lpis", "disable_against_staging",
         "LPIs delivered with EnableLPIs = 0";
     /// A vCPU that leaves its CPU does not start the writing of a pending table that waits.
     StoreForgotten: "enable_lpis", "store_against_put", "";

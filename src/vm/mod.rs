@@ -48,7 +48,7 @@ use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
 use crate::sync::Ordering::Acquire;
-use crate::sync::{AtomicU16, Rank, Snapshot, SpinLock};
+use crate::sync::{AtomicU16, Mutant, Rank, Snapshot, SpinLock, mutant};
 
 /// State of a VM.
 pub(crate) struct Vm<H: Host> {
@@ -211,7 +211,10 @@ impl<H: Host> Vm<H> {
     /// after the load recalls the vCPU.
     #[inline]
     pub(crate) fn groups_enabled_for(&self, vcpu: &Vcpu, irq: &Irq) -> u32 {
-        if irq.kind() == Kind::Lpi && !vcpu.redistributor.lpis_enabled() {
+        if irq.kind() == Kind::Lpi
+            && !vcpu.redistributor.lpis_enabled()
+            && !mutant(Mutant::DisabledLpiStaged)
+        {
             0
         } else {
             self.distributor.group_enables()

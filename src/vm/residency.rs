@@ -88,14 +88,15 @@ impl Residency {
     #[inline]
     pub fn get(&self) -> ResidencyBits {
         step();
-        // Acquire: pairs with the AcqRel of every publishing read-modify-write below.
+        // Acquire: pairs with every access below that publishes.
         ResidencyBits(self.0.load(Acquire))
     }
 
     /// Returns a copy of the word. A CPU that changes the word afterwards sees what the caller has
     /// seen.
     pub fn get_ordered(&self) -> ResidencyBits {
-        // AcqRel: pairs with the AcqRel in `load`.
+        // AcqRel: pairs with the Acquire in `load`, and with the AcqRel in `put`: the states folded
+        // by the former owner are visible.
         ResidencyBits(self.0.fetch_or(0, AcqRel))
     }
 
@@ -105,7 +106,8 @@ impl Residency {
         step();
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
-        // AcqRel: pairs with the owner's read-modify-writes, which consume the bit.
+        // AcqRel: pairs with the owner's read-modify-writes, which consume the bit. A CPU that is
+        // told to kick or wake sees what the owner's CPU has written before `enter` or `block`.
         let old = ResidencyBits(self.0.fetch_or(work, AcqRel));
         let old = early.unwrap_or(old);
 
@@ -125,9 +127,11 @@ impl Residency {
 
     /// Makes `cpu` the owner. Returns the word if another CPU is.
     pub fn load(&self, cpu: Seat) -> Result<(), ResidencyBits> {
-        // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
+        // Acquire: pairs with the AcqRel in `put`, and with the Release in `reset`: the state saved
+        // by the former owner, or reset, is visible. Publishes nothing: the owner has not changed
+        // any. Relaxed on failure: the word alone tells the caller why.
         self.0
-            .fetch_update(AcqRel, Acquire, |word| {
+            .fetch_update(Acquire, Relaxed, |word| {
                 (word & OWNER == NO_CPU).then_some(word & !OWNER | cpu.0)
             })
             .map(|_| ())
@@ -142,14 +146,16 @@ impl Residency {
             if found.0 & OWNER != NO_CPU {
                 return Err(found);
             }
-            // Release: as the AcqRel below.
+            // Release: part of the fault.
             self.0.store(found.0 & !OWNER | TORN_DOWN, Release);
             return Ok(());
         }
 
-        // AcqRel: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
+        // Acquire: pairs with the AcqRel in `put`: the state saved by the former owner is visible.
+        // Publishes nothing: the claim comes before the teardown. Relaxed on failure: the word
+        // alone tells the caller why.
         self.0
-            .fetch_update(AcqRel, Acquire, |word| {
+            .fetch_update(Acquire, Relaxed, |word| {
                 (word & OWNER == NO_CPU).then_some(word & !OWNER | TORN_DOWN)
             })
             .map(|_| ())
@@ -158,15 +164,16 @@ impl Residency {
 
     /// Makes the word of a claimed vCPU anew, powered on or off. Ends the claim.
     pub fn reset(&self, on: bool) {
-        // AcqRel: pairs with the AcqRel in `load`: the state after the reset is visible.
-        self.0.swap(NO_CPU | if on { ON } else { 0 }, AcqRel);
+        // Release: pairs with the Acquire in `load`: the state after the reset is visible.
+        self.0.store(NO_CPU | if on { ON } else { 0 }, Release);
     }
 
     /// Gives up the ownership; the work bits stay. Owner only.
     pub fn put(&self) {
         // Relaxed: the owner alone writes the owner's bits.
         let owner = self.0.load(Relaxed) & OWNER;
-        // AcqRel: pairs with the AcqRel in `load`.
+        // AcqRel: pairs with the Acquire in `load` and `tear_down`, and with the AcqRel in
+        // `get_ordered`: this CPU sees what the caller there has seen.
         let order = weakened_by(Mutant::PutRelaxed, AcqRel);
         self.0.fetch_xor(owner ^ NO_CPU, order);
     }
@@ -181,8 +188,9 @@ impl Residency {
             return work;
         }
 
-        // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible. Only
-        // producers write concurrently, and only the work bits returned by the swap.
+        // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible, and to the
+        // producer what this CPU has written. Only producers write concurrently, and only the work
+        // bits returned by the swap.
         let order = weakened_by(Mutant::EnterRelaxed, AcqRel);
         ResidencyBits(self.0.swap(entered, order))
     }
@@ -199,23 +207,26 @@ impl Residency {
     /// Records that the state of every interrupt in a list register has been updated since the
     /// exit: other CPUs may show it, until the next entry. Owner only.
     pub fn show_states(&self) {
-        // AcqRel: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
-        self.0.fetch_or(SHOWN, AcqRel);
+        // Release: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
+        let order = weakened_by(Mutant::ShownRelaxed, Release);
+        self.0.fetch_or(SHOWN, order);
     }
 
     /// Consumes the work outside the guest, and ends blocking. Owner only.
     pub fn take_work(&self) -> ResidencyBits {
-        // AcqRel: pairs with the AcqRel in `notify`.
-        let order = weakened_by(Mutant::TakeWorkRelaxed, AcqRel);
+        // Acquire: pairs with the AcqRel in `notify`. Publishes nothing: a producer that finds no
+        // work left does nothing but leave its own.
+        let order = weakened_by(Mutant::TakeWorkRelaxed, Acquire);
         ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), order))
     }
 
     /// Marks the vCPU as blocked unless work is left. Returns true if the vCPU is blocked now.
     /// Owner only.
     pub fn block(&self) -> bool {
-        // AcqRel: pairs with the AcqRel in `notify`: either this CPU sees the producer's bit, or
-        // the producer sees BLOCKED.
-        let order = weakened_by(Mutant::BlockRelaxed, AcqRel);
+        // Release: pairs with the Acquire in `get` and the AcqRel in `notify`: a CPU that sees
+        // BLOCKED sees the states and what this CPU has written. Either this CPU sees the
+        // producer's bit, which the next entry consumes, or the producer sees BLOCKED.
+        let order = weakened_by(Mutant::BlockRelaxed, Release);
         let old = self.0.fetch_or(BLOCKED, order);
         if old & WORK == 0 || mutant(Mutant::SleepsWithoutLooking) {
             return true;
@@ -229,12 +240,14 @@ impl Residency {
     /// Powers the vCPU on or off. Returns false if nothing changed. Powering off is for the owner
     /// only.
     pub fn set_power(&self, on: bool) -> bool {
-        // AcqRel: pairs with `get` and `load`: powering on hands the vCPU's reset state to the CPU
-        // that enters the vCPU.
         let old = if on {
+            // AcqRel: pairs with the Acquire in `get` and `load`: the CPU that enters the vCPU sees
+            // what this CPU has written. Pairs with the Release below.
             self.0.fetch_or(ON, AcqRel)
         } else {
-            self.0.fetch_and(!(ON | BLOCKED), AcqRel)
+            // Release: pairs with the AcqRel above and the Acquire in `get`: a CPU that finds the
+            // vCPU off sees what the vCPU's last CPU has written.
+            self.0.fetch_and(!(ON | BLOCKED), Release)
         };
         (old & ON != 0) != on
     }

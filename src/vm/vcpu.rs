@@ -10,8 +10,8 @@ use crate::epoch::{CpuLocal, CpuPin};
 use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::lr;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{AtomicU16, AtomicU64, Rank, SpinLock, Watched};
+use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicU16, AtomicU64, Mutant, Rank, SpinLock, Watched, mutant};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{Irq, LEVEL};
@@ -109,22 +109,23 @@ impl Vcpu {
 
     /// Notes that the PPI `intid` has been connected to a physical PPI.
     pub(crate) fn add_physical_ppi(&self, intid: IntId) {
-        // AcqRel: pairs with the Acquire in `physical_ppis`.
+        // Relaxed: comes before the transition that sets CONNECTED, and every user of the bit after
+        // a forward, a transition on the user's CPU that has found CONNECTED.
         self.physical_ppis
-            .fetch_or(1 << (intid.raw() & 0xf), AcqRel);
+            .fetch_or(1 << (intid.raw() & 0xf), Relaxed);
     }
 
     /// Returns true if a PPI is, or has been, connected to a physical PPI.
     #[inline]
     pub(crate) fn has_physical_ppis(&self) -> bool {
-        // Acquire: pairs with the AcqRel in `add_physical_ppi`.
-        self.physical_ppis.load(Acquire) != 0
+        // Relaxed: ordered by the forward on this CPU, as `add_physical_ppi` says.
+        self.physical_ppis.load(Relaxed) != 0
     }
 
     /// Returns the PPIs that are, or have been, connected to a physical PPI.
     pub(crate) fn physical_ppis(&self) -> impl Iterator<Item = &Irq> {
-        // Acquire: pairs with the AcqRel in `add_physical_ppi`.
-        let connected = self.physical_ppis.load(Acquire);
+        // Relaxed: ordered by the forward on this CPU, as `add_physical_ppi` says.
+        let connected = self.physical_ppis.load(Relaxed);
         bits(connected).filter_map(|n| self.private.get(n + IntId::FIRST_PPI as usize))
     }
 
@@ -132,7 +133,8 @@ impl Vcpu {
     /// `groups`.
     #[inline]
     pub(crate) fn enabled_classes(&self, groups: Classes) -> Classes {
-        let lpis = groups.contains(Class::Group1) && self.redistributor.lpis_enabled();
+        let lpis = groups.contains(Class::Group1)
+            && (self.redistributor.lpis_enabled() || mutant(Mutant::DisabledLpiFilled));
         groups.with(Class::Lpi, lpis)
     }
 }
@@ -197,7 +199,8 @@ impl Vcpu {
     pub(crate) fn load(&self, local: &CpuLocal) -> Result<RefMut<'_, IchShadow>, ResidencyBits> {
         self.residency.load(local.seat())?;
         local.set_loaded(true);
-        self.shadow(local).ok_or_else(|| self.residency.get())
+        // SAFETY: the calling CPU has just become the owner.
+        unsafe { self.borrow_shadow() }.ok_or_else(|| self.residency.get())
     }
 
     /// Gives up the ownership of the vCPU.

@@ -10,6 +10,9 @@ use loom::sync::Arc;
 use loom_tests::{
     Machine, Observation, V0, V1, check_serial, discard, mapti, movi, sole, spawn, take,
 };
+use vgic::Cpu;
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::internals;
 
 /// `GICR_CTLR`.
 const CTLR: u64 = 0;
@@ -52,6 +55,45 @@ fn disable_against_reentry() {
         machine.gicr(&cpu.pin(), V0, CTLR, 1);
         machine.put(&cpu, V0);
         assert_eq!(early + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races staging against EnableLPIs = 0: a CPU stages the LPI for its own vCPU, which then
+/// re-enters. Once `RWP` reads as zero, the guest does not get the LPI.
+#[test]
+fn disable_against_staging() {
+    check_serial(4, || {
+        let machine = Arc::new(Machine::with_lpi(2, 1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        let disabled = Observation::default();
+
+        let other = spawn(&machine, 1, {
+            let disabled = disabled.clone();
+            move |machine, cpu| {
+                machine.gicr(&cpu.pin(), V0, CTLR, 0);
+                let waiting = machine.read_gicr(cpu, V0, CTLR) & RWP != 0;
+                disabled.make(!waiting);
+            }
+        });
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        let held_back = disabled.is_made();
+        let early = take(&cpu);
+        assert!(early == 0 || !held_back, "an LPI with EnableLPIs = 0");
+        other.join();
+
+        machine.exit(&cpu, V0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
+        machine.exit(&cpu, V0);
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
+        machine.exit(&cpu, V0);
+        machine.put(&cpu, V0);
         sole(machine).finish(&cpu);
     });
 }
@@ -206,16 +248,50 @@ fn store_against_put() {
         machine.put(&cpu, V0);
         other.join();
 
-        for _ in 0..4 {
-            machine.vm.advance(&cpu.pin()).unwrap();
-        }
-        assert_eq!(machine.read_gicr(&cpu, V0, CTLR) & RWP, 0, "never written");
-        // With PTZ nothing comes back: the pending state is in the table alone.
-        machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, PTZ_HIGH);
-        machine.gicr(&cpu.pin(), V0, CTLR, 1);
-        assert_eq!(machine.serve(&cpu, V0), 0);
-        sole(machine).finish(&cpu);
+        assert_stored(machine, &cpu);
     });
+}
+
+/// Races EnableLPIs = 0 against a vCPU that looks for pending interrupts, and leaves its CPU. Once
+/// `RWP` reads as zero, the LPI's pending state is in the table alone, whichever CPU writes the
+/// table.
+#[test]
+fn store_against_look_and_put() {
+    check_serial(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        assert!(machine.on(2, |pin| machine.msi(pin, 0, 0)).is_some());
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            // The entry into the epoch is a fence, and would order the look at the LPI by itself.
+            let _ = internals::guard(&pin);
+            machine.gicr(&pin, V0, CTLR, 0);
+            let _ = machine.read_gicr(cpu, V0, CTLR);
+        });
+        let _ = machine.vm.has_pending(&cpu.pin(), V0).unwrap();
+        machine.put(&cpu, V0);
+        other.join();
+
+        assert_stored(machine, &cpu);
+    });
+}
+
+/// Checks that the LPI's pending state is in the pending table alone, once `RWP` of a vCPU on no
+/// CPU reads as zero.
+fn assert_stored(machine: Arc<Machine>, cpu: &Cpu<SoftwareInterface>) {
+    for _ in 0..4 {
+        machine.vm.advance(&cpu.pin()).unwrap();
+    }
+    assert_eq!(machine.read_gicr(cpu, V0, CTLR) & RWP, 0, "never written");
+    assert!(machine.is_in_table());
+    // With PTZ nothing comes back: the pending state is in the table alone.
+    machine.gicr(&cpu.pin(), V0, PENDBASER_HIGH, PTZ_HIGH);
+    machine.gicr(&cpu.pin(), V0, CTLR, 1);
+    assert_eq!(machine.serve(cpu, V0), 0);
+    sole(machine).finish(cpu);
 }
 
 /// Races EnableLPIs = 0 on a vCPU against the fold on another vCPU, with an LPI that was moved from

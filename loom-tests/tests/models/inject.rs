@@ -227,6 +227,41 @@ fn register_write_against_exit() {
     });
 }
 
+/// Races a write of a priority against an entry on a CPU with a single list register. The guest
+/// takes the interrupt that is more urgent since the write, or its CPU is kicked and then the guest
+/// does.
+#[test]
+fn priority_against_entry() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.small_cpu(0);
+        machine.enter(&cpu, V0);
+        assert_eq!(acknowledge(&cpu), 1023);
+        machine.exit(&cpu, V0);
+        machine.on(2, |pin| {
+            machine.gicd(pin, 0x428, 0x80); // IPRIORITYR10
+            let _ = machine.inject(pin);
+            let _ = machine.inject_spi(pin);
+        });
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, 0x1_0414, 0xc0); // IPRIORITYR5
+        });
+        machine.enter(&cpu, V0);
+        other.join();
+
+        if machine.kicks() != 0 {
+            machine.exit(&cpu, V0);
+            machine.enter(&cpu, V0);
+        }
+        assert_eq!(acknowledge(&cpu), SPI);
+        cpu.interface().write_eoir1(SPI);
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Races staging against a write of `GICD_CTLR` that disables the interrupt's group. Once
 /// `GICD_CTLR.RWP` reads as zero, the guest does not get the interrupt.
 #[test]

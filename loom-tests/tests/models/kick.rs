@@ -5,6 +5,8 @@
 //! on a stale view of the pending interrupts.
 
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicUsize;
+use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{Machine, PPI, V0, V1, acknowledge, check, sole, spawn, take};
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::{Blocked, Cpu, EntryError};
@@ -33,8 +35,11 @@ fn publish_against_entry() {
     });
 }
 
+/// A datum of the embedder's about a vCPU, 1 once written: the place of its thread, for example.
+type Datum = Arc<AtomicUsize>;
+
 /// Races an injection against a re-entry on the same CPU. A re-entry reads the list only if
-/// notified.
+/// notified. A CPU that kicks sees what the vCPU's CPU has written before the entry.
 #[test]
 fn publish_against_reentry() {
     check(5, || {
@@ -43,10 +48,19 @@ fn publish_against_reentry() {
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
         machine.exit(&cpu, V0);
+        let datum = Datum::default();
 
-        let other = spawn(&machine, 1, |machine, cpu| {
-            let _ = machine.inject(&cpu.pin());
+        let other = spawn(&machine, 1, {
+            let datum = datum.clone();
+            move |machine, cpu| {
+                let _ = machine.inject(&cpu.pin());
+                // Relaxed: the kick orders the load.
+                let seen = datum.load(Relaxed);
+                assert!(machine.kicks() == 0 || seen == 1, "kicked blindly");
+            }
         });
+        // Relaxed: the entry publishes the store.
+        datum.store(1, Relaxed);
         machine.enter(&cpu, V0);
         let found = take(&cpu);
         other.join();
@@ -129,7 +143,8 @@ fn publish_against_block() {
 }
 
 /// Races a write that puts the redistributor to sleep against a block, while the CPU interface
-/// holds an interrupt back. The vCPU stays awake, or is woken.
+/// holds an interrupt back. The vCPU stays awake, or is woken. A CPU that wakes sees what the
+/// vCPU's CPU has written before the block.
 #[test]
 fn sleep_against_block() {
     const WAKER: u64 = 0x14;
@@ -140,10 +155,19 @@ fn sleep_against_block() {
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
         let _ = machine.inject(&cpu.pin());
+        let datum = Datum::default();
 
-        let other = spawn(&machine, 1, |machine, cpu| {
-            machine.gicr(&cpu.pin(), V0, WAKER, PROCESSOR_SLEEP);
+        let other = spawn(&machine, 1, {
+            let datum = datum.clone();
+            move |machine, cpu| {
+                machine.gicr(&cpu.pin(), V0, WAKER, PROCESSOR_SLEEP);
+                // Relaxed: the wake orders the load.
+                let seen = datum.load(Relaxed);
+                assert!(machine.wakes() == 0 || seen == 1, "woken blindly");
+            }
         });
+        // Relaxed: the block publishes the store.
+        datum.store(1, Relaxed);
         let blocked = machine.block(&cpu, V0);
         other.join();
 
@@ -201,6 +225,33 @@ fn read_against_reentry() {
         machine.enter(&cpu, V0);
         assert!(other.join(), "an active interrupt reads as inactive");
 
+        cpu.interface().write_eoir1(intid);
+        machine.exit(&cpu, V0);
+        assert_eq!(machine.serve(&cpu, V0), 0);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a vCPU that disables the PPI and then waits for its handler, as Linux'
+/// `synchronize_hardirq` does, against the exit of the vCPU in the handler. The write recalls the
+/// vCPU, whose exit then shows the states of its list registers.
+#[test]
+fn read_against_recall() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(2));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let intid = acknowledge(&cpu);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << PPI); // ICENABLER0
+            shows_active(machine, cpu)
+        });
+        machine.exit(&cpu, V0);
+        assert!(other.join(), "an active interrupt reads as inactive");
+
+        machine.enter(&cpu, V0);
         cpu.interface().write_eoir1(intid);
         machine.exit(&cpu, V0);
         assert_eq!(machine.serve(&cpu, V0), 0);

@@ -9,6 +9,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicUsize;
 use loom_tests::{LEVEL, Machine, SPI, V0, acknowledge, check, sole, spawn, spawn_on, take};
 use vgic::intid::{CpuId, IntId};
 use vgic::{InjectError, PhysicalInterrupt};
@@ -26,16 +27,29 @@ fn ppi_of(cpu: u16) -> PhysicalInterrupt {
 }
 
 /// Races a forward against the end of the connection. The forward is refused, or the physical
-/// interrupt is given back. The edge stays pending.
+/// interrupt is given back. The edge stays pending. A CPU whose forward is refused sees what was
+/// written before the end: the physical interrupt's next owner, for example.
 #[test]
 fn forward_against_disconnect() {
     check(5, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.connect_spi(&cpu.pin());
+        let datum = Arc::new(AtomicUsize::new(0));
 
-        let other = spawn(&machine, 1, |machine, cpu| machine.forward_spi(&cpu.pin()));
+        let other = spawn(&machine, 1, {
+            let datum = datum.clone();
+            move |machine, cpu| {
+                let forwarded = machine.forward_spi(&cpu.pin());
+                // Relaxed: the refusal orders the load.
+                let seen = datum.load(Relaxed);
+                assert!(forwarded || seen == 1, "the next owner is unknown");
+                forwarded
+            }
+        });
         let spi_id = IntId::spi(SPI).unwrap();
+        // Relaxed: the end of the connection publishes the store.
+        datum.store(1, Relaxed);
         machine.vm.disconnect_spi(&cpu.pin(), spi_id).unwrap();
         let forwarded = other.join();
 

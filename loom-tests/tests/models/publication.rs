@@ -1,5 +1,6 @@
 //! `publication`: what a CPU writes before it raises an interrupt, by any way, is visible to the
-//! CPU that takes the interrupt, also if the raise coalesces with an earlier one.
+//! CPU that takes the interrupt, also if the raise coalesces with an earlier one, and to a guest
+//! that polls for the interrupt.
 //!
 //! Known faults elsewhere: a raise skipped after a look at the pending state.
 
@@ -7,7 +8,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::Relaxed;
 use loom_tests::{
-    Machine, Other, SPI, V0, V1, acknowledge, check, in_the_epoch, int, sole, spawn, take,
+    LEVEL, Machine, Other, SPI, V0, V1, acknowledge, check, in_the_epoch, int, sole, spawn, take,
 };
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -181,6 +182,27 @@ fn coalesced(way: Way, first: First) {
     });
 }
 
+/// Races a raise against a read of `ISPENDR` by a guest that polls. A guest that finds the
+/// interrupt pending sees the datum.
+fn polled(way: Way, is_pending: fn(&Machine, &Cpu<SoftwareInterface>) -> bool) {
+    check(3, move || {
+        let machine = Arc::new(way.machine());
+        let datum = Datum::default();
+        let cpu = machine.cpu(0);
+
+        let other = write_and_raise(&machine, way, &datum);
+        let pending = is_pending(&machine, &cpu);
+        // Relaxed: the read of the register orders the load.
+        let seen = datum.load(Relaxed);
+        assert!(!pending || seen == 1, "the guest misses the datum");
+        other.join();
+
+        way.handle(&machine, &cpu);
+        let _ = machine.serve(&cpu, V0);
+        sole(machine).finish(&cpu);
+    });
+}
+
 #[test]
 fn edge_of_an_spi() {
     raised_again(Way::Spi);
@@ -259,4 +281,18 @@ fn edge_while_the_last_is_pending() {
 #[test]
 fn edge_while_the_last_is_active() {
     coalesced(Way::Ppi, First::Active);
+}
+
+#[test]
+fn polled_edge_of_an_spi() {
+    polled(Way::Spi, |machine, cpu| {
+        machine.read_gicd(cpu, V0, 0x204) >> (SPI - 32) & 1 != 0
+    });
+}
+
+#[test]
+fn polled_line_of_a_ppi() {
+    polled(Way::Line, |machine, cpu| {
+        machine.read_gicr(cpu, V0, 0x1_0200) >> LEVEL & 1 != 0
+    });
 }

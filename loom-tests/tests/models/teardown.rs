@@ -7,7 +7,8 @@
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom_tests::{Machine, V0, V1, check_serial, discard, sole, spawn, take};
+use loom_tests::{LEVEL, Machine, PPI, SGI, SPI, V0, V1, check_serial, discard, sole, spawn, take};
+use vgic::internals;
 use vgic::{EntryError, TeardownError};
 
 /// Tears the VM down on the last CPU using it, right after an injection and a `DISCARD`.
@@ -185,6 +186,78 @@ fn power_off_against_injection() {
         assert_eq!(machine.listed(), 2, "a vCPU that is off lost interrupts");
         machine.vm.power_on(V0);
         assert_eq!(machine.serve(&elsewhere, V0), 2);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a power-off against a power-on by another CPU, as of a guest that turns a CPU off and on
+/// again. A CPU that has powered the vCPU on sees what was written before the power-off, and the
+/// CPU that enters the vCPU sees what was written before the power-on.
+#[test]
+fn power_off_against_power_on() {
+    check_serial(4, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        let last = Arc::new(AtomicBool::new(false));
+        let context = Arc::new(AtomicBool::new(false));
+
+        let other = spawn(&machine, 1, {
+            let (last, context) = (last.clone(), context.clone());
+            move |machine, _| {
+                context.store(true, Relaxed);
+                let on = machine.vm.power_on(V0);
+                assert!(!on || last.load(Relaxed), "its last life is unknown");
+                on
+            }
+        });
+        {
+            let pin = cpu.pin();
+            // The entry into the epoch is a fence, and would publish the store by itself.
+            let _ = internals::guard(&pin);
+            last.store(true, Relaxed);
+            machine.vm.power_off(&pin, V0).unwrap();
+        }
+        match machine.vm.enter(&cpu.pin(), V0) {
+            Ok(()) => {
+                assert!(context.load(Relaxed), "its context is unknown");
+                machine.exit(&cpu, V0);
+                machine.put(&cpu, V0);
+            }
+            Err(error) => assert_eq!(error, EntryError::PoweredOff(V0)),
+        }
+        assert_eq!(other.join(), machine.vm.is_powered_on(V0));
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a reset against the put of a vCPU. The reset is refused, or resets the saved state.
+#[test]
+fn reset_against_put() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        let private = 1 << PPI | 1 << LEVEL | 1 << SGI;
+        // The reset has nothing to report to the host. A report has a fence, and would order the
+        // reset by itself.
+        machine.gicd(&cpu.pin(), 0x184, 1 << (SPI - 32)); // ICENABLER1
+        machine.gicd(&cpu.pin(), 0xc08, 0); // ICFGR2
+        machine.gicr(&cpu.pin(), V0, 0x1_0180, private); // ICENABLER0
+        machine.gicr(&cpu.pin(), V0, 0x1_0c04, 0); // ICFGR1
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = cpu.pin();
+            // So would the entry into the epoch.
+            let _ = internals::guard(&pin);
+            machine.vm.reset(&pin)
+        });
+        machine.put(&cpu, V0);
+        let reset = other.join();
+
+        assert!(matches!(reset, Ok(()) | Err(TeardownError::Loaded(V0))));
         sole(machine).finish(&cpu);
     });
 }

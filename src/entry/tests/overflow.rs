@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use crate::Cpu;
-use crate::cpu_interface::software::SoftwareInterface;
+use crate::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use crate::cpu_interface::{CpuInterface, Vtr, hcr, misr, vmcr};
 use crate::intid::CpuId;
 use crate::lr::ListRegister;
@@ -120,6 +120,41 @@ fn a_more_urgent_interrupt_finds_room() {
     bench.enter();
     assert_eq!(bench.acknowledge(), 70);
     bench.end(70);
+    bench.exit();
+    bench.finish();
+}
+
+/// The list register becomes free while an interrupt waits. An interrupt that the vCPU's own CPU
+/// raises then is not staged.
+#[test]
+fn a_raise_on_the_vcpus_cpu_does_not_overtake_what_waits() {
+    let bench = Bench::new();
+    bench.vm.vcpu_put(&bench.pin(), V0).unwrap();
+    let vtr = Vtr {
+        list_registers: 1,
+        ..NEOVERSE
+    };
+    let local = bench.domain.register(CpuId(7)).unwrap();
+    let cpu = Cpu::new(local, SoftwareInterface::new(vtr));
+    let (pin, guest) = (cpu.pin(), cpu.interface());
+    bench.inject(bench.edge_spi(60, 0x20));
+    bench.inject(bench.edge_spi(61, 0x80));
+    bench.vm.enter(&pin, V0).unwrap();
+    assert_eq!(guest.read_iar1(), 60);
+    guest.write_eoir1(60);
+    bench.vm.exit(&pin, V0).unwrap();
+
+    let intid = bench.edge_spi(62, 0xa0);
+    let _ = bench.vm.inject_spi(&pin, intid).unwrap();
+    for intid in [61, 62] {
+        bench.vm.enter(&pin, V0).unwrap();
+        assert_eq!(guest.read_iar1(), intid);
+        guest.write_eoir1(intid);
+        bench.vm.exit(&pin, V0).unwrap();
+    }
+    bench.vm.vcpu_put(&pin, V0).unwrap();
+    drop(pin);
+    bench.enter();
     bench.exit();
     bench.finish();
 }

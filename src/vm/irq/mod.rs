@@ -61,9 +61,12 @@
 //!   [`FreeList`](super::free_list::FreeList) if freeing is not allowed to allocate.
 //!
 //! # Publication
-//! Every transition is AcqRel. A CPU that makes an interrupt pending publishes all earlier writes
-//! of the CPU. The transition that consumes the pending state (fill, fold) acquires the writes,
-//! also of a coalesced injection. For this reason a raise is never skipped after a mere load.
+//! A CPU that makes an interrupt pending publishes all earlier writes of the CPU. The transition
+//! that consumes the pending state (fill, fold) acquires the writes, also of a coalesced injection.
+//! For this reason a raise is never skipped after a mere load.
+//!
+//! A raise and a change of a line consume nothing, and are Release: their follow-up depends on the
+//! returned state alone, or is done under the list's lock. Every other transition is AcqRel.
 
 mod links;
 mod list_register;
@@ -201,7 +204,7 @@ impl Irq {
     pub(crate) fn state(&self) -> State {
         step();
         self.watched.read();
-        // Acquire: pairs with the AcqRel of every transition.
+        // Acquire: pairs with every transition.
         State(self.state.load(Acquire))
     }
 
@@ -221,8 +224,9 @@ impl Irq {
                 return Ok((old, new));
             }
 
-            // AcqRel, and Acquire on failure: module docs, "Publication".
-            let order = mutant_hooks::of_order(Mutant::TransitionRelaxed);
+            // AcqRel: module docs, "Publication". Acquire on failure: as in `state`, for a caller
+            // that `change` gives up on.
+            let order = mutant_hooks::of_order(Mutant::TransitionRelaxed, AcqRel);
             match self
                 .state
                 .compare_exchange_weak(old.0, new.0, order, Acquire)

@@ -2,17 +2,16 @@
 //! builds without mutants all functions are constant or return the right outcome.
 
 use crate::lr::ListRegister;
-use crate::sync::Ordering::{self, AcqRel};
+use crate::sync::Ordering;
 use crate::sync::{Mutant, mutant, weakened_by};
 
 use super::{CANCEL_P, PENDING, REF, State, UNMAPPED};
 
-/// Returns the order of a successful transition: AcqRel, or Relaxed if the fault, or the fault of
-/// all transitions, is selected.
+/// Returns `order`, of a successful transition, or Relaxed if the fault, or the fault of all
+/// transitions, is selected.
 #[inline]
-pub(super) fn of_order(fault: Mutant) -> Ordering {
-    // AcqRel: module docs of `irq`, "Publication".
-    weakened_by(fault, weakened_by(Mutant::EveryTransitionRelaxed, AcqRel))
+pub(super) fn of_order(fault: Mutant, order: Ordering) -> Ordering {
+    weakened_by(fault, weakened_by(Mutant::EveryTransitionRelaxed, order))
 }
 
 /// Returns true if a fault links an interrupt not allowed to be linked.

@@ -2,6 +2,7 @@
 
 use crate::intid::VcpuId;
 use crate::steps::step;
+use crate::sync::Ordering::Release;
 use crate::sync::{Mutant, mutant};
 
 use super::{
@@ -22,8 +23,8 @@ impl Irq {
             return Raised { old, new: old };
         }
 
-        // AcqRel: module docs of `irq`, "Publication"; also if nothing changes.
-        let order = mutant_hooks::of_order(Mutant::RaiseRelaxed);
+        // Release: module docs of `irq`, "Publication"; also if nothing changes.
+        let order = mutant_hooks::of_order(Mutant::RaiseRelaxed, Release);
         let old = State(self.state.fetch_or(PENDING, order));
         Raised {
             old,
@@ -47,8 +48,8 @@ impl Irq {
     #[inline]
     fn set_source(&self, source: u64, high: bool) -> Changed {
         step();
-        // AcqRel: module docs of `irq`, "Publication".
-        let order = mutant_hooks::of_order(Mutant::LineRelaxed);
+        // Release: module docs of `irq`, "Publication".
+        let order = mutant_hooks::of_order(Mutant::LineRelaxed, Release);
         let old = State(if high {
             self.state.fetch_or(source, order)
         } else {

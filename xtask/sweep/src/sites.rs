@@ -48,9 +48,6 @@ const UNDER_LOCK: [&str; 2] = ["ApList", "AfterUnlock"];
 /// The modules of what the models use, and of the deliberate faults.
 const FOR_MODELS: [&str; 3] = ["internals", "mutant", "mutant_hooks"];
 
-/// The function of deliberate faults that returns an ordering, and that ordering.
-const HOOK: (&str, &str) = ("of_order", "AcqRel");
-
 /// A mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mutant {
@@ -520,10 +517,6 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_expr_call(&mut self, call: &'ast ExprCall) {
-        if matches!(&*call.func, Expr::Path(path) if last(&path.path) == HOOK.0) {
-            self.ordering(call, HOOK.1, Access::Change);
-            return;
-        }
         self.visit_expr(&call.func);
         let fence = matches!(&*call.func, Expr::Path(path) if last(&path.path).ends_with("fence"));
         let access = if fence { Access::Fence } else { Access::Change };
@@ -626,14 +619,14 @@ mod tests {
 
     #[test]
     fn an_ordering_that_a_fault_may_weaken_is_one() {
-        let (names, text) = read("fn f() { let order = hooks::of_order(Mutant::A); }");
+        let (names, text) = read("fn f() { let order = hooks::of_order(Mutant::A, AcqRel); }");
         let expected = [
             "a.rs f order 1 AcqRel -> Acquire",
             "a.rs f order 1 AcqRel -> Release",
         ];
         assert_eq!(names, expected);
         assert!(
-            text.contains("Release, hooks::of_order(Mutant::A)))"),
+            text.contains("hooks::of_order(Mutant::A, crate::sync::sweep::order("),
             "{text}"
         );
     }
