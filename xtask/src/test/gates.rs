@@ -35,6 +35,9 @@ const BOOTS: [(u16, &str, &str, bool); 3] = [
 /// more.
 const FUZZING: u32 = 60;
 
+/// Seconds of the sweep's mutants.
+const SWEEPING: &str = "30";
+
 /// The runs of the conformance guest: vCPUs, CPU model, and whether QEMU's own GIC is the oracle
 /// beside it. `max` has every feature that QEMU knows, for the cases about the identification
 /// registers.
@@ -258,6 +261,11 @@ pub(crate) fn all() -> Vec<Gate> {
             Suite(reference),
         ),
         Gate::new("loom", "loom models and mutants", Action::Loom),
+        Gate::new(
+            "sweep",
+            "a slice of the sweep of mutants",
+            Command(|| Ok(loom::sweep(&["--slice", SWEEPING]))),
+        ),
         Gate::new("states", "states of more CPUs than loom's", Suite(states)),
         Gate::new(
             "schedules",
