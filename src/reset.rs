@@ -88,7 +88,5 @@ fn update<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, change: impl Fn(Stat
 
     report::enable(vm, irq, changed);
     report::trigger(vm, irq, changed);
-    if irq.kind() == Kind::Spi {
-        report::route(vm, irq, changed);
-    }
+    report::route(vm, irq, changed);
 }

@@ -739,8 +739,11 @@ fn a_vcpu_added_later_gets_the_spis_routed_to_it() {
 
     let late = Affinity::new(1, 2, 3, 4);
     machine.write64(0, GICD + 0x6000 + 40 * 8, late.mpidr());
-    machine.set_spi(0, ISENABLER, 40);
-    machine.set_spi(0, ISPENDR, 40);
+    // SPI 41 stays with vCPU 0.
+    for spi in [40, 41] {
+        machine.set_spi(0, ISENABLER, spi);
+        machine.set_spi(0, ISPENDR, spi);
+    }
 
     assert_eq!(
         machine.read(0, GICR + 0x2_0000 + 0xffe8),
@@ -758,6 +761,7 @@ fn a_vcpu_added_later_gets_the_spis_routed_to_it() {
     machine.vm.power_on(vcpu(1));
     machine.set_up();
     assert_eq!(machine.serve(1), [40]);
+    assert_eq!(machine.serve(0), [41]);
     machine.finish();
 }
 

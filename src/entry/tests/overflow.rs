@@ -73,6 +73,9 @@ fn nested_active_interrupts_beyond_the_registers_end_in_order() {
             assert_eq!(active, m < left, "{m} with {left} left");
         }
     }
+    let resampled = bench.vm.host().resampled.lock().unwrap();
+    assert!(resampled.is_empty(), "edges: {resampled:?}");
+    drop(resampled);
     bench.finish();
 }
 

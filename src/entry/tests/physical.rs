@@ -394,6 +394,10 @@ fn a_dropped_vm_deactivates_what_is_forwarded_and_no_more() {
     forward_three(&bench);
     bench.timer();
     bench.fire();
+    // In a list register too, and not forwarded.
+    bench.inject(bench.edge_spi(50, 0xa0));
+    bench.enter();
+    bench.exit();
     let log = bench.vm.host().deactivated.clone();
     drop(bench.vm);
     let mut all = log.lock().unwrap().clone();
