@@ -21,8 +21,8 @@ const SLICE: u32 = 64;
 pub(crate) fn write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, groups: u32) {
     let (old, _write) = vm.distributor.control.write(groups);
     if old != groups {
-        // SeqCst: pairs with the fence in `add_vcpu`: if the entry of an added vCPU does not find
-        // the enables, the CPUs with slices find the vCPU present.
+        // SeqCst: pairs with the fence in `load`: if the entry of an added vCPU does not find the
+        // enables, the CPUs with slices find the vCPU present.
         fence(SeqCst);
         vm.distributor.notifications.start();
         advance(vm, pin);

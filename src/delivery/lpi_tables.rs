@@ -39,14 +39,14 @@ use crate::vm::deferred::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE};
 use crate::vm::irq::{ENABLED, Irq};
 use crate::vm::vcpu::Vcpu;
 
-/// Bytes of a pending table per slice.
-// Two bytes under loom: the tables of the models have two slices.
+/// Bytes of a pending table per slice that is read.
+// Two bytes under loom, here and below: the tables of the models have two slices.
 const SCAN_BYTES: usize = if cfg!(loom) { 2 } else { 64 };
 /// LPIs per slice of a pending table: eight a byte.
 const SCAN_LPIS: u32 = SCAN_BYTES as u32 * 8;
 
 /// Bytes of a pending table per slice that is written.
-const STORE_BYTES: usize = 16;
+const STORE_BYTES: usize = if cfg!(loom) { 2 } else { 16 };
 /// LPIs per slice that is written.
 const STORE_LPIS: u32 = STORE_BYTES as u32 * 8;
 
@@ -61,12 +61,16 @@ const PENDBASER_PTZ: u64 = 1 << 62;
 /// Reads an LPI's configuration byte and applies the byte. An LPI with a byte beyond the table, or
 /// not readable, is disabled.
 ///
-/// Each repetition is for another CPU's reading that has begun meanwhile.
+/// A byte is not applied once another CPU has begun a reading: that CPU's guest may have changed the
+/// byte, and takes its own reading for the last. Each repetition is for such a reading.
 pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let mut begun = irq.begin_reading();
     loop {
         let byte = config_byte(vm, irq.intid()).unwrap_or(0);
         let changed = irq.update(|state| {
+            if irq.readings() != begun && !mutant(Mutant::OldByteApplied) {
+                return state;
+            }
             // Bits 7:2 are the priority, with five bits implemented; bit 0 enables.
             state
                 .with_priority(byte & 0xfc)
@@ -77,7 +81,7 @@ pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
         // An update by a newer byte that comes before the update above is visible, and so is the
         // begin of the reading of that byte.
         let readings = irq.readings();
-        if readings == begun {
+        if readings == begun || mutant(Mutant::ReadOnce) {
             return;
         }
         begun = readings;
@@ -86,10 +90,19 @@ pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 
 /// Reads the configuration byte of an LPI that has been added to the table of LPIs.
 pub(crate) fn load_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    // SeqCst: pairs with the fence in `start_config_reload`: the slices of that round find the LPI,
-    // or this CPU sees the configuration table and `GICR_PROPBASER` as they were then.
+    // SeqCst: pairs with the fences in `start_config_reload` and `invalidate`: the other CPU finds
+    // the LPI, or this CPU sees the configuration table and `GICR_PROPBASER` as they were then.
     fence(SeqCst);
     reload_config(vm, pin, irq);
+}
+
+/// Reads the configuration byte of an LPI again, if the LPI is mapped: `GICR_INVLPIR`.
+pub(crate) fn invalidate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, intid: IntId) {
+    // SeqCst: pairs with the fence in `load_config`.
+    fence(SeqCst);
+    if let Some(irq) = vm.lpi(pin, intid) {
+        reload_config(vm, pin, irq);
+    }
 }
 
 /// Reads an LPI's configuration byte from guest memory.
@@ -224,8 +237,8 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         }
     }
 
-    // Relaxed: the CPU that has noted a vCPU defers afterwards. This CPU has acquired the note with
-    // the deferred work, or the work is still deferred.
+    // Relaxed: a CPU that notes a vCPU defers afterwards. An old 0 has its work still deferred; an
+    // old 1 costs a look, which ends in `forget_scan`.
     if scanning.iter().any(|word| word.load(Relaxed) != 0) {
         vm.deferred.add(DEFERRED_PENDING_TABLE);
     }

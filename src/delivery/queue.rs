@@ -78,10 +78,10 @@ fn trace_list_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: VcpuId
     vm.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
 }
 
-/// Requeues `irq`, whose change found it waiting on the list of `on`: prunes it there. An interrupt
-/// that has left for a list register since went there by its old place on the list, and perhaps
-/// before a more urgent one: `on` chooses anew. An interrupt that has left for another list went to
-/// its place there with the change.
+/// Requeues `irq`, whose change found it waiting on the list of `on`. If `irq` still waits there, it
+/// is pruned. If `irq` is in a list register by now, it was chosen by its old place, perhaps before
+/// a more urgent one, and `on` is recalled to choose anew. If `irq` is on another list, it was
+/// linked there with the change.
 // Out of line: saves 16 of the 155 instructions of a write of `GICD_IPRIORITYR`.
 #[inline(never)]
 fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
@@ -112,8 +112,8 @@ fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {
     after.run(vm, pin);
 }
 
-/// Gives the vCPU `vcpu`, which has been added, work, and kicks or wakes it if need be. No ap_list
-/// lock is held.
+/// Gives work to the vCPU `vcpu`, which has been added. Kicks or wakes the vCPU if need be. No
+/// ap_list lock is held.
 pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: u64) {
     // Not by `Vm::vcpu`: a raise, which acquires nothing, may have found the vCPU in the state word
     // before this CPU sees the new count.

@@ -50,8 +50,7 @@ pub(crate) fn add_vcpu<H: Host>(
     vm.topology.store(Topology::new(affinities), pin.guard());
 
     // SeqCst: pairs with the fence in `write_router`: if the write did not see the topology, the
-    // loads below see the router. Pairs also with the fence in `group_enables`: if a write did not
-    // count the vCPU, the vCPU's entry finds the enables.
+    // loads below see the router.
     fence(SeqCst);
     for (irq, router) in vm.distributor.routed() {
         // Relaxed: ordered by the fence above.

@@ -9,7 +9,8 @@ use crate::epoch::CpuPin;
 use crate::error::EntryError;
 use crate::host::Host;
 use crate::intid::VcpuId;
-use crate::sync::{Mutant, mutant};
+use crate::sync::Ordering::SeqCst;
+use crate::sync::{Mutant, fence, mutant};
 use crate::vm::ich_shadow::IchShadow;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
@@ -26,6 +27,9 @@ pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), Ent
             false => EntryError::OnAnotherCpu(vcpu.id),
         })?;
 
+    // SeqCst: pairs with the fence in `group_enables`: a write that does not find this vCPU present
+    // has its enables seen by the entry, whichever CPU added the vCPU.
+    fence(SeqCst);
     shadow.restore(cpu.interface());
     shadow.set_hcr(BASE_HCR, cpu.interface());
     // Interrupts that were folded when the vCPU was put, or have arrived since, wait on the list.

@@ -13,7 +13,7 @@ use crate::intid::ItsId;
 use crate::its::command::{COMMAND_SIZE, Packet};
 use crate::its::execute::{Execution, Outcome};
 use crate::sync::Ordering::{Relaxed, Release};
-use crate::sync::{Mutant, mutant};
+use crate::sync::{Mutant, mutant, weakened_by};
 use crate::vm::Vm;
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
@@ -121,7 +121,8 @@ impl<H: Host> Execution<'_, H> {
 
         // Release: pairs with the Acquire in `Its::creadr`. A CPU that sees `GITS_CREADR` move sees
         // the command's effects.
-        self.its.commands.creadr.store(wrapped as u32, Release);
+        let order = weakened_by(Mutant::CommandDoneRelaxed, Release);
+        self.its.commands.creadr.store(wrapped as u32, order);
     }
 }
 

@@ -221,10 +221,8 @@ pub(crate) fn gicr_write<H: Host>(
         }
         // Case `lpi.direct_invalidation`.
         (INVLPIR, Width::Word | Width::Double) => {
-            if let Some(intid) = IntId::lpi(value as u32)
-                && let Some(irq) = vm.lpi(pin, intid)
-            {
-                lpi_tables::reload_config(vm, pin, irq);
+            if let Some(intid) = IntId::lpi(value as u32) {
+                lpi_tables::invalidate(vm, pin, intid);
             }
         }
         (INVALLR, Width::Word | Width::Double) => lpi_tables::start_config_reload(vm, pin),

@@ -217,6 +217,15 @@ mutants! {
     /// A pending table is written while an LPI of the vCPU is in a list register of another vCPU.
     StorePassesListRegisters: "enable_lpis", "store_against_a_move", "";
 
+    /// A CPU that does not apply a byte of an LPI's configuration, because another CPU has begun a
+    /// reading, does not read once more.
+    ReadOnce: "guest_memory", "invalidation_that_disables", "";
+    /// A CPU applies the byte of an LPI's configuration although another CPU has begun a reading.
+    OldByteApplied: "guest_memory", "invalidation_that_disables", "";
+
+    /// `GITS_CREADR` is written with Relaxed instead of Release after a command.
+    CommandDoneRelaxed: "its_registers", "poll_against_two_commands", "";
+
     /// An LPI is noted as work for `Vgic::advance` before it is pushed onto the free list.
     DeferredBeforePushed: "deferred", "two_frees_and_two_advances", "";
     /// A CPU takes deferred work over by a load and a store instead of a swap.

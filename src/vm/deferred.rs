@@ -9,7 +9,7 @@ use crate::sync::{AtomicU32, Mutant, mutant, word};
 
 /// vCPUs have to be told of a write of `GICD_CTLR`.
 pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
-/// A pending table has to be read.
+/// A slice of a pending table has to be read or written.
 pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
 /// LPI configurations have to be read again.
 pub(crate) const DEFERRED_CONFIG_RELOAD: u32 = 1 << 18;

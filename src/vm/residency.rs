@@ -128,8 +128,8 @@ impl Residency {
     /// Makes `cpu` the owner. Returns the word if another CPU is.
     pub fn load(&self, cpu: Seat) -> Result<(), ResidencyBits> {
         // Acquire: pairs with the AcqRel in `put`, and with the Release in `reset`: the state saved
-        // by the former owner, or reset, is visible. Publishes nothing: the owner has not changed
-        // any. Relaxed on failure: the word alone tells the caller why.
+        // by the former owner, or reset, is visible. Publishes nothing of the library's: the owner
+        // has not changed any. Relaxed on failure: the word alone tells the caller why.
         self.0
             .fetch_update(Acquire, Relaxed, |word| {
                 (word & OWNER == NO_CPU).then_some(word & !OWNER | cpu.0)

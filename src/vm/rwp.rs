@@ -23,11 +23,11 @@
 //! RWP as 0 says that no vCPU in the guest takes the interrupt any more. It publishes nothing else:
 //! not what a guest has done, and not the folds, which come after the flag is cleared.
 //!
-//! A CPU that reads RWP after it has seen a change finds the write in progress, or its end. The end
-//! publishes the count and the flags, so that no older ones are read. A newer one was stored by a
-//! CPU whose vCPU has left the guest, and folds before its guest goes on. No order is needed there:
-//! had the guest, before it left, heard from the reader that RWP is 0, then the reader's load would
-//! come before the store. The count and the flag need their order, for a count that is not too low.
+//! A reader that has seen a change finds the write counted, or sees the write's end, and with it
+//! the count and the flags. If the reader finds a flag already cleared, the CPU that cleared the
+//! flag had its vCPU out of the guest, and folds before the guest runs again. The reader need not
+//! see that fold: RWP as 0 speaks of vCPUs in the guest only. The count and the flag need their
+//! order, for a count that is not too low.
 
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -79,9 +79,10 @@ impl Control {
         } else {
             WRITE
         };
-        // Release: pairs with the Acquire in `get`: a CPU that sees the enables sees the register
-        // writes before. A vCPU notified later sees the enables. Relaxed: only compared.
-        let old = self.0.fetch_update(Release, Relaxed, |word| {
+        // Release: pairs with the Acquire in `get` and below: a CPU that sees the enables sees the
+        // register writes before. A vCPU notified later sees the enables. Acquire: a CPU that
+        // changes the enables back sees the register writes before too. Relaxed: only compared.
+        let old = self.0.fetch_update(AcqRel, Relaxed, |word| {
             Some((word & !ENABLES | enables).wrapping_add(counted))
         });
         // `fetch_update` does not fail.

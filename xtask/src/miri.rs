@@ -14,7 +14,7 @@ const FLAGS: [&str; 4] = [
     "-Zmiri-tree-borrows",
     // A list in crossbeam-epoch reaches a whole object by a reference to its atomic part.
     "-Zmiri-tree-borrows-no-precise-interior-mut",
-    // It keeps marks in the low bits of pointers, and so makes pointers of integers.
+    // crossbeam-epoch keeps marks in the low bits of pointers, and so makes pointers of integers.
     "-Zmiri-permissive-provenance",
     // Objects left to the epoch at the end are not freed; and tests leak shared ones.
     "-Zmiri-ignore-leaks",

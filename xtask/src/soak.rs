@@ -21,7 +21,7 @@ use crate::{console, parallel, project};
 const AFTER_HELP_SCHEDULES: &str = "\
 Threads run one at a time and change at every atomic access of the library, as
 the schedule's seed says: an even one at random, an odd one by priorities. The
-same seed gives the same run.
+same seed gives the same run. With --weak, Miri changes the threads.
 
 Examples:
   cargo xtask schedules                   a minute of them
@@ -263,6 +263,8 @@ fn weak(options: &ScheduleOptions) -> Result<bool> {
         if !finished.success {
             failed.store(true, Relaxed);
             console::detail(format!("FAILED with seed {seed}:\n{}", finished.stderr));
+            console::detail(format!("once more: --weak --seed {seed} --schedules 1"));
+            return Ok(true);
         }
         let time = began.elapsed().as_secs();
         console::detail(format!("{} after {time} s", finished.stdout.trim()));

@@ -10,7 +10,7 @@ use crate::world::{Plan, World};
 const LIFE: Duration = Duration::from_secs(2);
 
 /// Soaks as given by `seconds=LENGTH seed=FIRST threads=COUNT`, or runs the one VM given by
-/// `operations=COUNT seed=ONE threads=COUNT`. Each argument has a default.
+/// `operations=COUNT seed=ONE`, with nine threads. Each argument has a default.
 pub(crate) fn main(arguments: &crate::Arguments) -> ExitCode {
     let seed = arguments.number("seed").unwrap_or(1);
     if let Some(operations) = arguments.number("operations") {

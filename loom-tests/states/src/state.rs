@@ -106,7 +106,7 @@ impl State {
         on(&mut self.awaited, access)
     }
 
-    /// Makes one access to the number of writes in progress.
+    /// Makes one access to the enables and the number of writes in progress.
     pub(crate) fn control<R>(&mut self, access: impl FnOnce(&Control) -> R) -> R {
         on(&mut self.control, access)
     }

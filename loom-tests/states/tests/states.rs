@@ -26,7 +26,8 @@ const SECOND: Role = Role::Writer {
 fn check(name: &str, scenario: Scenario) {
     let (cpus, vcpus) = (scenario.roles.len(), scenario.vcpus);
     let began = Instant::now();
-    let checker = scenario.checker().spawn_bfs().join();
+    let checker = scenario.checker().finish_when(HasDiscoveries::AnyFailures);
+    let checker = checker.spawn_bfs().join();
     println!(
         "{name}: {} states, {} steps, {cpus} CPUs, {vcpus} vCPUs, {:.1} s",
         checker.unique_state_count(),

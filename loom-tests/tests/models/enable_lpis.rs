@@ -49,6 +49,7 @@ fn disable_against_reentry() {
 
         machine.exit(&cpu, V0);
         machine.enter(&cpu, V0);
+        machine.advance(&cpu.pin());
         assert_eq!(machine.read_gicr(&cpu, V0, CTLR) & RWP, 0);
         assert_eq!(take(&cpu), 0, "an LPI with EnableLPIs = 0");
         machine.exit(&cpu, V0);
@@ -318,6 +319,8 @@ fn store_against_a_move() {
         machine.put(&cpu, V0);
         other.join();
 
+        // A guest that polls does a slice each time.
+        let _ = machine.read_gicr(&cpu, V1, CTLR);
         assert_eq!(machine.read_gicr(&cpu, V1, CTLR) & RWP, 0, "never written");
         assert!(machine.is_in_table());
         sole(machine).finish(&cpu);

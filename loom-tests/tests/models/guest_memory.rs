@@ -6,7 +6,7 @@
 use loom::sync::Arc;
 use loom_tests::{
     Machine, V0, V1, check_serial, config_byte, in_the_epoch, mapti_second, movi, pending_byte,
-    sole, spawn,
+    sole, spawn, take,
 };
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -28,7 +28,7 @@ const SECOND: u64 = 8208;
 /// The pending table that no redistributor has.
 const TABLE: u64 = 0x2_0000;
 /// The configuration table that the redistributors do not have.
-const PROPERTIES: u64 = 0x5000;
+const NEW_PROPERTIES: u64 = 0x5000;
 /// A configuration byte: enabled, priority 0xa0.
 const ON: u8 = 0xa1;
 
@@ -56,7 +56,7 @@ fn new_tables_against_a_poll() {
     check_serial(2, || {
         let (machine, cpu) = two_lpis(1, [0, 0]);
         enable_lpis(&machine, &cpu, V0, false);
-        let configuration = [FIRST, SECOND].map(|lpi| PROPERTIES + lpi - 8192);
+        let configuration = [FIRST, SECOND].map(|lpi| NEW_PROPERTIES + lpi - 8192);
         let pending = [FIRST, SECOND].map(|lpi| pending_byte(TABLE, lpi));
         for gpa in configuration {
             machine.write_byte(gpa, 0);
@@ -69,7 +69,7 @@ fn new_tables_against_a_poll() {
                 machine.write_byte(configuration, ON);
                 machine.write_byte(pending, 1);
             }
-            machine.gicr_double(&pin, V0, PROPBASER, PROPERTIES | 13);
+            machine.gicr_double(&pin, V0, PROPBASER, NEW_PROPERTIES | 13);
             machine.gicr_double(&pin, V0, PENDBASER, TABLE);
             machine.gicr(&pin, V0, CTLR, ENABLE_LPIS);
         });
@@ -265,6 +265,85 @@ fn invalidation_against_invalidation() {
         other.join();
 
         let _ = machine.msi(&cpu.pin(), 0, 0);
+        assert_eq!(machine.serve(&cpu, V0), 1, "an old byte counts");
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races EnableLPIs = 1, after a new `GICR_PENDBASER`, against EnableLPIs = 0 by another CPU. The
+/// old table is left alone.
+#[test]
+fn disable_by_another_cpu() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        enable_lpis(&machine, &cpu, V0, false);
+        machine.advance(&cpu.pin());
+        let _ = machine.msi(&cpu.pin(), 0, 0);
+        assert!(!machine.is_in_table());
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = in_the_epoch(cpu);
+            machine.gicr_double(&pin, V0, PENDBASER, TABLE | 1 << 62);
+            machine.gicr(&pin, V0, CTLR, ENABLE_LPIS);
+        });
+        let pin = in_the_epoch(&cpu);
+        machine.gicr(&pin, V0, CTLR, 0);
+        drop(pin);
+        other.join();
+
+        machine.advance(&cpu.pin());
+        assert!(!machine.is_in_table(), "the old table is written");
+    });
+}
+
+/// Races an invalidation against another one, after the guest has disabled the LPI in the table.
+/// Once the invalidation is done, the LPI is not taken.
+#[test]
+fn invalidation_that_disables() {
+    check_serial(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.race_for(&[config_byte(FIRST)]);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = in_the_epoch(cpu);
+            machine.configure_lpi(0);
+            machine.gicr(&pin, V0, INVLPIR, FIRST);
+            let busy = machine.read_gicr(cpu, V0, SYNCR) != 0;
+            let _ = machine.msi(&pin, 0, 0);
+            drop(pin);
+            machine.enter(cpu, V0);
+            let taken = take(cpu);
+            assert!(busy || taken == 0, "a disabled LPI is taken");
+        });
+        let pin = in_the_epoch(&cpu);
+        machine.gicr(&pin, V0, INVLPIR, FIRST);
+        drop(pin);
+        other.join();
+    });
+}
+
+/// Races an invalidation by INTID, after the guest has enabled the LPI in the table, against the
+/// mapping of the LPI. The LPI is enabled.
+#[test]
+fn invalidation_against_mapping() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.write_byte(config_byte(SECOND), 0);
+        machine.race_for(&[config_byte(SECOND)]);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let pin = in_the_epoch(cpu);
+            machine.write_byte(config_byte(SECOND), ON);
+            machine.gicr(&pin, V0, INVLPIR, SECOND);
+        });
+        machine.command(&cpu.pin(), 0, mapti_second(0));
+        other.join();
+
+        machine.advance(&cpu.pin());
+        let _ = machine.msi(&cpu.pin(), 0, 1);
         assert_eq!(machine.serve(&cpu, V0), 1, "an old byte counts");
         sole(machine).finish(&cpu);
     });

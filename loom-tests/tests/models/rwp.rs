@@ -3,7 +3,9 @@
 //! takes the interrupt.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, SPI, V0, V1, check_serial, sole, spawn, take};
+use loom_tests::{
+    Machine, SGI, SPI, V0, V1, acknowledge, check_serial, in_the_epoch, sole, spawn, take,
+};
 use vgic::config::RedistributorRegion;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::{Affinity, IntId};
@@ -257,6 +259,57 @@ fn two_writers_of_the_groups_of_an_added_vcpu() {
         assert!(
             waiting || !closed || take(&elsewhere) == 0,
             "an SPI of a closed group"
+        );
+    });
+}
+
+/// Races a write that closes the groups against the addition of a vCPU, which other CPUs set up and
+/// enter as soon as they find it.
+#[test]
+fn groups_against_a_vcpu_that_another_cpu_enters() {
+    check_serial(1, || {
+        let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
+        config.max_vcpus = 2;
+        config.redistributors = vec![RedistributorRegion {
+            base: 0x080a_0000,
+            count: 2,
+        }];
+        let machine = Arc::new(Machine::from_config(config));
+        let cpu = machine.cpu(0);
+        let pin = in_the_epoch(&cpu);
+        let adder = spawn(&machine, 1, |machine, cpu| {
+            let pin = in_the_epoch(cpu);
+            loom::thread::yield_now();
+            let added = machine.vm.add_vcpu(&pin, Affinity::new(0, 0, 0, 1));
+            assert_eq!(added, Ok(V1));
+        });
+        let writer = spawn(&machine, 3, |machine, cpu| {
+            machine.gicd(&cpu.pin(), CTLR, 0);
+            machine.read_gicd(cpu, V0, CTLR) & RWP != 0
+        });
+        let entry = spawn(&machine, 2, |machine, cpu| {
+            loom::thread::yield_now();
+            if !machine.vm.power_on(V1) {
+                return false;
+            }
+            machine.enter(cpu, V1);
+            true
+        });
+        loom::thread::yield_now();
+        let private = 1 << SGI;
+        machine.gicr(&pin, V1, 0x1_0080, private); // IGROUPR0
+        machine.gicr(&pin, V1, 0x1_0100, private); // ISENABLER0
+        machine.broadcast(&cpu, V0);
+        drop(pin);
+        let (entered, elsewhere) = entry.join_with_cpu();
+        let waiting = writer.join();
+        adder.join();
+        // A later read, which sees every CPU's work.
+        let waiting = waiting || machine.read_gicd(&cpu, V0, CTLR) & RWP != 0;
+        let taken = acknowledge(&elsewhere);
+        assert!(
+            !entered || waiting || taken != SGI,
+            "an interrupt of a closed group"
         );
     });
 }

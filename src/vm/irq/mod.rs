@@ -99,8 +99,8 @@ pub(crate) use state::{
 /// * `queued_on` names a vCPU exactly while the vCPU's ap_list holds the interrupt, in a bucket or
 ///   in a list register, and exactly then the list owns a reference.
 /// * A deliverable interrupt is queued, or some CPU has still to insert the interrupt: the CPU that
-///   made the interrupt deliverable, or the last CPU that changed the target afterwards. Each of
-///   them tries once, on the target that it has found or set.
+///   made the interrupt deliverable, or the last CPU afterwards that changed the target or unlinked
+///   the interrupt to move it. Each of them tries once, on the target that it has found or set.
 // A cache line each: injections of different interrupts do not share a line.
 #[repr(align(64))]
 pub(crate) struct Irq {

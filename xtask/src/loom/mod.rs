@@ -87,7 +87,7 @@ impl Options for LoomOptions {
             option(
                 "preemptions",
                 "N",
-                "Preemptions explored in each model [default: the model's own bound, 2 to 5]",
+                "Preemptions explored in each model [default: the model's own bound, 1 to 5]",
             )
             .value_parser(value_parser!(u8).range(1..=8)),
             flag("mutants", "Only the mutants"),

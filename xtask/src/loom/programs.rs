@@ -47,18 +47,20 @@ impl Programs {
         } else {
             ("the models", "target/loom", "")
         };
-        Self::build_in(project::root(), what, place, flags)
+        let root = project::root();
+        Self::build_in(root, what, &root.join(place), flags)
     }
 
-    /// Builds the models in a copy of the checkout. The dependencies are those that the mutants
-    /// have been built with.
+    /// Builds the models in a copy of the checkout. The build has a target directory of its own:
+    /// cargo takes the packages of a copy for those of the checkout.
     pub fn build_copy(copy: &Path) -> Result<Self> {
         let what = "the models with every mutant of the sweep";
-        Self::build_in(copy, what, "target/loom-mutants", " --cfg vgic_mutants")
+        let place = copy.join("target/models");
+        Self::build_in(copy, what, &place, " --cfg vgic_mutants")
     }
 
     /// Builds the models of a checkout.
-    fn build_in(root: &Path, what: &str, place: &str, flags: &str) -> Result<Self> {
+    fn build_in(root: &Path, what: &str, place: &Path, flags: &str) -> Result<Self> {
         console::step(format!("Building {what}"));
         let mut build = cargo("test");
         build
@@ -68,7 +70,7 @@ impl Programs {
             .args(["--test", "models", "--no-run"])
             .arg("--message-format=json-render-diagnostics")
             .env("RUSTFLAGS", format!("{FLAGS}{flags}"))
-            .env("CARGO_TARGET_DIR", project::root().join(place));
+            .env("CARGO_TARGET_DIR", place);
         let artifacts = process::run(&mut build, Show::Progress)?;
 
         let find = |wanted: &str| {

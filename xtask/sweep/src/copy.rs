@@ -78,7 +78,12 @@ fn share(root: &Path) -> Result<()> {
         let name = entry.file_name();
         let link = root.join(&name);
         let shared = !NOT_SHARED.iter().any(|other| name == *other);
-        if shared && !link.is_symlink() {
+        let leads_here = fs::read_link(&link).is_ok_and(|to| to == entry.path());
+        if shared && !leads_here {
+            // A copied target directory has links to the checkout that it is from.
+            if link.is_symlink() {
+                fs::remove_file(&link)?;
+            }
             symlink(entry.path(), &link)
                 .with_context(|| format!("cannot make {}", link.display()))?;
         }

@@ -40,17 +40,17 @@ The mutants are made in a copy of the library, in target/sweep, which is built
 once. The outcome goes to target/reports/sweep.json. A sweep that was ended goes
 on where it was, as long as the code is as it was; one with more executions runs
 the survivors again. A run also writes
-loom-tests/killed.json, which names the gate that notices each mutant, and the
-table of docs/proof.md. A mutant that no gate notices needs a reason in
-loom-tests/survivors.toml. The exit status is 0 only if each has one.
+loom-tests/killed.json, which names the gate that notices each mutant; a run of
+all files writes the table of docs/proof.md too. A mutant that no gate notices
+needs a reason in loom-tests/survivors.toml. The exit status is 0 only if each
+has one.
 
 Examples:
-  cargo xtask loom --sweep                    everything: an hour or more on two
-                                              CPUs
+  cargo xtask loom --sweep --executions 400   everything: ten minutes on two CPUs
+  cargo xtask loom --sweep                    everything: an hour or more
   cargo xtask loom --sweep --file vm/rwp.rs   the mutants of one file
   cargo xtask loom --sweep --list             the names of the mutants
-  cargo xtask loom --sweep --slice 45         45 seconds of mutants, each against
-                                              the gate that notices it";
+  cargo xtask loom --sweep --slice 45         45 seconds of killed mutants";
 
 /// Make every mutant of the library, and find the gate that notices each.
 #[derive(Clone, Debug, Parser)]
@@ -96,7 +96,10 @@ fn sweep(options: &SweepOptions) -> Result<bool> {
     };
     let mutants = copy.mutants.iter().enumerate();
     let mutants: Vec<_> = mutants.filter(|(_, mutant)| wanted(mutant)).collect();
-    ensure!(!mutants.is_empty(), "no mutant is in that file");
+    ensure!(
+        !mutants.is_empty(),
+        "no mutant is in that file; name it as below src/: vm/rwp.rs"
+    );
     if options.list {
         for (_, mutant) in mutants {
             console::say(&format!("{} (line {})", mutant.name(), mutant.line));
