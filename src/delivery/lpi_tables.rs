@@ -3,7 +3,8 @@
 //!
 //! The state word caches the configuration of an LPI. The configuration is read again when the
 //! guest invalidates the LPI or enables LPIs. Two CPUs may read the configuration of an LPI at
-//! once. The CPU whose reading began first may have an older byte, and then reads once more.
+//! once. The CPU whose reading began first may have an older byte. It does not apply that byte, and
+//! reads once more.
 //!
 //! A pending table is read when the guest enables LPIs, and written when the guest disables LPIs:
 //! from then on the table alone has the pending states of the redistributor, and the guest may hand
@@ -61,8 +62,8 @@ const PENDBASER_PTZ: u64 = 1 << 62;
 /// Reads an LPI's configuration byte and applies the byte. An LPI with a byte beyond the table, or
 /// not readable, is disabled.
 ///
-/// A byte is not applied once another CPU has begun a reading: that CPU's guest may have changed the
-/// byte, and takes its own reading for the last. Each repetition is for such a reading.
+/// A byte is not applied once another CPU has begun a reading: the guest may have changed the byte,
+/// and takes the other reading for the last. Each repetition is for such a reading.
 pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     let mut begun = irq.begin_reading();
     loop {

@@ -78,10 +78,10 @@ fn trace_list_get<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: VcpuId
     vm.host.trace(TracePoint::ListGet(irq.intid(), vcpu));
 }
 
-/// Requeues `irq`, whose change found it waiting on the list of `on`. If `irq` still waits there, it
-/// is pruned. If `irq` is in a list register by now, it was chosen by its old place, perhaps before
-/// a more urgent one, and `on` is recalled to choose anew. If `irq` is on another list, it was
-/// linked there with the change.
+/// Requeues `irq`, whose change found it waiting on the list of `on`. If `irq` still waits there,
+/// it is pruned. If `irq` is in a list register by now, it was chosen by its old place, perhaps
+/// before a more urgent one, and `on` is recalled to choose anew. If `irq` is on another list, or
+/// on none, it went there with the change.
 // Out of line: saves 16 of the 155 instructions of a write of `GICD_IPRIORITYR`.
 #[inline(never)]
 fn requeue<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, on: VcpuId) {

@@ -24,7 +24,7 @@ use crate::vm::rwp::{Awaited, Control};
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
-    /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1, and the number of writes in progress.
+    /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1; and the writes in progress.
     pub(crate) control: Control,
     /// vCPUs to notify of a write of the group enables.
     pub(crate) notifications: Slices,

@@ -11,7 +11,7 @@ pub(crate) const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 
 /// State of a redistributor apart from the interrupts.
 pub(crate) struct Redistributor {
-    /// `GICR_CTLR.EnableLPIs`, and the number of writes in progress.
+    /// `GICR_CTLR.EnableLPIs`; and the writes in progress.
     pub(crate) control: Control,
     /// `GICR_WAKER.ProcessorSleep`.
     pub(crate) waker: AtomicU32,
