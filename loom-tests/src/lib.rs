@@ -18,7 +18,7 @@ use vgic::intid::VcpuId;
 use vgic::{Cpu, PinnedCpu};
 
 pub use machine::{
-    Machine, Quiet, acknowledge, clear, config_byte, discard, int, mapd, mapti, mapti_as,
+    Machine, Quiet, acknowledge, clear, config_byte, discard, int, inv, mapd, mapti, mapti_as,
     mapti_second, movall, movi, pending_byte, reclaim, take,
 };
 #[cfg(vgic_mutants)]

@@ -632,6 +632,12 @@ pub fn discard(event: u64) -> [u64; 4] {
     [0x0f, event, 0, 0]
 }
 
+/// Returns `INV` of an event of device 0.
+#[must_use]
+pub fn inv(event: u64) -> [u64; 4] {
+    [0x0c, event, 0, 0]
+}
+
 /// Returns `CLEAR` of an event of device 0.
 #[must_use]
 pub fn clear(event: u64) -> [u64; 4] {

@@ -5,8 +5,8 @@
 
 use loom::sync::Arc;
 use loom_tests::{
-    Machine, V0, V1, check_serial, config_byte, in_the_epoch, mapti_second, movi, pending_byte,
-    sole, spawn, take,
+    Machine, V0, V1, check_serial, config_byte, in_the_epoch, inv, mapti_second, movi,
+    pending_byte, sole, spawn, take,
 };
 use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
@@ -243,11 +243,11 @@ fn enable_against_mapping() {
     });
 }
 
-/// Races two invalidations of an LPI, one of them after the guest has enabled the LPI in the table.
-/// The LPI is enabled.
+/// Races `GICR_INVLPIR` against `INV` of the same LPI, after the guest has enabled the LPI in the
+/// table. The LPI is enabled.
 #[test]
 fn invalidation_against_invalidation() {
-    check_serial(3, || {
+    check_serial(4, || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
         machine.configure_lpi(0);
@@ -260,7 +260,7 @@ fn invalidation_against_invalidation() {
         });
         let pin = in_the_epoch(&cpu);
         machine.configure_lpi(ON);
-        machine.gicr(&pin, V0, INVLPIR, FIRST);
+        machine.command(&pin, 0, inv(0));
         drop(pin);
         other.join();
 
