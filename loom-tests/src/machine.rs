@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock};
 
 use loom::sync::atomic::{AtomicBool, AtomicU8};
-use vgic::config::ItsConfig;
+use vgic::config::{ItsConfig, RedistributorRegion};
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
@@ -123,6 +123,18 @@ impl Machine {
         Self::from_config(Config::new(affinities(vcpus)))
     }
 
+    /// Returns a VM with vCPU 0 and room for another, set up as [`Machine::new`] does.
+    #[must_use]
+    pub fn with_room() -> Self {
+        let mut config = Config::new(affinities(1));
+        config.max_vcpus = 2;
+        config.redistributors = vec![RedistributorRegion {
+            base: 0x080a_0000,
+            count: 2,
+        }];
+        Self::from_config(config)
+    }
+
     /// Returns a VM of the given configuration, with the interrupts of [`Machine::new`] set up.
     #[must_use]
     pub fn from_config(mut config: Config) -> Self {
@@ -225,13 +237,6 @@ impl Machine {
 
     fn cpu_with(&self, n: u16, interface: SoftwareInterface) -> Cpu<SoftwareInterface> {
         Cpu::new(self.domain.register(CpuId(n)).unwrap(), interface)
-    }
-
-    /// Looks a vCPU up: the pin is in the epoch from then on. A pin that enters the epoch later has
-    /// a full barrier there, which may hide that an order is missing.
-    pub fn look_up(&self, pin: &CpuPin<'_>) {
-        let found = self.vm.find_vcpu(pin, Affinity::new(0, 0, 0, 0));
-        assert_eq!(found, Some(V0));
     }
 
     // --- register writes of a guest --------------------------------------------------------------

@@ -3,7 +3,8 @@
 
 use loom::sync::Arc;
 use loom_tests::{
-    Machine, V0, V1, check_serial, discard, int, mapti_second, reclaim, sole, spawn, spawn_on,
+    Machine, V0, V1, check_serial, discard, in_the_epoch, int, mapti_second, reclaim, sole, spawn,
+    spawn_on,
 };
 use vgic::internals::waiting_frees;
 
@@ -57,8 +58,7 @@ fn free_against_an_idle_advance() {
         machine.exit(&cpu, V0);
 
         let other = spawn(&machine, 1, |machine, cpu| {
-            let pin = cpu.pin();
-            machine.look_up(&pin);
+            let pin = in_the_epoch(cpu);
             machine.vm.advance(&pin).unwrap();
         });
         machine.put(&cpu, V0);

@@ -217,21 +217,22 @@ fn two_stores_against_put_and_entry() {
     });
 }
 
-/// Races EnableLPIs = 1, after the guest has enabled the LPI in the table, against the mapping of
-/// the LPI. The LPI is enabled.
-#[test]
-fn enable_against_mapping() {
-    check_serial(2, || {
+/// Races a guest that enables an LPI in the table, and then writes a redistributor's register,
+/// against the mapping of the LPI on another CPU. The LPI is enabled.
+fn write_against_mapping(register: u64, value: u64, enabled: bool) {
+    check_serial(2, move || {
         let machine = Arc::new(Machine::with_lpi(1, 1));
         let cpu = machine.cpu(0);
-        enable_lpis(&machine, &cpu, V0, false);
+        if !enabled {
+            enable_lpis(&machine, &cpu, V0, false);
+        }
         machine.write_byte(config_byte(SECOND), 0);
         machine.race_for(&[config_byte(SECOND)]);
 
-        let other = spawn(&machine, 1, |machine, cpu| {
+        let other = spawn(&machine, 1, move |machine, cpu| {
             let pin = in_the_epoch(cpu);
             machine.write_byte(config_byte(SECOND), ON);
-            machine.gicr(&pin, V0, CTLR, ENABLE_LPIS);
+            machine.gicr(&pin, V0, register, value);
         });
         machine.command(&cpu.pin(), 0, mapti_second(0));
         other.join();
@@ -241,6 +242,18 @@ fn enable_against_mapping() {
         assert_eq!(machine.serve(&cpu, V0), 1, "an old byte counts");
         sole(machine).finish(&cpu);
     });
+}
+
+/// Races EnableLPIs = 1 against the mapping of an LPI.
+#[test]
+fn enable_against_mapping() {
+    write_against_mapping(CTLR, ENABLE_LPIS, false);
+}
+
+/// Races an invalidation by INTID against the mapping of the LPI.
+#[test]
+fn invalidation_against_mapping() {
+    write_against_mapping(INVLPIR, SECOND, true);
 }
 
 /// Races `GICR_INVLPIR` against `INV` of the same LPI, after the guest has enabled the LPI in the
@@ -321,30 +334,5 @@ fn invalidation_that_disables() {
         machine.gicr(&pin, V0, INVLPIR, FIRST);
         drop(pin);
         other.join();
-    });
-}
-
-/// Races an invalidation by INTID, after the guest has enabled the LPI in the table, against the
-/// mapping of the LPI. The LPI is enabled.
-#[test]
-fn invalidation_against_mapping() {
-    check_serial(2, || {
-        let machine = Arc::new(Machine::with_lpi(1, 1));
-        let cpu = machine.cpu(0);
-        machine.write_byte(config_byte(SECOND), 0);
-        machine.race_for(&[config_byte(SECOND)]);
-
-        let other = spawn(&machine, 1, |machine, cpu| {
-            let pin = in_the_epoch(cpu);
-            machine.write_byte(config_byte(SECOND), ON);
-            machine.gicr(&pin, V0, INVLPIR, SECOND);
-        });
-        machine.command(&cpu.pin(), 0, mapti_second(0));
-        other.join();
-
-        machine.advance(&cpu.pin());
-        let _ = machine.msi(&cpu.pin(), 0, 1);
-        assert_eq!(machine.serve(&cpu, V0), 1, "an old byte counts");
-        sole(machine).finish(&cpu);
     });
 }

@@ -6,10 +6,9 @@ use loom::sync::Arc;
 use loom_tests::{
     Machine, SGI, SPI, V0, V1, acknowledge, check_serial, in_the_epoch, sole, spawn, take,
 };
-use vgic::config::RedistributorRegion;
+use vgic::Cpu;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::{Affinity, IntId};
-use vgic::{Config, Cpu};
 
 /// `GICD_CTLR` and `GICR_CTLR`.
 const CTLR: u64 = 0;
@@ -198,13 +197,7 @@ fn registers_are_written_in_order() {
 
 /// Returns a VM with vCPU 0, room for vCPU 1, and the SPI pending and routed to vCPU 1.
 fn one_to_be_added() -> Arc<Machine> {
-    let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
-    config.max_vcpus = 2;
-    config.redistributors = vec![RedistributorRegion {
-        base: 0x080a_0000,
-        count: 2,
-    }];
-    let machine = Machine::from_config(config);
+    let machine = Machine::with_room();
     machine.on(97, |pin| {
         machine.route(pin, V1);
         let _ = machine.inject_spi(pin);
@@ -268,13 +261,7 @@ fn two_writers_of_the_groups_of_an_added_vcpu() {
 #[test]
 fn groups_against_a_vcpu_that_another_cpu_enters() {
     check_serial(1, || {
-        let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
-        config.max_vcpus = 2;
-        config.redistributors = vec![RedistributorRegion {
-            base: 0x080a_0000,
-            count: 2,
-        }];
-        let machine = Arc::new(Machine::from_config(config));
+        let machine = Arc::new(Machine::with_room());
         let cpu = machine.cpu(0);
         let pin = in_the_epoch(&cpu);
         let adder = spawn(&machine, 1, |machine, cpu| {

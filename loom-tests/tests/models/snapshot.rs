@@ -3,9 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom_tests::{Machine, V0, V1, check_serial, sole, spawn};
-use vgic::Config;
-use vgic::config::RedistributorRegion;
+use loom_tests::{Machine, V0, V1, check_serial, in_the_epoch, sole, spawn};
 use vgic::intid::{Affinity, VcpuId};
 
 /// Races `add_vcpu` against lookups. A reader finds every old vCPU, and the new vCPU only complete.
@@ -14,13 +12,7 @@ fn readers_see_the_old_or_the_new() {
     check_serial(3, || {
         let first = Affinity::new(0, 0, 0, 0);
         let second = Affinity::new(7, 0, 0, 1);
-        let mut config = Config::new(vec![first]);
-        config.max_vcpus = 2;
-        config.redistributors = vec![RedistributorRegion {
-            base: 0x080a_0000,
-            count: 2,
-        }];
-        let machine = Arc::new(Machine::from_config(config));
+        let machine = Arc::new(Machine::with_room());
         let cpu = machine.cpu(0);
 
         let other = spawn(&machine, 1, move |machine, cpu| {
@@ -49,21 +41,13 @@ fn readers_see_the_old_or_the_new() {
 #[test]
 fn an_spi_routed_to_the_vcpu_that_is_added() {
     check_serial(3, || {
-        let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
-        config.spis = 32;
-        config.max_vcpus = 2;
-        config.redistributors = vec![RedistributorRegion {
-            base: 0x080a_0000,
-            count: 2,
-        }];
-        let machine = Arc::new(Machine::from_config(config));
+        let machine = Arc::new(Machine::with_room());
         let cpu = machine.cpu(0);
         machine.route(&cpu.pin(), VcpuId::new(2).unwrap());
         let _ = machine.inject_spi(&cpu.pin());
 
         let other = spawn(&machine, 1, move |machine, cpu| {
-            let pin = cpu.pin();
-            machine.look_up(&pin);
+            let pin = in_the_epoch(cpu);
             machine.route(&pin, V1);
         });
         let added = machine.vm.add_vcpu(&cpu.pin(), Affinity::new(0, 0, 0, 1));
@@ -81,13 +65,7 @@ fn an_spi_routed_to_the_vcpu_that_is_added() {
 #[test]
 fn a_vcpu_that_is_counted() {
     check_serial(3, || {
-        let mut config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
-        config.max_vcpus = 2;
-        config.redistributors = vec![RedistributorRegion {
-            base: 0x080a_0000,
-            count: 2,
-        }];
-        let machine = Arc::new(Machine::from_config(config));
+        let machine = Arc::new(Machine::with_room());
         let cpu = machine.cpu(0);
         let set_up = Arc::new(AtomicBool::new(false));
 
@@ -97,8 +75,7 @@ fn a_vcpu_that_is_counted() {
                 assert!(machine.vm.vcpu_count() == 1 || set_up.load(Relaxed));
             }
         });
-        let pin = cpu.pin();
-        machine.look_up(&pin);
+        let pin = in_the_epoch(&cpu);
         set_up.store(true, Relaxed);
         let added = machine.vm.add_vcpu(&pin, Affinity::new(0, 0, 0, 1));
         assert_eq!(added, Ok(V1));
