@@ -20,7 +20,7 @@ use crate::cli::{Options, defaulted, flag, option};
 use crate::process::{self, Show};
 use crate::provision::crate_program;
 use crate::provision::toolchain::{Nightly, nightly};
-use crate::{console, project};
+use crate::{console, parallel, project};
 
 /// The version of cargo-fuzz that is installed where none is cached.
 const CARGO_FUZZ: &str = "0.13.2";
@@ -152,7 +152,7 @@ pub(crate) fn failures(options: &FuzzOptions) -> Result<Vec<&'static str>> {
         return Ok(Vec::new());
     }
 
-    let width = thread::available_parallelism().map_or(1, usize::from);
+    let width = parallel::cpus();
     let mut failed = Vec::new();
     for batch in targets.chunks(width) {
         let names = batch.iter().map(|target| target.name());

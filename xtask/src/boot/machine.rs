@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
 use super::BootOptions;
 use super::guest::{BootDisk, Guest};
+use crate::parallel;
 use crate::provision::qemu::Qemu;
 
 /// The address of the RAM of QEMU's `virt` machine.
@@ -185,7 +185,7 @@ fn module_address(initrd_size: u64) -> u64 {
 /// Returns QEMU's accelerator: a thread for each emulated CPU, unless the host has far too few
 /// CPUs. The threads would mostly wait for each other's locks then.
 fn accelerator(vcpus: u16, one_thread: bool) -> &'static str {
-    let host = thread::available_parallelism().map_or(1, usize::from);
+    let host = parallel::cpus();
     if one_thread || usize::from(vcpus) > CPUS_PER_HOST_CPU * host {
         "tcg,thread=single"
     } else {

@@ -8,7 +8,6 @@ mod tap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -23,7 +22,7 @@ use crate::boot::{BootOptions, Kernel, dry_run};
 use crate::cli::{Options, defaulted, flag, option};
 use crate::provision::qemu::{self, Qemu};
 use crate::provision::toolchain;
-use crate::{console, names, project};
+use crate::{console, names, parallel, project};
 use report::{OnMachine, Report};
 use tap::Watcher;
 
@@ -279,11 +278,6 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
     Ok((report.counts(), Some(report)))
 }
 
-/// Returns the number of the host's CPUs.
-fn host_cpus() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Builds the guest, and returns the path of its image, which lies in `scratch`.
 fn build(scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guest");
@@ -333,7 +327,7 @@ impl Bench<'_> {
             memory: Some(MEMORY),
             bare: !place.has_hypervisor(),
             // A CPU without a task spins, with a hint: one thread goes on with the next one then.
-            one_thread: counted || usize::from(vcpus) > CPUS_PER_HOST_CPU * host_cpus(),
+            one_thread: counted || usize::from(vcpus) > CPUS_PER_HOST_CPU * parallel::cpus(),
             qemu: match counted {
                 true => COUNT.map(str::to_owned).to_vec(),
                 false => Vec::new(),

@@ -7,18 +7,15 @@ mod report;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::process;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{ArgMatches, Command, value_parser};
 
 use crate::cli::{Options, flag, option};
-use crate::process::interrupted;
 use crate::provision::toolchain::cargo;
-use crate::{console, names};
+use crate::{console, names, parallel};
 use programs::{Outcome, Programs};
 use report::{Model, Mutant, Report};
 
@@ -256,9 +253,9 @@ fn announce(options: &LoomOptions, jobs: &[Job<'_>]) {
         (0, mutants) => format!("{mutants} mutants"),
         (models, mutants) => format!("{models} models and {mutants} mutants"),
     };
-    console::step(format!("Exploring {what}, {} at a time", workers()));
+    console::step(format!("Exploring {what}, {} at a time", parallel::cpus()));
     if options.deep {
-        let longest = DEEP * jobs.len() as u32 / workers() as u32;
+        let longest = DEEP * jobs.len() as u32 / parallel::cpus() as u32;
         console::detail(format!(
             "one preemption more than usual, each model for {} minutes at most: at most {} minutes",
             DEEP.as_secs() / 60,
@@ -267,45 +264,18 @@ fn announce(options: &LoomOptions, jobs: &[Job<'_>]) {
     }
 }
 
-/// Returns the number of models explored at the same time: one for each CPU.
-fn workers() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Runs the jobs side by side, prints how each went, and returns the outcomes in the jobs' order.
 fn run_all<'a>(
     jobs: &[Job<'a>],
     run: impl Fn(&Job<'a>) -> Result<Outcome> + Sync,
 ) -> Result<Vec<Outcome>> {
-    let next = AtomicUsize::new(0);
     let done = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Result<Outcome>>>> =
-        Mutex::new(jobs.iter().map(|_| None).collect());
-    thread::scope(|scope| {
-        for _ in 0..workers().min(jobs.len()) {
-            scope.spawn(|| {
-                while !interrupted() {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(index) else {
-                        return;
-                    };
-                    let result = run(job);
-                    if let Ok(outcome) = &result {
-                        let count = done.fetch_add(1, Ordering::Relaxed) + 1;
-                        console::detail(format!("[{count}/{}] {}", jobs.len(), line(job, outcome)));
-                    }
-                    if let Ok(mut results) = results.lock() {
-                        results[index] = Some(result);
-                    }
-                }
-            });
-        }
-    });
-    if interrupted() {
-        bail!("interrupted while exploring");
-    }
-    let results = results.into_inner().unwrap_or_default();
-    results.into_iter().flatten().collect()
+    parallel::map(parallel::cpus(), jobs, |_, job| {
+        let outcome = run(job)?;
+        let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+        console::detail(format!("[{count}/{}] {}", jobs.len(), line(job, &outcome)));
+        Ok(outcome)
+    })
 }
 
 /// Describes how a job went.
