@@ -13,7 +13,8 @@
 //! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`gic`]: the physical interrupt controller.
 //! * [`exception`]: the vectors, traps, exceptions injected into the guest.
-//! * [`guest`]: the guest's image, interrupt controller, vCPU power, PSCI, final report.
+//! * [`vcpu`]: a vCPU: its registers, power and interrupts.
+//! * [`vm`]: a virtual machine: image, device tree, interrupt controller, PSCI, final report.
 //! * [`vms`]: several VMs without devices, if the boot loader passes more than one kernel.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
@@ -30,9 +31,11 @@ mod console;
 mod cpu;
 mod exception;
 mod gic;
-mod guest;
+
 mod machine;
 mod memory;
 mod panic;
 mod start;
+mod vcpu;
+mod vm;
 mod vms;

@@ -14,14 +14,16 @@ use crate::boot::secondary;
 use crate::cpu::control;
 use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::gic::Gic;
-use crate::guest::passthrough_host::PassthroughHost;
-use crate::guest::{self, image, power};
-use crate::machine::{Machine, edit, idle_states, second_its};
+use crate::machine::Machine;
 use crate::memory::cache;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::Stage2;
 use crate::println;
+use crate::vcpu::power;
+use crate::vm::passthrough_host::PassthroughHost;
+use crate::vm::tree::{edit, idle_states, second_its};
+use crate::vm::{guest, image};
 use crate::vms::{self, schedule};
 
 /// Bytes of the stack for reporting faults.

@@ -43,7 +43,7 @@ pub(crate) fn configure() {
 }
 
 /// Configures the calling CPU, after [`configure`], for VMs: registers outside their
-/// [`Context`](crate::vms::context::Context) trap.
+/// [`Context`](crate::vcpu::context::Context) trap.
 pub(crate) fn configure_for_vms() {
     // Besides what always traps: system errors, the auxiliary control registers, implementation
     // defined registers, and cache maintenance by set and way. Pointer authentication keys,

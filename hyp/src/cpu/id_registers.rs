@@ -99,7 +99,7 @@ const EVERY_GUEST: [Rule; 24] = [
 ];
 
 /// Rules for VMs, besides those for every guest. Their features have registers outside the
-/// [`Context`](crate::vms::context::Context), or trap.
+/// [`Context`](crate::vcpu::context::Context), or trap.
 const VM: [Rule; 41] = [
     // Floating point and vectors trap.
     (PFR0, 16, Show::Exactly(0xf)), // FP

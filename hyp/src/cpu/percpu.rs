@@ -13,8 +13,8 @@ use vgic::intid::VcpuId;
 use vgic::trace::Counter;
 
 use super::el2_time::El2Time;
-use crate::guest::interrupts;
-use crate::guest::power::Power;
+use crate::vcpu::interrupts;
+use crate::vcpu::power::Power;
 
 /// Offsets of fields that assembly reads.
 pub(crate) mod offsets {

@@ -12,8 +12,9 @@ use super::frame::Frame;
 use super::sync;
 use super::vectors::resume;
 use crate::cpu::percpu::{ExitReason, PerCpu, PinnedCpu};
-use crate::guest::shutdown::{self, SystemEvent};
-use crate::guest::{self, deferred, interrupts, power};
+use crate::vcpu::{deferred, interrupts, power};
+use crate::vm::guest;
+use crate::vm::shutdown::{self, SystemEvent};
 
 /// Action after a trap.
 #[must_use]

@@ -10,7 +10,8 @@ use super::frame::Frame;
 use super::{inject, report};
 use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::percpu::{ExitReason, PerCpu};
-use crate::guest::{Guest, psci};
+use crate::vm::guest::Guest;
+use crate::vm::psci;
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
 /// more than the comparisons.

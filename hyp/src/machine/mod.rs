@@ -1,8 +1,5 @@
 //! The machine, as its device tree describes it.
 
-pub(crate) mod edit;
-pub(crate) mod idle_states;
-pub(crate) mod second_its;
 pub(crate) mod tree;
 
 use alloc::vec::Vec;

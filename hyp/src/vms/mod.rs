@@ -11,8 +11,6 @@
 #![expect(unsafe_code)]
 // UNSAFETY: writes the VMs' memory, and sets the address of the vectors.
 
-mod console;
-pub(crate) mod context;
 mod host;
 pub(crate) mod schedule;
 mod shutdown;
@@ -37,8 +35,6 @@ use crate::cpu::control;
 use crate::cpu::el2_time::Longest;
 use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::gic::Gic;
-use crate::guest::power::Power;
-use crate::guest::{image, psci};
 use crate::machine::Machine;
 use crate::memory::cache;
 use crate::memory::layout::BLOCK;
@@ -46,7 +42,9 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage2::Stage2;
 use crate::println;
 use crate::start::{BootModules, Kernel};
-use console::Console;
+use crate::vcpu::power::Power;
+use crate::vm::console::Console;
+use crate::vm::{image, psci};
 use host::VmHost;
 
 /// Guest-physical address of a VM's RAM.
@@ -263,5 +261,5 @@ impl psci::Vcpus for VmPsci<'_> {
 
 /// Returns the vCPU on CPU number `cpu`, of any VM.
 fn vcpu_of(cpu: usize) -> VcpuId {
-    crate::guest::interrupts::vcpu_of(cpu)
+    crate::vcpu::interrupts::vcpu_of(cpu)
 }

@@ -12,7 +12,7 @@ use super::vcpu_run::{self, VcpuRun};
 use super::{Vms, shutdown};
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::{el2_time, hyp_timer};
-use crate::guest::interrupts;
+use crate::vcpu::interrupts;
 
 /// Length of a time slice, in microseconds.
 pub(super) const TIME_SLICE_US: u64 = 2000;

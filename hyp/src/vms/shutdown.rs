@@ -15,9 +15,9 @@ use smccc::psci;
 use super::schedule::TIME_SLICE_US;
 use super::{Controller, Vm, Vms};
 use crate::cpu::percpu::{self, ExitReason, PerCpu};
-use crate::guest;
 use crate::memory::heap;
 use crate::println;
+use crate::vm;
 
 /// Set when every CPU has to stop.
 static STOPPING: AtomicBool = AtomicBool::new(false);
@@ -98,7 +98,7 @@ fn report(this: &PerCpu, vms: &Vms) -> Result<String, core::fmt::Error> {
     }
 
     write!(report, "],")?;
-    guest::shutdown::write_counts(&mut report, &before)?;
+    vm::shutdown::write_counts(&mut report, &before)?;
     // Frees the unreachable objects. Several rounds, because each may begin an epoch.
     (0..FLUSHES).for_each(|_| this.vgic_cpu().pin().collect_garbage());
     let mut result = Ok(());
@@ -129,7 +129,7 @@ fn write_vm(report: &mut String, this: &PerCpu, vm: &Vm) -> core::fmt::Result {
         Err(error) => panic!("{error}"),
     };
     write!(report, "\"refs_at_teardown\":{},", remains.references)?;
-    guest::shutdown::write_kinds(report, "pending", &remains.pending)?;
+    vm::shutdown::write_kinds(report, "pending", &remains.pending)?;
 
     let longest = vm
         .vcpus

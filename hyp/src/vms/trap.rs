@@ -11,7 +11,7 @@ use crate::cpu::percpu::ExitReason;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::inject;
 use crate::exception::sync::{SysRegTrap, XZR, fault_address, skip};
-use crate::guest::psci;
+use crate::vm::psci;
 
 /// Handles the trap that `ESR_EL2` describes.
 pub(super) fn handle_trap(vms: &Vms, vcpu: &mut VcpuRun, pin: &PinnedCpu<'_>) -> TrapOutcome {

@@ -15,7 +15,6 @@ use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable, Writeable};
 use vgic::Blocked;
 use vgic::intid::{IntId, VcpuId};
 
-use super::context::Context;
 use super::world_switch::{self, ExitKind};
 use super::{Controller, Vm, Vms, shutdown, trap, vcpu_of};
 use crate::cpu::el2_time::now;
@@ -26,6 +25,7 @@ use crate::exception::frame::Frame;
 use crate::gic::redistributor::Redistributor;
 use crate::gic::{KICK_SGI, cpu_interface};
 use crate::println;
+use crate::vcpu::context::Context;
 
 /// PPI of the virtual timer, by Arm's Base System Architecture.
 const VIRTUAL_TIMER: u32 = 27;

@@ -2,14 +2,6 @@
 #![expect(unsafe_code)]
 // UNSAFETY: the exit path assumes, without a check, that the guest has been created.
 
-pub(crate) mod deferred;
-pub(crate) mod image;
-pub(crate) mod interrupts;
-pub(crate) mod passthrough_host;
-pub(crate) mod power;
-pub(crate) mod psci;
-pub(crate) mod shutdown;
-
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -20,12 +12,14 @@ use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, IntId};
 use vgic::{Config, Cpu, Vgic};
 
+use super::passthrough_host::PassthroughHost;
+use super::psci;
 use crate::cpu::hyp_timer;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::machine::Machine;
 use crate::memory::stage2::Stage2;
-use passthrough_host::PassthroughHost;
-use power::Power;
+use crate::vcpu::interrupts;
+use crate::vcpu::power::Power;
 
 /// The guest's interrupt controller.
 pub(crate) type Controller = Vgic<PassthroughHost>;

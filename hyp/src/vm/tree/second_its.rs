@@ -13,7 +13,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use vgic::config::ItsConfig;
 use vgic::description::device_tree::{self as description, its_node};
 
-use super::{Machine, tree};
+use crate::machine::{Machine, tree};
 use crate::memory::ranges::Pages;
 
 /// Option on the guest's command line.

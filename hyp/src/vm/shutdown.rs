@@ -11,7 +11,7 @@ use smccc::psci;
 use vgic::intid::Kind;
 use vgic::trace::Totals;
 
-use super::get;
+use super::guest::get;
 use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::exception::report;
 use crate::println;

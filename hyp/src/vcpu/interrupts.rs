@@ -4,10 +4,10 @@ use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::asm;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
-use super::Guest;
 use crate::cpu::hyp_timer;
 use crate::cpu::percpu::{ExitReason, PerCpu};
 use crate::gic::{cpu_interface, lpi};
+use crate::vm::guest::Guest;
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;

@@ -11,7 +11,7 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::fdt_mut::FdtMut;
 use dtoolkit::{Node, Property};
 
-use super::tree;
+use crate::machine::tree;
 
 /// Turns the machine's tree into the guest's.
 ///

@@ -64,13 +64,13 @@ registers! {
 /// State of a vCPU while another vCPU has the CPU.
 pub(crate) struct Context {
     /// `x0` to `x30`, also valid while the vCPU is on the CPU.
-    pub(super) frame: Frame,
+    pub(crate) frame: Frame,
     registers: Registers,
 }
 
 impl Context {
     /// Returns the reset state of a vCPU that starts at `entry` with `argument` in `x0`.
-    pub(super) fn reset(entry: u64, argument: u64) -> Self {
+    pub(crate) fn reset(entry: u64, argument: u64) -> Self {
         let mut frame = Frame::new();
         frame.x[0] = argument;
 
@@ -93,18 +93,18 @@ impl Context {
     }
 
     /// Saves the CPU's registers.
-    pub(super) fn save(&mut self) {
+    pub(crate) fn save(&mut self) {
         self.registers.save();
     }
 
     /// Loads the CPU's registers.
-    pub(super) fn restore(&self) {
+    pub(crate) fn restore(&self) {
         self.registers.restore();
     }
 
     /// Returns the deadline of the vCPU's virtual timer, if the saved timer is enabled and not
     /// masked.
-    pub(super) fn deadline(&self) -> Option<u64> {
+    pub(crate) fn deadline(&self) -> Option<u64> {
         let control = self.registers.cntv_ctl;
         let ticks = control & CTL_ENABLE != 0 && control & CTL_IMASK == 0;
         ticks.then_some(self.registers.cntv_cval)

@@ -13,10 +13,12 @@ use aarch64_cpu::registers::{
 use vgic::Blocked;
 use vgic::cpu_interface::{CpuInterface, vmcr};
 
-use super::{deferred, get, interrupts, shutdown};
+use super::{deferred, interrupts};
 use crate::cpu::percpu::PerCpu;
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
+use crate::vm::guest::get;
+use crate::vm::shutdown;
 
 /// Power state of a vCPU, with the numbers of PSCI's `AFFINITY_INFO`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,8 +3,8 @@
 use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 
-use super::Controller;
 use crate::cpu::{el2_time, hyp_timer};
+use crate::vm::guest::Controller;
 
 /// Microseconds that the guest runs between two slices, if nothing else makes it exit.
 const INTERVAL: u64 = 50;

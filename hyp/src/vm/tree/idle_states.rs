@@ -1,7 +1,7 @@
 //! Idle states of the guest's CPUs, added to its device tree (the binding `arm,idle-state`).
 //!
 //! QEMU's tree has none. A guest that finds them leaves a CPU by PSCI `CPU_SUSPEND`
-//! ([`crate::guest::psci`]) instead of WFI when it expects a longer pause.
+//! ([`crate::vm::psci`]) instead of WFI when it expects a longer pause.
 
 use alloc::vec::Vec;
 
@@ -9,7 +9,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property, ToPropertyValue};
 
-use crate::guest::psci::POWER_DOWN;
+use crate::vm::psci::POWER_DOWN;
 
 /// An idle state.
 struct IdleState {

@@ -25,7 +25,7 @@ const WIDTH: usize = 240;
 const QUOTA: u32 = 500;
 
 /// Console of one VM.
-pub(super) struct Console {
+pub(crate) struct Console {
     /// The VM's index.
     index: usize,
     text: Mutex<Text>,
@@ -37,7 +37,7 @@ struct Text {
 }
 
 impl Console {
-    pub(super) fn new(index: usize) -> Self {
+    pub(crate) fn new(index: usize) -> Self {
         let text = Text {
             // Large enough for every line: a VM's writes allocate nothing.
             line: String::with_capacity(WIDTH),
@@ -50,17 +50,17 @@ impl Console {
     }
 
     /// Returns true if the registers are at this address.
-    pub(super) fn claims(&self, address: u64) -> bool {
+    pub(crate) fn claims(&self, address: u64) -> bool {
         (BASE..BASE + SIZE).contains(&address)
     }
 
     /// Reads a register.
-    pub(super) fn read(&self, address: u64) -> u64 {
+    pub(crate) fn read(&self, address: u64) -> u64 {
         if address - BASE == FLAGS { IDLE } else { 0 }
     }
 
     /// Writes a register.
-    pub(super) fn write(&self, address: u64, value: u64) {
+    pub(crate) fn write(&self, address: u64, value: u64) {
         if address - BASE != DATA {
             return;
         }

@@ -2,12 +2,12 @@
 
 use smccc::psci::{self, error};
 
-use super::power::{Power, PowerState};
 use super::shutdown::SystemEvent;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
+use crate::vcpu::power::{Power, PowerState};
 
 /// Implemented version: 1.1.
 const VERSION: u64 = 0x1_0001;
