@@ -1,26 +1,27 @@
-//! `hyp`, a small EL2 hypervisor for one guest with the whole machine, or for several VMs that
-//! share its CPUs.
+//! `hyp`, a small EL2 hypervisor for one VM with the whole machine, or for several VMs that share its
+//! CPUs.
 //!
 //! The boot loader enters `hyp` like a Linux kernel, with the machine's device tree. `hyp` moves to
-//! the top of RAM and starts the guest's kernel, a boot module, at EL1. The guest has all devices
-//! of the machine, and all its memory but the hypervisor's own. Only the interrupt controller is
-//! emulated: its frames, and every interrupt that the guest takes, are [`vgic`]'s. Each vCPU runs
-//! on a CPU of its own.
+//! the top of RAM and starts the guests' kernels, boot modules, at EL1. A guest with the whole
+//! machine has all devices of the machine, and all its memory but the hypervisor's own. Only the
+//! interrupt controller is emulated: its frames, and every interrupt that a guest takes, are
+//! [`vgic`]'s.
 //!
 //! From the bottom up:
 //! * [`memory`]: the hypervisor's memory, translation tables of both stages, the heap.
-//! * [`machine`]: the machine's device tree, and the guest's copy.
-//! * [`cpu`]: per-CPU data and the EL2 control registers.
+//! * [`machine`]: the machine's device tree.
 //! * [`gic`]: the physical interrupt controller.
-//! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`vcpu`]: a vCPU: its registers, power and interrupts.
-//! * [`vm`]: a virtual machine: image, device tree, interrupt controller, PSCI, final report.
-//! * [`vms`]: several VMs without devices, if the boot loader passes more than one kernel.
+//! * [`vm`]: a VM: memory, interrupt controller, console, PSCI, start, reset and death.
+//! * [`schedule`]: which CPU runs which vCPU.
+//! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`mod@report`]: the counters at the end of the run.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
 //!
-//! There is no SMMU, and devices write memory without asking the hypervisor. The guest is trusted
-//! not to point a device at the hypervisor's memory.
+//! There is no SMMU, and devices write memory without asking the hypervisor. A guest with the whole
+//! machine is trusted not to point a device at the hypervisor's memory.
 #![no_std]
 #![no_main]
 
@@ -35,7 +36,8 @@ mod gic;
 mod machine;
 mod memory;
 mod panic;
+mod report;
+mod schedule;
 mod start;
 mod vcpu;
 mod vm;
-mod vms;

@@ -1,30 +1,42 @@
-//! Creates the guest or the VMs, and starts the CPUs.
+//! Creates the VMs, and starts the CPUs.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
+// UNSAFETY: takes the guests' memory and `TPIDR_EL2`.
 
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
 
+use vgic::Cpu;
 use vgic::cpu_interface::ich::Ich;
+use vgic::intid::CpuId;
 
 use crate::boot::secondary;
-use crate::cpu::control;
 use crate::cpu::percpu::{self, PerCpu, affinity};
-use crate::gic::Gic;
+use crate::cpu::this_cpu::ThisCpu;
+use crate::cpu::{control, hyp_timer};
+use crate::gic::{self, Gic};
 use crate::machine::Machine;
-use crate::memory::cache;
+use crate::memory::layout::BLOCK;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::Stage2;
+use crate::memory::{cache, heap};
 use crate::println;
-use crate::vcpu::power;
-use crate::vm::passthrough_host::PassthroughHost;
+use crate::schedule;
+use crate::vcpu::interrupts;
+use crate::vm::memory::GuestMemory;
+use crate::vm::options::Options;
 use crate::vm::tree::{edit, idle_states, second_its};
-use crate::vm::{guest, image};
-use crate::vms::{self, schedule};
+use crate::vm::{self, Boot, Description, Share, Vm, controller, image, lifetime};
+
+/// Guest-physical address of the RAM of a VM with a part of the machine.
+const RAM: usize = 0x4000_0000;
+
+/// Weight of a VM that is as much worth as another, in its options.
+const NORMAL_WEIGHT: u32 = 100;
 
 /// Bytes of the stack for reporting faults.
 const EMERGENCY_STACK_SIZE: usize = 16 << 10;
@@ -61,7 +73,8 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
 }
 
 /// Continues from [`crate::boot`], at the final place and under the final tables, and never
-/// returns. Creates the VMs if the boot loader passed more than one kernel, otherwise the guest.
+/// returns. Creates a VM for each kernel that the boot loader passed. A single one gets the whole
+/// machine.
 pub(crate) fn run(
     machine: Machine,
     modules: BootModules,
@@ -70,7 +83,6 @@ pub(crate) fn run(
     cpus: Vec<PerCpu>,
 ) -> ! {
     let cpus = percpu::init(cpus);
-
     let this = affinity(MPIDR_EL1.get());
     let boot_cpu = (cpus.iter().find(|cpu| cpu.affinity == this))
         .expect("the device tree describes the CPU that booted");
@@ -84,28 +96,30 @@ pub(crate) fn run(
 
     // SAFETY: the device tree describes the GIC, the final tables map its frames, and only the
     // hypervisor drives them.
-    let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
-    if modules.kernels.len() > 1 {
-        vms::init(&machine, gic, &modules, memory);
+    gic::init(unsafe { Gic::start(&machine.gic, &machine.cpus) });
+    schedule::init(cpus.len());
+    let vms = if modules.kernels.len() > 1 {
+        parts(&machine, &modules, memory)
     } else {
-        make_guest(machine, gic, &modules, home, memory, boot_cpu);
-    }
+        alloc::vec![whole_machine(machine, &modules, home, memory)]
+    };
+    vm::init(vms);
 
     bring_up_cpu(boot_cpu);
     secondary::start_all(cpus, boot_cpu);
-    run_vcpus(boot_cpu)
+    heap::note_start();
+    vm::all().iter().for_each(|vm| lifetime::start(vm));
+    schedule::run(ThisCpu::get())
 }
 
-/// Creates the guest, which has the whole machine, with its first vCPU on `boot_cpu`. The guest
-/// starts with its kernel, or with the firmware in flash memory.
-fn make_guest(
+/// Returns the VM with the whole machine. Its guest starts with its kernel, or with the firmware in
+/// flash memory.
+fn whole_machine(
     mut machine: Machine,
-    gic: Gic,
     modules: &BootModules,
     home: Range<usize>,
     memory: Pages,
-    boot_cpu: &PerCpu,
-) {
+) -> &'static Vm {
     // SAFETY: the boot loader's tree lies in the guest's memory, and `boot`, its last reader, is
     // done.
     let tree = unsafe {
@@ -138,7 +152,7 @@ fn make_guest(
     };
     println!("hyp: guest at {entry:#x}, its device tree at {tree_address:#x}");
 
-    let mut devices = machine.devices;
+    let mut devices = machine.devices.clone();
     memory.iter().for_each(|range| devices.remove(range));
     devices.remove(&home);
     // Accesses to the interrupt controller's frames trap: the frames are not mapped.
@@ -148,29 +162,120 @@ fn make_guest(
         executable.add(bank);
         devices.remove(bank);
     }
-    let stage2 = Stage2::identity(&executable, &devices);
 
-    let machine = Machine { devices, ..machine };
-    guest::init(&machine, stage2, PassthroughHost::new(gic, memory));
-    let was_off = (boot_cpu.power).power_on(entry as u64, tree_address as u64);
-    assert!(was_off, "the boot CPU's vCPU is off");
+    let has_its = !gic::get().its.is_empty();
+    let description = Description {
+        share: Share::Machine,
+        stage2: Stage2::identity(&executable, &devices),
+        // SAFETY: all memory but the hypervisor's home is the guest's from now on.
+        memory: unsafe { GuestMemory::identity(&memory) },
+        boot: Boot::Once {
+            entry: entry as u64,
+            argument: tree_address as u64,
+        },
+        is_daemon: false,
+        config: controller::of_machine(&machine, has_its),
+        weight: scheduler::NORMAL_WEIGHT,
+    };
+    Vm::new(0, description)
 }
 
-/// Prepares the calling CPU, whose data is `cpu`, to run vCPUs.
-pub(crate) fn bring_up_cpu(cpu: &PerCpu) {
+/// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is refused
+/// by a line on the console.
+fn parts(machine: &Machine, modules: &BootModules, memory: Pages) -> Vec<&'static Vm> {
+    let mut free = memory;
+    free.remove(&modules.tree);
+    (modules.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
+
+    let mut vms = Vec::new();
+    for (place, kernel) in modules.kernels.iter().enumerate() {
+        match part(vms.len(), kernel, machine, &mut free) {
+            Ok(vm) => vms.push(vm),
+            Err(reason) => println!("hyp: kernel {place}, \"{}\": {reason}", kernel.arguments),
+        }
+    }
+    vms
+}
+
+/// Returns a VM with a part of the machine, and RAM from `free`.
+///
+/// # Errors
+/// Why the VM cannot be.
+fn part(
+    index: usize,
+    kernel: &Kernel,
+    machine: &Machine,
+    free: &mut Pages,
+) -> Result<&'static Vm, String> {
+    if index == vm::MAX_VMS {
+        return Err(format!("there are {index} VMs already"));
+    }
+    let options = Options::parse(&kernel.arguments).map_err(|error| error.to_string())?;
+    let ram = take_ram(free, (options.memory as usize) << 20).ok_or_else(|| {
+        format!(
+            "there are not {} MiB of RAM left in one piece",
+            options.memory
+        )
+    })?;
+    println!(
+        "hyp: vm{index} has {} MiB at {:#x}: {}",
+        options.memory, ram.start, options.arguments
+    );
+
+    let description = Description {
+        share: Share::Part,
+        stage2: Stage2::for_vm(index, &ram, RAM),
+        // SAFETY: the RAM has been taken from the free memory.
+        memory: unsafe { GuestMemory::at(RAM, &ram) },
+        is_daemon: options.is_daemon,
+        boot: Boot::Module {
+            image: kernel.image.clone(),
+            arguments: options.arguments,
+            ram,
+            at: RAM,
+        },
+        config: controller::of_part(machine),
+        weight: options.weight * scheduler::NORMAL_WEIGHT / NORMAL_WEIGHT,
+    };
+    Ok(Vm::new(index, description))
+}
+
+/// Removes `size` bytes of RAM in one piece from the free memory, and returns them.
+fn take_ram(free: &mut Pages, size: usize) -> Option<Range<usize>> {
+    let pieces = free.iter().map(|piece| {
+        let end = piece.end / BLOCK * BLOCK;
+        let start = end.saturating_sub(size) / BLOCK * BLOCK;
+        start.max(piece.start.next_multiple_of(BLOCK))..end
+    });
+    let ram = pieces.filter(|piece| piece.len() >= size).last()?;
+    free.remove(&ram);
+    Some(ram)
+}
+
+/// Prepares the calling CPU, whose data is `cpu`, to run vCPUs. The VMs are known.
+pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
     control::configure();
+    let has_parts = vm::of_machine().is_none();
+    if has_parts {
+        control::configure_for_parts();
+    }
+
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };
-    match vms::get() {
-        Some(vms) => vms.bring_up_cpu(cpu, interface),
-        None => guest::get().bring_up_cpu(cpu, interface),
+    let local = (vm::domain().register(CpuId(cpu.index as u16)))
+        .unwrap_or_else(|error| panic!("CPU {}: {error}", cpu.index));
+    let gic = gic::get();
+    gic.start_cpu(cpu.index);
+    hyp_timer::stop();
+    let redistributor = gic.redistributor(cpu.index);
+    redistributor.enable(hyp_timer::PPI, true);
+    if has_parts {
+        (interrupts::TIMERS.iter()).for_each(|&timer| redistributor.enable(timer, true));
     }
-}
-
-/// Runs vCPUs on the calling CPU for ever. `cpu` is its data, and [`bring_up_cpu`] has been called.
-pub(crate) fn run_vcpus(cpu: &'static PerCpu) -> ! {
-    match vms::get() {
-        Some(vms) => schedule::run(cpu, vms),
-        None => power::wait_for_power_on(),
-    }
+    ThisCpu::equip(
+        cpu,
+        Cpu::new(local, interface),
+        schedule::on(cpu.index),
+        gic,
+    );
 }

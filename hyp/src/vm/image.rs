@@ -1,5 +1,4 @@
-//! The guest's kernel, moved from the boot module to the address where a boot loader would place
-//! it.
+//! A guest's kernel, copied from the boot module to the address where a boot loader would place it.
 #![expect(unsafe_code)]
 // UNSAFETY: writes memory that is unused, or the guest's before the guest runs.
 
@@ -92,4 +91,33 @@ pub(crate) unsafe fn load(
     }
     cache::clean_and_invalidate(&place);
     place
+}
+
+/// Fills RAM with zeros, the kernel, and the kernel's arguments at the start. Returns the address of
+/// the first instruction.
+///
+/// # Safety
+/// The kernel is at the mapped addresses `module`. The RAM is mapped, and nobody uses it.
+///
+/// # Panics
+/// If the RAM is too small.
+pub(crate) unsafe fn load_with_arguments(
+    module: &Range<usize>,
+    arguments: &str,
+    ram: &Range<usize>,
+) -> usize {
+    // A zero ends the arguments: memory behind them is not written again.
+    // SAFETY: by the caller's promise.
+    unsafe { (ram.start as *mut u8).write_bytes(0, ram.len()) };
+    // SAFETY: by the caller's promise.
+    let place = unsafe { load(module, ram.start, &[]) };
+
+    assert!(
+        place.end <= ram.end && ram.start + arguments.len() < place.start,
+        "{place:#x?} does not fit into {ram:#x?}"
+    );
+    // SAFETY: by the caller's promise. The arguments fit before the kernel.
+    unsafe { (ram.start as *mut u8).copy_from(arguments.as_ptr(), arguments.len()) };
+    cache::clean_and_invalidate(ram);
+    place.start
 }
