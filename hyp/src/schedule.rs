@@ -89,7 +89,12 @@ pub(crate) fn on(cpu: usize) -> Here<'static> {
 
 /// Wakes a vCPU: it runs, or looks for interrupts again. What it is woken for was published before.
 pub(crate) fn wake(vcpu: &'static Vcpu) {
-    kick(ThisCpu::get().here.wake(&vcpu.entity, now()));
+    let cpu = ThisCpu::get();
+    kick(cpu.here.wake(&vcpu.entity, now()));
+    if cpu.here.needs_resched() {
+        // The vCPU may be queued here, and a trap goes back to the guest without a look.
+        cpu.gic.kick(cpu.shared.index);
+    }
 }
 
 /// Returns true if the calling CPU, whose data is `cpu`, has to call [`attend`] before it enters a

@@ -13,6 +13,8 @@ pub(crate) struct Cpu {
     resched: AtomicBool,
     /// Number of waiting entities, as the last holder of the lock left it.
     waiting: AtomicUsize,
+    /// Sum of the weights of the entities that wait or run, as the last holder of the lock left it.
+    load: AtomicU64,
     /// Virtual time of the queue, as the last holder of the lock left it.
     floor: AtomicU64,
     /// CPU that the next far look of this CPU goes to.
@@ -38,6 +40,7 @@ impl Cpu {
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            load: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             rotor: Counter::default(),
             counters: Counters::default(),
@@ -66,6 +69,9 @@ impl Cpu {
         if self.waiting.load(Ordering::Relaxed) != queue.count() {
             self.waiting.store(queue.count(), Ordering::Relaxed);
         }
+        if self.load.load(Ordering::Relaxed) != queue.load() {
+            self.load.store(queue.load(), Ordering::Relaxed);
+        }
         if self.floor.load(Ordering::Relaxed) != queue.floor() {
             self.floor.store(queue.floor(), Ordering::Relaxed);
         }
@@ -75,6 +81,12 @@ impl Cpu {
     pub(crate) fn has_waiting(&self) -> bool {
         // Relaxed: a hint. A CPU that acts on it takes the lock.
         self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns a recent sum of the weights of the entities that wait or run.
+    pub(crate) fn load(&self) -> u64 {
+        // Relaxed: a recent one will do.
+        self.load.load(Ordering::Relaxed)
     }
 
     /// Returns a recent virtual time of the queue.

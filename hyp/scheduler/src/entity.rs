@@ -7,9 +7,10 @@
 //! | 3 | `TIMED` | idle, and put into the timer queue of its CPU |
 //! | 16-31 | CPU | the CPU that it was put on, is queued on, or runs on |
 //!
-//! Every wake-up sets `WOKEN` by one read-modify-write, in each phase. The one that finds the entity
-//! idle and sets the bit first has *claimed* the entity: no other CPU queues it. The transitions are
-//! read-modify-writes as well, so that a wake-up stays visible through those that follow it.
+//! Every wake-up sets `WOKEN` by one read-modify-write, in each phase. The one that finds the
+//! entity idle and sets the bit first has *claimed* the entity: no other CPU queues it. The
+//! transitions are read-modify-writes as well, so that a wake-up stays visible through those that
+//! follow it.
 
 use intrusive_collections::RBTreeAtomicLink;
 
@@ -79,8 +80,8 @@ impl State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(crate) enum Woken {
-    /// The caller has claimed the entity, and has to queue it. The state before has the CPU that the
-    /// entity was put on, and whether its deadline is in that CPU's timer queue.
+    /// The caller has claimed the entity, and has to queue it. The state before has the CPU that
+    /// the entity was put on, and whether its deadline is in that CPU's timer queue.
     Claimed(State),
     /// The entity runs on this CPU, which has to be kicked.
     Running(usize),
@@ -166,7 +167,8 @@ impl Entity {
         State(self.state.load(Ordering::Relaxed)).phase()
     }
 
-    /// Returns the CPU that the entity was put on, is queued on, or runs on.
+    /// Returns the CPU that the entity was put on, is queued on, or runs on. Other CPUs may change it
+    /// at any time.
     #[must_use]
     pub fn cpu(&self) -> usize {
         // Relaxed: a look, which orders nothing.
@@ -188,14 +190,10 @@ impl Entity {
         // find what the caller has for it. The Acquire pairs with the Release in `block`: a claim
         // takes the entity over.
         let order = weakened_by(Mutant::WakeRelaxed, Ordering::AcqRel);
-        let before = if mutant(Mutant::WakeByLook) {
-            let seen = self.state.load(Ordering::Acquire);
-            self.state.fetch_or(WOKEN, order);
-            State(seen)
-        } else {
-            State(self.state.fetch_or(WOKEN, order))
-        };
+        let seen = mutant(Mutant::WakeByLook).then(|| self.state.load(Ordering::Acquire));
+        let before = self.state.fetch_or(WOKEN, order);
 
+        let before = State(seen.unwrap_or(before));
         match before.phase() {
             Phase::Idle if !before.is_woken() => Woken::Claimed(before),
             Phase::Running => Woken::Running(before.cpu()),
@@ -208,14 +206,13 @@ impl Entity {
     pub(crate) fn block(&self, cpu: usize, timed: bool) -> bool {
         let running = State::new(RUNNING, cpu).0;
         let idle = State::new(IDLE, cpu).0 | if timed { TIMED } else { 0 };
+        // Release: pairs with the Acquire in `wake`: the CPU that claims the entity finds it put.
+        // Relaxed on failure: the caller begins to wait once more.
         if mutant(Mutant::BlockPassesWakeUp) {
             self.state.store(idle, Ordering::Release);
             return true;
         }
-
-        // Release: pairs with the Acquire in `wake`: the CPU that claims the entity finds it put.
-        // Relaxed on failure: the caller begins to wait once more.
-        let order = weakened_by(Mutant::BlockRelaxed, Ordering::Release);
+        let order = weakened_by(Mutant::EntityBlocksRelaxed, Ordering::Release);
         (self.state)
             .compare_exchange(running, idle, order, Ordering::Relaxed)
             .is_ok()
@@ -230,8 +227,8 @@ impl Entity {
         debug_assert_ne!(before.phase(), Phase::Queued, "{} is queued twice", self.id);
     }
 
-    /// Makes the entity, which was taken from a run queue, running on `cpu`. Returns true if it last
-    /// ran on another CPU.
+    /// Makes the entity, which was taken from a run queue, running on `cpu`. Returns true if it
+    /// last ran on another CPU.
     pub(crate) fn run(&self, cpu: usize) -> bool {
         // Acquire: pairs with the Release in `wake`: the vCPU finds what a wake-up was about that
         // found the entity queued.

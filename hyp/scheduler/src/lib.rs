@@ -4,13 +4,14 @@
 //! clock that all CPUs read, and a kick is an interrupt that the caller sends.
 //!
 //! # Use
-//! The embedder has one [`Scheduler`] and, for each vCPU, an [`Entity`]. Every operation is called on
-//! some CPU, by [`Scheduler::on`]. A CPU does, for ever:
+//! The embedder has one [`Scheduler`] and, for each vCPU, an [`Entity`]. Every operation is called
+//! on some CPU, by [`Scheduler::on`]. A CPU does, for ever:
 //!
-//! 1. [`Here::pick`]. Without an entity: [`Here::begin_idle`], sleep, [`Here::end_idle`], and again.
+//! 1. [`Here::pick`]. Without an entity: [`Here::begin_idle`], sleep, [`Here::end_idle`], and
+//!    again.
 //! 2. Loads the vCPU, sets its timer to [`Here::next_event`], and enters the guest.
-//! 3. After an exit, if [`Here::needs_resched`] or the time of the event has come: [`Here::tick`]. If
-//!    that returns true, puts the vCPU, and [`Here::preempt`].
+//! 3. After an exit, if [`Here::needs_resched`] or the time of the event has come: [`Here::tick`].
+//!    If that returns true, puts the vCPU, and [`Here::preempt`].
 //! 4. If the vCPU has to wait: [`Entity::begin_wait`], and a look at its interrupts. If there are
 //!    none, either it is put and [`Here::block`] is called, or, as long as nothing else waits here,
 //!    the CPU sleeps with the vCPU loaded, between `begin_idle` and `end_idle`.
@@ -23,14 +24,16 @@
 //! 1. An entity's phase has one owner: of an idle entity, the CPU that claims it, which is the one
 //!    whose wake-up comes first; of a queued one, the holder of its queue's lock; of a running one,
 //!    the CPU that it runs on. Only the owner changes the phase.
-//! 2. Any CPU may set the flag `WOKEN` at any time. A running entity whose flag is set cannot block.
-//! 3. An entity's `vruntime` and its other numbers belong to the phase's owner, and to the holder of
-//!    the lock of the CPU that it runs on. While its deadline is in a timer queue, the deadline
+//! 2. Any CPU may set the flag `WOKEN` at any time. A running entity whose flag is set cannot
+//!    block.
+//! 3. An entity's `vruntime` and its other numbers belong to the phase's owner, and to the holder
+//!    of the lock of the CPU that it runs on. While its deadline is in a timer queue, the deadline
 //!    belongs to the holder of that queue's lock.
 //! 4. An entity is in at most one run queue. It is there exactly while it is queued, but for the
 //!    moment in which a thief takes it to its own CPU.
-//! 5. An entity is in the timer queue of the CPU that it was put on, from the moment that it is idle
-//!    until its deadline or the CPU that claims it removes it. Only the CPU itself inserts there.
+//! 5. An entity is in the timer queue of the CPU that it was put on, from the moment that it is
+//!    idle until its deadline or the CPU that claims it removes it. Only the CPU itself inserts
+//!    there.
 //! 6. If a CPU sleeps and entities wait there, some CPU owes it a kick, or has sent it.
 //!
 //! A CPU holds one lock at a time: an entity that changes queues is carried from one to the other.
@@ -39,9 +42,9 @@
 //! # Fairness
 //! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the waiting
 //! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
-//! smallest `vruntime`, and one that has slept is owed a bounded credit. Loads of CPUs are evened out
-//! by entities on the move: one that wakes up or is preempted goes to an idle CPU, and a CPU without
-//! work steals.
+//! smallest `vruntime`, and one that has slept is owed a bounded credit. Loads of CPUs are evened
+//! out by entities on the move: one that wakes up or is preempted goes to an idle CPU, and a CPU
+//! without work steals.
 #![no_std]
 
 extern crate alloc;
@@ -82,8 +85,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Returns the usual parameters for a clock of `frequency` ticks a second: a turn every 6 ms, of
-    /// 1 ms at least; a credit of 3 ms, so that an entity that seldom runs does not wait.
+    /// Returns the usual parameters for a clock of `frequency` ticks a second: a turn every 6 ms,
+    /// of 1 ms at least; a credit of 3 ms, so that an entity that seldom runs does not wait.
     #[must_use]
     pub const fn for_frequency(frequency: u64) -> Self {
         let millisecond = frequency / 1000;
@@ -138,6 +141,7 @@ impl Scheduler {
     /// If there is no such CPU.
     #[must_use]
     pub fn on(&self, cpu: usize) -> Here<'_> {
+        assert!(cpu < self.cpus.len(), "there is no CPU {cpu}");
         Here {
             scheduler: self,
             cpu: &self.cpus[cpu],

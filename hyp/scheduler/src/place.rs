@@ -6,8 +6,8 @@ use crate::queue::Queue;
 use crate::sync::{Mutant, mutant};
 use crate::{Entity, Here, Time};
 
-/// CPUs next to an entity's last one that are tried first: they are likely to share a cache with it.
-/// Fewer in models, which explore each look.
+/// CPUs next to an entity's last one that are tried first: they are likely to share a cache with
+/// it. Fewer in models, which explore each look.
 const NEAR: usize = if cfg!(loom) { 2 } else { 4 };
 
 /// CPUs anywhere that are tried after those, others each time: over time, each idle CPU is found.
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 }
 
 impl Here<'_> {
-    /// Wakes an entity at time `now`. What it is woken for was published before. Returns the CPU to
+    /// Wakes an entity at time `now`, after its news was published. Returns the CPU to
     /// kick, if there is one; never the calling CPU, which calls [`Here::needs_resched`] before it
     /// enters a guest.
     #[must_use]
@@ -46,8 +46,8 @@ impl Here<'_> {
         }
     }
 
-    /// Queues an entity that the calling CPU has claimed, and that was put on CPU `last`. Returns the
-    /// CPU to kick.
+    /// Queues an entity that the calling CPU has claimed, and that was put on CPU `last`. Returns
+    /// the CPU to kick.
     fn place_woken(&self, entity: &'static Entity, last: usize, now: Time) -> Option<usize> {
         let lag = self.lag_of_sleeper(entity, self.scheduler.cpus[last].floor());
         let mut idle = self.claim(last);
@@ -57,7 +57,8 @@ impl Here<'_> {
         self.enqueue(idle.unwrap_or(self.at(last)), entity, lag, now)
     }
 
-    /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put on.
+    /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
+    /// on.
     pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64) -> i64 {
         let lag = entity.vruntime.get().wrapping_sub(floor) as i64;
         let credit = i64::try_from(self.scheduler.parameters.credit).unwrap_or(i64::MAX);
@@ -67,6 +68,16 @@ impl Here<'_> {
     /// Claims an idle CPU, in a bounded number of looks that begins near the CPU `home`.
     pub(crate) fn claim_near(&self, home: usize) -> Option<Place> {
         self.neighbours(home).find_map(|cpu| self.claim(cpu))
+    }
+
+    /// Returns another CPU whose load is `limit` at most, if a bounded number of looks finds one.
+    pub(crate) fn lighter(&self, limit: u64) -> Option<Place> {
+        let load = |&cpu: &usize| self.scheduler.cpus[cpu].load();
+        self.neighbours(self.index)
+            .filter(|&cpu| cpu != self.index)
+            .min_by_key(load)
+            .filter(|cpu| load(cpu) <= limit)
+            .map(|cpu| self.at(cpu))
     }
 
     /// Returns CPUs to try: those after the CPU `home`, and then others each time.
@@ -119,8 +130,8 @@ impl Here<'_> {
         if cpu.claim_idle() {
             return !mutant(Mutant::IdleCpuNotKicked);
         }
-        // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity alone
-        // has no tick.
+        // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity
+        // alone has no tick.
         let first = queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
         let due = first || queue.is_owed(&self.scheduler.parameters, now);
         queue.is_busy() && due && cpu.request_resched()

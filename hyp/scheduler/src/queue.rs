@@ -49,7 +49,7 @@ pub(crate) struct Queue {
     /// Number of waiting entities.
     count: usize,
     /// Sum of the weights of the waiting entities.
-    load: u64,
+    waiting_load: u64,
     /// Virtual time of the queue: the smallest `vruntime` on it. It never decreases.
     floor: u64,
 }
@@ -58,6 +58,12 @@ impl Queue {
     /// Returns the number of waiting entities.
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Returns the sum of the weights of the entities that wait or run.
+    pub(crate) fn load(&self) -> u64 {
+        let running = self.running.as_ref().map(|running| running.entity.weight());
+        self.waiting_load + running.map_or(0, u64::from)
     }
 
     /// Returns the queue's virtual time.
@@ -88,7 +94,7 @@ impl Queue {
         self.adopt(entity, lag);
         entity.queued_at.set(now);
         self.count += 1;
-        self.load += u64::from(entity.weight());
+        self.waiting_load += u64::from(entity.weight());
         self.waiting.insert(entity);
     }
 
@@ -120,7 +126,7 @@ impl Queue {
     /// Counts out an entity that no longer waits.
     fn forget(&mut self, entity: &Entity) {
         self.count -= 1;
-        self.load -= u64::from(entity.weight());
+        self.waiting_load -= u64::from(entity.weight());
     }
 
     /// Begins the time slice of an entity at `now`.
@@ -181,8 +187,8 @@ impl Queue {
         (self.running.as_ref()).is_some_and(|running| running.charged.is_some())
     }
 
-    /// Returns true if the first entity that waits is owed more than the granularity against the one
-    /// that runs.
+    /// Returns true if the first entity that waits is owed more than the granularity against the
+    /// one that runs.
     pub(crate) fn is_owed(&self, parameters: &Parameters, now: Time) -> bool {
         let (Some(running), Some(first)) = (&self.running, self.waiting.front().get()) else {
             return false;
@@ -195,7 +201,7 @@ impl Queue {
     pub(crate) fn slice_end(&self, parameters: &Parameters) -> Option<Time> {
         let running = self.running.as_ref().filter(|_| self.count > 0)?;
         let weight = u64::from(running.entity.weight());
-        let share = parameters.latency.saturating_mul(weight) / (self.load + weight);
+        let share = parameters.latency.saturating_mul(weight) / self.load();
         Some(running.began + share.max(parameters.least_slice))
     }
 

@@ -6,8 +6,8 @@ use crate::sync::{Mutant, mutant};
 use crate::{Entity, Here, Time};
 
 impl Here<'_> {
-    /// Picks the entity to run from time `now` on: the one here that is owed most, or one of another
-    /// CPU. Returns `None` if there is none in a bounded number of looks.
+    /// Picks the entity to run from time `now` on: the one here that is owed most, or one of
+    /// another CPU. Returns `None` if there is none in a bounded number of looks.
     #[must_use]
     pub fn pick(&self, now: Time) -> Option<&'static Entity> {
         let own = self.cpu().locked(|queue| {
@@ -114,31 +114,33 @@ impl Here<'_> {
         true
     }
 
-    /// Puts the entity that runs back on a queue, at time `now`: on that of an idle CPU, if others
-    /// wait here. The vCPU was put before. Returns the CPU to kick, if there is one.
+    /// Puts the entity that runs back on a queue, at time `now`. If others wait here, it goes to an
+    /// idle CPU, or to one that has no more to do than is left here: vCPUs of CPUs that cannot be
+    /// shared evenly take turns in the larger share. The vCPU was put before. Returns the CPU to
+    /// kick, if there is one.
     ///
     /// # Panics
     /// If nothing runs here.
     #[must_use]
     pub fn preempt(&self, now: Time) -> Option<usize> {
-        let (entity, lag, others) = self.cpu().locked(|queue| {
+        let (entity, lag, left) = self.cpu().locked(|queue| {
             queue.account(now);
             let entity = queue.stop();
-            (entity, queue.lag(entity), queue.count() > 0)
+            (entity, queue.lag(entity), queue.load())
         });
 
-        let mut place = self.at(self.index);
-        if others {
+        let mut place = None;
+        if left > 0 {
             self.cpu().counters.preemptions.increment();
             if entity.pin().is_none() {
-                place = self.claim_near(self.index).unwrap_or(place);
+                place = self.claim_near(self.index).or_else(|| self.lighter(left));
             }
         }
-        self.enqueue(place, entity, lag, now)
+        self.enqueue(place.unwrap_or(self.at(self.index)), entity, lag, now)
     }
 
-    /// Blocks the entity that runs, at time `now`, until a wake-up or the deadline. The vCPU was put
-    /// before, and is not used after. Returns false if a wake-up has come since
+    /// Blocks the entity that runs, at time `now`, until a wake-up or the deadline. The vCPU was
+    /// put before, and is not used after. Returns false if a wake-up has come since
     /// [`Entity::begin_wait`]: then the entity still runs here.
     ///
     /// # Panics
@@ -171,8 +173,9 @@ impl Here<'_> {
     }
 
     /// Declares the CPU idle at time `now`, with nothing loaded or with a vCPU that waits. Returns
-    /// false if entities wait here: then the CPU picks one instead. After true, the CPU does nothing
-    /// but sleep until an interrupt comes or [`Here::next_event`], and call [`Here::end_idle`].
+    /// false if entities wait here: then the CPU picks one instead. After true, the CPU does
+    /// nothing but sleep until an interrupt comes or [`Here::next_event`], and call
+    /// [`Here::end_idle`].
     #[must_use]
     pub fn begin_idle(&self, now: Time) -> bool {
         // The flag is set and the queue looked at in one critical section. A CPU that queues here
@@ -187,14 +190,14 @@ impl Here<'_> {
         })
     }
 
-    /// Returns true from [`Here::begin_idle`] on until a CPU queues an entity here.
+    /// Returns true from [`Here::begin_idle`] on, until another CPU owes this one a kick.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.cpu().is_idle()
     }
 
-    /// Ends the idleness of the CPU at time `now`, and makes those runnable whose deadline has come.
-    /// Returns true if entities wait here.
+    /// Ends the idleness of the CPU at time `now`, and makes those runnable whose deadline has
+    /// come. Returns true if entities wait here.
     pub fn end_idle(&self, now: Time) -> bool {
         self.cpu().end_idle();
         self.cpu().locked(|queue| queue.wake_up(now));

@@ -1,6 +1,7 @@
 //! Values that belong to one CPU at a time.
 #![cfg_attr(loom, expect(unsafe_code))]
-// UNSAFETY: only in models, where loom's cell has to be shared to show two CPUs that use it at once.
+// UNSAFETY: only in models, where loom's cell has to be shared to show two CPUs that use it at
+// once.
 
 /// A number that belongs to one CPU at a time, by a lock or by a state word. The owner of the value
 /// says which.

@@ -1,7 +1,7 @@
 //! Atomics and locks: the only module that names `core::sync::atomic`, `spin` or `loom`.
 //!
-//! With `--cfg loom`, loom model-checks the scheduler's own code: the atomics are loom's, a [`Lock`]
-//! is loom's mutex, and a [`Guarded`] value reports two CPUs that use it at once.
+//! With `--cfg loom`, loom model-checks the scheduler's own code: the atomics are loom's, a
+//! [`Lock`] is loom's mutex, and a [`Guarded`] value reports two CPUs that use it at once.
 
 mod counter;
 mod guarded;

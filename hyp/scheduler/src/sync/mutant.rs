@@ -1,8 +1,8 @@
 //! Deliberate faults: proof that the models detect errors.
 //!
-//! Faults exist only in builds with `--cfg loom --cfg vgic_mutants`, and `loom-tests` selects a fault
-//! at run time. In every other build [`mutant`] is the constant `false`, and no code of a fault is
-//! left.
+//! Faults exist only in builds with `--cfg loom --cfg vgic_mutants`, and `loom-tests` selects a
+//! fault at run time. In every other build [`mutant`] is the constant `false`, and no code of a
+//! fault is left.
 
 use super::Ordering;
 
@@ -10,7 +10,7 @@ macro_rules! mutants {
     ($($(#[doc = $doc:literal])+ $name:ident: $test:literal;)*) => {
         /// A deliberate fault.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        #[cfg_attr(not(vgic_mutants), expect(unreachable_pub, reason = "an item of mutated builds"))]
+        #[cfg_attr(not(vgic_mutants), expect(unreachable_pub, reason = "for mutated builds"))]
         pub enum Mutant { $($(#[doc = $doc])+ $name,)* }
 
         /// All faults.
@@ -49,7 +49,7 @@ mutants! {
     /// An entity blocks although a wake-up has come.
     BlockPassesWakeUp: "wake_against_block";
     /// An entity blocks with Relaxed instead of Release.
-    BlockRelaxed: "block_against_run_elsewhere";
+    EntityBlocksRelaxed: "block_against_run_elsewhere";
     /// A CPU picks an entity with Relaxed instead of Acquire.
     PickRelaxed: "wake_against_pick";
     /// A waker leaves the entity's deadline in the timer queue.
