@@ -101,8 +101,8 @@ fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
     let remains = vm.lifetime.remains();
     write!(
         report,
-        "{{\"deaths\":{},\"resets\":{},",
-        remains.deaths, remains.resets
+        "{{\"name\":\"{}\",\"deaths\":{},\"resets\":{},",
+        vm.name, remains.deaths, remains.resets
     )?;
     write_kinds(report, "pending", &remains.pending)?;
     #[cfg(feature = "el2-time")]

@@ -203,6 +203,10 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     };
     // SAFETY: this CPU has picked the vCPU.
     let context = unsafe { vcpu.context() };
+    // SAFETY: only the first vCPU is on, and it does not run before the kernel is loaded.
+    if vcpu.power.has_start() && !unsafe { vm.load_slice() } {
+        return;
+    }
     if let Some((entry, argument)) = vcpu.power.take_start() {
         reset_interface(cpu, vgic, id);
         context.start(entry, argument);

@@ -27,8 +27,10 @@ use crate::memory::{cache, heap};
 use crate::println;
 use crate::schedule;
 use crate::vcpu::interrupts;
+use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
-use crate::vm::options::Options;
+use crate::vm::options::{self, Options};
+use crate::vm::tree::part as part_tree;
 use crate::vm::tree::{edit, idle_states, second_its};
 use crate::vm::{self, Boot, Description, Share, Vm, controller, image, lifetime};
 
@@ -48,7 +50,7 @@ pub(crate) struct BootModules {
     /// Kernels in order of address: the guest's, or one for each VM. Without any, the guest starts
     /// with the firmware in flash memory.
     pub(crate) kernels: Vec<Kernel>,
-    /// The guest's initial RAM disk.
+    /// Initial RAM disk of every guest that has none of its own.
     pub(crate) initrd: Option<Range<usize>>,
 }
 
@@ -56,8 +58,31 @@ pub(crate) struct BootModules {
 pub(crate) struct Kernel {
     /// The kernel's image.
     pub(crate) image: Range<usize>,
-    /// The kernel's command line.
+    /// The kernel's command line, with the hypervisor's options for the VM.
     pub(crate) arguments: String,
+    /// The guest's own initial RAM disk.
+    pub(crate) ram_disk: Option<Range<usize>>,
+}
+
+impl BootModules {
+    /// Returns true if each kernel is for a VM with a part of the machine: there are several, or its
+    /// command line has options.
+    fn are_for_parts(&self) -> bool {
+        match &self.kernels[..] {
+            [] => false,
+            [kernel] => options::are_in(&kernel.arguments),
+            _ => true,
+        }
+    }
+
+    /// Returns everything that the boot loader has loaded for VMs with a part of the machine.
+    fn ranges(&self) -> impl Iterator<Item = &Range<usize>> {
+        let kernels = self.kernels.iter();
+        let ranges = kernels.flat_map(|kernel| [Some(&kernel.image), kernel.ram_disk.as_ref()]);
+        ranges
+            .chain([Some(&self.tree), self.initrd.as_ref()])
+            .flatten()
+    }
 }
 
 /// Creates the per-CPU data and maps the stacks.
@@ -98,8 +123,8 @@ pub(crate) fn run(
     // hypervisor drives them.
     gic::init(unsafe { Gic::start(&machine.gic, &machine.cpus) });
     schedule::init(cpus.len());
-    let vms = if modules.kernels.len() > 1 {
-        parts(&machine, &modules, memory)
+    let vms = if modules.are_for_parts() {
+        parts(&modules, memory)
     } else {
         alloc::vec![whole_machine(machine, &modules, home, memory)]
     };
@@ -165,6 +190,7 @@ fn whole_machine(
 
     let has_its = !gic::get().its.is_empty();
     let description = Description {
+        name: String::from("vm0"),
         share: Share::Machine,
         stage2: Stage2::identity(&executable, &devices),
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.
@@ -182,14 +208,13 @@ fn whole_machine(
 
 /// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is refused
 /// by a line on the console.
-fn parts(machine: &Machine, modules: &BootModules, memory: Pages) -> Vec<&'static Vm> {
+fn parts(modules: &BootModules, memory: Pages) -> Vec<&'static Vm> {
     let mut free = memory;
-    free.remove(&modules.tree);
-    (modules.kernels.iter()).for_each(|kernel| free.remove(&kernel.image));
+    modules.ranges().for_each(|range| free.remove(range));
 
     let mut vms = Vec::new();
     for (place, kernel) in modules.kernels.iter().enumerate() {
-        match part(vms.len(), kernel, machine, &mut free) {
+        match part(vms.len(), kernel, modules, &mut free) {
             Ok(vm) => vms.push(vm),
             Err(reason) => println!("hyp: kernel {place}, \"{}\": {reason}", kernel.arguments),
         }
@@ -204,7 +229,7 @@ fn parts(machine: &Machine, modules: &BootModules, memory: Pages) -> Vec<&'stati
 fn part(
     index: usize,
     kernel: &Kernel,
-    machine: &Machine,
+    modules: &BootModules,
     free: &mut Pages,
 ) -> Result<&'static Vm, String> {
     if index == vm::MAX_VMS {
@@ -217,24 +242,36 @@ fn part(
             options.memory
         )
     })?;
+    let vcpus = options
+        .vcpus
+        .map_or(percpu::all().len(), |count| count as usize);
+    let config = controller::of_part(vcpus);
+    config.validate().map_err(|error| error.to_string())?;
+    let name = options.name.unwrap_or_else(|| format!("vm{index}"));
+
+    let initrd = kernel.ram_disk.as_ref().or(modules.initrd.as_ref());
+    let visible = RAM..RAM + ram.len();
+    // SAFETY: the RAM has been taken from the free memory, in which no module lies.
+    let load = unsafe {
+        cache::fill_with_zeros(&ram);
+        Load::plan(&ram, RAM, &kernel.image, initrd, |initrd| {
+            part_tree::build(&config, &visible, initrd, &options.arguments)
+        })?
+    };
+
     println!(
-        "hyp: vm{index} has {} MiB at {:#x}: {}",
+        "hyp: {name} has {} MiB at {:#x}, {vcpus} vCPUs: {}",
         options.memory, ram.start, options.arguments
     );
-
     let description = Description {
+        name,
         share: Share::Part,
         stage2: Stage2::for_vm(index, &ram, RAM),
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram) },
         is_daemon: options.is_daemon,
-        boot: Boot::Module {
-            image: kernel.image.clone(),
-            arguments: options.arguments,
-            ram,
-            at: RAM,
-        },
-        config: controller::of_part(machine),
+        boot: Boot::Modules(load),
+        config,
         weight: options.weight * scheduler::NORMAL_WEIGHT / NORMAL_WEIGHT,
     };
     Ok(Vm::new(index, description))

@@ -39,6 +39,7 @@ fn a_bad_option_is_named() {
         "hyp.",
         "hyp.its=2",
         "hyp.name=",
+        "hyp.name=a:b",
         "hyp.memory=0",
         "hyp.memory=1m",
         "hyp.vcpus=4096",

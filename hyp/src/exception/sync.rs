@@ -13,7 +13,7 @@ use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
 use crate::println;
 use crate::vcpu::ExitReason;
-use crate::vm::{Share, psci};
+use crate::vm::{Share, console, psci};
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
 /// more than the comparisons.
@@ -110,7 +110,7 @@ fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: 
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => complete(frame, &abort, value),
         MmioOutcome::Retry => {}
-        MmioOutcome::Unclaimed => match other_device(loaded, &abort, address, value) {
+        MmioOutcome::Unclaimed => match other_device(loaded, pin, &abort, address, value) {
             Some(value) => complete(frame, &abort, value),
             None => {
                 report_unmapped(if abort.is_write() { "write" } else { "read" }, loaded);
@@ -131,16 +131,23 @@ fn complete(frame: &mut Frame, abort: &DataAbort, value: u64) {
 /// Emulates an access to a device other than the interrupt controller. Returns the value read, or
 /// `None` if there is no device.
 #[cold]
-fn other_device(loaded: Loaded, abort: &DataAbort, address: u64, value: u64) -> Option<u64> {
+fn other_device(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    abort: &DataAbort,
+    address: u64,
+    value: u64,
+) -> Option<u64> {
     let console = loaded.vcpu.vm.console.as_ref()?;
     if !console.claims(address) {
         return None;
     }
+    let set_line = |high| console::set_line(loaded.vgic, pin, high);
     if abort.is_write() {
-        console.write(address, value);
+        console.write(address, value, set_line);
         Some(0)
     } else {
-        Some(console.read(address))
+        Some(console.read(address, set_line))
     }
 }
 
@@ -219,7 +226,7 @@ pub(super) fn report_system_error(loaded: Loaded, frame: &Frame) {
         vm.share == Share::Part,
         "system error, guest at pc {pc:#x}, {frame:#x?}"
     );
-    println!("hyp: vm{}: system error at pc {pc:#x}: killed", vm.index);
+    println!("hyp: {}: system error at pc {pc:#x}: killed", vm.name);
 }
 
 /// Reports an access to an address where the guest has no device.

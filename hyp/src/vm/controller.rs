@@ -1,7 +1,6 @@
 //! The interrupt controller of a VM.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use vgic::config::{ItsConfig, LPIS_OF_16_BITS, REDISTRIBUTOR_STRIDE, RedistributorRegion};
 use vgic::epoch::CpuPin;
@@ -31,6 +30,9 @@ const QUOTA: ItsConfig = ItsConfig {
 /// Number of LPIs of a VM with a part of the machine.
 const LPIS: u32 = 8192;
 
+/// vCPUs of a cluster: one write of `ICC_SGI1R_EL1` reaches as many.
+const CLUSTER: usize = 16;
+
 /// Returns the number of a vCPU.
 pub(crate) fn vcpu_id(number: usize) -> VcpuId {
     VcpuId::new(number).expect("the vGIC has been made for this many vCPUs")
@@ -39,7 +41,8 @@ pub(crate) fn vcpu_id(number: usize) -> VcpuId {
 /// Returns a configuration like the controller in the device tree, with every SPI of the
 /// architecture.
 pub(crate) fn of_machine(machine: &Machine, has_its: bool) -> Config {
-    let mut config = Config::new(affinities(machine));
+    let cpus = machine.cpus.iter();
+    let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
     config.distributor = machine.gic.distributor.start as u64;
     let regions = machine.gic.redistributors.iter();
     config.redistributors = regions
@@ -61,17 +64,16 @@ pub(crate) fn of_machine(machine: &Machine, has_its: bool) -> Config {
     config
 }
 
-/// Returns the configuration for a VM with a part of the machine.
-pub(crate) fn of_part(machine: &Machine) -> Config {
-    let mut config = Config::new(affinities(machine));
+/// Returns the configuration for a VM with a part of the machine, with `vcpus` vCPUs.
+pub(crate) fn of_part(vcpus: usize) -> Config {
+    let affinities = (0..vcpus).map(|number| {
+        let [aff2, aff1] = [number >> 12, number >> 4].map(|field| field as u8);
+        Affinity::new(0, aff2, aff1, (number % CLUSTER) as u8)
+    });
+    let mut config = Config::new(affinities.collect());
     config.its.push(QUOTA);
     config.lpis = LPIS;
     config
-}
-
-fn affinities(machine: &Machine) -> Vec<Affinity> {
-    let cpus = machine.cpus.iter();
-    cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect()
 }
 
 /// Creates the interrupt controller of a VM.
@@ -80,7 +82,7 @@ fn affinities(machine: &Machine) -> Vec<Affinity> {
 /// If the VM's configuration is refused.
 pub(super) fn create(vm: &'static Vm, pin: &CpuPin<'_>) -> Box<Controller> {
     let controller = Vgic::new(super::domain(), vm.config.clone(), VmHost::new(vm))
-        .unwrap_or_else(|error| panic!("no interrupt controller for vm{}: {error}", vm.index));
+        .unwrap_or_else(|error| panic!("no interrupt controller for {}: {error}", vm.name));
     connect_interrupts(&controller, pin);
     Box::new(controller)
 }

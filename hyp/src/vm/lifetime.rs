@@ -14,7 +14,7 @@ use spin::Mutex;
 use vgic::TeardownError;
 use vgic::intid::Kind;
 
-use super::{Boot, Share, Vm, controller, image};
+use super::{Boot, Share, Vm, controller};
 use crate::cpu::rendezvous::rendezvous;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
@@ -105,19 +105,13 @@ pub(crate) fn start(vm: &'static Vm) {
     power_on(vm);
 }
 
-/// Loads the kernel and powers the first vCPU on.
+/// Powers the first vCPU on. It loads the kernel in its time slices, before it runs.
 fn power_on(vm: &'static Vm) {
     let (entry, argument) = match &vm.boot {
         &Boot::Once { entry, argument } => (entry, argument),
-        Boot::Module {
-            image,
-            arguments,
-            ram,
-            at,
-        } => {
-            // SAFETY: the RAM is the VM's, and no vCPU of it runs.
-            let place = unsafe { image::load_with_arguments(image, arguments, ram) };
-            ((place - ram.start + at) as u64, *at as u64)
+        Boot::Modules(load) => {
+            load.begin();
+            (load.entry, load.tree)
         }
     };
     vm.lifetime.revive();
@@ -134,6 +128,9 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     }
     rendezvous(cpu);
 
+    if let Some(console) = &vm.console {
+        console.reset();
+    }
     for vcpu in vm.vcpus() {
         vcpu.power.reset();
         // SAFETY: the VM is ending, and every CPU has given its vCPUs up.
@@ -148,7 +145,7 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     if vm.share == Share::Machine {
         report::finish(cpu, end);
     }
-    println!("hyp: vm{} is dead", vm.index);
+    println!("hyp: {} is dead", vm.name);
     if is_over() {
         let left = super::all()
             .iter()
@@ -177,7 +174,7 @@ fn reset(cpu: &ThisCpu, vm: &'static Vm) {
             Ok(()) => break,
             // Too many unmapped LPIs wait for other CPUs, which go on.
             Err(TeardownError::Unreclaimed) => pin.collect_garbage(),
-            Err(error) => panic!("vm{} is not reset: {error}", vm.index),
+            Err(error) => panic!("{} is not reset: {error}", vm.name),
         }
         rendezvous(cpu);
     }
@@ -196,7 +193,7 @@ fn bury(cpu: &ThisCpu, vm: &Vm) {
     let vgic = unsafe { Box::from_raw(vgic.as_ptr()) };
     let report = match vgic.teardown(&cpu.vgic_cpu.pin()) {
         Ok(report) => report,
-        Err(error) => panic!("vm{}: {error}", vm.index),
+        Err(error) => panic!("{}: {error}", vm.name),
     };
     vm.lifetime.remains.lock().add(&Remains {
         deaths: 1,

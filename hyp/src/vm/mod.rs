@@ -22,7 +22,6 @@ pub(crate) mod tree;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU16, Ordering};
 
@@ -39,6 +38,7 @@ use crate::memory::tlb;
 use crate::vcpu::Vcpu;
 use console::Console;
 use controller::Controller;
+use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
 
@@ -55,6 +55,7 @@ pub(crate) enum Share {
 pub(crate) struct Vm {
     /// Index among the VMs.
     pub(crate) index: usize,
+    pub(crate) name: String,
     pub(crate) share: Share,
     pub(crate) stage2: Stage2,
     /// Console, unless the VM has the machine's own.
@@ -81,21 +82,13 @@ pub(crate) enum Boot {
         /// Value of `x0`.
         argument: u64,
     },
-    /// The kernel is copied from the boot module into the RAM, at every start.
-    Module {
-        /// Physical addresses of the kernel's image.
-        image: Range<usize>,
-        /// The kernel's command line.
-        arguments: String,
-        /// Physical addresses of the RAM.
-        ram: Range<usize>,
-        /// Guest-physical address of the RAM.
-        at: usize,
-    },
+    /// Modules are copied into the RAM, at every start.
+    Modules(Load),
 }
 
 /// Description of a VM.
 pub(crate) struct Description {
+    pub(crate) name: String,
     pub(crate) share: Share,
     pub(crate) stage2: Stage2,
     pub(crate) memory: GuestMemory,
@@ -156,6 +149,7 @@ impl Vm {
     /// Returns a VM without an interrupt controller, whose vCPUs are off.
     pub(crate) fn new(index: usize, description: Description) -> &'static Self {
         let Description {
+            name,
             share,
             stage2,
             memory,
@@ -169,7 +163,8 @@ impl Vm {
             index,
             share,
             stage2,
-            console: (share == Share::Part).then(|| Console::new(index)),
+            console: (share == Share::Part).then(|| Console::new(&name)),
+            name,
             is_daemon,
             lifetime: Lifetime::default(),
             memory,
@@ -236,6 +231,18 @@ impl Vm {
         let old = self.last_vcpus[cpu].swap(new, Ordering::Relaxed);
         if old != new {
             tlb::invalidate_vmid();
+        }
+    }
+
+    /// Loads a part of the kernel. Returns true if it is loaded.
+    ///
+    /// # Safety
+    /// No vCPU of the VM runs, unless the kernel is loaded.
+    pub(crate) unsafe fn load_slice(&self) -> bool {
+        match &self.boot {
+            Boot::Once { .. } => true,
+            // SAFETY: by the caller's promise.
+            Boot::Modules(load) => unsafe { load.advance() },
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! | word | meaning | default |
 //! |---|---|---|
-//! | `hyp.name=NAME` | the VM's name on the console | `vm` and its index |
+//! | `hyp.name=NAME` | the VM's name on the console: letters, digits, `-`, `_` | `vm` and its index |
 //! | `hyp.memory=MIB` | bytes of RAM, in MiB | 16 |
 //! | `hyp.vcpus=N` | number of vCPUs | as many as CPUs |
 //! | `hyp.weight=N` | share of the CPUs' time, 1 to 10,000; a VM of 100 gets as much as another | 100 |
@@ -43,6 +43,11 @@ impl fmt::Display for BadOption {
     }
 }
 
+/// Returns true if the command line has options.
+pub(crate) fn are_in(text: &str) -> bool {
+    text.split(' ').any(|word| word.starts_with(PREFIX))
+}
+
 impl Options {
     /// Reads a command line.
     pub(crate) fn parse(text: &str) -> Result<Self, BadOption> {
@@ -79,7 +84,7 @@ impl Options {
     fn read(&mut self, option: &str) -> Option<()> {
         match option.split_once('=') {
             None if option == "daemon" => self.is_daemon = true,
-            Some(("name", name)) if !name.is_empty() => self.name = Some(name.to_string()),
+            Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
             Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=4095)?),
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
@@ -91,6 +96,11 @@ impl Options {
         }
         Some(())
     }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !text.is_empty() && text.bytes().all(is_plain)
 }
 
 fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {

@@ -148,6 +148,6 @@ fn affinity_info(vcpu: &Vcpu, affinity: u64, lowest_level: u64) -> u64 {
 }
 
 fn shut_down(vcpu: &Vcpu, what: &str, end: End) -> TrapOutcome {
-    println!("hyp: vm{} vcpu {} {what}", vcpu.vm.index, vcpu.id.index());
+    println!("hyp: {} vcpu {} {what}", vcpu.vm.name, vcpu.id.index());
     TrapOutcome::Leave(Leave::End(end))
 }
