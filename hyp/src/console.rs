@@ -7,9 +7,10 @@
 
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use aarch64_cpu::asm;
-use arm_pl011_uart::{DataBits, LineConfig, PL011Registers, Parity, StopBits, Uart};
+use arm_pl011_uart::{DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart};
 use safe_mmio::UniqueMmioPointer;
 use smccc::{Smc, psci};
 use spin::Mutex;
@@ -65,6 +66,42 @@ pub(crate) fn print(arguments: fmt::Arguments<'_>) {
     if let Some(uart) = CONSOLE.lock().as_mut() {
         let _ = Lines(uart).write_fmt(arguments);
     }
+}
+
+/// Number of the VM whose bytes are printed as they come, plus 1; 0 if there is none.
+static ATTACHED: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the VM that the console is attached to.
+pub(crate) fn attached() -> Option<usize> {
+    // Relaxed: a byte that is written at the same time may go either way.
+    ATTACHED.load(Ordering::Relaxed).checked_sub(1)
+}
+
+/// Attaches the console to a VM, or to none.
+pub(crate) fn attach(vm: Option<usize>) {
+    ATTACHED.store(vm.map_or(0, |vm| vm + 1), Ordering::Relaxed);
+}
+
+/// Writes a byte as it is.
+pub(crate) fn write(byte: u8) {
+    if let Some(uart) = CONSOLE.lock().as_mut() {
+        uart.write_word(byte);
+    }
+}
+
+/// Makes the console interrupt when a byte has been typed.
+pub(crate) fn listen() {
+    if let Some(uart) = CONSOLE.lock().as_mut() {
+        uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI);
+    }
+}
+
+/// Takes a byte that has been typed, if there is one.
+pub(crate) fn read() -> Option<u8> {
+    let mut console = CONSOLE.lock();
+    let uart = console.as_mut()?;
+    // A byte that was received wrongly is dropped.
+    uart.read_word().ok().flatten()
 }
 
 /// Prints `arguments` even if a CPU has stopped while it held the console's lock.

@@ -16,6 +16,7 @@
 //! * [`vm`]: a VM: memory, interrupt controller, console, PSCI, start, reset and death.
 //! * [`schedule`]: which CPU runs which vCPU.
 //! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`terminal`]: the machine's console as the terminal of several VMs.
 //! * [`mod@report`]: the counters at the end of the run.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
@@ -39,5 +40,6 @@ mod panic;
 mod report;
 mod schedule;
 mod start;
+mod terminal;
 mod vcpu;
 mod vm;

@@ -121,11 +121,11 @@ pub(crate) fn attend(cpu: &ThisCpu, loaded: Loaded) -> Option<Leave> {
     let is_over = here.tick(now());
     // Looked at after `tick`, which forgets the requests so far.
     let question = cpu.shared.answers.question();
-    if loaded.vcpu.vm.lifetime.is_ending() {
+    if !loaded.vcpu.vm.lifetime.is_alive() {
         return Some(Leave::Ended);
     }
     cpu.shared.answers.answer(question);
-    if is_over {
+    if is_over || lifetime::has_wishes() {
         return Some(Leave::Preempted);
     }
     cpu.timer.set(here.next_event());
@@ -161,6 +161,7 @@ pub(crate) fn run(cpu: &'static ThisCpu) -> ! {
         let picked = here.pick(now());
         // Answered after `pick`, which forgets the requests so far.
         answer(cpu);
+        lifetime::fulfil(cpu);
         match picked {
             Some(entity) => {
                 let vcpu = Vcpu::of(entity);
@@ -198,7 +199,7 @@ fn idle(cpu: &ThisCpu, here: Here<'_>) {
 /// Enters a vCPU that the calling CPU has picked. Returns if the vCPU cannot run.
 fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     let (vm, id) = (vcpu.vm, vcpu.id);
-    let Some(vgic) = vm.vgic().filter(|_| !vm.lifetime.is_ending()) else {
+    let Some(vgic) = vm.vgic().filter(|_| vm.lifetime.is_alive()) else {
         return;
     };
     // SAFETY: this CPU has picked the vCPU.
@@ -248,7 +249,7 @@ fn reset_interface(cpu: &ThisCpu, vgic: &Controller, id: VcpuId) {
 fn put_aside(here: Here<'_>, vcpu: &'static Vcpu) {
     vcpu.entity.begin_wait();
     // A start that was requested before is seen here. One that is requested later is a wake-up.
-    let can_run = vcpu.power.has_start() && !vcpu.vm.lifetime.is_ending();
+    let can_run = vcpu.power.has_start() && vcpu.vm.lifetime.is_alive();
     if can_run || !here.block(None, now()) {
         kick(here.preempt(now()));
     }

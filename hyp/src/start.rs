@@ -24,7 +24,6 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::Stage2;
 use crate::memory::{cache, heap};
-use crate::println;
 use crate::schedule;
 use crate::vcpu::interrupts;
 use crate::vm::image::Load;
@@ -33,6 +32,7 @@ use crate::vm::options::{self, Options};
 use crate::vm::tree::part as part_tree;
 use crate::vm::tree::{edit, idle_states, second_its};
 use crate::vm::{self, Boot, Description, Share, Vm, controller, image, lifetime};
+use crate::{console, println, terminal};
 
 /// Guest-physical address of the RAM of a VM with a part of the machine.
 const RAM: usize = 0x4000_0000;
@@ -123,7 +123,9 @@ pub(crate) fn run(
     // hypervisor drives them.
     gic::init(unsafe { Gic::start(&machine.gic, &machine.cpus) });
     schedule::init(cpus.len());
-    let vms = if modules.are_for_parts() {
+    let console_spi = machine.console_spi;
+    let are_parts = modules.are_for_parts();
+    let vms = if are_parts {
         parts(&modules, memory)
     } else {
         alloc::vec![whole_machine(machine, &modules, home, memory)]
@@ -132,9 +134,22 @@ pub(crate) fn run(
 
     bring_up_cpu(boot_cpu);
     secondary::start_all(cpus, boot_cpu);
+    if let Some(spi) = console_spi.filter(|_| are_parts) {
+        take_input(spi, boot_cpu);
+    }
     heap::note_start();
     vm::all().iter().for_each(|vm| lifetime::start(vm));
     schedule::run(ThisCpu::get())
+}
+
+/// Makes the console, whose SPI is `spi`, interrupt `cpu` when something is typed.
+fn take_input(spi: u32, cpu: &PerCpu) {
+    terminal::start();
+    let distributor = &gic::get().distributor;
+    distributor.configure(spi, false);
+    distributor.route(spi, cpu.affinity);
+    distributor.enable(spi, true);
+    console::listen();
 }
 
 /// Returns the VM with the whole machine. Its guest starts with its kernel, or with the firmware in

@@ -8,7 +8,7 @@ use vgic::sysreg::SysReg;
 
 use super::exit::TrapOutcome;
 use super::frame::Frame;
-use super::{inject, report};
+use super::{debug_registers, inject, report};
 use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
 use crate::println;
@@ -194,11 +194,7 @@ fn system_register(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, trapp
             written.expect("the vCPU is of this VM");
             Some(())
         }
-        None => id_registers::read(trapped.0 as u32, vcpu.vm.reader()).map(|value| {
-            if register != XZR {
-                frame.x[register] = value;
-            }
-        }),
+        None => other_register(loaded, frame, trapped),
     };
 
     match done {
@@ -212,6 +208,22 @@ fn system_register(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, trapp
             inject::undefined();
         }
     }
+}
+
+/// Emulates an access to a system register other than the interrupt controller's. Returns `None` if
+/// the guest does not have the register.
+#[cold]
+fn other_register(loaded: Loaded, frame: &mut Frame, trapped: SysRegTrap) -> Option<()> {
+    let (register, iss) = (trapped.register(), trapped.0 as u32);
+    if !trapped.is_read() {
+        return debug_registers::write(iss, frame.x.get(register).copied().unwrap_or(0));
+    }
+    let value = id_registers::read(iss, loaded.vcpu.vm.reader());
+    let value = value.or_else(|| debug_registers::read(iss))?;
+    if register != XZR {
+        frame.x[register] = value;
+    }
+    Some(())
 }
 
 /// Reports a system error that was taken to EL2 while the guest ran.

@@ -26,6 +26,8 @@ pub(crate) struct Machine {
     pub(crate) gic: Gic,
     /// Registers of the console.
     pub(crate) console: Range<usize>,
+    /// SPI of the console, if the tree names one.
+    pub(crate) console_spi: Option<u32>,
 }
 
 /// Description of a GICv3.
@@ -56,6 +58,7 @@ impl Machine {
             flash: tree::flash(tree).collect(),
             gic: Gic::read(tree),
             console: tree::console(tree).expect("the device tree names a PL011 as the console"),
+            console_spi: tree::console_spi(tree),
         }
     }
 }

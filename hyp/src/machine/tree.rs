@@ -77,15 +77,25 @@ pub(crate) fn cpus<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = u64> + use<'a> {
 
 /// Returns the registers of the PL011 that `/chosen` names as the console.
 pub(crate) fn console(tree: &Fdt<'_>) -> Option<Range<usize>> {
+    regs(&console_node(tree)?).next()
+}
+
+/// Returns the PL011 that `/chosen` names as the console.
+fn console_node<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
     let chosen = tree.find_node("/chosen")?;
     let path = chosen.property("stdout-path")?.value_as::<&str>().ok()?;
     // The line's settings may follow the path.
     let node = tree.find_node(path.split(':').next()?)?;
-    if is_compatible(&node, "arm,pl011") {
-        regs(&node).next()
-    } else {
-        None
-    }
+    is_compatible(&node, "arm,pl011").then_some(node)
+}
+
+/// Returns the SPI of the console, by the binding of GICv3: kind (0: SPI), number, flags.
+pub(crate) fn console_spi(tree: &Fdt<'_>) -> Option<u32> {
+    const FIRST_SPI: u32 = 32;
+    let interrupts = console_node(tree)?.property("interrupts")?;
+    let [kind, number, _] = interrupts.as_prop_encoded_array([1, 1, 1]).ok()?.next()?;
+    let is_spi = kind.to_int::<u32>().ok()? == 0;
+    is_spi.then_some(FIRST_SPI + number.to_int::<u32>().ok()?)
 }
 
 /// Returns the guests' kernels: modules of `/chosen`, as multiboot describes them.

@@ -7,7 +7,7 @@ use super::ExitReason;
 use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::{cpu_interface, lpi};
-use crate::{schedule, vm};
+use crate::{schedule, terminal, vm};
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
@@ -42,7 +42,7 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
             ExitReason::Maintenance
         }
         IntId::FIRST_SPI.. => {
-            forward_spi(pin, intid);
+            take_spi(pin, intid);
             ExitReason::Spi
         }
         hyp_timer::PPI => {
@@ -62,13 +62,19 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
     }
 }
 
-/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. No other SPI is
-/// enabled.
-fn forward_spi(pin: &PinnedCpu<'_>, intid: u32) {
-    let vgic = vm::of_machine().and_then(vm::Vm::vgic);
-    if let (Some(vgic), Some(intid)) = (vgic, IntId::spi(intid)) {
-        let forwarded = vgic.forward_spi(pin, intid);
-        debug_assert!(forwarded.is_ok(), "{intid:?}: {forwarded:?}");
+/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. Without such a VM,
+/// the only SPI that is enabled is the console's.
+fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
+    match vm::of_machine() {
+        Some(vm) => {
+            let forwarded = vm.vgic().zip(IntId::spi(intid));
+            let forwarded = forwarded.map(|(vgic, intid)| vgic.forward_spi(pin, intid));
+            debug_assert!(matches!(forwarded, Some(Ok(_))), "{intid}: {forwarded:?}");
+        }
+        None => {
+            terminal::receive(pin);
+            cpu_interface::deactivate(intid);
+        }
     }
 }
 

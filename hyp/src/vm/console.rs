@@ -7,10 +7,11 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 
 use spin::Mutex;
+use vgic::epoch::CpuPin;
 use vgic::intid::IntId;
 
 use super::controller::Controller;
-use crate::cpu::this_cpu::PinnedCpu;
+use crate::console;
 use crate::println;
 
 /// Address of the registers, as on QEMU's `virt` board.
@@ -60,6 +61,8 @@ const INPUT: usize = 1024;
 
 /// Console of one VM.
 pub(crate) struct Console {
+    /// Index of the VM, and its name.
+    vm: usize,
     name: String,
     state: Mutex<State>,
 }
@@ -87,8 +90,8 @@ impl State {
 }
 
 impl Console {
-    /// Returns the console of a VM of this name, after a reset.
-    pub(crate) fn new(name: &str) -> Self {
+    /// Returns the console of the VM of this index and name, after a reset.
+    pub(crate) fn new(vm: usize, name: &str) -> Self {
         let state = State {
             control: CONTROL_RESET,
             mask: 0,
@@ -99,6 +102,7 @@ impl Console {
             input: VecDeque::with_capacity(INPUT),
         };
         Self {
+            vm,
             name: name.into(),
             state: Mutex::new(state),
         }
@@ -177,6 +181,10 @@ impl Console {
     }
 
     fn transmit(&self, state: &mut State, byte: u8) {
+        match console::attached() {
+            Some(vm) if vm == self.vm => return console::write(byte),
+            _ => {}
+        }
         if matches!(byte, b' '..=b'~' | b'\t') {
             state.line.push(char::from(byte));
         }
@@ -196,7 +204,7 @@ impl Console {
 }
 
 /// Sets the interrupt line of the console of the VM with this interrupt controller.
-pub(crate) fn set_line(vgic: &Controller, pin: &PinnedCpu<'_>, high: bool) {
+pub(crate) fn set_line(vgic: &Controller, pin: &CpuPin<'_>, high: bool) {
     let spi = IntId::spi(SPI).expect("it is an SPI");
     let set = vgic.set_spi_line(pin, spi, high);
     debug_assert!(set.is_ok(), "{set:?}");

@@ -8,7 +8,7 @@
 // UNSAFETY: frees the interrupt controller, and uses the contexts of vCPUs that no CPU runs.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use spin::Mutex;
 use vgic::TeardownError;
@@ -33,11 +33,36 @@ pub(crate) enum End {
     Killed = 3,
 }
 
+/// Wish that somebody has for a VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Wish {
+    /// The VM is killed.
+    Death = 1,
+    /// The VM, which is dead, is started.
+    Life = 2,
+}
+
+/// True if a VM's wish may be open.
+static WISHES: AtomicBool = AtomicBool::new(false);
+
+/// State of a VM's life.
+mod state {
+    /// The VM has not been started, or has ended and been buried.
+    pub(super) const DEAD: u8 = 0;
+    /// CPUs may run its vCPUs.
+    pub(super) const ALIVE: u8 = 1;
+    /// A CPU is ending or resetting it.
+    pub(super) const ENDING: u8 = 2;
+}
+
 /// Life of a VM.
 #[derive(Default)]
 pub(crate) struct Lifetime {
-    /// Number of the [`End`] that is in progress or has come; 0 while the VM lives.
-    end: AtomicU8,
+    /// One of [`state`].
+    state: AtomicU8,
+    /// Number of the [`Wish`] that is open; 0 if there is none.
+    wish: AtomicU8,
     remains: Mutex<Remains>,
 }
 
@@ -68,30 +93,71 @@ impl Remains {
 }
 
 impl Lifetime {
-    /// Returns true if no CPU may run a vCPU of the VM.
+    /// Returns true if CPUs may run vCPUs of the VM.
     #[inline]
-    pub(crate) fn is_ending(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         // Acquire: pairs with the exchange in `claim`.
-        self.end.load(Ordering::Acquire) != 0
+        self.state.load(Ordering::Acquire) == state::ALIVE
     }
 
-    /// Marks the VM as ending. Returns false if it ends or is dead already.
-    fn claim(&self, end: End) -> bool {
-        // AcqRel: the winner sees the end of an earlier life, and pairs with `is_ending`.
-        (self.end)
-            .compare_exchange(0, end as u8, Ordering::AcqRel, Ordering::Relaxed)
+    /// Returns true if the VM has not been started, or nothing of its end is left to do.
+    fn is_dead(&self) -> bool {
+        // Acquire: pairs with the Release of the CPU that has buried the VM.
+        self.state.load(Ordering::Acquire) == state::DEAD
+    }
+
+    /// Marks the VM as ending. Returns false if it is not alive.
+    fn claim(&self) -> bool {
+        // AcqRel: pairs with `is_alive`, and the winner sees what was done before.
+        (self.state)
+            .compare_exchange(
+                state::ALIVE,
+                state::ENDING,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 
-    /// Marks the VM as alive.
-    fn revive(&self) {
-        // Release: pairs with the Acquire in `is_ending`.
-        self.end.store(0, Ordering::Release);
+    /// Changes the state of a VM that is not alive. Called by the CPU that ends or starts it.
+    fn set(&self, state: u8) {
+        // Release: pairs with the Acquire in `is_alive` and `is_dead`.
+        self.state.store(state, Ordering::Release);
+    }
+
+    /// Leaves a wish for the VM, in place of an earlier one, to the calling CPU.
+    pub(crate) fn wish(&self, wish: Wish) {
+        // Release: pairs with the Acquire in `fulfil`. The second store comes last.
+        self.wish.store(wish as u8, Ordering::Release);
+        WISHES.store(true, Ordering::Release);
+        schedule::ask(ThisCpu::get().shared.index);
     }
 
     /// Returns what the VM's deaths have left so far.
     pub(crate) fn remains(&self) -> Remains {
         *self.remains.lock()
+    }
+}
+
+/// Returns true if [`fulfil`] has something to do.
+pub(crate) fn has_wishes() -> bool {
+    // Relaxed: `fulfil` looks again.
+    WISHES.load(Ordering::Relaxed)
+}
+
+/// Fulfils the wishes so far. The calling CPU has no vCPU.
+pub(crate) fn fulfil(cpu: &ThisCpu) {
+    // Acquire: pairs with the Release in `wish`.
+    if !WISHES.swap(false, Ordering::Acquire) {
+        return;
+    }
+    for vm in super::all() {
+        let wish = vm.lifetime.wish.swap(0, Ordering::Acquire);
+        if wish == Wish::Death as u8 {
+            end(cpu, vm, End::Killed);
+        } else if wish == Wish::Life as u8 && vm.lifetime.is_dead() {
+            start(vm);
+        }
     }
 }
 
@@ -114,7 +180,7 @@ fn power_on(vm: &'static Vm) {
             (load.entry, load.tree)
         }
     };
-    vm.lifetime.revive();
+    vm.lifetime.set(state::ALIVE);
     let first = &vm.vcpus()[0];
     let was_off = first.power.power_on(entry, argument);
     debug_assert!(was_off, "no vCPU of a VM that starts is on");
@@ -123,7 +189,7 @@ fn power_on(vm: &'static Vm) {
 
 /// Ends the VM's run. The calling CPU has no vCPU. Does nothing if another CPU has ended it.
 pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
-    if !vm.lifetime.claim(end) {
+    if !vm.lifetime.claim() {
         return;
     }
     rendezvous(cpu);
@@ -147,9 +213,7 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     }
     println!("hyp: {} is dead", vm.name);
     if is_over() {
-        let left = super::all()
-            .iter()
-            .filter(|vm| vm.lifetime.claim(End::Killed));
+        let left = super::all().iter().filter(|vm| vm.lifetime.claim());
         left.for_each(|vm| {
             rendezvous(cpu);
             bury(cpu, vm);
@@ -162,7 +226,7 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
 fn is_over() -> bool {
     let all = super::all();
     let mut awaited = all.iter().filter(|vm| !vm.is_daemon);
-    awaited.all(|vm| vm.lifetime.is_ending() && vm.vgic().is_none())
+    awaited.all(|vm| vm.lifetime.is_dead())
 }
 
 /// Resets the VM's interrupt controller and starts the VM again. No CPU has a vCPU of it.
@@ -184,9 +248,9 @@ fn reset(cpu: &ThisCpu, vm: &'static Vm) {
 
 /// Takes the VM's interrupt controller apart and frees it. No CPU has a vCPU of the VM.
 fn bury(cpu: &ThisCpu, vm: &Vm) {
-    let Some(vgic) = vm.take_vgic() else {
-        return;
-    };
+    let vgic = vm
+        .take_vgic()
+        .expect("a VM that was alive has a controller");
     rendezvous(cpu);
     // SAFETY: the pointer came from a box, and is taken once. Every CPU has answered a rendezvous
     // since: none uses the controller.
@@ -202,4 +266,5 @@ fn bury(cpu: &ThisCpu, vm: &Vm) {
         pending: report.pending,
         withdrawn: report.withdrawn,
     });
+    vm.lifetime.set(state::DEAD);
 }

@@ -163,7 +163,7 @@ impl Vm {
             index,
             share,
             stage2,
-            console: (share == Share::Part).then(|| Console::new(&name)),
+            console: (share == Share::Part).then(|| Console::new(index, &name)),
             name,
             is_daemon,
             lifetime: Lifetime::default(),
