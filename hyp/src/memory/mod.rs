@@ -8,3 +8,4 @@ pub(crate) mod reach;
 mod small;
 pub(crate) mod stage1;
 pub(crate) mod stage2;
+pub(crate) mod table;
