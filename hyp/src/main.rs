@@ -12,6 +12,7 @@
 //! * [`machine`]: the machine's device tree, and the guest's copy.
 //! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`gic`]: the physical interrupt controller.
+//! * [`smmu`]: confines the DMA of devices.
 //! * [`exception`]: the vectors, traps, exceptions injected into the guest.
 //! * [`vcpu`]: a vCPU: its registers, power and interrupts.
 //! * [`vm`]: a virtual machine: image, device tree, interrupt controller, PSCI, final report.
@@ -19,8 +20,9 @@
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
 //!
-//! There is no SMMU, and devices write memory without asking the hypervisor. The guest is trusted
-//! not to point a device at the hypervisor's memory.
+//! If the machine has an SMMU, it is the hypervisor's, and the devices behind it reach only the
+//! guest's memory and the ITS. Other devices write memory without asking the hypervisor: the guest
+//! is trusted not to point them at the hypervisor's memory.
 #![no_std]
 #![no_main]
 
@@ -35,6 +37,7 @@ mod gic;
 mod machine;
 mod memory;
 mod panic;
+mod smmu;
 mod start;
 mod vcpu;
 mod vm;

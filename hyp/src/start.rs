@@ -3,11 +3,13 @@
 // UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
 
+use vgic::config::GITS_TRANSLATER;
 use vgic::cpu_interface::ich::Ich;
 
 use crate::boot::secondary;
@@ -16,10 +18,12 @@ use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::gic::Gic;
 use crate::machine::Machine;
 use crate::memory::cache;
+use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
-use crate::memory::stage2::Stage2;
+use crate::memory::stage2::{FIRST_VMID, Stage2};
 use crate::println;
+use crate::smmu::{self, Smmu};
 use crate::vcpu::power;
 use crate::vm::passthrough_host::PassthroughHost;
 use crate::vm::tree::{edit, idle_states, second_its};
@@ -85,6 +89,11 @@ pub(crate) fn run(
     // SAFETY: the device tree describes the GIC, the final tables map its frames, and only the
     // hypervisor drives them.
     let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
+    if let Some(frame) = &machine.smmu {
+        // SAFETY: the device tree describes the SMMU, the final tables map its registers, and only
+        // the hypervisor drives it.
+        unsafe { smmu::start(frame) };
+    }
     if modules.kernels.len() > 1 {
         vms::init(&machine, gic, &modules, memory);
     } else {
@@ -112,6 +121,9 @@ fn make_guest(
         core::slice::from_raw_parts_mut(modules.tree.start as *mut u8, modules.tree.len())
     };
     edit::hide_hypervisor(tree, &home);
+    if let Some(smmu) = smmu::get() {
+        smmu.attach_all(machine_dma(smmu, &machine, &memory));
+    }
     machine.gic.its.extend(second_its::add(tree, &machine));
     idle_states::add(tree);
     cache::clean_and_invalidate(&modules.tree);
@@ -141,8 +153,10 @@ fn make_guest(
     let mut devices = machine.devices;
     memory.iter().for_each(|range| devices.remove(range));
     devices.remove(&home);
-    // Accesses to the interrupt controller's frames trap: the frames are not mapped.
-    (machine.gic.frames()).for_each(|frame| devices.remove(frame));
+    // Accesses to the interrupt controller's frames trap: the frames are not mapped. The SMMU is
+    // the hypervisor's alone.
+    let frames = machine.gic.frames().chain(&machine.smmu);
+    frames.for_each(|frame| devices.remove(frame));
     let mut executable = memory.clone();
     for bank in &machine.flash {
         executable.add(bank);
@@ -154,6 +168,15 @@ fn make_guest(
     guest::init(&machine, stage2, PassthroughHost::new(gic, memory));
     let was_off = (boot_cpu.power).power_on(entry as u64, tree_address as u64);
     assert!(was_off, "the boot CPU's vCPU is off");
+}
+
+/// Returns the tables of all devices of the machine: the guest's `memory`, and the ITSes, by
+/// identity.
+fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables> {
+    let memory = memory.iter().map(Placed::identity);
+    let its = machine.gic.its.iter();
+    let doorbells = its.map(|its| Placed::page_of(its.start + GITS_TRANSLATER as usize));
+    Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
 }
 
 /// Prepares the calling CPU, whose data is `cpu`, to run vCPUs.

@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) flash: Vec<Range<usize>>,
     /// The interrupt controller.
     pub(crate) gic: Gic,
+    /// Registers of the SMMU.
+    pub(crate) smmu: Option<Range<usize>>,
     /// Registers of the console.
     pub(crate) console: Range<usize>,
 }
@@ -55,6 +57,7 @@ impl Machine {
             devices: devices(tree),
             flash: tree::flash(tree).collect(),
             gic: Gic::read(tree),
+            smmu: tree::smmu(tree).and_then(|node| regs(&node).next()),
             console: tree::console(tree).expect("the device tree names a PL011 as the console"),
         }
     }

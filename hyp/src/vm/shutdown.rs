@@ -15,6 +15,7 @@ use super::guest::get;
 use crate::cpu::percpu::{self, ExitReason, PerCpu};
 use crate::exception::report;
 use crate::println;
+use crate::smmu;
 
 /// Set when the guest's machine goes down: every CPU puts its vCPU and stops.
 static STOPPING: AtomicBool = AtomicBool::new(false);
@@ -109,6 +110,9 @@ fn write_report(
     write!(report, "{{")?;
     write_counts(report, before)?;
     write_kinds(report, "pending", &remains.pending)?;
+    if let Some(smmu) = smmu::get() {
+        write!(report, "\"dma_faults\":{},", smmu.faults())?;
+    }
 
     // Taken after the teardown, whose unmapping and unlinking belongs to the balance.
     let mut result = Ok(());
