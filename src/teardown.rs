@@ -25,6 +25,10 @@ pub struct TeardownReport {
     pub references: u64,
     /// Pending interrupts, by [`Kind`].
     pub pending: [u64; Kind::COUNT],
+    /// Pending states that the teardown itself withdrew, and counted as
+    /// [`Totals::withdrawn`](crate::trace::Totals::withdrawn), by [`Kind`]; 0 without the feature
+    /// `counters`.
+    pub withdrawn: [u64; Kind::COUNT],
 }
 
 /// Takes a VM apart: [`Vgic::teardown`](crate::Vgic::teardown).
@@ -34,7 +38,13 @@ pub(crate) fn teardown<H: Host>(
 ) -> Result<TeardownReport, TeardownError> {
     vm.admit(pin)?;
     claim(vm, pin)?;
-    Ok(dismantle(vm, pin))
+    let withdrawn = || Kind::ALL.map(|kind| pin.counters().withdrawn[kind].get());
+    let before = withdrawn();
+    let mut report = dismantle(vm, pin);
+    for ((count, after), before) in (report.withdrawn.iter_mut().zip(withdrawn())).zip(before) {
+        *count = after - before;
+    }
+    Ok(report)
 }
 
 /// Claims every vCPU, so that none can be entered any more. On an error none stays claimed.

@@ -1,29 +1,30 @@
-//! `hyp`, a small EL2 hypervisor for one guest with the whole machine, or for several VMs that
-//! share its CPUs.
+//! `hyp`, a small EL2 hypervisor for one VM with the whole machine, or for several VMs that share its
+//! CPUs.
 //!
 //! The boot loader enters `hyp` like a Linux kernel, with the machine's device tree. `hyp` moves to
-//! the top of RAM and starts the guest's kernel, a boot module, at EL1. The guest has all devices
-//! of the machine, and all its memory but the hypervisor's own. Only the interrupt controller is
-//! emulated: its frames, and every interrupt that the guest takes, are [`vgic`]'s. Each vCPU runs
-//! on a CPU of its own.
+//! the top of RAM and starts the guests' kernels, boot modules, at EL1. A guest with the whole
+//! machine has all devices of the machine, and all its memory but the hypervisor's own. Only the
+//! interrupt controller is emulated: its frames, and every interrupt that a guest takes, are
+//! [`vgic`]'s.
 //!
 //! From the bottom up:
 //! * [`memory`]: the hypervisor's memory, translation tables of both stages, the heap.
-//! * [`machine`]: the machine's device tree, and the guest's copy.
-//! * [`cpu`]: per-CPU data and the EL2 control registers.
+//! * [`machine`]: the machine's device tree.
 //! * [`gic`]: the physical interrupt controller.
 //! * [`smmu`]: confines the DMA of devices.
 //! * [`pci`]: PCI functions, and the configuration space as a VM sees it.
-//! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`vcpu`]: a vCPU: its registers, power and interrupts.
-//! * [`vm`]: a virtual machine: image, device tree, interrupt controller, PSCI, final report.
-//! * [`vms`]: several VMs without devices, if the boot loader passes more than one kernel.
+//! * [`vm`]: a VM: memory, interrupt controller, console, PSCI, start, reset and death.
+//! * [`schedule`]: which CPU runs which vCPU.
+//! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`mod@report`]: the counters at the end of the run.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
 //!
 //! If the machine has an SMMU, it is the hypervisor's, and the devices behind it reach only the
-//! guest's memory and the ITS. Other devices write memory without asking the hypervisor: the guest
-//! is trusted not to point them at the hypervisor's memory.
+//! guest's memory and the ITS. Other devices write memory without asking the hypervisor: a guest
+//! with the whole machine is trusted not to point them at the hypervisor's memory.
 #![no_std]
 #![no_main]
 
@@ -40,8 +41,9 @@ mod memory;
 mod panic;
 #[expect(dead_code, reason = "for VMs with devices of their own")]
 mod pci;
+mod report;
+mod schedule;
 mod smmu;
 mod start;
 mod vcpu;
 mod vm;
-mod vms;

@@ -1,34 +1,48 @@
-//! Creates the guest or the VMs, and starts the CPUs.
+//! Creates the VMs, and starts the CPUs.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the guest's memory and `TPIDR_EL2`.
+// UNSAFETY: takes the guests' memory and `TPIDR_EL2`.
 
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
 
+use vgic::Cpu;
 use vgic::config::GITS_TRANSLATER;
 use vgic::cpu_interface::ich::Ich;
+use vgic::intid::CpuId;
 
 use crate::boot::secondary;
-use crate::cpu::control;
 use crate::cpu::percpu::{self, PerCpu, affinity};
-use crate::gic::Gic;
+use crate::cpu::this_cpu::ThisCpu;
+use crate::cpu::{control, hyp_timer};
+use crate::gic::{self, Gic};
 use crate::machine::Machine;
-use crate::memory::cache;
 use crate::memory::dma::{DmaTables, Placed};
+use crate::memory::layout::BLOCK;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::{FIRST_VMID, Stage2};
+use crate::memory::{cache, heap};
 use crate::println;
+use crate::schedule;
 use crate::smmu::{self, Smmu};
-use crate::vcpu::power;
-use crate::vm::passthrough_host::PassthroughHost;
+use crate::vcpu::interrupts;
+use crate::vm::image::Load;
+use crate::vm::memory::GuestMemory;
+use crate::vm::options::{self, Options};
+use crate::vm::tree::part as part_tree;
 use crate::vm::tree::{edit, idle_states, second_its};
-use crate::vm::{guest, image};
-use crate::vms::{self, schedule};
+use crate::vm::{self, Boot, Description, Share, Vm, controller, image, lifetime};
+
+/// Guest-physical address of the RAM of a VM with a part of the machine.
+const RAM: usize = 0x4000_0000;
+
+/// Weight of a VM that is as much worth as another, in its options.
+const NORMAL_WEIGHT: u32 = 100;
 
 /// Bytes of the stack for reporting faults.
 const EMERGENCY_STACK_SIZE: usize = 16 << 10;
@@ -40,7 +54,7 @@ pub(crate) struct BootModules {
     /// Kernels in order of address: the guest's, or one for each VM. Without any, the guest starts
     /// with the firmware in flash memory.
     pub(crate) kernels: Vec<Kernel>,
-    /// The guest's initial RAM disk.
+    /// Initial RAM disk of every guest that has none of its own.
     pub(crate) initrd: Option<Range<usize>>,
 }
 
@@ -48,8 +62,31 @@ pub(crate) struct BootModules {
 pub(crate) struct Kernel {
     /// The kernel's image.
     pub(crate) image: Range<usize>,
-    /// The kernel's command line.
+    /// The kernel's command line, with the hypervisor's options for the VM.
     pub(crate) arguments: String,
+    /// The guest's own initial RAM disk.
+    pub(crate) ram_disk: Option<Range<usize>>,
+}
+
+impl BootModules {
+    /// Returns true if each kernel is for a VM with a part of the machine: there are several, or its
+    /// command line has options.
+    fn are_for_parts(&self) -> bool {
+        match &self.kernels[..] {
+            [] => false,
+            [kernel] => options::are_in(&kernel.arguments),
+            _ => true,
+        }
+    }
+
+    /// Returns everything that the boot loader has loaded for VMs with a part of the machine.
+    fn ranges(&self) -> impl Iterator<Item = &Range<usize>> {
+        let kernels = self.kernels.iter();
+        let ranges = kernels.flat_map(|kernel| [Some(&kernel.image), kernel.ram_disk.as_ref()]);
+        ranges
+            .chain([Some(&self.tree), self.initrd.as_ref()])
+            .flatten()
+    }
 }
 
 /// Creates the per-CPU data and maps the stacks.
@@ -65,7 +102,8 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
 }
 
 /// Continues from [`crate::boot`], at the final place and under the final tables, and never
-/// returns. Creates the VMs if the boot loader passed more than one kernel, otherwise the guest.
+/// returns. Creates a VM for each kernel that the boot loader passed. A single one gets the whole
+/// machine.
 pub(crate) fn run(
     machine: Machine,
     modules: BootModules,
@@ -74,7 +112,6 @@ pub(crate) fn run(
     cpus: Vec<PerCpu>,
 ) -> ! {
     let cpus = percpu::init(cpus);
-
     let this = affinity(MPIDR_EL1.get());
     let boot_cpu = (cpus.iter().find(|cpu| cpu.affinity == this))
         .expect("the device tree describes the CPU that booted");
@@ -88,33 +125,35 @@ pub(crate) fn run(
 
     // SAFETY: the device tree describes the GIC, the final tables map its frames, and only the
     // hypervisor drives them.
-    let gic = unsafe { Gic::start(&machine.gic, &machine.cpus) };
+    gic::init(unsafe { Gic::start(&machine.gic, &machine.cpus) });
     if let Some(frame) = &machine.smmu {
         // SAFETY: the device tree describes the SMMU, the final tables map its registers, and only
         // the hypervisor drives it.
         unsafe { smmu::start(frame) };
     }
-    if modules.kernels.len() > 1 {
-        vms::init(&machine, gic, &modules, memory);
+    schedule::init(cpus.len());
+    let vms = if modules.are_for_parts() {
+        parts(&modules, memory)
     } else {
-        make_guest(machine, gic, &modules, home, memory, boot_cpu);
-    }
+        alloc::vec![whole_machine(machine, &modules, home, memory)]
+    };
+    vm::init(vms);
 
     bring_up_cpu(boot_cpu);
     secondary::start_all(cpus, boot_cpu);
-    run_vcpus(boot_cpu)
+    heap::note_start();
+    vm::all().iter().for_each(|vm| lifetime::start(vm));
+    schedule::run(ThisCpu::get())
 }
 
-/// Creates the guest, which has the whole machine, with its first vCPU on `boot_cpu`. The guest
-/// starts with its kernel, or with the firmware in flash memory.
-fn make_guest(
+/// Returns the VM with the whole machine. Its guest starts with its kernel, or with the firmware in
+/// flash memory.
+fn whole_machine(
     mut machine: Machine,
-    gic: Gic,
     modules: &BootModules,
     home: Range<usize>,
     memory: Pages,
-    boot_cpu: &PerCpu,
-) {
+) -> &'static Vm {
     // SAFETY: the boot loader's tree lies in the guest's memory, and `boot`, its last reader, is
     // done.
     let tree = unsafe {
@@ -150,7 +189,7 @@ fn make_guest(
     };
     println!("hyp: guest at {entry:#x}, its device tree at {tree_address:#x}");
 
-    let mut devices = machine.devices;
+    let mut devices = machine.devices.clone();
     memory.iter().for_each(|range| devices.remove(range));
     devices.remove(&home);
     // Accesses to the interrupt controller's frames trap: the frames are not mapped. The SMMU is
@@ -162,12 +201,23 @@ fn make_guest(
         executable.add(bank);
         devices.remove(bank);
     }
-    let stage2 = Stage2::identity(&executable, &devices);
 
-    let machine = Machine { devices, ..machine };
-    guest::init(&machine, stage2, PassthroughHost::new(gic, memory));
-    let was_off = (boot_cpu.power).power_on(entry as u64, tree_address as u64);
-    assert!(was_off, "the boot CPU's vCPU is off");
+    let has_its = !gic::get().its.is_empty();
+    let description = Description {
+        name: String::from("vm0"),
+        share: Share::Machine,
+        stage2: Stage2::identity(&executable, &devices),
+        // SAFETY: all memory but the hypervisor's home is the guest's from now on.
+        memory: unsafe { GuestMemory::identity(&memory) },
+        boot: Boot::Once {
+            entry: entry as u64,
+            argument: tree_address as u64,
+        },
+        is_daemon: false,
+        config: controller::of_machine(&machine, has_its),
+        weight: scheduler::NORMAL_WEIGHT,
+    };
+    Vm::new(0, description)
 }
 
 /// Returns the tables of all devices of the machine: the guest's `memory`, and the ITSes, by
@@ -179,21 +229,113 @@ fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables>
     Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
 }
 
-/// Prepares the calling CPU, whose data is `cpu`, to run vCPUs.
-pub(crate) fn bring_up_cpu(cpu: &PerCpu) {
-    control::configure();
-    // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
-    let interface = unsafe { Ich::new() };
-    match vms::get() {
-        Some(vms) => vms.bring_up_cpu(cpu, interface),
-        None => guest::get().bring_up_cpu(cpu, interface),
+/// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is refused
+/// by a line on the console.
+fn parts(modules: &BootModules, memory: Pages) -> Vec<&'static Vm> {
+    let mut free = memory;
+    modules.ranges().for_each(|range| free.remove(range));
+
+    let mut vms = Vec::new();
+    for (place, kernel) in modules.kernels.iter().enumerate() {
+        match part(vms.len(), kernel, modules, &mut free) {
+            Ok(vm) => vms.push(vm),
+            Err(reason) => println!("hyp: kernel {place}, \"{}\": {reason}", kernel.arguments),
+        }
     }
+    vms
 }
 
-/// Runs vCPUs on the calling CPU for ever. `cpu` is its data, and [`bring_up_cpu`] has been called.
-pub(crate) fn run_vcpus(cpu: &'static PerCpu) -> ! {
-    match vms::get() {
-        Some(vms) => schedule::run(cpu, vms),
-        None => power::wait_for_power_on(),
+/// Returns a VM with a part of the machine, and RAM from `free`.
+///
+/// # Errors
+/// Why the VM cannot be.
+fn part(
+    index: usize,
+    kernel: &Kernel,
+    modules: &BootModules,
+    free: &mut Pages,
+) -> Result<&'static Vm, String> {
+    if index == vm::MAX_VMS {
+        return Err(format!("there are {index} VMs already"));
     }
+    let options = Options::parse(&kernel.arguments).map_err(|error| error.to_string())?;
+    let ram = take_ram(free, (options.memory as usize) << 20).ok_or_else(|| {
+        format!(
+            "there are not {} MiB of RAM left in one piece",
+            options.memory
+        )
+    })?;
+    let vcpus = options
+        .vcpus
+        .map_or(percpu::all().len(), |count| count as usize);
+    let config = controller::of_part(vcpus);
+    config.validate().map_err(|error| error.to_string())?;
+    let name = options.name.unwrap_or_else(|| format!("vm{index}"));
+
+    let initrd = kernel.ram_disk.as_ref().or(modules.initrd.as_ref());
+    let visible = RAM..RAM + ram.len();
+    // SAFETY: the RAM has been taken from the free memory, in which no module lies.
+    let load = unsafe {
+        cache::fill_with_zeros(&ram);
+        Load::plan(&ram, RAM, &kernel.image, initrd, |initrd| {
+            part_tree::build(&config, &visible, initrd, &options.arguments)
+        })?
+    };
+
+    println!(
+        "hyp: {name} has {} MiB at {:#x}, {vcpus} vCPUs: {}",
+        options.memory, ram.start, options.arguments
+    );
+    let description = Description {
+        name,
+        share: Share::Part,
+        stage2: Stage2::for_vm(index, &ram, RAM),
+        // SAFETY: the RAM has been taken from the free memory.
+        memory: unsafe { GuestMemory::at(RAM, &ram) },
+        is_daemon: options.is_daemon,
+        boot: Boot::Modules(load),
+        config,
+        weight: options.weight * scheduler::NORMAL_WEIGHT / NORMAL_WEIGHT,
+    };
+    Ok(Vm::new(index, description))
+}
+
+/// Removes `size` bytes of RAM in one piece from the free memory, and returns them.
+fn take_ram(free: &mut Pages, size: usize) -> Option<Range<usize>> {
+    let pieces = free.iter().map(|piece| {
+        let end = piece.end / BLOCK * BLOCK;
+        let start = end.saturating_sub(size) / BLOCK * BLOCK;
+        start.max(piece.start.next_multiple_of(BLOCK))..end
+    });
+    let ram = pieces.filter(|piece| piece.len() >= size).last()?;
+    free.remove(&ram);
+    Some(ram)
+}
+
+/// Prepares the calling CPU, whose data is `cpu`, to run vCPUs. The VMs are known.
+pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
+    control::configure();
+    let has_parts = vm::of_machine().is_none();
+    if has_parts {
+        control::configure_for_parts();
+    }
+
+    // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
+    let interface = unsafe { Ich::new() };
+    let local = (vm::domain().register(CpuId(cpu.index as u16)))
+        .unwrap_or_else(|error| panic!("CPU {}: {error}", cpu.index));
+    let gic = gic::get();
+    gic.start_cpu(cpu.index);
+    hyp_timer::stop();
+    let redistributor = gic.redistributor(cpu.index);
+    redistributor.enable(hyp_timer::PPI, true);
+    if has_parts {
+        (interrupts::TIMERS.iter()).for_each(|&timer| redistributor.enable(timer, true));
+    }
+    ThisCpu::equip(
+        cpu,
+        Cpu::new(local, interface),
+        schedule::on(cpu.index),
+        gic,
+    );
 }

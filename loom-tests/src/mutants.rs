@@ -1,4 +1,4 @@
-//! Selection of a deliberate fault of the library, and the list of all faults.
+//! Selection of a deliberate fault of the code under test, and the list of all faults.
 
 use vgic::internals::{self, MUTANTS};
 
@@ -10,11 +10,14 @@ pub(crate) fn select() {
     let Ok(name) = std::env::var(VARIABLE) else {
         return;
     };
-    let Some(fault) = MUTANTS.iter().find(|fault| fault.name == name) else {
+    if let Some(fault) = MUTANTS.iter().find(|fault| fault.name == name) {
+        internals::select(fault.mutant);
+    } else if let Some(fault) = scheduler::MUTANTS.iter().find(|fault| fault.name == name) {
+        scheduler::select(fault.mutant);
+    } else {
         eprintln!("{VARIABLE}: there is no {name}");
         std::process::exit(2);
-    };
-    internals::select(fault.mutant);
+    }
 }
 
 /// Prints all faults, a line each, for the runner.
@@ -28,5 +31,9 @@ pub fn list() {
             fault.record,
             fault.what.trim()
         );
+    }
+    for fault in scheduler::MUTANTS {
+        let (name, test, what) = (fault.name, fault.test, fault.what.trim());
+        println!("mutant: {name}|scheduler|{test}||{what}");
     }
 }

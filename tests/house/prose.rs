@@ -7,11 +7,13 @@ use crate::comments::{blocks, documented, first_word, safety, sentences};
 use crate::source::{Kind, Line, Source, project, tree};
 
 /// Folders whose files keep the rules.
-const FOLDERS: [&str; 21] = [
+const FOLDERS: [&str; 23] = [
     "examples",
     "fuzz/fuzz_targets",
     "fuzz/src",
     "hyp/guests",
+    "hyp/scheduler/src",
+    "hyp/scheduler/tests",
     "hyp/src",
     "loom-tests/soak/src",
     "loom-tests/src",

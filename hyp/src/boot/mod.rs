@@ -55,8 +55,9 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     let initrd = tree::initrd(&fdt);
     let old = image..image + layout::image_size();
     let used = [tree.clone(), old.clone()].into_iter();
-    let kernels = tree::kernels(&fdt).map(|(_, range)| range);
-    let home = choose_home(&fdt, used.chain(kernels).chain(initrd.clone()));
+    let images = tree::kernels(&fdt).map(|(_, range)| range);
+    let loaded = images.chain(tree::ram_disks(&fdt)).chain(initrd.clone());
+    let home = choose_home(&fdt, used.chain(loaded));
     layout::set_home(home.start);
 
     let heap = IMAGE_BASE + layout::heap_offset()..IMAGE_BASE + home.len();
@@ -64,15 +65,9 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     // SAFETY: the range has just been mapped, and only the hypervisor uses its home.
     unsafe { heap::start(heap.start, heap.len()) };
 
-    let kernels = tree::kernels(&fdt).map(|(module, image)| Kernel {
-        image,
-        arguments: tree::arguments(&module).into(),
-    });
-    let mut kernels: Vec<Kernel> = kernels.collect();
-    kernels.sort_by_key(|kernel| kernel.image.start);
     let modules = BootModules {
         tree,
-        kernels,
+        kernels: kernels(&fdt),
         initrd,
     };
 
@@ -94,6 +89,28 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     cache::clean_and_invalidate(&old);
 
     start::run(machine, modules, home, guest_memory, cpus)
+}
+
+/// Returns the guests' kernels, in order of address. An initial RAM disk among the modules is of the
+/// kernel before it.
+fn kernels(fdt: &Fdt<'_>) -> Vec<Kernel> {
+    let kernels = tree::kernels(fdt).map(|(module, image)| Kernel {
+        image,
+        arguments: tree::arguments(&module).into(),
+        ram_disk: None,
+    });
+    let mut kernels: Vec<Kernel> = kernels.collect();
+    kernels.sort_by_key(|kernel| kernel.image.start);
+    for ram_disk in tree::ram_disks(fdt) {
+        let after = kernels.partition_point(|kernel| kernel.image.start < ram_disk.start);
+        if let Some(kernel) = after
+            .checked_sub(1)
+            .and_then(|place| kernels.get_mut(place))
+        {
+            kernel.ram_disk = Some(ram_disk);
+        }
+    }
+    kernels
 }
 
 /// Returns the devices that the hypervisor itself drives.

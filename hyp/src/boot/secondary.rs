@@ -7,8 +7,9 @@ use smccc::{Smc, psci};
 
 use super::head;
 use crate::cpu::percpu::PerCpu;
+use crate::cpu::this_cpu::ThisCpu;
 use crate::memory::{cache, layout};
-use crate::start;
+use crate::{schedule, start};
 
 /// Number of CPUs that have arrived in Rust.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
@@ -44,5 +45,5 @@ pub(super) extern "C" fn secondary(cpu: &'static PerCpu) -> ! {
     // Release: pairs with the Acquire in `start_all`.
     ARRIVED.fetch_add(1, Ordering::Release);
     asm::sev();
-    start::run_vcpus(cpu)
+    schedule::run(ThisCpu::get())
 }

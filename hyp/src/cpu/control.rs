@@ -5,7 +5,7 @@
 //! an extension's EL2 controls can allow. Only what the hypervisor must see traps.
 //!
 //! VMs share the CPUs. A VM has the registers that are switched between VMs; all others trap
-//! ([`configure_for_vms`]).
+//! ([`configure_for_parts`]).
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
@@ -44,7 +44,7 @@ pub(crate) fn configure() {
 
 /// Configures the calling CPU, after [`configure`], for VMs: registers outside their
 /// [`Context`](crate::vcpu::context::Context) trap.
-pub(crate) fn configure_for_vms() {
+pub(crate) fn configure_for_parts() {
     // Besides what always traps: system errors, the auxiliary control registers, implementation
     // defined registers, and cache maintenance by set and way. Pointer authentication keys,
     // allocation tags and the registers of CSV2 are not let through.
@@ -63,15 +63,12 @@ pub(crate) fn configure_for_vms() {
             + HCR_EL2::TSW.val(1),
     );
 
-    // VMs have the virtual counter and timer only.
-    CNTHCTL_EL2.set(0);
     /// Bits that are RES1 unless an extension exists whose accesses they trap, SVE and SME among
     /// them.
     const RES1: u64 = 0x33ff;
-    const FLOATING_POINT: u64 = 1 << 10;
     const TRACE: u64 = 1 << 20;
     const ACTIVITY_MONITORS: u64 = 1 << 30;
-    CPTR_EL2.set(RES1 | FLOATING_POINT | TRACE | ACTIVITY_MONITORS);
+    CPTR_EL2.set(RES1 | TRACE | ACTIVITY_MONITORS);
 
     MDCR_EL2.modify(
         MDCR_EL2::TDRA.val(1)

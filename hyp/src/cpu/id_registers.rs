@@ -24,9 +24,6 @@ type Register = (u8, u8);
 const PFR0_AARCH32: Register = (1, 0);
 const PFR1_AARCH32: Register = (1, 1);
 const DFR0_AARCH32: Register = (1, 2);
-const MVFR0: Register = (3, 0);
-const MVFR1: Register = (3, 1);
-const MVFR2: Register = (3, 2);
 const PFR2_AARCH32: Register = (3, 4);
 const PFR0: Register = (4, 0);
 const PFR1: Register = (4, 1);
@@ -47,20 +44,12 @@ const MMFR2: Register = (7, 2);
 const MMFR3: Register = (7, 3);
 const MMFR4: Register = (7, 4);
 
-/// Rule for a field of four bits.
-#[derive(Clone, Copy)]
-enum Show {
-    /// The CPU's value, but at most this. Zero hides the feature.
-    AtMost(u64),
-    /// This value.
-    Exactly(u64),
-}
+/// Rule for one field of four bits: the register, the field's lowest bit, and the largest value that
+/// a guest reads. Zero hides the feature.
+type Rule = (Register, u32, u64);
 
-/// Value of a field whose feature is absent.
-const ABSENT: Show = Show::AtMost(0);
-
-/// Rule for one field: the register, the field's lowest bit, and its value.
-type Rule = (Register, u32, Show);
+/// Largest value of a field whose feature is hidden.
+const ABSENT: u64 = 0;
 
 /// Registers of extensions whose EL2 controls the hypervisor does not set. They read as zero.
 const LATER: [Register; 5] = [PFR2, FPFR0, DFR1, DFR2, MMFR4];
@@ -68,25 +57,25 @@ const LATER: [Register; 5] = [PFR2, FPFR0, DFR1, DFR2, MMFR4];
 /// Rules for every guest.
 const EVERY_GUEST: [Rule; 24] = [
     // EL2 is the hypervisor's, and so is what only software at EL2 can use.
-    (PFR0, 8, ABSENT),            // EL2
-    (PFR0, 36, ABSENT),           // SEL2
-    (PFR1_AARCH32, 12, ABSENT),   // Virtualization
-    (PFR1_AARCH32, 24, ABSENT),   // Virt_frac
-    (MMFR0, 56, ABSENT),          // FGT
-    (MMFR0, 60, Show::AtMost(1)), // ECV: the offset of the physical counter
-    (MMFR1, 4, ABSENT),           // VMIDBits
-    (MMFR1, 8, ABSENT),           // VH
-    (MMFR1, 28, ABSENT),          // XNX
-    (MMFR1, 32, ABSENT),          // TWED
-    (MMFR1, 40, ABSENT),          // HCX
-    (MMFR2, 24, ABSENT),          // NV
-    (MMFR2, 40, ABSENT),          // FWB
-    (MMFR2, 56, ABSENT),          // EVT
-    (MMFR3, 12, ABSENT),          // S2PIE
-    (MMFR3, 20, ABSENT),          // S2POE
-    (MMFR3, 28, ABSENT),          // MEC
-    (MMFR3, 36, ABSENT),          // D128_2
-    (DFR0, 60, ABSENT),           // HPMN0
+    (PFR0, 8, ABSENT),          // EL2
+    (PFR0, 36, ABSENT),         // SEL2
+    (PFR1_AARCH32, 12, ABSENT), // Virtualization
+    (PFR1_AARCH32, 24, ABSENT), // Virt_frac
+    (MMFR0, 56, ABSENT),        // FGT
+    (MMFR0, 60, 1),             // ECV: the offset of the physical counter
+    (MMFR1, 4, ABSENT),         // VMIDBits
+    (MMFR1, 8, ABSENT),         // VH
+    (MMFR1, 28, ABSENT),        // XNX
+    (MMFR1, 32, ABSENT),        // TWED
+    (MMFR1, 40, ABSENT),        // HCX
+    (MMFR2, 24, ABSENT),        // NV
+    (MMFR2, 40, ABSENT),        // FWB
+    (MMFR2, 56, ABSENT),        // EVT
+    (MMFR3, 12, ABSENT),        // S2PIE
+    (MMFR3, 20, ABSENT),        // S2POE
+    (MMFR3, 28, ABSENT),        // MEC
+    (MMFR3, 36, ABSENT),        // D128_2
+    (DFR0, 60, ABSENT),         // HPMN0
     // RME: realms belong to EL3.
     (PFR0, 52, ABSENT),
     // MPAM and MPAM_frac: MPAM2_EL2 is left as it was found, and may trap.
@@ -100,23 +89,21 @@ const EVERY_GUEST: [Rule; 24] = [
 
 /// Rules for VMs, besides those for every guest. Their features have registers outside the
 /// [`Context`](crate::vcpu::context::Context), or trap.
-const VM: [Rule; 41] = [
-    // Floating point and vectors trap.
-    (PFR0, 16, Show::Exactly(0xf)), // FP
-    (PFR0, 20, Show::Exactly(0xf)), // AdvSIMD
-    (PFR0, 32, ABSENT),             // SVE
-    (PFR1, 24, ABSENT),             // SME
+const VM: [Rule; 39] = [
+    // Vectors longer than 128 bits.
+    (PFR0, 32, ABSENT), // SVE
+    (PFR1, 24, ABSENT), // SME
     // Registers of errors, activity monitors, and the software's context number.
-    (PFR0, 28, ABSENT),          // RAS
-    (PFR0, 44, ABSENT),          // AMU
-    (PFR0, 56, Show::AtMost(1)), // CSV2
-    (PFR0_AARCH32, 28, ABSENT),  // RAS
-    (PFR0_AARCH32, 20, ABSENT),  // AMU
-    (PFR1, 12, ABSENT),          // RAS_frac
-    (PFR1, 32, Show::AtMost(1)), // CSV2_frac
-    (PFR2_AARCH32, 8, ABSENT),   // RAS_frac
+    (PFR0, 28, ABSENT),         // RAS
+    (PFR0, 44, ABSENT),         // AMU
+    (PFR0, 56, 1),              // CSV2
+    (PFR0_AARCH32, 28, ABSENT), // RAS
+    (PFR0_AARCH32, 20, ABSENT), // AMU
+    (PFR1, 12, ABSENT),         // RAS_frac
+    (PFR1, 32, 1),              // CSV2_frac
+    (PFR2_AARCH32, 8, ABSENT),  // RAS_frac
     // MTE: allocation tags. Its instructions work, as on memory without tags.
-    (PFR1, 8, Show::AtMost(1)),
+    (PFR1, 8, 1),
     // GCS, THE, DF2, PFAR: registers.
     (PFR1, 44, ABSENT),
     (PFR1, 48, ABSENT),
@@ -153,9 +140,9 @@ const VM: [Rule; 41] = [
     (MMFR1, 16, ABSENT),
 ];
 
-/// Registers that VMs read as zero, besides [`LATER`]: floating point and vectors, and translation
-/// controls that are not switched.
-const VM_ZERO: [Register; 7] = [MVFR0, MVFR1, MVFR2, ZFR0, SMFR0, ISAR3, MMFR3];
+/// Registers that VMs read as zero, besides [`LATER`]: long vectors, and translation controls that are
+/// not switched.
+const VM_ZERO: [Register; 4] = [ZFR0, SMFR0, ISAR3, MMFR3];
 
 /// Returns the value that a guest reads from an identification register, if the syndrome of a
 /// trapped `MRS` names one.
@@ -183,12 +170,8 @@ fn guest_value(register: Register, cpu: u64, reader: Reader) -> u64 {
 
     let rules = EVERY_GUEST.iter().chain(VM.iter().filter(|_| vm));
     let mine = rules.filter(|(of, ..)| *of == register);
-    mine.fold(cpu, |value, &(_, shift, show)| {
-        let field = value >> shift & 0xf;
-        let shown = match show {
-            Show::AtMost(most) => field.min(most),
-            Show::Exactly(shown) => shown,
-        };
+    mine.fold(cpu, |value, &(_, shift, most)| {
+        let shown = (value >> shift & 0xf).min(most);
         value & !(0xf << shift) | shown << shift
     })
 }

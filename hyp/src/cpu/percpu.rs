@@ -1,20 +1,16 @@
-//! Data of one physical CPU.
+//! Data of one physical CPU, for all CPUs.
 #![expect(unsafe_code)]
-// UNSAFETY: `TPIDR_EL2` holds a reference, and each CPU's `vgic::Cpu` is used by that CPU only.
+// UNSAFETY: `TPIDR_EL2` holds a reference, and each CPU's own data is used by that CPU only.
 
 use alloc::vec::Vec;
 use core::cell::OnceCell;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
 use spin::Once;
-use vgic::Cpu;
-use vgic::cpu_interface::ich::Ich;
-use vgic::intid::VcpuId;
-use vgic::trace::Counter;
 
-use super::el2_time::El2Time;
-use crate::vcpu::interrupts;
-use crate::vcpu::power::Power;
+use super::rendezvous::Answers;
+use super::this_cpu::ThisCpu;
 
 /// Offsets of fields that assembly reads.
 pub(crate) mod offsets {
@@ -24,77 +20,16 @@ pub(crate) mod offsets {
     pub(crate) const EMERGENCY_TOP: usize = 8;
 }
 
-/// Reason for an exit from the guest, or for a wake-up while the vCPU is blocked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub(crate) enum ExitReason {
-    /// `HVC` or `SMC`.
-    Hypercall,
-    /// Access to a frame of the interrupt controller.
-    Mmio,
-    /// Access to a system register of the interrupt controller.
-    SystemRegister,
-    /// `WFI`.
-    Wfi,
-    /// SGI of another CPU ([`crate::gic::KICK_SGI`]).
-    Kick,
-    /// Maintenance interrupt: the list registers need attention.
-    Maintenance,
-    /// Physical PPI.
-    Ppi,
-    /// Physical SPI.
-    Spi,
-    /// Physical LPI.
-    Lpi,
-    /// Any other reason.
-    Other,
-}
-
-impl ExitReason {
-    /// Every reason, in the order of the report.
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Hypercall,
-        Self::Mmio,
-        Self::SystemRegister,
-        Self::Wfi,
-        Self::Kick,
-        Self::Maintenance,
-        Self::Ppi,
-        Self::Spi,
-        Self::Lpi,
-        Self::Other,
-    ];
-
-    /// Returns the reason's name in reports.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Hypercall => "hypercall",
-            Self::Mmio => "mmio",
-            Self::SystemRegister => "sysreg",
-            Self::Wfi => "wfi",
-            Self::Kick => "kick",
-            Self::Maintenance => "maintenance",
-            Self::Ppi => "ppi",
-            Self::Spi => "spi",
-            Self::Lpi => "lpi",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// The calling CPU, pinned.
-pub(crate) type PinnedCpu<'c> = vgic::PinnedCpu<'c, Ich>;
-
 /// Data that only its own CPU may touch.
-struct CpuLocal(OnceCell<Cpu<Ich>>);
+struct Own(OnceCell<ThisCpu>);
 
-// SAFETY: `PerCpu::set_vgic_cpu` and `PerCpu::vgic_cpu` are called with the calling CPU's own
-// `PerCpu` only, which `PerCpu::current` returns.
-unsafe impl Sync for CpuLocal {}
+// SAFETY: `PerCpu::equip` and `PerCpu::this`, which reach the data, are called with the calling
+// CPU's own `PerCpu` only.
+unsafe impl Sync for Own {}
 // SAFETY: the cell is empty while it moves, on the boot CPU. Its own CPU fills it later.
-unsafe impl Send for CpuLocal {}
+unsafe impl Send for Own {}
 
-/// One physical CPU, and the guest's vCPU that runs on it.
+/// One physical CPU.
 ///
 /// # Invariants
 /// `TPIDR_EL2` of a CPU is 0 before the CPU is set up. From then on it is the address of the CPU's
@@ -105,18 +40,14 @@ pub(crate) struct PerCpu {
     pub(crate) stack_top: usize,
     /// Top of the stack for reporting a fault of the hypervisor.
     pub(crate) emergency_top: usize,
-    /// Index among the CPUs, and among the vCPUs, in the order of the device tree.
+    /// Index among the CPUs, in the order of the device tree.
     pub(crate) index: usize,
-    /// The guest's vCPU on this CPU.
-    pub(crate) vcpu: VcpuId,
     /// Affinity fields of `MPIDR_EL1`.
     pub(crate) affinity: u64,
-    /// Power state of the vCPU.
-    pub(crate) power: Power,
-    /// Longest time at EL2 of one exit.
-    pub(crate) el2_time: El2Time,
-    vgic_cpu: CpuLocal,
-    exits: [Counter; ExitReason::ALL.len()],
+    /// Answers to rendezvous.
+    pub(crate) answers: Answers,
+    is_up: AtomicBool,
+    own: Own,
 }
 
 static ALL: Once<Vec<PerCpu>> = Once::new();
@@ -135,13 +66,6 @@ pub(crate) fn all() -> &'static [PerCpu] {
     ALL.get().map_or(&[], Vec::as_slice)
 }
 
-/// Returns the CPU with this affinity.
-pub(crate) fn find(affinity: u64) -> Option<&'static PerCpu> {
-    // Device trees usually number the CPUs in order, and then the first guess is right.
-    let guess = (all().get(affinity as usize)).filter(|cpu| cpu.affinity == affinity);
-    guess.or_else(|| all().iter().find(|cpu| cpu.affinity == affinity))
-}
-
 impl PerCpu {
     /// Returns the data of a CPU that has not been brought up. `stack_top` and `emergency_top` are
     /// the tops of its two stacks.
@@ -150,12 +74,10 @@ impl PerCpu {
             stack_top,
             emergency_top,
             index,
-            vcpu: interrupts::vcpu_of(index),
             affinity,
-            power: Power::new(),
-            el2_time: El2Time::default(),
-            vgic_cpu: CpuLocal(OnceCell::new()),
-            exits: Default::default(),
+            answers: Answers::default(),
+            is_up: AtomicBool::new(false),
+            own: Own(OnceCell::new()),
         }
     }
 
@@ -176,35 +98,29 @@ impl PerCpu {
         unsafe { &*address }
     }
 
-    /// Stores `cpu`, the library's part of the calling CPU, whose data `self` is.
+    /// Stores the calling CPU's own data; the CPU's data is `self`. From now on the CPU answers
+    /// rendezvous.
     ///
     /// # Panics
     /// If called twice.
-    pub(crate) fn set_vgic_cpu(&self, cpu: Cpu<Ich>) {
-        assert!(self.vgic_cpu.0.set(cpu).is_ok(), "a CPU is brought up once");
+    pub(super) fn equip(&self, own: ThisCpu) {
+        assert!(self.own.0.set(own).is_ok(), "a CPU is brought up once");
+        // Relaxed: a rendezvous that does not see the CPU came before the CPU had a vCPU.
+        self.is_up.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the library's part of the calling CPU, whose data `self` is.
+    /// Returns true if the CPU has been brought up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Returns the calling CPU's own data; the CPU's data is `self`.
     ///
     /// # Panics
-    /// Before [`PerCpu::set_vgic_cpu`].
+    /// Before [`PerCpu::equip`].
     #[inline]
-    pub(crate) fn vgic_cpu(&self) -> &Cpu<Ich> {
-        self.vgic_cpu
-            .0
-            .get()
-            .expect("a CPU is brought up before it runs a guest")
-    }
-
-    /// Counts an exit of the calling CPU, whose data `self` is.
-    #[inline]
-    pub(crate) fn count(&self, reason: ExitReason) {
-        self.exits[reason as usize].add(1);
-    }
-
-    /// Returns the number of exits for `reason` so far.
-    pub(crate) fn exits(&self, reason: ExitReason) -> u64 {
-        self.exits[reason as usize].get()
+    pub(super) fn this(&self) -> &ThisCpu {
+        (self.own.0.get()).expect("a CPU is brought up before it runs a guest")
     }
 }
 

@@ -4,17 +4,17 @@
 //! exit is handled. Then the vGIC prepares the list registers for entry. All three share a pin,
 //! which enters the epoch only if something has to be looked up.
 #![expect(unsafe_code)]
-// UNSAFETY: assumes, without a check, that the guest has been created.
+// UNSAFETY: assumes, without a check, that the CPU runs a vCPU.
 
 use vgic::Blocked;
 
 use super::frame::Frame;
 use super::sync;
 use super::vectors::resume;
-use crate::cpu::percpu::{ExitReason, PerCpu, PinnedCpu};
-use crate::vcpu::{deferred, interrupts, power};
-use crate::vm::guest;
-use crate::vm::shutdown::{self, SystemEvent};
+use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
+use crate::schedule::{self, Leave};
+use crate::vcpu::{ExitReason, deferred, interrupts};
+use crate::vm::lifetime::End;
 
 /// Action after a trap.
 #[must_use]
@@ -24,115 +24,112 @@ pub(crate) enum TrapOutcome {
     Resume,
     /// The vCPU waits for an interrupt.
     Block,
-    /// The vCPU loses its state, and waits for an interrupt. It resumes at `entry`, or after the
-    /// call with its state, as PSCI allows.
-    Suspend {
-        /// Entry point.
-        entry: u64,
-        /// Value of `x0`.
-        context: u64,
-    },
-    /// The vCPU powers itself off.
-    PowerOff,
-    /// The guest's machine goes down.
-    System(SystemEvent),
+    /// The vCPU loses its state, and waits for an interrupt. It resumes at an entry point that it
+    /// has noted ([`Power::set_start`](crate::vcpu::power::Power::set_start)).
+    Suspend,
+    /// The CPU gives the vCPU up.
+    Leave(Leave),
 }
 
 /// Handles a synchronous exit. Entered by the vectors, with the guest's registers at the top of the
 /// stack.
 pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
-    handle_exit(
-        |guest, cpu, pin| match sync::handle_trap(guest, cpu, pin, frame) {
+    handle_exit(frame, |cpu, loaded, pin, frame| {
+        match sync::handle_trap(loaded, pin, frame) {
+            TrapOutcome::Resume => Handled::Trap,
             TrapOutcome::Block => {
-                block(cpu, pin);
-                HandledExit::Interrupts
+                loaded.vcpu.count(ExitReason::Wfi);
+                block(cpu, loaded, pin)
             }
-            TrapOutcome::Resume => HandledExit::Trap,
-            TrapOutcome::Suspend { entry, context } => {
-                cpu.power.set_start(entry, context);
-                HandledExit::NeverResumes(power::cpu_suspend)
-            }
-            TrapOutcome::PowerOff => HandledExit::NeverResumes(power::cpu_off),
-            TrapOutcome::System(SystemEvent::Off) => {
-                HandledExit::NeverResumes(|| shutdown::shut_down(SystemEvent::Off))
-            }
-            TrapOutcome::System(SystemEvent::Reset) => {
-                HandledExit::NeverResumes(|| shutdown::shut_down(SystemEvent::Reset))
-            }
-        },
-    );
+            TrapOutcome::Suspend => match block(cpu, loaded, pin) {
+                Handled::Interrupts => Handled::Leave(Leave::Resumed),
+                left => left,
+            },
+            TrapOutcome::Leave(leave) => Handled::Leave(leave),
+        }
+    });
     resume(frame)
 }
 
 /// Handles a physical interrupt. Entered by the vectors, with the guest's registers at the top of
 /// the stack.
 pub(super) extern "C" fn interrupt(frame: &mut Frame) -> ! {
-    handle_exit(|guest, cpu, pin| {
-        interrupts::handle_physical(guest, cpu, pin);
-        HandledExit::Interrupts
+    handle_exit(frame, |cpu, loaded, pin, _| {
+        interrupts::handle_physical(cpu, Some(loaded), pin);
+        Handled::Interrupts
+    });
+    resume(frame)
+}
+
+/// Handles a system error that was taken to EL2 while the guest ran: the VM is killed.
+pub(super) extern "C" fn system_error(frame: &mut Frame) -> ! {
+    handle_exit(frame, |_, loaded, _, frame| {
+        sync::report_system_error(loaded, frame);
+        Handled::Leave(Leave::End(End::Killed))
     });
     resume(frame)
 }
 
 /// Result of handling an exit's reason.
-enum HandledExit {
+enum Handled {
     /// A trap was handled.
     Trap,
-    /// Interrupts were taken, perhaps a kick: a CPU that shuts the machine down kicks every other
-    /// CPU.
+    /// Interrupts were taken, perhaps a kick that is about the scheduler.
     Interrupts,
-    /// The vCPU does not run any more. The function continues instead.
-    NeverResumes(fn() -> !),
+    /// The CPU gives the vCPU up.
+    Leave(Leave),
 }
 
-/// Takes the calling CPU's vCPU from an exit to the next entry. `handle_reason` handles the reason.
+/// Takes the vCPU of the calling CPU from an exit to the next entry. `handle_reason` handles the
+/// reason.
 #[inline(always)]
 fn handle_exit(
-    handle_reason: impl FnOnce(&guest::Guest, &PerCpu, &mut PinnedCpu<'_>) -> HandledExit,
+    frame: &mut Frame,
+    handle_reason: impl FnOnce(&ThisCpu, Loaded, &mut PinnedCpu<'_>, &mut Frame) -> Handled,
 ) {
-    let cpu = PerCpu::current();
+    let cpu = ThisCpu::get();
     // SAFETY: this CPU has just left the guest.
-    let guest = unsafe { guest::get_unchecked() };
-    let vgic = guest.vgic();
-    let local = cpu.vgic_cpu();
-    cpu.el2_time.begin();
+    let loaded = unsafe { cpu.loaded_unchecked() };
+    let Loaded { vcpu, vgic } = loaded;
+    vcpu.el2_time.begin();
 
-    let mut pin = local.pin();
-    vgic.exit(&pin, cpu.vcpu)
-        .expect("the vCPU has been in the guest here");
+    let mut pin = cpu.vgic_cpu.pin();
+    (vgic.exit(&pin, vcpu.id)).expect("the vCPU has been in the guest here");
 
-    let handled = match handle_reason(guest, cpu, &mut pin) {
-        HandledExit::Interrupts if shutdown::is_stopping() => {
-            HandledExit::NeverResumes(shutdown::stop_cpu)
-        }
-        handled => handled,
+    let leave = match handle_reason(cpu, loaded, &mut pin, frame) {
+        Handled::Trap => None,
+        Handled::Interrupts if schedule::wants_attention(cpu) => schedule::attend(cpu, loaded),
+        Handled::Interrupts => None,
+        Handled::Leave(leave) => Some(leave),
     };
-    if let HandledExit::NeverResumes(never_resume) = handled {
+    if let Some(leave) = leave {
         drop(pin);
-        never_resume();
+        schedule::leave(cpu, loaded, frame, leave);
     }
 
     if vgic.has_deferred() {
-        deferred::advance(vgic, &pin);
+        deferred::advance(cpu, vgic, &pin);
     }
-    vgic.enter(&pin, cpu.vcpu)
-        .expect("the vCPU is on, and lives here");
-    cpu.el2_time.end();
+    (vgic.enter(&pin, vcpu.id)).expect("the vCPU is on, and lives here");
+    vcpu.el2_time.end();
 }
 
-/// Sleeps until the vCPU has an interrupt to take, or the machine goes down.
-fn block(cpu: &PerCpu, pin: &mut PinnedCpu<'_>) {
-    let guest = guest::get();
-    let vgic = guest.vgic();
-    cpu.count(ExitReason::Wfi);
+/// Sleeps until the vCPU has an interrupt to take, or another vCPU can run.
+fn block(cpu: &ThisCpu, loaded: Loaded, pin: &mut PinnedCpu<'_>) -> Handled {
+    let Loaded { vcpu, vgic } = loaded;
     loop {
-        let blocked = vgic.block(pin, cpu.vcpu).expect("the vCPU lives here");
-        if blocked == Blocked::No || vgic.has_deferred() || shutdown::is_stopping() {
-            return;
+        vcpu.entity.begin_wait();
+        let blocked = vgic.block(pin, vcpu.id).expect("the vCPU lives here");
+        if blocked == Blocked::No || vgic.has_deferred() {
+            return Handled::Interrupts;
         }
-        cpu.el2_time.end();
+        if !schedule::begin_sleep(cpu, loaded) {
+            return Handled::Leave(Leave::Blocked);
+        }
+        vcpu.el2_time.end();
         pin.unpinned(interrupts::wait_for_interrupt);
-        cpu.el2_time.begin();
-        interrupts::handle_physical(guest, cpu, pin);
+        vcpu.el2_time.begin();
+        schedule::end_sleep(cpu, loaded);
+        interrupts::handle_physical(cpu, Some(loaded), pin);
     }
 }

@@ -18,11 +18,3 @@ pub(super) extern "C" fn fault(kind: usize, frame: &Frame, stack: usize) -> ! {
     };
     panic::report(format_args!("{kind} at EL2"), Some(&interrupted))
 }
-
-/// Panics for a system error that was taken to EL2 while the guest ran.
-pub(super) extern "C" fn system_error(frame: &mut Frame) -> ! {
-    panic!(
-        "system error, guest at pc {:#x}, {frame:#x?}",
-        ELR_EL2.get()
-    );
-}

@@ -1,9 +1,7 @@
 //! A guest's general registers while the hypervisor runs.
 
-/// `x0` to `x30`, as the vectors save them.
-///
-/// The guest with the whole machine keeps its other registers in the CPU: its vCPUs never leave
-/// their CPUs.
+/// `x0` to `x30`, as the vectors save them. The other registers stay in the CPU until it gives the
+/// vCPU up ([`Context`](crate::vcpu::context::Context)).
 #[repr(C, align(16))]
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
@@ -22,5 +20,11 @@ impl Frame {
             x: [0; 31],
             _pad: 0,
         }
+    }
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -7,7 +7,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use spin::Mutex;
 
 use super::message_limit::MessageLimit;
-use crate::cpu::el2_time;
+use crate::cpu::clock;
 use crate::println;
 
 /// Seconds of a window of [`MessageLimit`].
@@ -18,9 +18,7 @@ static LIMIT: Mutex<MessageLimit> = Mutex::new(MessageLimit::new());
 /// Prints a message about a guest's mistake, or counts it.
 #[cold]
 pub(super) fn print(message: fmt::Arguments<'_>) {
-    let admitted = LIMIT
-        .lock()
-        .admit(el2_time::now(), WINDOW * CNTFRQ_EL0.get());
+    let admitted = LIMIT.lock().admit(clock::now(), WINDOW * CNTFRQ_EL0.get());
     if let Some(left_out) = admitted {
         print_left_out(left_out);
         println!("{message}");

@@ -1,6 +1,7 @@
 //! Synchronous exits: actions of the guest that trap.
 
-use crate::cpu::percpu::PinnedCpu;
+use core::fmt;
+
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
 use vgic::mmio::{DataAbort, MmioOutcome};
 use vgic::sysreg::SysReg;
@@ -8,10 +9,11 @@ use vgic::sysreg::SysReg;
 use super::exit::TrapOutcome;
 use super::frame::Frame;
 use super::{inject, report};
-use crate::cpu::id_registers::{self, Reader};
-use crate::cpu::percpu::{ExitReason, PerCpu};
-use crate::vm::guest::Guest;
-use crate::vm::psci;
+use crate::cpu::id_registers;
+use crate::cpu::this_cpu::{Loaded, PinnedCpu};
+use crate::println;
+use crate::vcpu::ExitReason;
+use crate::vm::{Share, console, psci};
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
 /// more than the comparisons.
@@ -33,20 +35,16 @@ const INSTRUCTION: u64 = 4;
 pub(crate) const XZR: usize = 31;
 
 /// Handles the trap that `ESR_EL2` describes.
-pub(super) fn handle_trap(
-    guest: &Guest,
-    cpu: &PerCpu,
-    pin: &PinnedCpu<'_>,
-    frame: &mut Frame,
-) -> TrapOutcome {
+pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame) -> TrapOutcome {
+    let vcpu = loaded.vcpu;
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
         exception_class::DATA_ABORT => {
-            data_abort(guest, cpu, pin, frame, syndrome.get());
+            data_abort(loaded, pin, frame, syndrome.get());
             TrapOutcome::Resume
         }
         exception_class::SYSTEM_REGISTER => {
-            system_register(guest, cpu, pin, frame, SysRegTrap(syndrome.get()));
+            system_register(loaded, pin, frame, SysRegTrap(syndrome.get()));
             TrapOutcome::Resume
         }
         exception_class::WFX => {
@@ -54,30 +52,27 @@ pub(super) fn handle_trap(
             skip();
             TrapOutcome::Block
         }
-        exception_class::HVC => {
-            cpu.count(ExitReason::Hypercall);
-            psci::handle_call(frame, guest)
-        }
-        exception_class::SMC => {
-            cpu.count(ExitReason::Hypercall);
+        class @ (exception_class::HVC | exception_class::SMC) => {
+            vcpu.count(ExitReason::Hypercall);
             // A trapped SMC has not been executed yet; HVC has.
-            skip();
-            psci::handle_call(frame, guest)
+            if class == exception_class::SMC {
+                skip();
+            }
+            psci::handle_call(frame, vcpu)
         }
         exception_class::INSTRUCTION_ABORT => {
-            cpu.count(ExitReason::Other);
-            report_unmapped("instruction fetch", cpu);
+            vcpu.count(ExitReason::Other);
+            report_unmapped("instruction fetch", loaded);
             inject::external_abort(true);
             TrapOutcome::Resume
         }
         _ => {
-            cpu.count(ExitReason::Other);
-            report::print(format_args!(
-                "hyp: vcpu {}: unexpected trap, ESR_EL2 {:#x}, at pc {:#x}: undefined instruction",
-                cpu.index,
-                syndrome.get(),
-                ELR_EL2.get()
-            ));
+            vcpu.count(ExitReason::Other);
+            report_mistake(
+                loaded,
+                format_args!("unexpected trap, ESR_EL2 {:#x}", syndrome.get()),
+                "undefined instruction",
+            );
             inject::undefined();
             TrapOutcome::Resume
         }
@@ -94,36 +89,65 @@ pub(crate) fn fault_address() -> u64 {
     HPFAR_EL2.read(HPFAR_EL2::FIPA) << 12 | FAR_EL2.get() & 0xfff
 }
 
-/// Emulates an access to a frame of the interrupt controller, or injects an external abort where
-/// the guest has no device.
-fn data_abort(guest: &Guest, cpu: &PerCpu, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
-    cpu.count(ExitReason::Mmio);
+/// Emulates an access to a frame of the interrupt controller or to another emulated device, or
+/// injects an external abort where the guest has no device.
+fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
+    let Loaded { vcpu, vgic } = loaded;
+    vcpu.count(ExitReason::Mmio);
     let Some(abort) = DataAbort::from_esr(syndrome) else {
-        report_unmapped("access without a syndrome", cpu);
+        report_unmapped("access without a syndrome", loaded);
         return inject::external_abort(false);
     };
 
     let address = fault_address();
-    let vgic = guest.vgic();
+    let value = abort.register().map_or(0, |register| frame.x[register]);
     let outcome = if abort.is_write() {
-        let value = abort.register().map_or(0, |register| frame.x[register]);
         vgic.mmio_write(pin, address, abort.width(), value)
     } else {
-        vgic.mmio_read(pin, cpu.vcpu, address, abort.width())
+        vgic.mmio_read(pin, vcpu.id, address, abort.width())
     };
 
     match outcome.expect("the vCPU is of this VM") {
-        MmioOutcome::Done(value) => {
-            if let Some(register) = abort.register().filter(|_| !abort.is_write()) {
-                frame.x[register] = abort.load_result(value);
-            }
-            skip();
-        }
+        MmioOutcome::Done(value) => complete(frame, &abort, value),
         MmioOutcome::Retry => {}
-        MmioOutcome::Unclaimed => {
-            report_unmapped(if abort.is_write() { "write" } else { "read" }, cpu);
-            inject::external_abort(false);
-        }
+        MmioOutcome::Unclaimed => match other_device(loaded, pin, &abort, address, value) {
+            Some(value) => complete(frame, &abort, value),
+            None => {
+                report_unmapped(if abort.is_write() { "write" } else { "read" }, loaded);
+                inject::external_abort(false);
+            }
+        },
+    }
+}
+
+/// Completes an access that has read `value`.
+fn complete(frame: &mut Frame, abort: &DataAbort, value: u64) {
+    if let Some(register) = abort.register().filter(|_| !abort.is_write()) {
+        frame.x[register] = abort.load_result(value);
+    }
+    skip();
+}
+
+/// Emulates an access to a device other than the interrupt controller. Returns the value read, or
+/// `None` if there is no device.
+#[cold]
+fn other_device(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    abort: &DataAbort,
+    address: u64,
+    value: u64,
+) -> Option<u64> {
+    let console = loaded.vcpu.vm.console.as_ref()?;
+    if !console.claims(address) {
+        return None;
+    }
+    let set_line = |high| console::set_line(loaded.vgic, pin, high);
+    if abort.is_write() {
+        console.write(address, value, set_line);
+        Some(0)
+    } else {
+        Some(console.read(address, set_line))
     }
 }
 
@@ -150,20 +174,14 @@ impl SysRegTrap {
 
 /// Emulates an access to a system register of the interrupt controller, or injects an Undefined
 /// Instruction exception for any other register.
-fn system_register(
-    guest: &Guest,
-    cpu: &PerCpu,
-    pin: &PinnedCpu<'_>,
-    frame: &mut Frame,
-    trapped: SysRegTrap,
-) {
-    cpu.count(ExitReason::SystemRegister);
-    let vgic = guest.vgic();
+fn system_register(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, trapped: SysRegTrap) {
+    let Loaded { vcpu, vgic } = loaded;
+    vcpu.count(ExitReason::SystemRegister);
     let register = trapped.register();
 
     let done = match trapped.sysreg() {
         Some(target) if trapped.is_read() => {
-            let value = vgic.sysreg_read(pin, cpu.vcpu, target);
+            let value = vgic.sysreg_read(pin, vcpu.id, target);
             value.map(|value| {
                 if register != XZR {
                     frame.x[register] = value;
@@ -172,11 +190,11 @@ fn system_register(
         }
         Some(target) => {
             let value = frame.x.get(register).copied().unwrap_or(0);
-            let written = vgic.sysreg_write(pin, cpu.vcpu, target, value);
+            let written = vgic.sysreg_write(pin, vcpu.id, target, value);
             written.expect("the vCPU is of this VM");
             Some(())
         }
-        None => id_registers::read(trapped.0 as u32, Reader::Machine).map(|value| {
+        None => id_registers::read(trapped.0 as u32, vcpu.vm.reader()).map(|value| {
             if register != XZR {
                 frame.x[register] = value;
             }
@@ -186,24 +204,50 @@ fn system_register(
     match done {
         Some(()) => skip(),
         None => {
-            report::print(format_args!(
-                "hyp: vcpu {}: system register of ESR_EL2 {:#x} is not there, at pc {:#x}: \
-                 undefined instruction",
-                cpu.index,
-                trapped.0,
-                ELR_EL2.get()
-            ));
+            report_mistake(
+                loaded,
+                format_args!("system register of ESR_EL2 {:#x} is not there", trapped.0),
+                "undefined instruction",
+            );
             inject::undefined();
         }
     }
 }
 
-/// Prints an access to an address where the guest has no device.
-fn report_unmapped(name: &str, cpu: &PerCpu) {
-    report::print(format_args!(
-        "hyp: vcpu {}: {name} at unmapped address {:#x}, at pc {:#x}: external abort",
-        cpu.index,
-        fault_address(),
-        ELR_EL2.get()
-    ));
+/// Reports a system error that was taken to EL2 while the guest ran.
+///
+/// # Panics
+/// If the VM has the whole machine: the machine is broken.
+#[cold]
+pub(super) fn report_system_error(loaded: Loaded, frame: &Frame) {
+    let pc = ELR_EL2.get();
+    let vm = loaded.vcpu.vm;
+    assert!(
+        vm.share == Share::Part,
+        "system error, guest at pc {pc:#x}, {frame:#x?}"
+    );
+    println!("hyp: {}: system error at pc {pc:#x}: killed", vm.name);
+}
+
+/// Reports an access to an address where the guest has no device.
+fn report_unmapped(name: &str, loaded: Loaded) {
+    let address = fault_address();
+    report_mistake(
+        loaded,
+        format_args!("{name} at unmapped address {address:#x}"),
+        "external abort",
+    );
+}
+
+/// Prints a mistake of the guest, and the exception that it gets. Nothing is printed for a VM with a
+/// part of the machine: it may make mistakes all day, and printing takes time of every VM.
+#[cold]
+fn report_mistake(loaded: Loaded, mistake: fmt::Arguments<'_>, exception: &str) {
+    if loaded.vcpu.vm.share == Share::Machine {
+        report::print(format_args!(
+            "hyp: vcpu {}: {mistake}, at pc {:#x}: {exception}",
+            loaded.vcpu.id.index(),
+            ELR_EL2.get()
+        ));
+    }
 }

@@ -177,7 +177,7 @@ fault_common:
     emergency_top = const offsets::EMERGENCY_TOP,
     sync = sym super::exit::synchronous,
     interrupt = sym super::exit::interrupt,
-    system_error = sym super::fatal::system_error,
+    system_error = sym super::exit::system_error,
     fault = sym super::fatal::fault,
 );
 

@@ -1,6 +1,6 @@
 //! LPIs: the tables that the redistributors read, and the event that each LPI stands for.
 //!
-//! The life of an LPI: [`Lpis::allocate`] for an event that the guest maps, [`Lpis::source`] on
+//! The life of an LPI: [`Lpis::allocate`] for an event that a guest maps, [`Lpis::source`] on
 //! every interrupt, [`Lpis::release`] when the guest unmaps the event.
 
 use alloc::boxed::Box;
@@ -49,11 +49,13 @@ impl PendingTable {
 /// Event of a device, as an ITS numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct MsiSource {
+    /// Index of the VM that has mapped the event.
+    pub(crate) vm: u16,
     /// Index of the ITS in the device tree.
     pub(crate) its: u8,
     /// DeviceID, below 2^24 so that it fits a packed source.
     pub(crate) device: u32,
-    /// EventID.
+    /// EventID, below 2^16 so that it fits a packed source.
     pub(crate) event: u32,
 }
 
@@ -62,7 +64,10 @@ impl MsiSource {
     const NONE: u64 = u64::MAX;
 
     const fn pack(self) -> u64 {
-        (self.its as u64) << 56 | (self.device as u64 & 0xff_ffff) << 32 | self.event as u64
+        (self.vm as u64) << 48
+            | (self.its as u64) << 40
+            | (self.device as u64 & 0xff_ffff) << 16
+            | self.event as u64 & 0xffff
     }
 
     const fn unpack(value: u64) -> Option<Self> {
@@ -70,9 +75,10 @@ impl MsiSource {
             return None;
         }
         Some(Self {
-            its: (value >> 56) as u8,
-            device: (value >> 32) as u32 & 0xff_ffff,
-            event: value as u32,
+            vm: (value >> 48) as u16,
+            its: (value >> 40) as u8,
+            device: (value >> 16) as u32 & 0xff_ffff,
+            event: value as u32 & 0xffff,
         })
     }
 }

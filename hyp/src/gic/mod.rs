@@ -16,6 +16,8 @@ pub(crate) mod redistributor;
 
 use alloc::vec::Vec;
 
+use spin::Once;
+
 use crate::machine;
 use distributor::Distributor;
 use its::Its;
@@ -30,6 +32,23 @@ const PRIORITIES: u32 = u32::from_ne_bytes([PRIORITY; 4]);
 
 /// SGI that makes a CPU check for work: leave the guest, wake up, stop.
 pub(crate) const KICK_SGI: u32 = 0;
+
+static GIC: Once<Gic> = Once::new();
+
+/// Sets the machine's interrupt controller.
+pub(crate) fn init(gic: Gic) {
+    GIC.call_once(|| gic);
+}
+
+/// Returns the machine's interrupt controller.
+///
+/// # Panics
+/// Before [`init`].
+#[inline]
+pub(crate) fn get() -> &'static Gic {
+    GIC.get()
+        .expect("the GIC is taken over before a CPU runs vCPUs")
+}
 
 /// The machine's interrupt controller.
 pub(crate) struct Gic {

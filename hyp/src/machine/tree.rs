@@ -103,10 +103,23 @@ pub(crate) fn smmu<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
 pub(crate) fn kernels<'a>(
     tree: &Fdt<'a>,
 ) -> impl Iterator<Item = (FdtNode<'a>, Range<usize>)> + use<'a> {
+    modules(tree, "multiboot,kernel")
+}
+
+/// Returns the guests' initial RAM disks: modules of `/chosen`, too.
+pub(crate) fn ram_disks<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    modules(tree, "multiboot,ramdisk").map(|(_, range)| range)
+}
+
+/// Returns the modules of a kind, and their addresses.
+fn modules<'a>(
+    tree: &Fdt<'a>,
+    kind: &'static str,
+) -> impl Iterator<Item = (FdtNode<'a>, Range<usize>)> + use<'a> {
     let chosen = tree.find_node("/chosen").into_iter();
     let modules = chosen
         .flat_map(|chosen| chosen.children())
-        .filter(is_kernel);
+        .filter(move |module| is_compatible(module, kind));
     modules.filter_map(|module| {
         // QEMU writes two cells each here, whatever the parent's cells.
         let mut reg = module.property("reg")?.as_prop_encoded_array([2, 2]).ok()?;
@@ -126,10 +139,6 @@ pub(crate) fn command_line<'a>(tree: &Fdt<'a>) -> &'a str {
     let chosen = tree.find_node("/chosen");
     let arguments = chosen.and_then(|chosen| chosen.property("bootargs"));
     arguments.map_or("", |property| property.value_as().unwrap_or_default())
-}
-
-fn is_kernel(node: &FdtNode<'_>) -> bool {
-    is_compatible(node, "multiboot,kernel")
 }
 
 /// Returns the guest's initial RAM disk.

@@ -19,6 +19,16 @@ pub(crate) fn clean_and_invalidate(range: &Range<usize>) {
     barrier::dsb(barrier::SY);
 }
 
+/// Fills memory with zeros, past the caches.
+///
+/// # Safety
+/// The range is mapped, and nobody uses it.
+pub(crate) unsafe fn fill_with_zeros(range: &Range<usize>) {
+    // SAFETY: by the caller's promise.
+    unsafe { (range.start as *mut u8).write_bytes(0, range.len()) };
+    clean_and_invalidate(range);
+}
+
 /// Returns the bytes of the machine's shortest data cache line (`CTR_EL0.DminLine`).
 fn line_size() -> usize {
     let ctr: u64;

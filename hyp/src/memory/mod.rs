@@ -10,3 +10,4 @@ mod small;
 pub(crate) mod stage1;
 pub(crate) mod stage2;
 pub(crate) mod table;
+pub(crate) mod tlb;

@@ -74,10 +74,6 @@ struct BlockList {
 /// Blocks of all sizes.
 pub(super) struct SmallBlocks {
     lists: [BlockList; CLASSES],
-    /// Bytes allocated and not freed.
-    used: usize,
-    /// Bytes of chunks.
-    chunks: usize,
 }
 
 // SAFETY: the lists own the blocks that they point to.
@@ -94,17 +90,14 @@ impl SmallBlocks {
                     bytes: 0,
                 }
             }; CLASSES],
-            used: 0,
-            chunks: 0,
         }
     }
 
-    /// Allocates a block of this class for `size` bytes. `chunk` returns unused memory of the
+    /// Allocates a block of this class. `chunk` returns unused memory of the
     /// layout [`CHUNK`], or null.
     pub(super) fn allocate(
         &mut self,
         class: SizeClass,
-        size: usize,
         chunk: impl FnOnce() -> *mut u8,
     ) -> *mut u8 {
         let list = &mut self.lists[class.0];
@@ -115,7 +108,6 @@ impl SmallBlocks {
                 };
                 list.rest = chunk.as_ptr();
                 list.bytes = CHUNK.size();
-                self.chunks += CHUNK.size();
             }
             let block = list.rest;
             list.rest = list.rest.wrapping_add(class.size());
@@ -127,27 +119,19 @@ impl SmallBlocks {
             list.free = unsafe { (*block).0 };
             block.cast()
         };
-
-        self.used += size;
         block
     }
 
     /// Frees a block.
     ///
     /// # Safety
-    /// `allocate` returned the block for this class and size, and nobody uses it any more.
-    pub(super) unsafe fn free(&mut self, block: *mut u8, class: SizeClass, size: usize) {
+    /// `allocate` returned the block for this class, and nobody uses it any more.
+    pub(super) unsafe fn free(&mut self, block: *mut u8, class: SizeClass) {
         let list = &mut self.lists[class.0];
         let block = block.cast::<FreeBlock>();
         // SAFETY: by the caller's promise, the block is unused. Every class is large and aligned
         // enough for a link.
         unsafe { block.write(FreeBlock(list.free)) };
         list.free = block;
-        self.used -= size;
-    }
-
-    /// Returns the bytes of blocks in use, and the bytes of all chunks.
-    pub(super) const fn used(&self) -> (usize, usize) {
-        (self.used, self.chunks)
     }
 }

@@ -2,7 +2,7 @@
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 
-use crate::cpu::el2_time;
+use crate::cpu::clock;
 
 /// Seconds in which the SMMU reacts.
 const PATIENCE: u64 = 2;
@@ -10,9 +10,9 @@ const PATIENCE: u64 = 2;
 /// Waits until `done` returns true. Returns false if it does not in time.
 #[must_use]
 pub(super) fn wait(done: impl Fn() -> bool) -> bool {
-    let deadline = el2_time::now() + PATIENCE * CNTFRQ_EL0.get();
+    let deadline = clock::now() + PATIENCE * CNTFRQ_EL0.get();
     while !done() {
-        if el2_time::now() > deadline {
+        if clock::now() > deadline {
             return false;
         }
         core::hint::spin_loop();

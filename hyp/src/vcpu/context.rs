@@ -1,13 +1,15 @@
-//! The state of a vCPU that shares its CPU: every register of EL1 and EL0 that a VM may use, its
-//! timer, and its program counter and state. The general registers are in the [`Frame`].
+//! The registers of a vCPU that is on no CPU: every register of EL1 and EL0 that a VM with a part of
+//! the machine may use, its timers among them, and its program counter and state.
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CNTV_CTL_EL0, CNTV_CVAL_EL0, CONTEXTIDR_EL1,
-    CPACR_EL1, CSSELR_EL1, ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, MAIR_EL1, PAR_EL1, Readable,
-    SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0,
-    TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
+    AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTV_CTL_EL0,
+    CNTV_CVAL_EL0, CONTEXTIDR_EL1, CPACR_EL1, CSSELR_EL1, ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1,
+    MAIR_EL1, MDSCR_EL1, PAR_EL1, Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1,
+    TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
 
+use super::vector::VectorRegisters;
 use crate::exception::frame::Frame;
 
 macro_rules! registers {
@@ -35,7 +37,9 @@ registers! {
     afsr1 = AFSR1_EL1,
     amair = AMAIR_EL1,
     cntkctl = CNTKCTL_EL1,
-    // The deadline comes first: at the previous vCPU's deadline the timer would cost an exit.
+    // The deadlines come first: at the previous vCPU's deadline a timer would cost an exit.
+    cntp_cval = CNTP_CVAL_EL0,
+    cntp_ctl = CNTP_CTL_EL0,
     cntv_cval = CNTV_CVAL_EL0,
     cntv_ctl = CNTV_CTL_EL0,
     contextidr = CONTEXTIDR_EL1,
@@ -46,6 +50,7 @@ registers! {
     esr = ESR_EL1,
     far = FAR_EL1,
     mair = MAIR_EL1,
+    mdscr = MDSCR_EL1,
     par = PAR_EL1,
     sctlr = SCTLR_EL1,
     sp_el0 = SP_EL0,
@@ -61,57 +66,86 @@ registers! {
     vbar = VBAR_EL1,
 }
 
-/// State of a vCPU while another vCPU has the CPU.
+/// Registers of a vCPU while it is on no CPU.
+#[derive(Default)]
 pub(crate) struct Context {
-    /// `x0` to `x30`, also valid while the vCPU is on the CPU.
-    pub(crate) frame: Frame,
+    frame: Frame,
     registers: Registers,
+    vector: VectorRegisters,
+    /// True from the vCPU's start until its power-off.
+    pub(crate) is_started: bool,
 }
 
 impl Context {
-    /// Returns the reset state of a vCPU that starts at `entry` with `argument` in `x0`.
-    pub(crate) fn reset(entry: u64, argument: u64) -> Self {
-        let mut frame = Frame::new();
-        frame.x[0] = argument;
-
+    /// Resets the registers of a vCPU that starts at `entry` with `argument` in `x0`. The timers of
+    /// a vCPU that was suspended keep running.
+    pub(crate) fn start(&mut self, entry: u64, argument: u64) {
         let masked = SPSR_EL2::M::EL1h
             + SPSR_EL2::D::Masked
             + SPSR_EL2::A::Masked
             + SPSR_EL2::I::Masked
             + SPSR_EL2::F::Masked;
-
-        Self {
-            frame,
-            registers: Registers {
-                // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
-                sctlr: 0x30d0_0800,
-                elr_el2: entry,
-                spsr_el2: masked.value,
-                ..Registers::default()
-            },
+        let mut registers = Registers {
+            // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
+            sctlr: 0x30d0_0800,
+            elr_el2: entry,
+            spsr_el2: masked.value,
+            ..Registers::default()
+        };
+        if self.is_started {
+            let old = &self.registers;
+            (registers.cntp_ctl, registers.cntp_cval) = (old.cntp_ctl, old.cntp_cval);
+            (registers.cntv_ctl, registers.cntv_cval) = (old.cntv_ctl, old.cntv_cval);
         }
+
+        *self = Self {
+            registers,
+            is_started: true,
+            ..Self::default()
+        };
+        self.frame.x[0] = argument;
     }
 
-    /// Saves the CPU's registers.
-    pub(crate) fn save(&mut self) {
+    /// Saves the CPU's registers, with the general ones in `frame`.
+    pub(crate) fn save(&mut self, frame: &Frame) {
+        self.frame.clone_from(frame);
         self.registers.save();
+        self.vector.save();
     }
 
-    /// Loads the CPU's registers.
-    pub(crate) fn restore(&self) {
+    /// Loads the CPU's registers, but for the general ones, which it returns.
+    pub(crate) fn restore(&self) -> &Frame {
         self.registers.restore();
+        self.vector.restore();
+        &self.frame
     }
 
-    /// Returns the deadline of the vCPU's virtual timer, if the saved timer is enabled and not
-    /// masked.
+    /// Returns the time at which a saved timer of the vCPU fires, if one does.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        let control = self.registers.cntv_ctl;
-        let ticks = control & CTL_ENABLE != 0 && control & CTL_IMASK == 0;
-        ticks.then_some(self.registers.cntv_cval)
+        let Registers {
+            cntv_ctl,
+            cntv_cval,
+            cntp_ctl,
+            cntp_cval,
+            ..
+        } = self.registers;
+        let fires = |control: u64, at: u64| {
+            let fires = control & CTL_ENABLE != 0 && control & CTL_IMASK == 0;
+            fires.then_some(at)
+        };
+        let deadlines = [fires(cntv_ctl, cntv_cval), fires(cntp_ctl, cntp_cval)];
+        deadlines.into_iter().flatten().min()
     }
 }
 
-/// `CNTV_CTL_EL0.ENABLE`: the timer is enabled.
+/// Stops the calling CPU's timers of EL1. Their lines fall before their interrupts are deactivated.
+pub(crate) fn stop_timers() {
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    barrier::isb(barrier::SY);
+}
+
+/// `CNTV_CTL_EL0.ENABLE`, `CNTP_CTL_EL0.ENABLE`: the timer is enabled.
 const CTL_ENABLE: u64 = 1 << 0;
-/// `CNTV_CTL_EL0.IMASK`: the timer's interrupt is masked.
+/// `CNTV_CTL_EL0.IMASK`, `CNTP_CTL_EL0.IMASK`: the timer's interrupt is masked.
 const CTL_IMASK: u64 = 1 << 1;

@@ -1,10 +1,10 @@
 //! Long requests of the guest to its interrupt controller, executed on exits, one slice at a time.
 
-use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 
-use crate::cpu::{el2_time, hyp_timer};
-use crate::vm::guest::Controller;
+use crate::cpu::clock;
+use crate::cpu::this_cpu::{PinnedCpu, ThisCpu};
+use crate::vm::controller::Controller;
 
 /// Microseconds that the guest runs between two slices, if nothing else makes it exit.
 const INTERVAL: u64 = 50;
@@ -12,9 +12,9 @@ const INTERVAL: u64 = 50;
 /// Executes a slice. If work remains, a timer makes the guest exit for the next slice: the guest
 /// may wait for the result without a trap.
 #[cold]
-pub(crate) fn advance(vgic: &Controller, pin: &PinnedCpu<'_>) {
+pub(crate) fn advance(cpu: &ThisCpu, vgic: &Controller, pin: &PinnedCpu<'_>) {
     (vgic.advance(pin)).expect("this CPU is of the VM's domain");
     if vgic.has_deferred() {
-        hyp_timer::set(el2_time::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
+        (cpu.timer).set_earlier(clock::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
     }
 }

@@ -1,27 +1,29 @@
-//! Physical interrupts, and their delivery to the guest.
+//! Physical interrupts, and their delivery to the guests.
 
-use crate::cpu::percpu::PinnedCpu;
 use aarch64_cpu::asm;
-use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
+use vgic::intid::{DeviceId, EventId, IntId, ItsId};
 
+use super::ExitReason;
 use crate::cpu::hyp_timer;
-use crate::cpu::percpu::{ExitReason, PerCpu};
+use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::{cpu_interface, lpi};
-use crate::vm::guest::Guest;
+use crate::{schedule, vm};
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
 
+/// PPIs of the virtual and the physical timer of EL1, by Arm's Base System Architecture.
+pub(crate) const TIMERS: [u32; 2] = [27, 30];
+
 /// Acknowledges the interrupt that is pending on the calling CPU, if any, and makes it pending for
-/// the guest. A second pending interrupt causes another exit: a loop here would cost every exit a
-/// second acknowledge.
+/// its guest. The CPU, whose data is `cpu`, runs the vCPU `loaded`. A second pending interrupt
+/// causes another exit: a loop here would cost every exit a second acknowledge.
 #[inline]
-pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &PinnedCpu<'_>) {
+pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
         return;
     };
     cpu_interface::drop_priority(intid);
-    let vgic = guest.vgic();
 
     let reason = match intid {
         // A kick: the sender has published the reason.
@@ -30,51 +32,62 @@ pub(crate) fn handle_physical(guest: &Guest, cpu: &PerCpu, pin: &PinnedCpu<'_>) 
             ExitReason::Kick
         }
         lpi::FIRST.. => {
-            inject_lpi(guest, pin, intid);
+            inject_lpi(cpu, pin, intid);
             ExitReason::Lpi
         }
-        _ if intid == vgic.host().gic.maintenance() => {
+        _ if intid == cpu.gic.maintenance() => {
             // An exit and an entry handle the maintenance interrupt. Its line stays high until the
             // list registers are prepared.
             cpu_interface::deactivate(intid);
             ExitReason::Maintenance
         }
         IntId::FIRST_SPI.. => {
-            forward(IntId::spi(intid), |id| vgic.forward_spi(pin, id));
+            forward_spi(pin, intid);
             ExitReason::Spi
         }
         hyp_timer::PPI => {
-            hyp_timer::stop();
+            cpu.timer.set(None);
             cpu_interface::deactivate(intid);
+            schedule::timer_has_fired(cpu);
             ExitReason::Ppi
         }
         _ => {
-            // While the vCPU is off, the PPI stays active, until `start_vcpu` deactivates it.
-            forward(IntId::ppi(intid), |id| vgic.forward_ppi(pin, cpu.vcpu, id));
+            forward_ppi(loaded, pin, intid);
             ExitReason::Ppi
         }
     };
 
-    cpu.count(reason);
+    if let Some(loaded) = loaded {
+        loaded.vcpu.count(reason);
+    }
 }
 
-/// Forwards a physical SPI or PPI. The vGIC has every SPI and PPI of the machine.
+/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. No other SPI is
+/// enabled.
+fn forward_spi(pin: &PinnedCpu<'_>, intid: u32) {
+    let vgic = vm::of_machine().and_then(vm::Vm::vgic);
+    if let (Some(vgic), Some(intid)) = (vgic, IntId::spi(intid)) {
+        let forwarded = vgic.forward_spi(pin, intid);
+        debug_assert!(forwarded.is_ok(), "{intid:?}: {forwarded:?}");
+    }
+}
+
+/// Forwards a physical PPI to the vCPU that the calling CPU runs. If there is none, the PPI stays
+/// active until a vCPU starts here ([`deactivate_ppis`](crate::vm::host::VmHost::deactivate_ppis)).
 #[inline]
-fn forward(
-    intid: Option<IntId>,
-    forward: impl FnOnce(IntId) -> Result<vgic::Injected, vgic::InjectError>,
-) {
-    let forwarded = intid.map(forward);
-    debug_assert!(matches!(
-        forwarded,
-        Some(Ok(_) | Err(vgic::InjectError::NotLoaded))
-    ));
+fn forward_ppi(loaded: Option<Loaded>, pin: &PinnedCpu<'_>, intid: u32) {
+    if let (Some(loaded), Some(intid)) = (loaded, IntId::ppi(intid)) {
+        let forwarded = loaded.vgic.forward_ppi(pin, loaded.vcpu.id, intid);
+        debug_assert!(forwarded.is_ok(), "{intid:?}: {forwarded:?}");
+    }
 }
 
-/// Injects the MSI whose physical LPI is `lpi`.
-fn inject_lpi(guest: &Guest, pin: &PinnedCpu<'_>, lpi: u32) {
-    let vgic = guest.vgic();
-    if let Some(source) = vgic.host().gic.lpis.source(lpi) {
+/// Injects the MSI whose physical LPI is `lpi` into the VM that has mapped it.
+fn inject_lpi(cpu: &ThisCpu, pin: &PinnedCpu<'_>, lpi: u32) {
+    let Some(source) = cpu.gic.lpis.source(lpi) else {
+        return;
+    };
+    if let Some(vgic) = vm::vgic_of(source.vm.into()) {
         // An error means that the guest has unmapped the event since. The message is lost, as it
         // would be without a hypervisor.
         let _ = vgic.inject_msi(
@@ -89,9 +102,4 @@ fn inject_lpi(guest: &Guest, pin: &PinnedCpu<'_>, lpi: u32) {
 /// Sleeps until an interrupt is pending on the calling CPU. Interrupts stay masked.
 pub(crate) fn wait_for_interrupt() {
     asm::wfi();
-}
-
-/// Returns the vCPU on CPU number `cpu`.
-pub(crate) fn vcpu_of(cpu: usize) -> VcpuId {
-    VcpuId::new(cpu).expect("the vGIC has been made for this many vCPUs")
 }

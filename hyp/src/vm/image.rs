@@ -1,9 +1,14 @@
-//! The guest's kernel, moved from the boot module to the address where a boot loader would place
-//! it.
+//! What a guest starts from: its kernel, its initial RAM disk and its device tree, copied to where a
+//! boot loader would place them.
 #![expect(unsafe_code)]
-// UNSAFETY: writes memory that is unused, or the guest's before the guest runs.
+// UNSAFETY: writes memory that is unused, or a guest's while the guest does not run.
 
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::ops::Range;
+
+use spin::Mutex;
 
 use crate::memory::cache;
 
@@ -15,6 +20,12 @@ const IMAGE_ALIGNMENT: usize = 2 << 20;
 
 /// Smallest `text_offset` that leaves room before the image for a boot loader's data.
 const LOADER_ROOM: usize = 4096;
+
+/// Bytes that are copied at once, while nothing else happens on the CPU.
+const SLICE: usize = 1 << 20;
+
+/// Alignment of an initial RAM disk.
+const INITRD_ALIGNMENT: usize = 4096;
 
 /// Load parameters of an arm64 Linux `Image`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,4 +103,145 @@ pub(crate) unsafe fn load(
     }
     cache::clean_and_invalidate(&place);
     place
+}
+
+/// Plan of a VM's RAM at its start, and how far the plan is carried out.
+///
+/// # Invariants
+/// The sources of the copies are mapped and never written. The destinations are in the VM's RAM.
+pub(crate) struct Load {
+    /// Guest-physical address of the first instruction.
+    pub(crate) entry: u64,
+    /// Guest-physical address of the device tree.
+    pub(crate) tree: u64,
+    copies: Vec<Copy>,
+    progress: Mutex<Progress>,
+}
+
+/// Bytes at a physical address, and the physical address that they are copied to.
+struct Copy {
+    from: Source,
+    to: usize,
+}
+
+enum Source {
+    Module(Range<usize>),
+    Built(Vec<u8>),
+}
+
+impl Source {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            // SAFETY: by the invariants of `Load`.
+            Self::Module(at) => unsafe {
+                core::slice::from_raw_parts(at.start as *const u8, at.len())
+            },
+            Self::Built(bytes) => bytes,
+        }
+    }
+}
+
+/// Next byte to copy.
+#[derive(Default)]
+struct Progress {
+    copy: usize,
+    byte: usize,
+}
+
+impl Load {
+    /// Plans the RAM at the physical addresses `ram`, which the guest sees at `at`: the device tree
+    /// first, then the kernel, and the initial RAM disk at the end. `tree` makes the device tree,
+    /// given the guest-physical addresses of the initial RAM disk.
+    ///
+    /// # Safety
+    /// The modules are mapped, and nobody writes them any more. The RAM is mapped and the VM's alone.
+    ///
+    /// # Errors
+    /// Why the VM cannot be started.
+    pub(crate) unsafe fn plan(
+        ram: &Range<usize>,
+        at: usize,
+        kernel: &Range<usize>,
+        initrd: Option<&Range<usize>>,
+        tree: impl FnOnce(Option<&Range<usize>>) -> Vec<u8>,
+    ) -> Result<Self, String> {
+        let kernel = Source::Module(kernel.clone());
+        let header = Header::read(kernel.bytes()).filter(|header| header.size != 0);
+        let header = header.ok_or("the kernel is no arm64 Image")?;
+        let place = place(kernel.bytes(), ram.start);
+        let guest_address = |physical: usize| physical - ram.start + at;
+
+        let initrd = initrd.map(|module| {
+            let start = ram.end.saturating_sub(module.len()) / INITRD_ALIGNMENT * INITRD_ALIGNMENT;
+            (Source::Module(module.clone()), start..start + module.len())
+        });
+        let visible = initrd
+            .as_ref()
+            .map(|(_, place)| guest_address(place.start)..guest_address(place.end));
+        let tree = tree(visible.as_ref());
+
+        let end = initrd.as_ref().map_or(ram.end, |(_, place)| place.start);
+        if place.end > end || ram.start + tree.len() > place.start {
+            return Err(format!(
+                "{} MiB of RAM do not hold the kernel, of {} MiB, and what belongs to it",
+                ram.len() >> 20,
+                header.size.div_ceil(1 << 20)
+            ));
+        }
+
+        let entry = guest_address(place.start) as u64;
+        let mut copies = alloc::vec![
+            Copy {
+                from: kernel,
+                to: place.start
+            },
+            Copy {
+                from: Source::Built(tree),
+                to: ram.start
+            },
+        ];
+        copies.extend(initrd.map(|(from, place)| Copy {
+            from,
+            to: place.start,
+        }));
+        // INVARIANT: by the caller's promise, and the check above.
+        Ok(Self {
+            entry,
+            tree: at as u64,
+            copies,
+            progress: Mutex::new(Progress::default()),
+        })
+    }
+
+    /// Begins to carry the plan out.
+    pub(crate) fn begin(&self) {
+        *self.progress.lock() = Progress::default();
+    }
+
+    /// Copies a bounded number of bytes. Returns true if the plan is carried out.
+    ///
+    /// # Safety
+    /// No vCPU of the VM runs.
+    pub(crate) unsafe fn advance(&self) -> bool {
+        let mut progress = self.progress.lock();
+        let Some(copy) = self.copies.get(progress.copy) else {
+            return true;
+        };
+
+        let bytes = &copy.from.bytes()[progress.byte..];
+        let bytes = &bytes[..bytes.len().min(SLICE)];
+        let to = copy.to + progress.byte;
+        // SAFETY: by the invariants and the caller's promise, nobody uses the destination.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+        cache::clean_and_invalidate(&(to..to + bytes.len()));
+
+        progress.byte += bytes.len();
+        if progress.byte == copy.from.bytes().len() {
+            *progress = Progress {
+                copy: progress.copy + 1,
+                byte: 0,
+            };
+        }
+        progress.copy == self.copies.len()
+    }
 }

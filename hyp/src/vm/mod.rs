@@ -1,10 +1,256 @@
-//! A virtual machine: its kernel, its device tree, its console, its power by PSCI, and the vGIC's
-//! view of the machine.
+//! A VM: memory by stage 2, an interrupt controller, devices, vCPUs, a reset and a death.
+//!
+//! A VM with the whole machine ([`Share::Machine`]) has all memory but the hypervisor's, all
+//! devices, and a vCPU on every CPU, which never leaves it. VMs with a part of the machine each
+//! ([`Share::Part`]) share the CPUs. They have RAM and a console of their own.
+//!
+//! The hypervisor does not trust VMs with a part of the machine, nor do they trust each other. The
+//! registers that such a VM may use are switched, all others trap.
+#![expect(unsafe_code)]
+// UNSAFETY: the interrupt controller lives until no CPU uses it any more.
 
 pub(crate) mod console;
-pub(crate) mod guest;
+pub(crate) mod controller;
+pub(crate) mod host;
 pub(crate) mod image;
-pub(crate) mod passthrough_host;
+pub(crate) mod lifetime;
+pub(crate) mod memory;
+pub(crate) mod options;
 pub(crate) mod psci;
-pub(crate) mod shutdown;
 pub(crate) mod tree;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU16, Ordering};
+
+use aarch64_cpu::registers::Writeable;
+use spin::Once;
+use vgic::Config;
+use vgic::epoch::Domain;
+
+use crate::cpu::id_registers::Reader;
+use crate::cpu::percpu;
+use crate::cpu::registers::VMPIDR_EL2;
+use crate::memory::stage2::Stage2;
+use crate::memory::tlb;
+use crate::vcpu::Vcpu;
+use console::Console;
+use controller::Controller;
+use image::Load;
+use lifetime::Lifetime;
+use memory::GuestMemory;
+
+/// Part of the machine that a VM has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Share {
+    /// The whole machine.
+    Machine,
+    /// RAM of its own, and a share of the CPUs' time.
+    Part,
+}
+
+/// A VM. It lives for ever; its interrupt controller lives from a start to the next death.
+pub(crate) struct Vm {
+    /// Index among the VMs.
+    pub(crate) index: usize,
+    pub(crate) name: String,
+    pub(crate) share: Share,
+    pub(crate) stage2: Stage2,
+    /// Console, unless the VM has the machine's own.
+    pub(crate) console: Option<Console>,
+    /// True if the run ends without waiting for this VM.
+    pub(crate) is_daemon: bool,
+    pub(crate) lifetime: Lifetime,
+    memory: GuestMemory,
+    boot: Boot,
+    /// Configuration of the interrupt controller.
+    config: Config,
+    vcpus: Once<Box<[Vcpu]>>,
+    /// Number of the vCPU that last ran on each CPU, plus 1.
+    last_vcpus: Box<[AtomicU16]>,
+}
+
+/// Start of a VM.
+pub(crate) enum Boot {
+    /// The first vCPU starts at `entry` with `argument` in `x0`. What the boot loader has passed is
+    /// used up by the start, so that only a reset of the machine starts the VM again.
+    Once {
+        /// Entry point.
+        entry: u64,
+        /// Value of `x0`.
+        argument: u64,
+    },
+    /// Modules are copied into the RAM, at every start.
+    Modules(Load),
+}
+
+/// Description of a VM.
+pub(crate) struct Description {
+    pub(crate) name: String,
+    pub(crate) share: Share,
+    pub(crate) stage2: Stage2,
+    pub(crate) memory: GuestMemory,
+    pub(crate) boot: Boot,
+    pub(crate) is_daemon: bool,
+    /// Configuration of the interrupt controller, and the vCPUs.
+    pub(crate) config: Config,
+    /// Share of the CPUs' time, relative to other VMs'.
+    pub(crate) weight: u32,
+}
+
+/// `VMPIDR_EL2`, bit 31: RES1.
+const MPIDR_RES1: u64 = 1 << 31;
+
+/// Most VMs.
+pub(crate) const MAX_VMS: usize = 64;
+
+/// Interrupt controller of each VM, or null while the VM is dead.
+static VGICS: [AtomicPtr<Controller>; MAX_VMS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_VMS];
+
+static VMS: Once<Vec<&'static Vm>> = Once::new();
+
+static DOMAIN: Once<Domain> = Once::new();
+
+/// Returns the epoch domain of the readers of unlinked objects, of all VMs.
+pub(crate) fn domain() -> &'static Domain {
+    DOMAIN.call_once(Domain::new)
+}
+
+/// Sets the VMs.
+pub(crate) fn init(vms: Vec<&'static Vm>) {
+    VMS.call_once(|| vms);
+}
+
+/// Returns all VMs, or none before [`init`].
+pub(crate) fn all() -> &'static [&'static Vm] {
+    VMS.get().map_or(&[], Vec::as_slice)
+}
+
+/// Returns the VM with the whole machine, if there is one.
+pub(crate) fn of_machine() -> Option<&'static Vm> {
+    (all().first().copied()).filter(|vm| vm.share == Share::Machine)
+}
+
+/// Returns the interrupt controller of a VM, unless the VM is dead. The reference may be used until
+/// the calling CPU answers a [`rendezvous`](crate::cpu::rendezvous).
+#[inline]
+pub(crate) fn vgic_of(vm: usize) -> Option<&'static Controller> {
+    // Acquire: pairs with the Release in `set_vgic`.
+    let vgic = VGICS.get(vm)?.load(Ordering::Acquire);
+    // SAFETY: the pointer is null or a controller's, which `lifetime` frees after every CPU has
+    // answered a rendezvous since the pointer was cleared.
+    unsafe { vgic.as_ref() }
+}
+
+impl Vm {
+    /// Returns a VM without an interrupt controller, whose vCPUs are off.
+    pub(crate) fn new(index: usize, description: Description) -> &'static Self {
+        let Description {
+            name,
+            share,
+            stage2,
+            memory,
+            boot,
+            is_daemon,
+            config,
+            weight,
+        } = description;
+
+        let vm: &Self = Box::leak(Box::new(Self {
+            index,
+            share,
+            stage2,
+            console: (share == Share::Part).then(|| Console::new(&name)),
+            name,
+            is_daemon,
+            lifetime: Lifetime::default(),
+            memory,
+            boot,
+            config,
+            vcpus: Once::new(),
+            last_vcpus: (percpu::all().iter()).map(|_| AtomicU16::new(0)).collect(),
+        }));
+
+        let pinned = share == Share::Machine;
+        vm.vcpus.call_once(|| {
+            let vcpus = vm.config.vcpus.iter().enumerate();
+            let vcpus = vcpus.map(|(number, affinity)| {
+                let id = controller::vcpu_id(number);
+                Vcpu::new(vm, id, affinity.mpidr(), weight, pinned)
+            });
+            vcpus.collect()
+        });
+        vm
+    }
+
+    /// Returns the vCPUs.
+    pub(crate) fn vcpus(&self) -> &[Vcpu] {
+        self.vcpus.get().map_or(&[], |vcpus| vcpus)
+    }
+
+    /// Returns the vCPU with these affinity fields.
+    pub(crate) fn find_vcpu(&self, affinity: u64) -> Option<&Vcpu> {
+        // Affinities are usually the numbers, and then the first guess is right.
+        let guess = self.vcpus().get(affinity as usize);
+        let guess = guess.filter(|vcpu| vcpu.affinity == affinity);
+        guess.or_else(|| (self.vcpus().iter()).find(|vcpu| vcpu.affinity == affinity))
+    }
+
+    /// Returns the interrupt controller, unless the VM is dead. The reference may be used until the
+    /// calling CPU answers a [`rendezvous`](crate::cpu::rendezvous).
+    pub(crate) fn vgic(&self) -> Option<&'static Controller> {
+        vgic_of(self.index)
+    }
+
+    /// Gives the VM an interrupt controller.
+    fn set_vgic(&self, vgic: Box<Controller>) {
+        // Release: pairs with the Acquire in `vgic_of`.
+        VGICS[self.index].store(Box::into_raw(vgic), Ordering::Release);
+    }
+
+    /// Takes the interrupt controller. Other CPUs may use it until a rendezvous.
+    fn take_vgic(&self) -> Option<ptr::NonNull<Controller>> {
+        ptr::NonNull::new(VGICS[self.index].swap(ptr::null_mut(), Ordering::AcqRel))
+    }
+
+    /// Makes the calling CPU, whose number is `cpu`, translate by the VM's tables, for `vcpu`.
+    pub(crate) fn activate(&self, cpu: usize, vcpu: &Vcpu) {
+        self.stage2.activate();
+        if self.share == Share::Machine {
+            return;
+        }
+
+        VMPIDR_EL2.set(MPIDR_RES1 | vcpu.affinity);
+        // A vCPU may use an address space identifier for itself, and the VM's other vCPUs for
+        // another address space. Their translations have one VMID.
+        let new = vcpu.id.index() as u16 + 1;
+        // Relaxed: only this CPU uses its entry.
+        let old = self.last_vcpus[cpu].swap(new, Ordering::Relaxed);
+        if old != new {
+            tlb::invalidate_vmid();
+        }
+    }
+
+    /// Loads a part of the kernel. Returns true if it is loaded.
+    ///
+    /// # Safety
+    /// No vCPU of the VM runs, unless the kernel is loaded.
+    pub(crate) unsafe fn load_slice(&self) -> bool {
+        match &self.boot {
+            Boot::Once { .. } => true,
+            // SAFETY: by the caller's promise.
+            Boot::Modules(load) => unsafe { load.advance() },
+        }
+    }
+
+    /// Returns the kind of reader of identification registers.
+    pub(crate) fn reader(&self) -> Reader {
+        match self.share {
+            Share::Machine => Reader::Machine,
+            Share::Part => Reader::Vm,
+        }
+    }
+}

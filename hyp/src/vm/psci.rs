@@ -1,13 +1,14 @@
-//! PSCI for guests: power of vCPUs and of the machine (Arm DEN 0022).
+//! PSCI for guests: power of vCPUs and of the VM (Arm DEN 0022).
 
 use smccc::psci::{self, error};
 
-use super::shutdown::SystemEvent;
-use crate::cpu::percpu::{self, PerCpu};
+use super::lifetime::End;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
-use crate::vcpu::power::{Power, PowerState};
+use crate::schedule::{self, Leave};
+use crate::vcpu::Vcpu;
+use crate::vcpu::power::PowerState;
 
 /// Implemented version: 1.1.
 const VERSION: u64 = 0x1_0001;
@@ -25,36 +26,24 @@ const POWER_LEVEL: u32 = 3 << 24;
 /// `power_state`, the bits that must be zero.
 const RESERVED: u32 = !(POWER_DOWN | POWER_LEVEL | 0xffff);
 
-/// vCPUs of a guest, each on the CPU of its number.
-pub(crate) trait Vcpus {
-    /// Returns the number of the CPU with this affinity, and its vCPU's power.
-    fn find(&self, affinity: u64) -> Option<(usize, &Power)>;
-
-    /// Makes CPU number `cpu` check the power of its vCPU.
-    fn kick(&self, cpu: usize);
-
-    /// Returns true if the guest's machine can be suspended.
-    fn can_suspend_system(&self) -> bool;
-}
-
-/// Handles a PSCI call that the guest has made by HVC or SMC.
-pub(crate) fn handle_call(frame: &mut Frame, vcpus: &impl Vcpus) -> TrapOutcome {
+/// Handles a PSCI call that a vCPU has made by HVC or SMC.
+pub(crate) fn handle_call(frame: &mut Frame, vcpu: &Vcpu) -> TrapOutcome {
     let [_, a, b, c, ..] = frame.x;
     let result = match frame.x[0] as u32 {
         psci::PSCI_VERSION => VERSION,
-        psci::PSCI_FEATURES => features(vcpus, a as u32),
+        psci::PSCI_FEATURES => features(a as u32),
         psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
-        psci::PSCI_CPU_ON_64 => cpu_on(vcpus, a, b, c),
-        psci::PSCI_CPU_ON_32 => cpu_on(vcpus, low(a), low(b), low(c)),
-        psci::PSCI_AFFINITY_INFO_64 => affinity_info(vcpus, a, b),
-        psci::PSCI_AFFINITY_INFO_32 => affinity_info(vcpus, low(a), low(b)),
-        psci::PSCI_CPU_OFF => return TrapOutcome::PowerOff,
-        psci::PSCI_CPU_SUSPEND_64 => return cpu_suspend(frame, a as u32, b, c),
-        psci::PSCI_CPU_SUSPEND_32 => return cpu_suspend(frame, a as u32, low(b), low(c)),
-        psci::PSCI_SYSTEM_SUSPEND_64 => return system_suspend(frame, vcpus, a, b),
-        psci::PSCI_SYSTEM_SUSPEND_32 => return system_suspend(frame, vcpus, low(a), low(b)),
-        psci::PSCI_SYSTEM_OFF => return shut_down("powers the machine off", SystemEvent::Off),
-        psci::PSCI_SYSTEM_RESET => return shut_down("resets the machine", SystemEvent::Reset),
+        psci::PSCI_CPU_ON_64 => cpu_on(vcpu, a, b, c),
+        psci::PSCI_CPU_ON_32 => cpu_on(vcpu, low(a), low(b), low(c)),
+        psci::PSCI_AFFINITY_INFO_64 => affinity_info(vcpu, a, b),
+        psci::PSCI_AFFINITY_INFO_32 => affinity_info(vcpu, low(a), low(b)),
+        psci::PSCI_CPU_OFF => return TrapOutcome::Leave(Leave::Off),
+        psci::PSCI_CPU_SUSPEND_64 => return cpu_suspend(frame, vcpu, a as u32, b, c),
+        psci::PSCI_CPU_SUSPEND_32 => return cpu_suspend(frame, vcpu, a as u32, low(b), low(c)),
+        psci::PSCI_SYSTEM_SUSPEND_64 => return system_suspend(frame, vcpu, a, b),
+        psci::PSCI_SYSTEM_SUSPEND_32 => return system_suspend(frame, vcpu, low(a), low(b)),
+        psci::PSCI_SYSTEM_OFF => return shut_down(vcpu, "powers the machine off", End::Off),
+        psci::PSCI_SYSTEM_RESET => return shut_down(vcpu, "resets the machine", End::Reset),
         _ => status(error::NOT_SUPPORTED),
     };
     frame.x[0] = result;
@@ -73,13 +62,8 @@ const fn low(argument: u64) -> u64 {
 
 /// Returns the features of a function. Those of `CPU_SUSPEND` are zero: `power_state` has the
 /// original format, and the platform coordinates.
-fn features(vcpus: &impl Vcpus, function: u32) -> u64 {
+fn features(function: u32) -> u64 {
     match function {
-        psci::PSCI_SYSTEM_SUSPEND_64 | psci::PSCI_SYSTEM_SUSPEND_32
-            if !vcpus.can_suspend_system() =>
-        {
-            status(error::NOT_SUPPORTED)
-        }
         psci::PSCI_VERSION
         | psci::PSCI_FEATURES
         | psci::PSCI_MIGRATE_INFO_TYPE
@@ -98,15 +82,15 @@ fn features(vcpus: &impl Vcpus, function: u32) -> u64 {
     }
 }
 
-fn cpu_on(vcpus: &impl Vcpus, affinity: u64, entry: u64, context: u64) -> u64 {
-    let Some((cpu, power)) = vcpus.find(affinity) else {
+fn cpu_on(vcpu: &Vcpu, affinity: u64, entry: u64, context: u64) -> u64 {
+    let Some(target) = vcpu.vm.find_vcpu(affinity) else {
         return status(error::INVALID_PARAMETERS);
     };
     if entry & 3 != 0 {
         return status(error::INVALID_ADDRESS);
     }
-    if power.power_on(entry, context) {
-        vcpus.kick(cpu);
+    if target.power.power_on(entry, context) {
+        schedule::wake(target);
         status(error::SUCCESS)
     } else {
         status(error::ALREADY_ON)
@@ -116,7 +100,13 @@ fn cpu_on(vcpus: &impl Vcpus, affinity: u64, entry: u64, context: u64) -> u64 {
 /// Suspends the calling vCPU: in standby it waits as by WFI, in power-down it resumes at `entry`
 /// with `context` in `x0`. Only the vCPU itself is suspended: the states of higher levels do not
 /// exist.
-fn cpu_suspend(frame: &mut Frame, state: u32, entry: u64, context: u64) -> TrapOutcome {
+fn cpu_suspend(
+    frame: &mut Frame,
+    vcpu: &Vcpu,
+    state: u32,
+    entry: u64,
+    context: u64,
+) -> TrapOutcome {
     if state & (RESERVED | POWER_LEVEL) != 0 {
         frame.x[0] = status(error::INVALID_PARAMETERS);
         TrapOutcome::Resume
@@ -124,45 +114,40 @@ fn cpu_suspend(frame: &mut Frame, state: u32, entry: u64, context: u64) -> TrapO
         frame.x[0] = status(error::SUCCESS);
         TrapOutcome::Block
     } else {
-        power_down(frame, entry, context)
+        power_down(frame, vcpu, entry, context)
     }
 }
 
-/// Suspends the machine, if every vCPU but the calling one is off.
-fn system_suspend(frame: &mut Frame, vcpus: &impl Vcpus, entry: u64, context: u64) -> TrapOutcome {
-    let on = |cpu: &&PerCpu| {
-        let vcpu = vcpus.find(cpu.affinity);
-        vcpu.is_some_and(|(_, power)| power.state() == PowerState::On)
-    };
-    if !vcpus.can_suspend_system() {
-        frame.x[0] = status(error::NOT_SUPPORTED);
-        TrapOutcome::Resume
-    } else if percpu::all().iter().filter(on).count() > 1 {
+/// Suspends the VM, if every vCPU but the calling one is off.
+fn system_suspend(frame: &mut Frame, vcpu: &Vcpu, entry: u64, context: u64) -> TrapOutcome {
+    let vcpus = vcpu.vm.vcpus().iter();
+    let on = vcpus.filter(|vcpu| vcpu.power.state() == PowerState::On);
+    if on.count() > 1 {
         frame.x[0] = status(error::DENIED);
         TrapOutcome::Resume
     } else {
-        power_down(frame, entry, context)
+        power_down(frame, vcpu, entry, context)
     }
 }
 
 /// Takes the power from the calling vCPU until an interrupt wakes it.
-fn power_down(frame: &mut Frame, entry: u64, context: u64) -> TrapOutcome {
+fn power_down(frame: &mut Frame, vcpu: &Vcpu, entry: u64, context: u64) -> TrapOutcome {
     if entry & 3 != 0 {
         frame.x[0] = status(error::INVALID_ADDRESS);
         return TrapOutcome::Resume;
     }
-    frame.x[0] = status(error::SUCCESS);
-    TrapOutcome::Suspend { entry, context }
+    vcpu.power.set_start(entry, context);
+    TrapOutcome::Suspend
 }
 
-fn affinity_info(vcpus: &impl Vcpus, affinity: u64, lowest_level: u64) -> u64 {
-    match vcpus.find(affinity) {
-        Some((_, power)) if lowest_level == 0 => power.state() as u64,
+fn affinity_info(vcpu: &Vcpu, affinity: u64, lowest_level: u64) -> u64 {
+    match vcpu.vm.find_vcpu(affinity) {
+        Some(target) if lowest_level == 0 => target.power.state() as u64,
         _ => status(error::INVALID_PARAMETERS),
     }
 }
 
-fn shut_down(what: &str, how: SystemEvent) -> TrapOutcome {
-    println!("hyp: vcpu {} {what}", PerCpu::current().index);
-    TrapOutcome::System(how)
+fn shut_down(vcpu: &Vcpu, what: &str, end: End) -> TrapOutcome {
+    println!("hyp: {} vcpu {} {what}", vcpu.vm.name, vcpu.id.index());
+    TrapOutcome::Leave(Leave::End(end))
 }

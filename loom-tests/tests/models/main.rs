@@ -1,4 +1,4 @@
-//! The models, a module for each protocol. One program: all models build on the same VM.
+//! The models, a module for each protocol. One program: almost all models build on the same VM.
 #![cfg(loom)]
 
 mod clear_pending;
@@ -17,6 +17,7 @@ mod publication;
 mod radix;
 mod retarget;
 mod rwp;
+mod scheduler;
 mod sgi;
 mod slices;
 mod snapshot;

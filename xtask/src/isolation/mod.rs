@@ -114,7 +114,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
-    let hypervisor = hypervisor::build(scratch.path())?;
+    let hypervisor = hypervisor::build_with_el2_time(scratch.path())?;
     let guest = build_guest(scratch.path())?;
     fs::create_dir_all(reports)?;
 
@@ -203,7 +203,7 @@ fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Re
         .arg(hypervisor);
     let roles = [
         format!("victim seconds={seconds} seed={seed}"),
-        format!("attacker seed={seed}"),
+        format!("attacker seed={seed} hyp.daemon"),
     ];
     for (address, role) in KERNELS.into_iter().zip(roles) {
         let guest = guest.display();

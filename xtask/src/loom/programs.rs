@@ -15,7 +15,7 @@ use crate::provision::toolchain::cargo;
 /// Compiler flags of the models: the library's atomics, and crossbeam-epoch's, are loom's.
 const FLAGS: &str = "--cfg loom --cfg crossbeam_loom -D warnings";
 
-/// A deliberate fault in the library, as `src/sync/mutant.rs` describes it.
+/// A deliberate fault, as `src/sync/mutant.rs` or the scheduler's `sync/mutant.rs` describes it.
 pub(super) struct MutantRecord {
     /// Its identifier in the code.
     pub(super) name: String,
@@ -99,7 +99,7 @@ impl Programs {
         Ok(built)
     }
 
-    /// Checks that every fault names a model that exists.
+    /// Checks that every fault names a model that exists, and has a name of its own.
     fn check(&self) -> Result<()> {
         for MutantRecord {
             name,
@@ -110,6 +110,9 @@ impl Programs {
         {
             if !self.models().any(|model| model == (protocol, test)) {
                 bail!("{name} is to be caught by {protocol}::{test}, which does not exist");
+            }
+            if self.faults.iter().filter(|one| one.name == *name).count() > 1 {
+                bail!("two faults are called {name}");
             }
         }
         Ok(())

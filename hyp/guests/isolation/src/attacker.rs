@@ -14,7 +14,7 @@ use crate::gic::{self, GICD, GICR, GICR_SIZE, GITS, GITS_SIZE, LPIS, redistribut
 use crate::its::{self, Command, QUEUE_SIZE};
 use crate::memory::{self, read8, read16, read32, read64, write8, write16, write32, write64};
 use crate::random::Random;
-use crate::{mrs, msr, println, psci, start};
+use crate::{mrs, msr, println, psci, start, vectors};
 
 /// Actions between two set-ups.
 const ACTIONS_PER_SET_UP: usize = 300;
@@ -60,6 +60,7 @@ pub(crate) fn run(seed: u64) -> ! {
 fn attack() -> ! {
     let index = cpu::index();
     let vcpus = gic::count_redistributors();
+    vectors::enable();
     // A vCPU that is turned off and on again does something else than before.
     let stream = index as u64 | DONE.load(Ordering::Relaxed) << 8;
     let mut attack = Attack {
@@ -72,10 +73,11 @@ fn attack() -> ! {
     loop {
         attack.set_up();
         for _ in 0..ACTIONS_PER_SET_UP {
+            vectors::fill(attack.random.next());
             attack.act();
             DONE.fetch_add(1, Ordering::Relaxed);
             let now = cpu::now();
-            if index == 0 && now - told > cpu::frequency() {
+            if index == 0 && now - told > cpu::frequency() / 4 {
                 told = now;
                 let [done, interrupts, exceptions] =
                     [&DONE, &INTERRUPTS, &EXCEPTIONS].map(|count| count.load(Ordering::Relaxed));

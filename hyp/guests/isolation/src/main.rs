@@ -20,6 +20,7 @@ mod memory;
 mod psci;
 mod random;
 mod start;
+mod vectors;
 mod victim;
 
 use core::panic::PanicInfo;

@@ -3,8 +3,10 @@
 // UNSAFETY: assembly.
 
 use core::arch::global_asm;
-use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
 
 use crate::cpu::MAX_VCPUS;
 use crate::{attacker, mrs, msr, psci, victim};
@@ -57,10 +59,16 @@ pub(crate) fn power_on(index: usize, entry: fn() -> !) -> u64 {
     psci::cpu_on(crate::cpu::affinity(index), address)
 }
 
-extern "C" fn first(arguments: *const c_char) -> ! {
-    // SAFETY: the hypervisor enters the guest with the address of a C string.
-    let arguments = unsafe { CStr::from_ptr(arguments) };
-    crate::main(arguments.to_str().expect("the arguments are text"))
+extern "C" fn first(tree: *const u8) -> ! {
+    // SAFETY: the hypervisor enters the guest with the address of a device tree, which nobody
+    // writes.
+    let tree = unsafe { Fdt::from_raw(tree) }.expect("the device tree is well-formed");
+    let chosen = tree
+        .find_node("/chosen")
+        .expect("the tree has a command line");
+    let arguments = chosen.property("bootargs");
+    let arguments = arguments.and_then(|text| text.value_as::<&str>().ok());
+    crate::main(arguments.expect("the command line is text"))
 }
 
 extern "C" fn other() -> ! {
@@ -124,9 +132,24 @@ global_asm!(
     .section .head, "ax"
     .global start
 start:
+    b       start_first
+    .long   0
+    .quad   0                       // text_offset: at a 2 MiB boundary
+    .quad   image_size
+    .quad   0xa                     // little endian, 4 KiB pages, anywhere in RAM
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+start_first:
+    ldr     x1, =bss_start
+    ldr     x2, =bss_end
+0:  stp     xzr, xzr, [x1], #16
+    cmp     x1, x2
+    b.lo    0b
     adr     x19, first_argument
     str     x0, [x19]
-    adr     x20, {first}
+    ldr     x20, ={first}
     b       set_up
     .balign 8
 first_argument:

@@ -13,7 +13,7 @@ use crate::gic::{self, FIRST_LPI, FIRST_SPI, SPECIAL, TIMER};
 use crate::its;
 use crate::memory::{self, read64, write32, write64};
 use crate::random::Random;
-use crate::{features, println, psci, start};
+use crate::{features, println, psci, start, vectors};
 
 /// Most interrupts of a vCPU in flight.
 const BURST: usize = 6;
@@ -101,6 +101,8 @@ static ITS_LOCK: AtomicBool = AtomicBool::new(false);
 static SECONDS: AtomicU64 = AtomicU64::new(0);
 /// Seed of the random numbers.
 static SEED: AtomicU64 = AtomicU64::new(0);
+/// Bursts during which the vector registers changed.
+static VECTORS_CHANGED: AtomicU64 = AtomicU64::new(0);
 /// Number of vCPUs.
 static VCPUS: AtomicUsize = AtomicUsize::new(0);
 
@@ -157,9 +159,15 @@ fn measure() -> ! {
     arm_timer(cpu::now());
     cpu::unmask();
 
+    vectors::enable();
     let end = cpu::now() + SECONDS.load(Ordering::Relaxed) * cpu::frequency();
     while cpu::now() < end {
+        let seed = random.next();
+        vectors::fill(seed);
         send_burst(vcpus as u64, &mut random);
+        if !vectors::are_filled(seed) {
+            VECTORS_CHANGED.fetch_add(1, Ordering::Relaxed);
+        }
     }
     // Others may still send here. Late and repeated interrupts arrive in the tenth of a second
     // after that.
@@ -404,9 +412,11 @@ fn report(vcpus: usize) {
         .filter(|&at| read64(at) != pattern(at))
         .count();
     println!(
-        "@victim total vcpus={vcpus} foreign={} spurious={} memory_changed={changed}",
+        "@victim total vcpus={vcpus} foreign={} spurious={} memory_changed={changed} \
+         vectors_changed={}",
         sum(|counts| &counts.foreign),
-        sum(|counts| &counts.spurious)
+        sum(|counts| &counts.spurious),
+        VECTORS_CHANGED.load(Ordering::Relaxed)
     );
 }
 

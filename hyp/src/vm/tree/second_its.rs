@@ -4,15 +4,15 @@
 //! The machine has no second ITS, and no device can reach it. The guest makes its events pending by
 //! commands.
 
-use alloc::string::ToString;
 use core::ops::Range;
 
 use dtoolkit::Node;
 use dtoolkit::fdt::Fdt;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::model::DeviceTree;
 use vgic::config::ItsConfig;
-use vgic::description::device_tree::{self as description, its_node};
+use vgic::description::device_tree::its_node;
 
+use super::part::written;
 use crate::machine::{Machine, tree};
 use crate::memory::ranges::Pages;
 
@@ -60,14 +60,4 @@ fn is_free(frames: &Range<usize>, machine: &Machine) -> bool {
     let taken = machine.devices.iter().chain(machine.memory.iter());
     taken.for_each(|range| free.remove(range));
     free.contains(frames)
-}
-
-/// Returns a node without children as dtoolkit writes it.
-fn written(description: &description::Node) -> DeviceTreeNode {
-    let mut node = DeviceTreeNode::new(description.name.clone()).expect("the name is well-formed");
-    for description::Property { name, value } in &description.properties {
-        let property = DeviceTreeProperty::new(name.to_string(), value.to_bytes());
-        node.add_property(property.expect("the name is well-formed"));
-    }
-    node
 }

@@ -1,35 +1,36 @@
-//! The embedder's side of the guest's vGIC: the [`Host`] of a guest with the whole machine.
+//! The embedder's side of a VM's vGIC: its [`Host`].
 //!
-//! vCPU n runs on CPU n. Every interrupt of the machine is the guest's, with its own INTID. SPIs
-//! and PPIs are enabled, configured and routed in the physical controller as in the virtual one. An
-//! event that the guest maps in a virtual ITS is mapped in the physical ITS, to an LPI of the
-//! hypervisor's choice.
-#![expect(unsafe_code)]
-// UNSAFETY: reads the guest's memory, which the guest writes.
+//! Events that the guest maps in a virtual ITS for a device of its own are mapped in the physical
+//! ITS, to an LPI of the hypervisor's choice. The VM with the whole machine has every interrupt of
+//! the machine, with its own INTID. Its SPIs and PPIs are enabled, configured and routed in the
+//! physical controller as in the virtual one, and its vCPU n runs on CPU n. Another VM has the PPIs
+//! of its timers, on the CPU that runs the vCPU.
 
 use alloc::collections::BTreeMap;
+use core::ops::Range;
 
 use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host, PhysicalInterrupt};
 
+use super::{Share, Vm};
 use crate::cpu::hyp_timer;
-use crate::cpu::percpu::PerCpu;
-use crate::gic::Gic;
+use crate::gic::its::Its;
 use crate::gic::lpi::MsiSource;
 use crate::gic::redistributor::Redistributor;
-use crate::memory::ranges::Pages;
+use crate::gic::{self, Gic};
 use crate::println;
+use crate::schedule;
+use crate::vcpu::{Vcpu, interrupts};
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
 
-/// The machine, as the vGIC uses it.
-pub(crate) struct PassthroughHost {
-    /// Physical interrupt controller.
-    pub(crate) gic: Gic,
-    /// The guest's RAM, mapped by identity.
-    memory: Pages,
+/// The machine, as a VM's vGIC uses it.
+pub(crate) struct VmHost {
+    vm: &'static Vm,
+    vcpus: &'static [Vcpu],
+    gic: &'static Gic,
     /// Events mapped in the physical ITSes, by ITS, DeviceID and EventID.
     mirror: Mutex<BTreeMap<(u8, u32, u32), Mirrored>>,
     /// Lock of the configuration registers, each of which holds the fields of several SPIs.
@@ -43,34 +44,61 @@ struct Mirrored {
     cpu: usize,
 }
 
-impl PassthroughHost {
-    /// Returns a host with the controller `gic`, for a guest with the RAM `memory`.
-    pub(crate) fn new(gic: Gic, memory: Pages) -> Self {
+impl VmHost {
+    /// Returns the host of a VM's interrupt controller.
+    pub(crate) fn new(vm: &'static Vm) -> Self {
         Self {
-            gic,
-            memory,
+            vm,
+            vcpus: vm.vcpus(),
+            gic: gic::get(),
             mirror: Mutex::new(BTreeMap::new()),
             configuration: Mutex::new(()),
         }
     }
 
-    /// Returns true if the machine has this SPI. The guest has more SPIs.
-    fn has_spi(&self, intid: IntId) -> bool {
-        self.gic.distributor.spis().contains(&intid.raw())
+    /// Returns the SPIs of the machine that are the VM's.
+    pub(crate) fn spis(&self) -> Range<u32> {
+        if self.has_machine() {
+            self.gic.distributor.spis()
+        } else {
+            0..0
+        }
     }
 
-    /// Returns true if the guest may have the physical PPI. The hypervisor's own PPIs are not the
-    /// guest's.
-    pub(crate) fn is_guest_ppi(&self, ppi: u32) -> bool {
-        ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
+    /// Returns true if the VM has the physical SPI of this number. The guest has more SPIs.
+    fn has_spi(&self, intid: IntId) -> bool {
+        self.spis().contains(&intid.raw())
+    }
+
+    /// Returns true if the VM has the whole machine.
+    fn has_machine(&self) -> bool {
+        self.vm.share == Share::Machine
+    }
+
+    /// Returns true if the VM's vCPUs have the physical PPI of this number.
+    pub(crate) fn has_ppi(&self, ppi: u32) -> bool {
+        match self.vm.share {
+            Share::Machine => {
+                ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
+            }
+            Share::Part => interrupts::TIMERS.contains(&ppi),
+        }
     }
 
     /// Deactivates the guest's PPIs of CPU `cpu`: those that came while the vCPU was off, and that
     /// nobody has been given.
     pub(crate) fn deactivate_ppis(&self, cpu: usize) {
-        let ppis = (0..IntId::FIRST_SPI).filter(|ppi| self.is_guest_ppi(*ppi));
+        let ppis = (0..IntId::FIRST_SPI).filter(|ppi| self.has_ppi(*ppi));
         let mask = ppis.fold(0, |mask, ppi| mask | 1 << ppi);
         self.gic.redistributor(cpu).deactivate(mask);
+    }
+
+    /// Returns the physical ITS for a device of the VM.
+    fn physical_its(&self, its: ItsId, _device: DeviceId) -> Option<&Its> {
+        match self.vm.share {
+            Share::Machine => self.gic.its.get(usize::from(its.0)),
+            Share::Part => None,
+        }
     }
 
     /// Returns the redistributor of a CPU. The numbers of CPUs are their indices.
@@ -79,58 +107,21 @@ impl PassthroughHost {
     }
 }
 
-impl Host for PassthroughHost {
+impl Host for VmHost {
     fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
         self.gic.kick(usize::from(cpu.0));
     }
 
     fn wake(&self, vcpu: VcpuId) {
-        // The interrupt that led here has woken the vCPU of this CPU, which checks again.
-        if vcpu != PerCpu::current().vcpu {
-            self.gic.kick(vcpu.index());
-        }
+        schedule::wake(&self.vcpus[vcpu.index()]);
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-        let start = usize::try_from(gpa).map_err(|_| BadAddress)?;
-        let end = start.checked_add(buffer.len()).ok_or(BadAddress)?;
-        if !self.memory.contains(&(start..end)) {
-            return Err(BadAddress);
-        }
-        // Tables and commands are aligned, and read by double words.
-        // SAFETY: any eight bytes are a valid `u64`.
-        let (before, words, _) = unsafe { buffer.align_to_mut::<u64>() };
-
-        let mut done = 0;
-        if start.is_multiple_of(size_of::<u64>()) && before.is_empty() {
-            done = size_of_val(words);
-            for (address, word) in (start..).step_by(size_of::<u64>()).zip(words) {
-                // SAFETY: the address is in RAM of the guest, mapped by identity. The read is
-                // volatile because the guest may write at the same time; then any value will do.
-                *word = unsafe { (address as *const u64).read_volatile() };
-            }
-        }
-
-        for (address, byte) in (start + done..end).zip(&mut buffer[done..]) {
-            // SAFETY: the address is in RAM of the guest, mapped by identity. The read is volatile
-            // because the guest may write at the same time; then any value will do.
-            *byte = unsafe { (address as *const u8).read_volatile() };
-        }
-        Ok(())
+        self.vm.memory.read(gpa, buffer).ok_or(BadAddress)
     }
 
     fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
-        let start = usize::try_from(gpa).map_err(|_| BadAddress)?;
-        let end = start.checked_add(bytes.len()).ok_or(BadAddress)?;
-        if !self.memory.contains(&(start..end)) {
-            return Err(BadAddress);
-        }
-        for (address, byte) in (start..end).zip(bytes) {
-            // SAFETY: the address is in RAM of the guest, mapped by identity, and nothing of hyp's
-            // is there. The write is volatile because the guest may access it at the same time.
-            unsafe { (address as *mut u8).write_volatile(*byte) };
-        }
-        Ok(())
+        self.vm.memory.write(gpa, bytes).ok_or(BadAddress)
     }
 
     fn deactivate(&self, physical: PhysicalInterrupt) {
@@ -154,7 +145,7 @@ impl Host for PassthroughHost {
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         match vcpu {
             None if self.has_spi(intid) => self.gic.distributor.enable(intid.raw(), on),
-            Some(vcpu) if self.is_guest_ppi(intid.raw()) => {
+            Some(vcpu) if self.has_machine() && self.has_ppi(intid.raw()) => {
                 self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
             }
             _ => {}
@@ -177,7 +168,7 @@ impl Host for PassthroughHost {
     }
 
     fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
-        if let Some(physical) = self.gic.its.get(usize::from(its.0))
+        if let Some(physical) = self.physical_its(its, device)
             && let Err(error) = physical.map_device(device.0, event_bits.into())
         {
             // The guest has mapped a device that the machine cannot have.
@@ -189,7 +180,7 @@ impl Host for PassthroughHost {
     }
 
     fn device_unmapped(&self, its: ItsId, device: DeviceId) {
-        if let Some(physical) = self.gic.its.get(usize::from(its.0)) {
+        if let Some(physical) = self.physical_its(its, device) {
             physical.unmap_device(device.0);
         }
     }
@@ -202,7 +193,7 @@ impl Host for PassthroughHost {
         _lpi: IntId,
         target: Option<VcpuId>,
     ) {
-        let Some(physical) = self.gic.its.get(usize::from(its.0)) else {
+        let Some(physical) = self.physical_its(its, device) else {
             return;
         };
 
@@ -211,7 +202,10 @@ impl Host for PassthroughHost {
         let old = mirror.get(&key).copied();
         // The virtual event has no target: the physical interrupt may go to any CPU, and the vGIC
         // keeps it.
-        let cpu = target.map_or_else(|| old.map_or(0, |old| old.cpu), VcpuId::index);
+        let cpu = match target {
+            Some(target) => self.vcpus[target.index()].entity.cpu(),
+            None => old.map_or(0, |old| old.cpu),
+        };
 
         let lpi = match old {
             Some(old) => {
@@ -222,6 +216,7 @@ impl Host for PassthroughHost {
             }
             None => {
                 let source = MsiSource {
+                    vm: self.vm.index as u16,
                     its: its.0,
                     device: device.0,
                     event: event.0,
@@ -250,7 +245,7 @@ impl Host for PassthroughHost {
         let Some(old) = self.mirror.lock().remove(&key) else {
             return;
         };
-        if let Some(physical) = self.gic.its.get(usize::from(its.0)) {
+        if let Some(physical) = self.physical_its(its, device) {
             physical.unmap_event(device.0, event.0, old.cpu);
         }
         self.gic.lpis.release(old.lpi);

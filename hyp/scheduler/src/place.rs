@@ -1,0 +1,144 @@
+//! Wake-ups, and the choice of a CPU for an entity.
+
+use crate::cpu::Cpu;
+use crate::entity::Woken;
+use crate::queue::Queue;
+use crate::sync::{Mutant, mutant};
+use crate::{Entity, Here, Time};
+
+/// CPUs next to an entity's last one that are tried first: they are likely to share a cache with
+/// it. Fewer in models, which explore each look.
+const NEAR: usize = if cfg!(loom) { 2 } else { 4 };
+
+/// CPUs anywhere that are tried after those, others each time: over time, each idle CPU is found.
+/// None in models, where `NEAR` finds them all.
+const FAR: usize = if cfg!(loom) { 0 } else { 4 };
+
+/// A place for an entity.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    cpu: usize,
+    /// True if the CPU was idle: it is owed a kick.
+    claimed: bool,
+}
+
+impl Here<'_> {
+    /// Wakes an entity at time `now`, after its news was published. Returns the CPU to
+    /// kick, if there is one; never the calling CPU, which calls [`Here::needs_resched`] before it
+    /// enters a guest.
+    #[must_use]
+    pub fn wake(&self, entity: &'static Entity, now: Time) -> Option<usize> {
+        match entity.wake() {
+            Woken::Nothing => None,
+            Woken::Running(cpu) => {
+                // It has something to run, and is kicked.
+                self.scheduler.cpus[cpu].claim_idle();
+                self.elsewhere(cpu)
+            }
+            Woken::Claimed(before) => {
+                self.cpu().counters.wake_ups.increment();
+                let last = before.cpu();
+                if before.is_timed() && !mutant(Mutant::DeadlineKept) {
+                    self.scheduler.cpus[last].locked(|queue| queue.remove_timer(entity));
+                }
+                self.place_woken(entity, last, now)
+            }
+        }
+    }
+
+    /// Queues an entity that the calling CPU has claimed, and that was put on CPU `last`. Returns
+    /// the CPU to kick.
+    fn place_woken(&self, entity: &'static Entity, last: usize, now: Time) -> Option<usize> {
+        let lag = self.lag_of_sleeper(entity, self.scheduler.cpus[last].floor());
+        let mut idle = self.claim(last);
+        if entity.pin().is_none() {
+            idle = idle.or_else(|| self.claim_near(last));
+        }
+        self.enqueue(idle.unwrap_or(self.at(last)), entity, lag, now)
+    }
+
+    /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
+    /// on.
+    pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64) -> i64 {
+        let lag = entity.vruntime.get().wrapping_sub(floor) as i64;
+        let credit = i64::try_from(self.scheduler.parameters.credit).unwrap_or(i64::MAX);
+        lag.max(-credit)
+    }
+
+    /// Claims an idle CPU, in a bounded number of looks that begins near the CPU `home`.
+    pub(crate) fn claim_near(&self, home: usize) -> Option<Place> {
+        self.neighbours(home).find_map(|cpu| self.claim(cpu))
+    }
+
+    /// Returns another CPU whose load is `limit` at most, if a bounded number of looks finds one.
+    pub(crate) fn lighter(&self, limit: u64) -> Option<Place> {
+        let load = |&cpu: &usize| self.scheduler.cpus[cpu].load();
+        self.neighbours(self.index)
+            .filter(|&cpu| cpu != self.index)
+            .min_by_key(load)
+            .filter(|cpu| load(cpu) <= limit)
+            .map(|cpu| self.at(cpu))
+    }
+
+    /// Returns CPUs to try: those after the CPU `home`, and then others each time.
+    pub(crate) fn neighbours(&self, home: usize) -> impl Iterator<Item = usize> {
+        let (here, cpus) = (self.cpu(), self.scheduler.cpus.len());
+        let near = (1..=NEAR).map(move |step| home + step);
+        let far = (0..FAR).map(move |_| here.rotor.next());
+        near.chain(far).map(move |cpu| cpu % cpus)
+    }
+
+    /// Claims a CPU, if it is idle.
+    fn claim(&self, cpu: usize) -> Option<Place> {
+        let claimed = self.scheduler.cpus[cpu].claim_idle();
+        claimed.then_some(Place { cpu, claimed })
+    }
+
+    /// Returns a CPU as a place that is not claimed.
+    pub(crate) fn at(&self, cpu: usize) -> Place {
+        Place {
+            cpu,
+            claimed: false,
+        }
+    }
+
+    /// Queues an entity, which belongs to the calling CPU. Returns the CPU to kick.
+    pub(crate) fn enqueue(
+        &self,
+        place: Place,
+        entity: &'static Entity,
+        lag: i64,
+        now: Time,
+    ) -> Option<usize> {
+        let cpu = &self.scheduler.cpus[place.cpu];
+        let kick = cpu.locked(|queue| {
+            queue.insert(entity, lag, now);
+            entity.queue(place.cpu);
+            let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
+            claimed | self.notify(cpu, queue, now)
+        });
+        if kick {
+            self.elsewhere(place.cpu)
+        } else {
+            None
+        }
+    }
+
+    /// Lets the CPU `cpu` know of an entity that was queued there under the lock, which the caller
+    /// holds. Returns true if the CPU has to be kicked.
+    fn notify(&self, cpu: &Cpu, queue: &Queue, now: Time) -> bool {
+        if cpu.claim_idle() {
+            return !mutant(Mutant::IdleCpuNotKicked);
+        }
+        // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity
+        // alone has no tick.
+        let first = queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
+        let due = first || queue.is_owed(&self.scheduler.parameters, now);
+        queue.is_busy() && due && cpu.request_resched()
+    }
+
+    /// Returns a CPU to kick, unless it is the calling CPU.
+    fn elsewhere(&self, cpu: usize) -> Option<usize> {
+        (cpu != self.index).then_some(cpu)
+    }
+}

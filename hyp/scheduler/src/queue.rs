@@ -1,0 +1,266 @@
+//! The queues of one CPU: all that its lock protects.
+
+use intrusive_collections::{KeyAdapter, RBTree, RBTreeAtomicLink, intrusive_adapter};
+
+use crate::entity::{Entity, NORMAL_WEIGHT};
+use crate::sync::{Mutant, mutant};
+use crate::{Parameters, Time};
+
+/// Waiting entities that a thief looks at, pinned ones included.
+const STEALABLE: usize = 8;
+
+intrusive_adapter!(ByVruntime = &'static Entity: Entity { run_link => RBTreeAtomicLink });
+intrusive_adapter!(ByDeadline = &'static Entity: Entity { timer_link => RBTreeAtomicLink });
+
+/// Key of a queue. The entity's number makes it unique.
+type Key = (u64, u32);
+
+impl KeyAdapter<'_> for ByVruntime {
+    type Key = Key;
+
+    fn get_key(&self, entity: &Entity) -> Key {
+        (entity.vruntime.get(), entity.id())
+    }
+}
+
+impl KeyAdapter<'_> for ByDeadline {
+    type Key = Key;
+
+    fn get_key(&self, entity: &Entity) -> Key {
+        (entity.deadline.get(), entity.id())
+    }
+}
+
+/// The entity that runs on a CPU.
+struct Running {
+    entity: &'static Entity,
+    /// Time up to which the entity has been charged; `None` while the CPU sleeps.
+    charged: Option<Time>,
+    /// Begin of the time slice.
+    began: Time,
+}
+
+/// Run queue and timer queue of one CPU, and the entity that runs there.
+#[derive(Default)]
+pub(crate) struct Queue {
+    waiting: RBTree<ByVruntime>,
+    timers: RBTree<ByDeadline>,
+    running: Option<Running>,
+    /// Number of waiting entities.
+    count: usize,
+    /// Sum of the weights of the waiting entities.
+    waiting_load: u64,
+    /// Virtual time of the queue: the smallest `vruntime` on it. It never decreases.
+    floor: u64,
+}
+
+impl Queue {
+    /// Returns the number of waiting entities.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Returns the sum of the weights of the entities that wait or run.
+    pub(crate) fn load(&self) -> u64 {
+        let running = self.running.as_ref().map(|running| running.entity.weight());
+        self.waiting_load + running.map_or(0, u64::from)
+    }
+
+    /// Returns the queue's virtual time.
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Returns the entity that runs.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn running(&self) -> &'static Entity {
+        self.running.as_ref().expect("nothing runs here").entity
+    }
+
+    /// Returns how far `entity` is ahead of the queue's virtual time; negative if it is owed time.
+    pub(crate) fn lag(&self, entity: &Entity) -> i64 {
+        entity.vruntime.get().wrapping_sub(self.floor) as i64
+    }
+
+    /// Makes an entity of another queue one of this queue, `lag` ahead of its virtual time.
+    pub(crate) fn adopt(&self, entity: &Entity, lag: i64) {
+        entity.vruntime.set(self.floor.saturating_add_signed(lag));
+    }
+
+    /// Adds an entity that waits from `now` on, `lag` ahead of the queue's virtual time.
+    pub(crate) fn insert(&mut self, entity: &'static Entity, lag: i64, now: Time) {
+        self.adopt(entity, lag);
+        entity.queued_at.set(now);
+        self.count += 1;
+        self.waiting_load += u64::from(entity.weight());
+        self.waiting.insert(entity);
+    }
+
+    /// Removes the waiting entity that is owed most.
+    pub(crate) fn pop(&mut self) -> Option<&'static Entity> {
+        let entity = self.waiting.front_mut().remove()?;
+        self.forget(entity);
+        Some(entity)
+    }
+
+    /// Removes the waiting entity that is owed most, of those that may leave the CPU.
+    pub(crate) fn pop_stealable(&mut self) -> Option<&'static Entity> {
+        let mut cursor = self.waiting.front_mut();
+        for _ in 0..STEALABLE {
+            if cursor.get()?.pin().is_none() {
+                break;
+            }
+            cursor.move_next();
+        }
+        if cursor.get()?.pin().is_some() {
+            return None;
+        }
+        let left = mutant(Mutant::StolenStaysQueued).then(|| cursor.as_cursor().clone_pointer());
+        let entity = left.unwrap_or_else(|| cursor.remove())?;
+        self.forget(entity);
+        Some(entity)
+    }
+
+    /// Counts out an entity that no longer waits.
+    fn forget(&mut self, entity: &Entity) {
+        self.count -= 1;
+        self.waiting_load -= u64::from(entity.weight());
+    }
+
+    /// Begins the time slice of an entity at `now`.
+    pub(crate) fn start(&mut self, entity: &'static Entity, now: Time) {
+        debug_assert!(self.running.is_none(), "two entities run on a CPU");
+        self.running = Some(Running {
+            entity,
+            charged: Some(now),
+            began: now,
+        });
+        self.advance();
+    }
+
+    /// Ends the time slice of the entity that runs, and returns the entity.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn stop(&mut self) -> &'static Entity {
+        self.running.take().expect("nothing runs here").entity
+    }
+
+    /// Charges the entity that runs for its time up to `now`.
+    pub(crate) fn account(&mut self, now: Time) {
+        if let Some(running) = &mut self.running {
+            running.entity.vruntime.set(running.vruntime(now));
+            if let Some(charged) = &mut running.charged {
+                *charged = now.max(*charged);
+            }
+        }
+        self.advance();
+    }
+
+    /// Charges the entity that runs up to `now`, and not for the sleep of the CPU from then on.
+    pub(crate) fn sleep(&mut self, now: Time) {
+        self.account(now);
+        if let Some(running) = &mut self.running {
+            running.charged = None;
+        }
+    }
+
+    /// Charges the entity that runs from `now` on.
+    pub(crate) fn wake_up(&mut self, now: Time) {
+        if let Some(running) = &mut self.running {
+            running.charged = Some(now);
+        }
+    }
+
+    /// Advances the virtual time to the smallest `vruntime`, if that has grown.
+    fn advance(&mut self) {
+        let running = self.running.as_ref().map(|one| one.entity.vruntime.get());
+        let first = self.waiting.front().get().map(|one| one.vruntime.get());
+        let least = running.into_iter().chain(first).min();
+        self.floor = self.floor.max(least.unwrap_or(0));
+    }
+
+    /// Returns true if an entity runs and is charged: the CPU is awake.
+    pub(crate) fn is_busy(&self) -> bool {
+        (self.running.as_ref()).is_some_and(|running| running.charged.is_some())
+    }
+
+    /// Returns true if the first entity that waits is owed more than the granularity against the
+    /// one that runs.
+    pub(crate) fn is_owed(&self, parameters: &Parameters, now: Time) -> bool {
+        let (Some(running), Some(first)) = (&self.running, self.waiting.front().get()) else {
+            return false;
+        };
+        let margin = first.vruntime.get().saturating_add(parameters.granularity);
+        margin < running.vruntime(now)
+    }
+
+    /// Returns the end of the time slice, if another entity waits.
+    pub(crate) fn slice_end(&self, parameters: &Parameters) -> Option<Time> {
+        let running = self.running.as_ref().filter(|_| self.count > 0)?;
+        let weight = u64::from(running.entity.weight());
+        let share = parameters.latency.saturating_mul(weight) / self.load();
+        Some(running.began + share.max(parameters.least_slice))
+    }
+
+    /// Decides at `now` if the entity that runs makes room for one that waits. If not, a time slice
+    /// that has ended is followed by another.
+    pub(crate) fn is_over(&mut self, parameters: &Parameters, now: Time) -> bool {
+        if self.is_owed(parameters, now) {
+            return true;
+        }
+        if self.slice_end(parameters).is_none_or(|end| now < end) {
+            return false;
+        }
+
+        let first = (self.waiting.front().get()).map(|one| ByVruntime::NEW.get_key(one));
+        let Some(running) = &mut self.running else {
+            return false;
+        };
+        running.began = now;
+        first < Some(ByVruntime::NEW.get_key(running.entity))
+    }
+
+    /// Puts an entity into the timer queue.
+    pub(crate) fn insert_timer(&mut self, entity: &'static Entity) {
+        self.timers.insert(entity);
+    }
+
+    /// Removes an entity from the timer queue, unless its deadline has removed it.
+    pub(crate) fn remove_timer(&mut self, entity: &Entity) {
+        if entity.timer_link.is_linked() {
+            let key = ByDeadline::NEW.get_key(entity);
+            let removed = self.timers.find_mut(&key).remove();
+            debug_assert!(removed.is_some(), "{} is in another queue", entity.id());
+        }
+    }
+
+    /// Removes the first entity whose deadline has come by `now` from the timer queue.
+    pub(crate) fn pop_timer(&mut self, now: Time) -> Option<&'static Entity> {
+        self.first_deadline().filter(|&first| first <= now)?;
+        self.timers.front_mut().remove()
+    }
+
+    /// Returns the first deadline.
+    pub(crate) fn first_deadline(&self) -> Option<Time> {
+        self.timers.front().get().map(|one| one.deadline.get())
+    }
+}
+
+impl Running {
+    /// Returns the entity's `vruntime` at `now`.
+    fn vruntime(&self, now: Time) -> u64 {
+        // Another CPU may have read the clock a little earlier.
+        let used = self
+            .charged
+            .map_or(0, |charged| now.saturating_sub(charged));
+        let weight = u64::from(self.entity.weight());
+        // Rounded up, so that no switch is free.
+        let scaled = used
+            .saturating_mul(u64::from(NORMAL_WEIGHT))
+            .div_ceil(weight);
+        self.entity.vruntime.get().saturating_add(scaled)
+    }
+}

@@ -1,0 +1,207 @@
+//! Operations of a CPU on what it runs: pick, tick, preempt, block and idle.
+
+use crate::entity::Woken;
+use crate::queue::Queue;
+use crate::sync::{Mutant, mutant};
+use crate::{Entity, Here, Time};
+
+impl Here<'_> {
+    /// Picks the entity to run from time `now` on: the one here that is owed most, or one of
+    /// another CPU. Returns `None` if there is none in a bounded number of looks.
+    #[must_use]
+    pub fn pick(&self, now: Time) -> Option<&'static Entity> {
+        let own = self.cpu().locked(|queue| {
+            self.cpu().clear_resched();
+            let entity = queue.pop()?;
+            self.start(queue, entity, now);
+            Some(entity)
+        });
+        own.or_else(|| self.steal(now))
+    }
+
+    /// Returns true if entities seem to wait on another CPU, in a bounded number of looks.
+    #[must_use]
+    pub fn can_steal(&self) -> bool {
+        let cpus = &self.scheduler.cpus;
+        (self.neighbours(self.index)).any(|other| other != self.index && cpus[other].has_waiting())
+    }
+
+    /// Takes an entity that waits on another CPU, and begins its time slice here.
+    fn steal(&self, now: Time) -> Option<&'static Entity> {
+        let cpus = &self.scheduler.cpus;
+        let mut victims = self
+            .neighbours(self.index)
+            .filter(|&victim| victim != self.index && cpus[victim].has_waiting());
+
+        // A victim whose lock is held is passed over: its own CPU is likely to pick.
+        let (entity, lag) = victims.find_map(|victim| {
+            let stolen = cpus[victim].try_locked(|queue| {
+                let entity = queue.pop_stealable()?;
+                Some((entity, queue.lag(entity)))
+            });
+            stolen.flatten()
+        })?;
+
+        self.cpu().counters.steals.increment();
+        self.cpu().locked(|queue| {
+            queue.adopt(entity, lag);
+            self.start(queue, entity, now);
+        });
+        Some(entity)
+    }
+
+    /// Begins the time slice of an entity that was taken from a run queue.
+    fn start(&self, queue: &mut Queue, entity: &'static Entity, now: Time) {
+        let counters = &self.cpu().counters;
+        if entity.run(self.index) {
+            counters.migrations.increment();
+        }
+        let waited = now.saturating_sub(entity.queued_at.get());
+        counters.longest_wait.raise(waited);
+        queue.start(entity, now);
+    }
+
+    /// Returns true if another CPU asks this one to call [`Here::tick`]. The fast path of an exit:
+    /// one load.
+    #[inline]
+    #[must_use]
+    pub fn needs_resched(&self) -> bool {
+        self.cpu().needs_resched()
+    }
+
+    /// Returns the time of the next [`Here::tick`]: the end of the time slice, if another entity
+    /// waits here, or the first deadline of an entity that was put here.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Time> {
+        let parameters = &self.scheduler.parameters;
+        (self.cpu()).locked(|queue| {
+            let events = [queue.slice_end(parameters), queue.first_deadline()];
+            events.into_iter().flatten().min()
+        })
+    }
+
+    /// Charges the entity that runs, and makes those runnable whose deadline has come by `now`.
+    /// Returns true if the entity that runs makes room for one that waits.
+    #[must_use]
+    pub fn tick(&self, now: Time) -> bool {
+        self.expire(now);
+        self.cpu().locked(|queue| {
+            self.cpu().clear_resched();
+            queue.account(now);
+            queue.is_over(&self.scheduler.parameters, now)
+        })
+    }
+
+    /// Queues the entities that were put here and whose deadline has come by `now`.
+    fn expire(&self, now: Time) {
+        // One for each acquisition of the lock, which has a bound then.
+        while self.cpu().locked(|queue| self.expire_first(queue, now)) {}
+    }
+
+    /// Queues the first entity whose deadline has come. Returns false if there is none.
+    fn expire_first(&self, queue: &mut Queue, now: Time) -> bool {
+        let Some(entity) = queue.pop_timer(now) else {
+            return false;
+        };
+        // A CPU that has claimed the entity already queues it.
+        let claimed = matches!(entity.wake(), Woken::Claimed(_));
+        if claimed || mutant(Mutant::ExpiryPassesWaker) {
+            self.cpu().counters.wake_ups.increment();
+            let lag = self.lag_of_sleeper(entity, queue.floor());
+            queue.insert(entity, lag, now);
+            entity.queue(self.index);
+        }
+        true
+    }
+
+    /// Puts the entity that runs back on a queue, at time `now`. If others wait here, it goes to an
+    /// idle CPU, or to one that has no more to do than is left here: vCPUs of CPUs that cannot be
+    /// shared evenly take turns in the larger share. The vCPU was put before. Returns the CPU to
+    /// kick, if there is one.
+    ///
+    /// # Panics
+    /// If nothing runs here.
+    #[must_use]
+    pub fn preempt(&self, now: Time) -> Option<usize> {
+        let (entity, lag, left) = self.cpu().locked(|queue| {
+            queue.account(now);
+            let entity = queue.stop();
+            (entity, queue.lag(entity), queue.load())
+        });
+
+        let mut place = None;
+        if left > 0 {
+            self.cpu().counters.preemptions.increment();
+            if entity.pin().is_none() {
+                place = self.claim_near(self.index).or_else(|| self.lighter(left));
+            }
+        }
+        self.enqueue(place.unwrap_or(self.at(self.index)), entity, lag, now)
+    }
+
+    /// Blocks the entity that runs, at time `now`, until a wake-up or the deadline. The vCPU was
+    /// put before, and is not used after. Returns false if a wake-up has come since
+    /// [`Entity::begin_wait`]: then the entity still runs here.
+    ///
+    /// # Panics
+    /// If nothing runs here.
+    #[must_use]
+    pub fn block(&self, deadline: Option<Time>, now: Time) -> bool {
+        let late = mutant(Mutant::DeadlineAfterUnlock);
+        let blocked = self.cpu().locked(|queue| {
+            queue.account(now);
+            let entity = queue.running();
+            if let Some(deadline) = deadline {
+                entity.deadline.set(deadline);
+            }
+            if !entity.block(self.index, deadline.is_some()) {
+                return None;
+            }
+
+            // From here on the entity may be another CPU's, but for its deadline.
+            queue.stop();
+            if deadline.is_some() && !late {
+                queue.insert_timer(entity);
+            }
+            Some(entity)
+        });
+
+        if let Some(entity) = blocked.filter(|_| late && deadline.is_some()) {
+            self.cpu().locked(|queue| queue.insert_timer(entity));
+        }
+        blocked.is_some()
+    }
+
+    /// Declares the CPU idle at time `now`, with nothing loaded or with a vCPU that waits. Returns
+    /// false if entities wait here: then the CPU picks one instead. After true, the CPU does
+    /// nothing but sleep until an interrupt comes or [`Here::next_event`], and call
+    /// [`Here::end_idle`].
+    #[must_use]
+    pub fn begin_idle(&self, now: Time) -> bool {
+        // The flag is set and the queue looked at in one critical section. A CPU that queues here
+        // before is seen, and one that queues here after sees the flag.
+        self.cpu().locked(|queue| {
+            if queue.count() > 0 && !mutant(Mutant::IdleWithoutLook) {
+                return false;
+            }
+            queue.sleep(now);
+            self.cpu().set_idle();
+            true
+        })
+    }
+
+    /// Returns true from [`Here::begin_idle`] on, until another CPU owes this one a kick.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.cpu().is_idle()
+    }
+
+    /// Ends the idleness of the CPU at time `now`, and makes those runnable whose deadline has
+    /// come. Returns true if entities wait here.
+    pub fn end_idle(&self, now: Time) -> bool {
+        self.cpu().end_idle();
+        self.cpu().locked(|queue| queue.wake_up(now));
+        self.expire(now);
+        self.cpu().has_waiting()
+    }
+}

@@ -1,0 +1,84 @@
+//! Data of the calling CPU, which no other CPU may touch.
+#![expect(unsafe_code)]
+// UNSAFETY: assumes, without a check, that a CPU that has left the guest runs a vCPU.
+
+use core::cell::Cell;
+
+use scheduler::Here;
+use vgic::Cpu;
+use vgic::cpu_interface::ich::Ich;
+
+use super::hyp_timer::HypTimer;
+use super::percpu::PerCpu;
+use crate::gic::Gic;
+use crate::vcpu::Vcpu;
+use crate::vm::controller::Controller;
+
+/// The calling CPU, pinned.
+pub(crate) type PinnedCpu<'c> = vgic::PinnedCpu<'c, Ich>;
+
+/// vCPU that a CPU runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Loaded {
+    pub(crate) vcpu: &'static Vcpu,
+    /// Interrupt controller of the vCPU's VM.
+    pub(crate) vgic: &'static Controller,
+}
+
+/// The calling CPU: a reference proves that the code runs there.
+pub(crate) struct ThisCpu {
+    /// The CPU's data for all CPUs.
+    pub(crate) shared: &'static PerCpu,
+    /// The library's part of the CPU.
+    pub(crate) vgic_cpu: Cpu<Ich>,
+    /// The scheduler on the CPU.
+    pub(crate) here: Here<'static>,
+    /// The physical interrupt controller.
+    pub(crate) gic: &'static Gic,
+    /// The hypervisor's timer.
+    pub(crate) timer: HypTimer,
+    loaded: Cell<Option<Loaded>>,
+}
+
+impl ThisCpu {
+    /// Stores the own data of the calling CPU, whose data for all CPUs is `shared`.
+    ///
+    /// # Panics
+    /// If called twice on a CPU.
+    pub(crate) fn equip(
+        shared: &'static PerCpu,
+        vgic_cpu: Cpu<Ich>,
+        here: Here<'static>,
+        gic: &'static Gic,
+    ) {
+        shared.equip(Self {
+            shared,
+            vgic_cpu,
+            here,
+            gic,
+            timer: HypTimer::default(),
+            loaded: Cell::new(None),
+        });
+    }
+
+    /// Returns the calling CPU, which has been brought up.
+    #[inline]
+    pub(crate) fn get() -> &'static Self {
+        PerCpu::current().this()
+    }
+
+    /// Returns the vCPU that the CPU runs.
+    ///
+    /// # Safety
+    /// The CPU runs a vCPU.
+    #[inline]
+    pub(crate) unsafe fn loaded_unchecked(&self) -> Loaded {
+        // SAFETY: by the caller's promise.
+        unsafe { self.loaded.get().unwrap_unchecked() }
+    }
+
+    /// Sets the vCPU that the CPU runs.
+    pub(crate) fn set_loaded(&self, loaded: Option<Loaded>) {
+        self.loaded.set(loaded);
+    }
+}

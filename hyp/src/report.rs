@@ -1,0 +1,168 @@
+//! The end of the run: the counters are printed as one line that begins with `@vgic`, and the machine
+//! is powered off or reset.
+
+use alloc::string::String;
+use core::fmt::{self, Write};
+
+use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
+use scheduler::Counts;
+use smccc::Smc;
+use smccc::psci;
+use vgic::intid::Kind;
+
+use crate::cpu::percpu;
+use crate::cpu::rendezvous::rendezvous;
+use crate::cpu::this_cpu::ThisCpu;
+use crate::exception::report;
+use crate::memory::heap;
+use crate::println;
+use crate::schedule;
+use crate::smmu;
+use crate::vcpu::{ExitReason, Vcpu};
+use crate::vm::lifetime::{End, Remains};
+use crate::vm::{self, Vm};
+
+/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free two
+/// epochs later.
+const ROUNDS: usize = 4;
+
+/// Calls that free what has been handed over. Each frees several bags.
+const FLUSHES: usize = 256;
+
+/// Prints the report and ends the machine's run. Every VM is dead.
+pub(crate) fn finish(this: &ThisCpu, end: End) -> ! {
+    report::finish();
+    let heap_at_end = heap::used();
+    (0..ROUNDS).for_each(|_| rendezvous(this));
+    (0..FLUSHES).for_each(|_| this.vgic_cpu.pin().collect_garbage());
+    let heap_after = heap::used();
+
+    let mut report = String::new();
+    let written = write_report(&mut report, [heap_at_end, heap_after]);
+    debug_assert!(written.is_ok(), "a string takes what is written");
+    println!("\n@vgic {report}");
+    let error = match end {
+        End::Reset => psci::system_reset::<Smc>(),
+        End::Off | End::Killed => psci::system_off::<Smc>(),
+    };
+    panic!("the firmware does not carry out {end:?}: {error:?}");
+}
+
+/// Writes the report as an object. `heap` has the bytes of the heap in use before and after the
+/// garbage was freed.
+fn write_report(report: &mut String, heap: [usize; 2]) -> fmt::Result {
+    let mut remains = Remains::default();
+    vm::all()
+        .iter()
+        .for_each(|vm| remains.add(&vm.lifetime.remains()));
+    let totals = vm::domain().totals();
+    let mut withdrawn = totals.withdrawn;
+    // The pending states that a teardown withdraws are counted as pending.
+    for (count, by_teardown) in withdrawn.iter_mut().zip(&remains.withdrawn) {
+        *count -= by_teardown;
+    }
+
+    write!(report, "{{")?;
+    write_kinds(report, "injections", &totals.injections)?;
+    write_kinds(report, "coalesced", &totals.coalesced)?;
+    write_kinds(report, "deliveries", &totals.deliveries)?;
+    write_kinds(report, "withdrawn", &withdrawn)?;
+    write_kinds(report, "pending", &remains.pending)?;
+    let mut result = Ok(());
+    totals.for_each(|name, count| {
+        result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
+    });
+    result?;
+    if let Some(smmu) = smmu::get() {
+        write!(report, "\"dma_faults\":{},", smmu.faults())?;
+    }
+
+    write!(report, "\"vms\":[")?;
+    for (place, vm) in vm::all().iter().enumerate() {
+        write!(report, "{}", comma(place))?;
+        write_vm(report, vm)?;
+    }
+    write!(report, "],\"scheduler\":")?;
+    write_scheduler(report)?;
+    write!(
+        report,
+        ",\"heap\":{{\"before\":{},\"most\":{},\"end\":{},\"after\":{}}},",
+        heap::used_at_start(),
+        heap::most_used(),
+        heap[0],
+        heap[1]
+    )?;
+
+    let all = || vm::all().iter().flat_map(|vm| vm.vcpus());
+    #[cfg(feature = "el2-time")]
+    crate::cpu::el2_time::recorded::write_json(report, all())?;
+    write_exits(report, all)?;
+    write!(report, ",\"refs_at_teardown\":{}}}", remains.references)
+}
+
+/// Writes what is known of one VM, as an object.
+fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
+    let remains = vm.lifetime.remains();
+    write!(
+        report,
+        "{{\"name\":\"{}\",\"deaths\":{},\"resets\":{},",
+        vm.name, remains.deaths, remains.resets
+    )?;
+    write_kinds(report, "pending", &remains.pending)?;
+    #[cfg(feature = "el2-time")]
+    crate::cpu::el2_time::recorded::write_json(report, vm.vcpus().iter())?;
+    write_exits(report, || vm.vcpus().iter())?;
+    write!(report, ",\"refs_at_teardown\":{}}}", remains.references)
+}
+
+/// Writes the scheduler's counts of all CPUs, as an object.
+fn write_scheduler(report: &mut String) -> fmt::Result {
+    let mut sum = Counts::default();
+    for cpu in 0..percpu::all().len() {
+        let counts = schedule::counts(cpu);
+        sum.steals += counts.steals;
+        sum.migrations += counts.migrations;
+        sum.wake_ups += counts.wake_ups;
+        sum.preemptions += counts.preemptions;
+        sum.longest_wait = sum.longest_wait.max(counts.longest_wait);
+    }
+    write!(
+        report,
+        "{{\"longest_turn_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\"preemptions\":{},\
+         \"longest_wait_us\":{}}}",
+        schedule::longest_turn_us(),
+        sum.steals,
+        sum.migrations,
+        sum.wake_ups,
+        sum.preemptions,
+        sum.longest_wait * 1_000_000 / CNTFRQ_EL0.get()
+    )
+}
+
+/// Writes the exits of vCPUs by reason, as a member of an object.
+fn write_exits<'v, I>(report: &mut String, vcpus: impl Fn() -> I) -> fmt::Result
+where
+    I: Iterator<Item = &'v Vcpu>,
+{
+    write!(report, "\"exits\":{{")?;
+    for (place, reason) in ExitReason::ALL.into_iter().enumerate() {
+        let count: u64 = vcpus().map(|vcpu| vcpu.exits(reason)).sum();
+        write!(report, "{}\"{}\":{count}", comma(place), reason.name())?;
+    }
+    write!(report, "}}")
+}
+
+/// Writes one count by kind of interrupt, as a member of an object with a comma after it.
+fn write_kinds(report: &mut String, name: &str, counts: &[u64; Kind::COUNT]) -> fmt::Result {
+    write!(report, "\"{name}\":{{")?;
+    for (place, kind) in Kind::ALL.into_iter().enumerate() {
+        let count = counts[kind as usize];
+        write!(report, "{}\"{}\":{count}", comma(place), kind.name())?;
+    }
+    write!(report, "}},")
+}
+
+/// Returns the separator before a member.
+fn comma(place: usize) -> &'static str {
+    if place == 0 { "" } else { "," }
+}

@@ -1,0 +1,108 @@
+//! The interrupt controller of a VM.
+
+use alloc::boxed::Box;
+
+use vgic::config::{ItsConfig, LPIS_OF_16_BITS, REDISTRIBUTOR_STRIDE, RedistributorRegion};
+use vgic::epoch::CpuPin;
+use vgic::intid::{Affinity, IntId, VcpuId};
+use vgic::{Config, Vgic};
+
+use super::Vm;
+use super::host::VmHost;
+use crate::machine::Machine;
+
+/// A VM's interrupt controller.
+pub(crate) type Controller = Vgic<VmHost>;
+
+/// Address of the ITS of a VM with a part of the machine, as on QEMU's `virt` board. The addresses
+/// of the other frames, from [`Config::new`], are that board's too.
+const ITS: u64 = 0x0808_0000;
+
+/// Limits on the memory that the hypervisor allocates for the ITS of a VM with a part of the
+/// machine.
+const QUOTA: ItsConfig = ItsConfig {
+    max_devices: 64,
+    max_events: 4096,
+    collections: 64,
+    ..ItsConfig::at(ITS)
+};
+
+/// Number of LPIs of a VM with a part of the machine.
+const LPIS: u32 = 8192;
+
+/// vCPUs of a cluster: one write of `ICC_SGI1R_EL1` reaches as many.
+const CLUSTER: usize = 16;
+
+/// Returns the number of a vCPU.
+pub(crate) fn vcpu_id(number: usize) -> VcpuId {
+    VcpuId::new(number).expect("the vGIC has been made for this many vCPUs")
+}
+
+/// Returns a configuration like the controller in the device tree, with every SPI of the
+/// architecture.
+pub(crate) fn of_machine(machine: &Machine, has_its: bool) -> Config {
+    let cpus = machine.cpus.iter();
+    let mut config = Config::new(cpus.map(|&mpidr| Affinity::from_mpidr(mpidr)).collect());
+    config.distributor = machine.gic.distributor.start as u64;
+    let regions = machine.gic.redistributors.iter();
+    config.redistributors = regions
+        .map(|region| RedistributorRegion {
+            base: region.start as u64,
+            count: region.len() / REDISTRIBUTOR_STRIDE as usize,
+        })
+        .collect();
+
+    config.maintenance =
+        IntId::ppi(machine.gic.maintenance).expect("the maintenance interrupt is a PPI");
+    if has_its {
+        config.lpis = LPIS_OF_16_BITS;
+        let frames = machine.gic.its.iter();
+        config.its = frames
+            .map(|frame| ItsConfig::at(frame.start as u64))
+            .collect();
+    }
+    config
+}
+
+/// Returns the configuration for a VM with a part of the machine, with `vcpus` vCPUs.
+pub(crate) fn of_part(vcpus: usize) -> Config {
+    let affinities = (0..vcpus).map(|number| {
+        let [aff2, aff1] = [number >> 12, number >> 4].map(|field| field as u8);
+        Affinity::new(0, aff2, aff1, (number % CLUSTER) as u8)
+    });
+    let mut config = Config::new(affinities.collect());
+    config.its.push(QUOTA);
+    config.lpis = LPIS;
+    config
+}
+
+/// Creates the interrupt controller of a VM.
+///
+/// # Panics
+/// If the VM's configuration is refused.
+pub(super) fn create(vm: &'static Vm, pin: &CpuPin<'_>) -> Box<Controller> {
+    let controller = Vgic::new(super::domain(), vm.config.clone(), VmHost::new(vm))
+        .unwrap_or_else(|error| panic!("no interrupt controller for {}: {error}", vm.name));
+    connect_interrupts(&controller, pin);
+    Box::new(controller)
+}
+
+/// Connects every SPI and PPI of the machine that is the VM's to the interrupt of the same number.
+/// The VM's other SPIs have no physical counterpart.
+fn connect_interrupts(controller: &Controller, pin: &CpuPin<'_>) {
+    let host = controller.host();
+    for spi in host.spis().filter_map(IntId::spi) {
+        controller
+            .connect_spi(pin, spi, spi)
+            .expect("the controller has every SPI");
+    }
+
+    for vcpu in controller.vcpus() {
+        let ppis = (0..IntId::PRIVATE).filter(|ppi| host.has_ppi(*ppi));
+        for ppi in ppis.filter_map(IntId::ppi) {
+            controller
+                .connect_ppi(pin, vcpu, ppi, ppi)
+                .expect("every vCPU has every PPI");
+        }
+    }
+}

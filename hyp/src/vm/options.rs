@@ -1,0 +1,119 @@
+//! Options of a VM, on the command line that the boot loader passes with its kernel: words that begin
+//! with `hyp.`. The guest's own command line is what is left.
+//!
+//! | word | meaning | default |
+//! |---|---|---|
+//! | `hyp.name=NAME` | the VM's name on the console: letters, digits, `-`, `_` | `vm` and its index |
+//! | `hyp.memory=MIB` | bytes of RAM, in MiB | 16 |
+//! | `hyp.vcpus=N` | number of vCPUs | as many as CPUs |
+//! | `hyp.weight=N` | share of the CPUs' time, 1 to 10,000; a VM of 100 gets as much as another | 100 |
+//! | `hyp.pci=BB:DD.F,..` | PCI functions of the machine | none |
+//! | `hyp.daemon` | the run ends without waiting for this VM | |
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::RangeInclusive;
+
+/// Prefix of the options.
+const PREFIX: &str = "hyp.";
+
+/// Options of a VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Options {
+    pub(crate) name: Option<String>,
+    /// RAM, in MiB.
+    pub(crate) memory: u32,
+    pub(crate) vcpus: Option<u32>,
+    pub(crate) weight: u32,
+    /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
+    pub(crate) functions: Vec<u16>,
+    pub(crate) is_daemon: bool,
+    /// The guest's own command line.
+    pub(crate) arguments: String,
+}
+
+/// Option that cannot be understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct BadOption(String);
+
+impl fmt::Display for BadOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot understand {}", self.0)
+    }
+}
+
+/// Returns true if the command line has options.
+pub(crate) fn are_in(text: &str) -> bool {
+    text.split(' ').any(|word| word.starts_with(PREFIX))
+}
+
+impl Options {
+    /// Reads a command line.
+    pub(crate) fn parse(text: &str) -> Result<Self, BadOption> {
+        let mut options = Self {
+            name: None,
+            memory: 16,
+            vcpus: None,
+            weight: 100,
+            functions: Vec::new(),
+            is_daemon: false,
+            arguments: String::new(),
+        };
+        for word in text.split(' ') {
+            let Some(option) = word.strip_prefix(PREFIX) else {
+                options.add_argument(word);
+                continue;
+            };
+            options
+                .read(option)
+                .ok_or_else(|| BadOption(word.to_string()))?;
+        }
+        Ok(options)
+    }
+
+    /// Adds a word to the guest's command line.
+    fn add_argument(&mut self, word: &str) {
+        if !self.arguments.is_empty() {
+            self.arguments.push(' ');
+        }
+        self.arguments.push_str(word);
+    }
+
+    /// Reads one option, without its prefix.
+    fn read(&mut self, option: &str) -> Option<()> {
+        match option.split_once('=') {
+            None if option == "daemon" => self.is_daemon = true,
+            Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
+            Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
+            Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=4095)?),
+            Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
+            Some(("pci", list)) => {
+                let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
+                self.functions = functions?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !text.is_empty() && text.bytes().all(is_plain)
+}
+
+fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    let number = text.parse().ok()?;
+    range.contains(&number).then_some(number)
+}
+
+/// Reads a function, such as `00:1f.7`.
+fn function(text: &str) -> Option<u16> {
+    let (bus, rest) = text.split_once(':')?;
+    let (device, function) = rest.split_once('.')?;
+    let bus = u8::from_str_radix(bus, 16).ok()?;
+    let device = u8::from_str_radix(device, 16).ok().filter(|it| *it < 32)?;
+    let function = function.parse::<u8>().ok().filter(|it| *it < 8)?;
+    Some(u16::from(bus) << 8 | u16::from(device) << 3 | u16::from(function))
+}

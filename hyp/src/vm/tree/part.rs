@@ -1,0 +1,161 @@
+//! The device tree of a VM with a part of the machine. Addresses are those of QEMU's `virt` board.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use dtoolkit::ToPropertyValue;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use vgic::Config;
+use vgic::description::device_tree::{self as description, gic_node};
+
+use crate::vcpu::interrupts::TIMERS;
+use crate::vm::console;
+
+/// Handles of nodes that others refer to. ITSes have those after the interrupt controller's.
+const CLOCK: u32 = 1;
+const GIC: u32 = 2;
+
+/// Cells of an interrupt specifier: kind, and level-sensitive, active high.
+const PPI: u32 = 1;
+const SPI: u32 = 0;
+const LEVEL_HIGH: u32 = 4;
+
+/// First PPI and first SPI, number 0 in an interrupt specifier.
+const FIRST_PPI: u32 = 16;
+const FIRST_SPI: u32 = 32;
+
+/// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these arguments
+/// and the initial RAM disk at these guest-physical addresses.
+pub(crate) fn build(
+    config: &Config,
+    ram: &Range<usize>,
+    initrd: Option<&Range<usize>>,
+    arguments: &str,
+) -> Vec<u8> {
+    let mut tree = DeviceTree::new();
+    let root = &mut tree.root;
+    add(root, "compatible", "linux,dummy-virt");
+    add(root, "#address-cells", 2u32);
+    add(root, "#size-cells", 2u32);
+    add(root, "interrupt-parent", GIC);
+
+    root.add_child(chosen(initrd, arguments));
+    let mut memory = node(format!("memory@{:x}", ram.start));
+    add(&mut memory, "device_type", "memory");
+    add(&mut memory, "reg", reg(ram));
+    root.add_child(memory);
+    root.add_child(cpus(config));
+
+    let mut psci = node("psci");
+    add(
+        &mut psci,
+        "compatible",
+        Vec::from(["arm,psci-1.0", "arm,psci-0.2"]),
+    );
+    add(&mut psci, "method", "hvc");
+    root.add_child(psci);
+
+    root.add_child(timer());
+    root.add_child(written(&gic_node(config, GIC)));
+    root.add_child(clock());
+    root.add_child(uart());
+    tree.to_dtb()
+}
+
+fn chosen(initrd: Option<&Range<usize>>, arguments: &str) -> DeviceTreeNode {
+    let mut chosen = node("chosen");
+    add(&mut chosen, "bootargs", arguments);
+    add(
+        &mut chosen,
+        "stdout-path",
+        &*format!("/pl011@{:x}", console::BASE),
+    );
+    if let Some(initrd) = initrd {
+        add(&mut chosen, "linux,initrd-start", initrd.start as u64);
+        add(&mut chosen, "linux,initrd-end", initrd.end as u64);
+    }
+    chosen
+}
+
+fn cpus(config: &Config) -> DeviceTreeNode {
+    let mut cpus = node("cpus");
+    add(&mut cpus, "#address-cells", 2u32);
+    add(&mut cpus, "#size-cells", 0u32);
+    for affinity in &config.vcpus {
+        let affinity = affinity.mpidr();
+        let mut cpu = node(format!("cpu@{affinity:x}"));
+        add(&mut cpu, "device_type", "cpu");
+        add(&mut cpu, "compatible", "arm,armv8");
+        add(&mut cpu, "reg", affinity);
+        add(&mut cpu, "enable-method", "psci");
+        cpus.add_child(cpu);
+    }
+    cpus
+}
+
+/// Returns the node of the timers: secure and non-secure physical, virtual, of EL2. A VM has the
+/// second and the third.
+fn timer() -> DeviceTreeNode {
+    let [virtual_timer, physical_timer] = TIMERS;
+    let all = [29, physical_timer, virtual_timer, 26];
+    let interrupts = all.map(|intid| [PPI, intid - FIRST_PPI, LEVEL_HIGH]);
+    let mut timer = node("timer");
+    add(&mut timer, "compatible", "arm,armv8-timer");
+    add(&mut timer, "interrupts", interrupts.concat());
+    add(&mut timer, "always-on", &[][..] as &[u8]);
+    timer
+}
+
+fn clock() -> DeviceTreeNode {
+    let mut clock = node("apb-pclk");
+    add(&mut clock, "compatible", "fixed-clock");
+    add(&mut clock, "#clock-cells", 0u32);
+    add(&mut clock, "clock-frequency", 24_000_000u32);
+    add(&mut clock, "phandle", CLOCK);
+    clock
+}
+
+fn uart() -> DeviceTreeNode {
+    let mut uart = node(format!("pl011@{:x}", console::BASE));
+    let registers = console::BASE as usize..(console::BASE + console::SIZE) as usize;
+    add(
+        &mut uart,
+        "compatible",
+        Vec::from(["arm,pl011", "arm,primecell"]),
+    );
+    add(&mut uart, "reg", reg(&registers));
+    let number = console::SPI - FIRST_SPI;
+    add(&mut uart, "interrupts", [SPI, number, LEVEL_HIGH]);
+    add(&mut uart, "clocks", [CLOCK, CLOCK]);
+    add(&mut uart, "clock-names", Vec::from(["uartclk", "apb_pclk"]));
+    uart
+}
+
+/// Returns the four cells of a range.
+fn reg(range: &Range<usize>) -> Vec<u8> {
+    let [start, size] = [range.start, range.len()].map(|number| (number as u64).to_be_bytes());
+    [start, size].concat()
+}
+
+/// Returns a node of the library's as dtoolkit writes it.
+pub(super) fn written(description: &description::Node) -> DeviceTreeNode {
+    let mut node = node(description.name.clone());
+    for description::Property { name, value } in &description.properties {
+        add(&mut node, name, value.to_bytes());
+    }
+    for child in &description.children {
+        node.add_child(written(child));
+    }
+    node
+}
+
+fn node(name: impl Into<String>) -> DeviceTreeNode {
+    DeviceTreeNode::new(name).expect("the name is well-formed")
+}
+
+fn add(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
+    let property = DeviceTreeProperty::new(name, value);
+    node.add_property(property.expect("the name is well-formed"));
+}

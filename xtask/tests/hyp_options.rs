@@ -1,0 +1,56 @@
+//! The options that `hyp` reads from the command line of a VM's kernel.
+
+extern crate alloc;
+
+#[path = "../../hyp/src/vm/options.rs"]
+mod options;
+
+use options::Options;
+
+#[test]
+fn what_is_not_the_hypervisors_is_the_guests() {
+    let options = Options::parse("console=ttyAMA0 hyp.vcpus=3 quiet hyp.daemon hyperv=1").unwrap();
+    assert_eq!(options.arguments, "console=ttyAMA0 quiet hyperv=1");
+    assert_eq!(options.vcpus, Some(3));
+    assert!(options.is_daemon);
+}
+
+#[test]
+fn every_option_is_read() {
+    let text = "hyp.name=web hyp.memory=512 hyp.weight=300 hyp.pci=00:02.0,01:1f.7";
+    let options = Options::parse(text).unwrap();
+    assert_eq!(options.name.as_deref(), Some("web"));
+    assert_eq!((options.memory, options.weight), (512, 300));
+    assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
+    assert_eq!(options.arguments, "");
+}
+
+#[test]
+fn nothing_has_its_defaults() {
+    let options = Options::parse("").unwrap();
+    assert_eq!((options.memory, options.weight), (16, 100));
+    assert_eq!((options.name, options.vcpus), (None, None));
+    assert!(!options.is_daemon && options.functions.is_empty());
+}
+
+#[test]
+fn a_bad_option_is_named() {
+    for word in [
+        "hyp.",
+        "hyp.its=2",
+        "hyp.name=",
+        "hyp.name=a:b",
+        "hyp.memory=0",
+        "hyp.memory=1m",
+        "hyp.vcpus=4096",
+        "hyp.weight=0",
+        "hyp.pci=0:32.0",
+        "hyp.pci=00:01.8",
+        "hyp.pci=00:20.0",
+        "hyp.pci=",
+        "hyp.daemon=1",
+    ] {
+        let error = Options::parse(&format!("quiet {word}")).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot understand {word}"));
+    }
+}
