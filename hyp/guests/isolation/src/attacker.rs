@@ -230,7 +230,7 @@ impl Attack {
             55..=57 => self.sleep(),
             58 => self.hog_cpu(),
             59 => write32(GICD + gic::CTLR, gic::GICD_ENABLED),
-            60 => self.use_floating_point(),
+            60 => self.use_long_vectors(),
             61 if self.index != 0 && self.random.one_in(20) => psci::cpu_off(),
             _ => self.power_on_other(),
         }
@@ -436,22 +436,36 @@ impl Attack {
             .of(&[0x8400_0000, 0xc400_0000, 0x8000_0000, 0x8600_0000])
             | self.random.below(32);
         const ENDS: core::ops::RangeInclusive<u64> = 8..=9;
-        const SUSPEND: u64 = 1;
-        let off = 2;
+        const CPU_SUSPEND: u64 = 1;
+        const CPU_OFF: u64 = 2;
+        const SYSTEM_SUSPEND: u64 = 14;
+        const POWER_DOWN: u64 = 1 << 16;
         let number = function & 0xffff;
-        if !ENDS.contains(&number) && number != off {
-            let arguments = [
-                self.random.below(8),
-                self.random_value(),
-                self.random_value(),
-            ];
-            // `CPU_SUSPEND` waits for an interrupt, as [`Self::sleep`] does.
-            if number == SUSPEND {
+        if ENDS.contains(&number) || number == CPU_OFF {
+            return;
+        }
+
+        let mut arguments = [
+            self.random.below(8),
+            self.random_value(),
+            self.random_value(),
+        ];
+        // These wait for an interrupt, as [`Self::sleep`] does, and may resume at an entry point.
+        let entry = start::entry_of_others(attack);
+        match number {
+            CPU_SUSPEND if self.random.one_in(2) => {
+                arguments = [POWER_DOWN, entry, 0];
                 self.set_alarm();
             }
-            psci::call(function, arguments);
-            cpu::unmask();
+            CPU_SUSPEND => self.set_alarm(),
+            SYSTEM_SUSPEND => {
+                arguments[0] = entry;
+                self.set_alarm();
+            }
+            _ => {}
         }
+        psci::call(function, arguments);
+        cpu::unmask();
     }
 
     /// Reads a system register by a random encoding.
@@ -544,10 +558,10 @@ impl Attack {
         cpu::unmask();
     }
 
-    /// Executes a floating-point instruction, which traps.
-    fn use_floating_point(&mut self) {
-        // SAFETY: `fmov d0, x0` traps, and changes no register that the compiler uses.
-        unsafe { asm!(".inst 0x9e670000") };
+    /// Executes an instruction of SVE, which traps or does not exist.
+    fn use_long_vectors(&mut self) {
+        // SAFETY: `rdvl x0, #1` changes no other register.
+        unsafe { asm!(".inst 0x04bf5020", out("x0") _) };
     }
 
     /// Turns another vCPU on if it is off, rarely at a useless address.

@@ -52,11 +52,15 @@ unsafe extern "C" {
 
 /// Turns vCPU number `index` on, to run `entry`.
 pub(crate) fn power_on(index: usize, entry: fn() -> !) -> u64 {
+    psci::cpu_on(crate::cpu::affinity(index), entry_of_others(entry))
+}
+
+/// Returns the entry point of a vCPU that is to run `entry`, as every vCPU but the first does.
+pub(crate) fn entry_of_others(entry: fn() -> !) -> u64 {
     // Release: pairs with the Acquire in `other`.
     OTHERS.store(entry as usize, Ordering::Release);
     crate::cpu::publish();
-    let address = start_other as *const () as u64;
-    psci::cpu_on(crate::cpu::affinity(index), address)
+    start_other as *const () as u64
 }
 
 extern "C" fn first(tree: *const u8) -> ! {
