@@ -11,6 +11,8 @@
 //! * [`memory`]: the hypervisor's memory, translation tables of both stages, the heap.
 //! * [`machine`]: the machine's device tree.
 //! * [`gic`]: the physical interrupt controller.
+//! * [`smmu`]: confines the DMA of devices.
+//! * [`pci`]: PCI functions, and the configuration space as a VM sees it.
 //! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`vcpu`]: a vCPU: its registers, power and interrupts.
 //! * [`vm`]: a VM: memory, interrupt controller, console, PSCI, start, reset and death.
@@ -21,8 +23,9 @@
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
 //!
-//! There is no SMMU, and devices write memory without asking the hypervisor. A guest with the whole
-//! machine is trusted not to point a device at the hypervisor's memory.
+//! If the machine has an SMMU, it is the hypervisor's, and the devices behind it reach only the
+//! guest's memory and the ITS. Other devices write memory without asking the hypervisor: a guest
+//! with the whole machine is trusted not to point them at the hypervisor's memory.
 #![no_std]
 #![no_main]
 
@@ -37,8 +40,11 @@ mod gic;
 mod machine;
 mod memory;
 mod panic;
+#[expect(dead_code, reason = "for VMs with devices of their own")]
+mod pci;
 mod report;
 mod schedule;
+mod smmu;
 mod start;
 mod terminal;
 mod vcpu;

@@ -17,6 +17,7 @@ use crate::exception::report;
 use crate::memory::heap;
 use crate::println;
 use crate::schedule;
+use crate::smmu;
 use crate::vcpu::{ExitReason, Vcpu};
 use crate::vm::lifetime::{End, Remains};
 use crate::vm::{self, Vm};
@@ -72,6 +73,9 @@ fn write_report(report: &mut String, heap: [usize; 2]) -> fmt::Result {
         result = result.and_then(|()| write!(report, "\"{name}\":{count},"));
     });
     result?;
+    if let Some(smmu) = smmu::get() {
+        write!(report, "\"dma_faults\":{},", smmu.faults())?;
+    }
 
     write!(report, "\"vms\":[")?;
     for (place, vm) in vm::all().iter().enumerate() {

@@ -4,12 +4,14 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
 
 use vgic::Cpu;
+use vgic::config::GITS_TRANSLATER;
 use vgic::cpu_interface::ich::Ich;
 use vgic::intid::CpuId;
 
@@ -19,12 +21,14 @@ use crate::cpu::this_cpu::ThisCpu;
 use crate::cpu::{control, hyp_timer};
 use crate::gic::{self, Gic};
 use crate::machine::Machine;
+use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::layout::BLOCK;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
-use crate::memory::stage2::Stage2;
+use crate::memory::stage2::{FIRST_VMID, Stage2};
 use crate::memory::{cache, heap};
 use crate::schedule;
+use crate::smmu::{self, Smmu};
 use crate::vcpu::interrupts;
 use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
@@ -122,6 +126,11 @@ pub(crate) fn run(
     // SAFETY: the device tree describes the GIC, the final tables map its frames, and only the
     // hypervisor drives them.
     gic::init(unsafe { Gic::start(&machine.gic, &machine.cpus) });
+    if let Some(frame) = &machine.smmu {
+        // SAFETY: the device tree describes the SMMU, the final tables map its registers, and only
+        // the hypervisor drives it.
+        unsafe { smmu::start(frame) };
+    }
     schedule::init(cpus.len());
     let console_spi = machine.console_spi;
     let are_parts = modules.are_for_parts();
@@ -166,6 +175,9 @@ fn whole_machine(
         core::slice::from_raw_parts_mut(modules.tree.start as *mut u8, modules.tree.len())
     };
     edit::hide_hypervisor(tree, &home);
+    if let Some(smmu) = smmu::get() {
+        smmu.attach_all(machine_dma(smmu, &machine, &memory));
+    }
     machine.gic.its.extend(second_its::add(tree, &machine));
     idle_states::add(tree);
     cache::clean_and_invalidate(&modules.tree);
@@ -195,8 +207,10 @@ fn whole_machine(
     let mut devices = machine.devices.clone();
     memory.iter().for_each(|range| devices.remove(range));
     devices.remove(&home);
-    // Accesses to the interrupt controller's frames trap: the frames are not mapped.
-    (machine.gic.frames()).for_each(|frame| devices.remove(frame));
+    // Accesses to the interrupt controller's frames trap: the frames are not mapped. The SMMU is
+    // the hypervisor's alone.
+    let frames = machine.gic.frames().chain(&machine.smmu);
+    frames.for_each(|frame| devices.remove(frame));
     let mut executable = memory.clone();
     for bank in &machine.flash {
         executable.add(bank);
@@ -219,6 +233,15 @@ fn whole_machine(
         weight: scheduler::NORMAL_WEIGHT,
     };
     Vm::new(0, description)
+}
+
+/// Returns the tables of all devices of the machine: the guest's `memory`, and the ITSes, by
+/// identity.
+fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables> {
+    let memory = memory.iter().map(Placed::identity);
+    let its = machine.gic.its.iter();
+    let doorbells = its.map(|its| Placed::page_of(its.start + GITS_TRANSLATER as usize));
+    Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
 }
 
 /// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is refused

@@ -128,6 +128,40 @@ rng() {
     [ "$first" != "$second" ] && [ "$first" != "$zeros" ] && [ "$second" != "$zeros" ]
 }
 
+# edu FROM TO COMMAND: has the device of QEMU that is made for lessons copy four bytes.
+edu() {
+    devmem $((EDU + 0x80)) 64 "$1"
+    devmem $((EDU + 0x88)) 64 "$2"
+    devmem $((EDU + 0x90)) 64 4
+    devmem $((EDU + 0x98)) 64 "$3"
+    # The device's time is a tenth of a second.
+    until_true 5 edu_is_idle
+}
+
+edu_is_idle() {
+    [ $(($(devmem $((EDU + 0x98)) 64) & 1)) = 0 ]
+}
+
+# A device reads the guest's memory, and then reads and writes the hypervisor's, which begins at the
+# end of the guest's. The hypervisor counts what its SMMU aborts.
+dma() {
+    device=$(dirname "$(grep -l 0x11e8 /sys/bus/pci/devices/*/device)")
+    [ -f "$device"/enable ] || return 2
+    echo 1 >"$device"/enable
+    # The command register: memory space and bus master.
+    printf '\006' | dd of="$device"/config bs=1 seek=4 conv=notrunc 2>/dev/null
+    EDU=$(head -n 1 "$device"/resource | cut -d' ' -f1)
+    own=$(sed -n 's/^\([0-9a-f]*\)-.* : System RAM$/0x\1/p' /proc/iomem | head -n 1)
+    last=$(sed -n 's/^[0-9a-f]*-\([0-9a-f]*\) : System RAM$/0x\1/p' /proc/iomem | tail -n 1)
+    foreign=$((last + 1))
+    buffer=$((0x40000))
+    # 1 begins, 2 is the direction from the device.
+    edu $((own)) $buffer 1 && edu $foreign $buffer 1 && edu $buffer $foreign 3
+    result=$?
+    DETAIL="own=$own foreign=$(printf 0x%x $foreign)"
+    return $result
+}
+
 # ipis NAME: how many inter-processor interrupts of a kind were taken.
 ipis() {
     awk -v name="$1" -v cpus="$CPUS" \
@@ -358,6 +392,7 @@ step blk blk
 step intx intx
 step net net
 step rng rng
+step dma dma
 step smp smp
 step hotplug hotplug
 step affinity affinity

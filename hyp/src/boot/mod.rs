@@ -117,7 +117,8 @@ fn kernels(fdt: &Fdt<'_>) -> Vec<Kernel> {
 fn hypervisor_devices(machine: &Machine) -> Pages {
     let mut devices = Pages::default();
     devices.add(&machine.console);
-    machine.gic.frames().for_each(|frame| devices.add(frame));
+    let frames = machine.gic.frames().chain(&machine.smmu);
+    frames.for_each(|frame| devices.add(frame));
     devices
 }
 

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
 use super::PRIORITY;
-use super::table::Table;
+use crate::memory::table::Table;
 
 /// The first LPI.
 pub(crate) const FIRST: u32 = 8192;

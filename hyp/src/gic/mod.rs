@@ -13,7 +13,6 @@ pub(crate) mod distributor;
 pub(crate) mod its;
 pub(crate) mod lpi;
 pub(crate) mod redistributor;
-mod table;
 
 use alloc::vec::Vec;
 

@@ -1,5 +1,6 @@
 //! The machine, as its device tree describes it.
 
+pub(crate) mod pci;
 pub(crate) mod tree;
 
 use alloc::vec::Vec;
@@ -9,6 +10,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
 use crate::memory::ranges::Pages;
+use pci::HostBridge;
 use tree::{is_compatible, regs};
 
 /// Description of the machine.
@@ -24,6 +26,11 @@ pub(crate) struct Machine {
     pub(crate) flash: Vec<Range<usize>>,
     /// The interrupt controller.
     pub(crate) gic: Gic,
+    /// Registers of the SMMU.
+    pub(crate) smmu: Option<Range<usize>>,
+    /// Host bridge of PCI.
+    #[expect(dead_code, reason = "for VMs with devices of their own")]
+    pub(crate) pci: Option<HostBridge>,
     /// Registers of the console.
     pub(crate) console: Range<usize>,
     /// SPI of the console, if the tree names one.
@@ -57,6 +64,8 @@ impl Machine {
             devices: devices(tree),
             flash: tree::flash(tree).collect(),
             gic: Gic::read(tree),
+            smmu: tree::smmu(tree).and_then(|node| regs(&node).next()),
+            pci: HostBridge::read(tree),
             console: tree::console(tree).expect("the device tree names a PL011 as the console"),
             console_spi: tree::console_spi(tree),
         }

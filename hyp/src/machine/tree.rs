@@ -98,6 +98,17 @@ pub(crate) fn console_spi(tree: &Fdt<'_>) -> Option<u32> {
     is_spi.then_some(FIRST_SPI + number.to_int::<u32>().ok()?)
 }
 
+/// Returns the node of the SMMU.
+///
+/// # Panics
+/// If there are several. The hypervisor would leave devices unconfined.
+pub(crate) fn smmu<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
+    let mut nodes = (tree.root().children()).filter(|node| is_compatible(node, "arm,smmu-v3"));
+    let first = nodes.next()?;
+    assert!(nodes.next().is_none(), "the machine has more than one SMMU");
+    Some(first)
+}
+
 /// Returns the guests' kernels: modules of `/chosen`, as multiboot describes them.
 pub(crate) fn kernels<'a>(
     tree: &Fdt<'a>,

@@ -25,7 +25,8 @@ use super::layout::{self, PAGE};
 use super::ranges::Pages;
 use super::reach::Reach;
 
-const MEMORY: Attributes = Attributes::MEMATTR_NORMAL_INNER_WB
+/// Attributes of memory.
+pub(super) const MEMORY: Attributes = Attributes::MEMATTR_NORMAL_INNER_WB
     .union(Attributes::MEMATTR_NORMAL_OUTER_WB)
     .union(Attributes::SH_INNER)
     .union(Attributes::S2AP_ACCESS_RW)
@@ -42,7 +43,7 @@ const DEVICE: Attributes = Attributes::MEMATTR_NORMAL_INNER_NC
 const NEXT_TABLE: u64 = 0xffff_ffff_f000;
 
 /// VMID of the guest with the whole machine, and of the first VM.
-const FIRST_VMID: u16 = 1;
+pub(crate) const FIRST_VMID: u16 = 1;
 
 /// Tables of a guest.
 pub(crate) struct Stage2 {

@@ -15,8 +15,8 @@ use super::run::Ended;
 use super::transcript::{Final, Status, Step, Transcript};
 
 /// The steps of the workload, in their order. None may be missing.
-const STEPS: [&str; 12] = [
-    "firmware", "uart", "blk", "intx", "net", "rng", "smp", "hotplug", "affinity", "rebind",
+const STEPS: [&str; 13] = [
+    "firmware", "uart", "blk", "intx", "net", "rng", "dma", "smp", "hotplug", "affinity", "rebind",
     "idle", "suspend",
 ];
 
@@ -26,6 +26,12 @@ const SMP_STEPS: [&str; 3] = ["smp", "hotplug", "affinity"];
 /// The steps that need idle states and a suspension of the machine. The hypervisor offers them in
 /// the device tree. QEMU does not offer them, nor do its ACPI tables.
 const SUSPEND_STEPS: [&str; 2] = ["idle", "suspend"];
+
+/// The step that needs a device behind an SMMU.
+const SMMU_STEP: &str = "dma";
+
+/// Accesses to the hypervisor's memory that the step tells a device to make.
+const TRESPASSES: u64 = 2;
 
 /// The step that needs firmware.
 const FIRMWARE_STEP: &str = "firmware";
@@ -103,6 +109,8 @@ pub(crate) struct Setting {
     pub(crate) hypervisor: bool,
     /// True if firmware starts the kernel.
     pub(crate) firmware: bool,
+    /// True if the machine has an SMMU.
+    pub(crate) smmu: bool,
 }
 
 /// Checks everything that can be checked in this setting.
@@ -197,6 +205,7 @@ fn is_skipped(setting: Setting, step: &str) -> bool {
     setting.vcpus == 1 && SMP_STEPS.contains(&step)
         || !can_suspend && SUSPEND_STEPS.contains(&step)
         || !setting.firmware && step == FIRMWARE_STEP
+        || !setting.smmu && step == SMMU_STEP
 }
 
 /// Checks the hypervisor's counts, against each other and against the guest's.
@@ -247,6 +256,9 @@ fn hypervisor(
             "nothing was listed",
         ));
     }
+    if setting.workload && setting.smmu {
+        confinement(counters, checks);
+    }
 
     checks.push(Check::equal(
         "locks taken by lookups",
@@ -278,6 +290,24 @@ fn hypervisor(
         0,
         "an interrupt outlived its VM",
     ));
+}
+
+/// Checks that the SMMU aborted the accesses of devices to the hypervisor's memory, and no others.
+fn confinement(counters: &Counters, checks: &mut Vec<Check>) {
+    checks.push(match counters.dma_faults {
+        Some(faults) => Check::equal(
+            "aborted accesses of devices = those to the hypervisor's memory",
+            faults,
+            TRESPASSES,
+            "below: a device got through; above: a device did not reach the guest's memory",
+        ),
+        None => Check::equal(
+            "reports of the SMMU",
+            0,
+            1,
+            "the hypervisor does not use it",
+        ),
+    });
 }
 
 /// The number of interrupts that may have been delivered beyond the guest's counts at its last
@@ -350,6 +380,7 @@ mod tests {
         workload: true,
         hypervisor: true,
         firmware: false,
+        smmu: true,
     };
 
     /// Returns the console of a run in which everything holds.
@@ -361,7 +392,12 @@ mod tests {
     fn good_console_of(setting: Setting) -> String {
         let line = |step| {
             let status = ["ok", "skip"][usize::from(is_skipped(setting, step))];
-            format!("@workload step={step} status={status} ms=1\n")
+            let details = if step == SMMU_STEP {
+                " trespasses=2"
+            } else {
+                ""
+            };
+            format!("@workload step={step} status={status} ms=1{details}\n")
         };
         let steps = STEPS.map(line).concat();
         format!(
@@ -459,7 +495,11 @@ mod tests {
             firmware: true,
             ..SETTING
         };
-        for (setting, differing) in [(one, 3), (bare, 2), (firmware, 3)] {
+        let open = Setting {
+            smmu: false,
+            ..SETTING
+        };
+        for (setting, differing) in [(one, 3), (bare, 2), (firmware, 3), (open, 1)] {
             let ended = || Ended::PoweredOff;
             assert_eq!(failing(setting, ended(), &good_console()).len(), differing);
             assert!(failing(setting, ended(), &good_console_of(setting)).is_empty());
@@ -544,6 +584,14 @@ mod tests {
             "teardown",
         );
         assert_one(&spoiled("\"lookups\":50", "\"lookups\":0"), "lookups");
+    }
+
+    #[test]
+    fn devices_reach_all_but_the_hypervisors_memory() {
+        let name = "aborted accesses of devices";
+        assert_one(&spoiled("\"dma_faults\":2", "\"dma_faults\":1"), name);
+        assert_one(&spoiled("\"dma_faults\":2", "\"dma_faults\":3"), name);
+        assert_one(&spoiled("\"dma_faults\":2,", ""), "reports of the SMMU");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Counters {
     pub(crate) list_puts: u64,
     pub(crate) ich_lr_writes: u64,
     pub(crate) refs_at_teardown: u64,
+    /// Aborted accesses of devices, if the machine has an SMMU.
+    pub(crate) dma_faults: Option<u64>,
 }
 
 /// The whole report.
@@ -77,6 +79,7 @@ impl Counters {
             list_puts: number("list_puts")?,
             ich_lr_writes: number("ich_lr_writes")?,
             refs_at_teardown: number("refs_at_teardown")?,
+            dma_faults: report.get("dma_faults").and_then(Value::as_u64),
         })
     }
 }
@@ -94,7 +97,7 @@ pub(crate) mod tests {
         \"lookups\":50,\"lookup_locks_taken\":0,\"mapping_gets\":9,\"mapping_puts\":9,\
         \"migration_gets\":3,\"migration_puts\":3,\
         \"list_gets\":300,\"list_puts\":300,\"ich_lr_writes\":400,\"refs_at_teardown\":0,\
-        \"exits\":{\"irq\":7,\"wfi\":3}}";
+        \"dma_faults\":2,\"exits\":{\"irq\":7,\"wfi\":3}}";
 
     #[test]
     fn counts_and_the_rest_are_read() {

@@ -127,11 +127,16 @@ pub(crate) fn board(
 ) -> Result<Command> {
     let vcpus = options.vcpus;
     let virtualization = if hypervisor { "on" } else { "off" };
+    // A virtio device passes the SMMU by unless it is told that its driver uses DMA addresses.
+    let (iommu, virtio) = match options.has_smmu() {
+        true => (",iommu=smmuv3", ",iommu_platform=on,disable-legacy=on"),
+        false => ("", ""),
+    };
     let mut command = qemu.command()?;
     command
         .arg("-machine")
         .arg(format!(
-            "virt,gic-version=3,virtualization={virtualization}"
+            "virt,gic-version=3,virtualization={virtualization}{iommu}"
         ))
         .args(["-cpu", &options.cpu])
         .args(["-accel", accelerator(vcpus, options.one_thread)])
@@ -149,19 +154,19 @@ pub(crate) fn board(
             ))
             .arg("-device")
             .arg(format!(
-                "virtio-blk-pci,drive={serial},serial={serial}{wiring}"
+                "virtio-blk-pci,drive={serial},serial={serial}{wiring}{virtio}"
             ));
     }
 
     command
         // No boot ROM: it comes in a package of its own, and nothing boots from here.
-        .args([
-            "-netdev",
-            "user,id=net",
-            "-device",
-            "virtio-net-pci,netdev=net,romfile=",
-        ])
-        .args(["-device", "virtio-rng-pci"]);
+        .args(["-netdev", "user,id=net", "-device"])
+        .arg(format!("virtio-net-pci,netdev=net,romfile={virtio}"))
+        .args(["-device", &format!("virtio-rng-pci{virtio}")]);
+    if options.has_smmu() {
+        // A device that the guest can tell where to read and write.
+        command.args(["-device", "edu,dma_mask=0xffffffffffffffff"]);
+    }
     Ok(command)
 }
 

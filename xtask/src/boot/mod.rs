@@ -80,6 +80,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         workload: options.built_in_guest() && !options.interactive,
         hypervisor: !options.bare,
         firmware: options.firmware,
+        smmu: options.has_smmu(),
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {

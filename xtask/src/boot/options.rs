@@ -53,6 +53,8 @@ pub(crate) struct BootOptions {
     pub(crate) firmware: bool,
     /// A directory that the firmware boots from, in place of the boot loader and the kernel.
     pub(crate) boot_disk: Option<PathBuf>,
+    /// True if the machine has no SMMU, though the hypervisor would use it.
+    pub(crate) no_iommu: bool,
     /// True if one thread runs all emulated CPUs: faster where they mostly wait for each other.
     /// Not an option of the command line.
     pub(crate) one_thread: bool,
@@ -127,6 +129,10 @@ impl Options for BootOptions {
             )
             .requires("firmware")
             .value_parser(directory),
+            flag(
+                "no-iommu",
+                "Leave out the SMMU, by which the hypervisor confines the devices' DMA",
+            ),
             Arg::new("qemu")
                 .value_name("ARGS")
                 .help("Further arguments for QEMU")
@@ -149,6 +155,7 @@ impl Options for BootOptions {
             bare: matches.get_flag("bare"),
             firmware: matches.get_flag("firmware"),
             boot_disk: matches.remove_one("boot-disk"),
+            no_iommu: matches.get_flag("no-iommu"),
             one_thread: false,
             qemu: qemu.into_iter().flatten().collect(),
         }
@@ -168,6 +175,12 @@ impl BootOptions {
         matches!(self.kernel, Kernel::Debian(_))
             && self.initrd.is_none()
             && self.boot_disk.is_none()
+    }
+
+    /// Tells whether the machine has an SMMU. It is the hypervisor's. ACPI tables, which the
+    /// hypervisor does not edit, would offer it to the guest.
+    pub(crate) fn has_smmu(&self) -> bool {
+        !self.bare && !self.firmware && !self.no_iommu
     }
 }
 
@@ -236,6 +249,14 @@ mod tests {
         assert_eq!(options.vcpus, 4);
         assert_eq!(options.kernel, Kernel::Debian("6.12"));
         assert!(options.built_in_guest());
+    }
+
+    #[test]
+    fn only_the_hypervisor_has_an_smmu() {
+        assert!(boot(&[]).unwrap().has_smmu());
+        for without in ["--bare", "--firmware", "--no-iommu"] {
+            assert!(!boot(&[without]).unwrap().has_smmu(), "{without}");
+        }
     }
 
     #[test]

@@ -225,6 +225,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
         vcpus: options.vcpus,
         cpu: options.cpu.clone(),
         bare: options.bare,
+        no_iommu: true,
         ..BootOptions::default()
     };
     dry_run::check(&qemu, &board)?;
@@ -326,6 +327,8 @@ impl Bench<'_> {
             cpu: self.options.cpu.clone(),
             memory: Some(MEMORY),
             bare: !place.has_hypervisor(),
+            // No case has a device access memory.
+            no_iommu: true,
             // A CPU without a task spins, with a hint: one thread goes on with the next one then.
             one_thread: counted || usize::from(vcpus) > CPUS_PER_HOST_CPU * parallel::cpus(),
             qemu: match counted {

@@ -67,7 +67,9 @@ extern "C" fn first(tree: *const u8) -> ! {
     // SAFETY: the hypervisor enters the guest with the address of a device tree, which nobody
     // writes.
     let tree = unsafe { Fdt::from_raw(tree) }.expect("the device tree is well-formed");
-    let chosen = tree.find_node("/chosen").expect("the tree has a command line");
+    let chosen = tree
+        .find_node("/chosen")
+        .expect("the tree has a command line");
     let arguments = chosen.property("bootargs");
     let arguments = arguments.and_then(|text| text.value_as::<&str>().ok());
     crate::main(arguments.expect("the command line is text"))

@@ -4,7 +4,7 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{Readable, Writeable};
 
 use super::{ReadPointer, Registers};
-use crate::gic::table::Table;
+use crate::memory::table::Table;
 
 /// A command.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@ use tock_registers::{register_bitfields, register_structs};
 
 use command::{Command, CommandQueue};
 
-use super::table::Table;
+use crate::memory::table::Table;
 
 register_bitfields! {u32,
     /// `GITS_CTLR`.

@@ -1,17 +1,21 @@
 //! The guest's device tree: the machine's, without the hypervisor's resources.
 //!
-//! Two edits are done in place, because they only shrink the tree. The hypervisor's memory is cut
-//! off the RAM at whose end it lies, and the module of the guest's kernel is removed.
+//! These edits are done in place, because they only shrink the tree. The hypervisor's memory is cut
+//! off the RAM at whose end it lies. The module of the guest's kernel is removed, and so are the
+//! SMMU and the references to it.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use dtoolkit::fdt::Fdt;
-use dtoolkit::fdt_mut::FdtMut;
+use dtoolkit::fdt_mut::{FdtBuffer, FdtMut, FdtNodeMut};
 use dtoolkit::{Node, Property};
 
 use crate::machine::tree;
+
+/// Properties by which a node says that devices are behind an SMMU.
+const SMMU_REFERENCES: [&str; 2] = ["iommus", "iommu-map"];
 
 /// Turns the machine's tree into the guest's.
 ///
@@ -22,6 +26,7 @@ pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>) {
     let module = tree::kernels(&parse(blob))
         .next()
         .map(|(node, _)| node.name().to_string());
+    let smmu = tree::smmu(&parse(blob)).map(|node| node.name().to_string());
 
     let mut edited = FdtMut::from_slice(blob).expect("the tree is well-formed");
     let mut root = edited.root_mut();
@@ -33,6 +38,21 @@ pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>) {
     if let Some(module) = module {
         let mut chosen = root.child_mut("chosen").expect("the node was there");
         chosen.remove_child(&module);
+    }
+    if let Some(smmu) = smmu {
+        root.remove_child(&smmu);
+        remove_smmu_references(&mut root);
+    }
+}
+
+/// Removes the references to an SMMU of a node and its descendants.
+fn remove_smmu_references<B: FdtBuffer>(node: &mut FdtNodeMut<'_, B>) {
+    for reference in SMMU_REFERENCES {
+        node.remove_property(reference);
+    }
+    let mut children = node.children_mut();
+    while let Some(mut child) = children.next() {
+        remove_smmu_references(&mut child);
     }
 }
 

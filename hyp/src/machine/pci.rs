@@ -1,0 +1,70 @@
+//! The host bridge in the device tree (the binding `pci-host-ecam-generic`).
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property, ToCellInt};
+
+use super::tree::{is_compatible, regs};
+use crate::pci::id_map::IdMap;
+use crate::pci::window::Window;
+
+/// Host bridge of a PCI segment.
+#[expect(dead_code, reason = "for VMs with devices of their own")]
+#[derive(Debug)]
+pub(crate) struct HostBridge {
+    /// Configuration space.
+    pub(crate) ecam: Range<usize>,
+    /// Memory of the bus that CPUs see.
+    pub(crate) windows: Vec<Window>,
+    /// StreamIDs of the functions at the SMMU.
+    pub(crate) streams: IdMap,
+    /// DeviceIDs of the functions at the ITS.
+    pub(crate) devices: IdMap,
+}
+
+impl HostBridge {
+    /// Returns the first host bridge of the machine.
+    pub(crate) fn read(tree: &Fdt<'_>) -> Option<Self> {
+        let mut nodes = tree.root().children();
+        let node = nodes.find(|node| is_compatible(node, "pci-host-ecam-generic"))?;
+        Some(Self {
+            ecam: regs(&node).next()?,
+            windows: windows(&node),
+            streams: id_map(&node, "iommu-map"),
+            devices: id_map(&node, "msi-map"),
+        })
+    }
+}
+
+/// Returns the windows of memory, without those of I/O.
+fn windows(node: &FdtNode<'_>) -> Vec<Window> {
+    /// Memory, in the first cell of a bus address.
+    const MEMORY: u128 = 1 << (25 + 64);
+    let ranges = node.ranges().expect("well-formed ranges");
+    let windows = ranges.into_iter().flatten().map(|range| {
+        let bus: u128 = range.child_bus_address().expect("three cells");
+        let window = Window {
+            bus: bus as u64,
+            cpu: range.parent_bus_address().expect("at most 64 bits"),
+            size: range.length().expect("at most 64 bits"),
+        };
+        (bus & MEMORY != 0).then_some(window)
+    });
+    windows.flatten().collect()
+}
+
+/// Returns the map of requester IDs in the property `name`: of each entry the requester ID, the
+/// controller's handle, its ID, and the number of IDs.
+fn id_map(node: &FdtNode<'_>, name: &str) -> IdMap {
+    let Some(property) = node.property(name) else {
+        return IdMap::default();
+    };
+    let entries = property.as_prop_encoded_array([1, 1, 1, 1]);
+    let entries = entries.expect("entries of four cells").map(|entry| {
+        let [from, _, to, count] = entry.map(|cell| cell.to_int().expect("one cell"));
+        (from, to, count)
+    });
+    IdMap::new(entries.collect())
+}
