@@ -40,7 +40,6 @@ mod gic;
 mod machine;
 mod memory;
 mod panic;
-#[expect(dead_code, reason = "for VMs with devices of their own")]
 mod pci;
 mod report;
 mod schedule;

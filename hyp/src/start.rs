@@ -2,6 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: takes the guests' memory and `TPIDR_EL2`.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -22,14 +23,19 @@ use crate::cpu::{control, hyp_timer};
 use crate::gic::{self, Gic};
 use crate::machine::Machine;
 use crate::memory::dma::{DmaTables, Placed};
-use crate::memory::layout::BLOCK;
+use crate::memory::layout::{BLOCK, PAGE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::{FIRST_VMID, Stage2};
 use crate::memory::{cache, heap};
+use crate::pci::Bdf;
+use crate::pci::ecam::Ecam;
+use crate::pci::function::{Function, enumerate};
+use crate::pci::window::{NoRoom, assign};
 use crate::schedule;
 use crate::smmu::{self, Smmu};
 use crate::vcpu::interrupts;
+use crate::vm::devices::{self, Bus, Devices};
 use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
 use crate::vm::options::{self, Options};
@@ -135,7 +141,7 @@ pub(crate) fn run(
     let console_spi = machine.console_spi;
     let are_parts = modules.are_for_parts();
     let vms = if are_parts {
-        parts(&modules, memory)
+        parts(&machine, &modules, memory)
     } else {
         alloc::vec![whole_machine(machine, &modules, home, memory)]
     };
@@ -222,6 +228,7 @@ fn whole_machine(
         name: String::from("vm0"),
         share: Share::Machine,
         stage2: Stage2::identity(&executable, &devices),
+        devices: None,
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.
         memory: unsafe { GuestMemory::identity(&memory) },
         boot: Boot::Once {
@@ -244,67 +251,118 @@ fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables>
     Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
 }
 
+/// What VMs with a part of the machine are made of.
+struct Supply<'m> {
+    modules: &'m BootModules,
+    /// Free RAM.
+    memory: Pages,
+    bus: Option<&'static Bus>,
+    /// PCI functions that no VM has.
+    functions: Vec<Function>,
+    /// Physical `GITS_TRANSLATER`, if the machine has an ITS.
+    doorbell: Option<usize>,
+}
+
 /// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is refused
 /// by a line on the console.
-fn parts(modules: &BootModules, memory: Pages) -> Vec<&'static Vm> {
-    let mut free = memory;
-    modules.ranges().for_each(|range| free.remove(range));
+fn parts(machine: &Machine, modules: &BootModules, mut memory: Pages) -> Vec<&'static Vm> {
+    modules.ranges().for_each(|range| memory.remove(range));
+    let (bus, functions) = pci_bus(machine).unzip();
+    let its = machine.gic.its.first();
+    let mut supply = Supply {
+        modules,
+        memory,
+        bus,
+        functions: functions.unwrap_or_default(),
+        doorbell: its.map(|its| its.start + GITS_TRANSLATER as usize),
+    };
 
     let mut vms = Vec::new();
-    for (place, kernel) in modules.kernels.iter().enumerate() {
-        match part(vms.len(), kernel, modules, &mut free) {
+    for kernel in &modules.kernels {
+        match part(&vms, kernel, &mut supply) {
             Ok(vm) => vms.push(vm),
-            Err(reason) => println!("hyp: kernel {place}, \"{}\": {reason}", kernel.arguments),
+            Err(reason) => println!("hyp: no VM for \"{}\": {reason}", kernel.arguments),
         }
     }
     vms
 }
 
-/// Returns a VM with a part of the machine, and RAM from `free`.
+/// Takes the PCI bus over, if there is one and an SMMU confines its functions. Returns the bus and
+/// its functions.
+fn pci_bus(machine: &Machine) -> Option<(&'static Bus, Vec<Function>)> {
+    let smmu = smmu::get()?;
+    let bridge = machine.pci.as_ref()?;
+    // SAFETY: the device tree describes the host bridge, and the final tables map the root bus.
+    let ecam = unsafe { Ecam::new(&bridge.bus_0()) };
+    let mut functions = enumerate(&ecam, 0);
+    if let Err(NoRoom { size }) = assign(&mut functions, &bridge.windows) {
+        println!("hyp: no PCI function is given: there is no room for a BAR of {size:#x} bytes");
+        return None;
+    }
+
+    let bus = Bus {
+        ecam,
+        smmu,
+        windows: bridge.windows.clone(),
+        streams: bridge.streams.clone(),
+        devices: bridge.devices.clone(),
+    };
+    Some((Box::leak(Box::new(bus)), functions))
+}
+
+/// Returns a VM with a part of the machine, beside `others`.
 ///
 /// # Errors
 /// Why the VM cannot be.
-fn part(
-    index: usize,
-    kernel: &Kernel,
-    modules: &BootModules,
-    free: &mut Pages,
-) -> Result<&'static Vm, String> {
+fn part(others: &[&Vm], kernel: &Kernel, supply: &mut Supply<'_>) -> Result<&'static Vm, String> {
+    let index = others.len();
     if index == vm::MAX_VMS {
         return Err(format!("there are {index} VMs already"));
     }
     let options = Options::parse(&kernel.arguments).map_err(|error| error.to_string())?;
-    let ram = take_ram(free, (options.memory as usize) << 20).ok_or_else(|| {
-        format!(
-            "there are not {} MiB of RAM left in one piece",
-            options.memory
-        )
-    })?;
     let vcpus = options
         .vcpus
         .map_or(percpu::all().len(), |count| count as usize);
     let config = controller::of_part(vcpus);
     config.validate().map_err(|error| error.to_string())?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
+    if others.iter().any(|other| other.name == name) {
+        return Err(format!("another VM has the name {name}"));
+    }
 
-    let initrd = kernel.ram_disk.as_ref().or(modules.initrd.as_ref());
+    let ram = take_ram(&mut supply.memory, (options.memory as usize) << 20).ok_or_else(|| {
+        format!(
+            "there are not {} MiB of RAM left in one piece",
+            options.memory
+        )
+    })?;
+    let functions = take_functions(supply, &options.functions)?;
+    let windows = supply.bus.filter(|_| !functions.is_empty());
+    let windows = windows.map(|bus| &bus.windows[..]);
+
+    let initrd = kernel.ram_disk.as_ref().or(supply.modules.initrd.as_ref());
     let visible = RAM..RAM + ram.len();
     // SAFETY: the RAM has been taken from the free memory, in which no module lies.
     let load = unsafe {
         cache::fill_with_zeros(&ram);
         Load::plan(&ram, RAM, &kernel.image, initrd, |initrd| {
-            part_tree::build(&config, &visible, initrd, &options.arguments)
+            part_tree::build(&config, &visible, initrd, &options.arguments, windows)
         })?
     };
 
     println!(
-        "hyp: {name} has {} MiB at {:#x}, {vcpus} vCPUs: {}",
-        options.memory, ram.start, options.arguments
+        "hyp: {name} has {} MiB at {:#x}, {vcpus} vCPUs, {} PCI functions: {}",
+        options.memory,
+        ram.start,
+        functions.len(),
+        options.arguments
     );
+    let stage2 = Stage2::for_vm(index, &ram, RAM, devices::registers(&functions));
     let description = Description {
         name,
         share: Share::Part,
-        stage2: Stage2::for_vm(index, &ram, RAM),
+        stage2,
+        devices: part_devices(index, supply, functions, &ram),
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram) },
         is_daemon: options.is_daemon,
@@ -313,6 +371,54 @@ fn part(
         weight: options.weight * scheduler::NORMAL_WEIGHT / NORMAL_WEIGHT,
     };
     Ok(Vm::new(index, description))
+}
+
+/// Takes PCI functions out of the supply.
+///
+/// # Errors
+/// Which of them is not there.
+fn take_functions(supply: &mut Supply<'_>, wanted: &[u16]) -> Result<Vec<Function>, String> {
+    if !wanted.is_empty() && supply.bus.is_none() {
+        return Err("no SMMU confines PCI functions".into());
+    }
+    let all = &mut supply.functions;
+    let mut taken = Vec::new();
+    for bdf in wanted.iter().copied().map(Bdf) {
+        match all.iter().position(|function| function.bdf == bdf) {
+            Some(place) => taken.push(all.remove(place)),
+            None => {
+                all.append(&mut taken);
+                return Err(format!("PCI function {bdf} is not there, or another VM's"));
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// Returns the devices of VM number `index`, with RAM at the physical addresses `ram`.
+fn part_devices(
+    index: usize,
+    supply: &Supply<'_>,
+    functions: Vec<Function>,
+    ram: &Range<usize>,
+) -> Option<Devices> {
+    let bus = supply.bus.filter(|_| !functions.is_empty())?;
+    let memory = Placed {
+        physical: ram.clone(),
+        at: RAM,
+    };
+    let doorbell = supply.doorbell.map(|physical| Placed {
+        at: (controller::ITS + GITS_TRANSLATER) as usize / PAGE * PAGE,
+        ..Placed::page_of(physical)
+    });
+    let vmid = FIRST_VMID + index as u16;
+    let dma = DmaTables::new(
+        bus.smmu.reach(),
+        vmid,
+        [memory].into_iter(),
+        doorbell.into_iter(),
+    );
+    Some(Devices::new(bus, functions, Arc::new(dma)))
 }
 
 /// Removes `size` bytes of RAM in one piece from the free memory, and returns them.

@@ -119,6 +119,9 @@ fn hypervisor_devices(machine: &Machine) -> Pages {
     devices.add(&machine.console);
     let frames = machine.gic.frames().chain(&machine.smmu);
     frames.for_each(|frame| devices.add(frame));
+    if let Some(pci) = &machine.pci {
+        devices.add(&pci.bus_0());
+    }
     devices
 }
 

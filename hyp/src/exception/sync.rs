@@ -138,10 +138,21 @@ fn other_device(
     address: u64,
     value: u64,
 ) -> Option<u64> {
-    let console = loaded.vcpu.vm.console.as_ref()?;
-    if !console.claims(address) {
-        return None;
+    let vm = loaded.vcpu.vm;
+    let bytes = abort.width().bytes();
+    if let Some(devices) = vm
+        .devices
+        .as_ref()
+        .filter(|devices| devices.claims(address))
+    {
+        if !abort.is_write() {
+            return Some(devices.read(address, bytes));
+        }
+        devices.write(address, bytes, value);
+        return Some(0);
     }
+
+    let console = (vm.console.as_ref()).filter(|console| console.claims(address))?;
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
     if abort.is_write() {
         console.write(address, value, set_line);

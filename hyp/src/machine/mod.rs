@@ -29,7 +29,6 @@ pub(crate) struct Machine {
     /// Registers of the SMMU.
     pub(crate) smmu: Option<Range<usize>>,
     /// Host bridge of PCI.
-    #[expect(dead_code, reason = "for VMs with devices of their own")]
     pub(crate) pci: Option<HostBridge>,
     /// Registers of the console.
     pub(crate) console: Range<usize>,

@@ -11,7 +11,6 @@ use crate::pci::id_map::IdMap;
 use crate::pci::window::Window;
 
 /// Host bridge of a PCI segment.
-#[expect(dead_code, reason = "for VMs with devices of their own")]
 #[derive(Debug)]
 pub(crate) struct HostBridge {
     /// Configuration space.
@@ -24,7 +23,16 @@ pub(crate) struct HostBridge {
     pub(crate) devices: IdMap,
 }
 
+/// Bytes of the configuration space of a bus.
+const BUS_SIZE: usize = 1 << 20;
+
 impl HostBridge {
+    /// Returns the configuration space of the root bus.
+    pub(crate) fn bus_0(&self) -> Range<usize> {
+        let start = self.ecam.start;
+        start..(start + BUS_SIZE).min(self.ecam.end)
+    }
+
     /// Returns the first host bridge of the machine.
     pub(crate) fn read(tree: &Fdt<'_>) -> Option<Self> {
         let mut nodes = tree.root().children();

@@ -13,7 +13,7 @@ use alloc::alloc::{alloc_zeroed, handle_alloc_error};
 use alloc::boxed::Box;
 use core::alloc::Layout;
 use core::ops::Range;
-use core::ptr;
+use core::{iter, ptr};
 
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
 use aarch64_paging::Mapping;
@@ -61,12 +61,18 @@ impl Stage2 {
         Self::new(FIRST_VMID, memory.chain(devices))
     }
 
-    /// Returns tables of VM number `index`, that map `memory` to guest-physical address `at`. The
-    /// tables live for ever.
-    pub(crate) fn for_vm(index: usize, memory: &Range<usize>, at: usize) -> Self {
+    /// Returns tables of VM number `index`, that map `memory` to guest-physical address `at`, and
+    /// `devices` by identity. The tables live for ever.
+    pub(crate) fn for_vm<'a>(
+        index: usize,
+        memory: &'a Range<usize>,
+        at: usize,
+        devices: impl Iterator<Item = &'a Range<usize>>,
+    ) -> Self {
+        let devices = devices.map(|range| (range, range.start, DEVICE));
         Self::new(
             FIRST_VMID + index as u16,
-            [(memory, at, MEMORY)].into_iter(),
+            iter::once((memory, at, MEMORY)).chain(devices),
         )
     }
 

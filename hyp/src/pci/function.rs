@@ -113,11 +113,11 @@ impl Function {
         }
     }
 
-    /// Writes the BARs, and makes the function decode memory.
-    pub(crate) fn enable(&self, access: &impl Access) {
-        self.write_bars(access);
+    /// Turns the function's decoding of I/O and memory off, and its access to memory.
+    pub(crate) fn disable(&self, access: &impl Access) {
         let command = access.read(self.bdf, COMMAND, Width::Half);
-        access.write(self.bdf, COMMAND, Width::Half, command | MEMORY_SPACE);
+        let off = command & !(IO_SPACE | MEMORY_SPACE | BUS_MASTER);
+        access.write(self.bdf, COMMAND, Width::Half, off);
     }
 }
 

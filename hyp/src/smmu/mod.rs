@@ -172,7 +172,6 @@ impl Smmu {
 
     /// Attaches a stream to the tables, which the SMMU shares until the stream is detached or
     /// attached anew. Returns false if the SMMU has no such stream.
-    #[expect(dead_code, reason = "for VMs with devices of their own")]
     pub(crate) fn attach(&self, stream: u32, tables: Arc<DmaTables>) -> bool {
         let mut state = self.state.lock();
         if !state.streams.contains(stream) {
@@ -190,7 +189,6 @@ impl Smmu {
     }
 
     /// Detaches a stream: from now on it is aborted, and nothing of its tables is cached.
-    #[expect(dead_code, reason = "for VMs with devices of their own")]
     pub(crate) fn detach(&self, stream: u32) {
         let mut state = self.state.lock();
         if state.streams.contains(stream) {

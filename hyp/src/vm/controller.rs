@@ -16,7 +16,7 @@ pub(crate) type Controller = Vgic<VmHost>;
 
 /// Address of the ITS of a VM with a part of the machine, as on QEMU's `virt` board. The addresses
 /// of the other frames, from [`Config::new`], are that board's too.
-const ITS: u64 = 0x0808_0000;
+pub(crate) const ITS: u64 = 0x0808_0000;
 
 /// Limits on the memory that the hypervisor allocates for the ITS of a VM with a part of the
 /// machine.

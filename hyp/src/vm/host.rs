@@ -94,11 +94,12 @@ impl VmHost {
     }
 
     /// Returns the physical ITS for a device of the VM.
-    fn physical_its(&self, its: ItsId, _device: DeviceId) -> Option<&Its> {
-        match self.vm.share {
-            Share::Machine => self.gic.its.get(usize::from(its.0)),
-            Share::Part => None,
-        }
+    fn physical_its(&self, its: ItsId, device: DeviceId) -> Option<&Its> {
+        let is_owned = match self.vm.share {
+            Share::Machine => true,
+            Share::Part => (self.vm.devices.as_ref()).is_some_and(|devices| devices.has(device.0)),
+        };
+        self.gic.its.get(usize::from(its.0)).filter(|_| is_owned)
     }
 
     /// Returns the redistributor of a CPU. The numbers of CPUs are their indices.

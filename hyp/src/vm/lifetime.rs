@@ -180,6 +180,9 @@ fn power_on(vm: &'static Vm) {
             (load.entry, load.tree)
         }
     };
+    if let Some(devices) = &vm.devices {
+        devices.start();
+    }
     vm.lifetime.set(state::ALIVE);
     let first = &vm.vcpus()[0];
     let was_off = first.power.power_on(entry, argument);
@@ -194,6 +197,9 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     }
     rendezvous(cpu);
 
+    if let Some(devices) = &vm.devices {
+        devices.stop();
+    }
     if let Some(console) = &vm.console {
         console.reset();
     }

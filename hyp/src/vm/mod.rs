@@ -11,6 +11,7 @@
 
 pub(crate) mod console;
 pub(crate) mod controller;
+pub(crate) mod devices;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod lifetime;
@@ -38,6 +39,7 @@ use crate::memory::tlb;
 use crate::vcpu::Vcpu;
 use console::Console;
 use controller::Controller;
+use devices::Devices;
 use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
@@ -60,6 +62,8 @@ pub(crate) struct Vm {
     pub(crate) stage2: Stage2,
     /// Console, unless the VM has the machine's own.
     pub(crate) console: Option<Console>,
+    /// PCI functions of the machine, unless the VM has the whole machine.
+    pub(crate) devices: Option<Devices>,
     /// True if the run ends without waiting for this VM.
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
@@ -92,6 +96,7 @@ pub(crate) struct Description {
     pub(crate) share: Share,
     pub(crate) stage2: Stage2,
     pub(crate) memory: GuestMemory,
+    pub(crate) devices: Option<Devices>,
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     /// Configuration of the interrupt controller, and the vCPUs.
@@ -153,6 +158,7 @@ impl Vm {
             share,
             stage2,
             memory,
+            devices,
             boot,
             is_daemon,
             config,
@@ -165,6 +171,7 @@ impl Vm {
             stage2,
             console: (share == Share::Part).then(|| Console::new(index, &name)),
             name,
+            devices,
             is_daemon,
             lifetime: Lifetime::default(),
             memory,

@@ -10,8 +10,9 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use vgic::Config;
 use vgic::description::device_tree::{self as description, gic_node};
 
+use crate::pci::window::Window;
 use crate::vcpu::interrupts::TIMERS;
-use crate::vm::console;
+use crate::vm::{console, devices};
 
 /// Handles of nodes that others refer to. ITSes have those after the interrupt controller's.
 const CLOCK: u32 = 1;
@@ -27,12 +28,14 @@ const FIRST_PPI: u32 = 16;
 const FIRST_SPI: u32 = 32;
 
 /// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these arguments
-/// and the initial RAM disk at these guest-physical addresses.
+/// and the initial RAM disk at these guest-physical addresses. `windows` are those of the host
+/// bridge, if the VM has PCI functions.
 pub(crate) fn build(
     config: &Config,
     ram: &Range<usize>,
     initrd: Option<&Range<usize>>,
     arguments: &str,
+    windows: Option<&[Window]>,
 ) -> Vec<u8> {
     let mut tree = DeviceTree::new();
     let root = &mut tree.root;
@@ -61,6 +64,9 @@ pub(crate) fn build(
     root.add_child(written(&gic_node(config, GIC)));
     root.add_child(clock());
     root.add_child(uart());
+    if let Some(windows) = windows {
+        root.add_child(host_bridge(windows));
+    }
     tree.to_dtb()
 }
 
@@ -72,6 +78,8 @@ fn chosen(initrd: Option<&Range<usize>>, arguments: &str) -> DeviceTreeNode {
         "stdout-path",
         &*format!("/pl011@{:x}", console::BASE),
     );
+    // The BARs of PCI functions are where the hypervisor has put them.
+    add(&mut chosen, "linux,pci-probe-only", 1u32);
     if let Some(initrd) = initrd {
         add(&mut chosen, "linux,initrd-start", initrd.start as u64);
         add(&mut chosen, "linux,initrd-end", initrd.end as u64);
@@ -131,6 +139,34 @@ fn uart() -> DeviceTreeNode {
     add(&mut uart, "clocks", [CLOCK, CLOCK]);
     add(&mut uart, "clock-names", Vec::from(["uartclk", "apb_pclk"]));
     uart
+}
+
+/// Returns the node of a host bridge whose bus has no interrupt lines. The BARs stay as they are.
+fn host_bridge(windows: &[Window]) -> DeviceTreeNode {
+    /// First cell of a bus address: memory that is reached by 32 or 64 bits.
+    const MEMORY_32: u32 = 2 << 24;
+    const MEMORY_64: u32 = 3 << 24;
+    let range = |window: &Window| {
+        let is_high = window.bus + window.size > 1 << 32;
+        let kind = if is_high { MEMORY_64 } else { MEMORY_32 };
+        let numbers = [window.bus, window.cpu, window.size].map(u64::to_be_bytes);
+        [&kind.to_be_bytes()[..], &numbers.concat()].concat()
+    };
+    let ranges: Vec<u8> = windows.iter().flat_map(range).collect();
+    let registers = devices::ECAM as usize..(devices::ECAM + devices::ECAM_SIZE) as usize;
+
+    let mut bridge = node(format!("pcie@{:x}", devices::ECAM));
+    add(&mut bridge, "compatible", "pci-host-ecam-generic");
+    add(&mut bridge, "device_type", "pci");
+    add(&mut bridge, "#address-cells", 3u32);
+    add(&mut bridge, "#size-cells", 2u32);
+    add(&mut bridge, "reg", reg(&registers));
+    add(&mut bridge, "bus-range", [0u32, 0]);
+    add(&mut bridge, "ranges", ranges);
+    // The requester IDs of functions are their DeviceIDs.
+    add(&mut bridge, "msi-map", [0, GIC + 1, 0, 0x1_0000]);
+    add(&mut bridge, "dma-coherent", &[][..] as &[u8]);
+    bridge
 }
 
 /// Returns the four cells of a range.

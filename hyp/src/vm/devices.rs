@@ -1,0 +1,106 @@
+//! PCI functions of the machine that a VM has.
+//!
+//! The SMMU confines their DMA to the VM's memory, and their MSIs to the ITS. Stage 2 maps their
+//! BARs for the VM alone. Accesses to configuration space trap.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use spin::Mutex;
+
+use crate::memory::dma::DmaTables;
+use crate::pci::config_space::ConfigSpace;
+use crate::pci::ecam::Ecam;
+use crate::pci::function::Function;
+use crate::pci::id_map::IdMap;
+use crate::pci::window::Window;
+use crate::smmu::Smmu;
+
+/// Guest-physical address of the configuration space of bus 0, as on QEMU's `virt` board.
+pub(crate) const ECAM: u64 = 0x3f00_0000;
+/// Bytes of the configuration space of a bus.
+pub(crate) const ECAM_SIZE: u64 = 1 << 20;
+
+/// The machine's PCI bus, as all VMs with functions use it.
+pub(crate) struct Bus {
+    pub(crate) ecam: Ecam,
+    pub(crate) smmu: &'static Smmu,
+    /// Memory of the bus that CPUs see.
+    pub(crate) windows: Vec<Window>,
+    /// StreamIDs and DeviceIDs of functions.
+    pub(crate) streams: IdMap,
+    pub(crate) devices: IdMap,
+}
+
+/// PCI functions of a VM.
+pub(crate) struct Devices {
+    bus: &'static Bus,
+    functions: Vec<Function>,
+    /// Translation tables of the functions' DMA.
+    dma: Arc<DmaTables>,
+    config: Mutex<ConfigSpace>,
+}
+
+impl Devices {
+    /// Returns the functions, which nobody else has. They do nothing until [`Devices::start`].
+    pub(crate) fn new(bus: &'static Bus, functions: Vec<Function>, dma: Arc<DmaTables>) -> Self {
+        Self {
+            config: Mutex::new(ConfigSpace::new(functions.clone(), &bus.ecam)),
+            bus,
+            functions,
+            dma,
+        }
+    }
+
+    /// Lets the functions reach the VM's memory, once the VM enables them.
+    pub(crate) fn start(&self) {
+        for stream in self.ids(&self.bus.streams) {
+            self.bus.smmu.attach(stream, Arc::clone(&self.dma));
+        }
+    }
+
+    /// Stops the functions: from now on none reaches memory or raises an MSI.
+    pub(crate) fn stop(&self) {
+        for function in &self.functions {
+            function.disable(&self.bus.ecam);
+        }
+        for stream in self.ids(&self.bus.streams) {
+            self.bus.smmu.detach(stream);
+        }
+    }
+
+    /// Returns true if the DeviceID is a function's.
+    pub(crate) fn has(&self, device: u32) -> bool {
+        self.ids(&self.bus.devices).any(|id| id == device)
+    }
+
+    /// Returns true if the configuration space is at this guest-physical address.
+    pub(crate) fn claims(&self, address: u64) -> bool {
+        (ECAM..ECAM + ECAM_SIZE).contains(&address)
+    }
+
+    /// Reads `bytes` bytes of configuration space.
+    pub(crate) fn read(&self, address: u64, bytes: u64) -> u64 {
+        let config = self.config.lock();
+        config.read(&self.bus.ecam, address - ECAM, bytes)
+    }
+
+    /// Writes `bytes` bytes of configuration space.
+    pub(crate) fn write(&self, address: u64, bytes: u64, value: u64) {
+        let mut config = self.config.lock();
+        config.write(&self.bus.ecam, address - ECAM, bytes, value);
+    }
+
+    /// Returns the functions' numbers at a controller.
+    fn ids<'a>(&'a self, map: &'a IdMap) -> impl Iterator<Item = u32> + 'a {
+        let functions = self.functions.iter();
+        functions.filter_map(|function| map.id_of(function.bdf))
+    }
+}
+
+/// Returns the pages of the functions' registers.
+pub(crate) fn registers(functions: &[Function]) -> impl Iterator<Item = &Range<usize>> {
+    let bars = functions.iter().flat_map(|function| &function.bars);
+    bars.map(|bar| &bar.mmio)
+}
