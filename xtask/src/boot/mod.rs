@@ -8,8 +8,8 @@ mod faults;
 pub(crate) mod guest;
 pub mod hypervisor;
 pub mod initramfs;
-mod interrupts;
-mod kinds;
+pub(crate) mod interrupts;
+pub(crate) mod kinds;
 pub(crate) mod lines;
 pub(crate) mod machine;
 pub(crate) mod monitor;
@@ -18,7 +18,7 @@ mod peer;
 pub(crate) mod report;
 pub(crate) mod run;
 mod screen;
-mod transcript;
+pub(crate) mod transcript;
 
 use std::fs;
 use std::path::Path;
@@ -81,6 +81,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         hypervisor: !options.bare,
         firmware: options.firmware,
         smmu: options.has_smmu(),
+        part: false,
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {
