@@ -39,7 +39,7 @@ pub(crate) fn cloud(options: &CloudOptions, reports: &Path) -> Result<bool> {
         },
         scratch.path(),
     )?;
-    let hypervisor = hypervisor::build(scratch.path())?;
+    let hypervisor = hypervisor::build_with_el2_time(scratch.path())?;
     let attacker = isolation::build_guest(scratch.path())?;
     fs::create_dir_all(reports)?;
 
