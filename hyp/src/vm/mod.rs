@@ -144,7 +144,7 @@ pub(crate) fn of_machine() -> Option<&'static Vm> {
 #[inline]
 pub(crate) fn vgic_of(vm: usize) -> Option<&'static Controller> {
     // Acquire: pairs with the Release in `set_vgic`.
-    let vgic = VGICS.get(vm)?.load(Ordering::Acquire);
+    let vgic = VGICS[vm % MAX_VMS].load(Ordering::Acquire);
     // SAFETY: the pointer is null or a controller's, which `lifetime` frees after every CPU has
     // answered a rendezvous since the pointer was cleared.
     unsafe { vgic.as_ref() }
