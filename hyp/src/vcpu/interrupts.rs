@@ -33,7 +33,7 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
             ExitReason::Kick
         }
         lpi::FIRST.. => {
-            inject_lpi(cpu, loaded, pin, intid);
+            inject_lpi(cpu, pin, intid);
             ExitReason::Lpi
         }
         _ if intid == cpu.gic.maintenance() => {
@@ -90,15 +90,11 @@ fn forward_ppi(loaded: Option<Loaded>, pin: &PinnedCpu<'_>, intid: u32) {
 }
 
 /// Injects the MSI whose physical LPI is `lpi` into the VM that has mapped it.
-fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u32) {
+fn inject_lpi(cpu: &ThisCpu, pin: &PinnedCpu<'_>, lpi: u32) {
     let Some(source) = cpu.gic.lpis.source(lpi) else {
         return;
     };
-    let vgic = match loaded {
-        Some(loaded) if loaded.vcpu.vm.index == usize::from(source.vm) => Some(loaded.vgic),
-        _ => vm::vgic_of(source.vm.into()),
-    };
-    if let Some(vgic) = vgic {
+    if let Some(vgic) = vm::vgic_of(source.vm.into()) {
         // An error means that the guest has unmapped the event since. The message is lost, as it
         // would be without a hypervisor.
         let _ = vgic.inject_msi(

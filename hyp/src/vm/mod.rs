@@ -34,6 +34,7 @@ use vgic::epoch::Domain;
 use crate::cpu::id_registers::Reader;
 use crate::cpu::percpu;
 use crate::cpu::registers::VMPIDR_EL2;
+use crate::gic::lpi::MsiSource;
 use crate::memory::stage2::Stage2;
 use crate::memory::tlb;
 use crate::vcpu::Vcpu;
@@ -109,11 +110,15 @@ pub(crate) struct Description {
 const MPIDR_RES1: u64 = 1 << 31;
 
 /// Most VMs.
-pub(crate) const MAX_VMS: usize = 64;
+pub(crate) const MAX_VMS: usize = SLOTS - 1;
+
+/// Slots of [`VGICS`], a power of two. The last one is of no VM, and always null.
+const SLOTS: usize = 64;
 
 /// Interrupt controller of each VM, or null while the VM is dead.
-static VGICS: [AtomicPtr<Controller>; MAX_VMS] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_VMS];
+static VGICS: [AtomicPtr<Controller>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
+
+const _: () = assert!(MsiSource::NO_VM as usize % SLOTS == MAX_VMS);
 
 static VMS: Once<Vec<&'static Vm>> = Once::new();
 
@@ -144,7 +149,7 @@ pub(crate) fn of_machine() -> Option<&'static Vm> {
 #[inline]
 pub(crate) fn vgic_of(vm: usize) -> Option<&'static Controller> {
     // Acquire: pairs with the Release in `set_vgic`.
-    let vgic = VGICS[vm % MAX_VMS].load(Ordering::Acquire);
+    let vgic = VGICS[vm % SLOTS].load(Ordering::Acquire);
     // SAFETY: the pointer is null or a controller's, which `lifetime` frees after every CPU has
     // answered a rendezvous since the pointer was cleared.
     unsafe { vgic.as_ref() }
