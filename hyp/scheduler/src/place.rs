@@ -49,16 +49,24 @@ impl Here<'_> {
     /// Queues an entity that the calling CPU has claimed, and that was put on CPU `last`. Returns
     /// the CPU to kick.
     fn place_woken(&self, entity: &'static Entity, last: usize, now: Time) -> Option<usize> {
-        let lag = self.lag_of_sleeper(entity, self.scheduler.cpus[last].floor());
         let mut idle = self.claim(last);
         if entity.pin().is_none() {
             idle = idle.or_else(|| self.claim_near(last));
         }
-        self.enqueue(idle.unwrap_or(self.at(last)), entity, lag, now)
+
+        let place = idle.unwrap_or(self.at(last));
+        let lag = |queue: &Queue| {
+            let floor = match place.cpu == last {
+                true => queue.floor(),
+                false => self.scheduler.cpus[last].floor(),
+            };
+            self.lag_of_sleeper(entity, floor)
+        };
+        self.enqueue(place, entity, lag, now)
     }
 
     /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
-    /// on.
+    /// on, or how much it is owed at most.
     pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64) -> i64 {
         let lag = entity.vruntime.get().wrapping_sub(floor) as i64;
         let credit = i64::try_from(self.scheduler.parameters.credit).unwrap_or(i64::MAX);
@@ -102,20 +110,23 @@ impl Here<'_> {
         }
     }
 
-    /// Queues an entity, which belongs to the calling CPU. Returns the CPU to kick.
+    /// Queues an entity, which belongs to the calling CPU, and which is `lag` ahead of the virtual
+    /// time of the queue. Returns the CPU to kick.
     pub(crate) fn enqueue(
         &self,
         place: Place,
         entity: &'static Entity,
-        lag: i64,
+        lag: impl FnOnce(&Queue) -> i64,
         now: Time,
     ) -> Option<usize> {
         let cpu = &self.scheduler.cpus[place.cpu];
         let kick = cpu.locked(|queue| {
-            queue.insert(entity, lag, now);
+            // The virtual time stands still while an entity runs alone, without a tick.
+            queue.account(now);
+            queue.insert(entity, lag(queue), now);
             entity.queue(place.cpu);
             let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
-            claimed | self.notify(cpu, queue, now)
+            claimed | self.notify(cpu, queue)
         });
         if kick {
             self.elsewhere(place.cpu)
@@ -126,14 +137,14 @@ impl Here<'_> {
 
     /// Lets the CPU `cpu` know of an entity that was queued there under the lock, which the caller
     /// holds. Returns true if the CPU has to be kicked.
-    fn notify(&self, cpu: &Cpu, queue: &Queue, now: Time) -> bool {
+    fn notify(&self, cpu: &Cpu, queue: &Queue) -> bool {
         if cpu.claim_idle() {
             return !mutant(Mutant::IdleCpuNotKicked);
         }
         // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity
         // alone has no tick.
         let first = queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
-        let due = first || queue.is_owed(&self.scheduler.parameters, now);
+        let due = first || queue.is_owed(&self.scheduler.parameters);
         queue.is_busy() && due && cpu.request_resched()
     }
 

@@ -100,6 +100,7 @@ impl Here<'_> {
         let claimed = matches!(entity.wake(), Woken::Claimed(_));
         if claimed || mutant(Mutant::ExpiryPassesWaker) {
             self.cpu().counters.wake_ups.increment();
+            queue.account(now);
             let lag = self.lag_of_sleeper(entity, queue.floor());
             queue.insert(entity, lag, now);
             entity.queue(self.index);
@@ -129,7 +130,7 @@ impl Here<'_> {
                 place = self.claim_near(self.index).or_else(|| self.lighter(left));
             }
         }
-        self.enqueue(place.unwrap_or(self.at(self.index)), entity, lag, now)
+        self.enqueue(place.unwrap_or(self.at(self.index)), entity, |_| lag, now)
     }
 
     /// Blocks the entity that runs, at time `now`, until a wake-up or the deadline. The vCPU was
