@@ -31,7 +31,7 @@ impl Here<'_> {
         match entity.wake() {
             Woken::Nothing => None,
             Woken::Running(cpu) => {
-                // It has something to run, and is kicked.
+                // A CPU that sleeps with the vCPU loaded is no longer a place for others.
                 self.scheduler.cpus[cpu].claim_idle();
                 self.elsewhere(cpu)
             }

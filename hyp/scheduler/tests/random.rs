@@ -20,6 +20,8 @@ const PARAMETERS: Parameters = Parameters {
 enum Operation {
     Wake(usize),
     Pick,
+    /// The guest is entered, after the checks that an embedder does before.
+    Enter,
     BeginWait,
     Block(Option<Time>),
     Preempt,
@@ -46,6 +48,10 @@ struct Cpu {
     running: Option<usize>,
     asleep: bool,
     kicked: bool,
+    /// True if the CPU is in a guest, and calls no operation before it is kicked.
+    in_guest: bool,
+    /// Time that the CPU's timer is set to.
+    event: Option<Time>,
 }
 
 /// The scheduler, and the model beside it.
@@ -108,6 +114,7 @@ impl Machine {
             return;
         }
 
+        self.cpus[cpu].in_guest = false;
         match (operation, running) {
             (Operation::Wake(id), _) => {
                 let kick = here.wake(self.entities[id], now);
@@ -139,6 +146,15 @@ impl Machine {
                     }
                 }
                 self.cpus[cpu].running = picked;
+                self.cpus[cpu].event = here.next_event();
+            }
+            (Operation::Enter, Some(_)) => {
+                let is_due = self.cpus[cpu].event.is_some_and(|event| event <= now);
+                if here.needs_resched() || is_due {
+                    self.execute(cpu, Operation::Tick);
+                }
+                self.cpus[cpu].in_guest = true;
+                self.cpus[cpu].kicked = false;
             }
             (Operation::BeginWait, Some(id)) => {
                 self.entities[id].begin_wait();
@@ -164,6 +180,7 @@ impl Machine {
                 let switches = here.tick(now);
                 assert!(!switches || running.is_some());
                 self.expire(cpu);
+                self.cpus[cpu].event = here.next_event();
                 assert!(!here.needs_resched());
             }
             (Operation::BeginIdle, _) => {
@@ -184,6 +201,7 @@ impl Machine {
                     "CPU {cpu} is not kicked"
                 );
                 self.cpus[cpu].asleep = false;
+                self.cpus[cpu].event = here.next_event();
                 self.expire(cpu);
             }
             _ => {}
@@ -213,6 +231,10 @@ impl Machine {
                 Some(_) => assert!(event.is_some() || first.is_none()),
             }
             assert!(first.is_none_or(|first| event <= Some(first)));
+            let waits = (0..ENTITIES)
+                .any(|id| self.pins[id] == Some(index) && self.places[id] == Place::Queued);
+            let has_tick = !cpu.in_guest || cpu.kicked || cpu.event.is_some();
+            assert!(!waits || has_tick, "the guest of CPU {index} has no tick");
         }
     }
 
@@ -242,6 +264,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         6 => id.prop_map(Operation::Wake),
         5 => Just(Operation::Pick),
+        4 => Just(Operation::Enter),
         3 => Just(Operation::BeginWait),
         3 => proptest::option::of(0..40_u64).prop_map(Operation::Block),
         1 => Just(Operation::Preempt),

@@ -108,6 +108,33 @@ fn wakes_elsewhere_against_idle() {
     });
 }
 
+/// Races a CPU that goes idle with a waiting vCPU loaded against a wake-up of that vCPU, and
+/// against one of an entity that was last there.
+#[test]
+fn wakes_against_a_loaded_sleeper() {
+    check(3, || {
+        let cpus = Cpus::new();
+        let a = cpus.run(0, 0);
+        let b = entity(1, 0);
+        let news: &AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+
+        let sleeper = cpus.spawn(move |cpus| {
+            a.begin_wait();
+            // Relaxed: ordered by the begin of the wait.
+            !news.load(Relaxed) && cpus.0.on(0).begin_idle(NOW)
+        });
+        let waker = cpus.spawn(move |cpus| {
+            // Relaxed: the wake-up publishes the news.
+            news.store(true, Relaxed);
+            cpus.wake(1, a)
+        });
+        let kicks = [cpus.wake(2, b), waker.join().unwrap()];
+        let sleeps = sleeper.join().unwrap();
+        assert!(!sleeps || kicks.contains(&Some(0)), "lost");
+        assert_eq!(kicks[1], Some(0));
+    });
+}
+
 /// Races a vCPU that finds no news and blocks against a wake-up with news.
 #[test]
 fn wake_against_block() {
