@@ -1,7 +1,7 @@
 //! Wake-ups, and the choice of a CPU for an entity.
 
 use crate::cpu::Cpu;
-use crate::entity::Woken;
+use crate::entity::{State, Woken};
 use crate::queue::Queue;
 use crate::sync::{Mutant, mutant};
 use crate::{Entity, Here, Time};
@@ -23,8 +23,8 @@ pub(crate) struct Place {
 }
 
 impl Here<'_> {
-    /// Wakes an entity at time `now`, after its news was published. Returns the CPU to
-    /// kick, if there is one; never the calling CPU, which calls [`Here::needs_resched`] before it
+    /// Wakes an entity at time `now`, after its news was published. Returns the CPU to kick, if
+    /// there is one. It is never the calling CPU, which calls [`Here::needs_resched`] before it
     /// enters a guest.
     #[must_use]
     pub fn wake(&self, entity: &'static Entity, now: Time) -> Option<usize> {
@@ -37,32 +37,35 @@ impl Here<'_> {
             }
             Woken::Claimed(before) => {
                 self.cpu().counters.wake_ups.increment();
-                let last = before.cpu();
-                if before.is_timed() && !mutant(Mutant::DeadlineKept) {
-                    self.scheduler.cpus[last].locked(|queue| queue.remove_timer(entity));
-                }
-                self.place_woken(entity, last, now)
+                self.place_woken(entity, before, now)
             }
         }
     }
 
-    /// Queues an entity that the calling CPU has claimed, and that was put on CPU `last`. Returns
-    /// the CPU to kick.
-    fn place_woken(&self, entity: &'static Entity, last: usize, now: Time) -> Option<usize> {
+    /// Queues an entity that the calling CPU has claimed, in the state `before`. Returns the CPU to
+    /// kick.
+    fn place_woken(&self, entity: &'static Entity, before: State, now: Time) -> Option<usize> {
+        let last = before.cpu();
         let mut idle = self.claim(last);
         if entity.pin().is_none() {
             idle = idle.or_else(|| self.claim_near(last));
         }
 
         let place = idle.unwrap_or(self.at(last));
-        let lag = |queue: &Queue| {
-            let floor = match place.cpu == last {
-                true => queue.floor(),
-                false => self.scheduler.cpus[last].floor(),
-            };
-            self.lag_of_sleeper(entity, floor)
-        };
-        self.enqueue(place, entity, lag, now)
+        if place.cpu == last {
+            return self.enqueue(place, entity, now, |queue| {
+                queue.remove_timer(entity);
+                self.lag_of_sleeper(entity, queue.floor())
+            });
+        }
+
+        let old = &self.scheduler.cpus[last];
+        if before.is_timed() {
+            old.locked(|queue| queue.remove_timer(entity));
+        }
+        self.enqueue(place, entity, now, |_| {
+            self.lag_of_sleeper(entity, old.floor())
+        })
     }
 
     /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
@@ -110,20 +113,21 @@ impl Here<'_> {
         }
     }
 
-    /// Queues an entity, which belongs to the calling CPU, and which is `lag` ahead of the virtual
-    /// time of the queue. Returns the CPU to kick.
+    /// Queues an entity, which belongs to the calling CPU, and which is as far ahead of the queue's
+    /// virtual time as `lag` returns. Returns the CPU to kick.
     pub(crate) fn enqueue(
         &self,
         place: Place,
         entity: &'static Entity,
-        lag: impl FnOnce(&Queue) -> i64,
         now: Time,
+        lag: impl FnOnce(&mut Queue) -> i64,
     ) -> Option<usize> {
         let cpu = &self.scheduler.cpus[place.cpu];
         let kick = cpu.locked(|queue| {
             // The virtual time stands still while an entity runs alone, without a tick.
             queue.account(now);
-            queue.insert(entity, lag(queue), now);
+            let lag = lag(queue);
+            queue.insert(entity, lag, now);
             entity.queue(place.cpu);
             let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
             claimed | self.notify(cpu, queue)

@@ -229,9 +229,9 @@ impl Queue {
         self.timers.insert(entity);
     }
 
-    /// Removes an entity from the timer queue, unless its deadline has removed it.
+    /// Removes an entity that was put on this CPU from the timer queue, if it is there.
     pub(crate) fn remove_timer(&mut self, entity: &Entity) {
-        if entity.timer_link.is_linked() {
+        if entity.timer_link.is_linked() && !mutant(Mutant::DeadlineKept) {
             let key = ByDeadline::NEW.get_key(entity);
             let removed = self.timers.find_mut(&key).remove();
             debug_assert!(removed.is_some(), "{} is in another queue", entity.id());

@@ -415,9 +415,9 @@ fn states() -> Result<Command> {
     Ok(tests)
 }
 
-/// Returns the command that runs Miri over the tests of `unsafe` code, over one short run of a whole
-/// VM with threads, and over one of the scheduler, whose models do not see the links of its queues.
-/// Few and short ones: Miri is some hundred times slower than the machine.
+/// Returns the command that runs Miri over the tests of `unsafe` code, over one short run of a
+/// whole VM with threads, and over one of the scheduler, whose models do not see the links of its
+/// queues. Few and short ones: Miri is some hundred times slower than the machine.
 fn miri() -> Result<Command> {
     let mut tests = cargo_miri(0)?;
     tests
