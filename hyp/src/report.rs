@@ -1,5 +1,5 @@
-//! The end of the run: the counters are printed as one line that begins with `@vgic`, and the machine
-//! is powered off or reset.
+//! The end of the run: the counters are printed as one line that begins with `@vgic`, and the
+//! machine is powered off or reset.
 
 use alloc::string::String;
 use core::fmt::{self, Write};
@@ -22,8 +22,8 @@ use crate::vcpu::{ExitReason, Vcpu};
 use crate::vm::lifetime::{End, Remains};
 use crate::vm::{self, Vm};
 
-/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free two
-/// epochs later.
+/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free
+/// two epochs later.
 const ROUNDS: usize = 4;
 
 /// Calls that free what has been handed over. Each frees several bags.
@@ -128,7 +128,8 @@ fn write_scheduler(report: &mut String) -> fmt::Result {
     }
     write!(
         report,
-        "{{\"longest_turn_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\"preemptions\":{},\
+        "{{\"longest_turn_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\
+         \"preemptions\":{},\
          \"longest_wait_us\":{}}}",
         schedule::longest_turn_us(),
         sum.steals,

@@ -303,8 +303,8 @@ fn write_groups<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64
 }
 
 /// Writes `ICENABLER`, a write that RWP covers.
-// Out of line, as the other cases of `write_bits`, which then needs no frame of its own: saves 10 of
-// the 236 instructions of a write of `GICD_ISENABLER` in hyp.
+// Out of line, as the other cases of `write_bits`, which then needs no frame of its own: saves 10
+// of the 236 instructions of a write of `GICD_ISENABLER` in hyp.
 #[inline(never)]
 fn disable<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, bank: Bank<'_>, word: u64) {
     let _write = bank.control(vm).begin();

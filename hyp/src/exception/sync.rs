@@ -267,8 +267,8 @@ fn report_unmapped(name: &str, loaded: Loaded) {
     );
 }
 
-/// Prints a mistake of the guest, and the exception that it gets. Nothing is printed for a VM with a
-/// part of the machine: it may make mistakes all day, and printing takes time of every VM.
+/// Prints a mistake of the guest, and the exception that it gets. Nothing is printed for a VM with
+/// a part of the machine: it may make mistakes all day, and printing takes time of every VM.
 #[cold]
 fn report_mistake(loaded: Loaded, mistake: fmt::Arguments<'_>, exception: &str) {
     if loaded.vcpu.vm.share == Share::Machine {

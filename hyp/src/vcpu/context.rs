@@ -1,5 +1,5 @@
-//! The registers of a vCPU that is on no CPU: every register of EL1 and EL0 that a VM with a part of
-//! the machine may use, its timers among them, and its program counter and state.
+//! The registers of a vCPU that is on no CPU: every register of EL1 and EL0 that a VM with a part
+//! of the machine may use, its timers among them, and its program counter and state.
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{

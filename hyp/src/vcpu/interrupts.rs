@@ -63,8 +63,8 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
     }
 }
 
-/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. Without such a VM,
-/// the only SPI that is enabled is the console's.
+/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. Without such a
+/// VM, the only SPI that is enabled is the console's.
 fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
     match vm::of_machine() {
         Some(vm) => {

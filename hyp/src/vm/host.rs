@@ -86,8 +86,8 @@ impl VmHost {
         self.ppis >> ppi & 1 != 0
     }
 
-    /// Deactivates the PPIs of CPU number `cpu` that its vCPU has: those that came while the vCPU was
-    /// off, and that nobody has been given.
+    /// Deactivates the PPIs of CPU number `cpu` that its vCPU has: those that came while the vCPU
+    /// was off, and that nobody has been given.
     pub(crate) fn deactivate_ppis(&self, cpu: usize) {
         self.gic.redistributor(cpu).deactivate(self.ppis);
     }

@@ -79,8 +79,8 @@ pub(crate) struct Vm {
 
 /// Start of a VM.
 pub(crate) enum Boot {
-    /// The first vCPU starts at `entry` with `argument` in `x0`. What the boot loader has passed is
-    /// used up by the start, so that only a reset of the machine starts the VM again.
+    /// The first vCPU starts at `entry` with `argument` in `x0`. The start uses the boot loader's
+    /// modules up, so that only a reset of the machine starts the VM again.
     Once {
         /// Entry point.
         entry: u64,
