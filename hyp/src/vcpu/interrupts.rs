@@ -3,17 +3,21 @@
 use aarch64_cpu::asm;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId};
 
-use super::ExitReason;
+use super::{ExitReason, context};
 use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::{cpu_interface, lpi};
-use crate::{schedule, terminal, vm};
+use crate::vm::{self, Share};
+use crate::{schedule, terminal};
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
 
 /// PPIs of the virtual and the physical timer of EL1, by Arm's Base System Architecture.
-pub(crate) const TIMERS: [u32; 2] = [27, 30];
+pub(crate) const TIMERS: [u32; 2] = [VIRTUAL_TIMER, 30];
+
+/// PPI of the virtual timer.
+pub(crate) const VIRTUAL_TIMER: u32 = 27;
 
 /// Acknowledges the interrupt that is pending on the calling CPU, if any, and makes it pending for
 /// its guest. The CPU, whose data is `cpu`, runs the vCPU `loaded`. A second pending interrupt
@@ -79,11 +83,21 @@ fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
     }
 }
 
-/// Forwards a physical PPI to the vCPU that the calling CPU runs. If there is none, the PPI stays
-/// active until a vCPU starts here ([`deactivate_ppis`](crate::vm::host::VmHost::deactivate_ppis)).
+/// Forwards a physical PPI to the vCPU that the calling CPU runs.
+///
+/// A timer's interrupt may come after its vCPU has gone, because the fall of a line takes its time
+/// to reach the GIC. It is nobody's then. Without a vCPU of the VM with the whole machine, its PPI
+/// stays active until the vCPU starts
+/// ([`deactivate_ppis`](crate::vm::host::VmHost::deactivate_ppis)).
 #[inline]
 fn forward_ppi(loaded: Option<Loaded>, pin: &PinnedCpu<'_>, intid: u32) {
-    if let (Some(loaded), Some(intid)) = (loaded, IntId::ppi(intid)) {
+    let is_late = match loaded {
+        Some(loaded) => loaded.vcpu.vm.share == Share::Part && !context::is_timer_high(intid),
+        None => vm::of_machine().is_none(),
+    };
+    if is_late {
+        cpu_interface::deactivate(intid);
+    } else if let (Some(loaded), Some(intid)) = (loaded, IntId::ppi(intid)) {
         let forwarded = loaded.vgic.forward_ppi(pin, loaded.vcpu.id, intid);
         debug_assert!(forwarded.is_ok(), "{intid:?}: {forwarded:?}");
     }
