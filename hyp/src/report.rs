@@ -34,6 +34,7 @@ pub(crate) fn finish(this: &ThisCpu, end: End) -> ! {
     report::finish();
     let heap_at_end = heap::used();
     (0..ROUNDS).for_each(|_| rendezvous(this));
+    this.ledger.settle(&this.vgic_cpu.pin());
     (0..FLUSHES).for_each(|_| this.vgic_cpu.pin().collect_garbage());
     let heap_after = heap::used();
 
@@ -108,6 +109,8 @@ fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
         "{{\"name\":\"{}\",\"deaths\":{},\"resets\":{},",
         vm.name, remains.deaths, remains.resets
     )?;
+    write_kinds(report, "injections", &vm.counts.injections())?;
+    write_kinds(report, "deliveries", &vm.counts.deliveries())?;
     write_kinds(report, "pending", &remains.pending)?;
     #[cfg(feature = "el2-time")]
     crate::cpu::el2_time::recorded::write_json(report, vm.vcpus().iter())?;

@@ -179,7 +179,9 @@ fn answer(cpu: &ThisCpu) {
     if !cpu.shared.answers.is_answered() {
         let question = cpu.shared.answers.question();
         // The asker may wait for objects that this CPU has unlinked.
-        cpu.vgic_cpu.pin().collect_garbage();
+        let pin = cpu.vgic_cpu.pin();
+        pin.collect_garbage();
+        cpu.ledger.settle(&pin);
         cpu.shared.answers.answer(question);
     }
 }
@@ -223,6 +225,7 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     cpu.timer.set(here.next_event());
     {
         let pin = cpu.vgic_cpu.pin();
+        cpu.ledger.open(&pin, vm);
         if vgic.has_deferred() {
             deferred::advance(cpu, vgic, &pin);
         }

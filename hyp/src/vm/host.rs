@@ -71,6 +71,12 @@ impl VmHost {
         }
     }
 
+    /// Returns the VM.
+    #[inline]
+    pub(crate) fn vm(&self) -> &'static Vm {
+        self.vm
+    }
+
     /// Returns the SPIs of the machine that are the VM's.
     pub(super) fn spis(&self) -> Range<u32> {
         self.spis.clone()

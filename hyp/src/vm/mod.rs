@@ -11,6 +11,7 @@
 
 pub(crate) mod console;
 pub(crate) mod controller;
+pub(crate) mod counts;
 pub(crate) mod devices;
 pub(crate) mod host;
 pub(crate) mod image;
@@ -40,6 +41,7 @@ use crate::memory::tlb;
 use crate::vcpu::Vcpu;
 use console::Console;
 use controller::Controller;
+use counts::Counts;
 use devices::Devices;
 use image::Load;
 use lifetime::Lifetime;
@@ -68,6 +70,7 @@ pub(crate) struct Vm {
     /// True if the run ends without waiting for this VM.
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
+    pub(crate) counts: Counts,
     memory: GuestMemory,
     boot: Boot,
     /// Configuration of the interrupt controller.
@@ -179,6 +182,7 @@ impl Vm {
             devices,
             is_daemon,
             lifetime: Lifetime::default(),
+            counts: Counts::default(),
             memory,
             boot,
             config,
