@@ -75,8 +75,8 @@ pub(crate) struct Kernel {
 }
 
 impl BootModules {
-    /// Returns true if each kernel is for a VM with a part of the machine: there are several, or its
-    /// command line has options.
+    /// Returns true if each kernel is for a VM with a part of the machine: there are several, or
+    /// its command line has options.
     fn are_for_parts(&self) -> bool {
         match &self.kernels[..] {
             [] => false,
@@ -251,7 +251,7 @@ fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables>
     Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
 }
 
-/// What VMs with a part of the machine are made of.
+/// Resources for VMs with a part of the machine.
 struct Supply<'m> {
     modules: &'m BootModules,
     /// Free RAM.
@@ -263,8 +263,8 @@ struct Supply<'m> {
     doorbell: Option<usize>,
 }
 
-/// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is refused
-/// by a line on the console.
+/// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is
+/// refused by a line on the console.
 fn parts(machine: &Machine, modules: &BootModules, mut memory: Pages) -> Vec<&'static Vm> {
     modules.ranges().for_each(|range| memory.remove(range));
     let (bus, functions) = pci_bus(machine).unzip();
