@@ -9,8 +9,8 @@ use aarch64_cpu::registers::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
-use super::{PRIORITIES, URGENT};
 use super::lpi::PendingTable;
+use super::{PRIORITIES, URGENT};
 
 register_bitfields! {u32,
     /// `GICR_CTLR`.
