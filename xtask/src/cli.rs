@@ -114,7 +114,7 @@ const TASKS: [Task; 11] = [
     },
     Task {
         name: "cloud",
-        about: "Run several VMs with Linux side by side, one of which may be killed, and an attacker",
+        about: "Run several VMs with Linux side by side, and an attacker, and kill one of them",
         declare: CloudOptions::declare,
         run: |matches| cloud::cloud(&CloudOptions::read(matches), &project::reports()),
     },

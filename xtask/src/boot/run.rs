@@ -82,7 +82,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The wiring of the machine's input.
 enum Input {
-    /// What the operator returns is typed.
+    /// The operator types.
     Operator(Operator),
     /// QEMU reads the terminal.
     Terminal,

@@ -14,7 +14,7 @@ pub(super) struct Life {
     pub(super) is_over: bool,
 }
 
-/// Returns the lives of the VM `name`, by the machine's console. There is none after its last death.
+/// Returns the lives of the VM `name`, by the machine's console.
 pub(super) fn lives(console: &[Line], name: &str) -> Vec<Life> {
     let names = [name.to_owned()];
     let mut lives = Vec::new();

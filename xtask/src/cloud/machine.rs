@@ -101,7 +101,7 @@ struct Kernels {
 }
 
 impl Kernels {
-    /// Returns the address of the kernel of VM `number`, or the first address after as many kernels.
+    /// Returns the address of the kernel of VM `number`, or the end of as many kernels.
     fn address(&self, number: u16) -> u64 {
         self.first + u64::from(number) * self.distance
     }

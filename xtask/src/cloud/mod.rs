@@ -25,8 +25,8 @@ use verdict::Verdict;
 
 /// Runs the VMs, and tells whether all checks hold.
 ///
-/// The consoles are recorded in `cloud.log` and `cloud-NAME.log`, and the outcome in `cloud.json`, in
-/// `reports`.
+/// The consoles are recorded in `cloud.log` and `cloud-NAME.log`, and the outcome in `cloud.json`,
+/// in `reports`.
 pub(crate) fn cloud(options: &CloudOptions, reports: &Path) -> Result<bool> {
     options.validate()?;
     console::step("Preparing");

@@ -1,12 +1,14 @@
 //! The operator at the machine's console: types the words that guests ask for, kills a VM in the
 //! middle of its steps, starts it again, and tells of the progress.
 
+use std::fmt;
+
 use crate::boot::lines::{Line, asked};
 use crate::boot::transcript::{Step, step_of};
 use crate::console;
 
-/// The lines of a VM that is killed, one for each life: it dies soon after the line, in the step that
-/// the line begins. The first ones come early, for short runs.
+/// The lines of a VM that is killed, one for each life: it dies soon after the line, in the step
+/// that the line begins. The first ones come early, for short runs.
 const LAST_LINES: [&str; 7] = [
     "--- net",
     "] Booting Linux ",
@@ -54,13 +56,13 @@ impl Operator {
         if let Some(word) = asked(text) {
             return Some(format!("{name}: {word}"));
         }
-        let typed = self.killer.as_mut()?.see(name, text)?;
-        self.tell(format_args!("{name}: is killed"));
-        Some(typed)
+        let victim = self.killer.as_mut()?.see(name, text)?;
+        self.tell(format_args!("{victim}: is killed"));
+        Some(format!("!kill {victim}\n"))
     }
 
     /// Tells the user something, if wanted.
-    fn tell(&self, what: std::fmt::Arguments<'_>) {
+    fn tell(&self, what: fmt::Arguments<'_>) {
         if self.tells {
             console::detail(what);
         }
@@ -100,7 +102,7 @@ impl Killer {
         }
     }
 
-    /// Reads a line of a VM, and returns the command that kills the victim if it is time.
+    /// Reads a line of a VM, and returns the victim if it is time to kill it.
     fn see(&mut self, name: &str, text: &str) -> Option<String> {
         if text == DONE {
             self.at_work.retain(|other| other != name);
@@ -116,7 +118,7 @@ impl Killer {
             // Another VM has lived on, so that the victim is in the middle of something.
             State::Doomed if name != self.victim && !self.at_work.is_empty() => {
                 self.state = State::Killed;
-                Some(format!("!kill {}\n", self.victim))
+                Some(self.victim.clone())
             }
             _ => None,
         }

@@ -22,8 +22,8 @@ const ATTACKS: u64 = 5;
 /// Deaths that a VM that is killed dies at least: one in the middle of a step, and the last.
 const DEATHS: u64 = 2;
 
-/// The longest time that a runnable vCPU may wait. Turns take milliseconds, but the host decides when
-/// an emulated CPU goes on: on a busy one, waits of more than a second have been seen.
+/// The longest time that a runnable vCPU may wait. Turns take milliseconds, but the host decides
+/// when an emulated CPU goes on: on a busy host, waits of more than a second have been seen.
 const LONGEST_WAIT_US: u64 = 5_000_000;
 
 /// The outcome of a run.
@@ -286,7 +286,7 @@ impl Verdict {
                     1,
                     "it did not get to its end",
                 )),
-                // What the earlier lives took, nobody knows.
+                // The earlier lives have taken interrupts, too.
                 Some(deliveries) if is_victim => checks.extend(KINDS.map(|kind| {
                     Check::at_least(
                         format!("{kind} deliveries, at least what the last life took"),
