@@ -246,7 +246,7 @@ impl<H: Host> Dump<'_, H> {
     /// Returns the vCPUs that SPIs or LPIs are to be listed of: one walk, so that idle vCPUs cost
     /// none.
     fn places(&self) -> Result<Places, fmt::Error> {
-        let mut places = Places::default();
+        let mut places = Places::new();
         self.shared(&mut |irq| {
             let state = irq.state();
             if is_listed(state) {
@@ -289,13 +289,20 @@ fn place_of(state: State) -> Option<VcpuId> {
 }
 
 /// A set of vCPUs, and of the absence of one.
-#[derive(Default)]
 struct Places {
-    vcpus: [u64; VcpuId::MAX_COUNT / 64],
+    vcpus: [u64; VcpuId::MAX_COUNT.div_ceil(64)],
     none: bool,
 }
 
 impl Places {
+    /// Makes an empty set.
+    fn new() -> Self {
+        Self {
+            vcpus: [0; _],
+            none: false,
+        }
+    }
+
     fn add(&mut self, place: Option<VcpuId>) {
         match place.map(VcpuId::index) {
             Some(n) => {

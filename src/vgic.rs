@@ -61,7 +61,7 @@ impl<H: Host> Vgic<H> {
         &self.vm.config
     }
 
-    /// Returns the number of vCPUs, 1-512, added ones included.
+    /// Returns the number of vCPUs, 1-4,095, added ones included.
     pub fn vcpu_count(&self) -> usize {
         self.vm.vcpu_count()
     }

@@ -12,7 +12,6 @@
 )]
 
 use alloc::boxed::Box;
-use core::array;
 
 use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
@@ -39,12 +38,13 @@ pub(crate) struct Distributor {
     /// LPIs with a configuration to read again (`GICR_INVALLR`).
     pub(crate) config_reload: Slices,
     /// vCPUs with a pending table that may have slices to claim, a bit each.
-    pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
+    pub(crate) scanning: Box<[AtomicU64]>,
 }
 
 impl Distributor {
-    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, of affinity `first`.
-    pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
+    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, of affinity `first`, and
+    /// with room for `vcpus` vCPUs.
+    pub(crate) fn new(spis: u32, vcpus: usize, first: Option<Affinity>) -> Self {
         let intids =
             || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
         // The reset value of GICD_IROUTER<n> is UNKNOWN.
@@ -60,7 +60,7 @@ impl Distributor {
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
             config_reload: Slices::new(),
-            scanning: array::from_fn(|_| AtomicU64::new(0)),
+            scanning: (0..vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 

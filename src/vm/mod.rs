@@ -92,7 +92,11 @@ impl<H: Host> Vm<H> {
         Ok(Self {
             domain,
             host,
-            distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
+            distributor: Distributor::new(
+                config.spis,
+                config.max_vcpus,
+                config.vcpus.first().copied(),
+            ),
             vcpus,
             present: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),

@@ -244,10 +244,10 @@ fn to_one(n: usize, intid: u64) -> u64 {
 const TO_OTHERS: u64 = 1 << 40 | 1 << 24;
 
 fn sgis() -> Vec<Entry> {
-    /// Sends each of the 16 SGIs to one of 512 vCPUs.
+    /// Sends each of the 16 SGIs to one of 4,095 vCPUs.
     fn unicast(target: usize) -> Box<dyn Operation> {
         operation(
-            Bench::new(512, 1),
+            Bench::new(4095, 1),
             move |bench| {
                 bench.vm.drain(bench.cpu(), target);
             },
@@ -260,8 +260,8 @@ fn sgis() -> Vec<Entry> {
     }
 
     let mut entries = vec![
-        Entry::new("sgi_unicast/first_of_512", 16, || unicast(1)),
-        Entry::new("sgi_unicast/last_of_512", 16, || unicast(511)),
+        Entry::new("sgi_unicast/first_of_4095", 16, || unicast(1)),
+        Entry::new("sgi_unicast/last_of_4095", 16, || unicast(4094)),
         // One write for each of the 511 others: the writes saved by a broadcast.
         Entry::new("sgi/unicast/each_of_512", 511, || {
             operation(
