@@ -133,6 +133,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
 /// no lock.
 pub(crate) fn end_deferred<H: Host>(vm: &Vm<H>) {
     vm.distributor.notifications.end();
+    vm.distributor.broadcasts.stop();
     vm.distributor.config_reload.end();
     vm.vcpus.iter().for_each(lpi_tables::end);
     let _ = vm.deferred.take();

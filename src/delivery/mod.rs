@@ -12,6 +12,7 @@
 //! | [`routing`] | `GICD_IROUTER<n>`, and added vCPUs |
 //! | [`report`] | reports of enables, triggers and routes to the host |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
+//! | [`sgi`] | SGIs, and those to all other vCPUs in slices |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
 //! [`queue::follow_up`] with the transition's result. Injections, register writes and ITS commands
@@ -39,3 +40,4 @@ pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod report;
 pub(crate) mod routing;
+pub(crate) mod sgi;

@@ -154,6 +154,8 @@ mutants! {
 
     /// A vCPU that RWP waits for is counted only after its flag is set.
     FlagBeforeCount: "rwp", "two_writers_and_two_vcpus", "";
+    /// A write that waits for a vCPU does not have the vCPU looked at again.
+    WaitingOverlooked: "rwp", "two_writers_of_one_interrupt", "";
     /// A write that RWP covers is not counted as in progress.
     WriteNotCounted: "rwp", "two_writers_of_one_interrupt", "";
     /// A read of `GICD_CTLR` takes RWP first, and then the enables.
@@ -161,6 +163,10 @@ mutants! {
 
     /// An SGI is not sent to a vCPU on which the SGI appears pending.
     SgiSkipped: "sgi", "broadcast_against_acknowledgement", "";
+    /// The sender of a broadcast is left out, though an earlier one has still to reach it.
+    SenderOwedNothing: "sgi", "broadcast_against_broadcast", "";
+    /// A broadcast that joins another one goes no further than that one.
+    JoinedHalfway: "sgi", "broadcast_against_broadcast", "";
 
     /// `ICPENDR` does not cancel the pending state in a list register.
     ClearMissesListRegister: "clear_pending", "icpendr_against_put", "";

@@ -18,6 +18,7 @@ use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
+use crate::vm::broadcasts::Broadcasts;
 use crate::vm::irq::{Irq, LEVEL};
 use crate::vm::rwp::{Awaited, Control};
 
@@ -29,6 +30,9 @@ pub(crate) struct Distributor {
     pub(crate) notifications: Slices,
     /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: Awaited,
+    /// vCPUs to look at before `GICD_CTLR.RWP` reads 0.
+    pub(crate) rwp_looks: Slices,
+    pub(crate) broadcasts: Broadcasts,
     /// The SPIs, from INTID 32 on.
     spis: FixedSlice<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
@@ -54,6 +58,8 @@ impl Distributor {
             control: Control::default(),
             notifications: Slices::new(),
             rwp_vcpus: Awaited::default(),
+            rwp_looks: Slices::new(),
+            broadcasts: Broadcasts::new(),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
                 .collect(),

@@ -10,12 +10,14 @@
 //! | [`staging`] | an interrupt on the way straight into a free list register |
 //! | [`rwp`] | register writes waiting for a vCPU to fold its list registers |
 //! | [`deferred`] | the kinds of work left to [`Vgic::advance`](crate::Vgic::advance) |
+//! | [`broadcasts`] | SGIs to all other vCPUs that have vCPUs left to reach |
 //! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
 //! | [`topology`] | the affinities of the vCPUs |
 //! | [`its`] | ITSes: devices, events, collections, command queues |
 //! | [`free_list`] | LPIs waiting to be freed |
 
 pub(crate) mod ap_list;
+pub(crate) mod broadcasts;
 pub(crate) mod deferred;
 pub(crate) mod distributor;
 pub(crate) mod free_list;

@@ -59,8 +59,8 @@ fn broadcast_against_acknowledgement() {
     });
 }
 
-/// Races broadcasts of the same SGI by two vCPUs. Each sender gets the other's SGI. The third vCPU
-/// gets the two coalesced.
+/// Races broadcasts of the same SGI by two vCPUs, in slices of two vCPUs. Each sender gets the
+/// other's SGI. The third vCPU gets the two coalesced.
 #[test]
 fn broadcast_against_broadcast() {
     check(4, || {
@@ -70,6 +70,7 @@ fn broadcast_against_broadcast() {
         let other = spawn(&machine, 1, |machine, cpu| machine.broadcast(cpu, V1));
         machine.broadcast(&cpu, V0);
         other.join();
+        machine.advance(&cpu.pin());
         assert_eq!(machine.listed(), 3);
         for vcpu in [V0, V1, v2] {
             assert_eq!(machine.serve(&cpu, vcpu), 1);

@@ -279,7 +279,7 @@ fn sgis() -> Vec<Entry> {
             )
         }),
     ];
-    for vcpus in [8, 64, 512] {
+    for vcpus in [8, 64, 512, 4095] {
         let batch = vcpus as u64 - 1;
         entries.push(Entry::new(
             format!("sgi/broadcast/{vcpus}"),
@@ -292,7 +292,12 @@ fn sgis() -> Vec<Entry> {
                             bench.vm.drain(bench.cpu(), target);
                         }
                     },
-                    |bench| bench.vm.sgi(bench.cpu(), 0, TO_OTHERS),
+                    move |bench| {
+                        bench.vm.sgi(bench.cpu(), 0, TO_OTHERS);
+                        if vcpus > 512 {
+                            bench.vm.advance(bench.cpu());
+                        }
+                    },
                 )
             },
         ));
