@@ -24,7 +24,8 @@ use crate::intid::{Affinity, IntId, Kind, VcpuId};
 use crate::radix::Cursor;
 use crate::vm::Vm;
 use crate::vm::deferred::{
-    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE,
+    DEFERRED_BROADCASTS, DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS,
+    DEFERRED_PENDING_TABLE,
 };
 use crate::vm::irq::{Irq, State};
 use crate::vm::its::Its;
@@ -48,7 +49,7 @@ impl<H: Host> fmt::Display for Dump<'_, H> {
 
         self.distributor(f)?;
         let places = self.places()?;
-        for vcpu in self.vm.present_vcpus() {
+        for vcpu in self.vm.added_vcpus() {
             self.vcpu(f, vcpu)?;
             self.interrupts(f, Some(vcpu), places.contains(Some(vcpu.id)))?;
         }
@@ -95,8 +96,12 @@ impl<H: Host> Dump<'_, H> {
             write!(f, ", affinity {}", Levels(affinity))?;
         }
 
+        let residency = vcpu.residency.get();
+        if residency.is_absent() {
+            return writeln!(f, ": removed");
+        }
         let lpis = u32::from(vcpu.redistributor.lpis_enabled());
-        writeln!(f, ": {}, EnableLPIs {lpis}", Place(vcpu.residency.get()))
+        writeln!(f, ": {}, EnableLPIs {lpis}", Place(residency))
     }
 
     /// Writes the interrupts of a vCPU, or of none: queued, or pending or active.
@@ -473,6 +478,7 @@ impl fmt::Display for Deferred {
             (DEFERRED_PENDING_TABLE, "pending tables to read"),
             (DEFERRED_CONFIG_RELOAD, "LPI configurations to read"),
             (DEFERRED_FREE, "LPIs to free"),
+            (DEFERRED_BROADCASTS, "SGIs to all other vCPUs"),
         ] {
             if self.0 & work != 0 {
                 write!(f, "{separator}{name}")?;

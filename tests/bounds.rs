@@ -15,7 +15,7 @@ use vgic::trace::steps;
 use vgic::{Blocked, Config};
 
 /// Bounds of each kind of operation: steps, and reads of guest memory.
-const BOUNDS: [(&str, u64, u64); 14] = [
+const BOUNDS: [(&str, u64, u64); 15] = [
     ("register of 32 interrupts", 400, 0),
     ("IPRIORITYR, IROUTER, other registers", 50, 0),
     ("GICD_CTLR", 1_000, 0),
@@ -29,6 +29,7 @@ const BOUNDS: [(&str, u64, u64); 14] = [
     ("ICC_DIR_EL1", 50, 0),
     ("put, block, power", 100, 0),
     ("add_vcpu", 8_000, 0),
+    ("remove_vcpu", 16_000, 0),
     (ADVANCE, 17_500, 673),
 ];
 
@@ -232,11 +233,12 @@ fn storms_on_the_distributor_of_4095_vcpus() {
     machine.finish();
 }
 
-/// Routes every SPI to a vCPU not yet added, adds the vCPU, and deactivates every interrupt.
+/// Routes every SPI to a vCPU not yet added, adds the vCPU, deactivates every interrupt, and
+/// removes the vCPU.
 #[test]
-fn a_vcpu_is_added_and_ends_what_it_likes() {
+fn a_vcpu_is_added_ends_what_it_likes_and_is_removed() {
     let meter = Meter::default();
-    let mut config = Config::new(vec![affinity(0)]);
+    let mut config = Config::new(vec![affinity(0)]).with_its(GITS);
     config.max_vcpus = 2;
     config.redistributors[0].count = 2;
     let machine = Machine::from_config(config);
@@ -269,6 +271,21 @@ fn a_vcpu_is_added_and_ends_what_it_likes() {
             machine.sysreg(0, SysReg::Dir, intid)
         });
     }
+
+    // Every SPI is on the list of the vCPU that is removed, and so are its own interrupts.
+    for register in 0..SPIS / 32 + 1 {
+        let private = machine.gicr(1) + 0x1_0000;
+        for (block, gicr) in [(ISENABLER, private), (ISPENDR, private)] {
+            machine.write(0, gicr + block, u32::MAX);
+            machine.write(0, GICD + block + 4 * register, u32::MAX);
+        }
+    }
+    meter
+        .measure(&machine, "remove_vcpu", || {
+            machine.vm.remove_vcpu(&machine.pin(), vcpu(1))
+        })
+        .unwrap();
+    assert!(advance(&meter, &machine, ITS, 10));
 
     meter.report();
     machine.finish();

@@ -233,7 +233,10 @@ pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         let bits = word.load(Relaxed);
         if bits != 0 {
             let id = VcpuId::new(index << 6 | bits.trailing_zeros() as usize);
-            if let Some(owner) = id.and_then(|id| vm.vcpus.get(id.index())) {
+            // The table of a vCPU that was removed too: only a slice clears the bit.
+            if let Some(owner) = id.and_then(|id| vm.vcpus.get(id.index()))
+                && (owner.is_present() || !mutant(Mutant::RemovedScanSkipped))
+            {
                 advance_pending_table(vm, pin, owner);
             }
             break;

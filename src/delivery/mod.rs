@@ -9,7 +9,8 @@
 //! | [`count`] | the counters of injections, deliveries and withdrawals |
 //! | [`lpi_lifetime`] | mapping, unmapping and freeing an LPI |
 //! | [`lpi_tables`] | the LPI configuration and pending tables in guest memory |
-//! | [`routing`] | `GICD_IROUTER<n>`, and added vCPUs |
+//! | [`routing`] | `GICD_IROUTER<n>`, and the routes of interrupts |
+//! | [`hotplug`] | vCPUs that are added and removed |
 //! | [`report`] | reports of enables, triggers and routes to the host |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
 //! | [`sgi`] | SGIs, and those to all other vCPUs in slices |
@@ -32,6 +33,7 @@
 pub(crate) mod change;
 pub(crate) mod count;
 pub(crate) mod group_enables;
+pub(crate) mod hotplug;
 pub(crate) mod inject;
 pub(crate) mod lpi_lifetime;
 pub(crate) mod lpi_tables;

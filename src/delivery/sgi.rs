@@ -48,7 +48,7 @@ pub(crate) fn broadcast<H: Host>(
     intid: IntId,
     group1: bool,
 ) {
-    let present = vm.present_vcpus();
+    let present = vm.added_vcpus();
     if present.len() > SLICE {
         begin_broadcast(vm, pin, sender, intid, group1);
         return;

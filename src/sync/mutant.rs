@@ -178,6 +178,20 @@ mutants! {
         "a vCPU destroyed with interrupts on it";
     /// Teardown leaves the interrupts on the ap_lists.
     ListsForgotten: "teardown", "the_last_one_takes_it_apart", "";
+    /// A removal claims the vCPU by a load and a store instead of a compare-and-swap.
+    RemovedByStore: "hotplug", "removal_against_power_on", "";
+    /// A removal leaves the routes of SPIs alone.
+    RemovedKeepsRoutes: "hotplug", "removal_against_an_spi", "";
+    /// A removal leaves the target of SGIs and PPIs alone.
+    RemovedKeepsPrivates: "hotplug", "removal_against_an_sgi", "";
+    /// A removal leaves the LPIs of the vCPU where they are.
+    RemovedKeepsLpis: "hotplug", "removal_against_an_msi", "";
+    /// A removal leaves the collections of the vCPU mapped.
+    RemovedKeepsCollections: "hotplug", "removal_against_a_command", "";
+    /// The pending table of a vCPU that has been removed is passed over while slices are left.
+    RemovedScanSkipped: "hotplug", "removal_against_a_pending_table", "";
+    /// A vCPU that is added again keeps the changes made since its removal.
+    AddedWithOldState: "hotplug", "removal_against_an_sgi", "";
     /// Teardown claims a vCPU by a load and a store instead of a compare-and-swap.
     TornDownByStore: "teardown", "teardown_against_entry", "a VM destroyed with a vCPU loaded";
 

@@ -210,7 +210,7 @@ pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
 /// Looks at a slice of vCPUs. Returns true unless no write has been found to wait for any vCPU.
 #[cold]
 fn look<H: Host>(vm: &Vm<H>) -> bool {
-    let (looks, present) = (&vm.distributor.rwp_looks, vm.present_vcpus());
+    let (looks, present) = (&vm.distributor.rwp_looks, vm.added_vcpus());
     let end = present.len() as u32;
 
     // A slice with a vCPU that a write waits for is not claimed: a later poll looks once more.

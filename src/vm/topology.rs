@@ -40,15 +40,23 @@ impl Group {
     }
 }
 
-/// An immutable map of the VM's vCPUs. Adding a vCPU replaces the map.
+/// An immutable map of the VM's vCPUs. Adding or removing a vCPU replaces the map.
 pub(crate) struct Topology {
+    /// Affinities by [`VcpuId`]. A removed vCPU keeps its affinity until its index is given away.
     affinities: Vec<Affinity>,
+    /// The vCPUs that have been removed.
+    removed: Vec<VcpuId>,
     groups: Box<[Group]>,
 }
 
 impl Topology {
     /// Creates the map of at most [`VcpuId::MAX_COUNT`] vCPUs, from affinities in [`VcpuId`] order.
     pub(crate) fn new(affinities: Vec<Affinity>) -> Self {
+        Self::of(affinities, Vec::new())
+    }
+
+    /// Creates the map of `affinities` without the vCPUs `removed`.
+    fn of(affinities: Vec<Affinity>, removed: Vec<VcpuId>) -> Self {
         let empty = Group {
             key: EMPTY,
             members: [ABSENT; GROUP],
@@ -67,20 +75,58 @@ impl Topology {
             groups[slot].members[usize::from(affinity.aff0() & 0xf)] = index as u16;
         }
 
-        Self { affinities, groups }
+        for group in &mut groups {
+            for member in &mut group.members {
+                if removed.iter().any(|vcpu| vcpu.0 == *member) {
+                    *member = ABSENT;
+                }
+            }
+        }
+
+        Self {
+            affinities,
+            removed,
+            groups,
+        }
     }
 
-    /// Returns the number of vCPUs.
+    /// Returns the index for a vCPU with `affinity` in a VM with `room`: the one that the affinity
+    /// had before a removal, else the next one, else one of another removed vCPU.
+    pub(crate) fn index_for(&self, affinity: Affinity, room: usize) -> Option<VcpuId> {
+        let mut removed = self.removed.iter().copied();
+        let own = (removed.clone()).find(|vcpu| self.affinities[vcpu.index()] == affinity);
+        let next = Some(self.len()).filter(|len| *len < room);
+        own.or_else(|| next.and_then(VcpuId::new))
+            .or_else(|| removed.next())
+    }
+
+    /// Returns the map with a vCPU of `affinity` at the index `vcpu`, one that
+    /// [`Topology::index_for`] has returned.
+    pub(crate) fn with(&self, vcpu: VcpuId, affinity: Affinity) -> Self {
+        let mut affinities = self.affinities.clone();
+        match affinities.get_mut(vcpu.index()) {
+            Some(old) => *old = affinity,
+            None => affinities.push(affinity),
+        }
+        let mut removed = self.removed.clone();
+        removed.retain(|other| *other != vcpu);
+        Self::of(affinities, removed)
+    }
+
+    /// Returns the map without `vcpu`.
+    pub(crate) fn without(&self, vcpu: VcpuId) -> Self {
+        let mut removed = self.removed.clone();
+        removed.push(vcpu);
+        Self::of(self.affinities.clone(), removed)
+    }
+
+    /// Returns the number of indices given to vCPUs, removed ones included.
     pub(crate) fn len(&self) -> usize {
         self.affinities.len()
     }
 
-    /// Returns the affinities in [`VcpuId`] order.
-    pub(crate) fn affinities(&self) -> &[Affinity] {
-        &self.affinities
-    }
-
-    /// Returns the affinity of `vcpu`, or `None` if the VM has no such vCPU.
+    /// Returns the affinity of `vcpu`, which may have been removed, or `None` if no vCPU has been
+    /// added there.
     pub(crate) fn affinity(&self, vcpu: VcpuId) -> Option<Affinity> {
         self.affinities.get(vcpu.index()).copied()
     }
@@ -218,5 +264,23 @@ mod tests {
         assert_eq!((0..GROUP).filter_map(|bits| group.member(bits)).count(), 8);
         assert_eq!(group.member(7), VcpuId::new(0));
         assert_eq!(group.member(8), None);
+    }
+
+    #[test]
+    fn an_affinity_has_its_index_again_while_there_is_room() {
+        let affinity = |n| Affinity::new(0, 0, n, 0);
+        let topology = Topology::new((0..3).map(affinity).collect()).without(VcpuId(1));
+        assert_eq!((topology.len(), topology.find(affinity(1))), (3, None));
+        assert_eq!(topology.affinity(VcpuId(1)), Some(affinity(1)));
+
+        // Its own index, a new one, and the index of another one.
+        for (room, n, wanted) in [(4, 1, 1), (4, 9, 3), (3, 1, 1), (3, 9, 1)] {
+            let index = topology.index_for(affinity(n), room);
+            assert_eq!(index, VcpuId::new(wanted), "{n}, with room for {room}");
+            let with = topology.with(index.unwrap(), affinity(n));
+            assert_eq!(with.find(affinity(n)), index);
+        }
+        let full = topology.with(VcpuId(1), affinity(9));
+        assert_eq!(full.index_for(affinity(1), 3), None);
     }
 }
