@@ -30,7 +30,7 @@ const BOUNDS: [(&str, u64, u64); 15] = [
     ("put, block, power", 100, 0),
     ("add_vcpu", 8_000, 0),
     ("remove_vcpu", 16_000, 0),
-    (ADVANCE, 17_500, 673),
+    (ADVANCE, 22_500, 673),
 ];
 
 const ITS: &str = "ITS register, or a slice of its commands";

@@ -20,7 +20,7 @@ use crate::sync::{AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
 use crate::vm::broadcasts::Broadcasts;
 use crate::vm::irq::{Irq, LEVEL};
-use crate::vm::rwp::{Awaited, Control};
+use crate::vm::rwp::{Awaited, Control, Looks};
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
@@ -31,7 +31,7 @@ pub(crate) struct Distributor {
     /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: Awaited,
     /// vCPUs to look at before `GICD_CTLR.RWP` reads 0.
-    pub(crate) rwp_looks: Slices,
+    pub(crate) rwp_looks: Looks,
     pub(crate) broadcasts: Broadcasts,
     /// The SPIs, from INTID 32 on.
     spis: FixedSlice<Irq>,
@@ -58,7 +58,7 @@ impl Distributor {
             control: Control::default(),
             notifications: Slices::new(),
             rwp_vcpus: Awaited::default(),
-            rwp_looks: Slices::new(),
+            rwp_looks: Looks::default(),
             broadcasts: Broadcasts::new(),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))

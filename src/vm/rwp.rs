@@ -37,7 +37,7 @@
 
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU8, AtomicU32, Mutant, mutant, word};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutant, mutant, word};
 use crate::vm::Vm;
 use crate::vm::residency::{RECALL, ResidencyBits};
 use crate::vm::vcpu::Vcpu;
@@ -178,7 +178,42 @@ impl Awaited {
 }
 
 /// vCPUs that a read of `GICD_CTLR` looks at.
-const SLICE: u32 = 64;
+const SLICE: usize = 64;
+
+/// The reads' look at the vCPUs: the next vCPU in bits 31:0, and the number of the round in bits
+/// 63:32.
+#[derive(Debug, Default)]
+pub(crate) struct Looks(AtomicU64);
+
+impl Looks {
+    /// Begins a new round: all vCPUs are looked at once more.
+    fn renew(&self) {
+        // Release: publishes the flag that a vCPU was given; pairs with the Acquire in `look`.
+        // Relaxed: the number of the round is only counted up.
+        let _ = self.0.fetch_update(Release, Relaxed, |word| {
+            Some((word >> 32).wrapping_add(1) << 32)
+        });
+    }
+
+    /// Looks at the slice of vCPUs that begins at the next vCPU, by `waits`. Returns false if no
+    /// vCPU of the `end` vCPUs is left to look at.
+    fn look(&self, end: usize, waits: impl FnOnce(usize) -> bool) -> bool {
+        // Acquire: pairs with the Release in `renew`: the CPU sees the flags of the round.
+        let word = self.0.load(Acquire);
+        let next = word as u32 as usize;
+        if next >= end {
+            return false;
+        }
+        if waits(next) {
+            return true;
+        }
+
+        let passed = word.wrapping_add(SLICE as u64);
+        // Relaxed: publishes nothing. If a new round was begun, the slice is looked at again.
+        let done = (self.0.compare_exchange(word, passed, Relaxed, Relaxed)).is_ok();
+        !done || next.saturating_add(SLICE) < end
+    }
+}
 
 /// Returns true if writes were in progress when [`Control::get`] returned `control`.
 #[inline]
@@ -210,16 +245,11 @@ pub(crate) fn gicd_is_waiting<H: Host>(vm: &Vm<H>) -> bool {
 /// Looks at a slice of vCPUs. Returns true unless no write has been found to wait for any vCPU.
 #[cold]
 fn look<H: Host>(vm: &Vm<H>) -> bool {
-    let (looks, present) = (&vm.distributor.rwp_looks, vm.added_vcpus());
-    let end = present.len() as u32;
-
-    // A slice with a vCPU that a write waits for is not claimed: a later poll looks once more.
-    let _ = looks.claim(end, SLICE, |first| {
-        let slice = present.iter().skip(first as usize).take(SLICE as usize);
-        let waits = slice.into_iter().any(|vcpu| is_waiting(vcpu, RWP_GICD));
-        (!waits).then_some(first)
-    });
-    !looks.is_done(end)
+    let vcpus = vm.added_vcpus();
+    vm.distributor.rwp_looks.look(vcpus.len(), |first| {
+        let mut slice = vcpus.iter().skip(first).take(SLICE);
+        slice.any(|vcpu| is_waiting(vcpu, RWP_GICD))
+    })
 }
 
 /// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is in the guest.
@@ -250,7 +280,7 @@ pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
     if !mutant(Mutant::WaitingOverlooked) {
         // After the flag: the vCPU is looked at once more. A flag that was there may have been
         // looked at while it had no effect.
-        vm.distributor.rwp_looks.start();
+        vm.distributor.rwp_looks.renew();
     }
 }
 
