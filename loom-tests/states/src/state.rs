@@ -96,8 +96,8 @@ pub struct State {
     pub control: u32,
     /// The value of [`Awaited`].
     pub awaited: u32,
-    /// The reads of `GICD_CTLR` have looked at every vCPU in this round (`rwp::Looks`), and none was
-    /// waited for. All vCPUs are one slice.
+    /// The reads of `GICD_CTLR` have looked at every vCPU in this round (`rwp::Looks`), and none
+    /// was waited for. All vCPUs are one slice.
     pub looked: bool,
     /// The value of [`Deferred`].
     pub deferred: u32,
