@@ -150,8 +150,9 @@ pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
 
 /// Ends the sleep of the calling CPU, whose data is `cpu`.
 pub(crate) fn end_sleep(cpu: &ThisCpu, loaded: Loaded) {
-    if loaded.vcpu.vm.share == Share::Part {
-        cpu.here.end_idle(now());
+    if loaded.vcpu.vm.share == Share::Part && cpu.here.end_idle(now()) {
+        // Another vCPU's deadline has come. If this one continues, it has a time slice now.
+        ask(cpu.shared.index);
     }
 }
 

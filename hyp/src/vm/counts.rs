@@ -1,7 +1,7 @@
 //! Counts of a VM's interrupts.
 //!
-//! The library counts for each CPU ([`vgic::trace::Counters`]). What a CPU counts from the load of a
-//! vCPU to its end there is the vCPU's VM's, but for MSIs that arrive for other VMs meanwhile.
+//! The library counts for each CPU ([`vgic::trace::Counters`]). The counts from the load of a vCPU
+//! to the next one's are its VM's, but for MSIs that arrive for other VMs meanwhile.
 
 use core::cell::Cell;
 use core::ptr;
