@@ -1,6 +1,7 @@
 //! `cargo xtask cloud`: several VMs with Linux and one that attacks share the CPUs of one emulated
 //! machine, each with devices of its own.
 
+mod guest;
 mod lives;
 mod machine;
 mod operator;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::boot::lines::Line;
-use crate::boot::{BootOptions, guest, hypervisor, run};
+use crate::boot::{self, BootOptions, hypervisor, run};
 use crate::provision::qemu;
 use crate::{console, isolation, project};
 use machine::{ATTACKER, Programs};
@@ -32,14 +33,14 @@ pub(crate) fn cloud(options: &CloudOptions, reports: &Path) -> Result<bool> {
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
-    let guest = guest::prepare(
+    let guest = boot::guest::prepare(
         &BootOptions {
             vcpus: options.vcpus,
             ..BootOptions::default()
         },
         scratch.path(),
     )?;
-    let hypervisor = hypervisor::build_with_el2_time(scratch.path())?;
+    let hypervisor = hypervisor::build(scratch.path())?;
     let attacker = isolation::build_guest(scratch.path())?;
     fs::create_dir_all(reports)?;
 

@@ -4,23 +4,19 @@
 use serde_json::{Map, Value};
 
 use super::CloudOptions;
+use super::guest::Guest;
 use super::lives::{Life, lives};
 use super::machine::ATTACKER;
-use crate::boot::checks::{self, Check, Setting, Slack};
+use crate::boot::checks::{self, Check};
 use crate::boot::counters::{self, Counters};
-use crate::boot::interrupts::Row;
 use crate::boot::kinds::{KINDS, PerKind};
 use crate::boot::report;
 use crate::boot::run::{Ended, Run};
-use crate::boot::transcript::{Status, Step};
 use crate::console;
 use crate::isolation::verdict::{self as isolation, Numbers, numbers};
 
 /// Attacks that a second needs at least for the run to say something.
 const ATTACKS: u64 = 5;
-
-/// Deaths that a VM that is killed dies at least: one in the middle of a step, and the last.
-const DEATHS: u64 = 2;
 
 /// The longest time that a runnable vCPU may wait: a kernel takes so much for a lockup. Turns take
 /// milliseconds, but the host decides when an emulated CPU goes on: on a busy host, waits of seconds
@@ -59,32 +55,6 @@ object!(Verdict {
     checks,
 });
 
-/// A guest with Linux, as its last life and the hypervisor tell.
-#[derive(Debug)]
-struct Guest {
-    name: String,
-    /// Lives, the last one included.
-    lives: u64,
-    /// The guest's own counts at its last look.
-    taken: Option<PerKind>,
-    /// The hypervisor's counts, of all lives.
-    injections: Option<PerKind>,
-    deliveries: Option<PerKind>,
-    steps: Vec<Step>,
-    /// `/proc/interrupts` after the workload.
-    interrupts: Vec<Row>,
-}
-
-object!(Guest {
-    name,
-    lives,
-    taken,
-    injections,
-    deliveries,
-    steps,
-    interrupts,
-});
-
 impl Verdict {
     /// Judges a run with attacks by `seed`.
     pub(super) fn new(options: &CloudOptions, seed: u32, run: &Run) -> Self {
@@ -120,29 +90,11 @@ impl Verdict {
             checks: Vec::new(),
         };
         verdict.guests = (options.names().into_iter().zip(&lives))
-            .map(|(name, lives)| verdict.guest(name, lives))
+            .map(|(name, lives)| Guest::new(lives, verdict.vm(&name), name))
             .collect();
         verdict.checks = verdict.check(options, &run.ended, &lives, counters);
         verdict.passed = verdict.checks.iter().all(|check| check.passed);
         verdict
-    }
-
-    /// Puts together what is known of a guest.
-    fn guest(&self, name: String, lives: &[Life]) -> Guest {
-        let last = lives
-            .last()
-            .map(|life| life.transcript.clone())
-            .unwrap_or_default();
-        let counts = |kind| PerKind::read(self.vm(&name)?.get(kind)?);
-        Guest {
-            lives: lives.len() as u64,
-            taken: last.last_look.map(|look| look.taken),
-            injections: counts("injections"),
-            deliveries: counts("deliveries"),
-            steps: last.steps,
-            interrupts: last.interrupts,
-            name,
-        }
     }
 
     /// Returns the hypervisor's report on a VM.
@@ -150,12 +102,6 @@ impl Verdict {
         let vms = self.hypervisor.get("vms")?.as_array()?;
         vms.iter()
             .find(|vm| vm.get("name").is_some_and(|it| it == name))
-    }
-
-    /// Returns a number of the hypervisor's report on a VM, 0 if there is none.
-    fn number(&self, name: &str, count: &str) -> u64 {
-        let count = self.vm(name).and_then(|vm| vm.get(count)?.as_u64());
-        count.unwrap_or(0)
     }
 
     /// Returns a number of the hypervisor's report on its scheduler, 0 if there is none.
@@ -185,12 +131,7 @@ impl Verdict {
 
         for (guest, lives) in self.guests.iter().zip(lives) {
             let is_victim = options.victim().as_ref() == Some(&guest.name);
-            let mut own = self.check_lives(guest, lives, is_victim);
-            own.extend(self.check_guest(guest, lives, is_victim));
-            checks.extend(own.into_iter().map(|check| Check {
-                name: format!("{}: {}", guest.name, check.name),
-                ..check
-            }));
+            checks.extend(guest.check(self.vcpus, lives, is_victim));
         }
 
         checks.push(Check::at_least(
@@ -202,105 +143,6 @@ impl Verdict {
         match counters {
             Ok(counters) => self.check_hypervisor(&counters, &mut checks),
             Err(why) => checks.push(Check::equal("reports of the hypervisor", 0, 1, &why)),
-        }
-        checks
-    }
-
-    /// Checks the lives of a guest, and their ends.
-    fn check_lives(&self, guest: &Guest, lives: &[Life], is_victim: bool) -> Vec<Check> {
-        let over = lives.iter().filter(|life| life.is_over).count() as u64;
-        let mut checks = vec![
-            match is_victim {
-                true => Check::at_least(
-                    "deaths",
-                    over,
-                    DEATHS,
-                    "it was not killed, or not started again",
-                ),
-                false => Check::equal("deaths", over, 1, "it did not power itself off, and once"),
-            },
-            Check::equal(
-                "deaths by the hypervisor's report",
-                self.number(&guest.name, "deaths"),
-                over,
-                "a death was not told of",
-            ),
-            Check::equal(
-                "resets",
-                self.number(&guest.name, "resets"),
-                0,
-                "the kernel started itself again",
-            ),
-            Check::equal(
-                "references left after all deaths",
-                self.number(&guest.name, "refs_at_teardown"),
-                0,
-                "an interrupt is referred to though its machine is gone",
-            ),
-        ];
-        let earlier = lives.split_last().map_or(&[][..], |(_, earlier)| earlier);
-        if is_victim {
-            let failed = |life: &Life| {
-                let steps = life.transcript.steps.iter();
-                let failed = steps.filter(|step| step.status == Status::Fail).count();
-                failed + life.transcript.faults.len()
-            };
-            checks.push(Check::equal(
-                "faults and failed steps in the lives before the last",
-                earlier.iter().map(failed).sum::<usize>() as u64,
-                0,
-                "a life did not go well",
-            ));
-        }
-        checks
-    }
-
-    /// Checks the last life of a guest.
-    fn check_guest(&self, guest: &Guest, lives: &[Life], is_victim: bool) -> Vec<Check> {
-        let setting = Setting {
-            vcpus: self.vcpus,
-            workload: true,
-            hypervisor: true,
-            firmware: false,
-            smmu: false,
-            part: true,
-        };
-        let Some(Life { transcript, .. }) = lives.last() else {
-            return vec![Check::at_least("lives", 0, 1, "there is no such VM")];
-        };
-        let mut checks = vec![checks::faults(transcript)];
-        checks::workload(setting, transcript, &mut checks);
-        let stray = guest.interrupts.iter().filter(|row| row.name == "Err");
-        checks.push(Check::equal(
-            "interrupts that nobody handles",
-            stray.map(|row| row.count).sum(),
-            0,
-            "a foreign interrupt came",
-        ));
-
-        // A missing look has failed already.
-        if let Some(look) = transcript.last_look {
-            match guest.deliveries {
-                None => checks.push(Check::equal(
-                    "counts of the hypervisor",
-                    0,
-                    1,
-                    "it did not get to its end",
-                )),
-                // The earlier lives have taken interrupts, too.
-                Some(deliveries) if is_victim => checks.extend(KINDS.map(|kind| {
-                    Check::at_least(
-                        format!("{kind} deliveries, at least what the last life took"),
-                        deliveries.of(kind),
-                        look.taken.of(kind),
-                        "an interrupt was delivered twice",
-                    )
-                })),
-                Some(deliveries) => {
-                    let slack = Slack::of(setting, transcript, look);
-                    checks.extend(checks::taken(&deliveries, look, slack));
-                }
-            }
         }
         checks
     }
