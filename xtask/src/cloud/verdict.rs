@@ -19,8 +19,8 @@ use crate::isolation::verdict::{self as isolation, Numbers, numbers};
 const ATTACKS: u64 = 5;
 
 /// The longest time that a runnable vCPU may wait: a kernel takes so much for a lockup. Turns take
-/// milliseconds, but the host decides when an emulated CPU goes on: on a busy host, waits of seconds
-/// have been seen.
+/// milliseconds, but the host decides when an emulated CPU goes on: on a busy host, some waits took
+/// seconds.
 const LONGEST_WAIT_US: u64 = 20_000_000;
 
 /// The outcome of a run.
