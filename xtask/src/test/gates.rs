@@ -320,7 +320,7 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
         Gate::booting(
             "cloud",
-            "two VMs with Linux, one of which is killed, and an attacker",
+            "VMs with Linux and an attacker",
             Action::Cloud(CloudOptions {
                 vms: 2,
                 vcpus: 2,
