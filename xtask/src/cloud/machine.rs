@@ -17,6 +17,9 @@ const VM_MEMORY: u64 = 384;
 /// RAM for the hypervisor and for the attacker, in MiB, with room to align.
 const OTHER_MEMORY: u64 = 128;
 
+/// Share of the attacker in the CPUs' time; a VM with Linux has 100.
+const ATTACKER_WEIGHT: u32 = 25;
+
 /// Name of the VM that attacks.
 pub(super) const ATTACKER: &str = "attacker";
 
@@ -89,7 +92,9 @@ pub(super) fn command(
             &arguments,
         );
     }
-    let arguments = format!("attacker seed={seed} hyp.name={ATTACKER} hyp.daemon");
+    // Its vCPUs never rest: most of the time is to be the others'.
+    let arguments =
+        format!("attacker seed={seed} hyp.name={ATTACKER} hyp.weight={ATTACKER_WEIGHT} hyp.daemon");
     add_kernel(&mut command, attacker_at, attacker, &arguments);
     Ok(command)
 }
