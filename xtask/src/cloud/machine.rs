@@ -17,6 +17,10 @@ const VM_MEMORY: u64 = 384;
 /// RAM for the hypervisor and for the attacker, in MiB, with room to align.
 const OTHER_MEMORY: u64 = 128;
 
+/// Patience of the kernels with vCPUs that make no progress. Many vCPUs share an emulated CPU, and
+/// that has a share of a busy host's.
+const PATIENCE: &str = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
+
 /// Share of the attacker in the CPUs' time; a VM with Linux has 100.
 const ATTACKER_WEIGHT: u32 = 25;
 
@@ -81,8 +85,8 @@ pub(super) fn command(
             _ => options.seconds,
         };
         let arguments = format!(
-            "{} LEAST_SECONDS={seconds} hyp.name={name} hyp.memory={VM_MEMORY} hyp.vcpus={} \
-             hyp.pci={functions}",
+            "{} {PATIENCE} LEAST_SECONDS={seconds} hyp.name={name} hyp.memory={VM_MEMORY} \
+             hyp.vcpus={} hyp.pci={functions}",
             guest.append, options.vcpus
         );
         add_kernel(
