@@ -26,6 +26,17 @@ fn every_option_is_read() {
 }
 
 #[test]
+fn the_number_of_vcpus_is_found_without_the_rest() {
+    assert_eq!(
+        options::vcpus("quiet hyp.bad=1 hyp.vcpus=300 hyp.memory=9"),
+        Some(300)
+    );
+    for text in ["", "vcpus=3", "hyp.vcpus=0", "hyp.vcpus=4096"] {
+        assert_eq!(options::vcpus(text), None);
+    }
+}
+
+#[test]
 fn nothing_has_its_defaults() {
     let options = Options::parse("").unwrap();
     assert_eq!((options.memory, options.weight), (16, 100));

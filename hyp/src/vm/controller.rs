@@ -71,7 +71,12 @@ pub(crate) fn of_part(vcpus: usize) -> Config {
         Affinity::new(0, aff2, aff1, (number % CLUSTER) as u8)
     });
     let mut config = Config::new(affinities.collect());
-    config.its.push(QUOTA);
+    // An operating system has a collection for each CPU.
+    let collections = QUOTA.collections.max(vcpus as u32);
+    config.its.push(ItsConfig {
+        collections,
+        ..QUOTA
+    });
     config.lpis = LPIS;
     config
 }

@@ -48,6 +48,12 @@ pub(crate) fn are_in(text: &str) -> bool {
     text.split(' ').any(|word| word.starts_with(PREFIX))
 }
 
+/// Returns the number of vCPUs that the command line asks for. Allocates nothing.
+pub(crate) fn vcpus(text: &str) -> Option<u32> {
+    let mut options = text.split(' ').filter_map(|word| word.strip_prefix(PREFIX));
+    options.find_map(|option| vcpu_count(option.strip_prefix("vcpus=")?))
+}
+
 impl Options {
     /// Reads a command line.
     pub(crate) fn parse(text: &str) -> Result<Self, BadOption> {
@@ -86,7 +92,7 @@ impl Options {
             None if option == "daemon" => self.is_daemon = true,
             Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
-            Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=4095)?),
+            Some(("vcpus", value)) => self.vcpus = Some(vcpu_count(value)?),
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
@@ -96,6 +102,10 @@ impl Options {
         }
         Some(())
     }
+}
+
+fn vcpu_count(text: &str) -> Option<u32> {
+    number(text, 1..=4095)
 }
 
 fn is_name(text: &str) -> bool {
