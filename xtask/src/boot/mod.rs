@@ -14,7 +14,7 @@ pub(crate) mod lines;
 pub(crate) mod machine;
 pub(crate) mod monitor;
 mod options;
-mod part;
+pub(crate) mod part;
 mod peer;
 pub(crate) mod report;
 pub(crate) mod run;

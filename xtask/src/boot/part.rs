@@ -28,12 +28,16 @@ pub(super) fn arguments(options: &BootOptions, memory: u32) -> String {
 /// Takes the VM's name off its lines. Other lines are the hypervisor's.
 pub(crate) fn named_lines(mut lines: Vec<Line>) -> Vec<Line> {
     for line in &mut lines {
-        let rest = line.text.strip_prefix(NAME);
-        if let Some(own) = rest.and_then(|rest| rest.strip_prefix(": ")) {
-            line.text = own.to_owned();
-        }
+        line.text = as_written(&line.text).to_owned();
     }
     lines
+}
+
+/// Returns a line of the console as the VM has written it, if it is the VM's.
+pub(crate) fn as_written(line: &str) -> &str {
+    let rest = line.strip_prefix(NAME);
+    rest.and_then(|rest| rest.strip_prefix(": "))
+        .unwrap_or(line)
 }
 
 #[cfg(test)]
