@@ -336,7 +336,7 @@ fn part(others: &[&Vm], kernel: &Kernel, supply: &mut Supply<'_>) -> Result<&'st
     let vcpus = options
         .vcpus
         .map_or(percpu::all().len(), |count| count as usize);
-    let config = controller::of_part(vcpus);
+    let config = controller::of_part(vcpus, options.events);
     config.validate().map_err(|error| error.to_string())?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {

@@ -6,6 +6,7 @@
 //! | `hyp.name=NAME` | the VM's name on the console: letters, digits, `-`, `_` | `vm` and its index |
 //! | `hyp.memory=MIB` | bytes of RAM, in MiB | 16 |
 //! | `hyp.vcpus=N` | number of vCPUs | as many as CPUs |
+//! | `hyp.events=N` | most events of all devices together that the VM's ITS maps, up to 65,536 | 4,096 |
 //! | `hyp.weight=N` | share of the CPUs' time, 1 to 10,000; a VM of 100 gets as much as another | 100 |
 //! | `hyp.pci=BB:DD.F,..` | PCI functions of the machine | none |
 //! | `hyp.daemon` | the run ends without waiting for this VM | |
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     /// RAM, in MiB.
     pub(crate) memory: u32,
     pub(crate) vcpus: Option<u32>,
+    /// Quota of the ITS.
+    pub(crate) events: u32,
     pub(crate) weight: u32,
     /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
     pub(crate) functions: Vec<u16>,
@@ -61,6 +64,7 @@ impl Options {
             name: None,
             memory: 16,
             vcpus: None,
+            events: 4096,
             weight: 100,
             functions: Vec::new(),
             is_daemon: false,
@@ -93,6 +97,7 @@ impl Options {
             Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
             Some(("vcpus", value)) => self.vcpus = Some(vcpu_count(value)?),
+            Some(("events", value)) => self.events = number(value, 1..=1 << 16)?,
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();

@@ -32,6 +32,9 @@ const MEMORY: u32 = 512;
 /// The word of the kernel's command line by which the hypervisor gives its guest a second ITS.
 const SECOND_ITS: &str = "hyp.its=2";
 
+/// The word by which a VM with a part of the machine gets an ITS for the largest device.
+const MANY_EVENTS: &str = "hyp.events=65536";
+
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
 
@@ -322,9 +325,10 @@ impl Bench<'_> {
         };
         let cpus = self.options.cpus.filter(|_| place == Place::Hyp);
         let mut words = Vec::new();
-        if cpus.is_none() {
-            words.push(SECOND_ITS.to_owned());
-        }
+        words.push(match cpus {
+            Some(_) => MANY_EVENTS.to_owned(),
+            None => SECOND_ITS.to_owned(),
+        });
         if counted {
             // A CPU's time includes the turns that the others have meanwhile.
             words.push("alone".to_owned());
