@@ -1,13 +1,14 @@
 //! Deferred work: the part of a guest's register writes beyond the bound of a trap.
 
-use crate::delivery::{group_enables, lpi_lifetime, lpi_tables};
+use crate::delivery::{group_enables, lpi_lifetime, lpi_tables, sgi};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
 use crate::its::command_queue;
 use crate::vm::Vm;
 use crate::vm::deferred::{
-    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE,
+    DEFERRED_BROADCASTS, DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS,
+    DEFERRED_PENDING_TABLE,
 };
 
 /// Does a bounded slice of each kind of deferred work.
@@ -16,6 +17,10 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
     if work & DEFERRED_GROUPS != 0 {
         group_enables::advance(vm, pin);
+    }
+
+    if work & DEFERRED_BROADCASTS != 0 {
+        sgi::advance_broadcasts(vm, pin);
     }
 
     if work & DEFERRED_PENDING_TABLE != 0 {

@@ -17,6 +17,9 @@ pub const ITS_SIZE: u64 = 0x2_0000;
 /// Offset of `GITS_TRANSLATER` from an ITS's base.
 pub const GITS_TRANSLATER: u64 = 0x1_0040;
 
+/// Most regions of redistributor frames.
+const MAX_REGIONS: usize = 64;
+
 /// All LPIs of 16 bits of INTID: 57,344, from INTID 8192 to 65,535.
 pub const LPIS_OF_16_BITS: u32 = 0x1_0000 - IntId::FIRST_LPI;
 
@@ -58,7 +61,7 @@ pub struct ItsConfig {
 
 impl ItsConfig {
     /// Returns an ITS at `base` with 16-bit DeviceIDs and EventIDs, at most 4,096 devices and
-    /// 262,144 events, and 512 collections.
+    /// 262,144 events, and 4,096 collections: at least one for each vCPU of any VM.
     #[must_use]
     pub const fn at(base: u64) -> Self {
         Self {
@@ -67,7 +70,7 @@ impl ItsConfig {
             event_bits: 16,
             max_devices: 4096,
             max_events: 0x4_0000,
-            collections: VcpuId::MAX_COUNT as u32,
+            collections: (VcpuId::MAX_COUNT as u32).next_power_of_two(),
         }
     }
 }
@@ -93,11 +96,11 @@ fn board_regions(vcpus: usize) -> Vec<RedistributorRegion> {
 /// Later versions may have more fields: end a literal with `..Config::new(vcpus)`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-512. Only vCPU 0
+    /// Affinities of the vCPUs present from the start, in [`VcpuId`] order; 1-4,095. Only vCPU 0
     /// starts powered on; see [`Vgic::power_on`](crate::Vgic::power_on).
     pub vcpus: Vec<Affinity>,
     /// Most vCPUs that the VM may grow to ([`crate::Vgic::add_vcpu`]); at least `vcpus.len()`, at
-    /// most 512. A larger number needs more room in `redistributors` too, which
+    /// most 4,095. A larger number needs more room in `redistributors` too, which
     /// [`Config::with_max_vcpus`] makes.
     pub max_vcpus: usize,
     /// Number of SPIs: a multiple of 32 from 0 to 960, or 988. The number determines
@@ -105,7 +108,8 @@ pub struct Config {
     pub spis: u32,
     /// Guest-physical address of the distributor, 64 KiB aligned.
     pub distributor: u64,
-    /// Regions of redistributor frames, together with room for `max_vcpus`.
+    /// Regions of redistributor frames, at most 64, together with room for `max_vcpus`. An access
+    /// looks at the regions in order.
     pub redistributors: Vec<RedistributorRegion>,
     /// The ITSes, at most 16; none if `lpis` is 0.
     pub its: Vec<ItsConfig>,
@@ -255,6 +259,10 @@ impl Config {
             return Err(ConfigError::Maintenance(self.maintenance));
         }
 
+        if self.redistributors.len() > MAX_REGIONS {
+            return Err(ConfigError::RegionCount(self.redistributors.len()));
+        }
+
         let room = self
             .redistributors
             .iter()
@@ -308,9 +316,9 @@ pub enum ConfigError {
     /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
     /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
-    /// A number of vCPUs outside 1-512.
+    /// A number of vCPUs outside 1-4,095.
     VcpuCount(usize),
-    /// A `max_vcpus` below the number of vCPUs, or above 512.
+    /// A `max_vcpus` below the number of vCPUs, or above 4,095.
     MaxVcpus(usize),
     /// An affinity shared by two vCPUs.
     DuplicateAffinity(Affinity),
@@ -326,6 +334,8 @@ pub enum ConfigError {
     Its(ItsId),
     /// A maintenance interrupt other than a PPI.
     Maintenance(IntId),
+    /// More than 64 regions of redistributor frames.
+    RegionCount(usize),
     /// Redistributor regions with room for only the given number of vCPUs, or an empty region.
     RedistributorRoom(usize),
     /// Address of a frame without 64 KiB alignment.
@@ -341,8 +351,10 @@ impl core::fmt::Display for ConfigError {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
-            Self::VcpuCount(n) => write!(f, "{n} vCPUs; 1 to 512 are supported"),
-            Self::MaxVcpus(n) => write!(f, "max_vcpus is {n}: below the vCPUs given, or above 512"),
+            Self::VcpuCount(n) => write!(f, "{n} vCPUs; 1 to 4095 are supported"),
+            Self::MaxVcpus(n) => {
+                write!(f, "max_vcpus is {n}: below the vCPUs given, or above 4095")
+            }
             Self::DuplicateAffinity(a) => write!(f, "two vCPUs have affinity {:#010x}", a.packed()),
             Self::SpiCount(n) => write!(f, "{n} SPIs; give a multiple of 32 up to 960, or 988"),
             Self::LpiCount(n) => {
@@ -355,6 +367,9 @@ impl core::fmt::Display for ConfigError {
             Self::ItsCount(n) => write!(f, "{n} ITSes; at most 16 are supported"),
             Self::Its(id) => write!(f, "ITS {}: bits or collections out of range", id.0),
             Self::Maintenance(id) => write!(f, "maintenance interrupt {} is not a PPI", id.raw()),
+            Self::RegionCount(n) => {
+                write!(f, "{n} redistributor regions; at most 64 are supported")
+            }
             Self::RedistributorRoom(n) => {
                 write!(
                     f,
@@ -455,10 +470,10 @@ mod tests {
     fn defaults_are_valid_and_each_mistake_has_its_error() {
         assert_eq!(config(4).validate(), Ok(()));
         assert_eq!(config(200).validate(), Ok(()));
-        let cases: [(Spoil, ConfigError); 26] = [
+        let cases: [(Spoil, ConfigError); 27] = [
             (|c| c.vcpus.clear(), ConfigError::VcpuCount(0)),
             (|c| c.max_vcpus = 3, ConfigError::MaxVcpus(3)),
-            (|c| c.max_vcpus = 513, ConfigError::MaxVcpus(513)),
+            (|c| c.max_vcpus = 4096, ConfigError::MaxVcpus(4096)),
             (
                 |c| c.vcpus[1] = c.vcpus[0],
                 ConfigError::DuplicateAffinity(Affinity::new(0, 0, 0, 0)),
@@ -474,8 +489,8 @@ mod tests {
                 ConfigError::ItsCount(17),
             ),
             (
-                |c| c.vcpus = config(250).vcpus.repeat(3),
-                ConfigError::VcpuCount(750),
+                |c| c.vcpus = config(250).vcpus.repeat(17),
+                ConfigError::VcpuCount(4250),
             ),
             (|c| c.lpis = 16, ConfigError::LpiCount(16)),
             (|c| c.its[0].event_bits = 17, ConfigError::Its(ItsId(0))),
@@ -493,6 +508,10 @@ mod tests {
             (
                 |c| c.redistributors[0].count = 3,
                 ConfigError::RedistributorRoom(3),
+            ),
+            (
+                |c| c.redistributors = c.redistributors.repeat(65),
+                ConfigError::RegionCount(65),
             ),
             (
                 |c| {

@@ -24,7 +24,8 @@ use crate::intid::{Affinity, IntId, Kind, VcpuId};
 use crate::radix::Cursor;
 use crate::vm::Vm;
 use crate::vm::deferred::{
-    DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS, DEFERRED_PENDING_TABLE,
+    DEFERRED_BROADCASTS, DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS,
+    DEFERRED_PENDING_TABLE,
 };
 use crate::vm::irq::{Irq, State};
 use crate::vm::its::Its;
@@ -48,7 +49,7 @@ impl<H: Host> fmt::Display for Dump<'_, H> {
 
         self.distributor(f)?;
         let places = self.places()?;
-        for vcpu in self.vm.present_vcpus() {
+        for vcpu in self.vm.added_vcpus() {
             self.vcpu(f, vcpu)?;
             self.interrupts(f, Some(vcpu), places.contains(Some(vcpu.id)))?;
         }
@@ -95,8 +96,12 @@ impl<H: Host> Dump<'_, H> {
             write!(f, ", affinity {}", Levels(affinity))?;
         }
 
+        let residency = vcpu.residency.get();
+        if residency.is_absent() {
+            return writeln!(f, ": removed");
+        }
         let lpis = u32::from(vcpu.redistributor.lpis_enabled());
-        writeln!(f, ": {}, EnableLPIs {lpis}", Place(vcpu.residency.get()))
+        writeln!(f, ": {}, EnableLPIs {lpis}", Place(residency))
     }
 
     /// Writes the interrupts of a vCPU, or of none: queued, or pending or active.
@@ -246,7 +251,7 @@ impl<H: Host> Dump<'_, H> {
     /// Returns the vCPUs that SPIs or LPIs are to be listed of: one walk, so that idle vCPUs cost
     /// none.
     fn places(&self) -> Result<Places, fmt::Error> {
-        let mut places = Places::default();
+        let mut places = Places::new();
         self.shared(&mut |irq| {
             let state = irq.state();
             if is_listed(state) {
@@ -289,13 +294,20 @@ fn place_of(state: State) -> Option<VcpuId> {
 }
 
 /// A set of vCPUs, and of the absence of one.
-#[derive(Default)]
 struct Places {
-    vcpus: [u64; VcpuId::MAX_COUNT / 64],
+    vcpus: [u64; VcpuId::MAX_COUNT.div_ceil(64)],
     none: bool,
 }
 
 impl Places {
+    /// Makes an empty set.
+    fn new() -> Self {
+        Self {
+            vcpus: [0; _],
+            none: false,
+        }
+    }
+
     fn add(&mut self, place: Option<VcpuId>) {
         match place.map(VcpuId::index) {
             Some(n) => {
@@ -466,6 +478,7 @@ impl fmt::Display for Deferred {
             (DEFERRED_PENDING_TABLE, "pending tables to read"),
             (DEFERRED_CONFIG_RELOAD, "LPI configurations to read"),
             (DEFERRED_FREE, "LPIs to free"),
+            (DEFERRED_BROADCASTS, "SGIs to all other vCPUs"),
         ] {
             if self.0 & work != 0 {
                 write!(f, "{separator}{name}")?;

@@ -102,6 +102,46 @@ impl From<ForeignDomain> for TeardownError {
     }
 }
 
+/// Reason against removing a vCPU. The VM is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// A pin of another domain than the VM's.
+    ForeignDomain,
+    /// A vCPU unknown to the VM.
+    UnknownVcpu(VcpuId),
+    /// vCPU 0, which a reset powers on.
+    FirstVcpu,
+    /// A vCPU that is powered on ([`Vgic::power_off`](crate::Vgic::power_off)).
+    PoweredOn(VcpuId),
+    /// A vCPU loaded on a CPU ([`Vgic::power_off`](crate::Vgic::power_off)).
+    Loaded(VcpuId),
+    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// ([`Vgic::teardown`](crate::Vgic::teardown)).
+    TornDown,
+}
+
+impl core::fmt::Display for RemoveError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ForeignDomain => ForeignDomain.fmt(f),
+            Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
+            Self::FirstVcpu => f.write_str("vCPU 0 stays"),
+            Self::PoweredOn(v) => write!(f, "vCPU {} is powered on", v.index()),
+            Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
+            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
+        }
+    }
+}
+
+impl core::error::Error for RemoveError {}
+
+impl From<ForeignDomain> for RemoveError {
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}
+
 /// Reason against running vCPUs on a physical CPU, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

@@ -147,7 +147,7 @@ pub struct VcpuId(pub(crate) u16);
 
 impl VcpuId {
     /// Most vCPUs that a VM may have.
-    pub const MAX_COUNT: usize = 512;
+    pub const MAX_COUNT: usize = 4095;
 
     /// Returns the vCPU with index `n`, or `None` unless `n` is below [`VcpuId::MAX_COUNT`].
     #[must_use]
@@ -159,7 +159,7 @@ impl VcpuId {
         }
     }
 
-    /// Returns the index, 0 to 511.
+    /// Returns the index, 0 to 4,094.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -194,7 +194,7 @@ pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
 pub use error::{
     AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
-    TeardownError,
+    RemoveError, TeardownError,
 };
 pub use host::{BadAddress, Host, PhysicalInterrupt};
 pub use teardown::TeardownReport;

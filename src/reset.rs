@@ -2,15 +2,13 @@
 #![expect(unsafe_code)]
 // UNSAFETY: resets the shadows of vCPUs that are claimed.
 
-use crate::delivery::{change, lpi_lifetime, queue, report};
+use crate::delivery::{change, lpi_lifetime};
 use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
-use crate::intid::{Kind, VcpuId};
 use crate::its::walks;
 use crate::teardown::{claim, empty_list, end_deferred};
 use crate::vm::Vm;
-use crate::vm::irq::{ENABLED, GROUP1, Irq, LEVEL, MESSAGE, State};
 use crate::vm::its::CTLR_ENABLED;
 
 /// Resets a VM: [`Vgic::reset`](crate::Vgic::reset).
@@ -35,7 +33,7 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
 
     // Nothing is queued from here on.
     for irq in vm.wired() {
-        update(vm, pin, irq, |state| state.with(0, ENABLED));
+        change::disable(vm, pin, irq);
     }
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
@@ -43,50 +41,20 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
     lpi_lifetime::free_all(vm, pin);
 
     for irq in vm.wired() {
-        reset_irq(vm, pin, irq);
+        change::reset(vm, pin, irq);
     }
     vm.distributor.reset(vm.config.vcpus.first().copied());
 
-    for vcpu in &vm.vcpus {
+    for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.is_present()) {
         vcpu.redistributor.reset();
         // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
         unsafe { vcpu.reset_shadow() };
     }
 
     // vCPU 0 last: the CPU that enters it boots the guest, which powers on and programs the others.
-    for vcpu in vm.vcpus.iter().rev() {
+    for vcpu in vm.vcpus.iter().rev().filter(|vcpu| vcpu.is_present()) {
         vcpu.residency.reset(vcpu.id.index() == 0);
     }
 
     Ok(())
-}
-
-/// Resets an SPI, PPI or SGI, on no list. The line and the connection stay, and a physical
-/// interrupt that the VM owns is deactivated.
-fn reset_irq<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    change::deactivate(vm, pin, irq);
-    change::clear_pending(vm, pin, irq);
-
-    update(vm, pin, irq, |state| {
-        let plain = state
-            .with(0, ENABLED | GROUP1 | MESSAGE)
-            .with_flag(LEVEL, irq.kind() != Kind::Sgi)
-            .with_priority(0);
-        if irq.kind() == Kind::Spi {
-            plain.with_target(VcpuId::new(0))
-        } else {
-            plain
-        }
-    });
-}
-
-/// Changes an interrupt, and reports to the host each field that is reported when the guest changes
-/// it.
-fn update<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, change: impl Fn(State) -> State) {
-    let changed = irq.update(change);
-    queue::complete(vm, pin, irq, changed);
-
-    report::enable(vm, irq, changed);
-    report::trigger(vm, irq, changed);
-    report::route(vm, irq, changed);
 }

@@ -24,13 +24,12 @@
 
 use crate::cpu::Cpu;
 use crate::cpu_interface::{CpuInterface, Vtr, priority, vmcr};
-use crate::delivery::{change, inject};
+use crate::delivery::{change, sgi};
 use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::error::AccessError;
 use crate::host::Host;
 use crate::intid::{IntId, Kind, VcpuId};
-use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::vcpu::Vcpu;
 
@@ -253,15 +252,15 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     if register == SysReg::Sgi1r
         && let Some(sender) = sender
     {
-        // Before a vCPU is added, its value equals no register. Saves 123 of the 558 instructions
-        // of an SGI to itself. Case `sgi.all_16_to_self`.
+        // While the VM does not have the vCPU, its value equals no register. Saves 123 of the 558
+        // instructions of an SGI to itself. Case `sgi.all_16_to_self`.
         if value & !SGI_INTID == sender.sgi_to_itself() {
             if let Some(intid) = sgi_intid(value) {
-                send_sgi(vm, pin, sender, intid, true);
+                sgi::send(vm, pin, sender, intid, true);
             }
             return Ok(());
         }
-        if vcpu.index() < vm.vcpu_count() {
+        if sender.is_present() {
             generate_sgi(vm, pin, sender, value, true);
             return Ok(());
         }
@@ -316,7 +315,7 @@ fn generate_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, value: u64
     };
 
     if value & 1 << 40 != 0 {
-        broadcast_sgi(vm, pin, sender, intid, group1);
+        sgi::broadcast(vm, pin, sender, intid, group1);
     } else {
         send_sgis(vm, pin, value, intid, group1);
     }
@@ -336,32 +335,8 @@ fn send_sgis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, value: u64, intid: IntId, gr
         let place = list.trailing_zeros() as usize;
         list &= list.wrapping_sub(1);
         if let Some(target) = group.member(place).and_then(|id| vm.vcpu(id)) {
-            send_sgi(vm, pin, target, intid, group1);
+            sgi::send(vm, pin, target, intid, group1);
         }
-    }
-}
-
-/// Sends an SGI to all vCPUs but the sender. Cases `sgi.all_but_self`, `sgi.all_but_self_alone`.
-// Out of line: saves 26 of the 461 instructions of an SGI to itself.
-#[cold]
-fn broadcast_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, sender: &Vcpu, intid: IntId, group1: bool) {
-    for target in vm.present_vcpus() {
-        if target.id != sender.id {
-            send_sgi(vm, pin, target, intid, group1);
-        }
-    }
-}
-
-/// Sends an SGI to `target`, if `target` has the SGI configured in the group of the register
-/// written. Cases `sgi.group_0`, `sgi.group_1_call_of_a_group_0_sgi`,
-/// `sgi.group_0_call_of_a_group_1_sgi`, `sgi.other_state_call_of_a_group_1_sgi`.
-#[inline]
-fn send_sgi<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, target: &Vcpu, intid: IntId, group1: bool) {
-    if let Some(irq) = target.private(intid)
-        && irq.state().group1() == group1
-        && !(mutant(Mutant::SgiSkipped) && irq.state().shows_pending())
-    {
-        let _ = inject::raised_for(vm, pin, irq, irq.raise(), Some(target));
     }
 }
 

@@ -53,6 +53,10 @@ pub(crate) fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
     let _growth = vm.growth.lock(pin.locks());
     for (count, vcpu) in vm.vcpus.iter().enumerate() {
         if let Err(residency) = vcpu.residency.tear_down() {
+            if residency.is_absent() {
+                // No CPU loads the vCPU, and none is added under the lock, or after the claim.
+                continue;
+            }
             if residency.is_torn_down() {
                 return Err(TeardownError::TornDown);
             }
@@ -143,6 +147,7 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
 /// no lock.
 pub(crate) fn end_deferred<H: Host>(vm: &Vm<H>) {
     vm.distributor.notifications.end();
+    vm.distributor.broadcasts.stop();
     vm.distributor.config_reload.end();
     vm.vcpus.iter().for_each(lpi_tables::end);
     let _ = vm.deferred.take();

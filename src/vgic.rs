@@ -9,11 +9,11 @@ use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::PinnedCpu;
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::inject::Injected;
-use crate::delivery::{change, inject, routing};
+use crate::delivery::{change, hotplug, inject};
 use crate::entry::block::Blocked;
 use crate::entry::{block, enter, exit, load_put};
 use crate::epoch::{CpuPin, Domain};
-use crate::error::{AccessError, EntryError, InjectError, TeardownError};
+use crate::error::{AccessError, EntryError, InjectError, RemoveError, TeardownError};
 use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
@@ -27,7 +27,7 @@ use crate::{advance, mmio, reset, sysreg, teardown};
 /// * `cpu` is the calling CPU, pinned ([`Cpu::pin`](crate::Cpu::pin)).
 /// * `pin` is a pin of the calling CPU: a pinned CPU derefs to one, and
 ///   [`CpuLocal::pin`](crate::epoch::CpuLocal::pin) makes one for a CPU that runs no vCPUs.
-/// * `vcpu` is an index from 0 to [`Vgic::vcpu_count`] - 1.
+/// * `vcpu` is an index from 0 to [`Vgic::vcpu_count`] - 1, of a vCPU that has not been removed.
 ///
 /// Callers mask interrupts and need no lock. Several CPUs may call methods at the same time.
 ///
@@ -61,7 +61,8 @@ impl<H: Host> Vgic<H> {
         &self.vm.config
     }
 
-    /// Returns the number of vCPUs, 1-512, added ones included.
+    /// Returns the number of vCPUs that the VM has had so far, 1-4,095: those of the configuration
+    /// and those added, removed ones included. The indices of all vCPUs are below.
     pub fn vcpu_count(&self) -> usize {
         self.vm.vcpu_count()
     }
@@ -81,7 +82,8 @@ impl<H: Host> Vgic<H> {
         self.vm.find_vcpu(pin, affinity)
     }
 
-    /// Adds a vCPU, powered off, and returns the new index.
+    /// Adds a vCPU, powered off and as after a reset, and returns the index. An affinity that was
+    /// removed has its old index again, unless another vCPU has been given that index since.
     ///
     /// An SPI with the vCPU's affinity in `GICD_IROUTER<n>` (IHI 0069, 12.9) is routed to the vCPU.
     /// Allocates.
@@ -92,7 +94,27 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::reset`] and after [`Vgic::teardown`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         self.vm.admit(pin)?;
-        routing::add_vcpu(&self.vm, pin, affinity)
+        hotplug::add_vcpu(&self.vm, pin, affinity)
+    }
+
+    /// Removes a vCPU, powered off and on no CPU.
+    ///
+    /// * SPIs routed to the vCPU stay pending, and are delivered to no vCPU until the guest routes
+    ///   them elsewhere, or a vCPU with the affinity is added.
+    /// * SGIs and PPIs are reset, their lines are low, and their connections end.
+    /// * Collections mapped to the vCPU are unmapped. Their LPIs stay pending, and are moved by
+    ///   `MAPC` and `MOVI`. The LPIs lose the vCPU in slices of deferred work.
+    /// * The redistributor identifies itself as before. All else reads as zero, and ignores writes.
+    ///   Pending states in a table in guest memory stay there.
+    ///
+    /// An interrupt that another CPU raises meanwhile comes before the removal or after it.
+    ///
+    /// # Errors
+    /// [`RemoveError`] if the vCPU is unknown, vCPU 0, powered on or on a CPU, and during
+    /// [`Vgic::reset`] and after [`Vgic::teardown`].
+    pub fn remove_vcpu(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<(), RemoveError> {
+        self.vm.admit(pin)?;
+        hotplug::remove_vcpu(&self.vm, pin, vcpu)
     }
 
     /// Powers a vCPU on, which [`Vgic::enter`] requires. Returns false if the vCPU was on already,

@@ -15,7 +15,7 @@ use vgic::trace::steps;
 use vgic::{Blocked, Config};
 
 /// Bounds of each kind of operation: steps, and reads of guest memory.
-const BOUNDS: [(&str, u64, u64); 14] = [
+const BOUNDS: [(&str, u64, u64); 15] = [
     ("register of 32 interrupts", 400, 0),
     ("IPRIORITYR, IROUTER, other registers", 50, 0),
     ("GICD_CTLR", 1_000, 0),
@@ -29,7 +29,8 @@ const BOUNDS: [(&str, u64, u64); 14] = [
     ("ICC_DIR_EL1", 50, 0),
     ("put, block, power", 100, 0),
     ("add_vcpu", 8_000, 0),
-    (ADVANCE, 17_500, 673),
+    ("remove_vcpu", 16_000, 0),
+    (ADVANCE, 22_500, 673),
 ];
 
 const ITS: &str = "ITS register, or a slice of its commands";
@@ -38,6 +39,7 @@ const LIFE: &str = "put, block, power";
 const ADVANCE: &str = "advance, with everything deferred";
 
 const SPIS: u64 = 988;
+const VCPUS: usize = 4095;
 const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
 const ISPENDR: u64 = 0x200;
@@ -129,11 +131,11 @@ fn run_queue(meter: &Meter, machine: &Machine, slices: usize) -> bool {
 }
 
 #[test]
-fn storms_on_the_distributor_of_512_vcpus() {
+fn storms_on_the_distributor_of_4095_vcpus() {
     let meter = Meter::default();
-    let machine = Machine::from_config(Config::new((0..512).map(affinity).collect()));
+    let machine = Machine::from_config(Config::new((0..VCPUS).map(affinity).collect()));
     machine.set_up();
-    for n in 0..512 {
+    for n in 0..VCPUS {
         machine.enter(n);
     }
 
@@ -141,7 +143,7 @@ fn storms_on_the_distributor_of_512_vcpus() {
     // All SPIs are pending, spread over the vCPUs.
     for intid in 32..32 + SPIS {
         let router = GICD + 0x6000 + intid * 8;
-        let target = affinity(intid as usize % 512).mpidr();
+        let target = affinity(intid as usize * 4 % VCPUS).mpidr();
         let kind = "IPRIORITYR, IROUTER, other registers";
         meter.measure(&machine, kind, || machine.write64(0, router, target));
         meter.write(&machine, kind, GICD + 0x400 + (intid & !3), intid << 3);
@@ -155,7 +157,7 @@ fn storms_on_the_distributor_of_512_vcpus() {
     }
 
     for round in 0..8 {
-        for n in 0..512 {
+        for n in 0..VCPUS {
             machine.exit(n);
             meter.measure(&machine, "entry", || machine.enter(n));
         }
@@ -186,16 +188,31 @@ fn storms_on_the_distributor_of_512_vcpus() {
         meter.write(&machine, "GICD_CTLR", GICD, groups);
         meter.measure(&machine, "GICD_CTLR", || machine.read(0, GICD));
         assert!(advance(&meter, &machine, "GICD_CTLR", 100));
+        // The first vCPU to be waited for is the last one.
+        for n in 0..VCPUS - 1 {
+            machine.exit(n);
+        }
+        for _ in 0..VCPUS / 64 + 2 {
+            let ctlr = meter.measure(&machine, "GICD_CTLR", || machine.read(0, GICD));
+            assert_ne!(ctlr & 1 << 31, 0, "the last vCPU is in the guest");
+        }
+        machine.exit(VCPUS - 1);
+        let ctlr = meter.measure(&machine, "GICD_CTLR", || machine.read(0, GICD));
+        assert_eq!(ctlr & 1 << 31, 0, "no vCPU is in the guest");
+        for n in 0..VCPUS {
+            machine.enter(n);
+        }
         for intid in 0..16 {
             let value = intid << 24 | 1 << 40;
             meter.measure(&machine, "SGI to all", || {
                 machine.sysreg(0, SysReg::Sgi1r, value)
             });
         }
+        assert!(advance(&meter, &machine, "SGI to all", 16 * 8));
     }
 
     // Every vCPU blocks, is put and is powered off.
-    for n in 0..512 {
+    for n in 0..VCPUS {
         machine.exit(n);
         let (cpu, vm) = (&machine.cpus[n], &machine.vm);
         // Debug builds check the list of a vCPU being put: the lists are short at this point.
@@ -216,11 +233,12 @@ fn storms_on_the_distributor_of_512_vcpus() {
     machine.finish();
 }
 
-/// Routes every SPI to a vCPU not yet added, adds the vCPU, and deactivates every interrupt.
+/// Routes every SPI to a vCPU not yet added, adds the vCPU, deactivates every interrupt, and
+/// removes the vCPU.
 #[test]
-fn a_vcpu_is_added_and_ends_what_it_likes() {
+fn a_vcpu_is_added_ends_what_it_likes_and_is_removed() {
     let meter = Meter::default();
-    let mut config = Config::new(vec![affinity(0)]);
+    let mut config = Config::new(vec![affinity(0)]).with_its(GITS);
     config.max_vcpus = 2;
     config.redistributors[0].count = 2;
     let machine = Machine::from_config(config);
@@ -253,6 +271,21 @@ fn a_vcpu_is_added_and_ends_what_it_likes() {
             machine.sysreg(0, SysReg::Dir, intid)
         });
     }
+
+    // Every SPI is on the list of the vCPU that is removed, and so are its own interrupts.
+    for register in 0..SPIS / 32 + 1 {
+        let private = machine.gicr(1) + 0x1_0000;
+        for (block, gicr) in [(ISENABLER, private), (ISPENDR, private)] {
+            machine.write(0, gicr + block, u32::MAX);
+            machine.write(0, GICD + block + 4 * register, u32::MAX);
+        }
+    }
+    meter
+        .measure(&machine, "remove_vcpu", || {
+            machine.vm.remove_vcpu(&machine.pin(), vcpu(1))
+        })
+        .unwrap();
+    assert!(advance(&meter, &machine, ITS, 10));
 
     meter.report();
     machine.finish();

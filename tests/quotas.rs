@@ -13,7 +13,7 @@ use common::its::Driver;
 use common::{GITS, Machine, TestHost, affinity, vcpu};
 use vgic::config::ItsConfig;
 use vgic::epoch::{Domain, Garbage};
-use vgic::intid::CpuId;
+use vgic::intid::{CpuId, VcpuId};
 use vgic::{Config, TeardownError, Vgic};
 
 struct Heap;
@@ -371,4 +371,23 @@ fn a_dropped_vm_is_freed_beside_a_stalled_cpu() {
         let grown = growth(|| (0..50).for_each(|_| churn()));
         assert!(grown <= SLACK, "{grown} bytes");
     });
+}
+
+/// Measures a vCPU and its share of the VM's tables.
+#[test]
+fn a_vcpu_takes_less_than_a_page() {
+    let bytes = |count: usize| {
+        let domain = Domain::new();
+        let config = Config::new((0..count).map(affinity).collect()).with_its(GITS);
+        let (live, _) = LIVE.get();
+        let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
+        let taken = LIVE.get().0 - live;
+        drop(vm);
+        taken
+    };
+
+    let most = VcpuId::MAX_COUNT;
+    let each = (bytes(most) - bytes(1)) / (most as isize - 1);
+    println!("a vCPU takes {each} bytes, a VM of one vCPU {}", bytes(1));
+    assert!(each < 4096, "{each} bytes");
 }

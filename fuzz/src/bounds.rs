@@ -38,7 +38,7 @@ pub const EXIT: Bound = Bound(100, 0);
 pub const ADDED: Bound = Bound(10_000, 0);
 /// One call of `Vgic::advance`: a slice of each kind of work, with two ITSes.
 pub const ADVANCE: Bound = Bound(
-    GROUPS.0 + SWEEP.0 + PENDING_TABLE.0 + 2 * ITS.0 + 1_000,
+    GROUPS.0 + SGI.0 + SWEEP.0 + PENDING_TABLE.0 + 2 * ITS.0 + 1_000,
     SWEEP.1 + PENDING_TABLE.1 + 2 * ITS.1,
 );
 

@@ -1,5 +1,5 @@
-//! The end of the run: the counters are printed as one line that begins with `@vgic`, and the machine
-//! is powered off or reset.
+//! The end of the run: the counters are printed as one line that begins with `@vgic`, and the
+//! machine is powered off or reset.
 
 use alloc::string::String;
 use core::fmt::{self, Write};
@@ -22,8 +22,8 @@ use crate::vcpu::{ExitReason, Vcpu};
 use crate::vm::lifetime::{End, Remains};
 use crate::vm::{self, Vm};
 
-/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free two
-/// epochs later.
+/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free
+/// two epochs later.
 const ROUNDS: usize = 4;
 
 /// Calls that free what has been handed over. Each frees several bags.
@@ -34,6 +34,7 @@ pub(crate) fn finish(this: &ThisCpu, end: End) -> ! {
     report::finish();
     let heap_at_end = heap::used();
     (0..ROUNDS).for_each(|_| rendezvous(this));
+    this.ledger.settle(&this.vgic_cpu.pin());
     (0..FLUSHES).for_each(|_| this.vgic_cpu.pin().collect_garbage());
     let heap_after = heap::used();
 
@@ -108,6 +109,8 @@ fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
         "{{\"name\":\"{}\",\"deaths\":{},\"resets\":{},",
         vm.name, remains.deaths, remains.resets
     )?;
+    write_kinds(report, "injections", &vm.counts.injections())?;
+    write_kinds(report, "deliveries", &vm.counts.deliveries())?;
     write_kinds(report, "pending", &remains.pending)?;
     #[cfg(feature = "el2-time")]
     crate::cpu::el2_time::recorded::write_json(report, vm.vcpus().iter())?;
@@ -128,7 +131,8 @@ fn write_scheduler(report: &mut String) -> fmt::Result {
     }
     write!(
         report,
-        "{{\"longest_turn_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\"preemptions\":{},\
+        "{{\"longest_turn_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\
+         \"preemptions\":{},\
          \"longest_wait_us\":{}}}",
         schedule::longest_turn_us(),
         sum.steals,

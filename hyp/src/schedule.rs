@@ -1,7 +1,7 @@
 //! CPUs and the vCPUs that they run: which one, from when to when.
 //!
-//! A CPU picks a vCPU ([`run`]), loads it ([`load`]), and gives it up ([`leave`]) when it waits for an
-//! interrupt and another can run, when its time slice is over, when it is off, or when its VM is
+//! A CPU picks a vCPU ([`run`]), loads it ([`load`]), and gives it up ([`leave`]) when it waits for
+//! an interrupt and another can run, when its time slice is over, when it is off, or when its VM is
 //! ending. In between, exits come back to the guest without a word to the scheduler, which is asked
 //! only after an interrupt ([`attend`]).
 //!
@@ -11,6 +11,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: enters the guest, and uses the context of the vCPU that the calling CPU runs.
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use scheduler::{Counts, Here, Parameters, Scheduler};
 use spin::Once;
@@ -87,7 +88,7 @@ pub(crate) fn on(cpu: usize) -> Here<'static> {
     scheduler().on(cpu)
 }
 
-/// Wakes a vCPU: it runs, or looks for interrupts again. What it is woken for was published before.
+/// Wakes a vCPU: it runs, or looks for interrupts again. Its news was published before.
 pub(crate) fn wake(vcpu: &'static Vcpu) {
     let cpu = ThisCpu::get();
     kick(cpu.here.wake(&vcpu.entity, now()));
@@ -149,8 +150,9 @@ pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
 
 /// Ends the sleep of the calling CPU, whose data is `cpu`.
 pub(crate) fn end_sleep(cpu: &ThisCpu, loaded: Loaded) {
-    if loaded.vcpu.vm.share == Share::Part {
-        cpu.here.end_idle(now());
+    if loaded.vcpu.vm.share == Share::Part && cpu.here.end_idle(now()) {
+        // Another vCPU's deadline has come. If this one continues, it has a time slice now.
+        ask(cpu.shared.index);
     }
 }
 
@@ -177,8 +179,10 @@ pub(crate) fn run(cpu: &'static ThisCpu) -> ! {
 fn answer(cpu: &ThisCpu) {
     if !cpu.shared.answers.is_answered() {
         let question = cpu.shared.answers.question();
-        // What this CPU has unlinked may be all that the asker waits for.
-        cpu.vgic_cpu.pin().collect_garbage();
+        // The asker may wait for objects that this CPU has unlinked.
+        let pin = cpu.vgic_cpu.pin();
+        pin.collect_garbage();
+        cpu.ledger.settle(&pin);
         cpu.shared.answers.answer(question);
     }
 }
@@ -222,6 +226,7 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     cpu.timer.set(here.next_event());
     {
         let pin = cpu.vgic_cpu.pin();
+        cpu.ledger.open(&pin, vm);
         if vgic.has_deferred() {
             deferred::advance(cpu, vgic, &pin);
         }
@@ -236,10 +241,12 @@ fn reset_interface(cpu: &ThisCpu, vgic: &Controller, id: VcpuId) {
     if vgic.is_powered_on(id) {
         // It was suspended.
         let pin = cpu.vgic_cpu.pin();
-        let off = (vgic.enter(&pin, id))
-            .and_then(|()| vgic.exit(&pin, id))
-            .and_then(|()| vgic.power_off(&pin, id));
-        off.expect("the vCPU is on, and on no CPU");
+        (vgic.enter(&pin, id)).expect("the vCPU is on, and on no CPU");
+        // The exit reads the status of registers that the entry has written.
+        barrier::isb(barrier::SY);
+        let off = vgic.exit(&pin, id);
+        let off = off.and_then(|()| vgic.power_off(&pin, id));
+        off.expect("the vCPU has just been entered here");
     }
     vgic.host().deactivate_ppis(cpu.shared.index);
     vgic.power_on(id);

@@ -75,8 +75,8 @@ pub(crate) struct Kernel {
 }
 
 impl BootModules {
-    /// Returns true if each kernel is for a VM with a part of the machine: there are several, or its
-    /// command line has options.
+    /// Returns true if each kernel is for a VM with a part of the machine: there are several, or
+    /// its command line has options.
     fn are_for_parts(&self) -> bool {
         match &self.kernels[..] {
             [] => false,
@@ -252,7 +252,7 @@ fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables>
     Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
 }
 
-/// What VMs with a part of the machine are made of.
+/// Resources for VMs with a part of the machine.
 struct Supply<'m> {
     modules: &'m BootModules,
     /// Free RAM.
@@ -266,7 +266,7 @@ struct Supply<'m> {
     doorbell: Option<usize>,
 }
 
-/// Returns a VM for every kernel, with RAM from `memory`, and `vcpus` vCPUs together at most. A VM
+/// Returns a VM for every kernel, with RAM from `memory`, and at most `vcpus` vCPUs together. A VM
 /// whose options cannot be met is refused by a line on the console.
 ///
 /// # Panics

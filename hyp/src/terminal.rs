@@ -1,9 +1,10 @@
 //! The machine's console as the terminal of VMs with a part of the machine.
 //!
 //! Every line of a VM is printed with the VM's name before it. Input is read by lines, too: what
-//! follows `NAME: ` is typed on the console of the VM of that name. A line that begins with `!` is a
-//! command to the hypervisor: `!kill NAME`, `!start NAME`, `!list`, and `!attach NAME`, after which
-//! all input is the VM's, as it is typed, and its output is printed as it comes, until Ctrl-].
+//! follows `NAME: ` is typed on the console of the VM of that name. A line that begins with `!` is
+//! a command to the hypervisor: `!kill NAME`, `!start NAME`, `!list`, and `!attach NAME`, after
+//! which all input is the VM's, as it is typed, and its output is printed as it comes, until
+//! Ctrl-].
 
 use alloc::string::String;
 

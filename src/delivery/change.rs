@@ -1,10 +1,11 @@
 //! Changes of an interrupt by a register, a line, or an ITS command, with the follow-up.
 
-use crate::delivery::{inject, physical, queue};
+use crate::delivery::{inject, physical, queue, report};
 use crate::epoch::CpuPin;
 use crate::host::Host;
+use crate::intid::{Kind, VcpuId};
 use crate::vm::Vm;
-use crate::vm::irq::{Changed, Irq};
+use crate::vm::irq::{Changed, ENABLED, GROUP1, Irq, LEVEL, MESSAGE, State};
 
 /// Sets the level of the input line. For an edge-triggered interrupt, a rise is an edge.
 pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: bool) {
@@ -68,4 +69,39 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     {
         vm.host.resample(vcpu, irq.intid());
     }
+}
+
+/// Disables an SPI, PPI or SGI.
+pub(crate) fn disable<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    update(vm, pin, irq, |state| state.with(0, ENABLED));
+}
+
+/// Resets an SPI, PPI or SGI, in no list register. The line and the connection stay, and a physical
+/// interrupt that the VM owns is deactivated.
+pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    deactivate(vm, pin, irq);
+    clear_pending(vm, pin, irq);
+
+    update(vm, pin, irq, |state| {
+        let plain = state
+            .with(0, ENABLED | GROUP1 | MESSAGE)
+            .with_flag(LEVEL, irq.kind() != Kind::Sgi)
+            .with_priority(0);
+        if irq.kind() == Kind::Spi {
+            plain.with_target(VcpuId::new(0))
+        } else {
+            plain
+        }
+    });
+}
+
+/// Changes an interrupt, and reports to the host each field that is reported when the guest changes
+/// it.
+fn update<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, change: impl Fn(State) -> State) {
+    let changed = irq.update(change);
+    queue::complete(vm, pin, irq, changed);
+
+    report::enable(vm, irq, changed);
+    report::trigger(vm, irq, changed);
+    report::route(vm, irq, changed);
 }

@@ -37,7 +37,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     };
 
     let (first, end) = (slice.first as usize, slice.end as usize);
-    let present = vm.present_vcpus();
+    let present = vm.added_vcpus();
     for vcpu in present.iter().take(end).skip(first) {
         queue::notify(vm, pin, vcpu.id, RECALL);
         rwp::expect(vm, vcpu, RWP_GICD);

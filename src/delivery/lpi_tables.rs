@@ -33,6 +33,7 @@ use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
+use crate::steps::step;
 use crate::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU64, Due, Mutant, fence, mutant};
 use crate::vm::Vm;
@@ -226,12 +227,16 @@ pub(crate) fn start_store<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, due: Due) {
 pub(crate) fn advance_pending_tables<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let scanning = &vm.distributor.scanning;
     for (index, word) in scanning.iter().enumerate() {
+        step();
         // Relaxed: `forget_scan` acquires what a note publishes. A table without slices that this
         // CPU sees is looked at once more there.
         let bits = word.load(Relaxed);
         if bits != 0 {
             let id = VcpuId::new(index << 6 | bits.trailing_zeros() as usize);
-            if let Some(owner) = id.and_then(|id| vm.vcpu(id)) {
+            // The table of a vCPU that was removed too: only a slice clears the bit.
+            if let Some(owner) = id.and_then(|id| vm.vcpus.get(id.index()))
+                && (owner.is_present() || !mutant(Mutant::RemovedScanSkipped))
+            {
                 advance_pending_table(vm, pin, owner);
             }
             break;

@@ -9,9 +9,11 @@
 //! | [`count`] | the counters of injections, deliveries and withdrawals |
 //! | [`lpi_lifetime`] | mapping, unmapping and freeing an LPI |
 //! | [`lpi_tables`] | the LPI configuration and pending tables in guest memory |
-//! | [`routing`] | `GICD_IROUTER<n>`, and added vCPUs |
+//! | [`routing`] | `GICD_IROUTER<n>`, and the routes of interrupts |
+//! | [`hotplug`] | vCPUs that are added and removed |
 //! | [`report`] | reports of enables, triggers and routes to the host |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
+//! | [`sgi`] | SGIs, and those to all other vCPUs in slices |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
 //! [`queue::follow_up`] with the transition's result. Injections, register writes and ITS commands
@@ -31,6 +33,7 @@
 pub(crate) mod change;
 pub(crate) mod count;
 pub(crate) mod group_enables;
+pub(crate) mod hotplug;
 pub(crate) mod inject;
 pub(crate) mod lpi_lifetime;
 pub(crate) mod lpi_tables;
@@ -39,3 +42,4 @@ pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod report;
 pub(crate) mod routing;
+pub(crate) mod sgi;

@@ -36,6 +36,10 @@ pub(crate) fn connect<H: Host>(
         return Err(InjectError::TornDown);
     }
 
+    if owner.is_some_and(|owner| !owner.is_present()) {
+        return Err(InjectError::UnknownVcpu);
+    }
+
     let is_taken = |other: &Irq| {
         !core::ptr::eq(other, irq) && other.state().uses_pintid() && other.pintid() == raw
     };
@@ -120,14 +124,22 @@ pub(crate) fn disconnect<H: Host>(
     irq: &Irq,
 ) -> Result<(), InjectError> {
     let _one_at_a_time = vm.growth.lock(pin.locks());
+    end_connection(vm, pin, irq)
+        .then_some(())
+        .ok_or(InjectError::NotConnected)
+}
+
+/// Ends the connection of `irq`, and gives the physical interrupt back as [`disconnect`] does.
+/// Returns false if there is none. Under the lock `Vm::growth`.
+pub(crate) fn end_connection<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) -> bool {
     if !irq.state().connected() {
-        return Err(InjectError::NotConnected);
+        return false;
     }
 
     let changed = irq.disconnect(false);
     settle(vm, pin, irq, changed);
     queue::complete(vm, pin, irq, changed);
-    Ok(())
+    true
 }
 
 /// Ends all connections at the end of the VM, and gives back every physical interrupt that the VM

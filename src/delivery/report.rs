@@ -1,7 +1,7 @@
 //! Reports to the host of what the guest, or a reset, has made of an enable, a trigger or a route.
 
 use crate::host::Host;
-use crate::intid::Kind;
+use crate::intid::{Kind, VcpuId};
 use crate::sync::Ordering::SeqCst;
 use crate::sync::{Mutant, fence, mutant};
 use crate::vm::Vm;
@@ -12,7 +12,9 @@ use crate::vm::irq::{Changed, ENABLED, Irq, LEVEL, State, TARGET};
 pub(crate) fn enable<H: Host>(vm: &Vm<H>, irq: &Irq, changed: Changed) {
     if changed.old.enabled() != changed.new.enabled() && irq.kind() != Kind::Sgi {
         report(irq, changed.new, ENABLED, |state| {
-            vm.host.enabled(irq.owner(), irq.intid(), state.enabled());
+            for_owner(irq, |owner| {
+                vm.host.enabled(owner, irq.intid(), state.enabled())
+            });
         });
     }
 }
@@ -22,8 +24,20 @@ pub(crate) fn enable<H: Host>(vm: &Vm<H>, irq: &Irq, changed: Changed) {
 pub(crate) fn trigger<H: Host>(vm: &Vm<H>, irq: &Irq, changed: Changed) {
     if changed.old.level() != changed.new.level() {
         report(irq, changed.new, LEVEL, |state| {
-            vm.host.configured(irq.owner(), irq.intid(), !state.level());
+            for_owner(irq, |owner| {
+                vm.host.configured(owner, irq.intid(), !state.level())
+            });
         });
+    }
+}
+
+/// Calls `tell` with the vCPU of a PPI, or `None` for an SPI. A PPI without a vCPU is of a removed
+/// one: its changes are not reported.
+#[inline]
+fn for_owner(irq: &Irq, tell: impl FnOnce(Option<VcpuId>)) {
+    let owner = irq.owner();
+    if owner.is_some() || irq.kind() == Kind::Spi {
+        tell(owner);
     }
 }
 

@@ -1,66 +1,18 @@
-//! `GICD_IROUTER<n>`, and the addition of vCPUs.
+//! `GICD_IROUTER<n>`, and the routes of interrupts.
 //!
-//! A write of `GICD_IROUTER<n>` may race with the addition of the vCPU named by the write. The
-//! write stores the router and then reads the topology; the addition stores the topology and then
-//! reads the routers. With a full fence between the two steps on both sides, the write sees the new
-//! topology or the addition sees the new router.
+//! A write of `GICD_IROUTER<n>` may race with the addition or the removal of the vCPU named by the
+//! write. The write stores the router and then reads the topology; [`hotplug`](super::hotplug)
+//! stores the topology and then routes the SPIs. With a full fence between the two steps on both
+//! sides, the write sees the new topology or `hotplug` sees the new router.
 
-use alloc::vec::Vec;
-
-use crate::config::ConfigError;
 use crate::delivery::{physical, queue, report};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, VcpuId};
-use crate::sync::Ordering::{Relaxed, Release, SeqCst};
+use crate::sync::Ordering::{Relaxed, SeqCst};
 use crate::sync::{AtomicU64, fence};
 use crate::vm::Vm;
-use crate::vm::irq::{Changed, FollowUp, Irq};
-use crate::vm::topology::Topology;
-
-/// Adds a vCPU: [`Vgic::add_vcpu`](crate::Vgic::add_vcpu). Readers of the topology are not
-/// disturbed.
-pub(crate) fn add_vcpu<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    affinity: Affinity,
-) -> Result<VcpuId, ConfigError> {
-    let _growth = vm.growth.lock(pin.locks());
-    if vm.is_torn_down() {
-        return Err(ConfigError::TornDown);
-    }
-
-    let topology = vm.topology.load(pin.guard());
-    if topology.find(affinity).is_some() {
-        return Err(ConfigError::DuplicateAffinity(affinity));
-    }
-
-    let index = topology.len();
-    let (Some(id), Some(vcpu)) = (VcpuId::new(index), vm.vcpus.get(index)) else {
-        return Err(ConfigError::MaxVcpus(vm.vcpus.len()));
-    };
-
-    let mut affinities: Vec<Affinity> = topology.affinities().to_vec();
-    affinities.push(affinity);
-    vcpu.set_affinity(affinity);
-
-    // Release: pairs with the Acquire in `vcpu_count`. Before the topology: a CPU that finds the
-    // vCPU in the topology may insert into the vCPU's list.
-    vm.present.store(affinities.len() as u16, Release);
-    vm.topology.store(Topology::new(affinities), pin.guard());
-
-    // SeqCst: pairs with the fence in `write_router`: if the write did not see the topology, the
-    // loads below see the router.
-    fence(SeqCst);
-    for (irq, router) in vm.distributor.routed() {
-        // Relaxed: ordered by the fence above.
-        if router.load(Relaxed) == affinity.mpidr() {
-            route(vm, pin, irq, Some(id));
-        }
-    }
-
-    Ok(id)
-}
+use crate::vm::irq::{Changed, FollowUp, Irq, State};
 
 /// Writes `GICD_IROUTER<n>` of `irq`, and routes the SPI to the vCPU with `affinity`, or to none.
 pub(crate) fn write_router<H: Host>(
@@ -73,16 +25,16 @@ pub(crate) fn write_router<H: Host>(
     // Relaxed: concurrent writes of a register are the guest's race; the fence below gives the
     // order.
     router.store(affinity.mpidr(), Relaxed);
-    // SeqCst: pairs with the fence in `add_vcpu`: if the lookup below does not see the added vCPU,
-    // the CPU in `add_vcpu` sees the router.
+    // SeqCst: pairs with the fences in `hotplug`: if the lookup below does not see the addition or
+    // the removal, the CPU there sees the router, or makes its transition after the one below.
     fence(SeqCst);
 
     let mut target = vm.find_vcpu(pin, affinity);
     loop {
         route(vm, pin, irq, target);
-        // The CPU in `add_vcpu` may have routed the SPI to the new vCPU, and this CPU to none
-        // afterwards. The second transition acquired the first: the lookup below sees the new
-        // topology.
+        // Another CPU may have routed the SPI to a new vCPU, or away from a removed one, and this
+        // CPU by the old topology afterwards. The second transition acquired the first: the lookup
+        // below sees the new topology.
         let now = vm.find_vcpu(pin, affinity);
         if now == target {
             return;
@@ -92,7 +44,7 @@ pub(crate) fn write_router<H: Host>(
 }
 
 /// Routes an SPI, and informs the embedder of a change of the target.
-fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
+pub(crate) fn route<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, target: Option<VcpuId>) {
     let changed = retarget(vm, pin, irq, target);
     report::route(vm, irq, changed);
 }
@@ -104,7 +56,34 @@ pub(crate) fn retarget<H: Host>(
     irq: &Irq,
     target: Option<VcpuId>,
 ) -> Changed {
-    let changed = irq.update(|state| state.with_target(target));
+    retarget_by(vm, pin, irq, |state| state.with_target(target))
+}
+
+/// Routes the interrupt to no vCPU, if the interrupt is routed to `vcpu`.
+pub(crate) fn retarget_from<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    vcpu: VcpuId,
+) -> Changed {
+    retarget_by(vm, pin, irq, |state| {
+        if state.target() == Some(vcpu) {
+            state.with_target(None)
+        } else {
+            state
+        }
+    })
+}
+
+/// Changes the target of the interrupt, and does the follow-up.
+#[inline]
+fn retarget_by<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    change: impl Fn(State) -> State,
+) -> Changed {
+    let changed = irq.update(change);
     if changed.follow_up != FollowUp::Nothing {
         if changed.new.hw() {
             // The level may have waited for long, and reaches another vCPU at once.

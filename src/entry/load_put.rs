@@ -20,12 +20,15 @@ use crate::vm::{Vm, rwp};
 #[cold]
 pub(super) fn load<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> Result<(), EntryError> {
     cpu.release()?;
-    let mut shadow = vcpu
-        .load(cpu.local())
-        .map_err(|found| match found.is_torn_down() {
-            true => EntryError::TornDown,
-            false => EntryError::OnAnotherCpu(vcpu.id),
-        })?;
+    let mut shadow = vcpu.load(cpu.local()).map_err(|found| {
+        if found.is_torn_down() {
+            EntryError::TornDown
+        } else if found.is_absent() {
+            EntryError::UnknownVcpu(vcpu.id)
+        } else {
+            EntryError::OnAnotherCpu(vcpu.id)
+        }
+    })?;
 
     // SeqCst: pairs with the fence in `group_enables`: a write that does not find this vCPU present
     // has its enables seen by the entry, whichever CPU added the vCPU.

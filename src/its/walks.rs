@@ -27,17 +27,20 @@ impl<'a, H: Host> Execution<'a, H> {
             return true;
         };
 
-        let done = self.advance_work(&mut in_progress.work, budget);
-        if done {
-            match in_progress.command {
-                Some(number) => self.finish_command(number, Ok(())),
-                None => self.its.set_control(DROPPING, false),
-            }
-        } else {
+        if !self.advance_work(&mut in_progress.work, budget) {
             self.engine.in_progress = Some(in_progress);
+            return false;
         }
 
-        done
+        match in_progress.command {
+            Some(number) => self.finish_command(number, Ok(())),
+            None => self.its.set_control(DROPPING, false),
+        }
+
+        if in_progress.vcpu_removed {
+            self.engine.vcpu_removed();
+        }
+        !in_progress.vcpu_removed
     }
 
     /// Begins to remove the mappings made through a table that the guest has taken away.
@@ -85,6 +88,16 @@ impl<'a, H: Host> Execution<'a, H> {
                     self.retarget_event(device, event, irq, target.flatten());
                 }
             }),
+            // A collection that is mapped has its vCPU, and LPIs that `MOVALL` has moved to a vCPU
+            // that the VM has stay there.
+            Task::Departed => self.visit_events(cursors, budget, |device, event, irq| {
+                let mapped = self.engine.collections.get(usize::from(irq.icid()));
+                let (now, mapped) = (irq.state().target(), mapped.copied().flatten());
+                let departed = now.is_some_and(|now| vm.vcpu(now).is_none());
+                if now != mapped && (departed || mapped.is_none()) {
+                    self.retarget_event(device, event, irq, mapped);
+                }
+            }),
             Task::Invalidate(icid) => self.visit_events(cursors, budget, |_, _, irq| {
                 if irq.icid() == icid.0 {
                     lpi_tables::reload_config(vm, pin, irq);
@@ -92,6 +105,7 @@ impl<'a, H: Host> Execution<'a, H> {
             }),
             // `MOVALL` moves the pending LPIs of a redistributor, whichever ITS has mapped the
             // LPIs. The collections' targets do not change.
+            Task::MoveAll { to, .. } if vm.vcpu(to).is_none() => true,
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
                 lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {

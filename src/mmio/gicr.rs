@@ -14,7 +14,7 @@
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::intid::IntId;
+use crate::intid::{IntId, VcpuId};
 use crate::mmio::bank;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Mutant, mutant};
@@ -73,9 +73,12 @@ const PENDBASER_PTZ: u64 = 1 << 62;
 
 /// Returns `GICR_TYPER` of `owner` (12.11). Cases `ident.redistributors`, `ident.mpidr`,
 /// `ident.typer_lpis_agree`, `ident.gicr_typer_is_read_only`, `keep.gicr_typer_halves`.
-fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> u64 {
-    let affinity = vm.affinity(pin, owner.id).map_or(0, |a| a.packed());
-    let index = owner.id.index();
+// Inlined: saves 10 of the 265 instructions of mmio/GICR_TYPER_read.
+#[inline(always)]
+fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: VcpuId) -> u64 {
+    let affinity = vm.topology.load(pin.guard()).affinity(owner);
+    let affinity = affinity.map_or(0, |affinity| affinity.packed());
+    let index = owner.index();
     let next = index.saturating_add(1);
 
     // Last: the vCPU ends a region of redistributors, or is the VM's last vCPU.
@@ -111,7 +114,7 @@ pub(crate) fn gicr_read<H: Host>(
     Some(match (at, width) {
         (CTLR, Width::Word) => u64::from(gicr_ctlr(vm, access.pin, owner)),
         (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
-        (TYPER | TYPER_HIGH, _) => read_half(gicr_typer(vm, access.pin, owner), at, width),
+        (TYPER | TYPER_HIGH, _) => read_half(gicr_typer(vm, access.pin, owner.id), at, width),
         (WAKER, Width::Word) => {
             // ChildrenAsleep is the bit above ProcessorSleep.
             // Relaxed: the register is only compared with what the guest has written.
@@ -139,6 +142,31 @@ pub(crate) fn gicr_read<H: Host>(
         (0xffd0..=0xfffc, Width::Word) => u64::from(identification(at)),
         _ => 0,
     })
+}
+
+/// Reads the register at the offset `at` of the redistributor of a vCPU that the VM does not have.
+///
+/// If the vCPU has been removed, the redistributor identifies itself: a guest that looks for a
+/// redistributor by `GICR_TYPER` passes it by, up to the last one. All else, and the redistributor
+/// of a vCPU not added yet, reads as zero. Writes are ignored.
+#[cold]
+pub(crate) fn absent_read<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    owner: VcpuId,
+    at: u64,
+    width: Width,
+) -> u64 {
+    if owner.index() >= vm.vcpu_count() {
+        return 0;
+    }
+
+    match (at, width) {
+        (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
+        (TYPER | TYPER_HIGH, _) => read_half(gicr_typer(vm, pin, owner), at, width),
+        (0xffd0..=0xfffc, Width::Word) => u64::from(identification(at)),
+        _ => 0,
+    }
 }
 
 /// Returns `GICR_CTLR` (12.11). Each poll of RWP reads or writes a further slice of the pending

@@ -204,8 +204,7 @@ fn read<H: Host>(
         Frame::Distributor(offset) => gicd::gicd_read(vm, &access, offset, width),
         Frame::Redistributor(owner, offset) => match vm.vcpu(owner) {
             Some(owner) => gicr::gicr_read(vm, &access, owner, offset, width),
-            // The vCPU has not been added: the frame reads as zero and ignores writes.
-            None => Some(0),
+            None => Some(gicr::absent_read(vm, pin, owner, offset, width)),
         },
         Frame::Its(its, offset) => Some(gits::gits_read(vm, pin, its, offset, width)),
     };

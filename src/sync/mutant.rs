@@ -154,6 +154,8 @@ mutants! {
 
     /// A vCPU that RWP waits for is counted only after its flag is set.
     FlagBeforeCount: "rwp", "two_writers_and_two_vcpus", "";
+    /// A write that waits for a vCPU does not have the vCPU looked at again.
+    WaitingOverlooked: "rwp", "two_writers_of_one_interrupt", "";
     /// A write that RWP covers is not counted as in progress.
     WriteNotCounted: "rwp", "two_writers_of_one_interrupt", "";
     /// A read of `GICD_CTLR` takes RWP first, and then the enables.
@@ -161,6 +163,10 @@ mutants! {
 
     /// An SGI is not sent to a vCPU on which the SGI appears pending.
     SgiSkipped: "sgi", "broadcast_against_acknowledgement", "";
+    /// The sender of a broadcast is left out, though an earlier one has still to reach it.
+    SenderOwedNothing: "sgi", "broadcast_against_broadcast", "";
+    /// A broadcast that joins another one goes no further than that one.
+    JoinedHalfway: "sgi", "broadcast_against_broadcast", "";
 
     /// `ICPENDR` does not cancel the pending state in a list register.
     ClearMissesListRegister: "clear_pending", "icpendr_against_put", "";
@@ -172,6 +178,20 @@ mutants! {
         "a vCPU destroyed with interrupts on it";
     /// Teardown leaves the interrupts on the ap_lists.
     ListsForgotten: "teardown", "the_last_one_takes_it_apart", "";
+    /// A removal claims the vCPU by a load and a store instead of a compare-and-swap.
+    RemovedByStore: "hotplug", "removal_against_power_on", "";
+    /// A removal leaves the routes of SPIs alone.
+    RemovedKeepsRoutes: "hotplug", "removal_against_an_spi", "";
+    /// A removal leaves the target of SGIs and PPIs alone.
+    RemovedKeepsPrivates: "hotplug", "removal_against_an_sgi", "";
+    /// A removal leaves the LPIs of the vCPU where they are.
+    RemovedKeepsLpis: "hotplug", "removal_against_an_msi", "";
+    /// A removal leaves the collections of the vCPU mapped.
+    RemovedKeepsCollections: "hotplug", "removal_against_a_command", "";
+    /// The pending table of a vCPU that has been removed is passed over while slices are left.
+    RemovedScanSkipped: "hotplug", "removal_against_a_pending_table", "";
+    /// A vCPU that is added again keeps the changes made since its removal.
+    AddedWithOldState: "hotplug", "removal_against_an_sgi", "";
     /// Teardown claims a vCPU by a load and a store instead of a compare-and-swap.
     TornDownByStore: "teardown", "teardown_against_entry", "a VM destroyed with a vCPU loaded";
 

@@ -13,9 +13,10 @@ use crate::vm::irq::Irq;
 
 /// Looking at the VM: nothing changes.
 impl<H: Host> Vgic<H> {
-    /// Returns the vCPUs, added ones included.
-    pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + use<H> {
-        (0..self.vcpu_count()).filter_map(VcpuId::new)
+    /// Returns the vCPUs, added ones included, and without those that have been removed.
+    pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> {
+        let added = self.vm.added_vcpus().iter();
+        added.filter(|vcpu| vcpu.is_present()).map(|vcpu| vcpu.id)
     }
 
     /// Returns true if the vCPU is powered on; false too if the VM does not have the vCPU.

@@ -13,6 +13,8 @@ pub(crate) const DEFERRED_GROUPS: u32 = 1 << 16;
 pub(crate) const DEFERRED_PENDING_TABLE: u32 = 1 << 17;
 /// LPI configurations have to be read again.
 pub(crate) const DEFERRED_CONFIG_RELOAD: u32 = 1 << 18;
+/// SGIs to all other vCPUs have vCPUs left to reach.
+pub(crate) const DEFERRED_BROADCASTS: u32 = 1 << 20;
 /// LPIs have to be freed.
 pub const DEFERRED_FREE: u32 = 1 << 19;
 

@@ -12,15 +12,15 @@
 )]
 
 use alloc::boxed::Box;
-use core::array;
 
 use crate::fixed::FixedSlice;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Slices};
 use crate::vm::ap_list::{Class, Classes};
+use crate::vm::broadcasts::Broadcasts;
 use crate::vm::irq::{Irq, LEVEL};
-use crate::vm::rwp::{Awaited, Control};
+use crate::vm::rwp::{Awaited, Control, Looks};
 
 /// State of the distributor, and of the redistributor registers common to the VM.
 pub(crate) struct Distributor {
@@ -30,6 +30,9 @@ pub(crate) struct Distributor {
     pub(crate) notifications: Slices,
     /// Number of vCPUs that `GICD_CTLR.RWP` may wait for: [`rwp`](super::rwp).
     pub(crate) rwp_vcpus: Awaited,
+    /// vCPUs to look at before `GICD_CTLR.RWP` reads 0.
+    pub(crate) rwp_looks: Looks,
+    pub(crate) broadcasts: Broadcasts,
     /// The SPIs, from INTID 32 on.
     spis: FixedSlice<Irq>,
     /// `GICD_IROUTER<n>` as written, by SPI.
@@ -39,12 +42,13 @@ pub(crate) struct Distributor {
     /// LPIs with a configuration to read again (`GICR_INVALLR`).
     pub(crate) config_reload: Slices,
     /// vCPUs with a pending table that may have slices to claim, a bit each.
-    pub(crate) scanning: [AtomicU64; VcpuId::MAX_COUNT / 64],
+    pub(crate) scanning: Box<[AtomicU64]>,
 }
 
 impl Distributor {
-    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, of affinity `first`.
-    pub(crate) fn new(spis: u32, first: Option<Affinity>) -> Self {
+    /// Makes a distributor after reset, with `spis` SPIs routed to vCPU 0, of affinity `first`, and
+    /// with room for `vcpus` vCPUs.
+    pub(crate) fn new(spis: u32, vcpus: usize, first: Option<Affinity>) -> Self {
         let intids =
             || (IntId::FIRST_SPI..IntId::FIRST_SPI.saturating_add(spis)).filter_map(IntId::spi);
         // The reset value of GICD_IROUTER<n> is UNKNOWN.
@@ -54,13 +58,15 @@ impl Distributor {
             control: Control::default(),
             notifications: Slices::new(),
             rwp_vcpus: Awaited::default(),
+            rwp_looks: Looks::default(),
+            broadcasts: Broadcasts::new(),
             spis: intids()
                 .map(|intid| Irq::new(intid, LEVEL, VcpuId::new(0)))
                 .collect(),
             routers: intids().map(|_| AtomicU64::new(router)).collect(),
             propbaser: AtomicU64::new(0),
             config_reload: Slices::new(),
-            scanning: array::from_fn(|_| AtomicU64::new(0)),
+            scanning: (0..vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 

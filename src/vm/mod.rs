@@ -10,12 +10,14 @@
 //! | [`staging`] | an interrupt on the way straight into a free list register |
 //! | [`rwp`] | register writes waiting for a vCPU to fold its list registers |
 //! | [`deferred`] | the kinds of work left to [`Vgic::advance`](crate::Vgic::advance) |
+//! | [`broadcasts`] | SGIs to all other vCPUs that have vCPUs left to reach |
 //! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
 //! | [`topology`] | the affinities of the vCPUs |
 //! | [`its`] | ITSes: devices, events, collections, command queues |
 //! | [`free_list`] | LPIs waiting to be freed |
 
 pub(crate) mod ap_list;
+pub(crate) mod broadcasts;
 pub(crate) mod deferred;
 pub(crate) mod distributor;
 pub(crate) mod free_list;
@@ -57,12 +59,13 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) host: H,
     pub(crate) config: Config,
     pub(crate) distributor: Distributor,
-    /// Room for `max_vcpus`, with `present` added.
+    /// Room for `max_vcpus`.
     pub(crate) vcpus: FixedSlice<Vcpu>,
-    pub(crate) present: AtomicU16,
+    /// Number of the first of `vcpus` that have been added so far. Some may have been removed.
+    pub(crate) added: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
-    /// Held while a vCPU is added, an interrupt connected or disconnected, or the VM claimed for
-    /// its teardown or a reset.
+    /// Held while a vCPU is added or removed, an interrupt connected or disconnected, or the VM
+    /// claimed for its teardown or a reset.
     pub(crate) growth: SpinLock<(), { Rank::Topology as u8 }>,
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
@@ -83,18 +86,25 @@ impl<H: Host> Vm<H> {
 
         let vcpus: FixedSlice<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
-            .map(|id| Vcpu::new(id, id.index() == 0))
+            .map(Vcpu::new)
             .collect();
         for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
-            vcpu.set_affinity(*affinity);
+            vcpu.add(*affinity);
+        }
+        if let Some(first) = vcpus.first() {
+            first.residency.set_power(true);
         }
 
         Ok(Self {
             domain,
             host,
-            distributor: Distributor::new(config.spis, config.vcpus.first().copied()),
+            distributor: Distributor::new(
+                config.spis,
+                config.max_vcpus,
+                config.vcpus.first().copied(),
+            ),
             vcpus,
-            present: AtomicU16::new(config.vcpus.len() as u16),
+            added: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
             growth: SpinLock::new(()),
             lpis: Radix::new(config.lpis.next_power_of_two().trailing_zeros()),
@@ -120,27 +130,26 @@ impl<H: Host> Vm<H> {
         pin.is_of(&self.domain)
     }
 
-    /// Returns how many vCPUs have been added.
+    /// Returns how many vCPUs have been added so far, those included that have been removed.
     pub(crate) fn vcpu_count(&self) -> usize {
         // Acquire: pairs with the Release in `add_vcpu`.
-        usize::from(self.present.load(Acquire))
+        usize::from(self.added.load(Acquire))
     }
 
-    /// Returns the vCPU `id`, or `None` unless the vCPU has been added.
+    /// Returns the vCPU `id`, or `None` unless the VM has the vCPU.
     #[inline]
     pub(crate) fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
-        self.vcpus
-            .get(id.index())
-            .filter(|_| id.index() < self.vcpu_count())
+        self.vcpus.get(id.index()).filter(|vcpu| vcpu.is_present())
     }
 
-    /// Returns the vCPUs added so far.
-    pub(crate) fn present_vcpus(&self) -> &[Vcpu] {
+    /// Returns the vCPUs added so far, those included that have been removed.
+    pub(crate) fn added_vcpus(&self) -> &[Vcpu] {
         &self.vcpus[..self.vcpu_count()]
     }
 
     /// Returns the affinity of a vCPU.
     pub(crate) fn affinity(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Option<Affinity> {
+        self.vcpu(vcpu)?;
         self.topology.load(pin.guard()).affinity(vcpu)
     }
 

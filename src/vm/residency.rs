@@ -11,6 +11,7 @@
 //! | 6     | RECALL       | a list register has to be folded, and the guest left |
 //! | 7     | RELEASE      | the vCPU's CPU has to release a physical PPI |
 //! | 8     | RERAISED     | an edge has come of an interrupt in a list register |
+//! | 9     | ABSENT       | not a vCPU of the VM: not added yet, or removed |
 //! | 31:16 | cpu          | physical CPU that has the vCPU, or none |
 //! | 63:32 | registration | number of that CPU's registration; 0 for none |
 //!
@@ -51,6 +52,8 @@ pub const RELEASE: u64 = 1 << 7;
 /// An edge has come of an interrupt in a list register. If the guest has ended the first edge, the
 /// exit restages the interrupt; else the list registers must be folded.
 pub const RERAISED: u64 = 1 << 8;
+/// The VM does not have the vCPU, which is off and on no CPU: not added yet, or removed.
+const ABSENT: u64 = 1 << 9;
 /// Every kind of work.
 pub const WORK: u64 = NEW | RECALL | RECALL_LATER | RERAISED | RELEASE;
 /// The owner's seat.
@@ -82,6 +85,11 @@ impl Residency {
     /// Makes the word of a vCPU on no CPU, powered on or off.
     pub fn new(on: bool) -> Self {
         Self(AtomicU64::new(NO_CPU | if on { ON } else { 0 }))
+    }
+
+    /// Makes the word of a vCPU that has not been added yet.
+    pub fn absent() -> Self {
+        Self(AtomicU64::new(NO_CPU | ABSENT))
     }
 
     /// Returns a copy of the word.
@@ -125,21 +133,21 @@ impl Residency {
         }
     }
 
-    /// Makes `cpu` the owner. Returns the word if another CPU is.
+    /// Makes `cpu` the owner. Returns the word if another CPU is, or if the vCPU is absent.
     pub fn load(&self, cpu: Seat) -> Result<(), ResidencyBits> {
         // Acquire: pairs with the AcqRel in `put`, and with the Release in `reset`: the state saved
         // by the former owner, or reset, is visible. Publishes nothing of the library's: the owner
         // has not changed any. Relaxed on failure: the word alone tells the caller why.
         self.0
             .fetch_update(Acquire, Relaxed, |word| {
-                (word & OWNER == NO_CPU).then_some(word & !OWNER | cpu.0)
+                (word & (OWNER | ABSENT) == NO_CPU).then_some(word & !OWNER | cpu.0)
             })
             .map(|_| ())
             .map_err(ResidencyBits)
     }
 
     /// Claims a vCPU, on no CPU, for the teardown of its VM. Returns the word if the vCPU is on a
-    /// CPU or has been claimed before.
+    /// CPU, has been claimed before, or is absent.
     pub fn tear_down(&self) -> Result<(), ResidencyBits> {
         if mutant(Mutant::TornDownByStore) {
             let found = self.get();
@@ -156,7 +164,7 @@ impl Residency {
         // alone tells the caller why.
         self.0
             .fetch_update(Acquire, Relaxed, |word| {
-                (word & OWNER == NO_CPU).then_some(word & !OWNER | TORN_DOWN)
+                (word & (OWNER | ABSENT) == NO_CPU).then_some(word & !OWNER | TORN_DOWN)
             })
             .map(|_| ())
             .map_err(ResidencyBits)
@@ -166,6 +174,37 @@ impl Residency {
     pub fn reset(&self, on: bool) {
         // Release: pairs with the Acquire in `load`: the state after the reset is visible.
         self.0.store(NO_CPU | if on { ON } else { 0 }, Release);
+    }
+
+    /// Makes a vCPU, powered off and on no CPU, absent: no CPU loads it or powers it on any more.
+    /// Returns the word if the vCPU is on or on a CPU.
+    pub fn remove(&self) -> Result<(), ResidencyBits> {
+        if mutant(Mutant::RemovedByStore) {
+            let found = self.get();
+            if found.0 & (ON | OWNER) != NO_CPU {
+                return Err(found);
+            }
+            // Release: part of the fault.
+            self.0.store(found.0 | ABSENT, Release);
+            return Ok(());
+        }
+
+        // Acquire: pairs with the AcqRel in `put`: the states folded by the former owner are
+        // visible. Publishes nothing: the removal comes afterwards. Relaxed on failure: the word
+        // alone tells the caller why.
+        self.0
+            .fetch_update(Acquire, Relaxed, |word| {
+                (word & (ON | OWNER) == NO_CPU).then_some(word | ABSENT)
+            })
+            .map(|_| ())
+            .map_err(ResidencyBits)
+    }
+
+    /// Ends the absence of a vCPU, powered off. Work given meanwhile stays.
+    pub fn add(&self) {
+        // Release: pairs with the Acquire in `load` and `set_power`: the CPU that loads the vCPU
+        // sees its state after the removal.
+        self.0.fetch_and(!ABSENT, Release);
     }
 
     /// Gives up the ownership; the work bits stay. Owner only.
@@ -237,13 +276,20 @@ impl Residency {
         false
     }
 
-    /// Powers the vCPU on or off. Returns false if nothing changed. Powering off is for the owner
-    /// only.
+    /// Powers the vCPU on or off. Returns false if nothing changed, as for a vCPU that is absent.
+    /// Powering off is for the owner only.
     pub fn set_power(&self, on: bool) -> bool {
         let old = if on {
             // AcqRel: pairs with the Acquire in `get` and `load`: the CPU that enters the vCPU sees
-            // what this CPU has written. Pairs with the Release below.
-            self.0.fetch_or(ON, AcqRel)
+            // what this CPU has written. Pairs with the Release below. Relaxed on failure: the word
+            // tells that the vCPU is absent.
+            let powered = self.0.fetch_update(AcqRel, Relaxed, |word| {
+                (word & ABSENT == 0).then_some(word | ON)
+            });
+            match powered {
+                Ok(old) => old,
+                Err(_) => return false,
+            }
         } else {
             // Release: pairs with the AcqRel above and the Acquire in `get`: a CPU that finds the
             // vCPU off sees what the vCPU's last CPU has written.
@@ -322,6 +368,11 @@ impl ResidencyBits {
     /// Returns true if the vCPU's VM is being taken apart, or has been.
     pub fn is_torn_down(self) -> bool {
         self.0 & OWNER == TORN_DOWN
+    }
+
+    /// Returns true if the VM does not have the vCPU.
+    pub fn is_absent(self) -> bool {
+        self.0 & ABSENT != 0
     }
 
     /// Returns true if work of the given kinds is left.

@@ -10,7 +10,7 @@ use crate::epoch::{CpuLocal, CpuPin};
 use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::lr;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU16, AtomicU64, Mutant, Rank, SpinLock, Watched, mutant};
 use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
@@ -18,6 +18,9 @@ use crate::vm::irq::{Irq, LEVEL};
 use crate::vm::redistributor::Redistributor;
 use crate::vm::residency::{Residency, ResidencyBits, Whereabouts};
 use crate::vm::rwp::Waiting;
+
+/// In place of the value for an SGI to a vCPU that the VM does not have.
+const NOBODY: u64 = u64::MAX;
 
 /// A vCPU's shadow, accessible to the CPU that has the vCPU.
 struct OwnedShadow {
@@ -41,8 +44,8 @@ pub(crate) struct Vcpu {
     pub(crate) residency: Residency,
     /// Registers with RWP waiting for this vCPU: [`rwp`](super::rwp).
     pub(crate) rwp: Waiting,
-    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones until
-    /// the vCPU is added.
+    /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while
+    /// the VM does not have the vCPU.
     sgi_to_itself: AtomicU64,
     /// Guest-physical address of the register read that this vCPU tries again, after the recall of
     /// another vCPU; all ones for none.
@@ -58,13 +61,13 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes a vCPU after reset, powered on or off.
-    pub(crate) fn new(id: VcpuId, on: bool) -> Self {
+    /// Makes a vCPU after reset, which the VM does not have yet.
+    pub(crate) fn new(id: VcpuId) -> Self {
         Self {
             id,
-            residency: Residency::new(on),
+            residency: Residency::absent(),
             rwp: Waiting::default(),
-            sgi_to_itself: AtomicU64::new(u64::MAX),
+            sgi_to_itself: AtomicU64::new(NOBODY),
             retry_gpa: AtomicU64::new(u64::MAX),
             retries: AtomicU16::new(0),
             ap_list: SpinLock::new(ApList::new(id)),
@@ -82,18 +85,34 @@ impl Vcpu {
         }
     }
 
-    /// Sets the affinity of a vCPU about to be added.
-    pub(crate) fn set_affinity(&self, affinity: Affinity) {
+    /// Adds the vCPU, in the state after reset, to the VM. Under the lock `Vm::growth`.
+    pub(crate) fn add(&self, affinity: Affinity) {
+        self.residency.add();
         let target = affinity.sgi_group() | 1 << (affinity.aff0() & 0xf);
-        // Relaxed: written once, and published by the addition of the vCPU.
-        self.sgi_to_itself.store(target, Relaxed);
+        // Release: publishes the state of the vCPU; pairs with the Acquire in `sgi_to_itself`.
+        self.sgi_to_itself.store(target, Release);
     }
 
-    /// Returns the value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to the vCPU alone.
+    /// Takes the vCPU, which is absent by now, from the VM. Under the lock `Vm::growth`. CPUs that
+    /// have found the vCPU before may still use it.
+    pub(crate) fn remove(&self) {
+        // Relaxed: publishes nothing. The locks and fences of the removal decide who may still have
+        // found the vCPU.
+        self.sgi_to_itself.store(NOBODY, Relaxed);
+    }
+
+    /// Returns the value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to the vCPU alone; a
+    /// value that equals none of them while the VM does not have the vCPU.
     #[inline]
     pub(crate) fn sgi_to_itself(&self) -> u64 {
-        // Relaxed: written once by `set_affinity`, and published when the vCPU was added.
-        self.sgi_to_itself.load(Relaxed)
+        // Acquire: pairs with the Release in `add`.
+        self.sgi_to_itself.load(Acquire)
+    }
+
+    /// Returns true if the VM has the vCPU. The caller sees the vCPU as it was added.
+    #[inline]
+    pub(crate) fn is_present(&self) -> bool {
+        self.sgi_to_itself() != NOBODY
     }
 
     /// Returns the SGI or PPI `intid`.

@@ -92,6 +92,7 @@ impl Operation {
             Self::Away(_) => "Away",
             Self::PowerOff(_) => "PowerOff",
             Self::PowerOn(_) => "PowerOn",
+            Self::Replug(_) => "Replug",
             Self::Compare(_) => "Compare",
         }
     }
@@ -120,6 +121,7 @@ const OPERATIONS: &[&str] = &[
     "Away",
     "PowerOff",
     "PowerOn",
+    "Replug",
     "Compare",
 ];
 
@@ -165,6 +167,10 @@ const SITUATIONS: &[&str] = &[
     "a PE does not sleep, for its sleeping redistributor",
     "a PE is woken",
     "a PE sleeps with interrupts in list registers",
+    "a PE is removed",
+    "a PE is removed with an SPI pending for it",
+    "a PE is removed with an LPI pending for it",
+    "a PE is removed with an SGI or PPI pending or active",
     // Acknowledgement and end.
     "an SGI is acknowledged",
     "a PPI is acknowledged",

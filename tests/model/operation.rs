@@ -87,6 +87,8 @@ pub enum Operation {
     /// PSCI.
     PowerOff(usize),
     PowerOn(usize),
+    /// The removal of a PE, and its addition and set-up.
+    Replug(usize),
     /// A comparison of every register, as read by the given PE.
     Compare(usize),
 }

@@ -44,6 +44,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => pe().prop_map(Away),
         1 => pe().prop_map(PowerOff),
         4 => pe().prop_map(PowerOn),
+        1 => pe().prop_map(Replug),
         1 => pe().prop_map(Compare),
     ]
 }

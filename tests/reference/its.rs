@@ -84,6 +84,16 @@ impl Its {
         self.collections.get(&icid).copied()
     }
 
+    /// Unmaps the collections of a PE that is removed. LPIs on the PE go to their collections' PEs.
+    pub fn remove(&mut self, pe: usize, lpis: &mut Lpis) {
+        self.collections.retain(|_, at| *at != pe);
+        for (_, _, intid, icid) in self.events() {
+            if lpis.mapped[&intid].at == Some(pe) {
+                lpis.move_to(intid, self.collection(icid));
+            }
+        }
+    }
+
     /// Applies a device's write of `GITS_TRANSLATER`. Returns whether the LPI is pending
     /// afterwards.
     pub fn translate(&self, device: u64, event: u64, lpis: &mut Lpis) -> bool {

@@ -158,7 +158,22 @@ impl Gic {
     pub fn find(&self, affinity: u64) -> Option<usize> {
         self.redistributors
             .iter()
-            .position(|redistributor| redistributor.affinity == affinity)
+            .position(|redistributor| redistributor.affinity == affinity && !redistributor.absent)
+    }
+
+    /// Removes PE `pe`. The library's rule: an interrupt routed to the PE stays pending, and
+    /// collections mapped to the PE are unmapped.
+    pub fn remove(&mut self, pe: usize) {
+        self.redistributors[pe].replug(true);
+        self.interfaces[pe] = Interface::default();
+        for its in &mut self.itses {
+            its.remove(pe, &mut self.lpis);
+        }
+    }
+
+    /// Adds PE `pe`, which has been removed.
+    pub fn add(&mut self, pe: usize) {
+        self.redistributors[pe].replug(false);
     }
 
     /// Returns an SGI, PPI or SPI as seen by PE `pe`.

@@ -17,6 +17,8 @@ pub struct Redistributor {
     has_lpis: bool,
     /// `GICR_WAKER.ProcessorSleep`.
     pub sleeps: bool,
+    /// The PE has been removed. The redistributor identifies itself, and does nothing else.
+    pub absent: bool,
 }
 
 impl Redistributor {
@@ -31,7 +33,16 @@ impl Redistributor {
             table_is_zero: false,
             has_lpis,
             sleeps: true,
+            absent: false,
         }
+    }
+
+    /// Makes the redistributor as after reset, with the PE there or removed.
+    pub fn replug(&mut self, absent: bool) {
+        *self = Self {
+            absent,
+            ..Self::new(self.affinity, self.has_lpis)
+        };
     }
 
     fn typer(&self, number: usize, last: bool) -> u64 {
@@ -40,6 +51,9 @@ impl Redistributor {
     }
 
     pub fn read(&self, offset: u64, bytes: u64, number: usize, last: bool) -> u64 {
+        if self.absent && !matches!(offset, 0x8 | 0xc) {
+            return 0;
+        }
         if let Some(offset) = offset.checked_sub(0x1_0000) {
             return self.read_private(offset, bytes);
         }
@@ -64,6 +78,9 @@ impl Redistributor {
     }
 
     pub fn write(&mut self, offset: u64, bytes: u64, value: u64) {
+        if self.absent {
+            return;
+        }
         match (offset, bytes) {
             (0x0, 4) => self.lpis_enabled = self.has_lpis && value & 1 != 0,
             (0x14, 4) => self.sleeps = value & 2 != 0,

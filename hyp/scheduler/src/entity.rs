@@ -167,8 +167,8 @@ impl Entity {
         State(self.state.load(Ordering::Relaxed)).phase()
     }
 
-    /// Returns the CPU that the entity was put on, is queued on, or runs on. Other CPUs may change it
-    /// at any time.
+    /// Returns the CPU that the entity was put on, is queued on, or runs on. Other CPUs may change
+    /// it at any time.
     #[must_use]
     pub fn cpu(&self) -> usize {
         // Relaxed: a look, which orders nothing.

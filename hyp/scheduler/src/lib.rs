@@ -7,14 +7,15 @@
 //! The embedder has one [`Scheduler`] and, for each vCPU, an [`Entity`]. Every operation is called
 //! on some CPU, by [`Scheduler::on`]. A CPU does, for ever:
 //!
-//! 1. [`Here::pick`]. Without an entity: [`Here::begin_idle`], sleep, [`Here::end_idle`], and
-//!    again.
-//! 2. Loads the vCPU, sets its timer to [`Here::next_event`], and enters the guest.
-//! 3. After an exit, if [`Here::needs_resched`] or the time of the event has come: [`Here::tick`].
-//!    If that returns true, puts the vCPU, and [`Here::preempt`].
+//! 1. Picks an entity: [`Here::pick`]. If there is none: [`Here::begin_idle`], sleeps,
+//!    [`Here::end_idle`], and picks again.
+//! 2. Loads the vCPU, and sets its timer to [`Here::next_event`].
+//! 3. Before each entry into the guest, if [`Here::needs_resched`] or if the time of the event has
+//!    come: [`Here::tick`]. If that returns true, puts the vCPU, calls [`Here::preempt`], and
+//!    picks. If not, sets its timer to the next event, and enters.
 //! 4. If the vCPU has to wait: [`Entity::begin_wait`], and a look at its interrupts. If there are
-//!    none, either it is put and [`Here::block`] is called, or, as long as nothing else waits here,
-//!    the CPU sleeps with the vCPU loaded, between `begin_idle` and `end_idle`.
+//!    none, either it is put and [`Here::block`] is called; or the CPU sleeps with the vCPU loaded,
+//!    between `begin_idle` and `end_idle`, as long as nothing else waits here.
 //!
 //! Any CPU that has something for a vCPU publishes it and calls [`Here::wake`]. [`Here::wake`] and
 //! [`Here::preempt`] return the CPU that has to be kicked, if there is one. A kick orders what its

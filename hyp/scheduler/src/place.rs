@@ -1,7 +1,7 @@
 //! Wake-ups, and the choice of a CPU for an entity.
 
 use crate::cpu::Cpu;
-use crate::entity::Woken;
+use crate::entity::{State, Woken};
 use crate::queue::Queue;
 use crate::sync::{Mutant, mutant};
 use crate::{Entity, Here, Time};
@@ -23,42 +23,53 @@ pub(crate) struct Place {
 }
 
 impl Here<'_> {
-    /// Wakes an entity at time `now`, after its news was published. Returns the CPU to
-    /// kick, if there is one; never the calling CPU, which calls [`Here::needs_resched`] before it
+    /// Wakes an entity at time `now`, after its news was published. Returns the CPU to kick, if
+    /// there is one. It is never the calling CPU, which calls [`Here::needs_resched`] before it
     /// enters a guest.
     #[must_use]
     pub fn wake(&self, entity: &'static Entity, now: Time) -> Option<usize> {
         match entity.wake() {
             Woken::Nothing => None,
             Woken::Running(cpu) => {
-                // It has something to run, and is kicked.
+                // A CPU that sleeps with the vCPU loaded is no longer a place for others.
                 self.scheduler.cpus[cpu].claim_idle();
                 self.elsewhere(cpu)
             }
             Woken::Claimed(before) => {
                 self.cpu().counters.wake_ups.increment();
-                let last = before.cpu();
-                if before.is_timed() && !mutant(Mutant::DeadlineKept) {
-                    self.scheduler.cpus[last].locked(|queue| queue.remove_timer(entity));
-                }
-                self.place_woken(entity, last, now)
+                self.place_woken(entity, before, now)
             }
         }
     }
 
-    /// Queues an entity that the calling CPU has claimed, and that was put on CPU `last`. Returns
-    /// the CPU to kick.
-    fn place_woken(&self, entity: &'static Entity, last: usize, now: Time) -> Option<usize> {
-        let lag = self.lag_of_sleeper(entity, self.scheduler.cpus[last].floor());
+    /// Queues an entity that the calling CPU has claimed, in the state `before`. Returns the CPU to
+    /// kick.
+    fn place_woken(&self, entity: &'static Entity, before: State, now: Time) -> Option<usize> {
+        let last = before.cpu();
         let mut idle = self.claim(last);
         if entity.pin().is_none() {
             idle = idle.or_else(|| self.claim_near(last));
         }
-        self.enqueue(idle.unwrap_or(self.at(last)), entity, lag, now)
+
+        let place = idle.unwrap_or(self.at(last));
+        if place.cpu == last {
+            return self.enqueue(place, entity, now, |queue| {
+                queue.remove_timer(entity);
+                self.lag_of_sleeper(entity, queue.floor())
+            });
+        }
+
+        let old = &self.scheduler.cpus[last];
+        if before.is_timed() {
+            old.locked(|queue| queue.remove_timer(entity));
+        }
+        self.enqueue(place, entity, now, |_| {
+            self.lag_of_sleeper(entity, old.floor())
+        })
     }
 
     /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
-    /// on.
+    /// on, or how much it is owed at most.
     pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64) -> i64 {
         let lag = entity.vruntime.get().wrapping_sub(floor) as i64;
         let credit = i64::try_from(self.scheduler.parameters.credit).unwrap_or(i64::MAX);
@@ -102,20 +113,24 @@ impl Here<'_> {
         }
     }
 
-    /// Queues an entity, which belongs to the calling CPU. Returns the CPU to kick.
+    /// Queues an entity, which belongs to the calling CPU, and which is as far ahead of the queue's
+    /// virtual time as `lag` returns. Returns the CPU to kick.
     pub(crate) fn enqueue(
         &self,
         place: Place,
         entity: &'static Entity,
-        lag: i64,
         now: Time,
+        lag: impl FnOnce(&mut Queue) -> i64,
     ) -> Option<usize> {
         let cpu = &self.scheduler.cpus[place.cpu];
         let kick = cpu.locked(|queue| {
+            // The virtual time stands still while an entity runs alone, without a tick.
+            queue.account(now);
+            let lag = lag(queue);
             queue.insert(entity, lag, now);
             entity.queue(place.cpu);
             let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
-            claimed | self.notify(cpu, queue, now)
+            claimed | self.notify(cpu, queue)
         });
         if kick {
             self.elsewhere(place.cpu)
@@ -126,14 +141,14 @@ impl Here<'_> {
 
     /// Lets the CPU `cpu` know of an entity that was queued there under the lock, which the caller
     /// holds. Returns true if the CPU has to be kicked.
-    fn notify(&self, cpu: &Cpu, queue: &Queue, now: Time) -> bool {
+    fn notify(&self, cpu: &Cpu, queue: &Queue) -> bool {
         if cpu.claim_idle() {
             return !mutant(Mutant::IdleCpuNotKicked);
         }
         // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity
         // alone has no tick.
         let first = queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
-        let due = first || queue.is_owed(&self.scheduler.parameters, now);
+        let due = first || queue.is_owed(&self.scheduler.parameters);
         queue.is_busy() && due && cpu.request_resched()
     }
 

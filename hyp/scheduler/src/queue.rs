@@ -167,10 +167,11 @@ impl Queue {
         }
     }
 
-    /// Charges the entity that runs from `now` on.
+    /// Charges the entity that runs from `now` on, and begins its time slice anew.
     pub(crate) fn wake_up(&mut self, now: Time) {
         if let Some(running) = &mut self.running {
             running.charged = Some(now);
+            running.began = now;
         }
     }
 
@@ -188,13 +189,13 @@ impl Queue {
     }
 
     /// Returns true if the first entity that waits is owed more than the granularity against the
-    /// one that runs.
-    pub(crate) fn is_owed(&self, parameters: &Parameters, now: Time) -> bool {
+    /// one that runs, which has been charged.
+    pub(crate) fn is_owed(&self, parameters: &Parameters) -> bool {
         let (Some(running), Some(first)) = (&self.running, self.waiting.front().get()) else {
             return false;
         };
         let margin = first.vruntime.get().saturating_add(parameters.granularity);
-        margin < running.vruntime(now)
+        margin < running.entity.vruntime.get()
     }
 
     /// Returns the end of the time slice, if another entity waits.
@@ -205,10 +206,10 @@ impl Queue {
         Some(running.began + share.max(parameters.least_slice))
     }
 
-    /// Decides at `now` if the entity that runs makes room for one that waits. If not, a time slice
-    /// that has ended is followed by another.
+    /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
+    /// waits. If not, a time slice that has ended is followed by another.
     pub(crate) fn is_over(&mut self, parameters: &Parameters, now: Time) -> bool {
-        if self.is_owed(parameters, now) {
+        if self.is_owed(parameters) {
             return true;
         }
         if self.slice_end(parameters).is_none_or(|end| now < end) {
@@ -228,9 +229,9 @@ impl Queue {
         self.timers.insert(entity);
     }
 
-    /// Removes an entity from the timer queue, unless its deadline has removed it.
+    /// Removes an entity that was put on this CPU from the timer queue, if it is there.
     pub(crate) fn remove_timer(&mut self, entity: &Entity) {
-        if entity.timer_link.is_linked() {
+        if entity.timer_link.is_linked() && !mutant(Mutant::DeadlineKept) {
             let key = ByDeadline::NEW.get_key(entity);
             let removed = self.timers.find_mut(&key).remove();
             debug_assert!(removed.is_some(), "{} is in another queue", entity.id());

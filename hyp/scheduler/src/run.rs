@@ -107,6 +107,7 @@ impl Here<'_> {
         let claimed = matches!(entity.wake(), Woken::Claimed(_));
         if claimed || mutant(Mutant::ExpiryPassesWaker) {
             self.cpu().counters.wake_ups.increment();
+            queue.account(now);
             let lag = self.lag_of_sleeper(entity, queue.floor());
             queue.insert(entity, lag, now);
             entity.queue(self.index);
@@ -114,10 +115,12 @@ impl Here<'_> {
         true
     }
 
-    /// Puts the entity that runs back on a queue, at time `now`. If others wait here, it goes to an
-    /// idle CPU, or to one that has no more to do than is left here: vCPUs of CPUs that cannot be
-    /// shared evenly take turns in the larger share. The vCPU was put before. Returns the CPU to
+    /// Queues the entity that runs, at time `now`. The vCPU was put before. Returns the CPU to
     /// kick, if there is one.
+    ///
+    /// If others wait here, the entity goes to an idle CPU, or to one that has no more to do than
+    /// is left here. An equal load is allowed, so that three vCPUs of two CPUs take turns in having
+    /// one alone.
     ///
     /// # Panics
     /// If nothing runs here.
@@ -136,7 +139,7 @@ impl Here<'_> {
                 place = self.claim_near(self.index).or_else(|| self.lighter(left));
             }
         }
-        self.enqueue(place.unwrap_or(self.at(self.index)), entity, lag, now)
+        self.enqueue(place.unwrap_or(self.at(self.index)), entity, now, |_| lag)
     }
 
     /// Blocks the entity that runs, at time `now`, until a wake-up or the deadline. The vCPU was
@@ -200,8 +203,13 @@ impl Here<'_> {
     /// come. Returns true if entities wait here.
     pub fn end_idle(&self, now: Time) -> bool {
         self.cpu().end_idle();
-        self.cpu().locked(|queue| queue.wake_up(now));
-        self.expire(now);
+        let has_expired = self.cpu().locked(|queue| {
+            queue.wake_up(now);
+            self.expire_first(queue, now)
+        });
+        if has_expired {
+            self.expire(now);
+        }
         self.cpu().has_waiting()
     }
 }

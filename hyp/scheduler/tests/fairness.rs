@@ -81,6 +81,17 @@ fn naps_are_no_way_to_more_than_a_share() {
     assert!(machine.shares()[3] <= 265, "{:?}", machine.shares());
 }
 
+/// Gives a vCPU that comes late no more than its credit ahead of the others.
+#[test]
+fn credit_is_bounded() {
+    let mut machine = computing(&[NORMAL_WEIGHT]);
+    machine.run(1000 * MS);
+    machine.add(Entity::new(1, NORMAL_WEIGHT, 0), Program::Computes);
+    machine.run(40 * MS);
+    let used = machine.vcpus[1].used;
+    assert!((20 * MS..25 * MS).contains(&used), "{used}");
+}
+
 /// Bounds the longest wait by the turns of the others.
 #[test]
 fn every_vcpu_has_its_turn() {
@@ -119,7 +130,8 @@ fn uneven_loads_are_shared_in_turns() {
         }
         machine.run(10_000 * MS);
         for share in machine.shares() {
-            assert_share(share, 1000 * cpus as u64 / u64::from(vcpus));
+            let expected = 1000 * cpus as u64 / u64::from(vcpus);
+            assert!(share * 20 >= expected * 19, "{:?}", machine.shares());
         }
     }
 }

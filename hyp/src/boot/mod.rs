@@ -92,8 +92,8 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     start::run(machine, modules, home, guest_memory, cpus)
 }
 
-/// Returns the guests' kernels, in order of address. An initial RAM disk among the modules is of the
-/// kernel before it.
+/// Returns the guests' kernels, in order of address. An initial RAM disk among the modules is of
+/// the kernel before it.
 fn kernels(fdt: &Fdt<'_>) -> Vec<Kernel> {
     let kernels = tree::kernels(fdt).map(|(module, image)| Kernel {
         image,

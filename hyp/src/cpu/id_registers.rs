@@ -44,8 +44,8 @@ const MMFR2: Register = (7, 2);
 const MMFR3: Register = (7, 3);
 const MMFR4: Register = (7, 4);
 
-/// Rule for one field of four bits: the register, the field's lowest bit, and the largest value that
-/// a guest reads. Zero hides the feature.
+/// Rule for one field of four bits: the register, the field's lowest bit, and the largest value
+/// that a guest reads. Zero hides the feature.
 type Rule = (Register, u32, u64);
 
 /// Largest value of a field whose feature is hidden.
@@ -140,8 +140,8 @@ const VM: [Rule; 39] = [
     (MMFR1, 16, ABSENT),
 ];
 
-/// Registers that VMs read as zero, besides [`LATER`]: long vectors, and translation controls that are
-/// not switched.
+/// Registers that VMs read as zero, besides [`LATER`]: long vectors, and translation controls that
+/// are not switched.
 const VM_ZERO: [Register; 4] = [ZFR0, SMFR0, ISAR3, MMFR3];
 
 /// Returns the value that a guest reads from an identification register, if the syndrome of a

@@ -22,8 +22,8 @@ pub(crate) struct Answers {
 pub(crate) struct Question(u64);
 
 impl Answers {
-    /// Returns the questions so far. The calling CPU is the one asked. What the askers did before is
-    /// visible from now on.
+    /// Returns the questions so far. The calling CPU is the one asked. Everything that the askers
+    /// did before is visible from now on.
     pub(crate) fn question(&self) -> Question {
         // Acquire: pairs with the Release in `rendezvous`.
         Question(self.asked.load(Ordering::Acquire))

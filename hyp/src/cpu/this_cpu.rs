@@ -13,6 +13,7 @@ use super::percpu::PerCpu;
 use crate::gic::Gic;
 use crate::vcpu::Vcpu;
 use crate::vm::controller::Controller;
+use crate::vm::counts::Ledger;
 
 /// The calling CPU, pinned.
 pub(crate) type PinnedCpu<'c> = vgic::PinnedCpu<'c, Ich>;
@@ -37,6 +38,8 @@ pub(crate) struct ThisCpu {
     pub(crate) gic: &'static Gic,
     /// The hypervisor's timer.
     pub(crate) timer: HypTimer,
+    /// Counts of interrupts, on their way to the VMs.
+    pub(crate) ledger: Ledger,
     loaded: Cell<Option<Loaded>>,
 }
 
@@ -57,6 +60,7 @@ impl ThisCpu {
             here,
             gic,
             timer: HypTimer::default(),
+            ledger: Ledger::default(),
             loaded: Cell::new(None),
         });
     }

@@ -100,9 +100,8 @@ fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: 
     };
 
     let address = fault_address();
-    let value = abort.register().map_or(0, |register| frame.x[register]);
     let outcome = if abort.is_write() {
-        vgic.mmio_write(pin, address, abort.width(), value)
+        vgic.mmio_write(pin, address, abort.width(), written(frame, &abort))
     } else {
         vgic.mmio_read(pin, vcpu.id, address, abort.width())
     };
@@ -110,14 +109,13 @@ fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: 
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => complete(frame, &abort, value),
         MmioOutcome::Retry => {}
-        MmioOutcome::Unclaimed => match other_device(loaded, pin, &abort, address, value) {
-            Some(value) => complete(frame, &abort, value),
-            None => {
-                report_unmapped(if abort.is_write() { "write" } else { "read" }, loaded);
-                inject::external_abort(false);
-            }
-        },
+        MmioOutcome::Unclaimed => other_device(loaded, pin, frame, &abort, address),
     }
+}
+
+/// Returns the value that a store writes.
+fn written(frame: &Frame, abort: &DataAbort) -> u64 {
+    abort.register().map_or(0, |register| frame.x[register])
 }
 
 /// Completes an access that has read `value`.
@@ -128,37 +126,43 @@ fn complete(frame: &mut Frame, abort: &DataAbort, value: u64) {
     skip();
 }
 
-/// Emulates an access to a device other than the interrupt controller. Returns the value read, or
-/// `None` if there is no device.
+/// Emulates an access to a device other than the interrupt controller, or injects an external abort
+/// where there is none.
 #[cold]
+#[inline(never)]
 fn other_device(
     loaded: Loaded,
     pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
     abort: &DataAbort,
     address: u64,
-    value: u64,
-) -> Option<u64> {
+) {
     let vm = loaded.vcpu.vm;
-    let bytes = abort.width().bytes();
-    if let Some(devices) = vm
-        .devices
-        .as_ref()
-        .filter(|devices| devices.claims(address))
-    {
-        if !abort.is_write() {
-            return Some(devices.read(address, bytes));
-        }
-        devices.write(address, bytes, value);
-        return Some(0);
-    }
-
-    let console = (vm.console.as_ref()).filter(|console| console.claims(address))?;
+    let value = written(frame, abort);
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
-    if abort.is_write() {
-        console.write(address, value, set_line);
-        Some(0)
-    } else {
-        Some(console.read(address, set_line))
+    let devices = vm.devices.as_ref().filter(|it| it.claims(address));
+    let console = vm.console.as_ref().filter(|it| it.claims(address));
+    let bytes = abort.width().bytes();
+
+    let done = match (devices, console) {
+        (Some(devices), _) if abort.is_write() => {
+            devices.write(address, bytes, value);
+            Some(0)
+        }
+        (Some(devices), _) => Some(devices.read(address, bytes)),
+        (None, Some(console)) if abort.is_write() => {
+            console.write(address, value, set_line);
+            Some(0)
+        }
+        (None, Some(console)) => Some(console.read(address, set_line)),
+        (None, None) => None,
+    };
+    match done {
+        Some(value) => complete(frame, abort, value),
+        None => {
+            report_unmapped(if abort.is_write() { "write" } else { "read" }, loaded);
+            inject::external_abort(false);
+        }
     }
 }
 
@@ -224,6 +228,7 @@ fn system_register(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, trapp
 /// Emulates an access to a system register other than the interrupt controller's. Returns `None` if
 /// the guest does not have the register.
 #[cold]
+#[inline(never)]
 fn other_register(loaded: Loaded, frame: &mut Frame, trapped: SysRegTrap) -> Option<()> {
     let (register, iss) = (trapped.register(), trapped.0 as u32);
     if !trapped.is_read() {
@@ -262,8 +267,8 @@ fn report_unmapped(name: &str, loaded: Loaded) {
     );
 }
 
-/// Prints a mistake of the guest, and the exception that it gets. Nothing is printed for a VM with a
-/// part of the machine: it may make mistakes all day, and printing takes time of every VM.
+/// Prints a mistake of the guest, and the exception that it gets. Nothing is printed for a VM with
+/// a part of the machine: it may make mistakes all day, and printing takes time of every VM.
 #[cold]
 fn report_mistake(loaded: Loaded, mistake: fmt::Arguments<'_>, exception: &str) {
     if loaded.vcpu.vm.share == Share::Machine {

@@ -60,6 +60,9 @@ pub(crate) struct MsiSource {
 }
 
 impl MsiSource {
+    /// VM of a free LPI: there is none of this index.
+    pub(crate) const NO_VM: u16 = u16::MAX;
+
     /// Packed value of a free LPI.
     const NONE: u64 = u64::MAX;
 
@@ -70,16 +73,13 @@ impl MsiSource {
             | self.event as u64 & 0xffff
     }
 
-    const fn unpack(value: u64) -> Option<Self> {
-        if value == Self::NONE {
-            return None;
-        }
-        Some(Self {
+    const fn unpack(value: u64) -> Self {
+        Self {
             vm: (value >> 48) as u16,
             its: (value >> 40) as u8,
             device: (value >> 16) as u32 & 0xff_ffff,
             event: value as u32 & 0xffff,
-        })
+        }
     }
 }
 
@@ -128,12 +128,12 @@ impl Lpis {
         self.free.lock().push(lpi);
     }
 
-    /// Returns the event that `lpi` stands for, or `None` if the LPI has been released while
-    /// pending.
+    /// Returns the event that `lpi` stands for. If the LPI has been released while pending, the
+    /// event's VM is [`MsiSource::NO_VM`]. Returns `None` for an LPI out of range.
     #[inline]
     pub(crate) fn source(&self, lpi: u32) -> Option<MsiSource> {
         let slot = self.sources.get(lpi.checked_sub(FIRST)? as usize)?;
         // Acquire: pairs with the Release in `allocate`.
-        MsiSource::unpack(slot.load(Ordering::Acquire))
+        Some(MsiSource::unpack(slot.load(Ordering::Acquire)))
     }
 }

@@ -101,7 +101,7 @@ impl SmallBlocks {
         chunk: impl FnOnce() -> *mut u8,
     ) -> *mut u8 {
         let list = &mut self.lists[class.0];
-        let block = if list.free.is_null() {
+        if list.free.is_null() {
             if list.bytes < class.size() {
                 let Some(chunk) = NonNull::new(chunk()) else {
                     return ptr::null_mut();
@@ -118,8 +118,7 @@ impl SmallBlocks {
             // SAFETY: `free` has written the link, and nobody else has the block.
             list.free = unsafe { (*block).0 };
             block.cast()
-        };
-        block
+        }
     }
 
     /// Frees a block.

@@ -1,5 +1,5 @@
-//! The registers of a vCPU that is on no CPU: every register of EL1 and EL0 that a VM with a part of
-//! the machine may use, its timers among them, and its program counter and state.
+//! The registers of a vCPU that is on no CPU: every register of EL1 and EL0 that a VM with a part
+//! of the machine may use, its timers among them, and its program counter and state.
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
@@ -9,6 +9,7 @@ use aarch64_cpu::registers::{
     TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
 
+use super::interrupts::VIRTUAL_TIMER;
 use super::vector::VectorRegisters;
 use crate::exception::frame::Frame;
 
@@ -143,6 +144,16 @@ pub(crate) fn stop_timers() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
     barrier::isb(barrier::SY);
+}
+
+/// Returns true if the line of the timer of EL1 whose PPI is `intid` is high on the calling CPU.
+pub(crate) fn is_timer_high(intid: u32) -> bool {
+    const ENABLED_UNMASKED_FIRED: u64 = 0b101;
+    let control = match intid {
+        VIRTUAL_TIMER => CNTV_CTL_EL0.get(),
+        _ => CNTP_CTL_EL0.get(),
+    };
+    control & 0b111 == ENABLED_UNMASKED_FIRED
 }
 
 /// `CNTV_CTL_EL0.ENABLE`, `CNTP_CTL_EL0.ENABLE`: the timer is enabled.

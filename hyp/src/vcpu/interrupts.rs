@@ -3,22 +3,27 @@
 use aarch64_cpu::asm;
 use vgic::intid::{DeviceId, EventId, IntId, ItsId};
 
-use super::ExitReason;
+use super::{ExitReason, context};
 use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::{cpu_interface, lpi};
-use crate::{schedule, terminal, vm};
+use crate::vm::{self, Share};
+use crate::{schedule, terminal};
 
 /// The first PPI.
 const FIRST_PPI: u32 = 16;
 
 /// PPIs of the virtual and the physical timer of EL1, by Arm's Base System Architecture.
-pub(crate) const TIMERS: [u32; 2] = [27, 30];
+pub(crate) const TIMERS: [u32; 2] = [VIRTUAL_TIMER, 30];
+
+/// PPI of the virtual timer.
+pub(crate) const VIRTUAL_TIMER: u32 = 27;
 
 /// Acknowledges the interrupt that is pending on the calling CPU, if any, and makes it pending for
 /// its guest. The CPU, whose data is `cpu`, runs the vCPU `loaded`. A second pending interrupt
 /// causes another exit: a loop here would cost every exit a second acknowledge.
-#[inline]
+// Saves 12 of the 453 instructions of a timer's interrupt.
+#[inline(always)]
 pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>) {
     let Some(intid) = cpu_interface::acknowledge() else {
         return;
@@ -32,7 +37,7 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
             ExitReason::Kick
         }
         lpi::FIRST.. => {
-            inject_lpi(cpu, pin, intid);
+            inject_lpi(cpu, loaded, pin, intid);
             ExitReason::Lpi
         }
         _ if intid == cpu.gic.maintenance() => {
@@ -62,8 +67,8 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
     }
 }
 
-/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. Without such a VM,
-/// the only SPI that is enabled is the console's.
+/// Forwards a physical SPI to the VM with the whole machine, which has every SPI. Without such a
+/// VM, the only SPI that is enabled is the console's.
 fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
     match vm::of_machine() {
         Some(vm) => {
@@ -78,30 +83,47 @@ fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
     }
 }
 
-/// Forwards a physical PPI to the vCPU that the calling CPU runs. If there is none, the PPI stays
-/// active until a vCPU starts here ([`deactivate_ppis`](crate::vm::host::VmHost::deactivate_ppis)).
+/// Forwards a physical PPI to the vCPU that the calling CPU runs.
+///
+/// A timer's interrupt may come after its vCPU has gone, because the fall of a line takes its time
+/// to reach the GIC. It is nobody's then. Without a vCPU of the VM with the whole machine, its PPI
+/// stays active until the vCPU starts
+/// ([`deactivate_ppis`](crate::vm::host::VmHost::deactivate_ppis)).
 #[inline]
 fn forward_ppi(loaded: Option<Loaded>, pin: &PinnedCpu<'_>, intid: u32) {
-    if let (Some(loaded), Some(intid)) = (loaded, IntId::ppi(intid)) {
+    let is_late = match loaded {
+        Some(loaded) => loaded.vcpu.vm.share == Share::Part && !context::is_timer_high(intid),
+        None => vm::of_machine().is_none(),
+    };
+    if is_late {
+        cpu_interface::deactivate(intid);
+    } else if let (Some(loaded), Some(intid)) = (loaded, IntId::ppi(intid)) {
         let forwarded = loaded.vgic.forward_ppi(pin, loaded.vcpu.id, intid);
         debug_assert!(forwarded.is_ok(), "{intid:?}: {forwarded:?}");
     }
 }
 
 /// Injects the MSI whose physical LPI is `lpi` into the VM that has mapped it.
-fn inject_lpi(cpu: &ThisCpu, pin: &PinnedCpu<'_>, lpi: u32) {
+// Saves 15 of the 235 instructions of an MSI.
+#[inline(always)]
+fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u32) {
     let Some(source) = cpu.gic.lpis.source(lpi) else {
         return;
     };
-    if let Some(vgic) = vm::vgic_of(source.vm.into()) {
-        // An error means that the guest has unmapped the event since. The message is lost, as it
-        // would be without a hypervisor.
-        let _ = vgic.inject_msi(
-            pin,
-            ItsId(source.its),
-            DeviceId(source.device),
-            EventId(source.event),
-        );
+    let Some(vgic) = vm::vgic_of(source.vm.into()) else {
+        return;
+    };
+    cpu.ledger.open(pin, vgic.host().vm());
+    // An error means that the guest has unmapped the event since. The message is lost, as it would
+    // be without a hypervisor.
+    let _ = vgic.inject_msi(
+        pin,
+        ItsId(source.its),
+        DeviceId(source.device),
+        EventId(source.event),
+    );
+    if let Some(loaded) = loaded {
+        cpu.ledger.open(pin, loaded.vcpu.vm);
     }
 }
 

@@ -168,8 +168,8 @@ impl Console {
         });
     }
 
-    /// Calls `work`, and `set_line` if that changes the level of the interrupt line: under the lock,
-    /// so that the last change counts.
+    /// Calls `work`, and `set_line` if that changes the level of the interrupt line: under the
+    /// lock, so that the last change counts.
     fn change<R>(&self, set_line: impl FnOnce(bool), work: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock();
         let before = state.level();

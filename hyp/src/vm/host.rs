@@ -31,6 +31,10 @@ pub(crate) struct VmHost {
     vm: &'static Vm,
     vcpus: &'static [Vcpu],
     gic: &'static Gic,
+    /// SPIs of the machine that are the VM's.
+    spis: Range<u32>,
+    /// PPIs of each CPU that are its vCPU's, one bit each.
+    ppis: u32,
     /// Events mapped in the physical ITSes, by ITS, DeviceID and EventID.
     mirror: Mutex<BTreeMap<(u8, u32, u32), Mirrored>>,
     /// Lock of the configuration registers, each of which holds the fields of several SPIs.
@@ -47,50 +51,51 @@ struct Mirrored {
 impl VmHost {
     /// Returns the host of a VM's interrupt controller.
     pub(crate) fn new(vm: &'static Vm) -> Self {
+        let gic = gic::get();
+        let own = 1 << gic.maintenance() | 1 << hyp_timer::PPI;
+        let (spis, ppis) = match vm.share {
+            Share::Machine => (gic.distributor.spis(), u32::MAX << FIRST_PPI & !own),
+            Share::Part => (
+                0..0,
+                interrupts::TIMERS.map(|timer| 1 << timer).iter().sum(),
+            ),
+        };
         Self {
             vm,
             vcpus: vm.vcpus(),
-            gic: gic::get(),
+            gic,
+            spis,
+            ppis,
             mirror: Mutex::new(BTreeMap::new()),
             configuration: Mutex::new(()),
         }
     }
 
+    /// Returns the VM.
+    #[inline]
+    pub(crate) fn vm(&self) -> &'static Vm {
+        self.vm
+    }
+
     /// Returns the SPIs of the machine that are the VM's.
-    pub(crate) fn spis(&self) -> Range<u32> {
-        if self.has_machine() {
-            self.gic.distributor.spis()
-        } else {
-            0..0
-        }
+    pub(super) fn spis(&self) -> Range<u32> {
+        self.spis.clone()
     }
 
     /// Returns true if the VM has the physical SPI of this number. The guest has more SPIs.
     fn has_spi(&self, intid: IntId) -> bool {
-        self.spis().contains(&intid.raw())
-    }
-
-    /// Returns true if the VM has the whole machine.
-    fn has_machine(&self) -> bool {
-        self.vm.share == Share::Machine
+        self.spis.contains(&intid.raw())
     }
 
     /// Returns true if the VM's vCPUs have the physical PPI of this number.
-    pub(crate) fn has_ppi(&self, ppi: u32) -> bool {
-        match self.vm.share {
-            Share::Machine => {
-                ppi >= FIRST_PPI && ppi != self.gic.maintenance() && ppi != hyp_timer::PPI
-            }
-            Share::Part => interrupts::TIMERS.contains(&ppi),
-        }
+    pub(super) fn has_ppi(&self, ppi: u32) -> bool {
+        self.ppis >> ppi & 1 != 0
     }
 
-    /// Deactivates the guest's PPIs of CPU `cpu`: those that came while the vCPU was off, and that
-    /// nobody has been given.
+    /// Deactivates the PPIs of CPU number `cpu` that its vCPU has: those that came while the vCPU
+    /// was off, and that nobody has been given.
     pub(crate) fn deactivate_ppis(&self, cpu: usize) {
-        let ppis = (0..IntId::FIRST_SPI).filter(|ppi| self.has_ppi(*ppi));
-        let mask = ppis.fold(0, |mask, ppi| mask | 1 << ppi);
-        self.gic.redistributor(cpu).deactivate(mask);
+        self.gic.redistributor(cpu).deactivate(self.ppis);
     }
 
     /// Returns the physical ITS for a device of the VM.
@@ -146,7 +151,8 @@ impl Host for VmHost {
     fn enabled(&self, vcpu: Option<VcpuId>, intid: IntId, on: bool) {
         match vcpu {
             None if self.has_spi(intid) => self.gic.distributor.enable(intid.raw(), on),
-            Some(vcpu) if self.has_machine() && self.has_ppi(intid.raw()) => {
+            // vCPU n is on CPU n. The timers' interrupts of other VMs are always enabled.
+            Some(vcpu) if self.vm.share == Share::Machine && self.has_ppi(intid.raw()) => {
                 self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
             }
             _ => {}

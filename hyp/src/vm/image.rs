@@ -1,5 +1,5 @@
-//! What a guest starts from: its kernel, its initial RAM disk and its device tree, copied to where a
-//! boot loader would place them.
+//! The kernel, the initial RAM disk and the device tree of a guest, copied to where a boot loader
+//! would place them.
 #![expect(unsafe_code)]
 // UNSAFETY: writes memory that is unused, or a guest's while the guest does not run.
 
@@ -154,7 +154,8 @@ impl Load {
     /// given the guest-physical addresses of the initial RAM disk.
     ///
     /// # Safety
-    /// The modules are mapped, and nobody writes them any more. The RAM is mapped and the VM's alone.
+    /// The modules are mapped, and nobody writes them any more. The RAM is mapped and the VM's
+    /// alone.
     ///
     /// # Errors
     /// Why the VM cannot be started.

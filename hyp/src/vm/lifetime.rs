@@ -66,7 +66,7 @@ pub(crate) struct Lifetime {
     remains: Mutex<Remains>,
 }
 
-/// What the deaths of a VM have left, all together.
+/// Remains of a VM, of all its deaths together.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Remains {
     pub(crate) deaths: u64,

@@ -11,6 +11,7 @@
 
 pub(crate) mod console;
 pub(crate) mod controller;
+pub(crate) mod counts;
 pub(crate) mod devices;
 pub(crate) mod host;
 pub(crate) mod image;
@@ -34,11 +35,13 @@ use vgic::epoch::Domain;
 use crate::cpu::id_registers::Reader;
 use crate::cpu::percpu;
 use crate::cpu::registers::VMPIDR_EL2;
+use crate::gic::lpi::MsiSource;
 use crate::memory::stage2::Stage2;
 use crate::memory::tlb;
 use crate::vcpu::Vcpu;
 use console::Console;
 use controller::Controller;
+use counts::Counts;
 use devices::Devices;
 use image::Load;
 use lifetime::Lifetime;
@@ -67,6 +70,7 @@ pub(crate) struct Vm {
     /// True if the run ends without waiting for this VM.
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
+    pub(crate) counts: Counts,
     memory: GuestMemory,
     boot: Boot,
     /// Configuration of the interrupt controller.
@@ -78,8 +82,8 @@ pub(crate) struct Vm {
 
 /// Start of a VM.
 pub(crate) enum Boot {
-    /// The first vCPU starts at `entry` with `argument` in `x0`. What the boot loader has passed is
-    /// used up by the start, so that only a reset of the machine starts the VM again.
+    /// The first vCPU starts at `entry` with `argument` in `x0`. The start uses the boot loader's
+    /// modules up, so that only a reset of the machine starts the VM again.
     Once {
         /// Entry point.
         entry: u64,
@@ -109,11 +113,15 @@ pub(crate) struct Description {
 const MPIDR_RES1: u64 = 1 << 31;
 
 /// Most VMs.
-pub(crate) const MAX_VMS: usize = 64;
+pub(crate) const MAX_VMS: usize = SLOTS - 1;
+
+/// Slots of [`VGICS`], a power of two. The last one is of no VM, and always null.
+const SLOTS: usize = 64;
 
 /// Interrupt controller of each VM, or null while the VM is dead.
-static VGICS: [AtomicPtr<Controller>; MAX_VMS] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_VMS];
+static VGICS: [AtomicPtr<Controller>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
+
+const _: () = assert!(MsiSource::NO_VM as usize % SLOTS == MAX_VMS);
 
 static VMS: Once<Vec<&'static Vm>> = Once::new();
 
@@ -144,7 +152,7 @@ pub(crate) fn of_machine() -> Option<&'static Vm> {
 #[inline]
 pub(crate) fn vgic_of(vm: usize) -> Option<&'static Controller> {
     // Acquire: pairs with the Release in `set_vgic`.
-    let vgic = VGICS.get(vm)?.load(Ordering::Acquire);
+    let vgic = VGICS[vm % SLOTS].load(Ordering::Acquire);
     // SAFETY: the pointer is null or a controller's, which `lifetime` frees after every CPU has
     // answered a rendezvous since the pointer was cleared.
     unsafe { vgic.as_ref() }
@@ -174,6 +182,7 @@ impl Vm {
             devices,
             is_daemon,
             lifetime: Lifetime::default(),
+            counts: Counts::default(),
             memory,
             boot,
             config,

@@ -1,13 +1,13 @@
-//! Options of a VM, on the command line that the boot loader passes with its kernel: words that begin
-//! with `hyp.`. The guest's own command line is what is left.
+//! Options of a VM, on the command line that the boot loader passes with its kernel: words that
+//! begin with `hyp.`. The other words are the guest's own command line.
 //!
 //! | word | meaning | default |
 //! |---|---|---|
-//! | `hyp.name=NAME` | the VM's name on the console: letters, digits, `-`, `_` | `vm` and its index |
+//! | `hyp.name=NAME` | name on the console, of letters, digits, `-` and `_` | `vm` and the index |
 //! | `hyp.memory=MIB` | bytes of RAM, in MiB | 16 |
 //! | `hyp.vcpus=N` | number of vCPUs | as many as CPUs |
-//! | `hyp.events=N` | most events of all devices together that the VM's ITS maps, up to 65,536 | 4,096 |
-//! | `hyp.weight=N` | share of the CPUs' time, 1 to 10,000; a VM of 100 gets as much as another | 100 |
+//! | `hyp.events=N` | most events that the ITS maps, up to 65,536 | 4,096 |
+//! | `hyp.weight=N` | share of the CPUs' time, relative to other VMs', 1 to 10,000 | 100 |
 //! | `hyp.pci=BB:DD.F,..` | PCI functions of the machine | none |
 //! | `hyp.daemon` | the run ends without waiting for this VM | |
 

@@ -16,6 +16,9 @@ const VERSION: u64 = 0x1_0001;
 /// `MIGRATE_INFO_TYPE`: there is no trusted operating system to migrate.
 const NO_TRUSTED_OS: u64 = 2;
 
+/// `reset_type` of `SYSTEM_RESET2`: a warm reset. The others are the vendor's.
+const WARM_RESET: u32 = 0;
+
 /// `power_state` of `CPU_SUSPEND` in the original format (5.4.2.1), bit 16: the vCPU loses its
 /// state, and resumes at an entry point.
 pub(crate) const POWER_DOWN: u32 = 1 << 16;
@@ -44,6 +47,12 @@ pub(crate) fn handle_call(frame: &mut Frame, vcpu: &Vcpu) -> TrapOutcome {
         psci::PSCI_SYSTEM_SUSPEND_32 => return system_suspend(frame, vcpu, low(a), low(b)),
         psci::PSCI_SYSTEM_OFF => return shut_down(vcpu, "powers the machine off", End::Off),
         psci::PSCI_SYSTEM_RESET => return shut_down(vcpu, "resets the machine", End::Reset),
+        psci::PSCI_SYSTEM_RESET2_32 | psci::PSCI_SYSTEM_RESET2_64 if a as u32 == WARM_RESET => {
+            return shut_down(vcpu, "resets the machine", End::Reset);
+        }
+        psci::PSCI_SYSTEM_RESET2_32 | psci::PSCI_SYSTEM_RESET2_64 => {
+            status(error::INVALID_PARAMETERS)
+        }
         _ => status(error::NOT_SUPPORTED),
     };
     frame.x[0] = result;
@@ -77,7 +86,9 @@ fn features(function: u32) -> u64 {
         | psci::PSCI_SYSTEM_SUSPEND_64
         | psci::PSCI_SYSTEM_SUSPEND_32
         | psci::PSCI_SYSTEM_OFF
-        | psci::PSCI_SYSTEM_RESET => status(error::SUCCESS),
+        | psci::PSCI_SYSTEM_RESET
+        | psci::PSCI_SYSTEM_RESET2_32
+        | psci::PSCI_SYSTEM_RESET2_64 => status(error::SUCCESS),
         _ => status(error::NOT_SUPPORTED),
     }
 }

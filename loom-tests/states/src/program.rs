@@ -72,6 +72,8 @@ pub enum Pc {
     SetFlag(V),
     /// Counts off a vCPU whose flag was there before.
     CountBack(V),
+    /// Has every vCPU looked at once more, after the flag of this one was set.
+    Renew(V),
     /// Ends the write.
     EndWrite,
     /// Waits until an interrupt reads as disabled.
@@ -80,10 +82,14 @@ pub enum Pc {
     ReadControl,
     /// Reads the number of vCPUs that are counted.
     ReadCount,
-    /// Reads the word of a vCPU.
-    ReadWord(V),
+    /// Reads the round of looks, and if every vCPU has been looked at.
+    ReadLooks,
+    /// Reads the word of a vCPU; true if another round of looks has begun since.
+    ReadWord(V, bool),
     /// Reads the flags of a vCPU in the guest that was recalled.
-    ReadFlags(V),
+    ReadFlags(V, bool),
+    /// Ends the round of looks, unless another has begun.
+    EndLooks(bool),
     /// `GICD_CTLR.RWP` has read as 0.
     Complete,
 

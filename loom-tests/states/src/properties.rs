@@ -168,7 +168,8 @@ impl State {
             | Pc::Expect(at)
             | Pc::CountOn(at)
             | Pc::SetFlag(at)
-            | Pc::CountBack(at) => *role == Role::GroupWriter && at < v,
+            | Pc::CountBack(at)
+            | Pc::Renew(at) => *role == Role::GroupWriter && at < v,
             _ => false,
         })
     }

@@ -60,6 +60,8 @@ pub enum Fault {
     FlagBeforeCount,
     /// A vCPU is counted off before its flag is cleared.
     CountedOffFirst,
+    /// A write that waits for a vCPU does not have the vCPU looked at again.
+    WaitingOverlooked,
     /// A write in progress is not counted.
     WriteNotCounted,
     /// A writer looks if the vCPU is in the guest before the recall.
@@ -183,6 +185,7 @@ impl Model for Scenario {
             free_list: 0,
             control: GROUPS,
             awaited: 0,
+            looked: false,
             deferred: 0,
         };
         assert!(usize::from(self.vcpus) <= VCPUS && self.roles.len() <= CPUS);

@@ -96,6 +96,9 @@ pub struct State {
     pub control: u32,
     /// The value of [`Awaited`].
     pub awaited: u32,
+    /// The reads of `GICD_CTLR` have looked at every vCPU in this round (`rwp::Looks`), and none
+    /// was waited for. All vCPUs are one slice.
+    pub looked: bool,
     /// The value of [`Deferred`].
     pub deferred: u32,
 }
@@ -104,6 +107,16 @@ impl State {
     /// Makes one access to the number of vCPUs that RWP may wait for.
     pub(crate) fn count<R>(&mut self, access: impl FnOnce(&Awaited) -> R) -> R {
         on(&mut self.awaited, access)
+    }
+
+    /// Begins a round of looks. A reader that is at a look of an older round cannot end this one.
+    pub(crate) fn renew_looks(&mut self) {
+        self.looked = false;
+        for pc in &mut self.cpus {
+            if let Pc::ReadWord(_, old) | Pc::ReadFlags(_, old) | Pc::EndLooks(old) = pc {
+                *old = true;
+            }
+        }
     }
 
     /// Makes one access to the enables and the number of writes in progress.

@@ -23,6 +23,12 @@ pub(crate) fn step(scenario: &Scenario, state: &mut State, cpu: usize) -> Option
     } else {
         Pc::Complete
     };
+    // The place after RWP has read as 1.
+    let again = if rwp_first {
+        Pc::ReadCount
+    } else {
+        Pc::ReadControl
+    };
     Some(match (pc, role) {
         (Pc::BeginWrite, _) => {
             if !scenario.has(Fault::WriteNotCounted) {
@@ -63,7 +69,7 @@ pub(crate) fn step(scenario: &Scenario, state: &mut State, cpu: usize) -> Option
         (Pc::CountOn(v), _) => {
             state.count(|count| count.add());
             match scenario.has(Fault::FlagBeforeCount) {
-                true => expected(scenario, role, v),
+                true => Pc::Renew(v),
                 false => Pc::SetFlag(v),
             }
         }
@@ -71,11 +77,17 @@ pub(crate) fn step(scenario: &Scenario, state: &mut State, cpu: usize) -> Option
             match state.vcpus[usize::from(v)].flags(|flags| flags.set(RWP_GICD)) {
                 true if scenario.has(Fault::FlagBeforeCount) => Pc::CountOn(v),
                 false if !scenario.has(Fault::FlagBeforeCount) => Pc::CountBack(v),
-                _ => expected(scenario, role, v),
+                _ => Pc::Renew(v),
             }
         }
         (Pc::CountBack(v), _) => {
             state.count(|count| count.sub());
+            Pc::Renew(v)
+        }
+        (Pc::Renew(v), _) => {
+            if !scenario.has(Fault::WaitingOverlooked) {
+                state.renew_looks();
+            }
             expected(scenario, role, v)
         }
         (Pc::EndWrite, _) => {
@@ -99,22 +111,32 @@ pub(crate) fn step(scenario: &Scenario, state: &mut State, cpu: usize) -> Option
             }
         }
         (Pc::ReadCount, _) => match state.count(|count| count.any()) {
-            true => Pc::ReadWord(0),
+            true => Pc::ReadLooks,
             false => zero,
         },
-        (Pc::ReadWord(v), _) => match is_recalled(state.vcpus[usize::from(v)].copy()) {
-            true => Pc::ReadFlags(v),
-            false if v + 1 < scenario.vcpus => Pc::ReadWord(v + 1),
-            false => zero,
+        (Pc::ReadLooks, _) => match state.looked {
+            true => zero,
+            false => Pc::ReadWord(0, false),
         },
-        (Pc::ReadFlags(v), _) => {
+        (Pc::ReadWord(v, old), _) => match is_recalled(state.vcpus[usize::from(v)].copy()) {
+            true => Pc::ReadFlags(v, old),
+            false if v + 1 < scenario.vcpus => Pc::ReadWord(v + 1, old),
+            false => Pc::EndLooks(old),
+        },
+        (Pc::ReadFlags(v, old), _) => {
             match state.vcpus[usize::from(v)].flags(|flags| flags.has(RWP_GICD)) {
-                true if rwp_first => Pc::ReadCount,
-                true => Pc::ReadControl,
-                false if v + 1 < scenario.vcpus => Pc::ReadWord(v + 1),
-                false => zero,
+                true => again,
+                false if v + 1 < scenario.vcpus => Pc::ReadWord(v + 1, old),
+                false => Pc::EndLooks(old),
             }
         }
+        (Pc::EndLooks(old), _) => match old || state.looked {
+            true => again,
+            false => {
+                state.looked = true;
+                zero
+            }
+        },
         (Pc::Complete, Role::Writer { irq, again: true }) => {
             state.enabled |= irq;
             match state.work_of(scenario, irq) {

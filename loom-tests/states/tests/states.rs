@@ -251,6 +251,7 @@ fn faults_are_noticed() {
         (Fault::ClaimKept, end(), "claims hold"),
         (Fault::FlagBeforeCount, rwp(), COUNT),
         (Fault::CountedOffFirst, rwp(), COUNT),
+        (Fault::WaitingOverlooked, rwp(), "RWP waits"),
         (Fault::WriteNotCounted, rwp_of_two_vcpus(), "RWP waits"),
         (Fault::RwpBeforeEnables, rwp_of_groups(), "RWP waits"),
         (Fault::ExpectedBeforeRecall, rwp(), "RWP waits"),

@@ -6,6 +6,7 @@ mod deferred;
 mod enable_lpis;
 mod fold_prune;
 mod guest_memory;
+mod hotplug;
 mod inject;
 mod its_pair;
 mod its_registers;

@@ -113,6 +113,24 @@ fn two_writers_of_one_interrupt() {
     });
 }
 
+/// Races a disable against a read by a CPU that knows nothing of the disable. The look of that CPU
+/// is none for a reader that does.
+#[test]
+fn a_reader_that_has_not_seen_the_write() {
+    check_serial(3, || {
+        let (machine, cpus) = two_awaited();
+        let writer = spawn(&machine, 2, |machine, cpu| {
+            machine.gicd(&cpu.pin(), ICENABLER, bit(SPI));
+        });
+        let reader = spawn(&machine, 3, |machine, cpu| {
+            waits(machine, cpu);
+        });
+        writer.join();
+        assert!(waits(&machine, &cpus[1]), "vCPU 0 has not left the guest");
+        reader.join();
+    });
+}
+
 /// Races two writes that close the groups against exit and re-entry of one of two vCPUs.
 #[test]
 fn two_writers_of_the_groups() {

@@ -2,7 +2,9 @@
 //! against each other. Every target gets the SGI and one notification. The sender gets none.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, V0, V1, check, sole, spawn, take};
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::Relaxed;
+use loom_tests::{Machine, V0, V1, check, in_the_epoch, sole, spawn, take};
 use vgic::Blocked;
 
 /// Races a broadcast against entry. The target finds the SGI, or is kicked.
@@ -59,8 +61,8 @@ fn broadcast_against_acknowledgement() {
     });
 }
 
-/// Races broadcasts of the same SGI by two vCPUs. Each sender gets the other's SGI. The third vCPU
-/// gets the two coalesced.
+/// Races broadcasts of the same SGI by two vCPUs, in slices of two vCPUs. Each sender gets the
+/// other's SGI. The third vCPU gets the two coalesced.
 #[test]
 fn broadcast_against_broadcast() {
     check(4, || {
@@ -70,10 +72,39 @@ fn broadcast_against_broadcast() {
         let other = spawn(&machine, 1, |machine, cpu| machine.broadcast(cpu, V1));
         machine.broadcast(&cpu, V0);
         other.join();
+        machine.advance(&cpu.pin());
         assert_eq!(machine.listed(), 3);
         for vcpu in [V0, V1, v2] {
             assert_eq!(machine.serve(&cpu, vcpu), 1);
         }
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a vCPU that writes memory and sends an SGI to all others against a broadcast of vCPU 1,
+/// which joins. If vCPU 1 gets the SGI, also by its own CPU's slice, it sees the memory.
+#[test]
+fn broadcast_joined_by_a_target() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(3));
+        let cpu = machine.cpu(0);
+        let memory = Arc::new(AtomicBool::new(false));
+        let other = spawn(&machine, 1, {
+            let memory = memory.clone();
+            move |machine, cpu| {
+                machine.broadcast(cpu, V1);
+                let got = machine.serve(cpu, V1) == 1;
+                assert!(
+                    !got || memory.load(Relaxed),
+                    "the SGI comes before the memory"
+                );
+            }
+        });
+        let pin = in_the_epoch(&cpu);
+        memory.store(true, Relaxed);
+        machine.broadcast(&cpu, V0);
+        drop(pin);
+        other.join();
         sole(machine).finish(&cpu);
     });
 }

@@ -244,10 +244,10 @@ fn to_one(n: usize, intid: u64) -> u64 {
 const TO_OTHERS: u64 = 1 << 40 | 1 << 24;
 
 fn sgis() -> Vec<Entry> {
-    /// Sends each of the 16 SGIs to one of 512 vCPUs.
+    /// Sends each of the 16 SGIs to one of 4,095 vCPUs.
     fn unicast(target: usize) -> Box<dyn Operation> {
         operation(
-            Bench::new(512, 1),
+            Bench::new(4095, 1),
             move |bench| {
                 bench.vm.drain(bench.cpu(), target);
             },
@@ -260,8 +260,8 @@ fn sgis() -> Vec<Entry> {
     }
 
     let mut entries = vec![
-        Entry::new("sgi_unicast/first_of_512", 16, || unicast(1)),
-        Entry::new("sgi_unicast/last_of_512", 16, || unicast(511)),
+        Entry::new("sgi_unicast/first_of_4095", 16, || unicast(1)),
+        Entry::new("sgi_unicast/last_of_4095", 16, || unicast(4094)),
         // One write for each of the 511 others: the writes saved by a broadcast.
         Entry::new("sgi/unicast/each_of_512", 511, || {
             operation(
@@ -279,24 +279,31 @@ fn sgis() -> Vec<Entry> {
             )
         }),
     ];
-    for vcpus in [8, 64, 512] {
-        let batch = vcpus as u64 - 1;
-        entries.push(Entry::new(
-            format!("sgi/broadcast/{vcpus}"),
-            batch,
-            move || {
-                operation(
-                    Bench::new(vcpus, 1),
-                    move |bench| {
-                        for target in 1..vcpus {
-                            bench.vm.drain(bench.cpu(), target);
-                        }
-                    },
-                    |bench| bench.vm.sgi(bench.cpu(), 0, TO_OTHERS),
-                )
-            },
-        ));
+    /// Sends an SGI to all other vCPUs by `send`.
+    fn broadcast(vcpus: usize, send: fn(&mut Bench)) -> Entry {
+        let name = format!("sgi/broadcast/{vcpus}");
+        Entry::new(name, vcpus as u64 - 1, move || {
+            operation(
+                Bench::new(vcpus, 1),
+                move |bench| {
+                    for target in 1..vcpus {
+                        bench.vm.drain(bench.cpu(), target);
+                    }
+                },
+                send,
+            )
+        })
     }
+
+    for vcpus in [8, 64, 512] {
+        let send = |bench: &mut Bench| bench.vm.sgi(bench.cpu(), 0, TO_OTHERS);
+        entries.push(broadcast(vcpus, send));
+    }
+    // With the slices that are deferred.
+    entries.push(broadcast(4095, |bench| {
+        bench.vm.sgi(bench.cpu(), 0, TO_OTHERS);
+        bench.vm.advance(bench.cpu());
+    }));
     entries
 }
 

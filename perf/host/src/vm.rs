@@ -95,7 +95,7 @@ pub struct Vm {
 }
 
 pub fn vcpu(n: usize) -> VcpuId {
-    VcpuId::new(n).expect("below 512")
+    VcpuId::new(n).expect("below 4,095")
 }
 
 impl Vm {

@@ -92,7 +92,7 @@ impl Bench {
         let vm = Vgic::new(&domain, config, Log::default()).unwrap();
         vm.power_on(V1);
         vm.vm().distributor.open_all_groups();
-        for vcpu in vm.vm().present_vcpus() {
+        for vcpu in vm.vm().added_vcpus() {
             vcpu.redistributor.waker.store(0, Relaxed);
         }
         let cpu = Cpu::new(

@@ -19,11 +19,11 @@
 //! | 14    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
 //! | 15    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
 //! | 16    | LR_ASKED   | a register read waits for the state in the list register |
-//! | 26:17 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
-//! | 27    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
-//! | 37:28 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
-//! | 39    | RELEASING  | a CPU has still to read the `pintid` of an ended ownership |
-//! | 47:40 | priority   | 0 the most urgent; five bits are implemented, 47:43 |
+//! | 28:17 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
+//! | 29    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
+//! | 41:30 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
+//! | 42    | RELEASING  | a CPU has still to read the `pintid` of an ended ownership |
+//! | 47:43 | priority   | the five implemented bits; 0 the most urgent |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
 //! Fields compared or cleared together lie side by side: the common transitions compare and mask
@@ -41,7 +41,7 @@ use core::fmt;
 use crate::intid::VcpuId;
 
 /// The width of `target` and `queued_on`.
-const VCPU: u64 = 0x3ff;
+const VCPU: u64 = 0xfff;
 const _: () = assert!(VcpuId::MAX_COUNT as u64 <= VCPU, "0 stands for none");
 
 macro_rules! flags {
@@ -104,14 +104,15 @@ flags! {
     /// Set if a register read waits for a fold, or a look at the list register.
     LR_ASKED = 16, lr_asked;
     /// Set while a physical interrupt may be forwarded.
-    CONNECTED = 27, connected;
+    CONNECTED = 29, connected;
     /// Set from the end of the ownership of a physical interrupt until the CPU that ended the
     /// ownership has read `pintid`.
-    RELEASING = 39, releasing;
+    RELEASING = 42, releasing;
 }
 
 const QUEUED_SHIFT: u32 = 17;
-const TARGET_SHIFT: u32 = 28;
+const TARGET_SHIFT: u32 = 30;
+/// The priority byte, whose low bits are not implemented, and belong to the fields below.
 const PRIORITY_SHIFT: u32 = 40;
 const REFS_SHIFT: u32 = 48;
 
@@ -125,7 +126,7 @@ pub(crate) const ASSERTED: u64 = LINE | MESSAGE;
 pub(crate) const LR_BITS: u64 =
     IN_LR | LR_PENDING | LR_ACTIVE | LR_LATCH | LR_HW | CANCEL_P | CANCEL_A | LR_ASKED;
 /// The implemented bits of a priority byte (32 levels).
-const PRIORITY_MASK: u8 = 0xf8;
+const PRIORITY: u8 = 0xf8;
 
 const fn vcpu_field(vcpu: Option<VcpuId>) -> u64 {
     match vcpu {
@@ -152,7 +153,7 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn priority(self) -> u8 {
-        (self.0 >> PRIORITY_SHIFT) as u8
+        (self.0 >> PRIORITY_SHIFT) as u8 & PRIORITY
     }
 
     /// Returns the target vCPU of the interrupt.
@@ -206,8 +207,8 @@ impl State {
     #[must_use]
     pub(crate) const fn with_priority(self, priority: u8) -> Self {
         self.with(
-            ((priority & PRIORITY_MASK) as u64) << PRIORITY_SHIFT,
-            0xff << PRIORITY_SHIFT,
+            ((priority & PRIORITY) as u64) << PRIORITY_SHIFT,
+            (PRIORITY as u64) << PRIORITY_SHIFT,
         )
     }
 

@@ -9,8 +9,11 @@ use crate::vm::its::Engine;
 /// Work that has been begun and is not done.
 pub(crate) struct InProgress {
     pub(crate) work: Work,
-    /// Number of the command that the work is for; `None` if the guest has taken a table away.
+    /// Number of the command that the work is for; `None` if the guest has taken a table away, or
+    /// a vCPU has been removed.
     pub(crate) command: Option<u8>,
+    /// A vCPU has been removed since the work was begun.
+    pub(crate) vcpu_removed: bool,
 }
 
 impl InProgress {
@@ -20,6 +23,7 @@ impl InProgress {
         Self {
             work: Work { task, cursors },
             command,
+            vcpu_removed: false,
         }
     }
 
@@ -41,6 +45,8 @@ pub(crate) enum Task {
     /// Retargeting of the collection's events, or of all events, to their collections' vCPUs:
     /// `MAPC`, or a collection table taken away.
     Retarget(Option<Icid>),
+    /// Retargeting of the events whose vCPU has been removed.
+    Departed,
     /// Reading of the configuration of the collection's interrupts: `INVALL`.
     Invalidate(Icid),
     /// Move of the pending LPIs of the vCPU `from` to the vCPU `to`: `MOVALL`.
@@ -62,6 +68,15 @@ pub(crate) struct Cursors {
 }
 
 impl Engine {
+    /// Begins to retarget the events whose vCPU has been removed, once the work in progress is
+    /// done.
+    pub(crate) fn vcpu_removed(&mut self) {
+        match &mut self.in_progress {
+            Some(now) => now.vcpu_removed = true,
+            None => self.in_progress = Some(InProgress::new(Task::Departed, None)),
+        }
+    }
+
     /// Returns whether a command has been begun and is not done.
     pub(crate) fn in_command(&self) -> bool {
         self.in_progress

@@ -37,8 +37,24 @@ pub(super) fn is_forwarded(of: Virtual) -> bool {
 impl Machine {
     /// Connects every forwarded interrupt with its physical interrupt.
     pub(super) fn connect(&self) {
+        self.connect_those(|_| true);
+    }
+
+    /// Connects the forwarded PPIs of a PE that has been added, whose physical line is as before.
+    pub(super) fn reconnect(&mut self, pe: usize) {
+        self.connect_those(|owner| owner == Some(pe));
+        for (_, of, _) in all().filter(|(_, of, _)| of.0 == Some(pe)) {
+            // The addition has lowered the line that was shown.
+            self.shown.remove(&of);
+            self.meddled.remove(&of);
+            let high = self.vm.host().lines.lock().unwrap().contains(&of);
+            self.reference.interrupt(pe, of.1).unwrap().line = high;
+        }
+    }
+
+    fn connect_those(&self, wanted: impl Fn(Option<usize>) -> bool) {
         let pin = self.pin();
-        for (pe, (owner, intid), pintid) in all() {
+        for (pe, (owner, intid), pintid) in all().filter(|(_, of, _)| wanted(of.0)) {
             let pintid = IntId::new(pintid.into()).unwrap();
             match owner {
                 Some(_) => {
@@ -131,7 +147,9 @@ impl Machine {
     /// Shows the line of a PPI whose PE is on no CPU to the library: the PPI of no CPU has it. Call
     /// after a change of place, line or trigger.
     pub(super) fn show_lines_of_absent(&mut self) {
-        for (pe, of, _) in all().filter(|(_, of, _)| of.0.is_some()) {
+        let present = |owner: Option<usize>| owner.is_some() && owner != self.absent;
+        let present: Vec<_> = all().filter(|(_, of, _)| present(of.0)).collect();
+        for (pe, of, _) in present {
             let Interrupt { level, line, .. } = *self.reference.interrupt(pe, of.1).unwrap();
             let high = level && line && matches!(self.places[pe], Place::Away | Place::Off);
             if high != self.shown.contains(&of) {

@@ -50,6 +50,7 @@ mod cpus;
 mod devices;
 mod embedder;
 mod forwarded;
+mod hotplug;
 mod interface;
 mod lpis;
 mod registers;
@@ -102,6 +103,8 @@ pub struct Machine {
     shown: BTreeSet<Virtual>,
     /// Forwarded interrupts made pending or active by the guest since their last idle state.
     meddled: BTreeSet<Virtual>,
+    /// The PE that has been removed, until it is added again.
+    absent: Option<usize>,
     /// The state before the operation, once set-up is complete.
     last: Option<Shot>,
     /// The PE with the last acknowledgement of each active SPI.
@@ -135,6 +138,7 @@ impl Machine {
     fn perform(&mut self, operation: &Operation) {
         match *operation {
             Operation::PowerOn(pe) => self.power_on(pe),
+            Operation::Replug(pe) => self.replug(pe),
             Operation::Line(pe, intid, high) => self.line(pe, intid, high),
             Operation::Edge(pe, intid) => self.edge(pe, intid),
             Operation::Msi(its, device, event) => self.msi(its, device, event),

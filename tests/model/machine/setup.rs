@@ -61,6 +61,7 @@ impl Machine {
             shown: BTreeSet::new(),
             meddled: BTreeSet::new(),
             taker: BTreeMap::new(),
+            absent: None,
             last: None,
             places: [Place::Away, Place::Off, Place::Off],
             handling: Default::default(),
@@ -87,22 +88,7 @@ impl Machine {
     /// with different priorities and some edge-triggered.
     fn set_up_wired(&mut self) {
         for pe in 0..PES {
-            let frame = Frame::Redistributor(pe);
-            self.apply(&Operation::PowerOn(pe));
-            let mut write = |at, value| self.apply(&Operation::Write(pe, frame, at, 4, value));
-            // Awake.
-            write(0x14, 0);
-            // Two frequently sent SGIs are in Group 0.
-            write(0x1_0080, 0xffff_ff3f);
-            write(0x1_0100, u64::MAX);
-            write(0x1_0c04, 0x8800_0000);
-            for n in 0..8 {
-                write(0x1_0400 + 4 * n, priorities(n));
-            }
-            for group1 in [false, true] {
-                self.apply(&Operation::Enable(pe, group1, true));
-            }
-            self.apply(&Operation::Mask(pe, 0xf8));
+            self.set_up_pe(pe);
         }
 
         let mut write =
@@ -117,6 +103,26 @@ impl Machine {
             write(0x420 + 4 * n, priorities(n));
         }
         write(0xc08, 0xaaaa_8a20);
+    }
+
+    /// Powers a PE on, and sets up its SGIs, its PPIs and its CPU interface.
+    pub(super) fn set_up_pe(&mut self, pe: usize) {
+        let frame = Frame::Redistributor(pe);
+        self.apply(&Operation::PowerOn(pe));
+        let mut write = |at, value| self.apply(&Operation::Write(pe, frame, at, 4, value));
+        // Awake.
+        write(0x14, 0);
+        // Two frequently sent SGIs are in Group 0.
+        write(0x1_0080, 0xffff_ff3f);
+        write(0x1_0100, u64::MAX);
+        write(0x1_0c04, 0x8800_0000);
+        for n in 0..8 {
+            write(0x1_0400 + 4 * n, priorities(n));
+        }
+        for group1 in [false, true] {
+            self.apply(&Operation::Enable(pe, group1, true));
+        }
+        self.apply(&Operation::Mask(pe, 0xf8));
     }
 
     /// Sets up tables and queues, EnableLPIs, and the enabled ITSes, without mappings.

@@ -64,7 +64,9 @@ impl Machine {
     fn compare_resamples(&self, before: &Shot, after: &Shot) {
         let resamples = std::mem::take(&mut *self.vm.host().resamples.lock().unwrap());
         for ((of, old, _), (_, new, to)) in before.wired.iter().zip(&after.wired) {
-            let ended = old.active && !new.active && new.level && to.is_some();
+            // The removal of a PE makes its PPIs level-sensitive.
+            let level = old.level && new.level;
+            let ended = old.active && !new.active && level && to.is_some();
             if ended && !super::forwarded::is_forwarded(*of) {
                 assert!(resamples.contains(&of.1), "{of:?} is not sampled again");
                 note("a level is resampled");

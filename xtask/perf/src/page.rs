@@ -105,7 +105,7 @@ fn plots(figures: &Figures) -> Vec<Plot> {
     let broadcast = operations(
         figures,
         "to all others, for each target",
-        [8_u32, 64, 512].map(|vcpus| (format!("sgi/broadcast/{vcpus}"), f64::from(vcpus))),
+        [8_u32, 64, 512, 4095].map(|vcpus| (format!("sgi/broadcast/{vcpus}"), f64::from(vcpus))),
     );
     let unicast = operations(
         figures,

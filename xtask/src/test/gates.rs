@@ -420,17 +420,20 @@ fn states() -> Result<Command> {
     Ok(tests)
 }
 
-/// Returns the command that runs Miri over the tests of `unsafe` code and over one short run of a
-/// whole VM with threads. Few and short ones: Miri is some hundred times slower than the machine.
+/// Returns the command that runs Miri over the tests of `unsafe` code, over one short run of a
+/// whole VM with threads, and over one of the scheduler, whose models do not see the links of its
+/// queues. Few and short ones: Miri is some hundred times slower than the machine.
 fn miri() -> Result<Command> {
     let mut tests = cargo_miri(0)?;
     tests
         .args(["test", "--package", "vgic", "--package", "soak"])
+        .args(["--package", "scheduler", "--test", "threads"])
         .args(["--lib", "--bins", "--test", "any_order", "--"])
         .args(["ap_list::", "radix::", "sync::"])
         .args(["ich_shadow::", "residency::"])
         .args(["a_vm_may_be_moved", "lifetimes::injectors"])
-        .args(["lifetimes::discarded", "short_lives", "in_any_order"]);
+        .args(["lifetimes::discarded", "short_lives", "in_any_order"])
+        .arg("no_token_is_lost");
     Ok(tests)
 }
 

@@ -1,5 +1,5 @@
-//! Device trees of guests: the machine's, edited, for the VM with the whole machine, and a tree of its
-//! own for each other VM.
+//! Device trees of guests: the machine's, edited, for the VM with the whole machine, and a tree of
+//! its own for each other VM.
 
 pub(crate) mod edit;
 pub(crate) mod idle_states;

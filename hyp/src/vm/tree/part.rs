@@ -27,9 +27,9 @@ const LEVEL_HIGH: u32 = 4;
 const FIRST_PPI: u32 = 16;
 const FIRST_SPI: u32 = 32;
 
-/// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these arguments
-/// and the initial RAM disk at these guest-physical addresses. `windows` are those of the host
-/// bridge, if the VM has PCI functions.
+/// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these
+/// arguments and the initial RAM disk at these guest-physical addresses. `windows` are those of the
+/// host bridge, if the VM has PCI functions.
 pub(crate) fn build(
     config: &Config,
     ram: &Range<usize>,

@@ -13,7 +13,7 @@ use super::super::{
 use super::legal::{broken_rule, list_refs, other_refs};
 use super::{LPI, V0};
 
-const ANY_VCPU: Option<VcpuId> = Some(VcpuId(0x3fe));
+const ANY_VCPU: Option<VcpuId> = Some(VcpuId(0xffe));
 /// The fields of the word.
 pub(super) const QUEUED: u64 = State(0).with_queued_on(ANY_VCPU).0;
 pub(super) const TARGET: u64 = State(0).with_target(ANY_VCPU).0;

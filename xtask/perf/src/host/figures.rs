@@ -230,9 +230,9 @@ impl Targets<'_> {
              to inject_msi/pending/to_distinct_vcpus/1_threads",
             1.2,
         );
-        let ratio = self.ratio("sgi_unicast/last_of_512", "sgi_unicast/first_of_512");
+        let ratio = self.ratio("sgi_unicast/last_of_4095", "sgi_unicast/first_of_4095");
         self.at_most(
-            "SGI to the last of 512 vCPUs, to the first",
+            "SGI to the last of 4,095 vCPUs, to the first",
             ratio,
             1.1,
             " x",
