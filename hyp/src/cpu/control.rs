@@ -13,6 +13,8 @@ use aarch64_cpu::registers::{
     ReadWriteable, Readable, Writeable,
 };
 
+use crate::vcpu::vector;
+
 use super::registers::{
     HCRX_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, ID_AA64DFR0,
     ID_AA64ISAR1, ID_AA64ISAR2, ID_AA64MMFR0, ID_AA64MMFR1, ID_AA64PFR0, ID_AA64PFR1, PMCR_EL0,
@@ -68,7 +70,14 @@ pub(crate) fn configure_for_parts() {
     const RES1: u64 = 0x33ff;
     const TRACE: u64 = 1 << 20;
     const ACTIVITY_MONITORS: u64 = 1 << 30;
-    CPTR_EL2.set(RES1 | TRACE | ACTIVITY_MONITORS);
+    let sve = if vector::has_sve() {
+        vector::SVE_TRAP
+    } else {
+        0
+    };
+    CPTR_EL2.set(RES1 & !sve | TRACE | ACTIVITY_MONITORS);
+    barrier::isb(barrier::SY);
+    vector::limit_length();
 
     MDCR_EL2.modify(
         MDCR_EL2::TDRA.val(1)

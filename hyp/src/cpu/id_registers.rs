@@ -28,7 +28,6 @@ const PFR2_AARCH32: Register = (3, 4);
 const PFR0: Register = (4, 0);
 const PFR1: Register = (4, 1);
 const PFR2: Register = (4, 2);
-const ZFR0: Register = (4, 4);
 const SMFR0: Register = (4, 5);
 const FPFR0: Register = (4, 7);
 const DFR0: Register = (5, 0);
@@ -89,9 +88,7 @@ const EVERY_GUEST: [Rule; 24] = [
 
 /// Rules for VMs, besides those for every guest. Their features have registers outside the
 /// [`Context`](crate::vcpu::context::Context), or trap.
-const VM: [Rule; 39] = [
-    // Vectors longer than 128 bits.
-    (PFR0, 32, ABSENT), // SVE
+const VM: [Rule; 38] = [
     (PFR1, 24, ABSENT), // SME
     // Registers of errors, activity monitors, and the software's context number.
     (PFR0, 28, ABSENT),         // RAS
@@ -142,7 +139,7 @@ const VM: [Rule; 39] = [
 
 /// Registers that VMs read as zero, besides [`LATER`]: long vectors, and translation controls that
 /// are not switched.
-const VM_ZERO: [Register; 4] = [ZFR0, SMFR0, ISAR3, MMFR3];
+const VM_ZERO: [Register; 3] = [SMFR0, ISAR3, MMFR3];
 
 /// Returns the value that a guest reads from an identification register, if the syndrome of a
 /// trapped `MRS` names one.

@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{Readable, Writeable};
 macro_rules! registers {
     ($($(#[$doc:meta])* $name:ident = $encoding:literal;)*) => {$(
         $(#[$doc])*
-        #[expect(non_camel_case_types, reason = "the architecture's name")]
+        #[allow(non_camel_case_types, reason = "the architecture's name")]
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
 
@@ -60,6 +60,12 @@ registers! {
     VPIDR_EL2 = "vpidr_el2";
     /// Value of `MPIDR_EL1` for the guest.
     VMPIDR_EL2 = "vmpidr_el2";
+    /// Floating-point control.
+    FPCR = "s3_3_c4_c4_0";
+    /// Floating-point status.
+    FPSR = "s3_3_c4_c4_1";
+    /// Vector length that EL1 uses (FEAT_SVE).
+    ZCR_EL1 = "s3_0_c1_c2_0";
     /// Vector lengths that the guest may use (FEAT_SVE).
     ZCR_EL2 = "s3_4_c1_c2_0";
     /// Streaming vector lengths that the guest may use (FEAT_SME).

@@ -22,9 +22,3 @@ impl Frame {
         }
     }
 }
-
-impl Default for Frame {
-    fn default() -> Self {
-        Self::new()
-    }
-}

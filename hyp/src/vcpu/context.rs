@@ -68,7 +68,6 @@ registers! {
 }
 
 /// Registers of a vCPU while it is on no CPU.
-#[derive(Default)]
 pub(crate) struct Context {
     frame: Frame,
     registers: Registers,
@@ -78,6 +77,16 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Returns the registers of a vCPU that is off.
+    pub(crate) fn new() -> Self {
+        Self {
+            frame: Frame::new(),
+            registers: Registers::default(),
+            vector: VectorRegisters::new(),
+            is_started: false,
+        }
+    }
+
     /// Resets the registers of a vCPU that starts at `entry` with `argument` in `x0`. The timers of
     /// a vCPU that was suspended keep running.
     pub(crate) fn start(&mut self, entry: u64, argument: u64) {
@@ -99,12 +108,11 @@ impl Context {
             (registers.cntv_ctl, registers.cntv_cval) = (old.cntv_ctl, old.cntv_cval);
         }
 
-        *self = Self {
-            registers,
-            is_started: true,
-            ..Self::default()
-        };
+        self.registers = registers;
+        self.frame = Frame::new();
         self.frame.x[0] = argument;
+        self.vector.reset();
+        self.is_started = true;
     }
 
     /// Saves the CPU's registers, with the general ones in `frame`.

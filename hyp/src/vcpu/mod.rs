@@ -63,7 +63,7 @@ impl Vcpu {
             },
             el2_time: El2Time::default(),
             exits: Default::default(),
-            context: UnsafeCell::new(Context::default()),
+            context: UnsafeCell::new(Context::new()),
         }
     }
 

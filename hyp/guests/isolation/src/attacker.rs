@@ -230,7 +230,7 @@ impl Attack {
             55..=57 => self.sleep(),
             58 => self.hog_cpu(),
             59 => write32(GICD + gic::CTLR, gic::GICD_ENABLED),
-            60 => self.use_long_vectors(),
+            60 => self.use_streaming_vectors(),
             61 if self.index != 0 && self.random.one_in(20) => psci::cpu_off(),
             _ => self.power_on_other(),
         }
@@ -558,10 +558,10 @@ impl Attack {
         cpu::unmask();
     }
 
-    /// Executes an instruction of SVE, which traps or does not exist.
-    fn use_long_vectors(&mut self) {
-        // SAFETY: `rdvl x0, #1` changes no other register.
-        unsafe { asm!(".inst 0x04bf5020", out("x0") _) };
+    /// Executes an instruction of SME, which traps or does not exist.
+    fn use_streaming_vectors(&mut self) {
+        // SAFETY: `rdsvl x0, #1` changes no other register.
+        unsafe { asm!(".inst 0x04bf5820", out("x0") _) };
     }
 
     /// Turns another vCPU on if it is off, rarely at a useless address.

@@ -108,6 +108,7 @@ static VCPUS: AtomicUsize = AtomicUsize::new(0);
 
 /// Measures on all vCPUs, prints the results, and switches the machine off.
 pub(crate) fn run(seconds: u64, seed: u64) -> ! {
+    vectors::enable();
     features::check();
     let vcpus = gic::count_redistributors();
     SECONDS.store(seconds, Ordering::Relaxed);
