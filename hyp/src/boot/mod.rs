@@ -138,8 +138,8 @@ unsafe fn tree_at(address: usize) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(address as *const u8, size) }
 }
 
-/// Chooses the hypervisor's memory: the top of the highest piece of RAM, above `used`. There is room
-/// for the vCPUs of all VMs, or for as many as the RAM allows.
+/// Chooses the hypervisor's memory: the top of the highest piece of RAM, above `used`. There is
+/// room for the vCPUs of all VMs, or for as many as the RAM allows.
 ///
 /// # Panics
 /// If there is no room for the hypervisor itself.

@@ -83,8 +83,8 @@ pub(crate) fn heap_offset() -> usize {
     image_size().next_multiple_of(BLOCK)
 }
 
-/// Returns the bytes of physical memory that the hypervisor needs on a machine with `cpus` CPUs, for
-/// VMs with `vcpus` vCPUs together.
+/// Returns the bytes of physical memory that the hypervisor needs on a machine with `cpus` CPUs,
+/// for VMs with `vcpus` vCPUs together.
 pub(crate) fn home_size(cpus: usize, vcpus: usize) -> usize {
     let heap = HEAP + cpus * HEAP_PER_CPU + vcpus * HEAP_PER_VCPU;
     heap_offset() + heap.next_multiple_of(BLOCK)

@@ -300,8 +300,8 @@ fn hypervisor(
     ));
 }
 
-/// Checks that the SMMU aborted the accesses of devices to the hypervisor's memory, `trespasses`, and
-/// no others.
+/// Checks that the SMMU aborted the accesses of devices to the hypervisor's memory, `trespasses`,
+/// and no others.
 fn confinement(trespasses: u64, counters: &Counters, checks: &mut Vec<Check>) {
     checks.push(match counters.dma_faults {
         Some(faults) => Check::equal(

@@ -190,8 +190,8 @@ fn memory(options: &BootOptions) -> u32 {
     options.memory.unwrap_or_else(|| ample(options))
 }
 
-/// Returns an amount of RAM, in MiB, that is ample for the built-in guest. The hypervisor clears the
-/// RAM of a guest with a part of the machine, which costs the host as much.
+/// Returns an amount of RAM, in MiB, that is ample for the built-in guest. The hypervisor clears
+/// the RAM of a guest with a part of the machine, which costs the host as much.
 fn ample(options: &BootOptions) -> u32 {
     let vcpus = u32::from(options.vcpus);
     match options.has_part() {
@@ -207,8 +207,8 @@ fn module_address(initrd_size: u64) -> u64 {
     end.next_multiple_of(MODULE_ALIGNMENT)
 }
 
-/// Returns QEMU's arguments for how it runs the CPUs: with a thread for each, unless the host has far
-/// too few CPUs. The threads would mostly wait for each other's locks then.
+/// Returns QEMU's arguments for how it runs the CPUs: with a thread for each, unless the host has
+/// far too few CPUs. The threads would mostly wait for each other's locks then.
 ///
 /// A crowd of vCPUs, whose ticks alone may take more than the host has, would look locked up to the
 /// guest: there, time is what the CPUs execute.

@@ -7,12 +7,12 @@ use super::lines::Line;
 /// The VM's name. Each of its lines begins with the name.
 const NAME: &str = "guest";
 
-/// The PCI functions of the board that the workload needs, as [`super::machine`] places them: a disk,
-/// the network and the entropy device, each with MSI-X.
+/// The PCI functions of the board that the workload needs, as [`super::machine`] places them: a
+/// disk, the network and the entropy device, each with MSI-X.
 const FUNCTIONS: &str = "00:01.0,00:03.0,00:04.0";
 
-/// The machine's RAM beyond the VM's, in MiB, for CPUs and vCPUs: the hypervisor's, and room for what
-/// QEMU loads.
+/// The machine's RAM beyond the VM's, in MiB, for CPUs and vCPUs: the hypervisor's, and room for
+/// the images that QEMU loads.
 pub(super) const BESIDE: u32 = 320;
 
 /// Returns the words of the kernel's command line that are options of the VM with this RAM, in MiB.

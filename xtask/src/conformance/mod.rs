@@ -106,8 +106,8 @@ impl Options for ConformanceOptions {
             option(
                 "cpus",
                 "N",
-                "Emulated CPUs that the vCPUs share, only under the hypervisor, in a VM with a part \
-                 of the machine [default: a CPU for each vCPU]",
+                "Emulated CPUs that the vCPUs share, only under the hypervisor, in a VM with a \
+                 part of the machine [default: a CPU for each vCPU]",
             )
             .conflicts_with_all(["bare", "counted"])
             .value_parser(value_parser!(u16).range(1..=8)),
