@@ -23,7 +23,7 @@ use crate::cpu::{control, hyp_timer};
 use crate::gic::{self, Gic};
 use crate::machine::Machine;
 use crate::memory::dma::{DmaTables, Placed};
-use crate::memory::layout::{BLOCK, PAGE};
+use crate::memory::layout::{self, BLOCK, PAGE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::stage2::{FIRST_VMID, Stage2};
@@ -141,7 +141,8 @@ pub(crate) fn run(
     let console_spi = machine.console_spi;
     let are_parts = modules.are_for_parts();
     let vms = if are_parts {
-        parts(&machine, &modules, memory)
+        let vcpus = layout::vcpus_in(home.len(), cpus.len());
+        parts(&machine, &modules, memory, vcpus)
     } else {
         alloc::vec![whole_machine(machine, &modules, home, memory)]
     };
@@ -256,6 +257,8 @@ struct Supply<'m> {
     modules: &'m BootModules,
     /// Free RAM.
     memory: Pages,
+    /// Number of vCPUs that the heap has room for.
+    vcpus: usize,
     bus: Option<&'static Bus>,
     /// PCI functions that no VM has.
     functions: Vec<Function>,
@@ -263,15 +266,24 @@ struct Supply<'m> {
     doorbell: Option<usize>,
 }
 
-/// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is
-/// refused by a line on the console.
-fn parts(machine: &Machine, modules: &BootModules, mut memory: Pages) -> Vec<&'static Vm> {
+/// Returns a VM for every kernel, with RAM from `memory`, and at most `vcpus` vCPUs together. A VM
+/// whose options cannot be met is refused by a line on the console.
+///
+/// # Panics
+/// If every VM is refused.
+fn parts(
+    machine: &Machine,
+    modules: &BootModules,
+    mut memory: Pages,
+    vcpus: usize,
+) -> Vec<&'static Vm> {
     modules.ranges().for_each(|range| memory.remove(range));
     let (bus, functions) = pci_bus(machine).unzip();
     let its = machine.gic.its.first();
     let mut supply = Supply {
         modules,
         memory,
+        vcpus,
         bus,
         functions: functions.unwrap_or_default(),
         doorbell: its.map(|its| its.start + GITS_TRANSLATER as usize),
@@ -284,6 +296,7 @@ fn parts(machine: &Machine, modules: &BootModules, mut memory: Pages) -> Vec<&'s
             Err(reason) => println!("hyp: no VM for \"{}\": {reason}", kernel.arguments),
         }
     }
+    assert!(!vms.is_empty(), "no VM can be had");
     vms
 }
 
@@ -323,13 +336,17 @@ fn part(others: &[&Vm], kernel: &Kernel, supply: &mut Supply<'_>) -> Result<&'st
     let vcpus = options
         .vcpus
         .map_or(percpu::all().len(), |count| count as usize);
-    let config = controller::of_part(vcpus);
+    let config = controller::of_part(vcpus, options.events);
     config.validate().map_err(|error| error.to_string())?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {
         return Err(format!("another VM has the name {name}"));
     }
 
+    supply.vcpus = (supply.vcpus.checked_sub(vcpus)).ok_or_else(|| {
+        let room = supply.vcpus;
+        format!("the hypervisor's memory is enough for {room} vCPUs, not for {vcpus}")
+    })?;
     let ram = take_ram(&mut supply.memory, (options.memory as usize) << 20).ok_or_else(|| {
         format!(
             "there are not {} MiB of RAM left in one piece",

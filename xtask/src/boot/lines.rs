@@ -9,7 +9,8 @@ const PANIC: &str = "@hyp-panic ";
 /// The mark of a line with the reason for which the hypervisor cannot run on the machine.
 const STOP: &str = "@hyp-stop ";
 
-/// The beginning of a line by which the guest asks for a word to be typed on its console.
+/// The mark of a line by which the guest asks for a word to be typed on its console. Before it, the
+/// line may have the name of one of several VMs, which the hypervisor wants to be typed too.
 const ASK: &str = "@workload ask=";
 
 /// A line of the console.
@@ -68,8 +69,8 @@ impl Lines {
                 found.get_or_insert_with(|| words.to_owned());
             }
         }
-        if let Some(word) = text.strip_prefix(ASK) {
-            self.asked.push(format!("{word}\n"));
+        if let Some((vm, word)) = text.split_once(ASK) {
+            self.asked.push(format!("{vm}{word}\n"));
         }
         self.complete.push(Line {
             at: self.began.elapsed(),
@@ -94,6 +95,13 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_typed_on_the_console_of_the_vm_that_asks() {
+        let mut lines = Lines::new(Instant::now());
+        lines.add(b"vm1: @workload ask=x\r\n");
+        assert_eq!(lines.asked, ["vm1: x\n"]);
+    }
 
     #[test]
     fn lines_may_come_in_pieces() {
