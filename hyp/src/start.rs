@@ -466,6 +466,8 @@ pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
     gic.start_cpu(cpu.index);
     hyp_timer::stop();
     let redistributor = gic.redistributor(cpu.index);
+    // A guest whose vCPUs kick each other all the time must not keep its turn from ending.
+    redistributor.make_urgent(hyp_timer::PPI);
     redistributor.enable(hyp_timer::PPI, true);
     if has_parts {
         (interrupts::TIMERS.iter()).for_each(|&timer| redistributor.enable(timer, true));

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::bench::{self, BenchOptions};
 use crate::boot::{self, BootOptions};
+use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
 use crate::isolation::{self, IsolationOptions};
@@ -68,7 +69,7 @@ struct Task {
 }
 
 /// The tasks, in the order of `cargo xtask --help`.
-const TASKS: [Task; 10] = [
+const TASKS: [Task; 11] = [
     Task {
         name: "boot",
         about: "Boot a guest under the hypervisor, run its workload, check every interrupt count",
@@ -110,6 +111,12 @@ const TASKS: [Task; 10] = [
         about: "Let one guest attack while another measures its own interrupts",
         declare: IsolationOptions::declare,
         run: |matches| isolation::isolation(&IsolationOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "cloud",
+        about: "Run several VMs with Linux side by side, and an attacker, and kill one of them",
+        declare: CloudOptions::declare,
+        run: |matches| cloud::cloud(&CloudOptions::read(matches), &project::reports()),
     },
     Task {
         name: "fuzz",
@@ -295,6 +302,7 @@ mod tests {
         assert!(StressOptions::parsed(&[]).is_ok());
         assert!(ConformanceOptions::parsed(&[]).is_ok());
         assert!(IsolationOptions::parsed(&[]).is_ok());
+        assert!(CloudOptions::parsed(&[]).is_ok());
         assert!(FuzzOptions::parsed(&[]).is_ok());
         assert!(BenchOptions::parsed(&[]).is_ok());
     }

@@ -7,6 +7,7 @@
 //! * `loom` model-checks the concurrent protocols, and shows that it notices faults in them.
 //! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
 //! * `isolation` has one guest attack while another measures its interrupts.
+//! * `cloud` runs several VMs with Linux side by side, and kills one again and again.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
 //! * `bench` runs the benchmarks.
 //! * `perf` measures, and holds the figures against their targets.
@@ -23,6 +24,7 @@ mod object;
 mod bench;
 pub mod boot;
 mod cli;
+mod cloud;
 mod conformance;
 pub mod console;
 pub mod docs;

@@ -5,7 +5,13 @@ extern crate alloc;
 #[path = "../../hyp/src/vm/options.rs"]
 mod options;
 
-use options::Options;
+use options::{Options, are_in};
+
+#[test]
+fn options_are_words_with_a_prefix() {
+    assert!(are_in("quiet hyp.vcpus=3"));
+    assert!(!are_in("quiet hyperv=1 x=hyp.daemon"));
+}
 
 #[test]
 fn what_is_not_the_hypervisors_is_the_guests() {

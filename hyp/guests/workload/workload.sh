@@ -163,7 +163,7 @@ edu_is_idle() {
 # A device reads the guest's memory, and then reads and writes the hypervisor's, which begins at the
 # end of the guest's. The hypervisor counts what its SMMU aborts.
 dma() {
-    device=$(dirname "$(grep -l 0x11e8 /sys/bus/pci/devices/*/device)")
+    device=$(dirname "$(grep -ls 0x11e8 /sys/bus/pci/devices/*/device)")
     [ -f "$device"/enable ] || return 2
     echo 1 >"$device"/enable
     # The command register: memory space and bus master.
@@ -244,8 +244,8 @@ load_begin() {
     (
         while :; do
             # A disk whose driver was taken away is looked for again.
-            for serial in msi intx; do
-                dd if="$(disk $serial)" iflag=direct bs=16k count=64 of=/dev/null 2>/dev/null
+            for found in /sys/block/vd*; do
+                dd if=/dev/"${found##*/}" iflag=direct bs=16k count=64 of=/dev/null 2>/dev/null
             done || usleep 1000
         done
     ) &
@@ -396,8 +396,8 @@ firmware() {
 # Suspends the machine to RAM, from which the alarm of the real-time clock wakes it.
 suspend() {
     rtc=/sys/class/rtc/rtc0
-    # The clock of the firmware has no alarm.
-    grep -q pl031 $rtc/name && grep -q deep /sys/power/mem_sleep || return 2
+    # The clock of the firmware has no alarm, and a VM with a part of the machine has no clock.
+    grep -qs pl031 $rtc/name && grep -q deep /sys/power/mem_sleep || return 2
     before=$(cat /sys/power/suspend_stats/success)
     began=$(cat $rtc/since_epoch)
     echo +3 >$rtc/wakealarm && echo mem >/sys/power/state
@@ -432,19 +432,29 @@ final() {
         }' /proc/interrupts /proc/stat
 }
 
+# The steps that may be done again.
+work() {
+    step blk blk
+    step intx intx
+    step net net
+    step rng rng
+    step smp smp
+    step hotplug hotplug
+    step affinity affinity
+    step rebind rebind
+}
+
 echo "@workload begin cpus=$CPUS kernel=$(uname -r)"
 interrupts before
 step firmware firmware
 step uart uart
-step blk blk
-step intx intx
-step net net
-step rng rng
 step dma dma
-step smp smp
-step hotplug hotplug
-step affinity affinity
-step rebind rebind
+work
+now
+while [ $NOW -lt $((${LEAST_SECONDS:-0} * 1000)) ]; do
+    work
+    now
+done
 step idle idle
 step suspend suspend
 interrupts after

@@ -24,10 +24,13 @@ use its::Its;
 use lpi::{Lpis, PendingTable};
 use redistributor::Redistributor;
 
-/// Priority of every interrupt.
+/// Priority of every interrupt but urgent ones.
 const PRIORITY: u8 = 0xa0;
 
-/// Priority of every interrupt, four times, as a register holds it.
+/// Priority of an interrupt that comes before all others.
+const URGENT: u8 = 0x80;
+
+/// [`PRIORITY`] four times, as a register holds it.
 const PRIORITIES: u32 = u32::from_ne_bytes([PRIORITY; 4]);
 
 /// SGI that makes a CPU check for work: leave the guest, wake up, stop.

@@ -9,8 +9,8 @@ use aarch64_cpu::registers::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
-use super::PRIORITIES;
 use super::lpi::PendingTable;
+use super::{PRIORITIES, URGENT};
 
 register_bitfields! {u32,
     /// `GICR_CTLR`.
@@ -128,6 +128,13 @@ impl Redistributor {
             .for_each(|priority| priority.set(PRIORITIES));
         self.wait_rwp();
         registers.isenabler0.set(sgis.into());
+    }
+
+    /// Makes PPI `intid`, which is disabled, come before every other interrupt.
+    pub(crate) fn make_urgent(&self, intid: u32) {
+        let shift = intid % 4 * 8;
+        let others = PRIORITIES & !(0xff << shift);
+        self.registers.ipriorityr[intid as usize / 4].set(others | u32::from(URGENT) << shift);
     }
 
     /// Enables or disables PPI `intid`.

@@ -45,12 +45,15 @@ pub(crate) struct Devices {
 impl Devices {
     /// Returns the functions, which nobody else has. They do nothing until [`Devices::start`].
     pub(crate) fn new(bus: &'static Bus, functions: Vec<Function>, dma: Arc<DmaTables>) -> Self {
-        Self {
+        let devices = Self {
             config: Mutex::new(ConfigSpace::new(functions.clone(), &bus.ecam)),
             bus,
             functions,
             dma,
-        }
+        };
+        // The SMMU makes room for the streams now, and not in a VM's life.
+        devices.detach();
+        devices
     }
 
     /// Lets the functions reach the VM's memory, once the VM enables them.
@@ -65,6 +68,11 @@ impl Devices {
         for function in &self.functions {
             function.disable(&self.bus.ecam);
         }
+        self.detach();
+    }
+
+    /// Makes the SMMU abort what the functions do.
+    fn detach(&self) {
         for stream in self.ids(&self.bus.streams) {
             self.bus.smmu.detach(stream);
         }

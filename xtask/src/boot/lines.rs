@@ -1,4 +1,4 @@
-//! The console's bytes cut into lines, and the few lines that are answered while the machine runs.
+//! The console's bytes cut into lines, and what is typed upon some of them while the machine runs.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -13,6 +13,15 @@ const STOP: &str = "@hyp-stop ";
 /// line may have the name of one of several VMs, which the hypervisor wants to be typed too.
 const ASK: &str = "@workload ask=";
 
+/// Reads a line of the console as it comes, and returns what is typed upon it.
+pub(crate) type Operator = Box<dyn FnMut(&Line) -> Option<String> + Send>;
+
+/// Returns the word that a line asks for, if it does, with the end of a line.
+pub(crate) fn asked(text: &str) -> Option<String> {
+    let (vm, word) = text.split_once(ASK)?;
+    Some(format!("{vm}{word}\n"))
+}
+
 /// A line of the console.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
@@ -23,13 +32,13 @@ pub(crate) struct Line {
 }
 
 /// The console's bytes, cut into lines.
-#[derive(Debug)]
 pub(crate) struct Lines {
     began: Instant,
+    operator: Operator,
     complete: Vec<Line>,
     partial: Vec<u8>,
-    /// Words that the guest wants to be typed.
-    pub(crate) asked: Vec<String>,
+    /// Text to be typed.
+    pub(crate) typed: String,
     /// The first panic message of the hypervisor.
     pub(crate) panicked: Option<String>,
     /// The reason for which the hypervisor cannot run.
@@ -38,12 +47,13 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Begins with the machine's start.
-    pub(crate) fn new(began: Instant) -> Self {
+    pub(crate) fn new(began: Instant, operator: Operator) -> Self {
         Self {
             began,
+            operator,
             complete: Vec::new(),
             partial: Vec::new(),
-            asked: Vec::new(),
+            typed: String::new(),
             panicked: None,
             cannot_run: None,
         }
@@ -69,13 +79,12 @@ impl Lines {
                 found.get_or_insert_with(|| words.to_owned());
             }
         }
-        if let Some((vm, word)) = text.split_once(ASK) {
-            self.asked.push(format!("{vm}{word}\n"));
-        }
-        self.complete.push(Line {
+        let line = Line {
             at: self.began.elapsed(),
             text,
-        });
+        };
+        self.typed.extend((self.operator)(&line));
+        self.complete.push(line);
     }
 
     /// Tells whether the hypervisor has said that it will not go on.
@@ -98,18 +107,18 @@ mod tests {
 
     #[test]
     fn a_word_is_typed_on_the_console_of_the_vm_that_asks() {
-        let mut lines = Lines::new(Instant::now());
-        lines.add(b"vm1: @workload ask=x\r\n");
-        assert_eq!(lines.asked, ["vm1: x\n"]);
+        assert_eq!(asked("vm1: @workload ask=x").as_deref(), Some("vm1: x\n"));
+        assert_eq!(asked("@workload ask=x").as_deref(), Some("x\n"));
+        assert_eq!(asked("@workload step=x"), None);
     }
 
     #[test]
     fn lines_may_come_in_pieces() {
-        let mut lines = Lines::new(Instant::now());
+        let mut lines = Lines::new(Instant::now(), Box::new(|line| asked(&line.text)));
         lines.add(b"@workload as");
-        assert!(lines.asked.is_empty());
+        assert!(lines.typed.is_empty());
         lines.add(b"k=x\r\n@hyp-panic no");
-        assert_eq!(lines.asked, ["x\n"]);
+        assert_eq!(lines.typed, "x\n");
         assert!(!lines.is_over(), "the line is not complete");
         let complete = lines.finish();
         assert_eq!(lines.panicked.as_deref(), Some("no"));

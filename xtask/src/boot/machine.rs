@@ -12,14 +12,14 @@ use crate::parallel;
 use crate::provision::qemu::Qemu;
 
 /// The address of the RAM of QEMU's `virt` machine.
-const RAM: u64 = 0x4000_0000;
+pub(crate) const RAM: u64 = 0x4000_0000;
 
 /// The distance from the beginning of RAM at which QEMU puts the initial RAM disk and, after it,
 /// the device tree, if there is at least twice as much RAM.
 const INITRD_OFFSET: u64 = 128 << 20;
 
 /// Room for the device tree, and the alignment of what follows.
-const MODULE_ALIGNMENT: u64 = 2 << 20;
+pub(crate) const MODULE_ALIGNMENT: u64 = 2 << 20;
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 8;
@@ -202,7 +202,7 @@ fn ample(options: &BootOptions) -> u32 {
 
 /// Returns the address at which the hypervisor finds the guest's kernel: past everything that QEMU
 /// itself places.
-fn module_address(initrd_size: u64) -> u64 {
+pub(crate) fn module_address(initrd_size: u64) -> u64 {
     let end = RAM + INITRD_OFFSET + initrd_size + MODULE_ALIGNMENT;
     end.next_multiple_of(MODULE_ALIGNMENT)
 }

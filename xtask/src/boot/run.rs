@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::lines::{Line, Lines};
+use super::lines::{Line, Lines, Operator, asked};
 use super::monitor::{Cause, Monitor};
 use super::screen::Screen;
 use crate::process::{POLL, interrupted};
@@ -81,17 +81,23 @@ pub(crate) struct Run {
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The wiring of the machine's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// The words that the guest asks for are typed.
-    Asked,
+    /// The operator types.
+    Operator(Operator),
     /// QEMU reads the terminal.
     Terminal,
 }
 
+impl Input {
+    /// Has the words typed that the guest asks for.
+    fn asked() -> Self {
+        Self::Operator(Box::new(|line| asked(&line.text)))
+    }
+}
+
 /// Runs the machine to its end with its console on the standard output and in the file `log`.
 pub(crate) fn watched(command: &mut Command, log: &Path, limit: Duration) -> Result<Run> {
-    on_screen(command, log, limit, Input::Asked)
+    on_screen(command, log, limit, Input::asked())
 }
 
 /// Runs the machine to its end with the terminal handed to it, and its console in the file `log`.
@@ -107,7 +113,23 @@ pub(crate) fn observed(
     limit: Duration,
     show: impl FnMut(&[u8]) + Send,
 ) -> Result<Run> {
-    followed(command, log, limit, Input::Asked, show)
+    followed(command, log, limit, Input::asked(), show)
+}
+
+/// Runs the machine to its end with its console in the file `log`, and with an operator, who types.
+/// If `verbose`, the console is on the standard output, too.
+pub(crate) fn operated(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    verbose: bool,
+    operator: Operator,
+) -> Result<Run> {
+    let input = Input::Operator(operator);
+    match verbose {
+        true => on_screen(command, log, limit, input),
+        false => followed(command, log, limit, input, |_| {}),
+    }
 }
 
 /// Runs the machine to its end with its console on the standard output, reports left out.
@@ -138,15 +160,21 @@ fn followed(
     let monitor = Monitor::of_run(scratch.path(), command)?;
     let began = Instant::now();
     command.stdout(Stdio::piped());
-    match input {
-        // Ctrl-C is for xtask to answer: QEMU would end on its own.
-        Input::Asked => command.stdin(Stdio::piped()).process_group(0),
-        Input::Terminal => command.stdin(Stdio::inherit()),
+    let operator = match input {
+        Input::Operator(operator) => {
+            // Ctrl-C is for xtask to answer: QEMU would end on its own.
+            command.stdin(Stdio::piped()).process_group(0);
+            operator
+        }
+        Input::Terminal => {
+            command.stdin(Stdio::inherit());
+            Box::new(|_: &Line| None)
+        }
     };
     let mut child = command.spawn().context("cannot start QEMU")?;
 
     let (input, output) = (child.stdin.take(), child.stdout.take());
-    let lines = Arc::new(Mutex::new(Lines::new(began)));
+    let lines = Arc::new(Mutex::new(Lines::new(began, operator)));
     let ended = thread::scope(|scope| {
         let reader = {
             let lines = Arc::clone(&lines);
@@ -230,8 +258,7 @@ fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result
     }
 }
 
-/// Hands QEMU's output to `show`, to the log, and to the lines, and types the words that the guest
-/// asks for.
+/// Hands QEMU's output to `show`, to the log, and to the lines, and types what the operator wants.
 fn record(
     output: Option<impl Read>,
     input: Option<impl Write>,
@@ -252,16 +279,16 @@ fn record(
         let bytes = &buffer[..read];
         show(bytes);
         log.write_all(bytes)?;
-        let asked = {
+        let typed = {
             let mut lines = locked(lines);
             lines.add(bytes);
-            mem::take(&mut lines.asked)
+            mem::take(&mut lines.typed)
         };
         let Some(input) = &mut input else { continue };
-        for word in asked {
+        if !typed.is_empty() {
             // QEMU may be gone by now.
             let _ = input
-                .write_all(word.as_bytes())
+                .write_all(typed.as_bytes())
                 .and_then(|()| input.flush());
         }
     }

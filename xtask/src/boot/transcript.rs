@@ -56,13 +56,20 @@ pub(crate) enum Status {
     Fail,
 }
 
-impl Serialize for Status {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
+impl Status {
+    /// Returns the name as the workload prints it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::Ok => "ok",
             Self::Skip => "skip",
             Self::Fail => "fail",
-        })
+        }
+    }
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -147,6 +154,11 @@ fn words(text: &str) -> BTreeMap<String, String> {
     pairs
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// Reads a line that tells of a step of the workload.
+pub(crate) fn step_of(line: &str) -> Option<Step> {
+    step(words(line.strip_prefix("@workload ")?))
 }
 
 /// Reads a step of the workload.

@@ -5,7 +5,7 @@
 //! and on one CPU whose time is the instructions that it executes, so that times mean something
 //! whatever else the host is doing, and the same seed gives the same run.
 
-mod verdict;
+pub(crate) mod verdict;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,12 +118,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
     let guest = build_guest(scratch.path())?;
     fs::create_dir_all(reports)?;
 
-    let clock = || {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(1, |now| now.subsec_nanos())
-    };
-    let seed = options.seed.unwrap_or_else(clock);
+    let seed = options.seed.unwrap_or_else(seed_by_the_clock);
     let settings = [
         Setting {
             name: "parallel",
@@ -169,8 +164,15 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
     Ok(verdicts.iter().all(|verdict| verdict.passed))
 }
 
+/// Returns a seed that is another one every time.
+pub(crate) fn seed_by_the_clock() -> u32 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |now| now.subsec_nanos())
+}
+
 /// Builds the program that is both guests.
-fn build_guest(scratch: &Path) -> Result<PathBuf> {
+pub(crate) fn build_guest(scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guests");
     let mut cargo = toolchain::bare_metal()?.cargo("build");
     cargo.args(["--release", "--package", "isolation"]);

@@ -9,6 +9,7 @@ use super::crates;
 use super::tally::Tally;
 use crate::bench::{self, BenchOptions};
 use crate::boot::{self, BootOptions, Kernel};
+use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::example;
 use crate::fuzz::{self, FuzzOptions};
@@ -86,6 +87,8 @@ enum Action {
     Example,
     /// Lets one guest attack another, which passes or fails as one test case.
     Isolation(IsolationOptions),
+    /// Runs several VMs with Linux, which pass or fail as one test case.
+    Cloud(CloudOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -159,6 +162,7 @@ impl Gate {
             Action::Boot(options) => boot::boot(&options, reports).map(Tally::of),
             Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
+            Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
         }
     }
 }
@@ -315,6 +319,19 @@ pub(crate) fn all() -> Vec<Gate> {
                 seconds: 10,
                 seed: Some(1),
                 cpus: 2,
+            }),
+        ),
+        Gate::booting(
+            "cloud",
+            "VMs with Linux and an attacker",
+            Action::Cloud(CloudOptions {
+                vms: 2,
+                vcpus: 2,
+                cpus: 2,
+                seconds: 0,
+                kill: true,
+                seed: Some(1),
+                verbose: false,
             }),
         ),
     ];
@@ -540,6 +557,7 @@ mod tests {
             "fuzz",
             "example",
             "isolation",
+            "cloud",
             "conformance-4",
             "boot-6.12-4",
         ] {

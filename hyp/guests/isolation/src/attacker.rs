@@ -435,7 +435,8 @@ impl Attack {
             .random
             .of(&[0x8400_0000, 0xc400_0000, 0x8000_0000, 0x8600_0000])
             | self.random.below(32);
-        const ENDS: core::ops::RangeInclusive<u64> = 8..=9;
+        // `SYSTEM_OFF`, `SYSTEM_RESET`, `SYSTEM_RESET2`: the same attacks would follow a reset.
+        const ENDS: [u64; 3] = [8, 9, 18];
         const CPU_SUSPEND: u64 = 1;
         const CPU_OFF: u64 = 2;
         const SYSTEM_SUSPEND: u64 = 14;

@@ -1,0 +1,214 @@
+//! The emulated machine and its VMs, as QEMU's command line.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::CloudOptions;
+use crate::boot::guest::Guest;
+use crate::boot::machine::{MODULE_ALIGNMENT, RAM, module_address};
+use crate::provision::qemu::Qemu;
+
+/// RAM of a VM with Linux, in MiB.
+const VM_MEMORY: u64 = 384;
+
+/// RAM for the hypervisor and for the attacker, in MiB, with room to align.
+const OTHER_MEMORY: u64 = 128;
+
+/// Share of the attacker in the CPUs' time; a VM with Linux has 100.
+const ATTACKER_WEIGHT: u32 = 25;
+
+/// Name of the VM that attacks.
+pub(super) const ATTACKER: &str = "attacker";
+
+/// Programs that the machine is started with.
+pub(super) struct Programs<'a> {
+    pub(super) hypervisor: &'a Path,
+    /// The guest with Linux.
+    pub(super) guest: &'a Guest,
+    pub(super) attacker: &'a Path,
+}
+
+/// Returns the command that starts the machine.
+pub(super) fn command(
+    qemu: &Qemu,
+    options: &CloudOptions,
+    programs: &Programs<'_>,
+    seed: u32,
+) -> Result<Command> {
+    let Programs {
+        hypervisor,
+        guest,
+        attacker,
+    } = programs;
+    let size = |path: &Path| fs::metadata(path).map(|file| file.len());
+    let initrd = guest.initrd.as_deref();
+    let initrd_size = initrd.map_or(Ok(0), size)?;
+    let kernels = Kernels {
+        first: module_address(initrd_size),
+        distance: size(&guest.kernel)?.next_multiple_of(MODULE_ALIGNMENT),
+    };
+    let attacker_at = kernels.address(options.vms);
+    let end = attacker_at + size(attacker)?;
+    let memory = ((end - RAM) >> 20) + u64::from(options.vms) * VM_MEMORY + OTHER_MEMORY;
+
+    let mut command = qemu.command()?;
+    command
+        .args([
+            "-machine",
+            "virt,gic-version=3,virtualization=on,iommu=smmuv3",
+        ])
+        .args(["-cpu", "neoverse-n1"])
+        .args(["-accel", "tcg,thread=multi"])
+        .args(["-smp", &options.cpus.to_string()])
+        .args(["-m", &format!("{memory}M")])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-serial", "stdio", "-monitor", "none"])
+        .arg("-kernel")
+        .arg(hypervisor);
+    if let Some(initrd) = initrd {
+        // For every VM that has none of its own. The attacker finds it, too, and does not look.
+        command.arg("-initrd").arg(initrd);
+    }
+
+    for (number, name) in (0..).zip(options.names()) {
+        let functions = add_devices(&mut command, &guest.disk, &name, number);
+        // A VM that is killed works only once more when nobody kills it any longer.
+        let seconds = match options.victim() {
+            Some(victim) if victim == name => 0,
+            _ => options.seconds,
+        };
+        let arguments = format!(
+            "{} LEAST_SECONDS={seconds} hyp.name={name} hyp.memory={VM_MEMORY} hyp.vcpus={} \
+             hyp.pci={functions}",
+            guest.append, options.vcpus
+        );
+        add_kernel(
+            &mut command,
+            kernels.address(number),
+            &guest.kernel,
+            &arguments,
+        );
+    }
+    // Its vCPUs never rest: most of the time is to be the others'.
+    let arguments =
+        format!("attacker seed={seed} hyp.name={ATTACKER} hyp.weight={ATTACKER_WEIGHT} hyp.daemon");
+    add_kernel(&mut command, attacker_at, attacker, &arguments);
+    Ok(command)
+}
+
+/// Places of the Linux kernels. Each VM has a copy of the kernel for itself.
+struct Kernels {
+    first: u64,
+    distance: u64,
+}
+
+impl Kernels {
+    /// Returns the address of the kernel of VM `number`, or the end of as many kernels.
+    fn address(&self, number: u16) -> u64 {
+        self.first + u64::from(number) * self.distance
+    }
+}
+
+/// Adds a kernel with its command line.
+fn add_kernel(command: &mut Command, address: u64, kernel: &Path, arguments: &str) {
+    // A comma that is doubled does not end QEMU's property.
+    let arguments = arguments.replace(',', ",,");
+    command.arg("-device").arg(format!(
+        "guest-loader,addr={address:#x},kernel={},bootargs={arguments}",
+        kernel.display()
+    ));
+}
+
+/// Adds the PCI functions of VM `number`: disk, network, entropy. Returns their addresses as the
+/// hypervisor reads them.
+fn add_devices(command: &mut Command, disk: &Path, name: &str, number: u16) -> String {
+    let first = 1 + 3 * number;
+    let disk = disk.display();
+    command
+        .arg("-drive")
+        .arg(format!(
+            "if=none,id=disk-{name},format=raw,readonly=on,file={disk}"
+        ))
+        .args(["-netdev", &format!("user,id=net-{name}")]);
+    let devices = [
+        format!("virtio-blk-pci,drive=disk-{name},serial=msi"),
+        // No boot ROM: nothing boots from here.
+        format!("virtio-net-pci,netdev=net-{name},romfile="),
+        "virtio-rng-pci".to_owned(),
+    ];
+    let functions = (first..).zip(devices).map(|(slot, device)| {
+        // Behind the SMMU, which a virtio device passes by unless it is told.
+        command.arg("-device").arg(format!(
+            "{device},addr={slot:#x},iommu_platform=on,disable-legacy=on"
+        ));
+        format!("00:{slot:02x}.0")
+    });
+    functions.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(command: &Command) -> Vec<String> {
+        let arguments = command.get_args();
+        arguments
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn every_vm_has_functions_of_its_own() {
+        let mut command = Command::new("qemu");
+        let of = |command: &mut Command, name, number| {
+            add_devices(command, Path::new("disk.img"), name, number)
+        };
+        assert_eq!(of(&mut command, "a", 0), "00:01.0,00:02.0,00:03.0");
+        assert_eq!(of(&mut command, "j", 9), "00:1c.0,00:1d.0,00:1e.0");
+        let devices = arguments(&command);
+        let devices = devices.iter().filter(|word| word.starts_with("virtio-"));
+        let mut slots: Vec<_> = devices
+            .map(|word| {
+                word.split("addr=")
+                    .nth(1)
+                    .unwrap()
+                    .split(',')
+                    .next()
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(slots, ["0x1", "0x2", "0x3", "0x1c", "0x1d", "0x1e"]);
+        slots.dedup();
+        assert_eq!(slots.len(), 6);
+    }
+
+    #[test]
+    fn commas_are_passed_on() {
+        let mut command = Command::new("qemu");
+        add_kernel(
+            &mut command,
+            0x5000_0000,
+            Path::new("Image"),
+            "hyp.pci=1,2 x",
+        );
+        assert_eq!(
+            arguments(&command)[1],
+            "guest-loader,addr=0x50000000,kernel=Image,bootargs=hyp.pci=1,,2 x"
+        );
+    }
+
+    #[test]
+    fn kernels_do_not_overlap() {
+        let kernels = Kernels {
+            first: RAM,
+            distance: 34_834_368_u64.next_multiple_of(MODULE_ALIGNMENT),
+        };
+        for number in 0..10 {
+            assert!(kernels.address(number) + 34_834_368 <= kernels.address(number + 1));
+            assert_eq!(kernels.address(number) % MODULE_ALIGNMENT, 0);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Options of `cargo xtask cloud`.
+
+use anyhow::{Result, ensure};
+use clap::{ArgMatches, Command, value_parser};
+
+use crate::cli::{Options, defaulted, flag, option};
+
+const AFTER_HELP: &str = "\
+Every VM is a stock Debian 6.12 with a disk, a network and an entropy device of
+its own, all by MSI-X and behind the SMMU. The workload of `boot` runs in all of
+them at once, again and again until the time is up. One more VM is the attacker
+of `isolation`. With --kill, the last VM is killed and started again in the
+middle of its steps, for as long as the others work; its last life is a whole
+one. Books must balance, guests must count what was delivered to them, and a
+death must leave nothing.
+
+The outcome goes to target/reports/cloud.json, the console to cloud.log, and
+each VM's own to cloud-NAME.log. The exit status is 0 only if every check holds.
+
+Examples:
+  cargo xtask cloud                          3 VMs with 4 vCPUs on 2 CPUs
+  cargo xtask cloud --kill                   and one of them dies all the time
+  cargo xtask cloud --vms 4 --vcpus 8        more of them
+  cargo xtask cloud --vms 1 --seconds 0      one round of the workload, alone
+                                             with the attacker";
+
+/// Options of `cargo xtask cloud`.
+#[derive(Clone, Debug)]
+pub(crate) struct CloudOptions {
+    /// VMs with Linux.
+    pub(crate) vms: u16,
+    /// vCPUs of each.
+    pub(crate) vcpus: u16,
+    /// Emulated CPUs, and vCPUs of the attacker.
+    pub(crate) cpus: u16,
+    /// Seconds that each VM is up at least.
+    pub(crate) seconds: u32,
+    /// True if the last VM is killed and started again.
+    pub(crate) kill: bool,
+    /// The seed of the attacks; without it, one by the clock.
+    pub(crate) seed: Option<u32>,
+    /// True if the console is shown.
+    pub(crate) verbose: bool,
+}
+
+impl Options for CloudOptions {
+    fn declare(command: Command) -> Command {
+        command.after_help(AFTER_HELP).args([
+            // Each has three PCI functions, and the bus has room for 31.
+            option("vms", "N", "VMs with Linux")
+                .default_value("3")
+                .value_parser(value_parser!(u16).range(1..=10)),
+            // A line of the console has room for the counts of so many.
+            option("vcpus", "N", "vCPUs of each VM")
+                .default_value("4")
+                .value_parser(value_parser!(u16).range(1..=16)),
+            option("cpus", "N", "Emulated CPUs, which all VMs share")
+                .default_value("2")
+                .value_parser(value_parser!(u16).range(1..=8)),
+            option("seconds", "N", "Seconds for which each VM works at least")
+                .default_value("60")
+                .value_parser(value_parser!(u32).range(..=86_400)),
+            flag(
+                "kill",
+                "Kill the last VM and start it again for as long as the others work",
+            ),
+            option(
+                "seed",
+                "S",
+                "The seed of the attacks [default: by the clock]",
+            )
+            .value_parser(value_parser!(u32)),
+            flag("verbose", "Show the console in place of the steps"),
+        ])
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self {
+            vms: defaulted(matches, "vms"),
+            vcpus: defaulted(matches, "vcpus"),
+            cpus: defaulted(matches, "cpus"),
+            seconds: defaulted(matches, "seconds"),
+            kill: matches.get_flag("kill"),
+            seed: matches.remove_one("seed"),
+            verbose: matches.get_flag("verbose"),
+        }
+    }
+}
+
+impl CloudOptions {
+    /// Checks what the options are together.
+    pub(super) fn validate(&self) -> Result<()> {
+        ensure!(
+            !self.kill || self.vms > 1,
+            "--kill wants a VM that works meanwhile: --vms 2 or more"
+        );
+        Ok(())
+    }
+
+    /// Returns the VMs' names, in their order.
+    pub(super) fn names(&self) -> Vec<String> {
+        let letters = ('a'..='z').take(self.vms.into());
+        letters.map(String::from).collect()
+    }
+
+    /// Returns the name of the VM that is killed, if one is.
+    pub(super) fn victim(&self) -> Option<String> {
+        self.names().pop().filter(|_| self.kill)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cloud(arguments: &[&str]) -> Result<CloudOptions, clap::Error> {
+        CloudOptions::parsed(arguments)
+    }
+
+    #[test]
+    fn the_defaults_are_the_promised_ones() {
+        let options = cloud(&[]).unwrap();
+        let numbers = [options.vms, options.vcpus, options.cpus];
+        assert_eq!((numbers, options.seconds), ([3, 4, 2], 60));
+        assert!(!options.kill && !options.verbose && options.seed.is_none());
+        assert_eq!(options.names(), ["a", "b", "c"]);
+        assert_eq!(options.victim(), None);
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let options = cloud(&[
+            "--vms",
+            "4",
+            "--vcpus",
+            "8",
+            "--cpus",
+            "1",
+            "--seconds",
+            "0",
+            "--kill",
+            "--seed",
+            "7",
+            "--verbose",
+        ]);
+        let options = options.unwrap();
+        let numbers = [options.vms, options.vcpus, options.cpus];
+        assert_eq!((numbers, options.seconds), ([4, 8, 1], 0));
+        assert_eq!((options.seed, options.verbose), (Some(7), true));
+        assert_eq!(options.victim().as_deref(), Some("d"));
+    }
+
+    #[test]
+    fn a_vm_is_killed_only_beside_others() {
+        assert!(cloud(&["--vms", "2", "--kill"]).unwrap().validate().is_ok());
+        assert!(cloud(&["--vms", "1"]).unwrap().validate().is_ok());
+        assert!(
+            cloud(&["--vms", "1", "--kill"])
+                .unwrap()
+                .validate()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn numbers_have_limits() {
+        for arguments in [
+            ["--vms", "0"],
+            ["--vms", "11"],
+            ["--vcpus", "17"],
+            ["--cpus", "9"],
+            ["--seconds", "86401"],
+        ] {
+            assert!(cloud(&arguments).is_err(), "{arguments:?}");
+        }
+    }
+}
