@@ -11,6 +11,7 @@
 
 mod early;
 mod head;
+pub(crate) mod modules;
 pub(crate) mod secondary;
 
 use alloc::vec::Vec;
@@ -26,8 +27,9 @@ use crate::memory::layout::{self, BLOCK, COPY_WINDOW, IMAGE_BASE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::{cache, heap};
-use crate::start::{self, BootModules, Kernel};
+use crate::start;
 use crate::vm::options;
+use modules::{BootModules, Kernel};
 
 /// Bytes of a device tree's header up to and including its size.
 const TREE_SIZE_END: usize = 8;
