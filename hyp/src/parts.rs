@@ -49,7 +49,7 @@ struct Stock {
     functions: Vec<Function>,
 }
 
-/// What all VMs with a part of the machine have in common.
+/// Common resources of all VMs with a part of the machine.
 struct Common<'m> {
     modules: &'m BootModules,
     bus: Option<&'static Bus>,
