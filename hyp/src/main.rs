@@ -20,6 +20,7 @@
 //! * [`exception`]: the vectors, traps, exceptions injected into the guest.
 //! * [`terminal`]: the machine's console as the terminal of several VMs.
 //! * [`mod@report`]: the counters at the end of the run.
+//! * [`whole`], [`parts`]: the VM with the whole machine, or those with a part of it.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
 //!
@@ -40,6 +41,7 @@ mod gic;
 mod machine;
 mod memory;
 mod panic;
+mod parts;
 mod pci;
 mod report;
 mod schedule;
@@ -48,3 +50,4 @@ mod start;
 mod terminal;
 mod vcpu;
 mod vm;
+mod whole;

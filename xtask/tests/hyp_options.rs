@@ -23,12 +23,24 @@ fn what_is_not_the_hypervisors_is_the_guests() {
 
 #[test]
 fn every_option_is_read() {
-    let text = "hyp.name=web hyp.memory=512 hyp.weight=300 hyp.pci=00:02.0,01:1f.7";
+    let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.pci=00:02.0,01:1f.7";
     let options = Options::parse(text).unwrap();
     assert_eq!(options.name.as_deref(), Some("web"));
     assert_eq!((options.memory, options.weight), (512, 300));
+    assert_eq!(options.events, 99);
     assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
     assert_eq!(options.arguments, "");
+}
+
+#[test]
+fn the_number_of_vcpus_is_found_without_the_rest() {
+    assert_eq!(
+        options::vcpus("quiet hyp.bad=1 hyp.vcpus=300 hyp.memory=9"),
+        Some(300)
+    );
+    for text in ["", "vcpus=3", "hyp.vcpus=0", "hyp.vcpus=4096"] {
+        assert_eq!(options::vcpus(text), None);
+    }
 }
 
 #[test]
@@ -49,6 +61,7 @@ fn a_bad_option_is_named() {
         "hyp.memory=0",
         "hyp.memory=1m",
         "hyp.vcpus=4096",
+        "hyp.events=65537",
         "hyp.weight=0",
         "hyp.pci=0:32.0",
         "hyp.pci=00:01.8",

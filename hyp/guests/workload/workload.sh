@@ -31,9 +31,9 @@ step() {
 
 # on CPU COMMAND...: runs a command on one vCPU.
 on() {
-    on_mask=$(printf %x $((1 << $1)))
+    on_cpu=$1
     shift
-    taskset "$on_mask" "$@"
+    taskset -c "$on_cpu" "$@"
 }
 
 # until_true SECONDS COMMAND...: waits for a command to succeed.
@@ -50,10 +50,27 @@ md5() {
     md5sum | cut -d' ' -f1
 }
 
-# The kernel's table of interrupts, for people and for the report.
+# True if there are so many vCPUs that neither a line of the console nor a busy process for each will
+# do.
+many() {
+    [ "$CPUS" -gt 16 ]
+}
+
+# The kernel's table of interrupts, for people and for the report: with many vCPUs, their sums.
 interrupts() {
     echo "@workload table=begin when=$1"
-    cat /proc/interrupts
+    if many; then
+        awk -v cpus="$CPUS" '
+            NR == 1 { print "SUM CPU0"; next }
+            {
+                n = 0
+                for (i = 2; i < cpus + 2 && $i ~ /^[0-9]+$/; i++) { n += $i; $i = "" }
+                $1 = $1 " " n
+                print
+            }' /proc/interrupts
+    else
+        cat /proc/interrupts
+    fi
     echo "@workload table=end"
 }
 
@@ -170,12 +187,38 @@ ipis() {
         /proc/interrupts
 }
 
-# Bytes travel round a ring of pipes through all vCPUs, each handing them on to the next, while
-# something computes on each: every hop wakes a process on another vCPU.
+# Bytes travel between vCPUs: every hop wakes a process on another vCPU.
 smp() {
     [ "$CPUS" -gt 1 ] || return 2
     resched=$(ipis 'Rescheduling interrupts')
     calls=$(ipis 'Function call interrupts')
+    if many; then
+        random_pairs
+    else
+        ring
+    fi
+    result=$?
+    resched=$(($(ipis 'Rescheduling interrupts') - resched))
+    calls=$(($(ipis 'Function call interrupts') - calls))
+    DETAIL="$DETAIL reschedule=$resched calls=$calls"
+    [ $result = 0 ] && [ $resched -gt 0 ] && [ $calls -gt 0 ]
+}
+
+# Hands words on through all vCPUs, each to a random one that has had none.
+random_pairs() {
+    hops=0
+    from=$LAST
+    for cpu in $(seq 0 $LAST | shuf); do
+        [ "$(on $from echo $cpu | on $cpu cat)" = $cpu ] || return 1
+        from=$cpu
+        hops=$((hops + 1))
+    done
+    DETAIL="hops=$hops"
+}
+
+# Bytes travel round a ring of pipes through all vCPUs, each handing them on to the next, while
+# something computes on each.
+ring() {
     laps=$((ROUNDS * 400 / CPUS + 20))
     for cpu in $(seq 0 $LAST); do
         mkfifo /run/ring$cpu
@@ -193,10 +236,7 @@ smp() {
     done
     wait $jobs
     rm /run/ring*
-    resched=$(($(ipis 'Rescheduling interrupts') - resched))
-    calls=$(($(ipis 'Function call interrupts') - calls))
-    DETAIL="laps=$laps reschedule=$resched calls=$calls"
-    [ $resched -gt 0 ] && [ $calls -gt 0 ]
+    DETAIL="laps=$laps"
 }
 
 # Reads all devices over and over until told to stop, in LOAD.
@@ -267,8 +307,14 @@ took_more() {
     [ "$(count "$1" "$2")" -gt "$3" ]
 }
 
-# Moves the network's and the entropy device's interrupts from vCPU to vCPU under load, and checks
-# that they arrive at their targets.
+# move IRQ CPU: moves an interrupt to a vCPU.
+move() {
+    echo "$2" >/proc/irq/"$1"/smp_affinity_list &&
+        [ "$(cat /proc/irq/"$1"/effective_affinity_list)" = "$2" ]
+}
+
+# Moves the network's and the entropy device's interrupts from vCPU to vCPU under load, to the last
+# one in the end, and checks that they arrive at their targets.
 affinity() {
     [ "$CPUS" -gt 1 ] || return 2
     net=$(basename "$(readlink /sys/class/net/eth0/device)")
@@ -278,15 +324,16 @@ affinity() {
     result=0
     moves=0
     arrivals=0
-    for round in $(seq 1 $((ROUNDS * 6))); do
+    rounds=$((ROUNDS * 6))
+    for round in $(seq 1 $rounds); do
         for irq in $irqs; do
             cpu=$(((round * 7 + irq) % CPUS))
+            [ $round -lt $rounds ] || cpu=$LAST
             before=$(count $irq $cpu)
-            echo $cpu >/proc/irq/$irq/smp_affinity_list || result=1
+            move $irq $cpu || result=1
             moves=$((moves + 1))
-            [ "$(cat /proc/irq/$irq/effective_affinity_list)" = $cpu ] || result=1
             # Not every move is waited for: most follow each other as fast as they go.
-            if [ $((round % 4)) = 0 ]; then
+            if [ $((round % 4)) = 0 ] || [ $round = $rounds ]; then
                 until_true 20 took_more $irq $cpu "$before" || result=1
                 arrivals=$((arrivals + 1))
             fi

@@ -11,6 +11,7 @@
 
 mod early;
 mod head;
+pub(crate) mod modules;
 pub(crate) mod secondary;
 
 use alloc::vec::Vec;
@@ -26,7 +27,9 @@ use crate::memory::layout::{self, BLOCK, COPY_WINDOW, IMAGE_BASE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::{cache, heap};
-use crate::start::{self, BootModules, Kernel};
+use crate::start;
+use crate::vm::options;
+use modules::{BootModules, Kernel};
 
 /// Bytes of a device tree's header up to and including its size.
 const TREE_SIZE_END: usize = 8;
@@ -137,27 +140,32 @@ unsafe fn tree_at(address: usize) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(address as *const u8, size) }
 }
 
-/// Chooses the hypervisor's memory: the top of the highest piece of RAM.
+/// Chooses the hypervisor's memory: the top of the highest piece of RAM, above `used`. There is
+/// room for the vCPUs of all VMs, or for as many as the RAM allows.
 ///
 /// # Panics
-/// If RAM is too small, or the range overlaps one of `used`.
+/// If there is no room for the hypervisor itself.
 fn choose_home(tree: &Fdt<'_>, used: impl Iterator<Item = Range<usize>>) -> Range<usize> {
     let ram = tree::memory(tree)
         .max_by_key(|range| range.end)
         .expect("the machine has RAM");
-    let size = layout::home_size(tree::cpus(tree).count());
     let end = ram.end / BLOCK * BLOCK;
-    let start = end.saturating_sub(size);
-    assert!(
-        start >= ram.start,
-        "the hypervisor needs {size:#x} bytes, of {ram:#x?}"
-    );
+    let used = used
+        .filter(|range| range.start < end)
+        .map(|range| range.end);
+    let lowest = used.fold(ram.start, usize::max).next_multiple_of(BLOCK);
 
-    for other in used {
-        assert!(
-            other.end <= start || end <= other.start,
-            "no room: the hypervisor's {start:#x}..{end:#x} would overwrite {other:#x?}"
-        );
-    }
+    let cpus = tree::cpus(tree).count();
+    let vcpus = tree::kernels(tree).map(|(module, _)| {
+        let count = options::vcpus(tree::arguments(&module));
+        count.map_or(cpus, |count| count as usize)
+    });
+    let size = layout::home_size(cpus, vcpus.sum());
+    let start = end.saturating_sub(size).max(lowest);
+    let least = layout::home_size(cpus, 1);
+    assert!(
+        start + least <= end,
+        "no room: the hypervisor needs {least:#x} bytes above {lowest:#x}, of {ram:#x?}"
+    );
     start..end
 }

@@ -9,7 +9,11 @@ use aarch64_cpu::registers::{Readable, Writeable};
 macro_rules! registers {
     ($($(#[$doc:meta])* $name:ident = $encoding:literal;)*) => {$(
         $(#[$doc])*
-        #[allow(non_camel_case_types, reason = "the architecture's name")]
+        #[allow(
+            non_camel_case_types,
+            clippy::upper_case_acronyms,
+            reason = "the architecture's name"
+        )]
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
 

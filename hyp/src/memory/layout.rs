@@ -34,8 +34,11 @@ pub(crate) const PAGE: usize = 4096;
 /// Heap bytes for the guest's interrupt controller and the tables of the physical one.
 const HEAP: usize = 24 << 20;
 
-/// Heap bytes for each CPU: its stacks, its redistributor's tables, its vCPU.
-const HEAP_PER_CPU: usize = 512 << 10;
+/// Heap bytes for each CPU: its stacks, its redistributor's tables.
+const HEAP_PER_CPU: usize = 448 << 10;
+
+/// Heap bytes for each vCPU: its registers, its interrupts, its collection in an ITS.
+const HEAP_PER_VCPU: usize = 64 << 10;
 
 /// Physical address minus virtual address of the home.
 static OFFSET: AtomicUsize = AtomicUsize::new(0);
@@ -80,9 +83,16 @@ pub(crate) fn heap_offset() -> usize {
     image_size().next_multiple_of(BLOCK)
 }
 
-/// Returns the bytes of physical memory that the hypervisor needs on a machine with `cpus` CPUs.
-pub(crate) fn home_size(cpus: usize) -> usize {
-    heap_offset() + (HEAP + cpus * HEAP_PER_CPU).next_multiple_of(BLOCK)
+/// Returns the bytes of physical memory that the hypervisor needs on a machine with `cpus` CPUs,
+/// for VMs with `vcpus` vCPUs together.
+pub(crate) fn home_size(cpus: usize, vcpus: usize) -> usize {
+    let heap = HEAP + cpus * HEAP_PER_CPU + vcpus * HEAP_PER_VCPU;
+    heap_offset() + heap.next_multiple_of(BLOCK)
+}
+
+/// Returns the number of vCPUs that a home of `size` bytes has room for.
+pub(crate) fn vcpus_in(size: usize, cpus: usize) -> usize {
+    size.saturating_sub(heap_offset() + HEAP + cpus * HEAP_PER_CPU) / HEAP_PER_VCPU
 }
 
 /// Sets the physical address of the home.

@@ -19,10 +19,9 @@ pub(crate) type Controller = Vgic<VmHost>;
 pub(crate) const ITS: u64 = 0x0808_0000;
 
 /// Limits on the memory that the hypervisor allocates for the ITS of a VM with a part of the
-/// machine.
+/// machine, besides that on events.
 const QUOTA: ItsConfig = ItsConfig {
     max_devices: 64,
-    max_events: 4096,
     collections: 64,
     ..ItsConfig::at(ITS)
 };
@@ -64,14 +63,21 @@ pub(crate) fn of_machine(machine: &Machine, has_its: bool) -> Config {
     config
 }
 
-/// Returns the configuration for a VM with a part of the machine, with `vcpus` vCPUs.
-pub(crate) fn of_part(vcpus: usize) -> Config {
+/// Returns the configuration for a VM with a part of the machine, with `vcpus` vCPUs and
+/// at most so many `events` in the ITS.
+pub(crate) fn of_part(vcpus: usize, events: u32) -> Config {
     let affinities = (0..vcpus).map(|number| {
         let [aff2, aff1] = [number >> 12, number >> 4].map(|field| field as u8);
         Affinity::new(0, aff2, aff1, (number % CLUSTER) as u8)
     });
     let mut config = Config::new(affinities.collect());
-    config.its.push(QUOTA);
+    // An operating system has a collection for each CPU.
+    let collections = QUOTA.collections.max(vcpus as u32);
+    config.its.push(ItsConfig {
+        collections,
+        max_events: events,
+        ..QUOTA
+    });
     config.lpis = LPIS;
     config
 }

@@ -6,6 +6,7 @@
 //! | `hyp.name=NAME` | name on the console, of letters, digits, `-` and `_` | `vm` and the index |
 //! | `hyp.memory=MIB` | bytes of RAM, in MiB | 16 |
 //! | `hyp.vcpus=N` | number of vCPUs | as many as CPUs |
+//! | `hyp.events=N` | most events that the ITS maps, up to 65,536 | 4,096 |
 //! | `hyp.weight=N` | share of the CPUs' time, relative to other VMs', 1 to 10,000 | 100 |
 //! | `hyp.pci=BB:DD.F,..` | PCI functions of the machine | none |
 //! | `hyp.daemon` | the run ends without waiting for this VM | |
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     /// RAM, in MiB.
     pub(crate) memory: u32,
     pub(crate) vcpus: Option<u32>,
+    /// Quota of the ITS.
+    pub(crate) events: u32,
     pub(crate) weight: u32,
     /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
     pub(crate) functions: Vec<u16>,
@@ -48,6 +51,12 @@ pub(crate) fn are_in(text: &str) -> bool {
     text.split(' ').any(|word| word.starts_with(PREFIX))
 }
 
+/// Returns the number of vCPUs that the command line asks for. Allocates nothing.
+pub(crate) fn vcpus(text: &str) -> Option<u32> {
+    let mut options = text.split(' ').filter_map(|word| word.strip_prefix(PREFIX));
+    options.find_map(|option| vcpu_count(option.strip_prefix("vcpus=")?))
+}
+
 impl Options {
     /// Reads a command line.
     pub(crate) fn parse(text: &str) -> Result<Self, BadOption> {
@@ -55,6 +64,7 @@ impl Options {
             name: None,
             memory: 16,
             vcpus: None,
+            events: 4096,
             weight: 100,
             functions: Vec::new(),
             is_daemon: false,
@@ -86,7 +96,8 @@ impl Options {
             None if option == "daemon" => self.is_daemon = true,
             Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
-            Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=4095)?),
+            Some(("vcpus", value)) => self.vcpus = Some(vcpu_count(value)?),
+            Some(("events", value)) => self.events = number(value, 1..=1 << 16)?,
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
@@ -96,6 +107,10 @@ impl Options {
         }
         Some(())
     }
+}
+
+fn vcpu_count(text: &str) -> Option<u32> {
+    number(text, 1..=4095)
 }
 
 fn is_name(text: &str) -> bool {

@@ -9,7 +9,8 @@ const PANIC: &str = "@hyp-panic ";
 /// The mark of a line with the reason for which the hypervisor cannot run on the machine.
 const STOP: &str = "@hyp-stop ";
 
-/// The beginning of a line by which the guest asks for a word to be typed on its console.
+/// The mark of a line by which the guest asks for a word to be typed on its console. Before it, the
+/// line may have the name of one of several VMs, which the hypervisor wants to be typed too.
 const ASK: &str = "@workload ask=";
 
 /// Reads a line of the console as it comes, and returns what is typed upon it.
@@ -17,7 +18,8 @@ pub(crate) type Operator = Box<dyn FnMut(&Line) -> Option<String> + Send>;
 
 /// Returns the word that a line asks for, if it does, with the end of a line.
 pub(crate) fn asked(text: &str) -> Option<String> {
-    text.strip_prefix(ASK).map(|word| format!("{word}\n"))
+    let (vm, word) = text.split_once(ASK)?;
+    Some(format!("{vm}{word}\n"))
 }
 
 /// A line of the console.
@@ -102,6 +104,13 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_typed_on_the_console_of_the_vm_that_asks() {
+        assert_eq!(asked("vm1: @workload ask=x").as_deref(), Some("vm1: x\n"));
+        assert_eq!(asked("@workload ask=x").as_deref(), Some("x\n"));
+        assert_eq!(asked("@workload step=x"), None);
+    }
 
     #[test]
     fn lines_may_come_in_pieces() {

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::BootOptions;
 use super::guest::{BootDisk, Guest};
+use super::{BootOptions, part};
 use crate::parallel;
 use crate::provision::qemu::Qemu;
 
@@ -23,6 +23,9 @@ pub(crate) const MODULE_ALIGNMENT: u64 = 2 << 20;
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 8;
+
+/// vCPUs per emulated CPU up to which the guest's time is the host's.
+const VCPUS_PER_CPU: u16 = 8;
 
 /// The wiring of the console.
 #[derive(Clone, Copy, Debug)]
@@ -72,22 +75,26 @@ pub(crate) fn command(
         Some(image) => {
             let address = module_address(initrd_size);
             let end = address + fs::metadata(&guest.kernel)?.len();
-            let memory = memory(options);
+            let all = machine_memory(options);
             ensure!(
-                end <= RAM + (u64::from(memory) << 20),
-                "{memory} MiB of RAM do not hold this guest; use --memory"
+                end <= RAM + (u64::from(all) << 20),
+                "{all} MiB of RAM do not hold this guest; use --memory"
             );
             command.arg("-kernel").arg(image);
             let kernel = guest.kernel.display();
-            command
-                .arg("-device")
-                .arg(format!("guest-loader,addr={address:#x},kernel={kernel}"));
+            let mut module = format!("guest-loader,addr={address:#x},kernel={kernel}");
+            if options.has_part() {
+                let arguments = part::arguments(options, memory(options));
+                let arguments = format!("{} {arguments}", guest.append).replace(',', ",,");
+                module.push_str(&format!(",bootargs={arguments}"));
+            }
+            command.arg("-device").arg(module);
         }
         None => {
             command.arg("-kernel").arg(&guest.kernel);
         }
     }
-    if !guest.append.is_empty() {
+    if !guest.append.is_empty() && !options.has_part() {
         command.args(["-append", &guest.append]);
     }
 
@@ -125,7 +132,7 @@ pub(crate) fn board(
     disk: &Path,
     hypervisor: bool,
 ) -> Result<Command> {
-    let vcpus = options.vcpus;
+    let cpus = options.cpus();
     let virtualization = if hypervisor { "on" } else { "off" };
     // A virtio device passes the SMMU by unless it is told that its driver uses DMA addresses.
     let (iommu, virtio) = match options.has_smmu() {
@@ -139,14 +146,14 @@ pub(crate) fn board(
             "virt,gic-version=3,virtualization={virtualization}{iommu}"
         ))
         .args(["-cpu", &options.cpu])
-        .args(["-accel", accelerator(vcpus, options.one_thread)])
-        .args(["-smp", &vcpus.to_string()])
-        .args(["-m", &format!("{}M", memory(options))])
+        .args(accelerator(options))
+        .args(["-smp", &cpus.to_string()])
+        .args(["-m", &format!("{}M", machine_memory(options))])
         .args(["-nodefaults", "-display", "none", "-no-reboot"]);
 
     // One disk twice: behind MSI-X, and behind an interrupt line of the PCI host bridge.
     let disk = disk.display();
-    for (serial, wiring) in [("msi", ""), ("intx", ",vectors=0")] {
+    for (serial, slot, wiring) in [("msi", 1, ""), ("intx", 2, ",vectors=0")] {
         command
             .arg("-drive")
             .arg(format!(
@@ -154,15 +161,15 @@ pub(crate) fn board(
             ))
             .arg("-device")
             .arg(format!(
-                "virtio-blk-pci,drive={serial},serial={serial}{wiring}{virtio}"
+                "virtio-blk-pci,addr={slot},drive={serial},serial={serial}{wiring}{virtio}"
             ));
     }
 
     command
         // No boot ROM: it comes in a package of its own, and nothing boots from here.
         .args(["-netdev", "user,id=net", "-device"])
-        .arg(format!("virtio-net-pci,netdev=net,romfile={virtio}"))
-        .args(["-device", &format!("virtio-rng-pci{virtio}")]);
+        .arg(format!("virtio-net-pci,addr=3,netdev=net,romfile={virtio}"))
+        .args(["-device", &format!("virtio-rng-pci,addr=4{virtio}")]);
     if options.has_smmu() {
         // A device that the guest can tell where to read and write.
         command.args(["-device", "edu,dma_mask=0xffffffffffffffff"]);
@@ -171,13 +178,26 @@ pub(crate) fn board(
 }
 
 /// Returns the machine's RAM, in MiB.
-fn memory(options: &BootOptions) -> u32 {
-    options.memory.unwrap_or_else(|| ample(options.vcpus))
+fn machine_memory(options: &BootOptions) -> u32 {
+    match options.has_part() {
+        true => memory(options) + part::BESIDE,
+        false => memory(options),
+    }
 }
 
-/// Returns an amount of RAM, in MiB, that is ample for the built-in guest.
-fn ample(vcpus: u16) -> u32 {
-    1024 + 16 * u32::from(vcpus)
+/// Returns the guest's RAM, in MiB.
+fn memory(options: &BootOptions) -> u32 {
+    options.memory.unwrap_or_else(|| ample(options))
+}
+
+/// Returns an amount of RAM, in MiB, that is ample for the built-in guest. The hypervisor clears
+/// the RAM of a guest with a part of the machine, which costs the host as much.
+fn ample(options: &BootOptions) -> u32 {
+    let vcpus = u32::from(options.vcpus);
+    match options.has_part() {
+        true => 512 + 4 * vcpus,
+        false => 1024 + 16 * vcpus,
+    }
 }
 
 /// Returns the address at which the hypervisor finds the guest's kernel: past everything that QEMU
@@ -187,14 +207,20 @@ pub(crate) fn module_address(initrd_size: u64) -> u64 {
     end.next_multiple_of(MODULE_ALIGNMENT)
 }
 
-/// Returns QEMU's accelerator: a thread for each emulated CPU, unless the host has far too few
-/// CPUs. The threads would mostly wait for each other's locks then.
-fn accelerator(vcpus: u16, one_thread: bool) -> &'static str {
-    let host = parallel::cpus();
-    if one_thread || usize::from(vcpus) > CPUS_PER_HOST_CPU * host {
-        "tcg,thread=single"
+/// Returns QEMU's arguments for how it runs the CPUs: with a thread for each, unless the host has
+/// far too few CPUs. The threads would mostly wait for each other's locks then.
+///
+/// A crowd of vCPUs, whose ticks alone may take more than the host has, would look locked up to the
+/// guest: there, time is what the CPUs execute.
+fn accelerator(options: &BootOptions) -> Vec<&'static str> {
+    let is_crowded = options.vcpus > VCPUS_PER_CPU * options.cpus();
+    let threads = CPUS_PER_HOST_CPU * parallel::cpus();
+    if is_crowded {
+        vec!["-accel", "tcg,thread=single", "-icount", "shift=0"]
+    } else if options.one_thread || usize::from(options.cpus()) > threads {
+        vec!["-accel", "tcg,thread=single"]
     } else {
-        "tcg,thread=multi"
+        vec!["-accel", "tcg,thread=multi"]
     }
 }
 

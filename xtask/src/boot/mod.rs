@@ -14,6 +14,7 @@ pub(crate) mod lines;
 pub(crate) mod machine;
 pub(crate) mod monitor;
 mod options;
+pub(crate) mod part;
 mod peer;
 pub(crate) mod report;
 pub(crate) mod run;
@@ -24,12 +25,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::provision::qemu;
 use crate::{console, project};
 use checks::Setting;
-pub(crate) use options::{BootOptions, Kernel};
+pub(crate) use options::{BootOptions, Kernel, MOST_CPUS};
 use report::{Machine, Report};
 use run::{Ended, Run};
 use transcript::Transcript;
@@ -38,6 +39,11 @@ use transcript::Transcript;
 ///
 /// The console is recorded in `console.log` and the outcome in `boot.json`, in `reports`.
 pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
+    ensure!(
+        i64::from(options.cpus()) <= MOST_CPUS,
+        "{} vCPUs without --cpus would need as many CPUs: {MOST_CPUS} at most",
+        options.vcpus
+    );
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
@@ -55,10 +61,11 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         false => machine::Console::Output,
     };
     let mut command = machine::command(&qemu, options, &guest, hypervisor.as_deref(), wiring)?;
-    console::step(format!(
-        "Booting {} on {} vCPUs",
-        guest.kernel_name, options.vcpus
-    ));
+    let on = match options.cpus {
+        Some(cpus) => format!("{} vCPUs of {cpus} CPUs", options.vcpus),
+        None => format!("{} vCPUs", options.vcpus),
+    };
+    console::step(format!("Booting {} on {on}", guest.kernel_name));
     if options.interactive {
         console::detail("Ctrl-A x ends the machine at any time, Ctrl-A h lists QEMU's other keys");
     }
@@ -74,6 +81,10 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         }
         ended => ended,
     };
+    let lines = match options.has_part() {
+        true => part::named_lines(lines),
+        false => lines,
+    };
     let transcript = Transcript::read(&lines);
     let setting = Setting {
         vcpus: options.vcpus,
@@ -81,7 +92,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         hypervisor: !options.bare,
         firmware: options.firmware,
         smmu: options.has_smmu(),
-        part: false,
+        part: options.has_part(),
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {
@@ -91,6 +102,8 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
     let machine = Machine {
         kernel: guest.kernel_name,
         vcpus: options.vcpus,
+        cpus: options.cpus(),
+        on,
         cpu: options.cpu.clone(),
         qemu: qemu.version,
         hypervisor: setting.hypervisor,

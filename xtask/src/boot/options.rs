@@ -20,6 +20,7 @@ PATH if it wants one.
 Examples:
   cargo xtask boot                         Debian's 6.12 kernel on 4 vCPUs
   cargo xtask boot --vcpus 64 --kernel 6.1 an older kernel on many
+  cargo xtask boot --vcpus 64 --cpus 2     vCPUs that share two CPUs
   cargo xtask boot --interactive           a shell in the guest; type once its
                                            prompt is there; `poweroff -f` ends
                                            it
@@ -28,11 +29,17 @@ Examples:
   cargo xtask boot --kernel ./test.flat    your own image, without the workload
   cargo xtask boot -- -device edu          one more device for the guest";
 
+/// The largest number of emulated CPUs.
+pub(crate) const MOST_CPUS: i64 = 64;
+
 /// Options of `cargo xtask boot`.
 #[derive(Clone, Debug)]
 pub(crate) struct BootOptions {
-    /// vCPUs, one physical CPU each.
+    /// vCPUs.
     pub(crate) vcpus: u16,
+    /// Emulated CPUs that the vCPUs share, in a VM with a part of the machine. Without the number,
+    /// each vCPU has a CPU for itself, and the VM has the whole machine.
+    pub(crate) cpus: Option<u16>,
     /// The guest's kernel.
     pub(crate) kernel: Kernel,
     /// An initial RAM disk in place of the built-in workload.
@@ -41,7 +48,7 @@ pub(crate) struct BootOptions {
     pub(crate) append: Option<String>,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
-    /// The guest's RAM in MiB, the hypervisor's part included.
+    /// The guest's RAM in MiB. A guest with the whole machine shares it with the hypervisor.
     pub(crate) memory: Option<u32>,
     /// True if the terminal is the guest's, with a shell in place of the workload.
     pub(crate) interactive: bool,
@@ -65,9 +72,18 @@ pub(crate) struct BootOptions {
 impl Options for BootOptions {
     fn declare(command: Command) -> Command {
         command.after_help(AFTER_HELP).args([
-            option("vcpus", "N", "vCPUs, one physical CPU each")
+            option("vcpus", "N", "vCPUs: up to 64, or 512 if they share CPUs")
                 .default_value("4")
-                .value_parser(value_parser!(u16).range(1..=64)),
+                .value_parser(value_parser!(u16).range(1..=512)),
+            option(
+                "cpus",
+                "N",
+                "Emulated CPUs that the vCPUs share, in a VM with a part of the machine, without \
+                 the devices that no SMMU confines [default: a CPU for each vCPU, and the whole \
+                 machine]",
+            )
+            .conflicts_with_all(["bare", "firmware", "interactive", "no-iommu"])
+            .value_parser(value_parser!(u16).range(1..=MOST_CPUS)),
             option(
                 "kernel",
                 "6.1|6.12|PATH",
@@ -97,7 +113,8 @@ impl Options for BootOptions {
             option(
                 "memory",
                 "MIB",
-                "The guest's RAM in MiB, the hypervisor's part included [default: by vCPUs]",
+                "The guest's RAM in MiB; without --cpus, the hypervisor's part is included \
+                 [default: by vCPUs]",
             )
             .value_parser(value_parser!(u32).range(256..=65536)),
             flag(
@@ -145,6 +162,7 @@ impl Options for BootOptions {
         let qemu = matches.remove_many("qemu");
         Self {
             vcpus: defaulted(matches, "vcpus"),
+            cpus: matches.remove_one("cpus"),
             kernel: defaulted(matches, "kernel"),
             initrd: matches.remove_one("initrd"),
             append: matches.remove_one("append"),
@@ -175,6 +193,16 @@ impl BootOptions {
         matches!(self.kernel, Kernel::Debian(_))
             && self.initrd.is_none()
             && self.boot_disk.is_none()
+    }
+
+    /// Returns the number of emulated CPUs.
+    pub(crate) fn cpus(&self) -> u16 {
+        self.cpus.unwrap_or(self.vcpus)
+    }
+
+    /// Tells whether the VM has a part of the machine only.
+    pub(crate) fn has_part(&self) -> bool {
+        self.cpus.is_some()
     }
 
     /// Tells whether the machine has an SMMU. It is the hypervisor's. ACPI tables, which the
@@ -260,10 +288,22 @@ mod tests {
     }
 
     #[test]
-    fn vcpus_are_limited_to_64() {
-        assert_eq!(boot(&["--vcpus", "64"]).unwrap().vcpus, 64);
-        assert!(boot(&["--vcpus", "65"]).is_err());
+    fn vcpus_are_limited_to_512() {
+        assert_eq!(boot(&["--vcpus", "512"]).unwrap().vcpus, 512);
+        assert!(boot(&["--vcpus", "513"]).is_err());
         assert!(boot(&["--vcpus", "0"]).is_err());
+    }
+
+    #[test]
+    fn vcpus_that_share_cpus_are_a_part_of_the_machine() {
+        let whole = boot(&["--vcpus", "8"]).unwrap();
+        assert!(whole.cpus() == 8 && !whole.has_part());
+        let part = boot(&["--vcpus", "8", "--cpus", "8"]).unwrap();
+        assert!(part.cpus() == 8 && part.has_part());
+        assert!(boot(&["--cpus", "65"]).is_err());
+        for whole in ["--bare", "--firmware", "--interactive", "--no-iommu"] {
+            assert!(boot(&["--cpus", "2", whole]).is_err(), "{whole}");
+        }
     }
 
     #[test]

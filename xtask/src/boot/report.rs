@@ -21,6 +21,10 @@ pub(crate) struct Report {
     pub(crate) passed: bool,
     pub(crate) kernel: String,
     pub(crate) vcpus: u16,
+    /// Emulated CPUs.
+    pub(crate) cpus: u16,
+    /// The vCPUs in words.
+    pub(crate) on: String,
     pub(crate) cpu: String,
     /// QEMU's version.
     pub(crate) qemu: String,
@@ -44,6 +48,7 @@ impl Serialize for Report {
         object.serialize_entry("passed", &self.passed)?;
         object.serialize_entry("kernel", &self.kernel)?;
         object.serialize_entry("vcpus", &self.vcpus)?;
+        object.serialize_entry("cpus", &self.cpus)?;
         object.serialize_entry("cpu", &self.cpu)?;
         object.serialize_entry("qemu", &self.qemu)?;
         object.serialize_entry("hypervisor", &self.hypervisor)?;
@@ -65,6 +70,10 @@ impl Serialize for Report {
 pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) vcpus: u16,
+    /// Emulated CPUs.
+    pub(crate) cpus: u16,
+    /// The vCPUs in words.
+    pub(crate) on: String,
     pub(crate) cpu: String,
     pub(crate) qemu: String,
     pub(crate) hypervisor: bool,
@@ -79,6 +88,8 @@ impl Report {
             passed: checks.iter().all(|check| check.passed),
             kernel: machine.kernel,
             vcpus: machine.vcpus,
+            cpus: machine.cpus,
+            on: machine.on,
             cpu: machine.cpu,
             qemu: machine.qemu,
             hypervisor: machine.hypervisor,
@@ -110,8 +121,8 @@ impl Report {
             "without hyp"
         };
         console::step(format!(
-            "{} on {} vCPUs {under}: {} after {:.1} s",
-            self.kernel, self.vcpus, self.ended, self.wall_seconds
+            "{} on {} {under}: {} after {:.1} s",
+            self.kernel, self.on, self.ended, self.wall_seconds
         ));
         if !self.steps.is_empty() {
             let took = |step: &Step| format!("{} {:.1} s", step.name, step.ms as f64 / 1000.0);

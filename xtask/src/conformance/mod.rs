@@ -18,7 +18,7 @@ use crate::boot::guest::{self, Guest};
 use crate::boot::hypervisor::{self, built, flatten};
 use crate::boot::machine;
 use crate::boot::run::{self, Run};
-use crate::boot::{BootOptions, Kernel, dry_run};
+use crate::boot::{BootOptions, Kernel, dry_run, part};
 use crate::cli::{Options, defaulted, flag, option};
 use crate::provision::qemu::{self, Qemu};
 use crate::provision::toolchain;
@@ -31,6 +31,9 @@ const MEMORY: u32 = 512;
 
 /// The word of the kernel's command line by which the hypervisor gives its guest a second ITS.
 const SECOND_ITS: &str = "hyp.its=2";
+
+/// The word by which a VM with a part of the machine gets an ITS for the largest device.
+const MANY_EVENTS: &str = "hyp.events=65536";
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
@@ -59,6 +62,7 @@ Examples:
   cargo xtask conformance --filter its.      the cases whose name or rule
                                              contains `its.`
   cargo xtask conformance --vcpus 8 --bare   on QEMU's own GIC only
+  cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --list             the cases and their rules";
 
 /// The folder of the cases.
@@ -69,8 +73,11 @@ const CASES: &str = "hyp/guests/conformance/src/cases";
 pub(crate) struct ConformanceOptions {
     /// A part of the names or rules of the cases to run.
     pub(crate) filter: Option<String>,
-    /// vCPUs, one physical CPU each; cases that need more are skipped.
+    /// vCPUs; cases that need more are skipped.
     pub(crate) vcpus: u16,
+    /// Emulated CPUs that the vCPUs share, in a VM with a part of the machine. Without the number,
+    /// each vCPU has a CPU for itself.
+    pub(crate) cpus: Option<u16>,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
     /// True if the cases run only on QEMU's own GIC, without the hypervisor.
@@ -93,12 +100,16 @@ impl Options for ConformanceOptions {
                 "Only the cases whose name or rule contains this",
             )
             .value_parser(filter),
+            option("vcpus", "N", "vCPUs; cases that need more are skipped")
+                .default_value("4")
+                .value_parser(value_parser!(u16).range(1..=8)),
             option(
-                "vcpus",
+                "cpus",
                 "N",
-                "vCPUs, one physical CPU each; cases that need more are skipped",
+                "Emulated CPUs that the vCPUs share, only under the hypervisor, in a VM with a \
+                 part of the machine [default: a CPU for each vCPU]",
             )
-            .default_value("4")
+            .conflicts_with_all(["bare", "counted"])
             .value_parser(value_parser!(u16).range(1..=8)),
             option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
             flag("bare", "Only on QEMU's own GIC, without the hypervisor").conflicts_with("hyp"),
@@ -117,6 +128,7 @@ impl Options for ConformanceOptions {
         Self {
             filter: matches.remove_one("filter"),
             vcpus: defaulted(matches, "vcpus"),
+            cpus: matches.remove_one("cpus"),
             cpu: defaulted(matches, "cpu"),
             bare: matches.get_flag("bare"),
             hyp: matches.get_flag("hyp"),
@@ -223,6 +235,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
     let qemu = qemu::provide()?;
     let board = BootOptions {
         vcpus: options.vcpus,
+        cpus: options.cpus,
         cpu: options.cpu.clone(),
         bare: options.bare,
         no_iommu: true,
@@ -265,7 +278,9 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
 
     let places = match options {
         ConformanceOptions { bare: true, .. } => &[Place::Qemu][..],
-        ConformanceOptions { hyp: true, .. } => &[Place::Hyp],
+        ConformanceOptions { hyp: true, .. } | ConformanceOptions { cpus: Some(_), .. } => {
+            &[Place::Hyp]
+        }
         ConformanceOptions { counted: true, .. } => &[Place::Counted],
         _ => &[Place::Hyp, Place::Qemu, Place::Counted],
     };
@@ -308,7 +323,12 @@ impl Bench<'_> {
             true => self.options.vcpus.min(COUNTED_CPUS),
             false => self.options.vcpus,
         };
-        let mut words = vec![SECOND_ITS.to_owned()];
+        let cpus = self.options.cpus.filter(|_| place == Place::Hyp);
+        let mut words = Vec::new();
+        words.push(match cpus {
+            Some(_) => MANY_EVENTS.to_owned(),
+            None => SECOND_ITS.to_owned(),
+        });
         if counted {
             // A CPU's time includes the turns that the others have meanwhile.
             words.push("alone".to_owned());
@@ -322,6 +342,7 @@ impl Bench<'_> {
 
         let options = BootOptions {
             vcpus,
+            cpus,
             kernel: Kernel::Image(self.program.clone()),
             append: Some(words.join(" ")),
             cpu: self.options.cpu.clone(),
@@ -330,7 +351,8 @@ impl Bench<'_> {
             // No case has a device access memory.
             no_iommu: true,
             // A CPU without a task spins, with a hint: one thread goes on with the next one then.
-            one_thread: counted || usize::from(vcpus) > CPUS_PER_HOST_CPU * parallel::cpus(),
+            one_thread: counted
+                || usize::from(cpus.unwrap_or(vcpus)) > CPUS_PER_HOST_CPU * parallel::cpus(),
             qemu: match counted {
                 true => COUNT.map(str::to_owned).to_vec(),
                 false => Vec::new(),
@@ -351,11 +373,13 @@ impl Bench<'_> {
             machine::command(&self.qemu, &options, &guest, hypervisor.as_deref(), wiring)?;
 
         if !self.options.list {
-            console::step(format!("Running the cases {place}, {vcpus} vCPUs"));
+            let of = cpus.map_or(String::new(), |cpus| format!(" of {cpus} CPUs"));
+            console::step(format!("Running the cases {place}, {vcpus} vCPUs{of}"));
         }
         let mut watcher = Watcher::new(place == Place::Qemu, self.options.list);
         let Run { ended, wall, lines } =
             run::observed(&mut command, &log, LIMIT, |bytes| watcher.see(bytes))?;
+        let lines = part::named_lines(lines);
         let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
         Ok(OnMachine::read(place, vcpus, ended, wall, &texts))
     }

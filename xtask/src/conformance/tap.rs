@@ -3,6 +3,7 @@
 use serde_core::ser::SerializeMap as _;
 use serde_core::{Serialize, Serializer};
 
+use crate::boot::part;
 use crate::console;
 
 /// Cases between two lines of progress.
@@ -141,7 +142,7 @@ impl Watcher {
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&self.partial).trim_end().to_owned();
                 self.partial.clear();
-                self.line(&line);
+                self.line(part::as_written(&line));
             } else {
                 self.partial.push(byte);
             }

@@ -32,6 +32,9 @@ const BOOTS: [(u16, &str, &str, bool); 3] = [
     (2, "6.1", "cortex-a76", true),
 ];
 
+/// The boot of a VM with a part of the machine: vCPUs, and CPUs that they share.
+const CROWD: (u16, u16) = (64, 2);
+
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
 const FUZZING: u32 = 60;
@@ -39,13 +42,13 @@ const FUZZING: u32 = 60;
 /// Seconds of the sweep's mutants.
 const SWEEPING: &str = "30";
 
-/// The runs of the conformance guest: vCPUs, CPU model, and whether QEMU's own GIC is the oracle
-/// beside it. `max` has every feature that QEMU knows, for the cases about the identification
-/// registers.
-const CONFORMANCE: [(u16, &str, bool); 3] = [
-    (4, "neoverse-n1", true),
-    (1, "max", false),
-    (8, "neoverse-n1", false),
+/// The runs of the conformance guest: vCPUs, CPUs if the vCPUs share them, CPU model, and whether
+/// QEMU's own GIC is the oracle beside it. `max` has every feature that QEMU knows, for the cases
+/// about the identification registers.
+const CONFORMANCE: [(u16, Option<u16>, &str, bool); 3] = [
+    (4, None, "neoverse-n1", true),
+    (1, None, "max", false),
+    (8, Some(4), "neoverse-n1", false),
 ];
 
 /// The packages that are built for the bare-metal target only.
@@ -332,9 +335,11 @@ pub(crate) fn all() -> Vec<Gate> {
             }),
         ),
     ];
-    gates.extend(CONFORMANCE.map(|(vcpus, cpu, oracle)| conformance_gate(vcpus, cpu, oracle)));
+    let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
+    gates.extend(CONFORMANCE.map(conformance));
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
+    gates.push(crowd_gate());
     gates
 }
 
@@ -466,17 +471,37 @@ fn boot_gate(vcpus: u16, release: &'static str, cpu: &str, firmware: bool) -> Ga
     )
 }
 
+/// Declares the gate of a boot with many vCPUs on few CPUs.
+fn crowd_gate() -> Gate {
+    let (vcpus, cpus) = CROWD;
+    let options = BootOptions {
+        vcpus,
+        cpus: Some(cpus),
+        ..BootOptions::default()
+    };
+    Gate::booting(
+        format!("boot-{vcpus}-of-{cpus}"),
+        format!("boot {vcpus} vcpus of {cpus} cpus"),
+        Action::Boot(options),
+    )
+}
+
 /// Declares the gate of a run of the conformance guest.
-fn conformance_gate(vcpus: u16, cpu: &str, oracle: bool) -> Gate {
+fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> Gate {
+    let (slug, of) = match cpus {
+        Some(cpus) => (format!("-of-{cpus}"), format!(" of {cpus} cpus")),
+        None => (String::new(), String::new()),
+    };
     let options = ConformanceOptions {
         vcpus,
+        cpus,
         cpu: cpu.to_owned(),
         hyp: !oracle,
         ..ConformanceOptions::default()
     };
     Gate::booting(
-        format!("conformance-{vcpus}"),
-        format!("conformance on {vcpus} vcpus"),
+        format!("conformance-{vcpus}{slug}"),
+        format!("conformance on {vcpus} vcpus{of}"),
         Action::Conformance(options),
     )
 }

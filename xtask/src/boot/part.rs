@@ -1,0 +1,72 @@
+//! A guest with a part of the machine: the hypervisor's options for its VM, and its lines among
+//! those of the console.
+
+use super::BootOptions;
+use super::lines::Line;
+
+/// The VM's name. Each of its lines begins with the name.
+const NAME: &str = "guest";
+
+/// The PCI functions of the board that the workload needs, as [`super::machine`] places them: a
+/// disk, the network and the entropy device, each with MSI-X.
+const FUNCTIONS: &str = "00:01.0,00:03.0,00:04.0";
+
+/// The machine's RAM beyond the VM's, in MiB, for CPUs and vCPUs: the hypervisor's, and room for
+/// the images that QEMU loads.
+pub(super) const BESIDE: u32 = 320;
+
+/// Returns the words of the kernel's command line that are options of the VM with this RAM, in MiB.
+pub(super) fn arguments(options: &BootOptions, memory: u32) -> String {
+    let vcpus = options.vcpus;
+    let functions = match options.has_smmu() {
+        true => format!(" hyp.pci={FUNCTIONS}"),
+        false => String::new(),
+    };
+    format!("hyp.name={NAME} hyp.vcpus={vcpus} hyp.memory={memory}{functions}")
+}
+
+/// Takes the VM's name off its lines. Other lines are the hypervisor's.
+pub(crate) fn named_lines(mut lines: Vec<Line>) -> Vec<Line> {
+    for line in &mut lines {
+        line.text = as_written(&line.text).to_owned();
+    }
+    lines
+}
+
+/// Returns a line of the console as the VM has written it, if it is the VM's.
+pub(crate) fn as_written(line: &str) -> &str {
+    let rest = line.strip_prefix(NAME);
+    rest.and_then(|rest| rest.strip_prefix(": "))
+        .unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cli::Options as _;
+
+    #[test]
+    fn a_vm_is_described_by_its_options() {
+        let options = BootOptions::parsed(&["--vcpus", "8", "--cpus", "2"]).unwrap();
+        assert_eq!(
+            arguments(&options, 600),
+            "hyp.name=guest hyp.vcpus=8 hyp.memory=600 hyp.pci=00:01.0,00:03.0,00:04.0"
+        );
+    }
+
+    #[test]
+    fn lines_of_the_vm_are_as_it_wrote_them() {
+        let texts = ["guest: @workload a: b", "@vgic {}", "guest", "guests: x"];
+        let lines = texts.map(|text| Line {
+            at: Duration::ZERO,
+            text: text.to_owned(),
+        });
+        let texts: Vec<_> = named_lines(lines.into())
+            .into_iter()
+            .map(|line| line.text)
+            .collect();
+        assert_eq!(texts, ["@workload a: b", "@vgic {}", "guest", "guests: x"]);
+    }
+}
