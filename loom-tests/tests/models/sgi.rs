@@ -85,7 +85,7 @@ fn broadcast_against_broadcast() {
 /// which joins. If vCPU 1 gets the SGI, also by its own CPU's slice, it sees the memory.
 #[test]
 fn broadcast_joined_by_a_target() {
-    check(4, || {
+    check(2, || {
         let machine = Arc::new(Machine::new(3));
         let cpu = machine.cpu(0);
         let memory = Arc::new(AtomicBool::new(false));
