@@ -44,6 +44,12 @@ fn the_number_of_vcpus_is_found_without_the_rest() {
 }
 
 #[test]
+fn a_command_line_with_options_is_told_apart() {
+    assert!(options::are_in("quiet hyp.bad"));
+    assert!(!options::are_in("quiet hyper hyp"));
+}
+
+#[test]
 fn nothing_has_its_defaults() {
     let options = Options::parse("").unwrap();
     assert_eq!((options.memory, options.weight), (16, 100));

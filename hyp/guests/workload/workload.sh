@@ -61,12 +61,13 @@ interrupts() {
     echo "@workload table=begin when=$1"
     if many; then
         awk -v cpus="$CPUS" '
-            NR == 1 { print "SUM CPU0"; next }
+            NR == 1 { print "CPU0"; next }
             {
-                n = 0
-                for (i = 2; i < cpus + 2 && $i ~ /^[0-9]+$/; i++) { n += $i; $i = "" }
-                $1 = $1 " " n
-                print
+                sum = 0
+                for (i = 2; i < cpus + 2 && $i ~ /^[0-9]+$/; i++) sum += $i
+                row = $1 " " sum
+                for (; i <= NF; i++) row = row " " $i
+                print row
             }' /proc/interrupts
     else
         cat /proc/interrupts

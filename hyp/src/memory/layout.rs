@@ -38,7 +38,7 @@ const HEAP: usize = 24 << 20;
 const HEAP_PER_CPU: usize = 448 << 10;
 
 /// Heap bytes for each vCPU: its registers, its interrupts, its collection in an ITS.
-const HEAP_PER_VCPU: usize = 64 << 10;
+const HEAP_PER_VCPU: usize = 16 << 10;
 
 /// Physical address minus virtual address of the home.
 static OFFSET: AtomicUsize = AtomicUsize::new(0);

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::monitor::{Monitor, QUIT};
+use super::options::MOST_CPUS;
 use super::{BootOptions, machine};
 use crate::process::POLL;
 use crate::project;
@@ -25,6 +26,11 @@ const NO_DISK: &str = "null-co://";
 
 /// Checks the machine of these options with QEMU.
 pub(crate) fn check(qemu: &Qemu, options: &BootOptions) -> Result<()> {
+    ensure!(
+        i64::from(options.cpus()) <= MOST_CPUS,
+        "{} vCPUs without --cpus would need as many CPUs: {MOST_CPUS} at most",
+        options.vcpus
+    );
     let scratch = project::scratch()?;
     let models = models(qemu, scratch.path())?;
     known(&options.cpu, &models)?;

@@ -25,12 +25,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::provision::qemu;
 use crate::{console, project};
 use checks::Setting;
-pub(crate) use options::{BootOptions, Kernel, MOST_CPUS};
+pub(crate) use options::{BootOptions, Kernel};
 use report::{Machine, Report};
 use run::{Ended, Run};
 use transcript::Transcript;
@@ -39,11 +39,6 @@ use transcript::Transcript;
 ///
 /// The console is recorded in `console.log` and the outcome in `boot.json`, in `reports`.
 pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
-    ensure!(
-        i64::from(options.cpus()) <= MOST_CPUS,
-        "{} vCPUs without --cpus would need as many CPUs: {MOST_CPUS} at most",
-        options.vcpus
-    );
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;

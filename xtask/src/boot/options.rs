@@ -30,7 +30,7 @@ Examples:
   cargo xtask boot -- -device edu          one more device for the guest";
 
 /// The largest number of emulated CPUs.
-pub(crate) const MOST_CPUS: i64 = 64;
+pub(super) const MOST_CPUS: i64 = 64;
 
 /// Options of `cargo xtask boot`.
 #[derive(Clone, Debug)]

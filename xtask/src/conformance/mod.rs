@@ -38,6 +38,9 @@ const MANY_EVENTS: &str = "hyp.events=65536";
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
 
+/// CPUs that the cases use at most.
+const USED_CPUS: u16 = 8;
+
 /// Emulated CPUs where instructions are counted: enough for every case. One thread runs them all.
 const COUNTED_CPUS: u16 = 2;
 
@@ -100,9 +103,13 @@ impl Options for ConformanceOptions {
                 "Only the cases whose name or rule contains this",
             )
             .value_parser(filter),
-            option("vcpus", "N", "vCPUs; cases that need more are skipped")
-                .default_value("4")
-                .value_parser(value_parser!(u16).range(1..=8)),
+            option(
+                "vcpus",
+                "N",
+                "vCPUs, of which the cases use eight at most; cases that need more are skipped",
+            )
+            .default_value("4")
+            .value_parser(value_parser!(u16).range(1..=1024)),
             option(
                 "cpus",
                 "N",
@@ -319,9 +326,10 @@ impl Bench<'_> {
     /// Runs the guest, and reads its console.
     fn run(&self, place: Place) -> Result<OnMachine> {
         let counted = place == Place::Counted;
-        let vcpus = match counted {
-            true => self.options.vcpus.min(COUNTED_CPUS),
-            false => self.options.vcpus,
+        let vcpus = match place {
+            Place::Hyp => self.options.vcpus,
+            Place::Qemu => self.options.vcpus.min(USED_CPUS),
+            Place::Counted => self.options.vcpus.min(COUNTED_CPUS),
         };
         let cpus = self.options.cpus.filter(|_| place == Place::Hyp);
         let mut words = Vec::new();
