@@ -85,7 +85,8 @@ pub(crate) struct IchShadow {
     pub(crate) due: Due,
     pub(crate) hcr: u64,
     vmcr: u64,
-    /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
+    /// `ICH_AP0R<n>`, `ICH_AP1R<n>`. Those of a CPU without a vCPU are 0, so that a load writes only
+    /// the others: few vCPUs leave their CPU with an interrupt active.
     apr: [[u32; 4]; 2],
 }
 
@@ -251,13 +252,16 @@ impl IchShadow {
     }
 
     /// Restores VMCR and the active priorities to the CPU that loads the vCPU. No list register is
-    /// in use.
+    /// in use, and the CPU's active priorities are 0.
     pub(crate) fn restore(&mut self, interface: &impl CpuInterface) {
         self.usable = interface.vtr().all();
         interface.write_vmcr(self.vmcr);
         for group in [false, true] {
             for index in 0..interface.vtr().apr_count() {
-                interface.write_apr(group, index, self.apr[usize::from(group)][index]);
+                let active = self.apr[usize::from(group)][index];
+                if active != 0 {
+                    interface.write_apr(group, index, active);
+                }
             }
         }
 
@@ -265,13 +269,18 @@ impl IchShadow {
         self.hcr = 0;
     }
 
-    /// Saves VMCR and the active priorities of the CPU that puts the vCPU, and turns the interface
-    /// off. No list register is in use.
+    /// Saves VMCR and the active priorities of the CPU that puts the vCPU, clears the active
+    /// priorities for the next vCPU, and turns the interface off. No list register is in use.
     pub(crate) fn save(&mut self, interface: &impl CpuInterface) {
         self.vmcr = interface.read_vmcr();
         for group in [false, true] {
             for index in 0..interface.vtr().apr_count() {
-                self.apr[usize::from(group)][index] = interface.read_apr(group, index);
+                // Read always: the guest writes the active priorities without a trap.
+                let active = interface.read_apr(group, index);
+                self.apr[usize::from(group)][index] = active;
+                if active != 0 {
+                    interface.write_apr(group, index, 0);
+                }
             }
         }
         self.set_hcr(0, interface);
