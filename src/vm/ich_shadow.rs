@@ -265,7 +265,10 @@ impl IchShadow {
             }
         }
 
-        self.images = [ListRegister::EMPTY; lr::MAX];
+        // The others are of no use on this CPU.
+        for index in bits(self.usable) {
+            self.images[index] = ListRegister::EMPTY;
+        }
         self.hcr = 0;
     }
 
