@@ -71,12 +71,7 @@ impl<I: CpuInterface> Cpu<I> {
         for index in 0..usize::from(self.vtr.list_registers) {
             self.interface.write_lr(index, ListRegister::EMPTY);
         }
-
-        for group1 in [false, true] {
-            for index in 0..self.vtr.apr_count() {
-                self.interface.write_apr(group1, index, 0);
-            }
-        }
+        clear_active_priorities(&self.interface);
     }
 
     /// Frees a CPU whose loaded vCPU has ended with its VM: turns the virtual interface off, empties
@@ -202,6 +197,16 @@ impl<'c, I> Deref for PinnedCpu<'c, I> {
 /// On a CPU without TDIR, TDIR stands for TC here and in the shadow: [`to_register`] and
 /// [`from_register`] translate.
 pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;
+
+/// Clears the active priorities of a CPU.
+#[cold]
+pub(crate) fn clear_active_priorities(interface: &impl CpuInterface) {
+    for group1 in [false, true] {
+        for index in 0..interface.vtr().apr_count() {
+            interface.write_apr(group1, index, 0);
+        }
+    }
+}
 
 /// Returns the value to write to `ICH_HCR_EL2` of a CPU for `value` of the shadow. A CPU without
 /// TDIR (`ICH_VTR_EL2.TDS` is 0) traps the registers common to both groups instead.

@@ -233,14 +233,14 @@ fn a_move_takes_an_active_priority_along() {
         lr_writes: 1,
         vmcr_reads: 1,
         apr_reads: 2,
-        apr_writes: 1,
+        apr_writes: 2,
         hcr_writes: 1,
         ..Accesses::default()
     };
     assert_eq!(put, saved);
     let restored = Accesses {
         vmcr_writes: 1,
-        apr_writes: 1,
+        apr_writes: 2,
         hcr_writes: 1,
         ..Accesses::default()
     };
