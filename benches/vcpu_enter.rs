@@ -1,6 +1,6 @@
 //! Entry into the guest with a number of LPIs pending: into free list registers, a re-entry with
-//! the list registers unchanged, and switches between two vCPUs. The accesses of `ICH_*` registers
-//! are counted and asserted.
+//! the list registers unchanged, switches between two vCPUs, and moves of one between two CPUs. The
+//! accesses of `ICH_*` registers are counted and asserted.
 
 mod common;
 
@@ -45,7 +45,7 @@ fn main() {
     }
 
     let mut criterion = common::criterion();
-    for group in ["vcpu_enter/", "vcpu_reenter/", "vcpu_switch/"] {
+    for group in ["vcpu_enter/", "vcpu_reenter/", "vcpu_switch/", "vcpu_move/"] {
         common::operations(&mut criterion, group);
     }
     criterion.final_summary();

@@ -21,7 +21,7 @@ pub struct Cpu<I> {
 impl<I: CpuInterface> Cpu<I> {
     /// Creates the CPU that `local` was registered on, with the interface of the same CPU.
     ///
-    /// Empties the list registers and turns the virtual interface off.
+    /// Empties the list registers, clears the active priorities and turns the virtual interface off.
     ///
     /// # Panics
     /// If the CPU cannot run vCPUs; see [`CpuError`].
@@ -34,7 +34,7 @@ impl<I: CpuInterface> Cpu<I> {
 
     /// Creates the CPU that `local` was registered on, with the interface of the same CPU.
     ///
-    /// Empties the list registers and turns the virtual interface off.
+    /// Empties the list registers, clears the active priorities and turns the virtual interface off.
     ///
     /// # Errors
     /// [`CpuError`] if the CPU cannot run vCPUs. No register is written then.
@@ -65,16 +65,18 @@ impl<I: CpuInterface> Cpu<I> {
         Ok(cpu)
     }
 
-    /// Turns the virtual interface off and empties the list registers.
+    /// Turns the virtual interface off, empties the list registers and clears the active priorities.
     fn clear(&self) {
         self.interface.write_hcr(0);
         for index in 0..usize::from(self.vtr.list_registers) {
             self.interface.write_lr(index, ListRegister::EMPTY);
         }
+        clear_active_priorities(&self.interface);
     }
 
-    /// Frees a CPU whose loaded vCPU has ended with its VM: turns the virtual interface off and
-    /// empties the list registers. Without such a vCPU the call does nothing.
+    /// Frees a CPU whose loaded vCPU has ended with its VM: turns the virtual interface off, empties
+    /// the list registers and clears the active priorities. Without such a vCPU the call does
+    /// nothing.
     ///
     /// [`Vgic::enter`](crate::Vgic::enter) of another VM's vCPU frees the CPU too.
     ///
@@ -195,6 +197,16 @@ impl<'c, I> Deref for PinnedCpu<'c, I> {
 /// On a CPU without TDIR, TDIR stands for TC here and in the shadow: [`to_register`] and
 /// [`from_register`] translate.
 pub(crate) const BASE_HCR: u64 = hcr::EN | hcr::TDIR;
+
+/// Clears the active priorities of a CPU.
+#[cold]
+pub(crate) fn clear_active_priorities(interface: &impl CpuInterface) {
+    for group1 in [false, true] {
+        for index in 0..interface.vtr().apr_count() {
+            interface.write_apr(group1, index, 0);
+        }
+    }
+}
 
 /// Returns the value to write to `ICH_HCR_EL2` of a CPU for `value` of the shadow. A CPU without
 /// TDIR (`ICH_VTR_EL2.TDS` is 0) traps the registers common to both groups instead.

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::Machine;
 use common::its::Driver;
+use common::{Machine, vcpu};
 use vgic::cpu_interface::software::Accesses;
 
 const EVENTS: u64 = 1024;
@@ -24,9 +24,14 @@ fn machine() -> Machine {
 
 /// Returns the accesses made by `operation` on CPU 0.
 fn accesses(machine: &Machine, operation: impl FnOnce()) -> Accesses {
-    let before = machine.guest(0).accesses();
+    accesses_on(machine, 0, operation)
+}
+
+/// Returns the accesses made by `operation` on CPU `cpu`.
+fn accesses_on(machine: &Machine, cpu: usize, operation: impl FnOnce()) -> Accesses {
+    let before = machine.guest(cpu).accesses();
     operation();
-    machine.guest(0).accesses() - before
+    machine.guest(cpu).accesses() - before
 }
 
 fn inject(machine: &Machine, count: u32) {
@@ -159,4 +164,91 @@ fn entry_and_exit_cost_what_the_list_registers_cost() {
         assert_eq!(left, expected, "exit with {pending} pending");
         machine.finish();
     }
+}
+
+/// Returns a machine whose CPU 1 has no vCPU.
+fn machine_with_a_free_cpu() -> Machine {
+    let machine = machine();
+    machine
+        .vm
+        .vcpu_put(&machine.cpus[1].pin(), vcpu(1))
+        .unwrap();
+    machine
+}
+
+/// Exits and puts vCPU 0 on CPU `from`, and enters it on CPU `to`. Returns the accesses on either.
+fn move_vcpu_0(machine: &Machine, from: usize, to: usize) -> (Accesses, Accesses) {
+    let put = accesses_on(machine, from, || {
+        let pin = machine.cpus[from].pin();
+        machine.vm.exit(&pin, vcpu(0)).unwrap();
+        machine.vm.vcpu_put(&pin, vcpu(0)).unwrap();
+    });
+    let entered = accesses_on(machine, to, || {
+        machine.vm.enter(&machine.cpus[to].pin(), vcpu(0)).unwrap();
+    });
+    (put, entered)
+}
+
+/// Checks a move with nothing in the list registers: six accesses, and no barrier.
+#[test]
+fn a_move_costs_the_registers_that_the_guest_writes() {
+    let machine = machine_with_a_free_cpu();
+    machine.enter(0);
+    let saved = Accesses {
+        vmcr_reads: 1,
+        // AP0R0 and AP1R0: a guest writes them without a trap.
+        apr_reads: 2,
+        hcr_writes: 1,
+        ..Accesses::default()
+    };
+    let restored = Accesses {
+        vmcr_writes: 1,
+        hcr_writes: 1,
+        ..Accesses::default()
+    };
+    // To another CPU, back, and off its CPU and on again.
+    for (from, to) in [(0, 1), (1, 0), (0, 0)] {
+        let (put, entered) = move_vcpu_0(&machine, from, to);
+        assert_eq!(put, saved, "from CPU {from}");
+        assert_eq!(entered, restored, "to CPU {to}");
+    }
+
+    machine.exit(0);
+    machine.finish();
+}
+
+/// Checks a move with an LPI active: its priority goes along. Outside a list register an LPI has no
+/// active state.
+#[test]
+fn a_move_takes_an_active_priority_along() {
+    let machine = machine_with_a_free_cpu();
+    inject(&machine, 1);
+    machine.enter(0);
+    let intid = machine.guest(0).read_iar1();
+    let (put, entered) = move_vcpu_0(&machine, 0, 1);
+
+    let saved = Accesses {
+        elrsr_reads: 1,
+        lr_reads: 1,
+        lr_writes: 1,
+        vmcr_reads: 1,
+        apr_reads: 2,
+        apr_writes: 2,
+        hcr_writes: 1,
+        ..Accesses::default()
+    };
+    assert_eq!(put, saved);
+    let restored = Accesses {
+        vmcr_writes: 1,
+        apr_writes: 2,
+        hcr_writes: 1,
+        ..Accesses::default()
+    };
+    assert_eq!(entered, restored);
+
+    machine.guest(1).write_eoir1(intid);
+    let (put, _) = move_vcpu_0(&machine, 1, 0);
+    assert_eq!(put.apr_writes, 0, "nothing is active");
+    machine.exit(0);
+    machine.finish();
 }

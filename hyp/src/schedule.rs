@@ -95,8 +95,13 @@ pub(crate) fn wake(vcpu: &'static Vcpu) {
     let cpu = ThisCpu::get();
     kick(cpu.here.wake(&vcpu.entity, now()));
     if cpu.here.needs_resched() {
-        // The vCPU may be queued here, and a trap goes back to the guest without a look.
+        // The vCPU may be owed time here, and a trap goes back to the guest without a look.
         cpu.gic.kick(cpu.shared.index);
+    } else if cpu.here.has_waiting()
+        && let Some(event) = cpu.here.next_event()
+    {
+        // A kick would cost an exit, which is in vain if the guest's next step is a WFI.
+        cpu.timer.set_earlier(event);
     }
 }
 
@@ -143,7 +148,10 @@ pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
     if loaded.vcpu.vm.share == Share::Machine {
         return !here.needs_resched();
     }
-    if here.needs_resched() || here.can_steal() || !here.begin_idle(now()) {
+    if here.needs_resched() || here.has_waiting() || here.can_steal() {
+        return false;
+    }
+    if !here.begin_idle(now()) {
         return false;
     }
     cpu.timer.set(here.next_event());

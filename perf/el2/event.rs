@@ -34,12 +34,14 @@ pub(crate) enum Event {
     Msi,
     /// An MSI that the host injects for a vCPU that runs, until it is handled.
     MsiRunning,
+    /// An SGI to another vCPU of the CPU, followed by `WFI`, until the other vCPU has handled it.
+    Switch,
 }
 
 #[allow(dead_code, reason = "each program that includes this uses its part")]
 impl Event {
     /// All events, in the order of the report.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Hypercall,
         Self::Read,
         Self::Enable,
@@ -52,6 +54,7 @@ impl Event {
         Self::Timer,
         Self::Msi,
         Self::MsiRunning,
+        Self::Switch,
     ];
 
     /// One more than the largest number of an event.
@@ -72,6 +75,7 @@ impl Event {
             Self::Timer => "timer",
             Self::Msi => "msi",
             Self::MsiRunning => "msi-running",
+            Self::Switch => "switch",
         }
     }
 

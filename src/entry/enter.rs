@@ -128,10 +128,9 @@ pub(super) unsafe fn update_lrs<H: Host, I: CpuInterface>(
     } else {
         // Saves 17 of the 452 instructions of an SGI to itself.
         shadow.write_staged(cpu.interface(), pin.counters());
+        // The exit reads the status of the list registers, perhaps without an ERET in between.
+        cpu.interface().synchronize();
     }
-
-    // The exit reads the status of the list registers, perhaps without an ERET in between.
-    cpu.interface().synchronize();
 }
 
 /// Flushes: the list registers change by more than the staged images.
@@ -173,6 +172,11 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     }
 
     shadow.write_staged(cpu.interface(), pin.counters());
+    if !shadow.is_untouched() {
+        // For the reads of the exit, as in `update_lrs`. Of an untouched shadow it reads nothing.
+        cpu.interface().synchronize();
+    }
+
     if let Some(due) = store {
         lpi_tables::start_store(vm, vcpu, due);
     }

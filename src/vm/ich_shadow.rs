@@ -87,6 +87,9 @@ pub(crate) struct IchShadow {
     vmcr: u64,
     /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
     apr: [[u32; 4]; 2],
+    /// True if a bit of `apr` is set. The active priorities of a CPU without a vCPU are 0, so that
+    /// a load seldom writes them: few vCPUs leave their CPU with an interrupt active.
+    has_active_priorities: bool,
 }
 
 impl IchShadow {
@@ -105,6 +108,7 @@ impl IchShadow {
             hcr: 0,
             vmcr: vmcr::reset(5),
             apr: [[0; 4]; 2],
+            has_active_priorities: false,
         }
     }
 
@@ -251,28 +255,50 @@ impl IchShadow {
     }
 
     /// Restores VMCR and the active priorities to the CPU that loads the vCPU. No list register is
-    /// in use.
+    /// in use, and the CPU's active priorities are 0.
     pub(crate) fn restore(&mut self, interface: &impl CpuInterface) {
         self.usable = interface.vtr().all();
         interface.write_vmcr(self.vmcr);
+        if self.has_active_priorities {
+            self.restore_active_priorities(interface);
+        }
+
+        // Most CPUs have four list registers, or fewer. The others' images are of no use there.
+        let (first, others) = self.images.split_at_mut(4);
+        first.fill(ListRegister::EMPTY);
+        if interface.vtr().list_registers > 4 {
+            others.fill(ListRegister::EMPTY);
+        }
+        self.hcr = 0;
+    }
+
+    /// Restores the active priorities.
+    #[cold]
+    fn restore_active_priorities(&self, interface: &impl CpuInterface) {
         for group in [false, true] {
             for index in 0..interface.vtr().apr_count() {
                 interface.write_apr(group, index, self.apr[usize::from(group)][index]);
             }
         }
-
-        self.images = [ListRegister::EMPTY; lr::MAX];
-        self.hcr = 0;
     }
 
-    /// Saves VMCR and the active priorities of the CPU that puts the vCPU, and turns the interface
-    /// off. No list register is in use.
+    /// Saves VMCR and the active priorities of the CPU that puts the vCPU, clears the active
+    /// priorities for the next vCPU, and turns the interface off. No list register is in use.
     pub(crate) fn save(&mut self, interface: &impl CpuInterface) {
         self.vmcr = interface.read_vmcr();
+        let mut active = 0;
         for group in [false, true] {
             for index in 0..interface.vtr().apr_count() {
-                self.apr[usize::from(group)][index] = interface.read_apr(group, index);
+                // Read always: the guest writes the active priorities without a trap.
+                let bits = interface.read_apr(group, index);
+                self.apr[usize::from(group)][index] = bits;
+                active |= bits;
             }
+        }
+
+        self.has_active_priorities = active != 0;
+        if active != 0 {
+            cpu::clear_active_priorities(interface);
         }
         self.set_hcr(0, interface);
     }

@@ -17,8 +17,9 @@
 //!    none, either it is put and [`Here::block`] is called; or the CPU sleeps with the vCPU loaded,
 //!    between `begin_idle` and `end_idle`, as long as nothing else waits here.
 //!
-//! Any CPU that has something for a vCPU publishes it and calls [`Here::wake`]. [`Here::wake`] and
-//! [`Here::preempt`] return the CPU that has to be kicked, if there is one. A kick orders what its
+//! Any CPU that has something for a vCPU publishes it and calls [`Here::wake`]. If the vCPU then
+//! waits here, the CPU sets its timer to the next event, because a vCPU that runs alone has none.
+//! [`Here::wake`] and [`Here::preempt`] return the CPU that has to be kicked, if there is one. A kick orders what its
 //! sender did before what its receiver does after it, and ends a sleep that has not begun.
 //!
 //! # Who may touch what, and when

@@ -1,6 +1,5 @@
 //! Wake-ups, and the choice of a CPU for an entity.
 
-use crate::cpu::Cpu;
 use crate::entity::{State, Woken};
 use crate::queue::Queue;
 use crate::sync::{Mutant, mutant};
@@ -25,7 +24,7 @@ pub(crate) struct Place {
 impl Here<'_> {
     /// Wakes an entity at time `now`, after its news was published. Returns the CPU to kick, if
     /// there is one. It is never the calling CPU, which calls [`Here::needs_resched`] before it
-    /// enters a guest.
+    /// enters a guest, and sets its timer to [`Here::next_event`] if [`Here::has_waiting`].
     #[must_use]
     pub fn wake(&self, entity: &'static Entity, now: Time) -> Option<usize> {
         match entity.wake() {
@@ -130,7 +129,7 @@ impl Here<'_> {
             queue.insert(entity, lag, now);
             entity.queue(place.cpu);
             let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
-            claimed | self.notify(cpu, queue)
+            claimed | self.notify(place.cpu, queue)
         });
         if kick {
             self.elsewhere(place.cpu)
@@ -139,15 +138,17 @@ impl Here<'_> {
         }
     }
 
-    /// Lets the CPU `cpu` know of an entity that was queued there under the lock, which the caller
-    /// holds. Returns true if the CPU has to be kicked.
-    fn notify(&self, cpu: &Cpu, queue: &Queue) -> bool {
+    /// Lets CPU number `index` know of an entity that was queued there under the lock, which the
+    /// caller holds. Returns true if the CPU has to be kicked.
+    fn notify(&self, index: usize, queue: &Queue) -> bool {
+        let cpu = &self.scheduler.cpus[index];
         if cpu.claim_idle() {
             return !mutant(Mutant::IdleCpuNotKicked);
         }
         // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity
-        // alone has no tick.
-        let first = queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
+        // alone has no tick; the calling CPU sets its timer itself.
+        let elsewhere = index != self.index;
+        let first = elsewhere && queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
         let due = first || queue.is_owed(&self.scheduler.parameters);
         queue.is_busy() && due && cpu.request_resched()
     }

@@ -69,15 +69,23 @@ impl Here<'_> {
         self.cpu().needs_resched()
     }
 
+    /// Returns true if entities wait here. Other CPUs may queue here at any time, and kick.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.cpu().has_waiting()
+    }
+
     /// Returns the time of the next [`Here::tick`]: the end of the time slice, if another entity
     /// waits here, or the first deadline of an entity that was put here.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
         let parameters = &self.scheduler.parameters;
-        (self.cpu()).locked(|queue| {
-            let events = [queue.slice_end(parameters), queue.first_deadline()];
-            events.into_iter().flatten().min()
-        })
+        (self.cpu()).locked(
+            |queue| match (queue.slice_end(parameters), queue.first_deadline()) {
+                (Some(end), Some(deadline)) => Some(end.min(deadline)),
+                (end, deadline) => end.or(deadline),
+            },
+        )
     }
 
     /// Charges the entity that runs, and makes those runnable whose deadline has come by `now`.

@@ -68,11 +68,17 @@ fn far_idle_cpus_are_found_in_the_end() {
 #[test]
 fn a_cpu_does_not_kick_itself() {
     let all = scheduler(2);
-    let (a, b) = (entity(0, 0), entity(1, 0));
+    let (a, b, c) = (entity(0, 0), entity(1, 0), entity(2, 0));
     run(all.on(0), a, 0);
+    assert!(!all.on(0).has_waiting());
     assert_eq!(all.on(0).wake(b, 0), None);
-    assert!(all.on(0).needs_resched());
+    // The first to wait ends no time slice, but begins one.
+    assert!(all.on(0).has_waiting() && !all.on(0).needs_resched());
+    assert_eq!(all.on(0).next_event(), Some(3 * MS));
     assert_eq!(all.on(0).wake(a, 0), None);
+
+    assert_eq!(all.on(0).wake(c, 2 * MS), None);
+    assert!(all.on(0).needs_resched(), "c is owed time");
 }
 
 #[test]

@@ -127,6 +127,9 @@ impl Machine {
                     idle => *idle = Place::Queued,
                 }
                 self.kick(cpu, kick);
+                if here.has_waiting() {
+                    self.cpus[cpu].event = here.next_event();
+                }
             }
             (Operation::Pick, None) => {
                 let picked = here.pick(now).map(|entity| entity.id() as usize);

@@ -117,7 +117,7 @@ impl Context {
 
     /// Saves the CPU's registers, with the general ones in `frame`.
     pub(crate) fn save(&mut self, frame: &Frame) {
-        self.frame.clone_from(frame);
+        self.frame.copy_from(frame);
         self.registers.save();
         self.vector.save();
     }

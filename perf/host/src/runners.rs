@@ -3,7 +3,7 @@
 use vgic::cpu_interface::software::Accesses;
 
 use super::catalog::Bench;
-use super::operation::{Entry, operation};
+use super::operation::{Entry, Operation, operation};
 use super::vm::FIRST_LPI;
 
 /// vCPUs entering or leaving in a batch.
@@ -132,29 +132,39 @@ pub(crate) fn operations() -> Vec<Entry> {
         ));
     }
 
-    // Two vCPUs taking turns on one CPU, with interrupts pending for each.
     for pending in [0, 4] {
+        // Two vCPUs taking turns on one CPU, with interrupts pending for each.
         entries.push(Entry::new(format!("vcpu_switch/{pending}"), 2, move || {
-            let mut runners = Runners::new(pending);
-            for n in 0..2 {
-                runners.bench.vm.put(&runners.bench.cpus[n], n);
-            }
-            runners.inside = false;
-            operation(
-                runners,
-                |_| {},
-                |runners| {
-                    for n in 0..2 {
-                        let (vm, cpu) = (&runners.bench.vm, &runners.bench.cpus[0]);
-                        vm.enter(cpu, n);
-                        vm.exit(cpu, n);
-                        vm.put(cpu, n);
-                    }
-                },
-            )
+            turns(pending, [(0, 0), (1, 0)])
+        }));
+
+        // One vCPU taking turns on two CPUs.
+        entries.push(Entry::new(format!("vcpu_move/{pending}"), 2, move || {
+            turns(pending, [(0, 0), (0, 1)])
         }));
     }
     entries
+}
+
+/// Makes an operation of two turns, with `pending` interrupts of each vCPU. A turn is the number of
+/// a vCPU and of the CPU that loads it, enters it, leaves it and puts it.
+fn turns(pending: u64, turns: [(usize, usize); 2]) -> Box<dyn Operation> {
+    let runners = Runners::new(pending);
+    for n in 0..2 {
+        runners.bench.vm.put(&runners.bench.cpus[n], n);
+    }
+    operation(
+        runners,
+        |_| {},
+        move |runners| {
+            for (vcpu, cpu) in turns {
+                let (vm, cpu) = (&runners.bench.vm, &runners.bench.cpus[cpu]);
+                vm.enter(cpu, vcpu);
+                vm.exit(cpu, vcpu);
+                vm.put(cpu, vcpu);
+            }
+        },
+    )
 }
 
 /// Register accesses of one vCPU.

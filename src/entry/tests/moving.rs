@@ -120,6 +120,30 @@ fn a_vcpu_moves_between_cpus_with_all_its_state() {
 }
 
 #[test]
+fn the_next_vcpu_of_a_cpu_finds_no_priority_active() {
+    let bench = Bench::new();
+    bench.inject(bench.edge_spi(40, 0x40));
+    bench.enter();
+    assert_eq!(bench.acknowledge(), 40);
+    bench.exit();
+    let pin = bench.pin();
+    bench.vm.vcpu_put(&pin, V0).unwrap();
+    bench.vm.enter(&pin, V1).unwrap();
+    assert_eq!(bench.guest().read_rpr(), Ok(0xff));
+    // Of the registers that a guest may write, too.
+    bench.guest().write_ap1r(0, 1 << 3);
+    bench.vm.exit(&pin, V1).unwrap();
+    bench.vm.vcpu_put(&pin, V1).unwrap();
+    drop(pin);
+
+    bench.enter();
+    assert_eq!(bench.guest().read_rpr(), Ok(0x40));
+    bench.end(40);
+    bench.exit();
+    bench.finish();
+}
+
+#[test]
 fn blocking_honours_mask_and_groups_and_loses_no_wake() {
     let bench = Bench::new();
     let block = || bench.vm.block(&bench.pin(), V0).unwrap();

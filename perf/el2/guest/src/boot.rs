@@ -1,4 +1,4 @@
-//! The first instructions of each vCPU, and the vectors.
+//! The header of an arm64 Linux `Image`, the first instructions of each vCPU, and the vectors.
 //!
 //! The guest takes no interrupts as exceptions: it polls its CPU interface. Any exception is a
 //! mistake, and is reported.
@@ -21,6 +21,16 @@ global_asm!(
     .section .head, "ax"
     .global start
 start:
+    b       start_first
+    .long   0
+    .quad   0                       // text_offset: at a 2 MiB boundary
+    .quad   image_size
+    .quad   0xa                     // little endian, 4 KiB pages, anywhere in RAM
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+start_first:
     adrp    x1, bss_start
     add     x1, x1, :lo12:bss_start
     adrp    x2, bss_end

@@ -1,6 +1,6 @@
 //! The distributor and the redistributors.
 
-use crate::mmio::{read_8, read_32, write_8, write_32, write_64};
+use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
 
 const GICD: usize = 0x0800_0000;
 const GICD_CTLR: usize = GICD;
@@ -17,6 +17,7 @@ const GICD_IROUTER: usize = GICD + 0x6000;
 const GICR: usize = 0x080a_0000;
 const GICR_STRIDE: usize = 0x2_0000;
 const GICR_CTLR: usize = 0x0;
+const GICR_TYPER: usize = 0x8;
 const GICR_WAKER: usize = 0x14;
 const GICR_PROPBASER: usize = 0x70;
 const GICR_PENDBASER: usize = 0x78;
@@ -76,6 +77,12 @@ pub(crate) fn set_pending(intid: u32) {
 /// Returns the offset of an interrupt's 32-bit register in a bank, and its bit there.
 const fn place(intid: u32) -> (usize, u32) {
     (intid as usize / 32 * 4, 1 << (intid % 32))
+}
+
+/// Returns true if the redistributor of a vCPU is the last one.
+pub(crate) fn is_last(vcpu: usize) -> bool {
+    const LAST: u64 = 1 << 4;
+    read_64(GICR + vcpu * GICR_STRIDE + GICR_TYPER) & LAST != 0
 }
 
 /// Wakes the redistributor of a vCPU, and enables its SGIs and the PPI `ppi`.

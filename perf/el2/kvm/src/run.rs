@@ -12,11 +12,6 @@ use crate::event::Event;
 use crate::system::{Memory, mark, pin_to, relax};
 use crate::vm::{Machine, RAM};
 
-/// Number of vCPUs that run.
-const RUNNING: usize = 2;
-/// Number of vCPUs.
-const VCPUS: u64 = 3;
-
 /// Data register of the PL011.
 const UART_DATA: u64 = 0x0900_0000;
 
@@ -28,42 +23,42 @@ const DOORBELL: u64 = 0x0b00_0000;
 const DEVICE: u32 = 8;
 const GITS_TRANSLATER: u32 = 0x0809_0040;
 
-/// Runs the guest in the file `path` to its end.
+/// Runs the guest in the file `path` twice, each time to its end: with a CPU for each of its two
+/// vCPUs, and with one CPU for both.
 pub(crate) fn run_guest(path: &str) -> Result<()> {
     let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-    let mut machine = Machine::new(VCPUS, &image)?;
-    // The last vCPU is never turned on, and is kept for the machine's life.
-    let mut vcpus: Vec<VcpuFd> = machine.vcpus.drain(..RUNNING).collect();
-    let other = vcpus.pop().context("two vCPUs")?;
-    let first = vcpus.pop().context("two vCPUs")?;
-
-    let (vm, memory) = (&machine.vm, machine.memory);
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            if let Err(error) = run_vcpu(other, 2, vm, memory) {
-                console::say(&format!("client: vCPU 1 failed: {error:#}"));
-            }
-        });
-        let ended = scope.spawn(move || run_vcpu(first, 1, vm, memory));
-        let ended = ended.join();
-        if let Ok(Err(error)) = ended {
-            console::say(&format!("client: vCPU 0 failed: {error:#}"));
-        }
-        // The other vCPU's thread stays in the guest: the machine is turned off under it.
-        crate::system::power_off();
-    });
-    Ok(())
+    // The third vCPU is never turned on. The guest tells by it that each vCPU has a CPU.
+    run_vm(&image, 3, [1, 2])?;
+    run_vm(&image, 2, [1, 1])
 }
 
-/// Runs a vCPU on a CPU of its own until the guest turns its machine off.
-fn run_vcpu(mut vcpu: VcpuFd, cpu: usize, vm: &VmFd, memory: Memory) -> Result<()> {
+/// Runs the guest on a VM with `vcpus` vCPUs, the first two on the CPUs `cpus`. VM and threads stay
+/// for ever: vCPU 1 does not leave the kernel when the guest turns its machine off.
+fn run_vm(image: &[u8], vcpus: u64, cpus: [usize; 2]) -> Result<()> {
+    let mut machine = Machine::new(vcpus, image)?;
+    let mut running: Vec<VcpuFd> = machine.vcpus.drain(..2).collect();
+    let machine: &'static Machine = Box::leak(Box::new(machine));
+    let other = running.pop().context("two vCPUs")?;
+    let first = running.pop().context("two vCPUs")?;
+
+    thread::spawn(move || {
+        if let Err(error) = run_vcpu(other, cpus[1], machine) {
+            console::say(&format!("client: vCPU 1 failed: {error:#}"));
+        }
+    });
+    let ended = thread::spawn(move || run_vcpu(first, cpus[0], machine));
+    (ended.join().ok()).context("vCPU 0's thread failed")?
+}
+
+/// Runs a vCPU on one CPU until the guest turns its machine off.
+fn run_vcpu(mut vcpu: VcpuFd, cpu: usize, machine: &Machine) -> Result<()> {
     pin_to(cpu)?;
     loop {
         match vcpu.run()? {
             VcpuExit::MmioWrite(UART_DATA, bytes) => console::write(&bytes[..1]),
             VcpuExit::MmioWrite(DOORBELL, bytes) => {
                 let request = u64::from_le_bytes(bytes.try_into().context("a double word")?);
-                send_msi(request, vm, memory)?;
+                send_msi(request, &machine.vm, machine.memory)?;
             }
             VcpuExit::SystemEvent(..) => return Ok(()),
             VcpuExit::Intr => {}

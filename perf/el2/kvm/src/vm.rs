@@ -16,7 +16,7 @@ pub(crate) const RAM: u64 = 0x4000_0000;
 const RAM_SIZE: usize = 64 << 20;
 
 /// Offset of the guest and its entry point from the start of RAM.
-const ENTRY: u64 = 0x8_0000;
+const ENTRY: u64 = 0x20_0000;
 
 const GICD: u64 = 0x0800_0000;
 const GICR: u64 = 0x080a_0000;

@@ -84,7 +84,7 @@ impl Sums {
 pub(crate) struct Counts([Sums; Event::END]);
 
 impl Counts {
-    /// Reads the plugin's output.
+    /// Reads the plugin's output, of one run or of several.
     pub(crate) fn read(text: &str, code: &impl Attribute) -> Result<Self> {
         let mut counts = Self(Default::default());
         for line in text.lines() {
@@ -115,7 +115,8 @@ impl Counts {
     /// Reads a line `event NUMBER ROUNDS`.
     fn add_event(&mut self, line: &str) -> Result<()> {
         let (number, rounds) = line.split_once(' ').context("no rounds")?;
-        self.sums(number)?.rounds = rounds.parse()?;
+        let rounds: u64 = rounds.parse()?;
+        self.sums(number)?.rounds += rounds;
         Ok(())
     }
 

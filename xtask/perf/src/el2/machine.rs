@@ -17,7 +17,13 @@ use xtask::provision::qemu::Qemu;
 
 /// QEMU's arguments for the machine, which the report names.
 pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \
-     -accel tcg,thread=single -icount shift=0,sleep=off -smp 4 -m 512M";
+     -accel tcg,thread=single -icount shift=0,sleep=off -m 512M -smp 4";
+
+/// Argument that reduces the machine to one CPU, for hyp: its vCPUs go to any CPU that is idle.
+const ONE_CPU: [&str; 2] = ["-smp", "1"];
+
+/// The beginning of each line of the console of a VM with a part of the machine.
+const VM: &str = "vm0: ";
 
 /// The address at which hyp's boot loader puts the guest; hyp moves it to its place.
 const MODULE: u64 = 0x4840_0000;
@@ -56,13 +62,24 @@ impl<'a> Run<'a> {
     /// Runs the guest under hyp. A device that sends messages when it is told to stands for the
     /// devices of a machine.
     pub(crate) fn under_hyp(&self, programs: &Programs) -> Result<Counted> {
+        self.run_hyp(programs, "", &["-device", "edu"])
+    }
+
+    /// Runs the guest under hyp, with one CPU for its two vCPUs.
+    pub(crate) fn under_hyp_on_one_cpu(&self, programs: &Programs) -> Result<Counted> {
+        self.run_hyp(programs, ",bootargs=hyp.vcpus=2", &ONE_CPU)
+    }
+
+    /// Runs hyp with `options` of the guest's module and more arguments for QEMU.
+    fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<Counted> {
         let guest = programs.guest.display();
-        let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}");
+        let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}{options}");
         self.run(|command| {
             command
                 .arg("-kernel")
                 .arg(&programs.hyp)
-                .args(["-device", &module, "-device", "edu"])
+                .args(["-device", &module])
+                .args(more)
         })
     }
 
@@ -126,7 +143,11 @@ fn watch(command: &mut Command) -> Result<Vec<String>> {
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
-            let text = lines.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+            let text = lines.map(|line| {
+                let line = String::from_utf8_lossy(&line);
+                let line = line.trim_end();
+                line.strip_prefix(VM).unwrap_or(line).to_owned()
+            });
             text.inspect(|line| {
                 if let Some(progress) = line.strip_prefix(PROGRESS) {
                     console::detail(progress);
