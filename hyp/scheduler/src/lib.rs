@@ -19,8 +19,9 @@
 //!
 //! Any CPU that has something for a vCPU publishes it and calls [`Here::wake`]. If the vCPU then
 //! waits here, the CPU sets its timer to the next event, because a vCPU that runs alone has none.
-//! [`Here::wake`] and [`Here::preempt`] return the CPU that has to be kicked, if there is one. A kick orders what its
-//! sender did before what its receiver does after it, and ends a sleep that has not begun.
+//! [`Here::wake`] and [`Here::preempt`] return the CPU that has to be kicked, if there is one. A
+//! kick orders what its sender did before what its receiver does after it, and ends a sleep that
+//! has not begun.
 //!
 //! # Who may touch what, and when
 //! 1. An entity's phase has one owner: of an idle entity, the CPU that claims it, which is the one

@@ -1,10 +1,10 @@
 //! Instructions at EL2: the cost of each kind of exit, under hyp and under Linux KVM.
 //!
 //! One guest (`perf/el2/guest`) does each event many times on one emulated machine, first under
-//! hyp, then under Linux KVM. The switch between two vCPUs has a run, or under KVM a VM, of its own,
-//! in which both vCPUs have one CPU. A plugin of QEMU's (`perf/el2/plugin`) counts the instructions
-//! that are executed at EL2 meanwhile, on all CPUs. With `-icount` one instruction is one nanosecond
-//! of the machine's time, so a run is repeatable to a few instructions.
+//! hyp, then under Linux KVM. The switch between two vCPUs has a run, or under KVM a VM, of its
+//! own, in which both vCPUs have one CPU. A plugin of QEMU's (`perf/el2/plugin`) counts the
+//! instructions that are executed at EL2 meanwhile, on all CPUs. With `-icount` one instruction is
+//! one nanosecond of the machine's time, so a run is repeatable to a few instructions.
 //!
 //! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
 //! * [`counts`]: the plugin's counts; [`code`]: kinds of instruction; [`symbols`]: owners of
