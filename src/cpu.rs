@@ -21,7 +21,8 @@ pub struct Cpu<I> {
 impl<I: CpuInterface> Cpu<I> {
     /// Creates the CPU that `local` was registered on, with the interface of the same CPU.
     ///
-    /// Empties the list registers, clears the active priorities and turns the virtual interface off.
+    /// Turns the virtual interface off, empties the list registers, and clears the active
+    /// priorities.
     ///
     /// # Panics
     /// If the CPU cannot run vCPUs; see [`CpuError`].
@@ -34,7 +35,8 @@ impl<I: CpuInterface> Cpu<I> {
 
     /// Creates the CPU that `local` was registered on, with the interface of the same CPU.
     ///
-    /// Empties the list registers, clears the active priorities and turns the virtual interface off.
+    /// Turns the virtual interface off, empties the list registers, and clears the active
+    /// priorities.
     ///
     /// # Errors
     /// [`CpuError`] if the CPU cannot run vCPUs. No register is written then.
@@ -65,7 +67,8 @@ impl<I: CpuInterface> Cpu<I> {
         Ok(cpu)
     }
 
-    /// Turns the virtual interface off, empties the list registers and clears the active priorities.
+    /// Turns the virtual interface off, empties the list registers, and clears the active
+    /// priorities.
     fn clear(&self) {
         self.interface.write_hcr(0);
         for index in 0..usize::from(self.vtr.list_registers) {
@@ -74,9 +77,9 @@ impl<I: CpuInterface> Cpu<I> {
         clear_active_priorities(&self.interface);
     }
 
-    /// Frees a CPU whose loaded vCPU has ended with its VM: turns the virtual interface off, empties
-    /// the list registers and clears the active priorities. Without such a vCPU the call does
-    /// nothing.
+    /// Frees a CPU whose loaded vCPU has ended with its VM: turns the virtual interface off,
+    /// empties the list registers, and clears the active priorities. Without such a vCPU the call
+    /// does nothing.
     ///
     /// [`Vgic::enter`](crate::Vgic::enter) of another VM's vCPU frees the CPU too.
     ///

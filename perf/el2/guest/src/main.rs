@@ -106,7 +106,7 @@ fn measure_switch() {
     });
 }
 
-/// Interrupts vCPU 1, and sleeps until it has answered.
+/// Sends an SGI to vCPU 1, and sleeps until vCPU 1 has answered.
 #[inline(always)]
 fn ask_vcpu_1() {
     cpu::send_sgi(SGI, 1);

@@ -2,9 +2,10 @@
 //!
 //! The VM is like the guest's machine under `hyp`: RAM, distributor, redistributors and ITS at the
 //! same addresses, the console, two vCPUs that run, each pinned to a CPU, and one vCPU that never
-//! runs. A second VM has two vCPUs, both pinned to one CPU. Two things differ. A guest without a device tree has no device that sends MSIs: the client
-//! sends them when the guest asks. And before the guest starts, the client prints the addresses of
-//! the kernel functions that the report tells apart.
+//! runs. A second VM has two vCPUs, both pinned to one CPU. Two things differ. A guest without a
+//! device tree has no device that sends MSIs: the client sends them when the guest asks. And
+//! before the guest starts, the client prints the addresses of the kernel functions that the
+//! report tells apart.
 
 #[cfg(target_arch = "aarch64")]
 mod console;
