@@ -38,7 +38,7 @@ pub(super) struct Verdict {
     wall_seconds: f64,
     /// The victim's counts, by kind, and over all.
     victim: BTreeMap<String, Numbers>,
-    /// The attacker's counts when it last printed them.
+    /// The attacker's counts when they were largest: it resets itself, and begins anew.
     attacker: Numbers,
     /// The hypervisor's report as it made it.
     hypervisor: Value,
@@ -86,7 +86,10 @@ impl Verdict {
             let name = rest.split(' ').next().unwrap_or_default();
             self.victim.insert(name.to_owned(), numbers(rest));
         } else if let Some(rest) = text.strip_prefix("vm1: @attacker ") {
-            self.attacker = numbers(rest);
+            let counts = numbers(rest);
+            if counts.get("done") > self.attacker.get("done") {
+                self.attacker = counts;
+            }
         } else if let Some(json) = text.strip_prefix("@vgic ") {
             self.hypervisor = serde_json::from_str(json).unwrap_or_default();
         }
@@ -328,6 +331,7 @@ mod tests {
 
     const CONSOLE: &str = "\
 vm1: @attacker done=207 interrupts=1186 exceptions=40
+vm1: @attacker done=1 interrupts=25 exceptions=1
 vm0: @victim sgi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim ppi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim spi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
