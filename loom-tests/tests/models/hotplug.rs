@@ -4,7 +4,7 @@
 use loom::sync::Arc;
 use loom_tests::{Machine, SGI, V0, V1, check_serial, in_the_epoch, movi, sole, spawn, take};
 use vgic::cpu_interface::software::SoftwareInterface;
-use vgic::intid::Affinity;
+use vgic::intid::{Affinity, IntId};
 use vgic::sysreg::SysReg;
 use vgic::{ConfigError, Cpu, RemoveError};
 
@@ -122,6 +122,25 @@ fn removal_against_a_route() {
         );
         add(&machine, &cpu);
         assert_eq!(machine.serve(&cpu, V1), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a removal against the connection of one of the vCPU's PPIs. The vCPU that is added again
+/// has no connection.
+#[test]
+fn removal_against_a_connection() {
+    check_serial(3, || {
+        let machine = with_one_off();
+        let cpu = machine.cpu(0);
+        let timer = IntId::ppi(27).unwrap();
+        let other = spawn(&machine, 1, move |machine, cpu| {
+            let _ = machine.vm.connect_ppi(&cpu.pin(), V1, timer, timer);
+        });
+        remove(&machine, &cpu);
+        other.join();
+        add(&machine, &cpu);
+        assert_eq!(machine.vm.ppi_connection(V1, timer), Ok(None));
         sole(machine).finish(&cpu);
     });
 }
