@@ -9,10 +9,10 @@ use crate::operation::{ITSES, KEPT_TABLE, Operation};
 use crate::reference::Frame;
 
 impl Machine {
-    /// Removes a PE, compares, and adds the PE again with the guest's set-up of its CPU. The first
-    /// PE stays, and so does one that is the last to be on.
+    /// Removes a PE, compares, and adds the PE again with the guest's set-up of its CPU, which is
+    /// the first PE's work. The first PE stays, and nothing is done while it is off.
     pub(super) fn replug(&mut self, pe: usize) {
-        if pe == 0 {
+        if pe == 0 || self.places[0] == Place::Off {
             return;
         }
         if self.run(pe) {
