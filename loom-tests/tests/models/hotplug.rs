@@ -39,6 +39,15 @@ fn remove(machine: &Machine, cpu: &Cpu<SoftwareInterface>) {
     machine.vm.remove_vcpu(&cpu.pin(), V1).unwrap();
 }
 
+/// Asserts that no interrupt has stayed on the list of the vCPU that was removed.
+fn assert_none_listed(machine: &Machine) {
+    assert_eq!(
+        machine.listed(),
+        0,
+        "an interrupt is on the list of a removed vCPU"
+    );
+}
+
 /// Adds vCPU 1 again, and powers it on.
 fn add(machine: &Machine, cpu: &Cpu<SoftwareInterface>) {
     let added = machine.vm.add_vcpu(&cpu.pin(), affinity());
@@ -90,11 +99,7 @@ fn removal_against_an_spi() {
         });
         remove(&machine, &cpu);
         other.join();
-        assert_eq!(
-            machine.listed(),
-            0,
-            "an SPI is on the list of a removed vCPU"
-        );
+        assert_none_listed(&machine);
         add(&machine, &cpu);
         assert_eq!(machine.serve(&cpu, V1), 1);
         sole(machine).finish(&cpu);
@@ -115,11 +120,7 @@ fn removal_against_a_route() {
         });
         remove(&machine, &cpu);
         other.join();
-        assert_eq!(
-            machine.listed(),
-            0,
-            "an SPI is on the list of a removed vCPU"
-        );
+        assert_none_listed(&machine);
         add(&machine, &cpu);
         assert_eq!(machine.serve(&cpu, V1), 1);
         sole(machine).finish(&cpu);
@@ -164,11 +165,7 @@ fn removal_against_an_sgi() {
         });
         remove(&machine, &cpu);
         other.join();
-        assert_eq!(
-            machine.listed(),
-            0,
-            "an SGI is on the list of a removed vCPU"
-        );
+        assert_none_listed(&machine);
 
         add(&machine, &cpu);
         machine.gicr(&cpu.pin(), V1, IGROUPR0, 1 << SGI);
@@ -189,11 +186,7 @@ fn with_an_lpi_of_one_off() -> Arc<Machine> {
 /// Maps collection 1 to vCPU 0, and returns the number of interrupts that vCPU 0 takes.
 fn map_to_first(machine: &Machine, cpu: &Cpu<SoftwareInterface>) -> usize {
     machine.advance(&cpu.pin());
-    assert_eq!(
-        machine.listed(),
-        0,
-        "an LPI is on the list of a removed vCPU"
-    );
+    assert_none_listed(machine);
     machine.command(&cpu.pin(), 0, [0x09, 0, 1 << 63 | 1, 0]);
     machine.advance(&cpu.pin());
     machine.serve(cpu, V0)
