@@ -13,7 +13,7 @@ use vgic::config::GITS_TRANSLATER;
 
 use crate::boot::modules::{BootModules, Kernel};
 use crate::cpu::percpu;
-use crate::machine::Machine;
+use crate::machine::{Machine, entropy};
 use crate::memory::cache;
 use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::layout::{BLOCK, PAGE};
@@ -69,6 +69,9 @@ pub(crate) fn create(
     vcpus: usize,
 ) -> Vec<&'static Vm> {
     modules.ranges().for_each(|range| memory.remove(range));
+    if let Some(seed) = machine.seed {
+        entropy::init(seed);
+    }
     let (bus, functions) = pci_bus(machine).unzip();
     let its = machine.gic.its.first();
     let common = Common {

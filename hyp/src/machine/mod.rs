@@ -1,5 +1,6 @@
 //! The machine, as its device tree describes it.
 
+pub(crate) mod entropy;
 pub(crate) mod pci;
 pub(crate) mod tree;
 
@@ -10,6 +11,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
 use crate::memory::ranges::Pages;
+use entropy::Seed;
 use pci::HostBridge;
 use tree::{is_compatible, regs};
 
@@ -34,6 +36,8 @@ pub(crate) struct Machine {
     pub(crate) console: Range<usize>,
     /// SPI of the console, if the tree names one.
     pub(crate) console_spi: Option<u32>,
+    /// Random seed that the boot loader passes.
+    pub(crate) seed: Option<Seed>,
 }
 
 /// Description of a GICv3.
@@ -67,6 +71,7 @@ impl Machine {
             pci: HostBridge::read(tree),
             console: tree::console(tree).expect("the device tree names a PL011 as the console"),
             console_spi: tree::console_spi(tree),
+            seed: entropy::read(tree),
         }
     }
 }

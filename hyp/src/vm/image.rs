@@ -8,8 +8,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
 use spin::Mutex;
 
+use crate::machine::entropy::{self, Seed};
 use crate::memory::cache;
 
 /// Offset of a flat binary from the start of RAM.
@@ -127,16 +130,19 @@ struct Copy {
 enum Source {
     Module(Range<usize>),
     Built(Vec<u8>),
+    /// Seed of this start.
+    Seed,
 }
 
 impl Source {
-    fn bytes(&self) -> &[u8] {
+    fn bytes<'a>(&'a self, seed: &'a Seed) -> &'a [u8] {
         match self {
             // SAFETY: by the invariants of `Load`.
             Self::Module(at) => unsafe {
                 core::slice::from_raw_parts(at.start as *const u8, at.len())
             },
             Self::Built(bytes) => bytes,
+            Self::Seed => seed,
         }
     }
 }
@@ -146,12 +152,14 @@ impl Source {
 struct Progress {
     copy: usize,
     byte: usize,
+    seed: Seed,
 }
 
 impl Load {
     /// Plans the RAM at the physical addresses `ram`, which the guest sees at `at`: the device tree
     /// first, then the kernel, and the initial RAM disk at the end. `tree` makes the device tree,
-    /// given the guest-physical addresses of the initial RAM disk.
+    /// given the guest-physical addresses of the initial RAM disk. Each start has a new random seed
+    /// in the tree, if the tree has one.
     ///
     /// # Safety
     /// The modules are mapped, and nobody writes them any more. The RAM is mapped and the VM's
@@ -166,10 +174,11 @@ impl Load {
         initrd: Option<&Range<usize>>,
         tree: impl FnOnce(Option<&Range<usize>>) -> Vec<u8>,
     ) -> Result<Self, String> {
-        let kernel = Source::Module(kernel.clone());
-        let header = Header::read(kernel.bytes()).filter(|header| header.size != 0);
+        // SAFETY: by the caller's promise, the kernel is there.
+        let image = unsafe { core::slice::from_raw_parts(kernel.start as *const u8, kernel.len()) };
+        let header = Header::read(image).filter(|header| header.size != 0);
         let header = header.ok_or("the kernel is no arm64 Image")?;
-        let place = place(kernel.bytes(), ram.start);
+        let place = place(image, ram.start);
         let guest_address = |physical: usize| physical - ram.start + at;
 
         let initrd = initrd.map(|module| {
@@ -190,10 +199,14 @@ impl Load {
             ));
         }
 
+        let seed = seed_offset(&tree).map(|offset| Copy {
+            from: Source::Seed,
+            to: ram.start + offset,
+        });
         let entry = guest_address(place.start) as u64;
         let mut copies = alloc::vec![
             Copy {
-                from: kernel,
+                from: Source::Module(kernel.clone()),
                 to: place.start
             },
             Copy {
@@ -201,6 +214,7 @@ impl Load {
                 to: ram.start
             },
         ];
+        copies.extend(seed);
         copies.extend(initrd.map(|(from, place)| Copy {
             from,
             to: place.start,
@@ -216,7 +230,10 @@ impl Load {
 
     /// Begins to carry the plan out.
     pub(crate) fn begin(&self) {
-        *self.progress.lock() = Progress::default();
+        *self.progress.lock() = Progress {
+            seed: entropy::seed().unwrap_or_default(),
+            ..Progress::default()
+        };
     }
 
     /// Copies a bounded number of bytes. Returns true if the plan is carried out.
@@ -229,20 +246,28 @@ impl Load {
             return true;
         };
 
-        let bytes = &copy.from.bytes()[progress.byte..];
+        let source = copy.from.bytes(&progress.seed);
+        let bytes = &source[progress.byte..];
         let bytes = &bytes[..bytes.len().min(SLICE)];
         let to = copy.to + progress.byte;
         // SAFETY: by the invariants and the caller's promise, nobody uses the destination.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         cache::clean_and_invalidate(&(to..to + bytes.len()));
 
-        progress.byte += bytes.len();
-        if progress.byte == copy.from.bytes().len() {
-            *progress = Progress {
-                copy: progress.copy + 1,
-                byte: 0,
-            };
+        let next = progress.byte + bytes.len();
+        if next == source.len() {
+            progress.copy += 1;
+            progress.byte = 0;
+        } else {
+            progress.byte = next;
         }
         progress.copy == self.copies.len()
     }
+}
+
+/// Returns the offset of the seed in a device tree that has one.
+fn seed_offset(tree: &[u8]) -> Option<usize> {
+    let fdt = Fdt::new(tree).ok()?;
+    let seed = fdt.find_node("/chosen")?.property(entropy::PROPERTY)?;
+    Some(seed.value().as_ptr().addr() - tree.as_ptr().addr())
 }

@@ -10,6 +10,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use vgic::Config;
 use vgic::description::device_tree::{self as description, gic_node};
 
+use crate::machine::entropy;
 use crate::pci::window::Window;
 use crate::vcpu::interrupts::TIMERS;
 use crate::vm::{console, devices};
@@ -78,6 +79,10 @@ fn chosen(initrd: Option<&Range<usize>>, arguments: &str) -> DeviceTreeNode {
         "stdout-path",
         &*format!("/pl011@{:x}", console::BASE),
     );
+    if let Some(seed) = entropy::seed() {
+        // Each start of the VM replaces it by a new one.
+        add(&mut chosen, entropy::PROPERTY, &seed[..]);
+    }
     // The BARs of PCI functions are where the hypervisor has put them.
     add(&mut chosen, "linux,pci-probe-only", 1u32);
     if let Some(initrd) = initrd {
