@@ -62,15 +62,15 @@ fn parameters() -> Parameters {
         latency: 4 * millisecond,
         least_slice: millisecond / 8,
         granularity: millisecond / 2,
-        credit: 2 * millisecond,
     }
 }
 
 /// Returns the longest time, in microseconds, for which one vCPU keeps another of its weight
-/// waiting: its time slice, what it is owed after a sleep, and what it must owe to be preempted.
+/// waiting: its turn, another that it is owed after a sleep, and what it must owe to be preempted.
 pub(crate) fn longest_turn_us() -> u64 {
     let parameters = parameters();
-    let ticks = parameters.latency / 2 + parameters.credit + parameters.granularity;
+    // Two vCPUs have the longest turns: half the latency.
+    let ticks = parameters.latency + parameters.granularity;
     ticks * 1_000_000 / CNTFRQ_EL0.get()
 }
 

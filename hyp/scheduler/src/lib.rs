@@ -45,7 +45,7 @@
 //! # Fairness
 //! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the waiting
 //! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
-//! smallest `vruntime`, and one that has slept is owed a bounded credit. Loads of CPUs are evened
+//! smallest `vruntime`, and one that has slept is owed a turn at most. Loads of CPUs are evened
 //! out by entities on the move: one that wakes up or is preempted goes to an idle CPU, and a CPU
 //! without work steals.
 #![no_std]
@@ -83,13 +83,11 @@ pub struct Parameters {
     pub least_slice: Time,
     /// Time by which an entity has to be owed more than the one that runs, to cut its slice short.
     pub granularity: Time,
-    /// Most time that an entity is owed after a sleep.
-    pub credit: Time,
 }
 
 impl Parameters {
     /// Returns the usual parameters for a clock of `frequency` ticks a second: a turn every 6 ms,
-    /// of 1 ms at least; a credit of 3 ms, so that an entity that seldom runs does not wait.
+    /// of 1 ms at least.
     #[must_use]
     pub const fn for_frequency(frequency: u64) -> Self {
         let millisecond = frequency / 1000;
@@ -97,7 +95,6 @@ impl Parameters {
             latency: 6 * millisecond,
             least_slice: millisecond,
             granularity: millisecond,
-            credit: 3 * millisecond,
         }
     }
 }

@@ -54,7 +54,7 @@ impl Here<'_> {
         if place.cpu == last {
             return self.enqueue(place, entity, now, |queue| {
                 queue.remove_timer(entity);
-                self.lag_of_sleeper(entity, queue.floor())
+                self.lag_of_sleeper(entity, queue.floor(), queue)
             });
         }
 
@@ -62,17 +62,18 @@ impl Here<'_> {
         if before.is_timed() {
             old.locked(|queue| queue.remove_timer(entity));
         }
-        self.enqueue(place, entity, now, |_| {
-            self.lag_of_sleeper(entity, old.floor())
+        self.enqueue(place, entity, now, |queue| {
+            self.lag_of_sleeper(entity, old.floor(), queue)
         })
     }
 
     /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
-    /// on, or how much it is owed at most.
-    pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64) -> i64 {
+    /// on. It is owed a turn of its new `queue` at most: of many that wake up together, each would
+    /// keep those waiting that have not slept.
+    pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64, queue: &Queue) -> i64 {
         let lag = entity.vruntime.get().wrapping_sub(floor) as i64;
-        let credit = i64::try_from(self.scheduler.parameters.credit).unwrap_or(i64::MAX);
-        lag.max(-credit)
+        let turn = queue.turn_beside(entity.weight(), &self.scheduler.parameters);
+        lag.max(-i64::try_from(turn).unwrap_or(i64::MAX))
     }
 
     /// Claims an idle CPU, in a bounded number of looks that begins near the CPU `home`.

@@ -206,6 +206,13 @@ impl Queue {
         Some(running.began + share.max(parameters.least_slice))
     }
 
+    /// Returns the length of a turn, in virtual time, once an entity of this weight has come.
+    pub(crate) fn turn_beside(&self, weight: u32, parameters: &Parameters) -> u64 {
+        let share = (parameters.latency).saturating_mul(u64::from(NORMAL_WEIGHT))
+            / (self.load() + u64::from(weight));
+        share.max(parameters.least_slice)
+    }
+
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
     /// waits. If not, a time slice that has ended is followed by another.
     pub(crate) fn is_over(&mut self, parameters: &Parameters, now: Time) -> bool {

@@ -116,7 +116,7 @@ impl Here<'_> {
         if claimed || mutant(Mutant::ExpiryPassesWaker) {
             self.cpu().counters.wake_ups.increment();
             queue.account(now);
-            let lag = self.lag_of_sleeper(entity, queue.floor());
+            let lag = self.lag_of_sleeper(entity, queue.floor(), queue);
             queue.insert(entity, lag, now);
             entity.queue(self.index);
         }

@@ -92,6 +92,20 @@ fn credit_is_bounded() {
     assert!((20 * MS..25 * MS).contains(&used), "{used}");
 }
 
+/// Lets a vCPU that computes wait for one turn of each of many that wake up together, and not for
+/// all that they did not use while they slept.
+#[test]
+fn a_crowd_that_wakes_up_has_a_turn_each() {
+    let mut machine = computing(&[NORMAL_WEIGHT]);
+    for id in 1..20 {
+        let naps = Program::Naps(3 * MS, 200 * MS);
+        machine.add(Entity::new(id, NORMAL_WEIGHT, 0), naps);
+    }
+    machine.run(3000 * MS);
+    let longest = machine.scheduler.counts(0).longest_wait;
+    assert!(longest <= 40 * MS, "{longest}");
+}
+
 /// Bounds the longest wait by the turns of the others.
 #[test]
 fn every_vcpu_has_its_turn() {

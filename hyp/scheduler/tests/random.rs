@@ -12,7 +12,6 @@ const PARAMETERS: Parameters = Parameters {
     latency: 60,
     least_slice: 10,
     granularity: 10,
-    credit: 30,
 };
 
 /// An operation. Those that the machine's state does not allow do nothing.

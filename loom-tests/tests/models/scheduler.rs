@@ -10,7 +10,6 @@ const PARAMETERS: Parameters = Parameters {
     latency: 60,
     least_slice: 10,
     granularity: 10,
-    credit: 30,
 };
 
 /// Time at which a model begins.
