@@ -115,6 +115,12 @@ fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
     #[cfg(feature = "el2-time")]
     crate::cpu::el2_time::recorded::write_json(report, vm.vcpus().iter())?;
     write_exits(report, || vm.vcpus().iter())?;
+    let delays = vm.vcpus().iter().map(|vcpu| vcpu.delay.longest());
+    write!(
+        report,
+        ",\"longest_delay_us\":{}",
+        microseconds(delays.max().unwrap_or(0))
+    )?;
     write!(report, ",\"refs_at_teardown\":{}}}", remains.references)
 }
 
@@ -139,8 +145,13 @@ fn write_scheduler(report: &mut String) -> fmt::Result {
         sum.migrations,
         sum.wake_ups,
         sum.preemptions,
-        sum.longest_wait * 1_000_000 / CNTFRQ_EL0.get()
+        microseconds(sum.longest_wait)
     )
+}
+
+/// Converts ticks of the clock.
+fn microseconds(ticks: u64) -> u64 {
+    ticks * 1_000_000 / CNTFRQ_EL0.get()
 }
 
 /// Writes the exits of vCPUs by reason, as a member of an object.

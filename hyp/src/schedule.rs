@@ -224,6 +224,7 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     }
     if let Some((entry, argument)) = vcpu.power.take_start() {
         reset_interface(cpu, vgic, id);
+        vcpu.delay.cancel();
         context.start(entry, argument);
     }
     if !context.is_started {
@@ -240,6 +241,7 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
         if vgic.has_deferred() {
             deferred::advance(cpu, vgic, &pin);
         }
+        vcpu.delay.end();
         (vgic.enter(&pin, id)).expect("the vCPU is on, and on no other CPU");
     }
     // SAFETY: stage 2 and the vCPU's registers have just been set.

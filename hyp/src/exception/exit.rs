@@ -110,6 +110,7 @@ fn handle_exit(
     if vgic.has_deferred() {
         deferred::advance(cpu, vgic, &pin);
     }
+    vcpu.delay.end();
     (vgic.enter(&pin, vcpu.id)).expect("the vCPU is on, and lives here");
     vcpu.el2_time.end();
 }

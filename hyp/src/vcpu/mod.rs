@@ -4,6 +4,7 @@
 
 pub(crate) mod context;
 pub(crate) mod deferred;
+pub(crate) mod delay;
 pub(crate) mod interrupts;
 pub(crate) mod power;
 pub(crate) mod vector;
@@ -17,6 +18,7 @@ use vgic::trace::Counter;
 use crate::cpu::el2_time::El2Time;
 use crate::vm::{self, Vm};
 use context::Context;
+use delay::Delay;
 use power::Power;
 
 /// Bits of a vCPU's number in an entity's number. The VM's number is above them.
@@ -34,6 +36,8 @@ pub(crate) struct Vcpu {
     pub(crate) entity: Entity,
     /// Longest time at EL2 of one exit.
     pub(crate) el2_time: El2Time,
+    /// Longest time from an interrupt to its delivery.
+    pub(crate) delay: Delay,
     exits: [Counter; ExitReason::ALL.len()],
     context: UnsafeCell<Context>,
 }
@@ -62,6 +66,7 @@ impl Vcpu {
                 Entity::new(number, weight, 0)
             },
             el2_time: El2Time::default(),
+            delay: Delay::default(),
             exits: Default::default(),
             context: UnsafeCell::new(Context::new()),
         }

@@ -114,12 +114,15 @@ impl VmHost {
 }
 
 impl Host for VmHost {
-    fn kick(&self, cpu: CpuId, _vcpu: VcpuId) {
+    fn kick(&self, cpu: CpuId, vcpu: VcpuId) {
+        self.vcpus[vcpu.index()].delay.begin();
         self.gic.kick(usize::from(cpu.0));
     }
 
     fn wake(&self, vcpu: VcpuId) {
-        schedule::wake(&self.vcpus[vcpu.index()]);
+        let vcpu = &self.vcpus[vcpu.index()];
+        vcpu.delay.begin();
+        schedule::wake(vcpu);
     }
 
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {

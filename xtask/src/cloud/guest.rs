@@ -11,6 +11,11 @@ use crate::boot::transcript::{Final, Status, Step};
 /// Deaths that a VM that is killed dies at least: one in the middle of a step, and the last.
 const DEATHS: u64 = 2;
 
+/// Longest time, in microseconds, that a runnable vCPU or an interrupt may wait: a kernel takes so
+/// much for a lockup. Turns take milliseconds, but the host decides when an emulated CPU goes on: on
+/// a busy host, some waits took seconds.
+pub(super) const LONGEST_WAIT_US: u64 = 20_000_000;
+
 /// A guest, as its last life and the hypervisor tell.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -26,6 +31,8 @@ pub(super) struct Guest {
     resets: u64,
     /// References that were left at all deaths.
     references: u64,
+    /// Longest time from an interrupt to the entry into the guest that delivers it.
+    pub(super) longest_delay_us: u64,
     steps: Vec<Step>,
     /// `/proc/interrupts` after the workload.
     interrupts: Vec<Row>,
@@ -40,6 +47,7 @@ object!(Guest {
     deaths,
     resets,
     references,
+    longest_delay_us,
     steps,
     interrupts,
 });
@@ -64,6 +72,7 @@ impl Guest {
             deaths: number("deaths"),
             resets: number("resets"),
             references: number("refs_at_teardown"),
+            longest_delay_us: number("longest_delay_us"),
             steps: last.steps,
             interrupts: last.interrupts,
         }
@@ -79,6 +88,13 @@ impl Guest {
             }
             None => checks.push(Check::at_least("lives", 0, 1, "there is no such VM")),
         }
+        checks.push(Check::within(
+            "longest time from an interrupt to its delivery in us",
+            self.longest_delay_us,
+            1,
+            LONGEST_WAIT_US,
+            "an interrupt came late",
+        ));
         for check in &mut checks {
             check.name = format!("{}: {}", self.name, check.name);
         }

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::CloudOptions;
-use super::guest::Guest;
+use super::guest::{Guest, LONGEST_WAIT_US};
 use super::lives::{Life, lives};
 use super::machine::ATTACKER;
 use crate::boot::checks::{self, Check};
@@ -17,11 +17,6 @@ use crate::isolation::verdict::{self as isolation, Numbers, numbers};
 
 /// Attacks that a second needs at least for the run to say something.
 const ATTACKS: u64 = 5;
-
-/// The longest time that a runnable vCPU may wait: a kernel takes so much for a lockup. Turns take
-/// milliseconds, but the host decides when an emulated CPU goes on: on a busy host, some waits took
-/// seconds.
-const LONGEST_WAIT_US: u64 = 20_000_000;
 
 /// The outcome of a run.
 #[derive(Debug)]
@@ -201,6 +196,12 @@ impl Verdict {
                 console::detail(format!("{name:14}{}", cells.concat()));
             }
         }
+        for guest in &self.guests {
+            console::detail(format!(
+                "{}: longest time from an interrupt to its delivery {} us",
+                guest.name, guest.longest_delay_us
+            ));
+        }
 
         for guest in self.guests.iter().filter(|guest| guest.lives > 1) {
             console::detail(format!("{} lived {} times", guest.name, guest.lives));
@@ -269,9 +270,11 @@ Err: 0
 \"list_gets\":300,\"list_puts\":300,\"ich_lr_writes\":400,\"refs_at_teardown\":0,\
 \"dma_faults\":0,\"vms\":[\
 {\"name\":\"a\",\"deaths\":1,\"resets\":0,\"refs_at_teardown\":0,\
+\"longest_delay_us\":3000,\
 \"injections\":{\"sgi\":104,\"ppi\":203,\"spi\":30,\"lpi\":41},\
 \"deliveries\":{\"sgi\":102,\"ppi\":202,\"spi\":30,\"lpi\":40}},\
 {\"name\":\"b\",\"deaths\":1,\"resets\":0,\"refs_at_teardown\":0,\
+\"longest_delay_us\":3000,\
 \"injections\":{\"sgi\":103,\"ppi\":204,\"spi\":30,\"lpi\":42},\
 \"deliveries\":{\"sgi\":101,\"ppi\":203,\"spi\":30,\"lpi\":40}},\
 {\"name\":\"attacker\",\"deaths\":1,\"resets\":4,\"refs_at_teardown\":0,\
@@ -447,6 +450,12 @@ Err: 0
                 "heap: bytes after",
             ),
             ("attacker: ", "done=207", "done=19", "attacks"),
+            (
+                "\"b\",",
+                "_us\":3000",
+                "_us\":0",
+                "b: longest time from an interrupt",
+            ),
         ];
         for (place, from, to, name) in of_vm.into_iter().chain(of_hypervisor) {
             assert_spoiled(&[], place, from, to, name);
