@@ -37,7 +37,6 @@ mod console;
 mod cpu;
 mod exception;
 mod gic;
-
 mod machine;
 mod memory;
 mod panic;

@@ -34,7 +34,7 @@ static SCHEDULER: Once<Scheduler> = Once::new();
 /// Reason why a CPU gives its vCPU up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Leave {
-    /// Another vCPU's turn has come.
+    /// Another vCPU's turn has come, or the CPU has to start or kill a VM.
     Preempted,
     /// The vCPU waits for an interrupt.
     Blocked,
@@ -218,7 +218,8 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     };
     // SAFETY: this CPU has picked the vCPU.
     let context = unsafe { vcpu.context() };
-    // SAFETY: only the first vCPU is on, and it does not run before the kernel is loaded.
+    // SAFETY: until the kernel is loaded, only the first vCPU is on, and it is here. Afterwards
+    // nothing is copied.
     if vcpu.power.has_start() && !unsafe { vm.load_slice() } {
         return;
     }
@@ -297,7 +298,10 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
 
     let here = cpu.here;
     match why {
-        Leave::Preempted | Leave::Resumed => kick(here.preempt(now())),
+        Leave::Preempted | Leave::Resumed => {
+            vcpu.delay.begin();
+            kick(here.preempt(now()));
+        }
         Leave::Blocked => {
             if !here.block(deadline, now()) {
                 kick(here.preempt(now()));

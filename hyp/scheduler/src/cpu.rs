@@ -134,7 +134,7 @@ impl Cpu {
         self.resched.store(false, Ordering::Relaxed);
     }
 
-    /// Returns true if another CPU asks the calling CPU to call `tick`.
+    /// Returns true if the calling CPU has been asked to call `tick`.
     #[inline]
     pub(crate) fn needs_resched(&self) -> bool {
         // Relaxed: the request is before the kick, and `tick` takes the lock.

@@ -61,8 +61,8 @@ impl Here<'_> {
         queue.start(entity, now);
     }
 
-    /// Returns true if another CPU asks this one to call [`Here::tick`]. The fast path of an exit:
-    /// one load.
+    /// Returns true if another CPU, or this one itself, has asked this CPU to call [`Here::tick`]. The
+    /// fast path of an exit: one load.
     #[inline]
     #[must_use]
     pub fn needs_resched(&self) -> bool {

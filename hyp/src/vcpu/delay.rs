@@ -4,9 +4,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::clock::now;
 
-/// Longest delay of one vCPU's interrupts: from the first one that the vCPU was told of, by a
-/// wake-up or a kick, to the entry that follows. An interrupt of the CPU that runs the vCPU is
-/// delivered by the exit's own entry, and is not measured.
+/// Longest delay of one vCPU's interrupts: from the first one that a wake-up or a kick was for, to
+/// the entry that follows. Nobody is told of an interrupt for a vCPU that was preempted: its delay is
+/// the whole time from the preemption on, or less. An interrupt that the vCPU's own CPU takes is
+/// delivered by the entry that follows, and is not measured.
 ///
 /// Not measured without the feature `counters`.
 #[derive(Default)]
@@ -18,8 +19,7 @@ pub(crate) struct Delay {
 }
 
 impl Delay {
-    /// Records that the vCPU is told of an interrupt. Called by any CPU, after the interrupt is
-    /// pending.
+    /// Records that an interrupt may be pending from now on. Called by any CPU.
     #[inline]
     pub(crate) fn begin(&self) {
         // Relaxed, here and below: statistics. Of two CPUs, either's time will do.
@@ -28,8 +28,7 @@ impl Delay {
         }
     }
 
-    /// Records that the vCPU is about to be entered, with every interrupt that it was told of so
-    /// far.
+    /// Records that the vCPU is about to be entered, with every interrupt so far.
     #[inline]
     pub(crate) fn end(&self) {
         if cfg!(feature = "counters") && self.since.load(Ordering::Relaxed) != 0 {

@@ -82,6 +82,13 @@ pub(crate) fn of_part(vcpus: usize, events: u32) -> Config {
     config
 }
 
+/// Returns the number of the vCPU with these affinity fields in such a configuration, or another
+/// number if there is none.
+pub(super) fn number_of_part(affinity: u64) -> usize {
+    let field = |level: u32| (affinity >> (8 * level) & 0xff) as usize;
+    field(2) << 12 | field(1) << 4 | field(0)
+}
+
 /// Creates the interrupt controller of a VM.
 ///
 /// # Panics

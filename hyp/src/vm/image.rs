@@ -239,7 +239,7 @@ impl Load {
     /// Copies a bounded number of bytes. Returns true if the plan is carried out.
     ///
     /// # Safety
-    /// No vCPU of the VM runs.
+    /// No vCPU of the VM runs, unless the plan is carried out: then nothing is copied.
     pub(crate) unsafe fn advance(&self) -> bool {
         let mut progress = self.progress.lock();
         let Some(copy) = self.copies.get(progress.copy) else {

@@ -96,7 +96,8 @@ impl Lifetime {
     /// Returns true if CPUs may run vCPUs of the VM.
     #[inline]
     pub(crate) fn is_alive(&self) -> bool {
-        // Acquire: pairs with the exchange in `claim`.
+        // Acquire: pairs with the Release in `set`. The CPU that has started the VM has made its
+        // controller.
         self.state.load(Ordering::Acquire) == state::ALIVE
     }
 
@@ -125,9 +126,11 @@ impl Lifetime {
         self.state.store(state, Ordering::Release);
     }
 
-    /// Leaves a wish for the VM, in place of an earlier one, to the calling CPU.
+    /// Leaves a wish for the VM, in place of an earlier one. The next CPU without a vCPU fulfils it,
+    /// and the calling CPU is made to become one.
     pub(crate) fn wish(&self, wish: Wish) {
-        // Release: pairs with the Acquire in `fulfil`. The second store comes last.
+        // Release, both: pairs with the Acquire in `fulfil`. A CPU that takes the flag finds the
+        // wish.
         self.wish.store(wish as u8, Ordering::Release);
         WISHES.store(true, Ordering::Release);
         schedule::ask(ThisCpu::get().shared.index);
@@ -195,19 +198,7 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     if !vm.lifetime.claim() {
         return;
     }
-    rendezvous(cpu);
-
-    if let Some(devices) = &vm.devices {
-        devices.stop();
-    }
-    if let Some(console) = &vm.console {
-        console.reset();
-    }
-    for vcpu in vm.vcpus() {
-        vcpu.power.reset();
-        // SAFETY: the VM is ending, and every CPU has given its vCPUs up.
-        unsafe { vcpu.context() }.is_started = false;
-    }
+    stop(cpu, vm);
     if end == End::Reset && vm.share == Share::Part {
         reset(cpu, vm);
         return;
@@ -221,10 +212,26 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     if is_over() {
         let left = super::all().iter().filter(|vm| vm.lifetime.claim());
         left.for_each(|vm| {
-            rendezvous(cpu);
+            stop(cpu, vm);
             bury(cpu, vm);
         });
         report::finish(cpu, End::Off);
+    }
+}
+
+/// Stops the vCPUs, the PCI functions and the console of a VM whose end the calling CPU has claimed.
+fn stop(cpu: &ThisCpu, vm: &Vm) {
+    rendezvous(cpu);
+    if let Some(devices) = &vm.devices {
+        devices.stop();
+    }
+    if let Some(console) = &vm.console {
+        console.reset();
+    }
+    for vcpu in vm.vcpus() {
+        vcpu.power.reset();
+        // SAFETY: the VM is ending, and every CPU has given its vCPUs up.
+        unsafe { vcpu.context() }.is_started = false;
     }
 }
 

@@ -209,8 +209,8 @@ impl Vm {
 
     /// Returns the vCPU with these affinity fields.
     pub(crate) fn find_vcpu(&self, affinity: u64) -> Option<&Vcpu> {
-        // Affinities are usually the numbers, and then the first guess is right.
-        let guess = self.vcpus().get(affinity as usize);
+        // The first guess is right for a VM with a part of the machine.
+        let guess = self.vcpus().get(controller::number_of_part(affinity));
         let guess = guess.filter(|vcpu| vcpu.affinity == affinity);
         guess.or_else(|| (self.vcpus().iter()).find(|vcpu| vcpu.affinity == affinity))
     }
