@@ -1,6 +1,6 @@
 //! VMs with a part of the machine each: made of what their options ask for.
 #![expect(unsafe_code)]
-// UNSAFETY: takes the guests' memory, and the host bridge.
+// UNSAFETY: takes the guests' memory, memory for the heap, and the host bridge.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -14,11 +14,11 @@ use vgic::config::GITS_TRANSLATER;
 use crate::boot::modules::{BootModules, Kernel};
 use crate::cpu::percpu;
 use crate::machine::{Machine, entropy};
-use crate::memory::cache;
 use crate::memory::dma::{DmaTables, Placed};
-use crate::memory::layout::{BLOCK, PAGE};
+use crate::memory::layout::{self, BLOCK, PAGE};
 use crate::memory::ranges::Pages;
 use crate::memory::stage2::{FIRST_VMID, Stage2};
+use crate::memory::{cache, heap};
 use crate::pci::Bdf;
 use crate::pci::ecam::Ecam;
 use crate::pci::function::{Function, enumerate};
@@ -43,7 +43,7 @@ const NORMAL_WEIGHT: u32 = 100;
 struct Stock {
     /// RAM.
     memory: Pages,
-    /// Number of vCPUs that the heap has room for.
+    /// Number of vCPUs that the heap has room for, without more RAM.
     vcpus: usize,
     /// PCI functions.
     functions: Vec<Function>,
@@ -52,13 +52,14 @@ struct Stock {
 /// Common resources of all VMs with a part of the machine.
 struct Common<'m> {
     modules: &'m BootModules,
-    bus: Option<&'static Bus>,
+    /// PCI bus, or why its functions are given to no VM.
+    bus: Result<&'static Bus, String>,
     /// Physical `GITS_TRANSLATER`, if the machine has an ITS.
     doorbell: Option<usize>,
 }
 
-/// Returns a VM for every kernel, with RAM from `memory`, and at most `vcpus` vCPUs together. A VM
-/// whose options cannot be met is refused by a line on the console.
+/// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is
+/// refused by a line on the console.
 ///
 /// # Panics
 /// If every VM is refused.
@@ -66,13 +67,15 @@ pub(crate) fn create(
     machine: &Machine,
     modules: &BootModules,
     mut memory: Pages,
-    vcpus: usize,
 ) -> Vec<&'static Vm> {
     modules.ranges().for_each(|range| memory.remove(range));
     if let Some(seed) = machine.seed {
         entropy::init(seed);
     }
-    let (bus, functions) = pci_bus(machine).unzip();
+    let (bus, functions) = match pci_bus(machine) {
+        Ok((bus, functions)) => (Ok(bus), functions),
+        Err(reason) => (Err(reason), Vec::new()),
+    };
     let its = machine.gic.its.first();
     let common = Common {
         modules,
@@ -81,8 +84,8 @@ pub(crate) fn create(
     };
     let mut stock = Stock {
         memory,
-        vcpus,
-        functions: functions.unwrap_or_default(),
+        vcpus: percpu::all().len(),
+        functions,
     };
 
     let mut vms = Vec::new();
@@ -103,16 +106,18 @@ pub(crate) fn create(
 
 /// Takes the PCI bus over, if there is one and an SMMU confines its functions. Returns the bus and
 /// its functions.
-fn pci_bus(machine: &Machine) -> Option<(&'static Bus, Vec<Function>)> {
-    let smmu = smmu::get()?;
-    let bridge = machine.pci.as_ref()?;
+///
+/// # Errors
+/// Why no function can be given to a VM.
+fn pci_bus(machine: &Machine) -> Result<(&'static Bus, Vec<Function>), String> {
+    let smmu = smmu::get().ok_or("no SMMU confines PCI functions")?;
+    let bridge = machine.pci.as_ref().ok_or("there is no PCI bus")?;
     // SAFETY: the device tree describes the host bridge, and the final tables map the root bus.
     let ecam = unsafe { Ecam::new(&bridge.bus_0()) };
     let mut functions = enumerate(&ecam, 0);
-    if let Err(NoRoom { size }) = assign(&mut functions, &bridge.windows) {
-        println!("hyp: no PCI function is given: there is no room for a BAR of {size:#x} bytes");
-        return None;
-    }
+    assign(&mut functions, &bridge.windows).map_err(|NoRoom { size }| {
+        format!("there is no room for a BAR of {size:#x} bytes, and no PCI function is given")
+    })?;
 
     let bus = Bus {
         ecam,
@@ -121,7 +126,7 @@ fn pci_bus(machine: &Machine) -> Option<(&'static Bus, Vec<Function>)> {
         streams: bridge.streams.clone(),
         devices: bridge.devices.clone(),
     };
-    Some((Box::leak(Box::new(bus)), functions))
+    Ok((Box::leak(Box::new(bus)), functions))
 }
 
 /// Returns a VM with a part of the machine out of `stock`, beside `others`.
@@ -149,29 +154,35 @@ fn vm(
         return Err(format!("another VM has the name {name}"));
     }
 
-    stock.vcpus = (stock.vcpus.checked_sub(vcpus)).ok_or_else(|| {
-        let room = stock.vcpus;
-        format!("the hypervisor's memory is enough for {room} vCPUs, not for {vcpus}")
-    })?;
     let ram = take_ram(&mut stock.memory, (options.memory as usize) << 20).ok_or_else(|| {
         format!(
             "there are not {} MiB of RAM left in one piece",
             options.memory
         )
     })?;
-    let functions = take_functions(common, stock, &options.functions)?;
-    let windows = common.bus.filter(|_| !functions.is_empty());
-    let windows = windows.map(|bus| &bus.windows[..]);
+    let heap = take_heap(stock, vcpus)
+        .ok_or_else(|| format!("there is no RAM left for the registers of {vcpus} vCPUs"))?;
+    let functions = take_functions(others, common, stock, &options.functions)?;
+    let bus = common.bus.as_ref().ok().copied();
+    let bus = bus.filter(|_| !functions.is_empty());
+    let windows = bus.map(|bus| &bus.windows[..]);
 
     let initrd = kernel.ram_disk.as_ref().or(common.modules.initrd.as_ref());
     let visible = RAM..RAM + ram.len();
     // SAFETY: the RAM has been taken from the free memory, in which no module lies.
     let load = unsafe {
-        cache::fill_with_zeros(&ram);
         Load::plan(&ram, RAM, &kernel.image, initrd, |initrd| {
             tree::build(&config, &visible, initrd, &options.arguments, windows)
         })?
     };
+    // SAFETY: RAM and heap have been taken from the free memory, which is mapped by identity, and
+    // as the home is.
+    unsafe {
+        cache::fill_with_zeros(&ram);
+        if !heap.is_empty() {
+            heap::add(layout::virtual_address(heap.start), heap.len());
+        }
+    }
 
     println!(
         "hyp: {name} has {} MiB at {:#x}, {vcpus} vCPUs, {} PCI functions: {}",
@@ -185,7 +196,7 @@ fn vm(
         name,
         share: Share::Part,
         stage2,
-        devices: devices_of(index, common, functions, &ram),
+        devices: bus.map(|bus| devices_of(index, bus, common.doorbell, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram) },
         is_daemon: options.is_daemon,
@@ -199,38 +210,53 @@ fn vm(
 /// Takes PCI functions out of the stock.
 ///
 /// # Errors
-/// Which of them is not there.
+/// Which of them is not to be had, and why.
 fn take_functions(
+    others: &[&Vm],
     common: &Common<'_>,
     stock: &mut Stock,
     wanted: &[u16],
 ) -> Result<Vec<Function>, String> {
-    if !wanted.is_empty() && common.bus.is_none() {
-        return Err("no SMMU confines PCI functions".into());
+    if let (Err(reason), false) = (&common.bus, wanted.is_empty()) {
+        return Err(reason.clone());
     }
-    let mut take = |bdf: Bdf| {
+    let mut taken: Vec<Function> = Vec::new();
+    for bdf in wanted.iter().copied().map(Bdf) {
         let mut all = stock.functions.iter();
-        let place = all.position(|function| function.bdf == bdf);
-        let place =
-            place.ok_or_else(|| format!("PCI function {bdf} is not there, or another VM's"))?;
-        Ok(stock.functions.remove(place))
-    };
-    wanted.iter().map(|&bdf| take(Bdf(bdf))).collect()
+        if let Some(place) = all.position(|function| function.bdf == bdf) {
+            taken.push(stock.functions.remove(place));
+            continue;
+        }
+
+        let owner = others.iter().find(|vm| {
+            let devices = vm.devices.as_ref();
+            devices.is_some_and(|devices| devices.has_function(bdf))
+        });
+        return Err(match owner {
+            Some(owner) => format!("PCI function {bdf} belongs to {}", owner.name),
+            None if taken.iter().any(|function| function.bdf == bdf) => {
+                format!("PCI function {bdf} is named twice")
+            }
+            None => format!("there is no PCI function {bdf}"),
+        });
+    }
+    Ok(taken)
 }
 
-/// Returns the devices of VM number `index`, with RAM at the physical addresses `ram`.
+/// Returns the devices of VM number `index`, with RAM at the physical addresses `ram`. The physical
+/// `GITS_TRANSLATER` is at `doorbell`.
 fn devices_of(
     index: usize,
-    common: &Common<'_>,
+    bus: &'static Bus,
+    doorbell: Option<usize>,
     functions: Vec<Function>,
     ram: &Range<usize>,
-) -> Option<Devices> {
-    let bus = common.bus.filter(|_| !functions.is_empty())?;
+) -> Devices {
     let memory = Placed {
         physical: ram.clone(),
         at: RAM,
     };
-    let doorbell = common.doorbell.map(|physical| Placed {
+    let doorbell = doorbell.map(|physical| Placed {
         at: (controller::ITS + GITS_TRANSLATER) as usize / PAGE * PAGE,
         ..Placed::page_of(physical)
     });
@@ -241,7 +267,19 @@ fn devices_of(
         [memory].into_iter(),
         doorbell.into_iter(),
     );
-    Some(Devices::new(bus, functions, Arc::new(dma)))
+    Devices::new(bus, functions, Arc::new(dma))
+}
+
+/// Takes heap for `vcpus` vCPUs out of the stock. Returns the RAM by which the heap has to grow, an
+/// empty range if the heap has room.
+fn take_heap(stock: &mut Stock, vcpus: usize) -> Option<Range<usize>> {
+    let size = layout::growth_for(vcpus.saturating_sub(stock.vcpus));
+    let ram = match size {
+        0 => 0..0,
+        _ => take_ram(&mut stock.memory, size)?,
+    };
+    stock.vcpus = stock.vcpus + layout::vcpus_of_growth(size) - vcpus;
+    Some(ram)
 }
 
 /// Removes `size` bytes of RAM in one piece from the free memory, and returns them.

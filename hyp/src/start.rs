@@ -18,9 +18,9 @@ use crate::cpu::this_cpu::ThisCpu;
 use crate::cpu::{control, hyp_timer};
 use crate::gic::{self, Gic};
 use crate::machine::Machine;
+use crate::memory::heap;
 use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
-use crate::memory::{heap, layout};
 use crate::schedule;
 use crate::smmu;
 use crate::vcpu::interrupts;
@@ -76,8 +76,7 @@ pub(crate) fn run(
     let console_spi = machine.console_spi;
     let are_parts = modules.are_for_parts();
     let vms = if are_parts {
-        let vcpus = layout::vcpus_in(home.len(), cpus.len());
-        parts::create(&machine, &modules, memory, vcpus)
+        parts::create(&machine, &modules, memory)
     } else {
         alloc::vec![whole::create(machine, &modules, home, memory)]
     };

@@ -33,17 +33,6 @@ fn every_option_is_read() {
 }
 
 #[test]
-fn the_number_of_vcpus_is_found_without_the_rest() {
-    assert_eq!(
-        options::vcpus("quiet hyp.bad=1 hyp.vcpus=300 hyp.memory=9"),
-        Some(300)
-    );
-    for text in ["", "vcpus=3", "hyp.vcpus=0", "hyp.vcpus=4096"] {
-        assert_eq!(options::vcpus(text), None);
-    }
-}
-
-#[test]
 fn a_command_line_with_options_is_told_apart() {
     assert!(options::are_in("quiet hyp.bad"));
     assert!(!options::are_in("quiet hyper hyp"));
@@ -57,6 +46,12 @@ fn nothing_has_its_defaults() {
     assert!(!options.is_daemon && options.functions.is_empty());
 }
 
+#[track_caller]
+fn assert_refused(word: &str, reason: &str) {
+    let error = Options::parse(&format!("quiet {word}")).unwrap_err();
+    assert_eq!(error.to_string(), reason);
+}
+
 #[test]
 fn a_bad_option_is_named() {
     for word in [
@@ -64,18 +59,27 @@ fn a_bad_option_is_named() {
         "hyp.its=2",
         "hyp.name=",
         "hyp.name=a:b",
-        "hyp.memory=0",
-        "hyp.memory=1m",
-        "hyp.vcpus=4096",
-        "hyp.events=65537",
-        "hyp.weight=0",
         "hyp.pci=0:32.0",
         "hyp.pci=00:01.8",
         "hyp.pci=00:20.0",
         "hyp.pci=",
         "hyp.daemon=1",
     ] {
-        let error = Options::parse(&format!("quiet {word}")).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot understand {word}"));
+        assert_refused(word, &format!("cannot understand {word}"));
+    }
+}
+
+#[test]
+fn a_bad_number_is_named_with_its_range() {
+    for (word, last) in [
+        ("hyp.memory=0", 1 << 20),
+        ("hyp.memory=1m", 1 << 20),
+        ("hyp.vcpus=4096", 4095),
+        ("hyp.vcpus=4294967296", 4095),
+        ("hyp.events=65537", 65_536),
+        ("hyp.weight=0", 10_000),
+    ] {
+        let range = format!("give a number from 1 to {last}");
+        assert_refused(word, &format!("{word}: {range}"));
     }
 }

@@ -28,7 +28,6 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::{cache, heap};
 use crate::start;
-use crate::vm::options;
 use modules::{BootModules, Kernel};
 
 /// Bytes of a device tree's header up to and including its size.
@@ -66,7 +65,7 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     let heap = IMAGE_BASE + layout::heap_offset()..IMAGE_BASE + home.len();
     early::map_memory(heap.start, home.start + layout::heap_offset(), heap.len());
     // SAFETY: the range has just been mapped, and only the hypervisor uses its home.
-    unsafe { heap::start(heap.start, heap.len()) };
+    unsafe { heap::add(heap.start, heap.len()) };
 
     let modules = BootModules {
         tree,
@@ -79,6 +78,9 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     guest_memory.remove(&home);
     let mut stage1 = Stage1::new(&home);
     stage1.map_memory(&guest_memory);
+    if modules.are_for_parts() {
+        stage1.map_heap_room(&guest_memory);
+    }
     stage1.map_devices(&hypervisor_devices(&machine));
     let cpus = start::make_cpus(&machine, &mut stage1);
     let root = stage1.into_root();
@@ -140,8 +142,7 @@ unsafe fn tree_at(address: usize) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(address as *const u8, size) }
 }
 
-/// Chooses the hypervisor's memory: the top of the highest piece of RAM, above `used`. There is
-/// room for the vCPUs of all VMs, or for as many as the RAM allows.
+/// Chooses the hypervisor's memory: the top of the highest piece of RAM, above `used`.
 ///
 /// # Panics
 /// If there is no room for the hypervisor itself.
@@ -155,17 +156,10 @@ fn choose_home(tree: &Fdt<'_>, used: impl Iterator<Item = Range<usize>>) -> Rang
         .map(|range| range.end);
     let lowest = used.fold(ram.start, usize::max).next_multiple_of(BLOCK);
 
-    let cpus = tree::cpus(tree).count();
-    let vcpus = tree::kernels(tree).map(|(module, _)| {
-        let count = options::vcpus(tree::arguments(&module));
-        count.map_or(cpus, |count| count as usize)
-    });
-    let size = layout::home_size(cpus, vcpus.sum());
-    let start = end.saturating_sub(size).max(lowest);
-    let least = layout::home_size(cpus, 1);
+    let size = layout::home_size(tree::cpus(tree).count());
     assert!(
-        start + least <= end,
-        "no room: the hypervisor needs {least:#x} bytes above {lowest:#x}, of {ram:#x?}"
+        lowest + size <= end,
+        "no room: the hypervisor needs {size:#x} bytes above {lowest:#x}, of {ram:#x?}"
     );
-    start..end
+    end - size..end
 }

@@ -63,11 +63,11 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-/// Gives the heap its memory.
+/// Gives the heap memory.
 ///
 /// # Safety
-/// The `length` bytes at `start` are mapped, and nobody else uses them from now on.
-pub(crate) unsafe fn start(start: usize, length: usize) {
+/// The `length` bytes at `start` are mapped as the home is, and nobody else uses them from now on.
+pub(crate) unsafe fn add(start: usize, length: usize) {
     // SAFETY: by the caller's promise, the memory is mapped and unused.
     let claimed = unsafe { HEAP.large.lock().claim(start as *mut u8, length) };
     assert!(claimed.is_some(), "no room for a heap");

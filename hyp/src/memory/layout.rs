@@ -10,6 +10,9 @@
 //! hidden from the guest. The home is mapped linearly: virtual and physical address differ by a
 //! constant. Other memory and devices are mapped by identity, below 512 GiB * 511. Stacks have a
 //! window of their own, so that an unmapped page lies below each.
+//!
+//! The heap grows with the vCPUs of VMs with a part of the machine, by memory that no VM has. With
+//! such VMs, all free memory has a second mapping, linear as the home's and next to it.
 #![expect(unsafe_code)]
 // UNSAFETY: declares the symbols of the linker script.
 
@@ -84,15 +87,21 @@ pub(crate) fn heap_offset() -> usize {
 }
 
 /// Returns the bytes of physical memory that the hypervisor needs on a machine with `cpus` CPUs,
-/// for VMs with `vcpus` vCPUs together.
-pub(crate) fn home_size(cpus: usize, vcpus: usize) -> usize {
-    let heap = HEAP + cpus * HEAP_PER_CPU + vcpus * HEAP_PER_VCPU;
+/// with a vCPU for each.
+pub(crate) fn home_size(cpus: usize) -> usize {
+    let heap = HEAP + cpus * (HEAP_PER_CPU + HEAP_PER_VCPU);
     heap_offset() + heap.next_multiple_of(BLOCK)
 }
 
-/// Returns the number of vCPUs that a home of `size` bytes has room for.
-pub(crate) fn vcpus_in(size: usize, cpus: usize) -> usize {
-    size.saturating_sub(heap_offset() + HEAP + cpus * HEAP_PER_CPU) / HEAP_PER_VCPU
+/// Returns the bytes of physical memory that the heap grows by for so many vCPUs more, in whole
+/// blocks.
+pub(crate) fn growth_for(vcpus: usize) -> usize {
+    (vcpus * HEAP_PER_VCPU).next_multiple_of(BLOCK)
+}
+
+/// Returns the number of vCPUs that a growth of the heap by `size` bytes has room for.
+pub(crate) fn vcpus_of_growth(size: usize) -> usize {
+    size / HEAP_PER_VCPU
 }
 
 /// Sets the physical address of the home.

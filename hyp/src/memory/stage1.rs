@@ -3,6 +3,7 @@
 //! The tables map the image and the heap at their link addresses, with the rights of each part; the
 //! guest's memory by identity, never executable; the devices that the hypervisor drives by
 //! identity; and the image's instructions once more by identity, for CPUs that turn their MMU on.
+//! Memory by which the heap may grow is mapped once more as the heap is.
 
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -68,6 +69,14 @@ impl Stage1 {
     pub(crate) fn map_memory(&mut self, memory: &Pages) {
         for range in memory.iter() {
             self.map(range, range.start, VARIABLE);
+        }
+    }
+
+    /// Maps memory by which the heap may grow as the heap is mapped.
+    pub(crate) fn map_heap_room(&mut self, memory: &Pages) {
+        for range in memory.iter() {
+            let start = layout::virtual_address(range.start);
+            self.map(&(start..start + range.len()), range.start, VARIABLE);
         }
     }
 

@@ -10,6 +10,7 @@ use core::ops::Range;
 use spin::Mutex;
 
 use crate::memory::dma::DmaTables;
+use crate::pci::Bdf;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::ecam::Ecam;
 use crate::pci::function::Function;
@@ -81,6 +82,11 @@ impl Devices {
     /// Returns true if the DeviceID is a function's.
     pub(crate) fn has(&self, device: u32) -> bool {
         self.ids(&self.bus.devices).any(|id| id == device)
+    }
+
+    /// Returns true if the VM has the function at this address.
+    pub(crate) fn has_function(&self, bdf: Bdf) -> bool {
+        self.functions.iter().any(|function| function.bdf == bdf)
     }
 
     /// Returns true if the configuration space is at this guest-physical address.

@@ -54,7 +54,8 @@ impl Header {
 }
 
 /// Returns the memory of `image` in the RAM that begins at `ram`, placed as QEMU places kernels.
-/// The memory begins with the first instruction.
+/// The memory begins with the first instruction. If its header says that it ends beyond the last
+/// address, it ends there.
 fn place(image: &[u8], ram: usize) -> Range<usize> {
     match Header::read(image) {
         // Before Linux 3.17 there was no size, and the offset was unreliable.
@@ -64,8 +65,8 @@ fn place(image: &[u8], ram: usize) -> Range<usize> {
             } else {
                 0
             };
-            let start = ram + room + header.text_offset;
-            start..start + header.size.max(image.len())
+            let start = (ram + room).saturating_add(header.text_offset);
+            start..start.saturating_add(header.size.max(image.len()))
         }
         _ => ram + FLAT_OFFSET..ram + FLAT_OFFSET + image.len(),
     }

@@ -19,6 +19,9 @@ use core::ops::RangeInclusive;
 /// Prefix of the options.
 const PREFIX: &str = "hyp.";
 
+/// Most vCPUs of a VM: the library has room for no more.
+const MOST_VCPUS: u32 = 4095;
+
 /// Options of a VM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
@@ -36,25 +39,38 @@ pub(crate) struct Options {
     pub(crate) arguments: String,
 }
 
-/// Option that cannot be understood.
+/// Option that is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct BadOption(String);
+pub(crate) struct BadOption {
+    word: String,
+    fault: Fault,
+}
+
+/// Reason for refusing an option.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Fault {
+    /// Unknown option, or one with a malformed value.
+    Malformed,
+    /// Value other than a number in this range.
+    Number(RangeInclusive<u32>),
+}
 
 impl fmt::Display for BadOption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot understand {}", self.0)
+        let word = &self.word;
+        match &self.fault {
+            Fault::Malformed => write!(f, "cannot understand {word}"),
+            Fault::Number(range) => {
+                let (first, last) = (range.start(), range.end());
+                write!(f, "{word}: give a number from {first} to {last}")
+            }
+        }
     }
 }
 
 /// Returns true if the command line has options.
 pub(crate) fn are_in(text: &str) -> bool {
     text.split(' ').any(|word| word.starts_with(PREFIX))
-}
-
-/// Returns the number of vCPUs that the command line asks for. Allocates nothing.
-pub(crate) fn vcpus(text: &str) -> Option<u32> {
-    let mut options = text.split(' ').filter_map(|word| word.strip_prefix(PREFIX));
-    options.find_map(|option| vcpu_count(option.strip_prefix("vcpus=")?))
 }
 
 impl Options {
@@ -75,9 +91,10 @@ impl Options {
                 options.add_argument(word);
                 continue;
             };
-            options
-                .read(option)
-                .ok_or_else(|| BadOption(word.to_string()))?;
+            options.read(option).map_err(|fault| BadOption {
+                word: word.to_string(),
+                fault,
+            })?;
         }
         Ok(options)
     }
@@ -91,26 +108,22 @@ impl Options {
     }
 
     /// Reads one option, without its prefix.
-    fn read(&mut self, option: &str) -> Option<()> {
+    fn read(&mut self, option: &str) -> Result<(), Fault> {
         match option.split_once('=') {
             None if option == "daemon" => self.is_daemon = true,
             Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
-            Some(("vcpus", value)) => self.vcpus = Some(vcpu_count(value)?),
+            Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=MOST_VCPUS)?),
             Some(("events", value)) => self.events = number(value, 1..=1 << 16)?,
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
-                self.functions = functions?;
+                self.functions = functions.ok_or(Fault::Malformed)?;
             }
-            _ => return None,
+            _ => return Err(Fault::Malformed),
         }
-        Some(())
+        Ok(())
     }
-}
-
-fn vcpu_count(text: &str) -> Option<u32> {
-    number(text, 1..=4095)
 }
 
 fn is_name(text: &str) -> bool {
@@ -118,9 +131,11 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_plain)
 }
 
-fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
-    let number = text.parse().ok()?;
-    range.contains(&number).then_some(number)
+fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, Fault> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| range.contains(number))
+        .ok_or(Fault::Number(range))
 }
 
 /// Reads a function, such as `00:1f.7`.

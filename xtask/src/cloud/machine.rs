@@ -7,15 +7,16 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::CloudOptions;
+use super::refused::{self, Refused};
 use crate::boot::guest::Guest;
 use crate::boot::machine::{MODULE_ALIGNMENT, RAM, module_address};
 use crate::provision::qemu::Qemu;
 
 /// RAM of a VM with Linux, in MiB.
-const VM_MEMORY: u64 = 384;
+pub(super) const VM_MEMORY: u64 = 384;
 
 /// RAM for the hypervisor and for the attacker, in MiB, with room to align.
-const OTHER_MEMORY: u64 = 128;
+pub(super) const OTHER_MEMORY: u64 = 96;
 
 /// Patience of the kernels with vCPUs that make no progress. Many vCPUs share an emulated CPU, and
 /// that has a share of a busy host's.
@@ -35,12 +36,14 @@ pub(super) struct Programs<'a> {
     pub(super) attacker: &'a Path,
 }
 
-/// Returns the command that starts the machine.
+/// Returns the command that starts the machine. The kernels of VMs that are refused are written
+/// into `scratch`.
 pub(super) fn command(
     qemu: &Qemu,
     options: &CloudOptions,
     programs: &Programs<'_>,
     seed: u32,
+    scratch: &Path,
 ) -> Result<Command> {
     let Programs {
         hypervisor,
@@ -50,13 +53,7 @@ pub(super) fn command(
     let size = |path: &Path| fs::metadata(path).map(|file| file.len());
     let initrd = guest.initrd.as_deref();
     let initrd_size = initrd.map_or(Ok(0), size)?;
-    let kernels = Kernels {
-        first: module_address(initrd_size),
-        distance: size(&guest.kernel)?.next_multiple_of(MODULE_ALIGNMENT),
-    };
-    let attacker_at = kernels.address(options.vms);
-    let end = attacker_at + size(attacker)?;
-    let memory = ((end - RAM) >> 20) + u64::from(options.vms) * VM_MEMORY + OTHER_MEMORY;
+    let mut modules = Modules::new(module_address(initrd_size));
 
     let mut command = qemu.command()?;
     command
@@ -67,7 +64,6 @@ pub(super) fn command(
         .args(["-cpu", "neoverse-n1"])
         .args(["-accel", "tcg,thread=multi"])
         .args(["-smp", &options.cpus.to_string()])
-        .args(["-m", &format!("{memory}M")])
         .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-serial", "stdio", "-monitor", "none"])
         .arg("-kernel")
@@ -77,6 +73,13 @@ pub(super) fn command(
         command.arg("-initrd").arg(initrd);
     }
 
+    let add_refused = |command: &mut Command, modules: &mut Modules, vms: Vec<Refused>| {
+        vms.iter().try_for_each(|vm| {
+            let kernel = vm.kernel(attacker, scratch)?;
+            modules.add(command, &kernel, &vm.arguments)
+        })
+    };
+    add_refused(&mut command, &mut modules, refused::before())?;
     for (number, name) in (0..).zip(options.names()) {
         let functions = add_devices(&mut command, &guest.disk, &name, number);
         // A VM that is killed works only once more when nobody kills it any longer.
@@ -89,30 +92,44 @@ pub(super) fn command(
              hyp.vcpus={} hyp.pci={functions}",
             guest.append, options.vcpus
         );
-        add_kernel(
-            &mut command,
-            kernels.address(number),
-            &guest.kernel,
-            &arguments,
-        );
+        // Each VM has a copy of the kernel for itself.
+        modules.add(&mut command, &guest.kernel, &arguments)?;
     }
     // Its vCPUs never rest: most of the time is to be the others'.
     let arguments =
         format!("attacker seed={seed} hyp.name={ATTACKER} hyp.weight={ATTACKER_WEIGHT} hyp.daemon");
-    add_kernel(&mut command, attacker_at, attacker, &arguments);
+    modules.add(&mut command, attacker, &arguments)?;
+    add_refused(&mut command, &mut modules, refused::after())?;
+
+    let memory = ((modules.next - RAM) >> 20) + u64::from(options.vms) * VM_MEMORY + OTHER_MEMORY;
+    command.args(["-m", &format!("{memory}M")]);
     Ok(command)
 }
 
-/// Places of the Linux kernels. Each VM has a copy of the kernel for itself.
-struct Kernels {
-    first: u64,
-    distance: u64,
+/// The boot loader's modules, one behind the other.
+struct Modules {
+    /// Address of the next one.
+    next: u64,
 }
 
-impl Kernels {
-    /// Returns the address of the kernel of VM `number`, or the end of as many kernels.
-    fn address(&self, number: u16) -> u64 {
-        self.first + u64::from(number) * self.distance
+impl Modules {
+    /// Begins at an address.
+    fn new(next: u64) -> Self {
+        Self { next }
+    }
+
+    /// Adds a kernel with its command line.
+    fn add(&mut self, command: &mut Command, kernel: &Path, arguments: &str) -> Result<()> {
+        let size = fs::metadata(kernel)?.len();
+        add_kernel(command, self.place(size), kernel, arguments);
+        Ok(())
+    }
+
+    /// Returns the address of a module of so many bytes.
+    fn place(&mut self, size: u64) -> u64 {
+        let address = self.next;
+        self.next = (address + size).next_multiple_of(MODULE_ALIGNMENT);
+        address
     }
 }
 
@@ -205,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn kernels_do_not_overlap() {
-        let kernels = Kernels {
-            first: RAM,
-            distance: 34_834_368_u64.next_multiple_of(MODULE_ALIGNMENT),
-        };
-        for number in 0..10 {
-            assert!(kernels.address(number) + 34_834_368 <= kernels.address(number + 1));
-            assert_eq!(kernels.address(number) % MODULE_ALIGNMENT, 0);
+    fn modules_do_not_overlap() {
+        let mut modules = Modules::new(RAM);
+        let sizes = [4096, 34_834_368, MODULE_ALIGNMENT, 1];
+        let places = sizes.map(|size| (modules.place(size), size));
+        for pair in places.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0);
+            assert_eq!(pair[1].0 % MODULE_ALIGNMENT, 0);
         }
+        assert_eq!(modules.next, RAM + 20 * MODULE_ALIGNMENT);
     }
 }

@@ -6,6 +6,7 @@ mod lives;
 mod machine;
 mod operator;
 mod options;
+mod refused;
 mod verdict;
 
 use std::fs::{self, File};
@@ -50,7 +51,7 @@ pub(crate) fn cloud(options: &CloudOptions, reports: &Path) -> Result<bool> {
         guest: &guest,
         attacker: &attacker,
     };
-    let mut command = machine::command(&qemu, options, &programs, seed)?;
+    let mut command = machine::command(&qemu, options, &programs, seed, scratch.path())?;
     console::step(format!(
         "{} VMs of {} vCPUs with {}, and an attacker, on {} CPUs: seconds {}, seed {seed}",
         options.vms, options.vcpus, guest.kernel_name, options.cpus, options.seconds

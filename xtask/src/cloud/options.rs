@@ -11,8 +11,9 @@ its own, all by MSI-X and behind the SMMU. The workload of `boot` runs in all of
 them at once, again and again until the time is up. One more VM is the attacker
 of `isolation`. With --kill, the last VM is killed and started again in the
 middle of its steps, for as long as the others work; its last life is a whole
-one. Books must balance, guests must count what was delivered to them, and a
-death must leave nothing.
+one. VMs that cannot be are asked for, too, and each must be refused by a line
+that says why. Books must balance, guests must count what was delivered to them,
+and a death must leave nothing.
 
 The outcome goes to target/reports/cloud.json, the console to cloud.log, and
 each VM's own to cloud-NAME.log. The exit status is 0 only if every check holds.

@@ -7,6 +7,7 @@ use super::CloudOptions;
 use super::guest::{Guest, LONGEST_WAIT_US};
 use super::lives::{Life, lives};
 use super::machine::ATTACKER;
+use super::refused;
 use crate::boot::checks::{self, Check};
 use crate::boot::counters::{self, Counters};
 use crate::boot::kinds::{KINDS, PerKind};
@@ -87,7 +88,7 @@ impl Verdict {
         verdict.guests = (options.names().into_iter().zip(&lives))
             .map(|(name, lives)| Guest::new(lives, verdict.vm(&name), name))
             .collect();
-        verdict.checks = verdict.check(options, &run.ended, &lives, counters);
+        verdict.checks = verdict.check(options, run, &lives, counters);
         verdict.passed = verdict.checks.iter().all(|check| check.passed);
         verdict
     }
@@ -110,10 +111,11 @@ impl Verdict {
     fn check(
         &self,
         options: &CloudOptions,
-        ended: &Ended,
+        run: &Run,
         lives: &[Vec<Life>],
         counters: Result<Counters, String>,
     ) -> Vec<Check> {
+        let ended = &run.ended;
         let mut checks = vec![Check::equal(
             "the machine powered itself off",
             u64::from(*ended == Ended::PoweredOff),
@@ -124,6 +126,7 @@ impl Verdict {
             return checks;
         }
 
+        checks.extend(refused::check(run.lines.iter().map(|line| &*line.text)));
         for (guest, lives) in self.guests.iter().zip(lives) {
             let is_victim = options.victim().as_ref() == Some(&guest.name);
             checks.extend(guest.check(self.vcpus, lives, is_victim));
@@ -145,6 +148,12 @@ impl Verdict {
     /// Checks the hypervisor's counts, of all VMs.
     fn check_hypervisor(&self, counters: &Counters, checks: &mut Vec<Check>) {
         let vms = self.hypervisor.get("vms").and_then(Value::as_array);
+        checks.push(Check::equal(
+            "VMs of the hypervisor",
+            vms.map_or(0, Vec::len) as u64,
+            self.guests.len() as u64 + 1,
+            "a VM is missing, or one was made that cannot be",
+        ));
         for (name, all) in [
             ("injections", &counters.injections),
             ("deliveries", &counters.deliveries),
@@ -292,7 +301,9 @@ Err: 0
     /// Returns the console of a run in which everything holds.
     fn console() -> String {
         let attacker = "attacker: @attacker done=207 interrupts=1186 exceptions=40\n";
-        [attacker, &life("a"), &life("b"), REPORT].concat()
+        let refused = refused::before().into_iter().chain(refused::after());
+        let refused: String = refused.map(|vm| vm.line() + "\n").collect();
+        [&refused, attacker, &life("a"), &life("b"), REPORT].concat()
     }
 
     /// Returns the console of such a run in which `b` is killed once.
@@ -455,6 +466,18 @@ Err: 0
                 "_us\":3000",
                 "_us\":0",
                 "b: longest time from an interrupt",
+            ),
+            (
+                "@vgic",
+                "\"vms\":[",
+                "\"vms\":[{\"name\":\"thief\"},",
+                "VMs of the hypervisor",
+            ),
+            (
+                "hyp: no VM",
+                "belongs to a",
+                "belongs to b",
+                "lines that refuse \"hyp.name=thief",
             ),
         ];
         for (place, from, to, name) in of_vm.into_iter().chain(of_hypervisor) {
