@@ -172,7 +172,8 @@ fn vm(
     // SAFETY: the RAM has been taken from the free memory, in which no module lies.
     let load = unsafe {
         Load::plan(&ram, RAM, &kernel.image, initrd, |initrd| {
-            tree::build(&config, &visible, initrd, &options.arguments, windows)
+            let (arguments, slowdown) = (&options.arguments, options.slowdown);
+            tree::build(&config, &visible, initrd, arguments, slowdown, windows)
         })?
     };
     // SAFETY: RAM and heap have been taken from the free memory, which is mapped by identity, and
@@ -217,13 +218,17 @@ fn take_functions(
     stock: &mut Stock,
     wanted: &[u16],
 ) -> Result<Vec<Function>, String> {
-    if let (Err(reason), false) = (&common.bus, wanted.is_empty()) {
-        return Err(reason.clone());
+    if wanted.is_empty() {
+        return Ok(Vec::new());
     }
+    let bus = common.bus.clone()?;
     let mut taken: Vec<Function> = Vec::new();
     for bdf in wanted.iter().copied().map(Bdf) {
         let mut all = stock.functions.iter();
         if let Some(place) = all.position(|function| function.bdf == bdf) {
+            if !bus.confines(bdf) {
+                return Err(format!("no SMMU confines PCI function {bdf}"));
+            }
             taken.push(stock.functions.remove(place));
             continue;
         }

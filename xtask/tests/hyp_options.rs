@@ -23,11 +23,12 @@ fn what_is_not_the_hypervisors_is_the_guests() {
 
 #[test]
 fn every_option_is_read() {
-    let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.pci=00:02.0,01:1f.7";
+    let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.slowdown=4 \
+                hyp.pci=00:02.0,01:1f.7";
     let options = Options::parse(text).unwrap();
     assert_eq!(options.name.as_deref(), Some("web"));
     assert_eq!((options.memory, options.weight), (512, 300));
-    assert_eq!(options.events, 99);
+    assert_eq!((options.events, options.slowdown), (99, 4));
     assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
     assert_eq!(options.arguments, "");
 }
@@ -42,6 +43,7 @@ fn a_command_line_with_options_is_told_apart() {
 fn nothing_has_its_defaults() {
     let options = Options::parse("").unwrap();
     assert_eq!((options.memory, options.weight), (16, 100));
+    assert_eq!(options.slowdown, 1);
     assert_eq!((options.name, options.vcpus), (None, None));
     assert!(!options.is_daemon && options.functions.is_empty());
 }
@@ -78,6 +80,7 @@ fn a_bad_number_is_named_with_its_range() {
         ("hyp.vcpus=4294967296", 4095),
         ("hyp.events=65537", 65_536),
         ("hyp.weight=0", 10_000),
+        ("hyp.slowdown=65", 64),
     ] {
         let range = format!("give a number from 1 to {last}");
         assert_refused(word, &format!("{word}: {range}"));

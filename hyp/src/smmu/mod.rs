@@ -170,13 +170,19 @@ impl Smmu {
         state.all = Some(tables);
     }
 
+    /// Returns true if the SMMU translates for the stream.
+    pub(crate) fn has_stream(&self, stream: u32) -> bool {
+        self.state.lock().streams.contains(stream)
+    }
+
     /// Attaches a stream to the tables, which the SMMU shares until the stream is detached or
-    /// attached anew. Returns false if the SMMU has no such stream.
-    pub(crate) fn attach(&self, stream: u32, tables: Arc<DmaTables>) -> bool {
+    /// attached anew.
+    ///
+    /// # Panics
+    /// If the SMMU has no such stream.
+    pub(crate) fn attach(&self, stream: u32, tables: Arc<DmaTables>) {
         let mut state = self.state.lock();
-        if !state.streams.contains(stream) {
-            return false;
-        }
+        assert!(state.streams.contains(stream), "no stream {stream:#x}");
         self.abort(&mut state, stream);
         let State {
             commands, streams, ..
@@ -185,7 +191,6 @@ impl Smmu {
             commands.execute(self.registers, &[Command::forget_entry(stream)]);
         });
         state.attached.insert(stream, tables);
-        true
     }
 
     /// Detaches a stream: from now on it is aborted, and nothing of its tables is cached.
@@ -215,7 +220,7 @@ impl Smmu {
     }
 
     /// Returns the number of aborted transactions of attached streams so far, and prints the first
-    /// few.
+    /// few. Events that the SMMU's queue had no room for are not counted. Takes the SMMU's lock.
     pub(crate) fn faults(&self) -> u64 {
         let mut state = self.state.lock();
         self.read_events(&mut state);

@@ -34,6 +34,14 @@ pub(crate) struct Bus {
     pub(crate) devices: IdMap,
 }
 
+impl Bus {
+    /// Returns true if the SMMU confines the DMA of a function.
+    pub(crate) fn confines(&self, bdf: Bdf) -> bool {
+        let stream = self.streams.id_of(bdf);
+        stream.is_some_and(|stream| self.smmu.has_stream(stream))
+    }
+}
+
 /// PCI functions of a VM.
 pub(crate) struct Devices {
     bus: &'static Bus,
@@ -44,7 +52,8 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// Returns the functions, which nobody else has. They do nothing until [`Devices::start`].
+    /// Returns the functions, which nobody else has and the SMMU confines. They do nothing until
+    /// [`Devices::start`].
     pub(crate) fn new(bus: &'static Bus, functions: Vec<Function>, dma: Arc<DmaTables>) -> Self {
         let devices = Self {
             config: Mutex::new(ConfigSpace::new(functions.clone(), &bus.ecam)),

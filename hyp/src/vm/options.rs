@@ -1,15 +1,5 @@
 //! Options of a VM, on the command line that the boot loader passes with its kernel: words that
-//! begin with `hyp.`. The other words are the guest's own command line.
-//!
-//! | word | meaning | default |
-//! |---|---|---|
-//! | `hyp.name=NAME` | name on the console, of letters, digits, `-` and `_` | `vm` and the index |
-//! | `hyp.memory=MIB` | bytes of RAM, in MiB | 16 |
-//! | `hyp.vcpus=N` | number of vCPUs | as many as CPUs |
-//! | `hyp.events=N` | most events that the ITS maps, up to 65,536 | 4,096 |
-//! | `hyp.weight=N` | share of the CPUs' time, relative to other VMs', 1 to 10,000 | 100 |
-//! | `hyp.pci=BB:DD.F,..` | PCI functions of the machine | none |
-//! | `hyp.daemon` | the run ends without waiting for this VM | |
+//! begin with `hyp.`. The other words are the guest's own command line. `docs/hyp.md` has the table of all options.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -31,7 +21,10 @@ pub(crate) struct Options {
     pub(crate) vcpus: Option<u32>,
     /// Quota of the ITS.
     pub(crate) events: u32,
+    /// Share of the CPUs' time, 100 for a usual one.
     pub(crate) weight: u32,
+    /// Seconds of the machine that are one to the guest.
+    pub(crate) slowdown: u32,
     /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
     pub(crate) functions: Vec<u16>,
     pub(crate) is_daemon: bool,
@@ -82,6 +75,7 @@ impl Options {
             vcpus: None,
             events: 4096,
             weight: 100,
+            slowdown: 1,
             functions: Vec::new(),
             is_daemon: false,
             arguments: String::new(),
@@ -116,6 +110,7 @@ impl Options {
             Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=MOST_VCPUS)?),
             Some(("events", value)) => self.events = number(value, 1..=1 << 16)?,
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
+            Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
                 self.functions = functions.ok_or(Fault::Malformed)?;

@@ -15,6 +15,10 @@ const FUNCTIONS: &str = "00:01.0,00:03.0,00:04.0";
 /// the images that QEMU loads.
 pub(super) const BESIDE: u32 = 320;
 
+/// vCPUs whose timer interrupts the host has time for, beside all else. More of them have slower
+/// clocks. A guest with less time than its interrupts take would look locked up to itself.
+const VCPUS_IN_TIME: u16 = 16;
+
 /// Returns the words of the kernel's command line that are options of the VM with this RAM, in MiB.
 pub(super) fn arguments(options: &BootOptions, memory: u32) -> String {
     let vcpus = options.vcpus;
@@ -22,7 +26,11 @@ pub(super) fn arguments(options: &BootOptions, memory: u32) -> String {
         true => format!(" hyp.pci={FUNCTIONS}"),
         false => String::new(),
     };
-    format!("hyp.name={NAME} hyp.vcpus={vcpus} hyp.memory={memory}{functions}")
+    let slowdown = match vcpus / VCPUS_IN_TIME {
+        0 | 1 => String::new(),
+        slowdown => format!(" hyp.slowdown={slowdown}"),
+    };
+    format!("hyp.name={NAME} hyp.vcpus={vcpus} hyp.memory={memory}{functions}{slowdown}")
 }
 
 /// Takes the VM's name off its lines. Other lines are the hypervisor's.

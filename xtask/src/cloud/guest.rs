@@ -11,8 +11,8 @@ use crate::boot::transcript::{Final, Status, Step};
 /// Deaths that a VM that is killed dies at least: one in the middle of a step, and the last.
 const DEATHS: u64 = 2;
 
-/// Longest time, in microseconds, that a runnable vCPU or an interrupt may wait: a kernel takes so
-/// much for a lockup. Turns take milliseconds, but the host decides when an emulated CPU goes on: on
+/// Longest time, in microseconds, that a runnable vCPU or an interrupt may wait: an unmodified kernel
+/// takes more for a lockup. Turns take milliseconds, but the host decides when an emulated CPU goes on: on
 /// a busy host, some waits took seconds.
 pub(super) const LONGEST_WAIT_US: u64 = 20_000_000;
 

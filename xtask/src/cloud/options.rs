@@ -6,14 +6,17 @@ use clap::{ArgMatches, Command, value_parser};
 use crate::cli::{Options, defaulted, flag, option};
 
 const AFTER_HELP: &str = "\
-Every VM is a stock Debian 6.12 with a disk, a network and an entropy device of
-its own, all by MSI-X and behind the SMMU. The workload of `boot` runs in all of
-them at once, again and again until the time is up. One more VM is the attacker
-of `isolation`. With --kill, the last VM is killed and started again in the
-middle of its steps, for as long as the others work; its last life is a whole
+Every VM (a, b, c and so on, with 384 MiB of RAM each) is a stock Debian 6.12
+with a disk, a network and an entropy device of its own, all by MSI-X and behind
+the SMMU. The workload of `boot` runs in all of them at once, again and again
+until they have been up for --seconds. A finished step is a line, such as
+`a: net ok 4.5 s`. One more VM, attacker, is that of `isolation`. With --kill,
+for which there are two VMs at least, the last VM is killed in the middle of a
+step and started again, for as long as the others work; its last life is a whole
 one. VMs that cannot be are asked for, too, and each must be refused by a line
 that says why. Books must balance, guests must count what was delivered to them,
-and a death must leave nothing.
+and a death must leave nothing. A run is given up after 5 minutes, one more for
+each vCPU, and 10 times --seconds.
 
 The outcome goes to target/reports/cloud.json, the console to cloud.log, and
 each VM's own to cloud-NAME.log. The exit status is 0 only if every check holds.
@@ -48,14 +51,14 @@ impl Options for CloudOptions {
     fn declare(command: Command) -> Command {
         command.after_help(AFTER_HELP).args([
             // Each has three PCI functions, and the bus has room for 31.
-            option("vms", "N", "VMs with Linux")
+            option("vms", "N", "VMs with Linux, 1 to 10")
                 .default_value("3")
                 .value_parser(value_parser!(u16).range(1..=10)),
             // A line of the console has room for the counts of so many.
-            option("vcpus", "N", "vCPUs of each VM")
+            option("vcpus", "N", "vCPUs of each VM, 1 to 16")
                 .default_value("4")
                 .value_parser(value_parser!(u16).range(1..=16)),
-            option("cpus", "N", "Emulated CPUs, which all VMs share")
+            option("cpus", "N", "Emulated CPUs, which all VMs share, 1 to 8")
                 .default_value("2")
                 .value_parser(value_parser!(u16).range(1..=8)),
             option("seconds", "N", "Seconds for which each VM works at least")

@@ -14,7 +14,7 @@ use crate::boot::kinds::{KINDS, PerKind};
 use crate::boot::report;
 use crate::boot::run::{Ended, Run};
 use crate::console;
-use crate::isolation::verdict::{self as isolation, Numbers, numbers};
+use crate::isolation::verdict::{self as isolation, Numbers};
 
 /// Attacks that a second needs at least for the run to say something.
 const ATTACKS: u64 = 5;
@@ -30,7 +30,7 @@ pub(super) struct Verdict {
     wall_seconds: f64,
     ended: String,
     guests: Vec<Guest>,
-    /// The attacker's counts when it last printed them.
+    /// The attacker's counts when they were largest.
     attacker: Numbers,
     /// The hypervisor's report as it made it.
     hypervisor: Map<String, Value>,
@@ -57,10 +57,7 @@ impl Verdict {
         let of_hypervisor = |text: &str| text.starts_with("@vgic ").then(|| counters::parse(text));
         let texts = || run.lines.iter().map(|line| line.text.as_str());
         let reported = texts().filter_map(of_hypervisor).flatten().next_back();
-        let prefix = format!("{ATTACKER}: @attacker ");
-        let attacker = texts()
-            .filter_map(|text| text.strip_prefix(&prefix))
-            .next_back();
+        let attacker = isolation::attacker(texts(), ATTACKER);
         let lives: Vec<_> = options
             .names()
             .iter()
@@ -81,7 +78,7 @@ impl Verdict {
             wall_seconds: run.wall.as_secs_f64(),
             ended: run.ended.to_string(),
             guests: Vec::new(),
-            attacker: attacker.map(numbers).unwrap_or_default(),
+            attacker,
             hypervisor,
             checks: Vec::new(),
         };
@@ -300,7 +297,8 @@ Err: 0
 
     /// Returns the console of a run in which everything holds.
     fn console() -> String {
-        let attacker = "attacker: @attacker done=207 interrupts=1186 exceptions=40\n";
+        let attacker = "attacker: @attacker done=207 interrupts=1186 exceptions=40\n\
+                        attacker: @attacker done=1 interrupts=3 exceptions=0\n";
         let refused = refused::before().into_iter().chain(refused::after());
         let refused: String = refused.map(|vm| vm.line() + "\n").collect();
         [&refused, attacker, &life("a"), &life("b"), REPORT].concat()

@@ -38,7 +38,7 @@ pub(super) struct Verdict {
     wall_seconds: f64,
     /// The victim's counts, by kind, and over all.
     victim: BTreeMap<String, Numbers>,
-    /// The attacker's counts when they were largest: it resets itself, and begins anew.
+    /// The attacker's counts when they were largest.
     attacker: Numbers,
     /// The hypervisor's report as it made it.
     hypervisor: Value,
@@ -74,6 +74,7 @@ impl Verdict {
             hypervisor: Value::Null,
             checks: Vec::new(),
         };
+        verdict.attacker = attacker(texts.clone(), "vm1");
         texts.for_each(|text| verdict.read(text));
         verdict.checks = verdict.check(setting, &run.ended);
         verdict.passed = verdict.checks.iter().all(|check| check.passed);
@@ -85,11 +86,6 @@ impl Verdict {
         if let Some(rest) = text.strip_prefix("vm0: @victim ") {
             let name = rest.split(' ').next().unwrap_or_default();
             self.victim.insert(name.to_owned(), numbers(rest));
-        } else if let Some(rest) = text.strip_prefix("vm1: @attacker ") {
-            let counts = numbers(rest);
-            if counts.get("done") > self.attacker.get("done") {
-                self.attacker = counts;
-            }
         } else if let Some(json) = text.strip_prefix("@vgic ") {
             self.hypervisor = serde_json::from_str(json).unwrap_or_default();
         }
@@ -301,6 +297,16 @@ pub(crate) fn heap(report: &Value, guests: u64, cpus: u16) -> [Check; 2] {
             "memory was not given back",
         ),
     ]
+}
+
+/// Returns the counts that the attacker of this name has printed, when they were largest: it resets
+/// itself, and begins anew.
+pub(crate) fn attacker<'t>(texts: impl Iterator<Item = &'t str>, name: &str) -> Numbers {
+    let prefix = format!("{name}: @attacker ");
+    let counts = texts.filter_map(|text| text.strip_prefix(&prefix).map(numbers));
+    counts
+        .max_by_key(|counts| counts.get("done").copied())
+        .unwrap_or_default()
 }
 
 /// Reads the numbers of a line `name a=1 b=2`.

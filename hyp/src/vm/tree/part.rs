@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use vgic::Config;
@@ -29,13 +30,15 @@ const FIRST_PPI: u32 = 16;
 const FIRST_SPI: u32 = 32;
 
 /// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these
-/// arguments and the initial RAM disk at these guest-physical addresses. `windows` are those of the
-/// host bridge, if the VM has PCI functions.
+/// arguments and the initial RAM disk at these guest-physical addresses. `slowdown` seconds of the
+/// machine are one to the guest. `windows` are those of the host bridge, if the VM has PCI
+/// functions.
 pub(crate) fn build(
     config: &Config,
     ram: &Range<usize>,
     initrd: Option<&Range<usize>>,
     arguments: &str,
+    slowdown: u32,
     windows: Option<&[Window]>,
 ) -> Vec<u8> {
     let mut tree = DeviceTree::new();
@@ -61,7 +64,7 @@ pub(crate) fn build(
     add(&mut psci, "method", "hvc");
     root.add_child(psci);
 
-    root.add_child(timer());
+    root.add_child(timer(slowdown));
     root.add_child(written(&gic_node(config, GIC)));
     root.add_child(clock());
     root.add_child(uart());
@@ -109,8 +112,9 @@ fn cpus(config: &Config) -> DeviceTreeNode {
 }
 
 /// Returns the node of the timers: secure and non-secure physical, virtual, of EL2. A VM has the
-/// second and the third.
-fn timer() -> DeviceTreeNode {
+/// second and the third. A guest prefers the node's frequency to that of `CNTFRQ_EL0`: its seconds are
+/// as long as the node says.
+fn timer(slowdown: u32) -> DeviceTreeNode {
     let [virtual_timer, physical_timer] = TIMERS;
     let all = [29, physical_timer, virtual_timer, 26];
     let interrupts = all.map(|intid| [PPI, intid - FIRST_PPI, LEVEL_HIGH]);
@@ -118,6 +122,10 @@ fn timer() -> DeviceTreeNode {
     add(&mut timer, "compatible", "arm,armv8-timer");
     add(&mut timer, "interrupts", interrupts.concat());
     add(&mut timer, "always-on", &[][..] as &[u8]);
+    if slowdown > 1 {
+        let frequency = (CNTFRQ_EL0.get() as u32).saturating_mul(slowdown);
+        add(&mut timer, "clock-frequency", frequency);
+    }
     timer
 }
 
