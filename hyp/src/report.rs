@@ -137,10 +137,10 @@ fn write_scheduler(report: &mut String) -> fmt::Result {
     }
     write!(
         report,
-        "{{\"longest_turn_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\
+        "{{\"wait_bound_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\
          \"preemptions\":{},\
          \"longest_wait_us\":{}}}",
-        schedule::longest_turn_us(),
+        schedule::wait_bound_us(),
         sum.steals,
         sum.migrations,
         sum.wake_ups,

@@ -1,7 +1,7 @@
 //! CPUs and the vCPUs that they run: which one, from when to when.
 //!
 //! A CPU picks a vCPU ([`run`]), loads it ([`load`]), and gives it up ([`leave`]) when it waits for
-//! an interrupt and another can run, when its time slice is over, when it is off, or when its VM is
+//! an interrupt and another can run, when its turn is over, when it is off, or when its VM is
 //! ending. In between, exits come back to the guest without a word to the scheduler, which is asked
 //! only after an interrupt ([`attend`]).
 //!
@@ -60,14 +60,14 @@ fn parameters() -> Parameters {
     let millisecond = CNTFRQ_EL0.get() / 1000;
     Parameters {
         latency: 4 * millisecond,
-        least_slice: millisecond / 8,
+        least_turn: millisecond / 8,
         granularity: millisecond / 2,
     }
 }
 
 /// Returns the longest time, in microseconds, for which one vCPU keeps another of its weight
 /// waiting: its turn, another that it is owed after a sleep, and what it must owe to be preempted.
-pub(crate) fn longest_turn_us() -> u64 {
+pub(crate) fn wait_bound_us() -> u64 {
     let parameters = parameters();
     // Two vCPUs have the longest turns: half the latency.
     let ticks = parameters.latency + parameters.granularity;
@@ -161,7 +161,7 @@ pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
 /// Ends the sleep of the calling CPU, whose data is `cpu`.
 pub(crate) fn end_sleep(cpu: &ThisCpu, loaded: Loaded) {
     if loaded.vcpu.vm.share == Share::Part && cpu.here.end_idle(now()) {
-        // Another vCPU's deadline has come. If this one continues, it has a time slice now.
+        // Another vCPU's deadline has come. If this one continues, it has a turn now.
         ask(cpu.shared.index);
     }
 }

@@ -77,11 +77,11 @@ const MAX_CPUS: usize = 1 << 16;
 /// Parameters of a scheduler, in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parameters {
-    /// Time in which each entity of a CPU has a turn, if no turn is shorter than `least_slice`.
+    /// Time in which each entity of a CPU has a turn, if no turn is shorter than `least_turn`.
     pub latency: Time,
-    /// Shortest time slice that the scheduler ends because of its length.
-    pub least_slice: Time,
-    /// Time by which an entity has to be owed more than the one that runs, to cut its slice short.
+    /// Shortest turn that the scheduler ends because of its length.
+    pub least_turn: Time,
+    /// Time by which an entity has to be owed more than the one that runs, to cut its turn short.
     pub granularity: Time,
 }
 
@@ -93,7 +93,7 @@ impl Parameters {
         let millisecond = frequency / 1000;
         Self {
             latency: 6 * millisecond,
-            least_slice: millisecond,
+            least_turn: millisecond,
             granularity: millisecond,
         }
     }

@@ -54,7 +54,7 @@ impl Here<'_> {
         if place.cpu == last {
             return self.enqueue(place, entity, now, |queue| {
                 queue.remove_timer(entity);
-                self.lag_of_sleeper(entity, queue.floor(), queue)
+                self.lead_of_sleeper(entity, queue.floor(), queue)
             });
         }
 
@@ -63,17 +63,17 @@ impl Here<'_> {
             old.locked(|queue| queue.remove_timer(entity));
         }
         self.enqueue(place, entity, now, |queue| {
-            self.lag_of_sleeper(entity, old.floor(), queue)
+            self.lead_of_sleeper(entity, old.floor(), queue)
         })
     }
 
     /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
     /// on. It is owed a turn of its new `queue` at most: of many that wake up together, each would
     /// keep those waiting that have not slept.
-    pub(crate) fn lag_of_sleeper(&self, entity: &Entity, floor: u64, queue: &Queue) -> i64 {
-        let lag = entity.vruntime.get().wrapping_sub(floor) as i64;
+    pub(crate) fn lead_of_sleeper(&self, entity: &Entity, floor: u64, queue: &Queue) -> i64 {
+        let lead = entity.vruntime.get().wrapping_sub(floor) as i64;
         let turn = queue.turn_beside(entity.weight(), &self.scheduler.parameters);
-        lag.max(-i64::try_from(turn).unwrap_or(i64::MAX))
+        lead.max(-i64::try_from(turn).unwrap_or(i64::MAX))
     }
 
     /// Claims an idle CPU, in a bounded number of looks that begins near the CPU `home`.
@@ -114,20 +114,20 @@ impl Here<'_> {
     }
 
     /// Queues an entity, which belongs to the calling CPU, and which is as far ahead of the queue's
-    /// virtual time as `lag` returns. Returns the CPU to kick.
+    /// virtual time as `lead` returns. Returns the CPU to kick.
     pub(crate) fn enqueue(
         &self,
         place: Place,
         entity: &'static Entity,
         now: Time,
-        lag: impl FnOnce(&mut Queue) -> i64,
+        lead: impl FnOnce(&mut Queue) -> i64,
     ) -> Option<usize> {
         let cpu = &self.scheduler.cpus[place.cpu];
         let kick = cpu.locked(|queue| {
             // The virtual time stands still while an entity runs alone, without a tick.
             queue.account(now);
-            let lag = lag(queue);
-            queue.insert(entity, lag, now);
+            let lead = lead(queue);
+            queue.insert(entity, lead, now);
             entity.queue(place.cpu);
             let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
             claimed | self.notify(place.cpu, queue)

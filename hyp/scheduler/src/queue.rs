@@ -36,7 +36,7 @@ struct Running {
     entity: &'static Entity,
     /// Time up to which the entity has been charged; `None` while the CPU sleeps.
     charged: Option<Time>,
-    /// Begin of the time slice.
+    /// Begin of the turn.
     began: Time,
 }
 
@@ -79,19 +79,20 @@ impl Queue {
         self.running.as_ref().expect("nothing runs here").entity
     }
 
-    /// Returns how far `entity` is ahead of the queue's virtual time; negative if it is owed time.
-    pub(crate) fn lag(&self, entity: &Entity) -> i64 {
+    /// Returns how far `entity` is ahead of the queue's virtual time, in ticks scaled by weight;
+    /// negative if it is owed time.
+    pub(crate) fn lead(&self, entity: &Entity) -> i64 {
         entity.vruntime.get().wrapping_sub(self.floor) as i64
     }
 
-    /// Makes an entity of another queue one of this queue, `lag` ahead of its virtual time.
-    pub(crate) fn adopt(&self, entity: &Entity, lag: i64) {
-        entity.vruntime.set(self.floor.saturating_add_signed(lag));
+    /// Makes an entity of another queue one of this queue, `lead` ahead of its virtual time.
+    pub(crate) fn adopt(&self, entity: &Entity, lead: i64) {
+        entity.vruntime.set(self.floor.saturating_add_signed(lead));
     }
 
-    /// Adds an entity that waits from `now` on, `lag` ahead of the queue's virtual time.
-    pub(crate) fn insert(&mut self, entity: &'static Entity, lag: i64, now: Time) {
-        self.adopt(entity, lag);
+    /// Adds an entity that waits from `now` on, `lead` ahead of the queue's virtual time.
+    pub(crate) fn insert(&mut self, entity: &'static Entity, lead: i64, now: Time) {
+        self.adopt(entity, lead);
         entity.queued_at.set(now);
         self.count += 1;
         self.waiting_load += u64::from(entity.weight());
@@ -129,7 +130,7 @@ impl Queue {
         self.waiting_load -= u64::from(entity.weight());
     }
 
-    /// Begins the time slice of an entity at `now`.
+    /// Begins the turn of an entity at `now`.
     pub(crate) fn start(&mut self, entity: &'static Entity, now: Time) {
         debug_assert!(self.running.is_none(), "two entities run on a CPU");
         self.running = Some(Running {
@@ -140,7 +141,7 @@ impl Queue {
         self.advance();
     }
 
-    /// Ends the time slice of the entity that runs, and returns the entity.
+    /// Ends the turn of the entity that runs, and returns the entity.
     ///
     /// # Panics
     /// If there is none.
@@ -167,7 +168,7 @@ impl Queue {
         }
     }
 
-    /// Charges the entity that runs from `now` on, and begins its time slice anew.
+    /// Charges the entity that runs from `now` on, and begins its turn anew.
     pub(crate) fn wake_up(&mut self, now: Time) {
         if let Some(running) = &mut self.running {
             running.charged = Some(now);
@@ -198,28 +199,28 @@ impl Queue {
         margin < running.entity.vruntime.get()
     }
 
-    /// Returns the end of the time slice, if another entity waits.
-    pub(crate) fn slice_end(&self, parameters: &Parameters) -> Option<Time> {
+    /// Returns the end of the turn, if another entity waits.
+    pub(crate) fn turn_end(&self, parameters: &Parameters) -> Option<Time> {
         let running = self.running.as_ref().filter(|_| self.count > 0)?;
         let weight = u64::from(running.entity.weight());
         let share = parameters.latency.saturating_mul(weight) / self.load();
-        Some(running.began + share.max(parameters.least_slice))
+        Some(running.began + share.max(parameters.least_turn))
     }
 
     /// Returns the length of a turn, in virtual time, once an entity of this weight has come.
     pub(crate) fn turn_beside(&self, weight: u32, parameters: &Parameters) -> u64 {
         let share = (parameters.latency).saturating_mul(u64::from(NORMAL_WEIGHT))
             / (self.load() + u64::from(weight));
-        share.max(parameters.least_slice)
+        share.max(parameters.least_turn)
     }
 
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
-    /// waits. If not, a time slice that has ended is followed by another.
+    /// waits. If not, a turn that has ended is followed by another.
     pub(crate) fn is_over(&mut self, parameters: &Parameters, now: Time) -> bool {
         if self.is_owed(parameters) {
             return true;
         }
-        if self.slice_end(parameters).is_none_or(|end| now < end) {
+        if self.turn_end(parameters).is_none_or(|end| now < end) {
             return false;
         }
 

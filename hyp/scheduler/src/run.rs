@@ -26,7 +26,7 @@ impl Here<'_> {
         (self.neighbours(self.index)).any(|other| other != self.index && cpus[other].has_waiting())
     }
 
-    /// Takes an entity that waits on another CPU, and begins its time slice here.
+    /// Takes an entity that waits on another CPU, and begins its turn here.
     fn steal(&self, now: Time) -> Option<&'static Entity> {
         let cpus = &self.scheduler.cpus;
         let mut victims = self
@@ -34,23 +34,23 @@ impl Here<'_> {
             .filter(|&victim| victim != self.index && cpus[victim].has_waiting());
 
         // A victim whose lock is held is passed over: its own CPU is likely to pick.
-        let (entity, lag) = victims.find_map(|victim| {
+        let (entity, lead) = victims.find_map(|victim| {
             let stolen = cpus[victim].try_locked(|queue| {
                 let entity = queue.pop_stealable()?;
-                Some((entity, queue.lag(entity)))
+                Some((entity, queue.lead(entity)))
             });
             stolen.flatten()
         })?;
 
         self.cpu().counters.steals.increment();
         self.cpu().locked(|queue| {
-            queue.adopt(entity, lag);
+            queue.adopt(entity, lead);
             self.start(queue, entity, now);
         });
         Some(entity)
     }
 
-    /// Begins the time slice of an entity that was taken from a run queue.
+    /// Begins the turn of an entity that was taken from a run queue.
     fn start(&self, queue: &mut Queue, entity: &'static Entity, now: Time) {
         let counters = &self.cpu().counters;
         if entity.run(self.index) {
@@ -75,13 +75,13 @@ impl Here<'_> {
         self.cpu().has_waiting()
     }
 
-    /// Returns the time of the next [`Here::tick`]: the end of the time slice, if another entity
+    /// Returns the time of the next [`Here::tick`]: the end of the turn, if another entity
     /// waits here, or the first deadline of an entity that was put here.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
         let parameters = &self.scheduler.parameters;
         (self.cpu()).locked(
-            |queue| match (queue.slice_end(parameters), queue.first_deadline()) {
+            |queue| match (queue.turn_end(parameters), queue.first_deadline()) {
                 (Some(end), Some(deadline)) => Some(end.min(deadline)),
                 (end, deadline) => end.or(deadline),
             },
@@ -116,8 +116,8 @@ impl Here<'_> {
         if claimed || mutant(Mutant::ExpiryPassesWaker) {
             self.cpu().counters.wake_ups.increment();
             queue.account(now);
-            let lag = self.lag_of_sleeper(entity, queue.floor(), queue);
-            queue.insert(entity, lag, now);
+            let lead = self.lead_of_sleeper(entity, queue.floor(), queue);
+            queue.insert(entity, lead, now);
             entity.queue(self.index);
         }
         true
@@ -134,10 +134,10 @@ impl Here<'_> {
     /// If nothing runs here.
     #[must_use]
     pub fn preempt(&self, now: Time) -> Option<usize> {
-        let (entity, lag, left) = self.cpu().locked(|queue| {
+        let (entity, lead, left) = self.cpu().locked(|queue| {
             queue.account(now);
             let entity = queue.stop();
-            (entity, queue.lag(entity), queue.load())
+            (entity, queue.lead(entity), queue.load())
         });
 
         let mut place = None;
@@ -147,7 +147,7 @@ impl Here<'_> {
                 place = self.claim_near(self.index).or_else(|| self.lighter(left));
             }
         }
-        self.enqueue(place.unwrap_or(self.at(self.index)), entity, now, |_| lag)
+        self.enqueue(place.unwrap_or(self.at(self.index)), entity, now, |_| lead)
     }
 
     /// Blocks the entity that runs, at time `now`, until a wake-up or the deadline. The vCPU was

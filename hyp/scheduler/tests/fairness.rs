@@ -69,7 +69,7 @@ fn sleepers_neither_starve_nor_are_starved() {
     assert_share(shares[0], shares[1]);
 }
 
-/// Gives a vCPU that sleeps for a moment after each slice no more than its share.
+/// Gives a vCPU that sleeps for a moment after each turn no more than its share.
 #[test]
 fn naps_are_no_way_to_more_than_a_share() {
     let mut machine = computing(&[NORMAL_WEIGHT; 3]);

@@ -72,7 +72,7 @@ fn a_cpu_does_not_kick_itself() {
     run(all.on(0), a, 0);
     assert!(!all.on(0).has_waiting());
     assert_eq!(all.on(0).wake(b, 0), None);
-    // The first to wait ends no time slice, but begins one.
+    // The first to wait ends no turn, but begins one.
     assert!(all.on(0).has_waiting() && !all.on(0).needs_resched());
     assert_eq!(all.on(0).next_event(), Some(3 * MS));
     assert_eq!(all.on(0).wake(a, 0), None);
@@ -205,7 +205,7 @@ fn a_preempted_entity_does_not_go_to_a_cpu_with_more_to_do() {
 }
 
 #[test]
-fn a_time_slice_ends_only_if_another_waits() {
+fn a_turn_ends_only_if_another_waits() {
     let all = scheduler(1);
     run(all.on(0), entity(0, 0), 0);
     assert_eq!(all.on(0).next_event(), None);

@@ -10,7 +10,7 @@ const ENTITIES: usize = 7;
 
 const PARAMETERS: Parameters = Parameters {
     latency: 60,
-    least_slice: 10,
+    least_turn: 10,
     granularity: 10,
 };
 

@@ -174,7 +174,7 @@ pub(crate) fn start(vm: &'static Vm) {
     power_on(vm);
 }
 
-/// Powers the first vCPU on. It loads the kernel in its time slices, before it runs.
+/// Powers the first vCPU on. It loads the kernel in its turns, before it runs.
 fn power_on(vm: &'static Vm) {
     let (entry, argument) = match &vm.boot {
         &Boot::Once { entry, argument } => (entry, argument),

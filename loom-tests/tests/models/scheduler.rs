@@ -8,7 +8,7 @@ use scheduler::{Entity, NORMAL_WEIGHT, Parameters, Phase, Scheduler};
 
 const PARAMETERS: Parameters = Parameters {
     latency: 60,
-    least_slice: 10,
+    least_turn: 10,
     granularity: 10,
 };
 
@@ -342,10 +342,7 @@ fn wake_against_a_cpu_without_tick() {
         let event = cpus.0.on(0).next_event();
         let kick = waker.join().unwrap();
 
-        assert!(
-            event.is_some() || kick == Some(0),
-            "no end of the time slice"
-        );
+        assert!(event.is_some() || kick == Some(0), "no end of the turn");
         assert_eq!(cpus.0.on(0).needs_resched(), kick == Some(0));
     });
 }

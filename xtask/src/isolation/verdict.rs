@@ -115,7 +115,7 @@ impl Verdict {
             "it did not get to its end",
         ));
 
-        let turn = self.number("/scheduler/longest_turn_us") * 1000;
+        let bound = self.number("/scheduler/wait_bound_us") * 1000;
         let enough = setting.enough * u64::from(setting.seconds);
         for kind in KINDS {
             let of = |name| self.victim(kind, name);
@@ -145,7 +145,7 @@ impl Verdict {
                     format!("{kind}: longest wait in ns"),
                     of("worst_ns"),
                     1,
-                    turn + LONGEST_EXIT_NS,
+                    bound + LONGEST_EXIT_NS,
                     "it waited for more than the other guest's turn",
                 ));
             }
@@ -343,7 +343,7 @@ vm0: @victim ppi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim spi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim lpi sent=100 received=100 lost=0 mean_ns=4000 worst_ns=2000400
 vm0: @victim total vcpus=1 foreign=0 spurious=0 memory_changed=0 vectors_changed=0
-@vgic {\"scheduler\":{\"longest_turn_us\":2000},\"vms\":[\
+@vgic {\"scheduler\":{\"wait_bound_us\":2000},\"vms\":[\
 {\"refs_at_teardown\":0,\"longest_el2_time\":{\"ns\":83216}},\
 {\"refs_at_teardown\":0,\"longest_el2_time\":{\"ns\":129904}}],\
 \"pending\":{\"sgi\":3,\"ppi\":0,\"spi\":0,\"lpi\":0},\

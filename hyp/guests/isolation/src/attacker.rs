@@ -550,7 +550,7 @@ impl Attack {
         cpu::synchronize();
     }
 
-    /// Uses the time slice up with interrupts masked.
+    /// Uses the turn up with interrupts masked.
     fn hog_cpu(&mut self) {
         cpu::mask();
         for _ in 0..self.random.below(10_000) {
