@@ -18,7 +18,7 @@ use crate::vcpu::vector;
 use super::registers::{
     HCRX_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, ID_AA64DFR0,
     ID_AA64ISAR1, ID_AA64ISAR2, ID_AA64MMFR0, ID_AA64MMFR1, ID_AA64PFR0, ID_AA64PFR1, PMCR_EL0,
-    SMCR_EL2, VMPIDR_EL2, VPIDR_EL2, ZCR_EL2, id_field,
+    SMCR_EL2, VDISR_EL2, VMPIDR_EL2, VPIDR_EL2, ZCR_EL2, id_field,
 };
 
 /// Configures the calling CPU for a guest with the whole machine.
@@ -50,6 +50,9 @@ pub(crate) fn configure_for_parts() {
     // Besides what always traps: system errors, the auxiliary control registers, implementation
     // defined registers, and cache maintenance by set and way. Pointer authentication keys,
     // allocation tags and the registers of CSV2 are not let through.
+    //
+    // Maintenance of one CPU's TLB and instruction cache, and barriers, reach all CPUs: the vCPU may
+    // have left translations and instructions on another one, and may come back there.
     HCR_EL2.write(
         HCR_EL2::VM::Enable
             + HCR_EL2::RW::EL1IsAarch64
@@ -57,12 +60,15 @@ pub(crate) fn configure_for_parts() {
             + HCR_EL2::IMO.val(1)
             + HCR_EL2::FMO.val(1)
             + HCR_EL2::AMO.val(1)
+            + HCR_EL2::FB.val(1)
+            + HCR_EL2::BSU::InnerShareable
             + HCR_EL2::TWI.val(1)
             + HCR_EL2::TACR.val(1)
             + HCR_EL2::TID3.val(1)
             + HCR_EL2::TLOR.val(1)
             + HCR_EL2::TIDCP.val(1)
-            + HCR_EL2::TSW.val(1),
+            + HCR_EL2::TSW.val(1)
+            + HCR_EL2::TERR.val(u64::from(has_error_records())),
     );
 
     /// Bits that are RES1 unless an extension exists whose accesses they trap, SVE and SME among
@@ -86,6 +92,7 @@ pub(crate) fn configure_for_parts() {
             + MDCR_EL2::TPM.val(1)
             + MDCR_EL2::TPMCR.val(1)
             + MDCR_EL2::TPMS.val(1)
+            + MDCR_EL2::TTRF.val(u64::from(id_field(ID_AA64DFR0, 40) != 0))
             + MDCR_EL2::E2PB.val(0)
             + MDCR_EL2::E2TB.val(0),
     );
@@ -101,6 +108,19 @@ pub(crate) fn configure_for_parts() {
         HDFGWTR_EL2.set(0);
     }
     barrier::isb(barrier::SY);
+}
+
+/// Clears, on the calling CPU, what a VM has written to a register that neither traps nor is saved:
+/// the deferred error of FEAT_RAS, which VMs do not have.
+pub(crate) fn clear_unswitched() {
+    if has_error_records() {
+        VDISR_EL2.set(0);
+    }
+}
+
+/// Returns true if the CPU has FEAT_RAS.
+fn has_error_records() -> bool {
+    id_field(ID_AA64PFR0, 28) != 0
 }
 
 /// Returns `HCR_EL2` for a guest with the whole machine.

@@ -32,6 +32,7 @@ use spin::Once;
 use vgic::Config;
 use vgic::epoch::Domain;
 
+use crate::cpu::control;
 use crate::cpu::id_registers::Reader;
 use crate::cpu::percpu;
 use crate::cpu::registers::VMPIDR_EL2;
@@ -240,6 +241,7 @@ impl Vm {
         }
 
         VMPIDR_EL2.set(MPIDR_RES1 | vcpu.affinity);
+        control::clear_unswitched();
         // A vCPU may use an address space identifier for itself, and the VM's other vCPUs for
         // another address space. Their translations have one VMID.
         let new = vcpu.id.index() as u16 + 1;
