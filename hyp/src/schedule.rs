@@ -316,8 +316,9 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
             put_aside(here, vcpu);
         }
         Leave::End(end) => {
-            put_aside(here, vcpu);
+            // In the vCPU's time: a VM that ends again and again has no more than its share.
             lifetime::end(cpu, vcpu.vm, end);
+            put_aside(here, vcpu);
         }
         Leave::Ended => put_aside(here, vcpu),
     }

@@ -88,7 +88,9 @@ pub(crate) fn run(
         take_input(spi, boot_cpu);
     }
     heap::note_start();
-    vm::all().iter().for_each(|vm| lifetime::start(vm));
+    for vm in vm::all() {
+        lifetime::start(vm);
+    }
     schedule::run(ThisCpu::get())
 }
 

@@ -1,7 +1,7 @@
 //! The start, the reset and the death of a VM.
 //!
 //! A VM ends by its own PSCI call, by a system error, or because it is killed. The CPU that ends it
-//! marks it as ending and makes every other CPU answer a rendezvous: from then on no CPU has one of
+//! claims it and makes every other CPU answer a rendezvous: from then on no CPU has one of
 //! its vCPUs. Then its interrupt controller is reset, or taken apart and freed after one more
 //! rendezvous, because another CPU may be injecting an interrupt. Nothing of another VM is touched.
 #![expect(unsafe_code)]
@@ -14,6 +14,7 @@ use spin::Mutex;
 use vgic::TeardownError;
 use vgic::intid::Kind;
 
+use super::console::set_line;
 use super::{Boot, Share, Vm, controller};
 use crate::cpu::rendezvous::rendezvous;
 use crate::cpu::this_cpu::ThisCpu;
@@ -33,18 +34,21 @@ pub(crate) enum End {
     Killed = 3,
 }
 
-/// Wish that somebody has for a VM.
+/// Wish that somebody has for a VM: a bit each. Of both, the death comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Wish {
     /// The VM is killed.
-    Death = 1,
+    Death = 1 << 0,
     /// The VM, which is dead, is started.
-    Life = 2,
+    Life = 1 << 1,
 }
 
 /// True if a VM's wish may be open.
 static WISHES: AtomicBool = AtomicBool::new(false);
+
+/// True from the death on of the last VM that the run waits for.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 /// State of a VM's life.
 mod state {
@@ -52,8 +56,8 @@ mod state {
     pub(super) const DEAD: u8 = 0;
     /// CPUs may run its vCPUs.
     pub(super) const ALIVE: u8 = 1;
-    /// A CPU is ending or resetting it.
-    pub(super) const ENDING: u8 = 2;
+    /// A CPU is starting, resetting or ending it.
+    pub(super) const CHANGING: u8 = 2;
 }
 
 /// Life of a VM.
@@ -61,8 +65,8 @@ mod state {
 pub(crate) struct Lifetime {
     /// One of [`state`].
     state: AtomicU8,
-    /// Number of the [`Wish`] that is open; 0 if there is none.
-    wish: AtomicU8,
+    /// Bits of each [`Wish`] that is open.
+    wishes: AtomicU8,
     remains: Mutex<Remains>,
 }
 
@@ -101,37 +105,39 @@ impl Lifetime {
         self.state.load(Ordering::Acquire) == state::ALIVE
     }
 
+    /// Returns true if a CPU is starting, resetting or ending the VM.
+    fn is_changing(&self) -> bool {
+        // Relaxed: a look, after which the VM may be in any state.
+        self.state.load(Ordering::Relaxed) == state::CHANGING
+    }
+
     /// Returns true if the VM has not been started, or nothing of its end is left to do.
     fn is_dead(&self) -> bool {
         // Acquire: pairs with the Release of the CPU that has buried the VM.
         self.state.load(Ordering::Acquire) == state::DEAD
     }
 
-    /// Marks the VM as ending. Returns false if it is not alive.
-    fn claim(&self) -> bool {
-        // AcqRel: pairs with `is_alive`, and the winner sees what was done before.
+    /// Makes the calling CPU the one that changes a VM in the state `from`. Returns false if the VM
+    /// is in another state.
+    fn claim(&self, from: u8) -> bool {
+        // Acquire: pairs with the Release in `set`, by which the last claim ended.
         (self.state)
-            .compare_exchange(
-                state::ALIVE,
-                state::ENDING,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
+            .compare_exchange(from, state::CHANGING, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Changes the state of a VM that is not alive. Called by the CPU that ends or starts it.
+    /// Ends the change of the VM, by the CPU that has claimed it.
     fn set(&self, state: u8) {
         // Release: pairs with the Acquire in `is_alive` and `is_dead`.
         self.state.store(state, Ordering::Release);
     }
 
-    /// Leaves a wish for the VM, in place of an earlier one. The next CPU without a vCPU fulfils it,
-    /// and the calling CPU is made to become one.
+    /// Leaves a wish for the VM. The next CPU without a vCPU fulfils it, and the calling CPU is made
+    /// to become one.
     pub(crate) fn wish(&self, wish: Wish) {
         // Release, both: pairs with the Acquire in `fulfil`. A CPU that takes the flag finds the
         // wish.
-        self.wish.store(wish as u8, Ordering::Release);
+        self.wishes.fetch_or(wish as u8, Ordering::Release);
         WISHES.store(true, Ordering::Release);
         schedule::ask(ThisCpu::get().shared.index);
     }
@@ -148,30 +154,39 @@ pub(crate) fn has_wishes() -> bool {
     WISHES.load(Ordering::Relaxed)
 }
 
-/// Fulfils the wishes so far. The calling CPU has no vCPU.
+/// Fulfils the wishes so far, but for those of VMs that another CPU is changing: they stay open. The
+/// calling CPU has no vCPU.
 pub(crate) fn fulfil(cpu: &ThisCpu) {
     // Acquire: pairs with the Release in `wish`.
     if !WISHES.swap(false, Ordering::Acquire) {
         return;
     }
     for vm in super::all() {
-        let wish = vm.lifetime.wish.swap(0, Ordering::Acquire);
-        if wish == Wish::Death as u8 {
-            end(cpu, vm, End::Killed);
-        } else if wish == Wish::Life as u8 && vm.lifetime.is_dead() {
-            start(vm);
+        let wishes = vm.lifetime.wishes.swap(0, Ordering::Acquire);
+        let has = |wish: Wish| wishes & wish as u8 != 0;
+        if has(Wish::Death) && !end(cpu, vm, End::Killed) && vm.lifetime.is_changing() {
+            vm.lifetime.wish(Wish::Death);
+        }
+        if has(Wish::Life) && !start(vm) && vm.lifetime.is_changing() {
+            vm.lifetime.wish(Wish::Life);
         }
     }
 }
 
-/// Creates the interrupt controller of a dead VM, and starts its first vCPU.
+/// Creates the interrupt controller of a dead VM, and starts its first vCPU. Returns false, and does
+/// nothing, if the VM is not dead or the run is over.
 ///
 /// # Panics
 /// If the VM's configuration is refused.
-pub(crate) fn start(vm: &'static Vm) {
+pub(crate) fn start(vm: &'static Vm) -> bool {
+    // Relaxed: the run's last CPU looks at every VM after it has set the flag, until all are dead.
+    if IS_OVER.load(Ordering::Relaxed) || !vm.lifetime.claim(state::DEAD) {
+        return false;
+    }
     let pin = ThisCpu::get().vgic_cpu.pin();
     vm.set_vgic(controller::create(vm, &pin));
     power_on(vm);
+    true
 }
 
 /// Powers the first vCPU on. It loads the kernel in its turns, before it runs.
@@ -193,15 +208,16 @@ fn power_on(vm: &'static Vm) {
     schedule::wake(first);
 }
 
-/// Ends the VM's run. The calling CPU has no vCPU. Does nothing if another CPU has ended it.
-pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
-    if !vm.lifetime.claim() {
-        return;
+/// Ends the VM's run. The calling CPU has no vCPU. Returns false, and does nothing, if the VM is not
+/// alive.
+pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) -> bool {
+    if !vm.lifetime.claim(state::ALIVE) {
+        return false;
     }
     stop(cpu, vm);
     if end == End::Reset && vm.share == Share::Part {
         reset(cpu, vm);
-        return;
+        return true;
     }
 
     bury(cpu, vm);
@@ -209,13 +225,23 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) {
         report::finish(cpu, end);
     }
     println!("hyp: {} is dead", vm.name);
-    if is_over() {
-        let left = super::all().iter().filter(|vm| vm.lifetime.claim());
-        left.for_each(|vm| {
+    if is_over() && !IS_OVER.swap(true, Ordering::Relaxed) {
+        bury_the_rest(cpu);
+        report::finish(cpu, End::Off);
+    }
+    true
+}
+
+/// Ends every VM that is left. The calling CPU is the one that ends the run.
+fn bury_the_rest(cpu: &ThisCpu) {
+    while let Some(vm) = super::all().iter().find(|vm| !vm.lifetime.is_dead()) {
+        if vm.lifetime.claim(state::ALIVE) {
             stop(cpu, vm);
             bury(cpu, vm);
-        });
-        report::finish(cpu, End::Off);
+        } else {
+            // Another CPU is changing the VM, and may wait for this one.
+            rendezvous(cpu);
+        }
     }
 }
 
@@ -255,6 +281,8 @@ fn reset(cpu: &ThisCpu, vm: &'static Vm) {
         }
         rendezvous(cpu);
     }
+    // A reset leaves the lines as they are: the console's is low.
+    set_line(vgic, &cpu.vgic_cpu.pin(), false);
     vm.lifetime.remains.lock().resets += 1;
     power_on(vm);
 }
