@@ -18,6 +18,12 @@ pub(crate) struct Capability {
 impl Capability {
     /// MSI-X, in the list of capabilities.
     pub(crate) const MSI_X: u16 = 0x11;
+    /// Address translation services, in the list of extended capabilities.
+    pub(crate) const ATS: u16 = 0x0f;
+    /// Page requests, in the list of extended capabilities.
+    pub(crate) const PAGE_REQUEST: u16 = 0x13;
+    /// Process address spaces, in the list of extended capabilities.
+    pub(crate) const PASID: u16 = 0x1b;
     /// Single root I/O virtualization, in the list of extended capabilities.
     pub(crate) const SR_IOV: u16 = 0x10;
     /// Resizable BAR, in the list of extended capabilities.

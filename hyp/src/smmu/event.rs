@@ -104,6 +104,11 @@ impl EventQueue {
         WRITE_ALLOCATE | self.memory.physical() | u64::from(self.log2)
     }
 
+    /// Returns the number of events that the queue holds.
+    pub(super) fn capacity(&self) -> usize {
+        1 << self.log2
+    }
+
     /// Takes the oldest event.
     pub(super) fn take(&mut self, registers: &Registers) -> Option<Event> {
         let producer = registers.eventq_prod.read(EventPointer::INDEX);

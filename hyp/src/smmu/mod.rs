@@ -138,6 +138,10 @@ impl Smmu {
         registers.eventq_prod.set(0);
         registers.eventq_cons.set(0);
         enable(registers, Control0::EVENTQEN::SET);
+        if features.is_set(Features0::ATS) {
+            // Requests that a device calls translated are aborted: no stream may make them.
+            enable(registers, Control0::ATSCHK::SET);
+        }
         enable(registers, Control0::SMMUEN::SET);
 
         Self {
@@ -228,7 +232,11 @@ impl Smmu {
     }
 
     fn read_events(&self, state: &mut State) {
-        while let Some(event) = state.events.take(self.registers) {
+        // A device may fill the queue as fast as it is read.
+        for _ in 0..state.events.capacity() {
+            let Some(event) = state.events.take(self.registers) else {
+                break;
+            };
             if state.faults < PRINTED {
                 println!("hyp: a device's access is aborted: {event}");
             }

@@ -8,6 +8,8 @@ register_bitfields! {u32,
     pub(super) Features0 [
         /// Stream table formats: 1 if a table may have two levels.
         ST_LEVEL OFFSET(27) NUMBITS(2) [],
+        /// Set if devices may ask for translations (ATS).
+        ATS OFFSET(10) NUMBITS(1) [],
         /// Set if the SMMU's own accesses snoop the CPUs' caches.
         COHACC OFFSET(4) NUMBITS(1) [],
         /// Table formats: bit 1 is AArch64's.
@@ -35,6 +37,8 @@ register_bitfields! {u32,
     ],
     /// `SMMU_CR0` and `SMMU_CR0ACK`.
     pub(super) Control0 [
+        /// Set to check requests that say they are translated.
+        ATSCHK OFFSET(4) NUMBITS(1) [],
         CMDQEN OFFSET(3) NUMBITS(1) [],
         EVENTQEN OFFSET(2) NUMBITS(1) [],
         SMMUEN OFFSET(0) NUMBITS(1) [],
