@@ -48,8 +48,9 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
             TrapOutcome::Resume
         }
         exception_class::WFX => {
-            // Only WFI traps.
-            skip();
+            // Only WFI traps. At EL0 of AArch32 it may have 16 bits.
+            let length = if syndrome.is_set(ESR_EL2::IL) { 4 } else { 2 };
+            ELR_EL2.set(ELR_EL2.get() + length);
             TrapOutcome::Block
         }
         class @ (exception_class::HVC | exception_class::SMC) => {

@@ -19,6 +19,15 @@ pub(crate) fn clean_and_invalidate(range: &Range<usize>) {
     barrier::dsb(barrier::SY);
 }
 
+/// Forgets, on all CPUs, the instructions that were fetched from memory that has changed since and
+/// is clean.
+pub(crate) fn invalidate_instructions() {
+    // SAFETY: cache maintenance does not change memory as programs see it.
+    unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::ISH);
+    barrier::isb(barrier::SY);
+}
+
 /// Fills memory with zeros, past the caches.
 ///
 /// # Safety

@@ -32,7 +32,9 @@ impl Delay {
     #[inline]
     pub(crate) fn end(&self) {
         if cfg!(feature = "counters") && self.since.load(Ordering::Relaxed) != 0 {
-            let delay = now() - self.since.swap(0, Ordering::Relaxed);
+            let since = self.since.swap(0, Ordering::Relaxed);
+            // Another CPU may have read the clock a little later.
+            let delay = now().saturating_sub(since);
             if delay > self.longest.load(Ordering::Relaxed) {
                 self.longest.store(delay, Ordering::Relaxed);
             }

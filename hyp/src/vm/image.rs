@@ -259,6 +259,9 @@ impl Load {
         if next == source.len() {
             progress.copy += 1;
             progress.byte = 0;
+            if progress.copy == self.copies.len() {
+                cache::invalidate_instructions();
+            }
         } else {
             progress.byte = next;
         }
