@@ -13,6 +13,7 @@ use vgic::config::GITS_TRANSLATER;
 
 use crate::boot::modules::{BootModules, Kernel};
 use crate::cpu::percpu;
+use crate::gic::lpi;
 use crate::machine::{Machine, entropy};
 use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::layout::{self, BLOCK, PAGE};
@@ -43,8 +44,8 @@ const NORMAL_WEIGHT: u32 = 100;
 struct Stock {
     /// RAM.
     memory: Pages,
-    /// Number of vCPUs that the heap has room for, without more RAM.
-    vcpus: usize,
+    /// Number of LPIs of the machine, for the MSIs of PCI functions.
+    lpis: u32,
     /// PCI functions.
     functions: Vec<Function>,
 }
@@ -84,7 +85,7 @@ pub(crate) fn create(
     };
     let mut stock = Stock {
         memory,
-        vcpus: percpu::all().len(),
+        lpis: lpi::COUNT as u32,
         functions,
     };
 
@@ -160,11 +161,18 @@ fn vm(
             options.memory
         )
     })?;
-    let heap = take_heap(stock, vcpus)
-        .ok_or_else(|| format!("there is no RAM left for the registers of {vcpus} vCPUs"))?;
+    let heap = layout::growth_for(vcpus, options.events as usize);
+    let heap = take_ram(&mut stock.memory, heap)
+        .ok_or_else(|| format!("there is no RAM left for what {vcpus} vCPUs and their GIC take"))?;
     let functions = take_functions(others, common, stock, &options.functions)?;
     let bus = common.bus.as_ref().ok().copied();
     let bus = bus.filter(|_| !functions.is_empty());
+    if bus.is_some() {
+        let (lpis, events) = (stock.lpis, options.events);
+        stock.lpis = (lpis.checked_sub(events)).ok_or_else(|| {
+            format!("there are {lpis} LPIs left, and {events} events want one each")
+        })?;
+    }
     let windows = bus.map(|bus| &bus.windows[..]);
 
     let initrd = kernel.ram_disk.as_ref().or(common.modules.initrd.as_ref());
@@ -180,9 +188,7 @@ fn vm(
     // as the home is.
     unsafe {
         cache::fill_with_zeros(&ram);
-        if !heap.is_empty() {
-            heap::add(layout::virtual_address(heap.start), heap.len());
-        }
+        heap::add(layout::virtual_address(heap.start), heap.len());
     }
 
     println!(
@@ -273,18 +279,6 @@ fn devices_of(
         doorbell.into_iter(),
     );
     Devices::new(bus, functions, Arc::new(dma))
-}
-
-/// Takes heap for `vcpus` vCPUs out of the stock. Returns the RAM by which the heap has to grow, an
-/// empty range if the heap has room.
-fn take_heap(stock: &mut Stock, vcpus: usize) -> Option<Range<usize>> {
-    let size = layout::growth_for(vcpus.saturating_sub(stock.vcpus));
-    let ram = match size {
-        0 => 0..0,
-        _ => take_ram(&mut stock.memory, size)?,
-    };
-    stock.vcpus = stock.vcpus + layout::vcpus_of_growth(size) - vcpus;
-    Some(ram)
 }
 
 /// Removes `size` bytes of RAM in one piece from the free memory, and returns them.

@@ -4,7 +4,7 @@
 //! every interrupt, [`Lpis::release`] when the guest unmaps the event.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
+use alloc::collections::VecDeque;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
@@ -15,9 +15,11 @@ use crate::memory::table::Table;
 /// The first LPI.
 pub(crate) const FIRST: u32 = 8192;
 
-/// INTID bits of the tables: 57,344 LPIs.
+/// INTID bits of the tables.
 const ID_BITS: u32 = 16;
-const COUNT: usize = (1 << ID_BITS) - FIRST as usize;
+
+/// Number of LPIs: 57,344.
+pub(crate) const COUNT: usize = (1 << ID_BITS) - FIRST as usize;
 
 /// Enable bit in an LPI's configuration.
 const ENABLED: u8 = 1;
@@ -88,7 +90,9 @@ pub(crate) struct Lpis {
     /// One byte for each LPI: its priority and its enable bit.
     configuration: Table,
     sources: Box<[AtomicU64]>,
-    free: Mutex<Vec<u32>>,
+    /// The longest free first: another CPU may have acknowledged an LPI that is released, and then
+    /// looks for its source.
+    free: Mutex<VecDeque<u32>>,
 }
 
 impl Lpis {
@@ -100,7 +104,7 @@ impl Lpis {
             sources: (0..COUNT)
                 .map(|_| AtomicU64::new(MsiSource::NONE))
                 .collect(),
-            free: Mutex::new((FIRST..FIRST + COUNT as u32).rev().collect()),
+            free: Mutex::new((FIRST..FIRST + COUNT as u32).collect()),
         }
     }
 
@@ -112,7 +116,7 @@ impl Lpis {
     /// Allocates and enables an LPI for `source`. The caller tells the ITS by a MAPTI. Returns
     /// `None` if no LPI is free.
     pub(crate) fn allocate(&self, source: MsiSource) -> Option<u32> {
-        let lpi = self.free.lock().pop()?;
+        let lpi = self.free.lock().pop_front()?;
         let index = (lpi - FIRST) as usize;
         // Release: pairs with the Acquire in `source`, on a CPU that takes the LPI.
         self.sources[index].store(source.pack(), Ordering::Release);
@@ -125,7 +129,7 @@ impl Lpis {
         let index = (lpi - FIRST) as usize;
         self.configuration.write(index, &[PRIORITY]);
         self.sources[index].store(MsiSource::NONE, Ordering::Release);
-        self.free.lock().push(lpi);
+        self.free.lock().push_back(lpi);
     }
 
     /// Returns the event that `lpi` stands for. If the LPI has been released while pending, the

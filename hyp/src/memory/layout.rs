@@ -11,8 +11,8 @@
 //! constant. Other memory and devices are mapped by identity, below 512 GiB * 511. Stacks have a
 //! window of their own, so that an unmapped page lies below each.
 //!
-//! The heap grows with the vCPUs of VMs with a part of the machine, by memory that no VM has. With
-//! such VMs, all free memory has a second mapping, linear as the home's and next to it.
+//! The heap grows with each VM with a part of the machine, by memory that no VM has. With such VMs,
+//! all free memory has a second mapping, linear as the home's and next to it.
 #![expect(unsafe_code)]
 // UNSAFETY: declares the symbols of the linker script.
 
@@ -42,6 +42,13 @@ const HEAP_PER_CPU: usize = 448 << 10;
 
 /// Heap bytes for each vCPU: its registers, its interrupts, its collection in an ITS.
 const HEAP_PER_VCPU: usize = 16 << 10;
+
+/// Heap bytes for each VM with a part of the machine whose guest maps all that its quotas allow, and
+/// keeps unmapping: its LPIs and devices, and what is not freed yet (`SECURITY.md`, bounded memory).
+const HEAP_PER_VM: usize = 8 << 20;
+
+/// Heap bytes for each event that such a VM may map: its translation, and the physical event's.
+const HEAP_PER_EVENT: usize = 128;
 
 /// Physical address minus virtual address of the home.
 static OFFSET: AtomicUsize = AtomicUsize::new(0);
@@ -93,15 +100,11 @@ pub(crate) fn home_size(cpus: usize) -> usize {
     heap_offset() + heap.next_multiple_of(BLOCK)
 }
 
-/// Returns the bytes of physical memory that the heap grows by for so many vCPUs more, in whole
-/// blocks.
-pub(crate) fn growth_for(vcpus: usize) -> usize {
-    (vcpus * HEAP_PER_VCPU).next_multiple_of(BLOCK)
-}
-
-/// Returns the number of vCPUs that a growth of the heap by `size` bytes has room for.
-pub(crate) fn vcpus_of_growth(size: usize) -> usize {
-    size / HEAP_PER_VCPU
+/// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a part
+/// of the machine that has so many vCPUs and may map so many events.
+pub(crate) fn growth_for(vcpus: usize, events: usize) -> usize {
+    let size = HEAP_PER_VM + vcpus * HEAP_PER_VCPU + events * HEAP_PER_EVENT;
+    size.next_multiple_of(BLOCK)
 }
 
 /// Sets the physical address of the home.

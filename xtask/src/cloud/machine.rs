@@ -15,8 +15,11 @@ use crate::provision::qemu::Qemu;
 /// RAM of a VM with Linux, in MiB.
 pub(super) const VM_MEMORY: u64 = 384;
 
+/// The hypervisor's RAM for a VM, in MiB: 8 for its GIC, and its vCPUs and events.
+const VM_HEAP: u64 = 10;
+
 /// RAM for the hypervisor and for the attacker, in MiB, with room to align.
-pub(super) const OTHER_MEMORY: u64 = 96;
+pub(super) const OTHER_MEMORY: u64 = 96 + VM_HEAP;
 
 /// Patience of the kernels with vCPUs that make no progress. Many vCPUs share an emulated CPU, and
 /// that has a share of a busy host's.
@@ -101,7 +104,8 @@ pub(super) fn command(
     modules.add(&mut command, attacker, &arguments)?;
     add_refused(&mut command, &mut modules, refused::after())?;
 
-    let memory = ((modules.next - RAM) >> 20) + u64::from(options.vms) * VM_MEMORY + OTHER_MEMORY;
+    let of_vms = u64::from(options.vms) * (VM_MEMORY + VM_HEAP);
+    let memory = ((modules.next - RAM) >> 20) + of_vms + OTHER_MEMORY;
     command.args(["-m", &format!("{memory}M")]);
     Ok(command)
 }

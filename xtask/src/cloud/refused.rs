@@ -20,7 +20,7 @@ const KERNEL_SIZE: usize = 4096;
 
 /// RAM of a VM with the most vCPUs, in MiB. There is so much in one piece beside the others' RAM,
 /// below all modules. Neither what is left of that piece nor the RAM above the modules
-/// ([`super::machine::OTHER_MEMORY`]) has 64 MiB in one piece then, as 4,095 vCPUs need.
+/// ([`super::machine::OTHER_MEMORY`]) has 72 MiB in one piece then, as 4,095 vCPUs and their GIC need.
 const CROWD_MEMORY: u64 = 80;
 
 /// Size of a kernel for which the least RAM is too small, in bytes.
@@ -125,6 +125,11 @@ pub(super) fn before() -> Vec<Refused> {
             "PCI function 00:01.0 is named twice",
         ),
         Refused::new(
+            Good,
+            "hyp.name=lpis hyp.events=65536 hyp.pci=00:01.0",
+            "there are 57344 LPIs left, and 65536 events want one each",
+        ),
+        Refused::new(
             Zeros,
             format!("hyp.name=zeros {taken}"),
             "the kernel is no arm64 Image",
@@ -154,7 +159,7 @@ pub(super) fn after() -> Vec<Refused> {
         Refused::new(
             Kernel::Good,
             format!("hyp.name=crowd hyp.vcpus=4095 hyp.memory={CROWD_MEMORY}"),
-            "there is no RAM left for the registers of 4095 vCPUs",
+            "there is no RAM left for what 4095 vCPUs and their GIC take",
         ),
     ]
 }
