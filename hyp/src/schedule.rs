@@ -24,7 +24,7 @@ use crate::exception::frame::Frame;
 use crate::gic;
 use crate::vcpu::context::stop_timers;
 use crate::vcpu::power::PowerState;
-use crate::vcpu::{Vcpu, deferred, interrupts};
+use crate::vcpu::{Vcpu, deferred, interrupts, spinning};
 use crate::vm::Share;
 use crate::vm::controller::Controller;
 use crate::vm::lifetime::{self, End};
@@ -61,6 +61,7 @@ fn parameters() -> Parameters {
     Parameters {
         latency: 4 * millisecond,
         least_turn: millisecond / 8,
+        brief_turn: millisecond / 500,
         granularity: millisecond / 2,
     }
 }
@@ -271,7 +272,7 @@ fn put_aside(here: Here<'_>, vcpu: &'static Vcpu) {
     // A start that was requested before is seen here. One that is requested later is a wake-up.
     let can_run = vcpu.power.has_start() && vcpu.vm.lifetime.is_alive();
     if can_run || !here.block(None, now()) {
-        kick(here.preempt(now()));
+        kick(here.preempt(now(), false));
     }
 }
 
@@ -300,11 +301,12 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
     match why {
         Leave::Preempted | Leave::Resumed => {
             vcpu.delay.begin();
-            kick(here.preempt(now()));
+            let spins = why == Leave::Preempted && spinning::is_spinning(vcpu.vm);
+            kick(here.preempt(now(), spins));
         }
         Leave::Blocked => {
             if !here.block(deadline, now()) {
-                kick(here.preempt(now()));
+                kick(here.preempt(now(), false));
             }
         }
         Leave::Off => {
@@ -318,6 +320,7 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
         Leave::End(end) => {
             // In the vCPU's time: a VM that ends again and again has no more than its share.
             lifetime::end(cpu, vcpu.vm, end);
+            here.charge(now());
             put_aside(here, vcpu);
         }
         Leave::Ended => put_aside(here, vcpu),

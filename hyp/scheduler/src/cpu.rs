@@ -1,5 +1,6 @@
 //! One CPU as the scheduler sees it: its queues behind their lock, and what others read without it.
 
+use crate::Parameters;
 use crate::queue::Queue;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Counter, Lock, Ordering};
 
@@ -34,9 +35,9 @@ pub(crate) struct Counters {
 
 impl Cpu {
     /// Returns a CPU that is awake and has nothing to run.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(parameters: Parameters) -> Self {
         Self {
-            queue: Lock::new(Queue::default()),
+            queue: Lock::new(Queue::new(parameters)),
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),

@@ -103,6 +103,8 @@ pub struct Entity {
     pub(crate) deadline: Guarded,
     /// Time at which it was queued, while queued.
     pub(crate) queued_at: Guarded,
+    /// 1 if its next turn is a brief one.
+    brief: Guarded,
     /// CPU that it last ran on, or `NOWHERE`.
     ran_on: Guarded,
     pub(crate) run_link: RBTreeAtomicLink,
@@ -126,6 +128,7 @@ impl Entity {
             vruntime: Guarded::new(0),
             deadline: Guarded::new(0),
             queued_at: Guarded::new(0),
+            brief: Guarded::new(0),
             ran_on: Guarded::new(NOWHERE),
             run_link: RBTreeAtomicLink::new(),
             timer_link: RBTreeAtomicLink::new(),
@@ -153,6 +156,18 @@ impl Entity {
     /// Returns the entity's weight.
     pub(crate) fn weight(&self) -> u32 {
         self.weight
+    }
+
+    /// Returns true if the entity's turns are brief ones.
+    pub(crate) fn is_brief(&self) -> bool {
+        self.brief.get() != 0
+    }
+
+    /// Makes the entity's turns brief ones, or no longer.
+    pub(crate) fn set_brief(&self, brief: bool) {
+        if self.is_brief() != brief {
+            self.brief.set(brief.into());
+        }
     }
 
     /// Returns the only CPU that the entity may run on, if there is one.

@@ -45,7 +45,8 @@
 //! # Fairness
 //! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the waiting
 //! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
-//! smallest `vruntime`, and one that has slept is owed a turn at most. Loads of CPUs are evened
+//! smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays for its whole
+//! turn and has a brief one, which leaves the time to the one that it waits for. Loads of CPUs are evened
 //! out by entities on the move: one that wakes up or is preempted goes to an idle CPU, and a CPU
 //! without work steals.
 #![no_std]
@@ -81,6 +82,8 @@ pub struct Parameters {
     pub latency: Time,
     /// Shortest turn that the scheduler ends because of its length.
     pub least_turn: Time,
+    /// Length of the turns of an entity that spins, which are paid for as whole ones.
+    pub brief_turn: Time,
     /// Time by which an entity has to be owed more than the one that runs, to cut its turn short.
     pub granularity: Time,
 }
@@ -94,6 +97,7 @@ impl Parameters {
         Self {
             latency: 6 * millisecond,
             least_turn: millisecond,
+            brief_turn: millisecond / 100,
             granularity: millisecond,
         }
     }
@@ -117,7 +121,6 @@ pub struct Counts {
 /// The scheduler of all CPUs.
 pub struct Scheduler {
     cpus: Box<[Cpu]>,
-    parameters: Parameters,
 }
 
 impl Scheduler {
@@ -130,8 +133,7 @@ impl Scheduler {
     pub fn new(cpus: usize, parameters: Parameters) -> Self {
         assert!((1..=MAX_CPUS).contains(&cpus), "{cpus} CPUs");
         Self {
-            cpus: (0..cpus).map(|_| Cpu::new()).collect(),
-            parameters,
+            cpus: (0..cpus).map(|_| Cpu::new(parameters)).collect(),
         }
     }
 

@@ -72,7 +72,7 @@ impl Here<'_> {
     /// keep those waiting that have not slept.
     pub(crate) fn lead_of_sleeper(&self, entity: &Entity, floor: u64, queue: &Queue) -> i64 {
         let lead = entity.vruntime.get().wrapping_sub(floor) as i64;
-        let turn = queue.turn_beside(entity.weight(), &self.scheduler.parameters);
+        let turn = queue.turn_beside(entity.weight());
         lead.max(-i64::try_from(turn).unwrap_or(i64::MAX))
     }
 
@@ -150,7 +150,7 @@ impl Here<'_> {
         // alone has no tick; the calling CPU sets its timer itself.
         let elsewhere = index != self.index;
         let first = elsewhere && queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
-        let due = first || queue.is_owed(&self.scheduler.parameters);
+        let due = first || queue.is_owed();
         queue.is_busy() && due && cpu.request_resched()
     }
 

@@ -41,8 +41,8 @@ struct Running {
 }
 
 /// Run queue and timer queue of one CPU, and the entity that runs there.
-#[derive(Default)]
 pub(crate) struct Queue {
+    parameters: Parameters,
     waiting: RBTree<ByVruntime>,
     timers: RBTree<ByDeadline>,
     running: Option<Running>,
@@ -55,6 +55,19 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    /// Returns empty queues.
+    pub(crate) fn new(parameters: Parameters) -> Self {
+        Self {
+            parameters,
+            waiting: RBTree::default(),
+            timers: RBTree::default(),
+            running: None,
+            count: 0,
+            waiting_load: 0,
+            floor: 0,
+        }
+    }
+
     /// Returns the number of waiting entities.
     pub(crate) fn count(&self) -> usize {
         self.count
@@ -149,13 +162,19 @@ impl Queue {
         self.running.take().expect("nothing runs here").entity
     }
 
-    /// Charges the entity that runs for its time up to `now`.
+    /// Charges the entity that runs for its time up to `now`, and for the longest turn at most: without
+    /// a tick for longer it ran alone, or its CPU was not there, as an emulated one may be.
     pub(crate) fn account(&mut self, now: Time) {
         if let Some(running) = &mut self.running {
-            running.entity.vruntime.set(running.vruntime(now));
-            if let Some(charged) = &mut running.charged {
-                *charged = now.max(*charged);
-            }
+            running.charge(now, self.parameters.latency);
+        }
+        self.advance();
+    }
+
+    /// Charges the entity that runs for all its time up to `now`.
+    pub(crate) fn account_all(&mut self, now: Time) {
+        if let Some(running) = &mut self.running {
+            running.charge(now, Time::MAX);
         }
         self.advance();
     }
@@ -191,39 +210,61 @@ impl Queue {
 
     /// Returns true if the first entity that waits is owed more than the granularity against the
     /// one that runs, which has been charged.
-    pub(crate) fn is_owed(&self, parameters: &Parameters) -> bool {
+    pub(crate) fn is_owed(&self) -> bool {
         let (Some(running), Some(first)) = (&self.running, self.waiting.front().get()) else {
             return false;
         };
-        let margin = first.vruntime.get().saturating_add(parameters.granularity);
+        let margin = first
+            .vruntime
+            .get()
+            .saturating_add(self.parameters.granularity);
         margin < running.entity.vruntime.get()
     }
 
     /// Returns the end of the turn, if another entity waits.
-    pub(crate) fn turn_end(&self, parameters: &Parameters) -> Option<Time> {
+    pub(crate) fn turn_end(&self) -> Option<Time> {
         let running = self.running.as_ref().filter(|_| self.count > 0)?;
-        let weight = u64::from(running.entity.weight());
-        let share = parameters.latency.saturating_mul(weight) / self.load();
-        Some(running.began + share.max(parameters.least_turn))
+        if running.entity.is_brief() {
+            return Some(running.began + self.parameters.brief_turn);
+        }
+        Some(running.began + self.turn(running.entity))
+    }
+
+    /// Returns the length of a whole turn of the entity that runs.
+    fn turn(&self, running: &Entity) -> Time {
+        let weight = u64::from(running.weight());
+        let share = self.parameters.latency.saturating_mul(weight) / self.load();
+        share.max(self.parameters.least_turn)
+    }
+
+    /// Charges the entity that runs for the rest of a whole turn, as if that had ended.
+    pub(crate) fn charge_turn(&mut self) {
+        if let Some(running) = &self.running {
+            let end = running.began + self.turn(running.entity);
+            self.account(end);
+        }
     }
 
     /// Returns the length of a turn, in virtual time, once an entity of this weight has come.
-    pub(crate) fn turn_beside(&self, weight: u32, parameters: &Parameters) -> u64 {
-        let share = (parameters.latency).saturating_mul(u64::from(NORMAL_WEIGHT))
+    pub(crate) fn turn_beside(&self, weight: u32) -> u64 {
+        let share = (self.parameters.latency).saturating_mul(u64::from(NORMAL_WEIGHT))
             / (self.load() + u64::from(weight));
-        share.max(parameters.least_turn)
+        share.max(self.parameters.least_turn)
     }
 
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
     /// waits. If not, a turn that has ended is followed by another.
-    pub(crate) fn is_over(&mut self, parameters: &Parameters, now: Time) -> bool {
-        if self.is_owed(parameters) {
+    pub(crate) fn is_over(&mut self, now: Time) -> bool {
+        if self.is_owed() {
             return true;
         }
-        if self.turn_end(parameters).is_none_or(|end| now < end) {
+        if self.turn_end().is_none_or(|end| now < end) {
             return false;
         }
 
+        if self.running().is_brief() {
+            self.charge_turn();
+        }
         let first = (self.waiting.front().get()).map(|one| ByVruntime::NEW.get_key(one));
         let Some(running) = &mut self.running else {
             return false;
@@ -259,17 +300,20 @@ impl Queue {
 }
 
 impl Running {
-    /// Returns the entity's `vruntime` at `now`.
-    fn vruntime(&self, now: Time) -> u64 {
+    /// Charges the entity for its time up to `now`, and for `longest` at most.
+    fn charge(&mut self, now: Time, longest: Time) {
+        let Some(charged) = &mut self.charged else {
+            return;
+        };
         // Another CPU may have read the clock a little earlier.
-        let used = self
-            .charged
-            .map_or(0, |charged| now.saturating_sub(charged));
+        let used = now.saturating_sub(*charged).min(longest);
+        *charged = now.max(*charged);
         let weight = u64::from(self.entity.weight());
         // Rounded up, so that no switch is free.
         let scaled = used
             .saturating_mul(u64::from(NORMAL_WEIGHT))
             .div_ceil(weight);
-        self.entity.vruntime.get().saturating_add(scaled)
+        let vruntime = &self.entity.vruntime;
+        vruntime.set(vruntime.get().saturating_add(scaled));
     }
 }

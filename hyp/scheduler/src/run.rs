@@ -79,13 +79,10 @@ impl Here<'_> {
     /// waits here, or the first deadline of an entity that was put here.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
-        let parameters = &self.scheduler.parameters;
-        (self.cpu()).locked(
-            |queue| match (queue.turn_end(parameters), queue.first_deadline()) {
-                (Some(end), Some(deadline)) => Some(end.min(deadline)),
-                (end, deadline) => end.or(deadline),
-            },
-        )
+        (self.cpu()).locked(|queue| match (queue.turn_end(), queue.first_deadline()) {
+            (Some(end), Some(deadline)) => Some(end.min(deadline)),
+            (end, deadline) => end.or(deadline),
+        })
     }
 
     /// Charges the entity that runs, and makes those runnable whose deadline has come by `now`.
@@ -96,8 +93,14 @@ impl Here<'_> {
         self.cpu().locked(|queue| {
             self.cpu().clear_resched();
             queue.account(now);
-            queue.is_over(&self.scheduler.parameters, now)
+            queue.is_over(now)
         })
+    }
+
+    /// Charges the entity that runs for all its time up to `now`, however long. [`Here::tick`] and the
+    /// others charge it for the longest turn at most, because a CPU may not have been there.
+    pub fn charge(&self, now: Time) {
+        self.cpu().locked(|queue| queue.account_all(now));
     }
 
     /// Queues the entities that were put here and whose deadline has come by `now`.
@@ -123,8 +126,8 @@ impl Here<'_> {
         true
     }
 
-    /// Queues the entity that runs, at time `now`. The vCPU was put before. Returns the CPU to
-    /// kick, if there is one.
+    /// Queues the entity that runs, at time `now`. The vCPU was put before. If it `spins`, it pays for
+    /// a whole turn, and its next one is brief. Returns the CPU to kick, if there is one.
     ///
     /// If others wait here, the entity goes to an idle CPU, or to one that has no more to do than
     /// is left here. An equal load is allowed, so that three vCPUs of two CPUs take turns in having
@@ -133,10 +136,14 @@ impl Here<'_> {
     /// # Panics
     /// If nothing runs here.
     #[must_use]
-    pub fn preempt(&self, now: Time) -> Option<usize> {
+    pub fn preempt(&self, now: Time, spins: bool) -> Option<usize> {
         let (entity, lead, left) = self.cpu().locked(|queue| {
             queue.account(now);
+            if spins {
+                queue.charge_turn();
+            }
             let entity = queue.stop();
+            entity.set_brief(spins);
             (entity, queue.lead(entity), queue.load())
         });
 

@@ -106,6 +106,22 @@ fn a_crowd_that_wakes_up_has_a_turn_each() {
     assert!(longest <= 40 * MS, "{longest}");
 }
 
+/// Leaves most of the time to the vCPU that many others spin for, and lets each of them look.
+#[test]
+fn those_that_spin_leave_their_turns_to_others() {
+    let mut machine = computing(&[NORMAL_WEIGHT]);
+    for id in 1..11 {
+        machine.add(Entity::new(id, NORMAL_WEIGHT, 0), Program::Spins);
+    }
+    machine.run(2000 * MS);
+    let shares = machine.shares();
+    assert!(shares[0] > 750, "{shares:?}");
+    assert!(shares[1..].iter().all(|&share| share > 5), "{shares:?}");
+    // The first turns are whole ones.
+    let longest = machine.scheduler.counts(0).longest_wait;
+    assert!(longest <= 12 * MS, "{longest}");
+}
+
 /// Bounds the longest wait by the turns of the others.
 #[test]
 fn every_vcpu_has_its_turn() {

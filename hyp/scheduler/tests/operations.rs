@@ -116,7 +116,7 @@ fn pinned_entities_are_neither_placed_elsewhere_nor_stolen_nor_moved() {
     assert_eq!(pick(all.on(3), 0), None);
 
     assert!(all.on(1).tick(10 * MS));
-    assert_eq!(all.on(1).preempt(10 * MS), None);
+    assert_eq!(all.on(1).preempt(10 * MS, false), None);
     assert_eq!(pick(all.on(3), 10 * MS), None);
     assert_eq!(pick(all.on(1), 10 * MS), Some(1));
 }
@@ -182,7 +182,7 @@ fn a_preempted_entity_goes_to_an_idle_cpu() {
     assert!(all.on(3).begin_idle(0));
 
     assert!(all.on(0).tick(3 * MS));
-    assert_eq!(all.on(0).preempt(3 * MS), Some(3));
+    assert_eq!(all.on(0).preempt(3 * MS, false), Some(3));
     assert_eq!(pick(all.on(0), 3 * MS), Some(1));
     assert!(all.on(3).end_idle(3 * MS));
     assert_eq!(pick(all.on(3), 3 * MS), Some(0));
@@ -199,7 +199,7 @@ fn a_preempted_entity_does_not_go_to_a_cpu_with_more_to_do() {
     assert_eq!(all.on(1).wake(pinned(3, 1), 0), None);
 
     assert!(all.on(0).tick(3 * MS));
-    assert_eq!(all.on(0).preempt(3 * MS), None);
+    assert_eq!(all.on(0).preempt(3 * MS, false), None);
     assert_eq!(pick(all.on(0), 3 * MS), Some(1));
     assert!(all.on(0).next_event().is_some(), "it waits here");
 }
@@ -297,7 +297,7 @@ fn a_deadline_earns_a_bounded_credit() {
     run(all.on(0), entity(1, 0), 0);
 
     assert!(all.on(0).tick(1000 * MS));
-    assert_eq!(all.on(0).preempt(1000 * MS), None);
+    assert_eq!(all.on(0).preempt(1000 * MS, false), None);
     assert_eq!(pick(all.on(0), 1000 * MS), Some(0));
     assert!(all.on(0).tick(1005 * MS));
 }
@@ -316,4 +316,28 @@ fn waits_are_counted() {
 #[should_panic(expected = "nothing runs here")]
 fn nothing_can_be_blocked_on_a_cpu_that_runs_nothing() {
     let _ = scheduler(1).on(0).block(None, 0);
+}
+
+#[test]
+fn an_entity_whose_cpu_was_not_there_owes_a_turn() {
+    for (charges, at_most) in [(false, 20 * MS), (true, 1020 * MS)] {
+        let all = scheduler(1);
+        let here = all.on(0);
+        run(here, entity(0, 0), 0);
+        assert_eq!(here.wake(entity(1, 0), 0), None);
+
+        // The CPU was not there for long, or worked for the entity.
+        let mut now = 1000 * MS;
+        if charges {
+            here.charge(now);
+        }
+        assert!(here.tick(now));
+        assert_eq!(here.preempt(now, false), None);
+        assert_eq!(pick(here, now), Some(1));
+        while !here.tick(now) {
+            now += MS;
+        }
+        let waited = now - 1000 * MS;
+        assert!((at_most - 20 * MS..=at_most).contains(&waited), "{waited}");
+    }
 }

@@ -11,6 +11,7 @@ const ENTITIES: usize = 7;
 const PARAMETERS: Parameters = Parameters {
     latency: 60,
     least_turn: 10,
+    brief_turn: 2,
     granularity: 10,
 };
 
@@ -173,7 +174,7 @@ impl Machine {
                 }
             }
             (Operation::Preempt, Some(id)) => {
-                let kick = here.preempt(now);
+                let kick = here.preempt(now, now % 3 == 0);
                 self.kick(cpu, kick);
                 self.places[id] = Place::Queued;
                 self.cpus[cpu].running = None;

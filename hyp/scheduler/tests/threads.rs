@@ -83,7 +83,7 @@ impl Machine {
     fn compute(&self, here: Here<'_>, entity: &Entity, random: &mut u64) {
         loop {
             if here.needs_resched() && here.tick(self.now()) {
-                self.kick(here.preempt(self.now()));
+                self.kick(here.preempt(self.now(), *random & 2 != 0));
                 return;
             }
             entity.begin_wait();

@@ -58,7 +58,6 @@ registers! {
     sp_el1 = SP_EL1,
     spsr = SPSR_EL1,
     spsr_el2 = SPSR_EL2,
-    tcr = TCR_EL1,
     tpidr_el0 = TPIDR_EL0,
     tpidr_el1 = TPIDR_EL1,
     tpidrro = TPIDRRO_EL0,
@@ -71,6 +70,8 @@ registers! {
 pub(crate) struct Context {
     frame: Frame,
     registers: Registers,
+    /// `TCR_EL1`.
+    tcr: u64,
     vector: VectorRegisters,
     /// True from the vCPU's start until its power-off.
     pub(crate) is_started: bool,
@@ -82,6 +83,7 @@ impl Context {
         Self {
             frame: Frame::new(),
             registers: Registers::default(),
+            tcr: 0,
             vector: VectorRegisters::new(),
             is_started: false,
         }
@@ -109,6 +111,7 @@ impl Context {
         }
 
         self.registers = registers;
+        self.tcr = 0;
         self.frame = Frame::new();
         self.frame.x[0] = argument;
         self.vector.reset();
@@ -119,12 +122,18 @@ impl Context {
     pub(crate) fn save(&mut self, frame: &Frame) {
         self.frame.copy_from(frame);
         self.registers.save();
+        self.tcr = TCR_EL1.get();
         self.vector.save();
     }
 
     /// Loads the CPU's registers, but for the general ones, which it returns.
     pub(crate) fn restore(&self) -> &Frame {
         self.registers.restore();
+        // The vCPUs of a VM mostly have one value. An emulator forgets all translations, those of EL2
+        // among them, when the register is written.
+        if TCR_EL1.get() != self.tcr {
+            TCR_EL1.set(self.tcr);
+        }
         self.vector.restore();
         &self.frame
     }

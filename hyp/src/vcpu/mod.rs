@@ -7,6 +7,7 @@ pub(crate) mod deferred;
 pub(crate) mod delay;
 pub(crate) mod interrupts;
 pub(crate) mod power;
+pub(crate) mod spinning;
 pub(crate) mod vector;
 
 use core::cell::UnsafeCell;

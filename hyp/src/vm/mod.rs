@@ -72,7 +72,7 @@ pub(crate) struct Vm {
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
     pub(crate) counts: Counts,
-    memory: GuestMemory,
+    pub(crate) memory: GuestMemory,
     boot: Boot,
     /// Configuration of the interrupt controller.
     config: Config,

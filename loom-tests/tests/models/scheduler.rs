@@ -9,6 +9,7 @@ use scheduler::{Entity, NORMAL_WEIGHT, Parameters, Phase, Scheduler};
 const PARAMETERS: Parameters = Parameters {
     latency: 60,
     least_turn: 10,
+    brief_turn: 2,
     granularity: 10,
 };
 
@@ -371,7 +372,7 @@ fn preempt_against_idle() {
         assert_eq!(cpus.wake(0, b), None);
 
         let sleeper = cpus.spawn(|cpus| cpus.pick_or_sleep(1));
-        let kick = cpus.0.on(0).preempt(NOW + 20);
+        let kick = cpus.0.on(0).preempt(NOW + 20, false);
         let sleeps = sleeper.join().unwrap();
 
         let moved = sleeps && cpus.0.on(1).end_idle(NOW + 20);

@@ -17,6 +17,8 @@ pub(crate) const PARAMETERS: Parameters = Parameters::for_frequency(1000 * MS);
 pub(crate) enum Program {
     /// Computes for ever.
     Computes,
+    /// Spins for ever.
+    Spins,
     /// Computes for the first time, and sleeps for the second, for ever.
     Naps(Time, Time),
 }
@@ -74,7 +76,7 @@ impl Machine {
         let (entity, id) = (leak(entity), self.vcpus.len() as u32);
         assert_eq!(entity.id(), id);
         let left = match program {
-            Program::Computes => Time::MAX,
+            Program::Computes | Program::Spins => Time::MAX,
             Program::Naps(computes, _) => computes,
         };
         self.vcpus.push(Vcpu {
@@ -139,8 +141,9 @@ impl Machine {
             if here.needs_resched() || due(&self.cpus[index]) {
                 self.cpus[index].ticks += 1;
                 if here.tick(now) {
-                    self.cpus[index].running = None;
-                    let kick = here.preempt(now);
+                    let id = self.cpus[index].running.take();
+                    let spins = |id: u32| self.vcpus[id as usize].program == Program::Spins;
+                    let kick = here.preempt(now, id.is_some_and(spins));
                     self.kick(kick);
                 }
             } else {
