@@ -61,7 +61,7 @@ fn parameters() -> Parameters {
     Parameters {
         latency: 4 * millisecond,
         least_turn: millisecond / 8,
-        brief_turn: millisecond / 500,
+        brief_turn: millisecond / 64,
         granularity: millisecond / 2,
     }
 }
@@ -245,6 +245,11 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
         }
         vcpu.delay.end();
         (vgic.enter(&pin, id)).expect("the vCPU is on, and on no other CPU");
+    }
+    if vcpu.entity.is_brief() {
+        // The way here may have been longer than the turn, in which the vCPU has to get ahead.
+        here.restart_turn(now());
+        cpu.timer.set(here.next_event());
     }
     // SAFETY: stage 2 and the vCPU's registers have just been set.
     unsafe { enter_guest(frame) }

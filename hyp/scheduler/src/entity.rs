@@ -158,8 +158,9 @@ impl Entity {
         self.weight
     }
 
-    /// Returns true if the entity's turns are brief ones.
-    pub(crate) fn is_brief(&self) -> bool {
+    /// Returns true if the entity's turns are brief ones. Called by the CPU that runs it.
+    #[must_use]
+    pub fn is_brief(&self) -> bool {
         self.brief.get() != 0
     }
 

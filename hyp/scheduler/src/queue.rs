@@ -195,6 +195,13 @@ impl Queue {
         }
     }
 
+    /// Begins the turn of the entity that runs anew at `now`.
+    pub(crate) fn restart_turn(&mut self, now: Time) {
+        if let Some(running) = &mut self.running {
+            running.began = now;
+        }
+    }
+
     /// Advances the virtual time to the smallest `vruntime`, if that has grown.
     fn advance(&mut self) {
         let running = self.running.as_ref().map(|one| one.entity.vruntime.get());

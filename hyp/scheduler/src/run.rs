@@ -97,6 +97,11 @@ impl Here<'_> {
         })
     }
 
+    /// Begins the turn of the entity that runs anew at time `now`.
+    pub fn restart_turn(&self, now: Time) {
+        self.cpu().locked(|queue| queue.restart_turn(now));
+    }
+
     /// Charges the entity that runs for all its time up to `now`, however long. [`Here::tick`] and the
     /// others charge it for the longest turn at most, because a CPU may not have been there.
     pub fn charge(&self, now: Time) {
