@@ -50,10 +50,22 @@ pub(crate) fn synchronize() {
     unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Lets other CPUs run while this one spins.
+/// Instructions of a CPU that spins, from one hint to the next.
+const SPIN: u64 = 400;
+
+/// Spins for a moment, and lets other CPUs run. An emulator whose one thread runs all CPUs goes on
+/// with the next CPU at each hint, which costs as much as hundreds of instructions.
 pub(crate) fn relax() {
-    // SAFETY: a hint.
-    unsafe { asm!("yield", options(nostack, preserves_flags)) };
+    // SAFETY: a loop over a register, and a hint.
+    unsafe {
+        asm!(
+            "2: subs {0}, {0}, #2",
+            "b.hi 2b",
+            "yield",
+            inout(reg) SPIN => _,
+            options(nostack)
+        );
+    };
 }
 
 /// Sleeps until an interrupt is pending.

@@ -91,6 +91,8 @@ pub(crate) struct Failure {
     what: &'static str,
     found: u64,
     expected: u64,
+    /// CPU that found it.
+    cpu: usize,
     place: &'static Location<'static>,
 }
 
@@ -126,6 +128,7 @@ pub(crate) fn equal(what: &'static str, found: impl Value, expected: impl Value)
         what,
         found,
         expected,
+        cpu: cpu::number(),
         place: Location::caller(),
     }))
 }
@@ -227,9 +230,10 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
         Err(NotPassed::Skipped("needs CPUs that run at the same time"))
     } else {
         cpus::keep_on(machine, needed);
-        reset(machine, needed);
-        exception::forget_taken();
-        (case.run)(machine)
+        reset(machine).and_then(|()| {
+            exception::forget_taken();
+            (case.run)(machine)
+        })
     };
 
     let faults = (0..machine.cpus).map(exception::take_fault);
@@ -256,9 +260,10 @@ fn run_one(machine: &Machine, number: u32, case: &Case, tally: &mut Tally) {
                     what,
                     found,
                     expected,
+                    cpu,
                     place,
                 } = failure;
-                println!("  # {what}: {found:#x}, not {expected:#x}");
+                println!("  # {what}: {found:#x}, not {expected:#x}, on CPU {cpu}");
                 println!("  # {}:{}", place.file(), place.line());
             }
             if let Some(fault) = fault {

@@ -18,12 +18,14 @@ const TEXT: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Machine {
     affinities: [u64; MAX_CPUS],
+    /// Base of each CPU's redistributor.
+    redistributors: [usize; MAX_CPUS],
+    /// `GICR_TYPER.Processor_Number` of each CPU.
+    numbers: [u16; MAX_CPUS],
     /// Number of CPUs, at most [`MAX_CPUS`].
     pub(crate) cpus: usize,
     /// Base of `GICD`.
     pub(crate) gicd: usize,
-    /// Base of the first redistributor.
-    pub(crate) gicr: usize,
     /// Base of the first ITS, if there is one.
     pub(crate) gits: Option<usize>,
     /// Base of the second ITS, if there is one.
@@ -142,9 +144,10 @@ impl Machine {
 
         let mut machine = Self {
             affinities: [0; MAX_CPUS],
+            redistributors: [0; MAX_CPUS],
+            numbers: [0; MAX_CPUS],
             cpus: 0,
             gicd: frame(&gic, 0),
-            gicr: frame(&gic, 1),
             gits: itses.next(),
             second_gits: itses.next(),
             clock: compatible("arm,pl031").and_then(|node| Clock::read(&node)),
@@ -165,6 +168,13 @@ impl Machine {
             }
         }
 
+        let mut frames = redistributors(&gic);
+        for cpu in 0..machine.cpus {
+            let base = frames.next().expect("each CPU has a redistributor");
+            machine.redistributors[cpu] = base;
+            machine.numbers[cpu] = (read_64(base + gicr::TYPER) >> 8) as u16;
+        }
+
         let arguments = tree
             .find_node("/chosen")
             .and_then(|chosen| chosen.property("bootargs"));
@@ -181,6 +191,16 @@ impl Machine {
     /// Returns the affinity of a CPU, as in `MPIDR_EL1`.
     pub(crate) fn affinity(&self, cpu: usize) -> u64 {
         self.affinities[cpu]
+    }
+
+    /// Returns the base of a CPU's redistributor.
+    pub(crate) fn redistributor(&self, cpu: usize) -> usize {
+        self.redistributors[cpu]
+    }
+
+    /// Returns a CPU's `GICR_TYPER.Processor_Number`.
+    pub(crate) fn number(&self, cpu: usize) -> u16 {
+        self.numbers[cpu]
     }
 
     /// Returns the value of `name=value` on the command line, or an empty value for `name` alone.
@@ -212,6 +232,20 @@ fn frame(node: &FdtNode<'_>, index: usize) -> usize {
         .and_then(|mut regs| regs.nth(index));
     let address: Option<u64> = reg.and_then(|reg| reg.address().ok());
     address.expect("a device has registers") as usize
+}
+
+/// Returns the bases of all redistributors, of one region of contiguous frames after the other.
+fn redistributors(gic: &FdtNode<'_>) -> impl Iterator<Item = usize> {
+    let regions = gic.property("#redistributor-regions");
+    let regions = regions.and_then(|regions| regions.value_as::<u32>().ok());
+    let frames = gic.reg().ok().flatten().into_iter().flatten();
+    // The first frame is the distributor's.
+    let regions = frames.skip(1).take(regions.unwrap_or(1) as usize);
+    regions.flat_map(|region| {
+        let start: u64 = region.address().expect("a region has an address");
+        let size: u64 = region.size().expect("a region has a size");
+        (start as usize..(start + size) as usize).step_by(gicr::STRIDE)
+    })
 }
 
 /// Alarm of the machine's real-time clock, a PL031. Drives the line of an SPI.

@@ -1,7 +1,7 @@
 //! The first instructions of each CPU: from reset with the MMU off to Rust with the MMU on.
 //!
 //! The image starts with the header of an arm64 Linux `Image`. Memory is mapped by identity, in
-//! blocks of 1 GiB: devices below RAM, and the block of RAM with the image as write-back memory, so
+//! blocks of 1 GiB: devices below RAM, redistributors at 256 GiB, and the block of RAM with the image as write-back memory, so
 //! that exclusive accesses work as the architecture promises.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly, and declarations of its symbols.
@@ -10,8 +10,11 @@ use core::arch::global_asm;
 
 use crate::cpus::MAX_CPUS;
 
-/// Bytes of each CPU's stack.
-const STACK: usize = 64 << 10;
+/// Bytes of the stack of CPU 0, on which the cases run.
+const FIRST_STACK: usize = 64 << 10;
+
+/// Bytes of the stack of each other CPU.
+const STACK: usize = 16 << 10;
 
 /// `MAIR_EL1`: attribute 0 is Device-nGnRnE, attribute 1 normal write-back memory.
 const MAIR: u64 = 0xff00;
@@ -25,6 +28,9 @@ const SCTLR: u64 = 0x30d0_0800 | 1 << 12 | 1 << 2 | 1;
 
 /// Block of 1 GiB of device memory: never executed, accessed.
 const DEVICE: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 1;
+
+/// Block of device memory at 256 GiB, with the redistributors of CPUs from 123 on.
+const HIGH_DEVICE: u64 = 1 << 38 | DEVICE;
 
 /// First block of 1 GiB of RAM: accessed, inner shareable, attribute 1.
 const RAM: u64 = 0x4000_0000 | 1 << 10 | 3 << 8 | 1 << 2 | 1;
@@ -53,7 +59,7 @@ primary_start:
     add     x1, x1, :lo12:bss_start
     adrp    x2, image_end
     add     x2, x2, :lo12:image_end
-0:  cmp     x1, x2
+0:  cmp     x1, x2                  // both are multiples of 16
     b.hs    1f
     stp     xzr, xzr, [x1], #16
     b       0b
@@ -75,9 +81,10 @@ set_up:
     msr     spsel, #1
     adrp    x1, stacks
     add     x1, x1, :lo12:stacks
-    add     x2, x19, #1
+    mov     x2, #{first_stack}
+    add     x1, x1, x2
     mov     x3, #{stack}
-    madd    x1, x2, x3, x1
+    madd    x1, x19, x3, x1
     mov     sp, x1
     mov     x29, xzr
     msr     tpidr_el1, x19
@@ -107,21 +114,25 @@ set_up:
 translation:
     .quad   {device}
     .quad   {ram}
-    .zero   510 * 8
+    .zero   254 * 8
+    .quad   {high_device}
+    .zero   255 * 8
 
     .section .bss.stacks, "aw", @nobits
     .balign 16
 stacks:
-    .space  {cpus} * {stack}
+    .space  {first_stack} + ({cpus} - 1) * {stack}
     .text
     "#,
     first = sym crate::first,
     secondary = sym crate::cpus::secondary,
+    first_stack = const FIRST_STACK,
     stack = const STACK,
     cpus = const MAX_CPUS,
     mair = const MAIR,
     tcr = const TCR,
     sctlr = const SCTLR,
     device = const DEVICE,
+    high_device = const HIGH_DEVICE,
     ram = const RAM,
 );

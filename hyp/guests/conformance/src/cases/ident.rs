@@ -1,6 +1,7 @@
 //! Identification registers and reset values.
 
 use super::{gits, reads};
+use crate::cpus::MAX_CPUS;
 use crate::gic::{gicd, gicr};
 use crate::harness::{Case, Cpus, Outcome, equal, holds, skip_unless};
 use crate::machine::Machine;
@@ -109,16 +110,12 @@ pub(super) const CASES: &[Case] = &[
         holds("SRE", crate::gic::interface::sre() & 1 != 0)
     }),
     Case::new("ident.mpidr", "GICR_TYPER.Affinity_Value (12.11)", |m| {
-        for cpu in 0..m.cpus {
-            let mpidr = crate::cpus::on(cpu, crate::cpu::mpidr);
+        crate::cpus::on_all(|cpu| {
+            let mpidr = crate::cpu::mpidr();
             let packed = mpidr & 0xff_ffff | mpidr >> 8 & 0xff00_0000;
-            equal(
-                "Affinity_Value",
-                read_64(m.gicr(cpu, gicr::TYPER)) >> 32,
-                packed,
-            )?;
-        }
-        Ok(())
+            let affinity = read_64(m.gicr(cpu, gicr::TYPER)) >> 32;
+            equal("Affinity_Value", affinity, packed)
+        })
     })
     .on(Cpus::All),
     Case::new("reset.gicd_ctlr", "GICD_CTLR (12.9)", |m| {
@@ -219,18 +216,22 @@ fn check_read_only(address: usize) -> Outcome {
 
 /// Checks `GICR_TYPER` of every CPU.
 fn check_redistributors(m: &Machine) -> Outcome {
-    let mut numbers = 0u64;
+    let mut numbers = [false; MAX_CPUS];
     for cpu in 0..m.cpus {
         let typer = read_64(m.gicr(cpu, gicr::TYPER));
-        equal("Last", typer >> 4 & 1, cpu + 1 == m.cpus)?;
+        // The last one of each region of contiguous redistributors.
+        let follows = m.redistributor(cpu) + gicr::STRIDE;
+        let is_last = cpu + 1 == m.cpus || m.redistributor(cpu + 1) != follows;
+        equal("Last", typer >> 4 & 1, is_last)?;
         let number = typer >> 8 & 0xffff;
-        holds("Processor_Number is below 64 here", number < 64)?;
+        let is_used = numbers.get_mut(number as usize);
+        let is_used = is_used.map(|is_used| core::mem::replace(is_used, true));
+        holds("Processor_Number is below 1,024 here", is_used.is_some())?;
         equal(
             "Processor_Number is nobody else's",
-            numbers >> number & 1,
-            0,
+            is_used == Some(true),
+            false,
         )?;
-        numbers |= 1 << number;
     }
     Ok(())
 }

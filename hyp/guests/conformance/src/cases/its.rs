@@ -94,18 +94,17 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("its.int_for_each_cpu", "5.3 INT, MAPTI", |m| {
         let its = Its::open(m)?;
-        its.map_device(0)?;
-        for cpu in 0..m.cpus {
-            let event = cpu as u32;
-            its.map_event(0, event, FIRST_LPI + event, cpu as u64)?;
-            its.raise(0, event)?;
-            equal(
-                "what the CPU takes",
-                cpus::on(cpu, take_and_end),
-                FIRST_LPI + event,
-            )?;
+        its.map_device(BIG)?;
+        for event in 0..m.cpus as u32 {
+            its.queue_map_event(BIG, event, FIRST_LPI + event, event.into());
         }
-        expect_none()
+        its.finish()?;
+        (0..m.cpus as u32).for_each(|event| its.queue_raise(BIG, event));
+        its.finish()?;
+        cpus::on_all(|cpu| {
+            equal("what the CPU takes", take_and_end(), FIRST_LPI + cpu as u32)?;
+            equal("what is left", interface::acknowledge(), NONE)
+        })
     })
     .on(Cpus::All),
     Case::new("its.every_device_and_event", "5.3 MAPD, MAPTI", |m| {

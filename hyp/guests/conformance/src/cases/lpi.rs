@@ -1,6 +1,7 @@
 //! LPIs: pending states without active ones, tables, thousands of LPIs.
 
 use super::its::{open_with_events, take_and_end};
+use super::sgi::{skip_without_a_crowd, sleep_and_take};
 use crate::gic::gicr;
 use crate::gic::interface::{
     self, EOI_MODE, NONE, OPEN, acknowledge, end, running_priority, set_ctlr, set_igrpen_1, set_pmr,
@@ -334,22 +335,10 @@ pub(super) const CASES: &[Case] = &[
         let its = open_with_events(m, 1)?;
         its.move_event(DEVICE, 0, 1)?;
         for _ in 0..20 {
-            let (taken, raised) = cpus::run_beside(
-                1,
-                || {
-                    let mut taken = NONE;
-                    cpu::spin_until(2_000_000, || {
-                        cpu::wait_for_interrupt();
-                        taken = take_and_end();
-                        taken != NONE
-                    });
-                    taken
-                },
-                || {
-                    cpu::spin(100);
-                    its.raise(DEVICE, 0)
-                },
-            );
+            let (taken, raised) = cpus::run_beside(1, sleep_and_take, || {
+                cpu::spin(100);
+                its.raise(DEVICE, 0)
+            });
             raised?;
             equal("what wakes it", taken, FIRST_LPI)?;
         }
@@ -392,25 +381,65 @@ pub(super) const CASES: &[Case] = &[
     Case::new("lpi.thousands_over_all_cpus", "5.1, 5.3 MAPTI", |m| {
         const COUNT: u32 = 2000;
         let its = open_with_big_device(m, COUNT, |event| u64::from(event) % m.cpus as u64)?;
-        let mut raised = Ok(());
-        for event in 0..COUNT {
-            raised = raised.and_then(|()| its.raise(BIG, event));
-        }
-        raised?;
-        for cpu in 0..m.cpus {
-            let count = cpus::on(cpu, || {
-                let mut count = 0;
-                while let lpi @ FIRST_LPI.. = acknowledge() {
-                    let mine = (lpi - FIRST_LPI) as usize % m.cpus == cpu;
-                    count += usize::from(mine);
-                    end(lpi);
-                }
-                count
-            });
-            let share = COUNT as usize / m.cpus;
-            holds("its share of them", (share..=share + 1).contains(&count))?;
+        (0..COUNT).for_each(|event| its.queue_raise(BIG, event));
+        its.finish()?;
+        cpus::on_all(|cpu| {
+            let is_own = |lpi| (lpi - FIRST_LPI) as usize % m.cpus == cpu;
+            let share = (cpu..COUNT as usize).step_by(m.cpus).len();
+            equal("its own ones", take_each_lpi(is_own), share)
+        })
+    })
+    .on(Cpus::All),
+    Case::new("lpi.one_for_each_of_a_crowd", "5.1, 5.3 MAPTI", |m| {
+        skip_without_a_crowd(m)?;
+        let its = open_with_big_device(m, m.cpus as u32, u64::from)?;
+        for _ in 0..2 {
+            // Each CPU sleeps until its own LPI wakes it.
+            (0..m.cpus as u32).for_each(|event| its.queue_raise(BIG, event));
+            its.finish()?;
+            cpus::on_all(|cpu| {
+                equal("what wakes it", sleep_and_take(), FIRST_LPI + cpu as u32)?;
+                equal("what is left", acknowledge(), NONE)
+            })?;
         }
         Ok(())
+    })
+    .on(Cpus::All),
+    Case::new("lpi.moved_through_a_crowd", "5.3 MOVI", |m| {
+        skip_without_a_crowd(m)?;
+        let its = open_with_big_device(m, 1, |_| 0)?;
+        mask_all()?;
+        its.raise(BIG, 0)?;
+        // It is pending all the way.
+        (1..m.cpus as u64).for_each(|icid| its.queue_event_command(0x1, BIG, 0, icid));
+        its.finish()?;
+        cpus::on_all(|cpu| {
+            set_pmr(OPEN);
+            if cpu + 1 == m.cpus {
+                equal("what the last takes", take_and_end(), FIRST_LPI)?;
+            }
+            equal("what is left", acknowledge(), NONE)
+        })
+    })
+    .on(Cpus::All),
+    Case::new("lpi.collected_from_a_crowd", "5.3 MOVALL", |m| {
+        skip_without_a_crowd(m)?;
+        const COUNT: usize = 64;
+        // One is pending on each of these CPUs.
+        let owner = |event: usize| event * (m.cpus - 1) / COUNT;
+        let its = open_with_big_device(m, COUNT as u32, |event| owner(event as usize) as u64)?;
+        mask_all()?;
+        (0..COUNT as u32).for_each(|event| its.queue_raise(BIG, event));
+        let last = m.cpus - 1;
+        (0..COUNT).for_each(|event| its.queue_move_all(owner(event), last));
+        its.finish()?;
+        cpus::on_all(|cpu| {
+            set_pmr(OPEN);
+            if cpu == last {
+                equal("those that the last takes", take_each_lpi(|_| true), COUNT)?;
+            }
+            equal("what is left", acknowledge(), NONE)
+        })
     })
     .on(Cpus::All),
     Case::new("lpi.movall_of_a_thousand", "5.3 MOVALL", |m| {
@@ -459,9 +488,33 @@ fn open_with_big_device(
     let its = Its::open(m)?;
     its.map_device(BIG)?;
     for event in 0..count {
-        its.map_event(BIG, event, FIRST_LPI + event, icid(event))?;
+        its.queue_map_event(BIG, event, FIRST_LPI + event, icid(event));
+        // The queue has room for twice as many.
+        if event % 1000 == 999 {
+            its.finish()?;
+        }
     }
+    its.finish()?;
     Ok(its)
+}
+
+/// Masks every priority on all CPUs.
+fn mask_all() -> Outcome {
+    cpus::on_all(|_| {
+        set_pmr(0);
+        Ok(())
+    })
+}
+
+/// Acknowledges and ends LPIs until none is pending. Returns the number of those of which `is_own`
+/// returns true.
+fn take_each_lpi(is_own: impl Fn(u32) -> bool) -> usize {
+    let mut count = 0;
+    while let lpi @ FIRST_LPI.. = acknowledge() {
+        count += usize::from(is_own(lpi));
+        end(lpi);
+    }
+    count
 }
 
 /// Makes `count` LPIs of one CPU pending; each is taken once.

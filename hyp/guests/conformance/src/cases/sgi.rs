@@ -1,14 +1,21 @@
 //! SGIs: targets, groups, and states until they are taken.
 
-use crate::gic::interface::{self, NONE, acknowledge, end, send, send_0, send_other};
+use crate::gic::interface::{
+    self, NONE, OPEN, acknowledge, end, send, send_0, send_other, set_pmr,
+};
 use crate::gic::{GROUP_0, GROUP_1, gicd};
-use crate::harness::{Case, Cpus, equal, expect, expect_and_end, expect_none, holds, skip_unless};
+use crate::harness::{
+    Case, Cpus, Outcome, equal, expect, expect_and_end, expect_none, holds, skip_unless,
+};
 use crate::machine::Machine;
 use crate::mmio::read_32;
 use crate::{cpu, cpus};
 
 /// `IRM`: all CPUs but the sender.
 const ALL_BUT_SELF: u64 = 1 << 40;
+
+/// Most CPUs of which every pair is tested.
+const FEW: usize = 8;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("sgi.all_16_to_self", "ICC_SGI1R_EL1.INTID (12.2)", |m| {
@@ -23,53 +30,149 @@ pub(super) const CASES: &[Case] = &[
         "sgi.between_every_pair",
         "ICC_SGI1R_EL1.TargetList (12.2)",
         |m| {
-            for sender in 0..m.cpus {
-                for target in 0..m.cpus {
-                    let intid = (sender + target) as u32 % 16;
-                    m.sgi(target, intid);
-                    cpus::on(sender, || send(sgi_value(m, target, intid)));
-                    let taken = cpus::on(target, take_and_end);
-                    equal("what the target takes", taken, intid)?;
-                }
+            cpus::on_all(|cpu| {
+                (0..16).for_each(|intid| m.private(cpu, intid).enable());
+                Ok(())
+            })?;
+            let intid = |sender, target| (sender + target) as u32 % 16;
+            for distance in distances(m) {
+                cpus::on_all(|cpu| {
+                    let target = (cpu + distance) % m.cpus;
+                    send(sgi_value(m, target, intid(cpu, target)));
+                    let sender = (cpu + m.cpus - distance) % m.cpus;
+                    equal("what each takes", take_and_end(), intid(sender, cpu))
+                })?;
             }
-            Ok(())
+            cpus::on_all(|_| equal("what is left", acknowledge(), NONE))
         },
     )
     .on(Cpus::All),
     Case::new("sgi.list_of_all", "ICC_SGI1R_EL1.TargetList (12.2)", |m| {
-        enable_on_all_cpus(m, 7);
-        let list = (1 << m.cpus) - 1;
-        send(7 << 24 | list);
-        for cpu in 0..m.cpus {
-            equal("what each takes", cpus::on(cpu, take_and_end), 7)?;
-        }
-        Ok(())
+        enable_on_all_cpus(m, 7)?;
+        cpus::on_all(|cpu| {
+            // The first CPU of each list sends: one list reaches 16 CPUs.
+            if let Some(list) = list_of(m, cpu) {
+                send(7 << 24 | list);
+            }
+            equal("what each takes", take_and_end(), 7)
+        })?;
+        cpus::on_all(|_| equal("what is left", acknowledge(), NONE))
     })
     .on(Cpus::All),
     Case::new(
         "sgi.list_leaves_others_out",
         "ICC_SGI1R_EL1.TargetList (12.2)",
         |m| {
-            enable_on_all_cpus(m, 2);
+            enable_on_all_cpus(m, 2)?;
             send(sgi_value(m, 1, 2));
             equal("what the target takes", cpus::on(1, take_and_end), 2)?;
-            for cpu in (0..m.cpus).filter(|&cpu| cpu != 1) {
-                equal("pending elsewhere", m.private(cpu, 2).is_pending(), false)?;
-            }
+            cpus::on_all(|cpu| equal("pending", m.private(cpu, 2).is_pending(), false))?;
             expect_none()
         },
     )
     .on(Cpus::All),
     Case::new("sgi.all_but_self", "ICC_SGI1R_EL1.IRM (12.2)", |m| {
-        enable_on_all_cpus(m, 9);
-        for sender in 0..m.cpus {
-            cpus::on(sender, || send(ALL_BUT_SELF | 9 << 24));
-            for target in (0..m.cpus).filter(|&target| target != sender) {
-                equal("what each takes", cpus::on(target, take_and_end), 9)?;
-            }
+        enable_on_all_cpus(m, 9)?;
+        for sender in distances(m) {
+            cpus::on_all(|cpu| {
+                if cpu == sender {
+                    send(ALL_BUT_SELF | 9 << 24);
+                    return Ok(());
+                }
+                equal("what each takes", take_and_end(), 9)
+            })?;
             equal("what the sender takes", cpus::on(sender, acknowledge), NONE)?;
         }
         Ok(())
+    })
+    .on(Cpus::All),
+    Case::new(
+        "sgi.two_senders_are_one",
+        "4.1 SGIs have no source in GICv3",
+        |m| {
+            let sgi = m.private(0, 1);
+            cpus::on_all(|_| {
+                send(sgi_value(m, 0, 1));
+                Ok(())
+            })?;
+            holds("pending", sgi.becomes_pending(true))?;
+            sgi.enable();
+            expect_and_end(1)?;
+            expect_none()
+        },
+    )
+    .on(Cpus::All),
+    Case::new(
+        "sgi.broadcast_to_a_crowd",
+        "ICC_SGI1R_EL1.IRM (12.2)",
+        |m| {
+            skip_without_a_crowd(m)?;
+            enable_on_all_cpus(m, 9)?;
+            // One SGI that is masked until every CPU has it, and one that is taken as it arrives.
+            for mask in [0, OPEN] {
+                cpus::on_all(|_| {
+                    set_pmr(mask);
+                    Ok(())
+                })?;
+                send(ALL_BUT_SELF | 9 << 24);
+                cpus::on_all(|cpu| {
+                    let sgi = m.private(cpu, 9);
+                    if mask != OPEN && cpu != 0 {
+                        holds("pending", sgi.becomes_pending(true))?;
+                        equal("what is taken while it is masked", acknowledge(), NONE)?;
+                    }
+                    Ok(())
+                })?;
+                cpus::on_all(|cpu| {
+                    set_pmr(OPEN);
+                    match cpu {
+                        0 => Ok(()),
+                        _ => equal("what each takes", take_and_end(), 9),
+                    }
+                })?;
+                cpus::on_all(|_| equal("what is left", acknowledge(), NONE))?;
+            }
+            Ok(())
+        },
+    )
+    .on(Cpus::All),
+    Case::new(
+        "sgi.all_send_to_the_last",
+        "4.1, ICC_SGI1R_EL1 (12.2)",
+        |m| {
+            skip_without_a_crowd(m)?;
+            let last = m.cpus - 1;
+            let sgi = m.private(last, 1);
+            // SGIs that are sent while one is pending are the same one.
+            cpus::on_all(|_| {
+                send(sgi_value(m, last, 1));
+                Ok(())
+            })?;
+            holds("pending", sgi.becomes_pending(true))?;
+            sgi.enable();
+            equal("what the last takes", cpus::on(last, take_and_end), 1)?;
+            equal("what is left", cpus::on(last, acknowledge), NONE)
+        },
+    )
+    .on(Cpus::All),
+    Case::new("sgi.chain_through_a_crowd", "ICC_SGI1R_EL1, WFI", |m| {
+        skip_without_a_crowd(m)?;
+        enable_on_all_cpus(m, 14)?;
+        for _ in 0..4 {
+            // Each CPU sleeps until the one before it wakes it, and wakes the next one.
+            cpus::on_all(|cpu| {
+                let next = (cpu + 1) % m.cpus;
+                if cpu == 0 {
+                    send(sgi_value(m, next, 14));
+                }
+                let taken = sleep_and_take();
+                if cpu != 0 {
+                    send(sgi_value(m, next, 14));
+                }
+                equal("what wakes it", taken, 14)
+            })?;
+        }
+        cpus::on_all(|_| equal("what is left", acknowledge(), NONE))
     })
     .on(Cpus::All),
     Case::new("sgi.all_but_self_alone", "ICC_SGI1R_EL1.IRM (12.2)", |m| {
@@ -149,21 +252,6 @@ pub(super) const CASES: &[Case] = &[
             expect_none()
         },
     ),
-    Case::new(
-        "sgi.two_senders_are_one",
-        "4.1 SGIs have no source in GICv3",
-        |m| {
-            let sgi = m.private(0, 1);
-            for sender in 0..m.cpus {
-                cpus::on(sender, || send(sgi_value(m, 0, 1)));
-            }
-            holds("pending", sgi.becomes_pending(true))?;
-            sgi.enable();
-            expect_and_end(1)?;
-            expect_none()
-        },
-    )
-    .on(Cpus::All),
     Case::new("sgi.sent_while_active", "4.1 active and pending", |m| {
         let sgi = m.sgi(0, 6);
         send(sgi_value(m, 0, 6));
@@ -256,22 +344,10 @@ pub(super) const CASES: &[Case] = &[
     Case::new("sgi.wakes_from_wfi", "ICC_SGI1R_EL1, WFI", |m| {
         m.sgi(1, 14);
         for _ in 0..50 {
-            let (taken, ()) = cpus::run_beside(
-                1,
-                || {
-                    let mut taken = NONE;
-                    cpu::spin_until(2_000_000, || {
-                        cpu::wait_for_interrupt();
-                        taken = take_and_end();
-                        taken != NONE
-                    });
-                    taken
-                },
-                || {
-                    cpu::spin(100);
-                    send(sgi_value(m, 1, 14));
-                },
-            );
+            let (taken, ()) = cpus::run_beside(1, sleep_and_take, || {
+                cpu::spin(100);
+                send(sgi_value(m, 1, 14));
+            });
             equal("what wakes it", taken, 14)?;
         }
         Ok(())
@@ -334,11 +410,33 @@ fn sgi_value(m: &Machine, cpu: usize, intid: u32) -> u64 {
         | 1 << (affinity & 0xf)
 }
 
-/// Enables an SGI on all CPUs.
-fn enable_on_all_cpus(m: &Machine, intid: u32) {
-    for cpu in 0..m.cpus {
-        m.sgi(cpu, intid);
-    }
+/// Returns the target list with the CPUs of the same list from `cpu` on, if `cpu` is the first one
+/// there, without an INTID.
+fn list_of(m: &Machine, cpu: usize) -> Option<u64> {
+    let list = |cpu| m.affinity(cpu) & !0xf;
+    let is_first = cpu == 0 || list(cpu - 1) != list(cpu);
+    let others = (cpu..m.cpus).take_while(|&other| list(other) == list(cpu));
+    is_first.then(|| others.fold(0, |value, other| value | sgi_value(m, other, 0)))
+}
+
+/// Returns distances between CPUs, or CPUs: all of them, or if there are more than [`FEW`] those of
+/// a CPU, its neighbours, the CPUs at the ends of the next list, and the one that is half-way round.
+pub(super) fn distances(m: &Machine) -> impl Iterator<Item = usize> {
+    let some = [0, 1, 15, 16, 31, m.cpus / 2, m.cpus - 1];
+    (0..m.cpus).filter(move |distance| m.cpus <= FEW || some.contains(distance))
+}
+
+/// Skips a case about more CPUs than the other cases need.
+pub(super) fn skip_without_a_crowd(m: &Machine) -> Outcome {
+    skip_unless("needs more than eight CPUs", m.cpus > FEW)
+}
+
+/// Enables an SGI on all CPUs, which are on.
+fn enable_on_all_cpus(m: &Machine, intid: u32) -> Outcome {
+    cpus::on_all(|cpu| {
+        m.private(cpu, intid).enable();
+        Ok(())
+    })
 }
 
 /// Enables both groups in the distributor and at the calling CPU's interface.
@@ -354,4 +452,15 @@ fn take_and_end() -> u32 {
         end(intid);
     }
     intid
+}
+
+/// Sleeps until an interrupt is pending, acknowledges and ends it. Returns its INTID, or [`NONE`].
+pub(super) fn sleep_and_take() -> u32 {
+    let mut taken = NONE;
+    cpu::spin_until(2_000_000, || {
+        cpu::wait_for_interrupt();
+        taken = take_and_end();
+        taken != NONE
+    });
+    taken
 }

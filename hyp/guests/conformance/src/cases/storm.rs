@@ -94,27 +94,26 @@ pub(super) const CASES: &[Case] = &[
         "ICC_SGI1R_EL1.IRM (12.2)",
         |m| {
             const ALL_BUT_SELF: u64 = 1 << 40;
-            for cpu in 1..m.cpus {
-                (0..16).for_each(|intid| m.sgi(cpu, intid).set_priority(0xa0));
-                cpus::on(cpu, || set_pmr(0));
-            }
+            cpus::on_all(|cpu| {
+                (0..16).for_each(|intid| m.private(cpu, intid).enable());
+                set_pmr(0);
+                Ok(())
+            })?;
             for _ in 0..ROUNDS {
                 (0..16).for_each(|intid| send(ALL_BUT_SELF | intid << 24));
             }
-            for cpu in 1..m.cpus {
-                let taken = cpus::on(cpu, || {
-                    set_pmr(OPEN);
-                    (0..16).fold(0u32, |taken, _| {
-                        let intid = super::its::take_and_end();
-                        taken | 1u32.checked_shl(intid).unwrap_or(0)
-                    })
+            // The last SGIs may be on their way still. They are not once each CPU has had a turn.
+            cpus::on_all(|_| Ok(()))?;
+            cpus::on_all(|cpu| {
+                set_pmr(OPEN);
+                let count = if cpu == 0 { 0 } else { 16 };
+                let taken = (0..count).fold(0u32, |taken, _| {
+                    let intid = super::its::take_and_end();
+                    taken | 1u32.checked_shl(intid).unwrap_or(0)
                 });
-                equal("each of them", taken, 0xffff)?;
-                cpus::on(cpu, || {
-                    equal("and no more", crate::gic::interface::acknowledge(), NONE)
-                })?;
-            }
-            Ok(())
+                equal("each of them", taken, (1 << count) - 1)?;
+                equal("and no more", crate::gic::interface::acknowledge(), NONE)
+            })
         },
     )
     .on(Cpus::All),

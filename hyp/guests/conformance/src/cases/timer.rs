@@ -130,19 +130,15 @@ macro_rules! cases {
                 concat!("timer.", $name, "_on_each_cpu"),
                 "DDI 0487 D11, PPI",
                 |m| {
-                    for cpu in 0..m.cpus {
-                        m.private(cpu, $timer.intid()).enable();
-                        let taken = cpus::on(cpu, || {
-                            let timer = $timer;
-                            timer.set(200);
-                            let taken = interface::take();
-                            timer.stop();
-                            end(taken);
-                            taken
-                        });
-                        equal("what it takes", taken, $timer.intid())?;
-                    }
-                    Ok(())
+                    cpus::on_all(|cpu| {
+                        let timer = $timer;
+                        m.private(cpu, timer.intid()).enable();
+                        timer.set(200);
+                        let taken = interface::take();
+                        timer.stop();
+                        end(taken);
+                        equal("what it takes", taken, timer.intid())
+                    })
                 },
             )
             .on(Cpus::All),
@@ -303,17 +299,15 @@ pub(super) const CASES: &[Case] = &[
         "ppi.raised_from_another_cpu",
         "GICR_ISPENDR0 of another CPU, 12.1",
         |m| {
-            for target in 0..m.cpus {
-                let ppi = m.private(target, FREE_PPI);
+            // Each CPU raises the next one's.
+            cpus::on_all(|cpu| {
+                let ppi = m.private((cpu + 1) % m.cpus, FREE_PPI);
                 ppi.enable();
                 ppi.set_pending();
-                let taken = cpus::on(target, || {
-                    let taken = interface::take();
-                    end(taken);
-                    taken
-                });
-                equal("what the owner takes", taken, FREE_PPI)?;
-            }
+                let taken = interface::take();
+                end(taken);
+                equal("what the owner takes", taken, FREE_PPI)
+            })?;
             expect_none()
         },
     )

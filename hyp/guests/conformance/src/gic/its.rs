@@ -4,9 +4,11 @@ use core::cell::Cell;
 
 use super::gicr;
 use super::tables::{
-    ITS_TABLES, ItsTables, LARGEST_QUEUE, LARGEST_TABLES, LPI_TABLES, PAGE, clear, table,
+    ITS_TABLES, ItsTables, LARGEST_QUEUE, LARGEST_TABLES, LPI_TABLES, PAGE, clear_share, fill,
+    pending_table, table,
 };
 use crate::cpu::{spin_until, synchronize};
+use crate::cpus;
 use crate::harness::{NotPassed, Outcome, holds};
 use crate::machine::Machine;
 use crate::mmio::{read_8, read_32, read_64, write_8, write_32, write_64};
@@ -26,6 +28,8 @@ pub(crate) const FIRST_LPI: u32 = 8192;
 /// First INTID behind the configuration table.
 pub(crate) const LPI_END: u32 = 1 << LPI_BITS;
 const LPI_BITS: u32 = 14;
+/// Bytes of a pending table.
+const PENDING_BYTES: usize = LPI_END as usize / 8;
 
 /// Number of devices with a small translation table.
 pub(crate) const DEVICES: u32 = 8;
@@ -61,26 +65,38 @@ pub(crate) struct Its<'a> {
     next: Cell<usize>,
 }
 
-/// Turns LPIs and the ITSes off, if there are any.
+/// Turns the ITSes off, if there are any.
 pub(crate) fn turn_off(machine: &Machine) {
-    if machine.gits.is_none() {
-        return;
-    }
     for base in [machine.gits, machine.second_gits].into_iter().flatten() {
         write_32(base + gits::CTLR, 0);
         spin_until(PATIENCE, || read_32(base + gits::CTLR) & QUIESCENT != 0);
     }
-    for cpu in 0..machine.cpus {
-        write_32(machine.gicr(cpu, gicr::CTLR), 0);
-        machine.wait_rwp_private(cpu);
-    }
+}
+
+/// Turns a CPU's LPIs off.
+pub(crate) fn disable_lpis(machine: &Machine, cpu: usize) {
+    write_32(machine.gicr(cpu, gicr::CTLR), 0);
+    machine.wait_rwp_private(cpu);
+}
+
+/// Gives a CPU its LPI tables and turns LPIs on. `zero` says that the pending table is zero.
+fn enable_lpis(machine: &Machine, cpu: usize, zero: bool) {
+    let configuration = table!(LPI_TABLES, configuration) as u64 | u64::from(LPI_BITS - 1);
+    let pending = pending_table(cpu) as u64 | if zero { PTZ } else { 0 };
+    write_64(machine.gicr(cpu, gicr::PROPBASER), configuration);
+    write_64(machine.gicr(cpu, gicr::PENDBASER), pending);
+    write_32(machine.gicr(cpu, gicr::CTLR), ENABLE_LPIS);
+    machine.wait_rwp_private(cpu);
 }
 
 impl<'a> Its<'a> {
     /// Returns the ITS with a collection for each CPU, of the CPU's number, and LPIs on.
     pub(crate) fn open(machine: &'a Machine) -> Result<Self, NotPassed> {
         let its = Self::prepare(machine)?;
-        (0..machine.cpus).for_each(|cpu| its.enable_lpis(cpu, true));
+        cpus::on_all(|_| {
+            cpus::shared_out(0..machine.cpus).for_each(|cpu| enable_lpis(machine, cpu, true));
+            Ok(())
+        })?;
         its.start()?;
         Ok(its)
     }
@@ -90,31 +106,41 @@ impl<'a> Its<'a> {
         let base = machine
             .gits
             .ok_or(NotPassed::Skipped("the machine has no ITS"))?;
-        clear(&LPI_TABLES);
-        for lpi in FIRST_LPI..LPI_END {
-            write_8(configuration(lpi), CONFIGURED);
-        }
-        Ok(Self::new(machine, base, &ITS_TABLES[0]))
+        cpus::on_all(|_| {
+            let pending = (0..machine.cpus).map(pending_table);
+            cpus::shared_out(pending).for_each(|table| fill(table, PENDING_BYTES, 0));
+            Ok(())
+        })?;
+        let lpis = (LPI_END - FIRST_LPI) as usize;
+        fill(table!(LPI_TABLES, configuration), lpis, CONFIGURED);
+        Self::new(machine, base, &ITS_TABLES[0])
     }
 
     /// Returns the second ITS, with a collection for each CPU. The first ITS has been opened.
     pub(crate) fn open_second(machine: &'a Machine) -> Result<Self, NotPassed> {
         let base = (machine.second_gits).ok_or(NotPassed::Skipped("the machine has one ITS"))?;
-        let its = Self::new(machine, base, &ITS_TABLES[1]);
+        let its = Self::new(machine, base, &ITS_TABLES[1])?;
         its.start()?;
         Ok(its)
     }
 
-    fn new(machine: &'a Machine, base: usize, tables: &'static ItsTables) -> Self {
-        clear(tables);
-        synchronize();
-        Self {
+    fn new(
+        machine: &'a Machine,
+        base: usize,
+        tables: &'static ItsTables,
+    ) -> Result<Self, NotPassed> {
+        cpus::on_all(|_| {
+            clear_share(tables);
+            synchronize();
+            Ok(())
+        })?;
+        Ok(Self {
             machine,
             base,
             tables,
             queue: Cell::new((table!(tables, queue), PAGE)),
             next: Cell::new(0),
-        }
+        })
     }
 
     /// Gives the ITS its tables, turns it on and maps the collections.
@@ -134,9 +160,9 @@ impl<'a> Its<'a> {
 
         self.use_queue(table!(self.tables, queue), PAGE);
         for cpu in 0..self.machine.cpus {
-            self.map_collection(cpu as u64, cpu)?;
+            self.queue_command([0x9, 0, VALID | self.target(cpu) | cpu as u64, 0]);
         }
-        Ok(())
+        self.finish()
     }
 
     /// Gives the ITS, which is quiescent, an empty queue of 1 MiB, and turns it on.
@@ -168,23 +194,17 @@ impl<'a> Its<'a> {
 
     /// Gives a CPU its LPI tables and turns LPIs on. `zero` says that the pending table is zero.
     pub(crate) fn enable_lpis(&self, cpu: usize, zero: bool) {
-        let configuration = table!(LPI_TABLES, configuration) as u64 | u64::from(LPI_BITS - 1);
-        let pending = table!(LPI_TABLES, pending[cpu]) as u64 | if zero { PTZ } else { 0 };
-        write_64(self.machine.gicr(cpu, gicr::PROPBASER), configuration);
-        write_64(self.machine.gicr(cpu, gicr::PENDBASER), pending);
-        write_32(self.machine.gicr(cpu, gicr::CTLR), ENABLE_LPIS);
-        self.machine.wait_rwp_private(cpu);
+        enable_lpis(self.machine, cpu, zero);
     }
 
     /// Turns a CPU's LPIs off.
     pub(crate) fn disable_lpis(&self, cpu: usize) {
-        write_32(self.machine.gicr(cpu, gicr::CTLR), 0);
-        self.machine.wait_rwp_private(cpu);
+        disable_lpis(self.machine, cpu);
     }
 
     /// Sets an LPI's bit in a CPU's pending table.
     pub(crate) fn set_in_pending_table(&self, cpu: usize, lpi: u32) {
-        let byte = table!(LPI_TABLES, pending[cpu]) + lpi as usize / 8;
+        let byte = pending_table(cpu) + lpi as usize / 8;
         write_8(byte, read_8(byte) | 1 << (lpi % 8));
         synchronize();
     }
@@ -192,16 +212,14 @@ impl<'a> Its<'a> {
     /// Returns whether an LPI's bit in a CPU's pending table is set.
     pub(crate) fn is_in_pending_table(&self, cpu: usize, lpi: u32) -> bool {
         synchronize();
-        let byte = table!(LPI_TABLES, pending[cpu]) + lpi as usize / 8;
+        let byte = pending_table(cpu) + lpi as usize / 8;
         read_8(byte) >> (lpi % 8) & 1 != 0
     }
 
     /// Fills a CPU's pending table, from the first LPI on, with zeros.
     pub(crate) fn clear_pending_table(&self, cpu: usize) {
-        let table = table!(LPI_TABLES, pending[cpu]);
-        for lpi in (FIRST_LPI..LPI_END).step_by(8) {
-            write_8(table + lpi as usize / 8, 0);
-        }
+        let first = FIRST_LPI as usize / 8;
+        fill(pending_table(cpu) + first, PENDING_BYTES - first, 0);
         synchronize();
     }
 
@@ -213,7 +231,7 @@ impl<'a> Its<'a> {
 
     /// Returns the name of a CPU in commands.
     pub(crate) fn target(&self, cpu: usize) -> u64 {
-        (read_64(self.machine.gicr(cpu, gicr::TYPER)) >> 8 & 0xffff) << 16
+        u64::from(self.machine.number(cpu)) << 16
     }
 
     /// Maps a collection to a CPU (MAPC).
@@ -254,18 +272,20 @@ impl<'a> Its<'a> {
 
     /// Maps an event to an LPI and a collection (MAPTI).
     pub(crate) fn map_event(&self, device: u32, event: u32, lpi: u32, icid: u64) -> Outcome {
-        self.command([
-            0xa | u64::from(device) << 32,
-            u64::from(event) | u64::from(lpi) << 32,
-            icid,
-            0,
-        ])
+        self.queue_map_event(device, event, lpi, icid);
+        self.finish()
     }
 
     /// Executes a command that names an event.
     pub(crate) fn event_command(&self, number: u64, device: u32, event: u32, icid: u64) -> Outcome {
+        self.queue_event_command(number, device, event, icid);
+        self.finish()
+    }
+
+    /// Queues a command that names an event.
+    pub(crate) fn queue_event_command(&self, number: u64, device: u32, event: u32, icid: u64) {
         let word = number | u64::from(device) << 32;
-        self.command([word, u64::from(event), icid, 0])
+        self.queue_command([word, u64::from(event), icid, 0]);
     }
 
     /// Makes an event's LPI pending (INT).
@@ -295,7 +315,13 @@ impl<'a> Its<'a> {
 
     /// Moves pending LPIs from one CPU to another (MOVALL).
     pub(crate) fn move_all(&self, from: usize, to: usize) -> Outcome {
-        self.command([0xe, 0, self.target(from), self.target(to)])
+        self.queue_move_all(from, to);
+        self.finish()
+    }
+
+    /// Queues a `MOVALL`.
+    pub(crate) fn queue_move_all(&self, from: usize, to: usize) {
+        self.queue_command([0xe, 0, self.target(from), self.target(to)]);
     }
 
     /// Unmaps an event (DISCARD).
@@ -307,6 +333,12 @@ impl<'a> Its<'a> {
     #[track_caller]
     pub(crate) fn command(&self, words: [u64; 4]) -> Outcome {
         self.queue_command(words);
+        self.finish()
+    }
+
+    /// Queues a `SYNC`, and waits until the ITS has read all commands.
+    #[track_caller]
+    pub(crate) fn finish(&self) -> Outcome {
         self.queue_command([0x5, 0, self.target(0), 0]);
         self.submit();
         holds("the queue is read to its end", self.wait_until_read())
@@ -320,6 +352,12 @@ impl<'a> Its<'a> {
             write_64(at + place * 8, word);
         }
         self.next.set((self.next.get() + COMMAND) % bytes);
+    }
+
+    /// Queues a `MAPTI`.
+    pub(crate) fn queue_map_event(&self, device: u32, event: u32, lpi: u32, icid: u64) {
+        let events = u64::from(event) | u64::from(lpi) << 32;
+        self.queue_command([0xa | u64::from(device) << 32, events, icid, 0]);
     }
 
     /// Queues an `INT`.

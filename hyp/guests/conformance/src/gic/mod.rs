@@ -79,7 +79,7 @@ impl Machine {
 
     /// Returns the address of a register of a CPU's redistributor.
     pub(crate) fn gicr(&self, cpu: usize, offset: usize) -> usize {
-        self.gicr + cpu * gicr::STRIDE + offset
+        self.redistributor(cpu) + offset
     }
 
     /// Returns the address of a register of a CPU's SGIs and PPIs.

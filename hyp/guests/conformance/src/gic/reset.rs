@@ -6,6 +6,7 @@
 use super::{FREE_SPI, FREE_SPI_END, GROUP_1, bank, gicd, gicr, interface, its};
 use crate::cpu::Timer;
 use crate::cpus;
+use crate::harness::Outcome;
 use crate::machine::Machine;
 use crate::mmio::{read_32, write_32, write_64};
 
@@ -15,43 +16,53 @@ const PRIORITIES: u32 = 0xa0a0_a0a0;
 /// `GICR_WAKER.ChildrenAsleep`.
 const ASLEEP: u32 = 1 << 2;
 
-/// Brings the GIC into the initial state. CPUs below `on` are on.
-pub(crate) fn reset(machine: &Machine, on: usize) {
+/// Brings the GIC into the initial state. All CPUs that are on share the work.
+pub(crate) fn reset(machine: &Machine) -> Outcome {
     its::turn_off(machine);
     if let Some(clock) = machine.clock {
         clock.lower();
     }
-    for word in 1..machine.lines().div_ceil(32) as usize {
-        for register in [bank::ICENABLER, bank::ICPENDR, bank::ICACTIVER] {
-            write_32(machine.gicd(register + 4 * word), u32::MAX);
-        }
-        write_32(machine.gicd(bank::IGROUPR + 4 * word), u32::MAX);
-    }
-
     machine.enable_groups(0);
-    for cpu in 0..machine.cpus {
-        reset_private(machine, cpu);
-    }
-    for cpu in 0..on {
-        cpus::on(cpu, || {
-            Timer::Virtual.stop();
-            Timer::Physical.stop();
-            interface::reset();
-        });
-    }
 
-    for intid in (FREE_SPI..FREE_SPI_END).step_by(4) {
+    let words = machine.lines().div_ceil(32);
+    cpus::on_all(|_| {
+        cpus::shared_out(1..words).for_each(|word| reset_shared(machine, word));
+        for cpu in cpus::shared_out(0..machine.cpus) {
+            if machine.gits.is_some() {
+                its::disable_lpis(machine, cpu);
+            }
+            reset_private(machine, cpu);
+        }
+        Timer::ALL.iter().for_each(|timer| timer.stop());
+        interface::reset();
+        Ok(())
+    })?;
+
+    machine.wait_rwp();
+    machine.enable_groups(GROUP_1);
+    Ok(())
+}
+
+/// Brings 32 SPIs into the initial state. Those of devices keep priorities, triggers and routes.
+fn reset_shared(machine: &Machine, word: u32) {
+    let register = |bank| machine.gicd(bank + 4 * word as usize);
+    for bank in [bank::ICENABLER, bank::ICPENDR, bank::ICACTIVER] {
+        write_32(register(bank), u32::MAX);
+    }
+    write_32(register(bank::IGROUPR), u32::MAX);
+
+    let (first, end) = (32 * word, 32 * word + 32);
+    let free = first.max(FREE_SPI)..end.min(FREE_SPI_END);
+    for intid in free.clone().step_by(4) {
         write_32(machine.gicd(bank::IPRIORITYR + intid as usize), PRIORITIES);
     }
-    for intid in (FREE_SPI..FREE_SPI_END).step_by(16) {
+    for intid in free.clone().step_by(16) {
         write_32(machine.gicd(bank::ICFGR + intid as usize / 4), 0);
     }
-    for intid in FREE_SPI..FREE_SPI_END {
+    for intid in free {
         let register = gicd::IROUTER + intid as usize * 8;
         write_64(machine.gicd(register), machine.affinity(0));
     }
-
-    machine.enable_groups(GROUP_1);
 }
 
 /// Brings a CPU's redistributor into the initial state.

@@ -1,8 +1,9 @@
 //! Memory of the controller: command queues, tables of ITSes and of redistributors.
 
+use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
 
-use crate::cpus::MAX_CPUS;
+use crate::cpus::{self, MAX_CPUS};
 use crate::mmio::write_64;
 
 /// Bytes of a page.
@@ -33,7 +34,8 @@ pub(super) struct ItsTables {
 #[repr(C, align(65536))]
 pub(super) struct LpiTables {
     pub(super) configuration: Page,
-    pub(super) pending: [Page; MAX_CPUS],
+    /// A table for each CPU, at the beginning of the page.
+    pub(super) pending: MaybeUninit<[Page; MAX_CPUS]>,
 }
 
 /// Pages of the largest queue.
@@ -67,7 +69,8 @@ pub(super) static ITS_TABLES: [ItsTables; ITSES] = [const {
 
 pub(super) static LPI_TABLES: LpiTables = LpiTables {
     configuration: zero(),
-    pending: [const { zero() }; MAX_CPUS],
+    // Cleared before it is used.
+    pending: MaybeUninit::uninit(),
 };
 
 /// Returns the address of a table.
@@ -76,10 +79,22 @@ macro_rules! table {
 }
 pub(super) use table;
 
-/// Fills tables with zeros.
-pub(super) fn clear<T>(tables: &'static T) {
-    let start = (&raw const *tables).addr();
-    for address in (start..start + size_of::<T>()).step_by(8) {
-        write_64(address, 0);
+/// Address of a CPU's pending table.
+pub(super) fn pending_table(cpu: usize) -> usize {
+    table!(LPI_TABLES, pending) + cpu * PAGE
+}
+
+/// Fills memory at `address` with copies of `byte`.
+pub(super) fn fill(address: usize, bytes: usize, byte: u8) {
+    let value = u64::from_ne_bytes([byte; 8]);
+    for address in (address..address + bytes).step_by(8) {
+        write_64(address, value);
     }
+}
+
+/// Fills the calling CPU's share of the pages of tables with zeros. Each CPU that is on has a share.
+pub(super) fn clear_share<T>(tables: &'static T) {
+    let start = (&raw const *tables).addr();
+    let pages = (start..start + size_of::<T>()).step_by(PAGE);
+    cpus::shared_out(pages).for_each(|page| fill(page, PAGE, 0));
 }
