@@ -1,8 +1,8 @@
 //! The other CPUs: turned on and off by PSCI, and given functions to run by CPU 0 through a
 //! mailbox.
 //!
-//! A CPU without a task spins. Where more CPUs are on than the machine has, each hand-over to one
-//! of them waits until its turn comes, and so does every step of CPU 0: [`on_all`] has all of them
+//! A CPU without a task spins. If more CPUs are on than the machine has, each hand-over to one of
+//! them waits until its turn comes, and so does every step of CPU 0: [`on_all`] has all of them
 //! work at the same time.
 #![expect(unsafe_code)]
 // UNSAFETY: passes a reference to a task to another CPU.

@@ -1,8 +1,8 @@
 //! The first instructions of each CPU: from reset with the MMU off to Rust with the MMU on.
 //!
 //! The image starts with the header of an arm64 Linux `Image`. Memory is mapped by identity, in
-//! blocks of 1 GiB: devices below RAM, redistributors at 256 GiB, and the block of RAM with the image as write-back memory, so
-//! that exclusive accesses work as the architecture promises.
+//! blocks of 1 GiB: devices below RAM, redistributors at 256 GiB, and the block of RAM with the
+//! image as write-back memory, so that exclusive accesses work as the architecture promises.
 #![expect(unsafe_code)]
 // UNSAFETY: assembly, and declarations of its symbols.
 

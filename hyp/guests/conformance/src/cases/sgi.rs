@@ -419,8 +419,9 @@ fn list_of(m: &Machine, cpu: usize) -> Option<u64> {
     is_first.then(|| others.fold(0, |value, other| value | sgi_value(m, other, 0)))
 }
 
-/// Returns distances between CPUs, or CPUs: all of them, or if there are more than [`FEW`] those of
-/// a CPU, its neighbours, the CPUs at the ends of the next list, and the one that is half-way round.
+/// Returns distances between CPUs, or numbers of CPUs: all of them, or if there are more than
+/// [`FEW`] those of a CPU, its neighbours, the CPUs at the ends of the next list, and the one that
+/// is half-way round.
 pub(super) fn distances(m: &Machine) -> impl Iterator<Item = usize> {
     let some = [0, 1, 15, 16, 31, m.cpus / 2, m.cpus - 1];
     (0..m.cpus).filter(move |distance| m.cpus <= FEW || some.contains(distance))

@@ -79,7 +79,7 @@ macro_rules! table {
 }
 pub(super) use table;
 
-/// Address of a CPU's pending table.
+/// Returns the address of a CPU's pending table.
 pub(super) fn pending_table(cpu: usize) -> usize {
     table!(LPI_TABLES, pending) + cpu * PAGE
 }
@@ -92,7 +92,7 @@ pub(super) fn fill(address: usize, bytes: usize, byte: u8) {
     }
 }
 
-/// Fills the calling CPU's share of the pages of tables with zeros. Each CPU that is on has a share.
+/// Fills the calling CPU's share of the pages of tables with zeros. Each CPU that is on has one.
 pub(super) fn clear_share<T>(tables: &'static T) {
     let start = (&raw const *tables).addr();
     let pages = (start..start + size_of::<T>()).step_by(PAGE);
