@@ -61,7 +61,7 @@ fn parameters() -> Parameters {
     Parameters {
         latency: 4 * millisecond,
         least_turn: millisecond / 8,
-        brief_turn: millisecond / 64,
+        brief_turn: millisecond / 256,
         granularity: millisecond / 2,
     }
 }

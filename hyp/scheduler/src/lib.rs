@@ -45,10 +45,10 @@
 //! # Fairness
 //! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the waiting
 //! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
-//! smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays for its whole
-//! turn and has a brief one, which leaves the time to the one that it waits for. Loads of CPUs are evened
-//! out by entities on the move: one that wakes up or is preempted goes to an idle CPU, and a CPU
-//! without work steals.
+//! smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays for its
+//! whole turn and has a brief one, which leaves the time to the one that it waits for. Loads of
+//! CPUs are evened out by entities on the move: one that wakes up or is preempted goes to an idle
+//! CPU, and a CPU without work steals.
 #![no_std]
 
 extern crate alloc;

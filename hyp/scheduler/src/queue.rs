@@ -162,8 +162,8 @@ impl Queue {
         self.running.take().expect("nothing runs here").entity
     }
 
-    /// Charges the entity that runs for its time up to `now`, and for the longest turn at most: without
-    /// a tick for longer it ran alone, or its CPU was not there, as an emulated one may be.
+    /// Charges the entity that runs for its time up to `now`, and for the longest turn at most:
+    /// without a tick for longer it ran alone, or its CPU was not there, as an emulated one may be.
     pub(crate) fn account(&mut self, now: Time) {
         if let Some(running) = &mut self.running {
             running.charge(now, self.parameters.latency);

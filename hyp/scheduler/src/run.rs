@@ -61,8 +61,8 @@ impl Here<'_> {
         queue.start(entity, now);
     }
 
-    /// Returns true if another CPU, or this one itself, has asked this CPU to call [`Here::tick`]. The
-    /// fast path of an exit: one load.
+    /// Returns true if another CPU, or this one itself, has asked this CPU to call [`Here::tick`].
+    /// The fast path of an exit: one load.
     #[inline]
     #[must_use]
     pub fn needs_resched(&self) -> bool {
@@ -102,8 +102,8 @@ impl Here<'_> {
         self.cpu().locked(|queue| queue.restart_turn(now));
     }
 
-    /// Charges the entity that runs for all its time up to `now`, however long. [`Here::tick`] and the
-    /// others charge it for the longest turn at most, because a CPU may not have been there.
+    /// Charges the entity that runs for all its time up to `now`, however long. [`Here::tick`] and
+    /// the others charge it for the longest turn at most, because a CPU may not have been there.
     pub fn charge(&self, now: Time) {
         self.cpu().locked(|queue| queue.account_all(now));
     }
@@ -131,12 +131,12 @@ impl Here<'_> {
         true
     }
 
-    /// Queues the entity that runs, at time `now`. The vCPU was put before. If it `spins`, it pays for
-    /// a whole turn, and its next one is brief. Returns the CPU to kick, if there is one.
+    /// Queues the entity that runs, at time `now`. The vCPU was put before. If it `spins`, it pays
+    /// for a whole turn, and its next one is brief. Returns the CPU to kick, if there is one.
     ///
-    /// If others wait here, the entity goes to an idle CPU, or to one that has no more to do than
-    /// is left here. An equal load is allowed, so that three vCPUs of two CPUs take turns in having
-    /// one alone.
+    /// If others wait here, an entity that does not spin goes to an idle CPU, or to one that has no
+    /// more to do than is left here. An equal load is allowed, so that three vCPUs of two CPUs take
+    /// turns in having one alone.
     ///
     /// # Panics
     /// If nothing runs here.
@@ -155,7 +155,7 @@ impl Here<'_> {
         let mut place = None;
         if left > 0 {
             self.cpu().counters.preemptions.increment();
-            if entity.pin().is_none() {
+            if entity.pin().is_none() && !spins {
                 place = self.claim_near(self.index).or_else(|| self.lighter(left));
             }
         }

@@ -51,8 +51,8 @@ pub(crate) fn configure_for_parts() {
     // defined registers, and cache maintenance by set and way. Pointer authentication keys,
     // allocation tags and the registers of CSV2 are not let through.
     //
-    // Maintenance of one CPU's TLB and instruction cache, and barriers, reach all CPUs: the vCPU may
-    // have left translations and instructions on another one, and may come back there.
+    // Maintenance of one CPU's TLB and instruction cache, and barriers, reach all CPUs: the vCPU
+    // may have left translations and instructions on another one, and may come back there.
     HCR_EL2.write(
         HCR_EL2::VM::Enable
             + HCR_EL2::RW::EL1IsAarch64

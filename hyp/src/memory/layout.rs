@@ -43,8 +43,9 @@ const HEAP_PER_CPU: usize = 448 << 10;
 /// Heap bytes for each vCPU: its registers, its interrupts, its collection in an ITS.
 const HEAP_PER_VCPU: usize = 16 << 10;
 
-/// Heap bytes for each VM with a part of the machine whose guest maps all that its quotas allow, and
-/// keeps unmapping: its LPIs and devices, and what is not freed yet (`SECURITY.md`, bounded memory).
+/// Heap bytes for each VM with a part of the machine whose guest maps all that its quotas allow,
+/// and keeps unmapping: its LPIs and devices, and what is not freed yet (`SECURITY.md`, bounded
+/// memory).
 const HEAP_PER_VM: usize = 8 << 20;
 
 /// Heap bytes for each event that such a VM may map: its translation, and the physical event's.
@@ -100,8 +101,8 @@ pub(crate) fn home_size(cpus: usize) -> usize {
     heap_offset() + heap.next_multiple_of(BLOCK)
 }
 
-/// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a part
-/// of the machine that has so many vCPUs and may map so many events.
+/// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a
+/// part of the machine that has so many vCPUs and may map so many events.
 pub(crate) fn growth_for(vcpus: usize, events: usize) -> usize {
     let size = HEAP_PER_VM + vcpus * HEAP_PER_VCPU + events * HEAP_PER_EVENT;
     size.next_multiple_of(BLOCK)

@@ -33,7 +33,8 @@ use super::{Access, Bdf, Width};
 const COMMANDS: u32 = MEMORY_SPACE | BUS_MASTER | INTERRUPT_DISABLE;
 
 /// Extended capabilities that a VM must not have, with the most bytes that they take: they move
-/// BARs, make functions whose BARs the VM would place, or let a function translate addresses itself.
+/// BARs, make functions whose BARs the VM would place, or let a function translate addresses
+/// itself.
 const HIDDEN: [(u16, u16); 6] = [
     (Capability::ATS, 0x08),
     (Capability::PAGE_REQUEST, 0x10),

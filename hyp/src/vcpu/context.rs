@@ -129,8 +129,8 @@ impl Context {
     /// Loads the CPU's registers, but for the general ones, which it returns.
     pub(crate) fn restore(&self) -> &Frame {
         self.registers.restore();
-        // The vCPUs of a VM mostly have one value. An emulator forgets all translations, those of EL2
-        // among them, when the register is written.
+        // The vCPUs of a VM mostly have one value. An emulator forgets all translations, those of
+        // EL2 among them, when the register is written.
         if TCR_EL1.get() != self.tcr {
             TCR_EL1.set(self.tcr);
         }

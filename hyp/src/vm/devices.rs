@@ -66,8 +66,8 @@ impl Devices {
         devices
     }
 
-    /// Lets the functions reach the VM's memory, once the VM enables them. BARs read as they are, and
-    /// not as an earlier life has left them.
+    /// Lets the functions reach the VM's memory, once the VM enables them. BARs read as they are,
+    /// and not as an earlier life has left them.
     pub(crate) fn start(&self) {
         *self.config.lock() = ConfigSpace::new(self.functions.clone(), &self.bus.ecam);
         for stream in self.ids(&self.bus.streams) {

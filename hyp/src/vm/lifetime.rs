@@ -132,8 +132,8 @@ impl Lifetime {
         self.state.store(state, Ordering::Release);
     }
 
-    /// Leaves a wish for the VM. The next CPU without a vCPU fulfils it, and the calling CPU is made
-    /// to become one.
+    /// Leaves a wish for the VM. The next CPU without a vCPU fulfils it, and the calling CPU is
+    /// made to become one.
     pub(crate) fn wish(&self, wish: Wish) {
         // Release, both: pairs with the Acquire in `fulfil`. A CPU that takes the flag finds the
         // wish.
@@ -154,8 +154,8 @@ pub(crate) fn has_wishes() -> bool {
     WISHES.load(Ordering::Relaxed)
 }
 
-/// Fulfils the wishes so far, but for those of VMs that another CPU is changing: they stay open. The
-/// calling CPU has no vCPU.
+/// Fulfils the wishes so far, but for those of VMs that another CPU is changing: they stay open.
+/// The calling CPU has no vCPU.
 pub(crate) fn fulfil(cpu: &ThisCpu) {
     // Acquire: pairs with the Release in `wish`.
     if !WISHES.swap(false, Ordering::Acquire) {
@@ -173,8 +173,8 @@ pub(crate) fn fulfil(cpu: &ThisCpu) {
     }
 }
 
-/// Creates the interrupt controller of a dead VM, and starts its first vCPU. Returns false, and does
-/// nothing, if the VM is not dead or the run is over.
+/// Creates the interrupt controller of a dead VM, and starts its first vCPU. Returns false, and
+/// does nothing, if the VM is not dead or the run is over.
 ///
 /// # Panics
 /// If the VM's configuration is refused.
@@ -208,8 +208,8 @@ fn power_on(vm: &'static Vm) {
     schedule::wake(first);
 }
 
-/// Ends the VM's run. The calling CPU has no vCPU. Returns false, and does nothing, if the VM is not
-/// alive.
+/// Ends the VM's run. The calling CPU has no vCPU. Returns false, and does nothing, if the VM is
+/// not alive.
 pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) -> bool {
     if !vm.lifetime.claim(state::ALIVE) {
         return false;
@@ -245,7 +245,8 @@ fn bury_the_rest(cpu: &ThisCpu) {
     }
 }
 
-/// Stops the vCPUs, the PCI functions and the console of a VM whose end the calling CPU has claimed.
+/// Stops the vCPUs, the PCI functions and the console of a VM whose end the calling CPU has
+/// claimed.
 fn stop(cpu: &ThisCpu, vm: &Vm) {
     rendezvous(cpu);
     if let Some(devices) = &vm.devices {

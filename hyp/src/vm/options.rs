@@ -1,5 +1,6 @@
 //! Options of a VM, on the command line that the boot loader passes with its kernel: words that
-//! begin with `hyp.`. The other words are the guest's own command line. `docs/hyp.md` has the table of all options.
+//! begin with `hyp.`. The other words are the guest's own command line. `docs/hyp.md` has the table
+//! of all options.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

@@ -24,6 +24,9 @@ pub(crate) const MODULE_ALIGNMENT: u64 = 2 << 20;
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 8;
 
+/// vCPUs per emulated CPU up to which the guest's time is the host's.
+const VCPUS_PER_CPU: u16 = 8;
+
 /// The wiring of the console.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Console {
@@ -206,9 +209,15 @@ pub(crate) fn module_address(initrd_size: u64) -> u64 {
 
 /// Returns QEMU's arguments for how it runs the CPUs: with a thread for each, unless the host has
 /// far too few CPUs. The threads would mostly wait for each other's locks then.
+///
+/// A crowd of vCPUs, whose ticks alone may take more than the host has, would look locked up to the
+/// guest: there, time is what the CPUs execute.
 fn accelerator(options: &BootOptions) -> Vec<&'static str> {
+    let is_crowded = options.vcpus > VCPUS_PER_CPU * options.cpus();
     let threads = CPUS_PER_HOST_CPU * parallel::cpus();
-    if options.one_thread || usize::from(options.cpus()) > threads {
+    if is_crowded {
+        vec!["-accel", "tcg,thread=single", "-icount", "shift=0"]
+    } else if options.one_thread || usize::from(options.cpus()) > threads {
         vec!["-accel", "tcg,thread=single"]
     } else {
         vec!["-accel", "tcg,thread=multi"]

@@ -11,9 +11,9 @@ use crate::boot::transcript::{Final, Status, Step};
 /// Deaths that a VM that is killed dies at least: one in the middle of a step, and the last.
 const DEATHS: u64 = 2;
 
-/// Longest time, in microseconds, that a runnable vCPU or an interrupt may wait: an unmodified kernel
-/// takes more for a lockup. Turns take milliseconds, but the host decides when an emulated CPU goes on: on
-/// a busy host, some waits took seconds.
+/// Longest time, in microseconds, that a runnable vCPU or an interrupt may wait: an unmodified
+/// kernel takes more for a lockup. Turns take milliseconds, but the host decides when an emulated
+/// CPU goes on: on a busy host, some waits took seconds.
 pub(super) const LONGEST_WAIT_US: u64 = 20_000_000;
 
 /// A guest, as its last life and the hypervisor tell.

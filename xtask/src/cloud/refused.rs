@@ -20,7 +20,8 @@ const KERNEL_SIZE: usize = 4096;
 
 /// RAM of a VM with the most vCPUs, in MiB. There is so much in one piece beside the others' RAM,
 /// below all modules. Neither what is left of that piece nor the RAM above the modules
-/// ([`super::machine::OTHER_MEMORY`]) has 72 MiB in one piece then, as 4,095 vCPUs and their GIC need.
+/// ([`super::machine::OTHER_MEMORY`]) has 72 MiB in one piece then, as 4,095 vCPUs and their GIC
+/// need.
 const CROWD_MEMORY: u64 = 80;
 
 /// Size of a kernel for which the least RAM is too small, in bytes.

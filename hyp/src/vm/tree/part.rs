@@ -112,8 +112,8 @@ fn cpus(config: &Config) -> DeviceTreeNode {
 }
 
 /// Returns the node of the timers: secure and non-secure physical, virtual, of EL2. A VM has the
-/// second and the third. A guest prefers the node's frequency to that of `CNTFRQ_EL0`: its seconds are
-/// as long as the node says.
+/// second and the third. A guest prefers the node's frequency to that of `CNTFRQ_EL0`: its seconds
+/// are as long as the node says.
 fn timer(slowdown: u32) -> DeviceTreeNode {
     let [virtual_timer, physical_timer] = TIMERS;
     let all = [29, physical_timer, virtual_timer, 26];
