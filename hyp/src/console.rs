@@ -1,7 +1,7 @@
 //! The console: a PL011 that the hypervisor shares with the guest.
 //!
-//! The hypervisor polls, and leaves the device's settings alone, so that the guest's driver notices
-//! nothing.
+//! Output is polled, and the device's settings are left alone, so that the guest's driver notices
+//! nothing. Input comes by interrupt, if no guest has the device.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the device's registers at the address that the device tree gives.
 

@@ -7,7 +7,7 @@
 //! interrupt controller is emulated: its frames, and every interrupt that a guest takes, are
 //! [`vgic`]'s.
 //!
-//! From the bottom up:
+//! In the order in which to read them; [`cpu`], [`vcpu`], [`vm`] and [`schedule`] know each other:
 //! * [`memory`]: the hypervisor's memory, translation tables of both stages, the heap.
 //! * [`machine`]: the machine's device tree.
 //! * [`gic`]: the physical interrupt controller.
@@ -18,6 +18,7 @@
 //! * [`vm`]: a VM: memory, interrupt controller, console, PSCI, start, reset and death.
 //! * [`schedule`]: which CPU runs which vCPU.
 //! * [`exception`]: the vectors, traps, exceptions injected into the guest.
+//! * [`console`]: lines on the machine's console.
 //! * [`terminal`]: the machine's console as the terminal of several VMs.
 //! * [`mod@report`]: the counters at the end of the run.
 //! * [`whole`], [`parts`]: the VM with the whole machine, or those with a part of it.

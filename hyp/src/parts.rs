@@ -36,7 +36,7 @@ use crate::vm::{self, Boot, Description, Share, Vm, controller};
 /// Guest-physical address of the RAM.
 const RAM: usize = 0x4000_0000;
 
-/// Weight of a VM that is as much worth as another, in its options.
+/// Usual weight in the options of a VM, which is [`scheduler::NORMAL_WEIGHT`] to the scheduler.
 const NORMAL_WEIGHT: u32 = 100;
 
 /// Parts of the machine that no VM has.

@@ -249,7 +249,10 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     if vcpu.entity.is_brief() {
         // The way here may have been longer than the turn, in which the vCPU has to get ahead.
         here.restart_turn(now());
-        cpu.timer.set(here.next_event());
+        if let Some(event) = here.next_event() {
+            // Not instead of an earlier look at deferred work.
+            cpu.timer.set_earlier(event);
+        }
     }
     // SAFETY: stage 2 and the vCPU's registers have just been set.
     unsafe { enter_guest(frame) }
@@ -324,8 +327,8 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
         }
         Leave::End(end) => {
             // In the vCPU's time: a VM that ends again and again has no more than its share.
+            here.serve();
             lifetime::end(cpu, vcpu.vm, end);
-            here.charge(now());
             put_aside(here, vcpu);
         }
         Leave::Ended => put_aside(here, vcpu),

@@ -38,6 +38,8 @@ struct Running {
     charged: Option<Time>,
     /// Begin of the turn.
     began: Time,
+    /// True if the CPU works on the entity's behalf, and is there all the time.
+    is_served: bool,
 }
 
 /// Run queue and timer queue of one CPU, and the entity that runs there.
@@ -150,6 +152,7 @@ impl Queue {
             entity,
             charged: Some(now),
             began: now,
+            is_served: false,
         });
         self.advance();
     }
@@ -171,12 +174,11 @@ impl Queue {
         self.advance();
     }
 
-    /// Charges the entity that runs for all its time up to `now`.
-    pub(crate) fn account_all(&mut self, now: Time) {
+    /// Charges the entity that runs for all its time from now on, until its turn ends.
+    pub(crate) fn serve(&mut self) {
         if let Some(running) = &mut self.running {
-            running.charge(now, Time::MAX);
+            running.is_served = true;
         }
-        self.advance();
     }
 
     /// Charges the entity that runs up to `now`, and not for the sleep of the CPU from then on.
@@ -254,9 +256,11 @@ impl Queue {
 
     /// Returns the length of a turn, in virtual time, once an entity of this weight has come.
     pub(crate) fn turn_beside(&self, weight: u32) -> u64 {
-        let share = (self.parameters.latency).saturating_mul(u64::from(NORMAL_WEIGHT))
-            / (self.load() + u64::from(weight));
-        share.max(self.parameters.least_turn)
+        let normal = u64::from(NORMAL_WEIGHT);
+        let share =
+            self.parameters.latency.saturating_mul(normal) / (self.load() + u64::from(weight));
+        let least = self.parameters.least_turn.saturating_mul(normal) / u64::from(weight);
+        share.max(least)
     }
 
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
@@ -276,8 +280,11 @@ impl Queue {
         let Some(running) = &mut self.running else {
             return false;
         };
-        running.began = now;
-        first < Some(ByVruntime::NEW.get_key(running.entity))
+        let is_over = first < Some(ByVruntime::NEW.get_key(running.entity));
+        if !is_over {
+            running.began = now;
+        }
+        is_over
     }
 
     /// Puts an entity into the timer queue.
@@ -313,6 +320,7 @@ impl Running {
             return;
         };
         // Another CPU may have read the clock a little earlier.
+        let longest = if self.is_served { Time::MAX } else { longest };
         let used = now.saturating_sub(*charged).min(longest);
         *charged = now.max(*charged);
         let weight = u64::from(self.entity.weight());

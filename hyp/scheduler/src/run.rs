@@ -102,10 +102,11 @@ impl Here<'_> {
         self.cpu().locked(|queue| queue.restart_turn(now));
     }
 
-    /// Charges the entity that runs for all its time up to `now`, however long. [`Here::tick`] and
-    /// the others charge it for the longest turn at most, because a CPU may not have been there.
-    pub fn charge(&self, now: Time) {
-        self.cpu().locked(|queue| queue.account_all(now));
+    /// Notes that the CPU works on behalf of the entity that runs, until that is queued or blocked, and
+    /// charges the entity for all of that time. For any other interval it is charged the longest turn
+    /// at most, because a CPU may not have been there.
+    pub fn serve(&self) {
+        self.cpu().locked(Queue::serve);
     }
 
     /// Queues the entities that were put here and whose deadline has come by `now`.
@@ -174,6 +175,7 @@ impl Here<'_> {
         let blocked = self.cpu().locked(|queue| {
             queue.account(now);
             let entity = queue.running();
+            entity.set_brief(false);
             if let Some(deadline) = deadline {
                 entity.deadline.set(deadline);
             }

@@ -320,7 +320,7 @@ fn nothing_can_be_blocked_on_a_cpu_that_runs_nothing() {
 
 #[test]
 fn an_entity_whose_cpu_was_not_there_owes_a_turn() {
-    for (charges, at_most) in [(false, 20 * MS), (true, 1020 * MS)] {
+    for (is_served, at_most) in [(false, 20 * MS), (true, 1020 * MS)] {
         let all = scheduler(1);
         let here = all.on(0);
         run(here, entity(0, 0), 0);
@@ -328,8 +328,8 @@ fn an_entity_whose_cpu_was_not_there_owes_a_turn() {
 
         // The CPU was not there for long, or worked for the entity.
         let mut now = 1000 * MS;
-        if charges {
-            here.charge(now);
+        if is_served {
+            here.serve();
         }
         assert!(here.tick(now));
         assert_eq!(here.preempt(now, false), None);

@@ -22,6 +22,9 @@ unsafe extern "C" {
 
     /// Resumes the guest with the registers in `frame`, which lies at the top of the CPU's stack.
     fn guest_resume(frame: *const Frame) -> !;
+
+    /// Returns `PAR_EL1` after the translation of `address` by stage 1 of EL1.
+    safe fn guest_translate(address: u64) -> u64;
 }
 
 /// Enters the guest on the calling CPU, with `frame` as its registers, and discards the contents of
@@ -33,6 +36,13 @@ unsafe extern "C" {
 pub(crate) unsafe fn enter_guest(frame: &Frame) -> ! {
     // SAFETY: the stack is this CPU's own. Assembly copies the frame before it reuses the memory.
     unsafe { guest_enter(frame, PerCpu::current().stack_top) }
+}
+
+/// Translates an address as a load of the guest at EL1 would, by the stage 1 registers of the calling
+/// CPU. Returns `PAR_EL1`, whose F bit is set if the guest has nothing there, or tables that cannot be
+/// read. Overwrites `TPIDR_EL0`, `TPIDR_EL1`, `ELR_EL2` and `SPSR_EL2`, which must have been saved.
+pub(crate) fn translate(address: u64) -> u64 {
+    guest_translate(address)
 }
 
 /// Resumes the guest with the registers in `frame`, which the vectors have saved at the top of the
@@ -100,8 +110,15 @@ exception_vectors:
     fault   1
     fault   2
     fault   3
-    // From EL2 itself.
-    fault   0
+    // From EL2 itself. An AT of a guest's address that meets an abort is passed by.
+    .balign 0x80
+    msr     tpidr_el1, x0
+    msr     tpidr_el0, x1
+    mrs     x0, elr_el2
+    adr     x1, guest_at
+    cmp     x0, x1
+    b.eq    guest_at_aborts
+    b       synchronous_fault
     fault   1
     fault   2
     fault   3
@@ -148,6 +165,29 @@ guest_resume:
     // No speculation past the ERET.
     dsb     nsh
     isb
+
+guest_at_aborts:
+    add     x0, x0, #4
+    msr     elr_el2, x0
+    mrs     x0, tpidr_el1
+    mrs     x1, tpidr_el0
+    eret
+
+    .global guest_translate
+guest_translate:
+    mov     x1, #1                  // PAR_EL1.F
+    msr     par_el1, x1
+    isb
+guest_at:
+    at      s1e1r, x0
+    isb
+    mrs     x0, par_el1
+    ret
+
+synchronous_fault:
+    mrs     x0, tpidr_el1
+    mrs     x1, tpidr_el0
+    fault   0
 
 fault_common:
     sub     sp, sp, #{frame}

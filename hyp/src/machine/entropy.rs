@@ -1,10 +1,10 @@
 //! Seeds for the random number generators of guests. They are expanded from the seed that the boot
 //! loader passes in the machine's device tree.
 
-use chacha20::ChaCha20Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::{Node, Property};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 use spin::{Mutex, Once};
 
 /// Property of `/chosen` with a seed.

@@ -80,6 +80,14 @@ impl ConfigSpace {
         }
     }
 
+    /// Forgets what the VM has written to BARs. What it sees of capabilities was decided once: a
+    /// function that is being reset answers nothing.
+    pub(crate) fn reset(&mut self) {
+        for owned in &mut self.functions {
+            owned.written = written_at_start(&owned.function);
+        }
+    }
+
     /// Reads `bytes` bytes at an offset of the VM's ECAM. Returns ones if the access is not aligned
     /// or no function of the VM is there.
     pub(crate) fn read(&self, access: &impl Access, at: u64, bytes: u64) -> u64 {
@@ -141,16 +149,10 @@ impl Place {
 
 impl Owned {
     fn new(function: Function, access: &impl Access) -> Self {
-        let mut written = [0; BARS];
-        for bar in &function.bars {
-            debug_assert_ne!(bar.address, 0, "the BAR has been placed");
-            let values = bar.registers(bar.address);
-            written[bar.index..][..bar.count()].copy_from_slice(&values[..bar.count()]);
-        }
         Self {
             hidden: hidden(access, function.bdf),
+            written: written_at_start(&function),
             function,
-            written,
         }
     }
 
@@ -241,4 +243,15 @@ fn hidden(access: &impl Access, bdf: Bdf) -> Vec<Range<u16>> {
         Some(found.offset..end)
     };
     all.iter().filter_map(range).collect()
+}
+
+/// Returns the values of the BARs that a VM reads at its start: the addresses.
+fn written_at_start(function: &Function) -> [u32; BARS] {
+    let mut written = [0; BARS];
+    for bar in &function.bars {
+        debug_assert_ne!(bar.address, 0, "the BAR has been placed");
+        let values = bar.registers(bar.address);
+        written[bar.index..][..bar.count()].copy_from_slice(&values[..bar.count()]);
+    }
+    written
 }

@@ -2,14 +2,11 @@
 //!
 //! Such loops have a WFE, which an emulator may not trap (`HCR_EL2.TWE`), or the hint YIELD. A vCPU
 //! whose turn ends beside one of them is taken for one that spins.
-#![expect(unsafe_code)]
-// UNSAFETY: translates an address of the guest.
 
-use core::arch::asm;
-
-use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, PAR_EL1, Readable, SPSR_EL2};
+use tock_registers::LocalRegisterCopy;
 
+use crate::exception::translate;
 use crate::memory::layout::PAGE;
 use crate::vm::Vm;
 
@@ -23,21 +20,19 @@ const LOOP: u64 = 32;
 const INSTRUCTION: u64 = 4;
 
 /// Returns true if the vCPU that has just left the calling CPU spins. Its registers were saved, and
-/// no other vCPU's have been loaded. Overwrites `PAR_EL1`.
+/// no other vCPU's have been loaded. Overwrites some of them ([`translate`]).
 pub(crate) fn is_spinning(vm: &Vm) -> bool {
     if !SPSR_EL2.matches_all(SPSR_EL2::M::EL1h) {
         return false;
     }
     let pc = ELR_EL2.get();
-    // SAFETY: the translation reads the guest's tables and changes PAR_EL1 only.
-    unsafe { asm!("at s1e1r, {}", in(reg) pc, options(nostack, preserves_flags)) };
-    barrier::isb(barrier::SY);
-    if PAR_EL1.is_set(PAR_EL1::F) {
+    let translated = LocalRegisterCopy::<u64, PAR_EL1::Register>::new(translate(pc));
+    if translated.is_set(PAR_EL1::F) {
         return false;
     }
 
     let page = PAGE as u64;
-    let gpa = PAR_EL1.read(PAR_EL1::PA) * page + pc % page;
+    let gpa = translated.read(PAR_EL1::PA) * page + pc % page;
     // The rest of a loop on the next page is left out.
     let first = gpa.saturating_sub(LOOP).max(gpa / page * page);
     let end = (gpa + LOOP).min((gpa / page + 1) * page);

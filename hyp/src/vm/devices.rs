@@ -69,7 +69,7 @@ impl Devices {
     /// Lets the functions reach the VM's memory, once the VM enables them. BARs read as they are,
     /// and not as an earlier life has left them.
     pub(crate) fn start(&self) {
-        *self.config.lock() = ConfigSpace::new(self.functions.clone(), &self.bus.ecam);
+        self.config.lock().reset();
         for stream in self.ids(&self.bus.streams) {
             self.bus.smmu.attach(stream, Arc::clone(&self.dma));
         }

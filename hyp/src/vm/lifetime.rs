@@ -113,23 +113,24 @@ impl Lifetime {
 
     /// Returns true if the VM has not been started, or nothing of its end is left to do.
     fn is_dead(&self) -> bool {
-        // Acquire: pairs with the Release of the CPU that has buried the VM.
-        self.state.load(Ordering::Acquire) == state::DEAD
+        // Acquire: pairs with the Release of the CPU that has buried the VM. SeqCst: see `claim`.
+        self.state.load(Ordering::SeqCst) == state::DEAD
     }
 
     /// Makes the calling CPU the one that changes a VM in the state `from`. Returns false if the VM
     /// is in another state.
     fn claim(&self, from: u8) -> bool {
-        // Acquire: pairs with the Release in `set`, by which the last claim ended.
+        // Acquire: pairs with the Release in `set`, by which the last claim ended. SeqCst: see `start`,
+        // and `is_over`, of which two CPUs that bury the last two VMs must not both miss the other's.
         (self.state)
-            .compare_exchange(from, state::CHANGING, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(from, state::CHANGING, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
     }
 
     /// Ends the change of the VM, by the CPU that has claimed it.
     fn set(&self, state: u8) {
-        // Release: pairs with the Acquire in `is_alive` and `is_dead`.
-        self.state.store(state, Ordering::Release);
+        // Release: pairs with the Acquire in `is_alive` and `is_dead`. SeqCst: see `claim`.
+        self.state.store(state, Ordering::SeqCst);
     }
 
     /// Leaves a wish for the VM. The next CPU without a vCPU fulfils it, and the calling CPU is
@@ -139,7 +140,10 @@ impl Lifetime {
         // wish.
         self.wishes.fetch_or(wish as u8, Ordering::Release);
         WISHES.store(true, Ordering::Release);
-        schedule::ask(ThisCpu::get().shared.index);
+        // The kick is for a CPU that is on its way into a guest.
+        let cpu = ThisCpu::get();
+        schedule::ask(cpu.shared.index);
+        cpu.gic.kick(cpu.shared.index);
     }
 
     /// Returns what the VM's deaths have left so far.
@@ -164,11 +168,14 @@ pub(crate) fn fulfil(cpu: &ThisCpu) {
     for vm in super::all() {
         let wishes = vm.lifetime.wishes.swap(0, Ordering::Acquire);
         let has = |wish: Wish| wishes & wish as u8 != 0;
-        if has(Wish::Death) && !end(cpu, vm, End::Killed) && vm.lifetime.is_changing() {
-            vm.lifetime.wish(Wish::Death);
+        let lifetime = &vm.lifetime;
+        let is_killed = !has(Wish::Death) || end(cpu, vm, End::Killed) || lifetime.is_dead();
+        if !is_killed {
+            lifetime.wish(Wish::Death);
         }
-        if has(Wish::Life) && !start(vm) && vm.lifetime.is_changing() {
-            vm.lifetime.wish(Wish::Life);
+        // A start waits for the death that was wished for with it.
+        if has(Wish::Life) && (!is_killed || !start(vm) && lifetime.is_changing()) {
+            lifetime.wish(Wish::Life);
         }
     }
 }
@@ -179,8 +186,13 @@ pub(crate) fn fulfil(cpu: &ThisCpu) {
 /// # Panics
 /// If the VM's configuration is refused.
 pub(crate) fn start(vm: &'static Vm) -> bool {
-    // Relaxed: the run's last CPU looks at every VM after it has set the flag, until all are dead.
-    if IS_OVER.load(Ordering::Relaxed) || !vm.lifetime.claim(state::DEAD) {
+    if !vm.lifetime.claim(state::DEAD) {
+        return false;
+    }
+    // SeqCst, as the claim: the CPU that ends the run sets the flag and then looks for VMs that are not
+    // dead. Either it finds this one, or the flag is seen here.
+    if IS_OVER.load(Ordering::SeqCst) {
+        vm.lifetime.set(state::DEAD);
         return false;
     }
     let pin = ThisCpu::get().vgic_cpu.pin();
@@ -225,7 +237,7 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) -> bool {
         report::finish(cpu, end);
     }
     println!("hyp: {} is dead", vm.name);
-    if is_over() && !IS_OVER.swap(true, Ordering::Relaxed) {
+    if is_over() && !IS_OVER.swap(true, Ordering::SeqCst) {
         bury_the_rest(cpu);
         report::finish(cpu, End::Off);
     }

@@ -222,8 +222,9 @@ impl Machine {
         find(pe, intid).is_some_and(|(of, _)| self.is_physically_active(of))
     }
 
-    /// Returns `word`, written to `ISPENDR` at `at`, without the forwarded level-sensitive
-    /// interrupts: see the module docs.
+    /// Returns `word`, written to `ISPENDR` or `ICFGR` at `at`, without the forwarded level-sensitive
+    /// interrupts, or without a new trigger for those whose physical interrupt is active: see the
+    /// module docs.
     pub(super) fn without_forwarded_levels(&mut self, frame: Frame, at: u64, word: u64) -> u64 {
         let (owner, at) = match frame {
             Frame::Distributor => (None, at),
@@ -235,6 +236,10 @@ impl Machine {
             let level = self.reference.interrupt(pe, of.1).unwrap().level;
             if at == 0x200 + u64::from(register) && level {
                 word &= !(1 << bit);
+            }
+            let (register, bit) = (of.1 / 16 * 4, of.1 % 16 * 2 + 1);
+            if at == 0xc00 + u64::from(register) && self.is_physically_active(of) {
+                word = word & !(1 << bit) | u64::from(!level) << bit;
             }
         }
         word
