@@ -102,9 +102,9 @@ impl Here<'_> {
         self.cpu().locked(|queue| queue.restart_turn(now));
     }
 
-    /// Notes that the CPU works on behalf of the entity that runs, until that is queued or blocked, and
-    /// charges the entity for all of that time. For any other interval it is charged the longest turn
-    /// at most, because a CPU may not have been there.
+    /// Notes that the CPU works on behalf of the entity that runs, until that is queued or blocked,
+    /// and charges the entity for all of that time. For any other interval it is charged the
+    /// longest turn at most, because a CPU may not have been there.
     pub fn serve(&self) {
         self.cpu().locked(Queue::serve);
     }

@@ -38,9 +38,10 @@ pub(crate) unsafe fn enter_guest(frame: &Frame) -> ! {
     unsafe { guest_enter(frame, PerCpu::current().stack_top) }
 }
 
-/// Translates an address as a load of the guest at EL1 would, by the stage 1 registers of the calling
-/// CPU. Returns `PAR_EL1`, whose F bit is set if the guest has nothing there, or tables that cannot be
-/// read. Overwrites `TPIDR_EL0`, `TPIDR_EL1`, `ELR_EL2` and `SPSR_EL2`, which must have been saved.
+/// Translates an address as a load of the guest at EL1 would, by the stage 1 registers of the
+/// calling CPU. Returns `PAR_EL1`, whose F bit is set if the guest has nothing there, or tables
+/// that cannot be read. Overwrites `TPIDR_EL0`, `TPIDR_EL1`, `ELR_EL2` and `SPSR_EL2`, which must
+/// have been saved.
 pub(crate) fn translate(address: u64) -> u64 {
     guest_translate(address)
 }

@@ -80,8 +80,8 @@ impl ConfigSpace {
         }
     }
 
-    /// Forgets what the VM has written to BARs. What it sees of capabilities was decided once: a
-    /// function that is being reset answers nothing.
+    /// Forgets what the VM has written to BARs. Capabilities are not looked at again: a function
+    /// that is being reset has none.
     pub(crate) fn reset(&mut self) {
         for owned in &mut self.functions {
             owned.written = written_at_start(&owned.function);

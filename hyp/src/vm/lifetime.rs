@@ -120,8 +120,9 @@ impl Lifetime {
     /// Makes the calling CPU the one that changes a VM in the state `from`. Returns false if the VM
     /// is in another state.
     fn claim(&self, from: u8) -> bool {
-        // Acquire: pairs with the Release in `set`, by which the last claim ended. SeqCst: see `start`,
-        // and `is_over`, of which two CPUs that bury the last two VMs must not both miss the other's.
+        // Acquire: pairs with the Release in `set`, by which the last claim ended. SeqCst: see
+        // `start`, and `is_over`, of which two CPUs that bury the last two VMs must not both miss
+        // the other's.
         (self.state)
             .compare_exchange(from, state::CHANGING, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
@@ -189,8 +190,8 @@ pub(crate) fn start(vm: &'static Vm) -> bool {
     if !vm.lifetime.claim(state::DEAD) {
         return false;
     }
-    // SeqCst, as the claim: the CPU that ends the run sets the flag and then looks for VMs that are not
-    // dead. Either it finds this one, or the flag is seen here.
+    // SeqCst, as the claim: the CPU that ends the run sets the flag and then looks for VMs that are
+    // not dead. Either it finds this one, or the flag is seen here.
     if IS_OVER.load(Ordering::SeqCst) {
         vm.lifetime.set(state::DEAD);
         return false;

@@ -106,7 +106,8 @@ pub(crate) struct Description {
     pub(crate) is_daemon: bool,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
-    /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual one.
+    /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
+    /// one.
     pub(crate) weight: u32,
 }
 

@@ -222,9 +222,9 @@ impl Machine {
         find(pe, intid).is_some_and(|(of, _)| self.is_physically_active(of))
     }
 
-    /// Returns `word`, written to `ISPENDR` or `ICFGR` at `at`, without the forwarded level-sensitive
-    /// interrupts, or without a new trigger for those whose physical interrupt is active: see the
-    /// module docs.
+    /// Returns `word`, written to `ISPENDR` or `ICFGR` at `at`, without the forwarded
+    /// level-sensitive interrupts, or without a new trigger for those whose physical interrupt is
+    /// active: see the module docs.
     pub(super) fn without_forwarded_levels(&mut self, frame: Frame, at: u64, word: u64) -> u64 {
         let (owner, at) = match frame {
             Frame::Distributor => (None, at),
