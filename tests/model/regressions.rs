@@ -1,12 +1,14 @@
 //! Counter-examples found, shrunk and named.
 
-use crate::check;
 use crate::operation::Operation;
 use crate::operation::Operation::{
     Acknowledge, BinaryPoint, Command, Compare, Control, Deactivate, Edge, Enable, End, Line, Mask,
     Move, Msi, Read, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
+use crate::{check, check_on};
+use vgic::cpu_interface::Vtr;
+use vgic::cpu_interface::software::NEOVERSE;
 
 /// Returns the register value sending SGI `intid` to PE 0.
 const fn sgi(intid: u64) -> u64 {
@@ -245,4 +247,42 @@ fn a_binary_point_keeps_the_pe_asleep() {
         Edge(2, 28),
         Wait(2),
     ]);
+}
+
+/// Deactivates a PPI before its end, and ends the PPI with `EOImode` 0 while an SGI is active outside
+/// the list registers. `EOIcount` has no INTID, and the end would end the SGI. The test leaves the
+/// end out, although all interrupts would fit into the list registers by then.
+#[test]
+fn the_end_of_a_deactivated_interrupt_is_not_that_of_another() {
+    let vtr = Vtr {
+        traps_dir: false,
+        ..NEOVERSE
+    };
+    check_on(
+        vtr,
+        &[
+            Edge(2, 29),
+            Write(0, Frame::Redistributor(0), 0x1_0100, 4, 1 << 4),
+            Line(2, 28, true),
+            Acknowledge(2, true),
+            Sgi(0, 1 << 40 | 1 << 24, true),
+            Acknowledge(2, true),
+            Msi(1, 0, 4),
+            Acknowledge(2, true),
+            Control(2, 2),
+            Msi(1, 0, 4),
+            End(2),
+            Command(0, 0, [3, 3, 0, 0]),
+            // The PPI, whose line is high: the PPI is pending again.
+            Deactivate(2, 1),
+            // The priority drop of the SGI, which stays active.
+            End(2),
+            // Two LPIs and two PPIs fill the list registers.
+            Control(2, 0),
+            Acknowledge(2, true),
+            End(2),
+            // The PPI.
+            End(2),
+        ],
+    );
 }

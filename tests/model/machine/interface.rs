@@ -35,31 +35,9 @@ impl Machine {
 
     /// Returns whether an end of interrupt has a defined outcome: see the module docs.
     fn may_end(&self, pe: usize, intid: u32) -> bool {
-        if self.reference.interfaces[pe].splits {
+        if self.reference.interfaces[pe].splits || intid >= FIRST_LPI {
             return true;
         }
-
-        let handling: Vec<u32> = self.handling[pe].iter().map(|(intid, _)| *intid).collect();
-        if intid >= FIRST_LPI {
-            return true;
-        }
-
-        let routed = self.reference.routed_to(pe);
-        let pending = routed
-            .filter(|(_, irq)| irq.pending() && !irq.active)
-            .count();
-
-        // Interrupts possibly on the library's list of this PE, because of an acknowledgement or of
-        // a routing.
-        let private = (0..).zip(&self.reference.redistributors[pe].private);
-        let spis = (32..).zip(&self.reference.distributor.spis);
-        let active: Vec<u32> = private
-            .chain(spis.filter(|(n, _)| self.taker.get(n).is_none_or(|by| *by == pe)))
-            .filter(|(_, irq)| irq.active)
-            .map(|(intid, _)| intid)
-            .collect();
-
-        let lpis = handling.iter().filter(|intid| **intid >= FIRST_LPI).count();
 
         // An interrupt deactivated by this PE and taken by another PE since is not this PE's to
         // end.
@@ -67,10 +45,27 @@ impl Machine {
         let elsewhere = (intid as usize)
             .checked_sub(32)
             .is_some_and(|index| spis[index].active && self.taker.get(&intid) != Some(&pe));
+        if elsewhere {
+            return false;
+        }
 
-        let foreign = active.iter().any(|other| !handling.contains(other));
-        let fits = pending + active.len() + lpis <= self.list_registers;
-        !elsewhere && (fits || active.contains(&intid) && !foreign)
+        // Active interrupts possibly on the library's list of this PE, because of an acknowledgement
+        // or of a routing, and in no list register. The last entry has filled the list registers:
+        // an interrupt may be outside although fewer are left by now.
+        let private = (0..).zip(&self.reference.redistributors[pe].private);
+        let spis = (32..).zip(spis);
+        let outside: Vec<(u32, u8)> = private
+            .chain(spis.filter(|(n, _)| self.taker.get(n).is_none_or(|by| *by == pe)))
+            .filter(|(n, irq)| irq.active && !self.is_in_register(pe, *n))
+            .map(|(n, irq)| (n, irq.priority))
+            .collect();
+
+        // EOIcount has no INTID: the library ends the most urgent one outside.
+        let others = || outside.iter().filter(|(n, _)| *n != intid);
+        let comes_first = outside
+            .iter()
+            .any(|(n, mine)| *n == intid && others().all(|(_, other)| mine < other));
+        self.is_in_register(pe, intid) || outside.is_empty() || comes_first
     }
 
     pub(super) fn end(&mut self, pe: usize) {

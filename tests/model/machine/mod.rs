@@ -35,9 +35,9 @@
 //!   `ISPENDR` of a forwarded level-sensitive interrupt: see docs/limits.md;
 //!
 //! Limits of the library (README.md):
-//! * with EOImode 0 and more interrupts than list registers, an end of interrupt is attempted only
-//!   while all active interrupts are being handled by the PE, and never for an interrupt taken by
-//!   another PE since;
+//! * with EOImode 0, the end of an interrupt active in no list register is attempted only if the
+//!   interrupt is the most urgent active one outside the list registers, or if none is active
+//!   there. The end of an interrupt taken by another PE since is never attempted;
 //! * MOVALL is followed by MAPC of the collections concerned, as intended for MOVALL. Until the
 //!   MAPC the library sends the moved interrupts to MOVALL's target;
 //! * an MSI for a PE with LPIs disabled is kept. The architecture ignores the MSI;
