@@ -249,9 +249,9 @@ fn a_binary_point_keeps_the_pe_asleep() {
     ]);
 }
 
-/// Deactivates a PPI before its end, and ends the PPI with `EOImode` 0 while an SGI is active outside
-/// the list registers. `EOIcount` has no INTID, and the end would end the SGI. The test leaves the
-/// end out, although all interrupts would fit into the list registers by then.
+/// Deactivates a PPI before its end, and ends the PPI with `EOImode` 0 while an SGI is active
+/// outside the list registers. `EOIcount` has no INTID, and the end would end the SGI. The test
+/// leaves the end out, although all interrupts would fit into the list registers by then.
 #[test]
 fn the_end_of_a_deactivated_interrupt_is_not_that_of_another() {
     let vtr = Vtr {

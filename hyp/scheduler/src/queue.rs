@@ -246,6 +246,16 @@ impl Queue {
         share.max(self.parameters.least_turn)
     }
 
+    /// Returns true if so many entities wait that turns have the least length. With fewer, one that
+    /// spins may wait for one that runs elsewhere, and would pay for long turns.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let turn = self
+            .running
+            .as_ref()
+            .map(|running| self.turn(running.entity));
+        turn.is_some_and(|turn| turn <= self.parameters.least_turn)
+    }
+
     /// Charges the entity that runs for the rest of a whole turn, as if that had ended.
     pub(crate) fn charge_turn(&mut self) {
         if let Some(running) = &self.running {

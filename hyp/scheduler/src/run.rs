@@ -132,8 +132,9 @@ impl Here<'_> {
         true
     }
 
-    /// Queues the entity that runs, at time `now`. The vCPU was put before. If it `spins`, it pays
-    /// for a whole turn, and its next one is brief. Returns the CPU to kick, if there is one.
+    /// Queues the entity that runs, at time `now`. The vCPU was put before. If it `spins`, and so
+    /// many wait that turns have the least length, it pays for a whole turn, and its next one is
+    /// brief. Returns the CPU to kick, if there is one.
     ///
     /// If others wait here, an entity that does not spin goes to an idle CPU, or to one that has no
     /// more to do than is left here. An equal load is allowed, so that three vCPUs of two CPUs take
@@ -143,14 +144,15 @@ impl Here<'_> {
     /// If nothing runs here.
     #[must_use]
     pub fn preempt(&self, now: Time, spins: bool) -> Option<usize> {
-        let (entity, lead, left) = self.cpu().locked(|queue| {
+        let (entity, lead, left, spins) = self.cpu().locked(|queue| {
             queue.account(now);
+            let spins = spins && queue.is_crowded();
             if spins {
                 queue.charge_turn();
             }
             let entity = queue.stop();
             entity.set_brief(spins);
-            (entity, queue.lead(entity), queue.load())
+            (entity, queue.lead(entity), queue.load(), spins)
         });
 
         let mut place = None;

@@ -49,9 +49,9 @@ impl Machine {
             return false;
         }
 
-        // Active interrupts possibly on the library's list of this PE, because of an acknowledgement
-        // or of a routing, and in no list register. The last entry has filled the list registers:
-        // an interrupt may be outside although fewer are left by now.
+        // Active interrupts possibly on the library's list of this PE, because of an
+        // acknowledgement or of a routing, and in no list register. The last entry has filled the
+        // list registers: an interrupt may be outside although fewer are left by now.
         let private = (0..).zip(&self.reference.redistributors[pe].private);
         let spis = (32..).zip(spis);
         let outside: Vec<(u32, u8)> = private
