@@ -236,41 +236,36 @@ impl Queue {
         if running.entity.is_brief() {
             return Some(running.began + self.parameters.brief_turn);
         }
-        Some(running.began + self.turn(running.entity))
+        Some(running.began + self.turn(running.entity.weight(), self.load()))
     }
 
-    /// Returns the length of a whole turn of the entity that runs.
-    fn turn(&self, running: &Entity) -> Time {
-        let weight = u64::from(running.weight());
-        let share = self.parameters.latency.saturating_mul(weight) / self.load();
+    /// Returns the length of a whole turn of an entity of this weight, on a CPU with this load, the
+    /// entity's included.
+    fn turn(&self, weight: u32, load: u64) -> Time {
+        let share = self.parameters.latency.saturating_mul(weight.into()) / load;
         share.max(self.parameters.least_turn)
     }
 
     /// Returns true if so many entities wait that turns have the least length. With fewer, one that
     /// spins may wait for one that runs elsewhere, and would pay for long turns.
     pub(crate) fn is_crowded(&self) -> bool {
-        let turn = self
-            .running
-            .as_ref()
-            .map(|running| self.turn(running.entity));
-        turn.is_some_and(|turn| turn <= self.parameters.least_turn)
+        self.running.as_ref().is_some_and(|running| {
+            let turn = self.turn(running.entity.weight(), self.load());
+            turn == self.parameters.least_turn
+        })
     }
 
     /// Charges the entity that runs for the rest of a whole turn, as if that had ended.
     pub(crate) fn charge_turn(&mut self) {
         if let Some(running) = &self.running {
-            let end = running.began + self.turn(running.entity);
+            let end = running.began + self.turn(running.entity.weight(), self.load());
             self.account(end);
         }
     }
 
     /// Returns the length of a turn, in virtual time, once an entity of this weight has come.
     pub(crate) fn turn_beside(&self, weight: u32) -> u64 {
-        let normal = u64::from(NORMAL_WEIGHT);
-        let share =
-            self.parameters.latency.saturating_mul(normal) / (self.load() + u64::from(weight));
-        let least = self.parameters.least_turn.saturating_mul(normal) / u64::from(weight);
-        share.max(least)
+        scaled(self.turn(weight, self.load() + u64::from(weight)), weight)
     }
 
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
@@ -333,12 +328,15 @@ impl Running {
         let longest = if self.is_served { Time::MAX } else { longest };
         let used = now.saturating_sub(*charged).min(longest);
         *charged = now.max(*charged);
-        let weight = u64::from(self.entity.weight());
-        // Rounded up, so that no switch is free.
-        let scaled = used
-            .saturating_mul(u64::from(NORMAL_WEIGHT))
-            .div_ceil(weight);
         let vruntime = &self.entity.vruntime;
+        let scaled = scaled(used, self.entity.weight());
         vruntime.set(vruntime.get().saturating_add(scaled));
     }
+}
+
+/// Returns the virtual time of an entity of this weight for a time on a CPU. Rounded up, so that no
+/// switch is free.
+fn scaled(time: Time, weight: u32) -> u64 {
+    time.saturating_mul(u64::from(NORMAL_WEIGHT))
+        .div_ceil(weight.into())
 }
