@@ -91,6 +91,10 @@ global_asm!(
     .balign 0x80
     msr     tpidr_el1, x0
     msr     tpidr_el0, x1
+    fault_with_saved \kind
+    .endm
+
+    .macro fault_with_saved kind
     mrs     x1, tpidr_el2
     cbz     x1, 0f
     ldr     x1, [x1, #{emergency_top}]
@@ -186,9 +190,7 @@ guest_at:
     ret
 
 synchronous_fault:
-    mrs     x0, tpidr_el1
-    mrs     x1, tpidr_el0
-    fault   0
+    fault_with_saved 0
 
 fault_common:
     sub     sp, sp, #{frame}
