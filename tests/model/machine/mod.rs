@@ -33,6 +33,8 @@
 //! * messages (`GICD_SETSPI_NSR`) for a forwarded interrupt: the interrupt has a line of its own;
 //!   edges of a disabled or active physical interrupt, held in the physical distributor.
 //!   `ISPENDR` of a forwarded level-sensitive interrupt: see docs/limits.md;
+//! * a new trigger of a forwarded interrupt whose physical interrupt is active: the library may not
+//!   know that a level has fallen, and the pending state is UNKNOWN (`GICD_ICFGR<n>`);
 //!
 //! Limits of the library (README.md):
 //! * with EOImode 0, the end of an interrupt active in no list register is attempted only if the
