@@ -160,13 +160,13 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
         None
     };
 
-    let waited = refold || shadow.due.fill();
+    let mut waited = refold || shadow.due.fill();
     let fold = refold && shadow.in_use != 0;
     if fold || !flush::flush_one(vm, cpu, pin, vcpu, shadow) {
-        flush::flush(vm, cpu, pin, vcpu, shadow, refold, work.has(NEW));
+        waited |= flush::flush(vm, cpu, pin, vcpu, shadow, refold, work.has(NEW));
     }
 
-    // An arrival needs no sample.
+    // An arrival that finds room needs no sample.
     if shadow.forwarded != 0 && waited {
         fold::sample_before_entry(vm, cpu, pin, vcpu, shadow);
     }

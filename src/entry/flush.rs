@@ -77,7 +77,8 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
 }
 
 /// Fills free list registers with waiting interrupts. Folds all of them first if `refold` asks for
-/// it, or if a more urgent interrupt may have come (`new`) and there is no room.
+/// it, or if a more urgent interrupt may have come (`new`) and there is no room. Returns true if it
+/// has folded them for lack of room: what waited longer may be in a list register now.
 pub(super) fn flush<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -86,17 +87,18 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
     shadow: &mut IchShadow,
     refold: bool,
     new: bool,
-) {
+) -> bool {
     let _entered = pin.guard();
     shadow.due.filled();
     let count = usize::from(cpu.vtr().list_registers);
     let mut open = vcpu.enabled_classes(vm.distributor.enabled_groups());
     let mut group_enables = 0;
     let mut after = AfterUnlock::new();
+    let crowded;
     {
         let mut list = vcpu.ap_list.lock(pin.locks());
         let room = cpu.vtr().all() & !shadow.in_use;
-        let crowded = new && room.count_ones() < list.waiting();
+        crowded = new && room.count_ones() < list.waiting();
         if list.waiting() as usize + shadow.in_use.count_ones() as usize > count {
             (open, group_enables) = guest_groups(open, cpu.interface().read_vmcr());
         }
@@ -119,6 +121,7 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
     }
 
     after.run(vm, pin);
+    crowded
 }
 
 /// Moves the most urgent waiting interrupts into free list registers. Prefers the list register

@@ -195,6 +195,40 @@ fn the_line_of_a_forwarded_level_falls_behind_an_active_state() {
     ]);
 }
 
+/// Lets the line of a forwarded level fall while the level waits for a list register. An arrival,
+/// more urgent than what is in the list registers, makes room for the level, whose line is then
+/// sampled.
+#[test]
+fn an_arrival_makes_room_for_a_level_that_has_fallen() {
+    check_on(
+        Vtr {
+            list_registers: 2,
+            ..NEOVERSE
+        },
+        &[
+            Write(0, Frame::Distributor, 0xc08, 4, 0),
+            Sgi(0, 2 << 24 | 1, true),
+            Edge(0, 28),
+            Sgi(0, 13 << 24 | 1, true),
+            Line(0, 34, true),
+            Line(0, 34, false),
+            Acknowledge(0, true),
+            Line(0, 30, true),
+        ],
+    );
+}
+
+/// Lets the line of a forwarded level fall while the level is disabled, and enables the level.
+#[test]
+fn a_disabled_level_that_has_fallen_is_not_pending_once_enabled() {
+    check(&[
+        Line(0, 34, true),
+        Write(0, Frame::Distributor, 0x184, 4, 1 << 2),
+        Line(0, 34, false),
+        Write(0, Frame::Distributor, 0x104, 4, 1 << 2),
+    ]);
+}
+
 /// Lets the line of a forwarded PPI fall while the PPI's PE sleeps with the PPI in a list register.
 /// The physical PPI is given back once the PE wakes up.
 #[test]
