@@ -57,6 +57,13 @@ pub(super) fn resume(frame: &mut Frame) -> ! {
 
 global_asm!(
     r#"
+    // No speculation past the ERET.
+    .macro exception_return
+    eret
+    dsb     nsh
+    isb
+    .endm
+
     .macro save_guest
     sub     sp, sp, #{frame}
     stp     x0, x1, [sp]
@@ -166,17 +173,14 @@ guest_resume:
     ldp     x28, x29, [sp, #224]
     ldr     x30, [sp, #240]
     add     sp, sp, #{frame}
-    eret
-    // No speculation past the ERET.
-    dsb     nsh
-    isb
+    exception_return
 
 guest_at_aborts:
     add     x0, x0, #4
     msr     elr_el2, x0
     mrs     x0, tpidr_el1
     mrs     x1, tpidr_el0
-    eret
+    exception_return
 
     .global guest_translate
 guest_translate:
