@@ -46,10 +46,10 @@ impl Kind {
 impl IntId {
     /// Number of INTIDs private to a vCPU (SGIs and PPIs).
     pub const PRIVATE: u32 = 32;
-    /// INTID of the first SPI.
-    pub const FIRST_SPI: u32 = 32;
-    /// First PPI.
+    /// INTID of the first PPI, number 0 in an interrupt specifier of a device tree.
     pub const FIRST_PPI: u32 = 16;
+    /// INTID of the first SPI, number 0 in an interrupt specifier of a device tree.
+    pub const FIRST_SPI: u32 = 32;
     /// INTID after the last SPI.
     pub const END_SPI: u32 = 1020;
     /// INTID of the first LPI.

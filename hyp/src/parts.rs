@@ -31,7 +31,7 @@ use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
 use crate::vm::options::Options;
 use crate::vm::tree::part as tree;
-use crate::vm::{self, Boot, Description, Share, Vm, controller};
+use crate::vm::{self, Boot, Description, Extent, Vm, controller};
 
 /// Guest-physical address of the RAM.
 const RAM: usize = 0x4000_0000;
@@ -150,6 +150,7 @@ fn vm(
         .map_or(percpu::all().len(), |count| count as usize);
     let config = controller::of_part(vcpus, options.events);
     config.validate().map_err(|error| error.to_string())?;
+    tree::check_slowdown(options.slowdown)?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {
         return Err(format!("another VM has the name {name}"));
@@ -201,7 +202,7 @@ fn vm(
     let stage2 = Stage2::for_vm(index, &ram, RAM, devices::registers(&functions));
     let description = Description {
         name,
-        share: Share::Part,
+        extent: Extent::Part,
         stage2,
         devices: bus.map(|bus| devices_of(index, bus, common.doorbell, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.

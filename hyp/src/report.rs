@@ -4,12 +4,12 @@
 use alloc::string::String;
 use core::fmt::{self, Write};
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use scheduler::Counts;
 use smccc::Smc;
 use smccc::psci;
 use vgic::intid::Kind;
 
+use crate::cpu::clock;
 use crate::cpu::percpu;
 use crate::cpu::rendezvous::rendezvous;
 use crate::cpu::this_cpu::ThisCpu;
@@ -119,7 +119,7 @@ fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
     write!(
         report,
         ",\"longest_delay_us\":{}",
-        microseconds(delays.max().unwrap_or(0))
+        clock::microseconds(delays.max().unwrap_or(0))
     )?;
     write!(report, ",\"refs_at_teardown\":{}}}", remains.references)
 }
@@ -145,13 +145,8 @@ fn write_scheduler(report: &mut String) -> fmt::Result {
         sum.migrations,
         sum.wake_ups,
         sum.preemptions,
-        microseconds(sum.longest_wait)
+        clock::microseconds(sum.longest_wait)
     )
-}
-
-/// Converts ticks of the clock.
-fn microseconds(ticks: u64) -> u64 {
-    ticks * 1_000_000 / CNTFRQ_EL0.get()
 }
 
 /// Writes the exits of vCPUs by reason, as a member of an object.

@@ -12,12 +12,11 @@
 // UNSAFETY: enters the guest, and uses the context of the vCPU that the calling CPU runs.
 
 use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use scheduler::{Counts, Here, Parameters, Scheduler};
 use spin::Once;
 use vgic::intid::VcpuId;
 
-use crate::cpu::clock::now;
+use crate::cpu::clock::{self, now};
 use crate::cpu::this_cpu::{Loaded, ThisCpu};
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
@@ -25,7 +24,7 @@ use crate::gic;
 use crate::vcpu::context::stop_timers;
 use crate::vcpu::power::PowerState;
 use crate::vcpu::{Vcpu, deferred, interrupts, spinning};
-use crate::vm::Share;
+use crate::vm::Extent;
 use crate::vm::controller::Controller;
 use crate::vm::lifetime::{self, End};
 
@@ -57,7 +56,7 @@ pub(crate) fn init(cpus: usize) {
 /// for the guests' locks: each CPU that waits in the queue of a spin lock passes the lock on in a
 /// turn of its own.
 fn parameters() -> Parameters {
-    let millisecond = CNTFRQ_EL0.get() / 1000;
+    let millisecond = clock::ticks(1000);
     Parameters {
         latency: 4 * millisecond,
         least_turn: millisecond / 8,
@@ -72,7 +71,7 @@ pub(crate) fn wait_bound_us() -> u64 {
     let parameters = parameters();
     // Two vCPUs have the longest turns: half the latency.
     let ticks = parameters.latency + parameters.granularity;
-    ticks * 1_000_000 / CNTFRQ_EL0.get()
+    clock::microseconds(ticks)
 }
 
 /// Returns the scheduler's counts of CPU number `cpu`.
@@ -98,7 +97,7 @@ pub(crate) fn wake(vcpu: &'static Vcpu) {
     if cpu.here.needs_resched() {
         // The vCPU may be owed time here, and a trap goes back to the guest without a look.
         cpu.gic.kick(cpu.shared.index);
-    } else if cpu.here.has_waiting()
+    } else if cpu.here.has_queued()
         && let Some(event) = cpu.here.next_event()
     {
         // A kick would cost an exit, which is in vain if the guest's next step is a WFI.
@@ -146,10 +145,10 @@ pub(crate) fn attend(cpu: &ThisCpu, loaded: Loaded) -> Option<Leave> {
 /// and the scheduler is not told.
 pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
     let here = cpu.here;
-    if loaded.vcpu.vm.share == Share::Machine {
+    if loaded.vcpu.vm.extent == Extent::Whole {
         return !here.needs_resched();
     }
-    if here.needs_resched() || here.has_waiting() || here.can_steal() {
+    if here.needs_resched() || here.has_queued() || here.can_steal() {
         return false;
     }
     if !here.begin_idle(now()) {
@@ -161,7 +160,7 @@ pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
 
 /// Ends the sleep of the calling CPU, whose data is `cpu`.
 pub(crate) fn end_sleep(cpu: &ThisCpu, loaded: Loaded) {
-    if loaded.vcpu.vm.share == Share::Part && cpu.here.end_idle(now()) {
+    if loaded.vcpu.vm.extent == Extent::Part && cpu.here.end_idle(now()) {
         // Another vCPU's deadline has come. If this one continues, it has a turn now.
         ask(cpu.shared.index);
     }
@@ -243,6 +242,7 @@ fn load(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
         if vgic.has_deferred() {
             deferred::advance(cpu, vgic, &pin);
         }
+        vcpu.delay.load();
         vcpu.delay.end();
         (vgic.enter(&pin, id)).expect("the vCPU is on, and on no other CPU");
     }
@@ -313,6 +313,8 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
             kick(here.preempt(now(), spins));
         }
         Leave::Blocked => {
+            // A timer that has fired already is one that the guest has masked.
+            vcpu.delay.block(deadline.filter(|&deadline| deadline > now()));
             if !here.block(deadline, now()) {
                 kick(here.preempt(now(), false));
             }

@@ -19,7 +19,7 @@ use crate::println;
 use crate::smmu::{self, Smmu};
 use crate::vm::memory::GuestMemory;
 use crate::vm::tree::{edit, idle_states, second_its};
-use crate::vm::{Boot, Description, Share, Vm, controller, image};
+use crate::vm::{Boot, Description, Extent, Vm, controller, image};
 
 /// Returns the VM with the whole machine. Its guest starts with its kernel, or with the firmware in
 /// flash memory.
@@ -80,7 +80,7 @@ pub(crate) fn create(
     let has_its = !gic::get().its.is_empty();
     let description = Description {
         name: String::from("vm0"),
-        share: Share::Machine,
+        extent: Extent::Whole,
         stage2: Stage2::identity(&executable, &devices),
         devices: None,
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.

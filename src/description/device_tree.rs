@@ -34,9 +34,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::config::{Config, ITS_SIZE, ItsConfig};
+use crate::intid::IntId;
 
-/// INTID of the first PPI, number 0 in an interrupt specifier.
-const FIRST_PPI: u32 = 16;
 /// First cell of an interrupt specifier for a PPI.
 const PPI: u32 = 1;
 /// Last cell of an interrupt specifier: level-sensitive, active high.
@@ -106,7 +105,7 @@ impl Node {
 #[must_use]
 pub fn gic_node(config: &Config, phandle: u32) -> Node {
     let frames = 1 + config.redistributors.len();
-    let maintenance = config.maintenance.raw().saturating_sub(FIRST_PPI);
+    let maintenance = config.maintenance.raw().saturating_sub(IntId::FIRST_PPI);
     let its = (1..).zip(&config.its);
 
     Node {

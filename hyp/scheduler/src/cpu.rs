@@ -12,9 +12,9 @@ pub(crate) struct Cpu {
     idle: AtomicBool,
     /// True if the CPU has to call `tick`. Set and cleared under the lock.
     resched: AtomicBool,
-    /// Number of waiting entities, as the last holder of the lock left it.
-    waiting: AtomicUsize,
-    /// Sum of the weights of the entities that wait or run, as the last holder of the lock left it.
+    /// Number of queued entities, as the last holder of the lock left it.
+    queued: AtomicUsize,
+    /// Sum of the weights of the entities queued or run, as the last holder of the lock left it.
     load: AtomicU64,
     /// Virtual time of the queue, as the last holder of the lock left it.
     floor: AtomicU64,
@@ -40,7 +40,7 @@ impl Cpu {
             queue: Lock::new(Queue::new(parameters)),
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
             load: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             rotor: Counter::default(),
@@ -67,8 +67,8 @@ impl Cpu {
     /// Updates the copies that other CPUs read without the lock, which the caller holds.
     fn show(&self, queue: &Queue) {
         // Relaxed: hints. A CPU that acts on one takes the lock.
-        if self.waiting.load(Ordering::Relaxed) != queue.count() {
-            self.waiting.store(queue.count(), Ordering::Relaxed);
+        if self.queued.load(Ordering::Relaxed) != queue.count() {
+            self.queued.store(queue.count(), Ordering::Relaxed);
         }
         if self.load.load(Ordering::Relaxed) != queue.load() {
             self.load.store(queue.load(), Ordering::Relaxed);
@@ -78,13 +78,13 @@ impl Cpu {
         }
     }
 
-    /// Returns true if entities seem to wait.
-    pub(crate) fn has_waiting(&self) -> bool {
+    /// Returns true if entities seem to be queued.
+    pub(crate) fn has_queued(&self) -> bool {
         // Relaxed: a hint. A CPU that acts on it takes the lock.
-        self.waiting.load(Ordering::Relaxed) != 0
+        self.queued.load(Ordering::Relaxed) != 0
     }
 
-    /// Returns a recent sum of the weights of the entities that wait or run.
+    /// Returns a recent sum of the weights of the entities queued or run.
     pub(crate) fn load(&self) -> u64 {
         // Relaxed: a recent one will do.
         self.load.load(Ordering::Relaxed)

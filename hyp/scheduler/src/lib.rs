@@ -15,10 +15,10 @@
 //!    picks. If not, sets its timer to the next event, and enters.
 //! 4. If the vCPU has to wait: [`Entity::begin_wait`], and a look at its interrupts. If there are
 //!    none, either it is put and [`Here::block`] is called; or the CPU sleeps with the vCPU loaded,
-//!    between `begin_idle` and `end_idle`, as long as nothing else waits here.
+//!    between `begin_idle` and `end_idle`, as long as nothing else is queued here.
 //!
-//! Any CPU that has something for a vCPU publishes it and calls [`Here::wake`]. If the vCPU then
-//! waits here, the CPU sets its timer to the next event, because a vCPU that runs alone has none.
+//! Any CPU that has something for a vCPU publishes it and calls [`Here::wake`]. If the vCPU then is
+//! queued here, the CPU sets its timer to the next event, because a vCPU that runs alone has none.
 //! [`Here::wake`] and [`Here::preempt`] return the CPU that has to be kicked, if there is one. A
 //! kick orders what its sender did before what its receiver does after it, and ends a sleep that
 //! has not begun.
@@ -37,13 +37,13 @@
 //! 5. An entity is in the timer queue of the CPU that it was put on, from the moment that it is
 //!    idle until its deadline or the CPU that claims it removes it. Only the CPU itself inserts
 //!    there.
-//! 6. If a CPU sleeps and entities wait there, some CPU owes it a kick, or has sent it.
+//! 6. If a CPU sleeps and entities are queued there, some CPU owes it a kick, or has sent it.
 //!
 //! A CPU holds one lock at a time: an entity that changes queues is carried from one to the other.
 //! Nothing is shared by all CPUs. The work under a lock is a few steps of a balanced tree.
 //!
 //! # Fairness
-//! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the waiting
+//! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the queued
 //! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
 //! smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays for its
 //! whole turn and has a brief one, which leaves the time to the one that it waits for. Loads of

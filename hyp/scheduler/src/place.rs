@@ -24,7 +24,7 @@ pub(crate) struct Place {
 impl Here<'_> {
     /// Wakes an entity at time `now`, after its news was published. Returns the CPU to kick, if
     /// there is one. It is never the calling CPU, which calls [`Here::needs_resched`] before it
-    /// enters a guest, and sets its timer to [`Here::next_event`] if [`Here::has_waiting`].
+    /// enters a guest, and sets its timer to [`Here::next_event`] if [`Here::has_queued`].
     #[must_use]
     pub fn wake(&self, entity: &'static Entity, now: Time) -> Option<usize> {
         match entity.wake() {
@@ -69,7 +69,7 @@ impl Here<'_> {
 
     /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
     /// on. It is owed a turn of its new `queue` at most: of many that wake up together, each would
-    /// keep those waiting that have not slept.
+    /// keep those queued that have not slept.
     pub(crate) fn lead_of_sleeper(&self, entity: &Entity, floor: u64, queue: &Queue) -> i64 {
         let lead = entity.vruntime.get().wrapping_sub(floor) as i64;
         let turn = queue.turn_beside(entity.weight());

@@ -45,13 +45,13 @@ struct Running {
 /// Run queue and timer queue of one CPU, and the entity that runs there.
 pub(crate) struct Queue {
     parameters: Parameters,
-    waiting: RBTree<ByVruntime>,
+    queued: RBTree<ByVruntime>,
     timers: RBTree<ByDeadline>,
     running: Option<Running>,
-    /// Number of waiting entities.
+    /// Number of queued entities.
     count: usize,
-    /// Sum of the weights of the waiting entities.
-    waiting_load: u64,
+    /// Sum of the weights of the queued entities.
+    queued_load: u64,
     /// Virtual time of the queue: the smallest `vruntime` on it. It never decreases.
     floor: u64,
 }
@@ -61,24 +61,24 @@ impl Queue {
     pub(crate) fn new(parameters: Parameters) -> Self {
         Self {
             parameters,
-            waiting: RBTree::default(),
+            queued: RBTree::default(),
             timers: RBTree::default(),
             running: None,
             count: 0,
-            waiting_load: 0,
+            queued_load: 0,
             floor: 0,
         }
     }
 
-    /// Returns the number of waiting entities.
+    /// Returns the number of queued entities.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Returns the sum of the weights of the entities that wait or run.
+    /// Returns the sum of the weights of the entities queued or run.
     pub(crate) fn load(&self) -> u64 {
         let running = self.running.as_ref().map(|running| running.entity.weight());
-        self.waiting_load + running.map_or(0, u64::from)
+        self.queued_load + running.map_or(0, u64::from)
     }
 
     /// Returns the queue's virtual time.
@@ -105,25 +105,25 @@ impl Queue {
         entity.vruntime.set(self.floor.saturating_add_signed(lead));
     }
 
-    /// Adds an entity that waits from `now` on, `lead` ahead of the queue's virtual time.
+    /// Queues an entity from `now` on, `lead` ahead of the queue's virtual time.
     pub(crate) fn insert(&mut self, entity: &'static Entity, lead: i64, now: Time) {
         self.adopt(entity, lead);
         entity.queued_at.set(now);
         self.count += 1;
-        self.waiting_load += u64::from(entity.weight());
-        self.waiting.insert(entity);
+        self.queued_load += u64::from(entity.weight());
+        self.queued.insert(entity);
     }
 
-    /// Removes the waiting entity that is owed most.
+    /// Removes the queued entity that is owed most.
     pub(crate) fn pop(&mut self) -> Option<&'static Entity> {
-        let entity = self.waiting.front_mut().remove()?;
+        let entity = self.queued.front_mut().remove()?;
         self.forget(entity);
         Some(entity)
     }
 
-    /// Removes the waiting entity that is owed most, of those that may leave the CPU.
+    /// Removes the queued entity that is owed most, of those that may leave the CPU.
     pub(crate) fn pop_stealable(&mut self) -> Option<&'static Entity> {
-        let mut cursor = self.waiting.front_mut();
+        let mut cursor = self.queued.front_mut();
         for _ in 0..STEALABLE {
             if cursor.get()?.pin().is_none() {
                 break;
@@ -139,10 +139,10 @@ impl Queue {
         Some(entity)
     }
 
-    /// Counts out an entity that no longer waits.
+    /// Counts out an entity that is no longer queued.
     fn forget(&mut self, entity: &Entity) {
         self.count -= 1;
-        self.waiting_load -= u64::from(entity.weight());
+        self.queued_load -= u64::from(entity.weight());
     }
 
     /// Begins the turn of an entity at `now`.
@@ -207,7 +207,7 @@ impl Queue {
     /// Advances the virtual time to the smallest `vruntime`, if that has grown.
     fn advance(&mut self) {
         let running = self.running.as_ref().map(|one| one.entity.vruntime.get());
-        let first = self.waiting.front().get().map(|one| one.vruntime.get());
+        let first = self.queued.front().get().map(|one| one.vruntime.get());
         let least = running.into_iter().chain(first).min();
         self.floor = self.floor.max(least.unwrap_or(0));
     }
@@ -217,10 +217,10 @@ impl Queue {
         (self.running.as_ref()).is_some_and(|running| running.charged.is_some())
     }
 
-    /// Returns true if the first entity that waits is owed more than the granularity against the
+    /// Returns true if the first queued entity is owed more than the granularity against the
     /// one that runs, which has been charged.
     pub(crate) fn is_owed(&self) -> bool {
-        let (Some(running), Some(first)) = (&self.running, self.waiting.front().get()) else {
+        let (Some(running), Some(first)) = (&self.running, self.queued.front().get()) else {
             return false;
         };
         let margin = first
@@ -230,7 +230,7 @@ impl Queue {
         margin < running.entity.vruntime.get()
     }
 
-    /// Returns the end of the turn, if another entity waits.
+    /// Returns the end of the turn, if another entity is queued.
     pub(crate) fn turn_end(&self) -> Option<Time> {
         let running = self.running.as_ref().filter(|_| self.count > 0)?;
         if running.entity.is_brief() {
@@ -246,8 +246,8 @@ impl Queue {
         share.max(self.parameters.least_turn)
     }
 
-    /// Returns true if so many entities wait that turns have the least length. With fewer, one that
-    /// spins may wait for one that runs elsewhere, and would pay for long turns.
+    /// Returns true if so many entities are queued that turns have the least length. With fewer,
+    /// one that spins may wait for one that runs elsewhere, and would pay for long turns.
     pub(crate) fn is_crowded(&self) -> bool {
         self.running.as_ref().is_some_and(|running| {
             let turn = self.turn(running.entity.weight(), self.load());
@@ -269,7 +269,7 @@ impl Queue {
     }
 
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
-    /// waits. If not, a turn that has ended is followed by another.
+    /// is queued. If not, a turn that has ended is followed by another.
     pub(crate) fn is_over(&mut self, now: Time) -> bool {
         if self.is_owed() {
             return true;
@@ -281,7 +281,7 @@ impl Queue {
         if self.running().is_brief() {
             self.charge_turn();
         }
-        let first = (self.waiting.front().get()).map(|one| ByVruntime::NEW.get_key(one));
+        let first = (self.queued.front().get()).map(|one| ByVruntime::NEW.get_key(one));
         let Some(running) = &mut self.running else {
             return false;
         };

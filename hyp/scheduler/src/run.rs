@@ -19,19 +19,19 @@ impl Here<'_> {
         own.or_else(|| self.steal(now))
     }
 
-    /// Returns true if entities seem to wait on another CPU, in a bounded number of looks.
+    /// Returns true if entities seem to be queued on another CPU, in a bounded number of looks.
     #[must_use]
     pub fn can_steal(&self) -> bool {
         let cpus = &self.scheduler.cpus;
-        (self.neighbours(self.index)).any(|other| other != self.index && cpus[other].has_waiting())
+        (self.neighbours(self.index)).any(|other| other != self.index && cpus[other].has_queued())
     }
 
-    /// Takes an entity that waits on another CPU, and begins its turn here.
+    /// Takes an entity that is queued on another CPU, and begins its turn here.
     fn steal(&self, now: Time) -> Option<&'static Entity> {
         let cpus = &self.scheduler.cpus;
         let mut victims = self
             .neighbours(self.index)
-            .filter(|&victim| victim != self.index && cpus[victim].has_waiting());
+            .filter(|&victim| victim != self.index && cpus[victim].has_queued());
 
         // A victim whose lock is held is passed over: its own CPU is likely to pick.
         let (entity, lead) = victims.find_map(|victim| {
@@ -69,14 +69,14 @@ impl Here<'_> {
         self.cpu().needs_resched()
     }
 
-    /// Returns true if entities wait here. Other CPUs may queue here at any time, and kick.
+    /// Returns true if entities are queued here. Other CPUs may queue more at any time, and kick.
     #[must_use]
-    pub fn has_waiting(&self) -> bool {
-        self.cpu().has_waiting()
+    pub fn has_queued(&self) -> bool {
+        self.cpu().has_queued()
     }
 
     /// Returns the time of the next [`Here::tick`]: the end of the turn, if another entity
-    /// waits here, or the first deadline of an entity that was put here.
+    /// is queued here, or the first deadline of an entity that was put here.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
         (self.cpu()).locked(|queue| match (queue.turn_end(), queue.first_deadline()) {
@@ -86,7 +86,7 @@ impl Here<'_> {
     }
 
     /// Charges the entity that runs, and makes those runnable whose deadline has come by `now`.
-    /// Returns true if the entity that runs makes room for one that waits.
+    /// Returns true if the entity that runs makes room for a queued one.
     #[must_use]
     pub fn tick(&self, now: Time) -> bool {
         self.expire(now);
@@ -133,12 +133,12 @@ impl Here<'_> {
     }
 
     /// Queues the entity that runs, at time `now`. The vCPU was put before. If it `spins`, and so
-    /// many wait that turns have the least length, it pays for a whole turn, and its next one is
-    /// brief. Returns the CPU to kick, if there is one.
+    /// many are queued that turns have the least length, it pays for a whole turn, and its next one
+    /// is brief. Returns the CPU to kick, if there is one.
     ///
-    /// If others wait here, an entity that does not spin goes to an idle CPU, or to one that has no
-    /// more to do than is left here. An equal load is allowed, so that three vCPUs of two CPUs take
-    /// turns in having one alone.
+    /// If others are queued here, an entity that does not spin goes to an idle CPU, or to one that
+    /// has no more to do than is left here. An equal load is allowed, so that three vCPUs of two
+    /// CPUs take turns in having one alone.
     ///
     /// # Panics
     /// If nothing runs here.
@@ -200,7 +200,7 @@ impl Here<'_> {
     }
 
     /// Declares the CPU idle at time `now`, with nothing loaded or with a vCPU that waits. Returns
-    /// false if entities wait here: then the CPU picks one instead. After true, the CPU does
+    /// false if entities are queued here: then the CPU picks one instead. After true, the CPU does
     /// nothing but sleep until an interrupt comes or [`Here::next_event`], and call
     /// [`Here::end_idle`].
     #[must_use]
@@ -224,7 +224,7 @@ impl Here<'_> {
     }
 
     /// Ends the idleness of the CPU at time `now`, and makes those runnable whose deadline has
-    /// come. Returns true if entities wait here.
+    /// come. Returns true if entities are queued here.
     pub fn end_idle(&self, now: Time) -> bool {
         self.cpu().end_idle();
         let has_expired = self.cpu().locked(|queue| {
@@ -234,6 +234,6 @@ impl Here<'_> {
         if has_expired {
             self.expire(now);
         }
-        self.cpu().has_waiting()
+        self.cpu().has_queued()
     }
 }

@@ -70,10 +70,10 @@ fn a_cpu_does_not_kick_itself() {
     let all = scheduler(2);
     let (a, b, c) = (entity(0, 0), entity(1, 0), entity(2, 0));
     run(all.on(0), a, 0);
-    assert!(!all.on(0).has_waiting());
+    assert!(!all.on(0).has_queued());
     assert_eq!(all.on(0).wake(b, 0), None);
     // The first to wait ends no turn, but begins one.
-    assert!(all.on(0).has_waiting() && !all.on(0).needs_resched());
+    assert!(all.on(0).has_queued() && !all.on(0).needs_resched());
     assert_eq!(all.on(0).next_event(), Some(3 * MS));
     assert_eq!(all.on(0).wake(a, 0), None);
 

@@ -127,7 +127,7 @@ impl Machine {
                     idle => *idle = Place::Queued,
                 }
                 self.kick(cpu, kick);
-                if here.has_waiting() {
+                if here.has_queued() {
                     self.cpus[cpu].event = here.next_event();
                 }
             }

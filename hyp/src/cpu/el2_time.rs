@@ -32,9 +32,9 @@ pub(crate) mod recorded {
     use core::fmt::{self, Write};
     use core::sync::atomic::{AtomicU64, Ordering};
 
-    use aarch64_cpu::registers::{CNTFRQ_EL0, ESR_EL2, Readable};
+    use aarch64_cpu::registers::{ESR_EL2, Readable};
 
-    use crate::cpu::clock::now;
+    use crate::cpu::clock::{frequency, now};
     use crate::exception::sync::fault_address;
     use crate::vcpu::Vcpu;
 
@@ -64,7 +64,7 @@ pub(crate) mod recorded {
 
         /// Returns the longest time, in nanoseconds.
         fn nanoseconds(&self) -> u64 {
-            self.longest.load(Ordering::Relaxed) * 1_000_000_000 / CNTFRQ_EL0.get()
+            self.longest.load(Ordering::Relaxed) * 1_000_000_000 / frequency()
         }
     }
 

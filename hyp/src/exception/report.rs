@@ -3,7 +3,6 @@
 
 use core::fmt;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use spin::Mutex;
 
 use super::message_limit::MessageLimit;
@@ -18,7 +17,9 @@ static LIMIT: Mutex<MessageLimit> = Mutex::new(MessageLimit::new());
 /// Prints a message about a guest's mistake, or counts it.
 #[cold]
 pub(super) fn print(message: fmt::Arguments<'_>) {
-    let admitted = LIMIT.lock().admit(clock::now(), WINDOW * CNTFRQ_EL0.get());
+    let admitted = LIMIT
+        .lock()
+        .admit(clock::now(), WINDOW * clock::frequency());
     if let Some(left_out) = admitted {
         print_left_out(left_out);
         println!("{message}");

@@ -13,7 +13,7 @@ use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
 use crate::println;
 use crate::vcpu::ExitReason;
-use crate::vm::{Share, console, psci};
+use crate::vm::{Extent, console, psci};
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
 /// more than the comparisons.
@@ -252,7 +252,7 @@ pub(super) fn report_system_error(loaded: Loaded, frame: &Frame) {
     let pc = ELR_EL2.get();
     let vm = loaded.vcpu.vm;
     assert!(
-        vm.share == Share::Part,
+        vm.extent == Extent::Part,
         "system error, guest at pc {pc:#x}, {frame:#x?}"
     );
     println!("hyp: {}: system error at pc {pc:#x}: killed", vm.name);
@@ -272,7 +272,7 @@ fn report_unmapped(name: &str, loaded: Loaded) {
 /// a part of the machine: it may make mistakes all day, and printing takes time of every VM.
 #[cold]
 fn report_mistake(loaded: Loaded, mistake: fmt::Arguments<'_>, exception: &str) {
-    if loaded.vcpu.vm.share == Share::Machine {
+    if loaded.vcpu.vm.extent == Extent::Whole {
         report::print(format_args!(
             "hyp: vcpu {}: {mistake}, at pc {:#x}: {exception}",
             loaded.vcpu.id.index(),

@@ -9,6 +9,7 @@ use core::ops::Range;
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
+use vgic::intid::IntId;
 
 use crate::memory::ranges::Pages;
 use entropy::Seed;
@@ -115,14 +116,13 @@ impl Gic {
 /// # Panics
 /// If the node does not name one.
 fn maintenance(node: &FdtNode<'_>) -> u32 {
-    const FIRST_PPI: u32 = 16;
     let interrupts = node
         .property("interrupts")
         .expect("the GIC has a maintenance interrupt");
     let cells = interrupts.value();
     // Kind (1: PPI), number, flags.
     let number = cells.get(4..8).and_then(|cell| cell.try_into().ok());
-    FIRST_PPI + u32::from_be_bytes(number.expect("three cells"))
+    IntId::FIRST_PPI + u32::from_be_bytes(number.expect("three cells"))
 }
 
 /// Returns the registers and bus windows of the root's children.

@@ -1,7 +1,5 @@
 //! Waiting for the SMMU, with a bound.
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
-
 use crate::cpu::clock;
 
 /// Seconds in which the SMMU reacts.
@@ -10,7 +8,7 @@ const PATIENCE: u64 = 2;
 /// Waits until `done` returns true. Returns false if it does not in time.
 #[must_use]
 pub(super) fn wait(done: impl Fn() -> bool) -> bool {
-    let deadline = clock::now() + PATIENCE * CNTFRQ_EL0.get();
+    let deadline = clock::now() + PATIENCE * clock::frequency();
     while !done() {
         if clock::now() > deadline {
             return false;

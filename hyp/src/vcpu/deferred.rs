@@ -1,7 +1,5 @@
 //! Long requests of the guest to its interrupt controller, executed on exits, one slice at a time.
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
-
 use crate::cpu::clock;
 use crate::cpu::this_cpu::{PinnedCpu, ThisCpu};
 use crate::vm::controller::Controller;
@@ -15,6 +13,6 @@ const INTERVAL: u64 = 50;
 pub(crate) fn advance(cpu: &ThisCpu, vgic: &Controller, pin: &PinnedCpu<'_>) {
     (vgic.advance(pin)).expect("this CPU is of the VM's domain");
     if vgic.has_deferred() {
-        (cpu.timer).set_earlier(clock::now() + CNTFRQ_EL0.get() * INTERVAL / 1_000_000);
+        (cpu.timer).set_earlier(clock::now() + clock::ticks(INTERVAL));
     }
 }

@@ -7,11 +7,8 @@ use super::{ExitReason, context};
 use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::{cpu_interface, lpi};
-use crate::vm::{self, Share};
+use crate::vm::{self, Extent};
 use crate::{schedule, terminal};
-
-/// The first PPI.
-const FIRST_PPI: u32 = 16;
 
 /// PPIs of the virtual and the physical timer of EL1, by Arm's Base System Architecture.
 pub(crate) const TIMERS: [u32; 2] = [VIRTUAL_TIMER, 30];
@@ -32,7 +29,7 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
 
     let reason = match intid {
         // A kick: the sender has published the reason.
-        0..FIRST_PPI => {
+        0..IntId::FIRST_PPI => {
             cpu_interface::deactivate(intid);
             ExitReason::Kick
         }
@@ -92,7 +89,7 @@ fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
 #[inline]
 fn forward_ppi(loaded: Option<Loaded>, pin: &PinnedCpu<'_>, intid: u32) {
     let is_late = match loaded {
-        Some(loaded) => loaded.vcpu.vm.share == Share::Part && !context::is_timer_high(intid),
+        Some(loaded) => loaded.vcpu.vm.extent == Extent::Part && !context::is_timer_high(intid),
         None => vm::of_machine().is_none(),
     };
     if is_late {

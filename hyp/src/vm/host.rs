@@ -13,7 +13,7 @@ use spin::Mutex;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host, PhysicalInterrupt};
 
-use super::{Share, Vm};
+use super::{Extent, Vm};
 use crate::cpu::hyp_timer;
 use crate::gic::its::Its;
 use crate::gic::lpi::MsiSource;
@@ -22,9 +22,6 @@ use crate::gic::{self, Gic};
 use crate::println;
 use crate::schedule;
 use crate::vcpu::{Vcpu, interrupts};
-
-/// The first PPI.
-const FIRST_PPI: u32 = 16;
 
 /// The machine, as a VM's vGIC uses it.
 pub(crate) struct VmHost {
@@ -53,9 +50,9 @@ impl VmHost {
     pub(crate) fn new(vm: &'static Vm) -> Self {
         let gic = gic::get();
         let own = 1 << gic.maintenance() | 1 << hyp_timer::PPI;
-        let (spis, ppis) = match vm.share {
-            Share::Machine => (gic.distributor.spis(), u32::MAX << FIRST_PPI & !own),
-            Share::Part => (
+        let (spis, ppis) = match vm.extent {
+            Extent::Whole => (gic.distributor.spis(), u32::MAX << IntId::FIRST_PPI & !own),
+            Extent::Part => (
                 0..0,
                 interrupts::TIMERS.map(|timer| 1 << timer).iter().sum(),
             ),
@@ -100,9 +97,9 @@ impl VmHost {
 
     /// Returns the physical ITS for a device of the VM.
     fn physical_its(&self, its: ItsId, device: DeviceId) -> Option<&Its> {
-        let is_owned = match self.vm.share {
-            Share::Machine => true,
-            Share::Part => (self.vm.devices.as_ref()).is_some_and(|devices| devices.has(device.0)),
+        let is_owned = match self.vm.extent {
+            Extent::Whole => true,
+            Extent::Part => (self.vm.devices.as_ref()).is_some_and(|devices| devices.has(device.0)),
         };
         self.gic.its.get(usize::from(its.0)).filter(|_| is_owned)
     }
@@ -155,7 +152,7 @@ impl Host for VmHost {
         match vcpu {
             None if self.has_spi(intid) => self.gic.distributor.enable(intid.raw(), on),
             // vCPU n is on CPU n. The timers' interrupts of other VMs are always enabled.
-            Some(vcpu) if self.vm.share == Share::Machine && self.has_ppi(intid.raw()) => {
+            Some(vcpu) if self.vm.extent == Extent::Whole && self.has_ppi(intid.raw()) => {
                 self.gic.redistributor(vcpu.index()).enable(intid.raw(), on);
             }
             _ => {}

@@ -182,10 +182,24 @@ impl Load {
         let place = place(image, ram.start);
         let guest_address = |physical: usize| physical - ram.start + at;
 
-        let initrd = initrd.map(|module| {
-            let start = ram.end.saturating_sub(module.len()) / INITRD_ALIGNMENT * INITRD_ALIGNMENT;
-            (Source::Module(module.clone()), start..start + module.len())
-        });
+        let does_not_fit = || {
+            format!(
+                "{} MiB of RAM do not hold the kernel, of {} MiB, and what belongs to it",
+                ram.len() >> 20,
+                header.size.div_ceil(1 << 20)
+            )
+        };
+
+        let initrd = match initrd {
+            Some(module) => {
+                let room = ram.len().checked_sub(module.len());
+                let start = ram.start + room.ok_or_else(does_not_fit)?;
+                // RAM begins at a block, so that this is not before it.
+                let start = start / INITRD_ALIGNMENT * INITRD_ALIGNMENT;
+                Some((Source::Module(module.clone()), start..start + module.len()))
+            }
+            None => None,
+        };
         let visible = initrd
             .as_ref()
             .map(|(_, place)| guest_address(place.start)..guest_address(place.end));
@@ -193,11 +207,7 @@ impl Load {
 
         let end = initrd.as_ref().map_or(ram.end, |(_, place)| place.start);
         if place.end > end || ram.start + tree.len() > place.start {
-            return Err(format!(
-                "{} MiB of RAM do not hold the kernel, of {} MiB, and what belongs to it",
-                ram.len() >> 20,
-                header.size.div_ceil(1 << 20)
-            ));
+            return Err(does_not_fit());
         }
 
         let seed = seed_offset(&tree).map(|offset| Copy {

@@ -15,7 +15,7 @@ use vgic::TeardownError;
 use vgic::intid::Kind;
 
 use super::console::set_line;
-use super::{Boot, Share, Vm, controller};
+use super::{Boot, Extent, Vm, controller};
 use crate::cpu::rendezvous::rendezvous;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
@@ -228,13 +228,13 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) -> bool {
         return false;
     }
     stop(cpu, vm);
-    if end == End::Reset && vm.share == Share::Part {
+    if end == End::Reset && vm.extent == Extent::Part {
         reset(cpu, vm);
         return true;
     }
 
     bury(cpu, vm);
-    if vm.share == Share::Machine {
+    if vm.extent == Extent::Whole {
         report::finish(cpu, end);
     }
     println!("hyp: {} is dead", vm.name);

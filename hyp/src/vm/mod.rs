@@ -1,8 +1,8 @@
 //! A VM: memory by stage 2, an interrupt controller, devices, vCPUs, a reset and a death.
 //!
-//! A VM with the whole machine ([`Share::Machine`]) has all memory but the hypervisor's, all
+//! A VM with the whole machine ([`Extent::Whole`]) has all memory but the hypervisor's, all
 //! devices, and a vCPU on every CPU, which never leaves it. VMs with a part of the machine each
-//! ([`Share::Part`]) share the CPUs. They have RAM and a console of their own.
+//! ([`Extent::Part`]) share the CPUs. They have RAM and a console of their own.
 //!
 //! The hypervisor does not trust VMs with a part of the machine, nor do they trust each other. The
 //! registers that such a VM may use are switched, all others trap.
@@ -50,9 +50,9 @@ use memory::GuestMemory;
 
 /// Part of the machine that a VM has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Share {
+pub(crate) enum Extent {
     /// The whole machine.
-    Machine,
+    Whole,
     /// RAM of its own, and a share of the CPUs' time.
     Part,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Vm {
     /// Index among the VMs.
     pub(crate) index: usize,
     pub(crate) name: String,
-    pub(crate) share: Share,
+    pub(crate) extent: Extent,
     pub(crate) stage2: Stage2,
     /// Console, unless the VM has the machine's own.
     pub(crate) console: Option<Console>,
@@ -98,7 +98,7 @@ pub(crate) enum Boot {
 /// Description of a VM.
 pub(crate) struct Description {
     pub(crate) name: String,
-    pub(crate) share: Share,
+    pub(crate) extent: Extent,
     pub(crate) stage2: Stage2,
     pub(crate) memory: GuestMemory,
     pub(crate) devices: Option<Devices>,
@@ -146,7 +146,7 @@ pub(crate) fn all() -> &'static [&'static Vm] {
 
 /// Returns the VM with the whole machine, if there is one.
 pub(crate) fn of_machine() -> Option<&'static Vm> {
-    (all().first().copied()).filter(|vm| vm.share == Share::Machine)
+    (all().first().copied()).filter(|vm| vm.extent == Extent::Whole)
 }
 
 /// Returns the interrupt controller of a VM, unless the VM is dead. The reference may be used until
@@ -165,7 +165,7 @@ impl Vm {
     pub(crate) fn new(index: usize, description: Description) -> &'static Self {
         let Description {
             name,
-            share,
+            extent,
             stage2,
             memory,
             devices,
@@ -177,9 +177,9 @@ impl Vm {
 
         let vm: &Self = Box::leak(Box::new(Self {
             index,
-            share,
+            extent,
             stage2,
-            console: (share == Share::Part).then(|| Console::new(index, &name)),
+            console: (extent == Extent::Part).then(|| Console::new(index, &name)),
             name,
             devices,
             is_daemon,
@@ -192,7 +192,7 @@ impl Vm {
             last_vcpus: (percpu::all().iter()).map(|_| AtomicU16::new(0)).collect(),
         }));
 
-        let pinned = share == Share::Machine;
+        let pinned = extent == Extent::Whole;
         vm.vcpus.call_once(|| {
             let vcpus = vm.config.vcpus.iter().enumerate();
             let vcpus = vcpus.map(|(number, affinity)| {
@@ -237,7 +237,7 @@ impl Vm {
     /// Makes the calling CPU, whose number is `cpu`, translate by the VM's tables, for `vcpu`.
     pub(crate) fn activate(&self, cpu: usize, vcpu: &Vcpu) {
         self.stage2.activate();
-        if self.share == Share::Machine {
+        if self.extent == Extent::Whole {
             return;
         }
 
@@ -267,9 +267,9 @@ impl Vm {
 
     /// Returns the kind of reader of identification registers.
     pub(crate) fn reader(&self) -> Reader {
-        match self.share {
-            Share::Machine => Reader::Machine,
-            Share::Part => Reader::Vm,
+        match self.extent {
+            Extent::Whole => Reader::Machine,
+            Extent::Part => Reader::Vm,
         }
     }
 }

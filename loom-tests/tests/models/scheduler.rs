@@ -54,8 +54,8 @@ impl Cpus {
         entity
     }
 
-    /// Asserts that these entities wait on the CPUs, each once. No entity runs on CPU 2.
-    fn assert_waiting<const N: usize>(self, expected: [u32; N]) {
+    /// Asserts that these entities are queued on the CPUs, each once. No entity runs on CPU 2.
+    fn assert_queued<const N: usize>(self, expected: [u32; N]) {
         let mut found = Vec::new();
         while let Some(entity) = self.pick(2) {
             found.push(entity.id());
@@ -274,7 +274,7 @@ fn two_wakers_of_one() {
         let waker = cpus.spawn(move |cpus| cpus.wake(1, a));
         let kicks = [cpus.wake(2, a), waker.join().unwrap()];
         assert_eq!(kicks, [None; 2]);
-        cpus.assert_waiting([0]);
+        cpus.assert_queued([0]);
     });
 }
 
@@ -299,7 +299,7 @@ fn expire_against_wake() {
             None,
             "a deadline without a sleeper"
         );
-        cpus.assert_waiting([0]);
+        cpus.assert_queued([0]);
     });
 }
 
@@ -321,9 +321,9 @@ fn steal_against_pick() {
         assert!(own.is_some() || stolen.is_some());
         assert!(id(own) != id(stolen), "an entity runs on two CPUs");
         match (id(own), id(stolen)) {
-            (Some(_), Some(_)) => cpus.assert_waiting([]),
-            (Some(0), None) | (None, Some(0)) => cpus.assert_waiting([1]),
-            _ => cpus.assert_waiting([0]),
+            (Some(_), Some(_)) => cpus.assert_queued([]),
+            (Some(0), None) | (None, Some(0)) => cpus.assert_queued([1]),
+            _ => cpus.assert_queued([0]),
         }
     });
 }

@@ -141,6 +141,11 @@ pub(super) fn before() -> Vec<Refused> {
             "16 MiB of RAM do not hold the kernel, of 64 MiB, and what belongs to it",
         ),
         Refused::new(
+            Good,
+            "hyp.name=disk hyp.memory=1",
+            "1 MiB of RAM do not hold the kernel, of 1 MiB, and what belongs to it",
+        ),
+        Refused::new(
             Sized(u64::MAX),
             format!("hyp.name=endless {taken}"),
             "384 MiB of RAM do not hold the kernel, of 17592186044416 MiB, and what belongs to it",

@@ -5,12 +5,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use vgic::Config;
 use vgic::description::device_tree::{self as description, gic_node};
+use vgic::intid::IntId;
 
+use crate::cpu::clock;
 use crate::machine::entropy;
 use crate::pci::window::Window;
 use crate::vcpu::interrupts::TIMERS;
@@ -25,9 +26,20 @@ const PPI: u32 = 1;
 const SPI: u32 = 0;
 const LEVEL_HIGH: u32 = 4;
 
-/// First PPI and first SPI, number 0 in an interrupt specifier.
-const FIRST_PPI: u32 = 16;
-const FIRST_SPI: u32 = 32;
+/// Checks that the node of the timers can have the frequency of so slow a clock, in 32 bits.
+///
+/// # Errors
+/// The greatest slowdown that it can have.
+pub(crate) fn check_slowdown(slowdown: u32) -> Result<(), String> {
+    let most = u64::from(u32::MAX) / clock::frequency();
+    if u64::from(slowdown) <= most.max(1) {
+        return Ok(());
+    }
+    Err(format!(
+        "hyp.slowdown={slowdown}: give a number from 1 to {most}, for a counter of {} Hz",
+        clock::frequency()
+    ))
+}
 
 /// Returns the tree of a VM with this interrupt controller and RAM, whose kernel has these
 /// arguments and the initial RAM disk at these guest-physical addresses. `slowdown` seconds of the
@@ -117,13 +129,13 @@ fn cpus(config: &Config) -> DeviceTreeNode {
 fn timer(slowdown: u32) -> DeviceTreeNode {
     let [virtual_timer, physical_timer] = TIMERS;
     let all = [29, physical_timer, virtual_timer, 26];
-    let interrupts = all.map(|intid| [PPI, intid - FIRST_PPI, LEVEL_HIGH]);
+    let interrupts = all.map(|intid| [PPI, intid - IntId::FIRST_PPI, LEVEL_HIGH]);
     let mut timer = node("timer");
     add(&mut timer, "compatible", "arm,armv8-timer");
     add(&mut timer, "interrupts", interrupts.concat());
     add(&mut timer, "always-on", &[][..] as &[u8]);
     if slowdown > 1 {
-        let frequency = (CNTFRQ_EL0.get() as u32).saturating_mul(slowdown);
+        let frequency = clock::frequency() as u32 * slowdown;
         add(&mut timer, "clock-frequency", frequency);
     }
     timer
@@ -147,7 +159,7 @@ fn uart() -> DeviceTreeNode {
         Vec::from(["arm,pl011", "arm,primecell"]),
     );
     add(&mut uart, "reg", reg(&registers));
-    let number = console::SPI - FIRST_SPI;
+    let number = console::SPI - IntId::FIRST_SPI;
     add(&mut uart, "interrupts", [SPI, number, LEVEL_HIGH]);
     add(&mut uart, "clocks", [CLOCK, CLOCK]);
     add(&mut uart, "clock-names", Vec::from(["uartclk", "apb_pclk"]));
