@@ -314,7 +314,8 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
         }
         Leave::Blocked => {
             // A timer that has fired already is one that the guest has masked.
-            vcpu.delay.block(deadline.filter(|&deadline| deadline > now()));
+            vcpu.delay
+                .block(deadline.filter(|&deadline| deadline > now()));
             if !here.block(deadline, now()) {
                 kick(here.preempt(now(), false));
             }

@@ -11,7 +11,7 @@ use crate::boot::checks::Check;
 use crate::boot::hypervisor::built;
 use crate::boot::report;
 use crate::boot::run::{self, Ended};
-use crate::provision::qemu;
+use crate::provision::qemu::{self, Board};
 use crate::provision::toolchain;
 use crate::{console, project};
 
@@ -60,12 +60,14 @@ pub(crate) fn boot(reports: &Path) -> Result<bool> {
     let program = built(build.arg("--release"), "the example")?;
 
     std::fs::create_dir_all(reports)?;
-    let mut command = qemu.command()?;
+    let mut command = qemu.board(&Board {
+        options: "virtualization=on",
+        cpu: "neoverse-n1",
+        cpus: 2,
+    })?;
     command
-        .args(["-machine", "virt,gic-version=3,virtualization=on"])
-        .args(["-cpu", "neoverse-n1", "-smp", "2", "-m", "256M"])
+        .args(["-m", "256M"])
         .args(["-accel", "tcg,thread=multi"])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-serial", "stdio", "-monitor", "none"])
         .arg("-kernel")
         .arg(program);

@@ -46,7 +46,8 @@ impl Delay {
     /// Records that the vCPU blocks, with a timer that fires at `deadline` if there is one.
     pub(crate) fn block(&self, deadline: Option<u64>) {
         if cfg!(feature = "counters") {
-            self.deadline.store(deadline.unwrap_or(0), Ordering::Relaxed);
+            self.deadline
+                .store(deadline.unwrap_or(0), Ordering::Relaxed);
         }
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::guest::{BootDisk, Guest};
 use super::{BootOptions, part};
 use crate::parallel;
-use crate::provision::qemu::Qemu;
+use crate::provision::qemu::{Board, Qemu};
 
 /// The address of the RAM of QEMU's `virt` machine.
 pub(crate) const RAM: u64 = 0x4000_0000;
@@ -132,24 +132,20 @@ pub(crate) fn board(
     disk: &Path,
     hypervisor: bool,
 ) -> Result<Command> {
-    let cpus = options.cpus();
     let virtualization = if hypervisor { "on" } else { "off" };
     // A virtio device passes the SMMU by unless it is told that its driver uses DMA addresses.
     let (iommu, virtio) = match options.has_smmu() {
         true => (",iommu=smmuv3", ",iommu_platform=on,disable-legacy=on"),
         false => ("", ""),
     };
-    let mut command = qemu.command()?;
+    let mut command = qemu.board(&Board {
+        options: &format!("virtualization={virtualization}{iommu}"),
+        cpu: &options.cpu,
+        cpus: options.cpus(),
+    })?;
     command
-        .arg("-machine")
-        .arg(format!(
-            "virt,gic-version=3,virtualization={virtualization}{iommu}"
-        ))
-        .args(["-cpu", &options.cpu])
         .args(accelerator(options))
-        .args(["-smp", &cpus.to_string()])
-        .args(["-m", &format!("{}M", machine_memory(options))])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        .args(["-m", &format!("{}M", machine_memory(options))]);
 
     // One disk twice: behind MSI-X, and behind an interrupt line of the PCI host bridge.
     let disk = disk.display();

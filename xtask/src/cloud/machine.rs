@@ -10,7 +10,7 @@ use super::CloudOptions;
 use super::refused::{self, Refused};
 use crate::boot::guest::Guest;
 use crate::boot::machine::{MODULE_ALIGNMENT, RAM, module_address};
-use crate::provision::qemu::Qemu;
+use crate::provision::qemu::{Board, Qemu};
 
 /// RAM of a VM with Linux, in MiB.
 pub(super) const VM_MEMORY: u64 = 384;
@@ -58,16 +58,13 @@ pub(super) fn command(
     let initrd_size = initrd.map_or(Ok(0), size)?;
     let mut modules = Modules::new(module_address(initrd_size));
 
-    let mut command = qemu.command()?;
+    let mut command = qemu.board(&Board {
+        options: "virtualization=on,iommu=smmuv3",
+        cpu: "neoverse-n1",
+        cpus: options.cpus,
+    })?;
     command
-        .args([
-            "-machine",
-            "virt,gic-version=3,virtualization=on,iommu=smmuv3",
-        ])
-        .args(["-cpu", "neoverse-n1"])
         .args(["-accel", "tcg,thread=multi"])
-        .args(["-smp", &options.cpus.to_string()])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-serial", "stdio", "-monitor", "none"])
         .arg("-kernel")
         .arg(hypervisor);

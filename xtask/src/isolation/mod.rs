@@ -18,7 +18,7 @@ use clap::{ArgMatches, value_parser};
 use crate::boot::hypervisor::{self, built, flatten};
 use crate::boot::run;
 use crate::cli::{Options, defaulted, option};
-use crate::provision::qemu::{self, Qemu};
+use crate::provision::qemu::{self, Board, Qemu};
 use crate::provision::toolchain;
 use crate::{console, project};
 use verdict::Verdict;
@@ -193,13 +193,14 @@ fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Re
         seed,
         ..
     } = setting;
-    let mut command = qemu.command()?;
+    let mut command = qemu.board(&Board {
+        options: "virtualization=on",
+        cpu,
+        cpus,
+    })?;
     command
-        .args(["-machine", "virt,gic-version=3,virtualization=on"])
-        .args(["-cpu", cpu, "-m", "256M"])
+        .args(["-m", "256M"])
         .args(setting.accelerator)
-        .args(["-smp", &cpus.to_string()])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-serial", "stdio", "-monitor", "none"])
         .arg("-kernel")
         .arg(hypervisor);

@@ -27,7 +27,30 @@ pub struct Qemu {
     pub version: String,
 }
 
+/// QEMU's `virt` board with a GICv3.
+#[derive(Debug)]
+pub struct Board<'a> {
+    /// Further options of the machine, such as `virtualization=on`.
+    pub options: &'a str,
+    /// QEMU's name of the CPUs.
+    pub cpu: &'a str,
+    /// Number of the CPUs.
+    pub cpus: u16,
+}
+
 impl Qemu {
+    /// Returns a command that starts a board with no devices but those that the board has, and
+    /// with the default RAM. When the board is powered off or reset, QEMU ends.
+    pub fn board(&self, board: &Board<'_>) -> Result<Command> {
+        let mut command = self.command()?;
+        command
+            .args(["-machine", &format!("virt,gic-version=3,{}", board.options)])
+            .args(["-cpu", board.cpu])
+            .args(["-smp", &board.cpus.to_string()])
+            .args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        Ok(command)
+    }
+
     /// Returns a command that starts it.
     pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(&self.program);
