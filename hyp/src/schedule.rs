@@ -309,7 +309,9 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
     match why {
         Leave::Preempted | Leave::Resumed => {
             vcpu.delay.begin();
-            let spins = why == Leave::Preempted && spinning::is_spinning(vcpu.vm);
+            // The look at the guest's instructions is dear, and nobody asks beside few.
+            let spins =
+                why == Leave::Preempted && here.is_crowded() && spinning::is_spinning(vcpu.vm);
             kick(here.preempt(now(), spins));
         }
         Leave::Blocked => {

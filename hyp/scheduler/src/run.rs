@@ -97,6 +97,13 @@ impl Here<'_> {
         })
     }
 
+    /// Returns true if so many entities are queued here that turns have the least length: it matters
+    /// then if the one that runs spins.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.cpu().locked(|queue| queue.is_crowded())
+    }
+
     /// Begins the turn of the entity that runs anew at time `now`.
     pub fn restart_turn(&self, now: Time) {
         self.cpu().locked(|queue| queue.restart_turn(now));
