@@ -1,5 +1,5 @@
-//! `hyp`, a small EL2 hypervisor for one VM with the whole machine, or for several VMs that share
-//! its CPUs.
+//! `hyp`, a small EL2 hypervisor for one VM with the whole machine, or for VMs with a part of it
+//! each, which share its CPUs.
 //!
 //! The boot loader enters `hyp` like a Linux kernel, with the machine's device tree. `hyp` moves to
 //! the top of RAM and starts the guests' kernels, boot modules, at EL1. A guest with the whole

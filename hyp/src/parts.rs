@@ -29,15 +29,12 @@ use crate::smmu;
 use crate::vm::devices::{self, Bus, Devices};
 use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
-use crate::vm::options::Options;
+use crate::vm::options::{Options, USUAL_WEIGHT};
 use crate::vm::tree::part as tree;
 use crate::vm::{self, Boot, Description, Extent, Vm, controller};
 
 /// Guest-physical address of the RAM.
 const RAM: usize = 0x4000_0000;
-
-/// Usual weight in the options of a VM, which is [`scheduler::NORMAL_WEIGHT`] to the scheduler.
-const NORMAL_WEIGHT: u32 = 100;
 
 /// Parts of the machine that no VM has.
 #[derive(Clone)]
@@ -93,7 +90,7 @@ pub(crate) fn create(
     for kernel in &modules.kernels {
         // A VM that is refused takes nothing.
         let mut rest = stock.clone();
-        match vm(&vms, kernel, &common, &mut rest) {
+        match make(&vms, kernel, &common, &mut rest) {
             Ok(vm) => {
                 vms.push(vm);
                 stock = rest;
@@ -134,7 +131,7 @@ fn pci_bus(machine: &Machine) -> Result<(&'static Bus, Vec<Function>), String> {
 ///
 /// # Errors
 /// Why the VM cannot be.
-fn vm(
+fn make(
     others: &[&Vm],
     kernel: &Kernel,
     common: &Common<'_>,
@@ -210,7 +207,7 @@ fn vm(
         is_daemon: options.is_daemon,
         boot: Boot::Modules(load),
         config,
-        weight: options.weight * scheduler::NORMAL_WEIGHT / NORMAL_WEIGHT,
+        weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,
     };
     Ok(Vm::new(index, description))
 }

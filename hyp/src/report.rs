@@ -130,19 +130,19 @@ fn write_scheduler(report: &mut String) -> fmt::Result {
     for cpu in 0..percpu::all().len() {
         let counts = schedule::counts(cpu);
         sum.steals += counts.steals;
-        sum.migrations += counts.migrations;
+        sum.moves += counts.moves;
         sum.wake_ups += counts.wake_ups;
         sum.preemptions += counts.preemptions;
         sum.longest_wait = sum.longest_wait.max(counts.longest_wait);
     }
     write!(
         report,
-        "{{\"wait_bound_us\":{},\"steals\":{},\"migrations\":{},\"wake_ups\":{},\
+        "{{\"wait_bound_us\":{},\"steals\":{},\"moves\":{},\"wake_ups\":{},\
          \"preemptions\":{},\
          \"longest_wait_us\":{}}}",
         schedule::wait_bound_us(),
         sum.steals,
-        sum.migrations,
+        sum.moves,
         sum.wake_ups,
         sum.preemptions,
         clock::microseconds(sum.longest_wait)

@@ -43,8 +43,8 @@ pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
 }
 
 /// Continues from [`crate::boot`], at the final place and under the final tables, and never
-/// returns. Creates a VM for each kernel that the boot loader passed. A single one gets the whole
-/// machine.
+/// returns. Creates the VM with the whole machine, or a VM with a part of it for each kernel that
+/// the boot loader passed ([`BootModules::are_for_parts`]).
 pub(crate) fn run(
     machine: Machine,
     modules: BootModules,

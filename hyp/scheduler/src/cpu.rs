@@ -15,7 +15,7 @@ pub(crate) struct Cpu {
     /// Number of queued entities, as the last holder of the lock left it.
     queued: AtomicUsize,
     /// Sum of the weights of the entities queued or run, as the last holder of the lock left it.
-    load: AtomicU64,
+    weight: AtomicU64,
     /// Virtual time of the queue, as the last holder of the lock left it.
     floor: AtomicU64,
     /// CPU that the next far look of this CPU goes to.
@@ -27,7 +27,7 @@ pub(crate) struct Cpu {
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) steals: Counter,
-    pub(crate) migrations: Counter,
+    pub(crate) moves: Counter,
     pub(crate) wake_ups: Counter,
     pub(crate) preemptions: Counter,
     pub(crate) longest_wait: Counter,
@@ -41,7 +41,7 @@ impl Cpu {
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
-            load: AtomicU64::new(0),
+            weight: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             rotor: Counter::default(),
             counters: Counters::default(),
@@ -70,8 +70,8 @@ impl Cpu {
         if self.queued.load(Ordering::Relaxed) != queue.count() {
             self.queued.store(queue.count(), Ordering::Relaxed);
         }
-        if self.load.load(Ordering::Relaxed) != queue.load() {
-            self.load.store(queue.load(), Ordering::Relaxed);
+        if self.weight.load(Ordering::Relaxed) != queue.weight() {
+            self.weight.store(queue.weight(), Ordering::Relaxed);
         }
         if self.floor.load(Ordering::Relaxed) != queue.floor() {
             self.floor.store(queue.floor(), Ordering::Relaxed);
@@ -85,9 +85,9 @@ impl Cpu {
     }
 
     /// Returns a recent sum of the weights of the entities queued or run.
-    pub(crate) fn load(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         // Relaxed: a recent one will do.
-        self.load.load(Ordering::Relaxed)
+        self.weight.load(Ordering::Relaxed)
     }
 
     /// Returns a recent virtual time of the queue.

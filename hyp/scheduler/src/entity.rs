@@ -5,7 +5,7 @@
 //! | 0-1 | phase | 0 idle, 1 queued, 2 running |
 //! | 2 | `WOKEN` | a wake-up has come since the phase began or the entity began to wait |
 //! | 3 | `TIMED` | idle, and put into the timer queue of its CPU |
-//! | 16-31 | CPU | the CPU that it was put on, is queued on, or runs on |
+//! | 16-31 | CPU | the CPU that gave it up, on which it is queued, or on which it runs |
 //!
 //! Every wake-up sets `WOKEN` by one read-modify-write, in each phase. The one that finds the
 //! entity idle and sets the bit first has *claimed* the entity: no other CPU queues it. The
@@ -60,7 +60,7 @@ impl State {
         }
     }
 
-    /// Returns the CPU that the entity was put on, is queued on, or runs on.
+    /// Returns the CPU that gave the entity up, on which it is queued, or on which it runs.
     pub(crate) fn cpu(self) -> usize {
         (self.0 >> CPU_SHIFT) as usize
     }
@@ -81,7 +81,7 @@ impl State {
 #[must_use]
 pub(crate) enum Woken {
     /// The caller has claimed the entity, and has to queue it. The state before has the CPU that
-    /// the entity was put on, and whether its deadline is in that CPU's timer queue.
+    /// gave the entity up, and whether its deadline is in that CPU's timer queue.
     Claimed(State),
     /// The entity runs on this CPU, which has to be kicked.
     Running(usize),
@@ -96,7 +96,7 @@ pub struct Entity {
     id: u32,
     weight: u32,
     /// The CPU that it never leaves, if there is one.
-    pinned: Option<usize>,
+    bound_to: Option<usize>,
     /// Ticks used, scaled by weight. The fields below belong to the entity's owner: rule 3.
     pub(crate) vruntime: Guarded,
     /// Deadline, while in a timer queue.
@@ -124,7 +124,7 @@ impl Entity {
             state: AtomicU32::new(State::new(IDLE, cpu).0),
             id,
             weight,
-            pinned: None,
+            bound_to: None,
             vruntime: Guarded::new(0),
             deadline: Guarded::new(0),
             queued_at: Guarded::new(0),
@@ -140,9 +140,9 @@ impl Entity {
     /// # Panics
     /// If `weight` is 0.
     #[must_use]
-    pub fn pinned(id: u32, weight: u32, cpu: usize) -> Self {
+    pub fn bound(id: u32, weight: u32, cpu: usize) -> Self {
         Self {
-            pinned: Some(cpu),
+            bound_to: Some(cpu),
             ..Self::new(id, weight, cpu)
         }
     }
@@ -172,8 +172,8 @@ impl Entity {
     }
 
     /// Returns the only CPU that the entity may run on, if there is one.
-    pub(crate) fn pin(&self) -> Option<usize> {
-        self.pinned
+    pub(crate) fn bound_to(&self) -> Option<usize> {
+        self.bound_to
     }
 
     /// Returns the phase, which other CPUs may change at any time.
@@ -183,8 +183,8 @@ impl Entity {
         State(self.state.load(Ordering::Relaxed)).phase()
     }
 
-    /// Returns the CPU that the entity was put on, is queued on, or runs on. Other CPUs may change
-    /// it at any time.
+    /// Returns the CPU that gave the entity up, on which it is queued, or on which it runs. Other
+    /// CPUs may change it at any time.
     #[must_use]
     pub fn cpu(&self) -> usize {
         // Relaxed: a look, which orders nothing.

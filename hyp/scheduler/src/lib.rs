@@ -34,7 +34,7 @@
 //!    belongs to the holder of that queue's lock.
 //! 4. An entity is in at most one run queue. It is there exactly while it is queued, but for the
 //!    moment in which a thief takes it to its own CPU.
-//! 5. An entity is in the timer queue of the CPU that it was put on, from the moment that it is
+//! 5. An entity is in the timer queue of the CPU that gave it up, from the moment that it is
 //!    idle until its deadline or the CPU that claims it removes it. Only the CPU itself inserts
 //!    there.
 //! 6. If a CPU sleeps and entities are queued there, some CPU owes it a kick, or has sent it.
@@ -42,13 +42,13 @@
 //! A CPU holds one lock at a time: an entity that changes queues is carried from one to the other.
 //! Nothing is shared by all CPUs. The work under a lock is a few steps of a balanced tree.
 //!
-//! # Fairness
-//! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the queued
-//! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
-//! smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays for its
-//! whole turn and has a brief one, which leaves the time to the one that it waits for. Loads of
-//! CPUs are evened out by entities on the move: one that wakes up or is preempted goes to an idle
-//! CPU, and a CPU without work steals.
+//! # Fairness `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the
+//! queued entity with the smallest one. An entity that changes queues keeps its distance from the
+//! queue's smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays
+//! for its whole turn and has a brief one, which leaves the time to the one that it waits for. The
+//! weights of CPUs are evened out by entities on the move: one that wakes up goes to an idle CPU,
+//! one that is preempted to an idle CPU or to one with no more to do, and a CPU without work
+//! steals.
 #![no_std]
 
 extern crate alloc;
@@ -89,7 +89,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Returns the usual parameters for a clock of `frequency` ticks a second: a turn every 6 ms,
+    /// Returns parameters for tests, for a clock of `frequency` ticks a second: a turn every 6 ms,
     /// of 1 ms at least.
     #[must_use]
     pub const fn for_frequency(frequency: u64) -> Self {
@@ -109,7 +109,7 @@ pub struct Counts {
     /// Entities taken from other CPUs' queues.
     pub steals: u64,
     /// Entities that last ran on another CPU.
-    pub migrations: u64,
+    pub moves: u64,
     /// Entities that the CPU made runnable.
     pub wake_ups: u64,
     /// Entities that were preempted here.
@@ -170,7 +170,7 @@ impl Scheduler {
         let counters = &self.cpus[cpu].counters;
         Counts {
             steals: counters.steals.get(),
-            migrations: counters.migrations.get(),
+            moves: counters.moves.get(),
             wake_ups: counters.wake_ups.get(),
             preemptions: counters.preemptions.get(),
             longest_wait: counters.longest_wait.get(),

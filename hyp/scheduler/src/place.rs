@@ -46,7 +46,7 @@ impl Here<'_> {
     fn place_woken(&self, entity: &'static Entity, before: State, now: Time) -> Option<usize> {
         let last = before.cpu();
         let mut idle = self.claim(last);
-        if entity.pin().is_none() {
+        if entity.bound_to().is_none() {
             idle = idle.or_else(|| self.claim_near(last));
         }
 
@@ -67,8 +67,8 @@ impl Here<'_> {
         })
     }
 
-    /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that it was put
-    /// on. It is owed a turn of its new `queue` at most: of many that wake up together, each would
+    /// Returns how far a sleeper is ahead of the virtual time `floor` of the CPU that gave it
+    /// up. It is owed a turn of its new `queue` at most: of many that wake up together, each would
     /// keep those queued that have not slept.
     pub(crate) fn lead_of_sleeper(&self, entity: &Entity, floor: u64, queue: &Queue) -> i64 {
         let lead = entity.vruntime.get().wrapping_sub(floor) as i64;
@@ -81,13 +81,13 @@ impl Here<'_> {
         self.neighbours(home).find_map(|cpu| self.claim(cpu))
     }
 
-    /// Returns another CPU whose load is `limit` at most, if a bounded number of looks finds one.
+    /// Returns another CPU whose weight is `limit` at most, if a bounded number of looks finds one.
     pub(crate) fn lighter(&self, limit: u64) -> Option<Place> {
-        let load = |&cpu: &usize| self.scheduler.cpus[cpu].load();
+        let weight = |&cpu: &usize| self.scheduler.cpus[cpu].weight();
         self.neighbours(self.index)
             .filter(|&cpu| cpu != self.index)
-            .min_by_key(load)
-            .filter(|cpu| load(cpu) <= limit)
+            .min_by_key(weight)
+            .filter(|cpu| weight(cpu) <= limit)
             .map(|cpu| self.at(cpu))
     }
 
@@ -149,7 +149,7 @@ impl Here<'_> {
         // A CPU that runs nothing is about to pick, or is owed a kick. One that runs an entity
         // alone has no tick; the calling CPU sets its timer itself.
         let elsewhere = index != self.index;
-        let first = elsewhere && queue.count() == 1 && !mutant(Mutant::FirstWaiterWithoutKick);
+        let first = elsewhere && queue.count() == 1 && !mutant(Mutant::FirstQueuedWithoutKick);
         let due = first || queue.is_owed();
         queue.is_busy() && due && cpu.request_resched()
     }

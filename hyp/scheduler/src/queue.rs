@@ -6,7 +6,7 @@ use crate::entity::{Entity, NORMAL_WEIGHT};
 use crate::sync::{Mutant, mutant};
 use crate::{Parameters, Time};
 
-/// Waiting entities that a thief looks at, pinned ones included.
+/// Queued entities that a thief looks at, bound ones included.
 const STEALABLE: usize = 8;
 
 intrusive_adapter!(ByVruntime = &'static Entity: Entity { run_link => RBTreeAtomicLink });
@@ -51,8 +51,9 @@ pub(crate) struct Queue {
     /// Number of queued entities.
     count: usize,
     /// Sum of the weights of the queued entities.
-    queued_load: u64,
-    /// Virtual time of the queue: the smallest `vruntime` on it. It never decreases.
+    queued_weight: u64,
+    /// Virtual time of the queue: the largest value so far of the smallest `vruntime` of those that
+    /// run or are queued. An entity that has slept is behind it, by a turn at most.
     floor: u64,
 }
 
@@ -65,7 +66,7 @@ impl Queue {
             timers: RBTree::default(),
             running: None,
             count: 0,
-            queued_load: 0,
+            queued_weight: 0,
             floor: 0,
         }
     }
@@ -76,9 +77,9 @@ impl Queue {
     }
 
     /// Returns the sum of the weights of the entities queued or run.
-    pub(crate) fn load(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         let running = self.running.as_ref().map(|running| running.entity.weight());
-        self.queued_load + running.map_or(0, u64::from)
+        self.queued_weight + running.map_or(0, u64::from)
     }
 
     /// Returns the queue's virtual time.
@@ -110,7 +111,7 @@ impl Queue {
         self.adopt(entity, lead);
         entity.queued_at.set(now);
         self.count += 1;
-        self.queued_load += u64::from(entity.weight());
+        self.queued_weight += u64::from(entity.weight());
         self.queued.insert(entity);
     }
 
@@ -125,12 +126,12 @@ impl Queue {
     pub(crate) fn pop_stealable(&mut self) -> Option<&'static Entity> {
         let mut cursor = self.queued.front_mut();
         for _ in 0..STEALABLE {
-            if cursor.get()?.pin().is_none() {
+            if cursor.get()?.bound_to().is_none() {
                 break;
             }
             cursor.move_next();
         }
-        if cursor.get()?.pin().is_some() {
+        if cursor.get()?.bound_to().is_some() {
             return None;
         }
         let left = mutant(Mutant::StolenStaysQueued).then(|| cursor.as_cursor().clone_pointer());
@@ -142,7 +143,7 @@ impl Queue {
     /// Counts out an entity that is no longer queued.
     fn forget(&mut self, entity: &Entity) {
         self.count -= 1;
-        self.queued_load -= u64::from(entity.weight());
+        self.queued_weight -= u64::from(entity.weight());
     }
 
     /// Begins the turn of an entity at `now`.
@@ -165,8 +166,9 @@ impl Queue {
         self.running.take().expect("nothing runs here").entity
     }
 
-    /// Charges the entity that runs for its time up to `now`, and for the longest turn at most:
-    /// without a tick for longer it ran alone, or its CPU was not there, as an emulated one may be.
+    /// Charges the entity that runs for its time up to `now`, and for `latency` at most, which no
+    /// turn exceeds: without a tick for longer it ran alone, or its CPU was not there, as an
+    /// emulated one may be.
     pub(crate) fn account(&mut self, now: Time) {
         if let Some(running) = &mut self.running {
             running.charge(now, self.parameters.latency);
@@ -190,7 +192,7 @@ impl Queue {
     }
 
     /// Charges the entity that runs from `now` on, and begins its turn anew.
-    pub(crate) fn wake_up(&mut self, now: Time) {
+    pub(crate) fn end_sleep(&mut self, now: Time) {
         if let Some(running) = &mut self.running {
             running.charged = Some(now);
             running.began = now;
@@ -236,13 +238,13 @@ impl Queue {
         if running.entity.is_brief() {
             return Some(running.began + self.parameters.brief_turn);
         }
-        Some(running.began + self.turn(running.entity.weight(), self.load()))
+        Some(running.began + self.turn(running.entity.weight(), self.weight()))
     }
 
-    /// Returns the length of a whole turn of an entity of this weight, on a CPU with this load, the
+    /// Returns the length of a whole turn of an entity of this weight, on a CPU of this weight, the
     /// entity's included.
-    fn turn(&self, weight: u32, load: u64) -> Time {
-        let share = self.parameters.latency.saturating_mul(weight.into()) / load;
+    fn turn(&self, weight: u32, of_all: u64) -> Time {
+        let share = self.parameters.latency.saturating_mul(weight.into()) / of_all;
         share.max(self.parameters.least_turn)
     }
 
@@ -250,7 +252,7 @@ impl Queue {
     /// one that spins may wait for one that runs elsewhere, and would pay for long turns.
     pub(crate) fn is_crowded(&self) -> bool {
         self.running.as_ref().is_some_and(|running| {
-            let turn = self.turn(running.entity.weight(), self.load());
+            let turn = self.turn(running.entity.weight(), self.weight());
             turn == self.parameters.least_turn
         })
     }
@@ -258,14 +260,14 @@ impl Queue {
     /// Charges the entity that runs for the rest of a whole turn, as if that had ended.
     pub(crate) fn charge_turn(&mut self) {
         if let Some(running) = &self.running {
-            let end = running.began + self.turn(running.entity.weight(), self.load());
+            let end = running.began + self.turn(running.entity.weight(), self.weight());
             self.account(end);
         }
     }
 
     /// Returns the length of a turn, in virtual time, once an entity of this weight has come.
     pub(crate) fn turn_beside(&self, weight: u32) -> u64 {
-        scaled(self.turn(weight, self.load() + u64::from(weight)), weight)
+        scaled(self.turn(weight, self.weight() + u64::from(weight)), weight)
     }
 
     /// Decides at `now` if the entity that runs, which has been charged, makes room for one that
@@ -297,7 +299,7 @@ impl Queue {
         self.timers.insert(entity);
     }
 
-    /// Removes an entity that was put on this CPU from the timer queue, if it is there.
+    /// Removes an entity that this CPU gave up from the timer queue, if it is there.
     pub(crate) fn remove_timer(&mut self, entity: &Entity) {
         if entity.timer_link.is_linked() && !mutant(Mutant::DeadlineKept) {
             let key = ByDeadline::NEW.get_key(entity);

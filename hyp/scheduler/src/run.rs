@@ -54,7 +54,7 @@ impl Here<'_> {
     fn start(&self, queue: &mut Queue, entity: &'static Entity, now: Time) {
         let counters = &self.cpu().counters;
         if entity.run(self.index) {
-            counters.migrations.increment();
+            counters.moves.increment();
         }
         let waited = now.saturating_sub(entity.queued_at.get());
         counters.longest_wait.raise(waited);
@@ -76,7 +76,7 @@ impl Here<'_> {
     }
 
     /// Returns the time of the next [`Here::tick`]: the end of the turn, if another entity
-    /// is queued here, or the first deadline of an entity that was put here.
+    /// is queued here, or the first deadline of an entity that was given up here.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
         (self.cpu()).locked(|queue| match (queue.turn_end(), queue.first_deadline()) {
@@ -97,8 +97,8 @@ impl Here<'_> {
         })
     }
 
-    /// Returns true if so many entities are queued here that turns have the least length: it matters
-    /// then if the one that runs spins.
+    /// Returns true if so many entities are queued here that turns have the least length: it
+    /// matters then if the one that runs spins.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.cpu().locked(|queue| queue.is_crowded())
@@ -111,12 +111,12 @@ impl Here<'_> {
 
     /// Notes that the CPU works on behalf of the entity that runs, until that is queued or blocked,
     /// and charges the entity for all of that time. For any other interval it is charged the
-    /// longest turn at most, because a CPU may not have been there.
+    /// `latency` at most, because a CPU may not have been there.
     pub fn serve(&self) {
         self.cpu().locked(Queue::serve);
     }
 
-    /// Queues the entities that were put here and whose deadline has come by `now`.
+    /// Queues the entities that were given up here and whose deadline has come by `now`.
     fn expire(&self, now: Time) {
         // One for each acquisition of the lock, which has a bound then.
         while self.cpu().locked(|queue| self.expire_first(queue, now)) {}
@@ -144,7 +144,7 @@ impl Here<'_> {
     /// is brief. Returns the CPU to kick, if there is one.
     ///
     /// If others are queued here, an entity that does not spin goes to an idle CPU, or to one that
-    /// has no more to do than is left here. An equal load is allowed, so that three vCPUs of two
+    /// has no more to do than is left here. An equal weight is allowed, so that three vCPUs of two
     /// CPUs take turns in having one alone.
     ///
     /// # Panics
@@ -159,13 +159,13 @@ impl Here<'_> {
             }
             let entity = queue.stop();
             entity.set_brief(spins);
-            (entity, queue.lead(entity), queue.load(), spins)
+            (entity, queue.lead(entity), queue.weight(), spins)
         });
 
         let mut place = None;
         if left > 0 {
             self.cpu().counters.preemptions.increment();
-            if entity.pin().is_none() && !spins {
+            if entity.bound_to().is_none() && !spins {
                 place = self.claim_near(self.index).or_else(|| self.lighter(left));
             }
         }
@@ -235,7 +235,7 @@ impl Here<'_> {
     pub fn end_idle(&self, now: Time) -> bool {
         self.cpu().end_idle();
         let has_expired = self.cpu().locked(|queue| {
-            queue.wake_up(now);
+            queue.end_sleep(now);
             self.expire_first(queue, now)
         });
         if has_expired {

@@ -187,11 +187,11 @@ fn idle_cpus_anywhere_are_found() {
 }
 
 #[test]
-fn pinned_vcpus_never_move() {
+fn bound_vcpus_never_move() {
     let mut machine = Machine::new(3);
     for id in 0..9 {
         machine.add(
-            Entity::pinned(id, NORMAL_WEIGHT, 0),
+            Entity::bound(id, NORMAL_WEIGHT, 0),
             Program::Naps(5 * MS, 3 * MS),
         );
     }

@@ -15,8 +15,8 @@ fn entity(id: u32, cpu: usize) -> &'static Entity {
 }
 
 /// Returns an entity that never leaves CPU `cpu`.
-fn pinned(id: u32, cpu: usize) -> &'static Entity {
-    Box::leak(Box::new(Entity::pinned(id, NORMAL_WEIGHT, cpu)))
+fn bound(id: u32, cpu: usize) -> &'static Entity {
+    Box::leak(Box::new(Entity::bound(id, NORMAL_WEIGHT, cpu)))
 }
 
 /// Runs an entity on a CPU that has nothing else.
@@ -108,11 +108,11 @@ fn a_queued_entity_is_not_woken_again() {
 }
 
 #[test]
-fn pinned_entities_are_neither_placed_elsewhere_nor_stolen_nor_moved() {
+fn bound_entities_are_neither_placed_elsewhere_nor_stolen_nor_moved() {
     let all = scheduler(4);
     assert!(all.on(2).begin_idle(0));
-    run(all.on(1), pinned(0, 1), 0);
-    assert_eq!(all.on(0).wake(pinned(1, 1), 0), Some(1));
+    run(all.on(1), bound(0, 1), 0);
+    assert_eq!(all.on(0).wake(bound(1, 1), 0), Some(1));
     assert_eq!(pick(all.on(3), 0), None);
 
     assert!(all.on(1).tick(10 * MS));
@@ -122,10 +122,10 @@ fn pinned_entities_are_neither_placed_elsewhere_nor_stolen_nor_moved() {
 }
 
 #[test]
-fn a_thief_passes_over_pinned_entities() {
+fn a_thief_passes_over_bound_entities() {
     let all = scheduler(4);
     for id in 0..3 {
-        assert_eq!(all.on(1).wake(pinned(id, 1), 0), None);
+        assert_eq!(all.on(1).wake(bound(id, 1), 0), None);
     }
     assert_eq!(all.on(1).wake(entity(3, 1), 0), None);
     assert_eq!(pick(all.on(0), 0), Some(3));
@@ -138,13 +138,13 @@ fn a_thief_passes_over_pinned_entities() {
 fn a_thief_looks_at_a_bounded_number_of_entities() {
     let all = scheduler(2);
     for id in 0..8 {
-        assert_eq!(all.on(1).wake(pinned(id, 1), 0), None);
+        assert_eq!(all.on(1).wake(bound(id, 1), 0), None);
     }
     assert_eq!(all.on(1).wake(entity(8, 1), 0), None);
     assert_eq!(pick(all.on(0), 0), Some(8));
 
     for id in 9..20 {
-        assert_eq!(all.on(1).wake(pinned(id, 1), 0), None);
+        assert_eq!(all.on(1).wake(bound(id, 1), 0), None);
     }
     assert_eq!(all.on(1).wake(entity(20, 1), 0), None);
     assert!(all.on(0).block(None, 0));
@@ -154,7 +154,7 @@ fn a_thief_looks_at_a_bounded_number_of_entities() {
 #[test]
 fn an_entity_that_is_owed_time_preempts() {
     let all = scheduler(2);
-    let (a, b, c) = (entity(0, 0), pinned(1, 0), entity(2, 0));
+    let (a, b, c) = (entity(0, 0), bound(1, 0), entity(2, 0));
     run(all.on(0), a, 0);
     assert_eq!(all.on(1).wake(b, 0), Some(0), "the first to wait");
     assert!(!all.on(0).tick(MS / 2));
@@ -187,16 +187,16 @@ fn a_preempted_entity_goes_to_an_idle_cpu() {
     assert!(all.on(3).end_idle(3 * MS));
     assert_eq!(pick(all.on(3), 3 * MS), Some(0));
     assert_eq!(all.counts(0).preemptions, 1);
-    assert_eq!(all.counts(3).migrations, 1);
+    assert_eq!(all.counts(3).moves, 1);
 }
 
 #[test]
 fn a_preempted_entity_does_not_go_to_a_cpu_with_more_to_do() {
     let all = scheduler(2);
     run(all.on(0), entity(0, 0), 0);
-    assert_eq!(all.on(0).wake(pinned(1, 0), 0), None);
-    run(all.on(1), pinned(2, 1), 0);
-    assert_eq!(all.on(1).wake(pinned(3, 1), 0), None);
+    assert_eq!(all.on(0).wake(bound(1, 0), 0), None);
+    run(all.on(1), bound(2, 1), 0);
+    assert_eq!(all.on(1).wake(bound(3, 1), 0), None);
 
     assert!(all.on(0).tick(3 * MS));
     assert_eq!(all.on(0).preempt(3 * MS, false), None);
@@ -211,10 +211,10 @@ fn a_turn_ends_only_if_another_waits() {
     assert_eq!(all.on(0).next_event(), None);
 
     for (id, expected) in [(1, 3 * MS), (2, 2 * MS), (3, 3 * MS / 2)] {
-        assert_eq!(all.on(0).wake(pinned(id, 0), 0), None);
+        assert_eq!(all.on(0).wake(bound(id, 0), 0), None);
         assert_eq!(all.on(0).next_event(), Some(expected));
     }
-    (4..20).for_each(|id| assert_eq!(all.on(0).wake(pinned(id, 0), 0), None));
+    (4..20).for_each(|id| assert_eq!(all.on(0).wake(bound(id, 0), 0), None));
     assert_eq!(all.on(0).next_event(), Some(MS));
     assert!(!all.on(0).tick(MS - 1));
     assert!(all.on(0).tick(MS));
@@ -280,8 +280,8 @@ fn the_sleep_of_a_cpu_is_not_charged() {
     assert!(all.on(0).begin_idle(100 * MS));
 
     // One kick wakes the CPU.
-    assert_eq!(all.on(1).wake(pinned(1, 0), 200 * MS), Some(0));
-    assert_eq!(all.on(1).wake(pinned(2, 0), 200 * MS), None);
+    assert_eq!(all.on(1).wake(bound(1, 0), 200 * MS), Some(0));
+    assert_eq!(all.on(1).wake(bound(2, 0), 200 * MS), None);
     assert!(all.on(0).end_idle(200 * MS));
     // The entity that was loaded has used half a millisecond.
     assert!(!all.on(0).tick(200 * MS + MS / 2));
@@ -309,7 +309,7 @@ fn waits_are_counted() {
     assert_eq!(pick(all.on(0), 170), Some(0));
     let counts = all.counts(0);
     assert_eq!((counts.wake_ups, counts.longest_wait), (1, 70));
-    assert_eq!((counts.migrations, counts.preemptions), (0, 0));
+    assert_eq!((counts.moves, counts.preemptions), (0, 0));
 }
 
 #[test]

@@ -58,7 +58,7 @@ struct Cpu {
 struct Machine {
     scheduler: &'static Scheduler,
     entities: Vec<&'static Entity>,
-    /// The only CPU of an entity, if it is pinned.
+    /// The only CPU of an entity, if it is bound.
     pins: Vec<Option<usize>>,
     places: [Place; ENTITIES],
     cpus: [Cpu; CPUS],
@@ -73,7 +73,7 @@ impl Machine {
         let entity = |id: usize| -> &'static Entity {
             let weight = NORMAL_WEIGHT << (id % 3);
             Box::leak(Box::new(match pins[id] {
-                Some(cpu) => Entity::pinned(id as u32, weight, cpu),
+                Some(cpu) => Entity::bound(id as u32, weight, cpu),
                 None => Entity::new(id as u32, weight, id % CPUS),
             }))
         };

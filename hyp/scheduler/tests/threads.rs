@@ -124,7 +124,7 @@ fn no_token_is_lost() {
     let entity = |id: usize| -> &'static Entity {
         let (number, cpu) = (id as u32, id % CPUS);
         Box::leak(Box::new(match id % 4 {
-            0 => Entity::pinned(number, NORMAL_WEIGHT, cpu),
+            0 => Entity::bound(number, NORMAL_WEIGHT, cpu),
             _ => Entity::new(number, NORMAL_WEIGHT, cpu),
         }))
     };

@@ -4,8 +4,8 @@
 //! feature of the CPU but those that [`super::id_registers`] hides: [`configure`] allows all that
 //! an extension's EL2 controls can allow. Only what the hypervisor must see traps.
 //!
-//! VMs share the CPUs. A VM has the registers that are switched between VMs; all others trap
-//! ([`configure_for_parts`]).
+//! VMs with a part of the machine share the CPUs. Such a VM has the registers that are switched
+//! between VMs; all others trap ([`configure_for_parts`]).
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
@@ -44,8 +44,8 @@ pub(crate) fn configure() {
     barrier::isb(barrier::SY);
 }
 
-/// Configures the calling CPU, after [`configure`], for VMs: registers outside their
-/// [`Context`](crate::vcpu::context::Context) trap.
+/// Configures the calling CPU, after [`configure`], for VMs with a part of the
+/// machine: registers outside their [`Context`](crate::vcpu::context::Context) trap.
 pub(crate) fn configure_for_parts() {
     // Besides what always traps: system errors, the auxiliary control registers, implementation
     // defined registers, and cache maintenance by set and way. Pointer authentication keys,

@@ -13,9 +13,9 @@ use vgic::sysreg::IdRegister;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reader {
     /// The guest with the whole machine.
-    Machine,
-    /// A VM, which shares the CPU.
-    Vm,
+    Whole,
+    /// A guest with a part of the machine, which shares the CPU.
+    Part,
 }
 
 /// Register of the space that traps: CRm and op2 of its encoding.
@@ -86,9 +86,9 @@ const EVERY_GUEST: [Rule; 24] = [
     (ISAR1, 60, ABSENT),
 ];
 
-/// Rules for VMs, besides those for every guest. Their features have registers outside the
-/// [`Context`](crate::vcpu::context::Context), or trap.
-const VM: [Rule; 38] = [
+/// Rules for guests with a part of the machine, besides those for every guest. Their features have
+/// registers outside the [`Context`](crate::vcpu::context::Context), or trap.
+const PART: [Rule; 38] = [
     (PFR1, 24, ABSENT), // SME
     // Registers of errors, activity monitors, and the software's context number.
     (PFR0, 28, ABSENT),         // RAS
@@ -137,9 +137,9 @@ const VM: [Rule; 38] = [
     (MMFR1, 16, ABSENT),
 ];
 
-/// Registers that VMs read as zero, besides [`LATER`]: long vectors, and translation controls that
-/// are not switched.
-const VM_ZERO: [Register; 3] = [SMFR0, ISAR3, MMFR3];
+/// Registers that guests with a part of the machine read as zero, besides [`LATER`]: long vectors,
+/// and translation controls that are not switched.
+const PART_ZERO: [Register; 3] = [SMFR0, ISAR3, MMFR3];
 
 /// Returns the value that a guest reads from an identification register, if the syndrome of a
 /// trapped `MRS` names one.
@@ -160,12 +160,12 @@ pub(crate) fn read(iss: u32, reader: Reader) -> Option<u64> {
 
 /// Applies the tables to the CPU's value of a register.
 fn guest_value(register: Register, cpu: u64, reader: Reader) -> u64 {
-    let vm = reader == Reader::Vm;
-    if LATER.contains(&register) || vm && VM_ZERO.contains(&register) {
+    let part = reader == Reader::Part;
+    if LATER.contains(&register) || part && PART_ZERO.contains(&register) {
         return 0;
     }
 
-    let rules = EVERY_GUEST.iter().chain(VM.iter().filter(|_| vm));
+    let rules = EVERY_GUEST.iter().chain(PART.iter().filter(|_| part));
     let mine = rules.filter(|(of, ..)| *of == register);
     mine.fold(cpu, |value, &(_, shift, most)| {
         let shown = (value >> shift & 0xf).min(most);

@@ -12,7 +12,8 @@ use super::frame::Frame;
 use super::sync;
 use super::vectors::resume;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
-use crate::schedule::{self, Leave};
+use crate::schedule;
+use crate::vcpu::switch::{self, Leave};
 use crate::vcpu::{ExitReason, deferred, interrupts};
 use crate::vm::lifetime::End;
 
@@ -104,7 +105,7 @@ fn handle_exit(
     };
     if let Some(leave) = leave {
         drop(pin);
-        schedule::leave(cpu, loaded, frame, leave);
+        switch::leave(cpu, loaded, frame, leave);
     }
 
     if vgic.has_deferred() {

@@ -5,9 +5,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::cpu::clock::now;
 
 /// Longest delay of one vCPU's interrupts: from the first one that a wake-up or a kick was for, or
-/// from the deadline of a vCPU that was blocked, to the entry that follows. Nobody is told of an interrupt for a vCPU that was preempted: its delay
-/// is the whole time from the preemption on, or less. An interrupt that the vCPU's own CPU takes is
-/// delivered by the entry that follows, and is not measured.
+/// from the deadline of a vCPU that was blocked, to the entry that follows. Nobody is told of an
+/// interrupt for a vCPU that was preempted: its delay is the whole time from the preemption on, or
+/// less. An interrupt that the vCPU's own CPU takes is delivered by the entry that follows, and is
+/// not measured.
 ///
 /// Not measured without the feature `counters`.
 #[derive(Default)]

@@ -8,6 +8,7 @@ pub(crate) mod delay;
 pub(crate) mod interrupts;
 pub(crate) mod power;
 pub(crate) mod spinning;
+pub(crate) mod switch;
 pub(crate) mod vector;
 
 use core::cell::UnsafeCell;
@@ -17,7 +18,7 @@ use vgic::intid::VcpuId;
 use vgic::trace::Counter;
 
 use crate::cpu::el2_time::El2Time;
-use crate::vm::{self, Vm};
+use crate::vm::{self, Extent, Vm};
 use context::Context;
 use delay::Delay;
 use power::Power;
@@ -47,24 +48,18 @@ pub(crate) struct Vcpu {
 unsafe impl Sync for Vcpu {}
 
 impl Vcpu {
-    /// Returns a vCPU that is off. A `pinned` vCPU runs on the CPU of its own number only.
-    pub(crate) fn new(
-        vm: &'static Vm,
-        id: VcpuId,
-        affinity: u64,
-        weight: u32,
-        pinned: bool,
-    ) -> Self {
+    /// Returns a vCPU that is off. That of a VM with the whole machine runs on the CPU of its own
+    /// number only.
+    pub(crate) fn new(vm: &'static Vm, id: VcpuId, affinity: u64, weight: u32) -> Self {
         let number = (vm.index << NUMBER_BITS | id.index()) as u32;
         Self {
             vm,
             id,
             affinity,
             power: Power::new(),
-            entity: if pinned {
-                Entity::pinned(number, weight, id.index())
-            } else {
-                Entity::new(number, weight, 0)
+            entity: match vm.extent {
+                Extent::Whole => Entity::bound(number, weight, id.index()),
+                Extent::Part => Entity::new(number, weight, 0),
             },
             el2_time: El2Time::default(),
             delay: Delay::default(),
@@ -118,11 +113,11 @@ pub(crate) enum ExitReason {
     SystemRegister,
     /// `WFI`.
     Wfi,
-    /// SGI of another CPU ([`crate::gic::KICK_SGI`]).
+    /// Kick, of another CPU or of this one ([`crate::gic::KICK_SGI`]).
     Kick,
     /// Maintenance interrupt: the list registers need attention.
     Maintenance,
-    /// Physical PPI.
+    /// Physical PPI, the hypervisor's timer included.
     Ppi,
     /// Physical SPI.
     Spi,

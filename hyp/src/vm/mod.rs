@@ -192,12 +192,11 @@ impl Vm {
             last_vcpus: (percpu::all().iter()).map(|_| AtomicU16::new(0)).collect(),
         }));
 
-        let pinned = extent == Extent::Whole;
         vm.vcpus.call_once(|| {
             let vcpus = vm.config.vcpus.iter().enumerate();
             let vcpus = vcpus.map(|(number, affinity)| {
                 let id = controller::vcpu_id(number);
-                Vcpu::new(vm, id, affinity.mpidr(), weight, pinned)
+                Vcpu::new(vm, id, affinity.mpidr(), weight)
             });
             vcpus.collect()
         });
@@ -268,8 +267,8 @@ impl Vm {
     /// Returns the kind of reader of identification registers.
     pub(crate) fn reader(&self) -> Reader {
         match self.extent {
-            Extent::Whole => Reader::Machine,
-            Extent::Part => Reader::Vm,
+            Extent::Whole => Reader::Whole,
+            Extent::Part => Reader::Part,
         }
     }
 }

@@ -13,6 +13,9 @@ const PREFIX: &str = "hyp.";
 /// Most vCPUs of a VM: the library has room for no more.
 const MOST_VCPUS: u32 = 4095;
 
+/// Weight of a VM that does not say how much of the CPUs' time it is to have.
+pub(crate) const USUAL_WEIGHT: u32 = 100;
+
 /// Options of a VM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
@@ -22,7 +25,7 @@ pub(crate) struct Options {
     pub(crate) vcpus: Option<u32>,
     /// Quota of the ITS.
     pub(crate) events: u32,
-    /// Share of the CPUs' time, 100 for a usual one.
+    /// Share of the CPUs' time, relative to other VMs'.
     pub(crate) weight: u32,
     /// Seconds of the machine that are one to the guest.
     pub(crate) slowdown: u32,
@@ -75,7 +78,7 @@ impl Options {
             memory: 16,
             vcpus: None,
             events: 4096,
-            weight: 100,
+            weight: USUAL_WEIGHT,
             slowdown: 1,
             functions: Vec::new(),
             is_daemon: false,

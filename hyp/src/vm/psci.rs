@@ -6,9 +6,10 @@ use super::lifetime::End;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
-use crate::schedule::{self, Leave};
+use crate::schedule;
 use crate::vcpu::Vcpu;
 use crate::vcpu::power::PowerState;
+use crate::vcpu::switch::Leave;
 
 /// Implemented version: 1.1.
 const VERSION: u64 = 0x1_0001;

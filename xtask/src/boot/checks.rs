@@ -28,8 +28,7 @@ const SMP_STEPS: [&str; 3] = ["smp", "hotplug", "affinity"];
 const SUSPEND_STEPS: [&str; 2] = ["idle", "suspend"];
 
 /// The steps that need what only the whole machine has: lines of PCI functions, a device that
-/// trespasses, idle states and a
-/// clock with an alarm.
+/// trespasses, idle states and a clock with an alarm.
 const MACHINE_STEPS: [&str; 4] = ["intx", "dma", "idle", "suspend"];
 
 /// The step that needs a device behind an SMMU.

@@ -186,7 +186,7 @@ impl Apt {
 
 /// The things that apt fetches, and how a user without it supplies each.
 const WITHOUT_APT: &str = "there is no apt here to fetch it. Supply it yourself:\n  \
-    QEMU 8 or newer: qemu-system-aarch64 on the PATH\n  \
+    QEMU 9.2 or newer: qemu-system-aarch64 on the PATH\n  \
     valgrind: on the PATH\n  \
     a guest: `cargo xtask boot --kernel PATH`, with --initrd PATH if it wants one; such a guest \
     runs without the workload\n  \

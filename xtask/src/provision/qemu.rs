@@ -14,8 +14,8 @@ use crate::process::{self, Show};
 
 const PROGRAM: &str = "qemu-system-aarch64";
 
-/// The oldest QEMU whose GICv3 virtualization extensions and ITS are good enough.
-const OLDEST: u32 = 8;
+/// The oldest QEMU (major, minor) whose `virt` board has an SMMU with stage 2.
+const OLDEST: (u32, u32) = (9, 2);
 
 /// A QEMU that can be started.
 #[derive(Debug)]
@@ -77,12 +77,9 @@ impl Qemu {
 
     /// Tells whether it is recent enough.
     fn is_recent(&self) -> bool {
-        let major = self
-            .version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse::<u32>().ok());
-        major.is_some_and(|major| major >= OLDEST)
+        let mut numbers = self.version.split('.').map(|number| number.parse().ok());
+        let version = numbers.next().flatten().zip(numbers.next().flatten());
+        version.is_some_and(|version| version >= OLDEST)
     }
 }
 
@@ -96,11 +93,12 @@ pub fn provide() -> Result<Qemu> {
     }
     fetch().with_context(|| {
         format!(
-            "no QEMU {OLDEST} or newer. Install one, on Debian 12 by\n  \
+            "no QEMU {}.{} or newer. Install one, on Debian 12 by\n  \
              sudo apt install -t bookworm-backports qemu-system-arm\n\
              (with bookworm-backports in apt's sources), on later releases by\n  \
              sudo apt install qemu-system-arm\n\
-             and run this again"
+             and run this again",
+            OLDEST.0, OLDEST.1
         )
     })
 }
@@ -186,7 +184,9 @@ mod tests {
         assert_eq!(version(printed), Some("10.0.2"));
         assert_eq!(version("something else"), None);
         assert!(qemu("10.0.2").is_recent());
-        assert!(!qemu("7.2.17").is_recent());
+        assert!(qemu("9.2.0").is_recent());
+        assert!(!qemu("9.1.3").is_recent());
+        assert!(!qemu("8.2.2").is_recent());
         assert!(!qemu("").is_recent());
     }
 }

@@ -67,7 +67,7 @@ mutants! {
     /// A thief leaves the entity on its victim's queue.
     StolenStaysQueued: "steal_against_pick";
     /// A waker does not kick a CPU that runs an entity without a tick.
-    FirstWaiterWithoutKick: "wake_against_a_cpu_without_tick";
+    FirstQueuedWithoutKick: "wake_against_a_cpu_without_tick";
 }
 
 /// Index of the selected fault in [`MUTANTS`], or `usize::MAX` for none.
