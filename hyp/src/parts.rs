@@ -123,6 +123,7 @@ fn pci_bus(machine: &Machine) -> Result<(&'static Bus, Vec<Function>), String> {
         windows: bridge.windows.clone(),
         streams: bridge.streams.clone(),
         devices: bridge.devices.clone(),
+        all: functions.iter().map(|function| function.bdf).collect(),
     };
     Ok((Box::leak(Box::new(bus)), functions))
 }
@@ -232,6 +233,11 @@ fn take_functions(
         if let Some(place) = all.position(|function| function.bdf == bdf) {
             if !bus.confines(bdf) {
                 return Err(format!("no SMMU confines PCI function {bdf}"));
+            }
+            if let Some(other) = bus.alias_of(bdf) {
+                return Err(format!(
+                    "the SMMU or the ITS cannot tell PCI function {bdf} from {other}"
+                ));
             }
             taken.push(stock.functions.remove(place));
             continue;

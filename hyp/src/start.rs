@@ -16,6 +16,7 @@ use crate::boot::secondary;
 use crate::cpu::percpu::{self, PerCpu, affinity};
 use crate::cpu::this_cpu::ThisCpu;
 use crate::cpu::{control, hyp_timer};
+use crate::exception::debug_registers;
 use crate::gic::{self, Gic};
 use crate::machine::Machine;
 use crate::memory::heap;
@@ -110,6 +111,7 @@ pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
     let has_parts = vm::of_machine().is_none();
     if has_parts {
         control::configure_for_parts();
+        debug_registers::clear();
     }
 
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.

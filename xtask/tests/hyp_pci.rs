@@ -9,7 +9,7 @@ extern crate alloc;
 )]
 mod pci;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use pci::config_space::ConfigSpace;
@@ -264,11 +264,20 @@ fn a_list_of_capabilities_in_a_circle_ends() {
 
 #[test]
 fn ids_at_controllers_are_those_of_the_map() {
-    let map = IdMap::new(vec![(0x8, 0x1000, 0x10), (0x100, 0, 0x100)]);
+    let entries = vec![(0x8, 0x1000, 0x10), (0x100, 0, 0x100)];
+    let map = IdMap::new(u32::MAX, entries.clone());
     let id = |bdf: u16| map.id_of(Bdf(bdf));
     assert_eq!([id(0x7), id(0x18), id(0xff), id(0x200)], [None; 4]);
     assert_eq!([id(0x8), id(0x17)], [Some(0x1000), Some(0x100f)]);
     assert_eq!([id(0x100), id(0x1ff)], [Some(0), Some(0xff)]);
+
+    // The functions of a device are one requester.
+    let map = IdMap::new(0xfff8, entries);
+    let id = |bdf: u16| map.id_of(Bdf(bdf));
+    assert_eq!(
+        [id(0x8), id(0xf), id(0x10)],
+        [Some(0x1000), Some(0x1000), Some(0x1008)]
+    );
 }
 
 #[test]
@@ -508,6 +517,87 @@ fn a_function_that_was_reset_gets_its_bars_before_it_decodes() {
             nic.bars[1].address >> 32
         );
     }
+}
+
+/// A bus on which a reset of the NIC, begun earlier, ends before an access.
+struct Resetting<'b> {
+    bus: &'b Bus,
+    accesses_left: Cell<u32>,
+}
+
+impl Resetting<'_> {
+    fn count(&self) {
+        let left = self.accesses_left.get();
+        if left == 0 {
+            self.bus.0.borrow_mut().get_mut(&NIC.0).unwrap().reset();
+        }
+        self.accesses_left.set(left.wrapping_sub(1));
+    }
+}
+
+impl Access for Resetting<'_> {
+    fn read(&self, bdf: Bdf, offset: u16, width: Width) -> u32 {
+        self.count();
+        self.bus.read(bdf, offset, width)
+    }
+
+    fn write(&self, bdf: Bdf, offset: u16, width: Width, value: u32) {
+        self.count();
+        self.bus.write(bdf, offset, width, value);
+    }
+}
+
+#[test]
+fn a_reset_that_ends_at_any_time_leaves_no_function_that_decodes_elsewhere() {
+    let mut cleared = 0;
+    for accesses in 0..40 {
+        for before in [4, 6] {
+            let bus = bus();
+            let mut space = nic_alone(&bus);
+            space.write(&bus, at(NIC, COMMAND), 2, before);
+            let resetting = Resetting {
+                bus: &bus,
+                accesses_left: Cell::new(accesses),
+            };
+            space.write(&resetting, at(NIC, COMMAND), 2, 6);
+
+            let bars = [BAR, BAR + 8, BAR + 12].map(|bar| bus.read_word(NIC, bar));
+            let nic = &placed(&self::bus())[0];
+            let [low, [high, higher]] = [0, 1].map(|n| nic.bars[n].registers(nic.bars[n].address));
+            let decodes = bus.read(NIC, COMMAND, Width::Half) & 2 != 0;
+            assert!(
+                !decodes || bars == [low[0], high, higher],
+                "{accesses} {before}: {bars:x?}"
+            );
+            cleared += u32::from(!decodes);
+        }
+    }
+    assert!(cleared > 0, "no reset came too late for the BARs");
+}
+
+#[test]
+fn a_function_in_the_middle_of_a_reset_is_given_no_command() {
+    let bus = bus();
+    let mut space = nic_alone(&bus);
+    let mut absent = Registers::new(u32::MAX, 0, [(0, 0); 6]);
+    absent.word(COMMAND, u32::MAX, u32::MAX);
+    let nic = bus.0.borrow_mut().insert(NIC.0, absent).unwrap();
+    space.write(&bus, at(NIC, COMMAND + 1), 1, 0);
+    assert_eq!(
+        bus.read(NIC, COMMAND, Width::Half),
+        0xffff,
+        "nothing is written"
+    );
+    bus.0.borrow_mut().insert(NIC.0, nic);
+    assert_eq!(bus.read(NIC, COMMAND, Width::Half) & 7, 0);
+}
+
+#[test]
+fn a_bridge_decodes_nothing() {
+    let bus = bus();
+    bus.write(BRIDGE, COMMAND, Width::Half, 7);
+    let _ = enumerate(&bus, 0);
+    assert_eq!(bus.read(BRIDGE, COMMAND, Width::Half) & 7, 0);
 }
 
 #[test]

@@ -56,10 +56,12 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     let tree = tree..tree + blob.len();
     let initrd = tree::initrd(&fdt);
     let old = image..image + layout::image_size();
-    let used = [tree.clone(), old.clone()].into_iter();
-    let images = tree::kernels(&fdt).map(|(_, range)| range);
-    let loaded = images.chain(tree::ram_disks(&fdt)).chain(initrd.clone());
-    let home = choose_home(&fdt, used.chain(loaded));
+    let home = choose_home(&fdt, || {
+        let images = tree::kernels(&fdt).map(|(_, range)| range);
+        let loaded = images.chain(tree::ram_disks(&fdt)).chain(initrd.clone());
+        let used = [tree.clone(), old.clone()].into_iter().chain(loaded);
+        used.chain(tree::reserved(&fdt))
+    });
     layout::set_home(home.start);
 
     let heap = IMAGE_BASE + layout::heap_offset()..IMAGE_BASE + home.len();
@@ -76,6 +78,10 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     let machine = Machine::read(&fdt);
     let mut guest_memory = machine.memory.clone();
     guest_memory.remove(&home);
+    if modules.are_for_parts() {
+        // A guest with the whole machine reads of it in its own tree.
+        tree::reserved(&fdt).for_each(|range| guest_memory.remove(&range));
+    }
     let mut stage1 = Stage1::new(&home);
     stage1.map_memory(&guest_memory);
     if modules.are_for_parts() {
@@ -142,24 +148,29 @@ unsafe fn tree_at(address: usize) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(address as *const u8, size) }
 }
 
-/// Chooses the hypervisor's memory: the top of the highest piece of RAM, above `used`.
+/// Chooses the hypervisor's memory: the highest place in the highest piece of RAM of which nothing
+/// is `used`.
 ///
 /// # Panics
 /// If there is no room for the hypervisor itself.
-fn choose_home(tree: &Fdt<'_>, used: impl Iterator<Item = Range<usize>>) -> Range<usize> {
+fn choose_home<U: Iterator<Item = Range<usize>>>(
+    tree: &Fdt<'_>,
+    used: impl Fn() -> U,
+) -> Range<usize> {
     let ram = tree::memory(tree)
         .max_by_key(|range| range.end)
         .expect("the machine has RAM");
-    let end = ram.end / BLOCK * BLOCK;
-    let used = used
-        .filter(|range| range.start < end)
-        .map(|range| range.end);
-    let lowest = used.fold(ram.start, usize::max).next_multiple_of(BLOCK);
-
     let size = layout::home_size(tree::cpus(tree).count());
-    assert!(
-        lowest + size <= end,
-        "no room: the hypervisor needs {size:#x} bytes above {lowest:#x}, of {ram:#x?}"
-    );
-    end - size..end
+    let mut end = ram.end / BLOCK * BLOCK;
+    loop {
+        let home = end.saturating_sub(size)..end;
+        assert!(
+            home.start >= ram.start,
+            "no room: the hypervisor needs {size:#x} bytes in one piece, of {ram:#x?}"
+        );
+        match used().find(|used| used.start < home.end && home.start < used.end) {
+            Some(used) => end = used.start / BLOCK * BLOCK,
+            None => return home,
+        }
+    }
 }

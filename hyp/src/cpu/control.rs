@@ -17,8 +17,8 @@ use crate::vcpu::vector;
 
 use super::registers::{
     HCRX_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, ID_AA64DFR0,
-    ID_AA64ISAR1, ID_AA64ISAR2, ID_AA64MMFR0, ID_AA64MMFR1, ID_AA64PFR0, ID_AA64PFR1, PMCR_EL0,
-    SMCR_EL2, VDISR_EL2, VMPIDR_EL2, VPIDR_EL2, ZCR_EL2, id_field,
+    ID_AA64ISAR1, ID_AA64ISAR2, ID_AA64MMFR0, ID_AA64MMFR1, ID_AA64PFR0, ID_AA64PFR1, MPAM2_EL2,
+    PMCR_EL0, SMCR_EL2, VDISR_EL2, VMPIDR_EL2, VPIDR_EL2, ZCR_EL2, id_field,
 };
 
 /// Configures the calling CPU for a guest with the whole machine.
@@ -84,6 +84,14 @@ pub(crate) fn configure_for_parts() {
     CPTR_EL2.set(RES1 & !sve | TRACE | ACTIVITY_MONITORS);
     barrier::isb(barrier::SY);
     vector::limit_length();
+
+    // A vCPU could leave another the legacy interface to the GIC.
+    ICC_SRE_EL2.modify(ICC_SRE_EL2::ENABLE.val(0));
+    if id_field(ID_AA64PFR0, 40) != 0 || id_field(ID_AA64PFR1, 16) != 0 {
+        // A vCPU could choose the partitions of another's memory accesses (FEAT_MPAM):
+        // TRAPMPAM0EL1, TRAPMPAM1EL1.
+        MPAM2_EL2.set(1 << 49 | 1 << 48);
+    }
 
     MDCR_EL2.modify(
         MDCR_EL2::TDRA.val(1)

@@ -64,6 +64,8 @@ registers! {
     VPIDR_EL2 = "vpidr_el2";
     /// Value of `MPIDR_EL1` for the guest.
     VMPIDR_EL2 = "vmpidr_el2";
+    /// Memory partitions of EL2, and traps of those of EL1 (FEAT_MPAM).
+    MPAM2_EL2 = "s3_4_c10_c5_0";
     /// Deferred error of the guest (FEAT_RAS).
     VDISR_EL2 = "s3_4_c12_c1_1";
     /// Floating-point control.

@@ -4,7 +4,35 @@
 //! A VM can single-step. Its breakpoints and watchpoints read as zero and never match, as under a
 //! debugger that has taken them all; the architecture has no identification value for none.
 
+#![expect(unsafe_code)]
+// UNSAFETY: MSR instructions.
+
+use core::arch::asm;
+
 use aarch64_cpu::registers::{MDSCR_EL1, Readable, Writeable};
+
+use crate::cpu::registers::{ID_AA64DFR0, id_field};
+
+/// Clears breakpoints and watchpoints of the calling CPU, whose values are UNKNOWN after a reset,
+/// and unlocks the OS lock, with which no step ends.
+pub(crate) fn clear() {
+    macro_rules! clear {
+        ($($number:literal)*) => {$(
+            // SAFETY: EL2 uses no debug registers, and the CPU has this one.
+            unsafe {
+                if (0..=id_field(ID_AA64DFR0, 12)).contains(&$number) {
+                    asm!(concat!("msr dbgbcr", $number, "_el1, xzr"), options(nomem, nostack));
+                }
+                if (0..=id_field(ID_AA64DFR0, 20)).contains(&$number) {
+                    asm!(concat!("msr dbgwcr", $number, "_el1, xzr"), options(nomem, nostack));
+                }
+            }
+        )*};
+    }
+    clear!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    // SAFETY: EL2 is not debugged by itself: the lock is the guests'.
+    unsafe { asm!("msr oslar_el1, xzr", "isb", options(nomem, nostack)) };
+}
 
 /// op0 of 2 and op1 of 0 in the syndrome of a trapped `MSR` or `MRS`.
 const SPACE: u32 = 2 << 20;

@@ -1,6 +1,6 @@
 //! Exceptions taken to EL2: exits from the guest, and faults of the hypervisor.
 
-mod debug_registers;
+pub(crate) mod debug_registers;
 pub(crate) mod exit;
 mod fatal;
 pub(crate) mod frame;

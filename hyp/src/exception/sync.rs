@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, Writeable};
 use vgic::mmio::{DataAbort, MmioOutcome};
 use vgic::sysreg::SysReg;
 
@@ -50,7 +50,7 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
         exception_class::WFX => {
             // Only WFI traps. At EL0 of AArch32 it may have 16 bits.
             let length = if syndrome.is_set(ESR_EL2::IL) { 4 } else { 2 };
-            ELR_EL2.set(ELR_EL2.get() + length);
+            advance(length);
             TrapOutcome::Block
         }
         class @ (exception_class::HVC | exception_class::SMC) => {
@@ -82,7 +82,15 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
 
 /// Advances the guest past the trapped instruction.
 pub(crate) fn skip() {
-    ELR_EL2.set(ELR_EL2.get() + INSTRUCTION);
+    advance(INSTRUCTION);
+}
+
+/// Advances the guest past an instruction of so many bytes, as if it had been executed: a single
+/// step is done, and no branch comes before the next instruction (SPSR_EL2.SS and BTYPE).
+fn advance(bytes: u64) {
+    const STEP_AND_BRANCH: u64 = 1 << 21 | 3 << 10;
+    SPSR_EL2.set(SPSR_EL2.get() & !STEP_AND_BRANCH);
+    ELR_EL2.set(ELR_EL2.get().wrapping_add(bytes));
 }
 
 /// Returns the guest-physical address of the trapped access.

@@ -79,9 +79,7 @@ impl Machine {
 
 impl Gic {
     fn read(tree: &Fdt<'_>) -> Self {
-        let node = (tree.root().children())
-            .find(|node| is_compatible(node, "arm,gic-v3"))
-            .expect("the machine has a GICv3");
+        let node = tree::gic(tree).expect("the machine has a GICv3");
         let regions = match node.property("#redistributor-regions") {
             Some(property) => property.value_as::<u32>().expect("a number of regions") as usize,
             None => 1,

@@ -1,12 +1,13 @@
 //! The host bridge in the device tree (the binding `pci-host-ecam-generic`).
 
+use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property, ToCellInt};
 
-use super::tree::{is_compatible, regs};
+use super::tree::{self, is_compatible, regs};
 use crate::pci::id_map::IdMap;
 use crate::pci::window::Window;
 
@@ -40,8 +41,8 @@ impl HostBridge {
         Some(Self {
             ecam: regs(&node).next()?,
             windows: windows(&node),
-            streams: id_map(&node, "iommu-map"),
-            devices: id_map(&node, "msi-map"),
+            streams: id_map(&node, "iommu-map", tree::smmu(tree)),
+            devices: id_map(&node, "msi-map", tree::its(tree)),
         })
     }
 }
@@ -63,16 +64,21 @@ fn windows(node: &FdtNode<'_>) -> Vec<Window> {
     windows.flatten().collect()
 }
 
-/// Returns the map of requester IDs in the property `name`: of each entry the requester ID, the
-/// controller's handle, its ID, and the number of IDs.
-fn id_map(node: &FdtNode<'_>, name: &str) -> IdMap {
-    let Some(property) = node.property(name) else {
+/// Returns the map of requester IDs to the IDs at `controller` in the property `name`: of each
+/// entry the requester ID, the handle of a controller, its ID, and the number of IDs. The property
+/// `name-mask` has the bits of a requester ID that count.
+fn id_map(node: &FdtNode<'_>, name: &str, controller: Option<FdtNode<'_>>) -> IdMap {
+    let number = |node: &FdtNode<'_>, name: &str| node.property(name)?.value_as::<u32>().ok();
+    let handle = controller.and_then(|controller| number(&controller, "phandle"));
+    let (Some(property), Some(handle)) = (node.property(name), handle) else {
         return IdMap::default();
     };
     let entries = property.as_prop_encoded_array([1, 1, 1, 1]);
-    let entries = entries.expect("entries of four cells").map(|entry| {
-        let [from, _, to, count] = entry.map(|cell| cell.to_int().expect("one cell"));
-        (from, to, count)
+    let entries = entries.expect("entries of four cells").filter_map(|entry| {
+        let [from, to_whom, to, count] = entry.map(|cell| cell.to_int().expect("one cell"));
+        // Other functions may be behind another controller, which the hypervisor does not drive.
+        (to_whom == handle).then_some((from, to, count))
     });
-    IdMap::new(entries.collect())
+    let mask = number(node, &format!("{name}-mask"));
+    IdMap::new(mask.unwrap_or(u32::MAX), entries.collect())
 }

@@ -109,6 +109,28 @@ pub(crate) fn smmu<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
     Some(first)
 }
 
+/// Returns the node of the interrupt controller.
+pub(crate) fn gic<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
+    (tree.root().children()).find(|node| is_compatible(node, "arm,gic-v3"))
+}
+
+/// Returns the node of the first ITS, which translates the MSIs of PCI functions.
+pub(crate) fn its<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
+    (gic(tree)?.children()).find(|child| is_compatible(child, "arm,gic-v3-its"))
+}
+
+/// Returns the memory that somebody else than software on the CPUs may use: the reservations of the
+/// tree, and the children of `/reserved-memory`.
+pub(crate) fn reserved<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    let reservations = tree.memory_reservations().map(|reservation| {
+        let start = reservation.address() as usize;
+        start..start.saturating_add(reservation.size() as usize)
+    });
+    let node = tree.find_node("/reserved-memory");
+    let children = node.into_iter().flat_map(|node| node.children());
+    reservations.chain(children.flat_map(|child| regs(&child)))
+}
+
 /// Returns the guests' kernels: modules of `/chosen`, as multiboot describes them.
 pub(crate) fn kernels<'a>(
     tree: &Fdt<'a>,

@@ -16,7 +16,8 @@
 //! | [`HIDDEN`] capabilities | 0, and the link to the next one | ignored |
 //!
 //! A reset of a function, by one of its capabilities, clears its BARs. They are written anew when
-//! the VM next enables memory space, before the function decodes an address.
+//! the VM next enables memory space, before the function decodes an address. A reset that is under
+//! way may end in between: memory space is off again at once if the BARs are found cleared.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -203,11 +204,20 @@ impl Owned {
     fn write_command(&self, access: &impl Access, place: Place, value: u32) {
         let bdf = self.function.bdf;
         let old = access.read(bdf, COMMAND, Width::Half);
+        if old == Width::Half.ones() {
+            // The function is being reset, and has no registers.
+            return;
+        }
         let new = place.merge(old, value) & COMMANDS;
-        if new & !old & MEMORY_SPACE != 0 {
+        let decodes = new & MEMORY_SPACE != 0;
+        if decodes && (old & MEMORY_SPACE == 0 || !self.function.has_bars(access)) {
+            access.write(bdf, COMMAND, Width::Half, new & !MEMORY_SPACE);
             self.function.write_bars(access);
         }
         access.write(bdf, COMMAND, Width::Half, new);
+        if decodes && !self.function.has_bars(access) {
+            access.write(bdf, COMMAND, Width::Half, new & !MEMORY_SPACE);
+        }
     }
 
     /// Reads a BAR: the size after all ones have been written (PCI 6.2.5.1), otherwise the address.

@@ -80,17 +80,20 @@ impl Bar {
 
 impl Function {
     /// Returns the function at an address, or `None` if there is none or it is a bridge. Its
-    /// decoding of I/O, memory and expansion ROM, and its access to memory, are off from then on.
+    /// decoding of I/O, memory and expansion ROM, and its access to memory, are off from then on,
+    /// a bridge's too.
     pub(crate) fn read(access: &impl Access, bdf: Bdf) -> Option<Self> {
         let id = access.read_word(bdf, ID);
         let header = access.read(bdf, HEADER_TYPE, Width::Byte);
-        if id & 0xffff == NO_VENDOR || header & !MULTI_FUNCTION != 0 {
+        if id & 0xffff == NO_VENDOR {
             return None;
         }
-        // A BAR is sized by overwriting it: no address may be decoded meanwhile.
-        let command = access.read(bdf, COMMAND, Width::Half);
-        let off = command & !(IO_SPACE | MEMORY_SPACE | BUS_MASTER);
-        access.write(bdf, COMMAND, Width::Half, off);
+        // A BAR is sized by overwriting it: no address may be decoded meanwhile. A bridge that
+        // decodes its windows would answer for BARs that are placed there.
+        disable(access, bdf);
+        if header & !MULTI_FUNCTION != 0 {
+            return None;
+        }
         access.write_word(bdf, EXPANSION_ROM, 0);
 
         Some(Self {
@@ -113,12 +116,27 @@ impl Function {
         }
     }
 
+    /// Returns true if the BARs have the assigned addresses.
+    pub(crate) fn has_bars(&self, access: &impl Access) -> bool {
+        self.bars.iter().all(|bar| {
+            let values = bar.registers(bar.address).into_iter().take(bar.count());
+            (bar.index..)
+                .zip(values)
+                .all(|(register, value)| access.read_word(self.bdf, bar_offset(register)) == value)
+        })
+    }
+
     /// Turns the function's decoding of I/O and memory off, and its access to memory.
     pub(crate) fn disable(&self, access: &impl Access) {
-        let command = access.read(self.bdf, COMMAND, Width::Half);
-        let off = command & !(IO_SPACE | MEMORY_SPACE | BUS_MASTER);
-        access.write(self.bdf, COMMAND, Width::Half, off);
+        disable(access, self.bdf);
     }
+}
+
+/// Turns the decoding of I/O and memory of a function or a bridge off, and its access to memory.
+fn disable(access: &impl Access, bdf: Bdf) {
+    let command = access.read(bdf, COMMAND, Width::Half);
+    let off = command & !(IO_SPACE | MEMORY_SPACE | BUS_MASTER);
+    access.write(bdf, COMMAND, Width::Half, off);
 }
 
 /// Returns the functions of a bus that are no bridges between buses. [`Function::read`] tells their

@@ -12,6 +12,7 @@ use vgic::intid::IntId;
 
 use super::controller::Controller;
 use crate::console;
+use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
 
 /// Address of the registers, as on QEMU's `virt` board.
@@ -197,6 +198,8 @@ impl Console {
     fn end_line(&self, state: &mut State) {
         if !state.line.is_empty() && state.lines_left > 0 {
             state.lines_left -= 1;
+            // A slow console takes the time of the vCPU that writes.
+            ThisCpu::get().here.serve();
             println!("{}: {}", self.name, state.line);
         }
         state.line.clear();

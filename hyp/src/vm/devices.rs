@@ -32,9 +32,23 @@ pub(crate) struct Bus {
     /// StreamIDs and DeviceIDs of functions.
     pub(crate) streams: IdMap,
     pub(crate) devices: IdMap,
+    /// Functions of the root bus.
+    pub(crate) all: Vec<Bdf>,
 }
 
 impl Bus {
+    /// Returns another function with the StreamID or the DeviceID of this one, if there is one.
+    pub(crate) fn alias_of(&self, bdf: Bdf) -> Option<Bdf> {
+        let is_alias = |&other: &Bdf| {
+            let maps = [&self.streams, &self.devices];
+            let mut ids = maps
+                .into_iter()
+                .map(|map| (map.id_of(bdf), map.id_of(other)));
+            other != bdf && ids.any(|(id, of_other)| id.is_some() && id == of_other)
+        };
+        self.all.iter().copied().find(is_alias)
+    }
+
     /// Returns true if the SMMU confines the DMA of a function.
     pub(crate) fn confines(&self, bdf: Bdf) -> bool {
         let stream = self.streams.id_of(bdf);

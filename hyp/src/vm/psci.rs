@@ -3,6 +3,7 @@
 use smccc::psci::{self, error};
 
 use super::lifetime::End;
+use crate::cpu::this_cpu::ThisCpu;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
 use crate::println;
@@ -160,6 +161,8 @@ fn affinity_info(vcpu: &Vcpu, affinity: u64, lowest_level: u64) -> u64 {
 }
 
 fn shut_down(vcpu: &Vcpu, what: &str, end: End) -> TrapOutcome {
+    // In the vCPU's time, as the end is.
+    ThisCpu::get().here.serve();
     println!("hyp: {} vcpu {} {what}", vcpu.vm.name, vcpu.id.index());
     TrapOutcome::Leave(Leave::End(end))
 }
