@@ -81,6 +81,9 @@ const SYNCHRONOUS: u64 = 0;
 const IRQ: u64 = 1;
 const FIQ: u64 = 2;
 
+/// Exception class of a single step at this exception level.
+const SINGLE_STEP: u64 = 0x33;
+
 /// Handles an exception. Entered by the vectors; `kind` is the index among the four vectors of each
 /// source.
 extern "C" fn exception(kind: u64) {
@@ -117,12 +120,16 @@ extern "C" fn exception(kind: u64) {
             record.syndrome.store(syndrome, Relaxed);
             record.pc.store(pc, Relaxed);
             let faults = record.faults.fetch_add(1, Relaxed);
-            let fetch = matches!(syndrome >> 26 & 0x3f, 0x20 | 0x21);
+            let class = syndrome >> 26 & 0x3f;
+            let fetch = matches!(class, 0x20 | 0x21);
             if fetch || faults > 10_000 {
                 println!("Bail out! exception at {pc:#x}, ESR_EL1 {syndrome:#x}");
                 psci::system_off();
             }
-            if kind == SYNCHRONOUS {
+            if class == SINGLE_STEP {
+                // The instruction at `pc` is still to be executed, without a step.
+                cpu::write!("mdscr_el1", 0);
+            } else if kind == SYNCHRONOUS {
                 cpu::write!("elr_el1", pc + INSTRUCTION);
             }
         }

@@ -12,6 +12,7 @@ mod registers;
 mod routing;
 mod sgi;
 mod spi;
+mod step;
 mod storm;
 mod tables;
 mod thousand;
@@ -27,6 +28,7 @@ use crate::machine::Machine;
 pub(crate) const ALL: &[&[Case]] = &[
     ident::CASES,
     features::CASES,
+    step::CASES,
     unknown::CASES,
     registers::CASES,
     sgi::CASES,
