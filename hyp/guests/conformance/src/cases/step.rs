@@ -11,8 +11,8 @@ use crate::harness::{Case, Outcome, equal};
 /// Exception class of a single step at the same exception level.
 const STEP: u64 = 0x33;
 
-/// Returns the address of the next instruction, after a single step of `$instruction`, whose operand
-/// is `x0`.
+/// Returns the address of the next instruction, after a single step of `$instruction`, whose
+/// operand is `x0`.
 macro_rules! step {
     ($instruction:literal, $operand:expr) => {{
         let next: usize;
