@@ -176,10 +176,20 @@ impl Queue {
         self.advance();
     }
 
-    /// Charges the entity that runs for all its time from now on, until its turn ends.
-    pub(crate) fn serve(&mut self) {
+    /// Charges the entity that runs for all its time from `now` on, until [`Queue::end_service`] or
+    /// the end of its turn.
+    pub(crate) fn serve(&mut self, now: Time) {
+        self.account(now);
         if let Some(running) = &mut self.running {
             running.is_served = true;
+        }
+    }
+
+    /// Charges the entity that runs for all its time up to `now`, and from then on as usual.
+    pub(crate) fn end_service(&mut self, now: Time) {
+        self.account(now);
+        if let Some(running) = &mut self.running {
+            running.is_served = false;
         }
     }
 

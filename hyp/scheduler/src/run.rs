@@ -109,11 +109,17 @@ impl Here<'_> {
         self.cpu().locked(|queue| queue.restart_turn(now));
     }
 
-    /// Notes that the CPU works on behalf of the entity that runs, until that is queued or blocked,
-    /// and charges the entity for all of that time. For any other interval it is charged the
-    /// `latency` at most, because a CPU may not have been there.
-    pub fn serve(&self) {
-        self.cpu().locked(Queue::serve);
+    /// Notes that from time `now` on the CPU works on behalf of the entity that runs, until
+    /// [`Here::end_service`] or until the entity is queued or blocked, and charges the entity for all
+    /// of that time. For any other interval it is charged `latency` at most, because a CPU may not
+    /// have been there.
+    pub fn serve(&self, now: Time) {
+        self.cpu().locked(|queue| queue.serve(now));
+    }
+
+    /// Notes that the CPU has done, by time `now`, what it did on behalf of the entity that runs.
+    pub fn end_service(&self, now: Time) {
+        self.cpu().locked(|queue| queue.end_service(now));
     }
 
     /// Queues the entities that were given up here and whose deadline has come by `now`.

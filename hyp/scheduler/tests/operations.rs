@@ -319,6 +319,30 @@ fn nothing_can_be_blocked_on_a_cpu_that_runs_nothing() {
 }
 
 #[test]
+fn an_entity_owes_for_what_was_done_for_it_and_not_for_what_was_before_or_after() {
+    let all = scheduler(1);
+    let here = all.on(0);
+    // Alone and without a tick for long, but for 3 ms of service.
+    run(here, entity(0, 0), 0);
+    here.serve(1000 * MS);
+    here.end_service(1003 * MS);
+
+    let mut now = 2000 * MS;
+    assert_eq!(here.wake(entity(1, 0), now), None);
+    while !here.tick(now) {
+        now += MS;
+    }
+    assert_eq!(here.preempt(now, false), None);
+    assert_eq!(pick(here, now), Some(1));
+    let begun = now;
+    while !here.tick(now) {
+        now += MS;
+    }
+    let waited = now - begun;
+    assert!(waited <= 20 * MS, "{waited}");
+}
+
+#[test]
 fn an_entity_whose_cpu_was_not_there_owes_a_turn() {
     for (is_served, at_most) in [(false, 20 * MS), (true, 1020 * MS)] {
         let all = scheduler(1);
@@ -329,7 +353,7 @@ fn an_entity_whose_cpu_was_not_there_owes_a_turn() {
         // The CPU was not there for long, or worked for the entity.
         let mut now = 1000 * MS;
         if is_served {
-            here.serve();
+            here.serve(0);
         }
         assert!(here.tick(now));
         assert_eq!(here.preempt(now, false), None);

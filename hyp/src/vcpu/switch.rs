@@ -163,7 +163,7 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
         }
         Leave::End(end) => {
             // In the vCPU's time: a VM that ends again and again has no more than its share.
-            here.serve();
+            here.serve(now());
             lifetime::end(cpu, vcpu.vm, end);
             put_aside(here, vcpu);
         }

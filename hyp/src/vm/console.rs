@@ -12,6 +12,7 @@ use vgic::intid::IntId;
 
 use super::controller::Controller;
 use crate::console;
+use crate::cpu::clock::now;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
 
@@ -190,7 +191,11 @@ impl Console {
             state.line.push(char::from(byte));
         }
         if byte == b'\n' || state.line.len() == WIDTH {
+            // A slow console takes the time of the vCPU that writes.
+            let here = ThisCpu::get().here;
+            here.serve(now());
             self.end_line(state);
+            here.end_service(now());
         }
     }
 
@@ -198,8 +203,6 @@ impl Console {
     fn end_line(&self, state: &mut State) {
         if !state.line.is_empty() && state.lines_left > 0 {
             state.lines_left -= 1;
-            // A slow console takes the time of the vCPU that writes.
-            ThisCpu::get().here.serve();
             println!("{}: {}", self.name, state.line);
         }
         state.line.clear();

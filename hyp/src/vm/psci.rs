@@ -3,6 +3,7 @@
 use smccc::psci::{self, error};
 
 use super::lifetime::End;
+use crate::cpu::clock::now;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::exception::exit::TrapOutcome;
 use crate::exception::frame::Frame;
@@ -169,7 +170,7 @@ fn shut_down(vcpu: &Vcpu, end: End) -> TrapOutcome {
         End::Off | End::Killed => "powers the machine off",
     };
     // In the vCPU's time, as the end is.
-    ThisCpu::get().here.serve();
+    ThisCpu::get().here.serve(now());
     println!("hyp: {} vcpu {} {what}", vcpu.vm.name, vcpu.id.index());
     TrapOutcome::Leave(Leave::End(end))
 }
