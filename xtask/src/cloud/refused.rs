@@ -142,8 +142,8 @@ pub(super) fn before() -> Vec<Refused> {
         ),
         Refused::new(
             Good,
-            "hyp.name=disk hyp.memory=1",
-            "1 MiB of RAM do not hold the kernel, of 1 MiB, and what belongs to it",
+            "hyp.name=disk hyp.memory=2",
+            "2 MiB of RAM do not hold the kernel, of 1 MiB, and what belongs to it",
         ),
         Refused::new(
             Sized(u64::MAX),
