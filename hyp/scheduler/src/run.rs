@@ -110,9 +110,9 @@ impl Here<'_> {
     }
 
     /// Notes that from time `now` on the CPU works on behalf of the entity that runs, until
-    /// [`Here::end_service`] or until the entity is queued or blocked, and charges the entity for all
-    /// of that time. For any other interval it is charged `latency` at most, because a CPU may not
-    /// have been there.
+    /// [`Here::end_service`] or until the entity is queued or blocked, and charges the entity for
+    /// all of that time. For any other interval it is charged `latency` at most, because a CPU may
+    /// not have been there.
     pub fn serve(&self, now: Time) {
         self.cpu().locked(|queue| queue.serve(now));
     }

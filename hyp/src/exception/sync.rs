@@ -90,8 +90,8 @@ pub(crate) fn skip() {
 /// Advances the guest past an instruction of so many bytes, as if it had been executed: a single
 /// step is done.
 fn advance(bytes: u64) {
-    // BTYPE stays: only a guarded page looks at it, where no instruction that traps is the target of
-    // a branch.
+    // BTYPE stays: only a guarded page looks at it, where no instruction that traps is the target
+    // of a branch.
     if SPSR_EL2.is_set(SPSR_EL2::SS) {
         end_step();
     }

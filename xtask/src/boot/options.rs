@@ -12,10 +12,10 @@ The guest's console goes to the terminal and to target/reports/console.log, the
 outcome to target/reports/boot.json. The exit status is 0 only if every check
 holds. With --interactive, Ctrl-A x ends the machine at any time.
 
-QEMU 9.2 or newer is used if it is installed. Otherwise QEMU, and always Debian's
-kernel and busybox, come by apt from this machine's Debian mirror. Without apt,
-install qemu-system-aarch64 and supply the guest: --kernel PATH, with --initrd
-PATH if it wants one.
+QEMU 9.2 or newer is used if it is installed. Otherwise QEMU, and always
+Debian's kernel and busybox, come by apt from this machine's Debian mirror.
+Without apt, install qemu-system-aarch64 and supply the guest: --kernel PATH,
+with --initrd PATH if it wants one.
 
 Examples:
   cargo xtask boot                         Debian's 6.12 kernel on 4 vCPUs
