@@ -4,7 +4,7 @@ use crate::delivery::{group_enables, lpi_lifetime, lpi_tables, sgi};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::ItsId;
-use crate::its::command_queue;
+use crate::its::{command_queue, walks};
 use crate::vm::Vm;
 use crate::vm::deferred::{
     DEFERRED_BROADCASTS, DEFERRED_CONFIG_RELOAD, DEFERRED_FREE, DEFERRED_GROUPS,
@@ -14,7 +14,36 @@ use crate::vm::deferred::{
 /// Does a bounded slice of each kind of deferred work.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let work = vm.deferred.take();
+    advance_others(vm, pin, work);
+    for index in 0..vm.its.len() {
+        if work & 1 << index != 0 {
+            command_queue::advance_its(vm, pin, ItsId(index as u8));
+        }
+    }
+}
 
+/// Does all deferred work but commands that have not been begun, without a bound. No vCPU is on a
+/// CPU, and no other CPU does deferred work.
+pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    for its in &vm.its {
+        walks::finish(vm, pin, its);
+    }
+    // Left alone: the commands, and LPIs to free, which may have to wait for other CPUs.
+    let kept = DEFERRED_FREE | 0xffff;
+    let mut left = 0;
+    loop {
+        let work = vm.deferred.take();
+        left |= work & kept;
+        if work & !kept == 0 {
+            break;
+        }
+        advance_others(vm, pin, work & !kept);
+    }
+    vm.deferred.add(left);
+}
+
+/// Does a bounded slice of each kind of `work` but commands.
+fn advance_others<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, work: u32) {
     if work & DEFERRED_GROUPS != 0 {
         group_enables::advance(vm, pin);
     }
@@ -33,11 +62,5 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
 
     if work & DEFERRED_FREE != 0 {
         lpi_lifetime::advance_free_list(vm, pin);
-    }
-
-    for index in 0..vm.its.len() {
-        if work & 1 << index != 0 {
-            command_queue::advance_its(vm, pin, ItsId(index as u8));
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Reasons to refuse a request of the embedder, or an ITS command of the guest.
 
-use crate::intid::{CpuId, VcpuId};
+use crate::intid::{CpuId, ItsId, VcpuId};
 
 /// A pin of another [`Domain`](crate::epoch::Domain) than the VM's. Nothing was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +66,7 @@ impl From<ForeignDomain> for AccessError {
     }
 }
 
-/// Reason against taking a VM apart, or resetting it. The VM is as before.
+/// Reason against taking a VM apart, resetting or saving it. The VM is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TeardownError {
@@ -243,6 +243,82 @@ impl core::error::Error for EntryError {}
 impl From<ForeignDomain> for EntryError {
     fn from(_: ForeignDomain) -> Self {
         Self::ForeignDomain
+    }
+}
+
+/// Reason why a state is not restored. The VM is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The VM cannot be reset now.
+    Reset(TeardownError),
+    /// A version of the state that this library does not know.
+    Version(u16),
+    /// Another number of SPIs than the VM's.
+    Spis(usize),
+    /// Another number of vCPUs than the VM has had so far.
+    Vcpus(usize),
+    /// A vCPU with another affinity than the VM's, or one of the two has been removed.
+    Affinity(VcpuId),
+    /// Another number of ITSes than the VM's.
+    ItsCount(usize),
+    /// A value that the register cannot have.
+    Register(&'static str),
+    /// An interrupt, by INTID, with a state that the interrupt cannot have; an LPI out of range,
+    /// out of order, routed to no vCPU of the VM, mapped nowhere or too many times.
+    Interrupt(u32),
+    /// A collection out of range, out of order, or of no vCPU of the VM.
+    Collection(ItsId, u16),
+    /// A device out of range or out of order, or with a number of events out of range.
+    Device(ItsId, u32),
+    /// An event, of a device, out of range, out of order, or of no LPI of the state.
+    Event(ItsId, u32, u32),
+    /// More devices or events than [`ItsConfig`](crate::config::ItsConfig) allows.
+    Quota(ItsId),
+}
+
+impl core::fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Reset(reason) => reason.fmt(f),
+            Self::Version(version) => write!(f, "the state has the unknown version {version}"),
+            Self::Spis(count) => write!(f, "the state has {count} SPIs, the VM has not"),
+            Self::Vcpus(count) => write!(f, "the state has {count} vCPUs, the VM has not"),
+            Self::Affinity(vcpu) => {
+                write!(f, "vCPU {} has another affinity in the VM", vcpu.index())
+            }
+            Self::ItsCount(count) => write!(f, "the state has {count} ITSes, the VM has not"),
+            Self::Register(name) => write!(f, "{name} cannot have the value"),
+            Self::Interrupt(intid) => write!(f, "interrupt {intid} cannot be so"),
+            Self::Collection(its, icid) => {
+                write!(f, "collection {icid} of ITS {} cannot be so", its.0)
+            }
+            Self::Device(its, device) => {
+                write!(f, "device {device} of ITS {} cannot be so", its.0)
+            }
+            Self::Event(its, device, event) => {
+                write!(
+                    f,
+                    "event {event} of device {device} of ITS {} cannot be so",
+                    its.0
+                )
+            }
+            Self::Quota(its) => write!(f, "ITS {} has more than its quotas allow", its.0),
+        }
+    }
+}
+
+impl core::error::Error for RestoreError {}
+
+impl From<TeardownError> for RestoreError {
+    fn from(reason: TeardownError) -> Self {
+        Self::Reset(reason)
+    }
+}
+
+impl From<ForeignDomain> for RestoreError {
+    fn from(_: ForeignDomain) -> Self {
+        Self::Reset(TeardownError::ForeignDomain)
     }
 }
 

@@ -180,6 +180,7 @@ pub mod lr;
 pub mod mmio;
 mod radix;
 mod reset;
+pub mod state;
 mod steps;
 mod sync;
 pub mod sysreg;
@@ -194,7 +195,7 @@ pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
 pub use error::{
     AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
-    RemoveError, TeardownError,
+    RemoveError, RestoreError, TeardownError,
 };
 pub use host::{BadAddress, Host, PhysicalInterrupt};
 pub use teardown::TeardownReport;

@@ -17,13 +17,29 @@ use crate::vm::its::CTLR_ENABLED;
 /// raise falls before the reset or after it, for each interrupt alone.
 pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
     vm.admit(pin)?;
+    refuse_garbage(vm, pin)?;
+    claim(vm, pin)?;
+    clear(vm, pin);
+
+    // vCPU 0 last: the CPU that enters it boots the guest, which powers on and programs the others.
+    for vcpu in vm.vcpus.iter().rev().filter(|vcpu| vcpu.is_present()) {
+        vcpu.residency.reset(vcpu.id.index() == 0);
+    }
+
+    Ok(())
+}
+
+/// Returns an error if too much of the VM's memory is not freed to unmap everything.
+pub(crate) fn refuse_garbage<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
     if vm.is_full_of_garbage(pin) {
         pin.collect();
         return Err(TeardownError::Unreclaimed);
     }
+    Ok(())
+}
 
-    claim(vm, pin)?;
-
+/// Makes a VM whose vCPUs are claimed as it was made, but for the vCPUs' residency.
+pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     end_deferred(vm);
     for its in &vm.its {
         its.set_control(CTLR_ENABLED, false);
@@ -50,11 +66,4 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
         // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
         unsafe { vcpu.reset_shadow() };
     }
-
-    // vCPU 0 last: the CPU that enters it boots the guest, which powers on and programs the others.
-    for vcpu in vm.vcpus.iter().rev().filter(|vcpu| vcpu.is_present()) {
-        vcpu.residency.reset(vcpu.id.index() == 0);
-    }
-
-    Ok(())
 }

@@ -73,7 +73,7 @@ pub(crate) fn deactivate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 
 /// Disables an SPI, PPI or SGI.
 pub(crate) fn disable<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
-    update(vm, pin, irq, |state| state.with(0, ENABLED));
+    replace(vm, pin, irq, |state| state.with(0, ENABLED));
 }
 
 /// Resets an SPI, PPI or SGI, in no list register. The line and the connection stay, and a physical
@@ -82,7 +82,7 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     deactivate(vm, pin, irq);
     clear_pending(vm, pin, irq);
 
-    update(vm, pin, irq, |state| {
+    replace(vm, pin, irq, |state| {
         let plain = state
             .with(0, ENABLED | GROUP1 | MESSAGE)
             .with_flag(LEVEL, irq.kind() != Kind::Sgi)
@@ -97,7 +97,12 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 
 /// Changes an interrupt, and reports to the host each field that is reported when the guest changes
 /// it.
-fn update<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, change: impl Fn(State) -> State) {
+pub(crate) fn replace<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    irq: &Irq,
+    change: impl Fn(State) -> State,
+) {
     let changed = irq.update(change);
     queue::complete(vm, pin, irq, changed);
 

@@ -20,7 +20,7 @@
 
 pub(crate) mod command;
 pub(crate) mod command_queue;
-mod execute;
+pub(crate) mod execute;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod walks;

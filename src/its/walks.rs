@@ -198,6 +198,17 @@ fn charge_event(budget: &mut u32) {
     *budget = budget.saturating_sub(EVENT_STEPS);
 }
 
+/// Completes the command of `its` that has been begun, without a bound, for a VM that is saved.
+/// Takes the command lock.
+pub(crate) fn finish<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
+    let mut engine = its.commands.engine.lock(pin.locks());
+    let mut execution = Execution::new(vm, pin, its, &mut engine);
+    let mut budget = SLICE;
+    while !execution.resume(&mut budget) {
+        budget = SLICE;
+    }
+}
+
 /// Ends every mapping of `its`, without a bound, for a VM that is being torn down.
 pub(crate) fn unmap_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
     let mut engine = its.commands.engine.lock(pin.locks());

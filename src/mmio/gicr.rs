@@ -64,12 +64,12 @@ const CTLR_RWP: u32 = 1 << 3;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 
 /// Physical address, cacheability and shareability, `IDbits`.
-const PROPBASER_MASK: u64 = 0x070f_ffff_ffff_ff9f;
+pub(crate) const PROPBASER_MASK: u64 = 0x070f_ffff_ffff_ff9f;
 
 /// Physical address, cacheability and shareability; PTZ (bit 62) reads as zero.
-const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
+pub(crate) const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
 
-const PENDBASER_PTZ: u64 = 1 << 62;
+pub(crate) const PENDBASER_PTZ: u64 = 1 << 62;
 
 /// Returns `GICR_TYPER` of `owner` (12.11). Cases `ident.redistributors`, `ident.mpidr`,
 /// `ident.typer_lpis_agree`, `ident.gicr_typer_is_read_only`, `keep.gicr_typer_halves`.

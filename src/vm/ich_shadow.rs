@@ -112,6 +112,21 @@ impl IchShadow {
         }
     }
 
+    /// Makes the shadow of a vCPU with this `ICH_VMCR_EL2` and these active priorities.
+    pub(crate) fn with_interface(vmcr: u64, apr: [[u32; 4]; 2]) -> Self {
+        Self {
+            vmcr,
+            apr,
+            has_active_priorities: apr.iter().flatten().any(|&bits| bits != 0),
+            ..Self::after_reset()
+        }
+    }
+
+    /// Returns `ICH_VMCR_EL2` and the active priorities, as saved when the vCPU left its last CPU.
+    pub(crate) fn interface(&self) -> (u64, [[u32; 4]; 2]) {
+        (self.vmcr, self.apr)
+    }
+
     /// Returns whether an exit has nothing to fold: no list register is in use, and, as HCR says,
     /// no interrupt outside them depends on the guest.
     #[inline]

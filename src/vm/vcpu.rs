@@ -264,6 +264,28 @@ impl Vcpu {
         physical
     }
 
+    /// Returns `ICH_VMCR_EL2` and the active priorities of a vCPU on no CPU.
+    ///
+    /// # Safety
+    /// The caller has claimed the vCPU: no CPU has it, or gets it during the call.
+    pub(crate) unsafe fn saved_interface(&self) -> (u64, [[u32; 4]; 2]) {
+        self.shadow.watched.read();
+        // SAFETY: the caller promises that no CPU uses the shadow.
+        let shadow = unsafe { &*self.shadow.shadow.get() };
+        shadow.borrow().interface()
+    }
+
+    /// Gives a vCPU on no CPU its `ICH_VMCR_EL2` and active priorities.
+    ///
+    /// # Safety
+    /// The caller has claimed the vCPU: no CPU has it, or gets it during the call.
+    pub(crate) unsafe fn restore_interface(&self, vmcr: u64, active_priorities: [[u32; 4]; 2]) {
+        self.shadow.watched.write();
+        // SAFETY: the caller promises that no CPU uses the shadow.
+        let shadow = unsafe { &*self.shadow.shadow.get() };
+        shadow.replace(IchShadow::with_interface(vmcr, active_priorities));
+    }
+
     /// Resets the shadow. No list register is in use.
     ///
     /// # Safety

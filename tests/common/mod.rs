@@ -69,6 +69,12 @@ impl TestHost {
         }
     }
 
+    /// Gives the RAM the contents of another host's.
+    pub fn copy_ram(&self, from: &Self) {
+        let pages = from.pages.lock().unwrap().clone();
+        *self.pages.lock().unwrap() = pages;
+    }
+
     /// Runs what is to be run in the middle of `callback`.
     fn interrupt(&self, callback: &str) {
         let due = (self.meanwhile.lock().unwrap()).take_if(|(name, _)| *name == callback);

@@ -34,6 +34,7 @@ pub(crate) const RANKS: Ranks = &[
     ("dump", 62),
     ("teardown", 62),
     ("reset", 63),
+    ("state", 64),
     ("vgic", 70),
     ("lib", 80),
 ];

@@ -93,6 +93,7 @@ impl Operation {
             Self::PowerOff(_) => "PowerOff",
             Self::PowerOn(_) => "PowerOn",
             Self::Replug(_) => "Replug",
+            Self::Restore(_) => "Restore",
             Self::Compare(_) => "Compare",
         }
     }
@@ -122,6 +123,7 @@ const OPERATIONS: &[&str] = &[
     "PowerOff",
     "PowerOn",
     "Replug",
+    "Restore",
     "Compare",
 ];
 
@@ -167,6 +169,11 @@ const SITUATIONS: &[&str] = &[
     "a PE does not sleep, for its sleeping redistributor",
     "a PE is woken",
     "a PE sleeps with interrupts in list registers",
+    "a VM is saved and restored",
+    "a VM is restored with an LPI pending",
+    "a VM is restored with a wired interrupt pending",
+    "a VM is restored with an interrupt active",
+    "a VM is restored with commands that wait",
     "a PE is removed",
     "a PE is removed with an SPI pending for it",
     "a PE is removed with an LPI pending for it",

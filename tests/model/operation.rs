@@ -89,6 +89,8 @@ pub enum Operation {
     PowerOn(usize),
     /// The removal of a PE, and its addition and set-up.
     Replug(usize),
+    /// A save, and a restore to a new VM on CPUs with so many list registers.
+    Restore(u8),
     /// A comparison of every register, as read by the given PE.
     Compare(usize),
 }

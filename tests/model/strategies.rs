@@ -45,6 +45,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => pe().prop_map(PowerOff),
         4 => pe().prop_map(PowerOn),
         1 => pe().prop_map(Replug),
+        2 => prop::sample::select(vec![1_u8, 2, 4, 16]).prop_map(Restore),
         1 => pe().prop_map(Compare),
     ]
 }

@@ -35,13 +35,16 @@ pub struct QuietHost {
     ram: Box<[AtomicU64]>,
 }
 
-impl QuietHost {
-    fn new() -> Self {
+impl Default for QuietHost {
+    /// Returns a host whose RAM is all zeros.
+    fn default() -> Self {
         Self {
             ram: (0..RAM_SIZE / 8).map(|_| AtomicU64::new(0)).collect(),
         }
     }
+}
 
+impl QuietHost {
     fn word(&self, gpa: u64) -> Option<&AtomicU64> {
         self.ram
             .get(usize::try_from(gpa.checked_sub(RAM)? / 8).ok()?)
@@ -108,7 +111,7 @@ impl Vm {
         let config = Config::new(affinities).with_its(GITS);
         let domain = Domain::new();
         let vm = Self {
-            vgic: Vgic::new(&domain, config, QuietHost::new()).expect("a valid configuration"),
+            vgic: Vgic::new(&domain, config, QuietHost::default()).expect("a valid configuration"),
             domain,
             commands: AtomicU64::new(0),
         };

@@ -86,6 +86,7 @@ use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Watched, mutant};
 
 pub(crate) use links::Links;
 pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
+pub(crate) use references::MAX_MAPPING_REFS;
 pub(crate) use state::State;
 pub(crate) use state::{
     ACTIVE, CANCEL_A, CANCEL_P, CONNECTED, ENABLED, GROUP1, HW, IN_LR, LEVEL, LINE, LR_ACTIVE,

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Largest count of references at which an LPI may be mapped once more. The count cannot overflow.
-const MAX_MAPPING_REFS: u16 = 0x7fff;
+pub(crate) const MAX_MAPPING_REFS: u16 = 0x7fff;
 
 impl Irq {
     /// Takes a reference for a mapping and makes the LPI mapped to `target`. Returns `None` if the

@@ -32,6 +32,11 @@ impl Device {
         1 << self.event_bits
     }
 
+    /// Returns the number of EventID bits, 1 to 16.
+    pub(crate) fn event_bits(&self) -> u8 {
+        self.event_bits
+    }
+
     /// Returns whether the device was mapped with room for the EventID `event`.
     pub(crate) fn has_room_for(&self, event: u32) -> bool {
         event < self.event_count()

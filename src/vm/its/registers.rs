@@ -7,7 +7,7 @@ use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::{CTLR_ENABLED, Its};
 
 /// `GITS_CWRITER.Offset` and `GITS_CREADR.Offset`: bytes from the start of the queue.
-const OFFSET: u64 = 0xf_ffe0;
+pub(crate) const OFFSET: u64 = 0xf_ffe0;
 
 const VALID: u64 = 1 << 63;
 

@@ -64,6 +64,26 @@ pub(super) struct Embedder {
 }
 
 impl Embedder {
+    /// Takes the machine around a VM that has been taken apart, for another VM.
+    pub(super) fn take(&self) -> Self {
+        fn take<T: Default>(of: &Mutex<T>) -> Mutex<T> {
+            Mutex::new(std::mem::take(&mut of.lock().unwrap()))
+        }
+        Self {
+            kicks: take(&self.kicks),
+            wakes: take(&self.wakes),
+            memory: take(&self.memory),
+            faults: take(&self.faults),
+            active: take(&self.active),
+            lines: take(&self.lines),
+            loaded: take(&self.loaded),
+            enabled: take(&self.enabled),
+            edges: take(&self.edges),
+            routes: take(&self.routes),
+            resamples: take(&self.resamples),
+        }
+    }
+
     /// Writes memory as the guest does.
     pub(super) fn guest_writes(&self, gpa: u64, bytes: &[u8]) {
         let at = (gpa - RAM) as usize;

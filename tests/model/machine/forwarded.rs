@@ -52,6 +52,11 @@ impl Machine {
         }
     }
 
+    /// Notes that no forwarded interrupt has its physical interrupt any more: the VM is a new one.
+    pub(super) fn forget_physical(&mut self) {
+        self.meddled.extend(all().map(|(_, of, _)| of));
+    }
+
     fn connect_those(&self, wanted: impl Fn(Option<usize>) -> bool) {
         let pin = self.pin();
         for (pe, (owner, intid), pintid) in all().filter(|(_, of, _)| wanted(of.0)) {

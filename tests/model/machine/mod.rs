@@ -56,12 +56,14 @@ mod hotplug;
 mod interface;
 mod lpis;
 mod registers;
+mod restore;
 mod setup;
 mod situations;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::Domain;
 use vgic::intid::{Kind, VcpuId};
@@ -95,6 +97,12 @@ pub struct Machine {
     places: [Place; PES],
     /// List registers of each CPU.
     list_registers: usize,
+    /// Properties of the CPUs.
+    vtr: Vtr,
+    /// Interrupts pending in the VMs that were saved and taken apart, by kind.
+    left_behind: [u64; Kind::COUNT],
+    /// Those of them that the end of their VM has withdrawn.
+    taken_back: [u64; Kind::COUNT],
     /// The last CPU of each PE.
     last_cpu: [usize; PES],
     /// Commands given to each ITS.
@@ -141,6 +149,7 @@ impl Machine {
         match *operation {
             Operation::PowerOn(pe) => self.power_on(pe),
             Operation::Replug(pe) => self.replug(pe),
+            Operation::Restore(list_registers) => self.restore(list_registers),
             Operation::Line(pe, intid, high) => self.line(pe, intid, high),
             Operation::Edge(pe, intid) => self.edge(pe, intid),
             Operation::Msi(its, device, event) => self.msi(its, device, event),
@@ -276,9 +285,11 @@ impl Machine {
                 before.deliveries,
                 before.withdrawn,
                 report.pending,
+                self.left_behind,
             ];
             let sum: u64 = ends.iter().map(|count| count[kind]).sum();
-            assert_eq!(before.injections[kind], sum, "{kind}: {ends:?}");
+            let injections = before.injections[kind] + self.taken_back[kind];
+            assert_eq!(injections, sum, "{kind}: {ends:?}");
         }
 
         let after = self.domain.totals();

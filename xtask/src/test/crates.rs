@@ -119,12 +119,23 @@ fn astray(page: &str, has: impl Fn(&str) -> bool) -> Vec<&str> {
 /// refused by name.
 pub(super) fn features() -> Result<Tally> {
     let mut tally = Tally::default();
-    for set in ["", "std", "counters", "std,counters"] {
+    for set in ["", "std", "counters", "serde", "std,counters,serde"] {
         let mut check = cargo("check");
         check.args(["--package", "vgic", "--no-default-features"]);
         let name = format!("features: {}", if set.is_empty() { "none" } else { set });
         tally.add(case(&name, check.args(["--features", set]))?);
     }
+
+    let mut test = cargo("test");
+    test.args([
+        "--package",
+        "vgic",
+        "--features",
+        "serde",
+        "--test",
+        "state",
+    ]);
+    tally.add(case("the state, with serde", &mut test)?);
 
     console::detail("features: std, on bare metal, is refused");
     let mut check = toolchain::bare_metal()?.cargo("check");

@@ -1,0 +1,215 @@
+//! Checks of a state before it is restored: nothing is changed by a state that is wrong anywhere.
+
+use crate::config::ItsConfig;
+use crate::epoch::CpuPin;
+use crate::error::RestoreError;
+use crate::host::Host;
+use crate::intid::{Affinity, IntId, ItsId, VcpuId};
+use crate::mmio::gicr::{PENDBASER_MASK, PENDBASER_PTZ, PROPBASER_MASK};
+use crate::state::{
+    DeviceState, InterruptState, ItsState, LpiState, SpiState, VERSION, VcpuState, VmState, flags,
+};
+use crate::vm::Vm;
+use crate::vm::irq::MAX_MAPPING_REFS;
+use crate::vm::its::baser::{Baser, TableType};
+use crate::vm::its::registers::{CommandQueue, OFFSET};
+
+/// Bits of `ICH_VMCR_EL2` with a meaning for a GICv3 with affinity routing (IHI 0069, 12.4).
+const VMCR: u64 = 0xfffc_021f;
+
+/// Flags of an SGI, a PPI, an SPI and an LPI.
+const OF_SGI: u8 = flags::LATCH | flags::ACTIVE | flags::ENABLED | flags::GROUP1;
+const OF_PPI: u8 = OF_SGI | flags::LINE | flags::LEVEL;
+const OF_SPI: u8 = OF_PPI | flags::MESSAGE;
+const OF_LPI: u8 = OF_SGI;
+
+/// Checks that a state is one of this VM.
+///
+/// # Errors
+/// The first part of the state that is not.
+pub(super) fn check<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    state: &VmState,
+) -> Result<(), RestoreError> {
+    if state.version != VERSION {
+        return Err(RestoreError::Version(state.version));
+    }
+    register("GICD_CTLR", state.group_enables & !3 == 0)?;
+    register("GICR_PROPBASER", state.propbaser & !PROPBASER_MASK == 0)?;
+
+    if state.spis.len() != vm.distributor.spis().len() {
+        return Err(RestoreError::Spis(state.spis.len()));
+    }
+    (IntId::FIRST_SPI..)
+        .zip(&state.spis)
+        .try_for_each(|(intid, spi)| check_spi(vm, intid, spi))?;
+
+    if state.vcpus.len() != vm.vcpu_count() {
+        return Err(RestoreError::Vcpus(state.vcpus.len()));
+    }
+    for (place, vcpu) in vm.added_vcpus().iter().zip(&state.vcpus) {
+        check_vcpu(place.id, vm.affinity(pin, place.id), vcpu)?;
+    }
+
+    let has_vcpu = |index: u16| vm.vcpu(VcpuId(index)).is_some();
+    let end = vm.config.lpi_end();
+    let collections = vm.config.its.iter().map(|its| its.collections).max();
+    let mut last = 0;
+    for lpi in &state.lpis {
+        let in_order = lpi.intid > last && (IntId::FIRST_LPI..end).contains(&lpi.intid);
+        let routed =
+            lpi.target.is_none_or(has_vcpu) && is_taken_rightly(vm, lpi.interrupt, lpi.active_on);
+        let collected = u32::from(lpi.icid) < collections.unwrap_or(0);
+        if !in_order || !routed || !collected || !lpi_is_well_formed(lpi) {
+            return Err(RestoreError::Interrupt(lpi.intid));
+        }
+        last = lpi.intid;
+    }
+
+    if state.its.len() != vm.its.len() {
+        return Err(RestoreError::ItsCount(state.its.len()));
+    }
+    for (its, saved) in vm.its.iter().zip(&state.its) {
+        check_its(its.id, &its.config, saved, has_vcpu, &state.lpis)?;
+    }
+    check_mappings(state)
+}
+
+/// Returns an error about a register unless `holds`.
+fn register(name: &'static str, holds: bool) -> Result<(), RestoreError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(RestoreError::Register(name))
+    }
+}
+
+fn interrupt(intid: u32, saved: InterruptState, allowed: u8) -> Result<(), RestoreError> {
+    if saved.flags & !allowed == 0 && saved.priority & 7 == 0 {
+        Ok(())
+    } else {
+        Err(RestoreError::Interrupt(intid))
+    }
+}
+
+fn check_spi<H: Host>(vm: &Vm<H>, intid: u32, spi: &SpiState) -> Result<(), RestoreError> {
+    interrupt(intid, spi.interrupt, OF_SPI)?;
+    if !is_taken_rightly(vm, spi.interrupt, spi.active_on) {
+        return Err(RestoreError::Interrupt(intid));
+    }
+    let affinity = Affinity::from_mpidr(spi.router);
+    register("GICD_IROUTER<n>", affinity.mpidr() == spi.router)
+}
+
+/// Returns true if an interrupt is active wherever a vCPU has taken it.
+fn is_taken_rightly<H: Host>(vm: &Vm<H>, saved: InterruptState, by: Option<u16>) -> bool {
+    by.is_none_or(|vcpu| saved.has(flags::ACTIVE) && vm.vcpu(VcpuId(vcpu)).is_some())
+}
+
+fn check_vcpu(
+    id: VcpuId,
+    affinity: Option<Affinity>,
+    saved: &VcpuState,
+) -> Result<(), RestoreError> {
+    if saved.affinity != affinity.map(Affinity::mpidr) || saved.is_on && affinity.is_none() {
+        return Err(RestoreError::Affinity(id));
+    }
+    for (intid, private) in (0..).zip(saved.private) {
+        let allowed = if intid < IntId::FIRST_PPI {
+            OF_SGI
+        } else {
+            OF_PPI
+        };
+        interrupt(intid, private, allowed)?;
+    }
+    let fields = PENDBASER_MASK | PENDBASER_PTZ;
+    register("GICR_PENDBASER", saved.pendbaser & !fields == 0)?;
+    register("ICH_VMCR_EL2", saved.vmcr & !VMCR == 0)
+}
+
+fn lpi_is_well_formed(lpi: &LpiState) -> bool {
+    interrupt(lpi.intid, lpi.interrupt, OF_LPI).is_ok() && lpi.interrupt.has(flags::GROUP1)
+}
+
+fn check_its(
+    id: ItsId,
+    config: &ItsConfig,
+    saved: &ItsState,
+    has_vcpu: impl Fn(u16) -> bool,
+    lpis: &[LpiState],
+) -> Result<(), RestoreError> {
+    let mut queue = CommandQueue::default();
+    queue.set(saved.cbaser);
+    register("GITS_CBASER", queue.get() == saved.cbaser)?;
+    register("GITS_CWRITER", saved.cwriter & !OFFSET == 0)?;
+    let in_queue = saved.creadr == 0 || saved.creadr < queue.bytes();
+    register("GITS_CREADR", saved.creadr & !OFFSET == 0 && in_queue)?;
+    for (kind, value) in [
+        (TableType::Devices, saved.device_table),
+        (TableType::Collections, saved.collection_table),
+    ] {
+        let mut baser = Baser::new(kind);
+        let _ = baser.set(value);
+        register("GITS_BASER<n>", baser.get() == value)?;
+    }
+
+    let mut next = 0;
+    for collection in &saved.collections {
+        let icid = u32::from(collection.icid);
+        if icid < next || icid >= config.collections || !has_vcpu(collection.vcpu) {
+            return Err(RestoreError::Collection(id, collection.icid));
+        }
+        next = icid.saturating_add(1);
+    }
+
+    let (mut next, mut events) = (0, 0_u64);
+    for device in &saved.devices {
+        let number = u64::from(device.device);
+        let sizes = 1..=config.event_bits;
+        if number < next || number >> config.device_bits != 0 || !sizes.contains(&device.event_bits)
+        {
+            return Err(RestoreError::Device(id, device.device));
+        }
+        check_events(id, device, lpis)?;
+        next = number.saturating_add(1);
+        events = events.saturating_add(1 << device.event_bits);
+    }
+    let devices = saved.devices.len() as u64;
+    if devices > u64::from(config.max_devices) || events > u64::from(config.max_events) {
+        return Err(RestoreError::Quota(id));
+    }
+    Ok(())
+}
+
+fn check_events(id: ItsId, device: &DeviceState, lpis: &[LpiState]) -> Result<(), RestoreError> {
+    let mut next = 0;
+    for event in &device.events {
+        let has_lpi = lpis.binary_search_by_key(&event.intid, |lpi| lpi.intid);
+        if event.event < next || event.event >> device.event_bits != 0 || has_lpi.is_err() {
+            return Err(RestoreError::Event(id, device.device, event.event));
+        }
+        next = event.event.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Checks that every LPI is mapped, and not too many times.
+fn check_mappings(state: &VmState) -> Result<(), RestoreError> {
+    let mut mappings = alloc::vec![0_u32; state.lpis.len()];
+    let devices = state.its.iter().flat_map(|its| &its.devices);
+    for event in devices.flat_map(|device| &device.events) {
+        let place = state
+            .lpis
+            .binary_search_by_key(&event.intid, |lpi| lpi.intid);
+        if let Some(count) = place.ok().and_then(|place| mappings.get_mut(place)) {
+            *count = count.saturating_add(1);
+        }
+    }
+    for (lpi, count) in state.lpis.iter().zip(mappings) {
+        if !(1..=u32::from(MAX_MAPPING_REFS)).contains(&count) {
+            return Err(RestoreError::Interrupt(lpi.intid));
+        }
+    }
+    Ok(())
+}

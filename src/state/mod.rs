@@ -1,0 +1,241 @@
+//! The state of a VM's interrupt controller as plain data, for snapshots and migration.
+//!
+//! [`Vgic::save`](crate::Vgic::save) returns a [`VmState`], and
+//! [`Vgic::restore`](crate::Vgic::restore) gives it to another VM of the same configuration, on
+//! whatever CPUs. The state is all that a guest or an embedder can observe later. It has no
+//! addresses of the hypervisor, no physical interrupts and no list registers.
+//!
+//! The embedder's part:
+//! * The VM to restore to is created from the same [`Config`](crate::Config), and has had the same
+//!   vCPUs added and removed.
+//! * Guest memory is in place before the guest runs. A restore does not look at it.
+//! * Connections to physical interrupts are made after the restore. A level with a physical line is
+//!   forwarded anew; what was active stays active, with no physical interrupt behind it.
+//! * An interrupt that the old VM takes after the save is lost to the new one: lines are set again,
+//!   and MSIs are kept back, or sent to the new VM.
+//!
+//! ```
+//! # use vgic::cpu_interface::software::SoftwareInterface;
+//! # use vgic::epoch::Domain;
+//! # use vgic::intid::{Affinity, CpuId, IntId};
+//! # use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
+//! # use vgic::intid::VcpuId;
+//! # struct Hypervisor;
+//! # impl Host for Hypervisor {
+//! #     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
+//! #     fn wake(&self, _vcpu: VcpuId) {}
+//! #     fn read_memory(&self, _: u64, _: &mut [u8]) -> Result<(), BadAddress> { Err(BadAddress) }
+//! #     fn write_memory(&self, _: u64, _: &[u8]) -> Result<(), BadAddress> { Err(BadAddress) }
+//! #     fn deactivate(&self, _physical: PhysicalInterrupt) {}
+//! #     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool { false }
+//! # }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let domain = Domain::new();
+//! # let cpu = Cpu::new(domain.register(CpuId(0))?, SoftwareInterface::default());
+//! let config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
+//! let source = Vgic::new(&domain, config.clone(), Hypervisor)?;
+//! source.inject_spi(&cpu.pin(), IntId::spi(40).unwrap())?;
+//! let state = source.save(&cpu.pin())?;
+//!
+//! let target = Vgic::new(&domain, config, Hypervisor)?;
+//! target.restore(&cpu.pin(), &state)?;
+//! assert!(target.save(&cpu.pin())? == state);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Versions
+//! The types here are those of version [`VERSION`]. Feature `serde` derives `Serialize` and
+//! `Deserialize` for them.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod check;
+pub(crate) mod restore;
+pub(crate) mod save;
+
+use alloc::vec::Vec;
+
+use crate::intid::{Affinity, IntId};
+
+/// Version of the types of this module.
+pub const VERSION: u16 = 1;
+
+/// Bits of [`InterruptState::flags`].
+pub mod flags {
+    /// The pending latch: an edge, an MSI, `ISPENDR`.
+    pub const LATCH: u8 = 1 << 0;
+    /// The input line is high.
+    pub const LINE: u8 = 1 << 1;
+    /// A message asserts the level-sensitive interrupt (`GICD_SETSPI_NSR`).
+    pub const MESSAGE: u8 = 1 << 2;
+    /// Active (`ISACTIVER`).
+    pub const ACTIVE: u8 = 1 << 3;
+    /// Enabled (`ISENABLER`, or the configuration byte of an LPI).
+    pub const ENABLED: u8 = 1 << 4;
+    /// Of Group 1 (`IGROUPR`). Set for every LPI.
+    pub const GROUP1: u8 = 1 << 5;
+    /// Level-sensitive (`ICFGR`). Clear for SGIs and LPIs.
+    pub const LEVEL: u8 = 1 << 6;
+}
+
+/// The state of a VM's interrupt controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct VmState {
+    /// [`VERSION`] of the library that has saved the state.
+    pub version: u16,
+    /// `GICD_CTLR.EnableGrp0` in bit 0, `EnableGrp1` in bit 1.
+    pub group_enables: u32,
+    /// `GICR_PROPBASER`, common to all redistributors.
+    pub propbaser: u64,
+    /// Every SPI, from INTID 32 on.
+    pub spis: Vec<SpiState>,
+    /// Every vCPU that the VM has had, by index.
+    pub vcpus: Vec<VcpuState>,
+    /// Every mapped LPI, by rising INTID.
+    pub lpis: Vec<LpiState>,
+    /// Every ITS, by number.
+    pub its: Vec<ItsState>,
+}
+
+/// The state of an interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct InterruptState {
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// Priority, 0 the most urgent; the low three bits are 0.
+    pub priority: u8,
+}
+
+/// The state of an SPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SpiState {
+    /// The interrupt.
+    pub interrupt: InterruptState,
+    /// `GICD_IROUTER<n>`.
+    pub router: u64,
+    /// Index of the vCPU that has taken the interrupt, which is active: it may be routed elsewhere
+    /// since, and only that vCPU's end of interrupt is the interrupt's. `None` if not active, or
+    /// made active by a register.
+    pub active_on: Option<u16>,
+}
+
+/// The state of a vCPU: redistributor, SGIs and PPIs, CPU interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct VcpuState {
+    /// Affinity as in `MPIDR_EL1`; `None` for a vCPU that has been removed.
+    pub affinity: Option<u64>,
+    /// True if the vCPU is powered on.
+    pub is_on: bool,
+    /// `GICR_WAKER.ProcessorSleep`.
+    pub processor_sleep: bool,
+    /// `GICR_CTLR.EnableLPIs`.
+    pub enable_lpis: bool,
+    /// `GICR_PENDBASER`.
+    pub pendbaser: u64,
+    /// SGIs and PPIs, by INTID.
+    pub private: [InterruptState; IntId::PRIVATE as usize],
+    /// `ICH_VMCR_EL2`: priority mask, binary points, group enables and `ICC_CTLR_EL1`.
+    pub vmcr: u64,
+    /// `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`: the active priorities.
+    pub active_priorities: [[u32; 4]; 2],
+}
+
+/// The state of a mapped LPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LpiState {
+    /// INTID, 8192 and up.
+    pub intid: u32,
+    /// The interrupt, with the configuration that the redistributor has cached.
+    pub interrupt: InterruptState,
+    /// Collection of the last mapping.
+    pub icid: u16,
+    /// Index of the vCPU that the LPI is routed to: that of its collection, or where `MOVALL` has
+    /// moved the LPI. `None` for an unmapped collection.
+    pub target: Option<u16>,
+    /// As [`SpiState::active_on`].
+    pub active_on: Option<u16>,
+}
+
+/// The state of an ITS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ItsState {
+    /// `GITS_CTLR.Enabled`.
+    pub is_enabled: bool,
+    /// `GITS_CBASER`.
+    pub cbaser: u64,
+    /// `GITS_CWRITER`.
+    pub cwriter: u64,
+    /// `GITS_CREADR`: the commands from here on have not been begun.
+    pub creadr: u64,
+    /// `GITS_BASER0`: the device table.
+    pub device_table: u64,
+    /// `GITS_BASER1`: the collection table.
+    pub collection_table: u64,
+    /// Mapped collections, by rising ICID.
+    pub collections: Vec<CollectionState>,
+    /// Mapped devices, by rising DeviceID.
+    pub devices: Vec<DeviceState>,
+}
+
+/// A mapped collection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct CollectionState {
+    /// ICID.
+    pub icid: u16,
+    /// Index of the vCPU.
+    pub vcpu: u16,
+}
+
+/// A mapped device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct DeviceState {
+    /// DeviceID.
+    pub device: u32,
+    /// Number of EventID bits, 1 to 16.
+    pub event_bits: u8,
+    /// Mapped events, by rising EventID.
+    pub events: Vec<EventState>,
+}
+
+/// A mapped event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct EventState {
+    /// EventID.
+    pub event: u32,
+    /// INTID of the LPI, which is one of [`VmState::lpis`].
+    pub intid: u32,
+}
+
+impl InterruptState {
+    /// Returns true if all bits of `flags` are set.
+    #[must_use]
+    pub const fn has(self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+}
+
+impl VcpuState {
+    /// Returns the affinity of a vCPU that the VM has.
+    #[must_use]
+    pub fn affinity(&self) -> Option<Affinity> {
+        self.affinity.map(Affinity::from_mpidr)
+    }
+}

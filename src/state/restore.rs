@@ -1,0 +1,175 @@
+//! Writing the state: [`Vgic::restore`](crate::Vgic::restore).
+#![expect(unsafe_code)]
+// UNSAFETY: writes the shadows of vCPUs that are claimed.
+
+use crate::delivery::{change, lpi_lifetime, routing};
+use crate::epoch::CpuPin;
+use crate::error::RestoreError;
+use crate::host::Host;
+use crate::intid::{Affinity, DeviceId, EventId, IntId, VcpuId};
+use crate::its::execute::Execution;
+use crate::reset;
+use crate::state::check::check;
+use crate::state::save::FLAGS;
+use crate::state::{DeviceState, InterruptState, ItsState, LpiState, VcpuState, VmState};
+use crate::sync::Ordering::Relaxed;
+use crate::teardown::claim;
+use crate::vm::Vm;
+use crate::vm::irq::Irq;
+use crate::vm::its::{CTLR_ENABLED, Its};
+use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
+use crate::vm::vcpu::Vcpu;
+
+/// Restores a VM: [`Vgic::restore`](crate::Vgic::restore).
+///
+/// The vCPUs are claimed meanwhile. The VM is reset, and then given the state, which has been
+/// checked: nothing fails half-way.
+pub(crate) fn restore<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    state: &VmState,
+) -> Result<(), RestoreError> {
+    vm.admit(pin)?;
+    check(vm, pin, state)?;
+    reset::refuse_garbage(vm, pin)?;
+    claim(vm, pin)?;
+    reset::clear(vm, pin);
+    apply(vm, pin, state);
+
+    // vCPU 0 last, as after a reset.
+    let vcpus = vm.added_vcpus().iter().zip(&state.vcpus).rev();
+    for (vcpu, saved) in vcpus.filter(|(vcpu, _)| vcpu.is_present()) {
+        vcpu.residency.reset(saved.is_on);
+    }
+    Ok(())
+}
+
+/// Gives a VM that has just been reset a state that has been checked.
+fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState) {
+    // Relaxed: the vCPUs are claimed, and the end of the claim publishes the state.
+    vm.distributor.propbaser.store(state.propbaser, Relaxed);
+    let _ = vm.distributor.control.write(state.group_enables);
+    for ((irq, router), saved) in vm.distributor.routed().zip(&state.spis) {
+        let affinity = Affinity::from_mpidr(saved.router);
+        if let Some(taker) = saved.active_on {
+            // Active where it was taken; a new route leaves it there.
+            let _ = routing::retarget(vm, pin, irq, Some(VcpuId(taker)));
+            set(vm, pin, irq, saved.interrupt);
+            routing::write_router(vm, pin, irq, router, affinity);
+        } else {
+            routing::write_router(vm, pin, irq, router, affinity);
+            set(vm, pin, irq, saved.interrupt);
+        }
+    }
+    for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
+        if vcpu.is_present() {
+            set_vcpu(vm, pin, vcpu, saved);
+        }
+    }
+
+    for (its, saved) in vm.its.iter().zip(&state.its) {
+        set_its(vm, pin, its, saved, &state.lpis);
+    }
+    for lpi in &state.lpis {
+        if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
+            set(vm, pin, irq, lpi.interrupt);
+            let _ = routing::retarget(vm, pin, irq, lpi.target.map(VcpuId));
+        }
+    }
+    for (its, saved) in vm.its.iter().zip(&state.its) {
+        its.set_control(CTLR_ENABLED, saved.is_enabled);
+        if its.is_behind() {
+            vm.deferred.add(1 << its.id.0);
+        }
+    }
+}
+
+/// Gives an interrupt its state, and inserts it where it is deliverable.
+fn set<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, saved: InterruptState) {
+    let (all, wanted) = FLAGS
+        .iter()
+        .fold((0, 0), |(all, wanted), &(flag, saved_flag)| {
+            let wanted_here = if saved.has(saved_flag) { flag } else { 0 };
+            (all | flag, wanted | wanted_here)
+        });
+    change::replace(vm, pin, irq, |state| {
+        state.with(wanted, all).with_priority(saved.priority)
+    });
+}
+
+/// Gives a vCPU that is claimed its state.
+fn set_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, saved: &VcpuState) {
+    let redistributor = &vcpu.redistributor;
+    let waker = if saved.processor_sleep {
+        WAKER_PROCESSOR_SLEEP
+    } else {
+        0
+    };
+    // Relaxed, both: as in `apply`.
+    redistributor.waker.store(waker, Relaxed);
+    redistributor.pendbaser.store(saved.pendbaser, Relaxed);
+    let enables = if saved.enable_lpis {
+        CTLR_ENABLE_LPIS
+    } else {
+        0
+    };
+    // The pending table was read by the VM that was saved.
+    let _ = redistributor.control.write(enables);
+    // SAFETY: the vCPU is claimed: no CPU has it.
+    unsafe { vcpu.restore_interface(saved.vmcr, saved.active_priorities) };
+    for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
+        set(vm, pin, irq, saved);
+    }
+}
+
+/// Gives an ITS without mappings its registers and mappings, but for Enabled. Takes the command
+/// lock.
+fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, lpis: &[LpiState]) {
+    let mut engine = its.commands.engine.lock(pin.locks());
+    engine.queue.set(saved.cbaser);
+    let _ = engine.device_table.set(saved.device_table);
+    let _ = engine.collection_table.set(saved.collection_table);
+    for collection in &saved.collections {
+        if let Some(target) = engine.collections.get_mut(usize::from(collection.icid)) {
+            *target = Some(VcpuId(collection.vcpu));
+        }
+    }
+    // Relaxed: the command lock orders it for a CPU that executes commands.
+    its.commands.creadr.store(saved.creadr as u32, Relaxed);
+    its.set_cwriter(saved.cwriter);
+
+    let mut execution = Execution::new(vm, pin, its, &mut engine);
+    for device in &saved.devices {
+        execution.map_device(DeviceId(device.device), device.event_bits);
+        map_events(vm, pin, its, device, lpis);
+    }
+}
+
+/// Maps the events of a device that has been mapped. Under the command lock.
+fn map_events<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    its: &Its,
+    saved: &DeviceState,
+    lpis: &[LpiState],
+) {
+    let id = DeviceId(saved.device);
+    let Some(device) = its.devices.get(id, pin.guard()) else {
+        return;
+    };
+    for event in &saved.events {
+        let lpi = lpis.binary_search_by_key(&event.intid, |lpi| lpi.intid);
+        let lpi = lpi.ok().and_then(|place| lpis.get(place));
+        let intid = IntId::lpi(event.intid);
+        if let (Some(lpi), Some(intid)) = (lpi, intid) {
+            let target = lpi.target.map(VcpuId);
+            let first = lpi.active_on.map(VcpuId).or(target);
+            if let Some(irq) = lpi_lifetime::map(vm, pin, intid, first) {
+                irq.set_icid(lpi.icid);
+                device.map(EventId(event.event), irq, pin.guard(), &vm.garbage);
+                let event = EventId(event.event);
+                vm.host.event_mapped(its.id, id, event, intid, target);
+            }
+        }
+    }
+}

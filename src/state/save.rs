@@ -1,0 +1,189 @@
+//! Reading the state: [`Vgic::save`](crate::Vgic::save).
+#![expect(unsafe_code)]
+// UNSAFETY: reads the shadows of vCPUs that are claimed.
+
+use alloc::vec::Vec;
+
+use crate::advance;
+use crate::epoch::CpuPin;
+use crate::error::TeardownError;
+use crate::host::Host;
+use crate::intid::IntId;
+use crate::radix::Cursor;
+use crate::state::{
+    CollectionState, DeviceState, EventState, InterruptState, ItsState, LpiState, SpiState,
+    VERSION, VcpuState, VmState, flags,
+};
+use crate::sync::Ordering::Relaxed;
+use crate::teardown::claim;
+use crate::vm::Vm;
+use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, LEVEL, LINE, MESSAGE, PENDING, State};
+use crate::vm::its::Its;
+use crate::vm::its::baser::TableType;
+use crate::vm::vcpu::Vcpu;
+
+/// Flags of a state word, and as they are saved.
+pub(super) const FLAGS: [(u64, u8); 7] = [
+    (PENDING, flags::LATCH),
+    (LINE, flags::LINE),
+    (MESSAGE, flags::MESSAGE),
+    (ACTIVE, flags::ACTIVE),
+    (ENABLED, flags::ENABLED),
+    (GROUP1, flags::GROUP1),
+    (LEVEL, flags::LEVEL),
+];
+
+/// Saves a VM: [`Vgic::save`](crate::Vgic::save).
+///
+/// The vCPUs are claimed meanwhile, so that none is entered and no interrupt is in a list register.
+/// Other CPUs may raise interrupts: a raise falls before the save or after it, for each interrupt
+/// alone.
+pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, TeardownError> {
+    vm.admit(pin)?;
+    claim(vm, pin)?;
+
+    advance::settle(vm, pin);
+    let state = VmState {
+        version: VERSION,
+        group_enables: vm.distributor.group_enables() & 3,
+        // Relaxed: the claim has acquired what the vCPUs' last CPUs have seen of the guest's
+        // writes.
+        propbaser: vm.distributor.propbaser.load(Relaxed),
+        spis: (vm.distributor.routed())
+            .map(|(irq, router)| SpiState {
+                interrupt: interrupt(irq.state()),
+                // Relaxed: as `propbaser`.
+                router: router.load(Relaxed),
+                active_on: active_on(irq.state()),
+            })
+            .collect(),
+        vcpus: (vm.added_vcpus().iter())
+            .map(|vcpu| self::vcpu(vm, pin, vcpu))
+            .collect(),
+        lpis: lpis(vm, pin),
+        its: vm.its.iter().map(|its| self::its(pin, its)).collect(),
+    };
+
+    for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.is_present()) {
+        // Ends the claim.
+        vcpu.residency.put();
+    }
+    Ok(state)
+}
+
+/// Returns the state of an interrupt in no list register. A level that is pending by a physical
+/// line is not latched: the line makes it pending again.
+fn interrupt(state: State) -> InterruptState {
+    let by_line = if state.awaits_line_outside() {
+        PENDING
+    } else {
+        0
+    };
+    let word = state.with(0, by_line).0;
+    let flags = FLAGS
+        .iter()
+        .filter(|(flag, _)| word & flag != 0)
+        .fold(0, |flags, (_, saved)| flags | saved);
+    InterruptState {
+        flags,
+        priority: state.priority(),
+    }
+}
+
+/// Returns the vCPU with the active interrupt on its list: the one that has taken the interrupt.
+fn active_on(state: State) -> Option<u16> {
+    (state.queued_on())
+        .filter(|_| state.active())
+        .map(|vcpu| vcpu.0)
+}
+
+/// Returns the state of a vCPU that is claimed, or absent.
+fn vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> VcpuState {
+    let redistributor = &vcpu.redistributor;
+    let mut private = [InterruptState::default(); IntId::PRIVATE as usize];
+    for (saved, irq) in private.iter_mut().zip(vcpu.privates()) {
+        *saved = interrupt(irq.state());
+    }
+    // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
+    let (vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
+    VcpuState {
+        affinity: vm.affinity(pin, vcpu.id).map(|affinity| affinity.mpidr()),
+        is_on: vcpu.residency.get().is_on(),
+        processor_sleep: redistributor.is_asleep(),
+        enable_lpis: redistributor.lpis_enabled(),
+        // Relaxed: as in `save`.
+        pendbaser: redistributor.pendbaser.load(Relaxed),
+        private,
+        vmcr,
+        active_priorities,
+    }
+}
+
+/// Returns the states of the mapped LPIs.
+fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Vec<LpiState> {
+    let mut lpis = Vec::new();
+    let mut from = 0;
+    while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
+        from = key.saturating_add(1);
+        let state = irq.state();
+        if state.refs() != 0 && !state.unmapped() {
+            lpis.push(LpiState {
+                intid: irq.intid().raw(),
+                interrupt: interrupt(state),
+                icid: irq.icid(),
+                target: state.target().map(|vcpu| vcpu.0),
+                active_on: active_on(state),
+            });
+        }
+    }
+    lpis
+}
+
+/// Returns the state of an ITS. Takes the command lock.
+fn its(pin: &CpuPin<'_>, its: &Its) -> ItsState {
+    let (device_table, collection_table) = (
+        its.baser(pin, TableType::Devices),
+        its.baser(pin, TableType::Collections),
+    );
+    let engine = its.commands.engine.lock(pin.locks());
+    let collections = engine.collections.iter().zip(0..);
+    let collections = collections
+        .filter_map(|(vcpu, icid)| vcpu.map(|vcpu| CollectionState { icid, vcpu: vcpu.0 }));
+    ItsState {
+        is_enabled: its.is_enabled(),
+        cbaser: engine.queue.get(),
+        cwriter: its.cwriter(),
+        creadr: its.creadr(),
+        device_table,
+        collection_table,
+        collections: collections.collect(),
+        devices: devices(pin, its),
+    }
+}
+
+/// Returns the mapped devices of an ITS. Under its command lock.
+fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
+    let mut devices = Vec::new();
+    let guard = pin.guard();
+    // More than enough: a walk takes a step for each slot of the nodes, which the quotas bound.
+    let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
+    let all = (its.devices).walk(&mut cursor, &mut steps, guard, |id, device, steps| {
+        let mut events = Vec::new();
+        let all = device.walk(&mut Cursor::default(), steps, guard, |event, irq, _| {
+            events.push(EventState {
+                event: event.0,
+                intid: irq.intid().raw(),
+            });
+            true
+        });
+        debug_assert!(all, "the quotas bound the events");
+        devices.push(DeviceState {
+            device: id.0,
+            event_bits: device.event_bits(),
+            events,
+        });
+        true
+    });
+    debug_assert!(all, "the quotas bound the devices");
+    devices
+}

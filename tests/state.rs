@@ -1,0 +1,445 @@
+//! `Vgic::save` and `Vgic::restore`: nothing that a guest can observe changes, and a state that is
+//! wrong anywhere changes nothing.
+
+mod common;
+
+use common::its::Driver;
+use common::{GICD, GITS, Machine, affinity, vcpu};
+use vgic::intid::{IntId, ItsId};
+use vgic::mmio::{MmioOutcome, Width};
+use vgic::state::{CollectionState, DeviceState, EventState, VmState, flags};
+use vgic::{EntryError, RestoreError, TeardownError};
+
+/// Returns every word of every frame, with its address, as vCPU 0 reads it.
+fn words(machine: &Machine) -> Vec<(u64, u64)> {
+    let frames = machine.vm.config().frames();
+    let addresses = frames.flat_map(|(base, size)| (base..base + size).step_by(4));
+    let read = |gpa| {
+        let pin = machine.pin();
+        match machine.vm.mmio_read(&pin, vcpu(0), gpa, Width::Word) {
+            Ok(MmioOutcome::Done(value)) => (gpa, value),
+            other => panic!("{gpa:#x}: {other:?}"),
+        }
+    };
+    addresses.map(read).collect()
+}
+
+/// Programs everything that a guest can, and leaves interrupts in every state. Returns the one that
+/// vCPU 1 has taken.
+fn use_everything(machine: &Machine) -> u32 {
+    let driver = Driver::new(machine);
+    driver.mapd(9, 3);
+    driver.mapd(2, 1);
+    for event in 0..4 {
+        driver.map(9, event, 8192 + event, event % 2);
+        machine.inject_msi(9, event as u32).unwrap();
+    }
+    driver.map(2, 1, 8200, 1);
+    driver.configure(8201, 0x40, false);
+    for intid in 40..44 {
+        machine.edge_spi(intid, 1);
+        machine.inject_spi(intid);
+    }
+    machine.set_spi(0, 0x300, 43); // GICD_ISACTIVER
+    machine.write64(0, GICD + 0x6000 + 44 * 8, 0xff); // GICD_IROUTER44: no vCPU
+    machine.set_spi(0, 0x300, 44);
+    machine.set_spi(0, 0x100, 50); // a level
+    machine.write(0, GICD + 0x40, 50); // GICD_SETSPI_NSR
+    let spi = IntId::spi(51).unwrap();
+    machine.vm.set_spi_line(&machine.pin(), spi, true).unwrap();
+    machine.write(1, machine.gicr(1) + 0x1_0100, 0xffff_ffff);
+    machine.write(1, machine.gicr(1) + 0x1_0200, 0x00f0_000f);
+    machine.enter(1);
+    let taken = machine.guest(1).read_iar1();
+    assert_ne!(taken, 1023);
+    machine.exit(1);
+    taken
+}
+
+/// Ends the interrupt that vCPU 1 has taken, and takes and ends all others.
+fn go_on(machine: &Machine, taken: u32) -> Vec<u32> {
+    machine.enter(1);
+    machine.guest(1).write_eoir1(taken);
+    machine.exit(1);
+    let mut served = machine.serve(1);
+    // In any order among equal priorities.
+    served.sort_unstable();
+    served
+}
+
+fn power_off(machine: &Machine, n: usize) {
+    machine.enter(n);
+    machine.exit(n);
+    machine
+        .vm
+        .power_off(&machine.cpus[n].pin(), vcpu(n))
+        .unwrap();
+}
+
+fn save(machine: &Machine) -> VmState {
+    machine.put_all();
+    machine.vm.save(&machine.pin()).unwrap()
+}
+
+fn restore(machine: &Machine, state: &VmState) -> Result<(), RestoreError> {
+    machine.put_all();
+    machine.vm.restore(&machine.pin(), state)
+}
+
+/// Returns a VM that has been used, the interrupt that vCPU 1 has taken, and the state.
+fn used() -> (Machine, u32, VmState) {
+    let machine = Machine::new(2);
+    let taken = use_everything(&machine);
+    let state = save(&machine);
+    (machine, taken, state)
+}
+
+#[test]
+fn another_vm_reads_as_the_saved_one() {
+    let (source, taken, state) = used();
+    let target = Machine::new(2);
+    restore(&target, &state).unwrap();
+    assert_eq!(save(&target), state);
+    for (found, saved) in words(&target).into_iter().zip(words(&source)) {
+        assert_eq!(found, saved, "the address, and the values of both");
+    }
+    let goes_on = go_on(&target, taken);
+    assert!(goes_on.len() > 4, "{goes_on:?}");
+    assert_eq!(goes_on, go_on(&source, taken));
+    source.finish();
+    target.finish();
+}
+
+#[test]
+fn a_vm_goes_on_after_a_save() {
+    let (machine, taken, state) = used();
+    assert_eq!(save(&machine), state, "a save changes nothing");
+    let first = go_on(&machine, taken);
+    assert_ne!(save(&machine), state);
+    restore(&machine, &state).unwrap();
+    assert_eq!(go_on(&machine, taken), first, "all of them once more");
+    machine.finish();
+}
+
+/// Takes an SPI, routes it elsewhere, and saves the VM. The vCPU that has taken the SPI ends it.
+#[test]
+fn an_interrupt_that_was_routed_elsewhere_is_ended_where_it_was_taken() {
+    let source = Machine::new(2);
+    source.edge_spi(40, 1);
+    source.inject_spi(40);
+    source.enter(1);
+    assert_eq!(source.guest(1).read_iar1(), 40);
+    source.exit(1);
+    source.write64(0, GICD + 0x6000 + 40 * 8, 0);
+    source.put_all();
+    let state = save(&source);
+    assert_eq!(state.spis[40 - 32].active_on, Some(1));
+
+    let target = Machine::new(2);
+    restore(&target, &state).unwrap();
+    target.enter(1);
+    target.guest(1).write_eoir1(40);
+    target.exit(1);
+    assert!(!target.spi_bit(0, 0x300, 40), "not active any more");
+    target.inject_spi(40);
+    assert_eq!(target.serve(0), [40]);
+    source.finish();
+    target.finish();
+}
+
+/// Saves while commands wait and one has been begun.
+#[test]
+fn commands_go_on_where_they_were() {
+    let source = Machine::new(1);
+    let driver = Driver::new(&source);
+    driver.mapd(9, 8);
+    let maps: Vec<_> = (0..200).map(mapti).collect();
+    driver.send_all(&maps);
+    driver.post(&[[0x0d, 0, 0, 0], [0x08 | 9 << 32, 7, 0, 0]]);
+    source.put_all();
+    let state = save(&source);
+    let its = &state.its[0];
+    assert_ne!(its.creadr, its.cwriter, "the last command waits");
+
+    let target = Machine::new(1);
+    target.vm.host().copy_ram(source.vm.host());
+    restore(&target, &state).unwrap();
+    target.advance();
+    let after = save(&target);
+    assert_eq!(after.its[0].creadr, after.its[0].cwriter);
+    assert!(after.its[0].devices.is_empty() && after.lpis.is_empty());
+    source.finish();
+    target.finish();
+}
+
+/// Returns `MAPTI` of an event of device 9 to collection 0.
+fn mapti(event: u64) -> [u64; 4] {
+    [0x0a | 9 << 32, event | (8192 + event) << 32, 0, 0]
+}
+
+#[test]
+fn a_vcpu_that_was_removed_stays_away() {
+    let source = Machine::new(3);
+    power_off(&source, 2);
+    source.vm.remove_vcpu(&source.pin(), vcpu(2)).unwrap();
+    let state = save(&source);
+    assert_eq!(state.vcpus[2].affinity, None);
+
+    let target = Machine::bare(3);
+    let other = Err(RestoreError::Affinity(vcpu(2)));
+    assert_eq!(restore(&target, &state), other);
+    power_off(&target, 2);
+    target.vm.remove_vcpu(&target.pin(), vcpu(2)).unwrap();
+    restore(&target, &state).unwrap();
+    let added = target.vm.add_vcpu(&target.pin(), affinity(2));
+    assert_eq!(added, Ok(vcpu(2)));
+    source.finish();
+    target.finish();
+}
+
+#[test]
+fn a_vcpu_on_a_cpu_is_not_saved_nor_restored() {
+    let (machine, _, state) = used();
+    machine.enter(1);
+    let loaded = TeardownError::Loaded(vcpu(1));
+    assert_eq!(machine.vm.save(&machine.pin()), Err(loaded));
+    let restored = machine.vm.restore(&machine.pin(), &state);
+    assert_eq!(restored, Err(loaded.into()));
+    machine.exit(1);
+    machine.put_all();
+    machine.vm.teardown(&machine.pin()).unwrap();
+    let torn_down = TeardownError::TornDown;
+    assert_eq!(machine.vm.save(&machine.pin()), Err(torn_down));
+    assert_eq!(restore(&machine, &state), Err(torn_down.into()));
+}
+
+/// A change of a state, and the error that it leads to.
+type Wrong = (fn(&mut VmState), RestoreError);
+
+/// Every kind of a wrong state.
+const WRONG: &[Wrong] = &[
+    (|s| s.version = 2, RestoreError::Version(2)),
+    (|s| s.group_enables = 4, RestoreError::Register("GICD_CTLR")),
+    (
+        |s| s.propbaser = 1 << 63,
+        RestoreError::Register("GICR_PROPBASER"),
+    ),
+    (|s| s.spis.truncate(1), RestoreError::Spis(1)),
+    (
+        |s| s.spis[8].interrupt.flags = 0x80,
+        RestoreError::Interrupt(40),
+    ),
+    (
+        |s| s.spis[8].interrupt.priority = 1,
+        RestoreError::Interrupt(40),
+    ),
+    (
+        |s| s.spis[28].active_on = Some(0),
+        RestoreError::Interrupt(60),
+    ),
+    (
+        |s| s.spis[11].active_on = Some(2),
+        RestoreError::Interrupt(43),
+    ),
+    (
+        |s| s.spis[8].router = 1 << 31,
+        RestoreError::Register("GICD_IROUTER<n>"),
+    ),
+    (|s| s.vcpus.truncate(1), RestoreError::Vcpus(1)),
+    (|s| s.vcpus.swap(0, 1), RestoreError::Affinity(VCPU_0)),
+    (
+        |s| s.vcpus[1].affinity = None,
+        RestoreError::Affinity(VCPU_1),
+    ),
+    (
+        |s| s.vcpus[1].private[3].flags |= flags::LINE,
+        RestoreError::Interrupt(3),
+    ),
+    (
+        |s| s.vcpus[1].private[20].flags |= flags::MESSAGE,
+        RestoreError::Interrupt(20),
+    ),
+    (
+        |s| s.vcpus[1].pendbaser = 1,
+        RestoreError::Register("GICR_PENDBASER"),
+    ),
+    (
+        |s| s.vcpus[1].vmcr = 1 << 32,
+        RestoreError::Register("ICH_VMCR_EL2"),
+    ),
+    (|s| s.lpis.swap(0, 1), RestoreError::Interrupt(8192)),
+    (|s| s.lpis[0].intid = 8191, RestoreError::Interrupt(8191)),
+    (
+        |s| s.lpis[4].intid = 1 << 24,
+        RestoreError::Interrupt(1 << 24),
+    ),
+    (
+        |s| s.lpis[0].interrupt.flags |= flags::LEVEL,
+        RestoreError::Interrupt(8192),
+    ),
+    (
+        |s| s.lpis[0].interrupt.flags &= !flags::GROUP1,
+        RestoreError::Interrupt(8192),
+    ),
+    (
+        |s| s.lpis[0].target = Some(2),
+        RestoreError::Interrupt(8192),
+    ),
+    (|s| s.lpis[0].icid = u16::MAX, RestoreError::Interrupt(8192)),
+    (|s| s.lpis[4].intid = 8300, RestoreError::Event(ITS_0, 2, 1)),
+    (|s| s.its.clear(), RestoreError::ItsCount(0)),
+    (
+        |s| s.its[0].cbaser |= 1 << 62,
+        RestoreError::Register("GITS_CBASER"),
+    ),
+    (
+        |s| s.its[0].cwriter = 8,
+        RestoreError::Register("GITS_CWRITER"),
+    ),
+    (
+        |s| s.its[0].creadr = 0xf_ffe0,
+        RestoreError::Register("GITS_CREADR"),
+    ),
+    (
+        |s| s.its[0].device_table ^= 1 << 56,
+        RestoreError::Register("GITS_BASER<n>"),
+    ),
+    (
+        |s| s.its[0].collection_table = 0,
+        RestoreError::Register("GITS_BASER<n>"),
+    ),
+    (
+        |s| s.its[0].collections.swap(0, 1),
+        RestoreError::Collection(ITS_0, 0),
+    ),
+    (
+        |s| s.its[0].collections[1].vcpu = 2,
+        RestoreError::Collection(ITS_0, 1),
+    ),
+    (
+        |s| {
+            s.its[0].collections.push(CollectionState {
+                icid: u16::MAX,
+                vcpu: 0,
+            })
+        },
+        RestoreError::Collection(ITS_0, u16::MAX),
+    ),
+    (
+        |s| s.its[0].devices.swap(0, 1),
+        RestoreError::Device(ITS_0, 2),
+    ),
+    (
+        |s| s.its[0].devices[1].device = u32::MAX,
+        RestoreError::Device(ITS_0, u32::MAX),
+    ),
+    (
+        |s| s.its[0].devices[1].event_bits = 0,
+        RestoreError::Device(ITS_0, 9),
+    ),
+    (
+        |s| s.its[0].devices[1].event_bits = 17,
+        RestoreError::Device(ITS_0, 9),
+    ),
+    (
+        |s| s.its[0].devices[1].event_bits = 1,
+        RestoreError::Event(ITS_0, 9, 2),
+    ),
+    (
+        |s| s.its[0].devices[1].events.swap(0, 1),
+        RestoreError::Event(ITS_0, 9, 0),
+    ),
+    (
+        |s| s.its[0].devices[1].events[0].intid = 8300,
+        RestoreError::Event(ITS_0, 9, 0),
+    ),
+    (
+        |s| s.its[0].devices[0].events.clear(),
+        RestoreError::Interrupt(8200),
+    ),
+];
+
+const VCPU_0: vgic::intid::VcpuId = vgic::intid::VcpuId::new(0).unwrap();
+const VCPU_1: vgic::intid::VcpuId = vgic::intid::VcpuId::new(1).unwrap();
+const ITS_0: ItsId = ItsId(0);
+
+#[test]
+fn a_state_that_is_wrong_anywhere_changes_nothing() {
+    let (machine, _, state) = used();
+    for (place, (spoil, error)) in WRONG.iter().enumerate() {
+        let mut wrong = state.clone();
+        spoil(&mut wrong);
+        assert_ne!(wrong, state, "{place}: nothing is wrong");
+        assert_eq!(restore(&machine, &wrong), Err(*error), "{place}");
+        assert!(
+            save(&machine) == state,
+            "{place}: {error} has changed the VM"
+        );
+    }
+    machine.finish();
+}
+
+/// Restores more devices, or more events, than the quotas allow.
+#[test]
+fn the_quotas_hold() {
+    let (machine, _, state) = used();
+    let config = machine.vm.config().its[0];
+    let device = |device| DeviceState {
+        device,
+        event_bits: 1,
+        events: Vec::<EventState>::new(),
+    };
+    let mut many = state.clone();
+    let first = many.its[0].devices.last().unwrap().device + 1;
+    many.its[0]
+        .devices
+        .extend((first..).take(config.max_devices as usize).map(device));
+    assert_eq!(restore(&machine, &many), Err(RestoreError::Quota(ITS_0)));
+
+    let mut large = state.clone();
+    let each = 1 << config.event_bits;
+    large.its[0]
+        .devices
+        .extend(
+            (first..)
+                .take((config.max_events / each) as usize + 1)
+                .map(|number| DeviceState {
+                    event_bits: config.event_bits,
+                    ..device(number)
+                }),
+        );
+    assert_eq!(restore(&machine, &large), Err(RestoreError::Quota(ITS_0)));
+    assert!(save(&machine) == state);
+    machine.finish();
+}
+
+#[test]
+fn a_vcpu_that_was_off_is_off() {
+    let source = Machine::bare(2);
+    power_off(&source, 1);
+    let state = save(&source);
+    let target = Machine::new(2);
+    restore(&target, &state).unwrap();
+    let entered = target.vm.enter(&target.cpus[1].pin(), vcpu(1));
+    assert_eq!(entered, Err(EntryError::PoweredOff(vcpu(1))));
+    assert_eq!(target.read(0, GITS), 0x8000_0000, "the ITS is off too");
+    source.finish();
+    target.vm.power_on(vcpu(1));
+    target.finish();
+}
+
+/// Sends a state through the traits of `serde`, and holds its size to what the documentation says.
+#[cfg(feature = "serde")]
+#[test]
+fn a_state_is_sent_in_any_form() {
+    let (machine, _, state) = used();
+    let sent = postcard::to_stdvec(&state).unwrap();
+    let received: VmState = postcard::from_bytes(&sent).unwrap();
+    assert_eq!(received, state);
+    machine.finish();
+
+    let machine = Machine::bare(512);
+    let sent = postcard::to_stdvec(&save(&machine)).unwrap();
+    assert!(sent.len() < 60_000, "{} bytes", sent.len());
+    machine.finish();
+}
