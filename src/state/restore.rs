@@ -126,6 +126,7 @@ fn set_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, saved: &VcpuStat
 /// lock.
 fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, lpis: &[LpiState]) {
     let mut engine = its.commands.engine.lock(pin.locks());
+    engine.collections.fill(None);
     engine.queue.set(saved.cbaser);
     let _ = engine.device_table.set(saved.device_table);
     let _ = engine.collection_table.set(saved.collection_table);
@@ -140,7 +141,11 @@ fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, l
 
     let mut execution = Execution::new(vm, pin, its, &mut engine);
     for device in &saved.devices {
-        execution.map_device(DeviceId(device.device), device.event_bits);
+        let id = DeviceId(device.device);
+        // A CPU that enables the ITS meanwhile, against the rules, may have mapped the device.
+        if its.devices.get(id, pin.guard()).is_none() {
+            execution.map_device(id, device.event_bits);
+        }
         map_events(vm, pin, its, device, lpis);
     }
 }
@@ -161,13 +166,14 @@ fn map_events<H: Host>(
         let lpi = lpis.binary_search_by_key(&event.intid, |lpi| lpi.intid);
         let lpi = lpi.ok().and_then(|place| lpis.get(place));
         let intid = IntId::lpi(event.intid);
-        if let (Some(lpi), Some(intid)) = (lpi, intid) {
+        let event = EventId(event.event);
+        let is_free = device.has_room_for(event.0) && device.irq(event, pin.guard()).is_none();
+        if let (Some(lpi), Some(intid), true) = (lpi, intid, is_free) {
             let target = lpi.target.map(VcpuId);
             let first = lpi.active_on.map(VcpuId).or(target);
             if let Some(irq) = lpi_lifetime::map(vm, pin, intid, first) {
                 irq.set_icid(lpi.icid);
-                device.map(EventId(event.event), irq, pin.guard(), &vm.garbage);
-                let event = EventId(event.event);
+                device.map(event, irq, pin.guard(), &vm.garbage);
                 vm.host.event_mapped(its.id, id, event, intid, target);
             }
         }

@@ -17,6 +17,7 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{CpuLocal, CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::Width;
+use vgic::state::VmState;
 use vgic::sysreg::SysReg;
 use vgic::{
     BadAddress, Config, Cpu, EntryError, Host, Injected, PhysicalInterrupt, PinnedCpu, Vgic,
@@ -156,6 +157,8 @@ struct Registered {
 pub struct Shared {
     domains: [Domain; 2],
     vms: [Mutex<Option<Arc<Placed>>>; 3],
+    /// The state of a VM that was saved last.
+    state: Mutex<Option<VmState>>,
 }
 
 impl Shared {
@@ -227,7 +230,8 @@ impl<'s, C: Choices> Actor<'s, C> {
             58..74 => self.inject(pins),
             74..80 => self.access(pins),
             80..83 => self.system_register(pins),
-            83..93 => self.command(pins),
+            83..92 => self.command(pins),
+            92..94 => self.save_or_restore(pins),
             _ => self.advance(pins),
         }
     }
@@ -381,6 +385,88 @@ impl<'s, C: Choices> Actor<'s, C> {
         self.with_pin(pins, |_, domain, pin| {
             vm.check(domain, vm.teardown(pin));
         });
+    }
+
+    /// Saves a VM, or restores the last state, perhaps a spoiled one, to any VM.
+    fn save_or_restore(&mut self, pins: &Pins<'_, '_>) {
+        let Some(vm) = self.vm() else { return };
+        let known = self.shared.state.lock().unwrap().clone();
+        let known = known.filter(|_| self.choices.below(2) == 0);
+        let Some(mut state) = known else {
+            return self.with_pin(pins, |actor, domain, pin| {
+                let saved = vm.save(pin);
+                if let Ok(state) = &saved {
+                    *actor.shared.state.lock().unwrap() = Some(state.clone());
+                }
+                vm.check(domain, saved);
+            });
+        };
+        for _ in 0..self.choices.below(3) {
+            self.spoil(&mut state);
+        }
+        self.with_pin(pins, |_, domain, pin| {
+            vm.check(domain, vm.restore(pin, &state));
+        });
+    }
+
+    /// Changes a number of a state.
+    fn spoil(&mut self, state: &mut VmState) {
+        let number = self.choices.number();
+        let vcpu = Some(self.choices.below(5) as u16);
+        let spi = self.choices.below(state.spis.len());
+        let chosen = self.choices.below(state.vcpus.len().max(1));
+        if let Some(vcpu) = state.vcpus.get_mut(chosen) {
+            match self.choices.below(8) {
+                0 => vcpu.is_on ^= true,
+                1 => vcpu.enable_lpis ^= true,
+                2 => vcpu.pendbaser = number,
+                3 => vcpu.vmcr = number,
+                4 => vcpu.active_priorities[1][0] = number as u32,
+                5 => vcpu.private[number as usize % 32].flags = number as u8,
+                _ => {}
+            }
+        }
+        match self.choices.below(6) {
+            0 => state.spis[spi].interrupt.flags = number as u8,
+            1 => state.spis[spi].interrupt.priority = number as u8,
+            2 => state.spis[spi].router = number,
+            3 => state.spis[spi].active_on = vcpu,
+            _ => {}
+        }
+        let chosen = self.choices.below(state.lpis.len().max(1));
+        if let Some(lpi) = state.lpis.get_mut(chosen) {
+            match self.choices.below(8) {
+                0 => lpi.intid = number as u32,
+                1 => lpi.interrupt.flags = number as u8,
+                2 => lpi.icid = number as u16,
+                3 => lpi.target = vcpu,
+                4 => lpi.active_on = vcpu,
+                _ => {}
+            }
+        }
+        let chosen = self.choices.below(state.its.len().max(1));
+        let Some(its) = state.its.get_mut(chosen) else {
+            return;
+        };
+        match self.choices.below(9) {
+            0 => its.is_enabled ^= true,
+            1 => its.cbaser = number,
+            2 => its.cwriter = number,
+            3 => its.creadr = number,
+            4 => its.device_table = number,
+            5 => its.collections.truncate(number as usize),
+            6 => its.devices.truncate(number as usize),
+            _ => {}
+        }
+        let chosen = self.choices.below(its.devices.len().max(1));
+        if let Some(device) = its.devices.get_mut(chosen) {
+            match self.choices.below(6) {
+                0 => device.device = number as u32,
+                1 => device.event_bits = number as u8,
+                2 => device.events.truncate(number as usize),
+                _ => {}
+            }
+        }
     }
 
     /// Makes the calls that change nothing, and removes and adds a vCPU.
