@@ -126,17 +126,6 @@ pub(super) fn features() -> Result<Tally> {
         tally.add(case(&name, check.args(["--features", set]))?);
     }
 
-    let mut test = cargo("test");
-    test.args([
-        "--package",
-        "vgic",
-        "--features",
-        "serde",
-        "--test",
-        "state",
-    ]);
-    tally.add(case("the state, with serde", &mut test)?);
-
     console::detail("features: std, on bare metal, is refused");
     let mut check = toolchain::bare_metal()?.cargo("check");
     let finished = process::finish(check.args(["--package", "vgic"]), Show::OnFailure)?;

@@ -408,6 +408,7 @@ fn hyp_documentation() -> Result<Command> {
 fn host_tests() -> Result<Command> {
     let mut tests = on_the_host(cargo("test"));
     tests.args(["--no-fail-fast", "--exclude", "states"]);
+    tests.args(["--features", "vgic/serde"]);
     Ok(tests)
 }
 
