@@ -282,14 +282,21 @@ impl core::fmt::Display for RestoreError {
         match self {
             Self::Reset(reason) => reason.fmt(f),
             Self::Version(version) => write!(f, "the state has the unknown version {version}"),
-            Self::Spis(count) => write!(f, "the state has {count} SPIs, the VM has not"),
-            Self::Vcpus(count) => write!(f, "the state has {count} vCPUs, the VM has not"),
+            Self::Spis(count) => write!(f, "the state has {count} SPIs, the VM another number"),
+            Self::Vcpus(count) => write!(f, "the state has {count} vCPUs, the VM another number"),
             Self::Affinity(vcpu) => {
                 write!(f, "vCPU {} has another affinity in the VM", vcpu.index())
             }
-            Self::ItsCount(count) => write!(f, "the state has {count} ITSes, the VM has not"),
+            Self::ItsCount(count) => {
+                write!(f, "the state has {count} ITSes, the VM another number")
+            }
             Self::Register(name) => write!(f, "{name} cannot have the value"),
-            Self::Interrupt(intid) => write!(f, "interrupt {intid} cannot be so"),
+            Self::Interrupt(intid) => {
+                write!(
+                    f,
+                    "interrupt {intid} cannot have its flags, priority, vCPU or mappings"
+                )
+            }
             Self::Collection(its, icid) => {
                 write!(f, "collection {icid} of ITS {} cannot be so", its.0)
             }

@@ -525,14 +525,15 @@ impl<H: Host> Vgic<H> {
     /// state.
     ///
     /// # Errors
-    /// [`TeardownError`].
+    /// [`TeardownError::Loaded`] if a vCPU is on a CPU, [`TeardownError::ForeignDomain`], and
+    /// [`TeardownError::TornDown`] during [`Vgic::reset`] and after [`Vgic::teardown`].
     pub fn save(&self, pin: &CpuPin<'_>) -> Result<VmState, TeardownError> {
         save::save(&self.vm, pin)
     }
 
     /// Resets the controller as [`Vgic::reset`] does, and gives it a state that
     /// [`Vgic::save`] has returned, of this VM or of another one with the same configuration and
-    /// the same vCPUs.
+    /// the same vCPUs. The vCPUs that were powered on are on.
     ///
     /// The embedder is told of what the guest has enabled, routed and mapped
     /// ([`Host::enabled`], [`Host::configured`], [`Host::routed`], [`Host::device_mapped`],

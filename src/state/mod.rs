@@ -9,8 +9,12 @@
 //! * The VM to restore to is created from the same [`Config`](crate::Config), and has had the same
 //!   vCPUs added and removed.
 //! * Guest memory is in place before the guest runs. A restore does not look at it.
-//! * Connections to physical interrupts are made after the restore. A level with a physical line is
-//!   forwarded anew; what was active stays active, with no physical interrupt behind it.
+//! * Connections to physical interrupts are made after the restore, or stay as they are. A level
+//!   with a physical line is forwarded anew; what was active stays active, with no physical
+//!   interrupt behind it.
+//! * No vCPU of the restored VM is blocked, and a restore kicks and wakes nobody: every vCPU that
+//!   is powered on is entered, and blocks again if there is nothing to do. Then deferred work goes
+//!   on ([`Vgic::advance`](crate::Vgic::advance)).
 //! * An interrupt that the old VM takes after the save is lost to the new one: lines are set again,
 //!   and MSIs are kept back, or sent to the new VM.
 //!

@@ -1,6 +1,7 @@
 //! The places of the checkout: its root, its cache, its reports.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +29,19 @@ pub fn cache() -> PathBuf {
 /// Returns the directory of reports, such as `boot.json` and `console.log`.
 pub fn reports() -> PathBuf {
     root().join("target/reports")
+}
+
+/// Returns the path of the report `name` in `reports`, which is made. The report of an earlier run
+/// is removed: one that is interrupted leaves none.
+pub fn begin_report(reports: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(reports).with_context(|| format!("cannot create {}", reports.display()))?;
+    let path = reports.join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(path),
+    }
 }
 
 /// A directory for work in progress, removed when dropped.

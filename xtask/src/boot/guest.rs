@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::initramfs::Initramfs;
 use super::{BootOptions, Kernel, peer};
@@ -53,7 +53,7 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
         }
         Kernel::Image(path) => (
             path.display().to_string(),
-            unwrapped(path, scratch)?,
+            unwrapped(path, scratch, options.has_part())?,
             Vec::new(),
         ),
     };
@@ -123,7 +123,7 @@ fn boot_disk(
 
 /// Returns a kernel file as the boot protocol wants it: a compressed Image unpacked, another file
 /// as it is.
-fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
+fn unwrapped(path: &Path, scratch: &Path, has_part: bool) -> Result<PathBuf> {
     let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     match kernel::raw_image(file) {
         Ok(image) => {
@@ -131,6 +131,10 @@ fn unwrapped(path: &Path, scratch: &Path) -> Result<PathBuf> {
             fs::write(&unwrapped, image)?;
             Ok(unwrapped)
         }
+        Err(_) if has_part => bail!(
+            "{} is no arm64 Image, as a VM with a part of the machine (--cpus) wants it",
+            path.display()
+        ),
         // A raw flat binary: it has no header to check.
         Err(_) => Ok(path.to_owned()),
     }

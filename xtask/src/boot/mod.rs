@@ -21,7 +21,6 @@ pub(crate) mod run;
 mod screen;
 pub(crate) mod transcript;
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         false => Some(hypervisor::build(scratch.path())?),
     };
 
-    fs::create_dir_all(reports)?;
+    let path = project::begin_report(reports, "boot.json")?;
     let log = reports.join("console.log");
     let wiring = match options.interactive {
         true => machine::Console::Terminal,
@@ -106,7 +105,6 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         ended,
     };
     let report = Report::new(machine, transcript, checks);
-    let path = reports.join("boot.json");
     report.write(&path)?;
     report.print();
     console::detail(format!(

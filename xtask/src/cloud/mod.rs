@@ -43,7 +43,7 @@ pub(crate) fn cloud(options: &CloudOptions, reports: &Path) -> Result<bool> {
     )?;
     let hypervisor = hypervisor::build(scratch.path())?;
     let attacker = isolation::build_guest(scratch.path())?;
-    fs::create_dir_all(reports)?;
+    let path = project::begin_report(reports, "cloud.json")?;
 
     let seed = options.seed.unwrap_or_else(isolation::seed_by_the_clock);
     let programs = Programs {
@@ -66,7 +66,6 @@ pub(crate) fn cloud(options: &CloudOptions, reports: &Path) -> Result<bool> {
     }
     let verdict = Verdict::new(options, seed, &run);
     verdict.print();
-    let path = reports.join("cloud.json");
     let json = serde_json::to_string_pretty(&verdict)?;
     fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     console::detail(format!(

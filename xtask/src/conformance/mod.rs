@@ -258,7 +258,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
         scratch: scratch.path(),
         reports,
     };
-    fs::create_dir_all(reports)?;
+    let path = project::begin_report(reports, "conformance.json")?;
 
     // A list takes a second, and the hypervisor is not built yet.
     let list = ConformanceOptions {
@@ -296,7 +296,6 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
     let runs: Result<Vec<_>> = places.iter().map(|place| bench.run(*place)).collect();
     let report = Report::new(bench.qemu.version, runs?);
 
-    let path = reports.join("conformance.json");
     report.write(&path)?;
     report.print();
     console::detail(format!("report {}", path.display()));

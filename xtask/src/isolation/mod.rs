@@ -116,7 +116,7 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
     let qemu = qemu::provide()?;
     let hypervisor = hypervisor::build_with_el2_time(scratch.path())?;
     let guest = build_guest(scratch.path())?;
-    fs::create_dir_all(reports)?;
+    let path = project::begin_report(reports, "isolation.json")?;
 
     let seed = options.seed.unwrap_or_else(seed_by_the_clock);
     let settings = [
@@ -157,7 +157,6 @@ pub(crate) fn isolation(options: &IsolationOptions, reports: &Path) -> Result<bo
         verdicts.push(verdict);
     }
 
-    let path = reports.join("isolation.json");
     let json = serde_json::to_string_pretty(&verdicts)?;
     fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     console::detail(format!("report {}", path.display()));
