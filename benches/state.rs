@@ -87,7 +87,6 @@ fn saved(lpis: u32) -> (Machine, VmState) {
             },
             icid: target(lpi),
             target: Some(target(lpi)),
-            active_on: None,
         })
         .collect();
     let its = &mut state.its[0];

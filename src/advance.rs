@@ -40,6 +40,14 @@ pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         advance_others(vm, pin, work & !kept);
     }
     vm.deferred.add(left);
+
+    // A table whose next slice waited for a fold, all of which are done.
+    for vcpu in vm.added_vcpus() {
+        lpi_tables::store_if_on_no_cpu(vm, vcpu);
+        while lpi_tables::has_slices(vm, vcpu) {
+            lpi_tables::advance_pending_table(vm, pin, vcpu);
+        }
+    }
 }
 
 /// Does a bounded slice of each kind of `work` but commands.

@@ -521,8 +521,9 @@ impl<H: Host> Vgic<H> {
     /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]), and no CPU is in another call for the
     /// VM but those that raise interrupts. An interrupt raised meanwhile is saved, or is pending
     /// only in this VM. A command of an ITS that has been begun is completed; commands that wait
-    /// are saved with their queue. Unbounded: grows with what the guest has mapped. Allocates the
-    /// state.
+    /// are saved with their queue. Pending tables that are due are written: guest memory is copied
+    /// afterwards. Other calls fail meanwhile as during [`Vgic::reset`]. Unbounded: grows with what
+    /// the guest has mapped. Allocates the state.
     ///
     /// # Errors
     /// [`TeardownError::Loaded`] if a vCPU is on a CPU, [`TeardownError::ForeignDomain`], and

@@ -4,11 +4,11 @@
 mod common;
 
 use common::its::Driver;
-use common::{GICD, GITS, Machine, affinity, vcpu};
-use vgic::intid::{IntId, ItsId};
+use common::{Call, GICD, GITS, Machine, affinity, vcpu};
+use vgic::intid::{CpuId, IntId, ItsId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::state::{CollectionState, DeviceState, EventState, VmState, flags};
-use vgic::{EntryError, RestoreError, TeardownError};
+use vgic::{EntryError, Host, RestoreError, TeardownError};
 
 /// Returns every word of every frame, with its address, as vCPU 0 reads it.
 fn words(machine: &Machine) -> Vec<(u64, u64)> {
@@ -441,5 +441,94 @@ fn a_state_is_sent_in_any_form() {
     let machine = Machine::bare(512);
     let sent = postcard::to_stdvec(&save(&machine)).unwrap();
     assert!(sent.len() < 60_000, "{} bytes", sent.len());
+    machine.finish();
+}
+
+/// Saves while the pending table of vCPU 1 waits for the fold of an LPI in a list register of vCPU
+/// 0, which the put has done.
+#[test]
+fn a_pending_table_that_waited_is_written_before_the_save() {
+    let machine = Machine::new(2);
+    let its = Driver::new(&machine);
+    its.mapd(7, 3);
+    its.map(7, 0, 8200, 0);
+    machine.inject_msi(7, 0).unwrap();
+    machine.enter(0);
+    its.movi(7, 0, 1);
+    machine.write(1, machine.gicr(1), 0); // EnableLPIs
+    machine.enter(1);
+    machine.exit(1);
+    machine.advance();
+    assert!(!machine.vm.has_deferred(), "the table waits");
+
+    let state = save(&machine);
+    assert_eq!(state.lpis[0].interrupt.flags & flags::LATCH, 0);
+    let mut byte = [0];
+    let table = common::its::pending_table(1) + 8200 / 8;
+    machine.vm.host().read_memory(table, &mut byte).unwrap();
+    assert_eq!(byte, [1], "the LPI is pending in the table");
+    machine.finish();
+}
+
+/// Removes a vCPU that has an SPI active, and saves the VM: the state can be restored.
+#[test]
+fn an_spi_that_is_active_on_a_removed_vcpu_is_saved() {
+    let source = Machine::new(2);
+    source.edge_spi(40, 1);
+    source.inject_spi(40);
+    source.enter(1);
+    assert_eq!(source.guest(1).read_iar1(), 40);
+    source.exit(1);
+    let cpu = &source.cpus[1];
+    source.vm.power_off(&cpu.pin(), vcpu(1)).unwrap();
+    source.vm.remove_vcpu(&source.pin(), vcpu(1)).unwrap();
+    let state = save(&source);
+    let spi = &state.spis[40 - 32];
+    assert!(spi.interrupt.has(flags::ACTIVE) && spi.active_on.is_none());
+    restore(&source, &state).unwrap();
+    assert_eq!(save(&source), state);
+    source.finish();
+}
+
+/// Restores a VM with a vCPU that was put while blocked. Nobody is woken: the vCPU is not blocked
+/// any more.
+#[test]
+fn a_restore_wakes_nobody() {
+    let machine = Machine::new(2);
+    machine.edge_spi(40, 1);
+    machine.inject_spi(40);
+    let state = save(&machine);
+    assert_eq!(machine.serve(1), [40]);
+    assert_eq!(machine.block(1), vgic::Blocked::Yes);
+    machine
+        .vm
+        .vcpu_put(&machine.cpus[1].pin(), vcpu(1))
+        .unwrap();
+    machine.vm.host().take_calls();
+    restore(&machine, &state).unwrap();
+    let calls = machine.vm.host().take_calls();
+    let wakes = calls.iter().filter(|call| matches!(call, Call::Wake(_)));
+    assert_eq!(wakes.count(), 0);
+    assert_eq!(machine.serve(1), [40]);
+    machine.finish();
+}
+
+/// Saves on two CPUs at the same time, again and again: a save that another one keeps out leaves no
+/// vCPU claimed.
+#[test]
+fn saves_at_the_same_time_leave_nothing_claimed() {
+    let machine = Machine::new(3);
+    machine.put_all();
+    let times = if cfg!(miri) { 5 } else { 3000 };
+    std::thread::scope(|scope| {
+        for cpu in 10..12 {
+            let (domain, vm) = (&machine.domain, &machine.vm);
+            scope.spawn(move || {
+                let local = domain.register(CpuId(cpu)).unwrap();
+                (0..times).for_each(|_| drop(vm.save(&local.pin())));
+            });
+        }
+    });
+    machine.vm.save(&machine.pin()).unwrap();
     machine.finish();
 }

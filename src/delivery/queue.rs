@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 
-use crate::delivery::{count, lpi_lifetime, prune};
+use crate::delivery::{count, lpi_lifetime, physical, prune};
 use crate::epoch::CpuPin;
 use crate::host::{Host, PhysicalInterrupt};
 use crate::intid::VcpuId;
@@ -206,6 +206,7 @@ impl AfterUnlock {
     }
 
     /// Does the work. Not a part of `run`, which saves 18 of the 937 instructions of vcpu_exit/4.
+    #[inline(never)]
     fn run_slow<H: Host>(&mut self, vm: &Vm<H>, pin: &CpuPin<'_>) {
         for physical in self.deactivate.drain(..) {
             vm.host.deactivate(physical);
@@ -216,14 +217,24 @@ impl AfterUnlock {
             // is freed by this CPU alone, below.
             let irq = unsafe { irq.as_ref() };
             match unlinked {
-                Unlinked::Migrating => {
-                    if !mutant(Mutant::MigrationForgotten) {
-                        insert(vm, pin, irq);
-                    }
-                    lpi_lifetime::put_migration(vm, pin, irq);
-                }
+                Unlinked::Migrating => migrate(vm, pin, irq),
                 Unlinked::Dying => lpi_lifetime::defer_free(vm, irq),
             }
         }
     }
+}
+
+/// Inserts an interrupt that has left the list of another vCPU, and puts the reference of the
+/// migration.
+#[cold]
+#[inline(never)]
+fn migrate<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
+    if irq.state().hw() {
+        // A level that has waited behind an active state reaches the vCPU at once.
+        physical::sample(vm, pin, irq);
+    }
+    if !mutant(Mutant::MigrationForgotten) {
+        insert(vm, pin, irq);
+    }
+    lpi_lifetime::put_migration(vm, pin, irq);
 }

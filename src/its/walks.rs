@@ -67,7 +67,7 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// Unmaps every device in this call, without a bound.
-    fn unmap_everything(&mut self) {
+    pub(crate) fn unmap_everything(&mut self) {
         self.engine.in_progress = None;
         self.drop_table(TableType::Devices);
         let mut budget = SLICE;

@@ -17,13 +17,14 @@ use crate::vm::its::registers::{CommandQueue, OFFSET};
 /// Bits of `ICH_VMCR_EL2` with a meaning for a GICv3 with affinity routing (IHI 0069, 12.4).
 const VMCR: u64 = 0xfffc_021f;
 
-/// Flags of an SGI, a PPI, an SPI and an LPI.
-const OF_SGI: u8 = flags::LATCH | flags::ACTIVE | flags::ENABLED | flags::GROUP1;
+/// Flags of an LPI, an SGI, a PPI and an SPI. An LPI is active in list registers only, and there is
+/// none: what is active lives as long as the VM.
+const OF_LPI: u8 = flags::LATCH | flags::ENABLED | flags::GROUP1;
+const OF_SGI: u8 = OF_LPI | flags::ACTIVE;
 const OF_PPI: u8 = OF_SGI | flags::LINE | flags::LEVEL;
 const OF_SPI: u8 = OF_PPI | flags::MESSAGE;
-const OF_LPI: u8 = OF_SGI;
 
-/// Checks that a state is one of this VM.
+/// Checks that a state is one of this VM, whose vCPUs are claimed.
 ///
 /// # Errors
 /// The first part of the state that is not.
@@ -58,8 +59,7 @@ pub(super) fn check<H: Host>(
     let mut last = 0;
     for lpi in &state.lpis {
         let in_order = lpi.intid > last && (IntId::FIRST_LPI..end).contains(&lpi.intid);
-        let routed =
-            lpi.target.is_none_or(has_vcpu) && is_taken_rightly(vm, lpi.interrupt, lpi.active_on);
+        let routed = lpi.target.is_none_or(has_vcpu);
         let collected = u32::from(lpi.icid) < collections.unwrap_or(0);
         if !in_order || !routed || !collected || !lpi_is_well_formed(lpi) {
             return Err(RestoreError::Interrupt(lpi.intid));
@@ -207,7 +207,8 @@ fn check_mappings(state: &VmState) -> Result<(), RestoreError> {
         }
     }
     for (lpi, count) in state.lpis.iter().zip(mappings) {
-        if !(1..=u32::from(MAX_MAPPING_REFS)).contains(&count) {
+        // An LPI with so many references is mapped once more, and then no more.
+        if !(1..=u32::from(MAX_MAPPING_REFS) + 1).contains(&count) {
             return Err(RestoreError::Interrupt(lpi.intid));
         }
     }

@@ -2,13 +2,15 @@
 //!
 //! [`Vgic::save`](crate::Vgic::save) returns a [`VmState`], and
 //! [`Vgic::restore`](crate::Vgic::restore) gives it to another VM of the same configuration, on
-//! whatever CPUs. The state is all that a guest or an embedder can observe later. It has no
-//! addresses of the hypervisor, no physical interrupts and no list registers.
+//! CPUs with any number of list registers and the same number of preemption bits. The state is all
+//! that a guest or an embedder can observe later. It has no addresses of the hypervisor, no
+//! physical interrupts and no list registers.
 //!
 //! The embedder's part:
 //! * The VM to restore to is created from the same [`Config`](crate::Config), and has had the same
 //!   vCPUs added and removed.
-//! * Guest memory is in place before the guest runs. A restore does not look at it.
+//! * Guest memory is copied after the save, which completes pending tables that were being written,
+//!   and is in place before the guest runs. A restore does not look at it.
 //! * Connections to physical interrupts are made after the restore, or stay as they are. A level
 //!   with a physical line is forwarded anew; what was active stays active, with no physical
 //!   interrupt behind it.
@@ -81,7 +83,7 @@ pub mod flags {
     pub const LINE: u8 = 1 << 1;
     /// A message asserts the level-sensitive interrupt (`GICD_SETSPI_NSR`).
     pub const MESSAGE: u8 = 1 << 2;
-    /// Active (`ISACTIVER`).
+    /// Active (`ISACTIVER`). Clear for LPIs.
     pub const ACTIVE: u8 = 1 << 3;
     /// Enabled (`ISENABLER`, or the configuration byte of an LPI).
     pub const ENABLED: u8 = 1 << 4;
@@ -129,9 +131,9 @@ pub struct SpiState {
     pub interrupt: InterruptState,
     /// `GICD_IROUTER<n>`.
     pub router: u64,
-    /// Index of the vCPU that has taken the interrupt, which is active: it may be routed elsewhere
-    /// since, and only that vCPU's end of interrupt is the interrupt's. `None` if not active, or
-    /// made active by a register.
+    /// Index of the vCPU with the active interrupt: the one that has taken it, or that the
+    /// interrupt was routed to when a register made it active. It may be routed elsewhere since,
+    /// and only that vCPU's end of interrupt is the interrupt's.
     pub active_on: Option<u16>,
 }
 
@@ -170,8 +172,6 @@ pub struct LpiState {
     /// Index of the vCPU that the LPI is routed to: that of its collection, or where `MOVALL` has
     /// moved the LPI. `None` for an unmapped collection.
     pub target: Option<u16>,
-    /// As [`SpiState::active_on`].
-    pub active_on: Option<u16>,
 }
 
 /// The state of an ITS.

@@ -13,9 +13,9 @@ use crate::state::check::check;
 use crate::state::save::FLAGS;
 use crate::state::{DeviceState, InterruptState, ItsState, LpiState, VcpuState, VmState};
 use crate::sync::Ordering::Relaxed;
-use crate::teardown::claim;
+use crate::teardown::{claim, release};
 use crate::vm::Vm;
-use crate::vm::irq::Irq;
+use crate::vm::irq::{Irq, PENDING};
 use crate::vm::its::{CTLR_ENABLED, Its};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
 use crate::vm::vcpu::Vcpu;
@@ -30,9 +30,13 @@ pub(crate) fn restore<H: Host>(
     state: &VmState,
 ) -> Result<(), RestoreError> {
     vm.admit(pin)?;
-    check(vm, pin, state)?;
     reset::refuse_garbage(vm, pin)?;
     claim(vm, pin)?;
+    // Under the claim: no vCPU is added or removed.
+    if let Err(error) = check(vm, pin, state) {
+        release(vm.vcpus.iter().rev());
+        return Err(error);
+    }
     reset::clear(vm, pin);
     apply(vm, pin, state);
 
@@ -53,7 +57,7 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState) {
         let affinity = Affinity::from_mpidr(saved.router);
         if let Some(taker) = saved.active_on {
             // Active where it was taken; a new route leaves it there.
-            let _ = routing::retarget(vm, pin, irq, Some(VcpuId(taker)));
+            routing::route(vm, pin, irq, Some(VcpuId(taker)));
             set(vm, pin, irq, saved.interrupt);
             routing::write_router(vm, pin, irq, router, affinity);
         } else {
@@ -73,7 +77,6 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState) {
     for lpi in &state.lpis {
         if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
             set(vm, pin, irq, lpi.interrupt);
-            let _ = routing::retarget(vm, pin, irq, lpi.target.map(VcpuId));
         }
     }
     for (its, saved) in vm.its.iter().zip(&state.its) {
@@ -92,8 +95,9 @@ fn set<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, saved: InterruptState) 
             let wanted_here = if saved.has(saved_flag) { flag } else { 0 };
             (all | flag, wanted | wanted_here)
         });
+    // A latch that is set by now is a raise of another CPU's, after the reset.
     change::replace(vm, pin, irq, |state| {
-        state.with(wanted, all).with_priority(saved.priority)
+        (state.with(wanted, all & !PENDING)).with_priority(saved.priority)
     });
 }
 
@@ -126,6 +130,8 @@ fn set_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, saved: &VcpuStat
 /// lock.
 fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, lpis: &[LpiState]) {
     let mut engine = its.commands.engine.lock(pin.locks());
+    // Whatever another CPU, against the rules, has mapped since the reset.
+    Execution::new(vm, pin, its, &mut engine).unmap_everything();
     engine.collections.fill(None);
     engine.queue.set(saved.cbaser);
     let _ = engine.device_table.set(saved.device_table);
@@ -141,11 +147,7 @@ fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, l
 
     let mut execution = Execution::new(vm, pin, its, &mut engine);
     for device in &saved.devices {
-        let id = DeviceId(device.device);
-        // A CPU that enables the ITS meanwhile, against the rules, may have mapped the device.
-        if its.devices.get(id, pin.guard()).is_none() {
-            execution.map_device(id, device.event_bits);
-        }
+        execution.map_device(DeviceId(device.device), device.event_bits);
         map_events(vm, pin, its, device, lpis);
     }
 }
@@ -167,11 +169,9 @@ fn map_events<H: Host>(
         let lpi = lpi.ok().and_then(|place| lpis.get(place));
         let intid = IntId::lpi(event.intid);
         let event = EventId(event.event);
-        let is_free = device.has_room_for(event.0) && device.irq(event, pin.guard()).is_none();
-        if let (Some(lpi), Some(intid), true) = (lpi, intid, is_free) {
+        if let (Some(lpi), Some(intid)) = (lpi, intid) {
             let target = lpi.target.map(VcpuId);
-            let first = lpi.active_on.map(VcpuId).or(target);
-            if let Some(irq) = lpi_lifetime::map(vm, pin, intid, first) {
+            if let Some(irq) = lpi_lifetime::map(vm, pin, intid, target) {
                 irq.set_icid(lpi.icid);
                 device.map(event, irq, pin.guard(), &vm.garbage);
                 vm.host.event_mapped(its.id, id, event, intid, target);

@@ -15,7 +15,7 @@ use crate::state::{
     VERSION, VcpuState, VmState, flags,
 };
 use crate::sync::Ordering::Relaxed;
-use crate::teardown::claim;
+use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
@@ -54,7 +54,7 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
                 interrupt: interrupt(irq.state()),
                 // Relaxed: as `propbaser`.
                 router: router.load(Relaxed),
-                active_on: active_on(irq.state()),
+                active_on: active_on(vm, irq.state()),
             })
             .collect(),
         vcpus: (vm.added_vcpus().iter())
@@ -64,10 +64,7 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
         its: vm.its.iter().map(|its| self::its(pin, its)).collect(),
     };
 
-    for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.is_present()) {
-        // Ends the claim.
-        vcpu.residency.put();
-    }
+    release(vm.vcpus.iter().rev());
     Ok(state)
 }
 
@@ -90,10 +87,11 @@ fn interrupt(state: State) -> InterruptState {
     }
 }
 
-/// Returns the vCPU with the active interrupt on its list: the one that has taken the interrupt.
-fn active_on(state: State) -> Option<u16> {
+/// Returns the vCPU with the active SPI on its list, if the VM still has the vCPU: the one that has
+/// taken the SPI.
+fn active_on<H: Host>(vm: &Vm<H>, state: State) -> Option<u16> {
     (state.queued_on())
-        .filter(|_| state.active())
+        .filter(|vcpu| state.active() && vm.vcpu(*vcpu).is_some())
         .map(|vcpu| vcpu.0)
 }
 
@@ -132,7 +130,6 @@ fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Vec<LpiState> {
                 interrupt: interrupt(state),
                 icid: irq.icid(),
                 target: state.target().map(|vcpu| vcpu.0),
-                active_on: active_on(state),
             });
         }
     }

@@ -440,7 +440,6 @@ impl<'s, C: Choices> Actor<'s, C> {
                 1 => lpi.interrupt.flags = number as u8,
                 2 => lpi.icid = number as u16,
                 3 => lpi.target = vcpu,
-                4 => lpi.active_on = vcpu,
                 _ => {}
             }
         }

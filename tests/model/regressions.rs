@@ -3,7 +3,7 @@
 use crate::operation::Operation;
 use crate::operation::Operation::{
     Acknowledge, BinaryPoint, Command, Compare, Control, Deactivate, Edge, Enable, End, Line, Mask,
-    Move, Msi, Read, Sgi, Wait, Write,
+    Move, Msi, Read, Restore, Sgi, Wait, Write,
 };
 use crate::reference::Frame;
 use crate::{check, check_on};
@@ -216,6 +216,22 @@ fn an_arrival_makes_room_for_a_level_that_has_fallen() {
             Line(0, 30, true),
         ],
     );
+}
+
+/// Routes a forwarded level elsewhere in its handler, and restores the VM, which has the level
+/// forwarded anew. The line falls behind the active state, whose end moves the level.
+#[test]
+fn a_level_that_moves_at_its_end_is_sampled() {
+    check(&[
+        Write(0, Frame::Redistributor(0), 0x1_0404, 1, 0),
+        Line(0, 33, true),
+        Acknowledge(0, true),
+        Write(0, Frame::Distributor, 0x6108, 8, 1),
+        Restore(1),
+        Line(0, 33, false),
+        End(1),
+        End(0),
+    ]);
 }
 
 /// Lets the line of a forwarded level fall while the level is disabled, and enables the level.
