@@ -40,10 +40,6 @@ pub(crate) fn refuse_garbage<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<()
 
 /// Makes a VM whose vCPUs are claimed as it was made, but for the vCPUs' residency.
 pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    for vcpu in &vm.vcpus {
-        // A vCPU that was put while blocked is not woken by what follows: no CPU can enter it.
-        let _ = vcpu.residency.take_work();
-    }
     end_deferred(vm);
     for its in &vm.its {
         its.set_control(CTLR_ENABLED, false);

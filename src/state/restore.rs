@@ -37,6 +37,10 @@ pub(crate) fn restore<H: Host>(
         release(vm.vcpus.iter().rev());
         return Err(error);
     }
+    for vcpu in &vm.vcpus {
+        // A vCPU that was put while blocked is not woken by what follows: no CPU can enter it.
+        let _ = vcpu.residency.take_work();
+    }
     reset::clear(vm, pin);
     apply(vm, pin, state);
 
