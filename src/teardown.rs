@@ -57,7 +57,7 @@ pub(crate) fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
                 // No CPU loads the vCPU, and none is added under the lock, or after the claim.
                 continue;
             }
-            release(vm.vcpus.get(..count).unwrap_or_default().iter().rev());
+            release(vm.vcpus.get(..count).unwrap_or_default());
             return Err(if residency.is_torn_down() {
                 TeardownError::TornDown
             } else {
@@ -71,9 +71,9 @@ pub(crate) fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
 
 /// Ends the claims of vCPUs, the first of the VM last: it tells whether the VM is claimed
 /// ([`Vm::is_torn_down`]), and no vCPU is added or claimed before.
-pub(crate) fn release<'a>(claimed: impl Iterator<Item = &'a Vcpu>) {
+pub(crate) fn release(claimed: &[Vcpu]) {
     // A vCPU that is absent, and was not claimed, stays as it is.
-    claimed.for_each(|vcpu| vcpu.residency.put());
+    (claimed.iter().rev()).for_each(|vcpu| vcpu.residency.put());
 }
 
 /// Takes apart a dropped VM. After [`teardown`] nothing is left. Without a teardown, a vCPU may

@@ -121,15 +121,20 @@ fn a_vm_goes_on_after_a_save() {
     machine.finish();
 }
 
-/// Takes an SPI, routes it elsewhere, and saves the VM. The vCPU that has taken the SPI ends it.
-#[test]
-fn an_interrupt_that_was_routed_elsewhere_is_ended_where_it_was_taken() {
-    let source = Machine::new(2);
+/// Lets vCPU 1 take SPI 40: active there, and on no CPU.
+fn take_spi_40(source: &Machine) {
     source.edge_spi(40, 1);
     source.inject_spi(40);
     source.enter(1);
     assert_eq!(source.guest(1).read_iar1(), 40);
     source.exit(1);
+}
+
+/// Takes an SPI, routes it elsewhere, and saves the VM. The vCPU that has taken the SPI ends it.
+#[test]
+fn an_interrupt_that_was_routed_elsewhere_is_ended_where_it_was_taken() {
+    let source = Machine::new(2);
+    take_spi_40(&source);
     source.write64(0, GICD + 0x6000 + 40 * 8, 0);
     source.put_all();
     let state = save(&source);
@@ -474,11 +479,7 @@ fn a_pending_table_that_waited_is_written_before_the_save() {
 #[test]
 fn an_spi_that_is_active_on_a_removed_vcpu_is_saved() {
     let source = Machine::new(2);
-    source.edge_spi(40, 1);
-    source.inject_spi(40);
-    source.enter(1);
-    assert_eq!(source.guest(1).read_iar1(), 40);
-    source.exit(1);
+    take_spi_40(&source);
     let cpu = &source.cpus[1];
     source.vm.power_off(&cpu.pin(), vcpu(1)).unwrap();
     source.vm.remove_vcpu(&source.pin(), vcpu(1)).unwrap();

@@ -70,6 +70,11 @@ impl<'a, H: Host> Execution<'a, H> {
     pub(crate) fn unmap_everything(&mut self) {
         self.engine.in_progress = None;
         self.drop_table(TableType::Devices);
+        self.complete();
+    }
+
+    /// Does all the work that is left, without a bound.
+    fn complete(&mut self) {
         let mut budget = SLICE;
         while !self.resume(&mut budget) {
             budget = SLICE;
@@ -202,11 +207,7 @@ fn charge_event(budget: &mut u32) {
 /// Takes the command lock.
 pub(crate) fn finish<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
     let mut engine = its.commands.engine.lock(pin.locks());
-    let mut execution = Execution::new(vm, pin, its, &mut engine);
-    let mut budget = SLICE;
-    while !execution.resume(&mut budget) {
-        budget = SLICE;
-    }
+    Execution::new(vm, pin, its, &mut engine).complete();
 }
 
 /// Ends every mapping of `its`, without a bound, for a VM that is being torn down.

@@ -34,7 +34,7 @@ pub(crate) fn restore<H: Host>(
     claim(vm, pin)?;
     // Under the claim: no vCPU is added or removed.
     if let Err(error) = check(vm, pin, state) {
-        release(vm.vcpus.iter().rev());
+        release(&vm.vcpus);
         return Err(error);
     }
     for vcpu in &vm.vcpus {

@@ -50,11 +50,14 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
         // writes.
         propbaser: vm.distributor.propbaser.load(Relaxed),
         spis: (vm.distributor.routed())
-            .map(|(irq, router)| SpiState {
-                interrupt: interrupt(irq.state()),
-                // Relaxed: as `propbaser`.
-                router: router.load(Relaxed),
-                active_on: active_on(vm, irq.state()),
+            .map(|(irq, router)| {
+                let state = irq.state();
+                SpiState {
+                    interrupt: interrupt(state),
+                    // Relaxed: as `propbaser`.
+                    router: router.load(Relaxed),
+                    active_on: active_on(vm, state),
+                }
             })
             .collect(),
         vcpus: (vm.added_vcpus().iter())
@@ -64,7 +67,7 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
         its: vm.its.iter().map(|its| self::its(pin, its)).collect(),
     };
 
-    release(vm.vcpus.iter().rev());
+    release(&vm.vcpus);
     Ok(state)
 }
 

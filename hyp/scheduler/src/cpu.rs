@@ -14,7 +14,8 @@ pub(crate) struct Cpu {
     resched: AtomicBool,
     /// Number of queued entities, as the last holder of the lock left it.
     queued: AtomicUsize,
-    /// Sum of the weights of the entities queued or run, as the last holder of the lock left it.
+    /// Sum of the weights of the entities that are queued or run, as the last holder of the lock
+    /// left it.
     weight: AtomicU64,
     /// Virtual time of the queue, as the last holder of the lock left it.
     floor: AtomicU64,
@@ -84,7 +85,7 @@ impl Cpu {
         self.queued.load(Ordering::Relaxed) != 0
     }
 
-    /// Returns a recent sum of the weights of the entities queued or run.
+    /// Returns a recent sum of the weights of the entities that are queued or run.
     pub(crate) fn weight(&self) -> u64 {
         // Relaxed: a recent one will do.
         self.weight.load(Ordering::Relaxed)

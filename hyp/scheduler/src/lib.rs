@@ -42,9 +42,10 @@
 //! A CPU holds one lock at a time: an entity that changes queues is carried from one to the other.
 //! Nothing is shared by all CPUs. The work under a lock is a few steps of a balanced tree.
 //!
-//! # Fairness `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the
-//! queued entity with the smallest one. An entity that changes queues keeps its distance from the
-//! queue's smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays
+//! # Fairness
+//! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the queued
+//! entity with the smallest one. An entity that changes queues keeps its distance from the queue's
+//! smallest `vruntime`, and one that has slept is owed a turn at most. One that spins pays
 //! for its whole turn and has a brief one, which leaves the time to the one that it waits for. The
 //! weights of CPUs are evened out by entities on the move: one that wakes up goes to an idle CPU,
 //! one that is preempted to an idle CPU or to one with no more to do, and a CPU without work

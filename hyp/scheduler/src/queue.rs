@@ -76,7 +76,7 @@ impl Queue {
         self.count
     }
 
-    /// Returns the sum of the weights of the entities queued or run.
+    /// Returns the sum of the weights of the entities that are queued or run.
     pub(crate) fn weight(&self) -> u64 {
         let running = self.running.as_ref().map(|running| running.entity.weight());
         self.queued_weight + running.map_or(0, u64::from)

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Cells, Node, Property, ToCellInt};
+use vgic::intid::IntId;
 
 /// Returns true if the node is compatible with `kind`.
 pub(crate) fn is_compatible(node: &FdtNode<'_>, kind: &str) -> bool {
@@ -91,11 +92,10 @@ fn console_node<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
 
 /// Returns the SPI of the console, by the binding of GICv3: kind (0: SPI), number, flags.
 pub(crate) fn console_spi(tree: &Fdt<'_>) -> Option<u32> {
-    const FIRST_SPI: u32 = 32;
     let interrupts = console_node(tree)?.property("interrupts")?;
     let [kind, number, _] = interrupts.as_prop_encoded_array([1, 1, 1]).ok()?.next()?;
     let is_spi = kind.to_int::<u32>().ok()? == 0;
-    is_spi.then_some(FIRST_SPI + number.to_int::<u32>().ok()?)
+    is_spi.then_some(IntId::FIRST_SPI + number.to_int::<u32>().ok()?)
 }
 
 /// Returns the node of the SMMU.
