@@ -12,6 +12,7 @@ use crate::state::{
 use crate::vm::Vm;
 use crate::vm::irq::MAX_MAPPING_REFS;
 use crate::vm::its::baser::{Baser, TableType};
+use crate::vm::its::device::Itt;
 use crate::vm::its::registers::{CommandQueue, OFFSET};
 
 /// Bits of `ICH_VMCR_EL2` with a meaning for a GICv3 with affinity routing (IHI 0069, 12.4).
@@ -168,6 +169,7 @@ fn check_its(
         let number = u64::from(device.device);
         let sizes = 1..=config.event_bits;
         if number < next || number >> config.device_bits != 0 || !sizes.contains(&device.event_bits)
+            || device.itt & !Itt::ADDRESS != 0
         {
             return Err(RestoreError::Device(id, device.device));
         }

@@ -212,6 +212,8 @@ pub struct CollectionState {
 pub struct DeviceState {
     /// DeviceID.
     pub device: u32,
+    /// Guest-physical address of the interrupt translation table, a multiple of 256 below 2^52.
+    pub itt: u64,
     /// Number of EventID bits, 1 to 16.
     pub event_bits: u8,
     /// Mapped events, by rising EventID.

@@ -55,13 +55,24 @@ impl Baser {
         self.0
     }
 
-    /// Writes the writable fields. Returns true if the table has moved, changed its size or layout,
+    /// Writes the writable fields: Indirect is one for devices only. Returns true if the table has moved, changed its size or layout,
     /// or become valid or not valid.
     pub(crate) fn set(&mut self, value: u64) -> bool {
-        const FIELDS: u64 = VALID | INDIRECT | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
+        const FIELDS: u64 = VALID | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
         let old = *self;
-        self.0 = (old.0 & !FIELDS) | (value & FIELDS);
+        let fields = if old.is_of(TableType::Devices) {
+            FIELDS | INDIRECT
+        } else {
+            // KVM's format has collections in a flat table, in any order.
+            FIELDS
+        };
+        self.0 = (old.0 & !fields) | (value & fields);
         (old.0 ^ self.0) & !ATTRIBUTES != 0
+    }
+
+    /// Returns true if the register is of a table of `kind`.
+    fn is_of(self, kind: TableType) -> bool {
+        (self.0 >> TYPE_SHIFT) & 7 == kind as u64
     }
 
     /// Returns the number of bits of an offset in a page: 12, 14 or 16. The reserved page size
