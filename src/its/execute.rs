@@ -71,11 +71,7 @@ impl<'a, H: Host> Execution<'a, H> {
             {
                 return Ok(Outcome::Waits);
             }
-            Command::Mapd {
-                device,
-                itt,
-                valid,
-            } => return self.mapd(device, valid.then_some(itt)),
+            Command::Mapd { device, itt, valid } => return self.mapd(device, valid.then_some(itt)),
             Command::Mapc {
                 icid,
                 rdbase,
@@ -208,9 +204,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let host = &self.vm.host;
         host.device_mapped(self.its.id, device, itt.event_bits);
         let garbage = &self.vm.garbage;
-        self.its
-            .devices
-            .map(device, itt, self.pin.guard(), garbage);
+        self.its.devices.map(device, itt, self.pin.guard(), garbage);
     }
 
     /// Unmaps `device`, whose events have been unmapped before.

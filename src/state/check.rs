@@ -168,7 +168,9 @@ fn check_its(
     for device in &saved.devices {
         let number = u64::from(device.device);
         let sizes = 1..=config.event_bits;
-        if number < next || number >> config.device_bits != 0 || !sizes.contains(&device.event_bits)
+        if number < next
+            || number >> config.device_bits != 0
+            || !sizes.contains(&device.event_bits)
             || device.itt & !Itt::ADDRESS != 0
         {
             return Err(RestoreError::Device(id, device.device));

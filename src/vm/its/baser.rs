@@ -55,8 +55,8 @@ impl Baser {
         self.0
     }
 
-    /// Writes the writable fields; Indirect is one of a device table only. Returns true if the table
-    /// has moved, changed its size or layout, or become valid or not valid.
+    /// Writes the writable fields; Indirect is one of a device table only. Returns true if the
+    /// table has moved, changed its size or layout, or become valid or not valid.
     pub(crate) fn set(&mut self, value: u64) -> bool {
         const FIELDS: u64 = VALID | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
         let old = *self;
