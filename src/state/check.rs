@@ -5,7 +5,7 @@ use crate::epoch::CpuPin;
 use crate::error::RestoreError;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
-use crate::mmio::gicr::{PENDBASER_MASK, PENDBASER_PTZ, PROPBASER_MASK};
+use crate::mmio::gicr::{PENDBASER_MASK, PROPBASER_MASK};
 use crate::state::{
     DeviceState, InterruptState, ItsState, LpiState, SpiState, VERSION, VcpuState, VmState, flags,
 };
@@ -14,6 +14,7 @@ use crate::vm::irq::MAX_MAPPING_REFS;
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::device::Itt;
 use crate::vm::its::registers::{CommandQueue, OFFSET};
+use crate::vm::redistributor::PENDBASER_PTZ;
 
 /// Bits of `ICH_VMCR_EL2` with a meaning for a GICv3 with affinity routing (IHI 0069, 12.4).
 const VMCR: u64 = 0xfffc_021f;

@@ -75,6 +75,7 @@
 
 mod check;
 pub(crate) mod freeze;
+mod reset;
 pub(crate) mod restore;
 pub(crate) mod save;
 
