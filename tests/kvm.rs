@@ -3,8 +3,11 @@
 
 mod common;
 
+use common::attributes::{
+    ITS, ORDERS, attribute, command, gic, icc, of_vcpu, save_tables, transfer,
+};
 use common::its::{COLLECTION_TABLE, DEVICE_TABLE, Driver, PROPERTIES, itt, pending_table};
-use common::{GICD, GITS, Machine, RAM, affinity, vcpu};
+use common::{GICD, GITS, Machine, affinity, vcpu};
 use vgic::config::{ItsConfig, RedistributorRegion};
 use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::{CpuId, IntId, ItsId, VcpuId};
@@ -12,88 +15,10 @@ use vgic::kvm::{Attribute, Device, Devices, Errno, address, control, group};
 use vgic::state::{VmState, flags};
 use vgic::{BadAddress, Config, Host, PhysicalInterrupt};
 
-const ITS: Device = Device::Its(ItsId(0));
 const VALID: u64 = 1 << 63;
-
-fn attribute(device: Device, group: u32, attr: u64) -> Attribute {
-    Attribute {
-        device,
-        group,
-        attr,
-    }
-}
-
-fn gic(group: u32, attr: u64) -> Attribute {
-    attribute(Device::Gic, group, attr)
-}
 
 fn its(group: u32, attr: u64) -> Attribute {
     attribute(ITS, group, attr)
-}
-
-fn command(device: Device, attr: u64) -> Attribute {
-    attribute(device, group::CTRL, attr)
-}
-
-/// Returns the attribute of a register of a vCPU.
-fn of_vcpu(group: u32, n: usize, register: u64) -> Attribute {
-    gic(group, u64::from(affinity(n).packed()) << 32 | register)
-}
-
-/// Returns the encoding of a system register of Op0 3 and Op1 0.
-fn icc(crn: u64, crm: u64, op2: u64) -> u64 {
-    3 << 14 | crn << 7 | crm << 3 | op2
-}
-
-/// Returns the system registers, in KVM's order.
-fn icc_registers() -> Vec<u64> {
-    let mut registers = vec![
-        icc(12, 12, 5), // SRE
-        icc(12, 12, 4), // CTLR
-        icc(12, 12, 6), // IGRPEN0
-        icc(12, 12, 7), // IGRPEN1
-        icc(4, 6, 0),   // PMR
-        icc(12, 8, 3),  // BPR0
-        icc(12, 12, 3), // BPR1
-    ];
-    registers.extend([icc(12, 8, 4), icc(12, 9, 0)]); // AP0R0, AP1R0
-    registers
-}
-
-/// Every attribute that a VMM saves, in the order in which it restores them.
-fn attributes(vcpus: usize, irqs: u64) -> Vec<Attribute> {
-    let words = |base: u64, bytes: u64| (0..bytes / 4).map(move |n| base + n * 4);
-    let mut all = vec![gic(group::DIST_REGS, 8)]; // IIDR
-    for n in 0..vcpus {
-        let redistributor = |offset| of_vcpu(group::REDIST_REGS, n, offset);
-        all.extend([0x70, 0x74, 0x78, 0x7c, 0, 0x14].map(redistributor));
-        for block in [0x080, 0x100, 0x200, 0x300, 0xc00, 0xc04] {
-            all.push(redistributor(0x1_0000 | block));
-        }
-        all.extend(words(0x1_0400, 32).map(redistributor));
-        all.push(of_vcpu(group::LEVEL_INFO, n, 0));
-        all.extend(
-            icc_registers()
-                .into_iter()
-                .map(|icc| of_vcpu(group::CPU_SYSREGS, n, icc)),
-        );
-    }
-    all.push(gic(group::DIST_REGS, 0));
-    for block in [0x080, 0x100, 0x200, 0x300] {
-        all.extend(words(block, irqs / 8).map(|at| gic(group::DIST_REGS, at)));
-    }
-    all.extend(words(0x400, irqs).map(|at| gic(group::DIST_REGS, at)));
-    all.extend(words(0xc00, irqs / 4).map(|at| gic(group::DIST_REGS, at)));
-    all.extend(words(0x6100, (irqs - 32) * 8).map(|at| gic(group::DIST_REGS, at)));
-    all.extend(
-        (32..irqs)
-            .step_by(32)
-            .map(|first| gic(group::LEVEL_INFO, first)),
-    );
-    // IIDR, CBASER, CREADR, CWRITER, BASER<n>.
-    all.extend([4, 0x80, 0x90, 0x88].map(|at| its(group::ITS_REGS, at)));
-    all.extend((0..8).map(|n| its(group::ITS_REGS, 0x100 + n * 8)));
-    all
 }
 
 /// Saves the VM, put on no CPU, and writes its tables.
@@ -101,49 +26,14 @@ fn save(machine: &Machine) -> Devices {
     machine.put_all();
     let state = machine.vm.save(&machine.pin()).unwrap();
     let mut devices = Devices::of(machine.vm.config().clone(), NEOVERSE, state);
-    let host = machine.vm.host();
-    (devices.set(command(Device::Gic, control::SAVE_PENDING_TABLES), 0, host)).unwrap();
-    (devices.set(command(ITS, control::SAVE_TABLES), 0, host)).unwrap();
+    save_tables(&mut devices, machine.vm.config(), machine.vm.host());
     devices
 }
 
-/// Returns devices as the attributes of others make them, by the memory of `host`.
-fn transfer(from: &Devices, config: &Config, host: &impl Host) -> Devices {
-    let mut to = Devices::new(config.clone(), NEOVERSE);
-    let get = |attribute| {
-        let mut value = 0;
-        from.get(attribute, &mut value).unwrap();
-        value
-    };
-    let mut set = |attribute, value| {
-        let result = to.set(attribute, value, host);
-        result.unwrap_or_else(|error| panic!("{attribute:x?} = {value:#x}: {error}"));
-    };
-
-    let irqs = get(gic(group::NR_IRQS, 0));
-    set(gic(group::NR_IRQS, 0), irqs);
-    for at in [
-        gic(group::ADDR, address::DIST),
-        its(group::ADDR, address::ITS),
-    ] {
-        set(at, get(at));
-    }
-    let region = gic(group::ADDR, address::REDIST_REGION);
-    set(region, get(region));
-    set(command(Device::Gic, control::INIT), 0);
-    set(command(ITS, control::INIT), 0);
-
-    for attribute in attributes(config.vcpus.len(), irqs) {
-        assert_eq!(from.has(attribute), Ok(()));
-        set(attribute, get(attribute));
-    }
-    set(command(ITS, control::RESTORE_TABLES), 0);
-    let ctlr = its(group::ITS_REGS, 0);
-    set(ctlr, get(ctlr));
-    for n in 0..config.vcpus.len() {
-        to.set_power(vcpu(n), from.power(vcpu(n)).unwrap()).unwrap();
-    }
-    to
+/// Returns the devices as their attributes make them again.
+fn moved(machine: &Machine, devices: &Devices) -> Devices {
+    let (config, host) = (machine.vm.config(), machine.vm.host());
+    transfer(devices, config, NEOVERSE, host, ORDERS[0])
 }
 
 /// Programs everything that the format has a place for, and leaves interrupts in every state.
@@ -221,10 +111,15 @@ fn a_vm_goes_through_the_attributes() {
     let (_, state) = devices.clone().finish().unwrap();
 
     let target = Machine::new(2);
-    target.vm.host().copy_ram(source.vm.host());
-    let moved = transfer(&devices, source.vm.config(), target.vm.host());
-    let (config, moved) = moved.finish().unwrap();
-    assert_eq!(&config, source.vm.config());
+    let config = source.vm.config();
+    let mut all = ORDERS.map(|order| {
+        target.vm.host().copy_ram(source.vm.host());
+        let moved = transfer(&devices, config, NEOVERSE, target.vm.host(), order);
+        moved.finish().unwrap()
+    });
+    assert!(all[0] == all[1] && all[0] == all[2], "in any order");
+    let (made, moved) = std::mem::replace(&mut all[0], (config.clone(), state.clone()));
+    assert_eq!(&made, config);
 
     // The format has no place for the vCPU on which an SPI is active.
     let mut expected = state;
@@ -503,7 +398,7 @@ fn a_device_without_its_tables_does_not_fail_the_others() {
     driver.map(4, 1, 8201, 1);
     let devices = save(&machine);
     assert_eq!(read_entry(&machine, DEVICE_TABLE + 8 * 4), 0);
-    let moved = transfer(&devices, machine.vm.config(), machine.vm.host());
+    let moved = moved(&machine, &devices);
     let (_, state) = moved.finish().unwrap();
     assert_eq!(state.its[0].devices.len(), 1);
     machine.finish();
@@ -521,7 +416,7 @@ fn pending_states_of_a_redistributor_without_lpis_stay_in_its_table() {
     let devices = save(&machine);
     let byte = read_entry(&machine, pending_table(1) + 8200 / 8);
     assert_eq!(byte & 1, 1);
-    let moved = transfer(&devices, machine.vm.config(), machine.vm.host());
+    let moved = moved(&machine, &devices);
     assert_eq!(read_entry(&machine, pending_table(1) + 8200 / 8), byte);
     let (_, state) = moved.finish().unwrap();
     assert!(!state.lpis[0].interrupt.has(flags::LATCH));
@@ -660,9 +555,9 @@ fn attributes_that_there_are_not() {
         gic(group::DIST_REGS, 0x14),
         gic(group::DIST_REGS, 0x82),
         gic(group::DIST_REGS, 0x1_0000),
-        of_vcpu(group::REDIST_REGS, 0, 0x18),
-        of_vcpu(group::REDIST_REGS, 0, 0x1_0084),
-        of_vcpu(group::CPU_SYSREGS, 0, icc(12, 12, 0)),
+        of_vcpu(group::REDIST_REGS, affinity(0), 0x18),
+        of_vcpu(group::REDIST_REGS, affinity(0), 0x1_0084),
+        of_vcpu(group::CPU_SYSREGS, affinity(0), icc(12, 12, 0)),
         gic(group::CTRL, control::SAVE_TABLES),
         its(group::CTRL, control::SAVE_PENDING_TABLES),
         gic(group::CTRL, 9),
@@ -681,9 +576,9 @@ fn attributes_that_there_are_not() {
         assert_eq!(devices.has(attribute), Err(Errno::Nxio), "{attribute:x?}");
     }
     let inval = [
-        of_vcpu(group::REDIST_REGS, 2, 0),
-        of_vcpu(group::CPU_SYSREGS, 2, icc(4, 6, 0)),
-        of_vcpu(group::CPU_SYSREGS, 0, icc(12, 8, 5)), // AP0R1, with 5 bits of preemption
+        of_vcpu(group::REDIST_REGS, affinity(2), 0),
+        of_vcpu(group::CPU_SYSREGS, affinity(2), icc(4, 6, 0)),
+        of_vcpu(group::CPU_SYSREGS, affinity(0), icc(12, 8, 5)), // AP0R1, with 5 bits of preemption
         gic(group::LEVEL_INFO, 33),
         gic(group::LEVEL_INFO, 1 << 10),
         its(group::ITS_REGS, 0x84),
@@ -704,7 +599,7 @@ fn values_that_cannot_be() {
     let mut devices = save(&machine);
     let host = machine.vm.host();
     let before = devices.clone().finish().unwrap();
-    let ctlr = of_vcpu(group::CPU_SYSREGS, 0, icc(12, 12, 4));
+    let ctlr = of_vcpu(group::CPU_SYSREGS, affinity(0), icc(12, 12, 4));
     let mut properties = 0;
     devices.get(ctlr, &mut properties).unwrap();
     let refused = [
@@ -714,7 +609,7 @@ fn values_that_cannot_be() {
         (ctlr, properties + (1 << 8), Errno::Inval),   // more bits of priority
         (ctlr, properties | 1 << 14, Errno::Inval),    // SErrors
         (
-            of_vcpu(group::CPU_SYSREGS, 0, icc(12, 12, 5)),
+            of_vcpu(group::CPU_SYSREGS, affinity(0), icc(12, 12, 5)),
             0,
             Errno::Inval,
         ), // SRE
@@ -733,8 +628,8 @@ fn values_that_cannot_be() {
         (gic(group::DIST_REGS, 0x80), 0),            // IGROUPR of SGIs and PPIs
         (its(group::ITS_REGS, 0x100), 0),            // BASER of an ITS that is enabled
         (its(group::ITS_REGS, 0x80), 0),
-        (of_vcpu(group::REDIST_REGS, 0, 0x78), 0), // PENDBASER while LPIs are enabled
-        (gic(group::LEVEL_INFO, 992), 0xf000_0000), // beyond the last SPI
+        (of_vcpu(group::REDIST_REGS, affinity(0), 0x78), 0), // PENDBASER while LPIs are enabled
+        (gic(group::LEVEL_INFO, 992), 0xf000_0000),          // beyond the last SPI
     ];
     for (attribute, value) in ignored {
         devices.set(attribute, value, host).unwrap();

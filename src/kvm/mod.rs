@@ -20,14 +20,14 @@
 //! | `pending` | LPIs' tables in guest memory |
 //!
 //! # A save
-//! [`Vgic::freeze`](crate::Vgic::freeze), [`Devices::of`], [`control::SAVE_PENDING_TABLES`], for each
-//! ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent.
+//! [`Vgic::freeze`](crate::Vgic::freeze), [`Devices::of`], [`control::SAVE_PENDING_TABLES`], for
+//! each ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent.
 //!
 //! # A restore
 //! Guest memory is in place. [`Devices::new`]; addresses, number of interrupts, [`control::INIT`];
-//! the distributor's registers with `GICD_IIDR` first; redistributors and CPU interfaces; of each ITS
-//! the registers with `GITS_CBASER` before `GITS_CREADR`, then [`control::RESTORE_TABLES`], then
-//! `GITS_CTLR`. Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
+//! the distributor's registers with `GICD_IIDR` first; redistributors and CPU interfaces; of each
+//! ITS the registers with `GITS_CBASER` before `GITS_CREADR`, then [`control::RESTORE_TABLES`],
+//! then `GITS_CTLR`. Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
 //! [`Vgic::restore`](crate::Vgic::restore).
 //!
 //! # Differences to the library's own state
@@ -36,6 +36,7 @@
 //! * the vCPU on which an SPI is active that is routed elsewhere since;
 //! * the target of an LPI that `MOVALL` has moved away from its collection;
 //! * a message that asserts a level (`GICD_SETSPI_NSR`), which is saved as a latch;
+//! * `ICC_BPR1_EL1` while `ICC_CTLR_EL1.CBPR` hides it;
 //! * `GICR_PENDBASER.PTZ`.
 //!
 //! KVM has no Group 0 enable, no `GICR_WAKER`, edge-triggered PPIs or tables of 4 KiB pages: a VM
@@ -83,8 +84,8 @@ pub mod group {
     pub const CTRL: u32 = 4;
     /// Registers of a redistributor, 32 bits each: packed affinity in bits 63:32, offset below.
     pub const REDIST_REGS: u32 = 5;
-    /// Registers of a CPU interface, 64 bits each: packed affinity in bits 63:32, Op0, Op1, CRn, CRm
-    /// and Op2 below.
+    /// Registers of a CPU interface, 64 bits each: packed affinity in bits 63:32, Op0, Op1, CRn,
+    /// CRm and Op2 below.
     pub const CPU_SYSREGS: u32 = 6;
     /// Lines of 32 interrupts: packed affinity in bits 63:32, 0 in 31:10, the first INTID below.
     pub const LEVEL_INFO: u32 = 7;
@@ -163,9 +164,9 @@ enum Place {
 }
 
 impl Devices {
-    /// Returns devices that have just been created, for the vCPUs, ITSes and quotas of `config`. Its
-    /// addresses and its number of SPIs do not count: the attributes give them. `vtr` is of the CPUs
-    /// that the vCPUs will run on.
+    /// Returns devices that have just been created, for the vCPUs, ITSes and quotas of `config`.
+    /// Its addresses and its number of SPIs do not count: the attributes give them. `vtr` is of the
+    /// CPUs that the vCPUs will run on.
     #[must_use]
     pub fn new(config: Config, vtr: Vtr) -> Self {
         Self {

@@ -2,12 +2,12 @@
 //!
 //! | entry | 63 | below |
 //! |---|---|---|
-//! | device | valid | 62:49 offset to the next DeviceID, 48:5 bits 51:8 of the ITT's address, 4:0 EventID bits less 1 |
+//! | device | valid | 62:49 offset to the next DeviceID, 48:5 `ITT_addr`, 4:0 EventID bits less 1 |
 //! | collection | valid | 51:16 processor number, 15:0 ICID |
 //! | translation | | 63:48 offset to the next EventID, 47:16 INTID, 0 for none, 15:0 ICID |
 //!
-//! Devices and translations are at the places of their DeviceIDs and EventIDs. An offset is 0 in the
-//! last entry, and at most what its field holds: the reader goes on from there, entry by entry.
+//! Devices and translations are at the places of their DeviceIDs and EventIDs. An offset is 0 in
+//! the last entry, and at most what its field holds: the reader goes on from there, entry by entry.
 //! Collections are listed, up to the first that is not valid.
 //!
 //! A save writes whole tables, zeros where nothing is mapped: nothing that an earlier save has left
@@ -16,7 +16,8 @@
 //! processor, as long as the table has room.
 //!
 //! A restore takes nothing from a table for granted. It reads each entry once, has a bound for the
-//! entries, and refuses what a command would refuse. It changes the state as a whole, or not at all.
+//! entries, and refuses what a command would refuse. It changes the state as a whole, or not at
+//! all.
 
 use alloc::vec::Vec;
 
@@ -232,7 +233,8 @@ impl Devices {
         })
     }
 
-    /// Writes the collections of an ITS. Returns the ICIDs of those that are in the table, in order.
+    /// Writes the collections of an ITS. Returns the ICIDs of those that are in the table, in
+    /// order.
     fn save_collections<H: Host>(
         &self,
         index: usize,
@@ -244,12 +246,11 @@ impl Devices {
             return Ok(Vec::new());
         }
 
-        let mapped = |icid| its.collections.binary_search_by_key(&icid, |c| c.icid);
         let events = its.devices.iter().flat_map(|device| &device.events);
         let mut others: Vec<u16> = events
             .filter_map(|event| self.lpi(event.intid))
             .map(|lpi| lpi.icid)
-            .filter(|&icid| mapped(icid).is_err())
+            .filter(|&icid| its.vcpu(icid).is_none())
             .collect();
         others.sort_unstable();
         others.dedup();
@@ -302,7 +303,7 @@ impl Devices {
     }
 
     /// Returns the state of an LPI.
-    fn lpi(&self, intid: u32) -> Option<&LpiState> {
+    pub(super) fn lpi(&self, intid: u32) -> Option<&LpiState> {
         let place = self
             .state
             .lpis
@@ -468,8 +469,8 @@ impl Devices {
         Ok(events)
     }
 
-    /// Reads an LPI's configuration, and its pending state if its redistributor has LPIs enabled. An
-    /// LPI that the tables do not reach is disabled, and not pending.
+    /// Reads an LPI's configuration, and its pending state if its redistributor has LPIs enabled.
+    /// An LPI that the tables do not reach is disabled, and not pending.
     fn read_lpi<H: Host>(&self, lpi: &mut LpiState, memory: &mut Memory<'_, H>) {
         let configuration = configuration_address(self.state.propbaser, lpi.intid)
             .and_then(|address| memory.byte(address).ok())

@@ -263,6 +263,16 @@ impl InterruptState {
     }
 }
 
+impl ItsState {
+    /// Returns the index of the vCPU of a collection; `None` if the collection is not mapped.
+    #[must_use]
+    pub fn vcpu(&self, icid: u16) -> Option<u16> {
+        let place = (self.collections).binary_search_by_key(&icid, |collection| collection.icid);
+        let collection = place.ok().and_then(|place| self.collections.get(place))?;
+        Some(collection.vcpu)
+    }
+}
+
 impl VcpuState {
     /// Returns the affinity of a vCPU that the VM has.
     #[must_use]
