@@ -20,6 +20,7 @@ use crate::boot::machine;
 use crate::boot::run::{self, Run};
 use crate::boot::{BootOptions, Kernel, dry_run, part};
 use crate::cli::{Options, defaulted, flag, option};
+use crate::isolation::seed_by_the_clock;
 use crate::provision::qemu::{self, Qemu};
 use crate::provision::toolchain;
 use crate::{console, names, parallel, project};
@@ -37,6 +38,9 @@ const MANY_EVENTS: &str = "hyp.events=65536";
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
+
+/// Milliseconds between two saves in place, on average: a few of them come within the longer cases.
+const SAVED_EVERY: u32 = 20;
 
 /// Most CPUs with QEMU's own GIC: enough for every pair of them, and few enough for the host.
 const ORACLE_CPUS: u16 = 8;
@@ -68,6 +72,8 @@ Examples:
   cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --vcpus 1024 --cpus 4 --filter sgi.
                                              1,024 vCPUs that share CPUs
+  cargo xtask conformance --saved            the interrupt controller is saved and
+                                             restored all the time
   cargo xtask conformance --list             the cases and their rules";
 
 /// The folder of the cases.
@@ -92,6 +98,11 @@ pub(crate) struct ConformanceOptions {
     /// True if the cases run only under the hypervisor, on CPUs whose time is the instructions that
     /// they execute.
     pub(crate) counted: bool,
+    /// True if the cases run only under the hypervisor, which saves and restores the interrupt
+    /// controller in place at random moments.
+    pub(crate) saved: bool,
+    /// The seed of those moments; without it, one by the clock.
+    pub(crate) seed: Option<u32>,
     /// True if the cases and their rules are listed, and none is run.
     pub(crate) list: bool,
 }
@@ -129,6 +140,19 @@ impl Options for ConformanceOptions {
                  execute",
             )
             .conflicts_with_all(["hyp", "bare"]),
+            flag(
+                "saved",
+                "Only under the hypervisor, which saves and restores the interrupt controller at \
+                 random moments",
+            )
+            .conflicts_with_all(["hyp", "bare", "counted"]),
+            option(
+                "seed",
+                "S",
+                "The seed of the moments of --saved [default: by the clock]",
+            )
+            .requires("saved")
+            .value_parser(value_parser!(u32)),
             flag("list", "Name the cases and their rules, and run none"),
         ])
     }
@@ -142,6 +166,8 @@ impl Options for ConformanceOptions {
             bare: matches.get_flag("bare"),
             hyp: matches.get_flag("hyp"),
             counted: matches.get_flag("counted"),
+            saved: matches.get_flag("saved"),
+            seed: matches.remove_one("seed"),
             list: matches.get_flag("list"),
         }
     }
@@ -176,6 +202,8 @@ enum Place {
     Qemu,
     /// Under the hypervisor, where an instruction takes a nanosecond.
     Counted,
+    /// Under the hypervisor, which saves and restores the interrupt controller.
+    Saved,
 }
 
 impl Serialize for Place {
@@ -196,6 +224,7 @@ impl Place {
             Self::Hyp => "hyp",
             Self::Qemu => "qemu",
             Self::Counted => "counted",
+            Self::Saved => "saved",
         }
     }
 }
@@ -206,6 +235,7 @@ impl fmt::Display for Place {
             Self::Hyp => "under hyp",
             Self::Qemu => "on QEMU's own GIC",
             Self::Counted => "under hyp, counted",
+            Self::Saved => "under hyp, saved and restored",
         })
     }
 }
@@ -287,6 +317,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
 
     let places = match options {
         ConformanceOptions { bare: true, .. } => &[Place::Qemu][..],
+        ConformanceOptions { saved: true, .. } => &[Place::Saved],
         ConformanceOptions { hyp: true, .. } | ConformanceOptions { cpus: Some(_), .. } => {
             &[Place::Hyp]
         }
@@ -328,16 +359,21 @@ impl Bench<'_> {
     fn run(&self, place: Place) -> Result<OnMachine> {
         let counted = place == Place::Counted;
         let vcpus = match place {
-            Place::Hyp => self.options.vcpus,
+            Place::Hyp | Place::Saved => self.options.vcpus,
             Place::Qemu => self.options.vcpus.min(ORACLE_CPUS),
             Place::Counted => self.options.vcpus.min(COUNTED_CPUS),
         };
-        let cpus = self.options.cpus.filter(|_| place == Place::Hyp);
+        let cpus = (self.options.cpus).filter(|_| matches!(place, Place::Hyp | Place::Saved));
         let mut words = Vec::new();
         words.push(match cpus {
             Some(_) => MANY_EVENTS.to_owned(),
             None => SECOND_ITS.to_owned(),
         });
+        if place == Place::Saved {
+            let seed = self.options.seed.unwrap_or_else(seed_by_the_clock);
+            console::step(format!("Seed {seed}"));
+            words.push(format!("hyp.saved={SAVED_EVERY} hyp.seed={seed}"));
+        }
         if counted {
             // A CPU's time includes the turns that the others have meanwhile.
             words.push("alone".to_owned());
@@ -371,7 +407,7 @@ impl Bench<'_> {
         let guest: Guest = guest::prepare(&options, self.scratch)?;
         let hypervisor = match place {
             Place::Qemu => None,
-            Place::Hyp => Some(hypervisor::build(self.scratch)?),
+            Place::Hyp | Place::Saved => Some(hypervisor::build(self.scratch)?),
             Place::Counted => Some(hypervisor::build_with_el2_time(self.scratch)?),
         };
 
