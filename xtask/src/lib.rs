@@ -32,6 +32,7 @@ mod example;
 mod fuzz;
 pub mod instructions;
 mod isolation;
+pub mod kvm;
 pub mod loom;
 mod miri;
 mod names;

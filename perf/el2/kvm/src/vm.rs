@@ -12,22 +12,36 @@ use crate::system::Memory;
 
 /// Guest-physical address of RAM.
 pub(crate) const RAM: u64 = 0x4000_0000;
-/// Bytes of RAM.
-const RAM_SIZE: usize = 64 << 20;
 
-/// Offset of the guest and its entry point from the start of RAM.
-const ENTRY: u64 = 0x20_0000;
+/// Guest-physical address of the guest's image and its entry point.
+pub(crate) const ENTRY: u64 = RAM + 0x20_0000;
 
-const GICD: u64 = 0x0800_0000;
-const GICR: u64 = 0x080a_0000;
-const GITS: u64 = 0x0808_0000;
+pub(crate) const GICD: u64 = 0x0800_0000;
+pub(crate) const GICR: u64 = 0x080a_0000;
 
-/// Number of INTIDs below the LPIs.
-const INTERRUPTS: u32 = 256;
+/// Bytes of `GICD`, of an ITS, and of the redistributor of one vCPU.
+pub(crate) const GICD_SIZE: u64 = 0x1_0000;
+pub(crate) const GITS_SIZE: u64 = 0x2_0000;
+pub(crate) const GICR_SIZE: u64 = 0x2_0000;
+
+/// Addresses of the first ITS and of the second, which the board does not have.
+pub(crate) const GITS: [u64; 2] = [0x0808_0000, 0x0c00_0000];
 
 /// KVM's numbers of `x0` and the program counter.
 const X0: u64 = 0x6030_0000_0010_0000;
 const PC: u64 = 0x6030_0000_0010_0040;
+
+/// The parts of a virtual machine.
+pub(crate) struct Shape {
+    /// Number of vCPUs.
+    pub(crate) vcpus: u64,
+    /// Number of INTIDs below the LPIs.
+    pub(crate) interrupts: u32,
+    /// Number of ITSes.
+    pub(crate) itses: usize,
+    /// Bytes of RAM.
+    pub(crate) ram: usize,
+}
 
 /// A virtual machine, ready to run.
 pub(crate) struct Machine {
@@ -36,15 +50,15 @@ pub(crate) struct Machine {
     /// The vCPUs. vCPU 0 is on, the others are off.
     pub(crate) vcpus: Vec<VcpuFd>,
     /// Devices, kept open as long as the machine.
-    _devices: [DeviceFd; 2],
+    _devices: Vec<DeviceFd>,
 }
 
 impl Machine {
-    /// Creates a machine with `vcpus` vCPUs, and loads the guest.
-    pub(crate) fn new(vcpus: u64, guest: &[u8]) -> Result<Self> {
+    /// Creates a machine and loads the guest. `x0` is the guest's argument.
+    pub(crate) fn new(shape: &Shape, guest: &[u8], x0: u64) -> Result<Self> {
         let vm = (Kvm::new().and_then(|kvm| kvm.create_vm())).context("cannot make a VM")?;
-        let memory = Memory::new(RAM_SIZE)?;
-        memory.write(ENTRY as usize, guest)?;
+        let memory = Memory::new(shape.ram)?;
+        memory.write((ENTRY - RAM) as usize, guest)?;
         let (userspace_addr, memory_size) = memory.range();
 
         let region = kvm::kvm_userspace_memory_region {
@@ -57,14 +71,16 @@ impl Machine {
         // SAFETY: the memory stays mapped for ever, and nobody takes references into it.
         unsafe { vm.set_user_memory_region(region) }.context("no memory")?;
 
-        let vcpus = (0..vcpus)
+        let vcpus = (0..shape.vcpus)
             .map(|number| create_vcpu(&vm, number))
             .collect::<Result<Vec<_>>>()?;
 
-        let devices = [create_gic(&vm)?, create_its(&vm)?];
-        vcpus[0].set_one_reg(PC, &(RAM + ENTRY).to_le_bytes())?;
-        // No device tree.
-        vcpus[0].set_one_reg(X0, &0_u64.to_le_bytes())?;
+        let mut devices = vec![create_gic(&vm, shape.interrupts)?];
+        for address in &GITS[..shape.itses] {
+            devices.push(create_its(&vm, address)?);
+        }
+        vcpus[0].set_one_reg(PC, &ENTRY.to_le_bytes())?;
+        vcpus[0].set_one_reg(X0, &x0.to_le_bytes())?;
         Ok(Self {
             vm,
             memory,
@@ -87,10 +103,9 @@ fn create_vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
-/// Creates the interrupt controller.
-fn create_gic(vm: &VmFd) -> Result<DeviceFd> {
+/// Creates the interrupt controller with `interrupts` INTIDs below the LPIs.
+fn create_gic(vm: &VmFd, interrupts: u32) -> Result<DeviceFd> {
     let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
-    let interrupts = INTERRUPTS;
     let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
 
     set_attribute(
@@ -115,11 +130,11 @@ fn create_gic(vm: &VmFd) -> Result<DeviceFd> {
     Ok(device)
 }
 
-/// Creates the ITS.
-fn create_its(vm: &VmFd) -> Result<DeviceFd> {
+/// Creates an ITS at `base`.
+fn create_its(vm: &VmFd, base: &u64) -> Result<DeviceFd> {
     let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
     let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-    set_attribute(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
+    set_attribute(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(base))?;
     init_device(&device)?;
     Ok(device)
 }

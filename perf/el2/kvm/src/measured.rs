@@ -1,4 +1,4 @@
-//! The run of the guest: its console, and the MSIs that it asks for.
+//! The run of the measured guest: its console, and the MSIs that it asks for.
 
 use std::fs;
 use std::thread;
@@ -10,7 +10,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use crate::console;
 use crate::event::Event;
 use crate::system::{Memory, mark, pin_to, relax};
-use crate::vm::{Machine, RAM};
+use crate::vm::{Machine, RAM, Shape};
 
 /// Data register of the PL011.
 const UART_DATA: u64 = 0x0900_0000;
@@ -23,7 +23,7 @@ const DOORBELL: u64 = 0x0b00_0000;
 const DEVICE: u32 = 8;
 const GITS_TRANSLATER: u32 = 0x0809_0040;
 
-/// Runs the guest in the file `path` twice, each time to its end: with a CPU for each of its two
+/// Runs the measured guest in the file `path` twice, each time to its end: with a CPU for each of its two
 /// vCPUs, and with one CPU for both.
 pub(crate) fn run_guest(path: &str) -> Result<()> {
     let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
@@ -35,7 +35,14 @@ pub(crate) fn run_guest(path: &str) -> Result<()> {
 /// Runs the guest on a VM with `vcpus` vCPUs, the first two on the CPUs `cpus`. VM and threads stay
 /// for ever: vCPU 1 does not leave the kernel when the guest turns its machine off.
 fn run_vm(image: &[u8], vcpus: u64, cpus: [usize; 2]) -> Result<()> {
-    let mut machine = Machine::new(vcpus, image)?;
+    let shape = Shape {
+        vcpus,
+        interrupts: 256,
+        itses: 1,
+        ram: 64 << 20,
+    };
+    // No device tree.
+    let mut machine = Machine::new(&shape, image, 0)?;
     let mut running: Vec<VcpuFd> = machine.vcpus.drain(..2).collect();
     let machine: &'static Machine = Box::leak(Box::new(machine));
     let other = running.pop().context("two vCPUs")?;
