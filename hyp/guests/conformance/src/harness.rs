@@ -97,12 +97,12 @@ pub(crate) enum NotPassed {
 
 /// Assertion that failed.
 pub(crate) struct Failure {
-    what: &'static str,
-    found: u64,
-    expected: u64,
+    pub(crate) what: &'static str,
+    pub(crate) found: u64,
+    pub(crate) expected: u64,
     /// CPU that found it.
-    cpu: usize,
-    place: &'static Location<'static>,
+    pub(crate) cpu: usize,
+    pub(crate) place: &'static Location<'static>,
 }
 
 /// Result of a case.

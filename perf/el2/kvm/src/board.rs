@@ -1,4 +1,5 @@
-//! The devices that the client emulates: a console, and a clock whose alarm drives an SPI.
+//! The devices that the client emulates: a console, a clock whose alarm drives an SPI, and the
+//! device of guests that are saved and restored, which drives lines and asks for hops.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,6 +27,23 @@ const CLOCK_MATCH: u64 = CLOCK + 0x4;
 const CLOCK_MASK: u64 = CLOCK + 0x10;
 const CLOCK_RAW_STATUS: u64 = CLOCK + 0x14;
 const CLOCK_CLEAR: u64 = CLOCK + 0x1c;
+
+/// Register by which the guest asks to be saved and restored.
+const HOP: u64 = 0x0b00_0000;
+/// Registers by which the guest raises and lowers the line of the SPI whose INTID it writes.
+const HOP_RAISE: u64 = HOP + 0x8;
+const HOP_LOWER: u64 = HOP + 0x10;
+
+/// Consequence of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// None beyond the device.
+    None,
+    /// A line of the console is complete.
+    Line,
+    /// The guest asks to be saved and restored.
+    Hop,
+}
 
 /// Devices of a machine, which all its vCPUs share.
 #[derive(Default)]
@@ -60,31 +78,40 @@ impl Board {
         Ok(())
     }
 
-    /// Writes a register. Returns the line of the console that the write completes.
-    pub(crate) fn write(&self, vm: &VmFd, address: u64, bytes: &[u8]) -> Result<Option<String>> {
+    /// Writes a register.
+    pub(crate) fn write(&self, vm: &VmFd, address: u64, bytes: &[u8]) -> Result<Effect> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let low = bytes.first().copied().context("an empty write")?;
         match address {
             UART_DATA if low == b'\n' => {
-                let line = String::from_utf8_lossy(&state.line).into_owned();
+                console::say(&String::from_utf8_lossy(&state.line));
                 state.line.clear();
-                console::say(&line);
-                return Ok(Some(line));
+                return Ok(Effect::Line);
             }
             UART_DATA => state.line.push(low),
-            CLOCK_MATCH => {
-                let value = u32::from_le_bytes(bytes.try_into().context("a word")?);
-                state.due |= value == now()?;
-            }
+            HOP => return Ok(Effect::Hop),
+            HOP_RAISE => set_line(vm, word(bytes)?, true)?,
+            HOP_LOWER => set_line(vm, word(bytes)?, false)?,
+            CLOCK_MATCH => state.due |= word(bytes)? == now()?,
             CLOCK_MASK => state.unmasked = low & 1 != 0,
             CLOCK_CLEAR => state.due &= low & 1 == 0,
             _ => bail!("a write of {address:#x}"),
         }
 
-        let line = kvm::KVM_ARM_IRQ_TYPE_SPI << kvm::KVM_ARM_IRQ_TYPE_SHIFT | CLOCK_INTID;
-        vm.set_irq_line(line, state.due && state.unmasked)?;
-        Ok(None)
+        set_line(vm, CLOCK_INTID, state.due && state.unmasked)?;
+        Ok(Effect::None)
     }
+}
+
+/// Reads a word that is written.
+fn word(bytes: &[u8]) -> Result<u32> {
+    Ok(u32::from_le_bytes(bytes.try_into().context("a word")?))
+}
+
+/// Sets the level of an SPI's line.
+fn set_line(vm: &VmFd, intid: u32, level: bool) -> Result<()> {
+    let line = kvm::KVM_ARM_IRQ_TYPE_SPI << kvm::KVM_ARM_IRQ_TYPE_SHIFT | intid;
+    Ok(vm.set_irq_line(line, level)?)
 }
 
 /// Returns the clock's time, in seconds.

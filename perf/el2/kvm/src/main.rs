@@ -9,6 +9,7 @@
 //!   the guest starts, the client prints the addresses of the kernel functions that the report
 //!   tells apart.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
+//! * `-- hops VCPUs WORD...`: a guest that asks to be saved and restored ([`hops`]).
 
 #[cfg(target_arch = "aarch64")]
 mod board;
@@ -20,10 +21,16 @@ mod console;
 #[path = "../../event.rs"]
 mod event;
 #[cfg(target_arch = "aarch64")]
+mod hops;
+#[cfg(target_arch = "aarch64")]
 mod measured;
 #[cfg(target_arch = "aarch64")]
 #[path = "../../names.rs"]
 mod names;
+#[cfg(target_arch = "aarch64")]
+mod run;
+#[cfg(target_arch = "aarch64")]
+mod state;
 #[cfg(target_arch = "aarch64")]
 mod symbols;
 #[cfg(target_arch = "aarch64")]
@@ -36,6 +43,7 @@ mod vm;
 #[cfg(target_arch = "aarch64")]
 fn main() {
     system::mount_all();
+    system::handle_kicks();
     if let Err(error) = run() {
         console::say(&format!("client: failed: {error:#}"));
     }
@@ -60,7 +68,12 @@ fn run() -> anyhow::Result<()> {
         Some("conformance") => {
             let vcpus = words.get(1).context("no number of vCPUs")?;
             let vcpus = vcpus.parse().context("no number of vCPUs")?;
-            conformance::run(GUEST, vcpus, &words[2..].join(" "))
+            conformance::run_guest(GUEST, vcpus, &words[2..].join(" "))
+        }
+        Some("hops") => {
+            let vcpus = words.get(1).context("no number of vCPUs")?;
+            let vcpus = vcpus.parse().context("no number of vCPUs")?;
+            hops::run_guest(GUEST, vcpus, &words[2..].join(" "))
         }
         Some(word) => anyhow::bail!("`{word}` is no guest"),
     }

@@ -10,7 +10,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use crate::console;
 use crate::event::Event;
 use crate::system::{Memory, mark, pin_to, relax};
-use crate::vm::{Machine, RAM, Shape};
+use crate::vm::{self, Machine, RAM};
 
 /// Data register of the PL011.
 const UART_DATA: u64 = 0x0900_0000;
@@ -35,14 +35,9 @@ pub(crate) fn run_guest(path: &str) -> Result<()> {
 /// Runs the guest on a VM with `vcpus` vCPUs, the first two on the CPUs `cpus`. VM and threads stay
 /// for ever: vCPU 1 does not leave the kernel when the guest turns its machine off.
 fn run_vm(image: &[u8], vcpus: u64, cpus: [usize; 2]) -> Result<()> {
-    let shape = Shape {
-        vcpus,
-        interrupts: 256,
-        itses: 1,
-        ram: 64 << 20,
-    };
+    let mut machine = Machine::new(vm::shape(vcpus, 256, 1, 64 << 20))?;
     // No device tree.
-    let mut machine = Machine::new(&shape, image, 0)?;
+    machine.load(image, 0)?;
     let mut running: Vec<VcpuFd> = machine.vcpus.drain(..2).collect();
     let machine: &'static Machine = Box::leak(Box::new(machine));
     let other = running.pop().context("two vCPUs")?;

@@ -1,10 +1,11 @@
 //! The device tree, with the names and addresses of QEMU's `virt` board.
 
 use anyhow::Result;
+use kvm_state::Shape;
 use vm_fdt::FdtWriter;
 
 use crate::board::{CLOCK, CLOCK_INTID, UART};
-use crate::vm::{GICD, GICD_SIZE, GICR, GICR_SIZE, GITS, GITS_SIZE, RAM, Shape};
+use crate::vm::{GICD, GICD_SIZE, GICR, GICR_SIZE, GITS_SIZE, RAM};
 
 /// INTID of the first SPI, from which trees count.
 const FIRST_SPI: u32 = 32;
@@ -30,7 +31,7 @@ pub(crate) fn describe(shape: &Shape, arguments: &str) -> Result<Vec<u8>> {
 
     let memory = tree.begin_node(&format!("memory@{RAM:x}"))?;
     tree.property_string("device_type", "memory")?;
-    tree.property_array_u64("reg", &[RAM, shape.ram as u64])?;
+    tree.property_array_u64("reg", &[RAM, shape.ram.1])?;
     tree.end_node(memory)?;
 
     let psci = tree.begin_node("psci")?;
@@ -38,7 +39,7 @@ pub(crate) fn describe(shape: &Shape, arguments: &str) -> Result<Vec<u8>> {
     tree.property_string("method", "hvc")?;
     tree.end_node(psci)?;
 
-    cpus(&mut tree, shape.vcpus)?;
+    cpus(&mut tree, &shape.affinities)?;
     gic(&mut tree, shape)?;
     device(&mut tree, "pl011", UART, None)?;
     device(&mut tree, "pl031", CLOCK, Some(CLOCK_INTID))?;
@@ -46,17 +47,16 @@ pub(crate) fn describe(shape: &Shape, arguments: &str) -> Result<Vec<u8>> {
     Ok(tree.finish()?)
 }
 
-/// Describes the vCPUs. KVM gives vCPU `n` the affinity `0.0.(n / 16).(n % 16)`.
-fn cpus(tree: &mut FdtWriter, vcpus: u64) -> Result<()> {
+/// Describes the vCPUs.
+fn cpus(tree: &mut FdtWriter, affinities: &[u64]) -> Result<()> {
     let cpus = tree.begin_node("cpus")?;
     tree.property_u32("#address-cells", 1)?;
     tree.property_u32("#size-cells", 0)?;
-    for number in 0..u32::try_from(vcpus)? {
-        let affinity = number / 16 << 8 | number % 16;
+    for &affinity in affinities {
         let cpu = tree.begin_node(&format!("cpu@{affinity:x}"))?;
         tree.property_string("device_type", "cpu")?;
         tree.property_string("enable-method", "psci")?;
-        tree.property_u32("reg", affinity)?;
+        tree.property_u32("reg", u32::try_from(affinity)?)?;
         tree.end_node(cpu)?;
     }
     tree.end_node(cpus)?;
@@ -72,10 +72,10 @@ fn gic(tree: &mut FdtWriter, shape: &Shape) -> Result<()> {
     tree.property_u32("#address-cells", 2)?;
     tree.property_u32("#size-cells", 2)?;
     tree.property_null("ranges")?;
-    let redistributors = shape.vcpus * GICR_SIZE;
+    let redistributors = shape.affinities.len() as u64 * GICR_SIZE;
     tree.property_array_u64("reg", &[GICD, GICD_SIZE, GICR, redistributors])?;
 
-    for base in &GITS[..shape.itses] {
+    for base in &shape.itses {
         let its = tree.begin_node(&format!("its@{base:x}"))?;
         tree.property_string("compatible", "arm,gic-v3-its")?;
         tree.property_null("msi-controller")?;
