@@ -16,7 +16,7 @@ use crate::provision::toolchain::{self, cargo};
 use crate::{console, project};
 
 /// The release of the kernel whose KVM is compared with.
-const RELEASE: &str = "6.12";
+pub const RELEASE: &str = "6.12";
 
 /// A kernel with KVM, and its initial RAM disk with the client and a guest.
 #[derive(Debug)]
