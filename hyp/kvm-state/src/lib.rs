@@ -24,6 +24,8 @@
 
 extern crate alloc;
 
+pub mod order;
+
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};

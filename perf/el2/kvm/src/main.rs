@@ -9,7 +9,8 @@
 //!   the guest starts, the client prints the addresses of the kernel functions that the report
 //!   tells apart.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
-//! * `-- hops VCPUs WORD...`: a guest that asks to be saved and restored ([`hops`]).
+//! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), in a file
+//!   of the emulator's host, or with `-` on this machine.
 
 #[cfg(target_arch = "aarch64")]
 mod board;
@@ -22,6 +23,8 @@ mod console;
 mod event;
 #[cfg(target_arch = "aarch64")]
 mod hops;
+#[cfg(target_arch = "aarch64")]
+mod host_file;
 #[cfg(target_arch = "aarch64")]
 mod measured;
 #[cfg(target_arch = "aarch64")]
@@ -73,7 +76,9 @@ fn run() -> anyhow::Result<()> {
         Some("hops") => {
             let vcpus = words.get(1).context("no number of vCPUs")?;
             let vcpus = vcpus.parse().context("no number of vCPUs")?;
-            hops::run_guest(GUEST, vcpus, &words[2..].join(" "))
+            let file = words.get(2).context("no file")?;
+            let file = (file != "-").then_some(file.as_str());
+            hops::run_guest(GUEST, vcpus, file, &words[3..].join(" "))
         }
         Some(word) => anyhow::bail!("`{word}` is no guest"),
     }
