@@ -326,7 +326,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
 }
 
 /// Builds the guest, and returns the path of its image, which lies in `scratch`.
-fn build(scratch: &Path) -> Result<PathBuf> {
+pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guest");
     let mut cargo = toolchain::bare_metal()?.cargo("build");
     cargo.args(["--release", "--package", "conformance"]);
