@@ -96,6 +96,7 @@ fn saved(lpis: u32) -> (Machine, VmState) {
     its.devices = (0..lpis >> EVENT_BITS)
         .map(|device| DeviceState {
             device,
+            itt: 0x4000_0000 + (u64::from(device) << (EVENT_BITS + 3)),
             event_bits: EVENT_BITS,
             events: (0..1 << EVENT_BITS)
                 .map(|event| EventState {

@@ -66,7 +66,7 @@ impl From<ForeignDomain> for AccessError {
     }
 }
 
-/// Reason against taking a VM apart, resetting or saving it. The VM is as before.
+/// Reason against taking a VM apart, resetting, saving or freezing it. The VM is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TeardownError {
@@ -77,6 +77,11 @@ pub enum TeardownError {
     Loaded(VcpuId),
     /// A VM that has been taken apart already, or that another CPU is taking apart or resetting.
     TornDown,
+    /// A VM that is frozen ([`Vgic::freeze`](crate::Vgic::freeze)), and is to be thawed first
+    /// ([`Vgic::thaw`](crate::Vgic::thaw)), or taken apart.
+    Frozen,
+    /// A VM that is not frozen, for a call that is for frozen ones.
+    NotFrozen,
     /// A reset of a VM with [`Garbage::LIMIT`](crate::epoch::Garbage::LIMIT) pieces of memory
     /// unmapped and not freed, because a CPU stays in the epoch. A call succeeds after every CPU
     /// has left the epoch, or has renewed its pin.
@@ -89,6 +94,8 @@ impl core::fmt::Display for TeardownError {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
             Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
+            Self::Frozen => f.write_str("the VM is frozen"),
+            Self::NotFrozen => f.write_str("the VM is not frozen"),
             Self::Unreclaimed => f.write_str("memory that the VM has unmapped is not freed yet"),
         }
     }

@@ -176,6 +176,7 @@ mod fixed;
 mod host;
 pub mod intid;
 mod its;
+pub mod kvm;
 pub mod lr;
 pub mod mmio;
 mod radix;

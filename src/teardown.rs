@@ -2,6 +2,8 @@
 #![expect(unsafe_code)]
 // UNSAFETY: keeps an interrupt alive during the unlinking, under the list's lock.
 
+use core::mem;
+
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_lifetime, lpi_tables, physical, prune};
 use crate::epoch::{CpuLocal, CpuPin};
@@ -37,7 +39,10 @@ pub(crate) fn teardown<H: Host>(
     pin: &CpuPin<'_>,
 ) -> Result<TeardownReport, TeardownError> {
     vm.admit(pin)?;
-    claim(vm, pin)?;
+    // The vCPUs of a frozen VM are claimed.
+    if !end_freeze(vm, pin) {
+        claim(vm, pin)?;
+    }
     let withdrawn = || Kind::ALL.map(|kind| pin.counters().withdrawn[kind].get());
     let before = withdrawn();
     let mut report = dismantle(vm, pin);
@@ -50,7 +55,10 @@ pub(crate) fn teardown<H: Host>(
 /// Claims every vCPU, so that none can be entered any more. On an error none stays claimed.
 pub(crate) fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
     // One claim at a time: one that fails puts back what it has claimed.
-    let _growth = vm.growth.lock(pin.locks());
+    let frozen = vm.growth.lock(pin.locks());
+    if *frozen {
+        return Err(TeardownError::Frozen);
+    }
     for (count, vcpu) in vm.vcpus.iter().enumerate() {
         if let Err(residency) = vcpu.residency.tear_down() {
             if residency.is_absent() {
@@ -67,6 +75,11 @@ pub(crate) fn claim<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
     }
 
     Ok(())
+}
+
+/// Ends the freeze of a VM, whose vCPUs stay claimed. Returns false if the VM was not frozen.
+pub(crate) fn end_freeze<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> bool {
+    mem::take(&mut *vm.growth.lock(pin.locks()))
 }
 
 /// Ends the claims of vCPUs, the first of the VM last: it tells whether the VM is claimed

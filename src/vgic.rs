@@ -4,6 +4,7 @@
 
 mod forward;
 mod inspect;
+mod migrate;
 
 use crate::config::{Config, ConfigError, GITS_TRANSLATER};
 use crate::cpu::PinnedCpu;
@@ -13,13 +14,10 @@ use crate::delivery::{change, hotplug, inject};
 use crate::entry::block::Blocked;
 use crate::entry::{block, enter, exit, load_put};
 use crate::epoch::{CpuPin, Domain};
-use crate::error::{
-    AccessError, EntryError, InjectError, RemoveError, RestoreError, TeardownError,
-};
+use crate::error::{AccessError, EntryError, InjectError, RemoveError, TeardownError};
 use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::mmio::{MmioOutcome, Width};
-use crate::state::{VmState, restore, save};
 use crate::sysreg::SysReg;
 use crate::teardown::TeardownReport;
 use crate::vm::Vm;
@@ -514,39 +512,6 @@ impl<H: Host> Vgic<H> {
     /// [`TeardownError`]; the VM is as before.
     pub fn reset(&self, pin: &CpuPin<'_>) -> Result<(), TeardownError> {
         reset::reset(&self.vm, pin)
-    }
-
-    /// Returns the state of the controller, for [`Vgic::restore`]. The VM stays as it is.
-    ///
-    /// Every vCPU must be off its CPU ([`Vgic::vcpu_put`]), and no CPU is in another call for the
-    /// VM but those that raise interrupts. An interrupt raised meanwhile is saved, or is pending
-    /// only in this VM. A command of an ITS that has been begun is completed; commands that wait
-    /// are saved with their queue. Pending tables that are due are written: guest memory is copied
-    /// afterwards. Other calls fail meanwhile as during [`Vgic::reset`]. Unbounded: grows with what
-    /// the guest has mapped. Allocates the state.
-    ///
-    /// # Errors
-    /// [`TeardownError::Loaded`] if a vCPU is on a CPU, [`TeardownError::ForeignDomain`], and
-    /// [`TeardownError::TornDown`] during [`Vgic::reset`] and after [`Vgic::teardown`].
-    pub fn save(&self, pin: &CpuPin<'_>) -> Result<VmState, TeardownError> {
-        save::save(&self.vm, pin)
-    }
-
-    /// Resets the controller as [`Vgic::reset`] does, and gives it a state that
-    /// [`Vgic::save`] has returned, of this VM or of another one with the same configuration and
-    /// the same vCPUs. The vCPUs that were powered on are on.
-    ///
-    /// The embedder is told of what the guest has enabled, routed and mapped
-    /// ([`Host::enabled`], [`Host::configured`], [`Host::routed`], [`Host::device_mapped`],
-    /// [`Host::event_mapped`]), as if the guest had done it now. Lines have the levels of the
-    /// state; connections to physical interrupts stay as they are. Guest memory is not looked at.
-    /// Unbounded, and allocates.
-    ///
-    /// # Errors
-    /// [`RestoreError`]: the state is wrong, which has been found out before anything was changed,
-    /// or the VM cannot be reset.
-    pub fn restore(&self, pin: &CpuPin<'_>, state: &VmState) -> Result<(), RestoreError> {
-        restore::restore(&self.vm, pin, state)
     }
 
     /// Takes the VM apart: empties every list, ends every mapping, checks every count.

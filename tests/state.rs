@@ -347,6 +347,14 @@ const WRONG: &[Wrong] = &[
         RestoreError::Device(ITS_0, 9),
     ),
     (
+        |s| s.its[0].devices[1].itt |= 0x80,
+        RestoreError::Device(ITS_0, 9),
+    ),
+    (
+        |s| s.its[0].devices[1].itt |= 1 << 52,
+        RestoreError::Device(ITS_0, 9),
+    ),
+    (
         |s| s.its[0].devices[1].event_bits = 1,
         RestoreError::Event(ITS_0, 9, 2),
     ),
@@ -391,6 +399,7 @@ fn the_quotas_hold() {
     let config = machine.vm.config().its[0];
     let device = |device| DeviceState {
         device,
+        itt: 0,
         event_bits: 1,
         events: Vec::<EventState>::new(),
     };

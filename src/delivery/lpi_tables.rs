@@ -39,6 +39,7 @@ use crate::sync::{AtomicU64, Due, Mutant, fence, mutant};
 use crate::vm::Vm;
 use crate::vm::deferred::{DEFERRED_CONFIG_RELOAD, DEFERRED_PENDING_TABLE};
 use crate::vm::irq::{ENABLED, Irq};
+use crate::vm::redistributor::{PENDBASER_PTZ, configuration_address, pending_address};
 use crate::vm::vcpu::Vcpu;
 
 /// Bytes of a pending table per slice that is read.
@@ -54,11 +55,6 @@ const STORE_LPIS: u32 = STORE_BYTES as u32 * 8;
 
 /// LPIs per slice of a reload.
 const RELOAD_LPIS: u32 = 256;
-
-/// `GICR_PROPBASER.Physical_Address`.
-const BASE_MASK: u64 = 0x000f_ffff_ffff_f000;
-/// `GICR_PENDBASER.PTZ`: the guest declares the table all zeros.
-const PENDBASER_PTZ: u64 = 1 << 62;
 
 /// Reads an LPI's configuration byte and applies the byte. An LPI with a byte beyond the table, or
 /// not readable, is disabled.
@@ -112,14 +108,8 @@ fn config_byte<H: Host>(vm: &Vm<H>, intid: IntId) -> Option<u8> {
     // Relaxed: the guest writes the register before EnableLPIs. The reload that EnableLPIs starts
     // orders the load, by the claim of a slice or by the fence in `load_config`.
     let base = vm.distributor.propbaser.load(Relaxed);
-    let index = u64::from(intid.raw().checked_sub(IntId::FIRST_LPI)?);
-    // IDbits is the number of bits of the largest INTID, less 1.
-    if u64::from(intid.raw()) >> (base & 0x1f) > 1 {
-        return None;
-    }
-
     let mut byte = [0];
-    let at = (base & BASE_MASK).saturating_add(index);
+    let at = configuration_address(base, intid.raw())?;
     vm.host.read_memory(at, &mut byte).ok()?;
     Some(byte[0])
 }
@@ -408,11 +398,9 @@ fn for_each_lpi<H: Host>(
 /// Returns the address of the bit of the LPI `key`, a multiple of 8, in the pending table at
 /// `base`; `None` beyond the end of the table, which has the INTIDs of `GICR_PROPBASER.IDbits`.
 fn table_address<H: Host>(vm: &Vm<H>, base: u64, key: u32) -> Option<u64> {
-    let intid = u64::from(IntId::FIRST_LPI.saturating_add(key));
     // Relaxed: ordered by the claim, after the write of EnableLPIs.
-    let id_bits = vm.distributor.propbaser.load(Relaxed) & 0x1f;
-    // The table begins with unused bits, for INTIDs below 8192.
-    (intid >> id_bits <= 1).then(|| (base & BASE_MASK & !0xffff).saturating_add(intid / 8))
+    let propbaser = vm.distributor.propbaser.load(Relaxed);
+    pending_address(propbaser, base, IntId::FIRST_LPI.saturating_add(key))
 }
 
 /// Returns true if slices of a vCPU's pending table are left to claim.

@@ -1,6 +1,7 @@
 //! Encoding of ITS commands: 32 bytes each, four little-endian doublewords (IHI 0069, 5.3).
 
 use crate::error::CommandError;
+use crate::vm::its::device::Itt;
 
 /// Bytes of one command.
 pub(crate) const COMMAND_SIZE: usize = 32;
@@ -10,12 +11,8 @@ pub(crate) const COMMAND_SIZE: usize = 32;
 /// The numbers are the guest's claims: decoding has only extracted the fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
-    /// `MAPD`: maps a device with EventIDs of `event_bits` bits (1 to 32), or unmaps a device.
-    Mapd {
-        device: u32,
-        event_bits: u8,
-        valid: bool,
-    },
+    /// `MAPD`: maps a device, or unmaps a device.
+    Mapd { device: u32, itt: Itt, valid: bool },
     /// `MAPC`: maps a collection to the redistributor `rdbase`, or unmaps a collection.
     Mapc { icid: u16, rdbase: u64, valid: bool },
     /// `MAPTI`: maps an event to an LPI and a collection. `MAPI`: uses the EventID as the INTID.
@@ -106,7 +103,10 @@ impl Packet {
             0x05 => Command::Sync,
             0x08 => Command::Mapd {
                 device,
-                event_bits: (self.0[1] as u8 & 0x1f).wrapping_add(1),
+                itt: Itt {
+                    address: self.0[2] & Itt::ADDRESS,
+                    event_bits: (self.0[1] as u8 & 0x1f).wrapping_add(1),
+                },
                 valid: self.valid(),
             },
             0x09 => Command::Mapc {
@@ -170,10 +170,13 @@ mod tests {
             ([dev | 4, ids, !0, !0], Command::Clear { device, event }),
             ([5, !0, !0, !0], Command::Sync),
             (
-                [dev | 8, !0xf, 1 << 63, 0],
+                [dev | 8, !0xf, 1 << 63 | 0xff, 0],
                 Command::Mapd {
                     device,
-                    event_bits: 17,
+                    itt: Itt {
+                        address: 0,
+                        event_bits: 17,
+                    },
                     valid: true,
                 },
             ),
@@ -181,7 +184,10 @@ mod tests {
                 [dev | 8, 7, !0 >> 1, 0],
                 Command::Mapd {
                     device,
-                    event_bits: 8,
+                    itt: Itt {
+                        address: 0x000f_ffff_ffff_ff00,
+                        event_bits: 8,
+                    },
                     valid: false,
                 },
             ),

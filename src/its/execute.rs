@@ -13,7 +13,7 @@ use crate::its::command::Command;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
-use crate::vm::its::device::Device;
+use crate::vm::its::device::{Device, Itt};
 use crate::vm::its::progress::Task;
 use crate::vm::its::{Engine, Its};
 
@@ -71,11 +71,7 @@ impl<'a, H: Host> Execution<'a, H> {
             {
                 return Ok(Outcome::Waits);
             }
-            Command::Mapd {
-                device,
-                event_bits,
-                valid,
-            } => return self.mapd(device, valid.then_some(event_bits)),
+            Command::Mapd { device, itt, valid } => return self.mapd(device, valid.then_some(itt)),
             Command::Mapc {
                 icid,
                 rdbase,
@@ -148,14 +144,14 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(Outcome::Begun(Task::Invalidate(icid)))
     }
 
-    /// Executes or begins `MAPD`; `event_bits` is `None` for V = 0. Cases
+    /// Executes or begins `MAPD`; `itt` is `None` for V = 0. Cases
     /// `its.every_device_and_event`, `its.unmapped_device`, `table.last_device`,
     /// `error.mapd_beyond_the_table`.
-    fn mapd(&mut self, device: u32, event_bits: Option<u8>) -> Result<Outcome, CommandError> {
+    fn mapd(&mut self, device: u32, itt: Option<Itt>) -> Result<Outcome, CommandError> {
         let device = self.device_id(device)?;
 
-        if let Some(event_bits) = event_bits {
-            if event_bits > self.its.config.event_bits {
+        if let Some(itt) = itt {
+            if itt.event_bits > self.its.config.event_bits {
                 return Err(CommandError::IttSizeOutOfRange);
             }
             if !self.engine.device_table.covers(device.0, &self.vm.host) {
@@ -164,16 +160,16 @@ impl<'a, H: Host> Execution<'a, H> {
         }
 
         let mapped = self.its.devices.get(device, self.pin.guard());
-        if let Some(event_bits) = event_bits {
-            self.check_quotas(mapped, event_bits)?;
+        if let Some(itt) = itt {
+            self.check_quotas(mapped, itt.event_bits)?;
         }
 
         if mapped.is_some() {
-            return Ok(Outcome::Begun(Task::UnmapDevice(device, event_bits)));
+            return Ok(Outcome::Begun(Task::UnmapDevice(device, itt)));
         }
 
-        if let Some(event_bits) = event_bits {
-            self.map_device(device, event_bits);
+        if let Some(itt) = itt {
+            self.map_device(device, itt);
         }
 
         Ok(Outcome::Done)
@@ -203,14 +199,12 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// Maps `device`, which is not mapped and for which the quotas have room.
-    pub(crate) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
-        self.engine.usage.add(1 << event_bits);
+    pub(crate) fn map_device(&mut self, device: DeviceId, itt: Itt) {
+        self.engine.usage.add(1 << itt.event_bits);
         let host = &self.vm.host;
-        host.device_mapped(self.its.id, device, event_bits);
+        host.device_mapped(self.its.id, device, itt.event_bits);
         let garbage = &self.vm.garbage;
-        self.its
-            .devices
-            .map(device, event_bits, self.pin.guard(), garbage);
+        self.its.devices.map(device, itt, self.pin.guard(), garbage);
     }
 
     /// Unmaps `device`, whose events have been unmapped before.

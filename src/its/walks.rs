@@ -134,8 +134,8 @@ impl<'a, H: Host> Execution<'a, H> {
                 {
                     return false;
                 }
-                if let Some(event_bits) = remap {
-                    self.map_device(id, event_bits);
+                if let Some(itt) = remap {
+                    self.map_device(id, itt);
                 }
                 true
             }

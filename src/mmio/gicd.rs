@@ -9,7 +9,7 @@
 //!   `cpu.distributor_disabled_while_pending`). A guest that polls `GICD_CTLR` notifies further
 //!   slices.
 
-use crate::config::LPIS_OF_16_BITS;
+use crate::config::{Config, LPIS_OF_16_BITS};
 use crate::delivery::{change, group_enables, routing};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -24,29 +24,29 @@ use crate::vm::{Vm, rwp};
 use super::bank::{Bank, offset};
 use super::{Access, IIDR, Width, identification, one_less, read_half, write_half};
 
-const CTLR: u64 = 0x0000;
+pub(crate) const CTLR: u64 = 0x0000;
 
-const TYPER: u64 = 0x0004;
+pub(crate) const TYPER: u64 = 0x0004;
 
-const IIDR_OFFSET: u64 = 0x0008;
+pub(crate) const IIDR_OFFSET: u64 = 0x0008;
 
 const SETSPI_NSR: u64 = 0x0040;
 
 const CLRSPI_NSR: u64 = 0x0048;
 
-const IROUTER: u64 = 0x6000;
+pub(crate) const IROUTER: u64 = 0x6000;
 
-const IROUTER_END: u64 = 0x8000;
+pub(crate) const IROUTER_END: u64 = 0x8000;
 
 /// Bits of the offset of an `IROUTER<n>` in its block.
 const IROUTER_PLACE: u64 = 0x1fff;
 
 /// `EnableGrp0` and `EnableGrp1`.
-const CTLR_GROUPS: u32 = 0b11;
+pub(crate) const CTLR_GROUPS: u32 = 0b11;
 
-const CTLR_ARE: u32 = 1 << 4;
+pub(crate) const CTLR_ARE: u32 = 1 << 4;
 
-const CTLR_DS: u32 = 1 << 6;
+pub(crate) const CTLR_DS: u32 = 1 << 6;
 
 const CTLR_RWP: u32 = 1 << 31;
 
@@ -87,8 +87,7 @@ fn split_offset(at: u64) -> (u64, u64) {
 
 /// Returns `GICD_TYPER` (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
 /// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`.
-fn gicd_typer<H: Host>(vm: &Vm<H>) -> u64 {
-    let config = &vm.config;
+pub(crate) fn typer(config: &Config) -> u64 {
     let lines = one_less(config.spi_end().div_ceil(32));
     // num_LPIs: 2^(n + 1) LPIs; 0 for all LPIs of IDbits, as on most implementations. Linux warns
     // of a number beyond the LPIs of 16 bits of INTID.
@@ -135,7 +134,7 @@ pub(crate) fn gicd_read<H: Host>(
     let bank = distributor.bank(place / 4);
     Some(match register {
         CTLR => u64::from(ctlr(vm, access.pin)),
-        TYPER => gicd_typer(vm),
+        TYPER => typer(&vm.config),
         IIDR_OFFSET => u64::from(IIDR),
         offset::ICFGR => distributor.bank(place / 8).half(place & 4 != 0).triggers(),
         0xffd0..=0xfffc => u64::from(identification(at)),

@@ -11,14 +11,15 @@
 //!   `ppi.disabled_while_pending`, `lpi.off_while_pending`, `lpi.stored_when_off`). The write waits
 //!   for LPIs that were moved to the vCPU and are in list registers of other vCPUs.
 
+use crate::config::Config;
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
-use crate::intid::{IntId, VcpuId};
+use crate::intid::{Affinity, IntId, VcpuId};
 use crate::mmio::bank;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Mutant, mutant};
-use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
+use crate::vm::redistributor::{CTLR_ENABLE_LPIS, PENDBASER_PTZ, WAKER_PROCESSOR_SLEEP};
 use crate::vm::residency::{NEW, RECALL};
 use crate::vm::rwp::RWP_GICR;
 use crate::vm::vcpu::Vcpu;
@@ -27,37 +28,37 @@ use crate::vm::{Vm, rwp};
 use super::bank::{Bank, offset};
 use super::{Access, IIDR, Width, identification, read_half, write_half};
 
-const CTLR: u64 = 0x0000;
+pub(crate) const CTLR: u64 = 0x0000;
 
-const IIDR_OFFSET: u64 = 0x0004;
+pub(crate) const IIDR_OFFSET: u64 = 0x0004;
 
-const TYPER: u64 = 0x0008;
+pub(crate) const TYPER: u64 = 0x0008;
 
-const TYPER_HIGH: u64 = 0x000c;
+pub(crate) const TYPER_HIGH: u64 = 0x000c;
 
-const WAKER: u64 = 0x0014;
+pub(crate) const WAKER: u64 = 0x0014;
 
-const PROPBASER: u64 = 0x0070;
+pub(crate) const PROPBASER: u64 = 0x0070;
 
-const PROPBASER_HIGH: u64 = 0x0074;
+pub(crate) const PROPBASER_HIGH: u64 = 0x0074;
 
-const PENDBASER: u64 = 0x0078;
+pub(crate) const PENDBASER: u64 = 0x0078;
 
-const PENDBASER_HIGH: u64 = 0x007c;
+pub(crate) const PENDBASER_HIGH: u64 = 0x007c;
 
-const INVLPIR: u64 = 0x00a0;
+pub(crate) const INVLPIR: u64 = 0x00a0;
 
-const INVALLR: u64 = 0x00b0;
+pub(crate) const INVALLR: u64 = 0x00b0;
 
-const SYNCR: u64 = 0x00c0;
+pub(crate) const SYNCR: u64 = 0x00c0;
 
-const SGI_BASE: u64 = 0x1_0000;
+pub(crate) const SGI_BASE: u64 = 0x1_0000;
 
 /// `GICR_CTLR.CES`: EnableLPIs can be cleared again.
-const CTLR_CES: u32 = 1 << 1;
+pub(crate) const CTLR_CES: u32 = 1 << 1;
 
 /// `GICR_CTLR.IR`: `GICR_INVLPIR`, `GICR_INVALLR` and `GICR_SYNCR` exist.
-const CTLR_IR: u32 = 1 << 2;
+pub(crate) const CTLR_IR: u32 = 1 << 2;
 
 const CTLR_RWP: u32 = 1 << 3;
 
@@ -69,32 +70,40 @@ pub(crate) const PROPBASER_MASK: u64 = 0x070f_ffff_ffff_ff9f;
 /// Physical address, cacheability and shareability; PTZ (bit 62) reads as zero.
 pub(crate) const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
 
-pub(crate) const PENDBASER_PTZ: u64 = 1 << 62;
-
 /// Returns `GICR_TYPER` of `owner` (12.11). Cases `ident.redistributors`, `ident.mpidr`,
 /// `ident.typer_lpis_agree`, `ident.gicr_typer_is_read_only`, `keep.gicr_typer_halves`.
 // Inlined: saves 10 of the 265 instructions of mmio/GICR_TYPER_read.
 #[inline(always)]
 fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: VcpuId) -> u64 {
     let affinity = vm.topology.load(pin.guard()).affinity(owner);
+    typer(&vm.config, owner.index(), affinity, vm.vcpu_count())
+}
+
+/// Returns `GICR_TYPER` of the vCPU `index` of `count`.
+#[inline(always)]
+pub(crate) fn typer(
+    config: &Config,
+    index: usize,
+    affinity: Option<Affinity>,
+    count: usize,
+) -> u64 {
     let affinity = affinity.map_or(0, |affinity| affinity.packed());
-    let index = owner.index();
     let next = index.saturating_add(1);
 
     // Last: the vCPU ends a region of redistributors, or is the VM's last vCPU.
     let mut end = 0_usize;
-    let region_end = vm.config.redistributors.iter().any(|region| {
+    let region_end = config.redistributors.iter().any(|region| {
         end = end.saturating_add(region.count);
         next == end
     });
 
-    let last = region_end || next == vm.vcpu_count();
+    let last = region_end || next == count;
 
     u64::from(affinity) << 32
         | (index as u64) << 8
         | u64::from(last) << 4
         // PLPIS
-        | u64::from(vm.config.lpis != 0)
+        | u64::from(config.lpis != 0)
 }
 
 /// Reads the register of `owner`'s redistributor at the offset `at`. Returns `None` if the

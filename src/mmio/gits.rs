@@ -22,28 +22,28 @@ use crate::vm::its::baser::TableType;
 
 use super::{IIDR, Width, identification, one_less, read_half, write_half};
 
-const CTLR: u64 = 0x0000;
+pub(crate) const CTLR: u64 = 0x0000;
 
-const IIDR_OFFSET: u64 = 0x0004;
+pub(crate) const IIDR_OFFSET: u64 = 0x0004;
 
-const TYPER: u64 = 0x0008;
+pub(crate) const TYPER: u64 = 0x0008;
 
 const TYPER_HIGH: u64 = 0x000c;
 
-const CBASER: u64 = 0x0080;
+pub(crate) const CBASER: u64 = 0x0080;
 
 const CBASER_HIGH: u64 = 0x0084;
 
-const CWRITER: u64 = 0x0088;
+pub(crate) const CWRITER: u64 = 0x0088;
 
 const CWRITER_HIGH: u64 = 0x008c;
 
-const CREADR: u64 = 0x0090;
+pub(crate) const CREADR: u64 = 0x0090;
 
 const CREADR_HIGH: u64 = 0x0094;
 
 /// `GITS_BASER0`: the device table.
-const BASER0: u64 = 0x0100;
+pub(crate) const BASER0: u64 = 0x0100;
 
 const BASER0_HIGH: u64 = 0x0104;
 
@@ -52,16 +52,16 @@ const BASER1: u64 = 0x0108;
 
 const BASER1_HIGH: u64 = 0x010c;
 
-const CTLR_ENABLED: u64 = 1 << 0;
+pub(crate) const CTLR_ENABLED: u64 = 1 << 0;
 
-const CTLR_QUIESCENT: u64 = 1 << 31;
+pub(crate) const CTLR_QUIESCENT: u64 = 1 << 31;
 
 /// Bytes of an interrupt translation table entry that a guest reserves for the ITS.
 const ITT_ENTRY_SIZE: u64 = 8;
 
 /// Returns `GITS_TYPER` (12.19): physical LPIs only, collections in memory, targets by processor
 /// number (PTA = 0), no SEIs.
-fn typer(config: &ItsConfig) -> u64 {
+pub(crate) fn typer(config: &ItsConfig) -> u64 {
     const PHYSICAL: u64 = 1 << 0;
     const CIL: u64 = 1 << 36;
     // Bits of the largest ICID.

@@ -5,14 +5,16 @@ use crate::epoch::CpuPin;
 use crate::error::RestoreError;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
-use crate::mmio::gicr::{PENDBASER_MASK, PENDBASER_PTZ, PROPBASER_MASK};
+use crate::mmio::gicr::{PENDBASER_MASK, PROPBASER_MASK};
 use crate::state::{
     DeviceState, InterruptState, ItsState, LpiState, SpiState, VERSION, VcpuState, VmState, flags,
 };
 use crate::vm::Vm;
 use crate::vm::irq::MAX_MAPPING_REFS;
 use crate::vm::its::baser::{Baser, TableType};
+use crate::vm::its::device::Itt;
 use crate::vm::its::registers::{CommandQueue, OFFSET};
+use crate::vm::redistributor::PENDBASER_PTZ;
 
 /// Bits of `ICH_VMCR_EL2` with a meaning for a GICv3 with affinity routing (IHI 0069, 12.4).
 const VMCR: u64 = 0xfffc_021f;
@@ -167,7 +169,10 @@ fn check_its(
     for device in &saved.devices {
         let number = u64::from(device.device);
         let sizes = 1..=config.event_bits;
-        if number < next || number >> config.device_bits != 0 || !sizes.contains(&device.event_bits)
+        if number < next
+            || number >> config.device_bits != 0
+            || !sizes.contains(&device.event_bits)
+            || device.itt & !Itt::ADDRESS != 0
         {
             return Err(RestoreError::Device(id, device.device));
         }

@@ -1,10 +1,9 @@
 //! The state of a VM's interrupt controller as plain data, for snapshots and migration.
 //!
-//! [`Vgic::save`](crate::Vgic::save) returns a [`VmState`], and
-//! [`Vgic::restore`](crate::Vgic::restore) gives it to another VM of the same configuration, on
-//! CPUs with any number of list registers and the same number of preemption bits. The state is all
-//! that a guest or an embedder can observe later. It has no addresses of the hypervisor, no
-//! physical interrupts and no list registers.
+//! [`Vgic::save`] returns a [`VmState`], and [`Vgic::restore`] gives it to another VM of the same
+//! configuration, on CPUs with any number of list registers and the same number of preemption bits.
+//! The state is all that a guest or an embedder can observe later. It has no addresses of the
+//! hypervisor, no physical interrupts and no list registers.
 //!
 //! The embedder's part:
 //! * The VM to restore to is created from the same [`Config`](crate::Config), and has had the same
@@ -16,9 +15,11 @@
 //!   interrupt behind it.
 //! * No vCPU of the restored VM is blocked, and a restore kicks and wakes nobody: every vCPU that
 //!   is powered on is entered, and blocks again if there is nothing to do. Then deferred work goes
-//!   on ([`Vgic::advance`](crate::Vgic::advance)).
-//! * An interrupt that the old VM takes after the save is lost to the new one: lines are set again,
-//!   and MSIs are kept back, or sent to the new VM.
+//!   on ([`Vgic::advance`]).
+//! * A VM that goes on elsewhere is frozen instead of saved ([`Vgic::freeze`]). An interrupt that
+//!   comes afterwards, while MSIs and lines are led to the new VM, is taken from the old VM
+//!   ([`Vgic::take_late`]) and given to the new one ([`Vgic::inject_late`]). If the move fails, the
+//!   old VM is thawed ([`Vgic::thaw`]).
 //!
 //! ```
 //! # use vgic::cpu_interface::software::SoftwareInterface;
@@ -50,6 +51,14 @@
 //! # }
 //! ```
 //!
+//! [`Vgic::save`]: crate::Vgic::save
+//! [`Vgic::restore`]: crate::Vgic::restore
+//! [`Vgic::advance`]: crate::Vgic::advance
+//! [`Vgic::freeze`]: crate::Vgic::freeze
+//! [`Vgic::take_late`]: crate::Vgic::take_late
+//! [`Vgic::inject_late`]: crate::Vgic::inject_late
+//! [`Vgic::thaw`]: crate::Vgic::thaw
+//!
 //! # Versions
 //! The types here are those of version [`VERSION`]. Feature `serde` derives `Serialize` and
 //! `Deserialize` for them.
@@ -65,6 +74,8 @@
 )]
 
 mod check;
+pub(crate) mod freeze;
+mod reset;
 pub(crate) mod restore;
 pub(crate) mod save;
 
@@ -196,6 +207,20 @@ pub struct ItsState {
     pub devices: Vec<DeviceState>,
 }
 
+/// An interrupt that a frozen VM has taken too late for its state
+/// ([`Vgic::take_late`](crate::Vgic::take_late)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LateInterrupt {
+    /// INTID.
+    pub intid: u32,
+    /// Index of the vCPU of an SGI or PPI; `None` for SPIs and LPIs.
+    pub vcpu: Option<u16>,
+    /// [`flags::LATCH`] if the interrupt has been raised; [`flags::LINE`] and [`flags::MESSAGE`]
+    /// as they are by now.
+    pub flags: u8,
+}
+
 /// A mapped collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -212,6 +237,8 @@ pub struct CollectionState {
 pub struct DeviceState {
     /// DeviceID.
     pub device: u32,
+    /// Guest-physical address of the interrupt translation table, a multiple of 256 below 2^52.
+    pub itt: u64,
     /// Number of EventID bits, 1 to 16.
     pub event_bits: u8,
     /// Mapped events, by rising EventID.
@@ -233,6 +260,16 @@ impl InterruptState {
     #[must_use]
     pub const fn has(self, flags: u8) -> bool {
         self.flags & flags == flags
+    }
+}
+
+impl ItsState {
+    /// Returns the index of the vCPU of a collection; `None` if the collection is not mapped.
+    #[must_use]
+    pub fn vcpu(&self, icid: u16) -> Option<u16> {
+        let place = (self.collections).binary_search_by_key(&icid, |collection| collection.icid);
+        let collection = place.ok().and_then(|place| self.collections.get(place))?;
+        Some(collection.vcpu)
     }
 }
 

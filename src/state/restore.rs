@@ -16,6 +16,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::irq::{Irq, PENDING};
+use crate::vm::its::device::Itt;
 use crate::vm::its::{CTLR_ENABLED, Its};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
 use crate::vm::vcpu::Vcpu;
@@ -151,7 +152,11 @@ fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, l
 
     let mut execution = Execution::new(vm, pin, its, &mut engine);
     for device in &saved.devices {
-        execution.map_device(DeviceId(device.device), device.event_bits);
+        let itt = Itt {
+            address: device.itt,
+            event_bits: device.event_bits,
+        };
+        execution.map_device(DeviceId(device.device), itt);
         map_events(vm, pin, its, device, lpis);
     }
 }

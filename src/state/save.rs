@@ -17,7 +17,7 @@ use crate::state::{
 use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
-use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, LEVEL, LINE, MESSAGE, PENDING, State};
+use crate::vm::irq::{ACTIVE, ENABLED, GROUP1, Irq, LEVEL, LINE, MESSAGE, PENDING, State};
 use crate::vm::its::Its;
 use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
@@ -41,9 +41,15 @@ pub(super) const FLAGS: [(u64, u8); 7] = [
 pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, TeardownError> {
     vm.admit(pin)?;
     claim(vm, pin)?;
+    let state = read(vm, pin, |irq| irq.state());
+    release(&vm.vcpus);
+    Ok(state)
+}
 
+/// Returns the state of a VM whose vCPUs are claimed. `take` returns the state of an interrupt.
+pub(super) fn read<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> VmState {
     advance::settle(vm, pin);
-    let state = VmState {
+    VmState {
         version: VERSION,
         group_enables: vm.distributor.group_enables() & 3,
         // Relaxed: the claim has acquired what the vCPUs' last CPUs have seen of the guest's
@@ -51,7 +57,7 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
         propbaser: vm.distributor.propbaser.load(Relaxed),
         spis: (vm.distributor.routed())
             .map(|(irq, router)| {
-                let state = irq.state();
+                let state = take(irq);
                 SpiState {
                     interrupt: interrupt(state),
                     // Relaxed: as `propbaser`.
@@ -61,19 +67,16 @@ pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, Tea
             })
             .collect(),
         vcpus: (vm.added_vcpus().iter())
-            .map(|vcpu| self::vcpu(vm, pin, vcpu))
+            .map(|vcpu| self::vcpu(vm, pin, vcpu, &take))
             .collect(),
-        lpis: lpis(vm, pin),
+        lpis: lpis(vm, pin, take),
         its: vm.its.iter().map(|its| self::its(pin, its)).collect(),
-    };
-
-    release(&vm.vcpus);
-    Ok(state)
+    }
 }
 
 /// Returns the state of an interrupt in no list register. A level that is pending by a physical
 /// line is not latched: the line makes it pending again.
-fn interrupt(state: State) -> InterruptState {
+pub(super) fn interrupt(state: State) -> InterruptState {
     let by_line = if state.awaits_line_outside() {
         PENDING
     } else {
@@ -99,11 +102,16 @@ fn active_on<H: Host>(vm: &Vm<H>, state: State) -> Option<u16> {
 }
 
 /// Returns the state of a vCPU that is claimed, or absent.
-fn vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> VcpuState {
+fn vcpu<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    take: impl Fn(&Irq) -> State,
+) -> VcpuState {
     let redistributor = &vcpu.redistributor;
     let mut private = [InterruptState::default(); IntId::PRIVATE as usize];
     for (saved, irq) in private.iter_mut().zip(vcpu.privates()) {
-        *saved = interrupt(irq.state());
+        *saved = interrupt(take(irq));
     }
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
     let (vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
@@ -121,13 +129,14 @@ fn vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> VcpuState {
 }
 
 /// Returns the states of the mapped LPIs.
-fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Vec<LpiState> {
+fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> Vec<LpiState> {
     let mut lpis = Vec::new();
     let mut from = 0;
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         from = key.saturating_add(1);
         let state = irq.state();
         if state.refs() != 0 && !state.unmapped() {
+            let state = take(irq);
             lpis.push(LpiState {
                 intid: irq.intid().raw(),
                 interrupt: interrupt(state),
@@ -179,7 +188,8 @@ fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
         debug_assert!(all, "the quotas bound the events");
         devices.push(DeviceState {
             device: id.0,
-            event_bits: device.event_bits(),
+            itt: device.itt().address,
+            event_bits: device.itt().event_bits,
             events,
         });
         true

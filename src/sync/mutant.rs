@@ -192,6 +192,8 @@ mutants! {
     RemovedScanSkipped: "hotplug", "removal_against_a_pending_table", "";
     /// A vCPU that is added again keeps the changes made since its removal.
     AddedWithOldState: "hotplug", "removal_against_an_sgi", "";
+    /// A freeze looks at an interrupt's state first, and takes the pending latch then.
+    FreezeLooksFirst: "freeze", "freeze_against_raises", "";
     /// Teardown claims a vCPU by a load and a store instead of a compare-and-swap.
     TornDownByStore: "teardown", "teardown_against_entry", "a VM destroyed with a vCPU loaded";
 

@@ -65,8 +65,9 @@ pub(crate) struct Vm<H: Host> {
     pub(crate) added: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
     /// Held while a vCPU is added or removed, an interrupt connected or disconnected, or the VM
-    /// claimed for its teardown or a reset.
-    pub(crate) growth: SpinLock<(), { Rank::Topology as u8 }>,
+    /// claimed for its teardown, a reset, a save or a freeze. True while the VM is frozen: its
+    /// vCPUs stay claimed.
+    pub(crate) growth: SpinLock<bool, { Rank::Topology as u8 }>,
     pub(crate) lpis: Radix<Irq>,
     pub(crate) free_list: FreeList,
     /// Memory of LPIs, devices and tables that waits for the epoch.
@@ -106,7 +107,7 @@ impl<H: Host> Vm<H> {
             vcpus,
             added: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
-            growth: SpinLock::new(()),
+            growth: SpinLock::new(false),
             lpis: Radix::new(config.lpis.next_power_of_two().trailing_zeros()),
             free_list: FreeList::new(),
             garbage: Garbage::default(),

@@ -1,5 +1,6 @@
 //! State of a redistributor (IHI 0069, 12.11). [`crate::mmio::gicr`] has its registers.
 
+use crate::intid::IntId;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU32, AtomicU64, Slices};
 use crate::vm::rwp::Control;
@@ -8,6 +9,33 @@ use crate::vm::rwp::Control;
 pub(crate) const CTLR_ENABLE_LPIS: u32 = 1 << 0;
 /// `GICR_WAKER.ProcessorSleep`.
 pub(crate) const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
+
+/// `GICR_PENDBASER.PTZ`: the guest declares the table all zeros.
+pub(crate) const PENDBASER_PTZ: u64 = 1 << 62;
+
+/// Physical address in `GICR_PROPBASER`, 4 KiB aligned.
+const TABLE: u64 = 0x000f_ffff_ffff_f000;
+
+/// Returns the guest-physical address of an LPI's byte in the configuration table of a
+/// `GICR_PROPBASER`; `None` beyond the end of the table.
+pub(crate) fn configuration_address(propbaser: u64, intid: u32) -> Option<u64> {
+    let index = u64::from(intid.checked_sub(IntId::FIRST_LPI)?);
+    in_tables(propbaser, intid).then(|| (propbaser & TABLE).saturating_add(index))
+}
+
+/// Returns the guest-physical address of the byte with an LPI's bit in the pending table of a
+/// `GICR_PENDBASER`; `None` beyond the end of the table. The table begins with unused bits, for
+/// INTIDs below 8192.
+pub(crate) fn pending_address(propbaser: u64, pendbaser: u64, intid: u32) -> Option<u64> {
+    let table = pendbaser & TABLE & !0xffff;
+    in_tables(propbaser, intid).then(|| table.saturating_add(u64::from(intid) / 8))
+}
+
+/// Returns true if the tables have an entry for an INTID: `GICR_PROPBASER.IDbits` is the number of
+/// bits of the largest INTID, less 1.
+fn in_tables(propbaser: u64, intid: u32) -> bool {
+    u64::from(intid) >> (propbaser & 0x1f) <= 1
+}
 
 /// State of a redistributor apart from the interrupts.
 pub(crate) struct Redistributor {

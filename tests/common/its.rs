@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use super::{GITS, Machine, RAM};
 
-const DEVICE_TABLE: u64 = RAM + 0x1_0000;
-const COLLECTION_TABLE: u64 = RAM + 0x2_0000;
+pub const DEVICE_TABLE: u64 = RAM + 0x1_0000;
+pub const COLLECTION_TABLE: u64 = RAM + 0x2_0000;
 const QUEUE: u64 = RAM + 0x3_0000;
 /// Commands in the queue of 64 KiB.
 const QUEUE_COMMANDS: u64 = 0x1_0000 / 32;
@@ -106,7 +106,8 @@ impl<'a> Driver<'a> {
     }
 
     pub fn mapd(&self, device: u64, event_bits: u64) {
-        self.send([0x08 | device << 32, event_bits - 1, VALID | RAM, 0]);
+        let itt = VALID | itt(device);
+        self.send([0x08 | device << 32, event_bits - 1, itt, 0]);
     }
 
     pub fn unmap_device(&self, device: u64) {
@@ -168,6 +169,11 @@ impl<'a> Driver<'a> {
         self.configure(intid, 0xa0, true);
         self.mapti(device, event, intid, icid);
     }
+}
+
+/// Returns the address of a device's translation table, which 16 devices further share.
+pub fn itt(device: u64) -> u64 {
+    RAM + 0x80_0000 + device % 16 * 0x8_0000
 }
 
 pub fn pending_table(vcpu: usize) -> u64 {

@@ -6,6 +6,7 @@
     reason = "a module shared by several test programs, each using a part"
 )]
 
+pub mod attributes;
 pub mod its;
 
 use std::collections::BTreeMap;

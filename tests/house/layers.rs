@@ -35,6 +35,7 @@ pub(crate) const RANKS: Ranks = &[
     ("teardown", 62),
     ("reset", 63),
     ("state", 64),
+    ("kvm", 65),
     ("vgic", 70),
     ("lib", 80),
 ];

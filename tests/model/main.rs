@@ -9,6 +9,8 @@
 #![cfg(not(miri))]
 #![allow(unreachable_pub, reason = "modules of one program")]
 
+#[path = "../common/attributes.rs"]
+mod attributes;
 mod coverage;
 mod machine;
 mod operation;

@@ -5,6 +5,7 @@ mod clear_pending;
 mod deferred;
 mod enable_lpis;
 mod fold_prune;
+mod freeze;
 mod guest_memory;
 mod hotplug;
 mod inject;

@@ -55,13 +55,24 @@ impl Baser {
         self.0
     }
 
-    /// Writes the writable fields. Returns true if the table has moved, changed its size or layout,
-    /// or become valid or not valid.
+    /// Writes the writable fields; Indirect is one of a device table only. Returns true if the
+    /// table has moved, changed its size or layout, or become valid or not valid.
     pub(crate) fn set(&mut self, value: u64) -> bool {
-        const FIELDS: u64 = VALID | INDIRECT | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
+        const FIELDS: u64 = VALID | ATTRIBUTES | ADDRESS | PAGE_SIZE | SIZE;
         let old = *self;
-        self.0 = (old.0 & !FIELDS) | (value & FIELDS);
+        let fields = if old.is_of(TableType::Devices) {
+            FIELDS | INDIRECT
+        } else {
+            // KVM's format has collections in a flat table, in any order.
+            FIELDS
+        };
+        self.0 = (old.0 & !fields) | (value & fields);
         (old.0 ^ self.0) & !ATTRIBUTES != 0
+    }
+
+    /// Returns true if the register is of a table of `kind`.
+    fn is_of(self, kind: TableType) -> bool {
+        (self.0 >> TYPE_SHIFT) & 7 == kind as u64
     }
 
     /// Returns the number of bits of an offset in a page: 12, 14 or 16. The reserved page size
@@ -79,8 +90,33 @@ impl Baser {
         u64::MAX << self.page_bits()
     }
 
+    /// Returns true if the guest provides the table.
+    pub(crate) fn is_valid(self) -> bool {
+        self.0 & VALID != 0
+    }
+
+    /// Returns true if the table has two levels.
+    pub(crate) fn is_indirect(self) -> bool {
+        self.0 & INDIRECT != 0
+    }
+
+    /// Returns the number of entries of a page of the second level.
+    pub(crate) fn page_entries(self) -> u64 {
+        1 << self.entry_bits()
+    }
+
+    /// Returns the number of bits of an index of an entry in a page.
+    fn entry_bits(self) -> u32 {
+        self.page_bits().saturating_sub(ENTRY.trailing_zeros())
+    }
+
+    /// Returns the page of the second level that a level-1 entry leads to.
+    pub(crate) fn page(self, level1: u64) -> Option<u64> {
+        (level1 & VALID != 0).then_some(level1 & 0x000f_ffff_ffff_ffff & self.page_mask())
+    }
+
     /// Returns the guest-physical address of the table.
-    fn address(self) -> u64 {
+    pub(crate) fn address(self) -> u64 {
         let address = self.0 & ADDRESS;
         if self.page_bits() == 16 {
             // With 64 KiB pages, bits 15:12 of the register hold bits 51:48 of the address.
@@ -91,7 +127,7 @@ impl Baser {
     }
 
     /// Returns the size of the table, or of the level-1 table, in bytes.
-    fn bytes(self) -> u64 {
+    pub(crate) fn bytes(self) -> u64 {
         (self.0 & SIZE).wrapping_add(1) << self.page_bits()
     }
 
@@ -103,15 +139,15 @@ impl Baser {
 
     /// Returns the guest-physical address of the entry of `id`; `None` beyond the end of the table.
     fn entry(self, id: u64, host: &impl Host) -> Option<u64> {
-        if self.0 & VALID == 0 {
+        if !self.is_valid() {
             return None;
         }
 
-        let entry_bits = self.page_bits().saturating_sub(ENTRY.trailing_zeros());
-        let (index, within) = if self.0 & INDIRECT == 0 {
-            (id, None)
-        } else {
+        let entry_bits = self.entry_bits();
+        let (index, within) = if self.is_indirect() {
             (id >> entry_bits, Some(id & !(u64::MAX << entry_bits)))
+        } else {
+            (id, None)
         };
 
         let offset = index.saturating_mul(ENTRY);
@@ -124,9 +160,8 @@ impl Baser {
             return Some(address);
         };
 
-        let level1 = read(host, address).ok()?;
-        let page = level1 & 0x000f_ffff_ffff_ffff & self.page_mask();
-        (level1 & VALID != 0).then_some(page.saturating_add(within.saturating_mul(ENTRY)))
+        let page = self.page(read(host, address).ok()?)?;
+        Some(page.saturating_add(within.saturating_mul(ENTRY)))
     }
 }
 

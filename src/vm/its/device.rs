@@ -23,18 +23,33 @@ use crate::vm::irq::Irq;
 /// been emptied.
 pub(crate) struct Device {
     events: Radix<Irq>,
-    event_bits: u8,
+    itt: Itt,
+}
+
+/// The interrupt translation table that a guest provides for a device (`MAPD`). The host keeps the
+/// guest's mappings, and knows the table for a save in KVM's format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Itt {
+    /// Guest-physical address, a multiple of 256 below 2^52.
+    pub(crate) address: u64,
+    /// Number of EventID bits: 1 to 32 in a guest's command, at most 16 of a mapped device.
+    pub(crate) event_bits: u8,
+}
+
+impl Itt {
+    /// `ITT_addr`: bits 51:8 of the address (IHI 0069, 5.3.11).
+    pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_ff00;
 }
 
 impl Device {
     /// Returns the number of events that the device has room for, 2 to 2^16.
     pub(crate) fn event_count(&self) -> u32 {
-        1 << self.event_bits
+        1 << self.itt.event_bits
     }
 
-    /// Returns the number of EventID bits, 1 to 16.
-    pub(crate) fn event_bits(&self) -> u8 {
-        self.event_bits
+    /// Returns the guest's table for the device.
+    pub(crate) fn itt(&self) -> Itt {
+        self.itt
     }
 
     /// Returns whether the device was mapped with room for the EventID `event`.
@@ -114,12 +129,12 @@ impl Devices {
         })
     }
 
-    /// Maps `device`, which is not mapped, with room for `2^event_bits` events. Needs the command
+    /// Maps `device`, which is not mapped, with room for the events of `itt`. Needs the command
     /// lock.
-    pub(crate) fn map(&self, device: DeviceId, event_bits: u8, guard: &Guard, garbage: &Garbage) {
+    pub(crate) fn map(&self, device: DeviceId, itt: Itt, guard: &Guard, garbage: &Garbage) {
         let new = NonNull::from(Box::leak(Box::new(Device {
-            events: Radix::new(u32::from(event_bits)),
-            event_bits,
+            events: Radix::new(u32::from(itt.event_bits)),
+            itt,
         })));
         // SAFETY: only `unmap` frees the device, through the epoch, after the device has left the
         // table.

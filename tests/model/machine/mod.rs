@@ -54,6 +54,7 @@ mod embedder;
 mod forwarded;
 mod hotplug;
 mod interface;
+mod kvm;
 mod lpis;
 mod registers;
 mod restore;

@@ -23,6 +23,7 @@ impl Machine {
         let state = self.vm.save(&self.pin()).unwrap();
         let again = self.vm.save(&self.pin()).unwrap();
         assert!(again == state, "a save changes what a save finds");
+        self.check_kvm(&state);
         let report = self.vm.teardown(&self.pin()).unwrap();
         assert_eq!(report.references, 0);
         for kind in Kind::ALL.map(|kind| kind as usize) {

@@ -1,0 +1,155 @@
+//! `ITS_REGS`: registers of an ITS (IHI 0069, 12.19), whole registers at a time. Reset of an ITS.
+
+use super::{Devices, Errno};
+use crate::mmio::gits::{
+    BASER0, CBASER, CREADR, CTLR, CTLR_ENABLED, CTLR_QUIESCENT, CWRITER, IIDR_OFFSET, TYPER, typer,
+};
+use crate::mmio::identification;
+use crate::state::ItsState;
+use crate::vm::its::baser::{Baser, TableType};
+use crate::vm::its::registers::{CommandQueue, OFFSET};
+
+/// `GITS_BASER7`, the last.
+const BASER7: u64 = 0x0138;
+
+/// First identification register.
+const IDENTIFICATION: u64 = 0xffd0;
+
+/// `GITS_IIDR` of KVM: Arm, product `K`, and the revision of the table format, which is 0. A guest
+/// sees the library's own.
+const KVM_IIDR: u64 = 0x4b00_043b;
+
+/// `GITS_IIDR.Revision`.
+const REVISION: u64 = 0xf000;
+
+impl Devices {
+    /// Returns the state of an ITS.
+    pub(super) fn its(&self, its: usize) -> Result<&ItsState, Errno> {
+        self.state.its.get(its).ok_or(Errno::Nxio)
+    }
+
+    /// Returns the state of an ITS, to be changed.
+    pub(super) fn its_mut(&mut self, its: usize) -> Result<&mut ItsState, Errno> {
+        self.state.its.get_mut(its).ok_or(Errno::Nxio)
+    }
+
+    /// Reads the register of an ITS at an offset.
+    pub(super) fn gits(&self, index: usize, offset: u64) -> Result<u64, Errno> {
+        let is_word = matches!(offset, 0..TYPER | IDENTIFICATION..);
+        if offset & if is_word { 3 } else { 7 } != 0 {
+            return Err(Errno::Inval);
+        }
+        let its = self.its(index)?;
+        let config = self.config.its.get(index).ok_or(Errno::Nxio)?;
+
+        Ok(match offset {
+            CTLR => {
+                let is_quiescent = its.creadr == its.cwriter;
+                u64::from(its.is_enabled) | if is_quiescent { CTLR_QUIESCENT } else { 0 }
+            }
+            IIDR_OFFSET => KVM_IIDR,
+            TYPER => typer(config),
+            CBASER => its.cbaser,
+            CWRITER => its.cwriter,
+            CREADR => its.creadr,
+            BASER0..=BASER7 => match table(offset) {
+                Some(TableType::Devices) => its.device_table,
+                Some(TableType::Collections) => its.collection_table,
+                None => 0,
+            },
+            0xffd0..=0xfffc => identification(offset).into(),
+            _ => return Err(Errno::Nxio),
+        })
+    }
+
+    /// Writes the register of an ITS at an offset. Commands wait for the VM.
+    pub(super) fn set_gits(&mut self, index: usize, offset: u64, value: u64) -> Result<(), Errno> {
+        let _ = self.gits(index, offset)?;
+        let its = self.its_mut(index)?;
+        let mut queue = CommandQueue::default();
+        queue.set(its.cbaser);
+
+        match offset {
+            CTLR => {
+                let is_valid = |register: u64| register >> 63 != 0;
+                let tables = [its.cbaser, its.device_table, its.collection_table];
+                if value & CTLR_ENABLED == 0 {
+                    its.is_enabled = false;
+                } else if tables.into_iter().all(is_valid) {
+                    its.is_enabled = true;
+                }
+            }
+            IIDR_OFFSET if value & REVISION != 0 => return Err(Errno::Inval),
+            CBASER if !its.is_enabled => {
+                queue.set(value);
+                (its.cbaser, its.creadr, its.cwriter) = (queue.get(), 0, 0);
+            }
+            CWRITER if value & OFFSET < queue.bytes() => its.cwriter = value & OFFSET,
+            CREADR if its.is_enabled => return Err(Errno::Busy),
+            CREADR if value & OFFSET >= queue.bytes() => return Err(Errno::Inval),
+            CREADR => its.creadr = value & OFFSET,
+            BASER0..=BASER7 if !its.is_enabled => {
+                if let Some(kind) = table(offset) {
+                    self.set_table(index, kind, value)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes `GITS_BASER<n>`. A table that is not valid has no mappings.
+    fn set_table(&mut self, index: usize, kind: TableType, value: u64) -> Result<(), Errno> {
+        let its = self.its_mut(index)?;
+        let is_gone = value >> 63 == 0;
+        match kind {
+            TableType::Devices => {
+                its.device_table = baser(kind, value).get();
+                if is_gone {
+                    its.devices.clear();
+                    self.drop_unmapped();
+                }
+            }
+            TableType::Collections => {
+                its.collection_table = baser(kind, value).get();
+                if is_gone {
+                    its.collections.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets an ITS.
+    pub(super) fn reset_its(&mut self, index: usize) -> Result<(), Errno> {
+        let its = self.its_mut(index)?;
+        *its = ItsState::after_reset();
+        self.drop_unmapped();
+        Ok(())
+    }
+
+    /// Drops the LPIs that no event is mapped to any more.
+    fn drop_unmapped(&mut self) {
+        let devices = self.state.its.iter().flat_map(|its| &its.devices);
+        let events = devices.flat_map(|device| &device.events);
+        let mut mapped: alloc::vec::Vec<u32> = events.map(|event| event.intid).collect();
+        mapped.sort_unstable();
+        (self.state.lpis).retain(|lpi| mapped.binary_search(&lpi.intid).is_ok());
+    }
+}
+
+/// Returns a `GITS_BASER<n>` with a value.
+pub(super) fn baser(kind: TableType, value: u64) -> Baser {
+    let mut baser = Baser::new(kind);
+    let _ = baser.set(value);
+    baser
+}
+
+/// Returns the kind of table of the `GITS_BASER<n>` at an offset; `None` for those without.
+fn table(offset: u64) -> Option<TableType> {
+    match offset.saturating_sub(BASER0) / 8 {
+        0 => Some(TableType::Devices),
+        1 => Some(TableType::Collections),
+        _ => None,
+    }
+}

@@ -1,0 +1,409 @@
+//! KVM's device attributes, and its tables in guest memory: a VMM that saves and restores a VM by
+//! the attributes of `arm-vgic-v3` and `arm-vgic-its` does so with this library by changing one
+//! call, and a VM moves between KVM and this library.
+//!
+//! [`Devices`] are the two devices as KVM has them: `KVM_SET_DEVICE_ATTR` is [`Devices::set`],
+//! `KVM_GET_DEVICE_ATTR` is [`Devices::get`], `KVM_HAS_DEVICE_ATTR` is [`Devices::has`]. They are
+//! plain data over a [`VmState`]: no vCPU runs meanwhile, and nothing reaches a VM before its
+//! restore.
+//!
+//! | file | content |
+//! |---|---|
+//! | this file | the devices, groups of attributes, `CTRL` |
+//! | `errno` | error numbers |
+//! | `layout` | `ADDR`, `NR_IRQS`: the configuration |
+//! | `interrupts` | registers with fields of 32 interrupts, `LEVEL_INFO` |
+//! | `gicd`, `gicr` | `DIST_REGS`, `REDIST_REGS` |
+//! | `interface` | `CPU_SYSREGS` |
+//! | `gits` | `ITS_REGS`, reset of an ITS |
+//! | `tables` | ITS tables in guest memory, revision 0 |
+//! | `pending` | LPIs' tables in guest memory |
+//!
+//! # A save
+//! [`Vgic::freeze`](crate::Vgic::freeze), [`Devices::of`], [`control::SAVE_PENDING_TABLES`], for
+//! each ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent.
+//!
+//! # A restore
+//! Guest memory is in place. [`Devices::new`]; addresses, number of interrupts, [`control::INIT`];
+//! the distributor's registers with `GICD_IIDR` first; redistributors and CPU interfaces; of each
+//! ITS the registers with `GITS_CBASER` before `GITS_CREADR`, then [`control::RESTORE_TABLES`],
+//! then `GITS_CTLR`. Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
+//! [`Vgic::restore`](crate::Vgic::restore).
+//!
+//! # Differences to the library's own state
+//! The format has no place for:
+//! * power states, which are `KVM_SET_MP_STATE`: [`Devices::set_power`];
+//! * the vCPU on which an SPI is active that is routed elsewhere since;
+//! * the target of an LPI that `MOVALL` has moved away from its collection;
+//! * a message that asserts a level (`GICD_SETSPI_NSR`), which is saved as a latch;
+//! * `ICC_BPR1_EL1` while `ICC_CTLR_EL1.CBPR` hides it;
+//! * `GICR_PENDBASER.PTZ`.
+//!
+//! KVM has no Group 0 enable, no `GICR_WAKER`, edge-triggered PPIs or tables of 4 KiB pages: a VM
+//! that goes to KVM loses them.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod errno;
+mod gicd;
+mod gicr;
+mod gits;
+mod interface;
+mod interrupts;
+mod layout;
+mod pending;
+mod tables;
+
+use layout::Layout;
+
+use crate::config::Config;
+use crate::cpu_interface::Vtr;
+use crate::host::Host;
+use crate::intid::{Affinity, ItsId, VcpuId};
+use crate::state::{VcpuState, VmState};
+
+pub use errno::Errno;
+
+/// Groups of attributes: `KVM_DEV_ARM_VGIC_GRP_*`.
+pub mod group {
+    /// Addresses of the frames: [`address`](super::address).
+    pub const ADDR: u32 = 0;
+    /// Registers of the distributor, 32 bits each: the offset.
+    pub const DIST_REGS: u32 = 1;
+    /// Number of SGIs, PPIs and SPIs together.
+    pub const NR_IRQS: u32 = 3;
+    /// Commands: [`control`](super::control).
+    pub const CTRL: u32 = 4;
+    /// Registers of a redistributor, 32 bits each: packed affinity in bits 63:32, offset below.
+    pub const REDIST_REGS: u32 = 5;
+    /// Registers of a CPU interface, 64 bits each: packed affinity in bits 63:32, Op0, Op1, CRn,
+    /// CRm and Op2 below.
+    pub const CPU_SYSREGS: u32 = 6;
+    /// Lines of 32 interrupts: packed affinity in bits 63:32, 0 in 31:10, the first INTID below.
+    pub const LEVEL_INFO: u32 = 7;
+    /// Registers of an ITS, 64 bits each: the offset.
+    pub const ITS_REGS: u32 = 8;
+}
+
+/// Attributes of [`group::ADDR`].
+pub mod address {
+    /// The distributor, 64 KiB.
+    pub const DIST: u64 = 2;
+    /// The redistributors of all vCPUs, 128 KiB each, one after the other.
+    pub const REDIST: u64 = 3;
+    /// An ITS, 128 KiB.
+    pub const ITS: u64 = 4;
+    /// One of several regions of redistributors: count in bits 63:52, base in 51:16, index in 11:0.
+    pub const REDIST_REGION: u64 = 5;
+}
+
+/// Attributes of [`group::CTRL`]. A value is not looked at.
+pub mod control {
+    /// The device is complete: registers have their reset values.
+    pub const INIT: u64 = 0;
+    /// The mappings of an ITS are written to the guest's tables.
+    pub const SAVE_TABLES: u64 = 1;
+    /// The mappings of an ITS are read from the guest's tables.
+    pub const RESTORE_TABLES: u64 = 2;
+    /// The pending states of LPIs are written to the redistributors' pending tables.
+    pub const SAVE_PENDING_TABLES: u64 = 3;
+    /// An ITS is reset.
+    pub const RESET: u64 = 4;
+}
+
+/// A device of KVM's API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// `arm-vgic-v3`: distributor, redistributors and CPU interfaces.
+    Gic,
+    /// `arm-vgic-its`: one of the VM's ITSes.
+    Its(ItsId),
+}
+
+/// An attribute of a device: `struct kvm_device_attr` without its address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attribute {
+    /// The device.
+    pub device: Device,
+    /// The group, one of [`group`].
+    pub group: u32,
+    /// The attribute in the group.
+    pub attr: u64,
+}
+
+/// A VM's devices `arm-vgic-v3` and `arm-vgic-its`.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    config: Config,
+    vtr: Vtr,
+    layout: Layout,
+    state: VmState,
+}
+
+/// An attribute, decoded as far as its group.
+enum Place {
+    Address(u64),
+    IrqCount,
+    Control(u64),
+    Gicd(u64),
+    /// Redistributor of the vCPU at the index.
+    Gicr(usize, u64),
+    /// Register of the vCPU's CPU interface.
+    Interface(usize, u64),
+    /// Lines of the 32 interrupts of the bank, those of the vCPU in bank 0.
+    Lines(usize, usize),
+    Gits(usize, u64),
+}
+
+impl Devices {
+    /// Returns devices that have just been created, for the vCPUs, ITSes and quotas of `config`.
+    /// Its addresses and its number of SPIs do not count: the attributes give them. `vtr` is of the
+    /// CPUs that the vCPUs will run on.
+    #[must_use]
+    pub fn new(config: Config, vtr: Vtr) -> Self {
+        Self {
+            layout: Layout::new(config.its.len()),
+            state: VmState::after_reset(&config),
+            config,
+            vtr,
+        }
+    }
+
+    /// Returns the devices of a VM with a configuration and a state
+    /// ([`Vgic::save`](crate::Vgic::save)). `vtr` is of the CPUs that the vCPUs have run on.
+    #[must_use]
+    pub fn of(config: Config, vtr: Vtr, state: VmState) -> Self {
+        Self {
+            layout: Layout::of(&config),
+            config,
+            vtr,
+            state,
+        }
+    }
+
+    /// Returns the configuration for [`Vgic::new`](crate::Vgic::new) and the state for
+    /// [`Vgic::restore`](crate::Vgic::restore).
+    ///
+    /// # Errors
+    /// [`Errno::Nxio`] if the devices have not been initialised, or lack an address;
+    /// [`Errno::Inval`] if frames overlap, or the configuration is not valid.
+    pub fn finish(self) -> Result<(Config, VmState), Errno> {
+        let config = self.layout.configure(self.config)?;
+        Ok((config, self.state))
+    }
+
+    /// Powers a vCPU on or off, as `KVM_SET_MP_STATE` does. Without a call, vCPU 0 is on.
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] without the vCPU.
+    pub fn set_power(&mut self, vcpu: VcpuId, on: bool) -> Result<(), Errno> {
+        let vcpu = self.state.vcpus.get_mut(vcpu.index()).ok_or(Errno::Inval)?;
+        vcpu.is_on = on;
+        Ok(())
+    }
+
+    /// Returns whether a vCPU is powered on, as `KVM_GET_MP_STATE` does.
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] without the vCPU.
+    pub fn power(&self, vcpu: VcpuId) -> Result<bool, Errno> {
+        let vcpu = self.state.vcpus.get(vcpu.index()).ok_or(Errno::Inval)?;
+        Ok(vcpu.is_on)
+    }
+
+    /// Checks that there is an attribute: `KVM_HAS_DEVICE_ATTR`.
+    ///
+    /// # Errors
+    /// [`Errno::Nxio`] without the attribute, [`Errno::Inval`] for an offset that is not aligned.
+    pub fn has(&self, attribute: Attribute) -> Result<(), Errno> {
+        match self.place(attribute)? {
+            Place::Address(_) | Place::IrqCount | Place::Control(_) | Place::Lines(..) => Ok(()),
+            Place::Gicd(offset) => self.gicd(offset).map(|_| ()),
+            Place::Gicr(vcpu, offset) => self.gicr(vcpu, offset).map(|_| ()),
+            Place::Interface(vcpu, register) => self.interface(vcpu, register).map(|_| ()),
+            Place::Gits(its, offset) => self.gits(its, offset).map(|_| ()),
+        }
+    }
+
+    /// Reads an attribute: `KVM_GET_DEVICE_ATTR`. A value of 32 bits is zero above. `value` is an
+    /// input too for [`address::REDIST_REGION`]: the index.
+    ///
+    /// # Errors
+    /// Those of KVM: [`Errno::Nxio`] for what there is not, [`Errno::Inval`] for what cannot be,
+    /// [`Errno::Busy`] before [`control::INIT`], [`Errno::Noent`] for a region that there is not.
+    pub fn get(&self, attribute: Attribute, value: &mut u64) -> Result<(), Errno> {
+        let place = self.place(attribute)?;
+        self.is_ready_for(&place)?;
+        *value = match place {
+            Place::Address(attr) => self.layout.address(attribute.device, attr, *value)?,
+            Place::IrqCount => self.layout.irq_count(),
+            Place::Control(_) => return Err(Errno::Nxio),
+            Place::Gicd(offset) => self.gicd(offset)?.into(),
+            Place::Gicr(vcpu, offset) => self.gicr(vcpu, offset)?.into(),
+            Place::Interface(vcpu, register) => self.interface(vcpu, register)?,
+            Place::Lines(vcpu, bank) => self.lines(vcpu, bank).into(),
+            Place::Gits(its, offset) => self.gits(its, offset)?,
+        };
+        Ok(())
+    }
+
+    /// Writes an attribute, or does a command: `KVM_SET_DEVICE_ATTR`. `host` is for the commands,
+    /// which read and write guest memory.
+    ///
+    /// # Errors
+    /// Those of KVM, as for [`Devices::get`]; [`Errno::Exist`] for an address that is set, or a
+    /// collection that is mapped; [`Errno::TooBig`] for an address beyond 2^52; [`Errno::Busy`] for
+    /// a number of interrupts that is set, and for `GITS_CREADR` of an ITS that is enabled;
+    /// [`Errno::Fault`] for a table that is not in guest memory; [`Errno::NoMem`] beyond a quota.
+    /// The devices are as before.
+    pub fn set(&mut self, attribute: Attribute, value: u64, host: &impl Host) -> Result<(), Errno> {
+        let place = self.place(attribute)?;
+        self.is_ready_for(&place)?;
+        match place {
+            Place::Address(attr) => self.layout.set_address(attribute.device, attr, value),
+            Place::IrqCount => self.layout.set_irq_count(value),
+            Place::Control(attr) => self.control(attribute.device, attr, host),
+            Place::Gicd(offset) => self.set_gicd(offset, value as u32),
+            Place::Gicr(vcpu, offset) => self.set_gicr(vcpu, offset, value as u32),
+            Place::Interface(vcpu, register) => self.set_interface(vcpu, register, value),
+            Place::Lines(vcpu, bank) => {
+                self.set_lines(vcpu, bank, value as u32);
+                Ok(())
+            }
+            Place::Gits(its, offset) => self.set_gits(its, offset, value),
+        }
+    }
+
+    /// Decodes an attribute.
+    fn place(&self, attribute: Attribute) -> Result<Place, Errno> {
+        let Attribute {
+            device,
+            group,
+            attr,
+        } = attribute;
+        let of_gic = device == Device::Gic;
+        Ok(match group {
+            group::ADDR => match (of_gic, attr) {
+                (true, address::DIST | address::REDIST | address::REDIST_REGION)
+                | (false, address::ITS) => Place::Address(attr),
+                _ => return Err(Errno::Nxio),
+            },
+            group::CTRL => match (of_gic, attr) {
+                (_, control::INIT)
+                | (true, control::SAVE_PENDING_TABLES)
+                | (false, control::SAVE_TABLES | control::RESTORE_TABLES | control::RESET) => {
+                    Place::Control(attr)
+                }
+                _ => return Err(Errno::Nxio),
+            },
+            group::NR_IRQS if of_gic => Place::IrqCount,
+            group::DIST_REGS if of_gic => Place::Gicd(attr & 0xffff_ffff),
+            group::REDIST_REGS if of_gic => Place::Gicr(self.index(attr)?, attr & 0xffff_ffff),
+            group::CPU_SYSREGS if of_gic => Place::Interface(self.index(attr)?, attr & 0xffff),
+            group::LEVEL_INFO if of_gic => {
+                // The kind of information, 0 for lines, and the first INTID of 32.
+                if attr & 0xffff_fc1f != 0 {
+                    return Err(Errno::Inval);
+                }
+                Place::Lines(self.index(attr)?, (attr & 0x3ff) as usize / 32)
+            }
+            group::ITS_REGS => match device {
+                Device::Gic => return Err(Errno::Nxio),
+                Device::Its(its) => Place::Gits(usize::from(its.0), attr),
+            },
+            _ => return Err(Errno::Nxio),
+        })
+    }
+
+    /// Checks that registers are there.
+    fn is_ready_for(&self, place: &Place) -> Result<(), Errno> {
+        match *place {
+            Place::Gits(its, _) if !self.layout.has_its(its) => Err(Errno::Nxio),
+            Place::Gicd(_) | Place::Gicr(..) | Place::Interface(..) | Place::Lines(..)
+                if !self.layout.is_initialised() =>
+            {
+                Err(Errno::Busy)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the index of the vCPU whose packed affinity is in bits 63:32 of an attribute.
+    fn index(&self, attr: u64) -> Result<usize, Errno> {
+        let affinity = Affinity::from_packed((attr >> 32) as u32).mpidr();
+        let mut vcpus = self.state.vcpus.iter();
+        // The vCPUs of a cluster are often in order: the first look is at the place of Aff0.
+        let guess = (attr >> 32) as usize & 0xff;
+        if self
+            .vcpu(guess)
+            .is_ok_and(|vcpu| vcpu.affinity == Some(affinity))
+        {
+            return Ok(guess);
+        }
+        vcpus
+            .position(|vcpu| vcpu.affinity == Some(affinity))
+            .ok_or(Errno::Inval)
+    }
+
+    /// Returns the state of the vCPU at an index.
+    fn vcpu(&self, index: usize) -> Result<&VcpuState, Errno> {
+        self.state.vcpus.get(index).ok_or(Errno::Inval)
+    }
+
+    /// Returns the state of the vCPU at an index, to be changed.
+    fn vcpu_mut(&mut self, index: usize) -> Result<&mut VcpuState, Errno> {
+        self.state.vcpus.get_mut(index).ok_or(Errno::Inval)
+    }
+
+    /// Does a command.
+    fn control(&mut self, device: Device, attr: u64, host: &impl Host) -> Result<(), Errno> {
+        match (device, attr) {
+            (Device::Gic, control::INIT) => {
+                if self.layout.initialise() {
+                    self.config.spis = self.layout.spis();
+                    self.state = VmState::after_reset(&self.config);
+                }
+                Ok(())
+            }
+            (Device::Gic, _) => self.save_pending(host),
+            (Device::Its(_), control::INIT) => Ok(()),
+            (Device::Its(its), attr) => {
+                let its = usize::from(its.0);
+                if !self.layout.has_its(its) {
+                    return Err(Errno::Nxio);
+                }
+                match attr {
+                    control::SAVE_TABLES => self.save_tables(its, host),
+                    control::RESTORE_TABLES => self.restore_tables(its, host),
+                    _ => self.reset_its(its),
+                }
+            }
+        }
+    }
+}
+
+/// Replaces the half of a 64-bit register that an access of 32 bits writes.
+fn write_half(register: u64, offset: u64, value: u32) -> u64 {
+    if offset & 4 == 0 {
+        register & !0xffff_ffff | u64::from(value)
+    } else {
+        register & 0xffff_ffff | u64::from(value) << 32
+    }
+}
+
+/// Returns the half of a 64-bit register that an access of 32 bits reads.
+fn read_half(register: u64, offset: u64) -> u32 {
+    if offset & 4 == 0 {
+        register as u32
+    } else {
+        (register >> 32) as u32
+    }
+}

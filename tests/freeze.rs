@@ -1,0 +1,292 @@
+//! `Vgic::freeze`, `take_late`, `inject_late` and `thaw`: an interrupt that comes while a VM moves
+//! is in its state, or comes too late for it, and is never lost.
+
+mod common;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::its::Driver;
+use common::{GICD, Machine, affinity, vcpu};
+use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId};
+use vgic::state::{LateInterrupt, VmState, flags};
+use vgic::{ConfigError, Cpu, EntryError, InjectError, TeardownError};
+
+const LPIS: u32 = 64;
+
+/// Returns a VM with an edge-triggered and a level-sensitive SPI, a PPI, and LPIs.
+fn machine() -> Machine {
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    driver.mapd(9, 6);
+    for event in 0..u64::from(LPIS) {
+        driver.map(9, event, 8192 + event, event % 2);
+    }
+    machine.edge_spi(40, 1);
+    machine.set_spi(0, 0x100, 50);
+    machine.write(1, machine.gicr(1) + 0x1_0100, 1 << 20);
+    machine
+}
+
+fn freeze(machine: &Machine) -> VmState {
+    machine.put_all();
+    machine.vm.freeze(&machine.pin()).unwrap()
+}
+
+fn restore(machine: &Machine, state: &VmState) {
+    machine.put_all();
+    machine.vm.restore(&machine.pin(), state).unwrap();
+}
+
+fn save(machine: &Machine) -> VmState {
+    machine.put_all();
+    machine.vm.save(&machine.pin()).unwrap()
+}
+
+fn take_late(machine: &Machine, state: &VmState) -> Vec<LateInterrupt> {
+    machine.vm.take_late(&machine.pin(), state).unwrap()
+}
+
+/// Raises one interrupt of each kind.
+fn raise_each(machine: &Machine) {
+    machine.inject_spi(40);
+    machine.inject_msi(9, 3).unwrap();
+    let pin = machine.pin();
+    let ppi = IntId::ppi(20).unwrap();
+    machine.vm.inject_ppi(&pin, vcpu(1), ppi).unwrap();
+    let spi = IntId::spi(50).unwrap();
+    machine.vm.set_spi_line(&pin, spi, true).unwrap();
+}
+
+/// Serves all vCPUs, with the level lowered first, and returns what each took.
+fn serve(machine: &Machine) -> [Vec<u32>; 2] {
+    [0, 1].map(|n| {
+        let mut served = Vec::new();
+        machine.enter(n);
+        loop {
+            match machine.guest(n).read_iar1() {
+                1023 => break,
+                intid => {
+                    if intid == 50 {
+                        let spi = IntId::spi(50).unwrap();
+                        machine.vm.set_spi_line(&machine.pin(), spi, false).unwrap();
+                    }
+                    machine.guest(n).write_eoir1(intid);
+                    served.push(intid);
+                }
+            }
+            machine.bounce(n);
+        }
+        machine.exit(n);
+        served.sort_unstable();
+        served
+    })
+}
+
+#[test]
+fn a_raise_is_in_the_state_or_too_late() {
+    let before = machine();
+    raise_each(&before);
+    let state = freeze(&before);
+    assert_eq!(take_late(&before, &state), []);
+
+    let after = machine();
+    let idle = freeze(&after);
+    raise_each(&after);
+    let late = take_late(&after, &idle);
+    let latched = |intid, vcpu| LateInterrupt {
+        intid,
+        vcpu,
+        flags: flags::LATCH,
+    };
+    let level = LateInterrupt {
+        flags: flags::LINE,
+        ..latched(50, None)
+    };
+    assert_eq!(
+        late,
+        [
+            latched(40, None),
+            level,
+            latched(20, Some(1)),
+            latched(8195, None)
+        ]
+    );
+    assert_eq!(take_late(&after, &idle), [level], "latches are taken once");
+
+    // Either way the VM that goes on has the same interrupts.
+    let targets = [(&state, vec![]), (&idle, late)].map(|(state, late)| {
+        let target = Machine::new(2);
+        restore(&target, state);
+        for late in late {
+            target.vm.inject_late(&target.pin(), late).unwrap();
+        }
+        let saved = save(&target);
+        let served = serve(&target);
+        target.finish();
+        (saved, served)
+    });
+    assert_eq!(targets[0], targets[1]);
+    assert_eq!(targets[0].1, [vec![50], vec![20, 40, 8195]]);
+
+    for machine in [before, after] {
+        machine.vm.teardown(&machine.pin()).unwrap();
+    }
+}
+
+#[test]
+fn an_interrupt_raised_twice_comes_twice() {
+    let source = machine();
+    raise_each(&source);
+    let state = freeze(&source);
+    raise_each(&source);
+    let target = Machine::new(2);
+    restore(&target, &state);
+    assert_eq!(serve(&target), [vec![50], vec![20, 40, 8195]]);
+    let late = take_late(&source, &state);
+    assert!(late.iter().all(|late| late.flags == flags::LATCH));
+    for late in late {
+        target.vm.inject_late(&target.pin(), late).unwrap();
+    }
+    assert_eq!(serve(&target), [vec![], vec![20, 40, 8195]]);
+    target.finish();
+    source.vm.teardown(&source.pin()).unwrap();
+}
+
+#[test]
+fn a_thaw_keeps_what_was_pending_and_what_came() {
+    let machine = machine();
+    raise_each(&machine);
+    let state = freeze(&machine);
+    machine.inject_msi(9, 4).unwrap();
+    machine.vm.thaw(&machine.pin(), &state).unwrap();
+    assert_eq!(serve(&machine), [vec![50, 8196], vec![20, 40, 8195]]);
+    machine.finish();
+}
+
+#[test]
+fn a_falling_line_and_a_message_are_late_too() {
+    let source = machine();
+    let spi = IntId::spi(50).unwrap();
+    source.vm.set_spi_line(&source.pin(), spi, true).unwrap();
+    let state = freeze(&source);
+    source.vm.set_spi_line(&source.pin(), spi, false).unwrap();
+    source.write(0, GICD + 0x40, 51); // GICD_SETSPI_NSR
+    let late = take_late(&source, &state);
+    let of = |intid, flags| LateInterrupt {
+        intid,
+        vcpu: None,
+        flags,
+    };
+    assert_eq!(late, [of(50, 0), of(51, flags::MESSAGE)]);
+
+    let target = Machine::new(2);
+    restore(&target, &state);
+    for late in late {
+        target.vm.inject_late(&target.pin(), late).unwrap();
+    }
+    let saved = save(&target);
+    assert_eq!(saved.spis[18].interrupt.flags & flags::LINE, 0);
+    assert!(saved.spis[19].interrupt.has(flags::MESSAGE));
+    // And a message that has been taken back.
+    target.vm.inject_late(&target.pin(), of(51, 0)).unwrap();
+    let saved = save(&target);
+    assert!(!saved.spis[19].interrupt.has(flags::MESSAGE));
+    target.finish();
+    source.vm.teardown(&source.pin()).unwrap();
+}
+
+#[test]
+fn a_frozen_vm_is_thawed_or_taken_apart() {
+    let machine = machine();
+    let state = freeze(&machine);
+    let frozen = TeardownError::Frozen;
+    let (vm, pin) = (&machine.vm, machine.pin());
+    assert_eq!(vm.freeze(&pin), Err(frozen));
+    assert_eq!(vm.save(&pin), Err(frozen));
+    assert_eq!(vm.reset(&pin), Err(frozen));
+    assert_eq!(vm.restore(&pin, &state), Err(frozen.into()));
+    assert_eq!(
+        vm.enter(&machine.cpus[0].pin(), vcpu(0)),
+        Err(EntryError::TornDown)
+    );
+    assert_eq!(vm.add_vcpu(&pin, affinity(9)), Err(ConfigError::TornDown));
+
+    vm.thaw(&pin, &state).unwrap();
+    let thawed = TeardownError::NotFrozen;
+    assert_eq!(vm.thaw(&pin, &state), Err(thawed));
+    assert_eq!(vm.take_late(&pin, &state), Err(thawed));
+    assert_eq!(vm.save(&pin), Ok(state));
+
+    vm.freeze(&pin).unwrap();
+    assert_eq!(vm.teardown(&pin).unwrap().references, 0);
+    assert_eq!(vm.teardown(&pin), Err(TeardownError::TornDown));
+    drop(pin);
+}
+
+#[test]
+fn a_late_interrupt_that_cannot_be_is_refused() {
+    let machine = machine();
+    let of = |intid, vcpu| LateInterrupt {
+        intid,
+        vcpu,
+        flags: flags::LATCH,
+    };
+    let inject = |late| machine.vm.inject_late(&machine.pin(), late);
+    let unknown = Err(InjectError::UnknownInterrupt);
+    for intid in [1020, 5000, u32::MAX] {
+        assert_eq!(inject(of(intid, None)), unknown, "{intid}");
+        assert_eq!(inject(of(intid, Some(0))), unknown, "{intid}");
+    }
+    assert_eq!(inject(of(20, None)), unknown);
+    assert_eq!(inject(of(40, Some(0))), unknown);
+    assert_eq!(inject(of(8192, Some(0))), unknown);
+    assert_eq!(inject(of(20, Some(2))), Err(InjectError::UnknownVcpu));
+    assert_eq!(inject(of(9000, None)), Ok(()), "unmapped since");
+    machine.finish();
+}
+
+/// Raises each LPI once, from another thread, while the VM is frozen.
+#[test]
+fn each_raise_of_another_cpu_counts_once() {
+    let (mut before, mut after) = (0, 0);
+    for round in 0..200 {
+        let source = machine();
+        source.put_all();
+        let begun = AtomicBool::new(false);
+        let (vm, domain) = (&source.vm, &source.domain);
+        let state = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let local = domain.register(CpuId(77)).unwrap();
+                let cpu = Cpu::new(local, SoftwareInterface::default());
+                for event in 0..LPIS {
+                    let (device, event) = (DeviceId(9), EventId(event));
+                    let raised = vm.inject_msi(&cpu.pin(), ItsId(0), device, event);
+                    raised.unwrap();
+                    // Relaxed: only a start signal.
+                    begun.store(true, Relaxed);
+                    // Some raises come before the freeze has reached the LPI, and some after.
+                    for _ in 0..round * 20 {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+            // Relaxed: only a start signal.
+            while !begun.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+            vm.freeze(&source.pin()).unwrap()
+        });
+        let late = take_late(&source, &state);
+        for lpi in &state.lpis {
+            let is_late = late.iter().any(|late| late.intid == lpi.intid);
+            let is_saved = lpi.interrupt.has(flags::LATCH);
+            assert_ne!(is_late, is_saved, "LPI {}", lpi.intid);
+            before += u32::from(is_saved);
+            after += u32::from(is_late);
+        }
+        source.vm.teardown(&source.pin()).unwrap();
+    }
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
+}
