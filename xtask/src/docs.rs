@@ -49,6 +49,24 @@ pub fn write(file: &str, tables: &[Table]) -> Result<()> {
     Ok(())
 }
 
+/// Returns the text of a table in a file of the checkout. It is empty if the file has no place for
+/// the table.
+///
+/// # Errors
+///
+/// The file does not exist.
+pub fn read(file: &str, name: &str) -> Result<String> {
+    let path = project::root().join(file);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
+    Ok(found(&text, name).unwrap_or_default().to_owned())
+}
+
+/// Finds a table in a text.
+fn found<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&begin(name))?;
+    Some(rest.split_once(END)?.0.trim())
+}
+
 /// Replaces a table in a text; returns `None` if the text has no place for it.
 fn replaced(text: &str, name: &str, table: &str) -> Option<String> {
     let begin = begin(name);
@@ -98,11 +116,13 @@ mod tests {
         let text = place(MODELS, "one\n") + &place(MUTANTS, "");
         let new = replaced(&text, MUTANTS, "two").unwrap();
         assert_eq!(new, place(MODELS, "one\n") + &place(MUTANTS, "\ntwo\n\n"));
+        assert_eq!(found(&new, MUTANTS), Some("two"));
     }
 
     #[test]
     fn a_text_without_the_marks_has_no_place() {
         assert_eq!(replaced("a\n", MODELS, "x"), None);
+        assert_eq!(found("a\n", MODELS), None);
         assert_eq!(replaced(&begin(MODELS), MODELS, "x"), None);
         assert_eq!(replaced(&place(MUTANTS, ""), MODELS, "x"), None);
     }

@@ -9,6 +9,7 @@
 //! * `isolation` has one guest attack while another measures its interrupts.
 //! * `cloud` runs several VMs with Linux side by side, and kills one again and again.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
+//! * `migrate` moves a guest between machines, with Linux KVM or the hypervisor.
 //! * `bench` runs the benchmarks.
 //! * `perf` measures, and holds the figures against their targets.
 //!
@@ -32,7 +33,9 @@ mod example;
 mod fuzz;
 pub mod instructions;
 mod isolation;
+pub mod kvm;
 pub mod loom;
+mod migrate;
 mod miri;
 mod names;
 mod order;

@@ -1,13 +1,16 @@
 //! `cargo xtask conformance`: the guest that tests the interrupt controller from inside, under the
-//! hypervisor and on QEMU's own GIC, and the outcomes of both side by side.
+//! hypervisor, on QEMU's own GIC and under Linux KVM, and the outcomes side by side.
 
 mod el2_time;
 mod report;
+mod table;
 mod tap;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command as Program;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +24,8 @@ use crate::boot::run::{self, Run};
 use crate::boot::{BootOptions, Kernel, dry_run, part};
 use crate::cli::{Options, defaulted, flag, option};
 use crate::isolation::seed_by_the_clock;
-use crate::provision::qemu::{self, Qemu};
+use crate::kvm::Host;
+use crate::provision::qemu::{self, Board, Qemu};
 use crate::provision::toolchain;
 use crate::{console, names, parallel, project};
 use report::{OnMachine, Report};
@@ -60,15 +64,16 @@ Every case names the register or section of IHI 0069 that it tests. The same
 program runs under hyp and on the GIC that QEMU emulates, and once more under
 hyp with an instruction a nanosecond, where no stay at EL2 may be longer than
 its bound. The outcome goes to target/reports/conformance.json; if nothing
-fails, the table of docs/conformance.md is written anew. The exit status is 0
-only if every case passes under hyp, and those that fail on QEMU's GIC are known
-to, with the reason.
+fails, the tables of docs/conformance.md are written anew. The exit status is 0
+only if every case passes under hyp, and those that fail on another GIC are
+known to, with the reason.
 
 Examples:
   cargo xtask conformance                    all cases, 4 vCPUs, both GICs
   cargo xtask conformance --filter its.      the cases whose name or rule
                                              contains `its.`
   cargo xtask conformance --vcpus 8 --bare   on QEMU's own GIC only
+  cargo xtask conformance --kvm              all cases under Linux KVM
   cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --vcpus 1024 --cpus 4 --filter sgi.
                                              1,024 vCPUs that share CPUs
@@ -103,6 +108,8 @@ pub(crate) struct ConformanceOptions {
     pub(crate) saved: bool,
     /// The seed of those moments; without it, one by the clock.
     pub(crate) seed: Option<u32>,
+    /// True if the cases run only under the KVM of a Linux kernel.
+    pub(crate) kvm: bool,
     /// True if the cases and their rules are listed, and none is run.
     pub(crate) list: bool,
 }
@@ -153,6 +160,11 @@ impl Options for ConformanceOptions {
             )
             .requires("saved")
             .value_parser(value_parser!(u32)),
+            flag(
+                "kvm",
+                "Only under the KVM of a Linux kernel, on as many vCPUs as on QEMU's own GIC",
+            )
+            .conflicts_with_all(["hyp", "bare", "counted", "cpus"]),
             flag("list", "Name the cases and their rules, and run none"),
         ])
     }
@@ -168,6 +180,7 @@ impl Options for ConformanceOptions {
             counted: matches.get_flag("counted"),
             saved: matches.get_flag("saved"),
             seed: matches.remove_one("seed"),
+            kvm: matches.get_flag("kvm"),
             list: matches.get_flag("list"),
         }
     }
@@ -204,6 +217,8 @@ enum Place {
     Counted,
     /// Under the hypervisor, which saves and restores the interrupt controller.
     Saved,
+    /// Under the KVM of a Linux kernel.
+    Kvm,
 }
 
 impl Serialize for Place {
@@ -215,7 +230,7 @@ impl Serialize for Place {
 impl Place {
     /// Tells whether the hypervisor runs there.
     const fn has_hypervisor(self) -> bool {
-        !matches!(self, Self::Qemu)
+        matches!(self, Self::Hyp | Self::Counted)
     }
 
     /// Returns its name in reports and of its log.
@@ -225,6 +240,7 @@ impl Place {
             Self::Qemu => "qemu",
             Self::Counted => "counted",
             Self::Saved => "saved",
+            Self::Kvm => "kvm",
         }
     }
 }
@@ -236,6 +252,7 @@ impl fmt::Display for Place {
             Self::Qemu => "on QEMU's own GIC",
             Self::Counted => "under hyp, counted",
             Self::Saved => "under hyp, saved and restored",
+            Self::Kvm => "under Linux KVM",
         })
     }
 }
@@ -250,12 +267,16 @@ pub(crate) struct Counts {
 
 /// Runs the cases or lists them, and tells whether all of them conform.
 ///
-/// A full run in which nothing fails also writes its table into `docs/conformance.md`.
+/// A full run in which nothing fails also writes its columns into `docs/conformance.md`.
 pub(crate) fn conformance(options: &ConformanceOptions) -> Result<bool> {
     let (counts, report) = run_or_list(options, &project::reports())?;
+    let full = ConformanceOptions {
+        kvm: options.kvm,
+        ..ConformanceOptions::default()
+    };
     if let Some(report) = report
         && report.passed
-        && *options == ConformanceOptions::default()
+        && *options == full
     {
         report.publish()?;
     }
@@ -287,6 +308,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
         program: build(scratch.path())?,
         scratch: scratch.path(),
         reports,
+        linux: OnceCell::new(),
     };
     let path = project::begin_report(reports, "conformance.json")?;
 
@@ -322,10 +344,11 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
             &[Place::Hyp]
         }
         ConformanceOptions { counted: true, .. } => &[Place::Counted],
+        ConformanceOptions { kvm: true, .. } => &[Place::Kvm],
         _ => &[Place::Hyp, Place::Qemu, Place::Counted],
     };
     let runs: Result<Vec<_>> = places.iter().map(|place| bench.run(*place)).collect();
-    let report = Report::new(bench.qemu.version, runs?);
+    let report = Report::new(bench.qemu.version, bench.linux.into_inner(), runs?);
 
     report.write(&path)?;
     report.print();
@@ -334,7 +357,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
 }
 
 /// Builds the guest, and returns the path of its image, which lies in `scratch`.
-fn build(scratch: &Path) -> Result<PathBuf> {
+pub(crate) fn build(scratch: &Path) -> Result<PathBuf> {
     console::step("Building the guest");
     let mut cargo = toolchain::bare_metal()?.cargo("build");
     cargo.args(["--release", "--package", "conformance"]);
@@ -352,23 +375,37 @@ struct Bench<'a> {
     program: PathBuf,
     scratch: &'a Path,
     reports: &'a Path,
+    /// The version of the Linux whose KVM has run the cases.
+    linux: OnceCell<String>,
 }
 
 impl Bench<'_> {
     /// Runs the guest, and reads its console.
     fn run(&self, place: Place) -> Result<OnMachine> {
-        let counted = place == Place::Counted;
         let vcpus = match place {
             Place::Hyp | Place::Saved => self.options.vcpus,
-            Place::Qemu => self.options.vcpus.min(ORACLE_CPUS),
+            Place::Qemu | Place::Kvm => self.options.vcpus.min(ORACLE_CPUS),
             Place::Counted => self.options.vcpus.min(COUNTED_CPUS),
         };
         let cpus = (self.options.cpus).filter(|_| matches!(place, Place::Hyp | Place::Saved));
-        let mut words = Vec::new();
-        words.push(match cpus {
+        if !self.options.list {
+            let of = cpus.map_or(String::new(), |cpus| format!(" of {cpus} CPUs"));
+            console::step(format!("Running the cases {place}, {vcpus} vCPUs{of}"));
+        }
+
+        match place {
+            Place::Kvm => self.run_under_kvm(vcpus),
+            _ => self.run_on_board(place, vcpus, cpus),
+        }
+    }
+
+    /// Runs the guest on QEMU's board, with the hypervisor or without it.
+    fn run_on_board(&self, place: Place, vcpus: u16, cpus: Option<u16>) -> Result<OnMachine> {
+        let counted = place == Place::Counted;
+        let mut words = vec![match cpus {
             Some(_) => MANY_EVENTS.to_owned(),
             None => SECOND_ITS.to_owned(),
-        });
+        }];
         if place == Place::Saved {
             let seed = self.options.seed.unwrap_or_else(seed_by_the_clock);
             console::step(format!("Seed {seed}"));
@@ -378,12 +415,7 @@ impl Bench<'_> {
             // A CPU's time includes the turns that the others have meanwhile.
             words.push("alone".to_owned());
         }
-        if self.options.list {
-            words.push("list".to_owned());
-        }
-        if let Some(filter) = &self.options.filter {
-            words.push(format!("filter={filter}"));
-        }
+        words.extend(self.words());
 
         let options = BootOptions {
             vcpus,
@@ -406,7 +438,7 @@ impl Bench<'_> {
         };
         let guest: Guest = guest::prepare(&options, self.scratch)?;
         let hypervisor = match place {
-            Place::Qemu => None,
+            Place::Qemu | Place::Kvm => None,
             Place::Hyp | Place::Saved => Some(hypervisor::build(self.scratch)?),
             Place::Counted => Some(hypervisor::build_with_el2_time(self.scratch)?),
         };
@@ -417,15 +449,85 @@ impl Bench<'_> {
         let mut command =
             machine::command(&self.qemu, &options, &guest, hypervisor.as_deref(), wiring)?;
 
-        if !self.options.list {
-            let of = cpus.map_or(String::new(), |cpus| format!(" of {cpus} CPUs"));
-            console::step(format!("Running the cases {place}, {vcpus} vCPUs{of}"));
-        }
-        let mut watcher = Watcher::new(place == Place::Qemu, self.options.list);
+        let mut watcher = Watcher::new(place, self.options.list);
         let Run { ended, wall, lines } =
             run::observed(&mut command, &log, LIMIT, |bytes| watcher.see(bytes))?;
         let lines = part::named_lines(lines);
         let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
         Ok(OnMachine::read(place, vcpus, ended, wall, &texts))
+    }
+
+    /// Runs the guest under Linux KVM. A case that takes the guest or the machine down is lost, and
+    /// another run goes on behind it.
+    fn run_under_kvm(&self, vcpus: u16) -> Result<OnMachine> {
+        let host = Host::new(&self.program, self.scratch)?;
+        self.linux.get_or_init(|| host.kernel.version.clone());
+        let mut watcher = Watcher::new(Place::Kvm, false);
+        let (mut texts, mut wall) = (Vec::<String>::new(), Duration::ZERO);
+        let mut run = 0;
+        loop {
+            let known = tap::count(&texts);
+            let mut words = self.words();
+            if run > 0 {
+                words.push(format!("lost={}", known + 1));
+            }
+            let mut command = self.linux_machine(&host, vcpus, &words)?;
+            let log = self.reports.join(format!("conformance-kvm-{run}.log"));
+            let Run {
+                ended,
+                wall: took,
+                lines,
+            } = run::observed(&mut command, &log, LIMIT, |bytes| watcher.see(bytes))?;
+            wall += took;
+
+            let lines: Vec<_> = lines.into_iter().map(|line| line.text).collect();
+            let last = tap::ended(&lines);
+            texts.extend(
+                lines
+                    .into_iter()
+                    .filter(|line| last || !tap::is_bail_out(line)),
+            );
+            if last || tap::count(&texts) == known {
+                let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+                return Ok(OnMachine::read(Place::Kvm, vcpus, ended, wall, &texts));
+            }
+            console::detail(format!("a case is lost, the log is {}", log.display()));
+            run += 1;
+        }
+    }
+
+    /// Returns the command line of a machine whose Linux runs the guest.
+    fn linux_machine(&self, host: &Host, vcpus: u16, words: &[String]) -> Result<Program> {
+        let one_thread = usize::from(vcpus) > CPUS_PER_HOST_CPU * parallel::cpus();
+        let mut command = self.qemu.board(&Board {
+            options: "virtualization=on",
+            cpu: &self.options.cpu,
+            cpus: vcpus,
+        })?;
+        command
+            .args([
+                "-accel",
+                if one_thread {
+                    "tcg,thread=single"
+                } else {
+                    "tcg,thread=multi"
+                },
+            ])
+            .args(["-m", &format!("{MEMORY}M")])
+            .args(["-serial", "stdio", "-monitor", "none"]);
+        host.boot(
+            &mut command,
+            &format!("conformance {vcpus} {}", words.join(" ")),
+        );
+        Ok(command)
+    }
+
+    /// Returns the words of the guest's command line that the options ask for.
+    fn words(&self) -> Vec<String> {
+        let list = self.options.list.then(|| "list".to_owned());
+        let filter = self.options.filter.as_ref();
+        list.into_iter()
+            .chain(filter.map(|filter| format!("filter={filter}")))
+            .collect()
     }
 }

@@ -1,8 +1,6 @@
-//! The outcome on both GICs: `conformance.json`, a summary on the terminal, and the table in
-//! `docs/conformance.md`.
+//! The outcome on all GICs: `conformance.json`, and a summary on the terminal.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -13,8 +11,8 @@ use serde_core::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::el2_time::{BOUND, El2Time};
-use super::tap::{Case, Outcome, Transcript};
-use super::{Counts, Place};
+use super::tap::{Case, Deviations, Outcome, Transcript};
+use super::{Counts, Place, table};
 use crate::boot::counters::{self, Counters, Reported};
 use crate::boot::run::Ended;
 use crate::{console, docs};
@@ -68,7 +66,9 @@ impl OnMachine {
         let says_all = ended.says_all();
         faults.extend(transcript.bail_out);
         let (planned, found) = (transcript.planned, transcript.cases.len());
-        if planned != found && !says_all {
+        if planned == 0 && !says_all {
+            faults.push("the guest began no case".to_owned());
+        } else if planned != found && !says_all {
             faults.push(format!("{found} of {planned} cases ended"));
         }
 
@@ -127,8 +127,10 @@ impl OnMachine {
     pub(super) fn print_list(&self) {
         for case in &self.cases {
             console::say(&format!("{:44} {}", case.name, case.rule));
-            if let Some(reason) = &case.deviation {
-                console::say(&format!("{:44} (QEMU's own GIC: {reason})", ""));
+            for place in [Place::Qemu, Place::Kvm] {
+                if let Some(reason) = case.deviations.at(place) {
+                    console::say(&format!("{:44} (fails {place}: {reason})", ""));
+                }
             }
         }
         console::say(&format!("{} cases", self.cases.len()));
@@ -171,11 +173,10 @@ fn account(counters: &Counters) -> Vec<String> {
 /// A case, with its outcome on each machine that it ran on.
 #[derive(Debug)]
 pub(super) struct Row {
-    name: String,
-    rule: String,
-    outcomes: BTreeMap<Place, Outcome>,
-    /// The reason for which QEMU's own GIC is known to fail.
-    deviation: Option<String>,
+    pub(super) name: String,
+    pub(super) rule: String,
+    pub(super) outcomes: BTreeMap<Place, Outcome>,
+    pub(super) deviations: Deviations,
 }
 
 impl Serialize for Row {
@@ -186,21 +187,22 @@ impl Serialize for Row {
         for (place, outcome) in &self.outcomes {
             object.serialize_entry(place.name(), outcome)?;
         }
-        object.serialize_entry("deviation", &self.deviation)?;
+        object.serialize_entry("unlike_qemu", &self.deviations.qemu)?;
+        object.serialize_entry("unlike_kvm", &self.deviations.kvm)?;
         object.end()
     }
 }
 
 impl Row {
     /// Returns the name of the case's group: the part before the first point.
-    fn group(&self) -> &str {
+    pub(super) fn group(&self) -> &str {
         self.name.split('.').next().unwrap_or_default()
     }
 
     /// Tells whether it failed without an excuse.
     fn failed(&self) -> bool {
         self.outcomes.iter().any(|(place, outcome)| {
-            let excused = !place.has_hypervisor() && self.deviation.is_some();
+            let excused = self.deviations.at(*place).is_some();
             matches!(outcome, Outcome::Fail(_)) && !excused
         })
     }
@@ -211,7 +213,9 @@ impl Row {
 pub(super) struct Report {
     pub(super) passed: bool,
     /// QEMU's version.
-    qemu: String,
+    pub(super) qemu: String,
+    /// The version of the Linux whose KVM ran the cases, if one did.
+    pub(super) linux: Option<String>,
     runs: Vec<OnMachine>,
     pub(super) cases: Vec<Row>,
 }
@@ -219,13 +223,14 @@ pub(super) struct Report {
 object!(Report {
     passed,
     qemu,
+    linux,
     runs,
     cases,
 });
 
 impl Report {
     /// Puts the runs side by side.
-    pub(super) fn new(qemu_version: String, runs: Vec<OnMachine>) -> Self {
+    pub(super) fn new(qemu: String, linux: Option<String>, runs: Vec<OnMachine>) -> Self {
         let mut cases: Vec<Row> = Vec::new();
         for run in &runs {
             for case in &run.cases {
@@ -235,7 +240,7 @@ impl Report {
                         name: case.name.clone(),
                         rule: case.rule.clone(),
                         outcomes: BTreeMap::new(),
-                        deviation: case.deviation.clone(),
+                        deviations: case.deviations.clone(),
                     });
                     cases.len() - 1
                 });
@@ -245,7 +250,8 @@ impl Report {
         }
         Self {
             passed: runs.iter().all(OnMachine::is_complete) && !cases.iter().any(Row::failed),
-            qemu: qemu_version,
+            qemu,
+            linux,
             runs,
             cases,
         }
@@ -303,8 +309,8 @@ impl Report {
         for row in &self.cases {
             for (place, outcome) in &row.outcomes {
                 let name = &row.name;
-                match (outcome, &row.deviation) {
-                    (Outcome::Fail(_), Some(reason)) if !place.has_hypervisor() => {
+                match (outcome, row.deviations.at(*place)) {
+                    (Outcome::Fail(_), Some(reason)) => {
                         console::detail(format!("{name} fails {place}: {reason}"));
                     }
                     (Outcome::Fail(reason), _) => {
@@ -335,68 +341,25 @@ impl Report {
         });
     }
 
-    /// Writes the table of case groups into `docs/conformance.md`.
+    /// Tells whether the cases ran on this machine.
+    pub(super) fn has_run(&self, place: Place) -> bool {
+        self.runs.iter().any(|run| run.place == place)
+    }
+
+    /// Writes the tables of `docs/conformance.md`.
     pub(super) fn publish(&self) -> Result<()> {
+        const PAGE: &str = "docs/conformance.md";
+        const GROUPS: &str = "cargo xtask conformance";
+        const DEVIATIONS: &str = "cargo xtask conformance: deviations";
+        let last = docs::read(PAGE, GROUPS)?;
         docs::write(
-            "docs/conformance.md",
-            &[("cargo xtask conformance", self.table())],
+            PAGE,
+            &[
+                (GROUPS, table::groups(self, &last)),
+                (DEVIATIONS, table::deviations(self)),
+            ],
         )
     }
-
-    /// Formats a table of the case groups in Markdown: their outcomes under hyp and on QEMU's own
-    /// GIC.
-    fn table(&self) -> String {
-        let mut groups = Vec::new();
-        for group in self.cases.iter().map(Row::group) {
-            if !groups.contains(&group) {
-                groups.push(group);
-            }
-        }
-
-        let mut text = format!(
-            "| group | cases | under hyp | on the GIC of QEMU {} |\n|---|--:|---|---|\n",
-            self.qemu
-        );
-        let mut row = |name: &str, cases: &[&Row]| {
-            let _ = writeln!(
-                text,
-                "| {name} | {} | {} | {} |",
-                cases.len(),
-                outcomes(cases, Place::Hyp),
-                outcomes(cases, Place::Qemu)
-            );
-        };
-        for group in groups {
-            let cases = self.cases.iter().filter(|row| row.group() == group);
-            row(&format!("`{group}`"), &cases.collect::<Vec<_>>());
-        }
-        row("all", &self.cases.iter().collect::<Vec<_>>());
-        text
-    }
-}
-
-/// Describes the outcomes of cases at a place: `12 passed, 1 failed`.
-fn outcomes(cases: &[&Row], place: Place) -> String {
-    let count = |is: fn(&Outcome) -> bool| {
-        let outcomes = cases.iter().filter_map(|row| row.outcomes.get(&place));
-        outcomes.filter(|outcome| is(outcome)).count()
-    };
-    let counts = [
-        (count(|outcome| *outcome == Outcome::Pass), "passed"),
-        (
-            count(|outcome| matches!(outcome, Outcome::Fail(_))),
-            "failed",
-        ),
-        (
-            count(|outcome| matches!(outcome, Outcome::Skip(_))),
-            "skipped",
-        ),
-    ];
-    let counts = counts.iter().filter(|(count, _)| *count > 0);
-    let texts: Vec<_> = counts
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    texts.join(", ")
 }
 
 #[cfg(test)]
@@ -415,7 +378,7 @@ mod tests {
 
     fn passed(hyp: &[&str], qemu: &[&str]) -> bool {
         let runs = vec![run(Place::Hyp, hyp), run(Place::Qemu, qemu)];
-        Report::new(String::new(), runs).passed
+        Report::new(String::new(), None, runs).passed
     }
 
     #[test]
@@ -459,42 +422,17 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_group() {
-        let hyp = [
-            "1..3",
-            "ok 1 - sgi.all [R]",
-            "ok 2 - its.a [R]",
-            "ok 3 - its.b [R]",
-        ];
-        let qemu = [
-            "1..3",
-            "ok 1 - sgi.all [R] # SKIP one CPU",
-            "ok 2 - its.a [R]",
-            "not ok 3 - its.b [R] {QEMU: why}",
-        ];
-        let runs = vec![run(Place::Hyp, &hyp), run(Place::Qemu, &qemu)];
-        let table = Report::new("10.0".to_owned(), runs).table();
-        let rows: Vec<_> = table.lines().skip(2).collect();
-        assert_eq!(
-            rows,
-            [
-                "| `sgi` | 1 | 1 passed | 1 skipped |",
-                "| `its` | 2 | 2 passed | 1 passed, 1 failed |",
-                "| all | 3 | 3 passed | 1 passed, 1 failed, 1 skipped |",
-            ]
-        );
-    }
-
-    #[test]
     fn a_case_is_written_with_its_outcome_by_place() {
         let runs = vec![run(
             Place::Hyp,
             &["1..1", "not ok 1 - a.b [R]", "  # it is 0"],
         )];
-        let report = Report::new(String::new(), runs);
+        let report = Report::new(String::new(), None, runs);
         let json = serde_json::to_string(&report.cases).unwrap();
         let outcome = r#"{"outcome":"fail","reason":"it is 0"}"#;
-        let expected = format!(r#"[{{"name":"a.b","rule":"R","hyp":{outcome},"deviation":null}}]"#);
+        let expected = format!(
+            r#"[{{"name":"a.b","rule":"R","hyp":{outcome},"unlike_qemu":null,"unlike_kvm":null}}]"#
+        );
         assert_eq!(json, expected);
     }
 }

@@ -3,6 +3,7 @@
 use serde_core::ser::SerializeMap as _;
 use serde_core::{Serialize, Serializer};
 
+use super::Place;
 use crate::boot::part;
 use crate::console;
 
@@ -36,6 +37,26 @@ impl Serialize for Outcome {
     }
 }
 
+/// The reasons for which other GICs are known to fail a case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Deviations {
+    /// That of QEMU's own GIC.
+    pub(super) qemu: Option<String>,
+    /// That of Linux KVM's.
+    pub(super) kvm: Option<String>,
+}
+
+impl Deviations {
+    /// Returns the reason for which the GIC of this place is known to fail.
+    pub(super) fn at(&self, place: Place) -> Option<&str> {
+        match place {
+            Place::Hyp | Place::Counted | Place::Saved => None,
+            Place::Qemu => self.qemu.as_deref(),
+            Place::Kvm => self.kvm.as_deref(),
+        }
+    }
+}
+
 /// A case, as one run of the guest printed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Case {
@@ -43,8 +64,7 @@ pub(super) struct Case {
     pub(super) name: String,
     /// The register or section of IHI 0069.
     pub(super) rule: String,
-    /// The reason for which QEMU's own GIC is known to fail.
-    pub(super) deviation: Option<String>,
+    pub(super) deviations: Deviations,
     pub(super) outcome: Outcome,
 }
 
@@ -65,7 +85,7 @@ impl Transcript {
         for line in lines {
             if let Some(planned) = line.strip_prefix("1..") {
                 transcript.planned = planned.parse().unwrap_or(0);
-            } else if let Some(reason) = line.strip_prefix("Bail out! ") {
+            } else if let Some(reason) = line.strip_prefix(BAIL_OUT) {
                 transcript.bail_out = Some(reason.to_owned());
             } else if let Some(case) = case(line) {
                 transcript.cases.push(case);
@@ -85,7 +105,28 @@ impl Transcript {
     }
 }
 
-/// Reads a line `ok 3 - name [rule] {QEMU: deviation} # SKIP reason`.
+/// The beginning of the line by which the guest gives up.
+const BAIL_OUT: &str = "Bail out! ";
+
+/// The beginning of the guest's last line.
+const LAST: &str = "# passed ";
+
+/// Counts the cases whose outcomes are among these lines.
+pub(super) fn count(lines: &[String]) -> usize {
+    lines.iter().filter(|line| case(line).is_some()).count()
+}
+
+/// Tells whether the guest came to its end.
+pub(super) fn ended(lines: &[String]) -> bool {
+    lines.iter().any(|line| line.starts_with(LAST))
+}
+
+/// Tells whether the guest gives up by this line.
+pub(super) fn is_bail_out(line: &str) -> bool {
+    line.starts_with(BAIL_OUT)
+}
+
+/// Reads a line `ok 3 - name [rule] {QEMU: deviation} {KVM: deviation} # SKIP reason`.
 fn case(line: &str) -> Option<Case> {
     let (passed, rest) = match line.strip_prefix("not ok ") {
         Some(rest) => (false, rest),
@@ -94,15 +135,18 @@ fn case(line: &str) -> Option<Case> {
     let (_, rest) = rest.split_once(" - ")?;
     let (name, rest) = rest.split_once(" [")?;
     let (rule, rest) = rest.split_once(']')?;
-    let deviation = rest
-        .split_once("{QEMU: ")
-        .and_then(|(_, rest)| rest.split_once('}'))
-        .map(|(reason, _)| reason.to_owned());
+    let deviation = |begin| {
+        let (_, rest) = rest.split_once(begin)?;
+        Some(rest.split_once('}')?.0.to_owned())
+    };
     let skipped = rest.split_once("# SKIP ").map(|(_, reason)| reason.trim());
     Some(Case {
         name: name.to_owned(),
         rule: rule.to_owned(),
-        deviation,
+        deviations: Deviations {
+            qemu: deviation("{QEMU: "),
+            kvm: deviation("{KVM: "),
+        },
         outcome: match skipped {
             Some(reason) => Outcome::Skip(reason.to_owned()),
             None if passed => Outcome::Pass,
@@ -116,8 +160,8 @@ pub(super) struct Watcher {
     /// The beginning of a line.
     partial: Vec<u8>,
     count: u32,
-    /// True if known failures of QEMU's own GIC are left out.
-    bare: bool,
+    /// The machine, whose known failures are left out.
+    place: Place,
     /// True if the lines that follow belong to a failure that is shown.
     shown: bool,
     /// True if nothing is shown.
@@ -126,11 +170,11 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Begins to watch a run.
-    pub(super) fn new(bare: bool, silent: bool) -> Self {
+    pub(super) fn new(place: Place, silent: bool) -> Self {
         Self {
             partial: Vec::new(),
             count: 0,
-            bare,
+            place,
             shown: false,
             silent,
         }
@@ -156,7 +200,7 @@ impl Watcher {
         }
         if let Some(case) = case(line) {
             self.count += 1;
-            let excused = self.bare && case.deviation.is_some();
+            let excused = case.deviations.at(self.place).is_some();
             self.shown = matches!(case.outcome, Outcome::Fail(_)) && !excused;
             if self.shown {
                 console::detail(console::bad(line));
@@ -181,7 +225,7 @@ mod tests {
             "TAP version 14",
             "1..4",
             "ok 1 - a.b [GICD_X] # time=3us",
-            "not ok 2 - c [5.3] {QEMU: it forgets} # time=9us",
+            "not ok 2 - c [5.3] {QEMU: it forgets} {KVM: it waits} # time=9us",
             "  # the pending state: 0x0, not 0x1",
             "  # src/cases/c.rs:9",
             "ok 3 - d [ICC_Y] # SKIP needs more CPUs",
@@ -199,7 +243,10 @@ mod tests {
                 &Outcome::Skip("needs more CPUs".to_owned())
             ]
         );
-        assert_eq!(transcript.cases[1].deviation.as_deref(), Some("it forgets"));
+        let deviations = &transcript.cases[1].deviations;
+        assert_eq!(deviations.at(Place::Qemu), Some("it forgets"));
+        assert_eq!(deviations.at(Place::Kvm), Some("it waits"));
+        assert_eq!(deviations.at(Place::Hyp), None);
         assert_eq!(transcript.cases[2].rule, "ICC_Y");
     }
 }

@@ -1,36 +1,87 @@
-//! A client of /dev/kvm that runs the measured guest, as the first process of an arm64 Linux.
+//! A client of /dev/kvm that runs bare-metal guests, as the first process of an arm64 Linux.
 //!
-//! The VM is like the guest's machine under `hyp`: RAM, distributor, redistributors and ITS at the
-//! same addresses, the console, two vCPUs that run, each pinned to a CPU, and one vCPU that never
-//! runs. A second VM has two vCPUs, both pinned to one CPU. Two things differ. A guest without a
-//! device tree has no device that sends MSIs: the client sends them when the guest asks. And
-//! before the guest starts, the client prints the addresses of the kernel functions that the
-//! report tells apart.
+//! A VM is like the guest's machine under `hyp`: RAM, distributor, redistributors and ITS at the
+//! same addresses, the console, the vCPUs. The kernel's command line says which guest runs:
+//!
+//! * without a word, the measured guest ([`measured`]). Two vCPUs run, each pinned to a CPU, and
+//!   one vCPU never runs. A second VM has two vCPUs, both pinned to one CPU. A guest without a
+//!   device tree has no device that sends MSIs: the client sends them when the guest asks. Before
+//!   the guest starts, the client prints the addresses of the kernel functions that the report
+//!   tells apart.
+//! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
+//! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), in a file
+//!   of the emulator's host, or with `-` on this machine.
 
+#[cfg(target_arch = "aarch64")]
+mod board;
+#[cfg(target_arch = "aarch64")]
+mod conformance;
 #[cfg(target_arch = "aarch64")]
 mod console;
 #[cfg(target_arch = "aarch64")]
 #[path = "../../event.rs"]
 mod event;
 #[cfg(target_arch = "aarch64")]
+mod hops;
+#[cfg(target_arch = "aarch64")]
+mod host_file;
+#[cfg(target_arch = "aarch64")]
+mod measured;
+#[cfg(target_arch = "aarch64")]
 #[path = "../../names.rs"]
 mod names;
 #[cfg(target_arch = "aarch64")]
 mod run;
 #[cfg(target_arch = "aarch64")]
+mod state;
+#[cfg(target_arch = "aarch64")]
 mod symbols;
 #[cfg(target_arch = "aarch64")]
 mod system;
+#[cfg(target_arch = "aarch64")]
+mod tree;
 #[cfg(target_arch = "aarch64")]
 mod vm;
 
 #[cfg(target_arch = "aarch64")]
 fn main() {
     system::mount_all();
-    if let Err(error) = symbols::print().and_then(|()| run::run_guest("/guest")) {
+    system::handle_kicks();
+    if let Err(error) = run() {
         console::say(&format!("client: failed: {error:#}"));
     }
     system::power_off();
+}
+
+/// The file with the guest.
+#[cfg(target_arch = "aarch64")]
+const GUEST: &str = "/guest";
+
+/// Runs the guest that the arguments name.
+#[cfg(target_arch = "aarch64")]
+fn run() -> anyhow::Result<()> {
+    use anyhow::Context;
+
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        None => {
+            symbols::print()?;
+            measured::run_guest(GUEST)
+        }
+        Some("conformance") => {
+            let vcpus = words.get(1).context("no number of vCPUs")?;
+            let vcpus = vcpus.parse().context("no number of vCPUs")?;
+            conformance::run_guest(GUEST, vcpus, &words[2..].join(" "))
+        }
+        Some("hops") => {
+            let vcpus = words.get(1).context("no number of vCPUs")?;
+            let vcpus = vcpus.parse().context("no number of vCPUs")?;
+            let file = words.get(2).context("no file")?;
+            let file = (file != "-").then_some(file.as_str());
+            hops::run_guest(GUEST, vcpus, file, &words[3..].join(" "))
+        }
+        Some(word) => anyhow::bail!("`{word}` is no guest"),
+    }
 }
 
 #[cfg(not(target_arch = "aarch64"))]

@@ -1,103 +1,130 @@
-//! The run of the guest: its console, and the MSIs that it asks for.
+//! A run of a machine: a thread for each vCPU, until the guest turns the machine off, asks for
+//! something, or is silent for too long.
+//!
+//! When a run ends, all vCPUs have left the kernel, and the access that made a vCPU leave is
+//! complete: the machine can be saved, or run again.
 
-use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kvm_bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
-use crate::console;
-use crate::event::Event;
-use crate::system::{Memory, mark, pin_to, relax};
-use crate::vm::{Machine, RAM};
+use crate::board::{Board, Effect};
+use crate::system::Thread;
+use crate::vm::Machine;
 
-/// Data register of the PL011.
-const UART_DATA: u64 = 0x0900_0000;
+/// The longest time between two lines of the guest's console. Every wait of a guest is shorter.
+const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Register by which the guest asks for an MSI: the number of the event in the low byte, and above
-/// it the address of a counter that goes up when the interrupt has been handled.
-const DOORBELL: u64 = 0x0b00_0000;
+/// Time between two kicks of a thread. A kick that comes just before `KVM_RUN` is lost.
+const AGAIN: Duration = Duration::from_millis(1);
 
-/// DeviceID of the MSIs.
-const DEVICE: u32 = 8;
-const GITS_TRANSLATER: u32 = 0x0809_0040;
-
-/// Runs the guest in the file `path` twice, each time to its end: with a CPU for each of its two
-/// vCPUs, and with one CPU for both.
-pub(crate) fn run_guest(path: &str) -> Result<()> {
-    let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-    // The third vCPU is never turned on. The guest tells by it that each vCPU has a CPU.
-    run_vm(&image, 3, [1, 2])?;
-    run_vm(&image, 2, [1, 1])
+/// End of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The guest turned its machine off.
+    PoweredOff,
+    /// The guest asks for a hop.
+    Hop,
 }
 
-/// Runs the guest on a VM with `vcpus` vCPUs, the first two on the CPUs `cpus`. VM and threads stay
-/// for ever: vCPU 1 does not leave the kernel when the guest turns its machine off.
-fn run_vm(image: &[u8], vcpus: u64, cpus: [usize; 2]) -> Result<()> {
-    let mut machine = Machine::new(vcpus, image)?;
-    let mut running: Vec<VcpuFd> = machine.vcpus.drain(..2).collect();
-    let machine: &'static Machine = Box::leak(Box::new(machine));
-    let other = running.pop().context("two vCPUs")?;
-    let first = running.pop().context("two vCPUs")?;
+/// News of the guest.
+enum News {
+    /// A vCPU has begun on this thread.
+    Begun(Thread),
+    /// A line on the console.
+    Line,
+    /// An end.
+    Ended(Result<Ended>),
+}
 
-    thread::spawn(move || {
-        if let Err(error) = run_vcpu(other, cpus[1], machine) {
-            console::say(&format!("client: vCPU 1 failed: {error:#}"));
+/// Runs a machine with its devices.
+pub(crate) fn run(machine: &mut Machine, board: &Board) -> Result<Ended> {
+    let stop = AtomicBool::new(false);
+    let (news, comes) = mpsc::channel();
+    let vm = &machine.vm;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (machine.vcpus.iter_mut())
+            .map(|vcpu| {
+                let (news, stop) = (news.clone(), &stop);
+                scope.spawn(move || {
+                    // The receiver lives until all threads have ended.
+                    let _ = news.send(News::Begun(Thread::current()));
+                    let ended = run_vcpu(vcpu, vm, board, stop, &news).transpose();
+                    ended.map(|ended| news.send(News::Ended(ended)))
+                })
+            })
+            .collect();
+        let mut begun = Vec::new();
+        let ended = wait(&comes, &mut begun);
+
+        stop.store(true, Relaxed);
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            begun.extend(comes.try_iter().filter_map(|news| match news {
+                News::Begun(thread) => Some(thread),
+                News::Line | News::Ended(_) => None,
+            }));
+            begun.iter().for_each(|thread| thread.kick());
+            thread::sleep(AGAIN);
         }
-    });
-    let ended = thread::spawn(move || run_vcpu(first, cpus[0], machine));
-    (ended.join().ok()).context("vCPU 0's thread failed")?
+        ended
+    })
 }
 
-/// Runs a vCPU on one CPU until the guest turns its machine off.
-fn run_vcpu(mut vcpu: VcpuFd, cpu: usize, machine: &Machine) -> Result<()> {
-    pin_to(cpu)?;
+/// Waits for the end, and collects the threads that have begun.
+fn wait(comes: &Receiver<News>, begun: &mut Vec<Thread>) -> Result<Ended> {
     loop {
-        match vcpu.run()? {
-            VcpuExit::MmioWrite(UART_DATA, bytes) => console::write(&bytes[..1]),
-            VcpuExit::MmioWrite(DOORBELL, bytes) => {
-                let request = u64::from_le_bytes(bytes.try_into().context("a double word")?);
-                send_msi(request, &machine.vm, machine.memory)?;
-            }
-            VcpuExit::SystemEvent(..) => return Ok(()),
-            VcpuExit::Intr => {}
-            other => bail!("unexpected exit {other:?}"),
+        let news = comes.recv_timeout(PATIENCE);
+        match news.with_context(|| format!("the guest is silent for {PATIENCE:?}"))? {
+            News::Begun(thread) => begun.push(thread),
+            News::Line => {}
+            News::Ended(ended) => return ended,
         }
     }
 }
 
-/// Sends the MSI that the guest has asked for, between the event's markers.
-fn send_msi(request: u64, vm: &VmFd, memory: Memory) -> Result<()> {
-    let (number, counter) = (request & 0xff, request >> 8);
-    let msi = kvm_msi {
-        address_lo: GITS_TRANSLATER,
-        data: number as u32,
-        flags: KVM_MSI_VALID_DEVID,
-        devid: DEVICE,
-        ..kvm_msi::default()
-    };
-
-    let delivered = if number == Event::Msi as u64 {
-        mark::<{ Event::Msi.begin() }>();
-        let delivered = vm.signal_msi(msi);
-        mark::<{ Event::end() }>();
-        delivered
-    } else {
-        let offset = counter.checked_sub(RAM).context("not in RAM")? as usize;
-        let before = memory.read_word(offset)?;
-        mark::<{ Event::MsiRunning.begin() }>();
-        let delivered = vm.signal_msi(msi);
-        while memory.read_word(offset)? == before {
-            relax();
+/// Runs a vCPU until it ends the run, or `stop` is set: `None`.
+fn run_vcpu(
+    vcpu: &mut VcpuFd,
+    vm: &VmFd,
+    board: &Board,
+    stop: &AtomicBool,
+    news: &Sender<News>,
+) -> Result<Option<Ended>> {
+    let mut ended = None;
+    // Relaxed: the kicks repeat until the store is seen.
+    while ended.is_none() && !stop.load(Relaxed) {
+        match vcpu.run() {
+            Ok(VcpuExit::MmioRead(address, bytes)) => board.read(address, bytes)?,
+            Ok(VcpuExit::MmioWrite(address, bytes)) => match board.write(vm, address, bytes)? {
+                Effect::None => {}
+                Effect::Line => {
+                    let _ = news.send(News::Line);
+                }
+                Effect::Hop => ended = Some(Ended::Hop),
+            },
+            Ok(VcpuExit::SystemEvent(..)) => return Ok(Some(Ended::PoweredOff)),
+            Ok(VcpuExit::Intr) => {}
+            Ok(other) => bail!("unexpected exit {other:?}"),
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(error).context("KVM_RUN"),
         }
-        mark::<{ Event::end() }>();
-        delivered
-    };
-
-    let delivered = delivered.context("KVM_SIGNAL_MSI")?;
-    if delivered == 0 {
-        bail!("the guest has not mapped event {number}");
     }
-    Ok(())
+    complete(vcpu)?;
+    Ok(ended)
+}
+
+/// Completes the access that made the vCPU leave the kernel, without running the guest.
+fn complete(vcpu: &mut VcpuFd) -> Result<()> {
+    vcpu.set_kvm_immediate_exit(1);
+    let completed = match vcpu.run() {
+        Err(error) if error.errno() == libc::EINTR => Ok(()),
+        Err(error) => Err(error).context("KVM_RUN"),
+        Ok(exit) => bail!("unexpected exit {exit:?}"),
+    };
+    vcpu.set_kvm_immediate_exit(0);
+    completed
 }

@@ -7,6 +7,7 @@ use std::mem;
 use std::ptr;
 
 use anyhow::{Context, Result, ensure};
+use kvm_state::PAGE;
 
 /// Mounts /dev and /proc. A failure shows at the first use.
 pub(crate) fn mount_all() {
@@ -36,6 +37,38 @@ pub(crate) fn pin_to(cpu: usize) -> Result<()> {
     };
     ensure!(failed == 0, "there is no CPU {cpu}");
     Ok(())
+}
+
+/// The signal that makes a thread leave `KVM_RUN`.
+const KICK: libc::c_int = libc::SIGUSR1;
+
+/// Name of a thread that is to be kicked.
+#[derive(Clone, Copy)]
+pub(crate) struct Thread(libc::pid_t);
+
+impl Thread {
+    /// Returns the calling thread's name.
+    pub(crate) fn current() -> Self {
+        // SAFETY: returns a number.
+        Self(unsafe { libc::gettid() })
+    }
+
+    /// Makes the thread leave `KVM_RUN`, if it is there.
+    pub(crate) fn kick(self) {
+        // SAFETY: the signal is handled. Nothing happens if the thread has ended.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, KICK) };
+    }
+}
+
+/// Has kicks interrupt system calls, and do nothing else.
+pub(crate) fn handle_kicks() {
+    extern "C" fn ignore(_: libc::c_int) {}
+    // SAFETY: an action may be all zeros but for its function, which does nothing.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_sigaction = ignore as *const () as libc::sighandler_t;
+        libc::sigaction(KICK, &raw const action, ptr::null_mut());
+    }
 }
 
 /// Memory of a guest: mapped for ever, read and written through raw pointers only.
@@ -69,15 +102,31 @@ impl Memory {
         (self.start.addr() as u64, self.len as u64)
     }
 
-    /// Writes `content` at `offset`, before the guest starts.
+    /// Writes `content` at `offset`, while no vCPU runs.
     pub(crate) fn write(self, offset: usize, content: &[u8]) -> Result<()> {
         let end = offset.checked_add(content.len()).context("too long")?;
         ensure!(end <= self.len, "the guest does not fit into its memory");
-        // SAFETY: the range is inside the mapping, which is not in use yet.
+        // SAFETY: the range is inside the mapping, which is not in use now.
         unsafe {
             ptr::copy_nonoverlapping(content.as_ptr(), self.start.add(offset), content.len())
         };
         Ok(())
+    }
+
+    /// Returns the pages that are not all zeros, each with its offset, while no vCPU runs.
+    pub(crate) fn pages(self) -> Vec<(usize, Vec<u8>)> {
+        let offsets = (0..self.len).step_by(PAGE);
+        let pages = offsets.map(|offset| {
+            let mut page = vec![0; PAGE.min(self.len - offset)];
+            // SAFETY: the range is inside the mapping, and nobody writes it now.
+            unsafe {
+                ptr::copy_nonoverlapping(self.start.add(offset), page.as_mut_ptr(), page.len());
+            }
+            (offset, page)
+        });
+        pages
+            .filter(|(_, page)| page.iter().any(|&byte| byte != 0))
+            .collect()
     }
 
     /// Reads the 32-bit word at `offset`, which the guest may be writing.

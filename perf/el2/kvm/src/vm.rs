@@ -7,27 +7,42 @@ use std::ptr;
 use anyhow::{Context, Result};
 use kvm_bindings as kvm;
 use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
+use kvm_state::Shape;
 
 use crate::system::Memory;
 
 /// Guest-physical address of RAM.
 pub(crate) const RAM: u64 = 0x4000_0000;
-/// Bytes of RAM.
-const RAM_SIZE: usize = 64 << 20;
 
-/// Offset of the guest and its entry point from the start of RAM.
-const ENTRY: u64 = 0x20_0000;
+/// Guest-physical address of the guest's image and its entry point.
+pub(crate) const ENTRY: u64 = RAM + 0x20_0000;
 
-const GICD: u64 = 0x0800_0000;
-const GICR: u64 = 0x080a_0000;
-const GITS: u64 = 0x0808_0000;
+pub(crate) const GICD: u64 = 0x0800_0000;
+pub(crate) const GICR: u64 = 0x080a_0000;
 
-/// Number of INTIDs below the LPIs.
-const INTERRUPTS: u32 = 256;
+/// Bytes of `GICD`, of an ITS, and of the redistributor of one vCPU.
+pub(crate) const GICD_SIZE: u64 = 0x1_0000;
+pub(crate) const GITS_SIZE: u64 = 0x2_0000;
+pub(crate) const GICR_SIZE: u64 = 0x2_0000;
+
+/// Addresses of the first ITS and of the second, which the board does not have.
+pub(crate) const GITS: [u64; 2] = [0x0808_0000, 0x0c00_0000];
 
 /// KVM's numbers of `x0` and the program counter.
 const X0: u64 = 0x6030_0000_0010_0000;
 const PC: u64 = 0x6030_0000_0010_0040;
+
+/// Returns the parts of a machine with `vcpus` vCPUs, `interrupts` INTIDs below the LPIs, `itses`
+/// ITSes and `ram` bytes of RAM. The affinities are those that KVM chooses.
+pub(crate) fn shape(vcpus: u64, interrupts: u32, itses: usize, ram: u64) -> Shape {
+    let affinity = |number: u64| (number & 0xf) | (number >> 4 & 0xff) << 8 | (number >> 12) << 16;
+    Shape {
+        affinities: (0..vcpus).map(affinity).collect(),
+        interrupts,
+        itses: GITS[..itses].to_vec(),
+        ram: (RAM, ram),
+    }
+}
 
 /// A virtual machine, ready to run.
 pub(crate) struct Machine {
@@ -35,42 +50,53 @@ pub(crate) struct Machine {
     pub(crate) memory: Memory,
     /// The vCPUs. vCPU 0 is on, the others are off.
     pub(crate) vcpus: Vec<VcpuFd>,
-    /// Devices, kept open as long as the machine.
-    _devices: [DeviceFd; 2],
+    pub(crate) gic: DeviceFd,
+    pub(crate) itses: Vec<DeviceFd>,
+    pub(crate) shape: Shape,
 }
 
 impl Machine {
-    /// Creates a machine with `vcpus` vCPUs, and loads the guest.
-    pub(crate) fn new(vcpus: u64, guest: &[u8]) -> Result<Self> {
+    /// Creates a machine without content. Its interrupt controllers are initialised.
+    pub(crate) fn new(shape: Shape) -> Result<Self> {
         let vm = (Kvm::new().and_then(|kvm| kvm.create_vm())).context("cannot make a VM")?;
-        let memory = Memory::new(RAM_SIZE)?;
-        memory.write(ENTRY as usize, guest)?;
+        let (guest_phys_addr, size) = shape.ram;
+        let memory = Memory::new(usize::try_from(size)?)?;
         let (userspace_addr, memory_size) = memory.range();
 
         let region = kvm::kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
-            guest_phys_addr: RAM,
+            guest_phys_addr,
             memory_size,
             userspace_addr,
         };
         // SAFETY: the memory stays mapped for ever, and nobody takes references into it.
         unsafe { vm.set_user_memory_region(region) }.context("no memory")?;
 
-        let vcpus = (0..vcpus)
+        let vcpus = (0..shape.affinities.len() as u64)
             .map(|number| create_vcpu(&vm, number))
             .collect::<Result<Vec<_>>>()?;
 
-        let devices = [create_gic(&vm)?, create_its(&vm)?];
-        vcpus[0].set_one_reg(PC, &(RAM + ENTRY).to_le_bytes())?;
-        // No device tree.
-        vcpus[0].set_one_reg(X0, &0_u64.to_le_bytes())?;
+        let gic = create_gic(&vm, shape.interrupts)?;
+        let itses = (shape.itses.iter())
+            .map(|&base| create_its(&vm, base))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             vm,
             memory,
             vcpus,
-            _devices: devices,
+            gic,
+            itses,
+            shape,
         })
+    }
+
+    /// Loads a guest's image. `x0` is the guest's argument.
+    pub(crate) fn load(&self, guest: &[u8], x0: u64) -> Result<()> {
+        self.memory.write((ENTRY - RAM) as usize, guest)?;
+        self.vcpus[0].set_one_reg(PC, &ENTRY.to_le_bytes())?;
+        self.vcpus[0].set_one_reg(X0, &x0.to_le_bytes())?;
+        Ok(())
     }
 }
 
@@ -87,40 +113,27 @@ fn create_vcpu(vm: &VmFd, number: u64) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
-/// Creates the interrupt controller.
-fn create_gic(vm: &VmFd) -> Result<DeviceFd> {
+/// Creates the interrupt controller with `interrupts` INTIDs below the LPIs.
+fn create_gic(vm: &VmFd, interrupts: u32) -> Result<DeviceFd> {
     let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
-    let interrupts = INTERRUPTS;
-    let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-
-    set_attribute(
-        &device,
-        address,
-        kvm::KVM_VGIC_V3_ADDR_TYPE_DIST,
-        Some(&GICD),
-    )?;
-    set_attribute(
-        &device,
-        address,
-        kvm::KVM_VGIC_V3_ADDR_TYPE_REDIST,
-        Some(&GICR),
-    )?;
-    set_attribute(
-        &device,
-        kvm::KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-        0,
-        Some(&interrupts),
-    )?;
-    init_device(&device)?;
+    for (kind, base) in [
+        (kvm::KVM_VGIC_V3_ADDR_TYPE_DIST, GICD),
+        (kvm::KVM_VGIC_V3_ADDR_TYPE_REDIST, GICR),
+    ] {
+        set(&device, kvm::KVM_DEV_ARM_VGIC_GRP_ADDR, kind.into(), base)?;
+    }
+    let count = kvm::KVM_DEV_ARM_VGIC_GRP_NR_IRQS;
+    set(&device, count, 0, interrupts.into())?;
+    initialize(&device)?;
     Ok(device)
 }
 
-/// Creates the ITS.
-fn create_its(vm: &VmFd) -> Result<DeviceFd> {
+/// Creates an ITS at `base`.
+fn create_its(vm: &VmFd, base: u64) -> Result<DeviceFd> {
     let device = create_device(vm, kvm::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
-    let address = kvm::KVM_DEV_ARM_VGIC_GRP_ADDR;
-    set_attribute(&device, address, kvm::KVM_VGIC_ITS_ADDR_TYPE, Some(&GITS))?;
-    init_device(&device)?;
+    let kind = kvm::KVM_VGIC_ITS_ADDR_TYPE;
+    set(&device, kvm::KVM_DEV_ARM_VGIC_GRP_ADDR, kind.into(), base)?;
+    initialize(&device)?;
     Ok(device)
 }
 
@@ -135,30 +148,40 @@ fn create_device(vm: &VmFd, type_: u32) -> Result<DeviceFd> {
         .with_context(|| format!("no device of type {type_}"))
 }
 
-/// Initializes a device.
-fn init_device(device: &DeviceFd) -> Result<()> {
+/// Initialises a device.
+fn initialize(device: &DeviceFd) -> Result<()> {
     let (group, attribute) = (
         kvm::KVM_DEV_ARM_VGIC_GRP_CTRL,
         kvm::KVM_DEV_ARM_VGIC_CTRL_INIT,
     );
-    set_attribute::<u64>(device, group, attribute, None)
+    set(device, group, attribute.into(), 0)
 }
 
-/// Sets an attribute to the value behind `value`.
-fn set_attribute<T>(
-    device: &DeviceFd,
-    group: u32,
-    attribute: u32,
-    value: Option<&T>,
-) -> Result<()> {
-    let addr = value.map_or(ptr::null(), ptr::from_ref).addr() as u64;
+/// Sets an attribute. KVM takes the lower half of the value where it wants 32 bits, and nothing for
+/// an action.
+pub(crate) fn set(device: &DeviceFd, group: u32, attribute: u64, value: u64) -> Result<()> {
     let attribute = kvm::kvm_device_attr {
         group,
-        attr: attribute.into(),
-        addr,
+        attr: attribute,
+        addr: ptr::from_ref(&value).expose_provenance() as u64,
         flags: 0,
     };
     device
         .set_device_attr(&attribute)
-        .with_context(|| format!("attribute {group}/{}", attribute.attr))
+        .with_context(|| format!("attribute {group}/{:#x} := {value:#x}", attribute.attr))
+}
+
+/// Reads an attribute. The upper half is zero where KVM has 32 bits.
+pub(crate) fn get(device: &DeviceFd, group: u32, attribute: u64) -> Result<u64> {
+    let mut value = 0_u64;
+    let mut attribute = kvm::kvm_device_attr {
+        group,
+        attr: attribute,
+        addr: ptr::from_mut(&mut value).expose_provenance() as u64,
+        flags: 0,
+    };
+    // SAFETY: no attribute has more than 64 bits.
+    unsafe { device.get_device_attr(&mut attribute) }
+        .with_context(|| format!("attribute {group}/{:#x}", attribute.attr))?;
+    Ok(value)
 }

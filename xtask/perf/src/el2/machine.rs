@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::build::Programs;
 use xtask::console;
+use xtask::kvm::Host;
 use xtask::process::{POLL, interrupted};
 use xtask::provision::qemu::Qemu;
 
@@ -83,17 +84,11 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Runs the guest under the KVM of a Linux kernel, whose initial RAM disk holds guest and
-    /// client.
-    pub(crate) fn under_kvm(&self, kernel: &Path, initramfs: &Path) -> Result<Counted> {
+    /// Runs the guest under the KVM of a Linux kernel.
+    pub(crate) fn under_kvm(&self, host: &Host) -> Result<Counted> {
         self.run(|command| {
+            host.boot(command, "");
             command
-                .arg("-kernel")
-                .arg(kernel)
-                .arg("-initrd")
-                .arg(initramfs)
-                // nokaslr: the plugin's addresses are the symbols'.
-                .args(["-append", "console=ttyAMA0 quiet nokaslr panic=-1"])
         })
     }
 

@@ -34,12 +34,9 @@ use counts::Counts;
 pub(crate) use event::Event;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
-use xtask::provision::apt::{self, For};
-use xtask::provision::{kernel, qemu};
+use xtask::kvm::Host;
+use xtask::provision::qemu;
 use xtask::{console, project};
-
-/// The release of the kernel whose KVM is compared with.
-const RELEASE: &str = "6.12";
 
 /// Counts under hyp, and under KVM if `compare` asks for it, and prints the table.
 ///
@@ -61,16 +58,15 @@ pub(crate) fn measure(
     let ours = Counts::read(&counted, &hypervisor).context("the plugin's counts")?;
 
     let (theirs, version) = if compare {
-        let kernel = kernel::provide(RELEASE, &apt::Lazy::new(For::Guest))?;
-        let initramfs = build::initramfs(&programs, scratch)?;
+        let host = Host::new(&programs.guest, scratch)?;
+        let version = host.kernel.version.clone();
         console::step(format!(
-            "Counting instructions at EL2 under KVM of {}",
-            kernel.version
+            "Counting instructions at EL2 under KVM of {version}"
         ));
-        let counted = run.under_kvm(&kernel.image, &initramfs)?;
+        let counted = run.under_kvm(&host)?;
         let symbols = Kernel::read(&counted.console);
         let counts = Counts::read(&counted.counts, &symbols).context("the plugin's counts")?;
-        (Some(counts), Some(kernel.version))
+        (Some(counts), Some(version))
     } else {
         (None, None)
     };

@@ -110,7 +110,7 @@ pub(crate) fn publish(outcome: &Outcome) -> Result<()> {
 fn headline(outcome: &Outcome) -> String {
     let mut text = format!(
         "| event | hyp | Linux KVM {} | ratio |\n|---|--:|--:|--:|\n",
-        super::RELEASE
+        xtask::kvm::RELEASE
     );
     let compared = |row: &&Row| row.ratio.is_some();
     for row in outcome.events.iter().filter(compared) {

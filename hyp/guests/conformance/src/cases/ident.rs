@@ -1,5 +1,6 @@
 //! Identification registers and reset values.
 
+use super::kvm;
 use super::{gits, reads};
 use crate::cpus::MAX_CPUS;
 use crate::gic::{gicd, gicr};
@@ -39,10 +40,12 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("ident.gicd_cidr", "12.1 component identification", |m| {
         check_component_id(m.gicd(CIDR))
-    }),
+    })
+    .unlike_kvm(kvm::NO_COMPONENT_ID),
     Case::new("ident.gicr_cidr", "12.1 component identification", |m| {
         check_component_id(m.gicr_0(CIDR))
-    }),
+    })
+    .unlike_kvm(kvm::NO_COMPONENT_ID),
     Case::new("ident.gits_cidr", "12.1 component identification", |m| {
         check_component_id(gits(m)? + CIDR)
     }),
@@ -100,7 +103,8 @@ pub(super) const CASES: &[Case] = &[
             let a3v = read_32(m.gicd(gicd::TYPER)) >> 24 & 1;
             equal("A3V is GICD_TYPER.A3V", ctlr >> 15 & 1, a3v)
         },
-    ),
+    )
+    .unlike_kvm("it passes the A3V of the machine's ICH_VTR_EL2 on, and says 0 in GICD_TYPER"),
     Case::new(
         "ident.redistributors",
         "GICR_TYPER (12.11)",
@@ -141,7 +145,8 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("reset.gicr_waker", "GICR_WAKER (12.11)", |m| {
         equal("the redistributor is asleep", m.at_reset.waker & 6, 6)
-    }),
+    })
+    .unlike_kvm(kvm::ASLEEP),
     Case::new("reset.gicr_lpis_off", "GICR_CTLR.EnableLPIs (12.11)", |m| {
         equal("EnableLPIs", m.at_reset.gicr_ctlr & 1, 0)
     }),
@@ -194,6 +199,7 @@ pub(super) const CASES: &[Case] = &[
         let enabled = crate::cpus::on(1, crate::gic::interface::igrpen_1);
         equal("IGRPEN1 after reset", enabled, 0)
     })
+    .unlike_kvm(kvm::NO_RESET_BY_CPU_ON)
     .on(Cpus::Two),
 ];
 

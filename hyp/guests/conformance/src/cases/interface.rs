@@ -1,5 +1,6 @@
 //! The CPU interface: masks, priorities, preemption, running priority, ends of interrupts, groups.
 
+use super::kvm;
 use super::sgi::enable_both_groups;
 use crate::exception::{self, BY_FIQ};
 use crate::gic::interface::{
@@ -67,7 +68,8 @@ pub(super) const CASES: &[Case] = &[
             expect_and_end(m.edge(number).intid)?;
         }
         expect_none()
-    }),
+    })
+    .unlike_kvm(kvm::FORGOTTEN),
     Case::new("cpu.same_priority_each_once", "4.8 prioritization", |m| {
         let mut seen = 0u32;
         (0..8).for_each(|number| m.edge(number).set_pending());
@@ -153,7 +155,8 @@ pub(super) const CASES: &[Case] = &[
             equal("RPR at last", running_priority(), IDLE)?;
             expect_none()
         },
-    ),
+    )
+    .unlike_kvm(kvm::STARVED),
     Case::new(
         "cpu.bpr_minimum",
         "ICC_BPR0_EL1, ICC_BPR1_EL1 (12.2)",
@@ -276,7 +279,8 @@ pub(super) const CASES: &[Case] = &[
             m.enable_groups(GROUP_1);
             expect_and_end(spi.intid)
         },
-    ),
+    )
+    .unlike_kvm(kvm::FORGOTTEN),
     Case::new(
         "cpu.distributor_disabled_while_pending",
         "GICD_CTLR.RWP (12.9)",
@@ -290,7 +294,8 @@ pub(super) const CASES: &[Case] = &[
             m.enable_groups(GROUP_1);
             expect_and_end(spi.intid)
         },
-    ),
+    )
+    .unlike_kvm(kvm::FORGOTTEN),
     Case::new(
         "cpu.eoi_mode_0",
         "ICC_EOIR1_EL1, ICC_CTLR_EL1.EOImode",
@@ -362,6 +367,7 @@ pub(super) const CASES: &[Case] = &[
             expect_none()
         },
     )
+    .unlike_kvm(kvm::DIR_IGNORED)
     .on(Cpus::Two),
     Case::new(
         "cpu.end_of_a_special_intid",

@@ -1,5 +1,6 @@
 //! The ITS: identification and commands.
 
+use super::kvm;
 use crate::cpus;
 use crate::gic::interface::{self, NONE, OPEN, end, set_pmr};
 use crate::gic::its::{BIG, DEVICES, ENABLED, EVENT_BITS, FIRST_LPI, Its, big_table, gits};
@@ -160,7 +161,8 @@ pub(super) const CASES: &[Case] = &[
         its.discard(DEVICE, EVENT)?;
         set_pmr(OPEN);
         expect_none()
-    }),
+    })
+    .unlike_kvm(kvm::DISCARD_LEAVES_PENDING),
     Case::new("its.unmapped_device", "5.3 MAPD with V=0", |m| {
         let its = open_with_one_event(m)?;
         its.unmap_device(DEVICE)?;
@@ -215,6 +217,22 @@ pub(super) const CASES: &[Case] = &[
         expect_none()
     })
     .on(Cpus::Two),
+    Case::new("its.movall_leaves_other_cpus", "5.3 MOVALL", |m| {
+        skip_unless("needs three CPUs", m.cpus >= 3)?;
+        let its = open_with_one_event(m)?;
+        its.map_event(DEVICE, EVENT + 1, LPI + 1, 1)?;
+        set_pmr(0);
+        its.raise(DEVICE, EVENT)?;
+        cpus::on(1, || set_pmr(0));
+        its.raise(DEVICE, EVENT + 1)?;
+        its.move_all(1, 2)?;
+        set_pmr(OPEN);
+        let (here, there) = (take_and_end(), cpus::on(2, take_and_end));
+        equal("what CPU 0 takes", here, LPI)?;
+        equal("what CPU 2 takes", there, LPI + 1)
+    })
+    .unlike_kvm("MOVALL moves the LPIs of every CPU, not those of RDbase1")
+    .on(Cpus::All),
     Case::new("its.mapc_elsewhere", "5.3 MAPC", |m| {
         let its = Its::open(m)?;
         its.map_device(DEVICE)?;
@@ -249,7 +267,8 @@ pub(super) const CASES: &[Case] = &[
         its.map_collection(9, 0)?;
         its.raise(DEVICE, EVENT)?;
         expect_and_end(LPI)
-    }),
+    })
+    .unlike_kvm("an event forgets its ICID at the MAPC with V=0, although its entry has it"),
     Case::new("its.inv_enables", "5.3 INV", |m| {
         let its = open_with_one_event(m)?;
         its.configure(LPI, 0xa0);

@@ -1,6 +1,7 @@
 //! LPIs: pending states without active ones, tables, thousands of LPIs.
 
 use super::its::{open_with_events, take_and_end};
+use super::kvm;
 use super::sgi::{skip_without_a_crowd, sleep_and_take};
 use crate::gic::gicr;
 use crate::gic::interface::{
@@ -139,7 +140,8 @@ pub(super) const CASES: &[Case] = &[
             m.enable_groups(GROUP_1);
             expect_and_end(FIRST_LPI)
         },
-    ),
+    )
+    .unlike_kvm(kvm::FORGOTTEN),
     Case::new(
         "lpi.disabled_is_kept_pending",
         "5.1 LPI configuration",
@@ -220,7 +222,8 @@ pub(super) const CASES: &[Case] = &[
             expect_and_end(FIRST_LPI)?;
             expect_none()
         },
-    ),
+    )
+    .unlike_kvm(kvm::LPIS_OFF_FORGETS),
     Case::new(
         "lpi.pending_table",
         "GICR_PENDBASER, 5.1 LPI pending table",
@@ -278,7 +281,8 @@ pub(super) const CASES: &[Case] = &[
             }
             Ok(())
         },
-    ),
+    )
+    .unlike_kvm(kvm::LPIS_OFF_FORGETS),
     Case::new(
         "lpi.stored_table_is_not_the_next",
         "GICR_PENDBASER.PTZ, 5.1 LPI pending table",
@@ -475,7 +479,8 @@ pub(super) const CASES: &[Case] = &[
             set_pmr(OPEN);
             expect_none()
         },
-    ),
+    )
+    .unlike_kvm(kvm::DISCARD_LEAVES_PENDING),
 ];
 
 /// Opens the ITS with `count` events of one device, each mapped to the LPI of its number and to the

@@ -1,6 +1,7 @@
 //! More interrupts than list registers, of several kinds at once.
 
 use super::its::open_with_events;
+use super::kvm;
 use crate::gic::interface::{
     self, EOI_MODE, NONE, deactivate, end, end_0, running_priority, set_ctlr, set_igrpen_0,
 };
@@ -18,22 +19,26 @@ pub(super) const CASES: &[Case] = &[
         "overflow.lpis_among_active_spis",
         "5.1 LPIs have no active state, ICC_DIR_EL1",
         lpis_among_active,
-    ),
+    )
+    .unlike_kvm(kvm::STARVED),
     Case::new(
         "overflow.nested_lpis_and_spis",
         "5.1, 4.8 preemption, ICC_EOIR1_EL1",
         nested,
-    ),
+    )
+    .unlike_kvm(kvm::STARVED),
     Case::new(
         "overflow.both_groups",
         "4.6 interrupt grouping, 4.8",
         both_groups,
-    ),
+    )
+    .unlike_kvm(kvm::FORGOTTEN),
     Case::new(
         "overflow.active_on_a_cpu_that_is_off",
         "DEN 0022, 4.1, ICC_DIR_EL1",
         active_while_off,
     )
+    .unlike_kvm(kvm::STARVED)
     .on(Cpus::Two),
     Case::new(
         "overflow.pending_on_a_cpu_that_is_off",

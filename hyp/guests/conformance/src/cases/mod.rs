@@ -5,6 +5,7 @@ mod ident;
 mod interface;
 mod its;
 mod its_errors;
+mod kvm;
 mod lpi;
 mod mixed;
 mod overflow;

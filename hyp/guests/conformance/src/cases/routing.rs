@@ -1,6 +1,7 @@
 //! Routes of SPIs, and SPIs that are raised and ended by other CPUs.
 
 use super::its::take_and_end;
+use super::kvm;
 use super::sgi::distances;
 use crate::gic::interface::{
     self, EOI_MODE, NONE, acknowledge, deactivate, end, highest_pending, set_ctlr, set_pmr,
@@ -129,7 +130,8 @@ pub(super) const CASES: &[Case] = &[
         holds("pending", spi.is_pending())?;
         spi.route(0);
         expect_and_end(spi.intid)
-    }),
+    })
+    .unlike_kvm(kvm::NOT_ROUTED_AGAIN),
     Case::new("spi.ended_by_its_cpu_only", "ICC_EOIR1_EL1, 4.1", |m| {
         let spi = m.edge(0);
         spi.set_pending();
@@ -170,6 +172,9 @@ pub(super) const CASES: &[Case] = &[
             set_pmr(interface::OPEN);
             expect_none()
         },
+    )
+    .unlike_kvm(
+        "ISPENDR reads as zero for an interrupt that is pending in a list register of another CPU",
     )
     .on(Cpus::Two),
     Case::new("spi.storm_between_two", "GICD_ISPENDR<n>, 4.1", |m| {
@@ -231,5 +236,6 @@ pub(super) const CASES: &[Case] = &[
             equal("what CPU 0 takes", taken, spi.intid)
         },
     )
+    .unlike_kvm(kvm::NOT_ROUTED_AGAIN)
     .on(Cpus::Two),
 ];

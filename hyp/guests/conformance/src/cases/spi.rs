@@ -1,5 +1,6 @@
 //! SPIs: edges and levels, pending and active states, enables, messages.
 
+use super::kvm;
 use crate::gic::interface::{
     self, EOI_MODE, NONE, acknowledge, deactivate, end, highest_pending, running_priority,
     set_ctlr, set_pmr,
@@ -83,7 +84,8 @@ pub(super) const CASES: &[Case] = &[
             spi.enable();
             expect_and_end(spi.intid)
         },
-    ),
+    )
+    .unlike_kvm(kvm::DISABLED_WHILE_ACTIVE),
     Case::new(
         "spi.pending_while_active_and_disabled",
         "GICD_ISPENDR<n>, 4.1",
@@ -98,7 +100,8 @@ pub(super) const CASES: &[Case] = &[
             spi.enable();
             expect_and_end(spi.intid)
         },
-    ),
+    )
+    .unlike_kvm(kvm::DISABLED_WHILE_ACTIVE),
     Case::new(
         "spi.distributor_disabled_while_active_and_pending",
         "GICD_CTLR.EnableGrp1, 4.1",
@@ -113,7 +116,8 @@ pub(super) const CASES: &[Case] = &[
             m.enable_groups(crate::gic::GROUP_1);
             expect_and_end(spi.intid)
         },
-    ),
+    )
+    .unlike_kvm(kvm::DISABLED_WHILE_ACTIVE),
     Case::new("spi.cleared_while_pending", "GICD_ICPENDR<n> (12.9)", |m| {
         let spi = m.edge(0);
         set_pmr(0);

@@ -1,6 +1,7 @@
 //! Two ITSes: registers and mappings of each, and LPIs of both.
 
 use super::its::take_and_end;
+use super::kvm;
 use crate::cpus;
 use crate::gic::interface::{self, OPEN, acknowledge, end, set_pmr};
 use crate::gic::its::{ENABLED, FIRST_LPI, Its, gits};
@@ -340,7 +341,8 @@ pub(super) const CASES: &[Case] = &[
             holds("that of the first", lpis.contains(&LPI))?;
             expect_none()
         },
-    ),
+    )
+    .unlike_kvm(kvm::LPIS_OFF_FORGETS),
 ];
 
 /// Opens both ITSes, each with a collection for each CPU.

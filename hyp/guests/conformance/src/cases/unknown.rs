@@ -2,6 +2,7 @@
 //! software in the wild relies on.
 
 use super::gits;
+use super::kvm;
 use crate::gic::interface::{self, Control, EOI_MODE};
 use crate::harness::{Case, Cpus, Outcome, equal, holds};
 
@@ -13,7 +14,8 @@ pub(super) const CASES: &[Case] = &[
         "reset.unknown_gicd_igroupr",
         "GICD_IGROUPR<n> (12.9), UNKNOWN",
         |m| equal("SPIs are in Group 0", m.at_reset.unknown.igroupr, 0),
-    ),
+    )
+    .unlike_kvm(kvm::UNKNOWN),
     Case::new(
         "reset.unknown_gicd_ipriorityr",
         "GICD_IPRIORITYR<n> (12.9), UNKNOWN",
@@ -23,7 +25,8 @@ pub(super) const CASES: &[Case] = &[
         "reset.unknown_gicd_icfgr",
         "GICD_ICFGR<n> (12.9), UNKNOWN",
         |m| equal("SPIs are level-sensitive", m.at_reset.icfgr, 0),
-    ),
+    )
+    .unlike_kvm(kvm::UNKNOWN),
     Case::new(
         "reset.unknown_gicd_irouter",
         "GICD_IROUTER<n> (12.9), UNKNOWN",
@@ -42,7 +45,8 @@ pub(super) const CASES: &[Case] = &[
             let groups = m.at_reset.unknown.gicr_igroupr0;
             equal("SGIs and PPIs are in Group 0", groups, 0)
         },
-    ),
+    )
+    .unlike_kvm(kvm::UNKNOWN),
     Case::new(
         "reset.unknown_gicr_ipriorityr",
         "GICR_IPRIORITYR<n> (12.11), UNKNOWN",
@@ -67,7 +71,8 @@ pub(super) const CASES: &[Case] = &[
             equal("GICR_PROPBASER", m.at_reset.unknown.propbaser, 0)?;
             equal("GICR_PENDBASER", m.at_reset.unknown.pendbaser, 0)
         },
-    ),
+    )
+    .unlike_kvm(kvm::UNKNOWN),
     Case::new(
         "reset.unknown_gits_queue",
         "GITS_CBASER, GITS_CWRITER (12.19), UNKNOWN",
@@ -114,6 +119,7 @@ pub(super) const CASES: &[Case] = &[
             check_interface(control)
         },
     )
+    .unlike_kvm(kvm::NO_RESET_BY_CPU_ON)
     .on(Cpus::Two),
 ];
 

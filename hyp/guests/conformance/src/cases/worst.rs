@@ -2,6 +2,7 @@
 //! without a lost interrupt, and the guest has to make progress meanwhile.
 
 use super::its::take_and_end;
+use super::kvm;
 use crate::gic::gicr;
 use crate::gic::interface::{OPEN, set_pmr};
 use crate::gic::its::{COMMAND, FIRST_LPI, Its, LPI_END, gits};
@@ -39,7 +40,8 @@ pub(super) const CASES: &[Case] = &[
             run_beside_busy_its(m, &its, |_| [0xd, 0, 0, 0])?;
             take_each(COUNT)
         },
-    ),
+    )
+    .unlike_kvm(kvm::SLOW),
     Case::new(
         "worst.queue_of_movall",
         "5.3 MOVALL, GITS_CBASER.Size",
@@ -56,7 +58,8 @@ pub(super) const CASES: &[Case] = &[
             its.move_all(0, 1)?;
             bring_back(&its)
         },
-    ),
+    )
+    .unlike_kvm(kvm::SLOW),
     Case::new("worst.queue_of_mapc", "5.3 MAPC, GITS_CBASER.Size", |m| {
         let its = open_scattered(m)?;
         let targets = target_pair(m, &its)?;
@@ -77,7 +80,8 @@ pub(super) const CASES: &[Case] = &[
         its.submit();
         holds("the queue is read to its end", wait_for_long_queue(&its))?;
         take_each(COUNT)
-    }),
+    })
+    .unlike_kvm(kvm::SLOW),
     Case::new("worst.queue_of_errors", "5.5, GITS_CBASER.Size", |m| {
         let its = open_scattered(m)?;
         for place in 0..QUEUE_COMMANDS - 1 {
@@ -118,12 +122,14 @@ pub(super) const CASES: &[Case] = &[
         its.map_event(DEVICE, 0, FIRST_LPI, 0)?;
         its.raise(DEVICE, 0)?;
         expect_and_end(FIRST_LPI)
-    }),
+    })
+    .unlike_kvm(kvm::SLOW),
     Case::new("worst.every_lpi_pending", "5.1, ICC_IAR1_EL1", |m| {
         let its = open_scattered(m)?;
         raise_all(&its)?;
         take_each(COUNT)
-    }),
+    })
+    .unlike_kvm(kvm::SLOW),
     Case::new(
         "worst.lpis_off_and_on",
         "GICR_CTLR.EnableLPIs (12.11), 5.1",
@@ -140,7 +146,8 @@ pub(super) const CASES: &[Case] = &[
             }
             take_each(COUNT)
         },
-    ),
+    )
+    .unlike_kvm(kvm::LPIS_OFF_FORGETS),
     Case::new(
         "worst.invalidated_directly",
         "GICR_INVALLR, GICR_SYNCR",
@@ -159,7 +166,8 @@ pub(super) const CASES: &[Case] = &[
             holds("not busy", is_done)?;
             take_each(COUNT)
         },
-    ),
+    )
+    .unlike_kvm(kvm::SLOW),
 ];
 
 /// Opens the ITS with an empty queue of 1 MiB, and with a device of as many events as possible.
