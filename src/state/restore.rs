@@ -15,6 +15,7 @@ use crate::state::{DeviceState, InterruptState, ItsState, LpiState, VcpuState, V
 use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
+use crate::vm::ich_shadow::IchShadow;
 use crate::vm::irq::{Irq, PENDING};
 use crate::vm::its::{CTLR_ENABLED, Its};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
@@ -123,8 +124,9 @@ fn set_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, saved: &VcpuStat
     };
     // The pending table was read by the VM that was saved.
     let _ = redistributor.control.write(enables);
+    let shadow = IchShadow::with_interface(saved.vmcr, saved.active_priorities);
     // SAFETY: the vCPU is claimed: no CPU has it.
-    unsafe { vcpu.restore_interface(saved.vmcr, saved.active_priorities) };
+    unsafe { vcpu.replace_shadow(shadow) };
     for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
         set(vm, pin, irq, saved);
     }
