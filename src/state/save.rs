@@ -23,7 +23,7 @@ use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
 
 /// Flags of a state word, and as they are saved.
-pub(super) const FLAGS: [(u64, u8); 7] = [
+const FLAGS: [(u64, u8); 7] = [
     (PENDING, flags::LATCH),
     (LINE, flags::LINE),
     (MESSAGE, flags::MESSAGE),
@@ -32,6 +32,17 @@ pub(super) const FLAGS: [(u64, u8); 7] = [
     (GROUP1, flags::GROUP1),
     (LEVEL, flags::LEVEL),
 ];
+
+/// Flags of a state word that are saved.
+pub(super) const SAVED: u64 = PENDING | LINE | MESSAGE | ACTIVE | ENABLED | GROUP1 | LEVEL;
+
+/// Returns the flags of a state word, as they were saved.
+pub(super) fn flags_of(saved: InterruptState) -> u64 {
+    FLAGS
+        .iter()
+        .filter(|(_, saved_flag)| saved.has(*saved_flag))
+        .fold(0, |flags, (flag, _)| flags | flag)
+}
 
 /// Saves a VM: [`Vgic::save`](crate::Vgic::save).
 ///
