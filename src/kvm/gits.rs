@@ -39,6 +39,7 @@ impl Devices {
         if offset & if is_word { 3 } else { 7 } != 0 {
             return Err(Errno::Inval);
         }
+
         let its = self.its(index)?;
         let config = self.config.its.get(index).ok_or(Errno::Nxio)?;
 

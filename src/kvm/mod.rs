@@ -242,6 +242,7 @@ impl Devices {
     pub fn get(&self, attribute: Attribute, value: &mut u64) -> Result<(), Errno> {
         let place = self.place(attribute)?;
         self.is_ready_for(&place)?;
+
         *value = match place {
             Place::Address(attr) => self.layout.address(attribute.device, attr, *value)?,
             Place::IrqCount => self.layout.irq_count(),
@@ -267,6 +268,7 @@ impl Devices {
     pub fn set(&mut self, attribute: Attribute, value: u64, host: &impl Host) -> Result<(), Errno> {
         let place = self.place(attribute)?;
         self.is_ready_for(&place)?;
+
         match place {
             Place::Address(attr) => self.layout.set_address(attribute.device, attr, value),
             Place::IrqCount => self.layout.set_irq_count(value),
@@ -290,6 +292,7 @@ impl Devices {
             attr,
         } = attribute;
         let of_gic = device == Device::Gic;
+
         Ok(match group {
             group::ADDR => match (of_gic, attr) {
                 (true, address::DIST | address::REDIST | address::REDIST_REGION)
@@ -339,7 +342,6 @@ impl Devices {
     /// Returns the index of the vCPU whose packed affinity is in bits 63:32 of an attribute.
     fn index(&self, attr: u64) -> Result<usize, Errno> {
         let affinity = Affinity::from_packed((attr >> 32) as u32).mpidr();
-        let mut vcpus = self.state.vcpus.iter();
         // The vCPUs of a cluster are often in order: the first look is at the place of Aff0.
         let guess = (attr >> 32) as usize & 0xff;
         if self
@@ -348,6 +350,8 @@ impl Devices {
         {
             return Ok(guess);
         }
+
+        let mut vcpus = self.state.vcpus.iter();
         vcpus
             .position(|vcpu| vcpu.affinity == Some(affinity))
             .ok_or(Errno::Inval)
