@@ -135,6 +135,7 @@ impl Devices {
         let events = devices.flat_map(|device| &device.events);
         let mut mapped: alloc::vec::Vec<u32> = events.map(|event| event.intid).collect();
         mapped.sort_unstable();
+
         (self.state.lpis).retain(|lpi| mapped.binary_search(&lpi.intid).is_ok());
     }
 }

@@ -94,6 +94,7 @@ pub(super) fn interrupt(state: State) -> InterruptState {
         0
     };
     let word = state.with(0, by_line).0;
+
     let flags = FLAGS
         .iter()
         .filter(|(flag, _)| word & flag != 0)
@@ -124,6 +125,7 @@ fn vcpu<H: Host>(
     for (saved, irq) in private.iter_mut().zip(vcpu.privates()) {
         *saved = interrupt(take(irq));
     }
+
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
     let (vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
     VcpuState {
@@ -143,6 +145,7 @@ fn vcpu<H: Host>(
 fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> Vec<LpiState> {
     let mut lpis = Vec::new();
     let mut from = 0;
+
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         from = key.saturating_add(1);
         let state = irq.state();
@@ -166,9 +169,11 @@ fn its(pin: &CpuPin<'_>, its: &Its) -> ItsState {
         its.baser(pin, TableType::Collections),
     );
     let engine = its.commands.engine.lock(pin.locks());
+
     let collections = engine.collections.iter().zip(0..);
     let collections = collections
         .filter_map(|(vcpu, icid)| vcpu.map(|vcpu| CollectionState { icid, vcpu: vcpu.0 }));
+
     ItsState {
         is_enabled: its.is_enabled(),
         cbaser: engine.queue.get(),
@@ -185,6 +190,7 @@ fn its(pin: &CpuPin<'_>, its: &Its) -> ItsState {
 fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
     let mut devices = Vec::new();
     let guard = pin.guard();
+
     // More than enough: a walk takes a step for each slot of the nodes, which the quotas bound.
     let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
     let all = (its.devices).walk(&mut cursor, &mut steps, guard, |id, device, steps| {
@@ -206,5 +212,6 @@ fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
         true
     });
     debug_assert!(all, "the quotas bound the devices");
+
     devices
 }
