@@ -69,6 +69,8 @@ impl Devices {
         let its = self.its_mut(index)?;
         let mut queue = CommandQueue::default();
         queue.set(its.cbaser);
+        // Of a queue that is not valid, the first page.
+        let end = queue.bytes().max(0x1000);
 
         match offset {
             CTLR => {
@@ -85,9 +87,9 @@ impl Devices {
                 queue.set(value);
                 (its.cbaser, its.creadr, its.cwriter) = (queue.get(), 0, 0);
             }
-            CWRITER if value & OFFSET < queue.bytes() => its.cwriter = value & OFFSET,
+            CWRITER if value & OFFSET < end => its.cwriter = value & OFFSET,
             CREADR if its.is_enabled => return Err(Errno::Busy),
-            CREADR if value & OFFSET >= queue.bytes() => return Err(Errno::Inval),
+            CREADR if value & OFFSET >= end => return Err(Errno::Inval),
             CREADR => its.creadr = value & OFFSET,
             BASER0..=BASER7 if !its.is_enabled => {
                 if let Some(kind) = table(offset) {
