@@ -15,6 +15,7 @@ use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::perf::{self, PerfOptions};
 use crate::project;
+use crate::snapshot::{self, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions, StressOptions};
 use crate::test::{self, TestOptions};
 
@@ -69,7 +70,7 @@ struct Task {
 }
 
 /// The tasks, in the order of `cargo xtask --help`.
-const TASKS: [Task; 11] = [
+const TASKS: [Task; 12] = [
     Task {
         name: "boot",
         about: "Boot a guest under the hypervisor, run its workload, check every interrupt count",
@@ -117,6 +118,12 @@ const TASKS: [Task; 11] = [
         about: "Run several VMs with Linux side by side, and an attacker, and kill one of them",
         declare: CloudOptions::declare,
         run: |matches| cloud::cloud(&CloudOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "snapshot",
+        about: "Save a VM with Linux at random moments, and restore it on another machine",
+        declare: SnapshotOptions::declare,
+        run: |matches| snapshot::snapshot(&SnapshotOptions::read(matches), &project::reports()),
     },
     Task {
         name: "fuzz",
@@ -186,13 +193,14 @@ mod tests {
 
     /// Options with values that nothing can be known of before the run, or that are checked
     /// elsewhere, and where.
-    const UNCHECKED: [(&str, &str); 6] = [
+    const UNCHECKED: [(&str, &str); 7] = [
         // Words for the guest's kernel.
         ("boot", "append"),
         // By `boot::dry_run`, which asks QEMU.
         ("boot", "cpu"),
         ("boot", "qemu"),
         ("conformance", "cpu"),
+        ("snapshot", "cpu"),
         // Arguments of `xtask-sweep`.
         ("loom", "sweep"),
         // By `test::select`, before the first gate.
@@ -303,6 +311,7 @@ mod tests {
         assert!(ConformanceOptions::parsed(&[]).is_ok());
         assert!(IsolationOptions::parsed(&[]).is_ok());
         assert!(CloudOptions::parsed(&[]).is_ok());
+        assert!(SnapshotOptions::parsed(&[]).is_ok());
         assert!(FuzzOptions::parsed(&[]).is_ok());
         assert!(BenchOptions::parsed(&[]).is_ok());
     }
