@@ -33,6 +33,7 @@ use crate::vm::memory::GuestMemory;
 use crate::vm::options::{Options, USUAL_WEIGHT};
 use crate::vm::saved::Moments;
 use crate::vm::tree::part as tree;
+use crate::vm::virtio::{self, EntropyDevice};
 use crate::vm::{self, Boot, Description, Extent, Vm, controller};
 
 /// Guest-physical address of the RAM.
@@ -152,6 +153,7 @@ fn make(
     config.validate().map_err(|error| error.to_string())?;
     tree::check_slowdown(options.slowdown)?;
     let moments = Moments::of(&options);
+    let entropy = entropy_device(&options)?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {
         return Err(format!("another VM has the name {name}"));
@@ -175,7 +177,8 @@ fn make(
             format!("there are {lpis} LPIs left, and {events} events want one each")
         })?;
     }
-    let windows = bus.map(|bus| &bus.windows[..]);
+    let own = entropy.is_some().then_some(&[virtio::WINDOW][..]);
+    let windows = own.or(bus.map(|bus| &bus.windows[..]));
 
     let initrd = kernel.ram_disk.as_ref().or(common.modules.initrd.as_ref());
     let visible = RAM..RAM + ram.len();
@@ -210,12 +213,29 @@ fn make(
         memory: unsafe { GuestMemory::at(RAM, &ram) },
         is_daemon: options.is_daemon,
         moments,
+        entropy,
         snapshot: options.snapshot.and_then(|path| CString::new(path).ok()),
         boot: Boot::Modules(load),
         config,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,
     };
     Ok(Vm::new(index, description))
+}
+
+/// Returns the hypervisor's entropy device, if the options ask for it.
+///
+/// # Errors
+/// Why it cannot be had.
+fn entropy_device(options: &Options) -> Result<Option<EntropyDevice>, String> {
+    if !options.has_entropy {
+        return Ok(None);
+    }
+    if !options.functions.is_empty() {
+        return Err("hyp.rng and hyp.pci are of two host bridges, and a VM has one".into());
+    }
+    let device = EntropyDevice::new();
+    let device = device.ok_or("the boot loader has passed no seed for hyp.rng")?;
+    Ok(Some(device))
 }
 
 /// Takes PCI functions out of the stock.

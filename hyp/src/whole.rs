@@ -87,6 +87,7 @@ pub(crate) fn create(
         extent: Extent::Whole,
         stage2: Stage2::identity(&executable, &devices),
         devices: None,
+        entropy: None,
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.
         memory: unsafe { GuestMemory::identity(&memory) },
         boot: Boot::Once {

@@ -162,21 +162,27 @@ fn other_device(
     let value = written(frame, abort);
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
     let devices = vm.devices.as_ref().filter(|it| it.claims(address));
+    let entropy = vm.entropy.as_ref().filter(|it| it.claims(address));
     let console = vm.console.as_ref().filter(|it| it.claims(address));
     let bytes = abort.width().bytes();
 
-    let done = match (devices, console) {
-        (Some(devices), _) if abort.is_write() => {
+    let done = match (devices, entropy, console) {
+        (Some(devices), ..) if abort.is_write() => {
             devices.write(address, bytes, value);
             Some(0)
         }
-        (Some(devices), _) => Some(devices.read(address, bytes)),
-        (None, Some(console)) if abort.is_write() => {
+        (Some(devices), ..) => Some(devices.read(address, bytes)),
+        (_, Some(entropy), _) if abort.is_write() => {
+            entropy.write(vm, loaded.vgic, pin, address, bytes, value);
+            Some(0)
+        }
+        (_, Some(entropy), _) => Some(entropy.read(address, bytes)),
+        (.., Some(console)) if abort.is_write() => {
             console.write(address, value, set_line);
             Some(0)
         }
-        (None, Some(console)) => Some(console.read(address, set_line)),
-        (None, None) => None,
+        (.., Some(console)) => Some(console.read(address, set_line)),
+        (None, None, None) => None,
     };
     match done {
         Some(value) => complete(frame, abort, value),

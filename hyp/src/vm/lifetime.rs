@@ -344,6 +344,9 @@ fn stop(cpu: &ThisCpu, vm: &Vm) {
     if let Some(console) = &vm.console {
         console.reset();
     }
+    if let Some(entropy) = &vm.entropy {
+        entropy.reset();
+    }
     for vcpu in vm.vcpus() {
         vcpu.power.reset();
         // SAFETY: the VM is ending, and every CPU has given its vCPUs up.

@@ -22,6 +22,7 @@ pub(crate) mod psci;
 pub(crate) mod saved;
 pub(crate) mod snapshot;
 pub(crate) mod tree;
+pub(crate) mod virtio;
 
 use alloc::boxed::Box;
 use alloc::ffi::CString;
@@ -51,6 +52,7 @@ use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
 use saved::{Held, Moments};
+use virtio::EntropyDevice;
 
 /// Part of the machine that a VM has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +74,8 @@ pub(crate) struct Vm {
     pub(crate) console: Option<Console>,
     /// PCI functions of the machine, unless the VM has the whole machine.
     pub(crate) devices: Option<Devices>,
+    /// Entropy device of the hypervisor's own, if the VM has one.
+    pub(crate) entropy: Option<EntropyDevice>,
     /// True if the run ends without waiting for this VM.
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
@@ -114,6 +118,7 @@ pub(crate) struct Description {
     pub(crate) stage2: Stage2,
     pub(crate) memory: GuestMemory,
     pub(crate) devices: Option<Devices>,
+    pub(crate) entropy: Option<EntropyDevice>,
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
@@ -183,6 +188,7 @@ impl Vm {
             stage2,
             memory,
             devices,
+            entropy,
             boot,
             is_daemon,
             moments,
@@ -198,6 +204,7 @@ impl Vm {
             console: (extent == Extent::Part).then(|| Console::new(index, &name)),
             name,
             devices,
+            entropy,
             is_daemon,
             lifetime: Lifetime::default(),
             moments,

@@ -36,6 +36,8 @@ pub(crate) struct Options {
     /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
     pub(crate) functions: Vec<u16>,
     pub(crate) is_daemon: bool,
+    /// True if the VM has the hypervisor's entropy device.
+    pub(crate) has_entropy: bool,
     /// Milliseconds between saves in place, on average.
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves.
@@ -97,6 +99,7 @@ impl Options {
             slowdown: 1,
             functions: Vec::new(),
             is_daemon: false,
+            has_entropy: false,
             saved: None,
             seed: 1,
             snapshot: None,
@@ -134,6 +137,7 @@ impl Options {
     fn read(&mut self, option: &str) -> Result<(), Fault> {
         match option.split_once('=') {
             None if option == "daemon" => self.is_daemon = true,
+            None if option == "rng" => self.has_entropy = true,
             Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
             Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=MOST_VCPUS)?),

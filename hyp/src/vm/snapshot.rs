@@ -20,6 +20,7 @@ use aarch64_cpu::registers::{ICH_VTR_EL2, MIDR_EL1, Readable};
 use super::console::set_line;
 use super::host::Mirror;
 use super::lifetime::{end_saved, take_apart, wake_all};
+use super::virtio::EntropyDevice;
 use super::{Boot, Vm, controller};
 use crate::cpu::clock::{frequency, microseconds, now};
 use crate::cpu::id_registers::{self, Reader};
@@ -112,6 +113,7 @@ fn identity(vm: &Vm) -> Identity {
             .iter()
             .map(|its| u64::from(its.max_events))
             .sum(),
+        entropy: vm.entropy.is_some().into(),
     }
 }
 
@@ -137,6 +139,7 @@ fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<State, String> {
         virtual_counter: physical_counter.wrapping_sub(vm.clock_offset()),
         physical_counter,
         vcpus: vcpus.collect(),
+        entropy: vm.entropy.as_ref().map(EntropyDevice::state),
         console: vm.console.as_ref().map(|it| it.take()).unwrap_or_default(),
         vgic,
     })
@@ -282,7 +285,12 @@ fn apply(cpu: &ThisCpu, vm: &'static Vm, state: &State) -> Result<(), String> {
         context.delay_physical_timer(elapsed);
         is_set
     });
-    if !is_console || !are_vcpus {
+    let is_entropy = match (&vm.entropy, &state.entropy) {
+        (Some(device), Some(state)) => device.set(state),
+        (None, None) => true,
+        _ => false,
+    };
+    if !is_console || !is_entropy || !are_vcpus {
         take_apart(cpu, vm, vgic);
         return Err(damaged());
     }
@@ -313,5 +321,8 @@ fn forget(vm: &Vm) {
     }
     if let Some(console) = &vm.console {
         console.reset();
+    }
+    if let Some(entropy) = &vm.entropy {
+        entropy.reset();
     }
 }

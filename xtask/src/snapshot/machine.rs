@@ -61,7 +61,7 @@ impl Machine<'_> {
         let file = self.file.display();
         command.arg("-device").arg(format!(
             "guest-loader,addr={address:#x},kernel={kernel},bootargs={WORDS} hyp.name={NAME} \
-             hyp.vcpus={vcpus} hyp.memory={memory} hyp.snapshot={file}"
+             hyp.vcpus={vcpus} hyp.memory={memory} hyp.rng hyp.snapshot={file}"
         ));
         Ok(command)
     }

@@ -91,6 +91,12 @@ impl Verdict {
                 "input was lost, or came twice",
             ),
         ];
+        checks.push(Check::at_least(
+            "bytes of the entropy device",
+            last.random,
+            u64::from(options.rounds),
+            "there were no MSIs",
+        ));
         checks.extend(of_lines(&all));
         checks.extend(of_clock(&lives, last));
         checks.extend(of_accounts(&lives));
