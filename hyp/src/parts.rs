@@ -165,7 +165,9 @@ fn make(
             options.memory
         )
     })?;
-    let heap = layout::growth_for(vcpus, options.events as usize, moments.is_some());
+    let is_saved = moments.is_some() || options.snapshot.is_some();
+    let tables = options.snapshot.as_ref().map_or(0, |_| ram.len());
+    let heap = layout::growth_for(vcpus, options.events as usize, is_saved, tables);
     let heap = take_ram(&mut stock.memory, heap)
         .ok_or_else(|| format!("there is no RAM left for what {vcpus} vCPUs and their GIC take"))?;
     let functions = take_functions(others, common, stock, &options.functions)?;
@@ -203,18 +205,20 @@ fn make(
         functions.len(),
         options.arguments
     );
-    let stage2 = Stage2::for_vm(index, &ram, RAM, devices::registers(&functions));
+    let is_moved = options.snapshot.is_some();
+    let stage2 = Stage2::for_vm(index, &ram, RAM, is_moved, devices::registers(&functions));
     let description = Description {
         name,
         extent: Extent::Part,
         stage2,
         devices: bus.map(|bus| devices_of(index, bus, common.doorbell, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.
-        memory: unsafe { GuestMemory::at(RAM, &ram) },
+        memory: unsafe { GuestMemory::at(RAM, &ram, is_moved) },
         is_daemon: options.is_daemon,
         moments,
         entropy,
         snapshot: options.snapshot.and_then(|path| CString::new(path).ok()),
+        incoming: options.incoming.and_then(|path| CString::new(path).ok()),
         boot: Boot::Modules(load),
         config,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,

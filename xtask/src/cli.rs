@@ -15,7 +15,7 @@ use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::perf::{self, PerfOptions};
 use crate::project;
-use crate::snapshot::{self, SnapshotOptions};
+use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions, StressOptions};
 use crate::test::{self, TestOptions};
 
@@ -70,7 +70,7 @@ struct Task {
 }
 
 /// The tasks, in the order of `cargo xtask --help`.
-const TASKS: [Task; 12] = [
+const TASKS: [Task; 13] = [
     Task {
         name: "boot",
         about: "Boot a guest under the hypervisor, run its workload, check every interrupt count",
@@ -124,6 +124,12 @@ const TASKS: [Task; 12] = [
         about: "Save a VM with Linux at random moments, and restore it on another machine",
         declare: SnapshotOptions::declare,
         run: |matches| snapshot::snapshot(&SnapshotOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "migrate",
+        about: "Move a VM with Linux between two running machines, and measure the stop",
+        declare: MigrateOptions::declare,
+        run: |matches| snapshot::migrate(&MigrateOptions::read(matches), &project::reports()),
     },
     Task {
         name: "fuzz",
@@ -193,7 +199,7 @@ mod tests {
 
     /// Options with values that nothing can be known of before the run, or that are checked
     /// elsewhere, and where.
-    const UNCHECKED: [(&str, &str); 7] = [
+    const UNCHECKED: [(&str, &str); 8] = [
         // Words for the guest's kernel.
         ("boot", "append"),
         // By `boot::dry_run`, which asks QEMU.
@@ -201,6 +207,7 @@ mod tests {
         ("boot", "qemu"),
         ("conformance", "cpu"),
         ("snapshot", "cpu"),
+        ("migrate", "cpu"),
         // Arguments of `xtask-sweep`.
         ("loom", "sweep"),
         // By `test::select`, before the first gate.
@@ -312,6 +319,7 @@ mod tests {
         assert!(IsolationOptions::parsed(&[]).is_ok());
         assert!(CloudOptions::parsed(&[]).is_ok());
         assert!(SnapshotOptions::parsed(&[]).is_ok());
+        assert!(MigrateOptions::parsed(&[]).is_ok());
         assert!(FuzzOptions::parsed(&[]).is_ok());
         assert!(BenchOptions::parsed(&[]).is_ok());
     }

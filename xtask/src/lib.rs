@@ -9,6 +9,7 @@
 //! * `isolation` has one guest attack while another measures its interrupts.
 //! * `cloud` runs several VMs with Linux side by side, and kills one again and again.
 //! * `snapshot` saves a VM with Linux and restores it on another machine, again and again.
+//! * `migrate` moves such a VM between two machines that run.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
 //! * `bench` runs the benchmarks.
 //! * `perf` measures, and holds the figures against their targets.

@@ -85,6 +85,8 @@ pub(crate) struct Vm {
     pub(crate) held: Held,
     /// File of the host's for snapshots, if the VM has one.
     pub(crate) snapshot: Option<CString>,
+    /// File of the host's that the VM comes from, if it comes from another machine.
+    pub(crate) incoming: Option<CString>,
     pub(crate) counts: Counts,
     pub(crate) memory: GuestMemory,
     boot: Boot,
@@ -123,6 +125,7 @@ pub(crate) struct Description {
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
     pub(crate) snapshot: Option<CString>,
+    pub(crate) incoming: Option<CString>,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
     /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
@@ -193,6 +196,7 @@ impl Vm {
             is_daemon,
             moments,
             snapshot,
+            incoming,
             config,
             weight,
         } = description;
@@ -210,6 +214,7 @@ impl Vm {
             moments,
             held: Held::default(),
             snapshot,
+            incoming,
             counts: Counts::default(),
             memory,
             boot,

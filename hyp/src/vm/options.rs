@@ -44,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) seed: u32,
     /// File of the host's for snapshots.
     pub(crate) snapshot: Option<String>,
+    /// File of the host's that the VM comes from, and that is waited for.
+    pub(crate) incoming: Option<String>,
     /// The guest's own command line.
     pub(crate) arguments: String,
 }
@@ -103,6 +105,7 @@ impl Options {
             saved: None,
             seed: 1,
             snapshot: None,
+            incoming: None,
             arguments: String::new(),
         };
         for word in text.split(' ') {
@@ -147,6 +150,7 @@ impl Options {
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
             Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
+            Some(("incoming", path)) if !path.is_empty() => self.incoming = Some(path.to_string()),
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
                 self.functions = functions.ok_or(Fault::Malformed)?;

@@ -37,24 +37,7 @@ pub(crate) struct SnapshotOptions {
 
 impl Options for SnapshotOptions {
     fn declare(command: Command) -> Command {
-        command.after_help(AFTER_HELP).args([
-            option("rounds", "N", "How often the VM is saved and restored")
-                .default_value("20")
-                .value_parser(value_parser!(u32).range(1..)),
-            option(
-                "seed",
-                "S",
-                "The seed of the moments [default: by the clock]",
-            )
-            .value_parser(value_parser!(u32)),
-            option("vcpus", "N", "vCPUs of the VM")
-                .default_value("4")
-                .value_parser(value_parser!(u16).range(1..=16)),
-            option("memory", "MIB", "RAM of the VM")
-                .default_value("192")
-                .value_parser(value_parser!(u32).range(128..=4096)),
-            option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
-        ])
+        declare(command.after_help(AFTER_HELP), "20")
     }
 
     fn read(matches: &mut ArgMatches) -> Self {
@@ -65,5 +48,53 @@ impl Options for SnapshotOptions {
             memory: defaulted(matches, "memory"),
             cpu: defaulted(matches, "cpu"),
         }
+    }
+}
+
+/// Declares the options, with so many rounds by default.
+fn declare(command: Command, rounds: &'static str) -> Command {
+    command.args([
+        option("rounds", "N", "How often the VM is saved and restored")
+            .default_value(rounds)
+            .value_parser(value_parser!(u32).range(1..)),
+        option(
+            "seed",
+            "S",
+            "The seed of the moments [default: by the clock]",
+        )
+        .value_parser(value_parser!(u32)),
+        option("vcpus", "N", "vCPUs of the VM")
+            .default_value("4")
+            .value_parser(value_parser!(u16).range(1..=16)),
+        option("memory", "MIB", "RAM of the VM")
+            .default_value("192")
+            .value_parser(value_parser!(u32).range(128..=4096)),
+        option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
+    ])
+}
+
+const AFTER_MIGRATE: &str = "\
+A VM with stock Debian moves from one running machine to another on this host:
+its RAM is copied while it works, then what it has written meanwhile, and the
+rest within one stop. A round is such a move. The time of each stop is reported,
+and the vGIC's part of it, once more where an instruction takes a nanosecond.
+The outcome goes to target/reports/migrate.json. The exit status is 0 only if
+every check of `cargo xtask snapshot` holds.
+
+Examples:
+  cargo xtask migrate               5 rounds
+  cargo xtask migrate --rounds 50   more of them";
+
+/// Options of `cargo xtask migrate`.
+#[derive(Clone, Debug)]
+pub(crate) struct MigrateOptions(pub(crate) SnapshotOptions);
+
+impl Options for MigrateOptions {
+    fn declare(command: Command) -> Command {
+        declare(command.after_help(AFTER_MIGRATE), "5")
+    }
+
+    fn read(matches: &mut ArgMatches) -> Self {
+        Self(SnapshotOptions::read(matches))
     }
 }

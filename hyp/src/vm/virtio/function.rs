@@ -192,7 +192,7 @@ impl Function {
             config::MSIX => {
                 let control = (merged(u32::from(self.0.msix_control) << 16) >> 16) as u16;
                 let writable = MSIX_ENABLE | MSIX_MASK;
-                self.0.msix_control = control & writable | VECTORS - 1;
+                self.0.msix_control = control & writable | (VECTORS - 1);
             }
             _ => {}
         }
