@@ -21,7 +21,7 @@ use crate::order;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo};
-use crate::snapshot::{self, SnapshotOptions};
+use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions};
 
 /// The boots: vCPUs, release of the kernel, CPU model, and whether it is booted by firmware. A
@@ -95,6 +95,8 @@ enum Action {
     Cloud(CloudOptions),
     /// Saves and restores a VM with Linux, which passes or fails as one test case.
     Snapshot(SnapshotOptions),
+    /// Moves a VM with Linux between machines, which passes or fails as one test case.
+    Migrate(MigrateOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -170,6 +172,7 @@ impl Gate {
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
             Action::Snapshot(options) => snapshot::snapshot(&options, reports).map(Tally::of),
+            Action::Migrate(options) => snapshot::migrate(&options, reports).map(Tally::of),
         }
     }
 }
@@ -343,6 +346,7 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
     ];
     gates.push(snapshot_gate());
+    gates.push(migrate_gate());
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
@@ -521,8 +525,9 @@ fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> G
     )
 }
 
-/// Rounds of the gate: the hypervisor, the machine and the guest are the same in each.
+/// Rounds of the gates: the hypervisor, the machine and the guest are the same in each.
 const ROUNDS: u32 = 6;
+const MOVES: u32 = 2;
 
 /// Declares the gate of a VM with Linux that is saved and restored, on CPUs with SVE.
 fn snapshot_gate() -> Gate {
@@ -537,6 +542,22 @@ fn snapshot_gate() -> Gate {
         "snapshot",
         "a VM with Linux saved and restored elsewhere",
         Action::Snapshot(options),
+    )
+}
+
+/// Declares the gate of a VM with Linux that moves between machines.
+fn migrate_gate() -> Gate {
+    let options = MigrateOptions(SnapshotOptions {
+        rounds: MOVES,
+        seed: Some(1),
+        vcpus: 4,
+        memory: 192,
+        cpu: "neoverse-n1".to_owned(),
+    });
+    Gate::booting(
+        "migrate",
+        "a VM with Linux moved between machines",
+        Action::Migrate(options),
     )
 }
 
@@ -610,6 +631,7 @@ mod tests {
             "isolation",
             "cloud",
             "snapshot",
+            "migrate",
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",

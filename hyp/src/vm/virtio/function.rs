@@ -81,17 +81,17 @@ const NEEDS_RESET: u8 = 1 << 6;
 const VERSION_1: u32 = 1 << 0;
 
 /// Message to be signalled.
-pub(super) struct Message {
-    pub(super) address: u64,
-    pub(super) data: u32,
+pub(crate) struct Message {
+    pub(crate) address: u64,
+    pub(crate) data: u32,
 }
 
 /// The function.
-pub(super) struct Function(Virtio);
+pub(crate) struct Function(Virtio);
 
 impl Function {
     /// Returns the function after a reset. The BAR is where the hypervisor has put it.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Virtio {
             command: 0,
             bar: WINDOW.bus as u32,
@@ -115,7 +115,7 @@ impl Function {
     }
 
     /// Returns a function with this state, if it is one that such a function can have.
-    pub(super) fn of(state: &Virtio) -> Option<Self> {
+    pub(crate) fn of(state: &Virtio) -> Option<Self> {
         let is_sound = is_size(state.queue.size)
             && state.bar.is_multiple_of(BAR)
             && state.command & !COMMAND == 0;
@@ -123,18 +123,18 @@ impl Function {
     }
 
     /// Returns the state.
-    pub(super) fn state(&self) -> Virtio {
+    pub(crate) fn state(&self) -> Virtio {
         self.0.clone()
     }
 
     /// Returns the offset in the BAR of a guest-physical address that is there.
-    pub(super) fn bar_offset(&self, address: u64) -> Option<u64> {
+    pub(crate) fn bar_offset(&self, address: u64) -> Option<u64> {
         let offset = address.checked_sub(self.0.bar.into())?;
         (self.0.command & MEMORY != 0 && offset < BAR.into()).then_some(offset)
     }
 
     /// Reads configuration space from a register on.
-    pub(super) fn read_config(&self, register: u64) -> u64 {
+    pub(crate) fn read_config(&self, register: u64) -> u64 {
         let aligned = register & !3;
         let value = match aligned {
             0x00 => IDENTITY,
@@ -177,7 +177,7 @@ impl Function {
     }
 
     /// Writes configuration space from a register on.
-    pub(super) fn write_config(&mut self, register: u64, bytes: u64, value: u64) {
+    pub(crate) fn write_config(&mut self, register: u64, bytes: u64, value: u64) {
         // An access does not cross a register of four bytes.
         let shift = 8 * (register & 3);
         let mask = ((u64::MAX >> (64 - 8 * bytes.clamp(1, 8))) << shift) as u32;
@@ -199,7 +199,7 @@ impl Function {
     }
 
     /// Reads the BAR.
-    pub(super) fn read_bar(&mut self, offset: u64) -> u64 {
+    pub(crate) fn read_bar(&mut self, offset: u64) -> u64 {
         match offset {
             0..common::SIZE => self.read_common(offset),
             // An interrupt line would be told apart here; there is none.
@@ -215,7 +215,7 @@ impl Function {
     }
 
     /// Writes the BAR. A notification serves the queue.
-    pub(super) fn write_bar(
+    pub(crate) fn write_bar(
         &mut self,
         offset: u64,
         bytes: u64,
@@ -260,7 +260,7 @@ impl Function {
     }
 
     /// Takes a message of a vector that is pending and not masked, if there is one.
-    pub(super) fn take_message(&mut self) -> Option<Message> {
+    pub(crate) fn take_message(&mut self) -> Option<Message> {
         let state = &mut self.0;
         if state.msix_control & (MSIX_ENABLE | MSIX_MASK) != MSIX_ENABLE {
             return None;

@@ -8,7 +8,7 @@ use crate::snapshot::state::VirtioQueue;
 use crate::vm::memory::GuestMemory;
 
 /// Most places of the queue.
-pub(super) const PLACES: u16 = 8;
+pub(crate) const PLACES: u16 = 8;
 
 /// Most bytes of entropy that a request is given, whatever it asks for.
 const MOST: usize = 256;
@@ -30,14 +30,14 @@ const NO_INTERRUPT: u16 = 1 << 0;
 
 /// The driver has broken the rules.
 #[derive(Debug)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 /// Fills the requests that are available with entropy. Returns true if the driver wants to be
 /// interrupted for it.
 ///
 /// # Errors
 /// The rings are not where they are said to be, or not well-formed.
-pub(super) fn serve(
+pub(crate) fn serve(
     queue: &mut VirtioQueue,
     memory: &GuestMemory,
     random: &mut impl RngCore,
