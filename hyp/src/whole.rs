@@ -87,6 +87,7 @@ pub(crate) fn create(
         extent: Extent::Whole,
         stage2: Stage2::identity(&executable, &devices),
         devices: None,
+        entropy: None,
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.
         memory: unsafe { GuestMemory::identity(&memory) },
         boot: Boot::Once {
@@ -95,6 +96,8 @@ pub(crate) fn create(
         },
         is_daemon: false,
         moments,
+        snapshot: None,
+        incoming: None,
         config: controller::of_machine(&machine, has_its),
         weight: scheduler::NORMAL_WEIGHT,
     };

@@ -11,11 +11,12 @@ use crate::boot::{self, BootOptions};
 use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
+use crate::interchange;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
-use crate::migrate::{self, MigrateOptions};
 use crate::perf::{self, PerfOptions};
 use crate::project;
+use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions, StressOptions};
 use crate::test::{self, TestOptions};
 
@@ -70,7 +71,7 @@ struct Task {
 }
 
 /// The tasks, in the order of `cargo xtask --help`.
-const TASKS: [Task; 12] = [
+const TASKS: [Task; 13] = [
     Task {
         name: "boot",
         about: "Boot a guest under the hypervisor, run its workload, check every interrupt count",
@@ -120,10 +121,22 @@ const TASKS: [Task; 12] = [
         run: |matches| cloud::cloud(&CloudOptions::read(matches), &project::reports()),
     },
     Task {
+        name: "snapshot",
+        about: "Save a VM with Linux at random moments, and restore it on another machine",
+        declare: SnapshotOptions::declare,
+        run: |matches| snapshot::snapshot(&SnapshotOptions::read(matches), &project::reports()),
+    },
+    Task {
         name: "migrate",
-        about: "Move a guest between machines, Linux KVM's among them, and compare all its state",
+        about: "Move a VM between machines that run, or between Linux KVM and the hypervisor",
         declare: MigrateOptions::declare,
-        run: |matches| migrate::migrate(&MigrateOptions::read(matches), &project::reports()),
+        run: |matches| {
+            let options = MigrateOptions::read(matches);
+            match options.kvm {
+                true => interchange::interchange(&options, &project::reports()),
+                false => snapshot::migrate(&options, &project::reports()),
+            }
+        },
     },
     Task {
         name: "fuzz",
@@ -193,13 +206,14 @@ mod tests {
 
     /// Options with values that nothing can be known of before the run, or that are checked
     /// elsewhere, and where.
-    const UNCHECKED: [(&str, &str); 7] = [
+    const UNCHECKED: [(&str, &str); 8] = [
         // Words for the guest's kernel.
         ("boot", "append"),
         // By `boot::dry_run`, which asks QEMU.
         ("boot", "cpu"),
         ("boot", "qemu"),
         ("conformance", "cpu"),
+        ("snapshot", "cpu"),
         ("migrate", "cpu"),
         // Arguments of `xtask-sweep`.
         ("loom", "sweep"),
@@ -311,6 +325,7 @@ mod tests {
         assert!(ConformanceOptions::parsed(&[]).is_ok());
         assert!(IsolationOptions::parsed(&[]).is_ok());
         assert!(CloudOptions::parsed(&[]).is_ok());
+        assert!(SnapshotOptions::parsed(&[]).is_ok());
         assert!(MigrateOptions::parsed(&[]).is_ok());
         assert!(FuzzOptions::parsed(&[]).is_ok());
         assert!(BenchOptions::parsed(&[]).is_ok());

@@ -21,6 +21,7 @@ use crate::order;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo};
+use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions};
 
 /// The boots: vCPUs, release of the kernel, CPU model, and whether it is booted by firmware. A
@@ -92,6 +93,10 @@ enum Action {
     Isolation(IsolationOptions),
     /// Runs several VMs with Linux, which pass or fail as one test case.
     Cloud(CloudOptions),
+    /// Saves and restores a VM with Linux, which passes or fails as one test case.
+    Snapshot(SnapshotOptions),
+    /// Moves a VM with Linux between machines, which passes or fails as one test case.
+    Migrate(MigrateOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -166,6 +171,8 @@ impl Gate {
             Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
+            Action::Snapshot(options) => snapshot::snapshot(&options, reports).map(Tally::of),
+            Action::Migrate(options) => snapshot::migrate(&options, reports).map(Tally::of),
         }
     }
 }
@@ -338,6 +345,8 @@ pub(crate) fn all() -> Vec<Gate> {
             }),
         ),
     ];
+    gates.push(snapshot_gate());
+    gates.push(migrate_gate());
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
@@ -516,6 +525,46 @@ fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> G
     )
 }
 
+/// Rounds of the gates: the hypervisor, the machine and the guest are the same in each.
+const ROUNDS: u32 = 6;
+const MOVES: u32 = 2;
+
+/// Declares the gate of a VM with Linux that is saved and restored, on CPUs with SVE.
+fn snapshot_gate() -> Gate {
+    let options = SnapshotOptions {
+        rounds: ROUNDS,
+        seed: Some(1),
+        vcpus: 4,
+        memory: 192,
+        cpu: "neoverse-v1".to_owned(),
+    };
+    Gate::booting(
+        "snapshot",
+        "a VM with Linux saved and restored elsewhere",
+        Action::Snapshot(options),
+    )
+}
+
+/// Declares the gate of a VM with Linux that moves between machines.
+fn migrate_gate() -> Gate {
+    let options = MigrateOptions {
+        linux: SnapshotOptions {
+            rounds: MOVES,
+            seed: Some(1),
+            vcpus: 4,
+            memory: 192,
+            cpu: "neoverse-n1".to_owned(),
+        },
+        kvm: false,
+        hops: 0,
+    };
+    Gate::booting(
+        "migrate",
+        "a VM with Linux moved between machines",
+        Action::Migrate(options),
+    )
+}
+
 /// Declares the gate of the run of the conformance guest that is saved and restored.
 fn saved_gate() -> Gate {
     let (vcpus, cpus) = SAVED;
@@ -585,6 +634,8 @@ mod tests {
             "example",
             "isolation",
             "cloud",
+            "snapshot",
+            "migrate",
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",
