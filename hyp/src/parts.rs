@@ -30,6 +30,7 @@ use crate::vm::devices::{self, Bus, Devices};
 use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
 use crate::vm::options::{Options, USUAL_WEIGHT};
+use crate::vm::saved::Moments;
 use crate::vm::tree::part as tree;
 use crate::vm::{self, Boot, Description, Extent, Vm, controller};
 
@@ -149,6 +150,7 @@ fn make(
     let config = controller::of_part(vcpus, options.events);
     config.validate().map_err(|error| error.to_string())?;
     tree::check_slowdown(options.slowdown)?;
+    let moments = Moments::of(&options);
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {
         return Err(format!("another VM has the name {name}"));
@@ -160,7 +162,7 @@ fn make(
             options.memory
         )
     })?;
-    let heap = layout::growth_for(vcpus, options.events as usize);
+    let heap = layout::growth_for(vcpus, options.events as usize, moments.is_some());
     let heap = take_ram(&mut stock.memory, heap)
         .ok_or_else(|| format!("there is no RAM left for what {vcpus} vCPUs and their GIC take"))?;
     let functions = take_functions(others, common, stock, &options.functions)?;
@@ -206,6 +208,7 @@ fn make(
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram) },
         is_daemon: options.is_daemon,
+        moments,
         boot: Boot::Modules(load),
         config,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,

@@ -11,7 +11,7 @@ use vgic::intid::Kind;
 
 use crate::cpu::clock;
 use crate::cpu::percpu;
-use crate::cpu::rendezvous::rendezvous;
+use crate::cpu::rendezvous::free_garbage;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::exception::report;
 use crate::memory::heap;
@@ -20,22 +20,15 @@ use crate::schedule;
 use crate::smmu;
 use crate::vcpu::{ExitReason, Vcpu};
 use crate::vm::lifetime::{End, Remains};
+use crate::vm::saved::Moments;
 use crate::vm::{self, Vm};
-
-/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free
-/// two epochs later.
-const ROUNDS: usize = 4;
-
-/// Calls that free what has been handed over. Each frees several bags.
-const FLUSHES: usize = 256;
 
 /// Prints the report and ends the machine's run. Every VM is dead.
 pub(crate) fn finish(this: &ThisCpu, end: End) -> ! {
     report::finish();
     let heap_at_end = heap::used();
-    (0..ROUNDS).for_each(|_| rendezvous(this));
+    free_garbage(this);
     this.ledger.settle(&this.vgic_cpu.pin());
-    (0..FLUSHES).for_each(|_| this.vgic_cpu.pin().collect_garbage());
     let heap_after = heap::used();
 
     let mut report = String::new();
@@ -106,8 +99,11 @@ fn write_vm(report: &mut String, vm: &'static Vm) -> fmt::Result {
     let remains = vm.lifetime.remains();
     write!(
         report,
-        "{{\"name\":\"{}\",\"deaths\":{},\"resets\":{},",
-        vm.name, remains.deaths, remains.resets
+        "{{\"name\":\"{}\",\"deaths\":{},\"resets\":{},\"saves\":{},",
+        vm.name,
+        remains.deaths,
+        remains.resets,
+        vm.moments.as_ref().map_or(0, Moments::saves)
     )?;
     write_kinds(report, "injections", &vm.counts.injections())?;
     write_kinds(report, "deliveries", &vm.counts.deliveries())?;

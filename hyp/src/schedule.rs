@@ -18,7 +18,7 @@ use crate::gic;
 use crate::vcpu::switch::{self, Leave};
 use crate::vcpu::{Vcpu, interrupts};
 use crate::vm::Extent;
-use crate::vm::lifetime;
+use crate::vm::{lifetime, saved};
 
 static SCHEDULER: Once<Scheduler> = Once::new();
 
@@ -95,6 +95,13 @@ pub(crate) fn ask(cpu: usize) {
 /// Notes that the hypervisor's timer of the calling CPU, whose data is `cpu`, has fired.
 pub(crate) fn timer_has_fired(cpu: &ThisCpu) {
     ask(cpu.shared.index);
+    saved::look(cpu);
+}
+
+/// Makes the hypervisor's timer of the calling CPU, whose data is `cpu`, fire at the next event.
+pub(crate) fn set_timer(cpu: &ThisCpu) {
+    let events = [cpu.here.next_event(), saved::next(cpu.shared.index)];
+    cpu.timer.set(events.into_iter().flatten().min());
 }
 
 /// Decides if the calling CPU, whose data is `cpu`, gives its vCPU up. Answers rendezvous.
@@ -111,7 +118,7 @@ pub(crate) fn attend(cpu: &ThisCpu, loaded: Loaded) -> Option<Leave> {
     if is_over || lifetime::has_wishes() {
         return Some(Leave::Preempted);
     }
-    cpu.timer.set(here.next_event());
+    set_timer(cpu);
     None
 }
 
@@ -129,7 +136,7 @@ pub(crate) fn begin_sleep(cpu: &ThisCpu, loaded: Loaded) -> bool {
     if !here.begin_idle(now()) {
         return false;
     }
-    cpu.timer.set(here.next_event());
+    set_timer(cpu);
     true
 }
 
@@ -173,7 +180,7 @@ fn idle(cpu: &ThisCpu, here: Here<'_>) {
     if !here.begin_idle(now()) {
         return;
     }
-    cpu.timer.set(here.next_event());
+    set_timer(cpu);
     while here.is_idle() && !here.needs_resched() {
         interrupts::wait_for_interrupt();
         interrupts::handle_physical(cpu, None, &cpu.vgic_cpu.pin());

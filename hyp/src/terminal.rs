@@ -77,7 +77,11 @@ fn command_of(command: &str) -> Option<()> {
     match command.split_once(' ') {
         None if command == "list" => {
             for vm in vm::all() {
-                let state = if vm.vgic().is_some() { "alive" } else { "dead" };
+                let state = if vm.lifetime.is_dead() {
+                    "dead"
+                } else {
+                    "alive"
+                };
                 println!("hyp: {}: {state}, {} vCPUs", vm.name, vm.vcpus().len());
             }
         }
@@ -99,7 +103,12 @@ fn find(name: &str) -> Option<&'static Vm> {
 
 /// Types bytes on the console of a VM, if it lives.
 fn type_on(vm: &Vm, pin: &CpuPin<'_>, bytes: impl Iterator<Item = u8>) {
-    if let (Some(console), Some(vgic)) = (&vm.console, vm.vgic()) {
-        console.receive(bytes, |high| vm_console::set_line(vgic, pin, high));
+    if let Some(console) = vm.console.as_ref().filter(|_| !vm.lifetime.is_dead()) {
+        console.receive(bytes, |high| {
+            // A VM that is being saved gets the level afterwards.
+            if let Some(vgic) = vm.vgic() {
+                vm_console::set_line(vgic, pin, high);
+            }
+        });
     }
 }

@@ -6,11 +6,12 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::ops::Range;
 
+use dtoolkit::fdt::Fdt;
 use vgic::config::GITS_TRANSLATER;
 
 use crate::boot::modules::BootModules;
 use crate::gic;
-use crate::machine::Machine;
+use crate::machine::{Machine, tree};
 use crate::memory::cache;
 use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::ranges::Pages;
@@ -18,6 +19,8 @@ use crate::memory::stage2::{FIRST_VMID, Stage2};
 use crate::println;
 use crate::smmu::{self, Smmu};
 use crate::vm::memory::GuestMemory;
+use crate::vm::options::Options;
+use crate::vm::saved::Moments;
 use crate::vm::tree::{edit, idle_states, second_its};
 use crate::vm::{Boot, Description, Extent, Vm, controller, image};
 
@@ -38,6 +41,7 @@ pub(crate) fn create(
     if let Some(smmu) = smmu::get() {
         smmu.attach_all(machine_dma(smmu, &machine, &memory));
     }
+    let moments = moments(tree);
     machine.gic.its.extend(second_its::add(tree, &machine));
     idle_states::add(tree);
     cache::clean_and_invalidate(&modules.tree);
@@ -90,10 +94,22 @@ pub(crate) fn create(
             argument: tree_address as u64,
         },
         is_daemon: false,
+        moments,
         config: controller::of_machine(&machine, has_its),
         weight: scheduler::NORMAL_WEIGHT,
     };
     Vm::new(0, description)
+}
+
+/// Returns the moments at which the guest's command line wants the VM saved in place, if it does.
+///
+/// # Panics
+/// If the option is malformed.
+fn moments(tree: &[u8]) -> Option<Moments> {
+    let fdt = Fdt::new(tree).expect("the tree is well-formed");
+    let options = Options::of_machine(tree::command_line(&fdt));
+    let options = options.unwrap_or_else(|error| panic!("the guest's command line: {error}"));
+    Moments::of(&options)
 }
 
 /// Returns the tables of all devices of the machine: the guest's `memory`, and the ITSes, by

@@ -5,7 +5,7 @@ extern crate alloc;
 #[path = "../../hyp/src/vm/options.rs"]
 mod options;
 
-use options::{Options, are_in};
+use options::{Options, are_in, are_saves_in};
 
 #[test]
 fn options_are_words_with_a_prefix() {
@@ -24,11 +24,12 @@ fn what_is_not_the_hypervisors_is_the_guests() {
 #[test]
 fn every_option_is_read() {
     let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.slowdown=4 \
-                hyp.pci=00:02.0,01:1f.7";
+                hyp.pci=00:02.0,01:1f.7 hyp.saved=20 hyp.seed=7";
     let options = Options::parse(text).unwrap();
     assert_eq!(options.name.as_deref(), Some("web"));
     assert_eq!((options.memory, options.weight), (512, 300));
     assert_eq!((options.events, options.slowdown), (99, 4));
+    assert_eq!((options.saved, options.seed), (Some(20), 7));
     assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
     assert_eq!(options.arguments, "");
 }
@@ -40,11 +41,22 @@ fn a_command_line_with_options_is_told_apart() {
 }
 
 #[test]
+fn a_guest_with_the_whole_machine_has_options_of_its_own() {
+    let text = "quiet hyp.its=2 hyp.saved=5 hyp.seed=9";
+    assert!(are_saves_in(text) && !are_saves_in("hyp.its=2"));
+    let options = Options::of_machine(text).unwrap();
+    assert_eq!((options.saved, options.seed), (Some(5), 9));
+    let error = Options::of_machine("hyp.saved=0").unwrap_err();
+    assert!(error.to_string().starts_with("hyp.saved=0: give a number"));
+}
+
+#[test]
 fn nothing_has_its_defaults() {
     let options = Options::parse("").unwrap();
     assert_eq!((options.memory, options.weight), (16, 100));
     assert_eq!(options.slowdown, 1);
     assert_eq!((options.name, options.vcpus), (None, None));
+    assert_eq!(options.saved, None);
     assert!(!options.is_daemon && options.functions.is_empty());
 }
 

@@ -28,6 +28,7 @@ use crate::memory::ranges::Pages;
 use crate::memory::stage1::Stage1;
 use crate::memory::{cache, heap};
 use crate::start;
+use crate::vm::options;
 use modules::{BootModules, Kernel};
 
 /// Bytes of a device tree's header up to and including its size.
@@ -160,7 +161,8 @@ fn choose_home<U: Iterator<Item = Range<usize>>>(
     let ram = tree::memory(tree)
         .max_by_key(|range| range.end)
         .expect("the machine has RAM");
-    let size = layout::home_size(tree::cpus(tree).count());
+    let is_saved = options::are_saves_in(tree::command_line(tree));
+    let size = layout::home_size(tree::cpus(tree).count(), is_saved);
     let mut end = ram.end / BLOCK * BLOCK;
     loop {
         let home = end.saturating_sub(size)..end;

@@ -9,6 +9,13 @@ use super::percpu;
 use super::this_cpu::ThisCpu;
 use crate::schedule;
 
+/// Rounds in which every CPU hands its garbage over. Each may begin an epoch, and garbage is free
+/// two epochs later.
+const ROUNDS: usize = 4;
+
+/// Calls that free what has been handed over. Each frees several bags.
+const FLUSHES: usize = 256;
+
 /// Questions to a CPU, and its answers.
 #[derive(Default)]
 pub(crate) struct Answers {
@@ -62,4 +69,11 @@ pub(crate) fn rendezvous(this: &ThisCpu) {
             core::hint::spin_loop();
         }
     }
+}
+
+/// Frees what the vGICs have unlinked and nobody uses any more. The calling CPU, whose data is
+/// `this`, has no vCPU and holds no lock.
+pub(crate) fn free_garbage(this: &ThisCpu) {
+    (0..ROUNDS).for_each(|_| rendezvous(this));
+    (0..FLUSHES).for_each(|_| this.vgic_cpu.pin().collect_garbage());
 }

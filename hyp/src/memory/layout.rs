@@ -37,6 +37,10 @@ pub(crate) const PAGE: usize = 4096;
 /// Heap bytes for the guest's interrupt controller and the tables of the physical one.
 const HEAP: usize = 24 << 20;
 
+/// Heap bytes for saves in place of that interrupt controller: its state, and what is left of the
+/// last one beside the next.
+const HEAP_FOR_SAVES: usize = 3 * HEAP;
+
 /// Heap bytes for each CPU: its stacks, its redistributor's tables.
 const HEAP_PER_CPU: usize = 448 << 10;
 
@@ -95,17 +99,24 @@ pub(crate) fn heap_offset() -> usize {
 }
 
 /// Returns the bytes of physical memory that the hypervisor needs on a machine with `cpus` CPUs,
-/// with a vCPU for each.
-pub(crate) fn home_size(cpus: usize) -> usize {
-    let heap = HEAP + cpus * (HEAP_PER_CPU + HEAP_PER_VCPU);
+/// with a vCPU for each, whose guest is saved in place if `is_saved`.
+pub(crate) fn home_size(cpus: usize, is_saved: bool) -> usize {
+    let saves = if is_saved { HEAP_FOR_SAVES } else { 0 };
+    let heap = HEAP + saves + cpus * (HEAP_PER_CPU + HEAP_PER_VCPU);
     heap_offset() + heap.next_multiple_of(BLOCK)
 }
 
 /// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a
-/// part of the machine that has so many vCPUs and may map so many events.
-pub(crate) fn growth_for(vcpus: usize, events: usize) -> usize {
+/// part of the machine that has so many vCPUs and may map so many events, and is saved in place if
+/// `is_saved`.
+pub(crate) fn growth_for(vcpus: usize, events: usize, is_saved: bool) -> usize {
     let size = HEAP_PER_VM + vcpus * HEAP_PER_VCPU + events * HEAP_PER_EVENT;
-    size.next_multiple_of(BLOCK)
+    let copies = if is_saved {
+        1 + HEAP_FOR_SAVES / HEAP
+    } else {
+        1
+    };
+    (copies * size).next_multiple_of(BLOCK)
 }
 
 /// Sets the physical address of the home.

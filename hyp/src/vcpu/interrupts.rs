@@ -7,7 +7,8 @@ use super::{ExitReason, context};
 use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
 use crate::gic::{cpu_interface, lpi};
-use crate::vm::{self, Extent};
+use crate::vm::controller::Controller;
+use crate::vm::{self, Extent, Vm};
 use crate::{schedule, terminal};
 
 /// PPIs of the virtual and the physical timer of EL1, by Arm's Base System Architecture.
@@ -69,8 +70,10 @@ pub(crate) fn handle_physical(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &Pinne
 fn take_spi(pin: &PinnedCpu<'_>, intid: u32) {
     match vm::of_machine() {
         Some(vm) => {
-            let forwarded = vm.vgic().zip(IntId::spi(intid));
-            let forwarded = forwarded.map(|(vgic, intid)| vgic.forward_spi(pin, intid));
+            let Some(vgic) = vm.vgic().or_else(|| keep(vm, intid)) else {
+                return;
+            };
+            let forwarded = IntId::spi(intid).map(|intid| vgic.forward_spi(pin, intid));
             debug_assert!(matches!(forwarded, Some(Ok(_))), "{intid}: {forwarded:?}");
         }
         None => {
@@ -107,7 +110,8 @@ fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u
     let Some(source) = cpu.gic.lpis.source(lpi) else {
         return;
     };
-    let Some(vgic) = vm::vgic_of(source.vm.into()) else {
+    let vgic = vm::vgic_of(source.vm.into());
+    let Some(vgic) = vgic.or_else(|| keep(vm::all().get(usize::from(source.vm))?, lpi)) else {
         return;
     };
     cpu.ledger.open(pin, vgic.host().vm());
@@ -121,6 +125,25 @@ fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u
     );
     if let Some(loaded) = loaded {
         cpu.ledger.open(pin, loaded.vcpu.vm);
+    }
+}
+
+/// Keeps a physical interrupt for a VM that has had no interrupt controller, if the VM is being
+/// saved. Returns the controller if the VM has one by now.
+#[cold]
+fn keep(vm: &Vm, intid: u32) -> Option<&'static Controller> {
+    if vm.held.keep(intid) {
+        return None;
+    }
+    vm.vgic()
+}
+
+/// Makes an interrupt pending that was kept while its VM was being saved.
+pub(crate) fn take_again(cpu: &ThisCpu, pin: &PinnedCpu<'_>, intid: u32) {
+    if intid < lpi::FIRST {
+        take_spi(pin, intid);
+    } else {
+        inject_lpi(cpu, None, pin, intid);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cpu::this_cpu::{Loaded, ThisCpu};
 use crate::exception::enter_guest;
 use crate::exception::frame::Frame;
 use crate::schedule;
+use crate::vm::Extent;
 use crate::vm::controller::Controller;
 use crate::vm::lifetime::{self, End};
 
@@ -30,7 +31,7 @@ pub(crate) enum Leave {
     Resumed,
     /// The vCPU ends its VM's run.
     End(End),
-    /// The VM is ending.
+    /// The VM is ending, or being saved.
     Ended,
 }
 
@@ -66,7 +67,11 @@ fn load_and_enter(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     vm.activate(cpu.shared.index, vcpu);
     let frame = context.restore();
     cpu.set_loaded(Some(Loaded { vcpu, vgic }));
-    cpu.timer.set(here.next_event());
+    schedule::set_timer(cpu);
+    if vm.extent == Extent::Whole {
+        // Those that came while the CPU had no vCPU, and that nobody was given.
+        vgic.host().deactivate_ppis(cpu.shared.index);
+    }
     {
         let pin = cpu.vgic_cpu.pin();
         cpu.ledger.open(&pin, vm);
@@ -108,8 +113,13 @@ fn power_on(cpu: &ThisCpu, vgic: &Controller, id: VcpuId) {
 /// Gives up a vCPU that the calling CPU has picked and that cannot run.
 fn put_aside(here: Here<'_>, vcpu: &'static Vcpu) {
     vcpu.entity.begin_wait();
-    // A start that was requested before is seen here. One that is requested later is a wake-up.
-    let can_run = vcpu.power.has_start() && vcpu.vm.lifetime.is_alive();
+    // A start that was requested before is seen here, and the end of a save. One that is requested
+    // later is a wake-up.
+    let can_run = vcpu.vm.lifetime.is_alive() && {
+        // SAFETY: this CPU has picked the vCPU, and the VM is not stopped before this CPU answers a
+        // rendezvous.
+        vcpu.power.has_start() || unsafe { vcpu.context() }.is_started
+    };
     if can_run || !here.block(None, now()) {
         schedule::kick(here.preempt(now(), false));
     }

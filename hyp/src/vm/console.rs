@@ -170,6 +170,13 @@ impl Console {
         });
     }
 
+    /// Calls `set_line` with the level of the interrupt line: another interrupt controller has come
+    /// in the place of the one that had it.
+    pub(crate) fn repeat(&self, set_line: impl FnOnce(bool)) {
+        let state = self.state.lock();
+        set_line(state.level());
+    }
+
     /// Calls `work`, and `set_line` if that changes the level of the interrupt line: under the
     /// lock, so that the last change counts.
     fn change<R>(&self, set_line: impl FnOnce(bool), work: impl FnOnce(&mut State) -> R) -> R {

@@ -8,7 +8,7 @@ use vgic::intid::{Affinity, IntId, VcpuId};
 use vgic::{Config, Vgic};
 
 use super::Vm;
-use super::host::VmHost;
+use super::host::{Mirror, VmHost};
 use crate::machine::Machine;
 
 /// A VM's interrupt controller.
@@ -89,12 +89,12 @@ pub(super) fn number_of_part(affinity: u64) -> usize {
     field(2) << 12 | field(1) << 4 | field(0)
 }
 
-/// Creates the interrupt controller of a VM.
+/// Creates the interrupt controller of a VM, in whose place the one with this `mirror` was.
 ///
 /// # Panics
 /// If the VM's configuration is refused.
-pub(super) fn create(vm: &'static Vm, pin: &CpuPin<'_>) -> Box<Controller> {
-    let controller = Vgic::new(super::domain(), vm.config.clone(), VmHost::new(vm))
+pub(super) fn create(vm: &'static Vm, mirror: Mirror, pin: &CpuPin<'_>) -> Box<Controller> {
+    let controller = Vgic::new(super::domain(), vm.config.clone(), VmHost::new(vm, mirror))
         .unwrap_or_else(|error| panic!("no interrupt controller for {}: {error}", vm.name));
     connect_interrupts(&controller, pin);
     Box::new(controller)

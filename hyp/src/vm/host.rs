@@ -6,7 +6,8 @@
 //! physical controller as in the virtual one, and its vCPU n runs on CPU n. Another VM has the PPIs
 //! of its timers, on the CPU that runs the vCPU.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::mem;
 use core::ops::Range;
 
 use spin::Mutex;
@@ -32,10 +33,18 @@ pub(crate) struct VmHost {
     spis: Range<u32>,
     /// PPIs of each CPU that are its vCPU's, one bit each.
     ppis: u32,
-    /// Events mapped in the physical ITSes, by ITS, DeviceID and EventID.
-    mirror: Mutex<BTreeMap<(u8, u32, u32), Mirrored>>,
+    mirror: Mutex<Mirror>,
     /// Lock of the configuration registers, each of which holds the fields of several SPIs.
     configuration: Mutex<()>,
+}
+
+/// Mappings of the virtual ITSes that the physical ones have too.
+#[derive(Default)]
+pub(crate) struct Mirror {
+    /// Devices, by ITS and DeviceID.
+    devices: BTreeSet<(u8, u32)>,
+    /// Events, by ITS, DeviceID and EventID.
+    events: BTreeMap<(u8, u32, u32), Mirrored>,
 }
 
 /// Event in a physical ITS.
@@ -46,8 +55,9 @@ struct Mirrored {
 }
 
 impl VmHost {
-    /// Returns the host of a VM's interrupt controller.
-    pub(crate) fn new(vm: &'static Vm) -> Self {
+    /// Returns the host of a VM's interrupt controller, in whose place the one with this `mirror`
+    /// was.
+    pub(crate) fn new(vm: &'static Vm, mirror: Mirror) -> Self {
         let gic = gic::get();
         let own = 1 << gic.maintenance() | 1 << hyp_timer::PPI;
         let (spis, ppis) = match vm.extent {
@@ -63,7 +73,7 @@ impl VmHost {
             gic,
             spis,
             ppis,
-            mirror: Mutex::new(BTreeMap::new()),
+            mirror: Mutex::new(mirror),
             configuration: Mutex::new(()),
         }
     }
@@ -72,6 +82,12 @@ impl VmHost {
     #[inline]
     pub(crate) fn vm(&self) -> &'static Vm {
         self.vm
+    }
+
+    /// Takes what is mapped in the physical ITSes, for the controller that comes in the place of
+    /// this one. It stays mapped whatever this one unmaps.
+    pub(super) fn take_mirror(&self) -> Mirror {
+        mem::take(&mut *self.mirror.lock())
     }
 
     /// Returns the SPIs of the machine that are the VM's.
@@ -175,19 +191,28 @@ impl Host for VmHost {
     }
 
     fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
-        if let Some(physical) = self.physical_its(its, device)
-            && let Err(error) = physical.map_device(device.0, event_bits.into())
-        {
+        let Some(physical) = self.physical_its(its, device) else {
+            return;
+        };
+        let mut mirror = self.mirror.lock();
+        if mirror.devices.contains(&(its.0, device.0)) {
+            return;
+        }
+        match physical.map_device(device.0, event_bits.into()) {
+            Ok(()) => {
+                mirror.devices.insert((its.0, device.0));
+            }
             // The guest has mapped a device that the machine cannot have.
-            println!(
+            Err(error) => println!(
                 "hyp: device {:#x} is not passed through: {error:?}",
                 device.0
-            );
+            ),
         }
     }
 
     fn device_unmapped(&self, its: ItsId, device: DeviceId) {
-        if let Some(physical) = self.physical_its(its, device) {
+        let was_mapped = self.mirror.lock().devices.remove(&(its.0, device.0));
+        if let Some(physical) = self.physical_its(its, device).filter(|_| was_mapped) {
             physical.unmap_device(device.0);
         }
     }
@@ -206,7 +231,7 @@ impl Host for VmHost {
 
         let mut mirror = self.mirror.lock();
         let key = (its.0, device.0, event.0);
-        let old = mirror.get(&key).copied();
+        let old = mirror.events.get(&key).copied();
         // The virtual event has no target: the physical interrupt may go to any CPU, and the vGIC
         // keeps it.
         let cpu = match target {
@@ -244,12 +269,12 @@ impl Host for VmHost {
             }
         };
 
-        mirror.insert(key, Mirrored { lpi, cpu });
+        mirror.events.insert(key, Mirrored { lpi, cpu });
     }
 
     fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
         let key = (its.0, device.0, event.0);
-        let Some(old) = self.mirror.lock().remove(&key) else {
+        let Some(old) = self.mirror.lock().events.remove(&key) else {
             return;
         };
         if let Some(physical) = self.physical_its(its, device) {

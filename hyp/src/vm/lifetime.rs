@@ -15,7 +15,9 @@ use vgic::TeardownError;
 use vgic::intid::Kind;
 
 use super::console::set_line;
-use super::{Boot, Extent, Vm, controller};
+use super::controller::Controller;
+use super::host::Mirror;
+use super::{Boot, Extent, Vm, controller, saved};
 use crate::cpu::rendezvous::rendezvous;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
@@ -34,7 +36,7 @@ pub(crate) enum End {
     Killed = 3,
 }
 
-/// Wish that somebody has for a VM: a bit each. Of both, the death comes first.
+/// Wish that somebody has for a VM: a bit each. The death comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Wish {
@@ -42,6 +44,8 @@ pub(crate) enum Wish {
     Death = 1 << 0,
     /// The VM, which is dead, is started.
     Life = 1 << 1,
+    /// The VM is saved and restored in place.
+    Save = 1 << 2,
 }
 
 /// True if a VM's wish may be open.
@@ -58,6 +62,8 @@ mod state {
     pub(super) const ALIVE: u8 = 1;
     /// A CPU is starting, resetting or ending it.
     pub(super) const CHANGING: u8 = 2;
+    /// A CPU is saving it in place.
+    pub(super) const SAVING: u8 = 3;
 }
 
 /// Life of a VM.
@@ -111,8 +117,14 @@ impl Lifetime {
         self.state.load(Ordering::Relaxed) == state::CHANGING
     }
 
+    /// Returns true if a CPU is saving the VM in place.
+    fn is_saving(&self) -> bool {
+        // Relaxed: as in `is_changing`.
+        self.state.load(Ordering::Relaxed) == state::SAVING
+    }
+
     /// Returns true if the VM has not been started, or nothing of its end is left to do.
-    fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         // Acquire: pairs with the Release of the CPU that has buried the VM. SeqCst: see `claim`.
         self.state.load(Ordering::SeqCst) == state::DEAD
     }
@@ -120,11 +132,27 @@ impl Lifetime {
     /// Makes the calling CPU the one that changes a VM in the state `from`. Returns false if the VM
     /// is in another state.
     fn claim(&self, from: u8) -> bool {
+        self.claim_for(from, state::CHANGING)
+    }
+
+    /// Makes the calling CPU the one that saves the VM in place. Returns false if the VM is not
+    /// alive.
+    pub(super) fn claim_save(&self) -> bool {
+        self.claim_for(state::ALIVE, state::SAVING)
+    }
+
+    /// Ends the save of the VM, by the CPU that has claimed it.
+    pub(super) fn end_save(&self) {
+        self.set(state::ALIVE);
+    }
+
+    /// Moves a VM from one state to another. Returns false if the VM is in a third one.
+    fn claim_for(&self, from: u8, to: u8) -> bool {
         // Acquire: pairs with the Release in `set`, by which the last claim ended. SeqCst: see
         // `start`, and `is_over`, of which two CPUs that bury the last two VMs must not both miss
         // the other's.
         (self.state)
-            .compare_exchange(from, state::CHANGING, Ordering::SeqCst, Ordering::Relaxed)
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
     }
 
@@ -178,6 +206,9 @@ pub(crate) fn fulfil(cpu: &ThisCpu) {
         if has(Wish::Life) && (!is_killed || !start(vm) && lifetime.is_changing()) {
             lifetime.wish(Wish::Life);
         }
+        if has(Wish::Save) {
+            saved::fulfil(cpu, vm);
+        }
     }
 }
 
@@ -197,7 +228,7 @@ pub(crate) fn start(vm: &'static Vm) -> bool {
         return false;
     }
     let pin = ThisCpu::get().vgic_cpu.pin();
-    vm.set_vgic(controller::create(vm, &pin));
+    vm.set_vgic(controller::create(vm, Mirror::default(), &pin));
     power_on(vm);
     true
 }
@@ -222,10 +253,14 @@ fn power_on(vm: &'static Vm) {
 }
 
 /// Ends the VM's run. The calling CPU has no vCPU. Returns false, and does nothing, if the VM is
-/// not alive.
+/// not alive. The end of a VM that is being saved comes after the save.
 pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) -> bool {
-    if !vm.lifetime.claim(state::ALIVE) {
-        return false;
+    while !vm.lifetime.claim(state::ALIVE) {
+        if !vm.lifetime.is_saving() {
+            return false;
+        }
+        // The CPU that saves the VM may wait for this one.
+        rendezvous(cpu);
     }
     stop(cpu, vm);
     if end == End::Reset && vm.extent == Extent::Part {
@@ -310,16 +345,24 @@ fn bury(cpu: &ThisCpu, vm: &Vm) {
     // SAFETY: the pointer came from a box, and is taken once. Every CPU has answered a rendezvous
     // since: none uses the controller.
     let vgic = unsafe { Box::from_raw(vgic.as_ptr()) };
+    take_apart(cpu, vm, vgic);
+    vm.lifetime.remains.lock().deaths += 1;
+    vm.lifetime.set(state::DEAD);
+}
+
+/// Takes an interrupt controller of the VM apart and frees it. No CPU uses it.
+///
+/// # Panics
+/// If a CPU uses it.
+pub(super) fn take_apart(cpu: &ThisCpu, vm: &Vm, vgic: Box<Controller>) {
     let report = match vgic.teardown(&cpu.vgic_cpu.pin()) {
         Ok(report) => report,
         Err(error) => panic!("{}: {error}", vm.name),
     };
     vm.lifetime.remains.lock().add(&Remains {
-        deaths: 1,
-        resets: 0,
         references: report.references,
         pending: report.pending,
         withdrawn: report.withdrawn,
+        ..Remains::default()
     });
-    vm.lifetime.set(state::DEAD);
 }

@@ -19,6 +19,7 @@ pub(crate) mod lifetime;
 pub(crate) mod memory;
 pub(crate) mod options;
 pub(crate) mod psci;
+pub(crate) mod saved;
 pub(crate) mod tree;
 
 use alloc::boxed::Box;
@@ -47,6 +48,7 @@ use devices::Devices;
 use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
+use saved::{Held, Moments};
 
 /// Part of the machine that a VM has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +73,10 @@ pub(crate) struct Vm {
     /// True if the run ends without waiting for this VM.
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
+    /// Moments at which the VM is saved in place, if it is.
+    pub(crate) moments: Option<Moments>,
+    /// Interrupts of the machine that arrive during a save in place.
+    pub(crate) held: Held,
     pub(crate) counts: Counts,
     pub(crate) memory: GuestMemory,
     boot: Boot,
@@ -104,6 +110,7 @@ pub(crate) struct Description {
     pub(crate) devices: Option<Devices>,
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
+    pub(crate) moments: Option<Moments>,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
     /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
@@ -120,7 +127,7 @@ pub(crate) const MAX_VMS: usize = SLOTS - 1;
 /// Slots of [`VGICS`], a power of two. The last one is of no VM, and always null.
 const SLOTS: usize = 64;
 
-/// Interrupt controller of each VM, or null while the VM is dead.
+/// Interrupt controller of each VM, or null while the VM is dead or being saved.
 static VGICS: [AtomicPtr<Controller>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
 
 const _: () = assert!(MsiSource::NO_VM as usize % SLOTS == MAX_VMS);
@@ -149,8 +156,8 @@ pub(crate) fn of_machine() -> Option<&'static Vm> {
     (all().first().copied()).filter(|vm| vm.extent == Extent::Whole)
 }
 
-/// Returns the interrupt controller of a VM, unless the VM is dead. The reference may be used until
-/// the calling CPU answers a [`rendezvous`](crate::cpu::rendezvous).
+/// Returns the interrupt controller of a VM, unless the VM is dead or being saved. The reference
+/// may be used until the calling CPU answers a [`rendezvous`](crate::cpu::rendezvous).
 #[inline]
 pub(crate) fn vgic_of(vm: usize) -> Option<&'static Controller> {
     // Acquire: pairs with the Release in `set_vgic`.
@@ -171,6 +178,7 @@ impl Vm {
             devices,
             boot,
             is_daemon,
+            moments,
             config,
             weight,
         } = description;
@@ -184,6 +192,8 @@ impl Vm {
             devices,
             is_daemon,
             lifetime: Lifetime::default(),
+            moments,
+            held: Held::default(),
             counts: Counts::default(),
             memory,
             boot,
@@ -216,8 +226,8 @@ impl Vm {
         guess.or_else(|| (self.vcpus().iter()).find(|vcpu| vcpu.affinity == affinity))
     }
 
-    /// Returns the interrupt controller, unless the VM is dead. The reference may be used until the
-    /// calling CPU answers a [`rendezvous`](crate::cpu::rendezvous).
+    /// Returns the interrupt controller, unless the VM is dead or being saved. The reference may be
+    /// used until the calling CPU answers a [`rendezvous`](crate::cpu::rendezvous).
     pub(crate) fn vgic(&self) -> Option<&'static Controller> {
         vgic_of(self.index)
     }

@@ -10,6 +10,10 @@ use core::ops::RangeInclusive;
 /// Prefix of the options.
 const PREFIX: &str = "hyp.";
 
+/// Beginnings of the options that a VM with the whole machine may have too.
+const SAVED: &str = "hyp.saved=";
+const SEED: &str = "hyp.seed=";
+
 /// Most vCPUs of a VM: the library has room for no more.
 const MOST_VCPUS: u32 = 4095;
 
@@ -32,6 +36,10 @@ pub(crate) struct Options {
     /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
     pub(crate) functions: Vec<u16>,
     pub(crate) is_daemon: bool,
+    /// Milliseconds between saves in place, on average.
+    pub(crate) saved: Option<u32>,
+    /// Seed of the moments of those saves.
+    pub(crate) seed: u32,
     /// The guest's own command line.
     pub(crate) arguments: String,
 }
@@ -70,6 +78,11 @@ pub(crate) fn are_in(text: &str) -> bool {
     text.split(' ').any(|word| word.starts_with(PREFIX))
 }
 
+/// Returns true if the command line of a VM with the whole machine wants it saved in place.
+pub(crate) fn are_saves_in(text: &str) -> bool {
+    text.split(' ').any(|word| word.starts_with(SAVED))
+}
+
 impl Options {
     /// Reads a command line.
     pub(crate) fn parse(text: &str) -> Result<Self, BadOption> {
@@ -82,6 +95,8 @@ impl Options {
             slowdown: 1,
             functions: Vec::new(),
             is_daemon: false,
+            saved: None,
+            seed: 1,
             arguments: String::new(),
         };
         for word in text.split(' ') {
@@ -95,6 +110,13 @@ impl Options {
             })?;
         }
         Ok(options)
+    }
+
+    /// Reads the options of a VM with the whole machine among the words of its command line.
+    pub(crate) fn of_machine(text: &str) -> Result<Self, BadOption> {
+        let is_ours = |word: &&str| word.starts_with(SAVED) || word.starts_with(SEED);
+        let ours: Vec<&str> = text.split(' ').filter(is_ours).collect();
+        Self::parse(&ours.join(" "))
     }
 
     /// Adds a word to the guest's command line.
@@ -115,6 +137,8 @@ impl Options {
             Some(("events", value)) => self.events = number(value, 1..=1 << 16)?,
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
             Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
+            Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
+            Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
                 self.functions = functions.ok_or(Fault::Malformed)?;

@@ -23,6 +23,7 @@ use crate::boot::machine;
 use crate::boot::run::{self, Run};
 use crate::boot::{BootOptions, Kernel, dry_run, part};
 use crate::cli::{Options, defaulted, flag, option};
+use crate::isolation::seed_by_the_clock;
 use crate::kvm::Host;
 use crate::provision::qemu::{self, Board, Qemu};
 use crate::provision::toolchain;
@@ -41,6 +42,9 @@ const MANY_EVENTS: &str = "hyp.events=65536";
 
 /// Emulated CPUs per host CPU up to which a thread for each is faster than one thread for all.
 const CPUS_PER_HOST_CPU: usize = 2;
+
+/// Milliseconds between two saves in place, on average: a few of them come within the longer cases.
+const SAVED_EVERY: u32 = 20;
 
 /// Most CPUs with QEMU's own GIC: enough for every pair of them, and few enough for the host.
 const ORACLE_CPUS: u16 = 8;
@@ -73,6 +77,8 @@ Examples:
   cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --vcpus 1024 --cpus 4 --filter sgi.
                                              1,024 vCPUs that share CPUs
+  cargo xtask conformance --saved            the interrupt controller is saved and
+                                             restored all the time
   cargo xtask conformance --list             the cases and their rules";
 
 /// The folder of the cases.
@@ -99,6 +105,11 @@ pub(crate) struct ConformanceOptions {
     pub(crate) counted: bool,
     /// True if the cases run only under the KVM of a Linux kernel.
     pub(crate) kvm: bool,
+    /// True if the cases run only under the hypervisor, which saves and restores the interrupt
+    /// controller in place at random moments.
+    pub(crate) saved: bool,
+    /// The seed of those moments; without it, one by the clock.
+    pub(crate) seed: Option<u32>,
     /// True if the cases and their rules are listed, and none is run.
     pub(crate) list: bool,
 }
@@ -140,7 +151,20 @@ impl Options for ConformanceOptions {
                 "kvm",
                 "Only under the KVM of a Linux kernel, on as many vCPUs as on QEMU's own GIC",
             )
-            .conflicts_with_all(["hyp", "bare", "counted", "cpus"]),
+            .conflicts_with_all(["hyp", "bare", "counted", "cpus", "saved"]),
+            flag(
+                "saved",
+                "Only under the hypervisor, which saves and restores the interrupt controller at \
+                 random moments",
+            )
+            .conflicts_with_all(["hyp", "bare", "counted"]),
+            option(
+                "seed",
+                "S",
+                "The seed of the moments of --saved [default: by the clock]",
+            )
+            .requires("saved")
+            .value_parser(value_parser!(u32)),
             flag("list", "Name the cases and their rules, and run none"),
         ])
     }
@@ -155,6 +179,8 @@ impl Options for ConformanceOptions {
             hyp: matches.get_flag("hyp"),
             counted: matches.get_flag("counted"),
             kvm: matches.get_flag("kvm"),
+            saved: matches.get_flag("saved"),
+            seed: matches.remove_one("seed"),
             list: matches.get_flag("list"),
         }
     }
@@ -191,6 +217,8 @@ enum Place {
     Counted,
     /// Under the KVM of a Linux kernel.
     Kvm,
+    /// Under the hypervisor, which saves and restores the interrupt controller.
+    Saved,
 }
 
 impl Serialize for Place {
@@ -212,6 +240,7 @@ impl Place {
             Self::Qemu => "qemu",
             Self::Counted => "counted",
             Self::Kvm => "kvm",
+            Self::Saved => "saved",
         }
     }
 }
@@ -223,6 +252,7 @@ impl fmt::Display for Place {
             Self::Qemu => "on QEMU's own GIC",
             Self::Counted => "under hyp, counted",
             Self::Kvm => "under Linux KVM",
+            Self::Saved => "under hyp, saved and restored",
         })
     }
 }
@@ -309,6 +339,7 @@ fn run_or_list(options: &ConformanceOptions, reports: &Path) -> Result<(Counts, 
 
     let places = match options {
         ConformanceOptions { bare: true, .. } => &[Place::Qemu][..],
+        ConformanceOptions { saved: true, .. } => &[Place::Saved],
         ConformanceOptions { hyp: true, .. } | ConformanceOptions { cpus: Some(_), .. } => {
             &[Place::Hyp]
         }
@@ -352,11 +383,11 @@ impl Bench<'_> {
     /// Runs the guest, and reads its console.
     fn run(&self, place: Place) -> Result<OnMachine> {
         let vcpus = match place {
-            Place::Hyp => self.options.vcpus,
+            Place::Hyp | Place::Saved => self.options.vcpus,
             Place::Qemu | Place::Kvm => self.options.vcpus.min(ORACLE_CPUS),
             Place::Counted => self.options.vcpus.min(COUNTED_CPUS),
         };
-        let cpus = self.options.cpus.filter(|_| place == Place::Hyp);
+        let cpus = (self.options.cpus).filter(|_| matches!(place, Place::Hyp | Place::Saved));
         if !self.options.list {
             let of = cpus.map_or(String::new(), |cpus| format!(" of {cpus} CPUs"));
             console::step(format!("Running the cases {place}, {vcpus} vCPUs{of}"));
@@ -375,6 +406,11 @@ impl Bench<'_> {
             Some(_) => MANY_EVENTS.to_owned(),
             None => SECOND_ITS.to_owned(),
         }];
+        if place == Place::Saved {
+            let seed = self.options.seed.unwrap_or_else(seed_by_the_clock);
+            console::step(format!("Seed {seed}"));
+            words.push(format!("hyp.saved={SAVED_EVERY} hyp.seed={seed}"));
+        }
         if counted {
             // A CPU's time includes the turns that the others have meanwhile.
             words.push("alone".to_owned());
@@ -403,7 +439,7 @@ impl Bench<'_> {
         let guest: Guest = guest::prepare(&options, self.scratch)?;
         let hypervisor = match place {
             Place::Qemu | Place::Kvm => None,
-            Place::Hyp => Some(hypervisor::build(self.scratch)?),
+            Place::Hyp | Place::Saved => Some(hypervisor::build(self.scratch)?),
             Place::Counted => Some(hypervisor::build_with_el2_time(self.scratch)?),
         };
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_core::ser::SerializeMap as _;
 use serde_core::{Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use super::el2_time::{BOUND, El2Time};
 use super::tap::{Case, Deviations, Outcome, Transcript};
@@ -30,6 +31,8 @@ pub(super) struct OnMachine {
     faults: Vec<String>,
     /// The longest stay at EL2, where instructions are counted.
     longest_el2_time: Option<El2Time>,
+    /// The number of times that the interrupt controller was saved and restored.
+    saves: Option<u64>,
     cases: Vec<Case>,
 }
 
@@ -43,6 +46,7 @@ object!(OnMachine {
     skipped,
     faults,
     longest_el2_time,
+    saves,
 });
 
 impl OnMachine {
@@ -68,12 +72,13 @@ impl OnMachine {
             faults.push(format!("{found} of {planned} cases ended"));
         }
 
-        let mut longest_el2_time = None;
+        let (mut longest_el2_time, mut saves) = (None, None);
         if place.has_hypervisor() && !says_all {
             match reported(lines) {
                 Ok(reported) => {
                     faults.extend(account(&reported.counters));
                     longest_el2_time = El2Time::read(&reported.everything);
+                    saves = self::saves(&reported.everything);
                 }
                 Err(error) => faults.push(error),
             }
@@ -83,6 +88,10 @@ impl OnMachine {
                 Some(stay) => stay.fault(),
                 None => Some("the hypervisor noted no stay".to_owned()),
             });
+        }
+
+        if place == Place::Saved && !says_all && saves.unwrap_or(0) == 0 {
+            faults.push("the interrupt controller was never saved".to_owned());
         }
 
         let count = |is: fn(&Outcome) -> bool| {
@@ -99,6 +108,7 @@ impl OnMachine {
             skipped: count(|outcome| matches!(outcome, Outcome::Skip(_))),
             faults,
             longest_el2_time,
+            saves,
             cases: transcript.cases,
         }
     }
@@ -132,6 +142,11 @@ impl OnMachine {
 fn reported(lines: &[&str]) -> Result<Reported, String> {
     let reported = lines.iter().find_map(|line| counters::parse(line));
     reported.unwrap_or_else(|| Err("the hypervisor did not report".to_owned()))
+}
+
+/// Finds the number of saves of the only VM in the hypervisor's report.
+fn saves(report: &Map<String, Value>) -> Option<u64> {
+    report.get("vms")?.get(0)?.get("saves")?.as_u64()
 }
 
 /// Describes each of the hypervisor's final counts that does not balance.
@@ -280,6 +295,11 @@ impl Report {
                     stay.instructions, stay.about
                 ));
             }
+            if let Some(saves) = run.saves.filter(|saves| *saves > 0) {
+                console::detail(format!(
+                    "the interrupt controller was saved and restored {saves} times"
+                ));
+            }
             for fault in &run.faults {
                 console::detail(console::bad(fault));
             }
@@ -372,6 +392,20 @@ mod tests {
         let worse = ["1..1", "not ok 1 - a [R]"];
         assert!(passed(&plain, &plain));
         assert!(!passed(&plain, &worse));
+    }
+
+    #[test]
+    fn a_run_without_a_save_is_a_failure() {
+        let run = |saves: &str| {
+            let report = counters::tests::LINE.strip_suffix('}').unwrap();
+            let report = format!("{report},\"vms\":[{{\"saves\":{saves}}}]}}");
+            let lines = ["1..1", "ok 1 - a [R]", &report];
+            OnMachine::read(Place::Saved, 4, OFF, Duration::ZERO, &lines)
+        };
+        assert!(run("3").is_complete());
+        assert_eq!(run("3").saves, Some(3));
+        assert!(!run("0").is_complete());
+        assert!(!run("null").is_complete());
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn groups(report: &Report, last: &str) -> String {
     }
 
     let heading = |column: usize| match PLACES[column] {
-        Place::Hyp | Place::Counted => "under hyp".to_owned(),
+        Place::Hyp | Place::Counted | Place::Saved => "under hyp".to_owned(),
         Place::Qemu => format!("on the GIC of QEMU {}", report.qemu),
         Place::Kvm => match (&report.linux, last.first()) {
             (Some(linux), _) => format!("under KVM of Linux {linux}"),

@@ -50,7 +50,7 @@ impl Deviations {
     /// Returns the reason for which the GIC of this place is known to fail.
     pub(super) fn at(&self, place: Place) -> Option<&str> {
         match place {
-            Place::Hyp | Place::Counted => None,
+            Place::Hyp | Place::Counted | Place::Saved => None,
             Place::Qemu => self.qemu.as_deref(),
             Place::Kvm => self.kvm.as_deref(),
         }

@@ -51,6 +51,9 @@ const CONFORMANCE: [(u16, Option<u16>, &str, bool); 3] = [
     (8, Some(4), "neoverse-n1", false),
 ];
 
+/// The run of the conformance guest that is saved and restored: vCPUs, and CPUs that they share.
+const SAVED: (u16, u16) = (8, 4);
+
 /// The packages that are built for the bare-metal target only.
 const BARE_METAL_ONLY: [&str; 3] = ["hyp", "isolation", "conformance"];
 
@@ -337,6 +340,7 @@ pub(crate) fn all() -> Vec<Gate> {
     ];
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
+    gates.push(saved_gate());
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
@@ -512,6 +516,23 @@ fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> G
     )
 }
 
+/// Declares the gate of the run of the conformance guest that is saved and restored.
+fn saved_gate() -> Gate {
+    let (vcpus, cpus) = SAVED;
+    let options = ConformanceOptions {
+        vcpus,
+        cpus: Some(cpus),
+        saved: true,
+        seed: Some(1),
+        ..ConformanceOptions::default()
+    };
+    Gate::booting(
+        "conformance-saved",
+        format!("conformance on {vcpus} vcpus of {cpus} cpus, saved and restored"),
+        Action::Conformance(options),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -565,6 +586,7 @@ mod tests {
             "isolation",
             "cloud",
             "conformance-4",
+            "conformance-saved",
             "boot-6.12-4",
         ] {
             assert!(gates.iter().any(|gate| gate.slug == slug), "{slug}");
