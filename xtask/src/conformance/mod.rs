@@ -230,7 +230,7 @@ impl Serialize for Place {
 impl Place {
     /// Tells whether the hypervisor runs there.
     const fn has_hypervisor(self) -> bool {
-        matches!(self, Self::Hyp | Self::Counted)
+        !matches!(self, Self::Qemu | Self::Kvm)
     }
 
     /// Returns its name in reports and of its log.
