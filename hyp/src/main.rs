@@ -16,6 +16,7 @@
 //! * [`cpu`]: per-CPU data and the EL2 control registers.
 //! * [`vcpu`]: a vCPU: its registers, power and interrupts.
 //! * [`vm`]: a VM: memory, interrupt controller, console, PSCI, start, reset and death.
+//! * [`snapshot`]: a VM in a file of the host's.
 //! * [`schedule`]: which CPU runs which vCPU.
 //! * [`exception`]: the vectors, traps, exceptions injected into the guest.
 //! * [`console`]: lines on the machine's console.
@@ -46,6 +47,7 @@ mod pci;
 mod report;
 mod schedule;
 mod smmu;
+mod snapshot;
 mod start;
 mod terminal;
 mod vcpu;

@@ -3,6 +3,7 @@
 // UNSAFETY: takes the guests' memory, memory for the heap, and the host bridge.
 
 use alloc::boxed::Box;
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -209,6 +210,7 @@ fn make(
         memory: unsafe { GuestMemory::at(RAM, &ram) },
         is_daemon: options.is_daemon,
         moments,
+        snapshot: options.snapshot.and_then(|path| CString::new(path).ok()),
         boot: Boot::Modules(load),
         config,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,

@@ -16,7 +16,7 @@ use crate::cpu::clock::{self, now};
 use crate::cpu::this_cpu::{Loaded, ThisCpu};
 use crate::gic;
 use crate::vcpu::switch::{self, Leave};
-use crate::vcpu::{Vcpu, interrupts};
+use crate::vcpu::{Vcpu, context, interrupts};
 use crate::vm::Extent;
 use crate::vm::{lifetime, saved};
 
@@ -96,12 +96,29 @@ pub(crate) fn ask(cpu: usize) {
 pub(crate) fn timer_has_fired(cpu: &ThisCpu) {
     ask(cpu.shared.index);
     saved::look(cpu);
+    if has_clock_ahead(cpu) {
+        context::look_at_virtual_timer();
+    }
 }
 
 /// Makes the hypervisor's timer of the calling CPU, whose data is `cpu`, fire at the next event.
 pub(crate) fn set_timer(cpu: &ThisCpu) {
-    let events = [cpu.here.next_event(), saved::next(cpu.shared.index)];
+    let look = has_clock_ahead(cpu).then(|| now() + clock::ticks(LOOK));
+    let events = [cpu.here.next_event(), saved::next(cpu.shared.index), look];
     cpu.timer.set(events.into_iter().flatten().min());
+}
+
+/// Microseconds between two looks at the virtual timer of a guest whose clock is ahead.
+const LOOK: u64 = 1000;
+
+/// Returns true if the calling CPU, whose data is `cpu`, runs a vCPU whose clock is ahead of the
+/// machine's: a VM that was restored on a machine that has started later.
+///
+/// QEMU 10.0 never lets the virtual timer fire then. It adds deadline and `CNTVOFF_EL2`, and takes
+/// a sum of more than 64 bits for the end of time.
+fn has_clock_ahead(cpu: &ThisCpu) -> bool {
+    let loaded = cpu.loaded();
+    loaded.is_some_and(|loaded| loaded.vcpu.vm.clock_offset().cast_signed() < 0)
 }
 
 /// Decides if the calling CPU, whose data is `cpu`, gives its vCPU up. Answers rendezvous.

@@ -25,7 +25,7 @@ use crate::memory::stage1::Stage1;
 use crate::schedule;
 use crate::smmu;
 use crate::vcpu::interrupts;
-use crate::vm::{self, lifetime};
+use crate::vm::{self, lifetime, snapshot};
 use crate::{console, parts, println, terminal, whole};
 
 /// Bytes of the stack for reporting faults.
@@ -89,10 +89,15 @@ pub(crate) fn run(
         take_input(spi, boot_cpu);
     }
     heap::note_start();
+    let cpu = ThisCpu::get();
     for vm in vm::all() {
-        lifetime::start(vm);
+        if !snapshot::restore(cpu, vm) {
+            lifetime::start(vm);
+        }
     }
-    schedule::run(ThisCpu::get())
+    // A snapshot may have been refused.
+    lifetime::finish_if_over(cpu);
+    schedule::run(cpu)
 }
 
 /// Makes the console, whose SPI is `spi`, interrupt `cpu` when something is typed.

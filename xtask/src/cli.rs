@@ -16,6 +16,7 @@ use crate::loom::{self, LoomOptions};
 use crate::migrate::{self, MigrateOptions};
 use crate::perf::{self, PerfOptions};
 use crate::project;
+use crate::snapshot::{self, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions, StressOptions};
 use crate::test::{self, TestOptions};
 
@@ -126,6 +127,12 @@ const TASKS: [Task; 12] = [
         run: |matches| migrate::migrate(&MigrateOptions::read(matches), &project::reports()),
     },
     Task {
+        name: "snapshot",
+        about: "Save a VM with Linux at random moments, and restore it on another machine",
+        declare: SnapshotOptions::declare,
+        run: |matches| snapshot::snapshot(&SnapshotOptions::read(matches), &project::reports()),
+    },
+    Task {
         name: "fuzz",
         about: "Let a fuzzer play hostile guests and careless embedders",
         declare: FuzzOptions::declare,
@@ -201,6 +208,7 @@ mod tests {
         ("boot", "qemu"),
         ("conformance", "cpu"),
         ("migrate", "cpu"),
+        ("snapshot", "cpu"),
         // Arguments of `xtask-sweep`.
         ("loom", "sweep"),
         // By `test::select`, before the first gate.
@@ -312,6 +320,7 @@ mod tests {
         assert!(IsolationOptions::parsed(&[]).is_ok());
         assert!(CloudOptions::parsed(&[]).is_ok());
         assert!(MigrateOptions::parsed(&[]).is_ok());
+        assert!(SnapshotOptions::parsed(&[]).is_ok());
         assert!(FuzzOptions::parsed(&[]).is_ok());
         assert!(BenchOptions::parsed(&[]).is_ok());
     }

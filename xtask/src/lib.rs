@@ -8,6 +8,7 @@
 //! * `fuzz` lets a fuzzer play hostile guests and careless embedders.
 //! * `isolation` has one guest attack while another measures its interrupts.
 //! * `cloud` runs several VMs with Linux side by side, and kills one again and again.
+//! * `snapshot` saves a VM with Linux and restores it on another machine, again and again.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
 //! * `migrate` moves a guest between machines, with Linux KVM or the hypervisor.
 //! * `bench` runs the benchmarks.
@@ -44,6 +45,7 @@ mod perf;
 pub mod process;
 pub mod project;
 pub mod provision;
+mod snapshot;
 mod soak;
 mod test;
 

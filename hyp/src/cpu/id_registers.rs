@@ -146,7 +146,6 @@ const PART_ZERO: [Register; 3] = [SMFR0, ISAR3, MMFR3];
 #[cold]
 pub(crate) fn read(iss: u32, reader: Reader) -> Option<u64> {
     /// op0 of 3, op1 and CRn of 0.
-    const SPACE: u32 = 3 << 20;
     const SPACE_FIELDS: u32 = 3 << 20 | 7 << 14 | 0xf << 10;
     if iss & SPACE_FIELDS != SPACE {
         return None;
@@ -156,6 +155,15 @@ pub(crate) fn read(iss: u32, reader: Reader) -> Option<u64> {
     let cpu = cpu_value(register)?;
     let cpu = IdRegister::from_syndrome(iss).map_or(cpu, |id| id.guest_value(cpu));
     Some(guest_value(register, cpu, reader))
+}
+
+/// op0 of 3, and op1 and CRn of 0, in the syndrome of a trapped `MRS`.
+const SPACE: u32 = 3 << 20;
+
+/// Returns all registers of the space that traps, as `reader` reads them.
+pub(crate) fn all(reader: Reader) -> impl Iterator<Item = u64> {
+    let registers = (1..=7).flat_map(|crm: u32| (0..=7).map(move |op2: u32| (crm, op2)));
+    registers.filter_map(move |(crm, op2)| read(SPACE | crm << 1 | op2 << 17, reader))
 }
 
 /// Applies the tables to the CPU's value of a register.

@@ -81,6 +81,11 @@ impl ThisCpu {
         unsafe { self.loaded.get().unwrap_unchecked() }
     }
 
+    /// Returns the vCPU that the CPU runs, if it runs one.
+    pub(crate) fn loaded(&self) -> Option<Loaded> {
+        self.loaded.get()
+    }
+
     /// Sets the vCPU that the CPU runs.
     pub(crate) fn set_loaded(&self, loaded: Option<Loaded>) {
         self.loaded.set(loaded);

@@ -12,23 +12,18 @@ use aarch64_cpu::registers::{
 use super::interrupts::VIRTUAL_TIMER;
 use super::vector::VectorRegisters;
 use crate::exception::frame::Frame;
+use crate::snapshot::state::{Registers, SystemRegisters};
 
 macro_rules! registers {
     ($($field:ident = $register:ident,)*) => {
-        /// System registers, by name.
-        #[derive(Default)]
-        struct Registers {
-            $($field: u64,)*
+        /// Saves the CPU's registers.
+        fn save(registers: &mut SystemRegisters) {
+            $(registers.$field = $register.get();)*
         }
 
-        impl Registers {
-            fn save(&mut self) {
-                $(self.$field = $register.get();)*
-            }
-
-            fn restore(&self) {
-                $($register.set(self.$field);)*
-            }
+        /// Loads the CPU's registers.
+        fn restore(registers: &SystemRegisters) {
+            $($register.set(registers.$field);)*
         }
     };
 }
@@ -66,12 +61,16 @@ registers! {
     vbar = VBAR_EL1,
 }
 
+/// `SPSR_EL2.M` of what a guest runs in: EL0t, EL1t and EL1h, and EL0 of AArch32.
+const GUEST_MODES: [u64; 4] = [0b0000, 0b0100, 0b0101, 0b1_0000];
+
+/// `SPSR_EL2.M`.
+const MODE: u64 = 0x1f;
+
 /// Registers of a vCPU while it is on no CPU.
 pub(crate) struct Context {
     frame: Frame,
-    registers: Registers,
-    /// `TCR_EL1`.
-    tcr: u64,
+    registers: SystemRegisters,
     vector: VectorRegisters,
     /// True from the vCPU's start until its power-off.
     pub(crate) is_started: bool,
@@ -82,8 +81,7 @@ impl Context {
     pub(crate) fn new() -> Self {
         Self {
             frame: Frame::new(),
-            registers: Registers::default(),
-            tcr: 0,
+            registers: SystemRegisters::default(),
             vector: VectorRegisters::new(),
             is_started: false,
         }
@@ -97,12 +95,12 @@ impl Context {
             + SPSR_EL2::A::Masked
             + SPSR_EL2::I::Masked
             + SPSR_EL2::F::Masked;
-        let mut registers = Registers {
+        let mut registers = SystemRegisters {
             // MMU and caches off, little endian; the bits that are RES1 in Armv8.0.
             sctlr: 0x30d0_0800,
             elr_el2: entry,
             spsr_el2: masked.value,
-            ..Registers::default()
+            ..SystemRegisters::default()
         };
         if self.is_started {
             let old = &self.registers;
@@ -111,7 +109,6 @@ impl Context {
         }
 
         self.registers = registers;
-        self.tcr = 0;
         self.frame = Frame::new();
         self.frame.x[0] = argument;
         self.vector.reset();
@@ -121,26 +118,56 @@ impl Context {
     /// Saves the CPU's registers, with the general ones in `frame`.
     pub(crate) fn save(&mut self, frame: &Frame) {
         self.frame.copy_from(frame);
-        self.registers.save();
-        self.tcr = TCR_EL1.get();
+        save(&mut self.registers);
+        self.registers.tcr = TCR_EL1.get();
         self.vector.save();
     }
 
     /// Loads the CPU's registers, but for the general ones, which it returns.
     pub(crate) fn restore(&self) -> &Frame {
-        self.registers.restore();
+        restore(&self.registers);
         // The vCPUs of a VM mostly have one value. An emulator forgets all translations, those of
         // EL2 among them, when the register is written.
-        if TCR_EL1.get() != self.tcr {
-            TCR_EL1.set(self.tcr);
+        if TCR_EL1.get() != self.registers.tcr {
+            TCR_EL1.set(self.registers.tcr);
         }
         self.vector.restore();
         &self.frame
     }
 
-    /// Returns the time at which a saved timer of the vCPU fires, if one does.
-    pub(crate) fn deadline(&self) -> Option<u64> {
-        let Registers {
+    /// Returns the registers as plain data.
+    pub(crate) fn state(&self) -> Registers {
+        Registers {
+            general: self.frame.x,
+            system: self.registers.clone(),
+            vector: self.vector.state(),
+        }
+    }
+
+    /// Sets the registers. Returns false, and changes nothing, if they are not those of a vCPU that
+    /// runs at EL1 or EL0, or vectors have another length here.
+    #[must_use]
+    pub(crate) fn set(&mut self, state: &Registers) -> bool {
+        let is_guests = GUEST_MODES.contains(&(state.system.spsr_el2 & MODE));
+        if !is_guests || !self.vector.set(&state.vector) {
+            return false;
+        }
+        self.frame.x = state.general;
+        self.registers = state.system.clone();
+        self.is_started = true;
+        true
+    }
+
+    /// Moves the deadline of the physical timer by `ticks`, which the machine's clock is ahead of
+    /// the one that the vCPU had before.
+    pub(crate) fn delay_physical_timer(&mut self, ticks: u64) {
+        self.registers.cntp_cval = self.registers.cntp_cval.wrapping_add(ticks);
+    }
+
+    /// Returns the time at which a saved timer of the vCPU fires, if one does. The guest's clock is
+    /// `offset` ticks behind.
+    pub(crate) fn deadline(&self, offset: u64) -> Option<u64> {
+        let SystemRegisters {
             cntv_ctl,
             cntv_cval,
             cntp_ctl,
@@ -151,6 +178,8 @@ impl Context {
             let fires = control & CTL_ENABLE != 0 && control & CTL_IMASK == 0;
             fires.then_some(at)
         };
+        // The guest's clock may be ahead: then the offset is negative.
+        let cntv_cval = cntv_cval.saturating_add_signed(offset.cast_signed());
         let deadlines = [fires(cntv_ctl, cntv_cval), fires(cntp_ctl, cntp_cval)];
         deadlines.into_iter().flatten().min()
     }
@@ -161,6 +190,11 @@ pub(crate) fn stop_timers() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
     barrier::isb(barrier::SY);
+}
+
+/// Has the calling CPU compare the deadline of the virtual timer of EL1 with the clock anew.
+pub(crate) fn look_at_virtual_timer() {
+    CNTV_CVAL_EL0.set(CNTV_CVAL_EL0.get());
 }
 
 /// Returns true if the line of the timer of EL1 whose PPI is `intid` is high on the calling CPU.

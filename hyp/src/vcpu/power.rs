@@ -84,6 +84,23 @@ impl Power {
         self.entry.load(Ordering::Acquire) & 1 != 0
     }
 
+    /// Returns the entry and `x0` of a start that has been requested and that nobody has taken.
+    pub(crate) fn start(&self) -> Option<(u64, u64)> {
+        // Acquire: pairs with the Release in `set_start`.
+        let entry = self.entry.load(Ordering::Acquire);
+        (entry & 1 != 0).then(|| (entry & !1, self.context.load(Ordering::Relaxed)))
+    }
+
+    /// Gives a vCPU that is off a state, and a start that has been requested. No vCPU of the VM
+    /// runs.
+    pub(crate) fn set(&self, state: PowerState, start: Option<(u64, u64)>) {
+        if let Some((entry, context)) = start {
+            self.set_start(entry, context);
+        }
+        // Release: pairs with the Acquire in `state`.
+        self.state.store(state as u8, Ordering::Release);
+    }
+
     /// Powers the vCPU off. Another CPU may power it on at once. Called by the CPU that runs the
     /// vCPU.
     pub(crate) fn power_off(&self) {

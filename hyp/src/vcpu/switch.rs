@@ -133,7 +133,7 @@ pub(crate) fn leave(cpu: &'static ThisCpu, loaded: Loaded, frame: &Frame, why: L
     // SAFETY: this CPU runs the vCPU.
     let context = unsafe { vcpu.context() };
     context.save(frame);
-    let deadline = context.deadline();
+    let deadline = context.deadline(vcpu.vm.clock_offset());
     stop_timers();
     {
         let pin = cpu.vgic_cpu.pin();

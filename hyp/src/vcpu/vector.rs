@@ -11,6 +11,7 @@ use aarch64_cpu::registers::{CPTR_EL2, Readable, Writeable};
 use spin::Once;
 
 use crate::cpu::registers::{FPCR, FPSR, ID_AA64PFR0, ZCR_EL1, ZCR_EL2, id_field};
+use crate::snapshot::state;
 
 /// Bytes of a register without SVE.
 const SHORT: usize = 16;
@@ -42,7 +43,7 @@ unsafe extern "C" {
 
 /// Returns the bytes of a vector register: those of the boot CPU's longest vectors. The first call
 /// is made on the boot CPU, before [`configure`](crate::cpu::control::configure).
-fn length() -> usize {
+pub(crate) fn length() -> usize {
     static LENGTH: Once<usize> = Once::new();
     *LENGTH.call_once(|| {
         if !has_sve() {
@@ -105,6 +106,30 @@ impl VectorRegisters {
     pub(crate) fn reset(&mut self) {
         self.vectors.fill(0);
         (self.status, self.control, self.length) = (0, 0, 0);
+    }
+
+    /// Returns the registers as plain data.
+    pub(crate) fn state(&self) -> state::VectorRegisters {
+        let bytes = self.vectors.iter().flat_map(|word| word.to_le_bytes());
+        state::VectorRegisters {
+            vectors: bytes.collect(),
+            status: self.status,
+            control: self.control,
+            length: self.length,
+        }
+    }
+
+    /// Sets the registers. Returns false, and changes nothing, if they have another length here.
+    pub(crate) fn set(&mut self, state: &state::VectorRegisters) -> bool {
+        let (words, rest) = state.vectors.as_chunks();
+        if words.len() != self.vectors.len() || !rest.is_empty() {
+            return false;
+        }
+        for (word, bytes) in self.vectors.iter_mut().zip(words) {
+            *word = u128::from_le_bytes(*bytes);
+        }
+        (self.status, self.control, self.length) = (state.status, state.control, state.length);
+        true
     }
 
     /// Saves the CPU's registers.

@@ -15,6 +15,7 @@ use crate::console;
 use crate::cpu::clock::now;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
+use crate::snapshot::state;
 
 /// Address of the registers, as on QEMU's `virt` board.
 pub(crate) const BASE: u64 = 0x0900_0000;
@@ -168,6 +169,42 @@ impl Console {
             let room = INPUT - state.input.len();
             state.input.extend(bytes.take(room));
         });
+    }
+
+    /// Takes the registers and the bytes on their way, and leaves the registers as after a reset.
+    pub(crate) fn take(&self) -> state::Console {
+        let mut state = self.state.lock();
+        let taken = state::Console {
+            control: state.control,
+            mask: state.mask,
+            raw: state.raw,
+            line: state.line.clone(),
+            lines_left: state.lines_left,
+            input: state.input.clone(),
+        };
+        // Nothing of the line is printed: whoever has the state prints it.
+        state.line.clear();
+        taken
+    }
+
+    /// Sets the registers and the bytes on their way. Returns false, and changes nothing, if they
+    /// are not those of a console.
+    #[must_use]
+    pub(crate) fn set(&self, saved: &state::Console) -> bool {
+        let fits = saved.line.len() <= WIDTH
+            && saved.input.len() <= INPUT
+            && saved.lines_left <= QUOTA
+            && (saved.mask | saved.raw) & !INTERRUPTS == 0;
+        if fits {
+            let mut state = self.state.lock();
+            (state.control, state.mask, state.raw) = (saved.control, saved.mask, saved.raw);
+            state.line.clear();
+            state.line.push_str(&saved.line);
+            state.lines_left = saved.lines_left;
+            state.input.clear();
+            state.input.extend(&saved.input);
+        }
+        fits
     }
 
     /// Calls `set_line` with the level of the interrupt line: another interrupt controller has come

@@ -17,12 +17,13 @@ use vgic::intid::Kind;
 use super::console::set_line;
 use super::controller::Controller;
 use super::host::Mirror;
-use super::{Boot, Extent, Vm, controller, saved};
+use super::{Boot, Extent, Vm, controller, saved, snapshot};
 use crate::cpu::rendezvous::rendezvous;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::println;
 use crate::report;
 use crate::schedule;
+use crate::vcpu::power::PowerState;
 
 /// End of a VM's run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,8 @@ pub(crate) enum Wish {
     Life = 1 << 1,
     /// The VM is saved and restored in place.
     Save = 1 << 2,
+    /// A snapshot is taken of the VM, and its run ends.
+    Snapshot = 1 << 3,
 }
 
 /// True if a VM's wish may be open.
@@ -135,14 +138,25 @@ impl Lifetime {
         self.claim_for(from, state::CHANGING)
     }
 
+    /// Makes the calling CPU the one that makes the VM of a snapshot. Returns false if the VM is
+    /// not dead.
+    pub(super) fn claim_birth(&self) -> bool {
+        self.claim(state::DEAD)
+    }
+
+    /// Leaves the VM dead, by the CPU that has claimed its birth.
+    pub(super) fn give_up_birth(&self) {
+        self.set(state::DEAD);
+    }
+
     /// Makes the calling CPU the one that saves the VM in place. Returns false if the VM is not
     /// alive.
     pub(super) fn claim_save(&self) -> bool {
         self.claim_for(state::ALIVE, state::SAVING)
     }
 
-    /// Ends the save of the VM, by the CPU that has claimed it.
-    pub(super) fn end_save(&self) {
+    /// Lets the VM go on, by the CPU that has claimed it. Its vCPUs are still to be woken.
+    pub(super) fn go_on(&self) {
         self.set(state::ALIVE);
     }
 
@@ -209,6 +223,9 @@ pub(crate) fn fulfil(cpu: &ThisCpu) {
         if has(Wish::Save) {
             saved::fulfil(cpu, vm);
         }
+        if has(Wish::Snapshot) {
+            snapshot::take(cpu, vm);
+        }
     }
 }
 
@@ -267,17 +284,26 @@ pub(crate) fn end(cpu: &ThisCpu, vm: &'static Vm, end: End) -> bool {
         reset(cpu, vm);
         return true;
     }
+    conclude(cpu, vm, end);
+    true
+}
 
+/// Ends the run of a VM that has been stopped.
+fn conclude(cpu: &ThisCpu, vm: &'static Vm, end: End) {
     bury(cpu, vm);
     if vm.extent == Extent::Whole {
         report::finish(cpu, end);
     }
     println!("hyp: {} is dead", vm.name);
+    finish_if_over(cpu);
+}
+
+/// Ends the run if no VM is left that it waits for. The calling CPU has no vCPU.
+pub(crate) fn finish_if_over(cpu: &ThisCpu) {
     if is_over() && !IS_OVER.swap(true, Ordering::SeqCst) {
         bury_the_rest(cpu);
         report::finish(cpu, End::Off);
     }
-    true
 }
 
 /// Ends every VM that is left. The calling CPU is the one that ends the run.
@@ -291,6 +317,21 @@ fn bury_the_rest(cpu: &ThisCpu) {
             rendezvous(cpu);
         }
     }
+}
+
+/// Ends the run of a VM that the calling CPU has claimed for a save, and whose snapshot it has
+/// taken.
+pub(super) fn end_saved(cpu: &ThisCpu, vm: &'static Vm) {
+    stop(cpu, vm);
+    conclude(cpu, vm, End::Off);
+}
+
+/// Wakes every vCPU of the VM that is on, after [`Lifetime::go_on`].
+pub(super) fn wake_all(vm: &'static Vm) {
+    let vcpus = vm.vcpus().iter();
+    vcpus
+        .filter(|vcpu| vcpu.power.state() == PowerState::On)
+        .for_each(schedule::wake);
 }
 
 /// Stops the vCPUs, the PCI functions and the console of a VM whose end the calling CPU has

@@ -47,6 +47,12 @@ impl GuestMemory {
         }])
     }
 
+    /// Returns the physical addresses of the pieces.
+    pub(crate) fn physical(&self) -> impl Iterator<Item = Range<usize>> {
+        let pieces = self.0.iter();
+        pieces.map(|piece| piece.physical..piece.physical + piece.at.len())
+    }
+
     /// Returns the physical address of `length` bytes at a guest-physical address, if they lie in
     /// one piece.
     pub(crate) fn locate(&self, gpa: u64, length: usize) -> Option<usize> {

@@ -20,15 +20,17 @@ pub(crate) mod memory;
 pub(crate) mod options;
 pub(crate) mod psci;
 pub(crate) mod saved;
+pub(crate) mod snapshot;
 pub(crate) mod tree;
 
 use alloc::boxed::Box;
+use alloc::ffi::CString;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering};
 
-use aarch64_cpu::registers::Writeable;
+use aarch64_cpu::registers::{CNTVOFF_EL2, Writeable};
 use spin::Once;
 use vgic::Config;
 use vgic::epoch::Domain;
@@ -77,12 +79,16 @@ pub(crate) struct Vm {
     pub(crate) moments: Option<Moments>,
     /// Interrupts of the machine that arrive during a save in place.
     pub(crate) held: Held,
+    /// File of the host's for snapshots, if the VM has one.
+    pub(crate) snapshot: Option<CString>,
     pub(crate) counts: Counts,
     pub(crate) memory: GuestMemory,
     boot: Boot,
     /// Configuration of the interrupt controller.
     config: Config,
     vcpus: Once<Box<[Vcpu]>>,
+    /// `CNTVOFF_EL2`: ticks that the guest's clock is behind the machine's.
+    clock_offset: AtomicU64,
     /// Number of the vCPU that last ran on each CPU, plus 1.
     last_vcpus: Box<[AtomicU16]>,
 }
@@ -111,6 +117,7 @@ pub(crate) struct Description {
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
+    pub(crate) snapshot: Option<CString>,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
     /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
@@ -179,6 +186,7 @@ impl Vm {
             boot,
             is_daemon,
             moments,
+            snapshot,
             config,
             weight,
         } = description;
@@ -194,11 +202,13 @@ impl Vm {
             lifetime: Lifetime::default(),
             moments,
             held: Held::default(),
+            snapshot,
             counts: Counts::default(),
             memory,
             boot,
             config,
             vcpus: Once::new(),
+            clock_offset: AtomicU64::new(0),
             last_vcpus: (percpu::all().iter()).map(|_| AtomicU16::new(0)).collect(),
         }));
 
@@ -251,6 +261,7 @@ impl Vm {
         }
 
         VMPIDR_EL2.set(MPIDR_RES1 | vcpu.affinity);
+        CNTVOFF_EL2.set(self.clock_offset());
         control::clear_unswitched();
         // A vCPU may use an address space identifier for itself, and the VM's other vCPUs for
         // another address space. Their translations have one VMID.
@@ -260,6 +271,12 @@ impl Vm {
         if old != new {
             tlb::invalidate_vmid();
         }
+    }
+
+    /// Returns the ticks that the guest's clock is behind the machine's.
+    pub(crate) fn clock_offset(&self) -> u64 {
+        // Relaxed: set before the VM's first vCPU is woken.
+        self.clock_offset.load(Ordering::Relaxed)
     }
 
     /// Loads a part of the kernel. Returns true if it is loaded.

@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves.
     pub(crate) seed: u32,
+    /// File of the host's for snapshots.
+    pub(crate) snapshot: Option<String>,
     /// The guest's own command line.
     pub(crate) arguments: String,
 }
@@ -97,6 +99,7 @@ impl Options {
             is_daemon: false,
             saved: None,
             seed: 1,
+            snapshot: None,
             arguments: String::new(),
         };
         for word in text.split(' ') {
@@ -139,6 +142,7 @@ impl Options {
             Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
+            Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
                 self.functions = functions.ok_or(Fault::Malformed)?;

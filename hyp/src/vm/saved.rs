@@ -27,15 +27,13 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use spin::Mutex;
 
 use super::console::set_line;
-use super::lifetime::{Wish, take_apart};
+use super::lifetime::{Wish, take_apart, wake_all};
 use super::options::Options;
 use super::{Vm, controller};
 use crate::cpu::clock::{now, ticks};
 use crate::cpu::rendezvous::{free_garbage, rendezvous};
 use crate::cpu::this_cpu::ThisCpu;
-use crate::schedule;
 use crate::vcpu::interrupts;
-use crate::vcpu::power::PowerState;
 
 /// Number of the CPU whose timer fires at the moments.
 const CPU: usize = 0;
@@ -194,10 +192,6 @@ fn resume(cpu: &ThisCpu, vm: &'static Vm, vgic: Box<controller::Controller>) {
         }
     }
 
-    vm.lifetime.end_save();
-    for vcpu in vm.vcpus() {
-        if vcpu.power.state() == PowerState::On {
-            schedule::wake(vcpu);
-        }
-    }
+    vm.lifetime.go_on();
+    wake_all(vm);
 }

@@ -33,7 +33,7 @@ const FAULTS: [&str; 19] = [
 ];
 
 /// Returns true if the line of the console tells of a fault of the kernel.
-pub(super) fn is_fault(line: &str) -> bool {
+pub(crate) fn is_fault(line: &str) -> bool {
     FAULTS.iter().any(|fault| line.contains(fault))
 }
 

@@ -9,6 +9,9 @@ const PANIC: &str = "@hyp-panic ";
 /// The mark of a line with the reason for which the hypervisor cannot run on the machine.
 const STOP: &str = "@hyp-stop ";
 
+/// The beginning of the line with the hypervisor's counts.
+const REPORT: &str = "@vgic ";
+
 /// The mark of a line by which the guest asks for a word to be typed on its console. Before it, the
 /// line may have the name of one of several VMs, which the hypervisor wants to be typed too.
 const ASK: &str = "@workload ask=";
@@ -43,6 +46,8 @@ pub(crate) struct Lines {
     pub(crate) panicked: Option<String>,
     /// The reason for which the hypervisor cannot run.
     pub(crate) cannot_run: Option<String>,
+    /// True if the hypervisor has reported.
+    pub(crate) has_report: bool,
 }
 
 impl Lines {
@@ -56,6 +61,7 @@ impl Lines {
             typed: String::new(),
             panicked: None,
             cannot_run: None,
+            has_report: false,
         }
     }
 
@@ -74,6 +80,7 @@ impl Lines {
     fn end_line(&mut self) {
         let text = String::from_utf8_lossy(&self.partial).into_owned();
         self.partial.clear();
+        self.has_report |= text.starts_with(REPORT);
         for (mark, found) in [(PANIC, &mut self.panicked), (STOP, &mut self.cannot_run)] {
             if let Some((_, words)) = text.split_once(mark) {
                 found.get_or_insert_with(|| words.to_owned());

@@ -4,7 +4,7 @@
 pub(crate) mod checks;
 pub(crate) mod counters;
 pub(crate) mod dry_run;
-mod faults;
+pub(crate) mod faults;
 pub(crate) mod guest;
 pub mod hypervisor;
 pub mod initramfs;

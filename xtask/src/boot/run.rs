@@ -28,6 +28,8 @@ pub(crate) enum Ended {
     Reset,
     /// QEMU was told to quit while the guest ran: Ctrl-A x.
     Quit,
+    /// QEMU was killed after the hypervisor's report, as the run wanted.
+    Killed,
     /// QEMU ended with an error.
     Failed(ExitStatus),
     /// The hypervisor cannot run on this machine, for this reason.
@@ -43,7 +45,7 @@ impl Ended {
     /// further checks would say so one by one.
     pub(crate) fn says_all(&self) -> bool {
         match self {
-            Self::PoweredOff | Self::Reset | Self::TimedOut => false,
+            Self::PoweredOff | Self::Reset | Self::TimedOut | Self::Killed => false,
             Self::Quit | Self::Failed(_) | Self::CannotRun(_) | Self::Panicked(_) => true,
         }
     }
@@ -58,6 +60,7 @@ impl fmt::Display for Ended {
                 f,
                 "QEMU was told to quit before the guest powered the machine off"
             ),
+            Self::Killed => write!(f, "QEMU was killed after the hypervisor's report"),
             Self::Failed(status) => write!(f, "QEMU failed: {status}"),
             Self::CannotRun(why) => write!(f, "hyp cannot run on this machine: {why}"),
             Self::Panicked(message) => write!(f, "the hypervisor panicked: {message}"),
@@ -84,6 +87,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 enum Input {
     /// The operator types.
     Operator(Operator),
+    /// The operator types, and QEMU is killed when the hypervisor has reported.
+    Killer(Operator),
     /// QEMU reads the terminal.
     Terminal,
 }
@@ -132,6 +137,17 @@ pub(crate) fn operated(
     }
 }
 
+/// Runs the machine with its console in the file `log`, and with an operator, who types. QEMU is
+/// killed when the hypervisor has reported.
+pub(crate) fn killed(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    operator: Operator,
+) -> Result<Run> {
+    followed(command, log, limit, Input::Killer(operator), |_| {})
+}
+
 /// Runs the machine to its end with its console on the standard output, reports left out.
 fn on_screen(command: &mut Command, log: &Path, limit: Duration, input: Input) -> Result<Run> {
     // A reader of the standard output that went away is no reason to stop the run.
@@ -160,8 +176,9 @@ fn followed(
     let monitor = Monitor::of_run(scratch.path(), command)?;
     let began = Instant::now();
     command.stdout(Stdio::piped());
+    let is_killed = matches!(input, Input::Killer(_));
     let operator = match input {
-        Input::Operator(operator) => {
+        Input::Operator(operator) | Input::Killer(operator) => {
             // Ctrl-C is for xtask to answer: QEMU would end on its own.
             command.stdin(Stdio::piped()).process_group(0);
             operator
@@ -181,7 +198,7 @@ fn followed(
             let show = &mut show;
             scope.spawn(move || record(output, input, &mut log, &lines, show))
         };
-        let ended = supervise(&mut child, limit, &lines);
+        let ended = supervise(&mut child, limit, is_killed, &lines);
         // QEMU goes on running in no case.
         let _ = child.kill();
         let _ = child.wait();
@@ -212,6 +229,7 @@ fn explained(
 ) -> Ended {
     match (ended, panicked, cannot_run) {
         (Exit::TimedOut, None, None) => Ended::TimedOut,
+        (Exit::Killed, None, None) => Ended::Killed,
         (Exit::Status(status), None, None) if !status.success() => Ended::Failed(status),
         (_, Some(message), _) => Ended::Panicked(message),
         (_, _, Some(why)) => Ended::CannotRun(why),
@@ -232,10 +250,18 @@ enum Exit {
     Panicked,
     /// It was to be ended at the limit.
     TimedOut,
+    /// It was to be killed after the hypervisor's report.
+    Killed,
 }
 
-/// Waits for the end of QEMU, and ends its waiting at the limit, after a panic, or on a signal.
-fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result<Exit> {
+/// Waits for the end of QEMU, and ends its waiting at the limit, after a panic, on a signal, or, if
+/// `is_killed`, after the hypervisor's report.
+fn supervise(
+    child: &mut Child,
+    limit: Duration,
+    is_killed: bool,
+    lines: &Mutex<Lines>,
+) -> Result<Exit> {
     let began = Instant::now();
     let mut panicked: Option<Instant> = None;
     loop {
@@ -247,6 +273,9 @@ fn supervise(child: &mut Child, limit: Duration, lines: &Mutex<Lines>) -> Result
         }
         if began.elapsed() > limit {
             return Ok(Exit::TimedOut);
+        }
+        if is_killed && locked(lines).has_report {
+            return Ok(Exit::Killed);
         }
         match panicked {
             Some(since) if since.elapsed() > LAST_WORDS => return Ok(Exit::Panicked),
@@ -360,6 +389,21 @@ mod tests {
         );
         assert_eq!(run.ended, Ended::Panicked("cpu 0: x:1: no".to_owned()));
         assert_eq!(texts(&run), ["@hyp-panic cpu 0: x:1: no", "more"]);
+    }
+
+    #[test]
+    fn a_machine_is_killed_after_the_report() {
+        let scratch = project::scratch().unwrap();
+        let log = scratch.path().join("log");
+        let script = "echo up; echo '@vgic {}'; exec sleep 600";
+        let mut command = Command::new("sh");
+        let run = killed(
+            command.args(["-c", script]),
+            &log,
+            MINUTE,
+            Box::new(|_| None),
+        );
+        assert_eq!(run.unwrap().ended, Ended::Killed);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::order;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo};
+use crate::snapshot::{self, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions};
 
 /// The boots: vCPUs, release of the kernel, CPU model, and whether it is booted by firmware. A
@@ -92,6 +93,8 @@ enum Action {
     Isolation(IsolationOptions),
     /// Runs several VMs with Linux, which pass or fail as one test case.
     Cloud(CloudOptions),
+    /// Saves and restores a VM with Linux, which passes or fails as one test case.
+    Snapshot(SnapshotOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -166,6 +169,7 @@ impl Gate {
             Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
+            Action::Snapshot(options) => snapshot::snapshot(&options, reports).map(Tally::of),
         }
     }
 }
@@ -338,6 +342,7 @@ pub(crate) fn all() -> Vec<Gate> {
             }),
         ),
     ];
+    gates.push(snapshot_gate());
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
@@ -516,6 +521,25 @@ fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> G
     )
 }
 
+/// Rounds of the gate: the hypervisor, the machine and the guest are the same in each.
+const ROUNDS: u32 = 6;
+
+/// Declares the gate of a VM with Linux that is saved and restored, on CPUs with SVE.
+fn snapshot_gate() -> Gate {
+    let options = SnapshotOptions {
+        rounds: ROUNDS,
+        seed: Some(1),
+        vcpus: 4,
+        memory: 192,
+        cpu: "neoverse-v1".to_owned(),
+    };
+    Gate::booting(
+        "snapshot",
+        "a VM with Linux saved and restored elsewhere",
+        Action::Snapshot(options),
+    )
+}
+
 /// Declares the gate of the run of the conformance guest that is saved and restored.
 fn saved_gate() -> Gate {
     let (vcpus, cpus) = SAVED;
@@ -585,6 +609,7 @@ mod tests {
             "example",
             "isolation",
             "cloud",
+            "snapshot",
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",
