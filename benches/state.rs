@@ -1,21 +1,29 @@
 //! The save and the restore of a large VM: 512 vCPUs, without LPIs and with 65,536 of them, half of
-//! them pending.
+//! them pending. Beside them the same by KVM's attributes and tables, in as many calls as a VMM
+//! makes.
 
+#[path = "../tests/common/attributes.rs"]
+mod attributes;
 mod common;
 
+use std::sync::Mutex;
+
+use attributes::{ORDERS, command, registers, save_tables, transfer};
 use criterion::{BatchSize, Criterion};
 use perf_host::vm::{GITS, QuietHost, SoftCpu};
 use vgic::config::ItsConfig;
-use vgic::cpu_interface::software::SoftwareInterface;
+use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
-use vgic::intid::{Affinity, CpuId};
+use vgic::intid::{Affinity, CpuId, VcpuId};
+use vgic::kvm::{Device, Devices, control};
 use vgic::state::flags;
 use vgic::state::{CollectionState, DeviceState, EventState, InterruptState, LpiState, VmState};
-use vgic::{Config, Cpu, Vgic};
+use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
 
 const VCPUS: u16 = 512;
 const DEVICES: u32 = 64;
 const EVENT_BITS: u8 = 10;
+const VALID: u64 = 1 << 63;
 
 fn main() {
     let mut criterion = common::criterion();
@@ -43,6 +51,107 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
         };
         b.iter_batched(Machine::new, restore, BatchSize::PerIteration);
     });
+
+    criterion.bench_function(&format!("state/kvm_save/{of}"), |b| {
+        let (machine, _) = made.get_or_insert_with(|| saved(lpis));
+        let ram = Ram::new();
+        b.iter(|| saved_by_kvm(machine, &ram));
+    });
+    criterion.bench_function(&format!("state/kvm_restore/{of}"), |b| {
+        let (machine, _) = made.get_or_insert_with(|| saved(lpis));
+        let ram = Ram::new();
+        let (devices, values) = saved_by_kvm(machine, &ram);
+        println!("{} registers", values.len());
+        let pending = command(Device::Gic, control::SAVE_PENDING_TABLES);
+        // A restore takes the pending states out of the tables.
+        let prepare = || {
+            let saved = devices.clone().set(pending, 0, &ram);
+            saved.expect("tables in RAM");
+            Machine::new()
+        };
+        let restore = |machine: Machine| {
+            let config = machine.vgic.config().clone();
+            let moved = transfer(&devices, &config, NEOVERSE, &ram, ORDERS[0]);
+            let (_, state) = moved.finish().expect("complete devices");
+            let restored = machine.vgic.restore(&machine.cpu.pin(), &state);
+            restored.expect("a state of the VM");
+            machine
+        };
+        b.iter_batched(prepare, restore, BatchSize::PerIteration);
+    });
+}
+
+/// Saves a VM, and reads all that a VMM stores.
+fn saved_by_kvm(machine: &Machine, ram: &Ram) -> (Devices, Vec<u64>) {
+    let config = machine.vgic.config();
+    let state = machine.vgic.save(&machine.cpu.pin());
+    let mut devices = Devices::of(
+        config.clone(),
+        NEOVERSE,
+        state.expect("no vCPU is on a CPU"),
+    );
+    save_tables(&mut devices, config, ram);
+    let irqs = u64::from(config.spis).next_multiple_of(32) + 32;
+    let values = registers(config, NEOVERSE, irqs, ORDERS[0])
+        .into_iter()
+        .map(|attribute| {
+            let mut value = 0;
+            devices.get(attribute, &mut value).expect("an attribute");
+            value
+        });
+    let values = values.collect();
+    (devices, values)
+}
+
+/// Guest memory with the tables: 64 MiB.
+struct Ram(Mutex<Vec<u8>>);
+
+const RAM: u64 = 0x4000_0000;
+/// Translation tables, 8 KiB for each device.
+const ITTS: u64 = RAM;
+const DEVICE_TABLE: u64 = RAM + 0x10_0000;
+const COLLECTION_TABLE: u64 = RAM + 0x20_0000;
+const PROPERTIES: u64 = RAM + 0x30_0000;
+/// Pending tables, 64 KiB apart.
+const PENDING: u64 = RAM + 0x100_0000;
+
+impl Ram {
+    /// Returns memory whose table configures every LPI as the state has it.
+    fn new() -> Self {
+        let mut bytes = vec![0; 0x400_0000];
+        let at = (PROPERTIES - RAM) as usize;
+        bytes[at..at + 0x1_0000].fill(0xa1);
+        Self(Mutex::new(bytes))
+    }
+
+    /// Calls `access` with the bytes at an address.
+    fn with(
+        &self,
+        gpa: u64,
+        length: usize,
+        access: impl FnOnce(&mut [u8]),
+    ) -> Result<(), BadAddress> {
+        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
+        let mut bytes = self.0.lock().expect("no panic before");
+        let bytes = bytes.get_mut(at..at + length).ok_or(BadAddress)?;
+        access(bytes);
+        Ok(())
+    }
+}
+
+impl Host for Ram {
+    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
+    fn wake(&self, _vcpu: VcpuId) {}
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.with(gpa, buffer.len(), |bytes| buffer.copy_from_slice(bytes))
+    }
+    fn write_memory(&self, gpa: u64, buffer: &[u8]) -> Result<(), BadAddress> {
+        self.with(gpa, buffer.len(), |bytes| bytes.copy_from_slice(buffer))
+    }
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
 }
 
 /// A VM after its creation, and a CPU.
@@ -89,14 +198,21 @@ fn saved(lpis: u32) -> (Machine, VmState) {
             target: Some(target(lpi)),
         })
         .collect();
+    state.propbaser = PROPERTIES | 16;
+    for (vcpu, table) in state.vcpus.iter_mut().zip((PENDING..).step_by(0x1_0000)) {
+        (vcpu.enable_lpis, vcpu.pendbaser) = (true, table);
+    }
     let its = &mut state.its[0];
+    // Pages of 64 KiB.
+    its.device_table |= VALID | DEVICE_TABLE;
+    its.collection_table |= VALID | COLLECTION_TABLE;
     its.collections = (0..VCPUS)
         .map(|vcpu| CollectionState { icid: vcpu, vcpu })
         .collect();
     its.devices = (0..lpis >> EVENT_BITS)
         .map(|device| DeviceState {
             device,
-            itt: 0x4000_0000 + (u64::from(device) << (EVENT_BITS + 3)),
+            itt: ITTS + (u64::from(device) << (EVENT_BITS + 3)),
             event_bits: EVENT_BITS,
             events: (0..1 << EVENT_BITS)
                 .map(|event| EventState {

@@ -9,6 +9,7 @@ use crate::host::Host;
 use crate::its::walks;
 use crate::teardown::{claim, empty_list, end_deferred};
 use crate::vm::Vm;
+use crate::vm::ich_shadow::IchShadow;
 use crate::vm::its::CTLR_ENABLED;
 
 /// Resets a VM: [`Vgic::reset`](crate::Vgic::reset).
@@ -64,6 +65,6 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.is_present()) {
         vcpu.redistributor.reset();
         // SAFETY: the vCPU is claimed: no CPU has it, or gets it before the loop below.
-        unsafe { vcpu.reset_shadow() };
+        unsafe { vcpu.replace_shadow(IchShadow::after_reset()) };
     }
 }

@@ -138,6 +138,17 @@ fn a_vm_goes_through_the_attributes() {
     target.finish();
 }
 
+/// Takes a VM that has done nothing yet, and one whose guest has programmed the wired part alone.
+#[test]
+fn a_vm_without_its_tables_goes_through_the_attributes() {
+    for machine in [Machine::from_config(config()), Machine::new(2)] {
+        let devices = save(&machine);
+        let moved = moved(&machine, &devices).finish().unwrap();
+        assert!(moved == devices.finish().unwrap());
+        machine.finish();
+    }
+}
+
 #[test]
 fn devices_that_are_initialised_are_a_vm_after_reset() {
     let machine = Machine::bare(3);

@@ -32,6 +32,7 @@ impl Devices {
         if offset & 3 != 0 {
             return Err(Errno::Nxio);
         }
+
         if let Some(fields) = Fields::decode(offset) {
             // SGIs and PPIs are the redistributors'.
             return Ok(match fields.bank() {

@@ -26,6 +26,7 @@ impl Devices {
         if offset & 3 != 0 {
             return Err(Errno::Nxio);
         }
+
         if let Some(fields) = private(offset) {
             return Ok(fields.read(&vcpu.private));
         }
@@ -54,6 +55,7 @@ impl Devices {
         let _ = self.gicr(index, offset)?;
         let (has_lpis, propbaser) = (self.config.lpis != 0, self.state.propbaser);
         let vcpu = self.vcpu_mut(index)?;
+
         if let Some(fields) = private(offset) {
             fields.write(&mut vcpu.private, value);
             return Ok(());

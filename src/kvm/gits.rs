@@ -39,6 +39,7 @@ impl Devices {
         if offset & if is_word { 3 } else { 7 } != 0 {
             return Err(Errno::Inval);
         }
+
         let its = self.its(index)?;
         let config = self.config.its.get(index).ok_or(Errno::Nxio)?;
 
@@ -68,6 +69,8 @@ impl Devices {
         let its = self.its_mut(index)?;
         let mut queue = CommandQueue::default();
         queue.set(its.cbaser);
+        // Of a queue that is not valid, the first page.
+        let end = queue.bytes().max(0x1000);
 
         match offset {
             CTLR => {
@@ -84,9 +87,9 @@ impl Devices {
                 queue.set(value);
                 (its.cbaser, its.creadr, its.cwriter) = (queue.get(), 0, 0);
             }
-            CWRITER if value & OFFSET < queue.bytes() => its.cwriter = value & OFFSET,
+            CWRITER if value & OFFSET < end => its.cwriter = value & OFFSET,
             CREADR if its.is_enabled => return Err(Errno::Busy),
-            CREADR if value & OFFSET >= queue.bytes() => return Err(Errno::Inval),
+            CREADR if value & OFFSET >= end => return Err(Errno::Inval),
             CREADR => its.creadr = value & OFFSET,
             BASER0..=BASER7 if !its.is_enabled => {
                 if let Some(kind) = table(offset) {
@@ -134,6 +137,7 @@ impl Devices {
         let events = devices.flat_map(|device| &device.events);
         let mut mapped: alloc::vec::Vec<u32> = events.map(|event| event.intid).collect();
         mapped.sort_unstable();
+
         (self.state.lpis).retain(|lpi| mapped.binary_search(&lpi.intid).is_ok());
     }
 }

@@ -58,6 +58,7 @@ impl Devices {
         let vcpu = self.vcpu(index)?;
         let value = vcpu.vmcr;
         let field = |shift, mask| (value >> shift) & mask;
+
         Ok(match register {
             PMR => field(vmcr::VPMR_SHIFT, 0xff),
             BPR0 => field(vmcr::VBPR0_SHIFT, 7),
@@ -111,6 +112,7 @@ impl Devices {
         let old = *vmcr;
         let with_field = |shift: u32, mask: u64| old & !(mask << shift) | (value & mask) << shift;
         let with = |flag: u64, on| if on { old | flag } else { old & !flag };
+
         *vmcr = match register {
             PMR => with_field(vmcr::VPMR_SHIFT, 0xff),
             BPR0 => with_field(vmcr::VBPR0_SHIFT, 7),

@@ -80,6 +80,7 @@ impl Fields {
     pub(super) fn write(self, bank: &mut Bank, value: u32) {
         let is_private = self.bank() == 0;
         let here = bank.iter_mut().skip(self.place());
+
         match (self.register, self.flag()) {
             (offset::IGROUPR | offset::ISPENDR, Some(flag)) => set_bits(bank, flag, value),
             (offset::ICENABLER | offset::ICACTIVER, Some(flag)) => {

@@ -166,6 +166,7 @@ impl Layout {
         if count == 0 || flags != 0 || value & 0xfff != regions.len() as u64 {
             return Err(Errno::Inval);
         }
+
         place(&mut None, base, count.saturating_mul(REDISTRIBUTOR_STRIDE))?;
 
         let mut regions = regions.to_vec();
@@ -182,6 +183,7 @@ impl Layout {
         if !self.is_initialised {
             return Err(Errno::Nxio);
         }
+
         let mut its = config.its.clone();
         for (its, base) in its.iter_mut().zip(&self.its) {
             its.base = base.ok_or(Errno::Nxio)?;
@@ -201,6 +203,7 @@ impl Layout {
             its,
             ..config
         };
+
         config.validate().map_err(|_| Errno::Inval)?;
         Ok(config)
     }

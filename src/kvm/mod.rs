@@ -62,6 +62,8 @@ mod layout;
 mod pending;
 mod tables;
 
+use alloc::vec::Vec;
+
 use layout::Layout;
 
 use crate::config::Config;
@@ -146,6 +148,8 @@ pub struct Devices {
     vtr: Vtr,
     layout: Layout,
     state: VmState,
+    /// Affinity and index of each vCPU, by rising affinity.
+    places: Vec<(u64, usize)>,
 }
 
 /// An attribute, decoded as far as its group.
@@ -169,23 +173,30 @@ impl Devices {
     /// CPUs that the vCPUs will run on.
     #[must_use]
     pub fn new(config: Config, vtr: Vtr) -> Self {
-        Self {
-            layout: Layout::new(config.its.len()),
-            state: VmState::after_reset(&config),
-            config,
-            vtr,
-        }
+        let layout = Layout::new(config.its.len());
+        let state = VmState::after_reset(&config);
+        Self::with(config, vtr, layout, state)
     }
 
     /// Returns the devices of a VM with a configuration and a state
     /// ([`Vgic::save`](crate::Vgic::save)). `vtr` is of the CPUs that the vCPUs have run on.
     #[must_use]
     pub fn of(config: Config, vtr: Vtr, state: VmState) -> Self {
+        let layout = Layout::of(&config);
+        Self::with(config, vtr, layout, state)
+    }
+
+    fn with(config: Config, vtr: Vtr, layout: Layout, state: VmState) -> Self {
+        let affinities = (state.vcpus.iter().enumerate())
+            .filter_map(|(index, vcpu)| vcpu.affinity.map(|affinity| (affinity, index)));
+        let mut places: Vec<_> = affinities.collect();
+        places.sort_unstable();
         Self {
-            layout: Layout::of(&config),
             config,
             vtr,
+            layout,
             state,
+            places,
         }
     }
 
@@ -242,6 +253,7 @@ impl Devices {
     pub fn get(&self, attribute: Attribute, value: &mut u64) -> Result<(), Errno> {
         let place = self.place(attribute)?;
         self.is_ready_for(&place)?;
+
         *value = match place {
             Place::Address(attr) => self.layout.address(attribute.device, attr, *value)?,
             Place::IrqCount => self.layout.irq_count(),
@@ -267,6 +279,7 @@ impl Devices {
     pub fn set(&mut self, attribute: Attribute, value: u64, host: &impl Host) -> Result<(), Errno> {
         let place = self.place(attribute)?;
         self.is_ready_for(&place)?;
+
         match place {
             Place::Address(attr) => self.layout.set_address(attribute.device, attr, value),
             Place::IrqCount => self.layout.set_irq_count(value),
@@ -290,6 +303,7 @@ impl Devices {
             attr,
         } = attribute;
         let of_gic = device == Device::Gic;
+
         Ok(match group {
             group::ADDR => match (of_gic, attr) {
                 (true, address::DIST | address::REDIST | address::REDIST_REGION)
@@ -339,18 +353,9 @@ impl Devices {
     /// Returns the index of the vCPU whose packed affinity is in bits 63:32 of an attribute.
     fn index(&self, attr: u64) -> Result<usize, Errno> {
         let affinity = Affinity::from_packed((attr >> 32) as u32).mpidr();
-        let mut vcpus = self.state.vcpus.iter();
-        // The vCPUs of a cluster are often in order: the first look is at the place of Aff0.
-        let guess = (attr >> 32) as usize & 0xff;
-        if self
-            .vcpu(guess)
-            .is_ok_and(|vcpu| vcpu.affinity == Some(affinity))
-        {
-            return Ok(guess);
-        }
-        vcpus
-            .position(|vcpu| vcpu.affinity == Some(affinity))
-            .ok_or(Errno::Inval)
+        let place = (self.places).binary_search_by_key(&affinity, |&(affinity, _)| affinity);
+        let place = place.ok().and_then(|place| self.places.get(place));
+        place.map(|&(_, index)| index).ok_or(Errno::Inval)
     }
 
     /// Returns the state of the vCPU at an index.

@@ -113,6 +113,7 @@ impl<'h, H: Host> Memory<'h, H> {
         mut entry: impl FnMut(u64) -> u64,
     ) -> Result<(), Errno> {
         let per_chunk = CHUNK as u64 / ENTRY;
+
         for first in (0..count).step_by(per_chunk as usize) {
             let used = count.saturating_sub(first).min(per_chunk);
             let at = base.saturating_add(first.saturating_mul(ENTRY));
@@ -174,6 +175,7 @@ impl DeviceTable {
         if !self.baser.is_valid() {
             return Ok(());
         }
+
         if !self.baser.is_indirect() {
             let count = places.min(self.devices);
             return visit(self, memory, base, 0, count).map(|_| ());
@@ -200,6 +202,7 @@ impl Devices {
     pub(super) fn save_tables(&self, index: usize, host: &impl Host) -> Result<(), Errno> {
         let its = self.its(index)?;
         let config = self.config.its.get(index).ok_or(Errno::Nxio)?;
+
         let mut memory = Memory::new(host);
         let listed = self.save_collections(index, &mut memory)?;
 
@@ -324,6 +327,7 @@ impl Devices {
         let collections = self.read_collections(&config, its.collection_table, &mut memory)?;
         let table = DeviceTable::new(&config, its.device_table);
         let (devices, mut lpis) = self.read_devices(&config, table, &collections, &mut memory)?;
+
         // LPIs that another ITS has mapped stay as they are.
         lpis.retain(|lpi| self.lpi(lpi.intid).is_none());
         for lpi in &mut lpis {
@@ -333,6 +337,7 @@ impl Devices {
         self.clear_pending(&lpis, &mut memory);
         let its = self.its_mut(index)?;
         its.devices = devices;
+
         let mapped = collections
             .into_iter()
             .filter_map(|(icid, vcpu)| Some(CollectionState { icid, vcpu: vcpu? }));
@@ -357,17 +362,20 @@ impl Devices {
 
         // Each ICID once: the list ends.
         let mut seen = alloc::vec![false; config.collections as usize];
+
         for place in 0..baser.bytes() / ENTRY {
             let entry =
                 memory.entry(baser.address().saturating_add(place.saturating_mul(ENTRY)))?;
             if entry & VALID == 0 {
                 break;
             }
+
             let icid = (entry & ICID) as u16;
             let seen = seen.get_mut(usize::from(icid)).ok_or(Errno::Inval)?;
             if core::mem::replace(seen, true) {
                 return Err(Errno::Exist);
             }
+
             let processor = entry >> PROCESSOR_SHIFT & NO_PROCESSOR;
             let vcpu = if processor == NO_PROCESSOR {
                 None
@@ -421,6 +429,7 @@ impl Devices {
                 Ok(entry >> NEXT_DEVICE_SHIFT & MOST_NEXT_DEVICE)
             })
         })?;
+
         lpis.sort_unstable_by_key(|lpi| lpi.intid);
         lpis.dedup_by_key(|lpi| lpi.intid);
         Ok((devices, lpis))

@@ -60,11 +60,13 @@ pub(crate) fn thaw<H: Host>(
     for (irq, saved) in vm.distributor.spis().iter().zip(&state.spis) {
         raise_again(vm, pin, irq, saved.interrupt);
     }
+
     for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
         for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
             raise_again(vm, pin, irq, saved);
         }
     }
+
     for lpi in &state.lpis {
         if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
             raise_again(vm, pin, irq, lpi.interrupt);
@@ -119,6 +121,7 @@ pub(crate) fn take_late<H: Host>(
             look(irq, None, lpi.interrupt);
         }
     }
+
     Ok(late)
 }
 
@@ -130,6 +133,7 @@ pub(crate) fn inject_late<H: Host>(
     late: LateInterrupt,
 ) -> Result<(), InjectError> {
     vm.admit(pin)?;
+
     let intid = IntId::new(late.intid).ok_or(InjectError::UnknownInterrupt)?;
     let irq = match (intid.kind(), late.vcpu) {
         (Kind::Spi, None) => vm.spi(intid)?,
@@ -148,6 +152,7 @@ pub(crate) fn inject_late<H: Host>(
     if late.flags & flags::LATCH != 0 {
         let _ = inject::raised(vm, pin, irq, irq.raise());
     }
+
     if matches!(intid.kind(), Kind::Spi | Kind::Ppi) {
         set_sources(vm, pin, irq, late.flags);
     }

@@ -10,11 +10,12 @@ use crate::intid::{Affinity, DeviceId, EventId, IntId, VcpuId};
 use crate::its::execute::Execution;
 use crate::reset;
 use crate::state::check::check;
-use crate::state::save::FLAGS;
+use crate::state::save::{SAVED, flags_of};
 use crate::state::{DeviceState, InterruptState, ItsState, LpiState, VcpuState, VmState};
 use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
+use crate::vm::ich_shadow::IchShadow;
 use crate::vm::irq::{Irq, PENDING};
 use crate::vm::its::device::Itt;
 use crate::vm::its::{CTLR_ENABLED, Its};
@@ -94,15 +95,10 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState) {
 
 /// Gives an interrupt its state, and inserts it where it is deliverable.
 fn set<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, saved: InterruptState) {
-    let (all, wanted) = FLAGS
-        .iter()
-        .fold((0, 0), |(all, wanted), &(flag, saved_flag)| {
-            let wanted_here = if saved.has(saved_flag) { flag } else { 0 };
-            (all | flag, wanted | wanted_here)
-        });
+    let flags = flags_of(saved);
     // A latch that is set by now is a raise of another CPU's, after the reset.
     change::replace(vm, pin, irq, |state| {
-        (state.with(wanted, all & !PENDING)).with_priority(saved.priority)
+        (state.with(flags, SAVED & !PENDING)).with_priority(saved.priority)
     });
 }
 
@@ -124,8 +120,9 @@ fn set_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, saved: &VcpuStat
     };
     // The pending table was read by the VM that was saved.
     let _ = redistributor.control.write(enables);
+    let shadow = IchShadow::with_interface(saved.vmcr, saved.active_priorities);
     // SAFETY: the vCPU is claimed: no CPU has it.
-    unsafe { vcpu.restore_interface(saved.vmcr, saved.active_priorities) };
+    unsafe { vcpu.replace_shadow(shadow) };
     for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
         set(vm, pin, irq, saved);
     }

@@ -23,7 +23,7 @@ use crate::vm::its::baser::TableType;
 use crate::vm::vcpu::Vcpu;
 
 /// Flags of a state word, and as they are saved.
-pub(super) const FLAGS: [(u64, u8); 7] = [
+const FLAGS: [(u64, u8); 7] = [
     (PENDING, flags::LATCH),
     (LINE, flags::LINE),
     (MESSAGE, flags::MESSAGE),
@@ -32,6 +32,17 @@ pub(super) const FLAGS: [(u64, u8); 7] = [
     (GROUP1, flags::GROUP1),
     (LEVEL, flags::LEVEL),
 ];
+
+/// Flags of a state word that are saved.
+pub(super) const SAVED: u64 = PENDING | LINE | MESSAGE | ACTIVE | ENABLED | GROUP1 | LEVEL;
+
+/// Returns the flags of a state word, as they were saved.
+pub(super) fn flags_of(saved: InterruptState) -> u64 {
+    FLAGS
+        .iter()
+        .filter(|(_, saved_flag)| saved.has(*saved_flag))
+        .fold(0, |flags, (flag, _)| flags | flag)
+}
 
 /// Saves a VM: [`Vgic::save`](crate::Vgic::save).
 ///
@@ -83,6 +94,7 @@ pub(super) fn interrupt(state: State) -> InterruptState {
         0
     };
     let word = state.with(0, by_line).0;
+
     let flags = FLAGS
         .iter()
         .filter(|(flag, _)| word & flag != 0)
@@ -113,6 +125,7 @@ fn vcpu<H: Host>(
     for (saved, irq) in private.iter_mut().zip(vcpu.privates()) {
         *saved = interrupt(take(irq));
     }
+
     // SAFETY: no CPU has the vCPU: it is claimed, or absent under the claim of the others.
     let (vmcr, active_priorities) = unsafe { vcpu.saved_interface() };
     VcpuState {
@@ -132,6 +145,7 @@ fn vcpu<H: Host>(
 fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> Vec<LpiState> {
     let mut lpis = Vec::new();
     let mut from = 0;
+
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         from = key.saturating_add(1);
         let state = irq.state();
@@ -155,9 +169,11 @@ fn its(pin: &CpuPin<'_>, its: &Its) -> ItsState {
         its.baser(pin, TableType::Collections),
     );
     let engine = its.commands.engine.lock(pin.locks());
+
     let collections = engine.collections.iter().zip(0..);
     let collections = collections
         .filter_map(|(vcpu, icid)| vcpu.map(|vcpu| CollectionState { icid, vcpu: vcpu.0 }));
+
     ItsState {
         is_enabled: its.is_enabled(),
         cbaser: engine.queue.get(),
@@ -174,6 +190,7 @@ fn its(pin: &CpuPin<'_>, its: &Its) -> ItsState {
 fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
     let mut devices = Vec::new();
     let guard = pin.guard();
+
     // More than enough: a walk takes a step for each slot of the nodes, which the quotas bound.
     let (mut cursor, mut steps) = (Cursor::default(), u32::MAX);
     let all = (its.devices).walk(&mut cursor, &mut steps, guard, |id, device, steps| {
@@ -195,5 +212,6 @@ fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
         true
     });
     debug_assert!(all, "the quotas bound the devices");
+
     devices
 }

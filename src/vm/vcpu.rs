@@ -275,26 +275,15 @@ impl Vcpu {
         shadow.borrow().interface()
     }
 
-    /// Gives a vCPU on no CPU its `ICH_VMCR_EL2` and active priorities.
+    /// Replaces the shadow. No list register is in use.
     ///
     /// # Safety
     /// The caller has claimed the vCPU: no CPU has it, or gets it during the call.
-    pub(crate) unsafe fn restore_interface(&self, vmcr: u64, active_priorities: [[u32; 4]; 2]) {
+    pub(crate) unsafe fn replace_shadow(&self, new: IchShadow) {
         self.shadow.watched.write();
         // SAFETY: the caller promises that no CPU uses the shadow.
         let shadow = unsafe { &*self.shadow.shadow.get() };
-        shadow.replace(IchShadow::with_interface(vmcr, active_priorities));
-    }
-
-    /// Resets the shadow. No list register is in use.
-    ///
-    /// # Safety
-    /// The caller has claimed the vCPU: no CPU has it, or gets it during the call.
-    pub(crate) unsafe fn reset_shadow(&self) {
-        self.shadow.watched.write();
-        // SAFETY: the caller promises that no CPU uses the shadow.
-        let shadow = unsafe { &*self.shadow.shadow.get() };
-        shadow.replace(IchShadow::after_reset());
+        shadow.replace(new);
     }
 
     /// Returns true if an edge has come of an interrupt in a list register not ended by the guest.

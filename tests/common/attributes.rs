@@ -13,8 +13,8 @@ use vgic::{Config, Host};
 
 pub const ITS: Device = Device::Its(ItsId(0));
 
-/// The order in which a VMM restores registers: with those of all vCPUs before the distributor's, or
-/// after them; with the CPU interfaces before the redistributors, or after them.
+/// The order in which a VMM restores registers: with those of all vCPUs before the distributor's,
+/// or after them; with the CPU interfaces before the redistributors, or after them.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     pub vcpus_first: bool,

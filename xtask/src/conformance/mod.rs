@@ -77,8 +77,8 @@ Examples:
   cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --vcpus 1024 --cpus 4 --filter sgi.
                                              1,024 vCPUs that share CPUs
-  cargo xtask conformance --saved            the controller is saved and restored
-                                             all the time
+  cargo xtask conformance --saved            the interrupt controller is saved and
+                                             restored all the time
   cargo xtask conformance --list             the cases and their rules";
 
 /// The folder of the cases.
@@ -103,13 +103,13 @@ pub(crate) struct ConformanceOptions {
     /// True if the cases run only under the hypervisor, on CPUs whose time is the instructions that
     /// they execute.
     pub(crate) counted: bool,
-    /// True if the cases run only under the KVM of a Linux kernel.
-    pub(crate) kvm: bool,
     /// True if the cases run only under the hypervisor, which saves and restores the interrupt
     /// controller in place at random moments.
     pub(crate) saved: bool,
     /// The seed of those moments; without it, one by the clock.
     pub(crate) seed: Option<u32>,
+    /// True if the cases run only under the KVM of a Linux kernel.
+    pub(crate) kvm: bool,
     /// True if the cases and their rules are listed, and none is run.
     pub(crate) list: bool,
 }
@@ -148,11 +148,6 @@ impl Options for ConformanceOptions {
             )
             .conflicts_with_all(["hyp", "bare"]),
             flag(
-                "kvm",
-                "Only under the KVM of a Linux kernel, on as many vCPUs as on QEMU's own GIC",
-            )
-            .conflicts_with_all(["hyp", "bare", "counted", "cpus", "saved"]),
-            flag(
                 "saved",
                 "Only under the hypervisor, which saves and restores the interrupt controller at \
                  random moments",
@@ -165,6 +160,11 @@ impl Options for ConformanceOptions {
             )
             .requires("saved")
             .value_parser(value_parser!(u32)),
+            flag(
+                "kvm",
+                "Only under the KVM of a Linux kernel, on as many vCPUs as on QEMU's own GIC",
+            )
+            .conflicts_with_all(["hyp", "bare", "counted", "cpus"]),
             flag("list", "Name the cases and their rules, and run none"),
         ])
     }
@@ -178,9 +178,9 @@ impl Options for ConformanceOptions {
             bare: matches.get_flag("bare"),
             hyp: matches.get_flag("hyp"),
             counted: matches.get_flag("counted"),
-            kvm: matches.get_flag("kvm"),
             saved: matches.get_flag("saved"),
             seed: matches.remove_one("seed"),
+            kvm: matches.get_flag("kvm"),
             list: matches.get_flag("list"),
         }
     }
@@ -215,10 +215,10 @@ enum Place {
     Qemu,
     /// Under the hypervisor, where an instruction takes a nanosecond.
     Counted,
-    /// Under the KVM of a Linux kernel.
-    Kvm,
     /// Under the hypervisor, which saves and restores the interrupt controller.
     Saved,
+    /// Under the KVM of a Linux kernel.
+    Kvm,
 }
 
 impl Serialize for Place {
@@ -239,8 +239,8 @@ impl Place {
             Self::Hyp => "hyp",
             Self::Qemu => "qemu",
             Self::Counted => "counted",
-            Self::Kvm => "kvm",
             Self::Saved => "saved",
+            Self::Kvm => "kvm",
         }
     }
 }
@@ -251,8 +251,8 @@ impl fmt::Display for Place {
             Self::Hyp => "under hyp",
             Self::Qemu => "on QEMU's own GIC",
             Self::Counted => "under hyp, counted",
-            Self::Kvm => "under Linux KVM",
             Self::Saved => "under hyp, saved and restored",
+            Self::Kvm => "under Linux KVM",
         })
     }
 }

@@ -4,9 +4,9 @@
 //! The guest cannot tell whether a hypervisor emulates the controller. On an emulator's own
 //! controller it runs unchanged, as the oracle for its cases. Options on the command line in the
 //! device tree: `filter=TEXT` selects the cases whose name or rule contains the text, `list` only
-//! names them, and `alone` selects those that need one CPU. `lost=N` says that case number N did not
-//! come to its end in an earlier run: it has failed, and the run goes on behind it. `hops=N` runs
-//! no cases: the guest is saved and restored N times ([`hops`]).
+//! names them, and `alone` selects those that need one CPU. `lost=N` says that case number N did
+//! not come to its end in an earlier run: it has failed, and the run goes on behind it. `hops=N`
+//! runs no cases: the guest is saved and restored N times ([`hops`]).
 #![no_std]
 #![no_main]
 

@@ -23,8 +23,8 @@ const DOORBELL: u64 = 0x0b00_0000;
 const DEVICE: u32 = 8;
 const GITS_TRANSLATER: u32 = 0x0809_0040;
 
-/// Runs the measured guest in the file `path` twice, each time to its end: with a CPU for each of its two
-/// vCPUs, and with one CPU for both.
+/// Runs the measured guest in the file `path` twice, each time to its end: with a CPU for each of
+/// its two vCPUs, and with one CPU for both.
 pub(crate) fn run_guest(path: &str) -> Result<()> {
     let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     // The third vCPU is never turned on. The guest tells by it that each vCPU has a CPU.
