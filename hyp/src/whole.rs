@@ -95,6 +95,7 @@ pub(crate) fn create(
         },
         is_daemon: false,
         moments,
+        hop: None,
         snapshot: None,
         config: controller::of_machine(&machine, has_its),
         weight: scheduler::NORMAL_WEIGHT,

@@ -15,6 +15,7 @@ use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
 use crate::println;
 use crate::vcpu::ExitReason;
+use crate::vcpu::switch::Leave;
 use crate::vm::{Extent, console, psci};
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
@@ -41,10 +42,7 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
     let vcpu = loaded.vcpu;
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
-        exception_class::DATA_ABORT => {
-            data_abort(loaded, pin, frame, syndrome.get());
-            TrapOutcome::Resume
-        }
+        exception_class::DATA_ABORT => data_abort(loaded, pin, frame, syndrome.get()),
         exception_class::SYSTEM_REGISTER => {
             system_register(loaded, pin, frame, SysRegTrap(syndrome.get()));
             TrapOutcome::Resume
@@ -112,12 +110,18 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Emulates an access to a frame of the interrupt controller or to another emulated device, or
 /// injects an external abort where the guest has no device.
-fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
+fn data_abort(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
+    syndrome: u64,
+) -> TrapOutcome {
     let Loaded { vcpu, vgic } = loaded;
     vcpu.count(ExitReason::Mmio);
     let Some(abort) = DataAbort::from_esr(syndrome) else {
         report_unmapped("access without a syndrome", loaded);
-        return inject::external_abort(false);
+        inject::external_abort(false);
+        return TrapOutcome::Resume;
     };
 
     let address = fault_address();
@@ -130,8 +134,9 @@ fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: 
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => complete(frame, &abort, value),
         MmioOutcome::Retry => {}
-        MmioOutcome::Unclaimed => other_device(loaded, pin, frame, &abort, address),
+        MmioOutcome::Unclaimed => return other_device(loaded, pin, frame, &abort, address),
     }
+    TrapOutcome::Resume
 }
 
 /// Returns the value that a store writes.
@@ -157,13 +162,19 @@ fn other_device(
     frame: &mut Frame,
     abort: &DataAbort,
     address: u64,
-) {
+) -> TrapOutcome {
     let vm = loaded.vcpu.vm;
     let value = written(frame, abort);
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
     let devices = vm.devices.as_ref().filter(|it| it.claims(address));
     let console = vm.console.as_ref().filter(|it| it.claims(address));
     let bytes = abort.width().bytes();
+    let hop = vm.hop.as_ref().filter(|it| it.claims(address));
+    if let Some(hop) = hop.filter(|_| abort.is_write())
+        && hop.write(loaded.vcpu, loaded.vgic, pin, address, value)
+    {
+        return TrapOutcome::Leave(Leave::Preempted);
+    }
 
     let done = match (devices, console) {
         (Some(devices), _) if abort.is_write() => {
@@ -176,7 +187,7 @@ fn other_device(
             Some(0)
         }
         (None, Some(console)) => Some(console.read(address, set_line)),
-        (None, None) => None,
+        (None, None) => hop.map(|_| 0),
     };
     match done {
         Some(value) => complete(frame, abort, value),
@@ -185,6 +196,7 @@ fn other_device(
             inject::external_abort(false);
         }
     }
+    TrapOutcome::Resume
 }
 
 /// `ESR_EL2` of a trapped `MSR` or `MRS`.

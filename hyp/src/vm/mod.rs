@@ -13,8 +13,10 @@ pub(crate) mod console;
 pub(crate) mod controller;
 pub(crate) mod counts;
 pub(crate) mod devices;
+pub(crate) mod hop;
 pub(crate) mod host;
 pub(crate) mod image;
+pub(crate) mod kvm;
 pub(crate) mod lifetime;
 pub(crate) mod memory;
 pub(crate) mod options;
@@ -47,6 +49,7 @@ use console::Console;
 use controller::Controller;
 use counts::Counts;
 use devices::Devices;
+use hop::Hop;
 use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
@@ -79,6 +82,8 @@ pub(crate) struct Vm {
     pub(crate) moments: Option<Moments>,
     /// Interrupts of the machine that arrive during a save in place.
     pub(crate) held: Held,
+    /// Device by which the guest moves to Linux KVM and back, if it does.
+    pub(crate) hop: Option<Hop>,
     /// File of the host's for snapshots, if the VM has one.
     pub(crate) snapshot: Option<CString>,
     pub(crate) counts: Counts,
@@ -117,6 +122,7 @@ pub(crate) struct Description {
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
+    pub(crate) hop: Option<Hop>,
     pub(crate) snapshot: Option<CString>,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
@@ -186,6 +192,7 @@ impl Vm {
             boot,
             is_daemon,
             moments,
+            hop,
             snapshot,
             config,
             weight,
@@ -202,6 +209,7 @@ impl Vm {
             lifetime: Lifetime::default(),
             moments,
             held: Held::default(),
+            hop,
             snapshot,
             counts: Counts::default(),
             memory,

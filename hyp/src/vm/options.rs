@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves.
     pub(crate) seed: u32,
+    /// File of the host's for moves to Linux KVM and back.
+    pub(crate) kvm: Option<String>,
     /// File of the host's for snapshots.
     pub(crate) snapshot: Option<String>,
     /// The guest's own command line.
@@ -99,6 +101,7 @@ impl Options {
             is_daemon: false,
             saved: None,
             seed: 1,
+            kvm: None,
             snapshot: None,
             arguments: String::new(),
         };
@@ -142,6 +145,7 @@ impl Options {
             Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
+            Some(("kvm", path)) if !path.is_empty() => self.kvm = Some(path.to_string()),
             Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();

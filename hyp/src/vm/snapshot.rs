@@ -16,11 +16,12 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{ICH_VTR_EL2, MIDR_EL1, Readable};
+use semihosting::fs::File;
 
 use super::console::set_line;
 use super::host::Mirror;
 use super::lifetime::{end_saved, take_apart, wake_all};
-use super::{Boot, Vm, controller};
+use super::{Boot, Vm, controller, kvm};
 use crate::cpu::clock::{frequency, microseconds, now};
 use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::rendezvous::rendezvous;
@@ -63,13 +64,16 @@ pub(super) fn take(cpu: &ThisCpu, vm: &'static Vm) {
 /// # Errors
 /// Why it cannot be written.
 fn write(cpu: &ThisCpu, vm: &'static Vm) -> Result<u64, String> {
-    let path = vm.snapshot.as_ref().ok_or("it has no hyp.snapshot")?;
     if vm.devices.is_some() {
         return Err("it has PCI functions of the machine".into());
     }
     // SAFETY: the VM is stopped: no vCPU runs.
     while !unsafe { vm.load_slice() } {}
 
+    if let Some(hop) = &vm.hop {
+        return kvm::write(cpu, vm, hop);
+    }
+    let path = vm.snapshot.as_ref().ok_or("it has no hyp.snapshot")?;
     let mut file = Writer::create(path)?;
     file.identity(&identity(vm))?;
     let state = state(cpu, vm)?;
@@ -119,7 +123,7 @@ fn identity(vm: &Vm) -> Identity {
 ///
 /// # Errors
 /// Why it cannot be saved.
-fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<State, String> {
+pub(super) fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<State, String> {
     let vgic = vm.vgic().ok_or("it is dead")?;
     let saved = vgic.save(&cpu.vgic_cpu.pin());
     let vgic = saved.map_err(|error| error.to_string())?;
@@ -144,7 +148,7 @@ fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<State, String> {
 
 /// Returns the runs of pages of a VM that are not all zeros: the number of the first page, and the
 /// physical addresses.
-fn runs(vm: &Vm) -> impl Iterator<Item = (u64, Range<usize>)> {
+pub(super) fn runs(vm: &Vm) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut pages = vm.memory.physical().flat_map(|piece| piece.step_by(PAGE));
     let mut number = 0;
     core::iter::from_fn(move || {
@@ -177,18 +181,19 @@ fn is_zero(page: usize) -> bool {
 /// refused leaves the VM dead, and a line says why. Called at the start of the hypervisor, on a CPU
 /// without a vCPU.
 pub(crate) fn restore(cpu: &ThisCpu, vm: &'static Vm) -> bool {
-    let Some(path) = &vm.snapshot else {
-        return false;
-    };
     let began = now();
-    let Some(file) = Stream::open(path) else {
+    let Some(file) = open(vm) else {
         return false;
     };
     if !vm.lifetime.claim_birth() {
         return true;
     }
 
-    match read(cpu, vm, file) {
+    let done = match file {
+        Opened::Own(file) => read(cpu, vm, file),
+        Opened::Kvm(file) => kvm::read(vm, file).and_then(|state| apply(cpu, vm, &state)),
+    };
+    match done {
         Ok(()) => {
             println!(
                 "hyp: {} is restored, after {} us",
@@ -205,6 +210,23 @@ pub(crate) fn restore(cpu: &ThisCpu, vm: &'static Vm) -> bool {
         }
     }
     true
+}
+
+/// A snapshot, by its form.
+enum Opened {
+    /// That of [`crate::snapshot`].
+    Own(Stream),
+    /// That of Linux KVM's calls.
+    Kvm(File),
+}
+
+/// Opens the snapshot of a VM, if there is one.
+fn open(vm: &Vm) -> Option<Opened> {
+    match (&vm.hop, &vm.snapshot) {
+        (Some(hop), _) => File::open(&hop.file).ok().map(Opened::Kvm),
+        (None, Some(path)) => Stream::open(path).map(Opened::Own),
+        (None, None) => None,
+    }
 }
 
 /// Fills a VM that is dead from its snapshot.
