@@ -60,8 +60,7 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
     criterion.bench_function(&format!("state/kvm_restore/{of}"), |b| {
         let (machine, _) = made.get_or_insert_with(|| saved(lpis));
         let ram = Ram::new();
-        let (devices, values) = saved_by_kvm(machine, &ram);
-        println!("{} registers", values.len());
+        let (devices, _) = saved_by_kvm(machine, &ram);
         let pending = command(Device::Gic, control::SAVE_PENDING_TABLES);
         // A restore takes the pending states out of the tables.
         let prepare = || {

@@ -111,6 +111,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `vgic` | the public API |
+//! | [`state`], [`kvm`] | a VM saved and restored, as plain data; in KVM's format |
 //! | `advance`, `dump`, `reset`, `teardown` | deferred work; a VM as text; reset; the end of a VM |
 //! | [`mmio`], [`sysreg`] | register frames and system registers, for trapped accesses |
 //! | `its` | ITS commands |
@@ -125,6 +126,7 @@
 //! # Features
 //! * `std` (default): hosted builds. Snapshots of the topology are arc-swap's instead of
 //!   epoch-protected pointers. A bare-metal target needs `default-features = false`.
+//! * `serde`: `Serialize` and `Deserialize` for the types of [`state`].
 //! * `counters` (default): the event counters of [`trace::Counters`]. Without the feature, the
 //!   counters compile to nothing.
 //!

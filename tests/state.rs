@@ -7,6 +7,8 @@ use common::its::Driver;
 use common::{Call, GICD, GITS, Machine, affinity, vcpu};
 use vgic::intid::{CpuId, IntId, ItsId};
 use vgic::mmio::{MmioOutcome, Width};
+#[cfg(feature = "serde")]
+use vgic::state::VERSION;
 use vgic::state::{CollectionState, DeviceState, EventState, VmState, flags};
 use vgic::{EntryError, Host, RestoreError, TeardownError};
 
@@ -440,6 +442,52 @@ fn a_vcpu_that_was_off_is_off() {
     source.finish();
     target.vm.power_on(vcpu(1));
     target.finish();
+}
+
+/// Returns the file with the state of a version, in the form of `postcard`.
+#[cfg(feature = "serde")]
+fn file_of(version: u16) -> String {
+    format!(
+        "{}/tests/states/{version}.postcard",
+        env!("CARGO_MANIFEST_DIR")
+    )
+}
+
+/// Restores the state of every version, as it was saved once. The guest finds what was left to it.
+#[cfg(feature = "serde")]
+#[test]
+fn a_state_of_every_version_is_restored() {
+    assert_eq!(VERSION, 1, "an older version needs its own types");
+    for version in 1..=VERSION {
+        let bytes = std::fs::read(file_of(version)).unwrap();
+        let state: VmState = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(state.version, version);
+        let machine = Machine::new(2);
+        restore(&machine, &state).unwrap();
+        assert!(save(&machine) == state);
+        let served = go_on(&machine, 40);
+        assert_eq!(
+            served,
+            [0, 1, 2, 3, 20, 21, 22, 23, 41, 42, 8193, 8195],
+            "{version}"
+        );
+        machine.finish();
+    }
+}
+
+/// Writes the state of the current version. A version that has been written stays as it is.
+#[cfg(feature = "serde")]
+#[test]
+#[ignore = "writes the file of a new version"]
+fn the_state_of_a_new_version() {
+    let (machine, _, state) = used();
+    assert!(
+        !std::fs::exists(file_of(VERSION)).unwrap(),
+        "written before"
+    );
+    let bytes = postcard::to_stdvec(&state).unwrap();
+    std::fs::write(file_of(VERSION), bytes).unwrap();
+    machine.finish();
 }
 
 /// Sends a state through the traits of `serde`, and holds its size to what the documentation says.

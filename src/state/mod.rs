@@ -61,7 +61,9 @@
 //!
 //! # Versions
 //! The types here are those of version [`VERSION`]. Feature `serde` derives `Serialize` and
-//! `Deserialize` for them.
+//! `Deserialize` for them. The version is the first field of the types of every version: a reader
+//! of a binary form reads it alone first. `tests/states` keeps a state of every version, and all of
+//! them are restored.
 #![cfg_attr(
     not(test),
     deny(
