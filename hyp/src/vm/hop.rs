@@ -1,5 +1,5 @@
-//! The device of a guest that moves between hypervisors: by it the guest asks to be saved, and drives
-//! lines of its SPIs. A VM has it if its option `hyp.kvm` names a file.
+//! The device of a guest that moves between hypervisors. By it the guest asks to be saved, and
+//! drives lines of its SPIs. A VM has it if its option `hyp.kvm` names a file.
 //!
 //! The access by which the guest asks is completed by the save: until then the vCPU repeats it, and
 //! does nothing else.

@@ -1,4 +1,4 @@
-//! What the guest found on each machine, and whether that is all as it has to be.
+//! The guest's findings on each machine, held against those that it has to have.
 
 use super::Place;
 use crate::boot::run::Ended;

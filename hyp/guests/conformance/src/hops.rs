@@ -6,12 +6,14 @@
 //! every event is raised. The device that asks for the hop also drives lines of SPIs; the guest's
 //! command line has the number of hops, `hops=N`.
 //!
-//! | CPU | at the hop |
-//! |--:|---|
-//! | 0 | two active priorities, one nested in the other, the inner one pending again; a line that is high; more pending below the mask: SPIs, an SGI, LPIs; disabled ones of each kind |
-//! | 1 | `EOImode` 1, with an SPI and an SGI that are dropped but not deactivated; an SGI, a PPI, an SPI and an LPI that came by `MOVI` pending behind a closed mask |
-//! | 2 | both groups pending behind a closed interface, a timer that is due, another binary point |
-//! | 3 | off, with an SGI, an SPI and LPIs that came by `MOVALL` pending |
+//! At the hop:
+//! * CPU 0 has two active priorities, one nested in the other, and the inner interrupt is pending
+//!   again. A line is high. SPIs, an SGI and LPIs are pending below the mask, others disabled.
+//! * CPU 1 has `EOImode` 1. An SPI and an SGI are dropped and not deactivated. An SGI, a PPI, SPIs
+//!   and an LPI that came by `MOVI` are pending behind a closed mask.
+//! * CPU 2 has both groups pending behind a closed interface, a timer that is due, and another binary
+//!   point.
+//! * CPU 3 is off, with an SGI, an SPI and LPIs that came by `MOVALL` pending.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;

@@ -17,8 +17,8 @@ const HIGH: u32 = 4;
 /// Bytes of the frame of a small device.
 const FRAME: u64 = 0x1000;
 
-/// Describes a machine, with the guest's command line. A guest that leaves for `hyp` must know of no
-/// clock.
+/// Describes a machine, with the guest's command line. A guest that leaves for `hyp` must know of
+/// no clock.
 pub(crate) fn describe(shape: &Shape, has_clock: bool, arguments: &str) -> Result<Vec<u8>> {
     let mut tree = FdtWriter::new()?;
     let root = tree.begin_node("")?;
