@@ -11,8 +11,8 @@
 //!   again. A line is high. SPIs, an SGI and LPIs are pending below the mask, others disabled.
 //! * CPU 1 has `EOImode` 1. An SPI and an SGI are dropped and not deactivated. An SGI, a PPI, SPIs
 //!   and an LPI that came by `MOVI` are pending behind a closed mask.
-//! * CPU 2 has both groups pending behind a closed interface, a timer that is due, and another binary
-//!   point.
+//! * CPU 2 has both groups pending behind a closed interface, a timer that is due, and another
+//!   binary point.
 //! * CPU 3 is off, with an SGI, an SPI and LPIs that came by `MOVALL` pending.
 
 use core::sync::atomic::AtomicU64;
