@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use vgic::config::GITS_TRANSLATER;
+use vgic::intid::IntId;
 
 use crate::boot::modules::{BootModules, Kernel};
 use crate::cpu::percpu;
@@ -28,16 +29,17 @@ use crate::pci::window::{NoRoom, assign};
 use crate::println;
 use crate::smmu;
 use crate::vm::devices::{self, Bus, Devices};
+use crate::vm::hop::Hop;
 use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
 use crate::vm::options::{Options, USUAL_WEIGHT};
 use crate::vm::saved::Moments;
 use crate::vm::tree::part as tree;
 use crate::vm::virtio::{self, EntropyDevice};
-use crate::vm::{self, Boot, Description, Extent, Vm, controller};
+use crate::vm::{self, Boot, Description, Extent, Vm, controller, kvm};
 
 /// Guest-physical address of the RAM.
-const RAM: usize = 0x4000_0000;
+pub(crate) const RAM: usize = 0x4000_0000;
 
 /// Parts of the machine that no VM has.
 #[derive(Clone)]
@@ -149,7 +151,10 @@ fn make(
     let vcpus = options
         .vcpus
         .map_or(percpu::all().len(), |count| count as usize);
-    let config = controller::of_part(vcpus, options.events);
+    let mut config = controller::of_part(vcpus, options.events);
+    if options.kvm.is_some() {
+        config.spis = kvm::INTERRUPTS - IntId::FIRST_SPI;
+    }
     config.validate().map_err(|error| error.to_string())?;
     tree::check_slowdown(options.slowdown)?;
     let moments = Moments::of(&options);
@@ -165,7 +170,7 @@ fn make(
             options.memory
         )
     })?;
-    let is_saved = moments.is_some() || options.snapshot.is_some();
+    let is_saved = moments.is_some() || options.snapshot.is_some() || options.kvm.is_some();
     let tables = options.snapshot.as_ref().map_or(0, |_| ram.len());
     let heap = layout::growth_for(vcpus, options.events as usize, is_saved, tables);
     let heap = take_ram(&mut stock.memory, heap)
@@ -217,6 +222,7 @@ fn make(
         is_daemon: options.is_daemon,
         moments,
         entropy,
+        hop: (options.kvm.and_then(|path| CString::new(path).ok())).map(Hop::new),
         snapshot: options.snapshot.and_then(|path| CString::new(path).ok()),
         incoming: options.incoming.and_then(|path| CString::new(path).ok()),
         boot: Boot::Modules(load),

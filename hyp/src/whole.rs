@@ -96,6 +96,7 @@ pub(crate) fn create(
         },
         is_daemon: false,
         moments,
+        hop: None,
         snapshot: None,
         incoming: None,
         config: controller::of_machine(&machine, has_its),

@@ -18,6 +18,7 @@ use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
 use crate::println;
 use crate::vcpu::ExitReason;
+use crate::vcpu::switch::Leave;
 use crate::vm::{Extent, console, psci};
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
@@ -44,10 +45,7 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
     let vcpu = loaded.vcpu;
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
-        exception_class::DATA_ABORT => {
-            data_abort(loaded, pin, frame, syndrome.get());
-            TrapOutcome::Resume
-        }
+        exception_class::DATA_ABORT => data_abort(loaded, pin, frame, syndrome.get()),
         exception_class::SYSTEM_REGISTER => {
             system_register(loaded, pin, frame, SysRegTrap(syndrome.get()));
             TrapOutcome::Resume
@@ -118,16 +116,22 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Emulates an access to a frame of the interrupt controller or to another emulated device, or
 /// injects an external abort where the guest has no device.
-fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
+fn data_abort(
+    loaded: Loaded,
+    pin: &PinnedCpu<'_>,
+    frame: &mut Frame,
+    syndrome: u64,
+) -> TrapOutcome {
     let Loaded { vcpu, vgic } = loaded;
     vcpu.count(ExitReason::Mmio);
     // First: the address of a device is known after other faults only.
     if is_denied(syndrome) && is_noted_write(loaded, syndrome) {
-        return;
+        return TrapOutcome::Resume;
     }
     let Some(abort) = DataAbort::from_esr(syndrome) else {
         report_unmapped("access without a syndrome", loaded);
-        return inject::external_abort(false);
+        inject::external_abort(false);
+        return TrapOutcome::Resume;
     };
 
     let address = fault_address();
@@ -140,8 +144,9 @@ fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: 
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => complete(frame, &abort, value),
         MmioOutcome::Retry => {}
-        MmioOutcome::Unclaimed => other_device(loaded, pin, frame, &abort, address),
+        MmioOutcome::Unclaimed => return other_device(loaded, pin, frame, &abort, address),
     }
+    TrapOutcome::Resume
 }
 
 /// Returns true if the syndrome of an abort tells of a permission fault.
@@ -213,7 +218,7 @@ fn other_device(
     frame: &mut Frame,
     abort: &DataAbort,
     address: u64,
-) {
+) -> TrapOutcome {
     let vm = loaded.vcpu.vm;
     let value = written(frame, abort);
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
@@ -221,6 +226,12 @@ fn other_device(
     let entropy = vm.entropy.as_ref().filter(|it| it.claims(address));
     let console = vm.console.as_ref().filter(|it| it.claims(address));
     let bytes = abort.width().bytes();
+    let hop = vm.hop.as_ref().filter(|it| it.claims(address));
+    if let Some(hop) = hop.filter(|_| abort.is_write())
+        && hop.write(loaded.vcpu, loaded.vgic, pin, address, value)
+    {
+        return TrapOutcome::Leave(Leave::Preempted);
+    }
 
     let done = match (devices, entropy, console) {
         (Some(devices), ..) if abort.is_write() => {
@@ -238,7 +249,7 @@ fn other_device(
             Some(0)
         }
         (.., Some(console)) => Some(console.read(address, set_line)),
-        (None, None, None) => None,
+        (None, None, None) => hop.map(|_| 0),
     };
     match done {
         Some(value) => complete(frame, abort, value),
@@ -247,6 +258,7 @@ fn other_device(
             inject::external_abort(false);
         }
     }
+    TrapOutcome::Resume
 }
 
 /// `ESR_EL2` of a trapped `MSR` or `MRS`.

@@ -13,8 +13,10 @@ pub(crate) mod console;
 pub(crate) mod controller;
 pub(crate) mod counts;
 pub(crate) mod devices;
+pub(crate) mod hop;
 pub(crate) mod host;
 pub(crate) mod image;
+pub(crate) mod kvm;
 pub(crate) mod lifetime;
 pub(crate) mod memory;
 pub(crate) mod options;
@@ -48,6 +50,7 @@ use console::Console;
 use controller::Controller;
 use counts::Counts;
 use devices::Devices;
+use hop::Hop;
 use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
@@ -83,6 +86,8 @@ pub(crate) struct Vm {
     pub(crate) moments: Option<Moments>,
     /// Interrupts of the machine that arrive during a save in place.
     pub(crate) held: Held,
+    /// Device by which the guest moves to Linux KVM and back, if it does.
+    pub(crate) hop: Option<Hop>,
     /// File of the host's for snapshots, if the VM has one.
     pub(crate) snapshot: Option<CString>,
     /// File of the host's that the VM comes from, if it comes from another machine.
@@ -124,6 +129,7 @@ pub(crate) struct Description {
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
+    pub(crate) hop: Option<Hop>,
     pub(crate) snapshot: Option<CString>,
     pub(crate) incoming: Option<CString>,
     /// Configuration of the interrupt controller, and the vCPUs.
@@ -195,6 +201,7 @@ impl Vm {
             boot,
             is_daemon,
             moments,
+            hop,
             snapshot,
             incoming,
             config,
@@ -213,6 +220,7 @@ impl Vm {
             lifetime: Lifetime::default(),
             moments,
             held: Held::default(),
+            hop,
             snapshot,
             incoming,
             counts: Counts::default(),

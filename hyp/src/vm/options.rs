@@ -42,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves.
     pub(crate) seed: u32,
+    /// File of the host's for moves to Linux KVM and back.
+    pub(crate) kvm: Option<String>,
     /// File of the host's for snapshots.
     pub(crate) snapshot: Option<String>,
     /// File of the host's that the VM comes from, and that is waited for.
@@ -104,6 +106,7 @@ impl Options {
             has_entropy: false,
             saved: None,
             seed: 1,
+            kvm: None,
             snapshot: None,
             incoming: None,
             arguments: String::new(),
@@ -149,6 +152,7 @@ impl Options {
             Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
+            Some(("kvm", path)) if !path.is_empty() => self.kvm = Some(path.to_string()),
             Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
             Some(("incoming", path)) if !path.is_empty() => self.incoming = Some(path.to_string()),
             Some(("pci", list)) => {

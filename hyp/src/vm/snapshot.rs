@@ -17,12 +17,13 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{ICH_VTR_EL2, MIDR_EL1, Readable};
+use semihosting::fs::File;
 
 use super::console::set_line;
 use super::host::Mirror;
 use super::lifetime::{end_saved, take_apart, wake_all};
 use super::virtio::EntropyDevice;
-use super::{Boot, Vm, controller};
+use super::{Boot, Vm, controller, kvm};
 use crate::cpu::clock::{frequency, microseconds, nanoseconds, now};
 use crate::cpu::id_registers::{self, Reader};
 use crate::cpu::rendezvous::rendezvous;
@@ -48,8 +49,12 @@ const FEW: usize = 256;
 /// Takes a snapshot of a VM, if it is alive, and ends its run. If the snapshot cannot be taken, the
 /// VM goes on, and a line says why. The calling CPU has no vCPU.
 pub(super) fn take(cpu: &ThisCpu, vm: &'static Vm) {
-    let begun = begin(vm);
-    stop_and_finish(cpu, vm, begun);
+    if let Some(hop) = &vm.hop {
+        stop_and_finish(cpu, vm, || kvm::write(cpu, vm, hop));
+    } else {
+        let begun = begin(vm);
+        stop_and_finish(cpu, vm, || finish(cpu, vm, begun?));
+    }
 }
 
 /// Moves a VM, if it is alive, to a machine that waits for the file. The RAM is copied while the VM
@@ -71,7 +76,7 @@ pub(super) fn migrate(cpu: &ThisCpu, vm: &'static Vm) {
         }
         Ok(file)
     });
-    stop_and_finish(cpu, vm, begun);
+    stop_and_finish(cpu, vm, || finish(cpu, vm, begun?));
 }
 
 /// Begins the file of a VM that runs. From now on every page is noted that the VM writes.
@@ -90,15 +95,21 @@ fn begin(vm: &Vm) -> Result<Writer, String> {
     Ok(file)
 }
 
-/// Stops a VM, writes the rest of a file that has been begun, and ends the VM's run. If that cannot
-/// be done, the VM goes on, and a line says why.
-fn stop_and_finish(cpu: &ThisCpu, vm: &'static Vm, begun: Result<Writer, String>) {
+/// Stops a VM, saves it by `save`, and ends its run. If it cannot be saved, the VM goes on, and a
+/// line says why. `save` returns the bytes of the file, and the nanoseconds that the vGIC took.
+fn stop_and_finish(
+    cpu: &ThisCpu,
+    vm: &'static Vm,
+    save: impl FnOnce() -> Result<(u64, u64), String>,
+) {
     if !vm.lifetime.claim_save() {
         return;
     }
     let began = now();
     rendezvous(cpu);
-    match begun.and_then(|file| finish(cpu, vm, file)) {
+    // SAFETY: the VM is stopped: no vCPU runs.
+    while !unsafe { vm.load_slice() } {}
+    match save() {
         Ok((bytes, of_vgic)) => {
             println!(
                 "hyp: {} is saved: {bytes} bytes, stopped for {} us, {of_vgic} ns of the vGIC",
@@ -121,9 +132,6 @@ fn stop_and_finish(cpu: &ThisCpu, vm: &'static Vm, begun: Result<Writer, String>
 /// # Errors
 /// Why it cannot be written.
 fn finish(cpu: &ThisCpu, vm: &'static Vm, mut file: Writer) -> Result<(u64, u64), String> {
-    // SAFETY: the VM is stopped: no vCPU runs.
-    while !unsafe { vm.load_slice() } {}
-
     let (state, of_vgic) = state(cpu, vm)?;
     // After the state: a save may write tables in the guest's memory.
     let is_first = file.bytes < PAGE as u64;
@@ -224,7 +232,7 @@ fn identity(vm: &Vm) -> Identity {
 ///
 /// # Errors
 /// Why it cannot be saved.
-fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<(State, u64), String> {
+pub(super) fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<(State, u64), String> {
     let vgic = vm.vgic().ok_or("it is dead")?;
     let began = now();
     let saved = vgic.save(&cpu.vgic_cpu.pin());
@@ -251,19 +259,42 @@ fn state(cpu: &ThisCpu, vm: &'static Vm) -> Result<(State, u64), String> {
     Ok((state, of_vgic))
 }
 
+/// Returns the runs of pages of a VM that are not all zeros: the number of the first page, and the
+/// physical addresses.
+pub(super) fn runs(vm: &Vm) -> impl Iterator<Item = (u64, Range<usize>)> {
+    let mut pages = vm.memory.physical().flat_map(|piece| piece.step_by(PAGE));
+    let mut number = 0;
+    core::iter::from_fn(move || {
+        let mut run: Option<(u64, Range<usize>)> = None;
+        for page in pages.by_ref() {
+            let this = number;
+            number += 1;
+            match &mut run {
+                _ if is_zero(page) => {
+                    if run.is_some() {
+                        break;
+                    }
+                }
+                Some((_, run)) => run.end += PAGE,
+                None => run = Some((this, page..page + PAGE)),
+            }
+        }
+        run
+    })
+}
+
+/// Returns true if a page of a VM that is stopped is all zeros.
+fn is_zero(page: usize) -> bool {
+    // SAFETY: the page is RAM of a VM, mapped, and nobody writes it.
+    let words = unsafe { core::slice::from_raw_parts(page as *const u64, PAGE / size_of::<u64>()) };
+    words.iter().all(|&word| word == 0)
+}
+
 /// Makes a VM of its snapshot, if there is one, or of the one that is on its way. Returns false if
 /// there is none. A snapshot that is refused leaves the VM dead, and a line says why. Called at the
 /// start of the hypervisor, on a CPU without a vCPU.
 pub(crate) fn restore(cpu: &ThisCpu, vm: &'static Vm) -> bool {
-    let opened = match (&vm.incoming, &vm.snapshot) {
-        (Some(path), _) => {
-            println!("hyp: {} is awaited", vm.name);
-            Some(Stream::wait(path))
-        }
-        (None, Some(path)) => Stream::open(path),
-        (None, None) => None,
-    };
-    let Some(file) = opened else {
+    let Some(file) = open(vm) else {
         return false;
     };
     if !vm.lifetime.claim_birth() {
@@ -271,7 +302,11 @@ pub(crate) fn restore(cpu: &ThisCpu, vm: &'static Vm) -> bool {
     }
 
     let began = now();
-    match read(cpu, vm, file) {
+    let done = match file {
+        Opened::Own(file) => read(cpu, vm, file),
+        Opened::Kvm(file) => kvm::read(vm, file).and_then(|state| apply(cpu, vm, &state)),
+    };
+    match done {
         Ok(of_vgic) => {
             println!(
                 "hyp: {} is restored, after {} us, {of_vgic} ns of the vGIC",
@@ -288,6 +323,27 @@ pub(crate) fn restore(cpu: &ThisCpu, vm: &'static Vm) -> bool {
         }
     }
     true
+}
+
+/// A snapshot, by its form.
+enum Opened {
+    /// That of [`crate::snapshot`].
+    Own(Stream),
+    /// That of Linux KVM's calls.
+    Kvm(File),
+}
+
+/// Opens the snapshot of a VM, if there is one, or waits for the one that is on its way.
+fn open(vm: &Vm) -> Option<Opened> {
+    match (&vm.hop, &vm.incoming, &vm.snapshot) {
+        (Some(hop), ..) => File::open(&hop.file).ok().map(Opened::Kvm),
+        (None, Some(path), _) => {
+            println!("hyp: {} is awaited", vm.name);
+            Some(Opened::Own(Stream::wait(path)))
+        }
+        (None, None, Some(path)) => Stream::open(path).map(Opened::Own),
+        (None, None, None) => None,
+    }
 }
 
 /// Fills a VM that is dead from its snapshot. Returns the nanoseconds that the vGIC took.

@@ -1,9 +1,9 @@
 //! `cargo xtask migrate --kvm`: a guest moves between Linux KVM and the hypervisor, and holds its
 //! whole interrupt controller against before.
 //!
-//! The guest is the one that tests the controller (`hyp/guests/conformance`), which asks to be saved
-//! and restored. It moves in the form of KVM's device attributes (`hyp/kvm-state`), in a file of the
-//! host's: each machine ends when it has written the file, and the next one begins with it.
+//! The guest is the one that tests the controller (`hyp/guests/conformance`), which asks to be
+//! saved and restored. It moves in the form of KVM's device attributes (`hyp/kvm-state`), in a file
+//! of the host's: each machine ends when it has written the file, and the next begins with it.
 
 mod verdict;
 

@@ -1,11 +1,11 @@
-//! The guest's findings on each machine, and whether all is as it has to be.
+//! The guest's findings on each machine, held against those that it has to have.
 
 use super::Place;
 use crate::boot::run::Ended;
 use crate::console;
 
 /// The beginnings of the lines by which a hypervisor says that the guest has left.
-const LEFT: [&str; 2] = ["client: the guest has left", "hyp: guest has left"];
+const LEFT: [&str; 2] = ["client: the guest has left", "hyp: guest is saved"];
 
 /// The last line of a guest that has made all its hops.
 const DONE: &str = "hops: done";
@@ -157,6 +157,6 @@ mod tests {
         assert!(!leg(1, false, &[ARRIVED[0], ARRIVED[1]]).is_good());
         let failed = "hop 1: FAILED: values that differ: 0x1";
         assert!(!leg(1, true, &[ARRIVED[0], failed, DONE]).is_good());
-        assert!(!Verdict::new(2, vec![leg(0, false, &["hyp: guest has left"])]).passed);
+        assert!(!Verdict::new(2, vec![leg(0, false, &["hyp: guest is saved"])]).passed);
     }
 }

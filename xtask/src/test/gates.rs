@@ -227,6 +227,16 @@ pub(crate) fn all() -> Vec<Gate> {
             }),
         ),
         Gate::new(
+            "el2-kvm-clippy",
+            "clippy on the client of /dev/kvm",
+            Command(|| {
+                toolchain::linux()?;
+                let mut cargo = nested(cargo("clippy"));
+                cargo.args(["--target", project::ARM64_LINUX]);
+                clippy(cargo, &["--package", "el2-kvm"])
+            }),
+        ),
+        Gate::new(
             "example-fmt",
             "formatting of the example at EL2",
             Command(|| fmt(example::on_the_example(cargo("fmt")))),

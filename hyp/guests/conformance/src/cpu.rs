@@ -179,13 +179,12 @@ impl Timer {
         self.write_control(Self::ENABLE);
     }
 
-    /// Returns the control, but for the status, and the deadline.
-    pub(crate) fn registers(self) -> [u64; 2] {
-        let [control, deadline] = match self {
-            Self::Virtual => [read!("cntv_ctl_el0"), read!("cntv_cval_el0")],
-            Self::Physical => [read!("cntp_ctl_el0"), read!("cntp_cval_el0")],
-        };
-        [control & !Self::ISTATUS, deadline]
+    /// Returns the virtual timer's control, but for the status, and its deadline.
+    pub(crate) fn virtual_registers() -> [u64; 2] {
+        [
+            read!("cntv_ctl_el0") & !Self::ISTATUS,
+            read!("cntv_cval_el0"),
+        ]
     }
 
     /// Returns true if the timer is due.

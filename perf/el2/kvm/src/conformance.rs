@@ -21,7 +21,7 @@ pub(crate) fn run_guest(path: &str, vcpus: u64, arguments: &str) -> Result<()> {
     let mut machine = Machine::new(vm::shape(vcpus, MOST_INTERRUPTS, 2, MEMORY))?;
     machine.load(&image, RAM)?;
     // The tree is at the start of RAM, below the image.
-    let tree = tree::describe(&machine.shape, arguments)?;
+    let tree = tree::describe(&machine.shape, true, arguments)?;
     machine.memory.write(0, &tree)?;
 
     let ended = run(&mut machine, &Board::default())?;

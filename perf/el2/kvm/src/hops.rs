@@ -48,7 +48,7 @@ fn begin(path: &str, vcpus: u64, arguments: &str) -> Result<Machine> {
     let image = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     let machine = Machine::new(vm::shape(vcpus, MOST_INTERRUPTS, 1, MEMORY))?;
     machine.load(&image, RAM)?;
-    let tree = tree::describe(&machine.shape, arguments)?;
+    let tree = tree::describe(&machine.shape, false, arguments)?;
     machine.memory.write(0, &tree)?;
     Ok(machine)
 }

@@ -17,8 +17,9 @@ const HIGH: u32 = 4;
 /// Bytes of the frame of a small device.
 const FRAME: u64 = 0x1000;
 
-/// Describes a machine, with the guest's command line.
-pub(crate) fn describe(shape: &Shape, arguments: &str) -> Result<Vec<u8>> {
+/// Describes a machine, with the guest's command line. A guest that leaves for `hyp` must know of
+/// no clock.
+pub(crate) fn describe(shape: &Shape, has_clock: bool, arguments: &str) -> Result<Vec<u8>> {
     let mut tree = FdtWriter::new()?;
     let root = tree.begin_node("")?;
     tree.property_u32("#address-cells", 2)?;
@@ -42,7 +43,9 @@ pub(crate) fn describe(shape: &Shape, arguments: &str) -> Result<Vec<u8>> {
     cpus(&mut tree, &shape.affinities)?;
     gic(&mut tree, shape)?;
     device(&mut tree, "pl011", UART, None)?;
-    device(&mut tree, "pl031", CLOCK, Some(CLOCK_INTID))?;
+    if has_clock {
+        device(&mut tree, "pl031", CLOCK, Some(CLOCK_INTID))?;
+    }
     tree.end_node(root)?;
     Ok(tree.finish()?)
 }

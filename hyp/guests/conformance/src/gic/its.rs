@@ -21,6 +21,8 @@ pub(crate) mod gits {
     pub(crate) const CWRITER: usize = 0x88;
     pub(crate) const CREADR: usize = 0x90;
     pub(crate) const BASER: usize = 0x100;
+    /// `Quiescent` of `GITS_CTLR`.
+    pub(crate) const QUIESCENT: u32 = 1 << 31;
 }
 
 /// The first LPI.
@@ -46,7 +48,6 @@ const CONFIGURED: u8 = 0xa0 | ENABLED;
 
 const ENABLE_LPIS: u32 = 1;
 const VALID: u64 = 1 << 63;
-const QUIESCENT: u32 = 1 << 31;
 /// `GICR_PENDBASER.PTZ`: the pending table is zero.
 const PTZ: u64 = 1 << 62;
 
@@ -69,7 +70,9 @@ pub(crate) struct Its<'a> {
 pub(crate) fn turn_off(machine: &Machine) {
     for base in [machine.gits, machine.second_gits].into_iter().flatten() {
         write_32(base + gits::CTLR, 0);
-        spin_until(PATIENCE, || read_32(base + gits::CTLR) & QUIESCENT != 0);
+        spin_until(PATIENCE, || {
+            read_32(base + gits::CTLR) & gits::QUIESCENT != 0
+        });
     }
 }
 
@@ -183,7 +186,7 @@ impl<'a> Its<'a> {
     pub(crate) fn quiesce(&self) -> bool {
         write_32(self.base + gits::CTLR, 0);
         spin_until(PATIENCE, || {
-            read_32(self.base + gits::CTLR) & QUIESCENT != 0
+            read_32(self.base + gits::CTLR) & gits::QUIESCENT != 0
         })
     }
 
