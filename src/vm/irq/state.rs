@@ -265,6 +265,13 @@ impl State {
         self.0 & COMPARED == ENABLED
     }
 
+    /// Returns true if the interrupt is on no list, not enabled, and neither pending nor active in
+    /// any way.
+    pub(crate) const fn is_quiet(self) -> bool {
+        const COMPARED: u64 = PENDING | ASSERTED | ACTIVE | HW | ENABLED | VCPU << QUEUED_SHIFT;
+        self.0 & COMPARED == 0
+    }
+
     /// Returns true if the state is plain: deliverable to `vcpu` by the latch, and either an edge
     /// or forwarded. Most interrupts are plain at the fill.
     #[inline]
