@@ -84,7 +84,8 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     replace(vm, pin, irq, |state| after_reset(irq, state));
 }
 
-/// Returns false if a reset, or a [`disable`], would change nothing.
+/// Returns false if a reset, or a [`disable`], would change nothing. A change by another CPU that
+/// the look does not see comes after the reset.
 pub(crate) fn needs_reset(irq: &Irq) -> bool {
     let state = irq.state();
     !state.is_quiet() || after_reset(irq, state) != state

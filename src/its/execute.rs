@@ -4,6 +4,8 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
+use core::iter;
+
 use crate::delivery::{change, inject, lpi_lifetime, lpi_tables, routing};
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
@@ -173,7 +175,7 @@ impl<'a, H: Host> Execution<'a, H> {
         }
 
         if let Some(event_bits) = event_bits {
-            self.map_device(device, event_bits);
+            self.map_device(device, event_bits, iter::empty());
         }
 
         Ok(Outcome::Done)
@@ -202,15 +204,20 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(())
     }
 
-    /// Maps `device`, which is not mapped and for which the quotas have room.
-    pub(crate) fn map_device(&mut self, device: DeviceId, event_bits: u8) {
+    /// Maps `device`, which is not mapped and for which the quotas have room, with `events`.
+    pub(crate) fn map_device<'i>(
+        &mut self,
+        device: DeviceId,
+        event_bits: u8,
+        events: impl Iterator<Item = (EventId, &'i Irq)>,
+    ) {
         self.engine.usage.add(1 << event_bits);
         let host = &self.vm.host;
         host.device_mapped(self.its.id, device, event_bits);
         let garbage = &self.vm.garbage;
         self.its
             .devices
-            .map(device, event_bits, self.pin.guard(), garbage);
+            .map(device, event_bits, events, self.pin.guard(), garbage);
     }
 
     /// Unmaps `device`, whose events have been unmapped before.

@@ -1,7 +1,8 @@
 //! LPIs that outlive a mapping, are mapped twice, or are mapped again.
 
 use super::*;
-use crate::vm::irq::Pruned;
+use crate::delivery::lpi_lifetime;
+use crate::vm::irq::{ENABLED, GROUP1, MAX_MAPPING_REFS, PENDING, Pruned};
 
 /// Translates an event, for an injector that is about to raise the interrupt.
 fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::vm::irq::Irq {
@@ -277,4 +278,43 @@ fn injectors_race_with_every_way_of_unmapping() {
         assert_eq!(totals.withdrawn[3], pended);
     }
     let _ = totals;
+}
+
+/// Makes two LPIs, as a restore does, while one of the INTIDs is mapped. That LPI gets the
+/// mappings, as far as it may have more, the configuration and the pending state.
+#[test]
+fn an_lpi_that_is_restored_gives_way_to_the_one_in_the_table() {
+    let guest = Guest::new().with_device_1();
+    guest.run(&[mapti(1, 3, 8192, 2)]);
+    let (vm, pin) = (guest.vm.vm(), guest.pin());
+    let pending = State::new(PENDING | ENABLED | GROUP1, Some(VcpuId(1))).with_priority(0x40);
+    let make = |mut refs: [u16; 2]| {
+        let lpis = [8192, 8193].map(|intid| (IntId::lpi(intid).unwrap(), pending, 1));
+        lpi_lifetime::make(vm, &pin, lpis.into_iter(), &mut refs);
+        refs
+    };
+
+    assert_eq!(make([2, 1]), [2, 1]);
+    for (intid, refs) in [(8192, 3), (8193, 1)] {
+        assert_eq!(guest.place(intid), (Some(1), true, Some(1)));
+        let state = guest.lpi(intid).unwrap();
+        // The list has one too.
+        assert_eq!(
+            (state.refs(), state.priority()),
+            (refs + 1, 0x40),
+            "{intid}"
+        );
+    }
+
+    assert_eq!(make([MAX_MAPPING_REFS, 1])[0], MAX_MAPPING_REFS - 3);
+    for intid in [8192, 8193] {
+        let irq = vm.lpi(&pin, IntId::lpi(intid).unwrap()).unwrap();
+        let mapped = u16::from(intid == 8192);
+        for _ in mapped + 1..irq.state().refs() {
+            lpi_lifetime::unmap(vm, &pin, irq);
+        }
+    }
+    assert_eq!(guest.lpi(8192).unwrap().refs(), 1);
+    assert!(guest.lpi(8193).is_none());
+    guest.finish();
 }

@@ -149,6 +149,11 @@ impl State {
         Self(flags | vcpu_field(target) << TARGET_SHIFT | REF)
     }
 
+    /// Returns the state with `refs` references.
+    pub(crate) const fn with_refs(self, refs: u16) -> Self {
+        self.with((refs as u64) << REFS_SHIFT, u64::MAX << REFS_SHIFT)
+    }
+
     /// Returns the priority, 0 the most urgent; the low three bits are 0.
     #[inline]
     #[must_use]
