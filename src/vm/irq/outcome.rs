@@ -242,7 +242,6 @@ impl State {
     }
 
     /// Returns the follow-up of an interrupt after a change of anything but its pending state.
-    #[inline]
     pub(super) fn follow_up_change(self) -> FollowUp {
         match self.queued_on() {
             None if self.wants_list() => FollowUp::Insert,
