@@ -48,8 +48,10 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         its.reset(pin);
     }
 
+    // Most interrupts of a large VM are not in use.
+    let used = || vm.wired().filter(|irq| change::needs_reset(irq));
     // Nothing is queued from here on.
-    for irq in vm.wired() {
+    for irq in used() {
         change::disable(vm, pin, irq);
     }
     for vcpu in &vm.vcpus {
@@ -57,7 +59,7 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     }
     lpi_lifetime::free_all(vm, pin);
 
-    for irq in vm.wired() {
+    for irq in used() {
         change::reset(vm, pin, irq);
     }
     vm.distributor.reset(vm.config.vcpus.first().copied());

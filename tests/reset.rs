@@ -43,6 +43,11 @@ fn use_everything(machine: &Machine) {
     machine.set_spi(0, 0x300, 43); // GICD_ISACTIVER
     machine.write64(0, GICD + 0x6000 + 44 * 8, 0xff); // GICD_IROUTER44: no vCPU
     machine.set_spi(0, 0x300, 44);
+    // Otherwise as they were made.
+    machine.set_spi(0, 0x80, 52); // GICD_IGROUPR
+    machine.set_spi(0, 0x100, 53); // GICD_ISENABLER
+    machine.set_spi(0, 0x200, 54); // GICD_ISPENDR
+    machine.set_spi(0, 0x300, 55); // GICD_ISACTIVER
     machine.set_spi(0, 0x100, 50); // a level
     machine.write(0, GICD + 0x40, 50); // GICD_SETSPI_NSR
     machine.write(1, machine.gicr(1) + 0x1_0100, 0xffff_ffff);
