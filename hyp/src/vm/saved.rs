@@ -8,9 +8,9 @@
 //!    none. After a rendezvous no CPU has a vCPU of the VM, or is in a call of the controller.
 //! 2. The controller is saved, and taken apart.
 //! 3. A new one is made, with the state in its binary form, and is what others find.
-//! 4. Interrupts of the machine that came meanwhile are forwarded to it, and the vCPUs are woken. One
-//!    that waited for an interrupt wakes up for nothing, as the architecture allows. One that was
-//!    suspended stays so.
+//! 4. Interrupts of the machine that came meanwhile are forwarded to it, and the vCPUs are woken.
+//!    One that waited for an interrupt wakes up for nothing, as the architecture allows. One that
+//!    was suspended stays so.
 //!
 //! The events of PCI functions stay mapped in the physical ITS: the new controller takes the old
 //! one's [`Mirror`](super::host::Mirror).

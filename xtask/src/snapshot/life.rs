@@ -16,8 +16,8 @@ pub(super) const NAME: &str = "guest";
 /// The mark of the witness's lines.
 const WITNESS: &str = "@witness ";
 
-/// Lines of the witness after which the VM is saved, at most, beside the first three, in which every
-/// count has to grow. It prints some 20 in a second.
+/// Lines of the witness after which the VM is saved, at most, beside the first three, in which
+/// every count has to grow. It prints some 20 in a second.
 const LINES: u64 = 12;
 
 /// Microseconds after such a line, at most.
