@@ -48,9 +48,10 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         its.reset(pin);
     }
 
-    // Nothing is queued from here on.
+    // Nothing is queued from here on. A level that is active and high is counted as pending again.
     for irq in vm.wired() {
         change::disable(vm, pin, irq);
+        change::deactivate(vm, pin, irq);
     }
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
