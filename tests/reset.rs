@@ -110,6 +110,23 @@ fn a_guest_that_reboots_gets_what_it_asks_for_and_no_more() {
     machine.finish();
 }
 
+/// Resets a level that has been acknowledged and is still high: it waits for its line in the second
+/// life, and the counters have it once more, and then no more.
+#[test]
+fn a_level_that_is_active_and_high_counts_again() {
+    let machine = Machine::new(2);
+    let spi = IntId::spi(50).unwrap();
+    machine.set_spi(0, 0x100, 50);
+    machine.vm.set_spi_line(&machine.pin(), spi, true).unwrap();
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 50);
+    machine.exit(0);
+    machine.put_all();
+    machine.vm.reset(&machine.pin()).unwrap();
+    machine.vm.set_spi_line(&machine.pin(), spi, false).unwrap();
+    machine.finish();
+}
+
 /// Resets an SPI and a PPI. The last report of each field agrees with the register.
 #[test]
 fn the_reset_is_reported_to_the_host() {

@@ -2,6 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: writes the shadows of vCPUs that are claimed.
 
+use crate::advance;
 use crate::delivery::{change, lpi_lifetime, routing};
 use crate::epoch::CpuPin;
 use crate::error::RestoreError;
@@ -92,10 +93,8 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     }
     for (its, saved) in vm.its.iter().zip(&state.its) {
         its.set_control(CTLR_ENABLED, saved.is_enabled);
-        if its.is_behind() {
-            vm.deferred.add(1 << its.id.0);
-        }
     }
+    advance::defer_commands(vm);
 }
 
 /// Gives an interrupt its state, and inserts it where it is deliverable.
