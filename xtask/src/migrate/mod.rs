@@ -49,7 +49,8 @@ only if every hop is as it has to be.
 
 Examples:
   cargo xtask migrate --kvm            KVM to hyp and back, twice
-  cargo xtask migrate --kvm --hops 20  more of them";
+  cargo xtask migrate --kvm --hops 20  more of them
+  cargo xtask migrate --kvm --alone    KVM to KVM: the client, without hyp";
 
 /// Options of `cargo xtask migrate`.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct MigrateOptions {
     pub(crate) hops: u32,
     /// True if every other machine is one with Linux KVM.
     pub(crate) kvm: bool,
+    /// True if every machine is then.
+    pub(crate) alone: bool,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
 }
@@ -72,6 +75,7 @@ impl Options for MigrateOptions {
                 "kvm",
                 "Every other machine runs Linux KVM, the first one too",
             ),
+            flag("alone", "Every machine runs Linux KVM").requires("kvm"),
             option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
         ])
     }
@@ -80,6 +84,7 @@ impl Options for MigrateOptions {
         Self {
             hops: defaulted(matches, "hops"),
             kvm: matches.get_flag("kvm"),
+            alone: matches.get_flag("alone"),
             cpu: defaulted(matches, "cpu"),
         }
     }
@@ -142,9 +147,9 @@ pub(crate) fn migrate(options: &MigrateOptions, reports: &Path) -> Result<bool> 
 
     let (mut legs, mut consoles) = (Vec::new(), String::new());
     for number in 0..=options.hops {
-        let place = match number % 2 {
-            0 if options.kvm => Place::Kvm,
-            _ => Place::Hyp,
+        let place = match options.alone || options.kvm && number % 2 == 0 {
+            true => Place::Kvm,
+            false => Place::Hyp,
         };
         let (leg, lines) = bench.run(number, place, reports)?;
         consoles.push_str(&format!("==> {number}: {}\n{lines}", place.name()));

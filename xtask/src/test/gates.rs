@@ -16,6 +16,7 @@ use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
+use crate::migrate::{self, MigrateOptions};
 use crate::miri::cargo_miri;
 use crate::order;
 use crate::process::{self, Show};
@@ -95,6 +96,8 @@ enum Action {
     Cloud(CloudOptions),
     /// Saves and restores a VM with Linux, which passes or fails as one test case.
     Snapshot(SnapshotOptions),
+    /// Moves a guest between machines, which passes or fails as one test case.
+    Migrate(MigrateOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -169,6 +172,7 @@ impl Gate {
             Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
+            Action::Migrate(options) => migrate::migrate(&options, reports).map(Tally::of),
             Action::Snapshot(options) => snapshot::snapshot(&options, reports).map(Tally::of),
         }
     }
@@ -353,6 +357,7 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
     ];
     gates.push(snapshot_gate());
+    gates.push(migrate_gate());
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
@@ -550,6 +555,21 @@ fn snapshot_gate() -> Gate {
     )
 }
 
+/// Declares the gate of a guest that moves in the form of KVM's attributes, without Linux.
+fn migrate_gate() -> Gate {
+    let options = MigrateOptions {
+        hops: 3,
+        kvm: false,
+        alone: false,
+        cpu: "neoverse-n1".to_owned(),
+    };
+    Gate::booting(
+        "migrate",
+        "a guest moved by the attributes of KVM",
+        Action::Migrate(options),
+    )
+}
+
 /// Declares the gate of the run of the conformance guest that is saved and restored.
 fn saved_gate() -> Gate {
     let (vcpus, cpus) = SAVED;
@@ -620,6 +640,7 @@ mod tests {
             "isolation",
             "cloud",
             "snapshot",
+            "migrate",
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",
