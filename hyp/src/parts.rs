@@ -35,6 +35,7 @@ use crate::vm::memory::GuestMemory;
 use crate::vm::options::{Options, USUAL_WEIGHT};
 use crate::vm::saved::Moments;
 use crate::vm::tree::part as tree;
+use crate::vm::virtio::{self, EntropyDevice};
 use crate::vm::{self, Boot, Description, Extent, Vm, controller, kvm};
 
 /// Guest-physical address of the RAM.
@@ -157,6 +158,7 @@ fn make(
     config.validate().map_err(|error| error.to_string())?;
     tree::check_slowdown(options.slowdown)?;
     let moments = Moments::of(&options);
+    let entropy = entropy_device(&options)?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {
         return Err(format!("another VM has the name {name}"));
@@ -168,8 +170,9 @@ fn make(
             options.memory
         )
     })?;
-    let is_saved = moments.is_some() || options.kvm.is_some();
-    let heap = layout::growth_for(vcpus, options.events as usize, is_saved);
+    let is_saved = moments.is_some() || options.snapshot.is_some() || options.kvm.is_some();
+    let tables = options.snapshot.as_ref().map_or(0, |_| ram.len());
+    let heap = layout::growth_for(vcpus, options.events as usize, is_saved, tables);
     let heap = take_ram(&mut stock.memory, heap)
         .ok_or_else(|| format!("there is no RAM left for what {vcpus} vCPUs and their GIC take"))?;
     let functions = take_functions(others, common, stock, &options.functions)?;
@@ -181,7 +184,8 @@ fn make(
             format!("there are {lpis} LPIs left, and {events} events want one each")
         })?;
     }
-    let windows = bus.map(|bus| &bus.windows[..]);
+    let own = entropy.is_some().then_some(&[virtio::WINDOW][..]);
+    let windows = own.or(bus.map(|bus| &bus.windows[..]));
 
     let initrd = kernel.ram_disk.as_ref().or(common.modules.initrd.as_ref());
     let visible = RAM..RAM + ram.len();
@@ -206,23 +210,42 @@ fn make(
         functions.len(),
         options.arguments
     );
-    let stage2 = Stage2::for_vm(index, &ram, RAM, devices::registers(&functions));
+    let is_moved = options.snapshot.is_some();
+    let stage2 = Stage2::for_vm(index, &ram, RAM, is_moved, devices::registers(&functions));
     let description = Description {
         name,
         extent: Extent::Part,
         stage2,
         devices: bus.map(|bus| devices_of(index, bus, common.doorbell, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.
-        memory: unsafe { GuestMemory::at(RAM, &ram) },
+        memory: unsafe { GuestMemory::at(RAM, &ram, is_moved) },
         is_daemon: options.is_daemon,
         moments,
+        entropy,
         hop: (options.kvm.and_then(|path| CString::new(path).ok())).map(Hop::new),
         snapshot: options.snapshot.and_then(|path| CString::new(path).ok()),
+        incoming: options.incoming.and_then(|path| CString::new(path).ok()),
         boot: Boot::Modules(load),
         config,
         weight: options.weight * scheduler::NORMAL_WEIGHT / USUAL_WEIGHT,
     };
     Ok(Vm::new(index, description))
+}
+
+/// Returns the hypervisor's entropy device, if the options ask for it.
+///
+/// # Errors
+/// Why it cannot be had.
+fn entropy_device(options: &Options) -> Result<Option<EntropyDevice>, String> {
+    if !options.has_entropy {
+        return Ok(None);
+    }
+    if !options.functions.is_empty() {
+        return Err("hyp.rng and hyp.pci are of two host bridges, and a VM has one".into());
+    }
+    let device = EntropyDevice::new();
+    let device = device.ok_or("the boot loader has passed no seed for hyp.rng")?;
+    Ok(Some(device))
 }
 
 /// Takes PCI functions out of the stock.

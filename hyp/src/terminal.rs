@@ -2,9 +2,9 @@
 //!
 //! Every line of a VM is printed with the VM's name before it. Input is read by lines, too: what
 //! follows `NAME: ` is typed on the console of the VM of that name. A line that begins with `!` is
-//! a command to the hypervisor: `!kill NAME`, `!start NAME`, `!save NAME`, `!list`, and
-//! `!attach NAME`, after which all input is the VM's, as it is typed, and its output is printed as
-//! it comes, until Ctrl-].
+//! a command to the hypervisor: `!kill NAME`, `!start NAME`, `!save NAME`, `!migrate NAME`,
+//! `!list`, and `!attach NAME`, after which all input is the VM's, as it is typed, and its output
+//! is printed as it comes, until Ctrl-].
 
 use alloc::string::String;
 
@@ -86,6 +86,7 @@ fn command_of(command: &str) -> Option<()> {
             }
         }
         Some(("kill", name)) => find(name)?.lifetime.wish(Wish::Death),
+        Some(("migrate", name)) => find(name)?.lifetime.wish(Wish::Migration),
         Some(("save", name)) => find(name)?.lifetime.wish(Wish::Snapshot),
         Some(("start", name)) => find(name)?.lifetime.wish(Wish::Life),
         Some(("attach", name)) => {

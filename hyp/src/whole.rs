@@ -87,6 +87,7 @@ pub(crate) fn create(
         extent: Extent::Whole,
         stage2: Stage2::identity(&executable, &devices),
         devices: None,
+        entropy: None,
         // SAFETY: all memory but the hypervisor's home is the guest's from now on.
         memory: unsafe { GuestMemory::identity(&memory) },
         boot: Boot::Once {
@@ -97,6 +98,7 @@ pub(crate) fn create(
         moments,
         hop: None,
         snapshot: None,
+        incoming: None,
         config: controller::of_machine(&machine, has_its),
         weight: scheduler::NORMAL_WEIGHT,
     };

@@ -11,12 +11,12 @@ use crate::boot::{self, BootOptions};
 use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
+use crate::interchange;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
-use crate::migrate::{self, MigrateOptions};
 use crate::perf::{self, PerfOptions};
 use crate::project;
-use crate::snapshot::{self, SnapshotOptions};
+use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions, StressOptions};
 use crate::test::{self, TestOptions};
 
@@ -121,16 +121,22 @@ const TASKS: [Task; 13] = [
         run: |matches| cloud::cloud(&CloudOptions::read(matches), &project::reports()),
     },
     Task {
-        name: "migrate",
-        about: "Move a guest between machines, Linux KVM's among them, and compare all its state",
-        declare: MigrateOptions::declare,
-        run: |matches| migrate::migrate(&MigrateOptions::read(matches), &project::reports()),
-    },
-    Task {
         name: "snapshot",
         about: "Save a VM with Linux at random moments, and restore it on another machine",
         declare: SnapshotOptions::declare,
         run: |matches| snapshot::snapshot(&SnapshotOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "migrate",
+        about: "Move a VM between machines that run, or between Linux KVM and the hypervisor",
+        declare: MigrateOptions::declare,
+        run: |matches| {
+            let options = MigrateOptions::read(matches);
+            match options.kvm {
+                true => interchange::interchange(&options, &project::reports()),
+                false => snapshot::migrate(&options, &project::reports()),
+            }
+        },
     },
     Task {
         name: "fuzz",
@@ -207,8 +213,8 @@ mod tests {
         ("boot", "cpu"),
         ("boot", "qemu"),
         ("conformance", "cpu"),
-        ("migrate", "cpu"),
         ("snapshot", "cpu"),
+        ("migrate", "cpu"),
         // Arguments of `xtask-sweep`.
         ("loom", "sweep"),
         // By `test::select`, before the first gate.
@@ -319,8 +325,8 @@ mod tests {
         assert!(ConformanceOptions::parsed(&[]).is_ok());
         assert!(IsolationOptions::parsed(&[]).is_ok());
         assert!(CloudOptions::parsed(&[]).is_ok());
-        assert!(MigrateOptions::parsed(&[]).is_ok());
         assert!(SnapshotOptions::parsed(&[]).is_ok());
+        assert!(MigrateOptions::parsed(&[]).is_ok());
         assert!(FuzzOptions::parsed(&[]).is_ok());
         assert!(BenchOptions::parsed(&[]).is_ok());
     }

@@ -9,6 +9,7 @@
 //! * `isolation` has one guest attack while another measures its interrupts.
 //! * `cloud` runs several VMs with Linux side by side, and kills one again and again.
 //! * `snapshot` saves a VM with Linux and restores it on another machine, again and again.
+//! * `migrate` moves such a VM between two machines that run.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
 //! * `migrate` moves a guest between machines, with Linux KVM or the hypervisor.
 //! * `bench` runs the benchmarks.
@@ -33,10 +34,10 @@ pub mod docs;
 mod example;
 mod fuzz;
 pub mod instructions;
+mod interchange;
 mod isolation;
 pub mod kvm;
 pub mod loom;
-mod migrate;
 mod miri;
 mod names;
 mod order;

@@ -23,3 +23,8 @@ pub(crate) fn ticks(microseconds: u64) -> u64 {
 pub(crate) fn microseconds(ticks: u64) -> u64 {
     ticks * 1_000_000 / frequency()
 }
+
+/// Returns the nanoseconds of a time in ticks, at most some seconds.
+pub(crate) fn nanoseconds(ticks: u64) -> u64 {
+    ticks * 1_000_000_000 / frequency()
+}

@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use aarch64_cpu::asm::barrier;
+use aarch64_cpu::asm::{self, barrier};
 use aarch64_cpu::registers::{CNTHP_CTL_EL2, Writeable};
 
 use super::registers::CNTHP_CVAL_EL2;
@@ -48,6 +48,13 @@ impl HypTimer {
             self.set(Some(at));
         }
     }
+}
+
+/// Has the calling CPU, whose timer is off, sleep until `at`, or until an interrupt is pending.
+pub(crate) fn sleep_until(at: u64) {
+    start(at);
+    asm::wfi();
+    stop();
 }
 
 /// Sets the calling CPU's timer to `at`.

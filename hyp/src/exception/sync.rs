@@ -3,13 +3,16 @@
 use core::fmt;
 
 use aarch64_cpu::registers::{
-    ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, ReadWriteable, Readable, SPSR_EL2, Writeable,
+    ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, PAR_EL1, ReadWriteable, Readable, SPSR_EL2, TPIDR_EL0,
+    TPIDR_EL1, Writeable,
 };
+use tock_registers::LocalRegisterCopy;
 use vgic::mmio::{DataAbort, MmioOutcome};
 use vgic::sysreg::SysReg;
 
 use super::exit::TrapOutcome;
 use super::frame::Frame;
+use super::vectors::translate;
 use super::{debug_registers, inject, report};
 use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
@@ -63,8 +66,11 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
         }
         exception_class::INSTRUCTION_ABORT => {
             vcpu.count(ExitReason::Other);
-            report_unmapped("instruction fetch", loaded);
-            inject::external_abort(true);
+            // The CPU writes access flags into tables of stage 1.
+            if !is_denied(syndrome.get()) || !is_noted_write(loaded, syndrome.get()) {
+                report_unmapped("instruction fetch", loaded);
+                inject::external_abort(true);
+            }
             TrapOutcome::Resume
         }
         _ => {
@@ -118,6 +124,10 @@ fn data_abort(
 ) -> TrapOutcome {
     let Loaded { vcpu, vgic } = loaded;
     vcpu.count(ExitReason::Mmio);
+    // First: the address of a device is known after other faults only.
+    if is_denied(syndrome) && is_noted_write(loaded, syndrome) {
+        return TrapOutcome::Resume;
+    }
     let Some(abort) = DataAbort::from_esr(syndrome) else {
         report_unmapped("access without a syndrome", loaded);
         inject::external_abort(false);
@@ -137,6 +147,52 @@ fn data_abort(
         MmioOutcome::Unclaimed => return other_device(loaded, pin, frame, &abort, address),
     }
     TrapOutcome::Resume
+}
+
+/// Returns true if the syndrome of an abort tells of a permission fault.
+fn is_denied(syndrome: u64) -> bool {
+    /// `ESR_EL2.DFSC` and `IFSC`, without the level.
+    const STATUS: u64 = 0b11_1100;
+    const PERMISSION: u64 = 0b00_1100;
+    syndrome & STATUS == PERMISSION
+}
+
+/// Notes the page of a write that stage 2 has denied for the note, and allows the write, which the
+/// guest tries again. Returns false if the access is another.
+#[cold]
+#[inline(never)]
+fn is_noted_write(loaded: Loaded, syndrome: u64) -> bool {
+    /// `ESR_EL2.S1PTW`: the access was one of a stage 1 table.
+    const OF_TABLE: u64 = 1 << 7;
+    // After a permission fault `HPFAR_EL2` is UNKNOWN, but for an access of a table.
+    let gpa = if syndrome & OF_TABLE != 0 {
+        Some(fault_address())
+    } else {
+        translate_and_keep(FAR_EL2.get())
+    };
+    let vm = loaded.vcpu.vm;
+    let dirty = vm.memory.dirty.as_ref().zip(gpa);
+    dirty.is_some_and(|(dirty, gpa)| dirty.allow(&vm.stage2, gpa as usize))
+}
+
+/// Translates an address by stage 1 of the guest, which goes on where it was. Returns `None` if the
+/// guest has nothing there.
+fn translate_and_keep(address: u64) -> Option<u64> {
+    let kept = (
+        TPIDR_EL0.get(),
+        TPIDR_EL1.get(),
+        ELR_EL2.get(),
+        SPSR_EL2.get(),
+        PAR_EL1.get(),
+    );
+    let translated = LocalRegisterCopy::<u64, PAR_EL1::Register>::new(translate(address));
+    TPIDR_EL0.set(kept.0);
+    TPIDR_EL1.set(kept.1);
+    ELR_EL2.set(kept.2);
+    SPSR_EL2.set(kept.3);
+    PAR_EL1.set(kept.4);
+    let page = translated.read(PAR_EL1::PA) << 12;
+    (!translated.is_set(PAR_EL1::F)).then_some(page | address & 0xfff)
 }
 
 /// Returns the value that a store writes.
@@ -167,6 +223,7 @@ fn other_device(
     let value = written(frame, abort);
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
     let devices = vm.devices.as_ref().filter(|it| it.claims(address));
+    let entropy = vm.entropy.as_ref().filter(|it| it.claims(address));
     let console = vm.console.as_ref().filter(|it| it.claims(address));
     let bytes = abort.width().bytes();
     let hop = vm.hop.as_ref().filter(|it| it.claims(address));
@@ -176,18 +233,23 @@ fn other_device(
         return TrapOutcome::Leave(Leave::Preempted);
     }
 
-    let done = match (devices, console) {
-        (Some(devices), _) if abort.is_write() => {
+    let done = match (devices, entropy, console) {
+        (Some(devices), ..) if abort.is_write() => {
             devices.write(address, bytes, value);
             Some(0)
         }
-        (Some(devices), _) => Some(devices.read(address, bytes)),
-        (None, Some(console)) if abort.is_write() => {
+        (Some(devices), ..) => Some(devices.read(address, bytes)),
+        (_, Some(entropy), _) if abort.is_write() => {
+            entropy.write(vm, loaded.vgic, pin, address, bytes, value);
+            Some(0)
+        }
+        (_, Some(entropy), _) => Some(entropy.read(address, bytes)),
+        (.., Some(console)) if abort.is_write() => {
             console.write(address, value, set_line);
             Some(0)
         }
-        (None, Some(console)) => Some(console.read(address, set_line)),
-        (None, None) => hop.map(|_| 0),
+        (.., Some(console)) => Some(console.read(address, set_line)),
+        (None, None, None) => hop.map(|_| 0),
     };
     match done {
         Some(value) => complete(frame, abort, value),

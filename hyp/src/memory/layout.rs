@@ -107,16 +107,17 @@ pub(crate) fn home_size(cpus: usize, is_saved: bool) -> usize {
 }
 
 /// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a
-/// part of the machine that has so many vCPUs and may map so many events, and is saved in place if
-/// `is_saved`.
-pub(crate) fn growth_for(vcpus: usize, events: usize, is_saved: bool) -> usize {
+/// part of the machine that has so many vCPUs and may map so many events, and is saved if
+/// `is_saved`. So many bytes of RAM, `by_pages`, are mapped page by page.
+pub(crate) fn growth_for(vcpus: usize, events: usize, is_saved: bool, by_pages: usize) -> usize {
     let size = HEAP_PER_VM + vcpus * HEAP_PER_VCPU + events * HEAP_PER_EVENT;
     let copies = if is_saved {
         1 + HEAP_FOR_SAVES / HEAP
     } else {
         1
     };
-    (copies * size).next_multiple_of(BLOCK)
+    let tables = by_pages / PAGE * size_of::<u64>();
+    (copies * size + tables).next_multiple_of(BLOCK)
 }
 
 /// Sets the physical address of the home.

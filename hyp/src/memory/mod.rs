@@ -1,6 +1,7 @@
 //! Memory: the hypervisor's own, and the translation tables of the hypervisor and the guests.
 
 pub(crate) mod cache;
+pub(crate) mod dirty;
 pub(crate) mod dma;
 pub(crate) mod heap;
 pub(crate) mod layout;

@@ -13,6 +13,7 @@ use alloc::alloc::{alloc_zeroed, handle_alloc_error};
 use alloc::boxed::Box;
 use core::alloc::Layout;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::{iter, ptr};
 
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
@@ -58,28 +59,84 @@ impl Stage2 {
     pub(crate) fn identity(memory: &Pages, devices: &Pages) -> Self {
         let memory = memory.iter().map(|range| (range, range.start, MEMORY));
         let devices = devices.iter().map(|range| (range, range.start, DEVICE));
-        Self::new(FIRST_VMID, memory.chain(devices))
+        Self::new(FIRST_VMID, Constraints::empty(), memory.chain(devices))
     }
 
-    /// Returns tables of VM number `index`, that map `memory` to guest-physical address `at`, and
-    /// `devices` by identity. The tables live for ever.
+    /// Returns tables of VM number `index`, that map `memory` to guest-physical address `at`, page
+    /// by page if `by_pages`, and `devices` by identity. The tables live for ever.
     pub(crate) fn for_vm<'a>(
         index: usize,
         memory: &'a Range<usize>,
         at: usize,
+        by_pages: bool,
         devices: impl Iterator<Item = &'a Range<usize>>,
     ) -> Self {
         let devices = devices.map(|range| (range, range.start, DEVICE));
+        let constraints = if by_pages {
+            Constraints::NO_BLOCK_MAPPINGS
+        } else {
+            Constraints::empty()
+        };
         Self::new(
             FIRST_VMID + index as u16,
+            constraints,
             iter::once((memory, at, MEMORY)).chain(devices),
         )
     }
 
+    /// Allows or denies writes of a page, in tables that map it as a page. The change takes effect
+    /// with a TLB's invalidation.
+    pub(crate) fn allow_writes(&self, gpa: usize, are_allowed: bool) {
+        /// S2AP: writes.
+        const WRITE: u64 = 1 << 7;
+        if let Some(page) = self.page(gpa) {
+            // SeqCst: see `super::dirty`.
+            if are_allowed {
+                page.fetch_or(WRITE, Ordering::SeqCst);
+            } else {
+                page.fetch_and(!WRITE, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Returns the descriptor of a page, if the tables map it as a page.
+    fn page(&self, gpa: usize) -> Option<&AtomicU64> {
+        /// A table, or at the last level a page.
+        const TABLE: u64 = 0b11;
+        const LAST: u32 = 3;
+        let mut level = if self.reach.level_1_tables().is_some() {
+            1
+        } else {
+            0
+        };
+        // Tables side by side have more than 512 descriptors together.
+        let mut index = gpa >> (12 + 9 * (LAST - level));
+        let mut table = self.base & NEXT_TABLE;
+        loop {
+            let entry =
+                (layout::virtual_address(table as usize) as *const AtomicU64).wrapping_add(index);
+            // SAFETY: the walk is the CPU's: the tables lie in the heap and live for ever, and the
+            // index is in the table, because the address is in reach.
+            let entry = unsafe { &*entry };
+            let descriptor = entry.load(Ordering::Relaxed);
+            if descriptor & TABLE != TABLE {
+                return None;
+            }
+            if level == LAST {
+                return Some(entry);
+            }
+            table = descriptor & NEXT_TABLE;
+            level += 1;
+            index = gpa >> (12 + 9 * (LAST - level)) & 0x1ff;
+        }
+    }
+
     /// Returns tables that map each physical range of `pieces` at an address of the guest's, with
-    /// these attributes. Addresses out of the calling CPU's reach are not mapped.
+    /// these attributes, under `constraints`. Addresses out of the calling CPU's reach are not
+    /// mapped.
     fn new<'a>(
         vmid: u16,
+        constraints: Constraints,
         pieces: impl Iterator<Item = (&'a Range<usize>, usize, Attributes)>,
     ) -> Self {
         let reach = this_reach();
@@ -95,7 +152,7 @@ impl Stage2 {
                     &MemoryRegion::new(at, end),
                     PhysicalAddress(physical.start),
                     attributes,
-                    Constraints::empty(),
+                    constraints,
                 )
                 .unwrap_or_else(|error| panic!("cannot map {physical:#x?} for a guest: {error}"));
         }

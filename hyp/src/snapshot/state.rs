@@ -27,6 +27,8 @@ pub(crate) struct Identity {
     pub(crate) vcpus: u64,
     /// Most events that the ITS maps.
     pub(crate) events: u64,
+    /// 1 if the VM has the entropy device.
+    pub(crate) entropy: u64,
 }
 
 impl Identity {
@@ -41,6 +43,7 @@ impl Identity {
             ("RAM of bytes", self.memory, here.memory),
             ("vCPUs", self.vcpus, here.vcpus),
             ("events", self.events, here.events),
+            ("entropy devices", self.entropy, here.entropy),
         ];
         let other = same.iter().find(|(_, theirs, ours)| theirs != ours);
         if let Some((of, theirs, ours)) = other {
@@ -60,6 +63,8 @@ pub(crate) struct State {
     /// vCPUs, by number.
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) console: Console,
+    /// Entropy device, if the VM has one.
+    pub(crate) entropy: Option<Virtio>,
     /// Interrupt controller.
     pub(crate) vgic: vgic::state::VmState,
 }
@@ -147,4 +152,44 @@ pub(crate) struct Console {
     pub(crate) lines_left: u32,
     /// Input that the guest has not read.
     pub(crate) input: VecDeque<u8>,
+}
+
+/// A virtio device with one queue: a PCI function with MSI-X.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Virtio {
+    /// Command register.
+    pub(crate) command: u16,
+    /// Base address register 0.
+    pub(crate) bar: u32,
+    /// Control register of MSI-X.
+    pub(crate) msix_control: u16,
+    /// Vectors of MSI-X: address, data, control.
+    pub(crate) vectors: [[u32; 4]; 2],
+    /// Vectors that are pending, one bit each.
+    pub(crate) pending: u32,
+    pub(crate) feature_select: u32,
+    pub(crate) driver_feature_select: u32,
+    /// Features that the driver has accepted.
+    pub(crate) driver_features: [u32; 2],
+    /// Device status.
+    pub(crate) status: u8,
+    pub(crate) config_vector: u16,
+    pub(crate) queue_select: u16,
+    pub(crate) queue_vector: u16,
+    /// True if the driver has enabled the queue.
+    pub(crate) is_enabled: bool,
+    pub(crate) queue: VirtioQueue,
+}
+
+/// A split virtqueue.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct VirtioQueue {
+    /// Number of places.
+    pub(crate) size: u16,
+    /// Guest-physical addresses of the three areas.
+    pub(crate) descriptors: u64,
+    pub(crate) driver: u64,
+    pub(crate) device: u64,
+    /// Index of the next request, in both rings.
+    pub(crate) next: u16,
 }

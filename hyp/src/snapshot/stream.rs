@@ -1,5 +1,6 @@
 //! The file of a snapshot, written and read from its beginning to its end.
 
+use alloc::boxed::Box;
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
@@ -13,6 +14,8 @@ use twox_hash::XxHash64;
 
 use super::VERSION;
 use super::state::{Identity, State};
+use crate::cpu::clock::{now, ticks};
+use crate::cpu::hyp_timer;
 
 /// First bytes of the file. The version follows.
 const MARK: [u8; 6] = *b"hyp-vm";
@@ -66,7 +69,7 @@ pub(crate) enum Record {
         first: u64,
         count: u32,
     },
-    State(State),
+    State(Box<State>),
     /// The end of a file that is as it was written.
     End,
 }
@@ -157,6 +160,8 @@ impl Writer {
 pub(crate) struct Reader {
     file: File,
     hash: XxHash64,
+    /// True if the file is being written: its end is waited for.
+    grows: bool,
 }
 
 impl Reader {
@@ -166,7 +171,19 @@ impl Reader {
         Some(Self {
             file,
             hash: XxHash64::with_seed(0),
+            grows: false,
         })
+    }
+
+    /// Waits for the file, and opens it.
+    pub(crate) fn wait(path: &CString) -> Self {
+        loop {
+            if let Some(mut reader) = Self::open(path) {
+                reader.grows = true;
+                return reader;
+            }
+            nap();
+        }
     }
 
     /// Reads the header.
@@ -208,7 +225,7 @@ impl Reader {
                 first: number,
                 count,
             }),
-            kind::STATE => self.blob(count).map(Record::State),
+            kind::STATE => self.blob(count).map(Box::new).map(Record::State),
             kind::END if number == so_far => Ok(Record::End),
             _ => Err(damaged()),
         }
@@ -219,7 +236,16 @@ impl Reader {
     /// # Errors
     /// Why the file is refused.
     pub(crate) fn take(&mut self, buffer: &mut [u8]) -> Result<(), String> {
-        self.file.read_exact(buffer).map_err(|_| damaged())?;
+        let mut rest = &mut *buffer;
+        while !rest.is_empty() {
+            let read = self.file.read(rest).map_err(of_host)?;
+            match read {
+                0 if self.grows => nap(),
+                0 => return Err(damaged()),
+                _ => {}
+            }
+            rest = rest.get_mut(read..).unwrap_or_default();
+        }
         self.hash.write(buffer);
         Ok(())
     }
@@ -234,6 +260,12 @@ impl Reader {
         self.take(&mut bytes)?;
         postcard::from_bytes(&bytes).map_err(|_| damaged())
     }
+}
+
+/// Leaves the host's time to the machine that writes the file.
+fn nap() {
+    const MICROSECONDS: u64 = 500;
+    hyp_timer::sleep_until(now() + ticks(MICROSECONDS));
 }
 
 /// Returns the reason to refuse a file that is not as it was written.

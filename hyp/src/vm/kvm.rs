@@ -26,6 +26,7 @@ use super::Vm;
 use super::hop::Hop;
 use super::host::{Mirror, VmHost};
 use super::snapshot::{runs, state as state_of};
+use super::virtio::EntropyDevice;
 use crate::cpu::clock::now;
 use crate::cpu::this_cpu::ThisCpu;
 use crate::memory::cache;
@@ -142,12 +143,13 @@ fn system_registers(registers: &mut SystemRegisters) -> [(u64, &mut u64); 30] {
     ]
 }
 
-/// Writes a VM that is stopped. Returns the bytes of the file.
+/// Writes a VM that is stopped. Returns the bytes of the file, and the nanoseconds that the vGIC
+/// took.
 ///
 /// # Errors
 /// Why the VM cannot be written.
-pub(super) fn write(cpu: &ThisCpu, vm: &'static Vm, hop: &Hop) -> Result<u64, String> {
-    let state = state_of(cpu, vm)?;
+pub(super) fn write(cpu: &ThisCpu, vm: &'static Vm, hop: &Hop) -> Result<(u64, u64), String> {
+    let (state, of_vgic) = state_of(cpu, vm)?;
     let host = vm.vgic().ok_or("it is dead")?.host();
     let shape = shape(vm);
     let attributes = attributes(vm, &shape, state.vgic, host)
@@ -181,7 +183,7 @@ pub(super) fn write(cpu: &ThisCpu, vm: &'static Vm, hop: &Hop) -> Result<u64, St
     let bytes = (saved.to_file()).map_err(|error| format!("it has no form: {error:?}"))?;
     let mut file = File::create(&hop.file).map_err(of_host)?;
     file.write_all(&bytes).map_err(of_host)?;
-    Ok(bytes.len() as u64)
+    Ok((bytes.len() as u64, of_vgic))
 }
 
 /// Returns the state of a VM that is dead from a file, whose pages are written to the VM's RAM.
@@ -294,6 +296,8 @@ fn state(vm: &Vm, saved: &Saved<'_>, host: &impl Host) -> Result<State, String> 
             .as_ref()
             .map(|console| console.take())
             .unwrap_or_default(),
+        // KVM has no such device: it begins as after a reset.
+        entropy: vm.entropy.as_ref().map(EntropyDevice::state),
         vgic,
     })
 }

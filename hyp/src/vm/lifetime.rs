@@ -49,6 +49,8 @@ pub(crate) enum Wish {
     Save = 1 << 2,
     /// A snapshot is taken of the VM, and its run ends.
     Snapshot = 1 << 3,
+    /// The VM moves to another machine, and its run here ends.
+    Migration = 1 << 4,
 }
 
 /// True if a VM's wish may be open.
@@ -226,6 +228,9 @@ pub(crate) fn fulfil(cpu: &ThisCpu) {
         if has(Wish::Snapshot) {
             snapshot::take(cpu, vm);
         }
+        if has(Wish::Migration) {
+            snapshot::migrate(cpu, vm);
+        }
     }
 }
 
@@ -343,6 +348,9 @@ fn stop(cpu: &ThisCpu, vm: &Vm) {
     }
     if let Some(console) = &vm.console {
         console.reset();
+    }
+    if let Some(entropy) = &vm.entropy {
+        entropy.reset();
     }
     for vcpu in vm.vcpus() {
         vcpu.power.reset();

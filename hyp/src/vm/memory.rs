@@ -5,6 +5,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::memory::dirty::DirtyPages;
+use crate::memory::layout::PAGE;
 use crate::memory::ranges::Pages;
 
 /// Guest-physical memory: pieces of the machine's RAM, in order of guest-physical address.
@@ -12,7 +14,11 @@ use crate::memory::ranges::Pages;
 /// # Invariants
 /// The pieces are mapped by identity at EL2, belong to the VM alone, and hold nothing of the
 /// hypervisor's.
-pub(crate) struct GuestMemory(Vec<Piece>);
+pub(crate) struct GuestMemory {
+    pieces: Vec<Piece>,
+    /// Notes on pages that have been written, if the VM may be migrated.
+    pub(crate) dirty: Option<DirtyPages>,
+}
 
 struct Piece {
     /// Guest-physical addresses.
@@ -32,25 +38,41 @@ impl GuestMemory {
             physical: range.start,
         });
         // INVARIANT: by the caller's promise.
-        Self(pieces.collect())
+        Self {
+            pieces: pieces.collect(),
+            dirty: None,
+        }
     }
 
-    /// Returns the RAM `physical`, at guest-physical address `at`.
+    /// Returns the RAM `physical`, at guest-physical address `at`, with notes on pages that have
+    /// been written if they `are_noted`.
     ///
     /// # Safety
     /// The memory is mapped by identity at EL2, and is the VM's alone from now on.
-    pub(crate) unsafe fn at(at: usize, physical: &Range<usize>) -> Self {
+    pub(crate) unsafe fn at(at: usize, physical: &Range<usize>, are_noted: bool) -> Self {
+        let at = at..at + physical.len();
         // INVARIANT: by the caller's promise.
-        Self(alloc::vec![Piece {
-            at: at..at + physical.len(),
-            physical: physical.start,
-        }])
+        Self {
+            dirty: are_noted.then(|| DirtyPages::new(at.clone())),
+            pieces: alloc::vec![Piece {
+                at,
+                physical: physical.start,
+            }],
+        }
     }
 
     /// Returns the physical addresses of the pieces.
     pub(crate) fn physical(&self) -> impl Iterator<Item = Range<usize>> {
-        let pieces = self.0.iter();
+        let pieces = self.pieces.iter();
         pieces.map(|piece| piece.physical..piece.physical + piece.at.len())
+    }
+
+    /// Reads a page, whose number counts from the beginning of the first piece. Returns `None` if
+    /// the piece has no such page.
+    pub(crate) fn read_page(&self, number: usize, buffer: &mut [u8]) -> Option<()> {
+        let start = self.pieces.first()?.at.start;
+        let gpa = start.checked_add(number.checked_mul(PAGE)?)?;
+        self.read(gpa as u64, buffer)
     }
 
     /// Returns the physical address of `length` bytes at a guest-physical address, if they lie in
@@ -58,8 +80,8 @@ impl GuestMemory {
     pub(crate) fn locate(&self, gpa: u64, length: usize) -> Option<usize> {
         let start = usize::try_from(gpa).ok()?;
         let end = start.checked_add(length)?;
-        let place = self.0.partition_point(|piece| piece.at.end < end);
-        let piece = (self.0.get(place)).filter(|piece| piece.at.start <= start)?;
+        let place = self.pieces.partition_point(|piece| piece.at.end < end);
+        let piece = (self.pieces.get(place)).filter(|piece| piece.at.start <= start)?;
         Some(piece.physical + (start - piece.at.start))
     }
 
@@ -97,6 +119,9 @@ impl GuestMemory {
             // SAFETY: by the type's invariants. The write is volatile because the guest may access
             // the memory at the same time.
             unsafe { (address as *mut u8).write_volatile(*byte) };
+        }
+        if let Some(dirty) = &self.dirty {
+            dirty.note(gpa as usize..gpa as usize + bytes.len());
         }
         Some(())
     }

@@ -24,6 +24,7 @@ pub(crate) mod psci;
 pub(crate) mod saved;
 pub(crate) mod snapshot;
 pub(crate) mod tree;
+pub(crate) mod virtio;
 
 use alloc::boxed::Box;
 use alloc::ffi::CString;
@@ -54,6 +55,7 @@ use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
 use saved::{Held, Moments};
+use virtio::EntropyDevice;
 
 /// Part of the machine that a VM has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +77,8 @@ pub(crate) struct Vm {
     pub(crate) console: Option<Console>,
     /// PCI functions of the machine, unless the VM has the whole machine.
     pub(crate) devices: Option<Devices>,
+    /// Entropy device of the hypervisor's own, if the VM has one.
+    pub(crate) entropy: Option<EntropyDevice>,
     /// True if the run ends without waiting for this VM.
     pub(crate) is_daemon: bool,
     pub(crate) lifetime: Lifetime,
@@ -86,6 +90,8 @@ pub(crate) struct Vm {
     pub(crate) hop: Option<Hop>,
     /// File of the host's for snapshots, if the VM has one.
     pub(crate) snapshot: Option<CString>,
+    /// File of the host's that the VM comes from, if it comes from another machine.
+    pub(crate) incoming: Option<CString>,
     pub(crate) counts: Counts,
     pub(crate) memory: GuestMemory,
     boot: Boot,
@@ -119,11 +125,13 @@ pub(crate) struct Description {
     pub(crate) stage2: Stage2,
     pub(crate) memory: GuestMemory,
     pub(crate) devices: Option<Devices>,
+    pub(crate) entropy: Option<EntropyDevice>,
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
     pub(crate) hop: Option<Hop>,
     pub(crate) snapshot: Option<CString>,
+    pub(crate) incoming: Option<CString>,
     /// Configuration of the interrupt controller, and the vCPUs.
     pub(crate) config: Config,
     /// Share of the CPUs' time, relative to other VMs', [`scheduler::NORMAL_WEIGHT`] for a usual
@@ -189,11 +197,13 @@ impl Vm {
             stage2,
             memory,
             devices,
+            entropy,
             boot,
             is_daemon,
             moments,
             hop,
             snapshot,
+            incoming,
             config,
             weight,
         } = description;
@@ -205,12 +215,14 @@ impl Vm {
             console: (extent == Extent::Part).then(|| Console::new(index, &name)),
             name,
             devices,
+            entropy,
             is_daemon,
             lifetime: Lifetime::default(),
             moments,
             held: Held::default(),
             hop,
             snapshot,
+            incoming,
             counts: Counts::default(),
             memory,
             boot,

@@ -36,6 +36,8 @@ pub(crate) struct Options {
     /// PCI functions: bus in bits 15:8, device in 7:3, function in 2:0.
     pub(crate) functions: Vec<u16>,
     pub(crate) is_daemon: bool,
+    /// True if the VM has the hypervisor's entropy device.
+    pub(crate) has_entropy: bool,
     /// Milliseconds between saves in place, on average.
     pub(crate) saved: Option<u32>,
     /// Seed of the moments of those saves.
@@ -44,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) kvm: Option<String>,
     /// File of the host's for snapshots.
     pub(crate) snapshot: Option<String>,
+    /// File of the host's that the VM comes from, and that is waited for.
+    pub(crate) incoming: Option<String>,
     /// The guest's own command line.
     pub(crate) arguments: String,
 }
@@ -99,10 +103,12 @@ impl Options {
             slowdown: 1,
             functions: Vec::new(),
             is_daemon: false,
+            has_entropy: false,
             saved: None,
             seed: 1,
             kvm: None,
             snapshot: None,
+            incoming: None,
             arguments: String::new(),
         };
         for word in text.split(' ') {
@@ -137,6 +143,7 @@ impl Options {
     fn read(&mut self, option: &str) -> Result<(), Fault> {
         match option.split_once('=') {
             None if option == "daemon" => self.is_daemon = true,
+            None if option == "rng" => self.has_entropy = true,
             Some(("name", name)) if is_name(name) => self.name = Some(name.to_string()),
             Some(("memory", value)) => self.memory = number(value, 1..=1 << 20)?,
             Some(("vcpus", value)) => self.vcpus = Some(number(value, 1..=MOST_VCPUS)?),
@@ -147,6 +154,7 @@ impl Options {
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
             Some(("kvm", path)) if !path.is_empty() => self.kvm = Some(path.to_string()),
             Some(("snapshot", path)) if !path.is_empty() => self.snapshot = Some(path.to_string()),
+            Some(("incoming", path)) if !path.is_empty() => self.incoming = Some(path.to_string()),
             Some(("pci", list)) => {
                 let functions: Option<Vec<u16>> = list.split(',').map(function).collect();
                 self.functions = functions.ok_or(Fault::Malformed)?;

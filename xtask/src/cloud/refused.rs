@@ -127,6 +127,11 @@ pub(super) fn before() -> Vec<Refused> {
         ),
         Refused::new(
             Good,
+            "hyp.name=bridges hyp.rng hyp.pci=00:01.0",
+            "hyp.rng and hyp.pci are of two host bridges, and a VM has one",
+        ),
+        Refused::new(
+            Good,
             "hyp.name=lpis hyp.events=65536 hyp.pci=00:01.0",
             "there are 57344 LPIs left, and 65536 events want one each",
         ),

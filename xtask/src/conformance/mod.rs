@@ -77,8 +77,8 @@ Examples:
   cargo xtask conformance --vcpus 8 --cpus 4 vCPUs that share CPUs
   cargo xtask conformance --vcpus 1024 --cpus 4 --filter sgi.
                                              1,024 vCPUs that share CPUs
-  cargo xtask conformance --saved            the interrupt controller is saved
-                                             and restored all the time
+  cargo xtask conformance --saved            the GIC is saved and restored
+                                             all the time
   cargo xtask conformance --list             the cases and their rules";
 
 /// The folder of the cases.

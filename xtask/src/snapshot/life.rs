@@ -83,6 +83,11 @@ impl Operator {
     }
 }
 
+/// Returns the number of a line of counts, if the line is one.
+pub(super) fn witness_number(line: &str) -> Option<u64> {
+    number(witness(line)?, "n")
+}
+
 /// Returns the witness's part of a line, if the line is the witness's.
 fn witness(line: &str) -> Option<&str> {
     line.strip_prefix(NAME)?
@@ -166,6 +171,12 @@ pub(super) struct Life {
     pub(super) hypervisor: Option<Counters>,
     /// True if the witness has said its last line.
     pub(super) is_over: bool,
+    /// Times of the lines that tell of the restore and of the save, by the machine's start.
+    pub(super) restored_at: Option<Duration>,
+    pub(super) saved_at: Option<Duration>,
+    /// Nanoseconds of the vGIC in the save and in the restore.
+    pub(super) save_ns: Option<u64>,
+    pub(super) restore_ns: Option<u64>,
 }
 
 object!(Life {
@@ -176,6 +187,8 @@ object!(Life {
     restored_us,
     saved_us,
     bytes,
+    save_ns,
+    restore_ns,
     faults,
 });
 
@@ -199,9 +212,13 @@ impl Life {
             counts: Vec::new(),
             hypervisor: None,
             is_over: false,
+            restored_at: None,
+            saved_at: None,
+            save_ns: None,
+            restore_ns: None,
         };
         for line in &run.lines {
-            life.see(&line.text);
+            life.see(line.at, &line.text);
         }
 
         if run.ended != expected {
@@ -220,7 +237,7 @@ impl Life {
     }
 
     /// Sees a line of the console.
-    fn see(&mut self, line: &str) {
+    fn see(&mut self, at: Duration, line: &str) {
         if let Some(text) = witness(line) {
             if let Some(counts) = Counts::read(text) {
                 self.counts.push(counts);
@@ -238,8 +255,14 @@ impl Life {
                 words.get(place.checked_sub(1)?)?.parse().ok()
             };
             match words.first() {
-                Some(&"saved") => (self.saved_us, self.bytes) = (before("us"), before("bytes")),
-                Some(&"restored") => self.restored_us = before("us"),
+                Some(&"saved") => {
+                    (self.saved_us, self.bytes) = (before("us"), before("bytes"));
+                    (self.save_ns, self.saved_at) = (before("ns"), Some(at));
+                }
+                Some(&"restored") => {
+                    (self.restored_us, self.restore_ns) = (before("us"), before("ns"));
+                    self.restored_at = Some(at);
+                }
                 _ => {}
             }
         } else if is_fault(line) {
@@ -306,8 +329,8 @@ mod tests {
                 .collect(),
         };
         let lines = [
-            "hyp: guest is restored, after 12 us",
-            "hyp: guest is saved: 4096 bytes, after 34 us",
+            "hyp: guest is restored, after 12 us, 7000 ns of the vGIC",
+            "hyp: guest is saved: 4096 bytes, stopped for 34 us, 8000 ns of the vGIC",
             LINE,
         ];
         let life = Life::read(1, 2, Purpose::Save, &run(&lines, Ended::Killed));

@@ -19,6 +19,12 @@ const BESIDE: u32 = 320;
 /// Words of the kernel: a panic at its first warning, which ends the VM.
 const WORDS: &str = "console=ttyAMA0 earlycon panic=-1 panic_on_warn=1 oops=panic";
 
+/// A thread for each CPU.
+pub(super) const PARALLEL: [&str; 2] = ["-accel", "tcg,thread=multi"];
+
+/// An instruction a nanosecond.
+pub(super) const COUNTED: [&str; 4] = ["-accel", "tcg", "-icount", "shift=0,sleep=off"];
+
 /// The machine, but for what differs from life to life.
 #[derive(Clone, Copy)]
 pub(super) struct Machine<'a> {
@@ -26,8 +32,12 @@ pub(super) struct Machine<'a> {
     pub(super) hypervisor: &'a Path,
     pub(super) guest: &'a Guest,
     pub(super) options: &'a SnapshotOptions,
+    /// QEMU's arguments for how it runs the CPUs.
+    pub(super) accelerator: &'a [&'a str],
     /// The snapshot.
     pub(super) file: &'a Path,
+    /// The file that the VM comes from, if it is awaited.
+    pub(super) incoming: Option<&'a Path>,
 }
 
 impl Machine<'_> {
@@ -42,7 +52,7 @@ impl Machine<'_> {
             cpus,
         })?;
         command
-            .args(["-accel", "tcg,thread=multi"])
+            .args(self.accelerator)
             .args(["-m", &format!("{}M", memory + BESIDE)])
             .args(["-serial", "stdio", "-monitor", "none"])
             // The channel to the snapshot.
@@ -59,9 +69,13 @@ impl Machine<'_> {
         let address = module_address(fs::metadata(&self.guest.initrd)?.len());
         let kernel = self.guest.kernel.display();
         let file = self.file.display();
+        let incoming = self
+            .incoming
+            .map(|path| format!(" hyp.incoming={}", path.display()));
         command.arg("-device").arg(format!(
             "guest-loader,addr={address:#x},kernel={kernel},bootargs={WORDS} hyp.name={NAME} \
-             hyp.vcpus={vcpus} hyp.memory={memory} hyp.snapshot={file}"
+             hyp.vcpus={vcpus} hyp.memory={memory} hyp.rng hyp.snapshot={file}{}",
+            incoming.unwrap_or_default()
         ));
         Ok(command)
     }

@@ -5,6 +5,7 @@
 mod guest;
 mod life;
 mod machine;
+mod migrate;
 mod options;
 mod random;
 mod refused;
@@ -21,7 +22,8 @@ use crate::provision::qemu;
 use crate::{console, isolation, project};
 use life::{Life, Operator, Purpose};
 use machine::Machine;
-pub(crate) use options::SnapshotOptions;
+pub(crate) use migrate::migrate;
+pub(crate) use options::{MigrateOptions, SnapshotOptions};
 use random::Random;
 use verdict::Verdict;
 
@@ -54,7 +56,9 @@ pub(crate) fn snapshot(options: &SnapshotOptions, reports: &Path) -> Result<bool
         hypervisor: &hypervisor::build(scratch.path())?,
         guest: &guest,
         options,
+        accelerator: &machine::PARALLEL,
         file: &scratch.path().join("snapshot"),
+        incoming: None,
     };
     let path = project::begin_report(reports, "snapshot.json")?;
 
@@ -67,7 +71,8 @@ pub(crate) fn snapshot(options: &SnapshotOptions, reports: &Path) -> Result<bool
     let lives = live(&machine, options, seed, &log)?;
     let refusals = refused::all(&machine, scratch.path(), reports)?;
 
-    let verdict = Verdict::new(options, seed, lives, refusals);
+    let mut verdict = Verdict::new(options, seed, lives);
+    verdict.add_refusals(refusals);
     verdict.print();
     let json = serde_json::to_string_pretty(&verdict)?;
     fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;

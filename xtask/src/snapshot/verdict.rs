@@ -51,13 +51,8 @@ object!(Verdict {
 });
 
 impl Verdict {
-    /// Judges the lives, and what was refused.
-    pub(super) fn new(
-        options: &SnapshotOptions,
-        seed: u32,
-        lives: Vec<Life>,
-        refusals: Vec<Refusal>,
-    ) -> Self {
+    /// Judges the lives.
+    pub(super) fn new(options: &SnapshotOptions, seed: u32, lives: Vec<Life>) -> Self {
         let rounds = lives
             .iter()
             .filter(|life| life.restored_us.is_some())
@@ -91,6 +86,12 @@ impl Verdict {
                 "input was lost, or came twice",
             ),
         ];
+        checks.push(Check::at_least(
+            "bytes of the entropy device",
+            last.random,
+            u64::from(options.rounds),
+            "there were no MSIs",
+        ));
         checks.extend(of_lines(&all));
         checks.extend(of_clock(&lives, last));
         checks.extend(of_accounts(&lives));
@@ -102,12 +103,6 @@ impl Verdict {
                 "an interrupt was delivered twice",
             )
         }));
-        checks.push(Check::equal(
-            "snapshots refused for their reasons",
-            refusals.iter().filter(|refusal| refusal.is_right()).count() as u64,
-            REFUSALS,
-            "a snapshot that is wrong was taken, or refused for another reason",
-        ));
         Self {
             passed: checks.iter().all(|check| check.passed),
             rounds,
@@ -117,9 +112,31 @@ impl Verdict {
             last,
             deliveries,
             checks,
-            refusals,
+            refusals: Vec::new(),
             lives,
         }
+    }
+
+    /// Tells whether all checks hold.
+    pub(super) fn is_passed(&self) -> bool {
+        self.passed
+    }
+
+    /// Adds a check.
+    pub(super) fn add(&mut self, check: Check) {
+        self.passed &= check.passed;
+        self.checks.push(check);
+    }
+
+    /// Adds the snapshots that had to be refused.
+    pub(super) fn add_refusals(&mut self, refusals: Vec<Refusal>) {
+        self.add(Check::equal(
+            "snapshots refused for their reasons",
+            refusals.iter().filter(|refusal| refusal.is_right()).count() as u64,
+            REFUSALS,
+            "a snapshot that is wrong was taken, or refused for another reason",
+        ));
+        self.refusals = refusals;
     }
 
     /// Prints the counts, faults and checks.
@@ -147,9 +164,14 @@ impl Verdict {
             }
         };
         let of = |what: fn(&Life) -> Option<u64>| self.lives.iter().filter_map(what).collect();
-        print("microseconds of a save", of(|life| life.saved_us));
+        print("microseconds of a stop", of(|life| life.saved_us));
         print("microseconds of a restore", of(|life| life.restored_us));
         print("bytes of a snapshot", of(|life| life.bytes));
+        print("nanoseconds of the vGIC's save", of(|life| life.save_ns));
+        print(
+            "nanoseconds of the vGIC's restore",
+            of(|life| life.restore_ns),
+        );
         for life in &self.lives {
             for fault in &life.faults {
                 console::detail(console::bad(&format!("life {}: {fault}", life.round)));

@@ -14,15 +14,15 @@ use crate::conformance::{self, ConformanceOptions};
 use crate::example;
 use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
+use crate::interchange::{self, Place};
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
-use crate::migrate::{self, MigrateOptions};
 use crate::miri::cargo_miri;
 use crate::order;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo};
-use crate::snapshot::{self, SnapshotOptions};
+use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
 use crate::soak::{self, ScheduleOptions};
 
 /// The boots: vCPUs, release of the kernel, CPU model, and whether it is booted by firmware. A
@@ -96,8 +96,10 @@ enum Action {
     Cloud(CloudOptions),
     /// Saves and restores a VM with Linux, which passes or fails as one test case.
     Snapshot(SnapshotOptions),
-    /// Moves a guest between machines, which passes or fails as one test case.
+    /// Moves a VM with Linux between machines, which passes or fails as one test case.
     Migrate(MigrateOptions),
+    /// Moves a guest between machines, which passes or fails as one test case.
+    Interchange(MigrateOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -172,8 +174,11 @@ impl Gate {
             Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
-            Action::Migrate(options) => migrate::migrate(&options, reports).map(Tally::of),
             Action::Snapshot(options) => snapshot::snapshot(&options, reports).map(Tally::of),
+            Action::Interchange(options) => {
+                interchange::interchange(&options, reports).map(Tally::of)
+            }
+            Action::Migrate(options) => snapshot::migrate(&options, reports).map(Tally::of),
         }
     }
 }
@@ -358,6 +363,7 @@ pub(crate) fn all() -> Vec<Gate> {
     ];
     gates.push(snapshot_gate());
     gates.push(migrate_gate());
+    gates.push(interchange_gate());
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
@@ -536,8 +542,9 @@ fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> G
     )
 }
 
-/// Rounds of the gate: the hypervisor, the machine and the guest are the same in each.
+/// Rounds of the gates: the hypervisor, the machine and the guest are the same in each.
 const ROUNDS: u32 = 6;
+const MOVES: u32 = 2;
 
 /// Declares the gate of a VM with Linux that is saved and restored, on CPUs with SVE.
 fn snapshot_gate() -> Gate {
@@ -555,18 +562,42 @@ fn snapshot_gate() -> Gate {
     )
 }
 
-/// Declares the gate of a guest that moves in the form of KVM's attributes, without Linux.
+/// Declares the gate of a VM with Linux that moves between machines.
 fn migrate_gate() -> Gate {
     let options = MigrateOptions {
-        hops: 3,
+        linux: SnapshotOptions {
+            rounds: MOVES,
+            seed: Some(1),
+            vcpus: 4,
+            memory: 192,
+            cpu: "neoverse-n1".to_owned(),
+        },
         kvm: false,
-        alone: false,
-        cpu: "neoverse-n1".to_owned(),
+        alone: None,
+        hops: 0,
     };
     Gate::booting(
         "migrate",
-        "a guest moved by the attributes of KVM",
+        "a VM with Linux moved between machines",
         Action::Migrate(options),
+    )
+}
+
+/// Hops of the gate: the first ones differ in the SPIs.
+const HOPS: u32 = 3;
+
+/// Declares the gate of a guest that moves in the form of KVM's attributes, without Linux.
+fn interchange_gate() -> Gate {
+    let options = MigrateOptions {
+        kvm: true,
+        alone: Some(Place::Hyp),
+        hops: HOPS,
+        ..MigrateOptions::default()
+    };
+    Gate::booting(
+        "interchange",
+        "a guest moved by the attributes of KVM",
+        Action::Interchange(options),
     )
 }
 
@@ -641,6 +672,7 @@ mod tests {
             "cloud",
             "snapshot",
             "migrate",
+            "interchange",
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",

@@ -1,5 +1,5 @@
-//! `cargo xtask migrate`: a guest moves from machine to machine, and holds its whole interrupt
-//! controller against before.
+//! `cargo xtask migrate --kvm`: a guest moves between Linux KVM and the hypervisor, and holds its
+//! whole interrupt controller against before.
 //!
 //! The guest is the one that tests the controller (`hyp/guests/conformance`), which asks to be
 //! saved and restored. It moves in the form of KVM's device attributes (`hyp/kvm-state`), in a file
@@ -13,16 +13,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{ArgMatches, value_parser};
 use serde_core::{Serialize, Serializer};
 
 use crate::boot::guest;
 use crate::boot::hypervisor;
 use crate::boot::run::{self, Run};
 use crate::boot::{BootOptions, Kernel, machine, part};
-use crate::cli::{Options, defaulted, flag, option};
 use crate::kvm::Host;
 use crate::provision::qemu::{self, Board, Qemu};
+use crate::snapshot::MigrateOptions;
 use crate::{conformance, console, project};
 use verdict::{Leg, Verdict};
 
@@ -38,61 +37,9 @@ const LINUX_MEMORY: u32 = 1024;
 /// Longest life of a machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
-const AFTER_HELP: &str = "\
-A bare-metal guest brings interrupts into every state that can be saved, on four
-vCPUs, and is moved. Before and after each hop it reads every register of its
-interrupt controller; then it takes all that is pending, in order of priority,
-and raises every event of its ITS. With --kvm, Linux KVM and hyp alternate,
-beginning with KVM; otherwise every machine runs hyp. The outcome goes to
-target/reports/migrate.json, the consoles to migrate.log. The exit status is 0
-only if every hop is as it has to be.
-
-Examples:
-  cargo xtask migrate --kvm            KVM to hyp and back, twice
-  cargo xtask migrate --kvm --hops 20  more of them
-  cargo xtask migrate --kvm --alone    KVM to KVM: the client, without hyp";
-
-/// Options of `cargo xtask migrate`.
-#[derive(Clone, Debug)]
-pub(crate) struct MigrateOptions {
-    /// Moves from a machine to the next.
-    pub(crate) hops: u32,
-    /// True if every other machine is one with Linux KVM.
-    pub(crate) kvm: bool,
-    /// True if every machine is then.
-    pub(crate) alone: bool,
-    /// The CPU model that QEMU emulates.
-    pub(crate) cpu: String,
-}
-
-impl Options for MigrateOptions {
-    fn declare(command: clap::Command) -> clap::Command {
-        command.after_help(AFTER_HELP).args([
-            option("hops", "N", "Moves from a machine to the next")
-                .default_value("4")
-                .value_parser(value_parser!(u32).range(1..=1000)),
-            flag(
-                "kvm",
-                "Every other machine runs Linux KVM, the first one too",
-            ),
-            flag("alone", "Every machine runs Linux KVM").requires("kvm"),
-            option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
-        ])
-    }
-
-    fn read(matches: &mut ArgMatches) -> Self {
-        Self {
-            hops: defaulted(matches, "hops"),
-            kvm: matches.get_flag("kvm"),
-            alone: matches.get_flag("alone"),
-            cpu: defaulted(matches, "cpu"),
-        }
-    }
-}
-
 /// A hypervisor that the guest is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+pub(crate) enum Place {
     Hyp,
     Kvm,
 }
@@ -119,20 +66,22 @@ struct Bench<'a> {
     options: &'a MigrateOptions,
     guest: PathBuf,
     hypervisor: PathBuf,
+    /// The machine with Linux, if one is wanted.
     linux: Option<Host>,
     file: PathBuf,
     scratch: &'a Path,
 }
 
-/// Moves the guest, and tells whether every hop is as it has to be.
-pub(crate) fn migrate(options: &MigrateOptions, reports: &Path) -> Result<bool> {
+/// Moves the guest, and tells whether every hop is as it has to be. If both alternate, KVM comes
+/// first.
+pub(crate) fn interchange(options: &MigrateOptions, reports: &Path) -> Result<bool> {
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
     let guest = conformance::build(scratch.path())?;
-    let linux = match options.kvm {
-        true => Some(Host::new(&guest, scratch.path())?),
-        false => None,
+    let linux = match options.alone {
+        Some(Place::Hyp) => None,
+        _ => Some(Host::new(&guest, scratch.path())?),
     };
     let bench = Bench {
         qemu,
@@ -143,14 +92,14 @@ pub(crate) fn migrate(options: &MigrateOptions, reports: &Path) -> Result<bool> 
         guest,
         scratch: scratch.path(),
     };
-    let path = project::begin_report(reports, "migrate.json")?;
+    let path = project::begin_report(reports, "interchange.json")?;
 
     let (mut legs, mut consoles) = (Vec::new(), String::new());
     for number in 0..=options.hops {
-        let place = match options.alone || options.kvm && number % 2 == 0 {
-            true => Place::Kvm,
-            false => Place::Hyp,
-        };
+        let place = options.alone.unwrap_or(match number % 2 {
+            0 => Place::Kvm,
+            _ => Place::Hyp,
+        });
         let (leg, lines) = bench.run(number, place, reports)?;
         consoles.push_str(&format!("==> {number}: {}\n{lines}", place.name()));
         leg.print();
@@ -160,7 +109,7 @@ pub(crate) fn migrate(options: &MigrateOptions, reports: &Path) -> Result<bool> 
             break;
         }
     }
-    let log = reports.join("migrate.log");
+    let log = reports.join("interchange.log");
     fs::write(&log, consoles)?;
 
     let verdict = Verdict::new(options.hops, legs);
@@ -183,7 +132,7 @@ impl Bench<'_> {
             (Some(linux), Place::Kvm) => self.linux_machine(linux, &words)?,
             _ => self.hyp_machine(&words)?,
         };
-        let log = reports.join("migrate.part");
+        let log = reports.join("interchange.part");
         let run: Run = run::observed(&mut command, &log, LIMIT, |_| {})?;
         let console = fs::read_to_string(&log).unwrap_or_default();
         fs::remove_file(&log)?;
@@ -199,7 +148,7 @@ impl Bench<'_> {
     fn linux_machine(&self, linux: &Host, words: &str) -> Result<Command> {
         let mut command = self.qemu.board(&Board {
             options: "virtualization=on",
-            cpu: &self.options.cpu,
+            cpu: &self.options.linux.cpu,
             cpus: VCPUS,
         })?;
         command
@@ -223,7 +172,7 @@ impl Bench<'_> {
             cpus: Some(VCPUS),
             kernel: Kernel::Image(self.guest.clone()),
             append: Some(format!("{words} hyp.kvm={}", self.file.display())),
-            cpu: self.options.cpu.clone(),
+            cpu: self.options.linux.cpu.clone(),
             memory: Some(MEMORY),
             no_iommu: true,
             qemu: ["-semihosting-config", "enable=on,target=native"]
