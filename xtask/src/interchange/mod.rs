@@ -39,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 /// A hypervisor that the guest is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+pub(crate) enum Place {
     Hyp,
     Kvm,
 }
@@ -66,18 +66,23 @@ struct Bench<'a> {
     options: &'a MigrateOptions,
     guest: PathBuf,
     hypervisor: PathBuf,
-    linux: Host,
+    /// The machine with Linux, if one is wanted.
+    linux: Option<Host>,
     file: PathBuf,
     scratch: &'a Path,
 }
 
-/// Moves the guest, and tells whether every hop is as it has to be. KVM comes first.
+/// Moves the guest, and tells whether every hop is as it has to be. If both alternate, KVM comes
+/// first.
 pub(crate) fn interchange(options: &MigrateOptions, reports: &Path) -> Result<bool> {
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
     let guest = conformance::build(scratch.path())?;
-    let linux = Host::new(&guest, scratch.path())?;
+    let linux = match options.alone {
+        Some(Place::Hyp) => None,
+        _ => Some(Host::new(&guest, scratch.path())?),
+    };
     let bench = Bench {
         qemu,
         options,
@@ -91,10 +96,10 @@ pub(crate) fn interchange(options: &MigrateOptions, reports: &Path) -> Result<bo
 
     let (mut legs, mut consoles) = (Vec::new(), String::new());
     for number in 0..=options.hops {
-        let place = match number % 2 {
+        let place = options.alone.unwrap_or(match number % 2 {
             0 => Place::Kvm,
             _ => Place::Hyp,
-        };
+        });
         let (leg, lines) = bench.run(number, place, reports)?;
         consoles.push_str(&format!("==> {number}: {}\n{lines}", place.name()));
         leg.print();
@@ -123,9 +128,9 @@ impl Bench<'_> {
     /// Runs machine number `number`, and returns its part and its console.
     fn run(&self, number: u32, place: Place, reports: &Path) -> Result<(Leg, String)> {
         let words = format!("hops={}", self.options.hops);
-        let mut command = match place {
-            Place::Kvm => self.linux_machine(&words)?,
-            Place::Hyp => self.hyp_machine(&words)?,
+        let mut command = match (&self.linux, place) {
+            (Some(linux), Place::Kvm) => self.linux_machine(linux, &words)?,
+            _ => self.hyp_machine(&words)?,
         };
         let log = reports.join("interchange.part");
         let run: Run = run::observed(&mut command, &log, LIMIT, |_| {})?;
@@ -140,7 +145,7 @@ impl Bench<'_> {
     }
 
     /// Returns the command that starts a machine with Linux, whose KVM runs the guest.
-    fn linux_machine(&self, words: &str) -> Result<Command> {
+    fn linux_machine(&self, linux: &Host, words: &str) -> Result<Command> {
         let mut command = self.qemu.board(&Board {
             options: "virtualization=on",
             cpu: &self.options.linux.cpu,
@@ -155,8 +160,7 @@ impl Bench<'_> {
                 "enable=on,target=native,userspace=on",
             ]);
         let file = self.file.display();
-        self.linux
-            .boot(&mut command, &format!("hops {VCPUS} {file} {words}"));
+        linux.boot(&mut command, &format!("hops {VCPUS} {file} {words}"));
         Ok(command)
     }
 

@@ -13,6 +13,9 @@ const DONE: &str = "hops: done";
 /// The beginning of a line of the guest's about a hop.
 const HOP: &str = "hop ";
 
+/// Words of the lines by which the guest, the client and the hypervisor tell of a fault.
+const FAULTS: [&str; 3] = ["FAILED", "failed", "refused"];
+
 /// Lines of a hop: the registers, and the interrupts that were taken.
 const LINES: usize = 2;
 
@@ -52,9 +55,8 @@ impl Leg {
         if *ended != Ended::PoweredOff {
             faults.push(ended.to_string());
         }
-        let failed = lines
-            .iter()
-            .filter(|line| line.contains("failed") || line.contains("FAILED"));
+        let tells_fault = |line: &&&str| FAULTS.iter().any(|fault| line.contains(fault));
+        let failed = lines.iter().filter(tells_fault);
         faults.extend(failed.map(|line| line.trim().to_owned()));
         let expected = if number == 0 { 0 } else { LINES };
         if hop.len() != expected {

@@ -3,6 +3,7 @@
 use clap::{ArgMatches, Command, value_parser};
 
 use crate::cli::{Options, defaulted, flag, option};
+use crate::interchange::Place;
 
 const AFTER_HELP: &str = "\
 A VM with stock Debian works; at a random moment it is stopped and saved into a
@@ -92,7 +93,9 @@ Examples:
   cargo xtask migrate                  5 rounds
   cargo xtask migrate --rounds 50      more of them
   cargo xtask migrate --kvm            KVM to hyp and back, twice
-  cargo xtask migrate --kvm --hops 20  more of them";
+  cargo xtask migrate --kvm --hops 20  more of them
+  cargo xtask migrate --kvm --alone hyp
+                                       hyp to hyp, in the same form";
 
 /// Options of `cargo xtask migrate`.
 #[derive(Clone, Debug)]
@@ -101,6 +104,8 @@ pub(crate) struct MigrateOptions {
     pub(crate) linux: SnapshotOptions,
     /// True if a bare-metal guest moves between Linux KVM and the hypervisor instead.
     pub(crate) kvm: bool,
+    /// The hypervisor of all machines then, if there is only one.
+    pub(crate) alone: Option<Place>,
     /// Moves of that guest from a machine to the next.
     pub(crate) hops: u32,
 }
@@ -113,6 +118,9 @@ impl Options for MigrateOptions {
                 "A bare-metal guest moves between Linux KVM and the hypervisor",
             )
             .conflicts_with_all(["rounds", "seed", "vcpus", "memory"]),
+            option("alone", "NAME", "Every machine runs this hypervisor")
+                .requires("kvm")
+                .value_parser(["hyp", "kvm"]),
             option("hops", "N", "Moves from a machine to the next")
                 .default_value("4")
                 .requires("kvm")
@@ -124,7 +132,18 @@ impl Options for MigrateOptions {
         Self {
             linux: SnapshotOptions::read(matches),
             kvm: matches.get_flag("kvm"),
+            alone: (matches.remove_one("alone")).map(|name: String| match name.as_str() {
+                "hyp" => Place::Hyp,
+                _ => Place::Kvm,
+            }),
             hops: defaulted(matches, "hops"),
         }
+    }
+}
+
+impl Default for MigrateOptions {
+    /// Returns the options of a command line without any.
+    fn default() -> Self {
+        Self::parsed(&[]).expect("every option has a default")
     }
 }

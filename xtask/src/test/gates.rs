@@ -14,6 +14,7 @@ use crate::conformance::{self, ConformanceOptions};
 use crate::example;
 use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
+use crate::interchange::{self, Place};
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::miri::cargo_miri;
@@ -97,6 +98,8 @@ enum Action {
     Snapshot(SnapshotOptions),
     /// Moves a VM with Linux between machines, which passes or fails as one test case.
     Migrate(MigrateOptions),
+    /// Moves a guest between machines, which passes or fails as one test case.
+    Interchange(MigrateOptions),
     /// Runs the conformance guest, whose cases count.
     Conformance(ConformanceOptions),
 }
@@ -172,6 +175,9 @@ impl Gate {
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
             Action::Snapshot(options) => snapshot::snapshot(&options, reports).map(Tally::of),
+            Action::Interchange(options) => {
+                interchange::interchange(&options, reports).map(Tally::of)
+            }
             Action::Migrate(options) => snapshot::migrate(&options, reports).map(Tally::of),
         }
     }
@@ -357,6 +363,7 @@ pub(crate) fn all() -> Vec<Gate> {
     ];
     gates.push(snapshot_gate());
     gates.push(migrate_gate());
+    gates.push(interchange_gate());
     let conformance = |(vcpus, cpus, cpu, oracle)| conformance_gate(vcpus, cpus, cpu, oracle);
     gates.extend(CONFORMANCE.map(conformance));
     gates.push(saved_gate());
@@ -566,12 +573,31 @@ fn migrate_gate() -> Gate {
             cpu: "neoverse-n1".to_owned(),
         },
         kvm: false,
+        alone: None,
         hops: 0,
     };
     Gate::booting(
         "migrate",
         "a VM with Linux moved between machines",
         Action::Migrate(options),
+    )
+}
+
+/// Hops of the gate: the first ones differ in the SPIs.
+const HOPS: u32 = 3;
+
+/// Declares the gate of a guest that moves in the form of KVM's attributes, without Linux.
+fn interchange_gate() -> Gate {
+    let options = MigrateOptions {
+        kvm: true,
+        alone: Some(Place::Hyp),
+        hops: HOPS,
+        ..MigrateOptions::default()
+    };
+    Gate::booting(
+        "interchange",
+        "a guest moved by the attributes of KVM",
+        Action::Interchange(options),
     )
 }
 
@@ -646,6 +672,7 @@ mod tests {
             "cloud",
             "snapshot",
             "migrate",
+            "interchange",
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",

@@ -9,10 +9,10 @@
 //! At the hop:
 //! * CPU 0 has two active priorities, one nested in the other, and the inner interrupt is pending
 //!   again. A line is high. SPIs, an SGI and LPIs are pending below the mask, others disabled.
-//! * CPU 1 has `EOImode` 1. An SPI and an SGI are dropped and not deactivated. An SGI, a PPI, SPIs
-//!   and an LPI that came by `MOVI` are pending behind a closed mask.
-//! * CPU 2 has both groups pending behind a closed interface, a timer that is due, and another
-//!   binary point.
+//! * CPU 1 has `EOImode` 1. An SPI whose line is high and an SGI are dropped and not deactivated. An
+//!   SGI, a PPI, SPIs and an LPI that came by `MOVI` are pending behind a closed mask.
+//! * CPU 2 has both groups pending behind a closed interface, a timer that is due, a PPI that is
+//!   active, and another binary point.
 //! * CPU 3 is off, with an SGI, an SPI and LPIs that came by `MOVALL` pending.
 
 use core::sync::atomic::AtomicU64;
@@ -48,8 +48,14 @@ const ASLEEP: usize = 3;
 const DEVICE: u32 = 3;
 const EVENTS: u32 = 12;
 
-/// PPI that no device drives.
+/// Another device, with few events far apart: each with the LPI's distance from the first one and
+/// the collection.
+const FAR: u32 = 6;
+const FAR_EVENTS: [(u32, u32, u64); 2] = [(9, EVENTS, 0), (31, EVENTS + 1, 1)];
+
+/// PPIs that no device drives: one is pending, the other active.
 const PPI: u32 = 20;
+const ACTIVE_PPI: u32 = 21;
 
 /// SPIs of a round; each round has others.
 const SPIS: u32 = 16;
@@ -194,8 +200,13 @@ fn set_up(m: &Machine, its: &Its<'_>, spi: u32) -> Outcome {
         let icid = if event == 4 { 0 } else { collection(event) };
         its.map_event(DEVICE, event, FIRST_LPI + event, icid)?;
     }
+    its.map_device(FAR)?;
+    for (event, lpi, icid) in FAR_EVENTS {
+        its.map_event(FAR, event, FIRST_LPI + lpi, icid)?;
+    }
     cpus::keep_on(m, ASLEEP);
-    m.sgi(ASLEEP, 2).at(0x50).set_pending();
+    m.sgi(ASLEEP, 2).at(0x50);
+    send(m, ASLEEP, 2);
     edge(15, ASLEEP, 0x90).set_pending();
 
     // CPU 2 has a closed interface.
@@ -209,15 +220,17 @@ fn set_up(m: &Machine, its: &Its<'_>, spi: u32) -> Outcome {
         set_pmr(0xf0);
         Timer::Virtual.set(0);
     });
+    m.private(2, ACTIVE_PPI).set_active();
     group_0.set_pending();
     edge(13, 2, 0x98).set_pending();
 
     // CPU 1 has dropped priorities without a deactivation.
-    let dropped = edge(8, 1, 0x40);
+    let dropped = m.level(spi - FREE_SPI + 8).at(0x40);
+    dropped.route(1);
     m.sgi(1, 3).at(0x48);
     m.sgi(1, 5).at(0x58);
     let ppi = m.private(1, PPI).at(0x88).enabled();
-    dropped.set_pending();
+    write_32(RAISE, dropped.intid);
     m.private(1, 3).set_pending();
     cpus::on(1, || {
         set_ctlr(EOI_MODE);
@@ -265,12 +278,13 @@ fn set_up(m: &Machine, its: &Its<'_>, spi: u32) -> Outcome {
     its.raise(DEVICE, 1)?;
 
     // The last step before the hop is an SGI between CPUs.
-    m.private(1, 5).set_pending();
+    send(m, 1, 5);
     holds(
         "the inner one is active and pending",
         inner.is_active() && inner.is_pending(),
     )?;
-    holds("the dropped one is active", dropped.is_active())?;
+    let is_high = dropped.is_active() && dropped.is_pending();
+    holds("the dropped one is active, and its line high", is_high)?;
     equal(
         "two priorities are active",
         interface::ap_1().count_ones(),
@@ -465,6 +479,7 @@ fn take_all(m: &Machine, its: &Its<'_>, spi: u32) -> Result<u32, NotPassed> {
             }
         }
         holds("dropped, and active", m.shared(spi + 8).is_active())?;
+        write_32(LOWER, spi + 8);
         deactivate(spi + 8);
         deactivate(3);
         equal("deactivated", m.shared(spi + 8).is_active(), false)?;
@@ -474,6 +489,9 @@ fn take_all(m: &Machine, its: &Its<'_>, spi: u32) -> Result<u32, NotPassed> {
     })?;
 
     taken += cpus::on(2, || {
+        let active = m.private(2, ACTIVE_PPI);
+        holds("the PPI is active", active.is_active())?;
+        active.clear_active();
         equal("closed", interface::acknowledge(), NONE)?;
         set_igrpen_0(1);
         equal("Group 0", interface::take_0(), spi + 12)?;
@@ -508,13 +526,23 @@ fn raise_each(its: &Its<'_>) -> Result<u32, NotPassed> {
         interface::reset();
         Ok(())
     })?;
-    for event in 0..EVENTS {
-        its.raise(DEVICE, event)?;
-        cpus::on(target(collection(event)), || {
-            expect(FIRST_LPI + event)?;
-            end(FIRST_LPI + event);
+    let near = (0..EVENTS).map(|event| (DEVICE, event, event, collection(event)));
+    let far = FAR_EVENTS.map(|(event, lpi, icid)| (FAR, event, lpi, icid));
+    let mut raised = 0;
+    for (device, event, lpi, icid) in near.chain(far) {
+        its.raise(device, event)?;
+        cpus::on(target(icid), || {
+            expect(FIRST_LPI + lpi)?;
+            end(FIRST_LPI + lpi);
             Ok(())
         })?;
+        raised += 1;
     }
-    Ok(EVENTS)
+    Ok(raised)
+}
+
+/// Sends an SGI to a CPU by `ICC_SGI1R_EL1`.
+fn send(m: &Machine, cpu: usize, intid: u32) {
+    let affinity = m.affinity(cpu);
+    interface::send(u64::from(intid) << 24 | (affinity >> 8 & 0xff) << 16 | 1 << (affinity & 0xf));
 }

@@ -1,7 +1,7 @@
 //! The run of a guest that asks to be saved and restored.
 //!
-//! With a file, the guest begins, or goes on from the file if there is one. At its first request it
-//! is saved into the file, and the run ends. Without, each request is a hop to a new VM.
+//! The guest begins, or goes on from a file if there is one. When it asks, it is saved into the
+//! file, and the run ends.
 
 use std::fs;
 
@@ -17,29 +17,21 @@ use crate::{console, host_file, state, tree};
 /// Bytes of the guest's RAM.
 const MEMORY: u64 = 128 << 20;
 
-/// Runs the guest in the file `path` with `vcpus` vCPUs and a command line.
-pub(crate) fn run_guest(path: &str, vcpus: u64, file: Option<&str>, arguments: &str) -> Result<()> {
-    let saved = match file {
-        Some(file) => host_file::read(file)?,
-        None => None,
-    };
-    let mut machine = match saved {
+/// Runs the guest in the file `path` with `vcpus` vCPUs and a command line, or the one that `file`
+/// of the emulator's host has.
+pub(crate) fn run_guest(path: &str, vcpus: u64, file: &str, arguments: &str) -> Result<()> {
+    let mut machine = match host_file::read(file)? {
         Some(saved) => restore(&saved)?,
         None => begin(path, vcpus, arguments)?,
     };
-
-    let board = Board::default();
-    while run(&mut machine, &board)? == Ended::Hop {
-        let saved = state::save(&machine).context("the VM cannot be saved")?;
-        if let Some(file) = file {
-            host_file::write(file, &saved)?;
-            console::say("client: the guest has left");
-            return Ok(());
-        }
-        drop(machine);
-        machine = restore(&saved)?;
+    if run(&mut machine, &Board::default())? == Ended::PoweredOff {
+        console::say("client: the guest has turned its machine off");
+        return Ok(());
     }
-    console::say("client: the guest has turned its machine off");
+
+    let saved = state::save(&machine).context("the VM cannot be saved")?;
+    host_file::write(file, &saved)?;
+    console::say("client: the guest has left");
     Ok(())
 }
 

@@ -9,8 +9,8 @@
 //!   the guest starts, the client prints the addresses of the kernel functions that the report
 //!   tells apart.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
-//! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), in a file
-//!   of the emulator's host, or with `-` on this machine.
+//! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), by a file
+//!   of the emulator's host.
 
 #[cfg(target_arch = "aarch64")]
 mod board;
@@ -77,7 +77,6 @@ fn run() -> anyhow::Result<()> {
             let vcpus = words.get(1).context("no number of vCPUs")?;
             let vcpus = vcpus.parse().context("no number of vCPUs")?;
             let file = words.get(2).context("no file")?;
-            let file = (file != "-").then_some(file.as_str());
             hops::run_guest(GUEST, vcpus, file, &words[3..].join(" "))
         }
         Some(word) => anyhow::bail!("`{word}` is no guest"),
