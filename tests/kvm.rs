@@ -563,11 +563,6 @@ fn attributes_that_there_are_not() {
         gic(group::ADDR, 0),
         gic(group::ADDR, address::ITS),
         its(group::ADDR, address::DIST),
-        gic(group::DIST_REGS, 0x14),
-        gic(group::DIST_REGS, 0x82),
-        gic(group::DIST_REGS, 0x1_0000),
-        of_vcpu(group::REDIST_REGS, affinity(0), 0x18),
-        of_vcpu(group::REDIST_REGS, affinity(0), 0x1_0084),
         of_vcpu(group::CPU_SYSREGS, affinity(0), icc(12, 12, 0)),
         gic(group::CTRL, control::SAVE_TABLES),
         its(group::CTRL, control::SAVE_PENDING_TABLES),
@@ -657,6 +652,38 @@ fn values_that_cannot_be() {
     devices.set(command(ITS, control::RESET), 0, host).unwrap();
     let (_, state) = devices.finish().unwrap();
     assert_eq!(state.its, VmState::after_reset(machine.vm.config()).its);
+    machine.finish();
+}
+
+/// Reads and writes whole frames, as crosvm does.
+#[test]
+fn registers_that_there_are_not_are_zero() {
+    let machine = Machine::bare(2);
+    let mut devices = save(&machine);
+    let host = machine.vm.host();
+    for attribute in [
+        gic(group::DIST_REGS, 0x14),
+        gic(group::DIST_REGS, 0x82),
+        gic(group::DIST_REGS, 0x1_0000),
+        of_vcpu(group::REDIST_REGS, affinity(0), 0x18),
+        of_vcpu(group::REDIST_REGS, affinity(0), 0x1_0084),
+        of_vcpu(group::REDIST_REGS, affinity(0), 0x1_0082),
+    ] {
+        assert_eq!(devices.has(attribute), Err(Errno::Nxio), "{attribute:x?}");
+        let mut value = !0;
+        devices.get(attribute, &mut value).unwrap();
+        assert_eq!(value, 0, "{attribute:x?}");
+    }
+
+    let (_, before) = devices.clone().finish().unwrap();
+    let distributor = (0..0x1_0000).map(|at| gic(group::DIST_REGS, at));
+    let redistributor = (0..0x2_0000).map(|at| of_vcpu(group::REDIST_REGS, affinity(1), at));
+    for attribute in distributor.chain(redistributor).step_by(4) {
+        let mut value = 0;
+        devices.get(attribute, &mut value).unwrap();
+        devices.set(attribute, value, host).unwrap();
+    }
+    assert!(devices.finish().unwrap().1 == before);
     machine.finish();
 }
 
