@@ -713,7 +713,9 @@ fn a_read_pointer_is_in_the_queue() {
     let creadr = its(group::ITS_REGS, 0x90);
     assert_eq!(devices.set(creadr, 0x20, host), Err(Errno::Inval), "none");
     let queue = VALID | 0x4001_0000;
-    devices.set(its(group::ITS_REGS, 0x80), queue, host).unwrap();
+    devices
+        .set(its(group::ITS_REGS, 0x80), queue, host)
+        .unwrap();
     assert_eq!(devices.set(creadr, 0x1000, host), Err(Errno::Inval));
     devices.set(creadr, 0xfe0, host).unwrap();
     let (_, state) = devices.finish().unwrap();
@@ -769,5 +771,175 @@ fn a_vcpu_that_is_gone_is_not_powered_on() {
     let (_, state) = devices.finish().unwrap();
     machine.vm.restore(&machine.pin(), &state).unwrap();
     assert!(!machine.vm.is_powered_on(vcpu(1)));
+    machine.finish();
+}
+
+/// Returns the offsets at which the attributes of a frame have other values than the guest reads,
+/// with both.
+fn differences(
+    machine: &Machine,
+    devices: &Devices,
+    base: u64,
+    attribute: impl Fn(u64) -> Attribute,
+    size: u64,
+) -> Vec<(u64, u64, u64)> {
+    let read = |at| {
+        let mut value = 0;
+        devices.get(attribute(at), &mut value).unwrap();
+        (at, value, u64::from(machine.read(0, base + at)))
+    };
+    let all = (0..size).step_by(4).map(read);
+    all.filter(|(_, value, seen)| value != seen).collect()
+}
+
+#[test]
+fn a_register_reads_as_the_guest_reads_it() {
+    let everything = Machine::new(2);
+    use_everything(&everything);
+    let without_lpis = Machine::from_config(Config {
+        lpis: 0,
+        its: Vec::new(),
+        ..config()
+    });
+    // ISPENDR is the latch, and not the lines of SPI 51 and PPI 20.
+    let lines = [(0x204, 1 << 19)];
+    for (machine, lines) in [(&everything, &lines[..]), (&without_lpis, &[])] {
+        machine.put_all();
+        let state = machine.vm.save(&machine.pin()).unwrap();
+        let devices = Devices::of(machine.vm.config().clone(), NEOVERSE, state);
+
+        let gicd = |at| gic(group::DIST_REGS, at);
+        let found = differences(machine, &devices, GICD, gicd, 0x1_0000);
+        let found: Vec<_> = found.iter().filter(|(at, ..)| *at != 8).collect();
+        for &&(at, value, seen) in &found {
+            let is_clear = (0x280..0x300).contains(&at) && value == 0;
+            let is_line = lines.contains(&(at, seen & !value)) && value & !seen == 0;
+            assert!(is_clear || is_line, "GICD {at:#x}: {value:#x}, {seen:#x}");
+        }
+
+        for n in 0..2 {
+            let gicr = |at| of_vcpu(group::REDIST_REGS, affinity(n), at);
+            let found = differences(machine, &devices, machine.gicr(n), gicr, 0x2_0000);
+            for (at, value, seen) in found.into_iter().filter(|(at, ..)| *at != 4) {
+                let is_clear = at == 0x1_0280 && value == 0;
+                let is_line = at == 0x1_0200 && seen & !value == 1 << 20 && n == 1;
+                assert!(is_clear || is_line, "GICR {at:#x}: {value:#x}, {seen:#x}");
+            }
+        }
+        for (attribute, identity) in [
+            (gicd(8), 0x4b00_343b),
+            (of_vcpu(group::REDIST_REGS, affinity(0), 4), 0x4b00_043b),
+        ] {
+            let mut value = 0;
+            devices.get(attribute, &mut value).unwrap();
+            assert_eq!(value, identity);
+        }
+    }
+    without_lpis.finish();
+    everything.finish();
+}
+
+#[test]
+fn a_register_takes_what_the_guest_writes() {
+    let machine = Machine::from_config(config());
+    let mut devices = save(&machine);
+    let host = machine.vm.host();
+    let gicd = |at| (gic(group::DIST_REGS, at), GICD + at);
+    let gicr = |at| {
+        let attribute = of_vcpu(group::REDIST_REGS, affinity(1), at);
+        (attribute, machine.gicr(1) + at)
+    };
+
+    // Configurations before enables; clear bits after set bits.
+    let blocks = [
+        (0x0c0, 4),
+        (0xc08, 8),
+        (0x084, 4),
+        (0x404, 64),
+        (0x104, 4),
+        (0x184, 4),
+        (0x304, 4),
+        (0x384, 4),
+        (0x6100, 64),
+    ];
+    let mut registers = vec![gicd(0)];
+    for (first, bytes) in blocks {
+        registers.extend((first..first + bytes).step_by(4).map(gicd));
+    }
+    registers.extend([0x14, 0x70, 0x74, 0x78, 0x7c].map(gicr));
+    for (first, bytes) in [(0xc00, 8), (0x080, 4), (0x400, 32), (0x100, 4), (0x180, 4)] {
+        registers.extend(
+            (first..first + bytes)
+                .step_by(4)
+                .map(|at| gicr(0x1_0000 | at)),
+        );
+    }
+    registers.extend([0x300, 0x380].map(|at| gicr(0x1_0000 | at)));
+
+    for value in [u32::MAX, 0x5a5a_a5a5, 0x1234_5678, 0] {
+        for &(attribute, address) in &registers {
+            devices.set(attribute, value.into(), host).unwrap();
+            machine.write(1, address, value);
+            machine.put_all();
+            let (_, moved) = devices.clone().finish().unwrap();
+            let mut state = machine.vm.save(&machine.pin()).unwrap();
+            state.spis.iter_mut().for_each(|spi| spi.active_on = None);
+            assert!(moved == state, "{attribute:x?} = {value:#x}");
+        }
+    }
+
+    for (enable, propbaser) in [(1, u32::MAX), (0, 0)] {
+        for (attribute, address, value) in [
+            (gicr(0).0, gicr(0).1, enable),
+            (gicr(0x70).0, gicr(0x70).1, propbaser),
+            (gicr(0x78).0, gicr(0x78).1, propbaser),
+        ] {
+            devices.set(attribute, value.into(), host).unwrap();
+            machine.write(1, address, value);
+        }
+        machine.advance();
+        let state = machine.vm.save(&machine.pin()).unwrap();
+        let (_, moved) = devices.clone().finish().unwrap();
+        assert!(moved.vcpus == state.vcpus, "EnableLPIs {enable}");
+        assert_eq!(moved.propbaser, state.propbaser);
+    }
+    machine.finish();
+}
+
+#[test]
+fn a_register_of_an_its_is_as_the_guest_has_it() {
+    let machine = Machine::from_config(config());
+    let mut devices = save(&machine);
+    let host = machine.vm.host();
+    for value in [u64::MAX, 0x5a5a_a5a5_5a5a_a5a5, 0x1234_5678_9abc_def0, 0] {
+        // BASER<n>, CBASER, CWRITER.
+        for at in (0x100..0x140).step_by(8).chain([0x80, 0x88]) {
+            devices.set(its(group::ITS_REGS, at), value, host).unwrap();
+            machine.write64(0, GITS + at, value);
+        }
+        let (_, state) = devices.clone().finish().unwrap();
+        let found = machine.vm.save(&machine.pin()).unwrap();
+        assert_eq!(state.its, found.its, "{value:#x}");
+
+        for at in [8, 0x80, 0x88, 0x90]
+            .into_iter()
+            .chain((0x100..0x140).step_by(8))
+        {
+            let mut read = 0;
+            devices.get(its(group::ITS_REGS, at), &mut read).unwrap();
+            assert_eq!(read, machine.read64(0, GITS + at), "{at:#x}");
+        }
+        for at in [0].into_iter().chain((0xffd0..0x1_0000).step_by(4)) {
+            let mut read = 0;
+            devices.get(its(group::ITS_REGS, at), &mut read).unwrap();
+            let seen = u64::from(machine.read(0, GITS + at));
+            // Quiescent: commands that wait are none for the guest while the ITS is disabled.
+            let mask = if at == 0 { !(1 << 31) } else { !0 };
+            assert_eq!(read & mask, seen & mask, "{at:#x}");
+        }
+    }
+    let mut identity = 0;
+    devices.get(its(group::ITS_REGS, 4), &mut identity).unwrap();
+    assert_eq!(identity, 0x4b00_043b);
     machine.finish();
 }
