@@ -9,6 +9,7 @@ use common::attributes::{
 use common::its::{COLLECTION_TABLE, DEVICE_TABLE, Driver, PROPERTIES, itt, pending_table};
 use common::{GICD, GITS, Machine, affinity, vcpu};
 use vgic::config::{ItsConfig, RedistributorRegion};
+use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::{CpuId, IntId, ItsId, VcpuId};
 use vgic::kvm::{Attribute, Device, Devices, Errno, address, control, group};
@@ -587,8 +588,11 @@ fn attributes_that_there_are_not() {
         of_vcpu(group::CPU_SYSREGS, affinity(0), icc(12, 8, 5)), // AP0R1, with 5 bits of preemption
         gic(group::LEVEL_INFO, 33),
         gic(group::LEVEL_INFO, 1 << 10),
+        its(group::ITS_REGS, 0x81),
         its(group::ITS_REGS, 0x84),
+        its(group::ITS_REGS, 1),
         its(group::ITS_REGS, 2),
+        its(group::ITS_REGS, 0xffd1),
     ];
     for attribute in inval {
         let mut value = 0;
@@ -925,21 +929,203 @@ fn a_register_of_an_its_is_as_the_guest_has_it() {
             .into_iter()
             .chain((0x100..0x140).step_by(8))
         {
-            let mut read = 0;
-            devices.get(its(group::ITS_REGS, at), &mut read).unwrap();
+            let read = get(&devices, its(group::ITS_REGS, at));
             assert_eq!(read, machine.read64(0, GITS + at), "{at:#x}");
         }
-        for at in [0].into_iter().chain((0xffd0..0x1_0000).step_by(4)) {
-            let mut read = 0;
-            devices.get(its(group::ITS_REGS, at), &mut read).unwrap();
-            let seen = u64::from(machine.read(0, GITS + at));
-            // Quiescent: commands that wait are none for the guest while the ITS is disabled.
-            let mask = if at == 0 { !(1 << 31) } else { !0 };
-            assert_eq!(read & mask, seen & mask, "{at:#x}");
+        for at in (0xffd0..0x1_0000).step_by(4) {
+            let read = get(&devices, its(group::ITS_REGS, at));
+            assert_eq!(read, machine.read(0, GITS + at).into(), "{at:#x}");
+        }
+        // Disabled, and quiescent unless commands wait.
+        let quiescent = u64::from(state.its[0].creadr == state.its[0].cwriter) << 31;
+        assert_eq!(get(&devices, its(group::ITS_REGS, 0)), quiescent);
+    }
+    assert_eq!(get(&devices, its(group::ITS_REGS, 4)), 0x4b00_043b);
+    machine.finish();
+}
+
+fn get(devices: &Devices, attribute: Attribute) -> u64 {
+    let mut value = 0;
+    devices.get(attribute, &mut value).unwrap();
+    value
+}
+
+#[test]
+fn a_cpu_interface_is_as_the_guest_has_it() {
+    let machine = Machine::new(2);
+    let of = |register| of_vcpu(group::CPU_SYSREGS, affinity(1), register);
+    let registers = [
+        icc(4, 6, 0),
+        icc(12, 8, 3),
+        icc(12, 12, 3),
+        icc(12, 12, 4),
+        icc(12, 12, 6),
+        icc(12, 12, 7),
+        icc(12, 8, 4),
+        icc(12, 9, 0),
+    ];
+    for n in 0..16_u8 {
+        machine.enter(1);
+        let guest = machine.guest(1);
+        guest.write_pmr(n << 4 | 8).unwrap();
+        guest.write_ctlr(0).unwrap();
+        guest.write_bpr0(n & 7);
+        guest.write_bpr1(!n & 7);
+        guest.write_ctlr(u64::from(n & 3)).unwrap();
+        guest.write_igrpen0(n & 4 != 0);
+        guest.write_igrpen1(n & 8 == 0);
+        guest.write_ap0r(0, 1 << n);
+        guest.write_ap1r(0, 1 << (31 - n));
+        let seen = [
+            guest.read_pmr().unwrap().into(),
+            guest.read_bpr0().into(),
+            guest.read_bpr1().into(),
+            guest.read_ctlr().unwrap(),
+            guest.read_igrpen0().into(),
+            guest.read_igrpen1().into(),
+            guest.read_ap0r(0).into(),
+            guest.read_ap1r(0).into(),
+        ];
+        machine.exit(1);
+
+        let devices = save(&machine);
+        let moved = moved(&machine, &devices);
+        for devices in [&devices, &moved] {
+            let found = registers.map(|register| get(devices, of(register)));
+            assert_eq!(found, seen, "{n}");
+            assert_eq!(get(devices, of(icc(12, 12, 5))), 7, "ICC_SRE_EL1");
+        }
+        // CBPR hides the binary point of Group 1.
+        if n & 1 == 0 {
+            assert!(moved.finish().unwrap().1 == devices.finish().unwrap().1);
         }
     }
-    let mut identity = 0;
-    devices.get(its(group::ITS_REGS, 4), &mut identity).unwrap();
-    assert_eq!(identity, 0x4b00_043b);
+
+    let mut devices = save(&machine);
+    let set = |devices: &mut Devices, register, value| {
+        devices.set(of(register), value, machine.vm.host()).unwrap();
+        get(devices, of(register))
+    };
+    let (bpr0, bpr1, ctlr) = (icc(12, 8, 3), icc(12, 12, 3), icc(12, 12, 4));
+    let properties = get(&devices, of(ctlr)) & !3;
+    set(&mut devices, ctlr, properties);
+    assert_eq!(set(&mut devices, bpr1, 5), 5);
+    set(&mut devices, ctlr, properties | 1);
+    for (common, group1) in [(2, 3), (6, 7), (7, 7)] {
+        set(&mut devices, bpr0, common);
+        assert_eq!(set(&mut devices, bpr1, 4), group1);
+    }
+    set(&mut devices, ctlr, properties);
+    assert_eq!(get(&devices, of(bpr1)), 5, "as before");
+    machine.finish();
+}
+
+#[test]
+fn a_vcpu_runs_on_cpus_that_have_what_it_has_seen() {
+    let few = NEOVERSE;
+    let many = Vtr {
+        priority_bits: 7,
+        preemption_bits: 7,
+        id_bits: 24,
+        affinity3: !few.affinity3,
+        local_serrors: !few.local_serrors,
+        ..few
+    };
+    let host = common::TestHost::default();
+    let config = config();
+    let of = |register| of_vcpu(group::CPU_SYSREGS, affinity(1), register);
+    let ctlr = of(icc(12, 12, 4));
+    let devices = |vtr| Devices::of(config.clone(), vtr, VmState::after_reset(&config));
+    let (mut of_few, mut of_many) = (devices(few), devices(many));
+    let [little, much] = [&of_few, &of_many].map(|devices| get(devices, ctlr));
+    let found = [&of_few, &of_many].map(|devices| get(devices, ctlr));
+    assert_eq!(found.map(|value| value >> 8 & 7), [4, 6], "PRIbits");
+    assert_eq!(found.map(|value| value >> 11 & 7), [0, 1], "IDbits");
+
+    let (pri, id, seis, a3v) = (7 << 8, 7 << 11, 1 << 14, 1 << 15);
+    let taken = |devices: &mut Devices, value| devices.set(ctlr, value, &host).is_ok();
+    assert!(taken(&mut of_few, little) && taken(&mut of_many, much));
+    assert!(taken(&mut of_many, much & !pri & !id), "fewer bits");
+    assert!(!taken(&mut of_few, little & !pri | much & pri));
+    assert!(!taken(&mut of_few, little & !id | much & id));
+    for bit in [seis, a3v] {
+        assert!(!taken(&mut of_few, little ^ bit), "{bit:#x}");
+        assert!(!taken(&mut of_many, much ^ bit), "{bit:#x}");
+    }
+
+    let registers = [icc(12, 8, 4), icc(12, 9, 0)];
+    for (place, register) in registers.into_iter().enumerate() {
+        for n in 0..4 {
+            let value = 1 << (place as u64 * 4 + n);
+            of_many.set(of(register + n), value, &host).unwrap();
+            let set = of_few.set(of(register + n), value, &host);
+            assert_eq!(set.is_ok(), n == 0);
+        }
+    }
+    let (_, state) = of_many.finish().unwrap();
+    let expected = [[1, 2, 4, 8], [16, 32, 64, 128]];
+    assert_eq!(state.vcpus[1].active_priorities, expected);
+    let (_, state) = of_few.finish().unwrap();
+    let expected = [[1, 0, 0, 0], [16, 0, 0, 0]];
+    assert_eq!(state.vcpus[1].active_priorities, expected);
+}
+
+/// Takes tables away from two ITSes, one after the other, and resets one.
+#[test]
+fn mappings_go_with_their_tables() {
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    driver.mapd(3, 4);
+    driver.mapd(4, 4);
+    driver.map(3, 0, 8300, 0);
+    driver.map(3, 1, 8200, 1);
+    driver.map(4, 0, 8250, 1);
+    let devices = save(&machine);
+    let host = machine.vm.host();
+    let (mut config, mut state) = devices.finish().unwrap();
+    // A second ITS maps one of the LPIs too, and one of its own.
+    config.its.push(ItsConfig::at(GITS + 0x10_0000));
+    let mut second = state.its[0].clone();
+    second.devices.truncate(1);
+    second.devices[0].events[0].intid = 8192;
+    state.its.push(second);
+    let mut own = state.lpis[0];
+    own.intid = 8192;
+    state.lpis.insert(0, own);
+    let mut devices = Devices::of(config, NEOVERSE, state);
+    let lpis = |devices: &Devices| -> Vec<u32> {
+        let (_, state) = devices.clone().finish().unwrap();
+        state.lpis.iter().map(|lpi| lpi.intid).collect()
+    };
+    assert_eq!(lpis(&devices), [8192, 8200, 8250, 8300]);
+
+    devices.set(its(group::ITS_REGS, 0), 0, host).unwrap();
+    let [device_table, collections] = [0x100, 0x108].map(|at| its(group::ITS_REGS, at));
+    for table in [device_table, collections] {
+        let value = get(&devices, table);
+        devices.set(table, value, host).unwrap();
+    }
+    let (_, state) = devices.clone().finish().unwrap();
+    assert_eq!(state.its[0].devices.len(), 2, "tables that are valid");
+    assert_eq!(state.its[0].collections.len(), 2);
+
+    devices.set(collections, 0, host).unwrap();
+    let (_, state) = devices.clone().finish().unwrap();
+    assert_eq!(state.its[0].devices.len(), 2);
+    assert_eq!(state.its[0].collections, []);
+
+    devices.set(device_table, 0, host).unwrap();
+    assert_eq!(lpis(&devices), [8192, 8200]);
+    let (_, state) = devices.clone().finish().unwrap();
+    assert_eq!(
+        (state.its[0].devices.len(), state.its[1].devices.len()),
+        (0, 1)
+    );
+
+    let second = Device::Its(ItsId(1));
+    devices
+        .set(command(second, control::RESET), 0, host)
+        .unwrap();
+    assert_eq!(lpis(&devices), []);
     machine.finish();
 }
