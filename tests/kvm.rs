@@ -573,6 +573,10 @@ fn attributes_that_there_are_not() {
         its(group::ITS_REGS, 0x140),
         attribute(Device::Its(ItsId(1)), group::ITS_REGS, 0),
         its(group::DIST_REGS, 0),
+        its(group::REDIST_REGS, 0),
+        its(group::CPU_SYSREGS, icc(4, 6, 0)),
+        its(group::LEVEL_INFO, 0),
+        its(group::NR_IRQS, 0),
         gic(2, 0),
         gic(u32::MAX, u64::MAX),
     ];
@@ -666,6 +670,8 @@ fn registers_that_there_are_not_are_zero() {
     let mut devices = save(&machine);
     let host = machine.vm.host();
     for attribute in [
+        gic(group::DIST_REGS, 1),
+        of_vcpu(group::REDIST_REGS, affinity(0), 1),
         gic(group::DIST_REGS, 0x14),
         gic(group::DIST_REGS, 0x82),
         gic(group::DIST_REGS, 0x1_0000),
@@ -1127,5 +1133,185 @@ fn mappings_go_with_their_tables() {
         .set(command(second, control::RESET), 0, host)
         .unwrap();
     assert_eq!(lpis(&devices), []);
+    machine.finish();
+}
+
+#[test]
+fn a_message_is_a_latch_and_lines_are_of_wires() {
+    let machine = Machine::new(2);
+    machine.write(0, GICD + 0x40, 51); // GICD_SETSPI_NSR
+    machine.set_spi(0, 0x300, 40); // GICD_ISACTIVER
+    machine.set_spi(0, 0x300, 41);
+    let mut devices = save(&machine);
+    let host = machine.vm.host();
+    let bit = |intid: u32| 1_u64 << (intid - 32);
+    let pending = gic(group::DIST_REGS, 0x204);
+    assert_eq!(get(&devices, pending), bit(51));
+
+    let spi = |devices: &Devices, intid: u32| {
+        let (_, state) = devices.clone().finish().unwrap();
+        state.spis[(intid - 32) as usize]
+    };
+    assert!(spi(&devices, 51).interrupt.has(flags::MESSAGE));
+    assert_eq!(
+        [40, 41].map(|intid| spi(&devices, intid).active_on),
+        [Some(0); 2]
+    );
+    let deactivate = gic(group::DIST_REGS, 0x384);
+    devices.set(deactivate, bit(40), host).unwrap();
+    let kept = spi(&devices, 51).interrupt;
+    assert_eq!(kept.flags, flags::LATCH | flags::GROUP1 | flags::LEVEL);
+    assert_eq!(
+        [40, 41].map(|intid| spi(&devices, intid).active_on),
+        [None, Some(0)]
+    );
+
+    let lines = |vcpu, first| of_vcpu(group::LEVEL_INFO, affinity(vcpu), first);
+    devices.set(lines(1, 0), 0xffff_ffff, host).unwrap();
+    devices.set(lines(0, 32), 0x8000_0001, host).unwrap();
+    devices.set(lines(0, 992), 0xffff_ffff, host).unwrap();
+    for (vcpu, first, found) in [
+        (0, 0, 0),
+        (1, 0, 0xffff_0000),
+        (1, 32, 0x8000_0001),
+        (0, 64, 0),
+        (0, 992, 0x0fff_ffff),
+    ] {
+        assert_eq!(get(&devices, lines(vcpu, first)), found, "{vcpu}, {first}");
+    }
+    assert!(spi(&devices, 32).interrupt.has(flags::LINE));
+    assert!(spi(&devices, 63).interrupt.has(flags::LINE));
+    let (_, state) = devices.finish().unwrap();
+    let of_sgis = &state.vcpus[1].private[..16];
+    assert!(of_sgis.iter().all(|sgi| !sgi.has(flags::LINE)));
+    machine.finish();
+}
+
+#[test]
+fn a_number_of_interrupts_is_one_of_spis() {
+    let host = common::TestHost::default();
+    for (count, spis) in [(64, 32), (96, 64), (992, 960), (1024, 988)] {
+        let mut devices = Devices::new(config(), NEOVERSE);
+        let made = config();
+        for (attribute, value) in [
+            (gic(group::NR_IRQS, 0), count),
+            (gic(group::ADDR, address::DIST), made.distributor),
+            (
+                gic(group::ADDR, address::REDIST),
+                made.redistributors[0].base,
+            ),
+            (its(group::ADDR, address::ITS), made.its[0].base),
+            (command(Device::Gic, control::INIT), 0),
+        ] {
+            devices.set(attribute, value, &host).unwrap();
+        }
+        let irqs = gic(group::NR_IRQS, 0);
+        assert_eq!(devices.set(irqs, count, &host), Err(Errno::Busy));
+        // GICD_TYPER.ITLinesNumber.
+        let typer = get(&devices, gic(group::DIST_REGS, 4));
+        assert_eq!(typer & 0x1f, count / 32 - 1, "{count}");
+        let (config, state) = devices.finish().unwrap();
+        assert_eq!((config.spis, state.spis.len()), (spis, spis as usize));
+    }
+}
+
+#[test]
+fn addresses_are_of_frames_that_fit() {
+    const END: u64 = 1 << 52;
+    let host = common::TestHost::default();
+    let address = |attr| gic(group::ADDR, attr);
+    let its_at = its(group::ADDR, address::ITS);
+    let region = |count: u64, base: u64, index: u64| count << 52 | base | index;
+    let sizes = [
+        (address(address::DIST), 0, 0x1_0000),
+        (address(address::REDIST), 0, 0x2_0000),
+        (its_at, 0, 0x2_0000),
+        (address(address::REDIST_REGION), region(2, 0, 0), 0x4_0000),
+    ];
+    for (attribute, value, size) in sizes {
+        let set = |base| Devices::new(config(), NEOVERSE).set(attribute, value | base, &host);
+        assert_eq!(set(END - size), Ok(()), "{attribute:?}");
+        // A region has its base in the bits below 2^52.
+        assert_eq!(
+            set(END - size + 0x1_0000).is_err(),
+            size > 0x1_0000 || value == 0
+        );
+        if size > 0x1_0000 {
+            assert_eq!(set(END - 0x1_0000), Err(Errno::TooBig), "{attribute:?}");
+        }
+        if value == 0 {
+            for odd in [1, 0x8000] {
+                assert_eq!(set(odd), Err(Errno::Inval), "{attribute:?}");
+            }
+        }
+    }
+
+    let read = |devices: &Devices, attribute, mut value| {
+        let got = devices.get(attribute, &mut value);
+        got.map(|()| value)
+    };
+    let [dist, one, regions] =
+        [address::DIST, address::REDIST, address::REDIST_REGION].map(address);
+    let mut devices = Devices::new(config(), NEOVERSE);
+    assert_eq!(devices.clone().finish().map(drop), Err(Errno::Nxio));
+    for undefined in [dist, one, its_at] {
+        assert_eq!(read(&devices, undefined, 0), Ok(u64::MAX));
+    }
+    assert_eq!(read(&devices, regions, 0), Err(Errno::Noent));
+    for register in [
+        gic(group::DIST_REGS, 0),
+        of_vcpu(group::REDIST_REGS, affinity(1), 0),
+        of_vcpu(group::CPU_SYSREGS, affinity(1), icc(4, 6, 0)),
+        gic(group::LEVEL_INFO, 0),
+    ] {
+        assert_eq!(read(&devices, register, 0), Err(Errno::Busy));
+    }
+    let ctlr = its(group::ITS_REGS, 0);
+    assert_eq!(read(&devices, ctlr, 0), Err(Errno::Nxio));
+    assert_eq!(devices.has(ctlr), Ok(()), "as for every attribute");
+
+    devices.set(one, 0x80a_0000, &host).unwrap();
+    assert_eq!(devices.set(one, 0x80a_0000, &host), Err(Errno::Exist));
+    assert_eq!(read(&devices, one, 0), Ok(0x80a_0000));
+    assert_eq!(read(&devices, regions, 0), Ok(0x80a_0000));
+    assert_eq!(read(&devices, regions, 1), Err(Errno::Noent));
+    assert_eq!(
+        devices.set(regions, region(1, 0xa00_0000, 0), &host),
+        Err(Errno::Inval)
+    );
+    devices.set(dist, 0x800_0000, &host).unwrap();
+    devices.set(its_at, 0xc00_0000, &host).unwrap();
+    assert_eq!(devices.clone().finish().map(drop), Err(Errno::Nxio));
+    devices
+        .set(command(Device::Gic, control::INIT), 0, &host)
+        .unwrap();
+    devices.finish().unwrap();
+
+    let mut devices = Devices::new(config(), NEOVERSE);
+    devices
+        .set(regions, region(1, 0xa00_0000, 0), &host)
+        .unwrap();
+    devices
+        .set(regions, region(1, 0x80a_0000, 1), &host)
+        .unwrap();
+    assert_eq!(read(&devices, one, 0), Ok(0xa00_0000));
+}
+
+/// Has the vCPU with the higher affinity first.
+#[test]
+fn a_vcpu_is_found_by_its_affinity() {
+    let config = Config::new([2, 0, 1].map(affinity).to_vec()).with_its(GITS);
+    let machine = Machine::from_config(config);
+    machine.write(0, machine.gicr(0) + 0x1_0400, 0x10);
+    machine.write(1, machine.gicr(1) + 0x1_0400, 0x20);
+    machine.write(2, machine.gicr(2) + 0x1_0400, 0x30);
+    let devices = save(&machine);
+    let priorities = [0, 1, 2].map(|n| {
+        let register = of_vcpu(group::REDIST_REGS, affinity(n), 0x1_0400);
+        get(&devices, register)
+    });
+    assert_eq!(priorities, [0x20, 0x30, 0x10]);
+    let moved = moved(&machine, &devices).finish().unwrap();
+    assert!(moved == devices.finish().unwrap());
     machine.finish();
 }
