@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use common::attributes::{
     ITS, ORDERS, attribute, command, gic, icc, of_vcpu, save_tables, transfer,
 };
@@ -1313,5 +1315,116 @@ fn a_vcpu_is_found_by_its_affinity() {
     assert_eq!(priorities, [0x20, 0x30, 0x10]);
     let moved = moved(&machine, &devices).finish().unwrap();
     assert!(moved == devices.finish().unwrap());
+    machine.finish();
+}
+
+/// Saves and restores tables that end within a page, or have pages that are of no DeviceID, with
+/// entries behind their ends.
+#[test]
+fn tables_end_where_their_devices_end() {
+    const PAGES: [u64; 2] = [DEVICE_TABLE + 0x8000, DEVICE_TABLE + 0x9000];
+    let cases = [
+        // Indirect, bits of DeviceID, another DeviceID than 3, first entry behind the end.
+        (1, 10, 600, None),
+        (1, 8, 200, Some(PAGES[0] + 8 * 256)),
+        (0, 8, 200, Some(DEVICE_TABLE + 8 * 256)),
+    ];
+    for (indirect, device_bits, other, end) in cases {
+        let mut config = config();
+        config.its[0].device_bits = device_bits;
+        let machine = Machine::from_config(config);
+        machine.set_up();
+        let driver = Driver::new(&machine);
+        machine.write(0, GITS, 0);
+        let table = VALID | indirect << 62 | DEVICE_TABLE | if indirect == 0 { 3 } else { 0 };
+        machine.write64(0, GITS + 0x100, table);
+        machine.write(0, GITS, 1);
+        if indirect != 0 {
+            write_entry(&machine, DEVICE_TABLE, VALID | PAGES[0]);
+            write_entry(&machine, DEVICE_TABLE + 8, VALID | PAGES[1]);
+            write_entry(&machine, DEVICE_TABLE + 16, VALID | 0x1000); // no RAM
+        }
+        driver.mapd(3, 4);
+        driver.map(3, 2, 8200, 1);
+        driver.mapd(other, 2);
+        driver.map(other, 1, 8201, 1);
+        for behind in end.into_iter().chain([itt(other) + 8 * 4, itt(3) + 8 * 16]) {
+            write_entry(&machine, behind, !0);
+        }
+        // In one byte of the pending table.
+        machine.inject_msi(3, 2).unwrap();
+        machine.inject_msi(other as u32, 1).unwrap();
+
+        let devices = save(&machine);
+        for behind in end.into_iter().chain([itt(other) + 8 * 4, itt(3) + 8 * 16]) {
+            assert_eq!(read_entry(&machine, behind), !0, "{behind:#x}");
+        }
+        let at = |device: u64| match (indirect, device / 512) {
+            (0, _) => DEVICE_TABLE + device * 8,
+            (_, page) => PAGES[page as usize] + device % 512 * 8,
+        };
+        let entry = read_entry(&machine, at(3));
+        assert_eq!(entry >> 49 & 0x3fff, other - 3, "offset to the next");
+        assert_eq!(
+            read_entry(&machine, at(other)) >> 49,
+            VALID >> 49,
+            "the last"
+        );
+        let pending = read_entry(&machine, pending_table(1) + 8200 / 8);
+        assert_eq!(pending & 0xff, 0b11);
+
+        let moved = moved(&machine, &devices);
+        let pending = read_entry(&machine, pending_table(1) + 8200 / 8);
+        assert_eq!(pending & 0xff, 0, "taken");
+        assert!(moved.finish().unwrap() == devices.finish().unwrap());
+        machine.finish();
+    }
+}
+
+#[test]
+fn a_second_save_reads_each_chunk_once_and_writes_nothing() {
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    driver.mapd(3, 4);
+    driver.mapd(0x1004, 2);
+    driver.map(3, 2, 8200, 1);
+    driver.map(0x1004, 0, 8201, 1);
+    machine.inject_msi(3, 2).unwrap();
+    let mut devices = save(&machine);
+    let host = machine.vm.host();
+    let mut accesses = |command: Attribute| {
+        let before = host.reads.load(Relaxed);
+        devices.set(command, 0, host).unwrap();
+        host.reads.load(Relaxed) - before
+    };
+    // The device table, a look at it for each device, a table for each, and the collections.
+    let tables = command(ITS, control::SAVE_TABLES);
+    assert_eq!(accesses(tables), 8192 / 32 + 2 + 2 + 1);
+    let pending = command(Device::Gic, control::SAVE_PENDING_TABLES);
+    assert_eq!(accesses(pending), 1);
+    machine.finish();
+}
+
+#[test]
+fn a_pending_table_in_no_memory_fails_if_it_matters() {
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    driver.mapd(3, 4);
+    driver.map(3, 0, 8200, 0);
+    driver.map(3, 1, 8201, 1);
+    machine.inject_msi(3, 1).unwrap();
+    machine.put_all();
+    let (config, host) = (machine.vm.config(), machine.vm.host());
+    let mut state = machine.vm.save(&machine.pin()).unwrap();
+    let save = |state: &VmState| {
+        let mut devices = Devices::of(config.clone(), NEOVERSE, state.clone());
+        devices.set(command(Device::Gic, control::SAVE_PENDING_TABLES), 0, host)
+    };
+    state.vcpus[0].pendbaser = 0x1_0000;
+    assert_eq!(save(&state), Ok(()));
+    state.lpis[0].interrupt.flags |= flags::LATCH;
+    assert_eq!(save(&state), Err(Errno::Fault));
+    let pending = read_entry(&machine, pending_table(1) + 8200 / 8);
+    assert_eq!(pending & 0xff, 0b10, "the others are written");
     machine.finish();
 }
