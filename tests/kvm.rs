@@ -1428,3 +1428,169 @@ fn a_pending_table_in_no_memory_fails_if_it_matters() {
     assert_eq!(pending & 0xff, 0b10, "the others are written");
     machine.finish();
 }
+
+#[test]
+fn an_offset_to_the_next_entry_is_as_large_as_its_field() {
+    const TABLE: u64 = 0x4040_0000;
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    machine.write(0, GITS, 0);
+    machine.write64(0, GITS + 0x100, VALID | TABLE | 0x3f);
+    machine.write(0, GITS, 1);
+    driver.mapd(3, 16);
+    driver.map(3, 0, 8200, 0);
+    driver.map(3, 65_535, 8201, 1);
+    driver.mapd(0x5004, 2);
+    driver.map(0x5004, 0, 8202, 1);
+    let devices = save(&machine);
+    let entry = read_entry(&machine, TABLE + 8 * 3);
+    assert_eq!(entry >> 49 & 0x3fff, 0x3fff);
+    assert_eq!(read_entry(&machine, itt(3)) >> 48, 0xffff);
+    let moved = moved(&machine, &devices);
+    assert!(moved.finish().unwrap() == devices.finish().unwrap());
+    machine.finish();
+}
+
+/// Maps events to collections that are not mapped: below and above those that are, and more than
+/// the table has room for.
+#[test]
+fn collections_without_a_processor_have_entries_as_long_as_there_is_room() {
+    const PLACES: u64 = 512;
+    let mut config = config();
+    config.its[0].collections = 1024;
+    let machine = Machine::from_config(config);
+    machine.set_up();
+    let driver = Driver::new(&machine);
+    driver.mapd(3, 10);
+    driver.mapti(3, 0, 8200, 77);
+    driver.mapti(3, 1, 8201, 5);
+    driver.mapti(3, 2, 8202, 77);
+    driver.map(3, 3, 8203, 0);
+    driver.map(3, 4, 8204, 1);
+    driver.mapc(0, None);
+    let entry = |place: u64| read_entry(&machine, COLLECTION_TABLE + place * 8);
+    let unmapped = |icid: u64| VALID | 0xffff_ffff << 16 | icid;
+
+    let devices = save(&machine);
+    let found = [0, 1, 2, 3, 4].map(entry);
+    let listed = [
+        VALID | 1 << 16 | 1,
+        unmapped(0),
+        unmapped(5),
+        unmapped(77),
+        0,
+    ];
+    assert_eq!(found, listed);
+    // Not valid, whatever the rest says.
+    write_entry(&machine, COLLECTION_TABLE + 4 * 8, 1 << 16 | 1);
+    write_entry(&machine, DEVICE_TABLE + 8, 0xff << 5 | 1);
+    let restored = moved(&machine, &devices);
+    assert!(restored.finish().unwrap() == devices.finish().unwrap());
+
+    for event in 5..700 {
+        driver.mapti(3, event, 8200 + event, 100 + event);
+    }
+    let behind = COLLECTION_TABLE + PLACES * 8;
+    write_entry(&machine, behind, !0);
+    let devices = save(&machine);
+    assert_eq!(read_entry(&machine, behind), !0);
+    let (_, state) = moved(&machine, &devices).finish().unwrap();
+    // One collection is mapped, and three more are of the first events.
+    assert_eq!(entry(PLACES - 1), unmapped(100 + 5 + PLACES - 1 - 4));
+    let events = &state.its[0].devices[0].events;
+    assert_eq!(events.len() as u64, 5 + PLACES - 4);
+    assert_eq!(events.len(), state.lpis.len());
+    machine.vm.restore(&machine.pin(), &state).unwrap();
+    machine.finish();
+}
+
+/// Restores two ITSes, of which the second has some of the first one's LPIs, and lower ones.
+#[test]
+fn an_lpi_of_two_itses_is_one_lpi() {
+    let (other_table, other_itt) = (DEVICE_TABLE + 0x8000, itt(5));
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    driver.mapd(3, 4);
+    driver.map(3, 2, 8300, 1);
+    driver.map(3, 3, 8250, 0);
+    machine.inject_msi(3, 2).unwrap();
+    let saved = save(&machine);
+    write_entry(&machine, other_table, VALID | (other_itt >> 8) << 5 | 3);
+    write_entry(&machine, other_itt, 1 << 48 | 8300 << 16);
+    write_entry(&machine, other_itt + 8, 8200 << 16 | 1);
+
+    let (mut config, mut state) = saved.finish().unwrap();
+    config.its.push(ItsConfig::at(GITS + 0x10_0000));
+    state.lpis.clear();
+    state.its[0].is_enabled = false;
+    state.its[0].devices.clear();
+    state.its[0].collections.clear();
+    state.its.push(state.its[0].clone());
+    let mut devices = Devices::of(config, NEOVERSE, state);
+    let second = Device::Its(ItsId(1));
+    let host = machine.vm.host();
+    let table = attribute(second, group::ITS_REGS, 0x100);
+    devices.set(table, VALID | other_table, host).unwrap();
+    for its in [ITS, second] {
+        devices
+            .set(command(its, control::RESTORE_TABLES), 0, host)
+            .unwrap();
+    }
+    let (_, state) = devices.clone().finish().unwrap();
+    let lpis = state.lpis.iter();
+    let lpis: Vec<_> = lpis
+        .map(|lpi| (lpi.intid, lpi.icid, lpi.interrupt.has(flags::LATCH)))
+        .collect();
+    assert_eq!(lpis, [(8200, 1, false), (8250, 0, false), (8300, 1, true)]);
+
+    // A vCPU that has gone has no collections.
+    let (config, mut state) = devices.finish().unwrap();
+    state.vcpus[1].affinity = None;
+    state.its[1].collections.clear();
+    state.its[1].devices.clear();
+    let mut devices = Devices::of(config, NEOVERSE, state);
+    let restored = devices.set(command(second, control::RESTORE_TABLES), 0, host);
+    assert_eq!(restored, Err(Errno::Inval));
+    machine.finish();
+}
+
+#[test]
+fn devices_are_as_many_as_the_quota_and_lpis_are_each_one() {
+    for (max_devices, expected) in [(2, Ok(vec![8200, 8201])), (1, Err(Errno::NoMem))] {
+        let mut config = config();
+        config.its[0].max_devices = max_devices;
+        let restored = restore_of(config, |machine| {
+            let dte = |next: u64| VALID | next << 49 | (itt(3) >> 8) << 5 | 3;
+            write_entry(machine, DEVICE_TABLE + 8 * 3, dte(1));
+            write_entry(machine, DEVICE_TABLE + 8 * 4, dte(0));
+        });
+        let lpis = restored.map(|devices| {
+            let (_, state) = devices.finish().unwrap();
+            state.lpis.iter().map(|lpi| lpi.intid).collect()
+        });
+        assert_eq!(lpis, expected);
+    }
+}
+
+#[test]
+fn an_lpi_whose_configuration_cannot_be_read_is_disabled() {
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    driver.mapd(3, 4);
+    driver.map(3, 2, 8200, 1);
+    let devices = save(&machine);
+    let (config, mut state) = devices.finish().unwrap();
+    state.propbaser = 0x1_0000 | 15;
+    state.lpis.clear();
+    state.its[0].devices.clear();
+    state.its[0].collections.clear();
+    let mut devices = Devices::of(config, NEOVERSE, state);
+    let host = machine.vm.host();
+    devices
+        .set(command(ITS, control::RESTORE_TABLES), 0, host)
+        .unwrap();
+    let (_, state) = devices.finish().unwrap();
+    let lpi = state.lpis[0].interrupt;
+    assert_eq!((lpi.flags, lpi.priority), (flags::GROUP1, 0));
+    machine.finish();
+}
