@@ -11,14 +11,26 @@ use crate::vm::deferred::{
     DEFERRED_PENDING_TABLE,
 };
 
-/// Does a bounded slice of each kind of deferred work.
+/// Does a bounded slice of each kind of deferred work. The commands of a frozen VM are in its state,
+/// and wait for a thaw.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let work = vm.deferred.take();
     advance_others(vm, pin, work);
+    if vm.is_torn_down() && *vm.growth.lock(pin.locks()) {
+        return;
+    }
+
     for index in 0..vm.its.len() {
         if work & 1 << index != 0 {
             command_queue::advance_its(vm, pin, ItsId(index as u8));
         }
+    }
+}
+
+/// Defers the commands that wait.
+pub(crate) fn defer_commands<H: Host>(vm: &Vm<H>) {
+    for its in vm.its.iter().filter(|its| its.is_behind()) {
+        vm.deferred.add(1 << its.id.0);
     }
 }
 

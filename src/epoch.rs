@@ -29,6 +29,7 @@ use crate::sync::{AtomicU8, HeldLocks, Rank, SpinLock, unique_number};
 use crate::trace::{Counters, Totals};
 
 pub use garbage::Garbage;
+pub(crate) use garbage::Piece;
 
 /// Number of interrupts, devices and events that a CPU unlinks before [`CpuPin::collect`] runs a
 /// collection step.

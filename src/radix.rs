@@ -8,7 +8,7 @@
 //! A key has `bits` bits. The root is an array indexed by the top bits and lives as long as the
 //! table. Below the root, every level consumes [`NODE_BITS`] bits. A lookup among 65,536 LPIs is
 //! two dependent loads. A device with up to 256 events is a flat array. [`walk`] iterates over a
-//! table.
+//! table, and [`leaf`] fills a lowest node, a *leaf*, before a table has it.
 //!
 //! # Life of a node
 //! 1. `live` counts a node's non-null slots and the inserters at work in the node.
@@ -19,7 +19,8 @@
 //!
 //! # Publication
 //! A pointer is put into a slot with Release and read with Acquire: a reader of the pointer sees
-//! the initialised node or value behind the pointer.
+//! the initialised node or value behind the pointer. A node that is filled before it is linked is
+//! published whole.
 //!
 //! Changes of `live` and the unlinking of a node are Relaxed read-modify-writes, because they
 //! publish nothing:
@@ -34,6 +35,9 @@
 #![expect(unsafe_code)]
 // UNSAFETY: nodes and values are dereferenced through raw pointers, under epoch guards.
 
+mod leaf;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod walk;
 
 use alloc::boxed::Box;
@@ -43,7 +47,7 @@ use core::ptr::{self, NonNull};
 
 use crossbeam_epoch::Guard;
 
-use crate::epoch::Garbage;
+use crate::epoch::{Garbage, Piece};
 use crate::steps::step;
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutant, Watched, mutant, weakened_by};
@@ -71,6 +75,8 @@ struct Node {
     slots: [Slot; NODE_SLOTS],
     watched: Watched,
 }
+
+impl Piece for Node {}
 
 impl Node {
     /// Creates an empty node, with the caller counted as an inserter.
@@ -293,13 +299,31 @@ impl<T> Radix<T> {
         guard: &Guard,
         garbage: &Garbage,
     ) -> bool {
+        // SAFETY: a slot of the lowest level holds values, and the caller promises the rest.
+        unsafe { self.insert_above(0, key, value.as_ptr().cast(), guard, garbage) }
+    }
+
+    /// Inserts `child` into the empty slot of `key` in a node `level` levels above the lowest.
+    /// Returns false, changing nothing, if the slot is in use, or the key is out of range.
+    ///
+    /// # Safety
+    /// `child` is a value if `level` is 0, and otherwise a node that came from `Box::into_raw`.
+    /// Values stay allocated as [`Radix::insert`] says.
+    unsafe fn insert_above(
+        &self,
+        level: u32,
+        key: u32,
+        child: *mut (),
+        guard: &Guard,
+        garbage: &Garbage,
+    ) -> bool {
         Self::check_pinned(guard);
         'restart: loop {
             let Some(mut slot) = self.root_slot(key) else {
                 return false;
             };
             let mut path = Path::new();
-            for level in (0..self.levels - 1).rev() {
+            for level in (level..self.levels - 1).rev() {
                 let node = match Self::child(slot, guard) {
                     Some(node) if node.join() => node,
                     Some(dead) => {
@@ -326,14 +350,14 @@ impl<T> Radix<T> {
                 slot = &node.slots[Self::index(key, level)];
             }
 
-            // Release: publishes the value, and its count; pairs with the Acquire in `get`, in
-            // `walk_to` and in `remove`. Relaxed on failure: the found value is not followed.
+            // Release: publishes the child, and its count; pairs with the Acquire in `get`, in
+            // `walk_to`, in `remove` and in `child`. Relaxed on failure: the found child is not
+            // followed.
             let order = weakened_by(Mutant::SlotFilledRelaxed, Release);
-            let value = value.as_ptr().cast();
             let inserted = slot
-                .compare_exchange(ptr::null_mut(), value, order, Relaxed)
+                .compare_exchange(ptr::null_mut(), child, order, Relaxed)
                 .is_ok();
-            // This CPU's count in the lowest node stays as the count of an inserted value.
+            // This CPU's count in the lowest node of the path stays as the count of the child.
             path.part(usize::from(!inserted), 1, guard, garbage);
             return inserted;
         }
@@ -458,129 +482,5 @@ impl<T> Drop for Radix<T> {
         for slot in &self.root {
             free(slot, self.levels - 1);
         }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use alloc::collections::BTreeMap;
-    use crossbeam_epoch::Collector;
-
-    fn leak(value: u32) -> &'static u32 {
-        Box::leak(Box::new(value))
-    }
-
-    fn insert(table: &Radix<u32>, key: u32, value: &'static u32, guard: &Guard) -> bool {
-        // SAFETY: the value is never freed.
-        unsafe { table.insert(key, NonNull::from(value), guard, &Garbage::default()) }
-    }
-
-    #[test]
-    fn behaves_like_a_map_at_every_depth() {
-        let (every_depth, rounds): (&[u32], _) = if cfg!(miri) {
-            (&[5, 17], 30)
-        } else {
-            (&[0, 1, 5, 8, 9, 16, 17, 32], 2000)
-        };
-
-        for &bits in every_depth {
-            let collector = Collector::new();
-            let handle = collector.register();
-            let guard = handle.pin();
-            let table = Radix::new(bits);
-            let mask = table.capacity() - 1;
-            let mut map = BTreeMap::new();
-            let mut random = 0x1234_5678_u32;
-
-            for _ in 0..rounds {
-                random ^= random << 13;
-                random ^= random >> 17;
-                random ^= random << 5;
-                let key = (random >> 3) & mask & 0x8003_03ff;
-                if random.is_multiple_of(3) {
-                    if let Some(value) = map.remove(&key) {
-                        let removed = table.remove(key, value, &guard, &Garbage::default());
-                        assert_eq!(removed, Some(NonNull::from(value)));
-                        assert_eq!(table.remove(key, value, &guard, &Garbage::default()), None);
-                    }
-                } else {
-                    let value = leak(random);
-                    let fresh = insert(&table, key, value, &guard);
-                    assert_eq!(fresh, !map.contains_key(&key));
-                    map.entry(key).or_insert(value);
-                }
-                assert_eq!(table.get(key, &guard), map.get(&key).copied());
-                let from = random & mask;
-                let expected = map.range(from..).next().map(|(key, value)| (*key, *value));
-                assert_eq!(table.next(from, &guard), expected);
-            }
-
-            for steps in [1, 3, 100] {
-                let walked = walk::tests::walk(&table, steps, &guard);
-                assert!(walked.into_iter().eq(map.iter().map(|(k, v)| (*k, *v))));
-            }
-
-            let last = u32::MAX.checked_shr(32 - bits).unwrap_or(0);
-            let value = leak(last);
-            if insert(&table, last, value, &guard) {
-                assert_eq!(
-                    walk::tests::walk(&table, 100, &guard).last(),
-                    Some(&(last, value))
-                );
-                assert!(
-                    table
-                        .remove(last, value, &guard, &Garbage::default())
-                        .is_some()
-                );
-            }
-            assert!(bits == 32 || !insert(&table, mask + 1, leak(0), &guard));
-
-            for (key, value) in map {
-                assert!(
-                    table
-                        .remove(key, value, &guard, &Garbage::default())
-                        .is_some()
-                );
-            }
-            assert!(table.is_empty(), "a node is left");
-        }
-    }
-
-    #[test]
-    #[cfg(debug_assertions)]
-    #[should_panic(expected = "a lookup outside the epoch")]
-    fn a_lookup_needs_the_epoch() {
-        // SAFETY: the table is local to the thread, so no other thread frees its nodes.
-        let unpinned = unsafe { crossbeam_epoch::unprotected() };
-        let _ = Radix::<u32>::new(9).get(0, unpinned);
-    }
-
-    #[test]
-    fn nodes_come_and_go_under_readers() {
-        let collector = Collector::new();
-        let table = Radix::<u32>::new(16);
-        std::thread::scope(|scope| {
-            for thread in 0..3_u32 {
-                let (table, collector) = (&table, &collector);
-                scope.spawn(move || {
-                    let handle = collector.register();
-                    let value = leak(thread);
-                    for round in 0..if cfg!(miri) { 10 } else { 20_000 } {
-                        let guard = handle.pin();
-                        let key = round % 3 * 256 + thread;
-                        assert!(insert(table, key, value, &guard));
-                        assert_eq!(table.get(key, &guard), Some(value));
-                        assert!(
-                            table
-                                .remove(key, value, &guard, &Garbage::default())
-                                .is_some()
-                        );
-                    }
-                });
-            }
-        });
-
-        assert!(table.is_empty());
     }
 }

@@ -48,16 +48,19 @@ pub(crate) fn clear<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
         its.reset(pin);
     }
 
-    // Nothing is queued from here on.
-    for irq in vm.wired() {
+    // Most interrupts of a large VM are not in use.
+    let used = || vm.wired().filter(|irq| change::needs_reset(irq));
+    // Nothing is queued from here on. A level that is active and high is counted as pending again.
+    for irq in used() {
         change::disable(vm, pin, irq);
+        change::deactivate(vm, pin, irq);
     }
     for vcpu in &vm.vcpus {
         empty_list(vm, pin, vcpu);
     }
     lpi_lifetime::free_all(vm, pin);
 
-    for irq in vm.wired() {
+    for irq in used() {
         change::reset(vm, pin, irq);
     }
     vm.distributor.reset(vm.config.vcpus.first().copied());

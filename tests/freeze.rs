@@ -247,6 +247,34 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     machine.finish();
 }
 
+/// Freezes a VM with commands that wait. They are the other VM's, or this one's after a thaw.
+#[test]
+fn commands_wait_while_a_vm_is_frozen() {
+    let machine = machine();
+    let driver = Driver::new(&machine);
+    let int = [0x03 | 9 << 32, 5, 0, 0];
+    driver.post(&[int; 1000]);
+    let state = freeze(&machine);
+    let waiting = (state.its[0].creadr, state.its[0].cwriter);
+    assert_ne!(waiting.0, waiting.1, "none waits");
+
+    take_late(&machine, &state);
+    for _ in 0..100 {
+        machine.vm.advance(&machine.pin()).unwrap();
+    }
+    assert!(!machine.vm.has_deferred(), "a loop does not end");
+    assert_eq!(take_late(&machine, &state), []);
+
+    machine.vm.thaw(&machine.pin(), &state).unwrap();
+    let thawed = save(&machine);
+    let found = (thawed.its[0].creadr, thawed.its[0].cwriter);
+    assert_eq!(found, waiting, "a command has been executed");
+    machine.advance();
+    driver.wait();
+    assert_eq!(serve(&machine), [vec![], vec![8197]]);
+    machine.finish();
+}
+
 /// Raises each LPI once, from another thread, while the VM is frozen.
 #[test]
 fn each_raise_of_another_cpu_counts_once() {

@@ -659,3 +659,88 @@ fn values_that_cannot_be() {
     assert_eq!(state.its, VmState::after_reset(machine.vm.config()).its);
     machine.finish();
 }
+
+/// Leaves an ITS enabled without its tables, with `GITS_CWRITER` beyond the queue.
+#[test]
+fn an_its_that_a_guest_has_left_odd_stays_as_it_is() {
+    for queue in [0, VALID | 0x4001_0000] {
+        let machine = Machine::from_config(config());
+        machine.write64(0, GITS + 0x80, queue);
+        machine.write64(0, GITS + 0x88, 0x8000);
+        machine.write(0, GITS, 1);
+        let devices = save(&machine);
+        let (_, state) = moved(&machine, &devices).finish().unwrap();
+        assert!(state.its[0].is_enabled);
+        assert_eq!(state.its[0].cwriter, 0x8000);
+        assert!(state == devices.finish().unwrap().1);
+        machine.vm.restore(&machine.pin(), &state).unwrap();
+        machine.finish();
+    }
+}
+
+#[test]
+fn a_read_pointer_is_in_the_queue() {
+    let machine = Machine::from_config(config());
+    let mut devices = save(&machine);
+    let host = machine.vm.host();
+    let creadr = its(group::ITS_REGS, 0x90);
+    assert_eq!(devices.set(creadr, 0x20, host), Err(Errno::Inval), "none");
+    let queue = VALID | 0x4001_0000;
+    devices.set(its(group::ITS_REGS, 0x80), queue, host).unwrap();
+    assert_eq!(devices.set(creadr, 0x1000, host), Err(Errno::Inval));
+    devices.set(creadr, 0xfe0, host).unwrap();
+    let (_, state) = devices.finish().unwrap();
+    machine.vm.restore(&machine.pin(), &state).unwrap();
+    machine.finish();
+}
+
+/// Maps one LPI as often as commands can, and once more: the tables are refused, and not the VM's
+/// restore.
+#[test]
+fn an_lpi_of_too_many_events_is_refused() {
+    let other = itt(3) + (8 << 14);
+    for (is_one_more, expected) in [(false, Ok(())), (true, Err(Errno::Inval))] {
+        let found = restore_of(config(), |machine| {
+            // Devices of one table.
+            let dte = |next: u64, bits: u64| VALID | next << 49 | (itt(3) >> 8) << 5 | (bits - 1);
+            write_entry(machine, DEVICE_TABLE + 8 * 3, dte(1, 14));
+            write_entry(machine, DEVICE_TABLE + 8 * 4, dte(is_one_more.into(), 14));
+            let last = VALID | (other >> 8) << 5;
+            write_entry(machine, DEVICE_TABLE + 8 * 5, last);
+            write_entry(machine, other, 8200 << 16);
+            for event in 0..1 << 14 {
+                let next = u64::from(event + 1 < 1 << 14);
+                write_entry(machine, itt(3) + event * 8, next << 48 | 8200 << 16);
+            }
+        });
+        assert_eq!(found.map(drop), expected);
+    }
+}
+
+#[test]
+fn a_vcpu_that_is_gone_is_not_powered_on() {
+    let config = Config {
+        max_vcpus: 3,
+        ..config()
+    };
+    let config = Config {
+        redistributors: vec![RedistributorRegion {
+            count: 3,
+            ..config.redistributors[0]
+        }],
+        ..config
+    };
+    let machine = Machine::from_config(config);
+    let added = machine.vm.add_vcpu(&machine.pin(), affinity(2)).unwrap();
+    machine.vm.remove_vcpu(&machine.pin(), added).unwrap();
+    let mut devices = save(&machine);
+    assert_eq!(devices.power(added), Ok(false));
+    assert_eq!(devices.set_power(added, true), Err(Errno::Inval));
+    assert_eq!(devices.set_power(vcpu(3), true), Err(Errno::Inval));
+    assert_eq!(devices.power(vcpu(3)), Err(Errno::Inval));
+    devices.set_power(vcpu(1), false).unwrap();
+    let (_, state) = devices.finish().unwrap();
+    machine.vm.restore(&machine.pin(), &state).unwrap();
+    assert!(!machine.vm.is_powered_on(vcpu(1)));
+    machine.finish();
+}

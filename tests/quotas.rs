@@ -199,6 +199,35 @@ fn what_is_unmapped_does_not_pile_up() {
     machine.finish();
 }
 
+/// Restores a state over and over, and unmaps some of its LPIs. The memory of a state that has been
+/// replaced is freed.
+#[test]
+fn what_is_restored_does_not_pile_up() {
+    let machine = machine();
+    let driver = Driver::new(&machine);
+    driver.mapd(0, 8);
+    for event in 0..200 {
+        driver.map(0, event, 8192 + event * 3, event % 2);
+    }
+    machine.put_all();
+    let state = machine.vm.save(&machine.pin()).unwrap();
+
+    let round = || {
+        while machine.vm.restore(&machine.pin(), &state).is_err() {
+            machine.pin().collect_garbage();
+        }
+        for event in 0..3 {
+            driver.discard(0, event);
+        }
+        machine.advance();
+        machine.vm.host().take_calls();
+    };
+    (0..100).for_each(|_| round());
+    let grown = growth(|| (0..100).for_each(|_| round()));
+    assert!(grown <= SLACK, "{grown} bytes");
+    machine.finish();
+}
+
 /// Bytes of a VM that wait for the epoch at most, with the bookkeeping of the epoch.
 const UNRECLAIMED: isize = (Garbage::LIMIT * Garbage::PIECE) as isize;
 

@@ -43,6 +43,11 @@ fn use_everything(machine: &Machine) {
     machine.set_spi(0, 0x300, 43); // GICD_ISACTIVER
     machine.write64(0, GICD + 0x6000 + 44 * 8, 0xff); // GICD_IROUTER44: no vCPU
     machine.set_spi(0, 0x300, 44);
+    // Otherwise as they were made.
+    machine.set_spi(0, 0x80, 52); // GICD_IGROUPR
+    machine.set_spi(0, 0x100, 53); // GICD_ISENABLER
+    machine.set_spi(0, 0x200, 54); // GICD_ISPENDR
+    machine.set_spi(0, 0x300, 55); // GICD_ISACTIVER
     machine.set_spi(0, 0x100, 50); // a level
     machine.write(0, GICD + 0x40, 50); // GICD_SETSPI_NSR
     machine.write(1, machine.gicr(1) + 0x1_0100, 0xffff_ffff);
@@ -102,6 +107,23 @@ fn a_guest_that_reboots_gets_what_it_asks_for_and_no_more() {
         machine.vm.power_on(vcpu(1));
         machine.set_up();
     }
+    machine.finish();
+}
+
+/// Resets a level that has been acknowledged and is still high: it waits for its line in the second
+/// life, and the counters have it once more, and then no more.
+#[test]
+fn a_level_that_is_active_and_high_counts_again() {
+    let machine = Machine::new(2);
+    let spi = IntId::spi(50).unwrap();
+    machine.set_spi(0, 0x100, 50);
+    machine.vm.set_spi_line(&machine.pin(), spi, true).unwrap();
+    machine.enter(0);
+    assert_eq!(machine.guest(0).read_iar1(), 50);
+    machine.exit(0);
+    machine.put_all();
+    machine.vm.reset(&machine.pin()).unwrap();
+    machine.vm.set_spi_line(&machine.pin(), spi, false).unwrap();
     machine.finish();
 }
 

@@ -81,18 +81,27 @@ pub(crate) fn disable<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
 pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     deactivate(vm, pin, irq);
     clear_pending(vm, pin, irq);
+    replace(vm, pin, irq, |state| after_reset(irq, state));
+}
 
-    replace(vm, pin, irq, |state| {
-        let plain = state
-            .with(0, ENABLED | GROUP1 | MESSAGE)
-            .with_flag(LEVEL, irq.kind() != Kind::Sgi)
-            .with_priority(0);
-        if irq.kind() == Kind::Spi {
-            plain.with_target(VcpuId::new(0))
-        } else {
-            plain
-        }
-    });
+/// Returns false if a reset, or a [`disable`], would change nothing. A change by another CPU that
+/// the look does not see comes after the reset.
+pub(crate) fn needs_reset(irq: &Irq) -> bool {
+    let state = irq.state();
+    !state.is_quiet() || after_reset(irq, state) != state
+}
+
+/// Returns the state in which a reset leaves an SPI, PPI or SGI that is neither active nor pending.
+fn after_reset(irq: &Irq, state: State) -> State {
+    let plain = state
+        .with(0, ENABLED | GROUP1 | MESSAGE)
+        .with_flag(LEVEL, irq.kind() != Kind::Sgi)
+        .with_priority(0);
+    if irq.kind() == Kind::Spi {
+        plain.with_target(VcpuId::new(0))
+    } else {
+        plain
+    }
 }
 
 /// Changes an interrupt, and reports to the host each field that is reported when the guest changes

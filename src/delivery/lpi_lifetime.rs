@@ -15,11 +15,12 @@ use crate::delivery::{count, queue};
 use crate::epoch::{CpuPin, Garbage};
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
+use crate::radix::Radix;
 use crate::sync::{Mutant, mutant};
 use crate::trace::TracePoint;
 use crate::vm::Vm;
 use crate::vm::deferred::DEFERRED_FREE;
-use crate::vm::irq::{GROUP1, Irq, PutResult};
+use crate::vm::irq::{Block, Changed, ENABLED, GROUP1, Irq, PENDING, PutResult, State};
 
 /// LPIs to free per slice.
 const SLICE: usize = 64;
@@ -80,6 +81,84 @@ pub(crate) fn map<'g, H: Host>(
         // SAFETY: the LPI was not published: no other CPU has a pointer.
         fresh = Some(unsafe { Box::from_raw(new.as_ptr()) });
     }
+}
+
+/// Returns true if two LPIs, by their INTIDs, can be made by one [`make`].
+pub(crate) fn are_made_at_once(one: u32, other: u32) -> bool {
+    let [one, other] = [one, other].map(|intid| intid.wrapping_sub(IntId::FIRST_LPI));
+    Radix::<Irq>::share_a_leaf(one, other)
+}
+
+/// Makes LPIs of these INTIDs, states and collections for a VM that is restored, each with `refs`
+/// references, for mappings of the caller's. Inserts on a list what is deliverable. The INTIDs
+/// rise, and [`are_made_at_once`] holds for any two. Allocates.
+///
+/// Afterwards `refs` has the number of references that the caller has: fewer only if another CPU
+/// has mapped an INTID meanwhile, too many times.
+pub(crate) fn make<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    lpis: impl Iterator<Item = (IntId, State, u16)>,
+    refs: &mut [u16],
+) {
+    let guard = pin.guard();
+    let lpis = lpis.zip(&*refs);
+    let block =
+        Block::make(lpis.map(|((intid, state, icid), refs)| (intid, state.with_refs(*refs), icid)));
+    // SAFETY: the LPIs are freed by `free` alone, through the epoch: not before the guard is
+    // dropped.
+    let lpis = unsafe { block.as_ref() }.lpis();
+    let entry = |irq: &Irq| {
+        let key = irq.intid().raw().wrapping_sub(IntId::FIRST_LPI);
+        (key, NonNull::from(irq))
+    };
+
+    // Before any CPU finds the LPIs, and makes them pending.
+    for irq in lpis {
+        let state = irq.state();
+        for _ in 0..state.refs() {
+            trace_mapping_get(vm, pin, irq);
+        }
+        queue::complete(vm, pin, irq, Changed::of_new(state));
+    }
+
+    let mut entries = lpis.iter().map(entry).peekable();
+    // SAFETY: an LPI is freed by `free` alone, through the epoch, after removal from the table.
+    if unsafe { vm.lpis.insert_leaf(&mut entries, guard, &vm.garbage) } {
+        return;
+    }
+    for (irq, refs) in lpis.iter().zip(refs) {
+        let (key, new) = entry(irq);
+        // SAFETY: an LPI is freed by `free` alone, through the epoch, after removal from the table.
+        if !unsafe { vm.lpis.insert(key, new, guard, &vm.garbage) } {
+            *refs = give_way(vm, pin, irq, *refs);
+        }
+    }
+}
+
+/// Gives up a new LPI with `refs` references for mappings: the table has an LPI of the INTID, which
+/// is not freed yet, or which another CPU has mapped meanwhile. Returns the number of references to
+/// that LPI, or to the one that takes its place.
+#[cold]
+fn give_way<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, new: &Irq, refs: u16) -> u16 {
+    let (state, icid) = (new.state(), new.icid());
+    for _ in 0..refs {
+        unmap(vm, pin, new);
+    }
+
+    let mut taken = 0;
+    while taken < refs
+        && let Some(irq) = map(vm, pin, new.intid(), state.target())
+    {
+        taken = taken.saturating_add(1);
+        irq.set_icid(icid);
+        let changed = irq.update(|old| {
+            let flags = state.0 & (PENDING | ENABLED);
+            old.with(flags, ENABLED).with_priority(state.priority())
+        });
+        queue::complete(vm, pin, irq, changed);
+    }
+    taken
 }
 
 /// Traces and counts the take of a mapping's reference.
@@ -185,8 +264,8 @@ fn free<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     }
 
     let raw = core::ptr::from_ref(irq).cast_mut();
-    // SAFETY: the LPI was allocated as a `Box` in `map`, and is out of the table. The last
-    // reference has been put. Only the CPU that put the last reference, or popped the LPI from the
-    // free list, calls `free`.
+    // SAFETY: the LPI was allocated as a `Box` in `map`, or in a `Block` in `make`, and is out of
+    // the table. The last reference has been put. Only the CPU that put the last reference, or
+    // popped the LPI from the free list, calls `free`.
     unsafe { vm.garbage.leave(raw, pin.guard()) };
 }

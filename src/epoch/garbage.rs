@@ -21,6 +21,20 @@ use crossbeam_epoch::Guard;
 #[cfg(doc)]
 use super::CpuPin;
 
+/// Memory that a VM leaves to the epoch.
+pub(crate) trait Piece: Sized {
+    /// Frees the piece.
+    ///
+    /// # Safety
+    /// No CPU refers to the piece, and the piece is freed once. It came from `Box::into_raw`,
+    /// unless the type frees it in another way.
+    unsafe fn free(piece: *mut Self) {
+        // SAFETY: the caller promises that the piece came from `Box::into_raw`, and that no CPU
+        // refers to it.
+        drop(unsafe { Box::from_raw(piece) });
+    }
+}
+
 /// Pieces of a VM's memory that wait for the epoch.
 #[derive(Default)]
 pub struct Garbage(
@@ -53,19 +67,19 @@ impl Garbage {
     /// Leaves `piece` to the epoch.
     ///
     /// # Safety
-    /// `piece` came from `Box::into_raw`. No CPU that enters the epoch from now on finds the piece,
-    /// and the piece is left once.
+    /// `piece` was allocated as [`Piece::free`] expects. No CPU that enters the epoch from now on
+    /// finds the piece, and the piece is left once.
     #[inline]
-    pub(crate) unsafe fn leave<T>(&self, piece: *mut T, guard: &Guard) {
+    pub(crate) unsafe fn leave<T: Piece>(&self, piece: *mut T, guard: &Guard) {
         // The atomics of shuttle are larger.
         const { assert!(cfg!(shuttle) || size_of::<T>() <= 2400) };
         let counted = self.0.clone();
-        // SAFETY: the caller promises that the piece is a `Box` left once, and that no CPU refers
-        // to the piece when the function runs. The function may run on any CPU: the pieces of a VM
-        // are of types that CPUs share.
+        // SAFETY: the caller promises that the piece was allocated as `free` expects and is left
+        // once, and that no CPU refers to the piece when the function runs. The function may run on
+        // any CPU: the pieces of a VM are of types that CPUs share.
         unsafe {
             guard.defer_unchecked(move || {
-                drop(Box::from_raw(piece));
+                T::free(piece);
                 drop(counted);
             });
         }

@@ -4,6 +4,8 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
+use core::iter;
+
 use crate::delivery::{change, inject, lpi_lifetime, lpi_tables, routing};
 use crate::epoch::CpuPin;
 use crate::error::CommandError;
@@ -169,7 +171,7 @@ impl<'a, H: Host> Execution<'a, H> {
         }
 
         if let Some(itt) = itt {
-            self.map_device(device, itt);
+            self.map_device(device, itt, iter::empty());
         }
 
         Ok(Outcome::Done)
@@ -198,13 +200,20 @@ impl<'a, H: Host> Execution<'a, H> {
         Ok(())
     }
 
-    /// Maps `device`, which is not mapped and for which the quotas have room.
-    pub(crate) fn map_device(&mut self, device: DeviceId, itt: Itt) {
+    /// Maps `device`, which is not mapped and for which the quotas have room, with `events`.
+    pub(crate) fn map_device<'i>(
+        &mut self,
+        device: DeviceId,
+        itt: Itt,
+        events: impl Iterator<Item = (EventId, &'i Irq)>,
+    ) {
         self.engine.usage.add(1 << itt.event_bits);
         let host = &self.vm.host;
         host.device_mapped(self.its.id, device, itt.event_bits);
         let garbage = &self.vm.garbage;
-        self.its.devices.map(device, itt, self.pin.guard(), garbage);
+        self.its
+            .devices
+            .map(device, itt, events, self.pin.guard(), garbage);
     }
 
     /// Unmaps `device`, whose events have been unmapped before.

@@ -6,6 +6,8 @@
 //! meanwhile, so the slots ahead of a cursor do not change. Only the LPIs that `MOVALL` walks may
 //! be mapped and unmapped meanwhile, by another ITS.
 
+use core::iter;
+
 use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
@@ -135,7 +137,7 @@ impl<'a, H: Host> Execution<'a, H> {
                     return false;
                 }
                 if let Some(itt) = remap {
-                    self.map_device(id, itt);
+                    self.map_device(id, itt, iter::empty());
                 }
                 true
             }

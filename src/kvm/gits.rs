@@ -1,11 +1,13 @@
 //! `ITS_REGS`: registers of an ITS (IHI 0069, 12.19), whole registers at a time. Reset of an ITS.
 
+use alloc::vec::Vec;
+
 use super::{Devices, Errno};
 use crate::mmio::gits::{
     BASER0, CBASER, CREADR, CTLR, CTLR_ENABLED, CTLR_QUIESCENT, CWRITER, IIDR_OFFSET, TYPER, typer,
 };
 use crate::mmio::identification;
-use crate::state::ItsState;
+use crate::state::{DeviceState, ItsState};
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::registers::{CommandQueue, OFFSET};
 
@@ -69,28 +71,25 @@ impl Devices {
         let its = self.its_mut(index)?;
         let mut queue = CommandQueue::default();
         queue.set(its.cbaser);
-        // Of a queue that is not valid, the first page.
-        let end = queue.bytes().max(0x1000);
 
         match offset {
-            CTLR => {
-                let is_valid = |register: u64| register >> 63 != 0;
-                let tables = [its.cbaser, its.device_table, its.collection_table];
-                if value & CTLR_ENABLED == 0 {
-                    its.is_enabled = false;
-                } else if tables.into_iter().all(is_valid) {
-                    its.is_enabled = true;
-                }
-            }
+            // As the guest has left it: KVM's guests cannot enable an ITS without its tables.
+            CTLR => its.is_enabled = value & CTLR_ENABLED != 0,
             IIDR_OFFSET if value & REVISION != 0 => return Err(Errno::Inval),
             CBASER if !its.is_enabled => {
                 queue.set(value);
                 (its.cbaser, its.creadr, its.cwriter) = (queue.get(), 0, 0);
             }
-            CWRITER if value & OFFSET < end => its.cwriter = value & OFFSET,
+            // An offset beyond the queue holds the queue up, here as there.
+            CWRITER => its.cwriter = value & OFFSET,
             CREADR if its.is_enabled => return Err(Errno::Busy),
-            CREADR if value & OFFSET >= end => return Err(Errno::Inval),
-            CREADR => its.creadr = value & OFFSET,
+            CREADR => {
+                let creadr = value & OFFSET;
+                if creadr != 0 && creadr >= queue.bytes() {
+                    return Err(Errno::Inval);
+                }
+                its.creadr = creadr;
+            }
             BASER0..=BASER7 if !its.is_enabled => {
                 if let Some(kind) = table(offset) {
                     self.set_table(index, kind, value)?;
@@ -133,13 +132,18 @@ impl Devices {
 
     /// Drops the LPIs that no event is mapped to any more.
     fn drop_unmapped(&mut self) {
-        let devices = self.state.its.iter().flat_map(|its| &its.devices);
-        let events = devices.flat_map(|device| &device.events);
-        let mut mapped: alloc::vec::Vec<u32> = events.map(|event| event.intid).collect();
-        mapped.sort_unstable();
-
+        let mapped = mapped(self.state.its.iter().flat_map(|its| &its.devices));
         (self.state.lpis).retain(|lpi| mapped.binary_search(&lpi.intid).is_ok());
     }
+}
+
+/// Returns the INTIDs of the LPIs that the events of devices are mapped to, sorted: an LPI once for
+/// each event.
+pub(super) fn mapped<'a>(devices: impl Iterator<Item = &'a DeviceState>) -> Vec<u32> {
+    let events = devices.flat_map(|device| &device.events);
+    let mut mapped: Vec<u32> = events.map(|event| event.intid).collect();
+    mapped.sort_unstable();
+    mapped
 }
 
 /// Returns a `GITS_BASER<n>` with a value.

@@ -20,7 +20,7 @@ const MOST_SPIS: u32 = 988;
 const END: u64 = 1 << 52;
 
 /// Settings made by attributes so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Layout {
     distributor: Option<u64>,
     redistributors: Redistributors,
@@ -30,7 +30,7 @@ pub(super) struct Layout {
 }
 
 /// Addresses of the redistributors. The two ways to give them are not mixed.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Redistributors {
     Undefined,
     /// One region for all vCPUs ([`address::REDIST`]).

@@ -142,7 +142,7 @@ pub struct Attribute {
 }
 
 /// A VM's devices `arm-vgic-v3` and `arm-vgic-its`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Devices {
     config: Config,
     vtr: Vtr,
@@ -216,7 +216,10 @@ impl Devices {
     /// # Errors
     /// [`Errno::Inval`] without the vCPU.
     pub fn set_power(&mut self, vcpu: VcpuId, on: bool) -> Result<(), Errno> {
-        let vcpu = self.state.vcpus.get_mut(vcpu.index()).ok_or(Errno::Inval)?;
+        let vcpu = self.vcpu_mut(vcpu.index())?;
+        if vcpu.affinity.is_none() {
+            return Err(Errno::Inval);
+        }
         vcpu.is_on = on;
         Ok(())
     }
@@ -226,8 +229,7 @@ impl Devices {
     /// # Errors
     /// [`Errno::Inval`] without the vCPU.
     pub fn power(&self, vcpu: VcpuId) -> Result<bool, Errno> {
-        let vcpu = self.state.vcpus.get(vcpu.index()).ok_or(Errno::Inval)?;
-        Ok(vcpu.is_on)
+        Ok(self.vcpu(vcpu.index())?.is_on)
     }
 
     /// Checks that there is an attribute: `KVM_HAS_DEVICE_ATTR`.

@@ -21,12 +21,13 @@
 
 use alloc::vec::Vec;
 
-use super::gits::baser;
+use super::gits::{baser, mapped};
 use super::{Devices, Errno};
 use crate::config::ItsConfig;
 use crate::host::Host;
 use crate::intid::IntId;
 use crate::state::{CollectionState, DeviceState, EventState, InterruptState, LpiState, flags};
+use crate::vm::irq::MAX_MAPPING_REFS;
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::device::Itt;
 use crate::vm::redistributor::{configuration_address, pending_address};
@@ -327,6 +328,13 @@ impl Devices {
         let collections = self.read_collections(&config, its.collection_table, &mut memory)?;
         let table = DeviceTable::new(&config, its.device_table);
         let (devices, mut lpis) = self.read_devices(&config, table, &collections, &mut memory)?;
+
+        let others = self.state.its.iter().flat_map(|its| &its.devices);
+        let mapped = mapped(others.chain(&devices));
+        let is_crowd = |same: &[u32]| same.len() > usize::from(MAX_MAPPING_REFS).saturating_add(1);
+        if mapped.chunk_by(|a, b| a == b).any(is_crowd) {
+            return Err(Errno::Inval);
+        }
 
         // LPIs that another ITS has mapped stay as they are.
         lpis.retain(|lpi| self.lpi(lpi.intid).is_none());

@@ -1,5 +1,8 @@
 //! Checks of a state before it is restored: nothing is changed by a state that is wrong anywhere.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::config::ItsConfig;
 use crate::epoch::CpuPin;
 use crate::error::RestoreError;
@@ -26,15 +29,16 @@ const OF_SGI: u8 = OF_LPI | flags::ACTIVE;
 const OF_PPI: u8 = OF_SGI | flags::LINE | flags::LEVEL;
 const OF_SPI: u8 = OF_PPI | flags::MESSAGE;
 
-/// Checks that a state is one of this VM, whose vCPUs are claimed.
+/// Checks that a state is one of this VM, whose vCPUs are claimed. Returns its LPIs, with the
+/// references that the mappings take.
 ///
 /// # Errors
 /// The first part of the state that is not.
-pub(super) fn check<H: Host>(
+pub(super) fn check<'a, H: Host>(
     vm: &Vm<H>,
     pin: &CpuPin<'_>,
-    state: &VmState,
-) -> Result<(), RestoreError> {
+    state: &'a VmState,
+) -> Result<Mappings<'a>, RestoreError> {
     if state.version != VERSION {
         return Err(RestoreError::Version(state.version));
     }
@@ -72,10 +76,12 @@ pub(super) fn check<H: Host>(
     if state.its.len() != vm.its.len() {
         return Err(RestoreError::ItsCount(state.its.len()));
     }
+    let mut mappings = Mappings::new(&state.lpis);
     for (its, saved) in vm.its.iter().zip(&state.its) {
-        check_its(its.id, &its.config, saved, has_vcpu, &state.lpis)?;
+        check_its(its.id, &its.config, saved, has_vcpu, &mut mappings)?;
     }
-    check_mappings(state)
+    mappings.check()?;
+    Ok(mappings)
 }
 
 /// Returns an error about a register unless `holds`.
@@ -139,7 +145,7 @@ fn check_its(
     config: &ItsConfig,
     saved: &ItsState,
     has_vcpu: impl Fn(u16) -> bool,
-    lpis: &[LpiState],
+    mappings: &mut Mappings<'_>,
 ) -> Result<(), RestoreError> {
     let mut queue = CommandQueue::default();
     queue.set(saved.cbaser);
@@ -176,7 +182,7 @@ fn check_its(
         {
             return Err(RestoreError::Device(id, device.device));
         }
-        check_events(id, device, lpis)?;
+        check_events(id, device, mappings)?;
         next = number.saturating_add(1);
         events = events.saturating_add(1 << device.event_bits);
     }
@@ -187,11 +193,15 @@ fn check_its(
     Ok(())
 }
 
-fn check_events(id: ItsId, device: &DeviceState, lpis: &[LpiState]) -> Result<(), RestoreError> {
+fn check_events(
+    id: ItsId,
+    device: &DeviceState,
+    mappings: &mut Mappings<'_>,
+) -> Result<(), RestoreError> {
     let mut next = 0;
     for event in &device.events {
-        let has_lpi = lpis.binary_search_by_key(&event.intid, |lpi| lpi.intid);
-        if event.event < next || event.event >> device.event_bits != 0 || has_lpi.is_err() {
+        let in_order = event.event >= next && event.event >> device.event_bits == 0;
+        if !in_order || !mappings.add(event.intid) {
             return Err(RestoreError::Event(id, device.device, event.event));
         }
         next = event.event.saturating_add(1);
@@ -199,23 +209,70 @@ fn check_events(id: ItsId, device: &DeviceState, lpis: &[LpiState]) -> Result<()
     Ok(())
 }
 
-/// Checks that every LPI is mapped, and not too many times.
-fn check_mappings(state: &VmState) -> Result<(), RestoreError> {
-    let mut mappings = alloc::vec![0_u32; state.lpis.len()];
-    let devices = state.its.iter().flat_map(|its| &its.devices);
-    for event in devices.flat_map(|device| &device.events) {
-        let place = state
-            .lpis
-            .binary_search_by_key(&event.intid, |lpi| lpi.intid);
-        if let Some(count) = place.ok().and_then(|place| mappings.get_mut(place)) {
-            *count = count.saturating_add(1);
+/// The LPIs of a state, with a reference for each event that is mapped to them.
+pub(super) struct Mappings<'a> {
+    lpis: &'a [LpiState],
+    /// References of each LPI, in the order of `lpis`.
+    refs: Vec<u16>,
+    /// Place of the LPI after the last one found.
+    next: usize,
+}
+
+impl<'a> Mappings<'a> {
+    /// Makes the LPIs of a state, without a reference. Allocates 2 bytes for each.
+    fn new(lpis: &'a [LpiState]) -> Self {
+        Self {
+            lpis,
+            refs: vec![0; lpis.len()],
+            next: 0,
         }
     }
-    for (lpi, count) in state.lpis.iter().zip(mappings) {
+
+    /// Returns the references of each LPI, in the order of the state.
+    pub(super) fn refs(&mut self) -> &mut [u16] {
+        &mut self.refs
+    }
+
+    /// Finds the LPI `intid`, and its references.
+    fn find(&mut self, intid: u32) -> Option<(&'a LpiState, &mut u16)> {
+        let is_it = |lpi: &LpiState| lpi.intid == intid;
+        // The events of a device mostly have INTIDs in a row.
+        let place = if self.lpis.get(self.next).is_some_and(is_it) {
+            self.next
+        } else {
+            (self.lpis)
+                .binary_search_by_key(&intid, |lpi| lpi.intid)
+                .ok()?
+        };
+        self.next = place.saturating_add(1);
+        Some((self.lpis.get(place)?, self.refs.get_mut(place)?))
+    }
+
+    /// Adds a reference of the LPI `intid`, for an event. Returns false if the state has no such
+    /// LPI.
+    fn add(&mut self, intid: u32) -> bool {
+        let found = self.find(intid);
+        found
+            .map(|(_, refs)| *refs = refs.saturating_add(1))
+            .is_some()
+    }
+
+    /// Takes a reference of the LPI `intid`, for an event that is being mapped. Returns `None` if
+    /// none is left.
+    pub(super) fn take(&mut self, intid: u32) -> Option<&'a LpiState> {
+        let (lpi, refs) = self.find(intid)?;
+        *refs = refs.checked_sub(1)?;
+        Some(lpi)
+    }
+
+    /// Checks that every LPI is mapped, and not too many times.
+    fn check(&self) -> Result<(), RestoreError> {
         // An LPI with so many references is mapped once more, and then no more.
-        if !(1..=u32::from(MAX_MAPPING_REFS) + 1).contains(&count) {
-            return Err(RestoreError::Interrupt(lpi.intid));
+        let is_right = |refs| (1..=MAX_MAPPING_REFS + 1).contains(refs);
+        let mut all = self.lpis.iter().zip(&self.refs);
+        match all.find(|(_, refs)| !is_right(refs)) {
+            Some((lpi, _)) => Err(RestoreError::Interrupt(lpi.intid)),
+            None => Ok(()),
         }
     }
-    Ok(())
 }

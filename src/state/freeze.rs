@@ -8,6 +8,7 @@
 
 use alloc::vec::Vec;
 
+use crate::advance;
 use crate::delivery::{change, inject, queue};
 use crate::epoch::CpuPin;
 use crate::error::{InjectError, TeardownError};
@@ -73,6 +74,7 @@ pub(crate) fn thaw<H: Host>(
         }
     }
 
+    advance::defer_commands(vm);
     release(&vm.vcpus);
     Ok(())
 }

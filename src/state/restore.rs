@@ -2,6 +2,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: writes the shadows of vCPUs that are claimed.
 
+use crate::advance;
 use crate::delivery::{change, lpi_lifetime, routing};
 use crate::epoch::CpuPin;
 use crate::error::RestoreError;
@@ -9,14 +10,14 @@ use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, VcpuId};
 use crate::its::execute::Execution;
 use crate::reset;
-use crate::state::check::check;
+use crate::state::check::{Mappings, check};
 use crate::state::save::{SAVED, flags_of};
-use crate::state::{DeviceState, InterruptState, ItsState, LpiState, VcpuState, VmState};
+use crate::state::{InterruptState, ItsState, LpiState, VcpuState, VmState};
 use crate::sync::Ordering::Relaxed;
 use crate::teardown::{claim, release};
 use crate::vm::Vm;
 use crate::vm::ich_shadow::IchShadow;
-use crate::vm::irq::{Irq, PENDING};
+use crate::vm::irq::{Irq, PENDING, State};
 use crate::vm::its::device::Itt;
 use crate::vm::its::{CTLR_ENABLED, Its};
 use crate::vm::redistributor::{CTLR_ENABLE_LPIS, WAKER_PROCESSOR_SLEEP};
@@ -35,16 +36,19 @@ pub(crate) fn restore<H: Host>(
     reset::refuse_garbage(vm, pin)?;
     claim(vm, pin)?;
     // Under the claim: no vCPU is added or removed.
-    if let Err(error) = check(vm, pin, state) {
-        release(&vm.vcpus);
-        return Err(error);
-    }
+    let mappings = match check(vm, pin, state) {
+        Ok(mappings) => mappings,
+        Err(error) => {
+            release(&vm.vcpus);
+            return Err(error);
+        }
+    };
     for vcpu in &vm.vcpus {
         // A vCPU that was put while blocked is not woken by what follows: no CPU can enter it.
         let _ = vcpu.residency.take_work();
     }
     reset::clear(vm, pin);
-    apply(vm, pin, state);
+    apply(vm, pin, state, mappings);
 
     // vCPU 0 last, as after a reset.
     let vcpus = vm.added_vcpus().iter().zip(&state.vcpus).rev();
@@ -54,8 +58,8 @@ pub(crate) fn restore<H: Host>(
     Ok(())
 }
 
-/// Gives a VM that has just been reset a state that has been checked.
-fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState) {
+/// Gives a VM that has just been reset a state that has been checked, and its LPIs.
+fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappings<'_>) {
     // Relaxed: the vCPUs are claimed, and the end of the claim publishes the state.
     vm.distributor.propbaser.store(state.propbaser, Relaxed);
     let _ = vm.distributor.control.write(state.group_enables);
@@ -77,20 +81,20 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState) {
         }
     }
 
-    for (its, saved) in vm.its.iter().zip(&state.its) {
-        set_its(vm, pin, its, saved, &state.lpis);
+    let at_once =
+        |one: &LpiState, other: &LpiState| lpi_lifetime::are_made_at_once(one.intid, other.intid);
+    let mut refs = lpis.refs();
+    for lpis in state.lpis.chunk_by(at_once) {
+        let refs = refs.split_off_mut(..lpis.len()).unwrap_or_default();
+        lpi_lifetime::make(vm, pin, lpis.iter().filter_map(self::lpi), refs);
     }
-    for lpi in &state.lpis {
-        if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
-            set(vm, pin, irq, lpi.interrupt);
-        }
+    for (its, saved) in vm.its.iter().zip(&state.its) {
+        set_its(vm, pin, its, saved, &mut lpis);
     }
     for (its, saved) in vm.its.iter().zip(&state.its) {
         its.set_control(CTLR_ENABLED, saved.is_enabled);
-        if its.is_behind() {
-            vm.deferred.add(1 << its.id.0);
-        }
     }
+    advance::defer_commands(vm);
 }
 
 /// Gives an interrupt its state, and inserts it where it is deliverable.
@@ -130,7 +134,13 @@ fn set_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, saved: &VcpuStat
 
 /// Gives an ITS without mappings its registers and mappings, but for Enabled. Takes the command
 /// lock.
-fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, lpis: &[LpiState]) {
+fn set_its<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    its: &Its,
+    saved: &ItsState,
+    lpis: &mut Mappings<'_>,
+) {
     let mut engine = its.commands.engine.lock(pin.locks());
     // Whatever another CPU, against the rules, has mapped since the reset.
     Execution::new(vm, pin, its, &mut engine).unmap_everything();
@@ -153,35 +163,23 @@ fn set_its<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its, saved: &ItsState, l
             address: device.itt,
             event_bits: device.event_bits,
         };
-        execution.map_device(DeviceId(device.device), itt);
-        map_events(vm, pin, its, device, lpis);
+        let id = DeviceId(device.device);
+        let events = device.events.iter().filter_map(|saved| {
+            let (event, intid) = (EventId(saved.event), IntId::lpi(saved.intid)?);
+            // The reference, which the device takes over, keeps the LPI in the table.
+            let target = lpis.take(saved.intid)?.target.map(VcpuId);
+            let key = saved.intid.checked_sub(IntId::FIRST_LPI)?;
+            let irq = vm.lpis.get(key, pin.guard())?;
+            vm.host.event_mapped(its.id, id, event, intid, target);
+            Some((event, irq))
+        });
+        execution.map_device(id, itt, events);
     }
 }
 
-/// Maps the events of a device that has been mapped. Under the command lock.
-fn map_events<H: Host>(
-    vm: &Vm<H>,
-    pin: &CpuPin<'_>,
-    its: &Its,
-    saved: &DeviceState,
-    lpis: &[LpiState],
-) {
-    let id = DeviceId(saved.device);
-    let Some(device) = its.devices.get(id, pin.guard()) else {
-        return;
-    };
-    for event in &saved.events {
-        let lpi = lpis.binary_search_by_key(&event.intid, |lpi| lpi.intid);
-        let lpi = lpi.ok().and_then(|place| lpis.get(place));
-        let intid = IntId::lpi(event.intid);
-        let event = EventId(event.event);
-        if let (Some(lpi), Some(intid)) = (lpi, intid) {
-            let target = lpi.target.map(VcpuId);
-            if let Some(irq) = lpi_lifetime::map(vm, pin, intid, target) {
-                irq.set_icid(lpi.icid);
-                device.map(event, irq, pin.guard(), &vm.garbage);
-                vm.host.event_mapped(its.id, id, event, intid, target);
-            }
-        }
-    }
+/// Returns the INTID, the state and the collection of a saved LPI.
+fn lpi(saved: &LpiState) -> Option<(IntId, State, u16)> {
+    let state = State::new(flags_of(saved.interrupt), saved.target.map(VcpuId));
+    let state = state.with_priority(saved.interrupt.priority);
+    Some((IntId::lpi(saved.intid)?, state, saved.icid))
 }

@@ -8,32 +8,38 @@
 //!    none. After a rendezvous no CPU has a vCPU of the VM, or is in a call of the controller.
 //! 2. The controller is saved, and taken apart.
 //! 3. A new one is made, with the state in its binary form, and is what others find.
-//! 4. Interrupts of the machine that came meanwhile are forwarded to it, and every vCPU is woken.
-//!    One that waited for an interrupt looks again: it wakes up for nothing, as the architecture
-//!    allows.
+//! 4. Interrupts of the machine that came meanwhile are forwarded to it, and the vCPUs are woken.
+//!    One that waited for an interrupt wakes up for nothing, as the architecture allows. One that
+//!    was suspended stays so.
 //!
 //! The events of PCI functions stay mapped in the physical ITS: the new controller takes the old
 //! one's [`Mirror`](super::host::Mirror).
 #![expect(unsafe_code)]
-// UNSAFETY: frees the interrupt controller.
+// UNSAFETY: frees the interrupt controller, and uses the contexts of vCPUs that no CPU runs.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use aarch64_cpu::asm::barrier;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use spin::Mutex;
+use vgic::Blocked;
 
+use super::Vm;
 use super::console::set_line;
-use super::lifetime::{Wish, take_apart, wake_all};
+use super::controller::{self, Controller};
+use super::lifetime::{Wish, take_apart};
 use super::options::Options;
-use super::{Vm, controller};
 use crate::cpu::clock::{now, ticks};
 use crate::cpu::rendezvous::{free_garbage, rendezvous};
 use crate::cpu::this_cpu::ThisCpu;
-use crate::vcpu::interrupts;
+use crate::schedule;
+use crate::vcpu::power::PowerState;
+use crate::vcpu::{Vcpu, interrupts};
 
 /// Number of the CPU whose timer fires at the moments.
 const CPU: usize = 0;
@@ -174,11 +180,18 @@ fn save_in_place(cpu: &ThisCpu, vm: &'static Vm) {
 }
 
 /// Gives a VM that is being saved its new interrupt controller, and lets it run.
-fn resume(cpu: &ThisCpu, vm: &'static Vm, vgic: Box<controller::Controller>) {
+fn resume(cpu: &ThisCpu, vm: &'static Vm, vgic: Box<Controller>) {
+    let on = vm.vcpus().iter();
+    let on = on.filter(|vcpu| vcpu.power.state() == PowerState::On);
+    let woken: Vec<&Vcpu> = on
+        .filter(|vcpu| !stays_suspended(cpu, &vgic, vcpu))
+        .collect();
+
     let held = {
         // Under the lock: a CPU that has found no controller keeps its interrupt before, or finds
-        // this one afterwards.
+        // this one afterwards. By then the VM is alive, so that a wake-up is none for nothing.
         let mut held = vm.held.0.lock();
+        vm.lifetime.go_on();
         vm.set_vgic(vgic);
         mem::take(&mut *held)
     };
@@ -191,7 +204,31 @@ fn resume(cpu: &ThisCpu, vm: &'static Vm, vgic: Box<controller::Controller>) {
             console.repeat(|high| set_line(vgic, &pin, high));
         }
     }
+    woken.into_iter().for_each(schedule::wake);
+}
 
-    vm.lifetime.go_on();
-    wake_all(vm);
+/// Returns true if a vCPU was suspended, and goes on to be: no interrupt is pending, and no timer
+/// has fired. The scheduler knows its deadline. No CPU runs the vCPU, and no other CPU knows the
+/// controller.
+fn stays_suspended(cpu: &ThisCpu, vgic: &Controller, vcpu: &Vcpu) -> bool {
+    // SAFETY: the VM is being saved: no CPU runs the vCPU.
+    let context = unsafe { vcpu.context() };
+    let resumes_later = vcpu.power.has_start() && context.is_started;
+    // One that has been woken by now was powered off, for its resumption.
+    if !resumes_later || !vgic.is_powered_on(vcpu.id) {
+        return false;
+    }
+    let deadline = context.deadline(vcpu.vm.clock_offset());
+    if deadline.is_some_and(|deadline| deadline <= now()) {
+        return false;
+    }
+
+    let pin = cpu.vgic_cpu.pin();
+    (vgic.enter(&pin, vcpu.id)).expect("the vCPU is on, and on no CPU");
+    // The exit reads the status of registers that the entry has written.
+    barrier::isb(barrier::SY);
+    let blocked = vgic.exit(&pin, vcpu.id);
+    let blocked = blocked.and_then(|()| vgic.block(&pin, vcpu.id));
+    let blocked = blocked.and_then(|blocked| vgic.vcpu_put(&pin, vcpu.id).map(|()| blocked));
+    blocked.expect("the vCPU has just been entered here") != Blocked::No
 }

@@ -320,6 +320,29 @@ fn reclamation_against_entry_and_put() {
     });
 }
 
+/// Races the ends and the reclamation of two LPIs that a restore has made in one block. The block
+/// is freed once, after the last use of either.
+#[test]
+fn reclamation_of_a_block() {
+    check_serial(2, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.command(&cpu.pin(), 0, mapti_as(1, 8193));
+        let state = machine.vm.save(&cpu.pin()).unwrap();
+        machine.vm.restore(&cpu.pin(), &state).unwrap();
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.msi(&cpu.pin(), 0, 0);
+            machine.command(&cpu.pin(), 0, discard(0));
+            reclaim(cpu);
+        });
+        machine.command(&cpu.pin(), 0, discard(1));
+        reclaim(&cpu);
+        other.join();
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// Races `DISCARD`, `MAPTI` and a new MSI against the guest's acknowledgement.
 #[test]
 fn remap_against_the_guest() {

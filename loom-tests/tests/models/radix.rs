@@ -64,6 +64,18 @@ impl Shared {
         assert!(inserted, "{key} is there already");
     }
 
+    /// Inserts the values of `keys`, of one leaf. Returns false if the table has the leaf.
+    fn insert_leaf(&self, keys: &[u32], pin: &CpuPin<'_>) -> bool {
+        let values = |key: &u32| (*key, NonNull::from(&self.values[*key as usize]));
+        let mut entries = keys.iter().map(values).peekable();
+        // SAFETY: `values` and `table` are fields of one `Shared`: the values live as long as the
+        // table.
+        unsafe {
+            self.table
+                .insert_leaf(&mut entries, guard(pin), &self.garbage)
+        }
+    }
+
     /// Replaces the value of `key` by the value of `other`, a key without a value.
     fn replace(&self, key: u32, other: u32, pin: &CpuPin<'_>) {
         let [old, new] = [key, other].map(|key| &self.values[key as usize]);
@@ -292,5 +304,60 @@ fn two_levels_against_growth() {
             shared.remove(key, &pin);
         }
         assert!(shared.table.is_empty(), "a node is left");
+    });
+}
+
+/// Races a leaf that is linked with its values against an insertion that makes the same leaf, and
+/// against the removal of a value. One leaf is left, and no node once its values are removed.
+#[test]
+fn a_leaf_against_growth() {
+    check(3, || {
+        let (shared, [local, other]) = Shared::with_bits(6);
+        let other = spawn(&shared, other, |shared, local| {
+            let pin = local.pin();
+            shared.insert(3, &pin);
+            if shared.get(1, &pin).is_some() {
+                shared.remove(1, &pin);
+            }
+        });
+        let pin = local.pin();
+        // Enter the epoch before the write: the entry is a fence.
+        let _entered = guard(&pin);
+        shared.values[1].write(11);
+        let linked = shared.insert_leaf(&[1, 2], &pin);
+        other.join().unwrap();
+
+        assert_eq!(shared.get(3, &pin), Some(3));
+        assert_eq!(shared.get(2, &pin), linked.then_some(2));
+        for key in 1..4 {
+            if shared.get(key, &pin).is_some() {
+                shared.remove(key, &pin);
+            }
+        }
+        assert!(shared.table.is_empty(), "a node is left");
+    });
+}
+
+/// Checks the publication of a leaf: a reader that finds a value, under its key or on a walk, sees
+/// the write before the leaf was linked.
+#[test]
+fn publication_of_a_leaf() {
+    check(4, || {
+        let (shared, [local, other]) = Shared::with_bits(6);
+        let other = spawn(&shared, other, |shared, local| {
+            let pin = local.pin();
+            assert!(matches!(shared.get(2, &pin), None | Some(12)));
+            let first = shared.table.next(0, guard(&pin));
+            let first = first.map(|(key, value)| (key, value.read()));
+            assert!(matches!(first, None | Some((1, 11))), "{first:?}");
+        });
+        let pin = local.pin();
+        // Enter the epoch before the write: the entry is a fence, and would publish the value by
+        // itself.
+        let _entered = guard(&pin);
+        shared.values[1].write(11);
+        shared.values[2].write(12);
+        assert!(shared.insert_leaf(&[1, 2], &pin));
+        other.join().unwrap();
     });
 }

@@ -1,7 +1,8 @@
 //! LPIs that outlive a mapping, are mapped twice, or are mapped again.
 
 use super::*;
-use crate::vm::irq::Pruned;
+use crate::delivery::lpi_lifetime;
+use crate::vm::irq::{ENABLED, GROUP1, MAX_MAPPING_REFS, PENDING, Pruned};
 
 /// Translates an event, for an injector that is about to raise the interrupt.
 fn in_flight<'a>(guest: &'a Guest, pin: &'a CpuPin<'_>, event: u32) -> &'a crate::vm::irq::Irq {
@@ -277,4 +278,56 @@ fn injectors_race_with_every_way_of_unmapping() {
         assert_eq!(totals.withdrawn[3], pended);
     }
     let _ = totals;
+}
+
+/// Makes LPI 8192 with `refs` mappings, and 8193 with one, as a restore does: pending on vCPU 1.
+/// Returns the mappings that each has got.
+fn restore_two(guest: &Guest, refs: u16) -> [u16; 2] {
+    let pending = State::new(PENDING | ENABLED | GROUP1, Some(VcpuId(1))).with_priority(0x40);
+    let lpis = [8192, 8193].map(|intid| (IntId::lpi(intid).unwrap(), pending, 1));
+    let mut refs = [refs, 1];
+    lpi_lifetime::make(guest.vm.vm(), &guest.pin(), lpis.into_iter(), &mut refs);
+    refs
+}
+
+/// Ends `mappings` of an LPI, which are of no event.
+fn unmap(guest: &Guest, intid: u32, mappings: u16) {
+    let (vm, pin) = (guest.vm.vm(), guest.pin());
+    let irq = vm.lpi(&pin, IntId::lpi(intid).unwrap()).unwrap();
+    (0..mappings).for_each(|_| lpi_lifetime::unmap(vm, &pin, irq));
+}
+
+/// Makes two LPIs while one of the INTIDs is mapped: that LPI gets the mappings, the configuration
+/// and the pending state.
+#[test]
+fn an_lpi_that_is_restored_gives_way_to_the_one_in_the_table() {
+    let guest = Guest::new().with_device_1();
+    guest.run(&[mapti(1, 3, 8192, 2)]);
+    assert_eq!(restore_two(&guest, 2), [2, 1]);
+    for (intid, mappings) in [(8192, 3), (8193, 1)] {
+        assert_eq!(guest.place(intid), (Some(1), true, Some(1)));
+        let state = guest.lpi(intid).unwrap();
+        // The list has a reference too.
+        assert_eq!((state.refs(), state.priority()), (mappings + 1, 0x40));
+    }
+
+    unmap(&guest, 8192, 2);
+    unmap(&guest, 8193, 1);
+    assert_eq!(guest.lpi(8192).unwrap().refs(), 1);
+    assert!(guest.lpi(8193).is_none());
+    guest.finish();
+}
+
+/// Makes an LPI with as many mappings as one may have, while the INTID is mapped.
+#[test]
+#[cfg_attr(miri, ignore = "too many mappings")]
+fn an_lpi_that_gives_way_has_no_more_mappings_than_are_allowed() {
+    let guest = Guest::new().with_device_1();
+    guest.run(&[mapti(1, 3, 8192, 2)]);
+    let [most, one] = restore_two(&guest, MAX_MAPPING_REFS + 1);
+    // The event has one, and the list another while the last ones are added.
+    assert_eq!((most, one), (MAX_MAPPING_REFS - 1, 1));
+    unmap(&guest, 8192, most);
+    unmap(&guest, 8193, one);
+    guest.finish();
 }

@@ -8,6 +8,7 @@
 //! | [`physical`] | transitions of the ownership of a physical interrupt |
 //! | [`references`] | transitions of mappings and migrations |
 //! | [`links`] | the links on an ap_list or on the free list |
+//! | [`block`] | the memory of LPIs |
 //! | [`outcome`] | the results of transitions, and the work left to the caller |
 //! | [`mutant_hooks`] | deliberate faults for the models |
 //!
@@ -36,6 +37,8 @@
 //! |---|---|---|---|---|---|
 //! | [`Irq::new`] of an SPI, PPI or SGI | VM creation; the VM is the owner | | | | |
 //! | [`Irq::new`] of an LPI | `MAPTI`, `MAPI` | | take | | `MappingGet` |
+//! | [`Block::make`] | restore, with the references of all mappings of an LPI | | take | |
+//! `MappingGet` |
 //! | [`Irq::map`] | `MAPTI`, `MAPI` of an LPI with references | | take | | `MappingGet` |
 //! | [`Irq::unmap`] | `DISCARD`, `MAPD`, `MAPTI`, teardown | | put | | `MappingPut` |
 //! | [`Irq::link`] | insertion | take | | | `ListGet` |
@@ -68,6 +71,7 @@
 //! A raise and a change of a line consume nothing, and are Release: their follow-up depends on the
 //! returned state alone, or is done under the list's lock. Every other transition is AcqRel.
 
+mod block;
 mod links;
 mod list_register;
 mod mutant_hooks;
@@ -79,11 +83,14 @@ mod state;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use block::Home;
+
 use crate::intid::{IntId, Kind, VcpuId};
 use crate::steps::step;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Watched, mutant};
 
+pub(crate) use block::Block;
 pub(crate) use links::Links;
 pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
 pub(crate) use references::MAX_MAPPING_REFS;
@@ -111,6 +118,7 @@ pub(crate) struct Irq {
     icid: AtomicU16,
     pintid: AtomicU16,
     readings: AtomicU32,
+    home: Home,
     pub(crate) links: Links,
     pub(crate) watched: Watched,
 }
@@ -119,13 +127,20 @@ impl Irq {
     /// Makes an interrupt with these flags, routed to `target`, with a single reference: the VM's,
     /// or the reference of an LPI's first mapping.
     pub(crate) fn new(intid: IntId, flags: u64, target: Option<VcpuId>) -> Self {
+        Self::make(intid, State::new(flags, target), 0, Home::default())
+    }
+
+    /// Makes an interrupt in the state `state`, on no list.
+    #[inline]
+    fn make(intid: IntId, state: State, icid: u16, home: Home) -> Self {
         Self {
-            state: AtomicU64::new(State::new(flags, target).0),
+            state: AtomicU64::new(state.0),
             intid,
             kind: intid.kind(),
-            icid: AtomicU16::new(0),
+            icid: AtomicU16::new(icid),
             pintid: AtomicU16::new(0),
             readings: AtomicU32::new(0),
+            home,
             links: Links::new(),
             watched: Watched::default(),
         }

@@ -102,6 +102,16 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
+    /// Returns the change that makes an interrupt in the state `new`, on no list.
+    #[inline]
+    pub(crate) fn of_new(new: State) -> Self {
+        Self {
+            old: State(0),
+            new,
+            follow_up: new.follow_up_change(),
+        }
+    }
+
     /// Returns true if the change has taken a physical interrupt from the state word: the caller
     /// deactivates the physical interrupt.
     #[inline]

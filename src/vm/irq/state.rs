@@ -149,6 +149,11 @@ impl State {
         Self(flags | vcpu_field(target) << TARGET_SHIFT | REF)
     }
 
+    /// Returns the state with `refs` references.
+    pub(crate) const fn with_refs(self, refs: u16) -> Self {
+        self.with((refs as u64) << REFS_SHIFT, u64::MAX << REFS_SHIFT)
+    }
+
     /// Returns the priority, 0 the most urgent; the low three bits are 0.
     #[inline]
     #[must_use]
@@ -263,6 +268,13 @@ impl State {
         const COMPARED: u64 =
             PENDING | ASSERTED | ACTIVE | HW | UNMAPPED | ENABLED | VCPU << QUEUED_SHIFT;
         self.0 & COMPARED == ENABLED
+    }
+
+    /// Returns true if the interrupt is on no list, not enabled, and neither pending nor active in
+    /// any way.
+    pub(crate) const fn is_quiet(self) -> bool {
+        const COMPARED: u64 = PENDING | ASSERTED | ACTIVE | HW | ENABLED | VCPU << QUEUED_SHIFT;
+        self.0 & COMPARED == 0
     }
 
     /// Returns true if the state is plain: deliverable to `vcpu` by the latch, and either an edge

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use crossbeam_epoch::Guard;
 
-use crate::epoch::Garbage;
+use crate::epoch::{Garbage, Piece};
 use crate::intid::{DeviceId, EventId};
 use crate::radix::{Cursor, Radix};
 use crate::vm::irq::Irq;
@@ -40,6 +40,8 @@ impl Itt {
     /// `ITT_addr`: bits 51:8 of the address (IHI 0069, 5.3.11).
     pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_ff00;
 }
+
+impl Piece for Device {}
 
 impl Device {
     /// Returns the number of events that the device has room for, 2 to 2^16.
@@ -129,13 +131,22 @@ impl Devices {
         })
     }
 
-    /// Maps `device`, which is not mapped, with room for the events of `itt`. Needs the command
-    /// lock.
-    pub(crate) fn map(&self, device: DeviceId, itt: Itt, guard: &Guard, garbage: &Garbage) {
-        let new = NonNull::from(Box::leak(Box::new(Device {
-            events: Radix::new(u32::from(itt.event_bits)),
-            itt,
-        })));
+    /// Maps `device`, which is not mapped, with room for the events of `itt`, and with `events`
+    /// mapped, by rising EventIDs. The slots take over the caller's mapping references. Needs the
+    /// command lock.
+    pub(crate) fn map<'i>(
+        &self,
+        device: DeviceId,
+        itt: Itt,
+        events: impl Iterator<Item = (EventId, &'i Irq)>,
+        guard: &Guard,
+        garbage: &Garbage,
+    ) {
+        let events = events.map(|(event, irq)| (event.0, NonNull::from(irq)));
+        // SAFETY: the mapping reference keeps an interrupt alive until `unmap` has emptied its
+        // slot, and the put of the last reference frees the interrupt through the epoch.
+        let events = unsafe { Radix::filled(u32::from(itt.event_bits), events, guard, garbage) };
+        let new = NonNull::from(Box::leak(Box::new(Device { events, itt })));
         // SAFETY: only `unmap` frees the device, through the epoch, after the device has left the
         // table.
         let mapped = unsafe { self.0.insert(device.0, new, guard, garbage) };

@@ -16,7 +16,8 @@ pub(super) const NAME: &str = "guest";
 /// The mark of the witness's lines.
 const WITNESS: &str = "@witness ";
 
-/// Lines of the witness after which the VM is saved, at most. It prints some 20 in a second.
+/// Lines of the witness after which the VM is saved, at most, beside the first three, in which
+/// every count has to grow. It prints some 20 in a second.
 const LINES: u64 = 12;
 
 /// Microseconds after such a line, at most.
@@ -49,7 +50,7 @@ impl Operator {
         Self {
             round,
             purpose,
-            lines: 1 + random.below(LINES),
+            lines: 3 + random.below(LINES),
             delay: Duration::from_micros(random.below(AFTER)),
             has_pinged: false,
         }
@@ -269,6 +270,18 @@ impl Life {
             self.faults.push(line.to_owned());
         } else if let Some(Ok(reported)) = counters::parse(line) {
             self.hypervisor = Some(reported.counters);
+        }
+    }
+
+    /// Tells whether one of the witness's counts has not grown in this life.
+    pub(super) fn stood_still(&self) -> bool {
+        let counts = |it: &Counts| [it.ticks, it.pings, it.random];
+        match (self.counts.first(), self.counts.last()) {
+            (Some(first), Some(last)) => {
+                let mut pairs = counts(first).into_iter().zip(counts(last));
+                pairs.any(|(first, last)| last <= first)
+            }
+            _ => true,
         }
     }
 

@@ -92,6 +92,14 @@ impl Verdict {
             u64::from(options.rounds),
             "there were no MSIs",
         ));
+        if options.vcpus > 1 {
+            checks.push(Check::equal(
+                "lives in which a count has not grown",
+                lives.iter().filter(|life| life.stood_still()).count() as u64,
+                0,
+                "a timer, an IPI or an MSI was lost",
+            ));
+        }
         checks.extend(of_lines(&all));
         checks.extend(of_clock(&lives, last));
         checks.extend(of_accounts(&lives));

@@ -5,6 +5,7 @@
 //!   interrupts.
 //! * Each CPU plays ping-pong with the next one ([`pings`]): IPIs.
 //! * A thread reads the entropy device, if there is one ([`random`]): MSIs.
+//! * A thread computes in floating-point registers ([`sums`]).
 //! * A thread reads the console, and answers ([`input`]); the witness prints all the time.
 //! * A thread reads the kernel's messages ([`kernel`]): from now on there must be no warning.
 //!
@@ -17,6 +18,7 @@ mod interrupts;
 mod kernel;
 mod pings;
 mod random;
+mod sums;
 mod ticks;
 
 use std::fmt::Display;
@@ -42,6 +44,7 @@ fn main() {
             pings::start(&counts, cpu, (cpu + 1) % cpus);
         }
     }
+    sums::start();
     let has_random = random::start(&counts);
     println!("@witness cpus={cpus} random={}", u8::from(has_random));
     input::start(&counts);
