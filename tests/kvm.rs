@@ -686,7 +686,9 @@ fn a_read_pointer_is_in_the_queue() {
     let creadr = its(group::ITS_REGS, 0x90);
     assert_eq!(devices.set(creadr, 0x20, host), Err(Errno::Inval), "none");
     let queue = VALID | 0x4001_0000;
-    devices.set(its(group::ITS_REGS, 0x80), queue, host).unwrap();
+    devices
+        .set(its(group::ITS_REGS, 0x80), queue, host)
+        .unwrap();
     assert_eq!(devices.set(creadr, 0x1000, host), Err(Errno::Inval));
     devices.set(creadr, 0xfe0, host).unwrap();
     let (_, state) = devices.finish().unwrap();

@@ -9,8 +9,8 @@
 //! At the hop:
 //! * CPU 0 has two active priorities, one nested in the other, and the inner interrupt is pending
 //!   again. A line is high. SPIs, an SGI and LPIs are pending below the mask, others disabled.
-//! * CPU 1 has `EOImode` 1. An SPI whose line is high and an SGI are dropped and not deactivated. An
-//!   SGI, a PPI, SPIs and an LPI that came by `MOVI` are pending behind a closed mask.
+//! * CPU 1 has `EOImode` 1. An SPI whose line is high and an SGI are dropped and not deactivated.
+//!   An SGI, a PPI, SPIs and an LPI that came by `MOVI` are pending behind a closed mask.
 //! * CPU 2 has both groups pending behind a closed interface, a timer that is due, a PPI that is
 //!   active, and another binary point.
 //! * CPU 3 is off, with an SGI, an SPI and LPIs that came by `MOVALL` pending.
