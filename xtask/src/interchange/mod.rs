@@ -130,7 +130,8 @@ impl Bench<'_> {
         let words = format!("hops={}", self.options.hops);
         let mut command = match (&self.linux, place) {
             (Some(linux), Place::Kvm) => self.linux_machine(linux, &words)?,
-            _ => self.hyp_machine(&words)?,
+            // Each machine has another number of CPUs.
+            _ => self.hyp_machine(1 + (number % u32::from(VCPUS)) as u16, &words)?,
         };
         let log = reports.join("interchange.part");
         let run: Run = run::observed(&mut command, &log, LIMIT, |_| {})?;
@@ -164,12 +165,12 @@ impl Bench<'_> {
         Ok(command)
     }
 
-    /// Returns the command that starts a machine with the hypervisor, one of whose VMs is the
-    /// guest's.
-    fn hyp_machine(&self, words: &str) -> Result<Command> {
+    /// Returns the command that starts a machine with so many CPUs and the hypervisor, one of whose
+    /// VMs is the guest's.
+    fn hyp_machine(&self, cpus: u16, words: &str) -> Result<Command> {
         let options = BootOptions {
             vcpus: VCPUS,
-            cpus: Some(VCPUS),
+            cpus: Some(cpus),
             kernel: Kernel::Image(self.guest.clone()),
             append: Some(format!("{words} hyp.kvm={}", self.file.display())),
             cpu: self.options.linux.cpu.clone(),
