@@ -93,8 +93,12 @@ fn begin(vm: &Vm) -> Result<Writer, String> {
 /// Stops a VM, writes the rest of a file that has been begun, and ends the VM's run. If that cannot
 /// be done, the VM goes on, and a line says why.
 fn stop_and_finish(cpu: &ThisCpu, vm: &'static Vm, begun: Result<Writer, String>) {
-    if !vm.lifetime.claim_save() {
-        return;
+    while !vm.lifetime.claim_save() {
+        if vm.lifetime.is_dead() {
+            return;
+        }
+        // The CPU that changes the VM may wait for this one.
+        rendezvous(cpu);
     }
     let began = now();
     rendezvous(cpu);
