@@ -93,7 +93,9 @@ impl core::fmt::Display for TeardownError {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
-            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
+            Self::TornDown => {
+                f.write_str("the VM has been taken apart, or is being reset or saved")
+            }
             Self::Frozen => f.write_str("the VM is frozen"),
             Self::NotFrozen => f.write_str("the VM is not frozen"),
             Self::Unreclaimed => f.write_str("memory that the VM has unmapped is not freed yet"),

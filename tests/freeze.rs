@@ -197,6 +197,42 @@ fn a_falling_line_and_a_message_are_late_too() {
     source.vm.teardown(&source.pin()).unwrap();
 }
 
+/// Raises an edge with its line high, and lowers the line before the next look.
+#[test]
+fn a_raise_leaves_the_line_alone() {
+    let source = machine();
+    let state = freeze(&source);
+    let spi = IntId::spi(40).unwrap();
+    let set = |machine: &Machine, high| {
+        let set = machine.vm.set_spi_line(&machine.pin(), spi, high);
+        set.unwrap();
+    };
+    set(&source, true);
+    let of = |flags| LateInterrupt {
+        intid: 40,
+        vcpu: None,
+        flags,
+    };
+    assert_eq!(
+        take_late(&source, &state),
+        [of(flags::LATCH), of(flags::LINE)]
+    );
+    assert_eq!(take_late(&source, &state), [of(flags::LINE)]);
+    set(&source, false);
+    assert_eq!(take_late(&source, &state), []);
+
+    let target = Machine::new(2);
+    restore(&target, &state);
+    set(&target, true);
+    target
+        .vm
+        .inject_late(&target.pin(), of(flags::LATCH))
+        .unwrap();
+    assert!(target.vm.spi_line(spi).unwrap());
+    target.finish();
+    source.vm.teardown(&source.pin()).unwrap();
+}
+
 #[test]
 fn a_frozen_vm_is_thawed_or_taken_apart() {
     let machine = machine();

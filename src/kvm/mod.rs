@@ -1,11 +1,11 @@
 //! KVM's device attributes, and its tables in guest memory: a VMM that saves and restores a VM by
-//! the attributes of `arm-vgic-v3` and `arm-vgic-its` does so with this library by changing one
-//! call, and a VM moves between KVM and this library.
+//! the attributes of `arm-vgic-v3` and `arm-vgic-its` keeps its form with this library, and a VM
+//! moves between KVM and this library.
 //!
 //! [`Devices`] are the two devices as KVM has them: `KVM_SET_DEVICE_ATTR` is [`Devices::set`],
 //! `KVM_GET_DEVICE_ATTR` is [`Devices::get`], `KVM_HAS_DEVICE_ATTR` is [`Devices::has`]. They are
-//! plain data over a [`VmState`]: no vCPU runs meanwhile, and nothing reaches a VM before its
-//! restore.
+//! plain data over a [`VmState`], and touch no VM: a VM is frozen before [`Devices::of`], or made
+//! after [`Devices::finish`].
 //!
 //! | file | content |
 //! |---|---|
@@ -21,26 +21,39 @@
 //!
 //! # A save
 //! [`Vgic::freeze`](crate::Vgic::freeze), [`Devices::of`], [`control::SAVE_PENDING_TABLES`], for
-//! each ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent.
+//! each ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent. The list of
+//! attributes in `hyp/kvm-state/src/order.rs` is complete. A target that is KVM takes no
+//! [`LateInterrupt`](crate::state::LateInterrupt): devices are stopped before the freeze, or the
+//! DeviceID and EventID of a late LPI are looked up in the state, for `KVM_SIGNAL_MSI`.
 //!
 //! # A restore
-//! Guest memory is in place. [`Devices::new`]; addresses, number of interrupts, [`control::INIT`];
-//! the distributor's registers with `GICD_IIDR` first; redistributors and CPU interfaces; of each
-//! ITS the registers with `GITS_CBASER` before `GITS_CREADR`, then [`control::RESTORE_TABLES`],
-//! then `GITS_CTLR`. Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
+//! Guest memory is in place, and no page of it is received after [`control::RESTORE_TABLES`], which
+//! clears the pending bits that it takes. `config.vcpus[n]` is KVM's vCPU n. The order matters only
+//! so far:
+//! * [`group::NR_IRQS`] comes before [`control::INIT`], which comes before all registers;
+//! * `GICR_PROPBASER` and `GICR_PENDBASER` come before `GICR_CTLR`, `ICC_CTLR_EL1` before
+//!   `ICC_BPR1_EL1`;
+//! * all redistributors come before [`control::RESTORE_TABLES`], and so do `GITS_BASER<n>`;
+//! * `GITS_CBASER` comes before `GITS_CREADR` and `GITS_CWRITER`, `GITS_CTLR` last.
+//!
+//! Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
 //! [`Vgic::restore`](crate::Vgic::restore).
+//!
+//! A VM that comes from KVM has signalled Group 0 by `EnableGrp1`: `EnableGrp0` is set in the value
+//! of `GICD_CTLR` if `EnableGrp1` is. KVM's [`group::LEVEL_INFO`] has the lines of the timers:
+//! those that the embedder forwards are cleared, for the timer raises its line itself.
 //!
 //! # Differences to the library's own state
 //! The format has no place for:
 //! * power states, which are `KVM_SET_MP_STATE`: [`Devices::set_power`];
-//! * the vCPU on which an SPI is active that is routed elsewhere since;
+//! * the vCPU that an SPI is active on, if the SPI has been routed elsewhere since;
 //! * the target of an LPI that `MOVALL` has moved away from its collection;
 //! * a message that asserts a level (`GICD_SETSPI_NSR`), which is saved as a latch;
 //! * `ICC_BPR1_EL1` while `ICC_CTLR_EL1.CBPR` hides it;
 //! * `GICR_PENDBASER.PTZ`.
 //!
 //! KVM has no Group 0 enable, no `GICR_WAKER`, edge-triggered PPIs or tables of 4 KiB pages: a VM
-//! that goes to KVM loses them.
+//! that goes to KVM loses them. Identification registers are each side's own.
 #![cfg_attr(
     not(test),
     deny(
@@ -224,7 +237,8 @@ impl Devices {
         Ok(())
     }
 
-    /// Returns whether a vCPU is powered on, as `KVM_GET_MP_STATE` does.
+    /// Returns whether a vCPU is powered on, as `KVM_GET_MP_STATE` does. One that has been removed
+    /// is off.
     ///
     /// # Errors
     /// [`Errno::Inval`] without the vCPU.

@@ -315,8 +315,8 @@ impl Devices {
         place.ok().and_then(|place| self.state.lpis.get(place))
     }
 
-    /// Reads the mappings of an ITS, which has none, from the guest's tables; and the configuration
-    /// and the pending state of each LPI, which the pending table has no more afterwards.
+    /// Reads the mappings of an ITS, which has none, from the guest's tables; and the
+    /// configuration and the pending state of each LPI. Clears the pending bits that it has read.
     pub(super) fn restore_tables(&mut self, index: usize, host: &impl Host) -> Result<(), Errno> {
         let its = self.its(index)?;
         let config = *self.config.its.get(index).ok_or(Errno::Nxio)?;

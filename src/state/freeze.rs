@@ -100,13 +100,16 @@ pub(crate) fn take_late<H: Host>(
     let mut late = Vec::new();
     let mut look = |irq: &Irq, vcpu: Option<VcpuId>, saved: InterruptState| {
         let found = interrupt(take(vm, pin, irq)).flags;
-        let raised = if irq.state().hw() { 0 } else { flags::LATCH };
-        if found & raised != 0 || (found ^ saved.flags) & SOURCES != 0 {
-            late.push(LateInterrupt {
-                intid: irq.intid().raw(),
-                vcpu: vcpu.map(|vcpu| vcpu.0),
-                flags: found & (raised | SOURCES),
-            });
+        let of = |flags| LateInterrupt {
+            intid: irq.intid().raw(),
+            vcpu: vcpu.map(|vcpu| vcpu.0),
+            flags: found & flags,
+        };
+        if found & flags::LATCH != 0 && !irq.state().hw() {
+            late.push(of(flags::LATCH));
+        }
+        if (found ^ saved.flags) & SOURCES != 0 {
+            late.push(of(SOURCES));
         }
     };
 
@@ -153,9 +156,7 @@ pub(crate) fn inject_late<H: Host>(
 
     if late.flags & flags::LATCH != 0 {
         let _ = inject::raised(vm, pin, irq, irq.raise());
-    }
-
-    if matches!(intid.kind(), Kind::Spi | Kind::Ppi) {
+    } else if matches!(intid.kind(), Kind::Spi | Kind::Ppi) {
         set_sources(vm, pin, irq, late.flags);
     }
     Ok(())

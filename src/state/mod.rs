@@ -2,17 +2,24 @@
 //!
 //! [`Vgic::save`] returns a [`VmState`], and [`Vgic::restore`] gives it to another VM of the same
 //! configuration, on CPUs with any number of list registers and the same number of preemption bits.
-//! The state is all that a guest or an embedder can observe later. It has no addresses of the
-//! hypervisor, no physical interrupts and no list registers.
+//! The state is all that a guest can observe later, the levels of lines, and which vCPUs are on. It
+//! has no addresses of the hypervisor, no physical interrupts and no list registers. The number of
+//! preemption bits is not in the state, and is for the embedder to compare.
 //!
 //! The embedder's part:
-//! * The VM to restore to is created from the same [`Config`](crate::Config), and has had the same
-//!   vCPUs added and removed.
-//! * Guest memory is copied after the save, which completes pending tables that were being written,
-//!   and is in place before the guest runs. A restore does not look at it.
-//! * Connections to physical interrupts are made after the restore, or stay as they are. A level
-//!   with a physical line is forwarded anew; what was active stays active, with no physical
-//!   interrupt behind it.
+//! * The VM to restore to is created from the same [`Config`](crate::Config), which is not in the
+//!   state. A restore compares the numbers of SPIs, vCPUs and ITSes, the affinities and the quotas,
+//!   and no address.
+//! * The VM has had the same vCPUs added and removed: one for each of [`VmState::vcpus`], in order.
+//!   An absent vCPU is added with any free affinity, and removed.
+//! * A save completes pending tables that were being written ([`Host::write_memory`]). Guest memory
+//!   may be copied before; afterwards, all is copied that has been written since, those tables
+//!   among it. It is in place before the guest runs. A restore does not look at it.
+//! * Physical interrupts are masked before the freeze: an edge that is forwarded to a frozen VM is
+//!   neither in the state nor late.
+//! * Connections to physical interrupts are made before the restore, which leaves them, or after
+//!   it. Nothing is forwarded before the restore returns. A level with a physical line is forwarded
+//!   anew; what was active stays active, with no physical interrupt behind it.
 //! * No vCPU of the restored VM is blocked, and a restore kicks and wakes nobody: every vCPU that
 //!   is powered on is entered, and blocks again if there is nothing to do. Then deferred work goes
 //!   on ([`Vgic::advance`]).
@@ -51,6 +58,7 @@
 //! # }
 //! ```
 //!
+//! [`Host::write_memory`]: crate::Host::write_memory
 //! [`Vgic::save`]: crate::Vgic::save
 //! [`Vgic::restore`]: crate::Vgic::restore
 //! [`Vgic::advance`]: crate::Vgic::advance
@@ -218,8 +226,9 @@ pub struct LateInterrupt {
     pub intid: u32,
     /// Index of the vCPU of an SGI or PPI; `None` for SPIs and LPIs.
     pub vcpu: Option<u16>,
-    /// [`flags::LATCH`] if the interrupt has been raised; [`flags::LINE`] and [`flags::MESSAGE`]
-    /// as they are by now.
+    /// [`flags::LATCH`]: the interrupt has been raised, whatever its line is. Otherwise
+    /// [`flags::LINE`] and [`flags::MESSAGE`] as they are by now, one of them other than in the
+    /// state.
     pub flags: u8,
 }
 

@@ -16,7 +16,8 @@ impl<H: Host> Vgic<H> {
     /// another call for the VM but those that raise interrupts. An interrupt raised meanwhile is
     /// saved, or is pending only in this VM. A command of an ITS that has been begun is completed;
     /// commands that wait are saved with their queue. Pending tables that are due are written:
-    /// guest memory is copied afterwards. Other calls fail meanwhile as during [`Vgic::reset`].
+    /// guest memory is copied afterwards. [`Vgic::enter`], [`Vgic::add_vcpu`],
+    /// [`Vgic::remove_vcpu`] and connections fail meanwhile, as during [`Vgic::reset`].
     /// Unbounded: grows with what the guest has mapped. Allocates the state.
     ///
     /// # Errors
@@ -27,15 +28,16 @@ impl<H: Host> Vgic<H> {
         save::save(&self.vm, pin)
     }
 
-    /// Resets the controller as [`Vgic::reset`] does, and gives it a state that
-    /// [`Vgic::save`] has returned, of this VM or of another one with the same configuration and
-    /// the same vCPUs. The vCPUs that were powered on are on.
+    /// Resets the controller as [`Vgic::reset`] does, and gives it a state that [`Vgic::save`] or
+    /// [`Vgic::freeze`] has returned, or [`Devices::finish`](crate::kvm::Devices::finish), of this
+    /// VM or of another one with the same configuration and the same vCPUs. The vCPUs that were
+    /// powered on are on.
     ///
     /// The embedder is told of what the guest has enabled, routed and mapped
     /// ([`Host::enabled`], [`Host::configured`], [`Host::routed`], [`Host::device_mapped`],
     /// [`Host::event_mapped`]), as if the guest had done it now. Lines have the levels of the
     /// state; connections to physical interrupts stay as they are. Guest memory is not looked at.
-    /// Unbounded, and allocates.
+    /// No vCPU is kicked or woken. Unbounded, and allocates.
     ///
     /// # Errors
     /// [`RestoreError`]: the state is wrong, which has been found out before anything was changed,
@@ -49,8 +51,9 @@ impl<H: Host> Vgic<H> {
     /// No vCPU can be entered afterwards: [`Vgic::enter`] fails with [`EntryError::TornDown`].
     /// Interrupts can still be raised, and wait for [`Vgic::take_late`]. An interrupt raised
     /// meanwhile is in the state or waits, and never both. Interrupts that are forwarded from
-    /// physical ones ([`Vgic::forward_spi`], [`Vgic::forward_ppi`]) stay. The freeze ends with
-    /// [`Vgic::thaw`] or [`Vgic::teardown`].
+    /// physical ones ([`Vgic::forward_spi`], [`Vgic::forward_ppi`]) are masked before: an edge that
+    /// is forwarded to a frozen VM stays with it. Registers are not written any more: the state
+    /// would not have it. The freeze ends with [`Vgic::thaw`] or [`Vgic::teardown`].
     ///
     /// # Errors
     /// Those of [`Vgic::save`].
@@ -64,9 +67,10 @@ impl<H: Host> Vgic<H> {
     /// those that are not in `state`, which the freeze has returned. Each is given to the VM that
     /// has been restored ([`Vgic::inject_late`]), in any order.
     ///
-    /// The last call comes after nothing can raise an interrupt here any more. An interrupt of no
-    /// kind but a level that differs from the state is returned by every call. Unbounded: grows
-    /// with what the guest has mapped. Allocates.
+    /// The last call comes after nothing can raise an interrupt here any more. A latch is returned
+    /// once. Lines and messages are returned if they differ from the state, by every call, and
+    /// those of the last call count: a line that was returned, and is back at the level in the
+    /// state, is not returned again. Unbounded: grows with what the guest has mapped. Allocates.
     ///
     /// # Errors
     /// [`TeardownError::NotFrozen`], [`TeardownError::ForeignDomain`].
@@ -79,7 +83,8 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Injects an interrupt that came too late for the VM's state. An LPI that the guest has
-    /// unmapped since is dropped.
+    /// unmapped since is dropped. A line gets the level of the old VM: devices set lines here
+    /// after the last late interrupt.
     ///
     /// # Errors
     /// [`InjectError::UnknownInterrupt`], [`InjectError::UnknownVcpu`],
@@ -89,7 +94,8 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Ends a freeze: the VM goes on here with `state`, which the freeze has returned, and with the
-    /// interrupts that came since and have not been taken.
+    /// interrupts that came since. Those that have been taken are injected again
+    /// ([`Vgic::inject_late`]).
     ///
     /// Every vCPU that is powered on is entered afterwards, as after [`Vgic::restore`]: a wake-up
     /// of a frozen VM led nowhere.

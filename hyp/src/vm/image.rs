@@ -247,6 +247,11 @@ impl Load {
         };
     }
 
+    /// Returns true if the plan is carried out.
+    pub(crate) fn is_carried_out(&self) -> bool {
+        self.progress.lock().copy >= self.copies.len()
+    }
+
     /// Considers the plan carried out: the RAM has other contents.
     pub(crate) fn skip(&self) {
         self.progress.lock().copy = self.copies.len();

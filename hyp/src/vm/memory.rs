@@ -67,6 +67,14 @@ impl GuestMemory {
         pieces.map(|piece| piece.physical..piece.physical + piece.at.len())
     }
 
+    /// Notes that any page may have been written past [`GuestMemory::write`].
+    pub(crate) fn note_all(&self) {
+        let dirty = self.dirty.as_ref().zip(self.pieces.first());
+        if let Some((dirty, piece)) = dirty {
+            dirty.note(piece.at.clone());
+        }
+    }
+
     /// Reads a page, whose number counts from the beginning of the first piece. Returns `None` if
     /// the piece has no such page.
     pub(crate) fn read_page(&self, number: usize, buffer: &mut [u8]) -> Option<()> {

@@ -306,8 +306,13 @@ impl Vm {
     pub(crate) unsafe fn load_slice(&self) -> bool {
         match &self.boot {
             Boot::Once { .. } => true,
-            // SAFETY: by the caller's promise.
-            Boot::Modules(load) => unsafe { load.advance() },
+            Boot::Modules(load) if load.is_carried_out() => true,
+            Boot::Modules(load) => {
+                // SAFETY: by the caller's promise.
+                let is_loaded = unsafe { load.advance() };
+                self.memory.note_all();
+                is_loaded
+            }
         }
     }
 

@@ -102,8 +102,12 @@ fn stop_and_finish(
     vm: &'static Vm,
     save: impl FnOnce() -> Result<(u64, u64), String>,
 ) {
-    if !vm.lifetime.claim_save() {
-        return;
+    while !vm.lifetime.claim_save() {
+        if vm.lifetime.is_dead() {
+            return;
+        }
+        // The CPU that changes the VM may wait for this one.
+        rendezvous(cpu);
     }
     let began = now();
     rendezvous(cpu);
