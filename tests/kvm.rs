@@ -228,7 +228,7 @@ fn mappings_go_with_their_tables() {
     config.its.push(ItsConfig::at(GITS + 0x10_0000));
     let mut second = state.its[0].clone();
     second.devices.truncate(1);
-    second.devices[0].events[0].intid = 8192;
+    second.devices[0].events[1].intid = 8192;
     state.its.push(second);
     let mut own = state.lpis[0];
     own.intid = 8192;
@@ -255,8 +255,9 @@ fn mappings_go_with_their_tables() {
     assert_eq!(state.its[0].devices.len(), 2);
     assert_eq!(state.its[0].collections, []);
 
-    devices.set(device_table, 0, host).unwrap();
-    assert_eq!(lpis(&devices), [8192, 8200]);
+    // Two levels of a table that is not valid.
+    devices.set(device_table, 1 << 62, host).unwrap();
+    assert_eq!(lpis(&devices), [8192, 8300]);
     let (_, state) = devices.clone().finish().unwrap();
     assert_eq!(
         (state.its[0].devices.len(), state.its[1].devices.len()),

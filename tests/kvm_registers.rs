@@ -76,6 +76,8 @@ fn values_that_cannot_be() {
     let refused = [
         (gic(group::DIST_REGS, 8), 0x7600_1000, Errno::Inval), // the library's own IIDR
         (gic(group::DIST_REGS, 8), 0x4b00_143b, Errno::Inval),
+        (gic(group::DIST_REGS, 8), 0x4b00_443b, Errno::Inval),
+        (gic(group::DIST_REGS, 8), 0x4b00_343a, Errno::Inval),
         (gic(group::DIST_REGS, 0xc), 1, Errno::Inval), // TYPER2
         (ctlr, properties + (1 << 8), Errno::Inval),   // more bits of priority
         (ctlr, properties | 1 << 14, Errno::Inval),    // SErrors
@@ -94,6 +96,7 @@ fn values_that_cannot_be() {
     }
     // Without effect.
     let ignored = [
+        (gic(group::DIST_REGS, 8), 0x4b00_243b), // an older revision of KVM's
         (gic(group::DIST_REGS, 4), 0),
         (gic(group::DIST_REGS, 0x288), 0xffff_ffff), // ICPENDR
         (gic(group::DIST_REGS, 0x80), 0),            // IGROUPR of SGIs and PPIs
@@ -129,6 +132,8 @@ fn registers_that_there_are_not_are_zero() {
     for attribute in [
         gic(group::DIST_REGS, 1),
         of_vcpu(group::REDIST_REGS, affinity(0), 1),
+        gic(group::DIST_REGS, 0x105),
+        of_vcpu(group::REDIST_REGS, affinity(0), 0x1_0101),
         gic(group::DIST_REGS, 0x14),
         gic(group::DIST_REGS, 0x82),
         gic(group::DIST_REGS, 0x1_0000),
@@ -140,6 +145,19 @@ fn registers_that_there_are_not_are_zero() {
         let mut value = !0;
         devices.get(attribute, &mut value).unwrap();
         assert_eq!(value, 0, "{attribute:x?}");
+        let before = devices.clone();
+        devices.set(attribute, u64::MAX, host).unwrap();
+        assert!(devices == before, "{attribute:x?}");
+    }
+    for attribute in [0xc, 0x10, 0x800, 0xbfc, 0xd04, 0xffd0, 0xfffc]
+        .map(|at| gic(group::DIST_REGS, at))
+        .into_iter()
+        .chain(
+            [0x10, 0xa0, 0xb0, 0xc0, 0x1_0d00, 0x1_0e00]
+                .map(|at| of_vcpu(group::REDIST_REGS, affinity(0), at)),
+        )
+    {
+        assert_eq!(devices.has(attribute), Ok(()), "{attribute:x?}");
     }
 
     let (_, before) = devices.clone().finish().unwrap();
@@ -160,6 +178,7 @@ fn a_read_pointer_is_in_the_queue() {
     let mut devices = save(&machine);
     let host = machine.vm.host();
     let creadr = its(group::ITS_REGS, 0x90);
+    devices.set(creadr, 0x1f, host).unwrap();
     assert_eq!(devices.set(creadr, 0x20, host), Err(Errno::Inval), "none");
     let queue = VALID | 0x4001_0000;
     devices
@@ -223,6 +242,12 @@ fn a_register_reads_as_the_guest_reads_it() {
                 let is_line = at == 0x1_0200 && seen & !value == 1 << 20 && n == 1;
                 assert!(is_clear || is_line, "GICR {at:#x}: {value:#x}, {seen:#x}");
             }
+        }
+        if machine.vm.config().lpis == 0 {
+            let ctlr = of_vcpu(group::REDIST_REGS, affinity(0), 0);
+            let mut devices = devices.clone();
+            devices.set(ctlr, 1, machine.vm.host()).unwrap();
+            assert!(!devices.finish().unwrap().1.vcpus[0].enable_lpis);
         }
         for (attribute, identity) in [
             (gicd(8), 0x4b00_343b),
@@ -355,7 +380,7 @@ fn a_cpu_interface_is_as_the_guest_has_it() {
     for n in 0..16_u8 {
         machine.enter(1);
         let guest = machine.guest(1);
-        guest.write_pmr(n << 4 | 8).unwrap();
+        guest.write_pmr(n << 4 | 9).unwrap();
         guest.write_ctlr(0).unwrap();
         guest.write_bpr0(n & 7);
         guest.write_bpr1(!n & 7);
