@@ -180,8 +180,10 @@ fn a_vcpu_runs_on_cpus_that_have_what_it_has_seen() {
     let (mut of_few, mut of_many) = (devices(few), devices(many));
     let [little, much] = [&of_few, &of_many].map(|devices| get(devices, ctlr));
     let found = [&of_few, &of_many].map(|devices| get(devices, ctlr));
-    assert_eq!(found.map(|value| value >> 8 & 7), [4, 6], "PRIbits");
-    assert_eq!(found.map(|value| value >> 11 & 7), [0, 1], "IDbits");
+    let a3v = |vtr: Vtr| u64::from(vtr.affinity3) << 15;
+    let seis = |vtr: Vtr| u64::from(vtr.local_serrors) << 14;
+    let rest = [few, many].map(|vtr| a3v(vtr) | seis(vtr));
+    assert_eq!(found, [4 << 8 | rest[0], 1 << 11 | 6 << 8 | rest[1]]);
 
     let (pri, id, seis, a3v) = (7 << 8, 7 << 11, 1 << 14, 1 << 15);
     let taken = |devices: &mut Devices, value| devices.set(ctlr, value, &host).is_ok();
@@ -189,6 +191,7 @@ fn a_vcpu_runs_on_cpus_that_have_what_it_has_seen() {
     assert!(taken(&mut of_many, much & !pri & !id), "fewer bits");
     assert!(!taken(&mut of_few, little & !pri | much & pri));
     assert!(!taken(&mut of_few, little & !id | much & id));
+    assert!(!taken(&mut of_many, much & !id | 4 << 11), "reserved");
     for bit in [seis, a3v] {
         assert!(!taken(&mut of_few, little ^ bit), "{bit:#x}");
         assert!(!taken(&mut of_many, much ^ bit), "{bit:#x}");

@@ -383,7 +383,7 @@ fn a_cpu_interface_is_as_the_guest_has_it() {
         guest.write_pmr(n << 4 | 9).unwrap();
         guest.write_ctlr(0).unwrap();
         guest.write_bpr0(n & 7);
-        guest.write_bpr1(!n & 7);
+        guest.write_bpr1(n >> 1);
         guest.write_ctlr(u64::from(n & 3)).unwrap();
         guest.write_igrpen0(n & 4 != 0);
         guest.write_igrpen1(n & 8 == 0);
@@ -430,6 +430,17 @@ fn a_cpu_interface_is_as_the_guest_has_it() {
     }
     set(&mut devices, ctlr, properties);
     assert_eq!(get(&devices, of(bpr1)), 5, "as before");
+
+    for enable in [0, 1] {
+        let groups = [icc(12, 12, 6), icc(12, 12, 7)];
+        for group in groups {
+            set(&mut devices, group, enable);
+        }
+        for value in [3, 0] {
+            set(&mut devices, ctlr, properties | value);
+            assert_eq!(groups.map(|group| get(&devices, of(group))), [enable; 2]);
+        }
+    }
     machine.finish();
 }
 
@@ -476,9 +487,13 @@ fn a_message_is_a_latch_and_lines_are_of_wires() {
     ] {
         assert_eq!(get(&devices, lines(vcpu, first)), found, "{vcpu}, {first}");
     }
-    assert!(spi(&devices, 32).interrupt.has(flags::LINE));
-    assert!(spi(&devices, 63).interrupt.has(flags::LINE));
+    for intid in [32, 63] {
+        let raised = spi(&devices, intid).interrupt.flags;
+        assert_eq!(raised & (flags::LINE | flags::LATCH), flags::LINE);
+    }
     let (_, state) = devices.finish().unwrap();
+    let raised = state.vcpus[1].private[20].flags;
+    assert_eq!(raised & (flags::LINE | flags::LATCH), flags::LINE);
     let of_sgis = &state.vcpus[1].private[..16];
     assert!(of_sgis.iter().all(|sgi| !sgi.has(flags::LINE)));
     machine.finish();

@@ -200,8 +200,8 @@ impl Machine {
         );
     }
 
-    /// Puts every vCPU, and restores the VM from anybody's state. The VM refuses the state and is as
-    /// before, or has the state.
+    /// Puts every vCPU, and restores the VM from anybody's state: the VM is as before, or has the
+    /// state.
     pub fn restore(&mut self, state: &VmState) {
         (0..self.places.len()).for_each(|n| self.put(n));
         let save = |vm: &Vgic<_>| vm.save(&self.pin()).expect("no vCPU is on a CPU");
