@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::attributes::{ITS, attribute, command};
 use common::its::{COLLECTION_TABLE, DEVICE_TABLE, Driver, PROPERTIES, itt, pending_table};
 use common::kvm::{VALID, config, its, moved, read_entry, restore_of, save, write_entry};
-use common::{GITS, Machine};
+use common::{GITS, Machine, TestHost};
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::NEOVERSE;
 use vgic::intid::{CpuId, ItsId, VcpuId};
@@ -170,6 +170,11 @@ impl Host for OnePage {
     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
     fn wake(&self, _vcpu: VcpuId) {}
     fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        let is_table = (LEVEL_1..LEVEL_1 + 8 * 0x1_0000).contains(&gpa);
+        assert!(
+            is_table || gpa >= 0x5000_0000,
+            "{gpa:#x} is behind the table"
+        );
         buffer.fill(0);
         let first = gpa.wrapping_sub(LEVEL_1) / 8;
         for (place, entry) in (first..self.0).zip(buffer.chunks_mut(8)) {
@@ -345,6 +350,24 @@ fn tables_end_where_their_devices_end() {
     }
 }
 
+/// Guest memory that is not written.
+struct ReadOnly<'a>(&'a TestHost);
+
+impl Host for ReadOnly<'_> {
+    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
+    fn wake(&self, _vcpu: VcpuId) {}
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.0.read_memory(gpa, buffer)
+    }
+    fn write_memory(&self, gpa: u64, _bytes: &[u8]) -> Result<(), BadAddress> {
+        panic!("{gpa:#x} is written, and sent once more");
+    }
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
+}
+
 #[test]
 fn a_second_save_reads_each_chunk_once_and_writes_nothing() {
     let machine = Machine::new(2);
@@ -358,7 +381,7 @@ fn a_second_save_reads_each_chunk_once_and_writes_nothing() {
     let host = machine.vm.host();
     let mut accesses = |command: Attribute| {
         let before = host.reads.load(Relaxed);
-        devices.set(command, 0, host).unwrap();
+        devices.set(command, 0, &ReadOnly(host)).unwrap();
         host.reads.load(Relaxed) - before
     };
     // The device table, a look at it for each device, a table for each, and the collections.
@@ -450,6 +473,14 @@ fn collections_without_a_processor_have_entries_as_long_as_there_is_room() {
     write_entry(&machine, DEVICE_TABLE + 8, 0xff << 5 | 1);
     let restored = moved(&machine, &devices);
     assert!(restored.finish().unwrap() == devices.finish().unwrap());
+
+    // The list ends in the midst of a chunk, and nothing behind it is written.
+    for event in 5..40 {
+        driver.mapti(3, event, 8200 + event, 100 + event);
+    }
+    write_entry(&machine, COLLECTION_TABLE + 50 * 8, !0);
+    save(&machine);
+    assert_eq!([38, 39, 50].map(entry), [unmapped(139), 0, !0]);
 
     for event in 5..700 {
         driver.mapti(3, event, 8200 + event, 100 + event);
