@@ -11,8 +11,8 @@ use crate::vm::deferred::{
     DEFERRED_PENDING_TABLE,
 };
 
-/// Does a bounded slice of each kind of deferred work. The commands of a frozen VM are in its
-/// state, and wait for a thaw.
+/// Does a bounded slice of each kind of deferred work. The commands of a frozen VM, which are in
+/// its state, wait for a thaw.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let work = vm.deferred.take();
     advance_others(vm, pin, work);

@@ -10,6 +10,7 @@ struct Heap;
 
 thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
 /// Returns the bytes allocated and not freed by this thread.
@@ -17,9 +18,20 @@ pub fn live() -> isize {
     LIVE.get()
 }
 
+/// Does `work`, and returns its result and the most bytes by which the heap was larger meanwhile.
+pub fn peak<R>(work: impl FnOnce() -> R) -> (R, isize) {
+    let before = live();
+    PEAK.set(before);
+    let result = work();
+    (result, PEAK.get() - before)
+}
+
 fn count(bytes: isize) {
     // A thread may free memory after the end of its thread-locals.
-    let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get() + bytes);
+        PEAK.try_with(|peak| peak.set(peak.get().max(live.get())))
+    });
 }
 
 // SAFETY: the system's allocator does the work.

@@ -22,6 +22,12 @@ impl<'a> Input<'a> {
         self.0.is_empty()
     }
 
+    /// Returns the unread bytes.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// Returns the next byte.
     pub fn byte(&mut self) -> u8 {
         match self.0.split_first() {

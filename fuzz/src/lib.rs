@@ -6,6 +6,7 @@
 //! * [`machine`]: the VM under attack, of some [`shape`]. [`guest`]: the code on its vCPUs.
 //! * [`host`]: the embedder, with a record of the quotas. [`memory`]: the guest's hostile memory.
 //! * [`actor`]: an embedder that misuses the API, beside the VM under attack.
+//! * [`attributes`]: a VMM that restores a VM by KVM's attributes, from anybody's tables.
 //! * [`bounds`]: bounds on the time of operations. [`heap`]: bounds on the library's allocations.
 //!
 //! The fuzzer looks for panics, overflows, broken invariants (debug assertions are on), operations
@@ -13,6 +14,7 @@
 
 #[path = "../../tests/any_order/actor.rs"]
 pub mod actor;
+pub mod attributes;
 pub mod bounds;
 pub mod guest;
 pub mod heap;
@@ -27,6 +29,7 @@ use input::Input;
 use machine::Machine;
 use operation::{Attack, Operation};
 use shape::Shape;
+use vgic::state::VmState;
 
 /// Largest number of operations in a run: an input of small operations would run for long.
 const OPERATIONS: usize = 600;
@@ -47,5 +50,42 @@ pub fn run(attack: Attack, data: &[u8]) {
         machine.apply(&Operation::read(&mut input, attack));
     }
 
+    machine.finish();
+}
+
+/// Returns a state that a VM has saved, to be compared with the state that the VM was restored
+/// from: an active SPI of no vCPU there is active where it is routed here.
+pub(crate) fn as_given(mut saved: VmState, given: &VmState) -> VmState {
+    for (saved, given) in saved.spis.iter_mut().zip(&given.spis) {
+        saved.active_on = saved.active_on.and(given.active_on);
+    }
+    saved
+}
+
+/// Restores a VM from a state that anybody has encoded, and runs it through the operations that
+/// follow.
+pub fn restore(data: &[u8]) {
+    // Those whose states are smaller than an input.
+    const SHAPES: [u8; 4] = [0, 0x20, 2, 3];
+
+    let mut input = Input::new(data);
+    let shape = input.byte();
+    let Ok((state, rest)) = postcard::take_from_bytes::<VmState>(input.rest()) else {
+        return;
+    };
+
+    let mut machine = Machine::new(Shape::new(SHAPES[usize::from(shape & 3)]));
+    if shape & 4 == 0 {
+        machine.set_up();
+    }
+    machine.restore(&state);
+
+    let mut input = Input::new(rest);
+    for _ in 0..OPERATIONS {
+        if input.is_empty() {
+            break;
+        }
+        machine.apply(&Operation::read(&mut input, Attack::Its));
+    }
     machine.finish();
 }

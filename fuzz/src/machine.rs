@@ -5,9 +5,11 @@ use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
+use vgic::state::VmState;
 use vgic::sysreg::SysReg;
 use vgic::{Blocked, Cpu, PinnedCpu, Vgic};
 
+use crate::as_given;
 use crate::bounds::{self, Bound, within};
 use crate::guest::Guest;
 use crate::heap;
@@ -196,6 +198,25 @@ impl Machine {
             "{grown} bytes, at most {}",
             self.heap.1
         );
+    }
+
+    /// Puts every vCPU, and restores the VM from anybody's state: the VM is as before, or has the
+    /// state.
+    pub fn restore(&mut self, state: &VmState) {
+        (0..self.places.len()).for_each(|n| self.put(n));
+        let save = |vm: &Vgic<_>| vm.save(&self.pin()).expect("no vCPU is on a CPU");
+        let before = save(&self.vm);
+        let verdict = self.vm.restore(&self.pin(), state);
+        let after = save(&self.vm);
+
+        if verdict.is_err() {
+            assert_eq!(after, before, "{verdict:?}");
+            return;
+        }
+        assert_eq!(&as_given(after, state), state);
+        for (on, vcpu) in self.on.iter_mut().zip(&state.vcpus) {
+            *on = vcpu.is_on;
+        }
     }
 
     /// Tears the VM down and checks the counters.

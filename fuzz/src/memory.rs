@@ -57,7 +57,8 @@ impl Memory {
     /// [`BadAddress`] outside the memory, and on an absent page.
     pub fn store(&self, gpa: u64, bytes: &[u8]) -> Result<(), BadAddress> {
         let mut inner = self.0.lock().unwrap();
-        let at = usize::try_from(gpa.checked_sub(BASE).ok_or(BadAddress)?).map_err(|_| BadAddress)?;
+        let at =
+            usize::try_from(gpa.checked_sub(BASE).ok_or(BadAddress)?).map_err(|_| BadAddress)?;
         let end = at.checked_add(bytes.len()).ok_or(BadAddress)?;
         let absent = |at: usize| inner.holes >> (at / PAGE & 63) & 1 != 0;
         if end > SIZE || bytes.is_empty() || absent(at) || absent(end - 1) {

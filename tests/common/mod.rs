@@ -8,6 +8,7 @@
 
 pub mod attributes;
 pub mod its;
+pub mod kvm;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -99,6 +99,8 @@ pub(crate) enum Target {
     Config,
     /// The embedder's calls, in any order.
     AnyOrder,
+    /// Saved states, KVM's attributes and tables.
+    State,
 }
 
 impl ValueEnum for Target {
@@ -109,6 +111,7 @@ impl ValueEnum for Target {
             Self::Sysreg,
             Self::Config,
             Self::AnyOrder,
+            Self::State,
         ]
     }
 
@@ -119,6 +122,7 @@ impl ValueEnum for Target {
             Self::Sysreg => "Trapped system registers and the CPU interface",
             Self::Config => "The embedder's configuration",
             Self::AnyOrder => "The embedder's calls, in any order",
+            Self::State => "Saved states, KVM's attributes and tables",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }
@@ -133,6 +137,7 @@ impl Target {
             Self::Sysreg => "sysreg",
             Self::Config => "config",
             Self::AnyOrder => "any_order",
+            Self::State => "state",
         }
     }
 }
