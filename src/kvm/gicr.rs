@@ -52,7 +52,9 @@ impl Devices {
 
     /// Writes the register of a vCPU's redistributor at an offset.
     pub(super) fn set_gicr(&mut self, index: usize, offset: u64, value: u32) -> Result<(), Errno> {
-        let _ = self.gicr(index, offset)?;
+        if self.gicr(index, offset).is_err() {
+            return Ok(());
+        }
         let (has_lpis, propbaser) = (self.config.lpis != 0, self.state.propbaser);
         let vcpu = self.vcpu_mut(index)?;
 

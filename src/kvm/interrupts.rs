@@ -131,9 +131,13 @@ fn set(irq: &mut InterruptState, flag: u8, on: bool) {
 
 impl Devices {
     /// Returns the states of 32 SPIs, of bank 1 and up: beyond the last SPI, of interrupts that
-    /// there are not.
+    /// there are not, whose fields are all 0.
     pub(super) fn spi_bank(&self, bank: usize) -> Bank {
-        let mut states = Bank::default();
+        let absent = InterruptState {
+            flags: flags::LEVEL,
+            priority: 0,
+        };
+        let mut states = [absent; 32];
         for (state, spi) in states
             .iter_mut()
             .zip(self.state.spis.iter().skip(first_of(bank)))

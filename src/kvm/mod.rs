@@ -247,7 +247,8 @@ impl Devices {
     }
 
     /// Reads an attribute: `KVM_GET_DEVICE_ATTR`. A value of 32 bits is zero above. `value` is an
-    /// input too for [`address::REDIST_REGION`]: the index.
+    /// input too for [`address::REDIST_REGION`]: the index. In [`group::DIST_REGS`] and
+    /// [`group::REDIST_REGS`], a register that there is not is RAZ/WI: [`Devices::has`] tells.
     ///
     /// # Errors
     /// Those of KVM: [`Errno::Nxio`] for what there is not, [`Errno::Inval`] for what cannot be,
@@ -260,8 +261,9 @@ impl Devices {
             Place::Address(attr) => self.layout.address(attribute.device, attr, *value)?,
             Place::IrqCount => self.layout.irq_count(),
             Place::Control(_) => return Err(Errno::Nxio),
-            Place::Gicd(offset) => self.gicd(offset)?.into(),
-            Place::Gicr(vcpu, offset) => self.gicr(vcpu, offset)?.into(),
+            // A VMM may read all of the frame.
+            Place::Gicd(offset) => self.gicd(offset).unwrap_or(0).into(),
+            Place::Gicr(vcpu, offset) => self.gicr(vcpu, offset).unwrap_or(0).into(),
             Place::Interface(vcpu, register) => self.interface(vcpu, register)?,
             Place::Lines(vcpu, bank) => self.lines(vcpu, bank).into(),
             Place::Gits(its, offset) => self.gits(its, offset)?,
