@@ -18,7 +18,6 @@ use crate::cpu::id_registers;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu};
 use crate::println;
 use crate::vcpu::ExitReason;
-use crate::vcpu::switch::Leave;
 use crate::vm::{Extent, console, psci};
 
 /// Exception classes (`ESR_EL2.EC`), as numbers: converting the field to the enumeration would cost
@@ -45,7 +44,10 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
     let vcpu = loaded.vcpu;
     let syndrome = ESR_EL2.extract();
     match syndrome.read(ESR_EL2::EC) {
-        exception_class::DATA_ABORT => data_abort(loaded, pin, frame, syndrome.get()),
+        exception_class::DATA_ABORT => {
+            data_abort(loaded, pin, frame, syndrome.get());
+            TrapOutcome::Resume
+        }
         exception_class::SYSTEM_REGISTER => {
             system_register(loaded, pin, frame, SysRegTrap(syndrome.get()));
             TrapOutcome::Resume
@@ -116,22 +118,16 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Emulates an access to a frame of the interrupt controller or to another emulated device, or
 /// injects an external abort where the guest has no device.
-fn data_abort(
-    loaded: Loaded,
-    pin: &PinnedCpu<'_>,
-    frame: &mut Frame,
-    syndrome: u64,
-) -> TrapOutcome {
+fn data_abort(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame, syndrome: u64) {
     let Loaded { vcpu, vgic } = loaded;
     vcpu.count(ExitReason::Mmio);
     // First: the address of a device is known after other faults only.
     if is_denied(syndrome) && is_noted_write(loaded, syndrome) {
-        return TrapOutcome::Resume;
+        return;
     }
     let Some(abort) = DataAbort::from_esr(syndrome) else {
         report_unmapped("access without a syndrome", loaded);
-        inject::external_abort(false);
-        return TrapOutcome::Resume;
+        return inject::external_abort(false);
     };
 
     let address = fault_address();
@@ -144,9 +140,8 @@ fn data_abort(
     match outcome.expect("the vCPU is of this VM") {
         MmioOutcome::Done(value) => complete(frame, &abort, value),
         MmioOutcome::Retry => {}
-        MmioOutcome::Unclaimed => return other_device(loaded, pin, frame, &abort, address),
+        MmioOutcome::Unclaimed => other_device(loaded, pin, frame, &abort, address),
     }
-    TrapOutcome::Resume
 }
 
 /// Returns true if the syndrome of an abort tells of a permission fault.
@@ -218,7 +213,7 @@ fn other_device(
     frame: &mut Frame,
     abort: &DataAbort,
     address: u64,
-) -> TrapOutcome {
+) {
     let vm = loaded.vcpu.vm;
     let value = written(frame, abort);
     let set_line = |high| console::set_line(loaded.vgic, pin, high);
@@ -230,7 +225,8 @@ fn other_device(
     if let Some(hop) = hop.filter(|_| abort.is_write())
         && hop.write(loaded.vcpu, loaded.vgic, pin, address, value)
     {
-        return TrapOutcome::Leave(Leave::Preempted);
+        // The access is repeated until the VM is saved.
+        return;
     }
 
     let done = match (devices, entropy, console) {
@@ -258,7 +254,6 @@ fn other_device(
             inject::external_abort(false);
         }
     }
-    TrapOutcome::Resume
 }
 
 /// `ESR_EL2` of a trapped `MSR` or `MRS`.

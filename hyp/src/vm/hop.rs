@@ -55,8 +55,8 @@ impl Hop {
         self.asking.load(Ordering::Relaxed) == vcpu.id.index()
     }
 
-    /// Writes a register. Returns true if the guest asks: the vCPU is given up, and the access is
-    /// not completed.
+    /// Writes a register. Returns true if the guest asks: the access is not completed. The wish
+    /// makes the CPU give the vCPU up at its next interrupt, which comes at once.
     pub(crate) fn write(
         &self,
         vcpu: &Vcpu,
