@@ -80,6 +80,20 @@ pub(crate) struct Vcpu {
     pub(crate) registers: Option<Registers>,
 }
 
+impl Vcpu {
+    /// Returns true if a vCPU can be in this state, whose interrupt controller has it powered on if
+    /// it `is_powered`. One that goes on where it was is on there; one that starts, or resumes, may
+    /// be.
+    pub(crate) fn is_sound(&self, is_powered: bool) -> bool {
+        match (self.is_on, &self.start, &self.registers) {
+            (false, start, registers) => start.is_none() && registers.is_none(),
+            (true, None, None) => false,
+            (true, None, Some(_)) => is_powered,
+            (true, Some(_), _) => true,
+        }
+    }
+}
+
 /// Registers of a vCPU.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Registers {

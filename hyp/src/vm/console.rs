@@ -191,7 +191,9 @@ impl Console {
     /// are not those of a console.
     #[must_use]
     pub(crate) fn set(&self, saved: &state::Console) -> bool {
-        let fits = saved.line.len() <= WIDTH
+        // A line of the full width has ended.
+        let fits = saved.line.len() < WIDTH
+            && saved.line.bytes().all(is_printed)
             && saved.input.len() <= INPUT
             && saved.lines_left <= QUOTA
             && (saved.mask | saved.raw) & !INTERRUPTS == 0;
@@ -231,7 +233,7 @@ impl Console {
             Some(vm) if vm == self.vm => return console::write(byte),
             _ => {}
         }
-        if matches!(byte, b' '..=b'~' | b'\t') {
+        if is_printed(byte) {
             state.line.push(char::from(byte));
         }
         if byte == b'\n' || state.line.len() == WIDTH {
@@ -251,6 +253,11 @@ impl Console {
         }
         state.line.clear();
     }
+}
+
+/// Returns true if a byte that the guest writes is a part of its line.
+fn is_printed(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t')
 }
 
 /// Sets the interrupt line of the console of the VM with this interrupt controller.

@@ -399,7 +399,9 @@ fn place(vm: &Vm, first: u64, count: u32) -> Option<Range<usize>> {
 /// # Errors
 /// Why the state is refused.
 fn apply(cpu: &ThisCpu, vm: &'static Vm, state: &State) -> Result<u64, String> {
-    if state.vcpus.len() != vm.vcpus().len() {
+    let mut vcpus = state.vcpus.iter().zip(&state.vgic.vcpus);
+    let are_sound = vcpus.all(|(vcpu, of_vgic)| vcpu.is_sound(of_vgic.is_on));
+    if state.vcpus.len() != vm.vcpus().len() || !are_sound {
         return Err(damaged());
     }
     let began = now();

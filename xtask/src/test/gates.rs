@@ -543,7 +543,7 @@ fn conformance_gate(vcpus: u16, cpus: Option<u16>, cpu: &str, oracle: bool) -> G
 }
 
 /// Rounds of the gates: the hypervisor, the machine and the guest are the same in each.
-const ROUNDS: u32 = 6;
+const ROUNDS: u32 = 20;
 const MOVES: u32 = 2;
 
 /// Declares the gate of a VM with Linux that is saved and restored, on CPUs with SVE.
