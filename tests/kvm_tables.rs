@@ -458,6 +458,7 @@ fn collections_without_a_processor_have_entries_as_long_as_there_is_room() {
     let entry = |place: u64| read_entry(&machine, COLLECTION_TABLE + place * 8);
     let unmapped = |icid: u64| VALID | 0xffff_ffff << 16 | icid;
 
+    write_entry(&machine, COLLECTION_TABLE + 4 * 8, !0);
     let devices = save(&machine);
     let found = [0, 1, 2, 3, 4].map(entry);
     let listed = [
