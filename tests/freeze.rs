@@ -247,6 +247,26 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     machine.finish();
 }
 
+/// Freezes a VM that has a physical interrupt, and another one comes: they are this host's.
+#[test]
+fn a_forwarded_interrupt_stays() {
+    let machine = machine();
+    let (pin, spi) = (machine.pin(), |intid| IntId::spi(intid).unwrap());
+    for intid in [44, 45] {
+        machine.edge_spi(intid, 1);
+        let (vm, physical) = (&machine.vm, spi(intid + 100));
+        vm.connect_spi(&pin, spi(intid), physical).unwrap();
+    }
+    let _ = machine.vm.forward_spi(&pin, spi(44)).unwrap();
+    let state = freeze(&machine);
+    let _ = machine.vm.forward_spi(&pin, spi(45)).unwrap();
+    assert_eq!(take_late(&machine, &state), []);
+    machine.vm.thaw(&pin, &state).unwrap();
+    drop(pin);
+    assert_eq!(serve(&machine), [vec![], vec![44, 45]]);
+    machine.finish();
+}
+
 /// Freezes a VM with commands that wait. They are the other VM's, or this one's after a thaw.
 #[test]
 fn commands_wait_while_a_vm_is_frozen() {
