@@ -286,6 +286,7 @@ fn commands_wait_while_a_vm_is_frozen() {
     assert_eq!(take_late(&machine, &state), []);
 
     machine.vm.thaw(&machine.pin(), &state).unwrap();
+    assert!(machine.vm.has_deferred(), "nobody goes on");
     let thawed = save(&machine);
     let found = (thawed.its[0].creadr, thawed.its[0].cwriter);
     assert_eq!(found, waiting, "a command has been executed");
