@@ -244,6 +244,17 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     assert_eq!(inject(of(8192, Some(0))), unknown);
     assert_eq!(inject(of(20, Some(2))), Err(InjectError::UnknownVcpu));
     assert_eq!(inject(of(9000, None)), Ok(()), "unmapped since");
+
+    // SGIs and LPIs have no lines.
+    let before = save(&machine);
+    for (intid, vcpu) in [(3, Some(0)), (8195, None)] {
+        let line = LateInterrupt {
+            flags: flags::LINE | flags::MESSAGE,
+            ..of(intid, vcpu)
+        };
+        assert_eq!(inject(line), Ok(()));
+    }
+    assert!(save(&machine) == before);
     machine.finish();
 }
 
