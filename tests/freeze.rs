@@ -280,6 +280,37 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     assert_eq!(inject(of(8192, Some(0))), unknown);
     assert_eq!(inject(of(20, Some(2))), Err(InjectError::UnknownVcpu));
     assert_eq!(inject(of(9000, None)), Ok(()), "unmapped since");
+
+    // SGIs and LPIs have no lines.
+    let before = save(&machine);
+    for (intid, vcpu) in [(3, Some(0)), (8195, None)] {
+        let line = LateInterrupt {
+            flags: flags::LINE | flags::MESSAGE,
+            ..of(intid, vcpu)
+        };
+        assert_eq!(inject(line), Ok(()));
+    }
+    assert!(save(&machine) == before);
+    machine.finish();
+}
+
+/// Freezes a VM that has a physical interrupt, and another one comes: they are this host's.
+#[test]
+fn a_forwarded_interrupt_stays() {
+    let machine = machine();
+    let (pin, spi) = (machine.pin(), |intid| IntId::spi(intid).unwrap());
+    for intid in [44, 45] {
+        machine.edge_spi(intid, 1);
+        let (vm, physical) = (&machine.vm, spi(intid + 100));
+        vm.connect_spi(&pin, spi(intid), physical).unwrap();
+    }
+    let _ = machine.vm.forward_spi(&pin, spi(44)).unwrap();
+    let state = freeze(&machine);
+    let _ = machine.vm.forward_spi(&pin, spi(45)).unwrap();
+    assert_eq!(take_late(&machine, &state), []);
+    machine.vm.thaw(&pin, &state).unwrap();
+    drop(pin);
+    assert_eq!(serve(&machine), [vec![], vec![44, 45]]);
     machine.finish();
 }
 
@@ -302,6 +333,7 @@ fn commands_wait_while_a_vm_is_frozen() {
     assert_eq!(take_late(&machine, &state), []);
 
     machine.vm.thaw(&machine.pin(), &state).unwrap();
+    assert!(machine.vm.has_deferred(), "nobody goes on");
     let thawed = save(&machine);
     let found = (thawed.its[0].creadr, thawed.its[0].cwriter);
     assert_eq!(found, waiting, "a command has been executed");

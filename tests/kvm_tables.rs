@@ -320,7 +320,9 @@ fn tables_end_where_their_devices_end() {
         for behind in end.into_iter().chain([itt(other) + 8 * 4, itt(3) + 8 * 16]) {
             write_entry(&machine, behind, !0);
         }
-        // In one byte of the pending table.
+        // In one byte of the pending table, with an LPI that is not mapped.
+        let byte = pending_table(1) + 8200 / 8;
+        machine.vm.host().write_ram(byte, &[0x80]);
         machine.inject_msi(3, 2).unwrap();
         machine.inject_msi(other as u32, 1).unwrap();
 
@@ -339,12 +341,10 @@ fn tables_end_where_their_devices_end() {
             VALID >> 49,
             "the last"
         );
-        let pending = read_entry(&machine, pending_table(1) + 8200 / 8);
-        assert_eq!(pending & 0xff, 0b11);
+        assert_eq!(read_entry(&machine, byte) & 0xff, 0x83);
 
         let moved = moved(&machine, &devices);
-        let pending = read_entry(&machine, pending_table(1) + 8200 / 8);
-        assert_eq!(pending & 0xff, 0, "taken");
+        assert_eq!(read_entry(&machine, byte) & 0xff, 0x80, "taken");
         assert!(moved.finish().unwrap() == devices.finish().unwrap());
         machine.finish();
     }
@@ -458,6 +458,7 @@ fn collections_without_a_processor_have_entries_as_long_as_there_is_room() {
     let entry = |place: u64| read_entry(&machine, COLLECTION_TABLE + place * 8);
     let unmapped = |icid: u64| VALID | 0xffff_ffff << 16 | icid;
 
+    write_entry(&machine, COLLECTION_TABLE + 4 * 8, !0);
     let devices = save(&machine);
     let found = [0, 1, 2, 3, 4].map(entry);
     let listed = [
@@ -547,6 +548,18 @@ fn an_lpi_of_two_itses_is_one_lpi() {
     let restored = devices.set(command(second, control::RESTORE_TABLES), 0, host);
     assert_eq!(restored, Err(Errno::Inval));
     machine.finish();
+}
+
+#[test]
+fn nothing_behind_an_empty_table_is_read() {
+    let mut config = config();
+    config.its[0].device_bits = 8;
+    let restored = restore_of(config, |machine| {
+        write_entry(machine, DEVICE_TABLE + 8 * 3, 0);
+        write_entry(machine, DEVICE_TABLE + 8 * 256, !0);
+    });
+    let (_, state) = restored.unwrap().finish().unwrap();
+    assert_eq!(state.its[0].devices, []);
 }
 
 #[test]

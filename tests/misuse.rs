@@ -417,7 +417,21 @@ fn a_pin_of_another_domain_reaches_nothing() {
         vm.add_vcpu(&pin, affinity(9)),
         Err(ConfigError::ForeignDomain)
     );
-    assert_eq!(vm.teardown(&pin), Err(TeardownError::ForeignDomain));
+
+    let foreign = TeardownError::ForeignDomain;
+    let state = vgic::state::VmState::after_reset(vm.config());
+    assert_eq!(vm.save(&pin), Err(foreign));
+    assert_eq!(vm.restore(&pin, &state), Err(foreign.into()));
+    assert_eq!(vm.freeze(&pin), Err(foreign));
+    assert_eq!(vm.take_late(&pin, &state), Err(foreign));
+    assert_eq!(vm.thaw(&pin, &state), Err(foreign));
+    let late = vgic::state::LateInterrupt {
+        intid: 40,
+        vcpu: None,
+        flags: vgic::state::flags::LATCH,
+    };
+    assert_eq!(vm.inject_late(&pin, late), Err(InjectError::ForeignDomain));
+    assert_eq!(vm.teardown(&pin), Err(foreign));
     drop(pin);
 
     let pending = machine.read(0, GICD + 0x204);

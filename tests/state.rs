@@ -394,6 +394,128 @@ fn a_state_that_is_wrong_anywhere_changes_nothing() {
     machine.finish();
 }
 
+/// Changes of a state that are just right, or just wrong.
+#[test]
+fn the_bounds_of_a_state_are_exact() {
+    let (machine, _, state) = used();
+    let quotas = machine.vm.config().its[0];
+    let collections = quotas.collections as u16;
+    let changed = |change: &dyn Fn(&mut VmState)| {
+        let mut state = state.clone();
+        change(&mut state);
+        state
+    };
+    let mapped = |device, event_bits, count| DeviceState {
+        device,
+        itt: 0,
+        event_bits,
+        events: (0..count)
+            .map(|event| EventState { event, intid: 8192 })
+            .collect(),
+    };
+
+    let right: [&dyn Fn(&mut VmState); 8] = [
+        &|s| s.propbaser |= 0xf,
+        &|s| s.lpis[0].icid = collections - 1,
+        &|s| s.vcpus[0].vmcr |= 1,
+        &|s| s.its[0].creadr = 0xffe0,
+        &|s| {
+            let icid = collections - 1;
+            s.its[0].collections.push(CollectionState { icid, vcpu: 0 });
+        },
+        // As many devices, and as many events, as the quotas allow.
+        &|s| {
+            s.lpis.truncate(1);
+            let most = 0..quotas.max_devices;
+            s.its[0].devices = most.map(|n| mapped(n, 1, u32::from(n == 0))).collect();
+        },
+        &|s| {
+            s.lpis.truncate(1);
+            let most = 0..quotas.max_events >> 16;
+            s.its[0].devices = most.map(|n| mapped(n, 16, u32::from(n == 0))).collect();
+        },
+        &|s| {
+            s.lpis.truncate(1);
+            s.its[0].devices = vec![mapped(0, 15, 0x8000)];
+        },
+    ];
+    for (place, change) in right.into_iter().enumerate() {
+        let right = changed(change);
+        // Until what the last one has mapped is freed.
+        let unreclaimed = Err(TeardownError::Unreclaimed.into());
+        let tries = std::iter::repeat_with(|| restore(&machine, &right));
+        let outcome = tries.take(100).find(|outcome| *outcome != unreclaimed);
+        assert_eq!(outcome, Some(Ok(())), "{place}");
+        assert!(save(&machine) == right, "{place}");
+    }
+
+    let interrupt = RestoreError::Interrupt(8192);
+    let twice = RestoreError::Collection(ITS_0, 0);
+    let last = RestoreError::Collection(ITS_0, collections);
+    let event = RestoreError::Event(ITS_0, 2, 1);
+    let wrong: [(&dyn Fn(&mut VmState), RestoreError); 11] = [
+        (&|s| s.lpis[0].icid = collections, interrupt),
+        (&|s| s.lpis.insert(1, s.lpis[0]), interrupt),
+        (
+            &|s| s.its[0].cwriter |= 1,
+            RestoreError::Register("GITS_CWRITER"),
+        ),
+        (
+            &|s| s.its[0].creadr |= 1,
+            RestoreError::Register("GITS_CREADR"),
+        ),
+        (
+            &|s| s.its[0].creadr = 0x1_0000,
+            RestoreError::Register("GITS_CREADR"),
+        ),
+        (
+            &|s| {
+                let collections = &mut s.its[0].collections;
+                collections.insert(0, collections[0]);
+            },
+            twice,
+        ),
+        (
+            &|s| {
+                let icid = collections;
+                s.its[0].collections.push(CollectionState { icid, vcpu: 0 });
+            },
+            last,
+        ),
+        (
+            &|s| s.its[0].devices[0].itt |= 1,
+            RestoreError::Device(ITS_0, 2),
+        ),
+        (
+            &|s| {
+                let devices = &mut s.its[0].devices;
+                devices.insert(0, devices[0].clone());
+            },
+            RestoreError::Device(ITS_0, 2),
+        ),
+        (
+            &|s| {
+                let events = &mut s.its[0].devices[0].events;
+                events.insert(0, events[0]);
+            },
+            event,
+        ),
+        (
+            &|s| {
+                s.lpis.truncate(1);
+                s.its[0].devices = vec![mapped(0, 15, 0x8000), mapped(1, 1, 1)];
+            },
+            interrupt,
+        ),
+    ];
+    let before = save(&machine);
+    for (place, (change, error)) in wrong.into_iter().enumerate() {
+        assert_eq!(restore(&machine, &changed(change)), Err(error), "{place}");
+    }
+    assert!(save(&machine) == before);
+    machine.finish();
+}
+
 /// Restores more devices, or more events, than the quotas allow.
 #[test]
 fn the_quotas_hold() {
