@@ -394,13 +394,16 @@ fn a_state_that_is_wrong_anywhere_changes_nothing() {
     machine.finish();
 }
 
+/// A change of a state.
+type Change<'a> = &'a dyn Fn(&mut VmState);
+
 /// Changes of a state that are just right, or just wrong.
 #[test]
 fn the_bounds_of_a_state_are_exact() {
     let (machine, _, state) = used();
     let quotas = machine.vm.config().its[0];
     let collections = quotas.collections as u16;
-    let changed = |change: &dyn Fn(&mut VmState)| {
+    let changed = |change: Change<'_>| {
         let mut state = state.clone();
         change(&mut state);
         state
@@ -414,7 +417,7 @@ fn the_bounds_of_a_state_are_exact() {
             .collect(),
     };
 
-    let right: [&dyn Fn(&mut VmState); 8] = [
+    let right: [Change<'_>; 8] = [
         &|s| s.propbaser |= 0xf,
         &|s| s.lpis[0].icid = collections - 1,
         &|s| s.vcpus[0].vmcr |= 1,
@@ -453,7 +456,7 @@ fn the_bounds_of_a_state_are_exact() {
     let twice = RestoreError::Collection(ITS_0, 0);
     let last = RestoreError::Collection(ITS_0, collections);
     let event = RestoreError::Event(ITS_0, 2, 1);
-    let wrong: [(&dyn Fn(&mut VmState), RestoreError); 11] = [
+    let wrong: [(Change<'_>, RestoreError); 11] = [
         (&|s| s.lpis[0].icid = collections, interrupt),
         (&|s| s.lpis.insert(1, s.lpis[0]), interrupt),
         (

@@ -222,8 +222,8 @@ impl Vmm {
         }
     }
 
-    /// Checks that there is an attribute that has been read or written: all but registers of
-    /// frames, which are RAZ/WI where there are none.
+    /// Checks that there is an attribute that has been read or written. Registers of frames are
+    /// RAZ/WI where there are none.
     fn check_that_there_is(&self, attribute: Attribute) {
         if ![group::DIST_REGS, group::REDIST_REGS].contains(&attribute.group) {
             assert_eq!(self.devices.has(attribute), Ok(()), "{attribute:x?}");
