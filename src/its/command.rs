@@ -103,10 +103,7 @@ impl Packet {
             0x05 => Command::Sync,
             0x08 => Command::Mapd {
                 device,
-                itt: Itt {
-                    address: self.0[2] & Itt::ADDRESS,
-                    event_bits: (self.0[1] as u8 & 0x1f).wrapping_add(1),
-                },
+                itt: Itt::new(self.0[2], (self.0[1] as u8 & 0x1f).wrapping_add(1)),
                 valid: self.valid(),
             },
             0x09 => Command::Mapc {
@@ -173,10 +170,7 @@ mod tests {
                 [dev | 8, !0xf, 1 << 63 | 0xff, 0],
                 Command::Mapd {
                     device,
-                    itt: Itt {
-                        address: 0,
-                        event_bits: 17,
-                    },
+                    itt: Itt::new(0, 17),
                     valid: true,
                 },
             ),
@@ -184,10 +178,7 @@ mod tests {
                 [dev | 8, 7, !0 >> 1, 0],
                 Command::Mapd {
                     device,
-                    itt: Itt {
-                        address: 0x000f_ffff_ffff_ff00,
-                        event_bits: 8,
-                    },
+                    itt: Itt::new(0x000f_ffff_ffff_ff00, 8),
                     valid: false,
                 },
             ),

@@ -153,7 +153,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let device = self.device_id(device)?;
 
         if let Some(itt) = itt {
-            if itt.event_bits > self.its.config.event_bits {
+            if itt.event_bits() > self.its.config.event_bits {
                 return Err(CommandError::IttSizeOutOfRange);
             }
             if !self.engine.device_table.covers(device.0, &self.vm.host) {
@@ -163,11 +163,12 @@ impl<'a, H: Host> Execution<'a, H> {
 
         let mapped = self.its.devices.get(device, self.pin.guard());
         if let Some(itt) = itt {
-            self.check_quotas(mapped, itt.event_bits)?;
+            self.check_quotas(mapped, itt.event_bits())?;
         }
 
         if mapped.is_some() {
-            return Ok(Outcome::Begun(Task::UnmapDevice(device, itt)));
+            self.engine.remap = itt;
+            return Ok(Outcome::Begun(Task::UnmapDevice(device)));
         }
 
         if let Some(itt) = itt {
@@ -207,9 +208,9 @@ impl<'a, H: Host> Execution<'a, H> {
         itt: Itt,
         events: impl Iterator<Item = (EventId, &'i Irq)>,
     ) {
-        self.engine.usage.add(1 << itt.event_bits);
+        self.engine.usage.add(1 << itt.event_bits());
         let host = &self.vm.host;
-        host.device_mapped(self.its.id, device, itt.event_bits);
+        host.device_mapped(self.its.id, device, itt.event_bits());
         let garbage = &self.vm.garbage;
         self.its
             .devices

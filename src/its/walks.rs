@@ -128,7 +128,7 @@ impl<'a, H: Host> Execution<'a, H> {
                     true
                 })
             }
-            Task::UnmapDevice(id, remap) => {
+            Task::UnmapDevice(id) => {
                 // Every slice finds the device: no other work unmaps devices before the `MAPD` is
                 // done.
                 if let Some(device) = its.devices.get(id, pin.guard())
@@ -136,7 +136,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 {
                     return false;
                 }
-                if let Some(itt) = remap {
+                if let Some(itt) = self.engine.remap.take() {
                     self.map_device(id, itt, iter::empty());
                 }
                 true

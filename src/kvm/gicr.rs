@@ -37,7 +37,7 @@ impl Devices {
             CTLR | STATUSR | INVLPIR | INVALLR | SYNCR | IGRPMODR0 | NSACR => 0,
             IIDR_OFFSET => KVM_IIDR,
             TYPER | TYPER_HIGH => {
-                let count = self.state.vcpus.len();
+                let count = || self.state.vcpus.len();
                 read_half(typer(&self.config, index, vcpu.affinity(), count), offset)
             }
             // ChildrenAsleep is the bit above ProcessorSleep.

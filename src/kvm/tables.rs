@@ -424,13 +424,10 @@ impl Devices {
                     return Err(Errno::NoMem);
                 }
 
-                let itt = Itt {
-                    address: (entry >> ITT_SHIFT << 8) & Itt::ADDRESS,
-                    event_bits,
-                };
+                let itt = Itt::new(entry >> ITT_SHIFT << 8, event_bits);
                 devices.push(DeviceState {
                     device: first.saturating_add(place) as u32,
-                    itt: itt.address,
+                    itt: itt.address(),
                     event_bits,
                     events: self.read_events(itt, collections, &mut lpis, &mut tables)?,
                 });
@@ -452,8 +449,8 @@ impl Devices {
         memory: &mut Memory<'_, H>,
     ) -> Result<Vec<EventState>, Errno> {
         let mut events = Vec::new();
-        let count = 1 << itt.event_bits;
-        scan(memory, itt.address, count, |event, entry| {
+        let count = 1 << itt.event_bits();
+        scan(memory, itt.address(), count, |event, entry| {
             let intid = (entry >> INTID_SHIFT) as u32;
             if intid == 0 {
                 return Ok(1);

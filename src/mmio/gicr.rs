@@ -76,16 +76,16 @@ pub(crate) const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
 #[inline(always)]
 fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: VcpuId) -> u64 {
     let affinity = vm.topology.load(pin.guard()).affinity(owner);
-    typer(&vm.config, owner.index(), affinity, vm.vcpu_count())
+    typer(&vm.config, owner.index(), affinity, || vm.vcpu_count())
 }
 
-/// Returns `GICR_TYPER` of the vCPU `index` of `count`.
+/// Returns `GICR_TYPER` of the vCPU `index` of so many as `count` returns.
 #[inline(always)]
 pub(crate) fn typer(
     config: &Config,
     index: usize,
     affinity: Option<Affinity>,
-    count: usize,
+    count: impl FnOnce() -> usize,
 ) -> u64 {
     let affinity = affinity.map_or(0, |affinity| affinity.packed());
     let next = index.saturating_add(1);
@@ -97,7 +97,7 @@ pub(crate) fn typer(
         next == end
     });
 
-    let last = region_end || next == count;
+    let last = region_end || next == count();
 
     u64::from(affinity) << 32
         | (index as u64) << 8

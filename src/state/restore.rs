@@ -159,10 +159,7 @@ fn set_its<H: Host>(
 
     let mut execution = Execution::new(vm, pin, its, &mut engine);
     for device in &saved.devices {
-        let itt = Itt {
-            address: device.itt,
-            event_bits: device.event_bits,
-        };
+        let itt = Itt::new(device.itt, device.event_bits);
         let id = DeviceId(device.device);
         let events = device.events.iter().filter_map(|saved| {
             let (event, intid) = (EventId(saved.event), IntId::lpi(saved.intid)?);

@@ -205,8 +205,8 @@ fn devices(pin: &CpuPin<'_>, its: &Its) -> Vec<DeviceState> {
         debug_assert!(all, "the quotas bound the events");
         devices.push(DeviceState {
             device: id.0,
-            itt: device.itt().address,
-            event_bits: device.itt().event_bits,
+            itt: device.itt().address(),
+            event_bits: device.itt().event_bits(),
             events,
         });
         true

@@ -5,6 +5,7 @@
 // UNSAFETY: raw pointers put devices and interrupts into the tables, and devices into the epoch.
 
 use alloc::boxed::Box;
+use core::num::{NonZeroU8, NonZeroU64};
 use core::ptr::NonNull;
 
 use crossbeam_epoch::Guard;
@@ -28,17 +29,36 @@ pub(crate) struct Device {
 
 /// The interrupt translation table that a guest provides for a device (`MAPD`). The host keeps the
 /// guest's mappings, and knows the table for a save in KVM's format.
+///
+/// # Invariants
+/// Bits 51:8 are `ITT_addr`, and bits 7:0 the number of EventID bits, which is not 0. One word, so
+/// that the tasks of commands are no larger than they must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Itt {
-    /// Guest-physical address, a multiple of 256 below 2^52.
-    pub(crate) address: u64,
-    /// Number of EventID bits: 1 to 32 in a guest's command, at most 16 of a mapped device.
-    pub(crate) event_bits: u8,
-}
+pub(crate) struct Itt(NonZeroU64);
 
 impl Itt {
     /// `ITT_addr`: bits 51:8 of the address (IHI 0069, 5.3.11).
     pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_ff00;
+
+    /// Makes the table at a guest-physical address, of which bits 51:8 count, for EventIDs of
+    /// `event_bits` bits: 1 to 32 in a guest's command, at most 16 of a mapped device. 0 counts as
+    /// 1.
+    pub(crate) fn new(address: u64, event_bits: u8) -> Self {
+        let bits = NonZeroU64::from(NonZeroU8::new(event_bits).unwrap_or(NonZeroU8::MIN));
+        // INVARIANT: the low byte is not 0.
+        Self(bits | address & Self::ADDRESS)
+    }
+
+    /// Returns the guest-physical address, a multiple of 256 below 2^52.
+    pub(crate) fn address(self) -> u64 {
+        self.0.get() & Self::ADDRESS
+    }
+
+    /// Returns the number of EventID bits.
+    #[inline]
+    pub(crate) fn event_bits(self) -> u8 {
+        self.0.get() as u8
+    }
 }
 
 impl Piece for Device {}
@@ -46,7 +66,7 @@ impl Piece for Device {}
 impl Device {
     /// Returns the number of events that the device has room for, 2 to 2^16.
     pub(crate) fn event_count(&self) -> u32 {
-        1 << self.itt.event_bits
+        1 << self.itt.event_bits()
     }
 
     /// Returns the guest's table for the device.
@@ -145,7 +165,7 @@ impl Devices {
         let events = events.map(|(event, irq)| (event.0, NonNull::from(irq)));
         // SAFETY: the mapping reference keeps an interrupt alive until `unmap` has emptied its
         // slot, and the put of the last reference frees the interrupt through the epoch.
-        let events = unsafe { Radix::filled(u32::from(itt.event_bits), events, guard, garbage) };
+        let events = unsafe { Radix::filled(u32::from(itt.event_bits()), events, guard, garbage) };
         let new = NonNull::from(Box::leak(Box::new(Device { events, itt })));
         // SAFETY: only `unmap` frees the device, through the epoch, after the device has left the
         // table.

@@ -68,7 +68,7 @@ use crate::sync::Ordering::{Acquire, Release};
 use crate::sync::{AtomicU32, Rank, SpinLock};
 use crate::vm::irq::Irq;
 use crate::vm::its::baser::{Baser, TableType};
-use crate::vm::its::device::Devices;
+use crate::vm::its::device::{Devices, Itt};
 use crate::vm::its::progress::InProgress;
 use crate::vm::its::registers::CommandQueue;
 
@@ -109,6 +109,9 @@ pub(crate) struct Engine {
     pub(crate) collections: Box<[Option<VcpuId>]>,
     pub(crate) usage: Usage,
     pub(crate) in_progress: Option<InProgress>,
+    /// The table of the device that a `MAPD` in progress maps, if any. Not in the task, which every
+    /// slice moves.
+    pub(crate) remap: Option<Itt>,
 }
 
 /// Share of the quotas that the mapped devices use.
@@ -145,6 +148,7 @@ impl Its {
             collections: core::iter::repeat_n(None, config.collections as usize).collect(),
             usage: Usage::default(),
             in_progress: None,
+            remap: None,
         };
 
         Self {

@@ -5,7 +5,6 @@
 use crate::intid::{DeviceId, Icid, VcpuId};
 use crate::radix::Cursor;
 use crate::vm::its::Engine;
-use crate::vm::its::device::Itt;
 
 /// Work that has been begun and is not done.
 pub(crate) struct InProgress {
@@ -52,9 +51,9 @@ pub(crate) enum Task {
     Invalidate(Icid),
     /// Move of the pending LPIs of the vCPU `from` to the vCPU `to`: `MOVALL`.
     MoveAll { from: VcpuId, to: VcpuId },
-    /// Unmapping of a device, then mapping of the device with the given table, if
-    /// any: `MAPD`.
-    UnmapDevice(DeviceId, Option<Itt>),
+    /// Unmapping of a device, then mapping of the device with the table [`Engine::remap`], if any:
+    /// `MAPD`.
+    UnmapDevice(DeviceId),
     /// Unmapping of every device: a device table taken away.
     UnmapDevices,
 }
