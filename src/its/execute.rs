@@ -211,6 +211,7 @@ impl<'a, H: Host> Execution<'a, H> {
         self.engine.usage.add(1 << itt.event_bits());
         let host = &self.vm.host;
         host.device_mapped(self.its.id, device, itt.event_bits());
+
         let garbage = &self.vm.garbage;
         self.its
             .devices

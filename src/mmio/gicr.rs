@@ -79,7 +79,7 @@ fn gicr_typer<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: VcpuId) -> u64 {
     typer(&vm.config, owner.index(), affinity, || vm.vcpu_count())
 }
 
-/// Returns `GICR_TYPER` of the vCPU `index` of so many as `count` returns.
+/// Returns `GICR_TYPER` of vCPU `index` among `count` vCPUs.
 #[inline(always)]
 pub(crate) fn typer(
     config: &Config,

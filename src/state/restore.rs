@@ -161,6 +161,7 @@ fn set_its<H: Host>(
     for device in &saved.devices {
         let itt = Itt::new(device.itt, device.event_bits);
         let id = DeviceId(device.device);
+
         let events = device.events.iter().filter_map(|saved| {
             let (event, intid) = (EventId(saved.event), IntId::lpi(saved.intid)?);
             // The reference, which the device takes over, keeps the LPI in the table.

@@ -31,8 +31,7 @@ pub(crate) struct Device {
 /// guest's mappings, and knows the table for a save in KVM's format.
 ///
 /// # Invariants
-/// Bits 51:8 are `ITT_addr`, and bits 7:0 the number of EventID bits, which is not 0. One word, so
-/// that the tasks of commands are no larger than they must be.
+/// Bits 51:8 are `ITT_addr`, and bits 7:0 the number of EventID bits, never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Itt(NonZeroU64);
 
@@ -41,8 +40,7 @@ impl Itt {
     pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_ff00;
 
     /// Makes the table at a guest-physical address, of which bits 51:8 count, for EventIDs of
-    /// `event_bits` bits: 1 to 32 in a guest's command, at most 16 of a mapped device. 0 counts as
-    /// 1.
+    /// `event_bits` bits: 1 to 32 in a guest's command, at most 16 of a mapped device.
     pub(crate) fn new(address: u64, event_bits: u8) -> Self {
         let bits = NonZeroU64::from(NonZeroU8::new(event_bits).unwrap_or(NonZeroU8::MIN));
         // INVARIANT: the low byte is not 0.

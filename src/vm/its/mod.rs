@@ -109,8 +109,8 @@ pub(crate) struct Engine {
     pub(crate) collections: Box<[Option<VcpuId>]>,
     pub(crate) usage: Usage,
     pub(crate) in_progress: Option<InProgress>,
-    /// The table of the device that a `MAPD` in progress maps, if any. Not in the task, which every
-    /// slice moves.
+    /// Table of the device that a `MAPD` in progress maps, if any. Not in the task: slices move the
+    /// task.
     pub(crate) remap: Option<Itt>,
 }
 
