@@ -2,7 +2,7 @@
 
 use super::interrupts::Fields;
 use super::{Devices, Errno, read_half, write_half};
-use crate::intid::Affinity;
+use crate::intid::{Affinity, IntId};
 use crate::mmio::gicd::{
     CTLR, CTLR_ARE, CTLR_DS, CTLR_GROUPS, IIDR_OFFSET, IROUTER, IROUTER_END, TYPER, typer,
 };
@@ -47,8 +47,7 @@ impl Devices {
             IIDR_OFFSET => KVM_IIDR,
             TYPER2 | STATUSR | ITARGETSR..0xc00 | IGRPMODR..IGRPMODR_END => 0,
             IROUTER..IROUTER_END => {
-                let index = router(offset).ok();
-                let spi = index.and_then(|index| self.state.spis.get(index));
+                let spi = router(offset).and_then(|index| self.state.spis.get(index));
                 spi.map_or(0, |spi| read_half(spi.router, offset))
             }
             0xffd0..=0xfffc => identification(offset),
@@ -81,8 +80,8 @@ impl Devices {
                 }
             }
             IROUTER..IROUTER_END => {
-                let index = router(offset).ok();
-                if let Some(spi) = index.and_then(|index| self.state.spis.get_mut(index)) {
+                let spi = router(offset).and_then(|index| self.state.spis.get_mut(index));
+                if let Some(spi) = spi {
                     set_router(spi, offset, value);
                 }
             }
@@ -98,8 +97,8 @@ fn set_router(spi: &mut SpiState, offset: u64, value: u32) {
     spi.router = Affinity::from_mpidr(router).mpidr();
 }
 
-/// Returns the index of the SPI of a `GICD_IROUTER<n>`.
-fn router(offset: u64) -> Result<usize, Errno> {
-    let intid = offset.saturating_sub(IROUTER) as usize / 8;
-    intid.checked_sub(32).ok_or(Errno::Nxio)
+/// Returns the index of the SPI of a `GICD_IROUTER<n>`; `None` for SGIs and PPIs.
+fn router(offset: u64) -> Option<usize> {
+    let intid = offset.checked_sub(IROUTER)? as usize / 8;
+    intid.checked_sub(IntId::FIRST_SPI as usize)
 }

@@ -83,6 +83,7 @@ use crate::config::Config;
 use crate::cpu_interface::Vtr;
 use crate::host::Host;
 use crate::intid::{Affinity, ItsId, VcpuId};
+use crate::mmio::{self, Width};
 use crate::state::{VcpuState, VmState};
 
 pub use errno::Errno;
@@ -415,18 +416,10 @@ impl Devices {
 
 /// Replaces the half of a 64-bit register that an access of 32 bits writes.
 fn write_half(register: u64, offset: u64, value: u32) -> u64 {
-    if offset & 4 == 0 {
-        register & !0xffff_ffff | u64::from(value)
-    } else {
-        register & 0xffff_ffff | u64::from(value) << 32
-    }
+    mmio::write_half(register, offset, Width::Word, value.into()).unwrap_or(register)
 }
 
 /// Returns the half of a 64-bit register that an access of 32 bits reads.
 fn read_half(register: u64, offset: u64) -> u32 {
-    if offset & 4 == 0 {
-        register as u32
-    } else {
-        (register >> 32) as u32
-    }
+    mmio::read_half(register, offset, Width::Word) as u32
 }

@@ -58,22 +58,9 @@ pub(crate) fn thaw<H: Host>(
         return Err(TeardownError::NotFrozen);
     }
 
-    for (irq, saved) in vm.distributor.spis().iter().zip(&state.spis) {
-        raise_again(vm, pin, irq, saved.interrupt);
-    }
-
-    for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
-        for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
-            raise_again(vm, pin, irq, saved);
-        }
-    }
-
-    for lpi in &state.lpis {
-        if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
-            raise_again(vm, pin, irq, lpi.interrupt);
-        }
-    }
-
+    each(vm, pin, state, |irq, _, saved| {
+        raise_again(vm, pin, irq, saved)
+    });
     advance::defer_commands(vm);
     release(&vm.vcpus);
     Ok(())
@@ -98,7 +85,7 @@ pub(crate) fn take_late<H: Host>(
     }
 
     let mut late = Vec::new();
-    let mut look = |irq: &Irq, vcpu: Option<VcpuId>, saved: InterruptState| {
+    each(vm, pin, state, |irq, vcpu, saved| {
         let found = interrupt(take(vm, pin, irq)).flags;
         let of = |flags| LateInterrupt {
             intid: irq.intid().raw(),
@@ -111,23 +98,34 @@ pub(crate) fn take_late<H: Host>(
         if (found ^ saved.flags) & SOURCES != 0 {
             late.push(of(SOURCES));
         }
-    };
-
-    for (irq, saved) in vm.distributor.spis().iter().zip(&state.spis) {
-        look(irq, None, saved.interrupt);
-    }
-    for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
-        for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
-            look(irq, Some(vcpu.id), saved);
-        }
-    }
-    for lpi in &state.lpis {
-        if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
-            look(irq, None, lpi.interrupt);
-        }
-    }
+    });
 
     Ok(late)
+}
+
+/// Calls `visit` with each interrupt of a VM that is in a state, with the vCPU of an SGI or PPI,
+/// and with the saved state of the interrupt.
+fn each<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    state: &VmState,
+    mut visit: impl FnMut(&Irq, Option<VcpuId>, InterruptState),
+) {
+    for (irq, saved) in vm.distributor.spis().iter().zip(&state.spis) {
+        visit(irq, None, saved.interrupt);
+    }
+
+    for (vcpu, saved) in vm.added_vcpus().iter().zip(&state.vcpus) {
+        for (irq, saved) in vcpu.privates().iter().zip(saved.private) {
+            visit(irq, Some(vcpu.id), saved);
+        }
+    }
+
+    for lpi in &state.lpis {
+        if let Some(irq) = IntId::lpi(lpi.intid).and_then(|intid| vm.lpi(pin, intid)) {
+            visit(irq, None, lpi.interrupt);
+        }
+    }
 }
 
 /// Injects an interrupt that came too late for the VM's state:
