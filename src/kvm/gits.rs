@@ -69,23 +69,20 @@ impl Devices {
     pub(super) fn set_gits(&mut self, index: usize, offset: u64, value: u64) -> Result<(), Errno> {
         let _ = self.gits(index, offset)?;
         let its = self.its_mut(index)?;
-        let mut queue = CommandQueue::default();
-        queue.set(its.cbaser);
-
         match offset {
             // As the guest has left it: KVM's guests cannot enable an ITS without its tables.
             CTLR => its.is_enabled = value & CTLR_ENABLED != 0,
             IIDR_OFFSET if value & REVISION != 0 => return Err(Errno::Inval),
             CBASER if !its.is_enabled => {
-                queue.set(value);
-                (its.cbaser, its.creadr, its.cwriter) = (queue.get(), 0, 0);
+                let cbaser = CommandQueue::with(value).get();
+                (its.cbaser, its.creadr, its.cwriter) = (cbaser, 0, 0);
             }
             // An offset beyond the queue holds the queue up, here as there.
             CWRITER => its.cwriter = value & OFFSET,
             CREADR if its.is_enabled => return Err(Errno::Busy),
             CREADR => {
                 let creadr = value & OFFSET;
-                if creadr != 0 && creadr >= queue.bytes() {
+                if !CommandQueue::with(its.cbaser).has(creadr) {
                     return Err(Errno::Inval);
                 }
                 its.creadr = creadr;
@@ -106,14 +103,14 @@ impl Devices {
         let is_gone = value >> 63 == 0;
         match kind {
             TableType::Devices => {
-                its.device_table = baser(kind, value).get();
+                its.device_table = Baser::with(kind, value).get();
                 if is_gone {
                     its.devices.clear();
                     self.drop_unmapped();
                 }
             }
             TableType::Collections => {
-                its.collection_table = baser(kind, value).get();
+                its.collection_table = Baser::with(kind, value).get();
                 if is_gone {
                     its.collections.clear();
                 }
@@ -144,13 +141,6 @@ pub(super) fn mapped<'a>(devices: impl Iterator<Item = &'a DeviceState>) -> Vec<
     let mut mapped: Vec<u32> = events.map(|event| event.intid).collect();
     mapped.sort_unstable();
     mapped
-}
-
-/// Returns a `GITS_BASER<n>` with a value.
-pub(super) fn baser(kind: TableType, value: u64) -> Baser {
-    let mut baser = Baser::new(kind);
-    let _ = baser.set(value);
-    baser
 }
 
 /// Returns the kind of table of the `GITS_BASER<n>` at an offset; `None` for those without.

@@ -9,8 +9,8 @@ use crate::intid::IntId;
 use crate::mmio::bank::offset;
 use crate::state::{InterruptState, flags};
 
-/// Bits of `IPRIORITYR` that are implemented.
-const PRIORITY: u8 = 0xf8;
+/// Bits of a priority that are implemented.
+pub(super) const PRIORITY: u8 = 0xf8;
 
 /// The states of 32 interrupts, from a multiple of 32 on.
 pub(super) type Bank = [InterruptState; 32];

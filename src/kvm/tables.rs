@@ -21,7 +21,7 @@
 
 use alloc::vec::Vec;
 
-use super::gits::{baser, mapped};
+use super::gits::mapped;
 use super::{Devices, Errno};
 use crate::config::ItsConfig;
 use crate::host::Host;
@@ -30,7 +30,6 @@ use crate::state::{CollectionState, DeviceState, EventState, InterruptState, Lpi
 use crate::vm::irq::MAX_MAPPING_REFS;
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::device::Itt;
-use crate::vm::redistributor::{configuration_address, pending_address};
 
 /// Bytes of an entry.
 const ENTRY: u64 = 8;
@@ -153,7 +152,7 @@ struct DeviceTable {
 impl DeviceTable {
     fn new(config: &ItsConfig, value: u64) -> Self {
         Self {
-            baser: baser(TableType::Devices, value),
+            baser: Baser::with(TableType::Devices, value),
             devices: 1 << config.device_bits,
             left: MOST_ENTRIES,
         }
@@ -245,7 +244,7 @@ impl Devices {
         memory: &mut Memory<'_, H>,
     ) -> Result<Vec<u16>, Errno> {
         let its = self.its(index)?;
-        let baser = baser(TableType::Collections, its.collection_table);
+        let baser = Baser::with(TableType::Collections, its.collection_table);
         if !baser.is_valid() {
             return Ok(Vec::new());
         }
@@ -362,7 +361,7 @@ impl Devices {
         value: u64,
         memory: &mut Memory<'_, H>,
     ) -> Result<Vec<(u16, Option<u16>)>, Errno> {
-        let baser = baser(TableType::Collections, value);
+        let baser = Baser::with(TableType::Collections, value);
         let mut collections = Vec::new();
         if !baser.is_valid() {
             return Ok(collections);
@@ -481,46 +480,6 @@ impl Devices {
             Ok(next)
         })?;
         Ok(events)
-    }
-
-    /// Reads an LPI's configuration, and its pending state if its redistributor has LPIs enabled.
-    /// An LPI that the tables do not reach is disabled, and not pending.
-    fn read_lpi<H: Host>(&self, lpi: &mut LpiState, memory: &mut Memory<'_, H>) {
-        let configuration = configuration_address(self.state.propbaser, lpi.intid)
-            .and_then(|address| memory.byte(address).ok())
-            .unwrap_or(0);
-        lpi.interrupt.priority = configuration & 0xf8;
-        if configuration & 1 != 0 {
-            lpi.interrupt.flags |= flags::ENABLED;
-        }
-
-        let bit = 1 << (lpi.intid % 8);
-        let pending = self
-            .pending_byte(lpi)
-            .and_then(|address| memory.byte(address).ok());
-        if pending.is_some_and(|byte| byte & bit != 0) {
-            lpi.interrupt.flags |= flags::LATCH;
-        }
-    }
-
-    /// Returns the address of the byte of the pending table with the bit of an LPI whose
-    /// redistributor has LPIs enabled.
-    fn pending_byte(&self, lpi: &LpiState) -> Option<u64> {
-        let vcpu = self.vcpu(lpi.target?.into()).ok()?;
-        let address = pending_address(self.state.propbaser, vcpu.pendbaser, lpi.intid);
-        address.filter(|_| vcpu.enable_lpis)
-    }
-
-    /// Clears the bits of the pending LPIs in the pending tables. A table that cannot be written
-    /// keeps them, and is not read again while LPIs are enabled.
-    fn clear_pending<H: Host>(&self, lpis: &[LpiState], memory: &mut Memory<'_, H>) {
-        for lpi in lpis.iter().filter(|lpi| lpi.interrupt.has(flags::LATCH)) {
-            if let Some(address) = self.pending_byte(lpi)
-                && let Ok(byte) = memory.byte(address)
-            {
-                let _ = memory.write_bytes(address, &[byte & !(1 << (lpi.intid % 8))]);
-            }
-        }
     }
 }
 

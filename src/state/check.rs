@@ -147,19 +147,18 @@ fn check_its(
     has_vcpu: impl Fn(u16) -> bool,
     mappings: &mut Mappings<'_>,
 ) -> Result<(), RestoreError> {
-    let mut queue = CommandQueue::default();
-    queue.set(saved.cbaser);
+    let queue = CommandQueue::with(saved.cbaser);
     register("GITS_CBASER", queue.get() == saved.cbaser)?;
     register("GITS_CWRITER", saved.cwriter & !OFFSET == 0)?;
-    let in_queue = saved.creadr == 0 || saved.creadr < queue.bytes();
-    register("GITS_CREADR", saved.creadr & !OFFSET == 0 && in_queue)?;
+    register(
+        "GITS_CREADR",
+        saved.creadr & !OFFSET == 0 && queue.has(saved.creadr),
+    )?;
     for (kind, value) in [
         (TableType::Devices, saved.device_table),
         (TableType::Collections, saved.collection_table),
     ] {
-        let mut baser = Baser::new(kind);
-        let _ = baser.set(value);
-        register("GITS_BASER<n>", baser.get() == value)?;
+        register("GITS_BASER<n>", Baser::with(kind, value).get() == value)?;
     }
 
     let mut next = 0;

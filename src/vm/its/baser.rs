@@ -50,6 +50,13 @@ impl Baser {
         )
     }
 
+    /// Creates the register with a value in the writable fields.
+    pub(crate) fn with(kind: TableType, value: u64) -> Self {
+        let mut baser = Self::new(kind);
+        let _ = baser.set(value);
+        baser
+    }
+
     /// Returns the register's value.
     pub(crate) fn get(self) -> u64 {
         self.0

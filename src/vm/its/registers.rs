@@ -25,6 +25,18 @@ const SIZE: u64 = 0xff;
 pub(crate) struct CommandQueue(u64);
 
 impl CommandQueue {
+    /// Creates the register with a value.
+    pub(crate) fn with(value: u64) -> Self {
+        let mut queue = Self::default();
+        queue.set(value);
+        queue
+    }
+
+    /// Returns true if `GITS_CREADR` may have an offset: that of a command, or 0.
+    pub(crate) fn has(self, offset: u64) -> bool {
+        offset == 0 || offset < self.bytes()
+    }
+
     /// Returns the register's value.
     pub(crate) fn get(self) -> u64 {
         self.0
