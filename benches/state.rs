@@ -8,17 +8,17 @@ mod common;
 
 use std::sync::Mutex;
 
-use attributes::{ORDERS, command, registers, save_tables, transfer};
+use attributes::{Memory, ORDERS, command, registers, save_tables, transfer};
 use criterion::{BatchSize, Criterion};
 use perf_host::vm::{GITS, QuietHost, SoftCpu};
 use vgic::config::ItsConfig;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::Domain;
-use vgic::intid::{Affinity, CpuId, VcpuId};
+use vgic::intid::{Affinity, CpuId};
 use vgic::kvm::{Device, Devices, control};
 use vgic::state::flags;
 use vgic::state::{CollectionState, DeviceState, EventState, InterruptState, LpiState, VmState};
-use vgic::{BadAddress, Config, Cpu, Host, PhysicalInterrupt, Vgic};
+use vgic::{Config, Cpu, Vgic};
 
 const VCPUS: u16 = 512;
 const DEVICES: u32 = 64;
@@ -54,12 +54,12 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
 
     criterion.bench_function(&format!("state/kvm_save/{of}"), |b| {
         let (machine, _) = made.get_or_insert_with(|| saved(lpis));
-        let ram = Ram::new();
+        let ram = ram();
         b.iter(|| saved_by_kvm(machine, &ram));
     });
     criterion.bench_function(&format!("state/kvm_restore/{of}"), |b| {
         let (machine, _) = made.get_or_insert_with(|| saved(lpis));
-        let ram = Ram::new();
+        let ram = ram();
         let (devices, _) = saved_by_kvm(machine, &ram);
         let pending = command(Device::Gic, control::SAVE_PENDING_TABLES);
         // A restore takes the pending states out of the tables.
@@ -81,7 +81,7 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
 }
 
 /// Saves a VM, and reads all that a VMM stores.
-fn saved_by_kvm(machine: &Machine, ram: &Ram) -> (Devices, Vec<u64>) {
+fn saved_by_kvm(machine: &Machine, ram: &Memory) -> (Devices, Vec<u64>) {
     let config = machine.vgic.config();
     let state = machine.vgic.save(&machine.cpu.pin());
     let mut devices = Devices::of(
@@ -102,10 +102,7 @@ fn saved_by_kvm(machine: &Machine, ram: &Ram) -> (Devices, Vec<u64>) {
     (devices, values)
 }
 
-/// Guest memory with the tables: 64 MiB.
-struct Ram(Mutex<Vec<u8>>);
-
-const RAM: u64 = 0x4000_0000;
+const RAM: u64 = Memory::BASE;
 /// Translation tables, 8 KiB for each device.
 const ITTS: u64 = RAM;
 const DEVICE_TABLE: u64 = RAM + 0x10_0000;
@@ -114,43 +111,12 @@ const PROPERTIES: u64 = RAM + 0x30_0000;
 /// Pending tables, 64 KiB apart.
 const PENDING: u64 = RAM + 0x100_0000;
 
-impl Ram {
-    /// Returns memory whose table configures every LPI as the state has it.
-    fn new() -> Self {
-        let mut bytes = vec![0; 0x400_0000];
-        let at = (PROPERTIES - RAM) as usize;
-        bytes[at..at + 0x1_0000].fill(0xa1);
-        Self(Mutex::new(bytes))
-    }
-
-    /// Calls `access` with the bytes at an address.
-    fn with(
-        &self,
-        gpa: u64,
-        length: usize,
-        access: impl FnOnce(&mut [u8]),
-    ) -> Result<(), BadAddress> {
-        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
-        let mut bytes = self.0.lock().expect("no panic before");
-        let bytes = bytes.get_mut(at..at + length).ok_or(BadAddress)?;
-        access(bytes);
-        Ok(())
-    }
-}
-
-impl Host for Ram {
-    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
-    fn wake(&self, _vcpu: VcpuId) {}
-    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-        self.with(gpa, buffer.len(), |bytes| buffer.copy_from_slice(bytes))
-    }
-    fn write_memory(&self, gpa: u64, buffer: &[u8]) -> Result<(), BadAddress> {
-        self.with(gpa, buffer.len(), |bytes| bytes.copy_from_slice(buffer))
-    }
-    fn deactivate(&self, _physical: PhysicalInterrupt) {}
-    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
-        false
-    }
+/// Returns 64 MiB whose table configures every LPI as the state has it.
+fn ram() -> Memory {
+    let mut bytes = vec![0; 0x400_0000];
+    let at = (PROPERTIES - RAM) as usize;
+    bytes[at..at + 0x1_0000].fill(0xa1);
+    Memory(Mutex::new(bytes))
 }
 
 /// A VM after its creation, and a CPU.

@@ -6,10 +6,12 @@
     reason = "a module shared by several test programs, each using a part"
 )]
 
+use std::sync::Mutex;
+
 use vgic::cpu_interface::Vtr;
-use vgic::intid::{Affinity, ItsId, VcpuId};
+use vgic::intid::{Affinity, CpuId, ItsId, VcpuId};
 use vgic::kvm::{Attribute, Device, Devices, address, control, group};
-use vgic::{Config, Host};
+use vgic::{BadAddress, Config, Host, PhysicalInterrupt};
 
 pub const ITS: Device = Device::Its(ItsId(0));
 
@@ -214,4 +216,39 @@ pub fn transfer(
         to.set_power(vcpu, from.power(vcpu).unwrap()).unwrap();
     }
     to
+}
+
+/// Guest memory from [`Memory::BASE`] on, for the tables.
+pub struct Memory(pub Mutex<Vec<u8>>);
+
+impl Memory {
+    pub const BASE: u64 = 0x4000_0000;
+
+    /// Calls `access` with the bytes at an address.
+    fn with(
+        &self,
+        gpa: u64,
+        length: usize,
+        access: impl FnOnce(&mut [u8]),
+    ) -> Result<(), BadAddress> {
+        let at = gpa.checked_sub(Self::BASE).ok_or(BadAddress)? as usize;
+        let mut bytes = self.0.lock().unwrap();
+        let bytes = bytes.get_mut(at..).and_then(|rest| rest.get_mut(..length));
+        bytes.map(access).ok_or(BadAddress)
+    }
+}
+
+impl Host for Memory {
+    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
+    fn wake(&self, _vcpu: VcpuId) {}
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.with(gpa, buffer.len(), |bytes| buffer.copy_from_slice(bytes))
+    }
+    fn write_memory(&self, gpa: u64, buffer: &[u8]) -> Result<(), BadAddress> {
+        self.with(gpa, buffer.len(), |bytes| bytes.copy_from_slice(buffer))
+    }
+    fn deactivate(&self, _physical: PhysicalInterrupt) {}
+    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
+        false
+    }
 }

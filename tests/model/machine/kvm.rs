@@ -3,54 +3,20 @@
 
 use std::sync::Mutex;
 
+use vgic::Host;
 use vgic::cpu_interface::vmcr;
-use vgic::intid::{CpuId, VcpuId};
 use vgic::kvm::Devices;
 use vgic::state::{InterruptState, LpiState, VmState, flags};
-use vgic::{BadAddress, Host, PhysicalInterrupt};
 
 use super::Machine;
 use super::embedder::{PROPERTIES, RAM};
-use crate::attributes::{ORDERS, save_tables, transfer};
+use crate::attributes::{Memory, ORDERS, save_tables, transfer};
 use crate::coverage::{note, note_if};
 
 /// Bytes of a device's translation table: entries of 8 bytes for EventIDs of 14 bits.
 const ITT: u64 = 8 << 14;
 
-/// A copy of the guest's memory, with room for translation tables.
-struct Memory {
-    bytes: Mutex<Vec<u8>>,
-}
-
-impl Memory {
-    /// Calls `access` with the bytes at an address.
-    fn with<R>(
-        &self,
-        gpa: u64,
-        length: usize,
-        access: impl FnOnce(&mut [u8]) -> R,
-    ) -> Result<R, BadAddress> {
-        let at = gpa.checked_sub(RAM).ok_or(BadAddress)? as usize;
-        let mut bytes = self.bytes.lock().unwrap();
-        let bytes = bytes.get_mut(at..).and_then(|rest| rest.get_mut(..length));
-        bytes.map(access).ok_or(BadAddress)
-    }
-}
-
-impl Host for Memory {
-    fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
-    fn wake(&self, _vcpu: VcpuId) {}
-    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-        self.with(gpa, buffer.len(), |bytes| buffer.copy_from_slice(bytes))
-    }
-    fn write_memory(&self, gpa: u64, buffer: &[u8]) -> Result<(), BadAddress> {
-        self.with(gpa, buffer.len(), |bytes| bytes.copy_from_slice(buffer))
-    }
-    fn deactivate(&self, _physical: PhysicalInterrupt) {}
-    fn is_pending(&self, _physical: PhysicalInterrupt) -> bool {
-        false
-    }
-}
+const _: () = assert!(RAM == Memory::BASE);
 
 impl Machine {
     /// Takes a state through KVM's attributes and tables, in a copy of the guest's memory.
@@ -62,9 +28,7 @@ impl Machine {
             device.itt = RAM + (memory.len() as u64).next_multiple_of(256);
             memory.resize((device.itt - RAM + ITT) as usize, 0xff);
         }
-        let memory = Memory {
-            bytes: Mutex::new(memory),
-        };
+        let memory = Memory(Mutex::new(memory));
 
         let config = self.vm.config();
         let mut devices = Devices::of(config.clone(), self.vtr, state.clone());
