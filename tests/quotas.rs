@@ -255,8 +255,8 @@ fn map_and_discard(rounds: usize) -> Vec<[u64; 4]> {
     std::iter::repeat_n(round, rounds).flatten().collect()
 }
 
-/// Maps all that it can and reboots, over and over, while a CPU stalls in the epoch. The reset is
-/// refused until the CPU goes on.
+/// Maps all that it can and reboots, over and over, while a CPU stalls in the epoch. The reset,
+/// and a restore, are refused until the CPU goes on.
 #[test]
 fn a_guest_that_reboots_beside_a_stalled_cpu_is_bounded() {
     let machine = machine();
@@ -281,11 +281,14 @@ fn a_guest_that_reboots_beside_a_stalled_cpu_is_bounded() {
         outcome
     };
     machine.put_all();
+    let state = machine.vm.save(&machine.pin()).unwrap();
     life();
     beside_a_stalled_cpu(&machine.domain, || {
         assert_eq!(reset(), Ok(()));
         for _ in 0..3 {
             assert_eq!(reset(), Err(TeardownError::Unreclaimed));
+            let restored = machine.vm.restore(&machine.pin(), &state);
+            assert_eq!(restored, Err(TeardownError::Unreclaimed.into()));
         }
     });
     let freed = (0..1000).any(|_| reset().is_ok());

@@ -149,7 +149,7 @@ fn lpis<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, take: impl Fn(&Irq) -> State) -> 
     while let Some((key, irq)) = vm.lpis.next(from, pin.guard()) {
         from = key.saturating_add(1);
         let state = irq.state();
-        if state.refs() != 0 && !state.unmapped() {
+        if !state.unmapped() {
             let state = take(irq);
             lpis.push(LpiState {
                 intid: irq.intid().raw(),

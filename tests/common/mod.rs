@@ -40,6 +40,8 @@ pub enum Call {
     Enabled(Option<usize>, u32, bool),
     Configured(Option<usize>, u32, bool),
     Routed(u32, Option<usize>),
+    /// A device, an event, an LPI and its target.
+    Mapped(u32, u32, u32, Option<usize>),
 }
 
 type Interruption = Box<dyn FnOnce() + Send>;
@@ -141,6 +143,17 @@ impl Host for TestHost {
     }
     fn routed(&self, intid: IntId, target: Option<VcpuId>) {
         self.call(Call::Routed(intid.raw(), target.map(VcpuId::index)));
+    }
+    fn event_mapped(
+        &self,
+        _its: ItsId,
+        device: DeviceId,
+        event: EventId,
+        lpi: IntId,
+        target: Option<VcpuId>,
+    ) {
+        let target = target.map(VcpuId::index);
+        self.call(Call::Mapped(device.0, event.0, lpi.raw(), target));
     }
 }
 
