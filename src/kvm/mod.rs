@@ -156,6 +156,50 @@ pub struct Attribute {
 }
 
 /// A VM's devices `arm-vgic-v3` and `arm-vgic-its`.
+///
+/// # Examples
+/// A VMM reads an attribute of a VM that it saves, and sets it to restore the VM.
+///
+/// ```
+/// # use vgic::cpu_interface::software::NEOVERSE;
+/// # use vgic::intid::{Affinity, CpuId, VcpuId};
+/// # use vgic::{BadAddress, Config, Host, PhysicalInterrupt};
+/// # struct Memory;
+/// # impl Host for Memory {
+/// #     fn kick(&self, _cpu: CpuId, _vcpu: VcpuId) {}
+/// #     fn wake(&self, _vcpu: VcpuId) {}
+/// #     fn read_memory(&self, _: u64, _: &mut [u8]) -> Result<(), BadAddress> { Err(BadAddress) }
+/// #     fn write_memory(&self, _: u64, _: &[u8]) -> Result<(), BadAddress> { Err(BadAddress) }
+/// #     fn deactivate(&self, _physical: PhysicalInterrupt) {}
+/// #     fn is_pending(&self, _physical: PhysicalInterrupt) -> bool { false }
+/// # }
+/// # let (host, vtr) = (Memory, NEOVERSE);
+/// # let config = Config::new(vec![Affinity::new(0, 0, 0, 0)]);
+/// # let mut state = vgic::state::VmState::after_reset(&config);
+/// # state.group_enables = 2;
+/// use vgic::kvm::{Attribute, Device, Devices, address, control, group};
+///
+/// let gic = |group, attr| Attribute { device: Device::Gic, group, attr };
+///
+/// // The source: `state` is what `Vgic::freeze` has returned.
+/// let source = Devices::of(config.clone(), vtr, state);
+/// let enables = gic(group::DIST_REGS, 0); // GICD_CTLR
+/// let mut value = 0;
+/// source.get(enables, &mut value)?;
+///
+/// // The target, with a `Host` for the guest's memory.
+/// let mut target = Devices::new(config, vtr);
+/// target.set(gic(group::NR_IRQS, 0), 256, &host)?;
+/// target.set(gic(group::ADDR, address::DIST), 0x0800_0000, &host)?;
+/// target.set(gic(group::ADDR, address::REDIST), 0x080a_0000, &host)?;
+/// target.set(gic(group::CTRL, control::INIT), 0, &host)?;
+/// target.set(enables, value, &host)?;
+///
+/// // For `Vgic::new` and `Vgic::restore`.
+/// let (config, state) = target.finish()?;
+/// # assert_eq!((config.spis, state.group_enables), (224, 2));
+/// # Ok::<(), vgic::kvm::Errno>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Devices {
     config: Config,
