@@ -330,7 +330,7 @@ impl Devices {
 
         let others = self.state.its.iter().flat_map(|its| &its.devices);
         let mapped = mapped(others.chain(&devices));
-        let is_crowd = |same: &[u32]| same.len() > usize::from(MAX_MAPPING_REFS).saturating_add(1);
+        let is_crowd = |same: &[u32]| same.len() > usize::from(MAX_MAPPING_REFS);
         if mapped.chunk_by(|a, b| a == b).any(is_crowd) {
             return Err(Errno::Inval);
         }

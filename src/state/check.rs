@@ -266,8 +266,7 @@ impl<'a> Mappings<'a> {
 
     /// Checks that every LPI is mapped, and not too many times.
     fn check(&self) -> Result<(), RestoreError> {
-        // An LPI with so many references is mapped once more, and then no more.
-        let is_right = |refs| (1..=MAX_MAPPING_REFS + 1).contains(refs);
+        let is_right = |refs| (1..=MAX_MAPPING_REFS).contains(refs);
         let mut all = self.lpis.iter().zip(&self.refs);
         match all.find(|(_, refs)| !is_right(refs)) {
             Some((lpi, _)) => Err(RestoreError::Interrupt(lpi.intid)),

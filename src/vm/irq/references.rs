@@ -7,8 +7,8 @@ use super::{
     CANCEL_P, Changed, FollowUp, Irq, PENDING, PutResult, REF, State, UNMAPPED, mutant_hooks,
 };
 
-/// Largest count of references at which an LPI may be mapped once more. The count cannot overflow.
-pub(crate) const MAX_MAPPING_REFS: u16 = 0x7fff;
+/// Largest count of references that a mapping may lead to. The count cannot overflow.
+pub(crate) const MAX_MAPPING_REFS: u16 = 0x8000;
 
 impl Irq {
     /// Takes a reference for a mapping and makes the LPI mapped to `target`. Returns `None` if the
@@ -17,7 +17,7 @@ impl Irq {
         let (_, new) = self
             .transition(|old| {
                 let dying = old.refs() == 0 && !mutant(Mutant::DyingRevived);
-                if dying || old.refs() > MAX_MAPPING_REFS {
+                if dying || old.refs() >= MAX_MAPPING_REFS {
                     return None;
                 }
                 // A raise of an unmapped LPI has no effect.
