@@ -209,7 +209,9 @@ impl Devices {
         let mut table = DeviceTable::new(config, its.device_table);
         let mut saved: Vec<&DeviceState> = Vec::new();
         for device in &its.devices {
-            let has_entry = table.baser.covers(device.device, host);
+            // The state may be anybody's.
+            let has_room = (1..=config.event_bits).contains(&device.event_bits);
+            let has_entry = has_room && table.baser.covers(device.device, host);
             if has_entry && self.save_events(device, &listed, &mut memory).is_ok() {
                 saved.push(device);
             }
