@@ -11,15 +11,10 @@ use crate::vm::deferred::{
     DEFERRED_PENDING_TABLE,
 };
 
-/// Does a bounded slice of each kind of deferred work. The commands of a frozen VM, which are in
-/// its state, wait for a thaw.
+/// Does a bounded slice of each kind of deferred work.
 pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let work = vm.deferred.take();
     advance_others(vm, pin, work);
-    if vm.is_torn_down() && *vm.growth.lock(pin.locks()) {
-        return;
-    }
-
     for index in 0..vm.its.len() {
         if work & 1 << index != 0 {
             command_queue::advance_its(vm, pin, ItsId(index as u8));

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::its::Driver;
-use common::{GICD, Machine, affinity, vcpu};
+use common::{GICD, GITS, Machine, affinity, vcpu};
 use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId};
 use vgic::state::{LateInterrupt, VmState, flags};
@@ -197,6 +197,50 @@ fn a_falling_line_and_a_message_are_late_too() {
     source.vm.teardown(&source.pin()).unwrap();
 }
 
+/// Gives the late interrupts of `source` to a new VM with the state, in both orders. Returns
+/// whether SPI 50 is pending there.
+fn is_pending_there(source: &Machine, state: &VmState) -> [bool; 2] {
+    let mut late = take_late(source, state);
+    let pending = [(); 2].map(|()| {
+        let target = Machine::new(2);
+        restore(&target, state);
+        for late in &late {
+            target.vm.inject_late(&target.pin(), *late).unwrap();
+        }
+        late.reverse();
+        let pending = target.spi_bit(0, 0x200, 50);
+        target.finish();
+        pending
+    });
+    source.vm.teardown(&source.pin()).unwrap();
+    pending
+}
+
+/// Takes a message back too late, and raises the interrupt afterwards.
+#[test]
+fn a_raise_after_a_message_that_was_taken_back_is_not_lost() {
+    let source = machine();
+    source.write(0, GICD + 0x40, 50); // GICD_SETSPI_NSR
+    let state = freeze(&source);
+    source.write(0, GICD + 0x48, 50); // GICD_CLRSPI_NSR
+    source.inject_spi(50);
+    assert_eq!(is_pending_there(&source, &state), [true; 2]);
+}
+
+/// Lowers the line of an interrupt that a message asserted, and that is edge-triggered since.
+#[test]
+fn a_message_from_before_is_no_edge() {
+    let source = machine();
+    let spi = IntId::spi(50).unwrap();
+    source.vm.set_spi_line(&source.pin(), spi, true).unwrap();
+    source.write(0, GICD + 0x40, 50); // GICD_SETSPI_NSR
+    source.edge_spi(50, 0);
+    assert!(!source.spi_bit(0, 0x200, 50));
+    let state = freeze(&source);
+    source.vm.set_spi_line(&source.pin(), spi, false).unwrap();
+    assert_eq!(is_pending_there(&source, &state), [false; 2]);
+}
+
 /// Raises an edge with its line high, and lowers the line before the next look.
 #[test]
 fn a_raise_leaves_the_line_alone() {
@@ -281,14 +325,18 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     assert_eq!(inject(of(20, Some(2))), Err(InjectError::UnknownVcpu));
     assert_eq!(inject(of(9000, None)), Ok(()), "unmapped since");
 
-    // SGIs and LPIs have no lines.
+    // SGIs and LPIs have no lines, and PPIs no messages.
     let before = save(&machine);
-    for (intid, vcpu) in [(3, Some(0)), (8195, None)] {
-        let line = LateInterrupt {
-            flags: flags::LINE | flags::MESSAGE,
+    for (intid, vcpu, sources) in [
+        (3, Some(0), flags::LINE | flags::MESSAGE),
+        (8195, None, flags::LINE | flags::MESSAGE),
+        (20, Some(1), flags::MESSAGE),
+    ] {
+        let late = LateInterrupt {
+            flags: sources,
             ..of(intid, vcpu)
         };
-        assert_eq!(inject(line), Ok(()));
+        assert_eq!(inject(late), Ok(()));
     }
     assert!(save(&machine) == before);
     machine.finish();
@@ -330,6 +378,11 @@ fn commands_wait_while_a_vm_is_frozen() {
         machine.vm.advance(&machine.pin()).unwrap();
     }
     assert!(!machine.vm.has_deferred(), "a loop does not end");
+    // A poll of GITS_CREADR or GITS_CTLR executes a slice of a VM that is not frozen.
+    for register in [0x90, 0] {
+        let (pin, gpa) = (machine.pin(), GITS + register);
+        assert_eq!(machine.vm.bus_read(&pin, gpa, &mut [0; 4]), Ok(true));
+    }
     assert_eq!(take_late(&machine, &state), []);
 
     machine.vm.thaw(&machine.pin(), &state).unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::attributes::{ITS, ORDERS, command, gic, icc, of_vcpu, transfer};
+use common::attributes::{ITS, ORDERS, command, gic, icc, of_vcpu, save_tables, transfer};
 use common::its::Driver;
 use common::kvm::{VALID, config, get, its, moved, save, use_everything};
 use common::{GITS, Machine, affinity, vcpu};
@@ -112,6 +112,31 @@ fn an_its_that_a_guest_has_left_odd_stays_as_it_is() {
         machine.vm.restore(&machine.pin(), &state).unwrap();
         machine.finish();
     }
+}
+
+/// Saves the tables of a state that no VM has: the device is left out.
+#[test]
+fn a_device_of_too_many_events_is_left_out() {
+    let machine = Machine::new(2);
+    let driver = Driver::new(&machine);
+    for device in [2, 9] {
+        driver.mapd(device, 3);
+        driver.map(device, 0, 8192 + device, 1);
+    }
+    machine.put_all();
+    let state = machine.vm.save(&machine.pin()).unwrap();
+    let config = machine.vm.config();
+    let most = config.its[0].event_bits;
+    for event_bits in [0, most + 1, 63, 64, u8::MAX] {
+        let mut state = state.clone();
+        state.its[0].devices[0].event_bits = event_bits;
+        let mut devices = Devices::of(config.clone(), NEOVERSE, state);
+        save_tables(&mut devices, config, machine.vm.host());
+        let (_, moved) = moved(&machine, &devices).finish().unwrap();
+        let left = moved.its[0].devices.iter().map(|device| device.device);
+        assert_eq!(left.collect::<Vec<_>>(), [9], "{event_bits}");
+    }
+    machine.finish();
 }
 
 #[test]

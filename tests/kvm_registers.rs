@@ -448,6 +448,9 @@ fn a_cpu_interface_is_as_the_guest_has_it() {
 fn a_message_is_a_latch_and_lines_are_of_wires() {
     let machine = Machine::new(2);
     machine.write(0, GICD + 0x40, 51); // GICD_SETSPI_NSR
+    machine.write(0, GICD + 0x40, 52);
+    machine.edge_spi(52, 0); // The message has no effect any more.
+    assert!(machine.spi_bit(0, 0x200, 51) && !machine.spi_bit(0, 0x200, 52));
     machine.set_spi(0, 0x300, 40); // GICD_ISACTIVER
     machine.set_spi(0, 0x300, 41);
     let mut devices = save(&machine);

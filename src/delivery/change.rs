@@ -21,7 +21,7 @@ pub(crate) fn set_line<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, high: b
 /// [`clear_message`], whatever the line does.
 pub(crate) fn set_message<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
     if irq.state().level() {
-        queue::complete(vm, pin, irq, irq.set_message());
+        queue::complete(vm, pin, irq, irq.set_message(true));
     } else {
         let _ = inject::raised(vm, pin, irq, irq.raise());
     }

@@ -82,7 +82,7 @@ impl<H: Host> Execution<'_, H> {
         let (cwriter, creadr) = (self.its.cwriter(), self.its.creadr());
         let bytes = self.engine.queue.bytes();
         // A `GITS_CWRITER` outside the queue is UNPREDICTABLE: no command is executed.
-        if !self.its.is_enabled() || cwriter >= bytes {
+        if !self.its.executes_commands() || cwriter >= bytes {
             return 0;
         }
         let end = if cwriter < creadr { bytes } else { cwriter };

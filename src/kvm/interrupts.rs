@@ -143,8 +143,8 @@ impl Devices {
             .zip(self.state.spis.iter().skip(first_of(bank)))
         {
             *state = spi.interrupt;
-            // A message counts as a latch.
-            if state.has(flags::MESSAGE) {
+            // A message counts as a latch, unless the interrupt has become edge-triggered since.
+            if state.has(flags::MESSAGE | flags::LEVEL) {
                 state.flags |= flags::LATCH;
             }
         }

@@ -53,7 +53,8 @@
 //! * `GICR_PENDBASER.PTZ`.
 //!
 //! KVM has no Group 0 enable, no `GICR_WAKER`, edge-triggered PPIs or tables of 4 KiB pages: a VM
-//! that goes to KVM loses them. Identification registers are each side's own.
+//! that goes to KVM loses them. A VM without SPIs cannot go to KVM, where [`group::NR_IRQS`] is at
+//! least 64. Identification registers are each side's own.
 #![cfg_attr(
     not(test),
     deny(

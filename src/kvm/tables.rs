@@ -209,7 +209,9 @@ impl Devices {
         let mut table = DeviceTable::new(config, its.device_table);
         let mut saved: Vec<&DeviceState> = Vec::new();
         for device in &its.devices {
-            let has_entry = table.baser.covers(device.device, host);
+            // The state may be anybody's.
+            let has_room = (1..=config.event_bits).contains(&device.event_bits);
+            let has_entry = has_room && table.baser.covers(device.device, host);
             if has_entry && self.save_events(device, &listed, &mut memory).is_ok() {
                 saved.push(device);
             }
@@ -244,6 +246,7 @@ impl Devices {
         memory: &mut Memory<'_, H>,
     ) -> Result<Vec<u16>, Errno> {
         let its = self.its(index)?;
+        let config = self.config.its.get(index).ok_or(Errno::Nxio)?;
         let baser = Baser::with(TableType::Collections, its.collection_table);
         if !baser.is_valid() {
             return Ok(Vec::new());
@@ -253,7 +256,8 @@ impl Devices {
         let mut others: Vec<u16> = events
             .filter_map(|event| self.lpi(event.intid))
             .map(|lpi| lpi.icid)
-            .filter(|&icid| its.vcpu(icid).is_none())
+            // An ICID of another ITS, which has mapped the LPI last, may be none of this one's.
+            .filter(|&icid| u32::from(icid) < config.collections && its.vcpu(icid).is_none())
             .collect();
         others.sort_unstable();
         others.dedup();
@@ -335,8 +339,11 @@ impl Devices {
             return Err(Errno::Inval);
         }
 
-        // LPIs that another ITS has mapped stay as they are.
-        lpis.retain(|lpi| self.lpi(lpi.intid).is_none());
+        // LPIs that another ITS has mapped to a vCPU stay as they are.
+        lpis.retain(|lpi| {
+            self.lpi(lpi.intid)
+                .is_none_or(|other| other.target.is_none() && lpi.target.is_some())
+        });
         for lpi in &mut lpis {
             self.read_lpi(lpi, &mut memory);
         }
@@ -349,6 +356,8 @@ impl Devices {
             .into_iter()
             .filter_map(|(icid, vcpu)| Some(CollectionState { icid, vcpu: vcpu? }));
         its.collections = mapped.collect();
+        let is_new = |intid| lpis.binary_search_by_key(&intid, |lpi| lpi.intid).is_ok();
+        self.state.lpis.retain(|lpi| !is_new(lpi.intid));
         self.state.lpis.extend(lpis);
         self.state.lpis.sort_unstable_by_key(|lpi| lpi.intid);
         Ok(())
@@ -434,7 +443,8 @@ impl Devices {
             })
         })?;
 
-        lpis.sort_unstable_by_key(|lpi| lpi.intid);
+        // An LPI of several events goes to a vCPU if one of their collections does.
+        lpis.sort_unstable_by_key(|lpi| (lpi.intid, lpi.target.is_none(), lpi.icid));
         lpis.dedup_by_key(|lpi| lpi.intid);
         Ok((devices, lpis))
     }

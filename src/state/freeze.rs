@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 
 use crate::advance;
-use crate::delivery::{change, inject, queue};
+use crate::delivery::{inject, queue};
 use crate::epoch::CpuPin;
 use crate::error::{InjectError, TeardownError};
 use crate::host::Host;
@@ -20,6 +20,7 @@ use crate::sync::{Mutant, mutant};
 use crate::teardown::{claim, end_freeze, release};
 use crate::vm::Vm;
 use crate::vm::irq::{Irq, PENDING, State};
+use crate::vm::its::FROZEN;
 
 /// The sources of a level.
 const SOURCES: u8 = flags::LINE | flags::MESSAGE;
@@ -29,7 +30,14 @@ pub(crate) fn freeze<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, T
     vm.admit(pin)?;
     claim(vm, pin)?;
     *vm.growth.lock(pin.locks()) = true;
+    // Before `read` completes the commands that have been begun: no other is begun afterwards.
+    freeze_commands(vm, true);
     Ok(read(vm, pin, |irq| take(vm, pin, irq)))
+}
+
+/// Holds the commands of every ITS back, or lets them go on.
+fn freeze_commands<H: Host>(vm: &Vm<H>, on: bool) {
+    vm.its.iter().for_each(|its| its.set_control(FROZEN, on));
 }
 
 /// Takes the pending latch of an interrupt, and returns the state from before. A latch that stands
@@ -61,6 +69,7 @@ pub(crate) fn thaw<H: Host>(
     each(vm, pin, state, |irq, _, saved| {
         raise_again(vm, pin, irq, saved)
     });
+    freeze_commands(vm, false);
     advance::defer_commands(vm);
     release(&vm.vcpus);
     Ok(())
@@ -160,14 +169,14 @@ pub(crate) fn inject_late<H: Host>(
     Ok(())
 }
 
-/// Gives the sources of a level their states. A line of an edge-triggered interrupt that has risen
-/// too late has set the latch too, and is no edge here.
+/// Sets the line and the message, and leaves the latch alone: the latch may be of a raise after the
+/// end of the message. Neither source is an edge: a late rise of an edge-triggered interrupt's line
+/// has set the latch too.
 fn set_sources<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, flags: u8) {
     let has = |flag| flags & flag != 0;
     queue::complete(vm, pin, irq, irq.set_line(has(flags::LINE)));
-    if has(flags::MESSAGE) {
-        change::set_message(vm, pin, irq);
-    } else if irq.state().message() {
-        change::clear_message(vm, pin, irq);
+    // Messages are for SPIs alone.
+    if irq.kind() == Kind::Spi {
+        queue::complete(vm, pin, irq, irq.set_message(has(flags::MESSAGE)));
     }
 }

@@ -17,7 +17,7 @@ use vgic::cpu_interface::software::SoftwareInterface;
 use vgic::epoch::{CpuLocal, CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::mmio::Width;
-use vgic::state::VmState;
+use vgic::state::{LateInterrupt, VmState};
 use vgic::sysreg::SysReg;
 use vgic::{
     BadAddress, Config, Cpu, EntryError, Host, Injected, PhysicalInterrupt, PinnedCpu, Vgic,
@@ -232,6 +232,7 @@ impl<'s, C: Choices> Actor<'s, C> {
             80..83 => self.system_register(pins),
             83..92 => self.command(pins),
             92..94 => self.save_or_restore(pins),
+            94..96 => self.move_away(pins),
             _ => self.advance(pins),
         }
     }
@@ -406,6 +407,41 @@ impl<'s, C: Choices> Actor<'s, C> {
         }
         self.with_pin(pins, |_, domain, pin| {
             vm.check(domain, vm.restore(pin, &state));
+        });
+    }
+
+    /// Freezes a VM or thaws it, or takes what came late and gives it to any VM, by the last state
+    /// of any VM.
+    fn move_away(&mut self, pins: &Pins<'_, '_>) {
+        let (Some(vm), Some(other)) = (self.vm(), self.vm()) else {
+            return;
+        };
+        let known = self.shared.state.lock().unwrap().clone();
+        let call = self.choices.below(6);
+        let (intid, vcpu) = (self.intid(call & 1 != 0), self.choices.below(5));
+        let late = LateInterrupt {
+            intid: intid.raw(),
+            vcpu: Some(vcpu as u16).filter(|_| intid.raw() < 32),
+            flags: self.choices.number() as u8,
+        };
+
+        self.with_pin(pins, |actor, domain, pin| match (call, known) {
+            (0, _) | (_, None) => {
+                let frozen = vm.freeze(pin);
+                if let Ok(state) = &frozen {
+                    *actor.shared.state.lock().unwrap() = Some(state.clone());
+                }
+                vm.check(domain, frozen);
+            }
+            (1 | 2, Some(state)) => vm.check(domain, vm.thaw(pin, &state)),
+            (3 | 4, Some(state)) => {
+                let taken = vm.take_late(pin, &state);
+                for late in taken.iter().flatten() {
+                    other.check(domain, other.inject_late(pin, *late));
+                }
+                vm.check(domain, taken);
+            }
+            _ => vm.check(domain, vm.inject_late(pin, late)),
         });
     }
 

@@ -39,9 +39,10 @@ impl Irq {
         self.set_source(LINE, high)
     }
 
-    /// Asserts the level-sensitive interrupt by a message: `GICD_SETSPI_NSR`.
-    pub(crate) fn set_message(&self) -> Changed {
-        self.set_source(MESSAGE, true)
+    /// Asserts the level-sensitive interrupt by a message, `GICD_SETSPI_NSR`, or takes the message
+    /// back and leaves the latch alone. A message of an edge-triggered interrupt has no effect.
+    pub(crate) fn set_message(&self, asserted: bool) -> Changed {
+        self.set_source(MESSAGE, asserted)
     }
 
     /// Sets one of the sources of the level ([`ASSERTED`]).

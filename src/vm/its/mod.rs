@@ -79,11 +79,15 @@ pub(crate) const CTLR_ENABLED: u32 = 1 << 0;
 /// still being removed.
 pub(crate) const DROPPING: u32 = 1 << 1;
 
+/// Bit of [`Its`]`::control`: the VM is frozen, and commands wait for a thaw. The saved state has
+/// the commands: no poll of `GITS_CREADR` executes a slice.
+pub(crate) const FROZEN: u32 = 1 << 2;
+
 /// One ITS.
 pub(crate) struct Its {
     pub(crate) id: ItsId,
     pub(crate) config: ItsConfig,
-    /// [`CTLR_ENABLED`] and [`DROPPING`].
+    /// [`CTLR_ENABLED`], [`DROPPING`] and [`FROZEN`].
     control: AtomicU32,
     pub(crate) devices: Devices,
     pub(crate) commands: Commands,
@@ -170,7 +174,13 @@ impl Its {
         self.control.load(Acquire) & CTLR_ENABLED != 0
     }
 
-    /// Sets or clears [`CTLR_ENABLED`] or [`DROPPING`].
+    /// Returns whether commands are executed.
+    pub(crate) fn executes_commands(&self) -> bool {
+        // Acquire: as in `is_enabled`.
+        self.control.load(Acquire) & (CTLR_ENABLED | FROZEN) == CTLR_ENABLED
+    }
+
+    /// Sets or clears [`CTLR_ENABLED`], [`DROPPING`] or [`FROZEN`].
     pub(crate) fn set_control(&self, flag: u32, on: bool) {
         // Release, both: pairs with the Acquire in `is_enabled` and in `translate`. A CPU that sees
         // the ITS enabled sees the registers and mappings set up before. A CPU that sees no table

@@ -59,11 +59,11 @@ impl Machine {
 fn without_what_kvm_lacks(mut state: VmState, memory: &Memory) -> VmState {
     for spi in &mut state.spis {
         spi.active_on = None;
-        // A message counts as a latch.
-        if spi.interrupt.has(flags::MESSAGE) {
-            spi.interrupt.flags ^= flags::MESSAGE;
+        // A message counts as a latch of a level, and as nothing of an edge.
+        if spi.interrupt.has(flags::MESSAGE | flags::LEVEL) {
             spi.interrupt.flags |= flags::LATCH;
         }
+        spi.interrupt.flags &= !flags::MESSAGE;
     }
     for vcpu in &mut state.vcpus {
         vcpu.pendbaser &= !(1 << 62); // PTZ

@@ -126,10 +126,17 @@ fn set_line_high() {
     }
 }
 
-/// `GICD_SETSPI_NSR` of a level.
+/// `GICD_SETSPI_NSR` of a level, and a message that was taken back before the VM moved.
 #[test]
 fn set_message() {
-    table! { SPI, |irq: &Irq| irq.set_message().follow_up;
+    table! { SPI, |irq: &Irq| irq.set_message(false).follow_up;
+        "a latch stays": [PENDING MESSAGE ENABLED LEVEL on: V0] => [PENDING ENABLED LEVEL on: V0],
+            Requeue(V0);
+        "the line is high": [LINE MESSAGE ENABLED LEVEL on: V0] => [LINE ENABLED LEVEL on: V0],
+            Nothing;
+        "an edge": [PENDING MESSAGE ENABLED on: V0] => [PENDING ENABLED on: V0], Nothing;
+    }
+    table! { SPI, |irq: &Irq| irq.set_message(true).follow_up;
         "idle": [ENABLED LEVEL] => [MESSAGE ENABLED LEVEL], Insert;
         "the line is high": [LINE ENABLED LEVEL on: V0] => [LINE MESSAGE ENABLED LEVEL on: V0],
             Nothing;

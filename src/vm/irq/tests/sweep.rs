@@ -322,9 +322,13 @@ const CHANGES: &[Transition] = &[
         let old = irq.state();
         changed(irq, old, irq.set_line(false), MAY_WITHDRAW)
     }),
-    transition("set_message", not_lpi, MESSAGE, |irq| {
+    transition("set_message(true)", not_lpi, MESSAGE, |irq| {
         let old = irq.state();
-        changed(irq, old, irq.set_message(), MAY_ADD)
+        changed(irq, old, irq.set_message(true), MAY_ADD)
+    }),
+    transition("set_message(false)", not_lpi, MESSAGE, |irq| {
+        let old = irq.state();
+        changed(irq, old, irq.set_message(false), MAY_WITHDRAW)
     }),
     transition("enable", anyone, ENABLED, |irq| {
         updated(irq, |old| old.with_flag(ENABLED, true), NOT_COUNTED)
