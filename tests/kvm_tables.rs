@@ -602,3 +602,19 @@ fn an_lpi_whose_configuration_cannot_be_read_is_disabled() {
     assert_eq!((lpi.flags, lpi.priority), (flags::GROUP1, 0));
     machine.finish();
 }
+
+/// Takes the collection table away after a restore. No LPI goes to a vCPU any more, as in an ITS.
+#[test]
+fn lpis_without_a_collection_table_have_no_target() {
+    let mut devices = restore_of(config(), |_| ()).unwrap();
+    let (_, state) = devices.clone().finish().unwrap();
+    assert_eq!(state.lpis.iter().filter_map(|lpi| lpi.target).count(), 2);
+
+    let machine = Machine::from_config(config());
+    let table = its(group::ITS_REGS, 0x108);
+    devices.set(table, 0, machine.vm.host()).unwrap();
+    let (_, state) = devices.finish().unwrap();
+    assert!(state.its[0].collections.is_empty());
+    assert!(state.lpis.iter().all(|lpi| lpi.target.is_none()));
+    machine.finish();
+}

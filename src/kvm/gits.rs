@@ -113,6 +113,12 @@ impl Devices {
                 its.collection_table = Baser::with(kind, value).get();
                 if is_gone {
                     its.collections.clear();
+                    let mapped = mapped(its.devices.iter());
+                    for lpi in &mut self.state.lpis {
+                        if mapped.binary_search(&lpi.intid).is_ok() {
+                            lpi.target = None;
+                        }
+                    }
                 }
             }
         }
