@@ -14,7 +14,7 @@ use crate::conformance::{self, ConformanceOptions};
 use crate::example;
 use crate::fuzz::{self, FuzzOptions};
 use crate::instructions;
-use crate::interchange::{self, Place};
+use crate::interchange;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::miri::cargo_miri;
@@ -39,7 +39,7 @@ const CROWD: (u16, u16) = (64, 2);
 
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
-const FUZZING: u32 = 60;
+const FUZZING: u32 = 45;
 
 /// Seconds of the sweep's mutants.
 const SWEEPING: &str = "30";
@@ -586,17 +586,16 @@ fn migrate_gate() -> Gate {
 /// Hops of the gate: the first ones differ in the SPIs.
 const HOPS: u32 = 3;
 
-/// Declares the gate of a guest that moves in the form of KVM's attributes, without Linux.
+/// Declares the gate of a guest that moves from Linux KVM to the hypervisor, back, and once more.
 fn interchange_gate() -> Gate {
     let options = MigrateOptions {
         kvm: true,
-        alone: Some(Place::Hyp),
         hops: HOPS,
         ..MigrateOptions::default()
     };
     Gate::booting(
         "interchange",
-        "a guest moved by the attributes of KVM",
+        "a guest moved from Linux KVM and back",
         Action::Interchange(options),
     )
 }
