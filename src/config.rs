@@ -313,7 +313,8 @@ impl Config {
 pub enum ConfigError {
     /// A pin of another domain than the VM's ([`Vgic::add_vcpu`](crate::Vgic::add_vcpu)).
     ForeignDomain,
-    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// A VM being reset ([`Vgic::reset`](crate::Vgic::reset)), saved or restored, frozen
+    /// ([`Vgic::freeze`](crate::Vgic::freeze)), or taken apart
     /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
     /// A number of vCPUs outside 1-4,095.

@@ -75,7 +75,8 @@ pub enum TeardownError {
     /// A vCPU loaded on a CPU, to be put first by [`Vgic::vcpu_put`](crate::Vgic::vcpu_put). If the
     /// [`Cpu`](crate::Cpu) has been dropped, only the drop of the VM ends this.
     Loaded(VcpuId),
-    /// A VM that has been taken apart already, or that another CPU is taking apart or resetting.
+    /// A VM taken apart already, or which another CPU is taking apart, resetting, saving or
+    /// restoring.
     TornDown,
     /// A VM that is frozen ([`Vgic::freeze`](crate::Vgic::freeze)), and is to be thawed first
     /// ([`Vgic::thaw`](crate::Vgic::thaw)), or taken apart.
@@ -125,7 +126,8 @@ pub enum RemoveError {
     PoweredOn(VcpuId),
     /// A vCPU loaded on a CPU ([`Vgic::power_off`](crate::Vgic::power_off)).
     Loaded(VcpuId),
-    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// A VM being reset ([`Vgic::reset`](crate::Vgic::reset)), saved or restored, frozen
+    /// ([`Vgic::freeze`](crate::Vgic::freeze)), or taken apart
     /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
 }
@@ -195,7 +197,8 @@ impl core::error::Error for CpuError {}
 pub enum EntryError {
     /// A CPU of another domain than the VM's.
     ForeignDomain,
-    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// A VM being reset ([`Vgic::reset`](crate::Vgic::reset)), saved or restored, frozen
+    /// ([`Vgic::freeze`](crate::Vgic::freeze)), or taken apart
     /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
     /// A vCPU unknown to the VM.
@@ -256,6 +259,9 @@ impl From<ForeignDomain> for EntryError {
 }
 
 /// Reason why a state is not restored. The VM is as before.
+///
+/// A VM of another configuration, with fewer LPIs, collections, ITSes or bits of DeviceID or
+/// EventID, may refuse a state by an interrupt, a collection or a device without room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum RestoreError {
@@ -366,7 +372,8 @@ pub enum InjectError {
     AlreadyConnected,
     /// A physical PPI of a CPU that does not have the vCPU.
     NotLoaded,
-    /// A VM that is being reset ([`Vgic::reset`](crate::Vgic::reset)), or has been taken apart
+    /// A VM being reset ([`Vgic::reset`](crate::Vgic::reset)), saved or restored, frozen
+    /// ([`Vgic::freeze`](crate::Vgic::freeze)), or taken apart
     /// ([`Vgic::teardown`](crate::Vgic::teardown)).
     TornDown,
 }

@@ -92,9 +92,14 @@ pub trait Host: Send + Sync {
 
     /// Writes `bytes` to guest memory at guest-physical address `gpa`.
     ///
-    /// The library writes a redistributor's LPI pending table when the guest clears
+    /// A VM writes a redistributor's LPI pending table when the guest clears
     /// `GICR_CTLR.EnableLPIs`, and nothing else: up to 64 bytes a call, within a table that the
-    /// guest has given in `GICR_PENDBASER`. If the write fails, the vGIC keeps the pending states.
+    /// guest has given in `GICR_PENDBASER`. A save or a freeze completes a table that is due
+    /// ([`Vgic::save`](crate::Vgic::save)). If the write fails, the vGIC keeps the pending states.
+    ///
+    /// Commands of [`kvm::Devices`](crate::kvm::Devices) write pending tables and the guest's ITS
+    /// tables, up to 256 bytes a call. If a write fails, the command fails with
+    /// [`Errno::Fault`](crate::kvm::Errno::Fault).
     ///
     /// # Errors
     /// [`BadAddress`] if any byte of the range is not RAM of this guest that the guest may write.
@@ -148,8 +153,8 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid);
     }
 
-    /// Reports that the guest, or a reset of the VM, enabled or disabled the SPI `intid` or, with a
-    /// `vcpu`, the PPI of the vCPU.
+    /// Reports that the guest, or a reset or restore of the VM, enabled or disabled the SPI `intid`
+    /// or, with a `vcpu`, the PPI of the vCPU.
     ///
     /// Two CPUs may report one interrupt at the same time. Afterwards the library reports once
     /// more if the value may be the older one: the last report agrees with the register. An effect
@@ -161,15 +166,15 @@ pub trait Host: Send + Sync {
         let _ = (vcpu, intid, on);
     }
 
-    /// Reports that the guest, or a reset of the VM, configured the SPI `intid` or, with a `vcpu`,
-    /// the PPI of the vCPU as edge-triggered or as level-sensitive (`GICD_ICFGR<n>`,
+    /// Reports that the guest, or a reset or restore of the VM, configured the SPI `intid` or, with
+    /// a `vcpu`, the PPI of the vCPU as edge-triggered or as level-sensitive (`GICD_ICFGR<n>`,
     /// `GICR_ICFGR1`).
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         let _ = (vcpu, intid, edge);
     }
 
-    /// Reports that the guest, or a reset of the VM, routed the SPI `intid` to `target`, or to no
-    /// vCPU of the VM.
+    /// Reports that the guest, or a reset or restore of the VM, routed the SPI `intid` to `target`,
+    /// or to no vCPU of the VM.
     ///
     /// [`Vgic::add_vcpu`](crate::Vgic::add_vcpu) also routes SPIs, and calls this method with the
     /// lock of `Vgic::add_vcpu` held.
@@ -177,7 +182,8 @@ pub trait Host: Send + Sync {
         let _ = (intid, target);
     }
 
-    /// Reports that the guest mapped `device` with room for `2^event_bits` events (`MAPD`).
+    /// Reports that the guest (`MAPD`), or a restore of the VM, mapped `device` with room for
+    /// `2^event_bits` events.
     ///
     /// Called with the ITS's command lock held, before any [`Host::event_mapped`] of the device.
     fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {
@@ -185,7 +191,8 @@ pub trait Host: Send + Sync {
     }
 
     /// Reports that the guest unmapped `device` (`MAPD`, or a device table taken away), or that the
-    /// teardown or a reset of the VM did; after every [`Host::event_unmapped`] of the device.
+    /// teardown, a reset or a restore of the VM did; after every [`Host::event_unmapped`] of the
+    /// device.
     ///
     /// Called with the ITS's command lock held.
     fn device_unmapped(&self, its: ItsId, device: DeviceId) {
@@ -193,7 +200,7 @@ pub trait Host: Send + Sync {
     }
 
     /// Reports that the guest mapped (`MAPTI`, `MAPI`) or moved (`MOVI`, `MAPC`, or a collection
-    /// table taken away) an event of a device.
+    /// table taken away) an event of a device, or that a restore of the VM mapped the event.
     ///
     /// The event goes to `target`, or to no vCPU while the event's collection is unmapped. The
     /// embedder of a passed-through device mirrors the mapping in the physical ITS. `MOVALL` is
@@ -212,7 +219,7 @@ pub trait Host: Send + Sync {
     }
 
     /// Reports that the guest unmapped `event` (`DISCARD`, `MAPD`, or a device table taken away),
-    /// or that the teardown or a reset of the VM did.
+    /// or that the teardown, a reset or a restore of the VM did.
     ///
     /// Called with the ITS's command lock held.
     fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {

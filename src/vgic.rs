@@ -1,6 +1,7 @@
 //! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
 //!
-//! [`forward`] has the calls for physical interrupts, [`inspect`] those that only look at the VM.
+//! [`forward`] has the calls for physical interrupts, [`inspect`] those that only look at the VM,
+//! [`migrate`] those for a save, a restore and a move of a VM.
 
 mod forward;
 mod inspect;
@@ -92,7 +93,7 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`ConfigError::MaxVcpus`] if the VM is full, [`ConfigError::DuplicateAffinity`] if another
     /// vCPU has the affinity, [`ConfigError::ForeignDomain`], and [`ConfigError::TornDown`] during
-    /// [`Vgic::reset`] and after [`Vgic::teardown`].
+    /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         self.vm.admit(pin)?;
         hotplug::add_vcpu(&self.vm, pin, affinity)
@@ -112,7 +113,7 @@ impl<H: Host> Vgic<H> {
     ///
     /// # Errors
     /// [`RemoveError`] if the vCPU is unknown, vCPU 0, powered on or on a CPU, and during
-    /// [`Vgic::reset`] and after [`Vgic::teardown`].
+    /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn remove_vcpu(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<(), RemoveError> {
         self.vm.admit(pin)?;
         hotplug::remove_vcpu(&self.vm, pin, vcpu)
@@ -158,8 +159,8 @@ impl<H: Host> Vgic<H> {
     /// # Errors
     /// [`EntryError`] if the vCPU is unknown, powered off, in the guest already or loaded on
     /// another CPU, if `cpu` has another vCPU, is of another domain or holds fewer bits of INTID
-    /// than the VM has, or during [`Vgic::reset`] and after [`Vgic::teardown`]. An error changes
-    /// nothing.
+    /// than the VM has, or during [`Vgic::reset`], after [`Vgic::freeze`] and after
+    /// [`Vgic::teardown`]. An error changes nothing.
     #[inline]
     pub fn enter<I: CpuInterface>(
         &self,

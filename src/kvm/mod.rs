@@ -21,23 +21,45 @@
 //!
 //! # A save
 //! [`Vgic::freeze`](crate::Vgic::freeze), [`Devices::of`], [`control::SAVE_PENDING_TABLES`], for
-//! each ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent. The list of
-//! attributes in `hyp/kvm-state/src/order.rs` is complete. A target that is KVM takes no
+//! each ITS [`control::SAVE_TABLES`], then guest memory and every attribute are sent.
+//! `Devices::of` consumes the state: [`Vgic::thaw`](crate::Vgic::thaw) and
+//! [`Vgic::take_late`](crate::Vgic::take_late) need a copy. A target that is KVM takes no
 //! [`LateInterrupt`](crate::state::LateInterrupt): devices are stopped before the freeze, or the
 //! DeviceID and EventID of a late LPI are looked up in the state, for `KVM_SIGNAL_MSI`.
+//!
+//! A complete list of attributes (`hyp/kvm-state` in the repository has one as code):
+//!
+//! * [`group::NR_IRQS`]; [`group::ADDR`] of each frame.
+//! * [`group::DIST_REGS`]: `GICD_CTLR`. Of all SPIs `GICD_IGROUPR<n>`, `GICD_ISENABLER<n>`,
+//!   `GICD_ISPENDR<n>`, `GICD_ISACTIVER<n>`, `GICD_IPRIORITYR<n>`, `GICD_ICFGR<n>`, and both halves
+//!   of `GICD_IROUTER<n>`.
+//! * [`group::REDIST_REGS`], of each vCPU: `GICR_WAKER`, both halves of `GICR_PROPBASER` and of
+//!   `GICR_PENDBASER`, `GICR_CTLR`, `GICR_IGROUPR0`, `GICR_ISENABLER0`, `GICR_ISPENDR0`,
+//!   `GICR_ISACTIVER0`, `GICR_IPRIORITYR<n>`, `GICR_ICFGR0`, `GICR_ICFGR1`.
+//! * [`group::CPU_SYSREGS`], of each vCPU: `ICC_CTLR_EL1`, `ICC_PMR_EL1`, `ICC_BPR0_EL1`,
+//!   `ICC_BPR1_EL1`, `ICC_IGRPEN0_EL1`, `ICC_IGRPEN1_EL1`, `ICC_AP0R<n>_EL1`, `ICC_AP1R<n>_EL1`.
+//!   With 5 bits of preemption n is 0, with 6 it is 0-1, with 7 it is 0-3.
+//! * [`group::LEVEL_INFO`], of each vCPU: INTID 0. Of any vCPU: INTIDs 32, 64, up to the last SPI.
+//! * [`group::ITS_REGS`], of each ITS: `GITS_CBASER`, `GITS_CWRITER`, `GITS_CREADR`, `GITS_BASER0`,
+//!   `GITS_BASER1`, `GITS_CTLR`.
 //!
 //! # A restore
 //! Guest memory is in place, and no page of it is received after [`control::RESTORE_TABLES`], which
 //! clears the pending bits that it takes. `config.vcpus[n]` is KVM's vCPU n. The order matters only
 //! so far:
-//! * [`group::NR_IRQS`] comes before [`control::INIT`], which comes before all registers;
+//! * [`group::NR_IRQS`] comes before [`control::INIT`] of the GIC, `INIT` before all registers;
+//! * [`address::ITS`] comes before the registers of the ITS;
 //! * `GICR_PROPBASER` and `GICR_PENDBASER` come before `GICR_CTLR`, `ICC_CTLR_EL1` before
 //!   `ICC_BPR1_EL1`;
+//! * a register of clear bits, such as `GICD_ICENABLER<n>`, comes before the register of set bits:
+//!   the two read alike, and a VMM may have saved both;
 //! * all redistributors come before [`control::RESTORE_TABLES`], and so do `GITS_BASER<n>`;
 //! * `GITS_CBASER` comes before `GITS_CREADR` and `GITS_CWRITER`, `GITS_CTLR` last.
 //!
+//! Power states are no attributes: [`Devices::set_power`] for each vCPU, after [`control::INIT`].
 //! Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
-//! [`Vgic::restore`](crate::Vgic::restore).
+//! [`Vgic::restore`](crate::Vgic::restore). A mistake in the order is not always an error: LPIs are
+//! missing with `GICR_CTLR` before `GICR_PROPBASER`, or with guest memory that is not in place.
 //!
 //! A VM that comes from KVM has signalled Group 0 by `EnableGrp1`: `EnableGrp0` is set in the value
 //! of `GICD_CTLR` if `EnableGrp1` is. KVM's [`group::LEVEL_INFO`] has the lines of the timers:
@@ -46,6 +68,9 @@
 //! # Differences to the library's own state
 //! The format has no place for:
 //! * power states, which are `KVM_SET_MP_STATE`: [`Devices::set_power`];
+//! * added and removed vCPUs. `config.vcpus` of [`Devices::new`] has the added vCPUs too. A removed
+//!   vCPU has no attributes ([`Errno::Inval`]). With a vCPU that is off at the index, later vCPUs
+//!   keep their processor numbers;
 //! * the vCPU that an SPI is active on, if the SPI has been routed elsewhere since;
 //! * the target of an LPI that `MOVALL` has moved away from its collection;
 //! * a message that asserts a level (`GICD_SETSPI_NSR`), which is saved as a latch;
@@ -95,16 +120,21 @@ pub mod group {
     pub const ADDR: u32 = 0;
     /// Registers of the distributor, 32 bits each: the offset.
     pub const DIST_REGS: u32 = 1;
-    /// Number of SGIs, PPIs and SPIs together.
+    /// Number of SGIs, PPIs and SPIs together: a multiple of 32 from 64 to 1024, where 1024 stands
+    /// for 988 SPIs; 256 if not set. KVM takes no more than 992, for
+    /// [`Config::spis`](crate::Config::spis) of 32 to 960.
     pub const NR_IRQS: u32 = 3;
     /// Commands: [`control`](super::control).
     pub const CTRL: u32 = 4;
-    /// Registers of a redistributor, 32 bits each: packed affinity in bits 63:32, offset below.
+    /// Registers of a redistributor, 32 bits each: packed affinity
+    /// ([`Affinity::packed`](crate::intid::Affinity::packed)) in bits 63:32, offset from `RD_base`
+    /// below; `SGI_base` is at 0x10000.
     pub const REDIST_REGS: u32 = 5;
-    /// Registers of a CPU interface, 64 bits each: packed affinity in bits 63:32, Op0, Op1, CRn,
-    /// CRm and Op2 below.
+    /// Registers of a CPU interface, 64 bits each: packed affinity in bits 63:32, Op0 in 15:14, Op1
+    /// in 13:11, CRn in 10:7, CRm in 6:3, Op2 in 2:0.
     pub const CPU_SYSREGS: u32 = 6;
     /// Lines of 32 interrupts: packed affinity in bits 63:32, 0 in 31:10, the first INTID below.
+    /// Lines of SPIs are read and written with the affinity of any vCPU.
     pub const LEVEL_INFO: u32 = 7;
     /// Registers of an ITS, 64 bits each: the offset.
     pub const ITS_REGS: u32 = 8;
@@ -124,7 +154,8 @@ pub mod address {
 
 /// Attributes of [`group::CTRL`]. A value is not looked at.
 pub mod control {
-    /// The device is complete: registers have their reset values.
+    /// The device is complete: registers have their reset values. An ITS starts with
+    /// reset values, without the command.
     pub const INIT: u64 = 0;
     /// The mappings of an ITS are written to the guest's tables.
     pub const SAVE_TABLES: u64 = 1;
@@ -227,9 +258,9 @@ enum Place {
 }
 
 impl Devices {
-    /// Returns devices that have just been created, for the vCPUs, ITSes and quotas of `config`.
-    /// Its addresses and its number of SPIs do not count: the attributes give them. `vtr` is of the
-    /// CPUs that the vCPUs will run on.
+    /// Returns devices that have just been created, for the vCPUs, ITSes, LPIs and quotas of
+    /// `config`. The attributes give the addresses and the number of SPIs. `vtr` is of the CPUs
+    /// that the vCPUs will run on ([`Cpu::vtr`](crate::Cpu::vtr)).
     #[must_use]
     pub fn new(config: Config, vtr: Vtr) -> Self {
         let layout = Layout::new(config.its.len());
@@ -238,7 +269,8 @@ impl Devices {
     }
 
     /// Returns the devices of a VM with a configuration and a state
-    /// ([`Vgic::save`](crate::Vgic::save)). `vtr` is of the CPUs that the vCPUs have run on.
+    /// ([`Vgic::save`](crate::Vgic::save)). `vtr` is of the CPUs that the vCPUs have run on
+    /// ([`Cpu::vtr`](crate::Cpu::vtr)).
     #[must_use]
     pub fn of(config: Config, vtr: Vtr, state: VmState) -> Self {
         let layout = Layout::of(&config);
@@ -263,14 +295,15 @@ impl Devices {
     /// [`Vgic::restore`](crate::Vgic::restore).
     ///
     /// # Errors
-    /// [`Errno::Nxio`] if the devices have not been initialised, or lack an address;
+    /// [`Errno::Nxio`] if the GIC has not been initialised, or a device lacks an address;
     /// [`Errno::Inval`] if frames overlap, or the configuration is not valid.
     pub fn finish(self) -> Result<(Config, VmState), Errno> {
         let config = self.layout.configure(self.config)?;
         Ok((config, self.state))
     }
 
-    /// Powers a vCPU on or off, as `KVM_SET_MP_STATE` does. Without a call, vCPU 0 is on.
+    /// Powers a vCPU on or off, as `KVM_SET_MP_STATE` does. Without a call after
+    /// [`control::INIT`] of the GIC, vCPU 0 alone is on.
     ///
     /// # Errors
     /// [`Errno::Inval`] without the vCPU.

@@ -8,10 +8,14 @@
 //!
 //! The embedder's part:
 //! * The VM to restore to is created from the same [`Config`](crate::Config), which is not in the
-//!   state. A restore compares the numbers of SPIs, vCPUs and ITSes, the affinities and the quotas,
-//!   and no address.
+//!   state and has no form of `serde`: the embedder sends the fields.
+//! * A restore compares the numbers of SPIs, vCPUs and ITSes, the affinities and the quotas, and no
+//!   address. Of LPIs, collections and bits of DeviceID and EventID the VM needs enough for the
+//!   state: with another number, `GICD_TYPER` and `GITS_TYPER` change under the guest, without an
+//!   error.
 //! * The VM has had the same vCPUs added and removed: one for each of [`VmState::vcpus`], in order.
-//!   An absent vCPU is added with any free affinity, and removed.
+//!   An absent vCPU is added with an affinity of no other vCPU here, and removed after all others
+//!   are added.
 //! * A save completes pending tables that were being written ([`Host::write_memory`]). Guest memory
 //!   may be copied before; afterwards, all is copied that has been written since, those tables
 //!   among it. It is in place before the guest runs. A restore does not look at it.

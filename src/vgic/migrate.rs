@@ -65,7 +65,8 @@ impl<H: Host> Vgic<H> {
 
     /// Returns the interrupts that a frozen VM has taken since the freeze, or since the last call:
     /// those that are not in `state`, which the freeze has returned. Each is given to the VM that
-    /// has been restored ([`Vgic::inject_late`]), in any order.
+    /// has been restored ([`Vgic::inject_late`]), in any order. An edge or MSI is returned also if
+    /// the interrupt is pending in `state`: the guest may have taken the first meanwhile.
     ///
     /// The last call comes after nothing can raise an interrupt here any more. A latch is returned
     /// once. Lines and messages are returned if they differ from the state, by every call, and
@@ -95,7 +96,8 @@ impl<H: Host> Vgic<H> {
 
     /// Ends a freeze: the VM goes on here with `state`, which the freeze has returned, and with the
     /// interrupts that came since. Those that have been taken are injected again
-    /// ([`Vgic::inject_late`]).
+    /// ([`Vgic::inject_late`]), and devices set lines afterwards: a late line has the level of
+    /// [`Vgic::take_late`]. A `state` of another VM loses interrupts, without an error.
     ///
     /// Every vCPU that is powered on is entered afterwards, as after [`Vgic::restore`]: a wake-up
     /// of a frozen VM led nowhere.
