@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use crate::error::ForeignDomain;
+use crate::error::{ForeignDomain, TORN_DOWN};
 use crate::intid::{Affinity, IntId, ItsId, VcpuId};
 
 /// Size of the distributor's frame in bytes.
@@ -351,7 +351,7 @@ impl core::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
-            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
+            Self::TornDown => f.write_str(TORN_DOWN),
             Self::VcpuCount(n) => write!(f, "{n} vCPUs; 1 to 4095 are supported"),
             Self::MaxVcpus(n) => {
                 write!(f, "max_vcpus is {n}: below the vCPUs given, or above 4095")

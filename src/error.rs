@@ -2,6 +2,10 @@
 
 use crate::intid::{CpuId, ItsId, VcpuId};
 
+/// The text of `TornDown`: a VM lets no vCPU in, and does not grow.
+pub(crate) const TORN_DOWN: &str =
+    "the VM is frozen, has been taken apart, or is being saved, restored or reset";
+
 /// A pin of another [`Domain`](crate::epoch::Domain) than the VM's. Nothing was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ForeignDomain;
@@ -95,7 +99,7 @@ impl core::fmt::Display for TeardownError {
             Self::ForeignDomain => ForeignDomain.fmt(f),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
             Self::TornDown => {
-                f.write_str("the VM has been taken apart, or is being reset or saved")
+                f.write_str("the VM has been taken apart, or is being saved, restored or reset")
             }
             Self::Frozen => f.write_str("the VM is frozen"),
             Self::NotFrozen => f.write_str("the VM is not frozen"),
@@ -140,7 +144,7 @@ impl core::fmt::Display for RemoveError {
             Self::FirstVcpu => f.write_str("vCPU 0 stays"),
             Self::PoweredOn(v) => write!(f, "vCPU {} is powered on", v.index()),
             Self::Loaded(v) => write!(f, "vCPU {} is loaded on a CPU", v.index()),
-            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
+            Self::TornDown => f.write_str(TORN_DOWN),
         }
     }
 }
@@ -231,7 +235,7 @@ impl core::fmt::Display for EntryError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::ForeignDomain => ForeignDomain.fmt(f),
-            Self::TornDown => f.write_str("the VM has been taken apart, or is being reset"),
+            Self::TornDown => f.write_str(TORN_DOWN),
             Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
             Self::PoweredOff(v) => write!(f, "vCPU {} is powered off", v.index()),
             Self::AlreadyEntered(v) => write!(f, "vCPU {} is in the guest already", v.index()),
@@ -269,14 +273,14 @@ pub enum RestoreError {
     Reset(TeardownError),
     /// A version of the state that this library does not know.
     Version(u16),
-    /// Another number of SPIs than the VM's.
-    Spis(usize),
-    /// Another number of vCPUs than the VM has had so far.
-    Vcpus(usize),
+    /// The number of SPIs, and the VM's, which is another.
+    Spis(usize, usize),
+    /// The number of vCPUs, and of those that the VM has had so far, which is another.
+    Vcpus(usize, usize),
     /// A vCPU with another affinity than the VM's, or one of the two has been removed.
     Affinity(VcpuId),
-    /// Another number of ITSes than the VM's.
-    ItsCount(usize),
+    /// The number of ITSes, and the VM's, which is another.
+    ItsCount(usize, usize),
     /// A value that the register cannot have.
     Register(&'static str),
     /// An interrupt, by INTID, with a state that the interrupt cannot have; an LPI out of range,
@@ -297,14 +301,12 @@ impl core::fmt::Display for RestoreError {
         match self {
             Self::Reset(reason) => reason.fmt(f),
             Self::Version(version) => write!(f, "the state has the unknown version {version}"),
-            Self::Spis(count) => write!(f, "the state has {count} SPIs, the VM another number"),
-            Self::Vcpus(count) => write!(f, "the state has {count} vCPUs, the VM another number"),
+            Self::Spis(state, vm) => write!(f, "the state has {state} SPIs, the VM {vm}"),
+            Self::Vcpus(state, vm) => write!(f, "the state has {state} vCPUs, the VM {vm}"),
             Self::Affinity(vcpu) => {
                 write!(f, "vCPU {} has another affinity in the VM", vcpu.index())
             }
-            Self::ItsCount(count) => {
-                write!(f, "the state has {count} ITSes, the VM another number")
-            }
+            Self::ItsCount(state, vm) => write!(f, "the state has {state} ITSes, the VM {vm}"),
             Self::Register(name) => write!(f, "{name} cannot have the value"),
             Self::Interrupt(intid) => {
                 write!(
@@ -313,15 +315,24 @@ impl core::fmt::Display for RestoreError {
                 )
             }
             Self::Collection(its, icid) => {
-                write!(f, "collection {icid} of ITS {} cannot be so", its.0)
+                write!(
+                    f,
+                    "collection {icid} of ITS {} is out of range or of order, or of no vCPU",
+                    its.0
+                )
             }
             Self::Device(its, device) => {
-                write!(f, "device {device} of ITS {} cannot be so", its.0)
+                write!(
+                    f,
+                    "device {device} of ITS {}, or its table, is out of range or of order",
+                    its.0
+                )
             }
             Self::Event(its, device, event) => {
                 write!(
                     f,
-                    "event {event} of device {device} of ITS {} cannot be so",
+                    "event {event} of device {device} of ITS {} is out of range or of order, \
+                     or of no LPI of the state",
                     its.0
                 )
             }
@@ -391,7 +402,7 @@ impl core::fmt::Display for InjectError {
             Self::NotConnected => "the interrupt is not connected to a physical interrupt",
             Self::AlreadyConnected => "one of the two interrupts is connected to another one",
             Self::NotLoaded => "the calling CPU does not have the vCPU of the PPI",
-            Self::TornDown => "the VM has been taken apart, or is being reset",
+            Self::TornDown => TORN_DOWN,
         })
     }
 }

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::attributes::{ITS, ORDERS, command, gic, icc, of_vcpu, save_tables, transfer};
+use std::sync::Mutex;
+
+use common::attributes::{ITS, Memory, ORDERS, command, gic, icc, of_vcpu, save_tables, transfer};
 use common::its::Driver;
 use common::kvm::{VALID, config, get, its, moved, save, use_everything};
 use common::{GITS, Machine, affinity, vcpu};
@@ -165,6 +167,18 @@ fn a_vcpu_that_is_gone_is_not_powered_on() {
     machine.vm.restore(&machine.pin(), &state).unwrap();
     assert!(!machine.vm.is_powered_on(vcpu(1)));
     machine.finish();
+}
+
+/// Powers a vCPU on before the devices are complete, as a VMM that makes its vCPUs first.
+#[test]
+fn power_is_no_state_of_the_devices() {
+    let host = Memory(Mutex::new(Vec::new()));
+    let mut devices = Devices::new(config(), NEOVERSE);
+    devices.set_power(vcpu(1), true).unwrap();
+    devices.set(gic(group::NR_IRQS, 0), 256, &host).unwrap();
+    let init = command(Device::Gic, control::INIT);
+    devices.set(init, 0, &host).unwrap();
+    assert_eq!(devices.power(vcpu(1)), Ok(true));
 }
 
 /// Has the vCPU with the higher affinity first.

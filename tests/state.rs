@@ -231,7 +231,7 @@ const WRONG: &[Wrong] = &[
         |s| s.propbaser = 1 << 63,
         RestoreError::Register("GICR_PROPBASER"),
     ),
-    (|s| s.spis.truncate(1), RestoreError::Spis(1)),
+    (|s| s.spis.truncate(1), RestoreError::Spis(1, 988)),
     (
         |s| s.spis[8].interrupt.flags = 0x80,
         RestoreError::Interrupt(40),
@@ -252,7 +252,7 @@ const WRONG: &[Wrong] = &[
         |s| s.spis[8].router = 1 << 31,
         RestoreError::Register("GICD_IROUTER<n>"),
     ),
-    (|s| s.vcpus.truncate(1), RestoreError::Vcpus(1)),
+    (|s| s.vcpus.truncate(1), RestoreError::Vcpus(1, 2)),
     (|s| s.vcpus.swap(0, 1), RestoreError::Affinity(VCPU_0)),
     (
         |s| s.vcpus[1].affinity = None,
@@ -294,7 +294,7 @@ const WRONG: &[Wrong] = &[
     ),
     (|s| s.lpis[0].icid = u16::MAX, RestoreError::Interrupt(8192)),
     (|s| s.lpis[4].intid = 8300, RestoreError::Event(ITS_0, 2, 1)),
-    (|s| s.its.clear(), RestoreError::ItsCount(0)),
+    (|s| s.its.clear(), RestoreError::ItsCount(0, 1)),
     (
         |s| s.its[0].cbaser |= 1 << 62,
         RestoreError::Register("GITS_CBASER"),

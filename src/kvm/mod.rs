@@ -56,7 +56,7 @@
 //! * all redistributors come before [`control::RESTORE_TABLES`], and so do `GITS_BASER<n>`;
 //! * `GITS_CBASER` comes before `GITS_CREADR` and `GITS_CWRITER`, `GITS_CTLR` last.
 //!
-//! Power states are no attributes: [`Devices::set_power`] for each vCPU, after [`control::INIT`].
+//! Power states are no attributes: [`Devices::set_power`] for each vCPU, at any time.
 //! Then [`Devices::finish`], [`Vgic::new`](crate::Vgic::new), and
 //! [`Vgic::restore`](crate::Vgic::restore). A mistake in the order is not always an error: LPIs are
 //! missing with `GICR_CTLR` before `GICR_PROPBASER`, or with guest memory that is not in place.
@@ -471,7 +471,12 @@ impl Devices {
             (Device::Gic, control::INIT) => {
                 if self.layout.initialise() {
                     self.config.spis = self.layout.spis();
+                    let made = core::mem::take(&mut self.state.vcpus);
                     self.state = VmState::after_reset(&self.config);
+                    // Power is no register of the device.
+                    for (vcpu, made) in self.state.vcpus.iter_mut().zip(made) {
+                        vcpu.is_on = made.is_on;
+                    }
                 }
                 Ok(())
             }

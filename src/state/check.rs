@@ -45,16 +45,25 @@ pub(super) fn check<'a, H: Host>(
     register("GICD_CTLR", state.group_enables & !3 == 0)?;
     register("GICR_PROPBASER", state.propbaser & !PROPBASER_MASK == 0)?;
 
-    if state.spis.len() != vm.distributor.spis().len() {
-        return Err(RestoreError::Spis(state.spis.len()));
-    }
+    let equal = |error: fn(usize, usize) -> RestoreError, state, vm| {
+        if state == vm {
+            Ok(())
+        } else {
+            Err(error(state, vm))
+        }
+    };
+    equal(
+        RestoreError::Spis,
+        state.spis.len(),
+        vm.distributor.spis().len(),
+    )?;
+    equal(RestoreError::Vcpus, state.vcpus.len(), vm.vcpu_count())?;
+    equal(RestoreError::ItsCount, state.its.len(), vm.its.len())?;
+
     (IntId::FIRST_SPI..)
         .zip(&state.spis)
         .try_for_each(|(intid, spi)| check_spi(vm, intid, spi))?;
 
-    if state.vcpus.len() != vm.vcpu_count() {
-        return Err(RestoreError::Vcpus(state.vcpus.len()));
-    }
     for (place, vcpu) in vm.added_vcpus().iter().zip(&state.vcpus) {
         check_vcpu(place.id, vm.affinity(pin, place.id), vcpu)?;
     }
@@ -73,9 +82,6 @@ pub(super) fn check<'a, H: Host>(
         last = lpi.intid;
     }
 
-    if state.its.len() != vm.its.len() {
-        return Err(RestoreError::ItsCount(state.its.len()));
-    }
     let mut mappings = Mappings::new(&state.lpis);
     for (its, saved) in vm.its.iter().zip(&state.its) {
         check_its(its.id, &its.config, saved, has_vcpu, &mut mappings)?;
