@@ -1,4 +1,5 @@
-//! Links of the pages: every relative link leads to a file, and every anchor to a heading.
+//! The pages: every relative link leads to a file, and every anchor to a heading; lines end at 100
+//! columns.
 //!
 //! The reader knows fences, code spans and inline links, which is all Markdown that the pages have.
 //! Links to other sites are not followed.
@@ -6,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::prose::COLUMNS;
 use crate::source::project;
 
 /// Pages outside `docs/`.
@@ -141,6 +143,29 @@ fn links_lead_somewhere() {
     }
     assert!(seen > 50, "only {seen} links are seen");
     assert!(dead.is_empty(), "\n{}", dead.join("\n"));
+}
+
+/// Returns true if a line has more columns than it may: one that can be wrapped, which rows of
+/// tables, definitions of links and lines without a space cannot.
+fn is_wide(line: &str) -> bool {
+    let breaks = line.trim().contains(' ') && !line.starts_with(['|', '[']);
+    breaks && line.chars().count() > COLUMNS
+}
+
+#[test]
+fn lines_of_pages_are_wrapped() {
+    let mut wide = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("a page is readable");
+        for (number, _) in prose(&text).iter().filter(|(_, line)| is_wide(line)) {
+            wide.push(format!("{}:{number}", page.display()));
+        }
+    }
+    assert!(
+        wide.is_empty(),
+        "wrap at {COLUMNS} columns:\n{}",
+        wide.join("\n")
+    );
 }
 
 #[cfg(test)]

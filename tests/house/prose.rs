@@ -34,7 +34,7 @@ const FOLDERS: [&str; 23] = [
 ];
 
 /// Columns of a line, comments too.
-const COLUMNS: usize = 100;
+pub(crate) const COLUMNS: usize = 100;
 
 /// Words that no sentence opens with.
 pub(crate) const OPENINGS: [&str; 4] = ["What", "Whoever", "Whether", "Where"];
