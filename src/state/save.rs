@@ -28,8 +28,8 @@ const HIGH: u64 = ENABLED | GROUP1 | LEVEL;
 const DOWN: u32 = 2;
 pub(super) const SAVED: u64 = LOW | HIGH;
 
-// Masks and a shift, not a look at each flag: saves 2.1 of the 30 million instructions of a restore of
-// 65,536 LPIs.
+// Masks and a shift, not a look at each flag: saves 2.1 of the 30 million instructions of a restore
+// of 65,536 LPIs.
 const _: () = {
     let low = flags::LATCH | flags::LINE | flags::MESSAGE | flags::ACTIVE;
     let high = flags::ENABLED | flags::GROUP1 | flags::LEVEL;
