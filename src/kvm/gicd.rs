@@ -66,7 +66,8 @@ impl Devices {
             return Ok(());
         }
 
-        // Registers that only identify are read-only, and these confirm what they identify.
+        // Identification registers are read-only. As for KVM, a write of GICD_TYPER2 or GICD_IIDR
+        // checks that both sides are alike.
         let Ok(found) = self.gicd(offset) else {
             return Ok(());
         };

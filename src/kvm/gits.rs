@@ -77,7 +77,7 @@ impl Devices {
                 let cbaser = CommandQueue::with(value).get();
                 (its.cbaser, its.creadr, its.cwriter) = (cbaser, 0, 0);
             }
-            // An offset beyond the queue holds the queue up, here as there.
+            // An offset beyond the queue is kept: the ITS executes nothing, as in the saved VM.
             CWRITER => its.cwriter = value & OFFSET,
             CREADR if its.is_enabled => return Err(Errno::Busy),
             CREADR => {

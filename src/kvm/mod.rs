@@ -27,7 +27,8 @@
 //! [`LateInterrupt`](crate::state::LateInterrupt): devices are stopped before the freeze, or the
 //! DeviceID and EventID of a late LPI are looked up in the state, for `KVM_SIGNAL_MSI`.
 //!
-//! A complete list of attributes (`hyp/kvm-state` in the repository has one as code):
+//! A complete list of attributes (`hyp/kvm-state` in the repository has one as code), to which
+//! identification registers may be added: a write of the value that was read has no effect.
 //!
 //! * [`group::NR_IRQS`]; [`group::ADDR`] of each frame.
 //! * [`group::DIST_REGS`]: `GICD_CTLR`. Of all SPIs `GICD_IGROUPR<n>`, `GICD_ISENABLER<n>`,
@@ -61,9 +62,10 @@
 //! [`Vgic::restore`](crate::Vgic::restore). A mistake in the order is not always an error: LPIs are
 //! missing with `GICR_CTLR` before `GICR_PROPBASER`, or with guest memory that is not in place.
 //!
-//! A VM that comes from KVM has signalled Group 0 by `EnableGrp1`: `EnableGrp0` is set in the value
-//! of `GICD_CTLR` if `EnableGrp1` is. KVM's [`group::LEVEL_INFO`] has the lines of the timers:
-//! those that the embedder forwards are cleared, for the timer raises its line itself.
+//! KVM signals Group 0 under `EnableGrp1`, and its `EnableGrp0` reads as 0. For a VM that comes
+//! from KVM, the embedder sets `EnableGrp0` in the value of `GICD_CTLR` if `EnableGrp1` is set.
+//! KVM's [`group::LEVEL_INFO`] has the lines of the timers: the embedder clears those that it
+//! forwards, for the timer raises its line itself.
 //!
 //! # Differences to the library's own state
 //! The format has no place for:
@@ -152,7 +154,7 @@ pub mod address {
     pub const REDIST_REGION: u64 = 5;
 }
 
-/// Attributes of [`group::CTRL`]. A value is not looked at.
+/// Attributes of [`group::CTRL`]. The value is ignored.
 pub mod control {
     /// The device is complete: registers have their reset values. An ITS starts with
     /// reset values, without the command.
@@ -328,7 +330,9 @@ impl Devices {
     /// Checks that there is an attribute: `KVM_HAS_DEVICE_ATTR`.
     ///
     /// # Errors
-    /// [`Errno::Nxio`] without the attribute, [`Errno::Inval`] for an offset that is not aligned.
+    /// [`Errno::Nxio`] without the attribute, or for an offset in the distributor or a
+    /// redistributor that is not aligned; [`Errno::Inval`] without the vCPU, or for an offset in an
+    /// ITS that is not aligned.
     pub fn has(&self, attribute: Attribute) -> Result<(), Errno> {
         match self.place(attribute)? {
             Place::Address(_) | Place::IrqCount | Place::Control(_) | Place::Lines(..) => Ok(()),
@@ -344,8 +348,9 @@ impl Devices {
     /// [`group::REDIST_REGS`], a register that there is not is RAZ/WI: [`Devices::has`] tells.
     ///
     /// # Errors
-    /// Those of KVM: [`Errno::Nxio`] for what there is not, [`Errno::Inval`] for what cannot be,
-    /// [`Errno::Busy`] before [`control::INIT`], [`Errno::Noent`] for a region that there is not.
+    /// Those of KVM: [`Errno::Nxio`] for what there is not, [`Errno::Inval`] for a vCPU that there
+    /// is not and an attribute that cannot be, [`Errno::Busy`] before [`control::INIT`],
+    /// [`Errno::Noent`] for a region that there is not.
     pub fn get(&self, attribute: Attribute, value: &mut u64) -> Result<(), Errno> {
         let place = self.place(attribute)?;
         self.is_ready_for(&place)?;
@@ -372,7 +377,7 @@ impl Devices {
     /// collection that is mapped; [`Errno::TooBig`] for an address beyond 2^52; [`Errno::Busy`] for
     /// a number of interrupts that is set, and for `GITS_CREADR` of an ITS that is enabled;
     /// [`Errno::Fault`] for a table that is not in guest memory; [`Errno::NoMem`] beyond a quota.
-    /// The devices are as before.
+    /// The devices are as before; a save may have written a part of the tables.
     pub fn set(&mut self, attribute: Attribute, value: u64, host: &impl Host) -> Result<(), Errno> {
         let place = self.place(attribute)?;
         self.is_ready_for(&place)?;

@@ -22,8 +22,8 @@ use crate::vm::redistributor::PENDBASER_PTZ;
 /// Bits of `ICH_VMCR_EL2` with a meaning for a GICv3 with affinity routing (IHI 0069, 12.4).
 const VMCR: u64 = 0xfffc_021f;
 
-/// Flags of an LPI, an SGI, a PPI and an SPI. An LPI is active in list registers only, and there is
-/// none: what is active lives as long as the VM.
+/// Flags that an LPI, an SGI, a PPI and an SPI may have. An LPI is active in a list register only,
+/// and a VM that is saved has none in use.
 const OF_LPI: u8 = flags::LATCH | flags::ENABLED | flags::GROUP1;
 const OF_SGI: u8 = OF_LPI | flags::ACTIVE;
 const OF_PPI: u8 = OF_SGI | flags::LINE | flags::LEVEL;

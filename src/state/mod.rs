@@ -74,8 +74,9 @@
 //! # Versions
 //! The types here are those of version [`VERSION`]. Feature `serde` derives `Serialize` and
 //! `Deserialize` for them. The version is the first field of the types of every version: a reader
-//! of a binary form reads it alone first. `tests/states` keeps a state of every version, and all of
-//! them are restored.
+//! of a binary form reads it alone first. [`Vgic::restore`] takes no other version
+//! ([`RestoreError::Version`](crate::RestoreError::Version)). `tests/states` keeps a state of every
+//! version, and `tests/state.rs` restores all of them.
 #![cfg_attr(
     not(test),
     deny(
@@ -157,8 +158,8 @@ pub struct SpiState {
     /// `GICD_IROUTER<n>`.
     pub router: u64,
     /// Index of the vCPU with the active interrupt: the one that has taken it, or that the
-    /// interrupt was routed to when a register made it active. It may be routed elsewhere since,
-    /// and only that vCPU's end of interrupt is the interrupt's.
+    /// interrupt was routed to when a register made it active. The interrupt may be routed
+    /// elsewhere since: an end of interrupt counts on this vCPU only.
     pub active_on: Option<u16>,
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn restore<H: Host>(
     reset::clear(vm, pin);
     apply(vm, pin, state, mappings);
 
-    // vCPU 0 last, as after a reset.
+    // vCPU 0 last, as in a reset: the guest on it may power on and program the others.
     let vcpus = vm.added_vcpus().iter().zip(&state.vcpus).rev();
     for (vcpu, saved) in vcpus.filter(|(vcpu, _)| vcpu.is_present()) {
         vcpu.residency.reset(saved.is_on);

@@ -130,7 +130,7 @@ fn vcpu<H: Host>(
         is_on: vcpu.residency.get().is_on(),
         processor_sleep: redistributor.is_asleep(),
         enable_lpis: redistributor.lpis_enabled(),
-        // Relaxed: as in `save`.
+        // Relaxed: as `propbaser` in `read`.
         pendbaser: redistributor.pendbaser.load(Relaxed),
         private,
         vmcr,

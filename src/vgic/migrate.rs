@@ -28,9 +28,9 @@ impl<H: Host> Vgic<H> {
         save::save(&self.vm, pin)
     }
 
-    /// Resets the controller as [`Vgic::reset`] does, and gives it a state that [`Vgic::save`] or
-    /// [`Vgic::freeze`] has returned, or [`Devices::finish`](crate::kvm::Devices::finish), of this
-    /// VM or of another one with the same configuration and the same vCPUs. The vCPUs that were
+    /// Resets the controller as [`Vgic::reset`] does, and gives it a state of [`Vgic::save`],
+    /// [`Vgic::freeze`] or [`Devices::finish`](crate::kvm::Devices::finish). The state is of this
+    /// VM, or of another one with the same configuration and the same vCPUs. The vCPUs that were
     /// powered on are on.
     ///
     /// The embedder is told of what the guest has enabled, routed and mapped
@@ -40,8 +40,7 @@ impl<H: Host> Vgic<H> {
     /// No vCPU is kicked or woken. Unbounded, and allocates.
     ///
     /// # Errors
-    /// [`RestoreError`]: the state is wrong, which has been found out before anything was changed,
-    /// or the VM cannot be reset.
+    /// [`RestoreError`]: the state is wrong, or the VM cannot be reset. Nothing has been changed.
     pub fn restore(&self, pin: &CpuPin<'_>, state: &VmState) -> Result<(), RestoreError> {
         restore::restore(&self.vm, pin, state)
     }
@@ -50,10 +49,11 @@ impl<H: Host> Vgic<H> {
     ///
     /// No vCPU can be entered afterwards: [`Vgic::enter`] fails with [`EntryError::TornDown`].
     /// Interrupts can still be raised, and wait for [`Vgic::take_late`]. An interrupt raised
-    /// meanwhile is in the state or waits, and never both. Interrupts that are forwarded from
-    /// physical ones ([`Vgic::forward_spi`], [`Vgic::forward_ppi`]) are masked before: an edge that
-    /// is forwarded to a frozen VM stays with it. Registers are not written any more: the state
-    /// would not have it. The freeze ends with [`Vgic::thaw`] or [`Vgic::teardown`].
+    /// meanwhile is in the state or waits, and never both. The embedder masks physical interrupts
+    /// that it forwards ([`Vgic::forward_spi`], [`Vgic::forward_ppi`]) before the call: an edge
+    /// that is forwarded to a frozen VM stays with it. No register of the VM is written after the
+    /// call: the state would lack the write. The freeze ends with [`Vgic::thaw`] or
+    /// [`Vgic::teardown`].
     ///
     /// # Errors
     /// Those of [`Vgic::save`].
@@ -95,9 +95,9 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Ends a freeze: the VM goes on here with `state`, which the freeze has returned, and with the
-    /// interrupts that came since. Those that have been taken are injected again
-    /// ([`Vgic::inject_late`]), and devices set lines afterwards: a late line has the level of
-    /// [`Vgic::take_late`]. A `state` of another VM loses interrupts, without an error.
+    /// interrupts that came since. The embedder injects here what [`Vgic::take_late`] has returned
+    /// ([`Vgic::inject_late`]). Devices set lines afterwards: a late line has the level of the time
+    /// when it was taken. A `state` of another VM loses interrupts, without an error.
     ///
     /// Every vCPU that is powered on is entered afterwards, as after [`Vgic::restore`]: a wake-up
     /// of a frozen VM led nowhere.

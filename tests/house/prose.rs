@@ -7,11 +7,12 @@ use crate::comments::{blocks, documented, first_word, safety, sentences};
 use crate::source::{Kind, Line, Source, project, tree};
 
 /// Folders whose files keep the rules.
-const FOLDERS: [&str; 23] = [
+const FOLDERS: [&str; 24] = [
     "examples",
     "fuzz/fuzz_targets",
     "fuzz/src",
     "hyp/guests",
+    "hyp/kvm-state/src",
     "hyp/scheduler/src",
     "hyp/scheduler/tests",
     "hyp/src",

@@ -18,8 +18,8 @@
 //! 3. The redistributors: tables of LPIs before `GICR_CTLR`, lines before latches.
 //! 4. The distributor: routes and lines before latches.
 //! 5. The CPU interfaces.
-//! 6. Each ITS: `GITS_IIDR`, `GITS_CBASER`, `GITS_CREADR`, `GITS_CWRITER`, the `GITS_BASER<n>`, then
-//!    `KVM_DEV_ARM_ITS_RESTORE_TABLES`, which stands in the list, and `GITS_CTLR` last.
+//! 6. Each ITS: `GITS_IIDR`, `GITS_CBASER`, `GITS_CREADR`, `GITS_CWRITER`, the `GITS_BASER<n>`,
+//!    then `KVM_DEV_ARM_ITS_RESTORE_TABLES`, which stands in the list, and `GITS_CTLR` last.
 #![no_std]
 
 extern crate alloc;

@@ -41,9 +41,9 @@ use crate::vcpu::vector;
 /// Pages of the largest record: as many are read at once.
 const RUN: usize = 64;
 
-/// Rounds in which the RAM of a VM that runs is copied, at most, and pages that may be left for the
+/// Passes in which the RAM of a VM that runs is copied, at most, and pages that may be left for the
 /// stop.
-const ROUNDS: usize = 10;
+const PASSES: usize = 10;
 const FEW: usize = 256;
 
 /// Takes a snapshot of a VM, if it is alive, and ends its run. If the snapshot cannot be taken, the
@@ -61,15 +61,15 @@ pub(super) fn take(cpu: &ThisCpu, vm: &'static Vm) {
 /// runs on other CPUs, then what has been written meanwhile, until little is left for the stop.
 pub(super) fn migrate(cpu: &ThisCpu, vm: &'static Vm) {
     let begun = begin(vm).and_then(|mut file| {
-        for round in 1..=ROUNDS {
+        for pass in 1..=PASSES {
             let pages = vm.memory.dirty.as_ref().map_or(0, DirtyPages::count);
             if pages <= FEW {
                 break;
             }
             let began = now();
-            write_pages(&mut file, vm, Some(&vm.stage2), round == 1)?;
+            write_pages(&mut file, vm, Some(&vm.stage2), pass == 1)?;
             println!(
-                "hyp: {}: round {round}: {pages} pages, {} us",
+                "hyp: {}: pass {pass}: {pages} pages, {} us",
                 vm.name,
                 microseconds(now() - began)
             );
