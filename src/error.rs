@@ -277,7 +277,7 @@ pub enum RestoreError {
     Spis(usize, usize),
     /// The number of vCPUs, and of those that the VM has had so far, which is another.
     Vcpus(usize, usize),
-    /// A vCPU with another affinity than the VM's, or one of the two has been removed.
+    /// A vCPU with another affinity than the VM's, removed on one side, or on although removed.
     Affinity(VcpuId),
     /// The number of ITSes, and the VM's, which is another.
     ItsCount(usize, usize),
