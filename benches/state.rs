@@ -8,7 +8,7 @@ mod common;
 
 use std::sync::Mutex;
 
-use attributes::{Memory, ORDERS, command, registers, save_tables, transfer};
+use attributes::{Memory, ORDERS, Stored, command, made_of, save_tables, stored};
 use criterion::{BatchSize, Criterion};
 use perf_host::vm::{GITS, QuietHost, SoftCpu};
 use vgic::config::ItsConfig;
@@ -60,7 +60,7 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
     criterion.bench_function(&format!("state/kvm_restore/{of}"), |b| {
         let (machine, _) = made.get_or_insert_with(|| saved(lpis));
         let ram = ram();
-        let (devices, _) = saved_by_kvm(machine, &ram);
+        let (devices, stored) = saved_by_kvm(machine, &ram);
         let pending = command(Device::Gic, control::SAVE_PENDING_TABLES);
         // A restore takes the pending states out of the tables.
         let prepare = || {
@@ -69,9 +69,8 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
             Machine::new()
         };
         let restore = |machine: Machine| {
-            let config = machine.vgic.config().clone();
-            let moved = transfer(&devices, &config, NEOVERSE, &ram, ORDERS[0]);
-            let (_, state) = moved.finish().expect("complete devices");
+            let made = made_of(&stored, machine.vgic.config(), NEOVERSE, &ram);
+            let (_, state) = made.finish().expect("complete devices");
             let restored = machine.vgic.restore(&machine.cpu.pin(), &state);
             restored.expect("a state of the VM");
             machine
@@ -81,7 +80,7 @@ fn measure(criterion: &mut Criterion, lpis: u32) {
 }
 
 /// Saves a VM, and reads all that a VMM stores.
-fn saved_by_kvm(machine: &Machine, ram: &Memory) -> (Devices, Vec<u64>) {
+fn saved_by_kvm(machine: &Machine, ram: &Memory) -> (Devices, Stored) {
     let config = machine.vgic.config();
     let state = machine.vgic.save(&machine.cpu.pin());
     let mut devices = Devices::of(
@@ -90,16 +89,8 @@ fn saved_by_kvm(machine: &Machine, ram: &Memory) -> (Devices, Vec<u64>) {
         state.expect("no vCPU is on a CPU"),
     );
     save_tables(&mut devices, config, ram);
-    let irqs = u64::from(config.spis).next_multiple_of(32) + 32;
-    let values = registers(config, NEOVERSE, irqs, ORDERS[0])
-        .into_iter()
-        .map(|attribute| {
-            let mut value = 0;
-            devices.get(attribute, &mut value).expect("an attribute");
-            value
-        });
-    let values = values.collect();
-    (devices, values)
+    let stored = stored(&devices, config, NEOVERSE, ORDERS[0]);
+    (devices, stored)
 }
 
 const RAM: u64 = Memory::BASE;

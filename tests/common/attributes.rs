@@ -149,7 +149,7 @@ pub fn save_tables(devices: &mut Devices, config: &Config, host: &impl Host) {
 }
 
 /// Returns the attributes of all registers but `GITS_CTLR`, in an order.
-pub fn registers(config: &Config, vtr: Vtr, irqs: u64, order: Order) -> Vec<Attribute> {
+fn registers(config: &Config, vtr: Vtr, irqs: u64, order: Order) -> Vec<Attribute> {
     let mut vcpus = Vec::new();
     for &affinity in &config.vcpus {
         let (redistributor, interface) = (redistributor(affinity), interface(affinity, vtr));
@@ -170,6 +170,57 @@ pub fn registers(config: &Config, vtr: Vtr, irqs: u64, order: Order) -> Vec<Attr
     all
 }
 
+/// What a VMM stores: the attributes to set, in this order, and the power of each vCPU.
+pub struct Stored {
+    attributes: Vec<(Attribute, u64)>,
+    power: Vec<bool>,
+}
+
+/// Reads what a VMM stores.
+pub fn stored(from: &Devices, config: &Config, vtr: Vtr, order: Order) -> Stored {
+    let with = |attribute, mut value| {
+        from.get(attribute, &mut value).unwrap();
+        (attribute, value)
+    };
+    let (irqs, count) = with(gic(group::NR_IRQS, 0), 0);
+    let mut all = vec![(irqs, count), with(gic(group::ADDR, address::DIST), 0)];
+    all.extend(itses(config).map(|its| with(attribute(its, group::ADDR, address::ITS), 0)));
+    let region = gic(group::ADDR, address::REDIST_REGION);
+    all.extend((0..config.redistributors.len() as u64).map(|index| with(region, index)));
+    let devices = itses(config).chain([Device::Gic]);
+    all.extend(devices.map(|device| (command(device, control::INIT), 0)));
+
+    for attribute in registers(config, vtr, count, order) {
+        assert_eq!(from.has(attribute), Ok(()));
+        all.push(with(attribute, 0));
+    }
+    for its in itses(config) {
+        all.push((command(its, control::RESTORE_TABLES), 0));
+        all.push(with(attribute(its, group::ITS_REGS, 0), 0));
+    }
+
+    let vcpus = (0..config.vcpus.len()).filter_map(VcpuId::new);
+    Stored {
+        attributes: all,
+        power: vcpus.map(|vcpu| from.power(vcpu).unwrap()).collect(),
+    }
+}
+
+/// Returns devices as they are made of what a VMM has stored, with the tables in the memory of
+/// `host`.
+pub fn made_of(stored: &Stored, config: &Config, vtr: Vtr, host: &impl Host) -> Devices {
+    let mut to = Devices::new(config.clone(), vtr);
+    for &(attribute, value) in &stored.attributes {
+        let result = to.set(attribute, value, host);
+        result.unwrap_or_else(|error| panic!("{attribute:x?} = {value:#x}: {error}"));
+    }
+    for (index, on) in stored.power.iter().enumerate() {
+        let vcpu = VcpuId::new(index).unwrap();
+        to.set_power(vcpu, *on).unwrap();
+    }
+    to
+}
+
 /// Returns devices as the attributes of others make them, with the tables in the memory of `host`.
 pub fn transfer(
     from: &Devices,
@@ -178,44 +229,7 @@ pub fn transfer(
     host: &impl Host,
     order: Order,
 ) -> Devices {
-    let mut to = Devices::new(config.clone(), vtr);
-    let get = |attribute, mut value| {
-        from.get(attribute, &mut value).unwrap();
-        value
-    };
-    let mut set = |attribute, value| {
-        let result = to.set(attribute, value, host);
-        result.unwrap_or_else(|error| panic!("{attribute:x?} = {value:#x}: {error}"));
-    };
-
-    let irqs = gic(group::NR_IRQS, 0);
-    set(irqs, get(irqs, 0));
-    let mut addresses = vec![gic(group::ADDR, address::DIST)];
-    addresses.extend(itses(config).map(|its| attribute(its, group::ADDR, address::ITS)));
-    for address in addresses {
-        set(address, get(address, 0));
-    }
-    for index in 0..config.redistributors.len() as u64 {
-        let region = gic(group::ADDR, address::REDIST_REGION);
-        set(region, get(region, index));
-    }
-    for device in itses(config).chain([Device::Gic]) {
-        set(command(device, control::INIT), 0);
-    }
-
-    for attribute in registers(config, vtr, get(irqs, 0), order) {
-        assert_eq!(from.has(attribute), Ok(()));
-        set(attribute, get(attribute, 0));
-    }
-    for its in itses(config) {
-        set(command(its, control::RESTORE_TABLES), 0);
-        let ctlr = attribute(its, group::ITS_REGS, 0);
-        set(ctlr, get(ctlr, 0));
-    }
-    for vcpu in (0..config.vcpus.len()).filter_map(VcpuId::new) {
-        to.set_power(vcpu, from.power(vcpu).unwrap()).unwrap();
-    }
-    to
+    made_of(&stored(from, config, vtr, order), config, vtr, host)
 }
 
 /// Guest memory from [`Memory::BASE`] on, for the tables.
