@@ -170,7 +170,7 @@ fn registers(config: &Config, vtr: Vtr, irqs: u64, order: Order) -> Vec<Attribut
     all
 }
 
-/// What a VMM stores: the attributes to set, in this order, and the power of each vCPU.
+/// The data that a VMM stores: the attributes to set, in this order, and the power of each vCPU.
 pub struct Stored {
     attributes: Vec<(Attribute, u64)>,
     power: Vec<bool>,

@@ -64,7 +64,7 @@ use crossbeam_epoch::Guard;
 use crate::config::ItsConfig;
 use crate::error::InjectError;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
-use crate::sync::Ordering::{Acquire, Release};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU32, Rank, SpinLock};
 use crate::vm::irq::Irq;
 use crate::vm::its::baser::{Baser, TableType};
@@ -174,10 +174,10 @@ impl Its {
         self.control.load(Acquire) & CTLR_ENABLED != 0
     }
 
-    /// Returns whether commands are executed.
+    /// Returns whether commands are executed. Under the command lock.
     pub(crate) fn executes_commands(&self) -> bool {
-        // Acquire: as in `is_enabled`.
-        self.control.load(Acquire) & (CTLR_ENABLED | FROZEN) == CTLR_ENABLED
+        // Relaxed: the lock orders the tables. A freeze sets the flag, and then takes the lock.
+        self.control.load(Relaxed) & (CTLR_ENABLED | FROZEN) == CTLR_ENABLED
     }
 
     /// Sets or clears [`CTLR_ENABLED`], [`DROPPING`] or [`FROZEN`].

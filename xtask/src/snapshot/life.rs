@@ -89,11 +89,22 @@ pub(super) fn witness_number(line: &str) -> Option<u64> {
     number(witness(line)?, "n")
 }
 
-/// Returns the witness's part of a line, if the line is the witness's.
+/// Returns the witness's part of a line, if the line is the witness's. The guest's terminal may
+/// have echoed a word before the line, or between the line and its end.
 fn witness(line: &str) -> Option<&str> {
-    line.strip_prefix(NAME)?
-        .strip_prefix(": ")?
-        .strip_prefix(WITNESS)
+    let line = line.strip_prefix(NAME)?.strip_prefix(": ")?;
+    let (before, text) = line.split_once(WITNESS)?;
+    if !before.is_empty() && !is_echo(before) {
+        return None;
+    }
+    let echo = text.find("ping ").filter(|at| is_echo(&text[*at..]));
+    Some(&text[..echo.unwrap_or(text.len())])
+}
+
+/// Returns true for a word that an operator types in a life that goes on.
+fn is_echo(text: &str) -> bool {
+    text.strip_prefix("ping ")
+        .is_some_and(|round| round.parse::<u32>().is_ok())
 }
 
 /// Returns the number of this name among words `name=number`.
@@ -304,6 +315,15 @@ mod tests {
         assert_eq!((counts.n, counts.ms, counts.late_us), (7, 900, 12));
         assert_eq!(counts.taken.lpi, 4);
         assert_eq!(witness("guest: [    0.0] x"), None);
+    }
+
+    #[test]
+    fn an_echo_may_share_the_line() {
+        let words = LINE.strip_prefix("guest: @witness ");
+        assert_eq!(witness(&LINE.replace("@", "ping 212@")), words);
+        assert_eq!(witness(&format!("{LINE}ping 3")), words);
+        assert_eq!(witness(&LINE.replace("@", "ping @")), None);
+        assert_eq!(witness(&LINE.replace("@", "x@")), None);
     }
 
     #[test]
