@@ -31,7 +31,7 @@ pub(crate) fn freeze<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, T
     claim(vm, pin)?;
     *vm.growth.lock(pin.locks()) = true;
     // Before `read` completes the commands that have been begun: no other is begun afterwards.
-    freeze_commands(vm, true);
+    freeze_commands(vm, !mutant(Mutant::FrozenExecutes));
     Ok(read(vm, pin, |irq| take(vm, pin, irq)))
 }
 

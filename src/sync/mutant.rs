@@ -194,6 +194,8 @@ mutants! {
     AddedWithOldState: "hotplug", "removal_against_an_sgi", "";
     /// A freeze looks at an interrupt's state first, and takes the pending latch then.
     FreezeLooksFirst: "freeze", "freeze_against_raises", "";
+    /// A frozen VM goes on with the commands that its state has.
+    FrozenExecutes: "freeze", "freeze_against_a_command", "";
     /// Teardown claims a vCPU by a load and a store instead of a compare-and-swap.
     TornDownByStore: "teardown", "teardown_against_entry", "a VM destroyed with a vCPU loaded";
 

@@ -2,7 +2,7 @@
 //! the state or too late for it, and never both.
 
 use loom::sync::Arc;
-use loom_tests::{LEVEL, Machine, SPI, V0, check_serial, sole, spawn};
+use loom_tests::{LEVEL, Machine, SPI, V0, check_serial, int, sole, spawn};
 use vgic::state::{InterruptState, LateInterrupt, VmState, flags};
 use vgic::{EntryError, TeardownError};
 
@@ -76,6 +76,28 @@ fn freeze_against_a_line() {
             .iter()
             .any(|late| late.intid == LEVEL && late.flags == 0);
         assert_eq!(fell, saved(&state, LEVEL).has(flags::LINE));
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races a freeze against a command that another CPU executes. The command is executed, and its LPI
+/// is pending or too late, exactly if the state is past the command.
+#[test]
+fn freeze_against_a_command() {
+    check_serial(3, || {
+        let machine = Arc::new(Machine::with_lpi(1, 1));
+        let cpu = machine.cpu(0);
+        machine.enable_its(&cpu.pin(), false);
+        machine.command(&cpu.pin(), 0, int(0));
+        let other = spawn(&machine, 1, |machine, cpu| {
+            machine.enable_its(&cpu.pin(), true);
+        });
+        let state = machine.vm.freeze(&cpu.pin()).unwrap();
+        other.join();
+        machine.advance(&cpu.pin());
+        let late = machine.vm.take_late(&cpu.pin(), &state).unwrap();
+        let is_past = state.its[0].creadr == state.its[0].cwriter;
+        assert_eq!(raises(&state, &late, 8192), usize::from(is_past));
         sole(machine).finish(&cpu);
     });
 }
