@@ -39,7 +39,7 @@ const CROWD: (u16, u16) = (64, 2);
 
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
-const FUZZING: u32 = 45;
+const FUZZING: u32 = 30;
 
 /// Seconds of the sweep's mutants.
 const SWEEPING: &str = "30";
