@@ -34,16 +34,6 @@ fn freeze(machine: &Machine) -> VmState {
     machine.vm.freeze(&machine.pin()).unwrap()
 }
 
-fn restore(machine: &Machine, state: &VmState) {
-    machine.put_all();
-    machine.vm.restore(&machine.pin(), state).unwrap();
-}
-
-fn save(machine: &Machine) -> VmState {
-    machine.put_all();
-    machine.vm.save(&machine.pin()).unwrap()
-}
-
 fn take_late(machine: &Machine, state: &VmState) -> Vec<LateInterrupt> {
     machine.vm.take_late(&machine.pin(), state).unwrap()
 }
@@ -118,11 +108,11 @@ fn a_raise_is_in_the_state_or_too_late() {
     // Either way the VM that goes on has the same interrupts.
     let targets = [(&state, vec![]), (&idle, late)].map(|(state, late)| {
         let target = Machine::new(2);
-        restore(&target, state);
+        target.restore(state).unwrap();
         for late in late {
             target.vm.inject_late(&target.pin(), late).unwrap();
         }
-        let saved = save(&target);
+        let saved = target.save();
         let served = serve(&target);
         target.finish();
         (saved, served)
@@ -142,7 +132,7 @@ fn an_interrupt_raised_twice_comes_twice() {
     let state = freeze(&source);
     raise_each(&source);
     let target = Machine::new(2);
-    restore(&target, &state);
+    target.restore(&state).unwrap();
     assert_eq!(serve(&target), [vec![50], vec![20, 40, 8195]]);
     let late = take_late(&source, &state);
     assert!(late.iter().all(|late| late.flags == flags::LATCH));
@@ -182,16 +172,16 @@ fn a_falling_line_and_a_message_are_late_too() {
     assert_eq!(late, [of(50, 0), of(51, flags::MESSAGE)]);
 
     let target = Machine::new(2);
-    restore(&target, &state);
+    target.restore(&state).unwrap();
     for late in late {
         target.vm.inject_late(&target.pin(), late).unwrap();
     }
-    let saved = save(&target);
+    let saved = target.save();
     assert_eq!(saved.spis[18].interrupt.flags & flags::LINE, 0);
     assert!(saved.spis[19].interrupt.has(flags::MESSAGE));
     // And a message that has been taken back.
     target.vm.inject_late(&target.pin(), of(51, 0)).unwrap();
-    let saved = save(&target);
+    let saved = target.save();
     assert!(!saved.spis[19].interrupt.has(flags::MESSAGE));
     target.finish();
     source.vm.teardown(&source.pin()).unwrap();
@@ -203,7 +193,7 @@ fn is_pending_there(source: &Machine, state: &VmState) -> [bool; 2] {
     let mut late = take_late(source, state);
     let pending = [(); 2].map(|()| {
         let target = Machine::new(2);
-        restore(&target, state);
+        target.restore(state).unwrap();
         for late in &late {
             target.vm.inject_late(&target.pin(), *late).unwrap();
         }
@@ -266,7 +256,7 @@ fn a_raise_leaves_the_line_alone() {
     assert_eq!(take_late(&source, &state), []);
 
     let target = Machine::new(2);
-    restore(&target, &state);
+    target.restore(&state).unwrap();
     set(&target, true);
     target
         .vm
@@ -326,7 +316,7 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
     assert_eq!(inject(of(9000, None)), Ok(()), "unmapped since");
 
     // SGIs and LPIs have no lines, and PPIs no messages.
-    let before = save(&machine);
+    let before = machine.save();
     for (intid, vcpu, sources) in [
         (3, Some(0), flags::LINE | flags::MESSAGE),
         (8195, None, flags::LINE | flags::MESSAGE),
@@ -338,7 +328,7 @@ fn a_late_interrupt_that_cannot_be_is_refused() {
         };
         assert_eq!(inject(late), Ok(()));
     }
-    assert!(save(&machine) == before);
+    assert!(machine.save() == before);
     machine.finish();
 }
 
@@ -387,7 +377,7 @@ fn commands_wait_while_a_vm_is_frozen() {
 
     machine.vm.thaw(&machine.pin(), &state).unwrap();
     assert!(machine.vm.has_deferred(), "nobody goes on");
-    let thawed = save(&machine);
+    let thawed = machine.save();
     let found = (thawed.its[0].creadr, thawed.its[0].cwriter);
     assert_eq!(found, waiting, "a command has been executed");
     machine.advance();

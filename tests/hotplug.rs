@@ -46,12 +46,7 @@ fn a_vcpu_that_is_in_use_is_not_removed() {
     assert_eq!(remove(1), Err(RemoveError::Loaded(vcpu(1))));
     machine.put_all();
     assert_eq!(remove(1), Err(RemoveError::PoweredOn(vcpu(1))));
-    machine.enter(1);
-    machine.exit(1);
-    machine
-        .vm
-        .power_off(&machine.cpus[1].pin(), vcpu(1))
-        .unwrap();
+    machine.power_off(1);
     assert_eq!(remove(1), Ok(()));
     assert_eq!(remove(1), Err(RemoveError::UnknownVcpu(vcpu(1))));
     machine.finish();

@@ -125,8 +125,7 @@ fn a_device_of_too_many_events_is_left_out() {
         driver.mapd(device, 3);
         driver.map(device, 0, 8192 + device, 1);
     }
-    machine.put_all();
-    let state = machine.vm.save(&machine.pin()).unwrap();
+    let state = machine.save();
     let config = machine.vm.config();
     let most = config.its[0].event_bits;
     for event_bits in [0, most + 1, 63, 64, u8::MAX] {

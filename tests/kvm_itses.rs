@@ -4,7 +4,7 @@
 mod common;
 
 use common::attributes::{ORDERS, save_tables, transfer};
-use common::its::{Driver, itt};
+use common::its::{Driver, itt, write_commands};
 use common::kvm::VALID;
 use common::{GITS, Machine, RAM, affinity};
 use vgic::cpu_interface::software::NEOVERSE;
@@ -26,16 +26,14 @@ fn config(collections: u32) -> Config {
 /// Sets up the second ITS, and has it execute commands.
 fn command(machine: &Machine, commands: &[[u64; 4]]) {
     let queue = RAM + 0x5_0000;
-    let words = commands.iter().flatten();
-    let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
-    machine.vm.host().write_ram(queue, &bytes);
+    let end = write_commands(machine.vm.host(), queue, commands);
     machine.write64(0, SECOND + 0x100, VALID | (RAM + 0x6_0000));
     machine.write64(0, SECOND + 0x108, VALID | (RAM + 0x8_0000));
     machine.write64(0, SECOND + 0x80, VALID | queue);
     machine.write(0, SECOND, 1);
-    machine.write64(0, SECOND + 0x88, bytes.len() as u64);
+    machine.write64(0, SECOND + 0x88, end);
     machine.advance();
-    assert_eq!(machine.read64(0, SECOND + 0x90), bytes.len() as u64);
+    assert_eq!(machine.read64(0, SECOND + 0x90), end);
 }
 
 /// Returns a VM with LPI 8200, of collection `first` in the first ITS, and of collection `second`,
@@ -65,8 +63,7 @@ fn inject(machine: &Machine) -> Result<(), InjectError> {
 
 /// Returns the state of a VM as KVM's attributes and tables have it.
 fn through_kvm(machine: &Machine) -> VmState {
-    machine.put_all();
-    let state = machine.vm.save(&machine.pin()).unwrap();
+    let state = machine.save();
     let (config, host) = (machine.vm.config(), machine.vm.host());
     let mut devices = Devices::of(config.clone(), NEOVERSE, state);
     save_tables(&mut devices, config, host);

@@ -221,8 +221,7 @@ fn a_register_reads_as_the_guest_reads_it() {
     // ISPENDR is the latch, and not the lines of SPI 51 and PPI 20.
     let lines = [(0x204, 1 << 19)];
     for (machine, lines) in [(&everything, &lines[..]), (&without_lpis, &[])] {
-        machine.put_all();
-        let state = machine.vm.save(&machine.pin()).unwrap();
+        let state = machine.save();
         let devices = Devices::of(machine.vm.config().clone(), NEOVERSE, state);
 
         let gicd = |at| gic(group::DIST_REGS, at);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::its::{COLLECTION_TABLE, DEVICE_TABLE, Driver, itt};
+use common::its::{COLLECTION_TABLE, DEVICE_TABLE, Driver, itt, write_commands};
 use common::{Call, GITS, Machine, RAM, TestHost, affinity, vcpu};
 use vgic::epoch::CpuPin;
 use vgic::intid::IntId;
@@ -13,16 +13,6 @@ use vgic::{Config, PhysicalInterrupt, Vgic};
 
 const VALID: u64 = 1 << 63;
 
-fn save(machine: &Machine) -> VmState {
-    machine.put_all();
-    machine.vm.save(&machine.pin()).unwrap()
-}
-
-fn restore(machine: &Machine, state: &VmState) {
-    machine.put_all();
-    machine.vm.restore(&machine.pin(), state).unwrap();
-}
-
 /// Returns a VM with SPIs 40 and 45, device 9 with two events, and its state.
 fn source() -> (Machine, VmState) {
     let machine = Machine::new(2);
@@ -31,7 +21,7 @@ fn source() -> (Machine, VmState) {
 
     map_two(&machine);
 
-    let state = save(&machine);
+    let state = machine.save();
     (machine, state)
 }
 
@@ -52,12 +42,12 @@ fn a_vm_after_reset_has_the_state_after_reset() {
     let made = VmState::after_reset(&config);
 
     machine.vm.reset(&machine.pin()).unwrap();
-    assert_eq!(save(&machine), made);
+    assert_eq!(machine.save(), made);
     machine.finish();
 
     let (machine, _) = source();
-    restore(&machine, &made);
-    assert_eq!(save(&machine), made);
+    machine.restore(&made).unwrap();
+    assert_eq!(machine.save(), made);
     let asleep = machine.read(1, machine.gicr(1) + 0x14);
     assert_eq!(asleep, 0b110, "GICR_WAKER");
     machine.finish();
@@ -69,7 +59,7 @@ fn a_restore_reports_what_it_maps() {
     let (source, state) = source();
     source.finish();
     let target = Machine::bare(2);
-    restore(&target, &state);
+    target.restore(&state).unwrap();
     let calls = target.vm.host().take_calls();
     let mapped: Vec<_> = (calls.into_iter())
         .filter(|call| matches!(call, Call::Mapped(..)))
@@ -91,7 +81,7 @@ fn a_raise_in_the_middle_of_a_restore_stays() {
     let raise = |vm: &Vgic<TestHost>, pin: &CpuPin<'_>| {
         let _ = vm.inject_spi(pin, IntId::spi(45).unwrap()).unwrap();
     };
-    target.meanwhile("enabled", raise, || restore(&target, &state));
+    target.meanwhile("enabled", raise, || target.restore(&state).unwrap());
     assert_eq!(target.serve(1), [45]);
     target.finish();
 }
@@ -109,10 +99,7 @@ fn map_by_hand(vm: &Vgic<TestHost>, pin: &CpuPin<'_>) {
     let queue = RAM + 0x4_0000;
     let mut commands = COMMANDS;
     commands[2][2] = VALID | itt(33);
-    let bytes: Vec<u8> = (commands.iter().flatten())
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
-    vm.host().write_ram(queue, &bytes);
+    let end = write_commands(vm.host(), queue, &commands);
 
     let write = |offset, value| {
         let written = vm.mmio_write(pin, GITS + offset, Width::Double, value);
@@ -123,7 +110,7 @@ fn map_by_hand(vm: &Vgic<TestHost>, pin: &CpuPin<'_>) {
     write(0x80, VALID | queue);
     let enabled = vm.mmio_write(pin, GITS, Width::Word, 1);
     assert_eq!(enabled, Ok(MmioOutcome::Done(0)));
-    write(0x88, bytes.len() as u64);
+    write(0x88, end);
     while vm.has_deferred() {
         vm.advance(pin).unwrap();
     }
@@ -134,8 +121,8 @@ fn what_is_mapped_in_the_middle_of_a_restore_goes() {
     let (source, state) = source();
     let target = Machine::new(2);
     target.vm.host().copy_ram(source.vm.host());
-    target.meanwhile("enabled", map_by_hand, || restore(&target, &state));
-    assert_eq!(save(&target), state);
+    target.meanwhile("enabled", map_by_hand, || target.restore(&state).unwrap());
+    assert_eq!(target.save(), state);
     assert!(target.inject_msi(33, 1).is_err());
     target.inject_msi(9, 0).unwrap();
     assert_eq!(target.serve(1), [8200]);
@@ -147,27 +134,22 @@ fn what_is_mapped_in_the_middle_of_a_restore_goes() {
 #[test]
 fn a_vcpu_that_is_away_has_no_state() {
     let machine = Machine::new(2);
-    machine.enter(1);
-    machine.exit(1);
-    machine
-        .vm
-        .power_off(&machine.cpus[1].pin(), vcpu(1))
-        .unwrap();
+    machine.power_off(1);
     machine.vm.remove_vcpu(&machine.pin(), vcpu(1)).unwrap();
 
-    let mut state = save(&machine);
+    let mut state = machine.save();
     state.vcpus[1].private[20] = InterruptState {
         flags: flags::ENABLED | flags::GROUP1 | flags::LATCH,
         priority: 0x80,
     };
     state.vcpus[1].enable_lpis = true;
     state.vcpus[1].vmcr = 0xff00_0002;
-    restore(&machine, &state);
+    machine.restore(&state).unwrap();
 
     let back = machine.vm.add_vcpu(&machine.pin(), affinity(1));
     assert_eq!(back, Ok(vcpu(1)));
     let added = VcpuState::after_reset(affinity(1), false);
-    assert_eq!(save(&machine).vcpus[1], added);
+    assert_eq!(machine.save().vcpus[1], added);
     machine.finish();
 }
 
@@ -184,10 +166,10 @@ fn a_level_of_a_physical_line_is_not_latched() {
     let _ = source.vm.forward_spi(&source.pin(), spi).unwrap();
     assert!(source.spi_bit(0, 0x200, 44), "pending");
 
-    let state = save(&source);
+    let state = source.save();
     assert_eq!(state.spis[44 - 32].interrupt.flags & flags::LATCH, 0);
     let target = Machine::new(2);
-    restore(&target, &state);
+    target.restore(&state).unwrap();
     assert_eq!(target.serve(0), []);
     assert_eq!(source.serve(0)[..1], [44]);
     source.finish();
@@ -207,10 +189,10 @@ fn an_lpi_that_was_unmapped_is_not_saved() {
         }
         driver.discard(9, 0);
 
-        let state = save(&machine);
+        let state = machine.save();
         let lpis: Vec<_> = state.lpis.iter().map(|lpi| lpi.intid).collect();
         assert_eq!(lpis, [8201]);
-        restore(&machine, &state);
+        machine.restore(&state).unwrap();
         assert_eq!(machine.serve(1), []);
         machine.finish();
     }

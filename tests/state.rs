@@ -69,30 +69,11 @@ fn go_on(machine: &Machine, taken: u32) -> Vec<u32> {
     served
 }
 
-fn power_off(machine: &Machine, n: usize) {
-    machine.enter(n);
-    machine.exit(n);
-    machine
-        .vm
-        .power_off(&machine.cpus[n].pin(), vcpu(n))
-        .unwrap();
-}
-
-fn save(machine: &Machine) -> VmState {
-    machine.put_all();
-    machine.vm.save(&machine.pin()).unwrap()
-}
-
-fn restore(machine: &Machine, state: &VmState) -> Result<(), RestoreError> {
-    machine.put_all();
-    machine.vm.restore(&machine.pin(), state)
-}
-
 /// Returns a VM that has been used, the interrupt that vCPU 1 has taken, and the state.
 fn used() -> (Machine, u32, VmState) {
     let machine = Machine::new(2);
     let taken = use_everything(&machine);
-    let state = save(&machine);
+    let state = machine.save();
     (machine, taken, state)
 }
 
@@ -100,8 +81,8 @@ fn used() -> (Machine, u32, VmState) {
 fn another_vm_reads_as_the_saved_one() {
     let (source, taken, state) = used();
     let target = Machine::new(2);
-    restore(&target, &state).unwrap();
-    assert_eq!(save(&target), state);
+    target.restore(&state).unwrap();
+    assert_eq!(target.save(), state);
     for (found, saved) in words(&target).into_iter().zip(words(&source)) {
         assert_eq!(found, saved, "the address, and the values of both");
     }
@@ -115,10 +96,10 @@ fn another_vm_reads_as_the_saved_one() {
 #[test]
 fn a_vm_goes_on_after_a_save() {
     let (machine, taken, state) = used();
-    assert_eq!(save(&machine), state, "a save changes nothing");
+    assert_eq!(machine.save(), state, "a save changes nothing");
     let first = go_on(&machine, taken);
-    assert_ne!(save(&machine), state);
-    restore(&machine, &state).unwrap();
+    assert_ne!(machine.save(), state);
+    machine.restore(&state).unwrap();
     assert_eq!(go_on(&machine, taken), first, "all of them once more");
     machine.finish();
 }
@@ -139,11 +120,11 @@ fn an_interrupt_that_was_routed_elsewhere_is_ended_where_it_was_taken() {
     take_spi_40(&source);
     source.write64(0, GICD + 0x6000 + 40 * 8, 0);
     source.put_all();
-    let state = save(&source);
+    let state = source.save();
     assert_eq!(state.spis[40 - 32].active_on, Some(1));
 
     let target = Machine::new(2);
-    restore(&target, &state).unwrap();
+    target.restore(&state).unwrap();
     target.enter(1);
     target.guest(1).write_eoir1(40);
     target.exit(1);
@@ -164,15 +145,15 @@ fn commands_go_on_where_they_were() {
     driver.send_all(&maps);
     driver.post(&[[0x0d, 0, 0, 0], [0x08 | 9 << 32, 7, 0, 0]]);
     source.put_all();
-    let state = save(&source);
+    let state = source.save();
     let its = &state.its[0];
     assert_ne!(its.creadr, its.cwriter, "the last command waits");
 
     let target = Machine::new(1);
     target.vm.host().copy_ram(source.vm.host());
-    restore(&target, &state).unwrap();
+    target.restore(&state).unwrap();
     target.advance();
-    let after = save(&target);
+    let after = target.save();
     assert_eq!(after.its[0].creadr, after.its[0].cwriter);
     assert!(after.its[0].devices.is_empty() && after.lpis.is_empty());
     source.finish();
@@ -187,17 +168,17 @@ fn mapti(event: u64) -> [u64; 4] {
 #[test]
 fn a_vcpu_that_was_removed_stays_away() {
     let source = Machine::new(3);
-    power_off(&source, 2);
+    source.power_off(2);
     source.vm.remove_vcpu(&source.pin(), vcpu(2)).unwrap();
-    let state = save(&source);
+    let state = source.save();
     assert_eq!(state.vcpus[2].affinity, None);
 
     let target = Machine::bare(3);
     let other = Err(RestoreError::Affinity(vcpu(2)));
-    assert_eq!(restore(&target, &state), other);
-    power_off(&target, 2);
+    assert_eq!(target.restore(&state), other);
+    target.power_off(2);
     target.vm.remove_vcpu(&target.pin(), vcpu(2)).unwrap();
-    restore(&target, &state).unwrap();
+    target.restore(&state).unwrap();
     let added = target.vm.add_vcpu(&target.pin(), affinity(2));
     assert_eq!(added, Ok(vcpu(2)));
     source.finish();
@@ -217,7 +198,7 @@ fn a_vcpu_on_a_cpu_is_not_saved_nor_restored() {
     machine.vm.teardown(&machine.pin()).unwrap();
     let torn_down = TeardownError::TornDown;
     assert_eq!(machine.vm.save(&machine.pin()), Err(torn_down));
-    assert_eq!(restore(&machine, &state), Err(torn_down.into()));
+    assert_eq!(machine.restore(&state), Err(torn_down.into()));
 }
 
 /// A change of a state, and the error that it leads to.
@@ -385,9 +366,9 @@ fn a_state_that_is_wrong_anywhere_changes_nothing() {
         let mut wrong = state.clone();
         spoil(&mut wrong);
         assert_ne!(wrong, state, "{place}: nothing is wrong");
-        assert_eq!(restore(&machine, &wrong), Err(*error), "{place}");
+        assert_eq!(machine.restore(&wrong), Err(*error), "{place}");
         assert!(
-            save(&machine) == state,
+            machine.save() == state,
             "{place}: {error} has changed the VM"
         );
     }
@@ -446,10 +427,10 @@ fn the_bounds_of_a_state_are_exact() {
         let right = changed(change);
         // Until what the last one has mapped is freed.
         let unreclaimed = Err(TeardownError::Unreclaimed.into());
-        let tries = std::iter::repeat_with(|| restore(&machine, &right));
+        let tries = std::iter::repeat_with(|| machine.restore(&right));
         let outcome = tries.take(100).find(|outcome| *outcome != unreclaimed);
         assert_eq!(outcome, Some(Ok(())), "{place}");
-        assert!(save(&machine) == right, "{place}");
+        assert!(machine.save() == right, "{place}");
     }
 
     let interrupt = RestoreError::Interrupt(8192);
@@ -511,11 +492,11 @@ fn the_bounds_of_a_state_are_exact() {
             interrupt,
         ),
     ];
-    let before = save(&machine);
+    let before = machine.save();
     for (place, (change, error)) in wrong.into_iter().enumerate() {
-        assert_eq!(restore(&machine, &changed(change)), Err(error), "{place}");
+        assert_eq!(machine.restore(&changed(change)), Err(error), "{place}");
     }
-    assert!(save(&machine) == before);
+    assert!(machine.save() == before);
     machine.finish();
 }
 
@@ -535,7 +516,7 @@ fn the_quotas_hold() {
     many.its[0]
         .devices
         .extend((first..).take(config.max_devices as usize).map(device));
-    assert_eq!(restore(&machine, &many), Err(RestoreError::Quota(ITS_0)));
+    assert_eq!(machine.restore(&many), Err(RestoreError::Quota(ITS_0)));
 
     let mut large = state.clone();
     let each = 1 << config.event_bits;
@@ -549,18 +530,18 @@ fn the_quotas_hold() {
                     ..device(number)
                 }),
         );
-    assert_eq!(restore(&machine, &large), Err(RestoreError::Quota(ITS_0)));
-    assert!(save(&machine) == state);
+    assert_eq!(machine.restore(&large), Err(RestoreError::Quota(ITS_0)));
+    assert!(machine.save() == state);
     machine.finish();
 }
 
 #[test]
 fn a_vcpu_that_was_off_is_off() {
     let source = Machine::bare(2);
-    power_off(&source, 1);
-    let state = save(&source);
+    source.power_off(1);
+    let state = source.save();
     let target = Machine::new(2);
-    restore(&target, &state).unwrap();
+    target.restore(&state).unwrap();
     let entered = target.vm.enter(&target.cpus[1].pin(), vcpu(1));
     assert_eq!(entered, Err(EntryError::PoweredOff(vcpu(1))));
     assert_eq!(target.read(0, GITS), 0x8000_0000, "the ITS is off too");
@@ -588,8 +569,8 @@ fn a_state_of_every_version_is_restored() {
         let state: VmState = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(state.version, version);
         let machine = Machine::new(2);
-        restore(&machine, &state).unwrap();
-        assert!(save(&machine) == state);
+        machine.restore(&state).unwrap();
+        assert!(machine.save() == state);
         let served = go_on(&machine, 40);
         assert_eq!(
             served,
@@ -626,7 +607,7 @@ fn a_state_is_sent_in_any_form() {
     machine.finish();
 
     let machine = Machine::bare(512);
-    let sent = postcard::to_stdvec(&save(&machine)).unwrap();
+    let sent = postcard::to_stdvec(&machine.save()).unwrap();
     assert!(sent.len() < 60_000, "{} bytes", sent.len());
     machine.finish();
 }
@@ -648,7 +629,7 @@ fn a_pending_table_that_waited_is_written_before_the_save() {
     machine.advance();
     assert!(!machine.vm.has_deferred(), "the table waits");
 
-    let state = save(&machine);
+    let state = machine.save();
     assert_eq!(state.lpis[0].interrupt.flags & flags::LATCH, 0);
     let mut byte = [0];
     let table = common::its::pending_table(1) + 8200 / 8;
@@ -665,11 +646,11 @@ fn an_spi_that_is_active_on_a_removed_vcpu_is_saved() {
     let cpu = &source.cpus[1];
     source.vm.power_off(&cpu.pin(), vcpu(1)).unwrap();
     source.vm.remove_vcpu(&source.pin(), vcpu(1)).unwrap();
-    let state = save(&source);
+    let state = source.save();
     let spi = &state.spis[40 - 32];
     assert!(spi.interrupt.has(flags::ACTIVE) && spi.active_on.is_none());
-    restore(&source, &state).unwrap();
-    assert_eq!(save(&source), state);
+    source.restore(&state).unwrap();
+    assert_eq!(source.save(), state);
     source.finish();
 }
 
@@ -680,7 +661,7 @@ fn a_restore_wakes_nobody() {
     let machine = Machine::new(2);
     machine.edge_spi(40, 1);
     machine.inject_spi(40);
-    let state = save(&machine);
+    let state = machine.save();
     assert_eq!(machine.serve(1), [40]);
     assert_eq!(machine.block(1), vgic::Blocked::Yes);
     machine
@@ -688,7 +669,7 @@ fn a_restore_wakes_nobody() {
         .vcpu_put(&machine.cpus[1].pin(), vcpu(1))
         .unwrap();
     machine.vm.host().take_calls();
-    restore(&machine, &state).unwrap();
+    machine.restore(&state).unwrap();
     let calls = machine.vm.host().take_calls();
     let wakes = calls.iter().filter(|call| matches!(call, Call::Wake(_)));
     assert_eq!(wakes.count(), 0);

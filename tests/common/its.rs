@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::{GITS, Machine, RAM};
+use super::{GITS, Machine, RAM, TestHost};
 
 pub const DEVICE_TABLE: u64 = RAM + 0x1_0000;
 pub const COLLECTION_TABLE: u64 = RAM + 0x2_0000;
@@ -90,8 +90,7 @@ impl<'a> Driver<'a> {
 
     fn queue(&self, command: [u64; 4]) {
         let at = QUEUE + self.next.get() % QUEUE_COMMANDS * 32;
-        let bytes: Vec<u8> = command.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.machine.vm.host().write_ram(at, &bytes);
+        write_commands(self.machine.vm.host(), at, &[command]);
         self.next.set(self.next.get() + 1);
     }
 
@@ -169,6 +168,14 @@ impl<'a> Driver<'a> {
         self.configure(intid, 0xa0, true);
         self.mapti(device, event, intid, icid);
     }
+}
+
+/// Writes commands to RAM, and returns their bytes.
+pub fn write_commands(host: &TestHost, at: u64, commands: &[[u64; 4]]) -> u64 {
+    let words = commands.iter().flatten();
+    let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+    host.write_ram(at, &bytes);
+    bytes.len() as u64
 }
 
 /// Returns the address of a device's translation table, which 16 devices further share.

@@ -16,8 +16,7 @@ pub fn its(group: u32, attr: u64) -> Attribute {
 
 /// Saves the VM, put on no CPU, and writes its tables.
 pub fn save(machine: &Machine) -> Devices {
-    machine.put_all();
-    let state = machine.vm.save(&machine.pin()).unwrap();
+    let state = machine.save();
     let mut devices = Devices::of(machine.vm.config().clone(), NEOVERSE, state);
     save_tables(&mut devices, machine.vm.config(), machine.vm.host());
     devices

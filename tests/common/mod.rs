@@ -20,8 +20,11 @@ use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::{CpuPin, Domain};
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
+use vgic::state::VmState;
 use vgic::sysreg::SysReg;
-use vgic::{BadAddress, Blocked, Config, Cpu, Host, PhysicalInterrupt, PinnedCpu, Vgic};
+use vgic::{
+    BadAddress, Blocked, Config, Cpu, Host, PhysicalInterrupt, PinnedCpu, RestoreError, Vgic,
+};
 
 pub const GICD: u64 = 0x0800_0000;
 pub const GICR: u64 = 0x080a_0000;
@@ -415,6 +418,25 @@ impl Machine {
             seen.push(intid);
             self.guest(n).write_eoir1(intid);
         }
+    }
+
+    /// Saves the VM, once it is put on no CPU.
+    pub fn save(&self) -> VmState {
+        self.put_all();
+        self.vm.save(&self.pin()).unwrap()
+    }
+
+    /// Restores the VM, once it is put on no CPU.
+    pub fn restore(&self, state: &VmState) -> Result<(), RestoreError> {
+        self.put_all();
+        self.vm.restore(&self.pin(), state)
+    }
+
+    /// Powers a vCPU off on its CPU, after a visit to the guest.
+    pub fn power_off(&self, n: usize) {
+        self.enter(n);
+        self.exit(n);
+        self.vm.power_off(&self.cpus[n].pin(), vcpu(n)).unwrap();
     }
 
     /// Takes every vCPU off its CPU, out of the guest before if necessary.
