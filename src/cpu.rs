@@ -93,7 +93,7 @@ impl<I: CpuInterface> Cpu<I> {
 
         if self.local.outlived_a_vm() {
             self.clear();
-            self.local.set_loaded(false);
+            self.local.set_loaded(None);
         }
 
         Ok(())

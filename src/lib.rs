@@ -222,7 +222,8 @@ pub mod internals {
     pub use crate::sync::{Slices, Tickets};
     pub use crate::vm::deferred::{DEFERRED_FREE, Deferred};
     pub use crate::vm::residency::{
-        BLOCKED, Kick, NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, Residency, ResidencyBits, WORK,
+        BLOCKED, Kick, NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, RUNNING, Residency,
+        ResidencyBits, WORK,
     };
     pub use crate::vm::rwp::{
         Awaited, Control, RWP_GICD, Waiting, Write, is_being_written, is_recalled,

@@ -247,26 +247,19 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     register: SysReg,
     value: u64,
 ) -> Result<(), AccessError> {
-    vm.admit(pin)?;
-    let sender = vm.vcpus.get(vcpu.index());
-    if register == SysReg::Sgi1r
-        && let Some(sender) = sender
-    {
-        // While the VM does not have the vCPU, its value equals no register. Saves 123 of the 558
-        // instructions of an SGI to itself. Case `sgi.all_16_to_self`.
-        if value & !SGI_INTID == sender.sgi_to_itself() {
-            if let Some(intid) = sgi_intid(value) {
-                sgi::send(vm, pin, sender, intid, true);
-            }
-            return Ok(());
+    let vcpu = vm.accessor(pin, vcpu)?;
+    if register != SysReg::Sgi1r {
+        write_other(vm, cpu, pin, vcpu, register, value);
+    } else if value & !SGI_INTID == vcpu.sgi_to_itself() {
+        // Saves 123 of the 558 instructions of an SGI to itself. Case `sgi.all_16_to_self`.
+        if let Some(intid) = sgi_intid(value) {
+            sgi::send(vm, pin, vcpu, intid, true);
         }
-        if sender.is_present() {
-            generate_sgi(vm, pin, sender, value, true);
-            return Ok(());
-        }
+    } else {
+        generate_sgi(vm, pin, vcpu, value, true);
     }
 
-    write_other(vm, cpu, pin, vcpu, register, value)
+    Ok(())
 }
 
 /// Writes a register that is written less often than [`SysReg::Sgi1r`].
@@ -275,11 +268,10 @@ fn write_other<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
-    vcpu: VcpuId,
+    vcpu: &Vcpu,
     register: SysReg,
     value: u64,
-) -> Result<(), AccessError> {
-    let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
+) {
     match register {
         SysReg::Sgi1r => generate_sgi(vm, pin, vcpu, value, true),
         SysReg::Sgi0r | SysReg::Asgi1r => generate_sgi(vm, pin, vcpu, value, false),
@@ -288,8 +280,6 @@ fn write_other<H: Host, I: CpuInterface>(
         SysReg::Ctlr => write_vmcr(cpu, vcpu, |vmcr| with_ctlr(vmcr, value)),
         SysReg::Sre | SysReg::Rpr => {}
     }
-
-    Ok(())
 }
 
 /// `INTID` in a write of an SGI register (12.2.19).

@@ -45,7 +45,7 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
 ) -> Result<Blocked, EntryError> {
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
     let residency = vcpu.residency.get();
-    if residency.in_guest() {
+    if vm.in_guest(cpu.local(), id).is_some() {
         return Err(EntryError::AlreadyEntered(id));
     }
 
@@ -59,11 +59,11 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
         // Other vCPUs may read the states of the interrupts in list registers while it sleeps.
         fold::refresh_states(cpu, pin, vcpu);
     }
-    Ok(if vcpu.residency.block() {
-        Blocked::Yes
-    } else {
-        Blocked::No
-    })
+    if !vcpu.residency.block() {
+        return Ok(Blocked::No);
+    }
+    cpu.local().loaded().set_between();
+    Ok(Blocked::Yes)
 }
 
 /// Returns whether the vCPU's virtual IRQ or FIQ, or its wake request, is asserted:
@@ -80,7 +80,7 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
         // The look ends the blocking: a vCPU with nothing to signal is blocked anew.
         return Ok(block(vm, cpu, pin, id)? == Blocked::No);
     }
-    if residency.in_guest() {
+    if vm.in_guest(cpu.local(), id).is_some() {
         return Err(EntryError::AlreadyEntered(id));
     }
 
@@ -116,6 +116,8 @@ fn look<H: Host, I: CpuInterface>(
 
     rwp::done(vm, vcpu, residency);
     let work = vcpu.residency.take_work();
+    // Not blocked any more.
+    cpu.local().loaded().set_out(vcpu.key);
     let heeded = if mutant(Mutant::ReraisedSleptThrough) {
         WORK & !RERAISED
     } else {

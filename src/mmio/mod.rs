@@ -167,8 +167,7 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     gpa: u64,
     width: Width,
 ) -> Result<MmioOutcome, AccessError> {
-    vm.admit(pin)?;
-    let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
+    let vcpu = vm.accessor(pin, vcpu)?;
     let reader = Reader {
         vcpu,
         refresh_states: &|| fold::refresh_states(cpu, pin, vcpu),

@@ -128,6 +128,12 @@ mutants! {
     EntryDropsWork: "kick", "publish_against_reentry", "";
     /// A vCPU blocks without checking for work after the blocked bit is set.
     SleepsWithoutLooking: "kick", "publish_against_block", "a WFI decided on a stale view";
+    /// An entry goes into the guest without a look at the work that came since the last one.
+    EntersUnlooked: "kick", "publish_against_reentry", "";
+    /// A vCPU that blocks stays marked as running.
+    RunsAsleep: "kick", "publish_against_block", "";
+    /// A CPU kicks itself for work that it gives its own vCPU, out of the guest.
+    OwnWorkKicks: "kick", "own_work_against_anothers", "";
     /// A producer kicks a vCPU that another producer has already kicked.
     EveryProducerKicks: "kick", "one_ipi_for_two", "";
     /// A CPU puts a vCPU with Relaxed instead of AcqRel.

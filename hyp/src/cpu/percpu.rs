@@ -122,6 +122,16 @@ impl PerCpu {
     pub(super) fn this(&self) -> &ThisCpu {
         (self.own.0.get()).expect("a CPU is brought up before it runs a guest")
     }
+
+    /// Returns the calling CPU's own data; the CPU's data is `self`.
+    ///
+    /// # Safety
+    /// After [`PerCpu::equip`].
+    #[inline]
+    pub(super) unsafe fn this_unchecked(&self) -> &ThisCpu {
+        // SAFETY: by the caller's promise.
+        unsafe { self.own.0.get().unwrap_unchecked() }
+    }
 }
 
 /// Returns the affinity fields of an `MPIDR_EL1` value.
