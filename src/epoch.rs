@@ -511,7 +511,7 @@ struct LateGuard(UnsafeCell<ManuallyDrop<Option<Guard>>>);
 
 impl LateGuard {
     /// Leaves the epoch, if the pin has entered it.
-    #[inline(never)]
+    #[inline]
     fn leave(&mut self) {
         drop(self.0.get_mut().take());
     }

@@ -34,6 +34,7 @@
 
 extern crate alloc;
 
+mod backtrace;
 mod boot;
 mod console;
 mod cpu;

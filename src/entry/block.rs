@@ -43,6 +43,27 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     id: VcpuId,
 ) -> Result<Blocked, EntryError> {
+    // Nothing waits that may be signalled, and nothing is due. Saves 90 of the 1196 instructions of
+    // an SGI to a vCPU in WFI, an atomic operation and a lock among them.
+    if let Some(vcpu) = vm.out_of_guest(cpu.local(), id)
+        // SAFETY: the CPU has the vCPU, by its own record.
+        && unsafe { vcpu.peek(IchShadow::is_idle) } == Some(true)
+        && vcpu.residency.block_idle(cpu.local().seat())
+    {
+        cpu.local().loaded().set_between();
+        return Ok(Blocked::Yes);
+    }
+
+    block_slow(vm, cpu, pin, id)
+}
+
+/// Looks for an interrupt, and marks the vCPU as blocked unless there is one.
+fn block_slow<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    id: VcpuId,
+) -> Result<Blocked, EntryError> {
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
     let residency = vcpu.residency.get();
     if vm.in_guest(cpu.local(), id).is_some() {

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::sync::{Mutant, mutant};
 use crate::vm::ich_shadow::IchShadow;
-use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, ResidencyBits};
+use crate::vm::residency::{NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, ResidencyBits, WORK};
 use crate::vm::vcpu::Vcpu;
 use crate::vm::{Vm, rwp};
 
@@ -32,39 +32,24 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
         && let Some(nothing_due) = unsafe { vcpu.peek(IchShadow::nothing_due) }
     {
         let residency = vcpu.residency.get();
-        let news = !residency.is_without_news(cpu.local().seat());
-        if news && !mutant(Mutant::EntersUnlooked) || !nothing_due {
-            enter_with_work(vm, cpu, pin, vcpu, residency);
+        let seat = cpu.local().seat();
+        let mut work = residency;
+        let looks = !mutant(Mutant::EntersUnlooked);
+        if !residency.is_without_news(seat) && looks {
+            rwp::done(vm, vcpu, residency);
+            work = vcpu.residency.enter(seat);
+        }
+        if work.has(WORK) && looks || !nothing_due {
+            // Not out of the guest any more: work that comes during the update kicks.
+            cpu.local().loaded().set_between();
+            // SAFETY: the CPU has the vCPU, by its own record.
+            unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
         }
         cpu.local().loaded().set_in_guest(vm.key(id));
         return Ok(());
     }
 
     enter_slow(vm, cpu, pin, id)
-}
-
-/// Consumes the work of a vCPU that `cpu` has, found with this `residency`, and updates the list
-/// registers.
-#[inline]
-fn enter_with_work<H: Host, I: CpuInterface>(
-    vm: &Vm<H>,
-    cpu: &Cpu<I>,
-    pin: &CpuPin<'_>,
-    vcpu: &Vcpu,
-    residency: ResidencyBits,
-) {
-    // Not out of the guest any more: work that comes during the update kicks.
-    cpu.local().loaded().set_between();
-    let seat = cpu.local().seat();
-    let work = if residency.is_without_news(seat) {
-        // Only images are staged: the word stays as it is.
-        residency
-    } else {
-        rwp::done(vm, vcpu, residency);
-        vcpu.residency.enter(seat)
-    };
-    // SAFETY: the caller has found that this CPU has the vCPU.
-    unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
 }
 
 /// Enters a vCPU that `cpu` does not have yet, or returns why it cannot.

@@ -215,7 +215,7 @@ impl<H: Host> Access<'_, H> {
             };
             if let Some(reader) = self.reader.filter(|reader| on == reader.vcpu.id) {
                 if !synced {
-                    (reader.refresh_states)();
+                    reader.cpu.refresh_states(self.pin, reader.vcpu);
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {

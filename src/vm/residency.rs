@@ -293,6 +293,18 @@ impl Residency {
         false
     }
 
+    /// Marks a vCPU as blocked that is running on `cpu` without news. Returns false, and changes
+    /// nothing, if the word says otherwise. Owner only.
+    pub fn block_idle(&self, cpu: Seat) -> bool {
+        let (running, blocked) = (cpu.0 | ON | RUNNING, cpu.0 | ON | BLOCKED);
+        // Release: pairs with the Acquire in `get` and the AcqRel in `notify`: a CPU that sees
+        // BLOCKED sees what this CPU has written. Relaxed on failure: only told.
+        let order = weakened_by(Mutant::BlockRelaxed, Release);
+        self.0
+            .compare_exchange(running, blocked, order, Relaxed)
+            .is_ok()
+    }
+
     /// Powers the vCPU on or off. Returns false if nothing changed, as for a vCPU that is absent.
     /// Powering off is for the owner only.
     pub fn set_power(&self, on: bool) -> bool {

@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 use core::cell::OnceCell;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
@@ -11,6 +12,10 @@ use spin::Once;
 
 use super::rendezvous::Answers;
 use super::this_cpu::ThisCpu;
+use crate::memory::stage1::STACK_SIZE;
+
+/// Bytes of the stack for reporting a fault of the hypervisor.
+pub(crate) const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 
 /// Offsets of fields that assembly reads.
 pub(crate) mod offsets {
@@ -79,6 +84,16 @@ impl PerCpu {
             is_up: AtomicBool::new(false),
             own: Own(OnceCell::new()),
         }
+    }
+
+    /// Returns the stack for exits from the guest.
+    pub(crate) fn stack(&self) -> Range<usize> {
+        self.stack_top - STACK_SIZE..self.stack_top
+    }
+
+    /// Returns the stack for reporting a fault of the hypervisor.
+    pub(crate) fn emergency_stack(&self) -> Range<usize> {
+        self.emergency_top - EMERGENCY_STACK_SIZE..self.emergency_top
     }
 
     /// Returns the calling CPU's data, or `None` before the CPU is set up.

@@ -83,7 +83,6 @@ global_asm!(
     stp     x28, x29, [sp, #224]
     str     x30, [sp, #240]
     mov     x0, sp
-    mov     x29, xzr                // the end of every backtrace
     .endm
 
     .macro exit_from_guest handler
