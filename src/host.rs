@@ -70,10 +70,15 @@ impl PhysicalInterrupt {
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
-    /// The library kicks a vCPU at most once per exit of the vCPU. `cpu` may be the calling CPU, if
-    /// the work comes after [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is
-    /// needed then too: it stays pending, and the CPU leaves the guest right after the exception
-    /// return. The call sees what `cpu` had written before it entered the vCPU.
+    /// The library kicks a vCPU at most once until its next entry. The vCPU is in the guest, or out
+    /// of it for an exit. `cpu` may be the calling CPU, if the work comes after
+    /// [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is needed in any case: it
+    /// stays pending, and the CPU leaves the guest right after the exception return.
+    ///
+    /// A CPU that has taken the IPI must see what the caller has written before: on Arm, by a
+    /// `DSB ISHST` before the write of `ICC_SGI1R_EL1`. The call sees what `cpu` had written before
+    /// the first entry of the vCPU since it was loaded, or since its last
+    /// [`Vgic::block`](crate::Vgic::block).
     fn kick(&self, cpu: CpuId, vcpu: VcpuId);
 
     /// Makes `vcpu` run, or check for work again: the vCPU is blocked ([`crate::Vgic::block`]) and
