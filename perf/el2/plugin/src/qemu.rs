@@ -32,8 +32,8 @@ struct RegisterDescriptor {
     feature: *const c_char,
 }
 
-/// Flag of a callback without register accesses.
-const NO_REGISTERS: c_int = 0;
+/// Flag of a callback that reads registers.
+const READS_REGISTERS: c_int = 1;
 
 /// A callback at run time. Arguments: the vCPU's number, and the argument of the registration.
 pub(crate) type Executed = extern "C" fn(c_uint, *mut c_void);
@@ -122,55 +122,108 @@ impl Instruction {
         u32::from_le_bytes(word)
     }
 
-    /// Installs `callback` with `argument` for each execution of the instruction.
+    /// Installs `callback` with `argument` for each execution of the instruction. Callbacks of one
+    /// instruction run in the order in which they were installed, before the instruction.
     pub(crate) fn on_execution(&self, callback: Executed, argument: *mut c_void) {
+        let (instruction, flags) = (self.0, READS_REGISTERS);
         // SAFETY: the caller of `Block::new` promised a valid block. `callback` has QEMU's
         // signature.
-        unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, callback, NO_REGISTERS, argument) };
+        unsafe { qemu_plugin_register_vcpu_insn_exec_cb(instruction, callback, flags, argument) };
     }
 }
 
-/// Handle of `cpsr`, shared by all vCPUs, and a buffer for its value.
-static CPSR: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+/// Register of a vCPU that is read.
+#[derive(Clone, Copy)]
+pub(crate) enum Register {
+    /// `X0` to `X30`.
+    General(u8),
+    /// The stack pointer of the current exception level.
+    StackPointer,
+    /// `PSTATE`, as in `SPSR_EL2`.
+    Cpsr,
+}
+
+/// Number of handles, and the places of those that are not general registers.
+const REGISTERS: usize = 33;
+const STACK_POINTER: usize = 31;
+const CPSR: usize = 32;
+
+impl Register {
+    /// Returns the place of the register's handle.
+    const fn place(self) -> usize {
+        match self {
+            Self::General(number) => number as usize,
+            Self::StackPointer => STACK_POINTER,
+            Self::Cpsr => CPSR,
+        }
+    }
+
+    /// Returns the place of the handle of the register with a name of QEMU's.
+    fn place_of(name: &CStr) -> Option<usize> {
+        match name.to_bytes() {
+            b"sp" => Some(STACK_POINTER),
+            b"cpsr" => Some(CPSR),
+            name => {
+                let digits = name.strip_prefix(b"x")?;
+                let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
+                (number < STACK_POINTER).then_some(number)
+            }
+        }
+    }
+}
+
+/// Handles of registers, shared by all vCPUs, and a buffer for a value.
+static HANDLES: [AtomicPtr<c_void>; REGISTERS] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; REGISTERS];
 static BUFFER: AtomicPtr<Array> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Finds the handle of `cpsr`. Called in the callback for a vCPU's initialisation.
-pub(crate) fn find_cpsr() {
+/// Finds the handles of the registers. Called in the callback for a vCPU's initialisation.
+pub(crate) fn find_registers() {
     // SAFETY: QEMU allows the call during initialisation. QEMU never frees the array and its
     // strings.
     let registers = unsafe {
         let array = &*qemu_plugin_get_registers();
         std::slice::from_raw_parts(array.data.cast::<RegisterDescriptor>(), array.len as usize)
     };
-    let found = registers.iter().find(|register| {
+
+    // Relaxed: with -icount all callbacks run on one thread.
+    for register in registers {
         // SAFETY: QEMU's register names are C strings.
         let name = unsafe { CStr::from_ptr(register.name) };
-        name == c"cpsr"
-    });
-
-    if let Some(register) = found {
-        // Relaxed: with -icount all callbacks run on one thread.
-        CPSR.store(register.handle, Ordering::Relaxed);
-        // SAFETY: `g_byte_array_new` has no precondition. The array is never freed.
-        BUFFER.store(unsafe { g_byte_array_new() }, Ordering::Relaxed);
+        if let Some(place) = Register::place_of(name) {
+            HANDLES[place].store(register.handle, Ordering::Relaxed);
+        }
     }
+    // SAFETY: `g_byte_array_new` has no precondition. The array is never freed.
+    BUFFER.store(unsafe { g_byte_array_new() }, Ordering::Relaxed);
 }
 
-/// Returns the exception level of the translating vCPU, 0 to 3. Returns 0 without a handle of
-/// `cpsr`.
-pub(crate) fn exception_level() -> u8 {
+/// Returns a register of the current vCPU, the one that executes or translates. Returns 0 without a
+/// handle of the register.
+pub(crate) fn read(register: Register) -> u64 {
     // Relaxed: with -icount all callbacks run on one thread.
-    let (cpsr, buffer) = (CPSR.load(Ordering::Relaxed), BUFFER.load(Ordering::Relaxed));
-    if cpsr.is_null() || buffer.is_null() {
+    let handle = HANDLES[register.place()].load(Ordering::Relaxed);
+    let buffer = BUFFER.load(Ordering::Relaxed);
+    if handle.is_null() || buffer.is_null() {
         return 0;
     }
     // SAFETY: the handle and the array live for ever. With -icount one thread uses the array.
     let value = unsafe {
         g_byte_array_set_size(buffer, 0);
-        qemu_plugin_read_register(cpsr, buffer);
+        qemu_plugin_read_register(handle, buffer);
         let array = &*buffer;
         std::slice::from_raw_parts(array.data, array.len as usize)
     };
-    // CurrentEL, bits 3:2 of PSTATE. QEMU answers in the target's byte order.
-    value.first().map_or(0, |low| (low >> 2) & 3)
+
+    // QEMU answers in the target's byte order, `cpsr` with four bytes.
+    let mut bytes = [0; 8];
+    let length = value.len().min(bytes.len());
+    bytes[..length].copy_from_slice(&value[..length]);
+    u64::from_le_bytes(bytes)
+}
+
+/// Returns the exception level of the translating vCPU, 0 to 3.
+pub(crate) fn exception_level() -> u8 {
+    // CurrentEL, bits 3:2 of PSTATE.
+    (read(Register::Cpsr) >> 2) as u8 & 3
 }
