@@ -3,11 +3,11 @@
 //! A VM is like the guest's machine under `hyp`: RAM, distributor, redistributors and ITS at the
 //! same addresses, the console, the vCPUs. The kernel's command line says which guest runs:
 //!
-//! * `-- measured FILE`: the measured guest ([`measured`]). Two vCPUs run, each pinned to a CPU, and
-//!   one vCPU never runs. A second VM has two vCPUs, both pinned to one CPU. A guest without a
+//! * `-- measured FILE`: the measured guest ([`measured`]). Two vCPUs run, each pinned to a CPU,
+//!   and one vCPU never runs. A second VM has two vCPUs, both pinned to one CPU. A guest without a
 //!   device tree has no device that sends MSIs: the client sends them when the guest asks. Before
-//!   the guest starts, the client writes the map of the kernel's code ([`symbols`]) to a file of the
-//!   emulator's host.
+//!   the guest starts, the client writes the map of the kernel's code ([`symbols`]) to a file of
+//!   the emulator's host.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
 //! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), by a file
 //!   of the emulator's host.

@@ -16,8 +16,8 @@
 //! `code ADDRESS WORD... : NUMBER=COUNT/BELOW...` for each segment.
 //!
 //! The counts rely on `-icount`: QEMU then runs all CPUs on one thread. A callback's vCPU number is
-//! unreliable under `-icount`: QEMU 10.0 fixes the number at translation. Registers are those of the
-//! vCPU that executes.
+//! unreliable under `-icount`: QEMU 10.0 fixes the number at translation. Registers are those of
+//! the vCPU that executes.
 #![expect(unsafe_code)]
 // UNSAFETY: QEMU enters the plugin through C.
 

@@ -1,15 +1,15 @@
 //! A shadow of the call stacks at EL2, which tells the instructions that run below the virtual
 //! interrupt controller.
 //!
-//! An instruction is *below* it if a function that the controller has called, or jumped to at its
-//! own end, has not returned yet. Each call is a [`Frame`], with the stack pointer at the function's
-//! entry and the address to which the function returns.
+//! An instruction is *below* the controller if a function that the controller has called, or jumped
+//! to at its own end, has not returned yet. Each call is a [`Frame`]: the stack pointer at the
+//! function's entry, and the address to which the function returns.
 //!
 //! * Frames are found by the stack pointer alone: no CPU and no thread is known. A stack has frames
 //!   of its own, so that a switch to another stack, of a thread or for interrupts, begins anew, and
 //!   the switch back goes on.
-//! * A function has returned when a branch goes to its return address, with the stack pointer of its
-//!   entry. Frames deeper than the stack pointer have been given up, and are dropped.
+//! * A function has returned when a branch goes to its return address, with the stack pointer of
+//!   its entry. Frames deeper than the stack pointer have been given up, and are dropped.
 //! * An exception that is taken at EL2 is a frame that is not below the controller. It ends by an
 //!   `ERET` with the same stack pointer.
 
@@ -65,8 +65,8 @@ impl Stacks {
         });
     }
 
-    /// Notes a branch by the instruction at `address`, which may be the end of a function: a return,
-    /// or a jump to another function, which returns in its place.
+    /// Notes a branch by the instruction at `address`, which may be the end of a function: a
+    /// return, or a jump to another function, which returns in its place.
     pub(crate) fn branch(&mut self, address: u64, target: u64, pointer: u64) {
         let map = &self.map;
         let Some(frames) = self.frames.get_mut(&map.stack(pointer)) else {

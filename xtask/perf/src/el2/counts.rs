@@ -22,8 +22,8 @@ pub(crate) trait Attribute {
 pub(crate) struct Owner<'a> {
     /// True if it belongs to the virtual interrupt controller.
     pub(crate) vgic: bool,
-    /// True if it is the controller's, or below an entry of the controller's by inlining. The plugin
-    /// tells the instructions that are below an entry by a call.
+    /// True if it is the controller's, or below an entry of the controller's by inlining. The
+    /// plugin tells the instructions that are below an entry by a call.
     pub(crate) below: bool,
     /// The function, inlined ones included where that is known.
     pub(crate) function: &'a str,

@@ -35,9 +35,10 @@ const STACK: u64 = 64 << 10;
 ///
 /// The library is inlined into hyp's exit path, so a symbol says little. An instruction belongs to
 /// the innermost inlined function whose source is in the checkout; code inlined from elsewhere
-/// (atomics, crossbeam) belongs to its caller. An instruction is below an entry of the library if any
-/// function that it was inlined from is the library's: a callback of hyp's that was inlined into the
-/// library too.
+/// (atomics, crossbeam) belongs to its caller.
+///
+/// An instruction is below an entry of the library if any function that it was inlined from is the
+/// library's. A callback of hyp's that was inlined into the library is below.
 pub(crate) struct Hypervisor {
     loader: Loader,
     file: Vec<u8>,
@@ -127,8 +128,8 @@ impl Hypervisor {
         place
     }
 
-    /// Formats the plugin's map of the code. Of the code below the library's entries the map has the
-    /// branches: the plugin asks for no other instructions.
+    /// Formats the plugin's map of the code. Of the code below the library's entries, the map has
+    /// the branches: the plugin asks for no other instructions.
     pub(crate) fn code_map(&self) -> Result<String> {
         let object = object::File::parse(self.file.as_slice())?;
         let mut text = format!("stack {STACK:x}\nvectors {:x}\n", self.vectors.start);
