@@ -197,10 +197,16 @@ stacks:
     bl      vgic_switches
     leave
 
-vgic_switches:                      // 6
+vgic_switches:                      // 5
+    enter
+    bl      yields
+    nop
+    leave
+
+yields:                             // 7
     enter
     bl      switch
-    nop
+    nops    2
     bl      helper
     leave
 
@@ -246,9 +252,9 @@ message:
     // Two stacks, as large as the kernel's and aligned like them.
     .balign 0x4000
     .space  0x4000
-stack_end:
-    .space  0x4000
 other_stack_end:
+    .space  0x4000
+stack_end:
     "#
 );
 

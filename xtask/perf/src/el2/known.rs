@@ -64,7 +64,7 @@ const CASES: [Case; 9] = [
         "another stack",
         Event::SgiWaiting,
         4 + 13 + HELPER,
-        6 + HELPER + 4,
+        5 + 7 + HELPER + 4,
     ),
     case(
         "functions given up",
