@@ -154,7 +154,7 @@ fn note_branch(block: &Block) {
 fn turn_at(instruction: &Instruction, kind: TurnKind) {
     let address = instruction.address();
     let argument = Box::into_raw(Box::new(Turn { address, kind }));
-    instruction.on_execution(turn, argument.cast());
+    instruction.on_execution_with_registers(turn, argument.cast());
 }
 
 /// Adds a count for each segment of a block.
@@ -166,13 +166,13 @@ fn count_segments(block: &Block) {
         let ends = is_load_or_store(instruction.word());
         let begun = first.get_or_insert(instruction);
         if ends {
-            begun.on_execution(begin, segment(begun.address(), &words));
+            begun.on_execution_with_registers(begin, segment(begun.address(), &words));
             words.clear();
             first = None;
         }
     }
     if let Some(begun) = first {
-        begun.on_execution(begin, segment(begun.address(), &words));
+        begun.on_execution_with_registers(begin, segment(begun.address(), &words));
     }
 }
 
@@ -220,7 +220,8 @@ extern "C" fn turn(_vcpu: c_uint, turn: *mut c_void) {
             TurnKind::Branch(Branch::Call) => stacks.call(address, pointer),
             TurnKind::Branch(Branch::Jump(target)) => stacks.branch(address, target, pointer),
             TurnKind::Branch(Branch::Register(number)) => {
-                let target = qemu::read(Register::General(number));
+                let register = qemu::GENERAL.get(usize::from(number));
+                let target = register.and_then(Register::read).unwrap_or(0);
                 stacks.branch(address, target, pointer);
             }
             TurnKind::Branch(Branch::ExceptionReturn) => stacks.exception_return(pointer),
@@ -233,7 +234,7 @@ extern "C" fn turn(_vcpu: c_uint, turn: *mut c_void) {
 fn with_stacks(act: impl FnOnce(&mut Stacks, u64)) {
     let mut stacks = STACKS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(stacks) = &mut *stacks {
-        act(stacks, qemu::read(Register::StackPointer));
+        act(stacks, qemu::STACK_POINTER.read().unwrap_or(0));
     }
 }
 

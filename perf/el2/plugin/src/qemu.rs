@@ -32,6 +32,9 @@ struct RegisterDescriptor {
     feature: *const c_char,
 }
 
+/// Flag of a callback without register accesses.
+const NO_REGISTERS: c_int = 0;
+
 /// Flag of a callback that reads registers.
 const READS_REGISTERS: c_int = 1;
 
@@ -122,9 +125,17 @@ impl Instruction {
         u32::from_le_bytes(word)
     }
 
-    /// Installs `callback` with `argument` for each execution of the instruction. Callbacks of one
-    /// instruction run in the order in which they were installed, before the instruction.
+    /// Installs `callback` with `argument` for each execution of the instruction.
     pub(crate) fn on_execution(&self, callback: Executed, argument: *mut c_void) {
+        // SAFETY: the caller of `Block::new` promised a valid block. `callback` has QEMU's
+        // signature.
+        unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, callback, NO_REGISTERS, argument) };
+    }
+
+    /// Installs `callback`, which may read registers, with `argument` for each execution of the
+    /// instruction. Callbacks of one instruction run in the order of their installation, before the
+    /// instruction.
+    pub(crate) fn on_execution_with_registers(&self, callback: Executed, argument: *mut c_void) {
         let (instruction, flags) = (self.0, READS_REGISTERS);
         // SAFETY: the caller of `Block::new` promised a valid block. `callback` has QEMU's
         // signature.
@@ -132,50 +143,24 @@ impl Instruction {
     }
 }
 
-/// Register of a vCPU that is read.
-#[derive(Clone, Copy)]
-pub(crate) enum Register {
-    /// `X0` to `X30`.
-    General(u8),
-    /// The stack pointer of the current exception level.
-    StackPointer,
-    /// `PSTATE`, as in `SPSR_EL2`.
-    Cpsr,
+/// Handle of a register, which all vCPUs share.
+pub(crate) struct Register(AtomicPtr<c_void>);
+
+/// `PSTATE`.
+static CPSR: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
+/// The stack pointer of the current exception level.
+pub(crate) static STACK_POINTER: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
+/// `X0` to `X30`.
+pub(crate) static GENERAL: [Register; 31] =
+    [const { Register(AtomicPtr::new(std::ptr::null_mut())) }; 31];
+
+thread_local! {
+    /// The calling thread's buffer for the value of a register, which is never freed.
+    // SAFETY: `g_byte_array_new` has no precondition.
+    static BUFFER: *mut Array = unsafe { g_byte_array_new() };
 }
-
-/// Number of handles, and the places of those that are not general registers.
-const REGISTERS: usize = 33;
-const STACK_POINTER: usize = 31;
-const CPSR: usize = 32;
-
-impl Register {
-    /// Returns the place of the register's handle.
-    const fn place(self) -> usize {
-        match self {
-            Self::General(number) => number as usize,
-            Self::StackPointer => STACK_POINTER,
-            Self::Cpsr => CPSR,
-        }
-    }
-
-    /// Returns the place of the handle of the register with a name of QEMU's.
-    fn place_of(name: &CStr) -> Option<usize> {
-        match name.to_bytes() {
-            b"sp" => Some(STACK_POINTER),
-            b"cpsr" => Some(CPSR),
-            name => {
-                let digits = name.strip_prefix(b"x")?;
-                let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
-                (number < STACK_POINTER).then_some(number)
-            }
-        }
-    }
-}
-
-/// Handles of registers, shared by all vCPUs, and a buffer for a value.
-static HANDLES: [AtomicPtr<c_void>; REGISTERS] =
-    [const { AtomicPtr::new(std::ptr::null_mut()) }; REGISTERS];
-static BUFFER: AtomicPtr<Array> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Finds the handles of the registers. Called in the callback for a vCPU's initialisation.
 pub(crate) fn find_registers() {
@@ -185,45 +170,48 @@ pub(crate) fn find_registers() {
         let array = &*qemu_plugin_get_registers();
         std::slice::from_raw_parts(array.data.cast::<RegisterDescriptor>(), array.len as usize)
     };
+    let general = (0..).zip(&GENERAL);
+    let general = general.map(|(number, handle)| (format!("x{number}"), handle));
+    let others = [("cpsr", &CPSR), ("sp", &STACK_POINTER)];
+    let others = others.map(|(name, handle)| (name.to_owned(), handle));
 
-    // Relaxed: with -icount all callbacks run on one thread.
-    for register in registers {
-        // SAFETY: QEMU's register names are C strings.
-        let name = unsafe { CStr::from_ptr(register.name) };
-        if let Some(place) = Register::place_of(name) {
-            HANDLES[place].store(register.handle, Ordering::Relaxed);
+    for (name, handle) in general.chain(others) {
+        let found = registers.iter().find(|register| {
+            // SAFETY: QEMU's register names are C strings.
+            name.as_bytes() == unsafe { CStr::from_ptr(register.name) }.to_bytes()
+        });
+        if let Some(register) = found {
+            // Relaxed: the handle is the same for every vCPU, and its value is all that is shared.
+            handle.0.store(register.handle, Ordering::Relaxed);
         }
     }
-    // SAFETY: `g_byte_array_new` has no precondition. The array is never freed.
-    BUFFER.store(unsafe { g_byte_array_new() }, Ordering::Relaxed);
 }
 
-/// Returns a register of the current vCPU, the one that executes or translates. Returns 0 without a
-/// handle of the register.
-pub(crate) fn read(register: Register) -> u64 {
-    // Relaxed: with -icount all callbacks run on one thread.
-    let handle = HANDLES[register.place()].load(Ordering::Relaxed);
-    let buffer = BUFFER.load(Ordering::Relaxed);
-    if handle.is_null() || buffer.is_null() {
-        return 0;
+impl Register {
+    /// Returns the register's value on the calling vCPU, or `None` if QEMU has no such register.
+    /// Called during a translation, or by a callback that may read registers.
+    pub(crate) fn read(&self) -> Option<u64> {
+        // Relaxed: as in `find_registers`.
+        let handle = self.0.load(Ordering::Relaxed);
+        if handle.is_null() {
+            return None;
+        }
+        let buffer = BUFFER.with(|&buffer| buffer);
+        // SAFETY: the handle lives for ever. The calling thread alone uses the array.
+        let value = unsafe {
+            g_byte_array_set_size(buffer, 0);
+            qemu_plugin_read_register(handle, buffer);
+            let array = &*buffer;
+            std::slice::from_raw_parts(array.data, array.len as usize)
+        };
+        // QEMU answers in the target's byte order.
+        let bytes = value.iter().take(8).rev();
+        Some(bytes.fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
-    // SAFETY: the handle and the array live for ever. With -icount one thread uses the array.
-    let value = unsafe {
-        g_byte_array_set_size(buffer, 0);
-        qemu_plugin_read_register(handle, buffer);
-        let array = &*buffer;
-        std::slice::from_raw_parts(array.data, array.len as usize)
-    };
-
-    // QEMU answers in the target's byte order, `cpsr` with four bytes.
-    let mut bytes = [0; 8];
-    let length = value.len().min(bytes.len());
-    bytes[..length].copy_from_slice(&value[..length]);
-    u64::from_le_bytes(bytes)
 }
 
-/// Returns the exception level of the translating vCPU, 0 to 3.
+/// Returns the exception level of the translating vCPU, 0 to 3. Returns 0 if QEMU has no `cpsr`.
 pub(crate) fn exception_level() -> u8 {
     // CurrentEL, bits 3:2 of PSTATE.
-    (read(Register::Cpsr) >> 2) as u8 & 3
+    CPSR.read().map_or(0, |value| (value >> 2) as u8 & 3)
 }
