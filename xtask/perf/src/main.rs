@@ -58,7 +58,8 @@ Examples:
                                        instructions are in, and
                                        target/reports/el2-sgi-self.txt: each of
                                        them
-  cargo xtask perf --el2 --profile     those of every event";
+  cargo xtask perf --el2 --profile     those of every event
+  cargo xtask perf --el2 --known       the counts of a program of known calls";
 
 /// Measure, hold the figures against their targets, and write perf/RESULTS.md.
 #[derive(Clone, Debug, Parser)]
@@ -101,6 +102,10 @@ struct PerfOptions {
     #[arg(long, requires = "el2")]
     pub(crate) kvm: bool,
 
+    /// With --el2: instead, count a program of known calls, and hold the counts against its source
+    #[arg(long, requires = "el2", conflicts_with_all = ["kvm", "profile"])]
+    pub(crate) known: bool,
+
     /// With --el2: also list the functions that the instructions of an event are in, or of every
     /// event, and leave perf/RESULTS.md as it is
     #[arg(long, requires = "el2", value_name = "EVENT")]
@@ -139,6 +144,9 @@ fn main() -> ExitCode {
 
 /// Measures the parts that the options name, and tells whether all targets are met.
 fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
+    if options.known {
+        return el2::known::check();
+    }
     let everything = options.everything();
     let threads = options.threads();
     let mut met = true;

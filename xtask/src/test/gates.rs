@@ -19,6 +19,7 @@ use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::miri::cargo_miri;
 use crate::order;
+use crate::perf;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo};
@@ -226,10 +227,11 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
         Gate::new(
             "el2-guest-clippy",
-            "clippy on the guest that is counted",
+            "clippy on the programs that are counted",
             Command(|| {
                 let cargo = toolchain::bare_metal()?.cargo("clippy");
-                clippy(nested(cargo), &["--package", "el2-guest"])
+                let packages = ["--package", "el2-guest", "--package", "el2-known"];
+                clippy(nested(cargo), &packages)
             }),
         ),
         Gate::new(
@@ -336,6 +338,11 @@ pub(crate) fn all() -> Vec<Gate> {
                 seconds: FUZZING,
                 minimize: false,
             }),
+        ),
+        Gate::booting(
+            "el2-known",
+            "counts at EL2 of known calls",
+            Command(|| Ok(perf::command(&["--el2", "--known"]))),
         ),
         Gate::booting("example", "boot the example at EL2", Action::Example),
         Gate::booting(
@@ -666,6 +673,7 @@ mod tests {
             "miri",
             "instructions",
             "fuzz",
+            "el2-known",
             "example",
             "isolation",
             "cloud",

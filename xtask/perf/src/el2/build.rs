@@ -28,11 +28,8 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
     let bare_metal = toolchain::bare_metal()?;
     // Without the library's counters, as in production.
     let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
-    console::step("Building the guest and the plugin that counts");
-    let plugin = built(
-        &mut kvm::package(cargo("build"), "el2-plugin"),
-        "the plugin",
-    )?;
+    let plugin = plugin()?;
+    console::step("Building the guest that is counted");
     let elf = built(
         &mut kvm::package(bare_metal.cargo("build"), "el2-guest"),
         "the guest",
@@ -45,4 +42,18 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
         hyp,
         hyp_elf,
     })
+}
+
+/// Builds the plugin.
+pub(crate) fn plugin() -> Result<PathBuf> {
+    console::step("Building the plugin that counts");
+    let mut command = kvm::package(cargo("build"), "el2-plugin");
+    built(&mut command, "the plugin")
+}
+
+/// Builds the program whose calls are known, an ELF file.
+pub(crate) fn known() -> Result<PathBuf> {
+    let bare_metal = toolchain::bare_metal()?;
+    let mut command = kvm::package(bare_metal.cargo("build"), "el2-known");
+    built(&mut command, "the program of known calls")
 }

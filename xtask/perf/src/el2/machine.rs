@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,14 +42,6 @@ pub(crate) struct Run<'a> {
     scratch: &'a Path,
 }
 
-/// The outcome of a run.
-pub(crate) struct Counted {
-    /// The plugin's counts, as it wrote them.
-    pub(crate) counts: String,
-    /// The lines of the console.
-    pub(crate) console: Vec<String>,
-}
-
 impl<'a> Run<'a> {
     /// Sets runs up with a plugin, whose output goes to `scratch`.
     pub(crate) fn new(qemu: &'a Qemu, plugin: &'a Path, scratch: &'a Path) -> Self {
@@ -62,17 +54,17 @@ impl<'a> Run<'a> {
 
     /// Runs the guest under hyp. A device that sends messages when it is told to stands for the
     /// devices of a machine.
-    pub(crate) fn under_hyp(&self, programs: &Programs) -> Result<Counted> {
+    pub(crate) fn under_hyp(&self, programs: &Programs) -> Result<String> {
         self.run_hyp(programs, "", &["-device", "edu"])
     }
 
     /// Runs the guest under hyp, with one CPU for its two vCPUs.
-    pub(crate) fn under_hyp_on_one_cpu(&self, programs: &Programs) -> Result<Counted> {
+    pub(crate) fn under_hyp_on_one_cpu(&self, programs: &Programs) -> Result<String> {
         self.run_hyp(programs, ",bootargs=hyp.vcpus=2", &ONE_CPU)
     }
 
     /// Runs hyp with `options` of the guest's module and more arguments for QEMU.
-    fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<Counted> {
+    fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<String> {
         let guest = programs.guest.display();
         let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}{options}");
         self.run(|command| {
@@ -85,22 +77,38 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the guest under the KVM of a Linux kernel.
-    pub(crate) fn under_kvm(&self, host: &Host) -> Result<Counted> {
+    pub(crate) fn under_kvm(&self, host: &Host) -> Result<String> {
+        let map = self.map();
         self.run(|command| {
-            host.boot(command, "");
+            // The client writes the map of the kernel's code to a file.
+            command.args([
+                "-semihosting-config",
+                "enable=on,target=native,userspace=on",
+            ]);
+            host.boot(command, &format!("measured {}", map.display()));
             command
         })
     }
 
-    /// Runs the machine with the arguments that `add` adds.
-    fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<Counted> {
+    /// Runs a program that is loaded as an ELF file at EL2.
+    pub(crate) fn alone(&self, elf: &Path) -> Result<String> {
+        self.run(|command| command.arg("-kernel").arg(elf))
+    }
+
+    /// Returns the path of the map of the code, which is written before the first event.
+    pub(crate) fn map(&self) -> PathBuf {
+        self.scratch.join("map")
+    }
+
+    /// Runs the machine with the arguments that `add` adds. Returns the plugin's counts.
+    fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<String> {
         let out = self.scratch.join("counts");
         let mut command = self.qemu.command()?;
         command
             .args(FLAGS.split_whitespace())
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
-            .arg(plugin_argument(self.plugin, &out));
+            .arg(plugin_argument(self.plugin, &out, &self.map()));
         add(&mut command);
 
         let console = watch(&mut command)?;
@@ -115,14 +123,15 @@ impl<'a> Run<'a> {
         );
         let counts = fs::read_to_string(&out).context("the plugin left no counts")?;
         fs::remove_file(&out)?;
-        Ok(Counted { counts, console })
+        Ok(counts)
     }
 }
 
 /// Formats the plugin's argument. QEMU splits it at commas; a doubled one is part of a value.
-fn plugin_argument(plugin: &Path, out: &Path) -> String {
+fn plugin_argument(plugin: &Path, out: &Path, map: &Path) -> String {
     let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
-    format!("{},out={}", quoted(plugin), quoted(out))
+    let (plugin, out, map) = (quoted(plugin), quoted(out), quoted(map));
+    format!("{plugin},out={out},map={map}")
 }
 
 /// Runs the machine to its end, shows its progress, and returns the lines of its console.
@@ -188,8 +197,8 @@ mod tests {
 
     #[test]
     fn commas_in_paths_are_kept() {
-        let argument = plugin_argument(Path::new("/a,b/p.so"), Path::new("/c"));
-        assert_eq!(argument, "/a,,b/p.so,out=/c");
+        let argument = plugin_argument(Path::new("/a,b/p.so"), Path::new("/c"), Path::new("/d"));
+        assert_eq!(argument, "/a,,b/p.so,out=/c,map=/d");
     }
 
     #[test]
