@@ -56,6 +56,11 @@ pub enum SysReg {
     Rpr,
 }
 
+/// Returns the fields of a syndrome for a register of the CPU interface.
+const fn icc(crm: u32, op2: u32) -> u32 {
+    3 << 20 | op2 << 17 | 12 << 10 | crm << 1
+}
+
 impl SysReg {
     /// Converts the syndrome of a trapped `MSR`/`MRS` (DDI 0487, `ESR_EL2.ISS` of EC 0x18),
     /// ignoring the general register and the direction. Returns `None` for any other register.
@@ -64,12 +69,19 @@ impl SysReg {
     pub const fn from_syndrome(iss: u32) -> Option<Self> {
         /// Op0 in 21:20, Op2 in 19:17, Op1 in 16:14, CRn in 13:10, CRm in 4:1.
         const FIELDS: u32 = 0x3f_fc1e;
-        const fn icc(crm: u32, op2: u32) -> u32 {
-            3 << 20 | op2 << 17 | 12 << 10 | crm << 1
-        }
-
-        const DIR: u32 = icc(11, 1);
         const SGI1R: u32 = icc(11, 5);
+        match iss & FIELDS {
+            SGI1R => Some(Self::Sgi1r),
+            fields => Self::from_fields(fields),
+        }
+    }
+
+    /// Converts the fields of the syndrome of a register that is accessed less often than
+    /// `ICC_SGI1R_EL1`.
+    // Out of line: the compiler would compare with the registers in their order.
+    #[inline(never)]
+    const fn from_fields(fields: u32) -> Option<Self> {
+        const DIR: u32 = icc(11, 1);
         const ASGI1R: u32 = icc(11, 6);
         const SGI0R: u32 = icc(11, 7);
         const SRE: u32 = icc(12, 5);
@@ -77,9 +89,8 @@ impl SysReg {
         const RPR: u32 = icc(11, 3);
         const PMR: u32 = 3 << 20 | 4 << 10 | 6 << 1;
 
-        match iss & FIELDS {
+        match fields {
             DIR => Some(Self::Dir),
-            SGI1R => Some(Self::Sgi1r),
             ASGI1R => Some(Self::Asgi1r),
             SGI0R => Some(Self::Sgi0r),
             SRE => Some(Self::Sre),
