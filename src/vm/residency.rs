@@ -43,8 +43,12 @@
 use crate::epoch::Seat;
 use crate::intid::CpuId;
 use crate::steps::step;
+#[cfg(loom)]
+use crate::sync::AtomicU8;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU64, Mutant, mutant, weakened_by, word};
+#[cfg(not(loom))]
+use crate::sync::word;
+use crate::sync::{AtomicU64, Mutant, mutant, weakened_by};
 
 const ON: u64 = 1 << 0;
 /// The vCPU is in the guest, or out of it for an exit.
@@ -91,19 +95,28 @@ pub enum Kick {
 
 /// The residency word of a vCPU. The owner is the CPU that has the vCPU.
 #[derive(Debug)]
-pub struct Residency(AtomicU64);
+pub struct Residency(AtomicU64, #[cfg(loom)] AtomicU8);
 
+#[cfg(not(loom))]
 word!(Residency, AtomicU64, u64);
 
 impl Residency {
     /// Makes the word of a vCPU on no CPU, powered on or off.
     pub fn new(on: bool) -> Self {
-        Self(AtomicU64::new(NO_CPU | if on { ON } else { 0 }))
+        Self::with(NO_CPU | if on { ON } else { 0 })
     }
 
     /// Makes the word of a vCPU that has not been added yet.
     pub fn absent() -> Self {
-        Self(AtomicU64::new(NO_CPU | ABSENT))
+        Self::with(NO_CPU | ABSENT)
+    }
+
+    fn with(word: u64) -> Self {
+        Self(
+            AtomicU64::new(word),
+            #[cfg(loom)]
+            AtomicU8::new(0),
+        )
     }
 
     /// Returns a copy of the word.
@@ -122,6 +135,23 @@ impl Residency {
         ResidencyBits(self.0.fetch_or(0, AcqRel))
     }
 
+    /// Returns a copy of the word, on the owner's way into the guest or out of it.
+    #[inline]
+    pub fn get_own(&self) -> ResidencyBits {
+        self.explore();
+        self.get()
+    }
+
+    /// Makes loom explore the order of an owner's load and a producer's read-modify-write. loom 0.7
+    /// compares an access with the last one only: a producer that loads the word itself first would
+    /// hide the owner's load. The access orders nothing. Elsewhere, the call does nothing.
+    #[inline]
+    fn explore(&self) {
+        #[cfg(loom)]
+        // Relaxed: not a part of the protocol.
+        self.1.fetch_add(0, Relaxed);
+    }
+
     /// Gives the vCPU `work`, after the reason has been published. Any CPU. `is_out_here` is called
     /// if an IPI may be needed: true if the calling CPU has the vCPU, out of the guest.
     #[inline]
@@ -129,6 +159,7 @@ impl Residency {
         step();
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
+        self.explore();
         // AcqRel: pairs with the owner's read-modify-writes, which consume the bit, and with the
         // Acquire in `get`. A CPU that is told to kick or wake sees what the owner's CPU has
         // written before `enter` or `block`.
@@ -297,6 +328,12 @@ impl Residency {
     /// nothing, if the word says otherwise. Owner only.
     pub fn block_idle(&self, cpu: Seat) -> bool {
         let (running, blocked) = (cpu.0 | ON | RUNNING, cpu.0 | ON | BLOCKED);
+        if mutant(Mutant::IdleBlockedByStore) {
+            // Release: part of the fault.
+            self.0.store(blocked, Release);
+            return true;
+        }
+
         // Release: pairs with the Acquire in `get` and the AcqRel in `notify`: a CPU that sees
         // BLOCKED sees what this CPU has written. Relaxed on failure: only told.
         let order = weakened_by(Mutant::BlockRelaxed, Release);
