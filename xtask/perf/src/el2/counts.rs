@@ -86,6 +86,15 @@ pub(crate) struct Counts([Sums; Event::END]);
 impl Counts {
     /// Reads the plugin's output, of one run or of several.
     pub(crate) fn read(text: &str, code: &impl Attribute) -> Result<Self> {
+        let counts = Self::of_some(text, code)?;
+        for event in Event::ALL {
+            ensure!(counts.of(event).rounds != 0, "{event:?} was not measured");
+        }
+        Ok(counts)
+    }
+
+    /// Reads the plugin's output of a run that has measured some of the events.
+    pub(crate) fn of_some(text: &str, code: &impl Attribute) -> Result<Self> {
         let mut counts = Self(Default::default());
         for line in text.lines() {
             let bad = || format!("unexpected line: {line}");
@@ -94,9 +103,6 @@ impl Counts {
                 Some(("code", rest)) => counts.add_code(rest, code).with_context(bad)?,
                 _ => anyhow::bail!(bad()),
             }
-        }
-        for event in Event::ALL {
-            ensure!(counts.of(event).rounds != 0, "{event:?} was not measured");
         }
         Ok(counts)
     }

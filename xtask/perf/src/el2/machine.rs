@@ -71,6 +71,11 @@ impl<'a> Run<'a> {
         self.run_hyp(programs, ",bootargs=hyp.vcpus=2", &ONE_CPU)
     }
 
+    /// Runs the guest under hyp, with a part of the machine: a CPU for each vCPU, and no device.
+    pub(crate) fn under_hyp_with_a_part(&self, programs: &Programs) -> Result<Counted> {
+        self.run_hyp(programs, ",bootargs=hyp.vcpus=4", &[])
+    }
+
     /// Runs hyp with `options` of the guest's module and more arguments for QEMU.
     fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<Counted> {
         let guest = programs.guest.display();

@@ -9,6 +9,7 @@
 //! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
 //! * [`counts`]: the plugin's counts; [`code`]: kinds of instruction; [`symbols`]: owners of
 //!   instructions;
+//! * [`pmu`]: hyp's own measurement, beside the plugin's;
 //! * [`table`]: the comparison; [`profile`]: the instructions of one event by function;
 //! * [`summary`], [`plot`]: the published tables and the plot.
 
@@ -21,6 +22,7 @@ mod machine;
 #[path = "../../../../perf/el2/names.rs"]
 mod names;
 pub(crate) mod plot;
+mod pmu;
 mod profile;
 pub(crate) mod summary;
 mod symbols;
@@ -32,6 +34,7 @@ use anyhow::{Context, Result};
 
 use counts::Counts;
 pub(crate) use event::Event;
+pub(crate) use pmu::measure as measure_by_pmu;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
 use xtask::kvm::Host;
