@@ -5,6 +5,7 @@ use core::ops::Deref;
 
 use crate::cpu_interface::{CpuInterface, Vtr, hcr};
 use crate::epoch::{CpuLocal, CpuPin};
+use crate::erratum::Erratum;
 use crate::error::{CpuError, EntryError};
 use crate::intid::CpuId;
 use crate::lr::ListRegister;
@@ -56,6 +57,10 @@ impl<I: CpuInterface> Cpu<I> {
 
         if vtr.local_serrors {
             return Err(CpuError::LocalSErrors);
+        }
+
+        if let Some(erratum) = Erratum::of(interface.midr()) {
+            return Err(CpuError::Erratum(erratum));
         }
 
         let cpu = Self {

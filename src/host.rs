@@ -126,6 +126,10 @@ pub trait Host: Send + Sync {
     ///
     /// A PPI is one of the calling CPU. One exception: a VM that is dropped with a vCPU on a CPU
     /// deactivates the PPIs of that CPU, and interrupts that are perhaps inactive already.
+    ///
+    /// Not by `ICC_DIR_EL1`, whose deactivation of an interrupt that is not active stops the
+    /// delivery of interrupts on AmpereOne (AC03_CPU_57, AC04_CPU_29), and whose deactivation of an
+    /// SPI does not wake the SPI's CPU on GIC-700 (2941627).
     fn deactivate(&self, physical: PhysicalInterrupt);
 
     /// Returns true if a physical interrupt, connected to a level-sensitive interrupt of the guest,

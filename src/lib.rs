@@ -173,6 +173,7 @@ pub mod description;
 mod dump;
 mod entry;
 pub mod epoch;
+mod erratum;
 mod error;
 mod fixed;
 mod host;
@@ -196,6 +197,7 @@ pub use config::{Config, ConfigError};
 pub use cpu::{Cpu, PinnedCpu};
 pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
+pub use erratum::Erratum;
 pub use error::{
     AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
     RemoveError, RestoreError, TeardownError,

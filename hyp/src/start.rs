@@ -116,6 +116,9 @@ pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
         debug_registers::clear();
     }
 
+    #[cfg(feature = "pmu")]
+    crate::measure::start();
+
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };
     let local = (vm::domain().register(CpuId(cpu.index as u16)))

@@ -207,7 +207,7 @@ pub(crate) fn all() -> Vec<Gate> {
         Gate::new(
             "hyp-clippy",
             "clippy on the hypervisor",
-            Command(|| bare_metal_clippy(&["--package", "hyp", "--features", "el2-time"])),
+            Command(|| bare_metal_clippy(&["--package", "hyp", "--features", "el2-time,pmu"])),
         ),
         // Apart from the hypervisor: it wants shared dependencies with a heap, which guests lack.
         Gate::new(
@@ -232,6 +232,15 @@ pub(crate) fn all() -> Vec<Gate> {
                 let cargo = toolchain::bare_metal()?.cargo("clippy");
                 let packages = ["--package", "el2-guest", "--package", "el2-known"];
                 clippy(nested(cargo), &packages)
+            }),
+        ),
+        Gate::new(
+            "el2-calls-clippy",
+            "clippy on the guest that is measured",
+            Command(|| {
+                let cargo = toolchain::bare_metal()?.cargo("clippy");
+                let arguments = ["--package", "el2-guest", "--features", "calls"];
+                clippy(nested(cargo), &arguments)
             }),
         ),
         Gate::new(

@@ -4,6 +4,9 @@
 
 use core::arch::asm;
 
+#[cfg(feature = "calls")]
+use crate::event::Event;
+
 /// PPI of the virtual timer.
 pub(crate) const TIMER: u32 = 27;
 
@@ -27,8 +30,16 @@ macro_rules! write {
 /// Marks the beginning or the end of an event for the plugin.
 #[inline(always)]
 pub(crate) fn mark<const IMMEDIATE: u16>() {
+    #[cfg(feature = "calls")]
+    if IMMEDIATE != Event::end() {
+        crate::measured::begin(IMMEDIATE);
+    }
     // SAFETY: no operation.
     unsafe { asm!("movz xzr, #{}", const IMMEDIATE, options(nostack, preserves_flags)) };
+    #[cfg(feature = "calls")]
+    if IMMEDIATE == Event::end() {
+        crate::measured::end();
+    }
 }
 
 /// Lets other CPUs run while this one spins.

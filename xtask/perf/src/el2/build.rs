@@ -25,13 +25,25 @@ pub(crate) struct Programs {
 
 /// Builds the programs; images go to `scratch`.
 pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
+    build(scratch, &[], &[])
+}
+
+/// Builds a hypervisor that measures by itself, and a guest that tells it of the events; images go
+/// to `scratch`.
+pub(crate) fn measuring_programs(scratch: &Path) -> Result<Programs> {
+    build(scratch, &["--features", "pmu"], &["--features", "calls"])
+}
+
+/// Builds the programs with more arguments for cargo: those of the hypervisor, and of the guest.
+fn build(scratch: &Path, of_hyp: &[&str], of_guest: &[&str]) -> Result<Programs> {
     let bare_metal = toolchain::bare_metal()?;
     // Without the library's counters, as in production.
-    let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
+    let arguments = [&["--no-default-features"], of_hyp].concat();
+    let (hyp, hyp_elf) = hypervisor::build_with(scratch, &arguments)?;
     let plugin = plugin()?;
     console::step("Building the guest that is counted");
     let elf = built(
-        &mut kvm::package(bare_metal.cargo("build"), "el2-guest"),
+        kvm::package(bare_metal.cargo("build"), "el2-guest").args(of_guest),
         "the guest",
     )?;
     let guest = scratch.join("guest.bin");

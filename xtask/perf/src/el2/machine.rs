@@ -42,6 +42,14 @@ pub(crate) struct Run<'a> {
     scratch: &'a Path,
 }
 
+/// The outcome of a run.
+pub(crate) struct Counted {
+    /// The plugin's counts, as it wrote them.
+    pub(crate) counts: String,
+    /// The lines of the console.
+    pub(crate) console: Vec<String>,
+}
+
 impl<'a> Run<'a> {
     /// Sets runs up with a plugin, whose output goes to `scratch`.
     pub(crate) fn new(qemu: &'a Qemu, plugin: &'a Path, scratch: &'a Path) -> Self {
@@ -54,17 +62,22 @@ impl<'a> Run<'a> {
 
     /// Runs the guest under hyp. A device that sends messages when it is told to stands for the
     /// devices of a machine.
-    pub(crate) fn under_hyp(&self, programs: &Programs) -> Result<String> {
+    pub(crate) fn under_hyp(&self, programs: &Programs) -> Result<Counted> {
         self.run_hyp(programs, "", &["-device", "edu"])
     }
 
     /// Runs the guest under hyp, with one CPU for its two vCPUs.
-    pub(crate) fn under_hyp_on_one_cpu(&self, programs: &Programs) -> Result<String> {
+    pub(crate) fn under_hyp_on_one_cpu(&self, programs: &Programs) -> Result<Counted> {
         self.run_hyp(programs, ",bootargs=hyp.vcpus=2", &ONE_CPU)
     }
 
+    /// Runs the guest under hyp, with a part of the machine: a CPU for each vCPU, and no device.
+    pub(crate) fn under_hyp_with_a_part(&self, programs: &Programs) -> Result<Counted> {
+        self.run_hyp(programs, ",bootargs=hyp.vcpus=4", &[])
+    }
+
     /// Runs hyp with `options` of the guest's module and more arguments for QEMU.
-    fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<String> {
+    fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<Counted> {
         let guest = programs.guest.display();
         let module = format!("guest-loader,addr={MODULE:#x},kernel={guest}{options}");
         self.run(|command| {
@@ -79,7 +92,7 @@ impl<'a> Run<'a> {
     /// Runs the guest under the KVM of a Linux kernel.
     pub(crate) fn under_kvm(&self, host: &Host) -> Result<String> {
         let map = self.map();
-        self.run(|command| {
+        let counted = self.run(|command| {
             // The client writes the map of the kernel's code to a file.
             command.args([
                 "-semihosting-config",
@@ -87,12 +100,14 @@ impl<'a> Run<'a> {
             ]);
             host.boot(command, &format!("measured {}", map.display()));
             command
-        })
+        })?;
+        Ok(counted.counts)
     }
 
     /// Runs a program that is loaded as an ELF file at EL2.
     pub(crate) fn alone(&self, elf: &Path) -> Result<String> {
-        self.run(|command| command.arg("-kernel").arg(elf))
+        let counted = self.run(|command| command.arg("-kernel").arg(elf))?;
+        Ok(counted.counts)
     }
 
     /// Returns the path of the map of the code, which is written before the first event.
@@ -100,8 +115,8 @@ impl<'a> Run<'a> {
         self.scratch.join("map")
     }
 
-    /// Runs the machine with the arguments that `add` adds. Returns the plugin's counts.
-    fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<String> {
+    /// Runs the machine with the arguments that `add` adds.
+    fn run(&self, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<Counted> {
         let out = self.scratch.join("counts");
         let mut command = self.qemu.command()?;
         command
@@ -123,7 +138,7 @@ impl<'a> Run<'a> {
         );
         let counts = fs::read_to_string(&out).context("the plugin left no counts")?;
         fs::remove_file(&out)?;
-        Ok(counts)
+        Ok(Counted { counts, console })
     }
 }
 

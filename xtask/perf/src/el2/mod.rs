@@ -10,6 +10,7 @@
 //! * [`counts`]: the plugin's counts; [`code`]: kinds of instruction; [`symbols`]: owners of
 //!   instructions;
 //! * [`known`]: a program whose counts are known, against which the plugin is held;
+//! * [`pmu`]: hyp's own measurement, beside the plugin's;
 //! * [`table`]: the comparison; [`profile`]: the instructions of one event by function;
 //! * [`summary`], [`plot`]: the published tables and the plot.
 
@@ -28,6 +29,7 @@ mod machine;
 #[path = "../../../../perf/el2/names.rs"]
 mod names;
 pub(crate) mod plot;
+mod pmu;
 mod profile;
 #[cfg(test)]
 #[path = "../../../../perf/el2/plugin/src/stacks.rs"]
@@ -43,6 +45,7 @@ use anyhow::{Context, Result};
 
 use counts::Counts;
 pub(crate) use event::Event;
+pub(crate) use pmu::measure as measure_by_pmu;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
 use xtask::kvm::Host;
@@ -66,7 +69,7 @@ pub(crate) fn measure(
     let run = machine::Run::new(&qemu, &programs.plugin, scratch);
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
     fs::write(run.map(), hypervisor.code_map()?).context("cannot write the map of the code")?;
-    let counted = run.under_hyp(&programs)? + &run.under_hyp_on_one_cpu(&programs)?;
+    let counted = run.under_hyp(&programs)?.counts + &run.under_hyp_on_one_cpu(&programs)?.counts;
     let ours = Counts::read(&counted, &hypervisor).context("the plugin's counts")?;
 
     let (theirs, version) = if compare {
