@@ -280,13 +280,13 @@ impl CpuLocal {
         self.loaded.is_some() && !self.is_loaded()
     }
 
-    /// Returns the CPU's record of the vCPU that it has.
+    /// Returns the CPU's record of the loaded vCPU.
     #[inline]
     pub(crate) fn loaded(&self) -> &Loaded {
         &self.loaded
     }
 
-    /// Records that the vCPU at this address has been loaded on the CPU, or that the CPU has none.
+    /// Records the address of the vCPU loaded on the CPU, or none.
     pub(crate) fn set_loaded(&self, vcpu: Option<NonNull<()>>) {
         self.loaded.set(vcpu);
         // Relaxed: a VM's end, the other writer, comes after the last use of the VM on this CPU.
@@ -505,8 +505,8 @@ impl<'c> CpuPin<'c> {
 
 /// The epoch guard of a pin, once the pin has entered the epoch.
 ///
-/// Written out, because most pins have not entered it, and the compiler's own drop is a call: saves
-/// 10 of the 143 instructions of a hypercall.
+/// Written out, because most pins have not entered the epoch, and the compiler's own drop is a
+/// call: saves 10 of the 143 instructions of a hypercall.
 struct LateGuard(UnsafeCell<ManuallyDrop<Option<Guard>>>);
 
 impl LateGuard {

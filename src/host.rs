@@ -71,14 +71,13 @@ pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
     /// The library kicks a vCPU at most once until its next entry. The vCPU is in the guest, or out
-    /// of it for an exit. `cpu` may be the calling CPU, if the work comes after
-    /// [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is needed in any case: it
-    /// stays pending, and the CPU leaves the guest right after the exception return.
+    /// for an exit. `cpu` may be the calling CPU, if the work comes after
+    /// [`Vgic::enter`](crate::Vgic::enter), or in the middle of the call. The IPI is needed in any
+    /// case: the IPI stays pending, and the CPU leaves the guest right after the exception return.
     ///
-    /// A CPU that has taken the IPI must see what the caller has written before: on Arm, by a
-    /// `DSB ISHST` before the write of `ICC_SGI1R_EL1`. The call sees what `cpu` had written before
-    /// the first entry of the vCPU since it was loaded, or since its last
-    /// [`Vgic::block`](crate::Vgic::block).
+    /// After the IPI, the CPU must see the caller's earlier stores: on Arm, by a `DSB ISHST` before
+    /// the write of `ICC_SGI1R_EL1`. The call sees all stores of `cpu` before the vCPU's first
+    /// entry since the load, or since the last [`Vgic::block`](crate::Vgic::block).
     fn kick(&self, cpu: CpuId, vcpu: VcpuId);
 
     /// Makes `vcpu` run, or check for work again: the vCPU is blocked ([`crate::Vgic::block`]) and

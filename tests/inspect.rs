@@ -99,12 +99,12 @@ fn a_dump_tells_the_places_of_vcpus_and_what_holds_interrupts_back() {
     assert!(section(&text, "vCPU 0").contains(&moving), "{text}");
     machine.write64(0, GICD + 0x6000 + 40 * 8, affinity(0).mpidr());
 
-    // In the guest and kicked; out of the guest; blocked.
+    // In the guest and kicked; out of it for an exit, and kicked too; blocked.
     machine.inject_msi(8, 0).unwrap();
     has("LPI 8200: priority 0xa0, group 1, pending; waits: the vCPU has been kicked\n");
     machine.edge_spi(46, 1);
     machine.inject_spi(46);
-    has("SPI 46: priority 0x00, group 1, pending; waits for the next entry\n");
+    has("SPI 46: priority 0x00, group 1, pending; waits: the vCPU has been kicked\n");
     assert_eq!(machine.block(2), Blocked::Yes);
     has("vCPU 2, affinity 0.0.0.2: on, on CPU 2, blocked");
     machine.edge_spi(47, 2);

@@ -83,6 +83,7 @@ fn block_slow<H: Host, I: CpuInterface>(
     if !vcpu.residency.block() {
         return Ok(Blocked::No);
     }
+
     cpu.local().loaded().set_between();
     Ok(Blocked::Yes)
 }

@@ -33,6 +33,7 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
     {
         let residency = vcpu.residency.get_own();
         let seat = cpu.local().seat();
+
         let mut work = residency;
         let looks = !mutant(Mutant::EntersUnlooked);
         if !residency.is_without_news(seat) && looks {
@@ -45,6 +46,7 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
             // SAFETY: the CPU has the vCPU, by its own record.
             unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
         }
+
         cpu.local().loaded().set_in_guest(vm.key(id));
         return Ok(());
     }

@@ -26,6 +26,7 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
         && let Some(untouched) = unsafe { vcpu.peek(IchShadow::is_untouched) }
     {
         cpu.local().loaded().set_out(vm.key(id));
+
         if !untouched {
             if vcpu.residency.get_own().has(RECALL) {
                 // SAFETY: the CPU has the vCPU, by its own record.

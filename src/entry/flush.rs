@@ -73,6 +73,7 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
 
     shadow.set_lr(index, image, irq, cpu.interface(), pin.counters());
     shadow.due.filled();
+    shadow.others_wait = false;
     true
 }
 
@@ -95,6 +96,7 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
     let mut group_enables = 0;
     let mut after = AfterUnlock::new();
     let crowded;
+
     {
         let mut list = vcpu.ap_list.lock(pin.locks());
         let room = cpu.vtr().all() & !shadow.in_use;
@@ -110,6 +112,7 @@ pub(super) fn flush<H: Host, I: CpuInterface>(
         shadow.clean(cpu.interface(), pin.counters());
         // A pass that stopped at its limit is continued at the next entry.
         shadow.due.add_refill(!complete);
+        shadow.others_wait = list.waiting() != 0;
 
         let active_wait = list.first(Classes::ACTIVE).is_some();
         let pending_wait = list.first(open).is_some();
@@ -139,6 +142,7 @@ fn fill<H: Host, I: CpuInterface>(
 ) -> bool {
     let all = cpu.vtr().all();
     let groups = [false, true].map(|group1| open.of_group(group1) != Classes::NONE);
+
     for _ in 0..PASS_LIMIT {
         let free = all & !shadow.in_use;
         if free == 0 || after.is_full() {

@@ -110,6 +110,7 @@ pub(super) fn sample_before_entry<H: Host, I: CpuInterface>(
     // No epoch: an interrupt with a line is no LPI, and lives as long as the VM.
     let mut after = AfterUnlock::new();
     let waiting;
+
     {
         let mut list = vcpu.ap_list.lock(pin.locks());
         for index in bits(withdrawn) {
@@ -307,6 +308,7 @@ fn fold_ended<H: Host>(
     let mut to_resample = 0;
     let mut after = AfterUnlock::new();
     let waiting;
+
     {
         let mut list = vcpu.ap_list.lock(pin.locks());
         for index in bits(ended) {

@@ -32,8 +32,8 @@ use crate::vm::{Vm, rwp};
 use super::{Access, Width};
 
 /// Most tries of a register read that waits for vCPUs on CPUs, none of them running. Such a vCPU is
-/// recalled, and its CPU usually enters or puts it soon; but an embedder may also leave it there for
-/// ever.
+/// recalled, and its CPU usually enters or puts the vCPU soon; but an embedder may also leave the
+/// vCPU there for ever.
 const MOST_TRIES: u16 = 256;
 
 /// Most tries of a register read that waits for a running vCPU. Its CPU takes an IPI, unless it

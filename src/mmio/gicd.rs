@@ -113,6 +113,7 @@ pub(crate) fn gicd_read<H: Host>(
     width: Width,
 ) -> Option<u64> {
     let distributor = &vm.distributor;
+
     Some(match (at, width) {
         (BITS_START..BITS_END, Width::Word) => {
             let bank = distributor.bank(at % BITS_BLOCK / 4);
@@ -145,6 +146,7 @@ pub(crate) fn gicd_read<H: Host>(
 /// Writes the distributor register at the offset `at`.
 pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: Width, value: u64) {
     let distributor = &vm.distributor;
+
     match (at, width) {
         (BITS_START..BITS_END, Width::Word) => {
             let bank = distributor.bank(at % BITS_BLOCK / 4);

@@ -83,6 +83,9 @@ pub(crate) struct IchShadow {
     pub(crate) stale: u16,
     /// Work to do before the next entry.
     pub(crate) due: Due,
+    /// The last flush has left interrupts outside the list registers, perhaps of a group that is
+    /// disabled at the distributor. Some may have gone since.
+    pub(crate) others_wait: bool,
     pub(crate) hcr: u64,
     vmcr: u64,
     /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
@@ -105,6 +108,7 @@ impl IchShadow {
             forwarded: 0,
             stale: 0,
             due: Due(0),
+            others_wait: false,
             hcr: 0,
             vmcr: vmcr::reset(5),
             apr: [[0; 4]; 2],
@@ -134,12 +138,10 @@ impl IchShadow {
         self.in_use == 0 && self.hcr == BASE_HCR
     }
 
-    /// Returns whether no interrupt can be signalled before new work comes. List registers are
-    /// free, so that interrupts wait outside only if their group is disabled at the distributor, or
-    /// LPIs are, or HCR says so.
+    /// Returns whether the vCPU has no interrupt at all before new work comes.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
-        self.is_untouched() && self.nothing_due()
+        self.is_untouched() && self.nothing_due() && !self.others_wait
     }
 
     /// Returns whether an entry without new work leaves the list registers as they are.

@@ -150,7 +150,7 @@ impl<H: Host> Vm<H> {
         self.vcpus.get(id.index()).filter(|vcpu| vcpu.is_present())
     }
 
-    /// Returns the vCPU `id` if the calling CPU has it in the guest, by the CPU's own record.
+    /// Returns the vCPU `id` if the calling CPU has the vCPU in the guest, by the CPU's own record.
     #[inline]
     pub(crate) fn in_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().in_guest(self.key(id))?;
@@ -159,8 +159,8 @@ impl<H: Host> Vm<H> {
         Some(unsafe { vcpu.cast().as_ref() })
     }
 
-    /// Returns the vCPU `id` if the calling CPU has it out of the guest, not blocked and not on its
-    /// way in, by the CPU's own record.
+    /// Returns the vCPU `id` if the calling CPU has the vCPU out of the guest, neither blocked nor
+    /// entering, by the CPU's own record.
     #[inline]
     pub(crate) fn out_of_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().out(self.key(id))?;
@@ -169,9 +169,9 @@ impl<H: Host> Vm<H> {
         Some(unsafe { vcpu.cast().as_ref() })
     }
 
-    /// Returns the vCPU `id`, whose access has trapped on the calling CPU, and checks the pin.
-    /// Looks for the vCPU only if the CPU does not have it: a CPU loads only vCPUs of its domain,
-    /// and only those that the VM has.
+    /// Returns the vCPU `id`, for an access trapped on the calling CPU, and checks the pin.
+    /// Searches only for a vCPU not loaded on the CPU: a CPU loads present vCPUs of the same domain
+    /// only.
     #[inline]
     pub(crate) fn accessor(&self, pin: &CpuPin<'_>, id: VcpuId) -> Result<&Vcpu, AccessError> {
         match self.out_of_guest(pin.local(), id) {
@@ -180,7 +180,7 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    /// Finds the vCPU `id` for an access on a CPU that does not have it.
+    /// Finds the vCPU `id` for an access on a CPU without the vCPU.
     #[cold]
     fn find_accessor(&self, pin: &CpuPin<'_>, id: VcpuId) -> Result<&Vcpu, AccessError> {
         self.admit(pin)?;

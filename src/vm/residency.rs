@@ -3,7 +3,7 @@
 //! | bits  | field        | meaning |
 //! |-------|--------------|---------|
 //! | 0     | ON           | powered on; an off vCPU collects interrupts but is never kicked |
-//! | 1     | RUNNING      | in the guest on `cpu`, or out for an exit: an IPI makes it see its work |
+//! | 1     | RUNNING      | in the guest on `cpu`, or out for an exit: kicked by an IPI |
 //! | 2     | BLOCKED      | waiting for an interrupt; the embedder has to be informed of work |
 //! | 3     | SHOWN        | out of the guest, and the states of all its list registers are known |
 //! | 4     | RECALL_LATER | a list register has to be folded before the next entry |
@@ -21,23 +21,22 @@
 //! # No lost wake-up, and one kick
 //! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW,
 //! RERAISED, RELEASE or RECALL. The result of the read-modify-write gives the place of the vCPU.
-//! Only a producer that finds none of the four bits set kicks or wakes. Later producers rely on the
+//! Only a producer finding none of the four bits set kicks or wakes. Later producers rely on the
 //! first kick until the vCPU consumes the bits. Neither side needs a further fence.
 //!
-//! RUNNING stays set from the first entry until the vCPU blocks or leaves its CPU, also while the
-//! CPU handles an exit. Setting and clearing it are read-modify-writes of the same word, and
-//! totally ordered with the producer's: either the swap that sets RUNNING, or the block, finds the
+//! RUNNING stays set from the first entry until the vCPU blocks or leaves the CPU, also while the
+//! CPU handles an exit. Setting and clearing RUNNING are read-modify-writes of the same word,
+//! totally ordered with the producer's: either the swap setting RUNNING, or the block, finds the
 //! producer's bit, or the producer sees RUNNING and kicks, or sees BLOCKED and wakes.
 //!
-//! An exit does not access the word, and the next entry only loads it. If the load misses a
-//! producer's bit, the producer has seen RUNNING, or will. Its IPI stays pending while the CPU
-//! masks interrupts, and the guest is left again right after the exception return. The producer's
-//! bit is visible to a CPU that has taken the IPI ([`Host::kick`](crate::Host::kick)). A kick of a
-//! vCPU whose CPU is at EL2 for another reason costs an exit too many. That is rare, and two atomic
-//! operations for each exit would not be.
+//! An exit does not access the word, and the next entry only loads the word. If the load misses a
+//! producer's bit, the producer has seen RUNNING, or will. The IPI stays pending while the CPU
+//! masks interrupts, and the CPU leaves the guest right after the exception return. A CPU after an
+//! IPI sees the producer's bit ([`Host::kick`](crate::Host::kick)). A kick of a vCPU out for
+//! another exit costs an exit too many. Two atomic operations for each exit would cost more.
 //!
-//! The vCPU's own CPU, out of the guest, needs no IPI for the work that it gives itself: the word
-//! that it loads on the way in has the CPU's own bit. The CPU knows by its own record
+//! The vCPU's own CPU, out of the guest, needs no IPI for work of its own making: the load on the
+//! way in finds the CPU's own bit. The CPU knows by a record of its own
 //! ([`Loaded`](crate::epoch::Loaded)).
 
 use crate::epoch::Seat;
@@ -143,8 +142,8 @@ impl Residency {
     }
 
     /// Makes loom explore the order of an owner's load and a producer's read-modify-write. loom 0.7
-    /// compares an access with the last one only: a producer that loads the word itself first would
-    /// hide the owner's load. The access orders nothing. Elsewhere, the call does nothing.
+    /// compares an access with the last access only: a producer's own load would hide the owner's.
+    /// The access orders nothing. Without loom the call does nothing.
     #[inline]
     fn explore(&self) {
         #[cfg(loom)]
@@ -152,8 +151,8 @@ impl Residency {
         self.1.fetch_add(0, Relaxed);
     }
 
-    /// Gives the vCPU `work`, after the reason has been published. Any CPU. `is_out_here` is called
-    /// if an IPI may be needed: true if the calling CPU has the vCPU, out of the guest.
+    /// Gives the vCPU `work`, after the reason has been published. Any CPU. `is_out_here` says if
+    /// the calling CPU has the vCPU, out of the guest; called only before an IPI.
     #[inline]
     pub fn notify(&self, work: u64, is_out_here: impl FnOnce() -> bool) -> Kick {
         step();
@@ -284,13 +283,14 @@ impl Residency {
         ResidencyBits(self.0.swap(entered, order))
     }
 
-    /// Records that the state of every interrupt in a list register has been updated since the
-    /// exit: other CPUs may show it, until the next entry. Ends RUNNING, with which the vCPU has
-    /// come from the guest. Owner only.
+    /// Records that the states of all interrupts in list registers have been updated since the
+    /// exit: other CPUs may show the states, until the next entry. Ends RUNNING, set in the guest.
+    /// Owner only.
     pub fn show_states(&self) {
         // Release: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
         let order = weakened_by(Mutant::ShownRelaxed, Release);
         let old = self.0.fetch_xor(SHOWN | RUNNING, order);
+
         debug_assert!(old & (SHOWN | RUNNING) == RUNNING);
     }
 
@@ -301,6 +301,7 @@ impl Residency {
         } else {
             WORK | BLOCKED | RUNNING
         };
+
         // Acquire: pairs with the AcqRel in `notify`. Publishes nothing: a producer that finds no
         // work left does nothing but leave its own.
         let order = weakened_by(Mutant::TakeWorkRelaxed, Acquire);
@@ -376,8 +377,7 @@ impl ResidencyBits {
         self.0 & ON != 0
     }
 
-    /// Returns true if the vCPU is in the guest, or out of it for an exit that has not led to a
-    /// block or a put.
+    /// Returns true if the vCPU is in the guest, or out for an exit without a block or a put since.
     #[inline]
     pub fn is_running(self) -> bool {
         self.0 & RUNNING != 0
@@ -396,8 +396,8 @@ impl ResidencyBits {
         self.0 & OWNER == cpu.0
     }
 
-    /// Returns true if the vCPU is running on `cpu`, without work, and its states are not shown: an
-    /// entry leaves the word as it is.
+    /// Returns true if the vCPU is running on `cpu`, without work and without shown states: an entry
+    /// leaves the word alone.
     #[inline]
     pub fn is_without_news(self, cpu: Seat) -> bool {
         self.0 == cpu.0 | ON | RUNNING

@@ -253,9 +253,9 @@ fn look<H: Host>(vm: &Vm<H>) -> bool {
     })
 }
 
-/// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is running. One
-/// that is blocked or on no CPU, or out of the guest on the calling CPU, folds the list registers
-/// before the next entry.
+/// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is running. A
+/// vCPU blocked, on no CPU, or out of the guest on the calling CPU folds the list registers before
+/// the next entry.
 pub(crate) fn expect<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, register: u8) {
     if !is_recalled(vcpu.residency.get()) || vcpu.is_out_of_guest(pin.local()) {
         return;

@@ -171,8 +171,8 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, not blocked
-    /// and not on its way in.
+    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, neither blocked
+    /// nor entering.
     #[inline]
     pub(crate) fn shadow_out_of_guest(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
         let here = self.is_out_of_guest(local);
@@ -180,8 +180,8 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Returns true if the calling CPU has the vCPU out of the guest, not blocked and not on its
-    /// way in: the CPU will look at the residency word before it enters the guest.
+    /// Returns true if the calling CPU has the vCPU out of the guest, neither blocked nor entering:
+    /// the CPU looks at the residency word before entering the guest.
     #[inline]
     pub(crate) fn is_out_of_guest(&self, local: &CpuLocal) -> bool {
         local.loaded().out(self.key).is_some()
