@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -143,6 +144,7 @@ pub(crate) fn image(options: &ImageOptions) -> Result<bool> {
             name: "Image",
             words,
         }],
+        seed: Some(random().context("cannot read a random seed")?),
     };
     image.write(&out, &application)?;
     console::step(format!("{} is what goes on a stick", out.display()));
@@ -163,6 +165,8 @@ pub(crate) struct Image<'a> {
     pub(crate) initrd: Option<&'a Path>,
     /// Guests' kernels.
     pub(crate) kernels: Vec<Kernel<'a>>,
+    /// Random seed, for firmware without a generator.
+    pub(crate) seed: Option<[u8; 32]>,
 }
 
 /// A guest's kernel.
@@ -174,6 +178,13 @@ pub(crate) struct Kernel<'a> {
     pub(crate) name: &'a str,
     /// The command line, with the hypervisor's options for the VM.
     pub(crate) words: String,
+}
+
+/// Returns random bytes.
+fn random() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Image<'_> {
@@ -205,6 +216,10 @@ impl Image<'_> {
         if !self.arguments.is_empty() {
             let _ = writeln!(text, "bootargs {}", self.arguments);
         }
+        if let Some(seed) = &self.seed {
+            let digits: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+            let _ = writeln!(text, "seed {digits}");
+        }
         if self.initrd.is_some() {
             text.push_str("initrd initrd\n");
         }
@@ -231,6 +246,7 @@ mod tests {
             arguments: "quiet",
             initrd: Some(file),
             kernels: vec![kernel("Image", "")],
+            seed: None,
         };
         let lines = "bootargs quiet\ninitrd initrd\nkernel Image\n";
         assert_eq!(whole.configuration(), lines);
@@ -238,9 +254,11 @@ mod tests {
             arguments: "",
             initrd: None,
             kernels: vec![kernel("a", "hyp.name=a"), kernel("b", "hyp.rng quiet")],
+            seed: Some([0x0f; 32]),
         };
         let lines = "kernel a hyp.name=a\nkernel b hyp.rng quiet\n";
-        assert_eq!(parts.configuration(), lines);
+        let seed = "0f".repeat(32);
+        assert_eq!(parts.configuration(), format!("seed {seed}\n{lines}"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::DeviceTree;
 use machine_tree::acpi::{self, Windows};
@@ -105,8 +106,25 @@ fn is_memory(resource: &uefi::proto::pci::configuration::QwordAddressSpaceDescri
     resource.resource_range_type == ResourceRangeType::Memory && resource.address_length > 0
 }
 
-/// Returns a random seed, if the firmware has a generator.
-pub(crate) fn seed() -> Option<[u8; 32]> {
+/// Returns a random seed: of the firmware's generator, or else the configuration's, if there is one,
+/// with the time of this start in it.
+pub(crate) fn seed(configured: Option<[u8; 32]>) -> Option<[u8; 32]> {
+    if let Some(seed) = generated() {
+        return Some(seed);
+    }
+    let mut seed = configured?;
+    let counter = CNTPCT_EL0.get().to_le_bytes();
+    let time = uefi::runtime::get_time().map_or([0; 4], |time| {
+        [time.day(), time.hour(), time.minute(), time.second()]
+    });
+    for (byte, own) in seed.iter_mut().zip(counter.into_iter().chain(time)) {
+        *byte ^= own;
+    }
+    Some(seed)
+}
+
+/// Returns a seed of the firmware's generator, if there is one.
+fn generated() -> Option<[u8; 32]> {
     let handle = boot::get_handle_for_protocol::<Rng>().ok()?;
     let mut generator = boot::open_protocol_exclusive::<Rng>(handle).ok()?;
     let mut seed = [0; 32];

@@ -66,7 +66,7 @@ fn start() -> Result<core::convert::Infallible, String> {
         arguments: &config.arguments,
         initrd: guests.initrd.clone(),
         kernels: guests.kernels(&config),
-        seed: machine::seed(),
+        seed: machine::seed(config.seed),
         console: config.uart,
     };
     let tree = memory::load(&[&boot::complete(tree, &boot)])?;

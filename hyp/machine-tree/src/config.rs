@@ -6,6 +6,7 @@
 //! initrd FILE                initial RAM disk: before the first kernel that of all guests, after a
 //!                            kernel that kernel's
 //! kernel FILE WORDS          a guest's kernel, and its command line
+//! seed DIGITS                random seed, 64 hexadecimal digits, for firmware without a generator
 //! uart KIND ADDRESS          console in place of the firmware's: pl011, 16550, or 16550-32, whose
 //!                            registers have 32 bits
 //! ```
@@ -28,6 +29,8 @@ pub struct Config {
     pub initrd: Option<String>,
     /// Guests' kernels.
     pub kernels: Vec<Kernel>,
+    /// Random seed, for firmware without a generator.
+    pub seed: Option<[u8; 32]>,
     /// Console in place of the firmware's.
     pub uart: Option<Console>,
 }
@@ -87,12 +90,28 @@ fn directive(line: &str, config: &mut Config) -> Result<(), String> {
                 initrd: None,
             });
         }
+        "seed" => config.seed = Some(seed(rest)?),
         "uart" => config.uart = Some(uart(rest)?),
         _ => {
-            return Err("the directives are bootargs, initrd, kernel and uart".into());
+            return Err("the directives are bootargs, initrd, kernel, seed and uart".into());
         }
     }
     Ok(())
+}
+
+/// Reads a seed.
+fn seed(text: &str) -> Result<[u8; 32], String> {
+    let mut seed = [0; 32];
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != seed.len() || !rest.is_empty() {
+        return Err("a seed has 64 hexadecimal digits".into());
+    }
+    for (byte, pair) in seed.iter_mut().zip(pairs) {
+        let digits = core::str::from_utf8(pair).ok();
+        let value = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        *byte = value.ok_or("a seed has 64 hexadecimal digits")?;
+    }
+    Ok(seed)
 }
 
 /// Reads a kind of UART and an address.
@@ -161,6 +180,22 @@ mod tests {
         ));
         for bad in ["pl011", "8250 1000", "pl011 0", "16550 x"] {
             assert!(uart(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_seed_has_all_its_digits() {
+        let seed = |digits: &str| parse(&format!("kernel k\nseed {digits}"));
+        let digits = "00ff".repeat(16);
+        let expected = [[0, 0xff]; 16].concat();
+        assert_eq!(seed(&digits).unwrap().seed.unwrap()[..], expected);
+        for bad in [
+            &digits[1..],
+            &digits.replace('f', "x"),
+            "ab",
+            &format!("{digits}00"),
+        ] {
+            assert!(seed(bad).is_err(), "{bad}");
         }
     }
 

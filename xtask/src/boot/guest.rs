@@ -137,6 +137,7 @@ impl Guest {
                 name: "Image",
                 words,
             }],
+            seed: None,
         };
         image.write(&boot_disk.directory, application)
     }
