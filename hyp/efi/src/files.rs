@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use uefi::CString16;
 use uefi::boot::{self, image_handle};
-use uefi::fs::{FileSystem, PathBuf};
+use uefi::fs::{Error, FileSystem, PathBuf};
 use uefi::println;
 use uefi::proto::device_path::text::{AllowShortcuts, DisplayOnly};
 use uefi::proto::loaded_image::LoadedImage;
@@ -46,7 +46,10 @@ impl Files {
         let wide = CString16::try_from(path.as_str());
         let wide = wide.map_err(|_| format!("{path} is no name of a file"))?;
         let bytes = self.system.read(PathBuf::from(wide));
-        bytes.map_err(|error| format!("cannot read {path}: {error}"))
+        bytes.map_err(|error| match error {
+            Error::Io(error) => format!("cannot read {path}: {}", error.uefi_error.status()),
+            error => format!("cannot read {path}: {error}"),
+        })
     }
 
     /// Returns a file's text.

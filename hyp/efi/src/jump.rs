@@ -56,6 +56,14 @@ pub(crate) fn check() -> Result<(), String> {
                 .into(),
         );
     }
+    const ATOMIC: u64 = 0xf << 20;
+    let instructions: u64;
+    // SAFETY: an identification register.
+    unsafe { asm!("mrs {}, id_aa64isar0_el1", out(reg) instructions, options(nomem, nostack)) };
+    if instructions & ATOMIC == 0 {
+        return Err("this CPU has no FEAT_LSE (Armv8.1)".into());
+    }
+
     // `ID_AA64MMFR4_EL1.E2H0` is negative if HCR_EL2.E2H cannot be 0.
     const E2H0_SHIFT: u32 = 24;
     let features: u64;

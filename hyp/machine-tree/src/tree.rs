@@ -42,6 +42,8 @@ pub fn build(machine: &Machine) -> DeviceTree {
     add(root, "#address-cells", 2u32);
     add(root, "#size-cells", 2u32);
     add(root, "interrupt-parent", GIC);
+    // Devices of servers snoop the CPUs' caches (Arm's Base System Architecture).
+    add(root, "dma-coherent", &[][..] as &[u8]);
     root.add_child(cpus(machine));
 
     let mut psci = node("psci");
@@ -151,7 +153,6 @@ fn smmu(address: u64) -> DeviceTreeNode {
     add(&mut smmu, "compatible", "arm,smmu-v3");
     add(&mut smmu, "reg", reg(&(address..address + SMMU_SIZE)));
     add(&mut smmu, "#iommu-cells", 1u32);
-    add(&mut smmu, "dma-coherent", &[][..] as &[u8]);
     add(&mut smmu, "phandle", SMMU);
     smmu
 }
@@ -186,7 +187,6 @@ fn host_bridge(bridge: &Bridge, machine: &Machine) -> DeviceTreeNode {
         [first.into(), last.into()] as [u32; 2],
     );
     add(&mut node, "ranges", ranges);
-    add(&mut node, "dma-coherent", &[][..] as &[u8]);
     if !devices.is_empty() {
         add(&mut node, "msi-map", devices);
     }

@@ -383,6 +383,7 @@ fn the_tree_says_what_the_tables_said() {
     assert_eq!(regs("/smmuv3@100080000000"), [(0x1000_8000_0000, 0x2_0000)]);
     assert_eq!(regs("/pcie@300000000000"), [(0x3000_0000_0000, 256 << 20)]);
 
+    assert!(fdt.root().property("dma-coherent").is_some());
     let text = |path: &str, name: &str| {
         let property = fdt.find_node(path).unwrap().property(name).unwrap();
         property.value_as::<&str>().unwrap()
