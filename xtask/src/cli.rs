@@ -282,6 +282,9 @@ mod tests {
             ("conformance", &["--filter", "nope"], "its_errors"),
             ("bench", &["nope"], "lpi_lookup"),
             ("boot", &["--kernel", "5.10"], "6.12"),
+            ("boot", &["--efi", "nope"], "acpi"),
+            ("image", &["--guest", "nope"], "linux"),
+            ("machines", &["--only", "nope"], "neoverse-v1"),
         ] {
             let (_, command) = commands().find(|(found, _)| found.name == task).unwrap();
             let error = command.try_get_matches_from(words).unwrap_err().to_string();

@@ -328,6 +328,19 @@ mod tests {
     }
 
     #[test]
+    fn firmware_starts_the_hypervisor_or_the_guest() {
+        assert_eq!(boot(&[]).unwrap().efi, None);
+        for (word, efi) in [("acpi", Efi::Acpi), ("tree", Efi::Tree)] {
+            let options = boot(&["--efi", word, "--brief"]).unwrap();
+            assert_eq!(options.efi, Some(efi));
+            assert!(options.brief && options.has_smmu() && options.built_in_guest());
+        }
+        for other in ["--bare", "--firmware"] {
+            assert!(boot(&["--efi", "acpi", other]).is_err(), "{other}");
+        }
+    }
+
+    #[test]
     fn vcpus_are_limited_to_512() {
         assert_eq!(boot(&["--vcpus", "512"]).unwrap().vcpus, 512);
         assert!(boot(&["--vcpus", "513"]).is_err());
