@@ -71,7 +71,7 @@ pub(crate) fn run(
         unsafe { smmu::start(frame) };
     }
     schedule::init(cpus.len());
-    let console_spi = machine.console_spi;
+    let console_spi = machine.console.spi;
     let are_parts = modules.are_for_parts();
     let vms = if are_parts {
         parts::create(&machine, &modules, memory)

@@ -53,7 +53,7 @@ pub(crate) fn create(
             keep.extend(modules.initrd.clone());
             // SAFETY: nothing that the boot loader has loaded is needed any more but the parts in
             // `keep`.
-            let kernel = unsafe { image::load(&kernel.image, ram, &keep) };
+            let kernel = unsafe { image::load(&kernel.image, &memory, &keep) };
             (kernel.start, modules.tree.start)
         }
         // Firmware finds the device tree at the beginning of RAM, where QEMU puts it.

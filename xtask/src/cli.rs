@@ -11,9 +11,11 @@ use crate::boot::{self, BootOptions};
 use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::fuzz::{self, FuzzOptions};
+use crate::image::{self, ImageOptions};
 use crate::interchange;
 use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
+use crate::machines::{self, MachinesOptions};
 use crate::perf::{self, PerfOptions};
 use crate::project;
 use crate::snapshot::{self, MigrateOptions, SnapshotOptions};
@@ -71,12 +73,24 @@ struct Task {
 }
 
 /// The tasks, in the order of `cargo xtask --help`.
-const TASKS: [Task; 13] = [
+const TASKS: [Task; 15] = [
     Task {
         name: "boot",
         about: "Boot a guest under the hypervisor, run its workload, check every interrupt count",
         declare: BootOptions::declare,
         run: |matches| boot::boot(&BootOptions::read(matches), &project::reports()),
+    },
+    Task {
+        name: "image",
+        about: "Write hyp.efi and a guest for a real machine, to be booted by its UEFI firmware",
+        declare: ImageOptions::declare,
+        run: |matches| image::image(&ImageOptions::read(matches)),
+    },
+    Task {
+        name: "machines",
+        about: "Boot hyp.efi by UEFI firmware on many emulated machines",
+        declare: MachinesOptions::declare,
+        run: |matches| machines::machines(&MachinesOptions::read(matches)),
     },
     Task {
         name: "test",
@@ -206,9 +220,12 @@ mod tests {
 
     /// Options with values that nothing can be known of before the run, or that are checked
     /// elsewhere, and where.
-    const UNCHECKED: [(&str, &str); 8] = [
+    const UNCHECKED: [(&str, &str); 10] = [
         // Words for the guest's kernel.
         ("boot", "append"),
+        ("image", "append"),
+        // A directory to be made.
+        ("image", "out"),
         // By `boot::dry_run`, which asks QEMU.
         ("boot", "cpu"),
         ("boot", "qemu"),
@@ -265,6 +282,9 @@ mod tests {
             ("conformance", &["--filter", "nope"], "its_errors"),
             ("bench", &["nope"], "lpi_lookup"),
             ("boot", &["--kernel", "5.10"], "6.12"),
+            ("boot", &["--efi", "nope"], "acpi"),
+            ("image", &["--guest", "nope"], "linux"),
+            ("machines", &["--only", "nope"], "neoverse-v1"),
         ] {
             let (_, command) = commands().find(|(found, _)| found.name == task).unwrap();
             let error = command.try_get_matches_from(words).unwrap_err().to_string();
@@ -318,6 +338,8 @@ mod tests {
     #[test]
     fn every_task_can_be_read_without_arguments() {
         assert!(BootOptions::parsed(&[]).is_ok());
+        assert!(ImageOptions::parsed(&[]).is_ok());
+        assert!(MachinesOptions::parsed(&[]).is_ok());
         assert!(TestOptions::parsed(&[]).is_ok());
         assert!(LoomOptions::parsed(&[]).is_ok());
         assert!(ScheduleOptions::parsed(&[]).is_ok());

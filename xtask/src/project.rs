@@ -11,6 +11,9 @@ use anyhow::{Context, Result};
 /// The bare-metal target that `hyp` and the library are built for.
 pub const BARE_METAL: &str = "aarch64-unknown-none-softfloat";
 
+/// The target of UEFI applications.
+pub const UEFI: &str = "aarch64-unknown-uefi";
+
 /// The target of programs that run on Linux inside the emulated machine.
 pub const ARM64_LINUX: &str = "aarch64-unknown-linux-musl";
 
@@ -24,6 +27,11 @@ pub fn root() -> &'static Path {
 /// Returns the directory of files that were fetched, which is kept between runs.
 pub fn cache() -> PathBuf {
     root().join("target/cache")
+}
+
+/// Returns the directory of a disk that UEFI firmware starts the hypervisor from.
+pub fn image() -> PathBuf {
+    root().join("target/image")
 }
 
 /// Returns the directory of reports, such as `boot.json` and `console.log`.

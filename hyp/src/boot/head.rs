@@ -70,6 +70,7 @@ boot_start:
     cmp     x1, #(2 << 2)
     b.ne    halt
     msr     spsel, #1
+    bl      begin_el2
     mov     x20, x0                 // the device tree
     adr     x21, image_start        // load address of the image
 
@@ -80,22 +81,12 @@ boot_start:
     cmp     x0, x1
     b.lo    0b
 
-    // EARLY_TABLES: root, identity, image level 1, image level 2, one page each. The root's first
-    // entry covers the low 512 GiB by identity. Two blocks of 1 GiB are mapped there: the image's
-    // and the device tree's. The root's last entry covers the link address.
+    // EARLY_TABLES: root, image level 1, image level 2, and a pool, one page each. The root's last
+    // entry covers the link address.
     adrp    x0, {early_tables}
     add     x0, x0, :lo12:{early_tables}
-    add     x1, x0, #0x1000
-    orr     x2, x1, #3
-    str     x2, [x0]
     mov     x3, #{normal_block}
-    lsr     x4, x21, #30
-    orr     x5, x3, x4, lsl #30
-    str     x5, [x1, x4, lsl #3]
-    lsr     x4, x20, #30
-    orr     x5, x3, x4, lsl #30
-    str     x5, [x1, x4, lsl #3]
-    add     x1, x1, #0x1000
+    add     x1, x0, #({image_1} * 0x1000)
     orr     x2, x1, #3
     str     x2, [x0, #(511 * 8)]
     add     x2, x1, #0x1000
@@ -109,6 +100,15 @@ boot_start:
     add     x7, x7, #0x200000
     cmp     x7, x6
     b.lo    1b
+
+    // By identity: the image's first block, the device tree's first block and the one after it.
+    add     x2, x0, #({pool} * 0x1000)
+    mov     x1, x21
+    bl      map_block
+    mov     x1, x20
+    bl      map_block
+    add     x1, x20, #0x200000
+    bl      map_block
 
     adrp    x1, bss_start
     adrp    x2, image_end
@@ -134,6 +134,31 @@ boot_high:
     mov     x1, x21
     b       {boot}
 
+    // x0 root, x1 address, x2 next free table, which is moved on, x3 attributes. Maps the block of
+    // 2 MiB around the address by identity.
+map_block:
+    lsr     x4, x1, #39
+    add     x5, x0, x4, lsl #3
+    ubfx    x4, x1, #30, #9
+    ldr     x6, [x5]
+    cbnz    x6, 6f
+    orr     x6, x2, #3
+    str     x6, [x5]
+    add     x2, x2, #0x1000
+6:  and     x6, x6, #0xfffffffff000
+    add     x5, x6, x4, lsl #3
+    ubfx    x4, x1, #21, #9
+    ldr     x6, [x5]
+    cbnz    x6, 7f
+    orr     x6, x2, #3
+    str     x6, [x5]
+    add     x2, x2, #0x1000
+7:  and     x6, x6, #0xfffffffff000
+    lsr     x5, x1, #21
+    orr     x5, x3, x5, lsl #21
+    str     x5, [x6, x4, lsl #3]
+    ret
+
     // Not EL2: nothing can be run or reported. At EL1, firmware answers to HVC.
 halt:
     cmp     x1, #(1 << 2)
@@ -147,6 +172,7 @@ halt:
 secondary_start:
     msr     daifset, #0xf
     msr     spsel, #1
+    bl      begin_el2
     mov     x19, x0
     adrp    x0, {final_root}
     ldr     x0, [x0, :lo12:{final_root}]
@@ -195,6 +221,14 @@ relocate:
 5:  mov     x0, x4
     b       enable_mmu
 
+    // Firmware may have run at EL2 as a host (HCR_EL2.E2H), whose control registers are laid out
+    // differently, or may have interrupts and exceptions routed there (TGE).
+begin_el2:
+    mov     x1, #(1 << 31)          // RW
+    msr     hcr_el2, x1
+    isb
+    ret
+
     // x0 root; continues at the virtual address in x30.
 enable_mmu:
     mov     x1, #{mair}
@@ -227,6 +261,8 @@ enable_mmu:
     secondary = sym super::secondary::secondary,
     final_root = sym FINAL_ROOT,
     normal_block = const NORMAL_BLOCK,
+    image_1 = const super::early::IMAGE_1,
+    pool = const super::early::POOL,
     mair = const MAIR,
     tcr = const TCR,
     sctlr = const SCTLR,

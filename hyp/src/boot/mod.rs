@@ -43,11 +43,12 @@ extern "C" fn boot(tree: usize, image: usize) -> ! {
     // it.
     let blob = unsafe { tree_at(tree) };
     let fdt = Fdt::new(blob).expect("the boot loader's device tree is well-formed");
-    if let Some(registers) = tree::console(&fdt) {
-        early::map_device(registers.start);
-        let registers = NonNull::new(registers.start as *mut _).expect("no device is at 0");
-        // SAFETY: the device tree describes a PL011 there. The early and the final tables map it.
-        unsafe { console::start(registers) };
+    if let Some(found) = tree::console(&fdt) {
+        let registers = found.registers.start;
+        early::map_device(registers);
+        let registers = NonNull::new(registers as *mut u8).expect("no device is at 0");
+        // SAFETY: the device tree describes the UART. The early and the final tables map it.
+        unsafe { console::start(found.kind, registers) };
     }
 
     assert!(
@@ -130,7 +131,7 @@ fn kernels(fdt: &Fdt<'_>) -> Vec<Kernel> {
 /// Returns the devices that the hypervisor itself drives.
 fn hypervisor_devices(machine: &Machine) -> Pages {
     let mut devices = Pages::default();
-    devices.add(&machine.console);
+    devices.add(&machine.console.registers);
     let frames = machine.gic.frames().chain(&machine.smmu);
     frames.for_each(|frame| devices.add(frame));
     if let Some(pci) = &machine.pci {
@@ -151,8 +152,7 @@ unsafe fn tree_at(address: usize) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(address as *const u8, size) }
 }
 
-/// Chooses the hypervisor's memory: the highest place in the highest piece of RAM of which nothing
-/// is `used`.
+/// Chooses the hypervisor's memory: the highest place in RAM of which nothing is `used`.
 ///
 /// # Panics
 /// If there is no room for the hypervisor itself.
@@ -160,21 +160,36 @@ fn choose_home<U: Iterator<Item = Range<usize>>>(
     tree: &Fdt<'_>,
     used: impl Fn() -> U,
 ) -> Range<usize> {
-    let ram = tree::memory(tree)
-        .max_by_key(|range| range.end)
-        .expect("the machine has RAM");
     let is_saved = options::are_saves_in(tree::command_line(tree));
     let size = layout::home_size(tree::cpus(tree).count(), is_saved);
-    let mut end = ram.end / BLOCK * BLOCK;
+    let mut limit = usize::MAX;
     loop {
-        let home = end.saturating_sub(size)..end;
-        assert!(
-            home.start >= ram.start,
-            "no room: the hypervisor needs {size:#x} bytes in one piece, of {ram:#x?}"
-        );
+        let pieces = tree::memory(tree).filter(|piece| piece.end < limit);
+        let Some(piece) = pieces.max_by_key(|piece| piece.end) else {
+            panic!("no room: the hypervisor needs {size:#x} bytes of RAM in one piece");
+        };
+        if let Some(home) = room_in(&piece, size, &used) {
+            return home;
+        }
+        limit = piece.end;
+    }
+}
+
+/// Returns the highest `size` bytes, in whole blocks, of a piece of RAM of which nothing is `used`.
+fn room_in<U: Iterator<Item = Range<usize>>>(
+    piece: &Range<usize>,
+    size: usize,
+    used: impl Fn() -> U,
+) -> Option<Range<usize>> {
+    let mut end = piece.end / BLOCK * BLOCK;
+    loop {
+        let home = end.checked_sub(size)?..end;
+        if home.start < piece.start {
+            return None;
+        }
         match used().find(|used| used.start < home.end && home.start < used.end) {
             Some(used) => end = used.start / BLOCK * BLOCK,
-            None => return home,
+            None => return Some(home),
         }
     }
 }

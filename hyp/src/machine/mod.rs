@@ -14,7 +14,7 @@ use vgic::intid::IntId;
 use crate::memory::ranges::Pages;
 use entropy::Seed;
 use pci::HostBridge;
-use tree::{is_compatible, regs};
+use tree::{Console, is_compatible, regs};
 
 /// Description of the machine.
 #[derive(Debug)]
@@ -33,10 +33,8 @@ pub(crate) struct Machine {
     pub(crate) smmu: Option<Range<usize>>,
     /// Host bridge of PCI.
     pub(crate) pci: Option<HostBridge>,
-    /// Registers of the console.
-    pub(crate) console: Range<usize>,
-    /// SPI of the console, if the tree names one.
-    pub(crate) console_spi: Option<u32>,
+    /// Console.
+    pub(crate) console: Console,
     /// Random seed that the boot loader passes.
     pub(crate) seed: Option<Seed>,
 }
@@ -70,8 +68,8 @@ impl Machine {
             gic: Gic::read(tree),
             smmu: tree::smmu(tree).and_then(|node| regs(&node).next()),
             pci: HostBridge::read(tree),
-            console: tree::console(tree).expect("the device tree names a PL011 as the console"),
-            console_spi: tree::console_spi(tree),
+            console: tree::console(tree)
+                .expect("the device tree names a PL011 or a 16550 as the console"),
             seed: entropy::read(tree),
         }
     }

@@ -6,6 +6,8 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Cells, Node, Property, ToCellInt};
 use vgic::intid::IntId;
 
+use crate::console::uart::Kind;
+
 /// Returns true if the node is compatible with `kind`.
 pub(crate) fn is_compatible(node: &FdtNode<'_>, kind: &str) -> bool {
     node.compatible()
@@ -76,23 +78,49 @@ pub(crate) fn cpus<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = u64> + use<'a> {
         })
 }
 
-/// Returns the registers of the PL011 that `/chosen` names as the console.
-pub(crate) fn console(tree: &Fdt<'_>) -> Option<Range<usize>> {
-    regs(&console_node(tree)?).next()
+/// A UART that `/chosen` names as the console.
+#[derive(Clone, Debug)]
+pub(crate) struct Console {
+    /// Kind of the UART.
+    pub(crate) kind: Kind,
+    /// Registers.
+    pub(crate) registers: Range<usize>,
+    /// SPI, if the tree names one.
+    pub(crate) spi: Option<u32>,
 }
 
-/// Returns the PL011 that `/chosen` names as the console.
-fn console_node<'a>(tree: &Fdt<'a>) -> Option<FdtNode<'a>> {
+/// Returns the console, if `/chosen` names a UART of a known kind.
+pub(crate) fn console(tree: &Fdt<'_>) -> Option<Console> {
     let chosen = tree.find_node("/chosen")?;
     let path = chosen.property("stdout-path")?.value_as::<&str>().ok()?;
     // The line's settings may follow the path.
     let node = tree.find_node(path.split(':').next()?)?;
-    is_compatible(&node, "arm,pl011").then_some(node)
+    Some(Console {
+        kind: kind_of_uart(&node)?,
+        registers: regs(&node).next()?,
+        spi: spi(&node),
+    })
 }
 
-/// Returns the SPI of the console, by the binding of GICv3: kind (0: SPI), number, flags.
-pub(crate) fn console_spi(tree: &Fdt<'_>) -> Option<u32> {
-    let interrupts = console_node(tree)?.property("interrupts")?;
+/// Returns the kind of a UART by what its node is compatible with.
+fn kind_of_uart(node: &FdtNode<'_>) -> Option<Kind> {
+    let number = |name: &str| node.property(name)?.value_as::<u32>().ok();
+    let is = |kind: &str| is_compatible(node, kind);
+    if is("arm,pl011") {
+        return Some(Kind::Pl011);
+    }
+    if is("arm,sbsa-uart") {
+        return Some(Kind::Sbsa);
+    }
+    (is("ns16550a") || is("ns16550") || is("snps,dw-apb-uart")).then(|| Kind::Ns16550 {
+        shift: number("reg-shift").unwrap_or(0),
+        width: number("reg-io-width").unwrap_or(1),
+    })
+}
+
+/// Returns the SPI of a node, by the binding of GICv3: kind (0: SPI), number, flags.
+fn spi(node: &FdtNode<'_>) -> Option<u32> {
+    let interrupts = node.property("interrupts")?;
     let [kind, number, _] = interrupts.as_prop_encoded_array([1, 1, 1]).ok()?.next()?;
     let is_spi = kind.to_int::<u32>().ok()? == 0;
     is_spi.then_some(IntId::FIRST_SPI + number.to_int::<u32>().ok()?)
@@ -135,23 +163,28 @@ pub(crate) fn reserved<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>>
 pub(crate) fn kernels<'a>(
     tree: &Fdt<'a>,
 ) -> impl Iterator<Item = (FdtNode<'a>, Range<usize>)> + use<'a> {
-    modules(tree, "multiboot,kernel")
+    modules_of(tree, "multiboot,kernel")
 }
 
 /// Returns the guests' initial RAM disks: modules of `/chosen`, too.
 pub(crate) fn ram_disks<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range<usize>> + use<'a> {
-    modules(tree, "multiboot,ramdisk").map(|(_, range)| range)
+    modules_of(tree, "multiboot,ramdisk").map(|(_, range)| range)
+}
+
+/// Returns all modules of the boot loader.
+pub(crate) fn modules<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = FdtNode<'a>> + use<'a> {
+    let chosen = tree.find_node("/chosen").into_iter();
+    chosen
+        .flat_map(|chosen| chosen.children())
+        .filter(|node| is_compatible(node, "multiboot,module"))
 }
 
 /// Returns the modules of a kind, and their addresses.
-fn modules<'a>(
+fn modules_of<'a>(
     tree: &Fdt<'a>,
     kind: &'static str,
 ) -> impl Iterator<Item = (FdtNode<'a>, Range<usize>)> + use<'a> {
-    let chosen = tree.find_node("/chosen").into_iter();
-    let modules = chosen
-        .flat_map(|chosen| chosen.children())
-        .filter(move |module| is_compatible(module, kind));
+    let modules = modules(tree).filter(move |module| is_compatible(module, kind));
     modules.filter_map(|module| {
         // QEMU writes two cells each here, whatever the parent's cells.
         let mut reg = module.property("reg")?.as_prop_encoded_array([2, 2]).ok()?;

@@ -14,6 +14,7 @@ use spin::Mutex;
 
 use crate::machine::entropy::{self, Seed};
 use crate::memory::cache;
+use crate::memory::ranges::Pages;
 
 /// Offset of a flat binary from the start of RAM.
 const FLAT_OFFSET: usize = 0x8_0000;
@@ -72,29 +73,34 @@ fn place(image: &[u8], ram: usize) -> Range<usize> {
     }
 }
 
-/// Moves the kernel to its place in the RAM that begins at `ram`, and returns the place.
+/// Moves the kernel to its place in the guest's `memory`, and returns the place: the lowest one
+/// where it overwrites nothing of `keep`.
 ///
 /// # Safety
 /// The kernel is at the mapped addresses `module`. Nothing else of the guest's memory is in use but
 /// `keep`.
 ///
 /// # Panics
-/// If the kernel would overwrite a part of `keep`.
+/// If there is no such place.
 pub(crate) unsafe fn load(
     module: &Range<usize>,
-    ram: usize,
+    memory: &Pages,
     keep: &[Range<usize>],
 ) -> Range<usize> {
     // SAFETY: by the caller's promise, the kernel is there.
     let image = unsafe { core::slice::from_raw_parts(module.start as *const u8, module.len()) };
-    let place = place(image, ram);
 
-    for kept in keep {
-        assert!(
-            place.end <= kept.start || kept.end <= place.start,
-            "the guest's kernel, {place:#x?}, does not fit beside {kept:#x?}"
-        );
-    }
+    // A place begins where memory does, or where something that is kept ends.
+    let begins = (memory.iter().map(|piece| piece.start)).chain(keep.iter().map(|kept| kept.end));
+    let places = begins.map(|start| place(image, start.next_multiple_of(IMAGE_ALIGNMENT)));
+    let is_free = |place: &Range<usize>| {
+        let mut kept = keep.iter();
+        memory.contains(place)
+            && kept.all(|kept| place.end <= kept.start || kept.end <= place.start)
+    };
+    let place = (places.filter(is_free))
+        .min_by_key(|place| place.start)
+        .unwrap_or_else(|| panic!("there is no room in RAM for the guest's kernel"));
 
     // SAFETY: the place is memory of the guest outside `keep`, unused by the caller's promise.
     // `copy` allows the place to overlap the module.

@@ -31,6 +31,13 @@ const SUSPEND_STEPS: [&str; 2] = ["idle", "suspend"];
 /// trespasses, idle states and a clock with an alarm.
 const MACHINE_STEPS: [&str; 4] = ["intx", "dma", "idle", "suspend"];
 
+/// The steps that need what ACPI describes by byte code only: lines of PCI functions, and a clock
+/// with an alarm.
+const BYTE_CODE_STEPS: [&str; 2] = ["intx", "suspend"];
+
+/// The steps that a brief run leaves out.
+pub(super) const LONG_STEPS: [&str; 6] = ["blk", "intx", "net", "affinity", "rebind", "suspend"];
+
 /// The step that needs a device behind an SMMU.
 const SMMU_STEP: &str = "dma";
 
@@ -113,6 +120,10 @@ pub(crate) struct Setting {
     pub(crate) hypervisor: bool,
     /// True if firmware starts the kernel.
     pub(crate) firmware: bool,
+    /// True if the long steps are left out.
+    pub(crate) brief: bool,
+    /// True if the hypervisor finds the machine by ACPI, whose byte code is not interpreted.
+    pub(crate) acpi: bool,
     /// True if the machine has an SMMU, and the guest a device that is told to trespass.
     pub(crate) smmu: bool,
     /// True if the VM has a part of the machine only.
@@ -219,6 +230,8 @@ fn is_skipped(setting: Setting, step: &str) -> bool {
         || !can_suspend && SUSPEND_STEPS.contains(&step)
         || !setting.firmware && step == FIRMWARE_STEP
         || !setting.smmu && step == SMMU_STEP
+        || setting.brief && LONG_STEPS.contains(&step)
+        || setting.acpi && BYTE_CODE_STEPS.contains(&step)
         || setting.part && MACHINE_STEPS.contains(&step)
 }
 
@@ -406,6 +419,8 @@ mod tests {
         workload: true,
         hypervisor: true,
         firmware: false,
+        acpi: false,
+        brief: false,
         smmu: true,
         part: false,
     };
@@ -520,6 +535,14 @@ mod tests {
             firmware: true,
             ..SETTING
         };
+        let acpi = Setting {
+            acpi: true,
+            ..SETTING
+        };
+        let brief = Setting {
+            brief: true,
+            ..SETTING
+        };
         let open = Setting {
             smmu: false,
             ..SETTING
@@ -528,7 +551,15 @@ mod tests {
             part: true,
             ..SETTING
         };
-        let settings = [(one, 3), (bare, 2), (firmware, 3), (open, 1), (part, 5)];
+        let settings = [
+            (one, 3),
+            (bare, 2),
+            (firmware, 3),
+            (acpi, 2),
+            (brief, LONG_STEPS.len()),
+            (open, 1),
+            (part, 5),
+        ];
         for (setting, differing) in settings {
             let ended = || Ended::PoweredOff;
             assert_eq!(failing(setting, ended(), &good_console()).len(), differing);

@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::initramfs::Initramfs;
-use super::{BootOptions, Kernel, peer};
+use super::{BootOptions, Kernel, checks, part, peer};
+
+use crate::image::{self, Image};
 use crate::provision::apt::{self, For};
 use crate::provision::{busybox, cached, firmware, kernel};
+
+/// The kernel of a guest without devices.
+const DEFAULT_KERNEL: &str = "6.12";
 
 /// The size of the disk that the workload reads.
 const DISK_MIB: usize = 64;
@@ -73,6 +78,7 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
     let append = command_line(options);
     let boot_disk = match &options.boot_disk {
         Some(directory) => Some(directory.clone()),
+        None if options.efi.is_some() => Some(scratch.join("boot-disk")),
         None if options.firmware => {
             let loader = firmware::provide(&apt)?.grub;
             let initrd = initrd.as_deref();
@@ -95,6 +101,46 @@ pub(crate) fn prepare(options: &BootOptions, scratch: &Path) -> Result<Guest> {
         disk,
         firmware,
     })
+}
+
+/// Returns a kernel of Debian's, and an initial RAM disk with the part of the workload that needs
+/// no disk, no network and nobody who types. The latter lies in `scratch`.
+pub(crate) fn without_devices(
+    vcpus: u16,
+    apt: &apt::Lazy,
+    scratch: &Path,
+) -> Result<(PathBuf, PathBuf)> {
+    let kernel = kernel::provide(DEFAULT_KERNEL, apt)?;
+    let left_out = checks::LONG_STEPS.join(" ");
+    let rounds = rounds(vcpus);
+    let configuration = format!("MODE=workload\nROUNDS={rounds}\nLEFT_OUT=\"uart {left_out}\"\n");
+    let path = scratch.join("initramfs");
+    let busybox = busybox::provide(apt)?;
+    fs::write(&path, initramfs(&busybox, &kernel.modules, &configuration)?)?;
+    Ok((kernel.image, path))
+}
+
+impl Guest {
+    /// Fills the directory of the boot disk: the hypervisor, `application`, and this guest.
+    pub(crate) fn write_image(&self, options: &BootOptions, application: &Path) -> Result<()> {
+        let boot_disk = self.firmware.as_ref();
+        let boot_disk = boot_disk.context("hyp.efi is started by firmware")?;
+        let words = match options.has_part() {
+            true => format!("{} {}", self.append, part::of(options)),
+            false => String::new(),
+        };
+        let image = Image {
+            arguments: &self.append,
+            initrd: self.initrd.as_deref(),
+            kernels: vec![image::Kernel {
+                file: &self.kernel,
+                name: "Image",
+                words,
+            }],
+            seed: None,
+        };
+        image.write(&boot_disk.directory, application)
+    }
 }
 
 /// Makes the directory of a disk from which firmware boots the kernel by GRUB, `loader`.
@@ -188,9 +234,17 @@ fn configuration(options: &BootOptions, disk_sum: &str) -> Result<String> {
          NET_BYTES={NET_BYTES}\n\
          NET_SUM={net_sum}\n\
          FIRMWARE={}\n\
-         ROUNDS={}\n",
+         ROUNDS={}\n\
+         LEFT_OUT=\"{}\"\n",
         u8::from(options.firmware),
-        rounds(options.vcpus)
+        match options.brief {
+            true => 1,
+            false => rounds(options.vcpus),
+        },
+        match options.brief {
+            true => checks::LONG_STEPS.join(" "),
+            false => String::new(),
+        },
     ))
 }
 

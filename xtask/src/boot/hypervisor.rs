@@ -9,7 +9,11 @@ use object::read::elf::ProgramHeader as _;
 
 use crate::console;
 use crate::process::{self, Show};
+use crate::project::{self, UEFI};
 use crate::provision::{kernel, toolchain};
+
+/// The variable by which the build of `hyp.efi` finds the hypervisor's flat image.
+pub(crate) const IMAGE: &str = "HYP_IMAGE";
 
 /// The largest distance of a flat image's segments.
 const LARGEST: u64 = 64 << 20;
@@ -43,6 +47,24 @@ pub fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBu
     let path = scratch.join("hyp.img");
     fs::write(&path, image)?;
     Ok((path, elf))
+}
+
+/// Builds the hypervisor as a UEFI application, and returns the application's path.
+pub(crate) fn build_efi(scratch: &Path) -> Result<PathBuf> {
+    let image = fs::read(build(scratch)?)?;
+    // The application contains the image. Its path stays, so that a build finds nothing to do if
+    // the image is as before.
+    let path = project::root().join("target/hyp.img");
+    if fs::read(&path).ok().as_ref() != Some(&image) {
+        fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+
+    toolchain::uefi()?;
+    let mut cargo = toolchain::cargo("build");
+    cargo
+        .args(["--release", "--package", "hyp-efi", "--target", UEFI])
+        .env(IMAGE, &path);
+    built(&mut cargo, "hyp.efi")
 }
 
 /// Runs `cargo build` for one program, called `what` in messages, and returns the program's path.

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::guest::{BootDisk, Guest};
-use super::{BootOptions, part};
+use super::{BootOptions, Efi, part};
 use crate::parallel;
 use crate::provision::qemu::{Board, Qemu};
 
@@ -55,6 +55,8 @@ pub(crate) fn command(
     };
 
     if let Some(boot_disk) = &guest.firmware {
+        // The application `hyp.efi` is on the disk.
+        let hypervisor = hypervisor.filter(|_| options.efi.is_none());
         firmware(&mut command, boot_disk, hypervisor);
         command.args(&options.qemu);
         return Ok(command);
@@ -84,8 +86,8 @@ pub(crate) fn command(
             let kernel = guest.kernel.display();
             let mut module = format!("guest-loader,addr={address:#x},kernel={kernel}");
             if options.has_part() {
-                let arguments = part::arguments(options, memory(options));
-                let arguments = format!("{} {arguments}", guest.append).replace(',', ",,");
+                let arguments =
+                    format!("{} {}", guest.append, part::of(options)).replace(',', ",,");
                 module.push_str(&format!(",bootargs={arguments}"));
             }
             command.arg("-device").arg(module);
@@ -138,8 +140,13 @@ pub(crate) fn board(
         true => (",iommu=smmuv3", ",iommu_platform=on,disable-legacy=on"),
         false => ("", ""),
     };
+    let acpi = match options.efi {
+        Some(Efi::Acpi) => ",acpi=on",
+        Some(Efi::Tree) => ",acpi=off",
+        None => "",
+    };
     let mut command = qemu.board(&Board {
-        options: &format!("virtualization={virtualization}{iommu}"),
+        options: &format!("virtualization={virtualization}{iommu}{acpi}"),
         cpu: &options.cpu,
         cpus: options.cpus(),
     })?;
@@ -182,7 +189,7 @@ fn machine_memory(options: &BootOptions) -> u32 {
 }
 
 /// Returns the guest's RAM, in MiB.
-fn memory(options: &BootOptions) -> u32 {
+pub(super) fn memory(options: &BootOptions) -> u32 {
     options.memory.unwrap_or_else(|| ample(options))
 }
 

@@ -29,7 +29,7 @@ use anyhow::Result;
 use crate::provision::qemu;
 use crate::{console, project};
 use checks::Setting;
-pub(crate) use options::{BootOptions, Kernel};
+pub(crate) use options::{BootOptions, Efi, Kernel};
 use report::{Machine, Report};
 use run::{Ended, Run};
 use transcript::Transcript;
@@ -43,10 +43,14 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
     let qemu = qemu::provide()?;
     dry_run::check(&qemu, options)?;
     let guest = guest::prepare(options, scratch.path())?;
-    let hypervisor = match options.bare {
-        true => None,
-        false => Some(hypervisor::build(scratch.path())?),
+    let hypervisor = match (options.bare, options.efi) {
+        (true, _) => None,
+        (_, Some(_)) => Some(hypervisor::build_efi(scratch.path())?),
+        (_, None) => Some(hypervisor::build(scratch.path())?),
     };
+    if let (Some(application), Some(_)) = (&hypervisor, options.efi) {
+        guest.write_image(options, application)?;
+    }
 
     let path = project::begin_report(reports, "boot.json")?;
     let log = reports.join("console.log");
@@ -85,6 +89,8 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         workload: options.built_in_guest() && !options.interactive,
         hypervisor: !options.bare,
         firmware: options.firmware,
+        brief: options.brief,
+        acpi: options.efi == Some(Efi::Acpi),
         smmu: options.has_smmu(),
         part: options.has_part(),
     };

@@ -25,6 +25,7 @@ Examples:
                                            prompt is there; `poweroff -f` ends
                                            it
   cargo xtask boot --firmware              EDK2, GRUB, and Linux with ACPI
+  cargo xtask boot --efi acpi              EDK2 starts the hypervisor, hyp.efi
   cargo xtask boot --bare                  the same without the hypervisor
   cargo xtask boot --kernel ./test.flat    your own image, without the workload
   cargo xtask boot -- -device edu          one more device for the guest";
@@ -60,6 +61,10 @@ pub(crate) struct BootOptions {
     pub(crate) firmware: bool,
     /// A directory that the firmware boots from, in place of the boot loader and the kernel.
     pub(crate) boot_disk: Option<PathBuf>,
+    /// True if the workload's long steps are left out.
+    pub(crate) brief: bool,
+    /// How the machine describes itself, if UEFI firmware starts the hypervisor.
+    pub(crate) efi: Option<Efi>,
     /// True if the machine has no SMMU, though the hypervisor would use it.
     pub(crate) no_iommu: bool,
     /// True if one thread runs all emulated CPUs: faster where they mostly wait for each other.
@@ -147,6 +152,18 @@ impl Options for BootOptions {
             .requires("firmware")
             .value_parser(directory),
             flag(
+                "brief",
+                "Leave the workload's long steps out: the disks, the network, MSIs that move",
+            ),
+            option(
+                "efi",
+                "acpi|tree",
+                "Start with UEFI firmware in flash memory, EDK2, which starts the hypervisor, \
+                 hyp.efi, on a machine that describes itself by ACPI or by a device tree",
+            )
+            .conflicts_with_all(["bare", "firmware", "boot-disk"])
+            .value_parser(Efi::from_str),
+            flag(
                 "no-iommu",
                 "Leave out the SMMU, by which the hypervisor confines the devices' DMA",
             ),
@@ -173,6 +190,8 @@ impl Options for BootOptions {
             bare: matches.get_flag("bare"),
             firmware: matches.get_flag("firmware"),
             boot_disk: matches.remove_one("boot-disk"),
+            brief: matches.get_flag("brief"),
+            efi: matches.remove_one("efi"),
             no_iommu: matches.get_flag("no-iommu"),
             one_thread: false,
             qemu: qemu.into_iter().flatten().collect(),
@@ -209,6 +228,27 @@ impl BootOptions {
     /// hypervisor does not edit, would offer it to the guest.
     pub(crate) fn has_smmu(&self) -> bool {
         !self.bare && !self.firmware && !self.no_iommu
+    }
+}
+
+/// The description of a machine with UEFI firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Efi {
+    /// ACPI tables.
+    Acpi,
+    /// A device tree.
+    Tree,
+}
+
+impl FromStr for Efi {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "acpi" => Ok(Self::Acpi),
+            "tree" => Ok(Self::Tree),
+            _ => Err("a machine describes itself by acpi or by tree".to_owned()),
+        }
     }
 }
 
@@ -284,6 +324,19 @@ mod tests {
         assert!(boot(&[]).unwrap().has_smmu());
         for without in ["--bare", "--firmware", "--no-iommu"] {
             assert!(!boot(&[without]).unwrap().has_smmu(), "{without}");
+        }
+    }
+
+    #[test]
+    fn firmware_starts_the_hypervisor_or_the_guest() {
+        assert_eq!(boot(&[]).unwrap().efi, None);
+        for (word, efi) in [("acpi", Efi::Acpi), ("tree", Efi::Tree)] {
+            let options = boot(&["--efi", word, "--brief"]).unwrap();
+            assert_eq!(options.efi, Some(efi));
+            assert!(options.brief && options.has_smmu() && options.built_in_guest());
+        }
+        for other in ["--bare", "--firmware"] {
+            assert!(boot(&["--efi", "acpi", other]).is_err(), "{other}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! A guest with a part of the machine: the hypervisor's options for its VM, and its lines among
 //! those of the console.
 
-use super::BootOptions;
 use super::lines::Line;
+use super::{BootOptions, machine};
 
 /// The VM's name. Each of its lines begins with the name.
 const NAME: &str = "guest";
@@ -20,8 +20,13 @@ pub(super) const BESIDE: u32 = 320;
 /// ticks apart: each takes locks that all want.
 const VCPUS_IN_TIME: u16 = 128;
 
+/// Returns the words of the command line of a run that are options of its VM.
+pub(super) fn of(options: &BootOptions) -> String {
+    arguments(options, machine::memory(options))
+}
+
 /// Returns the words of the kernel's command line that are options of the VM with this RAM, in MiB.
-pub(super) fn arguments(options: &BootOptions, memory: u32) -> String {
+fn arguments(options: &BootOptions, memory: u32) -> String {
     let vcpus = options.vcpus;
     let functions = match options.has_smmu() {
         true => format!(" hyp.pci={FUNCTIONS}"),

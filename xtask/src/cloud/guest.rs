@@ -137,6 +137,8 @@ impl Guest {
             workload: true,
             hypervisor: true,
             firmware: false,
+            acpi: false,
+            brief: false,
             smmu: false,
             part: true,
         };

@@ -13,7 +13,7 @@ use super::apt::{Apt, For};
 use super::cached;
 use crate::console;
 use crate::process::{self, Show, interrupted};
-use crate::project::{self, ARM64_LINUX, BARE_METAL};
+use crate::project::{self, ARM64_LINUX, BARE_METAL, UEFI};
 
 /// The way to build for the bare-metal target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,16 +80,26 @@ pub fn bare_metal() -> Result<BareMetal> {
 
 /// Makes the target for Linux programs inside the emulated machine available.
 pub fn linux() -> Result<()> {
+    target(ARM64_LINUX)
+}
+
+/// Makes the target for UEFI applications available.
+pub(crate) fn uefi() -> Result<()> {
+    target(UEFI)
+}
+
+/// Makes a target's precompiled libraries available.
+fn target(target: &str) -> Result<()> {
     let sysroot = sysroot()?;
-    if has_target(&sysroot, ARM64_LINUX) {
+    if has_target(&sysroot, target) {
         return Ok(());
     }
-    console::step(format!("Adding the Rust target {ARM64_LINUX} (once)"));
+    console::step(format!("Adding the Rust target {target} (once)"));
     ensure!(
-        rustup(&["target", "add", ARM64_LINUX]) && has_target(&sysroot, ARM64_LINUX),
+        rustup(&["target", "add", target]) && has_target(&sysroot, target),
         missing(
-            &format!("Rust's standard library for {ARM64_LINUX}"),
-            &["target", "add", ARM64_LINUX],
+            &format!("Rust's library for {target}"),
+            &["target", "add", target],
             has_rustup(),
         )
     );

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::crates;
 use super::tally::Tally;
 use crate::bench::{self, BenchOptions};
-use crate::boot::{self, BootOptions, Kernel};
+use crate::boot::{self, BootOptions, Efi, Kernel, hypervisor};
 use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::example;
@@ -38,6 +38,10 @@ const BOOTS: [(u16, &str, &str, bool); 3] = [
 /// The boot of a VM with a part of the machine: vCPUs, and CPUs that they share.
 const CROWD: (u16, u16) = (64, 2);
 
+/// The CPUs of the boot by UEFI firmware, and how ACPI tells them to be connected.
+const EFI_CPUS: u16 = 4;
+const EFI_BOARD: [&str; 2] = ["-smp", "4,sockets=2,clusters=2"];
+
 /// Seconds of fuzzing for each target: enough to reach the code again that the corpus reaches, and
 /// more.
 const FUZZING: u32 = 30;
@@ -57,8 +61,8 @@ const CONFORMANCE: [(u16, Option<u16>, &str, bool); 3] = [
 /// The run of the conformance guest that is saved and restored: vCPUs, and CPUs that they share.
 const SAVED: (u16, u16) = (8, 4);
 
-/// The packages that are built for the bare-metal target only.
-const BARE_METAL_ONLY: [&str; 3] = ["hyp", "isolation", "conformance"];
+/// The packages that are not built for the host.
+const BARE_METAL_ONLY: [&str; 4] = ["hyp", "hyp-efi", "isolation", "conformance"];
 
 /// A part of the test run.
 pub(crate) struct Gate {
@@ -208,6 +212,18 @@ pub(crate) fn all() -> Vec<Gate> {
             "hyp-clippy",
             "clippy on the hypervisor",
             Command(|| bare_metal_clippy(&["--package", "hyp", "--features", "el2-time,pmu"])),
+        ),
+        Gate::new(
+            "efi-clippy",
+            "clippy on the UEFI application",
+            Command(|| {
+                toolchain::uefi()?;
+                let mut cargo = cargo("clippy");
+                cargo.args(["--target", project::UEFI]);
+                // It checks the code, not the image in it: any file will do.
+                cargo.env(hypervisor::IMAGE, project::root().join("Cargo.toml"));
+                clippy(cargo, &["--package", "hyp-efi"])
+            }),
         ),
         // Apart from the hypervisor: it wants shared dependencies with a heap, which guests lack.
         Gate::new(
@@ -386,6 +402,7 @@ pub(crate) fn all() -> Vec<Gate> {
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
+    gates.push(efi_gate());
     gates
 }
 
@@ -534,6 +551,22 @@ fn crowd_gate() -> Gate {
     Gate::booting(
         format!("boot-{vcpus}-of-{cpus}"),
         format!("boot {vcpus} vcpus of {cpus} cpus"),
+        Action::Boot(options),
+    )
+}
+
+/// Declares the gate of a boot of the hypervisor by UEFI firmware.
+fn efi_gate() -> Gate {
+    let options = BootOptions {
+        vcpus: EFI_CPUS,
+        efi: Some(Efi::Acpi),
+        brief: true,
+        qemu: EFI_BOARD.map(str::to_owned).to_vec(),
+        ..BootOptions::default()
+    };
+    Gate::booting(
+        "boot-efi",
+        format!("boot hyp.efi by ACPI on {EFI_CPUS} cpus in two sockets"),
         Action::Boot(options),
     )
 }
@@ -692,6 +725,7 @@ mod tests {
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",
+            "boot-efi",
         ] {
             assert!(gates.iter().any(|gate| gate.slug == slug), "{slug}");
         }

@@ -9,6 +9,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property, ToPropertyValue};
 
+use super::edit;
 use crate::vm::psci::POWER_DOWN;
 
 /// An idle state.
@@ -46,10 +47,7 @@ const STATES: [IdleState; 2] = [
 /// # Panics
 /// If the tree has no room for them.
 pub(crate) fn add(blob: &mut [u8]) {
-    // Another edit may have made the tree shorter than its room.
-    let size = usize::try_from(u32::from_be_bytes([blob[4], blob[5], blob[6], blob[7]]));
-    let tree = size.ok().and_then(|size| blob.get(..size));
-    let fdt = Fdt::new(tree.expect("the tree has a size")).expect("the tree is well-formed");
+    let fdt = Fdt::new(blob).expect("the tree is well-formed");
     let first = 1 + largest_handle(&fdt.root());
     let mut edited = DeviceTree::from_fdt(&fdt);
     let Some(cpus) = edited.root.child_mut("cpus") else {
@@ -75,10 +73,7 @@ pub(crate) fn add(blob: &mut [u8]) {
     }
     cpus.add_child(states);
 
-    let edited = edited.to_dtb();
-    let room = blob.get_mut(..edited.len());
-    room.expect("the tree has room for idle states")
-        .copy_from_slice(&edited);
+    edit::write(blob, &edited);
 }
 
 /// Returns true for the node of a CPU.

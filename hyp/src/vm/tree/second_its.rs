@@ -12,6 +12,7 @@ use dtoolkit::model::DeviceTree;
 use vgic::config::ItsConfig;
 use vgic::description::device_tree::its_node;
 
+use super::edit;
 use super::part::written;
 use crate::machine::{Machine, tree};
 use crate::memory::ranges::Pages;
@@ -46,10 +47,7 @@ pub(crate) fn add(blob: &mut [u8], machine: &Machine) -> Option<Range<usize>> {
     (edited.root.child_mut(gic.name()))
         .expect("the node was there")
         .add_child(written(&node));
-    let edited = edited.to_dtb();
-    let room = blob.get_mut(..edited.len());
-    room.expect("the tree has room for an ITS")
-        .copy_from_slice(&edited);
+    edit::write(blob, &edited);
     Some(frames)
 }
 

@@ -1,45 +1,37 @@
-//! The console: a PL011 that the hypervisor shares with the guest.
+//! The console: a [`uart`] that the hypervisor shares with the guest.
 //!
 //! Output is polled, and the device's settings are left alone, so that the guest's driver notices
 //! nothing. Input comes by interrupt, if no guest has the device.
 #![expect(unsafe_code)]
 // UNSAFETY: takes the device's registers at the address that the device tree gives.
 
+mod ns16550;
+pub(crate) mod uart;
+
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use aarch64_cpu::asm;
-use arm_pl011_uart::{DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart};
-use safe_mmio::UniqueMmioPointer;
 use smccc::{Smc, psci};
 use spin::Mutex;
 
 use crate::cpu::registers::{ID_AA64ISAR0, id_field};
+use uart::{Kind, Uart};
 
-static CONSOLE: Mutex<Option<Uart<'static>>> = Mutex::new(None);
+static CONSOLE: Mutex<Option<Uart>> = Mutex::new(None);
 
 /// Attempts of a panicking CPU to take the lock before it breaks the lock.
 const PATIENCE: usize = 1_000_000;
 
-/// Baud rate and clock in Hz, until the guest's driver chooses others.
-const LINE: (u32, u32) = (115_200, 24_000_000);
-
-/// Starts using the PL011 at `address`.
+/// Starts using the UART of this kind at `address`.
 ///
 /// # Safety
-/// A PL011 is mapped at `address` for as long as the hypervisor runs, and only the guest uses it
-/// too.
-pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
-    // SAFETY: by the caller's promise. An access by the guest is like one by another bus master.
-    let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(address) });
-    let line = LineConfig {
-        data_bits: DataBits::Bits8,
-        parity: Parity::None,
-        stop_bits: StopBits::One,
-    };
-    // The line settings are valid constants.
-    let _ = uart.enable(line, LINE.0, LINE.1);
+/// Such a UART is mapped at `address` for as long as the hypervisor runs, and only the guest uses
+/// it too.
+pub(crate) unsafe fn start(kind: Kind, address: NonNull<u8>) {
+    // SAFETY: by the caller's promise.
+    let mut uart = unsafe { Uart::new(kind, address) };
     require_atomics(&mut uart);
     *CONSOLE.lock() = Some(uart);
 }
@@ -50,7 +42,7 @@ pub(crate) unsafe fn start(address: NonNull<PL011Registers>) {
 ///
 /// The line begins with `@hyp-stop`, which tells a watcher that the machine cannot run the
 /// hypervisor, and why.
-fn require_atomics(uart: &mut Uart<'_>) {
+fn require_atomics(uart: &mut Uart) {
     const ATOMIC_SHIFT: u32 = 20;
     if id_field(ID_AA64ISAR0, ATOMIC_SHIFT) == 0 {
         let _ = uart.write_str("@hyp-stop this CPU has no FEAT_LSE (Armv8.1)\r\n");
@@ -85,14 +77,14 @@ pub(crate) fn attach(vm: Option<usize>) {
 /// Writes a byte as it is.
 pub(crate) fn write(byte: u8) {
     if let Some(uart) = CONSOLE.lock().as_mut() {
-        uart.write_word(byte);
+        uart.write(byte);
     }
 }
 
 /// Makes the console interrupt when a byte has been typed.
 pub(crate) fn listen() {
     if let Some(uart) = CONSOLE.lock().as_mut() {
-        uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI);
+        uart.listen();
     }
 }
 
@@ -100,8 +92,7 @@ pub(crate) fn listen() {
 pub(crate) fn read() -> Option<u8> {
     let mut console = CONSOLE.lock();
     let uart = console.as_mut()?;
-    // A byte that was received wrongly is dropped.
-    uart.read_word().ok().flatten()
+    uart.read()
 }
 
 /// Prints `arguments` even if a CPU has stopped while it held the console's lock.
@@ -123,7 +114,7 @@ pub(crate) fn print_at_any_cost(arguments: fmt::Arguments<'_>) {
 }
 
 /// Writer that ends lines with a carriage return and a line feed, as terminals expect.
-struct Lines<'a>(&'a mut Uart<'static>);
+struct Lines<'a>(&'a mut Uart);
 
 impl Write for Lines<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
