@@ -259,6 +259,7 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     value: u64,
 ) -> Result<(), AccessError> {
     let vcpu = vm.accessor(pin, vcpu)?;
+
     if register != SysReg::Sgi1r {
         write_other(vm, cpu, pin, vcpu, register, value);
     } else if value & !SGI_INTID == vcpu.sgi_to_itself() {

@@ -140,6 +140,7 @@ fn look<H: Host, I: CpuInterface>(
     let work = vcpu.residency.take_work();
     // Not blocked any more.
     cpu.local().loaded().set_out(vcpu.key);
+
     let heeded = if mutant(Mutant::ReraisedSleptThrough) {
         WORK & !RERAISED
     } else {

@@ -31,7 +31,7 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
         // SAFETY: the CPU has the vCPU, by its own record.
         && let Some(nothing_due) = unsafe { vcpu.peek(IchShadow::nothing_due) }
     {
-        let residency = vcpu.residency.get_own();
+        let residency = vcpu.residency.look();
         let seat = cpu.local().seat();
 
         let mut work = residency;

@@ -28,7 +28,7 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
         cpu.local().loaded().set_out(vm.key(id));
 
         if !untouched {
-            if vcpu.residency.get_own().has(RECALL) {
+            if vcpu.residency.look().has(RECALL) {
                 // SAFETY: the CPU has the vCPU, by its own record.
                 unsafe { fold::fold_recalled(vm, cpu, pin, vcpu) };
             } else {

@@ -219,7 +219,8 @@ impl<H: Host> Access<'_, H> {
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
-                let place = other.residency.get();
+                let place = other.residency.look();
+
                 if asked {
                     let waits = if mutant(Mutant::RecallIsNoFold) {
                         place.has(RECALL)

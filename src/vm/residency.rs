@@ -134,16 +134,16 @@ impl Residency {
         ResidencyBits(self.0.fetch_or(0, AcqRel))
     }
 
-    /// Returns a copy of the word, on the owner's way into the guest or out of it.
+    /// Returns a copy of the word, for a decision that races with another CPU's change.
     #[inline]
-    pub fn get_own(&self) -> ResidencyBits {
+    pub fn look(&self) -> ResidencyBits {
         self.explore();
         self.get()
     }
 
-    /// Makes loom explore the order of an owner's load and a producer's read-modify-write. loom 0.7
-    /// compares an access with the last access only: a producer's own load would hide the owner's.
-    /// The access orders nothing. Without loom the call does nothing.
+    /// Makes loom explore the order of a load and another CPU's read-modify-write. loom 0.7 compares
+    /// an access with the last access only: the other CPU's own load, just before the change, would
+    /// hide this load. The access orders nothing. Without loom the call does nothing.
     #[inline]
     fn explore(&self) {
         #[cfg(loom)]
@@ -276,6 +276,7 @@ impl Residency {
             return work;
         }
 
+        self.explore();
         // AcqRel: pairs with the AcqRel in `notify`: the producer's change is visible, and to the
         // producer what this CPU has written. Only producers write concurrently, and only the work
         // bits returned by the swap.
@@ -287,6 +288,7 @@ impl Residency {
     /// exit: other CPUs may show the states, until the next entry. Ends RUNNING, set in the guest.
     /// Owner only.
     pub fn show_states(&self) {
+        self.explore();
         // Release: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
         let order = weakened_by(Mutant::ShownRelaxed, Release);
         let old = self.0.fetch_xor(SHOWN | RUNNING, order);
@@ -396,8 +398,8 @@ impl ResidencyBits {
         self.0 & OWNER == cpu.0
     }
 
-    /// Returns true if the vCPU is running on `cpu`, without work and without shown states: an entry
-    /// leaves the word alone.
+    /// Returns true if the vCPU is running on `cpu`, without work and without shown states: an
+    /// entry leaves the word alone.
     #[inline]
     pub fn is_without_news(self, cpu: Seat) -> bool {
         self.0 == cpu.0 | ON | RUNNING

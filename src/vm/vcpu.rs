@@ -171,8 +171,8 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, neither blocked
-    /// nor entering.
+    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, neither
+    /// blocked nor entering.
     #[inline]
     pub(crate) fn shadow_out_of_guest(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
         let here = self.is_out_of_guest(local);
