@@ -141,9 +141,9 @@ impl Residency {
         self.get()
     }
 
-    /// Makes loom explore the order of a load and another CPU's read-modify-write. loom 0.7 compares
-    /// an access with the last access only: the other CPU's own load, just before the change, would
-    /// hide this load. The access orders nothing. Without loom the call does nothing.
+    /// Makes loom explore the order of a load and another CPU's read-modify-write. loom 0.7
+    /// compares an access with the last access only: the other CPU's own load, just before the
+    /// change, would hide this load. The access orders nothing. Without loom the call does nothing.
     #[inline]
     fn explore(&self) {
         #[cfg(loom)]
