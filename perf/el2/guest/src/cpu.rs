@@ -4,6 +4,9 @@
 
 use core::arch::asm;
 
+/// vCPUs whose affinities differ in Aff0 only.
+const CLUSTER: u32 = 16;
+
 /// PPI of the virtual timer.
 pub(crate) const TIMER: u32 = 27;
 
@@ -79,10 +82,24 @@ pub(crate) fn handle_interrupt() -> Option<u32> {
     Some(intid)
 }
 
-/// Sends SGI `intid` to the vCPU `target`, below 16.
+/// Sends SGI `intid` to the vCPU `target`.
 #[inline(always)]
 pub(crate) fn send_sgi(intid: u32, target: u32) {
-    write!("icc_sgi1r_el1", u64::from(intid) << 24 | 1 << target);
+    let cluster = u64::from(target / CLUSTER) << 16;
+    let interrupt = u64::from(intid) << 24;
+    write!("icc_sgi1r_el1", interrupt | cluster | 1 << (target % CLUSTER));
+}
+
+/// Sends SGI `intid` to all vCPUs but the calling one.
+#[inline(always)]
+pub(crate) fn send_sgi_to_others(intid: u32) {
+    const OTHERS: u64 = 1 << 40;
+    write!("icc_sgi1r_el1", OTHERS | u64::from(intid) << 24);
+}
+
+/// Returns the affinity of a vCPU.
+pub(crate) fn affinity(vcpu: u32) -> u64 {
+    u64::from(vcpu / CLUSTER) << 8 | u64::from(vcpu % CLUSTER)
 }
 
 /// Sets the virtual timer to `microseconds` from now.

@@ -74,7 +74,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
 }
 
 extern "C" fn initialised(_id: Id, _vcpu: c_uint) {
-    qemu::find_cpsr();
+    qemu::find_registers();
 }
 
 extern "C" fn translated(_id: Id, block: *mut Opaque) {

@@ -82,7 +82,7 @@ pub(crate) fn register(
 pub(crate) struct Block(*mut Opaque);
 
 /// An instruction of a [`Block`].
-pub(crate) struct Instruction(*mut Opaque);
+pub(crate) struct Instruction(pub(crate) *mut Opaque);
 
 impl Block {
     /// Wraps the block passed to the callback for translations.
@@ -130,47 +130,67 @@ impl Instruction {
     }
 }
 
-/// Handle of `cpsr`, shared by all vCPUs, and a buffer for its value.
-static CPSR: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-static BUFFER: AtomicPtr<Array> = AtomicPtr::new(std::ptr::null_mut());
+/// Handle of a register, which all vCPUs share.
+pub(crate) struct Register(AtomicPtr<c_void>);
 
-/// Finds the handle of `cpsr`. Called in the callback for a vCPU's initialisation.
-pub(crate) fn find_cpsr() {
+/// `PSTATE`.
+static CPSR: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
+/// `TPIDR_EL2`.
+#[allow(dead_code, reason = "only the plugin of lines reads it")]
+pub(crate) static TPIDR_EL2: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
+thread_local! {
+    /// The calling thread's buffer for the value of a register, which is never freed.
+    // SAFETY: `g_byte_array_new` has no precondition.
+    static BUFFER: *mut Array = unsafe { g_byte_array_new() };
+}
+
+/// Finds the handles of the registers. Called in the callback for a vCPU's initialisation.
+pub(crate) fn find_registers() {
     // SAFETY: QEMU allows the call during initialisation. QEMU never frees the array and its
     // strings.
     let registers = unsafe {
         let array = &*qemu_plugin_get_registers();
         std::slice::from_raw_parts(array.data.cast::<RegisterDescriptor>(), array.len as usize)
     };
-    let found = registers.iter().find(|register| {
-        // SAFETY: QEMU's register names are C strings.
-        let name = unsafe { CStr::from_ptr(register.name) };
-        name == c"cpsr"
-    });
-
-    if let Some(register) = found {
-        // Relaxed: with -icount all callbacks run on one thread.
-        CPSR.store(register.handle, Ordering::Relaxed);
-        // SAFETY: `g_byte_array_new` has no precondition. The array is never freed.
-        BUFFER.store(unsafe { g_byte_array_new() }, Ordering::Relaxed);
+    for (name, handle) in [(c"cpsr", &CPSR), (c"TPIDR_EL2", &TPIDR_EL2)] {
+        let found = registers.iter().find(|register| {
+            // SAFETY: QEMU's register names are C strings.
+            name == unsafe { CStr::from_ptr(register.name) }
+        });
+        if let Some(register) = found {
+            // Relaxed: the handle is the same for every vCPU, and its value is all that is shared.
+            handle.0.store(register.handle, Ordering::Relaxed);
+        }
     }
 }
 
-/// Returns the exception level of the translating vCPU, 0 to 3. Returns 0 without a handle of
-/// `cpsr`.
-pub(crate) fn exception_level() -> u8 {
-    // Relaxed: with -icount all callbacks run on one thread.
-    let (cpsr, buffer) = (CPSR.load(Ordering::Relaxed), BUFFER.load(Ordering::Relaxed));
-    if cpsr.is_null() || buffer.is_null() {
-        return 0;
+impl Register {
+    /// Returns the register's value on the calling vCPU, or `None` if QEMU has no such register.
+    /// Called during a translation, or by a callback that may read registers.
+    pub(crate) fn read(&self) -> Option<u64> {
+        // Relaxed: as in `find_registers`.
+        let handle = self.0.load(Ordering::Relaxed);
+        if handle.is_null() {
+            return None;
+        }
+        let buffer = BUFFER.with(|&buffer| buffer);
+        // SAFETY: the handle lives for ever. The calling thread alone uses the array.
+        let value = unsafe {
+            g_byte_array_set_size(buffer, 0);
+            qemu_plugin_read_register(handle, buffer);
+            let array = &*buffer;
+            std::slice::from_raw_parts(array.data, array.len as usize)
+        };
+        // QEMU answers in the target's byte order.
+        let bytes = value.iter().take(8).rev();
+        Some(bytes.fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
-    // SAFETY: the handle and the array live for ever. With -icount one thread uses the array.
-    let value = unsafe {
-        g_byte_array_set_size(buffer, 0);
-        qemu_plugin_read_register(cpsr, buffer);
-        let array = &*buffer;
-        std::slice::from_raw_parts(array.data, array.len as usize)
-    };
-    // CurrentEL, bits 3:2 of PSTATE. QEMU answers in the target's byte order.
-    value.first().map_or(0, |low| (low >> 2) & 3)
+}
+
+/// Returns the exception level of the translating vCPU, 0 to 3. Returns 0 if QEMU has no `cpsr`.
+pub(crate) fn exception_level() -> u8 {
+    // CurrentEL, bits 3:2 of PSTATE.
+    CPSR.read().map_or(0, |value| (value >> 2) as u8 & 3)
 }
