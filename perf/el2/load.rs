@@ -23,14 +23,12 @@ pub(crate) enum Load {
     Command,
     /// A `MOVI` by vCPU 0, and an MSI to the vCPU that the event has moved to.
     Move,
-    /// An SGI round a ring, while the last vCPU is turned off and on.
-    Plug,
 }
 
 #[allow(dead_code, reason = "each program that includes this uses its part")]
 impl Load {
     /// All loads, in the order of the report.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Nothing,
         Self::Ring,
         Self::Broadcast,
@@ -38,7 +36,6 @@ impl Load {
         Self::One,
         Self::Command,
         Self::Move,
-        Self::Plug,
     ];
 
     /// One more than the largest number of a load.
@@ -54,7 +51,6 @@ impl Load {
             Self::One => "msi-one",
             Self::Command => "int-ring",
             Self::Move => "movi",
-            Self::Plug => "hot-plug",
         }
     }
 

@@ -4,7 +4,8 @@
 //! * [`host`]: the library's cost on this machine, in time and memory;
 //! * [`xtask::instructions`]: its cost in instructions, held against a committed table;
 //! * [`peers`]: the cost of an MSI beside another published virtual GIC's;
-//! * [`el2`]: the instructions of an exit at EL2, beside Linux KVM's.
+//! * [`el2`]: the instructions of an exit at EL2, beside Linux KVM's;
+//! * [`lines`]: the cache lines that CPUs fetch from each other at EL2, beside Linux KVM's.
 //!
 //! [`report`] keeps `perf.json`, [`results`] sums a run up in `perf/RESULTS.md`, [`page`] draws it
 //! with [`curves`]; [`machine`] is the machine that it was measured on.
@@ -12,6 +13,7 @@
 mod curves;
 mod el2;
 mod host;
+mod lines;
 mod machine;
 mod page;
 mod peers;
@@ -58,7 +60,11 @@ Examples:
                                        instructions are in, and
                                        target/reports/el2-sgi-self.txt: each of
                                        them
-  cargo xtask perf --el2 --profile     those of every event";
+  cargo xtask perf --el2 --profile     those of every event
+  cargo xtask perf --lines             cache lines between CPUs at EL2 under hyp,
+                                       against perf/lines.json
+  cargo xtask perf --lines --kvm --cpus 2,4
+                                       those beside Linux KVM's";
 
 /// Measure, hold the figures against their targets, and write perf/RESULTS.md.
 #[derive(Clone, Debug, Parser)]
@@ -73,8 +79,8 @@ struct PerfOptions {
     #[arg(long)]
     pub(crate) instructions: bool,
 
-    /// With --instructions: write the committed table anew
-    #[arg(long, requires = "instructions")]
+    /// With --instructions or --lines: write the committed table anew
+    #[arg(long)]
     pub(crate) update: bool,
 
     /// Compare with another published virtual GIC in the same run
@@ -97,8 +103,17 @@ struct PerfOptions {
     #[arg(long)]
     pub(crate) el2: bool,
 
-    /// Count them under Linux KVM too, and compare
-    #[arg(long, requires = "el2")]
+    /// Count cache lines that CPUs fetch from each other at EL2 on an emulated machine
+    #[arg(long)]
+    pub(crate) lines: bool,
+
+    /// With --lines: numbers of CPUs
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_values_t = lines::CPUS)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=64))]
+    pub(crate) cpus: Vec<u16>,
+
+    /// With --el2 or --lines: count under Linux KVM too, and compare
+    #[arg(long)]
     pub(crate) kvm: bool,
 
     /// With --el2: also list the functions that the instructions of an event are in, or of every
@@ -110,7 +125,17 @@ struct PerfOptions {
 impl PerfOptions {
     /// Tells whether no part was named, which means every part.
     fn everything(&self) -> bool {
-        !(self.el2 || self.host || self.instructions || self.peers || self.counters)
+        let counted = self.instructions || self.el2 || self.lines;
+        !(counted || self.host || self.peers || self.counters)
+    }
+
+    /// Returns what to count lines of.
+    fn lines(&self) -> lines::LinesOptions {
+        lines::LinesOptions {
+            cpus: self.cpus.clone(),
+            kvm: self.kvm || self.everything(),
+            update: self.update && self.lines,
+        }
     }
 
     /// Returns the largest number of threads of a kind.
@@ -128,6 +153,7 @@ struct Run {
     host: Option<figures::Outcome>,
     peers: Option<Peers>,
     el2: Option<el2::table::Outcome>,
+    lines: Option<lines::table::Outcome>,
     instructions: Option<instructions::Outcome>,
     counters: Option<counters::Outcome>,
 }
@@ -147,6 +173,7 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         host: None,
         peers: None,
         el2: None,
+        lines: None,
         instructions: None,
         counters: None,
     };
@@ -184,6 +211,12 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         let name = if compare { "el2" } else { "el2_without_kvm" };
         report::write_section(reports, name, &run.machine, &outcome)?;
         run.el2 = Some(outcome);
+    }
+    if options.lines || everything {
+        let lines = lines::measure(&options.lines(), reports)?;
+        report::write_section(reports, "lines", &run.machine, &lines)?;
+        met &= lines.regressed.is_empty();
+        run.lines = Some(lines);
     }
 
     results::write(&run)?;

@@ -27,7 +27,7 @@ const ONE_CPU: [&str; 2] = ["-smp", "1"];
 const VM: &str = "vm0: ";
 
 /// The address at which hyp's boot loader puts the guest; hyp moves it to its place.
-const MODULE: u64 = 0x4840_0000;
+pub(crate) const MODULE: u64 = 0x4840_0000;
 
 /// The longest run. On a machine that is not busy it takes a minute.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -103,16 +103,7 @@ impl<'a> Run<'a> {
             .arg(plugin_argument(self.plugin, &out));
         add(&mut command);
 
-        let console = watch(&mut command)?;
-        let failed = |line: &&String| line.contains("failed") || line.contains("panic");
-        if let Some(line) = console.iter().find(failed) {
-            bail!("the run failed: {line}");
-        }
-        ensure!(
-            console.iter().any(|line| line == "guest: done"),
-            "the guest did not come to its end: {}",
-            console.last().map_or("it printed nothing", String::as_str)
-        );
+        let console = watch_to_the_end(&mut command)?;
         let counts = fs::read_to_string(&out).context("the plugin left no counts")?;
         fs::remove_file(&out)?;
         Ok(Counted { counts, console })
@@ -120,9 +111,24 @@ impl<'a> Run<'a> {
 }
 
 /// Formats the plugin's argument. QEMU splits it at commas; a doubled one is part of a value.
-fn plugin_argument(plugin: &Path, out: &Path) -> String {
+pub(crate) fn plugin_argument(plugin: &Path, out: &Path) -> String {
     let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
     format!("{},out={}", quoted(plugin), quoted(out))
+}
+
+/// Runs the machine to the guest's end, and returns the lines of its console.
+pub(crate) fn watch_to_the_end(command: &mut Command) -> Result<Vec<String>> {
+    let console = watch(command)?;
+    let failed = |line: &&String| line.contains("failed") || line.contains("panic");
+    if let Some(line) = console.iter().find(failed) {
+        bail!("the run failed: {line}");
+    }
+    ensure!(
+        console.iter().any(|line| line == "guest: done"),
+        "the guest did not come to its end: {}",
+        console.last().map_or("it printed nothing", String::as_str)
+    );
+    Ok(console)
 }
 
 /// Runs the machine to its end, shows its progress, and returns the lines of its console.

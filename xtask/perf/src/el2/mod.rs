@@ -14,16 +14,16 @@
 
 mod build;
 mod code;
-mod counts;
+pub(crate) mod counts;
 #[path = "../../../../perf/el2/event.rs"]
 mod event;
-mod machine;
+pub(crate) mod machine;
 #[path = "../../../../perf/el2/names.rs"]
 mod names;
 pub(crate) mod plot;
 mod profile;
 pub(crate) mod summary;
-mod symbols;
+pub(crate) mod symbols;
 pub(crate) mod table;
 
 use std::path::Path;

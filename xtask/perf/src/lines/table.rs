@@ -1,0 +1,267 @@
+//! The figures: lines, atomic instructions and barriers of one event, by load and number of CPUs.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::curves::{Curve, Plot};
+use super::counts::{Counts, Sums};
+use super::load::Load;
+use super::machine::FLAGS;
+use xtask::console::{self, bad};
+
+/// Most lines of an SGI to a running vCPU.
+const MOST_LINES_OF_AN_SGI: f64 = 6.0;
+
+/// Part of KVM's lines, one in so many, that an event may take.
+const PART_OF_KVM: f64 = 3.0;
+
+/// The cost of one event of a load.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Row {
+    /// Name of the load.
+    pub(crate) load: String,
+    pub(crate) cpus: u16,
+    pub(crate) events: u64,
+    /// Lines fetched or taken from another CPU.
+    pub(crate) lines: f64,
+    pub(crate) atomics: f64,
+    pub(crate) barriers: f64,
+    pub(crate) accesses: f64,
+    /// Lines that two CPUs write, in the whole load.
+    pub(crate) written_by_two: usize,
+}
+
+impl Row {
+    /// Returns the rows of a run, one for each load.
+    pub(crate) fn all(cpus: u16, counts: &Counts) -> Vec<Self> {
+        counts
+            .loads()
+            .map(|(load, sums)| Self::of(load, cpus, sums))
+            .collect()
+    }
+
+    /// Returns the row of a load.
+    fn of(load: Load, cpus: u16, sums: &Sums) -> Self {
+        Self {
+            load: load.keyword().to_owned(),
+            cpus,
+            events: sums.events,
+            lines: sums.each(sums.transfers()),
+            atomics: sums.each(sums.atomics),
+            barriers: sums.each(sums.barriers),
+            accesses: sums.each(sums.accesses),
+            written_by_two: sums.written_by_two(),
+        }
+    }
+
+    /// Returns the row's name in the committed table.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.load, self.cpus)
+    }
+}
+
+/// The outcome of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) qemu: String,
+    pub(crate) flags: String,
+    /// Version of the kernel that was compared with.
+    pub(crate) kvm: Option<String>,
+    pub(crate) hyp: Vec<Row>,
+    /// Rows of KVM.
+    pub(crate) theirs: Vec<Row>,
+    /// Loads that exceed the committed table.
+    pub(crate) regressed: Vec<String>,
+}
+
+impl Outcome {
+    /// Returns an outcome without rows.
+    pub(crate) fn new(qemu: String) -> Self {
+        Self {
+            qemu,
+            flags: FLAGS.to_owned(),
+            kvm: None,
+            hyp: Vec::new(),
+            theirs: Vec::new(),
+            regressed: Vec::new(),
+        }
+    }
+
+    /// Returns KVM's row of a load.
+    fn kvms(&self, row: &Row) -> Option<&Row> {
+        let mut theirs = self.theirs.iter();
+        theirs.find(|other| other.load == row.load && other.cpus == row.cpus)
+    }
+
+    /// Lists the goals that a row misses.
+    fn missed(&self, row: &Row) -> Vec<String> {
+        let mut missed = Vec::new();
+        if row.load == Load::Ring.keyword() && row.lines > MOST_LINES_OF_AN_SGI {
+            missed.push(format!("at most {MOST_LINES_OF_AN_SGI} lines"));
+        }
+        if row.load == Load::Distinct.keyword() && row.written_by_two != 0 {
+            missed.push("no line written by two CPUs".to_owned());
+        }
+        if has_one_target(&row.load) {
+            let mut same = self.hyp.iter().filter(|other| other.load == row.load);
+            if same.any(|other| other.cpus < row.cpus && row.lines > other.lines * 1.02 + 0.1) {
+                missed.push("no more than with fewer CPUs".to_owned());
+            }
+        }
+        if let Some(kvm) = self.kvms(row)
+            && row.lines * PART_OF_KVM > kvm.lines
+        {
+            missed.push("a third of KVM's".to_owned());
+        }
+        missed
+    }
+
+    /// Prints the figures.
+    pub(crate) fn print(&self) {
+        console::say(&format!(
+            "{:<14} {:>5} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
+            "load", "CPUs", "events", "lines", "atomics", "barriers", "by two", "KVM"
+        ));
+        for row in &self.hyp {
+            let kvm = self.kvms(row).map(|kvm| format!("{:.2}", kvm.lines));
+            let missed = self.missed(row).join(", ");
+            console::say(&format!(
+                "{:<14} {:>5} {:>8} {:>8.2} {:>8.2} {:>9.2} {:>8} {:>8}  {}",
+                row.load,
+                row.cpus,
+                row.events,
+                row.lines,
+                row.atomics,
+                row.barriers,
+                row.written_by_two,
+                kvm.unwrap_or_default(),
+                if missed.is_empty() {
+                    String::new()
+                } else {
+                    bad(&format!("goal: {missed}"))
+                }
+            ));
+        }
+    }
+
+    /// Formats the section of `perf/RESULTS.md`.
+    pub(crate) fn results(&self) -> String {
+        let mut text = format!(
+            "Lines that CPUs fetch or take from each other at EL2, for one event, on QEMU {} with\n\
+             `{}`, beside KVM of Linux {}. \"By two\" are the lines that two\nCPUs write, in the \
+             whole load.\n\n\
+             | load | CPUs | lines | by two | atomics | barriers | KVM: lines | by two | atomics \
+             | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+            self.qemu,
+            self.flags,
+            self.kvm.as_deref().unwrap_or("(not measured)"),
+        );
+        for row in &self.hyp {
+            let kvm = self.kvms(row).map_or(" | | ".to_owned(), |kvm| {
+                format!(
+                    "{:.1} | {} | {:.1}",
+                    kvm.lines, kvm.written_by_two, kvm.atomics
+                )
+            });
+            let missed = self.missed(row);
+            let verdict = match missed[..] {
+                [] => "met".to_owned(),
+                _ => format!("**missed**: {}", missed.join(", ")),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.2} | {} | {:.2} | {:.2} | {kvm} | {verdict} |",
+                row.load, row.cpus, row.lines, row.written_by_two, row.atomics, row.barriers
+            );
+        }
+        text
+    }
+
+    /// Draws the lines of each load against the number of CPUs.
+    pub(crate) fn plots(&self) -> Vec<Plot> {
+        let curves = |rows: &[Row]| {
+            let loads: BTreeSet<&str> = rows.iter().map(|row| row.load.as_str()).collect();
+            let curve = |load: &str| Curve {
+                name: load.to_owned(),
+                points: (rows.iter().filter(|row| row.load == load))
+                    // The axis is logarithmic, and has no zero.
+                    .map(|row| (f64::from(row.cpus), row.lines.max(0.1)))
+                    .collect(),
+            };
+            loads.into_iter().map(curve).collect()
+        };
+        let plot = |title, rows| Plot {
+            title,
+            x: "CPUs",
+            y: "lines from other CPUs, for one event (0.1: none)",
+            curves: curves(rows),
+        };
+        vec![
+            plot("Lines between CPUs under hyp", &self.hyp),
+            plot("Lines between CPUs under Linux KVM", &self.theirs),
+        ]
+    }
+}
+
+/// Tells whether an event of a load has one vCPU as its target.
+fn has_one_target(load: &str) -> bool {
+    load != Load::Broadcast.keyword()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(load: Load, cpus: u16, lines: f64) -> Row {
+        Row {
+            load: load.keyword().to_owned(),
+            cpus,
+            lines,
+            ..Row::default()
+        }
+    }
+
+    fn outcome(hyp: Vec<Row>, theirs: Vec<Row>) -> Outcome {
+        Outcome {
+            hyp,
+            theirs,
+            ..Outcome::new("10".to_owned())
+        }
+    }
+
+    #[test]
+    fn goals_are_told_that_a_row_misses() {
+        let mut shared = row(Load::Distinct, 4, 1.0);
+        shared.written_by_two = 1;
+        let rows = vec![
+            row(Load::Ring, 4, 6.0),
+            row(Load::Ring, 16, 7.0),
+            row(Load::Broadcast, 4, 6.0),
+            row(Load::Broadcast, 16, 24.0),
+            shared,
+        ];
+        let outcome = outcome(rows, vec![row(Load::Ring, 4, 17.0)]);
+        let missed: Vec<_> = (outcome.hyp.iter())
+            .map(|row| outcome.missed(row).len())
+            .collect();
+        assert_eq!(missed, [1, 2, 0, 0, 1]);
+        let text = outcome.results();
+        assert!(
+            text.contains("| sgi-ring | 4 | 6.00 | 0 | 0.00 | 0.00 | 17.0 |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn each_load_has_a_curve() {
+        let outcome = outcome(
+            vec![row(Load::Ring, 2, 6.0), row(Load::One, 2, 0.0)],
+            Vec::new(),
+        );
+        let plots = outcome.plots();
+        assert_eq!(plots[0].curves.len(), 2);
+        assert_eq!(plots[1].svg().unwrap(), "");
+    }
+}
