@@ -9,7 +9,7 @@
 //! | state | holders | fetched by a read | fetched by a write |
 //! |---|---|---|---|
 //! | invalid | none | from memory | from memory |
-//! | shared | at least one | from memory | from memory, or not at all, and taken from the others |
+//! | shared | at least one | from memory | from a holder, or not at all, and taken from the others |
 //! | exclusive | one, which has not written it | from the holder | from the holder |
 //! | modified | one, which has written it | from the holder | from the holder |
 //!
@@ -56,33 +56,33 @@ pub enum Transfer {
     ReadExclusive,
     /// A write of a line that another CPU alone has.
     Taken,
-    /// A write of a line that several CPUs have, or that another CPU has beside this one.
+    /// A write of a line that other CPUs have read, and this one has not.
     Invalidated,
+    /// A write of a line that this CPU and others have read: the others lose it, and no data moves.
+    Upgraded,
 }
 
 impl Transfer {
     /// All kinds.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::ReadModified,
         Self::ReadExclusive,
         Self::Taken,
         Self::Invalidated,
+        Self::Upgraded,
     ];
 
-    /// Returns the kind's name in the output of the plugin.
+    /// Returns the kind's name in the plugin's output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ReadModified => "read-modified",
             Self::ReadExclusive => "read-exclusive",
             Self::Taken => "taken",
             Self::Invalidated => "invalidated",
+            Self::Upgraded => "upgraded",
         }
     }
 
-    /// Returns true if the CPU writes.
-    pub const fn is_write(self) -> bool {
-        matches!(self, Self::Taken | Self::Invalidated)
-    }
 }
 
 /// State of a line that some CPU has.
@@ -115,6 +115,9 @@ impl Line {
             (Access::Read, State::Modified) => Outcome::Transfer(Transfer::ReadModified),
             // The other holders read the line and lost interest in it: none can tell.
             (Access::Write, State::Shared) if others == 0 => Outcome::Hit,
+            (Access::Write, State::Shared) if self.holders & cpu != 0 => {
+                Outcome::Transfer(Transfer::Upgraded)
+            }
             (Access::Write, State::Shared) => Outcome::Transfer(Transfer::Invalidated),
             (Access::Write, _) => Outcome::Transfer(Transfer::Taken),
         };
@@ -251,13 +254,14 @@ mod tests {
         assert_eq!(directory.access(1, 1, Read), exclusive);
         assert_eq!(directory.access(2, 1, Read), Outcome::Memory);
         assert_eq!(directory.access(1, 1, Read), Outcome::Hit);
-        let invalidated = Outcome::Transfer(Transfer::Invalidated);
-        assert_eq!(directory.access(1, 1, Write), invalidated);
+        let upgraded = Outcome::Transfer(Transfer::Upgraded);
+        assert_eq!(directory.access(1, 1, Write), upgraded);
         assert_eq!(directory.access(1, 1, Write), Outcome::Hit);
         let modified = Outcome::Transfer(Transfer::ReadModified);
         assert_eq!(directory.access(0, 1, Read), modified);
         assert_eq!(directory.access(1, 1, Read), Outcome::Hit);
-        assert_eq!(directory.access(0, 1, Write), invalidated);
+        let invalidated = Outcome::Transfer(Transfer::Invalidated);
+        assert_eq!(directory.access(2, 1, Write), invalidated);
         let taken = Outcome::Transfer(Transfer::Taken);
         assert_eq!(directory.access(1, 1, Write), taken);
     }

@@ -21,8 +21,6 @@ struct Physical {
 /// argument of the registration.
 pub(crate) type Accessed = extern "C" fn(c_uint, Access, u64, *mut c_void);
 
-/// Flag of a callback without register accesses.
-const NO_REGISTERS: c_int = 0;
 /// Flag of a callback that reads registers.
 const READS_REGISTERS: c_int = 1;
 /// Loads and stores.
@@ -49,14 +47,15 @@ unsafe extern "C" {
     fn qemu_plugin_hwaddr_phys_addr(physical: *const Physical) -> u64;
 }
 
-/// Installs `callback` with `argument` for each access of an instruction.
+/// Installs `callback`, which may read registers, with `argument` for each access of an
+/// instruction.
 pub(crate) fn on_access(instruction: &Instruction, callback: Accessed, argument: *mut c_void) {
     // SAFETY: an `Instruction` is valid, and `callback` has QEMU's signature.
     unsafe {
         qemu_plugin_register_vcpu_mem_cb(
             instruction.0,
             callback,
-            NO_REGISTERS,
+            READS_REGISTERS,
             LOADS_AND_STORES,
             argument,
         );

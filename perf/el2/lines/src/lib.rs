@@ -8,9 +8,10 @@
 //!
 //! A CPU is known by its `TPIDR_EL2`, in which a hypervisor keeps a value that differs from CPU to
 //! CPU. With one thread for all CPUs, a callback's vCPU number is unreliable: QEMU 10.0 fixes the
-//! number at translation. A CPU enters and leaves a translation block as a whole there, so
-//! the register is read at each block's first instruction. With the argument `threads=multi` each
-//! CPU has a thread, and the vCPU number counts.
+//! number at translation. No other CPU runs from the beginning of a translation block to its end
+//! there. So the register is read at the first instruction of each block at EL2, and below EL2 for
+//! an access that matters. With the argument `threads=multi` each CPU has a thread, and the vCPU
+//! number counts.
 //!
 //! At the end the plugin writes the counts ([`counts`]) to the file of the argument `out=`.
 #![expect(unsafe_code)]
@@ -96,8 +97,8 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
 
     for (number, instruction) in block.instructions().enumerate() {
         let word = instruction.word();
-        if number == 0 && !has_threads {
-            on_execution(&instruction, find_cpu, std::ptr::null_mut());
+        if number == 0 && level == 2 && !has_threads {
+            on_execution(&instruction, note_cpu, std::ptr::null_mut());
         }
         if let Some(number) = load::marked(word) {
             instruction.on_execution(mark, number as *mut c_void);
@@ -125,30 +126,39 @@ extern "C" fn barrier(_vcpu: c_uint, _: *mut c_void) {
     counts::add(&counts::of(LOAD.load(Relaxed)).barriers);
 }
 
-/// Finds out which CPU runs. The CPUs are numbered in the order in which they come here.
-extern "C" fn find_cpu(_vcpu: c_uint, _: *mut c_void) {
-    static KNOWN: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-    if !IS_ACTIVE.load(Relaxed) {
-        return;
+/// Notes which CPU runs, if one thread runs all CPUs.
+extern "C" fn note_cpu(_vcpu: c_uint, _: *mut c_void) {
+    if IS_ACTIVE.load(Relaxed) {
+        CPU.store(running_cpu(), Relaxed);
     }
-    let Some(value) = qemu::TPIDR_EL2.read() else {
-        return;
-    };
+}
+
+/// Finds out which CPU runs. The CPUs are numbered in the order in which they come here.
+fn running_cpu() -> usize {
+    static KNOWN: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    let value = qemu::TPIDR_EL2.read().unwrap_or(0);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let number = known.iter().position(|&other| other == value);
-    let number = number.unwrap_or_else(|| {
+    number.unwrap_or_else(|| {
         known.push(value);
         known.len() - 1
-    });
-    CPU.store(number, Relaxed);
+    })
 }
 
 extern "C" fn at_el2(vcpu: c_uint, access: Access, address: u64, site: *mut c_void) {
-    for_each_line(vcpu, access, address, site, |cpu, line, kind, site| {
+    // SAFETY: `translated` made the pointer from a `&'static Site`.
+    let site = unsafe { &*site.cast::<Site>() };
+    let cpu = if HAS_THREADS.load(Relaxed) {
+        vcpu as usize
+    } else {
+        CPU.load(Relaxed)
+    };
+    for line in lines(access, address) {
+        let kind = kind(access, site);
         let outcome = DIRECTORY.access(cpu, line, kind);
         let load = LOAD.load(Relaxed);
         if load == 0 {
-            return;
+            continue;
         }
 
         let counts = counts::of(load);
@@ -173,48 +183,39 @@ extern "C" fn at_el2(vcpu: c_uint, access: Access, address: u64, site: *mut c_vo
                 counts::transfer(key, address, cpu);
             }
         }
-    });
+    }
 }
 
 extern "C" fn below_el2(vcpu: c_uint, access: Access, address: u64, site: *mut c_void) {
-    for_each_line(vcpu, access, address, site, |cpu, line, kind, _| {
-        if DIRECTORY.knows(line) {
-            DIRECTORY.access(cpu, line, kind);
-        }
-    });
-}
-
-/// Calls `act` with the CPU, the line and the kind of an access, for each line of it.
-#[inline(always)]
-fn for_each_line(
-    vcpu: c_uint,
-    access: Access,
-    address: u64,
-    site: *mut c_void,
-    act: impl Fn(usize, u64, mesi::Access, &Site),
-) {
-    if !IS_ACTIVE.load(Relaxed) {
-        return;
-    }
-    let Some(physical) = access.physical(address) else {
-        return;
-    };
     // SAFETY: `translated` made the pointer from a `&'static Site`.
     let site = unsafe { &*site.cast::<Site>() };
-    let kind = if access.is_store() || site.is_atomic {
+    for line in lines(access, address).filter(|&line| DIRECTORY.knows(line)) {
+        let cpu = if HAS_THREADS.load(Relaxed) {
+            vcpu as usize
+        } else {
+            running_cpu()
+        };
+        DIRECTORY.access(cpu, line, kind(access, site));
+    }
+}
+
+/// Returns the kind of an access.
+fn kind(access: Access, site: &Site) -> mesi::Access {
+    if access.is_store() || site.is_atomic {
         mesi::Access::Write
     } else {
         mesi::Access::Read
-    };
-    let cpu = if HAS_THREADS.load(Relaxed) {
-        vcpu as usize
-    } else {
-        CPU.load(Relaxed)
-    };
-    let last = physical + access.size() - 1;
-    for line in physical / LINE..=last / LINE {
-        act(cpu, line, kind, site);
     }
+}
+
+/// Returns the lines of an access, none if it is a device's or the directory is not active.
+#[inline(always)]
+fn lines(access: Access, address: u64) -> impl Iterator<Item = u64> {
+    let is_active = IS_ACTIVE.load(Relaxed);
+    let physical = is_active.then(|| access.physical(address)).flatten();
+    let lines =
+        physical.map(|physical| physical / LINE..=(physical + access.size() - 1) / LINE);
+    lines.into_iter().flatten()
 }
 
 extern "C" fn ended(_id: Id, _: *mut c_void) {

@@ -16,8 +16,10 @@ pub(crate) enum Kind {
     ReadExclusive,
     /// A write of a line that another CPU alone has.
     Taken,
-    /// A write of a line that other CPUs have too.
+    /// A write of a line that other CPUs have read, and this one has not.
     Invalidated,
+    /// A write of a line that this CPU and others have read: no data moves.
+    Upgraded,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             "read-exclusive" => Some(Self::ReadExclusive),
             "taken" => Some(Self::Taken),
             "invalidated" => Some(Self::Invalidated),
+            "upgraded" => Some(Self::Upgraded),
             _ => None,
         }
     }
@@ -38,13 +41,14 @@ impl Kind {
             Self::ReadModified => "reads it after another's write",
             Self::ReadExclusive => "reads it after another's read",
             Self::Taken => "takes it from another",
-            Self::Invalidated => "takes it from those that read it",
+            Self::Invalidated => "takes it from readers",
+            Self::Upgraded => "writes it, and others have read it",
         }
     }
 
     /// Tells whether the CPU writes.
     const fn is_write(self) -> bool {
-        matches!(self, Self::Taken | Self::Invalidated)
+        matches!(self, Self::Taken | Self::Invalidated | Self::Upgraded)
     }
 }
 
@@ -94,8 +98,19 @@ impl Sums {
 
     /// Sums up the transfers of all lines.
     pub(crate) fn transfers(&self) -> u64 {
+        self.transfers_of(|_| true)
+    }
+
+    /// Sums up the transfers of all lines that move no data.
+    pub(crate) fn upgrades(&self) -> u64 {
+        self.transfers_of(|kind| kind == Kind::Upgraded)
+    }
+
+    /// Sums up the transfers of some kinds.
+    fn transfers_of(&self, wanted: impl Fn(Kind) -> bool) -> u64 {
         let all = self.lines.values().flat_map(|line| &line.transfers);
-        all.map(|transfers| transfers.count).sum()
+        let wanted = all.filter(|transfers| wanted(transfers.kind));
+        wanted.map(|transfers| transfers.count).sum()
     }
 
     /// Counts the lines that two CPUs write.
@@ -201,14 +216,15 @@ pub(super) mod tests {
         let counts = ring(
             "load 2 30 20 5 4 0\n\
              transfer 2 40 1000 ff00 read-modified 10 3\n\
-             transfer 2 40 1008 ff08 invalidated 10 3\n\
+             transfer 2 40 1008 ff08 upgraded 10 3\n\
              transfer 2 41 1040 ff10 taken 5 1\n",
         )
         .unwrap();
         let (load, sums) = counts.loads().next().unwrap();
         assert_eq!(load, Load::Ring);
         assert_eq!((sums.events, sums.accesses, sums.atomics), (10, 50, 5));
-        assert_eq!((sums.transfers(), sums.written_by_two()), (25, 1));
+        assert_eq!((sums.transfers(), sums.upgrades()), (25, 10));
+        assert_eq!(sums.written_by_two(), 1);
         assert_eq!(sums.each(sums.transfers()), 2.5);
     }
 

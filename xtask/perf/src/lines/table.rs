@@ -26,6 +26,8 @@ pub(crate) struct Row {
     pub(crate) events: u64,
     /// Lines fetched or taken from another CPU.
     pub(crate) lines: f64,
+    /// Those of `lines` that the CPU has read already: no data moves.
+    pub(crate) upgrades: f64,
     pub(crate) atomics: f64,
     pub(crate) barriers: f64,
     pub(crate) accesses: f64,
@@ -49,6 +51,7 @@ impl Row {
             cpus,
             events: sums.events,
             lines: sums.each(sums.transfers()),
+            upgrades: sums.each(sums.upgrades()),
             atomics: sums.each(sums.atomics),
             barriers: sums.each(sums.barriers),
             accesses: sums.each(sums.accesses),
@@ -121,18 +124,19 @@ impl Outcome {
     /// Prints the figures.
     pub(crate) fn print(&self) {
         console::say(&format!(
-            "{:<14} {:>5} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
-            "load", "CPUs", "events", "lines", "atomics", "barriers", "by two", "KVM"
+            "{:<14} {:>5} {:>7} {:>7} {:>8} {:>8} {:>8} {:>7} {:>8}",
+            "load", "CPUs", "events", "lines", "upgrades", "atomics", "barriers", "by two", "KVM"
         ));
         for row in &self.hyp {
             let kvm = self.kvms(row).map(|kvm| format!("{:.2}", kvm.lines));
             let missed = self.missed(row).join(", ");
             console::say(&format!(
-                "{:<14} {:>5} {:>8} {:>8.2} {:>8.2} {:>9.2} {:>8} {:>8}  {}",
+                "{:<14} {:>5} {:>7} {:>7.2} {:>8.2} {:>8.2} {:>8.2} {:>7} {:>8}  {}",
                 row.load,
                 row.cpus,
                 row.events,
                 row.lines,
+                row.upgrades,
                 row.atomics,
                 row.barriers,
                 row.written_by_two,
@@ -150,10 +154,11 @@ impl Outcome {
     pub(crate) fn results(&self) -> String {
         let mut text = format!(
             "Lines that CPUs fetch or take from each other at EL2, for one event, on QEMU {} with\n\
-             `{}`, beside KVM of Linux {}. \"By two\" are the lines that two\nCPUs write, in the \
-             whole load.\n\n\
-             | load | CPUs | lines | by two | atomics | barriers | KVM: lines | by two | atomics \
-             | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+             `{}`, beside KVM of Linux {}. Upgrades are those of\nthe lines that the CPU has read \
+             already and now writes. \"By two\" are the lines that two CPUs write, in\nthe whole \
+             load.\n\n\
+             | load | CPUs | lines | upgrades | by two | atomics | barriers | KVM: lines | by two \
+             | atomics | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
             self.qemu,
             self.flags,
             self.kvm.as_deref().unwrap_or("(not measured)"),
@@ -172,8 +177,14 @@ impl Outcome {
             };
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.2} | {} | {:.2} | {:.2} | {kvm} | {verdict} |",
-                row.load, row.cpus, row.lines, row.written_by_two, row.atomics, row.barriers
+                "| {} | {} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {kvm} | {verdict} |",
+                row.load,
+                row.cpus,
+                row.lines,
+                row.upgrades,
+                row.written_by_two,
+                row.atomics,
+                row.barriers
             );
         }
         text
@@ -249,7 +260,7 @@ mod tests {
         assert_eq!(missed, [1, 2, 0, 0, 1]);
         let text = outcome.results();
         assert!(
-            text.contains("| sgi-ring | 4 | 6.00 | 0 | 0.00 | 0.00 | 17.0 |"),
+            text.contains("| sgi-ring | 4 | 6.00 | 0.00 | 0 | 0.00 | 0.00 | 17.0 |"),
             "{text}"
         );
     }
