@@ -82,7 +82,6 @@ impl Transfer {
             Self::Upgraded => "upgraded",
         }
     }
-
 }
 
 /// State of a line that some CPU has.

@@ -87,7 +87,10 @@ pub(crate) fn handle_interrupt() -> Option<u32> {
 pub(crate) fn send_sgi(intid: u32, target: u32) {
     let cluster = u64::from(target / CLUSTER) << 16;
     let interrupt = u64::from(intid) << 24;
-    write!("icc_sgi1r_el1", interrupt | cluster | 1 << (target % CLUSTER));
+    write!(
+        "icc_sgi1r_el1",
+        interrupt | cluster | 1 << (target % CLUSTER)
+    );
 }
 
 /// Sends SGI `intid` to all vCPUs but the calling one.

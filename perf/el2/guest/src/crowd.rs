@@ -41,11 +41,9 @@ const MOST_VCPUS: usize = 64;
 /// Devices with events: one for each vCPU, and that of the INT commands.
 const MOST_DEVICES: usize = MOST_VCPUS + 1;
 
-/// Rounds of a load that warm up.
+/// Rounds of a load that warm up, and those that are measured.
 const WARM_UP: u32 = 3;
-/// Most measured rounds, and most events of the measured rounds of many vCPUs.
-const MOST_ROUNDS: u32 = 20;
-const EVENTS: u32 = 256;
+const ROUNDS: u32 = 20;
 
 /// SGI of the ring, and of the broadcast.
 const RING: u32 = 3;
@@ -182,12 +180,11 @@ fn map_events(has_devices: bool, vcpus: u32) -> [Option<Edu>; MOST_VCPUS] {
 /// Does a load with all vCPUs: to warm up, then between the markers. A round has `events` events.
 #[inline(always)]
 fn measure<const MARKER: u16>(load: Load, events: u32) {
-    let rounds = MOST_ROUNDS.min(EVENTS / VCPUS.get());
     do_phase(load, WARM_UP);
     mark::<MARKER>();
-    do_phase(load, rounds);
+    do_phase(load, ROUNDS);
     mark::<{ Load::end() }>();
-    let _ = writeln!(Console, "guest: {} {}", load.keyword(), events * rounds);
+    let _ = writeln!(Console, "guest: {} {}", load.keyword(), events * ROUNDS);
 }
 
 /// Does a load with all vCPUs, and waits for them.

@@ -18,7 +18,9 @@ const GITS_BASER: usize = GITS + 0x100;
 pub(crate) const GITS_TRANSLATER: u64 = GITS as u64 + 0x1_0040;
 
 const PAGE: usize = 0x1_0000;
-/// Bytes of an interrupt translation table: ample for 32 events.
+/// Bits of a device's EventIDs: enough for an event of each vCPU.
+const EVENT_BITS: u64 = 7;
+/// Bytes of an interrupt translation table: ample for so many events.
 const TRANSLATIONS: usize = 0x1000;
 const VALID: u64 = 1 << 63;
 /// Bytes of a command.
@@ -101,12 +103,17 @@ impl Its {
         }
     }
 
-    /// Maps a device with 32 events.
+    /// Maps a device with [`EVENT_BITS`] bits of events.
     pub(crate) fn map_device(&self, device: u32) {
         let number = self.devices.load(Relaxed);
         self.devices.store(number + 1, Relaxed);
         let table = table!(translations[number]) as u64;
-        self.command([0x8 | u64::from(device) << 32, 4, VALID | table, 0]);
+        self.command([
+            0x8 | u64::from(device) << 32,
+            EVENT_BITS - 1,
+            VALID | table,
+            0,
+        ]);
     }
 
     /// Maps an event of a device to an LPI of the vCPU `target`, and enables the LPI.

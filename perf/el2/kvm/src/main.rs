@@ -8,6 +8,8 @@
 //!   device tree has no device that sends MSIs: the client sends them when the guest asks. Before
 //!   the guest starts, the client prints the addresses of the kernel functions that the report
 //!   tells apart.
+//! * `-- crowd VCPUS`: the guest whose vCPUs all take part in a load ([`crowd`]), each pinned to a
+//!   CPU. The client prints the addresses of functions first.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
 //! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), by a file
 //!   of the emulator's host.
@@ -18,6 +20,8 @@ mod board;
 mod conformance;
 #[cfg(target_arch = "aarch64")]
 mod console;
+#[cfg(target_arch = "aarch64")]
+mod crowd;
 #[cfg(target_arch = "aarch64")]
 #[path = "../../event.rs"]
 mod event;
@@ -63,21 +67,23 @@ fn run() -> anyhow::Result<()> {
     use anyhow::Context;
 
     let words: Vec<String> = std::env::args().skip(1).collect();
+    let vcpus = || {
+        let number = words.get(1).and_then(|word| word.parse().ok());
+        number.context("no number of vCPUs")
+    };
     match words.first().map(String::as_str) {
         None => {
             symbols::print()?;
             measured::run_guest(GUEST)
         }
-        Some("conformance") => {
-            let vcpus = words.get(1).context("no number of vCPUs")?;
-            let vcpus = vcpus.parse().context("no number of vCPUs")?;
-            conformance::run_guest(GUEST, vcpus, &words[2..].join(" "))
+        Some("crowd") => {
+            symbols::print()?;
+            crowd::run_guest(GUEST, vcpus()?)
         }
+        Some("conformance") => conformance::run_guest(GUEST, vcpus()?, &words[2..].join(" ")),
         Some("hops") => {
-            let vcpus = words.get(1).context("no number of vCPUs")?;
-            let vcpus = vcpus.parse().context("no number of vCPUs")?;
             let file = words.get(2).context("no file")?;
-            hops::run_guest(GUEST, vcpus, file, &words[3..].join(" "))
+            hops::run_guest(GUEST, vcpus()?, file, &words[3..].join(" "))
         }
         Some(word) => anyhow::bail!("`{word}` is no guest"),
     }

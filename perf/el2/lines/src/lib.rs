@@ -4,7 +4,8 @@
 //! Every access at EL2 to memory goes through a directory of lines ([`mesi`]), by its physical
 //! address. Accesses at EL1 and EL0 do so for lines that EL2 has touched, such as an ITS's command
 //! queue, and are not counted. Device registers have no lines. Markers in the guest ([`load`])
-//! enclose the loads that are counted. The first marker starts the directory.
+//! enclose the loads that are counted. The first marker starts the directory: from then on
+//! QEMU translates all code anew, with the plugin's callbacks.
 //!
 //! A CPU is known by its `TPIDR_EL2`, in which a hypervisor keeps a value that differs from CPU to
 //! CPU. With one thread for all CPUs, a callback's vCPU number is unreliable: QEMU 10.0 fixes the
@@ -27,7 +28,7 @@ mod qemu;
 mod site;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 use mesi::{Directory, LINE, Outcome};
@@ -51,6 +52,9 @@ static HAS_THREADS: AtomicBool = AtomicBool::new(false);
 
 /// The running CPU, if one thread runs all CPUs.
 static CPU: AtomicUsize = AtomicUsize::new(0);
+
+/// The plugin's number.
+static ID: AtomicU64 = AtomicU64::new(0);
 
 /// The output file.
 static OUT: OnceLock<String> = OnceLock::new();
@@ -80,6 +84,8 @@ pub unsafe extern "C" fn qemu_plugin_install(
         eprintln!("el2-lines: the argument out=FILE is missing");
         return -1;
     }
+    // Relaxed: set before the first callback.
+    ID.store(id, Relaxed);
     qemu::register(id, initialised, translated, ended);
     0
 }
@@ -92,16 +98,21 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
     // SAFETY: QEMU passes `block` for the time of the call.
     let block = unsafe { Block::new(block) };
     let level = qemu::exception_level();
+    // Relaxed: all is translated anew after it has been set.
+    let is_active = IS_ACTIVE.load(Relaxed);
     // Relaxed: set before the first translation.
     let has_threads = HAS_THREADS.load(Relaxed);
 
     for (number, instruction) in block.instructions().enumerate() {
         let word = instruction.word();
-        if number == 0 && level == 2 && !has_threads {
-            on_execution(&instruction, note_cpu, std::ptr::null_mut());
-        }
         if let Some(number) = load::marked(word) {
             instruction.on_execution(mark, number as *mut c_void);
+        }
+        if !is_active {
+            continue;
+        }
+        if number == 0 && level == 2 && !has_threads {
+            on_execution(&instruction, note_cpu, std::ptr::null_mut());
         }
 
         let accessed = if level == 2 { at_el2 } else { below_el2 };
@@ -118,8 +129,15 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
 }
 
 extern "C" fn mark(_vcpu: c_uint, number: *mut c_void) {
-    IS_ACTIVE.store(true, Relaxed);
     LOAD.store(number as usize, Relaxed);
+    if !IS_ACTIVE.swap(true, Relaxed) {
+        qemu::reset(ID.load(Relaxed), begun_anew);
+    }
+}
+
+/// Installs the callbacks again, after QEMU has dropped them and all translations.
+extern "C" fn begun_anew(id: Id) {
+    qemu::register(id, initialised, translated, ended);
 }
 
 extern "C" fn barrier(_vcpu: c_uint, _: *mut c_void) {
@@ -128,9 +146,7 @@ extern "C" fn barrier(_vcpu: c_uint, _: *mut c_void) {
 
 /// Notes which CPU runs, if one thread runs all CPUs.
 extern "C" fn note_cpu(_vcpu: c_uint, _: *mut c_void) {
-    if IS_ACTIVE.load(Relaxed) {
-        CPU.store(running_cpu(), Relaxed);
-    }
+    CPU.store(running_cpu(), Relaxed);
 }
 
 /// Finds out which CPU runs. The CPUs are numbered in the order in which they come here.
@@ -208,13 +224,11 @@ fn kind(access: Access, site: &Site) -> mesi::Access {
     }
 }
 
-/// Returns the lines of an access, none if it is a device's or the directory is not active.
+/// Returns the lines of an access, none if it is a device's.
 #[inline(always)]
 fn lines(access: Access, address: u64) -> impl Iterator<Item = u64> {
-    let is_active = IS_ACTIVE.load(Relaxed);
-    let physical = is_active.then(|| access.physical(address)).flatten();
-    let lines =
-        physical.map(|physical| physical / LINE..=(physical + access.size() - 1) / LINE);
+    let physical = access.physical(address);
+    let lines = physical.map(|physical| physical / LINE..=(physical + access.size() - 1) / LINE);
     lines.into_iter().flatten()
 }
 

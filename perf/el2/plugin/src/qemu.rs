@@ -39,6 +39,7 @@ const NO_REGISTERS: c_int = 0;
 pub(crate) type Executed = extern "C" fn(c_uint, *mut c_void);
 
 unsafe extern "C" {
+    fn qemu_plugin_reset(id: Id, callback: extern "C" fn(Id));
     fn qemu_plugin_register_vcpu_init_cb(id: Id, callback: extern "C" fn(Id, c_uint));
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, callback: extern "C" fn(Id, *mut Opaque));
     fn qemu_plugin_register_atexit_cb(
@@ -76,6 +77,13 @@ pub(crate) fn register(
         qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
         qemu_plugin_register_atexit_cb(id, ended, std::ptr::null_mut());
     }
+}
+
+/// Drops the plugin's callbacks and all translations, then calls `dropped`.
+#[allow(dead_code, reason = "each plugin uses its part")]
+pub(crate) fn reset(id: Id, dropped: extern "C" fn(Id)) {
+    // SAFETY: `id` is the plugin's own, and `dropped` has the signature of QEMU's header.
+    unsafe { qemu_plugin_reset(id, dropped) };
 }
 
 /// A translation block during its translation.
@@ -137,7 +145,7 @@ pub(crate) struct Register(AtomicPtr<c_void>);
 static CPSR: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
 
 /// `TPIDR_EL2`.
-#[allow(dead_code, reason = "only the plugin of lines reads it")]
+#[allow(dead_code, reason = "each plugin uses its part")]
 pub(crate) static TPIDR_EL2: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
 
 thread_local! {

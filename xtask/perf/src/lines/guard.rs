@@ -142,7 +142,10 @@ mod tests {
             lines: 0.0,
             atomics: 1.0,
         };
-        let some = Costs { lines: 0.01, ..none };
+        let some = Costs {
+            lines: 0.01,
+            ..none
+        };
         assert!(some.exceed(none) && !none.exceed(none));
     }
 }

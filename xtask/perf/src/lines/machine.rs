@@ -39,10 +39,7 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
     // Without the library's counters, as in production.
     let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
     console::step("Building the guest and the plugin that counts lines");
-    let plugin = built(
-        &mut kvm::package(cargo("build"), "el2-lines"),
-        "the plugin",
-    )?;
+    let plugin = built(&mut kvm::package(cargo("build"), "el2-lines"), "the plugin")?;
     let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
     let elf = built(build.args(["--bin", "el2-crowd"]), "the guest")?;
     let guest = scratch.join("guest.bin");
