@@ -23,12 +23,18 @@ pub(crate) enum Load {
     Command,
     /// A `MOVI` by vCPU 0, and an MSI to the vCPU that the event has moved to.
     Move,
+    /// A counter that each CPU in turn increments.
+    SharedCounter,
+    /// A counter of each CPU, incremented in turn.
+    OwnCounters,
+    /// A ticket lock that each CPU in turn takes and releases.
+    TicketLock,
 }
 
 #[allow(dead_code, reason = "each program that includes this uses its part")]
 impl Load {
     /// All loads, in the order of the report.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Nothing,
         Self::Ring,
         Self::Broadcast,
@@ -36,6 +42,9 @@ impl Load {
         Self::One,
         Self::Command,
         Self::Move,
+        Self::SharedCounter,
+        Self::OwnCounters,
+        Self::TicketLock,
     ];
 
     /// One more than the largest number of a load.
@@ -51,6 +60,9 @@ impl Load {
             Self::One => "msi-one",
             Self::Command => "int-ring",
             Self::Move => "movi",
+            Self::SharedCounter => "shared-counter",
+            Self::OwnCounters => "own-counters",
+            Self::TicketLock => "ticket-lock",
         }
     }
 

@@ -214,7 +214,12 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     }
     if options.lines || everything {
         let lines = lines::measure(&options.lines(), reports)?;
-        report::write_section(reports, "lines", &run.machine, &lines)?;
+        let name = if lines.kvm.is_some() {
+            "lines"
+        } else {
+            "lines_without_kvm"
+        };
+        report::write_section(reports, name, &run.machine, &lines)?;
         met &= lines.regressed.is_empty();
         run.lines = Some(lines);
     }

@@ -221,8 +221,11 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
         Gate::new(
             "el2-plugin-clippy",
-            "clippy on the plugin that counts at EL2",
-            Command(|| clippy(nested(cargo("clippy")), &["--package", "el2-plugin"])),
+            "clippy on the plugins that count at EL2",
+            Command(|| {
+                let plugins = ["--package", "el2-plugin", "--package", "el2-lines"];
+                clippy(nested(cargo("clippy")), &plugins)
+            }),
         ),
         Gate::new(
             "el2-guest-clippy",
@@ -335,6 +338,15 @@ pub(crate) fn all() -> Vec<Gate> {
                 target: None,
                 seconds: FUZZING,
                 minimize: false,
+            }),
+        ),
+        Gate::booting(
+            "lines",
+            "cache lines between CPUs at EL2",
+            Command(|| {
+                let mut lines = cargo("run");
+                lines.args(["--package", "xtask-perf", "--", "--lines"]);
+                Ok(lines)
             }),
         ),
         Gate::booting("example", "boot the example at EL2", Action::Example),
@@ -666,6 +678,7 @@ mod tests {
             "miri",
             "instructions",
             "fuzz",
+            "lines",
             "example",
             "isolation",
             "cloud",

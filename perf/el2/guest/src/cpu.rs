@@ -121,21 +121,36 @@ pub(crate) fn spin(microseconds: u64) {
     }
 }
 
-/// Calls the hypervisor and returns `x0`.
+/// Calls what is above this program, and returns `x0`: the hypervisor, or the firmware if the
+/// program is at EL2.
 #[inline(always)]
-pub(crate) fn hypercall(function: u32, a: u64, b: u64, c: u64) -> u64 {
+pub(crate) fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
     let result;
-    // SAFETY: the calling convention for hypervisor calls (Arm DEN 0028): x0 to x17 may change.
-    unsafe {
-        asm!(
-            "hvc #0",
-            inout("x0") u64::from(function) => result,
-            inout("x1") a => _, inout("x2") b => _, inout("x3") c => _,
-            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
-            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-            out("x16") _, out("x17") _,
-            options(nostack)
-        );
+    macro_rules! call {
+        ($instruction:literal) => {
+            // SAFETY: the calling convention for such calls (Arm DEN 0028): x0 to x17 may change.
+            unsafe {
+                asm!(
+                    $instruction,
+                    inout("x0") u64::from(function) => result,
+                    inout("x1") a => _, inout("x2") b => _, inout("x3") c => _,
+                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+                    out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
+                    out("x14") _, out("x15") _, out("x16") _, out("x17") _,
+                    options(nostack)
+                )
+            }
+        };
+    }
+    if crate::IS_AT_EL2 {
+        call!("smc #0");
+    } else {
+        call!("hvc #0");
     }
     result
+}
+
+/// Sets the register by which the plugin of lines knows a CPU at EL2.
+pub(crate) fn set_number(number: u64) {
+    write!("tpidr_el2", number);
 }

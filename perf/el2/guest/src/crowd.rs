@@ -36,6 +36,9 @@ use its::{FIRST_LPI, Its};
 use load::Load;
 use pci::Edu;
 
+/// The program is at EL1.
+const IS_AT_EL2: bool = false;
+
 /// Most vCPUs.
 const MOST_VCPUS: usize = 64;
 /// Devices with events: one for each vCPU, and that of the INT commands.

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::boot::start_second;
-use crate::cpu::{affinity, hypercall, relax};
+use crate::cpu::{affinity, call, relax};
 use crate::mmio::write_8;
 
 const UART: usize = 0x0900_0000;
@@ -25,19 +25,19 @@ impl fmt::Write for Console {
 /// Makes the cheapest hypervisor call.
 #[inline(always)]
 pub(crate) fn psci_version() -> u64 {
-    hypercall(PSCI_VERSION, 0, 0, 0)
+    call(PSCI_VERSION, 0, 0, 0)
 }
 
 /// Starts the vCPU of a number.
 pub(crate) fn start_vcpu(number: u32) {
     let entry = start_second as *const () as u64;
-    let error = hypercall(CPU_ON, affinity(number), entry, number.into());
+    let error = call(CPU_ON, affinity(number), entry, number.into());
     assert!(error == 0, "vCPU {number} does not start");
 }
 
 /// Turns the machine off.
 pub(crate) fn power_off() -> ! {
-    hypercall(SYSTEM_OFF, 0, 0, 0);
+    call(SYSTEM_OFF, 0, 0, 0);
     loop {
         relax();
     }

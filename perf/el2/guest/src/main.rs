@@ -36,6 +36,9 @@ use host::Console;
 use its::{FIRST_LPI, Its};
 use sender::Sender;
 
+/// The program is at EL1.
+const IS_AT_EL2: bool = false;
+
 /// vCPUs: two that run, and one that never does.
 const MOST_VCPUS: usize = 3;
 /// Devices with events: that of the INT commands, and the sender of MSIs.

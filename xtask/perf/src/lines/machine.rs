@@ -17,6 +17,9 @@ use xtask::provision::toolchain::{self, cargo};
 pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \
      -accel tcg,thread=single -icount shift=0,sleep=off -m 512M";
 
+/// CPUs of the program whose lines are known.
+const KNOWN_CPUS: u16 = 4;
+
 /// Functions of a PCI device.
 const FUNCTIONS: u16 = 8;
 
@@ -27,6 +30,8 @@ pub(crate) struct Programs {
     plugin: PathBuf,
     /// The guest, a flat binary.
     guest: PathBuf,
+    /// The program whose lines are known, a flat binary.
+    known: PathBuf,
     /// The hypervisor, a flat image.
     hyp: PathBuf,
     /// The hypervisor as an ELF file.
@@ -40,13 +45,18 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
     let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
     console::step("Building the guest and the plugin that counts lines");
     let plugin = built(&mut kvm::package(cargo("build"), "el2-lines"), "the plugin")?;
-    let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
-    let elf = built(build.args(["--bin", "el2-crowd"]), "the guest")?;
-    let guest = scratch.join("guest.bin");
-    fs::write(&guest, flatten(&fs::read(&elf)?)?)?;
+    let bare = |name: &str| {
+        let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
+        let elf = built(build.args(["--bin", name]), "the guest")?;
+        let path = scratch.join(name);
+        fs::write(&path, flatten(&fs::read(&elf)?)?)?;
+        Ok::<_, anyhow::Error>(path)
+    };
+    let (guest, known) = (bare("el2-crowd")?, bare("el2-sharing")?);
     Ok(Programs {
         plugin,
         guest,
+        known,
         hyp,
         hyp_elf,
     })
@@ -80,6 +90,13 @@ impl<'a> Run<'a> {
             programs,
             scratch,
         }
+    }
+
+    /// Runs the program whose lines are known.
+    pub(crate) fn of_known_lines(&self) -> Result<Counted> {
+        self.run(KNOWN_CPUS, |command| {
+            command.arg("-kernel").arg(&self.programs.known);
+        })
     }
 
     /// Runs the guest under hyp. As many devices as there are CPUs send messages when they are told

@@ -6,12 +6,15 @@
 //! the MESI protocol, with infinite caches (`perf/mesi`). One thread runs all CPUs in turn, and
 //! with `-icount` each run is the same.
 //!
+//! Before that, a program at EL2 whose lines are known checks the ruler ([`known`]).
+//!
 //! * [`machine`]: the programs, the emulated machine and its run; [`counts`]: the plugin's counts;
 //! * [`places`]: lines of the same use, by the code that fetches them; [`guard`]: the committed
 //!   table; [`table`]: the figures.
 
 mod counts;
 mod guard;
+mod known;
 #[path = "../../../../perf/el2/load.rs"]
 mod load;
 mod machine;
@@ -51,6 +54,9 @@ pub(crate) fn measure(options: &LinesOptions, reports: &Path) -> Result<Outcome>
     let programs = machine::programs(scratch)?;
     let run = machine::Run::new(&qemu, &programs, scratch);
     let mut outcome = Outcome::new(qemu.version.clone());
+
+    console::step("Counting lines of a program whose lines are known");
+    known::check(&run.of_known_lines()?)?;
 
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
     for &cpus in &options.cpus {
