@@ -38,8 +38,9 @@ const COLUMNS: usize = 80;
 const AFTER_HELP: &str = "\
 The figures go to the terminal, to target/reports/perf.json and perf.html, and
 the summary to perf/RESULTS.md. The comparison with KVM also goes to
-docs/performance.md and perf/el2.svg. The exit status is 0 only if every target
-that was measured is met.
+docs/performance.md, perf/el2.svg and perf/lines-*.svg. The exit status is 0
+only if every target that was measured is met, and no count of --lines exceeds
+perf/lines.json.
 
 Examples:
   cargo xtask perf                     everything
@@ -228,6 +229,9 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     page::write(reports)?;
     if let Some(outcome) = run.el2.as_ref().filter(|el2| el2.kvm.is_some()) {
         el2::summary::publish(outcome)?;
+    }
+    if let Some(outcome) = run.lines.as_ref().filter(|lines| lines.kvm.is_some()) {
+        lines::summary::publish(outcome)?;
     }
     Ok(met)
 }

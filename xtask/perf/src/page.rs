@@ -39,9 +39,9 @@ pub(crate) fn write(reports: &Path) -> Result<()> {
         page += "<h2>An exit, beside Linux KVM</h2>\n";
         page += &el2::plot::bars(&el2.outcome)?;
     }
-    if let Some(lines) = report::section::<lines::table::Outcome>(reports, "lines") {
+    if let Some(measured) = report::section::<lines::table::Outcome>(reports, "lines") {
         page += "<h2>Cache lines between CPUs</h2>\n<div class=\"plots\">\n";
-        for plot in lines.outcome.plots() {
+        for plot in lines::summary::plots(&measured.outcome) {
             page += &plot.svg()?;
         }
         page += "</div>\n";

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::host::{counters, figures};
 use super::peers::Peers;
-use super::{Run, el2};
+use super::{Run, el2, lines};
 use xtask::{console, instructions, project};
 
 const HEAD: &str = "# Results\n
@@ -80,8 +80,8 @@ fn sections(run: &Run) -> Vec<(&'static str, String)> {
     if let Some(counters) = &run.counters {
         add(SECTIONS[6], counters::summary(counters));
     }
-    if let Some(lines) = run.lines.as_ref().filter(|lines| lines.kvm.is_some()) {
-        add(SECTIONS[7], lines.results());
+    if let Some(outcome) = run.lines.as_ref().filter(|lines| lines.kvm.is_some()) {
+        add(SECTIONS[7], lines::summary::results(outcome));
     }
     sections
 }

@@ -47,6 +47,9 @@ const MOST_DEVICES: usize = MOST_VCPUS + 1;
 /// Rounds of a load that warm up, and those that are measured.
 const WARM_UP: u32 = 3;
 const ROUNDS: u32 = 20;
+/// Moves of one round. Linux KVM hands an interrupt to its new vCPU after milliseconds, at the next
+/// exit of the last one.
+const MOVES: u32 = 2;
 
 /// SGI of the ring, and of the broadcast.
 const RING: u32 = 3;
@@ -145,7 +148,7 @@ extern "C" fn first(tree: u64) -> ! {
     }
     measure::<{ Load::One.begin() }>(Load::One, vcpus);
     measure::<{ Load::Command.begin() }>(Load::Command, vcpus);
-    measure::<{ Load::Move.begin() }>(Load::Move, vcpus);
+    measure::<{ Load::Move.begin() }>(Load::Move, MOVES);
 
     let _ = writeln!(Console, "guest: done");
     host::power_off()
@@ -220,7 +223,9 @@ fn work(vcpu: u32) {
     } else if load == Load::Broadcast as u32 {
         (0..rounds).for_each(|_| broadcast(vcpus));
     } else if load == Load::Move as u32 {
-        (0..rounds * vcpus).for_each(|round| move_event(round % vcpus));
+        // To and fro between two vCPUs other than vCPU 0, which moves it, if there are two.
+        let others = MOVES.min(vcpus - 1);
+        (0..rounds * MOVES).for_each(|number| move_event(1 + number % others));
     } else {
         let rings = RINGS.get();
         LEFT.set(rounds * vcpus);

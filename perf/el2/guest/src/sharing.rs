@@ -1,5 +1,5 @@
-//! A program for EL2 of QEMU's `virt` machine whose CPUs share memory in ways whose cost is known: a
-//! counter of all CPUs, a counter of each CPU, and a ticket lock.
+//! A program for EL2 of QEMU's `virt` machine whose CPUs share memory in ways whose cost is known:
+//! a counter of all CPUs, a counter of each CPU, and a ticket lock.
 //!
 //! The CPUs take turns, so that each change of the CPU is a handover, and nobody waits for a lock.
 //! The program prints the addresses of the lines that it is about. The line that tells the turn is

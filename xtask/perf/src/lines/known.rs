@@ -1,4 +1,5 @@
-//! The check of the ruler: a program at EL2 whose lines are known (`perf/el2/guest/src/sharing.rs`).
+//! The check of the ruler: a program at EL2 whose lines are known
+//! (`perf/el2/guest/src/sharing.rs`).
 //!
 //! CPUs take turns. A counter of all CPUs travels once a turn, and counters of their own do not
 //! travel. A ticket lock takes four transfers: the next ticket is taken, the ticket that is served

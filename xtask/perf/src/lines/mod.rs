@@ -10,7 +10,8 @@
 //!
 //! * [`machine`]: the programs, the emulated machine and its run; [`counts`]: the plugin's counts;
 //! * [`places`]: lines of the same use, by the code that fetches them; [`guard`]: the committed
-//!   table; [`table`]: the figures.
+//!   table;
+//! * [`table`]: the figures; [`summary`]: the published tables and plots.
 
 mod counts;
 mod guard;
@@ -19,6 +20,7 @@ mod known;
 mod load;
 mod machine;
 mod places;
+pub(crate) mod summary;
 pub(crate) mod table;
 
 use std::path::Path;

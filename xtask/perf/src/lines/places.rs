@@ -1,5 +1,5 @@
-//! Lists of the lines that CPUs fetch from each other. Lines that the same code uses in the same way,
-//! such as one of each vCPU, are one place.
+//! Lists of the lines that CPUs fetch from each other. Lines that the same code uses in the same
+//! way, such as one of each vCPU, are one place.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Groups the lines of a load by their users, the dearest place first.
+/// Returns the lines of a load by their users, the dearest place first.
 fn places(sums: &Sums, code: &impl Attribute) -> Vec<Place> {
     let mut places: BTreeMap<Vec<User>, Place> = BTreeMap::new();
     for line in sums.lines.values() {

@@ -1,11 +1,7 @@
 //! The figures: lines, atomic instructions and barriers of one event, by load and number of CPUs.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 
-use super::super::curves::{Curve, Plot};
 use super::counts::{Counts, Sums};
 use super::load::Load;
 use super::machine::FLAGS;
@@ -13,6 +9,15 @@ use xtask::console::{self, bad};
 
 /// Most lines of an SGI to a running vCPU.
 const MOST_LINES_OF_AN_SGI: f64 = 6.0;
+
+/// Fewest CPUs whose lines those of more CPUs are held against. With two CPUs an event has no
+/// other place to move to, and all others are one.
+const FEW: u16 = 4;
+
+/// Returns the lines that an event may take if it takes `lines` with fewer CPUs.
+fn most(lines: f64) -> f64 {
+    lines * 1.02 + 0.1
+}
 
 /// Part of KVM's lines, one in so many, that an event may take.
 const PART_OF_KVM: f64 = 3.0;
@@ -93,13 +98,13 @@ impl Outcome {
     }
 
     /// Returns KVM's row of a load.
-    fn kvms(&self, row: &Row) -> Option<&Row> {
+    pub(super) fn kvms(&self, row: &Row) -> Option<&Row> {
         let mut theirs = self.theirs.iter();
         theirs.find(|other| other.load == row.load && other.cpus == row.cpus)
     }
 
     /// Lists the goals that a row misses.
-    fn missed(&self, row: &Row) -> Vec<String> {
+    pub(super) fn missed(&self, row: &Row) -> Vec<String> {
         let mut missed = Vec::new();
         if row.load == Load::Ring.keyword() && row.lines > MOST_LINES_OF_AN_SGI {
             missed.push(format!("at most {MOST_LINES_OF_AN_SGI} lines"));
@@ -109,7 +114,8 @@ impl Outcome {
         }
         if has_one_target(&row.load) {
             let mut same = self.hyp.iter().filter(|other| other.load == row.load);
-            if same.any(|other| other.cpus < row.cpus && row.lines > other.lines * 1.02 + 0.1) {
+            let fewer = FEW..row.cpus;
+            if same.any(|other| fewer.contains(&other.cpus) && row.lines > most(other.lines)) {
                 missed.push("no more than with fewer CPUs".to_owned());
             }
         }
@@ -149,71 +155,6 @@ impl Outcome {
             ));
         }
     }
-
-    /// Formats the section of `perf/RESULTS.md`.
-    pub(crate) fn results(&self) -> String {
-        let mut text = format!(
-            "Lines that CPUs fetch or take from each other at EL2, for one event, on QEMU {} with\n\
-             `{}`, beside KVM of Linux {}. Upgrades are those of\nthe lines that the CPU has read \
-             already and now writes. \"By two\" are the lines that two CPUs write, in\nthe whole \
-             load.\n\n\
-             | load | CPUs | lines | upgrades | by two | atomics | barriers | KVM: lines | by two \
-             | atomics | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
-            self.qemu,
-            self.flags,
-            self.kvm.as_deref().unwrap_or("(not measured)"),
-        );
-        for row in &self.hyp {
-            let kvm = self.kvms(row).map_or(" | | ".to_owned(), |kvm| {
-                format!(
-                    "{:.1} | {} | {:.1}",
-                    kvm.lines, kvm.written_by_two, kvm.atomics
-                )
-            });
-            let missed = self.missed(row);
-            let verdict = match missed[..] {
-                [] => "met".to_owned(),
-                _ => format!("**missed**: {}", missed.join(", ")),
-            };
-            let _ = writeln!(
-                text,
-                "| {} | {} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {kvm} | {verdict} |",
-                row.load,
-                row.cpus,
-                row.lines,
-                row.upgrades,
-                row.written_by_two,
-                row.atomics,
-                row.barriers
-            );
-        }
-        text
-    }
-
-    /// Draws the lines of each load against the number of CPUs.
-    pub(crate) fn plots(&self) -> Vec<Plot> {
-        let curves = |rows: &[Row]| {
-            let loads: BTreeSet<&str> = rows.iter().map(|row| row.load.as_str()).collect();
-            let curve = |load: &str| Curve {
-                name: load.to_owned(),
-                points: (rows.iter().filter(|row| row.load == load))
-                    // The axis is logarithmic, and has no zero.
-                    .map(|row| (f64::from(row.cpus), row.lines.max(0.1)))
-                    .collect(),
-            };
-            loads.into_iter().map(curve).collect()
-        };
-        let plot = |title, rows| Plot {
-            title,
-            x: "CPUs",
-            y: "lines from other CPUs, for one event (0.1: none)",
-            curves: curves(rows),
-        };
-        vec![
-            plot("Lines between CPUs under hyp", &self.hyp),
-            plot("Lines between CPUs under Linux KVM", &self.theirs),
-        ]
-    }
 }
 
 /// Tells whether an event of a load has one vCPU as its target.
@@ -222,10 +163,11 @@ fn has_one_target(load: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row(load: Load, cpus: u16, lines: f64) -> Row {
+    /// Makes a row of a load.
+    pub(in super::super) fn row(load: Load, cpus: u16, lines: f64) -> Row {
         Row {
             load: load.keyword().to_owned(),
             cpus,
@@ -234,7 +176,8 @@ mod tests {
         }
     }
 
-    fn outcome(hyp: Vec<Row>, theirs: Vec<Row>) -> Outcome {
+    /// Makes an outcome of rows.
+    pub(in super::super) fn outcome(hyp: Vec<Row>, theirs: Vec<Row>) -> Outcome {
         Outcome {
             hyp,
             theirs,
@@ -258,21 +201,5 @@ mod tests {
             .map(|row| outcome.missed(row).len())
             .collect();
         assert_eq!(missed, [1, 2, 0, 0, 1]);
-        let text = outcome.results();
-        assert!(
-            text.contains("| sgi-ring | 4 | 6.00 | 0.00 | 0 | 0.00 | 0.00 | 17.0 |"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn each_load_has_a_curve() {
-        let outcome = outcome(
-            vec![row(Load::Ring, 2, 6.0), row(Load::One, 2, 0.0)],
-            Vec::new(),
-        );
-        let plots = outcome.plots();
-        assert_eq!(plots[0].curves.len(), 2);
-        assert_eq!(plots[1].svg().unwrap(), "");
     }
 }
