@@ -23,6 +23,8 @@ pub(crate) enum Load {
     Command,
     /// A `MOVI` by vCPU 0, and an MSI to the vCPU that the event has moved to.
     Move,
+    /// The last vCPU turned off, and on by vCPU 0, while all others do hypercalls.
+    Plug,
     /// A counter that each CPU in turn increments.
     SharedCounter,
     /// A counter of each CPU, incremented in turn.
@@ -34,7 +36,7 @@ pub(crate) enum Load {
 #[allow(dead_code, reason = "each program that includes this uses its part")]
 impl Load {
     /// All loads, in the order of the report.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Nothing,
         Self::Ring,
         Self::Broadcast,
@@ -42,6 +44,7 @@ impl Load {
         Self::One,
         Self::Command,
         Self::Move,
+        Self::Plug,
         Self::SharedCounter,
         Self::OwnCounters,
         Self::TicketLock,
@@ -60,6 +63,7 @@ impl Load {
             Self::One => "msi-one",
             Self::Command => "int-ring",
             Self::Move => "movi",
+            Self::Plug => "hot-plug",
             Self::SharedCounter => "shared-counter",
             Self::OwnCounters => "own-counters",
             Self::TicketLock => "ticket-lock",

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use xtask::{instructions, project};
 
 use host::{counters, figures};
@@ -71,6 +71,8 @@ Examples:
 #[derive(Clone, Debug, Parser)]
 #[command(name = "perf", bin_name = "cargo xtask perf")]
 #[command(max_term_width = COLUMNS, after_help = AFTER_HELP)]
+#[command(group(ArgGroup::new("tabled").args(["instructions", "lines"]).multiple(true)))]
+#[command(group(ArgGroup::new("emulated").args(["el2", "lines"]).multiple(true)))]
 struct PerfOptions {
     /// Time the library's operations and loads on this machine
     #[arg(long)]
@@ -81,7 +83,7 @@ struct PerfOptions {
     pub(crate) instructions: bool,
 
     /// With --instructions or --lines: write the committed table anew
-    #[arg(long)]
+    #[arg(long, requires = "tabled")]
     pub(crate) update: bool,
 
     /// Compare with another published virtual GIC in the same run
@@ -113,8 +115,13 @@ struct PerfOptions {
     #[arg(value_parser = clap::value_parser!(u16).range(2..=64))]
     pub(crate) cpus: Vec<u16>,
 
+    /// With --lines: give each emulated CPU a thread, so that CPUs interleave at any instruction;
+    /// show the counts, which vary, and judge and write nothing
+    #[arg(long, requires = "lines", conflicts_with = "update")]
+    pub(crate) interleaved: bool,
+
     /// With --el2 or --lines: count under Linux KVM too, and compare
-    #[arg(long)]
+    #[arg(long, requires = "emulated")]
     pub(crate) kvm: bool,
 
     /// With --el2: also list the functions that the instructions of an event are in, or of every
@@ -135,6 +142,7 @@ impl PerfOptions {
         lines::LinesOptions {
             cpus: self.cpus.clone(),
             kvm: self.kvm || self.everything(),
+            interleaved: self.interleaved,
             update: self.update && self.lines,
         }
     }
@@ -215,6 +223,9 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
     }
     if options.lines || everything {
         let lines = lines::measure(&options.lines(), reports)?;
+        if options.interleaved {
+            return Ok(met);
+        }
         let name = if lines.kvm.is_some() {
             "lines"
         } else {

@@ -17,6 +17,7 @@ mod boot;
 mod cpu;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod gic;
+#[allow(dead_code, reason = "each guest uses its part")]
 mod host;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod its;
@@ -112,6 +113,12 @@ static LOAD: Counter = Counter::ZERO;
 static PHASE_ROUNDS: Counter = Counter::ZERO;
 static DONE: [Counter; MOST_VCPUS] = [Counter::ZERO; MOST_VCPUS];
 
+/// Number of times that the last vCPU has been asked to turn itself off, and that it has begun.
+static UNPLUGS: Counter = Counter::ZERO;
+static BEGINS: Counter = Counter::ZERO;
+/// Last phase whose plugging is over.
+static PLUGGED: Counter = Counter::ZERO;
+
 /// Number of times that the ring's interrupt is still sent on.
 static LEFT: Counter = Counter::ZERO;
 /// Number of rings that have ended.
@@ -149,6 +156,7 @@ extern "C" fn first(tree: u64) -> ! {
     measure::<{ Load::One.begin() }>(Load::One, vcpus);
     measure::<{ Load::Command.begin() }>(Load::Command, vcpus);
     measure::<{ Load::Move.begin() }>(Load::Move, MOVES);
+    measure::<{ Load::Plug.begin() }>(Load::Plug, 1);
 
     let _ = writeln!(Console, "guest: done");
     host::power_off()
@@ -218,6 +226,8 @@ fn work(vcpu: u32) {
         (0..rounds).for_each(|_| send_msi(vcpu, DISTINCT));
     } else if load == Load::One as u32 {
         (0..rounds).for_each(|_| send_msi(vcpu, ONE));
+    } else if load == Load::Plug as u32 {
+        plug(vcpu, rounds);
     } else if vcpu != 0 {
         // The other loads begin on vCPU 0.
     } else if load == Load::Broadcast as u32 {
@@ -266,6 +276,28 @@ fn move_event(target: u32) {
     wait_until(0, || answers.get() != before);
 }
 
+/// Has the last vCPU turned off and on by vCPU 0, `rounds` times, while the others do hypercalls.
+fn plug(vcpu: u32, rounds: u32) {
+    let (last, phase) = (VCPUS.get() - 1, PHASE.get());
+    if vcpu == 0 {
+        for _ in 0..rounds {
+            let begins = BEGINS.get();
+            UNPLUGS.count();
+            relax();
+            while !host::try_start_vcpu(last) {
+                relax();
+            }
+            wait_until(0, || BEGINS.get() != begins);
+        }
+        PLUGGED.set(phase);
+    } else if vcpu != last {
+        while PLUGGED.get() != phase {
+            host::psci_version();
+            relax();
+        }
+    }
+}
+
 /// Sends the ring's interrupt to the vCPU after this one, or ends the ring.
 fn pass_on(vcpu: u32) {
     let left = LEFT.get();
@@ -312,7 +344,14 @@ extern "C" fn second(number: u64) -> ! {
     cpu::open_interface();
     let vcpu = number as u32;
     let done = &DONE[number as usize];
+    let unplugs = UNPLUGS.get();
+    if vcpu + 1 == VCPUS.get() {
+        BEGINS.count();
+    }
     loop {
+        if vcpu + 1 == VCPUS.get() && UNPLUGS.get() != unplugs {
+            host::turn_off();
+        }
         if PHASE.get() != done.get() {
             let phase = PHASE.get();
             work(vcpu);

@@ -10,6 +10,7 @@ const UART: usize = 0x0900_0000;
 
 const PSCI_VERSION: u32 = 0x8400_0000;
 const CPU_ON: u32 = 0xc400_0003;
+const CPU_OFF: u32 = 0x8400_0002;
 const SYSTEM_OFF: u32 = 0x8400_0008;
 
 /// The console.
@@ -30,9 +31,21 @@ pub(crate) fn psci_version() -> u64 {
 
 /// Starts the vCPU of a number.
 pub(crate) fn start_vcpu(number: u32) {
+    assert!(try_start_vcpu(number), "vCPU {number} does not start");
+}
+
+/// Starts the vCPU of a number. Returns false if it is on.
+pub(crate) fn try_start_vcpu(number: u32) -> bool {
     let entry = start_second as *const () as u64;
-    let error = call(CPU_ON, affinity(number), entry, number.into());
-    assert!(error == 0, "vCPU {number} does not start");
+    call(CPU_ON, affinity(number), entry, number.into()) == 0
+}
+
+/// Turns the calling vCPU off.
+pub(crate) fn turn_off() -> ! {
+    call(CPU_OFF, 0, 0, 0);
+    loop {
+        relax();
+    }
 }
 
 /// Turns the machine off.

@@ -164,6 +164,7 @@ impl Its {
         self.next.store(next, Relaxed);
         synchronize();
         write_64(GITS_CWRITER, next as u64);
-        while read_64(GITS_CREADR) != next as u64 {}
+        // The interrupt that the command makes pending may have had another vCPU queue commands.
+        while read_64(GITS_CREADR) == at as u64 {}
     }
 }

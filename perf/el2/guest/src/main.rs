@@ -19,6 +19,7 @@ mod cpu;
 #[path = "../../event.rs"]
 mod event;
 mod gic;
+#[allow(dead_code, reason = "each guest uses its part")]
 mod host;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod its;

@@ -14,8 +14,35 @@ use xtask::provision::qemu::Qemu;
 use xtask::provision::toolchain::{self, cargo};
 
 /// QEMU's arguments for the machine, which the report names.
-pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 \
-     -accel tcg,thread=single -icount shift=0,sleep=off -m 512M";
+pub(crate) const FLAGS: &str =
+    "-machine virt,gic-version=3,virtualization=on -cpu neoverse-n1 -m 512M";
+
+/// The emulation of the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Threads {
+    /// One thread runs all CPUs in turn, an instruction a nanosecond. Counts are repeatable.
+    One,
+    /// Each CPU has a thread: CPUs interleave at any instruction.
+    Many,
+}
+
+impl Threads {
+    /// Returns QEMU's arguments.
+    pub(crate) const fn flags(self) -> &'static str {
+        match self {
+            Self::One => "-accel tcg,thread=single -icount shift=0,sleep=off",
+            Self::Many => "-accel tcg,thread=multi",
+        }
+    }
+
+    /// Returns the plugin's argument.
+    const fn argument(self) -> &'static str {
+        match self {
+            Self::One => "",
+            Self::Many => ",threads=multi",
+        }
+    }
+}
 
 /// CPUs of the program whose lines are known.
 const KNOWN_CPUS: u16 = 4;
@@ -71,6 +98,7 @@ pub(crate) fn kvm_host(programs: &Programs, scratch: &Path) -> Result<Host> {
 pub(crate) struct Run<'a> {
     qemu: &'a Qemu,
     programs: &'a Programs,
+    threads: Threads,
     scratch: &'a Path,
 }
 
@@ -84,10 +112,16 @@ pub(crate) struct Counted {
 
 impl<'a> Run<'a> {
     /// Sets runs up, whose output goes to `scratch`.
-    pub(crate) fn new(qemu: &'a Qemu, programs: &'a Programs, scratch: &'a Path) -> Self {
+    pub(crate) fn new(
+        qemu: &'a Qemu,
+        programs: &'a Programs,
+        threads: Threads,
+        scratch: &'a Path,
+    ) -> Self {
         Self {
             qemu,
             programs,
+            threads,
             scratch,
         }
     }
@@ -128,10 +162,11 @@ impl<'a> Run<'a> {
         let mut command = self.qemu.command()?;
         command
             .args(FLAGS.split_whitespace())
+            .args(self.threads.flags().split_whitespace())
             .args(["-smp", &cpus.to_string()])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
-            .arg(plugin_argument(&self.programs.plugin, &out));
+            .arg(plugin_argument(&self.programs.plugin, &out) + self.threads.argument());
         add(&mut command);
 
         let console = watch_to_the_end(&mut command)?;

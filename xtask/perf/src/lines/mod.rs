@@ -4,7 +4,8 @@
 //! A guest with as many vCPUs as there are CPUs (`perf/el2/guest/src/crowd.rs`) does each load. A
 //! plugin of QEMU's (`perf/el2/lines`) passes every access at EL2 through a directory of lines by
 //! the MESI protocol, with infinite caches (`perf/mesi`). One thread runs all CPUs in turn, and
-//! with `-icount` each run is the same.
+//! with `-icount` each run is the same. Or else each CPU has a thread, so that CPUs interleave at
+//! any instruction, and counts vary.
 //!
 //! Before that, a program at EL2 whose lines are known checks the ruler ([`known`]).
 //!
@@ -29,6 +30,7 @@ use anyhow::{Context, Result};
 
 use super::el2::symbols::{Hypervisor, Kernel};
 use counts::Counts;
+use machine::Threads;
 use table::{Outcome, Row};
 use xtask::provision::qemu;
 use xtask::{console, project};
@@ -43,6 +45,8 @@ pub(crate) struct LinesOptions {
     pub(crate) cpus: Vec<u16>,
     /// Count under Linux KVM too.
     pub(crate) kvm: bool,
+    /// Give each CPU a thread, and judge nothing.
+    pub(crate) interleaved: bool,
     /// Write the committed table anew.
     pub(crate) update: bool,
 }
@@ -54,8 +58,13 @@ pub(crate) fn measure(options: &LinesOptions, reports: &Path) -> Result<Outcome>
     let scratch = scratch.path();
     let qemu = qemu::provide()?;
     let programs = machine::programs(scratch)?;
-    let run = machine::Run::new(&qemu, &programs, scratch);
-    let mut outcome = Outcome::new(qemu.version.clone());
+    let threads = if options.interleaved {
+        Threads::Many
+    } else {
+        Threads::One
+    };
+    let run = machine::Run::new(&qemu, &programs, threads, scratch);
+    let mut outcome = Outcome::new(qemu.version.clone(), threads);
 
     console::step("Counting lines of a program whose lines are known");
     known::check(&run.of_known_lines()?)?;
@@ -82,6 +91,8 @@ pub(crate) fn measure(options: &LinesOptions, reports: &Path) -> Result<Outcome>
     }
 
     outcome.print();
-    guard::hold(&mut outcome, options.update)?;
+    if !options.interleaved {
+        guard::hold(&mut outcome, options.update)?;
+    }
     Ok(outcome)
 }

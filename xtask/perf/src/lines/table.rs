@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counts::{Counts, Sums};
 use super::load::Load;
-use super::machine::FLAGS;
+use super::machine::{FLAGS, Threads};
 use xtask::console::{self, bad};
 
 /// Most lines of an SGI to a running vCPU.
@@ -86,10 +86,10 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// Returns an outcome without rows.
-    pub(crate) fn new(qemu: String) -> Self {
+    pub(crate) fn new(qemu: String, threads: Threads) -> Self {
         Self {
             qemu,
-            flags: FLAGS.to_owned(),
+            flags: format!("{FLAGS} {}", threads.flags()),
             kvm: None,
             hyp: Vec::new(),
             theirs: Vec::new(),
@@ -181,7 +181,7 @@ pub(super) mod tests {
         Outcome {
             hyp,
             theirs,
-            ..Outcome::new("10".to_owned())
+            ..Outcome::new("10".to_owned(), Threads::One)
         }
     }
 
