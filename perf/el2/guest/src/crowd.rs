@@ -81,7 +81,10 @@ const MOVED_LPI: u32 = RING_LPIS + MOST_VCPUS as u32;
 struct Counter(AtomicU32);
 
 impl Counter {
-    const ZERO: Self = Self(AtomicU32::new(0));
+    /// Returns a zero.
+    const fn zero() -> Self {
+        Self(AtomicU32::new(0))
+    }
 
     fn get(&self) -> u32 {
         self.0.load(Relaxed)
@@ -98,31 +101,32 @@ impl Counter {
 }
 
 /// Number of SGIs that each vCPU has handled, and of LPIs by their index.
-static SGIS: [Counter; MOST_VCPUS] = [Counter::ZERO; MOST_VCPUS];
-static LPIS: [Counter; MOVED_LPI as usize + 1] = [Counter::ZERO; MOVED_LPI as usize + 1];
+static SGIS: [Counter; MOST_VCPUS] = [const { Counter::zero() }; MOST_VCPUS];
+static LPIS: [Counter; MOVED_LPI as usize + 1] =
+    [const { Counter::zero() }; MOVED_LPI as usize + 1];
 
 /// Number of vCPUs.
-static VCPUS: Counter = Counter::ZERO;
+static VCPUS: Counter = Counter::zero();
 /// 1 if devices of the machine send the MSIs.
-static HAS_DEVICES: Counter = Counter::ZERO;
+static HAS_DEVICES: Counter = Counter::zero();
 
 /// Number of the phase that all vCPUs work on, its load and rounds, and the last phase that each
 /// vCPU has done.
-static PHASE: Counter = Counter::ZERO;
-static LOAD: Counter = Counter::ZERO;
-static PHASE_ROUNDS: Counter = Counter::ZERO;
-static DONE: [Counter; MOST_VCPUS] = [Counter::ZERO; MOST_VCPUS];
+static PHASE: Counter = Counter::zero();
+static LOAD: Counter = Counter::zero();
+static PHASE_ROUNDS: Counter = Counter::zero();
+static DONE: [Counter; MOST_VCPUS] = [const { Counter::zero() }; MOST_VCPUS];
 
 /// Number of times that the last vCPU has been asked to turn itself off, and that it has begun.
-static UNPLUGS: Counter = Counter::ZERO;
-static BEGINS: Counter = Counter::ZERO;
+static UNPLUGS: Counter = Counter::zero();
+static BEGINS: Counter = Counter::zero();
 /// Last phase whose plugging is over.
-static PLUGGED: Counter = Counter::ZERO;
+static PLUGGED: Counter = Counter::zero();
 
 /// Number of times that the ring's interrupt is still sent on.
-static LEFT: Counter = Counter::ZERO;
+static LEFT: Counter = Counter::zero();
 /// Number of rings that have ended.
-static RINGS: Counter = Counter::ZERO;
+static RINGS: Counter = Counter::zero();
 
 static ITS: Its = Its::new();
 

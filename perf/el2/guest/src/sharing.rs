@@ -47,7 +47,10 @@ const LOADS: [Load; 3] = [Load::SharedCounter, Load::OwnCounters, Load::TicketLo
 struct Number(AtomicU32);
 
 impl Number {
-    const ZERO: Self = Self(AtomicU32::new(0));
+    /// Returns a zero.
+    const fn zero() -> Self {
+        Self(AtomicU32::new(0))
+    }
 
     fn get(&self) -> u32 {
         self.0.load(Relaxed)
@@ -66,15 +69,15 @@ impl Number {
 }
 
 /// Number of turns taken.
-static TURN: Number = Number::ZERO;
+static TURN: Number = Number::zero();
 
-static SHARED: Number = Number::ZERO;
-static OWN: [Number; MOST_VCPUS] = [Number::ZERO; MOST_VCPUS];
+static SHARED: Number = Number::zero();
+static OWN: [Number; MOST_VCPUS] = [const { Number::zero() }; MOST_VCPUS];
 
 /// The ticket lock: the next ticket, the ticket that is served, and what the lock is for.
-static NEXT: Number = Number::ZERO;
-static SERVED: Number = Number::ZERO;
-static GUARDED: Number = Number::ZERO;
+static NEXT: Number = Number::zero();
+static SERVED: Number = Number::zero();
+static GUARDED: Number = Number::zero();
 
 /// Does each load on CPU 0.
 extern "C" fn first(_tree: u64) -> ! {
