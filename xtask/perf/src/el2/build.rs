@@ -33,10 +33,8 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
         &mut kvm::package(cargo("build"), "el2-plugin"),
         "the plugin",
     )?;
-    let elf = built(
-        &mut kvm::package(bare_metal.cargo("build"), "el2-guest"),
-        "the guest",
-    )?;
+    let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
+    let elf = built(build.args(["--bin", "el2-guest"]), "the guest")?;
     let guest = scratch.join("guest.bin");
     fs::write(&guest, flatten(&fs::read(&elf)?)?)?;
     Ok(Programs {
