@@ -62,8 +62,8 @@ Examples:
                                        target/reports/el2-sgi-self.txt: each of
                                        them
   cargo xtask perf --el2 --profile     those of every event
-  cargo xtask perf --lines             cache lines between CPUs at EL2, under hyp
-                                       and against perf/lines.json
+  cargo xtask perf --lines             cache lines between CPUs at EL2 by hyp,
+                                       against perf/lines.json
   cargo xtask perf --lines --kvm --cpus 2,4
                                        those beside Linux KVM's";
 
