@@ -21,6 +21,8 @@ pub(crate) enum Load {
     One,
     /// An LPI to the next vCPU by the ITS's INT command, by each vCPU in turn.
     Command,
+    /// An SPI of each vCPU, made pending by the vCPU before it.
+    Spi,
     /// A `MOVI` by vCPU 0, and an MSI to the vCPU that the event has moved to.
     Move,
     /// The last vCPU turned off, and on by vCPU 0, while all others do hypercalls.
@@ -36,13 +38,14 @@ pub(crate) enum Load {
 #[allow(dead_code, reason = "each program that includes this uses its part")]
 impl Load {
     /// All loads, in the order of the report.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Nothing,
         Self::Ring,
         Self::Broadcast,
         Self::Distinct,
         Self::One,
         Self::Command,
+        Self::Spi,
         Self::Move,
         Self::Plug,
         Self::SharedCounter,
@@ -62,6 +65,7 @@ impl Load {
             Self::Distinct => "msi-distinct",
             Self::One => "msi-one",
             Self::Command => "int-ring",
+            Self::Spi => "spi-distinct",
             Self::Move => "movi",
             Self::Plug => "hot-plug",
             Self::SharedCounter => "shared-counter",

@@ -56,6 +56,9 @@ const MOVES: u32 = 2;
 const RING: u32 = 3;
 const ALL: u32 = 4;
 
+/// First of the SPIs of the vCPUs.
+const FIRST_SPI: u32 = 128;
+
 /// DeviceID of the INT commands.
 const COMMAND_DEVICE: u32 = 300;
 /// DeviceID of the first device of user space.
@@ -100,8 +103,9 @@ impl Counter {
     }
 }
 
-/// Number of SGIs that each vCPU has handled, and of LPIs by their index.
+/// Number of SGIs that each vCPU has handled, of its SPI, and of LPIs by their index.
 static SGIS: [Counter; MOST_VCPUS] = [const { Counter::zero() }; MOST_VCPUS];
+static SPIS: [Counter; MOST_VCPUS] = [const { Counter::zero() }; MOST_VCPUS];
 static LPIS: [Counter; MOVED_LPI as usize + 1] =
     [const { Counter::zero() }; MOVED_LPI as usize + 1];
 
@@ -137,8 +141,10 @@ extern "C" fn first(tree: u64) -> ! {
     let last = (0..MOST_VCPUS).find(|&vcpu| gic::is_last(vcpu));
     let vcpus = last.expect("too many vCPUs") as u32 + 1;
     VCPUS.set(vcpus);
-    for vcpu in 0..vcpus as usize {
-        gic::open_redistributor(vcpu, cpu::TIMER);
+    for vcpu in 0..vcpus {
+        gic::open_redistributor(vcpu as usize, cpu::TIMER);
+        gic::configure_spi(FIRST_SPI + vcpu, cpu::affinity(vcpu));
+        gic::enable(FIRST_SPI + vcpu);
     }
     cpu::open_interface();
     let devices = map_events(tree != 0, vcpus);
@@ -159,6 +165,7 @@ extern "C" fn first(tree: u64) -> ! {
     }
     measure::<{ Load::One.begin() }>(Load::One, vcpus);
     measure::<{ Load::Command.begin() }>(Load::Command, vcpus);
+    measure::<{ Load::Spi.begin() }>(Load::Spi, vcpus);
     measure::<{ Load::Move.begin() }>(Load::Move, MOVES);
     measure::<{ Load::Plug.begin() }>(Load::Plug, 1);
 
@@ -230,6 +237,8 @@ fn work(vcpu: u32) {
         (0..rounds).for_each(|_| send_msi(vcpu, DISTINCT));
     } else if load == Load::One as u32 {
         (0..rounds).for_each(|_| send_msi(vcpu, ONE));
+    } else if load == Load::Spi as u32 {
+        (0..rounds).for_each(|_| send_spi(vcpu, (vcpu + 1) % vcpus));
     } else if load == Load::Plug as u32 {
         plug(vcpu, rounds);
     } else if vcpu != 0 {
@@ -259,6 +268,14 @@ fn send_msi(vcpu: u32, event: u32) {
         mmio::write_64(DOORBELL, device << 32 | u64::from(event));
     }
     wait_until(vcpu, || answers.get() != before);
+}
+
+/// Makes the SPI of the vCPU `target` pending, and waits until it is handled.
+fn send_spi(vcpu: u32, target: u32) {
+    let handled = &SPIS[target as usize];
+    let before = handled.get();
+    gic::set_pending(FIRST_SPI + target);
+    wait_until(vcpu, || handled.get() != before);
 }
 
 /// Sends an SGI from vCPU 0 to all others, and waits until it is handled.
@@ -339,6 +356,7 @@ fn serve(vcpu: u32) {
             }
         }
         None if intid == RING => pass_on(vcpu),
+        None if intid >= FIRST_SPI => SPIS[vcpu as usize].count(),
         None => SGIS[vcpu as usize].count(),
     }
 }

@@ -72,6 +72,12 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// Tells whether three CPUs or more write the line: it is not that of an interrupt or of a vCPU
+    /// that one CPU sends to.
+    pub(crate) fn is_written_by_many(&self) -> bool {
+        self.writers.count_ones() > 2
+    }
+
     /// Tells whether two CPUs write the line.
     pub(crate) fn is_written_by_two(&self) -> bool {
         self.writers.count_ones() > 1
@@ -117,6 +123,12 @@ impl Sums {
     pub(crate) fn written_by_two(&self) -> usize {
         let lines = self.lines.values();
         lines.filter(|line| line.is_written_by_two()).count()
+    }
+
+    /// Counts the lines that three CPUs or more write.
+    pub(crate) fn written_by_many(&self) -> usize {
+        let lines = self.lines.values();
+        lines.filter(|line| line.is_written_by_many()).count()
     }
 }
 
@@ -224,7 +236,7 @@ pub(super) mod tests {
         assert_eq!(load, Load::Ring);
         assert_eq!((sums.events, sums.accesses, sums.atomics), (10, 50, 5));
         assert_eq!((sums.transfers(), sums.upgrades()), (25, 10));
-        assert_eq!(sums.written_by_two(), 1);
+        assert_eq!((sums.written_by_two(), sums.written_by_many()), (1, 0));
         assert_eq!(sums.each(sums.transfers()), 2.5);
     }
 

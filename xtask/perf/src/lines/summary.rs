@@ -17,9 +17,9 @@ pub(crate) fn results(outcome: &Outcome) -> String {
         "Lines that CPUs fetch or take from each other at EL2, for one event, on QEMU {} with\n\
          `{}`, beside KVM of Linux {}. Upgrades are those of\nthe lines that the CPU has read \
          already and now writes. \"By two\" are the lines that two CPUs write, in\nthe whole \
-         load.\n\n\
-         | load | CPUs | lines | upgrades | by two | atomics | barriers | KVM: lines | by two \
-         | atomics | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+         load, and \"by more\" those of them that more write.\n\n\
+         | load | CPUs | lines | upgrades | by two | by more | atomics | barriers | KVM: lines | by two \
+         | atomics | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
         outcome.qemu,
         outcome.flags,
         outcome.kvm.as_deref().unwrap_or("(not measured)"),
@@ -38,12 +38,13 @@ pub(crate) fn results(outcome: &Outcome) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {kvm} | {verdict} |",
+            "| {} | {} | {:.2} | {:.2} | {} | {} | {:.2} | {:.2} | {kvm} | {verdict} |",
             row.load,
             row.cpus,
             row.lines,
             row.upgrades,
             row.written_by_two,
+            row.written_by_many,
             row.atomics,
             row.barriers
         );
@@ -132,7 +133,7 @@ mod tests {
         let outcome = outcome(rows, vec![row(Load::Ring, 4, 17.0)]);
         let text = results(&outcome);
         assert!(
-            text.contains("| sgi-ring | 4 | 6.00 | 0.00 | 0 | 0.00 | 0.00 | 17.0 |"),
+            text.contains("| sgi-ring | 4 | 6.00 | 0.00 | 0 | 0 | 0.00 | 0.00 | 17.0 |"),
             "{text}"
         );
         let text = by_cpus(&outcome);

@@ -38,6 +38,8 @@ pub(crate) struct Row {
     pub(crate) accesses: f64,
     /// Lines that two CPUs write, in the whole load.
     pub(crate) written_by_two: usize,
+    /// Lines that three CPUs or more write, in the whole load.
+    pub(crate) written_by_many: usize,
 }
 
 impl Row {
@@ -61,6 +63,7 @@ impl Row {
             barriers: sums.each(sums.barriers),
             accesses: sums.each(sums.accesses),
             written_by_two: sums.written_by_two(),
+            written_by_many: sums.written_by_many(),
         }
     }
 
@@ -112,6 +115,9 @@ impl Outcome {
         if row.load == Load::Distinct.keyword() && row.written_by_two != 0 {
             missed.push("no line written by two CPUs".to_owned());
         }
+        if row.load == Load::Spi.keyword() && row.written_by_many != 0 {
+            missed.push("no line written by three CPUs".to_owned());
+        }
         if has_one_target(&row.load) {
             let mut same = self.hyp.iter().filter(|other| other.load == row.load);
             let fewer = FEW..row.cpus;
@@ -130,14 +136,23 @@ impl Outcome {
     /// Prints the figures.
     pub(crate) fn print(&self) {
         console::say(&format!(
-            "{:<14} {:>5} {:>7} {:>7} {:>8} {:>8} {:>8} {:>7} {:>8}",
-            "load", "CPUs", "events", "lines", "upgrades", "atomics", "barriers", "by two", "KVM"
+            "{:<14} {:>5} {:>7} {:>7} {:>8} {:>8} {:>8} {:>7} {:>7} {:>8}",
+            "load",
+            "CPUs",
+            "events",
+            "lines",
+            "upgrades",
+            "atomics",
+            "barriers",
+            "by two",
+            "by more",
+            "KVM"
         ));
         for row in &self.hyp {
             let kvm = self.kvms(row).map(|kvm| format!("{:.2}", kvm.lines));
             let missed = self.missed(row).join(", ");
             console::say(&format!(
-                "{:<14} {:>5} {:>7} {:>7.2} {:>8.2} {:>8.2} {:>8.2} {:>7} {:>8}  {}",
+                "{:<14} {:>5} {:>7} {:>7.2} {:>8.2} {:>8.2} {:>8.2} {:>7} {:>7} {:>8}  {}",
                 row.load,
                 row.cpus,
                 row.events,
@@ -146,6 +161,7 @@ impl Outcome {
                 row.atomics,
                 row.barriers,
                 row.written_by_two,
+                row.written_by_many,
                 kvm.unwrap_or_default(),
                 if missed.is_empty() {
                     String::new()
