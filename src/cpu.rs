@@ -5,6 +5,7 @@ use core::ops::Deref;
 
 use crate::cpu_interface::{CpuInterface, Vtr, hcr};
 use crate::epoch::{CpuLocal, CpuPin};
+use crate::erratum::Erratum;
 use crate::error::{CpuError, EntryError};
 use crate::intid::CpuId;
 use crate::lr::ListRegister;
@@ -58,6 +59,10 @@ impl<I: CpuInterface> Cpu<I> {
             return Err(CpuError::LocalSErrors);
         }
 
+        if let Some(erratum) = Erratum::of(interface.midr()) {
+            return Err(CpuError::Erratum(erratum));
+        }
+
         let cpu = Self {
             local,
             interface,
@@ -93,7 +98,7 @@ impl<I: CpuInterface> Cpu<I> {
 
         if self.local.outlived_a_vm() {
             self.clear();
-            self.local.set_loaded(false);
+            self.local.set_loaded(None);
         }
 
         Ok(())

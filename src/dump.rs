@@ -345,8 +345,8 @@ impl fmt::Display for Place {
         let Self(bits) = self;
         write!(f, "{}", if bits.is_on() { "on" } else { "off" })?;
         match bits.cpu() {
-            Some(cpu) if bits.in_guest() => write!(f, ", in the guest on CPU {}", cpu.0),
-            Some(cpu) => write!(f, ", out of the guest on CPU {}", cpu.0),
+            Some(cpu) if bits.is_running() => write!(f, ", running on CPU {}", cpu.0),
+            Some(cpu) => write!(f, ", on CPU {}", cpu.0),
             None if bits.is_torn_down() => write!(f, ", torn down"),
             None => write!(f, ", on no CPU"),
         }?;
@@ -432,9 +432,9 @@ impl<H: Host> fmt::Display for Reason<'_, H> {
             self.closed()
         } else if !residency.is_on() {
             "waits: the vCPU is off"
-        } else if residency.in_guest() && residency.has(NEW | RECALL) {
+        } else if residency.is_running() && residency.has(NEW | RECALL) {
             "waits: the vCPU has been kicked"
-        } else if residency.in_guest() {
+        } else if residency.is_running() {
             "waits: the list registers are full"
         } else if residency.is_blocked() && !residency.has(NEW) {
             "waits: masked by the vCPU's CPU interface when it was blocked"

@@ -14,11 +14,14 @@
 // UNSAFETY: a pin writes its guard through a shared reference, once.
 
 mod garbage;
+mod loaded;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::{Cell, UnsafeCell};
 use core::fmt;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
 
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
@@ -30,6 +33,7 @@ use crate::trace::{Counters, Totals};
 
 pub use garbage::Garbage;
 pub(crate) use garbage::Piece;
+pub(crate) use loaded::{Loaded, VcpuKey};
 
 /// Number of interrupts, devices and events that a CPU unlinks before [`CpuPin::collect`] runs a
 /// collection step.
@@ -121,7 +125,7 @@ impl Domain {
             return Err(RegisterError::Reserved(id));
         }
 
-        let number = unique_number().ok_or(RegisterError::Exhausted)?;
+        let number = u32::try_from(unique_number()).map_err(|_| RegisterError::Exhausted)?;
         let locks = HeldLocks::default();
         let cpus = &mut self.shared.cpus.lock(&locks).registered;
         let record = match cpus.iter_mut().find(|cpu| cpu.id == id) {
@@ -195,8 +199,7 @@ impl Shared {
 pub struct CpuLocal {
     id: CpuId,
     seat: Seat,
-    /// A vCPU has been loaded on the CPU, and not been put.
-    loaded: Cell<bool>,
+    loaded: Loaded,
     /// Number of objects left to the epoch since the last collection step.
     garbage: Cell<u32>,
     handle: LocalHandle,
@@ -217,7 +220,7 @@ impl CpuLocal {
         Self {
             id,
             seat: Seat::new(number, id),
-            loaded: Cell::new(false),
+            loaded: Loaded::none(),
             garbage: Cell::new(0),
             handle,
             locks: HeldLocks::default(),
@@ -248,7 +251,7 @@ impl CpuLocal {
     #[inline]
     pub fn pin(&self) -> CpuPin<'_> {
         CpuPin {
-            guard: UnsafeCell::new(None),
+            guard: LateGuard(UnsafeCell::new(ManuallyDrop::new(None))),
             local: self,
         }
     }
@@ -268,20 +271,26 @@ impl CpuLocal {
     /// Returns true if a vCPU of a VM that exists is loaded on the CPU.
     pub(crate) fn is_loaded(&self) -> bool {
         // Relaxed: `Shared::vcpu_ended` publishes nothing else.
-        self.loaded.get() && self.record.occupied.load(Relaxed) != 0
+        self.loaded.is_some() && self.record.occupied.load(Relaxed) != 0
     }
 
     /// Returns true if a vCPU of a dropped VM is loaded on the CPU: the list registers still hold
     /// the interrupts of that VM.
     pub(crate) fn outlived_a_vm(&self) -> bool {
-        self.loaded.get() && !self.is_loaded()
+        self.loaded.is_some() && !self.is_loaded()
     }
 
-    /// Records that a vCPU has been loaded on the CPU, or put.
-    pub(crate) fn set_loaded(&self, loaded: bool) {
-        self.loaded.set(loaded);
+    /// Returns the CPU's record of the vCPU that it has.
+    #[inline]
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Records that the vCPU at this address has been loaded on the CPU, or that the CPU has none.
+    pub(crate) fn set_loaded(&self, vcpu: Option<NonNull<()>>) {
+        self.loaded.set(vcpu);
         // Relaxed: a VM's end, the other writer, comes after the last use of the VM on this CPU.
-        self.record.occupied.store(loaded.into(), Relaxed);
+        self.record.occupied.store(vcpu.is_some().into(), Relaxed);
     }
 
     /// Returns the CPU's counters.
@@ -319,7 +328,7 @@ impl Drop for CpuLocal {
 pub struct CpuPin<'c> {
     /// Empty until [`CpuPin::enter_here`] writes the guard. A `OnceCell` would check twice for
     /// emptiness.
-    guard: UnsafeCell<Option<Guard>>,
+    guard: LateGuard,
     local: &'c CpuLocal,
 }
 
@@ -343,7 +352,7 @@ impl<'c> CpuPin<'c> {
         // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes
         // the cell through a shared reference, and only while the cell is empty, before any
         // reference to the guard exists.
-        match unsafe { &*self.guard.get() } {
+        match unsafe { &**self.guard.0.get() } {
             Some(guard) => guard,
             None => self.enter(),
         }
@@ -357,7 +366,7 @@ impl<'c> CpuPin<'c> {
         // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes
         // the cell through a shared reference, and only while the cell is empty, before any
         // reference to the guard exists.
-        match unsafe { &*self.guard.get() } {
+        match unsafe { &**self.guard.0.get() } {
             Some(guard) => guard,
             None => self.enter_here(),
         }
@@ -372,12 +381,12 @@ impl<'c> CpuPin<'c> {
     #[inline]
     fn enter_here(&self) -> &Guard {
         let guard = self.local.handle.pin();
-        let cell = self.guard.get();
+        let cell = self.guard.0.get();
         // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. The caller found the cell
         // empty, so no reference to a guard exists and nothing has to be dropped. Destructors that
         // `pin` runs do not have this `CpuPin`. The cell holds a guard after the write.
         unsafe {
-            cell.write(Some(guard));
+            cell.write(ManuallyDrop::new(Some(guard)));
             (*cell).as_ref().unwrap_unchecked()
         }
     }
@@ -479,7 +488,7 @@ impl<'c> CpuPin<'c> {
     /// Inside another pin that is in the epoch, the call has no effect.
     #[inline]
     pub fn renew(&mut self) {
-        if let Some(guard) = self.guard.get_mut() {
+        if let Some(guard) = &mut **self.guard.0.get_mut() {
             guard.repin();
         }
     }
@@ -489,8 +498,31 @@ impl<'c> CpuPin<'c> {
     /// References obtained under the pin end, by the `&mut`. Inside another pin that is in the
     /// epoch, the CPU stays in the epoch.
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        *self.guard.get_mut() = None;
+        self.guard.leave();
         f()
+    }
+}
+
+/// The epoch guard of a pin, once the pin has entered the epoch.
+///
+/// Written out, because most pins have not entered it, and the compiler's own drop is a call: saves
+/// 10 of the 143 instructions of a hypercall.
+struct LateGuard(UnsafeCell<ManuallyDrop<Option<Guard>>>);
+
+impl LateGuard {
+    /// Leaves the epoch, if the pin has entered it.
+    #[inline]
+    fn leave(&mut self) {
+        drop(self.0.get_mut().take());
+    }
+}
+
+impl Drop for LateGuard {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.0.get_mut().is_some() {
+            self.leave();
+        }
     }
 }
 

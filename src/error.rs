@@ -1,5 +1,6 @@
 //! Reasons to refuse a request of the embedder, or an ITS command of the guest.
 
+use crate::erratum::Erratum;
 use crate::intid::{CpuId, ItsId, VcpuId};
 
 /// The text of `TornDown`: a VM lets no vCPU in, and does not grow.
@@ -157,7 +158,8 @@ impl From<ForeignDomain> for RemoveError {
     }
 }
 
-/// Reason against running vCPUs on a physical CPU, from `ICH_VTR_EL2` (IHI 0069, 12.4.10).
+/// Reason against running vCPUs on a physical CPU, from `ICH_VTR_EL2` (IHI 0069, 12.4.10) or
+/// `MIDR_EL1`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum CpuError {
@@ -170,6 +172,8 @@ pub enum CpuError {
     /// An implementation that signals mistakes of the guest by SErrors of the CPU (`SEIS`): a guest
     /// could stop the hypervisor.
     LocalSErrors,
+    /// A CPU with an erratum by which a guest reaches the hypervisor.
+    Erratum(Erratum),
 }
 
 impl core::fmt::Display for CpuError {
@@ -189,6 +193,7 @@ impl core::fmt::Display for CpuError {
                     "a guest can raise SErrors of the CPU (ICH_VTR_EL2.SEIS is 1)"
                 )
             }
+            Self::Erratum(erratum) => write!(f, "erratum {erratum}"),
         }
     }
 }

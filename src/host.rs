@@ -70,10 +70,15 @@ impl PhysicalInterrupt {
 pub trait Host: Send + Sync {
     /// Sends an IPI to physical CPU `cpu`, so that `vcpu` leaves the guest soon.
     ///
-    /// The library kicks a vCPU at most once per exit of the vCPU. `cpu` may be the calling CPU, if
-    /// the work comes after [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is
-    /// needed then too: it stays pending, and the CPU leaves the guest right after the exception
-    /// return. The call sees what `cpu` had written before it entered the vCPU.
+    /// The library kicks a vCPU at most once until its next entry. The vCPU is in the guest, or out
+    /// of it for an exit. `cpu` may be the calling CPU, if the work comes after
+    /// [`Vgic::enter`](crate::Vgic::enter), or in the middle of it. The IPI is needed in any case: it
+    /// stays pending, and the CPU leaves the guest right after the exception return.
+    ///
+    /// A CPU that has taken the IPI must see what the caller has written before: on Arm, by a
+    /// `DSB ISHST` before the write of `ICC_SGI1R_EL1`. The call sees what `cpu` had written before
+    /// the first entry of the vCPU since it was loaded, or since its last
+    /// [`Vgic::block`](crate::Vgic::block).
     fn kick(&self, cpu: CpuId, vcpu: VcpuId);
 
     /// Makes `vcpu` run, or check for work again: the vCPU is blocked ([`crate::Vgic::block`]) and
@@ -121,6 +126,10 @@ pub trait Host: Send + Sync {
     ///
     /// A PPI is one of the calling CPU. One exception: a VM that is dropped with a vCPU on a CPU
     /// deactivates the PPIs of that CPU, and interrupts that are perhaps inactive already.
+    ///
+    /// Not by `ICC_DIR_EL1`, whose deactivation of an interrupt that is not active stops the
+    /// delivery of interrupts on AmpereOne (AC03_CPU_57, AC04_CPU_29), and whose deactivation of an
+    /// SPI does not wake the SPI's CPU on GIC-700 (2941627).
     fn deactivate(&self, physical: PhysicalInterrupt);
 
     /// Returns true if a physical interrupt, connected to a level-sensitive interrupt of the guest,

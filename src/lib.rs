@@ -173,6 +173,7 @@ pub mod description;
 mod dump;
 mod entry;
 pub mod epoch;
+mod erratum;
 mod error;
 mod fixed;
 mod host;
@@ -196,6 +197,7 @@ pub use config::{Config, ConfigError};
 pub use cpu::{Cpu, PinnedCpu};
 pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
+pub use erratum::Erratum;
 pub use error::{
     AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
     RemoveError, RestoreError, TeardownError,
@@ -222,7 +224,8 @@ pub mod internals {
     pub use crate::sync::{Slices, Tickets};
     pub use crate::vm::deferred::{DEFERRED_FREE, Deferred};
     pub use crate::vm::residency::{
-        BLOCKED, Kick, NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, Residency, ResidencyBits, WORK,
+        BLOCKED, Kick, NEW, RECALL, RECALL_LATER, RELEASE, RERAISED, RUNNING, Residency,
+        ResidencyBits, WORK,
     };
     pub use crate::vm::rwp::{
         Awaited, Control, RWP_GICD, Waiting, Write, is_being_written, is_recalled,

@@ -56,6 +56,11 @@ pub enum SysReg {
     Rpr,
 }
 
+/// Returns the fields of a syndrome for a register of the CPU interface.
+const fn icc(crm: u32, op2: u32) -> u32 {
+    3 << 20 | op2 << 17 | 12 << 10 | crm << 1
+}
+
 impl SysReg {
     /// Converts the syndrome of a trapped `MSR`/`MRS` (DDI 0487, `ESR_EL2.ISS` of EC 0x18),
     /// ignoring the general register and the direction. Returns `None` for any other register.
@@ -64,12 +69,19 @@ impl SysReg {
     pub const fn from_syndrome(iss: u32) -> Option<Self> {
         /// Op0 in 21:20, Op2 in 19:17, Op1 in 16:14, CRn in 13:10, CRm in 4:1.
         const FIELDS: u32 = 0x3f_fc1e;
-        const fn icc(crm: u32, op2: u32) -> u32 {
-            3 << 20 | op2 << 17 | 12 << 10 | crm << 1
-        }
-
-        const DIR: u32 = icc(11, 1);
         const SGI1R: u32 = icc(11, 5);
+        match iss & FIELDS {
+            SGI1R => Some(Self::Sgi1r),
+            fields => Self::from_fields(fields),
+        }
+    }
+
+    /// Converts the fields of the syndrome of a register that is accessed less often than
+    /// `ICC_SGI1R_EL1`.
+    // Out of line: the compiler would compare with the registers in their order.
+    #[inline(never)]
+    const fn from_fields(fields: u32) -> Option<Self> {
+        const DIR: u32 = icc(11, 1);
         const ASGI1R: u32 = icc(11, 6);
         const SGI0R: u32 = icc(11, 7);
         const SRE: u32 = icc(12, 5);
@@ -77,9 +89,8 @@ impl SysReg {
         const RPR: u32 = icc(11, 3);
         const PMR: u32 = 3 << 20 | 4 << 10 | 6 << 1;
 
-        match iss & FIELDS {
+        match fields {
             DIR => Some(Self::Dir),
-            SGI1R => Some(Self::Sgi1r),
             ASGI1R => Some(Self::Asgi1r),
             SGI0R => Some(Self::Sgi0r),
             SRE => Some(Self::Sre),
@@ -247,26 +258,19 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
     register: SysReg,
     value: u64,
 ) -> Result<(), AccessError> {
-    vm.admit(pin)?;
-    let sender = vm.vcpus.get(vcpu.index());
-    if register == SysReg::Sgi1r
-        && let Some(sender) = sender
-    {
-        // While the VM does not have the vCPU, its value equals no register. Saves 123 of the 558
-        // instructions of an SGI to itself. Case `sgi.all_16_to_self`.
-        if value & !SGI_INTID == sender.sgi_to_itself() {
-            if let Some(intid) = sgi_intid(value) {
-                sgi::send(vm, pin, sender, intid, true);
-            }
-            return Ok(());
+    let vcpu = vm.accessor(pin, vcpu)?;
+    if register != SysReg::Sgi1r {
+        write_other(vm, cpu, pin, vcpu, register, value);
+    } else if value & !SGI_INTID == vcpu.sgi_to_itself() {
+        // Saves 123 of the 558 instructions of an SGI to itself. Case `sgi.all_16_to_self`.
+        if let Some(intid) = sgi_intid(value) {
+            sgi::send(vm, pin, vcpu, intid, true);
         }
-        if sender.is_present() {
-            generate_sgi(vm, pin, sender, value, true);
-            return Ok(());
-        }
+    } else {
+        generate_sgi(vm, pin, vcpu, value, true);
     }
 
-    write_other(vm, cpu, pin, vcpu, register, value)
+    Ok(())
 }
 
 /// Writes a register that is written less often than [`SysReg::Sgi1r`].
@@ -275,11 +279,10 @@ fn write_other<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
-    vcpu: VcpuId,
+    vcpu: &Vcpu,
     register: SysReg,
     value: u64,
-) -> Result<(), AccessError> {
-    let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
+) {
     match register {
         SysReg::Sgi1r => generate_sgi(vm, pin, vcpu, value, true),
         SysReg::Sgi0r | SysReg::Asgi1r => generate_sgi(vm, pin, vcpu, value, false),
@@ -288,8 +291,6 @@ fn write_other<H: Host, I: CpuInterface>(
         SysReg::Ctlr => write_vmcr(cpu, vcpu, |vmcr| with_ctlr(vmcr, value)),
         SysReg::Sre | SysReg::Rpr => {}
     }
-
-    Ok(())
 }
 
 /// `INTID` in a write of an SGI register (12.2.19).

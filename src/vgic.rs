@@ -153,8 +153,8 @@ impl<H: Host> Vgic<H> {
     /// Prepares `cpu`'s list registers for `vcpu` and marks the vCPU as in the guest.
     ///
     /// Afterwards the caller drops all pins and enters the guest, with interrupts masked until the
-    /// exception return. Without new work, the call costs one atomic operation and no register
-    /// access.
+    /// exception return. Without new work, the call makes no atomic operation but a load, and no
+    /// register access.
     ///
     /// # Errors
     /// [`EntryError`] if the vCPU is unknown, powered off, in the guest already or loaded on
@@ -172,8 +172,8 @@ impl<H: Host> Vgic<H> {
 
     /// Folds the guest's changes of the list registers since [`Vgic::enter`].
     ///
-    /// Call first after an exit. Without a list register in use, the call costs one atomic
-    /// operation and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps
+    /// Call first after an exit. Without a list register in use, the call makes no atomic operation
+    /// and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps
     /// `ICH_EISR_EL2`, and more registers only for an enabled maintenance condition.
     ///
     /// Afterwards no maintenance condition holds until the next `enter`: the line of the

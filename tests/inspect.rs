@@ -52,7 +52,7 @@ fn a_dump_says_what_waits_and_why() {
     assert_eq!(
         section(&text, "vCPU 0"),
         [
-            "vCPU 0, affinity 0.0.0.0: on, in the guest on CPU 0, EnableLPIs 1",
+            "vCPU 0, affinity 0.0.0.0: on, running on CPU 0, EnableLPIs 1",
             "SPI 40: priority 0x00, group 1; in a list register, last known pending",
             "SPI 41: priority 0x00, group 1; in a list register, last known pending",
             "SPI 42: priority 0x00, group 1; in a list register, last known pending",
@@ -106,7 +106,7 @@ fn a_dump_tells_the_places_of_vcpus_and_what_holds_interrupts_back() {
     machine.inject_spi(46);
     has("SPI 46: priority 0x00, group 1, pending; waits for the next entry\n");
     assert_eq!(machine.block(2), Blocked::Yes);
-    has("vCPU 2, affinity 0.0.0.2: on, out of the guest on CPU 2, blocked");
+    has("vCPU 2, affinity 0.0.0.2: on, on CPU 2, blocked");
     machine.edge_spi(47, 2);
     machine.inject_spi(47);
     has("SPI 47: priority 0x00, group 1, pending; waits: the vCPU has been woken\n");

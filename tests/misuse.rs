@@ -17,8 +17,8 @@ use vgic::lr::ListRegister;
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::sysreg::SysReg;
 use vgic::{
-    AccessError, Config, ConfigError, Cpu, CpuError, EntryError, InjectError, RegisterError,
-    TeardownError, Vgic,
+    AccessError, Config, ConfigError, Cpu, CpuError, EntryError, Erratum, InjectError,
+    RegisterError, TeardownError, Vgic,
 };
 
 #[test]
@@ -253,53 +253,58 @@ fn a_vm_with_a_vcpu_on_a_cpu_is_not_taken_apart() {
     assert_eq!(torn, Err(TeardownError::Loaded(vcpu(1))));
 }
 
-/// The registers of a CPU with the given ICH_VTR.
-struct Odd(Vtr, SoftwareInterface);
+/// The registers of a CPU with the given ICH_VTR and MIDR.
+struct Odd(Vtr, u64, SoftwareInterface);
 
 impl CpuInterface for Odd {
     fn vtr(&self) -> Vtr {
         self.0
     }
+    fn midr(&self) -> u64 {
+        self.1
+    }
     fn read_lr(&self, index: usize) -> ListRegister {
-        self.1.read_lr(index)
+        self.2.read_lr(index)
     }
     fn write_lr(&self, index: usize, value: ListRegister) {
-        self.1.write_lr(index, value);
+        self.2.write_lr(index, value);
     }
     fn read_elrsr(&self) -> u16 {
-        self.1.read_elrsr()
+        self.2.read_elrsr()
     }
     fn read_eisr(&self) -> u16 {
-        self.1.read_eisr()
+        self.2.read_eisr()
     }
     fn read_misr(&self) -> u64 {
-        self.1.read_misr()
+        self.2.read_misr()
     }
     fn read_hcr(&self) -> u64 {
-        self.1.read_hcr()
+        self.2.read_hcr()
     }
     fn write_hcr(&self, value: u64) {
-        self.1.write_hcr(value);
+        self.2.write_hcr(value);
     }
     fn read_vmcr(&self) -> u64 {
-        self.1.read_vmcr()
+        self.2.read_vmcr()
     }
     fn write_vmcr(&self, value: u64) {
-        self.1.write_vmcr(value);
+        self.2.write_vmcr(value);
     }
     fn read_apr(&self, group1: bool, index: usize) -> u32 {
-        self.1.read_apr(group1, index)
+        self.2.read_apr(group1, index)
     }
     fn write_apr(&self, group1: bool, index: usize, value: u32) {
-        self.1.write_apr(group1, index, value);
+        self.2.write_apr(group1, index, value);
     }
     fn synchronize(&self) {
-        self.1.synchronize();
+        self.2.synchronize();
     }
 }
 
 #[test]
 fn a_cpu_that_cannot_run_vcpus_is_refused() {
+    /// `MIDR_EL1` of a Neoverse N1.
+    const N1: u64 = 0x413f_d0c1;
     let domain = Domain::new();
     let cases = [
         (
@@ -355,12 +360,17 @@ fn a_cpu_that_cannot_run_vcpus_is_refused() {
     ];
 
     for (vtr, error) in cases {
-        let odd = Odd(vtr, SoftwareInterface::default());
+        let odd = Odd(vtr, N1, SoftwareInterface::default());
         let cpu = Cpu::try_new(domain.register(CpuId(0)).unwrap(), odd);
         assert_eq!(cpu.err(), Some(error), "{error}");
     }
 
-    let sound = Odd(NEOVERSE, SoftwareInterface::default());
+    let thunderx = Odd(NEOVERSE, 0x431f_0a12, SoftwareInterface::default());
+    let cpu = Cpu::try_new(domain.register(CpuId(0)).unwrap(), thunderx);
+    let refused = CpuError::Erratum(Erratum::Cavium30115);
+    assert_eq!(cpu.err(), Some(refused), "{refused}");
+
+    let sound = Odd(NEOVERSE, N1, SoftwareInterface::default());
     assert!(Cpu::try_new(domain.register(CpuId(0)).unwrap(), sound).is_ok());
 }
 

@@ -22,6 +22,7 @@
 //! * [`console`]: lines on the machine's console.
 //! * [`terminal`]: the machine's console as the terminal of several VMs.
 //! * [`mod@report`]: the counters at the end of the run.
+//! * `measure`, with the feature `pmu`: cycles and instructions at EL2.
 //! * [`whole`], [`parts`]: the VM with the whole machine, or those with a part of it.
 //! * [`boot`] and [`start`]: from the first instruction to the guest's.
 //! * [`mod@panic`]: the report of a fault of the hypervisor.
@@ -34,12 +35,15 @@
 
 extern crate alloc;
 
+mod backtrace;
 mod boot;
 mod console;
 mod cpu;
 mod exception;
 mod gic;
 mod machine;
+#[cfg(feature = "pmu")]
+mod measure;
 mod memory;
 mod panic;
 mod parts;

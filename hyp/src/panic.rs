@@ -2,10 +2,7 @@
 //! off.
 //!
 //! The first line begins with `@hyp-panic`, which tells a watcher that the run has failed.
-#![expect(unsafe_code)]
-// UNSAFETY: walks stack frames by their pointers.
 
-use core::arch::asm;
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +13,10 @@ use aarch64_cpu::registers::{
 };
 use smccc::{Smc, psci};
 
+use crate::backtrace;
 use crate::console;
 use crate::cpu::percpu::PerCpu;
 use crate::exception::frame::Frame;
-use crate::memory::layout::{self, IMAGE_BASE};
-
-/// Most return addresses in a backtrace.
-const DEPTH: usize = 32;
 
 /// Hypervisor state at the time of an exception.
 pub(crate) struct Interrupted<'a> {
@@ -58,7 +52,8 @@ pub(crate) fn report(message: fmt::Arguments<'_>, interrupted: Option<&Interrupt
             None => say!("\n@hyp-panic boot: {message}"),
         }
         registers(interrupted);
-        backtrace(interrupted);
+        say!("return addresses on the stack, perhaps with those of calls that have ended:");
+        backtrace::addresses(interrupted, |address| say!("  {address:#x}"));
     }
     let _ = psci::system_off::<Smc>();
     loop {
@@ -112,36 +107,5 @@ fn registers(interrupted: Option<&Interrupted<'_>>) {
             console::print_at_any_cost(format_args!("  {name:<9} {value:016x}"));
         }
         say!("");
-    }
-}
-
-/// Prints the return addresses on the stack, following the chain of frame pointers. The addresses
-/// are link-time addresses, so that `addr2line` understands them.
-fn backtrace(interrupted: Option<&Interrupted<'_>>) {
-    say!("backtrace:");
-    let mut record: usize;
-    match interrupted {
-        Some(Interrupted { frame, pc, .. }) => {
-            say!("  {pc:#x}");
-            record = frame.x[29] as usize;
-        }
-        // SAFETY: reads a register only.
-        None => unsafe { asm!("mov {}, x29", out(reg) record, options(nomem, nostack)) },
-    }
-
-    let text = layout::image().text;
-    for _ in 0..DEPTH {
-        // The hypervisor's stacks are mapped above the image's base.
-        if record < IMAGE_BASE || !record.is_multiple_of(16) {
-            break;
-        }
-        // SAFETY: code is compiled with frame pointers, and entry code begins the chain with 0,
-        // which ended the loop above. `record` is a frame record on the hypervisor's stack.
-        let [next, address] = unsafe { *(record as *const [usize; 2]) };
-        if !text.contains(&address) {
-            break;
-        }
-        say!("  {:#x}", address - 4);
-        record = next;
     }
 }

@@ -26,6 +26,8 @@ use crate::vm::{self, Vm};
 /// Prints the report and ends the machine's run. Every VM is dead.
 pub(crate) fn finish(this: &ThisCpu, end: End) -> ! {
     report::finish();
+    #[cfg(feature = "pmu")]
+    crate::measure::report::print();
     let heap_at_end = heap::used();
     free_garbage(this);
     this.ledger.settle(&this.vgic_cpu.pin());

@@ -13,7 +13,7 @@ use vgic::intid::CpuId;
 
 use crate::boot::modules::BootModules;
 use crate::boot::secondary;
-use crate::cpu::percpu::{self, PerCpu, affinity};
+use crate::cpu::percpu::{self, EMERGENCY_STACK_SIZE, PerCpu, affinity};
 use crate::cpu::this_cpu::ThisCpu;
 use crate::cpu::{control, hyp_timer};
 use crate::exception::debug_registers;
@@ -27,9 +27,6 @@ use crate::smmu;
 use crate::vcpu::interrupts;
 use crate::vm::{self, lifetime, snapshot};
 use crate::{console, parts, println, terminal, whole};
-
-/// Bytes of the stack for reporting faults.
-const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 
 /// Creates the per-CPU data and maps the stacks.
 pub(crate) fn make_cpus(machine: &Machine, stage1: &mut Stage1) -> Vec<PerCpu> {
@@ -118,6 +115,9 @@ pub(crate) fn bring_up_cpu(cpu: &'static PerCpu) {
         control::configure_for_parts();
         debug_registers::clear();
     }
+
+    #[cfg(feature = "pmu")]
+    crate::measure::start();
 
     // SAFETY: this is EL2 with ICC_SRE_EL2.SRE set, and the interface stays on this CPU.
     let interface = unsafe { Ich::new() };

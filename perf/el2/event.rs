@@ -2,8 +2,8 @@
 //!
 //! A marker is `MOVZ XZR, #n`: it has no effect, does not trap, and only the plugin looks for it.
 //! One marker begins an event and one ends it. Instructions that any CPU executes at EL2 in between
-//! are counted for the event. This file is part of the guest, of the client, of the plugin and of
-//! the report.
+//! are counted for the event. This file is part of the guest, of the client, of the plugin, of the
+//! report, and of hyp with the feature `pmu`.
 
 /// Measured event.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -181,6 +181,10 @@ impl CpuInterface for Ich {
         self.vtr
     }
 
+    fn midr(&self) -> u64 {
+        MIDR_EL1.get()
+    }
+
     #[inline]
     fn read_lr(&self, index: usize) -> ListRegister {
         debug_assert!(index < usize::from(self.vtr.list_registers));

@@ -190,6 +190,11 @@ pub mod vmcr {
 pub trait CpuInterface {
     /// Returns the decoded `ICH_VTR_EL2`, a constant.
     fn vtr(&self) -> Vtr;
+    /// Returns `MIDR_EL1` of the physical CPU, by which [`Cpu::try_new`](crate::Cpu::try_new) tells
+    /// an [`Erratum`](crate::Erratum); 0 if the registers are no CPU's.
+    fn midr(&self) -> u64 {
+        0
+    }
     /// Reads `ICH_LR<index>_EL2`.
     fn read_lr(&self, index: usize) -> ListRegister;
     /// Writes `ICH_LR<index>_EL2`.

@@ -40,7 +40,7 @@ pub(crate) fn advance<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
     let present = vm.added_vcpus();
     for vcpu in present.iter().take(end).skip(first) {
         queue::notify(vm, pin, vcpu.id, RECALL);
-        rwp::expect(vm, vcpu, RWP_GICD);
+        rwp::expect(vm, pin, vcpu, RWP_GICD);
     }
 
     if end < present.len() {

@@ -125,7 +125,8 @@ pub(crate) fn notify<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: VcpuId, work: 
 /// Gives a vCPU work, and kicks or wakes it if need be. No ap_list lock is held.
 #[inline]
 fn notify_vcpu<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, work: u64) {
-    match vcpu.residency.notify(work) {
+    let is_out_here = || vcpu.is_out_of_guest(pin.local());
+    match vcpu.residency.notify(work, is_out_here) {
         Kick::Nothing => {}
         Kick::Ipi(cpu) => {
             pin.counters().kicks.add(1);

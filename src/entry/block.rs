@@ -43,9 +43,30 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     id: VcpuId,
 ) -> Result<Blocked, EntryError> {
+    // Nothing waits that may be signalled, and nothing is due. Saves 90 of the 1196 instructions of
+    // an SGI to a vCPU in WFI, an atomic operation and a lock among them.
+    if let Some(vcpu) = vm.out_of_guest(cpu.local(), id)
+        // SAFETY: the CPU has the vCPU, by its own record.
+        && unsafe { vcpu.peek(IchShadow::is_idle) } == Some(true)
+        && vcpu.residency.block_idle(cpu.local().seat())
+    {
+        cpu.local().loaded().set_between();
+        return Ok(Blocked::Yes);
+    }
+
+    block_slow(vm, cpu, pin, id)
+}
+
+/// Looks for an interrupt, and marks the vCPU as blocked unless there is one.
+fn block_slow<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    id: VcpuId,
+) -> Result<Blocked, EntryError> {
     let vcpu = vm.vcpu(id).ok_or(EntryError::UnknownVcpu(id))?;
     let residency = vcpu.residency.get();
-    if residency.in_guest() {
+    if vm.in_guest(cpu.local(), id).is_some() {
         return Err(EntryError::AlreadyEntered(id));
     }
 
@@ -59,11 +80,11 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
         // Other vCPUs may read the states of the interrupts in list registers while it sleeps.
         fold::refresh_states(cpu, pin, vcpu);
     }
-    Ok(if vcpu.residency.block() {
-        Blocked::Yes
-    } else {
-        Blocked::No
-    })
+    if !vcpu.residency.block() {
+        return Ok(Blocked::No);
+    }
+    cpu.local().loaded().set_between();
+    Ok(Blocked::Yes)
 }
 
 /// Returns whether the vCPU's virtual IRQ or FIQ, or its wake request, is asserted:
@@ -80,7 +101,7 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
         // The look ends the blocking: a vCPU with nothing to signal is blocked anew.
         return Ok(block(vm, cpu, pin, id)? == Blocked::No);
     }
-    if residency.in_guest() {
+    if vm.in_guest(cpu.local(), id).is_some() {
         return Err(EntryError::AlreadyEntered(id));
     }
 
@@ -116,6 +137,8 @@ fn look<H: Host, I: CpuInterface>(
 
     rwp::done(vm, vcpu, residency);
     let work = vcpu.residency.take_work();
+    // Not blocked any more.
+    cpu.local().loaded().set_out(vcpu.key);
     let heeded = if mutant(Mutant::ReraisedSleptThrough) {
         WORK & !RERAISED
     } else {

@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::intid::VcpuId;
 use crate::vm::Vm;
 use crate::vm::ich_shadow::IchShadow;
-use crate::vm::residency::{RECALL, Whereabouts};
+use crate::vm::residency::RECALL;
 
 /// Folds what the guest has ended: [`Vgic::exit`](crate::Vgic::exit).
 #[inline]
@@ -21,18 +21,17 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     id: VcpuId,
 ) -> Result<(), EntryError> {
-    // `Vm::vcpus` needs no count of vCPUs: saves 2 of the 47 instructions of vcpu_exit/0.
-    if let Some(vcpu) = vm.vcpus.get(id.index())
-        && let Some((_, untouched)) =
-            vcpu.peek(cpu.local(), Whereabouts::InGuest, IchShadow::is_untouched)
+    if let Some(vcpu) = vm.in_guest(cpu.local(), id)
+        // SAFETY: the CPU has the vCPU, by its own record.
+        && let Some(untouched) = unsafe { vcpu.peek(IchShadow::is_untouched) }
     {
-        let work = vcpu.residency.exit();
+        cpu.local().loaded().set_out(vm.key(id));
         if !untouched {
-            if work.has(RECALL) {
-                // SAFETY: `peek` has found that this CPU has the vCPU.
+            if vcpu.residency.get_own().has(RECALL) {
+                // SAFETY: the CPU has the vCPU, by its own record.
                 unsafe { fold::fold_recalled(vm, cpu, pin, vcpu) };
             } else {
-                // SAFETY: `peek` has found that this CPU has the vCPU.
+                // SAFETY: the CPU has the vCPU, by its own record.
                 unsafe { fold::fold_exit(vm, cpu, pin, vcpu) };
             }
         }

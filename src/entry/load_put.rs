@@ -76,7 +76,7 @@ fn put_with<H: Host, I: CpuInterface>(
         return Err(EntryError::NotEntered(id));
     };
 
-    if vcpu.residency.get().in_guest() {
+    if vm.in_guest(cpu.local(), id).is_some() {
         return Err(EntryError::AlreadyEntered(id));
     }
 

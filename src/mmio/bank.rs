@@ -31,9 +31,14 @@ use crate::vm::{Vm, rwp};
 
 use super::{Access, Width};
 
-/// Most tries of a register read that waits for a vCPU out of the guest. Such a vCPU is recalled,
-/// and its CPU usually enters or puts it soon; but an embedder may also leave it there for ever.
+/// Most tries of a register read that waits for vCPUs on CPUs, none of them running. Such a vCPU is
+/// recalled, and its CPU usually enters or puts it soon; but an embedder may also leave it there for
+/// ever.
 const MOST_TRIES: u16 = 256;
+
+/// Most tries of a register read that waits for a running vCPU. Its CPU takes an IPI, unless it
+/// handles an exit of the vCPU for longer than so many traps of the reader.
+const MOST_TRIES_RUNNING: u16 = u16::MAX;
 
 /// Interrupts of one 32-bit register, from bit 0 up.
 #[derive(Clone, Copy)]
@@ -191,13 +196,14 @@ impl<H: Host> Access<'_, H> {
     /// that it succeeds although the guest runs on. Case `spi.pending_elsewhere_is_seen`.
     ///
     /// A vCPU that had left the guest before the recall, and is neither entered nor put, has states
-    /// that only its CPU can read. After [`MOST_TRIES`] the register shows the states last known.
+    /// that only its CPU can read. After [`MOST_TRIES`], or [`MOST_TRIES_RUNNING`], the register
+    /// shows the states last known.
     ///
     /// A read of no vCPU is not tried again, and shows the states last known.
     fn sync_states(&self, bank: Bank<'_>) -> bool {
         let mut synced = false;
         let mut current = true;
-        let mut all_out = true;
+        let mut most_tries = MOST_TRIES;
         let reader = self.reader.map(|reader| reader.vcpu);
         // Relaxed: no partner; only the accessing vCPU's CPU reads and writes `retry_gpa`.
         let asked = reader.is_some_and(|reader| reader.retry_gpa.load(Relaxed) == self.gpa);
@@ -209,7 +215,7 @@ impl<H: Host> Access<'_, H> {
             };
             if let Some(reader) = self.reader.filter(|reader| on == reader.vcpu.id) {
                 if !synced {
-                    (reader.refresh_states)();
+                    reader.cpu.refresh_states(self.pin, reader.vcpu);
                     synced = true;
                 }
             } else if let Some(other) = self.vm.vcpu(on) {
@@ -222,7 +228,9 @@ impl<H: Host> Access<'_, H> {
                     };
                     if waits {
                         current = false;
-                        all_out &= !place.in_guest();
+                        if place.is_running() {
+                            most_tries = MOST_TRIES_RUNNING;
+                        }
                     }
                 } else if !place.lrs_are_known()
                     && let Some(on) = irq.ask_lr()
@@ -243,7 +251,7 @@ impl<H: Host> Access<'_, H> {
         } else {
             0
         };
-        current |= all_out && tries >= MOST_TRIES;
+        current |= tries >= most_tries;
         // Relaxed: no partner; only the accessing vCPU's CPU reads and writes both.
         reader.retries.store(tries.saturating_add(1), Relaxed);
         reader
@@ -288,7 +296,7 @@ fn follow_up_rwp<H: Host>(
     if let FollowUp::Recall(vcpu) = follow_up
         && let Some(vcpu) = vm.vcpu(vcpu)
     {
-        rwp::expect(vm, vcpu, bank.rwp_register());
+        rwp::expect(vm, pin, vcpu, bank.rwp_register());
     }
 }
 

@@ -83,12 +83,7 @@ impl DataAbort {
     #[inline]
     #[must_use]
     pub const fn load_result(self, value: u64) -> u64 {
-        let unused = match self.width() {
-            Width::Byte => 56,
-            Width::Half => 48,
-            Width::Word => 32,
-            Width::Double => 0,
-        };
+        let unused = 64_u64.wrapping_sub(self.width().bytes().wrapping_mul(8));
 
         let extended = if self.0 & SSE != 0 {
             ((value << unused).cast_signed() >> unused).cast_unsigned()

@@ -75,15 +75,18 @@ fn ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> u32 {
     control & CTLR_GROUPS | CTLR_ARE | CTLR_DS | rwp
 }
 
-/// Splits the offset `at` into the offset of a register block and the byte offset in the block.
-fn split_offset(at: u64) -> (u64, u64) {
-    match at {
-        0x0080..0x0400 => (at & !0x7f, at & 0x7f),
-        0x0400..0x0800 => (offset::IPRIORITYR, at & 0x3ff),
-        0x0c00..0x0d00 => (offset::ICFGR, at & 0xff),
-        _ => (at, 0),
-    }
-}
+/// Offsets of the registers with a bit for each interrupt, in blocks of [`BITS_BLOCK`] bytes.
+const BITS_START: u64 = offset::IGROUPR;
+const BITS_END: u64 = offset::IPRIORITYR;
+const BITS_BLOCK: u64 = 0x80;
+
+/// Offsets of the registers with a byte for each interrupt.
+const PRIORITIES_START: u64 = offset::IPRIORITYR;
+const PRIORITIES_END: u64 = 0x0800;
+
+/// Offsets of the registers with two bits for each interrupt.
+const TRIGGERS_START: u64 = offset::ICFGR;
+const TRIGGERS_END: u64 = 0x0d00;
 
 /// Returns `GICD_TYPER` (12.9). Cases `ident.typer_intid_bits`, `ident.typer_lpis_agree`,
 /// `ident.typer_num_lpis`, `ident.gicd_typer_is_read_only`.
@@ -110,77 +113,68 @@ pub(crate) fn gicd_read<H: Host>(
     width: Width,
 ) -> Option<u64> {
     let distributor = &vm.distributor;
-    if let IROUTER..IROUTER_END = at {
-        // Relaxed: no partner; the register only keeps the guest's value. Delivery uses the target
-        // in the SPI's state word. Cases `keep.irouter`, `keep.irouter_halves`.
-        let value = router(vm, at).map_or(0, |(_, router)| router.load(Relaxed));
-        return Some(read_half(value, at, width));
-    }
-
-    let (register, place) = split_offset(at);
-    if register == offset::IPRIORITYR {
-        return Some(match width {
-            Width::Byte | Width::Word => distributor
+    Some(match (at, width) {
+        (BITS_START..BITS_END, Width::Word) => {
+            let bank = distributor.bank(at % BITS_BLOCK / 4);
+            return access.read_bits(bank, at & !(BITS_BLOCK - 1));
+        }
+        (CTLR, Width::Word) => u64::from(ctlr(vm, access.pin)),
+        (TYPER, Width::Word) => typer(&vm.config),
+        (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
+        (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
+            let place = at.wrapping_sub(PRIORITIES_START);
+            distributor
                 .bank(place / 32)
-                .priorities(place as usize % 32, width),
-            _ => 0,
-        });
-    }
-
-    if width != Width::Word {
-        return Some(0);
-    }
-
-    let bank = distributor.bank(place / 4);
-    Some(match register {
-        CTLR => u64::from(ctlr(vm, access.pin)),
-        TYPER => typer(&vm.config),
-        IIDR_OFFSET => u64::from(IIDR),
-        offset::ICFGR => distributor.bank(place / 8).half(place & 4 != 0).triggers(),
-        0xffd0..=0xfffc => u64::from(identification(at)),
-        _ => return access.read_bits(bank, register),
+                .priorities(place as usize % 32, width)
+        }
+        (TRIGGERS_START..TRIGGERS_END, Width::Word) => {
+            let place = at.wrapping_sub(TRIGGERS_START);
+            distributor.bank(place / 8).half(place & 4 != 0).triggers()
+        }
+        (IROUTER..IROUTER_END, _) => {
+            // Relaxed: no partner; the register only keeps the guest's value. Delivery uses the
+            // target in the SPI's state word. Cases `keep.irouter`, `keep.irouter_halves`.
+            let value = router(vm, at).map_or(0, |(_, router)| router.load(Relaxed));
+            read_half(value, at, width)
+        }
+        (0xffd0..=0xfffc, Width::Word) => u64::from(identification(at)),
+        _ => 0,
     })
 }
 
 /// Writes the distributor register at the offset `at`.
 pub(crate) fn gicd_write<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, at: u64, width: Width, value: u64) {
     let distributor = &vm.distributor;
-    if let IROUTER..IROUTER_END = at {
-        if let Some((irq, router)) = router(vm, at)
-            // Relaxed: no partner; concurrent writers of one register are the guest's race.
-            && let Some(new) = write_half(router.load(Relaxed), at, width, value)
-        {
-            // `GICD_IROUTER<n>` (12.9): Interrupt_Routing_Mode is RAZ/WI, since `GICD_TYPER.No1N`
-            // is 1. Cases `keep.irouter_mode`, `spi.routed_to_each`,
-            // `spi.retargeted_while_pending`.
-            routing::write_router(vm, pin, irq, router, Affinity::from_mpidr(new));
+    match (at, width) {
+        (BITS_START..BITS_END, Width::Word) => {
+            let bank = distributor.bank(at % BITS_BLOCK / 4);
+            bank::write_bits(vm, pin, bank, at & !(BITS_BLOCK - 1), value);
         }
-        return;
-    }
-
-    let (register, place) = split_offset(at);
-    match (register, width) {
-        (offset::IPRIORITYR, Width::Byte | Width::Word) => {
+        (CTLR, Width::Word) => group_enables::write(vm, pin, value as u32 & CTLR_GROUPS),
+        (PRIORITIES_START..PRIORITIES_END, Width::Byte | Width::Word) => {
+            let place = at.wrapping_sub(PRIORITIES_START);
             let bank = distributor.bank(place / 32);
             bank::write_priorities(vm, pin, bank, place as usize % 32, width, value);
         }
+        (TRIGGERS_START..TRIGGERS_END, Width::Word) => {
+            let place = at.wrapping_sub(TRIGGERS_START);
+            let bank = distributor.bank(place / 8).half(place & 4 != 0);
+            bank::write_triggers(vm, pin, bank, value);
+        }
+        (IROUTER..IROUTER_END, _) => {
+            if let Some((irq, router)) = router(vm, at)
+                // Relaxed: no partner; concurrent writers of one register are the guest's race.
+                && let Some(new) = write_half(router.load(Relaxed), at, width, value)
+            {
+                // `GICD_IROUTER<n>` (12.9): Interrupt_Routing_Mode is RAZ/WI, since
+                // `GICD_TYPER.No1N` is 1. Cases `keep.irouter_mode`, `spi.routed_to_each`,
+                // `spi.retargeted_while_pending`.
+                routing::write_router(vm, pin, irq, router, Affinity::from_mpidr(new));
+            }
+        }
         (SETSPI_NSR, Width::Half | Width::Word) => message_spi(vm, pin, value, true),
         (CLRSPI_NSR, Width::Half | Width::Word) => message_spi(vm, pin, value, false),
-        (_, Width::Word) => gicd_write_word(vm, pin, register, place, value),
         _ => {}
-    }
-}
-
-/// Writes a distributor register of 32 bits. Case `keep.ctlr_groups`.
-fn gicd_write_word<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, register: u64, place: u64, value: u64) {
-    let bank = vm.distributor.bank(place / 4);
-    match register {
-        CTLR => group_enables::write(vm, pin, value as u32 & CTLR_GROUPS),
-        offset::ICFGR => {
-            let bank = vm.distributor.bank(place / 8);
-            bank::write_triggers(vm, pin, bank.half(place & 4 != 0), value);
-        }
-        _ => bank::write_bits(vm, pin, bank, register, value),
     }
 }
 

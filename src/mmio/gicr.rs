@@ -323,7 +323,7 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
     }
 
     if new == 0 {
-        rwp::expect(vm, owner, RWP_GICR);
+        rwp::expect(vm, pin, owner, RWP_GICR);
         lpi_tables::store_if_on_no_cpu(vm, owner);
     }
 }

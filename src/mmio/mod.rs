@@ -74,12 +74,7 @@ impl Width {
     /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
+        1 << self as u32
     }
 }
 
@@ -118,8 +113,19 @@ pub(crate) struct Access<'a, H: Host> {
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub(crate) vcpu: &'a Vcpu,
-    /// Updates the states of the interrupts in the vCPU's list registers.
-    pub(crate) refresh_states: &'a dyn Fn(),
+    pub(crate) cpu: &'a dyn RefreshStates,
+}
+
+/// A CPU that can read its list registers.
+pub(crate) trait RefreshStates {
+    /// Updates the states of the interrupts in the list registers, if the CPU has the vCPU.
+    fn refresh_states(&self, pin: &CpuPin<'_>, vcpu: &Vcpu);
+}
+
+impl<I: CpuInterface> RefreshStates for Cpu<I> {
+    fn refresh_states(&self, pin: &CpuPin<'_>, vcpu: &Vcpu) {
+        fold::refresh_states(self, pin, vcpu);
+    }
 }
 
 /// Returns whether the guest-physical address `gpa` is in one of the vGIC's frames.
@@ -167,12 +173,8 @@ pub(crate) fn mmio_read<H: Host, I: CpuInterface>(
     gpa: u64,
     width: Width,
 ) -> Result<MmioOutcome, AccessError> {
-    vm.admit(pin)?;
-    let vcpu = vm.vcpu(vcpu).ok_or(AccessError::UnknownVcpu(vcpu))?;
-    let reader = Reader {
-        vcpu,
-        refresh_states: &|| fold::refresh_states(cpu, pin, vcpu),
-    };
+    let vcpu = vm.accessor(pin, vcpu)?;
+    let reader = Reader { vcpu, cpu };
     Ok(read(vm, pin, Some(reader), gpa, width))
 }
 

@@ -56,14 +56,13 @@ pub(crate) use shuttle::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
-/// Returns a number, not 0, that no other call returns, or `None` after the last one.
+/// Returns a number, not 0, that no other call returns.
 ///
 /// Not an access that models have to explore: no order of two calls matters.
-pub(crate) fn unique_number() -> Option<u32> {
+pub(crate) fn unique_number() -> u64 {
     static NEXT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(1);
     // Relaxed: the numbers order nothing, they only differ.
-    let number = NEXT.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-    u32::try_from(number).ok()
+    NEXT.fetch_add(1, core::sync::atomic::Ordering::Relaxed)
 }
 
 /// Order of a CPU's accesses as a handler on the same CPU sees them: no instruction.

@@ -123,17 +123,25 @@ mutants! {
     NewTargetNotNotified: "retarget", "router_from_a_blocked_vcpu", "a new target not kicked";
 
     /// A producer reads the vCPU's residency before publishing the work, not after.
-    LooksBeforePublishing: "kick", "publish_against_reentry", "";
+    LooksBeforePublishing: "kick", "publish_against_block", "";
     /// Entry overwrites work that was published after the entry read the work bits.
-    EntryDropsWork: "kick", "publish_against_reentry", "";
+    EntryDropsWork: "kick", "publish_against_entry_after_a_look", "";
     /// A vCPU blocks without checking for work after the blocked bit is set.
-    SleepsWithoutLooking: "kick", "publish_against_block", "a WFI decided on a stale view";
+    SleepsWithoutLooking: "kick", "sleep_against_block", "a WFI decided on a stale view";
+    /// An entry goes into the guest without a look at the work that came since the last one.
+    EntersUnlooked: "kick", "publish_against_reentry", "";
+    /// A vCPU that blocks stays marked as running.
+    RunsAsleep: "kick", "sleep_against_block", "";
+    /// A vCPU to which nothing can be signalled blocks by a store, over work that has just come.
+    IdleBlockedByStore: "kick", "publish_against_block", "";
+    /// A CPU kicks itself for work that it gives its own vCPU, out of the guest.
+    OwnWorkKicks: "kick", "own_work_against_anothers", "";
     /// A producer kicks a vCPU that another producer has already kicked.
     EveryProducerKicks: "kick", "one_ipi_for_two", "";
     /// A CPU puts a vCPU with Relaxed instead of AcqRel.
     PutRelaxed: "kick", "put_against_entry_elsewhere", "";
     /// A vCPU enters with Relaxed instead of AcqRel.
-    EnterRelaxed: "publication", "edge_while_the_last_is_pending", "";
+    EnterRelaxed: "kick", "publish_against_entry_after_a_look", "";
     /// A vCPU out of the guest takes its work with Relaxed instead of Acquire.
     TakeWorkRelaxed: "inject", "again_against_sleep_in_the_handler", "";
     /// A register read takes a recall that was consumed for the fold that follows.

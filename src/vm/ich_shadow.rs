@@ -134,6 +134,14 @@ impl IchShadow {
         self.in_use == 0 && self.hcr == BASE_HCR
     }
 
+    /// Returns whether no interrupt can be signalled before new work comes. List registers are
+    /// free, so that interrupts wait outside only if their group is disabled at the distributor, or
+    /// LPIs are, or HCR says so.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_untouched() && self.nothing_due()
+    }
+
     /// Returns whether an entry without new work leaves the list registers as they are.
     #[inline]
     pub(crate) fn nothing_due(&self) -> bool {

@@ -16,6 +16,9 @@
 //! | [`its`] | ITSes: devices, events, collections, command queues |
 //! | [`free_list`] | LPIs waiting to be freed |
 
+#![expect(unsafe_code)]
+// UNSAFETY: borrows the vCPU at the address that the CPU has recorded.
+
 pub(crate) mod ap_list;
 pub(crate) mod broadcasts;
 pub(crate) mod deferred;
@@ -43,17 +46,19 @@ use topology::Topology;
 use vcpu::Vcpu;
 
 use crate::config::{Config, ConfigError};
-use crate::epoch::{CpuPin, Garbage, Shared};
-use crate::error::{ForeignDomain, InjectError};
+use crate::epoch::{CpuLocal, CpuPin, Garbage, Shared, VcpuKey};
+use crate::error::{AccessError, ForeignDomain, InjectError};
 use crate::fixed::FixedSlice;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, ItsId, Kind, VcpuId};
 use crate::radix::Radix;
 use crate::sync::Ordering::Acquire;
-use crate::sync::{AtomicU16, Mutant, Rank, Snapshot, SpinLock, mutant};
+use crate::sync::{AtomicU16, Mutant, Rank, Snapshot, SpinLock, mutant, unique_number};
 
 /// State of a VM.
 pub(crate) struct Vm<H: Host> {
+    /// A number, not 0, that no other VM has had.
+    number: u64,
     /// The domain whose pins reach the VM's objects.
     domain: Arc<Shared>,
     pub(crate) host: H,
@@ -85,9 +90,10 @@ impl<H: Host> Vm<H> {
     pub(crate) fn new(domain: Arc<Shared>, config: Config, host: H) -> Result<Self, ConfigError> {
         config.validate()?;
 
+        let number = unique_number();
         let vcpus: FixedSlice<Vcpu> = (0..config.max_vcpus)
             .filter_map(VcpuId::new)
-            .map(Vcpu::new)
+            .map(|id| Vcpu::new(VcpuKey::new(number, id.index()), id))
             .collect();
         for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
             vcpu.add(*affinity);
@@ -97,6 +103,7 @@ impl<H: Host> Vm<H> {
         }
 
         Ok(Self {
+            number,
             domain,
             host,
             distributor: Distributor::new(
@@ -141,6 +148,49 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub(crate) fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
         self.vcpus.get(id.index()).filter(|vcpu| vcpu.is_present())
+    }
+
+    /// Returns the vCPU `id` if the calling CPU has it in the guest, by the CPU's own record.
+    #[inline]
+    pub(crate) fn in_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
+        let vcpu = local.loaded().in_guest(self.key(id))?;
+        // SAFETY: a key names one vCPU for ever. The VM has not been dropped, so its vCPU is where
+        // it was when the CPU loaded it.
+        Some(unsafe { vcpu.cast().as_ref() })
+    }
+
+    /// Returns the vCPU `id` if the calling CPU has it out of the guest, not blocked and not on its
+    /// way in, by the CPU's own record.
+    #[inline]
+    pub(crate) fn out_of_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
+        let vcpu = local.loaded().out(self.key(id))?;
+        // SAFETY: a key names one vCPU for ever. The VM has not been dropped, so its vCPU is where
+        // it was when the CPU loaded it.
+        Some(unsafe { vcpu.cast().as_ref() })
+    }
+
+    /// Returns the vCPU `id`, whose access has trapped on the calling CPU, and checks the pin.
+    /// Looks for the vCPU only if the CPU does not have it: a CPU loads only vCPUs of its domain,
+    /// and only those that the VM has.
+    #[inline]
+    pub(crate) fn accessor(&self, pin: &CpuPin<'_>, id: VcpuId) -> Result<&Vcpu, AccessError> {
+        match self.out_of_guest(pin.local(), id) {
+            Some(vcpu) => Ok(vcpu),
+            None => self.find_accessor(pin, id),
+        }
+    }
+
+    /// Finds the vCPU `id` for an access on a CPU that does not have it.
+    #[cold]
+    fn find_accessor(&self, pin: &CpuPin<'_>, id: VcpuId) -> Result<&Vcpu, AccessError> {
+        self.admit(pin)?;
+        self.vcpu(id).ok_or(AccessError::UnknownVcpu(id))
+    }
+
+    /// Returns the key of the vCPU `id`, which the VM may not have.
+    #[inline]
+    pub(crate) fn key(&self, id: VcpuId) -> VcpuKey {
+        VcpuKey::new(self.number, id.index())
     }
 
     /// Returns the vCPUs added so far, those included that have been removed.

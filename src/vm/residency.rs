@@ -3,7 +3,7 @@
 //! | bits  | field        | meaning |
 //! |-------|--------------|---------|
 //! | 0     | ON           | powered on; an off vCPU collects interrupts but is never kicked |
-//! | 1     | IN_GUEST     | running guest code on `cpu` |
+//! | 1     | RUNNING      | in the guest on `cpu`, or out for an exit: an IPI makes it see its work |
 //! | 2     | BLOCKED      | waiting for an interrupt; the embedder has to be informed of work |
 //! | 3     | SHOWN        | out of the guest, and the states of all its list registers are known |
 //! | 4     | RECALL_LATER | a list register has to be folded before the next entry |
@@ -21,20 +21,38 @@
 //! # No lost wake-up, and one kick
 //! A producer publishes (links under the ap_list lock, or changes a state word) and then sets NEW,
 //! RERAISED, RELEASE or RECALL. The result of the read-modify-write gives the place of the vCPU.
-//! Entering, leaving and blocking are read-modify-writes of the same word, and totally ordered with
-//! the producer's: either the entry's swap returns the producer's bit and the vCPU does the work,
-//! or the producer sees IN_GUEST and kicks. Only a producer that finds none of the four bits set
-//! kicks or wakes. Later producers rely on the first kick until the vCPU consumes the bits. Neither
-//! side needs a further fence.
+//! Only a producer that finds none of the four bits set kicks or wakes. Later producers rely on the
+//! first kick until the vCPU consumes the bits. Neither side needs a further fence.
+//!
+//! RUNNING stays set from the first entry until the vCPU blocks or leaves its CPU, also while the
+//! CPU handles an exit. Setting and clearing it are read-modify-writes of the same word, and
+//! totally ordered with the producer's: either the swap that sets RUNNING, or the block, finds the
+//! producer's bit, or the producer sees RUNNING and kicks, or sees BLOCKED and wakes.
+//!
+//! An exit does not access the word, and the next entry only loads it. If the load misses a
+//! producer's bit, the producer has seen RUNNING, or will. Its IPI stays pending while the CPU
+//! masks interrupts, and the guest is left again right after the exception return. The producer's
+//! bit is visible to a CPU that has taken the IPI ([`Host::kick`](crate::Host::kick)). A kick of a
+//! vCPU whose CPU is at EL2 for another reason costs an exit too many. That is rare, and two atomic
+//! operations for each exit would not be.
+//!
+//! The vCPU's own CPU, out of the guest, needs no IPI for the work that it gives itself: the word
+//! that it loads on the way in has the CPU's own bit. The CPU knows by its own record
+//! ([`Loaded`](crate::epoch::Loaded)).
 
 use crate::epoch::Seat;
 use crate::intid::CpuId;
 use crate::steps::step;
+#[cfg(loom)]
+use crate::sync::AtomicU8;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU64, Mutant, mutant, weakened_by, word};
+#[cfg(not(loom))]
+use crate::sync::word;
+use crate::sync::{AtomicU64, Mutant, mutant, weakened_by};
 
 const ON: u64 = 1 << 0;
-const IN_GUEST: u64 = 1 << 1;
+/// The vCPU is in the guest, or out of it for an exit.
+pub const RUNNING: u64 = 1 << 1;
 /// The vCPU waits for an interrupt.
 pub const BLOCKED: u64 = 1 << 2;
 const SHOWN: u64 = 1 << 3;
@@ -77,19 +95,28 @@ pub enum Kick {
 
 /// The residency word of a vCPU. The owner is the CPU that has the vCPU.
 #[derive(Debug)]
-pub struct Residency(AtomicU64);
+pub struct Residency(AtomicU64, #[cfg(loom)] AtomicU8);
 
+#[cfg(not(loom))]
 word!(Residency, AtomicU64, u64);
 
 impl Residency {
     /// Makes the word of a vCPU on no CPU, powered on or off.
     pub fn new(on: bool) -> Self {
-        Self(AtomicU64::new(NO_CPU | if on { ON } else { 0 }))
+        Self::with(NO_CPU | if on { ON } else { 0 })
     }
 
     /// Makes the word of a vCPU that has not been added yet.
     pub fn absent() -> Self {
-        Self(AtomicU64::new(NO_CPU | ABSENT))
+        Self::with(NO_CPU | ABSENT)
+    }
+
+    fn with(word: u64) -> Self {
+        Self(
+            AtomicU64::new(word),
+            #[cfg(loom)]
+            AtomicU8::new(0),
+        )
     }
 
     /// Returns a copy of the word.
@@ -108,14 +135,34 @@ impl Residency {
         ResidencyBits(self.0.fetch_or(0, AcqRel))
     }
 
-    /// Gives the vCPU `work`, after the reason has been published. Any CPU.
+    /// Returns a copy of the word, on the owner's way into the guest or out of it.
     #[inline]
-    pub fn notify(&self, work: u64) -> Kick {
+    pub fn get_own(&self) -> ResidencyBits {
+        self.explore();
+        self.get()
+    }
+
+    /// Makes loom explore the order of an owner's load and a producer's read-modify-write. loom 0.7
+    /// compares an access with the last one only: a producer that loads the word itself first would
+    /// hide the owner's load. The access orders nothing. Elsewhere, the call does nothing.
+    #[inline]
+    fn explore(&self) {
+        #[cfg(loom)]
+        // Relaxed: not a part of the protocol.
+        self.1.fetch_add(0, Relaxed);
+    }
+
+    /// Gives the vCPU `work`, after the reason has been published. Any CPU. `is_out_here` is called
+    /// if an IPI may be needed: true if the calling CPU has the vCPU, out of the guest.
+    #[inline]
+    pub fn notify(&self, work: u64, is_out_here: impl FnOnce() -> bool) -> Kick {
         step();
         debug_assert!(work & !WORK == 0);
         let early = mutant(Mutant::LooksBeforePublishing).then(|| self.get());
-        // AcqRel: pairs with the owner's read-modify-writes, which consume the bit. A CPU that is
-        // told to kick or wake sees what the owner's CPU has written before `enter` or `block`.
+        self.explore();
+        // AcqRel: pairs with the owner's read-modify-writes, which consume the bit, and with the
+        // Acquire in `get`. A CPU that is told to kick or wake sees what the owner's CPU has
+        // written before `enter` or `block`.
         let old = ResidencyBits(self.0.fetch_or(work, AcqRel));
         let old = early.unwrap_or(old);
 
@@ -123,8 +170,11 @@ impl Residency {
         let kicked = old.0 & KICKS != 0 && !mutant(Mutant::EveryProducerKicks);
         if work == RECALL_LATER || kicked {
             Kick::Nothing
-        } else if old.in_guest() {
-            // A vCPU in the guest is on a CPU.
+        } else if old.is_running() {
+            if is_out_here() && !mutant(Mutant::OwnWorkKicks) {
+                return Kick::Nothing;
+            }
+            // A vCPU that is running is on a CPU.
             old.cpu().map_or(Kick::Nothing, Kick::Ipi)
         } else if old.0 & BLOCKED != 0 {
             Kick::Wake
@@ -207,20 +257,20 @@ impl Residency {
         self.0.fetch_and(!ABSENT, Release);
     }
 
-    /// Gives up the ownership; the work bits stay. Owner only.
+    /// Gives up the ownership, and ends RUNNING; the work bits stay. Owner only.
     pub fn put(&self) {
-        // Relaxed: the owner alone writes the owner's bits.
-        let owner = self.0.load(Relaxed) & OWNER;
+        // Relaxed: the owner alone writes the owner's bits and RUNNING.
+        let owner = self.0.load(Relaxed) & (OWNER | RUNNING);
         // AcqRel: pairs with the Acquire in `load` and `tear_down`, and with the AcqRel in
         // `get_ordered`: this CPU sees what the caller there has seen.
         let order = weakened_by(Mutant::PutRelaxed, AcqRel);
         self.0.fetch_xor(owner ^ NO_CPU, order);
     }
 
-    /// Marks the vCPU, powered on, as in the guest, and consumes the work. Owner only.
+    /// Marks the vCPU, powered on, as running, and consumes the work. Owner only.
     #[inline]
     pub fn enter(&self, cpu: Seat) -> ResidencyBits {
-        let entered = ON | IN_GUEST | cpu.0;
+        let entered = ON | RUNNING | cpu.0;
         if mutant(Mutant::EntryDropsWork) {
             let work = self.get();
             self.0.swap(entered, AcqRel);
@@ -234,29 +284,27 @@ impl Residency {
         ResidencyBits(self.0.swap(entered, order))
     }
 
-    /// Marks the vCPU, found in the guest, as out of it, and returns the word from before. Owner
-    /// only.
-    #[inline]
-    pub fn exit(&self) -> ResidencyBits {
-        // Relaxed: publishes nothing; the fold's transitions publish the guest's part. The bit is
-        // set: a subtraction clears it, by one instruction where a mask with a result is a loop.
-        ResidencyBits(self.0.fetch_sub(IN_GUEST, Relaxed))
-    }
-
     /// Records that the state of every interrupt in a list register has been updated since the
-    /// exit: other CPUs may show it, until the next entry. Owner only.
+    /// exit: other CPUs may show it, until the next entry. Ends RUNNING, with which the vCPU has
+    /// come from the guest. Owner only.
     pub fn show_states(&self) {
         // Release: pairs with the Acquire in `get`: a CPU that sees the bit sees the states.
         let order = weakened_by(Mutant::ShownRelaxed, Release);
-        self.0.fetch_or(SHOWN, order);
+        let old = self.0.fetch_xor(SHOWN | RUNNING, order);
+        debug_assert!(old & (SHOWN | RUNNING) == RUNNING);
     }
 
-    /// Consumes the work outside the guest, and ends blocking. Owner only.
+    /// Consumes the work outside the guest, and ends RUNNING and blocking. Owner only.
     pub fn take_work(&self) -> ResidencyBits {
+        let ended = if mutant(Mutant::RunsAsleep) {
+            WORK | BLOCKED
+        } else {
+            WORK | BLOCKED | RUNNING
+        };
         // Acquire: pairs with the AcqRel in `notify`. Publishes nothing: a producer that finds no
         // work left does nothing but leave its own.
         let order = weakened_by(Mutant::TakeWorkRelaxed, Acquire);
-        ResidencyBits(self.0.fetch_and(!(WORK | BLOCKED), order))
+        ResidencyBits(self.0.fetch_and(!ended, order))
     }
 
     /// Marks the vCPU as blocked unless work is left. Returns true if the vCPU is blocked now.
@@ -274,6 +322,24 @@ impl Residency {
         // Relaxed: undoes the line above.
         self.0.fetch_and(!BLOCKED, Relaxed);
         false
+    }
+
+    /// Marks a vCPU as blocked that is running on `cpu` without news. Returns false, and changes
+    /// nothing, if the word says otherwise. Owner only.
+    pub fn block_idle(&self, cpu: Seat) -> bool {
+        let (running, blocked) = (cpu.0 | ON | RUNNING, cpu.0 | ON | BLOCKED);
+        if mutant(Mutant::IdleBlockedByStore) {
+            // Release: part of the fault.
+            self.0.store(blocked, Release);
+            return true;
+        }
+
+        // Release: pairs with the Acquire in `get` and the AcqRel in `notify`: a CPU that sees
+        // BLOCKED sees what this CPU has written. Relaxed on failure: only told.
+        let order = weakened_by(Mutant::BlockRelaxed, Release);
+        self.0
+            .compare_exchange(running, blocked, order, Relaxed)
+            .is_ok()
     }
 
     /// Powers the vCPU on or off. Returns false if nothing changed, as for a vCPU that is absent.
@@ -299,15 +365,6 @@ impl Residency {
     }
 }
 
-/// Place of a vCPU, powered on, on the owner's CPU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whereabouts {
-    /// Running the guest's code.
-    InGuest,
-    /// Out of the guest, and not blocked.
-    Out,
-}
-
 /// A copy of the residency word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResidencyBits(u64);
@@ -319,10 +376,11 @@ impl ResidencyBits {
         self.0 & ON != 0
     }
 
-    /// Returns true if the vCPU is in the guest.
+    /// Returns true if the vCPU is in the guest, or out of it for an exit that has not led to a
+    /// block or a put.
     #[inline]
-    pub fn in_guest(self) -> bool {
-        self.0 & IN_GUEST != 0
+    pub fn is_running(self) -> bool {
+        self.0 & RUNNING != 0
     }
 
     /// Returns true if the states of all interrupts in the vCPU's list registers are known: the
@@ -338,14 +396,11 @@ impl ResidencyBits {
         self.0 & OWNER == cpu.0
     }
 
-    /// Returns true if the vCPU is on, on `cpu`, and `there`.
+    /// Returns true if the vCPU is running on `cpu`, without work, and its states are not shown: an
+    /// entry leaves the word as it is.
     #[inline]
-    pub fn is(self, there: Whereabouts, cpu: Seat) -> bool {
-        let there = match there {
-            Whereabouts::InGuest => ON | IN_GUEST,
-            Whereabouts::Out => ON,
-        };
-        (self.0 ^ cpu.0) & !(WORK | SHOWN) == there
+    pub fn is_without_news(self, cpu: Seat) -> bool {
+        self.0 == cpu.0 | ON | RUNNING
     }
 
     /// Returns true if the vCPU is blocked.
@@ -390,17 +445,32 @@ mod tests {
     const SEAT: Seat = Seat::new(7, CPU);
     const OTHER: Seat = Seat::new(8, CpuId(4));
 
+    /// A word whose work other CPUs give.
+    struct Word(Residency);
+
+    impl Word {
+        fn notify(&self, work: u64) -> Kick {
+            self.0.notify(work, || false)
+        }
+    }
+
+    impl core::ops::Deref for Word {
+        type Target = Residency;
+
+        fn deref(&self) -> &Residency {
+            &self.0
+        }
+    }
+
     #[test]
     fn one_kick_per_stay_in_the_guest() {
-        let word = Residency::new(true);
+        let word = Word(Residency::new(true));
         assert_eq!(word.notify(NEW), Kick::Nothing);
         word.load(SEAT).unwrap();
         assert!(word.enter(SEAT).has(NEW));
         assert_eq!(word.notify(RECALL_LATER), Kick::Nothing);
         assert_eq!(word.notify(NEW), Kick::Ipi(CPU));
         assert_eq!(word.notify(RECALL), Kick::Nothing);
-
-        word.exit();
         assert_eq!(word.notify(NEW), Kick::Nothing);
         assert_eq!(word.notify(RERAISED), Kick::Nothing);
 
@@ -412,14 +482,52 @@ mod tests {
         );
         assert_eq!(word.notify(RERAISED), Kick::Ipi(CPU));
 
-        word.exit();
         let _ = word.enter(SEAT);
         assert_eq!(word.notify(RECALL), Kick::Ipi(CPU));
     }
 
     #[test]
+    fn an_entry_without_news_leaves_the_word_alone() {
+        let word = Word(Residency::new(true));
+        word.load(SEAT).unwrap();
+        assert!(!word.get().is_without_news(SEAT), "it has not run yet");
+        let _ = word.enter(SEAT);
+        assert!(word.get().is_without_news(SEAT) && !word.get().is_without_news(OTHER));
+        word.show_states();
+        assert!(!word.get().is_without_news(SEAT));
+        let _ = word.enter(SEAT);
+        assert_eq!(word.notify(RECALL_LATER), Kick::Nothing);
+        assert!(!word.get().is_without_news(SEAT));
+    }
+
+    #[test]
+    fn a_vcpu_out_of_the_guest_on_the_calling_cpu_is_not_kicked() {
+        let word = Word(Residency::new(true));
+        word.load(SEAT).unwrap();
+        let _ = word.enter(SEAT);
+        assert_eq!(word.0.notify(NEW, || true), Kick::Nothing);
+        assert!(word.enter(SEAT).has(NEW));
+        assert_eq!(word.notify(NEW), Kick::Ipi(CPU));
+    }
+
+    #[test]
+    fn a_vcpu_that_looks_for_work_or_is_put_does_not_run() {
+        let word = Word(Residency::new(true));
+        word.load(SEAT).unwrap();
+        let _ = word.enter(SEAT);
+        let _ = word.take_work();
+        assert!(!word.get().is_running());
+        assert_eq!(word.notify(NEW), Kick::Nothing);
+
+        let _ = word.enter(SEAT);
+        word.put();
+        assert!(!word.get().is_running() && word.get().cpu().is_none());
+        assert_eq!(word.notify(NEW), Kick::Nothing);
+    }
+
+    #[test]
     fn one_wake_per_blocking_and_none_lost() {
-        let word = Residency::new(true);
+        let word = Word(Residency::new(true));
         word.load(SEAT).unwrap();
         assert!(word.block());
         assert_eq!(word.notify(NEW), Kick::Wake);
@@ -431,16 +539,17 @@ mod tests {
 
     #[test]
     fn another_registration_of_the_same_cpu_is_no_owner() {
-        let word = Residency::new(true);
+        let word = Word(Residency::new(true));
         word.load(SEAT).unwrap();
         let again = Seat::new(9, CPU);
         assert!(word.get().is_on_cpu(SEAT) && !word.get().is_on_cpu(again));
-        assert!(word.get().is(Whereabouts::Out, SEAT) && !word.get().is(Whereabouts::Out, again));
+        let _ = word.enter(SEAT);
+        assert!(word.get().is_without_news(SEAT) && !word.get().is_without_news(again));
     }
 
     #[test]
     fn a_vcpu_that_is_torn_down_is_on_no_cpu_and_goes_on_none() {
-        let word = Residency::new(true);
+        let word = Word(Residency::new(true));
         word.load(SEAT).unwrap();
         assert!(word.tear_down().is_err(), "it is on a CPU");
         word.put();
@@ -455,7 +564,7 @@ mod tests {
 
     #[test]
     fn one_owner_at_a_time() {
-        let word = Residency::new(false);
+        let word = Word(Residency::new(false));
         assert!(word.load(SEAT).is_ok());
         assert_eq!(word.load(OTHER).unwrap_err().cpu(), Some(CPU));
         word.put();

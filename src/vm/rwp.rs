@@ -35,6 +35,7 @@
 //! see that fold: RWP as 0 speaks of vCPUs in the guest only. The count and the flag need their
 //! order, for a count that is not too low.
 
+use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Mutant, mutant, word};
@@ -221,15 +222,15 @@ pub fn is_being_written(control: u32) -> bool {
     control >= WRITE
 }
 
-/// Returns true if a write may wait for a vCPU with this `residency`: the vCPU is in the guest, and
-/// has not folded the list registers since RECALL was sent.
+/// Returns true if a write may wait for a vCPU with this `residency`: the vCPU is running, and has
+/// not folded the list registers since RECALL was sent.
 #[inline]
 pub fn is_recalled(residency: ResidencyBits) -> bool {
-    residency.in_guest() && residency.has(RECALL)
+    residency.is_running() && residency.has(RECALL)
 }
 
-/// Returns true if a write of `register` waits for the vCPU: the vCPU is in the guest and has not
-/// folded the list registers since the write.
+/// Returns true if a write of `register` waits for the vCPU: the vCPU is running and has not folded
+/// the list registers since the write.
 pub(crate) fn is_waiting(vcpu: &Vcpu, register: u8) -> bool {
     let residency = vcpu.residency.get();
     vcpu.rwp.has(register) && is_recalled(residency)
@@ -252,10 +253,11 @@ fn look<H: Host>(vm: &Vm<H>) -> bool {
     })
 }
 
-/// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is in the guest.
-/// A vCPU outside the guest folds the list registers before the next entry.
-pub(crate) fn expect<H: Host>(vm: &Vm<H>, vcpu: &Vcpu, register: u8) {
-    if !is_recalled(vcpu.residency.get()) {
+/// Makes a write of `register` wait for `vcpu`, after RECALL was sent, if the vCPU is running. One
+/// that is blocked or on no CPU, or out of the guest on the calling CPU, folds the list registers
+/// before the next entry.
+pub(crate) fn expect<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu, register: u8) {
+    if !is_recalled(vcpu.residency.get()) || vcpu.is_out_of_guest(pin.local()) {
         return;
     }
 

@@ -3,10 +3,11 @@
 // UNSAFETY: gives the CPU that has a vCPU access to the vCPU's shadow.
 
 use core::cell::{RefCell, RefMut, UnsafeCell};
+use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 
-use crate::epoch::{CpuLocal, CpuPin};
+use crate::epoch::{CpuLocal, CpuPin, VcpuKey};
 use crate::host::PhysicalInterrupt;
 use crate::intid::{Affinity, IntId, VcpuId};
 use crate::lr;
@@ -16,7 +17,7 @@ use crate::vm::ap_list::{ApList, Class, Classes};
 use crate::vm::ich_shadow::{IchShadow, bits};
 use crate::vm::irq::{Irq, LEVEL};
 use crate::vm::redistributor::Redistributor;
-use crate::vm::residency::{Residency, ResidencyBits, Whereabouts};
+use crate::vm::residency::{Residency, ResidencyBits};
 use crate::vm::rwp::Waiting;
 
 /// In place of the value for an SGI to a vCPU that the VM does not have.
@@ -40,6 +41,7 @@ unsafe impl Send for OwnedShadow {}
 // Two 64-byte lines: neighbours share neither a line nor a prefetched pair.
 #[repr(align(128))]
 pub(crate) struct Vcpu {
+    pub(crate) key: VcpuKey,
     pub(crate) id: VcpuId,
     pub(crate) residency: Residency,
     /// Registers with RWP waiting for this vCPU: [`rwp`](super::rwp).
@@ -62,8 +64,9 @@ pub(crate) struct Vcpu {
 
 impl Vcpu {
     /// Makes a vCPU after reset, which the VM does not have yet.
-    pub(crate) fn new(id: VcpuId) -> Self {
+    pub(crate) fn new(key: VcpuKey, id: VcpuId) -> Self {
         Self {
+            key,
             id,
             residency: Residency::absent(),
             rwp: Waiting::default(),
@@ -168,13 +171,20 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest and not
-    /// blocked.
+    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, not blocked
+    /// and not on its way in.
     #[inline]
     pub(crate) fn shadow_out_of_guest(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
-        let here = self.residency.get().is(Whereabouts::Out, local.seat());
+        let here = self.is_out_of_guest(local);
         // SAFETY: the line above has found that the calling CPU has the vCPU.
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
+    }
+
+    /// Returns true if the calling CPU has the vCPU out of the guest, not blocked and not on its
+    /// way in: the CPU will look at the residency word before it enters the guest.
+    #[inline]
+    pub(crate) fn is_out_of_guest(&self, local: &CpuLocal) -> bool {
+        local.loaded().out(self.key).is_some()
     }
 
     /// Borrows the shadow, unless the calling CPU has borrowed the shadow already.
@@ -189,42 +199,34 @@ impl Vcpu {
         unsafe { &*self.shadow.shadow.get() }.try_borrow_mut().ok()
     }
 
-    /// Returns the residency, and the result of `what` on the shadow, with one read of the
-    /// residency word. Returns `None` unless the calling CPU has the vCPU, the vCPU is `there`, and
-    /// the shadow is not borrowed. With the work that the answer avoids, saves 46 of the 97
-    /// instructions of vcpu_enter/0 and 106 of the 151 of vcpu_exit/0.
+    /// Returns the result of `what` on the shadow, or `None` while the shadow is borrowed. With the
+    /// work that the answer avoids, saves 46 of the 97 instructions of vcpu_enter/0 and 106 of the
+    /// 151 of vcpu_exit/0.
+    ///
+    /// # Safety
+    /// The calling CPU has the vCPU.
     #[inline]
-    pub(crate) fn peek(
-        &self,
-        local: &CpuLocal,
-        there: Whereabouts,
-        what: fn(&IchShadow) -> bool,
-    ) -> Option<(ResidencyBits, bool)> {
-        let residency = self.residency.get();
-        if !residency.is(there, local.seat()) {
-            return None;
-        }
-
+    pub(crate) unsafe fn peek(&self, what: fn(&IchShadow) -> bool) -> Option<bool> {
         self.shadow.watched.read();
-        // SAFETY: `Residency` names the calling CPU as the owner, and only the owner changes the
-        // ownership. `what` has no access to the vCPU, and borrows nothing meanwhile.
+        // SAFETY: the caller promises that the calling CPU has the vCPU, and only the owner changes
+        // the ownership. `what` has no access to the vCPU, and borrows nothing meanwhile.
         unsafe { (*self.shadow.shadow.get()).try_borrow_unguarded() }
             .ok()
-            .map(|shadow| (residency, what(shadow)))
+            .map(what)
     }
 
     /// Makes the calling CPU the owner of the vCPU, and borrows the shadow. Returns the residency
     /// if another CPU has the vCPU.
     pub(crate) fn load(&self, local: &CpuLocal) -> Result<RefMut<'_, IchShadow>, ResidencyBits> {
         self.residency.load(local.seat())?;
-        local.set_loaded(true);
+        local.set_loaded(Some(NonNull::from(self).cast()));
         // SAFETY: the calling CPU has just become the owner.
         unsafe { self.borrow_shadow() }.ok_or_else(|| self.residency.get())
     }
 
     /// Gives up the ownership of the vCPU.
     pub(crate) fn put(&self, local: &CpuLocal) {
-        local.set_loaded(false);
+        local.set_loaded(None);
         // The last access of the CPU to the shadow.
         self.shadow.watched.write();
         self.residency.put();

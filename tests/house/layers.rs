@@ -16,6 +16,7 @@ pub(crate) const RANKS: Ranks = &[
     ("intid", 13),
     ("lr", 14),
     ("trace", 15),
+    ("erratum", 15),
     ("error", 16),
     ("host", 17),
     ("config", 18),

@@ -2,8 +2,9 @@
 //!
 //! Its plots, debug information and disassembly need more crates than all other tasks together.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
+use std::process;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -72,11 +73,16 @@ fn check_event(arguments: &[OsString]) -> Result<()> {
 /// built or run.
 pub(crate) fn perf(options: &PerfOptions) -> Result<bool> {
     check_event(&options.arguments)?;
+    Err(command(&options.arguments).exec()).context("cannot run cargo")
+}
+
+/// Returns the command that builds the package and runs its program.
+pub(crate) fn command(arguments: &[impl AsRef<OsStr>]) -> process::Command {
     let mut command = cargo("run");
     command
         .args(["--package", "xtask-perf", "--"])
-        .args(&options.arguments);
-    Err(command.exec()).context("cannot run cargo")
+        .args(arguments);
+    command
 }
 
 #[cfg(test)]

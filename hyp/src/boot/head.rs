@@ -14,6 +14,7 @@
 // UNSAFETY: assembly, and declarations of its symbols.
 
 use core::arch::global_asm;
+use core::ops::Range;
 
 use crate::cpu::percpu::{PerCpu, offsets};
 use crate::memory::layout::IMAGE_BASE;
@@ -128,7 +129,6 @@ boot_high:
     msr     vbar_el2, x1
     msr     tpidr_el2, xzr
     isb
-    mov     x29, xzr
     mov     x30, xzr
     mov     x0, x20
     mov     x1, x21
@@ -161,7 +161,6 @@ secondary_high:
     add     x1, x1, :lo12:exception_vectors
     msr     vbar_el2, x1
     isb
-    mov     x29, xzr
     mov     x30, xzr
     mov     x0, x19
     b       {secondary}
@@ -245,4 +244,10 @@ static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; BOOT_ST
 
 // The root's last entry covers the image, and `TCR_EL2.T0SZ` reaches it.
 const _: () = assert!(IMAGE_BASE >> 39 == 511);
+/// Returns the stack of the boot CPU until it has its own.
+pub(crate) fn boot_stack() -> Range<usize> {
+    let start = BOOT_STACK.0.get().addr();
+    start..start + BOOT_STACK_SIZE
+}
+
 const _: () = assert!(core::mem::offset_of!(PerCpu, stack_top) == offsets::STACK_TOP);

@@ -14,6 +14,8 @@ mod head;
 pub(crate) mod modules;
 pub(crate) mod secondary;
 
+pub(crate) use head::boot_stack;
+
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::ptr::NonNull;

@@ -13,6 +13,8 @@ impl El2Time {
     /// Records the beginning of an exit's time at EL2.
     #[inline(always)]
     pub(crate) fn begin(&self) {
+        #[cfg(feature = "pmu")]
+        crate::measure::begin();
         #[cfg(feature = "el2-time")]
         self.recorded.begin();
     }
@@ -22,6 +24,8 @@ impl El2Time {
     pub(crate) fn end(&self) {
         #[cfg(feature = "el2-time")]
         self.recorded.end();
+        #[cfg(feature = "pmu")]
+        crate::measure::end();
     }
 }
 

@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 use core::cell::OnceCell;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
@@ -11,6 +12,10 @@ use spin::Once;
 
 use super::rendezvous::Answers;
 use super::this_cpu::ThisCpu;
+use crate::memory::stage1::STACK_SIZE;
+
+/// Bytes of the stack for reporting a fault of the hypervisor.
+pub(crate) const EMERGENCY_STACK_SIZE: usize = 16 << 10;
 
 /// Offsets of fields that assembly reads.
 pub(crate) mod offsets {
@@ -81,6 +86,16 @@ impl PerCpu {
         }
     }
 
+    /// Returns the stack for exits from the guest.
+    pub(crate) fn stack(&self) -> Range<usize> {
+        self.stack_top - STACK_SIZE..self.stack_top
+    }
+
+    /// Returns the stack for reporting a fault of the hypervisor.
+    pub(crate) fn emergency_stack(&self) -> Range<usize> {
+        self.emergency_top - EMERGENCY_STACK_SIZE..self.emergency_top
+    }
+
     /// Returns the calling CPU's data, or `None` before the CPU is set up.
     pub(crate) fn try_current() -> Option<&'static Self> {
         let address = TPIDR_EL2.get() as *const Self;
@@ -121,6 +136,16 @@ impl PerCpu {
     #[inline]
     pub(super) fn this(&self) -> &ThisCpu {
         (self.own.0.get()).expect("a CPU is brought up before it runs a guest")
+    }
+
+    /// Returns the calling CPU's own data; the CPU's data is `self`.
+    ///
+    /// # Safety
+    /// After [`PerCpu::equip`].
+    #[inline]
+    pub(super) unsafe fn this_unchecked(&self) -> &ThisCpu {
+        // SAFETY: by the caller's promise.
+        unsafe { self.own.0.get().unwrap_unchecked() }
     }
 }
 

@@ -126,6 +126,22 @@ registers! {
     ICC_IGRPEN1_EL1 = "s3_0_c12_c12_7";
 }
 
+#[cfg(feature = "pmu")]
+registers! {
+    /// Cycles.
+    PMCCNTR_EL0 = "pmccntr_el0";
+    /// Exception levels at which cycles are counted.
+    PMCCFILTR_EL0 = "pmccfiltr_el0";
+    /// Enables of counters.
+    PMCNTENSET_EL0 = "pmcntenset_el0";
+    /// Event counter 0.
+    PMEVCNTR0_EL0 = "pmevcntr0_el0";
+    /// Event of counter 0, and the exception levels at which the event is counted.
+    PMEVTYPER0_EL0 = "pmevtyper0_el0";
+    /// Revision, beside that of `MIDR_EL1`.
+    REVIDR_EL1 = "revidr_el1";
+}
+
 /// Reads the 4-bit field of an identification register that begins at bit `shift`.
 pub(crate) fn id_field(register: impl Readable<T = u64>, shift: u32) -> u64 {
     (register.get() >> shift) & 0xf

@@ -71,14 +71,16 @@ impl ThisCpu {
         PerCpu::current().this()
     }
 
-    /// Returns the vCPU that the CPU runs.
+    /// Returns the calling CPU, and the vCPU that it runs.
     ///
     /// # Safety
     /// The CPU runs a vCPU.
     #[inline]
-    pub(crate) unsafe fn loaded_unchecked(&self) -> Loaded {
+    pub(crate) unsafe fn with_loaded() -> (&'static Self, Loaded) {
+        // SAFETY: a CPU that runs a vCPU has been brought up.
+        let cpu = unsafe { PerCpu::current().this_unchecked() };
         // SAFETY: by the caller's promise.
-        unsafe { self.loaded.get().unwrap_unchecked() }
+        (cpu, unsafe { cpu.loaded.get().unwrap_unchecked() })
     }
 
     /// Returns the vCPU that the CPU runs, if it runs one.

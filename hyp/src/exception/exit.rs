@@ -88,9 +88,8 @@ fn handle_exit(
     frame: &mut Frame,
     handle_reason: impl FnOnce(&ThisCpu, Loaded, &mut PinnedCpu<'_>, &mut Frame) -> Handled,
 ) {
-    let cpu = ThisCpu::get();
     // SAFETY: this CPU has just left the guest.
-    let loaded = unsafe { cpu.loaded_unchecked() };
+    let (cpu, loaded) = unsafe { ThisCpu::with_loaded() };
     let Loaded { vcpu, vgic } = loaded;
     vcpu.el2_time.begin();
 

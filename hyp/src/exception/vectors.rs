@@ -48,7 +48,7 @@ pub(crate) fn translate(address: u64) -> u64 {
 
 /// Resumes the guest with the registers in `frame`, which the vectors have saved at the top of the
 /// calling CPU's stack. The stack's contents are discarded.
-#[inline]
+#[inline(always)]
 pub(super) fn resume(frame: &mut Frame) -> ! {
     // SAFETY: only the vectors make a frame that can be borrowed exclusively here. `ELR_EL2` and
     // `SPSR_EL2` hold the state of the exit, as its handler has changed it.
@@ -83,7 +83,6 @@ global_asm!(
     stp     x28, x29, [sp, #224]
     str     x30, [sp, #240]
     mov     x0, sp
-    mov     x29, xzr                // the end of every backtrace
     .endm
 
     .macro exit_from_guest handler

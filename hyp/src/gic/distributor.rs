@@ -33,7 +33,8 @@ register_structs! {
     Registers {
         (0x0000 => ctlr: ReadWrite<u32, Control::Register>),
         (0x0004 => typer: ReadOnly<u32, Type::Register>),
-        (0x0008 => _reserved0),
+        (0x0008 => iidr: ReadOnly<u32>),
+        (0x000c => _reserved0),
         (0x0080 => igroupr: [ReadWrite<u32>; 32]),
         (0x0100 => isenabler: [ReadWrite<u32>; 32]),
         (0x0180 => icenabler: [ReadWrite<u32>; 32]),
@@ -98,6 +99,12 @@ impl Distributor {
             .write(Control::ARE.val(1) + Control::ENABLE_GROUP_1.val(1));
         distributor.wait_rwp();
         distributor
+    }
+
+    /// Returns `GICD_TYPER` and `GICD_IIDR`, which identify the controller.
+    #[cfg(feature = "pmu")]
+    pub(crate) fn identity(&self) -> [u32; 2] {
+        [self.registers.typer.get(), self.registers.iidr.get()]
     }
 
     /// Returns the INTIDs of the usable SPIs.

@@ -149,5 +149,9 @@ pub(crate) fn take_again(cpu: &ThisCpu, pin: &PinnedCpu<'_>, intid: u32) {
 
 /// Sleeps until an interrupt is pending on the calling CPU. Interrupts stay masked.
 pub(crate) fn wait_for_interrupt() {
+    #[cfg(feature = "pmu")]
+    crate::measure::end();
     asm::wfi();
+    #[cfg(feature = "pmu")]
+    crate::measure::wake();
 }

@@ -56,6 +56,8 @@ pub(crate) fn handle_call(frame: &mut Frame, vcpu: &Vcpu) -> TrapOutcome {
         psci::PSCI_SYSTEM_RESET2_32 | psci::PSCI_SYSTEM_RESET2_64 => {
             status(error::INVALID_PARAMETERS)
         }
+        #[cfg(feature = "pmu")]
+        function if crate::measure::is_call(function) => crate::measure::call(vcpu, function, a),
         _ => status(error::NOT_SUPPORTED),
     };
     frame.x[0] = result;

@@ -81,7 +81,7 @@ fn choose(scenario: &Scenario, state: &mut State, cpu: usize, choice: Choice) ->
         }
         (Pc::Away, Choice::Enter(v)) => {
             let found = state.vcpus[usize::from(v)].copy();
-            if found.is_torn_down() || !found.is_on() || found.in_guest() {
+            if found.is_torn_down() || !found.is_on() {
                 return None;
             }
             Pc::Load(v, found.has(RECALL))
@@ -93,11 +93,15 @@ fn choose(scenario: &Scenario, state: &mut State, cpu: usize, choice: Choice) ->
         (Pc::Guest(v), Choice::Exit) => {
             // An IPI that has arrived is the exit's reason.
             state.ipis &= !(1 << cpu);
-            let left = state.vcpus[usize::from(v)].word(Residency::exit);
-            Pc::FoldExit(v, left.has(RECALL))
+            // The word is looked at only if a list register is in use.
+            let vcpu = &state.vcpus[usize::from(v)];
+            Pc::FoldExit(v, vcpu.lrs != 0 && vcpu.copy().has(RECALL))
         }
         (Pc::Out(v) | Pc::Asleep(v), Choice::Put) => Pc::FoldAll(v, false),
         (Pc::Out(v) | Pc::Asleep(v), Choice::PowerOff) => Pc::FoldAll(v, true),
+        (Pc::Out(v), Choice::Enter(_)) if enters_without_news(scenario, state, cpu, v) => {
+            Pc::Guest(v)
+        }
         (Pc::Out(v) | Pc::Asleep(v), Choice::Enter(_) | Choice::Block) => {
             let vcpu = &mut state.vcpus[usize::from(v)];
             if pc == Pc::Asleep(v) {
@@ -240,6 +244,13 @@ fn go(scenario: &Scenario, state: &mut State, cpu: usize) -> Pc {
         }
         _ => unreachable!("{pc:?} is no place of an owner"),
     }
+}
+
+/// Returns true if the owner enters the vCPU without a change of its word: nobody has given it work
+/// since it last ran.
+fn enters_without_news(scenario: &Scenario, state: &State, cpu: usize, v: V) -> bool {
+    let word = state.vcpus[usize::from(v)].copy();
+    word.is_without_news(seat(cpu)) || word.is_running() && scenario.has(Fault::EntersUnlooked)
 }
 
 /// Returns the place at which the registers that wait for the vCPU are told, or the place after it:

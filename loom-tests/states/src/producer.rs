@@ -86,12 +86,12 @@ pub(crate) fn notify(scenario: &Scenario, state: &mut State, pc: Pc) -> Pc {
 
     let vcpu = &mut state.vcpus[usize::from(v)];
     let before = vcpu.residency;
-    let mut kick = vcpu.word(|word| word.notify(work.into()));
+    let mut kick = vcpu.word(|word| word.notify(work.into(), || false));
     if let Some(seen) = seen {
-        kick = Residency::from(seen).notify(work.into());
+        kick = Residency::from(seen).notify(work.into(), || false);
     }
     if scenario.has(Fault::EveryProducerKicks) {
-        kick = Residency::from(before & !WORK).notify(work.into());
+        kick = Residency::from(before & !WORK).notify(work.into(), || false);
     }
 
     let sent = match kick {

@@ -46,6 +46,8 @@ pub enum Fault {
     LooksBeforePublishing,
     /// An entry reads the work, and overwrites what comes before the swap.
     EntryDropsWork,
+    /// An entry goes on without a look at the work of a vCPU that has run.
+    EntersUnlooked,
     /// A vCPU sleeps whether there is work or not.
     SleepsWithoutLooking,
     /// A producer kicks a vCPU that has been kicked.

@@ -1,6 +1,8 @@
 //! A state of the VM and of the CPUs at work on it.
 
-use vgic::internals::{Awaited, Control, Deferred, Residency, ResidencyBits, Seat, Waiting};
+use vgic::internals::{
+    Awaited, Control, Deferred, RUNNING, Residency, ResidencyBits, Seat, Waiting,
+};
 use vgic::intid::CpuId;
 
 use crate::program::{Half, Pc};
@@ -179,7 +181,8 @@ fn rename(word: u64, one: usize, other: usize) -> u64 {
         _ => return word,
     };
     let renamed = Residency::from(word);
+    // A put ends RUNNING.
     renamed.put();
     let _ = renamed.load(seat(to));
-    u64::from(&renamed)
+    u64::from(&renamed) | word & RUNNING
 }

@@ -244,6 +244,7 @@ fn faults_are_noticed() {
     for (fault, scenario, property) in [
         (Fault::LooksBeforePublishing, kicks(), LOST),
         (Fault::EntryDropsWork, kicks(), LOST),
+        (Fault::EntersUnlooked, kicks(), LOST),
         (Fault::SleepsWithoutLooking, kicks(), LOST),
         (Fault::EveryProducerKicks, kicks(), "one kick for each stay"),
         (Fault::LoadedByStore, kicks(), "one owner"),

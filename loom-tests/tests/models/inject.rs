@@ -349,11 +349,18 @@ fn again_against_sleep_in_the_handler() {
         machine.exit(&cpu, V0);
         let _ = machine.block(&cpu, V0);
         machine.enter(&cpu, V0);
+        // An IPI that was sent before makes the guest exit at once, before the handler's end.
+        let early = machine.kicks();
+        if early != 0 {
+            machine.exit(&cpu, V0);
+            machine.enter(&cpu, V0);
+        }
         cpu.interface().write_eoir1(intid);
         let found = take(&cpu);
         other.join();
 
-        assert!(found + machine.kicks() >= 1, "the guest would run for ever");
+        let late = machine.kicks() - early;
+        assert!(found + late >= 1, "the guest would run for ever");
         machine.exit(&cpu, V0);
         assert_eq!(found + machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);

@@ -38,8 +38,8 @@ fn publish_against_entry() {
 /// A datum of the embedder's about a vCPU, 1 once written: the place of its thread, for example.
 type Datum = Arc<AtomicUsize>;
 
-/// Races an injection against a re-entry on the same CPU. A re-entry reads the list only if
-/// notified. A CPU that kicks sees what the vCPU's CPU has written before the entry.
+/// Races an injection against a re-entry on the same CPU. A re-entry without news leaves the
+/// residency word alone, and reads the list only if notified.
 #[test]
 fn publish_against_reentry() {
     check(5, || {
@@ -48,6 +48,33 @@ fn publish_against_reentry() {
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
         machine.exit(&cpu, V0);
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        machine.enter(&cpu, V0);
+        let found = take(&cpu);
+        other.join();
+
+        let kicks = machine.kicks();
+        assert!(kicks <= 1, "one producer");
+        assert!(found + kicks >= 1, "the guest would run for ever");
+        machine.exit(&cpu, V0);
+        assert_eq!(found + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Races an injection against the entry of a vCPU that has looked for work instead of sleeping. A
+/// CPU that kicks sees what the vCPU's CPU has written before that entry.
+#[test]
+fn publish_against_entry_after_a_look() {
+    check(5, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        machine.exit(&cpu, V0);
+        assert!(!machine.vm.has_pending(&cpu.pin(), V0).unwrap());
         let datum = Datum::default();
 
         let other = spawn(&machine, 1, {
@@ -67,6 +94,35 @@ fn publish_against_reentry() {
 
         let kicks = machine.kicks();
         assert!(found + kicks >= 1, "the guest would run for ever");
+        machine.exit(&cpu, V0);
+        assert_eq!(found + machine.serve(&cpu, V0), 1);
+        sole(machine).finish(&cpu);
+    });
+}
+
+/// Disables, as the vCPU whose list register holds it, an interrupt that is active, while another
+/// CPU injects. The vCPU's own CPU sends itself no IPI, and the next entry does both.
+#[test]
+fn own_work_against_anothers() {
+    check(4, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        let _ = machine.inject(&cpu.pin());
+        machine.enter(&cpu, V0);
+        let intid = acknowledge(&cpu);
+        machine.exit(&cpu, V0);
+        machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << PPI); // ICENABLER0
+        assert_eq!(machine.kicks(), 0, "a CPU kicks itself");
+
+        let other = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject_spi(&cpu.pin());
+        });
+        machine.enter(&cpu, V0);
+        cpu.interface().write_eoir1(intid);
+        let found = take(&cpu);
+        other.join();
+
+        assert!(found + machine.kicks() >= 1, "the guest would run for ever");
         machine.exit(&cpu, V0);
         assert_eq!(found + machine.serve(&cpu, V0), 1);
         sole(machine).finish(&cpu);

@@ -6,7 +6,9 @@
 //! interrupt repeated after its line has dropped.
 
 use loom::sync::Arc;
-use loom_tests::{Machine, Observation, V0, check_serial, sole, spawn, take};
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::{Acquire, Release};
+use loom_tests::{Machine, V0, check_serial, sole, spawn, take};
 
 /// Races a drop of the line against the fold after the guest's EOI. No interrupt comes after the
 /// drop.
@@ -35,26 +37,29 @@ fn drop_against_fold() {
     });
 }
 
-/// Races a drop of the line against the entry. The interrupt is taken at most once, and never after
-/// the drop.
+/// Races a drop of the line against the entry. The interrupt is taken at most once, and never by a
+/// guest that has been entered after its CPU learned of the drop.
 #[test]
 fn drop_against_entry() {
     check_serial(4, || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.set_line(&cpu.pin(), true);
-        let low = Observation::default();
+        let low = Arc::new(AtomicBool::new(false));
 
         let other = spawn(&machine, 1, {
             let low = low.clone();
             move |machine, cpu| {
                 machine.set_line(&cpu.pin(), false);
-                low.make(true);
+                // Release: pairs with the Acquire below.
+                low.store(true, Release);
             }
         });
         machine.enter(&cpu, V0);
         machine.exit(&cpu, V0);
-        let before = low.is_made();
+        // Acquire: the vCPU's CPU has learned of the drop. An entry without news may miss a drop
+        // that it has not learned of.
+        let before = low.load(Acquire);
         machine.enter(&cpu, V0);
         let taken = take(&cpu);
         assert!(taken <= usize::from(!before), "the line is low");

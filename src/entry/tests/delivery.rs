@@ -202,7 +202,7 @@ fn registers_that_keep_their_value_are_not_written() {
         .vcpu(V0)
         .unwrap()
         .residency
-        .notify(RECALL_LATER);
+        .notify(RECALL_LATER, || false);
     bench.enter();
     bench.exit();
     let accesses = bench.guest().accesses() - before;

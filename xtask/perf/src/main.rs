@@ -56,12 +56,14 @@ Examples:
   cargo xtask perf --el2               instructions at EL2 of each kind of exit,
                                        under hyp
   cargo xtask perf --el2 --kvm         those beside Linux KVM's, with the ratios
+  cargo xtask perf --el2 --pmu         those that hyp measures by itself
   cargo xtask perf --el2 --profile sgi-self
                                        the functions that an event's
                                        instructions are in, and
                                        target/reports/el2-sgi-self.txt: each of
                                        them
   cargo xtask perf --el2 --profile     those of every event
+  cargo xtask perf --el2 --known       the counts of a program of known calls
   cargo xtask perf --lines             cache lines between CPUs at EL2 by hyp,
                                        against perf/lines.json
   cargo xtask perf --lines --kvm --cpus 2,4
@@ -124,6 +126,15 @@ struct PerfOptions {
     #[arg(long, requires = "emulated")]
     pub(crate) kvm: bool,
 
+    /// With --el2: instead, count a program of known calls, and hold the counts against its source
+    #[arg(long, requires = "el2", conflicts_with_all = ["kvm", "profile"])]
+    pub(crate) known: bool,
+
+    /// With --el2: measure by hyp itself, with the CPU's counters, as on a real machine, and
+    /// compare with the instructions that were counted
+    #[arg(long, requires = "el2", conflicts_with_all = ["kvm", "profile", "known"])]
+    pub(crate) pmu: bool,
+
     /// With --el2: also list the functions that the instructions of an event are in, or of every
     /// event, and leave perf/RESULTS.md as it is
     #[arg(long, requires = "el2", value_name = "EVENT")]
@@ -174,6 +185,9 @@ fn main() -> ExitCode {
 
 /// Measures the parts that the options name, and tells whether all targets are met.
 fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
+    if options.known {
+        return el2::known::check();
+    }
     let everything = options.everything();
     let threads = options.threads();
     let mut met = true;
@@ -209,6 +223,11 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         let counters = counters::drive(threads, run.instructions.as_ref(), reports)?;
         report::write_section(reports, "hardware_counters", &run.machine, &counters)?;
         run.counters = Some(counters);
+    }
+    if options.pmu {
+        let outcome = el2::measure_by_pmu(reports)?;
+        report::write_section(reports, "el2_by_pmu", &run.machine, &outcome)?;
+        return Ok(met && outcome.agrees());
     }
     if options.el2 || everything {
         let compare = options.kvm || everything;

@@ -19,6 +19,7 @@ use crate::isolation::{self, IsolationOptions};
 use crate::loom::{self, LoomOptions};
 use crate::miri::cargo_miri;
 use crate::order;
+use crate::perf;
 use crate::process::{self, Show};
 use crate::project;
 use crate::provision::toolchain::{self, cargo};
@@ -206,7 +207,7 @@ pub(crate) fn all() -> Vec<Gate> {
         Gate::new(
             "hyp-clippy",
             "clippy on the hypervisor",
-            Command(|| bare_metal_clippy(&["--package", "hyp", "--features", "el2-time"])),
+            Command(|| bare_metal_clippy(&["--package", "hyp", "--features", "el2-time,pmu"])),
         ),
         // Apart from the hypervisor: it wants shared dependencies with a heap, which guests lack.
         Gate::new(
@@ -229,10 +230,27 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
         Gate::new(
             "el2-guest-clippy",
-            "clippy on the guest that is counted",
+            "clippy on the programs that are counted",
             Command(|| {
                 let cargo = toolchain::bare_metal()?.cargo("clippy");
-                clippy(nested(cargo), &["--package", "el2-guest"])
+                let packages = ["--package", "el2-guest", "--package", "el2-known"];
+                clippy(nested(cargo), &packages)
+            }),
+        ),
+        Gate::new(
+            "el2-calls-clippy",
+            "clippy on the guest that is measured",
+            Command(|| {
+                let cargo = toolchain::bare_metal()?.cargo("clippy");
+                let arguments = [
+                    "--package",
+                    "el2-guest",
+                    "--bin",
+                    "el2-guest",
+                    "--features",
+                    "calls",
+                ];
+                clippy(nested(cargo), &arguments)
             }),
         ),
         Gate::new(
@@ -341,13 +359,14 @@ pub(crate) fn all() -> Vec<Gate> {
             }),
         ),
         Gate::booting(
+            "el2-known",
+            "counts at EL2 of known calls",
+            Command(|| Ok(perf::command(&["--el2", "--known"]))),
+        ),
+        Gate::booting(
             "lines",
             "cache lines between CPUs at EL2",
-            Command(|| {
-                let mut lines = cargo("run");
-                lines.args(["--package", "xtask-perf", "--", "--lines"]);
-                Ok(lines)
-            }),
+            Command(|| Ok(perf::command(&["--lines"]))),
         ),
         Gate::booting("example", "boot the example at EL2", Action::Example),
         Gate::booting(
@@ -678,6 +697,7 @@ mod tests {
             "miri",
             "instructions",
             "fuzz",
+            "el2-known",
             "lines",
             "example",
             "isolation",

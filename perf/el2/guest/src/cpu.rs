@@ -4,6 +4,9 @@
 
 use core::arch::asm;
 
+#[cfg(feature = "calls")]
+use crate::event::Event;
+
 /// vCPUs whose affinities differ in Aff0 only.
 const CLUSTER: u32 = 16;
 
@@ -30,8 +33,16 @@ macro_rules! write {
 /// Marks the beginning or the end of an event for the plugin.
 #[inline(always)]
 pub(crate) fn mark<const IMMEDIATE: u16>() {
+    #[cfg(feature = "calls")]
+    if IMMEDIATE != Event::end() {
+        crate::measured::begin(IMMEDIATE);
+    }
     // SAFETY: no operation.
     unsafe { asm!("movz xzr, #{}", const IMMEDIATE, options(nostack, preserves_flags)) };
+    #[cfg(feature = "calls")]
+    if IMMEDIATE == Event::end() {
+        crate::measured::end();
+    }
 }
 
 /// Lets other CPUs run while this one spins.
@@ -124,7 +135,7 @@ pub(crate) fn spin(microseconds: u64) {
 /// Calls what is above this program, and returns `x0`: the hypervisor, or the firmware if the
 /// program is at EL2.
 #[inline(always)]
-pub(crate) fn call(function: u32, a: u64, b: u64, c: u64) -> u64 {
+pub(crate) fn hypercall(function: u32, a: u64, b: u64, c: u64) -> u64 {
     let result;
     macro_rules! call {
         ($instruction:literal) => {

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::boot::start_second;
-use crate::cpu::{affinity, call, relax};
+use crate::cpu::{affinity, hypercall, relax};
 use crate::mmio::write_8;
 
 const UART: usize = 0x0900_0000;
@@ -26,7 +26,7 @@ impl fmt::Write for Console {
 /// Makes the cheapest hypervisor call.
 #[inline(always)]
 pub(crate) fn psci_version() -> u64 {
-    call(PSCI_VERSION, 0, 0, 0)
+    hypercall(PSCI_VERSION, 0, 0, 0)
 }
 
 /// Starts the vCPU of a number.
@@ -37,12 +37,12 @@ pub(crate) fn start_vcpu(number: u32) {
 /// Starts the vCPU of a number. Returns false if it is on.
 pub(crate) fn try_start_vcpu(number: u32) -> bool {
     let entry = start_second as *const () as u64;
-    call(CPU_ON, affinity(number), entry, number.into()) == 0
+    hypercall(CPU_ON, affinity(number), entry, number.into()) == 0
 }
 
 /// Turns the calling vCPU off.
 pub(crate) fn turn_off() -> ! {
-    call(CPU_OFF, 0, 0, 0);
+    hypercall(CPU_OFF, 0, 0, 0);
     loop {
         relax();
     }
@@ -50,7 +50,7 @@ pub(crate) fn turn_off() -> ! {
 
 /// Turns the machine off.
 pub(crate) fn power_off() -> ! {
-    call(SYSTEM_OFF, 0, 0, 0);
+    hypercall(SYSTEM_OFF, 0, 0, 0);
     loop {
         relax();
     }

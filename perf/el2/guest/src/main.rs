@@ -14,6 +14,9 @@
 #![no_main]
 
 mod boot;
+#[cfg(feature = "calls")]
+#[path = "../../calls.rs"]
+mod calls;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod cpu;
 #[path = "../../event.rs"]
@@ -23,6 +26,8 @@ mod gic;
 mod host;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod its;
+#[cfg(feature = "calls")]
+mod measured;
 mod mmio;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod pci;
@@ -85,11 +90,15 @@ extern "C" fn first(tree: u64) -> ! {
         gic::open_redistributor(vcpu, cpu::TIMER);
     }
     cpu::open_interface();
+    #[cfg(feature = "calls")]
+    let has_devices = measured::calibrate();
+    #[cfg(not(feature = "calls"))]
+    let has_devices = true;
     if vcpus == 2 {
         start_vcpu_1();
         measure_switch();
     } else {
-        measure_others(tree);
+        measure_others(tree, has_devices);
     }
     let _ = writeln!(Console, "guest: done");
     host::power_off()
@@ -130,32 +139,34 @@ fn ask_vcpu_1() {
     }
 }
 
-/// Measures the events of vCPUs with a CPU each. `tree` is the address of the device tree, or 0.
-fn measure_others(tree: u64) {
+/// Measures the events of vCPUs with a CPU each. `tree` is the address of the device tree, or 0. A
+/// VM without devices has none that sends MSIs.
+fn measure_others(tree: u64, has_devices: bool) {
     gic::configure_spi(SPARE_SPI, 0);
     gic::configure_spi(SPI, 1);
     gic::enable(SPI);
 
     let its = Its::new();
     its.open(MOST_VCPUS);
-    let sender = if tree == 0 {
-        Sender::UserSpace
-    } else {
-        Sender::Device(pci::Edu::find(0).expect("the machine has a device that sends MSIs"))
-    };
+    let sender = has_devices.then(|| match tree {
+        0 => Sender::UserSpace,
+        _ => Sender::Device(pci::Edu::find(0).expect("the machine has a device that sends MSIs")),
+    });
 
     its.map_device(COMMAND_DEVICE);
     its.map_event(COMMAND_DEVICE, 0, FIRST_LPI, 1);
-    its.map_device(sender.device());
-    its.map_event(sender.device(), Event::Msi as u32, FIRST_LPI + 1, OFF);
-    its.map_event(sender.device(), Event::MsiRunning as u32, FIRST_LPI + 2, 1);
+    if let Some(sender) = &sender {
+        its.map_device(sender.device());
+        its.map_event(sender.device(), Event::Msi as u32, FIRST_LPI + 1, OFF);
+        its.map_event(sender.device(), Event::MsiRunning as u32, FIRST_LPI + 2, 1);
+    }
 
     start_vcpu_1();
-    measure_all(&its, &sender);
+    measure_all(&its, sender.as_ref());
 }
 
 /// Measures all events but the switch.
-fn measure_all(its: &Its, sender: &Sender) {
+fn measure_all(its: &Its, sender: Option<&Sender>) {
     measure::<{ Event::Hypercall.begin() }>(Event::Hypercall, || {
         host::psci_version();
     });
@@ -182,7 +193,9 @@ fn measure_all(its: &Its, sender: &Sender) {
         cpu::set_timer(50);
         while handle_interrupt() != Some(cpu::TIMER) {}
     });
-    measure_msis(its, sender);
+    if let Some(sender) = sender {
+        measure_msis(its, sender);
+    }
 
     MODE.store(SLEEP, Relaxed);
     interrupt_and_wait(|| cpu::send_sgi(SGI, 1));
@@ -288,6 +301,8 @@ extern "C" fn second(_number: u64) -> ! {
             }
             HANDLED.store(HANDLED.load(Relaxed) + 1, Relaxed);
         } else if MODE.load(Relaxed) != SPIN {
+            #[cfg(feature = "calls")]
+            measured::wait_for_end();
             ASLEEP.store(HANDLED.load(Relaxed), Relaxed);
             cpu::wait_for_interrupt();
         } else {

@@ -3,13 +3,13 @@
 //! A VM is like the guest's machine under `hyp`: RAM, distributor, redistributors and ITS at the
 //! same addresses, the console, the vCPUs. The kernel's command line says which guest runs:
 //!
-//! * without a word, the measured guest ([`measured`]). Two vCPUs run, each pinned to a CPU, and
-//!   one vCPU never runs. A second VM has two vCPUs, both pinned to one CPU. A guest without a
+//! * `-- measured FILE`: the measured guest ([`measured`]). Two vCPUs run, each pinned to a CPU,
+//!   and one vCPU never runs. A second VM has two vCPUs, both pinned to one CPU. A guest without a
 //!   device tree has no device that sends MSIs: the client sends them when the guest asks. Before
-//!   the guest starts, the client prints the addresses of the kernel functions that the report
-//!   tells apart.
-//! * `-- crowd VCPUS`: the guest whose vCPUs all take part in a load ([`crowd`]), each pinned to a
-//!   CPU. The client prints the addresses of functions first.
+//!   the guest starts, the client writes the map of the kernel's code ([`symbols`]) to a file of
+//!   the emulator's host.
+//! * `-- crowd FILE VCPUS`: the guest whose vCPUs all take part in a load ([`crowd`]), each pinned
+//!   to a CPU. The client writes the map of the kernel's code first.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
 //! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), by a file
 //!   of the emulator's host.
@@ -67,25 +67,29 @@ fn run() -> anyhow::Result<()> {
     use anyhow::Context;
 
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let vcpus = || {
-        let number = words.get(1).and_then(|word| word.parse().ok());
+    let number = |word: Option<&String>| {
+        let number = word.and_then(|word| word.parse().ok());
         number.context("no number of vCPUs")
     };
-    match words.first().map(String::as_str) {
-        None => {
-            symbols::print()?;
+    match words.first().context("no guest")?.as_str() {
+        "measured" => {
+            symbols::write_map(words.get(1).context("no file")?)?;
             measured::run_guest(GUEST)
         }
-        Some("crowd") => {
-            symbols::print()?;
-            crowd::run_guest(GUEST, vcpus()?)
+        "crowd" => {
+            symbols::write_map(words.get(1).context("no file")?)?;
+            crowd::run_guest(GUEST, number(words.get(2))?)
         }
-        Some("conformance") => conformance::run_guest(GUEST, vcpus()?, &words[2..].join(" ")),
-        Some("hops") => {
+        "conformance" => {
+            let vcpus = number(words.get(1))?;
+            conformance::run_guest(GUEST, vcpus, &words[2..].join(" "))
+        }
+        "hops" => {
+            let vcpus = number(words.get(1))?;
             let file = words.get(2).context("no file")?;
-            hops::run_guest(GUEST, vcpus()?, file, &words[3..].join(" "))
+            hops::run_guest(GUEST, vcpus, file, &words[3..].join(" "))
         }
-        Some(word) => anyhow::bail!("`{word}` is no guest"),
+        word => anyhow::bail!("`{word}` is no guest"),
     }
 }
 

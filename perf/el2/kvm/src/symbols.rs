@@ -1,35 +1,31 @@
-//! Addresses of kernel functions: those of the virtual interrupt controller and the vectors for
-//! guests, and the symbol behind each, which shows its end.
+//! The kernel's functions, for the plugin and the report.
 
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::console;
-use crate::names::{VECTORS, VGIC};
+use crate::host_file;
+use crate::names;
 
-/// Prints the functions, a line `sym ADDRESS NAME` each.
-pub(crate) fn print() -> Result<()> {
+/// Writes the map of the kernel's code to a file of the emulator's host.
+pub(crate) fn write_map(path: &str) -> Result<()> {
     let listing = fs::read_to_string("/proc/kallsyms").context("cannot read /proc/kallsyms")?;
-    let mut printed = 0;
-    let mut ends = false;
-    for line in listing.lines() {
-        let mut words = line.split(' ');
-        let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
+    let mut functions: Vec<(u64, &str)> = listing.lines().filter_map(function).collect();
+    functions.sort_unstable();
 
-        let mut names = VGIC.iter().chain(&VECTORS);
-        let wanted =
-            matches!(kind, "t" | "T" | "W") && names.any(|prefix| name.starts_with(prefix));
-        if wanted || ends {
-            console::say(&format!("sym {address} {name}"));
-            printed += 1;
-        }
-        ends = wanted;
-    }
+    let has =
+        |wanted: fn(&str) -> bool| functions.iter().any(|&(at, name)| at != 0 && wanted(name));
+    ensure!(
+        has(names::is_vgic),
+        "/proc/kallsyms has no functions of KVM's"
+    );
+    host_file::write(path, names::code_map(&functions).as_bytes())
+}
 
-    ensure!(printed != 0, "/proc/kallsyms has no functions of KVM's");
-    Ok(())
+/// Reads a line `ADDRESS KIND NAME` of a function.
+fn function(line: &str) -> Option<(u64, &str)> {
+    let mut words = line.split_whitespace();
+    let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+    let address = u64::from_str_radix(address, 16).ok()?;
+    matches!(kind, "t" | "T" | "W" | "w").then_some((address, name))
 }

@@ -35,6 +35,9 @@ struct RegisterDescriptor {
 /// Flag of a callback without register accesses.
 const NO_REGISTERS: c_int = 0;
 
+/// Flag of a callback that reads registers.
+const READS_REGISTERS: c_int = 1;
+
 /// A callback at run time. Arguments: the vCPU's number, and the argument of the registration.
 pub(crate) type Executed = extern "C" fn(c_uint, *mut c_void);
 
@@ -136,6 +139,16 @@ impl Instruction {
         // signature.
         unsafe { qemu_plugin_register_vcpu_insn_exec_cb(self.0, callback, NO_REGISTERS, argument) };
     }
+
+    /// Installs `callback`, which may read registers, with `argument` for each execution of the
+    /// instruction. Callbacks of one instruction run in the order of their installation, before the
+    /// instruction.
+    pub(crate) fn on_execution_with_registers(&self, callback: Executed, argument: *mut c_void) {
+        let (instruction, flags) = (self.0, READS_REGISTERS);
+        // SAFETY: the caller of `Block::new` promised a valid block. `callback` has QEMU's
+        // signature.
+        unsafe { qemu_plugin_register_vcpu_insn_exec_cb(instruction, callback, flags, argument) };
+    }
 }
 
 /// Handle of a register, which all vCPUs share.
@@ -147,6 +160,13 @@ static CPSR: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
 /// `TPIDR_EL2`.
 #[allow(dead_code, reason = "each plugin uses its part")]
 pub(crate) static TPIDR_EL2: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
+/// The stack pointer of the current exception level.
+pub(crate) static STACK_POINTER: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
+/// `X0` to `X30`.
+pub(crate) static GENERAL: [Register; 31] =
+    [const { Register(AtomicPtr::new(std::ptr::null_mut())) }; 31];
 
 thread_local! {
     /// The calling thread's buffer for the value of a register, which is never freed.
@@ -162,10 +182,19 @@ pub(crate) fn find_registers() {
         let array = &*qemu_plugin_get_registers();
         std::slice::from_raw_parts(array.data.cast::<RegisterDescriptor>(), array.len as usize)
     };
-    for (name, handle) in [(c"cpsr", &CPSR), (c"TPIDR_EL2", &TPIDR_EL2)] {
+    let general = (0..).zip(&GENERAL);
+    let general = general.map(|(number, handle)| (format!("x{number}"), handle));
+    let others = [
+        ("cpsr", &CPSR),
+        ("sp", &STACK_POINTER),
+        ("TPIDR_EL2", &TPIDR_EL2),
+    ];
+    let others = others.map(|(name, handle)| (name.to_owned(), handle));
+
+    for (name, handle) in general.chain(others) {
         let found = registers.iter().find(|register| {
             // SAFETY: QEMU's register names are C strings.
-            name == unsafe { CStr::from_ptr(register.name) }
+            name.as_bytes() == unsafe { CStr::from_ptr(register.name) }.to_bytes()
         });
         if let Some(register) = found {
             // Relaxed: the handle is the same for every vCPU, and its value is all that is shared.

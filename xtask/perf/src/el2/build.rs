@@ -25,16 +25,26 @@ pub(crate) struct Programs {
 
 /// Builds the programs; images go to `scratch`.
 pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
+    build(scratch, &[], &[])
+}
+
+/// Builds a hypervisor that measures by itself, and a guest that tells it of the events; images go
+/// to `scratch`.
+pub(crate) fn measuring_programs(scratch: &Path) -> Result<Programs> {
+    build(scratch, &["--features", "pmu"], &["--features", "calls"])
+}
+
+/// Builds the programs with more arguments for cargo: those of the hypervisor, and of the guest.
+fn build(scratch: &Path, of_hyp: &[&str], of_guest: &[&str]) -> Result<Programs> {
     let bare_metal = toolchain::bare_metal()?;
     // Without the library's counters, as in production.
-    let (hyp, hyp_elf) = hypervisor::build_with(scratch, &["--no-default-features"])?;
-    console::step("Building the guest and the plugin that counts");
-    let plugin = built(
-        &mut kvm::package(cargo("build"), "el2-plugin"),
-        "the plugin",
-    )?;
+    let arguments = [&["--no-default-features"], of_hyp].concat();
+    let (hyp, hyp_elf) = hypervisor::build_with(scratch, &arguments)?;
+    let plugin = plugin()?;
+    console::step("Building the guest that is counted");
     let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
-    let elf = built(build.args(["--bin", "el2-guest"]), "the guest")?;
+    let build = build.args(["--bin", "el2-guest"]).args(of_guest);
+    let elf = built(build, "the guest")?;
     let guest = scratch.join("guest.bin");
     fs::write(&guest, flatten(&fs::read(&elf)?)?)?;
     Ok(Programs {
@@ -43,4 +53,18 @@ pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
         hyp,
         hyp_elf,
     })
+}
+
+/// Builds the plugin.
+pub(crate) fn plugin() -> Result<PathBuf> {
+    console::step("Building the plugin that counts");
+    let mut command = kvm::package(cargo("build"), "el2-plugin");
+    built(&mut command, "the plugin")
+}
+
+/// Builds the program whose calls are known, an ELF file.
+pub(crate) fn known() -> Result<PathBuf> {
+    let bare_metal = toolchain::bare_metal()?;
+    let mut command = kvm::package(bare_metal.cargo("build"), "el2-known");
+    built(&mut command, "the program of known calls")
 }

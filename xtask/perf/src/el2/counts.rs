@@ -22,6 +22,9 @@ pub(crate) trait Attribute {
 pub(crate) struct Owner<'a> {
     /// True if it belongs to the virtual interrupt controller.
     pub(crate) vgic: bool,
+    /// True if it is the controller's, or below an entry of the controller's by inlining. The
+    /// plugin tells the instructions that are below an entry by a call.
+    pub(crate) below: bool,
     /// The function, inlined ones included where that is known.
     pub(crate) function: &'a str,
     /// The functions of this checkout that it was inlined into.
@@ -47,6 +50,8 @@ pub(crate) struct Function {
     pub(crate) vgic: bool,
     /// Its own instructions.
     pub(crate) tally: Tally,
+    /// Those of them that are below an entry of the virtual interrupt controller.
+    pub(crate) below: u64,
     /// Instructions of functions that were inlined into it.
     pub(crate) inlined: u64,
 }
@@ -67,6 +72,9 @@ pub(crate) struct Sums {
     pub(crate) vgic: Tally,
     /// The rest of the hypervisor.
     pub(crate) rest: Tally,
+    /// All that is executed below an entry of the virtual interrupt controller, its own part
+    /// included.
+    pub(crate) inclusive: Tally,
     pub(crate) functions: BTreeMap<String, Function>,
     /// The instructions by address.
     pub(crate) code: BTreeMap<u64, Executed>,
@@ -84,8 +92,17 @@ impl Sums {
 pub(crate) struct Counts([Sums; Event::END]);
 
 impl Counts {
-    /// Reads the plugin's output, of one run or of several.
+    /// Reads the plugin's output, of one run or of several, in which every event was measured.
     pub(crate) fn read(text: &str, code: &impl Attribute) -> Result<Self> {
+        let counts = Self::read_some(text, code)?;
+        for event in Event::ALL {
+            ensure!(counts.of(event).rounds != 0, "{event:?} was not measured");
+        }
+        Ok(counts)
+    }
+
+    /// Reads the plugin's output.
+    pub(crate) fn read_some(text: &str, code: &impl Attribute) -> Result<Self> {
         let mut counts = Self(Default::default());
         for line in text.lines() {
             let bad = || format!("unexpected line: {line}");
@@ -94,9 +111,6 @@ impl Counts {
                 Some(("code", rest)) => counts.add_code(rest, code).with_context(bad)?,
                 _ => anyhow::bail!(bad()),
             }
-        }
-        for event in Event::ALL {
-            ensure!(counts.of(event).rounds != 0, "{event:?} was not measured");
         }
         Ok(counts)
     }
@@ -120,7 +134,7 @@ impl Counts {
         Ok(())
     }
 
-    /// Reads a line `code ADDRESS WORD... : NUMBER=TIMES...`.
+    /// Reads a line `code ADDRESS WORD... : NUMBER=TIMES/BELOW...`.
     fn add_code(&mut self, line: &str, code: &impl Attribute) -> Result<()> {
         let (place, counts) = line.split_once(" : ").context("no counts")?;
         let mut place = place.split(' ');
@@ -130,13 +144,14 @@ impl Counts {
             .collect::<Result<_, _>>()?;
         for count in counts.split(' ') {
             let (number, times) = count.split_once('=').context("no number")?;
-            let times: u64 = times.parse()?;
+            let (times, below) = times.split_once('/').context("no number below")?;
+            let (times, below): (u64, u64) = (times.parse()?, below.parse()?);
             let sums = self.sums(number)?;
             if code.is_exit(address) {
                 sums.exits += times;
             }
             for (&word, at) in words.iter().zip((address..).step_by(4)) {
-                sums.add(at, word, times, code.owner(at));
+                sums.add(at, word, times, below, code.owner(at));
             }
         }
         Ok(())
@@ -144,8 +159,11 @@ impl Counts {
 }
 
 impl Sums {
-    /// Adds executions of one instruction.
-    fn add(&mut self, address: u64, word: u32, times: u64, owner: Owner<'_>) {
+    /// Adds executions of one instruction, of which `below` were below the virtual interrupt
+    /// controller by a call.
+    fn add(&mut self, address: u64, word: u32, times: u64, below: u64, owner: Owner<'_>) {
+        let below = if owner.below { times } else { below };
+        self.inclusive.add(word, below);
         let part = if owner.vgic {
             &mut self.vgic
         } else {
@@ -159,6 +177,7 @@ impl Sums {
         if let Some(function) = self.functions.get_mut(owner.function) {
             function.vgic = owner.vgic;
             function.tally.add(word, times);
+            function.below += below;
         }
         for function in owner.within {
             // `vgic` is set by the first instruction of its own, if there is any.
@@ -193,10 +212,11 @@ mod tests {
 
     impl Attribute for Split {
         fn owner(&self, address: u64) -> Owner<'_> {
-            let vgic = address >= 0x1004;
+            let vgic = (0x1004..0x1100).contains(&address);
             let function = if vgic { "fold" } else { "vectors" };
             Owner {
                 vgic,
+                below: vgic,
                 function,
                 within: &[],
                 line: "",
@@ -218,7 +238,7 @@ mod tests {
 
     #[test]
     fn instructions_are_added_up_by_event_owner_and_kind() {
-        let text = complete("code 1000 d503201f d53ccba0 d5033f9f : 1=4 2=1\n");
+        let text = complete("code 1000 d503201f d53ccba0 d5033f9f : 1=4/0 2=1/1\n");
         let counts = Counts::read(&text, &Split).unwrap();
         let sums = counts.of(Event::Hypercall);
         let vgic = Tally {
@@ -235,15 +255,19 @@ mod tests {
         assert_eq!(sums.each(sums.vgic.instructions), 4.0);
         assert_eq!(sums.functions["fold"].tally, vgic);
         assert_eq!(sums.code[&0x1004].times, 4);
+        assert_eq!(sums.inclusive, vgic);
         assert_eq!(counts.of(Event::Read).vgic.instructions, 2);
+        assert_eq!(counts.of(Event::Read).inclusive.instructions, 3);
+        assert_eq!(counts.of(Event::Read).functions["vectors"].below, 1);
         assert!(counts.of(Event::Enable).code.is_empty());
     }
 
     #[test]
     fn lines_that_the_plugin_does_not_write_are_refused() {
         assert!(Counts::read("", &Split).is_err(), "nothing was measured");
-        assert!(Counts::read(&complete("code x : 1=1\n"), &Split).is_err());
-        assert!(Counts::read(&complete("code 10 1 : 99=1\n"), &Split).is_err());
+        assert!(Counts::read(&complete("code x : 1=1/0\n"), &Split).is_err());
+        assert!(Counts::read(&complete("code 10 1 : 99=1/0\n"), &Split).is_err());
+        assert!(Counts::read(&complete("code 10 1 : 1=1\n"), &Split).is_err());
         assert!(Counts::read(&complete("other\n"), &Split).is_err());
     }
 }

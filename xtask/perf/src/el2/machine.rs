@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,12 @@ pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -c
 
 /// Argument that reduces the machine to one CPU, for hyp: its vCPUs go to any CPU that is idle.
 const ONE_CPU: [&str; 2] = ["-smp", "1"];
+
+/// Arguments that let the client of /dev/kvm write the map of the kernel's code to a file.
+pub(crate) const CLIENTS_FILES: [&str; 2] = [
+    "-semihosting-config",
+    "enable=on,target=native,userspace=on",
+];
 
 /// The beginning of each line of the console of a VM with a part of the machine.
 const VM: &str = "vm0: ";
@@ -71,6 +77,11 @@ impl<'a> Run<'a> {
         self.run_hyp(programs, ",bootargs=hyp.vcpus=2", &ONE_CPU)
     }
 
+    /// Runs the guest under hyp, with a part of the machine: a CPU for each vCPU, and no device.
+    pub(crate) fn under_hyp_with_a_part(&self, programs: &Programs) -> Result<Counted> {
+        self.run_hyp(programs, ",bootargs=hyp.vcpus=4", &[])
+    }
+
     /// Runs hyp with `options` of the guest's module and more arguments for QEMU.
     fn run_hyp(&self, programs: &Programs, options: &str, more: &[&str]) -> Result<Counted> {
         let guest = programs.guest.display();
@@ -85,11 +96,25 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the guest under the KVM of a Linux kernel.
-    pub(crate) fn under_kvm(&self, host: &Host) -> Result<Counted> {
-        self.run(|command| {
-            host.boot(command, "");
+    pub(crate) fn under_kvm(&self, host: &Host) -> Result<String> {
+        let map = self.map();
+        let counted = self.run(|command| {
+            command.args(CLIENTS_FILES);
+            host.boot(command, &format!("measured {}", map.display()));
             command
-        })
+        })?;
+        Ok(counted.counts)
+    }
+
+    /// Runs a program that is loaded as an ELF file at EL2.
+    pub(crate) fn alone(&self, elf: &Path) -> Result<String> {
+        let counted = self.run(|command| command.arg("-kernel").arg(elf))?;
+        Ok(counted.counts)
+    }
+
+    /// Returns the path of the map of the code, which is written before the first event.
+    pub(crate) fn map(&self) -> PathBuf {
+        self.scratch.join("map")
     }
 
     /// Runs the machine with the arguments that `add` adds.
@@ -100,7 +125,10 @@ impl<'a> Run<'a> {
             .args(FLAGS.split_whitespace())
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
-            .arg(plugin_argument(self.plugin, &out));
+            .arg(plugin_argument(
+                self.plugin,
+                &[("out", &out), ("map", &self.map())],
+            ));
         add(&mut command);
 
         let console = watch_to_the_end(&mut command)?;
@@ -110,10 +138,14 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Formats the plugin's argument. QEMU splits it at commas; a doubled one is part of a value.
-pub(crate) fn plugin_argument(plugin: &Path, out: &Path) -> String {
+/// Formats a plugin's argument, with the files that the plugin's own arguments name. QEMU splits it
+/// at commas; a doubled one is part of a value.
+pub(crate) fn plugin_argument(plugin: &Path, files: &[(&str, &Path)]) -> String {
     let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
-    format!("{},out={}", quoted(plugin), quoted(out))
+    let files = files
+        .iter()
+        .map(|(name, file)| format!(",{name}={}", quoted(file)));
+    quoted(plugin) + &files.collect::<String>()
 }
 
 /// Runs the machine to the guest's end, and returns the lines of its console.
@@ -194,8 +226,11 @@ mod tests {
 
     #[test]
     fn commas_in_paths_are_kept() {
-        let argument = plugin_argument(Path::new("/a,b/p.so"), Path::new("/c"));
-        assert_eq!(argument, "/a,,b/p.so,out=/c");
+        let argument = plugin_argument(
+            Path::new("/a,b/p.so"),
+            &[("out", Path::new("/c")), ("map", Path::new("/d"))],
+        );
+        assert_eq!(argument, "/a,,b/p.so,out=/c,map=/d");
     }
 
     #[test]

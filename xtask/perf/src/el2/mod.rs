@@ -9,29 +9,43 @@
 //! * [`build`]: the programs; [`machine`]: the emulated machine and its run;
 //! * [`counts`]: the plugin's counts; [`code`]: kinds of instruction; [`symbols`]: owners of
 //!   instructions;
+//! * [`known`]: a program whose counts are known, against which the plugin is held;
+//! * [`pmu`]: hyp's own measurement, beside the plugin's;
 //! * [`table`]: the comparison; [`profile`]: the instructions of one event by function;
 //! * [`summary`], [`plot`]: the published tables and the plot.
 
+#[path = "../../../../perf/el2/plugin/src/branch.rs"]
+mod branch;
 mod build;
 mod code;
+#[cfg(test)]
+#[path = "../../../../perf/el2/plugin/src/code_map.rs"]
+mod code_map;
 pub(crate) mod counts;
 #[path = "../../../../perf/el2/event.rs"]
 mod event;
+pub(crate) mod known;
 pub(crate) mod machine;
 #[path = "../../../../perf/el2/names.rs"]
 mod names;
 pub(crate) mod plot;
+mod pmu;
 mod profile;
+#[cfg(test)]
+#[path = "../../../../perf/el2/plugin/src/stacks.rs"]
+mod stacks;
 pub(crate) mod summary;
 pub(crate) mod symbols;
 pub(crate) mod table;
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use counts::Counts;
 pub(crate) use event::Event;
+pub(crate) use pmu::measure as measure_by_pmu;
 use symbols::{Hypervisor, Kernel};
 use table::Outcome;
 use xtask::kvm::Host;
@@ -53,8 +67,9 @@ pub(crate) fn measure(
 
     console::step("Counting instructions at EL2 under hyp");
     let run = machine::Run::new(&qemu, &programs.plugin, scratch);
-    let counted = run.under_hyp(&programs)?.counts + &run.under_hyp_on_one_cpu(&programs)?.counts;
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
+    fs::write(run.map(), hypervisor.code_map()?).context("cannot write the map of the code")?;
+    let counted = run.under_hyp(&programs)?.counts + &run.under_hyp_on_one_cpu(&programs)?.counts;
     let ours = Counts::read(&counted, &hypervisor).context("the plugin's counts")?;
 
     let (theirs, version) = if compare {
@@ -64,8 +79,9 @@ pub(crate) fn measure(
             "Counting instructions at EL2 under KVM of {version}"
         ));
         let counted = run.under_kvm(&host)?;
-        let symbols = Kernel::read(&counted.console);
-        let counts = Counts::read(&counted.counts, &symbols).context("the plugin's counts")?;
+        let map = fs::read_to_string(run.map()).context("the client left no map of the code")?;
+        let symbols = Kernel::read(&map);
+        let counts = Counts::read(&counted, &symbols).context("the plugin's counts")?;
         (Some(counts), Some(version))
     } else {
         (None, None)

@@ -1,5 +1,5 @@
-//! The comparison as bars: instructions of each event under both hypervisors, the virtual interrupt
-//! controllers' part of them apart.
+//! The comparison as bars: instructions of each event under both hypervisors, and how many of them
+//! are below the entries of the virtual interrupt controllers.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -23,7 +23,7 @@ const STEP: usize = 1000;
 
 const TEXT: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 const FAINT: RGBColor = RGBColor(0xd8, 0xde, 0xe4);
-/// The colours of hyp and of KVM: the virtual interrupt controller, and the rest.
+/// The colours of hyp and of KVM: below the virtual interrupt controller's entries, and the rest.
 const HYP: [RGBColor; 2] = [RGBColor(0x0b, 0x5c, 0xad), RGBColor(0x7f, 0xb2, 0xe5)];
 const KVM: [RGBColor; 2] = [RGBColor(0xa8, 0x4b, 0x0c), RGBColor(0xe8, 0xb4, 0x8c)];
 
@@ -88,7 +88,7 @@ fn place(instructions: f64) -> i32 {
 
 /// Draws a bar, and its label behind it.
 fn bar(area: &Area<'_>, y: i32, cost: &Cost, colors: [RGBColor; 2], label: &str) -> Drawn {
-    let (vgic, all) = (cost.vgic.instructions, cost.all.instructions);
+    let (vgic, all) = (cost.inclusive.instructions, cost.all.instructions);
     let (middle, end) = (place(vgic), place(all));
     let part = |from, to, color: RGBColor| {
         area.draw(&Rectangle::new([(from, y), (to, y + BAR)], color.filled()))

@@ -15,20 +15,22 @@ use super::table::name;
 use xtask::console;
 
 /// Prints the instructions that an event executes in each function, the largest number first: the
-/// function's own, and those of functions that were inlined into it.
+/// function's own, those of them below an entry of the virtual interrupt controller, and those of
+/// functions that were inlined into it.
 pub(crate) fn print(hypervisor: &str, event: Event, sums: &Sums) {
     console::step(format!("{hypervisor}: {}", name(event)));
     console::detail(format!(
-        "{:>8} {:>8} {:>7} {:>5} {:>8}  {:<4} function",
-        "instr", "inlined", "sysregs", "ICH", "barriers", ""
+        "{:>8} {:>8} {:>8} {:>7} {:>5} {:>8}  {:<4} function",
+        "instr", "incl.", "inlined", "sysregs", "ICH", "barriers", ""
     ));
     let mut functions: Vec<_> = sums.functions.iter().collect();
     functions.sort_by_key(|(_, function)| Reverse(function.tally.instructions));
     for (name, function) in functions {
         let tally = function.tally;
         console::detail(format!(
-            "{:>8.1} {:>8} {:>7} {:>5} {:>8}  {:<4} {name}",
+            "{:>8.1} {:>8} {:>8} {:>7} {:>5} {:>8}  {:<4} {name}",
             sums.each(tally.instructions),
+            unless_zero(sums.each(function.below)),
             unless_zero(sums.each(function.inlined)),
             unless_zero(sums.each(tally.system_registers)),
             unless_zero(sums.each(tally.ich)),
@@ -106,6 +108,7 @@ mod tests {
         fn owner(&self, _address: u64) -> Owner<'_> {
             Owner {
                 vgic: true,
+                below: true,
                 function: "fold",
                 within: &[],
                 line: "src/vcpu/entry.rs:7",

@@ -3,13 +3,15 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use addr2line::Loader;
 use anyhow::{Context, Result, anyhow};
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
+use super::branch::Branch;
 use super::counts::{Attribute, Owner};
 use super::names;
 use xtask::project;
@@ -26,13 +28,20 @@ fn is_exit_vector(address: u64) -> bool {
     FROM_LOWER.contains(&(address % VECTORS)) && address.is_multiple_of(VECTOR)
 }
 
+/// Bytes of a stack of hyp's (`STACK_SIZE` in `hyp/src/memory/stage1.rs`).
+const STACK: u64 = 64 << 10;
+
 /// hyp, by its debug information.
 ///
 /// The library is inlined into hyp's exit path, so a symbol says little. An instruction belongs to
 /// the innermost inlined function whose source is in the checkout; code inlined from elsewhere
 /// (atomics, crossbeam) belongs to its caller.
+///
+/// An instruction is below an entry of the library if any function that it was inlined from is the
+/// library's. A callback of hyp's that was inlined into the library is below.
 pub(crate) struct Hypervisor {
     loader: Loader,
+    file: Vec<u8>,
     /// The high half that debug information and symbols leave out.
     vectors: std::ops::Range<u64>,
     known: RefCell<HashMap<u64, &'static Place>>,
@@ -41,6 +50,7 @@ pub(crate) struct Hypervisor {
 /// The owner of an instruction, by its debug information.
 struct Place {
     vgic: bool,
+    below: bool,
     function: String,
     within: Vec<String>,
     line: String,
@@ -58,6 +68,7 @@ impl Hypervisor {
         let loader = Loader::new(elf).map_err(|error| anyhow!("{}: {error}", elf.display()))?;
         Ok(Self {
             loader,
+            file,
             vectors: vectors..vectors + VECTORS,
             known: RefCell::default(),
         })
@@ -67,7 +78,7 @@ impl Hypervisor {
     fn find(&self, address: u64) -> Place {
         let root = project::root();
         let mut outermost = None;
-        let mut librarys = false;
+        let (mut librarys, mut below) = (false, false);
         let mut place: Option<Place> = None;
         if let Ok(mut frames) = self.loader.find_frames(address) {
             while let Ok(Some(frame)) = frames.next() {
@@ -79,36 +90,68 @@ impl Hypervisor {
                 let location = frame.location.as_ref();
                 let (file, line) =
                     location.map_or(("", None), |place| (place.file.unwrap_or(""), place.line));
-                match (Path::new(file).strip_prefix(root), &mut place) {
-                    (Ok(_), Some(place)) => {
+                let inside = Path::new(file).strip_prefix(root).ok();
+                below |= inside.map_or_else(|| is_librarys(&name), |it| it.starts_with("src"));
+                match (inside, &mut place) {
+                    (Some(_), Some(place)) => {
                         let name = short(&name);
                         if name != place.function && !place.within.contains(&name) {
                             place.within.push(name);
                         }
                     }
-                    (Ok(inside), None) => {
+                    (Some(inside), None) => {
                         place = Some(Place {
                             vgic: inside.starts_with("src"),
+                            below: false,
                             function: short(&name),
                             within: Vec::new(),
                             line: format!("{}:{}", inside.display(), line.unwrap_or(0)),
                         });
                     }
-                    (Err(_), _) => outermost = Some(name.into_owned()),
+                    (None, _) => outermost = Some(name.into_owned()),
                 }
             }
         }
-        place.unwrap_or_else(|| {
+        let mut place = place.unwrap_or_else(|| {
             // Not inlined into anything of ours: assembly, memcpy, crossbeam's collection.
             let symbol = || self.loader.find_symbol(address).map(str::to_owned);
             let function = outermost.or_else(symbol).unwrap_or_else(|| "?".to_owned());
             Place {
                 vgic: librarys || is_librarys(&function),
+                below: false,
                 function: short(&function),
                 within: Vec::new(),
                 line: String::new(),
             }
-        })
+        });
+        place.below = below || place.vgic;
+        place
+    }
+
+    /// Formats the plugin's map of the code. Of the code below the library's entries, the map has
+    /// the branches: the plugin asks for no other instructions.
+    pub(crate) fn code_map(&self) -> Result<String> {
+        let object = object::File::parse(self.file.as_slice())?;
+        let mut text = format!("stack {STACK:x}\nvectors {:x}\n", self.vectors.start);
+        let functions = object.symbols().filter(|it| it.kind() == SymbolKind::Text);
+        for function in functions {
+            let name = function.name()?;
+            let _ = writeln!(text, "function {:x} {name}", function.address());
+        }
+
+        for section in object
+            .sections()
+            .filter(|it| it.kind() == SectionKind::Text)
+        {
+            let (words, _) = section.data()?.as_chunks();
+            for (&word, address) in words.iter().zip((section.address()..).step_by(4)) {
+                let branch = Branch::decode(u32::from_le_bytes(word), address);
+                if branch.is_some() && self.owner(address).below {
+                    let _ = writeln!(text, "vgic {address:x} {:x}", address + 4);
+                }
+            }
+        }
+        Ok(text)
     }
 }
 
@@ -120,6 +163,7 @@ impl Attribute for Hypervisor {
             .or_insert_with(|| Box::leak(Box::new(self.find(address))));
         Owner {
             vgic: place.vgic,
+            below: place.below,
             function: &place.function,
             within: &place.within,
             line: &place.line,
@@ -158,48 +202,40 @@ fn short(name: &str) -> String {
     parts[parts.len().saturating_sub(3)..].join("::")
 }
 
-/// A Linux kernel, by the symbols that the client of /dev/kvm printed: `sym ADDRESS NAME`, those of
-/// the virtual interrupt controller and the vectors and the symbol that follows each.
+/// A Linux kernel, by the names of its functions.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     /// Sorted by address.
-    symbols: Vec<(u64, String)>,
+    functions: Vec<(u64, String)>,
 }
 
 impl Kernel {
-    /// Reads the console's lines.
-    pub(crate) fn read(lines: &[String]) -> Self {
-        let parse = |line: &String| {
-            let (address, name) = line.strip_prefix("sym ")?.split_once(' ')?;
+    /// Reads the lines `function ADDRESS NAME` of the plugin's map.
+    pub(crate) fn read(map: &str) -> Self {
+        let parse = |line: &str| {
+            let (address, name) = line.strip_prefix("function ")?.split_once(' ')?;
             Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
         };
-        let mut symbols: Vec<_> = lines.iter().filter_map(parse).collect();
-        symbols.sort();
-        Self { symbols }
+        let mut functions: Vec<_> = map.lines().filter_map(parse).collect();
+        functions.sort();
+        Self { functions }
     }
 
     /// Returns the name of the function at an address.
     fn name(&self, address: u64) -> &str {
-        let after = self.symbols.partition_point(|symbol| symbol.0 <= address);
-        let symbol = after.checked_sub(1).map(|before| &self.symbols[before]);
-        symbol.map_or("", |symbol| symbol.1.as_str())
+        let after = (self.functions).partition_point(|function| function.0 <= address);
+        let function = after.checked_sub(1).map(|before| &self.functions[before]);
+        function.map_or("", |function| function.1.as_str())
     }
 }
-
-/// The name of the rest of Linux in a profile: the symbols do not tell more.
-const OTHERS: &str = "(other functions of the kernel)";
 
 impl Attribute for Kernel {
     fn owner(&self, address: u64) -> Owner<'_> {
         let name = self.name(address);
-        let vgic = names::VGIC.iter().any(|prefix| name.starts_with(prefix));
         Owner {
-            vgic,
-            function: if vgic || names::VECTORS.contains(&name) {
-                name
-            } else {
-                OTHERS
-            },
+            vgic: names::is_vgic(name),
+            below: names::is_entry(name),
+            function: name,
             within: &[],
             line: "",
         }
@@ -233,18 +269,26 @@ mod tests {
 
     #[test]
     fn functions_of_linux_end_where_the_next_begins() {
-        let lines = [
-            "x",
-            "sym 1000 vgic_put_irq",
-            "sym 1010 kfree",
-            "sym 2000 __kvm_hyp_vector",
+        let functions = [
+            (0x1000, "vgic_put_irq"),
+            (0x1010, "kfree"),
+            (0x1020, "kvm_io_bus_read"),
+            (0x2000, "__kvm_hyp_vector"),
+            (0x3000, "vectors"),
         ];
-        let kernel = Kernel::read(&lines.map(str::to_owned));
-        assert!(kernel.owner(0x100c).vgic);
-        assert!(!kernel.owner(0x1010).vgic);
-        assert_eq!(kernel.owner(0x1010).function, OTHERS);
+        let map = names::code_map(&functions);
+        let kernel = Kernel::read(&map);
+        assert!(kernel.owner(0x100c).vgic && kernel.owner(0x100c).below);
+        assert!(!kernel.owner(0x1010).vgic && !kernel.owner(0x1010).below);
+        assert_eq!(kernel.owner(0x101c).function, "kfree");
+        assert!(!kernel.owner(0x1020).vgic && kernel.owner(0x1020).below);
         assert!(!kernel.owner(0x10).vgic);
         assert!(kernel.is_exit(0x2400) && kernel.is_exit(0x2480));
         assert!(!kernel.is_exit(0x2404) && !kernel.is_exit(0x2000) && !kernel.is_exit(0x1400));
+        assert!(
+            map.contains("vgic 1000 1010\n") && map.contains("vgic 1020 2000\n"),
+            "{map}"
+        );
+        assert!(map.contains("vectors 3000\n"), "{map}");
     }
 }

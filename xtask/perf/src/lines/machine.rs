@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::super::el2::machine::{MODULE, plugin_argument, watch_to_the_end};
+use super::super::el2::machine::{CLIENTS_FILES, MODULE, plugin_argument, watch_to_the_end};
 use xtask::boot::hypervisor::{self, built, flatten};
 use xtask::console;
 use xtask::kvm::{self, Host};
@@ -153,7 +153,16 @@ impl<'a> Run<'a> {
 
     /// Runs the guest under the KVM of a Linux kernel.
     pub(crate) fn under_kvm(&self, host: &Host, cpus: u16) -> Result<Counted> {
-        self.run(cpus, |command| host.boot(command, &format!("crowd {cpus}")))
+        let map = self.map();
+        self.run(cpus, |command| {
+            command.args(CLIENTS_FILES);
+            host.boot(command, &format!("crowd {} {cpus}", map.display()));
+        })
+    }
+
+    /// Returns the path of the map of the kernel's code.
+    pub(crate) fn map(&self) -> PathBuf {
+        self.scratch.join("map")
     }
 
     /// Runs the machine with the arguments that `add` adds.
@@ -166,7 +175,9 @@ impl<'a> Run<'a> {
             .args(["-smp", &cpus.to_string()])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
-            .arg(plugin_argument(&self.programs.plugin, &out) + self.threads.argument());
+            .arg(
+                plugin_argument(&self.programs.plugin, &[("out", &out)]) + self.threads.argument(),
+            );
         add(&mut command);
 
         let console = watch_to_the_end(&mut command)?;

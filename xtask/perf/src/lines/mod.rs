@@ -24,6 +24,7 @@ mod places;
 pub(crate) mod summary;
 pub(crate) mod table;
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -85,7 +86,8 @@ pub(crate) fn measure(options: &LinesOptions, reports: &Path) -> Result<Outcome>
             let counted = run.under_kvm(&host, cpus)?;
             let counts = Counts::read(&counted).context("the plugin's counts")?;
             outcome.theirs.extend(Row::all(cpus, &counts));
-            let kernel = Kernel::read(&counted.console);
+            let map = fs::read_to_string(run.map()).context("the client left no map")?;
+            let kernel = Kernel::read(&map);
             places::write(reports, "kvm", cpus, &counts, &kernel)?;
         }
     }

@@ -122,6 +122,7 @@ mod tests {
         fn owner(&self, address: u64) -> Owner<'_> {
             Owner {
                 vgic: true,
+                below: true,
                 function: if address < 0x10 { "insert" } else { "prune" },
                 within: &[],
                 line: "list.rs:1",
