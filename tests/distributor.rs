@@ -605,7 +605,7 @@ fn a_read_does_not_wait_for_ever_for_a_vcpu_that_is_out_of_the_guest() {
     };
     assert_eq!(tries(ISPENDR), Some((65_535, MmioOutcome::Done(1 << 8))));
 
-    machine.bounce(1);
+    machine.enter(1);
     machine.exit(1);
     let cpu = &machine.cpus[1];
     assert!(machine.vm.has_pending(&cpu.pin(), vcpu(1)).unwrap());

@@ -113,7 +113,7 @@ fn a_dump_tells_the_places_of_vcpus_and_what_holds_interrupts_back() {
 
     // LPIs of a vCPU, then the groups.
     machine.inject_msi(8, 1).unwrap();
-    has("LPI 8201: priority 0xa0, group 1, pending; waits for the next entry\n");
+    has("LPI 8201: priority 0xa0, group 1, pending; waits: the vCPU has been kicked\n");
     machine.write(0, GICD, 0x11);
     has("EnableGrp0 1, EnableGrp1 0\n");
     has("SPI 44: priority 0x00, group 1, pending; held back: GICD_CTLR.EnableGrp1 is 0\n");

@@ -135,9 +135,9 @@ fn rwp_waits_for_the_last_vcpu() {
     // Both wait again.
     machine.write(0, GICD, 0x13);
     machine.advance();
-    machine.exit(MOST - 1);
+    machine.bounce(MOST - 1);
     assert!(rwp(), "the first vCPU has not left the guest");
-    machine.exit(0);
+    machine.bounce(0);
     let reads = (0..100).take_while(|_| rwp()).count() + 1;
     assert_eq!(reads, MOST.div_ceil(64), "a read looks at 64 vCPUs");
     machine.finish();

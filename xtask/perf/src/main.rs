@@ -4,7 +4,8 @@
 //! * [`host`]: the library's cost on this machine, in time and memory;
 //! * [`xtask::instructions`]: its cost in instructions, held against a committed table;
 //! * [`peers`]: the cost of an MSI beside another published virtual GIC's;
-//! * [`el2`]: the instructions of an exit at EL2, beside Linux KVM's.
+//! * [`el2`]: the instructions of an exit at EL2, beside Linux KVM's;
+//! * [`lines`]: the cache lines that CPUs fetch from each other at EL2, beside Linux KVM's.
 //!
 //! [`report`] keeps `perf.json`, [`results`] sums a run up in `perf/RESULTS.md`, [`page`] draws it
 //! with [`curves`]; [`machine`] is the machine that it was measured on.
@@ -12,6 +13,7 @@
 mod curves;
 mod el2;
 mod host;
+mod lines;
 mod machine;
 mod page;
 mod peers;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use xtask::{instructions, project};
 
 use host::{counters, figures};
@@ -36,8 +38,9 @@ const COLUMNS: usize = 80;
 const AFTER_HELP: &str = "\
 The figures go to the terminal, to target/reports/perf.json and perf.html, and
 the summary to perf/RESULTS.md. The comparison with KVM also goes to
-docs/performance.md and perf/el2.svg. The exit status is 0 only if every target
-that was measured is met.
+docs/performance.md, perf/el2.svg and perf/lines-*.svg. The exit status is 0
+only if every target that was measured is met, and no count of --lines exceeds
+perf/lines.json.
 
 Examples:
   cargo xtask perf                     everything
@@ -60,12 +63,18 @@ Examples:
                                        target/reports/el2-sgi-self.txt: each of
                                        them
   cargo xtask perf --el2 --profile     those of every event
-  cargo xtask perf --el2 --known       the counts of a program of known calls";
+  cargo xtask perf --el2 --known       the counts of a program of known calls
+  cargo xtask perf --lines             cache lines between CPUs at EL2 by hyp,
+                                       against perf/lines.json
+  cargo xtask perf --lines --kvm --cpus 2,4
+                                       those beside Linux KVM's";
 
 /// Measure, hold the figures against their targets, and write perf/RESULTS.md.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "perf", bin_name = "cargo xtask perf")]
 #[command(max_term_width = COLUMNS, after_help = AFTER_HELP)]
+#[command(group(ArgGroup::new("tabled").args(["instructions", "lines"]).multiple(true)))]
+#[command(group(ArgGroup::new("emulated").args(["el2", "lines"]).multiple(true)))]
 struct PerfOptions {
     /// Time the library's operations and loads on this machine
     #[arg(long)]
@@ -75,8 +84,8 @@ struct PerfOptions {
     #[arg(long)]
     pub(crate) instructions: bool,
 
-    /// With --instructions: write the committed table anew
-    #[arg(long, requires = "instructions")]
+    /// With --instructions or --lines: write the committed table anew
+    #[arg(long, requires = "tabled")]
     pub(crate) update: bool,
 
     /// Compare with another published virtual GIC in the same run
@@ -99,8 +108,22 @@ struct PerfOptions {
     #[arg(long)]
     pub(crate) el2: bool,
 
-    /// Count them under Linux KVM too, and compare
-    #[arg(long, requires = "el2")]
+    /// Count cache lines that CPUs fetch from each other at EL2 on an emulated machine
+    #[arg(long)]
+    pub(crate) lines: bool,
+
+    /// With --lines: numbers of CPUs
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_values_t = lines::CPUS)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=64))]
+    pub(crate) cpus: Vec<u16>,
+
+    /// With --lines: give each emulated CPU a thread, so that CPUs interleave at any instruction;
+    /// show the counts, which vary, and judge and write nothing
+    #[arg(long, requires = "lines", conflicts_with = "update")]
+    pub(crate) interleaved: bool,
+
+    /// With --el2 or --lines: count under Linux KVM too, and compare
+    #[arg(long, requires = "emulated")]
     pub(crate) kvm: bool,
 
     /// With --el2: instead, count a program of known calls, and hold the counts against its source
@@ -121,7 +144,18 @@ struct PerfOptions {
 impl PerfOptions {
     /// Tells whether no part was named, which means every part.
     fn everything(&self) -> bool {
-        !(self.el2 || self.host || self.instructions || self.peers || self.counters)
+        let counted = self.instructions || self.el2 || self.lines;
+        !(counted || self.host || self.peers || self.counters)
+    }
+
+    /// Returns what to count lines of.
+    fn lines(&self) -> lines::LinesOptions {
+        lines::LinesOptions {
+            cpus: self.cpus.clone(),
+            kvm: self.kvm || self.everything(),
+            interleaved: self.interleaved,
+            update: self.update && self.lines,
+        }
     }
 
     /// Returns the largest number of threads of a kind.
@@ -139,6 +173,7 @@ struct Run {
     host: Option<figures::Outcome>,
     peers: Option<Peers>,
     el2: Option<el2::table::Outcome>,
+    lines: Option<lines::table::Outcome>,
     instructions: Option<instructions::Outcome>,
     counters: Option<counters::Outcome>,
 }
@@ -161,6 +196,7 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         host: None,
         peers: None,
         el2: None,
+        lines: None,
         instructions: None,
         counters: None,
     };
@@ -204,11 +240,28 @@ fn perf(options: &PerfOptions, reports: &Path) -> Result<bool> {
         report::write_section(reports, name, &run.machine, &outcome)?;
         run.el2 = Some(outcome);
     }
+    if options.lines || everything {
+        let lines = lines::measure(&options.lines(), reports)?;
+        if options.interleaved {
+            return Ok(met);
+        }
+        let name = if lines.kvm.is_some() {
+            "lines"
+        } else {
+            "lines_without_kvm"
+        };
+        report::write_section(reports, name, &run.machine, &lines)?;
+        met &= lines.regressed.is_empty();
+        run.lines = Some(lines);
+    }
 
     results::write(&run)?;
     page::write(reports)?;
     if let Some(outcome) = run.el2.as_ref().filter(|el2| el2.kvm.is_some()) {
         el2::summary::publish(outcome)?;
+    }
+    if let Some(outcome) = run.lines.as_ref().filter(|lines| lines.kvm.is_some()) {
+        lines::summary::publish(outcome)?;
     }
     Ok(met)
 }

@@ -9,6 +9,7 @@ use pulldown_cmark::{Options, Parser, html};
 use super::curves::{Curve, Plot};
 use super::el2;
 use super::host::figures::{self, Figures};
+use super::lines;
 use super::report;
 use xtask::{console, project};
 
@@ -37,6 +38,13 @@ pub(crate) fn write(reports: &Path) -> Result<()> {
     if let Some(el2) = report::section::<el2::table::Outcome>(reports, "el2") {
         page += "<h2>An exit, beside Linux KVM</h2>\n";
         page += &el2::plot::bars(&el2.outcome)?;
+    }
+    if let Some(measured) = report::section::<lines::table::Outcome>(reports, "lines") {
+        page += "<h2>Cache lines between CPUs</h2>\n<div class=\"plots\">\n";
+        for plot in lines::summary::plots(&measured.outcome) {
+            page += &plot.svg()?;
+        }
+        page += "</div>\n";
     }
     if let Some(host) = report::section::<figures::Outcome>(reports, "host") {
         page += "<h2>The library on the host</h2>\n<div class=\"plots\">\n";

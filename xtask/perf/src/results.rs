@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::host::{counters, figures};
 use super::peers::Peers;
-use super::{Run, el2};
+use super::{Run, el2, lines};
 use xtask::{console, instructions, project};
 
 const HEAD: &str = "# Results\n
@@ -17,7 +17,7 @@ commit that it was measured on. Times are nanoseconds of CPU time of the thread 
 machine makes a run longer, not the figures worse. Instruction counts are exact.\n";
 
 /// The sections, in their order.
-const SECTIONS: [&str; 7] = [
+const SECTIONS: [&str; 8] = [
     "Targets on the host",
     "Loads",
     "Operations",
@@ -25,6 +25,7 @@ const SECTIONS: [&str; 7] = [
     "Instructions at EL2",
     "Instructions on the host",
     "The CPU's own counters",
+    "Cache lines between CPUs",
 ];
 
 /// Writes the file: sections that this run has measured anew, the rest as it is.
@@ -78,6 +79,9 @@ fn sections(run: &Run) -> Vec<(&'static str, String)> {
     }
     if let Some(counters) = &run.counters {
         add(SECTIONS[6], counters::summary(counters));
+    }
+    if let Some(outcome) = run.lines.as_ref().filter(|lines| lines.kvm.is_some()) {
+        add(SECTIONS[7], lines::summary::results(outcome));
     }
     sections
 }

@@ -238,8 +238,11 @@ pub(crate) fn all() -> Vec<Gate> {
         ),
         Gate::new(
             "el2-plugin-clippy",
-            "clippy on the plugin that counts at EL2",
-            Command(|| clippy(nested(cargo("clippy")), &["--package", "el2-plugin"])),
+            "clippy on the plugins that count at EL2",
+            Command(|| {
+                let plugins = ["--package", "el2-plugin", "--package", "el2-lines"];
+                clippy(nested(cargo("clippy")), &plugins)
+            }),
         ),
         Gate::new(
             "el2-guest-clippy",
@@ -255,7 +258,14 @@ pub(crate) fn all() -> Vec<Gate> {
             "clippy on the guest that is measured",
             Command(|| {
                 let cargo = toolchain::bare_metal()?.cargo("clippy");
-                let arguments = ["--package", "el2-guest", "--features", "calls"];
+                let arguments = [
+                    "--package",
+                    "el2-guest",
+                    "--bin",
+                    "el2-guest",
+                    "--features",
+                    "calls",
+                ];
                 clippy(nested(cargo), &arguments)
             }),
         ),
@@ -368,6 +378,11 @@ pub(crate) fn all() -> Vec<Gate> {
             "el2-known",
             "counts at EL2 of known calls",
             Command(|| Ok(perf::command(&["--el2", "--known"]))),
+        ),
+        Gate::booting(
+            "lines",
+            "cache lines between CPUs at EL2",
+            Command(|| Ok(perf::command(&["--lines"]))),
         ),
         Gate::booting("example", "boot the example at EL2", Action::Example),
         Gate::booting(
@@ -716,6 +731,7 @@ mod tests {
             "instructions",
             "fuzz",
             "el2-known",
+            "lines",
             "example",
             "isolation",
             "cloud",

@@ -7,12 +7,12 @@
 
 use core::arch::global_asm;
 
-use crate::{first, second};
+use crate::{MOST_VCPUS, first, second};
 
 const STACK: usize = 16 << 10;
 
 unsafe extern "C" {
-    /// Enters Rust on vCPU 1.
+    /// Enters Rust on any other vCPU. `x0` is the number of the vCPU.
     pub(crate) fn start_second() -> !;
 }
 
@@ -51,7 +51,10 @@ start_first:
 start_second:
     adrp    x1, stacks
     add     x1, x1, :lo12:stacks
-    add     sp, x1, #(2 * {stack})
+    mov     x2, #{stack}
+    add     x3, x0, #1
+    madd    x1, x2, x3, x1
+    mov     sp, x1
     adr     x2, vectors
     msr     vbar_el1, x2
     isb
@@ -70,10 +73,11 @@ vectors:
     .section .bss.stacks, "aw", @nobits
     .balign 16
 stacks:
-    .space  2 * {stack}
+    .space  {vcpus} * {stack}
     .text
     "#,
     stack = const STACK,
+    vcpus = const MOST_VCPUS,
     first = sym first,
     second = sym second,
     fault = sym crate::fault,

@@ -7,6 +7,9 @@ use core::arch::asm;
 #[cfg(feature = "calls")]
 use crate::event::Event;
 
+/// vCPUs whose affinities differ in Aff0 only.
+const CLUSTER: u32 = 16;
+
 /// PPI of the virtual timer.
 pub(crate) const TIMER: u32 = 27;
 
@@ -90,10 +93,27 @@ pub(crate) fn handle_interrupt() -> Option<u32> {
     Some(intid)
 }
 
-/// Sends SGI `intid` to the vCPU `target`, below 16.
+/// Sends SGI `intid` to the vCPU `target`.
 #[inline(always)]
 pub(crate) fn send_sgi(intid: u32, target: u32) {
-    write!("icc_sgi1r_el1", u64::from(intid) << 24 | 1 << target);
+    let cluster = u64::from(target / CLUSTER) << 16;
+    let interrupt = u64::from(intid) << 24;
+    write!(
+        "icc_sgi1r_el1",
+        interrupt | cluster | 1 << (target % CLUSTER)
+    );
+}
+
+/// Sends SGI `intid` to all vCPUs but the calling one.
+#[inline(always)]
+pub(crate) fn send_sgi_to_others(intid: u32) {
+    const OTHERS: u64 = 1 << 40;
+    write!("icc_sgi1r_el1", OTHERS | u64::from(intid) << 24);
+}
+
+/// Returns the affinity of a vCPU.
+pub(crate) fn affinity(vcpu: u32) -> u64 {
+    u64::from(vcpu / CLUSTER) << 8 | u64::from(vcpu % CLUSTER)
 }
 
 /// Sets the virtual timer to `microseconds` from now.
@@ -112,21 +132,36 @@ pub(crate) fn spin(microseconds: u64) {
     }
 }
 
-/// Calls the hypervisor and returns `x0`.
+/// Calls what is above this program, and returns `x0`: the hypervisor, or the firmware if the
+/// program is at EL2.
 #[inline(always)]
 pub(crate) fn hypercall(function: u32, a: u64, b: u64, c: u64) -> u64 {
     let result;
-    // SAFETY: the calling convention for hypervisor calls (Arm DEN 0028): x0 to x17 may change.
-    unsafe {
-        asm!(
-            "hvc #0",
-            inout("x0") u64::from(function) => result,
-            inout("x1") a => _, inout("x2") b => _, inout("x3") c => _,
-            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
-            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-            out("x16") _, out("x17") _,
-            options(nostack)
-        );
+    macro_rules! call {
+        ($instruction:literal) => {
+            // SAFETY: the calling convention for such calls (Arm DEN 0028): x0 to x17 may change.
+            unsafe {
+                asm!(
+                    $instruction,
+                    inout("x0") u64::from(function) => result,
+                    inout("x1") a => _, inout("x2") b => _, inout("x3") c => _,
+                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+                    out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
+                    out("x14") _, out("x15") _, out("x16") _, out("x17") _,
+                    options(nostack)
+                )
+            }
+        };
+    }
+    if crate::IS_AT_EL2 {
+        call!("smc #0");
+    } else {
+        call!("hvc #0");
     }
     result
+}
+
+/// Sets the register by which the plugin of lines knows a CPU at EL2.
+pub(crate) fn set_number(number: u64) {
+    write!("tpidr_el2", number);
 }

@@ -1,22 +1,17 @@
-//! The outside of the guest: the console, PSCI, and the sender of MSIs.
+//! The outside of the guest: the console and PSCI.
 
 use core::fmt;
 
 use crate::boot::start_second;
-use crate::cpu::{hypercall, mark, relax, spin};
-use crate::event::Event;
-use crate::mmio::{write_8, write_64};
-use crate::pci::Edu;
+use crate::cpu::{affinity, hypercall, relax};
+use crate::mmio::write_8;
 
 const UART: usize = 0x0900_0000;
 
 const PSCI_VERSION: u32 = 0x8400_0000;
 const CPU_ON: u32 = 0xc400_0003;
+const CPU_OFF: u32 = 0x8400_0002;
 const SYSTEM_OFF: u32 = 0x8400_0008;
-
-/// Register of the client of /dev/kvm. Holds the number of an event in the low byte, and above it
-/// the address of a counter that goes up when the event's interrupt has been handled.
-const DOORBELL: usize = 0x0b00_0000;
 
 /// The console.
 pub(crate) struct Console;
@@ -34,10 +29,23 @@ pub(crate) fn psci_version() -> u64 {
     hypercall(PSCI_VERSION, 0, 0, 0)
 }
 
-/// Starts vCPU 1.
-pub(crate) fn start_vcpu_1() {
+/// Starts the vCPU of a number.
+pub(crate) fn start_vcpu(number: u32) {
+    assert!(try_start_vcpu(number), "vCPU {number} does not start");
+}
+
+/// Starts the vCPU of a number. Returns false if it is on.
+pub(crate) fn try_start_vcpu(number: u32) -> bool {
     let entry = start_second as *const () as u64;
-    assert!(hypercall(CPU_ON, 1, entry, 0) == 0, "vCPU 1 does not start");
+    hypercall(CPU_ON, affinity(number), entry, number.into()) == 0
+}
+
+/// Turns the calling vCPU off.
+pub(crate) fn turn_off() -> ! {
+    hypercall(CPU_OFF, 0, 0, 0);
+    loop {
+        relax();
+    }
 }
 
 /// Turns the machine off.
@@ -45,57 +53,5 @@ pub(crate) fn power_off() -> ! {
     hypercall(SYSTEM_OFF, 0, 0, 0);
     loop {
         relax();
-    }
-}
-
-/// Sender of MSIs.
-pub(crate) enum Sender {
-    /// A device of the machine, whose interrupt the hypervisor takes and injects.
-    Device(Edu),
-    /// The hypervisor's user space, asked through [`DOORBELL`].
-    UserSpace,
-}
-
-impl Sender {
-    /// Returns the DeviceID of the sender.
-    pub(crate) fn device(&self) -> u32 {
-        match self {
-            Self::Device(edu) => edu.device,
-            Self::UserSpace => 8,
-        }
-    }
-
-    /// Makes the sender send MSIs as `event` from now on, with the event's number as EventID.
-    pub(crate) fn prepare(&self, event: Event) {
-        if let Self::Device(edu) = self {
-            edu.set_event(event as u32);
-        }
-    }
-
-    /// Sends an MSI as the prepared event, between the event's markers. The event ends when
-    /// `handled` returns true.
-    #[inline(always)]
-    pub(crate) fn send<const EVENT: u16>(
-        &self,
-        event: Event,
-        counter: usize,
-        handled: impl Fn() -> bool,
-    ) {
-        match self {
-            Self::Device(edu) => {
-                mark::<EVENT>();
-                edu.raise();
-                if event == Event::Msi {
-                    // Ample time for the other CPU, whose handling is not visible here.
-                    spin(20);
-                }
-                while !handled() {
-                    relax();
-                }
-                mark::<{ Event::end() }>();
-                edu.acknowledge();
-            }
-            Self::UserSpace => write_64(DOORBELL, (counter as u64) << 8 | event as u64),
-        }
     }
 }

@@ -1,11 +1,11 @@
 //! The interrupt translation service.
 
-use core::cell::Cell;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use crate::cpu::synchronize;
 use crate::gic::{LPI_BITS, PRIORITY, enable_lpis};
 use crate::mmio::{read_64, write_8, write_32, write_64};
+use crate::{MOST_DEVICES, MOST_VCPUS};
 
 const GITS: usize = 0x0808_0000;
 const GITS_CTLR: usize = GITS;
@@ -18,15 +18,13 @@ const GITS_BASER: usize = GITS + 0x100;
 pub(crate) const GITS_TRANSLATER: u64 = GITS as u64 + 0x1_0040;
 
 const PAGE: usize = 0x1_0000;
+/// Bits of a device's EventIDs: enough for an event of each vCPU.
+const EVENT_BITS: u64 = 7;
+/// Bytes of an interrupt translation table: ample for so many events.
+const TRANSLATIONS: usize = 0x1000;
 const VALID: u64 = 1 << 63;
 /// Bytes of a command.
 const COMMAND: usize = 32;
-
-/// Number of interrupt translation tables, one for each device.
-const DEVICES: usize = 2;
-
-/// Number of vCPUs with LPIs.
-pub(crate) const TARGETS: usize = 3;
 
 /// Memory that is accessed by address.
 type Memory<const BYTES: usize> = [AtomicU8; BYTES];
@@ -37,8 +35,8 @@ struct Tables {
     queue: Memory<PAGE>,
     devices: Memory<PAGE>,
     collections: Memory<PAGE>,
-    pending: [Memory<PAGE>; TARGETS],
-    translations: [Memory<PAGE>; DEVICES],
+    pending: [Memory<PAGE>; MOST_VCPUS],
+    translations: [Memory<TRANSLATIONS>; MOST_DEVICES],
     configuration: Memory<{ (1 << LPI_BITS) - FIRST_LPI as usize }>,
 }
 
@@ -49,8 +47,8 @@ static TABLES: Tables = Tables {
     queue: [const { AtomicU8::new(0) }; PAGE],
     devices: [const { AtomicU8::new(0) }; PAGE],
     collections: [const { AtomicU8::new(0) }; PAGE],
-    pending: [const { [const { AtomicU8::new(0) }; PAGE] }; TARGETS],
-    translations: [const { [const { AtomicU8::new(0) }; PAGE] }; DEVICES],
+    pending: [const { [const { AtomicU8::new(0) }; PAGE] }; MOST_VCPUS],
+    translations: [const { [const { AtomicU8::new(0) }; TRANSLATIONS] }; MOST_DEVICES],
     configuration: [const { AtomicU8::new(0) }; (1 << LPI_BITS) - FIRST_LPI as usize],
 };
 
@@ -59,18 +57,28 @@ macro_rules! table {
     ($($field:tt)*) => { (&raw const TABLES.$($field)*).addr() };
 }
 
-/// The ITS, and the offset of the next command in its queue.
+/// The ITS. One vCPU at a time uses it.
 pub(crate) struct Its {
-    next: Cell<usize>,
-    devices: Cell<usize>,
+    /// Offset of the next command in the queue.
+    next: AtomicUsize,
+    /// Number of devices that are mapped.
+    devices: AtomicUsize,
 }
 
 impl Its {
-    /// Turns the ITS on, and LPIs on [`TARGETS`] vCPUs, each with the collection of its number.
-    pub(crate) fn open() -> Self {
+    /// Returns the ITS, which is off.
+    pub(crate) const fn new() -> Self {
+        Self {
+            next: AtomicUsize::new(0),
+            devices: AtomicUsize::new(0),
+        }
+    }
+
+    /// Turns the ITS on, and LPIs on `vcpus` vCPUs, each with the collection of its number.
+    pub(crate) fn open(&self, vcpus: usize) {
         const DEVICE: u64 = 1;
         const COLLECTION: u64 = 4;
-        for vcpu in 0..TARGETS {
+        for vcpu in 0..vcpus {
             enable_lpis(vcpu, table!(configuration), table!(pending[vcpu]));
         }
 
@@ -90,21 +98,22 @@ impl Its {
         write_64(GITS_CWRITER, 0);
         write_32(GITS_CTLR, 1);
 
-        let its = Self {
-            next: Cell::new(0),
-            devices: Cell::new(0),
-        };
-        for vcpu in 0..TARGETS as u64 {
-            its.command([0x9, 0, VALID | vcpu << 16 | vcpu, 0]);
+        for vcpu in 0..vcpus as u64 {
+            self.command([0x9, 0, VALID | vcpu << 16 | vcpu, 0]);
         }
-        its
     }
 
-    /// Maps a device with 32 events.
+    /// Maps a device with [`EVENT_BITS`] bits of events.
     pub(crate) fn map_device(&self, device: u32) {
-        let number = self.devices.replace(self.devices.get() + 1);
+        let number = self.devices.load(Relaxed);
+        self.devices.store(number + 1, Relaxed);
         let table = table!(translations[number]) as u64;
-        self.command([0x8 | u64::from(device) << 32, 4, VALID | table, 0]);
+        self.command([
+            0x8 | u64::from(device) << 32,
+            EVENT_BITS - 1,
+            VALID | table,
+            0,
+        ]);
     }
 
     /// Maps an event of a device to an LPI of the vCPU `target`, and enables the LPI.
@@ -125,6 +134,12 @@ impl Its {
         self.command(Self::with_event([0x3, 0, 0, 0], device, event, 0));
     }
 
+    /// Moves an event to the vCPU `target` (MOVI). Returns once the command has been executed.
+    #[inline(always)]
+    pub(crate) fn move_event(&self, device: u32, event: u32, target: u64) {
+        self.command(Self::with_event([0x1, 0, target, 0], device, event, 0));
+    }
+
     /// Clears the pending state of an event's LPI (CLEAR).
     pub(crate) fn clear(&self, device: u32, event: u32) {
         self.command(Self::with_event([0x4, 0, 0, 0], device, event, 0));
@@ -141,13 +156,15 @@ impl Its {
     /// Executes a command: queues it, tells the ITS, and waits until the ITS has read it.
     #[inline(always)]
     fn command(&self, words: [u64; 4]) {
-        let at = table!(queue) + self.next.get();
+        let at = self.next.load(Relaxed);
         for (place, word) in words.into_iter().enumerate() {
-            write_64(at + place * 8, word);
+            write_64(table!(queue) + at + place * 8, word);
         }
-        self.next.set((self.next.get() + COMMAND) % PAGE);
+        let next = (at + COMMAND) % PAGE;
+        self.next.store(next, Relaxed);
         synchronize();
-        write_64(GITS_CWRITER, self.next.get() as u64);
-        while read_64(GITS_CREADR) != self.next.get() as u64 {}
+        write_64(GITS_CWRITER, next as u64);
+        // The interrupt that the command makes pending may have had another vCPU queue commands.
+        while read_64(GITS_CREADR) == at as u64 {}
     }
 }

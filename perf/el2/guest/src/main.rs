@@ -17,24 +17,38 @@ mod boot;
 #[cfg(feature = "calls")]
 #[path = "../../calls.rs"]
 mod calls;
+#[allow(dead_code, reason = "each guest uses its part")]
 mod cpu;
 #[path = "../../event.rs"]
 mod event;
 mod gic;
+#[allow(dead_code, reason = "each guest uses its part")]
 mod host;
+#[allow(dead_code, reason = "each guest uses its part")]
 mod its;
 #[cfg(feature = "calls")]
 mod measured;
 mod mmio;
+#[allow(dead_code, reason = "each guest uses its part")]
 mod pci;
+mod sender;
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use cpu::{handle_interrupt, mark, relax};
 use event::Event;
-use host::{Console, Sender};
+use host::Console;
 use its::{FIRST_LPI, Its};
+use sender::Sender;
+
+/// The program is at EL1.
+const IS_AT_EL2: bool = false;
+
+/// vCPUs: two that run, and one that never does.
+const MOST_VCPUS: usize = 3;
+/// Devices with events: that of the INT commands, and the sender of MSIs.
+const MOST_DEVICES: usize = 2;
 
 /// Measured rounds of each event.
 const ROUNDS: u32 = 2000;
@@ -71,7 +85,7 @@ static ASLEEP: AtomicU32 = AtomicU32::new(0);
 /// Measures the events on vCPU 0.
 extern "C" fn first(tree: u64) -> ! {
     gic::open_distributor();
-    let vcpus = if gic::is_last(1) { 2 } else { its::TARGETS };
+    let vcpus = if gic::is_last(1) { 2 } else { MOST_VCPUS };
     for vcpu in 0..vcpus {
         gic::open_redistributor(vcpu, cpu::TIMER);
     }
@@ -92,7 +106,7 @@ extern "C" fn first(tree: u64) -> ! {
 
 /// Starts vCPU 1. Returns when vCPU 1 answers.
 fn start_vcpu_1() {
-    host::start_vcpu_1();
+    host::start_vcpu(1);
     interrupt_and_wait(|| cpu::send_sgi(SGI, 1));
 }
 
@@ -132,10 +146,11 @@ fn measure_others(tree: u64, has_devices: bool) {
     gic::configure_spi(SPI, 1);
     gic::enable(SPI);
 
-    let its = Its::open();
+    let its = Its::new();
+    its.open(MOST_VCPUS);
     let sender = has_devices.then(|| match tree {
         0 => Sender::UserSpace,
-        _ => Sender::Device(pci::Edu::find().expect("the machine has a device that sends MSIs")),
+        _ => Sender::Device(pci::Edu::find(0).expect("the machine has a device that sends MSIs")),
     });
 
     its.map_device(COMMAND_DEVICE);
@@ -275,7 +290,7 @@ fn sleep(microseconds: u64) {
 }
 
 /// Handles interrupts on vCPU 1, and counts them.
-extern "C" fn second() -> ! {
+extern "C" fn second(_number: u64) -> ! {
     cpu::open_interface();
     loop {
         if handle_interrupt().is_some() {

@@ -5,8 +5,10 @@ use crate::mmio::{read_8, read_32, write_32};
 
 /// Configuration space of the first bus.
 const CONFIGURATION: usize = 0x40_1000_0000;
-/// Address for the device's registers, in the window for 32-bit addresses.
+/// Address for the first device's registers, in the window for 32-bit addresses.
 const WINDOW: u32 = 0x1000_0000;
+/// Bytes of a device's registers.
+const REGISTERS: u32 = 1 << 20;
 
 const EDU: u32 = 0x11e8_1234;
 const COMMAND: usize = 0x04;
@@ -16,23 +18,26 @@ const CAPABILITIES: usize = 0x34;
 const MSI: u8 = 5;
 
 /// Register that makes the device send its MSI.
-const RAISE: usize = WINDOW as usize + 0x60;
-const ACKNOWLEDGE: usize = WINDOW as usize + 0x64;
+const RAISE: usize = 0x60;
+const ACKNOWLEDGE: usize = 0x64;
 
 /// The device, ready to send.
 pub(crate) struct Edu {
     /// DeviceID at the ITS.
     pub(crate) device: u32,
+    registers: usize,
     capability: usize,
 }
 
 impl Edu {
-    /// Finds the device and enables its MSIs.
-    pub(crate) fn find() -> Option<Self> {
-        let function = |slot: usize| CONFIGURATION + (slot << 15);
-        let slot = (0..32).find(|&slot| read_32(function(slot)) == EDU)?;
-        let function = function(slot);
-        write_32(function + BASE_0, WINDOW);
+    /// Finds the device of a number among those of the first bus, and enables its MSIs.
+    pub(crate) fn find(number: u32) -> Option<Self> {
+        let configuration = |device: u32| CONFIGURATION + ((device as usize) << 12);
+        let is_edu = |device: &u32| read_32(configuration(*device)) == EDU;
+        let device = (0..256).filter(is_edu).nth(number as usize)?;
+        let registers = WINDOW + number * REGISTERS;
+        let function = configuration(device);
+        write_32(function + BASE_0, registers);
         write_32(function + COMMAND, MEMORY_AND_MASTER);
 
         let mut capability = usize::from(read_8(function + CAPABILITIES));
@@ -44,7 +49,8 @@ impl Edu {
         }
 
         let edu = Self {
-            device: (slot as u32) << 3,
+            device,
+            registers: registers as usize,
             capability: function + capability,
         };
         edu.set_event(0);
@@ -63,11 +69,16 @@ impl Edu {
     /// Makes the device send its MSI.
     #[inline(always)]
     pub(crate) fn raise(&self) {
-        write_32(RAISE, 1);
+        write_32(self.registers + RAISE, 1);
+    }
+
+    /// Makes the device of a number, which was found, send its MSI.
+    pub(crate) fn raise_numbered(number: u32) {
+        write_32((WINDOW + number * REGISTERS) as usize + RAISE, 1);
     }
 
     /// Clears the device's interrupt status.
     pub(crate) fn acknowledge(&self) {
-        write_32(ACKNOWLEDGE, 1);
+        write_32(self.registers + ACKNOWLEDGE, 1);
     }
 }

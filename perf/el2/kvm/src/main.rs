@@ -8,6 +8,8 @@
 //!   device tree has no device that sends MSIs: the client sends them when the guest asks. Before
 //!   the guest starts, the client writes the map of the kernel's code ([`symbols`]) to a file of
 //!   the emulator's host.
+//! * `-- crowd FILE VCPUS`: the guest whose vCPUs all take part in a load ([`crowd`]), each pinned
+//!   to a CPU. The client writes the map of the kernel's code first.
 //! * `-- conformance VCPUS WORD...`: the [`conformance`] guest, with the words as its command line.
 //! * `-- hops VCPUS FILE WORD...`: a guest that asks to be saved and restored ([`hops`]), by a file
 //!   of the emulator's host.
@@ -18,6 +20,8 @@ mod board;
 mod conformance;
 #[cfg(target_arch = "aarch64")]
 mod console;
+#[cfg(target_arch = "aarch64")]
+mod crowd;
 #[cfg(target_arch = "aarch64")]
 #[path = "../../event.rs"]
 mod event;
@@ -63,19 +67,25 @@ fn run() -> anyhow::Result<()> {
     use anyhow::Context;
 
     let words: Vec<String> = std::env::args().skip(1).collect();
+    let number = |word: Option<&String>| {
+        let number = word.and_then(|word| word.parse().ok());
+        number.context("no number of vCPUs")
+    };
     match words.first().context("no guest")?.as_str() {
         "measured" => {
             symbols::write_map(words.get(1).context("no file")?)?;
             measured::run_guest(GUEST)
         }
+        "crowd" => {
+            symbols::write_map(words.get(1).context("no file")?)?;
+            crowd::run_guest(GUEST, number(words.get(2))?)
+        }
         "conformance" => {
-            let vcpus = words.get(1).context("no number of vCPUs")?;
-            let vcpus = vcpus.parse().context("no number of vCPUs")?;
+            let vcpus = number(words.get(1))?;
             conformance::run_guest(GUEST, vcpus, &words[2..].join(" "))
         }
         "hops" => {
-            let vcpus = words.get(1).context("no number of vCPUs")?;
-            let vcpus = vcpus.parse().context("no number of vCPUs")?;
+            let vcpus = number(words.get(1))?;
             let file = words.get(2).context("no file")?;
             hops::run_guest(GUEST, vcpus, file, &words[3..].join(" "))
         }

@@ -13,15 +13,16 @@ use crate::system::{Memory, mark, pin_to, relax};
 use crate::vm::{self, Machine, RAM};
 
 /// Data register of the PL011.
-const UART_DATA: u64 = 0x0900_0000;
+pub(crate) const UART_DATA: u64 = 0x0900_0000;
 
 /// Register by which the guest asks for an MSI: the number of the event in the low byte, and above
 /// it the address of a counter that goes up when the interrupt has been handled.
-const DOORBELL: u64 = 0x0b00_0000;
+pub(crate) const DOORBELL: u64 = 0x0b00_0000;
 
 /// DeviceID of the MSIs.
 const DEVICE: u32 = 8;
-const GITS_TRANSLATER: u32 = 0x0809_0040;
+/// Register that devices write MSIs to.
+pub(crate) const GITS_TRANSLATER: u32 = 0x0809_0040;
 
 /// Runs the measured guest in the file `path` twice, each time to its end: with a CPU for each of
 /// its two vCPUs, and with one CPU for both.

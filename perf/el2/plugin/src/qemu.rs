@@ -42,6 +42,7 @@ const READS_REGISTERS: c_int = 1;
 pub(crate) type Executed = extern "C" fn(c_uint, *mut c_void);
 
 unsafe extern "C" {
+    fn qemu_plugin_reset(id: Id, callback: extern "C" fn(Id));
     fn qemu_plugin_register_vcpu_init_cb(id: Id, callback: extern "C" fn(Id, c_uint));
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, callback: extern "C" fn(Id, *mut Opaque));
     fn qemu_plugin_register_atexit_cb(
@@ -81,11 +82,18 @@ pub(crate) fn register(
     }
 }
 
+/// Drops the plugin's callbacks and all translations, then calls `dropped`.
+#[allow(dead_code, reason = "each plugin uses its part")]
+pub(crate) fn reset(id: Id, dropped: extern "C" fn(Id)) {
+    // SAFETY: `id` is the plugin's own, and `dropped` has the signature of QEMU's header.
+    unsafe { qemu_plugin_reset(id, dropped) };
+}
+
 /// A translation block during its translation.
 pub(crate) struct Block(*mut Opaque);
 
 /// An instruction of a [`Block`].
-pub(crate) struct Instruction(*mut Opaque);
+pub(crate) struct Instruction(pub(crate) *mut Opaque);
 
 impl Block {
     /// Wraps the block passed to the callback for translations.
@@ -149,6 +157,10 @@ pub(crate) struct Register(AtomicPtr<c_void>);
 /// `PSTATE`.
 static CPSR: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
 
+/// `TPIDR_EL2`.
+#[allow(dead_code, reason = "each plugin uses its part")]
+pub(crate) static TPIDR_EL2: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
+
 /// The stack pointer of the current exception level.
 pub(crate) static STACK_POINTER: Register = Register(AtomicPtr::new(std::ptr::null_mut()));
 
@@ -172,7 +184,11 @@ pub(crate) fn find_registers() {
     };
     let general = (0..).zip(&GENERAL);
     let general = general.map(|(number, handle)| (format!("x{number}"), handle));
-    let others = [("cpsr", &CPSR), ("sp", &STACK_POINTER)];
+    let others = [
+        ("cpsr", &CPSR),
+        ("sp", &STACK_POINTER),
+        ("TPIDR_EL2", &TPIDR_EL2),
+    ];
     let others = others.map(|(name, handle)| (name.to_owned(), handle));
 
     for (name, handle) in general.chain(others) {

@@ -42,10 +42,9 @@ fn build(scratch: &Path, of_hyp: &[&str], of_guest: &[&str]) -> Result<Programs>
     let (hyp, hyp_elf) = hypervisor::build_with(scratch, &arguments)?;
     let plugin = plugin()?;
     console::step("Building the guest that is counted");
-    let elf = built(
-        kvm::package(bare_metal.cargo("build"), "el2-guest").args(of_guest),
-        "the guest",
-    )?;
+    let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
+    let build = build.args(["--bin", "el2-guest"]).args(of_guest);
+    let elf = built(build, "the guest")?;
     let guest = scratch.join("guest.bin");
     fs::write(&guest, flatten(&fs::read(&elf)?)?)?;
     Ok(Programs {

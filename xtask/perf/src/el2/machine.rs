@@ -23,11 +23,17 @@ pub(crate) const FLAGS: &str = "-machine virt,gic-version=3,virtualization=on -c
 /// Argument that reduces the machine to one CPU, for hyp: its vCPUs go to any CPU that is idle.
 const ONE_CPU: [&str; 2] = ["-smp", "1"];
 
+/// Arguments that let the client of /dev/kvm write the map of the kernel's code to a file.
+pub(crate) const CLIENTS_FILES: [&str; 2] = [
+    "-semihosting-config",
+    "enable=on,target=native,userspace=on",
+];
+
 /// The beginning of each line of the console of a VM with a part of the machine.
 const VM: &str = "vm0: ";
 
 /// The address at which hyp's boot loader puts the guest; hyp moves it to its place.
-const MODULE: u64 = 0x4840_0000;
+pub(crate) const MODULE: u64 = 0x4840_0000;
 
 /// The longest run. On a machine that is not busy it takes a minute.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -93,11 +99,7 @@ impl<'a> Run<'a> {
     pub(crate) fn under_kvm(&self, host: &Host) -> Result<String> {
         let map = self.map();
         let counted = self.run(|command| {
-            // The client writes the map of the kernel's code to a file.
-            command.args([
-                "-semihosting-config",
-                "enable=on,target=native,userspace=on",
-            ]);
+            command.args(CLIENTS_FILES);
             host.boot(command, &format!("measured {}", map.display()));
             command
         })?;
@@ -123,30 +125,42 @@ impl<'a> Run<'a> {
             .args(FLAGS.split_whitespace())
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
-            .arg(plugin_argument(self.plugin, &out, &self.map()));
+            .arg(plugin_argument(
+                self.plugin,
+                &[("out", &out), ("map", &self.map())],
+            ));
         add(&mut command);
 
-        let console = watch(&mut command)?;
-        let failed = |line: &&String| line.contains("failed") || line.contains("panic");
-        if let Some(line) = console.iter().find(failed) {
-            bail!("the run failed: {line}");
-        }
-        ensure!(
-            console.iter().any(|line| line == "guest: done"),
-            "the guest did not come to its end: {}",
-            console.last().map_or("it printed nothing", String::as_str)
-        );
+        let console = watch_to_the_end(&mut command)?;
         let counts = fs::read_to_string(&out).context("the plugin left no counts")?;
         fs::remove_file(&out)?;
         Ok(Counted { counts, console })
     }
 }
 
-/// Formats the plugin's argument. QEMU splits it at commas; a doubled one is part of a value.
-fn plugin_argument(plugin: &Path, out: &Path, map: &Path) -> String {
+/// Formats a plugin's argument, with the files that the plugin's own arguments name. QEMU splits it
+/// at commas; a doubled one is part of a value.
+pub(crate) fn plugin_argument(plugin: &Path, files: &[(&str, &Path)]) -> String {
     let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
-    let (plugin, out, map) = (quoted(plugin), quoted(out), quoted(map));
-    format!("{plugin},out={out},map={map}")
+    let files = files
+        .iter()
+        .map(|(name, file)| format!(",{name}={}", quoted(file)));
+    quoted(plugin) + &files.collect::<String>()
+}
+
+/// Runs the machine to the guest's end, and returns the lines of its console.
+pub(crate) fn watch_to_the_end(command: &mut Command) -> Result<Vec<String>> {
+    let console = watch(command)?;
+    let failed = |line: &&String| line.contains("failed") || line.contains("panic");
+    if let Some(line) = console.iter().find(failed) {
+        bail!("the run failed: {line}");
+    }
+    ensure!(
+        console.iter().any(|line| line == "guest: done"),
+        "the guest did not come to its end: {}",
+        console.last().map_or("it printed nothing", String::as_str)
+    );
+    Ok(console)
 }
 
 /// Runs the machine to its end, shows its progress, and returns the lines of its console.
@@ -212,7 +226,10 @@ mod tests {
 
     #[test]
     fn commas_in_paths_are_kept() {
-        let argument = plugin_argument(Path::new("/a,b/p.so"), Path::new("/c"), Path::new("/d"));
+        let argument = plugin_argument(
+            Path::new("/a,b/p.so"),
+            &[("out", Path::new("/c")), ("map", Path::new("/d"))],
+        );
         assert_eq!(argument, "/a,,b/p.so,out=/c,map=/d");
     }
 

@@ -21,11 +21,11 @@ mod code;
 #[cfg(test)]
 #[path = "../../../../perf/el2/plugin/src/code_map.rs"]
 mod code_map;
-mod counts;
+pub(crate) mod counts;
 #[path = "../../../../perf/el2/event.rs"]
 mod event;
 pub(crate) mod known;
-mod machine;
+pub(crate) mod machine;
 #[path = "../../../../perf/el2/names.rs"]
 mod names;
 pub(crate) mod plot;
@@ -35,7 +35,7 @@ mod profile;
 #[path = "../../../../perf/el2/plugin/src/stacks.rs"]
 mod stacks;
 pub(crate) mod summary;
-mod symbols;
+pub(crate) mod symbols;
 pub(crate) mod table;
 
 use std::fs;
