@@ -119,6 +119,11 @@ fn senders_of_one_sgi_reach_each_other() {
 #[test]
 fn rwp_waits_for_the_last_vcpu() {
     let machine = machine(MOST, affinity);
+    // The others are on no CPU. One that is out of the guest for an exit would be waited for.
+    for n in 1..MOST - 1 {
+        let cpu = &machine.cpus[n];
+        machine.vm.vcpu_put(&cpu.pin(), vcpu(n)).unwrap();
+    }
     for n in [0, MOST - 1] {
         machine.enter(n);
     }
