@@ -19,7 +19,8 @@ pub(crate) fn results(outcome: &Outcome) -> String {
          already and now writes. \"By two\" are the lines that two CPUs write, in\nthe whole \
          load, and \"by more\" those of them that more write.\n\n\
          | load | CPUs | lines | upgrades | by two | by more | atomics | barriers | KVM: lines \
-         | by two | atomics | goals |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+         | by two | atomics | goals |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
         outcome.qemu,
         outcome.flags,
         outcome.kvm.as_deref().unwrap_or("(not measured)"),
