@@ -137,10 +137,17 @@ fn rwp_waits_for_the_last_vcpu() {
     machine.bounce(MOST - 1);
     assert!(!rwp());
 
-    // Both wait again.
+    // Both wait again. The last one leaves the guest with an interrupt in a list register, and shows
+    // its state: it is waited for no more, but for the reads' looks.
     machine.write(0, GICD, 0x13);
     machine.advance();
+    machine.bounce(0);
+    machine.edge_spi(40, MOST - 1);
+    machine.inject_spi(40);
     machine.bounce(MOST - 1);
+    machine.write(0, GICD, 0x10);
+    machine.advance();
+    machine.exit(MOST - 1);
     assert!(rwp(), "the first vCPU has not left the guest");
     machine.bounce(0);
     let reads = (0..100).take_while(|_| rwp()).count() + 1;
