@@ -176,7 +176,8 @@ fn one_ipi_for_each_stay() {
     });
 }
 
-/// Races an injection against a block. The vCPU stays awake, or is woken.
+/// Races an injection against a block. The vCPU stays awake, or is woken. A CPU that wakes sees
+/// what the vCPU's CPU has written before the block.
 #[test]
 fn publish_against_block() {
     check(5, || {
@@ -185,10 +186,19 @@ fn publish_against_block() {
         machine.enter(&cpu, V0);
         assert_eq!(take(&cpu), 0);
         machine.exit(&cpu, V0);
+        let datum = Datum::default();
 
-        let other = spawn(&machine, 1, |machine, cpu| {
-            let _ = machine.inject(&cpu.pin());
+        let other = spawn(&machine, 1, {
+            let datum = datum.clone();
+            move |machine, cpu| {
+                let _ = machine.inject(&cpu.pin());
+                // Relaxed: the wake orders the load.
+                let seen = datum.load(Relaxed);
+                assert!(machine.wakes() == 0 || seen == 1, "woken blindly");
+            }
         });
+        // Relaxed: the block publishes the store.
+        datum.store(1, Relaxed);
         let blocked = machine.block(&cpu, V0);
         other.join();
 
