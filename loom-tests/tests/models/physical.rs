@@ -145,7 +145,19 @@ fn icactiver_against_put() {
 /// PPI deactivates it, once.
 #[test]
 fn icpendr_against_entry() {
-    check(4, || {
+    icpendr_against_an_entry(false);
+}
+
+/// Races another vCPU's `ICPENDR` against an entry of the vCPU with the pending PPI, which has
+/// looked for an interrupt. The entry then changes the residency word. The CPU of the PPI
+/// deactivates it, once.
+#[test]
+fn icpendr_against_entry_after_a_look() {
+    icpendr_against_an_entry(true);
+}
+
+fn icpendr_against_an_entry(looks: bool) {
+    check(4, move || {
         let machine = Arc::new(Machine::new(1));
         let cpu = machine.cpu(0);
         machine.connect_ppi(&cpu.pin());
@@ -153,6 +165,9 @@ fn icpendr_against_entry() {
         machine.exit(&cpu, V0);
         machine.gicr(&cpu.pin(), V0, 0x1_0180, 1 << LEVEL);
         machine.forward_ppi(&cpu.pin());
+        if looks {
+            assert!(!machine.vm.has_pending(&cpu.pin(), V0).unwrap());
+        }
 
         let other = spawn(&machine, 1, |machine, cpu| {
             machine.gicr(&cpu.pin(), V0, 0x1_0280, 1 << LEVEL);
