@@ -30,7 +30,8 @@ fn a_vcpu_is_entered_once_where_its_registers_are() {
 
     assert_eq!(enter(first, 0), Ok(()));
     assert_eq!(enter(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
-    assert_eq!(enter(second, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
+    // The second CPU has vCPU 1 since its set-up.
+    assert_eq!(enter(second, 0), Err(EntryError::CpuInUse));
     assert_eq!(put(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
     let block = |cpu: &Cpu<_>, n| machine.vm.block(&cpu.pin(), vcpu(n));
     assert_eq!(block(first, 0), Err(EntryError::AlreadyEntered(vcpu(0))));
