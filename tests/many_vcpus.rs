@@ -137,8 +137,8 @@ fn rwp_waits_for_the_last_vcpu() {
     machine.bounce(MOST - 1);
     assert!(!rwp());
 
-    // Both wait again. The last one leaves the guest with an interrupt in a list register, and shows
-    // its state: it is waited for no more, but for the reads' looks.
+    // Both wait again. The last one leaves the guest with an interrupt in a list register, and
+    // shows its state: it is waited for no more, but for the reads' looks.
     machine.write(0, GICD, 0x13);
     machine.advance();
     machine.bounce(0);
