@@ -357,23 +357,26 @@ fn sgis_respect_group_enable_and_coalesce() {
 
 #[test]
 fn sgis_kick_the_running_wake_the_blocked_and_wait_for_the_rest() {
-    let machine = Machine::new(4);
+    let machine = Machine::new(5);
     enable_sgis(&machine);
 
     machine.enter(1);
     assert_eq!(machine.block(2), Blocked::Yes);
+    let cpu = &machine.cpus[3];
+    machine.vm.vcpu_put(&cpu.pin(), vcpu(3)).unwrap();
+    // vCPU 4 is out of the guest for an exit.
     machine.vm.host().take_calls();
     machine.sysreg(0, SysReg::Sgi1r, 1 << 40);
     assert_eq!(
         machine.vm.host().take_calls(),
-        [Call::Kick(1, 1), Call::Wake(2)]
+        [Call::Kick(1, 1), Call::Wake(2), Call::Kick(4, 4)]
     );
 
     machine.sysreg(0, SysReg::Sgi1r, 1 << 40 | 1 << 24);
     assert_eq!(machine.vm.host().take_calls(), [], "notified already");
 
     machine.exit(1);
-    for n in 1..4 {
+    for n in 1..5 {
         assert_eq!(machine.serve(n), [0, 1]);
     }
     machine.finish();
