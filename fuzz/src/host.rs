@@ -20,13 +20,15 @@ pub struct HostileHost {
     pub memory: Memory,
     quotas: Vec<ItsConfig>,
     calls: AtomicU64,
-    /// The vCPU of each CPU in the guest, until the CPU exits.
+    /// The vCPU that each CPU has entered last.
     stays: Mutex<BTreeMap<usize, Stay>>,
     mapped: Mutex<Mapped>,
 }
 
 struct Stay {
     vcpu: VcpuId,
+    /// True until the CPU exits.
+    inside: bool,
     kicked: bool,
 }
 
@@ -52,16 +54,27 @@ impl HostileHost {
 
     /// Returns the vCPU that a CPU has in the guest.
     pub fn inside(&self, cpu: usize) -> Option<VcpuId> {
-        self.stays.lock().unwrap().get(&cpu).map(|stay| stay.vcpu)
+        let stays = self.stays.lock().unwrap();
+        let stay = stays.get(&cpu).filter(|stay| stay.inside);
+        stay.map(|stay| stay.vcpu)
     }
 
     /// Notes an entry of a CPU with a vCPU, or an exit.
     pub fn set_inside(&self, cpu: usize, vcpu: Option<VcpuId>) {
         let mut stays = self.stays.lock().unwrap();
-        stays.remove(&cpu);
-        if let Some(vcpu) = vcpu {
-            let kicked = false;
-            stays.insert(cpu, Stay { vcpu, kicked });
+        match (vcpu, stays.get_mut(&cpu)) {
+            (Some(vcpu), _) => {
+                let (inside, kicked) = (true, false);
+                let stay = Stay {
+                    vcpu,
+                    inside,
+                    kicked,
+                };
+                stays.insert(cpu, stay);
+            }
+            // Until the next entry, the vCPU may be kicked, if it has not been.
+            (None, Some(stay)) => stay.inside = false,
+            (None, None) => {}
         }
     }
 
@@ -89,7 +102,7 @@ impl Host for HostileHost {
         let mut stays = self.stays.lock().unwrap();
         let stay = stays.get_mut(&usize::from(cpu.0));
         let stay = stay.filter(|stay| stay.vcpu == vcpu && !stay.kicked);
-        stay.expect("at most one kick a stay, with the vCPU in the guest")
+        stay.expect("at most one kick until the next entry, on the vCPU's last CPU")
             .kicked = true;
     }
 

@@ -87,7 +87,8 @@ impl Embedder {
 
     /// Forgets the kicks of a CPU about to enter a guest.
     pub(crate) fn forget_kicks(&self, cpu: CpuId) {
-        self.kicked[usize::from(cpu.0)].store(false, SeqCst);
+        // A swap: the CPU sees the work behind the kick that it forgets.
+        self.kicked[usize::from(cpu.0)].swap(false, SeqCst);
     }
 
     /// Returns whether a CPU was kicked since [`Self::forget_kicks`].
