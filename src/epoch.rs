@@ -506,7 +506,7 @@ impl<'c> CpuPin<'c> {
 /// The epoch guard of a pin, once the pin has entered the epoch.
 ///
 /// Written out, because most pins have not entered the epoch, and the compiler's own drop is a
-/// call: saves 10 of the 143 instructions of a hypercall.
+/// call.
 struct LateGuard(UnsafeCell<ManuallyDrop<Option<Guard>>>);
 
 impl LateGuard {

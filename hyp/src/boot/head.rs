@@ -278,12 +278,12 @@ unsafe impl Sync for BootStack {}
 
 static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; BOOT_STACK_SIZE]));
 
-// The root's last entry covers the image, and `TCR_EL2.T0SZ` reaches it.
-const _: () = assert!(IMAGE_BASE >> 39 == 511);
 /// Returns the stack of the boot CPU until it has its own.
 pub(crate) fn boot_stack() -> Range<usize> {
     let start = BOOT_STACK.0.get().addr();
     start..start + BOOT_STACK_SIZE
 }
 
+// The root's last entry covers the image, and `TCR_EL2.T0SZ` reaches it.
+const _: () = assert!(IMAGE_BASE >> 39 == 511);
 const _: () = assert!(core::mem::offset_of!(PerCpu, stack_top) == offsets::STACK_TOP);
