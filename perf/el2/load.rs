@@ -87,18 +87,3 @@ impl Load {
 
 /// Immediate of a marker, with the number of the load in the low byte, or 0 at the end of a load.
 const BEGIN: u16 = 0xe300;
-
-/// Returns the number of the load that begins at the instruction `word`, 0 at the end of a load, or
-/// `None` if the instruction is no marker.
-#[allow(dead_code, reason = "only the plugin looks for markers")]
-pub(crate) const fn marked(word: u32) -> Option<usize> {
-    const MOVZ_XZR: u32 = 0xd280_001f;
-    const IMMEDIATE: u32 = 0xffff << 5;
-    let immediate = (word & IMMEDIATE) >> 5;
-    let number = (immediate & 0xff) as usize;
-    if word & !IMMEDIATE == MOVZ_XZR && immediate & 0xff00 == BEGIN as u32 && number < Load::END {
-        Some(number)
-    } else {
-        None
-    }
-}

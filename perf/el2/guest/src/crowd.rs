@@ -15,6 +15,7 @@
 mod boot;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod cpu;
+mod fault;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod gic;
 #[allow(dead_code, reason = "each guest uses its part")]
@@ -32,6 +33,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use cpu::{handle_interrupt, mark, relax};
+use fault::fault;
 use host::Console;
 use its::{FIRST_LPI, Its};
 use load::Load;
@@ -382,19 +384,4 @@ extern "C" fn second(number: u64) -> ! {
         serve(vcpu);
         relax();
     }
-}
-
-/// Reports an exception and turns the machine off. Entered by the vectors.
-extern "C" fn fault(syndrome: u64, pc: u64, address: u64) -> ! {
-    let _ = writeln!(
-        Console,
-        "guest: failed: ESR_EL1 {syndrome:#x}, ELR_EL1 {pc:#x}, FAR_EL1 {address:#x}"
-    );
-    host::power_off()
-}
-
-#[panic_handler]
-fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
-    let _ = writeln!(Console, "guest: failed: {info}");
-    host::power_off()
 }

@@ -21,6 +21,7 @@ mod calls;
 mod cpu;
 #[path = "../../event.rs"]
 mod event;
+mod fault;
 mod gic;
 #[allow(dead_code, reason = "each guest uses its part")]
 mod host;
@@ -38,6 +39,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use cpu::{handle_interrupt, mark, relax};
 use event::Event;
+use fault::fault;
 use host::Console;
 use its::{FIRST_LPI, Its};
 use sender::Sender;
@@ -309,19 +311,4 @@ extern "C" fn second(_number: u64) -> ! {
             relax();
         }
     }
-}
-
-/// Reports an exception and turns the machine off. Entered by the vectors.
-extern "C" fn fault(syndrome: u64, pc: u64, address: u64) -> ! {
-    let _ = writeln!(
-        Console,
-        "guest: failed: ESR_EL1 {syndrome:#x}, ELR_EL1 {pc:#x}, FAR_EL1 {address:#x}"
-    );
-    host::power_off()
-}
-
-#[panic_handler]
-fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
-    let _ = writeln!(Console, "guest: failed: {info}");
-    host::power_off()
 }

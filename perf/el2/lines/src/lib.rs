@@ -22,12 +22,14 @@ mod access;
 mod counts;
 #[path = "../../load.rs"]
 mod load;
+#[path = "../../plugin/src/marker.rs"]
+mod marker;
 #[path = "../../plugin/src/qemu.rs"]
 #[allow(dead_code, reason = "each plugin uses its part")]
 mod qemu;
 mod site;
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
@@ -35,6 +37,7 @@ use mesi::{Directory, LINE, Outcome};
 
 use access::{Access, on_access, on_execution};
 use counts::Key;
+use load::Load;
 use qemu::{Block, Id, Opaque};
 use site::{Site, is_barrier};
 
@@ -70,9 +73,8 @@ pub unsafe extern "C" fn qemu_plugin_install(
     count: c_int,
     arguments: *const *const c_char,
 ) -> c_int {
-    for index in 0..usize::try_from(count).unwrap_or(0) {
-        // SAFETY: the caller promises `count` C strings, and `index` is below `count`.
-        let argument = unsafe { CStr::from_ptr(*arguments.add(index)) }.to_string_lossy();
+    // SAFETY: by the caller's promise.
+    for argument in unsafe { qemu::arguments(count, arguments) } {
         if let Some(path) = argument.strip_prefix("out=") {
             let _ = OUT.set(path.to_owned());
         }
@@ -105,7 +107,7 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
 
     for (number, instruction) in block.instructions().enumerate() {
         let word = instruction.word();
-        if let Some(number) = load::marked(word) {
+        if let Some(number) = marker::number(word, Load::end(), Load::END) {
             instruction.on_execution(mark, number as *mut c_void);
         }
         if !is_active {

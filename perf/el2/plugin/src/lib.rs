@@ -25,11 +25,12 @@ mod branch;
 mod code_map;
 #[path = "../../event.rs"]
 mod event;
+mod marker;
 mod qemu;
 mod stacks;
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -88,9 +89,8 @@ pub unsafe extern "C" fn qemu_plugin_install(
     count: c_int,
     arguments: *const *const c_char,
 ) -> c_int {
-    for index in 0..usize::try_from(count).unwrap_or(0) {
-        // SAFETY: the caller promises `count` C strings, and `index` is below `count`.
-        let argument = unsafe { CStr::from_ptr(*arguments.add(index)) }.to_string_lossy();
+    // SAFETY: by the caller's promise.
+    for argument in unsafe { qemu::arguments(count, arguments) } {
         if let Some(path) = argument.strip_prefix("out=") {
             let _ = OUT.set(path.to_owned());
         }
@@ -116,7 +116,7 @@ extern "C" fn translated(_id: Id, block: *mut Opaque) {
     match qemu::exception_level() {
         0 | 1 => {
             for instruction in block.instructions() {
-                if let Some(number) = event::marked(instruction.word()) {
+                if let Some(number) = marker::number(instruction.word(), Event::end(), Event::END) {
                     instruction.on_execution(mark, number as *mut c_void);
                 }
             }

@@ -13,6 +13,20 @@ pub(crate) static qemu_plugin_version: c_int = 3;
 /// A plugin's number.
 pub(crate) type Id = u64;
 
+/// Returns the arguments of a plugin.
+///
+/// # Safety
+/// `arguments` points to `count` C strings, as in QEMU's call of `qemu_plugin_install`.
+pub(crate) unsafe fn arguments(count: c_int, arguments: *const *const c_char) -> Vec<String> {
+    let count = usize::try_from(count).unwrap_or(0);
+    let argument = |index| {
+        // SAFETY: the caller promises `count` C strings, and `index` is below `count`.
+        let argument = unsafe { CStr::from_ptr(*arguments.add(index)) };
+        argument.to_string_lossy().into_owned()
+    };
+    (0..count).map(argument).collect()
+}
+
 /// A translation block, or an instruction of a block, during translation.
 #[repr(C)]
 pub(crate) struct Opaque {
