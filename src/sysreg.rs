@@ -262,13 +262,19 @@ pub(crate) fn sysreg_write<H: Host, I: CpuInterface>(
 
     if register != SysReg::Sgi1r {
         write_other(vm, cpu, pin, vcpu, register, value);
-    } else if value & !SGI_INTID == vcpu.sgi_to_itself() {
-        // Saves 123 of the 558 instructions of an SGI to itself. Case `sgi.all_16_to_self`.
-        if let Some(intid) = sgi_intid(value) {
-            sgi::send(vm, pin, vcpu, intid, true);
-        }
+        return Ok(());
+    }
+
+    let targets = value & !SGI_INTID;
+    // Saves 123 of the 558 instructions of an SGI to itself. Case `sgi.all_16_to_self`.
+    let target = if targets == vcpu.sgi_to_itself() {
+        Some(vcpu)
     } else {
-        generate_sgi(vm, pin, vcpu, value, true);
+        vm.sgi_targets.find(&vm.vcpus, targets)
+    };
+    match (target, sgi_intid(value)) {
+        (Some(target), Some(intid)) => sgi::send(vm, pin, target, intid, true),
+        _ => generate_sgi(vm, pin, vcpu, value, true),
     }
 
     Ok(())

@@ -58,6 +58,7 @@ pub(crate) fn add_vcpu<H: Host>(
         renew(vm, pin, vcpu);
     }
     vcpu.add(affinity);
+    vm.sgi_targets.add(&vm.vcpus, id);
 
     // Release: pairs with the Acquire in `vcpu_count`. Before the topology: a CPU that finds the
     // vCPU in the topology may insert into the vCPU's list.

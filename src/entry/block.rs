@@ -50,7 +50,7 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
         && unsafe { vcpu.peek(IchShadow::is_idle) } == Some(true)
         && vcpu.residency.block_idle(cpu.local().seat())
     {
-        cpu.local().loaded().set_between();
+        cpu.local().loaded().set_blocked(vcpu.key);
         return Ok(Blocked::Yes);
     }
 
@@ -84,7 +84,7 @@ fn block_slow<H: Host, I: CpuInterface>(
         return Ok(Blocked::No);
     }
 
-    cpu.local().loaded().set_between();
+    cpu.local().loaded().set_blocked(vcpu.key);
     Ok(Blocked::Yes)
 }
 

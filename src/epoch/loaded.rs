@@ -16,10 +16,16 @@ pub(crate) struct VcpuKey(u64);
 impl VcpuKey {
     const NONE: Self = Self(0);
 
-    /// Makes the key of the vCPU number `index` of the VM number `vm`, from 1 to 2^48 - 1.
+    /// Makes the key of the vCPU number `index` of the VM number `vm`, from 1 to 2^47 - 1.
     #[inline]
     pub(crate) const fn new(vm: u64, index: usize) -> Self {
         Self(vm << 16 | index as u64)
+    }
+
+    /// Returns the mark of a blocked vCPU, which no key is: bit 63 is set.
+    #[inline]
+    const fn blocked(self) -> Self {
+        Self(self.0 | 1 << 63)
     }
 }
 
@@ -27,8 +33,8 @@ impl VcpuKey {
 ///
 /// # Invariants
 /// `vcpu` is the address of the vCPU, or `None`. The vCPU's VM may have been dropped. `in_guest` or
-/// `out` is the vCPU's key, or neither: the vCPU enters the guest just now, or is blocked. All else
-/// is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
+/// `out` is the vCPU's key, or neither: the vCPU enters the guest just now, or is blocked. `out` may
+/// be the mark of a blocked vCPU. All else is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
 pub(crate) struct Loaded {
     in_guest: Cell<VcpuKey>,
     out: Cell<VcpuKey>,
@@ -60,6 +66,12 @@ impl Loaded {
         (self.out.get() == key).then(|| unsafe { self.vcpu.get().unwrap_unchecked() })
     }
 
+    /// Returns the address of the vCPU of `key`, if the CPU has the vCPU blocked.
+    #[inline]
+    pub(crate) fn blocked(&self, key: VcpuKey) -> Option<NonNull<()>> {
+        self.out(key.blocked())
+    }
+
     /// Records that the loaded vCPU, of `key`, is in the guest.
     #[inline]
     pub(crate) fn set_in_guest(&self, key: VcpuKey) {
@@ -74,7 +86,13 @@ impl Loaded {
         self.out.set(key);
     }
 
-    /// Records that the loaded vCPU is entering the guest, or blocked.
+    /// Records that the loaded vCPU, of `key`, is blocked.
+    #[inline]
+    pub(crate) fn set_blocked(&self, key: VcpuKey) {
+        self.set_out(key.blocked());
+    }
+
+    /// Records that the loaded vCPU is entering the guest.
     #[inline]
     pub(crate) fn set_between(&self) {
         self.in_guest.set(VcpuKey::NONE);

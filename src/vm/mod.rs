@@ -13,6 +13,7 @@
 //! | [`broadcasts`] | SGIs to all other vCPUs that have vCPUs left to reach |
 //! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
 //! | [`topology`] | the affinities of the vCPUs |
+//! | [`sgi_targets`] | guesses: the vCPU that an SGI to one vCPU is for |
 //! | [`its`] | ITSes: devices, events, collections, command queues |
 //! | [`free_list`] | LPIs waiting to be freed |
 
@@ -30,18 +31,21 @@ pub(crate) mod its;
 pub(crate) mod redistributor;
 pub(crate) mod residency;
 pub(crate) mod rwp;
+pub(crate) mod sgi_targets;
 pub(crate) mod staging;
 pub(crate) mod topology;
 pub(crate) mod vcpu;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::ptr::NonNull;
 
 use deferred::Deferred;
 use distributor::Distributor;
 use free_list::FreeList;
 use irq::Irq;
 use its::Its;
+use sgi_targets::SgiTargets;
 use topology::Topology;
 use vcpu::Vcpu;
 
@@ -69,6 +73,7 @@ pub(crate) struct Vm<H: Host> {
     /// Number of the first of `vcpus` that have been added so far. Some may have been removed.
     pub(crate) added: AtomicU16,
     pub(crate) topology: Snapshot<Topology>,
+    pub(crate) sgi_targets: SgiTargets,
     /// Held while a vCPU is added or removed, an interrupt connected or disconnected, or the VM
     /// claimed for its teardown, a reset, a save or a freeze. True while the VM is frozen: its
     /// vCPUs stay claimed.
@@ -95,8 +100,10 @@ impl<H: Host> Vm<H> {
             .filter_map(VcpuId::new)
             .map(|id| Vcpu::new(VcpuKey::new(number, id.index()), id))
             .collect();
+        let sgi_targets = SgiTargets::new(config.max_vcpus);
         for (vcpu, affinity) in vcpus.iter().zip(&config.vcpus) {
             vcpu.add(*affinity);
+            sgi_targets.add(&vcpus, vcpu.id);
         }
         if let Some(first) = vcpus.first() {
             first.residency.set_power(true);
@@ -114,6 +121,7 @@ impl<H: Host> Vm<H> {
             vcpus,
             added: AtomicU16::new(config.vcpus.len() as u16),
             topology: Snapshot::new(Topology::new(config.vcpus.clone())),
+            sgi_targets,
             growth: SpinLock::new(false),
             lpis: Radix::new(config.lpis.next_power_of_two().trailing_zeros()),
             free_list: FreeList::new(),
@@ -154,9 +162,8 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub(crate) fn in_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().in_guest(self.key(id))?;
-        // SAFETY: a key names one vCPU for ever. The VM has not been dropped, so its vCPU is where
-        // it was when the CPU loaded it.
-        Some(unsafe { vcpu.cast().as_ref() })
+        // SAFETY: the record has given the address for the key.
+        Some(unsafe { self.recorded(vcpu) })
     }
 
     /// Returns the vCPU `id` if the calling CPU has the vCPU out of the guest, neither blocked nor
@@ -164,9 +171,27 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub(crate) fn out_of_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().out(self.key(id))?;
+        // SAFETY: the record has given the address for the key.
+        Some(unsafe { self.recorded(vcpu) })
+    }
+
+    /// Returns the vCPU `id` if the calling CPU has the vCPU blocked, by the CPU's own record.
+    #[inline]
+    pub(crate) fn blocked(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
+        let vcpu = local.loaded().blocked(self.key(id))?;
+        // SAFETY: the record has given the address for the key.
+        Some(unsafe { self.recorded(vcpu) })
+    }
+
+    /// Borrows a vCPU of the VM by the address that a CPU has recorded.
+    ///
+    /// # Safety
+    /// The record has given the address for a key of this VM.
+    #[inline]
+    unsafe fn recorded(&self, vcpu: NonNull<()>) -> &Vcpu {
         // SAFETY: a key names one vCPU for ever. The VM has not been dropped, so its vCPU is where
         // it was when the CPU loaded it.
-        Some(unsafe { vcpu.cast().as_ref() })
+        unsafe { vcpu.cast().as_ref() }
     }
 
     /// Returns the vCPU `id`, for an access trapped on the calling CPU, and checks the pin.

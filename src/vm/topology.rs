@@ -159,7 +159,7 @@ impl Topology {
 
 /// Returns the first slot to search for `key`, by multiplicative hashing.
 #[inline]
-fn hash(key: u64, slots: usize) -> usize {
+pub(super) fn hash(key: u64, slots: usize) -> usize {
     /// The best of some thousand random odd numbers: in `machines_of_every_shape_are_spread` no
     /// search passes more than three slots.
     const MULTIPLIER: u64 = 0x8e2c_a234_2190_581b;

@@ -200,6 +200,14 @@ impl Entity {
         self.state.fetch_and(!WOKEN, order);
     }
 
+    /// Returns true if a wake-up has come since [`Entity::begin_wait`].
+    #[must_use]
+    pub fn is_woken(&self) -> bool {
+        // Relaxed: the vCPU finds what the wake-up is about as it is entered, by the vGIC's own
+        // orders. A wake-up that is not seen yet comes with a kick.
+        State(self.state.load(Ordering::Relaxed)).is_woken()
+    }
+
     /// Records a wake-up.
     pub(crate) fn wake(&self) -> Woken {
         // AcqRel: the Release pairs with the Acquire in `begin_wait` and `run`, which let the vCPU
