@@ -176,6 +176,12 @@ impl<'c, I> PinnedCpu<'c, I> {
     pub fn unpinned<R>(&mut self, f: impl FnOnce() -> R) -> R {
         self.pin.unpinned(f)
     }
+
+    /// Leaves the epoch, as a drop of the pin does; see [`CpuPin::leave`].
+    #[inline(always)]
+    pub fn leave(&mut self) {
+        self.pin.leave();
+    }
 }
 
 impl<I> fmt::Debug for PinnedCpu<'_, I> {

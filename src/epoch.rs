@@ -501,6 +501,18 @@ impl<'c> CpuPin<'c> {
         self.guard.leave();
         f()
     }
+
+    /// Leaves the epoch, as a drop of the pin does. The next lookup enters the epoch again.
+    ///
+    /// References obtained under the pin end, by the `&mut`. The compiler makes a call of a drop,
+    /// and none of this for a pin that has looked nothing up: with a `core::mem::forget` of the
+    /// pin, saves 4 of the 134 instructions of a hypercall.
+    #[inline(always)]
+    pub fn leave(&mut self) {
+        if self.guard.0.get_mut().is_some() {
+            self.guard.leave_late();
+        }
+    }
 }
 
 /// The epoch guard of a pin, once the pin has entered the epoch.
@@ -514,6 +526,12 @@ impl LateGuard {
     #[inline]
     fn leave(&mut self) {
         drop(self.0.get_mut().take());
+    }
+
+    /// Leaves the epoch, out of line.
+    #[inline(never)]
+    fn leave_late(&mut self) {
+        self.leave();
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn on(cpu: usize) -> Here<'static> {
 /// Wakes a vCPU: it runs, or looks for interrupts again. Its news was published before.
 pub(crate) fn wake(vcpu: &'static Vcpu) {
     let cpu = ThisCpu::get();
-    kick(cpu.here.wake(&vcpu.entity, now()));
+    kick(cpu.here.wake(&vcpu.entity, now));
     if cpu.here.needs_resched() {
         // The vCPU may be owed time here, and a trap goes back to the guest without a look.
         cpu.gic.kick(cpu.shared.index);

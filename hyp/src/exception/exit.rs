@@ -6,6 +6,8 @@
 #![expect(unsafe_code)]
 // UNSAFETY: assumes, without a check, that the CPU runs a vCPU.
 
+use core::mem;
+
 use vgic::Blocked;
 
 use super::frame::Frame;
@@ -24,12 +26,19 @@ pub(crate) enum TrapOutcome {
     /// The guest continues.
     Resume,
     /// The vCPU waits for an interrupt.
-    Block,
-    /// The vCPU loses its state, and waits for an interrupt. It resumes at an entry point that it
-    /// has noted ([`Power::set_start`](crate::vcpu::power::Power::set_start)).
-    Suspend,
+    Wait(Wait),
     /// The CPU gives the vCPU up.
     Leave(Leave),
+}
+
+/// Reason for which a vCPU waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// WFI, or a suspend that keeps the vCPU's state. May end without an interrupt.
+    Standby,
+    /// A suspend that loses the vCPU's state. The vCPU resumes at an entry point that it has noted
+    /// ([`Power::set_start`](crate::vcpu::power::Power::set_start)).
+    PowerDown,
 }
 
 /// Handles a synchronous exit. Entered by the vectors, with the guest's registers at the top of the
@@ -38,14 +47,12 @@ pub(super) extern "C" fn synchronous(frame: &mut Frame) -> ! {
     handle_exit(frame, |cpu, loaded, pin, frame| {
         match sync::handle_trap(loaded, pin, frame) {
             TrapOutcome::Resume => Handled::Trap,
-            TrapOutcome::Block => {
-                loaded.vcpu.count(ExitReason::Wfi);
-                block(cpu, loaded, pin, Wait::Wfi)
+            TrapOutcome::Wait(wait) => {
+                if wait == Wait::Standby {
+                    loaded.vcpu.count(ExitReason::Wfi);
+                }
+                block(cpu, loaded, pin, wait)
             }
-            TrapOutcome::Suspend => match block(cpu, loaded, pin, Wait::Suspend) {
-                Handled::Interrupts => Handled::Leave(Leave::Resumed),
-                left => left,
-            },
             TrapOutcome::Leave(leave) => Handled::Leave(leave),
         }
     });
@@ -112,27 +119,23 @@ fn handle_exit(
     }
     vcpu.delay.end();
     (vgic.enter(&pin, vcpu.id)).expect("the vCPU is on, and lives here");
+    // In place of a drop: `CpuPin::leave` says why.
+    pin.leave();
+    mem::forget(pin);
     vcpu.el2_time.end();
 }
 
-/// Reason for which a vCPU waits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    /// WFI, which may end without an interrupt: for any wake-up.
-    Wfi,
-    /// A suspend, which loses the vCPU's state: for an interrupt only.
-    Suspend,
-}
-
-/// Sleeps until the vCPU has an interrupt to take or, in WFI, perhaps has; or until another vCPU
-/// can run.
+/// Sleeps until the vCPU has an interrupt to take or, in standby, perhaps has; or until another
+/// vCPU can run.
+// Inlined: saves 27 of the 880 instructions of an SGI to a vCPU in WFI.
+#[inline(always)]
 fn block(cpu: &ThisCpu, loaded: Loaded, pin: &mut PinnedCpu<'_>, wait: Wait) -> Handled {
     let Loaded { vcpu, vgic } = loaded;
     loop {
         vcpu.entity.begin_wait();
         let blocked = vgic.block(pin, vcpu.id).expect("the vCPU lives here");
         if blocked == Blocked::No || vgic.has_deferred() {
-            return Handled::Interrupts;
+            break;
         }
         if !schedule::begin_sleep(cpu, loaded) {
             return Handled::Leave(Leave::Blocked);
@@ -142,10 +145,15 @@ fn block(cpu: &ThisCpu, loaded: Loaded, pin: &mut PinnedCpu<'_>, wait: Wait) -> 
         vcpu.el2_time.begin();
         schedule::end_sleep(cpu, loaded);
         interrupts::handle_physical(cpu, Some(loaded), pin);
-        // The entry fills the list registers. Another look would do so too, and cost 120 of the
+        // The entry fills the list registers. Another look would do so too, and cost 155 of the
         // 1035 instructions of an SGI to a vCPU in WFI.
-        if wait == Wait::Wfi && vcpu.entity.is_woken() {
-            return Handled::Interrupts;
+        if wait == Wait::Standby && vcpu.entity.is_woken() {
+            break;
         }
+    }
+
+    match wait {
+        Wait::Standby => Handled::Interrupts,
+        Wait::PowerDown => Handled::Leave(Leave::Resumed),
     }
 }

@@ -10,7 +10,7 @@ use tock_registers::LocalRegisterCopy;
 use vgic::mmio::{DataAbort, MmioOutcome};
 use vgic::sysreg::SysReg;
 
-use super::exit::TrapOutcome;
+use super::exit::{TrapOutcome, Wait};
 use super::frame::Frame;
 use super::vectors::translate;
 use super::{debug_registers, inject, report};
@@ -56,7 +56,7 @@ pub(super) fn handle_trap(loaded: Loaded, pin: &PinnedCpu<'_>, frame: &mut Frame
             // Only WFI traps. At EL0 of AArch32 it may have 16 bits.
             let length = if syndrome.is_set(ESR_EL2::IL) { 4 } else { 2 };
             advance(length);
-            TrapOutcome::Block
+            TrapOutcome::Wait(Wait::Standby)
         }
         class @ (exception_class::HVC | exception_class::SMC) => {
             vcpu.count(ExitReason::Hypercall);

@@ -5,7 +5,7 @@ use smccc::psci::{self, error};
 use super::lifetime::End;
 use crate::cpu::clock::now;
 use crate::cpu::this_cpu::ThisCpu;
-use crate::exception::exit::TrapOutcome;
+use crate::exception::exit::{TrapOutcome, Wait};
 use crate::exception::frame::Frame;
 use crate::println;
 use crate::schedule;
@@ -128,7 +128,7 @@ fn cpu_suspend(
         TrapOutcome::Resume
     } else if state & POWER_DOWN == 0 {
         frame.x[0] = status(error::SUCCESS);
-        TrapOutcome::Block
+        TrapOutcome::Wait(Wait::Standby)
     } else {
         power_down(frame, vcpu, entry, context)
     }
@@ -153,7 +153,7 @@ fn power_down(frame: &mut Frame, vcpu: &Vcpu, entry: u64, context: u64) -> TrapO
         return TrapOutcome::Resume;
     }
     vcpu.power.set_start(entry, context);
-    TrapOutcome::Suspend
+    TrapOutcome::Wait(Wait::PowerDown)
 }
 
 fn affinity_info(vcpu: &Vcpu, affinity: u64, lowest_level: u64) -> u64 {

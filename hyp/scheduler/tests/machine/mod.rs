@@ -86,7 +86,7 @@ impl Machine {
             left,
             ran_on: Vec::new(),
         });
-        let kick = self.scheduler.on(0).wake(entity, self.now);
+        let kick = self.scheduler.on(0).wake(entity, || self.now);
         self.kick(kick);
         id
     }
