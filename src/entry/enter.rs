@@ -200,20 +200,33 @@ fn update_lrs_by_one<H: Host, I: CpuInterface>(
     mut shadow: RefMut<'_, IchShadow>,
     work: ResidencyBits,
 ) {
-    let refold = work.has(RECALL_LATER | RERAISED) || shadow.due.refold();
-    let fold = refold && shadow.in_use != 0;
-    let sample = shadow.due.fill() && shadow.forwarded != 0;
+    let refold = refolds(vcpu, &shadow, work);
+    let waited = refold || shadow.due.fill();
 
     if work.has(RECALL | RELEASE)
-        || fold
-        || sample
+        || refold && shadow.in_use != 0
         || !flush::flush_one(vm, cpu, pin, vcpu, &mut shadow)
     {
         update_lrs_slow(vm, cpu, pin, vcpu, shadow, work);
-    } else {
-        shadow.write_staged(cpu.interface(), pin.counters());
-        cpu.interface().synchronize();
+        return;
     }
+
+    // An arrival that finds room needs no sample.
+    if waited && shadow.forwarded != 0 {
+        fold::sample_before_entry(vm, cpu, pin, vcpu, &mut shadow);
+    }
+
+    shadow.write_staged(cpu.interface(), pin.counters());
+    // For the reads of the exit, as in `update_lrs`.
+    cpu.interface().synchronize();
+}
+
+/// Returns true if `work`, or what is due, asks to choose the interrupts in list registers anew.
+#[inline]
+fn refolds(vcpu: &Vcpu, shadow: &IchShadow, work: ResidencyBits) -> bool {
+    work.has(RECALL | RECALL_LATER)
+        || shadow.due.refold()
+        || work.has(RERAISED) && vcpu.has_reraised(shadow)
 }
 
 /// Flushes: the list registers change by more than one.
@@ -228,8 +241,7 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     work: ResidencyBits,
 ) {
     let shadow = &mut *shadow;
-    let reraised = work.has(RERAISED) && vcpu.has_reraised(shadow);
-    let refold = work.has(RECALL | RECALL_LATER) || shadow.due.refold() || reraised;
+    let refold = refolds(vcpu, shadow, work);
 
     if work.has(RELEASE) {
         // Before the fill, which moves a physical PPI into a list register.

@@ -186,6 +186,17 @@ fn fold_one<H: Host, I: CpuInterface>(
     };
 
     let (intid, kind) = (irq.intid(), irq.kind());
+    if irq.state().latch()
+        && let Some(refilled) = irq.fold_and_fill_lr(vcpu.id, vm.groups_enabled_for(vcpu, irq))
+    {
+        // A more urgent interrupt may have come to the list. Its work is found by the entry.
+        shadow.restage(index, refilled.image);
+        if refilled.delivered {
+            pin.counters().deliveries[kind].add(1);
+        }
+        return;
+    }
+
     let irq: *const Irq = irq;
     // SAFETY: the list's reference keeps the interrupt alive until `fold_unlink_plain` has put it.
     // From then on `irq` is used only if the list still has the interrupt, or if the reference was
@@ -193,16 +204,8 @@ fn fold_one<H: Host, I: CpuInterface>(
     let irq = unsafe { &*irq };
 
     let list = vcpu.ap_list.lock(cpu.local().locks());
+    let folded = irq.fold_unlink_plain();
     let others_wait = list.waiting() != 0;
-    let groups = || {
-        if others_wait {
-            0
-        } else {
-            vm.groups_enabled_for(vcpu, irq)
-        }
-    };
-
-    let folded = irq.fold_unlink_plain(vcpu.id, groups);
     drop(list);
 
     let Some(folded) = folded else {
@@ -211,11 +214,6 @@ fn fold_one<H: Host, I: CpuInterface>(
 
     if folded.delivered {
         pin.counters().deliveries[kind].add(1);
-    }
-
-    if let Some(image) = folded.reloaded {
-        shadow.restage(index, image);
-        return;
     }
 
     shadow.vacate_plain(index);

@@ -47,7 +47,7 @@
 //! | [`Irq::unlink`], `Migrating` | prune | hand over | | take over | both |
 //! | [`Irq::fold_unlink`], `Removed` | exit, vCPU put | put | | | `ListPut` |
 //! | [`Irq::fold_unlink`], `Migrating` | put, flush | hand over | | take over | both |
-//! | [`Irq::fold_unlink_plain`], not reloaded | exit | put | | | `ListPut` |
+//! | [`Irq::fold_unlink_plain`] | exit | put | | | `ListPut` |
 //! | [`Irq::put`] | the CPU that has moved the interrupt | | | put | `MigrationPut` |
 //!
 //! *Both* are `ListPut` and then `MigrationGet`.
@@ -92,7 +92,9 @@ use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Mutant, Watched, mutant};
 
 pub(crate) use block::Block;
 pub(crate) use links::Links;
-pub(crate) use outcome::{Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised};
+pub(crate) use outcome::{
+    Changed, FastFold, Folded, FollowUp, Pruned, PutResult, Raised, Refilled,
+};
 pub(crate) use references::MAX_MAPPING_REFS;
 pub(crate) use state::State;
 pub(crate) use state::{

@@ -126,17 +126,24 @@ impl Changed {
     }
 }
 
-/// Result of folding and pruning, in a single step, an interrupt with an empty list register.
+/// Result of folding and unlinking, in a single step, an interrupt with an empty list register.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FastFold {
     /// The guest acknowledged the pending state.
     pub(crate) delivered: bool,
-    /// The image of an interrupt that stays in the list register, because an edge has come
-    /// meanwhile.
-    pub(crate) reloaded: Option<ListRegister>,
     /// The list's reference was the last.
     pub(crate) last: bool,
+}
+
+/// Result of folding an interrupt with an empty list register and filling the list register again.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Refilled {
+    /// The guest acknowledged the pending state of before.
+    pub(crate) delivered: bool,
+    /// The list register's new image.
+    pub(crate) image: ListRegister,
 }
 
 /// Result of pruning an interrupt that was on a list and in no list register.

@@ -1,6 +1,6 @@
 //! Tables of the transitions under an ap_list's lock: link, unlink, fill, fold.
 
-use super::super::{FastFold, Folded, Irq};
+use super::super::{FastFold, Folded, Irq, Refilled};
 use super::Fate::{self, Kept, Migrating, Removed, RemovedLast};
 use super::{
     BOTH_GROUPS, GROUP0_ONLY, GROUP1_ONLY, LPI, NONE, SPI, V0, V1, folded, image, image_of,
@@ -342,35 +342,52 @@ fn fold_unlink_of_a_pending_and_active_register() {
 /// Fold and prune in one step, of most interrupts that the guest has ended.
 #[test]
 fn fold_unlink_plain() {
-    const GONE: Option<(bool, Option<ListRegister>, bool)> = Some((true, None, false));
-    let plain = |irq: &Irq, groups: u32| {
-        let folded = irq.fold_unlink_plain(V0, || groups);
-        let in_words =
-            |FastFold {
-                 delivered,
-                 reloaded,
-                 last,
-             }| { (delivered, reloaded.map(|image| image_of(irq, image)), last) };
-        folded.map(in_words)
+    const GONE: Option<(bool, bool)> = Some((true, false));
+    let plain = |irq: &Irq| {
+        let in_words = |FastFold { delivered, last }| (delivered, last);
+        irq.fold_unlink_plain().map(in_words)
     };
-    table! { SPI, |irq: &Irq| plain(irq, BOTH_GROUPS);
+    table! { SPI, plain;
         "an edge": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0 refs: 2] => [ENABLED refs: 1], GONE;
+        "an edge of Group 1": [ENABLED GROUP1 IN_LR LR_PENDING LR_LATCH on: V0 refs: 2]
+            => [ENABLED GROUP1 refs: 1], GONE;
         "an edge, active when last seen":
-            [ENABLED IN_LR LR_ACTIVE on: V0 refs: 2] => [ENABLED refs: 1],
-            Some((false, None, false));
+            [ENABLED IN_LR LR_ACTIVE on: V0 refs: 2] => [ENABLED refs: 1], Some((false, false));
         "ICPENDR came too late":
             [ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0 refs: 2] => [ENABLED refs: 1], GONE;
         "forwarded": [ENABLED CONNECTED LEVEL IN_LR LR_PENDING LR_LATCH LR_HW on: V0 refs: 2]
             => [ENABLED CONNECTED LEVEL refs: 1], GONE;
-        "an edge again is reloaded":
-            [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0]
-            => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((true, image![PENDING], false));
-        "an edge after ICPENDR is reloaded, and not cancelled":
+        "an edge again": [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => unchanged, None;
+        "a level has to be sampled": [ENABLED LEVEL IN_LR LR_PENDING on: V0] => unchanged, None;
+        "ISACTIVER since": [ACTIVE ENABLED IN_LR LR_ACTIVE on: V0] => unchanged, None;
+    }
+    table! { LPI, plain;
+        "unmapped in the list register":
+            [ENABLED GROUP1 UNMAPPED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0 refs: 1]
+            => [ENABLED GROUP1 UNMAPPED refs: 0], Some((true, true));
+    }
+}
+
+/// Fold and fill in one step, of an interrupt whose next edge has come.
+#[test]
+fn fold_and_fill_lr() {
+    let refilled = |irq: &Irq, groups: u32| {
+        let in_words = |Refilled { delivered, image }| (delivered, Some(image_of(irq, image)));
+        irq.fold_and_fill_lr(V0, groups).map(in_words)
+    };
+    table! { SPI, |irq: &Irq| refilled(irq, BOTH_GROUPS);
+        "an edge again": [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0]
+            => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((true, image![PENDING]));
+        "an edge again, after one that was active when last seen":
+            [PENDING ENABLED IN_LR LR_ACTIVE on: V0]
+            => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((false, image![PENDING]));
+        "an edge after ICPENDR is not cancelled":
             [PENDING ENABLED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0]
-            => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((true, image![PENDING], false));
+            => [ENABLED IN_LR LR_PENDING LR_LATCH on: V0], Some((true, image![PENDING]));
         "forwarded again": [PENDING HW ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0]
             => [ENABLED CONNECTED IN_LR LR_PENDING LR_LATCH LR_HW on: V0],
-            Some((true, image![PENDING HW], false));
+            Some((true, image![PENDING HW]));
+        "no edge": [ENABLED IN_LR LR_PENDING LR_LATCH on: V0] => unchanged, None;
         "an edge again, and retargeted": [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0 to: V1]
             => unchanged, None;
         "an edge again, and disabled": [PENDING IN_LR LR_PENDING LR_LATCH on: V0] => unchanged,
@@ -379,18 +396,12 @@ fn fold_unlink_plain() {
         "filled as an edge, made a level, and forwarded since: has to be sampled":
             [PENDING HW ENABLED LEVEL CONNECTED IN_LR LR_PENDING LR_LATCH on: V0] => unchanged,
             None;
-        "ISACTIVER since": [ACTIVE ENABLED IN_LR LR_ACTIVE on: V0] => unchanged, None;
     }
-    table! { SPI, |irq: &Irq| plain(irq, GROUP0_ONLY);
+    table! { SPI, |irq: &Irq| refilled(irq, GROUP0_ONLY);
         "an edge again, of a disabled group":
             [PENDING ENABLED GROUP1 IN_LR LR_PENDING LR_LATCH on: V0] => unchanged, None;
-        "an edge of a disabled group": [ENABLED GROUP1 IN_LR LR_PENDING LR_LATCH on: V0 refs: 2]
-            => [ENABLED GROUP1 refs: 1], GONE;
     }
-    table! { LPI, |irq: &Irq| plain(irq, BOTH_GROUPS);
-        "unmapped in the list register":
-            [ENABLED GROUP1 UNMAPPED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0 refs: 1]
-            => [ENABLED GROUP1 UNMAPPED refs: 0], Some((true, None, true));
+    table! { LPI, |irq: &Irq| refilled(irq, BOTH_GROUPS);
         "unmapped and raised":
             [PENDING ENABLED GROUP1 UNMAPPED IN_LR LR_PENDING LR_LATCH CANCEL_P on: V0 refs: 1]
             => unchanged, None;

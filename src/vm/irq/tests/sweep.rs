@@ -209,21 +209,27 @@ fn fold(irq: &Irq, lr: ListRegister) -> Said {
     folded(lr, fold, pruned(irq, prune))
 }
 
-fn fold_plain(irq: &Irq, groups: u32) -> Said {
-    let Some(fast) = irq.fold_unlink_plain(V0, || groups) else {
+fn fold_plain(irq: &Irq) -> Said {
+    let Some(fast) = irq.fold_unlink_plain() else {
         return listed(References::Unchanged);
     };
     let fold = Folded {
         delivered: fast.delivered,
         ..Folded::default()
     };
-    let references = if fast.reloaded.is_some() {
-        References::Unchanged
-    } else {
-        References::ListPuts
-    };
     assert_eq!(fast.last, irq.state().refs() == 0);
-    folded(register::INVALID, fold, references)
+    folded(register::INVALID, fold, References::ListPuts)
+}
+
+fn fold_and_fill(irq: &Irq) -> Said {
+    let Some(refilled) = irq.fold_and_fill_lr(V0, BOTH_GROUPS) else {
+        return listed(References::Unchanged);
+    };
+    let fold = Folded {
+        delivered: refilled.delivered,
+        ..Folded::default()
+    };
+    folded(register::INVALID, fold, References::Unchanged)
 }
 
 fn refreshed(irq: &Irq, lr: ListRegister) -> Said {
@@ -419,7 +425,8 @@ const FOLDING: &[Transition] = &[
         let (fold, prune) = irq.fold_unlink_ended(V0);
         folded(register::INVALID, fold, pruned(irq, prune))
     }),
-    transition("fold_unlink_plain", for_listed, FOLDS, |irq| fold_plain(irq, BOTH_GROUPS)),
+    transition("fold_unlink_plain", for_listed, FOLDS, fold_plain),
+    transition("fold_and_fill_lr", for_listed, FOLDS, fold_and_fill),
     transition("fold_without_read", for_listed, LR_BITS | RELEASING, |irq| Said {
         // The end of the VM: nothing is counted, and the physical interrupt remains.
         counted: -1..=1,
