@@ -117,7 +117,7 @@ impl Machine {
         self.cpus[cpu].in_guest = false;
         match (operation, running) {
             (Operation::Wake(id), _) => {
-                let kick = here.wake(self.entities[id], now);
+                let kick = here.wake(self.entities[id], || now);
                 match &mut self.places[id] {
                     Place::Running { cpu: on, woken } => {
                         *woken = true;

@@ -115,7 +115,7 @@ impl Machine {
         let to = (*random >> 8) as usize % VCPUS;
         // Relaxed: the wake-up publishes the token.
         self.mail[to].fetch_add(1, Relaxed);
-        self.kick(here.wake(self.entities[to], self.now()));
+        self.kick(here.wake(self.entities[to], || self.now()));
     }
 }
 
@@ -140,7 +140,7 @@ fn no_token_is_lost() {
 
     for id in 0..TOKENS {
         machine.mail[id].store(1, Relaxed);
-        let kick = machine.scheduler.on(0).wake(machine.entities[id], 0);
+        let kick = machine.scheduler.on(0).wake(machine.entities[id], || 0);
         assert_eq!(kick, None);
     }
     thread::scope(|scope| {

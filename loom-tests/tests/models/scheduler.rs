@@ -33,7 +33,7 @@ impl Cpus {
 
     /// Wakes an entity on CPU `cpu`, and returns the CPU to kick.
     fn wake(self, cpu: usize, entity: &'static Entity) -> Option<usize> {
-        self.0.on(cpu).wake(entity, NOW)
+        self.0.on(cpu).wake(entity, || NOW)
     }
 
     /// Picks an entity on CPU `cpu`.
