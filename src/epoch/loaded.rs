@@ -33,8 +33,8 @@ impl VcpuKey {
 ///
 /// # Invariants
 /// `vcpu` is the address of the vCPU, or `None`. The vCPU's VM may have been dropped. `in_guest` or
-/// `out` is the vCPU's key, or neither: the vCPU enters the guest just now, or is blocked. `out` may
-/// be the mark of a blocked vCPU. All else is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
+/// `out` is the vCPU's key, or `out` is the key's mark of a blocked vCPU, or neither is: the vCPU has
+/// been loaded just now. All else is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
 pub(crate) struct Loaded {
     in_guest: Cell<VcpuKey>,
     out: Cell<VcpuKey>,
@@ -58,8 +58,8 @@ impl Loaded {
         (self.in_guest.get() == key).then(|| unsafe { self.vcpu.get().unwrap_unchecked() })
     }
 
-    /// Returns the address of the vCPU of `key`, if the CPU has the vCPU out of the guest, neither
-    /// blocked nor entering.
+    /// Returns the address of the vCPU of `key`, if the CPU has the vCPU out of the guest, not
+    /// blocked.
     #[inline]
     pub(crate) fn out(&self, key: VcpuKey) -> Option<NonNull<()>> {
         // SAFETY: by the invariant there is a vCPU whenever its key, which is not `NONE`, is here.
@@ -92,16 +92,10 @@ impl Loaded {
         self.set_out(key.blocked());
     }
 
-    /// Records that the loaded vCPU is entering the guest.
-    #[inline]
-    pub(crate) fn set_between(&self) {
+    /// Records the loaded vCPU, before its first entry on the CPU, or none.
+    pub(super) fn set(&self, vcpu: Option<NonNull<()>>) {
         self.in_guest.set(VcpuKey::NONE);
         self.out.set(VcpuKey::NONE);
-    }
-
-    /// Records the loaded vCPU, entering the guest, or none.
-    pub(super) fn set(&self, vcpu: Option<NonNull<()>>) {
-        self.set_between();
         self.vcpu.set(vcpu);
     }
 

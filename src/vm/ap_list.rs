@@ -488,7 +488,7 @@ mod tests {
         let irq = queued(40, 0, 0);
         let mut list = ApList::new(VcpuId(0));
         list.link(&irq, irq.state());
-        let _ = irq.update(|state| state.with_queued_on(None));
+        let _ = irq.update(|state| state.unqueued());
         list.check();
     }
 }

@@ -2,36 +2,38 @@
 //!
 //! | bits  | field      | meaning |
 //! |-------|------------|---------|
-//! | 0     | PENDING    | pending latch: an edge, an MSI, `ISPENDR`, a forwarded interrupt |
-//! | 1     | LINE       | level of the input line |
-//! | 2     | MESSAGE    | asserted by `GICD_SETSPI_NSR` while level-sensitive, beside the line |
-//! | 3     | ACTIVE     | active, and in no list register |
+//! | 0     | LINE       | level of the input line |
+//! | 1     | MESSAGE    | asserted by `GICD_SETSPI_NSR` while level-sensitive, beside the line |
+//! | 2     | GROUP1     | `IGROUPR` |
+//! | 3     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
 //! | 4     | HW         | a physical interrupt is active on the guest's behalf, to be deactivated |
-//! | 5     | UNMAPPED   | LPI without a mapping: a raise has no effect |
-//! | 6     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
-//! | 7     | GROUP1     | `IGROUPR` |
-//! | 8     | LEVEL      | level-sensitive (`ICFGR`); LPIs and SGIs never |
-//! | 9     | IN_LR      | in a list register of `queued_on` |
-//! | 10    | LR_PENDING | last known: pending in the list register |
-//! | 11    | LR_ACTIVE  | last known: active in the list register |
-//! | 12    | LR_LATCH   | LR_PENDING came from the latch, not from the level |
-//! | 13    | LR_HW      | the list register is backed by the physical interrupt |
-//! | 14    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
-//! | 15    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
-//! | 16    | LR_ASKED   | a register read waits for the state in the list register |
-//! | 28:17 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
-//! | 29    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
-//! | 41:30 | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
+//! | 5     | PENDING    | pending latch: an edge, an MSI, `ISPENDR`, a forwarded interrupt |
+//! | 6     | ACTIVE     | active, and in no list register |
+//! | 7     | UNMAPPED   | LPI without a mapping: a raise has no effect |
+//! | 8     | ENABLED    | `ISENABLER`, or the LPI configuration's enable bit |
+//! | 20:9  | target     | 1 + the vCPU that the interrupt is routed to, or 0 |
+//! | 32:21 | queued_on  | 1 + the vCPU with the interrupt on its ap_list, or 0 |
+//! | 33    | LR_HW      | the list register is backed by the physical interrupt |
+//! | 34    | LR_LATCH   | LR_PENDING came from the latch, not from the level |
+//! | 35    | LR_PENDING | last known: pending in the list register |
+//! | 36    | IN_LR      | in a list register of `queued_on` |
+//! | 37    | LR_ACTIVE  | last known: active in the list register |
+//! | 38    | CANCEL_P   | a pending state found in the list register is cancelled (`ICPENDR`) |
+//! | 39    | CANCEL_A   | an active state found in the list register is cancelled (`ICACTIVER`) |
+//! | 40    | LR_ASKED   | a register read waits for the state in the list register |
+//! | 41    | CONNECTED  | connected to the physical interrupt `pintid`, which may be forwarded |
 //! | 42    | RELEASING  | a CPU has still to read the `pintid` of an ended ownership |
 //! | 47:43 | priority   | the five implemented bits; 0 the most urgent |
 //! | 63:48 | refs       | references, the ap_list's included; 0 means dying |
 //!
-//! Fields compared or cleared together lie side by side: the common transitions compare and mask
-//! with constants that fit into an instruction.
+//! Fields compared or cleared together lie side by side: an AND instruction of A64 encodes one run
+//! of ones, and a comparison encodes 12 bits. The runs are 6:3 (an edge that ended in its list
+//! register), 5:4 (moved by a fill), 20:5 and 32:5 (a plain interrupt, and one on no list), 36:34
+//! (set by a fill), 40:21 and 40:33 (cleared by a fold).
 //!
 //! Filling a list register *moves* the latch, the active state and the physical interrupt into the
-//! register. Folding moves the remainder back. A bit 0, 3 or 4 found set together with IN_LR has
-//! arrived after the fill, and no arrival is lost or doubled.
+//! register. Folding moves the remainder back. PENDING, ACTIVE or HW found set together with
+//! IN_LR has arrived after the fill, and no arrival is lost or doubled.
 //!
 //! `queued_on` and the list's reference change in the same compare-and-swap: the list holds an
 //! interrupt exactly while the list holds a reference.
@@ -69,49 +71,49 @@ macro_rules! flags {
 pub(crate) struct State(pub(crate) u64);
 
 flags! {
-    /// Set while the pending latch is.
-    PENDING = 0, latch;
     /// Set while the input line is high.
-    LINE = 1, line;
+    LINE = 0, line;
     /// Set while a message asserts the level-sensitive interrupt.
-    MESSAGE = 2, message;
-    /// Set while the interrupt is active outside the list registers.
-    ACTIVE = 3, active;
+    MESSAGE = 1, message;
+    /// Set for Group 1.
+    GROUP1 = 2, group1;
+    /// Set for a level-sensitive interrupt.
+    LEVEL = 3, level;
     /// Set while a physical interrupt is active on the guest's behalf, outside the list registers.
     HW = 4, hw;
+    /// Set while the pending latch is.
+    PENDING = 5, latch;
+    /// Set while the interrupt is active outside the list registers.
+    ACTIVE = 6, active;
     /// Set for an LPI without a mapping.
-    UNMAPPED = 5, unmapped;
+    UNMAPPED = 7, unmapped;
     /// Set while the interrupt is enabled.
-    ENABLED = 6, enabled;
-    /// Set for Group 1.
-    GROUP1 = 7, group1;
-    /// Set for a level-sensitive interrupt.
-    LEVEL = 8, level;
-    /// Set while the interrupt is in a list register.
-    IN_LR = 9, in_lr;
-    /// Set if the list register was pending when last known.
-    LR_PENDING = 10, lr_pending;
-    /// Set if the list register was active when last known.
-    LR_ACTIVE = 11, lr_active;
-    /// Set if the pending state of the list register came from the latch.
-    LR_LATCH = 12, lr_latch;
+    ENABLED = 8, enabled;
     /// Set if the list register is backed by a physical interrupt.
-    LR_HW = 13, lr_hw;
+    LR_HW = 33, lr_hw;
+    /// Set if the pending state of the list register came from the latch.
+    LR_LATCH = 34, lr_latch;
+    /// Set if the list register was pending when last known.
+    LR_PENDING = 35, lr_pending;
+    /// Set while the interrupt is in a list register.
+    IN_LR = 36, in_lr;
+    /// Set if the list register was active when last known.
+    LR_ACTIVE = 37, lr_active;
     /// Set if a pending state of the list register is cancelled.
-    CANCEL_P = 14, cancel_pending;
+    CANCEL_P = 38, cancel_pending;
     /// Set if an active state of the list register is cancelled.
-    CANCEL_A = 15, cancel_active;
+    CANCEL_A = 39, cancel_active;
     /// Set if a register read waits for a fold, or a look at the list register.
-    LR_ASKED = 16, lr_asked;
+    LR_ASKED = 40, lr_asked;
     /// Set while a physical interrupt may be forwarded.
-    CONNECTED = 29, connected;
+    CONNECTED = 41, connected;
     /// Set from the end of the ownership of a physical interrupt until the CPU that ended the
     /// ownership has read `pintid`.
     RELEASING = 42, releasing;
 }
 
-const QUEUED_SHIFT: u32 = 17;
-const TARGET_SHIFT: u32 = 30;
+const TARGET_SHIFT: u32 = 9;
+const QUEUED_SHIFT: u32 = 21;
 /// The priority byte, whose low bits are not implemented, and belong to the fields below.
 const PRIORITY_SHIFT: u32 = 40;
 const REFS_SHIFT: u32 = 48;
@@ -224,12 +226,18 @@ impl State {
         self.with(vcpu_field(target) << TARGET_SHIFT, VCPU << TARGET_SHIFT)
     }
 
-    /// Returns the state queued on another vCPU, or on none. The caller accounts for the list's
-    /// reference.
+    /// Returns the state, on no list, queued on `vcpu`. The caller accounts for the list's reference.
     #[inline]
     #[must_use]
-    pub(crate) const fn with_queued_on(self, vcpu: Option<VcpuId>) -> Self {
-        self.with(vcpu_field(vcpu) << QUEUED_SHIFT, VCPU << QUEUED_SHIFT)
+    pub(crate) const fn queued(self, vcpu: VcpuId) -> Self {
+        self.with(vcpu_field(Some(vcpu)) << QUEUED_SHIFT, 0)
+    }
+
+    /// Returns the state on no list. The caller accounts for the list's reference.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn unqueued(self) -> Self {
+        self.with(0, VCPU << QUEUED_SHIFT)
     }
 }
 
@@ -346,7 +354,8 @@ impl State {
     #[inline]
     #[must_use]
     pub(crate) const fn ends_in_lr(self) -> bool {
-        self.0 & (PENDING | ASSERTED | ACTIVE | HW) == 0 && (!self.level() || self.lr_hw())
+        const ARRIVED: u64 = PENDING | ACTIVE | HW;
+        self.0 & (LEVEL | ARRIVED) == 0 || self.0 & (ARRIVED | ASSERTED) == 0 && self.lr_hw()
     }
 
     /// Returns true if the interrupt belongs on an ap_list while in no list register.

@@ -101,7 +101,7 @@ pub(super) fn broken_rule(intid: u32, state: State) -> Option<&'static str> {
     broken.map(|(rule, _)| *rule)
 }
 
-/// The flags: all bits from 0 on, and the last two above them.
+/// The flags.
 const FLAGS: [u64; 19] = [
     PENDING, LINE, MESSAGE, ACTIVE, HW, UNMAPPED, ENABLED, GROUP1, LEVEL, IN_LR, LR_PENDING,
     LR_ACTIVE, LR_LATCH, LR_HW, CANCEL_P, CANCEL_A, LR_ASKED, CONNECTED, RELEASING,
@@ -116,13 +116,11 @@ pub(super) fn words(intid: u32) -> &'static [State] {
 }
 
 fn legal_words(intid: u32) -> Vec<State> {
-    let low = FLAGS.iter().fold(0, |all, flag| all | flag) & !(CONNECTED | RELEASING);
-    let high = [0, CONNECTED, RELEASING, CONNECTED | RELEASING];
+    let all = FLAGS.iter().fold(0, |all, flag| all | flag);
+    // A step through the subsets of `all`, the least next.
+    let next = |flags: u64| Some(flags.wrapping_sub(all) & all).filter(|next| *next != 0);
     let mut words = Vec::new();
-    for flags in high
-        .iter()
-        .flat_map(|high| (0..=low).map(move |low| high | low))
-    {
+    for flags in core::iter::successors(Some(0), |flags| next(*flags)) {
         for to in [Some(V0), Some(V1), NONE] {
             for on in [NONE, Some(V0)] {
                 for refs in 0..=3 {

@@ -109,9 +109,8 @@ impl Word {
 
     fn state(self) -> State {
         let usual = 1 + u16::from(self.on.is_some());
-        let state = State::new(self.flags, self.to)
-            .with_queued_on(self.on)
-            .with_priority(self.prio);
+        let state = State::new(self.flags, self.to).with_priority(self.prio);
+        let state = self.on.map_or(state, |vcpu| state.queued(vcpu));
         // `State::new` has counted one.
         State(state.0 - REF + REF * u64::from(self.refs.unwrap_or(usual)))
     }

@@ -13,10 +13,10 @@ use super::super::{
 use super::legal::{broken_rule, list_refs, other_refs};
 use super::{LPI, V0};
 
-const ANY_VCPU: Option<VcpuId> = Some(VcpuId(0xffe));
+const ANY_VCPU: VcpuId = VcpuId(0xffe);
 /// The fields of the word.
-pub(super) const QUEUED: u64 = State(0).with_queued_on(ANY_VCPU).0;
-pub(super) const TARGET: u64 = State(0).with_target(ANY_VCPU).0;
+pub(super) const QUEUED: u64 = State(0).queued(ANY_VCPU).0;
+pub(super) const TARGET: u64 = State(0).with_target(Some(ANY_VCPU)).0;
 pub(super) const PRIORITY: u64 = State(0).with_priority(0xff).0;
 pub(super) const REFS: u64 = REF * 0xffff;
 

@@ -111,7 +111,7 @@ fn debug_prints_names() {
     let state = word!(PENDING LEVEL IN_LR LR_HW on: V0 to: V1 refs: 2 prio: 0x20);
     assert_eq!(
         format!("{state:?}"),
-        "State(PENDING LEVEL IN_LR LR_HW priority 0x20 target Some(VcpuId(1)) \
+        "State(LEVEL PENDING LR_HW IN_LR priority 0x20 target Some(VcpuId(1)) \
          queued_on Some(VcpuId(0)) refs 2)"
     );
     let state = word!(to: NONE refs: 0);
