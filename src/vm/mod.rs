@@ -166,8 +166,8 @@ impl<H: Host> Vm<H> {
         Some(unsafe { self.recorded(vcpu) })
     }
 
-    /// Returns the vCPU `id` if the calling CPU has the vCPU out of the guest, neither blocked nor
-    /// entering, by the CPU's own record.
+    /// Returns the vCPU `id` if the calling CPU has the vCPU out of the guest, not blocked, by the
+    /// CPU's own record.
     #[inline]
     pub(crate) fn out_of_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().out(self.key(id))?;

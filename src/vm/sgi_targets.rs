@@ -65,3 +65,81 @@ impl SgiTargets {
         })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::epoch::VcpuKey;
+    use crate::intid::Affinity;
+    use alloc::vec::Vec;
+
+    /// Makes vCPUs, of which the first have these affinities.
+    fn vcpus(room: usize, affinities: impl Iterator<Item = Affinity>) -> (Vec<Vcpu>, SgiTargets) {
+        let vcpus: Vec<Vcpu> = (0..room)
+            .map(|n| Vcpu::new(VcpuKey::new(1, n), VcpuId(n as u16)))
+            .collect();
+        let targets = SgiTargets::new(room);
+        for (vcpu, affinity) in vcpus.iter().zip(affinities) {
+            vcpu.add(affinity);
+            targets.add(&vcpus, vcpu.id);
+        }
+        (vcpus, targets)
+    }
+
+    fn value(affinity: Affinity) -> u64 {
+        affinity.sgi_group() | 1 << (affinity.aff0() & 0xf)
+    }
+
+    #[test]
+    fn most_vcpus_of_machines_of_every_shape_are_found() {
+        // vCPUs, values of Aff1 for each of Aff2, and values of Aff0 for each of Aff1.
+        for (room, aff1s, aff0s) in [
+            (1, 1, 16),
+            (16, 1, 16),
+            (64, 16, 4),
+            (512, 16, 16),
+            (1024, 4, 255),
+            (1024, 64, 1),
+        ] {
+            let affinity = |n: usize| {
+                let fields = [n / aff0s / aff1s, n / aff0s % aff1s, n % aff0s];
+                let [aff2, aff1, aff0] = fields.map(|field| field as u8);
+                Affinity::new(0, aff2, aff1, aff0)
+            };
+            let (vcpus, targets) = vcpus(room, (0..room).map(affinity));
+            let found = |n: &usize| {
+                let found = targets.find(&vcpus, value(affinity(*n)));
+                assert!(found.is_none_or(|vcpu| vcpu.id.index() == *n));
+                found.is_some()
+            };
+            let count = (0..room).filter(found).count();
+            assert!(
+                count * 100 >= room * 93,
+                "{count} of {room}, {aff1s}, {aff0s}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_that_names_several_vcpus_or_none_finds_none() {
+        let (vcpus, targets) = vcpus(4, (0..3).map(|n| Affinity::new(0, 0, 0, n)));
+        for value in [0, 0b11, 0b1000, 1 << 16 | 1, 1 << 40 | 1, u64::MAX] {
+            assert!(targets.find(&vcpus, value).is_none(), "{value:#x}");
+        }
+    }
+
+    #[test]
+    fn a_guess_is_wrong_once_the_vcpu_is_removed_and_gives_way() {
+        let affinity = |n| Affinity::new(0, 0, n, 0);
+        let (vcpus, targets) = vcpus(2, (0..2).map(affinity));
+        for n in 2..200 {
+            vcpus[1].remove();
+            assert!(targets.find(&vcpus, value(affinity(n - 1))).is_none());
+            vcpus[1].add(affinity(n));
+            targets.add(&vcpus, VcpuId(1));
+            assert!(targets.find(&vcpus, value(affinity(n - 1))).is_none());
+            let found = targets.find(&vcpus, value(affinity(n)));
+            assert_eq!(found.map(|vcpu| vcpu.id), Some(VcpuId(1)));
+        }
+    }
+}

@@ -173,8 +173,7 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, neither
-    /// blocked nor entering.
+    /// Borrows the shadow as [`Vcpu::shadow`] does, if the vCPU is out of the guest, not blocked.
     #[inline]
     pub(crate) fn shadow_out_of_guest(&self, local: &CpuLocal) -> Option<RefMut<'_, IchShadow>> {
         let here = self.is_out_of_guest(local);
@@ -182,7 +181,7 @@ impl Vcpu {
         here.then(|| unsafe { self.borrow_shadow() }).flatten()
     }
 
-    /// Returns true if the calling CPU has the vCPU out of the guest, neither blocked nor entering:
+    /// Returns true if the calling CPU has the vCPU out of the guest, not blocked:
     /// the CPU looks at the residency word before entering the guest.
     #[inline]
     pub(crate) fn is_out_of_guest(&self, local: &CpuLocal) -> bool {

@@ -35,6 +35,38 @@ fn publish_against_entry() {
     });
 }
 
+/// Races two injections against a block and the entry after the wake-up, without a look in between.
+/// Every interrupt is found, or the guest is kicked.
+#[test]
+fn publish_against_block_and_entry() {
+    check(3, || {
+        let machine = Arc::new(Machine::new(1));
+        let cpu = machine.cpu(0);
+        machine.enter(&cpu, V0);
+        assert_eq!(take(&cpu), 0);
+        machine.exit(&cpu, V0);
+
+        let one = spawn(&machine, 1, |machine, cpu| {
+            let _ = machine.inject(&cpu.pin());
+        });
+        let other = spawn(&machine, 2, |machine, cpu| {
+            let _ = machine.inject_spi(&cpu.pin());
+        });
+        let blocked = machine.block(&cpu, V0);
+        machine.enter(&cpu, V0);
+        let found = take(&cpu);
+        one.join();
+        other.join();
+
+        let (kicks, wakes) = (machine.kicks(), machine.wakes());
+        assert!(wakes <= usize::from(blocked == Blocked::Yes));
+        assert!(found == 2 || kicks >= 1, "the guest would run for ever");
+        machine.exit(&cpu, V0);
+        assert_eq!(found + machine.serve(&cpu, V0), 2);
+        sole(machine).finish(&cpu);
+    });
+}
+
 /// A datum of the embedder's about a vCPU, 1 once written: the place of its thread, for example.
 type Datum = Arc<AtomicUsize>;
 
