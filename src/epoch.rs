@@ -13,8 +13,10 @@
 #![expect(unsafe_code)]
 // UNSAFETY: a pin writes its guard through a shared reference, once.
 
+mod brake;
 mod garbage;
 mod loaded;
+mod releases;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,9 +33,11 @@ use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU8, HeldLocks, Rank, SpinLock, unique_number};
 use crate::trace::{Counters, Totals};
 
+use brake::Brake;
 pub use garbage::Garbage;
 pub(crate) use garbage::Piece;
 pub(crate) use loaded::{Loaded, VcpuKey};
+pub use releases::{Numbers, Releases};
 
 /// Number of interrupts, devices and events that a CPU unlinks before [`CpuPin::collect`] runs a
 /// collection step.
@@ -47,6 +51,7 @@ pub struct Domain {
 /// A domain, as its CPUs and VMs hold it.
 pub(crate) struct Shared {
     collector: Collector,
+    brake: Arc<Brake>,
     cpus: SpinLock<Cpus, { Rank::Topology as u8 }>,
 }
 
@@ -108,6 +113,7 @@ impl Domain {
         Self {
             shared: Arc::new(Shared {
                 collector: Collector::new(),
+                brake: Arc::default(),
                 cpus: SpinLock::new(Cpus::default()),
             }),
         }
@@ -148,6 +154,8 @@ impl Domain {
         };
 
         let handle = self.shared.collector.register();
+        self.shared.brake.register_last(&self.shared.collector);
+
         Ok(CpuLocal::new(
             self.shared.clone(),
             handle,
@@ -423,8 +431,7 @@ impl<'c> CpuPin<'c> {
     /// Runs a collection step if the CPU has unlinked at least [`PILE`] objects since the last
     /// step.
     ///
-    /// The step allocates a node of the epoch's queue, if anything was left to the epoch since the
-    /// last step. Call with no lock held.
+    /// The step allocates a node of the epoch's queue. Call with no lock held.
     #[inline]
     pub(crate) fn collect(&self) {
         if self.local.garbage.get() >= PILE {
@@ -443,6 +450,11 @@ impl<'c> CpuPin<'c> {
     pub fn collect_garbage(&self) {
         self.local.garbage.set(0);
         self.guard().flush();
+
+        // An anonymous membership has an epoch of its own.
+        if self.local.id.0 < CpuId::FIRST_RESERVED {
+            self.local.domain.brake.release();
+        }
     }
 
     /// Returns the identifier of the physical CPU.
@@ -558,7 +570,7 @@ mod tests {
         cpu.pin().guard().defer(move || mark.store(1, Relaxed));
         for _ in 0..16 {
             between();
-            cpu.pin().guard().flush();
+            cpu.pin().collect_garbage();
         }
 
         // Relaxed: one thread stores and loads the mark.

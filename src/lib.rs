@@ -214,7 +214,7 @@ pub mod internals {
 
     use crate::Vgic;
     use crate::epoch::CpuPin;
-    pub use crate::epoch::Seat;
+    pub use crate::epoch::{Numbers, Releases, Seat};
     use crate::host::Host;
     pub use crate::radix::Radix;
     #[cfg(loom)]

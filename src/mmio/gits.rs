@@ -147,11 +147,15 @@ pub(crate) fn gits_write<H: Host>(
     match (at, width) {
         (CTLR, Width::Word) => its.set_enabled(value & CTLR_ENABLED != 0),
         (CBASER | CBASER_HIGH, _) => command_queue::set_cbaser(pin, its, change),
-        (CWRITER | CWRITER_HIGH, _) => {
-            if let Some(new) = change(its.cwriter()) {
+        (CWRITER, _) => {
+            // The low half has the whole offset, so the old value is not read: the register's
+            // cache line is fetched once, to be written.
+            if let Some(new) = change(0) {
                 its.set_cwriter(new);
             }
         }
+        // Bits 63:32 are `RES0`.
+        (CWRITER_HIGH, _) => {}
         (BASER0 | BASER0_HIGH | BASER1 | BASER1_HIGH, _) => {
             command_queue::set_baser(vm, pin, its, table(at), change);
         }

@@ -278,6 +278,9 @@ mutants! {
     /// A new round of slices has the number of the old round.
     RoundWithoutNumber: "slices", "start_against_a_claim", "";
 
+    /// A CPU that has set the epoch's brake does not look for releases that came meanwhile.
+    ReleaseMissed: "epoch", "begin_against_end", "";
+
     /// A holder releases a lock with Relaxed instead of Release.
     TicketServedRelaxed: "tickets", "a_section_sees_the_last_one", "";
     /// A CPU draws the ticket being served by a load and a store instead of a compare-and-swap.

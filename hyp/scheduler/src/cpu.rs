@@ -1,11 +1,14 @@
 //! One CPU as the scheduler sees it: its queues behind their lock, and what others read without it.
 
+use alloc::sync::Arc;
+
 use crate::Parameters;
 use crate::queue::Queue;
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Counter, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Counter, Lock, Ordering};
 
-/// Data of one CPU, apart from the cache lines of the others.
-#[repr(align(128))]
+/// Data of one CPU, apart from the cache lines of the others. A CPU that queues here takes two
+/// lines, with the fields up to `floor`. The others are the CPU's own.
+#[repr(C, align(128))]
 pub(crate) struct Cpu {
     queue: Lock<Queue>,
     /// True if the CPU sleeps, and no other CPU owes it a kick. Set under the lock.
@@ -13,7 +16,7 @@ pub(crate) struct Cpu {
     /// True if the CPU has to call `tick`. Set and cleared under the lock.
     resched: AtomicBool,
     /// Number of queued entities, as the last holder of the lock left it.
-    queued: AtomicUsize,
+    queued: AtomicU32,
     /// Sum of the weights of the entities that are queued or run, as the last holder of the lock
     /// left it.
     weight: AtomicU64,
@@ -23,6 +26,9 @@ pub(crate) struct Cpu {
     pub(crate) rotor: Counter,
     pub(crate) counters: Counters,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(core::mem::offset_of!(Cpu, rotor) == 128);
 
 /// Event counters of one CPU, which the CPU itself writes.
 #[derive(Default)]
@@ -36,12 +42,12 @@ pub(crate) struct Counters {
 
 impl Cpu {
     /// Returns a CPU that is awake and has nothing to run.
-    pub(crate) fn new(parameters: Parameters) -> Self {
+    pub(crate) fn new(parameters: Arc<Parameters>) -> Self {
         Self {
             queue: Lock::new(Queue::new(parameters)),
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
-            queued: AtomicUsize::new(0),
+            queued: AtomicU32::new(0),
             weight: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             rotor: Counter::default(),

@@ -90,26 +90,33 @@ pub(crate) enum Woken {
 }
 
 /// A vCPU as the scheduler sees it. Entities live for ever: the queues refer to them.
+///
+/// The first cache line has all that changes when an entity is woken, queued and picked. The second
+/// line is written only for an entity with a deadline, or that spins.
+#[repr(C, align(64))]
 pub struct Entity {
     /// Rules 1 and 2 of the crate.
     state: AtomicU32,
     id: u32,
     weight: u32,
-    /// The CPU that it never leaves, if there is one.
-    bound_to: Option<usize>,
-    /// Ticks used, scaled by weight. The fields below belong to the entity's owner: rule 3.
+    /// Ticks used, scaled by weight. The numbers belong to the entity's owner: rule 3.
     pub(crate) vruntime: Guarded,
-    /// Deadline, while in a timer queue.
-    pub(crate) deadline: Guarded,
     /// Time at which it was queued, while queued.
     pub(crate) queued_at: Guarded,
-    /// 1 if its next turn is a brief one.
-    brief: Guarded,
     /// CPU that it last ran on, or `NOWHERE`.
     ran_on: Guarded,
     pub(crate) run_link: RBTreeAtomicLink,
     pub(crate) timer_link: RBTreeAtomicLink,
+    /// Deadline, while in a timer queue.
+    pub(crate) deadline: Guarded,
+    /// 1 if its next turn is a brief one.
+    brief: Guarded,
+    /// The CPU that it never leaves, if there is one.
+    bound_to: Option<usize>,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(core::mem::offset_of!(Entity, timer_link) == 64);
 
 impl Entity {
     /// Creates an idle entity, which belongs on `cpu` until it is placed elsewhere. No other entity

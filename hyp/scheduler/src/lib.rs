@@ -40,7 +40,9 @@
 //! 6. If a CPU sleeps and entities are queued there, some CPU owes it a kick, or has sent it.
 //!
 //! A CPU holds one lock at a time: an entity that changes queues is carried from one to the other.
-//! Nothing is shared by all CPUs. The work under a lock is a few steps of a balanced tree.
+//! The marks of CPUs with entities for others are shared by 64 CPUs each, and written only if an
+//! entity that may move waits, or is stolen. The work under a lock is a few steps of a balanced
+//! tree.
 //!
 //! # Fairness
 //! `vruntime` is the time that an entity has used, scaled by its weight. A CPU runs the queued
@@ -56,12 +58,14 @@ extern crate alloc;
 
 mod cpu;
 mod entity;
+mod marks;
 mod place;
 mod queue;
 mod run;
 mod sync;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::marker::PhantomData;
 
 pub use entity::{Entity, NORMAL_WEIGHT, Phase};
@@ -69,6 +73,7 @@ pub use entity::{Entity, NORMAL_WEIGHT, Phase};
 pub use sync::{MUTANTS, Mutant, MutantRecord, select};
 
 use cpu::Cpu;
+use marks::Marks;
 
 /// A time of the clock that all CPUs read, in ticks.
 pub type Time = u64;
@@ -122,6 +127,7 @@ pub struct Counts {
 /// The scheduler of all CPUs.
 pub struct Scheduler {
     cpus: Box<[Cpu]>,
+    marks: Marks,
 }
 
 impl Scheduler {
@@ -133,8 +139,10 @@ impl Scheduler {
     #[must_use]
     pub fn new(cpus: usize, parameters: Parameters) -> Self {
         assert!((1..=MAX_CPUS).contains(&cpus), "{cpus} CPUs");
+        let parameters = Arc::new(parameters);
         Self {
-            cpus: (0..cpus).map(|_| Cpu::new(parameters)).collect(),
+            cpus: (0..cpus).map(|_| Cpu::new(parameters.clone())).collect(),
+            marks: Marks::new(cpus),
         }
     }
 

@@ -131,6 +131,7 @@ impl Here<'_> {
             queue.account(now);
             let lead = lead(queue);
             queue.insert(entity, lead, now);
+            self.scheduler.marks.note(place.cpu, queue);
             entity.queue(place.cpu);
             let claimed = place.claimed && !mutant(Mutant::ClaimedCpuNotKicked);
             claimed | self.notify(place.cpu, queue)

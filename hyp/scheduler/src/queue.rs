@@ -1,5 +1,7 @@
 //! The queues of one CPU: all that its lock protects.
 
+use alloc::sync::Arc;
+
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeAtomicLink, intrusive_adapter};
 
 use crate::entity::{Entity, NORMAL_WEIGHT};
@@ -43,37 +45,57 @@ struct Running {
 }
 
 /// Run queue and timer queue of one CPU, and the entity that runs there.
+///
+/// The lock, the trees and the running entity fill a cache line, and the rest begins the next one.
+#[repr(C)]
 pub(crate) struct Queue {
-    parameters: Parameters,
     queued: RBTree<ByVruntime>,
     timers: RBTree<ByDeadline>,
     running: Option<Running>,
     /// Number of queued entities.
-    count: usize,
+    count: u32,
+    /// Number of those that may move to another CPU.
+    movable: u32,
     /// Sum of the weights of the queued entities.
     queued_weight: u64,
     /// Virtual time of the queue: the largest value so far of the smallest `vruntime` of those that
     /// run or are queued. An entity that has slept is behind it, by a turn at most.
     floor: u64,
+    parameters: Arc<Parameters>,
+    /// True while the CPU sleeps.
+    asleep: bool,
 }
 
 impl Queue {
     /// Returns empty queues.
-    pub(crate) fn new(parameters: Parameters) -> Self {
+    pub(crate) fn new(parameters: Arc<Parameters>) -> Self {
         Self {
-            parameters,
             queued: RBTree::default(),
             timers: RBTree::default(),
             running: None,
             count: 0,
+            movable: 0,
             queued_weight: 0,
             floor: 0,
+            parameters,
+            asleep: false,
         }
     }
 
     /// Returns the number of queued entities.
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Returns true if a queued entity may move to another CPU.
+    pub(crate) fn has_movable(&self) -> bool {
+        self.movable > 0
+    }
+
+    /// Returns true if an entity waits here that another CPU may take. The only one of a CPU that
+    /// sleeps does not: the CPU is owed a kick, and picks the entity.
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.has_movable() && !(self.asleep && self.count == 1)
     }
 
     /// Returns the sum of the weights of the entities that are queued or run.
@@ -111,6 +133,7 @@ impl Queue {
         self.adopt(entity, lead);
         entity.queued_at.set(now);
         self.count += 1;
+        self.movable += u32::from(entity.bound_to().is_none());
         self.queued_weight += u64::from(entity.weight());
         self.queued.insert(entity);
     }
@@ -143,6 +166,7 @@ impl Queue {
     /// Counts out an entity that is no longer queued.
     fn forget(&mut self, entity: &Entity) {
         self.count -= 1;
+        self.movable -= u32::from(entity.bound_to().is_none());
         self.queued_weight -= u64::from(entity.weight());
     }
 
@@ -196,6 +220,7 @@ impl Queue {
     /// Charges the entity that runs up to `now`, and not for the sleep of the CPU from then on.
     pub(crate) fn sleep(&mut self, now: Time) {
         self.account(now);
+        self.asleep = true;
         if let Some(running) = &mut self.running {
             running.charged = None;
         }
@@ -203,6 +228,7 @@ impl Queue {
 
     /// Charges the entity that runs from `now` on, and begins its turn anew.
     pub(crate) fn end_sleep(&mut self, now: Time) {
+        self.asleep = false;
         if let Some(running) = &mut self.running {
             running.charged = Some(now);
             running.began = now;

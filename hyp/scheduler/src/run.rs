@@ -3,7 +3,7 @@
 use crate::entity::Woken;
 use crate::queue::Queue;
 use crate::sync::{Mutant, mutant};
-use crate::{Entity, Here, Time};
+use crate::{Entity, Here, Scheduler, Time};
 
 impl Here<'_> {
     /// Picks the entity to run from time `now` on: the one here that is owed most, or one of
@@ -22,24 +22,32 @@ impl Here<'_> {
     /// Returns true if entities seem to be queued on another CPU, in a bounded number of looks.
     #[must_use]
     pub fn can_steal(&self) -> bool {
-        let cpus = &self.scheduler.cpus;
-        (self.neighbours(self.index)).any(|other| other != self.index && cpus[other].has_queued())
+        self.victims().any(|victim| {
+            let cpu = &self.scheduler.cpus[victim];
+            let has_queued = cpu.has_queued();
+            if !has_queued {
+                // The mark is an old one, and would be looked at again.
+                let _ = cpu.try_locked(|queue| self.scheduler.marks.settle(victim, queue));
+            }
+            has_queued
+        })
     }
 
     /// Takes an entity that is queued on another CPU, and begins its turn here.
     fn steal(&self, now: Time) -> Option<&'static Entity> {
-        let cpus = &self.scheduler.cpus;
-        let mut victims = self
-            .neighbours(self.index)
-            .filter(|&victim| victim != self.index && cpus[victim].has_queued());
-
+        let Scheduler { cpus, marks } = self.scheduler;
         // A victim whose lock is held is passed over: its own CPU is likely to pick.
-        let (entity, lead) = victims.find_map(|victim| {
-            let stolen = cpus[victim].try_locked(|queue| {
-                let entity = queue.pop_stealable()?;
-                Some((entity, queue.lead(entity)))
-            });
-            stolen.flatten()
+        let (entity, lead) = self.victims().find_map(|victim| {
+            let (stolen, has_more) = cpus[victim].try_locked(|queue| {
+                let entity = queue.pop_stealable();
+                marks.settle(victim, queue);
+                let stolen = entity.map(|entity| (entity, queue.lead(entity)));
+                (stolen, queue.has_movable())
+            })?;
+            if mutant(Mutant::MarkClearedUnlocked) && !has_more {
+                marks.clear(victim);
+            }
+            stolen
         })?;
 
         self.cpu().counters.steals.increment();
@@ -93,6 +101,8 @@ impl Here<'_> {
         self.cpu().locked(|queue| {
             self.cpu().clear_resched();
             queue.account(now);
+            // One that was queued while the CPU slept has no mark.
+            self.scheduler.marks.note(self.index, queue);
             queue.is_over(now)
         })
     }
@@ -140,6 +150,7 @@ impl Here<'_> {
             queue.account(now);
             let lead = self.lead_of_sleeper(entity, queue.floor(), queue);
             queue.insert(entity, lead, now);
+            self.scheduler.marks.note(self.index, queue);
             entity.queue(self.index);
         }
         true
@@ -241,8 +252,9 @@ impl Here<'_> {
     pub fn end_idle(&self, now: Time) -> bool {
         self.cpu().end_idle();
         let has_expired = self.cpu().locked(|queue| {
+            let has_expired = self.expire_first(queue, now);
             queue.end_sleep(now);
-            self.expire_first(queue, now)
+            has_expired
         });
         if has_expired {
             self.expire(now);

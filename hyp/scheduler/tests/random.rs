@@ -52,6 +52,8 @@ struct Cpu {
     in_guest: bool,
     /// Time that the CPU's timer is set to.
     event: Option<Time>,
+    /// True if the CPU sleeps, or has not looked at its queue since.
+    has_slept: bool,
 }
 
 /// The scheduler, and the model beside it.
@@ -104,6 +106,17 @@ impl Machine {
         }
     }
 
+    /// Returns true if a queued entity is alone on a CPU that it was woken for: the CPU picks it,
+    /// and no thief does.
+    fn is_reserved(&self, id: usize) -> bool {
+        let cpu = self.entities[id].cpu();
+        let beside = (0..ENTITIES).any(|other| {
+            let is_queued = other != id && self.places[other] == Place::Queued;
+            is_queued && self.entities[other].cpu() == cpu
+        });
+        self.cpus[cpu].has_slept && !beside
+    }
+
     /// Executes an operation on a CPU.
     fn execute(&mut self, cpu: usize, operation: Operation) {
         let (here, now) = (self.scheduler.on(cpu), self.now);
@@ -143,12 +156,13 @@ impl Machine {
                     None => {
                         let left = (0..ENTITIES).find(|&id| {
                             let mine = self.pins[id].is_none_or(|pin| pin == cpu);
-                            mine && self.places[id] == Place::Queued
+                            mine && self.places[id] == Place::Queued && !self.is_reserved(id)
                         });
                         assert_eq!(left, None, "not found by CPU {cpu}");
                     }
                 }
                 self.cpus[cpu].running = picked;
+                self.cpus[cpu].has_slept = false;
                 self.cpus[cpu].event = here.next_event();
             }
             (Operation::Enter, Some(_)) => {
@@ -180,6 +194,7 @@ impl Machine {
                 self.cpus[cpu].running = None;
             }
             (Operation::Tick, _) => {
+                self.cpus[cpu].has_slept = false;
                 let switches = here.tick(now);
                 assert!(!switches || running.is_some());
                 self.expire(cpu);
@@ -190,6 +205,7 @@ impl Machine {
                 self.cpus[cpu].asleep = here.begin_idle(now);
                 self.cpus[cpu].kicked = false;
                 let asleep = self.cpus[cpu].asleep;
+                self.cpus[cpu].has_slept |= asleep;
                 let queued = (0..ENTITIES)
                     .any(|id| self.pins[id] == Some(cpu) && self.places[id] == Place::Queued);
                 assert!(!(asleep && queued), "an entity of CPU {cpu} waits");

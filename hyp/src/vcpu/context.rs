@@ -68,6 +68,8 @@ const GUEST_MODES: [u64; 4] = [0b0000, 0b0100, 0b0101, 0b1_0000];
 const MODE: u64 = 0x1f;
 
 /// Registers of a vCPU while it is on no CPU.
+// Aligned to cache lines of its own: other CPUs write the neighbouring fields of `Vcpu`.
+#[repr(align(64))]
 pub(crate) struct Context {
     frame: Frame,
     registers: SystemRegisters,

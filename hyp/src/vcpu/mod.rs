@@ -27,22 +27,30 @@ use power::Power;
 const NUMBER_BITS: u32 = 12;
 
 /// A vCPU. It lives for ever, as its VM does.
+///
+/// Cache lines of their own have, in this order: the fields that nobody writes, which all CPUs
+/// read; the scheduling state; the fields that other CPUs write for the vCPU; and the fields of
+/// the CPU that runs the vCPU.
+#[repr(C, align(128))]
 pub(crate) struct Vcpu {
     pub(crate) vm: &'static Vm,
-    pub(crate) id: VcpuId,
     /// Affinity fields of the `MPIDR_EL1` that the guest reads.
     pub(crate) affinity: u64,
-    /// Power state, as PSCI has it.
-    pub(crate) power: Power,
+    pub(crate) id: VcpuId,
     /// Scheduling state.
     pub(crate) entity: Entity,
-    /// Longest time at EL2 of one exit.
-    pub(crate) el2_time: El2Time,
+    /// Power state, as PSCI has it.
+    pub(crate) power: Power,
     /// Longest time from an interrupt to its delivery.
     pub(crate) delay: Delay,
-    exits: [Counter; ExitReason::ALL.len()],
     context: UnsafeCell<Context>,
+    /// Longest time at EL2 of one exit.
+    pub(crate) el2_time: El2Time,
+    exits: [Counter; ExitReason::ALL.len()],
 }
+
+// `context` begins a cache line.
+const _: () = assert!(align_of::<Context>() == 64 && align_of::<Entity>() == 64);
 
 // SAFETY: `context` is reached through `Vcpu::context` only, by one CPU at a time.
 unsafe impl Sync for Vcpu {}

@@ -33,6 +33,12 @@ pub(crate) struct VmHost {
     spis: Range<u32>,
     /// PPIs of each CPU that are its vCPU's, one bit each.
     ppis: u32,
+    locks: Locks,
+}
+
+/// Locks, in cache lines apart from the fields that the CPU of each kick reads.
+#[repr(align(128))]
+struct Locks {
     mirror: Mutex<Mirror>,
     /// Lock of the configuration registers, each of which holds the fields of several SPIs.
     configuration: Mutex<()>,
@@ -73,8 +79,10 @@ impl VmHost {
             gic,
             spis,
             ppis,
-            mirror: Mutex::new(mirror),
-            configuration: Mutex::new(()),
+            locks: Locks {
+                mirror: Mutex::new(mirror),
+                configuration: Mutex::new(()),
+            },
         }
     }
 
@@ -87,7 +95,7 @@ impl VmHost {
     /// Takes what is mapped in the physical ITSes, for the controller that comes in the place of
     /// this one. It stays mapped whatever this one unmaps.
     pub(super) fn take_mirror(&self) -> Mirror {
-        mem::take(&mut *self.mirror.lock())
+        mem::take(&mut *self.locks.mirror.lock())
     }
 
     /// Returns the SPIs of the machine that are the VM's.
@@ -178,7 +186,7 @@ impl Host for VmHost {
     fn configured(&self, vcpu: Option<VcpuId>, intid: IntId, edge: bool) {
         // The trigger of a PPI is fixed by the CPU's design.
         if vcpu.is_none() && self.has_spi(intid) {
-            let _one_at_a_time = self.configuration.lock();
+            let _one_at_a_time = self.locks.configuration.lock();
             self.gic.distributor.configure(intid.raw(), edge);
         }
     }
@@ -194,7 +202,7 @@ impl Host for VmHost {
         let Some(physical) = self.physical_its(its, device) else {
             return;
         };
-        let mut mirror = self.mirror.lock();
+        let mut mirror = self.locks.mirror.lock();
         if mirror.devices.contains(&(its.0, device.0)) {
             return;
         }
@@ -211,7 +219,7 @@ impl Host for VmHost {
     }
 
     fn device_unmapped(&self, its: ItsId, device: DeviceId) {
-        let was_mapped = self.mirror.lock().devices.remove(&(its.0, device.0));
+        let was_mapped = self.locks.mirror.lock().devices.remove(&(its.0, device.0));
         if let Some(physical) = self.physical_its(its, device).filter(|_| was_mapped) {
             physical.unmap_device(device.0);
         }
@@ -229,7 +237,7 @@ impl Host for VmHost {
             return;
         };
 
-        let mut mirror = self.mirror.lock();
+        let mut mirror = self.locks.mirror.lock();
         let key = (its.0, device.0, event.0);
         let old = mirror.events.get(&key).copied();
         // The virtual event has no target: the physical interrupt may go to any CPU, and the vGIC
@@ -274,7 +282,7 @@ impl Host for VmHost {
 
     fn event_unmapped(&self, its: ItsId, device: DeviceId, event: EventId) {
         let key = (its.0, device.0, event.0);
-        let Some(old) = self.mirror.lock().events.remove(&key) else {
+        let Some(old) = self.locks.mirror.lock().events.remove(&key) else {
             return;
         };
         if let Some(physical) = self.physical_its(its, device) {

@@ -4,6 +4,7 @@
 mod clear_pending;
 mod deferred;
 mod enable_lpis;
+mod epoch;
 mod fold_prune;
 mod freeze;
 mod guest_memory;

@@ -4,6 +4,7 @@
 //! * `perf-host counted` runs one operation for `perf` to count. `perf-host list` lists the names.
 //! * `perf-host figures` times every operation in turns, round after round, and prints JSON. A
 //!   disturbance then affects all operations alike.
+//! * `perf-host pair` runs two loads in turns, and prints the ratio of their costs.
 
 mod counted;
 mod figures;
@@ -12,6 +13,7 @@ mod pairs;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use counted::Switch;
 use perf_host::memory::Heap;
@@ -21,7 +23,8 @@ static HEAP: Heap = Heap;
 
 /// Usage of the program.
 const USAGE: &str = "usage: perf-host instructions [FILTER] | figures THREADS SECONDS
-       | list THREADS | counted NAME THREADS [CONTROL-PIPE ACKNOWLEDGE-PIPE]
+       | pair LOAD LOAD SECONDS | list THREADS
+       | counted NAME THREADS [CONTROL-PIPE ACKNOWLEDGE-PIPE]
 Run by `cargo xtask perf`.";
 
 fn main() -> ExitCode {
@@ -41,6 +44,10 @@ fn run(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
         ["instructions"] => instructions::run(""),
         ["instructions", filter] => instructions::run(filter),
         ["figures", threads, seconds] => figures::run(threads.parse()?, seconds.parse()?),
+        ["pair", one, other, seconds] => {
+            let time = Duration::from_secs(seconds.parse()?);
+            println!("{}", pairs::compare_two(one, other, time));
+        }
         ["list", threads] => counted::list(threads.parse()?),
         ["counted", name, threads] => counted::run(name, threads.parse()?, None)?,
         ["counted", name, threads, control, acknowledged] => {

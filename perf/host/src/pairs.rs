@@ -15,8 +15,9 @@ const SLICE: Duration = Duration::from_millis(25);
 const PAIRS_OF_A_PLACE: usize = 2;
 
 /// Pairs of loads with costs to compare, in nanoseconds of a thread for an accepted operation.
-const PAIRS: [(&str, &str); 6] = [
+const PAIRS: [(&str, &str); 7] = [
     ("lpi_stress/1/1/1/spread", "lpi_stress/16/16/16/spread"),
+    ("lpi_stress/1/1/1/spread", "lpi_stress/one_word/shared"),
     ("lpi_stress/one_word/shared", "lpi_stress/one_word/alone"),
     (
         "inject_msi/pending/while_moving/1_threads",
@@ -40,73 +41,76 @@ const PAIRS: [(&str, &str); 6] = [
 /// Number of pairs needed for a median.
 const ENOUGH: usize = 15;
 
-/// Returns for each pair, as `one to other`: the median of the ratios with its 95 % confidence
-/// interval, and the median nanoseconds of both loads. Runs for about `time` in all.
+/// Returns for each pair, as `one to other`, what [`compare_two`] returns. Runs for about `time` in
+/// all.
+pub(crate) fn compare(time: Duration) -> Map<String, Value> {
+    let pairs = PAIRS.map(|(one, other)| {
+        eprintln!("{one} to {other}");
+        let value = compare_two(one, other, time / PAIRS.len() as u32);
+        (format!("{one} to {other}"), value)
+    });
+    pairs.into_iter().collect()
+}
+
+/// Runs two loads in turns for about `share`. Returns the median of the ratios with its 95 %
+/// confidence interval, and the median nanoseconds of both loads.
 ///
 /// Pairs with a thread waiting for a CPU are left out, unless the machine is too busy for
 /// undisturbed pairs. On a machine that busy, threads meant to run at once do not.
-pub(crate) fn compare(time: Duration) -> Map<String, Value> {
-    let mut pairs = Map::new();
-    for (one, other) in PAIRS {
-        eprintln!("{one} to {other}");
-        // Kept until the end: each next load gets other addresses.
-        let mut places = Vec::new();
-        let began = Instant::now();
-        let share = time / PAIRS.len() as u32;
-        let (mut undisturbed, mut all) = (Vec::new(), Vec::new());
+pub(crate) fn compare_two(one: &str, other: &str, share: Duration) -> Value {
+    // Kept until the end: each next load gets other addresses.
+    let mut places = Vec::new();
+    let began = Instant::now();
+    let (mut undisturbed, mut all) = (Vec::new(), Vec::new());
 
-        // A busy machine needs longer for enough pairs.
-        while all.len() < ENOUGH
-            || began.elapsed() < share
-            || (undisturbed.len() < ENOUGH && began.elapsed() < 3 * share)
-        {
-            // The first load has the colder caches: the loads alternate in running first.
-            let first = all.len() % 2;
+    // A busy machine needs longer for enough pairs.
+    while all.len() < ENOUGH
+        || began.elapsed() < share
+        || (undisturbed.len() < ENOUGH && began.elapsed() < 3 * share)
+    {
+        // The first load has the colder caches: the loads alternate in running first.
+        let first = all.len() % 2;
 
-            if all.len().is_multiple_of(PAIRS_OF_A_PLACE) {
-                // The loads also alternate in being made first.
-                let other_first = places.len() % 2 == 1;
-                let mut names = [one, other];
-                if other_first {
-                    names.reverse();
-                }
-                let mut place = names.map(|name| load(name).make());
-                if other_first {
-                    place.reverse();
-                }
-                places.push(place);
+        if all.len().is_multiple_of(PAIRS_OF_A_PLACE) {
+            // The loads also alternate in being made first.
+            let other_first = places.len() % 2 == 1;
+            let mut names = [one, other];
+            if other_first {
+                names.reverse();
             }
-
-            let runs = places.last().expect("one is made before the first pair");
-            let mut samples = [Sample::default(); 2];
-            for turn in [first, 1 - first] {
-                samples[turn] = runs[turn](SLICE);
+            let mut place = names.map(|name| load(name).make());
+            if other_first {
+                place.reverse();
             }
-
-            let costs = samples.map(|sample| cost(&sample));
-            all.push(costs);
-            if samples.iter().all(Sample::undisturbed) {
-                undisturbed.push(costs);
-            }
+            places.push(place);
         }
 
-        let disturbed = undisturbed.len() < ENOUGH;
-        let costs = if disturbed { &all } else { &undisturbed };
-        let of =
-            |value: fn(&[f64; 2]) -> f64| median(&mut costs.iter().map(value).collect::<Vec<_>>());
-        let (low, ratio, high) = of(|[one, other]| one / other);
+        let runs = places.last().expect("one is made before the first pair");
+        let mut samples = [Sample::default(); 2];
+        for turn in [first, 1 - first] {
+            samples[turn] = runs[turn](SLICE);
+        }
 
-        let value = json!({
-            "ratio": ratio,
-            "low": low,
-            "high": high,
-            "nanoseconds": [of(|costs| costs[0]).1, of(|costs| costs[1]).1],
-            "pairs": costs.len(),
-            "disturbed": disturbed,
-        });
-        pairs.insert(format!("{one} to {other}"), value);
+        let costs = samples.map(|sample| cost(&sample));
+        all.push(costs);
+        if samples.iter().all(Sample::undisturbed) {
+            undisturbed.push(costs);
+        }
     }
-    pairs
+
+    let disturbed = undisturbed.len() < ENOUGH;
+    let costs = if disturbed { &all } else { &undisturbed };
+    let of = |value: fn(&[f64; 2]) -> f64| median(&mut costs.iter().map(value).collect::<Vec<_>>());
+    let (low, ratio, high) = of(|[one, other]| one / other);
+
+    json!({
+        "ratio": ratio,
+        "low": low,
+        "high": high,
+        "nanoseconds": [of(|costs| costs[0]).1, of(|costs| costs[1]).1],
+        "pairs": costs.len(),
+        "disturbed": disturbed,
+    })
 }
 
 fn load(name: &str) -> Load {

@@ -94,8 +94,9 @@ pub(crate) struct Its {
 }
 
 /// Command side of an ITS.
-// Aligned to cache lines of its own: injectors read the neighbouring fields of `Its`.
-#[repr(align(64))]
+// Aligned to cache lines of its own: injectors read the neighbouring fields of `Its`. In this order
+// a CPU that writes `GITS_CWRITER` finds the lock, which it takes next, in the same line.
+#[repr(C, align(64))]
 pub(crate) struct Commands {
     /// `GITS_CWRITER.Offset`, in bytes.
     pub(crate) cwriter: AtomicU32,

@@ -66,6 +66,8 @@ mutants! {
     ClaimedCpuNotKicked: "wakes_against_idle";
     /// A thief leaves the entity on its victim's queue.
     StolenStaysQueued: "steal_against_pick";
+    /// A thief clears the mark of its victim after it has released the lock.
+    MarkClearedUnlocked: "steal_against_pick";
     /// A waker does not kick a CPU that runs an entity without a tick.
     FirstQueuedWithoutKick: "wake_against_a_cpu_without_tick";
 }

@@ -11,6 +11,9 @@ use super::load::Load;
 use super::table::{Outcome, Row};
 use xtask::{console, docs, project};
 
+/// Explanation below the table: which lines travel, and which have to.
+const EXPLANATION: &str = include_str!("explanation.md");
+
 /// Formats the section of `perf/RESULTS.md`.
 pub(crate) fn results(outcome: &Outcome) -> String {
     let mut text = format!(
@@ -50,7 +53,7 @@ pub(crate) fn results(outcome: &Outcome) -> String {
             row.barriers
         );
     }
-    text
+    text + EXPLANATION
 }
 
 /// Writes the plots, and the figures into `docs/performance.md`.
