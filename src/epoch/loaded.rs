@@ -33,8 +33,8 @@ impl VcpuKey {
 ///
 /// # Invariants
 /// `vcpu` is the address of the vCPU, or `None`. The vCPU's VM may have been dropped. `in_guest` or
-/// `out` is the vCPU's key, or `out` is the key's mark of a blocked vCPU, or neither is: the vCPU has
-/// been loaded just now. All else is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
+/// `out` is the vCPU's key, or `out` is the key's mark of a blocked vCPU. Neither is, for a vCPU
+/// that has been loaded just now. All else is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
 pub(crate) struct Loaded {
     in_guest: Cell<VcpuKey>,
     out: Cell<VcpuKey>,

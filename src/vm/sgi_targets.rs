@@ -38,14 +38,12 @@ impl SgiTargets {
             let value = vcpus.get(usize::from(id))?.sgi_to_itself();
             Some(hash(value, self.0.len()))
         };
-        let Some(bucket) = home(id.0) else {
-            return;
-        };
-
-        for guess in &self.0[bucket] {
+        let bucket = home(id.0);
+        let guesses = bucket.and_then(|bucket| self.0.get(bucket));
+        for guess in guesses.into_iter().flatten() {
             // Relaxed: guesses order nothing.
             let found = guess.load(Relaxed);
-            if found == id.0 || home(found) != Some(bucket) {
+            if found == id.0 || home(found) != bucket {
                 // Relaxed: guesses order nothing.
                 guess.store(id.0, Relaxed);
                 return;

@@ -185,8 +185,8 @@ impl Irq {
         (Folded::of(old, folded, lr), Pruned::of(folded, new))
     }
 
-    /// Folds and fills, in one compare-and-swap, an interrupt whose list register is empty and whose
-    /// next edge has come, if the state is plain and the group in `groups` (a bit each): the
+    /// Folds and fills, in one compare-and-swap, an interrupt whose list register is empty, and
+    /// whose next edge has come, if the state is plain and the group in `groups` (a bit each): the
     /// interrupt is in the same list register again. Returns `None`, changing nothing, otherwise.
     ///
     /// Needs no lock: the interrupt stays on the list, and the list keeps its reference. Saves 317

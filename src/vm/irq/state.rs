@@ -226,7 +226,8 @@ impl State {
         self.with(vcpu_field(target) << TARGET_SHIFT, VCPU << TARGET_SHIFT)
     }
 
-    /// Returns the state, on no list, queued on `vcpu`. The caller accounts for the list's reference.
+    /// Returns the state, on no list, queued on `vcpu`. The caller accounts for the list's
+    /// reference.
     #[inline]
     #[must_use]
     pub(crate) const fn queued(self, vcpu: VcpuId) -> Self {

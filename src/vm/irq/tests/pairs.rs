@@ -87,8 +87,8 @@ fn fast_fills_do_what_general_ones_do() {
     });
 }
 
-/// An interrupt that the guest has ended is unlinked as by the general fold, or refilled as by a fold
-/// and a fill.
+/// An interrupt that the guest has ended is unlinked as by the general fold, or refilled as by a
+/// fold and a fill.
 #[test]
 fn the_fast_folds_do_what_the_general_one_does() {
     for_every_word(|irq, case| {
