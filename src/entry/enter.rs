@@ -31,14 +31,11 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
         // SAFETY: the CPU has the vCPU, by its own record.
         && let Some(nothing_due) = unsafe { vcpu.peek(IchShadow::nothing_due) }
     {
-        let residency = vcpu.residency.look();
-        // From here on, work that comes kicks: the word has been looked at.
+        // Before the look: work that comes after the look kicks.
         cpu.local().loaded().set_in_guest(vm.key(id));
-
-        let is_without_news = residency.is_without_news(cpu.local().seat());
-        if !(is_without_news || mutant(Mutant::EntersUnlooked)) || !nothing_due {
+        if !nothing_due || !is_without_news(cpu, vcpu.residency.look()) {
             // SAFETY: the CPU has the vCPU, by its own record.
-            unsafe { enter_with_work(vm, cpu, pin, vcpu, residency) };
+            unsafe { enter_with_work(vm, cpu, pin, vcpu) };
         }
         return Ok(());
     }
@@ -52,7 +49,13 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
     }
 }
 
-/// Enters a vCPU that has news, as its `residency` says, or for which work is due.
+/// Returns true if an entry on `cpu` leaves alone the word that `residency` is a copy of.
+#[inline]
+fn is_without_news<I: CpuInterface>(cpu: &Cpu<I>, residency: ResidencyBits) -> bool {
+    residency.is_without_news(cpu.local().seat()) || mutant(Mutant::EntersUnlooked)
+}
+
+/// Enters a vCPU that has news, or for which work is due.
 ///
 /// # Safety
 /// `cpu` has the vCPU.
@@ -63,18 +66,31 @@ unsafe fn enter_with_work<H: Host, I: CpuInterface>(
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    residency: ResidencyBits,
 ) {
-    let seat = cpu.local().seat();
-    let work = if residency.is_without_news(seat) || mutant(Mutant::EntersUnlooked) {
-        residency
+    // SAFETY: the caller promises that `cpu` has the vCPU.
+    let refilled = unsafe { vcpu.peek(|shadow| shadow.refilled) } == Some(true);
+    // The CPU that has raised an interrupt anew leaves RERAISED: no look, which would fetch the line
+    // of the word once more.
+    let residency = if refilled {
+        None
     } else {
-        rwp::done(vm, vcpu, residency);
-        vcpu.residency.enter(seat)
+        Some(vcpu.residency.look())
+    };
+    let work = match residency {
+        Some(residency) if is_without_news(cpu, residency) => residency,
+        _ => consume_work(vm, cpu, vcpu),
     };
 
     // SAFETY: the caller promises that `cpu` has the vCPU.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
+}
+
+/// Marks the vCPU as running on `cpu`, and returns the work that it was given.
+#[inline]
+fn consume_work<H: Host, I: CpuInterface>(vm: &Vm<H>, cpu: &Cpu<I>, vcpu: &Vcpu) -> ResidencyBits {
+    let work = vcpu.residency.enter(cpu.local().seat());
+    rwp::done(vm, vcpu, work);
+    work
 }
 
 /// Enters a vCPU that `cpu` has blocked. Saves 40 of the 985 instructions of an SGI to a vCPU in
@@ -86,8 +102,7 @@ fn enter_blocked<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
 ) {
-    let residency = vcpu.residency.get();
-    debug_assert!(residency.is_on() && residency.is_blocked());
+    debug_assert!(vcpu.residency.get().is_blocked());
     // SAFETY: the CPU has the vCPU, by its own record.
     if let Some(mut shadow) = unsafe { vcpu.borrow_shadow() }
         && shadow.forwarded & shadow.in_use != 0
@@ -96,8 +111,7 @@ fn enter_blocked<H: Host, I: CpuInterface>(
         fold::sample_levels(vm, cpu, pin, vcpu, &mut shadow, 0);
     }
 
-    rwp::done(vm, vcpu, residency);
-    let work = vcpu.residency.enter(cpu.local().seat());
+    let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
     // SAFETY: the CPU has the vCPU, by its own record.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
@@ -143,8 +157,7 @@ fn enter_slow<H: Host, I: CpuInterface>(
         }
     }
 
-    rwp::done(vm, vcpu, residency);
-    let work = vcpu.residency.enter(cpu.local().seat());
+    let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
     // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };

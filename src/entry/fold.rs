@@ -191,6 +191,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     {
         // A more urgent interrupt may have come to the list. Its work is found by the entry.
         shadow.restage(index, refilled.image);
+        shadow.refilled = true;
         if refilled.delivered {
             pin.counters().deliveries[kind].add(1);
         }
@@ -217,6 +218,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     }
 
     shadow.vacate_plain(index);
+    shadow.refilled = false;
     if others_wait {
         shadow.due.add_refill(true);
     }

@@ -48,21 +48,31 @@ pub(crate) struct Vcpu {
     pub(crate) residency: Residency,
     shadow: OwnedShadow,
     pub(crate) redistributor: Redistributor,
+    /// Registers with RWP waiting for this vCPU: [`rwp`](super::rwp).
+    pub(crate) rwp: Waiting,
+    // From here on a line that all CPUs read, and that seldom changes.
     pub(crate) key: VcpuKey,
     /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while
     /// the VM does not have the vCPU.
     sgi_to_itself: AtomicU64,
+    pub(crate) id: VcpuId,
+    /// PPIs that are, or have been, connected to a physical PPI: bit n for INTID 16 + n.
+    physical_ppis: AtomicU16,
     /// Guest-physical address of the register read that this vCPU tries again, after the recall of
     /// another vCPU; all ones for none.
     pub(crate) retry_gpa: AtomicU64,
-    pub(crate) id: VcpuId,
     /// Number of times that the read at `retry_gpa` was tried again in vain.
     pub(crate) retries: AtomicU16,
-    /// PPIs that are, or have been, connected to a physical PPI: bit n for INTID 16 + n.
-    physical_ppis: AtomicU16,
-    /// Registers with RWP waiting for this vCPU: [`rwp`](super::rwp).
-    pub(crate) rwp: Waiting,
 }
+
+#[cfg(not(any(loom, debug_assertions)))]
+const _: () = {
+    let key = core::mem::offset_of!(Vcpu, key);
+    assert!(
+        key.is_multiple_of(64),
+        "the CPU of the vCPU writes before it"
+    );
+};
 
 impl Vcpu {
     /// Makes a vCPU after reset, which the VM does not have yet.
