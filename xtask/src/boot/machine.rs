@@ -106,7 +106,7 @@ pub(crate) fn command(
 
 /// Adds firmware in flash memory, and the disk from which it boots. QEMU starts firmware that it is
 /// told of, and not the hypervisor: the firmware is loaded as data.
-fn firmware(command: &mut Command, boot_disk: &BootDisk, hypervisor: Option<&Path>) {
+pub(crate) fn firmware(command: &mut Command, boot_disk: &BootDisk, hypervisor: Option<&Path>) {
     let flash = boot_disk.flash.display();
     match hypervisor {
         Some(image) => command

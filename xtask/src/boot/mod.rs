@@ -45,7 +45,10 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
     let guest = guest::prepare(options, scratch.path())?;
     let hypervisor = match (options.bare, options.efi) {
         (true, _) => None,
-        (_, Some(_)) => Some(hypervisor::build_efi(scratch.path())?),
+        (_, Some(_)) => {
+            let image = hypervisor::build(scratch.path())?;
+            Some(hypervisor::build_efi(&image)?)
+        }
         (_, None) => Some(hypervisor::build(scratch.path())?),
     };
     if let (Some(application), Some(_)) = (&hypervisor, options.efi) {
