@@ -128,6 +128,8 @@ pub(crate) struct Setting {
     pub(crate) smmu: bool,
     /// True if the VM has a part of the machine only.
     pub(crate) part: bool,
+    /// CPUs whose LPIs are enabled before the hypervisor starts, if they are.
+    pub(crate) lpis_on: Option<u16>,
 }
 
 /// Checks everything that can be checked in this setting.
@@ -142,6 +144,14 @@ pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> 
     if setting.workload {
         checks.push(faults(transcript));
         workload(setting, transcript, &mut checks);
+    }
+    if let Some(cpus) = setting.lpis_on {
+        checks.push(Check::equal(
+            "CPUs whose LPIs were left enabled, and have been disabled",
+            transcript.lpis_turned_off,
+            cpus.into(),
+            "the hypervisor gave new tables to redistributors that use others",
+        ));
     }
     if setting.hypervisor {
         match &transcript.reported {
@@ -423,6 +433,7 @@ mod tests {
         brief: false,
         smmu: true,
         part: false,
+        lpis_on: None,
     };
 
     /// Returns the console of a run in which everything holds.
@@ -564,6 +575,21 @@ mod tests {
             let ended = || Ended::PoweredOff;
             assert_eq!(failing(setting, ended(), &good_console()).len(), differing);
             assert!(failing(setting, ended(), &good_console_of(setting)).is_empty());
+        }
+    }
+
+    #[test]
+    fn lpis_that_are_left_enabled_are_disabled_on_every_cpu() {
+        let setting = Setting {
+            lpis_on: Some(4),
+            ..SETTING
+        };
+        let line =
+            |cpus| format!("hyp: {cpus} CPUs: LPIs were left enabled, and have been disabled\n");
+        let failing = |console: &str| failing(setting, Ended::PoweredOff, console);
+        assert!(failing(&(line(4) + &good_console())).is_empty());
+        for console in [good_console(), line(3) + &good_console()] {
+            assert_one(&failing(&console), "left enabled");
         }
     }
 

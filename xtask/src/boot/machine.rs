@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::guest::{BootDisk, Guest};
-use super::{BootOptions, Efi, part};
+use super::{BootOptions, Efi, lpis_on, part};
 use crate::parallel;
 use crate::provision::qemu::{Board, Qemu};
 
@@ -58,6 +58,9 @@ pub(crate) fn command(
         // The application `hyp.efi` is on the disk.
         let hypervisor = hypervisor.filter(|_| options.efi.is_none());
         firmware(&mut command, boot_disk, hypervisor);
+        if options.lpis_on {
+            command.args(lpis_on::arguments(options.cpus()));
+        }
         command.args(&options.qemu);
         return Ok(command);
     }

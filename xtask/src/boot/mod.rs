@@ -11,6 +11,7 @@ pub mod initramfs;
 pub(crate) mod interrupts;
 pub(crate) mod kinds;
 pub(crate) mod lines;
+mod lpis_on;
 pub(crate) mod machine;
 pub(crate) mod monitor;
 mod options;
@@ -96,6 +97,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         acpi: options.efi == Some(Efi::Acpi),
         smmu: options.has_smmu(),
         part: options.has_part(),
+        lpis_on: options.lpis_on.then(|| options.cpus()),
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {

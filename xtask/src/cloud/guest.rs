@@ -141,6 +141,7 @@ impl Guest {
             brief: false,
             smmu: false,
             part: true,
+            lpis_on: None,
         };
         let mut checks = vec![checks::faults(transcript)];
         checks::workload(setting, transcript, &mut checks);

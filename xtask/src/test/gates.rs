@@ -576,6 +576,7 @@ fn efi_gate() -> Gate {
         vcpus: EFI_CPUS,
         efi: Some(Efi::Acpi),
         brief: true,
+        lpis_on: true,
         qemu: EFI_BOARD.map(str::to_owned).to_vec(),
         ..BootOptions::default()
     };
