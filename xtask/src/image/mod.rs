@@ -1,6 +1,7 @@
 //! `cargo xtask image`: `hyp.efi` and a guest in a directory that UEFI firmware boots from.
 
 mod disk;
+mod sections;
 mod trial;
 
 use std::fmt::Write as _;
@@ -29,6 +30,7 @@ Examples:
   cargo xtask image --guest linux          Debian, which loads its vCPUs
   cargo xtask image --guest events         cycles and instructions of events
   cargo xtask image --append filter=sgi.   words for the guest
+  cargo xtask image --one-file             all in BOOTAA64.EFI
   cargo xtask image --try                  boots it on an emulated machine, too
   cargo xtask boot --efi acpi              the same way, with all checks";
 
@@ -36,20 +38,22 @@ Examples:
 #[derive(Clone, Debug)]
 pub(crate) struct ImageOptions {
     /// The directory to write.
-    out: Option<PathBuf>,
-    guest: GuestKind,
-    vcpus: u16,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) guest: GuestKind,
+    pub(crate) vcpus: u16,
     /// The VM's RAM in MiB.
-    memory: u32,
+    pub(crate) memory: u32,
     /// An addition to the guest's command line.
-    append: Option<String>,
+    pub(crate) append: Option<String>,
+    /// True if the guest is in the application.
+    pub(crate) one_file: bool,
     /// True if the directory is booted on an emulated machine.
-    is_tried: bool,
+    pub(crate) is_tried: bool,
 }
 
 /// A guest that needs no devices of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GuestKind {
+pub(crate) enum GuestKind {
     /// The guest that tests the interrupt controller from inside.
     Conformance,
     /// Debian with the part of the workload that needs no disk and no network.
@@ -98,6 +102,11 @@ impl Options for ImageOptions {
             )
             .value_parser(place),
             flag(
+                "one-file",
+                "Put the guest into the application, as sections of a unified kernel image: it \
+                 can be loaded over the network",
+            ),
+            flag(
                 "try",
                 "Boot the directory on an emulated machine by EDK2, and tell whether the guest \
                  comes to its end",
@@ -112,8 +121,16 @@ impl Options for ImageOptions {
             vcpus: defaulted(matches, "vcpus"),
             memory: defaulted(matches, "memory"),
             append: matches.remove_one("append"),
+            one_file: matches.get_flag("one-file"),
             is_tried: matches.get_flag("try"),
         }
+    }
+}
+
+impl Default for ImageOptions {
+    /// Returns the options of a command line without any.
+    fn default() -> Self {
+        Self::parsed(&[]).expect("every option has a default")
     }
 }
 
@@ -133,6 +150,25 @@ fn place(text: &str) -> Result<PathBuf, String> {
 
 /// Writes the directory that the options ask for, and tells whether it boots, if it is tried.
 pub(crate) fn image(options: &ImageOptions) -> Result<bool> {
+    let out = options.out.clone().unwrap_or_else(project::image);
+    write(options, &out)?;
+    console::step(format!("{} is what goes on a stick", out.display()));
+    match options.is_tried {
+        true => trial::boot(options, &out, &project::reports()),
+        false => Ok(true),
+    }
+}
+
+/// Writes a directory that is removed afterwards, and tells whether it boots. The console goes to
+/// `reports`.
+pub(crate) fn trial(options: &ImageOptions, reports: &Path) -> Result<bool> {
+    let scratch = project::scratch()?;
+    write(options, scratch.path())?;
+    trial::boot(options, scratch.path(), reports)
+}
+
+/// Writes the directory `out`.
+fn write(options: &ImageOptions, out: &Path) -> Result<()> {
     ensure!(
         options.guest != GuestKind::Events || options.vcpus >= EVENTS_VCPUS,
         "the events want at least {EVENTS_VCPUS} vCPUs"
@@ -146,7 +182,6 @@ pub(crate) fn image(options: &ImageOptions) -> Result<bool> {
         let _ = write!(words, " {more}");
     }
 
-    let out = options.out.clone().unwrap_or_else(project::image);
     let image = Image {
         arguments: "",
         initrd: parts.initrd.as_deref(),
@@ -157,11 +192,9 @@ pub(crate) fn image(options: &ImageOptions) -> Result<bool> {
         }],
         seed: Some(random().context("cannot read a random seed")?),
     };
-    image.write(&out, &application)?;
-    console::step(format!("{} is what goes on a stick", out.display()));
-    match options.is_tried {
-        true => trial::boot(options, &out),
-        false => Ok(true),
+    match options.one_file {
+        true => image.write_one_file(out, &application),
+        false => image.write(out, &application),
     }
 }
 

@@ -41,8 +41,9 @@ const MEASUREMENT: &str = "@pmu {";
 /// The beginning of a line that no run may have: a case that fails.
 const FAILED: &str = "not ok ";
 
-/// Boots the directory, and tells whether the guest comes to its end.
-pub(super) fn boot(options: &ImageOptions, directory: &Path) -> Result<bool> {
+/// Boots the directory, and tells whether the guest comes to its end. The console goes to
+/// `reports`.
+pub(super) fn boot(options: &ImageOptions, directory: &Path, reports: &Path) -> Result<bool> {
     let qemu = qemu::provide()?;
     let firmware = firmware::provide(&apt::Lazy::new(For::Guest))?;
     let mut command = qemu.board(&Board {
@@ -63,8 +64,7 @@ pub(super) fn boot(options: &ImageOptions, directory: &Path) -> Result<bool> {
     machine::firmware(&mut command, &boot_disk, None);
 
     console::step("Booting it on an emulated machine");
-    let reports = project::reports();
-    project::begin_report(&reports, "image.log")?;
+    project::begin_report(reports, "image.log")?;
     let log = reports.join("image.log");
     let Run { ended, lines, .. } = run::watched(&mut command, &log, LIMIT)?;
     let lines = part::named_lines(lines);
