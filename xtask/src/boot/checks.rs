@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::Efi;
 use super::counters::Counters;
 use super::interrupts;
 use super::kinds::{KINDS, PerKind};
@@ -34,6 +35,10 @@ const MACHINE_STEPS: [&str; 4] = ["intx", "dma", "idle", "suspend"];
 /// The steps that need what ACPI describes by byte code only: lines of PCI functions, and a clock
 /// with an alarm.
 const BYTE_CODE_STEPS: [&str; 2] = ["intx", "suspend"];
+
+/// The step that needs a clock with an alarm. EDK2 drives the clock by itself, and disables it in
+/// the device tree.
+const CLOCK_STEP: &str = "suspend";
 
 /// The steps that a brief run leaves out.
 pub(super) const LONG_STEPS: [&str; 6] = ["blk", "intx", "net", "affinity", "rebind", "suspend"];
@@ -122,8 +127,9 @@ pub(crate) struct Setting {
     pub(crate) firmware: bool,
     /// True if the long steps are left out.
     pub(crate) brief: bool,
-    /// True if the hypervisor finds the machine by ACPI, whose byte code is not interpreted.
-    pub(crate) acpi: bool,
+    /// The description by which firmware tells the hypervisor of the machine, if it does. The byte
+    /// code of ACPI is not interpreted.
+    pub(crate) efi: Option<Efi>,
     /// True if the machine has an SMMU, and the guest a device that is told to trespass.
     pub(crate) smmu: bool,
     /// True if the VM has a part of the machine only.
@@ -241,7 +247,8 @@ fn is_skipped(setting: Setting, step: &str) -> bool {
         || !setting.firmware && step == FIRMWARE_STEP
         || !setting.smmu && step == SMMU_STEP
         || setting.brief && LONG_STEPS.contains(&step)
-        || setting.acpi && BYTE_CODE_STEPS.contains(&step)
+        || setting.efi == Some(Efi::Acpi) && BYTE_CODE_STEPS.contains(&step)
+        || setting.efi == Some(Efi::Tree) && step == CLOCK_STEP
         || setting.part && MACHINE_STEPS.contains(&step)
 }
 
@@ -429,7 +436,7 @@ mod tests {
         workload: true,
         hypervisor: true,
         firmware: false,
-        acpi: false,
+        efi: None,
         brief: false,
         smmu: true,
         part: false,
@@ -546,8 +553,8 @@ mod tests {
             firmware: true,
             ..SETTING
         };
-        let acpi = Setting {
-            acpi: true,
+        let efi = |kind| Setting {
+            efi: Some(kind),
             ..SETTING
         };
         let brief = Setting {
@@ -566,7 +573,8 @@ mod tests {
             (one, 3),
             (bare, 2),
             (firmware, 3),
-            (acpi, 2),
+            (efi(Efi::Acpi), 2),
+            (efi(Efi::Tree), 1),
             (brief, LONG_STEPS.len()),
             (open, 1),
             (part, 5),

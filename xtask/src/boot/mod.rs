@@ -94,7 +94,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         hypervisor: !options.bare,
         firmware: options.firmware,
         brief: options.brief,
-        acpi: options.efi == Some(Efi::Acpi),
+        efi: options.efi,
         smmu: options.has_smmu(),
         part: options.has_part(),
         lpis_on: options.lpis_on.then(|| options.cpus()),

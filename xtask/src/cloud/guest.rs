@@ -137,7 +137,7 @@ impl Guest {
             workload: true,
             hypervisor: true,
             firmware: false,
-            acpi: false,
+            efi: None,
             brief: false,
             smmu: false,
             part: true,
