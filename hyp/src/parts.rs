@@ -14,8 +14,9 @@ use vgic::config::GITS_TRANSLATER;
 use vgic::intid::IntId;
 
 use crate::boot::modules::{BootModules, Kernel};
+use crate::console;
 use crate::cpu::percpu;
-use crate::gic::lpi;
+use crate::gic::{self, lpi};
 use crate::machine::{Machine, entropy};
 use crate::memory::dma::{DmaTables, Placed};
 use crate::memory::layout::{self, BLOCK, PAGE};
@@ -62,10 +63,7 @@ struct Common<'m> {
 }
 
 /// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is
-/// refused by a line on the console.
-///
-/// # Panics
-/// If every VM is refused.
+/// refused by a line on the console. If every VM is refused, the machine is powered off.
 pub(crate) fn create(
     machine: &Machine,
     modules: &BootModules,
@@ -103,7 +101,9 @@ pub(crate) fn create(
             Err(reason) => println!("hyp: no VM for \"{}\": {reason}", kernel.arguments),
         }
     }
-    assert!(!vms.is_empty(), "no VM can be had");
+    if vms.is_empty() {
+        console::stop(format_args!("no VM can be had"));
+    }
     vms
 }
 
@@ -113,6 +113,9 @@ pub(crate) fn create(
 /// # Errors
 /// Why no function can be given to a VM.
 fn pci_bus(machine: &Machine) -> Result<(&'static Bus, Vec<Function>), String> {
+    if gic::get().its.is_empty() {
+        return Err("the machine has no LPIs for the MSIs of PCI functions".into());
+    }
     let smmu = smmu::get().ok_or("no SMMU confines PCI functions")?;
     let bridge = machine.pci.as_ref().ok_or("there is no PCI bus")?;
     // SAFETY: the device tree describes the host bridge, and the final tables map the root bus.

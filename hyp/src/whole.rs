@@ -37,12 +37,15 @@ pub(crate) fn create(
     let tree = unsafe {
         core::slice::from_raw_parts_mut(modules.tree.start as *mut u8, modules.tree.len())
     };
-    edit::hide_hypervisor(tree, &home);
+    let has_its = !gic::get().its.is_empty();
+    edit::hide_hypervisor(tree, &home, has_its);
     if let Some(smmu) = smmu::get() {
         smmu.attach_all(machine_dma(smmu, &machine, &memory));
     }
     let moments = moments(tree);
-    machine.gic.its.extend(second_its::add(tree, &machine));
+    if has_its {
+        machine.gic.its.extend(second_its::add(tree, &machine));
+    }
     idle_states::add(tree);
     cache::clean_and_invalidate(&modules.tree);
 
@@ -81,7 +84,6 @@ pub(crate) fn create(
         devices.remove(bank);
     }
 
-    let has_its = !gic::get().its.is_empty();
     let description = Description {
         name: String::from("vm0"),
         extent: Extent::Whole,

@@ -12,6 +12,7 @@
 //! * `migrate` moves such a VM between two machines that run.
 //! * `conformance` tests the interrupt controller from inside a guest, rule by rule.
 //! * `migrate` moves a guest between machines, with Linux KVM or the hypervisor.
+//! * `image` writes the hypervisor and a guest for a real machine, which its UEFI firmware boots.
 //! * `bench` runs the benchmarks.
 //! * `perf` measures, and holds the figures against their targets.
 //!
@@ -40,6 +41,7 @@ mod isolation;
 pub mod kvm;
 pub mod loom;
 mod machines;
+pub mod measuring;
 mod miri;
 mod names;
 mod order;

@@ -1,12 +1,13 @@
 //! `hyp.efi`: the hypervisor as a UEFI application.
 //!
 //! `hyp` is entered as a boot loader enters a Linux kernel: at EL2, MMU and caches off, with a device
-//! tree. This application is the boot loader. It contains the hypervisor's image, reads
-//! `hyp.conf` and the guests beside it, has [`machine_tree`] describe the machine, leaves the
-//! firmware and jumps.
+//! tree. This application is the boot loader. It contains the hypervisor's image, reads the
+//! configuration and the guests, has [`machine_tree`] describe the machine, leaves the firmware and
+//! jumps.
 //!
 //! In the order in which to read them:
-//! * [`files`]: the files beside the application.
+//! * [`sections`]: the application's own sections.
+//! * [`files`]: the configuration and the guests, in sections or in files beside the application.
 //! * [`memory`]: memory for what is loaded, and RAM as the hypervisor will find it.
 //! * [`machine`]: the machine's description, by ACPI or by the firmware's device tree.
 //! * [`jump`]: from the firmware's world into the hypervisor's.
@@ -19,14 +20,14 @@ mod files;
 mod jump;
 mod machine;
 mod memory;
+mod sections;
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use machine_tree::boot::{self, Boot, Kernel};
-use machine_tree::config::{self, Config};
+use machine_tree::config::Config;
 use uefi::{Status, entry, println};
 
 use files::Files;
@@ -34,9 +35,6 @@ use memory::Pages;
 
 /// The hypervisor's flat image.
 static HYPERVISOR: &[u8] = include_bytes!(env!("HYP_IMAGE"));
-
-/// The configuration file.
-const CONFIG: &str = "hyp.conf";
 
 /// Runs the application. Returns to the firmware only if the hypervisor cannot be started.
 #[entry]
@@ -53,9 +51,8 @@ fn main() -> Status {
 /// Why the hypervisor cannot be started.
 fn start() -> Result<core::convert::Infallible, String> {
     jump::check()?;
-    let mut files = Files::beside_application()?;
-    let text = files.text(CONFIG)?;
-    let config = config::parse(&text).map_err(|why| format!("{CONFIG}: {why}"))?;
+    let mut files = Files::new()?;
+    let config = files.configuration()?;
     let guests = Guests::load(&mut files, &config)?;
     drop(files);
 
@@ -99,7 +96,7 @@ impl Guests {
             contents.push(files.bytes(name)?);
         }
 
-        let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+        let slices: Vec<&[u8]> = contents.iter().map(AsRef::as_ref).collect();
         let all = memory::load(&slices)?;
         let mut places = all.pieces.iter().cloned();
         let mut next = || places.next().expect("each file has a place");

@@ -12,13 +12,29 @@
 //! ```
 //!
 //! Names of files begin in the directory of the application, or with a slash at the root of its
-//! file system.
+//! file system. A name that begins with a dot is that of a section of the application.
+//!
+//! The application may have the guest in sections, which are named as those of a unified kernel
+//! image: `.linux`, `.initrd` and `.cmdline`. The section `.hypconf` then has the directives, if
+//! there are any.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::machine::{Console, Uart};
+
+/// Section with a guest's kernel.
+pub const KERNEL: &str = ".linux";
+/// Section with the guest's initial RAM disk.
+pub const INITRD: &str = ".initrd";
+/// Section with the guest's command line.
+pub const COMMAND_LINE: &str = ".cmdline";
+/// Section with the directives of a configuration file.
+pub const DIRECTIVES: &str = ".hypconf";
+
+/// Beginning of the words of a command line that are options of a VM.
+const OPTION: &str = "hyp.";
 
 /// A configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +67,62 @@ pub struct Kernel {
 /// # Errors
 /// The first line that cannot be understood, and why.
 pub fn parse(text: &str) -> Result<Config, String> {
+    let config = directives(text)?;
+    if config.kernels.is_empty() {
+        return Err("there is no line `kernel FILE`".into());
+    }
+    Ok(config)
+}
+
+/// Reads the configuration in the application's sections, which `section` returns by name. Returns
+/// `None` if no section has one.
+///
+/// Without a directive that names a kernel, the guest is in the sections. Its command line is that
+/// of a VM with a part of the machine if it has options of a VM.
+///
+/// # Errors
+/// The first line that cannot be understood, and why.
+pub fn of_sections<'s>(
+    section: impl Fn(&str) -> Option<&'s [u8]>,
+) -> Result<Option<Config>, String> {
+    let text = |name| match section(name).map(core::str::from_utf8) {
+        Some(Ok(text)) => Ok(text.trim_matches(|c: char| c == '\0' || c.is_whitespace())),
+        Some(Err(_)) => Err(format!("{name} is no UTF-8")),
+        None => Ok(""),
+    };
+    if [KERNEL, DIRECTIVES]
+        .into_iter()
+        .all(|name| section(name).is_none())
+    {
+        return Ok(None);
+    }
+    let mut config = directives(text(DIRECTIVES)?)?;
+    if !config.kernels.is_empty() {
+        return Ok(Some(config));
+    }
+
+    if section(INITRD).is_some() {
+        config.initrd = Some(INITRD.into());
+    }
+    let mut kernel = Kernel {
+        file: KERNEL.into(),
+        ..Kernel::default()
+    };
+    let arguments = text(COMMAND_LINE)?;
+    let is_of_part = arguments
+        .split_whitespace()
+        .any(|word| word.starts_with(OPTION));
+    let place = match is_of_part {
+        true => &mut kernel.arguments,
+        false => &mut config.arguments,
+    };
+    *place = arguments.into();
+    config.kernels.push(kernel);
+    Ok(Some(config))
+}
+
+/// Reads directives.
+fn directives(text: &str) -> Result<Config, String> {
     let mut config = Config::default();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -58,9 +130,6 @@ pub fn parse(text: &str) -> Result<Config, String> {
             continue;
         }
         directive(line, &mut config).map_err(|why| format!("line {number}, `{line}`: {why}"))?;
-    }
-    if config.kernels.is_empty() {
-        return Err("there is no line `kernel FILE`".into());
     }
     Ok(config)
 }
@@ -163,6 +232,60 @@ mod tests {
         };
         let a = kernel("Image", "hyp.name=a  hyp.rng", Some("/of/a"));
         assert_eq!(config.kernels, [a, kernel("other", "", None)]);
+    }
+
+    /// Reads the configuration in these sections.
+    fn of(sections: &[(&str, &'static str)]) -> Result<Option<Config>, String> {
+        of_sections(|name| {
+            let found = sections.iter().find(|(section, _)| *section == name);
+            found.map(|(_, contents)| contents.as_bytes())
+        })
+    }
+
+    #[test]
+    fn a_guest_in_sections_has_a_part_of_the_machine_if_its_words_say_so() {
+        let words = "hyp.vcpus=2 quiet";
+        let config = of(&[
+            (KERNEL, "k"),
+            (INITRD, "i"),
+            (COMMAND_LINE, "hyp.vcpus=2 quiet\n\0"),
+        ]);
+        let config = config.unwrap().unwrap();
+        assert_eq!(config.initrd.as_deref(), Some(INITRD));
+        assert_eq!((config.kernels.len(), config.arguments.as_str()), (1, ""));
+        let kernel = &config.kernels[0];
+        assert_eq!(
+            (kernel.file.as_str(), kernel.arguments.as_str()),
+            (KERNEL, words)
+        );
+
+        let whole = of(&[(KERNEL, "k"), (COMMAND_LINE, "quiet hyperv=1")]);
+        let whole = whole.unwrap().unwrap();
+        assert_eq!(
+            (whole.arguments.as_str(), whole.initrd),
+            ("quiet hyperv=1", None)
+        );
+        assert_eq!(whole.kernels[0].arguments, "");
+    }
+
+    #[test]
+    fn directives_in_a_section_come_first() {
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[(COMMAND_LINE, "quiet")]).unwrap(), None);
+        let named = "bootargs hyp.its=2\nkernel .linux";
+        let config = of(&[
+            (DIRECTIVES, named),
+            (KERNEL, "k"),
+            (COMMAND_LINE, "hyp.rng"),
+        ]);
+        let config = config.unwrap().unwrap();
+        assert_eq!(config.arguments, "hyp.its=2");
+        assert_eq!(config.kernels[0].arguments, "");
+
+        let console = of(&[(DIRECTIVES, "uart pl011 9000000"), (KERNEL, "k")]);
+        let console = console.unwrap().unwrap();
+        assert!(console.uart.is_some() && console.kernels[0].file == KERNEL);
+        assert!(of(&[(DIRECTIVES, "kernle x")]).is_err());
     }
 
     #[test]

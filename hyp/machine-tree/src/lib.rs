@@ -4,7 +4,8 @@
 //! This library turns the one into the other, so that the hypervisor needs no second way to find
 //! its devices. [`hyp-efi`], the UEFI application, calls it before it leaves the firmware.
 //!
-//! * [`config`]: the configuration file, which names the guests.
+//! * [`config`]: the configuration, which names the guests.
+//! * [`sections`]: the application's own sections, in which guests may be.
 //! * [`machine`]: the machine, apart from how it is described.
 //! * [`acpi`]: the machine of ACPI tables; [`gtdt`] and [`iort`] read those of them that the crate
 //!   `acpi` does not know.
@@ -23,4 +24,5 @@ pub mod config;
 mod gtdt;
 mod iort;
 pub mod machine;
+pub mod sections;
 pub mod tree;

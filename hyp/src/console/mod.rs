@@ -46,10 +46,21 @@ fn require_atomics(uart: &mut Uart) {
     const ATOMIC_SHIFT: u32 = 20;
     if id_field(ID_AA64ISAR0, ATOMIC_SHIFT) == 0 {
         let _ = uart.write_str("@hyp-stop this CPU has no FEAT_LSE (Armv8.1)\r\n");
-        let _ = psci::system_off::<Smc>();
-        loop {
-            asm::wfe();
-        }
+        power_off();
+    }
+}
+
+/// Prints why the hypervisor cannot run on this machine, and powers the machine off.
+pub(crate) fn stop(why: fmt::Arguments<'_>) -> ! {
+    print_at_any_cost(format_args!("\n@hyp-stop {why}\n"));
+    power_off()
+}
+
+/// Powers the machine off.
+fn power_off() -> ! {
+    let _ = psci::system_off::<Smc>();
+    loop {
+        asm::wfe();
     }
 }
 

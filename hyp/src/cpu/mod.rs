@@ -5,6 +5,7 @@ pub(crate) mod control;
 pub(crate) mod el2_time;
 pub(crate) mod hyp_timer;
 pub(crate) mod id_registers;
+pub(crate) mod patience;
 pub(crate) mod percpu;
 pub(crate) mod registers;
 pub(crate) mod rendezvous;

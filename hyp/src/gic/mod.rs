@@ -11,6 +11,7 @@
 pub(crate) mod cpu_interface;
 pub(crate) mod distributor;
 pub(crate) mod its;
+mod left_on;
 pub(crate) mod lpi;
 pub(crate) mod redistributor;
 
@@ -18,7 +19,7 @@ use alloc::vec::Vec;
 
 use spin::Once;
 
-use crate::machine;
+use crate::{console, machine, println};
 use distributor::Distributor;
 use its::Its;
 use lpi::{Lpis, PendingTable};
@@ -59,7 +60,7 @@ pub(crate) struct Gic {
     pub(crate) distributor: Distributor,
     /// Redistributors, by CPU number.
     redistributors: Vec<Redistributor>,
-    /// ITSes, by index in the device tree.
+    /// ITSes, by index in the device tree. There are none on a machine without LPIs.
     pub(crate) its: Vec<Its>,
     /// All LPIs.
     pub(crate) lpis: Lpis,
@@ -88,7 +89,14 @@ impl Gic {
         };
         let redistributors: Vec<_> = affinities.iter().map(find).collect();
 
-        let has_lpis = distributor.has_lpis() && !description.its.is_empty();
+        // Before the redistributors lose their LPIs, nobody may send them any.
+        for frame in &description.its {
+            // SAFETY: by the caller's promise, the frame is an ITS's.
+            unsafe { Its::stop(frame) };
+        }
+        let has_lpis = distributor.has_lpis()
+            && !description.its.is_empty()
+            && turn_lpis_off(&redistributors, affinities);
         let frames = description.its.iter().filter(|_| has_lpis);
         let its = frames.map(|frame| {
             let target = |cpu: usize, by_address| redistributors[cpu].its_target(by_address);
@@ -115,6 +123,11 @@ impl Gic {
         let redistributor = &self.redistributors[cpu];
         redistributor.start(1 << KICK_SGI);
         if !self.its.is_empty() {
+            // The registers of a redistributor without power may have read as zero before.
+            let lpis = redistributor.turn_lpis_off();
+            if !lpis.are_off() {
+                console::stop(format_args!("CPU {:#x}: {lpis}", self.affinities[cpu]));
+            }
             redistributor.start_lpis(self.lpis.base_register(), &self.pending[cpu]);
         }
         redistributor.enable(self.maintenance, true);
@@ -141,4 +154,26 @@ impl Gic {
     pub(crate) fn kick(&self, cpu: usize) {
         cpu_interface::send_sgi(self.kick_sgis[cpu]);
     }
+}
+
+/// Disables the LPIs that somebody has left enabled. Returns false if a redistributor keeps its
+/// LPIs: with its old tables, none can be received.
+fn turn_lpis_off(redistributors: &[Redistributor], affinities: &[u64]) -> bool {
+    let mut number = 0;
+    let mut kept = None;
+    for (redistributor, affinity) in redistributors.iter().zip(affinities) {
+        let lpis = redistributor.turn_lpis_off();
+        number += u32::from(lpis == left_on::Lpis::TurnedOff);
+        if !lpis.are_off() {
+            kept.get_or_insert((affinity, lpis));
+        }
+    }
+
+    if number > 0 {
+        println!("hyp: {number} CPUs: {}", left_on::Lpis::TurnedOff);
+    }
+    if let Some((affinity, lpis)) = kept {
+        println!("hyp: no device has MSIs: CPU {affinity:#x}: {lpis}");
+    }
+    kept.is_none()
 }

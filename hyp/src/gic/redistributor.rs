@@ -10,7 +10,8 @@ use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
 use super::lpi::PendingTable;
-use super::{PRIORITIES, URGENT};
+use super::{PRIORITIES, URGENT, left_on};
+use crate::cpu::patience;
 
 register_bitfields! {u32,
     /// `GICR_CTLR`.
@@ -157,13 +158,13 @@ impl Redistributor {
         self.registers.icactiver0.set(ppis);
     }
 
-    /// Enables LPIs. `properties` is the value of `GICR_PROPBASER`.
-    ///
-    /// # Panics
-    /// If a boot loader has enabled LPIs, with tables of its own.
+    /// Disables LPIs that are enabled, with tables that the hypervisor does not know.
+    pub(super) fn turn_lpis_off(&self) -> left_on::Lpis {
+        left_on::turn_off(self)
+    }
+
+    /// Enables LPIs, which are disabled. `properties` is the value of `GICR_PROPBASER`.
     pub(crate) fn start_lpis(&self, properties: u64, pending: &PendingTable) {
-        let enabled = self.registers.ctlr.is_set(Control::ENABLE_LPIS);
-        assert!(!enabled, "LPIs are on already");
         self.registers.propbaser.set(properties);
         self.registers.pendbaser.set(pending.base_register());
         barrier::dsb(barrier::SY);
@@ -186,5 +187,20 @@ impl Redistributor {
         while self.registers.ctlr.is_set(Control::RWP) {
             core::hint::spin_loop();
         }
+    }
+}
+
+impl left_on::Control for Redistributor {
+    fn read(&self) -> u32 {
+        self.registers.ctlr.get()
+    }
+
+    fn write(&self, value: u32) {
+        self.registers.ctlr.set(value);
+        barrier::dsb(barrier::SY);
+    }
+
+    fn wait(&self, done: impl Fn(u32) -> bool) -> bool {
+        patience::wait(|| done(self.registers.ctlr.get()))
     }
 }

@@ -26,7 +26,7 @@ use super::capability::{Capability, extended};
 use super::function::{Bar, Function};
 use super::registers::{
     BAR, BAR_END, BAR_FLAGS, BARS, BUS_MASTER, COMMAND, EXPANSION_ROM, HEADER_END,
-    INTERRUPT_DISABLE, INTERRUPT_LINE, MEMORY_SPACE, SPACE, STATUS,
+    INTERRUPT_DISABLE, INTERRUPT_LINE, INTERRUPT_PIN, MEMORY_SPACE, SPACE, STATUS,
 };
 use super::{Access, Bdf, Width};
 
@@ -174,6 +174,8 @@ impl Owned {
         match offset {
             BAR..BAR_END => self.read_bar(usize::from(offset - BAR) / 4),
             EXPANSION_ROM => 0,
+            // The VM has no interrupt lines of PCI functions.
+            INTERRUPT_LINE => read() & !INTERRUPT_PIN,
             _ => read(),
         }
     }

@@ -51,6 +51,8 @@ pub(crate) const EXPANSION_ROM: u16 = 0x30;
 pub(crate) const CAPABILITIES: u16 = 0x34;
 /// Interrupt line, a byte that only software uses.
 pub(crate) const INTERRUPT_LINE: u16 = 0x3c;
+/// Interrupt pin, in the double word of the interrupt line.
+pub(crate) const INTERRUPT_PIN: u32 = 0xff << 8;
 
 /// End of the header, and beginning of the capabilities.
 pub(crate) const HEADER_END: u16 = 0x40;

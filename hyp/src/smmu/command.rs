@@ -2,9 +2,9 @@
 
 use aarch64_cpu::registers::{Readable, Writeable};
 
-use super::patience;
 use super::queue::Position;
 use super::registers::{CommandConsumer, GlobalError, Registers};
+use crate::cpu::patience;
 use crate::memory::table::Table;
 
 /// Largest size of the queue, as a power of two.

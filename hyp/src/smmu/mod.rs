@@ -13,7 +13,6 @@
 
 mod command;
 mod event;
-mod patience;
 mod queue;
 mod registers;
 mod stream_table;
@@ -26,6 +25,7 @@ use aarch64_cpu::registers::{ReadWriteable, Readable, Writeable};
 use spin::{Mutex, Once};
 use tock_registers::fields::FieldValue;
 
+use crate::cpu::patience;
 use crate::memory::dma::DmaTables;
 use crate::memory::reach::Reach;
 use crate::println;

@@ -6,6 +6,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+use xtask::instructions;
 use xtask::process::{self, Show};
 use xtask::project;
 use xtask::provision::toolchain::compiler;
@@ -17,6 +18,9 @@ const WRITTEN: [&str; 4] = [
     "perf/instructions.json",
     "docs/performance.md",
 ];
+
+/// The profile of what is measured.
+const FLAGS: &str = "release: opt-level 3, lto fat, codegen-units 1";
 
 /// The machine, the code, and how it was built.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -77,7 +81,10 @@ impl Machine {
             kernel: first_word("/proc/sys/kernel/osrelease"),
             load: first_word("/proc/loadavg"),
             compiler: compiler(),
-            flags: "release: opt-level 3, lto fat, codegen-units 1".to_owned(),
+            flags: match instructions::flags() {
+                Some(flags) => format!("{FLAGS}, {flags}"),
+                None => FLAGS.to_owned(),
+            },
             commit: printed("git", &["rev-parse", "--short", "HEAD"]) + changed(),
         }
     }

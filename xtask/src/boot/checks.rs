@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::Efi;
 use super::counters::Counters;
 use super::interrupts;
 use super::kinds::{KINDS, PerKind};
@@ -34,6 +35,10 @@ const MACHINE_STEPS: [&str; 4] = ["intx", "dma", "idle", "suspend"];
 /// The steps that need what ACPI describes by byte code only: lines of PCI functions, and a clock
 /// with an alarm.
 const BYTE_CODE_STEPS: [&str; 2] = ["intx", "suspend"];
+
+/// The step that needs a clock with an alarm. EDK2 drives the clock by itself, and disables it in
+/// the device tree.
+const CLOCK_STEP: &str = "suspend";
 
 /// The steps that a brief run leaves out.
 pub(super) const LONG_STEPS: [&str; 6] = ["blk", "intx", "net", "affinity", "rebind", "suspend"];
@@ -122,12 +127,15 @@ pub(crate) struct Setting {
     pub(crate) firmware: bool,
     /// True if the long steps are left out.
     pub(crate) brief: bool,
-    /// True if the hypervisor finds the machine by ACPI, whose byte code is not interpreted.
-    pub(crate) acpi: bool,
+    /// The description by which firmware tells the hypervisor of the machine, if it does. The byte
+    /// code of ACPI is not interpreted.
+    pub(crate) efi: Option<Efi>,
     /// True if the machine has an SMMU, and the guest a device that is told to trespass.
     pub(crate) smmu: bool,
     /// True if the VM has a part of the machine only.
     pub(crate) part: bool,
+    /// CPUs whose LPIs are enabled before the hypervisor starts, if they are.
+    pub(crate) lpis_on: Option<u16>,
 }
 
 /// Checks everything that can be checked in this setting.
@@ -142,6 +150,14 @@ pub(crate) fn check(setting: Setting, ended: Ended, transcript: &Transcript) -> 
     if setting.workload {
         checks.push(faults(transcript));
         workload(setting, transcript, &mut checks);
+    }
+    if let Some(cpus) = setting.lpis_on {
+        checks.push(Check::equal(
+            "CPUs whose LPIs were left enabled, and have been disabled",
+            transcript.lpis_turned_off,
+            cpus.into(),
+            "the hypervisor gave new tables to redistributors that use others",
+        ));
     }
     if setting.hypervisor {
         match &transcript.reported {
@@ -231,7 +247,8 @@ fn is_skipped(setting: Setting, step: &str) -> bool {
         || !setting.firmware && step == FIRMWARE_STEP
         || !setting.smmu && step == SMMU_STEP
         || setting.brief && LONG_STEPS.contains(&step)
-        || setting.acpi && BYTE_CODE_STEPS.contains(&step)
+        || setting.efi == Some(Efi::Acpi) && BYTE_CODE_STEPS.contains(&step)
+        || setting.efi == Some(Efi::Tree) && step == CLOCK_STEP
         || setting.part && MACHINE_STEPS.contains(&step)
 }
 
@@ -419,10 +436,11 @@ mod tests {
         workload: true,
         hypervisor: true,
         firmware: false,
-        acpi: false,
+        efi: None,
         brief: false,
         smmu: true,
         part: false,
+        lpis_on: None,
     };
 
     /// Returns the console of a run in which everything holds.
@@ -535,8 +553,8 @@ mod tests {
             firmware: true,
             ..SETTING
         };
-        let acpi = Setting {
-            acpi: true,
+        let efi = |kind| Setting {
+            efi: Some(kind),
             ..SETTING
         };
         let brief = Setting {
@@ -555,7 +573,8 @@ mod tests {
             (one, 3),
             (bare, 2),
             (firmware, 3),
-            (acpi, 2),
+            (efi(Efi::Acpi), 2),
+            (efi(Efi::Tree), 1),
             (brief, LONG_STEPS.len()),
             (open, 1),
             (part, 5),
@@ -564,6 +583,21 @@ mod tests {
             let ended = || Ended::PoweredOff;
             assert_eq!(failing(setting, ended(), &good_console()).len(), differing);
             assert!(failing(setting, ended(), &good_console_of(setting)).is_empty());
+        }
+    }
+
+    #[test]
+    fn lpis_that_are_left_enabled_are_disabled_on_every_cpu() {
+        let setting = Setting {
+            lpis_on: Some(4),
+            ..SETTING
+        };
+        let line =
+            |cpus| format!("hyp: {cpus} CPUs: LPIs were left enabled, and have been disabled\n");
+        let failing = |console: &str| failing(setting, Ended::PoweredOff, console);
+        assert!(failing(&(line(4) + &good_console())).is_empty());
+        for console in [good_console(), line(3) + &good_console()] {
+            assert_one(&failing(&console), "left enabled");
         }
     }
 

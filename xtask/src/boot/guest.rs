@@ -139,7 +139,10 @@ impl Guest {
             }],
             seed: None,
         };
-        image.write(&boot_disk.directory, application)
+        match options.one_file {
+            true => image.write_one_file(&boot_disk.directory, application),
+            false => image.write(&boot_disk.directory, application),
+        }
     }
 }
 

@@ -49,9 +49,9 @@ pub fn build_with(scratch: &Path, arguments: &[&str]) -> Result<(PathBuf, PathBu
     Ok((path, elf))
 }
 
-/// Builds the hypervisor as a UEFI application, and returns the application's path.
-pub(crate) fn build_efi(scratch: &Path) -> Result<PathBuf> {
-    let image = fs::read(build(scratch)?)?;
+/// Builds the UEFI application of a hypervisor's flat image, and returns the application's path.
+pub(crate) fn build_efi(hypervisor: &Path) -> Result<PathBuf> {
+    let image = fs::read(hypervisor)?;
     // The application contains the image. Its path stays, so that a build finds nothing to do if
     // the image is as before.
     let path = project::root().join("target/hyp.img");

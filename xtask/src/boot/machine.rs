@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::guest::{BootDisk, Guest};
-use super::{BootOptions, Efi, part};
+use super::{BootOptions, Efi, lpis_on, part};
 use crate::parallel;
 use crate::provision::qemu::{Board, Qemu};
 
@@ -58,6 +58,9 @@ pub(crate) fn command(
         // The application `hyp.efi` is on the disk.
         let hypervisor = hypervisor.filter(|_| options.efi.is_none());
         firmware(&mut command, boot_disk, hypervisor);
+        if options.lpis_on {
+            command.args(lpis_on::arguments(options.cpus()));
+        }
         command.args(&options.qemu);
         return Ok(command);
     }
@@ -106,7 +109,7 @@ pub(crate) fn command(
 
 /// Adds firmware in flash memory, and the disk from which it boots. QEMU starts firmware that it is
 /// told of, and not the hypervisor: the firmware is loaded as data.
-fn firmware(command: &mut Command, boot_disk: &BootDisk, hypervisor: Option<&Path>) {
+pub(crate) fn firmware(command: &mut Command, boot_disk: &BootDisk, hypervisor: Option<&Path>) {
     let flash = boot_disk.flash.display();
     match hypervisor {
         Some(image) => command

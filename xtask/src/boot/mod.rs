@@ -11,6 +11,7 @@ pub mod initramfs;
 pub(crate) mod interrupts;
 pub(crate) mod kinds;
 pub(crate) mod lines;
+mod lpis_on;
 pub(crate) mod machine;
 pub(crate) mod monitor;
 mod options;
@@ -45,7 +46,10 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
     let guest = guest::prepare(options, scratch.path())?;
     let hypervisor = match (options.bare, options.efi) {
         (true, _) => None,
-        (_, Some(_)) => Some(hypervisor::build_efi(scratch.path())?),
+        (_, Some(_)) => {
+            let image = hypervisor::build(scratch.path())?;
+            Some(hypervisor::build_efi(&image)?)
+        }
         (_, None) => Some(hypervisor::build(scratch.path())?),
     };
     if let (Some(application), Some(_)) = (&hypervisor, options.efi) {
@@ -90,9 +94,10 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         hypervisor: !options.bare,
         firmware: options.firmware,
         brief: options.brief,
-        acpi: options.efi == Some(Efi::Acpi),
+        efi: options.efi,
         smmu: options.has_smmu(),
         part: options.has_part(),
+        lpis_on: options.lpis_on.then(|| options.cpus()),
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {

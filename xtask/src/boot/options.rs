@@ -65,6 +65,10 @@ pub(crate) struct BootOptions {
     pub(crate) brief: bool,
     /// How the machine describes itself, if UEFI firmware starts the hypervisor.
     pub(crate) efi: Option<Efi>,
+    /// True if the guest is in the hypervisor's UEFI application, and not in files beside it.
+    pub(crate) one_file: bool,
+    /// True if LPIs are enabled before the firmware starts.
+    pub(crate) lpis_on: bool,
     /// True if the machine has no SMMU, though the hypervisor would use it.
     pub(crate) no_iommu: bool,
     /// True if one thread runs all emulated CPUs: faster where they mostly wait for each other.
@@ -164,6 +168,18 @@ impl Options for BootOptions {
             .conflicts_with_all(["bare", "firmware", "boot-disk"])
             .value_parser(Efi::from_str),
             flag(
+                "one-file",
+                "Put the guest into hyp.efi, as sections of a unified kernel image, in place of \
+                 files beside it",
+            )
+            .requires("efi"),
+            flag(
+                "lpis-on",
+                "Enable the LPIs before the firmware starts, as a kernel that ran before may have \
+                 left them: the hypervisor has to disable them",
+            )
+            .requires("efi"),
+            flag(
                 "no-iommu",
                 "Leave out the SMMU, by which the hypervisor confines the devices' DMA",
             ),
@@ -192,6 +208,8 @@ impl Options for BootOptions {
             boot_disk: matches.remove_one("boot-disk"),
             brief: matches.get_flag("brief"),
             efi: matches.remove_one("efi"),
+            one_file: matches.get_flag("one-file"),
+            lpis_on: matches.get_flag("lpis-on"),
             no_iommu: matches.get_flag("no-iommu"),
             one_thread: false,
             qemu: qemu.into_iter().flatten().collect(),
@@ -338,6 +356,8 @@ mod tests {
         for other in ["--bare", "--firmware"] {
             assert!(boot(&["--efi", "acpi", other]).is_err(), "{other}");
         }
+        assert!(boot(&["--lpis-on"]).is_err() && boot(&["--one-file"]).is_err());
+        assert!(boot(&["--efi", "tree", "--lpis-on"]).unwrap().lpis_on);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::faults;
 use super::interrupts::{self, Row};
 use super::kinds::PerKind;
 use super::lines::Line;
+use super::lpis_on;
 
 /// A step of the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub(crate) struct Transcript {
     pub(crate) reported: Option<Result<Reported, String>>,
     /// The time of the hypervisor's report.
     pub(crate) reported_at: Duration,
+    /// CPUs whose LPIs the hypervisor has found enabled, and has disabled.
+    pub(crate) lpis_turned_off: u64,
     /// Lines by which the guest's kernel says that something is wrong.
     pub(crate) faults: Vec<String>,
     /// Characters on the console after the guest's last look.
@@ -135,6 +138,8 @@ impl Transcript {
                     }
                     _ => {}
                 }
+            } else if let Some(number) = lpis_on::turned_off(text) {
+                transcript.lpis_turned_off = number;
             } else if text.contains("] Booting Linux ") {
                 transcript.kernel_at = *at;
             } else if let Some(table) = &mut table {

@@ -137,10 +137,11 @@ impl Guest {
             workload: true,
             hypervisor: true,
             firmware: false,
-            acpi: false,
+            efi: None,
             brief: false,
             smmu: false,
             part: true,
+            lpis_on: None,
         };
         let mut checks = vec![checks::faults(transcript)];
         checks::workload(setting, transcript, &mut checks);

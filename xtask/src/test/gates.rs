@@ -13,6 +13,7 @@ use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::example;
 use crate::fuzz::{self, FuzzOptions};
+use crate::image::{self, ImageOptions};
 use crate::instructions;
 use crate::interchange;
 use crate::isolation::{self, IsolationOptions};
@@ -93,6 +94,8 @@ enum Action {
     Instructions,
     /// Boots a guest, which passes or fails as one test case.
     Boot(BootOptions),
+    /// Writes what a real machine boots, and boots it, which passes or fails as one test case.
+    Image(ImageOptions),
     /// Boots the example, which passes or fails as one test case.
     Example,
     /// Lets one guest attack another, which passes or fails as one test case.
@@ -176,6 +179,7 @@ impl Gate {
                 })
             }
             Action::Boot(options) => boot::boot(&options, reports).map(Tally::of),
+            Action::Image(options) => image::trial(&options, reports).map(Tally::of),
             Action::Example => example::boot(reports).map(Tally::of),
             Action::Isolation(options) => isolation::isolation(&options, reports).map(Tally::of),
             Action::Cloud(options) => cloud::cloud(&options, reports).map(Tally::of),
@@ -418,6 +422,7 @@ pub(crate) fn all() -> Vec<Gate> {
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
     gates.push(efi_gate());
+    gates.push(image_gate());
     gates
 }
 
@@ -576,6 +581,7 @@ fn efi_gate() -> Gate {
         vcpus: EFI_CPUS,
         efi: Some(Efi::Acpi),
         brief: true,
+        lpis_on: true,
         qemu: EFI_BOARD.map(str::to_owned).to_vec(),
         ..BootOptions::default()
     };
@@ -583,6 +589,21 @@ fn efi_gate() -> Gate {
         "boot-efi",
         format!("boot hyp.efi by ACPI on {EFI_CPUS} cpus in two sockets"),
         Action::Boot(options),
+    )
+}
+
+/// Declares the gate of what `cargo xtask image` writes in one file. The cases are few: that the
+/// guest starts and ends is what counts here.
+fn image_gate() -> Gate {
+    let options = ImageOptions {
+        one_file: true,
+        append: Some("filter=ident.".to_owned()),
+        ..ImageOptions::default()
+    };
+    Gate::booting(
+        "image",
+        "boot hyp.efi with a guest in it",
+        Action::Image(options),
     )
 }
 
@@ -742,6 +763,7 @@ mod tests {
             "conformance-saved",
             "boot-6.12-4",
             "boot-efi",
+            "image",
         ] {
             assert!(gates.iter().any(|gate| gate.slug == slug), "{slug}");
         }

@@ -126,15 +126,29 @@ unsafe impl Sync for Its {}
 unsafe impl Send for Its {}
 
 impl Its {
-    /// Initializes the ITS at `frame`, with a collection for each CPU, and enables it. `target`
-    /// returns the name of a CPU's redistributor, by its address if the flag is set, otherwise by
-    /// its number.
+    /// Disables the ITS at `frame`. When it returns, the ITS sends no LPIs, and uses its tables no
+    /// more.
+    ///
+    /// # Safety
+    /// An ITS is there, mapped by identity for ever, and nobody else drives it.
+    pub(crate) unsafe fn stop(frame: &Range<usize>) {
+        // SAFETY: by the caller's promise, an ITS is there for ever.
+        let registers = unsafe { &*(frame.start as *const Registers) };
+        registers.ctlr.modify(Control::ENABLED.val(0));
+        while !registers.ctlr.is_set(Control::QUIESCENT) {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Initializes the ITS at `frame`, which is disabled, with a collection for each CPU, and
+    /// enables it. `target` returns the name of a CPU's redistributor, by its address if the flag
+    /// is set, otherwise by its number.
     ///
     /// # Safety
     /// An ITS is there, mapped by identity for ever, and nobody else drives it.
     ///
     /// # Panics
-    /// If the ITS does not become quiescent, or asks for a table of an unknown kind.
+    /// If the ITS asks for a table of an unknown kind.
     pub(crate) unsafe fn start(
         frame: &Range<usize>,
         cpus: usize,
@@ -142,11 +156,6 @@ impl Its {
     ) -> Self {
         // SAFETY: by the caller's promise, an ITS is there for ever.
         let registers = unsafe { &*(frame.start as *const Registers) };
-        registers.ctlr.modify(Control::ENABLED.val(0));
-        while !registers.ctlr.is_set(Control::QUIESCENT) {
-            core::hint::spin_loop();
-        }
-
         for base in &registers.baser {
             let entries = match base.read_as_enum(Base::KIND) {
                 Some(Base::KIND::Value::Devices) => {

@@ -1,7 +1,8 @@
 //! The guest's device tree: the machine's, without the hypervisor's resources.
 //!
 //! The hypervisor's memory is cut out of the RAM. The modules of the boot loader are removed, and
-//! so are the SMMU and the references to it.
+//! so are the SMMU and the references to it. On a machine that has no LPIs, the ITSes are removed
+//! too.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -16,17 +17,26 @@ use crate::machine::tree;
 /// Properties by which a node says that devices are behind an SMMU.
 const SMMU_REFERENCES: [&str; 2] = ["iommus", "iommu-map"];
 
-/// Turns the machine's tree into the guest's.
+/// Properties by which a node says that devices send their MSIs to an ITS.
+const ITS_REFERENCES: [&str; 3] = ["msi-parent", "msi-map", "msi-map-mask"];
+
+/// Turns the machine's tree into the guest's, which has ITSes only if `has_its`.
 ///
 /// # Panics
 /// If `home` is not in RAM that the tree describes, or the tree has no room.
-pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>) {
+pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>, has_its: bool) {
     let fdt = parse(blob);
     let (memory, reg) = memory_without(&fdt, home).expect("the hypervisor lives in RAM");
     let modules: Vec<String> = tree::modules(&fdt)
         .map(|node| node.name().to_string())
         .collect();
     let smmu = tree::smmu(&fdt).map(|node| node.name().to_string());
+    let gic = tree::gic(&fdt).filter(|_| !has_its);
+    let children = gic.iter().flat_map(|gic| gic.children());
+    let its: Vec<String> = children
+        .filter(|node| tree::is_compatible(node, "arm,gic-v3-its"))
+        .map(|node| node.name().to_string())
+        .collect();
 
     let mut edited = DeviceTree::from_fdt(&fdt);
     let root = &mut edited.root;
@@ -40,7 +50,14 @@ pub(crate) fn hide_hypervisor(blob: &mut [u8], home: &Range<usize>) {
     }
     if let Some(smmu) = smmu {
         root.remove_child(&smmu);
-        remove_smmu_references(root);
+        remove_references(root, &SMMU_REFERENCES);
+    }
+    if let Some(gic) = gic {
+        let gic = (root.child_mut(gic.name())).expect("the node was there");
+        for name in &its {
+            gic.remove_child(name);
+        }
+        remove_references(root, &ITS_REFERENCES);
     }
     write(blob, &edited);
 }
@@ -59,12 +76,12 @@ pub(super) fn write(blob: &mut [u8], edited: &DeviceTree) {
     blob[SIZE].copy_from_slice(&size.to_be_bytes());
 }
 
-/// Removes the references to an SMMU of a node and its descendants.
-fn remove_smmu_references(node: &mut DeviceTreeNode) {
-    for reference in SMMU_REFERENCES {
+/// Removes these properties of a node and its descendants.
+fn remove_references(node: &mut DeviceTreeNode, references: &[&str]) {
+    for reference in references {
         node.remove_property(reference);
     }
-    node.children_mut().for_each(remove_smmu_references);
+    (node.children_mut()).for_each(|child| remove_references(child, references));
 }
 
 /// Finds the memory node that contains `home`. Returns the node's name, and its `reg` without

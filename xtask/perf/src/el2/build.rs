@@ -1,13 +1,13 @@
 //! The programs of `perf/el2`, each for the machine that it runs on, and hyp.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use xtask::boot::hypervisor::{self, built, flatten};
+use xtask::boot::hypervisor::built;
 use xtask::console;
 use xtask::kvm;
+use xtask::measuring;
 use xtask::provision::toolchain::{self, cargo};
 
 /// The programs of a run.
@@ -25,33 +25,22 @@ pub(crate) struct Programs {
 
 /// Builds the programs; images go to `scratch`.
 pub(crate) fn programs(scratch: &Path) -> Result<Programs> {
-    build(scratch, &[], &[])
+    with_plugin(measuring::by_plugin(scratch)?)
 }
 
 /// Builds a hypervisor that measures by itself, and a guest that tells it of the events; images go
 /// to `scratch`.
 pub(crate) fn measuring_programs(scratch: &Path) -> Result<Programs> {
-    build(scratch, &["--features", "pmu"], &["--features", "calls"])
+    with_plugin(measuring::by_counters(scratch)?)
 }
 
-/// Builds the programs with more arguments for cargo: those of the hypervisor, and of the guest.
-fn build(scratch: &Path, of_hyp: &[&str], of_guest: &[&str]) -> Result<Programs> {
-    let bare_metal = toolchain::bare_metal()?;
-    // Without the library's counters, as in production.
-    let arguments = [&["--no-default-features"], of_hyp].concat();
-    let (hyp, hyp_elf) = hypervisor::build_with(scratch, &arguments)?;
-    let plugin = plugin()?;
-    console::step("Building the guest that is counted");
-    let mut build = kvm::package(bare_metal.cargo("build"), "el2-guest");
-    let build = build.args(["--bin", "el2-guest"]).args(of_guest);
-    let elf = built(build, "the guest")?;
-    let guest = scratch.join("guest.bin");
-    fs::write(&guest, flatten(&fs::read(&elf)?)?)?;
+/// Builds the plugin beside the hypervisor and the guest.
+fn with_plugin(built: measuring::Programs) -> Result<Programs> {
     Ok(Programs {
-        plugin,
-        guest,
-        hyp,
-        hyp_elf,
+        plugin: plugin()?,
+        guest: built.guest,
+        hyp: built.hyp,
+        hyp_elf: built.hyp_elf,
     })
 }
 

@@ -230,6 +230,7 @@ fn count(
     console::step(format!("Running the guest with {}", extent.name()));
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
     let run = Run::new(qemu, &programs.plugin, scratch);
+    fs::write(run.map(), hypervisor.code_map()?).context("cannot write the map of the code")?;
     let counted = extent.run(&run, programs)?;
     let counts = Counts::read_some(&counted.counts, &hypervisor);
     Ok((counts.context("the plugin's counts")?, counted.console))

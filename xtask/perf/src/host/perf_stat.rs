@@ -41,13 +41,22 @@ fn probe(event: &str) -> Result<(), String> {
         return Err("there is no `perf` (Debian: linux-perf)".to_owned());
     };
     if !counted.success {
-        let why = counted.stderr.lines().next().unwrap_or("it failed");
-        return Err(format!("`perf stat` may not count here ({})", why.trim()));
+        return Err(refusal(&counted.stderr));
     }
     match read(&counted.stderr).as_deref() {
         Ok([count]) if count.value.is_some() => Ok(()),
         _ => Err(format!("this machine has no hardware counter for {event}")),
     }
+}
+
+/// Returns why `perf stat` counts nothing, by what it prints.
+fn refusal(printed: &str) -> String {
+    let mut lines = printed.lines().map(str::trim);
+    let why = lines.find(|line| !line.is_empty() && *line != "Error:");
+    format!(
+        "`perf stat` may not count here ({}; `sysctl kernel.perf_event_paranoid=2` permits it)",
+        why.unwrap_or("it failed").trim_end_matches('.')
+    )
 }
 
 /// A counted event.
@@ -156,6 +165,14 @@ pub(super) fn count(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_why_and_who_permits_it() {
+        let printed = "Error:\nAccess to performance monitoring is limited.\nConsider\n";
+        let why = refusal(printed);
+        assert!(why.contains("here (Access to performance monitoring is limited; `sysctl"));
+        assert!(refusal("").contains("(it failed; "));
+    }
 
     #[test]
     fn counts_are_read_as_perf_writes_them() {

@@ -1,13 +1,13 @@
-//! Waiting for the SMMU, with a bound.
+//! Waiting for a device, with a bound.
 
 use crate::cpu::clock;
 
-/// Seconds in which the SMMU reacts.
+/// Seconds in which a device reacts.
 const PATIENCE: u64 = 2;
 
 /// Waits until `done` returns true. Returns false if it does not in time.
 #[must_use]
-pub(super) fn wait(done: impl Fn() -> bool) -> bool {
+pub(crate) fn wait(done: impl Fn() -> bool) -> bool {
     let deadline = clock::now() + PATIENCE * clock::frequency();
     while !done() {
         if clock::now() > deadline {
