@@ -67,11 +67,9 @@ unsafe fn enter_with_work<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
 ) {
-    // SAFETY: the caller promises that `cpu` has the vCPU.
-    let refilled = unsafe { vcpu.peek(|shadow| shadow.refilled) } == Some(true);
-    // The CPU that has raised an interrupt anew leaves RERAISED: no look, which would fetch the line
-    // of the word once more.
-    let residency = if refilled {
+    // The CPU that has raised an interrupt anew leaves RERAISED: no look, which would fetch the
+    // line of the word once more.
+    let residency = if cpu.local().loaded().is_refilled() {
         None
     } else {
         Some(vcpu.residency.look())

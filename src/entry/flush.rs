@@ -56,14 +56,14 @@ pub(super) fn flush_one<H: Host, I: CpuInterface>(
     let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
 
     let mut list = vcpu.ap_list.lock(cpu.local().locks());
-    let Some(irq) = list.take_single(open) else {
+    let Some((irq, linked)) = list.take_single(open) else {
         return false;
     };
 
     // SAFETY: still queued, so the list's reference keeps the interrupt alive; this CPU holds the
     // list's lock, under which alone the interrupt can be unlinked.
     let irq = unsafe { irq.as_ref() };
-    let Some(image) = irq.fill_lr_plain(vcpu.id) else {
+    let Some(image) = irq.fill_lr_plain(vcpu.id, linked) else {
         // A level, or the state changed after the interrupt was linked.
         list.link(irq, irq.state());
         return false;

@@ -191,7 +191,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     {
         // A more urgent interrupt may have come to the list. Its work is found by the entry.
         shadow.restage(index, refilled.image);
-        shadow.refilled = true;
+        cpu.local().loaded().set_refilled(true);
         if refilled.delivered {
             pin.counters().deliveries[kind].add(1);
         }
@@ -218,7 +218,7 @@ fn fold_one<H: Host, I: CpuInterface>(
     }
 
     shadow.vacate_plain(index);
-    shadow.refilled = false;
+    cpu.local().loaded().set_refilled(false);
     if others_wait {
         shadow.due.add_refill(true);
     }

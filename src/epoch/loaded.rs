@@ -39,6 +39,9 @@ pub(crate) struct Loaded {
     in_guest: Cell<VcpuKey>,
     out: Cell<VcpuKey>,
     vcpu: Cell<Option<NonNull<()>>>,
+    /// The last fold of a single interrupt has filled the list register again, for an edge that had
+    /// come meanwhile.
+    refilled: Cell<bool>,
 }
 
 impl Loaded {
@@ -48,7 +51,21 @@ impl Loaded {
             in_guest: Cell::new(VcpuKey::NONE),
             out: Cell::new(VcpuKey::NONE),
             vcpu: Cell::new(None),
+            refilled: Cell::new(false),
         }
+    }
+
+    /// Notes if the fold of a single interrupt has filled the list register again.
+    #[inline]
+    pub(crate) fn set_refilled(&self, refilled: bool) {
+        self.refilled.set(refilled);
+    }
+
+    /// Returns true if the last fold of a single interrupt has filled the list register again: work
+    /// has been given to the vCPU most likely.
+    #[inline]
+    pub(crate) fn is_refilled(&self) -> bool {
+        self.refilled.get()
     }
 
     /// Returns the address of the vCPU of `key`, if the CPU has the vCPU in the guest.

@@ -105,12 +105,19 @@ impl Classes {
 /// Every interrupt reachable from `heads`, and `alone` unless null, has `queued_on` naming this
 /// list's vCPU, is in no list register, and is kept alive by the list's reference. While `alone` is
 /// not null, the buckets are empty. `bitmap` has a bit exactly for each bucket that is not empty.
+/// `alone_state` is the state in which `alone` was linked, and `alone_bucket` its bucket.
+// In this order a list of one interrupt takes one line from CPU to CPU, the line of the lock.
+#[repr(C)]
 pub(crate) struct ApList {
     /// The only waiting interrupt, if it came to an empty list. Its links are null.
     alone: *const Irq,
+    /// With the bucket, a copy of what the interrupt's own line has, which another CPU may have
+    /// written: a fill fetches the line once.
+    alone_state: State,
+    alone_bucket: u8,
+    waiting: u32,
     bitmap: [u32; Class::COUNT],
     heads: [[*const Irq; LEVELS]; Class::COUNT],
-    waiting: u32,
     /// The list's vCPU, for the checks of debug builds.
     #[cfg(debug_assertions)]
     vcpu: VcpuId,
@@ -125,6 +132,8 @@ impl ApList {
     pub(crate) const fn new(vcpu: VcpuId) -> Self {
         Self {
             alone: ptr::null(),
+            alone_state: State(0),
+            alone_bucket: 0,
             bitmap: [0; Class::COUNT],
             heads: [[ptr::null(); LEVELS]; Class::COUNT],
             waiting: 0,
@@ -153,6 +162,8 @@ impl ApList {
         irq.links.set_bucket(bucket);
         if self.waiting == 0 {
             self.alone = irq;
+            self.alone_state = state;
+            self.alone_bucket = bucket;
         } else {
             self.link_beside_others(irq);
         }
@@ -242,17 +253,19 @@ impl ApList {
         }
     }
 
-    /// Takes the waiting interrupt out if it is the only one and of the given classes.
+    /// Takes the waiting interrupt out if it is the only one and of the given classes. Returns it
+    /// with its state, or an earlier one since it was linked.
     #[inline]
-    pub(crate) fn take_single(&mut self, classes: Classes) -> Option<NonNull<Irq>> {
+    pub(crate) fn take_single(&mut self, classes: Classes) -> Option<(NonNull<Irq>, State)> {
         if self.waiting != 1 {
             return None;
         }
+        let state = (!self.alone.is_null()).then_some(self.alone_state);
         let irq: *const Irq = self.first(classes)?.0;
         // SAFETY: linked, so the list's reference keeps the interrupt alive.
         let irq = unsafe { &*irq };
         self.unlink(irq);
-        Some(NonNull::from(irq))
+        Some((NonNull::from(irq), state.unwrap_or_else(|| irq.state())))
     }
 
     /// Returns the most urgent waiting interrupt of the given classes, and its priority when it was
@@ -261,7 +274,7 @@ impl ApList {
     pub(crate) fn first(&self, classes: Classes) -> Option<(&Irq, u8)> {
         // SAFETY: by the type invariant, `alone` is null or alive.
         if let Some(alone) = unsafe { self.alone.as_ref() } {
-            let bucket = alone.links.bucket();
+            let bucket = self.alone_bucket;
             let wanted = classes.0 >> (bucket / LEVELS as u8) & 1 != 0;
             return wanted.then_some((alone, bucket % LEVELS as u8 * 8));
         }
@@ -447,7 +460,10 @@ mod tests {
         assert!(list.take_single(group1).is_none(), "there are two");
         list.unlink(&lpi);
         assert!(list.take_single(Classes::ACTIVE).is_none());
-        assert_eq!(list.take_single(group1), Some(NonNull::from(&spi)));
+        assert_eq!(
+            list.take_single(group1),
+            Some((NonNull::from(&spi), spi.state()))
+        );
         assert!(list.take_single(group1).is_none());
         list.check();
     }

@@ -86,9 +86,6 @@ pub(crate) struct IchShadow {
     /// The last flush has left interrupts outside the list registers, perhaps of a group that is
     /// disabled at the distributor. Some may have gone since.
     pub(crate) others_wait: bool,
-    /// The last fold of a single interrupt has filled the list register again, for an edge that had
-    /// come meanwhile: other work has come as well, most likely.
-    pub(crate) refilled: bool,
     pub(crate) hcr: u64,
     vmcr: u64,
     /// `ICH_AP0R<n>`, `ICH_AP1R<n>`.
@@ -112,7 +109,6 @@ impl IchShadow {
             stale: 0,
             due: Due(0),
             others_wait: false,
-            refilled: false,
             hcr: 0,
             vmcr: vmcr::reset(5),
             apr: [[0; 4]; 2],

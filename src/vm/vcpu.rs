@@ -39,17 +39,17 @@ unsafe impl Send for OwnedShadow {}
 
 /// A vCPU of a VM.
 // Two 64-byte lines: neighbours share neither a line nor a prefetched pair. In this order an SGI
-// from another CPU takes 7 lines from CPU to CPU, and 15 in the compiler's: the lock and the heads
-// of the list are in one line, and apart from the shadow.
+// from another CPU takes 6 lines from CPU to CPU, and 15 in the compiler's: the residency, the lock
+// and a list of one interrupt fill one line.
 #[repr(C, align(128))]
 pub(crate) struct Vcpu {
     private: [Irq; IntId::PRIVATE as usize],
-    pub(crate) ap_list: SpinLock<ApList, { Rank::ApList as u8 }>,
     pub(crate) residency: Residency,
-    shadow: OwnedShadow,
-    pub(crate) redistributor: Redistributor,
     /// Registers with RWP waiting for this vCPU: [`rwp`](super::rwp).
     pub(crate) rwp: Waiting,
+    pub(crate) ap_list: SpinLock<ApList, { Rank::ApList as u8 }>,
+    shadow: OwnedShadow,
+    pub(crate) redistributor: Redistributor,
     // From here on a line that all CPUs read, and that seldom changes.
     pub(crate) key: VcpuKey,
     /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while

@@ -230,7 +230,18 @@ impl Irq {
     /// `Err(state)` if `change` gives up with `None`.
     #[inline]
     fn transition(&self, change: impl Fn(State) -> Option<State>) -> Result<(State, State), State> {
-        let mut old = self.state();
+        self.transition_from(self.state(), change)
+    }
+
+    /// Applies `change` as [`Irq::transition`] does, with `old` for the state, perhaps an earlier
+    /// one, in place of a load. The compare-and-swap is then the first access to the line of the
+    /// word. `change` may give up on a state that is no more.
+    #[inline]
+    fn transition_from(
+        &self,
+        mut old: State,
+        change: impl Fn(State) -> Option<State>,
+    ) -> Result<(State, State), State> {
         loop {
             let Some(new) = change(old) else {
                 return Err(old);

@@ -125,7 +125,7 @@ fn fill_lr() {
 
 #[test]
 fn fill_lr_plain() {
-    table! { SPI, |irq: &Irq| irq.fill_lr_plain(V0).map(|image| image_of(irq, image));
+    table! { SPI, |irq: &Irq| irq.fill_lr_plain(V0, irq.state()).map(|image| image_of(irq, image));
         "an edge": [PENDING ENABLED GROUP1 on: V0 prio: 0x20]
             => [ENABLED GROUP1 IN_LR LR_PENDING LR_LATCH on: V0 prio: 0x20],
             image![PENDING GROUP1];

@@ -71,7 +71,7 @@ fn fast_fills_do_what_general_ones_do() {
             make().map(|image| (image, irq.state()))
         };
         if for_waiting(case) {
-            let fast = made(case.state, &|| irq.fill_lr_plain(V0));
+            let fast = made(case.state, &|| irq.fill_lr_plain(V0, irq.state()));
             let general = made(case.state, &|| irq.fill_lr(V0, [true; 2]));
             let plain = case.state.is_plain(V0);
             assert_eq!(fast, general.filter(|_| plain), "{:?}", case.state);
@@ -80,7 +80,7 @@ fn fast_fills_do_what_general_ones_do() {
             let fast = made(case.state, &|| irq.link_and_fill_lr(V0, bits_of(open)));
             let general = made(case.state, &|| {
                 let open = open[usize::from(case.state.group1())];
-                (open && irq.link(V0).is_some()).then(|| irq.fill_lr_plain(V0))?
+                (open && irq.link(V0).is_some()).then(|| irq.fill_lr_plain(V0, irq.state()))?
             });
             assert_eq!(fast, general, "{:?}", case.state);
         }
@@ -113,7 +113,7 @@ fn the_fast_folds_do_what_the_general_one_does() {
             let delivered = fold.delivered;
             let general = match prune {
                 Pruned::Kept(_) => {
-                    let image = irq.fill_lr_plain(V0);
+                    let image = irq.fill_lr_plain(V0, irq.state());
                     (image.map(|image| Refilled { delivered, image }), None)
                 }
                 pruned => {

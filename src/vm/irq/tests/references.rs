@@ -126,7 +126,7 @@ fn an_lpi_revived_in_a_list_register_forgets_its_old_pending_state() {
     use super::{Fate, folded, register};
     let waiting = word!(PENDING ENABLED GROUP1 on: V0 refs: 2);
     let irq = irq_in(LPI, waiting);
-    assert!(irq.fill_lr_plain(V0).is_some());
+    assert!(irq.fill_lr_plain(V0, irq.state()).is_some());
     assert_eq!(ended(irq.unmap()), (Left, Recall(V0)));
     assert!(irq.raise().unmapped());
     assert_eq!(irq.map(Some(V0)), Some(Recall(V0)));

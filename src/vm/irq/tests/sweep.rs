@@ -405,7 +405,7 @@ const WAITING: &[Transition] = &[
         listed(References::Unchanged)
     }),
     transition("fill_lr_plain", for_waiting, FILLS, |irq| {
-        let _ = irq.fill_lr_plain(V0);
+        let _ = irq.fill_lr_plain(V0, irq.state());
         listed(References::Unchanged)
     }),
     transition("link_and_fill_lr", anyone, FILLS | LINKS, |irq| {
