@@ -106,8 +106,8 @@ impl Irq {
 
     /// Moves the interrupt into a list register of `vcpu` and returns the register's image, if the
     /// state is plain ([`State::is_plain`]). `linked` is the state, or an earlier one. Returns
-    /// `None`, changing nothing, otherwise. Saves 35 of the 1094 instructions of an SGI to a vCPU in
-    /// WFI.
+    /// `None`, changing nothing, otherwise. Saves 35 of the 1094 instructions of an SGI to a vCPU
+    /// in WFI.
     #[inline]
     pub(crate) fn fill_lr_plain(&self, vcpu: VcpuId, linked: State) -> Option<ListRegister> {
         let fill = |old: State| old.is_plain(vcpu).then(|| old.filled_plain());
