@@ -135,7 +135,8 @@ fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised)
     }
 
     match raised.follow_up() {
-        // Saves 8 of the 536 instructions of an SGI to a running vCPU.
+        // Without the call of `follow_up`: saves 8 of the 536 instructions of an SGI to a running
+        // vCPU.
         FollowUp::Reraised(vcpu) => queue::notify(vm, pin, vcpu, RERAISED),
         follow_up => queue::follow_up(vm, pin, irq, follow_up),
     }

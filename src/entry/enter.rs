@@ -31,7 +31,8 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
         // SAFETY: the CPU has the vCPU, by its own record.
         && let Some(nothing_due) = unsafe { vcpu.peek(IchShadow::nothing_due) }
     {
-        // Before the look: work that comes after the look kicks.
+        // Before the look: from here on the record does not say that the vCPU is out of the guest,
+        // so that work that this CPU gives it during the update kicks.
         cpu.local().loaded().set_in_guest(vm.key(id));
         if !nothing_due || !is_without_news(cpu, vcpu.residency.look()) {
             // SAFETY: the CPU has the vCPU, by its own record.
@@ -42,14 +43,15 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
 
     match vm.blocked(cpu.local(), id) {
         Some(vcpu) => {
-            enter_blocked(vm, cpu, pin, vcpu);
+            // SAFETY: the CPU has the vCPU, by its own record.
+            unsafe { enter_blocked(vm, cpu, pin, vcpu) };
             Ok(())
         }
         None => enter_slow(vm, cpu, pin, id),
     }
 }
 
-/// Returns true if an entry on `cpu` leaves alone the word that `residency` is a copy of.
+/// Returns true if `residency` has no news for an entry on `cpu`.
 #[inline]
 fn is_without_news<I: CpuInterface>(cpu: &Cpu<I>, residency: ResidencyBits) -> bool {
     residency.is_without_news(cpu.local().seat()) || mutant(Mutant::EntersUnlooked)
@@ -67,14 +69,14 @@ unsafe fn enter_with_work<H: Host, I: CpuInterface>(
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
 ) {
-    // The CPU that has raised an interrupt anew leaves RERAISED: no look, which would fetch the
-    // line of the word once more.
-    let residency = if cpu.local().loaded().is_refilled() {
+    // After a refill the sender's RERAISED is most likely in the word. The swap alone fetches the
+    // line once, for writing; a look would fetch it for reading first.
+    let news = if cpu.local().loaded().is_refilled() {
         None
     } else {
         Some(vcpu.residency.look())
     };
-    let work = match residency {
+    let work = match news {
         Some(residency) if is_without_news(cpu, residency) => residency,
         _ => consume_work(vm, cpu, vcpu),
     };
@@ -83,7 +85,8 @@ unsafe fn enter_with_work<H: Host, I: CpuInterface>(
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
 }
 
-/// Marks the vCPU as running on `cpu`, and returns the work that it was given.
+/// Marks the vCPU as running on `cpu`, ends the waiting of registers with RWP for it if it was
+/// recalled, and returns its work.
 #[inline]
 fn consume_work<H: Host, I: CpuInterface>(vm: &Vm<H>, cpu: &Cpu<I>, vcpu: &Vcpu) -> ResidencyBits {
     let work = vcpu.residency.enter(cpu.local().seat());
@@ -91,17 +94,19 @@ fn consume_work<H: Host, I: CpuInterface>(vm: &Vm<H>, cpu: &Cpu<I>, vcpu: &Vcpu)
     work
 }
 
-/// Enters a vCPU that `cpu` has blocked. Saves 40 of the 985 instructions of an SGI to a vCPU in
-/// WFI.
+/// Enters a vCPU that is blocked. Saves 40 of the 985 instructions of an SGI to a vCPU in WFI.
+///
+/// # Safety
+/// `cpu` has the vCPU.
 #[inline(never)]
-fn enter_blocked<H: Host, I: CpuInterface>(
+unsafe fn enter_blocked<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
 ) {
     debug_assert!(vcpu.residency.get().is_blocked());
-    // SAFETY: the CPU has the vCPU, by its own record.
+    // SAFETY: the caller promises that `cpu` has the vCPU.
     if let Some(mut shadow) = unsafe { vcpu.borrow_shadow() }
         && shadow.forwarded & shadow.in_use != 0
     {
@@ -111,7 +116,7 @@ fn enter_blocked<H: Host, I: CpuInterface>(
 
     let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
-    // SAFETY: the CPU has the vCPU, by its own record.
+    // SAFETY: the caller promises that `cpu` has the vCPU.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
 }
 
@@ -200,7 +205,8 @@ pub(super) unsafe fn update_lrs<H: Host, I: CpuInterface>(
 }
 
 /// Fills a list register with the one interrupt that waits, beside the staged ones. Falls back to
-/// [`update_lrs_slow`].
+/// [`update_lrs_slow`] for RECALL and RELEASE, for a refold of list registers in use, and if
+/// [`flush::flush_one`] declines.
 // Out of line: saves 12 of the 447 instructions of an SGI to itself.
 #[inline(never)]
 fn update_lrs_by_one<H: Host, I: CpuInterface>(
@@ -211,14 +217,16 @@ fn update_lrs_by_one<H: Host, I: CpuInterface>(
     mut shadow: RefMut<'_, IchShadow>,
     work: ResidencyBits,
 ) {
-    let refold = refolds(vcpu, &shadow, work);
+    let refold = work.has(RECALL | RECALL_LATER)
+        || shadow.due.refold()
+        || work.has(RERAISED) && vcpu.has_reraised(&shadow);
     let waited = refold || shadow.due.fill();
 
     if work.has(RECALL | RELEASE)
         || refold && shadow.in_use != 0
         || !flush::flush_one(vm, cpu, pin, vcpu, &mut shadow)
     {
-        update_lrs_slow(vm, cpu, pin, vcpu, shadow, work);
+        update_lrs_slow(vm, cpu, pin, vcpu, shadow, work, refold);
         return;
     }
 
@@ -232,15 +240,8 @@ fn update_lrs_by_one<H: Host, I: CpuInterface>(
     cpu.interface().synchronize();
 }
 
-/// Returns true if `work`, or what is due, asks to choose the interrupts in list registers anew.
-#[inline]
-fn refolds(vcpu: &Vcpu, shadow: &IchShadow, work: ResidencyBits) -> bool {
-    work.has(RECALL | RECALL_LATER)
-        || shadow.due.refold()
-        || work.has(RERAISED) && vcpu.has_reraised(shadow)
-}
-
-/// Flushes: the list registers change by more than one.
+/// Flushes, with all list registers chosen anew if `refold`, and does what else RECALL and RELEASE
+/// ask for.
 // Out of line: saves 40 of the 812 instructions of an SGI to a vCPU in WFI.
 #[inline(never)]
 fn update_lrs_slow<H: Host, I: CpuInterface>(
@@ -250,9 +251,9 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     vcpu: &Vcpu,
     mut shadow: RefMut<'_, IchShadow>,
     work: ResidencyBits,
+    refold: bool,
 ) {
     let shadow = &mut *shadow;
-    let refold = refolds(vcpu, shadow, work);
 
     if work.has(RELEASE) {
         // Before the fill, which moves a physical PPI into a list register.

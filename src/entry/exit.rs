@@ -28,12 +28,12 @@ pub(crate) fn exit<H: Host, I: CpuInterface>(
         cpu.local().loaded().set_out(vm.key(id));
 
         if !untouched {
-            if vcpu.residency.look().has(RECALL) {
-                // SAFETY: the CPU has the vCPU, by its own record.
-                unsafe { fold::fold_recalled(vm, cpu, pin, vcpu) };
-            } else {
-                // SAFETY: the CPU has the vCPU, by its own record.
-                unsafe { fold::fold_exit(vm, cpu, pin, vcpu) };
+            // SAFETY: the CPU has the vCPU, by its own record.
+            unsafe { fold::fold_exit(vm, cpu, pin, vcpu) };
+            // After a refill the next entry consumes the word's news without a look at it, and a
+            // recall with it.
+            if !cpu.local().loaded().is_refilled() && vcpu.residency.look().has(RECALL) {
+                fold::show_states(cpu, pin, vcpu);
             }
         }
         return Ok(());

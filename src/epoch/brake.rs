@@ -36,8 +36,8 @@ struct Participant {
 struct Own {
     /// Present from the first registration of a CPU on.
     participant: Option<Participant>,
-    /// Number of the last release whose end was left to the epoch.
-    left: u64,
+    /// Number of the last release whose end was deferred to the epoch.
+    deferred: u64,
 }
 
 /// The brake of a domain.
@@ -68,7 +68,7 @@ impl Brake {
                     let guard = None;
                     own.participant = Some(Participant { guard, handle });
                 }
-                self.set(own, numbers);
+                self.adjust(own, numbers);
             });
         }
     }
@@ -77,7 +77,7 @@ impl Brake {
     pub(super) fn release(self: &Arc<Self>) {
         if !cfg!(loom) {
             self.releases.begin();
-            self.settle(|own, numbers| self.set(own, numbers));
+            self.settle(|own, numbers| self.adjust(own, numbers));
         }
     }
 
@@ -85,13 +85,13 @@ impl Brake {
     fn end(brake: &Weak<Self>, number: u64) {
         if let Some(brake) = brake.upgrade() {
             brake.releases.end(number);
-            brake.settle(|own, numbers| brake.set(own, numbers));
+            brake.settle(|own, numbers| brake.adjust(own, numbers));
         }
     }
 
-    /// Sets the brake, whose own part is `own`. If the brake is off, and no end waits in the epoch,
-    /// leaves the end of the last release to the epoch.
-    fn set(self: &Arc<Self>, own: &mut Own, numbers: Numbers) {
+    /// Engages the brake, whose own part is `own`, if every release has ended. Otherwise releases
+    /// it, and defers the end of the last release to the epoch unless an end waits there.
+    fn adjust(self: &Arc<Self>, own: &mut Own, numbers: Numbers) {
         let Some(Participant { guard, handle }) = &mut own.participant else {
             return;
         };
@@ -103,9 +103,10 @@ impl Brake {
 
         *guard = None;
 
-        if own.left <= ended {
-            own.left = begun;
-            // Weak: the epoch ends with the brake, and what the epoch owns does not keep the brake.
+        if own.deferred <= ended {
+            own.deferred = begun;
+            // Weak: the collector owns the deferred call, and the domain owns both. An `Arc` would
+            // keep the brake alive from inside its own collector.
             let brake = Arc::downgrade(self);
 
             let guard = handle.pin();
@@ -114,12 +115,12 @@ impl Brake {
         }
     }
 
-    /// Calls `set` with the brake's own part and the numbers, or leaves that to another CPU.
-    fn settle(&self, mut set: impl FnMut(&mut Own, Numbers)) {
+    /// Calls `adjust` with the brake's own part and the numbers, unless another CPU is about to.
+    fn settle(&self, mut adjust: impl FnMut(&mut Own, Numbers)) {
         self.releases.settle(|numbers| {
             // SAFETY: `Releases::settle` calls this on one CPU at a time. A call from a function
-            // that the epoch runs inside `set` finds the brake in use.
-            set(unsafe { &mut *self.own.get() }, numbers);
+            // that the epoch runs inside `adjust` finds the brake in use.
+            adjust(unsafe { &mut *self.own.get() }, numbers);
         });
     }
 }
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_alone_free_what_was_passed_on_and_set_the_brake() {
+    fn pins_alone_free_what_was_passed_on_and_engage_the_brake() {
         let domain = Domain::new();
         let [one, other] = [0, 1].map(|n| domain.register(CpuId(n)).unwrap());
         assert!(is_on(&one));

@@ -1,8 +1,8 @@
 //! A CPU's own record of the vCPU loaded on the CPU.
 //!
-//! An exit and an entry ask if the calling CPU has the vCPU, and if the vCPU is in the guest. The
-//! residency word answers all CPUs. The CPU's own record answers without an access to memory
-//! written by others, and an exit without news leaves the residency word alone.
+//! An exit and an entry ask if the calling CPU has the vCPU, and if the vCPU is in the guest, out
+//! of it or blocked. The residency word answers all CPUs. The CPU's own record answers without an
+//! access to memory written by others, and an exit without news leaves the residency word alone.
 #![expect(unsafe_code)]
 // UNSAFETY: relies on the record's own invariant for an address that is not null.
 
@@ -22,7 +22,7 @@ impl VcpuKey {
         Self(vm << 16 | index as u64)
     }
 
-    /// Returns the mark of a blocked vCPU, which no key is: bit 63 is set.
+    /// Returns the key with bit 63 set, which no key has: the mark of a blocked vCPU.
     #[inline]
     const fn blocked(self) -> Self {
         Self(self.0 | 1 << 63)
@@ -32,15 +32,18 @@ impl VcpuKey {
 /// The vCPU loaded on a CPU.
 ///
 /// # Invariants
-/// `vcpu` is the address of the vCPU, or `None`. The vCPU's VM may have been dropped. `in_guest` or
-/// `out` is the vCPU's key, or `out` is the key's mark of a blocked vCPU. Neither is, for a vCPU
-/// that has been loaded just now. All else is [`VcpuKey::NONE`], and both if `vcpu` is `None`.
+/// `vcpu` is the address of the vCPU, or `None`. The vCPU's VM may have been dropped. The keys say
+/// where the vCPU is:
+/// * in the guest: `in_guest` is its key, `out` is [`VcpuKey::NONE`];
+/// * out of the guest: `out` is its key, `in_guest` is `NONE`;
+/// * blocked: `out` is the mark of its key ([`VcpuKey::blocked`]), `in_guest` is `NONE`;
+/// * loaded and not entered yet, or no vCPU: both are `NONE`.
 pub(crate) struct Loaded {
     in_guest: Cell<VcpuKey>,
     out: Cell<VcpuKey>,
     vcpu: Cell<Option<NonNull<()>>>,
-    /// The last fold of a single interrupt has filled the list register again, for an edge that had
-    /// come meanwhile.
+    /// True if the last fold of a single interrupt on the CPU has filled the list register again.
+    /// A hint: an entry that trusts it in vain makes a swap in place of a load.
     refilled: Cell<bool>,
 }
 
@@ -61,8 +64,8 @@ impl Loaded {
         self.refilled.set(refilled);
     }
 
-    /// Returns true if the last fold of a single interrupt has filled the list register again: work
-    /// has been given to the vCPU most likely.
+    /// Returns true if the last fold of a single interrupt has filled the list register again. The
+    /// vCPU has most likely been given work since the entry before that fold.
     #[inline]
     pub(crate) fn is_refilled(&self) -> bool {
         self.refilled.get()

@@ -1,9 +1,9 @@
-//! Times at which the epoch has to advance: the state of a [`Brake`](super::brake::Brake), without
-//! the brake.
+//! How many releases of a [`Brake`](super::brake::Brake) have begun and ended: the brake's atomics.
 //!
 //! # Who may touch what, and when
-//! 1. Any CPU begins and ends releases, and settles the brake afterwards. No CPU waits for another.
-//! 2. The CPU that has set `busy` alone sets the brake. A CPU that finds `busy` set leaves the
+//! 1. Any CPU begins and ends releases, and settles the brake afterwards. No CPU waits for another,
+//!    but for the registration of a CPU.
+//! 2. The CPU that has set `busy` alone adjusts the brake. A CPU that finds `busy` set leaves the
 //!    brake to that CPU, which looks at the numbers again after it has cleared `busy`.
 
 use crate::sync::Ordering::{AcqRel, Relaxed};
@@ -16,7 +16,7 @@ pub struct Releases {
     begun: AtomicU64,
     /// Number of the last release that has ended, with all before.
     ended: AtomicU64,
-    /// 1 while a CPU sets the brake.
+    /// 1 while a CPU adjusts the brake.
     busy: AtomicU8,
 }
 
@@ -54,8 +54,8 @@ impl Releases {
         }
     }
 
-    /// Calls `set` with the numbers, to set the brake, unless another CPU is about to.
-    pub fn settle(&self, mut set: impl FnMut(Numbers)) {
+    /// Calls `adjust` with the numbers, to adjust the brake, unless another CPU is about to.
+    pub fn settle(&self, mut adjust: impl FnMut(Numbers)) {
         loop {
             // AcqRel: passes the numbers on to the CPU that has set `busy`, or takes the brake over
             // from the last one. Pairs with the swap below.
@@ -63,7 +63,7 @@ impl Releases {
                 return;
             }
             let numbers = self.numbers();
-            set(numbers);
+            adjust(numbers);
 
             // AcqRel: passes the brake on. Acquires the numbers of CPUs that found `busy` set.
             self.busy.swap(0, AcqRel);

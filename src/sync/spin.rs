@@ -35,7 +35,8 @@ const YIELDS: u32 = if cfg!(any(miri, shuttle)) { 1 } else { 32 };
 pub(crate) struct SpinLock<T, const RANK: u8>(Inner<T>);
 
 /// A lock without its rank: all that a guard needs.
-// In this order the tickets are beside what comes before the lock, and the value's first fields.
+// In this order the tickets share a line with what precedes the lock, and with the value's first
+// fields.
 #[repr(C)]
 struct Inner<T> {
     tickets: Tickets,

@@ -111,9 +111,10 @@ impl Classes {
 pub(crate) struct ApList {
     /// The only waiting interrupt, if it came to an empty list. Its links are null.
     alone: *const Irq,
-    /// With the bucket, a copy of what the interrupt's own line has, which another CPU may have
-    /// written: a fill fetches the line once.
+    /// State when `alone` was linked. Kept here so that a fill touches the interrupt's cache line
+    /// once, for its compare-and-swap.
     alone_state: State,
+    /// Bucket of `alone`, kept here for the same reason.
     alone_bucket: u8,
     waiting: u32,
     bitmap: [u32; Class::COUNT],
@@ -253,8 +254,8 @@ impl ApList {
         }
     }
 
-    /// Takes the waiting interrupt out if it is the only one and of the given classes. Returns it
-    /// with its state, or an earlier one since it was linked.
+    /// Takes the waiting interrupt out if it is the only one and of the given classes. Returns the
+    /// interrupt and a guess of its state: the state now, or when it was linked.
     #[inline]
     pub(crate) fn take_single(&mut self, classes: Classes) -> Option<(NonNull<Irq>, State)> {
         if self.waiting != 1 {

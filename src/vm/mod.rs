@@ -162,7 +162,7 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub(crate) fn in_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().in_guest(self.key(id))?;
-        // SAFETY: the record has given the address for the key.
+        // SAFETY: `Loaded` has returned this address for a key of this VM.
         Some(unsafe { self.recorded(vcpu) })
     }
 
@@ -171,7 +171,7 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub(crate) fn out_of_guest(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().out(self.key(id))?;
-        // SAFETY: the record has given the address for the key.
+        // SAFETY: `Loaded` has returned this address for a key of this VM.
         Some(unsafe { self.recorded(vcpu) })
     }
 
@@ -179,14 +179,14 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub(crate) fn blocked(&self, local: &CpuLocal, id: VcpuId) -> Option<&Vcpu> {
         let vcpu = local.loaded().blocked(self.key(id))?;
-        // SAFETY: the record has given the address for the key.
+        // SAFETY: `Loaded` has returned this address for a key of this VM.
         Some(unsafe { self.recorded(vcpu) })
     }
 
     /// Borrows a vCPU of the VM by the address that a CPU has recorded.
     ///
     /// # Safety
-    /// The record has given the address for a key of this VM.
+    /// `Loaded` has returned the address for a key of this VM.
     #[inline]
     unsafe fn recorded(&self, vcpu: NonNull<()>) -> &Vcpu {
         // SAFETY: a key names one vCPU for ever. The VM has not been dropped, so its vCPU is where

@@ -3,7 +3,7 @@
 //! A bucket holds two guesses: indices of vCPUs for which the value of `ICC_SGI<n>R_EL1` hashes to
 //! the bucket. The vCPU decides whether a guess is right, by its own value
 //! ([`Vcpu::sgi_to_itself`]), so a guess may be stale. SGIs to a vCPU whose bucket was full, and to
-//! several vCPUs, take the way through the [`topology`](super::topology). Saves 81 of the 636
+//! several vCPUs, take the way through the [`topology`](super::topology). Saves 93 of the 636
 //! instructions of an SGI to a running vCPU, a full barrier among them.
 
 use alloc::boxed::Box;
@@ -32,7 +32,8 @@ impl SgiTargets {
     }
 
     /// Adds a guess for a vCPU that has been added to `vcpus`, in place of a guess that is wrong by
-    /// now. Adds none if the bucket is full. Under the lock `Vm::growth`.
+    /// now. Adds none if the bucket is full. The caller holds `Vm::growth`, or has the VM for
+    /// itself.
     pub(crate) fn add(&self, vcpus: &[Vcpu], id: VcpuId) {
         let home = |id: u16| {
             let value = vcpus.get(usize::from(id))?.sgi_to_itself();

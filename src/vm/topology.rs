@@ -157,7 +157,8 @@ impl Topology {
     }
 }
 
-/// Returns the first slot to search for `key`, by multiplicative hashing.
+/// Returns the first slot to search for `key`, by multiplicative hashing. `slots` is a power of
+/// two, at most 2^13.
 #[inline]
 pub(super) fn hash(key: u64, slots: usize) -> usize {
     /// The best of some thousand random odd numbers: in `machines_of_every_shape_are_spread` no

@@ -50,7 +50,8 @@ pub(crate) struct Vcpu {
     pub(crate) ap_list: SpinLock<ApList, { Rank::ApList as u8 }>,
     shadow: OwnedShadow,
     pub(crate) redistributor: Redistributor,
-    // From here on a line that all CPUs read, and that seldom changes.
+    // From here on a line that all CPUs read. Only `retry_gpa` and `retries` change, in a read of
+    // another vCPU's states that is tried again.
     pub(crate) key: VcpuKey,
     /// Value of `ICC_SGI<n>R_EL1`, without the INTID, for an SGI to this vCPU alone; all ones while
     /// the VM does not have the vCPU.

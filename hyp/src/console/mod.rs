@@ -50,7 +50,7 @@ fn require_atomics(uart: &mut Uart) {
     }
 }
 
-/// Prints why the hypervisor cannot run on this machine, and powers the machine off.
+/// Prints why the hypervisor stops, and powers the machine off.
 pub(crate) fn stop(why: fmt::Arguments<'_>) -> ! {
     print_at_any_cost(format_args!("\n@hyp-stop {why}\n"));
     power_off()

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`state`] | the layout of the word, and the predicates on the word |
 //! | [`raise`] | transitions by injection, a line, or a register write |
-//! | [`list_register`] | transitions under an ap_list's lock: link, unlink, fill, fold |
+//! | [`list_register`] | transitions on a list: link, unlink, fill, fold |
 //! | [`physical`] | transitions of the ownership of a physical interrupt |
 //! | [`references`] | transitions of mappings and migrations |
 //! | [`links`] | the links on an ap_list or on the free list |
@@ -18,7 +18,8 @@
 //!    [`physical`] says who makes which of its transitions.
 //! 2. `queued_on` and IN_LR change only under the ap_list lock of the vCPU concerned: the holder of
 //!    the lock knows whether the interrupt is in a bucket. The other LR bits change under the same
-//!    lock, or, by [`Irq::refresh_lr_bits`], on the CPU with the vCPU.
+//!    lock, or on the CPU with the vCPU, by [`Irq::refresh_lr_bits`] and [`Irq::fold_and_fill_lr`].
+//!    The latter leaves `queued_on` and IN_LR set.
 //! 3. `links` belong to the ap_list named by `queued_on`, under the list's lock. The links of an
 //!    interrupt without references belong to the [`FreeList`](super::free_list::FreeList).
 //! 4. `pintid` is written under the lock `Vm::growth`, while none of CONNECTED, HW, LR_HW and
@@ -233,9 +234,10 @@ impl Irq {
         self.transition_from(self.state(), change)
     }
 
-    /// Applies `change` as [`Irq::transition`] does, with `old` for the state, perhaps an earlier
-    /// one, in place of a load. The compare-and-swap is then the first access to the line of the
-    /// word. `change` may give up on a state that is no more.
+    /// Applies `change` as [`Irq::transition`] does, beginning with the guess `old`, a current or
+    /// earlier state, instead of a load: the compare-and-swap is the first access to the word's
+    /// cache line. If `change` refuses a stale guess, returns `Err` although the present state
+    /// might have passed.
     #[inline]
     fn transition_from(
         &self,

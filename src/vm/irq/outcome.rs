@@ -140,7 +140,7 @@ pub(crate) struct FastFold {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Refilled {
-    /// The guest acknowledged the pending state of before.
+    /// The guest acknowledged the pending state that the list register held.
     pub(crate) delivered: bool,
     /// The list register's new image.
     pub(crate) image: ListRegister,

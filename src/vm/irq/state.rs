@@ -226,15 +226,15 @@ impl State {
         self.with(vcpu_field(target) << TARGET_SHIFT, VCPU << TARGET_SHIFT)
     }
 
-    /// Returns the state, on no list, queued on `vcpu`. The caller accounts for the list's
-    /// reference.
+    /// Returns the state with `queued_on` naming `vcpu`. Before, the state is on no list. The
+    /// caller accounts for the list's reference.
     #[inline]
     #[must_use]
     pub(crate) const fn queued(self, vcpu: VcpuId) -> Self {
         self.with(vcpu_field(Some(vcpu)) << QUEUED_SHIFT, 0)
     }
 
-    /// Returns the state on no list. The caller accounts for the list's reference.
+    /// Returns the state with `queued_on` cleared. The caller accounts for the list's reference.
     #[inline]
     #[must_use]
     pub(crate) const fn unqueued(self) -> Self {
