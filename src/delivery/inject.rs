@@ -125,6 +125,16 @@ fn deliver<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Inj
 /// Counts the raise of an interrupt that is pending, queued, or not deliverable, and does its
 /// follow-up.
 fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised) -> Injected {
+    let follow_up = raised.follow_up();
+    if let FollowUp::Reraised(vcpu) = follow_up {
+        // The latch was clear, and the interrupt is in a list register: it was not pending outside.
+        // Saves 20 of the 536 instructions of an SGI to a running vCPU.
+        debug_assert!(!raised.coalesced());
+        pin.counters().injections[irq.kind()].add(1);
+        queue::notify(vm, pin, vcpu, RERAISED);
+        return Injected::Pending;
+    }
+
     let coalesced = raised.coalesced();
     if !raised.unmapped() {
         let kind = irq.kind();
@@ -134,12 +144,7 @@ fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised)
         }
     }
 
-    match raised.follow_up() {
-        // Without the call of `follow_up`: saves 8 of the 536 instructions of an SGI to a running
-        // vCPU.
-        FollowUp::Reraised(vcpu) => queue::notify(vm, pin, vcpu, RERAISED),
-        follow_up => queue::follow_up(vm, pin, irq, follow_up),
-    }
+    queue::follow_up(vm, pin, irq, follow_up);
     if coalesced {
         Injected::Coalesced
     } else {

@@ -177,8 +177,10 @@ fn fold_one<H: Host, I: CpuInterface>(
     };
 
     let (intid, kind) = (irq.intid(), irq.kind());
-    if irq.state().latch()
-        && let Some(refilled) = irq.fold_and_fill_lr(vcpu.id, vm.groups_enabled_for(vcpu, irq))
+    let state = irq.state();
+    if state.latch()
+        && let Some(refilled) =
+            irq.fold_and_fill_lr(vcpu.id, vm.groups_enabled_for(vcpu, irq), state)
     {
         // A more urgent interrupt may have come to the list. Its work is found by the entry.
         shadow.restage(index, refilled.image);

@@ -373,7 +373,7 @@ fn fold_unlink_plain() {
 fn fold_and_fill_lr() {
     let refilled = |irq: &Irq, groups: u32| {
         let in_words = |Refilled { delivered, image }| (delivered, Some(image_of(irq, image)));
-        irq.fold_and_fill_lr(V0, groups).map(in_words)
+        irq.fold_and_fill_lr(V0, groups, irq.state()).map(in_words)
     };
     table! { SPI, |irq: &Irq| refilled(irq, BOTH_GROUPS);
         "an edge again": [PENDING ENABLED IN_LR LR_PENDING LR_LATCH on: V0]

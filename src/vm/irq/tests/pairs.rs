@@ -97,7 +97,7 @@ fn the_fast_folds_do_what_the_general_one_does() {
         }
         for groups in [BOTH_GROUPS, GROUP0_ONLY, GROUP1_ONLY] {
             put_in(irq, case.state);
-            let refilled = irq.fold_and_fill_lr(V0, groups);
+            let refilled = irq.fold_and_fill_lr(V0, groups, irq.state());
             let unlinked = refilled
                 .is_none()
                 .then(|| irq.fold_unlink_plain())

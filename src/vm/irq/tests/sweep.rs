@@ -222,7 +222,7 @@ fn fold_plain(irq: &Irq) -> Said {
 }
 
 fn fold_and_fill(irq: &Irq) -> Said {
-    let Some(refilled) = irq.fold_and_fill_lr(V0, BOTH_GROUPS) else {
+    let Some(refilled) = irq.fold_and_fill_lr(V0, BOTH_GROUPS, irq.state()) else {
         return listed(References::Unchanged);
     };
     let fold = Folded {
