@@ -203,8 +203,26 @@ fn console(spcr: &Spcr) -> Option<Console> {
         kind,
         address: base.address,
         interrupt: spcr.global_system_interrupt().filter(|&gsiv| gsiv >= 32),
-        baud: spcr.baud_rate().map(u32::from),
+        baud: baud(spcr),
     })
+}
+
+/// Returns the speed of the console in bits a second, if the table tells.
+fn baud(spcr: &Spcr) -> Option<u32> {
+    const PRECISE: usize = core::mem::offset_of!(Spcr, precise_baud_rate);
+    let length = spcr.header.length as usize;
+    if length >= PRECISE + size_of::<u32>() {
+        return spcr.baud_rate().map(u32::from);
+    }
+
+    // A table before revision 4 ends before the precise rate, which the crate reads all the same.
+    match spcr.configured_baud_rate {
+        3 => Some(9600),
+        4 => Some(19_200),
+        6 => Some(57_600),
+        7 => Some(115_200),
+        _ => None,
+    }
 }
 
 /// Returns the host bridges: configuration spaces of MCFG, with the windows that the firmware's
