@@ -132,27 +132,8 @@ impl Domain {
         }
 
         let number = u32::try_from(unique_number()).map_err(|_| RegisterError::Exhausted)?;
-        let locks = HeldLocks::default();
-        let cpus = &mut self.shared.cpus.lock(&locks).registered;
-        let record = match cpus.iter_mut().find(|cpu| cpu.id == id) {
-            Some(cpu) if cpu.present => return Err(RegisterError::InUse(id)),
-            Some(cpu) => {
-                cpu.present = true;
-                cpu.number = number;
-                cpu.record.clone()
-            }
-            None => {
-                let record = Arc::new(Record::default());
-                cpus.push(Registration {
-                    id,
-                    number,
-                    present: true,
-                    record: record.clone(),
-                });
-                record
-            }
-        };
-
+        let record = self.enrol(id, number)?;
+        // With no lock held: both may free what other CPUs have left.
         let handle = self.shared.collector.register();
         self.shared.brake.register_last(&self.shared.collector);
 
@@ -163,6 +144,30 @@ impl Domain {
             number,
             record,
         ))
+    }
+
+    /// Notes that the CPU `id` is present, with the registration `number`. Returns its record.
+    fn enrol(&self, id: CpuId, number: u32) -> Result<Arc<Record>, RegisterError> {
+        let locks = HeldLocks::default();
+        let cpus = &mut self.shared.cpus.lock(&locks).registered;
+        match cpus.iter_mut().find(|cpu| cpu.id == id) {
+            Some(cpu) if cpu.present => Err(RegisterError::InUse(id)),
+            Some(cpu) => {
+                cpu.present = true;
+                cpu.number = number;
+                Ok(cpu.record.clone())
+            }
+            None => {
+                let record = Arc::new(Record::default());
+                cpus.push(Registration {
+                    id,
+                    number,
+                    present: true,
+                    record: record.clone(),
+                });
+                Ok(record)
+            }
+        }
     }
 
     /// Returns the sum of all CPUs' counters, including CPUs whose [`CpuLocal`] was dropped.
@@ -352,9 +357,9 @@ impl<'c> CpuPin<'c> {
     /// Returns the epoch guard. No object reached by the guard is freed until the pin is dropped.
     ///
     /// The first call enters the epoch, at the cost of a store and a full barrier. The entry of a
-    /// pin inside another pin that is in the epoch is a plain increment. Every 128th entry also
-    /// frees a bounded number of unreachable objects, and allocates a node of the epoch's queue per
-    /// some thousand freed objects.
+    /// pin inside another pin that is in the epoch is a plain increment. While
+    /// objects wait to be freed, every 128th entry also frees a bounded number of them, and allocates
+    /// a node of the epoch's queue per some thousand freed objects.
     #[inline]
     pub(crate) fn guard(&self) -> &Guard {
         // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes

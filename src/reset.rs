@@ -27,6 +27,7 @@ pub(crate) fn reset<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<(), Teardow
         vcpu.residency.reset(vcpu.id.index() == 0);
     }
 
+    pin.collect();
     Ok(())
 }
 

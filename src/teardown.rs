@@ -49,6 +49,7 @@ pub(crate) fn teardown<H: Host>(
     for ((count, after), before) in (report.withdrawn.iter_mut().zip(withdrawn())).zip(before) {
         *count = after - before;
     }
+    pin.collect();
     Ok(report)
 }
 

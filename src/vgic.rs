@@ -96,7 +96,9 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         self.vm.admit(pin)?;
-        hotplug::add_vcpu(&self.vm, pin, affinity)
+        let added = hotplug::add_vcpu(&self.vm, pin, affinity);
+        self.vm.topology_replaced(pin);
+        added
     }
 
     /// Removes a vCPU, powered off and on no CPU.
@@ -116,7 +118,9 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn remove_vcpu(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<(), RemoveError> {
         self.vm.admit(pin)?;
-        hotplug::remove_vcpu(&self.vm, pin, vcpu)
+        let removed = hotplug::remove_vcpu(&self.vm, pin, vcpu);
+        self.vm.topology_replaced(pin);
+        removed
     }
 
     /// Powers a vCPU on, which [`Vgic::enter`] requires. Returns false if the vCPU was on already,

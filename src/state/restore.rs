@@ -55,6 +55,7 @@ pub(crate) fn restore<H: Host>(
     for (vcpu, saved) in vcpus.filter(|(vcpu, _)| vcpu.is_present()) {
         vcpu.residency.reset(saved.is_on);
     }
+    pin.collect();
     Ok(())
 }
 

@@ -234,6 +234,12 @@ impl<H: Host> Vm<H> {
         self.topology.load(pin.guard()).find(affinity)
     }
 
+    /// Counts an old topology as left to the epoch, and collects. No lock is held.
+    pub(crate) fn topology_replaced(&self, pin: &CpuPin<'_>) {
+        pin.leaves_garbage();
+        pin.collect();
+    }
+
     /// Returns the ITS `id`, or `None` if the VM does not have the ITS.
     pub(crate) fn its(&self, id: ItsId) -> Option<&Its> {
         self.its.get(usize::from(id.0))

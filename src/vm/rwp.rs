@@ -7,8 +7,9 @@
 //!
 //! The residency word decides: RECALL is set after the write's change. An entry consumes RECALL,
 //! then folds the list registers, and then runs the guest. `Vcpu::rwp` only names the waiting
-//! registers: RWP of another register stays 0. `Vcpu::rwp` is cleared before RECALL is consumed. A
-//! bit set later is for a later RECALL, or stays without effect until the next RECALL.
+//! registers: RWP of another register stays 0. An entry that has consumed RECALL clears
+//! `Vcpu::rwp`, and the fold comes after both. A bit set later is for a later RECALL, or stays
+//! without effect until the next RECALL.
 //!
 //! # A count comes before its reason
 //! 1. A write is counted in [`Control`] no later than its change can be seen, and until it has
