@@ -133,10 +133,9 @@ impl Domain {
 
         let number = u32::try_from(unique_number()).map_err(|_| RegisterError::Exhausted)?;
         let record = self.enrol(id, number)?;
-        // With no lock held: both may free what other CPUs have left.
+        // With no lock held: may free what other CPUs have left.
         let handle = self.shared.collector.register();
         self.shared.brake.register_last(&self.shared.collector);
-
         Ok(CpuLocal::new(
             self.shared.clone(),
             handle,
@@ -357,9 +356,8 @@ impl<'c> CpuPin<'c> {
     /// Returns the epoch guard. No object reached by the guard is freed until the pin is dropped.
     ///
     /// The first call enters the epoch, at the cost of a store and a full barrier. The entry of a
-    /// pin inside another pin that is in the epoch is a plain increment. While
-    /// objects wait to be freed, every 128th entry also frees a bounded number of them, and allocates
-    /// a node of the epoch's queue per some thousand freed objects.
+    /// pin inside another pin that is in the epoch is a plain increment. While objects wait to be
+    /// freed, every 128th entry also frees some of them, and allocates a node per some thousand.
     #[inline]
     pub(crate) fn guard(&self) -> &Guard {
         // SAFETY: a pin is `!Sync`, so only this CPU accesses the cell. `enter_here` alone writes

@@ -10,10 +10,11 @@
 //! A CPU that has passed objects on to the domain releases the brake, by
 //! [`CpuPin::collect_garbage`](super::CpuPin::collect_garbage). So each call that leaves objects to
 //! the epoch counts them ([`CpuPin::leaves_garbage`](super::CpuPin::leaves_garbage)), and ends with
-//! [`CpuPin::collect`](super::CpuPin::collect): otherwise the objects stay until another call does. The end of the release goes
-//! into the epoch behind the objects, and the brake is on again once all objects are freed. A
-//! single end waits in the epoch at a time. If more has been passed on meanwhile, another end
-//! follows.
+//! [`CpuPin::collect`](super::CpuPin::collect): otherwise the objects stay until another call does.
+//!
+//! The end of the release goes into the epoch behind the objects, and the brake is on again once
+//! all objects are freed. A single end waits in the epoch at a time. If more has been passed on
+//! meanwhile, another end follows.
 //!
 //! To crossbeam-epoch the brake is a participant like a CPU, and no object is freed earlier for the
 //! brake. Models explore few pins, and have no brake but the state in [`Releases`].

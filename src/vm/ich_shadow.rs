@@ -66,8 +66,8 @@ impl Due {
 /// * Staged list registers are a part of `in_use`, and there are none while the vCPU is in the
 ///   guest.
 pub(crate) struct IchShadow {
-    /// Image of each list register: last written to it or read from it, or staged. Without state
-    /// for a list register that is free.
+    /// Image of each list register: last written to it or read from it, or staged. Without state,
+    /// and perhaps empty, for a list register that is free.
     pub(crate) images: [ListRegister; lr::MAX],
     pub(crate) irqs: [*const Irq; lr::MAX],
     /// The list registers that the CPU has, a bit each.
@@ -256,7 +256,8 @@ impl IchShadow {
     pub(crate) fn vacate_plain(&mut self, index: usize) {
         let bit = 1 << index;
         debug_assert!((self.due.staged() | self.wants_eoi) & bit == 0);
-        self.images[index] = self.images[index].without_state();
+        // The register keeps the rest of the image, which nothing asks for.
+        self.images[index] = ListRegister::EMPTY;
         self.in_use &= !bit;
     }
 
