@@ -7,7 +7,6 @@ use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId};
 use crate::vm::Vm;
 use crate::vm::irq::{FollowUp, Irq, Raised};
-use crate::vm::residency::RERAISED;
 use crate::vm::vcpu::Vcpu;
 
 /// Result of an injection. Either way the interrupt is pending.
@@ -126,12 +125,12 @@ fn deliver<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, vcpu: &Vcpu) -> Inj
 /// follow-up.
 fn raised_slow<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq, raised: Raised) -> Injected {
     let follow_up = raised.follow_up();
-    if let FollowUp::Reraised(vcpu) = follow_up {
+    if matches!(follow_up, FollowUp::Reraised(_)) {
         // The latch was clear, and the interrupt is in a list register: it was not pending outside.
         // Saves 20 of the 536 instructions of an SGI to a running vCPU.
         debug_assert!(!raised.coalesced());
         pin.counters().injections[irq.kind()].add(1);
-        queue::notify(vm, pin, vcpu, RERAISED);
+        queue::follow_up(vm, pin, irq, follow_up);
         return Injected::Pending;
     }
 
