@@ -211,7 +211,7 @@ impl Entity {
     #[must_use]
     pub fn is_woken(&self) -> bool {
         // Relaxed: the vCPU finds what the wake-up is about as it is entered, by the vGIC's own
-        // orders. A wake-up that is not seen yet comes with a kick.
+        // orderings. A wake-up that is not seen yet comes with a kick.
         State(self.state.load(Ordering::Relaxed)).is_woken()
     }
 

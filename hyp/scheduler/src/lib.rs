@@ -40,8 +40,8 @@
 //! 6. If a CPU sleeps and entities are queued there, some CPU owes it a kick, or has sent it.
 //!
 //! A CPU holds one lock at a time: an entity that changes queues is carried from one to the other.
-//! The marks of CPUs with entities for others are shared by 64 CPUs each, and written only if an
-//! entity that may move waits, or is stolen. The work under a lock is a few steps of a balanced
+//! A word has the marks of 64 CPUs, and every CPU may read it. It is written only if an entity that
+//! may move waits, or is stolen. The work under a lock is a few steps of a balanced
 //! tree.
 //!
 //! # Fairness

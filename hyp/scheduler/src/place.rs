@@ -23,9 +23,9 @@ pub(crate) struct Place {
 
 impl Here<'_> {
     /// Wakes an entity, after its news was published. `now` returns the time; it is called only if
-    /// the entity has to be queued. Returns the CPU to kick, if there is one. It is never the
-    /// calling CPU. That one calls [`Here::needs_resched`] before it enters a guest, and sets its
-    /// timer to [`Here::next_event`] if [`Here::has_queued`].
+    /// the entity has to be queued. Returns the CPU to kick, if there is one, never the calling CPU.
+    /// The calling CPU asks [`Here::needs_resched`] before it enters a guest, and sets its timer to
+    /// [`Here::next_event`] if [`Here::has_queued`].
     #[must_use]
     pub fn wake(&self, entity: &'static Entity, now: impl FnOnce() -> Time) -> Option<usize> {
         match entity.wake() {
@@ -44,7 +44,7 @@ impl Here<'_> {
 
     /// Queues an entity that the calling CPU has claimed, in the state `before`. Returns the CPU to
     /// kick.
-    // Out of line: a wake-up of an entity that runs saves fewer registers.
+    // Out of line: a wake-up of an entity that runs spills fewer registers.
     #[inline(never)]
     fn place_woken(&self, entity: &'static Entity, before: State, now: Time) -> Option<usize> {
         let last = before.cpu();

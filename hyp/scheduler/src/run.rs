@@ -19,7 +19,8 @@ impl Here<'_> {
         own.or_else(|| self.steal(now))
     }
 
-    /// Returns true if entities seem to be queued on another CPU, in a bounded number of looks.
+    /// Returns true if entities seem to be queued on another CPU that is marked, in a bounded number
+    /// of looks. Clears old marks.
     #[must_use]
     pub fn can_steal(&self) -> bool {
         self.victims().any(|victim| {
@@ -101,7 +102,7 @@ impl Here<'_> {
         self.cpu().locked(|queue| {
             self.cpu().clear_resched();
             queue.account(now);
-            // One that was queued while the CPU slept has no mark.
+            // An entity that was queued while the CPU slept has no mark.
             self.scheduler.marks.note(self.index, queue);
             queue.is_over(now)
         })

@@ -125,8 +125,8 @@ fn handle_exit(
     vcpu.el2_time.end();
 }
 
-/// Sleeps until the vCPU has an interrupt to take or, in standby, perhaps has; or until another
-/// vCPU can run.
+/// Sleeps until the vCPU has an interrupt to take, or another vCPU can run. In standby, any wake-up
+/// ends the sleep.
 // Inlined: saves 27 of the 880 instructions of an SGI to a vCPU in WFI.
 #[inline(always)]
 fn block(cpu: &ThisCpu, loaded: Loaded, pin: &mut PinnedCpu<'_>, wait: Wait) -> Handled {

@@ -163,7 +163,7 @@ impl Redistributor {
         left_on::turn_off(self)
     }
 
-    /// Enables LPIs, which are disabled. `properties` is the value of `GICR_PROPBASER`.
+    /// Enables LPIs, which are disabled before. `properties` is the value of `GICR_PROPBASER`.
     pub(crate) fn start_lpis(&self, properties: u64, pending: &PendingTable) {
         self.registers.propbaser.set(properties);
         self.registers.pendbaser.set(pending.base_register());

@@ -28,9 +28,9 @@ const NUMBER_BITS: u32 = 12;
 
 /// A vCPU. It lives for ever, as its VM does.
 ///
-/// Cache lines of their own have, in this order: the fields that nobody writes, which all CPUs
-/// read; the scheduling state; the fields that other CPUs write for the vCPU; and the fields of
-/// the CPU that runs the vCPU.
+/// In this order, each group in cache lines of its own: the fields that nobody writes, which all
+/// CPUs read; the scheduling state; the fields that other CPUs write for the vCPU; and the fields
+/// of the CPU that runs the vCPU.
 #[repr(C, align(128))]
 pub(crate) struct Vcpu {
     pub(crate) vm: &'static Vm,

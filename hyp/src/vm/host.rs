@@ -36,7 +36,7 @@ pub(crate) struct VmHost {
     locks: Locks,
 }
 
-/// Locks, in cache lines apart from the fields that the CPU of each kick reads.
+/// Locks, in cache lines apart from the fields that every kick reads.
 #[repr(align(128))]
 struct Locks {
     mirror: Mutex<Mirror>,
