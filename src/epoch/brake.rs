@@ -59,22 +59,22 @@ unsafe impl Send for Brake {}
 unsafe impl Sync for Brake {}
 
 impl Brake {
-    /// Makes the brake the participant of `collector` that was registered last. Allocates.
+    /// Makes the brake the participant of `collector` that was registered last, unless another CPU
+    /// adjusts the brake meanwhile: then each try to advance reads the lines of a few CPUs more.
+    /// Allocates.
     pub(super) fn register_last(self: &Arc<Self>, collector: &Collector) {
         if cfg!(loom) {
             return;
         }
 
         let mut new = Some(collector.register());
-        while new.is_some() {
-            self.settle(|own, numbers| {
-                if let Some(handle) = new.take() {
-                    let guard = None;
-                    own.participant = Some(Participant { guard, handle });
-                }
-                self.adjust(own, numbers);
-            });
-        }
+        self.settle(|own, numbers| {
+            if let Some(handle) = new.take() {
+                let guard = None;
+                own.participant = Some(Participant { guard, handle });
+            }
+            self.adjust(own, numbers);
+        });
     }
 
     /// Releases the brake until all is freed that CPUs have passed on to the domain. May allocate.

@@ -1,8 +1,7 @@
 //! How many releases of a [`Brake`](super::brake::Brake) have begun and ended: the brake's atomics.
 //!
 //! # Who may touch what, and when
-//! 1. Any CPU begins and ends releases, and settles the brake afterwards. No CPU waits for another,
-//!    but for the registration of a CPU.
+//! 1. Any CPU begins and ends releases, and settles the brake afterwards. No CPU waits for another.
 //! 2. The CPU that has set `busy` alone adjusts the brake. A CPU that finds `busy` set leaves the
 //!    brake to that CPU, which looks at the numbers again after it has cleared `busy`.
 

@@ -7,9 +7,9 @@
 //! The mark of a CPU is changed under the lock of that CPU's queue, and read without the lock.
 //!
 //! A mark is set when an entity that may move is queued on a CPU that is not about to pick that
-//! entity. The mark is cleared by a thief, or a CPU that looks for work, that finds no such entity left. The CPU itself
-//! leaves its mark alone when its queue runs empty: a word that all CPUs read is then written as
-//! rarely as entities are stolen.
+//! entity. The mark is cleared by a thief, or a CPU that looks for work, that finds no such entity
+//! left there. The CPU itself leaves its mark alone when its queue runs empty: a word that all CPUs
+//! read is then written as rarely as entities are stolen.
 
 use alloc::boxed::Box;
 

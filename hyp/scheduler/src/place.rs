@@ -23,9 +23,9 @@ pub(crate) struct Place {
 
 impl Here<'_> {
     /// Wakes an entity, after its news was published. `now` returns the time; it is called only if
-    /// the entity has to be queued. Returns the CPU to kick, if there is one, never the calling CPU.
-    /// The calling CPU asks [`Here::needs_resched`] before it enters a guest, and sets its timer to
-    /// [`Here::next_event`] if [`Here::has_queued`].
+    /// the entity has to be queued. Returns the CPU to kick, if there is one, never the calling
+    /// CPU. The calling CPU asks [`Here::needs_resched`] before it enters a guest, and sets its
+    /// timer to [`Here::next_event`] if [`Here::has_queued`].
     #[must_use]
     pub fn wake(&self, entity: &'static Entity, now: impl FnOnce() -> Time) -> Option<usize> {
         match entity.wake() {

@@ -19,8 +19,8 @@ impl Here<'_> {
         own.or_else(|| self.steal(now))
     }
 
-    /// Returns true if entities seem to be queued on another CPU that is marked, in a bounded number
-    /// of looks. Clears old marks.
+    /// Returns true if entities seem to be queued on another CPU that is marked, in a bounded
+    /// number of looks. Clears old marks.
     #[must_use]
     pub fn can_steal(&self) -> bool {
         self.victims().any(|victim| {
