@@ -451,11 +451,10 @@ impl<'c> CpuPin<'c> {
     /// since the object was unlinked: several calls, with new pins, may be needed. Allocates a node
     /// of the epoch's queue. Call with no lock held.
     pub fn collect_garbage(&self) {
-        self.local.garbage.set(0);
+        let left = self.local.garbage.replace(0);
         self.guard().flush();
-
         // An anonymous membership has an epoch of its own.
-        if self.local.id.0 < CpuId::FIRST_RESERVED {
+        if left != 0 && self.local.id.0 < CpuId::FIRST_RESERVED {
             self.local.domain.brake.release();
         }
     }
@@ -572,6 +571,7 @@ mod tests {
         let freed = Arc::new(AtomicU8::new(0));
         let mark = freed.clone();
         cpu.pin().guard().defer(move || mark.store(1, Relaxed));
+        cpu.pin().leaves_garbage();
         for _ in 0..16 {
             between();
             cpu.pin().collect_garbage();

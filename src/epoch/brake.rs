@@ -168,6 +168,7 @@ mod tests {
             let mark = freed.clone();
             // Relaxed, here and below: one thread stores and loads the mark.
             one.pin().guard().defer(move || mark.store(1, Relaxed));
+            one.pin().leaves_garbage();
             one.pin().collect_garbage();
             assert!(freed.load(Relaxed) == 0 && !is_on(&one));
             come_and_go(&other);
@@ -181,6 +182,7 @@ mod tests {
         let [one, other] = [0, 1].map(|n| domain.register(CpuId(n)).unwrap());
         let pin = other.pin();
         let _ = pin.guard();
+        one.pin().leaves_garbage();
         one.pin().collect_garbage();
         come_and_go(&one);
         assert!(!is_on(&one));
@@ -193,6 +195,7 @@ mod tests {
     fn a_brake_is_on_or_off_when_another_cpu_registers() {
         let domain = Domain::new();
         let one = domain.register(CpuId(0)).unwrap();
+        one.pin().leaves_garbage();
         one.pin().collect_garbage();
         let other = domain.register(CpuId(1)).unwrap();
         assert!(!is_on(&one));
