@@ -455,7 +455,7 @@ Err: 0
             (
                 "@vgic",
                 "\"after\":900",
-                "\"after\":17385",
+                "\"after\":25577",
                 "heap: bytes after",
             ),
             ("attacker: ", "done=207", "done=19", "attacks"),
