@@ -96,9 +96,9 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn add_vcpu(&self, pin: &CpuPin<'_>, affinity: Affinity) -> Result<VcpuId, ConfigError> {
         self.vm.admit(pin)?;
-        let added = hotplug::add_vcpu(&self.vm, pin, affinity);
+        let added = hotplug::add_vcpu(&self.vm, pin, affinity)?;
         self.vm.topology_replaced(pin);
-        added
+        Ok(added)
     }
 
     /// Removes a vCPU, powered off and on no CPU.
@@ -118,9 +118,9 @@ impl<H: Host> Vgic<H> {
     /// [`Vgic::reset`], after [`Vgic::freeze`] and after [`Vgic::teardown`].
     pub fn remove_vcpu(&self, pin: &CpuPin<'_>, vcpu: VcpuId) -> Result<(), RemoveError> {
         self.vm.admit(pin)?;
-        let removed = hotplug::remove_vcpu(&self.vm, pin, vcpu);
+        hotplug::remove_vcpu(&self.vm, pin, vcpu)?;
         self.vm.topology_replaced(pin);
-        removed
+        Ok(())
     }
 
     /// Powers a vCPU on, which [`Vgic::enter`] requires. Returns false if the vCPU was on already,

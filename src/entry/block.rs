@@ -129,9 +129,8 @@ fn look<H: Host, I: CpuInterface>(
 
     // SAFETY: the word has named this CPU as the owner, and only the owner changes the ownership.
     let mut shadow = unsafe { vcpu.borrow_shadow() }?;
-    if residency.is_blocked() && shadow.forwarded & shadow.in_use != 0 {
-        // While the vCPU slept, lines of the interrupts in list registers may have fallen.
-        fold::sample_levels(vm, cpu, pin, vcpu, &mut shadow, 0);
+    if residency.is_blocked() {
+        fold::sample_after_sleep(vm, cpu, pin, vcpu, &mut shadow);
     }
     let nothing_due = shadow.nothing_due();
     drop(shadow);

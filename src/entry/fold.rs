@@ -66,11 +66,26 @@ pub(super) fn show_states<I: CpuInterface>(cpu: &Cpu<I>, pin: &CpuPin<'_>, vcpu:
     vcpu.residency.show_states();
 }
 
+/// Samples the forwarded levels of a vCPU that was blocked, if list registers hold any: while the
+/// vCPU slept, their lines may have fallen.
+#[inline]
+pub(super) fn sample_after_sleep<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+    shadow: &mut IchShadow,
+) {
+    if shadow.forwarded & shadow.in_use != 0 {
+        sample_levels(vm, cpu, pin, vcpu, shadow, 0);
+    }
+}
+
 /// Samples the forwarded levels that are pending in list registers, except those in `ended`. Levels
 /// with low lines are withdrawn; the next entry folds their list registers.
 #[cold]
 #[inline(never)]
-pub(super) fn sample_levels<H: Host, I: CpuInterface>(
+fn sample_levels<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
