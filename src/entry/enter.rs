@@ -34,10 +34,9 @@ pub(crate) fn enter<H: Host, I: CpuInterface>(
         // Before the look: from here on the record does not say that the vCPU is out of the guest,
         // so that work that this CPU gives it during the update kicks.
         cpu.local().loaded().set_in_guest(vm.key(id));
-        let has_news = nothing_due && !is_without_news(cpu, vcpu.residency.look());
-        if has_news || !nothing_due {
+        if !nothing_due || !is_without_news(cpu, vcpu.residency.look()) {
             // SAFETY: the CPU has the vCPU, by its own record.
-            unsafe { enter_with_work(vm, cpu, pin, vcpu, has_news) };
+            unsafe { enter_with_work(vm, cpu, pin, vcpu) };
         }
         return Ok(());
     }
@@ -58,7 +57,7 @@ fn is_without_news<I: CpuInterface>(cpu: &Cpu<I>, residency: ResidencyBits) -> b
     residency.is_without_news(cpu.local().seat()) || mutant(Mutant::EntersUnlooked)
 }
 
-/// Enters a vCPU that has news, as a look has found if `has_news`, or for which work is due.
+/// Enters a vCPU that has news, or for which work is due.
 ///
 /// # Safety
 /// `cpu` has the vCPU.
@@ -69,12 +68,15 @@ unsafe fn enter_with_work<H: Host, I: CpuInterface>(
     cpu: &Cpu<I>,
     pin: &CpuPin<'_>,
     vcpu: &Vcpu,
-    has_news: bool,
 ) {
     // After a refill the sender's RERAISED is most likely in the word. The swap alone fetches the
     // line once, for writing; a look would fetch it for reading first.
-    let looks = !has_news && !cpu.local().loaded().is_refilled();
-    let work = match looks.then(|| vcpu.residency.look()) {
+    let news = if cpu.local().loaded().is_refilled() {
+        None
+    } else {
+        Some(vcpu.residency.look())
+    };
+    let work = match news {
         Some(residency) if is_without_news(cpu, residency) => residency,
         _ => consume_work(vm, cpu, vcpu),
     };
