@@ -113,6 +113,9 @@ unsafe fn enter_blocked<H: Host, I: CpuInterface>(
 
     let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
+    if mutant(Mutant::EntersAsBlocked) {
+        return;
+    }
     // SAFETY: the caller promises that `cpu` has the vCPU.
     unsafe { update_lrs(vm, cpu, pin, vcpu, work) };
 }

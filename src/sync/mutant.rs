@@ -130,6 +130,8 @@ mutants! {
     SleepsWithoutLooking: "kick", "sleep_against_block", "a WFI decided on a stale view";
     /// An entry goes into the guest without a look at the work that came since the last one.
     EntersUnlooked: "kick", "publish_against_reentry", "";
+    /// An entry after a block goes into the guest with the list registers as the block left them.
+    EntersAsBlocked: "kick", "publish_against_block_and_entry", "";
     /// A vCPU that blocks stays marked as running.
     RunsAsleep: "kick", "sleep_against_block", "";
     /// A vCPU to which nothing can be signalled blocks by a store, over work that has just come.

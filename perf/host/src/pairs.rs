@@ -53,7 +53,8 @@ pub(crate) fn compare(time: Duration) -> Map<String, Value> {
 }
 
 /// Runs two loads in turns for about `share`. Returns the median of the ratios with its 95 %
-/// confidence interval, and the median nanoseconds of both loads.
+/// confidence interval, and for both loads the median nanoseconds, and the median number of
+/// accepted operations for one that is delivered: 0 if the load delivers none.
 ///
 /// Pairs with a thread waiting for a CPU are left out, unless the machine is too busy for
 /// undisturbed pairs. On a machine that busy, threads meant to run at once do not.
@@ -91,24 +92,25 @@ pub(crate) fn compare_two(one: &str, other: &str, share: Duration) -> Value {
             samples[turn] = runs[turn](SLICE);
         }
 
-        let costs = samples.map(|sample| cost(&sample));
-        all.push(costs);
+        let run = samples.map(|sample| (cost(&sample), accepted_for_one(&sample)));
+        all.push(run);
         if samples.iter().all(Sample::undisturbed) {
-            undisturbed.push(costs);
+            undisturbed.push(run);
         }
     }
 
     let disturbed = undisturbed.len() < ENOUGH;
-    let costs = if disturbed { &all } else { &undisturbed };
-    let of = |value: fn(&[f64; 2]) -> f64| median(&mut costs.iter().map(value).collect::<Vec<_>>());
-    let (low, ratio, high) = of(|[one, other]| one / other);
+    let runs = if disturbed { &all } else { &undisturbed };
+    let of = |value: fn(&Runs) -> f64| median(&mut runs.iter().map(value).collect::<Vec<_>>());
+    let (low, ratio, high) = of(|[one, other]| one.0 / other.0);
 
     json!({
         "ratio": ratio,
         "low": low,
         "high": high,
-        "nanoseconds": [of(|costs| costs[0]).1, of(|costs| costs[1]).1],
-        "pairs": costs.len(),
+        "nanoseconds": [of(|runs| runs[0].0).1, of(|runs| runs[1].0).1],
+        "accepted_for_one": [of(|runs| runs[0].1).1, of(|runs| runs[1].1).1],
+        "pairs": runs.len(),
         "disturbed": disturbed,
     })
 }
@@ -121,9 +123,26 @@ fn load(name: &str) -> Load {
         .expect("a load of ours")
 }
 
+/// Cost of an accepted operation, and accepted operations for one delivered, of both loads of a
+/// pair.
+type Runs = [(f64, f64); 2];
+
 /// Returns the nanoseconds of a thread for an accepted operation.
 fn cost(sample: &Sample) -> f64 {
     f64::from(sample.accepted.threads) * 1e9 / sample.accepted.rate
+}
+
+/// Returns the number of accepted operations for one that is delivered, 0 if none is.
+fn accepted_for_one(sample: &Sample) -> f64 {
+    let Sample {
+        accepted,
+        delivered,
+        ..
+    } = sample;
+    match delivered.operations {
+        0 => 0.0,
+        delivered => accepted.operations as f64 / delivered as f64,
+    }
 }
 
 /// Returns the median with its confidence interval, by the ranks of the binomial distribution.

@@ -57,6 +57,9 @@ pub(crate) struct Pair {
     pub(crate) high: f64,
     /// The medians of both loads.
     pub(crate) nanoseconds: [f64; 2],
+    /// The medians of the operations accepted for one delivered, 0 without a delivery.
+    #[serde(default)]
+    pub(crate) accepted_for_one: [f64; 2],
     /// The number of pairs.
     pub(crate) pairs: u32,
     /// True if the machine was too busy for threads that run at once.
@@ -323,6 +326,7 @@ mod tests {
             low,
             high,
             nanoseconds: [ratio, 1.0],
+            accepted_for_one: [20.0, 0.0],
             pairs: 20,
             disturbed: false,
         };
