@@ -474,3 +474,51 @@ impl core::fmt::Display for CommandError {
 }
 
 impl core::error::Error for CommandError {}
+
+/// Reason why a vCPU or a device gets its MSIs through list registers, and not directly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum DirectError {
+    /// A pin of another domain than the VM's.
+    ForeignDomain,
+    /// An embedder that has no GICv4 ([`Host::gicv4`](crate::Host::gicv4)).
+    NoGicv4,
+    /// Several ITSes, each of which needs a `VMOVP` of its own (`GITS_TYPER.VMOVP` is 0).
+    VmovpNotShared,
+    /// A vCPU unknown to the VM.
+    UnknownVcpu(VcpuId),
+    /// An ITS unknown to the VM.
+    UnknownIts(ItsId),
+    /// A vCPU for which direct injection was never asked.
+    NotWanted,
+    /// No vPEID left on the machine.
+    NoVpe,
+    /// No memory for a table that the redistributors reach.
+    NoMemory,
+    /// A physical ITS that did not execute a command.
+    ItsFault,
+}
+
+impl core::fmt::Display for DirectError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ForeignDomain => ForeignDomain.fmt(f),
+            Self::NoGicv4 => f.write_str("the machine has no GICv4"),
+            Self::VmovpNotShared => f.write_str("every ITS needs a VMOVP of its own"),
+            Self::UnknownVcpu(v) => write!(f, "the VM has no vCPU {}", v.index()),
+            Self::UnknownIts(its) => write!(f, "the VM has no ITS {}", its.0),
+            Self::NotWanted => f.write_str("direct injection was not asked for"),
+            Self::NoVpe => f.write_str("no vPEID is left"),
+            Self::NoMemory => f.write_str("no memory for a table of virtual LPIs"),
+            Self::ItsFault => f.write_str("a physical ITS did not execute a command"),
+        }
+    }
+}
+
+impl core::error::Error for DirectError {}
+
+impl From<ForeignDomain> for DirectError {
+    fn from(_: ForeignDomain) -> Self {
+        Self::ForeignDomain
+    }
+}

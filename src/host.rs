@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 
 use crate::error::CommandError;
+use crate::gicv4::Gicv4;
 use crate::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use crate::trace::TracePoint;
 
@@ -243,6 +244,13 @@ pub trait Host: Send + Sync {
         let _ = (its, number, error);
     }
 
+    /// Returns the machine's GICv4, for direct injection
+    /// ([`Vgic::set_direct_vcpu`](crate::Vgic::set_direct_vcpu)), or `None`. The answer stays the
+    /// same in the life of a VM.
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        None
+    }
+
     /// Receives every trace point, perhaps with a lock of the library held. The default
     /// implementation is empty.
     #[inline]
@@ -335,6 +343,11 @@ macro_rules! host_by_pointer {
             #[inline]
             fn command_failed(&self, its: ItsId, number: u8, error: CommandError) {
                 (**self).command_failed(its, number, error)
+            }
+
+            #[inline]
+            fn gicv4(&self) -> Option<&dyn Gicv4> {
+                (**self).gicv4()
             }
 
             #[inline]

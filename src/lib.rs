@@ -170,12 +170,14 @@ mod cpu;
 pub mod cpu_interface;
 mod delivery;
 pub mod description;
+mod direct;
 mod dump;
 mod entry;
 pub mod epoch;
 mod erratum;
 mod error;
 mod fixed;
+pub mod gicv4;
 mod host;
 pub mod intid;
 mod its;
@@ -199,8 +201,8 @@ pub use delivery::inject::Injected;
 pub use entry::block::Blocked;
 pub use erratum::Erratum;
 pub use error::{
-    AccessError, CommandError, CpuError, EntryError, ForeignDomain, InjectError, RegisterError,
-    RemoveError, RestoreError, TeardownError,
+    AccessError, CommandError, CpuError, DirectError, EntryError, ForeignDomain, InjectError,
+    RegisterError, RemoveError, RestoreError, TeardownError,
 };
 pub use host::{BadAddress, Host, PhysicalInterrupt};
 pub use teardown::TeardownReport;

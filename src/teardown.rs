@@ -6,6 +6,7 @@ use core::mem;
 
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_lifetime, lpi_tables, physical, prune};
+use crate::direct;
 use crate::epoch::{CpuLocal, CpuPin};
 use crate::error::TeardownError;
 use crate::host::Host;
@@ -132,6 +133,8 @@ fn dismantle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> TeardownReport {
         its.set_control(CTLR_ENABLED, false);
         walks::unmap_all(vm, pin, its);
     }
+
+    direct::vpe::free_all(vm, pin);
 
     for irq in vm.wired() {
         report.pending[irq.kind() as usize] += irq.state().pending_count();

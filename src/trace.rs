@@ -127,6 +127,10 @@ counters! {
     kicks,
     /// Blocked vCPUs woken ([`crate::Host::wake`]).
     wakes,
+    /// Residencies of virtual PEs begun, by a load, or by an entry after a block.
+    vpe_residencies,
+    /// Doorbells of virtual PEs ([`crate::Vgic::doorbell`]).
+    doorbells,
     /// ITS commands executed, failed commands included.
     its_commands,
     /// ITS commands failed with a [`crate::CommandError`].

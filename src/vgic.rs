@@ -1,8 +1,9 @@
 //! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
 //!
-//! [`forward`] has the calls for physical interrupts, [`inspect`] those that only look at the VM,
+//! [`forward`] has the calls for physical interrupts, [`direct`] those for direct injection, [`inspect`] those that only look at the VM,
 //! [`migrate`] those for a save, a restore and a move of a VM.
 
+mod direct;
 mod forward;
 mod inspect;
 mod migrate;

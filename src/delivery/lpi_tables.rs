@@ -30,6 +30,7 @@
 use core::cell::Cell;
 
 use crate::delivery::{inject, queue};
+use crate::direct::configuration;
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{IntId, VcpuId};
@@ -75,6 +76,9 @@ pub(crate) fn reload_config<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
                 .with_flag(ENABLED, byte & 1 != 0)
         });
         queue::follow_up(vm, pin, irq, changed.follow_up);
+        if changed.old != changed.new {
+            configuration::changed(vm, pin, irq);
+        }
 
         // An update by a newer byte that comes before the update above is visible, and so is the
         // begin of the reading of that byte.
@@ -352,7 +356,8 @@ fn store_slice<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu) -> bool {
 }
 
 /// Returns a bit for each LPI of the slice from `first` on that is pending and routed to `owner`.
-/// Returns `None` if an LPI routed to `owner` is pending in a list register. The list register is
+/// Returns `None` if events are direct to `owner`, or an LPI routed to it is pending in a list
+/// register. The list register is
 /// another vCPU's, because `owner` has folded and has LPIs disabled.
 fn pending_bits<H: Host>(
     vm: &Vm<H>,
@@ -361,7 +366,9 @@ fn pending_bits<H: Host>(
     first: u32,
 ) -> Option<[u8; STORE_BYTES]> {
     let mut bytes = [0; STORE_BYTES];
-    let mut waits = false;
+    // The hardware has the pending states of direct events.
+    let slot = (vm.direct.as_deref()).and_then(|direct| direct.slot(owner.id));
+    let mut waits = slot.is_some_and(|slot| slot.events() > 0);
     let end = first.saturating_add(STORE_LPIS).min(vm.config.lpis);
     for_each_lpi(vm, pin, first, end, |key, irq| {
         let state = irq.state();

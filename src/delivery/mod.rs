@@ -13,6 +13,7 @@
 //! | [`hotplug`] | vCPUs that are added and removed |
 //! | [`report`] | reports of enables, triggers and routes to the host |
 //! | [`group_enables`] | `GICD_CTLR.EnableGrp0` and `EnableGrp1` |
+//! | [`doorbell`] | doorbells of virtual PEs |
 //! | [`sgi`] | SGIs, and those to all other vCPUs in slices |
 //!
 //! A CPU that changes an interrupt calls a transition of [`irq`](crate::vm::irq) and then
@@ -32,6 +33,7 @@
 
 pub(crate) mod change;
 pub(crate) mod count;
+pub(crate) mod doorbell;
 pub(crate) mod group_enables;
 pub(crate) mod hotplug;
 pub(crate) mod inject;

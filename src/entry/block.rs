@@ -14,6 +14,7 @@
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::cpu_interface::{priority, vmcr};
+use crate::direct;
 use crate::entry::{enter, fold};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -45,7 +46,8 @@ pub(crate) fn block<H: Host, I: CpuInterface>(
 ) -> Result<Blocked, EntryError> {
     // Nothing waits that may be signalled, and nothing is due. Saves 68 of the 1196 instructions of
     // an SGI to a vCPU in WFI, an atomic operation and a lock among them.
-    if let Some(vcpu) = vm.out_of_guest(cpu.local(), id)
+    if vm.direct.is_none()
+        && let Some(vcpu) = vm.out_of_guest(cpu.local(), id)
         // SAFETY: the CPU has the vCPU, by its own record.
         && unsafe { vcpu.peek(IchShadow::is_idle) } == Some(true)
         && vcpu.residency.block_idle(cpu.local().seat())
@@ -73,6 +75,7 @@ fn block_slow<H: Host, I: CpuInterface>(
     let (signalled, in_use) =
         look(vm, cpu, pin, vcpu, residency).ok_or(EntryError::NotEntered(id))?;
     if signalled {
+        direct::residency::enter(vm, pin, vcpu);
         return Ok(Blocked::No);
     }
 
@@ -80,12 +83,42 @@ fn block_slow<H: Host, I: CpuInterface>(
         // Other vCPUs may read the states of the interrupts in list registers while it sleeps.
         fold::refresh_states(cpu, pin, vcpu);
     }
+    if vm.direct.is_some() {
+        return Ok(block_direct(vm, cpu, pin, vcpu));
+    }
     if !vcpu.residency.block() {
         return Ok(Blocked::No);
     }
 
     cpu.local().loaded().set_blocked(vcpu.key);
     Ok(Blocked::Yes)
+}
+
+/// Makes the virtual PE of a vCPU without a signalled interrupt leave the CPU, and marks the vCPU as
+/// blocked unless a virtual LPI may be signalled: module docs of [`crate::direct`].
+fn block_direct<H: Host, I: CpuInterface>(
+    vm: &Vm<H>,
+    cpu: &Cpu<I>,
+    pin: &CpuPin<'_>,
+    vcpu: &Vcpu,
+) -> Blocked {
+    let pending = direct::residency::leave(vm, pin, vcpu);
+    if pending && takes_lpis(cpu, vcpu) || !vcpu.residency.block() {
+        direct::residency::enter(vm, pin, vcpu);
+        return Blocked::No;
+    }
+
+    direct::residency::arm_doorbell(vm, pin, vcpu);
+    // The entry makes the virtual PE resident.
+    cpu.local().loaded().set_not_entered();
+    Blocked::Yes
+}
+
+/// Returns true if a pending LPI of unknown priority may be signalled to the vCPU, or asks for its
+/// wake-up. An LPI that the priority mask or the running priority holds back wakes the vCPU in vain.
+fn takes_lpis<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> bool {
+    let vmcr = cpu.interface().read_vmcr();
+    vcpu.redistributor.is_asleep() || priority::signals(vmcr, priority::IDLE, 0, true)
 }
 
 /// Returns whether the vCPU's virtual IRQ or FIQ, or its wake request, is asserted:
@@ -106,9 +139,10 @@ pub(crate) fn has_pending<H: Host, I: CpuInterface>(
         return Err(EntryError::AlreadyEntered(id));
     }
 
-    look(vm, cpu, pin, vcpu, residency)
-        .map(|(signalled, _)| signalled)
-        .ok_or(EntryError::NotEntered(id))
+    let (signalled, _) = look(vm, cpu, pin, vcpu, residency).ok_or(EntryError::NotEntered(id))?;
+    let pending = !signalled && direct::residency::leave(vm, pin, vcpu) && takes_lpis(cpu, vcpu);
+    direct::residency::enter(vm, pin, vcpu);
+    Ok(signalled || pending)
 }
 
 /// Does the work that is due for a vCPU with this `residency`. Returns whether an interrupt is

@@ -7,6 +7,7 @@ use core::cell::RefMut;
 use crate::cpu::Cpu;
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::{lpi_tables, physical};
+use crate::direct;
 use crate::entry::{flush, fold, load_put};
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -160,6 +161,14 @@ fn enter_slow<H: Host, I: CpuInterface>(
         }
     }
 
+    direct::residency::enter(vm, pin, vcpu);
+    if vcpu.residency.get().is_blocked() {
+        // A vCPU with a virtual PE, or one that was put while blocked.
+        // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
+        unsafe { enter_blocked(vm, cpu, pin, vcpu) };
+        return Ok(());
+    }
+
     let work = consume_work(vm, cpu, vcpu);
     cpu.local().loaded().set_in_guest(vcpu.key);
     // SAFETY: `shadow` has found that this CPU has the vCPU, or `load` has loaded it.
@@ -266,6 +275,11 @@ fn update_lrs_slow<H: Host, I: CpuInterface>(
     } else {
         None
     };
+
+    if work.has(RECALL) {
+        // The guest may have enabled or disabled Group 1 or LPIs.
+        direct::residency::enter(vm, pin, vcpu);
+    }
 
     let mut waited = refold || shadow.due.fill();
     waited |= flush::flush(vm, cpu, pin, vcpu, shadow, refold, work.has(NEW));

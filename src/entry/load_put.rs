@@ -4,6 +4,7 @@ use crate::cpu::{BASE_HCR, Cpu};
 use crate::cpu_interface::CpuInterface;
 use crate::delivery::queue::AfterUnlock;
 use crate::delivery::{lpi_tables, physical};
+use crate::direct;
 use crate::entry::fold;
 use crate::epoch::CpuPin;
 use crate::error::EntryError;
@@ -97,6 +98,7 @@ fn put_with<H: Host, I: CpuInterface>(
     }
 
     shadow.save(cpu.interface());
+    direct::residency::leave(vm, pin, vcpu);
     rwp::done(vm, vcpu, vcpu.residency.get());
     last(vcpu, &mut shadow);
     drop(shadow);

@@ -37,7 +37,7 @@ impl VcpuKey {
 /// * in the guest: `in_guest` is its key, `out` is [`VcpuKey::NONE`];
 /// * out of the guest: `out` is its key, `in_guest` is `NONE`;
 /// * blocked: `out` is the mark of its key ([`VcpuKey::blocked`]), `in_guest` is `NONE`;
-/// * loaded and not entered yet, or no vCPU: both are `NONE`.
+/// * loaded and not entered yet, blocked with a virtual PE, or no vCPU: both are `NONE`.
 pub(crate) struct Loaded {
     in_guest: Cell<VcpuKey>,
     out: Cell<VcpuKey>,
@@ -110,6 +110,13 @@ impl Loaded {
     #[inline]
     pub(crate) fn set_blocked(&self, key: VcpuKey) {
         self.set_out(key.blocked());
+    }
+
+    /// Records that the loaded vCPU is neither in the guest nor out of it: its next entry takes the
+    /// slow path.
+    pub(crate) fn set_not_entered(&self) {
+        self.in_guest.set(VcpuKey::NONE);
+        self.out.set(VcpuKey::NONE);
     }
 
     /// Records the loaded vCPU, before its first entry on the CPU, or none.

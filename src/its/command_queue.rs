@@ -28,6 +28,9 @@ pub(crate) const SLICE: u32 = 2048;
 /// Steps of one event or device: a state change, and possibly a move to another ap_list.
 pub(crate) const EVENT_STEPS: u32 = 12;
 
+/// Steps of a change in a physical ITS, for which the CPU waits.
+pub(crate) const PHYSICAL_STEPS: u32 = 116;
+
 /// Steps of a short command: the read from guest memory, decoding, checks and effect.
 pub(crate) const COMMAND_STEPS: u32 = 64;
 

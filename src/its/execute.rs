@@ -12,6 +12,7 @@ use crate::error::CommandError;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
 use crate::its::command::Command;
+use crate::its::direct::Event;
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
@@ -44,6 +45,16 @@ struct Found<'a> {
     device: &'a Device,
     event: EventId,
     irq: &'a Irq,
+}
+
+impl Found<'_> {
+    /// Returns the event that was named.
+    fn at(&self) -> Event {
+        Event {
+            device: self.device_id,
+            event: self.event,
+        }
+    }
 }
 
 impl<'a, H: Host> Execution<'a, H> {
@@ -112,17 +123,22 @@ impl<'a, H: Host> Execution<'a, H> {
 
     /// Executes `INT`. Cases `its.int`, `its.unmapped_collection`.
     fn int(&self, device: u32, event: u32) -> Result<(), CommandError> {
-        let irq = self.find(device, event)?.irq;
+        let found = self.find(device, event)?;
+        let irq = found.irq;
         // An ITS keeps no pending state for an unmapped collection: the command fails.
         let (_, target) = self.collection(irq.icid())?;
         target.ok_or(CommandError::UnmappedCollection)?;
-        let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
+        if !self.int_direct(found.at()) {
+            let _ = inject::raised(self.vm, self.pin, irq, irq.raise());
+        }
         Ok(())
     }
 
     /// Executes `CLEAR`. Case `its.clear`.
     fn clear(&self, device: u32, event: u32) -> Result<(), CommandError> {
-        change::clear_pending(self.vm, self.pin, self.find(device, event)?.irq);
+        let found = self.find(device, event)?;
+        self.clear_direct(found.at());
+        change::clear_pending(self.vm, self.pin, found.irq);
         Ok(())
     }
 
@@ -293,8 +309,11 @@ impl<'a, H: Host> Execution<'a, H> {
             device.map(event, irq, pin.guard(), &vm.garbage);
         }
 
-        vm.host
-            .event_mapped(self.its.id, device_id, event, intid, target);
+        let at = Event {
+            device: device_id,
+            event,
+        };
+        self.place(at, irq, target, same.is_some());
         Ok(Outcome::Done)
     }
 
@@ -315,7 +334,7 @@ impl<'a, H: Host> Execution<'a, H> {
         }
         device.unmap(event, irq, self.pin.guard(), &self.vm.garbage);
         self.pin.leaves_garbage();
-        self.vm.host.event_unmapped(self.its.id, id, event);
+        self.displace(Event { device: id, event });
         if !mutant(Mutant::PutBeforeUnmapped) {
             lpi_lifetime::unmap(self.vm, self.pin, irq);
         }
@@ -330,8 +349,7 @@ impl<'a, H: Host> Execution<'a, H> {
         target: Option<VcpuId>,
     ) {
         let _ = routing::retarget(self.vm, self.pin, irq, target);
-        let host = &self.vm.host;
-        host.event_mapped(self.its.id, device, event, irq.intid(), target);
+        self.place(Event { device, event }, irq, target, true);
     }
 
     // --- checks of the guest's claims ------------------------------------------------------------

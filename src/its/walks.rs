@@ -12,7 +12,8 @@ use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId};
-use crate::its::command_queue::{EVENT_STEPS, SLICE};
+use crate::its::command_queue::{EVENT_STEPS, PHYSICAL_STEPS, SLICE};
+use crate::its::direct::Event;
 use crate::its::execute::Execution;
 use crate::radix::Cursor;
 use crate::vm::Vm;
@@ -42,7 +43,10 @@ impl<'a, H: Host> Execution<'a, H> {
         if in_progress.vcpu_removed {
             self.engine.vcpu_removed();
         }
-        !in_progress.vcpu_removed
+        if in_progress.unsettled {
+            self.engine.settle();
+        }
+        self.engine.in_progress.is_none()
     }
 
     /// Begins to remove the mappings made through a table that the guest has taken away.
@@ -113,9 +117,17 @@ impl<'a, H: Host> Execution<'a, H> {
             // `MOVALL` moves the pending LPIs of a redistributor, whichever ITS has mapped the
             // LPIs. The collections' targets do not change.
             Task::MoveAll { to, .. } if vm.vcpu(to).is_none() => true,
+            Task::MoveAllDirect { from, to } => {
+                self.visit_events(cursors, budget, |device, event, irq| {
+                    self.move_pending(Event { device, event }, irq, from, to);
+                })
+            }
+            Task::Settle => self.visit_events(cursors, budget, |device, event, irq| {
+                self.place(Event { device, event }, irq, irq.state().target(), true);
+            }),
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
-                lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
+                let all = lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
                     charge_event(budget);
                     let changed = irq.update(|state| {
                         if state.shows_pending() && state.target() == Some(from) {
@@ -126,7 +138,13 @@ impl<'a, H: Host> Execution<'a, H> {
                     });
                     queue::follow_up(vm, pin, irq, changed.follow_up);
                     true
-                })
+                });
+                if all && vm.direct.is_some() {
+                    work.task = Task::MoveAllDirect { from, to };
+                    work.cursors = Cursors::default();
+                    return self.advance_work(work, budget);
+                }
+                all
             }
             Task::UnmapDevice(id) => {
                 // Every slice finds the device: no other work unmaps devices before the `MAPD` is
@@ -162,9 +180,16 @@ impl<'a, H: Host> Execution<'a, H> {
         let guard = self.pin.guard();
         let Cursors { outer, event } = cursors;
         let devices = &self.its.devices;
+        // A direct event may have to wait for the physical ITS.
+        let extra = if self.vm.direct.is_some() {
+            PHYSICAL_STEPS
+        } else {
+            0
+        };
         devices.walk(outer, budget, guard, |id, device, budget| {
             let all = device.walk(event, budget, guard, |event, irq, budget| {
                 charge_event(budget);
+                *budget = budget.saturating_sub(extra);
                 visit(id, event, irq);
                 true
             });

@@ -16,6 +16,7 @@ use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{Affinity, IntId, VcpuId};
+use crate::its;
 use crate::mmio::bank;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Mutant, mutant};
@@ -322,6 +323,8 @@ fn write_gicr_ctlr<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, owner: &Vcpu, value: u
         queue::notify(vm, pin, owner.id, RECALL);
     }
 
+    // Events are direct only to redistributors that enable LPIs.
+    its::direct::settle_all(vm, pin);
     if new == 0 {
         rwp::expect(vm, pin, owner, RWP_GICR);
         lpi_tables::store_if_on_no_cpu(vm, owner);

@@ -14,6 +14,7 @@ use crate::epoch::CpuPin;
 use crate::error::{InjectError, TeardownError};
 use crate::host::Host;
 use crate::intid::{IntId, Kind, VcpuId};
+use crate::its;
 use crate::state::save::{interrupt, read};
 use crate::state::{InterruptState, LateInterrupt, VmState, flags};
 use crate::sync::{Mutant, mutant};
@@ -32,6 +33,7 @@ pub(crate) fn freeze<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, T
     *vm.growth.lock(pin.locks()) = true;
     // Before `read` completes the commands that have been begun: no other is begun afterwards.
     freeze_commands(vm, !mutant(Mutant::FrozenExecutes));
+    its::direct::stop(vm, pin);
     Ok(read(vm, pin, |irq| take(vm, pin, irq)))
 }
 
@@ -70,6 +72,7 @@ pub(crate) fn thaw<H: Host>(
         raise_again(vm, pin, irq, saved)
     });
     freeze_commands(vm, false);
+    its::direct::resume(vm, pin);
     advance::defer_commands(vm);
     release(&vm.vcpus);
     Ok(())

@@ -8,6 +8,7 @@ use crate::epoch::CpuPin;
 use crate::error::RestoreError;
 use crate::host::Host;
 use crate::intid::{Affinity, DeviceId, EventId, IntId, VcpuId};
+use crate::its;
 use crate::its::execute::Execution;
 use crate::reset;
 use crate::state::check::{Mappings, check};
@@ -95,6 +96,7 @@ fn apply<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, state: &VmState, mut lpis: Mappi
     for (its, saved) in vm.its.iter().zip(&state.its) {
         its.set_control(CTLR_ENABLED, saved.is_enabled);
     }
+    its::direct::settle_all(vm, pin);
     advance::defer_commands(vm);
 }
 

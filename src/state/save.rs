@@ -9,6 +9,7 @@ use crate::epoch::CpuPin;
 use crate::error::TeardownError;
 use crate::host::Host;
 use crate::intid::IntId;
+use crate::its;
 use crate::radix::Cursor;
 use crate::state::{
     CollectionState, DeviceState, EventState, InterruptState, ItsState, LpiState, SpiState,
@@ -83,7 +84,9 @@ pub(super) fn flags_of(saved: InterruptState) -> u64 {
 pub(crate) fn save<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) -> Result<VmState, TeardownError> {
     vm.admit(pin)?;
     claim(vm, pin)?;
+    its::direct::stop(vm, pin);
     let state = read(vm, pin, |irq| irq.state());
+    its::direct::resume(vm, pin);
     release(&vm.vcpus);
     Ok(state)
 }

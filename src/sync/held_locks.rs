@@ -15,8 +15,10 @@ pub(crate) enum Rank {
     Topology = 1,
     /// An ITS's command queue and tables.
     ItsCommand = 2,
+    /// A virtual PE, or the direct events of an ITS. No lock is taken inside.
+    Direct = 3,
     /// A vCPU's active/pending list. No lock is taken inside.
-    ApList = 3,
+    ApList = 4,
 }
 
 /// Number of ranks.

@@ -9,6 +9,7 @@
 //! | [`ich_shadow`] | the contents of a vCPU's `ICH_*` registers |
 //! | [`staging`] | an interrupt on the way straight into a free list register |
 //! | [`rwp`] | register writes waiting for a vCPU to fold its list registers |
+//! | [`direct`] | direct injection: virtual PEs, direct events |
 //! | [`deferred`] | the kinds of work left to [`Vgic::advance`](crate::Vgic::advance) |
 //! | [`broadcasts`] | SGIs to all other vCPUs that have vCPUs left to reach |
 //! | [`distributor`], [`redistributor`] | the guest's writes to GICD and GICR |
@@ -23,6 +24,7 @@
 pub(crate) mod ap_list;
 pub(crate) mod broadcasts;
 pub(crate) mod deferred;
+pub(crate) mod direct;
 pub(crate) mod distributor;
 pub(crate) mod free_list;
 pub(crate) mod ich_shadow;
@@ -41,6 +43,7 @@ use alloc::sync::Arc;
 use core::ptr::NonNull;
 
 use deferred::Deferred;
+use direct::Direct;
 use distributor::Distributor;
 use free_list::FreeList;
 use irq::Irq;
@@ -83,6 +86,8 @@ pub(crate) struct Vm<H: Host> {
     /// Memory of LPIs, devices and tables that waits for the epoch.
     pub(crate) garbage: Garbage,
     pub(crate) its: Box<[Its]>,
+    /// `None` for an embedder without a GICv4.
+    pub(crate) direct: Option<Box<Direct>>,
     /// Work for [`Vgic::advance`](crate::Vgic::advance).
     pub(crate) deferred: Deferred,
 }
@@ -112,7 +117,6 @@ impl<H: Host> Vm<H> {
         Ok(Self {
             number,
             domain,
-            host,
             distributor: Distributor::new(
                 config.spis,
                 config.max_vcpus,
@@ -131,6 +135,8 @@ impl<H: Host> Vm<H> {
                 .map(|(id, its)| Its::new(ItsId(id), its))
                 .collect(),
             deferred: Deferred::default(),
+            direct: (host.gicv4().is_some()).then(|| Box::new(Direct::new(config.max_vcpus))),
+            host,
             config,
         })
     }

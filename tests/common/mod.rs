@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use vgic::cpu_interface::Vtr;
 use vgic::cpu_interface::software::{NEOVERSE, SoftwareInterface};
 use vgic::epoch::{CpuPin, Domain};
+use vgic::gicv4::Gicv4;
 use vgic::intid::{Affinity, CpuId, DeviceId, EventId, IntId, ItsId, Kind, VcpuId};
 use vgic::mmio::{MmioOutcome, Width};
 use vgic::state::VmState;
@@ -45,6 +46,8 @@ pub enum Call {
     Routed(u32, Option<usize>),
     /// A device, an event, an LPI and its target.
     Mapped(u32, u32, u32, Option<usize>),
+    /// A device and an event.
+    Unmapped(u32, u32),
 }
 
 type Interruption = Box<dyn FnOnce() + Send>;
@@ -58,11 +61,21 @@ pub struct TestHost {
     pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
     /// Accesses of RAM by the library so far.
     pub reads: AtomicU64,
+    /// The machine's GICv4, if it has one.
+    gicv4: Option<Arc<dyn Gicv4>>,
     /// Runs once, in the middle of a callback of this name.
     meanwhile: Mutex<Option<(&'static str, Interruption)>>,
 }
 
 impl TestHost {
+    /// Returns the host of a machine with a GICv4.
+    pub fn with_gicv4(gicv4: Arc<dyn Gicv4>) -> Self {
+        Self {
+            gicv4: Some(gicv4),
+            ..Self::default()
+        }
+    }
+
     pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
@@ -158,6 +171,12 @@ impl Host for TestHost {
         let target = target.map(VcpuId::index);
         self.call(Call::Mapped(device.0, event.0, lpi.raw(), target));
     }
+    fn event_unmapped(&self, _its: ItsId, device: DeviceId, event: EventId) {
+        self.call(Call::Unmapped(device.0, event.0));
+    }
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        self.gicv4.as_deref()
+    }
 }
 
 pub struct Machine {
@@ -196,8 +215,19 @@ impl Machine {
 
     /// Returns a VM of a domain, on CPUs from `first_cpu` on with the properties `vtr`.
     pub fn with_vtr(domain: Arc<Domain>, first_cpu: u16, config: Config, vtr: Vtr) -> Self {
+        Self::with_host(domain, first_cpu, config, vtr, TestHost::default())
+    }
+
+    /// Returns a VM of a domain with this host.
+    pub fn with_host(
+        domain: Arc<Domain>,
+        first_cpu: u16,
+        config: Config,
+        vtr: Vtr,
+        host: TestHost,
+    ) -> Self {
         let count = config.max_vcpus;
-        let vm = Vgic::new(&domain, config, TestHost::default()).unwrap();
+        let vm = Vgic::new(&domain, config, host).unwrap();
         let cpus = (0..count)
             .map(|n| {
                 vm.power_on(vcpu(n));

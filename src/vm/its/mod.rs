@@ -66,6 +66,7 @@ use crate::error::InjectError;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU32, Rank, SpinLock};
+use crate::vm::direct::DirectEvents;
 use crate::vm::irq::Irq;
 use crate::vm::its::baser::{Baser, TableType};
 use crate::vm::its::device::{Devices, Itt};
@@ -91,6 +92,8 @@ pub(crate) struct Its {
     control: AtomicU32,
     pub(crate) devices: Devices,
     pub(crate) commands: Commands,
+    /// Changed under the command lock.
+    pub(crate) direct: SpinLock<DirectEvents, { Rank::Direct as u8 }>,
 }
 
 /// Command side of an ITS.
@@ -161,6 +164,7 @@ impl Its {
             config: *config,
             control: AtomicU32::new(0),
             devices: Devices::new(config.device_bits),
+            direct: SpinLock::new(DirectEvents::default()),
             commands: Commands {
                 cwriter: AtomicU32::new(0),
                 creadr: AtomicU32::new(0),

@@ -14,6 +14,8 @@ pub(crate) struct InProgress {
     pub(crate) command: Option<u8>,
     /// A vCPU has been removed since the work was begun.
     pub(crate) vcpu_removed: bool,
+    /// The paths of events have to be settled, since the work was begun.
+    pub(crate) unsettled: bool,
 }
 
 impl InProgress {
@@ -24,6 +26,7 @@ impl InProgress {
             work: Work { task, cursors },
             command,
             vcpu_removed: false,
+            unsettled: false,
         }
     }
 
@@ -51,6 +54,11 @@ pub(crate) enum Task {
     Invalidate(Icid),
     /// Move of the pending LPIs of the vCPU `from` to the vCPU `to`: `MOVALL`.
     MoveAll { from: VcpuId, to: VcpuId },
+    /// Move of the pending states of events that are direct to `from` to the vCPU `to`: the second
+    /// part of `MOVALL`.
+    MoveAllDirect { from: VcpuId, to: VcpuId },
+    /// Change of every event to the path that the event is to take: `its::direct`.
+    Settle,
     /// Unmapping of a device, then mapping of the device with the table [`Engine::remap`], if any:
     /// `MAPD`.
     UnmapDevice(DeviceId),
@@ -74,6 +82,14 @@ impl Engine {
         match &mut self.in_progress {
             Some(now) => now.vcpu_removed = true,
             None => self.in_progress = Some(InProgress::new(Task::Departed, None)),
+        }
+    }
+
+    /// Begins to settle the paths of all events, once the work in progress is done.
+    pub(crate) fn settle(&mut self) {
+        match &mut self.in_progress {
+            Some(now) => now.unsettled = true,
+            None => self.in_progress = Some(InProgress::new(Task::Settle, None)),
         }
     }
 

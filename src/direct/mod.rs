@@ -1,0 +1,46 @@
+//! Direct injection: the virtual PEs of vCPUs (GICv4.0, IHI 0069, chapter 6).
+//!
+//! | file | content |
+//! |---|---|
+//! | this file | access to a VM's part |
+//! | [`vpe`] | a virtual PE: made, moved to another CPU, freed |
+//! | [`residency`] | a virtual PE on its CPU and off it; doorbells |
+//! | [`pending`] | taking the pending state of an event out of the hardware |
+//! | [`configuration`] | priorities and enables of virtual LPIs |
+//!
+//! `its::direct` decides which events are direct.
+//!
+//! # Where pending states are
+//! The state word of an LPI knows nothing of direct injection: an event is direct, not an LPI. An
+//! MSI of a direct event becomes pending in the hardware, any other injection of the LPI in the
+//! state word, and each is delivered once. An event that becomes direct, or ceases to be, takes the
+//! pending state along: `its::direct`.
+//!
+//! # No lost wake-up
+//! A virtual PE is resident while its vCPU is loaded and not blocked. A block makes it leave, reads
+//! `PendingLast`, sets BLOCKED in the residency word, and enables the doorbell. A virtual LPI that
+//! comes before the virtual PE has left is in `PendingLast`. A later one makes the doorbell
+//! pending, which is taken at once or when the doorbell is enabled. Its handler gives the vCPU
+//! work, as a producer of any other interrupt does ([`crate::vm::residency`]).
+//!
+//! The doorbell stays enabled when the vCPU runs again: it is not raised for a resident virtual PE.
+//! If it rings for a vCPU that is not blocked, because the CPU runs another vCPU, the handler
+//! disables it. Both sides look at BLOCKED under the lock of the virtual PE: either the handler
+//! sees BLOCKED, or the block sees the doorbell disabled and enables it.
+
+pub(crate) mod configuration;
+pub(crate) mod pending;
+pub(crate) mod residency;
+pub(crate) mod vpe;
+
+use crate::gicv4::Gicv4;
+use crate::host::Host;
+use crate::vm::Vm;
+use crate::vm::direct::Direct;
+
+/// Returns the VM's direct injection and the embedder's GICv4, or `None` without a GICv4.
+#[inline]
+pub(crate) fn of<H: Host>(vm: &Vm<H>) -> Option<(&Direct, &dyn Gicv4)> {
+    let direct = vm.direct.as_deref()?;
+    Some((direct, vm.host.gicv4()?))
+}

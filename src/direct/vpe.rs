@@ -1,0 +1,187 @@
+//! A virtual PE: made, moved to another CPU, freed.
+
+use crate::direct::of;
+use crate::epoch::CpuPin;
+use crate::error::DirectError;
+use crate::gicv4::command::Command;
+use crate::gicv4::{Gicv4, ItsFault, PhysicalIts, VpeId};
+use crate::host::Host;
+use crate::intid::{CpuId, VcpuId};
+use crate::vm::Vm;
+use crate::vm::direct::{Shared, Vpe};
+
+/// Byte of a configuration table: an enabled virtual LPI of the lowest priority.
+const ENABLED: u8 = 0xfd;
+
+/// Byte of a configuration table: a disabled virtual LPI of the lowest priority.
+const DISABLED: u8 = 0xfc;
+
+/// Returns the bytes of a configuration table, a byte for each INTID. Those below 8192 stand for no
+/// LPI.
+fn configuration_bytes<H: Host>(vm: &Vm<H>) -> usize {
+    1 << vm.config.intid_bits()
+}
+
+/// Returns the bytes of a pending table, a bit for each INTID.
+fn pending_bytes<H: Host>(vm: &Vm<H>) -> usize {
+    configuration_bytes(vm) / 8
+}
+
+/// Gives a vCPU a virtual PE, unless it has one. Takes the locks of `vm::direct`, one at a time.
+///
+/// # Errors
+/// [`DirectError`]; the reason stays in the vCPU's slot.
+pub(crate) fn ensure<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+) -> Result<(), DirectError> {
+    let (direct, gic) = of(vm).ok_or(DirectError::NoGicv4)?;
+    let slot = direct.slot(vcpu).ok_or(DirectError::UnknownVcpu(vcpu))?;
+
+    let configuration = {
+        let mut shared = direct.shared.lock(pin.locks());
+        match *shared {
+            Some(_) => Ok(()),
+            None => make_shared(vm, gic, pin.cpu()).map(|made| *shared = Some(made)),
+        }
+        .map(|()| shared.map_or(0, |shared| shared.configuration))
+    };
+
+    let mut vpe = slot.vpe.lock(pin.locks());
+    if vpe.is_err() {
+        *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    }
+    vpe.map(|_| ())
+}
+
+/// Makes the tables of a VM, and the virtual PE that takes pending states out.
+fn make_shared<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, cpu: CpuId) -> Result<Shared, DirectError> {
+    if gic.its_count() > 1 && !gic.vmovp_is_shared() {
+        return Err(DirectError::VmovpNotShared);
+    }
+
+    let bytes = configuration_bytes(vm);
+    let table = |value| -> Result<u64, DirectError> {
+        let table = gic.allocate_table(bytes).ok_or(DirectError::NoMemory)?;
+        gic.fill_table(table, 0, bytes, value);
+        Ok(table)
+    };
+    let configuration = table(DISABLED)?;
+    let all_enabled = table(ENABLED).inspect_err(|_| gic.free_table(configuration, bytes))?;
+    let parking = make(vm, gic, None, cpu, all_enabled).inspect_err(|_| {
+        gic.free_table(configuration, bytes);
+        gic.free_table(all_enabled, bytes);
+    })?;
+
+    Ok(Shared {
+        configuration,
+        parking,
+    })
+}
+
+/// Makes a virtual PE with this configuration table, and maps it to the redistributor of `cpu`.
+fn make<H: Host>(
+    vm: &Vm<H>,
+    gic: &dyn Gicv4,
+    vcpu: Option<VcpuId>,
+    cpu: CpuId,
+    configuration: u64,
+) -> Result<Vpe, DirectError> {
+    let bytes = pending_bytes(vm);
+    let table = gic.allocate_table(bytes).ok_or(DirectError::NoMemory)?;
+    let Some(id) = gic.allocate_vpe(vcpu) else {
+        gic.free_table(table, bytes);
+        return Err(DirectError::NoVpe);
+    };
+
+    let on_all = each_its(gic, |its| {
+        let rdbase = gic.rdbase(its, cpu);
+        let number = id.number;
+        let map = Command::vmapp(number, rdbase, table, vm.config.intid_bits());
+        gic.execute(
+            its,
+            &[map, Command::vinvall(number), Command::vsync(number)],
+        )
+    });
+    if on_all.is_err() {
+        // An ITS that has stopped may still have the table and the number: neither is used again.
+        return Err(DirectError::ItsFault);
+    }
+
+    Ok(Vpe {
+        id,
+        table,
+        configuration,
+        cpu,
+        resident: false,
+        pending: false,
+        // The first redistributor finds no area of its own.
+        idai: true,
+        doorbell_on: false,
+    })
+}
+
+/// Moves a virtual PE, which is not resident, to the redistributor of `cpu`.
+pub(super) fn move_to(gic: &dyn Gicv4, vpe: &mut Vpe, cpu: CpuId) -> Result<(), ItsFault> {
+    if vpe.cpu == cpu {
+        return Ok(());
+    }
+    let its = PhysicalIts(0);
+    let number = vpe.id.number;
+    let there = Command::vmovp(number, gic.rdbase(its, cpu));
+    gic.execute(its, &[there, Command::vsync(number)])?;
+    vpe.cpu = cpu;
+    Ok(())
+}
+
+/// Calls `execute` for each physical ITS.
+pub(super) fn each_its(
+    gic: &dyn Gicv4,
+    execute: impl Fn(PhysicalIts) -> Result<(), ItsFault>,
+) -> Result<(), ItsFault> {
+    (0..gic.its_count()).try_for_each(|its| execute(PhysicalIts(its as u8)))
+}
+
+/// Frees the virtual PEs and tables of a VM that is taken apart, and whose events are unmapped. A
+/// virtual PE that is resident, because its vCPU is still on a CPU, keeps its number, and the
+/// tables of the VM stay allocated: the redistributor may still use them.
+pub(crate) fn free_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    let Some((direct, gic)) = of(vm) else {
+        return;
+    };
+
+    let mut all_left = true;
+    for slot in &direct.slots {
+        let mut vpe = slot.vpe.lock(pin.locks());
+        if let Ok(old) = *vpe {
+            *vpe = Err(DirectError::NotWanted);
+            all_left &= !old.resident && free(vm, gic, old).is_ok();
+        }
+    }
+
+    let mut shared = direct.shared.lock(pin.locks());
+    if let Some(old) = shared.take()
+        && free(vm, gic, old.parking).is_ok()
+        && all_left
+    {
+        let bytes = configuration_bytes(vm);
+        gic.free_table(old.configuration, bytes);
+        gic.free_table(old.parking.configuration, bytes);
+    }
+}
+
+/// Frees a virtual PE that is not resident. After an error, the ITS may still use the table and the
+/// number, which then are not used again.
+fn free<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, vpe: Vpe) -> Result<(), ItsFault> {
+    let VpeId { number, .. } = vpe.id;
+    if vpe.doorbell_on {
+        gic.set_doorbell(vpe.id, vpe.cpu, false);
+    }
+    each_its(gic, |its| {
+        gic.execute(its, &[Command::vsync(number), Command::vunmapp(number)])
+    })?;
+    gic.free_table(vpe.table, pending_bytes(vm));
+    gic.free_vpe(vpe.id);
+    Ok(())
+}

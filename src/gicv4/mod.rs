@@ -1,0 +1,125 @@
+//! The physical GICv4 of the embedder, as direct injection uses it (IHI 0069, chapters 5 and 6).
+//!
+//! On a machine with GICv4, an ITS makes an MSI of a device pending as a *virtual LPI* of a
+//! *virtual PE*, and a redistributor signals it to the guest, without an exit. The library owns the
+//! protocol. The embedder owns the hardware, and lends it to the library by [`Gicv4`]: commands,
+//! tables in memory, vPEIDs, and two registers of the calling CPU's redistributor.
+//!
+//! | file | content |
+//! |---|---|
+//! | this file | [`Gicv4`] |
+//! | [`command`] | the ITS commands for virtual LPIs |
+//! | [`registers`] | `GICR_VPENDBASER` and `GICR_VPROPBASER` |
+
+pub mod command;
+pub(crate) mod registers;
+
+use crate::intid::{CpuId, DeviceId, EventId, ItsId, VcpuId};
+use command::Command;
+
+/// A physical ITS, by the embedder's numbering from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PhysicalIts(pub u8);
+
+/// A device at a physical ITS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PhysicalDevice {
+    /// ITS that translates the device's MSIs.
+    pub its: PhysicalIts,
+    /// DeviceID at that ITS.
+    pub device: u32,
+}
+
+/// A vPEID with its doorbell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VpeId {
+    /// vPEID, unique on the machine.
+    pub number: u16,
+    /// Physical LPI that reports a virtual LPI of the virtual PE, while it is not resident.
+    pub doorbell: u32,
+}
+
+/// Reason why commands were not executed: the ITS has not done them within the embedder's bound, or
+/// has stalled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ItsFault;
+
+/// The embedder's GICv4. All VMs of a machine share one.
+///
+/// A method must not block, and must not call back into a vGIC. The library calls with interrupts
+/// masked, perhaps with the command lock of a virtual ITS held.
+pub trait Gicv4: Send + Sync {
+    /// Returns the number of physical ITSes, 1-16. Each virtual PE is mapped on all of them.
+    fn its_count(&self) -> usize;
+
+    /// Returns true if one `VMOVP` on one ITS is enough for all of them (`GITS_TYPER.VMOVP`), as on
+    /// any machine with one ITS. Otherwise no vCPU has a virtual PE.
+    fn vmovp_is_shared(&self) -> bool;
+
+    /// Executes commands on an ITS, and returns when they are done.
+    ///
+    /// # Errors
+    /// [`ItsFault`] if the ITS has not executed the commands within a bound of the embedder's
+    /// choice. Direct injection then ends for what the commands were about.
+    fn execute(&self, its: PhysicalIts, commands: &[Command]) -> Result<(), ItsFault>;
+
+    /// Returns the RDbase field of a CPU in commands to `its`: bits 50:16, as in a `MAPC` of the
+    /// embedder's (`GITS_TYPER.PTA`).
+    fn rdbase(&self, its: PhysicalIts, cpu: CpuId) -> u64;
+
+    /// Allocates a vPEID and its doorbell, which is disabled, for `vcpu`, or for the library's own
+    /// use without a doorbell. Returns `None` if none is left.
+    fn allocate_vpe(&self, vcpu: Option<VcpuId>) -> Option<VpeId>;
+
+    /// Takes back a vPEID that no ITS has mapped any more.
+    fn free_vpe(&self, vpe: VpeId);
+
+    /// Allocates physically contiguous memory, aligned to 64 KiB and all zeros, that the
+    /// redistributors reach. Returns its physical address, or `None` without memory.
+    fn allocate_table(&self, bytes: usize) -> Option<u64>;
+
+    /// Frees a table that no redistributor uses any more.
+    fn free_table(&self, table: u64, bytes: usize);
+
+    /// Fills `bytes` bytes from `offset` on of a table with `value`. The redistributors see the
+    /// bytes when the call returns.
+    fn fill_table(&self, table: u64, offset: usize, bytes: usize, value: u8);
+
+    /// Reads `GICR_VPENDBASER` of `cpu`, the calling CPU.
+    fn vpendbaser(&self, cpu: CpuId) -> u64;
+
+    /// Writes `GICR_VPENDBASER` of `cpu`, the calling CPU.
+    fn set_vpendbaser(&self, cpu: CpuId, value: u64);
+
+    /// Reads `GICR_VPROPBASER` of `cpu`, the calling CPU.
+    fn vpropbaser(&self, cpu: CpuId) -> u64;
+
+    /// Writes `GICR_VPROPBASER` of `cpu`, the calling CPU.
+    fn set_vpropbaser(&self, cpu: CpuId, value: u64);
+
+    /// Enables or disables the doorbell of a virtual PE that is mapped to `cpu`. A doorbell that is
+    /// pending when it is enabled is taken. The interrupt's handler calls
+    /// [`Vgic::doorbell`](crate::Vgic::doorbell).
+    fn set_doorbell(&self, vpe: VpeId, cpu: CpuId, on: bool);
+
+    /// Returns the physical device behind a device of a virtual ITS, if its MSIs are to reach direct
+    /// vCPUs directly. The embedder has mapped the physical device, with as many events
+    /// ([`Host::device_mapped`](crate::Host::device_mapped)).
+    ///
+    /// The library asks when it maps or moves an event, and after
+    /// [`Vgic::settle_direct`](crate::Vgic::settle_direct).
+    fn device(&self, its: ItsId, device: DeviceId) -> Option<PhysicalDevice>;
+
+    /// Holds the MSIs of a device of a virtual ITS back, so that none is lost while its events are
+    /// mapped anew: by the Function Mask of MSI-X, for example. On return, each earlier MSI has
+    /// reached the physical ITS.
+    fn hold(&self, its: ItsId, device: DeviceId);
+
+    /// Ends the last [`Gicv4::hold`] of the device: MSIs that have waited are sent.
+    fn release(&self, its: ItsId, device: DeviceId);
+
+    /// Unmaps an event, whose MSIs are held, from the physical LPI to which the embedder has mapped
+    /// it ([`Host::event_mapped`](crate::Host::event_mapped)). Returns true if that LPI was pending,
+    /// and no CPU has taken it. The caller has the event mapped to a virtual LPI next.
+    fn unmap_event(&self, its: ItsId, device: DeviceId, event: EventId) -> bool;
+}

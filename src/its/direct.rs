@@ -1,0 +1,329 @@
+//! Direct events: which events are direct, and the change between the two paths.
+//!
+//! An event is direct if the embedder wants direct injection for its device ([`Gicv4::device`]) and
+//! for its vCPU, the vCPU has a virtual PE, and its redistributor enables LPIs. Every command that maps, moves or
+//! unmaps an event ends here, with the command lock held. A change of a wish settles every event,
+//! in slices ([`Task::Settle`](crate::vm::its::progress::Task)).
+//!
+//! # The pending state goes along
+//! The device's MSIs are held during a change of the path, so that none finds the event unmapped.
+//! * To the hardware: the event is mapped to the virtual PE. If the physical LPI was pending, or the
+//!   latch of the state word is set, which then is taken, an `INT` makes the virtual LPI pending. A
+//!   pending state that is in a list register already is delivered from there.
+//! * To the state word: [`pending::take`] unmaps the event. If it was pending, the LPI is raised.
+
+use crate::delivery::{inject, queue};
+use crate::direct::{self, configuration, pending};
+use crate::epoch::CpuPin;
+use crate::error::DirectError;
+use crate::gicv4::command::Command;
+use crate::gicv4::{PhysicalDevice, VpeId};
+use crate::host::Host;
+use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
+use crate::its::execute::Execution;
+use crate::its::walks;
+use crate::vm::Vm;
+use crate::vm::direct::{Direct, DirectEvent, Slot};
+use crate::vm::irq::Irq;
+use crate::vm::its::Its;
+
+/// An event of an ITS with its device.
+#[derive(Clone, Copy)]
+pub(crate) struct Event {
+    pub(crate) device: DeviceId,
+    pub(crate) event: EventId,
+}
+
+/// The place of a direct event.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    event: DirectEvent,
+    slot: &'a Slot,
+    vpe: VpeId,
+}
+
+impl<'a, H: Host> Execution<'a, H> {
+    /// Maps an event, whose LPI goes to `target`, on the path that it is to take, and reports it to
+    /// the host unless it is direct. `known` is true if the event was mapped before.
+    #[inline]
+    pub(crate) fn place(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) {
+        if self.vm.direct.is_some() {
+            self.choose_path(at, irq, target, known);
+        } else {
+            self.report(at, irq, target);
+        }
+    }
+
+    /// Reports an event to the host, which maps it in the physical ITS to an LPI of its own.
+    fn report(&self, at: Event, irq: &Irq, target: Option<VcpuId>) {
+        let host = &self.vm.host;
+        host.event_mapped(self.its.id, at.device, at.event, irq.intid(), target);
+    }
+
+    #[inline(never)]
+    fn choose_path(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) {
+        match (self.direct_place(at), self.wanted_place(at, target)) {
+            (None, None) => self.report(at, irq, target),
+            (Some(old), Some(new)) if old.event.vcpu == new.event.vcpu => {}
+            (Some(old), Some(new)) => self.move_between(at, old, new),
+            (None, Some(new)) => self.to_hardware(at, irq, new, known),
+            (Some(old), None) => self.to_state_word(at, irq, old, target),
+        }
+    }
+
+    /// Returns the place of an event that is direct.
+    fn direct_place(&self, at: Event) -> Option<Place<'a>> {
+        let (direct, _) = direct::of(self.vm)?;
+        let found = self
+            .its
+            .direct
+            .lock(self.pin.locks())
+            .get(at.device, at.event)?;
+        self.place_of(direct, found)
+    }
+
+    /// Returns the place of an event that is to be direct.
+    fn wanted_place(&self, at: Event, target: Option<VcpuId>) -> Option<Place<'a>> {
+        let (direct, gic) = direct::of(self.vm)?;
+        let vcpu = target.filter(|_| !direct.is_stopped())?;
+        let slot = direct.slot(vcpu).filter(|slot| slot.is_wanted())?;
+        if slot.vpe.lock(self.pin.locks()).is_err()
+            || !self.vm.vcpu(vcpu)?.redistributor.lpis_enabled()
+        {
+            return None;
+        }
+        let device = gic.device(self.its.id, at.device)?;
+        self.place_of(direct, DirectEvent { vcpu, device })
+    }
+
+    fn place_of(&self, direct: &'a Direct, event: DirectEvent) -> Option<Place<'a>> {
+        let slot = direct.slot(event.vcpu)?;
+        let vpe = slot.vpe.lock(self.pin.locks()).ok()?.id;
+        Some(Place { event, slot, vpe })
+    }
+
+    /// Executes commands on the physical ITS of a direct event. Returns false if the ITS does not
+    /// answer.
+    fn submit(&self, place: Place<'_>, commands: &[Command]) -> bool {
+        let gic = self.vm.host.gicv4();
+        gic.is_some_and(|gic| gic.execute(place.event.device.its, commands).is_ok())
+    }
+
+    /// Moves a direct event to the virtual PE of another vCPU. If the ITS does not answer, the
+    /// event stays.
+    fn move_between(&self, at: Event, old: Place<'_>, new: Place<'_>) {
+        let (from, to) = (old.vpe.number, new.vpe.number);
+        let commands = [
+            Command::vmovi(new.event.device, at.event, to, new.vpe.doorbell),
+            Command::vsync(from),
+            Command::vsync(to),
+        ];
+        if self.submit(new, &commands) {
+            self.note(at, Some(new.event));
+            new.slot.add_event();
+            old.slot.remove_event();
+        }
+    }
+
+    /// Makes an event direct. If the ITS does not answer, the event goes through list registers.
+    fn to_hardware(&self, at: Event, irq: &Irq, new: Place<'_>, known: bool) {
+        let (vm, pin, its) = (self.vm, self.pin, self.its);
+        let Some(gic) = vm.host.gicv4() else {
+            return;
+        };
+        let mut pending = false;
+        if known {
+            gic.hold(its.id, at.device);
+            pending = gic.unmap_event(its.id, at.device, at.event);
+        }
+
+        configuration::store(vm, pin, irq);
+        let VpeId { number, doorbell } = new.vpe;
+        let map = Command::vmapti(
+            new.event.device,
+            at.event,
+            irq.intid().raw(),
+            number,
+            doorbell,
+        );
+        let sync = Command::vsync(number);
+        // The redistributor may have cached an old configuration of the virtual LPI.
+        let invalidate = Command::inv(new.event.device, at.event);
+        if self.submit(new, &[map, invalidate, sync]) {
+            self.note(at, Some(new.event));
+            new.slot.add_event();
+            if let Some(changed) = irq.take_pending(new.event.vcpu) {
+                queue::complete(vm, pin, irq, changed);
+                pending = true;
+            }
+            let int = Command::int(new.event.device, at.event);
+            pending = pending && !self.submit(new, &[int, sync]);
+        } else {
+            self.report(at, irq, Some(new.event.vcpu));
+        }
+        if pending {
+            let _ = inject::raised(vm, pin, irq, irq.raise());
+        }
+
+        if known {
+            gic.release(its.id, at.device);
+        }
+    }
+
+    /// Makes an event that is direct go through list registers, to `target`. If the hardware does
+    /// not answer, the LPI is taken for pending: a guest stands an interrupt too many.
+    fn to_state_word(&self, at: Event, irq: &Irq, old: Place<'_>, target: Option<VcpuId>) {
+        let (vm, pin, its) = (self.vm, self.pin, self.its);
+        let Some(gic) = vm.host.gicv4() else {
+            return;
+        };
+        gic.hold(its.id, at.device);
+        let pending = pending::take(vm, pin, old.event.device, at.event, old.vpe.number);
+        self.note(at, None);
+        self.report(at, irq, target);
+        if pending.unwrap_or(true) {
+            let _ = inject::raised(vm, pin, irq, irq.raise());
+        }
+        old.slot.remove_event();
+        gic.release(its.id, at.device);
+    }
+
+    /// Unmaps an event in the physical ITS, with its pending state, or reports the end of its
+    /// mapping to the host.
+    pub(crate) fn displace(&self, at: Event) {
+        if let Some(old) = self.direct_place(at) {
+            let discard = Command::discard(old.event.device, at.event);
+            self.submit(old, &[discard, Command::vsync(old.vpe.number)]);
+            self.note(at, None);
+            old.slot.remove_event();
+        } else {
+            let host = &self.vm.host;
+            host.event_unmapped(self.its.id, at.device, at.event);
+        }
+    }
+
+    /// Makes the LPI of a direct event pending. Returns false if the event is not direct.
+    pub(crate) fn int_direct(&self, at: Event) -> bool {
+        self.command_direct(at, Command::int)
+    }
+
+    /// Clears the pending state of a direct event. Returns false if the event is not direct.
+    pub(crate) fn clear_direct(&self, at: Event) -> bool {
+        self.command_direct(at, Command::clear)
+    }
+
+    #[inline]
+    fn command_direct(&self, at: Event, command: fn(PhysicalDevice, EventId) -> Command) -> bool {
+        self.vm.direct.is_some()
+            && self.direct_place(at).is_some_and(|place| {
+                let sync = Command::vsync(place.vpe.number);
+                self.submit(place, &[command(place.event.device, at.event), sync])
+            })
+    }
+
+    /// Moves the pending state of an event that is direct to `from` to the vCPU `to`, as `MOVALL`
+    /// does; later MSIs go where they went before.
+    pub(crate) fn move_pending(&self, at: Event, irq: &Irq, from: VcpuId, to: VcpuId) {
+        let (vm, pin) = (self.vm, self.pin);
+        if let Some(old) = self.direct_place(at).filter(|old| old.event.vcpu == from)
+            && let Some(gic) = vm.host.gicv4()
+        {
+            gic.hold(self.its.id, at.device);
+            let pending = pending::take(vm, pin, old.event.device, at.event, old.vpe.number);
+            if pending.unwrap_or(true) {
+                let _ = inject::raised(vm, pin, irq, irq.raise());
+                let changed = irq.update(|state| state.with_target(Some(to)));
+                queue::follow_up(vm, pin, irq, changed.follow_up);
+            }
+
+            let VpeId { number, doorbell } = old.vpe;
+            let map = Command::vmapti(
+                old.event.device,
+                at.event,
+                irq.intid().raw(),
+                number,
+                doorbell,
+            );
+            if !self.submit(old, &[map, Command::vsync(number)]) {
+                self.note(at, None);
+                old.slot.remove_event();
+                self.report(at, irq, Some(to));
+            }
+            gic.release(self.its.id, at.device);
+        }
+    }
+
+    /// Notes the place of an event that is direct, or `None` for one that is not.
+    fn note(&self, at: Event, place: Option<DirectEvent>) {
+        let mut events = self.its.direct.lock(self.pin.locks());
+        events.set(at.device, at.event, place);
+    }
+}
+
+/// Begins to bring every event of `its` to the path that it is to take. [`Vgic::advance`] goes on.
+///
+/// [`Vgic::advance`]: crate::Vgic::advance
+pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
+    its.commands.engine.lock(pin.locks()).settle();
+    vm.deferred.add(1 << its.id.0);
+}
+
+/// Begins to settle every ITS of a VM with direct injection.
+pub(crate) fn settle_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    if vm.direct.is_some() {
+        vm.its.iter().for_each(|its| settle(vm, pin, its));
+    }
+}
+
+/// Makes every event go through list registers, so that the state words have every pending state,
+/// until [`resume`]. Unbounded.
+pub(crate) fn stop<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    if let Some(direct) = &vm.direct {
+        direct.set_stopped(true);
+        for its in &vm.its {
+            settle(vm, pin, its);
+            walks::finish(vm, pin, its);
+        }
+    }
+}
+
+/// Ends [`stop`]: the events become direct again, in slices.
+pub(crate) fn resume<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
+    if let Some(direct) = &vm.direct {
+        direct.set_stopped(false);
+        settle_all(vm, pin);
+    }
+}
+
+/// Sets the embedder's wish for a vCPU: [`Vgic::set_direct_vcpu`](crate::Vgic::set_direct_vcpu).
+pub(crate) fn set_vcpu<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    vcpu: VcpuId,
+    on: bool,
+) -> Result<(), DirectError> {
+    vm.admit(pin)?;
+    let (direct, _) = direct::of(vm).ok_or(DirectError::NoGicv4)?;
+    let slot = direct.slot(vcpu).filter(|_| vm.vcpu(vcpu).is_some());
+    let slot = slot.ok_or(DirectError::UnknownVcpu(vcpu))?;
+    let made = if on {
+        direct::vpe::ensure(vm, pin, vcpu)
+    } else {
+        Ok(())
+    };
+    slot.set_wanted(on);
+    settle_all(vm, pin);
+    made
+}
+
+/// Looks at every event of an ITS again: [`Vgic::settle_direct`](crate::Vgic::settle_direct).
+pub(crate) fn settle_again<H: Host>(
+    vm: &Vm<H>,
+    pin: &CpuPin<'_>,
+    its: ItsId,
+) -> Result<(), DirectError> {
+    vm.admit(pin)?;
+    direct::of(vm).ok_or(DirectError::NoGicv4)?;
+    settle(vm, pin, vm.its(its).ok_or(DirectError::UnknownIts(its))?);
+    Ok(())
+}

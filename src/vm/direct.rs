@@ -1,0 +1,162 @@
+//! State of direct injection: virtual PEs, and the events that are direct.
+//!
+//! A virtual PE is a vCPU as the physical ITSes and redistributors know it. An event is *direct* if
+//! the physical ITS maps it to a virtual LPI of the virtual PE of its vCPU.
+//!
+//! # Rules
+//! 1. The owner of the vCPU alone makes its virtual PE resident, and ends that: on the CPU that has
+//!    the vCPU.
+//! 2. The holder of an ITS's command lock alone changes the ITS's [`DirectEvents`].
+//! 3. No lock of this file is held while an ap_list's is taken.
+
+use alloc::collections::BTreeMap;
+
+use crate::error::DirectError;
+use crate::fixed::FixedSlice;
+use crate::gicv4::{PhysicalDevice, VpeId};
+use crate::intid::{CpuId, DeviceId, EventId, VcpuId};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{AtomicBool, AtomicU32, Rank, SpinLock};
+
+/// Direct injection of a VM.
+pub(crate) struct Direct {
+    /// By vCPU.
+    pub(crate) slots: FixedSlice<Slot>,
+    pub(crate) shared: SpinLock<Option<Shared>, { Rank::Direct as u8 }>,
+    /// True while no event may be direct: during a save, and in a frozen VM.
+    stopped: AtomicBool,
+}
+
+/// The virtual PE of a vCPU, if it has one.
+pub(crate) struct Slot {
+    pub(crate) vpe: SpinLock<Result<Vpe, DirectError>, { Rank::Direct as u8 }>,
+    /// True if the embedder wants the vCPU's events to be direct.
+    wanted: AtomicBool,
+    /// Number of events that are direct to the vCPU.
+    events: AtomicU32,
+}
+
+/// A virtual PE, mapped on every physical ITS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vpe {
+    pub(crate) id: VpeId,
+    /// Physical address of the virtual LPI pending table.
+    pub(crate) table: u64,
+    /// Physical address of the configuration table.
+    pub(crate) configuration: u64,
+    /// CPU whose redistributor the virtual PE is mapped to.
+    pub(crate) cpu: CpuId,
+    /// True while the virtual PE is resident on `cpu`.
+    pub(crate) resident: bool,
+    /// True if a virtual LPI may be pending: one was when the virtual PE left, or the doorbell has
+    /// rung since.
+    pub(crate) pending: bool,
+    /// `GICR_VPENDBASER.IDAI` as the last redistributor has left it.
+    pub(crate) idai: bool,
+    /// True while the doorbell is enabled.
+    pub(crate) doorbell_on: bool,
+}
+
+/// Tables of a VM, and the virtual PE that takes pending states out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared {
+    /// Physical address of the configuration table of the VM's virtual LPIs.
+    pub(crate) configuration: u64,
+    /// A virtual PE of no vCPU, whose configuration table enables every virtual LPI:
+    /// [`crate::direct::pending`].
+    pub(crate) parking: Vpe,
+}
+
+/// Direct events of an ITS, by DeviceID and EventID.
+#[derive(Default)]
+pub(crate) struct DirectEvents(BTreeMap<(u32, u32), DirectEvent>);
+
+/// An event that is direct.
+#[derive(Clone, Copy)]
+pub(crate) struct DirectEvent {
+    /// vCPU to whose virtual PE the physical ITS maps the event.
+    pub(crate) vcpu: VcpuId,
+    /// Device at the physical ITS.
+    pub(crate) device: PhysicalDevice,
+}
+
+impl Direct {
+    /// Makes the state of a VM with at most `vcpus` vCPUs, none of which has a virtual PE.
+    pub(crate) fn new(vcpus: usize) -> Self {
+        let slot = |_| Slot {
+            vpe: SpinLock::new(Err(DirectError::NotWanted)),
+            wanted: AtomicBool::new(false),
+            events: AtomicU32::new(0),
+        };
+        Self {
+            slots: (0..vcpus).map(slot).collect(),
+            shared: SpinLock::new(None),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the slot of a vCPU.
+    pub(crate) fn slot(&self, vcpu: VcpuId) -> Option<&Slot> {
+        self.slots.get(vcpu.index())
+    }
+
+    /// Returns true while no event may be direct.
+    pub(crate) fn is_stopped(&self) -> bool {
+        // Relaxed: the command lock, taken after the store, orders the flag.
+        self.stopped.load(Relaxed)
+    }
+
+    /// Lets no event be direct, or ends that.
+    pub(crate) fn set_stopped(&self, stopped: bool) {
+        // Relaxed: as in `is_stopped`.
+        self.stopped.store(stopped, Relaxed);
+    }
+}
+
+impl Slot {
+    /// Returns true if the embedder wants the vCPU's events to be direct.
+    pub(crate) fn is_wanted(&self) -> bool {
+        // Relaxed: the command lock, taken after the store, orders the flag.
+        self.wanted.load(Relaxed)
+    }
+
+    /// Sets the embedder's wish. The caller settles every ITS afterwards.
+    pub(crate) fn set_wanted(&self, wanted: bool) {
+        // Relaxed: as in `is_wanted`.
+        self.wanted.store(wanted, Relaxed);
+    }
+
+    /// Returns the number of events that are direct to the vCPU.
+    pub(crate) fn events(&self) -> u32 {
+        // Acquire: pairs with the Release in `remove_event`: without an event, the pending states
+        // that were the hardware's are in the state words.
+        self.events.load(Acquire)
+    }
+
+    /// Counts an event that becomes direct to the vCPU.
+    pub(crate) fn add_event(&self) {
+        // Relaxed: publishes nothing.
+        self.events.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an event that is no more direct to the vCPU.
+    pub(crate) fn remove_event(&self) {
+        // Release: pairs with the Acquire in `events`.
+        self.events.fetch_sub(1, Release);
+    }
+}
+
+impl DirectEvents {
+    /// Returns the place of an event, if it is direct.
+    pub(crate) fn get(&self, device: DeviceId, event: EventId) -> Option<DirectEvent> {
+        self.0.get(&(device.0, event.0)).copied()
+    }
+
+    /// Notes the place of an event that is direct, or `None` for one that is not.
+    pub(crate) fn set(&mut self, device: DeviceId, event: EventId, place: Option<DirectEvent>) {
+        match place {
+            Some(place) => self.0.insert((device.0, event.0), place),
+            None => self.0.remove(&(device.0, event.0)),
+        };
+    }
+}

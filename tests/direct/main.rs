@@ -1,0 +1,573 @@
+//! Direct injection, on a GICv4 in software.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod model;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::its::Driver;
+use common::{Call, GICD, Machine, TestHost, affinity, vcpu};
+use model::{Model, Sent};
+use proptest::prelude::*;
+use vgic::cpu_interface::software::NEOVERSE;
+use vgic::intid::ItsId;
+use vgic::{Blocked, Config, DirectError};
+
+/// Device with direct events, and its number of events.
+const DEVICE: u32 = 7;
+const EVENTS: u32 = 4;
+/// LPI of event 0.
+const LPI: u32 = 8200;
+
+/// A machine with a GICv4 and one VM.
+struct Direct {
+    machine: Machine,
+    model: Arc<Model>,
+}
+
+impl Direct {
+    /// Returns a VM with `vcpus` vCPUs, none of which is direct yet.
+    fn new(vcpus: usize) -> Self {
+        let model = Arc::new(Model::default());
+        let host = TestHost::with_gicv4(model.clone());
+        let config = Config::new((0..vcpus).map(affinity).collect()).with_its(common::GITS);
+        let machine = Machine::with_host(Arc::default(), 0, config, NEOVERSE, host);
+        machine.set_up();
+        Self { machine, model }
+    }
+
+    /// Returns a VM whose vCPUs and device are direct. Event n is LPI 8200 + n on vCPU n, modulo
+    /// the number of vCPUs. Every vCPU is blocked.
+    fn started(vcpus: usize) -> (Self, impl Fn(&Self) -> Driver<'_>) {
+        let this = Self::new(vcpus);
+        for n in 0..vcpus {
+            this.set_vcpu(n, true).unwrap();
+        }
+        this.set_device(true).unwrap();
+        (this, |this| {
+            let its = Driver::new(&this.machine);
+            its.mapd(DEVICE.into(), 2);
+            for event in 0..EVENTS {
+                let icid = event as usize % this.machine.cpus.len();
+                its.map(
+                    DEVICE.into(),
+                    event.into(),
+                    (LPI + event).into(),
+                    icid as u64,
+                );
+            }
+            for n in 0..this.machine.cpus.len() {
+                assert_eq!(this.serve(n), []);
+            }
+            this.model.take_commands();
+            its
+        })
+    }
+
+    fn set_vcpu(&self, n: usize, on: bool) -> Result<(), DirectError> {
+        let pin = self.machine.pin();
+        let set = self.machine.vm.set_direct_vcpu(&pin, vcpu(n), on);
+        self.machine.advance();
+        set
+    }
+
+    fn set_device(&self, on: bool) -> Result<(), DirectError> {
+        self.model.set_device(DEVICE, on);
+        let set = (self.machine.vm).settle_direct(&self.machine.pin(), ItsId(0));
+        self.machine.advance();
+        set
+    }
+
+    fn events(&self, n: usize) -> Result<u32, DirectError> {
+        self.machine.vm.direct_events(&self.machine.pin(), vcpu(n))
+    }
+
+    /// Sends an MSI, and does what the hypervisor's handlers do. Returns true if the MSI went
+    /// directly.
+    fn msi(&self, event: u32) -> bool {
+        let sent = self.model.send(DEVICE, event);
+        assert_ne!(sent, Sent::Held);
+        if sent == Sent::Software {
+            self.machine.inject_msi(DEVICE, event).unwrap();
+        }
+        self.handle_doorbells();
+        sent == Sent::Direct
+    }
+
+    fn handle_doorbells(&self) {
+        for vpe in self.model.ring() {
+            // vPEID 0 takes pending states out; those of the vCPUs follow in their order.
+            let n = usize::from(vpe).checked_sub(1).expect("of a vCPU");
+            let pin = self.machine.pin();
+            self.machine.vm.doorbell(&pin, vcpu(n)).unwrap();
+        }
+    }
+
+    /// Takes the physical LPIs that no CPU has taken.
+    fn handle_lpis(&self) {
+        for (device, event) in self.model.take_lpis() {
+            self.machine.inject_msi(device, event).unwrap();
+        }
+    }
+
+    /// Lets the guest on vCPU `n` take and end every interrupt, until the vCPU blocks.
+    fn serve(&self, n: usize) -> Vec<u32> {
+        let mut seen = Vec::new();
+        loop {
+            self.machine.enter(n);
+            self.take(n, &mut seen);
+            self.machine.exit(n);
+            if self.machine.block(n) == Blocked::Yes {
+                self.handle_doorbells();
+                return seen;
+            }
+        }
+    }
+
+    fn take(&self, n: usize, seen: &mut Vec<u32>) {
+        let guest = self.machine.guest(n);
+        loop {
+            match (guest.read_iar1(), self.model.take(n)) {
+                (1023, None) => return,
+                (1023, Some(direct)) => seen.push(direct),
+                (listed, direct) => {
+                    seen.push(listed);
+                    guest.write_eoir1(listed);
+                    seen.extend(direct);
+                }
+            }
+        }
+    }
+
+    fn finish(self) {
+        self.machine.finish();
+        self.model.check_empty();
+    }
+}
+
+#[test]
+fn an_msi_reaches_a_running_vcpu_without_the_library() {
+    let (this, start) = Direct::started(2);
+    let its = start(&this);
+    assert_eq!(this.events(1), Ok(2));
+    this.machine.enter(1);
+    let before = this.machine.domain.totals();
+    this.machine.vm.host().take_calls();
+
+    assert!(this.msi(1));
+    assert!(this.msi(3));
+    let mut seen = Vec::new();
+    this.take(1, &mut seen);
+    assert_eq!(seen, [LPI + 1, LPI + 3]);
+
+    let after = this.machine.domain.totals();
+    assert_eq!(after.injections, before.injections);
+    assert_eq!(after.vpe_residencies, before.vpe_residencies);
+    assert_eq!(this.machine.vm.host().take_calls(), []);
+    assert_eq!(this.model.take_commands(), []);
+    drop(its);
+    this.finish();
+}
+
+#[test]
+fn a_doorbell_wakes_a_blocked_vcpu() {
+    let (this, start) = Direct::started(1);
+    let _its = start(&this);
+    assert!(!this.model.is_occupied(0));
+    assert!(this.model.is_doorbell_on(1));
+    this.machine.vm.host().take_calls();
+
+    assert!(this.msi(0));
+    assert_eq!(this.machine.vm.host().take_calls(), [Call::Wake(0)]);
+    // A look before the entry finds it too.
+    assert_eq!(this.machine.block(0), Blocked::No);
+    assert!(this.model.is_occupied(0));
+    assert_eq!(this.serve(0), [LPI]);
+
+    assert!(this.msi(0));
+    assert_eq!(this.serve(0), [LPI]);
+    this.finish();
+}
+
+#[test]
+fn a_virtual_lpi_that_comes_before_the_block_is_found() {
+    let (this, start) = Direct::started(1);
+    let _its = start(&this);
+    this.machine.enter(0);
+    assert!(this.msi(0));
+    this.machine.exit(0);
+    assert_eq!(this.machine.block(0), Blocked::No);
+    assert_eq!(this.serve(0), [LPI]);
+
+    // Not signalled: the guest has disabled the group, and sleeps.
+    this.machine.enter(0);
+    this.machine.guest(0).write_igrpen1(false);
+    assert!(this.msi(0));
+    this.machine.exit(0);
+    assert_eq!(this.machine.block(0), Blocked::Yes);
+    this.machine.enter(0);
+    this.machine.guest(0).write_igrpen1(true);
+    this.machine.exit(0);
+    assert_eq!(this.serve(0), [LPI]);
+    this.finish();
+}
+
+#[test]
+fn the_doorbell_of_a_preempted_vcpu_rings_once() {
+    let (this, start) = Direct::started(1);
+    let _its = start(&this);
+    this.machine.enter(0);
+    this.machine.exit(0);
+    this.machine.put_all();
+    assert!(!this.model.is_occupied(0));
+    assert!(this.model.is_doorbell_on(1));
+
+    assert!(this.msi(0));
+    assert!(!this.model.is_doorbell_on(1));
+    assert!(this.msi(2));
+    assert_eq!(this.machine.domain.totals().doorbells, 1);
+    assert_eq!(this.serve(0), [LPI, LPI + 2]);
+    assert!(this.model.is_doorbell_on(1));
+    this.finish();
+}
+
+#[test]
+fn a_virtual_pe_is_moved_only_to_another_cpu() {
+    let (this, start) = Direct::started(2);
+    let its = start(&this);
+    this.machine.put_all();
+    this.model.take_commands();
+    this.machine.enter(0);
+    this.machine.exit(0);
+    assert_eq!(this.model.take_commands(), []);
+    this.machine.put_all();
+
+    // vCPU 0 on CPU 1.
+    let cpu = &this.machine.cpus[1];
+    assert!(this.msi(0));
+    this.machine.vm.enter(&cpu.pin(), vcpu(0)).unwrap();
+    assert_eq!(this.model.take_commands(), [0x22]);
+    assert_eq!(this.model.take(1), Some(LPI));
+    this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
+    this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
+    drop(its);
+    this.finish();
+}
+
+#[test]
+fn commands_have_their_effect_on_direct_events() {
+    let (this, start) = Direct::started(2);
+    let its = start(&this);
+    let device = u64::from(DEVICE);
+
+    its.int(device, 0);
+    its.int(device, 1);
+    this.handle_doorbells();
+    assert_eq!([this.serve(0), this.serve(1)], [[LPI], [LPI + 1]]);
+
+    its.int(device, 0);
+    its.clear(device, 0);
+    this.handle_doorbells();
+    assert_eq!(this.serve(0), []);
+
+    // With the pending state.
+    assert!(this.msi(0));
+    its.movi(device, 0, 1);
+    assert_eq!(this.serve(0), []);
+    assert_eq!(this.serve(1), [LPI]);
+    assert_eq!((this.events(0), this.events(1)), (Ok(1), Ok(3)));
+    its.movi(device, 0, 0);
+
+    its.configure((LPI).into(), 0xa0, false);
+    its.inv(device, 0);
+    assert!(this.msi(0));
+    assert_eq!(this.serve(0), []);
+    its.configure((LPI).into(), 0xa0, true);
+    its.invall(0);
+    assert_eq!(this.serve(0), [LPI]);
+
+    assert!(this.msi(1));
+    its.movall(1, 0);
+    this.machine.advance();
+    this.handle_doorbells();
+    assert_eq!(this.serve(1), []);
+    assert_eq!(this.serve(0), [LPI + 1]);
+
+    assert!(this.msi(2));
+    its.discard(device, 2);
+    assert_eq!(this.serve(0), []);
+    assert_eq!(this.model.send(DEVICE, 2), Sent::Software);
+    its.unmap_device(device);
+    this.machine.advance();
+    assert_eq!((this.events(0), this.events(1)), (Ok(0), Ok(0)));
+    drop(its);
+    this.finish();
+}
+
+#[test]
+fn a_pending_state_goes_along_with_its_event() {
+    let (this, start) = Direct::started(1);
+    let _its = start(&this);
+    // Out of the hardware, while the vCPU is on its CPU and while it is not.
+    for loaded in [true, false] {
+        if loaded {
+            this.machine.enter(0);
+            this.machine.exit(0);
+        }
+        assert!(this.msi(1));
+        this.set_device(false).unwrap();
+        assert_eq!(this.events(0), Ok(0));
+        assert_eq!(this.serve(0), [LPI + 1]);
+
+        // And into it: not yet in a list register.
+        assert!(!this.msi(2));
+        this.model.take_commands();
+        this.set_device(true).unwrap();
+        assert_eq!(this.events(0), Ok(4));
+        assert_eq!(
+            this.model
+                .take_commands()
+                .iter()
+                .filter(|code| **code == 3)
+                .count(),
+            1
+        );
+        this.handle_doorbells();
+        assert_eq!(this.serve(0), [LPI + 2]);
+
+        // Not even taken by a CPU.
+        this.set_device(false).unwrap();
+        assert!(this.model.send_to_busy_cpu(DEVICE, 3));
+        this.set_device(true).unwrap();
+        this.handle_doorbells();
+        assert_eq!(this.serve(0), [LPI + 3]);
+    }
+    this.finish();
+}
+
+#[test]
+fn a_guest_that_disables_lpis_finds_the_pending_state_in_its_table() {
+    let (this, start) = Direct::started(1);
+    let its = start(&this);
+    assert!(this.msi(0));
+    let gicr = this.machine.gicr(0);
+    this.machine.write(0, gicr, 0);
+    this.machine.enter(0);
+    this.machine.exit(0);
+    this.machine.advance();
+    while this.machine.read(0, gicr) & 1 << 3 != 0 {}
+    assert_eq!(this.events(0), Ok(0));
+    let mut byte = [0];
+    let at = common::its::pending_table(0) + u64::from(LPI) / 8;
+    vgic::Host::read_memory(this.machine.vm.host(), at, &mut byte).unwrap();
+    assert_eq!(byte, [1 << (LPI % 8)]);
+
+    this.machine.write(0, gicr, 1);
+    this.machine.advance();
+    assert_eq!(this.events(0), Ok(4));
+    this.handle_doorbells();
+    assert_eq!(this.serve(0), [LPI]);
+    drop(its);
+    this.finish();
+}
+
+#[test]
+fn a_group_that_the_distributor_disables_holds_virtual_lpis_back() {
+    let (this, start) = Direct::started(1);
+    let its = start(&this);
+    this.machine.enter(0);
+    this.machine.exit(0);
+    this.machine.write(0, GICD, 0x10);
+    this.machine.advance();
+    this.machine.enter(0);
+    assert!(!this.model.is_occupied(0));
+    assert!(this.msi(0));
+    this.machine.exit(0);
+    assert_eq!(this.machine.block(0), Blocked::Yes);
+    this.machine.write(0, GICD, 0x13);
+    this.machine.advance();
+    assert_eq!(this.serve(0), [LPI]);
+    drop(its);
+    this.finish();
+}
+
+#[test]
+fn a_save_has_what_the_hardware_had() {
+    let (this, start) = Direct::started(1);
+    let _its = start(&this);
+    assert!(this.msi(3));
+    let state = this.machine.save();
+    this.machine.advance();
+    assert_eq!(this.events(0), Ok(4));
+    this.handle_doorbells();
+    assert_eq!(this.serve(0), [LPI + 3]);
+
+    this.machine.restore(&state).unwrap();
+    this.machine.advance();
+    assert_eq!(this.events(0), Ok(4));
+    this.handle_doorbells();
+    assert_eq!(this.serve(0), [LPI + 3]);
+
+    this.machine.put_all();
+    let pin = this.machine.pin();
+    let frozen = this.machine.vm.freeze(&pin).unwrap();
+    assert_eq!(this.events(0), Ok(0));
+    assert!(!this.msi(0));
+    assert_eq!(this.machine.vm.take_late(&pin, &frozen).unwrap().len(), 1);
+    this.machine.vm.thaw(&pin, &frozen).unwrap();
+    this.machine.advance();
+    assert_eq!(this.events(0), Ok(4));
+    drop(pin);
+    this.finish();
+}
+
+#[test]
+fn a_vcpu_without_a_virtual_pe_has_its_reason() {
+    for (vpes, tables, commands, reason) in [
+        (Some(1), None, None, DirectError::NoVpe),
+        (Some(0), None, None, DirectError::NoVpe),
+        (None, Some(0), None, DirectError::NoMemory),
+        (None, Some(1), None, DirectError::NoMemory),
+        (None, Some(2), None, DirectError::NoMemory),
+        (None, Some(3), None, DirectError::NoMemory),
+    ] {
+        let this = Direct::new(1);
+        assert_eq!(this.events(0), Err(DirectError::NotWanted));
+        this.model.leave(vpes, tables, commands);
+        assert_eq!(this.set_vcpu(0, true), Err(reason));
+        assert_eq!(this.events(0), Err(reason));
+        this.set_device(true).unwrap();
+
+        let its = Driver::new(&this.machine);
+        its.mapd(DEVICE.into(), 2);
+        its.map(DEVICE.into(), 0, LPI.into(), 0);
+        assert!(!this.msi(0));
+        assert_eq!(this.serve(0), [LPI]);
+
+        this.model.leave(None, None, None);
+        this.set_vcpu(0, true).unwrap();
+        assert_eq!(this.events(0), Ok(1));
+        assert!(this.msi(0));
+        assert_eq!(this.serve(0), [LPI]);
+        drop(its);
+        this.finish();
+    }
+
+    let machine = Machine::new(1);
+    let set = machine.vm.set_direct_vcpu(&machine.pin(), vcpu(0), true);
+    assert_eq!(set, Err(DirectError::NoGicv4));
+}
+
+#[test]
+fn an_its_that_stops_ends_direct_injection() {
+    let (this, start) = Direct::started(1);
+    let its = start(&this);
+    this.model.leave(None, None, Some(0));
+    its.mapd(8, 2);
+    assert!(this.msi(0));
+    this.set_device(false).unwrap();
+    assert_eq!(this.events(0), Ok(0));
+    // Taken for pending, whatever they were; the ITS has kept the one that was.
+    let seen = this.serve(0);
+    assert!(
+        (LPI..LPI + EVENTS).all(|lpi| seen.contains(&lpi)),
+        "{seen:?}"
+    );
+    drop(its);
+    this.machine.finish();
+}
+
+/// A step of a random test.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Msi(u32),
+    LateMsi(u32),
+    Serve(usize),
+    Visit(usize),
+    Put,
+    Vcpu(usize, bool),
+    Device(bool),
+    Move(u32, usize),
+    Save,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..EVENTS).prop_map(Step::Msi),
+        2 => (0..EVENTS).prop_map(Step::LateMsi),
+        2 => (0..2_usize).prop_map(Step::Serve),
+        3 => (0..2_usize).prop_map(Step::Visit),
+        1 => Just(Step::Put),
+        3 => (0..2_usize, any::<bool>()).prop_map(|(n, on)| Step::Vcpu(n, on)),
+        3 => any::<bool>().prop_map(Step::Device),
+        2 => (0..EVENTS, 0..2_usize).prop_map(|(event, n)| Step::Move(event, n)),
+        1 => Just(Step::Save),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Changes the path at random. No MSI is lost, and none delivered twice.
+    #[test]
+    fn a_change_of_the_path_neither_loses_nor_doubles(steps in steps()) {
+        let (this, start) = Direct::started(2);
+        let its = start(&this);
+        // For each LPI, its MSIs less its deliveries, and whether an MSI is newer than the last
+        // delivery.
+        let mut open: BTreeMap<u32, (u32, bool)> = BTreeMap::new();
+        let answer = |open: &mut BTreeMap<u32, (u32, bool)>, seen: Vec<u32>| {
+            for lpi in seen {
+                let (left, newer) = open.get_mut(&lpi).expect("an MSI was sent");
+                *left = left.checked_sub(1).unwrap_or_else(|| panic!("{lpi} comes twice"));
+                *newer = false;
+            }
+        };
+
+        for step in steps {
+            match step {
+                Step::Msi(event) => {
+                    let (left, newer) = open.entry(LPI + event).or_default();
+                    *left += 1;
+                    *newer = true;
+                    this.msi(event);
+                }
+                Step::LateMsi(event) => {
+                    let (left, newer) = open.entry(LPI + event).or_default();
+                    *left += 1;
+                    *newer = true;
+                    this.model.send_to_busy_cpu(DEVICE, event);
+                }
+                Step::Serve(n) => answer(&mut open, this.serve(n)),
+                Step::Visit(n) => {
+                    // Into the guest, where nothing is taken, and out.
+                    this.machine.enter(n);
+                    this.machine.exit(n);
+                }
+                Step::Put => this.machine.put_all(),
+                Step::Vcpu(n, on) => this.set_vcpu(n, on).unwrap(),
+                Step::Device(on) => this.set_device(on).unwrap(),
+                // A physical LPI that is pending goes along with its event, in hardware.
+                Step::Move(event, n) => its.movi(DEVICE.into(), event.into(), n as u64),
+                Step::Save => {
+                    let _ = this.machine.save();
+                    this.machine.advance();
+                }
+            }
+            this.handle_doorbells();
+        }
+
+        this.handle_lpis();
+        for n in [0, 1, 0, 1] {
+            answer(&mut open, this.serve(n));
+        }
+        for (lpi, (_, newer)) in open {
+            prop_assert!(!newer, "{lpi} is lost");
+        }
+        drop(its);
+        this.finish();
+    }
+}
