@@ -9,6 +9,7 @@ use crate::epoch::CpuPin;
 use crate::gicv4::PhysicalIts;
 use crate::gicv4::command::Command;
 use crate::host::Host;
+use crate::intid::IntId;
 use crate::vm::Vm;
 use crate::vm::irq::{Irq, State};
 
@@ -36,11 +37,15 @@ fn store_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, irq: &Irq) {
         return;
     };
 
+    let Some(key) = irq.intid().raw().checked_sub(IntId::FIRST_LPI) else {
+        return;
+    };
+
     // The last of several CPUs finds the state word as it has stored it.
     let mut now = byte(irq.state());
     loop {
         let stored = now;
-        gic.fill_table(shared.configuration, irq.intid().raw() as usize, 1, stored);
+        gic.fill_table(shared.configuration, key as usize, 1, stored);
         now = byte(irq.state());
         if now == stored {
             return;

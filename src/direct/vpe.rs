@@ -6,7 +6,7 @@ use crate::error::DirectError;
 use crate::gicv4::command::Command;
 use crate::gicv4::{Gicv4, ItsFault, PhysicalIts, VpeId};
 use crate::host::Host;
-use crate::intid::{CpuId, VcpuId};
+use crate::intid::{CpuId, IntId, VcpuId};
 use crate::vm::Vm;
 use crate::vm::direct::{Shared, Vpe};
 
@@ -16,15 +16,14 @@ const ENABLED: u8 = 0xfd;
 /// Byte of a configuration table: a disabled virtual LPI of the lowest priority.
 const DISABLED: u8 = 0xfc;
 
-/// Returns the bytes of a configuration table, a byte for each INTID. Those below 8192 stand for no
-/// LPI.
+/// Returns the bytes of a configuration table, a byte for each LPI (IHI 0069, 5.1.1).
 fn configuration_bytes<H: Host>(vm: &Vm<H>) -> usize {
-    1 << vm.config.intid_bits()
+    (1 << vm.config.intid_bits()) - IntId::FIRST_LPI as usize
 }
 
-/// Returns the bytes of a pending table, a bit for each INTID.
+/// Returns the bytes of a pending table, a bit for each INTID (IHI 0069, 5.1.2).
 fn pending_bytes<H: Host>(vm: &Vm<H>) -> usize {
-    configuration_bytes(vm) / 8
+    (1 << vm.config.intid_bits()) / 8
 }
 
 /// Gives a vCPU a virtual PE, unless it has one. Takes the locks of `vm::direct`, one at a time.

@@ -571,3 +571,19 @@ proptest! {
         this.finish();
     }
 }
+
+#[test]
+fn other_interrupts_reach_a_vcpu_with_a_virtual_pe() {
+    let (this, start) = Direct::started(1);
+    let _its = start(&this);
+    this.machine.edge_spi(40, 0);
+    assert_eq!(this.serve(0), []);
+    for _ in 0..2 {
+        this.machine.inject_spi(40);
+        assert_eq!(this.serve(0), [40]);
+        this.machine.inject_spi(40);
+        assert_eq!(this.machine.block(0), Blocked::No);
+        assert_eq!(this.serve(0), [40]);
+    }
+    this.finish();
+}

@@ -121,7 +121,8 @@ impl State {
     /// Returns the configuration byte of a virtual LPI, from the cache if it is there.
     fn configuration(&mut self, cpu: u16, vpe: u16, vintid: usize) -> u8 {
         let table = self.cpus[&cpu].vpropbaser & 0x000f_ffff_ffff_f000;
-        let byte = self.table(table)[vintid];
+        // The first byte is INTID 8192's (IHI 0069, 5.1.1).
+        let byte = self.table(table)[vintid - 8192];
         *self
             .vpes
             .get_mut(&vpe)

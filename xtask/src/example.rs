@@ -61,6 +61,7 @@ pub(crate) fn boot(reports: &Path) -> Result<bool> {
 
     std::fs::create_dir_all(reports)?;
     let mut command = qemu.board(&Board {
+        gic: 3,
         options: "virtualization=on",
         cpu: "neoverse-n1",
         cpus: 2,

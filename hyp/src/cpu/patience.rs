@@ -7,7 +7,7 @@ const PATIENCE: u64 = 2;
 
 /// Waits until `done` returns true. Returns false if it does not in time.
 #[must_use]
-pub(crate) fn wait(done: impl Fn() -> bool) -> bool {
+pub(crate) fn wait(mut done: impl FnMut() -> bool) -> bool {
     let deadline = clock::now() + PATIENCE * clock::frequency();
     while !done() {
         if clock::now() > deadline {

@@ -110,6 +110,8 @@ registers! {
     ID_AA64DFR0 = "id_aa64dfr0_el1";
     /// Physical interrupt acknowledge, Group 1; reading it acknowledges.
     ICC_IAR1_EL1 = "s3_0_c12_c12_0";
+    /// Highest priority pending physical interrupt, Group 1.
+    ICC_HPPIR1_EL1 = "s3_0_c12_c12_2";
     /// End of a physical interrupt, Group 1.
     ICC_EOIR1_EL1 = "s3_0_c12_c12_1";
     /// Deactivation of a physical interrupt.

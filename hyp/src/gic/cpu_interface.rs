@@ -4,8 +4,8 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{Readable, Writeable};
 
 use crate::cpu::registers::{
-    ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_IGRPEN1_EL1,
-    ICC_PMR_EL1, ICC_SGI1R_EL1,
+    ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_HPPIR1_EL1, ICC_IAR1_EL1,
+    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SGI1R_EL1,
 };
 
 /// First of the special INTIDs. An acknowledge that reads one of 1020 to 1023 has found no
@@ -36,6 +36,12 @@ pub(crate) fn acknowledge() -> Option<u32> {
     } else {
         Some(intid)
     }
+}
+
+/// Returns true if `intid` is the pending interrupt of the highest priority.
+pub(crate) fn is_next(intid: u32) -> bool {
+    barrier::isb(barrier::SY);
+    ICC_HPPIR1_EL1.get() == u64::from(intid)
 }
 
 /// Drops the running priority after `intid`, which stays active.

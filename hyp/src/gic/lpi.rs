@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
-use super::PRIORITY;
+use super::{PRIORITY, TABLE_ALIGNMENT};
 use crate::memory::table::Table;
 
 /// The first LPI.
@@ -23,9 +23,6 @@ pub(crate) const COUNT: usize = (1 << ID_BITS) - FIRST as usize;
 
 /// Enable bit in an LPI's configuration.
 const ENABLED: u8 = 1;
-
-/// Alignment of the redistributors' tables, in bytes.
-const TABLE_ALIGNMENT: usize = 64 << 10;
 
 /// Inner shareable, inner write-back cacheable (`GICR_PROPBASER` and `GICR_PENDBASER`).
 /// `GITS_CBASER` has these fields at other bits.
@@ -53,9 +50,9 @@ impl PendingTable {
 pub(crate) struct MsiSource {
     /// Index of the VM that has mapped the event.
     pub(crate) vm: u16,
-    /// Index of the ITS in the device tree.
+    /// Index of the ITS in the device tree, or [`MsiSource::DOORBELL`].
     pub(crate) its: u8,
-    /// DeviceID, below 2^24 so that it fits a packed source.
+    /// DeviceID, below 2^24 so that it fits a packed source; the vCPU of a doorbell.
     pub(crate) device: u32,
     /// EventID, below 2^16 so that it fits a packed source.
     pub(crate) event: u32,
@@ -64,6 +61,9 @@ pub(crate) struct MsiSource {
 impl MsiSource {
     /// VM of a free LPI: there is none of this index.
     pub(crate) const NO_VM: u16 = u16::MAX;
+
+    /// In place of an ITS: the LPI is the doorbell of a vCPU's virtual PE.
+    pub(crate) const DOORBELL: u8 = u8::MAX;
 
     /// Packed value of a free LPI.
     const NONE: u64 = u64::MAX;
@@ -122,6 +122,15 @@ impl Lpis {
         self.sources[index].store(source.pack(), Ordering::Release);
         self.configuration.write(index, &[PRIORITY | ENABLED]);
         Some(lpi)
+    }
+
+    /// Enables or disables `lpi`, at the usual priority or as the most urgent interrupt of all. The
+    /// caller makes the redistributor read the configuration again.
+    pub(crate) fn configure(&self, lpi: u32, enabled: bool, urgent: bool) {
+        let priority = if urgent { 0 } else { PRIORITY };
+        let index = (lpi - FIRST) as usize;
+        self.configuration
+            .write(index, &[priority | if enabled { ENABLED } else { 0 }]);
     }
 
     /// Disables and frees `lpi`. The caller has told the ITS by a DISCARD.

@@ -14,6 +14,7 @@ pub(crate) mod its;
 mod left_on;
 pub(crate) mod lpi;
 pub(crate) mod redistributor;
+mod virtual_lpis;
 
 use alloc::vec::Vec;
 
@@ -24,6 +25,10 @@ use distributor::Distributor;
 use its::Its;
 use lpi::{Lpis, PendingTable};
 use redistributor::Redistributor;
+use virtual_lpis::VirtualLpis;
+
+/// Alignment of the redistributors' tables, in bytes.
+const TABLE_ALIGNMENT: usize = 64 << 10;
 
 /// Priority of every interrupt but urgent ones.
 const PRIORITY: u8 = 0xa0;
@@ -64,6 +69,7 @@ pub(crate) struct Gic {
     pub(crate) its: Vec<Its>,
     /// All LPIs.
     pub(crate) lpis: Lpis,
+    pub(crate) virtual_lpis: VirtualLpis,
     pending: Vec<PendingTable>,
     affinities: Vec<u64>,
     /// Values of `ICC_SGI1R_EL1` that kick a CPU, by CPU number.
@@ -107,6 +113,7 @@ impl Gic {
         Self {
             its: its.collect(),
             lpis: Lpis::new(),
+            virtual_lpis: VirtualLpis::new(),
             pending: affinities.iter().map(|_| PendingTable::new()).collect(),
             affinities: affinities.to_vec(),
             kick_sgis: (affinities.iter())
@@ -132,6 +139,14 @@ impl Gic {
         }
         redistributor.enable(self.maintenance, true);
         cpu_interface::start();
+    }
+
+    /// Returns true if the controller is a GICv4: ITSes and redistributors have virtual LPIs.
+    pub(crate) fn has_virtual_lpis(&self) -> bool {
+        let redistributors = &mut self.redistributors.iter();
+        !self.its.is_empty()
+            && self.its.iter().all(Its::has_virtual_lpis)
+            && redistributors.all(|one| one.virtual_lpis().is_some())
     }
 
     /// Returns the maintenance interrupt, a PPI.

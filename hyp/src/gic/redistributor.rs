@@ -67,12 +67,22 @@ register_structs! {
         (0x1_0400 => ipriorityr: [ReadWrite<u32>; 8]),
         (0x1_0420 => _reserved11),
         (0x2_0000 => @END),
+    },
+    /// The third frame, of a GICv4: virtual LPIs.
+    VirtualLpis {
+        (0x0000 => _reserved0),
+        (0x0070 => vpropbaser: ReadWrite<u64>),
+        (0x0078 => vpendbaser: ReadWrite<u64>),
+        (0x0080 => _reserved1),
+        (0x2_0000 => @END),
     }
 }
 
 /// Redistributor of one CPU.
 pub(crate) struct Redistributor {
     registers: &'static Registers,
+    /// Registers of virtual LPIs, if the redistributor has them.
+    virtual_lpis: Option<&'static VirtualLpis>,
 }
 
 // SAFETY: the registers are device memory. Each write sets a whole register, and bits are set and
@@ -96,14 +106,21 @@ impl Redistributor {
                 // one.
                 let registers = unsafe { &*(frame as *const Registers) };
                 let kind = registers.typer.extract();
+                let has_virtual_lpis = kind.is_set(Type::VLPIS);
                 if kind.read(Type::AFFINITY) == packed {
-                    return Some(Self { registers });
+                    let next = (frame + size_of::<Registers>()) as *const VirtualLpis;
+                    // SAFETY: by the caller's promise, the frames are a redistributor's.
+                    let virtual_lpis = has_virtual_lpis.then(|| unsafe { &*next });
+                    return Some(Self {
+                        registers,
+                        virtual_lpis,
+                    });
                 }
 
                 if kind.is_set(Type::LAST) {
                     break;
                 }
-                let frames = if kind.is_set(Type::VLPIS) { 2 } else { 1 };
+                let frames = if has_virtual_lpis { 2 } else { 1 };
                 frame += frames * size_of::<Registers>();
             }
         }
@@ -170,6 +187,12 @@ impl Redistributor {
         barrier::dsb(barrier::SY);
         self.registers.ctlr.modify(Control::ENABLE_LPIS.val(1));
         barrier::dsb(barrier::SY);
+    }
+
+    /// Returns `GICR_VPROPBASER` and `GICR_VPENDBASER`, if the redistributor has them.
+    pub(crate) fn virtual_lpis(&self) -> Option<[&ReadWrite<u64>; 2]> {
+        let registers = self.virtual_lpis?;
+        Some([&registers.vpropbaser, &registers.vpendbaser])
     }
 
     /// Returns the redistributor's name in the commands of an ITS: its address if `by_address`,

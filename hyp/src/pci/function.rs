@@ -126,6 +126,23 @@ impl Function {
         })
     }
 
+    /// Sets the Function Mask of MSI-X, and returns what it was: the function keeps its MSIs while it
+    /// is set. When the call returns, earlier MSIs have left the function (PCI 6.8.2.3). Returns
+    /// true, and does nothing, without MSI-X.
+    pub(crate) fn mask_msis(&self, access: &impl Access, on: bool) -> bool {
+        const MASK: u32 = 1 << 14;
+        let Some(msi_x) = self.msi_x else {
+            return true;
+        };
+        let at = msi_x.offset + 2;
+        let old = access.read(self.bdf, at, Width::Half);
+        let new = if on { old | MASK } else { old & !MASK };
+        access.write(self.bdf, at, Width::Half, new);
+        // The completion of a read comes after the MSIs that were sent before.
+        let _ = access.read(self.bdf, at, Width::Half);
+        old & MASK != 0
+    }
+
     /// Turns the function's decoding of I/O and memory off, and its access to memory.
     pub(crate) fn disable(&self, access: &impl Access) {
         disable(access, self.bdf);

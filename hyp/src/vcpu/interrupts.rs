@@ -1,11 +1,12 @@
 //! Physical interrupts, and their delivery to the guests.
 
 use aarch64_cpu::asm;
-use vgic::intid::{DeviceId, EventId, IntId, ItsId};
+use vgic::intid::{DeviceId, EventId, IntId, ItsId, VcpuId};
 
 use super::{ExitReason, context};
 use crate::cpu::hyp_timer;
 use crate::cpu::this_cpu::{Loaded, PinnedCpu, ThisCpu};
+use crate::gic::lpi::MsiSource;
 use crate::gic::{cpu_interface, lpi};
 use crate::vm::controller::Controller;
 use crate::vm::{self, Extent, Vm};
@@ -117,12 +118,16 @@ fn inject_lpi(cpu: &ThisCpu, loaded: Option<Loaded>, pin: &PinnedCpu<'_>, lpi: u
     cpu.ledger.open(pin, vgic.host().vm());
     // An error means that the guest has unmapped the event since. The message is lost, as it would
     // be without a hypervisor.
-    let _ = vgic.inject_msi(
+    let injected = vgic.inject_msi(
         pin,
         ItsId(source.its),
         DeviceId(source.device),
         EventId(source.event),
     );
+    if injected.is_err() && source.its == MsiSource::DOORBELL {
+        let rung = VcpuId::new(source.device as usize).map(|vcpu| vgic.doorbell(pin, vcpu));
+        debug_assert!(matches!(rung, Some(Ok(()))), "{source:?}: {rung:?}");
+    }
     if let Some(loaded) = loaded {
         cpu.ledger.open(pin, loaded.vcpu.vm);
     }

@@ -5,11 +5,12 @@ use alloc::boxed::Box;
 use vgic::config::{ItsConfig, LPIS_OF_16_BITS, REDISTRIBUTOR_STRIDE, RedistributorRegion};
 use vgic::epoch::CpuPin;
 use vgic::intid::{Affinity, IntId, VcpuId};
-use vgic::{Config, Vgic};
+use vgic::{Config, Host, Vgic};
 
 use super::Vm;
 use super::host::{Mirror, VmHost};
 use crate::machine::Machine;
+use crate::println;
 
 /// A VM's interrupt controller.
 pub(crate) type Controller = Vgic<VmHost>;
@@ -97,6 +98,13 @@ pub(super) fn create(vm: &'static Vm, mirror: Mirror, pin: &CpuPin<'_>) -> Box<C
     let controller = Vgic::new(super::domain(), vm.config.clone(), VmHost::new(vm, mirror))
         .unwrap_or_else(|error| panic!("no interrupt controller for {}: {error}", vm.name));
     connect_interrupts(&controller, pin);
+    if controller.host().gicv4().is_some() {
+        for vcpu in controller.vcpus() {
+            if let Err(error) = controller.set_direct_vcpu(pin, vcpu, true) {
+                println!("hyp: {}: vCPU {}: {error}", vm.name, vcpu.index());
+            }
+        }
+    }
     Box::new(controller)
 }
 

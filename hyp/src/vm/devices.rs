@@ -6,6 +6,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
@@ -63,6 +64,10 @@ pub(crate) struct Devices {
     /// Translation tables of the functions' DMA.
     dma: Arc<DmaTables>,
     config: Mutex<ConfigSpace>,
+    /// True while the MSIs of a function are held back, under the lock of `config`.
+    held: AtomicBool,
+    /// True if the VM had masked that function itself.
+    masked_by_vm: AtomicBool,
 }
 
 impl Devices {
@@ -71,6 +76,8 @@ impl Devices {
     pub(crate) fn new(bus: &'static Bus, functions: Vec<Function>, dma: Arc<DmaTables>) -> Self {
         let devices = Self {
             config: Mutex::new(ConfigSpace::new(functions.clone(), &bus.ecam)),
+            held: AtomicBool::new(false),
+            masked_by_vm: AtomicBool::new(false),
             bus,
             functions,
             dma,
@@ -109,6 +116,32 @@ impl Devices {
         self.ids(&self.bus.devices).any(|id| id == device)
     }
 
+    /// Holds the MSIs of the function with this DeviceID back, or lets them go: the Function Mask of
+    /// MSI-X (PCI 6.8.2.3). When the call returns, earlier MSIs have left the function.
+    ///
+    /// The VM, which writes the register too, waits meanwhile. Calls come in pairs, one pair at a
+    /// time.
+    pub(crate) fn mask(&self, device: u32, on: bool) {
+        let mut functions = self.functions.iter();
+        let is_it = |function: &&Function| self.bus.devices.id_of(function.bdf) == Some(device);
+        let Some(function) = functions.find(is_it) else {
+            return;
+        };
+        let config = self.config.lock();
+        if on {
+            let was_masked = function.mask_msis(&self.bus.ecam, true);
+            // Relaxed, both: ordered by the lock.
+            self.held.store(true, Ordering::Relaxed);
+            self.masked_by_vm.store(was_masked, Ordering::Relaxed);
+        } else {
+            if !self.masked_by_vm.load(Ordering::Relaxed) {
+                function.mask_msis(&self.bus.ecam, false);
+            }
+            self.held.store(false, Ordering::Relaxed);
+        }
+        drop(config);
+    }
+
     /// Returns true if the VM has the function at this address.
     pub(crate) fn has_function(&self, bdf: Bdf) -> bool {
         self.functions.iter().any(|function| function.bdf == bdf)
@@ -128,6 +161,12 @@ impl Devices {
     /// Writes `bytes` bytes of configuration space.
     pub(crate) fn write(&self, address: u64, bytes: u64, value: u64) {
         let mut config = self.config.lock();
+        // Relaxed: ordered by the lock.
+        while self.held.load(Ordering::Relaxed) {
+            drop(config);
+            core::hint::spin_loop();
+            config = self.config.lock();
+        }
         config.write(&self.bus.ecam, address - ECAM, bytes, value);
     }
 

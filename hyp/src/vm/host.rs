@@ -11,6 +11,7 @@ use core::mem;
 use core::ops::Range;
 
 use spin::Mutex;
+use vgic::gicv4::Gicv4;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host, PhysicalInterrupt};
 
@@ -28,7 +29,9 @@ use crate::vcpu::{Vcpu, interrupts};
 pub(crate) struct VmHost {
     vm: &'static Vm,
     vcpus: &'static [Vcpu],
-    gic: &'static Gic,
+    pub(super) gic: &'static Gic,
+    /// True if devices reach the VM's vCPUs directly.
+    is_direct: bool,
     /// SPIs of the machine that are the VM's.
     spis: Range<u32>,
     /// PPIs of each CPU that are its vCPU's, one bit each.
@@ -77,6 +80,7 @@ impl VmHost {
             vm,
             vcpus: vm.vcpus(),
             gic,
+            is_direct: gic.has_virtual_lpis(),
             spis,
             ppis,
             locks: Locks {
@@ -128,8 +132,35 @@ impl VmHost {
         self.gic.its.get(usize::from(its.0)).filter(|_| is_owned)
     }
 
+    /// Returns true if the device is the VM's, and mapped in the physical ITS.
+    pub(super) fn is_mirrored(&self, its: ItsId, device: DeviceId) -> bool {
+        let mirror = self.locks.mirror.lock();
+        mirror.devices.contains(&(its.0, device.0))
+    }
+
+    /// Unmaps an event in the physical ITS, whose device sends none, on the CPU number `cpu`, the
+    /// calling one. Returns true if its LPI was pending.
+    pub(super) fn take_event(
+        &self,
+        its: ItsId,
+        device: DeviceId,
+        event: EventId,
+        cpu: usize,
+    ) -> bool {
+        let key = (its.0, device.0, event.0);
+        let Some(old) = self.locks.mirror.lock().events.remove(&key) else {
+            return false;
+        };
+        let pending = self.physical_its(its, device).is_some_and(|physical| {
+            self.gic.lpis.configure(old.lpi, true, true);
+            physical.take_event(device.0, event.0, old.lpi, cpu)
+        });
+        self.gic.lpis.release(old.lpi);
+        pending
+    }
+
     /// Returns the redistributor of a CPU. The numbers of CPUs are their indices.
-    fn redistributor(&self, cpu: CpuId) -> &Redistributor {
+    pub(super) fn redistributor(&self, cpu: CpuId) -> &Redistributor {
         self.gic.redistributor(usize::from(cpu.0))
     }
 }
@@ -196,6 +227,10 @@ impl Host for VmHost {
             let affinity = self.gic.affinity(target.index());
             self.gic.distributor.route(intid.raw(), affinity);
         }
+    }
+
+    fn gicv4(&self) -> Option<&dyn Gicv4> {
+        self.is_direct.then_some(self as &dyn Gicv4)
     }
 
     fn device_mapped(&self, its: ItsId, device: DeviceId, event_bits: u8) {

@@ -13,6 +13,7 @@ pub(crate) mod console;
 pub(crate) mod controller;
 pub(crate) mod counts;
 pub(crate) mod devices;
+mod direct;
 pub(crate) mod hop;
 pub(crate) mod host;
 pub(crate) mod image;

@@ -49,6 +49,8 @@ pub(crate) struct BootOptions {
     pub(crate) append: Option<String>,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
+    /// The version of the machine's GIC: 3 or 4.
+    pub(crate) gic: u8,
     /// The guest's RAM in MiB. A guest with the whole machine shares it with the hypervisor.
     pub(crate) memory: Option<u32>,
     /// True if the terminal is the guest's, with a shell in place of the workload.
@@ -119,6 +121,13 @@ impl Options for BootOptions {
                 "The CPU that QEMU emulates; docs/hyp.md lists what each can do",
             )
             .default_value("neoverse-n1"),
+            option(
+                "gic",
+                "VERSION",
+                "The GIC of the emulated machine: 3, or 4 for direct injection of MSIs",
+            )
+            .default_value("3")
+            .value_parser(value_parser!(u8).range(3..=4)),
             option(
                 "memory",
                 "MIB",
@@ -200,6 +209,7 @@ impl Options for BootOptions {
             initrd: matches.remove_one("initrd"),
             append: matches.remove_one("append"),
             cpu: defaulted(matches, "cpu"),
+            gic: defaulted(matches, "gic"),
             memory: matches.remove_one("memory"),
             interactive: matches.get_flag("interactive"),
             timeout: matches.remove_one("timeout"),

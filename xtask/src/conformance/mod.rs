@@ -500,6 +500,7 @@ impl Bench<'_> {
     fn linux_machine(&self, host: &Host, vcpus: u16, words: &[String]) -> Result<Program> {
         let one_thread = usize::from(vcpus) > CPUS_PER_HOST_CPU * parallel::cpus();
         let mut command = self.qemu.board(&Board {
+            gic: 3,
             options: "virtualization=on",
             cpu: &self.options.cpu,
             cpus: vcpus,

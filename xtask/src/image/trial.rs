@@ -47,6 +47,7 @@ pub(super) fn boot(options: &ImageOptions, directory: &Path, reports: &Path) -> 
     let qemu = qemu::provide()?;
     let firmware = firmware::provide(&apt::Lazy::new(For::Guest))?;
     let mut command = qemu.board(&Board {
+        gic: 3,
         options: "virtualization=on,iommu=smmuv3,acpi=on",
         cpu: "neoverse-n1",
         cpus: CPUS,

@@ -148,6 +148,7 @@ impl Bench<'_> {
     /// Returns the command that starts a machine with Linux, whose KVM runs the guest.
     fn linux_machine(&self, linux: &Host, words: &str) -> Result<Command> {
         let mut command = self.qemu.board(&Board {
+            gic: 3,
             options: "virtualization=on",
             cpu: &self.options.linux.cpu,
             cpus: VCPUS,

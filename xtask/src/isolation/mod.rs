@@ -193,6 +193,7 @@ fn machine(qemu: &Qemu, hypervisor: &Path, guest: &Path, setting: Setting) -> Re
         ..
     } = setting;
     let mut command = qemu.board(&Board {
+        gic: 3,
         options: "virtualization=on",
         cpu,
         cpus,

@@ -27,9 +27,11 @@ pub struct Qemu {
     pub version: String,
 }
 
-/// QEMU's `virt` board with a GICv3.
+/// QEMU's `virt` board.
 #[derive(Debug)]
 pub struct Board<'a> {
+    /// Version of the GIC: 3 or 4.
+    pub gic: u8,
     /// Further options of the machine, such as `virtualization=on`.
     pub options: &'a str,
     /// QEMU's name of the CPUs.
@@ -44,7 +46,10 @@ impl Qemu {
     pub fn board(&self, board: &Board<'_>) -> Result<Command> {
         let mut command = self.command()?;
         command
-            .args(["-machine", &format!("virt,gic-version=3,{}", board.options)])
+            .args([
+                "-machine",
+                &format!("virt,gic-version={},{}", board.gic, board.options),
+            ])
             .args(["-cpu", board.cpu])
             .args(["-smp", &board.cpus.to_string()])
             .args(["-nodefaults", "-display", "none", "-no-reboot"]);

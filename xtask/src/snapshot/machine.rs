@@ -47,6 +47,7 @@ impl Machine<'_> {
             vcpus, memory, cpu, ..
         } = self.options;
         let mut command = self.qemu.board(&Board {
+            gic: 3,
             options: "virtualization=on",
             cpu,
             cpus,

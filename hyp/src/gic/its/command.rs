@@ -4,6 +4,7 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{Readable, Writeable};
 
 use super::{ReadPointer, Registers};
+use crate::cpu::patience;
 use crate::memory::table::Table;
 
 /// A command.
@@ -17,6 +18,7 @@ impl Command {
     const MAPC: u64 = 0x09;
     const MAPTI: u64 = 0x0a;
     const INV: u64 = 0x0c;
+    const INVALL: u64 = 0x0d;
     const DISCARD: u64 = 0x0f;
     /// V bit of MAPD and MAPC.
     const VALID: u64 = 1 << 63;
@@ -72,6 +74,16 @@ impl Command {
         Self([Self::of_device(Self::INV, device), event as u64, 0, 0])
     }
 
+    /// Returns an INVALL.
+    pub(super) const fn invalidate_all(collection: u16) -> Self {
+        Self([Self::INVALL, 0, collection as u64, 0])
+    }
+
+    /// Returns a command of the library's.
+    pub(super) const fn of_library(command: vgic::gicv4::command::Command) -> Self {
+        Self(command.words())
+    }
+
     /// Returns a DISCARD.
     pub(super) const fn discard(device: u32, event: u32) -> Self {
         Self([Self::of_device(Self::DISCARD, device), event as u64, 0, 0])
@@ -111,21 +123,30 @@ impl CommandQueue {
         VALID | WRITE_BACK | self.memory.physical() | INNER_SHAREABLE | PAGES
     }
 
+    /// Appends the commands to the queue, which is empty, and waits until they are executed. Returns
+    /// false if they are not within the time that a device has ([`patience`]), or if the ITS stalls.
+    #[must_use]
+    pub(super) fn try_execute(
+        &mut self,
+        registers: &Registers,
+        commands: impl Iterator<Item = Command>,
+    ) -> bool {
+        let position = self.append(registers, commands);
+        let mut stalled = false;
+        let done = patience::wait(|| {
+            let read = registers.creadr.extract();
+            stalled = read.is_set(ReadPointer::STALLED);
+            stalled || read.read(ReadPointer::OFFSET) == position
+        });
+        done && !stalled
+    }
+
     /// Appends the commands to the queue, which is empty, and waits until they are executed.
     ///
     /// # Panics
     /// If the ITS stalls at a wrong command.
     pub(super) fn execute(&mut self, registers: &Registers, commands: &[Command]) {
-        for command in commands {
-            let words = command.0.map(u64::to_le_bytes);
-            self.memory.write(self.write, words.as_flattened());
-            self.write = (self.write + size_of::<Command>()) % Self::SIZE;
-        }
-
-        barrier::dsb(barrier::SY);
-        registers.cwriter.set(self.write as u64);
-        let position = self.write as u64 / size_of::<Command>() as u64;
-
+        let position = self.append(registers, commands.iter().copied());
         loop {
             let read = registers.creadr.extract();
             if read.read(ReadPointer::OFFSET) == position {
@@ -137,5 +158,18 @@ impl CommandQueue {
             );
             core::hint::spin_loop();
         }
+    }
+
+    /// Appends the commands to the queue. Returns the place of its end, in commands.
+    fn append(&mut self, registers: &Registers, commands: impl Iterator<Item = Command>) -> u64 {
+        for command in commands {
+            let words = command.0.map(u64::to_le_bytes);
+            self.memory.write(self.write, words.as_flattened());
+            self.write = (self.write + size_of::<Command>()) % Self::SIZE;
+        }
+
+        barrier::dsb(barrier::SY);
+        registers.cwriter.set(self.write as u64);
+        self.write as u64 / size_of::<Command>() as u64
     }
 }

@@ -17,6 +17,7 @@ use tock_registers::{register_bitfields, register_structs};
 
 use command::{Command, CommandQueue};
 
+use crate::gic::cpu_interface;
 use crate::memory::table::Table;
 
 register_bitfields! {u32,
@@ -30,6 +31,8 @@ register_bitfields! {u32,
 register_bitfields! {u64,
     /// `GITS_TYPER`.
     Type [
+        /// Set if one VMOVP on one ITS is enough for all.
+        VMOVP OFFSET(37) NUMBITS(1) [],
         /// Set if redistributors are named by their address, not by their number.
         PTA OFFSET(19) NUMBITS(1) [],
         /// Bits of DeviceID, less one.
@@ -38,6 +41,8 @@ register_bitfields! {u64,
         ID_BITS OFFSET(8) NUMBITS(5) [],
         /// Bytes of an entry of an interrupt translation table, less one.
         ITT_ENTRY_SIZE OFFSET(4) NUMBITS(4) [],
+        /// Set if the ITS has virtual LPIs.
+        VIRTUAL OFFSET(1) NUMBITS(1) [],
     ],
     /// `GITS_CREADR`.
     ReadPointer [
@@ -52,6 +57,7 @@ register_bitfields! {u64,
         KIND OFFSET(56) NUMBITS(3) [
             None = 0,
             Devices = 1,
+            VirtualPes = 2,
             Collections = 4,
         ],
         /// Bytes of an entry, less one.
@@ -83,6 +89,9 @@ register_structs! {
 
 /// Most bits of DeviceID in tables: those of a PCI segment's requester IDs.
 const DEVICE_BITS: u32 = 16;
+
+/// Number of vPEIDs that the hypervisor uses, from 0 on.
+pub(crate) const VIRTUAL_PES: usize = 4096;
 
 /// Alignment of an interrupt translation table, in bytes.
 const ITT_ALIGNMENT: usize = 256;
@@ -162,7 +171,8 @@ impl Its {
                     1 << (registers.typer.read(Type::DEVBITS) as u32 + 1).min(DEVICE_BITS)
                 }
                 Some(Base::KIND::Value::Collections) => cpus,
-                // No table, or a table of virtual LPIs, which the hypervisor does not use.
+                Some(Base::KIND::Value::VirtualPes) => VIRTUAL_PES,
+                // No table.
                 _ => continue,
             };
             install_table(base, entries);
@@ -275,6 +285,66 @@ impl Its {
             Command::sync(self.targets[cpu]),
         ];
         self.state.lock().queue.execute(self.registers, &commands);
+    }
+
+    /// Takes an event of CPU number `from`, whose device sends none, out of the ITS, and returns
+    /// true if `lpi` was pending. The LPI is the most urgent of all interrupts, and `cpu` is the
+    /// calling CPU: if it is pending, this CPU acknowledges it next.
+    pub(crate) fn take_event(&self, device: u32, event: u32, lpi: u32, cpu: usize) -> bool {
+        /// Reads of `ICC_HPPIR1_EL1` until a pending LPI has reached the CPU.
+        const READS: usize = 16;
+
+        let mut state = self.state.lock();
+        let here = [
+            Command::move_event(device, event, cpu as u16),
+            Command::invalidate(device, event),
+            Command::sync(self.targets[cpu]),
+        ];
+        state.queue.execute(self.registers, &here);
+        let pending = (0..READS).any(|_| cpu_interface::is_next(lpi));
+        if pending {
+            let taken = cpu_interface::acknowledge();
+            debug_assert_eq!(taken, Some(lpi));
+            taken.into_iter().for_each(cpu_interface::drop_priority);
+        }
+        let discard = [
+            Command::discard(device, event),
+            Command::sync(self.targets[cpu]),
+        ];
+        state.queue.execute(self.registers, &discard);
+        pending
+    }
+
+    /// Makes the redistributor of CPU number `cpu` read the configuration of its LPIs again.
+    pub(crate) fn invalidate_all(&self, cpu: usize) {
+        let commands = [
+            Command::invalidate_all(cpu as u16),
+            Command::sync(self.targets[cpu]),
+        ];
+        self.state.lock().queue.execute(self.registers, &commands);
+    }
+
+    /// Returns true if the ITS has virtual LPIs.
+    pub(crate) fn has_virtual_lpis(&self) -> bool {
+        self.registers.typer.is_set(Type::VIRTUAL)
+    }
+
+    /// Returns true if one VMOVP on one ITS is enough for all.
+    pub(crate) fn is_vmovp_shared(&self) -> bool {
+        self.registers.typer.is_set(Type::VMOVP)
+    }
+
+    /// Returns the name of a CPU's redistributor in commands.
+    pub(crate) fn target(&self, cpu: usize) -> u64 {
+        self.targets[cpu]
+    }
+
+    /// Executes commands of the library's. Returns false if the ITS does not in time.
+    #[must_use]
+    pub(crate) fn execute(&self, commands: &[vgic::gicv4::command::Command]) -> bool {
+        let commands = commands.iter().copied().map(Command::of_library);
+        let mut state = self.state.lock();
+        state.queue.try_execute(self.registers, commands)
     }
 
     /// Executes a command, and a SYNC for every CPU.
