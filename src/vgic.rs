@@ -1,7 +1,8 @@
 //! Public API of a VM's interrupt controller, on one page. Each method delegates to a module.
 //!
-//! [`forward`] has the calls for physical interrupts, [`direct`] those for direct injection, [`inspect`] those that only look at the VM,
-//! [`migrate`] those for a save, a restore and a move of a VM.
+//! [`forward`] has the calls for physical interrupts, [`direct`] those for direct injection,
+//! [`inspect`] those that only look at the VM, [`migrate`] those for a save, a restore and a move
+//! of a VM.
 
 mod direct;
 mod forward;
@@ -178,8 +179,8 @@ impl<H: Host> Vgic<H> {
     /// Folds the guest's changes of the list registers since [`Vgic::enter`].
     ///
     /// Call first after an exit. Without a list register in use, the call makes no atomic operation
-    /// and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps
-    /// `ICH_EISR_EL2`, and more registers only for an enabled maintenance condition.
+    /// and no register access. Otherwise the call reads `ICH_ELRSR_EL2`, perhaps `ICH_EISR_EL2`,
+    /// and more registers only for an enabled maintenance condition.
     ///
     /// Afterwards no maintenance condition holds until the next `enter`: the line of the
     /// maintenance interrupt is low, and a handler may acknowledge physical interrupts until there

@@ -10,7 +10,7 @@
 //!
 //! `its::direct` decides which events are direct.
 //!
-//! # Where pending states are
+//! # Places of pending states
 //! The state word of an LPI knows nothing of direct injection: an event is direct, not an LPI. An
 //! MSI of a direct event becomes pending in the hardware, any other injection of the LPI in the
 //! state word, and each is delivered once. An event that becomes direct, or ceases to be, takes the

@@ -15,14 +15,15 @@ use crate::vm::vcpu::Vcpu;
 const PATIENCE: u32 = 1 << 16;
 
 /// Returns true if virtual LPIs of the vCPU may be signalled: the distributor enables Group 1, and
-/// the redistributor LPIs. Neither reaches a virtual PE of GICv4.0, which is not resident otherwise.
+/// the redistributor LPIs. Neither reaches a virtual PE of GICv4.0, which is not resident
+/// otherwise.
 fn is_open<H: Host>(vm: &Vm<H>, vcpu: &Vcpu) -> bool {
     let open = vcpu.enabled_classes(vm.distributor.enabled_groups());
     open.contains(Class::Lpi)
 }
 
-/// Makes the vCPU's virtual PE resident on the calling CPU, if the vCPU has one, and if virtual LPIs
-/// may be signalled; otherwise makes it leave. The caller has the vCPU.
+/// Makes the vCPU's virtual PE resident on the calling CPU, if the vCPU has one, and if virtual
+/// LPIs may be signalled; otherwise makes it leave. The caller has the vCPU.
 #[inline]
 pub(crate) fn enter<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     if vm.direct.is_some() {
@@ -47,6 +48,7 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     if vpe.resident == open {
         return;
     }
+
     if !open {
         leave_cpu(gic, vpe);
         return;
@@ -59,6 +61,7 @@ fn enter_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) {
     if occupied || vpe::move_to(gic, vpe, here).is_err() {
         return;
     }
+
     let idai = if vpe.idai { IDAI } else { 0 };
     let properties = vpropbaser(vpe.configuration, vm.config.intid_bits());
     gic.set_vpropbaser(here, properties);
@@ -84,6 +87,7 @@ fn leave_direct<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, vcpu: &Vcpu) -> bool {
     let Some(slot) = direct.slot(vcpu.id) else {
         return false;
     };
+
     let mut vpe = slot.vpe.lock(pin.locks());
     let Ok(vpe) = &mut *vpe else {
         return false;

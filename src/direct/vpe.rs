@@ -66,6 +66,7 @@ fn make_shared<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, cpu: CpuId) -> Result<Share
         gic.fill_table(table, 0, bytes, value);
         Ok(table)
     };
+
     let configuration = table(DISABLED)?;
     let all_enabled = table(ENABLED).inspect_err(|_| gic.free_table(configuration, bytes))?;
     let parking = make(vm, gic, None, cpu, all_enabled).inspect_err(|_| {
@@ -126,6 +127,7 @@ pub(super) fn move_to(gic: &dyn Gicv4, vpe: &mut Vpe, cpu: CpuId) -> Result<(), 
     if vpe.cpu == cpu {
         return Ok(());
     }
+
     let its = PhysicalIts(0);
     let number = vpe.id.number;
     let there = Command::vmovp(number, gic.rdbase(its, cpu));
@@ -177,6 +179,7 @@ fn free<H: Host>(vm: &Vm<H>, gic: &dyn Gicv4, vpe: Vpe) -> Result<(), ItsFault> 
     if vpe.doorbell_on {
         gic.set_doorbell(vpe.id, vpe.cpu, false);
     }
+
     each_its(gic, |its| {
         gic.execute(its, &[Command::vsync(number), Command::vunmapp(number)])
     })?;

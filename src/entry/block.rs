@@ -94,8 +94,8 @@ fn block_slow<H: Host, I: CpuInterface>(
     Ok(Blocked::Yes)
 }
 
-/// Makes the virtual PE of a vCPU without a signalled interrupt leave the CPU, and marks the vCPU as
-/// blocked unless a virtual LPI may be signalled: module docs of [`crate::direct`].
+/// Makes the virtual PE of a vCPU without a signalled interrupt leave the CPU, and marks the vCPU
+/// as blocked unless a virtual LPI may be signalled: module docs of [`crate::direct`].
 fn block_direct<H: Host, I: CpuInterface>(
     vm: &Vm<H>,
     cpu: &Cpu<I>,
@@ -115,7 +115,8 @@ fn block_direct<H: Host, I: CpuInterface>(
 }
 
 /// Returns true if a pending LPI of unknown priority may be signalled to the vCPU, or asks for its
-/// wake-up. An LPI that the priority mask or the running priority holds back wakes the vCPU in vain.
+/// wake-up. An LPI that the priority mask or the running priority holds back wakes the vCPU in
+/// vain.
 fn takes_lpis<I: CpuInterface>(cpu: &Cpu<I>, vcpu: &Vcpu) -> bool {
     let vmcr = cpu.interface().read_vmcr();
     vcpu.redistributor.is_asleep() || priority::signals(vmcr, priority::IDLE, 0, true)

@@ -102,8 +102,8 @@ pub trait Gicv4: Send + Sync {
     /// [`Vgic::doorbell`](crate::Vgic::doorbell).
     fn set_doorbell(&self, vpe: VpeId, cpu: CpuId, on: bool);
 
-    /// Returns the physical device behind a device of a virtual ITS, if its MSIs are to reach direct
-    /// vCPUs directly. The embedder has mapped the physical device, with as many events
+    /// Returns the physical device behind a device of a virtual ITS, if its MSIs are to reach
+    /// direct vCPUs directly. The embedder has mapped the physical device, with as many events
     /// ([`Host::device_mapped`](crate::Host::device_mapped)).
     ///
     /// The library asks when it maps or moves an event, and after
@@ -119,7 +119,7 @@ pub trait Gicv4: Send + Sync {
     fn release(&self, its: ItsId, device: DeviceId);
 
     /// Unmaps an event, whose MSIs are held, from the physical LPI to which the embedder has mapped
-    /// it ([`Host::event_mapped`](crate::Host::event_mapped)). Returns true if that LPI was pending,
-    /// and no CPU has taken it. The caller has the event mapped to a virtual LPI next.
+    /// it ([`Host::event_mapped`](crate::Host::event_mapped)). Returns true if that LPI was
+    /// pending, and no CPU has taken it. The caller has the event mapped to a virtual LPI next.
     fn unmap_event(&self, its: ItsId, device: DeviceId, event: EventId) -> bool;
 }

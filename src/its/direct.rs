@@ -1,15 +1,15 @@
 //! Direct events: which events are direct, and the change between the two paths.
 //!
 //! An event is direct if the embedder wants direct injection for its device ([`Gicv4::device`]) and
-//! for its vCPU, the vCPU has a virtual PE, and its redistributor enables LPIs. Every command that maps, moves or
-//! unmaps an event ends here, with the command lock held. A change of a wish settles every event,
-//! in slices ([`Task::Settle`](crate::vm::its::progress::Task)).
+//! for its vCPU, the vCPU has a virtual PE, and its redistributor enables LPIs. Every command that
+//! maps, moves or unmaps an event ends here, with the command lock held. A change of a wish settles
+//! every event, in slices ([`Task::Settle`](crate::vm::its::progress::Task)).
 //!
 //! # The pending state goes along
 //! The device's MSIs are held during a change of the path, so that none finds the event unmapped.
-//! * To the hardware: the event is mapped to the virtual PE. If the physical LPI was pending, or the
-//!   latch of the state word is set, which then is taken, an `INT` makes the virtual LPI pending. A
-//!   pending state that is in a list register already is delivered from there.
+//! * To the hardware: the event is mapped to the virtual PE. If the physical LPI was pending, or
+//!   the latch of the state word is set, which then is taken, an `INT` makes the virtual LPI
+//!   pending. A pending state that is in a list register already is delivered from there.
 //! * To the state word: [`pending::take`] unmaps the event. If it was pending, the LPI is raised.
 
 use crate::delivery::{inject, queue};
@@ -131,6 +131,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let Some(gic) = vm.host.gicv4() else {
             return;
         };
+
         let mut pending = false;
         if known {
             gic.hold(its.id, at.device);
@@ -177,8 +178,10 @@ impl<'a, H: Host> Execution<'a, H> {
         let Some(gic) = vm.host.gicv4() else {
             return;
         };
+
         gic.hold(its.id, at.device);
         let pending = pending::take(vm, pin, old.event.device, at.event, old.vpe.number);
+
         self.note(at, None);
         self.report(at, irq, target);
         if pending.unwrap_or(true) {

@@ -150,7 +150,7 @@ impl Direct {
 #[test]
 fn an_msi_reaches_a_running_vcpu_without_the_library() {
     let (this, start) = Direct::started(2);
-    let its = start(&this);
+    let _its = start(&this);
     assert_eq!(this.events(1), Ok(2));
     this.machine.enter(1);
     let before = this.machine.domain.totals();
@@ -167,7 +167,6 @@ fn an_msi_reaches_a_running_vcpu_without_the_library() {
     assert_eq!(after.vpe_residencies, before.vpe_residencies);
     assert_eq!(this.machine.vm.host().take_calls(), []);
     assert_eq!(this.model.take_commands(), []);
-    drop(its);
     this.finish();
 }
 
@@ -236,7 +235,7 @@ fn the_doorbell_of_a_preempted_vcpu_rings_once() {
 #[test]
 fn a_virtual_pe_is_moved_only_to_another_cpu() {
     let (this, start) = Direct::started(2);
-    let its = start(&this);
+    let _its = start(&this);
     this.machine.put_all();
     this.model.take_commands();
     this.machine.enter(0);
@@ -252,7 +251,6 @@ fn a_virtual_pe_is_moved_only_to_another_cpu() {
     assert_eq!(this.model.take(1), Some(LPI));
     this.machine.vm.exit(&cpu.pin(), vcpu(0)).unwrap();
     this.machine.vm.vcpu_put(&cpu.pin(), vcpu(0)).unwrap();
-    drop(its);
     this.finish();
 }
 
@@ -302,7 +300,6 @@ fn commands_have_their_effect_on_direct_events() {
     its.unmap_device(device);
     this.machine.advance();
     assert_eq!((this.events(0), this.events(1)), (Ok(0), Ok(0)));
-    drop(its);
     this.finish();
 }
 
@@ -350,7 +347,7 @@ fn a_pending_state_goes_along_with_its_event() {
 #[test]
 fn a_guest_that_disables_lpis_finds_the_pending_state_in_its_table() {
     let (this, start) = Direct::started(1);
-    let its = start(&this);
+    let _its = start(&this);
     assert!(this.msi(0));
     let gicr = this.machine.gicr(0);
     this.machine.write(0, gicr, 0);
@@ -369,14 +366,13 @@ fn a_guest_that_disables_lpis_finds_the_pending_state_in_its_table() {
     assert_eq!(this.events(0), Ok(4));
     this.handle_doorbells();
     assert_eq!(this.serve(0), [LPI]);
-    drop(its);
     this.finish();
 }
 
 #[test]
 fn a_group_that_the_distributor_disables_holds_virtual_lpis_back() {
     let (this, start) = Direct::started(1);
-    let its = start(&this);
+    let _its = start(&this);
     this.machine.enter(0);
     this.machine.exit(0);
     this.machine.write(0, GICD, 0x10);
@@ -389,7 +385,6 @@ fn a_group_that_the_distributor_disables_holds_virtual_lpis_back() {
     this.machine.write(0, GICD, 0x13);
     this.machine.advance();
     assert_eq!(this.serve(0), [LPI]);
-    drop(its);
     this.finish();
 }
 
@@ -451,7 +446,6 @@ fn a_vcpu_without_a_virtual_pe_has_its_reason() {
         assert_eq!(this.events(0), Ok(1));
         assert!(this.msi(0));
         assert_eq!(this.serve(0), [LPI]);
-        drop(its);
         this.finish();
     }
 
@@ -475,7 +469,6 @@ fn an_its_that_stops_ends_direct_injection() {
         (LPI..LPI + EVENTS).all(|lpi| seen.contains(&lpi)),
         "{seen:?}"
     );
-    drop(its);
     this.machine.finish();
 }
 
@@ -567,7 +560,6 @@ proptest! {
         for (lpi, (_, newer)) in open {
             prop_assert!(!newer, "{lpi} is lost");
         }
-        drop(its);
         this.finish();
     }
 }

@@ -27,8 +27,8 @@ pub(crate) enum Sent {
     Direct,
     /// Waits in the device, whose MSIs are held.
     Held,
-    /// The ITS has no virtual LPI for the event: the hypervisor's handler injects the MSI, if it has
-    /// mapped the event.
+    /// The ITS has no virtual LPI for the event: the hypervisor's handler injects the MSI, if it
+    /// has mapped the event.
     Software,
 }
 
@@ -283,7 +283,8 @@ impl Model {
         self.0.lock().unwrap().send(device, event.into())
     }
 
-    /// Sends an MSI whose physical LPI, if it has one, no CPU takes for now. Returns true if it has.
+    /// Sends an MSI whose physical LPI, if it has one, no CPU takes for now. Returns true if it
+    /// has.
     pub(crate) fn send_to_busy_cpu(&self, device: u32, event: u32) -> bool {
         let mut state = self.0.lock().unwrap();
         let busy = state.send(device, event.into()) == Sent::Software;

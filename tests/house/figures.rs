@@ -198,11 +198,13 @@ impl Counts {
     }
 }
 
-/// Splits a sentence into words in small letters. Code in backticks is left out.
+/// Splits a sentence into words in small letters. Code in backticks is left out, and so is the
+/// name ITS, which is no pronoun.
 fn words(sentence: &str) -> Vec<String> {
     let text: String = sentence.split('`').step_by(2).collect::<Vec<_>>().join(" ");
     text.split(|c: char| !is_word(c) && c != '\'' && c != '-')
         .filter(|word| word.starts_with(char::is_alphabetic))
+        .filter(|word| !word.starts_with("ITS"))
         .map(|word| word.trim_end_matches("'s").to_lowercase())
         .collect()
 }

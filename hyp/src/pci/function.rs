@@ -126,8 +126,8 @@ impl Function {
         })
     }
 
-    /// Sets the Function Mask of MSI-X, and returns what it was: the function keeps its MSIs while it
-    /// is set. When the call returns, earlier MSIs have left the function (PCI 6.8.2.3). Returns
+    /// Sets the Function Mask of MSI-X, and returns what it was: the function keeps its MSIs while
+    /// it is set. When the call returns, earlier MSIs have left the function (PCI 6.8.2.3). Returns
     /// true, and does nothing, without MSI-X.
     pub(crate) fn mask_msis(&self, access: &impl Access, on: bool) -> bool {
         const MASK: u32 = 1 << 14;

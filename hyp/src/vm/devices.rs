@@ -116,8 +116,8 @@ impl Devices {
         self.ids(&self.bus.devices).any(|id| id == device)
     }
 
-    /// Holds the MSIs of the function with this DeviceID back, or lets them go: the Function Mask of
-    /// MSI-X (PCI 6.8.2.3). When the call returns, earlier MSIs have left the function.
+    /// Holds the MSIs of the function with this DeviceID back, or lets them go: the Function Mask
+    /// of MSI-X (PCI 6.8.2.3). When the call returns, earlier MSIs have left the function.
     ///
     /// The VM, which writes the register too, waits meanwhile. Calls come in pairs, one pair at a
     /// time.

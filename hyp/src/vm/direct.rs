@@ -1,5 +1,5 @@
-//! Direct injection on a machine with GICv4: the physical ITSes and redistributors, as the vGIC of a
-//! VM uses them.
+//! Direct injection on a machine with GICv4: the physical ITSes and redistributors, as the vGIC of
+//! a VM uses them.
 
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::ReadWrite;

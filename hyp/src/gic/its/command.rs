@@ -123,8 +123,9 @@ impl CommandQueue {
         VALID | WRITE_BACK | self.memory.physical() | INNER_SHAREABLE | PAGES
     }
 
-    /// Appends the commands to the queue, which is empty, and waits until they are executed. Returns
-    /// false if they are not within the time that a device has ([`patience`]), or if the ITS stalls.
+    /// Appends the commands to the queue, which is empty, and waits until they are executed.
+    /// Returns false if they are not within the time that a device has ([`patience`]), or if the
+    /// ITS stalls.
     #[must_use]
     pub(super) fn try_execute(
         &mut self,
