@@ -46,8 +46,6 @@ pub enum Call {
     Routed(u32, Option<usize>),
     /// A device, an event, an LPI and its target.
     Mapped(u32, u32, u32, Option<usize>),
-    /// A device and an event.
-    Unmapped(u32, u32),
 }
 
 type Interruption = Box<dyn FnOnce() + Send>;
@@ -170,9 +168,6 @@ impl Host for TestHost {
     ) {
         let target = target.map(VcpuId::index);
         self.call(Call::Mapped(device.0, event.0, lpi.raw(), target));
-    }
-    fn event_unmapped(&self, _its: ItsId, device: DeviceId, event: EventId) {
-        self.call(Call::Unmapped(device.0, event.0));
     }
     fn gicv4(&self) -> Option<&dyn Gicv4> {
         self.gicv4.as_deref()
