@@ -278,17 +278,17 @@ impl<H: Host> Vgic<H> {
     }
 
     /// Makes an LPI pending by an MSI on the bus: `device` writes `data`, an EventID, to
-    /// `doorbell`.
+    /// `translater`.
     ///
-    /// `doorbell` is the guest-physical address of an ITS's `GITS_TRANSLATER`.
+    /// `translater` is the guest-physical address of an ITS's `GITS_TRANSLATER`.
     ///
     /// # Errors
-    /// [`InjectError::ItsDisabled`] if `doorbell` is not the `GITS_TRANSLATER` of any ITS of the
+    /// [`InjectError::ItsDisabled`] if `translater` is not the `GITS_TRANSLATER` of any ITS of the
     /// VM; otherwise the errors of [`Vgic::inject_msi`].
     pub fn signal_msi(
         &self,
         pin: &CpuPin<'_>,
-        doorbell: u64,
+        translater: u64,
         device: DeviceId,
         data: u32,
     ) -> Result<Injected, InjectError> {
@@ -296,7 +296,7 @@ impl<H: Host> Vgic<H> {
             .vm
             .its
             .iter()
-            .find(|its| doorbell.checked_sub(its.config.base) == Some(GITS_TRANSLATER))
+            .find(|its| translater.checked_sub(its.config.base) == Some(GITS_TRANSLATER))
             .ok_or(InjectError::ItsDisabled)?;
         self.inject_msi(pin, its.id, device, EventId(data))
     }

@@ -99,7 +99,7 @@ fn bus_traits_of_other_hypervisors_are_a_few_lines() {
             thread.set_spi_irq(8, true).unwrap();
             assert!(thread.set_spi_irq(988, true).is_err());
             assert!(thread.signal_msi(9, GITS + GITS_TRANSLATER, 0));
-            assert!(!thread.signal_msi(9, GITS, 0), "not the doorbell");
+            assert!(!thread.signal_msi(9, GITS, 0), "not GITS_TRANSLATER");
         });
     });
 

@@ -170,9 +170,9 @@ fn an_msi_that_leads_nowhere_is_refused() {
             .err()
     };
 
-    let signal = |doorbell| {
+    let signal = |translater| {
         let pin = machine.pin();
-        machine.vm.signal_msi(&pin, doorbell, DeviceId(1), 3).err()
+        machine.vm.signal_msi(&pin, translater, DeviceId(1), 3).err()
     };
 
     assert_eq!(msi(1, 3), Some(InjectError::ItsDisabled));

@@ -59,7 +59,7 @@ struct Common<'m> {
     /// PCI bus, or why its functions are given to no VM.
     bus: Result<&'static Bus, String>,
     /// Physical `GITS_TRANSLATER`, if the machine has an ITS.
-    doorbell: Option<usize>,
+    translater: Option<usize>,
 }
 
 /// Returns a VM for every kernel, with RAM from `memory`. A VM whose options cannot be met is
@@ -81,7 +81,7 @@ pub(crate) fn create(
     let common = Common {
         modules,
         bus,
-        doorbell: its.map(|its| its.start + GITS_TRANSLATER as usize),
+        translater: its.map(|its| its.start + GITS_TRANSLATER as usize),
     };
     let mut stock = Stock {
         memory,
@@ -219,7 +219,7 @@ fn make(
         name,
         extent: Extent::Part,
         stage2,
-        devices: bus.map(|bus| devices_of(index, bus, common.doorbell, functions, &ram)),
+        devices: bus.map(|bus| devices_of(index, bus, common.translater, functions, &ram)),
         // SAFETY: the RAM has been taken from the free memory.
         memory: unsafe { GuestMemory::at(RAM, &ram, is_moved) },
         is_daemon: options.is_daemon,
@@ -297,11 +297,11 @@ fn take_functions(
 }
 
 /// Returns the devices of VM number `index`, with RAM at the physical addresses `ram`. The physical
-/// `GITS_TRANSLATER` is at `doorbell`.
+/// `GITS_TRANSLATER` is at `translater`.
 fn devices_of(
     index: usize,
     bus: &'static Bus,
-    doorbell: Option<usize>,
+    translater: Option<usize>,
     functions: Vec<Function>,
     ram: &Range<usize>,
 ) -> Devices {
@@ -309,7 +309,7 @@ fn devices_of(
         physical: ram.clone(),
         at: RAM,
     };
-    let doorbell = doorbell.map(|physical| Placed {
+    let translater = translater.map(|physical| Placed {
         at: (controller::ITS + GITS_TRANSLATER) as usize / PAGE * PAGE,
         ..Placed::page_of(physical)
     });
@@ -318,7 +318,7 @@ fn devices_of(
         bus.smmu.reach(),
         vmid,
         [memory].into_iter(),
-        doorbell.into_iter(),
+        translater.into_iter(),
     );
     Devices::new(bus, functions, Arc::new(dma))
 }

@@ -123,6 +123,6 @@ fn moments(tree: &[u8]) -> Option<Moments> {
 fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables> {
     let memory = memory.iter().map(Placed::identity);
     let its = machine.gic.its.iter();
-    let doorbells = its.map(|its| Placed::page_of(its.start + GITS_TRANSLATER as usize));
-    Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, doorbells))
+    let translaters = its.map(|its| Placed::page_of(its.start + GITS_TRANSLATER as usize));
+    Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, translaters))
 }

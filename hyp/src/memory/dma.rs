@@ -19,7 +19,7 @@ use super::layout::{self, PAGE};
 use super::reach::Reach;
 use super::stage2::MEMORY;
 
-const DOORBELL: Attributes = Attributes::MEMATTR_DEVICE_nGnRE
+const TRANSLATER: Attributes = Attributes::MEMATTR_DEVICE_nGnRE
     .union(Attributes::S2AP_ACCESS_WO)
     .union(Attributes::ACCESS_FLAG)
     .union(Attributes::XN)
@@ -90,7 +90,7 @@ impl Shape {
 }
 
 impl DmaTables {
-    /// Returns tables that map `memory`, and the pages of `doorbells` for MSIs. `output` is the
+    /// Returns tables that map `memory`, and the pages of `translaters` for MSIs. `output` is the
     /// reach of the SMMU's output addresses. No other tables have this VMID while a stream is
     /// attached to these: the SMMU would take translations of either for the other's.
     ///
@@ -100,15 +100,15 @@ impl DmaTables {
         output: Reach,
         vmid: u16,
         memory: impl Iterator<Item = Placed>,
-        doorbells: impl Iterator<Item = Placed>,
+        translaters: impl Iterator<Item = Placed>,
     ) -> Self {
         let shape = Shape::of(output);
         let tables = LinearTranslation::new(layout::physical_offset());
         let mut mapping = Mapping::new(tables, shape.level, Regime);
         let memory = memory.map(|piece| (piece, MEMORY));
-        let doorbells = doorbells.map(|page| (page, DOORBELL));
+        let translaters = translaters.map(|page| (page, TRANSLATER));
 
-        for (Placed { physical, at }, attributes) in memory.chain(doorbells) {
+        for (Placed { physical, at }, attributes) in memory.chain(translaters) {
             let end = at + physical.len();
             assert!(
                 end <= 1 << shape.bits && physical.end <= output.end(),

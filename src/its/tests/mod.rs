@@ -380,9 +380,9 @@ impl Guest {
 
     /// Signals an MSI.
     fn msi(&self, device: u32, event: u32) -> Result<Injected, InjectError> {
-        let doorbell = 0x0808_0000 + GITS_TRANSLATER;
+        let translater = 0x0808_0000 + GITS_TRANSLATER;
         self.vm
-            .signal_msi(&self.pin(), doorbell, DeviceId(device), event)
+            .signal_msi(&self.pin(), translater, DeviceId(device), event)
     }
 
     /// Returns the state of an LPI in the VM's table.
