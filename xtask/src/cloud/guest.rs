@@ -142,6 +142,7 @@ impl Guest {
             smmu: false,
             part: true,
             lpis_on: None,
+            direct: None,
         };
         let mut checks = vec![checks::faults(transcript)];
         checks::workload(setting, transcript, &mut checks);
