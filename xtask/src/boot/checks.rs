@@ -327,14 +327,12 @@ fn hypervisor(
 ) {
     if let (true, Some(last_look)) = (setting.workload, transcript.last_look) {
         let slack = Slack::of(setting, transcript, last_look);
-        let taken = taken(&counters.deliveries, last_look, slack);
+        let mut taken = taken(&counters.deliveries, last_look, slack);
         if setting.has_direct() {
-            // The LPIs are the last kind.
-            checks.extend(taken.into_iter().take(KINDS.len() - 1));
-            direct(setting, counters, last_look, slack, checks);
-        } else {
-            checks.extend(taken);
+            taken[LPI] = at_least_delivered(&counters.deliveries, last_look, slack);
+            direct(setting, counters, last_look, checks);
         }
+        checks.extend(taken);
         checks.push(Check::some(
             "lookups",
             counters.lookups,
@@ -369,53 +367,65 @@ pub(crate) fn taken(deliveries: &PerKind, last_look: Final, slack: Slack) -> [Ch
     })
 }
 
-/// Checks the counts of direct injection.
-fn direct(
-    setting: Setting,
-    counters: &Counters,
-    last_look: Final,
-    slack: Slack,
-    checks: &mut Vec<Check>,
-) {
-    let taken = last_look.taken.lpi;
-    checks.push(Check::at_least(
+/// Place of the LPIs among the kinds.
+pub(crate) const LPI: usize = KINDS.len() - 1;
+
+/// Checks that the guest took at least the LPIs that were delivered: nobody counts direct ones.
+pub(crate) fn at_least_delivered(deliveries: &PerKind, last_look: Final, slack: Slack) -> Check {
+    Check::at_least(
         format!("lpis that the guest took, + {}", slack.why("lpi")),
-        taken + slack.most.lpi,
-        counters.deliveries.lpi,
+        last_look.taken.lpi + slack.most.lpi,
+        deliveries.lpi,
         "the library delivered lpis that were lost to the guest",
-    ));
-    checks.push(Check::some(
-        "events that became direct",
-        counters.direct_begins,
-        "no event was direct",
-    ));
-    checks.push(Check::some(
-        "stays of virtual PEs on CPUs",
-        counters.vpe_residencies,
-        "no virtual PE took an lpi",
-    ));
-    if setting.direct == Some(Direct::Switch) {
-        checks.push(Check::at_least(
-            "changes between direct injection and list registers",
-            counters.direct_changes,
-            CHANGES,
-            "the hypervisor did not change paths while the guest worked",
-        ));
-        checks.push(Check::at_least(
-            "events that went back to list registers",
-            counters.direct_ends,
-            CHANGES,
-            "no event followed the changes",
-        ));
-    } else {
-        checks.push(Check::within(
-            "lpi injections beside direct ones",
-            counters.injections.lpi,
-            0,
-            taken / MOST_INDIRECT,
-            "events of the guest's devices are not direct",
-        ));
+    )
+}
+
+/// Checks that direct injection leaves the library almost no LPI.
+pub(crate) fn all_are_direct(injections: &PerKind, last_look: Final) -> Check {
+    Check::within(
+        "lpi injections beside direct ones",
+        injections.lpi,
+        0,
+        last_look.taken.lpi / MOST_INDIRECT,
+        "events of the guest's devices are not direct",
+    )
+}
+
+/// Checks the counts of direct injection.
+fn direct(setting: Setting, counters: &Counters, last_look: Final, checks: &mut Vec<Check>) {
+    checks.extend(virtual_pes(counters));
+    if setting.direct != Some(Direct::Switch) {
+        checks.push(all_are_direct(&counters.injections, last_look));
+        return;
     }
+    checks.push(Check::at_least(
+        "changes between direct injection and list registers",
+        counters.direct_changes,
+        CHANGES,
+        "the hypervisor did not change paths while the guest worked",
+    ));
+    checks.push(Check::at_least(
+        "events that went back to list registers",
+        counters.direct_ends,
+        CHANGES,
+        "no event followed the changes",
+    ));
+}
+
+/// Checks that virtual PEs were used.
+pub(crate) fn virtual_pes(counters: &Counters) -> [Check; 2] {
+    [
+        Check::some(
+            "events that became direct",
+            counters.direct_begins,
+            "no event was direct",
+        ),
+        Check::some(
+            "stays of virtual PEs on CPUs",
+            counters.vpe_residencies,
+            "no virtual PE took an lpi",
+        ),
+    ]
 }
 
 /// Checks that the SMMU aborted the accesses of devices to the hypervisor's memory, `trespasses`,
