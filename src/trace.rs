@@ -131,6 +131,10 @@ counters! {
     vpe_residencies,
     /// Doorbells of virtual PEs ([`crate::Vgic::doorbell`]).
     doorbells,
+    /// Events that became direct: their MSIs reach the hardware's virtual LPIs from then on.
+    direct_begins,
+    /// Direct events that went back to list registers.
+    direct_ends,
     /// ITS commands executed, failed commands included.
     its_commands,
     /// ITS commands failed with a [`crate::CommandError`].

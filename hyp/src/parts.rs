@@ -29,11 +29,12 @@ use crate::pci::function::{Function, enumerate};
 use crate::pci::window::{NoRoom, assign};
 use crate::println;
 use crate::smmu;
+use crate::vm::changes::Changes;
 use crate::vm::devices::{self, Bus, Devices};
 use crate::vm::hop::Hop;
 use crate::vm::image::Load;
 use crate::vm::memory::GuestMemory;
-use crate::vm::options::{Options, USUAL_WEIGHT};
+use crate::vm::options::{Direct, Options, USUAL_WEIGHT};
 use crate::vm::saved::Moments;
 use crate::vm::tree::part as tree;
 use crate::vm::virtio::{self, EntropyDevice};
@@ -161,6 +162,7 @@ fn make(
     config.validate().map_err(|error| error.to_string())?;
     tree::check_slowdown(options.slowdown)?;
     let moments = Moments::of(&options);
+    let changes = Changes::of(&options);
     let entropy = entropy_device(&options)?;
     let name = options.name.unwrap_or_else(|| format!("vm{index}"));
     if others.iter().any(|other| other.name == name) {
@@ -175,7 +177,15 @@ fn make(
     })?;
     let is_saved = moments.is_some() || options.snapshot.is_some() || options.kvm.is_some();
     let tables = options.snapshot.as_ref().map_or(0, |_| ram.len());
-    let heap = layout::growth_for(vcpus, options.events as usize, is_saved, tables);
+    let is_direct = options.direct != Direct::Off && gic::get().has_virtual_lpis();
+    let virtual_pes = if is_direct { vcpus } else { 0 };
+    let heap = layout::growth_for(
+        vcpus,
+        virtual_pes,
+        options.events as usize,
+        is_saved,
+        tables,
+    );
     let heap = take_ram(&mut stock.memory, heap)
         .ok_or_else(|| format!("there is no RAM left for what {vcpus} vCPUs and their GIC take"))?;
     let functions = take_functions(others, common, stock, &options.functions)?;
@@ -224,6 +234,8 @@ fn make(
         memory: unsafe { GuestMemory::at(RAM, &ram, is_moved) },
         is_daemon: options.is_daemon,
         moments,
+        direct: options.direct,
+        changes,
         entropy,
         hop: (options.kvm.and_then(|path| CString::new(path).ok())).map(Hop::new),
         snapshot: options.snapshot.and_then(|path| CString::new(path).ok()),

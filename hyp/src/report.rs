@@ -19,6 +19,7 @@ use crate::println;
 use crate::schedule;
 use crate::smmu;
 use crate::vcpu::{ExitReason, Vcpu};
+use crate::vm::changes::Changes;
 use crate::vm::lifetime::{End, Remains};
 use crate::vm::saved::Moments;
 use crate::vm::{self, Vm};
@@ -72,6 +73,10 @@ fn write_report(report: &mut String, heap: [usize; 2]) -> fmt::Result {
     if let Some(smmu) = smmu::get() {
         write!(report, "\"dma_faults\":{},", smmu.faults())?;
     }
+
+    let changes = vm::all().iter().filter_map(|vm| vm.changes.as_ref());
+    let changes: u64 = changes.map(Changes::count).sum();
+    write!(report, "\"direct_changes\":{changes},")?;
 
     write!(report, "\"vms\":[")?;
     for (place, vm) in vm::all().iter().enumerate() {

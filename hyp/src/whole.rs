@@ -42,7 +42,7 @@ pub(crate) fn create(
     if let Some(smmu) = smmu::get() {
         smmu.attach_all(machine_dma(smmu, &machine, &memory));
     }
-    let moments = moments(tree);
+    let options = options(tree);
     if has_its {
         machine.gic.its.extend(second_its::add(tree, &machine));
     }
@@ -97,7 +97,9 @@ pub(crate) fn create(
             argument: tree_address as u64,
         },
         is_daemon: false,
-        moments,
+        moments: Moments::of(&options),
+        direct: options.direct,
+        changes: None,
         hop: None,
         snapshot: None,
         incoming: None,
@@ -107,15 +109,14 @@ pub(crate) fn create(
     Vm::new(0, description)
 }
 
-/// Returns the moments at which the guest's command line wants the VM saved in place, if it does.
+/// Returns the options of the VM on the guest's command line.
 ///
 /// # Panics
-/// If the option is malformed.
-fn moments(tree: &[u8]) -> Option<Moments> {
+/// If an option is malformed, or is not for this VM.
+fn options(tree: &[u8]) -> Options {
     let fdt = Fdt::new(tree).expect("the tree is well-formed");
     let options = Options::of_machine(tree::command_line(&fdt));
-    let options = options.unwrap_or_else(|error| panic!("the guest's command line: {error}"));
-    Moments::of(&options)
+    options.unwrap_or_else(|error| panic!("the guest's command line: {error}"))
 }
 
 /// Returns the tables of all devices of the machine: the guest's `memory`, and the ITSes, by

@@ -153,6 +153,7 @@ impl<'a, H: Host> Execution<'a, H> {
         if self.submit(new, &[map, invalidate, sync]) {
             self.note(at, Some(new.event));
             new.slot.add_event();
+            pin.counters().direct_begins.add(1);
             if let Some(changed) = irq.take_pending(new.event.vcpu) {
                 queue::complete(vm, pin, irq, changed);
                 pending = true;
@@ -188,6 +189,7 @@ impl<'a, H: Host> Execution<'a, H> {
             let _ = inject::raised(vm, pin, irq, irq.raise());
         }
         old.slot.remove_event();
+        pin.counters().direct_ends.add(1);
         gic.release(its.id, at.device);
     }
 

@@ -5,7 +5,7 @@ extern crate alloc;
 #[path = "../../hyp/src/vm/options.rs"]
 mod options;
 
-use options::{Options, are_in, are_saves_in};
+use options::{Direct, Options, are_in, are_saves_in};
 
 #[test]
 fn options_are_words_with_a_prefix() {
@@ -25,7 +25,7 @@ fn what_is_not_the_hypervisors_is_the_guests() {
 fn every_option_is_read() {
     let text = "hyp.name=web hyp.memory=512 hyp.events=99 hyp.weight=300 hyp.slowdown=4 \
                 hyp.pci=00:02.0,01:1f.7 hyp.saved=20 hyp.seed=7 \
-                hyp.snapshot=saved hyp.incoming=coming hyp.kvm=attributes hyp.rng";
+                hyp.direct=switch hyp.snapshot=saved hyp.incoming=coming hyp.kvm=attributes hyp.rng";
     let options = Options::parse(text).unwrap();
     assert_eq!(options.name.as_deref(), Some("web"));
     assert_eq!((options.memory, options.weight), (512, 300));
@@ -35,6 +35,7 @@ fn every_option_is_read() {
     assert_eq!(options.kvm.as_deref(), Some("attributes"));
     assert_eq!(options.incoming.as_deref(), Some("coming"));
     assert!(options.has_entropy);
+    assert_eq!(options.direct, Direct::Switch);
     assert_eq!(options.functions, [2 << 3, 1 << 8 | 31 << 3 | 7]);
     assert_eq!(options.arguments, "");
 }
@@ -53,6 +54,13 @@ fn a_guest_with_the_whole_machine_has_options_of_its_own() {
     assert_eq!((options.saved, options.seed), (Some(5), 9));
     let error = Options::of_machine("hyp.saved=0").unwrap_err();
     assert!(error.to_string().starts_with("hyp.saved=0: give a number"));
+    let options = Options::of_machine("hyp.direct=off quiet").unwrap();
+    assert_eq!(options.direct, Direct::Off);
+    let error = Options::of_machine("hyp.direct=switch").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "hyp.direct=switch: only a VM with a part of the machine can hold its devices' MSIs back"
+    );
 }
 
 #[test]
@@ -61,7 +69,7 @@ fn nothing_has_its_defaults() {
     assert_eq!((options.memory, options.weight), (16, 100));
     assert_eq!(options.slowdown, 1);
     assert_eq!((options.name, options.vcpus), (None, None));
-    assert_eq!(options.saved, None);
+    assert_eq!((options.saved, options.direct), (None, Direct::On));
     assert!(!options.is_daemon && options.functions.is_empty());
 }
 
@@ -83,6 +91,8 @@ fn a_bad_option_is_named() {
         "hyp.pci=00:20.0",
         "hyp.pci=",
         "hyp.daemon=1",
+        "hyp.direct",
+        "hyp.direct=maybe",
     ] {
         assert_refused(word, &format!("cannot understand {word}"));
     }

@@ -47,6 +47,13 @@ const HEAP_PER_CPU: usize = 448 << 10;
 /// Heap bytes for each vCPU: its registers, its interrupts, its collection in an ITS.
 const HEAP_PER_VCPU: usize = 16 << 10;
 
+/// Heap bytes for each virtual PE of a GICv4: its pending table, which has to be aligned.
+const HEAP_PER_VIRTUAL_PE: usize = 64 << 10;
+
+/// Virtual PEs and tables of as many bytes that a VM has beside those of its vCPUs: its two
+/// configuration tables, and the virtual PE that takes pending states out.
+const MORE_VIRTUAL_PES: usize = 3;
+
 /// Heap bytes for each VM with a part of the machine whose guest maps all that its quotas allow,
 /// and keeps unmapping: its LPIs and devices, and what is not freed yet (`SECURITY.md`, bounded
 /// memory).
@@ -102,14 +109,23 @@ pub(crate) fn heap_offset() -> usize {
 /// with a vCPU for each, whose guest is saved in place if `is_saved`.
 pub(crate) fn home_size(cpus: usize, is_saved: bool) -> usize {
     let saves = if is_saved { HEAP_FOR_SAVES } else { 0 };
-    let heap = HEAP + saves + cpus * (HEAP_PER_CPU + HEAP_PER_VCPU);
+    // Before the GIC's version is known.
+    let direct = (cpus + MORE_VIRTUAL_PES) * HEAP_PER_VIRTUAL_PE;
+    let heap = HEAP + saves + direct + cpus * (HEAP_PER_CPU + HEAP_PER_VCPU);
     heap_offset() + heap.next_multiple_of(BLOCK)
 }
 
 /// Returns the bytes of physical memory, in whole blocks, that the heap grows by for a VM with a
-/// part of the machine that has so many vCPUs and may map so many events, and is saved if
-/// `is_saved`. So many bytes of RAM, `by_pages`, are mapped page by page.
-pub(crate) fn growth_for(vcpus: usize, events: usize, is_saved: bool, by_pages: usize) -> usize {
+/// part of the machine that has so many vCPUs, of which `virtual_pes` have a virtual PE, and may map
+/// so many events, and is saved if `is_saved`. So many bytes of RAM, `by_pages`, are mapped page by
+/// page.
+pub(crate) fn growth_for(
+    vcpus: usize,
+    virtual_pes: usize,
+    events: usize,
+    is_saved: bool,
+    by_pages: usize,
+) -> usize {
     let size = HEAP_PER_VM + vcpus * HEAP_PER_VCPU + events * HEAP_PER_EVENT;
     let copies = if is_saved {
         1 + HEAP_FOR_SAVES / HEAP
@@ -117,7 +133,11 @@ pub(crate) fn growth_for(vcpus: usize, events: usize, is_saved: bool, by_pages: 
         1
     };
     let tables = by_pages / PAGE * size_of::<u64>();
-    (copies * size + tables).next_multiple_of(BLOCK)
+    let direct = match virtual_pes {
+        0 => 0,
+        _ => (virtual_pes + MORE_VIRTUAL_PES) * HEAP_PER_VIRTUAL_PE,
+    };
+    (copies * size + direct + tables).next_multiple_of(BLOCK)
 }
 
 /// Sets the physical address of the home.

@@ -75,6 +75,9 @@ fn load_and_enter(cpu: &ThisCpu, here: Here<'_>, vcpu: &'static Vcpu) {
     {
         let pin = cpu.vgic_cpu.pin();
         cpu.ledger.open(&pin, vm);
+        if let Some(changes) = &vm.changes {
+            changes.look(vgic, &pin);
+        }
         if vgic.has_deferred() {
             deferred::advance(cpu, vgic, &pin);
         }

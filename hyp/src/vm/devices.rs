@@ -142,6 +142,16 @@ impl Devices {
         drop(config);
     }
 
+    /// Returns the number of functions.
+    pub(crate) fn len(&self) -> usize {
+        self.functions.len()
+    }
+
+    /// Returns the DeviceID of a function.
+    pub(crate) fn id_of(&self, index: usize) -> Option<u32> {
+        self.bus.devices.id_of(self.functions.get(index)?.bdf)
+    }
+
     /// Returns true if the VM has the function at this address.
     pub(crate) fn has_function(&self, bdf: Bdf) -> bool {
         self.functions.iter().any(|function| function.bdf == bdf)

@@ -109,7 +109,9 @@ impl Gicv4 for VmHost {
     }
 
     fn device(&self, its: ItsId, device: DeviceId) -> Option<PhysicalDevice> {
-        self.is_mirrored(its, device).then_some(PhysicalDevice {
+        let changes = self.vm().changes.as_ref();
+        let is_on = changes.is_none_or(|changes| changes.is_on(device));
+        (is_on && self.is_mirrored(its, device)).then_some(PhysicalDevice {
             its: PhysicalIts(its.0),
             device: device.0,
         })

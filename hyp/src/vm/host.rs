@@ -15,6 +15,7 @@ use vgic::gicv4::Gicv4;
 use vgic::intid::{CpuId, DeviceId, EventId, IntId, ItsId, VcpuId};
 use vgic::{BadAddress, Host, PhysicalInterrupt};
 
+use super::options::Direct;
 use super::{Extent, Vm};
 use crate::cpu::hyp_timer;
 use crate::gic::its::Its;
@@ -80,7 +81,7 @@ impl VmHost {
             vm,
             vcpus: vm.vcpus(),
             gic,
-            is_direct: gic.has_virtual_lpis(),
+            is_direct: gic.has_virtual_lpis() && vm.direct != Direct::Off,
             spis,
             ppis,
             locks: Locks {

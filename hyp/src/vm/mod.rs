@@ -9,6 +9,7 @@
 #![expect(unsafe_code)]
 // UNSAFETY: the interrupt controller lives until no CPU uses it any more.
 
+pub(crate) mod changes;
 pub(crate) mod console;
 pub(crate) mod controller;
 pub(crate) mod counts;
@@ -47,6 +48,7 @@ use crate::gic::lpi::MsiSource;
 use crate::memory::stage2::Stage2;
 use crate::memory::tlb;
 use crate::vcpu::Vcpu;
+use changes::Changes;
 use console::Console;
 use controller::Controller;
 use counts::Counts;
@@ -55,6 +57,7 @@ use hop::Hop;
 use image::Load;
 use lifetime::Lifetime;
 use memory::GuestMemory;
+use options::Direct;
 use saved::{Held, Moments};
 use virtio::EntropyDevice;
 
@@ -87,6 +90,10 @@ pub(crate) struct Vm {
     pub(crate) moments: Option<Moments>,
     /// Interrupts of the machine that arrive during a save in place.
     pub(crate) held: Held,
+    /// Direct injection of MSIs, on a machine with a GICv4.
+    pub(crate) direct: Direct,
+    /// Changes of direct injection, if there are any.
+    pub(crate) changes: Option<Changes>,
     /// Device by which the guest moves to Linux KVM and back, if it does.
     pub(crate) hop: Option<Hop>,
     /// File of the host's for snapshots, if the VM has one.
@@ -130,6 +137,8 @@ pub(crate) struct Description {
     pub(crate) boot: Boot,
     pub(crate) is_daemon: bool,
     pub(crate) moments: Option<Moments>,
+    pub(crate) direct: Direct,
+    pub(crate) changes: Option<Changes>,
     pub(crate) hop: Option<Hop>,
     pub(crate) snapshot: Option<CString>,
     pub(crate) incoming: Option<CString>,
@@ -202,6 +211,8 @@ impl Vm {
             boot,
             is_daemon,
             moments,
+            direct,
+            changes,
             hop,
             snapshot,
             incoming,
@@ -221,6 +232,8 @@ impl Vm {
             lifetime: Lifetime::default(),
             moments,
             held: Held::default(),
+            direct,
+            changes,
             hop,
             snapshot,
             incoming,

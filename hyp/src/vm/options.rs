@@ -11,6 +11,7 @@ use core::ops::RangeInclusive;
 const PREFIX: &str = "hyp.";
 
 /// Beginnings of the options that a VM with the whole machine may have too.
+const DIRECT: &str = "hyp.direct=";
 const SAVED: &str = "hyp.saved=";
 const SEED: &str = "hyp.seed=";
 
@@ -19,6 +20,17 @@ const MOST_VCPUS: u32 = 4095;
 
 /// Weight of a VM that does not say how much of the CPUs' time it is to have.
 pub(crate) const USUAL_WEIGHT: u32 = 100;
+
+/// Direct injection of a VM's MSIs, on a machine with a GICv4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direct {
+    /// None: every MSI goes through list registers.
+    Off,
+    /// All the time.
+    On,
+    /// On and off, at random, for vCPUs and PCI functions.
+    Switch,
+}
 
 /// Options of a VM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,9 +50,10 @@ pub(crate) struct Options {
     pub(crate) is_daemon: bool,
     /// True if the VM has the hypervisor's entropy device.
     pub(crate) has_entropy: bool,
+    pub(crate) direct: Direct,
     /// Milliseconds between saves in place, on average.
     pub(crate) saved: Option<u32>,
-    /// Seed of the moments of those saves.
+    /// Seed of the moments of those saves, and of changes of direct injection.
     pub(crate) seed: u32,
     /// File of the host's for moves to Linux KVM and back.
     pub(crate) kvm: Option<String>,
@@ -64,6 +77,8 @@ pub(crate) struct BadOption {
 enum Fault {
     /// Unknown option, or one with a malformed value.
     Malformed,
+    /// Option of a VM with a part of the machine, for the VM with the whole machine.
+    OfPart,
     /// Value other than a number in this range.
     Number(RangeInclusive<u32>),
 }
@@ -73,6 +88,10 @@ impl fmt::Display for BadOption {
         let word = &self.word;
         match &self.fault {
             Fault::Malformed => write!(f, "cannot understand {word}"),
+            Fault::OfPart => write!(
+                f,
+                "{word}: only a VM with a part of the machine can hold its devices' MSIs back"
+            ),
             Fault::Number(range) => {
                 let (first, last) = (range.start(), range.end());
                 write!(f, "{word}: give a number from {first} to {last}")
@@ -104,6 +123,7 @@ impl Options {
             functions: Vec::new(),
             is_daemon: false,
             has_entropy: false,
+            direct: Direct::On,
             saved: None,
             seed: 1,
             kvm: None,
@@ -126,9 +146,17 @@ impl Options {
 
     /// Reads the options of a VM with the whole machine among the words of its command line.
     pub(crate) fn of_machine(text: &str) -> Result<Self, BadOption> {
-        let is_ours = |word: &&str| word.starts_with(SAVED) || word.starts_with(SEED);
+        const OURS: [&str; 3] = [DIRECT, SAVED, SEED];
+        let is_ours = |word: &&str| OURS.iter().any(|ours| word.starts_with(ours));
         let ours: Vec<&str> = text.split(' ').filter(is_ours).collect();
-        Self::parse(&ours.join(" "))
+        let options = Self::parse(&ours.join(" "))?;
+        match options.direct {
+            Direct::Off | Direct::On => Ok(options),
+            Direct::Switch => Err(BadOption {
+                word: [DIRECT, "switch"].concat(),
+                fault: Fault::OfPart,
+            }),
+        }
     }
 
     /// Adds a word to the guest's command line.
@@ -150,6 +178,9 @@ impl Options {
             Some(("events", value)) => self.events = number(value, 1..=1 << 16)?,
             Some(("weight", value)) => self.weight = number(value, 1..=10_000)?,
             Some(("slowdown", value)) => self.slowdown = number(value, 1..=64)?,
+            Some(("direct", "off")) => self.direct = Direct::Off,
+            Some(("direct", "on")) => self.direct = Direct::On,
+            Some(("direct", "switch")) => self.direct = Direct::Switch,
             Some(("saved", value)) => self.saved = Some(number(value, 1..=1 << 20)?),
             Some(("seed", value)) => self.seed = number(value, 0..=u32::MAX)?,
             Some(("kvm", path)) if !path.is_empty() => self.kvm = Some(path.to_string()),

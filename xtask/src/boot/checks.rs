@@ -8,12 +8,12 @@
 
 use std::time::Duration;
 
-use super::Efi;
 use super::counters::Counters;
 use super::interrupts;
 use super::kinds::{KINDS, PerKind};
 use super::run::Ended;
 use super::transcript::{Final, Status, Transcript};
+use super::{Direct, Efi};
 
 /// The steps of the workload, in their order. None may be missing.
 const STEPS: [&str; 13] = [
@@ -57,6 +57,12 @@ const FIRMWARE_HZ: u64 = 200;
 
 /// Scheduler ticks per second of Debian's arm64 kernels.
 const HZ: f64 = 250.0;
+
+/// Changes between direct injection and list registers that a run has at least, if it has any.
+const CHANGES: u64 = 100;
+
+/// LPIs that the guest takes, with direct injection, for each one that is injected otherwise.
+const MOST_INDIRECT: u64 = 100;
 
 /// A number and the range in which it has to lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +142,15 @@ pub(crate) struct Setting {
     pub(crate) part: bool,
     /// CPUs whose LPIs are enabled before the hypervisor starts, if they are.
     pub(crate) lpis_on: Option<u16>,
+    /// Direct injection, on a machine with a GICv4.
+    pub(crate) direct: Option<Direct>,
+}
+
+impl Setting {
+    /// Tells whether the library may deliver fewer LPIs than the guest takes.
+    fn has_direct(self) -> bool {
+        matches!(self.direct, Some(Direct::On | Direct::Switch))
+    }
 }
 
 /// Checks everything that can be checked in this setting.
@@ -312,7 +327,12 @@ fn hypervisor(
 ) {
     if let (true, Some(last_look)) = (setting.workload, transcript.last_look) {
         let slack = Slack::of(setting, transcript, last_look);
-        checks.extend(taken(&counters.deliveries, last_look, slack));
+        let mut taken = taken(&counters.deliveries, last_look, slack);
+        if setting.has_direct() {
+            taken[LPI] = at_least_delivered(&counters.deliveries, last_look, slack);
+            direct(setting, counters, last_look, checks);
+        }
+        checks.extend(taken);
         checks.push(Check::some(
             "lookups",
             counters.lookups,
@@ -345,6 +365,67 @@ pub(crate) fn taken(deliveries: &PerKind, last_look: Final, slack: Slack) -> [Ch
             "below: delivered twice; above: acknowledged, but lost to the guest",
         )
     })
+}
+
+/// Place of the LPIs among the kinds.
+pub(crate) const LPI: usize = KINDS.len() - 1;
+
+/// Checks that the guest took at least the LPIs that were delivered: nobody counts direct ones.
+pub(crate) fn at_least_delivered(deliveries: &PerKind, last_look: Final, slack: Slack) -> Check {
+    Check::at_least(
+        format!("lpis that the guest took, + {}", slack.why("lpi")),
+        last_look.taken.lpi + slack.most.lpi,
+        deliveries.lpi,
+        "the library delivered lpis that were lost to the guest",
+    )
+}
+
+/// Checks that direct injection leaves the library almost no LPI.
+pub(crate) fn all_are_direct(injections: &PerKind, last_look: Final) -> Check {
+    Check::within(
+        "lpi injections beside direct ones",
+        injections.lpi,
+        0,
+        last_look.taken.lpi / MOST_INDIRECT,
+        "events of the guest's devices are not direct",
+    )
+}
+
+/// Checks the counts of direct injection.
+fn direct(setting: Setting, counters: &Counters, last_look: Final, checks: &mut Vec<Check>) {
+    checks.extend(virtual_pes(counters));
+    if setting.direct != Some(Direct::Switch) {
+        checks.push(all_are_direct(&counters.injections, last_look));
+        return;
+    }
+    checks.push(Check::at_least(
+        "changes between direct injection and list registers",
+        counters.direct_changes,
+        CHANGES,
+        "the hypervisor did not change paths while the guest worked",
+    ));
+    checks.push(Check::at_least(
+        "events that went back to list registers",
+        counters.direct_ends,
+        CHANGES,
+        "no event followed the changes",
+    ));
+}
+
+/// Checks that virtual PEs were used.
+pub(crate) fn virtual_pes(counters: &Counters) -> [Check; 2] {
+    [
+        Check::some(
+            "events that became direct",
+            counters.direct_begins,
+            "no event was direct",
+        ),
+        Check::some(
+            "stays of virtual PEs on CPUs",
+            counters.vpe_residencies,
+            "no virtual PE took an lpi",
+        ),
+    ]
 }
 
 /// Checks that the SMMU aborted the accesses of devices to the hypervisor's memory, `trespasses`,
@@ -441,6 +522,7 @@ mod tests {
         smmu: true,
         part: false,
         lpis_on: None,
+        direct: None,
     };
 
     /// Returns the console of a run in which everything holds.
@@ -599,6 +681,39 @@ mod tests {
         for console in [good_console(), line(3) + &good_console()] {
             assert_one(&failing(&console), "left enabled");
         }
+    }
+
+    #[test]
+    fn a_guest_takes_direct_lpis_beside_those_of_the_library() {
+        let on = Setting {
+            direct: Some(Direct::On),
+            ..SETTING
+        };
+        let switch = Setting {
+            direct: Some(Direct::Switch),
+            ..SETTING
+        };
+        let failing = |setting, console: &str| failing(setting, Ended::PoweredOff, console);
+        let direct = good_console()
+            .replace("lpi=35", "lpi=9000")
+            .replace("\"direct_begins\":0", "\"direct_begins\":200")
+            .replace("\"vpe_residencies\":0", "\"vpe_residencies\":7");
+        let changed = direct
+            .replace("\"direct_changes\":0", "\"direct_changes\":100")
+            .replace("\"direct_ends\":0", "\"direct_ends\":150");
+        assert!(failing(on, &direct).is_empty());
+        assert!(failing(switch, &changed).is_empty());
+
+        assert_one(&failing(SETTING, &direct), "lpi deliveries");
+        let fallen_back = direct.replace("lpi=9000", "lpi=4000");
+        assert_one(&failing(on, &fallen_back), "beside direct ones");
+        let off = good_console();
+        assert_eq!(failing(on, &off).len(), 3);
+        let without = changed.replace("\"direct_ends\":150", "\"direct_ends\":0");
+        assert_one(&failing(switch, &without), "went back");
+        assert_eq!(failing(switch, &direct).len(), 2);
+        let lost = changed.replace("lpi=9000", "lpi=34");
+        assert_one(&failing(switch, &lost), "lpis that the guest took");
     }
 
     #[test]

@@ -30,6 +30,15 @@ pub(crate) struct Counters {
     pub(crate) list_puts: u64,
     pub(crate) ich_lr_writes: u64,
     pub(crate) refs_at_teardown: u64,
+    /// Stays of virtual PEs on CPUs.
+    pub(crate) vpe_residencies: u64,
+    /// Doorbells of virtual PEs.
+    pub(crate) doorbells: u64,
+    /// Events that became direct, and direct ones that ceased to be.
+    pub(crate) direct_begins: u64,
+    pub(crate) direct_ends: u64,
+    /// Changes of direct injection that the hypervisor made.
+    pub(crate) direct_changes: u64,
     /// Aborted accesses of devices, if the machine has an SMMU.
     pub(crate) dma_faults: Option<u64>,
 }
@@ -79,6 +88,11 @@ impl Counters {
             list_puts: number("list_puts")?,
             ich_lr_writes: number("ich_lr_writes")?,
             refs_at_teardown: number("refs_at_teardown")?,
+            vpe_residencies: number("vpe_residencies")?,
+            doorbells: number("doorbells")?,
+            direct_begins: number("direct_begins")?,
+            direct_ends: number("direct_ends")?,
+            direct_changes: number("direct_changes")?,
             dma_faults: report.get("dma_faults").and_then(Value::as_u64),
         })
     }
@@ -97,6 +111,8 @@ pub(crate) mod tests {
         \"lookups\":50,\"lookup_locks_taken\":0,\"mapping_gets\":9,\"mapping_puts\":9,\
         \"migration_gets\":3,\"migration_puts\":3,\
         \"list_gets\":300,\"list_puts\":300,\"ich_lr_writes\":400,\"refs_at_teardown\":0,\
+        \"vpe_residencies\":0,\"doorbells\":0,\"direct_begins\":0,\"direct_ends\":0,\
+        \"direct_changes\":0,\
         \"dma_faults\":2,\"exits\":{\"irq\":7,\"wfi\":3}}";
 
     #[test]

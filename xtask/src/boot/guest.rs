@@ -191,13 +191,20 @@ fn unwrapped(path: &Path, scratch: &Path, has_part: bool) -> Result<PathBuf> {
 
 /// Returns the kernel's command line. A Debian kernel gets a console from its first line on, a
 /// panic at its first warning or oops, and a panic that ends the machine at once (QEMU runs with
-/// -no-reboot).
+/// -no-reboot). The hypervisor reads its word among the guest's.
 fn command_line(options: &BootOptions) -> String {
     let built_in = match options.kernel {
         Kernel::Debian(_) => "console=ttyAMA0 earlycon panic=-1 panic_on_warn=1 oops=panic",
         Kernel::Image(_) => "",
     };
-    let parts = [built_in, options.append.as_deref().unwrap_or_default()];
+    let direct = options
+        .direct
+        .map(|direct| format!("hyp.direct={}", direct.word()));
+    let parts = [
+        built_in,
+        direct.as_deref().unwrap_or_default(),
+        options.append.as_deref().unwrap_or_default(),
+    ];
     parts
         .into_iter()
         .filter(|part| !part.is_empty())

@@ -30,7 +30,7 @@ use anyhow::Result;
 use crate::provision::qemu;
 use crate::{console, project};
 use checks::Setting;
-pub(crate) use options::{BootOptions, Efi, Kernel};
+pub(crate) use options::{BootOptions, Direct, Efi, Kernel};
 use report::{Machine, Report};
 use run::{Ended, Run};
 use transcript::Transcript;
@@ -39,6 +39,7 @@ use transcript::Transcript;
 ///
 /// The console is recorded in `console.log` and the outcome in `boot.json`, in `reports`.
 pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
+    options.validate()?;
     console::step("Preparing");
     let scratch = project::scratch()?;
     let qemu = qemu::provide()?;
@@ -98,6 +99,7 @@ pub(crate) fn boot(options: &BootOptions, reports: &Path) -> Result<bool> {
         smmu: options.has_smmu(),
         part: options.has_part(),
         lpis_on: options.lpis_on.then(|| options.cpus()),
+        direct: options.direct(),
     };
     let mut checks = checks::check(setting, ended.clone(), &transcript);
     if ended.says_all() {

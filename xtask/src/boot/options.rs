@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anyhow::{Result, ensure};
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::cli::{Options, defaulted, flag, option};
@@ -21,6 +22,7 @@ Examples:
   cargo xtask boot                         Debian's 6.12 kernel on 4 vCPUs
   cargo xtask boot --vcpus 64 --kernel 6.1 an older kernel on many
   cargo xtask boot --vcpus 64 --cpus 2     vCPUs that share two CPUs
+  cargo xtask boot --gic 4                 MSIs that reach the guest directly
   cargo xtask boot --interactive           a shell in the guest; type once its
                                            prompt is there; `poweroff -f` ends
                                            it
@@ -51,6 +53,8 @@ pub(crate) struct BootOptions {
     pub(crate) cpu: String,
     /// The version of the machine's GIC: 3 or 4.
     pub(crate) gic: u8,
+    /// Direct injection of MSIs. Without it, the hypervisor's choice.
+    pub(crate) direct: Option<Direct>,
     /// The guest's RAM in MiB. A guest with the whole machine shares it with the hypervisor.
     pub(crate) memory: Option<u32>,
     /// True if the terminal is the guest's, with a shell in place of the workload.
@@ -128,6 +132,16 @@ impl Options for BootOptions {
             )
             .default_value("3")
             .value_parser(value_parser!(u8).range(3..=4)),
+            option(
+                "direct",
+                "on|off|switch",
+                "With --gic 4: whether MSIs reach the guest without an exit, or, with --cpus, change \
+                 between that and list registers all the time [default: on]",
+            )
+            .requires("gic")
+            .requires_if("switch", "cpus")
+            .conflicts_with_all(["bare", "firmware"])
+            .value_parser(Direct::from_str),
             option(
                 "memory",
                 "MIB",
@@ -210,6 +224,7 @@ impl Options for BootOptions {
             append: matches.remove_one("append"),
             cpu: defaulted(matches, "cpu"),
             gic: defaulted(matches, "gic"),
+            direct: matches.remove_one("direct"),
             memory: matches.remove_one("memory"),
             interactive: matches.get_flag("interactive"),
             timeout: matches.remove_one("timeout"),
@@ -247,6 +262,21 @@ impl BootOptions {
         self.cpus.unwrap_or(self.vcpus)
     }
 
+    /// Returns the way of direct injection that the guest has, under the hypervisor on a GICv4.
+    pub(crate) fn direct(&self) -> Option<Direct> {
+        let is_there = self.gic == 4 && !self.bare;
+        is_there.then(|| self.direct.unwrap_or(Direct::On))
+    }
+
+    /// Checks what the options are together.
+    pub(super) fn validate(&self) -> Result<()> {
+        ensure!(
+            self.direct.is_none() || self.gic == 4,
+            "--direct wants a GICv4: --gic 4"
+        );
+        Ok(())
+    }
+
     /// Tells whether the VM has a part of the machine only.
     pub(crate) fn has_part(&self) -> bool {
         self.cpus.is_some()
@@ -256,6 +286,38 @@ impl BootOptions {
     /// hypervisor does not edit, would offer it to the guest.
     pub(crate) fn has_smmu(&self) -> bool {
         !self.bare && !self.firmware && !self.no_iommu
+    }
+}
+
+/// The direct injection of MSIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direct {
+    /// None: every MSI goes through list registers.
+    Off,
+    /// All the time.
+    On,
+    /// On and off, at random.
+    Switch,
+}
+
+impl Direct {
+    /// Returns the word in options.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Switch => "switch",
+        }
+    }
+}
+
+impl FromStr for Direct {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Off, Self::On, Self::Switch];
+        let found = all.into_iter().find(|direct| direct.word() == text);
+        found.ok_or_else(|| "direct injection is on, off or switch".to_owned())
     }
 }
 
@@ -386,6 +448,28 @@ mod tests {
         assert!(boot(&["--cpus", "65"]).is_err());
         for whole in ["--bare", "--firmware", "--interactive", "--no-iommu"] {
             assert!(boot(&["--cpus", "2", whole]).is_err(), "{whole}");
+        }
+    }
+
+    #[test]
+    fn direct_injection_wants_a_gicv4_and_changes_a_part_of_the_machine() {
+        let direct = |arguments: &[&str]| {
+            let options = boot(arguments).ok()?;
+            options.validate().ok().map(|()| options.direct())
+        };
+        assert_eq!(direct(&[]), Some(None));
+        assert_eq!(direct(&["--gic", "4"]), Some(Some(Direct::On)));
+        assert_eq!(direct(&["--gic", "4", "--bare"]), Some(None));
+        let off = ["--gic", "4", "--direct", "off"];
+        assert_eq!(direct(&off), Some(Some(Direct::Off)));
+        let switch = ["--gic", "4", "--direct", "switch", "--cpus", "2"];
+        assert_eq!(direct(&switch), Some(Some(Direct::Switch)));
+        for refused in [
+            &switch[..4],
+            &["--direct", "on"],
+            &["--gic", "3", "--direct", "on"],
+        ] {
+            assert_eq!(direct(refused), None, "{refused:?}");
         }
     }
 

@@ -130,6 +130,7 @@ impl Report {
             console::detail(format!("workload: {}", steps.join(", ")));
         }
         self.table().iter().for_each(console::detail);
+        self.direct().iter().for_each(console::detail);
         if !self.ended.says_all() {
             print_checks(&self.checks);
         }
@@ -140,6 +141,23 @@ impl Report {
         if self.ended.says_all() {
             console::step(console::bad(&self.ended.to_string()));
         }
+    }
+
+    /// Formats the counts of direct injection, if virtual PEs have been on CPUs.
+    fn direct(&self) -> Option<String> {
+        let count = |name| self.counters.get(name).and_then(Value::as_u64);
+        let stays = count("vpe_residencies").filter(|stays| *stays > 0)?;
+        let [begins, ends, doorbells, changes] = [
+            "direct_begins",
+            "direct_ends",
+            "doorbells",
+            "direct_changes",
+        ]
+        .map(|name| count(name).unwrap_or(0));
+        Some(format!(
+            "direct injection: {stays} stays of virtual PEs, {doorbells} doorbells; {begins} \
+             events began and {ends} ended to be direct, by {changes} changes"
+        ))
     }
 
     /// Formats the counts by kind: the guest's, then the hypervisor's.

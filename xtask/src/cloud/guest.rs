@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
+use super::CloudOptions;
 use super::lives::Life;
-use crate::boot::checks::{self, Check, Setting, Slack};
+use crate::boot::Direct;
+use crate::boot::checks::{self, Check, LPI, Setting, Slack};
 use crate::boot::interrupts::Row;
 use crate::boot::kinds::{KINDS, PerKind};
 use crate::boot::transcript::{Final, Status, Step};
@@ -78,13 +80,18 @@ impl Guest {
         }
     }
 
-    /// Checks the lives of the guest, which has so many vCPUs and may be one that is killed.
-    pub(super) fn check(&self, vcpus: u16, lives: &[Life], is_victim: bool) -> Vec<Check> {
+    /// Checks the lives of the guest, which may be one that is killed.
+    pub(super) fn check(
+        &self,
+        options: &CloudOptions,
+        lives: &[Life],
+        is_victim: bool,
+    ) -> Vec<Check> {
         let mut checks = self.check_deaths(lives, is_victim);
         match lives.split_last() {
             Some((last, earlier)) => {
                 checks.extend(earlier_lives(earlier));
-                checks.extend(self.check_last_life(vcpus, last, is_victim));
+                checks.extend(self.check_last_life(options, last, is_victim));
             }
             None => checks.push(Check::at_least("lives", 0, 1, "there is no such VM")),
         }
@@ -130,10 +137,10 @@ impl Guest {
     }
 
     /// Checks the life that has come to its end by itself.
-    fn check_last_life(&self, vcpus: u16, life: &Life, is_victim: bool) -> Vec<Check> {
+    fn check_last_life(&self, options: &CloudOptions, life: &Life, is_victim: bool) -> Vec<Check> {
         let transcript = &life.transcript;
         let setting = Setting {
-            vcpus,
+            vcpus: options.vcpus,
             workload: true,
             hypervisor: true,
             firmware: false,
@@ -142,6 +149,7 @@ impl Guest {
             smmu: false,
             part: true,
             lpis_on: None,
+            direct: (options.gic == 4).then_some(Direct::On),
         };
         let mut checks = vec![checks::faults(transcript)];
         checks::workload(setting, transcript, &mut checks);
@@ -154,12 +162,16 @@ impl Guest {
         ));
 
         match (self.deliveries, transcript.last_look) {
-            (Some(deliveries), Some(look)) if is_victim => {
-                checks.extend(at_least_taken(&deliveries, look));
-            }
             (Some(deliveries), Some(look)) => {
                 let slack = Slack::of(setting, transcript, look);
-                checks.extend(checks::taken(&deliveries, look, slack));
+                let mut taken = match is_victim {
+                    true => at_least_taken(&deliveries, look),
+                    false => checks::taken(&deliveries, look, slack),
+                };
+                if setting.direct.is_some() {
+                    taken[LPI] = checks::all_are_direct(&self.injections.unwrap_or_default(), look);
+                }
+                checks.extend(taken);
             }
             (None, _) => {
                 let meaning = "it did not get to its end";

@@ -59,7 +59,7 @@ pub(super) fn command(
     let mut modules = Modules::new(module_address(initrd_size));
 
     let mut command = qemu.board(&Board {
-        gic: 3,
+        gic: options.gic,
         options: "virtualization=on,iommu=smmuv3",
         cpu: "neoverse-n1",
         cpus: options.cpus,

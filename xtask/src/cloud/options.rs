@@ -24,6 +24,7 @@ each VM's own to cloud-NAME.log. The exit status is 0 only if every check holds.
 Examples:
   cargo xtask cloud                          3 VMs with 4 vCPUs on 2 CPUs
   cargo xtask cloud --kill                   and one of them dies all the time
+  cargo xtask cloud --gic 4 --kill           with MSIs that reach them directly
   cargo xtask cloud --vms 4 --vcpus 8        more of them
   cargo xtask cloud --vms 1 --seconds 0      one round of the workload, alone
                                              with the attacker";
@@ -35,6 +36,8 @@ pub(crate) struct CloudOptions {
     pub(crate) vms: u16,
     /// vCPUs of each.
     pub(crate) vcpus: u16,
+    /// The version of the machine's GIC: 3 or 4.
+    pub(crate) gic: u8,
     /// Emulated CPUs, and vCPUs of the attacker.
     pub(crate) cpus: u16,
     /// Seconds that each VM is up at least.
@@ -61,6 +64,13 @@ impl Options for CloudOptions {
             option("cpus", "N", "Emulated CPUs, which all VMs share, 1 to 8")
                 .default_value("2")
                 .value_parser(value_parser!(u16).range(1..=8)),
+            option(
+                "gic",
+                "VERSION",
+                "The GIC of the emulated machine: 3, or 4 for direct injection of MSIs",
+            )
+            .default_value("3")
+            .value_parser(value_parser!(u8).range(3..=4)),
             option("seconds", "N", "Seconds for which each VM works at least")
                 .default_value("60")
                 .value_parser(value_parser!(u32).range(..=86_400)),
@@ -83,6 +93,7 @@ impl Options for CloudOptions {
             vms: defaulted(matches, "vms"),
             vcpus: defaulted(matches, "vcpus"),
             cpus: defaulted(matches, "cpus"),
+            gic: defaulted(matches, "gic"),
             seconds: defaulted(matches, "seconds"),
             kill: matches.get_flag("kill"),
             seed: matches.remove_one("seed"),
@@ -126,6 +137,7 @@ mod tests {
         let options = cloud(&[]).unwrap();
         let numbers = [options.vms, options.vcpus, options.cpus];
         assert_eq!((numbers, options.seconds), ([3, 4, 2], 60));
+        assert_eq!(options.gic, 3);
         assert!(!options.kill && !options.verbose && options.seed.is_none());
         assert_eq!(options.names(), ["a", "b", "c"]);
         assert_eq!(options.victim(), None);
@@ -142,6 +154,8 @@ mod tests {
             "1",
             "--seconds",
             "0",
+            "--gic",
+            "4",
             "--kill",
             "--seed",
             "7",
@@ -151,6 +165,7 @@ mod tests {
         let numbers = [options.vms, options.vcpus, options.cpus];
         assert_eq!((numbers, options.seconds), ([4, 8, 1], 0));
         assert_eq!((options.seed, options.verbose), (Some(7), true));
+        assert_eq!(options.gic, 4);
         assert_eq!(options.victim().as_deref(), Some("d"));
     }
 
@@ -173,6 +188,7 @@ mod tests {
             ["--vms", "11"],
             ["--vcpus", "17"],
             ["--cpus", "9"],
+            ["--gic", "5"],
             ["--seconds", "86401"],
         ] {
             assert!(cloud(&arguments).is_err(), "{arguments:?}");

@@ -126,7 +126,7 @@ impl Verdict {
         checks.extend(refused::check(run.lines.iter().map(|line| &*line.text)));
         for (guest, lives) in self.guests.iter().zip(lives) {
             let is_victim = options.victim().as_ref() == Some(&guest.name);
-            checks.extend(guest.check(self.vcpus, lives, is_victim));
+            checks.extend(guest.check(options, lives, is_victim));
         }
 
         checks.push(Check::at_least(
@@ -136,7 +136,12 @@ impl Verdict {
             "the attacker was idle",
         ));
         match counters {
-            Ok(counters) => self.check_hypervisor(&counters, &mut checks),
+            Ok(counters) => {
+                if options.gic == 4 {
+                    checks.extend(checks::virtual_pes(&counters));
+                }
+                self.check_hypervisor(&counters, &mut checks);
+            }
             Err(why) => checks.push(Check::equal("reports of the hypervisor", 0, 1, &why)),
         }
         checks
@@ -274,6 +279,8 @@ Err: 0
 \"lookups\":50,\"lookup_locks_taken\":0,\"mapping_gets\":9,\"mapping_puts\":9,\
 \"migration_gets\":3,\"migration_puts\":3,\
 \"list_gets\":300,\"list_puts\":300,\"ich_lr_writes\":400,\"refs_at_teardown\":0,\
+\"vpe_residencies\":0,\"doorbells\":0,\"direct_begins\":0,\"direct_ends\":0,\
+\"direct_changes\":0,\
 \"dma_faults\":0,\"vms\":[\
 {\"name\":\"a\",\"deaths\":1,\"resets\":0,\"refs_at_teardown\":0,\
 \"longest_delay_us\":3000,\
@@ -527,6 +534,32 @@ Err: 0
         assert_eq!(once, ["b: deaths"]);
         let twice = failed(&[], &console_with_kill());
         assert_eq!(twice, ["b: deaths"]);
+    }
+
+    #[test]
+    fn direct_lpis_are_not_counted() {
+        let direct = console()
+            .replace("lpi=35", "lpi=9000")
+            .replace("\"vpe_residencies\":0", "\"vpe_residencies\":7")
+            .replace("\"direct_begins\":0", "\"direct_begins\":7");
+        assert_eq!(failed(&["--gic", "4"], &direct), [""; 0]);
+        assert_eq!(
+            failed(&[], &direct),
+            ["a", "b"].map(|name| format!(
+                "{name}: lpi deliveries = what the guest took, + at most 0 moves, unbindings and \
+                 vCPUs gone under load"
+            ))
+        );
+        let fallen_back = failed(&["--gic", "4"], &console());
+        assert_eq!(
+            fallen_back,
+            [
+                "a: lpi injections beside direct ones",
+                "b: lpi injections beside direct ones",
+                "events that became direct",
+                "stays of virtual PEs on CPUs",
+            ]
+        );
     }
 
     #[test]

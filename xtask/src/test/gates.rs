@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::crates;
 use super::tally::Tally;
 use crate::bench::{self, BenchOptions};
-use crate::boot::{self, BootOptions, Efi, Kernel, hypervisor};
+use crate::boot::{self, BootOptions, Direct, Efi, Kernel, hypervisor};
 use crate::cloud::{self, CloudOptions};
 use crate::conformance::{self, ConformanceOptions};
 use crate::example;
@@ -38,6 +38,12 @@ const BOOTS: [(u16, &str, &str, bool); 3] = [
 
 /// The boot of a VM with a part of the machine: vCPUs, and CPUs that they share.
 const CROWD: (u16, u16) = (64, 2);
+
+/// The boots on a GICv4: slug, vCPUs, CPUs if the vCPUs share them, and how MSIs are injected.
+const DIRECT: [(&str, u16, Option<u16>, Direct); 2] = [
+    ("boot-direct", 2, None, Direct::On),
+    ("boot-switch", 4, Some(2), Direct::Switch),
+];
 
 /// The CPUs of the boot by UEFI firmware, and how ACPI tells them to be connected.
 const EFI_CPUS: u16 = 4;
@@ -404,6 +410,7 @@ pub(crate) fn all() -> Vec<Gate> {
             Action::Cloud(CloudOptions {
                 vms: 2,
                 vcpus: 2,
+                gic: 3,
                 cpus: 2,
                 seconds: 0,
                 kill: true,
@@ -421,6 +428,7 @@ pub(crate) fn all() -> Vec<Gate> {
     let boot = |(vcpus, release, cpu, firmware)| boot_gate(vcpus, release, cpu, firmware);
     gates.extend(BOOTS.map(boot));
     gates.push(crowd_gate());
+    gates.extend(DIRECT.map(direct_gate));
     gates.push(efi_gate());
     gates.push(image_gate());
     gates
@@ -571,6 +579,28 @@ fn crowd_gate() -> Gate {
     Gate::booting(
         format!("boot-{vcpus}-of-{cpus}"),
         format!("boot {vcpus} vcpus of {cpus} cpus"),
+        Action::Boot(options),
+    )
+}
+
+/// Declares the gate of a boot on a GICv4.
+fn direct_gate((slug, vcpus, cpus, direct): (&str, u16, Option<u16>, Direct)) -> Gate {
+    let options = BootOptions {
+        vcpus,
+        cpus,
+        gic: 4,
+        direct: Some(direct),
+        brief: true,
+        ..BootOptions::default()
+    };
+    let how = match direct {
+        Direct::Off => "without direct MSIs",
+        Direct::On => "with direct MSIs",
+        Direct::Switch => "with MSIs that change their path",
+    };
+    Gate::booting(
+        slug,
+        format!("boot {vcpus} vcpus on a GICv4, {how}"),
         Action::Boot(options),
     )
 }
@@ -762,6 +792,8 @@ mod tests {
             "conformance-4",
             "conformance-saved",
             "boot-6.12-4",
+            "boot-direct",
+            "boot-switch",
             "boot-efi",
             "image",
         ] {
