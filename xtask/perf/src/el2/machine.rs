@@ -46,6 +46,7 @@ pub(crate) struct Run<'a> {
     qemu: &'a Qemu,
     plugin: &'a Path,
     scratch: &'a Path,
+    gic: u8,
 }
 
 /// The outcome of a run.
@@ -63,7 +64,13 @@ impl<'a> Run<'a> {
             qemu,
             plugin,
             scratch,
+            gic: 3,
         }
+    }
+
+    /// Gives the machine a GIC of version 3 or 4.
+    pub(crate) fn with_gic(self, gic: u8) -> Self {
+        Self { gic, ..self }
     }
 
     /// Runs the guest under hyp. A device that sends messages when it is told to stands for the
@@ -123,6 +130,8 @@ impl<'a> Run<'a> {
         let mut command = self.qemu.command()?;
         command
             .args(FLAGS.split_whitespace())
+            // What is said last counts.
+            .args(["-machine", &format!("gic-version={}", self.gic)])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
             .arg(plugin_argument(

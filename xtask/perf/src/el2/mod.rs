@@ -58,6 +58,7 @@ use xtask::{console, project};
 pub(crate) fn measure(
     compare: bool,
     profile: Option<Option<Event>>,
+    gic: u8,
     reports: &Path,
 ) -> Result<Outcome> {
     let scratch = project::scratch()?;
@@ -66,7 +67,7 @@ pub(crate) fn measure(
     let programs = build::programs(scratch)?;
 
     console::step("Counting instructions at EL2 under hyp");
-    let run = machine::Run::new(&qemu, &programs.plugin, scratch);
+    let run = machine::Run::new(&qemu, &programs.plugin, scratch).with_gic(gic);
     let hypervisor = Hypervisor::load(&programs.hyp_elf)?;
     fs::write(run.map(), hypervisor.code_map()?).context("cannot write the map of the code")?;
     let counted = run.under_hyp(&programs)?.counts + &run.under_hyp_on_one_cpu(&programs)?.counts;
