@@ -172,7 +172,10 @@ fn an_msi_that_leads_nowhere_is_refused() {
 
     let signal = |translater| {
         let pin = machine.pin();
-        machine.vm.signal_msi(&pin, translater, DeviceId(1), 3).err()
+        machine
+            .vm
+            .signal_msi(&pin, translater, DeviceId(1), 3)
+            .err()
     };
 
     assert_eq!(msi(1, 3), Some(InjectError::ItsDisabled));

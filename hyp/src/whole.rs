@@ -125,5 +125,10 @@ fn machine_dma(smmu: &Smmu, machine: &Machine, memory: &Pages) -> Arc<DmaTables>
     let memory = memory.iter().map(Placed::identity);
     let its = machine.gic.its.iter();
     let translaters = its.map(|its| Placed::page_of(its.start + GITS_TRANSLATER as usize));
-    Arc::new(DmaTables::new(smmu.reach(), FIRST_VMID, memory, translaters))
+    Arc::new(DmaTables::new(
+        smmu.reach(),
+        FIRST_VMID,
+        memory,
+        translaters,
+    ))
 }

@@ -28,8 +28,8 @@ pub(crate) const SLICE: u32 = 2048;
 /// Steps of one event or device: a state change, and possibly a move to another ap_list.
 pub(crate) const EVENT_STEPS: u32 = 12;
 
-/// Steps of a change in a physical ITS, for which the CPU waits.
-pub(crate) const PHYSICAL_STEPS: u32 = 116;
+/// Steps of a wait for a physical ITS.
+pub(crate) const PHYSICAL_STEPS: u32 = 64;
 
 /// Steps of a short command: the read from guest memory, decoding, checks and effect.
 pub(crate) const COMMAND_STEPS: u32 = 64;
@@ -47,6 +47,10 @@ impl<H: Host> Execution<'_, H> {
             }
         }
 
+        if !self.settle_if_asked(&mut budget) {
+            return true;
+        }
+
         // Not more commands than the guest had written when the slice began, up to the end of the
         // queue's memory.
         for _ in 0..self.available() {
@@ -54,12 +58,16 @@ impl<H: Host> Execution<'_, H> {
                 break;
             }
             budget = budget.saturating_sub(COMMAND_STEPS);
+            if !self.settle_if_asked(&mut budget) {
+                return true;
+            }
 
             let packet = self.read();
             let number = packet.map_or(0, Packet::number);
             let outcome = packet
                 .and_then(Packet::decode)
                 .and_then(|command| self.execute(command));
+            self.charge_physical(&mut budget);
 
             match outcome {
                 Ok(Outcome::Done) => self.finish_command(number, Ok(())),

@@ -20,6 +20,7 @@ use crate::gicv4::command::Command;
 use crate::gicv4::{PhysicalDevice, VpeId};
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
+use crate::its::command_queue::PHYSICAL_STEPS;
 use crate::its::execute::Execution;
 use crate::its::walks;
 use crate::vm::Vm;
@@ -62,13 +63,42 @@ impl<'a, H: Host> Execution<'a, H> {
 
     #[inline(never)]
     fn choose_path(&self, at: Event, irq: &Irq, target: Option<VcpuId>, known: bool) {
-        match (self.direct_place(at), self.wanted_place(at, target)) {
+        match (self.direct_place(at), self.wanted_place(at, irq, target)) {
             (None, None) => self.report(at, irq, target),
             (Some(old), Some(new)) if old.event.vcpu == new.event.vcpu => {}
             (Some(old), Some(new)) => self.move_between(at, old, new),
             (None, Some(new)) => self.to_hardware(at, irq, new, known),
             (Some(old), None) => self.to_state_word(at, irq, old, target),
         }
+    }
+
+    /// Brings an event to the path that it is to take.
+    pub(crate) fn settle_event(&self, at: Event, irq: &Irq) {
+        let target = irq.state().target();
+        let moves = self.wanted_place(at, irq, target).is_some() || self.direct_place(at).is_some();
+        if moves {
+            self.choose_path(at, irq, target, true);
+        }
+    }
+
+    /// Settles all events, if that has been asked for, as far as `budget` allows. Returns true if
+    /// nothing is left to settle.
+    #[inline]
+    pub(crate) fn settle_if_asked(&mut self, budget: &mut u32) -> bool {
+        match &self.vm.direct {
+            Some(direct) if direct.take_unsettled(self.its.id) => {
+                self.engine.settle();
+                self.resume(budget)
+            }
+            _ => true,
+        }
+    }
+
+    /// Takes the steps of the waits for a physical ITS since the last call from `budget`.
+    #[inline]
+    pub(crate) fn charge_physical(&self, budget: &mut u32) {
+        let steps = self.waits.take().saturating_mul(PHYSICAL_STEPS);
+        *budget = budget.saturating_sub(steps);
     }
 
     /// Returns the place of an event that is direct.
@@ -83,12 +113,13 @@ impl<'a, H: Host> Execution<'a, H> {
     }
 
     /// Returns the place of an event that is to be direct.
-    fn wanted_place(&self, at: Event, target: Option<VcpuId>) -> Option<Place<'a>> {
+    fn wanted_place(&self, at: Event, irq: &Irq, target: Option<VcpuId>) -> Option<Place<'a>> {
         let (direct, gic) = direct::of(self.vm)?;
         let vcpu = target.filter(|_| !direct.is_stopped())?;
         let slot = direct.slot(vcpu).filter(|slot| slot.is_wanted())?;
         if slot.vpe.lock(self.pin.locks()).is_err()
             || !self.vm.vcpu(vcpu)?.redistributor.lpis_enabled()
+            || is_shared(irq)
         {
             return None;
         }
@@ -105,8 +136,19 @@ impl<'a, H: Host> Execution<'a, H> {
     /// Executes commands on the physical ITS of a direct event. Returns false if the ITS does not
     /// answer.
     fn submit(&self, place: Place<'_>, commands: &[Command]) -> bool {
+        self.waits.set(self.waits.get().saturating_add(1));
         let gic = self.vm.host.gicv4();
         gic.is_some_and(|gic| gic.execute(place.event.device.its, commands).is_ok())
+    }
+
+    /// Unmaps a direct event in the physical ITS, and returns true if it was pending, or perhaps.
+    fn take_pending(&self, at: Event, old: Place<'_>) -> bool {
+        /// Waits of [`pending::take`], with those for the redistributor.
+        const WAITS: u32 = 4;
+
+        self.waits.set(self.waits.get().saturating_add(WAITS));
+        let device = old.event.device;
+        pending::take(self.vm, self.pin, device, at.event, old.vpe.number).unwrap_or(true)
     }
 
     /// Moves a direct event to the virtual PE of another vCPU. If the ITS does not answer, the
@@ -181,11 +223,11 @@ impl<'a, H: Host> Execution<'a, H> {
         };
 
         gic.hold(its.id, at.device);
-        let pending = pending::take(vm, pin, old.event.device, at.event, old.vpe.number);
+        let pending = self.take_pending(at, old);
 
         self.note(at, None);
         self.report(at, irq, target);
-        if pending.unwrap_or(true) {
+        if pending {
             let _ = inject::raised(vm, pin, irq, irq.raise());
         }
         old.slot.remove_event();
@@ -234,8 +276,8 @@ impl<'a, H: Host> Execution<'a, H> {
             && let Some(gic) = vm.host.gicv4()
         {
             gic.hold(self.its.id, at.device);
-            let pending = pending::take(vm, pin, old.event.device, at.event, old.vpe.number);
-            if pending.unwrap_or(true) {
+            let pending = self.take_pending(at, old);
+            if pending {
                 let _ = inject::raised(vm, pin, irq, irq.raise());
                 let changed = irq.update(|state| state.with_target(Some(to)));
                 queue::follow_up(vm, pin, irq, changed.follow_up);
@@ -263,6 +305,33 @@ impl<'a, H: Host> Execution<'a, H> {
         let mut events = self.its.direct.lock(self.pin.locks());
         events.set(at.device, at.event, place);
     }
+}
+
+/// Returns true if another event may be mapped to the LPI of an event: the LPI has one pending
+/// state, which either the hardware has or the state word.
+fn is_shared(irq: &Irq) -> bool {
+    let state = irq.state();
+    let lists = u16::from(state.queued_on().is_some());
+    // A migration has a reference too, for a moment.
+    state.refs() > 1 + lists
+}
+
+/// Has every event settled before the next command of its ITS, if the LPI of an event that has just
+/// been mapped has other events.
+#[inline]
+pub(crate) fn unsettle_if_shared<H: Host>(vm: &Vm<H>, irq: &Irq) {
+    if let Some(direct) = &vm.direct
+        && is_shared(irq)
+    {
+        direct.unsettle();
+        vm.its.iter().for_each(|its| vm.deferred.add(1 << its.id.0));
+    }
+}
+
+/// Returns true if events are direct to a vCPU.
+pub(crate) fn has_events<H: Host>(vm: &Vm<H>, vcpu: VcpuId) -> bool {
+    let slot = vm.direct.as_deref().and_then(|direct| direct.slot(vcpu));
+    slot.is_some_and(|slot| slot.events() > 0)
 }
 
 /// Begins to bring every event of `its` to the path that it is to take. [`Vgic::advance`] goes on.

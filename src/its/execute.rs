@@ -4,6 +4,7 @@
 //! collection, INTID. A command that fails has changed nothing. Errors are those of 5.5 (cases
 //! `its.error_*` and `error.*`).
 
+use core::cell::Cell;
 use core::iter;
 
 use crate::delivery::{change, inject, lpi_lifetime, lpi_tables, routing};
@@ -12,7 +13,7 @@ use crate::error::CommandError;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId, Icid, IntId, VcpuId};
 use crate::its::command::Command;
-use crate::its::direct::Event;
+use crate::its::direct::{self, Event};
 use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::irq::Irq;
@@ -26,6 +27,8 @@ pub(crate) struct Execution<'a, H: Host> {
     pub(crate) pin: &'a CpuPin<'a>,
     pub(crate) its: &'a Its,
     pub(crate) engine: &'a mut Engine,
+    /// Number of waits for a physical ITS that no budget has been charged for.
+    pub(crate) waits: Cell<u32>,
 }
 
 /// Result of a command that has not failed.
@@ -70,6 +73,7 @@ impl<'a, H: Host> Execution<'a, H> {
             pin,
             its,
             engine,
+            waits: Cell::new(0),
         }
     }
 
@@ -309,6 +313,8 @@ impl<'a, H: Host> Execution<'a, H> {
             device.map(event, irq, pin.guard(), &vm.garbage);
         }
 
+        // An LPI of two events has one pending state.
+        direct::unsettle_if_shared(vm, irq);
         let at = Event {
             device: device_id,
             event,

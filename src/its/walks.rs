@@ -12,8 +12,8 @@ use crate::delivery::{lpi_tables, queue};
 use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId};
-use crate::its::command_queue::{EVENT_STEPS, PHYSICAL_STEPS, SLICE};
-use crate::its::direct::Event;
+use crate::its::command_queue::{EVENT_STEPS, SLICE};
+use crate::its::direct::{self, Event};
 use crate::its::execute::Execution;
 use crate::radix::Cursor;
 use crate::vm::Vm;
@@ -123,7 +123,7 @@ impl<'a, H: Host> Execution<'a, H> {
                 })
             }
             Task::Settle => self.visit_events(cursors, budget, |device, event, irq| {
-                self.place(Event { device, event }, irq, irq.state().target(), true);
+                self.settle_event(Event { device, event }, irq);
             }),
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
@@ -139,7 +139,7 @@ impl<'a, H: Host> Execution<'a, H> {
                     queue::follow_up(vm, pin, irq, changed.follow_up);
                     true
                 });
-                if all && vm.direct.is_some() {
+                if all && direct::has_events(vm, from) {
                     work.task = Task::MoveAllDirect { from, to };
                     work.cursors = Cursors::default();
                     return self.advance_work(work, budget);
@@ -180,17 +180,11 @@ impl<'a, H: Host> Execution<'a, H> {
         let guard = self.pin.guard();
         let Cursors { outer, event } = cursors;
         let devices = &self.its.devices;
-        // A direct event may have to wait for the physical ITS.
-        let extra = if self.vm.direct.is_some() {
-            PHYSICAL_STEPS
-        } else {
-            0
-        };
         devices.walk(outer, budget, guard, |id, device, budget| {
             let all = device.walk(event, budget, guard, |event, irq, budget| {
                 charge_event(budget);
-                *budget = budget.saturating_sub(extra);
                 visit(id, event, irq);
+                self.charge_physical(budget);
                 true
             });
             if all {
@@ -212,6 +206,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let all = device.walk(cursor, budget, self.pin.guard(), |event, irq, budget| {
             charge_event(budget);
             self.unmap_event(id, device, event, irq);
+            self.charge_physical(budget);
             true
         });
 

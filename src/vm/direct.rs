@@ -14,9 +14,9 @@ use alloc::collections::BTreeMap;
 use crate::error::DirectError;
 use crate::fixed::FixedSlice;
 use crate::gicv4::{PhysicalDevice, VpeId};
-use crate::intid::{CpuId, DeviceId, EventId, VcpuId};
+use crate::intid::{CpuId, DeviceId, EventId, ItsId, VcpuId};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{AtomicBool, AtomicU32, Rank, SpinLock};
+use crate::sync::{AtomicBool, AtomicU16, AtomicU32, Rank, SpinLock};
 
 /// Direct injection of a VM.
 pub(crate) struct Direct {
@@ -25,6 +25,8 @@ pub(crate) struct Direct {
     pub(crate) shared: SpinLock<Option<Shared>, { Rank::Direct as u8 }>,
     /// True while no event may be direct: during a save, and in a frozen VM.
     stopped: AtomicBool,
+    /// ITSes, a bit each, whose events have to be settled before the next command.
+    unsettled: AtomicU16,
 }
 
 /// The virtual PE of a vCPU, if it has one.
@@ -92,12 +94,29 @@ impl Direct {
             slots: (0..vcpus).map(slot).collect(),
             shared: SpinLock::new(None),
             stopped: AtomicBool::new(false),
+            unsettled: AtomicU16::new(0),
         }
     }
 
     /// Returns the slot of a vCPU.
     pub(crate) fn slot(&self, vcpu: VcpuId) -> Option<&Slot> {
         self.slots.get(vcpu.index())
+    }
+
+    /// Asks for every ITS to be settled before its next command.
+    pub(crate) fn unsettle(&self) {
+        // Release: pairs with the Acquire in `take_unsettled`: the CPU that settles sees the change
+        // that asks for it.
+        self.unsettled.store(u16::MAX, Release);
+    }
+
+    /// Returns true if `its` has to be settled, and takes the request.
+    pub(crate) fn take_unsettled(&self, its: ItsId) -> bool {
+        let bit = 1 << (its.0 & 0xf);
+        // Relaxed: a request that comes after the load is of a later change. Acquire: pairs with
+        // the Release in `unsettle`.
+        self.unsettled.load(Relaxed) & bit != 0
+            && self.unsettled.fetch_and(!bit, Acquire) & bit != 0
     }
 
     /// Returns true while no event may be direct.

@@ -86,7 +86,9 @@ fn two_itses_may_map_the_same_lpi() {
     assert_eq!(guest.msi(1, 3), Err(InjectError::UnmappedDevice));
 
     let translater = 0x0900_0000 + GITS_TRANSLATER;
-    let raised = guest.vm.signal_msi(&guest.pin(), translater, DeviceId(9), 0);
+    let raised = guest
+        .vm
+        .signal_msi(&guest.pin(), translater, DeviceId(9), 0);
     assert_eq!(raised, Ok(Injected::Pending));
     assert_eq!(guest.place(8192), (Some(1), true, Some(1)));
     guest.finish();

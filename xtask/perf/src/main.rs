@@ -138,7 +138,8 @@ struct PerfOptions {
 
     /// With --el2: the GIC of the machine, 3, or 4 for direct injection of MSIs, which leaves
     /// perf/RESULTS.md as it is
-    #[arg(long, requires = "el2", default_value_t = 3, conflicts_with_all = ["kvm", "known", "pmu"])]
+    #[arg(long, requires = "el2", default_value_t = 3)]
+    #[arg(conflicts_with_all = ["kvm", "known", "pmu"])]
     #[arg(value_parser = clap::value_parser!(u8).range(3..=4))]
     pub(crate) gic: u8,
 

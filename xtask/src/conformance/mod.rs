@@ -96,6 +96,8 @@ pub(crate) struct ConformanceOptions {
     pub(crate) cpus: Option<u16>,
     /// The CPU model that QEMU emulates.
     pub(crate) cpu: String,
+    /// The version of the machine's GIC under the hypervisor: 3, or 4 for direct injection of LPIs.
+    pub(crate) gic: u8,
     /// True if the cases run only on QEMU's own GIC, without the hypervisor.
     pub(crate) bare: bool,
     /// True if the cases run only under the hypervisor, without the oracle.
@@ -139,6 +141,13 @@ impl Options for ConformanceOptions {
             .conflicts_with_all(["bare", "counted"])
             .value_parser(value_parser!(u16).range(1..=8)),
             option("cpu", "MODEL", "The CPU that QEMU emulates").default_value("neoverse-n1"),
+            option(
+                "gic",
+                "VERSION",
+                "The GIC of the machine under the hypervisor: 3, or 4 for direct injection of LPIs",
+            )
+            .default_value("3")
+            .value_parser(value_parser!(u8).range(3..=4)),
             flag("bare", "Only on QEMU's own GIC, without the hypervisor").conflicts_with("hyp"),
             flag("hyp", "Only under the hypervisor, without the oracle"),
             flag(
@@ -175,6 +184,7 @@ impl Options for ConformanceOptions {
             vcpus: defaulted(matches, "vcpus"),
             cpus: matches.remove_one("cpus"),
             cpu: defaulted(matches, "cpu"),
+            gic: defaulted(matches, "gic"),
             bare: matches.get_flag("bare"),
             hyp: matches.get_flag("hyp"),
             counted: matches.get_flag("counted"),
@@ -423,6 +433,11 @@ impl Bench<'_> {
             kernel: Kernel::Image(self.program.clone()),
             append: Some(words.join(" ")),
             cpu: self.options.cpu.clone(),
+            gic: if place.has_hypervisor() {
+                self.options.gic
+            } else {
+                3
+            },
             memory: Some(MEMORY),
             bare: !place.has_hypervisor(),
             // No case has a device access memory.

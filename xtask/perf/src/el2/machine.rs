@@ -130,7 +130,7 @@ impl<'a> Run<'a> {
         let mut command = self.qemu.command()?;
         command
             .args(FLAGS.split_whitespace())
-            // What is said last counts.
+            // The last of two values counts.
             .args(["-machine", &format!("gic-version={}", self.gic)])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-serial", "stdio", "-monitor", "none", "-plugin"])
