@@ -268,38 +268,6 @@ impl<'a, H: Host> Execution<'a, H> {
             })
     }
 
-    /// Moves the pending state of an event that is direct to `from` to the vCPU `to`, as `MOVALL`
-    /// does; later MSIs go where they went before.
-    pub(crate) fn move_pending(&self, at: Event, irq: &Irq, from: VcpuId, to: VcpuId) {
-        let (vm, pin) = (self.vm, self.pin);
-        if let Some(old) = self.direct_place(at).filter(|old| old.event.vcpu == from)
-            && let Some(gic) = vm.host.gicv4()
-        {
-            gic.hold(self.its.id, at.device);
-            let pending = self.take_pending(at, old);
-            if pending {
-                let _ = inject::raised(vm, pin, irq, irq.raise());
-                let changed = irq.update(|state| state.with_target(Some(to)));
-                queue::follow_up(vm, pin, irq, changed.follow_up);
-            }
-
-            let VpeId { number, doorbell } = old.vpe;
-            let map = Command::vmapti(
-                old.event.device,
-                at.event,
-                irq.intid().raw(),
-                number,
-                doorbell,
-            );
-            if !self.submit(old, &[map, Command::vsync(number)]) {
-                self.note(at, None);
-                old.slot.remove_event();
-                self.report(at, irq, Some(to));
-            }
-            gic.release(self.its.id, at.device);
-        }
-    }
-
     /// Notes the place of an event that is direct, or `None` for one that is not.
     fn note(&self, at: Event, place: Option<DirectEvent>) {
         let mut events = self.its.direct.lock(self.pin.locks());
@@ -328,10 +296,20 @@ pub(crate) fn unsettle_if_shared<H: Host>(vm: &Vm<H>, irq: &Irq) {
     }
 }
 
-/// Returns true if events are direct to a vCPU.
-pub(crate) fn has_events<H: Host>(vm: &Vm<H>, vcpu: VcpuId) -> bool {
-    let slot = vm.direct.as_deref().and_then(|direct| direct.slot(vcpu));
-    slot.is_some_and(|slot| slot.events() > 0)
+/// Returns true if no event is direct to a vCPU whose pending LPIs `MOVALL` moves: the state words
+/// have all of them. Otherwise makes the events go through list registers, in slices of every ITS,
+/// until the embedder wants the vCPU to be direct anew, or the guest enables LPIs anew.
+pub(crate) fn is_ready_to_move<H: Host>(vm: &Vm<H>, vcpu: VcpuId) -> bool {
+    if let Some(direct) = &vm.direct
+        && let Some(slot) = direct.slot(vcpu)
+        && slot.events() > 0
+    {
+        slot.suspend();
+        direct.unsettle();
+        vm.its.iter().for_each(|its| vm.deferred.add(1 << its.id.0));
+        return false;
+    }
+    true
 }
 
 /// Begins to bring every event of `its` to the path that it is to take. [`Vgic::advance`] goes on.
@@ -344,7 +322,8 @@ pub(crate) fn settle<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>, its: &Its) {
 
 /// Begins to settle every ITS of a VM with direct injection.
 pub(crate) fn settle_all<H: Host>(vm: &Vm<H>, pin: &CpuPin<'_>) {
-    if vm.direct.is_some() {
+    if let Some(direct) = &vm.direct {
+        direct.slots.iter().for_each(Slot::resume);
         vm.its.iter().for_each(|its| settle(vm, pin, its));
     }
 }
@@ -397,7 +376,9 @@ pub(crate) fn settle_again<H: Host>(
     its: ItsId,
 ) -> Result<(), DirectError> {
     vm.admit(pin)?;
-    direct::of(vm).ok_or(DirectError::NoGicv4)?;
-    settle(vm, pin, vm.its(its).ok_or(DirectError::UnknownIts(its))?);
+    let (direct, _) = direct::of(vm).ok_or(DirectError::NoGicv4)?;
+    let its = vm.its(its).ok_or(DirectError::UnknownIts(its))?;
+    direct.slots.iter().for_each(Slot::resume);
+    settle(vm, pin, its);
     Ok(())
 }

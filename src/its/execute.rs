@@ -36,7 +36,8 @@ pub(crate) struct Execution<'a, H: Host> {
 pub(crate) enum Outcome {
     /// The whole command is done.
     Done,
-    /// Nothing is done: the command leaves memory to the epoch, where too much waits.
+    /// Nothing is done: the command leaves memory to the epoch, where too much waits, or direct
+    /// events are to be settled first.
     Waits,
     /// The work is still to be done, in slices.
     Begun(Task),
@@ -122,6 +123,9 @@ impl<'a, H: Host> Execution<'a, H> {
     /// `error.movall_to_itself`.
     fn movall(&self, from: u64, to: u64) -> Result<Outcome, CommandError> {
         let (from, to) = (self.processor(from)?, self.processor(to)?);
+        if !direct::is_ready_to_move(self.vm, from) {
+            return Ok(Outcome::Waits);
+        }
         Ok(Outcome::Begun(Task::MoveAll { from, to }))
     }
 

@@ -13,7 +13,7 @@ use crate::epoch::CpuPin;
 use crate::host::Host;
 use crate::intid::{DeviceId, EventId};
 use crate::its::command_queue::{EVENT_STEPS, SLICE};
-use crate::its::direct::{self, Event};
+use crate::its::direct::Event;
 use crate::its::execute::Execution;
 use crate::radix::Cursor;
 use crate::vm::Vm;
@@ -117,17 +117,12 @@ impl<'a, H: Host> Execution<'a, H> {
             // `MOVALL` moves the pending LPIs of a redistributor, whichever ITS has mapped the
             // LPIs. The collections' targets do not change.
             Task::MoveAll { to, .. } if vm.vcpu(to).is_none() => true,
-            Task::MoveAllDirect { from, to } => {
-                self.visit_events(cursors, budget, |device, event, irq| {
-                    self.move_pending(Event { device, event }, irq, from, to);
-                })
-            }
             Task::Settle => self.visit_events(cursors, budget, |device, event, irq| {
                 self.settle_event(Event { device, event }, irq);
             }),
             Task::MoveAll { from, to } => {
                 let lpis = &vm.lpis;
-                let all = lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
+                lpis.walk(&mut cursors.outer, budget, pin.guard(), |_, irq, budget| {
                     charge_event(budget);
                     let changed = irq.update(|state| {
                         if state.shows_pending() && state.target() == Some(from) {
@@ -138,13 +133,7 @@ impl<'a, H: Host> Execution<'a, H> {
                     });
                     queue::follow_up(vm, pin, irq, changed.follow_up);
                     true
-                });
-                if all && direct::has_events(vm, from) {
-                    work.task = Task::MoveAllDirect { from, to };
-                    work.cursors = Cursors::default();
-                    return self.advance_work(work, budget);
-                }
-                all
+                })
             }
             Task::UnmapDevice(id) => {
                 // Every slice finds the device: no other work unmaps devices before the `MAPD` is

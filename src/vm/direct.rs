@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     pub(crate) vpe: SpinLock<Result<Vpe, DirectError>, { Rank::Direct as u8 }>,
     /// True if the embedder wants the vCPU's events to be direct.
     wanted: AtomicBool,
+    /// True while the vCPU's events go through list registers all the same, because of a `MOVALL`.
+    suspended: AtomicBool,
     /// Number of events that are direct to the vCPU.
     events: AtomicU32,
 }
@@ -88,6 +90,7 @@ impl Direct {
         let slot = |_| Slot {
             vpe: SpinLock::new(Err(DirectError::NotWanted)),
             wanted: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
             events: AtomicU32::new(0),
         };
         Self {
@@ -133,10 +136,25 @@ impl Direct {
 }
 
 impl Slot {
-    /// Returns true if the embedder wants the vCPU's events to be direct.
+    /// Returns true if the embedder wants the vCPU's events to be direct, and no `MOVALL` has
+    /// suspended that.
     pub(crate) fn is_wanted(&self) -> bool {
-        // Relaxed: the command lock, taken after the store, orders the flag.
-        self.wanted.load(Relaxed)
+        // Relaxed, both: the command lock, taken after the store, orders the flag, or a request to
+        // settle.
+        self.wanted.load(Relaxed) && !self.suspended.load(Relaxed)
+    }
+
+    /// Makes the vCPU's events go through list registers, until [`Slot::resume`]. The caller asks
+    /// for every ITS to be settled afterwards.
+    pub(crate) fn suspend(&self) {
+        // Relaxed: as in `is_wanted`.
+        self.suspended.store(true, Relaxed);
+    }
+
+    /// Ends [`Slot::suspend`]. The caller settles every ITS afterwards.
+    pub(crate) fn resume(&self) {
+        // Relaxed: as in `is_wanted`.
+        self.suspended.store(false, Relaxed);
     }
 
     /// Sets the embedder's wish. The caller settles every ITS afterwards.

@@ -54,9 +54,6 @@ pub(crate) enum Task {
     Invalidate(Icid),
     /// Move of the pending LPIs of the vCPU `from` to the vCPU `to`: `MOVALL`.
     MoveAll { from: VcpuId, to: VcpuId },
-    /// Move of the pending states of events that are direct to `from` to the vCPU `to`: the second
-    /// part of `MOVALL`.
-    MoveAllDirect { from: VcpuId, to: VcpuId },
     /// Change of every event to the path that the event is to take: `its::direct`.
     Settle,
     /// Unmapping of a device, then mapping of the device with the table [`Engine::remap`], if any:
