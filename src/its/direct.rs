@@ -281,7 +281,7 @@ fn is_shared(irq: &Irq) -> bool {
     let state = irq.state();
     let lists = u16::from(state.queued_on().is_some());
     // A migration has a reference too, for a moment.
-    state.refs() > 1 + lists
+    state.refs() > lists.saturating_add(1)
 }
 
 /// Has every event settled before the next command of its ITS, if the LPI of an event that has just
