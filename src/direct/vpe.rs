@@ -1,5 +1,6 @@
 //! A virtual PE: made, moved to another CPU, freed.
 
+use crate::delivery::queue;
 use crate::direct::of;
 use crate::epoch::CpuPin;
 use crate::error::DirectError;
@@ -7,8 +8,10 @@ use crate::gicv4::command::Command;
 use crate::gicv4::{Gicv4, ItsFault, PhysicalIts, VpeId};
 use crate::host::Host;
 use crate::intid::{CpuId, IntId, VcpuId};
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::direct::{Shared, Vpe};
+use crate::vm::residency::RECALL;
 
 /// Byte of a configuration table: an enabled virtual LPI of the lowest priority.
 const ENABLED: u8 = 0xfd;
@@ -48,10 +51,19 @@ pub(crate) fn ensure<H: Host>(
     };
 
     let mut vpe = slot.vpe.lock(pin.locks());
-    if vpe.is_err() {
-        *vpe = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    if vpe.is_ok() {
+        return Ok(());
     }
-    vpe.map(|_| ())
+    let made = configuration.and_then(|table| make(vm, gic, Some(vcpu), pin.cpu(), table));
+    *vpe = made;
+    drop(vpe);
+
+    if made.is_ok() && !mutant(Mutant::VpeWithoutRecall) {
+        // A vCPU in the guest, or blocked, went there without a virtual PE. The next entry makes it
+        // resident, or the next block enables its doorbell.
+        queue::notify(vm, pin, vcpu, RECALL);
+    }
+    made.map(|_| ())
 }
 
 /// Makes the tables of a VM, and the virtual PE that takes pending states out.

@@ -22,6 +22,7 @@ use crate::host::Host;
 use crate::intid::{DeviceId, EventId, ItsId, VcpuId};
 use crate::its::execute::Execution;
 use crate::its::walks;
+use crate::sync::{Mutant, mutant};
 use crate::vm::Vm;
 use crate::vm::direct::{Direct, DirectEvent, Slot};
 use crate::vm::irq::Irq;
@@ -134,7 +135,8 @@ impl<'a, H: Host> Execution<'a, H> {
         let mut pending = false;
         if known {
             gic.hold(its.id, at.device);
-            pending = gic.unmap_event(its.id, at.device, at.event);
+            pending = gic.unmap_event(its.id, at.device, at.event)
+                && !mutant(Mutant::PhysicalLpiForgotten);
         }
 
         configuration::store(vm, pin, irq);
@@ -154,7 +156,7 @@ impl<'a, H: Host> Execution<'a, H> {
             new.slot.add_event();
             if let Some(changed) = irq.take_pending(new.event.vcpu) {
                 queue::complete(vm, pin, irq, changed);
-                pending = true;
+                pending |= !mutant(Mutant::LatchForgotten);
             }
             let int = Command::int(new.event.device, at.event);
             pending = pending && !self.submit(new, &[int, sync]);
@@ -181,7 +183,7 @@ impl<'a, H: Host> Execution<'a, H> {
         let pending = pending::take(vm, pin, old.event.device, at.event, old.vpe.number);
         self.note(at, None);
         self.report(at, irq, target);
-        if pending.unwrap_or(true) {
+        if pending.unwrap_or(true) && !mutant(Mutant::VirtualLpiForgotten) {
             let _ = inject::raised(vm, pin, irq, irq.raise());
         }
         old.slot.remove_event();
